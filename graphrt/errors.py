@@ -1,0 +1,33 @@
+"""The errors graphrt raises, each also the built-in exception a user would expect to catch."""
+
+from __future__ import annotations
+
+
+class GraphrtError(Exception):
+    """Base of every error graphrt raises itself; ``located`` once its message names the user's line."""
+
+    located = False
+
+
+class ShapeError(GraphrtError, ValueError):
+    """Shapes, axes or sizes that do not fit."""
+
+
+class DTypeError(GraphrtError, TypeError):
+    """An element type an operation does not take."""
+
+
+class GraphError(GraphrtError, ValueError):
+    """A graph that is not well formed: a value from another graph, a name used twice, a bad update."""
+
+
+class ArgumentError(GraphrtError, ValueError):
+    """An argument out of range, unknown or of the wrong kind."""
+
+
+class InputError(GraphrtError, ValueError):
+    """What a program was called with does not fit its inputs."""
+
+
+class TargetError(GraphrtError, RuntimeError):
+    """A target that cannot be used on this machine, with the remedy."""

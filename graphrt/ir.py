@@ -1,0 +1,488 @@
+"""Graph IR: an ordered SSA list of nodes that prints one line a node and reads its own print back.
+
+``Graph`` is append-only while a user builds it; passes take a graph and return another. Values never change: the only
+effects are ``graph.updates``, which say what a parameter (or other state) becomes when the program has run.
+
+    %7 relu_2 : f32[64,6,28,28] = relu(%6)   # lenet.py:41 fwd
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from graphrt.errors import ArgumentError, GraphError, GraphrtError, ShapeError
+from graphrt.op import REGISTRY, Kind, OpDef
+from graphrt.types import DType, DTypeLike, Shape, TensorType, as_dtype, float32
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+OPERATORS: dict[str, Callable[..., Any]] = {}  # what Value's operators call; graphrt.ops fills it in
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a node comes from: the user's file and line, the phase (fwd, bwd, opt), and its forward node's name."""
+
+    file: str = "?"
+    line: int = 0
+    phase: str = "fwd"
+    source: str = ""
+
+    def __str__(self) -> str:
+        return f"{os.path.basename(self.file)}:{self.line} {self.phase}" + (f" of {self.source}" if self.source else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """One result of a node. Arithmetic on values appends nodes to their graph."""
+
+    node: Node
+    index: int
+
+    @property
+    def type(self) -> TensorType:
+        return self.node.types[self.index]
+
+    @property
+    def shape(self) -> Shape:
+        return self.type.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def graph(self) -> Graph:
+        return self.node.graph
+
+    @property
+    def name(self) -> str:
+        return self.node.name if self.index == 0 else f"{self.node.name}.{self.index}"
+
+    def __repr__(self) -> str:
+        return f"<{self.name} : {self.type}>"
+
+    def __bool__(self) -> bool:
+        raise GraphError(f"{self!r} has no truth value while the graph is built; use where(condition, a, b)")
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise ShapeError(f"{self!r} is a scalar and has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Value]:
+        return (self[i] for i in range(len(self)))
+
+    def __add__(self, other: Any) -> Value:
+        return OPERATORS["add"](self, other)
+
+    def __sub__(self, other: Any) -> Value:
+        return OPERATORS["sub"](self, other)
+
+    def __mul__(self, other: Any) -> Value:
+        return OPERATORS["mul"](self, other)
+
+    def __truediv__(self, other: Any) -> Value:
+        return OPERATORS["div"](self, other)
+
+    def __pow__(self, other: Any) -> Value:
+        return OPERATORS["pow"](self, other)
+
+    def __matmul__(self, other: Any) -> Value:
+        return OPERATORS["matmul"](self, other)
+
+    def __radd__(self, other: Any) -> Value:
+        return OPERATORS["add"](other, self)
+
+    def __rsub__(self, other: Any) -> Value:
+        return OPERATORS["sub"](other, self)
+
+    def __rmul__(self, other: Any) -> Value:
+        return OPERATORS["mul"](other, self)
+
+    def __rtruediv__(self, other: Any) -> Value:
+        return OPERATORS["div"](other, self)
+
+    def __rpow__(self, other: Any) -> Value:
+        return OPERATORS["pow"](other, self)
+
+    def __neg__(self) -> Value:
+        return OPERATORS["neg"](self)
+
+    def __abs__(self) -> Value:
+        return OPERATORS["abs"](self)
+
+    def __invert__(self) -> Value:
+        return OPERATORS["logical_not"](self)
+
+    def __and__(self, other: Any) -> Value:
+        return OPERATORS["logical_and"](self, other)
+
+    def __or__(self, other: Any) -> Value:
+        return OPERATORS["logical_or"](self, other)
+
+    def __lt__(self, other: Any) -> Value:
+        return OPERATORS["lt"](self, other)
+
+    def __le__(self, other: Any) -> Value:
+        return OPERATORS["le"](self, other)
+
+    def __gt__(self, other: Any) -> Value:
+        return OPERATORS["gt"](self, other)
+
+    def __ge__(self, other: Any) -> Value:
+        return OPERATORS["ge"](self, other)
+
+    def __getitem__(self, key: Any) -> Value:
+        return OPERATORS["getitem"](self, key)
+
+    def __getattr__(self, name: str) -> Callable[..., Value]:
+        """``x.relu()`` is ``relu(x)`` for every function that ops offers as a method."""
+        if name.startswith("_") or name not in OPERATORS:
+            raise AttributeError(f"a Value has no attribute {name!r}")
+        return lambda *args, **kwargs: OPERATORS[name](self, *args, **kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One equation: ``op`` applied to ``inputs`` with ``attrs``. Identity is the object."""
+
+    graph: Graph = field(repr=False)
+    op: OpDef
+    inputs: tuple[Value, ...]
+    attrs: Mapping[str, Any]
+    types: tuple[TensorType, ...]
+    name: str
+    origin: Origin
+    outputs: tuple[Value, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
+        object.__setattr__(self, "outputs", tuple(Value(self, i) for i in range(len(self.types))))
+
+    def where(self) -> str:
+        """``name (file:line)`` for error messages."""
+        return f"{self.name} ({self.origin.file}:{self.origin.line})"
+
+
+class Graph:
+    """A computation under construction or between passes.
+
+    ``nodes`` are in definition order; ``outputs`` are named; ``updates`` maps a parameter's name to its next value;
+    ``initial`` holds the starting values of parameters.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.outputs: dict[str, Value] = {}
+        self.updates: dict[str, Value] = {}
+        self.initial: dict[str, np.ndarray] = {}
+        self.sources: dict[str, Node] = {}  # inputs and parameters by name
+        self._counts: Counter[str] = Counter()
+        self._phase: tuple[str, str] = ("fwd", "")
+        self._origin: Origin | None = None
+
+    # --- building -----------------------------------------------------------------------------------------------
+
+    def append(
+        self, op: OpDef, inputs: Sequence[Value], attrs: Mapping[str, Any] | None = None, name: str | None = None
+    ) -> Node:
+        """Adds ``op(*inputs, **attrs)``. Raises what the op's ``infer`` raises, or GraphError; then nothing is added."""
+        attrs = dict(attrs or {})
+        for value in inputs:
+            if value.graph is not self:
+                raise GraphError(
+                    f"{op.name}: operand {value.node.where()} belongs to another Graph; "
+                    "build everything of one program on one Graph"
+                )
+        try:
+            types = op.infer(*(v.type for v in inputs), **attrs)
+        except GraphrtError as error:
+            raise self.located(error, op.name, inputs) from None
+        if name is None:
+            name = f"{op.name}_{self._counts[op.name]}"
+            self._counts[op.name] += 1
+        elif op.kind is not Kind.SOURCE:  # a copy keeps its name: count past it
+            tail = name.rpartition("_")[2]
+            self._counts[op.name] = max(self._counts[op.name], int(tail) + 1 if tail.isdigit() else 0)
+        node = Node(self, op, tuple(inputs), attrs, types, name, self._origin or self._here())
+        self.nodes.append(node)
+        return node
+
+    def input(self, name: str, shape: Sequence[int] = (), dtype: DTypeLike = float32) -> Value:
+        """A tensor the caller passes at each run, by ``name``."""
+        return self._source("input", name, shape, dtype, {})
+
+    def parameter(
+        self, name: str, value: Any = None, *, shape: Sequence[int] = (), dtype: DTypeLike = float32, trainable: bool = True
+    ) -> Value:
+        """State the program owns: ``value`` at first (zeros of ``shape`` when None), then what ``update`` makes of it."""
+        if value is not None:
+            array = np.ascontiguousarray(value)
+            array = array if array.shape == np.shape(value) else array.reshape(np.shape(value))
+            shape, dtype = array.shape, as_dtype(array.dtype)
+        else:
+            array = np.zeros(tuple(shape), as_dtype(dtype).numpy)
+        result = self._source("parameter", name, shape, dtype, {"trainable": trainable})
+        self.initial[name] = array
+        return result
+
+    def constant(self, value: Any, dtype: DTypeLike | None = None) -> Value:
+        """A Python number as a scalar node; an array as a buffer that no update may change."""
+        kind: DTypeLike
+        if isinstance(value, bool | int | float):
+            kind = "bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "float32"
+            final = as_dtype(dtype or kind)
+            number = bool(value) if final.is_bool else float(value) if final.is_float else int(value)
+            return self.append(REGISTRY["constant"], (), {"value": number, "dtype": final.name}).outputs[0]
+        array = np.asarray(value)
+        if array.dtype == np.float64 and dtype is None:
+            array = array.astype(np.float32)
+        array = array if dtype is None else array.astype(as_dtype(dtype).numpy)
+        if array.ndim == 0:
+            return self.constant(array.item(), as_dtype(array.dtype))
+        self._counts["buffer"] += 1
+        return self.parameter(f"buffer_{self._counts['buffer']}", array, trainable=False)
+
+    def output(self, name: str, value: Value) -> Value:
+        """Makes ``value`` a result of the program under ``name``. Raises GraphError on a name used twice."""
+        self._own(value, f"output {name!r}")
+        if name in self.outputs:
+            raise GraphError(f"output {name!r} is already {self.outputs[name]!r}")
+        self.outputs[name] = value
+        return value
+
+    def update(self, parameter: Value, value: Value) -> None:
+        """Says that ``parameter`` becomes ``value`` when a run is over. Raises GraphError, ShapeError."""
+        self._own(parameter, "updated parameter")
+        self._own(value, "new value")
+        name = parameter.node.name
+        if parameter.node.op.name != "parameter":
+            raise GraphError(f"only parameters can be updated; {parameter.node.where()} is {parameter.node.op.name}")
+        if name in self.updates:
+            raise GraphError(f"parameter {name!r} has an update already: {self.updates[name]!r}")
+        if not parameter.type.same(value.type):
+            raise ShapeError(f"parameter {name!r} is {parameter.type}, its update {value.node.where()} is {value.type}")
+        self.updates[name] = value
+
+    @contextmanager
+    def phase(self, phase: str, source: str = "") -> Iterator[None]:
+        """Nodes appended inside carry ``phase`` and the name of the forward node they come from."""
+        previous, self._phase = self._phase, (phase, source)
+        try:
+            yield
+        finally:
+            self._phase = previous
+
+    @contextmanager
+    def at(self, origin: Origin) -> Iterator[None]:
+        """Nodes appended inside carry ``origin``; passes use it to keep the user's line."""
+        previous, self._origin = self._origin, origin
+        try:
+            yield
+        finally:
+            self._origin = previous
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Takes back every node appended inside when an error is raised, so that nothing half-built remains."""
+        nodes, counts = len(self.nodes), self._counts.copy()
+        tables = (self.initial, self.updates, self.outputs)
+        before = [dict(t) for t in tables]  # type: ignore[call-overload]
+        try:
+            yield
+        except Exception:
+            for node in self.nodes[nodes:]:
+                self.sources.pop(node.name, None)
+            del self.nodes[nodes:]
+            self._counts = counts
+            for table, old in zip(tables, before, strict=True):
+                table.clear()
+                table.update(old)
+            raise
+
+    def _source(self, op: str, name: str, shape: Sequence[int], dtype: DTypeLike, attrs: dict[str, Any]) -> Value:
+        if not isinstance(name, str) or not name:
+            raise ArgumentError(f"the name of an {op} is a non-empty string, got {name!r}")
+        if name in self.sources:
+            raise GraphError(f"{name!r} is already the {self.sources[name].op.name} {self.sources[name].where()}")
+        attrs = {"shape": tuple(int(n) for n in shape), "dtype": as_dtype(dtype).name, **attrs}
+        node = self.append(REGISTRY[op], (), attrs, name)
+        self.sources[name] = node
+        return node.outputs[0]
+
+    def _own(self, value: Value, what: str) -> None:
+        if not isinstance(value, Value):
+            raise ArgumentError(f"{what} must be a Value of this graph, got {type(value).__name__}")
+        if value.graph is not self:
+            raise GraphError(f"{what}: {value.node.where()} belongs to another Graph")
+
+    def _here(self) -> Origin:
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+            frame = frame.f_back
+        return Origin(frame.f_code.co_filename, frame.f_lineno, *self._phase)
+
+    def located(self, error: GraphrtError, what: str, inputs: Sequence[Value]) -> GraphrtError:
+        """``error`` with the user's line and the operands in front of it, once; the innermost call explains best."""
+        if error.located:
+            return error
+        here = self._here()
+        operands = "".join(f"\n  operand {v.node.where()} : {v.type}" for v in inputs)
+        found = type(error)(f"{what} at {here.file}:{here.line}: {error}{operands}")
+        found.located = True
+        return found
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def values(self) -> Iterator[Value]:
+        return (v for node in self.nodes for v in node.outputs)
+
+    def results(self) -> list[Value]:
+        """Everything a run must produce: outputs, then new values of parameters."""
+        return [*self.outputs.values(), *self.updates.values()]
+
+    def parameters(self, trainable: bool = True) -> list[Value]:
+        """The parameters in definition order; all state when ``trainable`` is False."""
+        found = (n for n in self.nodes if n.op.name == "parameter")
+        return [n.outputs[0] for n in found if n.attrs["trainable"] or not trainable]
+
+    def users(self) -> dict[Value, list[Node]]:
+        """The nodes that read each value, in order; a node that reads one twice is listed once."""
+        table: dict[Value, list[Node]] = {v: [] for v in self.values()}
+        for node in self.nodes:
+            for v in dict.fromkeys(node.inputs):
+                table[v].append(node)
+        return table
+
+    def verify(self) -> None:
+        """Checks types by inference, definition before use, sources, outputs and updates. Raises GraphError."""
+        seen: set[Value] = set()
+        for node in self.nodes:
+            for v in node.inputs:
+                if v not in seen:
+                    raise GraphError(f"{node.where()} reads {v!r} before it is defined in this graph")
+            types = node.op.infer(*(v.type for v in node.inputs), **node.attrs)
+            if len(types) != len(node.types) or not all(a.same(b) for a, b in zip(types, node.types, strict=True)):
+                raise GraphError(f"{node.where()} says {node.types}, inference says {types}")
+            if node.op.kind is Kind.SOURCE and self.sources.get(node.name) is not node:
+                raise GraphError(f"{node.where()} is not registered under its name")
+            seen.update(node.outputs)
+        for name, v in [*self.outputs.items(), *self.updates.items()]:
+            if v not in seen:
+                raise GraphError(f"{name!r} is {v!r}, which is not in this graph")
+        for name, v in self.updates.items():
+            source = self.sources.get(name)
+            if source is None or source.op.name != "parameter" or not source.types[0].same(v.type):
+                raise GraphError(f"the update of {name!r} does not fit: {v!r}")
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """The DAG of nodes, an edge per operand with the value it carries as attribute ``value``."""
+        dag = nx.MultiDiGraph()
+        dag.add_nodes_from(self.nodes)
+        dag.add_edges_from((v.node, node, {"value": v}) for node in self.nodes for v in node.inputs)
+        return dag
+
+    def __str__(self) -> str:
+        number = {v: f"%{i}" for i, v in enumerate(self.values())}
+        lines = []
+        for node in self.nodes:
+            ids = ", ".join(number[v] for v in node.outputs)
+            types = ", ".join(map(str, node.types))
+            args = ", ".join([*(number[v] for v in node.inputs), *(f"{k}={_show(a)}" for k, a in node.attrs.items())])
+            lines.append(f"{ids} {_quote(node.name)} : {types} = {node.op.name}({args})   # {node.origin}")
+        lines += [f"output {_quote(name)} = {number[v]}" for name, v in self.outputs.items()]
+        lines += [f"update {_quote(name)} = {number[v]}" for name, v in self.updates.items()]
+        return "\n".join(lines) + "\n"
+
+    @staticmethod
+    def parse(text: str) -> Graph:
+        """Reads what ``str`` printed; parameters start at zero. Raises GraphError with the line at fault."""
+        graph, table = Graph(), dict[str, Value]()
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                try:
+                    _parse_line(graph, table, line)
+                except (ValueError, KeyError, SyntaxError, IndexError) as error:
+                    raise GraphError(f"line {number}: {line.strip()!r}: {error}") from None
+        graph.verify()
+        return graph
+
+
+_NAME = r'(?:"(?:[^"\\]|\\.)*"|[\w.]+)'
+_LINE = re.compile(
+    rf"(?P<ids>%\d+(?:, %\d+)*) (?P<name>{_NAME}) : (?P<types>.*?) = (?P<op>\w+)\((?P<args>.*)\)   # (?P<origin>.*)"
+)
+_RESULT = re.compile(rf"(output|update) ({_NAME}) = (%\d+)")
+_ORIGIN = re.compile(r"(.*):(\d+) (\w+)(?: of (.*))?")
+
+
+def _quote(name: str) -> str:
+    return name if re.fullmatch(r"[\w.]+", name) and name.isascii() else json.dumps(name)
+
+
+def _unquote(text: str) -> str:
+    return json.loads(text) if text.startswith('"') else text
+
+
+def _show(attr: Any) -> str:
+    return repr(attr)
+
+
+def _literal(node: ast.expr) -> Any:
+    """A Python literal, with ``inf`` and ``nan`` as floats."""
+    if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
+        return float(node.id)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_literal(node.operand)
+    if isinstance(node, ast.Tuple):
+        return tuple(_literal(e) for e in node.elts)
+    return ast.literal_eval(node)
+
+
+def _parse_line(graph: Graph, table: dict[str, Value], line: str) -> None:
+    result = _RESULT.fullmatch(line.strip())
+    if result:
+        name, value = _unquote(result[2]), table[result[3]]
+        if result[1] == "output":
+            graph.output(name, value)
+        else:
+            graph.update(graph.sources[name].outputs[0], value)
+        return
+    match = _LINE.fullmatch(line.strip())
+    if match is None:
+        raise ValueError("not a node, output or update line")
+    call = ast.parse("f(" + re.sub(r"%(\d+)", r"_\1", match["args"]) + ")", mode="eval").body
+    assert isinstance(call, ast.Call)
+    inputs = [table["%" + arg.id[1:]] for arg in call.args if isinstance(arg, ast.Name)]
+    attrs = {str(k.arg): _literal(k.value) for k in call.keywords}
+    name = _unquote(match["name"])
+    where = _ORIGIN.fullmatch(match["origin"])
+    origin = Origin(where[1], int(where[2]), where[3], where[4] or "") if where else Origin()
+    with graph.at(origin):
+        node = graph.append(REGISTRY[match["op"]], inputs, attrs, name)
+    types = tuple(TensorType.parse(t) for t in re.findall(r"\w+\[[^\]]*\](?:\{[^}]*\})?", match["types"]))
+    if len(types) != len(node.types) or not all(a.same(b) for a, b in zip(types, node.types, strict=True)):
+        raise ValueError(f"inference says {', '.join(map(str, node.types))}")
+    object.__setattr__(node, "types", types)  # the same types with the layouts that were printed
+    if node.op.kind is Kind.SOURCE:
+        graph.sources[name] = node
+        if node.op.name == "parameter":
+            graph.initial[name] = np.zeros(types[0].shape, types[0].dtype.numpy)
+    table.update(zip(match["ids"].split(", "), node.outputs, strict=True))

@@ -1,0 +1,88 @@
+"""What an op is: one frozen ``OpDef`` with every rule about it, and the registry of all of them.
+
+The fields without a default are required, so an op that lacks a rule fails when its module is imported. Everything that
+must know about ops (verification, autodiff, fusion, lowering, the reference target, tests, documentation) asks an OpDef;
+nothing else names one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphrt.errors import GraphError
+from graphrt.types import TensorType
+
+if TYPE_CHECKING:
+    from graphrt.index import Expr
+    from graphrt.ir import Node, Value
+
+Attrs = Mapping[str, Any]
+Types = tuple[TensorType, ...]
+Order = tuple[int, ...] | None
+
+
+class Kind(Enum):
+    """How an op relates the elements it reads to those it writes: all that the scheduler needs to know of it."""
+
+    SOURCE = "source"  # input, parameter: a buffer somebody else fills
+    ELEMENTWISE = "elementwise"  # each output element from the same element of each input
+    GENERATED = "generated"  # no input buffer: constant, iota; computed from the index wherever it is needed
+    RANDOM = "random"  # as elementwise over its own index, from a counter
+    VIEW = "view"  # no arithmetic: an index map, folded into whoever reads it
+    REDUCTION = "reduction"  # one axis set folded by an associative operation
+    CONTRACTION = "contraction"  # matmul, convolution and its gradients: a template of loops
+    WINDOW = "window"  # pooling and its gradients: a template of loops
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One seeded call of an op: NumPy arrays for the inputs, attributes, and which inputs a gradient is checked for."""
+
+    inputs: tuple[np.ndarray, ...]
+    attrs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where one part of a view's output comes from: operand number, index into it, and where that holds (None: always)."""
+
+    operand: int
+    index: tuple[Expr, ...]
+    mask: tuple[tuple[Expr, int, int], ...] = ()  # (e, lo, hi): lo <= e < hi must hold
+
+
+@dataclass(frozen=True)
+class OpDef:
+    """Everything graphrt knows of one op. See ``docs/architecture.md`` for how each field is used."""
+
+    name: str
+    kind: Kind
+    infer: Callable[..., Types]  # (*input types, **attrs) -> output types; raises with the op's argument names
+    vjp: Callable[..., Sequence[Value | None]] | None  # (node, *cotangents) -> one gradient per input; None: no gradient
+    reference: Callable[..., Any]  # (*arrays, **attrs) -> array(s): NumPy, written apart from the lowering
+    samples: Callable[[np.random.Generator], Sequence[Sample]]  # seeded inputs, edge cases among them
+    body: Callable[..., Any] | None = None  # ELEMENTWISE, RANDOM, GENERATED: scalar code over a handler
+    pull: Callable[..., Sequence[Piece]] | None = None  # VIEW: (node, output index) -> where it is read from
+    push: Callable[..., tuple[Expr, ...]] | None = None  # VIEW that only reorders: (node, input index) -> output index
+    simplify: Callable[[Node], Value | None] | None = None  # an equal, simpler value built from the node's inputs
+    split: Callable[[Node, int], Value] | None = None  # the same result from n partial sums and a reduction
+    orders: Callable[[Node], tuple[Sequence[Order], Sequence[Order]]] | None = None  # preferred layouts: inputs, outputs
+    template: str | None = None  # CONTRACTION, WINDOW: the kernel template that runs it
+    flops: Callable[[Node], int] = lambda node: node.outputs[0].type.size
+    cheap: bool = True  # ELEMENTWISE: may be computed again instead of loaded
+
+
+REGISTRY: dict[str, OpDef] = {}
+
+
+def register(op: OpDef) -> OpDef:
+    """Adds ``op`` to the registry. Raises GraphError when its name is taken."""
+    if op.name in REGISTRY:
+        raise GraphError(f"op {op.name!r} is defined twice")
+    REGISTRY[op.name] = op
+    return op

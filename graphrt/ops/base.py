@@ -1,0 +1,150 @@
+"""What every op module shares: turning arguments into values, broadcasting, promotion, and public functions.
+
+A public function of ``graphrt.ops`` is written with ``@function``: it runs as a transaction (an error leaves nothing
+half-built on the graph) and can be called as a method of a Value.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError, ShapeError
+from graphrt.ir import OPERATORS, Graph, Value
+from graphrt.op import REGISTRY
+from graphrt.types import DType, Shape, as_dtype, float32, promote
+
+F = TypeVar("F", bound=Callable[..., Any])
+FUNCTIONS: dict[str, Callable[..., Any]] = {}
+Number = bool | int | float
+
+
+def function(f: F) -> F:
+    """Makes ``f`` a public op function: transactional, callable as ``x.f(...)``, listed in FUNCTIONS."""
+
+    @functools.wraps(f)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        graph = graph_of(*args, *kwargs.values())
+        if graph is None:
+            raise GraphError(f"{f.__name__} needs at least one Value of a Graph among its arguments")
+        with graph.transaction():
+            try:
+                return f(*args, **kwargs)
+            except GraphrtError as error:
+                raise graph.located(error, f.__name__, [a for a in args if isinstance(a, Value)]) from None
+
+    FUNCTIONS[f.__name__] = OPERATORS[f.__name__] = wrapped
+    return wrapped  # type: ignore[return-value]
+
+
+def graph_of(*args: Any) -> Graph | None:
+    """The graph of the first Value among ``args`` (lists and tuples of values included)."""
+    for arg in args:
+        if isinstance(arg, Value):
+            return arg.graph
+        if isinstance(arg, list | tuple) and (found := graph_of(*arg)) is not None:
+            return found
+    return None
+
+
+def apply(name: str, *inputs: Value, **attrs: Any) -> Value:
+    """Appends op ``name`` and returns its first output."""
+    return inputs[0].graph.append(REGISTRY[name], inputs, attrs).outputs[0]
+
+
+def tensor(x: Any, what: str = "input") -> Value:
+    """``x`` itself when it is a Value. Raises ArgumentError."""
+    if not isinstance(x, Value):
+        raise ArgumentError(f"{what} must be a Value, got {type(x).__name__}")
+    return x
+
+
+def lift(*args: Any, dtype: DType | None = None) -> list[Value]:
+    """``args`` as values of one graph, one dtype and one shape: numbers become constants, shapes broadcast.
+
+    A Python number takes the dtype of the tensors unless it is a float and they are not (then float32), as in torch.
+    """
+    graph = graph_of(*args)
+    assert graph is not None
+    typed = [a.dtype for a in args if isinstance(a, Value)] + [
+        as_dtype(a.dtype) if a.dtype != np.float64 else float32 for a in args if isinstance(a, np.ndarray | np.generic)
+    ]
+    final = dtype or promote(*typed)
+    if dtype is None and not final.is_float and any(isinstance(a, float) for a in args):
+        final = float32
+    if dtype is None and final.is_bool and any(type(a) is int for a in args):
+        final = as_dtype("int64")
+    values = []
+    for a in args:
+        if not isinstance(a, Value):
+            if not isinstance(a, Number | np.ndarray | np.generic):
+                raise ArgumentError(f"operands are Values, numbers or arrays, got {type(a).__name__}")
+            a = graph.constant(a, final if isinstance(a, Number) else None)
+        values.append(cast(a, final))
+    shape = broadcast_shape(*(v.shape for v in values))
+    return [broadcast_to(v, shape) for v in values]
+
+
+def broadcast_shape(*shapes: Shape) -> Shape:
+    """The shape that all ``shapes`` broadcast to (NumPy's rule). Raises ShapeError."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ShapeError(
+            f"shapes {' and '.join(str(list(s)) for s in shapes)} do not broadcast: counted from the last dimension, "
+            "sizes must be equal or 1"
+        ) from None
+
+
+def broadcast_to(x: Value, shape: Sequence[int]) -> Value:
+    """``x`` repeated along new and size-1 dimensions up to ``shape``."""
+    shape = tuple(shape)
+    return x if x.shape == shape else apply("broadcast", x, shape=shape)
+
+
+def cast(x: Value, dtype: DType) -> Value:
+    return x if x.dtype == dtype else apply("cast", x, dtype=dtype.name)
+
+
+def unbroadcast(dy: Value, shape: Shape) -> Value:
+    """The gradient of ``broadcast_to``: sums ``dy`` over what was repeated."""
+    lead = dy.ndim - len(shape)
+    dims = [*range(lead), *(lead + i for i, n in enumerate(shape) if n == 1 and dy.shape[lead + i] != 1)]
+    if dims:
+        dy = apply("reduce", dy, op="sum", dims=tuple(dims))
+    return dy if dy.shape == shape else apply("reshape", dy, shape=shape)
+
+
+def dim_index(dim: int, ndim: int, what: str = "dim") -> int:
+    """``dim`` counted from the front. Raises ArgumentError when out of range."""
+    if not isinstance(dim, int | np.integer) or isinstance(dim, bool):
+        raise ArgumentError(f"{what} must be an int, got {dim!r}")
+    if not -ndim <= dim < ndim:
+        raise ArgumentError(f"{what} {dim} is out of range for {ndim} dimensions")
+    return int(dim) % ndim
+
+
+def dim_indices(dim: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    """Sorted dimensions; None means all. Raises ArgumentError for one named twice."""
+    if dim is None:
+        return tuple(range(ndim))
+    dims = [dim_index(d, ndim) for d in ([dim] if isinstance(dim, int) else dim)]
+    if len(set(dims)) != len(dims):
+        raise ArgumentError(f"dim {dim} names a dimension twice")
+    return tuple(sorted(dims))
+
+
+def require_float(dtype: DType, what: str) -> None:
+    if not dtype.is_float:
+        raise DTypeError(f"{what} must be floating point, got {dtype}; cast it first")
+
+
+def ntuple(value: int | Sequence[int], n: int, what: str, minimum: int) -> tuple[int, ...]:
+    """``value`` for each of ``n`` spatial dimensions. Raises ArgumentError when it is shorter, or under ``minimum``."""
+    values = (value,) * n if isinstance(value, int | np.integer) else tuple(value)
+    if len(values) != n or not all(isinstance(v, int | np.integer) and v >= minimum for v in values):
+        raise ArgumentError(f"{what} must be an int >= {minimum} or {n} of them, got {value!r}")
+    return tuple(int(v) for v in values)

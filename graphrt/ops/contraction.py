@@ -1,0 +1,406 @@
+"""Contractions: matmul, convolution and its two gradients.
+
+The gradient of a convolution is a convolution, so with ``conv_dgrad`` and ``conv_wgrad`` as ops the set is closed under
+differentiation. Shapes are PyTorch's: x [N, C, *spatial], w [K, C/groups, *filter], y [N, K, *out]. The memory layout is the
+layout pass's business, not the op's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from graphrt.errors import ArgumentError, DTypeError, ShapeError
+from graphrt.ir import OPERATORS, Node, Value
+from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.ops.base import apply, broadcast_shape, broadcast_to, function, ntuple, tensor
+from graphrt.ops.base import cast as cast_to
+from graphrt.ops.view import reshape, transpose, unsqueeze
+from graphrt.types import Shape, TensorType, promote
+
+Pads = tuple[tuple[int, int], ...]
+
+
+def _one_float(names: Sequence[str], *types: TensorType) -> None:
+    if len({t.dtype for t in types}) > 1 or not types[0].dtype.is_float:
+        got = ", ".join(f"{n} {t.dtype}" for n, t in zip(names, types, strict=True))
+        raise DTypeError(f"operands must have one floating-point dtype, got {got}")
+
+
+# --- matmul ------------------------------------------------------------------------------------------------------
+
+
+def _infer_matmul(input: TensorType, other: TensorType) -> Types:
+    _one_float(("input", "other"), input, other)
+    a, b = input.shape, other.shape
+    if len(a) != len(b) or len(a) < 2 or a[:-2] != b[:-2] or a[-1] != b[-2]:
+        raise ShapeError(f"matmul needs [..., m, k] and [..., k, n], got input {list(a)} and other {list(b)}")
+    return (TensorType((*a[:-1], b[-1]), input.dtype),)
+
+
+def _matmul_samples(rng: np.random.Generator) -> list[Sample]:
+    shapes = [((5, 7), (7, 3)), ((1, 1), (1, 1)), ((2, 4, 6), (2, 6, 5)), ((33, 20), (20, 65)), ((3, 0), (0, 2))]
+    return [
+        Sample((rng.standard_normal(a).astype(np.float32), rng.standard_normal(b).astype(np.float32)), {}) for a, b in shapes
+    ]
+
+
+register(
+    OpDef(
+        name="matmul",
+        kind=Kind.CONTRACTION,
+        infer=_infer_matmul,
+        vjp=lambda n, dy: [
+            apply("matmul", dy, transpose(n.inputs[1], -1, -2)),
+            apply("matmul", transpose(n.inputs[0], -1, -2), dy),
+        ],
+        reference=np.matmul,
+        samples=_matmul_samples,
+        template="matmul",
+        flops=lambda n: 2 * n.types[0].size * n.inputs[0].shape[-1],
+    )
+)
+
+
+@function
+def matmul(input: Value, other: Value) -> Value:
+    """Matrix product as torch.matmul: vectors, matrices, and batches that broadcast."""
+    a, b = tensor(input), tensor(other, "other")
+    if a.ndim == 0 or b.ndim == 0:
+        raise ShapeError(f"matmul needs at least one dimension, got {list(a.shape)} and {list(b.shape)}")
+    dtype = promote(a.dtype, b.dtype)
+    a, b = cast_to(a, dtype), cast_to(b, dtype)
+    a2 = unsqueeze(a, 0) if a.ndim == 1 else a
+    b2 = unsqueeze(b, 1) if b.ndim == 1 else b
+    if a2.shape[-1] != b2.shape[-2]:
+        raise ShapeError(f"matmul needs [..., m, k] and [..., k, n], got input {list(a.shape)} and other {list(b.shape)}")
+    if b2.ndim == 2 and a2.ndim > 2:  # one matrix for the whole batch: a taller product
+        y = apply("matmul", reshape(a2, (-1, a2.shape[-1])), b2)
+        y = reshape(y, (*a2.shape[:-1], b2.shape[-1]))
+    else:
+        batch = broadcast_shape(a2.shape[:-2], b2.shape[:-2])
+        y = apply("matmul", broadcast_to(a2, (*batch, *a2.shape[-2:])), broadcast_to(b2, (*batch, *b2.shape[-2:])))
+    if a.ndim == 1:
+        y = reshape(y, (*y.shape[:-2], y.shape[-1]))
+    return reshape(y, y.shape[:-1]) if b.ndim == 1 else y
+
+
+@function
+def linear(input: Value, weight: Value, bias: Value | None = None) -> Value:
+    """``input @ weight.T + bias``: input [..., in], weight [out, in], bias [out]."""
+    if weight.ndim != 2 or input.ndim < 1 or input.shape[-1] != weight.shape[1]:
+        raise ShapeError(f"linear needs input [..., in] and weight [out, in], got {list(input.shape)}, {list(weight.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ShapeError(f"bias must be [{weight.shape[0]}], got {list(bias.shape)}")
+    y = matmul(input, transpose(weight, 0, 1))
+    return y if bias is None else y + bias
+
+
+# --- convolution -------------------------------------------------------------------------------------------------
+
+
+def out_size(n: int, k: int, stride: int, pads: tuple[int, int], dilation: int) -> int:
+    """Positions of a window of ``k`` taps in ``n`` padded elements: floor((n + pads - span) / stride) + 1, or 0."""
+    return max((n + pads[0] + pads[1] - dilation * (k - 1) - 1) // stride + 1, 0)
+
+
+def _check_attrs(rank: int, stride: Shape, padding: Pads, dilation: Shape, groups: int) -> None:
+    if not len(stride) == len(padding) == len(dilation) == rank or min((*stride, *dilation, groups)) < 1:
+        raise ArgumentError(f"stride, padding and dilation need {rank} entries; strides, dilations and groups are >= 1")
+    if any(len(p) != 2 or min(p) < 0 for p in padding):
+        raise ArgumentError(f"padding must be ({rank}) pairs (low, high) >= 0, got {padding}")
+
+
+def _infer_conv(
+    input: TensorType, weight: TensorType, *, stride: Shape, padding: Pads, dilation: Shape, groups: int
+) -> Types:
+    _one_float(("input", "weight"), input, weight)
+    x, w = input.shape, weight.shape
+    if len(x) < 3 or len(x) != len(w):
+        raise ShapeError(f"conv needs input [N, C, *spatial] and weight [K, C/groups, *filter], got {list(x)}, {list(w)}")
+    _check_attrs(len(x) - 2, stride, padding, dilation, groups)
+    if x[1] % groups or w[0] % groups or w[1] != x[1] // groups:
+        raise ShapeError(
+            f"{x[1]} input channels in {groups} groups need weight [K, {x[1] // groups}, ...] with K divisible by {groups}, "
+            f"got {list(w)}"
+        )
+    out = tuple(map(out_size, x[2:], w[2:], stride, padding, dilation))
+    if min(out, default=1) < 1 and min(x[2:]) > 0:
+        raise ShapeError(f"filter {list(w[2:])} does not fit input {list(x[2:])} with padding {padding}, dilation {dilation}")
+    return (TensorType((x[0], w[0], *out), input.dtype),)
+
+
+def _infer_dgrad(
+    dy: TensorType, weight: TensorType, *, shape: Shape, stride: Shape, padding: Pads, dilation: Shape, groups: int
+) -> Types:
+    x = TensorType((dy.shape[0], weight.shape[1] * groups, *shape), dy.dtype)
+    (y,) = _infer_conv(x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    if y.shape != dy.shape:
+        raise ShapeError(f"the gradient of output {list(y.shape)} has its shape, got dy {list(dy.shape)}")
+    return (x,)
+
+
+def _infer_wgrad(
+    dy: TensorType, input: TensorType, *, shape: Shape, stride: Shape, padding: Pads, dilation: Shape, groups: int, splits: int
+) -> Types:
+    w = TensorType((dy.shape[1], input.shape[1] // groups, *shape), dy.dtype)
+    (y,) = _infer_conv(input, w, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    if y.shape != dy.shape:
+        raise ShapeError(f"the gradient of output {list(y.shape)} has its shape, got dy {list(dy.shape)}")
+    return (TensorType((splits, *w.shape) if splits else w.shape, dy.dtype),)
+
+
+def _windows(x: np.ndarray, out: Shape, filter: Shape, stride: Shape, padding: Pads, dilation: Shape) -> Any:
+    """Pairs (tap, the strided view of padded x that this tap meets); the view can be written to."""
+    for tap in itertools.product(*map(range, filter)):
+        start = [t * d for t, d in zip(tap, dilation, strict=True)]
+        cut = tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(start, out, stride, strict=True))
+        yield tap, x[(slice(None), slice(None), *cut)]
+
+
+def _padded(shape: Shape, padding: Pads) -> tuple[Shape, tuple[slice, ...]]:
+    full = tuple(n + a + b for n, (a, b) in zip(shape, padding, strict=True))
+    return full, (slice(None), slice(None), *(slice(a, a + n) for n, (a, _) in zip(shape, padding, strict=True)))
+
+
+def _groups(x: np.ndarray, groups: int) -> np.ndarray:
+    return x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+
+
+def reference_conv(
+    x: np.ndarray, w: np.ndarray, stride: Shape, padding: Pads, dilation: Shape, groups: int
+) -> np.ndarray:
+    """Sum over taps of shifted inputs times weights."""
+    full, inner = _padded(x.shape[2:], padding)
+    xp = np.zeros((*x.shape[:2], *full), x.dtype)
+    xp[inner] = x
+    out = tuple(map(out_size, x.shape[2:], w.shape[2:], stride, padding, dilation))
+    y = np.zeros((x.shape[0], groups, w.shape[0] // groups, *out), x.dtype)
+    wg = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+    for tap, view in _windows(xp, out, w.shape[2:], stride, padding, dilation):
+        y += np.einsum("ngc...,gkc->ngk...", _groups(view, groups), wg[(slice(None),) * 3 + tap])
+    return y.reshape(x.shape[0], w.shape[0], *out)
+
+
+def _reference_dgrad(
+    dy: np.ndarray, w: np.ndarray, shape: Shape, stride: Shape, padding: Pads, dilation: Shape, groups: int
+) -> np.ndarray:
+    full, inner = _padded(shape, padding)
+    dx = np.zeros((dy.shape[0], w.shape[1] * groups, *full), dy.dtype)
+    wg = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
+    for tap, view in _windows(dx, dy.shape[2:], w.shape[2:], stride, padding, dilation):
+        part = np.einsum("ngk...,gkc->ngc...", _groups(dy, groups), wg[(slice(None),) * 3 + tap])
+        view += part.reshape(view.shape)
+    return dx[inner]
+
+
+def _reference_wgrad(
+    dy: np.ndarray,
+    x: np.ndarray,
+    shape: Shape,
+    stride: Shape,
+    padding: Pads,
+    dilation: Shape,
+    groups: int,
+    splits: int,
+) -> np.ndarray:
+    full, inner = _padded(x.shape[2:], padding)
+    xp = np.zeros((*x.shape[:2], *full), x.dtype)
+    xp[inner] = x
+    dw = np.zeros((max(splits, 1), dy.shape[1], x.shape[1] // groups, *shape), dy.dtype)
+    for i, (a, b) in enumerate(split_ranges(x.shape[0], max(splits, 1))):
+        g = _groups(dy[a:b], groups)
+        g = g.reshape(*g.shape[:3], -1)
+        for tap, view in _windows(xp[a:b], dy.shape[2:], shape, stride, padding, dilation):
+            part = np.einsum("ngkp,ngcp->gkc", g, _groups(view, groups).reshape(b - a, groups, -1, g.shape[-1]))
+            dw[(i, slice(None), slice(None), *tap)] = part.reshape(dy.shape[1], -1)
+    return dw if splits else dw[0]
+
+
+def split_ranges(n: int, splits: int) -> list[tuple[int, int]]:
+    """The chunks of ``ceil(n / splits)`` that split-K cuts a batch of ``n`` into; the last ones may be empty."""
+    size = -(-n // splits)
+    return [(min(i * size, n), min((i + 1) * size, n)) for i in range(splits)]
+
+
+def _conv_attrs(node: Node) -> dict[str, Any]:
+    return {k: node.attrs[k] for k in ("stride", "padding", "dilation", "groups")}
+
+
+def _dgrad(dy: Value, w: Value, x: Value, attrs: dict[str, Any]) -> Value:
+    return apply("conv_dgrad", dy, w, shape=x.shape[2:], **attrs)
+
+
+def _wgrad(dy: Value, x: Value, w: Value, attrs: dict[str, Any]) -> Value:
+    return apply("conv_wgrad", dy, x, shape=w.shape[2:], splits=0, **attrs)
+
+
+def _wgrad_vjp(node: Node, ddw: Value) -> list[Value | None]:
+    dy, x = node.inputs
+    if node.attrs["splits"]:
+        raise ShapeError(f"{node.where()}: a split wgrad is made by a pass, after differentiation")
+    return [apply("conv", x, ddw, **_conv_attrs(node)), _dgrad(dy, ddw, x, _conv_attrs(node))]
+
+
+def _conv_cases() -> list[tuple[Shape, Shape, dict[str, Any]]]:
+    def case(x: Shape, w: Shape, stride: int = 1, pad: tuple[int, int] = (0, 0), dilation: int = 1, groups: int = 1) -> Any:
+        rank = len(x) - 2
+        return x, w, dict(stride=(stride,) * rank, padding=(pad,) * rank, dilation=(dilation,) * rank, groups=groups)
+
+    return [
+        case((2, 3, 7, 6), (4, 3, 3, 3)),
+        case((1, 1, 9, 9), (5, 1, 3, 3), pad=(1, 1)),
+        case((2, 4, 8, 7), (6, 2, 3, 2), stride=2, pad=(1, 0), groups=2),
+        case((2, 20, 5, 5), (3, 20, 1, 1)),
+        case((1, 3, 9, 9), (3, 1, 3, 3), pad=(2, 2), dilation=2, groups=3),
+        case((3, 2, 7, 7), (20, 2, 3, 3), stride=3, pad=(0, 2)),
+    ]
+
+
+def _conv_samples(kind: str) -> Any:
+    def make(rng: np.random.Generator) -> list[Sample]:
+        found = []
+        for x, w, attrs in _conv_cases():
+            out = tuple(map(out_size, x[2:], w[2:], attrs["stride"], attrs["padding"], attrs["dilation"]))
+            a = {"x": x, "w": w, "dy": (x[0], w[0], *out)}
+            pair = {"conv": ("x", "w"), "conv_dgrad": ("dy", "w"), "conv_wgrad": ("dy", "x")}[kind]
+            extra: dict[str, Any] = {"conv": {}, "conv_dgrad": {"shape": x[2:]}, "conv_wgrad": {"shape": w[2:], "splits": 0}}[kind]
+            found.append(Sample(tuple(rng.standard_normal(a[p]).astype(np.float32) for p in pair), {**extra, **attrs}))
+        if kind == "conv_wgrad":
+            found.append(Sample(found[-1].inputs, {**found[-1].attrs, "splits": 2}))
+        return found
+
+    return make
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    """N, spatial, C: the order of a feature map in memory."""
+    return (0, *range(2, rank), 1)
+
+
+def _filter_order(rank: int) -> tuple[int, ...]:
+    """spatial, C, K: output channels innermost, so that a vector of them is one load."""
+    return (*range(2, rank), 1, 0)
+
+
+def _conv_orders(node: Node) -> Any:
+    rank = len(node.inputs[0].shape)
+    maps, filters = channels_last(rank), _filter_order(rank)
+    if node.op.name != "conv_wgrad":
+        return (maps, filters), (maps,)
+    return (maps, maps), ((0, *(d + 1 for d in filters)) if node.attrs["splits"] else filters,)
+
+
+def _split_wgrad(node: Node, splits: int) -> Value:
+    partial = apply("conv_wgrad", *node.inputs, **{**node.attrs, "splits": splits})
+    return apply("reduce", partial, op="sum", dims=(0,))
+
+
+def _flops(node: Node) -> int:
+    """Two per multiply-add of the convolution, whichever of the three it is."""
+    y = node.types[0].shape if node.op.name == "conv" else node.inputs[0].shape
+    filter = node.inputs[1].shape[1:] if node.op.name != "conv_wgrad" else node.types[0].shape[-len(y) + 1 :]
+    return 2 * math.prod(y) * math.prod(filter)
+
+
+register(
+    OpDef(
+        name="conv",
+        kind=Kind.CONTRACTION,
+        infer=_infer_conv,
+        vjp=lambda n, dy: [
+            _dgrad(dy, n.inputs[1], n.inputs[0], _conv_attrs(n)),
+            _wgrad(dy, n.inputs[0], n.inputs[1], _conv_attrs(n)),
+        ],
+        reference=reference_conv,
+        samples=_conv_samples("conv"),
+        template="conv",
+        orders=_conv_orders,
+        flops=_flops,
+    )
+)
+register(
+    OpDef(
+        name="conv_dgrad",
+        kind=Kind.CONTRACTION,
+        infer=_infer_dgrad,
+        vjp=lambda n, ddx: [
+            apply("conv", ddx, n.inputs[1], **_conv_attrs(n)),
+            _wgrad(n.inputs[0], ddx, n.inputs[1], _conv_attrs(n)),
+        ],
+        reference=_reference_dgrad,
+        samples=_conv_samples("conv_dgrad"),
+        template="conv_dgrad",
+        orders=_conv_orders,
+        flops=_flops,
+    )
+)
+register(
+    OpDef(
+        name="conv_wgrad",
+        kind=Kind.CONTRACTION,
+        infer=_infer_wgrad,
+        vjp=_wgrad_vjp,
+        reference=_reference_wgrad,
+        samples=_conv_samples("conv_wgrad"),
+        template="conv_wgrad",
+        orders=_conv_orders,
+        split=_split_wgrad,
+        flops=_flops,
+    )
+)
+
+
+def paddings(padding: Any, kernel: Shape, stride: Shape, dilation: Shape) -> Pads:
+    """``padding`` as (low, high) pairs: an int, one per dimension, pairs, "valid" or "same" (stride 1 only)."""
+    rank = len(kernel)
+    if padding == "valid":
+        return ((0, 0),) * rank
+    if padding == "same":
+        if any(s != 1 for s in stride):
+            raise ArgumentError(f"padding 'same' needs stride 1, got {stride}")
+        total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        return tuple((t // 2, t - t // 2) for t in total)
+    if isinstance(padding, str):
+        raise ArgumentError(f"padding is 'same', 'valid', an int or {rank} of them, got {padding!r}")
+    if isinstance(padding, tuple | list) and any(isinstance(p, tuple | list) for p in padding):
+        pairs = [tuple(p) for p in padding]
+        if len(pairs) != rank or any(len(p) != 2 for p in pairs):
+            raise ArgumentError(f"padding needs {rank} (low, high) pairs, got {padding!r}")
+        return tuple((ntuple(a, 1, "padding", 0)[0], ntuple(b, 1, "padding", 0)[0]) for a, b in pairs)
+    return tuple((p, p) for p in ntuple(padding, rank, "padding", 0))
+
+
+@function
+def conv2d(
+    input: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: Any = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Value:
+    """2-D cross-correlation: input [N, C, H, W], weight [K, C/groups, R, S], bias [K] -> [N, K, P, Q].
+
+    ``padding`` is an int, two, two (low, high) pairs, "same" or "valid". Raises ShapeError, ArgumentError, DTypeError.
+    """
+    if input.ndim != 4 or weight.ndim != 4:
+        raise ShapeError(f"conv2d needs input [N, C, H, W] and weight [K, C/g, R, S], got {list(input.shape)}, {list(weight.shape)}")
+    if not isinstance(groups, int) or groups < 1:
+        raise ArgumentError(f"groups must be an int >= 1, got {groups!r}")
+    strides, dilations = ntuple(stride, 2, "stride", 1), ntuple(dilation, 2, "dilation", 1)
+    pads = paddings(padding, weight.shape[2:], strides, dilations)
+    y = apply("conv", input, weight, stride=strides, padding=pads, dilation=dilations, groups=groups)
+    if bias is None:
+        return y
+    if bias.shape != weight.shape[:1]:
+        raise ShapeError(f"bias must be [{weight.shape[0]}], got {list(bias.shape)}")
+    return y + reshape(bias, (1, -1, 1, 1))
+
+
+OPERATORS["matmul"] = matmul

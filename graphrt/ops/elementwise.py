@@ -1,0 +1,385 @@
+"""Elementwise ops: each output element from the same element of every input.
+
+Operands of one op have one shape and (but for ``where`` and ``cast``) one dtype; the public functions broadcast and promote
+before they append a node. A body is scalar code over a handler ``s``, written once for Triton, C and analysis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphrt.errors import DTypeError, ShapeError
+from graphrt.ir import Node, Value
+from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.ops.base import apply, broadcast_shape, broadcast_to, function, lift, tensor
+from graphrt.ops.base import cast as cast_to
+from graphrt.types import DTypeLike, TensorType, as_dtype, bool_, float32, promote
+
+Grads = Sequence[Value | None]
+_EDGES = [0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -3.0, 7.5]
+
+
+def _shape(types: Types, names: Sequence[str]) -> None:
+    if any(t.shape != types[0].shape for t in types):
+        raise ShapeError(f"{', '.join(names)} must have one shape, got {[list(t.shape) for t in types]}")
+
+
+def _infer(names: Sequence[str], result: str, *types: TensorType) -> Types:
+    """Shape and dtype rule; ``result``: same (any number), float, compare (-> bool), logical (bool -> bool)."""
+    _shape(types, names)
+    dtypes = {t.dtype for t in types}
+    if len(dtypes) > 1:
+        raise DTypeError(f"{', '.join(names)} must have one dtype, got {[t.dtype for t in types]}")
+    dtype = types[0].dtype
+    if result == "float" and not dtype.is_float:
+        raise DTypeError(f"{names[0]} must be floating point, got {dtype}; cast it first")
+    if result == "logical" and not dtype.is_bool:
+        raise DTypeError(f"{names[0]} must be bool, got {dtype}; compare it with something first")
+    if result == "same" and dtype.is_bool:
+        raise DTypeError(f"{names[0]} must be a number, got bool; cast it first")
+    return (TensorType(types[0].shape, bool_ if result == "compare" else dtype),)
+
+
+def _samples(arity: int, low: float, high: float, kind: str) -> Callable[[np.random.Generator], list[Sample]]:
+    def make(rng: np.random.Generator) -> list[Sample]:
+        found = []
+        for shape in ((3, 5), (), (1,), (2, 0, 3)):
+            arrays = [rng.uniform(low, high, shape).astype(np.float32) for _ in range(arity)]
+            if kind == "logical":
+                arrays = [a > (low + high) / 2 for a in arrays]
+            found.append(Sample(tuple(np.asarray(a) for a in arrays), {}))
+        edges = np.array([e for e in _EDGES if low <= e <= high], np.float32)
+        if len(edges) and kind != "logical":
+            found.append(Sample(tuple(np.roll(edges, i) for i in range(arity)), {}))
+        return found
+
+    return make
+
+
+def _define(
+    name: str,
+    body: Callable[..., Any],
+    reference: Callable[..., Any],
+    vjp: Callable[..., Grads] | None,
+    *,
+    names: Sequence[str] = ("input",),
+    result: str = "float",
+    domain: tuple[float, float] = (-3.0, 3.0),
+    cheap: bool = True,
+    simplify: Callable[[Node], Value | None] | None = None,
+) -> OpDef:
+    return register(
+        OpDef(
+            name=name,
+            kind=Kind.ELEMENTWISE,
+            infer=lambda *types: _infer(names, result, *types),
+            vjp=vjp,
+            reference=reference,
+            samples=_samples(len(names), *domain, result),
+            body=body,
+            cheap=cheap,
+            simplify=simplify,
+        )
+    )
+
+
+def constant_of(v: Value) -> float | None:
+    """The number that ``v`` is everywhere, if it is a (broadcast) constant."""
+    while v.node.op.kind is Kind.VIEW and len(v.node.inputs) == 1 and v.node.op.name in ("broadcast", "reshape"):
+        v = v.node.inputs[0]
+    return v.node.attrs["value"] if v.node.op.name == "constant" else None
+
+
+def _neutral(number: float, left: bool = True) -> Callable[[Node], Value | None]:
+    """Drops an operand that is ``number``: the right one, or also the left one."""
+
+    def simplify(node: Node) -> Value | None:
+        a, b = node.inputs
+        if constant_of(b) == number:
+            return a
+        return b if left and constant_of(a) == number else None
+
+    return simplify
+
+
+def _float(x: Any) -> Value:
+    """The operand of a float-only op: integers become float32, as in torch."""
+    x = tensor(x)
+    return x if x.dtype.is_float else cast_to(x, float32)
+
+
+def _unary(op: OpDef, doc: str) -> Callable[[Value], Value]:
+    def f(input: Value) -> Value:
+        return apply(op.name, _float(input) if op.name not in ("neg", "abs", "sign") else tensor(input))
+
+    f.__name__, f.__doc__ = op.name, doc
+    return function(f)
+
+
+def _binary(op: OpDef, doc: str, dtype: Any = None) -> Callable[[Any, Any], Value]:
+    def f(input: Any, other: Any) -> Value:
+        a, b = lift(input, other, dtype=dtype)
+        if op.name in ("div", "pow") and not a.dtype.is_float:
+            a, b = cast_to(a, float32), cast_to(b, float32)
+        return apply(op.name, a, b)
+
+    f.__name__, f.__doc__ = op.name, doc
+    return function(f)
+
+
+_TWO = ("input", "other")
+
+
+def _pow_vjp(node: Node, dy: Value) -> Grads:
+    x, p = node.inputs
+    y = node.outputs[0]
+    dx = where(eq(p, 0.0), 0.0, dy * p * pow(x, p - 1.0))
+    dp = where(gt(x, 0.0), dy * y * log(where(gt(x, 0.0), x, 1.0)), 0.0)
+    return [dx, dp]
+
+
+def _extremum_vjp(node: Node, dy: Value) -> Grads:
+    """Ties share the gradient equally, as in torch."""
+    a, b = node.inputs
+    wins = gt if node.op.name == "maximum" else lt
+    half = dy * 0.5
+    tie = eq(a, b)
+    return [where(wins(a, b), dy, where(tie, half, 0.0)), where(wins(b, a), dy, where(tie, half, 0.0))]
+
+
+_B: dict[str, Any] = dict(names=_TWO, result="same")
+_add = _define("add", lambda s, a, b: s.add(a, b), np.add, lambda n, dy: [dy, dy], simplify=_neutral(0), **_B)
+_sub = _define("sub", lambda s, a, b: s.sub(a, b), np.subtract, lambda n, dy: [dy, -dy], simplify=_neutral(0, False), **_B)
+_mul = _define(
+    "mul",
+    lambda s, a, b: s.mul(a, b),
+    np.multiply,
+    lambda n, dy: [dy * n.inputs[1], dy * n.inputs[0]],
+    simplify=_neutral(1),
+    **_B,
+)
+_div = _define(
+    "div",
+    lambda s, a, b: s.div(a, b),
+    np.true_divide,
+    lambda n, dy: [dy / n.inputs[1], -(dy * n.outputs[0]) / n.inputs[1]],
+    names=_TWO,
+    domain=(0.5, 3.0),
+    simplify=_neutral(1, False),
+)
+_pow = _define("pow", lambda s, a, b: s.pow(a, b), np.power, _pow_vjp, names=_TWO, domain=(0.2, 3.0), cheap=False)
+_maximum = _define("maximum", lambda s, a, b: s.maximum(a, b), np.maximum, _extremum_vjp, **_B)
+_minimum = _define("minimum", lambda s, a, b: s.minimum(a, b), np.minimum, _extremum_vjp, **_B)
+add = _binary(_add, "``input + other``, broadcast.")
+sub = _binary(_sub, "``input - other``, broadcast.")
+mul = _binary(_mul, "``input * other``, broadcast.")
+div = _binary(_div, "``input / other``, broadcast; integers are divided as float32.")
+pow = _binary(_pow, "``input ** other``, broadcast.")  # noqa: A001 - torch's name
+maximum = _binary(_maximum, "Elementwise larger of the two; NaN wins.")
+minimum = _binary(_minimum, "Elementwise smaller of the two; NaN wins.")
+
+_C: dict[str, Any] = dict(names=_TWO, result="compare")
+eq = _binary(_define("eq", lambda s, a, b: s.eq(a, b), np.equal, None, **_C), "``input == other`` as bool.")
+ne = _binary(_define("ne", lambda s, a, b: s.ne(a, b), np.not_equal, None, **_C), "``input != other`` as bool.")
+lt = _binary(_define("lt", lambda s, a, b: s.lt(a, b), np.less, None, **_C), "``input < other`` as bool.")
+le = _binary(_define("le", lambda s, a, b: s.le(a, b), np.less_equal, None, **_C), "``input <= other`` as bool.")
+gt = _binary(_define("gt", lambda s, a, b: s.gt(a, b), np.greater, None, **_C), "``input > other`` as bool.")
+ge = _binary(_define("ge", lambda s, a, b: s.ge(a, b), np.greater_equal, None, **_C), "``input >= other`` as bool.")
+
+_L: dict[str, Any] = dict(names=_TWO, result="logical")
+logical_and = _binary(
+    _define("logical_and", lambda s, a, b: s.logical_and(a, b), np.logical_and, None, **_L), "Both hold.", bool_
+)
+logical_or = _binary(
+    _define("logical_or", lambda s, a, b: s.logical_or(a, b), np.logical_or, None, **_L), "Either holds.", bool_
+)
+_not = _define("logical_not", lambda s, a: s.logical_not(a), np.logical_not, None, result="logical")
+
+
+@function
+def logical_not(input: Value) -> Value:
+    """``not input``, for bool tensors; other dtypes are compared with zero first."""
+    return apply("logical_not", cast_to(tensor(input), bool_))
+
+
+neg = _unary(
+    _define(
+        "neg",
+        lambda s, x: s.neg(x),
+        np.negative,
+        lambda n, dy: [-dy],
+        result="same",
+        simplify=lambda n: n.inputs[0].node.inputs[0] if n.inputs[0].node.op is n.op else None,
+    ),
+    "``-input``.",
+)
+abs = _unary(  # noqa: A001 - torch's name
+    _define("abs", lambda s, x: s.abs(x), np.abs, lambda n, dy: [dy * sign(n.inputs[0])], result="same"), "``|input|``."
+)
+sign = _unary(
+    _define(
+        "sign",
+        lambda s, x: s.sub(s.cast(s.gt(x, s.const(0, x)), x), s.cast(s.lt(x, s.const(0, x)), x)),
+        np.sign,
+        lambda n, dy: [None],
+        result="same",
+    ),
+    "-1, 0 or 1; 0 at NaN, as torch.",
+)
+floor = _unary(_define("floor", lambda s, x: s.floor(x), np.floor, lambda n, dy: [None]), "Largest integer not above.")
+exp = _unary(
+    _define("exp", lambda s, x: s.exp(x), np.exp, lambda n, dy: [dy * n.outputs[0]], cheap=False), "``e ** input``."
+)
+log = _unary(
+    _define(
+        "log", lambda s, x: s.log(x), np.log, lambda n, dy: [dy / n.inputs[0]], domain=(0.1, 4.0), cheap=False
+    ),
+    "Natural logarithm.",
+)
+sqrt = _unary(
+    _define(
+        "sqrt", lambda s, x: s.sqrt(x), np.sqrt, lambda n, dy: [dy * 0.5 / n.outputs[0]], domain=(0.1, 4.0), cheap=False
+    ),
+    "Square root.",
+)
+rsqrt = _unary(
+    _define(
+        "rsqrt",
+        lambda s, x: s.rsqrt(x),
+        lambda x: 1 / np.sqrt(x),
+        lambda n, dy: [dy * -0.5 * n.outputs[0] / n.inputs[0]],
+        domain=(0.1, 4.0),
+        cheap=False,
+    ),
+    "``1 / sqrt(input)``.",
+)
+sin = _unary(
+    _define("sin", lambda s, x: s.sin(x), np.sin, lambda n, dy: [dy * cos(n.inputs[0])], cheap=False), "Sine."
+)
+cos = _unary(
+    _define("cos", lambda s, x: s.cos(x), np.cos, lambda n, dy: [-(dy * sin(n.inputs[0]))], cheap=False), "Cosine."
+)
+tanh = _unary(
+    _define(
+        "tanh", lambda s, x: s.tanh(x), np.tanh, lambda n, dy: [dy * (1.0 - n.outputs[0] * n.outputs[0])], cheap=False
+    ),
+    "Hyperbolic tangent.",
+)
+erf = _unary(
+    _define(
+        "erf",
+        lambda s, x: s.erf(x),
+        np.vectorize(math.erf, otypes=[np.float64]),
+        lambda n, dy: [dy * (2 / math.sqrt(math.pi)) * exp(-(n.inputs[0] * n.inputs[0]))],
+        cheap=False,
+    ),
+    "Error function.",
+)
+sigmoid = _unary(
+    _define(
+        "sigmoid",
+        lambda s, x: s.div(s.const(1.0, x), s.add(s.const(1.0, x), s.exp(s.neg(x)))),
+        lambda x: np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x)))),
+        lambda n, dy: [dy * n.outputs[0] * (1.0 - n.outputs[0])],
+        cheap=False,
+    ),
+    "``1 / (1 + exp(-input))``.",
+)
+relu = _unary(
+    _define(
+        "relu",
+        lambda s, x: s.maximum(x, s.const(0.0, x)),
+        lambda x: np.maximum(x, 0),
+        lambda n, dy: [where(gt(n.outputs[0], 0.0), dy, 0.0)],
+    ),
+    "``max(input, 0)``. The gradient at 0 is 0.",
+)
+stop_gradient = _unary(
+    _define(
+        "stop_gradient", lambda s, x: x, lambda x: x, lambda n, dy: [None], simplify=lambda n: n.inputs[0]
+    ),
+    "The same value, through which no gradient flows (torch's detach).",
+)
+
+
+def _infer_where(condition: TensorType, input: TensorType, other: TensorType) -> Types:
+    _shape((condition, input, other), ("condition", "input", "other"))
+    if not condition.dtype.is_bool or input.dtype != other.dtype:
+        raise DTypeError(
+            f"where takes a bool condition and two tensors of one dtype, got {condition.dtype}, {input.dtype}, {other.dtype}"
+        )
+    return (TensorType(input.shape, input.dtype),)
+
+
+def _where_samples(rng: np.random.Generator) -> list[Sample]:
+    shapes = ((4, 3), (), (0,))
+    return [
+        Sample(
+            (
+                np.asarray(rng.random(s) > 0.5),
+                rng.standard_normal(s).astype(np.float32),
+                rng.standard_normal(s).astype(np.float32),
+            ),
+            {},
+        )
+        for s in shapes
+    ]
+
+
+register(
+    OpDef(
+        name="where",
+        kind=Kind.ELEMENTWISE,
+        infer=_infer_where,
+        vjp=lambda n, dy: [None, where(n.inputs[0], dy, 0.0), where(n.inputs[0], 0.0, dy)],
+        reference=np.where,
+        samples=lambda rng: [Sample(tuple(np.asarray(a) for a in s.inputs), {}) for s in _where_samples(rng)],
+        body=lambda s, c, a, b: s.where(c, a, b),
+    )
+)
+
+
+@function
+def where(condition: Value, input: Any, other: Any) -> Value:
+    """``input`` where ``condition`` (bool) holds, else ``other``; all three broadcast."""
+    tensors = [v.dtype for v in (input, other) if isinstance(v, Value)]
+    dtype = promote(*tensors) if tensors else as_dtype("int64")
+    if not dtype.is_float and (isinstance(input, float) or isinstance(other, float)):
+        dtype = float32
+    a, b = (v if isinstance(v, Value) else tensor(condition, "condition").graph.constant(v) for v in (input, other))
+    shape = broadcast_shape(condition.shape, a.shape, b.shape)
+    return apply("where", *(broadcast_to(v, shape) for v in (condition, cast_to(a, dtype), cast_to(b, dtype))))
+
+
+def _infer_cast(input: TensorType, *, dtype: str) -> Types:
+    return (TensorType(input.shape, as_dtype(dtype)),)
+
+
+def _cast_samples(rng: np.random.Generator) -> list[Sample]:
+    x = (rng.standard_normal((3, 4)) * 5).astype(np.float32)
+    names = ("float64", "int32", "bool", "float16")
+    return [*(Sample((x,), {"dtype": d}) for d in names), Sample((x > 0,), {"dtype": "float32"})]
+
+
+register(
+    OpDef(
+        name="cast",
+        kind=Kind.ELEMENTWISE,
+        infer=_infer_cast,
+        vjp=lambda n, dy: [cast_to(dy, n.inputs[0].dtype) if n.inputs[0].dtype.is_float else None],
+        reference=lambda x, dtype: np.asarray(x).astype(as_dtype(dtype).numpy),
+        samples=_cast_samples,
+        body=lambda s, x, dtype: s.cast(x, as_dtype(dtype)),
+        simplify=lambda n: n.inputs[0] if n.inputs[0].dtype == n.types[0].dtype else None,
+    )
+)
+
+
+@function
+def cast(input: Value, dtype: DTypeLike) -> Value:
+    """``input`` with each element converted to ``dtype``; floats are truncated towards zero when they become integers."""
+    return cast_to(tensor(input), as_dtype(dtype))

@@ -1,0 +1,107 @@
+"""Random numbers from a counter: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11).
+
+A random tensor is a function of (seed, counter, stream, element), so every target draws the same numbers, a recomputed mask
+equals the first one, and nothing but the counter is state. The graph owns ``rng.seed`` and ``rng.counter``; each run of a
+program that draws adds one to the counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from graphrt.errors import ArgumentError, DTypeError
+from graphrt.index import linearize, row_major
+from graphrt.ir import Graph, Value
+from graphrt.op import REGISTRY, Kind, OpDef, Sample, Types, register
+from graphrt.ops.base import function
+from graphrt.ops.elementwise import ge, where
+from graphrt.types import Shape, TensorType, float32, int64
+
+_M0, _M1, _W0, _W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
+_MASK = np.uint64(0xFFFFFFFF)
+
+
+def philox(counter: Sequence[Any], key: Sequence[Any]) -> list[np.ndarray]:
+    """Ten rounds of Philox4x32 on four 32-bit counter words under two key words, as NumPy uint64 arrays of 32-bit words."""
+    c = [np.asarray(w, np.uint64) & _MASK for w in counter]
+    k = [np.asarray(w, np.uint64) & _MASK for w in key]
+    for _ in range(10):
+        p0, p1 = c[0] * np.uint64(_M0), c[2] * np.uint64(_M1)
+        high0, high1 = p0 >> np.uint64(32), p1 >> np.uint64(32)
+        c = [high1 ^ c[1] ^ k[0], p1 & _MASK, high0 ^ c[3] ^ k[1], p0 & _MASK]
+        k = [(k[0] + np.uint64(_W0)) & _MASK, (k[1] + np.uint64(_W1)) & _MASK]
+    return c
+
+
+def _reference_uniform(seed: np.ndarray, counter: np.ndarray, shape: Shape, stream: int) -> np.ndarray:
+    element = np.arange(int(np.prod(shape)), dtype=np.uint64).reshape(shape)
+    s, c = int(seed) & (2**64 - 1), int(counter) & 0xFFFFFFFF
+    words = philox((element, np.uint64(c), np.uint64(stream), np.uint64(0)), (np.uint64(s & 0xFFFFFFFF), np.uint64(s >> 32)))
+    return (words[0] >> np.uint64(8)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def _infer_uniform(seed: TensorType, counter: TensorType, *, shape: Shape, stream: int) -> Types:
+    if seed != TensorType((), int64) or counter != TensorType((), int64):
+        raise DTypeError(f"seed and counter must be int64 scalars, got {seed} and {counter}")
+    return (TensorType(tuple(shape), float32),)
+
+
+def _body(s: Any, index: Any, seed: Any, counter: Any, shape: Shape, stream: int) -> Any:
+    return s.uniform(seed, counter, stream, linearize(index, row_major(shape)))
+
+
+register(
+    OpDef(
+        name="uniform",
+        kind=Kind.RANDOM,
+        infer=_infer_uniform,
+        vjp=lambda n, dy: [None, None],
+        reference=_reference_uniform,
+        samples=lambda rng: [
+            Sample((np.asarray(s, np.int64), np.asarray(c, np.int64)), {"shape": shape, "stream": t})
+            for s, c, shape, t in ((0, 0, (4, 5), 0), (2**40 + 3, 7, (3,), 2), (5, 1, (), 1))
+        ],
+        body=_body,
+        cheap=False,
+    )
+)
+
+
+def manual_seed(graph: Graph, seed: int) -> None:
+    """Sets the seed that the graph's random ops start from; without it the seed is 0."""
+    state(graph)
+    graph.initial["rng.seed"] = np.asarray(seed, np.int64)
+
+
+def state(graph: Graph) -> tuple[Value, Value]:
+    """The graph's seed and counter, made at first use together with the counter's update."""
+    if "rng.seed" not in graph.sources:
+        graph.parameter("rng.seed", np.asarray(0, np.int64), trainable=False)
+        counter = graph.parameter("rng.counter", np.asarray(0, np.int64), trainable=False)
+        graph.update(counter, counter + 1)
+    return graph.sources["rng.seed"].outputs[0], graph.sources["rng.counter"].outputs[0]
+
+
+def uniform(graph: Graph, shape: Sequence[int]) -> Value:
+    """float32 numbers in [0, 1), new ones at every run."""
+    stream = sum(n.op.name == "uniform" for n in graph.nodes)
+    seed, counter = state(graph)
+    attrs = {"shape": tuple(shape), "stream": stream}
+    return graph.append(REGISTRY["uniform"], (seed, counter), attrs).outputs[0]
+
+
+@function
+def dropout(input: Value, p: float = 0.5, training: bool = True) -> Value:
+    """Zeroes each element with probability ``p`` and scales the rest by ``1/(1-p)``; the identity unless ``training``.
+
+    Srivastava et al., "Dropout", JMLR 2014, in the inverted form.
+    """
+    if not 0.0 <= p <= 1.0:
+        raise ArgumentError(f"p is a probability, got {p}")
+    if not training or p == 0.0:
+        return input
+    keep = ge(uniform(input.graph, input.shape), p)
+    return where(keep, input * (1.0 / (1.0 - p) if p < 1.0 else 0.0), 0.0)

@@ -1,0 +1,201 @@
+"""Reductions: an axis set folded by sum, max, min or product.
+
+``reduce`` drops the reduced dimensions; ``keepdim`` is a reshape behind it. Integers and bool sum in int64, float16 in
+float32; the result of a float reduction has its input's dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from graphrt.errors import ArgumentError, DTypeError, ShapeError
+from graphrt.ir import Node, Value
+from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.ops.base import apply, broadcast_to, cast, dim_index, dim_indices, function, require_float, tensor
+from graphrt.ops.elementwise import eq, log, lt, ne, sqrt, stop_gradient, where
+from graphrt.ops.elementwise import exp as _exp
+from graphrt.ops.view import iota, reshape
+from graphrt.types import Shape, TensorType, int64
+
+Dims = int | Sequence[int] | None
+_NUMPY: dict[str, Any] = {"sum": np.sum, "max": np.max, "min": np.min, "prod": np.prod}
+
+
+def _infer_reduce(input: TensorType, *, op: str, dims: Shape) -> Types:
+    if op not in _NUMPY:
+        raise ArgumentError(f"op must be one of {', '.join(_NUMPY)}, got {op!r}")
+    if input.dtype.is_bool:
+        raise DTypeError(f"{op} takes numbers, got bool; cast it first")
+    found = dim_indices(dims, input.ndim)
+    if op in ("max", "min") and 0 in (input.shape[d] for d in found):
+        raise ShapeError(f"{op} over an empty dimension of {list(input.shape)} has no value")
+    return (TensorType(tuple(n for i, n in enumerate(input.shape) if i not in found), input.dtype),)
+
+
+def _keep(shape: Shape, dims: Sequence[int]) -> Shape:
+    return tuple(1 if i in dims else n for i, n in enumerate(shape))
+
+
+def _reduce_vjp(node: Node, dy: Value) -> list[Value | None]:
+    x, y = node.inputs[0], node.outputs[0]
+    dims, op = node.attrs["dims"], node.attrs["op"]
+
+    def widen(v: Value) -> Value:
+        return broadcast_to(reshape(v, _keep(x.shape, dims)), x.shape)
+
+    if op == "sum":
+        return [widen(dy)]
+    if op == "prod":
+        return [widen(dy) * _others(x, dims)]
+    tie = cast(eq(x, widen(y)), x.dtype)  # equal extremes share the gradient, as torch's amax does
+    return [tie * widen(dy / apply("reduce", tie, op="sum", dims=dims))]
+
+
+def _others(x: Value, dims: Sequence[int]) -> Value:
+    """For each element the product of all others along ``dims``, right also where zeros are among them."""
+    zero = eq(x, 0.0)
+    ones = where(zero, 1.0, x)
+    count = apply("reduce", cast(zero, x.dtype), op="sum", dims=tuple(dims))
+    product = apply("reduce", ones, op="prod", dims=tuple(dims))
+    shape = _keep(x.shape, dims)
+    count, product = (broadcast_to(reshape(v, shape), x.shape) for v in (count, product))
+    alone = where(zero, eq(count, 1.0), eq(count, 0.0))
+    return where(alone, product / ones, 0.0)
+
+
+def _split_reduce(node: Node, splits: int) -> Value:
+    """Reduces the first reduced dimension that ``splits`` divides in two steps."""
+    x, dims, op = node.inputs[0], node.attrs["dims"], node.attrs["op"]
+    at = next((d for d in dims if x.shape[d] % splits == 0), None)
+    if at is None:
+        return apply("reduce", x, op=op, dims=dims)
+    parts = reshape(x, (*x.shape[:at], splits, x.shape[at] // splits, *x.shape[at + 1 :]))
+    partial = apply("reduce", parts, op=op, dims=tuple(d + (d >= at) for d in dims))
+    return apply("reduce", partial, op=op, dims=(len([d for d in range(at) if d not in dims]),))
+
+
+def _samples(rng: np.random.Generator) -> list[Sample]:
+    x = (rng.standard_normal((3, 4, 5)) * 2).astype(np.float32)
+    calls = [Sample((x,), {"op": op, "dims": dims}) for op in _NUMPY for dims in ((2,), (0, 1), (0, 1, 2), (1,))]
+    calls += [Sample((x[:, :, :0],), {"op": "sum", "dims": (2,)}), Sample((x[0, 0],), {"op": "max", "dims": (0,)})]
+    calls.append(Sample((rng.standard_normal((2, 300)).astype(np.float32),), {"op": "sum", "dims": (1,)}))
+    return calls
+
+
+register(
+    OpDef(
+        name="reduce",
+        kind=Kind.REDUCTION,
+        infer=_infer_reduce,
+        vjp=_reduce_vjp,
+        reference=lambda x, op, dims: np.asarray(_NUMPY[op](x, axis=tuple(dims))).astype(x.dtype),
+        samples=_samples,
+        split=_split_reduce,
+        flops=lambda n: n.inputs[0].type.size,
+    )
+)
+
+
+def _reduce(input: Value, op: str, dim: Dims, keepdim: bool) -> Value:
+    dims = dim_indices(dim, tensor(input).ndim)
+    y = apply("reduce", input, op=op, dims=dims) if dims else input
+    return reshape(y, _keep(input.shape, dims)) if keepdim else y
+
+
+@function
+def sum(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:  # noqa: A001 - torch's name
+    """Sum over ``dim`` (all when None); bool and integers sum as int64."""
+    return _reduce(input if input.dtype.is_float else cast(input, int64), "sum", dim, keepdim)
+
+
+@function
+def prod(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
+    """Product over ``dim`` (all when None); bool and integers multiply as int64."""
+    return _reduce(input if input.dtype.is_float else cast(input, int64), "prod", dim, keepdim)
+
+
+@function
+def mean(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
+    """Arithmetic mean over ``dim`` (all when None) of a float tensor."""
+    require_float(input.dtype, "input of mean")
+    count = math.prod(input.shape[d] for d in dim_indices(dim, input.ndim))
+    return _reduce(input, "sum", dim, keepdim) * (1.0 / count if count else float("nan"))
+
+
+@function
+def amax(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
+    """Largest value over ``dim``; NaN wins; equal values share the gradient."""
+    return _reduce(input, "max", dim, keepdim)
+
+
+@function
+def amin(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
+    """Smallest value over ``dim``; NaN wins; equal values share the gradient."""
+    return _reduce(input, "min", dim, keepdim)
+
+
+@function
+def var(input: Value, dim: Dims = None, correction: int = 1, keepdim: bool = False) -> Value:
+    """Variance over ``dim`` in two passes, divided by ``count - correction``."""
+    require_float(input.dtype, "input of var")
+    count = math.prod(input.shape[d] for d in dim_indices(dim, input.ndim))
+    centred = input - mean(input, dim, keepdim=True)
+    divisor = count - correction
+    return _reduce(centred * centred, "sum", dim, keepdim) * (1.0 / divisor if divisor > 0 else float("nan"))
+
+
+@function
+def std(input: Value, dim: Dims = None, correction: int = 1, keepdim: bool = False) -> Value:
+    """Standard deviation: the square root of ``var``."""
+    return sqrt(var(input, dim, correction, keepdim))
+
+
+def _arg(input: Value, dim: int | None, keepdim: bool, op: str) -> Value:
+    x = reshape(input, (-1,)) if dim is None else input
+    at = dim_index(0 if dim is None else dim, x.ndim)
+    extreme = _reduce(x, op, at, True)
+    hit = eq(x, extreme)
+    if x.dtype.is_float:
+        hit = hit | ne(x, x)
+    y = _reduce(where(hit, iota(x, at), x.shape[at]), "min", at, keepdim)
+    return reshape(y, (1,) * input.ndim) if dim is None and keepdim else y
+
+
+@function
+def argmax(input: Value, dim: int | None = None, keepdim: bool = False) -> Value:
+    """Index (int64) of the first largest value along ``dim``, or in the flattened tensor; NaN counts as largest."""
+    return _arg(input, dim, keepdim, "max")
+
+
+@function
+def argmin(input: Value, dim: int | None = None, keepdim: bool = False) -> Value:
+    """Index (int64) of the first smallest value along ``dim``, or in the flattened tensor; NaN counts as smallest."""
+    return _arg(input, dim, keepdim, "min")
+
+
+@function
+def any(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:  # noqa: A001 - torch's name
+    """Whether any element along ``dim`` is true."""
+    return ne(sum(ne(input, 0) if not input.dtype.is_bool else input, dim, keepdim), 0)
+
+
+@function
+def all(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:  # noqa: A001 - torch's name
+    """Whether all elements along ``dim`` are true."""
+    return eq(sum(eq(input, 0) if not input.dtype.is_bool else ~input, dim, keepdim), 0)
+
+
+@function
+def logsumexp(input: Value, dim: Dims, keepdim: bool = False) -> Value:
+    """``log(sum(exp(input)))`` over ``dim``, shifted by the maximum so that nothing overflows."""
+    require_float(input.dtype, "input of logsumexp")
+    top = stop_gradient(_reduce(input, "max", dim, True))
+    top = where(lt(top * 0.0, 1.0), top, 0.0)  # an infinite maximum cannot be subtracted
+    y = log(_reduce(_exp(input - top), "sum", dim, True)) + top
+    dims = dim_indices(dim, input.ndim)
+    return y if keepdim else reshape(y, [n for i, n in enumerate(input.shape) if i not in dims])
+

@@ -1,0 +1,65 @@
+"""Choose how each value lies in memory: channels-last inside, row-major at the edges.
+
+Nothing is rewritten: a layout is part of a value's type, and index maps turn it into strides. Templates say which order
+they like (``OpDef.orders``); elementwise values follow their operands; what is only flattened stays row-major, so that the
+matmul behind it reads consecutive addresses. Inputs keep the order their caller gives them.
+"""
+
+from __future__ import annotations
+
+from graphrt.ir import Graph, Node, Value
+from graphrt.op import Kind, Order
+from graphrt.passes.rewrite import rewrite
+
+
+def assign_layouts(graph: Graph, min_channels: int = 1) -> Graph:
+    """``graph`` with an order on every value; feature maps of fewer than ``min_channels`` channels stay row-major."""
+    wishes: dict[Value, list[Order]] = {v: [] for v in graph.values()}
+    for node in graph.nodes:
+        if node.op.orders is not None:
+            for v, order in zip(node.inputs, node.op.orders(node)[0], strict=True):
+                wishes[v].append(order)
+        elif node.op.kind is Kind.VIEW:
+            for v in node.inputs:
+                wishes[v].append(None)
+    chosen: dict[Value, Order] = {}
+    for _ in range(2):  # the second round knows the layouts of parameters that follow another (momentum buffers)
+        for node in graph.nodes:
+            for i, v in enumerate(node.outputs):
+                order = _choose(node, i, wishes[v], chosen)
+                chosen[v] = None if order is not None and _few_channels(v, order, min_channels) else order
+        for node in graph.nodes:
+            if node.op.kind is Kind.ELEMENTWISE:
+                orders = [chosen[v] for v in node.inputs if v.shape == node.types[0].shape and chosen[v] is not None]
+                for v in node.inputs:
+                    if orders and v.node.op.name == "parameter" and v.shape == node.types[0].shape and not wishes[v]:
+                        wishes[v].append(orders[0])
+    for name, v in graph.updates.items():  # new state lies where the old lay
+        chosen[v] = chosen[graph.sources[name].outputs[0]]
+    result = rewrite(graph, lambda node: None)
+    for old, new in zip(graph.nodes, result.nodes, strict=True):
+        types = tuple(t.with_order(chosen[v]) for t, v in zip(old.types, old.outputs, strict=True))
+        object.__setattr__(new, "types", types)
+    return result
+
+
+def _few_channels(v: Value, order: Order, least: int) -> bool:
+    return order is not None and order[0] == 0 and v.ndim >= 3 and order[-1] == 1 and v.shape[1] < least
+
+
+def _choose(node: Node, i: int, wishes: list[Order], chosen: dict[Value, Order]) -> Order:
+    wanted = [o for o in wishes if o is not None]
+    if node.op.kind is Kind.SOURCE:
+        return wanted[0] if node.op.name == "parameter" and wanted else None
+    if node.op.kind is Kind.VIEW:
+        return None
+    shape = node.types[i].shape
+    if node.op.orders is not None:
+        return None if wishes and not wanted else node.op.orders(node)[1][i]
+    if node.op.kind in (Kind.ELEMENTWISE, Kind.RANDOM):
+        inherited = [chosen[v] for v in node.inputs if v.shape == shape and v.node.op.kind is not Kind.VIEW]
+        followed = [o for o in inherited if o is not None]
+        if followed:
+            return followed[0]
+        return wanted[0] if wanted else None
+    return None

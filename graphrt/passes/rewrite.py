@@ -1,0 +1,50 @@
+"""The one way a pass changes a graph: copy it node by node and let a rule replace some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from graphrt.ir import Graph, Node, Value
+from graphrt.op import Kind
+
+Rule = Callable[[Node], Sequence[Value] | None]
+
+
+def rewrite(graph: Graph, rule: Rule, keep: set[Node] | None = None) -> Graph:
+    """A copy of ``graph`` in which a node for which ``rule`` returns values is replaced by them.
+
+    The rule is called with the copied node, the last of the new graph, and builds on its inputs; a node it replaces is
+    taken out again if nothing was built on it. ``keep`` limits the copy to these nodes.
+    """
+    new, table = Graph(), dict[Value, Value]()
+    new.initial, new._counts = graph.initial, graph._counts.copy()
+    for node in graph.nodes:
+        if keep is not None and node not in keep:
+            continue
+        with new.at(node.origin):
+            copy = new.append(node.op, [table[v] for v in node.inputs], node.attrs, node.name)
+            types = tuple(t.with_order(old.order) for t, old in zip(copy.types, node.types, strict=True))
+            object.__setattr__(copy, "types", types)
+            outputs: Sequence[Value] = copy.outputs
+            if node.op.kind is Kind.SOURCE:
+                new.sources[node.name] = copy
+            elif (found := rule(copy)) is not None:
+                outputs = found
+                at = new.nodes.index(copy, len(new.nodes) - 1 - _built(new, copy))
+                if not any(v.node is copy for n in new.nodes[at + 1 :] for v in n.inputs) and copy not in {
+                    v.node for v in found
+                }:
+                    del new.nodes[at]
+        table.update(zip(node.outputs, outputs, strict=True))
+    new.outputs = {name: table[v] for name, v in graph.outputs.items()}
+    new.updates = {name: table[v] for name, v in graph.updates.items()}
+    return new
+
+
+def _built(graph: Graph, node: Node) -> int:
+    """How many nodes were appended behind ``node``."""
+    count = 0
+    while graph.nodes[-1 - count] is not node:
+        count += 1
+    return count
+

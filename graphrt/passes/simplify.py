@@ -1,0 +1,75 @@
+"""Canonicalise a graph: constant folding, per-op identities and view algebra, common subexpressions, dead code.
+
+Each op's own identities are its ``simplify`` rule; this pass only walks, folds and numbers values (value numbering after
+Cocke, "Global common subexpression elimination", 1970). Runs to a fixed point, and returns the same graph when nothing
+changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from graphrt.ir import Graph, Node, Value
+from graphrt.op import Kind
+from graphrt.ops.base import broadcast_to
+from graphrt.ops.elementwise import constant_of
+from graphrt.passes.rewrite import rewrite
+from graphrt.types import as_dtype
+
+_ROUNDS = 20  # each round removes a node or stops; deep chains settle in two or three
+
+
+def simplify(graph: Graph) -> Graph:
+    """The same program with no node that another one makes superfluous."""
+    for _ in range(_ROUNDS):
+        before = len(graph.nodes)
+        changed = False
+
+        seen: dict[Any, Node] = {}
+
+        def rule(node: Node, seen: dict[Any, Node] = seen) -> Sequence[Value] | None:
+            nonlocal changed
+            replacement = _folded(node)
+            if replacement is None and node.op.simplify is not None:
+                replacement = node.op.simplify(node)
+            if replacement is not None:
+                changed = True
+                return (replacement,)
+            key = (node.op.name, node.inputs, tuple(sorted((k, repr(a)) for k, a in node.attrs.items())))
+            first = seen.setdefault(key, node)
+            if first is not node:
+                changed = True
+                return first.outputs
+            return None
+
+        candidate = dead_code(rewrite(graph, rule))
+        if not changed and len(candidate.nodes) == before:
+            return graph
+        graph = candidate
+    return graph
+
+
+def dead_code(graph: Graph) -> Graph:
+    """``graph`` without the nodes that no output and no update needs; inputs and parameters stay."""
+    live: set[Node] = {v.node for v in graph.results()}
+    for node in reversed(graph.nodes):
+        if node in live:
+            live.update(v.node for v in node.inputs)
+    keep = {n for n in graph.nodes if n in live or n.op.kind is Kind.SOURCE}
+    return graph if len(keep) == len(graph.nodes) else rewrite(graph, lambda node: None, keep)
+
+
+def _folded(node: Node) -> Value | None:
+    """The constant that an elementwise op on constants is."""
+    if node.op.kind is not Kind.ELEMENTWISE or not node.inputs:
+        return None
+    numbers = [constant_of(v) for v in node.inputs]
+    if any(n is None for n in numbers):
+        return None
+    arrays = [np.asarray(n, as_dtype(v.dtype).numpy) for n, v in zip(numbers, node.inputs, strict=True)]
+    with np.errstate(all="ignore"):
+        result = np.asarray(node.op.reference(*arrays, **node.attrs)).astype(node.types[0].dtype.numpy)
+    return broadcast_to(node.graph.constant(result.item(), node.types[0].dtype), node.types[0].shape)

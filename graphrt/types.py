@@ -1,0 +1,145 @@
+"""Tensor types: element type, shape and physical layout.
+
+A ``TensorType`` prints as ``f32[64,6,28,28]``; a layout other than row-major is written behind it as the order of the
+dimensions in memory, outermost first: ``f32[64,6,28,28]{0,2,3,1}`` is channels-last. Shapes and dtypes are what a program
+means, layouts are how it is stored, so ``same`` compares the first two only.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class DType:
+    """One element type: its name as torch spells it, short name, NumPy type, size in bytes, and rank in promotion."""
+
+    name: str
+    short: str
+    numpy: np.dtype
+    rank: int
+
+    @property
+    def itemsize(self) -> int:
+        return int(self.numpy.itemsize)
+
+    @property
+    def is_float(self) -> bool:
+        return self.numpy.kind == "f"
+
+    @property
+    def is_bool(self) -> bool:
+        return self.numpy.kind == "b"
+
+    @property
+    def is_int(self) -> bool:
+        return self.numpy.kind in "iu"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+bool_ = DType("bool", "b1", np.dtype(np.bool_), 0)
+uint8 = DType("uint8", "u8", np.dtype(np.uint8), 1)
+int8 = DType("int8", "i8", np.dtype(np.int8), 2)
+int16 = DType("int16", "i16", np.dtype(np.int16), 3)
+int32 = DType("int32", "i32", np.dtype(np.int32), 4)
+int64 = DType("int64", "i64", np.dtype(np.int64), 5)
+float16 = DType("float16", "f16", np.dtype(np.float16), 6)
+float32 = DType("float32", "f32", np.dtype(np.float32), 7)
+float64 = DType("float64", "f64", np.dtype(np.float64), 8)
+
+DTYPES: dict[str, DType] = {d.name: d for d in (bool_, uint8, int8, int16, int32, int64, float16, float32, float64)}
+_BY_SHORT = {d.short: d for d in DTYPES.values()}
+_BY_NUMPY = {d.numpy: d for d in DTYPES.values()}
+
+DTypeLike = DType | str | np.dtype | type
+
+
+def as_dtype(dtype: DTypeLike) -> DType:
+    """The DType that ``dtype`` names: a DType, ``"float32"``, ``"f32"``, a NumPy or torch dtype. Raises TypeError."""
+    if isinstance(dtype, DType):
+        return dtype
+    text = str(dtype).removeprefix("torch.")
+    found = DTYPES.get(text) or _BY_SHORT.get(text)
+    if found is None:
+        try:
+            found = _BY_NUMPY.get(np.dtype(dtype))
+        except TypeError:
+            found = None
+    if found is None:
+        raise TypeError(f"{dtype!r} is no dtype of graphrt; it has {', '.join(DTYPES)}")
+    return found
+
+
+def promote(*dtypes: DType) -> DType:
+    """The dtype of an operation on tensors of ``dtypes``: the highest rank, as torch promotes tensors of equal rank.
+
+    Two exceptions follow torch: uint8 with int8 gives int16.
+    """
+    best = max(dtypes, key=lambda d: d.rank)
+    if best is int8 and uint8 in dtypes:
+        return int16
+    return best
+
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """``shape`` and ``dtype`` of a value, and ``order``: its dimensions in memory, outermost first (None: row-major)."""
+
+    shape: Shape
+    dtype: DType
+    order: tuple[int, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def strides(self) -> Shape:
+        """Distance in elements between neighbours along each dimension, for a dense tensor laid out in ``order``."""
+        strides, step = [0] * self.ndim, 1
+        for dim in reversed(self.order if self.order is not None else range(self.ndim)):
+            strides[dim] = step
+            step *= self.shape[dim]
+        return tuple(strides)
+
+    def same(self, other: TensorType) -> bool:
+        """Whether shape and dtype agree, whatever the layout."""
+        return self.shape == other.shape and self.dtype == other.dtype
+
+    def with_order(self, order: Sequence[int] | None) -> TensorType:
+        """This type stored in ``order``; row-major is kept as None so that equal layouts compare equal."""
+        if order is not None and tuple(order) == tuple(range(self.ndim)):
+            order = None
+        return replace(self, order=None if order is None else tuple(order))
+
+    def __str__(self) -> str:
+        text = f"{self.dtype.short}[{','.join(map(str, self.shape))}]"
+        return text if self.order is None else text + "{" + ",".join(map(str, self.order)) + "}"
+
+    @staticmethod
+    def parse(text: str) -> TensorType:
+        """Reads what ``str`` printed. Raises ValueError."""
+        match = re.fullmatch(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)\})?", text.strip())
+        if match is None or match[1] not in _BY_SHORT:
+            raise ValueError(f"{text!r} is no tensor type; one looks like f32[64,10] or f32[8,3,9,9]{{0,2,3,1}}")
+        ints = [tuple(int(i) for i in part.split(",") if i) for part in (match[2], match[3] or "")]
+        return TensorType(ints[0], _BY_SHORT[match[1]], ints[1] if match[3] is not None else None)
