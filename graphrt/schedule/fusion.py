@@ -1,0 +1,428 @@
+"""Fusion: cut a graph into groups, each one kernel.
+
+Anchors, then what follows them, then what can be computed on load, then leftover elementwise nodes (hidet's order; Ding et
+al., ASPLOS 2023). ``legal`` says whether a node may join a group, ``benefit`` what that saves in bytes; every answer is kept
+as a decision with its reason.
+
+       prologue: x -> bn, relu -\
+                                 conv --> add, relu, mask  (epilogue)    one kernel
+       prologue: w -> cast -----/
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from graphrt.index import axes
+from graphrt.ir import Graph, Node, Value
+from graphrt.op import Kind
+from graphrt.schedule.group import FREE, Group, Index, chain, make_group, pull
+
+MAX_INPUTS = 24  # buffers of one kernel; more only spills registers
+MAX_ROW = 16384  # a reduced row up to this size is kept on chip; beyond it each pass reads it again
+FUSABLE = (Kind.ELEMENTWISE, Kind.RANDOM)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether something may be done, and why (not)."""
+
+    ok: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of one edge: ``node`` into ``group`` (by its anchor's name), and the bytes that saves."""
+
+    node: str
+    group: str
+    fused: bool
+    reason: str
+    saved: int
+
+
+class Fusion:
+    """The state of one run of ``fuse``: who reads whom, which group owns which node, and the decisions so far."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.position = {n: i for i, n in enumerate(graph.nodes)}
+        self.users = graph.users()
+        self.owner: dict[Node, Group] = {}
+        self.inlined: dict[Node, list[Group]] = {}
+        self.groups: list[Group] = []
+        self.decisions: list[Decision] = []
+        self.results = set(graph.results())
+
+    def readers(self, value: Value) -> Iterator[Node]:
+        """Nodes that read ``value``, seen through views."""
+        for node in self.users[value]:
+            if node.op.kind is Kind.VIEW:
+                yield from self.readers(node.outputs[0])
+            else:
+                yield node
+
+    def is_result(self, value: Value) -> bool:
+        """Whether a run returns ``value``, or a view of it, to the user or to a parameter."""
+        if value in self.results:
+            return True
+        views = (n for n in self.users[value] if n.op.kind is Kind.VIEW)
+        return any(self.is_result(n.outputs[0]) for n in views)
+
+    def start(self, node: Node) -> Group:
+        group = make_group(f"g{len(self.groups)}", node)
+        self.groups.append(group)
+        self.owner[node] = group
+        return group
+
+    def add(self, group: Group, node: Node, index: Index) -> None:
+        group.nodes.append(node)
+        group.nodes.sort(key=self.position.__getitem__)
+        group.index[node.outputs[0]] = index
+        self.owner[node] = group
+
+    def decide(self, node: Node, group: Group, verdict: Verdict, saved: int) -> bool:
+        name = group.anchor.name if group.anchor else group.nodes[0].name
+        self.decisions.append(Decision(node.name, name, verdict.ok, verdict.reason, saved))
+        if not verdict.ok:
+            group.stopped.append(f"{node.name} {verdict.reason}")
+        return verdict.ok
+
+    def successors(self, node: Node) -> Iterator[Node]:
+        """Everything that waits for ``node``: its readers and, if it is in a group, the readers of the whole group."""
+        group = self.owner.get(node)
+        for member in group.nodes if group else [node]:
+            for v in member.outputs:
+                for reader in self.readers(v):
+                    yield reader
+                    for other in self.inlined.get(reader, ()):
+                        yield from other.nodes
+
+    def depends(self, start: set[Node], goals: set[Node]) -> bool:
+        """Whether a path leads from ``start`` to a node of ``goals`` in the graph with groups contracted."""
+        seen: set[Node] = set()
+        stack = list(start)
+        while stack:
+            node = stack.pop()
+            if node in goals:
+                return True
+            if node not in seen:
+                seen.add(node)
+                stack.extend(self.successors(node))
+        return False
+
+
+def fuse(graph: Graph, enabled: bool = True) -> tuple[list[Group], list[Decision]]:
+    """Groups of ``graph`` in no particular order, and every decision taken. ``enabled`` False leaves each node alone."""
+    f = Fusion(graph)
+    anchors = [n for n in graph.nodes if n.op.kind not in (*FREE, *FUSABLE)]
+    for node in anchors:
+        if node not in f.owner:
+            group = f.start(node)
+            if enabled:
+                _grow(f, group)
+    if enabled:
+        _merge_rows(f)
+        _inline(f)
+    for node in graph.nodes:
+        if node.op.kind in FUSABLE and node not in f.owner and node not in f.inlined:
+            group = f.start(node)
+            if enabled:
+                _grow(f, group)
+    if enabled:
+        _inline(f)
+    _copies(f)
+    for group in f.groups:
+        _edges(f, group)
+    _check(f)
+    return f.groups, f.decisions
+
+
+# --- growing forward: epilogues, row operations, elementwise chains ----------------------------------------------
+
+
+def _grow(f: Fusion, group: Group) -> None:
+    refused: set[Node] = set()
+    while True:
+        found = {r for v in group.values() for r in f.readers(v)}
+        found = {n for n in found if n not in f.owner and n not in f.inlined and n not in refused}
+        if not found:
+            break
+        node = min(found, key=f.position.__getitem__)
+        verdict, index = legal(f, group, node)
+        saved = benefit(f, group, node) if verdict.ok else 0
+        if verdict.ok and saved <= 0:
+            verdict = Verdict(False, "saves no memory traffic")
+        if f.decide(node, group, verdict, saved) and index is not None:
+            f.add(group, node, index)
+        else:
+            refused.add(node)
+    _trim(f, group)
+
+
+def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
+    """Whether ``node`` can be computed by ``group`` behind what it has, and the node's index in the domain."""
+    kind = node.op.kind
+    if kind not in FUSABLE and not (kind is Kind.REDUCTION and group.kind == "reduction"):
+        return Verdict(False, f"is a {kind.value}: a kernel of its own"), None
+    if node.origin.phase == "opt" and group.kind == "template":
+        return Verdict(False, "is an update: all updates share one launch"), None
+    if node.origin.phase == "bwd" and group.kind == "template" and group.phase == "fwd" and node.op.cheap:
+        return Verdict(False, "is cheap: computed again in the backward pass"), None
+    if kind is Kind.REDUCTION:
+        if node.inputs[0].shape != group.shape or tuple(node.attrs["dims"]) != group.reduced:
+            return Verdict(False, "reduces other axes"), None
+        candidates = [group.domain]
+    else:
+        candidates = list(_candidates(f, group, node))
+    for index in candidates:
+        if _aligned(group, node, index):
+            break
+    else:
+        return Verdict(False, "needs neighbours"), None
+    if len(_inputs(group) | {r.value for v in node.inputs for r in pull(v, _at(node, index))}) > MAX_INPUTS:
+        return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), None
+    outside = {r.value.node for v in node.inputs for r in pull(v, _at(node, index))} - set(group.nodes)
+    outside -= {n for n in outside if n.op.kind in FREE}
+    after = {s for m in group.nodes for s in f.successors(m)} - set(group.nodes) - {node}
+    if f.depends(after, outside):
+        return Verdict(False, "would wait for itself (cycle)"), None
+    if kind is Kind.REDUCTION:
+        return Verdict(True, "same rows"), tuple(e for d, e in enumerate(group.domain) if d not in group.reduced)
+    return Verdict(True, "same element"), index
+
+
+def _at(node: Node, index: Index) -> Index:
+    """The index at which operands of ``node`` are read (all operands have one shape)."""
+    return index if node.inputs and node.inputs[0].ndim == len(index) else ()
+
+
+def _candidates(f: Fusion, group: Group, node: Node) -> Iterator[Index]:
+    """Guesses for the index of ``node`` in the domain: pushed along the views from a member, or the domain itself."""
+    for operand in node.inputs:
+        views = chain(operand)
+        base = views[-1].inputs[0] if views else operand
+        index: Index | None = group.index.get(base)
+        for view in reversed(views):
+            if index is not None:
+                index = view.op.push(view, index) if view.op.push is not None else None
+        if index is not None:
+            yield index
+    if node.types[0].shape == group.shape:
+        yield group.domain
+
+
+def _aligned(group: Group, node: Node, index: Index) -> bool:
+    """Whether every member that ``node`` reads is read at the element where the group has it."""
+    for operand in node.inputs:
+        for read in pull(operand, _at(node, index)):
+            if read.value in group.index and (read.guards or read.index != group.index[read.value]):
+                return False
+    return True
+
+
+def _inputs(group: Group) -> set[Value]:
+    members = set(group.nodes)
+    reads = (r.value for n in group.nodes for v in n.inputs for r in pull(v, _any_index(v)))
+    return {v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED}
+
+
+def _any_index(v: Value) -> Index:
+    return axes("i", v.shape)
+
+
+def benefit(f: Fusion, group: Group, node: Node) -> int:
+    """Bytes of memory traffic saved by computing ``node`` in ``group``: members read from registers, not from memory."""
+    saved = 0
+    for v in dict.fromkeys(r.value for operand in node.inputs for r in pull(operand, _any_index(operand))):
+        if v in group.index:
+            alone = all(r is node or r in group.nodes for r in f.readers(v)) and not f.is_result(v)
+            saved += v.type.nbytes * (2 if alone else 1)
+    return saved
+
+
+def _trim(f: Fusion, group: Group) -> None:
+    """Takes elementwise members out of a reduction whose rows are read again by each pass, unless a reduction needs them.
+
+    They would save nothing there, and cost the parallelism of a kernel of their own.
+    """
+    if group.kind != "reduction" or group.reduced_size <= MAX_ROW:
+        return
+    needed: set[Node] = set()
+    for node in reversed(group.nodes):
+        if node in needed or node.op.kind is Kind.REDUCTION or not group.is_full(node.outputs[0]):
+            needed.add(node)
+            needed.update(r.value.node for v in node.inputs for r in pull(v, _any_index(v)))
+    for node in [n for n in group.nodes if n not in needed]:
+        group.nodes.remove(node)
+        del group.index[node.outputs[0]], f.owner[node]
+        f.decide(node, group, Verdict(False, f"follows a row of {group.reduced_size} elements, too long to keep on chip"), 0)
+
+
+def _merge_rows(f: Fusion) -> None:
+    """Joins reduction groups over the same rows when one reads the other: one kernel then reads the rows once."""
+    rows = [g for g in f.groups if g.kind == "reduction"]
+    for i, late in enumerate(rows):
+        for early in (*rows[:i], *rows[i + 1 :]):
+            if early not in f.groups or late not in f.groups or early.shape != late.shape or early.reduced != late.reduced:
+                continue
+            if late.reduced_size > MAX_ROW or not _inputs(late) & set(early.values()):
+                continue
+            early_first = {r for n in early.nodes for r in f.successors(n)} - set(early.nodes) - set(late.nodes)
+            trial = Group(early.name, early.anchor, early.shape, early.domain, index={**early.index, **late.index})
+            trial.nodes = sorted((*early.nodes, *late.nodes), key=f.position.__getitem__)
+            aligned = all(_aligned(trial, n, _read_index(trial, n)) for n in late.nodes)
+            if not aligned or f.depends(early_first, set(late.nodes)) or len(_inputs(trial)) > MAX_INPUTS:
+                continue
+            saved = sum(2 * v.type.nbytes for v in _inputs(late) & set(early.values()))
+            assert late.anchor is not None
+            f.decide(late.anchor, early, Verdict(True, "same rows"), saved)
+            trial.stopped = early.stopped + late.stopped
+            f.groups[f.groups.index(early)] = trial
+            f.groups.remove(late)
+            f.owner.update(dict.fromkeys(trial.nodes, trial))
+            return _merge_rows(f)
+
+
+def _read_index(group: Group, node: Node) -> Index:
+    """The index at which a member reads its operands."""
+    return group.domain if node.op.kind is Kind.REDUCTION else group.index[node.outputs[0]]
+
+
+# --- computing on load ---------------------------------------------------------------------------------------------
+
+
+def _inline(f: Fusion) -> None:
+    """Moves unowned elementwise nodes whose only readers are groups into those groups, last first."""
+    for node in reversed(f.graph.nodes):
+        if node.op.kind not in FUSABLE or node in f.owner or node in f.inlined:
+            continue
+        readers = list(f.readers(node.outputs[0]))
+        groups: list[Group] = []
+        for reader in readers:
+            for g in [f.owner[reader]] if reader in f.owner else f.inlined.get(reader, []):
+                if g not in groups:
+                    groups.append(g)
+        homeless = [r for r in readers if r not in f.owner and r not in f.inlined]
+        if homeless or not groups:
+            continue
+        index = _common_index(f, groups, node)
+        if index is not None and _joins(f, groups[0], node, index):
+            saved = 2 * node.outputs[0].type.nbytes
+            f.decide(node, groups[0], Verdict(True, "same element"), saved)
+            f.add(groups[0], node, index)
+            continue
+        verdict, saved = _inlinable(f, groups, node, readers)
+        for group in groups:
+            f.decide(node, group, verdict, saved)
+        if verdict.ok:
+            f.inlined[node] = groups
+            for group in groups:
+                group.inlined.insert(0, node)
+
+
+def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
+    """Where in the domain of its only reading group ``node`` is read, if that is one element."""
+    y = node.outputs[0]
+    if len(groups) > 1 or f.is_result(y):
+        return None
+    found = set()
+    for reader in f.readers(y):
+        if reader not in groups[0].nodes or (reader is groups[0].anchor and groups[0].kind == "template"):
+            return None
+        at = _read_index(groups[0], reader)
+        for operand in reader.inputs:
+            for read in pull(operand, at if operand.ndim == len(at) else ()):
+                if read.value is y:
+                    found.add(None if read.guards else read.index)
+    return found.pop() if len(found) == 1 else None
+
+
+def _joins(f: Fusion, group: Group, node: Node, index: Index) -> bool:
+    """Whether ``node``, read by ``group`` alone at ``index``, can be a member of it."""
+    sources = {r.value for v in node.inputs for r in pull(v, _at(node, index))}
+    after = {s for m in group.nodes for s in f.successors(m)} - set(group.nodes) - {node}
+    outside = {v.node for v in sources if v.node.op.kind not in FREE and v not in group.index}
+    repeats = math.prod(group.shape) > max(node.types[0].size, 1) and not node.op.cheap
+    return (
+        not repeats
+        and _aligned(group, node, index)
+        and len(_inputs(group) | sources) <= MAX_INPUTS
+        and not f.depends(after, outside)
+    )
+
+
+def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) -> tuple[Verdict, int]:
+    """Whether recomputing ``node`` wherever it is read beats storing it once."""
+    y = node.outputs[0]
+    if f.is_result(y):
+        return Verdict(False, "is a result and must be stored"), 0
+    sources = [r.value for v in node.inputs for r in pull(v, _any_index(v)) if r.value.node.op.kind is not Kind.GENERATED]
+    read = sum(v.type.nbytes for v in dict.fromkeys(sources))
+    saved = y.type.nbytes * (1 + len(groups)) + read - read * len(groups)
+    template_operand = any(g.anchor in readers or g.anchor in _heirs(f, node) for g in groups if g.kind == "template")
+    repeats = max((math.prod(g.shape) for g in groups), default=0) // max(y.type.size, 1)
+    if not node.op.cheap and (template_operand or len(groups) > 1 or repeats > 1):
+        return Verdict(False, "costs too much to compute more than once"), saved
+    if saved <= 0:
+        return Verdict(False, "storing it once moves fewer bytes"), saved
+    for group in groups:
+        if len(_inputs(group) | set(sources)) > MAX_INPUTS:
+            return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), saved
+        if f.depends({s for m in group.nodes for s in f.successors(m)} - set(group.nodes), {v.node for v in sources}):
+            return Verdict(False, "would wait for itself (cycle)"), saved
+        if any(v in group.index for v in sources):
+            return Verdict(False, "reads what the group computes at other elements"), saved
+    return Verdict(True, "computed on load"), saved
+
+
+def _heirs(f: Fusion, node: Node) -> set[Node]:
+    """What reads ``node`` directly or through inlined nodes."""
+    found: set[Node] = set()
+    stack = [node]
+    while stack:
+        for reader in f.readers(stack.pop().outputs[0]):
+            if reader not in found:
+                found.add(reader)
+                if reader in f.inlined:
+                    stack.append(reader)
+    return found
+
+
+# --- finishing -----------------------------------------------------------------------------------------------------
+
+
+def _copies(f: Fusion) -> None:
+    """Gives each result that no kernel computes (a view, a constant, an input) a group that copies it out."""
+    for v in dict.fromkeys(f.graph.results()):
+        if v.node not in f.owner:
+            f.groups.append(Group(f"g{len(f.groups)}", None, v.shape, axes("i", v.shape), copies=[v]))
+
+
+def _edges(f: Fusion, group: Group) -> None:
+    """Fills in what the group reads and what it must store."""
+    members = {*group.nodes, *group.inlined}
+    reads: dict[Value, None] = {}
+    for node in [*group.inlined, *group.nodes]:
+        for v in node.inputs:
+            reads.update(dict.fromkeys(r.value for r in pull(v, _any_index(v))))
+    for v in group.copies:
+        reads.update(dict.fromkeys(r.value for r in pull(v, _any_index(v))))
+    group.inputs = [v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED]
+    for v in group.values():
+        outside = any(r not in group.nodes for r in f.readers(v)) or any(
+            r in f.inlined and any(g is not group for g in f.inlined[r]) for r in f.readers(v)
+        )
+        if outside or f.is_result(v):
+            group.outputs.append(v)
+
+
+def _check(f: Fusion) -> None:
+    """Every computed node is in exactly one group, or inlined into at least one."""
+    for node in f.graph.nodes:
+        if node.op.kind not in FREE:
+            owners = [g for g in f.groups if node in g.nodes]
+            assert len(owners) == 1 or (not owners and f.inlined.get(node)), f"{node.where()} is in {len(owners)} groups"

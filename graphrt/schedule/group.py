@@ -1,0 +1,137 @@
+"""What a fused group is: data, printed as one line.
+
+A group is the nodes of one kernel (or of one segment of a horizontally fused launch). Its ``domain`` is an index space: the
+output of a template, the input of a reduction, or the shape of an elementwise group; every member value has an index in it,
+which is how fusion knows that two values meet at the same element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from graphrt.index import Expr, axes
+from graphrt.ir import Node, Value
+from graphrt.op import Kind
+from graphrt.types import Shape
+
+Index = tuple[Expr, ...]
+Guard = tuple[Expr, int, int]
+FREE = (Kind.SOURCE, Kind.VIEW, Kind.GENERATED)  # kinds that are never members: read, or computed where needed
+
+
+@dataclass(frozen=True)
+class Read:
+    """An element of a view found in the value that holds it: where, and under which guards."""
+
+    value: Value
+    index: Index
+    guards: tuple[Guard, ...] = ()
+
+
+def pull(value: Value, index: Index, guards: tuple[Guard, ...] = ()) -> Iterator[Read]:
+    """Follows views from ``value[index]`` down to what is stored or computed."""
+    node = value.node
+    if node.op.kind is not Kind.VIEW:
+        yield Read(value, index, guards)
+        return
+    assert node.op.pull is not None
+    for piece in node.op.pull(node, index):
+        yield from pull(node.inputs[piece.operand], piece.index, guards + piece.mask)
+
+
+def chain(value: Value) -> list[Node]:
+    """The views between ``value`` and its first stored operand, nearest first."""
+    nodes = []
+    while value.node.op.kind is Kind.VIEW:
+        nodes.append(value.node)
+        value = value.node.inputs[0]
+    return nodes
+
+
+@dataclass(eq=False)
+class Group:
+    """One kernel. ``index`` gives each member value's place in the domain; ``inlined`` nodes are computed on load."""
+
+    name: str
+    anchor: Node | None
+    shape: Shape
+    domain: Index
+    nodes: list[Node] = field(default_factory=list)
+    index: dict[Value, Index] = field(default_factory=dict)
+    inlined: list[Node] = field(default_factory=list)
+    copies: list[Value] = field(default_factory=list)  # results that are views or inputs, copied out
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """template, reduction or pointwise."""
+        if self.anchor is None:
+            return "pointwise"
+        return "reduction" if self.anchor.op.kind is Kind.REDUCTION else "template"
+
+    @property
+    def phase(self) -> str:
+        """fwd, bwd or opt: of the anchor, or of the first node."""
+        return (self.anchor or self.nodes[0]).origin.phase if self.nodes else "fwd"
+
+    @property
+    def reduced(self) -> tuple[int, ...]:
+        """The dimensions of the domain that a reduction group reduces."""
+        return tuple(self.anchor.attrs["dims"]) if self.kind == "reduction" and self.anchor is not None else ()
+
+    @property
+    def reduced_size(self) -> int:
+        size = 1
+        for d in self.reduced:
+            size *= self.shape[d]
+        return size
+
+    def is_full(self, value: Value) -> bool:
+        """Whether a member of a reduction group depends on a reduced axis (it lives inside the loop)."""
+        inner = set().union(*(self.domain[d].axes() for d in self.reduced))
+        return any(e.axes() & inner for e in self.index[value])
+
+    def values(self) -> Iterator[Value]:
+        return (v for n in self.nodes for v in n.outputs)
+
+    def __str__(self) -> str:
+        head = self.anchor.op.name if self.anchor else "pointwise"
+        fused = [n.name for n in self.nodes if n is not self.anchor]
+        prologue = f" prologue=[{', '.join(n.name for n in self.inlined)}]" if self.inlined else ""
+        stop = f" stop: {'; '.join(dict.fromkeys(self.stopped))}" if self.stopped else ""
+        ins, outs = (", ".join(v.name for v in side) for side in (self.inputs, [*self.outputs, *self.copies]))
+        return f"{self.name} {head}[{', '.join(fused)}]{prologue} in=({ins}) out=({outs}){stop}"
+
+
+@dataclass(eq=False)
+class Launch:
+    """What one kernel launch runs: one group, or several independent ones side by side (horizontal fusion)."""
+
+    groups: list[Group]
+
+    @property
+    def name(self) -> str:
+        return self.groups[0].name
+
+    def __str__(self) -> str:
+        if len(self.groups) == 1:
+            return str(self.groups[0])
+        return f"{self.name} horizontal({len(self.groups)})\n" + "\n".join(f"    {g}" for g in self.groups)
+
+
+def make_group(name: str, node: Node) -> Group:
+    """The group of ``node`` alone."""
+    shape = node.inputs[0].shape if node.op.kind is Kind.REDUCTION else node.types[0].shape
+    domain = axes("i", shape)
+    anchor = None if node.op.kind in (Kind.ELEMENTWISE, Kind.RANDOM) else node
+    group = Group(name, anchor, shape, domain, [node])
+    kept = domain
+    if node.op.kind is Kind.REDUCTION:
+        kept = tuple(e for d, e in enumerate(domain) if d not in node.attrs["dims"])
+    group.index.update({v: kept for v in node.outputs})
+    return group
+
+

@@ -1,0 +1,323 @@
+"""Kernel IR: what a group computes, free of any target.
+
+A kernel is straight-line scalar blocks hung into loops. A template kernel has a loader block per operand and an epilogue
+block; a pointwise kernel is one block over its domain; a reduction kernel is a list of passes over its rows. Offsets are
+index expressions over the block's axes. Targets print blocks from one table of scalar operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphrt.index import Expr, axes, axis, linearize
+from graphrt.ir import Node, Value
+from graphrt.op import Kind
+from graphrt.schedule.group import Group, Guard, Index, pull
+from graphrt.schedule.order import Schedule, Slot
+from graphrt.schedule.templates import TEMPLATES, TemplateSpec
+from graphrt.types import DType, Shape, as_dtype, bool_, float16, float32, int64
+
+COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
+SAME = (
+    "add", "sub", "mul", "div", "neg", "abs", "minimum", "maximum", "pow", "exp", "log", "sqrt", "rsqrt", "sin", "cos",
+    "tanh", "erf", "floor", "logical_and", "logical_or", "logical_not",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Var:
+    """A scalar variable of a block."""
+
+    name: str
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class Inst:
+    """``out = op(*args)``; ops: load(Slot, offset, guards), const(number), index(Expr), guard(guards),
+    uniform(seed, counter, stream, Expr), cast(Var), where, and the scalar operations."""
+
+    out: Var
+    op: str
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Store:
+    """Writes ``var``, converted to the slot's dtype, at ``offset``."""
+
+    slot: Slot
+    offset: Expr
+    var: Var
+
+
+@dataclass
+class Block:
+    """Straight-line code over the axes ``params`` (and variables ``given``); ends with stores or a ``result``."""
+
+    params: tuple[str, ...]
+    given: tuple[Var, ...] = ()
+    insts: list[Inst] = field(default_factory=list)
+    stores: list[Store] = field(default_factory=list)
+    result: Var | None = None
+
+
+@dataclass
+class TemplateKernel:
+    """A template of loops with closures: ``loaders`` by operand, ``epilogue`` for the stores."""
+
+    group: Group
+    spec: TemplateSpec
+    sizes: dict[str, Any]
+    dtype: DType
+    loaders: dict[str, Block]
+    epilogue: Block
+
+
+@dataclass
+class PointwiseKernel:
+    """One block over ``shape``; axes i0, i1, ... in the order ``order`` of memory."""
+
+    group: Group
+    shape: Shape
+    order: tuple[int, ...]
+    block: Block
+
+
+@dataclass
+class Pass:
+    """One run over the reduced axes: ``inner`` per element, then ``reduces`` (op, input, result), then ``after`` per row."""
+
+    inner: Block
+    reduces: list[tuple[str, Var, Var]]
+    after: Block
+
+
+@dataclass
+class ReductionKernel:
+    """Rows are the kept axes of ``shape`` (in memory order ``kept``), elements the reduced ones (``reduced``)."""
+
+    group: Group
+    shape: Shape
+    kept: tuple[int, ...]
+    reduced: tuple[int, ...]
+    passes: list[Pass]
+
+
+Kernel = TemplateKernel | PointwiseKernel | ReductionKernel
+
+
+def compute_dtype(dtype: DType) -> DType:
+    """What a value is computed in: float16 in float32, everything else as it is."""
+    return float32 if dtype is float16 else dtype
+
+
+class Emitter:
+    """Records scalar code: the handler ``s`` that op bodies are written for."""
+
+    def __init__(self, schedule: Schedule, group: Group, axes_map: dict[str, Expr], counter: list[int]) -> None:
+        self.schedule, self.group, self.axes, self.counter = schedule, group, axes_map, counter
+        self.known: dict[Any, Var] = {}
+        self.block = Block(())
+        self.members = {*group.nodes, *group.inlined}
+
+    def emit(self, op: str, args: tuple[Any, ...], dtype: DType) -> Var:
+        key = (op, args, dtype)
+        if key not in self.known:
+            out = self.new(dtype)
+            self.block.insts.append(Inst(out, op, args))
+            self.known[key] = out
+        return self.known[key]
+
+    def new(self, dtype: DType) -> Var:
+        self.counter[0] += 1
+        return Var(f"v{self.counter[0]}", dtype)
+
+    def __getattr__(self, op: str) -> Callable[..., Var]:
+        if op in COMPARE:
+            return lambda a, b: self.emit(op, (a, b), bool_)
+        if op in SAME:
+            return lambda *args: self.emit(op, args, args[0].dtype)
+        raise AttributeError(f"{op!r} is no scalar operation")
+
+    def const(self, number: Any, like: Any) -> Var:
+        dtype = compute_dtype(like.dtype if isinstance(like, Var) else like)
+        return self.emit("const", (float(number) if dtype.is_float else int(number),), dtype)
+
+    def where(self, condition: Var, a: Var, b: Var) -> Var:
+        return self.emit("where", (condition, a, b), a.dtype)
+
+    def cast(self, x: Var, like: Any) -> Var:
+        dtype = like.dtype if isinstance(like, Var) else as_dtype(like)
+        if dtype is float16 and x.dtype.is_float:  # round to half, then compute on in float
+            return self.cast(self.emit("cast", (x,), float16), float32)
+        dtype = compute_dtype(dtype)
+        return x if x.dtype == dtype else self.emit("cast", (x,), dtype)
+
+    def index(self, e: Expr) -> Var:
+        return self.emit("index", (e,), int64)
+
+    def uniform(self, seed: Var, counter: Var, stream: int, element: Expr) -> Var:
+        return self.emit("uniform", (seed, counter, stream, element), float32)
+
+    def place(self, index: Index) -> Index:
+        """``index`` over the group's domain as one over the block's axes."""
+        return tuple(e.substitute(self.axes) for e in index)
+
+    def read(self, v: Value, index: Index, guards: tuple[Guard, ...] = ()) -> Var:
+        """The element ``v[index]``: computed, if the group computes it, else loaded."""
+        key = ("read", v, index)
+        if key in self.known:
+            return self.known[key]
+        if (*key, guards) not in self.known:
+            self.known[*key, guards] = self._read(v, index, guards)
+        return self.known[*key, guards]
+
+    def _read(self, v: Value, index: Index, guards: tuple[Guard, ...]) -> Var:
+        node = v.node
+        if node.op.kind is Kind.VIEW:
+            return self._view(node, index, guards)
+        if node.op.kind is Kind.GENERATED:
+            assert node.op.body is not None
+            return node.op.body(self, index, **node.attrs)
+        if node in self.members and node is not self.group.anchor and node.op.kind is not Kind.REDUCTION:
+            assert node.op.body is not None
+            operands = [self.read(x, index if x.ndim == len(index) else (), guards) for x in node.inputs]
+            if node.op.kind is Kind.RANDOM:
+                return node.op.body(self, index, *operands, **node.attrs)
+            return node.op.body(self, *operands, **node.attrs)
+        slot = self.schedule.home[v]
+        offset = linearize(index, slot.type.strides)
+        return self.cast(self.emit("load", (slot, offset, guards), v.dtype), compute_dtype(v.dtype))
+
+    def _view(self, node: Node, index: Index, guards: tuple[Guard, ...]) -> Var:
+        assert node.op.pull is not None
+        pieces = node.op.pull(node, index)
+        if len(pieces) == 1 and not pieces[0].mask:
+            return self.read(node.inputs[pieces[0].operand], pieces[0].index, guards)
+        result = self.const(node.attrs.get("value", 0), node.types[0].dtype)
+        for piece in reversed(pieces):
+            x = self.read(node.inputs[piece.operand], piece.index, guards + piece.mask)
+            result = self.where(self.emit("guard", (piece.mask,), bool_), x, result)
+        return result
+
+    def store(self, v: Value, index: Index, var: Var) -> None:
+        for slot in self.schedule.stores.get((self.group, v), []):
+            self.block.stores.append(Store(slot, linearize(index, slot.type.strides), var))
+
+
+def lower(schedule: Schedule, group: Group, row_limit: int = 0) -> Kernel:
+    """The kernel of ``group``. Rows of a reduction up to ``row_limit`` elements stay in registers from pass to pass."""
+    if group.kind == "template":
+        return _template(schedule, group)
+    if group.kind == "reduction":
+        return _reduction(schedule, group, row_limit)
+    return _pointwise(schedule, group)
+
+
+def memory_order(group: Group, schedule: Schedule) -> tuple[int, ...]:
+    """The order of the domain's axes in the memory of the largest tensor of the domain's shape that the group touches."""
+    best: tuple[int, ...] = tuple(range(len(group.shape)))
+    for v in (*group.outputs, *group.copies, *group.inputs):
+        slot = (schedule.stores.get((group, v)) or [schedule.home.get(v)])[0]
+        if slot is not None and v.shape == group.shape and group.index.get(v, group.domain) == group.domain:
+            return slot.type.order or best
+    return best
+
+
+def _pointwise(schedule: Schedule, group: Group) -> PointwiseKernel:
+    emitter = Emitter(schedule, group, {}, [0])
+    emitter.block.params = tuple(f"i{d}" for d in range(len(group.shape)))
+    for node in group.nodes:
+        v = node.outputs[0]
+        if v in group.outputs:
+            emitter.store(v, group.index[v], emitter.read(v, group.index[v]))
+    for v in group.copies:
+        emitter.store(v, group.domain, emitter.read(v, group.domain))
+    return PointwiseKernel(group, group.shape, memory_order(group, schedule), emitter.block)
+
+
+def _template(schedule: Schedule, group: Group) -> TemplateKernel:
+    node = group.anchor
+    assert node is not None and node.op.template is not None
+    spec = TEMPLATES[node.op.template]
+    sizes = spec.sizes(node)
+    loaders = {}
+    for (name, coordinates), operand in zip(spec.operands.items(), node.inputs, strict=True):
+        extents = spec.extents(node)
+        emitter = Emitter(schedule, group, {}, [0])
+        emitter.block.params = coordinates
+        at = spec.operand_index(node, name, {c: axis(c, extents[c]) for c in coordinates})
+        emitter.block.result = emitter.read(operand, at)
+        loaders[name] = emitter.block
+    extents = spec.extents(node)
+    out = spec.output_index(node, {c: axis(c, extents[c]) for c in spec.output})
+    emitter = Emitter(schedule, group, {f"i{d}": e for d, e in enumerate(out)}, [0])
+    dtype = compute_dtype(node.types[0].dtype)
+    emitter.block.params = spec.output
+    accumulators = [Var("acc", dtype), *(Var(f"acc{i}", int64) for i in range(1, len(node.outputs)))]
+    emitter.block.given = tuple(accumulators)
+    for v, var in zip(node.outputs, accumulators, strict=True):
+        emitter.known["read", v, emitter.place(group.index[v])] = emitter.cast(var, compute_dtype(v.dtype))
+    for v in group.values():
+        if v in group.outputs:
+            at = emitter.place(group.index[v])
+            emitter.store(v, at, emitter.read(v, at))
+    return TemplateKernel(group, spec, sizes, dtype, loaders, emitter.block)
+
+
+def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKernel:
+    stage: dict[Node, int] = {}
+    members = {*group.nodes, *group.inlined}
+
+    def level(node: Node) -> int:
+        if node not in stage:
+            below = [x for x in _operands(node) if x.node in members]
+            stage[node] = max((level(x.node) + (x.node.op.kind is Kind.REDUCTION) for x in below), default=0)
+        return stage[node]
+
+    order = memory_order(group, schedule)
+    counter = [0]
+    emitter = Emitter(schedule, group, {}, counter)
+    stored = [v for v in group.values() if v in group.outputs]
+    last = max(level(n) for n in group.nodes)
+    passes: list[Pass] = []
+    rows: dict[Any, Var] = {}
+    keep = group.reduced_size <= row_limit
+    for number in range(last + 1):
+        emitter.known = dict(emitter.known) if keep else dict(rows)
+        emitter.block = inner = Block(tuple(f"i{d}" for d in range(len(group.shape))))
+        reduces = []
+        for node in group.nodes:
+            if node.op.kind is Kind.REDUCTION and level(node) == number:
+                x = emitter.read(node.inputs[0], group.domain)
+                result = emitter.new(x.dtype)
+                reduces.append((node.attrs["op"], x, result))
+                rows["read", node.outputs[0], group.index[node.outputs[0]]] = result
+        for v in stored:
+            if level(v.node) == number and group.is_full(v):
+                emitter.store(v, group.index[v], emitter.read(v, group.index[v]))
+        full, emitter.known = emitter.known, dict(rows)
+        emitter.block = after = Block(inner.params)
+        for node in group.nodes:
+            v = node.outputs[0]
+            ready = level(node) + (node.op.kind is Kind.REDUCTION)
+            if not group.is_full(v) and ready == number + 1 or (ready == 0 and number == 0 and not group.is_full(v)):
+                rows["read", v, group.index[v]] = emitter.read(v, group.index[v])
+                if v in group.outputs:
+                    emitter.store(v, group.index[v], rows["read", v, group.index[v]])
+        emitter.known = {**full, **rows}
+        passes.append(Pass(inner, reduces, after))
+    if not passes[-1].inner.stores and not passes[-1].reduces:
+        tail = passes.pop()
+        passes[-1].after.insts += tail.after.insts
+        passes[-1].after.stores += tail.after.stores
+    reduced = tuple(d for d in order if d in group.reduced)
+    return ReductionKernel(group, group.shape, tuple(d for d in order if d not in group.reduced), reduced, passes)
+
+
+def _operands(node: Node) -> list[Value]:
+    return [r.value for v in node.inputs for r in pull(v, axes("i", v.shape))]
+

@@ -1,0 +1,143 @@
+"""Where values live, what runs side by side, and in which order.
+
+Groups become launches: independent groups whose results nothing else waits for (all optimizer updates, the loss, running
+statistics) share one launch; the rest run in definition order. A new parameter value is written in place when every reader
+of the old one can run before, otherwise it is copied at the end.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from graphrt.index import axes
+from graphrt.ir import Graph, Value
+from graphrt.op import Kind
+from graphrt.schedule.group import Group, Launch, pull
+from graphrt.types import TensorType
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for a tensor: in the arena, or the buffer of an input, a parameter (state) or an output, by name."""
+
+    space: str  # arena | input | state | output
+    name: str
+    type: TensorType
+
+
+@dataclass
+class Schedule:
+    """Launches in order, the slot each value is read from, and the slots each group stores a value to."""
+
+    graph: Graph
+    launches: list[Launch]
+    home: dict[Value, Slot] = field(default_factory=dict)
+    stores: dict[tuple[Group, Value], list[Slot]] = field(default_factory=dict)
+
+    def groups(self) -> list[Group]:
+        return [g for launch in self.launches for g in launch.groups]
+
+
+def arrange(graph: Graph, groups: list[Group], horizontal: bool = True, in_place: bool = True) -> Schedule:
+    """The schedule of ``groups``. ``horizontal`` merges sibling launches; ``in_place`` lets updates overwrite."""
+    groups = list(groups)
+    owner = {v: g for g in groups for v in (*g.values(), *g.copies)}
+    dag = nx.DiGraph()
+    dag.add_nodes_from(groups)
+    dag.add_edges_from((owner[v], g) for g in groups for v in g.inputs if v in owner and owner[v] is not g)
+    schedule = Schedule(graph, [])
+    for node in graph.nodes:
+        if node.op.kind is Kind.SOURCE:
+            space = "input" if node.op.name == "input" else "state"
+            schedule.home[node.outputs[0]] = Slot(space, node.name, node.types[0])
+    for name, v in graph.outputs.items():
+        slot = Slot("output", name, v.type)
+        schedule.stores.setdefault((owner[v], v), []).append(slot)
+        schedule.home.setdefault(v, slot)
+    for name, v in graph.updates.items():
+        parameter = graph.sources[name].outputs[0]
+        slot = Slot("state", name, parameter.type)
+        readers = [g for g in groups if parameter in g.inputs]
+        writer = owner[v]
+        if not _overwrites(dag, writer, v, parameter, readers, in_place):
+            writer = Group(f"g{len(groups)}", None, v.shape, axes("i", v.shape), copies=[v], inputs=[v])
+            groups.append(writer)
+            dag.add_edge(owner[v], writer)
+        dag.add_edges_from((g, writer) for g in readers if g is not writer)
+        schedule.stores.setdefault((writer, v), []).append(slot)
+        if writer is owner[v]:
+            schedule.home.setdefault(v, slot)
+    for g in groups:
+        read = {v for other in groups if other is not g for v in other.inputs}
+        for v in (*g.outputs, *g.copies):
+            if v in read and v not in schedule.home and owner[v] is g:
+                schedule.home[v] = Slot("arena", v.name, v.type)
+                schedule.stores.setdefault((g, v), []).append(schedule.home[v])
+    schedule.launches = _ordered(graph, dag, _siblings(dag) if horizontal else [[g] for g in groups])
+    return schedule
+
+
+def _overwrites(
+    dag: nx.DiGraph, writer: Group, v: Value, parameter: Value, readers: list[Group], in_place: bool
+) -> bool:
+    """Whether ``writer`` may store ``v`` straight over ``parameter``: nobody reads the old value later or elsewhere."""
+    if v.node.op.kind is Kind.SOURCE:  # a copy of another buffer; safe once that buffer's own update has not run
+        return v not in {p.outputs[0] for p in v.graph.sources.values() if p.name in v.graph.updates}
+    if not in_place or v.type.order != parameter.type.order:
+        return False
+    if writer in readers and not (v in writer.index and _same_element(writer, parameter, v)):
+        return False
+    after = nx.descendants(dag, writer)
+    return not any(g in after for g in readers if g is not writer)
+
+
+def _same_element(group: Group, parameter: Value, v: Value) -> bool:
+    """Whether the group reads ``parameter`` only at the element where it writes ``v``."""
+    for node in (*group.inlined, *group.nodes):
+        for operand in node.inputs:
+            if operand is not parameter:
+                if any(r.value is parameter for r in pull(operand, axes("i", operand.shape))):
+                    return False  # through a view: another element
+            elif node in group.inlined or node is group.anchor or group.index[node.outputs[0]] != group.index[v]:
+                return False
+    return True
+
+
+def _siblings(dag: nx.DiGraph) -> list[list[Group]]:
+    """Partition of the groups into launches: generated groups nothing waits for share one."""
+    sinks: list[Group] = []
+    for g in dag.nodes:
+        if g.kind != "template" and dag.out_degree(g) == 0:
+            sinks.append(g)  # nothing waits for a sink, so sinks never wait for each other
+    return [[g] for g in dag.nodes if g not in sinks] + ([sinks] if sinks else [])
+
+
+def _ordered(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[Launch]:
+    """Topological order of the launches (Kahn), the one whose first node was defined first when there is a choice."""
+    position = {n: i for i, n in enumerate(graph.nodes)}
+    part_of = {g: i for i, part in enumerate(parts) for g in part}
+    rank = [max((position[n] for g in part for n in g.nodes), default=len(position)) for part in parts]
+    after: list[set[int]] = [set() for _ in parts]
+    waits = [0] * len(parts)
+    for a, b in dag.edges:
+        i, j = part_of[a], part_of[b]
+        if i != j and j not in after[i]:
+            after[i].add(j)
+            waits[j] += 1
+    ready = [(rank[i], i) for i in range(len(parts)) if waits[i] == 0]
+    heapq.heapify(ready)
+    launches = []
+    while ready:
+        _, i = heapq.heappop(ready)
+        launches.append(Launch(parts[i]))
+        for j in after[i]:
+            waits[j] -= 1
+            if waits[j] == 0:
+                heapq.heappush(ready, (rank[j], j))
+    assert len(launches) == len(parts), "the groups wait for each other in a circle"
+    for i, g in enumerate(g for launch in launches for g in launch.groups):
+        g.name = f"g{i}"
+    return launches

@@ -1,0 +1,120 @@
+"""What each kernel template is called with: its operands' and output's coordinates, and its sizes.
+
+The letters are the field's: N batch, C input channels, H W input, K output channels, R S filter, P Q output; B M N K for
+matrix products. A template hands coordinates to its closures; here they are turned into indices of the op's values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from graphrt.index import Expr, delinearize
+from graphrt.ir import Node
+from graphrt.schedule.group import Index
+
+Coordinates = dict[str, Expr]
+
+
+@dataclass(frozen=True)
+class TemplateSpec:
+    """``operands`` and ``output`` name the coordinates of each closure; ``sizes`` gives the template's constants."""
+
+    name: str
+    operands: dict[str, tuple[str, ...]]
+    output: tuple[str, ...]
+    sizes: Callable[[Node], dict[str, Any]]
+    extents: Callable[[Node], dict[str, int]]
+
+    def operand_index(self, node: Node, operand: str, at: Coordinates) -> Index:
+        """The index of operand ``operand`` at the closure's coordinates."""
+        v = node.inputs[list(self.operands).index(operand)]
+        return self._index(v.shape, self.operands[operand], at)
+
+    def output_index(self, node: Node, at: Coordinates) -> Index:
+        return self._index(node.types[0].shape, self.output, at)
+
+    @staticmethod
+    def _index(shape: tuple[int, ...], names: tuple[str, ...], at: Coordinates) -> Index:
+        if names[0] == "b":  # any number of batch dimensions
+            return (*delinearize(at["b"], shape[:-2]), *(at[c] for c in names[1:]))
+        return tuple(at[c] for c in names[len(names) - len(shape) :])
+
+
+def _matmul_sizes(node: Node) -> dict[str, Any]:
+    *batch, m, k = node.inputs[0].shape
+    return {"BATCH": math.prod(batch), "M": m, "N": node.types[0].shape[-1], "K": k}
+
+
+def _matmul_extents(node: Node) -> dict[str, int]:
+    s = _matmul_sizes(node)
+    return {"b": s["BATCH"], "m": s["M"], "n": s["N"], "k": s["K"]}
+
+
+def _geometry(node: Node) -> dict[str, Any]:
+    return {
+        f"{short}_{axis}": value
+        for axis, i in (("H", 0), ("W", 1))
+        for short, value in (
+            ("STRIDE", node.attrs["stride"][i]),
+            ("PAD", node.attrs["padding"][i][0]),
+            ("DIL", node.attrs["dilation"][i]),
+        )
+    }
+
+
+def _conv_sizes(node: Node) -> dict[str, Any]:
+    """Sizes of a 2-D convolution or of either gradient."""
+    groups = node.attrs["groups"]
+    first, second, out = node.inputs[0].shape, node.inputs[1].shape, node.types[0].shape
+    x, w, y = {
+        "conv": (first, second, out),
+        "conv_dgrad": (out, second, first),
+        "conv_wgrad": (second, out[-4:], first),
+    }[node.op.template or ""]
+    n, c, h, wide = x
+    sizes = {"N": n, "C": c, "H": h, "W": wide, "K": y[1], "R": w[2], "S": w[3], "P": y[2], "Q": y[3]}
+    splits = {"SPLITS": max(node.attrs["splits"], 1)} if "splits" in node.attrs else {}
+    return {**sizes, **_geometry(node), "GROUPS": groups, **splits}
+
+
+def _conv_extents(node: Node) -> dict[str, int]:
+    s = _conv_sizes(node)
+    # for a filter c counts within its group: its extent there is smaller, which only widens a range
+    return {**{c.lower(): s[c] for c in "NCHWKRSPQ"}, "split": s.get("SPLITS", 1)}
+
+
+def _pool_sizes(node: Node) -> dict[str, Any]:
+    backward = "shape" in node.attrs
+    x = node.types[0].shape if backward else node.inputs[0].shape
+    y = node.inputs[0].shape if backward else node.types[0].shape
+    r, s = node.attrs["kernel"]
+    n, c, h, w = x
+    return {"N": n, "C": c, "H": h, "W": w, "P": y[2], "Q": y[3], "R": r, "S": s, **_geometry(node)}
+
+
+def _pool_extents(node: Node) -> dict[str, int]:
+    s = _pool_sizes(node)
+    return {c.lower(): s[c] for c in "NCHWPQ"}
+
+
+_X, _Y, _W = tuple("nchw"), tuple("ncpq"), tuple("kcrs")
+_DY = tuple("nkpq")
+
+
+TEMPLATES: dict[str, TemplateSpec] = {
+    spec.name: spec
+    for spec in (
+        TemplateSpec("matmul", {"A": tuple("bmk"), "B": tuple("bkn")}, tuple("bmn"), _matmul_sizes, _matmul_extents),
+        TemplateSpec("conv", {"X": _X, "W": _W}, _DY, _conv_sizes, _conv_extents),
+        TemplateSpec("conv_dgrad", {"DY": _DY, "W": _W}, _X, _conv_sizes, _conv_extents),
+        TemplateSpec("conv_wgrad", {"DY": _DY, "X": _X}, ("split", *_W), _conv_sizes, _conv_extents),
+        TemplateSpec("max_pool", {"X": _X}, _Y, _pool_sizes, _pool_extents),
+        TemplateSpec("sum_pool", {"X": _X}, _Y, _pool_sizes, _pool_extents),
+        TemplateSpec("max_pool_grad", {"DY": _Y, "INDEX": _Y}, _X, _pool_sizes, _pool_extents),
+        TemplateSpec("sum_pool_grad", {"DY": _Y}, _X, _pool_sizes, _pool_extents),
+        TemplateSpec("max_pool_gather", {"X": _X, "INDEX": _Y}, _Y, _pool_sizes, _pool_extents),
+    )
+}

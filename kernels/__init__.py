@@ -1,0 +1,1 @@
+"""Hand-written kernel templates that generated code instantiates with closures of its own."""

@@ -1,0 +1,1 @@
+"""Triton kernel templates: a template owns the loops, the closures it is given own every load and store."""

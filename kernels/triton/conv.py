@@ -1,0 +1,300 @@
+"""2-D convolution and its two gradients as implicit GEMMs; the im2col matrix exists only as index arithmetic.
+
+Each kernel takes two loader closures, which return tiles of one element type that are 0 where mask is false (indices may be
+out of range there), and an epilogue that stores the accumulated tile; k and c given to closures are channels of the whole
+tensor, except the c of a filter and of ``conv_wgrad``'s epilogue, which counts within the group. PAD_H and PAD_W are the
+low-side pads; the high side follows from H, W, P, Q. Reduction lanes: taps (r, s) outside and blocks of channels inside, or,
+when a group has fewer channels than a block, taps and channels flattened into one axis so that no lane idles.
+Algorithms: implicit GEMM (cuDNN); ``conv_dgrad`` is its gather form split into stride phases, so that no multiply meets an
+inserted zero; ``conv_wgrad`` is split-K over batch ranges with partial results, deterministic, without atomics.
+Grids: ``config.conv_grid``.
+"""
+
+import triton
+import triton.language as tl
+
+from .tiles import grouped_tile, inside
+
+
+@triton.jit(repr=lambda s: s.constants["NAME"])
+def conv_fwd(
+    ARGS,
+    LOAD_X: tl.constexpr,
+    LOAD_W: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    P: tl.constexpr,
+    Q: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    DIL_H: tl.constexpr,
+    DIL_W: tl.constexpr,
+    GROUPS: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    NAME: tl.constexpr,
+):
+    """y[n,k,p,q] = sum over c,r,s of x[n,c,p*stride-pad+r*dil, ...] * w[k,c,r,s].
+
+    GEMM rows are (n, p, q), columns the group's output channels. Closures: ``LOAD_X(n, c, h, w, mask, ARGS)``,
+    ``LOAD_W(k, c, r, s, mask, ARGS)``, ``EPILOGUE(acc, n, k, p, q, mask, ARGS)``.
+    """
+    CG: tl.constexpr = C // GROUPS
+    KG: tl.constexpr = K // GROUPS
+    TILES_M: tl.constexpr = (N * P * Q + BM - 1) // BM
+    TILES_N: tl.constexpr = (KG + BN - 1) // BN
+    pid = tl.program_id(0)
+    group = pid // (TILES_M * TILES_N)
+    tile_m, tile_n = grouped_tile(pid % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
+
+    m = tile_m * BM + tl.arange(0, BM)
+    m_ok = inside(m, N * P * Q, BM)[:, None]
+    q = (m % Q)[:, None]
+    p = (m // Q % P)[:, None]
+    n = (m // (P * Q))[:, None]
+    h0 = p * STRIDE_H - PAD_H
+    w0 = q * STRIDE_W - PAD_W
+    kg = tile_n * BN + tl.arange(0, BN)
+    k_ok = inside(kg, KG, BN)[None, :]
+    k = group * KG + kg[None, :]
+
+    acc = tl.zeros((BM, BN), ACC)
+    if CG < BK:
+        for start in range(0, R * S * CG, BK):
+            j = start + tl.arange(0, BK)
+            j_ok = inside(j, R * S * CG, BK)
+            c = j % CG
+            s = j // CG % S
+            r = j // (CG * S)
+            h = h0 + (r * DIL_H)[None, :]
+            w = w0 + (s * DIL_W)[None, :]
+            x_ok = m_ok & j_ok[None, :] & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+            left = LOAD_X(n, group * CG + c[None, :], h, w, x_ok, ARGS)
+            right = LOAD_W(k, c[:, None], r[:, None], s[:, None], j_ok[:, None] & k_ok, ARGS)
+            acc = tl.dot(left, right, acc, input_precision=INPUT_PRECISION, out_dtype=ACC)
+    else:
+        BLOCKS: tl.constexpr = (CG + BK - 1) // BK
+        for t in range(0, R * S * BLOCKS):
+            r = t // (S * BLOCKS)
+            s = t // BLOCKS % S
+            c = t % BLOCKS * BK + tl.arange(0, BK)
+            c_ok = inside(c, CG, BK)
+            h = h0 + r * DIL_H
+            w = w0 + s * DIL_W
+            x_ok = m_ok & (h >= 0) & (h < H) & (w >= 0) & (w < W) & c_ok[None, :]
+            left = LOAD_X(n, group * CG + c[None, :], h, w, x_ok, ARGS)
+            right = LOAD_W(k, c[:, None], r, s, c_ok[:, None] & k_ok, ARGS)
+            acc = tl.dot(left, right, acc, input_precision=INPUT_PRECISION, out_dtype=ACC)
+    EPILOGUE(acc, n, k, p, q, m_ok & k_ok, ARGS)
+
+
+@triton.jit
+def stride_phase(phase, R: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DIL: tl.constexpr):
+    """What meets the input coordinates x with (x + PAD) % STRIDE == phase along one axis.
+
+    Returns the first such coordinate, the first filter tap that reaches them, the step from tap to tap and how many taps do
+    (none when the dilation skips the phase). Everything but ``phase`` is constant, so the loops fold away.
+    """
+    if STRIDE == 1:
+        return 0, 0, 1, R
+    else:
+        first = (phase + (STRIDE - PAD % STRIDE)) % STRIDE
+        tap = phase * 0
+        step = phase * 0 + STRIDE
+        taps = phase * 0
+        for i in tl.static_range(R):
+            tap = tl.where(((R - 1 - i) * DIL) % STRIDE == phase, R - 1 - i, tap)
+            taps += tl.where((i * DIL) % STRIDE == phase, 1, 0)
+        for i in tl.static_range(1, STRIDE):
+            step = tl.where(((STRIDE - i) * DIL) % STRIDE == 0, STRIDE - i, step)
+        return first, tap, step, taps
+
+
+@triton.jit(repr=lambda s: s.constants["NAME"])
+def conv_dgrad(
+    ARGS,
+    LOAD_DY: tl.constexpr,
+    LOAD_W: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    P: tl.constexpr,
+    Q: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    DIL_H: tl.constexpr,
+    DIL_W: tl.constexpr,
+    GROUPS: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    NAME: tl.constexpr,
+):
+    """dx[n,c,h,w] = sum over k,r,s of dy[n,k,p,q] * w[k,c,r,s] with p*stride = h + pad - r*dil, and so for q.
+
+    An output coordinate's phase (h + pad) % stride decides which taps reach it, so each program takes the pixels of one
+    phase pair: within it the division by the stride is exact and every tap of the loop contributes. Closures:
+    ``LOAD_DY(n, k, p, q, mask, ARGS)``, ``LOAD_W(k, c, r, s, mask, ARGS)``, ``EPILOGUE(acc, n, c, h, w, mask, ARGS)``.
+    """
+    CG: tl.constexpr = C // GROUPS
+    KG: tl.constexpr = K // GROUPS
+    HP: tl.constexpr = (H + STRIDE_H - 1) // STRIDE_H  # rows of the largest phase; the others mask their last
+    WP: tl.constexpr = (W + STRIDE_W - 1) // STRIDE_W
+    TILES_M: tl.constexpr = (N * HP * WP + BM - 1) // BM
+    TILES_N: tl.constexpr = (CG + BN - 1) // BN
+    pid = tl.program_id(0)
+    outer = pid // (TILES_M * TILES_N)
+    group = outer % GROUPS
+    phase = outer // GROUPS
+    tile_m, tile_n = grouped_tile(pid % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
+    h_first, r_first, r_step, r_taps = stride_phase(phase // STRIDE_W, R, STRIDE_H, PAD_H, DIL_H)
+    w_first, s_first, s_step, s_taps = stride_phase(phase % STRIDE_W, S, STRIDE_W, PAD_W, DIL_W)
+
+    m = tile_m * BM + tl.arange(0, BM)
+    w_in_phase = (m % WP)[:, None]
+    h_in_phase = (m // WP % HP)[:, None]
+    n = (m // (HP * WP))[:, None]
+    h = h_first + h_in_phase * STRIDE_H
+    w = w_first + w_in_phase * STRIDE_W
+    m_ok = inside(m, N * HP * WP, BM)[:, None] & (h < H) & (w < W)
+    cg = tile_n * BN + tl.arange(0, BN)
+    c_ok = inside(cg, CG, BN)[None, :]
+
+    acc = tl.zeros((BM, BN), ACC)
+    if KG < BK:
+        for start in range(0, r_taps * s_taps * KG, BK):
+            j = start + tl.arange(0, BK)
+            j_ok = j < r_taps * s_taps * KG
+            k = group * KG + j % KG
+            r = r_first + j // KG // s_taps * r_step
+            s = s_first + j // KG % s_taps * s_step
+            p = h_in_phase + ((h_first + PAD_H - r * DIL_H) // STRIDE_H)[None, :]
+            q = w_in_phase + ((w_first + PAD_W - s * DIL_W) // STRIDE_W)[None, :]
+            dy_ok = m_ok & j_ok[None, :] & (p >= 0) & (p < P) & (q >= 0) & (q < Q)
+            left = LOAD_DY(n, k[None, :], p, q, dy_ok, ARGS)
+            right = LOAD_W(k[:, None], cg[None, :], r[:, None], s[:, None], j_ok[:, None] & c_ok, ARGS)
+            acc = tl.dot(left, right, acc, input_precision=INPUT_PRECISION, out_dtype=ACC)
+    else:
+        BLOCKS: tl.constexpr = (KG + BK - 1) // BK
+        for t in range(0, r_taps * s_taps * BLOCKS):
+            r = r_first + t // BLOCKS // s_taps * r_step
+            s = s_first + t // BLOCKS % s_taps * s_step
+            kg = t % BLOCKS * BK + tl.arange(0, BK)
+            kg_ok = inside(kg, KG, BK)
+            p = h_in_phase + (h_first + PAD_H - r * DIL_H) // STRIDE_H
+            q = w_in_phase + (w_first + PAD_W - s * DIL_W) // STRIDE_W
+            dy_ok = m_ok & (p >= 0) & (p < P) & (q >= 0) & (q < Q) & kg_ok[None, :]
+            k = group * KG + kg
+            left = LOAD_DY(n, k[None, :], p, q, dy_ok, ARGS)
+            right = LOAD_W(k[:, None], cg[None, :], r, s, kg_ok[:, None] & c_ok, ARGS)
+            acc = tl.dot(left, right, acc, input_precision=INPUT_PRECISION, out_dtype=ACC)
+    EPILOGUE(acc, n, group * CG + cg[None, :], h, w, m_ok & c_ok, ARGS)
+
+
+@triton.jit(repr=lambda s: s.constants["NAME"])
+def conv_wgrad(
+    ARGS,
+    LOAD_DY: tl.constexpr,
+    LOAD_X: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    P: tl.constexpr,
+    Q: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    DIL_H: tl.constexpr,
+    DIL_W: tl.constexpr,
+    GROUPS: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    NAME: tl.constexpr,
+):
+    """dw[k,c,r,s] = sum over n,p,q of dy[n,k,p,q] * x[n,c,p*stride-pad+r*dil, ...], in SPLITS partial sums.
+
+    GEMM rows are the group's output channels, columns the filter's (r, s, c). Split i sums batch entries
+    [i * ceil(N / SPLITS), (i+1) * ceil(N / SPLITS)); the last splits may be empty and store zeros. Closures:
+    ``LOAD_DY(n, k, p, q, mask, ARGS)``, ``LOAD_X(n, c, h, w, mask, ARGS)``,
+    ``EPILOGUE(acc, split, k, c, r, s, mask, ARGS)``, whose c counts within the group.
+    """
+    CG: tl.constexpr = C // GROUPS
+    KG: tl.constexpr = K // GROUPS
+    FLAT: tl.constexpr = CG < BN
+    BLOCKS: tl.constexpr = (CG + BN - 1) // BN  # column tiles of one tap when not flat
+    TILES_M: tl.constexpr = (KG + BM - 1) // BM
+    TILES_N: tl.constexpr = (R * S * CG + BN - 1) // BN if FLAT else R * S * BLOCKS
+    SHARE: tl.constexpr = (N + SPLITS - 1) // SPLITS * P * Q
+    pid = tl.program_id(0)
+    outer = pid // (TILES_M * TILES_N)
+    group = outer % GROUPS
+    split = outer // GROUPS
+    tile_m, tile_n = grouped_tile(pid % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
+
+    kg = tile_m * BM + tl.arange(0, BM)
+    k = group * KG + kg[:, None]
+    k_ok = inside(kg, KG, BM)[:, None]
+    if FLAT:
+        j = tile_n * BN + tl.arange(0, BN)
+        j_ok = inside(j, R * S * CG, BN)[None, :]
+        c = (j % CG)[None, :]
+        s = (j // CG % S)[None, :]
+        r = (j // (CG * S))[None, :]
+    else:  # one tap per tile: r and s are scalars, so the loop's h and w stay vectors
+        j = tile_n % BLOCKS * BN + tl.arange(0, BN)
+        j_ok = inside(j, CG, BN)[None, :]
+        c = j[None, :]
+        s = tile_n // BLOCKS % S
+        r = tile_n // (BLOCKS * S)
+    dh = r * DIL_H - PAD_H
+    dw = s * DIL_W - PAD_W
+
+    acc = tl.zeros((BM, BN), ACC)
+    begin = split * SHARE
+    end = tl.minimum(begin + SHARE, N * P * Q)
+    for start in range(begin, end, BK):
+        m = start + tl.arange(0, BK)
+        if (N * P * Q) % SHARE == 0:
+            m_ok = inside(m - begin, SHARE, BK)
+        else:
+            m_ok = m < end
+        q = m % Q
+        p = m // Q % P
+        n = m // (P * Q)
+        h = (p * STRIDE_H)[:, None] + dh
+        w = (q * STRIDE_W)[:, None] + dw
+        x_ok = m_ok[:, None] & j_ok & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+        left = LOAD_DY(n[None, :], k, p[None, :], q[None, :], k_ok & m_ok[None, :], ARGS)
+        right = LOAD_X(n[:, None], group * CG + c, h, w, x_ok, ARGS)
+        acc = tl.dot(left, right, acc, input_precision=INPUT_PRECISION, out_dtype=ACC)
+    EPILOGUE(acc, split, k, c, r, s, k_ok & j_ok, ARGS)

@@ -1,0 +1,50 @@
+"""Matrix product C[b] = A[b] @ B[b], tiled, with closures in place of the operands and of the result.
+
+Takes ``LOAD_A(b, m, k, mask, ARGS)`` and ``LOAD_B(b, k, n, mask, ARGS)``, which return tiles of one element type that are 0
+where mask is false (there the indices may be out of range), and ``EPILOGUE(acc, b, m, n, mask, ARGS)``, which stores. Returns
+nothing: the epilogue owns the result. One program computes one BM x BN tile of one batch entry, accumulating over blocks of
+BK in ACC (float32, or float64 for float64 operands); tiles are at least 16 wide and masked, so every size is taken.
+Algorithm: blocked GEMM on tensor cores with grouped ("swizzled") tile order for L2 reuse.
+Grid: ``cdiv(M, BM) * cdiv(N, BN) * BATCH`` programs (``config.matmul_grid``).
+"""
+
+import triton
+import triton.language as tl
+
+from .tiles import grouped_tile, inside
+
+
+@triton.jit(repr=lambda s: s.constants["NAME"])
+def matmul(
+    ARGS,
+    LOAD_A: tl.constexpr,
+    LOAD_B: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    BATCH: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    NAME: tl.constexpr,
+):
+    TILES_M: tl.constexpr = (M + BM - 1) // BM
+    TILES_N: tl.constexpr = (N + BN - 1) // BN
+    pid = tl.program_id(0)
+    b = pid // (TILES_M * TILES_N)
+    tile_m, tile_n = grouped_tile(pid % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
+    m = tile_m * BM + tl.arange(0, BM)
+    n = tile_n * BN + tl.arange(0, BN)
+    m_ok = inside(m, M, BM)[:, None]
+    n_ok = inside(n, N, BN)[None, :]
+    acc = tl.zeros((BM, BN), ACC)
+    for start in range(0, K, BK):
+        k = start + tl.arange(0, BK)
+        k_ok = inside(k, K, BK)
+        left = LOAD_A(b, m[:, None], k[None, :], m_ok & k_ok[None, :], ARGS)
+        right = LOAD_B(b, k[:, None], n[None, :], k_ok[:, None] & n_ok, ARGS)
+        acc = tl.dot(left, right, acc, input_precision=INPUT_PRECISION, out_dtype=ACC)
+    EPILOGUE(acc, b, m[:, None], n[None, :], m_ok & n_ok, ARGS)
