@@ -7,13 +7,18 @@ matmul behind it reads consecutive addresses. Inputs keep the order their caller
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind, Order
 from graphrt.passes.rewrite import rewrite
 
 
-def assign_layouts(graph: Graph, min_channels: int = 1) -> Graph:
-    """``graph`` with an order on every value; feature maps of fewer than ``min_channels`` channels stay row-major."""
+def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Order] | None = None) -> Graph:
+    """``graph`` with an order on every value; feature maps of fewer than ``min_channels`` channels stay row-major.
+
+    ``fixed`` names parameters whose buffers exist already, with their order.
+    """
     wishes: dict[Value, list[Order]] = {v: [] for v in graph.values()}
     for node in graph.nodes:
         if node.op.orders is not None:
@@ -27,6 +32,9 @@ def assign_layouts(graph: Graph, min_channels: int = 1) -> Graph:
         for node in graph.nodes:
             for i, v in enumerate(node.outputs):
                 order = _choose(node, i, wishes[v], chosen)
+                if fixed is not None and node.op.name == "parameter" and node.name in fixed:
+                    chosen[v] = fixed[node.name]
+                    continue
                 chosen[v] = None if order is not None and _few_channels(v, order, min_channels) else order
         for node in graph.nodes:
             if node.op.kind is Kind.ELEMENTWISE:

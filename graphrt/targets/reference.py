@@ -9,6 +9,7 @@ import numpy as np
 
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind
+from graphrt.runtime.state import State
 
 
 def evaluate(graph: Graph, feeds: Mapping[str, Any], precision: str = "float64") -> dict[Value, np.ndarray]:
@@ -31,3 +32,24 @@ def evaluate(graph: Graph, feeds: Mapping[str, Any], precision: str = "float64")
             many = results if isinstance(results, tuple) else (results,)
             table.update({v: fit(r, v) for v, r in zip(node.outputs, many, strict=True)})
     return table
+
+
+class ReferenceExecutable:
+    """Runs a graph by ``evaluate``; new parameter values are written when everything has been computed."""
+
+    def __init__(self, graph: Graph, precision: str) -> None:
+        self._graph, self._precision = graph, precision
+
+    def run(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
+        table = evaluate(self._graph, {**state, **inputs}, self._precision)
+        for name, v in self._graph.outputs.items():
+            outputs[name][...] = table[v]
+        for name, v in self._graph.updates.items():
+            state.set(name, table[v])
+
+    def time(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> list[float]:
+        self.run(inputs, state, outputs)
+        return []
+
+    def source(self, launch: int | None) -> str:
+        return str(self._graph)

@@ -29,8 +29,8 @@ def element(pid, N: tl.constexpr, C: tl.constexpr, H: tl.constexpr, W: tl.conste
 def covering(
     x, i: tl.constexpr, R: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DIL: tl.constexpr
 ):
-    """(window, tap, valid) of the i-th of ``covers(R, STRIDE, DIL)`` candidate windows over coordinate x of one axis."""
-    if (R - 1) * DIL < R * STRIDE:  # windows from the last that covers x backwards: about R / STRIDE of them
+    """(window, tap, valid) of the i-th candidate window over coordinate x of one axis, i below min of both counts."""
+    if (R - 1) * DIL // STRIDE < R:  # windows from the last that covers x backwards: (R - 1) * DIL // STRIDE + 1 of them
         window = (x + PAD) // STRIDE - i
         offset = x + PAD - window * STRIDE
         tap = offset // DIL
@@ -38,6 +38,173 @@ def covering(
     else:  # wide dilation: fewer taps than windows
         offset = x + PAD - i * DIL
         window = offset // STRIDE
-        tap = i
+        tap = x * 0 + i
         valid = (offset >= 0) & (offset % STRIDE == 0)
     return window, tap, valid & (window >= 0) & (window < OUT)
+
+
+@triton.jit(repr=lambda s: s.constants["NAME"])
+def pool(
+    ARGS,
+    LOAD_X: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    P: tl.constexpr,
+    Q: tl.constexpr,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    DIL_H: tl.constexpr,
+    DIL_W: tl.constexpr,
+    OP: tl.constexpr,
+    ACC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    NAME: tl.constexpr,
+):
+    """y[n,c,p,q] = max or sum (OP) of the window's x. ``LOAD_X(n, c, h, w, mask, ARGS)``,
+    ``EPILOGUE(acc, index, n, c, p, q, mask, ARGS)``; for "sum" the index is 0."""
+    n, c, p, q, mask = element(tl.program_id(0), N, C, P, Q, CHANNELS_LAST, BLOCK)
+    index = tl.full((BLOCK,), -1, tl.int32)
+    if OP == "max":
+        acc = tl.full((BLOCK,), float("-inf"), ACC)
+    else:
+        acc = tl.zeros((BLOCK,), ACC)
+    for r in tl.static_range(R):
+        for s in tl.static_range(S):
+            h = p * STRIDE_H - PAD_H + r * DIL_H
+            w = q * STRIDE_W - PAD_W + s * DIL_W
+            ok = mask & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+            x = LOAD_X(n, c, h, w, ok, ARGS).to(ACC)
+            if OP == "max":
+                # A window of -inf only must still name a tap that it has, hence index < 0.
+                wins = ok & ((x > acc) | ((x != x) & (acc == acc)) | (index < 0))
+                acc = tl.where(wins, x, acc)
+                index = tl.where(wins, r * S + s, index)
+            else:
+                acc += tl.where(ok, x, 0)
+    EPILOGUE(acc, tl.maximum(index, 0), n, c, p, q, mask, ARGS)
+
+
+@triton.jit(repr=lambda s: s.constants["NAME"])
+def max_pool_grad(
+    ARGS,
+    LOAD_DY: tl.constexpr,
+    LOAD_INDEX: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    P: tl.constexpr,
+    Q: tl.constexpr,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    DIL_H: tl.constexpr,
+    DIL_W: tl.constexpr,
+    ACC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    NAME: tl.constexpr,
+):
+    """dx[n,c,h,w] = sum of dy over the windows that chose (h, w). ``LOAD_DY(n, c, p, q, mask, ARGS)``,
+    ``LOAD_INDEX(n, c, p, q, mask, ARGS)`` of any integer type, ``EPILOGUE(acc, n, c, h, w, mask, ARGS)``."""
+    n, c, h, w, mask = element(tl.program_id(0), N, C, H, W, CHANNELS_LAST, BLOCK)
+    COVER_H: tl.constexpr = min(R, (R - 1) * DIL_H // STRIDE_H + 1)
+    COVER_W: tl.constexpr = min(S, (S - 1) * DIL_W // STRIDE_W + 1)
+    acc = tl.zeros((BLOCK,), ACC)
+    for i in tl.static_range(COVER_H):
+        p, r, p_ok = covering(h, i, R, P, STRIDE_H, PAD_H, DIL_H)
+        for j in tl.static_range(COVER_W):
+            q, s, q_ok = covering(w, j, S, Q, STRIDE_W, PAD_W, DIL_W)
+            ok = mask & p_ok & q_ok
+            index = LOAD_INDEX(n, c, p, q, ok, ARGS).to(tl.int32)
+            dy = LOAD_DY(n, c, p, q, ok, ARGS).to(ACC)
+            acc += tl.where(ok & (index == r * S + s), dy, 0)
+    EPILOGUE(acc, n, c, h, w, mask, ARGS)
+
+
+@triton.jit(repr=lambda s: s.constants["NAME"])
+def sum_pool_grad(
+    ARGS,
+    LOAD_DY: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    P: tl.constexpr,
+    Q: tl.constexpr,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    DIL_H: tl.constexpr,
+    DIL_W: tl.constexpr,
+    ACC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    NAME: tl.constexpr,
+):
+    """dx[n,c,h,w] = sum of dy over the windows that cover (h, w). ``LOAD_DY(n, c, p, q, mask, ARGS)``,
+    ``EPILOGUE(acc, n, c, h, w, mask, ARGS)``. Average pooling divides in LOAD_DY."""
+    n, c, h, w, mask = element(tl.program_id(0), N, C, H, W, CHANNELS_LAST, BLOCK)
+    COVER_H: tl.constexpr = min(R, (R - 1) * DIL_H // STRIDE_H + 1)
+    COVER_W: tl.constexpr = min(S, (S - 1) * DIL_W // STRIDE_W + 1)
+    acc = tl.zeros((BLOCK,), ACC)
+    for i in tl.static_range(COVER_H):
+        p, r, p_ok = covering(h, i, R, P, STRIDE_H, PAD_H, DIL_H)
+        for j in tl.static_range(COVER_W):
+            q, s, q_ok = covering(w, j, S, Q, STRIDE_W, PAD_W, DIL_W)
+            ok = mask & p_ok & q_ok
+            acc += tl.where(ok, LOAD_DY(n, c, p, q, ok, ARGS).to(ACC), 0)
+    EPILOGUE(acc, n, c, h, w, mask, ARGS)
+
+
+@triton.jit(repr=lambda s: s.constants["NAME"])
+def max_pool_gather(
+    ARGS,
+    LOAD_X: tl.constexpr,
+    LOAD_INDEX: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    P: tl.constexpr,
+    Q: tl.constexpr,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    DIL_H: tl.constexpr,
+    DIL_W: tl.constexpr,
+    ACC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    NAME: tl.constexpr,
+):
+    """y[n,c,p,q] = x at the tap that the window chose, 0 if that is padding: the transpose of ``max_pool_grad``.
+
+    ``LOAD_X(n, c, h, w, mask, ARGS)``, ``LOAD_INDEX(n, c, p, q, mask, ARGS)``,
+    ``EPILOGUE(acc, n, c, p, q, mask, ARGS)``."""
+    n, c, p, q, mask = element(tl.program_id(0), N, C, P, Q, CHANNELS_LAST, BLOCK)
+    index = LOAD_INDEX(n, c, p, q, mask, ARGS).to(tl.int32)
+    h = p * STRIDE_H - PAD_H + index // S * DIL_H
+    w = q * STRIDE_W - PAD_W + index % S * DIL_W
+    ok = mask & (index < R * S) & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+    EPILOGUE(tl.where(ok, LOAD_X(n, c, h, w, ok, ARGS).to(ACC), 0), n, c, p, q, mask, ARGS)

@@ -1,0 +1,153 @@
+"""compile: from a graph to a Program, one stage after the other.
+
+    passes -> fuse -> arrange -> lower -> plan memory -> target
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+
+from graphrt.config import Flags
+from graphrt.errors import ArgumentError, GraphError, TargetError
+from graphrt.ir import Graph, Value
+from graphrt.passes.pipeline import Policy, run_passes
+from graphrt.passes.rewrite import rewrite
+from graphrt.runtime.program import Executable, Program
+from graphrt.runtime.state import State
+from graphrt.schedule.fusion import fuse
+from graphrt.schedule.kernel_ir import lower
+from graphrt.schedule.memory import plan_memory
+from graphrt.schedule.order import arrange
+
+TARGETS = ("cuda", "hip", "cpu", "interpret", "reference")
+
+Outputs = Graph | Value | Sequence[Value] | Mapping[str, Value]
+
+
+def compile(  # noqa: A001 - the name every framework has for it
+    outputs: Outputs, target: str = "auto", state: State | None = None, precision: str = "float32"
+) -> Program:
+    """Compiles a graph, or the part of one that some values need, for ``target``.
+
+    ``outputs`` is a Graph with its own outputs and updates, one Value, a list or a dict of them (then no parameter is
+    updated); the program returns a dict, one array, a list or a dict. ``target`` is auto, cuda, hip, cpu, interpret or
+    reference; ``state`` shares parameters with other programs; ``precision`` float64 computes in double on the reference
+    target. Raises TargetError when the target cannot run here, GraphError, ArgumentError.
+    """
+    start = time.perf_counter()
+    flags = Flags.read()
+    graph, unpack = _graph(outputs)
+    target = _target(target, flags)
+    if precision not in ("float32", "float64") or (precision == "float64" and target != "reference"):
+        raise ArgumentError(f"precision must be float32, or float64 on the reference target, got {precision!r}")
+    state = State() if state is None else state
+    policy = _policy(target)
+    steps = run_passes(graph, policy, {n: t.order for n, t in state.types.items()}, flags.check)
+    final = steps[-1][1]
+    for node in final.nodes:
+        if node.op.name == "parameter":
+            state.add(node.name, node.types[0], final.initial[node.name])
+    if target == "reference":
+        from graphrt.targets.reference import ReferenceExecutable
+
+        runner: Executable = ReferenceExecutable(final, precision)
+        return Program(final, target, runner, state, unpack=unpack, passes=steps, seconds=time.perf_counter() - start)
+    groups, decisions = fuse(final, not flags.no_fuse)
+    schedule = arrange(final, groups, not flags.no_fuse, not flags.no_inplace)
+    limit = _row_limit(target)
+    kernels = [[lower(schedule, g, limit) for g in launch.groups] for launch in schedule.launches]
+    plan = plan_memory(schedule, kernels, not flags.no_inplace)
+    runner = _executable(target, schedule, kernels, plan)
+    seconds = time.perf_counter() - start
+    program = Program(final, target, runner, state, schedule, kernels, plan, decisions, unpack, steps, seconds)
+    _debug(program, flags)
+    return program
+
+
+def _graph(outputs: Outputs) -> tuple[Graph, str]:
+    """``outputs`` as a graph with outputs, and how the program gives its results back."""
+    if isinstance(outputs, Graph):
+        if not outputs.results():
+            raise GraphError("the graph has no outputs and no updates; name some with graph.output(name, value)")
+        return outputs, "dict"
+    if isinstance(outputs, Value):
+        named, unpack = {"out": outputs}, "single"
+    elif isinstance(outputs, Mapping):
+        named, unpack = dict(outputs), "dict"
+    else:
+        named, unpack = {f"out{i}": v for i, v in enumerate(outputs)}, "list"
+    if not named or not all(isinstance(v, Value) for v in named.values()):
+        raise ArgumentError("compile needs a Graph, a Value, or a list or dict of Values")
+    graph = next(iter(named.values())).graph
+    if any(v.graph is not graph for v in named.values()):
+        raise GraphError("the outputs belong to different Graphs; build everything of one program on one Graph")
+    table = dict(zip(graph.values(), (copy := rewrite(graph, lambda node: None)).values(), strict=True))
+    copy.updates, copy.outputs = {}, {name: table[v] for name, v in named.items()}
+    return copy, unpack
+
+
+def _target(target: str, flags: Flags) -> str:
+    if target == "auto":
+        target = flags.target or "auto"
+    if target == "auto":
+        from graphrt.targets.triton.device import available
+
+        return available() or "cpu"
+    if target not in TARGETS:
+        raise TargetError(f"target must be auto, {', '.join(TARGETS)}; got {target!r}")
+    return target
+
+
+def _policy(target: str) -> Policy:
+    if target == "reference":
+        return Policy(splits=lambda node: 0)
+    if target == "cpu":
+        from graphrt.targets.cpu.runner import policy
+
+        return policy()
+    from graphrt.targets.triton.runner import policy as triton_policy
+
+    return triton_policy(target)
+
+
+def _row_limit(target: str) -> int:
+    if target == "cpu":
+        return 0
+    from graphrt.targets.triton.codegen import ROW_LIMIT
+
+    return ROW_LIMIT
+
+
+def _executable(target: str, schedule: Any, kernels: Any, plan: Any) -> Executable:
+    if target == "cpu":
+        from graphrt.targets.cpu.runner import CpuExecutable
+
+        return CpuExecutable(schedule, kernels, plan)
+    from graphrt.targets.triton.runner import TritonExecutable
+
+    return TritonExecutable(target, schedule, kernels, plan)
+
+
+def _debug(program: Program, flags: Flags) -> None:
+    """What GRAPHRT_DEBUG asks for, on standard error."""
+    if flags.debug >= 5:
+        for name, graph in program.passes:
+            print(f"--- {name} ---\n{graph}", file=sys.stderr)
+    if flags.debug >= 3:
+        print(program.explain(), file=sys.stderr)
+    if flags.debug >= 4:
+        print(program.source(), file=sys.stderr)
+    if flags.debug >= 1 and program.plan is not None:
+        nodes, plan = len(program.graph.nodes), program.plan
+        print(
+            f"graphrt: {program.target}: {nodes} nodes, {program.launches} launches, arena {plan.size} of "
+            f"{plan.unplanned} bytes, compiled in {program.compile_seconds:.2f} s",
+            file=sys.stderr,
+        )
+
+

@@ -1,0 +1,46 @@
+"""Every environment variable that graphrt reads, in one place; ``graphrt flags`` prints them as a table."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+
+def _bool(name: str) -> bool:
+    return os.environ.get(name, "0") not in ("", "0")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags as they were when ``read`` was called; ``doc`` of each field is its help."""
+
+    cache: Path = field(metadata={"env": "GRAPHRT_CACHE", "doc": "where compiled code is kept (~/.cache/graphrt)"})
+    target: str = field(metadata={"env": "GRAPHRT_TARGET", "doc": "the target that 'auto' means"})
+    threads: int = field(metadata={"env": "GRAPHRT_THREADS", "doc": "threads of the cpu target (0: every core allowed)"})
+    debug: int = field(metadata={"env": "GRAPHRT_DEBUG", "doc": "1 summary, 3 every fusion verdict, 4 source, 5 the IR"})
+    check: bool = field(metadata={"env": "GRAPHRT_CHECK", "doc": "verify the graph after every pass"})
+    no_fuse: bool = field(metadata={"env": "GRAPHRT_NOFUSE", "doc": "one kernel per op"})
+    no_inplace: bool = field(metadata={"env": "GRAPHRT_NOINPLACE", "doc": "no value takes another's bytes"})
+    poison: bool = field(metadata={"env": "GRAPHRT_POISON", "doc": "fill the arena with NaN before each run"})
+    cflags: str = field(metadata={"env": "GRAPHRT_CFLAGS", "doc": "more flags for the C compiler (sanitizers)"})
+
+    @staticmethod
+    def read() -> Flags:
+        """The flags in force now."""
+        env = os.environ
+        return Flags(
+            cache=Path(env.get("GRAPHRT_CACHE") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphrt"),
+            target=env.get("GRAPHRT_TARGET", ""),
+            threads=int(env.get("GRAPHRT_THREADS", "0") or 0),
+            debug=int(env.get("GRAPHRT_DEBUG", "0") or 0),
+            check=_bool("GRAPHRT_CHECK"),
+            no_fuse=_bool("GRAPHRT_NOFUSE"),
+            no_inplace=_bool("GRAPHRT_NOINPLACE"),
+            poison=_bool("GRAPHRT_POISON"),
+            cflags=env.get("GRAPHRT_CFLAGS", ""),
+        )
+
+    def table(self) -> list[tuple[str, str, str]]:
+        """(variable, value, help) of each flag."""
+        return [(f.metadata["env"], str(getattr(self, f.name)), f.metadata["doc"]) for f in fields(self)]

@@ -1,0 +1,39 @@
+"""The passes in order: what happens to a graph between the builder and the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from graphrt.ir import Graph, Node
+from graphrt.op import Order
+from graphrt.passes.layout import assign_layouts
+from graphrt.passes.simplify import dead_code, simplify
+from graphrt.passes.split import split_reductions
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a target wants of the passes: how many partial sums a node is split into, and where channels-last pays."""
+
+    splits: Callable[[Node], int]
+    min_channels: int = 1
+
+
+def run_passes(
+    graph: Graph, policy: Policy, state_orders: Mapping[str, Order], check: bool = False
+) -> list[tuple[str, Graph]]:
+    """The graph after each pass, by name, last one final. ``state_orders`` fixes layouts of state that exists already."""
+    steps: list[tuple[str, Callable[[Graph], Graph]]] = [
+        ("dead_code", dead_code),  # what no output and no update needs
+        ("simplify", simplify),  # fold, identities, common subexpressions
+        ("split", lambda g: split_reductions(g, policy.splits)),  # long reductions in parallel parts
+        ("layout", lambda g: assign_layouts(g, policy.min_channels, state_orders)),  # channels-last inside
+    ]
+    done = [("build", graph)]
+    for name, step in steps:
+        graph = step(graph)
+        if check:
+            graph.verify()
+        done.append((name, graph))
+    return done

@@ -1,0 +1,183 @@
+"""Program: a compiled graph that is called like a function.
+
+Calling it runs one plan over one arena. Results are new arrays each time, so a later call never overwrites them; parameters
+are updated in the shared ``State``. The same inputs and state give the same bits, run after run, on one target.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from graphrt.errors import ArgumentError, InputError
+from graphrt.ir import Graph
+from graphrt.runtime.state import State, dense
+from graphrt.schedule.fusion import Decision
+from graphrt.schedule.kernel_ir import Kernel
+from graphrt.schedule.memory import MemoryPlan
+from graphrt.schedule.order import Schedule
+from graphrt.types import TensorType
+
+
+class Executable(Protocol):
+    """What a target makes of a schedule."""
+
+    def run(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
+        """Runs every launch, reading ``inputs`` and ``state``, writing ``outputs`` and ``state``."""
+
+    def time(
+        self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]
+    ) -> list[float]:
+        """Runs once and returns the seconds of each launch."""
+
+    def source(self, launch: int | None) -> str:
+        """Generated source: of one launch, or all of it."""
+
+
+@dataclass(frozen=True)
+class LaunchProfile:
+    """Median time of one launch, and what it computes and moves."""
+
+    name: str
+    seconds: float
+    flops: int
+    bytes: int
+
+
+class Program:
+    """A compiled graph. Call it with inputs by name; it returns the outputs by name (a dict)."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        target: str,
+        executable: Executable,
+        state: State,
+        schedule: Schedule | None = None,
+        kernels: Sequence[Sequence[Kernel]] = (),
+        plan: MemoryPlan | None = None,
+        decisions: Sequence[Decision] = (),
+        unpack: str = "dict",
+        passes: Sequence[tuple[str, Graph]] = (),
+        seconds: float = 0.0,
+    ) -> None:
+        self.graph, self.target, self.state = graph, target, state
+        self.schedule, self.plan, self.decisions = schedule, plan, list(decisions)
+        self.passes, self.compile_seconds = list(passes), seconds
+        self.inputs: dict[str, TensorType] = {n.name: n.types[0] for n in graph.nodes if n.op.name == "input"}
+        self._executable, self._kernels, self._unpack = executable, kernels, unpack
+        self._lock = threading.Lock()
+        read = {v.node.name for n in graph.nodes for v in n.inputs} | {v.node.name for v in graph.results()}
+        self._needed = [n for n in self.inputs if n in read]
+
+    # --- running --------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        """Runs once. Inputs by name, as NumPy arrays, torch tensors or numbers; one dict also serves (odd names).
+
+        Arrays are read in place when they are contiguous and have the input's dtype. Raises InputError.
+        """
+        if args:
+            if len(args) > 1 or not isinstance(args[0], Mapping):
+                raise InputError("inputs are passed by name: program(x=..., y=...) or program({'x': ...})")
+            inputs = {**args[0], **inputs}
+        wants_torch = any(type(v).__module__.split(".")[0] == "torch" for v in inputs.values())
+        arrays = self._bind(inputs)
+        outputs = {name: dense(v.type) for name, v in self.graph.outputs.items()}
+        with self._lock:
+            self._executable.run(arrays, self.state, outputs)
+        results: dict[str, Any] = dict(outputs)
+        if wants_torch:
+            import torch
+
+            results = {name: torch.from_numpy(a) for name, a in outputs.items()}
+        if self._unpack == "dict":
+            return results
+        values = list(results.values())
+        return values[0] if self._unpack == "single" else values
+
+    def _bind(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        unknown = inputs.keys() - self.inputs.keys()
+        if unknown:
+            raise InputError(f"no input {', '.join(map(repr, sorted(unknown)))}; the inputs are {self._signature()}")
+        missing = [n for n in self._needed if n not in inputs]
+        if missing:
+            node = self.graph.sources[missing[0]]
+            raise InputError(f"missing input {', '.join(map(repr, missing))} (defined at {node.where()}); the inputs are {self._signature()}")
+        return {name: self._array(name, value) for name, value in inputs.items()}
+
+    def _array(self, name: str, value: Any) -> np.ndarray:
+        type = self.inputs[name]
+        if isinstance(value, bool | int | float):
+            array = np.asarray(value, type.dtype.numpy)
+            if not type.dtype.is_float and array.item() != value:
+                raise InputError(f"input {name!r} is {type}; {value!r} does not fit")
+        elif hasattr(value, "detach"):
+            if value.device.type != "cpu":
+                value = value.cpu()
+            array = value.detach().numpy()
+        else:
+            array = np.asarray(value)
+        where = self.graph.sources[name].where()
+        if array.shape != type.shape:
+            raise InputError(f"input {name!r} of {where} is {type}, got shape {list(array.shape)}")
+        if array.dtype != type.dtype.numpy:
+            raise InputError(f"input {name!r} of {where} is {type}, got {array.dtype}; convert it first")
+        return np.ascontiguousarray(array).reshape(type.shape)
+
+    def _signature(self) -> str:
+        return ", ".join(f"{n} : {t}" for n, t in self.inputs.items()) or "none"
+
+    # --- seeing inside --------------------------------------------------------------------------------------------
+
+    @property
+    def launches(self) -> int:
+        """Kernel launches of one run."""
+        return len(self.schedule.launches) if self.schedule else 0
+
+    def source(self, launch: int | None = None) -> str:
+        """The generated code: of launch number ``launch``, or all of it."""
+        if launch is not None and not 0 <= launch < self.launches:
+            raise ArgumentError(f"launch must lie in 0..{self.launches - 1}, got {launch}")
+        return self._executable.source(launch)
+
+    def plan_text(self) -> str:
+        """One line a group: what the golden tests compare."""
+        return "\n".join(map(str, self.schedule.launches)) + "\n" if self.schedule else ""
+
+    def memory(self) -> MemoryPlan | None:
+        """The arena: offsets, lifetimes, its size beside the lower bound."""
+        return self.plan
+
+    def explain(self) -> str:
+        """Every fusion decision: edge, verdict, reason and bytes saved; then the totals."""
+        lines = []
+        for d in self.decisions:
+            verdict = f"fused, saves {d.saved} bytes" if d.fused else "not fused"
+            lines.append(f"{d.node} into {d.group}: {verdict}: {d.reason}")
+        saved = sum(d.saved for d in self.decisions if d.fused)
+        lines.append(f"{self.launches} launches, {sum(d.fused for d in self.decisions)} edges fused, {saved} bytes saved")
+        return "\n".join(lines)
+
+    def profile(self, inputs: Mapping[str, Any], runs: int = 20) -> list[LaunchProfile]:
+        """Median seconds of each launch over ``runs`` runs, with its flops and the bytes of its inputs and outputs.
+
+        State advances as in any run.
+        """
+        if self.schedule is None:
+            raise ArgumentError(f"the {self.target} target has no launches to profile")
+        arrays = self._bind(inputs)
+        outputs = {name: dense(v.type) for name, v in self.graph.outputs.items()}
+        with self._lock:
+            times = np.array([self._executable.time(arrays, self.state, outputs) for _ in range(runs)])
+        found = []
+        for launch, seconds in zip(self.schedule.launches, np.median(times, axis=0), strict=True):
+            nodes = {n for g in launch.groups for n in (*g.nodes, *g.inlined)}
+            values = {v for g in launch.groups for v in (*g.inputs, *g.outputs, *g.copies)}
+            flops, moved = sum(n.op.flops(n) for n in nodes), sum(v.type.nbytes for v in values)
+            found.append(LaunchProfile(str(launch).split(" in=")[0].split("\n")[0], float(seconds), flops, moved))
+        return found

@@ -1,0 +1,79 @@
+"""State: the parameters, optimizer moments, running statistics and counters that programs share by name.
+
+A buffer lies in memory as the layout pass decided; what a user sees is a view of it in the logical shape, so nothing is
+copied and weights stay OIHW outside whatever they are inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphrt.errors import InputError
+from graphrt.types import TensorType
+
+
+def dense(type: TensorType) -> np.ndarray:
+    """An uninitialised array of ``type``: memory in its order, shape as users see it."""
+    order = type.order or tuple(range(type.ndim))
+    physical = np.empty([type.shape[d] for d in order], type.dtype.numpy)
+    return physical.transpose(sorted(range(type.ndim), key=lambda i: order[i]))
+
+
+class State(Mapping[str, np.ndarray]):
+    """Arrays by name. Reading gives a live view; ``set`` overwrites in place."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+        self.types: dict[str, TensorType] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def add(self, name: str, type: TensorType, initial: np.ndarray) -> None:
+        """Makes the buffer of ``name`` unless it exists. Raises InputError when it exists with another type."""
+        if name in self._arrays:
+            if not self.types[name].same(type):
+                raise InputError(f"state {name!r} is {self.types[name]} already; this program wants {type}")
+            return
+        self.types[name] = type
+        self._arrays[name] = dense(type)
+        self._arrays[name][...] = initial
+
+    def set(self, name: str, value: Any) -> None:
+        """Overwrites ``name``. Raises InputError for an unknown name or another shape."""
+        if name not in self._arrays:
+            raise InputError(f"no state {name!r}; there is {', '.join(map(repr, self._arrays)) or 'none'}")
+        array = np.asarray(value)
+        if array.shape != self._arrays[name].shape:
+            raise InputError(f"state {name!r} has shape {list(self._arrays[name].shape)}, got {list(array.shape)}")
+        self._arrays[name][...] = array
+
+    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Writes everything as a safetensors file, in logical (OIHW) layout."""
+        from safetensors.numpy import save_file
+
+        save_file({k: np.array(v, order="C") for k, v in self._arrays.items()}, path, metadata=dict(metadata or {}))
+
+    def load(self, path: str | Path) -> None:
+        """Reads what ``save`` wrote. Raises InputError listing missing, unexpected and misshapen names; then nothing changed."""
+        from safetensors.numpy import load_file
+
+        found = load_file(path)
+        missing, unexpected = self._arrays.keys() - found.keys(), found.keys() - self._arrays.keys()
+        shapes = [n for n in found.keys() & self._arrays.keys() if found[n].shape != self._arrays[n].shape]
+        if missing or unexpected or shapes:
+            raise InputError(
+                f"{path} does not fit: missing {sorted(missing)}, unexpected {sorted(unexpected)}, other shapes {sorted(shapes)}"
+            )
+        for name, array in found.items():
+            self.set(name, array)

@@ -1,0 +1,132 @@
+"""Memory plan: one arena, offsets by liveness.
+
+Greedy by size with best fit (Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020): the
+largest tensors are placed first, each in the smallest gap left by those alive at the same time. A value takes over the bytes
+of one that its own kernel reads for the last time at the same element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphrt.schedule.kernel_ir import Block, Kernel, PointwiseKernel, ReductionKernel, TemplateKernel
+from graphrt.schedule.order import Schedule, Slot
+
+ALIGNMENT = 256  # bytes: a GPU's widest transaction, several cache lines
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """``offset`` of each arena slot in bytes, the ``alias`` pairs (new, old) written in place, sizes for the report."""
+
+    offset: dict[Slot, int]
+    alias: dict[Slot, Slot]
+    lifetime: dict[Slot, tuple[int, int]]  # first and last launch
+    size: int
+    unplanned: int  # what separate allocations would take
+    bound: int  # the largest sum of live bytes: no plan without in-place writes can be smaller
+
+    def __str__(self) -> str:
+        lines = [f"arena {self.size} bytes (separate {self.unplanned}, live at most {self.bound})"]
+        for slot, start in sorted(self.offset.items(), key=lambda item: item[1]):
+            first, last = self.lifetime[slot]
+            note = f" in place of {self.alias[slot].name}" if slot in self.alias else ""
+            lines.append(f"  {start:>10} +{slot.type.nbytes:<10} launches {first}..{last}  {slot.name} {slot.type}{note}")
+        return "\n".join(lines)
+
+
+def blocks(kernel: Kernel) -> list[Block]:
+    """Every block of ``kernel`` in the order it runs."""
+    if isinstance(kernel, PointwiseKernel):
+        return [kernel.block]
+    if isinstance(kernel, TemplateKernel):
+        return [*kernel.loaders.values(), kernel.epilogue]
+    return [b for p in kernel.passes for b in (p.inner, p.after)]
+
+
+def loads(block: Block) -> list[tuple[Slot, object, tuple[object, ...]]]:
+    """(slot, offset, guards) of each load."""
+    return [i.args for i in block.insts if i.op == "load"]  # type: ignore[misc]
+
+
+def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], in_place: bool = True) -> MemoryPlan:
+    """Places every arena slot of ``schedule``; ``kernels`` are those of each launch."""
+    lifetime: dict[Slot, tuple[int, int]] = {}
+    for step, launch in enumerate(kernels):
+        for kernel in launch:
+            for block in blocks(kernel):
+                for slot in [*(load[0] for load in loads(block)), *(s.slot for s in block.stores)]:
+                    if slot.space == "arena":
+                        lifetime[slot] = (lifetime.get(slot, (step, step))[0], step)
+    alias: dict[Slot, Slot] = {}
+    if in_place:
+        for step, launch in enumerate(kernels):
+            if len(launch) == 1:
+                _alias(launch[0], step, lifetime, alias)
+    root: dict[Slot, Slot] = {}
+    for slot in lifetime:
+        end = slot
+        while end in alias:
+            end = alias[end]
+        root[slot] = end
+    span = {
+        r: (min(lifetime[s][0] for s in root if root[s] is r), max(lifetime[s][1] for s in root if root[s] is r))
+        for r in dict.fromkeys(root.values())
+    }
+    placed: dict[Slot, int] = {}
+    for slot in sorted(span, key=lambda s: (-s.type.nbytes, span[s])):
+        busy = sorted(
+            (placed[o], placed[o] + _room(o)) for o in placed if span[o][0] <= span[slot][1] and span[slot][0] <= span[o][1]
+        )
+        placed[slot] = _best_gap(busy, _room(slot))
+    steps = range(len(kernels))
+    return MemoryPlan(
+        offset={slot: placed[root[slot]] for slot in lifetime},
+        alias=alias,
+        lifetime=lifetime,
+        size=max((placed[s] + _room(s) for s in placed), default=0),
+        unplanned=sum(map(_room, lifetime)),
+        bound=max((sum(_room(s) for s, (a, b) in lifetime.items() if a <= t <= b) for t in steps), default=0),
+    )
+
+
+def _room(slot: Slot) -> int:
+    return max(-(-slot.type.nbytes // ALIGNMENT), 1) * ALIGNMENT
+
+
+def _best_gap(busy: list[tuple[int, int]], size: int) -> int:
+    """Start of the smallest gap between ``busy`` ranges that holds ``size``; behind them all if there is none."""
+    best, best_size, end = None, 0, 0
+    for start, stop in busy:
+        if start - end >= size and (best is None or start - end < best_size):
+            best, best_size = end, start - end
+        end = max(end, stop)
+    return end if best is None else best
+
+
+def _alias(kernel: Kernel, step: int, lifetime: dict[Slot, tuple[int, int]], alias: dict[Slot, Slot]) -> None:
+    """Lets each store of a kernel take the place of a tensor read for the last time at the same element."""
+    if isinstance(kernel, ReductionKernel):
+        return  # a later pass reads its rows again
+    final = blocks(kernel)[-1]
+    elsewhere = {load[0] for block in blocks(kernel)[:-1] for load in loads(block)}
+    taken: set[Slot] = set()
+    for store in final.stores:
+        if store.slot.space != "arena" or lifetime[store.slot][0] != step:
+            continue
+        for slot, offset, guards in loads(final):
+            reads = {(o, g) for s, o, g in loads(final) if s is slot or s == slot}
+            if (
+                slot.space == "arena"
+                and lifetime[slot][1] == step
+                and slot not in elsewhere
+                and slot not in taken
+                and slot.type.nbytes == store.slot.type.nbytes
+                and not guards
+                and reads == {(store.offset, ())}
+                and offset == store.offset
+            ):
+                alias[store.slot] = slot
+                taken.add(slot)
+                break

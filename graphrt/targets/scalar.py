@@ -1,0 +1,90 @@
+"""The scalar operations of Kernel IR as source text, one table per language.
+
+A new scalar operation is one row here per language and one name in ``kernel_ir``; nothing else prints arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from graphrt.errors import TargetError
+from graphrt.index import Expr
+from graphrt.schedule.kernel_ir import Inst, Var
+from graphrt.types import DType, bool_, float16, float32, float64, int8, int16, int32, int64, uint8
+
+C_TYPES = {
+    bool_: "_Bool", uint8: "uint8_t", int8: "int8_t", int16: "int16_t", int32: "int32_t", int64: "int64_t",
+    float16: "_Float16", float32: "float", float64: "double",
+}  # fmt: skip
+TRITON_TYPES = {
+    bool_: "tl.int1", uint8: "tl.uint8", int8: "tl.int8", int16: "tl.int16", int32: "tl.int32", int64: "tl.int64",
+    float16: "tl.float16", float32: "tl.float32", float64: "tl.float64",
+}  # fmt: skip
+
+_COMMON = {
+    "add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "div": "{0} / {1}", "neg": "-{0}",
+    "eq": "{0} == {1}", "ne": "{0} != {1}", "lt": "{0} < {1}", "le": "{0} <= {1}", "gt": "{0} > {1}", "ge": "{0} >= {1}",
+}  # fmt: skip
+C = {
+    **_COMMON,
+    "logical_and": "{0} & {1}", "logical_or": "{0} | {1}", "logical_not": "!{0}", "where": "{0} ? {1} : {2}",
+    "abs": "grt_abs({0})", "minimum": "grt_min({0}, {1})", "maximum": "grt_max({0}, {1})",
+    "exp": "exp{f}({0})", "log": "log{f}({0})", "sqrt": "sqrt{f}({0})", "rsqrt": "1 / sqrt{f}({0})",
+    "sin": "sin{f}({0})", "cos": "cos{f}({0})", "tanh": "tanh{f}({0})", "erf": "erf{f}({0})", "floor": "floor{f}({0})",
+    "pow": "pow{f}({0}, {1})",
+}  # fmt: skip
+TRITON = {
+    **_COMMON,
+    "logical_and": "{0} & {1}", "logical_or": "{0} | {1}", "logical_not": "{0} == 0", "where": "tl.where({0}, {1}, {2})",
+    "abs": "tl.abs({0})",
+    "minimum": "tl.minimum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+    "maximum": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
+    "exp": "tl.exp({0})", "log": "tl.log({0})", "sqrt": "tl.sqrt_rn({0})", "rsqrt": "1 / tl.sqrt_rn({0})",
+    "sin": "tl.sin({0})", "cos": "tl.cos({0})", "erf": "tl.erf({0})", "floor": "tl.floor({0})",
+    "tanh": "grt_tanh({0})", "pow": "grt_pow({0}, {1})",
+}  # fmt: skip
+
+
+def c_number(number: float | int, dtype: DType) -> str:
+    """``number`` as a C literal of ``dtype``."""
+    if dtype.is_float:
+        if not math.isfinite(number):
+            text = "NAN" if math.isnan(number) else "INFINITY" if number > 0 else "-INFINITY"
+            return f"({C_TYPES[dtype]}){text}"
+        return f"{float(number)!r}f" if dtype is float32 else repr(float(number))
+    if dtype is int64 and number == -(2**63):
+        return "INT64_MIN"
+    return f"INT64_C({int(number)})" if dtype is int64 else str(int(number))
+
+
+def triton_number(number: float | int, dtype: DType) -> str:
+    """``number`` as Triton source; infinities and NaN have no literal."""
+    if dtype.is_float and not math.isfinite(number):
+        return f'float("{"nan" if math.isnan(number) else "inf" if number > 0 else "-inf"}")'
+    return repr(float(number)) if dtype.is_float else str(int(number))
+
+
+def scalar(inst: Inst, table: dict[str, str], name: Callable[[Var], str]) -> str:
+    """The right-hand side of an arithmetic ``inst``."""
+    if inst.op not in table:
+        raise TargetError(f"scalar operation {inst.op!r} has no row in this target's table")
+    args = [name(a) for a in inst.args]
+    dtype = inst.args[0].dtype
+    text = table[inst.op].format(*args, f="f" if dtype is float32 else "")
+    if inst.op in ("minimum", "maximum") and dtype.is_int and table is TRITON:
+        text = f"tl.{inst.op}({args[0]}, {args[1]})"
+    return text
+
+
+def guard_text(guards: tuple[tuple[Expr, int, int], ...], division: str, joiner: str) -> str:
+    """All of ``lo <= e < hi``, without the comparisons that always hold."""
+    parts = []
+    for e, lo, hi in guards:
+        low, high = e.range()
+        text = e.render(division)
+        if low < lo:
+            parts.append(f"({text} >= {lo})")
+        if high >= hi:
+            parts.append(f"({text} < {hi})")
+    return joiner.join(dict.fromkeys(parts))

@@ -1,0 +1,23 @@
+/* Convolution forward, y[n,k,p,q] = sum over c,r,s of x[n, c, p*stride - pad + r*dil, ...] * w[k,c,r,s] (conv_core.h).
+ *
+ * Macros: NAME, T, sizes CN CC CH CW CK CR CS CP CQ, STRIDE_H/W, PAD_H/W (low side; the high side follows from CP, CQ),
+ * DIL_H/W, GROUPS, LOAD_X(buf, n, c, h, w), LOAD_W(buf, k, c, r, s) with c inside the group, STORE(buf, n, k, p, q, value).
+ */
+#define V_N CN
+#define V_G GROUPS
+#define V_C (CC / GROUPS)
+#define V_K (CK / GROUPS)
+#define V_P CP
+#define V_Q CQ
+#define V_R CR
+#define V_S CS
+#define V_SH STRIDE_H
+#define V_SW STRIDE_W
+#define V_DH DIL_H
+#define V_DW DIL_W
+#define V_INSIDE(h, w) ((h) >= PAD_H && (h) < CH + PAD_H && (w) >= PAD_W && (w) < CW + PAD_W)
+#define V_X(buf, n, g, c, h, w) (V_INSIDE(h, w) ? LOAD_X(buf, n, (g)*V_C + (c), (h)-PAD_H, (w)-PAD_W) : 0)
+#define V_W(buf, g, k, c, r, s) LOAD_W(buf, (g)*V_K + (k), c, r, s)
+#define V_STORE(buf, n, g, k, p, q, value) STORE(buf, n, (g)*V_K + (k), p, q, value)
+#include "conv_core.h"
+#undef V_INSIDE

@@ -1,0 +1,152 @@
+/* Direct convolution in register tiles: the loops that conv.h and conv_dgrad.h share.
+ *
+ * A task computes PB rows of one image and one group. It copies the input it needs into a patch (zero padding included, so the
+ * inner loops never branch) and runs tiles over it; filters are packed once per launch. Two shapes of tile:
+ *   many output channels: [columns] x [vectors of channels], patch [row][column][channel], one input element broadcast;
+ *   few output channels:  [channels] x [vectors of columns], patch [channel][row][column], one weight broadcast.
+ * Macros: V_G groups, V_C and V_K channels of a group, V_P V_Q output, V_R V_S filter, V_SH V_SW V_DH V_DW, V_N batch,
+ * V_X(buf, n, g, c, h, w) the padded input at h, w >= 0, V_W(buf, g, k, c, r, s), V_STORE(buf, n, g, k, p, q, value).
+ */
+#include "tile.h"
+enum {
+  FN(_L) = GRT_LANES(T),
+  FN(_BY_K) = V_K >= (GRT_LANES(T) * 3) / 4 || V_SW != 1,
+  FN(_NV) = MIN_OF(TILE_VECTORS, CEIL_DIV(V_K, GRT_LANES(T))),
+  FN(_NK) = FN(_BY_K) ? FN(_NV) * GRT_LANES(T) : 6,
+  FN(_KB) = CEIL_DIV(V_K, FN(_NK)),
+  FN(_TAPS) = V_C * V_R * V_S,
+  FN(_COLS) = (V_Q - 1) * V_SW + (V_S - 1) * V_DW + 1,
+  FN(_WIDTH) = FN(_BY_K) ? FN(_COLS) : CEIL_DIV(V_Q, GRT_LANES(T)) * GRT_LANES(T) + (V_S - 1) * V_DW,
+  FN(_FIT) = (24576 / (V_C * FN(_WIDTH)) - (V_R - 1) * V_DH) / V_SH,
+  FN(_SHARE) = V_N * V_G >= 8 ? V_P : CEIL_DIV(V_P, CEIL_DIV(8, MAX_OF(V_N * V_G, 1))),
+  FN(_PB) = MAX_OF(1, MIN_OF(FN(_SHARE), FN(_FIT))),
+  FN(_ROWS) = (FN(_PB) - 1) * V_SH + (V_R - 1) * V_DH + 1
+};
+static T FN(_packed)[V_G * FN(_KB) * FN(_TAPS) * FN(_NK)] __attribute__((aligned(64)));
+
+static void FN(_pack)(long task, void **buf) { /* [group][block][tap][lane], taps in the order the tiles meet them */
+  const int g = (int)task / FN(_KB), kb = (int)task % FN(_KB);
+  T *out = FN(_packed) + task * FN(_TAPS) * FN(_NK);
+  for (int r = 0; r < V_R; r++)
+    for (int s = 0; s < V_S; s++)
+      for (int c = 0; c < V_C; c++) {
+        const int tap = FN(_BY_K) ? (r * V_S + s) * V_C + c : (c * V_R + r) * V_S + s;
+        for (int i = 0; i < FN(_NK); i++) {
+          const int k = kb * FN(_NK) + i;
+          out[tap * FN(_NK) + i] = k < V_K ? V_W(buf, g, k, c, r, s) : 0;
+        }
+      }
+}
+
+GRT_INLINE void FN(_columns)(void **buf, const T *patch, const T *w, int n, int g, int kb, int p, int row, int q, const int wb) {
+  typedef GRT_VEC(T) vec;
+  enum { L = FN(_L), NV = FN(_NV), WB = TILE_ROWS(FN(_NV)), PITCH = FN(_WIDTH) * V_C };
+  vec acc[WB][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < wb; i++)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++) acc[i][v] = (vec){0};
+  for (int r = 0; r < V_R; r++)
+    for (int s = 0; s < V_S; s++) {
+      const T *x = patch + (row * V_SH + r * V_DH) * PITCH + (q * V_SW + s * V_DW) * V_C;
+      for (int c = 0; c < V_C; c++, w += NV * L) {
+        vec f[NV];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; v++) f[v] = *(const vec *)(w + v * L);
+#pragma GCC unroll 16
+        for (int i = 0; i < wb; i++)
+#pragma GCC unroll 4
+          for (int v = 0; v < NV; v++) acc[i][v] += x[i * V_SW * V_C + c] * f[v];
+      }
+    }
+  const int width = MIN_OF(V_K - kb * NV * L, NV * L);
+  for (int i = 0; i < wb; i++) {
+    T out[NV * L] __attribute__((aligned(64)));
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++) *(vec *)(out + v * L) = acc[i][v];
+    if (width == NV * L) {
+      _Pragma("GCC ivdep") for (int k = 0; k < NV * L; k++) V_STORE(buf, n, g, kb * NV * L + k, p, q + i, out[k]);
+    } else {
+      _Pragma("GCC ivdep") for (int k = 0; k < width; k++) V_STORE(buf, n, g, kb * NV * L + k, p, q + i, out[k]);
+    }
+  }
+}
+
+GRT_INLINE void FN(_channels)(void **buf, const T *patch, const T *w, int n, int g, int kb, int p, int row, int q, const int nv) {
+  typedef GRT_VEC(T) vec;
+  enum { L = FN(_L), NK = FN(_NK), WIDTH = FN(_WIDTH) };
+  vec acc[6][2];
+#pragma GCC unroll 8
+  for (int k = 0; k < NK; k++)
+    for (int v = 0; v < nv; v++) acc[k][v] = (vec){0};
+  for (int c = 0; c < V_C; c++)
+    for (int r = 0; r < V_R; r++) {
+      const T *x = patch + (c * FN(_ROWS) + row * V_SH + r * V_DH) * WIDTH + q;
+      for (int s = 0; s < V_S; s++, w += NK) {
+        vec f[2];
+        for (int v = 0; v < nv; v++) f[v] = *(const vec *)(x + s * V_DW + v * L);
+#pragma GCC unroll 8
+        for (int k = 0; k < NK; k++)
+          for (int v = 0; v < nv; v++) acc[k][v] += w[k] * f[v];
+      }
+    }
+  const int width = MIN_OF(V_Q - q, nv * L), height = MIN_OF(V_K - kb * NK, NK);
+#pragma GCC unroll 8
+  for (int k = 0; k < NK; k++) {
+    if (k >= height) break;
+    T out[2 * GRT_LANES(T)] __attribute__((aligned(64)));
+    for (int v = 0; v < nv; v++) *(vec *)(out + v * L) = acc[k][v];
+    _Pragma("GCC ivdep") for (int j = 0; j < width; j++) V_STORE(buf, n, g, kb * NK + k, p, q + j, out[j]);
+  }
+}
+
+static void FN(_task)(long task, void **buf) {
+  enum { PARTS = CEIL_DIV(V_P, FN(_PB)), WB = TILE_ROWS(FN(_NV)), TAIL = V_Q % WB, L = FN(_L), WIDTH = FN(_WIDTH) };
+  const int n = (int)(task / (V_G * PARTS)), g = (int)(task / PARTS % V_G), p0 = (int)(task % PARTS) * FN(_PB);
+  const int rows = MIN_OF(V_P - p0, FN(_PB)), height = (rows - 1) * V_SH + (V_R - 1) * V_DH + 1;
+  T *patch = grt_scratch(sizeof(T) * V_C * FN(_ROWS) * WIDTH);
+  if (FN(_BY_K)) {
+    for (int h = 0; h < height; h++)
+      for (int x = 0; x < WIDTH; x++)
+        _Pragma("GCC ivdep") for (int c = 0; c < V_C; c++)
+            patch[(h * WIDTH + x) * V_C + c] = V_X(buf, n, g, c, p0 * V_SH + h, x);
+  } else {
+    for (int c = 0; c < V_C; c++)
+      for (int h = 0; h < height; h++)
+        _Pragma("GCC ivdep") for (int x = 0; x < WIDTH; x++)
+            patch[(c * FN(_ROWS) + h) * WIDTH + x] = V_X(buf, n, g, c, p0 * V_SH + h, x);
+  }
+  for (int kb = 0; kb < FN(_KB); kb++) {
+    const T *w = FN(_packed) + (size_t)(g * FN(_KB) + kb) * FN(_TAPS) * FN(_NK);
+    for (int row = 0; row < rows; row++) {
+      int q = 0;
+      if (FN(_BY_K)) {
+        for (; q + WB <= V_Q; q += WB) FN(_columns)(buf, patch, w, n, g, kb, p0 + row, row, q, WB);
+        if (TAIL) FN(_columns)(buf, patch, w, n, g, kb, p0 + row, row, q, TAIL);
+      } else {
+        for (; q + L < V_Q; q += 2 * L) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 2);
+        if (q < V_Q) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 1);
+      }
+    }
+  }
+}
+static void NAME(void **buf) {
+  GRT_PARALLEL(FN(_pack), V_G * FN(_KB), buf);
+  GRT_PARALLEL(FN(_task), (long)V_N * V_G * CEIL_DIV(V_P, FN(_PB)), buf);
+}
+#undef V_N
+#undef V_G
+#undef V_C
+#undef V_K
+#undef V_P
+#undef V_Q
+#undef V_R
+#undef V_S
+#undef V_SH
+#undef V_SW
+#undef V_DH
+#undef V_DW
+#undef V_X
+#undef V_W
+#undef V_STORE
+#include "conv_undef.h"

@@ -1,0 +1,32 @@
+/* Gradient of a convolution with respect to its input: a stride-1 convolution of dy with the filter turned around.
+ *
+ *   dx[n,c,h,w] = sum over k,r,s of dy[n, k, (h + pad - r*dil) / stride, ...] * w[k,c,r,s]
+ *
+ * dy is read as if spread out with stride-1 zeros between its rows and columns and padded by (R-1)*dil - pad, which may be
+ * negative (a crop). Macros as conv.h, with LOAD_DY(buf, n, k, p, q), LOAD_W and STORE(buf, n, c, h, w, value).
+ */
+#define V_N CN
+#define V_G GROUPS
+#define V_C (CK / GROUPS)
+#define V_K (CC / GROUPS)
+#define V_P CH
+#define V_Q CW
+#define V_R CR
+#define V_S CS
+#define V_SH 1
+#define V_SW 1
+#define V_DH DIL_H
+#define V_DW DIL_W
+#define V_U(h) ((h) + PAD_H - (CR - 1) * DIL_H)
+#define V_V(w) ((w) + PAD_W - (CS - 1) * DIL_W)
+#define V_ROW(h) (V_U(h) >= 0 && V_U(h) % STRIDE_H == 0 && V_U(h) / STRIDE_H < CP)
+#define V_COL(w) (V_V(w) >= 0 && V_V(w) % STRIDE_W == 0 && V_V(w) / STRIDE_W < CQ)
+#define V_X(buf, n, g, c, h, w) \
+  (V_ROW(h) && V_COL(w) ? LOAD_DY(buf, n, (g)*V_C + (c), V_U(h) / STRIDE_H, V_V(w) / STRIDE_W) : 0)
+#define V_W(buf, g, k, c, r, s) LOAD_W(buf, (g)*V_C + (c), k, CR - 1 - (r), CS - 1 - (s))
+#define V_STORE(buf, n, g, k, p, q, value) STORE(buf, n, (g)*V_K + (k), p, q, value)
+#include "conv_core.h"
+#undef V_U
+#undef V_V
+#undef V_ROW
+#undef V_COL

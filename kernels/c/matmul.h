@@ -1,0 +1,86 @@
+/* Batched matrix product, blocked and packed (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication").
+ *
+ *            N                 Macros: NAME, T, BATCH, M, N, K, LOAD_A(buf, b, m, k), LOAD_B(buf, b, k, n),
+ *        K [ B ]               STORE(buf, b, m, n, value), A_FAST_M and B_FAST_N (1 if that is the unit stride).
+ *   K                          A task owns one BM x BN block of C. It packs panels of A and B through the loaders (so a
+ * M[ A ] [ C ]                 transposed, cast or computed operand costs nothing more), multiplies them in register tiles
+ *                              and hands every element to STORE once, when its sum is complete.
+ */
+#include "tile.h"
+static void FN(_task)(long task, void **buf) {
+  typedef GRT_VEC(T) vec;
+  enum {
+    L = GRT_LANES(T), NV = MIN_OF(2, CEIL_DIV(MAX_OF(N, 1), L)), NR = NV * L, MR = TILE_ROWS(NV),
+    BM = MIN_OF(CEIL_DIV(MAX_OF(M, 1), MR), 8) * MR, BN = MIN_OF(CEIL_DIV(MAX_OF(N, 1), NR), 3) * NR,
+    KC = MIN_OF(MAX_OF(K, 1), 384), MB = CEIL_DIV(M, BM), NB = CEIL_DIV(N, BN)
+  };
+  const int b = (int)(task / (MB * NB)), m0 = (int)(task / NB % MB) * BM, n0 = (int)(task % NB) * BN;
+  const int rows = MIN_OF(M - m0, BM), cols = MIN_OF(N - n0, BN);
+  T *pa = grt_scratch(sizeof(T) * (BM * KC + KC * BN + BM * BN));
+  T *pb = pa + BM * KC, *c = pb + KC * BN;
+  for (int k0 = 0; k0 == 0 || k0 < K; k0 += KC) {
+    const int depth = MIN_OF(K - k0, KC);
+    for (int t = 0; t < BM; t += MR) { /* A panels: [k][MR], zero below the last row */
+      T *p = pa + t * KC;
+#if A_FAST_M
+      for (int k = 0; k < depth; k++)
+        for (int i = 0; i < MR; i++) p[k * MR + i] = t + i < rows ? LOAD_A(buf, b, m0 + t + i, k0 + k) : 0;
+#else
+      for (int i = 0; i < MR; i++)
+        for (int k = 0; k < depth; k++) p[k * MR + i] = t + i < rows ? LOAD_A(buf, b, m0 + t + i, k0 + k) : 0;
+#endif
+    }
+    for (int t = 0; t < BN; t += NR) { /* B panels: [k][NR], zero right of the last column */
+      T *p = pb + t * KC;
+      const int width = MIN_OF(cols - t, NR);
+#if B_FAST_N
+      for (int k = 0; k < depth; k++) {
+        _Pragma("GCC ivdep") for (int j = 0; j < width; j++) p[k * NR + j] = LOAD_B(buf, b, k0 + k, n0 + t + j);
+        for (int j = MAX_OF(width, 0); j < NR; j++) p[k * NR + j] = 0;
+      }
+#else
+      for (int j = 0; j < NR; j++)
+        for (int k = 0; k < depth; k++) p[k * NR + j] = j < width ? LOAD_B(buf, b, k0 + k, n0 + t + j) : 0;
+#endif
+    }
+    for (int tn = 0; tn < BN; tn += NR)
+      for (int tm = 0; tm < BM; tm += MR) {
+        const T *a = pa + tm * KC, *bb = pb + tn * KC;
+        vec acc[MR][NV];
+        for (int i = 0; i < MR; i++)
+          for (int v = 0; v < NV; v++) acc[i][v] = k0 ? *(const vec *)(c + (tm + i) * BN + tn + v * L) : (vec){0};
+        for (int k = 0; k < depth; k++) {
+          vec w[NV];
+#pragma GCC unroll 4
+          for (int v = 0; v < NV; v++) w[v] = *(const vec *)(bb + k * NR + v * L);
+#pragma GCC unroll 16
+          for (int i = 0; i < MR; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; v++) acc[i][v] += a[k * MR + i] * w[v];
+        }
+        for (int i = 0; i < MR; i++)
+          for (int v = 0; v < NV; v++) *(vec *)(c + (tm + i) * BN + tn + v * L) = acc[i][v];
+      }
+  }
+  for (int i = 0; i < rows; i++)
+    _Pragma("GCC ivdep") for (int j = 0; j < cols; j++) STORE(buf, b, m0 + i, n0 + j, c[i * BN + j]);
+}
+static void NAME(void **buf) {
+  enum {
+    L = GRT_LANES(T), NV = MIN_OF(2, CEIL_DIV(MAX_OF(N, 1), L)), NR = NV * L, MR = TILE_ROWS(NV),
+    BM = MIN_OF(CEIL_DIV(MAX_OF(M, 1), MR), 8) * MR, BN = MIN_OF(CEIL_DIV(MAX_OF(N, 1), NR), 3) * NR
+  };
+  GRT_PARALLEL(FN(_task), (long)BATCH * CEIL_DIV(M, BM) * CEIL_DIV(N, BN), buf);
+}
+#undef NAME
+#undef T
+#undef ACC
+#undef BATCH
+#undef M
+#undef N
+#undef K
+#undef LOAD_A
+#undef LOAD_B
+#undef STORE
+#undef A_FAST_M
+#undef B_FAST_N

@@ -1,0 +1,32 @@
+/* Vector types and register-tile sizes shared by the templates.
+ *
+ * GRT_LANES(T) lanes to a vector, whatever the machine has (64 bytes with AVX-512, 32 with AVX, else 16). A tile of
+ * TILE_ROWS(v) rows by v vectors keeps every accumulator in a register: 32 registers with AVX-512 and NEON, 16 otherwise.
+ */
+#ifndef GRAPHRT_TILE_H
+#define GRAPHRT_TILE_H
+#if defined(__AVX512F__)
+#define GRT_VECTOR 64
+#elif defined(__AVX__)
+#define GRT_VECTOR 32
+#else
+#define GRT_VECTOR 16
+#endif
+typedef float grt_vec_float __attribute__((vector_size(GRT_VECTOR), aligned(4)));
+typedef double grt_vec_double __attribute__((vector_size(GRT_VECTOR), aligned(8)));
+#define GRT_JOIN_(a, b) a##b
+#define GRT_JOIN(a, b) GRT_JOIN_(a, b)
+#define GRT_VEC(T) GRT_JOIN(grt_vec_, T)
+#define GRT_LANES(T) (GRT_VECTOR / (int)sizeof(T))
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define TILE_ROWS(v) ((v) == 1 ? 12 : (v) == 2 ? 12 : (v) == 3 ? 8 : 6)
+#define TILE_VECTORS 4
+#else
+#define TILE_ROWS(v) ((v) == 1 ? 8 : 5)
+#define TILE_VECTORS 2
+#endif
+#define CEIL_DIV(a, b) (((a) + (b)-1) / (b))
+#define MIN_OF(a, b) ((a) < (b) ? (a) : (b))
+#define MAX_OF(a, b) ((a) > (b) ? (a) : (b))
+#define FN(suffix) GRT_JOIN(NAME, suffix)
+#endif
