@@ -24,14 +24,30 @@ def dense(type: TensorType) -> np.ndarray:
 
 
 class State(Mapping[str, np.ndarray]):
-    """Arrays by name. Reading gives a live view; ``set`` overwrites in place."""
+    """Arrays by name. Reading gives the current values, live on the CPU and copied from a GPU; ``set`` overwrites."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
+        self._device: dict[str, Any] = {}  # flat torch tensors, where the values are once a GPU program has run
         self.types: dict[str, TensorType] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name in self._device:
+            self._memory(name)[...] = self._device[name].cpu().numpy()
         return self._arrays[name]
+
+    def _memory(self, name: str) -> np.ndarray:
+        """The buffer of ``name`` as one dimension, in memory order."""
+        array = self._arrays[name]
+        return array.transpose(self.types[name].order or range(array.ndim)).reshape(-1)
+
+    def on_device(self, name: str, device: Any) -> Any:
+        """``name`` as a flat torch tensor on ``device``, moved there at first use."""
+        if name not in self._device:
+            import torch
+
+            self._device[name] = torch.from_numpy(self._memory(name)).to(device)
+        return self._device[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -57,12 +73,16 @@ class State(Mapping[str, np.ndarray]):
         if array.shape != self._arrays[name].shape:
             raise InputError(f"state {name!r} has shape {list(self._arrays[name].shape)}, got {list(array.shape)}")
         self._arrays[name][...] = array
+        if name in self._device:
+            import torch
+
+            self._device[name].copy_(torch.from_numpy(self._memory(name)))
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes everything as a safetensors file, in logical (OIHW) layout."""
         from safetensors.numpy import save_file
 
-        save_file({k: np.array(v, order="C") for k, v in self._arrays.items()}, path, metadata=dict(metadata or {}))
+        save_file({k: np.array(self[k], order="C") for k in self._arrays}, path, metadata=dict(metadata or {}))
 
     def load(self, path: str | Path) -> None:
         """Reads what ``save`` wrote. Raises InputError listing missing, unexpected and misshapen names; then nothing changed."""

@@ -120,6 +120,7 @@ class Emitter:
     def __init__(self, schedule: Schedule, group: Group, axes_map: dict[str, Expr], counter: list[int]) -> None:
         self.schedule, self.group, self.axes, self.counter = schedule, group, axes_map, counter
         self.known: dict[Any, Var] = {}
+        self.numbers: dict[Var, Any] = {}  # constants, to be converted here and not by the target
         self.block = Block(())
         self.members = {*group.nodes, *group.inlined}
 
@@ -144,7 +145,9 @@ class Emitter:
 
     def const(self, number: Any, like: Any) -> Var:
         dtype = compute_dtype(like.dtype if isinstance(like, Var) else like)
-        return self.emit("const", (float(number) if dtype.is_float else int(number),), dtype)
+        var = self.emit("const", (float(number) if dtype.is_float else int(number),), dtype)
+        self.numbers[var] = number
+        return var
 
     def where(self, condition: Var, a: Var, b: Var) -> Var:
         return self.emit("where", (condition, a, b), a.dtype)
@@ -154,6 +157,9 @@ class Emitter:
         if dtype is float16 and x.dtype.is_float:  # round to half, then compute on in float
             return self.cast(self.emit("cast", (x,), float16), float32)
         dtype = compute_dtype(dtype)
+        if x in self.numbers:
+            number = self.numbers[x]
+            return self.const(bool(number) if dtype.is_bool else number, dtype)
         return x if x.dtype == dtype else self.emit("cast", (x,), dtype)
 
     def index(self, e: Expr) -> Var:

@@ -13,7 +13,7 @@ Grids: ``config.conv_grid``.
 import triton
 import triton.language as tl
 
-from .tiles import grouped_tile, inside
+from .tiles import dot, grouped_tile, inside
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -82,7 +82,7 @@ def conv_fwd(
             x_ok = m_ok & j_ok[None, :] & (h >= 0) & (h < H) & (w >= 0) & (w < W)
             left = LOAD_X(n, group * CG + c[None, :], h, w, x_ok, ARGS)
             right = LOAD_W(k, c[:, None], r[:, None], s[:, None], j_ok[:, None] & k_ok, ARGS)
-            acc = tl.dot(left, right, acc, input_precision=INPUT_PRECISION, out_dtype=ACC)
+            acc = dot(left, right, acc, INPUT_PRECISION)
     else:
         BLOCKS: tl.constexpr = (CG + BK - 1) // BK
         for t in range(0, R * S * BLOCKS):
@@ -95,7 +95,7 @@ def conv_fwd(
             x_ok = m_ok & (h >= 0) & (h < H) & (w >= 0) & (w < W) & c_ok[None, :]
             left = LOAD_X(n, group * CG + c[None, :], h, w, x_ok, ARGS)
             right = LOAD_W(k, c[:, None], r, s, c_ok[:, None] & k_ok, ARGS)
-            acc = tl.dot(left, right, acc, input_precision=INPUT_PRECISION, out_dtype=ACC)
+            acc = dot(left, right, acc, INPUT_PRECISION)
     EPILOGUE(acc, n, k, p, q, m_ok & k_ok, ARGS)
 
 
@@ -193,7 +193,7 @@ def conv_dgrad(
             dy_ok = m_ok & j_ok[None, :] & (p >= 0) & (p < P) & (q >= 0) & (q < Q)
             left = LOAD_DY(n, k[None, :], p, q, dy_ok, ARGS)
             right = LOAD_W(k[:, None], cg[None, :], r[:, None], s[:, None], j_ok[:, None] & c_ok, ARGS)
-            acc = tl.dot(left, right, acc, input_precision=INPUT_PRECISION, out_dtype=ACC)
+            acc = dot(left, right, acc, INPUT_PRECISION)
     else:
         BLOCKS: tl.constexpr = (KG + BK - 1) // BK
         for t in range(0, r_taps * s_taps * BLOCKS):
@@ -207,7 +207,7 @@ def conv_dgrad(
             k = group * KG + kg
             left = LOAD_DY(n, k[None, :], p, q, dy_ok, ARGS)
             right = LOAD_W(k[:, None], cg[None, :], r, s, kg_ok[:, None] & c_ok, ARGS)
-            acc = tl.dot(left, right, acc, input_precision=INPUT_PRECISION, out_dtype=ACC)
+            acc = dot(left, right, acc, INPUT_PRECISION)
     EPILOGUE(acc, n, group * CG + cg[None, :], h, w, m_ok & c_ok, ARGS)
 
 
@@ -254,7 +254,7 @@ def conv_wgrad(
     BLOCKS: tl.constexpr = (CG + BN - 1) // BN  # column tiles of one tap when not flat
     TILES_M: tl.constexpr = (KG + BM - 1) // BM
     TILES_N: tl.constexpr = (R * S * CG + BN - 1) // BN if FLAT else R * S * BLOCKS
-    SHARE: tl.constexpr = (N + SPLITS - 1) // SPLITS * P * Q
+    SHARE: tl.constexpr = max(1, (N + SPLITS - 1) // SPLITS * P * Q)  # GEMM depth of one split
     pid = tl.program_id(0)
     outer = pid // (TILES_M * TILES_N)
     group = outer % GROUPS
@@ -296,5 +296,5 @@ def conv_wgrad(
         x_ok = m_ok[:, None] & j_ok & (h >= 0) & (h < H) & (w >= 0) & (w < W)
         left = LOAD_DY(n[None, :], k, p[None, :], q[None, :], k_ok & m_ok[None, :], ARGS)
         right = LOAD_X(n[:, None], group * CG + c, h, w, x_ok, ARGS)
-        acc = tl.dot(left, right, acc, input_precision=INPUT_PRECISION, out_dtype=ACC)
+        acc = dot(left, right, acc, INPUT_PRECISION)
     EPILOGUE(acc, split, k, c, r, s, k_ok & j_ok, ARGS)

@@ -11,7 +11,7 @@ Grid: ``cdiv(M, BM) * cdiv(N, BN) * BATCH`` programs (``config.matmul_grid``).
 import triton
 import triton.language as tl
 
-from .tiles import grouped_tile, inside
+from .tiles import dot, grouped_tile, inside
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -46,5 +46,5 @@ def matmul(
         k_ok = inside(k, K, BK)
         left = LOAD_A(b, m[:, None], k[None, :], m_ok & k_ok[None, :], ARGS)
         right = LOAD_B(b, k[:, None], n[None, :], k_ok[:, None] & n_ok, ARGS)
-        acc = tl.dot(left, right, acc, input_precision=INPUT_PRECISION, out_dtype=ACC)
+        acc = dot(left, right, acc, INPUT_PRECISION)
     EPILOGUE(acc, b, m[:, None], n[None, :], m_ok & n_ok, ARGS)

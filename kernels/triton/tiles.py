@@ -1,12 +1,16 @@
-"""Tile helpers shared by the templates: which tile a program computes, and which of a tile's rows are inside.
+"""Tile helpers shared by the templates: which tile a program computes, which rows are inside, and the product of two tiles.
 
 ``grouped_tile`` is the usual grouped ordering of output tiles: programs that run at the same time share rows of the left
 operand and columns of the right one, so both stay in L2. ``inside`` compares an index with a bound, or returns all true when
-the blocks divide the size exactly: the compiler then drops the mask and everything computed from it.
+the blocks divide the size exactly: the compiler then drops the mask and everything computed from it. ``dot`` is ``tl.dot``
+with an accumulator, and ``cast`` is ``.to``; both are correct for bfloat16 also under Triton's interpreter, which multiplies
+its bits as integers and rounds towards zero.
 """
 
 import triton
 import triton.language as tl
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -25,3 +29,25 @@ def inside(index, SIZE: tl.constexpr, BLOCK: tl.constexpr):
         return tl.full(index.shape, 1, tl.int1)
     else:
         return index < SIZE
+
+
+@triton.jit
+def dot(left, right, acc, PRECISION: tl.constexpr):
+    """``acc + left @ right`` in acc's type."""
+    if INTERPRETED and left.dtype == tl.bfloat16:
+        left = left.to(tl.float32)
+        right = right.to(tl.float32)
+    return tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+
+
+@triton.jit
+def cast(value, TYPE: tl.constexpr):
+    """``value`` as TYPE, rounded to nearest even."""
+    if INTERPRETED and TYPE == tl.bfloat16 and value.dtype != tl.bfloat16:
+        wide = value.to(tl.float32)
+        bits = wide.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        bits = tl.where(wide != wide, 0x7FC0, bits)
+        return bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return value.to(TYPE)

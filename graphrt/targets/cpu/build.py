@@ -21,8 +21,8 @@ from pathlib import Path
 
 from graphrt.config import Flags
 from graphrt.errors import TargetError
+from graphrt.targets.templates import kernels
 
-HEADERS = Path(__file__).resolve().parents[3] / "kernels" / "c"
 FLAGS = (
     "-O3 -march=native -std=gnu11 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp-simd "
     "-fPIC -shared -pthread -Wno-unknown-pragmas"
@@ -30,11 +30,8 @@ FLAGS = (
 
 
 def headers() -> Path:
-    """The folder of the C templates: ``graphrt.kernels`` when installed, ``kernels/`` in a checkout."""
-    spec = importlib.util.find_spec("graphrt.kernels")
-    if spec is not None and spec.submodule_search_locations:
-        return Path(next(iter(spec.submodule_search_locations))) / "c"
-    return HEADERS
+    """The folder of the C templates."""
+    return kernels() / "c"
 
 
 @functools.cache
