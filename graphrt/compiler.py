@@ -36,7 +36,7 @@ def compile(  # noqa: A001 - the name every framework has for it
 
     ``outputs`` is a Graph with its own outputs and updates, one Value, a list or a dict of them (then no parameter is
     updated); the program returns a dict, one array, a list or a dict. ``target`` is auto, cuda, hip, cpu, interpret or
-    reference; ``state`` shares parameters with other programs; ``precision`` float64 computes in double on the reference
+    reference, or an absent GPU's name such as cuda:sm_90 (then it is compiled but cannot run); ``state`` shares parameters with other programs; ``precision`` float64 computes in double on the reference
     target. Raises TargetError when the target cannot run here, GraphError, ArgumentError.
     """
     start = time.perf_counter()
@@ -98,8 +98,8 @@ def _target(target: str, flags: Flags) -> str:
         from graphrt.targets.triton.device import available
 
         return available() or "cpu"
-    if target not in TARGETS:
-        raise TargetError(f"target must be auto, {', '.join(TARGETS)}; got {target!r}")
+    if target not in TARGETS and ":" not in target:
+        raise TargetError(f"target must be auto, {', '.join(TARGETS)}, or like cuda:sm_90; got {target!r}")
     return target
 
 
@@ -128,6 +128,10 @@ def _executable(target: str, schedule: Any, kernels: Any, plan: Any) -> Executab
         from graphrt.targets.cpu.runner import CpuExecutable
 
         return CpuExecutable(schedule, kernels, plan)
+    if ":" in target:
+        from graphrt.targets.triton.aot import AheadExecutable
+
+        return AheadExecutable(target, schedule, kernels, plan)
     from graphrt.targets.triton.runner import TritonExecutable
 
     return TritonExecutable(target, schedule, kernels, plan)

@@ -145,6 +145,12 @@ class Program:
             raise ArgumentError(f"launch must lie in 0..{self.launches - 1}, got {launch}")
         return self._executable.source(launch)
 
+    def kernels(self) -> list[Any]:
+        """What the compiler made of each launch, for a program compiled ahead of time. Raises ArgumentError."""
+        if not hasattr(self._executable, "reports"):
+            raise ArgumentError(f"the {self.target} target has no kernel reports; compile for one like cuda:sm_90")
+        return self._executable.reports()
+
     def plan_text(self) -> str:
         """One line a group: what the golden tests compare."""
         return "\n".join(map(str, self.schedule.launches)) + "\n" if self.schedule else ""
