@@ -1,6 +1,6 @@
 """compile: from a graph to a Program, one stage after the other.
 
-    passes -> fuse -> arrange -> lower -> plan memory -> target
+passes -> fuse -> arrange -> lower -> plan memory -> target
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-
 
 from graphrt.config import Flags
 from graphrt.errors import ArgumentError, GraphError, TargetError
@@ -36,8 +34,9 @@ def compile(  # noqa: A001 - the name every framework has for it
 
     ``outputs`` is a Graph with its own outputs and updates, one Value, a list or a dict of them (then no parameter is
     updated); the program returns a dict, one array, a list or a dict. ``target`` is auto, cuda, hip, cpu, interpret or
-    reference, or an absent GPU's name such as cuda:sm_90 (then it is compiled but cannot run); ``state`` shares parameters with other programs; ``precision`` float64 computes in double on the reference
-    target. Raises TargetError when the target cannot run here, GraphError, ArgumentError.
+    reference, or an absent GPU's name such as cuda:sm_90 (then it is compiled but cannot run). ``state`` shares parameters
+    with other programs; ``precision`` float64 computes in double on the reference target. Raises TargetError when the
+    target cannot run here, GraphError, ArgumentError.
     """
     start = time.perf_counter()
     flags = Flags.read()
@@ -153,5 +152,3 @@ def _debug(program: Program, flags: Flags) -> None:
             f"{plan.unplanned} bytes, compiled in {program.compile_seconds:.2f} s",
             file=sys.stderr,
         )
-
-

@@ -210,4 +210,3 @@ def _mod(e: Expr, c: int) -> Expr:
             return _mod(atom[1], c)
     shift = -(low // c) if low < 0 else 0
     return Expr(((("mod", r + shift * c, c), 1),))
-

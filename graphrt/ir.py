@@ -303,8 +303,8 @@ class Graph:
     def transaction(self) -> Iterator[None]:
         """Takes back every node appended inside when an error is raised, so that nothing half-built remains."""
         nodes, counts = len(self.nodes), self._counts.copy()
-        tables = (self.initial, self.updates, self.outputs)
-        before = [dict(t) for t in tables]  # type: ignore[call-overload]
+        tables: tuple[dict[str, Any], ...] = (self.initial, self.updates, self.outputs)
+        before = [dict(t) for t in tables]
         try:
             yield
         except Exception:

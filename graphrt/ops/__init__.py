@@ -1,6 +1,16 @@
 """Every op of graphrt, each defined in one place. The public functions are the entries of FUNCTIONS."""
 
-from graphrt.ops import contraction, elementwise, functional, random, reduction, view, window  # noqa: F401 - they register
+from graphrt.ops import (  # noqa: F401 - importing registers
+    contraction,
+    elementwise,
+    functional,
+    random,
+    reduction,
+    slicing,
+    source,
+    view,
+    window,
+)
 from graphrt.ops.base import FUNCTIONS
 from graphrt.ops.contraction import conv2d, linear, matmul
 from graphrt.ops.elementwise import (
@@ -58,7 +68,8 @@ from graphrt.ops.functional import (
 )
 from graphrt.ops.random import dropout, manual_seed, uniform
 from graphrt.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, mean, prod, std, sum, var
-from graphrt.ops.view import concat, expand, flatten, flip, pad, permute, reshape, squeeze, stack, transpose, unsqueeze
+from graphrt.ops.slicing import concat, flip, pad, stack
+from graphrt.ops.view import expand, flatten, permute, reshape, squeeze, transpose, unsqueeze
 from graphrt.ops.window import avg_pool2d, global_avg_pool2d, max_pool2d, sum_pool2d
 
 __all__ = [

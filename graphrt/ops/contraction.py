@@ -115,9 +115,7 @@ def _check_attrs(rank: int, stride: Shape, padding: Pads, dilation: Shape, group
         raise ArgumentError(f"padding must be ({rank}) pairs (low, high) >= 0, got {padding}")
 
 
-def _infer_conv(
-    input: TensorType, weight: TensorType, *, stride: Shape, padding: Pads, dilation: Shape, groups: int
-) -> Types:
+def _infer_conv(input: TensorType, weight: TensorType, *, stride: Shape, padding: Pads, dilation: Shape, groups: int) -> Types:
     _one_float(("input", "weight"), input, weight)
     x, w = input.shape, weight.shape
     if len(x) < 3 or len(x) != len(w):
@@ -171,9 +169,7 @@ def _groups(x: np.ndarray, groups: int) -> np.ndarray:
     return x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
 
 
-def reference_conv(
-    x: np.ndarray, w: np.ndarray, stride: Shape, padding: Pads, dilation: Shape, groups: int
-) -> np.ndarray:
+def reference_conv(x: np.ndarray, w: np.ndarray, stride: Shape, padding: Pads, dilation: Shape, groups: int) -> np.ndarray:
     """Sum over taps of shifted inputs times weights."""
     full, inner = _padded(x.shape[2:], padding)
     xp = np.zeros((*x.shape[:2], *full), x.dtype)
@@ -268,7 +264,8 @@ def _conv_samples(kind: str) -> Any:
             out = tuple(map(out_size, x[2:], w[2:], attrs["stride"], attrs["padding"], attrs["dilation"]))
             a = {"x": x, "w": w, "dy": (x[0], w[0], *out)}
             pair = {"conv": ("x", "w"), "conv_dgrad": ("dy", "w"), "conv_wgrad": ("dy", "x")}[kind]
-            extra: dict[str, Any] = {"conv": {}, "conv_dgrad": {"shape": x[2:]}, "conv_wgrad": {"shape": w[2:], "splits": 0}}[kind]
+            more: dict[str, dict[str, Any]] = {"conv_dgrad": {"shape": x[2:]}, "conv_wgrad": {"shape": w[2:], "splits": 0}}
+            extra = more.get(kind, {})
             found.append(Sample(tuple(rng.standard_normal(a[p]).astype(np.float32) for p in pair), {**extra, **attrs}))
         if kind == "conv_wgrad":
             found.append(Sample(found[-1].inputs, {**found[-1].attrs, "splits": 2}))
@@ -390,7 +387,9 @@ def conv2d(
     ``padding`` is an int, two, two (low, high) pairs, "same" or "valid". Raises ShapeError, ArgumentError, DTypeError.
     """
     if input.ndim != 4 or weight.ndim != 4:
-        raise ShapeError(f"conv2d needs input [N, C, H, W] and weight [K, C/g, R, S], got {list(input.shape)}, {list(weight.shape)}")
+        raise ShapeError(
+            f"conv2d needs input [N, C, H, W] and weight [K, C/g, R, S], got {list(input.shape)}, {list(weight.shape)}"
+        )
     if not isinstance(groups, int) or groups < 1:
         raise ArgumentError(f"groups must be an int >= 1, got {groups!r}")
     strides, dilations = ntuple(stride, 2, "stride", 1), ntuple(dilation, 2, "dilation", 1)

@@ -48,7 +48,7 @@ def _samples(arity: int, low: float, high: float, kind: str) -> Callable[[np.ran
     def make(rng: np.random.Generator) -> list[Sample]:
         found = []
         for shape in ((3, 5), (), (1,), (2, 0, 3)):
-            arrays = [rng.uniform(low, high, shape).astype(np.float32) for _ in range(arity)]
+            arrays: list[Any] = [rng.uniform(low, high, shape).astype(np.float32) for _ in range(arity)]
             if kind == "logical":
                 arrays = [a > (low + high) / 2 for a in arrays]
             found.append(Sample(tuple(np.asarray(a) for a in arrays), {}))
@@ -151,6 +151,14 @@ def _extremum_vjp(node: Node, dy: Value) -> Grads:
     return [where(wins(a, b), dy, where(tie, half, 0.0)), where(wins(b, a), dy, where(tie, half, 0.0))]
 
 
+def _abs_vjp(node: Node, dy: Value) -> Grads:
+    return [dy * sign(node.inputs[0])]
+
+
+def _sin_vjp(node: Node, dy: Value) -> Grads:
+    return [dy * cos(node.inputs[0])]
+
+
 _B: dict[str, Any] = dict(names=_TWO, result="same")
 _add = _define("add", lambda s, a, b: s.add(a, b), np.add, lambda n, dy: [dy, dy], simplify=_neutral(0), **_B)
 _sub = _define("sub", lambda s, a, b: s.sub(a, b), np.subtract, lambda n, dy: [dy, -dy], simplify=_neutral(0, False), **_B)
@@ -218,7 +226,7 @@ neg = _unary(
     "``-input``.",
 )
 abs = _unary(  # noqa: A001 - torch's name
-    _define("abs", lambda s, x: s.abs(x), np.abs, lambda n, dy: [dy * sign(n.inputs[0])], result="same"), "``|input|``."
+    _define("abs", lambda s, x: s.abs(x), np.abs, _abs_vjp, result="same"), "``|input|``."
 )
 sign = _unary(
     _define(
@@ -231,19 +239,13 @@ sign = _unary(
     "-1, 0 or 1; 0 at NaN, as torch.",
 )
 floor = _unary(_define("floor", lambda s, x: s.floor(x), np.floor, lambda n, dy: [None]), "Largest integer not above.")
-exp = _unary(
-    _define("exp", lambda s, x: s.exp(x), np.exp, lambda n, dy: [dy * n.outputs[0]], cheap=False), "``e ** input``."
-)
+exp = _unary(_define("exp", lambda s, x: s.exp(x), np.exp, lambda n, dy: [dy * n.outputs[0]], cheap=False), "``e ** input``.")
 log = _unary(
-    _define(
-        "log", lambda s, x: s.log(x), np.log, lambda n, dy: [dy / n.inputs[0]], domain=(0.1, 4.0), cheap=False
-    ),
+    _define("log", lambda s, x: s.log(x), np.log, lambda n, dy: [dy / n.inputs[0]], domain=(0.1, 4.0), cheap=False),
     "Natural logarithm.",
 )
 sqrt = _unary(
-    _define(
-        "sqrt", lambda s, x: s.sqrt(x), np.sqrt, lambda n, dy: [dy * 0.5 / n.outputs[0]], domain=(0.1, 4.0), cheap=False
-    ),
+    _define("sqrt", lambda s, x: s.sqrt(x), np.sqrt, lambda n, dy: [dy * 0.5 / n.outputs[0]], domain=(0.1, 4.0), cheap=False),
     "Square root.",
 )
 rsqrt = _unary(
@@ -257,16 +259,10 @@ rsqrt = _unary(
     ),
     "``1 / sqrt(input)``.",
 )
-sin = _unary(
-    _define("sin", lambda s, x: s.sin(x), np.sin, lambda n, dy: [dy * cos(n.inputs[0])], cheap=False), "Sine."
-)
-cos = _unary(
-    _define("cos", lambda s, x: s.cos(x), np.cos, lambda n, dy: [-(dy * sin(n.inputs[0]))], cheap=False), "Cosine."
-)
+sin = _unary(_define("sin", lambda s, x: s.sin(x), np.sin, _sin_vjp, cheap=False), "Sine.")
+cos = _unary(_define("cos", lambda s, x: s.cos(x), np.cos, lambda n, dy: [-(dy * sin(n.inputs[0]))], cheap=False), "Cosine.")
 tanh = _unary(
-    _define(
-        "tanh", lambda s, x: s.tanh(x), np.tanh, lambda n, dy: [dy * (1.0 - n.outputs[0] * n.outputs[0])], cheap=False
-    ),
+    _define("tanh", lambda s, x: s.tanh(x), np.tanh, lambda n, dy: [dy * (1.0 - n.outputs[0] * n.outputs[0])], cheap=False),
     "Hyperbolic tangent.",
 )
 erf = _unary(
@@ -299,9 +295,7 @@ relu = _unary(
     "``max(input, 0)``. The gradient at 0 is 0.",
 )
 stop_gradient = _unary(
-    _define(
-        "stop_gradient", lambda s, x: x, lambda x: x, lambda n, dy: [None], simplify=lambda n: n.inputs[0]
-    ),
+    _define("stop_gradient", lambda s, x: x, lambda x: x, lambda n, dy: [None], simplify=lambda n: n.inputs[0]),
     "The same value, through which no gradient flows (torch's detach).",
 )
 

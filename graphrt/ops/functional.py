@@ -13,7 +13,8 @@ from graphrt.ir import Value
 from graphrt.ops.base import cast, dim_index, function, require_float
 from graphrt.ops.elementwise import abs, eq, erf, exp, log, maximum, ne, relu, rsqrt, sigmoid, stop_gradient, tanh, where
 from graphrt.ops.reduction import amax, mean, sum
-from graphrt.ops.view import iota, permute, reshape, unsqueeze
+from graphrt.ops.source import iota
+from graphrt.ops.view import permute, reshape, unsqueeze
 
 # --- activations -------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, broadcast_to, cast, dim_index, dim_indices, function, require_float, tensor
 from graphrt.ops.elementwise import eq, log, lt, ne, sqrt, stop_gradient, where
 from graphrt.ops.elementwise import exp as _exp
-from graphrt.ops.view import iota, reshape
+from graphrt.ops.source import iota
+from graphrt.ops.view import reshape
 from graphrt.types import Shape, TensorType, int64
 
 Dims = int | Sequence[int] | None
@@ -198,4 +199,3 @@ def logsumexp(input: Value, dim: Dims, keepdim: bool = False) -> Value:
     y = log(_reduce(_exp(input - top), "sum", dim, True)) + top
     dims = dim_indices(dim, input.ndim)
     return y if keepdim else reshape(y, [n for i, n in enumerate(input.shape) if i not in dims])
-

@@ -20,9 +20,7 @@ class Policy:
     min_channels: int = 1
 
 
-def run_passes(
-    graph: Graph, policy: Policy, state_orders: Mapping[str, Order], check: bool = False
-) -> list[tuple[str, Graph]]:
+def run_passes(graph: Graph, policy: Policy, state_orders: Mapping[str, Order], check: bool = False) -> list[tuple[str, Graph]]:
     """The graph after each pass, by name, last one final. ``state_orders`` fixes layouts of state that exists already."""
     steps: list[tuple[str, Callable[[Graph], Graph]]] = [
         ("dead_code", dead_code),  # what no output and no update needs

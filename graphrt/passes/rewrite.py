@@ -47,4 +47,3 @@ def _built(graph: Graph, node: Node) -> int:
     while graph.nodes[-1 - count] is not node:
         count += 1
     return count
-

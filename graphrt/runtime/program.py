@@ -29,9 +29,7 @@ class Executable(Protocol):
     def run(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
         """Runs every launch, reading ``inputs`` and ``state``, writing ``outputs`` and ``state``."""
 
-    def time(
-        self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]
-    ) -> list[float]:
+    def time(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> list[float]:
         """Runs once and returns the seconds of each launch."""
 
     def source(self, launch: int | None) -> str:
@@ -107,7 +105,9 @@ class Program:
         missing = [n for n in self._needed if n not in inputs]
         if missing:
             node = self.graph.sources[missing[0]]
-            raise InputError(f"missing input {', '.join(map(repr, missing))} (defined at {node.where()}); the inputs are {self._signature()}")
+            raise InputError(
+                f"missing input {', '.join(map(repr, missing))} (defined at {node.where()}); the inputs are {self._signature()}"
+            )
         return {name: self._array(name, value) for name, value in inputs.items()}
 
     def _array(self, name: str, value: Any) -> np.ndarray:

@@ -85,7 +85,7 @@ class State(Mapping[str, np.ndarray]):
         save_file({k: np.array(self[k], order="C") for k in self._arrays}, path, metadata=dict(metadata or {}))
 
     def load(self, path: str | Path) -> None:
-        """Reads what ``save`` wrote. Raises InputError listing missing, unexpected and misshapen names; then nothing changed."""
+        """Reads what ``save`` wrote. Raises InputError listing missing, unexpected and misshapen names."""
         from safetensors.numpy import load_file
 
         found = load_file(path)
@@ -93,7 +93,7 @@ class State(Mapping[str, np.ndarray]):
         shapes = [n for n in found.keys() & self._arrays.keys() if found[n].shape != self._arrays[n].shape]
         if missing or unexpected or shapes:
             raise InputError(
-                f"{path} does not fit: missing {sorted(missing)}, unexpected {sorted(unexpected)}, other shapes {sorted(shapes)}"
+                f"{path} does not fit: missing {sorted(missing)}, unexpected {sorted(unexpected)}, misshapen {sorted(shapes)}"
             )
         for name, array in found.items():
             self.set(name, array)

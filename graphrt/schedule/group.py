@@ -133,5 +133,3 @@ def make_group(name: str, node: Node) -> Group:
         kept = tuple(e for d, e in enumerate(domain) if d not in node.attrs["dims"])
     group.index.update({v: kept for v in node.outputs})
     return group
-
-

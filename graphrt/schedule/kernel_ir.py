@@ -227,7 +227,8 @@ def memory_order(group: Group, schedule: Schedule) -> tuple[int, ...]:
     """The order of the domain's axes in the memory of the largest tensor of the domain's shape that the group touches."""
     best: tuple[int, ...] = tuple(range(len(group.shape)))
     for v in (*group.outputs, *group.copies, *group.inputs):
-        slot = (schedule.stores.get((group, v)) or [schedule.home.get(v)])[0]
+        stored = schedule.stores.get((group, v))
+        slot = stored[0] if stored else schedule.home.get(v)
         if slot is not None and v.shape == group.shape and group.index.get(v, group.domain) == group.domain:
             return slot.type.order or best
     return best
@@ -326,4 +327,3 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
 
 def _operands(node: Node) -> list[Value]:
     return [r.value for v in node.inputs for r in pull(v, axes("i", v.shape))]
-

@@ -80,9 +80,7 @@ def arrange(graph: Graph, groups: list[Group], horizontal: bool = True, in_place
     return schedule
 
 
-def _overwrites(
-    dag: nx.DiGraph, writer: Group, v: Value, parameter: Value, readers: list[Group], in_place: bool
-) -> bool:
+def _overwrites(dag: nx.DiGraph, writer: Group, v: Value, parameter: Value, readers: list[Group], in_place: bool) -> bool:
     """Whether ``writer`` may store ``v`` straight over ``parameter``: nobody reads the old value later or elsewhere."""
     if v.node.op.kind is Kind.SOURCE:  # a copy of another buffer; safe once that buffer's own update has not run
         return v not in {p.outputs[0] for p in v.graph.sources.values() if p.name in v.graph.updates}

@@ -2,44 +2,62 @@
  *
  * Macros: NAME, T, sizes CN CC CH CW CP CQ CR CS, STRIDE_H/W, PAD_H/W, DIL_H/W, OP_MAX or OP_SUM, CHANNELS_LAST,
  * LOAD_X(buf, n, c, h, w), STORE(buf, n, c, p, q, value, index) (max) or STORE(buf, n, c, p, q, value). Padding is never chosen;
- * NaN wins; the first of equal elements wins. The innermost loop runs along memory: channels, or output columns.
+ * NaN wins; the first of equal elements wins. A task owns one line of the output along memory (channels, or columns) at a
+ * time, and folds tap after tap into it: whether a tap is inside is decided per line, so the inner loop never branches.
  */
 #include "tile.h"
-GRT_INLINE void FN(_one)(void **buf, int n, int c, int p, int q) {
+enum { FN(_LINE) = CHANNELS_LAST ? CC : CQ };
+GRT_INLINE void FN(_line)(void **buf, int n, int c0, int p, int q0) { /* all channels at (p, q0), or all columns of c0 */
+  T best[FN(_LINE)] __attribute__((aligned(64)));
 #ifdef OP_MAX
-  T best = -INFINITY;
-  int index = -1;
+  int index[FN(_LINE)] __attribute__((aligned(64)));
+  for (int i = 0; i < FN(_LINE); i++) best[i] = -INFINITY, index[i] = -1;
 #else
-  T best = 0;
+  for (int i = 0; i < FN(_LINE); i++) best[i] = 0;
 #endif
-  for (int r = 0; r < CR; r++)
+  for (int r = 0; r < CR; r++) {
+    const int h = p * STRIDE_H - PAD_H + r * DIL_H;
+    if (h < 0 || h >= CH) continue;
     for (int s = 0; s < CS; s++) {
-      const int h = p * STRIDE_H - PAD_H + r * DIL_H, w = q * STRIDE_W - PAD_W + s * DIL_W;
-#ifdef OP_MAX
-      const int inside = h >= 0 && h < CH && w >= 0 && w < CW;
-      const T x = inside ? (T)LOAD_X(buf, n, c, h, w) : (T)-INFINITY;
-      const int wins = inside & ((x > best) | ((x != x) & (best == best)) | (index < 0));
-      best = wins ? x : best;
-      index = wins ? r * CS + s : index;
+      const int w0 = s * DIL_W - PAD_W; /* the column that output column 0 meets */
+#if CHANNELS_LAST
+      const int w = q0 * STRIDE_W + w0, first = 0, last = w >= 0 && w < CW ? CC : 0;
 #else
-      best += h >= 0 && h < CH && w >= 0 && w < CW ? LOAD_X(buf, n, c, h, w) : 0;
+      const int first = w0 < 0 ? CEIL_DIV(-w0, STRIDE_W) : 0, last = w0 < CW ? MIN_OF(CQ, CEIL_DIV(CW - w0, STRIDE_W)) : 0;
 #endif
+      _Pragma("GCC ivdep") for (int i = first; i < last; i++) {
+#if CHANNELS_LAST
+        const T x = LOAD_X(buf, n, i, h, w);
+#else
+        const T x = LOAD_X(buf, n, c0, h, i * STRIDE_W + w0);
+#endif
+#ifdef OP_MAX
+        const T old = best[i];
+        const int before = index[i], wins = (x > old) | ((x != x) & (old == old)) | (before < 0);
+        best[i] = wins ? x : old;
+        index[i] = wins ? r * CS + s : before;
+#else
+        best[i] += x;
+#endif
+      }
     }
+  }
+  _Pragma("GCC ivdep") for (int i = 0; i < FN(_LINE); i++) {
+    const int c = CHANNELS_LAST ? i : c0, q = CHANNELS_LAST ? q0 : i;
 #ifdef OP_MAX
-  STORE(buf, n, c, p, q, best, MAX_OF(index, 0));
+    STORE(buf, n, c, p, q, best[i], MAX_OF(index[i], 0));
 #else
-  STORE(buf, n, c, p, q, best);
+    STORE(buf, n, c, p, q, best[i]);
 #endif
+  }
 }
 static void FN(_task)(long task, void **buf) {
 #if CHANNELS_LAST
   const int n = (int)(task / CP), p = (int)(task % CP);
-  for (int q = 0; q < CQ; q++)
-    _Pragma("GCC ivdep") for (int c = 0; c < CC; c++) FN(_one)(buf, n, c, p, q);
+  for (int q = 0; q < CQ; q++) FN(_line)(buf, n, 0, p, q);
 #else
   const int n = (int)(task / CC), c = (int)(task % CC);
-  for (int p = 0; p < CP; p++)
-    _Pragma("GCC ivdep") for (int q = 0; q < CQ; q++) FN(_one)(buf, n, c, p, q);
+  for (int p = 0; p < CP; p++) FN(_line)(buf, n, c, p, 0);
 #endif
 }
 static void NAME(void **buf) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CP : CC), buf); }

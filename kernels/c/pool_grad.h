@@ -1,36 +1,47 @@
-/* Gradient of pooling, gathered: each input element adds up what the windows over it send back.
+/* Gradient of pooling, gathered line by line: each line of the input adds up what the windows over it send back.
  *
  * Macros as pool.h, with LOAD_DY(buf, n, c, p, q), for OP_MAX LOAD_INDEX(buf, n, c, p, q), and STORE(buf, n, c, h, w, value).
- * A window at p covers h by tap r where h + pad = p*stride + r*dil; with one candidate window per tap no two elements write
- * the same place, so there are no atomics.
+ * A window at p covers h by tap r where h + pad = p*stride + r*dil. A task owns a line of dx (channels, or columns), sums in it
+ * and stores every element once: no atomics. Along columns one tap meets every stride-th element, so no two windows of the
+ * inner loop touch the same one.
  */
 #include "tile.h"
-GRT_INLINE void FN(_one)(void **buf, int n, int c, int h, int w) {
-  T total = 0;
-  for (int r = 0; r < CR; r++)
-    for (int s = 0; s < CS; s++) {
-      const int u = h + PAD_H - r * DIL_H, v = w + PAD_W - s * DIL_W;
-      const int p = u / STRIDE_H, q = v / STRIDE_W;
-      if (u >= 0 && v >= 0 && u % STRIDE_H == 0 && v % STRIDE_W == 0 && p < CP && q < CQ) {
+enum { FN(_LINE) = CHANNELS_LAST ? CC : CW };
 #ifdef OP_MAX
-        total += LOAD_INDEX(buf, n, c, p, q) == r * CS + s ? LOAD_DY(buf, n, c, p, q) : 0;
+#define PART(n, c, p, q, tap) (LOAD_INDEX(buf, n, c, p, q) == (tap) ? LOAD_DY(buf, n, c, p, q) : 0)
 #else
-        total += LOAD_DY(buf, n, c, p, q);
+#define PART(n, c, p, q, tap) LOAD_DY(buf, n, c, p, q)
 #endif
-      }
+GRT_INLINE void FN(_line)(void **buf, int n, int c0, int h, int w0) {
+  T total[FN(_LINE)] __attribute__((aligned(64)));
+  for (int i = 0; i < FN(_LINE); i++) total[i] = 0;
+  for (int r = 0; r < CR; r++) {
+    const int u = h + PAD_H - r * DIL_H, p = u / STRIDE_H;
+    if (u < 0 || u % STRIDE_H != 0 || p >= CP) continue;
+    for (int s = 0; s < CS; s++) {
+#if CHANNELS_LAST
+      const int v = w0 + PAD_W - s * DIL_W, q = v / STRIDE_W;
+      if (v < 0 || v % STRIDE_W != 0 || q >= CQ) continue;
+      _Pragma("GCC ivdep") for (int c = 0; c < CC; c++) total[c] += PART(n, c, p, q, r * CS + s);
+#else
+      const int at = s * DIL_W - PAD_W;
+      const int first = at < 0 ? CEIL_DIV(-at, STRIDE_W) : 0, last = at < CW ? MIN_OF(CQ, CEIL_DIV(CW - at, STRIDE_W)) : 0;
+      _Pragma("GCC ivdep") for (int q = first; q < last; q++) total[q * STRIDE_W + at] += PART(n, c0, p, q, r * CS + s);
+#endif
     }
-  STORE(buf, n, c, h, w, total);
+  }
+  _Pragma("GCC ivdep") for (int i = 0; i < FN(_LINE); i++)
+      STORE(buf, n, CHANNELS_LAST ? i : c0, h, CHANNELS_LAST ? w0 : i, total[i]);
 }
 static void FN(_task)(long task, void **buf) {
 #if CHANNELS_LAST
   const int n = (int)(task / CH), h = (int)(task % CH);
-  for (int w = 0; w < CW; w++)
-    _Pragma("GCC ivdep") for (int c = 0; c < CC; c++) FN(_one)(buf, n, c, h, w);
+  for (int w = 0; w < CW; w++) FN(_line)(buf, n, 0, h, w);
 #else
   const int n = (int)(task / CC), c = (int)(task % CC);
-  for (int h = 0; h < CH; h++)
-    _Pragma("GCC ivdep") for (int w = 0; w < CW; w++) FN(_one)(buf, n, c, h, w);
+  for (int h = 0; h < CH; h++) FN(_line)(buf, n, c, h, 0);
 #endif
 }
 static void NAME(void **buf) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CH : CC), buf); }
+#undef PART
 #include "conv_undef.h"

@@ -111,9 +111,7 @@ def matmul_config(
     """BM, BN, BK, num_warps, num_stages of ``matmul``; ``units`` is how many multiprocessors the device has."""
     if interpret:
         return _interpreted(m, n, k)
-    return _choose(
-        m, n, k, lambda bm, bn: batch * _cdiv(m, bm) * _cdiv(n, bn), itemsize, precision, target, units
-    )
+    return _choose(m, n, k, lambda bm, bn: batch * _cdiv(m, bm) * _cdiv(n, bn), itemsize, precision, target, units)
 
 
 def matmul_grid(sizes: Sizes, config: Config) -> int:
@@ -163,9 +161,7 @@ def conv_config(
     rows, columns, depth, _, channels = _gemm(kind, sizes)
     if interpret:
         return _interpreted(rows, columns, depth)
-    config = _choose(
-        rows, columns, depth, lambda bm, bn: _conv_tiles(kind, sizes, bm, bn), itemsize, precision, target, units
-    )
+    config = _choose(rows, columns, depth, lambda bm, bn: _conv_tiles(kind, sizes, bm, bn), itemsize, precision, target, units)
     # Blocks of channels that do not divide the channels waste lanes in every tap; half a block often fits.
     half = config["BK"] // 2
     if kind != "wgrad" and channels > config["BK"] and channels % config["BK"] and not channels % half and half >= 16:

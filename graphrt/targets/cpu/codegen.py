@@ -24,7 +24,7 @@ from graphrt.schedule.kernel_ir import (
 )
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule, Slot
-from graphrt.targets.scalar import C, C_TYPES, c_number, guard_text, scalar
+from graphrt.targets.scalar import C_TYPES, C, c_number, guard_text, scalar
 from graphrt.types import DType
 
 CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
@@ -154,9 +154,7 @@ class Printer:
         return f"({text})" if text else ""
 
     def insts(self, block: Block, at: dict[str, Expr], indent: str) -> list[str]:
-        return [
-            f"{indent}const {C_TYPES[i.out.dtype]} {i.out.name} = {self.expression(i, at)};" for i in block.insts
-        ]
+        return [f"{indent}const {C_TYPES[i.out.dtype]} {i.out.name} = {self.expression(i, at)};" for i in block.insts]
 
     def stores(self, stores: Sequence[Store], at: dict[str, Expr], indent: str) -> list[str]:
         lines = []
@@ -173,9 +171,9 @@ class Printer:
     def template(self, kernel: TemplateKernel) -> list[str]:
         spec, ctype = kernel.spec, C_TYPES[kernel.dtype]
         lines, macros = [], {"NAME": self.name, "T": ctype, "ACC": ctype}
-        letters = kernel.sizes if spec.name == "matmul" else {
-            (f"C{k}" if len(k) == 1 else k): v for k, v in kernel.sizes.items()
-        }
+        letters = (
+            kernel.sizes if spec.name == "matmul" else {(f"C{k}" if len(k) == 1 else k): v for k, v in kernel.sizes.items()}
+        )
         macros.update({k: str(v) for k, v in letters.items()})
         for operand, block in kernel.loaders.items():
             params = ", ".join(f"int {p}" for p in block.params)
@@ -201,7 +199,9 @@ class Printer:
         hints = {}
         if name.startswith("conv"):
             first = next(iter(loaders.values()))
-            hints["X_CHANNELS_LAST"] = _unit(loaders.get("X", first), "c" if "X" in loaders else "k", "w" if "X" in loaders else "q")
+            hints["X_CHANNELS_LAST"] = _unit(
+                loaders.get("X", first), "c" if "X" in loaders else "k", "w" if "X" in loaders else "q"
+            )
             if "DY" in loaders:
                 hints["DY_CHANNELS_LAST"] = _unit(loaders["DY"], "k", "q")
             fast, slow = ("k", "q") if name == "conv" else ("c", "w") if name == "conv_dgrad" else ("k", "s")
@@ -226,7 +226,7 @@ class Printer:
             loop = [
                 f"  enum {{ SIZE = {row}, CHUNK = {CHUNK} }};",
                 "  const int begin = (int)task * CHUNK, end = SIZE - begin < CHUNK ? SIZE : begin + CHUNK;",
-                "  _Pragma(\"GCC ivdep\") for (int j = begin; j < end; j++) {",
+                '  _Pragma("GCC ivdep") for (int j = begin; j < end; j++) {',
                 *body,
                 "  }",
             ]
@@ -236,7 +236,7 @@ class Printer:
             loop = [
                 f"  enum {{ ROWS = {rows}, SIZE = {row}, STEP = {step} }};",
                 "  const int begin = (int)task * STEP, end = ROWS - begin < STEP ? ROWS : begin + STEP;",
-                "  for (int o = begin; o < end; o++) _Pragma(\"GCC ivdep\") for (int j = 0; j < SIZE; j++) {",
+                '  for (int o = begin; o < end; o++) _Pragma("GCC ivdep") for (int j = 0; j < SIZE; j++) {',
                 *body,
                 "  }",
             ]
@@ -253,7 +253,9 @@ class Printer:
     def _rows(self, kernel: ReductionKernel) -> tuple[int, list[str]]:
         shape = kernel.shape
         rows = math.prod(shape[d] for d in kernel.kept)
-        fixed = dict(zip([f"i{d}" for d in kernel.kept], delinearize(axis("x", rows), [shape[d] for d in kernel.kept]), strict=True))
+        fixed = dict(
+            zip([f"i{d}" for d in kernel.kept], delinearize(axis("x", rows), [shape[d] for d in kernel.kept]), strict=True)
+        )
         inner_blocks = [p.inner for p in kernel.passes]
         outer, inner = _merge(kernel.reduced, shape, inner_blocks, fixed, "o", "j")
         loops, many, row = _bind(shape, outer, inner, "o", "j")
@@ -283,7 +285,11 @@ class Printer:
         shape = kernel.shape
         reduced = math.prod(shape[d] for d in kernel.reduced)
         fixed = dict(
-            zip([f"i{d}" for d in kernel.reduced], delinearize(axis("r", reduced), [shape[d] for d in kernel.reduced]), strict=True)
+            zip(
+                [f"i{d}" for d in kernel.reduced],
+                delinearize(axis("r", reduced), [shape[d] for d in kernel.reduced]),
+                strict=True,
+            )
         )
         blocks = [b for p in kernel.passes for b in (p.inner, p.after)]
         outer, inner = _merge(kernel.kept, shape, blocks, fixed, "o", "x")
@@ -342,7 +348,7 @@ def _combine(op: str, total: str, x: str) -> str:
 
 
 def _unit(block: Block, fast: str, slow: str) -> str:
-    """"1" if the block's memory runs along ``fast``: its smallest stride there is below that along ``slow``."""
+    """ "1" if the block's memory runs along ``fast``: its smallest stride there is below that along ``slow``."""
     offsets = [i.args[1] for i in block.insts if i.op == "load"] + [s.offset for s in block.stores]
     if not offsets:
         return "0"
@@ -376,9 +382,7 @@ def _merge(
     return outer, inner
 
 
-def _bind(
-    shape: Sequence[int], outer: Sequence[int], inner: Sequence[int], o: str, j: str
-) -> tuple[dict[str, Expr], int, int]:
+def _bind(shape: Sequence[int], outer: Sequence[int], inner: Sequence[int], o: str, j: str) -> tuple[dict[str, Expr], int, int]:
     """The domain's axes in terms of the loop axes, and the two trip counts."""
     many, size = math.prod(shape[d] for d in outer), math.prod(shape[d] for d in inner)
     at = dict(zip([f"i{d}" for d in outer], delinearize(axis(o, many), [shape[d] for d in outer]), strict=True))
@@ -395,5 +399,3 @@ def _innermost(kernel: ReductionKernel) -> int:
                 if n > 1 and inst.args[1].stride(f"i{d}") == 1:
                     best, chosen = inst.args[0].type.size, d
     return chosen
-
-

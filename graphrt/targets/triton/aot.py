@@ -95,7 +95,9 @@ def _disassemble(cubin: bytes) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "kernel.cubin")
         Path(path).write_bytes(cubin)
-        run = [subprocess.run([tool, flag, path], capture_output=True, text=True, check=True) for flag in ("-res-usage", "-sass")]
+        run = [
+            subprocess.run([tool, flag, path], capture_output=True, text=True, check=True) for flag in ("-res-usage", "-sass")
+        ]
     return run[0].stdout, run[1].stdout
 
 

@@ -39,7 +39,6 @@ def policy(target: str) -> Policy:
             return 0
         find_kernels()
         from graphrt.kernels.triton import config  # type: ignore[import-not-found]
-
         from graphrt.schedule.templates import TEMPLATES
 
         sizes = TEMPLATES[node.op.template].sizes(node)
