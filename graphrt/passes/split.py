@@ -14,7 +14,7 @@ from graphrt.passes.rewrite import rewrite
 
 def split_reductions(graph: Graph, splits: Callable[[Node], int]) -> Graph:
     """Splits each node for which ``splits`` (a target's policy) gives more than 1."""
-    wanted = {n.name: splits(n) for n in graph.nodes if n.op.split is not None}
+    wanted = {n.name: splits(n) for n in graph.nodes if n.op.split is not None and not n.attrs.get("splits")}
     if all(n <= 1 for n in wanted.values()):
         return graph
     done: set[str] = set()

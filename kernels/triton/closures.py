@@ -1,9 +1,9 @@
 """Hand-written closures for the templates: contiguous operands, plain stores and a fused bias with ReLU.
 
-They serve benchmarks and tests, and show what generated closures look like. Each family reads its tensors and sizes from
-fixed places of ARGS. Matmul: ``(a, b, c, bias, M, N, K)``, row-major. Convolution, for all three directions:
-``(x, w, y, bias, C, H, W, K, R, S, CG, P, Q)``, maps channels-last, filters [R, S, C / groups, K]. Pooling:
-``(x, y, index, C, H, W, P, Q)``, channels-last. Every loader returns 0 where mask is false.
+They serve benchmarks and tests, and show what generated closures look like. Each family reads its tensors and sizes
+from fixed places of ARGS. Matmul: ``(a, b, c, bias, M, N, K)``, row-major. Convolution, for all three directions: ``(x,
+w, y, bias, C, H, W, K, R, S, CG, P, Q)``, maps channels-last, filters [R, S, C / groups, K]. Pooling: ``(x, y, index,
+C, H, W, P, Q)``, channels-last. Every loader returns 0 where mask is false.
 """
 
 import triton

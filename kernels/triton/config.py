@@ -1,10 +1,11 @@
 """Launch configurations and grids of the templates: heuristics in plain Python, no measurement.
 
-``matmul_config``, ``conv_config`` and ``pool_config`` take sizes and return the block sizes, num_warps and num_stages to
-compile with; ``*_grid`` return the number of programs. Sizes of conv and pool are the mapping of upper-case names that the
-template takes as constants. A tile is chosen from a table whose entries compile without spills for sm_80 and sm_90, by
-minimising waves * (multiply-adds + loads) per program. Shared memory limits the stages. Under the interpreter a program costs
-milliseconds whatever its size, so there tiles are large and few, below Triton's limit of 1,048,576 elements per tensor.
+``matmul_config``, ``conv_config`` and ``pool_config`` take sizes and return the block sizes, num_warps and num_stages
+to compile with; ``*_grid`` return the number of programs. Sizes of conv and pool are the mapping of upper-case names
+that the template takes as constants. A tile is chosen from a table whose entries compile without spills for sm_80 and
+sm_90, by minimising waves * (multiply-adds + loads) per program. Shared memory limits the stages. Under the interpreter
+a program costs milliseconds whatever its size, so there tiles are large and few, below Triton's limit of 1,048,576
+elements per tensor.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 Sizes = Mapping[str, int]
 Config = dict[str, int]
 
-# (BM, BN, BK, num_warps, num_stages); 128x256 spills at 8 warps, 128x64 with 4-byte elements at 4 warps on sm_80.
+# (BM, BN, BK, num_warps, num_stages); 128x256 spills at 8 warps, 128x64 of 4-byte elements at 4 warps on sm_80.
 _HALF = [
     (128, 128, 64, 8, 3),
     (128, 64, 64, 4, 3),
@@ -39,7 +40,7 @@ _SINGLE = [
     *((m, n, 32, w, s) for m, n, k, w, s in _HALF if m * n <= 64 * 64),
 ]
 _IEEE = [  # float32 without tensor cores: multiply-adds by FFMA, whose operands live in registers
-    (64, 64, 32, 4, 3),
+    (64, 64, 32, 8, 3),
     (64, 32, 32, 4, 3),
     (32, 64, 32, 4, 3),
     (64, 16, 32, 2, 3),
@@ -47,7 +48,7 @@ _IEEE = [  # float32 without tensor cores: multiply-adds by FFMA, whose operands
     (32, 32, 16, 2, 3),
     (16, 16, 16, 1, 2),
 ]
-_DOUBLE = [(64, 64, 16, 4, 3), (64, 32, 16, 4, 2), (32, 64, 16, 4, 2), (32, 32, 16, 4, 2), (16, 16, 16, 1, 2)]
+_DOUBLE = [(64, 64, 16, 8, 3), (64, 32, 16, 4, 2), (32, 64, 16, 4, 2), (32, 32, 16, 4, 2), (16, 16, 16, 1, 2)]
 
 _LOAD_COST = 64  # multiply-adds of a tile that cost as much as loading one operand element
 _SHARED_BYTES = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "gfx942": 64 << 10}
@@ -73,7 +74,7 @@ def _cdiv(a: int, b: int) -> int:
 def _choose(
     m: int, n: int, k: int, tiles: Callable[[int, int], int], itemsize: int, precision: str, target: str, units: int
 ) -> Config:
-    """The cheapest tile of the table for a GEMM of m x n x k; ``tiles(BM, BN)`` counts the programs of all its batches."""
+    """The cheapest tile of the table for a GEMM of m x n x k; ``tiles(BM, BN)`` counts the programs of all batches."""
 
     def cost(entry: tuple[int, ...]) -> tuple[int, int]:
         bm, bn = entry[:2]
@@ -161,7 +162,9 @@ def conv_config(
     rows, columns, depth, _, channels = _gemm(kind, sizes)
     if interpret:
         return _interpreted(rows, columns, depth)
-    config = _choose(rows, columns, depth, lambda bm, bn: _conv_tiles(kind, sizes, bm, bn), itemsize, precision, target, units)
+    config = _choose(
+        rows, columns, depth, lambda bm, bn: _conv_tiles(kind, sizes, bm, bn), itemsize, precision, target, units
+    )
     # Blocks of channels that do not divide the channels waste lanes in every tap; half a block often fits.
     half = config["BK"] // 2
     if kind != "wgrad" and channels > config["BK"] and channels % config["BK"] and not channels % half and half >= 16:
@@ -170,9 +173,15 @@ def conv_config(
 
 
 def wgrad_splits(
-    sizes: Sizes, itemsize: int, interpret: bool = False, *, precision: str = "tf32", target: str = "sm_90", units: int = 132
+    sizes: Sizes,
+    itemsize: int,
+    interpret: bool = False,
+    *,
+    precision: str = "tf32",
+    target: str = "sm_90",
+    units: int = 132,
 ) -> int:
-    """Into how many partial sums to cut ``conv_wgrad`` so that it fills the device: enough programs, 512 pixels each."""
+    """Into how many partial sums to cut ``conv_wgrad`` to fill the device, each of at least 512 pixels."""
     if interpret:
         return 1
     whole = {**sizes, "SPLITS": 1}

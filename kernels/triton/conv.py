@@ -1,13 +1,13 @@
 """2-D convolution and its two gradients as implicit GEMMs; the im2col matrix exists only as index arithmetic.
 
-Each kernel takes two loader closures, which return tiles of one element type that are 0 where mask is false (indices may be
-out of range there), and an epilogue that stores the accumulated tile; k and c given to closures are channels of the whole
-tensor, except the c of a filter and of ``conv_wgrad``'s epilogue, which counts within the group. PAD_H and PAD_W are the
-low-side pads; the high side follows from H, W, P, Q. Reduction lanes: taps (r, s) outside and blocks of channels inside, or,
-when a group has fewer channels than a block, taps and channels flattened into one axis so that no lane idles.
-Algorithms: implicit GEMM (cuDNN); ``conv_dgrad`` is its gather form split into stride phases, so that no multiply meets an
-inserted zero; ``conv_wgrad`` is split-K over batch ranges with partial results, deterministic, without atomics.
-Grids: ``config.conv_grid``.
+Each kernel takes two loader closures, which return tiles of one element type that are 0 where mask is false (indices
+may be out of range there), and an epilogue that stores the accumulated tile; k and c given to closures are channels of
+the whole tensor, except the c of a filter and of ``conv_wgrad``'s epilogue, which counts within the group. PAD_H and
+PAD_W are the low-side pads; the high side follows from H, W, P, Q. Reduction lanes: taps (r, s) outside and blocks of
+channels inside, or, when a group has fewer channels than a block, taps and channels flattened into one axis so that no
+lane idles. Algorithms: implicit GEMM (cuDNN); ``conv_dgrad`` is its gather form split into stride phases, so that no
+multiply meets an inserted zero; ``conv_wgrad`` is split-K over batch ranges with partial results, deterministic,
+without atomics. Grids: ``config.conv_grid``.
 """
 
 import triton
@@ -103,8 +103,8 @@ def conv_fwd(
 def stride_phase(phase, R: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DIL: tl.constexpr):
     """What meets the input coordinates x with (x + PAD) % STRIDE == phase along one axis.
 
-    Returns the first such coordinate, the first filter tap that reaches them, the step from tap to tap and how many taps do
-    (none when the dilation skips the phase). Everything but ``phase`` is constant, so the loops fold away.
+    Returns the first such coordinate, the first filter tap that reaches them, the step from tap to tap and how many
+    taps do (none when the dilation skips the phase). Everything but ``phase`` is constant, so the loops fold away.
     """
     if STRIDE == 1:
         return 0, 0, 1, R

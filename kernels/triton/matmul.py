@@ -1,11 +1,11 @@
 """Matrix product C[b] = A[b] @ B[b], tiled, with closures in place of the operands and of the result.
 
-Takes ``LOAD_A(b, m, k, mask, ARGS)`` and ``LOAD_B(b, k, n, mask, ARGS)``, which return tiles of one element type that are 0
-where mask is false (there the indices may be out of range), and ``EPILOGUE(acc, b, m, n, mask, ARGS)``, which stores. Returns
-nothing: the epilogue owns the result. One program computes one BM x BN tile of one batch entry, accumulating over blocks of
-BK in ACC (float32, or float64 for float64 operands); tiles are at least 16 wide and masked, so every size is taken.
-Algorithm: blocked GEMM on tensor cores with grouped ("swizzled") tile order for L2 reuse.
-Grid: ``cdiv(M, BM) * cdiv(N, BN) * BATCH`` programs (``config.matmul_grid``).
+Takes ``LOAD_A(b, m, k, mask, ARGS)`` and ``LOAD_B(b, k, n, mask, ARGS)``, which return tiles of one element type that
+are 0 where mask is false (there the indices may be out of range), and ``EPILOGUE(acc, b, m, n, mask, ARGS)``, which
+stores. Returns nothing: the epilogue owns the result. One program computes one BM x BN tile of one batch entry,
+accumulating over blocks of BK in ACC (float32, or float64 for float64 operands); tiles are at least 16 wide and masked,
+so every size is taken. Algorithm: blocked GEMM on tensor cores with grouped ("swizzled") tile order for L2 reuse. Grid:
+``cdiv(M, BM) * cdiv(N, BN) * BATCH`` programs (``config.matmul_grid``).
 """
 
 import triton

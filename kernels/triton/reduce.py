@@ -1,10 +1,11 @@
 """Combine functions for ``tl.reduce`` and arg-reductions with torch's treatment of NaN, for generated reduction code.
 
-``maximum`` and ``minimum`` return NaN if either operand is NaN; ``add`` and ``multiply`` complete the set. ``argmax_combine``
-and ``argmin_combine`` take and return (value, index) pairs, for ``tl.reduce`` over a tuple or for joining blocks in a loop;
-``argmax`` and ``argmin`` reduce one axis and return (value, index): the first index wins a tie, and NaN counts as the largest,
-respectively smallest, value. All are commutative and associative, so any reduction tree gives the same arg-reduction.
-Reduce in float32 or wider: ``maximum`` promotes bfloat16, and ``tl.reduce`` needs the type kept.
+``maximum`` and ``minimum`` return NaN if either operand is NaN; ``add`` and ``multiply`` complete the set.
+``argmax_combine`` and ``argmin_combine`` take and return (value, index) pairs, for ``tl.reduce`` over a tuple or for
+joining blocks in a loop; ``argmax`` and ``argmin`` reduce one axis and return (value, index): the first index wins a
+tie, and NaN counts as the largest, respectively smallest, value. All are commutative and associative, so any reduction
+tree gives the same arg-reduction. Reduce in float32 or wider: ``maximum`` promotes bfloat16, and ``tl.reduce`` needs
+the type kept.
 """
 
 import triton
@@ -49,11 +50,11 @@ def argmin_combine(a, i, b, j):
 
 @triton.jit
 def argmax(value, index, axis: tl.constexpr):
-    """Reduces ``axis`` of value and of index, which has value's shape; mask lanes off with -inf and the largest index."""
+    """Reduces ``axis`` of value and of the index of each; mask lanes off with -inf and the largest index."""
     return tl.reduce((value, index), axis, argmax_combine)
 
 
 @triton.jit
 def argmin(value, index, axis: tl.constexpr):
-    """Reduces ``axis`` of value and of index, which has value's shape; mask lanes off with inf and the largest index."""
+    """Reduces ``axis`` of value and of the index of each; mask lanes off with inf and the largest index."""
     return tl.reduce((value, index), axis, argmin_combine)

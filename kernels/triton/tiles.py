@@ -1,10 +1,10 @@
-"""Tile helpers shared by the templates: which tile a program computes, which rows are inside, and the product of two tiles.
+"""Tile helpers shared by the templates: order of tiles, bounds, the product of two tiles, casts.
 
-``grouped_tile`` is the usual grouped ordering of output tiles: programs that run at the same time share rows of the left
-operand and columns of the right one, so both stay in L2. ``inside`` compares an index with a bound, or returns all true when
-the blocks divide the size exactly: the compiler then drops the mask and everything computed from it. ``dot`` is ``tl.dot``
-with an accumulator, and ``cast`` is ``.to``; both are correct for bfloat16 also under Triton's interpreter, which multiplies
-its bits as integers and rounds towards zero.
+``grouped_tile`` is the usual grouped ordering of output tiles: programs that run at the same time share rows of the
+left operand and columns of the right one, so both stay in L2. ``inside`` compares an index with a bound, or returns all
+true when the blocks divide the size exactly: the compiler then drops the mask and everything computed from it. ``dot``
+is ``tl.dot`` with an accumulator, and ``cast`` is ``.to``; both are correct for bfloat16 also under Triton's
+interpreter, which multiplies its bits as integers and rounds towards zero.
 """
 
 import triton

@@ -1,8 +1,9 @@
 """The Triton templates compiled ahead of time for sm_80, sm_90 and gfx942; no GPU is needed.
 
-Asserts what the templates promise about code quality: no register spills, tensor-core instructions for half-precision operands,
-asynchronous 128-bit loads where channels allow, and a kernel named by NAME. Pointers and sizes carry tt.divisibility as they
-do at run time; without it loads stay narrow. Skipped under TRITON_INTERPRET=1, where nothing is compiled.
+Asserts what the templates promise about code quality: no register spills, tensor-core instructions for half-precision
+operands, asynchronous 128-bit loads where channels allow, and a kernel named by NAME. Pointers and sizes carry
+tt.divisibility as they do at run time; without it loads stay narrow. Skipped under TRITON_INTERPRET=1, where nothing is
+compiled.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 
 
 def build(fn: Any, target: str, args: list[str], config: dict[str, int], **constants: Any) -> Any:
-    """Compiles fn, whose first parameter is the tuple of args, as at run time; blocks and launch options from config."""
+    """Compiles fn, whose first parameter is the tuple of args, as at run time; with blocks and options from config."""
     options = {"num_warps": config["num_warps"], "num_stages": config["num_stages"], "enable_fp_fusion": True}
     constants |= {k: v for k, v in config.items() if k in fn.arg_names}
     attrs = {(0, i): [["tt.divisibility", 16]] for i in range(len(args))}
@@ -96,6 +97,8 @@ def build_matmul(ty: str, target: str, m: int, n: int, k: int, precision: str = 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("ty", ["fp16", "bf16", "fp32", "fp64"])
 def test_matmul(ty: str, target: str) -> None:
+    if ty == "fp64" and target == "gfx942" and triton.__version__.startswith("3.6."):
+        pytest.skip("Triton 3.6 has no float64 dot for this target")
     kernel = build_matmul(ty, target, 4096, 4096, 1000)
     check(kernel, target, "mm_bias_relu", ty in ("fp16", "bf16"), "LDGSTS.*128")
 

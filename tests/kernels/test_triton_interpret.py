@@ -1,8 +1,8 @@
 """The Triton templates under Triton's interpreter, with hand-written closures, against NumPy.
 
-Run with TRITON_INTERPRET=1 in the environment: the jit decorator chooses between interpreter and compiler at import, so one
-process cannot do both. Outputs start as NaN and have a NaN tail: an element not written, or one written out of bounds, shows.
-References are direct loops over filter taps, independent of the ones the ops are defined by.
+Run with TRITON_INTERPRET=1 in the environment: the jit decorator chooses between interpreter and compiler at import, so
+one process cannot do both. Outputs start as NaN and have a NaN tail: an element not written, or one written out of
+bounds, shows. References are direct loops over filter taps, independent of the ones the ops are defined by.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def test_matmul_closures_and_types(dtype: str) -> None:
     acc = tl.float64 if dtype == "float64" else tl.float32
     args = (a, b, out, bias, m, n, k)
     matmul[(cfg.matmul_grid(dict(BATCH=batch, M=m, N=n), config),)](
-        args, LOAD_A=load_a_transposed_relu, LOAD_B=cl.load_b_transposed, EPILOGUE=cl.store_c_bias_relu, BATCH=batch, M=m,
-        N=n, K=k, INPUT_PRECISION="ieee", ACC=acc, NAME="mm", **config,
+        args, LOAD_A=load_a_transposed_relu, LOAD_B=cl.load_b_transposed, EPILOGUE=cl.store_c_bias_relu, BATCH=batch,
+        M=m, N=n, K=k, INPUT_PRECISION="ieee", ACC=acc, NAME="mm", **config,
     )  # fmt: skip
     left = (a.clamp_min(0) + 1).double().transpose(1, 2)
     expected = (left @ b.double().transpose(1, 2) + bias.double()).clamp_min(0)
@@ -120,8 +120,8 @@ def conv_case(
     p = (hw[0] + pads[0] + pads[1] - dil[0] * (rs[0] - 1) - 1) // stride[0] + 1
     q = (hw[1] + pads[2] + pads[3] - dil[1] * (rs[1] - 1) - 1) // stride[1] + 1
     return dict(
-        N=n, C=c, H=hw[0], W=hw[1], K=k, R=rs[0], S=rs[1], P=p, Q=q, STRIDE_H=stride[0], STRIDE_W=stride[1], PAD_H=pads[0],
-        PAD_W=pads[2], DIL_H=dil[0], DIL_W=dil[1], GROUPS=groups,
+        N=n, C=c, H=hw[0], W=hw[1], K=k, R=rs[0], S=rs[1], P=p, Q=q, STRIDE_H=stride[0], STRIDE_W=stride[1],
+        PAD_H=pads[0], PAD_W=pads[2], DIL_H=dil[0], DIL_W=dil[1], GROUPS=groups,
     )  # fmt: skip
 
 
@@ -337,8 +337,8 @@ def run_pool(kernel: Any, z: dict[str, int], last: bool, block: int, args: Any, 
 def pool_closures(last: bool) -> tuple[Any, ...]:
     """load_x, load_y, load_index, store_x, store_y, store_both, store_sum."""
     if last:
-        return (cl.pool_load_x, cl.pool_load_y, cl.pool_load_index, cl.pool_store_x, cl.pool_store_y, cl.pool_store_both,
-                cl.pool_store_sum)  # fmt: skip
+        return (cl.pool_load_x, cl.pool_load_y, cl.pool_load_index, cl.pool_store_x, cl.pool_store_y,
+                cl.pool_store_both, cl.pool_store_sum)  # fmt: skip
     return first_load_x, first_load_y, first_load_index, first_store_x, first_store_y, first_store_both, first_store_sum
 
 

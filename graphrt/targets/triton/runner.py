@@ -173,6 +173,8 @@ class TritonExecutable:
             return state.on_device(slot.name, self._device)
         array = {"input": inputs, "output": outputs}.get(slot.space, state)[slot.name]
         flat = torch.from_numpy(_flat(array, slot))
+        if self._interpret and slot.space == "input":
+            return flat.clone()  # the interpreter tells tensors apart by address, and inputs may overlap
         return flat.to(self._device) if self._device.type == "cuda" else flat
 
     def source(self, launch: int | None) -> str:
