@@ -16,8 +16,8 @@
 #define V_DH DIL_H
 #define V_DW DIL_W
 #define V_INSIDE(h, w) ((h) >= PAD_H && (h) < CH + PAD_H && (w) >= PAD_W && (w) < CW + PAD_W)
-#define V_X(buf, n, g, c, h, w) (V_INSIDE(h, w) ? LOAD_X(buf, n, (g)*V_C + (c), (h)-PAD_H, (w)-PAD_W) : 0)
+#define V_X(buf, n, g, c, h, w) LOAD_X(buf, n, (g)*V_C + (c), (h)-PAD_H, (w)-PAD_W)
+#define V_CHANNELS_LAST X_CHANNELS_LAST
 #define V_W(buf, g, k, c, r, s) LOAD_W(buf, (g)*V_K + (k), c, r, s)
 #define V_STORE(buf, n, g, k, p, q, value) STORE(buf, n, (g)*V_K + (k), p, q, value)
 #include "conv_core.h"
-#undef V_INSIDE

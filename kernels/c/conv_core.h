@@ -5,7 +5,8 @@
  *   many output channels: [columns] x [vectors of channels], patch [row][column][channel], one input element broadcast;
  *   few output channels:  [channels] x [vectors of columns], patch [channel][row][column], one weight broadcast.
  * Macros: V_G groups, V_C and V_K channels of a group, V_P V_Q output, V_R V_S filter, V_SH V_SW V_DH V_DW, V_N batch,
- * V_X(buf, n, g, c, h, w) the padded input at h, w >= 0, V_W(buf, g, k, c, r, s), V_STORE(buf, n, g, k, p, q, value).
+ * V_INSIDE(h, w) whether h, w >= 0 of the padded input is inside, V_X(buf, n, g, c, h, w) what is there, V_CHANNELS_LAST (a
+ * hint on how it is stored), V_W(buf, g, k, c, r, s), V_STORE(buf, n, g, k, p, q, value).
  */
 #include "tile.h"
 enum {
@@ -105,16 +106,29 @@ static void FN(_task)(long task, void **buf) {
   const int n = (int)(task / (V_G * PARTS)), g = (int)(task / PARTS % V_G), p0 = (int)(task % PARTS) * FN(_PB);
   const int rows = MIN_OF(V_P - p0, FN(_PB)), height = (rows - 1) * V_SH + (V_R - 1) * V_DH + 1;
   T *patch = grt_scratch(sizeof(T) * V_C * FN(_ROWS) * WIDTH);
-  if (FN(_BY_K)) {
-    for (int h = 0; h < height; h++)
-      for (int x = 0; x < WIDTH; x++)
-        _Pragma("GCC ivdep") for (int c = 0; c < V_C; c++)
-            patch[(h * WIDTH + x) * V_C + c] = V_X(buf, n, g, c, p0 * V_SH + h, x);
-  } else {
-    for (int c = 0; c < V_C; c++)
-      for (int h = 0; h < height; h++)
-        _Pragma("GCC ivdep") for (int x = 0; x < WIDTH; x++)
-            patch[(c * FN(_ROWS) + h) * WIDTH + x] = V_X(buf, n, g, c, p0 * V_SH + h, x);
+  for (int h = 0; h < height; h++) {
+    const int row = p0 * V_SH + h;
+    if (FN(_BY_K)) { /* [row][column][channel] */
+      T *to = patch + h * WIDTH * V_C;
+      for (int x = 0; x < WIDTH; x++, to += V_C) {
+        if (V_INSIDE(row, x)) {
+          _Pragma("GCC ivdep") for (int c = 0; c < V_C; c++) to[c] = V_X(buf, n, g, c, row, x);
+        } else {
+          memset(to, 0, sizeof(T) * V_C);
+        }
+      }
+    } else if (V_CHANNELS_LAST) { /* [channel][row][column], read channel by channel */
+      for (int x = 0; x < WIDTH; x++) {
+        T *to = patch + h * WIDTH + x;
+        const int inside = V_INSIDE(row, x);
+        for (int c = 0; c < V_C; c++) to[c * FN(_ROWS) * WIDTH] = inside ? V_X(buf, n, g, c, row, x) : 0;
+      }
+    } else {
+      for (int c = 0; c < V_C; c++) {
+        T *to = patch + (c * FN(_ROWS) + h) * WIDTH;
+        _Pragma("GCC ivdep") for (int x = 0; x < WIDTH; x++) to[x] = V_INSIDE(row, x) ? V_X(buf, n, g, c, row, x) : 0;
+      }
+    }
   }
   for (int kb = 0; kb < FN(_KB); kb++) {
     const T *w = FN(_packed) + (size_t)(g * FN(_KB) + kb) * FN(_TAPS) * FN(_NK);
@@ -147,6 +161,8 @@ static void NAME(void **buf) {
 #undef V_DH
 #undef V_DW
 #undef V_X
+#undef V_INSIDE
+#undef V_CHANNELS_LAST
 #undef V_W
 #undef V_STORE
 #include "conv_undef.h"

@@ -21,8 +21,9 @@
 #define V_V(w) ((w) + PAD_W - (CS - 1) * DIL_W)
 #define V_ROW(h) (V_U(h) >= 0 && V_U(h) % STRIDE_H == 0 && V_U(h) / STRIDE_H < CP)
 #define V_COL(w) (V_V(w) >= 0 && V_V(w) % STRIDE_W == 0 && V_V(w) / STRIDE_W < CQ)
-#define V_X(buf, n, g, c, h, w) \
-  (V_ROW(h) && V_COL(w) ? LOAD_DY(buf, n, (g)*V_C + (c), V_U(h) / STRIDE_H, V_V(w) / STRIDE_W) : 0)
+#define V_INSIDE(h, w) (V_ROW(h) && V_COL(w))
+#define V_X(buf, n, g, c, h, w) LOAD_DY(buf, n, (g)*V_C + (c), V_U(h) / STRIDE_H, V_V(w) / STRIDE_W)
+#define V_CHANNELS_LAST DY_CHANNELS_LAST
 #define V_W(buf, g, k, c, r, s) LOAD_W(buf, (g)*V_C + (c), k, CR - 1 - (r), CS - 1 - (s))
 #define V_STORE(buf, n, g, k, p, q, value) STORE(buf, n, (g)*V_K + (k), p, q, value)
 #include "conv_core.h"

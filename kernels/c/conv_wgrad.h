@@ -59,7 +59,7 @@ GRT_INLINE void FN(_few)(const T *dy, const T *x, T *sum, int j0, const int jt) 
 #pragma GCC unroll 4
   for (int j = 0; j < jt; j++)
 #pragma GCC unroll 8
-    for (int k = 0; k < NK; k++) acc[j][k] = (vec){0};
+    for (int k = 0; k < NK; k++) acc[j][k] = *(const vec *)(sum + ((j0 + j) * NK + k) * L);
   for (int p = 0; p < CP; p++)
     for (int q = 0; q < QP; q += L) {
       vec g[6];
@@ -72,29 +72,33 @@ GRT_INLINE void FN(_few)(const T *dy, const T *x, T *sum, int j0, const int jt) 
         for (int k = 0; k < NK; k++) acc[j][k] += f * g[k];
       }
     }
+#pragma GCC unroll 4
   for (int j = 0; j < jt; j++)
-    for (int k = 0; k < NK; k++) {
-      T total = 0;
-      for (int l = 0; l < L; l++) total += acc[j][k][l];
-      sum[(j0 + j) * NK + k] += total;
-    }
+#pragma GCC unroll 8
+    for (int k = 0; k < NK; k++) *(vec *)(sum + ((j0 + j) * NK + k) * L) = acc[j][k];
 }
 
 static void FN(_task)(long task, void **buf) {
   enum { NK = FN(_NK), TAPS = FN(_TAPS), JT = TILE_ROWS(FN(_NV)), CHUNK = CEIL_DIV(CN, SPLITS), QP = FN(_QP) };
+  enum { WIDE = FN(_BY_K) ? 1 : FN(_L) }; /* numbers that make one sum: with few channels, one per lane */
   const int split = (int)(task / (GROUPS * FN(_KB))), g = (int)(task / FN(_KB) % GROUPS), k0 = (int)(task % FN(_KB)) * NK;
   const int first = split * CHUNK, last = MIN_OF(first + CHUNK, CN);
-  T *sum = grt_scratch(sizeof(T) * (TAPS * NK + CP * QP * NK + FN(_GC) * FN(_HEIGHT) * FN(_WIDTH) + 64));
-  T *dy = sum + TAPS * NK, *x = dy + CP * QP * NK;
-  memset(sum, 0, sizeof(T) * TAPS * NK);
+  T *sum = grt_scratch(sizeof(T) * (TAPS * NK * WIDE + CP * QP * NK + FN(_GC) * FN(_HEIGHT) * FN(_WIDTH) + 64));
+  T *dy = sum + TAPS * NK * WIDE, *x = dy + CP * QP * NK;
+  memset(sum, 0, sizeof(T) * TAPS * NK * WIDE);
   for (int n = first; n < last; n++) {
     for (int c = 0; c < FN(_GC); c++)
-      for (int h = 0; h < FN(_HEIGHT); h++)
-        _Pragma("GCC ivdep") for (int w = 0; w < FN(_WIDTH); w++) {
-          const int hh = h - PAD_H, ww = w - PAD_W;
-          const int inside = hh >= 0 && hh < CH && ww >= 0 && ww < CW;
-          x[(c * FN(_HEIGHT) + h) * FN(_WIDTH) + w] = inside ? LOAD_X(buf, n, g * FN(_GC) + c, hh, ww) : 0;
+      for (int h = 0; h < FN(_HEIGHT); h++) {
+        T *row = x + (c * FN(_HEIGHT) + h) * FN(_WIDTH);
+        const int hh = h - PAD_H, first = MIN_OF(PAD_W, FN(_WIDTH)), last = MIN_OF(CW + PAD_W, FN(_WIDTH));
+        if (hh < 0 || hh >= CH || last <= first) {
+          memset(row, 0, sizeof(T) * FN(_WIDTH));
+          continue;
         }
+        for (int w = 0; w < first; w++) row[w] = 0;
+        _Pragma("GCC ivdep") for (int w = first; w < last; w++) row[w] = LOAD_X(buf, n, g * FN(_GC) + c, hh, w - PAD_W);
+        for (int w = last; w < FN(_WIDTH); w++) row[w] = 0;
+      }
     if (FN(_BY_K)) {
       for (int p = 0; p < CP; p++)
         for (int q = 0; q < CQ; q++)
@@ -114,8 +118,11 @@ static void FN(_task)(long task, void **buf) {
     }
   }
   for (int j = 0; j < TAPS; j++)
-    for (int k = 0; k < NK && k0 + k < FN(_GK); k++)
-      STORE(buf, split, g * FN(_GK) + k0 + k, j / (CR * CS), j / CS % CR, j % CS, sum[j * NK + k]);
+    for (int k = 0; k < NK && k0 + k < FN(_GK); k++) {
+      T total = 0;
+      for (int l = 0; l < WIDE; l++) total += sum[(j * NK + k) * WIDE + l];
+      STORE(buf, split, g * FN(_GK) + k0 + k, j / (CR * CS), j / CS % CR, j % CS, total);
+    }
 }
 static void NAME(void **buf) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_KB), buf); }
 #undef TAP_OFFSET

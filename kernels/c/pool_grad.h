@@ -7,11 +7,14 @@
  */
 #include "tile.h"
 enum { FN(_LINE) = CHANNELS_LAST ? CC : CW };
+GRT_INLINE T FN(_part)(void **buf, int n, int c, int p, int q, int tap) {
+  const T dy = LOAD_DY(buf, n, c, p, q); /* loaded in any case: a load that depends on the index would not vectorise */
 #ifdef OP_MAX
-#define PART(n, c, p, q, tap) (LOAD_INDEX(buf, n, c, p, q) == (tap) ? LOAD_DY(buf, n, c, p, q) : 0)
+  return LOAD_INDEX(buf, n, c, p, q) == tap ? dy : 0;
 #else
-#define PART(n, c, p, q, tap) LOAD_DY(buf, n, c, p, q)
+  return (void)tap, dy;
 #endif
+}
 GRT_INLINE void FN(_line)(void **buf, int n, int c0, int h, int w0) {
   T total[FN(_LINE)] __attribute__((aligned(64)));
   for (int i = 0; i < FN(_LINE); i++) total[i] = 0;
@@ -22,11 +25,11 @@ GRT_INLINE void FN(_line)(void **buf, int n, int c0, int h, int w0) {
 #if CHANNELS_LAST
       const int v = w0 + PAD_W - s * DIL_W, q = v / STRIDE_W;
       if (v < 0 || v % STRIDE_W != 0 || q >= CQ) continue;
-      _Pragma("GCC ivdep") for (int c = 0; c < CC; c++) total[c] += PART(n, c, p, q, r * CS + s);
+      _Pragma("GCC ivdep") for (int c = 0; c < CC; c++) total[c] += FN(_part)(buf, n, c, p, q, r * CS + s);
 #else
       const int at = s * DIL_W - PAD_W;
       const int first = at < 0 ? CEIL_DIV(-at, STRIDE_W) : 0, last = at < CW ? MIN_OF(CQ, CEIL_DIV(CW - at, STRIDE_W)) : 0;
-      _Pragma("GCC ivdep") for (int q = first; q < last; q++) total[q * STRIDE_W + at] += PART(n, c0, p, q, r * CS + s);
+      _Pragma("GCC ivdep") for (int q = first; q < last; q++) total[q * STRIDE_W + at] += FN(_part)(buf, n, c0, p, q, r * CS + s);
 #endif
     }
   }
@@ -43,5 +46,4 @@ static void FN(_task)(long task, void **buf) {
 #endif
 }
 static void NAME(void **buf) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CH : CC), buf); }
-#undef PART
 #include "conv_undef.h"

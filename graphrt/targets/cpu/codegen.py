@@ -179,12 +179,12 @@ class Printer:
             params = ", ".join(f"int {p}" for p in block.params)
             assert block.result is not None
             kind = C_TYPES[block.result.dtype] if block.result.dtype.is_int else ctype
-            lines.append(f"GRT_INLINE {kind} {self.name}_{operand}(void **buf, {params}) {{")
+            lines.append(f"GRT_INLINE {kind} {self.name}_{operand}(void *const *restrict buf, {params}) {{")
             lines += [*self.insts(block, {}, "  "), f"  return {block.result.name};", "}"]
             macros[f"LOAD_{operand}"] = f"{self.name}_{operand}"
         given = ", ".join(f"{C_TYPES[v.dtype] if v.dtype.is_float else 'int'} {v.name}" for v in kernel.epilogue.given)
         params = ", ".join(f"int {p}" for p in kernel.epilogue.params)
-        lines.append(f"GRT_INLINE void {self.name}_store(void **buf, {params}, {given}) {{")
+        lines.append(f"GRT_INLINE void {self.name}_store(void *const *restrict buf, {params}, {given}) {{")
         lines += [*self.insts(kernel.epilogue, {}, "  "), *self.stores(kernel.epilogue.stores, {}, "  "), "}"]
         macros["STORE"] = f"{self.name}_store"
         macros.update(self._hints(kernel))
@@ -207,7 +207,9 @@ class Printer:
             fast, slow = ("k", "q") if name == "conv" else ("c", "w") if name == "conv_dgrad" else ("k", "s")
             hints["OUT_CHANNELS_LAST"] = _unit(kernel.epilogue, fast, slow)
             return hints
-        hints["CHANNELS_LAST"] = _unit(next(iter(loaders.values())), "c", kernel.spec.operands[next(iter(loaders))][-1])
+        operand, block = next(iter(loaders.items()))
+        larger = (kernel.epilogue, "w") if name.endswith("_grad") else (block, kernel.spec.operands[operand][-1])
+        hints["CHANNELS_LAST"] = _unit(larger[0], "c", larger[1])
         hints["OP_MAX" if name.startswith("max") else "OP_SUM"] = "1"
         return hints
 
