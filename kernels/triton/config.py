@@ -164,6 +164,8 @@ def conv_config(
     config = _choose(
         rows, columns, depth, lambda bm, bn: _conv_tiles(kind, sizes, bm, bn), itemsize, precision, target, units
     )
+    if kind == "dgrad" and precision == "ieee" and itemsize == 4:
+        config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
     # Blocks of channels that do not divide the channels waste lanes in every tap; half a block often fits.
     half = config["BK"] // 2
     if kind != "wgrad" and channels > config["BK"] and channels % config["BK"] and not channels % half and half >= 16:

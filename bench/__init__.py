@@ -1,0 +1,1 @@
+"""Benchmarks: one script per question, peers beside graphrt in the same run, results as committed rows."""

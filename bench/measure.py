@@ -1,0 +1,93 @@
+"""How the benchmarks measure: candidates take turns (A B A B), medians of many rounds, spread beside them.
+
+Turns matter: clocks, caches and neighbours drift, and a ratio of interleaved medians does not. Rows carry versions and the
+machine's name, so that a committed file says what it measured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call: median, and the 10th and 90th percentile."""
+
+    median: float
+    low: float
+    high: float
+
+
+def interleave(candidates: Mapping[str, Callable[[], Any]], rounds: int = 60, warmup: int = 10) -> dict[str, Timing]:
+    """Times each candidate ``rounds`` times, taking turns; a call must return only when its work is done."""
+    for call in candidates.values():
+        for _ in range(warmup):
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            call()  # once untimed: the previous candidate's data has left the cache
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: Timing(*(1e3 * float(np.percentile(s, p)) for p in (50, 10, 90))) for name, s in seconds.items()}
+
+
+def device_name() -> str:
+    """The GPU's name, or the processor's with the number of cores this process may use."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def environment() -> dict[str, str]:
+    """Versions, device and date of a run."""
+    found = {"device": device_name(), "date": datetime.date.today().isoformat(), "python": platform.python_version()}
+    for package in ("graphrt", "torch", "triton", "numpy", "jax"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "missing"
+    return found
+
+
+def report(title: str, rows: Sequence[Mapping[str, Any]], save_as: str | None) -> None:
+    """Prints ``rows`` as a table and, if ``save_as`` names a result file, appends them there as JSON lines."""
+    table = Table(title=title)
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+    console = Console()
+    console.print(table)
+    about = environment()
+    console.print(", ".join(f"{k} {v}" for k, v in about.items()))
+    if save_as is not None:
+        RESULTS.mkdir(exist_ok=True)
+        with (RESULTS / f"{save_as}.jsonl").open("a") as file:
+            for row in rows:
+                file.write(json.dumps({**row, **about}) + "\n")

@@ -1,0 +1,222 @@
+"""Module: parameters as NumPy arrays, and a call that builds graph nodes.
+
+A module owns its parameters. Calling one on a graph's value appends nodes, and each parameter becomes a parameter of that
+graph under its dotted path from the module that was called (``features.0.weight``), once per graph.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import numpy as np
+
+from graphrt.errors import ArgumentError, GraphError, InputError, ShapeError
+from graphrt.ir import Graph, Value
+from graphrt.ops.base import graph_of
+
+M = TypeVar("M", bound="Module")
+
+
+class Parameter:
+    """An array that a module owns: float32 unless ``array`` is a NumPy array of another type than float64.
+
+    ``trainable`` False keeps the optimizer away from it. ``name`` is its path in the module last called.
+    """
+
+    def __init__(self, array: Any, trainable: bool = True) -> None:
+        array = np.array(array, order="C")
+        self.array: np.ndarray = array.astype(np.float32) if array.dtype == np.float64 else array
+        self.trainable = trainable
+        self.name = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def value(self, graph: Graph) -> Value:
+        """The parameter of ``graph`` that stands for this one, made at first use.
+
+        Raises GraphError when its name there belongs to another Parameter, ShapeError when its shape differs.
+        """
+        names = _NAMES.setdefault(graph, {})
+        name = names.get(self)
+        if name in graph.sources:  # an op that failed may have taken it back
+            return graph.sources[name].outputs[0]
+        name = self.name or f"parameter_{len(names)}"
+        if any(n == name and p is not self for p, n in names.items() if n in graph.sources):
+            raise GraphError(
+                f"two modules called on one graph both have a parameter {name!r}; make them children of one Module "
+                "(for example nn.Sequential) and call that"
+            )
+        found = graph.sources.get(name)
+        value = found.outputs[0] if found else graph.parameter(name, self.array, trainable=self.trainable)
+        if value.shape != self.shape:
+            raise ShapeError(f"parameter {name!r} has shape {list(self.shape)}; the graph has {value!r}")
+        names[self] = name
+        return value
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        return f"{kind}({self.name or '?'} : {self.array.dtype}{list(self.shape)}{'' if self.trainable else ', frozen'})"
+
+
+class Buffer(Parameter):
+    """State that is saved with a module but never trained, such as running statistics."""
+
+    def __init__(self, array: Any) -> None:
+        super().__init__(array, trainable=False)
+
+
+# Names only: a Value here would keep its graph alive for ever.
+_NAMES: weakref.WeakKeyDictionary[Graph, dict[Parameter, str]] = weakref.WeakKeyDictionary()
+_IN_CALL: ContextVar[bool] = ContextVar("graphrt_in_module_call", default=False)
+
+
+class Module:
+    """Base of layers, losses and networks: assign Parameters and Modules as attributes, write ``forward``.
+
+    Lists, tuples and dicts of modules count as children under ``attribute.key``.
+    """
+
+    training: bool = True
+
+    def forward(self, *args: Any) -> Value:
+        """The module's computation on Values."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def __call__(self, *args: Any) -> Value:
+        """Appends ``forward`` to the graph of the Values among ``args``. Raises ArgumentError when there are none."""
+        if graph_of(*args) is None:
+            raise ArgumentError(
+                f"{type(self).__name__} is called on Values of a Graph, got {', '.join(type(a).__name__ for a in args)}; "
+                "make one with graph.input(name, shape), or pass arrays to a compiled program"
+            )
+        if _IN_CALL.get():
+            return self.forward(*args)
+        for name, parameter in self._named():
+            parameter.name = name
+        token = _IN_CALL.set(True)
+        try:
+            return self.forward(*args)
+        finally:
+            _IN_CALL.reset(token)
+
+    # --- members --------------------------------------------------------------------------------------------------
+
+    def _members(self) -> Iterator[tuple[str, Any]]:
+        """Attributes by name, with the elements of lists, tuples and dicts as ``name.key``."""
+        for name, member in vars(self).items():
+            if isinstance(member, list | tuple):
+                yield from ((f"{name}.{i}", m) for i, m in enumerate(member))
+            elif isinstance(member, dict):
+                yield from ((f"{name}.{k}", m) for k, m in member.items())
+            else:
+                yield name, member
+
+    def _named(self, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Parameter]]:
+        """Parameters and buffers, own ones first, each once under its first name."""
+        seen = set() if seen is None else seen
+        children: list[tuple[str, Module]] = []
+        for name, member in self._members():
+            if isinstance(member, Module):
+                children.append((name, member))
+            elif isinstance(member, Parameter) and id(member) not in seen:
+                seen.add(id(member))
+                yield prefix + name, member
+        for name, child in children:
+            yield from child._named(f"{prefix}{name}.", seen)
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Direct children by name."""
+        return ((n, m) for n, m in self._members() if isinstance(m, Module))
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module (under "") and all below it, by dotted path."""
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def modules(self) -> Iterator[Module]:
+        return (m for _, m in self.named_modules())
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Parameters by dotted path, frozen ones included, buffers not."""
+        return ((n, p) for n, p in self._named() if not isinstance(p, Buffer))
+
+    def parameters(self) -> Iterator[Parameter]:
+        return (p for _, p in self.named_parameters())
+
+    def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        return ((n, p) for n, p in self._named() if isinstance(p, Buffer))
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters and buffers by dotted path."""
+        return {name: p.array.copy() for name, p in self._named()}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Copies arrays or torch tensors into the parameters and buffers of those names; nothing is changed on error.
+
+        torch's ``num_batches_tracked`` is passed over: momentum does not depend on it here. With ``strict`` False missing
+        and unexpected names are too. A program compiled before keeps its own state. Raises InputError.
+        """
+        own = dict(self._named())
+        given = {k: _array(v) for k, v in state.items() if k.rpartition(".")[2] != "num_batches_tracked"}
+        missing, unexpected = own.keys() - given.keys(), given.keys() - own.keys()
+        shapes = [
+            f"{n} ({list(own[n].shape)}, got {list(given[n].shape)})"
+            for n in own
+            if n in given and own[n].shape != given[n].shape
+        ]
+        if shapes or (strict and (missing or unexpected)):
+            raise InputError(
+                f"the state does not fit {type(self).__name__}: missing {sorted(missing)}, unexpected {sorted(unexpected)}, "
+                f"misshapen {shapes}"
+            )
+        for name, array in given.items():
+            if name in own:
+                own[name].array[...] = array
+
+    def train(self: M, mode: bool = True) -> M:
+        """Sets the mode that later calls build in: dropout active, batch statistics. Returns the module."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self: M) -> M:
+        """``train(False)``."""
+        return self.train(False)
+
+    def extra_repr(self) -> str:
+        """Arguments as ``repr`` shows them: the plain attributes."""
+        plain = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str | tuple) and k != "training"}
+        return ", ".join(f"{k}={v!r}" for k, v in plain.items())
+
+    def __repr__(self) -> str:
+        children = [f"  ({n}): " + repr(m).replace("\n", "\n  ") for n, m in self.named_children()]
+        name = type(self).__name__
+        return f"{name}(\n" + "\n".join(children) + "\n)" if children else f"{name}({self.extra_repr()})"
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+
+
+def count_parameters(module: Module, trainable: bool = True) -> int:
+    """Elements of the trainable parameters, or of all parameters; buffers do not count."""
+    return sum(p.array.size for p in module.parameters() if p.trainable or not trainable)
+
+
+def summary(module: Module) -> str:
+    """One line for each module with parameters of its own: path, kind, shapes, elements; then the total."""
+    lines = []
+    for path, child in module.named_modules():
+        own = {n: p for n, p in child._members() if isinstance(p, Parameter) and not isinstance(p, Buffer)}
+        if own:
+            shapes = ", ".join(f"{n} {list(p.shape)}" for n, p in own.items())
+            count = sum(p.array.size for p in own.values())
+            lines.append(f"{path or '.':<20} {type(child).__name__:<14} {shapes:<40} {count:>12,}")
+    lines.append(f"{'total':<76} {count_parameters(module, trainable=False):>12,}")
+    return "\n".join(lines)

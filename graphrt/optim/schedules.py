@@ -1,0 +1,107 @@
+"""Learning-rate schedules: factors of the base rate as functions of progress through training, from 0 to 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from graphrt.errors import ArgumentError
+
+
+class Schedule:
+    """Base: write ``factor``."""
+
+    def factor(self, progress: float) -> float:
+        """What the base learning rate is multiplied by at ``progress`` in [0, 1]."""
+        raise NotImplementedError
+
+    def lr(self, step: int, total_steps: int) -> float:
+        """The factor for step number ``step`` (from 0) of ``total_steps``. Raises ArgumentError."""
+        if total_steps < 1 or step < 0:
+            raise ArgumentError(f"need total_steps >= 1 and step >= 0, got {total_steps} and {step}")
+        return self.factor(min(step / total_steps, 1.0))
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """Always 1."""
+
+    def factor(self, progress: float) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """Multiplied by ``gamma`` at each of ``milestones`` (progress)."""
+
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = 0.1
+
+    def factor(self, progress: float) -> float:
+        return self.gamma ** sum(progress >= m for m in self.milestones)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from 1 to ``final`` (Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts)."""
+
+    final: float = 0.0
+
+    def factor(self, progress: float) -> float:
+        return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """A straight line from 1 to ``final``."""
+
+    final: float = 0.0
+
+    def factor(self, progress: float) -> float:
+        return 1.0 + (self.final - 1.0) * progress
+
+
+@dataclass(frozen=True)
+class InverseSqrt(Schedule):
+    """1 up to progress ``start``, then falling as ``sqrt(start / progress)``."""
+
+    start: float = 0.1
+
+    def factor(self, progress: float) -> float:
+        return math.sqrt(self.start / max(progress, self.start))
+
+
+@dataclass(frozen=True)
+class Warmup(Schedule):
+    """Rises in a line to ``schedule``'s value over the first ``fraction`` of training; ``schedule`` runs over the rest.
+
+    The first step is not zero: a line that starts at ``first``.
+    """
+
+    schedule: Schedule
+    fraction: float = 0.05
+    first: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.fraction < 1.0:
+            raise ArgumentError(f"fraction must lie in (0, 1), got {self.fraction}")
+
+    def factor(self, progress: float) -> float:
+        if progress < self.fraction:
+            return (self.first + (1.0 - self.first) * progress / self.fraction) * self.schedule.factor(0.0)
+        return self.schedule.factor((progress - self.fraction) / (1.0 - self.fraction))
+
+
+def warmup(schedule: Schedule, fraction: float = 0.05, first: float = 0.01) -> Schedule:
+    """``schedule`` after a linear rise over the first ``fraction`` of training."""
+    return Warmup(schedule, fraction, first)
+
+
+SCHEDULES: dict[str, Callable[[], Schedule]] = {
+    "constant": Constant,
+    "step": Step,
+    "cosine": Cosine,
+    "linear": Linear,
+    "inverse_sqrt": InverseSqrt,
+}

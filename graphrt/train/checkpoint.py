@@ -1,0 +1,41 @@
+"""Checkpoints: one safetensors file with the whole state, and what else a run needs to go on as JSON metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from graphrt.errors import InputError
+from graphrt.runtime.state import State
+
+FORMAT = "graphrt-checkpoint-1"
+
+
+def save_checkpoint(path: str | Path, state: State, metadata: dict[str, Any]) -> None:
+    """Writes ``state`` and ``metadata`` (JSON values). The file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        state.save(temporary, {"format": FORMAT, "graphrt": json.dumps(metadata)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The metadata of the checkpoint at ``path``. Raises InputError for a file that is none, OSError."""
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path} is not a checkpoint of this version ({FORMAT}); its format is {metadata.get('format')!r}")
+    found = json.loads(metadata["graphrt"])
+    assert isinstance(found, dict)
+    return found

@@ -1,0 +1,49 @@
+"""What a training run recorded, one value an epoch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from graphrt.errors import InputError
+
+
+@dataclass
+class History:
+    """Lists of one number per epoch; accuracy and validation columns stay empty when they were not asked for."""
+
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    val_accuracy: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    images_per_second: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def append(self, row: dict[str, float]) -> None:
+        """Adds one epoch's values."""
+        for name, value in row.items():
+            getattr(self, name).append(float(value))
+
+    def last(self) -> dict[str, float]:
+        """The last epoch's values."""
+        return {f.name: getattr(self, f.name)[-1] for f in fields(self) if getattr(self, f.name)}
+
+    def to_json(self) -> str:
+        return json.dumps({f.name: getattr(self, f.name) for f in fields(self)})
+
+    @staticmethod
+    def from_json(text: str) -> History:
+        """Reads what ``to_json`` wrote. Raises InputError."""
+        try:
+            return History(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"not a history: {error}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Writes a JSON file."""
+        Path(path).write_text(self.to_json() + "\n")

@@ -1,0 +1,63 @@
+"""A live line of training progress; a plain line an epoch when the output is no terminal."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """Context manager: ``start`` an epoch, ``advance`` by a batch, ``finish`` it with the epoch's row."""
+
+    def __init__(self, epochs: int, enabled: bool = True, console: Console | None = None) -> None:
+        self._epochs, self._enabled = epochs, enabled
+        self._console = console or Console()
+        self._bar: Progress | None = None
+        if enabled and self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, TextColumn("{task.fields[values]}"), console=self._console, transient=True)
+        self._task = self._bar.add_task("", values="") if self._bar else None
+        self._epoch, self._started, self._shown, self._images = 0, 0.0, 0.0, 0
+
+    def __enter__(self) -> TrainingProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def start(self, epoch: int, batches: int) -> None:
+        """Epoch number ``epoch`` (from 1) of ``batches`` steps begins."""
+        self._epoch, self._started, self._images = epoch, time.perf_counter(), 0
+        if self._bar and self._task is not None:
+            self._bar.reset(self._task, total=batches, description=f"epoch {epoch}/{self._epochs}", values="")
+
+    def advance(self, images: int, values: dict[str, float]) -> None:
+        """One batch of ``images`` is done; ``values`` are the epoch's means so far. Redrawn ten times a second."""
+        self._images += images
+        if self._bar and self._task is not None:
+            self._bar.advance(self._task)
+            now = time.perf_counter()
+            if now - self._shown > 0.1:
+                self._shown = now
+                rate = self._images / max(now - self._started, 1e-9)
+                self._bar.update(self._task, values=f"{_text(values)}  {rate:,.0f} images/s")
+
+    def finish(self, row: dict[str, float]) -> None:
+        """Prints the epoch's line."""
+        if self._enabled:
+            shown = {k: v for k, v in row.items() if k not in ("lr", "images_per_second", "seconds")}
+            width = len(str(self._epochs))
+            self._console.print(
+                f"epoch {self._epoch:>{width}}/{self._epochs}  {_text(shown)}  {row['images_per_second']:,.0f} images/s",
+                highlight=False,
+            )
+
+
+def _text(values: dict[str, float]) -> str:
+    return "  ".join(f"{k} {100 * v:.2f} %" if k.endswith("accuracy") else f"{k} {v:.4f}" for k, v in values.items())
