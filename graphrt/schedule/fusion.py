@@ -56,6 +56,7 @@ class Fusion:
         self.groups: list[Group] = []
         self.decisions: list[Decision] = []
         self.results = set(graph.results())
+        self._bases: dict[Node, tuple[Value, ...]] = {}
 
     def readers(self, value: Value) -> Iterator[Node]:
         """Nodes that read ``value``, seen through views."""
@@ -64,6 +65,18 @@ class Fusion:
                 yield from self.readers(node.outputs[0])
             else:
                 yield node
+
+    def bases(self, node: Node) -> tuple[Value, ...]:
+        """What ``node`` reads, seen through views, each value once."""
+        if node not in self._bases:
+            self._bases[node] = tuple(dict.fromkeys(v for x in node.inputs for v in _through(x)))
+        return self._bases[node]
+
+    def inputs(self, group: Group) -> set[Value]:
+        """The buffers ``group`` would read as it stands."""
+        members = set(group.nodes)
+        reads = (v for n in group.nodes for v in self.bases(n))
+        return {v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED}
 
     def is_result(self, value: Value) -> bool:
         """Whether a run returns ``value``, or a view of it, to the user or to a parameter."""
@@ -103,14 +116,15 @@ class Fusion:
 
     def depends(self, start: set[Node], goals: set[Node]) -> bool:
         """Whether a path leads from ``start`` to a node of ``goals`` in the graph with groups contracted."""
-        seen: set[Node] = set()
+        seen: set[Node | Group] = set()
         stack = list(start)
         while stack:
             node = stack.pop()
             if node in goals:
                 return True
-            if node not in seen:
-                seen.add(node)
+            unit = self.owner.get(node, node)  # all members of a group have the same successors
+            if unit not in seen:
+                seen.add(unit)
                 stack.extend(self.successors(node))
         return False
 
@@ -183,10 +197,9 @@ def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
             break
     else:
         return Verdict(False, "needs neighbours"), None
-    if len(_inputs(group) | {r.value for v in node.inputs for r in pull(v, _at(node, index))}) > MAX_INPUTS:
+    if len(f.inputs(group) | set(f.bases(node))) > MAX_INPUTS:
         return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), None
-    outside = {r.value.node for v in node.inputs for r in pull(v, _at(node, index))} - set(group.nodes)
-    outside -= {n for n in outside if n.op.kind in FREE}
+    outside = {v.node for v in f.bases(node) if v.node.op.kind not in FREE} - set(group.nodes)
     after = {s for m in group.nodes for s in f.successors(m)} - set(group.nodes) - {node}
     if f.depends(after, outside):
         return Verdict(False, "would wait for itself (cycle)"), None
@@ -224,20 +237,17 @@ def _aligned(group: Group, node: Node, index: Index) -> bool:
     return True
 
 
-def _inputs(group: Group) -> set[Value]:
-    members = set(group.nodes)
-    reads = (r.value for n in group.nodes for v in n.inputs for r in pull(v, _any_index(v)))
-    return {v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED}
-
-
-def _any_index(v: Value) -> Index:
-    return axes("i", v.shape)
+def _through(value: Value) -> list[Value]:
+    """The stored or computed values behind the views of ``value``."""
+    if value.node.op.kind is not Kind.VIEW:
+        return [value]
+    return [v for x in value.node.inputs for v in _through(x)]
 
 
 def benefit(f: Fusion, group: Group, node: Node) -> int:
     """Bytes of memory traffic saved by computing ``node`` in ``group``: members read from registers, not from memory."""
     saved = 0
-    for v in dict.fromkeys(r.value for operand in node.inputs for r in pull(operand, _any_index(operand))):
+    for v in f.bases(node):
         if v in group.index:
             alone = all(r is node or r in group.nodes for r in f.readers(v)) and not f.is_result(v)
             saved += v.type.nbytes * (2 if alone else 1)
@@ -255,7 +265,7 @@ def _trim(f: Fusion, group: Group) -> None:
     for node in reversed(group.nodes):
         if node in needed or node.op.kind is Kind.REDUCTION or not group.is_full(node.outputs[0]):
             needed.add(node)
-            needed.update(r.value.node for v in node.inputs for r in pull(v, _any_index(v)))
+            needed.update(v.node for v in f.bases(node))
     for node in [n for n in group.nodes if n not in needed]:
         group.nodes.remove(node)
         del group.index[node.outputs[0]], f.owner[node]
@@ -269,15 +279,15 @@ def _merge_rows(f: Fusion) -> None:
         for early in (*rows[:i], *rows[i + 1 :]):
             if early not in f.groups or late not in f.groups or early.shape != late.shape or early.reduced != late.reduced:
                 continue
-            if late.reduced_size > MAX_ROW or not _inputs(late) & set(early.values()):
+            if late.reduced_size > MAX_ROW or not f.inputs(late) & set(early.values()):
                 continue
             early_first = {r for n in early.nodes for r in f.successors(n)} - set(early.nodes) - set(late.nodes)
             trial = Group(early.name, early.anchor, early.shape, early.domain, index={**early.index, **late.index})
             trial.nodes = sorted((*early.nodes, *late.nodes), key=f.position.__getitem__)
             aligned = all(_aligned(trial, n, _read_index(trial, n)) for n in late.nodes)
-            if not aligned or f.depends(early_first, set(late.nodes)) or len(_inputs(trial)) > MAX_INPUTS:
+            if not aligned or f.depends(early_first, set(late.nodes)) or len(f.inputs(trial)) > MAX_INPUTS:
                 continue
-            saved = sum(2 * v.type.nbytes for v in _inputs(late) & set(early.values()))
+            saved = sum(2 * v.type.nbytes for v in f.inputs(late) & set(early.values()))
             assert late.anchor is not None
             f.decide(late.anchor, early, Verdict(True, "same rows"), saved)
             trial.stopped = early.stopped + late.stopped
@@ -343,14 +353,14 @@ def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
 
 def _joins(f: Fusion, group: Group, node: Node, index: Index) -> bool:
     """Whether ``node``, read by ``group`` alone at ``index``, can be a member of it."""
-    sources = {r.value for v in node.inputs for r in pull(v, _at(node, index))}
+    sources = set(f.bases(node))
     after = {s for m in group.nodes for s in f.successors(m)} - set(group.nodes) - {node}
     outside = {v.node for v in sources if v.node.op.kind not in FREE and v not in group.index}
     repeats = math.prod(group.shape) > max(node.types[0].size, 1) and not node.op.cheap
     return (
         not repeats
         and _aligned(group, node, index)
-        and len(_inputs(group) | sources) <= MAX_INPUTS
+        and len(f.inputs(group) | sources) <= MAX_INPUTS
         and not f.depends(after, outside)
     )
 
@@ -360,8 +370,8 @@ def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) 
     y = node.outputs[0]
     if f.is_result(y):
         return Verdict(False, "is a result and must be stored"), 0
-    sources = [r.value for v in node.inputs for r in pull(v, _any_index(v)) if r.value.node.op.kind is not Kind.GENERATED]
-    read = sum(v.type.nbytes for v in dict.fromkeys(sources))
+    sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
+    read = sum(v.type.nbytes for v in sources)
     saved = y.type.nbytes * (1 + len(groups)) + read - read * len(groups)
     template_operand = any(g.anchor in readers or g.anchor in _heirs(f, node) for g in groups if g.kind == "template")
     repeats = max((math.prod(g.shape) for g in groups), default=0) // max(y.type.size, 1)
@@ -370,7 +380,7 @@ def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) 
     if saved <= 0:
         return Verdict(False, "storing it once moves fewer bytes"), saved
     for group in groups:
-        if len(_inputs(group) | set(sources)) > MAX_INPUTS:
+        if len(f.inputs(group) | set(sources)) > MAX_INPUTS:
             return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), saved
         if f.depends({s for m in group.nodes for s in f.successors(m)} - set(group.nodes), {v.node for v in sources}):
             return Verdict(False, "would wait for itself (cycle)"), saved
@@ -407,10 +417,9 @@ def _edges(f: Fusion, group: Group) -> None:
     members = {*group.nodes, *group.inlined}
     reads: dict[Value, None] = {}
     for node in [*group.inlined, *group.nodes]:
-        for v in node.inputs:
-            reads.update(dict.fromkeys(r.value for r in pull(v, _any_index(v))))
+        reads.update(dict.fromkeys(f.bases(node)))
     for v in group.copies:
-        reads.update(dict.fromkeys(r.value for r in pull(v, _any_index(v))))
+        reads.update(dict.fromkeys(_through(v)))
     group.inputs = [v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED]
     for v in group.values():
         outside = any(r not in group.nodes for r in f.readers(v)) or any(
