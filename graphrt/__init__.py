@@ -1,10 +1,26 @@
 """graphrt: a compiler-style graph runtime for deep learning."""
 
-from graphrt import errors, ops
+from graphrt import data, errors, models, nn, ops, optim
 from graphrt.autodiff import grad
 from graphrt.compiler import compile
 from graphrt.ir import Graph, Node, Value
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
+from graphrt.train import Trainer
 
-__all__ = ["Graph", "Node", "Program", "State", "Value", "compile", "errors", "grad", "ops"]
+__all__ = [
+    "Graph",
+    "Node",
+    "Program",
+    "State",
+    "Trainer",
+    "Value",
+    "compile",
+    "data",
+    "errors",
+    "grad",
+    "models",
+    "nn",
+    "ops",
+    "optim",
+]

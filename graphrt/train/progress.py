@@ -56,6 +56,7 @@ class TrainingProgress:
             self._console.print(
                 f"epoch {self._epoch:>{width}}/{self._epochs}  {_text(shown)}  {row['images_per_second']:,.0f} images/s",
                 highlight=False,
+                soft_wrap=True,
             )
 
 

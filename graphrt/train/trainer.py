@@ -147,9 +147,7 @@ class Trainer:
         self.sync()
         return self.history
 
-    def _epoch(
-        self, train: Dataset, batch_size: int, per_epoch: int, epochs: int, bar: TrainingProgress
-    ) -> dict[str, float]:
+    def _epoch(self, train: Dataset, batch_size: int, per_epoch: int, epochs: int, bar: TrainingProgress) -> dict[str, float]:
         rng = np.random.default_rng([self.seed, self.epoch])
         totals: dict[str, float] = {}
         lr, start = self.optimizer.lr, time.perf_counter()

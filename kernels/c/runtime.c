@@ -1,13 +1,16 @@
 /* The thread pool: one per process, made at first use.
  *
- * grt_parallel runs task 0 .. tasks-1; the caller takes part, and threads take the next index from one counter. Results cannot
- * depend on who ran what, because a task owns what it writes. Workers spin briefly, then sleep. One program runs at a time:
- * a second Python thread waits; a call from inside a task runs serially. After fork the child makes a pool of its own.
+ * grt_parallel runs task 0 .. tasks-1; the caller takes part, and threads draw the next index from one ticket, which also
+ * carries the number of the loop, so that a thread that comes late draws from the loop that runs now or not at all. The caller
+ * waits for tasks, never for threads: one that has lost its core delays nobody. Results cannot depend on who ran what, because
+ * a task owns what it writes. Workers spin briefly, then sleep. One program runs at a time: a second Python thread waits; a
+ * call from inside a task runs serially. After fork the child makes a pool of its own.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,10 +22,14 @@ enum { MAX_THREADS = 256, SPINS = 20000 };
 static pthread_mutex_t entry = PTHREAD_MUTEX_INITIALIZER; /* held while a program's loop runs */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* guards sleeping and waking */
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
-static atomic_long generation, next_index, active;
-static long task_count;
-static grt_task task_function;
-static void **task_buffers;
+static atomic_ullong ticket;       /* number of the loop << 32 | next index */
+static atomic_long finished;       /* tasks of this loop that are done */
+static atomic_int sleepers;
+static struct {
+  _Atomic(grt_task) function;
+  _Atomic(void **) buffers;
+  atomic_long count;
+} loops[64]; /* by loop number; atomic because a late thread may read a slot that is being rewritten, and then draw in vain */
 static int workers, wanted;
 static _Thread_local int inside;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -35,33 +42,44 @@ static inline void relax(void) {
 #endif
 }
 
-static void work(void) {
+/* Draws and runs tasks until the loop that runs now has none left; returns that loop's number. */
+static unsigned work(void) {
   for (;;) {
-    const long i = atomic_fetch_add_explicit(&next_index, 1, memory_order_relaxed);
-    if (i >= task_count) return;
-    task_function(i, task_buffers);
+    unsigned long long t = atomic_load_explicit(&ticket, memory_order_acquire);
+    const unsigned loop = (unsigned)(t >> 32), slot = loop % 64;
+    const long i = (long)(t & 0xffffffffu), count = atomic_load_explicit(&loops[slot].count, memory_order_relaxed);
+    const grt_task function = atomic_load_explicit(&loops[slot].function, memory_order_relaxed);
+    void **buffers = atomic_load_explicit(&loops[slot].buffers, memory_order_relaxed);
+    if (i >= count) return loop;
+    if (atomic_compare_exchange_weak_explicit(&ticket, &t, t + 1, memory_order_acq_rel, memory_order_relaxed)) {
+      function(i, buffers);
+      atomic_fetch_add_explicit(&finished, 1, memory_order_release);
+    }
   }
 }
 
+static unsigned current(void) { return (unsigned)(atomic_load(&ticket) >> 32); }
+
 static void *worker(void *argument) {
-  long seen = (long)(intptr_t)argument;
+  unsigned seen = (unsigned)(uintptr_t)argument;
   inside = 1;
   for (;;) {
-    for (int spin = 0; spin < SPINS && atomic_load_explicit(&generation, memory_order_acquire) == seen; spin++) relax();
-    if (atomic_load_explicit(&generation, memory_order_acquire) == seen) {
+    for (int spin = 0; spin < SPINS && current() == seen; spin++) relax();
+    if (current() == seen) {
       pthread_mutex_lock(&lock);
-      while (atomic_load_explicit(&generation, memory_order_acquire) == seen) pthread_cond_wait(&wake, &lock);
+      atomic_fetch_add(&sleepers, 1);
+      while (current() == seen) pthread_cond_wait(&wake, &lock);
+      atomic_fetch_sub(&sleepers, 1);
       pthread_mutex_unlock(&lock);
     }
-    seen++; /* the caller waits for every worker, so no generation is ever skipped */
-    work();
-    atomic_fetch_sub_explicit(&active, 1, memory_order_release);
+    seen = work();
   }
   return NULL;
 }
 
 static void after_fork(void) {
   workers = 0; /* the child has none of the parent's threads */
+  atomic_store(&sleepers, 0);
   pthread_mutex_init(&entry, NULL);
   pthread_mutex_init(&lock, NULL);
   pthread_cond_init(&wake, NULL);
@@ -98,22 +116,28 @@ __attribute__((visibility("default"))) void grt_parallel(grt_task task, long tas
     pthread_attr_t detached;
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    const long now = atomic_load_explicit(&generation, memory_order_relaxed);
-    const int failed = pthread_create(&thread, &detached, worker, (void *)(intptr_t)now);
+    const int failed = pthread_create(&thread, &detached, worker, (void *)(uintptr_t)current());
     pthread_attr_destroy(&detached);
     if (failed) break;
     workers++;
   }
-  task_function = task, task_buffers = buf, task_count = tasks;
-  atomic_store_explicit(&next_index, 0, memory_order_relaxed);
-  atomic_store_explicit(&active, workers, memory_order_relaxed);
-  pthread_mutex_lock(&lock);
-  atomic_fetch_add_explicit(&generation, 1, memory_order_release);
-  pthread_cond_broadcast(&wake);
-  pthread_mutex_unlock(&lock);
+  const unsigned loop = current() + 1;
+  atomic_store_explicit(&loops[loop % 64].function, task, memory_order_relaxed);
+  atomic_store_explicit(&loops[loop % 64].buffers, buf, memory_order_relaxed);
+  atomic_store_explicit(&loops[loop % 64].count, tasks, memory_order_relaxed);
+  atomic_store_explicit(&finished, 0, memory_order_relaxed);
+  atomic_store(&ticket, (unsigned long long)loop << 32);
+  if (atomic_load(&sleepers) > 0) {
+    pthread_mutex_lock(&lock);
+    pthread_cond_broadcast(&wake);
+    pthread_mutex_unlock(&lock);
+  }
   inside = 1;
   work();
   inside = 0;
-  while (atomic_load_explicit(&active, memory_order_acquire) > 0) relax();
+  for (int spin = 0; atomic_load_explicit(&finished, memory_order_acquire) < tasks; spin++) {
+    if (spin < SPINS) relax();
+    else sched_yield(); /* whoever runs the last task has lost its core: let it have this one */
+  }
   pthread_mutex_unlock(&entry);
 }

@@ -1,0 +1,29 @@
+# Everything runs in .venv, made once from requirements.txt; `make clean` removes it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Triton warns at import unless this is settled.
+export TRITON_DEFAULT_FP_FUSION ?= 1
+
+.PHONY: demo test lint clean
+
+demo: .venv/ready
+	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --out runs/lenet5
+
+test: .venv/ready
+	$(BIN)/python -m pytest -n 2 -m "not interpret"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m interpret
+
+lint: .venv/ready
+	$(BIN)/ruff check graphrt kernels tests
+	$(BIN)/ruff format --check graphrt kernels tests
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info runs
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@

@@ -1,0 +1,155 @@
+"""The command line: train a model, look at what its training step compiles to, list the flags."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from graphrt.errors import GraphrtError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+Target = Annotated[str, typer.Option(help="auto, cuda, hip, cpu, interpret or reference")]
+Model = Annotated[str, typer.Argument(help="lenet5 or mlp")]
+
+
+def _prepare(target: str) -> None:
+    """Triton chooses between compiler and interpreter when it is imported, so this comes before any import of it."""
+    if target == "interpret":
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
+def _trainer(model: str, target: str, seed: int, optimizer: Any, schedule: Any = None) -> Any:
+    from graphrt import models, nn
+    from graphrt.train import Trainer
+
+    nn.manual_seed(seed)
+    net = models.get(model).build()
+    return Trainer(net, nn.CrossEntropyLoss(), optimizer, schedule, target=target, seed=seed)
+
+
+@app.command()
+def train(
+    model: Model,
+    data: Annotated[str, typer.Option(help="the dataset: mnist (5,000 digits)")] = "mnist",
+    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    lr: Annotated[float, typer.Option(help="base learning rate")] = 0.05,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    schedule: Annotated[str, typer.Option(help="constant, step, cosine, linear or inverse_sqrt")] = "cosine",
+    target: Target = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="of weights and the order of examples")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="train on the first so many images only; 0 means all")] = 0,
+    resume: Annotated[Path | None, typer.Option(help="a checkpoint to go on from")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the results (runs/MODEL)")] = None,
+) -> None:
+    """Trains MODEL and leaves checkpoint.safetensors, curves.png and history.json in a folder."""
+    _prepare(target)
+    from graphrt import models, optim
+    from graphrt.data import load_mnist
+    from graphrt.errors import ArgumentError
+    from graphrt.train import save_curves
+
+    if data != "mnist":
+        raise ArgumentError(f"no dataset {data!r}; there is mnist")
+    if schedule not in optim.SCHEDULES:
+        raise ArgumentError(f"no schedule {schedule!r}; there is {', '.join(optim.SCHEDULES)}")
+    optimizer = optim.SGD(lr, momentum=momentum, weight_decay=weight_decay)
+    trainer = _trainer(model, target, seed, optimizer, optim.SCHEDULES[schedule]())
+    side = models.get(model).input_shape[-1]
+    training, test = load_mnist(pad=(side - 28) // 2)
+    if limit:
+        training, test = training.take(limit), test.take(limit)
+    if resume is not None:
+        trainer.load(resume)
+    history = trainer.fit(training, epochs, batch_size, test)
+    folder = out or Path("runs") / model
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.save(folder / "checkpoint.safetensors")
+    history.save(folder / "history.json")
+    save_curves(history, folder / "curves.png", model)
+    program = trainer.program("train", training.x[:batch_size], training.y[:batch_size])
+    _report(trainer, program, len(training) // batch_size, folder)
+
+
+def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
+    """The result on one screen."""
+    history = trainer.history
+    milliseconds = f"{1e3 * min(history.seconds) / per_epoch:.3f}" if history.seconds else "-"
+    rows = {
+        "test accuracy": f"{100 * history.val_accuracy[-1]:.2f} %" if history.val_accuracy else "-",
+        "target": program.target,
+        "kernels per step": str(program.launches) if program.schedule else "-",
+        "milliseconds per step": f"{milliseconds} (best epoch)",
+        "arena": f"{program.plan.size:,} of {program.plan.unplanned:,} bytes" if program.plan else "-",
+        "compile seconds": f"{program.compile_seconds:.2f}",
+        "results": str(folder),
+    }
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+@app.command()
+def explain(
+    model: Model,
+    batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
+    target: Target = "auto",
+    source: Annotated[bool, typer.Option(help="the generated code too")] = False,
+) -> None:
+    """Prints the fusion decisions, the launches and the memory plan of MODEL's training step."""
+    _prepare(target)
+    from graphrt import compile as compile_graph
+    from graphrt import models, optim
+
+    trainer = _trainer(model, target, 0, optim.SGD(0.05, momentum=0.9))
+    shape = (batch, *models.get(model).input_shape)
+    graph = trainer.training_graph((shape, "float32"), ((batch,), "int64"))
+    program = compile_graph(graph, target=target)
+    typer.echo(f"{model}, batch {batch}, target {program.target}: {len(program.graph.nodes)} nodes\n")
+    typer.echo(f"fusion\n{program.explain()}\n\nlaunches\n{program.plan_text()}")
+    typer.echo(f"memory\n{program.plan if program.plan else 'the target has no plan'}")
+    if source:
+        typer.echo(f"\nsource\n{program.source()}")
+
+
+@app.command()
+def flags() -> None:
+    """Lists the environment variables that graphrt reads, with their values now."""
+    from graphrt.config import Flags
+
+    table = Table("variable", "value", "meaning", box=None)
+    for row in Flags.read().table():
+        table.add_row(*row)
+    Console().print(table)
+
+
+@app.command()
+def version() -> None:
+    """Prints the version."""
+    from importlib import metadata
+
+    try:
+        typer.echo(metadata.version("graphrt"))
+    except metadata.PackageNotFoundError:
+        typer.echo("0.1.0 (not installed)")
+
+
+def main() -> None:
+    """Entry point: errors of graphrt and missing packages print as one message, with exit status 1."""
+    try:
+        app()
+    except (GraphrtError, ImportError, OSError) as error:
+        typer.echo(f"graphrt: {error}", err=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The command line, on a few images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from graphrt import cli
+
+pytest.importorskip("mlxtend")
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(cli.app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("model", ["lenet5", "mlp"])
+def test_train_leaves_its_files(tmp_path: Path, model: str) -> None:
+    common = ("train", model, "--target", "cpu", "--batch-size", "32", "--limit", "128", "--out", str(tmp_path))
+    output = run(*common, "--epochs", "1")
+    for line in ("test accuracy", "kernels per step", "milliseconds per step", "arena", "compile seconds"):
+        assert line in output
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint.safetensors", "curves.png", "history.json"}
+    run(*common, "--epochs", "2", "--resume", str(tmp_path / "checkpoint.safetensors"))
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert len(history["loss"]) == len(history["val_accuracy"]) == 2
+
+
+def test_train_on_reference(tmp_path: Path) -> None:
+    output = run("train", "mlp", "--target", "reference", "--limit", "64", "--epochs", "1", "--out", str(tmp_path))
+    assert "reference" in output
+
+
+def test_explain() -> None:
+    output = run("explain", "lenet5", "--batch", "4", "--target", "cpu", "--source")
+    assert "fused, saves" in output and "conv[" in output and "arena" in output and "/* launch" in output
+    assert "the target has no plan" in run("explain", "mlp", "--target", "reference")
+
+
+def test_flags_and_version() -> None:
+    assert "GRAPHRT_CACHE" in run("flags")
+    assert run("version").startswith("0.1.0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "vgg"], "no model 'vgg'; there is lenet5, mlp"),
+        (["train", "mlp", "--data", "cifar"], "no dataset 'cifar'"),
+        (["train", "mlp", "--schedule", "x"], "no schedule 'x'"),
+        (["explain", "mlp", "--target", "tpu"], "target must be"),
+        (["train", "mlp", "--resume", "/nowhere"], "nowhere"),
+    ],
+)
+def test_errors_are_one_message(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["graphrt", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("graphrt: ") and message in error and "Traceback" not in error
