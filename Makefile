@@ -15,8 +15,8 @@ test: .venv/ready
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m interpret
 
 lint: .venv/ready
-	$(BIN)/ruff check graphrt kernels tests
-	$(BIN)/ruff format --check graphrt kernels tests
+	$(BIN)/ruff check graphrt kernels tests bench examples
+	$(BIN)/ruff format --check graphrt kernels tests bench examples
 	$(BIN)/mypy
 
 clean:

@@ -1,6 +1,6 @@
 """How long is a training step? graphrt beside torch eager (NCHW, channels_last) and torch.compile, same machine, same run.
 
-    python -m bench.train_step [--rounds 60] [--save] [--no-compile]
+python -m bench.train_step [--rounds 60] [--save] [--no-compile]
 """
 
 from __future__ import annotations
@@ -81,7 +81,15 @@ def main() -> None:
         for candidate, t in timings.items():
             ratio = t.median / base
             rows.append(
-                {"work": name, "batch": BATCH, "candidate": candidate, "ms": t.median, "p10": t.low, "p90": t.high, "ratio": ratio}
+                {
+                    "work": name,
+                    "batch": BATCH,
+                    "candidate": candidate,
+                    "ms": t.median,
+                    "p10": t.low,
+                    "p90": t.high,
+                    "ratio": ratio,
+                }
             )
     report("training step, float32 (ratio: candidate / graphrt)", rows, "train_step" if arguments.save else None)
 

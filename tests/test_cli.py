@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -35,6 +36,13 @@ def test_train_leaves_its_files(tmp_path: Path, model: str) -> None:
 def test_train_on_reference(tmp_path: Path) -> None:
     output = run("train", "mlp", "--target", "reference", "--limit", "64", "--epochs", "1", "--out", str(tmp_path))
     assert "reference" in output
+
+
+@pytest.mark.interpret
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1 before Triton is imported")
+def test_train_on_interpret(tmp_path: Path) -> None:
+    small = ("--limit", "16", "--batch-size", "8", "--epochs", "1", "--out", str(tmp_path))
+    assert "interpret" in run("train", "mlp", "--target", "interpret", *small)
 
 
 def test_explain() -> None:

@@ -262,7 +262,7 @@ def test_optimizer_arguments() -> None:
         (optim.Constant(), (1, 1, 1)),
         (optim.Step((0.5,), 0.1), (1, 0.1, 0.1)),
         (optim.Cosine(), (1, 0.5, 0)),
-        (optim.Linear(0.5), (1, 0.75, 0.5)),
+        (optim.Linear(final=0.5), (1, 0.75, 0.5)),
         (optim.InverseSqrt(0.25), (1, 0.5**0.5, 0.5)),
         (optim.warmup(optim.Linear(), 0.5, first=0.2), (0.2, 1, 0)),
     ],

@@ -120,6 +120,17 @@ def test_resume_is_bit_for_bit(tmp_path: Path, target: str, optimizer: optim.Opt
         np.testing.assert_array_equal(resumed.state[name], straight.state[name], err_msg=name)
 
 
+def test_schedule_of_its_own_length() -> None:
+    """With its epochs named, training in two parts is training in one."""
+    data, rates = blobs(32), []
+    for parts in ((4,), (1, 4)):
+        trainer = Trainer(nn.Linear(8, 3), nn.CrossEntropyLoss(), optim.SGD(1.0), optim.Cosine(epochs=4), target="reference")
+        for epochs in parts:
+            trainer.fit(data, epochs, 16, progress=False)
+        rates.append(trainer.history.lr)
+    assert rates[0] == rates[1] and rates[0][-1] < rates[0][0]
+
+
 def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     trainer = small("reference")

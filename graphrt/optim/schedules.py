@@ -10,7 +10,9 @@ from graphrt.errors import ArgumentError
 
 
 class Schedule:
-    """Base: write ``factor``."""
+    """Base: write ``factor``. ``epochs`` is the length of training in epochs when it is not that of ``fit``."""
+
+    epochs: int | None = None
 
     def factor(self, progress: float) -> float:
         """What the base learning rate is multiplied by at ``progress`` in [0, 1]."""
@@ -44,8 +46,9 @@ class Step(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Half a cosine from 1 to ``final`` (Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts)."""
+    """Half a cosine from 1 to ``final`` over ``epochs`` (Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts)."""
 
+    epochs: int | None = None
     final: float = 0.0
 
     def factor(self, progress: float) -> float:
@@ -54,8 +57,9 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """A straight line from 1 to ``final``."""
+    """A straight line from 1 to ``final`` over ``epochs``."""
 
+    epochs: int | None = None
     final: float = 0.0
 
     def factor(self, progress: float) -> float:
@@ -86,6 +90,7 @@ class Warmup(Schedule):
     def __post_init__(self) -> None:
         if not 0.0 < self.fraction < 1.0:
             raise ArgumentError(f"fraction must lie in (0, 1), got {self.fraction}")
+        object.__setattr__(self, "epochs", self.schedule.epochs)
 
     def factor(self, progress: float) -> float:
         if progress < self.fraction:

@@ -178,8 +178,8 @@ class Emitter:
         if key in self.known:
             return self.known[key]
         if (*key, guards) not in self.known:
-            self.known[*key, guards] = self._read(v, index, guards)
-        return self.known[*key, guards]
+            self.known[(*key, guards)] = self._read(v, index, guards)
+        return self.known[(*key, guards)]
 
     def _read(self, v: Value, index: Index, guards: tuple[Guard, ...]) -> Var:
         node = v.node

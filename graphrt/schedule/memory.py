@@ -47,7 +47,7 @@ def blocks(kernel: Kernel) -> list[Block]:
 
 def loads(block: Block) -> list[tuple[Slot, object, tuple[object, ...]]]:
     """(slot, offset, guards) of each load."""
-    return [i.args for i in block.insts if i.op == "load"]  # type: ignore[misc]
+    return [i.args for i in block.insts if i.op == "load"]
 
 
 def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], in_place: bool = True) -> MemoryPlan:

@@ -125,7 +125,7 @@ class Trainer:
         """Trains until ``epochs`` epochs are done, those before this call or before a checkpoint included.
 
         The order of each epoch follows from the seed and the epoch's number; a last smaller batch is dropped. The schedule
-        runs over all ``epochs``. After each epoch every callback gets (trainer, the epoch's row); one that returns False
+        runs over all ``epochs`` unless it names its own. After each epoch every callback gets (trainer, the epoch's row); one that returns False
         ends the training. Raises ArgumentError when ``train`` has less than one batch.
         """
         per_epoch = len(train) // max(batch_size, 1)
@@ -150,9 +150,10 @@ class Trainer:
     def _epoch(self, train: Dataset, batch_size: int, per_epoch: int, epochs: int, bar: TrainingProgress) -> dict[str, float]:
         rng = np.random.default_rng([self.seed, self.epoch])
         totals: dict[str, float] = {}
+        total = per_epoch * (self.schedule.epochs or epochs)
         lr, start = self.optimizer.lr, time.perf_counter()
         for i, (xb, yb) in enumerate(batches(train, batch_size, shuffle=True, rng=rng, drop_last=True)):
-            lr = self.optimizer.lr * self.schedule.lr(self.epoch * per_epoch + i, per_epoch * epochs)
+            lr = self.optimizer.lr * self.schedule.lr(self.epoch * per_epoch + i, total)
             for name, value in self.step(xb, yb, lr).items():
                 totals[name] = totals.get(name, 0.0) + value
             bar.advance(len(xb), {name: value / (i + 1) for name, value in totals.items()})

@@ -161,9 +161,7 @@ def conv_config(
     rows, columns, depth, _, channels = _gemm(kind, sizes)
     if interpret:
         return _interpreted(rows, columns, depth)
-    config = _choose(
-        rows, columns, depth, lambda bm, bn: _conv_tiles(kind, sizes, bm, bn), itemsize, precision, target, units
-    )
+    config = _choose(rows, columns, depth, lambda bm, bn: _conv_tiles(kind, sizes, bm, bn), itemsize, precision, target, units)
     if kind == "dgrad" and precision == "ieee" and itemsize == 4:
         config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
     # Blocks of channels that do not divide the channels waste lanes in every tap; half a block often fits.

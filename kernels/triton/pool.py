@@ -16,9 +16,7 @@ from .tiles import inside
 
 
 @triton.jit
-def element(
-    pid, N: tl.constexpr, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr
-):
+def element(pid, N: tl.constexpr, C: tl.constexpr, H: tl.constexpr, W: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr):
     """(n, c, h, w, mask) of the elements of block ``pid`` in memory order."""
     i = pid * BLOCK + tl.arange(0, BLOCK)
     mask = inside(i, N * C * H * W, BLOCK)

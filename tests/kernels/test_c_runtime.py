@@ -56,7 +56,8 @@ EXPECTED = 10 * sum(i * (200 - i) for i in range(200))  # index i runs in the lo
 def run(folder: Path, flags: list[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
     source, program = folder / "driver.c", folder / "driver"
     source.write_text(DRIVER)
-    command = [*compiler(), "-std=gnu11", "-g", "-O1", *flags, "-pthread", str(headers() / "runtime.c"), str(source), "-o", str(program)]
+    files = [str(headers() / "runtime.c"), str(source), "-o", str(program)]
+    command = [*compiler(), "-std=gnu11", "-g", "-O1", *flags, "-pthread", *files]
     subprocess.run(command, check=True)
     return subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=120)
 
