@@ -8,7 +8,7 @@ export TRITON_DEFAULT_FP_FUSION ?= 1
 .PHONY: demo test lint clean
 
 demo: .venv/ready
-	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --out runs/lenet5
+	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 -m "not interpret"

@@ -55,7 +55,7 @@ def _sweep(loss: Value, wrt: list[Value], seed: Value) -> list[Value]:
             continue
         with graph.phase("bwd", node.name):
             if node.op.vjp is None:
-                if any(v in cotangents and v.dtype.is_float for v in node.outputs):
+                if not node.op.barrier and any(v in cotangents and v.dtype.is_float for v in node.outputs):
                     raise GraphError(f"{node.where()}: op {node.op.name} has no gradient")
                 continue
             dys = [cotangents[v] if v in cotangents else _zeros(v) if v.dtype.is_float else None for v in node.outputs]

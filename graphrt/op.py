@@ -74,6 +74,7 @@ class OpDef:
     orders: Callable[[Node], tuple[Sequence[Order], Sequence[Order]]] | None = None  # preferred layouts: inputs, outputs
     template: str | None = None  # CONTRACTION, WINDOW: the kernel template that runs it
     flops: Callable[[Node], int] = lambda node: node.outputs[0].type.size
+    barrier: bool = False  # without vjp: gradients end here by intention, which is no error
     cheap: bool = True  # ELEMENTWISE: may be computed again instead of loaded
 
 

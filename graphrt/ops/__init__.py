@@ -17,6 +17,7 @@ from graphrt.ops.elementwise import (
     abs,
     add,
     cast,
+    clone,
     cos,
     div,
     eq,
@@ -74,7 +75,7 @@ from graphrt.ops.window import avg_pool2d, global_avg_pool2d, max_pool2d, sum_po
 
 __all__ = [
     "FUNCTIONS", "abs", "add", "all", "amax", "amin", "any", "argmax", "argmin", "avg_pool2d", "batch_norm",
-    "binary_cross_entropy_with_logits", "cast", "concat", "conv2d", "cos", "cross_entropy", "div", "dropout", "elu", "eq",
+    "binary_cross_entropy_with_logits", "cast", "clone", "concat", "conv2d", "cos", "cross_entropy", "div", "dropout", "elu", "eq",
     "erf", "exp", "expand", "flatten", "flip", "floor", "ge", "gelu", "global_avg_pool2d", "gt", "hinge_loss", "l1_loss",
     "layer_norm", "le", "leaky_relu", "linear", "log", "log_softmax", "logical_and", "logical_not", "logical_or",
     "logsumexp", "lt", "manual_seed", "matmul", "max_pool2d", "maximum", "mean", "minimum", "movedim", "mse_loss", "mul",

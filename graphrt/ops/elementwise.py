@@ -29,7 +29,7 @@ def _shape(types: Types, names: Sequence[str]) -> None:
 
 
 def _infer(names: Sequence[str], result: str, *types: TensorType) -> Types:
-    """Shape and dtype rule; ``result``: same (any number), float, compare (-> bool), logical (bool -> bool)."""
+    """Shape and dtype rule; ``result``: any, same (any number), float, compare (-> bool), logical (bool -> bool)."""
     _shape(types, names)
     dtypes = {t.dtype for t in types}
     if len(dtypes) > 1:
@@ -71,6 +71,7 @@ def _define(
     domain: tuple[float, float] = (-3.0, 3.0),
     cheap: bool = True,
     simplify: Callable[[Node], Value | None] | None = None,
+    barrier: bool = False,
 ) -> OpDef:
     return register(
         OpDef(
@@ -83,6 +84,7 @@ def _define(
             body=body,
             cheap=cheap,
             simplify=simplify,
+            barrier=barrier,
         )
     )
 
@@ -114,7 +116,7 @@ def _float(x: Any) -> Value:
 
 def _unary(op: OpDef, doc: str) -> Callable[[Value], Value]:
     def f(input: Value) -> Value:
-        return apply(op.name, _float(input) if op.name not in ("neg", "abs", "sign") else tensor(input))
+        return apply(op.name, _float(input) if op.name not in ("neg", "abs", "sign", "clone") else tensor(input))
 
     f.__name__, f.__doc__ = op.name, doc
     return function(f)
@@ -295,8 +297,14 @@ relu = _unary(
     "``max(input, 0)``. The gradient at 0 is 0.",
 )
 stop_gradient = _unary(
-    _define("stop_gradient", lambda s, x: x, lambda x: x, lambda n, dy: [None], simplify=lambda n: n.inputs[0]),
+    _define("stop_gradient", lambda s, x: x, lambda x: x, None, barrier=True, simplify=lambda n: n.inputs[0]),
     "The same value, through which no gradient flows (torch's detach).",
+)
+
+
+clone = _unary(
+    _define("clone", lambda s, x: x, lambda x: x, lambda n, dy: [dy], result="any"),
+    "A copy: the same value, computed when the program runs and not merely another name.",
 )
 
 

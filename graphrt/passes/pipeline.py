@@ -10,6 +10,7 @@ from graphrt.op import Order
 from graphrt.passes.layout import assign_layouts
 from graphrt.passes.simplify import dead_code, simplify
 from graphrt.passes.split import split_reductions
+from graphrt.passes.stage import stage_updates
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ def run_passes(graph: Graph, policy: Policy, state_orders: Mapping[str, Order], 
     steps: list[tuple[str, Callable[[Graph], Graph]]] = [
         ("dead_code", dead_code),  # what no output and no update needs
         ("simplify", simplify),  # fold, identities, common subexpressions
+        ("stage", stage_updates),  # updates read old values
         ("split", lambda g: split_reductions(g, policy.splits)),  # long reductions in parallel parts
         ("layout", lambda g: assign_layouts(g, policy.min_channels, state_orders)),  # channels-last inside
     ]

@@ -82,7 +82,7 @@ class Fusion:
         """Whether a run returns ``value``, or a view of it, to the user or to a parameter."""
         if value in self.results:
             return True
-        views = (n for n in self.users[value] if n.op.kind is Kind.VIEW)
+        views = (n for n in self.users[value] if n.op.kind is Kind.VIEW and n not in self.owner)
         return any(self.is_result(n.outputs[0]) for n in views)
 
     def start(self, node: Node) -> Group:
@@ -146,9 +146,8 @@ def fuse(graph: Graph, enabled: bool = True) -> tuple[list[Group], list[Decision
             group = f.start(node)
             if enabled:
                 _grow(f, group)
-    if enabled:
-        _inline(f)
-    _copies(f)
+                _inline(f)
+    _copies(f, enabled)
     for group in f.groups:
         _edges(f, group)
     _check(f)
@@ -405,10 +404,23 @@ def _heirs(f: Fusion, node: Node) -> set[Node]:
 # --- finishing -----------------------------------------------------------------------------------------------------
 
 
-def _copies(f: Fusion) -> None:
-    """Gives each result that no kernel computes (a view, a constant, an input) a group that copies it out."""
+def _copies(f: Fusion, enabled: bool) -> None:
+    """Gives each result that no kernel computes (a view, a constant, an input) a group that copies it out.
+
+    A view that only reorders is stored in its own shape by the group that computes what it shows.
+    """
     for v in dict.fromkeys(f.graph.results()):
-        if v.node not in f.owner:
+        views = chain(v)
+        base = views[-1].inputs[0] if views else v
+        group = f.owner.get(base.node) if enabled else None
+        if v.node in f.owner:
+            continue
+        index = group.index.get(base) if group else None
+        for view in reversed(views):
+            index = view.op.push(view, index) if index is not None and view.op.push is not None else None
+        if group is not None and index is not None:
+            f.add(group, v.node, index)
+        else:
             f.groups.append(Group(f"g{len(f.groups)}", None, v.shape, axes("i", v.shape), copies=[v]))
 
 

@@ -82,8 +82,8 @@ def arrange(graph: Graph, groups: list[Group], horizontal: bool = True, in_place
 
 def _overwrites(dag: nx.DiGraph, writer: Group, v: Value, parameter: Value, readers: list[Group], in_place: bool) -> bool:
     """Whether ``writer`` may store ``v`` straight over ``parameter``: nobody reads the old value later or elsewhere."""
-    if v.node.op.kind is Kind.SOURCE:  # a copy of another buffer; safe once that buffer's own update has not run
-        return v not in {p.outputs[0] for p in v.graph.sources.values() if p.name in v.graph.updates}
+    if v.node.op.kind is Kind.SOURCE:  # a copy of a buffer that has no update of its own (passes.stage sees to that)
+        return True
     if not in_place or v.type.order != parameter.type.order:
         return False
     if writer in readers and not (v in writer.index and _same_element(writer, parameter, v)):

@@ -125,8 +125,8 @@ class Trainer:
         """Trains until ``epochs`` epochs are done, those before this call or before a checkpoint included.
 
         The order of each epoch follows from the seed and the epoch's number; a last smaller batch is dropped. The schedule
-        runs over all ``epochs`` unless it names its own. After each epoch every callback gets (trainer, the epoch's row); one that returns False
-        ends the training. Raises ArgumentError when ``train`` has less than one batch.
+        runs over all ``epochs`` unless it names its own. After each epoch every callback gets (trainer, the epoch's row);
+        one that returns False ends the training. Raises ArgumentError when ``train`` has less than one batch.
         """
         per_epoch = len(train) // max(batch_size, 1)
         if batch_size < 1 or per_epoch < 1:

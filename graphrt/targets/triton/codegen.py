@@ -24,6 +24,7 @@ from graphrt.schedule.kernel_ir import (
 )
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, scalar, triton_number
+from graphrt.targets.templates import kernels as find_kernels
 from graphrt.types import DType, float32
 
 ROW_LIMIT = 16384  # elements of a row that one program holds
@@ -65,6 +66,7 @@ def generate(
     schedule: Schedule, kernels: Sequence[Sequence[Kernel]], interpret: bool, arch: str, units: int
 ) -> tuple[str, list[LaunchCode]]:
     """The module's source and its launches; ``arch`` as sm_90 or gfx942, ``units`` the multiprocessors to fill."""
+    find_kernels()
     launches = []
     for launch, group in zip(kernels, schedule.launches, strict=True):
         slots = _slots(launch)

@@ -1,0 +1,81 @@
+"""What every test shares: the targets of this process, tolerances, and an arena filled with NaN before each run.
+
+Triton decides when it is imported whether kernels are compiled or interpreted, so a process has either cpu (and cuda) or
+interpret; ``make test`` runs both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+os.environ.setdefault("GRAPHRT_CHECK", "1")
+os.environ.setdefault("GRAPHRT_POISON", "1")
+
+import hypothesis
+import numpy as np
+import pytest
+
+import graphrt as grt
+from graphrt.targets.reference import evaluate
+
+hypothesis.settings.register_profile("graphrt", deadline=None, derandomize=True, max_examples=25, print_blob=False)
+hypothesis.settings.load_profile("graphrt")
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def target_parameters() -> list[Any]:
+    """The targets a test runs on: interpret in its own process, else cpu, and cuda where there is a GPU."""
+    if INTERPRETED:
+        return [pytest.param("interpret", marks=pytest.mark.interpret)]
+    no_gpu = pytest.mark.skipif(not _gpu(), reason="needs a CUDA GPU, and this machine has none")
+    return ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, no_gpu])]
+
+
+@pytest.fixture(params=target_parameters())
+def target(request: pytest.FixtureRequest) -> str:
+    """Each target of this process in turn."""
+    return request.param
+
+
+def tolerance(dtype: np.dtype, length: int = 1) -> float:
+    """Relative error allowed for results of ``dtype`` that sum ``length`` terms: a few roundings, growing as the root."""
+    return 16 * float(np.finfo(dtype).eps) * max(length, 1) ** 0.5 if dtype.kind == "f" else 0.0
+
+
+def assert_close(actual: Any, expected: Any, length: int = 1, what: str = "") -> None:
+    """Compares with the float64 ``expected``, relative to its largest finite element; NaN and infinities must agree."""
+    actual, expected = np.asarray(actual), np.asarray(expected, np.float64)
+    finite = expected[np.isfinite(expected)]
+    rtol = tolerance(actual.dtype, length)
+    scale = float(np.abs(finite).max()) if finite.size else 1.0
+    np.testing.assert_allclose(actual.astype(np.float64), expected, rtol=rtol, atol=rtol * max(scale, 1.0), err_msg=what)
+
+
+def check(graph: grt.Graph, feeds: Mapping[str, Any], target: str, length: int = 1) -> dict[str, np.ndarray]:
+    """Runs ``graph`` on ``target``, compares every output and update with the float64 reference, returns the outputs."""
+    program = grt.compile(graph, target=target)
+    outputs = program(dict(feeds))
+    expected = evaluate(graph, {**graph.initial, **feeds})
+    for name, v in graph.outputs.items():
+        assert outputs[name].dtype == v.dtype.numpy
+        assert_close(outputs[name], expected[v], length, f"output {name}\n{graph}")
+    for name, v in graph.updates.items():
+        assert_close(program.state[name], expected[v], length, f"update {name}\n{graph}")
+    return outputs
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+Build = Callable[..., grt.Value]

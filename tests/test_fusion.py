@@ -1,0 +1,224 @@
+"""Fusion changes nothing but speed: random graphs fused, unfused and by the reference; the plan's own promises.
+
+Graphs are small and have several per program, because a C compiler run costs more than all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from conftest import INTERPRETED, assert_close
+from hypothesis import given, settings
+
+import graphrt as grt
+from graphrt import ops as F
+from graphrt.op import Kind
+from graphrt.schedule.group import FREE
+from graphrt.targets.reference import evaluate
+
+TARGET = "interpret" if INTERPRETED else "cpu"
+pytestmark = [pytest.mark.interpret] if INTERPRETED else []
+
+UNARY = (F.relu, F.tanh, F.sigmoid, F.neg, F.abs, lambda x: F.exp(x * 0.1), lambda x: x * 0.5 + 1.0, F.gelu)
+BINARY = (F.add, F.sub, F.mul, F.maximum, lambda a, b: F.where(a > b, a, b * 0.5), lambda a, b: a / (F.abs(b) + 1.0))
+
+
+def random_graph(draw: Any, name: str, graph: grt.Graph, feeds: dict[str, Any], rng: np.random.Generator) -> None:
+    """Appends a random network: maps, matrices and vectors that pass through ops of every kind and meet again."""
+
+    def leaf(shape: tuple[int, ...], trainable: bool = False) -> grt.Value:
+        label = f"{name}.{len(feeds) + len(graph.initial)}"
+        array = rng.standard_normal(shape).astype(np.float32)
+        if trainable:
+            return graph.parameter(label, array * 0.3)
+        feeds[label] = array
+        return graph.input(label, shape)
+
+    n, c, size = draw(st.integers(1, 3)), draw(st.sampled_from([1, 3, 4])), draw(st.sampled_from([4, 5, 7]))
+    values = [leaf((n, c, size, size)), leaf((n, 6))]
+    for _ in range(draw(st.integers(2, 9))):
+        x = values[draw(st.integers(0, len(values) - 1))]
+        match draw(st.sampled_from(["unary", "binary", "broadcast", "reduce", "softmax", "view", "anchor", "norm"])):
+            case "unary":
+                y = draw(st.sampled_from(UNARY))(x)
+            case "binary":
+                partners = [v for v in values if v.shape == x.shape]
+                y = draw(st.sampled_from(BINARY))(x, partners[draw(st.integers(0, len(partners) - 1))])
+            case "broadcast":
+                y = x * leaf(tuple(m if i == 1 or x.ndim < 2 else 1 for i, m in enumerate(x.shape)), True) + 0.5
+            case "reduce":
+                dims = draw(st.sampled_from([(x.ndim - 1,), (0,), tuple(range(1, x.ndim)) or (0,)])) if x.ndim else ()
+                reduce = draw(st.sampled_from([F.sum, F.mean, F.amax]))
+                y = x - reduce(x, dims, keepdim=True) if x.ndim else x
+            case "softmax":
+                y = F.log_softmax(x, draw(st.integers(0, x.ndim - 1)))
+            case "view":
+                y = draw(st.sampled_from([_flip, _swap, _pad_and_cut, _halves]))(x)
+            case "norm" if x.ndim == 4:
+                y = F.layer_norm(x, x.shape[2:])
+            case "anchor" if x.ndim == 4 and min(x.shape[2:]) >= 3:
+                k = draw(st.sampled_from([1, 3, 5]))
+                conv = F.conv2d(x, leaf((k, x.shape[1], 3, 3), True), leaf((k,), True), padding=1)
+                y = draw(st.sampled_from([F.relu, lambda v: F.max_pool2d(v, 2), lambda v: F.avg_pool2d(F.relu(v), 3, 2)]))(conv)
+            case _:
+                flat = F.flatten(x, 1) if x.ndim > 1 else F.reshape(x, (1, -1))
+                y = F.linear(flat, leaf((6, flat.shape[1]), True), leaf((6,), True))
+        values.append(y)
+    loss = F.mean(values[-1] * values[-1]) + sum((F.mean(F.tanh(v)) for v in values[2:-1:2]), start=graph.constant(0.0))
+    graph.output(f"{name}.loss", loss)
+    graph.output(f"{name}.last", values[-1])
+    parameters = [p for p in graph.parameters() if p.node.name.startswith(f"{name}.")]
+    for p, g in zip(parameters, grt.grad(loss, parameters), strict=True):
+        graph.update(p, p - g * 0.1)
+
+
+def _flip(x: grt.Value) -> grt.Value:
+    return F.flip(x, x.ndim - 1)
+
+
+def _swap(x: grt.Value) -> grt.Value:
+    return F.transpose(x, 0, -1) * 1.5
+
+
+def _pad_and_cut(x: grt.Value) -> grt.Value:
+    return F.pad(x, (1, 2), value=0.25)[..., 1:-1]
+
+
+def _halves(x: grt.Value) -> grt.Value:
+    return F.concat([x[..., ::2], x[..., 1::2]], x.ndim - 1)
+
+
+@st.composite
+def programs(draw: Any) -> tuple[grt.Graph, dict[str, Any]]:
+    graph, feeds = grt.Graph(), dict[str, Any]()
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    for i in range(3):
+        random_graph(draw, f"net{i}", graph, feeds, rng)
+    return graph, feeds
+
+
+@given(programs())
+@settings(max_examples=8 if INTERPRETED else 16)
+def test_random_graphs(case: tuple[grt.Graph, dict[str, Any]]) -> None:
+    graph, feeds = case
+    table = evaluate(graph, {**graph.initial, **feeds})
+    with pytest.MonkeyPatch.context() as patch:
+        for unfused in ("0", "1"):
+            patch.setenv("GRAPHRT_NOFUSE", unfused)
+            program = grt.compile(graph, target=TARGET)
+            outputs = program(feeds)
+            for name, v in graph.outputs.items():
+                assert_close(outputs[name], table[v], 2000, f"{name}, unfused={unfused}\n{graph}")
+            for name, v in graph.updates.items():
+                assert_close(program.state[name], table[v], 2000, f"{name}, unfused={unfused}\n{graph}")
+            _plan_keeps_its_promises(program)
+
+
+def _plan_keeps_its_promises(program: grt.Program) -> None:
+    """Every computed node has one owner (or is inlined); launches run after what they read; live bytes do not overlap."""
+    assert program.schedule is not None and program.plan is not None
+    owners: dict[grt.Node, int] = {}
+    inlined = set()
+    for step, launch in enumerate(program.schedule.launches):
+        for group in launch.groups:
+            inlined.update(group.inlined)
+            for node in group.nodes:
+                assert node not in owners, f"{node.where()} is computed twice"
+                owners[node] = step
+    for node in program.graph.nodes:
+        assert node.op.kind in FREE or node in owners or node in inlined, f"{node.where()} is never computed"
+    for step, launch in enumerate(program.schedule.launches):
+        for group in launch.groups:
+            for v in group.inputs:
+                if v.node.op.kind is not Kind.SOURCE:
+                    assert owners[v.node] < step or (owners[v.node] == step and v in group.index), f"{v!r} is read too early"
+    assert all(d.reason for d in program.decisions)
+    plan = program.plan
+    slots = list(plan.offset)
+    for i, a in enumerate(slots):
+        assert plan.offset[a] % 256 == 0 and plan.offset[a] + a.type.nbytes <= plan.size
+        for b in slots[:i]:
+            live = plan.lifetime[a][0] <= plan.lifetime[b][1] and plan.lifetime[b][0] <= plan.lifetime[a][1]
+            apart = plan.offset[a] + a.type.nbytes <= plan.offset[b] or plan.offset[b] + b.type.nbytes <= plan.offset[a]
+            assert not live or apart or plan.alias.get(a) == b or plan.alias.get(b) == a, f"{a.name} overlaps {b.name}"
+    assert plan.size <= plan.unplanned
+
+
+ONE_KERNEL: dict[str, Any] = {
+    "softmax": lambda x: F.softmax(x, -1),
+    "log_softmax": lambda x: F.log_softmax(x, -1),
+    "layer_norm": lambda x: F.layer_norm(x, 20),
+    "gelu": F.gelu,
+    "chain": lambda x: F.tanh(F.relu(x) * 2.0 + 1.0) * F.sigmoid(x),
+    "logsumexp": lambda x: F.logsumexp(x, -1),
+    "var": lambda x: F.var(x, -1),
+    "argmax": lambda x: F.argmax(x, -1),
+}
+
+
+@pytest.mark.parametrize("name", ONE_KERNEL)
+def test_composites_are_one_kernel(name: str, rng: np.random.Generator) -> None:
+    graph = grt.Graph()
+    graph.output("y", ONE_KERNEL[name](graph.input("x", (6, 20))))
+    program = grt.compile(graph, target=TARGET)
+    x = rng.standard_normal((6, 20)).astype(np.float32)
+    assert_close(program(x=x)["y"], evaluate(graph, {"x": x})[graph.outputs["y"]], 20)
+    assert program.launches == 1, program.plan_text()
+
+
+def test_softmax_cross_entropy_and_its_gradient_are_one_kernel(rng: np.random.Generator) -> None:
+    graph = grt.Graph()
+    x, target = graph.input("x", (8, 10)), graph.input("target", (8,), "int64")
+    loss = F.cross_entropy(x, target, reduction="none")
+    graph.output("loss", loss)
+    graph.output("dx", grt.grad(F.sum(loss), [x])[0])
+    program = grt.compile(graph, target=TARGET)
+    feeds = {"x": rng.standard_normal((8, 10)).astype(np.float32), "target": rng.integers(0, 10, 8)}
+    outputs, table = program(feeds), evaluate(graph, feeds)
+    for name, v in graph.outputs.items():
+        assert_close(outputs[name], table[v], 10)
+    assert program.launches == 1, program.plan_text()
+
+
+def test_runs_repeat_bit_for_bit_and_results_stay() -> None:
+    graph = grt.Graph()
+    x, w = graph.input("x", (4, 3, 9, 9)), graph.parameter("w", np.random.default_rng(0).standard_normal((5, 3, 3, 3)).astype("f"))
+    y = F.relu(F.conv2d(x, w, padding=1))
+    loss = graph.output("loss", F.mean(y * y))
+    graph.output("dw", grt.grad(loss, [w])[0])
+    program = grt.compile(graph, target=TARGET)
+    feeds = [{"x": np.random.default_rng(i).standard_normal((4, 3, 9, 9)).astype(np.float32)} for i in range(2)]
+    first = program(feeds[0])
+    kept = {k: v.copy() for k, v in first.items()}
+    program(feeds[1])
+    again = program(feeds[0])
+    for name, value in kept.items():
+        assert np.array_equal(first[name], value), "a later run overwrote an earlier result"
+        assert np.array_equal(again[name], value), "the same inputs gave other bits"
+
+
+def test_swapped_parameters_and_shared_updates() -> None:
+    """Updates are simultaneous: each new value is computed from the old ones."""
+    graph = grt.Graph()
+    a, b = graph.parameter("a", np.array([1.0, 2.0], np.float32)), graph.parameter("b", np.array([3.0, 4.0], np.float32))
+    c = graph.parameter("c", np.zeros(2, np.float32))
+    graph.update(a, b)
+    graph.update(b, a)
+    graph.update(c, a + b)
+    d = graph.parameter("d", np.array([5.0, 6.0], np.float32))
+    graph.update(d, F.flip(d, 0))
+    program = grt.compile(graph, target=TARGET)
+    program()
+    assert [program.state[n].tolist() for n in "abcd"] == [[3.0, 4.0], [1.0, 2.0], [4.0, 6.0], [6.0, 5.0]]
+
+
+def test_explain_names_every_verdict() -> None:
+    graph = grt.Graph()
+    x, w = graph.input("x", (2, 3, 8, 8)), graph.parameter("w", shape=(4, 3, 3, 3))
+    graph.output("y", F.max_pool2d(F.relu(F.conv2d(x, w)), 2))
+    text = grt.compile(graph, target=TARGET).explain()
+    assert "relu_0 into conv_0: fused, saves" in text
+    assert "max_pool_0 into conv_0: not fused: is a window: a kernel of its own" in text
