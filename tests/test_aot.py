@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from graphs import lenet_step
 
 import graphrt as grt
-from graphrt import ops as F
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("compiles kernels, so it cannot run under TRITON_INTERPRET=1", allow_module_level=True)
@@ -26,33 +26,6 @@ from graphrt.targets.triton.aot import ARCHITECTURES  # noqa: E402
 pytestmark = pytest.mark.aot
 GOLDEN = Path(__file__).parent / "golden"
 SLACK = 1.1  # other versions of Triton may take a tenth more registers before it counts as worse
-
-
-def lenet_step(batch: int = 64) -> grt.Graph:
-    """The training step of LeNet-5 with SGD and momentum, at the level of the graph."""
-    g = grt.Graph()
-    x, target = g.input("x", (batch, 1, 32, 32)), g.input("target", (batch,), "int64")
-
-    def weight(name: str, *shape: int) -> grt.Value:
-        return g.parameter(name, np.zeros(shape, np.float32))
-
-    h = F.max_pool2d(F.relu(F.conv2d(x, weight("conv1.weight", 6, 1, 5, 5), weight("conv1.bias", 6))), 2)
-    h = F.max_pool2d(F.relu(F.conv2d(h, weight("conv2.weight", 16, 6, 5, 5), weight("conv2.bias", 16))), 2)
-    h = F.flatten(h, 1)
-    for i, (a, b) in enumerate(((400, 120), (120, 84), (84, 10)), 1):
-        h = F.linear(h, weight(f"fc{i}.weight", b, a), weight(f"fc{i}.bias", b))
-        h = F.relu(h) if i < 3 else h
-    loss = g.output("loss", F.cross_entropy(h, target))
-    parameters = g.parameters()
-    gradients = grt.grad(loss, parameters)
-    with g.phase("opt"):
-        lr = g.input("lr")
-        for p, d in zip(parameters, gradients, strict=True):
-            momentum = g.parameter(f"{p.name}.momentum", shape=p.shape, trainable=False)
-            velocity = momentum * 0.9 + d
-            g.update(momentum, velocity)
-            g.update(p, p - velocity * lr)
-    return g
 
 
 @pytest.mark.parametrize("target", ARCHITECTURES)

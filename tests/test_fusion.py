@@ -185,7 +185,10 @@ def test_softmax_cross_entropy_and_its_gradient_are_one_kernel(rng: np.random.Ge
 
 def test_runs_repeat_bit_for_bit_and_results_stay() -> None:
     graph = grt.Graph()
-    x, w = graph.input("x", (4, 3, 9, 9)), graph.parameter("w", np.random.default_rng(0).standard_normal((5, 3, 3, 3)).astype("f"))
+    x, w = (
+        graph.input("x", (4, 3, 9, 9)),
+        graph.parameter("w", np.random.default_rng(0).standard_normal((5, 3, 3, 3)).astype("f")),
+    )
     y = F.relu(F.conv2d(x, w, padding=1))
     loss = graph.output("loss", F.mean(y * y))
     graph.output("dw", grt.grad(loss, [w])[0])

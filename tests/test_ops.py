@@ -107,7 +107,10 @@ def test_second_gradient(target: str) -> None:
     (dw,) = grt.grad(loss, [w])
     for i, g in enumerate(grt.grad(grt.ops.sum(dw * dw), [x, w])):
         graph.output(f"g{i}", g)
-    feeds = {"x": rng.standard_normal((2, 3, 6, 6)).astype(np.float32), "w": rng.standard_normal((4, 3, 3, 3)).astype(np.float32)}
+    feeds = {
+        "x": rng.standard_normal((2, 3, 6, 6)).astype(np.float32),
+        "w": rng.standard_normal((4, 3, 3, 3)).astype(np.float32),
+    }
     outputs, expected = grt.compile(graph, target=target)(feeds), evaluate(graph, feeds)
     for name, v in graph.outputs.items():
         assert_close(outputs[name], expected[v], 300)

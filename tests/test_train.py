@@ -36,10 +36,19 @@ def test_lenet_losses_equal_torch() -> None:
     start = models.lenet5().state_dict()
     layers = torch.nn
     theirs = layers.Sequential(
-        layers.Conv2d(1, 6, 5), layers.ReLU(), layers.MaxPool2d(2), layers.Conv2d(6, 16, 5), layers.ReLU(),
-        layers.MaxPool2d(2), layers.Flatten(), layers.Linear(400, 120), layers.ReLU(), layers.Linear(120, 84),
-        layers.ReLU(), layers.Linear(84, 10),
-    )  # fmt: skip
+        layers.Conv2d(1, 6, 5),
+        layers.ReLU(),
+        layers.MaxPool2d(2),
+        layers.Conv2d(6, 16, 5),
+        layers.ReLU(),
+        layers.MaxPool2d(2),
+        layers.Flatten(),
+        layers.Linear(400, 120),
+        layers.ReLU(),
+        layers.Linear(120, 84),
+        layers.ReLU(),
+        layers.Linear(84, 10),
+    )
     theirs.load_state_dict({n: torch.from_numpy(a) for n, a in start.items()})
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.01, momentum=0.9)
     trainers = []
@@ -66,8 +75,14 @@ def test_fit_learns_and_records(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert len(history) == len(seen) == trainer.epoch == 6 and trainer.steps == 36
     assert history.loss[-1] < 0.6 * history.loss[0] and history.val_accuracy[-1] > 0.8
     assert set(history.last()) == {
-        "loss", "accuracy", "val_loss", "val_accuracy", "lr", "images_per_second", "seconds",
-    }  # fmt: skip
+        "loss",
+        "accuracy",
+        "val_loss",
+        "val_accuracy",
+        "lr",
+        "images_per_second",
+        "seconds",
+    }
     assert history.lr[-1] < history.lr[0] < 0.02 and seen[-1] == history.last()
     assert "epoch 6/6  loss" in capsys.readouterr().out
     after = trainer.net.state_dict()  # synced, running statistics included

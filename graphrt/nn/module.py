@@ -85,7 +85,7 @@ class Module:
 
     def forward(self, *args: Any) -> Value:
         """The module's computation on Values."""
-        raise NotImplementedError(f"{type(self).__name__} must define forward")
+        raise GraphError(f"{type(self).__name__} must define forward(self, x)")
 
     def __call__(self, *args: Any) -> Value:
         """Appends ``forward`` to the graph of the Values among ``args``. Raises ArgumentError when there are none."""

@@ -11,7 +11,7 @@ from typing import Any
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import cast, dim_index, function, require_float
-from graphrt.ops.elementwise import abs, eq, erf, exp, log, maximum, ne, relu, rsqrt, sigmoid, stop_gradient, tanh, where
+from graphrt.ops.elementwise import abs, eq, erf, exp, log, maximum, ne, rsqrt, sigmoid, stop_gradient, tanh, where
 from graphrt.ops.reduction import amax, mean, sum
 from graphrt.ops.source import iota
 from graphrt.ops.view import permute, reshape, unsqueeze
@@ -35,7 +35,12 @@ def elu(input: Value, alpha: float = 1.0) -> Value:
 def softplus(input: Value, beta: float = 1.0) -> Value:
     """``log(1 + exp(beta * input)) / beta``, without overflow."""
     z = input * beta
-    return (relu(z) + log(exp(-abs(z)) + 1.0)) * (1.0 / beta)
+    return _softplus(z) * (1.0 / beta)
+
+
+def _softplus(z: Value) -> Value:
+    """``log(1 + exp(z))``; maximum and not relu, because at 0 its gradient is the half that belongs there."""
+    return maximum(z, 0.0) + log(exp(-abs(z)) + 1.0)
 
 
 @function
@@ -147,7 +152,7 @@ def cross_entropy(
 def binary_cross_entropy_with_logits(input: Value, target: Value, reduction: str = "mean") -> Value:
     """Binary cross-entropy of ``sigmoid(input)`` with ``target`` in [0, 1], stable for large logits."""
     _same_shape(input, target)
-    loss = relu(input) - input * cast(target, input.dtype) + log(exp(-abs(input)) + 1.0)
+    loss = _softplus(input) - input * cast(target, input.dtype)
     return _reduced(loss, reduction)
 
 

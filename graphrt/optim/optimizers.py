@@ -6,6 +6,7 @@ the program, named after their parameter. The arithmetic follows torch.optim.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import graphrt.ops as F
@@ -13,7 +14,7 @@ from graphrt.errors import ArgumentError, DTypeError
 from graphrt.ir import Graph, Value
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Base: holds the base learning rate ``lr``; subclasses write ``_update``."""
 
     def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
@@ -40,8 +41,9 @@ class Optimizer:
         """State that all parameters share, such as bias corrections."""
         return []
 
+    @abstractmethod
     def _update(self, graph: Graph, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
-        raise NotImplementedError
+        """The next value of ``p``; updates of the optimizer's own state go into ``graph``."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in vars(self).items())})"

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from graphrt.errors import ArgumentError
 
 
-class Schedule:
+class Schedule(ABC):
     """Base: write ``factor``. ``epochs`` is the length of training in epochs when it is not that of ``fit``."""
 
     epochs: int | None = None
 
+    @abstractmethod
     def factor(self, progress: float) -> float:
         """What the base learning rate is multiplied by at ``progress`` in [0, 1]."""
-        raise NotImplementedError
 
     def lr(self, step: int, total_steps: int) -> float:
         """The factor for step number ``step`` (from 0) of ``total_steps``. Raises ArgumentError."""

@@ -28,7 +28,7 @@ def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Orde
             for v in node.inputs:
                 wishes[v].append(None)
     chosen: dict[Value, Order] = {}
-    for _ in range(2):  # the second round knows the layouts of parameters that follow another (momentum buffers)
+    for _ in range(2):  # the second round knows what operands are asked to follow
         for node in graph.nodes:
             for i, v in enumerate(node.outputs):
                 order = _choose(node, i, wishes[v], chosen)
@@ -36,11 +36,13 @@ def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Orde
                     chosen[v] = fixed[node.name]
                     continue
                 chosen[v] = None if order is not None and _few_channels(v, order, min_channels) else order
-        for node in graph.nodes:
-            if node.op.kind is Kind.ELEMENTWISE:
-                orders = [chosen[v] for v in node.inputs if v.shape == node.types[0].shape and chosen[v] is not None]
+        for node in reversed(graph.nodes):
+            if node.op.kind is Kind.ELEMENTWISE:  # momentum * 0.9 + dw: the momentum lies as dw does
+                y = node.outputs[0]
+                orders = [o for o in (chosen[y], *wishes[y], *(chosen[v] for v in node.inputs if v.shape == y.shape)) if o]
                 for v in node.inputs:
-                    if orders and v.node.op.name == "parameter" and v.shape == node.types[0].shape and not wishes[v]:
+                    follows = v.node.op.kind is Kind.ELEMENTWISE or v.node.op.name == "parameter"
+                    if orders and follows and v.shape == y.shape and not wishes[v]:
                         wishes[v].append(orders[0])
     for name, v in graph.updates.items():  # new state lies where the old lay
         chosen[v] = chosen[graph.sources[name].outputs[0]]

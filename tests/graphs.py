@@ -1,0 +1,75 @@
+"""The small models whose plans and kernels are held by golden files, at the level of the graph."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import graphrt as grt
+from graphrt import ops as F
+
+
+def lenet_step(batch: int = 64) -> grt.Graph:
+    """The training step of LeNet-5 with SGD and momentum, at the level of the graph."""
+    g = grt.Graph()
+    x, target = g.input("x", (batch, 1, 32, 32)), g.input("target", (batch,), "int64")
+
+    def weight(name: str, *shape: int) -> grt.Value:
+        return g.parameter(name, np.zeros(shape, np.float32))
+
+    h = F.max_pool2d(F.relu(F.conv2d(x, weight("conv1.weight", 6, 1, 5, 5), weight("conv1.bias", 6))), 2)
+    h = F.max_pool2d(F.relu(F.conv2d(h, weight("conv2.weight", 16, 6, 5, 5), weight("conv2.bias", 16))), 2)
+    h = F.flatten(h, 1)
+    for i, (a, b) in enumerate(((400, 120), (120, 84), (84, 10)), 1):
+        h = F.linear(h, weight(f"fc{i}.weight", b, a), weight(f"fc{i}.bias", b))
+        h = F.relu(h) if i < 3 else h
+    loss = g.output("loss", F.cross_entropy(h, target))
+    parameters = g.parameters()
+    gradients = grt.grad(loss, parameters)
+    with g.phase("opt"):
+        lr = g.input("lr")
+        for p, d in zip(parameters, gradients, strict=True):
+            momentum = g.parameter(f"{p.name}.momentum", shape=p.shape, trainable=False)
+            velocity = momentum * 0.9 + d
+            g.update(momentum, velocity)
+            g.update(p, p - velocity * lr)
+    return g
+
+
+def _step(g: grt.Graph, loss: grt.Value) -> grt.Graph:
+    g.output("loss", loss)
+    parameters = g.parameters()
+    gradients = grt.grad(loss, parameters)
+    with g.phase("opt"):
+        lr = g.input("lr")
+        for p, d in zip(parameters, gradients, strict=True):
+            g.update(p, p - d * lr)
+    return g
+
+
+def mlp_step() -> grt.Graph:
+    g = grt.Graph()
+    x, target = g.input("x", (64, 784)), g.input("target", (64,), "int64")
+    h = F.relu(F.linear(x, g.parameter("w1", shape=(128, 784)), g.parameter("b1", shape=(128,))))
+    return _step(g, F.cross_entropy(F.linear(h, g.parameter("w2", shape=(10, 128)), g.parameter("b2", shape=(10,))), target))
+
+
+def _conv_bn(g: grt.Graph, x: grt.Value, name: str, channels: int) -> grt.Value:
+    h = F.conv2d(x, g.parameter(f"{name}.w", shape=(channels, x.shape[1], 3, 3)), padding=1)
+    mean = g.parameter(f"{name}.mean", shape=(channels,), trainable=False)
+    var = g.parameter(f"{name}.var", np.ones(channels, np.float32), trainable=False)
+    return F.batch_norm(
+        h, mean, var, g.parameter(f"{name}.g", shape=(channels,)), g.parameter(f"{name}.b", shape=(channels,)), training=True
+    )
+
+
+def conv_bn_relu() -> grt.Graph:
+    g = grt.Graph()
+    h = F.relu(_conv_bn(g, g.input("x", (32, 16, 32, 32)), "a", 16))
+    return _step(g, F.mean(h * h))
+
+
+def residual_block() -> grt.Graph:
+    g = grt.Graph()
+    x = g.input("x", (32, 16, 32, 32))
+    h = F.relu(_conv_bn(g, F.relu(_conv_bn(g, x, "a", 16)), "b", 16) + x)
+    return _step(g, F.mean(h * h))

@@ -1,0 +1,86 @@
+"""The worked examples, against the numbers that the lectures print (two digits, truncated)."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, **arguments: Any) -> Any:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main(**arguments)
+
+
+def truncated(values: np.ndarray) -> np.ndarray:
+    return np.vectorize(lambda v: math.trunc(round(float(v) * 100, 4)) / 100)(values)
+
+
+def test_toy_graph() -> None:
+    assert run("toy_graph") == {"f": -12.0, "dx": -4.0, "dy": -4.0, "dz": 3.0, "dq": -4.0}
+
+
+def test_chain_rule() -> None:
+    found = run("chain_rule")
+    for case in ("positive", "negative"):
+        np.testing.assert_allclose(found[case], found[f"{case}_by_hand"], rtol=1e-5)
+
+
+def test_fan_out() -> None:
+    found = run("fan_out")
+    assert found["whole"] == pytest.approx(found["sum of parts"], rel=1e-6)
+    assert found["whole"] == pytest.approx(math.cos(0.7) + 1.4 + 0.5 * math.exp(0.7), rel=1e-6)
+
+
+def test_xs_and_os() -> None:
+    found = run("xs_and_os")
+    response = found["map"]
+    shown = truncated(response)
+    assert shown[0].tolist() == [0.77, -0.11, 0.11, 0.33, 0.55, -0.11, 0.33]
+    assert shown[1].tolist() == [-0.11, 1.00, -0.11, 0.33, -0.11, 0.11, -0.11]
+    assert shown[3].tolist() == [0.33, 0.33, -0.33, 0.55, -0.33, 0.33, 0.33]
+    np.testing.assert_allclose(response, response.T, atol=1e-6)
+    np.testing.assert_allclose(response, response[::-1, ::-1], atol=1e-6)
+    pooled = [[1.00, 0.33, 0.55, 0.33], [0.33, 1.00, 0.33, 0.55], [0.55, 0.33, 1.00, 0.11], [0.33, 0.55, 0.11, 0.77]]
+    assert truncated(found["pooled"]).tolist() == pooled
+    np.testing.assert_array_equal(found["rectified"], np.maximum(response, 0))
+
+
+def test_shapes_and_counts() -> None:
+    found = run("shapes_and_counts")
+    assert found.pop("a filter larger than its input").startswith("conv at ")
+    assert found == {
+        "32x32x3, ten 5x5, stride 1, pad 2": (10, 32, 32),
+        "32x32x3, ten 5x5, stride 2, pad 2": (10, 16, 16),
+        "parameters of ten 5x5x3 filters": 760,
+        "7x7 with 3x3, stride 1": (1, 5, 5),
+        "7x7 with 3x3, stride 2": (1, 3, 3),
+        "7x7 with 3x3, stride 3 fits": False,
+        "1x1 conv on 6x6x32": (16, 6, 6),
+        "fully connected, 100x100x3 to 100x100x3": 900_000_000,
+        "3x3 conv, 3 to 3 channels, weights": 81,
+        "MLP 784-128-10": 101_770,
+        "LeNet-5 conv2": 2_416,
+    }
+
+
+@pytest.mark.parametrize("shift", [1, 2, 3])
+def test_equivariance(shift: int) -> None:
+    found = run("equivariance", shift=shift, seed=shift)
+    assert found["conv"] < 1e-5 and found["global max pool"] == 0.0
+    assert found["fully connected"] > 0.1
+
+
+def test_every_example_is_tested() -> None:
+    text = Path(__file__).read_text()
+    for path in EXAMPLES.glob("*.py"):
+        assert f'run("{path.stem}"' in text, f"{path.name} has no test"

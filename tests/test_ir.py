@@ -1,0 +1,156 @@
+"""The graph: printing and parsing, verification, origins, transactions, and errors that say what, where and what fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import networkx as nx
+import numpy as np
+import pytest
+
+import graphrt as grt
+from graphrt import errors
+from graphrt import ops as F
+from graphrt.op import REGISTRY
+
+HOSTILE = ['quote"name', "new\nline", "unicodé ☃", '"); system("x', "class", "a b", "*/ #define x", "%0", "output y = %1"]
+
+
+def network(name: str = "w") -> grt.Graph:
+    g = grt.Graph()
+    x, w = g.input("x", (2, 3, 8, 8)), g.parameter(name, np.full((4, 3, 3, 3), 0.1, np.float32))
+    h = F.dropout(F.max_pool2d(F.relu(F.conv2d(x, w, padding=1)), 2), 0.25)
+    loss = g.output("loss", F.mean(h * h))
+    g.update(w, w - grt.grad(loss, [w])[0] * 0.1)
+    return g
+
+
+def test_print_parses_back() -> None:
+    g = network()
+    again = grt.Graph.parse(str(g))
+    assert str(again) == str(g)
+    again.verify()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_print_parse_compile_and_run(name: str) -> None:
+    g = grt.Graph()
+    x = g.input(name, (3,))
+    w = g.parameter(name + "'", np.ones(3, np.float32))
+    g.output(name, x * w)
+    g.update(w, w + x)
+    assert str(grt.Graph.parse(str(g))) == str(g)
+    program = grt.compile(g, target="cpu")
+    assert program({name: np.arange(3, dtype=np.float32)})[name].tolist() == [0.0, 1.0, 2.0]
+    assert program.state[name + "'"].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_parse_says_which_line_is_wrong() -> None:
+    with pytest.raises(errors.GraphError, match="line 2"):
+        grt.Graph.parse("%0 x : f32[2] = input(shape=(2,), dtype='float32')   # a.py:1 fwd\nnonsense\n")
+    with pytest.raises(errors.GraphError, match=r"inference says f32\[2\]"):
+        grt.Graph.parse("%0 x : f32[3] = input(shape=(2,), dtype='float32')   # a.py:1 fwd\n")
+
+
+def test_nodes_know_the_users_line() -> None:
+    g = grt.Graph()
+    x = g.input("x", (2,))
+    y = F.relu(x)
+    assert y.node.origin.file == __file__ and y.node.origin.phase == "fwd"
+    assert "test_ir.py:" in str(g)
+    (dx,) = grt.grad(F.sum(y), [x])
+    assert dx.node.origin.phase == "bwd" and dx.node.origin.source == "relu_0"
+
+
+def test_to_networkx_is_the_dag() -> None:
+    g = network()
+    dag = g.to_networkx()
+    assert nx.is_directed_acyclic_graph(dag) and set(dag.nodes) == set(g.nodes)
+    assert dag.number_of_edges() == sum(len(n.inputs) for n in g.nodes)
+
+
+def test_a_failing_composite_leaves_nothing_behind() -> None:
+    g = grt.Graph()
+    x, target = g.input("x", (4, 10)), g.input("t", (5,), "int64")
+    before = str(g)
+    with pytest.raises(errors.ShapeError):
+        F.cross_entropy(x, target)
+    with pytest.raises(errors.ShapeError):
+        F.batch_norm(x, g.sources["x"].outputs[0], None, training=True)
+    assert str(g) == before
+
+
+def wrong_calls() -> dict[str, tuple[type[Exception], list[str], Callable[[grt.Graph, grt.Value, grt.Value], object]]]:
+    other = grt.Graph().input("elsewhere", (2, 3))
+    return {
+        "shapes": (errors.ShapeError, ["add at", "[2, 3]", "[4, 5]"], lambda g, x, y: x + y),
+        "matmul": (errors.ShapeError, ["matmul", "[2, 3]", "[4, 5]"], lambda g, x, y: x @ y),
+        "dtype": (errors.DTypeError, ["bool", "cast"], lambda g, x, y: F.sum(x > 0.0).graph.append(F_NEG, [x > 0.0])),
+        "argument": (
+            errors.ArgumentError,
+            ["stride", "0"],
+            lambda g, x, y: F.max_pool2d(F.reshape(x, (1, 1, 2, 3)), 2, stride=0),
+        ),
+        "conv": (
+            errors.ShapeError,
+            ["filter", "does not fit"],
+            lambda g, x, y: F.conv2d(F.reshape(x, (1, 1, 2, 3)), F.reshape(y, (1, 1, 4, 5))),
+        ),
+        "other graph": (errors.GraphError, ["another Graph", "elsewhere"], lambda g, x, y: x + other),
+        "name": (errors.GraphError, ["'x' is already"], lambda g, x, y: g.input("x")),
+        "loss": (errors.ShapeError, ["must be a scalar", "mean or sum"], lambda g, x, y: grt.grad(x, [x])),
+        "wrt": (errors.GraphError, ["wrt"], lambda g, x, y: grt.grad(F.sum(x), [other])),
+        "update": (errors.GraphError, ["only parameters"], lambda g, x, y: g.update(x, x)),
+        "update shape": (errors.ShapeError, ["its update"], lambda g, x, y: g.update(g.parameter("p", shape=(3,)), x)),
+        "output": (errors.GraphError, ["already"], lambda g, x, y: [g.output("o", x), g.output("o", y)]),
+        "reshape": (errors.ShapeError, ["6 elements"], lambda g, x, y: F.reshape(x, (4, 2))),
+        "dim": (errors.ArgumentError, ["out of range"], lambda g, x, y: F.sum(x, 2)),
+        "truth": (errors.GraphError, ["no truth value"], lambda g, x, y: bool(x > 0.0)),
+        "unknown dtype": (TypeError, ["is no dtype"], lambda g, x, y: F.cast(x, "float13")),
+        "no outputs": (errors.GraphError, ["no outputs"], lambda g, x, y: grt.compile(grt.Graph())),
+        "target": (errors.TargetError, ["target must be"], lambda g, x, y: grt.compile(x, target="tpu")),
+    }
+
+
+F_NEG = REGISTRY["neg"]
+
+
+@pytest.mark.parametrize("case", wrong_calls())
+def test_errors_say_what_was_wrong(case: str) -> None:
+    kind, words, call = wrong_calls()[case]
+    g = grt.Graph()
+    x, y = g.input("x", (2, 3)), g.input("y", (4, 5))
+    with pytest.raises(kind) as caught:
+        call(g, x, y)
+    for word in words:
+        assert word in str(caught.value), f"{word!r} is not in {caught.value}"
+
+
+def test_errors_name_the_line_and_the_operands() -> None:
+    g = grt.Graph()
+    x, y = g.input("x", (2, 3)), g.input("y", (4, 5))
+    with pytest.raises(errors.ShapeError) as caught:
+        F.linear(x, y)
+    assert f"linear at {__file__}:" in str(caught.value)
+    assert "operand x" in str(caught.value) and "f32[4,5]" in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["cpu", "reference"])
+def test_bad_input_never_reaches_a_kernel(target: str) -> None:
+    g = grt.Graph()
+    x, n = g.input("x", (2, 3)), g.input("n", (), "int64")
+    program = grt.compile({"y": x * F.cast(n, "float32")}, target=target)
+    good = np.ones((2, 3), np.float32)
+    for words, inputs in (
+        (["missing input 'n'", "test_ir.py:"], {"x": good}),
+        (["no input 'z'", "x : f32[2,3]"], {"x": good, "n": 1, "z": 2}),
+        (["shape [3, 2]", "f32[2,3]"], {"x": good.T, "n": 1}),
+        (["float64", "convert"], {"x": good.astype(np.float64), "n": 1}),
+        (["1.5 does not fit"], {"x": good, "n": 1.5}),
+    ):
+        with pytest.raises(errors.InputError) as caught:
+            program(inputs)
+        for word in words:
+            assert word in str(caught.value), f"{word!r} is not in {caught.value}"
+    with pytest.raises(errors.InputError, match="by name"):
+        program(good, 1)

@@ -1,0 +1,98 @@
+"""Passes keep what a graph computes, return the same object when nothing changes, and do what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import graphrt as grt
+from graphrt import ops as F
+from graphrt.passes.layout import assign_layouts
+from graphrt.passes.simplify import dead_code, simplify
+from graphrt.passes.split import split_reductions
+from graphrt.passes.stage import stage_updates
+from graphrt.targets.reference import evaluate
+
+PASSES: dict[str, Callable[[grt.Graph], grt.Graph]] = {
+    "dead_code": dead_code,
+    "simplify": simplify,
+    "stage": stage_updates,
+    "split": lambda g: split_reductions(g, lambda node: 2),
+    "layout": assign_layouts,
+}
+
+
+def network() -> tuple[grt.Graph, dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    g = grt.Graph()
+    x = g.input("x", (4, 3, 8, 8))
+    w = g.parameter("w", rng.standard_normal((5, 3, 3, 3)).astype(np.float32))
+    m = g.parameter("m", shape=(5, 3, 3, 3), trainable=False)
+    h = F.softmax(F.flatten(F.max_pool2d(F.relu(F.conv2d(x, w, padding=1) + 0.0), 2) * 1.0, 1))
+    loss = g.output("loss", F.sum(h * h) + F.sum(F.transpose(F.transpose(x, 1, 2), 1, 2)) * 0.1)
+    v = m * 0.9 + grt.grad(loss, [w])[0]
+    g.update(m, v)
+    g.update(w, w - v * 0.1)
+    return g, {"x": rng.standard_normal((4, 3, 8, 8)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_pass_keeps_the_values(name: str) -> None:
+    g, feeds = network()
+    before = evaluate(g, {**g.initial, **feeds})
+    new = PASSES[name](g)
+    new.verify()
+    after = evaluate(new, {**new.initial, **feeds})
+    for old, table in ((g.outputs, new.outputs), (g.updates, new.updates)):
+        assert old.keys() == table.keys()
+        for key, v in old.items():
+            np.testing.assert_allclose(after[table[key]], before[v], rtol=1e-12)
+    assert len({n.name for n in new.nodes}) == len(new.nodes), "two nodes have one name"
+
+
+@pytest.mark.parametrize("name", ["dead_code", "simplify", "stage"])
+def test_a_pass_with_nothing_to_do_returns_the_same_object(name: str) -> None:
+    g = grt.Graph()
+    g.output("y", F.relu(g.input("x", (3,))))
+    assert PASSES[name](g) is g
+
+
+def simplified(build: Callable[[grt.Value], grt.Value]) -> list[str]:
+    """Names of the ops left between input and output."""
+    g = grt.Graph()
+    g.output("y", build(g.input("x", (2, 3, 4))))
+    return [n.op.name for n in simplify(g).nodes if n.op.name != "input"]
+
+
+@pytest.mark.parametrize(
+    "build, left",
+    [
+        (lambda x: x + 0.0, []),
+        (lambda x: x * 1.0 / 1.0, []),
+        (lambda x: F.neg(F.neg(x)), []),
+        (lambda x: F.reshape(F.reshape(x, (6, 4)), (2, 3, 4)), []),
+        (lambda x: F.reshape(F.reshape(x, (6, 4)), (24,)), ["reshape"]),
+        (lambda x: F.permute(F.permute(x, (1, 2, 0)), (2, 0, 1)), []),
+        (lambda x: F.stop_gradient(F.relu(x)), ["relu"]),
+        (lambda x: F.relu(x) + F.relu(x), ["relu", "add"]),
+        (lambda x: x * (F.exp(x.graph.constant(0.0)) + 1.0), ["constant", "broadcast", "mul"]),
+        (lambda x: F.cast(F.cast(x, "float32"), "float32"), []),
+    ],
+)
+def test_simplify(build: Callable[[grt.Value], grt.Value], left: list[str]) -> None:
+    assert simplified(build) == left
+
+
+def test_layout_is_channels_last_inside_and_only_there() -> None:
+    g, _ = network()
+    new = assign_layouts(simplify(g))
+    types = {n.name: n.types[0] for n in new.nodes}
+    assert types["x"].order is None, "the caller's arrays are row-major"
+    assert types["conv_0"].order == (0, 2, 3, 1) and types["relu_0"].order == (0, 2, 3, 1)
+    assert types["w"].order == (2, 3, 1, 0) and types["m"].order == types["w"].order, "the momentum lies as its parameter"
+    assert new.updates["w"].type.order == types["w"].order
+    few = assign_layouts(simplify(g), min_channels=16)
+    assert {n.name: n.types[0] for n in few.nodes}["conv_0"].order is None

@@ -1,0 +1,183 @@
+"""Programs in use: shared state, torch tensors, threads, fork, thread counts, a missing compiler, save and load."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import graphrt as grt
+from graphrt import errors
+from graphrt import ops as F
+from graphrt.targets.cpu import build
+
+
+def classifier(train: bool) -> grt.Graph:
+    g = grt.Graph()
+    rng = np.random.default_rng(0)
+    x = g.input("x", (16, 1, 12, 12))
+    w = g.parameter("w", rng.standard_normal((20, 1, 3, 3)).astype(np.float32))
+    h = F.flatten(F.max_pool2d(F.relu(F.conv2d(x, w)), 2), 1)
+    h = F.linear(h, g.parameter("v", rng.standard_normal((10, h.shape[1])).astype(np.float32) * 0.05))
+    g.output("logits", h)
+    if train:
+        target = g.input("target", (16,), "int64")
+        loss = g.output("loss", F.cross_entropy(h, target))
+        parameters = g.parameters()
+        for p, d in zip(parameters, grt.grad(loss, parameters), strict=True):
+            g.update(p, p - d * 0.1)
+    return g
+
+
+def batch(seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {"x": rng.standard_normal((16, 1, 12, 12)).astype(np.float32), "target": rng.integers(0, 10, 16)}
+
+
+def digest(steps: int = 3) -> str:
+    program = grt.compile(classifier(True), target="cpu")
+    for i in range(steps):
+        program(batch(i))
+    return hashlib.sha256(b"".join(np.ascontiguousarray(program.state[n]).tobytes() for n in sorted(program.state))).hexdigest()
+
+
+def test_programs_share_state_in_any_layout() -> None:
+    train = grt.compile(classifier(True), target="cpu")
+    infer = grt.compile(classifier(False), target="cpu", state=train.state)
+    before = infer(x=batch()["x"])["logits"]
+    logits = [train(batch())["logits"] for _ in range(2)]
+    np.testing.assert_array_equal(before, logits[0])
+    assert (logits[1] != logits[0]).any()
+    np.testing.assert_allclose(infer(x=batch()["x"])["logits"], train(batch())["logits"], rtol=1e-6)
+    with pytest.raises(errors.InputError, match="'w' is"):
+        g = grt.Graph()
+        g.output("y", g.parameter("w", shape=(3,)) * 2.0)
+        grt.compile(g, target="cpu", state=train.state)
+
+
+def test_torch_tensors_go_in_without_a_copy_and_come_out() -> None:
+    program = grt.compile(classifier(False), target="cpu")
+    x = torch.from_numpy(batch()["x"])
+    bound = program._bind({"x": x})["x"]
+    assert bound.ctypes.data == x.data_ptr()
+    y = program(x=x)["logits"]
+    assert isinstance(y, torch.Tensor)
+    np.testing.assert_array_equal(y.numpy(), program(x=batch()["x"])["logits"])
+    strided = x.permute(3, 1, 2, 0).contiguous().permute(3, 1, 2, 0)
+    np.testing.assert_array_equal(program(x=strided)["logits"].numpy(), y.numpy())
+
+
+def test_several_threads_call_several_programs() -> None:
+    programs = [grt.compile(classifier(False), target="cpu") for _ in range(2)]
+    expected = programs[0](x=batch()["x"])["logits"]
+    wrong: list[int] = []
+
+    def run(i: int) -> None:
+        for _ in range(30):
+            if not np.array_equal(programs[i % 2](x=batch()["x"])["logits"], expected):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+def test_a_forked_child_computes_the_same() -> None:
+    program = grt.compile(classifier(False), target="cpu")
+    expected = program(x=batch()["x"])["logits"]
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(program(x=batch()["x"])["logits"], expected)
+        os.write(write, b"1" if same else b"0")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 1) == b"1"
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_runtime; print(test_runtime.digest())"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "GRAPHRT_THREADS": n}, capture_output=True, text=True, check=True
+        ).stdout
+        for n in ("1", "2", "3")
+    }
+    assert found == {digest() + "\n"}
+
+
+def test_no_compiler_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    build.compiler.cache_clear()
+    try:
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setattr(build.shutil, "which", lambda name: None)
+        monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(errors.TargetError, match="apt-get install gcc"):
+            build.compiler()
+        monkeypatch.setenv("CC", "no-such-compiler")
+        with pytest.raises(errors.TargetError, match="no-such-compiler"):
+            build.compiler()
+    finally:
+        build.compiler.cache_clear()
+
+
+def test_what_the_compiler_refuses_is_quoted() -> None:
+    with pytest.raises(errors.TargetError, match="error"):
+        build.build("this is no C\n", "broken")
+
+
+def test_cuda_without_a_gpu_says_so() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a CUDA GPU")
+    with pytest.raises(errors.TargetError, match="target='cpu'"):
+        grt.compile(classifier(False), target="cuda")
+    assert grt.compile(classifier(False)).target == "cpu"
+
+
+def test_interpret_needs_its_own_process() -> None:
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.fail("this test belongs to the lane that compiles")
+    with pytest.raises(errors.TargetError, match="TRITON_INTERPRET=1"):
+        grt.compile(classifier(False), target="interpret")
+
+
+def test_state_saves_in_logical_layout_and_loads(tmp_path: Path) -> None:
+    program = grt.compile(classifier(True), target="cpu")
+    program(batch())
+    path = tmp_path / "state.safetensors"
+    program.state.save(path)
+    other = grt.compile(classifier(True), target="reference")
+    other.state.load(path)
+    for name in program.state:
+        np.testing.assert_array_equal(program.state[name], other.state[name])
+    with pytest.raises(errors.InputError, match="unexpected"):
+        grt.compile(
+            grt.Graph.parse(
+                "%0 w : f32[2] = parameter(shape=(2,), dtype='float32', trainable=True)   # a:1 fwd\noutput y = %0\n"
+            ),
+            target="cpu",
+        ).state.load(path)
+
+
+def test_a_program_shows_what_it_is() -> None:
+    program = grt.compile(classifier(True), target="cpu")
+    assert "void graphrt_run" in program.source() and "#include" in program.source(0)
+    plan = program.memory()
+    assert plan is not None and 0 < plan.size <= plan.unplanned and "launches" in str(plan)
+    profile = program.profile(batch(), runs=3)
+    assert len(profile) == program.launches and all(p.seconds > 0 and p.bytes > 0 for p in profile)
+    assert "launches" in program.explain() and program.plan_text().startswith("g0 ")
+    with pytest.raises(errors.ArgumentError, match="launch must lie in"):
+        program.source(99)
+    with pytest.raises(errors.ArgumentError, match="no kernel reports"):
+        program.kernels()

@@ -1,0 +1,109 @@
+"""The house rules that a machine can hold: import arrows, file lengths, no op named where only kinds may be asked for."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from graphrt.op import REGISTRY, Kind
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(p for folder in ("graphrt", "kernels", "bench", "examples") for p in (ROOT / folder).rglob("*.py"))
+# Each room may import itself and the rooms above it.
+ORDER = [
+    ("errors", "types", "config"),
+    ("index",),
+    ("op",),
+    ("ir",),
+    ("ops",),
+    ("autodiff", "passes"),
+    ("schedule",),
+    ("runtime",),
+    ("targets",),
+    ("compiler",),
+    ("nn", "optim", "data"),
+    ("models",),
+    ("train",),
+    ("cli",),
+]
+RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
+
+
+def imports(path: Path) -> list[str]:
+    """Modules that ``path`` imports, other than for type checking only."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        n
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for n in ast.walk(block)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found += [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found += [node.module] if node.module != "graphrt" else [f"graphrt.{a.name}" for a in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parts[-2] != "graphrt" or p.name != "__init__.py"], ids=str)
+def test_imports_follow_the_arrows(path: Path) -> None:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    for module in imports(path):
+        target = module.split(".")
+        if parts[0] == "kernels":
+            assert target[0] != "graphrt", f"a kernel template imports only triton, not {module}"
+        elif parts[0] == "graphrt" and target[0] == "graphrt" and len(target) > 1 and target[1] != "kernels":
+            if target[1] not in RANK:
+                assert parts[1] == "cli", f"{path.name} imports {module} from the package's face"
+            else:
+                assert RANK[target[1]] <= RANK[parts[1]], f"{path.name} imports {module}, which comes later"
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *sorted((ROOT / "kernels").rglob("*.[ch]"))], ids=str)
+def test_files_can_be_read_in_one_sitting(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines <= 600, f"{path} has {lines} lines; about 400 is a smell, 600 a fault"
+
+
+@pytest.mark.parametrize("folder", ["passes", "schedule"])
+def test_passes_name_no_op(folder: str) -> None:
+    """Passes and the scheduler ask an op for its kind and its rules; only sources are known by name."""
+    names = {op.name for op in REGISTRY.values() if op.kind not in (Kind.SOURCE, Kind.CONTRACTION, Kind.WINDOW)}
+    for path in (ROOT / "graphrt" / folder).glob("*.py"):
+        for found in re.findall(r"op\.name (?:==|!=|in) (.*)", path.read_text()):
+            named = set(re.findall(r'"(\w+)"', found)) & names
+            assert not named, f"{path.name} names {named}"
+
+
+def test_every_op_has_samples_and_a_lowering() -> None:
+    for op in REGISTRY.values():
+        if op.kind is Kind.SOURCE:
+            continue
+        has = {
+            Kind.VIEW: op.pull,
+            Kind.ELEMENTWISE: op.body,
+            Kind.RANDOM: op.body,
+            Kind.GENERATED: op.body,
+            Kind.CONTRACTION: op.template,
+            Kind.WINDOW: op.template,
+        }
+        assert has.get(op.kind, True), f"{op.name} has no lowering"
+
+
+def test_public_functions_are_documented() -> None:
+    from graphrt.ops import FUNCTIONS
+
+    missing = [name for name, f in FUNCTIONS.items() if not f.__doc__]
+    assert not missing
+
+
+def test_nothing_is_left_unfinished() -> None:
+    pattern = re.compile(r"NotImplementedError|TODO|FIXME|XXX")
+    assert not [p.name for p in SOURCES if pattern.search(p.read_text())]
