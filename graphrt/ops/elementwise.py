@@ -114,9 +114,9 @@ def _float(x: Any) -> Value:
     return x if x.dtype.is_float else cast_to(x, float32)
 
 
-def _unary(op: OpDef, doc: str) -> Callable[[Value], Value]:
+def _unary(op: OpDef, doc: str, integers: bool = False) -> Callable[[Value], Value]:
     def f(input: Value) -> Value:
-        return apply(op.name, _float(input) if op.name not in ("neg", "abs", "sign", "clone") else tensor(input))
+        return apply(op.name, tensor(input) if integers else _float(input))
 
     f.__name__, f.__doc__ = op.name, doc
     return function(f)
@@ -226,9 +226,12 @@ neg = _unary(
         simplify=lambda n: n.inputs[0].node.inputs[0] if n.inputs[0].node.op is n.op else None,
     ),
     "``-input``.",
+    integers=True,
 )
 abs = _unary(  # noqa: A001 - torch's name
-    _define("abs", lambda s, x: s.abs(x), np.abs, _abs_vjp, result="same"), "``|input|``."
+    _define("abs", lambda s, x: s.abs(x), np.abs, _abs_vjp, result="same"),
+    "``|input|``.",
+    integers=True,
 )
 sign = _unary(
     _define(
@@ -239,6 +242,7 @@ sign = _unary(
         result="same",
     ),
     "-1, 0 or 1; 0 at NaN, as torch.",
+    integers=True,
 )
 floor = _unary(_define("floor", lambda s, x: s.floor(x), np.floor, lambda n, dy: [None]), "Largest integer not above.")
 exp = _unary(_define("exp", lambda s, x: s.exp(x), np.exp, lambda n, dy: [dy * n.outputs[0]], cheap=False), "``e ** input``.")
@@ -305,6 +309,7 @@ stop_gradient = _unary(
 clone = _unary(
     _define("clone", lambda s, x: x, lambda x: x, lambda n, dy: [dy], result="any"),
     "A copy: the same value, computed when the program runs and not merely another name.",
+    integers=True,
 )
 
 

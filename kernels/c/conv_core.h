@@ -3,7 +3,7 @@
  * A task computes PB rows of one image and one group. It copies the input it needs into a patch (zero padding included, so the
  * inner loops never branch) and runs tiles over it; filters are packed once per launch. Two shapes of tile:
  *   many output channels: [columns] x [vectors of channels], patch [row][column][channel], one input element broadcast;
- *   few output channels:  [channels] x [vectors of columns], patch [channel][row][column], one weight broadcast.
+ *   few output channels:  [channels] x [rows x vectors of columns], patch [channel][row][column], one weight broadcast.
  * Macros: V_G groups, V_C and V_K channels of a group, V_P V_Q output, V_R V_S filter, V_SH V_SW V_DH V_DW, V_N batch,
  * V_INSIDE(h, w) whether h, w >= 0 of the padded input is inside, V_X(buf, n, g, c, h, w) what is there, V_CHANNELS_LAST (a
  * hint on how it is stored), V_W(buf, g, k, c, r, s), V_STORE(buf, n, g, k, p, q, value).
@@ -17,7 +17,10 @@ enum {
   FN(_KB) = CEIL_DIV(V_K, FN(_NK)),
   FN(_TAPS) = V_C * V_R * V_S,
   FN(_COLS) = (V_Q - 1) * V_SW + (V_S - 1) * V_DW + 1,
-  FN(_WIDTH) = FN(_BY_K) ? FN(_COLS) : CEIL_DIV(V_Q, GRT_LANES(T)) * GRT_LANES(T) + (V_S - 1) * V_DW,
+  FN(_CT) = MIN_OF(2, CEIL_DIV(V_Q, GRT_LANES(T))), /* few channels: a tile of vectors, columns x rows, four in all */
+  FN(_RT) = 4 / FN(_CT),
+  FN(_STEP) = FN(_CT) * GRT_LANES(T),
+  FN(_WIDTH) = FN(_BY_K) ? FN(_COLS) : CEIL_DIV(V_Q, FN(_STEP)) * FN(_STEP) + (V_S - 1) * V_DW,
   FN(_FIT) = (24576 / (V_C * FN(_WIDTH)) - (V_R - 1) * V_DH) / V_SH,
   FN(_SHARE) = V_N * V_G >= 8 ? V_P : CEIL_DIV(V_P, CEIL_DIV(8, MAX_OF(V_N * V_G, 1))),
   FN(_PB) = MAX_OF(1, MIN_OF(FN(_SHARE), FN(_FIT))),
@@ -73,39 +76,47 @@ GRT_INLINE void FN(_columns)(void **buf, const T *patch, const T *w, int n, int 
   }
 }
 
-GRT_INLINE void FN(_channels)(void **buf, const T *patch, const T *w, int n, int g, int kb, int p, int row, int q, const int nv) {
+GRT_INLINE void FN(_channels)(void **buf, const T *patch, const T *w, int n, int g, int kb, int p, int row, int q, const int rt) {
   typedef GRT_VEC(T) vec;
-  enum { L = FN(_L), NK = FN(_NK), WIDTH = FN(_WIDTH) };
-  vec acc[6][2];
+  enum { L = FN(_L), NK = FN(_NK), WIDTH = FN(_WIDTH), CT = FN(_CT) };
+  vec acc[6][4];
 #pragma GCC unroll 8
   for (int k = 0; k < NK; k++)
-    for (int v = 0; v < nv; v++) acc[k][v] = (vec){0};
+#pragma GCC unroll 4
+    for (int v = 0; v < rt * CT; v++) acc[k][v] = (vec){0};
   for (int c = 0; c < V_C; c++)
     for (int r = 0; r < V_R; r++) {
       const T *x = patch + (c * FN(_ROWS) + row * V_SH + r * V_DH) * WIDTH + q;
       for (int s = 0; s < V_S; s++, w += NK) {
-        vec f[2];
-        for (int v = 0; v < nv; v++) f[v] = *(const vec *)(x + s * V_DW + v * L);
+        vec f[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < rt * CT; v++) f[v] = *(const vec *)(x + v / CT * V_SH * WIDTH + v % CT * L + s * V_DW);
 #pragma GCC unroll 8
         for (int k = 0; k < NK; k++)
-          for (int v = 0; v < nv; v++) acc[k][v] += w[k] * f[v];
+#pragma GCC unroll 4
+          for (int v = 0; v < rt * CT; v++) acc[k][v] += w[k] * f[v];
       }
     }
-  const int width = MIN_OF(V_Q - q, nv * L), height = MIN_OF(V_K - kb * NK, NK);
+  const int width = MIN_OF(V_Q - q, CT * L), height = MIN_OF(V_K - kb * NK, NK);
 #pragma GCC unroll 8
   for (int k = 0; k < NK; k++) {
     if (k >= height) break;
-    T out[2 * GRT_LANES(T)] __attribute__((aligned(64)));
-    for (int v = 0; v < nv; v++) *(vec *)(out + v * L) = acc[k][v];
-    _Pragma("GCC ivdep") for (int j = 0; j < width; j++) V_STORE(buf, n, g, kb * NK + k, p, q + j, out[j]);
+#pragma GCC unroll 4
+    for (int i = 0; i < rt; i++) {
+      T out[2 * GRT_LANES(T)] __attribute__((aligned(64)));
+#pragma GCC unroll 2
+      for (int v = 0; v < CT; v++) *(vec *)(out + v * L) = acc[k][i * CT + v];
+      _Pragma("GCC ivdep") for (int j = 0; j < width; j++) V_STORE(buf, n, g, kb * NK + k, p + i, q + j, out[j]);
+    }
   }
 }
 
 static void FN(_task)(long task, void **buf) {
-  enum { PARTS = CEIL_DIV(V_P, FN(_PB)), WB = TILE_ROWS(FN(_NV)), TAIL = V_Q % WB, L = FN(_L), WIDTH = FN(_WIDTH) };
+  enum { PARTS = CEIL_DIV(V_P, FN(_PB)), WB = TILE_ROWS(FN(_NV)), TAIL = V_Q % WB, WIDTH = FN(_WIDTH) };
   const int n = (int)(task / (V_G * PARTS)), g = (int)(task / PARTS % V_G), p0 = (int)(task % PARTS) * FN(_PB);
   const int rows = MIN_OF(V_P - p0, FN(_PB)), height = (rows - 1) * V_SH + (V_R - 1) * V_DH + 1;
   T *patch = grt_scratch(sizeof(T) * V_C * FN(_ROWS) * WIDTH);
+  if (!FN(_BY_K) && V_CHANNELS_LAST) memset(patch, 0, sizeof(T) * V_C * FN(_ROWS) * WIDTH);
   for (int h = 0; h < height; h++) {
     const int row = p0 * V_SH + h;
     if (FN(_BY_K)) { /* [row][column][channel] */
@@ -120,8 +131,8 @@ static void FN(_task)(long task, void **buf) {
     } else if (V_CHANNELS_LAST) { /* [channel][row][column], read channel by channel */
       for (int x = 0; x < WIDTH; x++) {
         T *to = patch + h * WIDTH + x;
-        const int inside = V_INSIDE(row, x);
-        for (int c = 0; c < V_C; c++) to[c * FN(_ROWS) * WIDTH] = inside ? V_X(buf, n, g, c, row, x) : 0;
+        if (!V_INSIDE(row, x)) continue;
+        _Pragma("GCC ivdep") for (int c = 0; c < V_C; c++) to[c * FN(_ROWS) * WIDTH] = V_X(buf, n, g, c, row, x);
       }
     } else {
       for (int c = 0; c < V_C; c++) {
@@ -132,15 +143,18 @@ static void FN(_task)(long task, void **buf) {
   }
   for (int kb = 0; kb < FN(_KB); kb++) {
     const T *w = FN(_packed) + (size_t)(g * FN(_KB) + kb) * FN(_TAPS) * FN(_NK);
-    for (int row = 0; row < rows; row++) {
-      int q = 0;
-      if (FN(_BY_K)) {
+    if (FN(_BY_K)) {
+      for (int row = 0; row < rows; row++) {
+        int q = 0;
         for (; q + WB <= V_Q; q += WB) FN(_columns)(buf, patch, w, n, g, kb, p0 + row, row, q, WB);
         if (TAIL) FN(_columns)(buf, patch, w, n, g, kb, p0 + row, row, q, TAIL);
-      } else {
-        for (; q + L < V_Q; q += 2 * L) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 2);
-        if (q < V_Q) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 1);
       }
+    } else {
+      int row = 0;
+      for (; row + FN(_RT) <= rows; row += FN(_RT))
+        for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, FN(_RT));
+      for (; row < rows; row++)
+        for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 1);
     }
   }
 }

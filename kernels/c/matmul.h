@@ -11,8 +11,9 @@ static void FN(_task)(long task, void **buf) {
   typedef GRT_VEC(T) vec;
   enum {
     L = GRT_LANES(T), NV = MIN_OF(2, CEIL_DIV(MAX_OF(N, 1), L)), NR = NV * L, MR = TILE_ROWS(NV),
-    BM = MIN_OF(CEIL_DIV(MAX_OF(M, 1), MR), 8) * MR, BN = MIN_OF(CEIL_DIV(MAX_OF(N, 1), NR), 3) * NR,
-    KC = MIN_OF(MAX_OF(K, 1), 384), MB = CEIL_DIV(M, BM), NB = CEIL_DIV(N, BN)
+    TM = CEIL_DIV(MAX_OF(M, 1), MR), TN = CEIL_DIV(MAX_OF(N, 1), NR), /* register tiles, dealt evenly to blocks */
+    MB = CEIL_DIV(TM, 8), NB = CEIL_DIV(TN, 3), BM = CEIL_DIV(TM, MB) * MR, BN = CEIL_DIV(TN, NB) * NR,
+    KC = MIN_OF(MAX_OF(K, 1), 384)
   };
   const int b = (int)(task / (MB * NB)), m0 = (int)(task / NB % MB) * BM, n0 = (int)(task % NB) * BN;
   const int rows = MIN_OF(M - m0, BM), cols = MIN_OF(N - n0, BN);
@@ -26,8 +27,10 @@ static void FN(_task)(long task, void **buf) {
       for (int k = 0; k < depth; k++)
         for (int i = 0; i < MR; i++) p[k * MR + i] = t + i < rows ? LOAD_A(buf, b, m0 + t + i, k0 + k) : 0;
 #else
-      for (int i = 0; i < MR; i++)
-        for (int k = 0; k < depth; k++) p[k * MR + i] = t + i < rows ? LOAD_A(buf, b, m0 + t + i, k0 + k) : 0;
+      for (int k1 = 0; k1 < depth; k1 += 32) /* a transposition, in pieces that stay in the first cache */
+        for (int i = 0; i < MR; i++)
+          for (int k = k1; k < MIN_OF(k1 + 32, depth); k++)
+            p[k * MR + i] = t + i < rows ? LOAD_A(buf, b, m0 + t + i, k0 + k) : 0;
 #endif
     }
     for (int t = 0; t < BN; t += NR) { /* B panels: [k][NR], zero right of the last column */
@@ -39,8 +42,9 @@ static void FN(_task)(long task, void **buf) {
         for (int j = MAX_OF(width, 0); j < NR; j++) p[k * NR + j] = 0;
       }
 #else
-      for (int j = 0; j < NR; j++)
-        for (int k = 0; k < depth; k++) p[k * NR + j] = j < width ? LOAD_B(buf, b, k0 + k, n0 + t + j) : 0;
+      for (int k1 = 0; k1 < depth; k1 += 32)
+        for (int j = 0; j < NR; j++)
+          for (int k = k1; k < MIN_OF(k1 + 32, depth); k++) p[k * NR + j] = j < width ? LOAD_B(buf, b, k0 + k, n0 + t + j) : 0;
 #endif
     }
     for (int tn = 0; tn < BN; tn += NR)
@@ -68,9 +72,9 @@ static void FN(_task)(long task, void **buf) {
 static void NAME(void **buf) {
   enum {
     L = GRT_LANES(T), NV = MIN_OF(2, CEIL_DIV(MAX_OF(N, 1), L)), NR = NV * L, MR = TILE_ROWS(NV),
-    BM = MIN_OF(CEIL_DIV(MAX_OF(M, 1), MR), 8) * MR, BN = MIN_OF(CEIL_DIV(MAX_OF(N, 1), NR), 3) * NR
+    TM = CEIL_DIV(MAX_OF(M, 1), MR), TN = CEIL_DIV(MAX_OF(N, 1), NR)
   };
-  GRT_PARALLEL(FN(_task), (long)BATCH * CEIL_DIV(M, BM) * CEIL_DIV(N, BN), buf);
+  if (M > 0 && N > 0) GRT_PARALLEL(FN(_task), (long)BATCH * CEIL_DIV(TM, 8) * CEIL_DIV(TN, 3), buf);
 }
 #undef NAME
 #undef T
