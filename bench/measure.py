@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+SETTLE = 0.02  # seconds of untimed calls at the start of a turn
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -32,18 +33,22 @@ class Timing:
     high: float
 
 
-def interleave(candidates: Mapping[str, Callable[[], Any]], rounds: int = 60, warmup: int = 10) -> dict[str, Timing]:
-    """Times each candidate ``rounds`` times, taking turns; a call must return only when its work is done."""
-    for call in candidates.values():
-        for _ in range(warmup):
-            call()
+def interleave(candidates: Mapping[str, Callable[[], Any]], rounds: int = 40, calls: int = 5) -> dict[str, Timing]:
+    """Times each candidate ``calls`` times in each of ``rounds`` turns; a call must return only when its work is done.
+
+    A turn begins with 20 ms of untimed calls: threads of the candidate before spin for a while after their last task, and
+    would be measured as contention.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
-            call()  # once untimed: the previous candidate's data has left the cache
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
+            begin = time.perf_counter()
+            while time.perf_counter() - begin < SETTLE:
+                call()
+            for _ in range(calls):
+                start = time.perf_counter()
+                call()
+                seconds[name].append(time.perf_counter() - start)
     return {name: Timing(*(1e3 * float(np.percentile(s, p)) for p in (50, 10, 90))) for name, s in seconds.items()}
 
 

@@ -1,6 +1,6 @@
 """How long is a training step? graphrt beside torch eager (NCHW, channels_last) and torch.compile, same machine, same run.
 
-python -m bench.train_step [--rounds 60] [--save] [--no-compile]
+python -m bench.train_step [--rounds 40] [--save] [--no-compile]
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def graphrt_step(net: Any, x: np.ndarray, y: np.ndarray) -> tuple[Callable[[], A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=40, help="turns of each candidate")
     parser.add_argument("--save", action="store_true", help="append the rows to bench/results/train_step.jsonl")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     arguments = parser.parse_args()
