@@ -14,171 +14,21 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import networkx as nx
 import numpy as np
 
 from graphrt.errors import ArgumentError, GraphError, GraphrtError, ShapeError
+from graphrt.node import OPERATORS, Node, Origin, Value
 from graphrt.op import REGISTRY, Kind, OpDef
-from graphrt.types import DType, DTypeLike, Shape, TensorType, as_dtype, float32
+from graphrt.types import DTypeLike, TensorType, as_dtype, float32
+
+__all__ = ["OPERATORS", "Graph", "Node", "Origin", "Value"]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-OPERATORS: dict[str, Callable[..., Any]] = {}  # what Value's operators call; graphrt.ops fills it in
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a node comes from: the user's file and line, the phase (fwd, bwd, opt), and its forward node's name."""
-
-    file: str = "?"
-    line: int = 0
-    phase: str = "fwd"
-    source: str = ""
-
-    def __str__(self) -> str:
-        return f"{os.path.basename(self.file)}:{self.line} {self.phase}" + (f" of {self.source}" if self.source else "")
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """One result of a node. Arithmetic on values appends nodes to their graph."""
-
-    node: Node
-    index: int
-
-    @property
-    def type(self) -> TensorType:
-        return self.node.types[self.index]
-
-    @property
-    def shape(self) -> Shape:
-        return self.type.shape
-
-    @property
-    def dtype(self) -> DType:
-        return self.type.dtype
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def graph(self) -> Graph:
-        return self.node.graph
-
-    @property
-    def name(self) -> str:
-        return self.node.name if self.index == 0 else f"{self.node.name}.{self.index}"
-
-    def __repr__(self) -> str:
-        return f"<{self.name} : {self.type}>"
-
-    def __bool__(self) -> bool:
-        raise GraphError(f"{self!r} has no truth value while the graph is built; use where(condition, a, b)")
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise ShapeError(f"{self!r} is a scalar and has no length")
-        return self.shape[0]
-
-    def __iter__(self) -> Iterator[Value]:
-        return (self[i] for i in range(len(self)))
-
-    def __add__(self, other: Any) -> Value:
-        return OPERATORS["add"](self, other)
-
-    def __sub__(self, other: Any) -> Value:
-        return OPERATORS["sub"](self, other)
-
-    def __mul__(self, other: Any) -> Value:
-        return OPERATORS["mul"](self, other)
-
-    def __truediv__(self, other: Any) -> Value:
-        return OPERATORS["div"](self, other)
-
-    def __pow__(self, other: Any) -> Value:
-        return OPERATORS["pow"](self, other)
-
-    def __matmul__(self, other: Any) -> Value:
-        return OPERATORS["matmul"](self, other)
-
-    def __radd__(self, other: Any) -> Value:
-        return OPERATORS["add"](other, self)
-
-    def __rsub__(self, other: Any) -> Value:
-        return OPERATORS["sub"](other, self)
-
-    def __rmul__(self, other: Any) -> Value:
-        return OPERATORS["mul"](other, self)
-
-    def __rtruediv__(self, other: Any) -> Value:
-        return OPERATORS["div"](other, self)
-
-    def __rpow__(self, other: Any) -> Value:
-        return OPERATORS["pow"](other, self)
-
-    def __neg__(self) -> Value:
-        return OPERATORS["neg"](self)
-
-    def __abs__(self) -> Value:
-        return OPERATORS["abs"](self)
-
-    def __invert__(self) -> Value:
-        return OPERATORS["logical_not"](self)
-
-    def __and__(self, other: Any) -> Value:
-        return OPERATORS["logical_and"](self, other)
-
-    def __or__(self, other: Any) -> Value:
-        return OPERATORS["logical_or"](self, other)
-
-    def __lt__(self, other: Any) -> Value:
-        return OPERATORS["lt"](self, other)
-
-    def __le__(self, other: Any) -> Value:
-        return OPERATORS["le"](self, other)
-
-    def __gt__(self, other: Any) -> Value:
-        return OPERATORS["gt"](self, other)
-
-    def __ge__(self, other: Any) -> Value:
-        return OPERATORS["ge"](self, other)
-
-    def __getitem__(self, key: Any) -> Value:
-        return OPERATORS["getitem"](self, key)
-
-    def __getattr__(self, name: str) -> Callable[..., Value]:
-        """``x.relu()`` is ``relu(x)`` for every function that ops offers as a method."""
-        if name.startswith("_") or name not in OPERATORS:
-            raise AttributeError(f"a Value has no attribute {name!r}")
-        return lambda *args, **kwargs: OPERATORS[name](self, *args, **kwargs)
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One equation: ``op`` applied to ``inputs`` with ``attrs``. Identity is the object."""
-
-    graph: Graph = field(repr=False)
-    op: OpDef
-    inputs: tuple[Value, ...]
-    attrs: Mapping[str, Any]
-    types: tuple[TensorType, ...]
-    name: str
-    origin: Origin
-    outputs: tuple[Value, ...] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
-        object.__setattr__(self, "outputs", tuple(Value(self, i) for i in range(len(self.types))))
-
-    def where(self) -> str:
-        """``name (file:line)`` for error messages."""
-        return f"{self.name} ({self.origin.file}:{self.origin.line})"
 
 
 class Graph:

@@ -19,7 +19,7 @@ from graphrt.types import TensorType
 
 if TYPE_CHECKING:
     from graphrt.index import Expr
-    from graphrt.ir import Node, Value
+    from graphrt.node import Node, Value
 
 Attrs = Mapping[str, Any]
 Types = tuple[TensorType, ...]

@@ -181,3 +181,15 @@ def test_a_program_shows_what_it_is() -> None:
         program.source(99)
     with pytest.raises(errors.ArgumentError, match="no kernel reports"):
         program.kernels()
+
+
+def test_the_cpu_target_needs_neither_triton_nor_torch() -> None:
+    code = (
+        "import sys; sys.modules['triton'] = None; sys.modules['torch'] = None\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import graphrt as grt, numpy as np\n"
+        "g = grt.Graph(); x = g.input('x', (2, 3)); g.output('y', grt.ops.relu(x) * 2.0)\n"
+        "p = grt.compile(g); print(p.target, p(x=np.ones((2, 3), np.float32))['y'].sum())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "cpu 12.0\n"

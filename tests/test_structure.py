@@ -17,6 +17,7 @@ ORDER = [
     ("errors", "types", "config"),
     ("index",),
     ("op",),
+    ("node",),
     ("ir",),
     ("ops",),
     ("autodiff", "passes"),
