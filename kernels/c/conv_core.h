@@ -26,11 +26,12 @@ enum {
   FN(_PB) = MAX_OF(1, MIN_OF(FN(_SHARE), FN(_FIT))),
   FN(_ROWS) = (FN(_PB) - 1) * V_SH + (V_R - 1) * V_DH + 1
 };
-static T FN(_packed)[V_G * FN(_KB) * FN(_TAPS) * FN(_NK)] __attribute__((aligned(64)));
 
-static void FN(_pack)(long task, void **buf) { /* [group][block][tap][lane], taps in the order the tiles meet them */
+/* [group][block][tap][lane], taps in the order the tiles meet them; launch[0] is the packed filter, launch[1] the buffers */
+static void FN(_pack)(long task, void **launch) {
+  void **buf = launch[1];
   const int g = (int)task / FN(_KB), kb = (int)task % FN(_KB);
-  T *out = FN(_packed) + task * FN(_TAPS) * FN(_NK);
+  T *out = (T *)launch[0] + task * FN(_TAPS) * FN(_NK);
   for (int r = 0; r < V_R; r++)
     for (int s = 0; s < V_S; s++)
       for (int c = 0; c < V_C; c++) {
@@ -111,7 +112,8 @@ GRT_INLINE void FN(_channels)(void **buf, const T *patch, const T *w, int n, int
   }
 }
 
-static void FN(_task)(long task, void **buf) {
+static void FN(_task)(long task, void **launch) {
+  void **buf = launch[1];
   enum { PARTS = CEIL_DIV(V_P, FN(_PB)), WB = TILE_ROWS(FN(_NV)), TAIL = V_Q % WB, WIDTH = FN(_WIDTH) };
   const int n = (int)(task / (V_G * PARTS)), g = (int)(task / PARTS % V_G), p0 = (int)(task % PARTS) * FN(_PB);
   const int rows = MIN_OF(V_P - p0, FN(_PB)), height = (rows - 1) * V_SH + (V_R - 1) * V_DH + 1;
@@ -142,7 +144,7 @@ static void FN(_task)(long task, void **buf) {
     }
   }
   for (int kb = 0; kb < FN(_KB); kb++) {
-    const T *w = FN(_packed) + (size_t)(g * FN(_KB) + kb) * FN(_TAPS) * FN(_NK);
+    const T *w = (const T *)launch[0] + (size_t)(g * FN(_KB) + kb) * FN(_TAPS) * FN(_NK);
     if (FN(_BY_K)) {
       for (int row = 0; row < rows; row++) {
         int q = 0;
@@ -159,8 +161,9 @@ static void FN(_task)(long task, void **buf) {
   }
 }
 static void NAME(void **buf) {
-  GRT_PARALLEL(FN(_pack), V_G * FN(_KB), buf);
-  GRT_PARALLEL(FN(_task), (long)V_N * V_G * CEIL_DIV(V_P, FN(_PB)), buf);
+  void *launch[2] = {grt_workspace(sizeof(T) * V_G * FN(_KB) * FN(_TAPS) * FN(_NK)), buf};
+  GRT_PARALLEL(FN(_pack), V_G * FN(_KB), launch);
+  GRT_PARALLEL(FN(_task), (long)V_N * V_G * CEIL_DIV(V_P, FN(_PB)), launch);
 }
 #undef V_N
 #undef V_G

@@ -16,16 +16,29 @@ typedef void (*grt_parallel_fn)(grt_task task, long tasks, void **buf);
 static grt_parallel_fn GRT_PARALLEL;
 __attribute__((visibility("default"))) void grt_bind(grt_parallel_fn parallel) { GRT_PARALLEL = parallel; }
 
-/* A buffer of this thread, at least `bytes` long and 64-byte aligned; it grows and is reused by every kernel. */
-__attribute__((unused)) static void *grt_scratch(size_t bytes) {
-  static _Thread_local void *memory;
-  static _Thread_local size_t size;
-  if (bytes > size) {
-    free(memory);
-    size = (bytes + 4095) & ~(size_t)4095;
-    memory = aligned_alloc(64, size);
-    if (memory == NULL) abort();
+typedef struct {
+  void *memory;
+  size_t size;
+} grt_buffer;
+
+__attribute__((unused)) static void *grt_grow(grt_buffer *b, size_t bytes) {
+  if (bytes > b->size) {
+    free(b->memory);
+    b->size = (bytes + 4095) & ~(size_t)4095;
+    b->memory = aligned_alloc(64, b->size);
+    if (b->memory == NULL) abort();
   }
-  return memory;
+  return b->memory;
+}
+
+/* Memory of this thread, at least `bytes` long and 64-byte aligned, reused by every kernel: grt_scratch within a task,
+ * grt_workspace for what a launch prepares for its tasks (two callers of one kernel prepare in different places). */
+__attribute__((unused)) static void *grt_scratch(size_t bytes) {
+  static _Thread_local grt_buffer buffer;
+  return grt_grow(&buffer, bytes);
+}
+__attribute__((unused)) static void *grt_workspace(size_t bytes) {
+  static _Thread_local grt_buffer buffer;
+  return grt_grow(&buffer, bytes);
 }
 #endif
