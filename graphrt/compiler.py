@@ -73,7 +73,7 @@ def _graph(outputs: Outputs) -> tuple[Graph, str]:
     if isinstance(outputs, Graph):
         if not outputs.results():
             raise GraphError("the graph has no outputs and no updates; name some with graph.output(name, value)")
-        return outputs, "dict"
+        return rewrite(outputs, lambda node: None), "dict"  # a copy: what the user adds later is another program
     if isinstance(outputs, Value):
         named, unpack = {"out": outputs}, "single"
     elif isinstance(outputs, Mapping):

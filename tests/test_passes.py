@@ -53,7 +53,7 @@ def test_a_pass_keeps_the_values(name: str) -> None:
     assert len({n.name for n in new.nodes}) == len(new.nodes), "two nodes have one name"
 
 
-@pytest.mark.parametrize("name", ["dead_code", "simplify", "stage"])
+@pytest.mark.parametrize("name", ["dead_code", "simplify", "stage", "layout"])
 def test_a_pass_with_nothing_to_do_returns_the_same_object(name: str) -> None:
     g = grt.Graph()
     g.output("y", F.relu(g.input("x", (3,))))

@@ -62,6 +62,16 @@ def test_programs_share_state_in_any_layout() -> None:
         grt.compile(g, target="cpu", state=train.state)
 
 
+def test_a_program_is_not_changed_by_what_the_graph_becomes() -> None:
+    g = grt.Graph()
+    x = g.input("x", (3,))
+    g.output("y", F.relu(x))
+    program = grt.compile(g, target="cpu")
+    g.output("z", x * 2.0)
+    assert list(program(x=np.ones(3, np.float32))) == ["y"]
+    assert list(grt.compile(g, target="cpu")(x=np.ones(3, np.float32))) == ["y", "z"]
+
+
 def test_torch_tensors_go_in_without_a_copy_and_come_out() -> None:
     program = grt.compile(classifier(False), target="cpu")
     x = torch.from_numpy(batch()["x"])

@@ -46,6 +46,8 @@ def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Orde
                         wishes[v].append(orders[0])
     for name, v in graph.updates.items():  # new state lies where the old lay
         chosen[v] = chosen[graph.sources[name].outputs[0]]
+    if all(v.type.order == v.type.with_order(order).order for v, order in chosen.items()):
+        return graph
     result = rewrite(graph, lambda node: None)
     for old, new in zip(graph.nodes, result.nodes, strict=True):
         types = tuple(t.with_order(chosen[v]) for t, v in zip(old.types, old.outputs, strict=True))
