@@ -222,6 +222,9 @@ def test_explain_names_every_verdict() -> None:
     graph = grt.Graph()
     x, w = graph.input("x", (2, 3, 8, 8)), graph.parameter("w", shape=(4, 3, 3, 3))
     graph.output("y", F.max_pool2d(F.relu(F.conv2d(x, w)), 2))
-    text = grt.compile(graph, target=TARGET).explain()
+    program = grt.compile(graph, target=TARGET)
+    edges = [(d.node, d.group) for d in program.decisions]
+    assert len(set(edges)) == len(edges), "one verdict an edge"
+    text = program.explain()
     assert "relu_0 into conv_0: fused, saves" in text
     assert "max_pool_0 into conv_0: not fused: is a window: a kernel of its own" in text

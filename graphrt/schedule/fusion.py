@@ -54,7 +54,7 @@ class Fusion:
         self.owner: dict[Node, Group] = {}
         self.inlined: dict[Node, list[Group]] = {}
         self.groups: list[Group] = []
-        self.decisions: list[Decision] = []
+        self.decisions: dict[tuple[str, str], Decision] = {}  # by edge; the last word counts
         self.results = set(graph.results())
         self._bases: dict[Node, tuple[Value, ...]] = {}
 
@@ -99,7 +99,7 @@ class Fusion:
 
     def decide(self, node: Node, group: Group, verdict: Verdict, saved: int) -> bool:
         name = group.anchor.name if group.anchor else group.nodes[0].name
-        self.decisions.append(Decision(node.name, name, verdict.ok, verdict.reason, saved))
+        self.decisions[node.name, name] = Decision(node.name, name, verdict.ok, verdict.reason, saved)
         if not verdict.ok:
             group.stopped.append(f"{node.name} {verdict.reason}")
         return verdict.ok
@@ -151,7 +151,7 @@ def fuse(graph: Graph, enabled: bool = True) -> tuple[list[Group], list[Decision
     for group in f.groups:
         _edges(f, group)
     _check(f)
-    return f.groups, f.decisions
+    return f.groups, list(f.decisions.values())
 
 
 # --- growing forward: epilogues, row operations, elementwise chains ----------------------------------------------
