@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import graphrt
 from graphrt.targets.cpu.build import FLAGS, compiler, headers
 
 HEAD = r"""
@@ -504,7 +505,7 @@ def digest(folder: str) -> str:
 
 def test_the_number_of_threads_changes_no_bit(objects: dict[str, Path]) -> None:
     here, folder = str(Path(__file__).parent), str(objects["conv"].parent)
-    root = str(headers().parents[1])
+    root = str(Path(graphrt.__file__).parents[1])
     found = []
     for threads in ("1", "2", "5"):
         env = {**os.environ, "GRAPHRT_THREADS": threads, "PYTHONPATH": root + os.pathsep + os.environ.get("PYTHONPATH", "")}
