@@ -34,7 +34,7 @@ int take_outside(void) { const int o = outside; outside = 0; return o; }
 static void backwards(grt_task task, long tasks, void **buf) { while (tasks-- > 0) task(tasks, buf); }
 void bind_backwards(void) { grt_bind(backwards); }
 """
-CTYPES = {"float": np.float32, "double": np.float64}
+CTYPES: dict[str, Any] = {"float": np.float32, "double": np.float64}
 
 
 def offset(dims: str, sizes: Sequence[int], order: str) -> str:
@@ -373,8 +373,10 @@ CASES: dict[str, Sequence[Any]] = {
     "pool_grad": pools("pool_grad", ("max", "sum")),
     "pool_gather": pools("pool_gather", ("max",)),
 }
-CASES["conv_wgrad"] = [replace(c, splits=min(c.n, 3)) for c in CASES["conv_wgrad"]]
-CASES["conv_wgrad"].append(Conv(3, 6, 7, 7, 20, 3, 3, op="conv_wgrad", splits=2))  # parts of unequal length
+CASES["conv_wgrad"] = [
+    *(replace(c, splits=min(c.n, 3)) for c in CASES["conv_wgrad"]),
+    Conv(3, 6, 7, 7, 20, 3, 3, op="conv_wgrad", splits=2),  # parts of unequal length
+]
 
 # --- building and running ----------------------------------------------------------------------------------------------
 
@@ -430,7 +432,7 @@ def test_template_agrees_with_numpy(op: str, number: int, objects: dict[str, Pat
     assert (y[1] == 1).all(), f"not stored exactly once: {case}"
     for one, other in zip(y, again, strict=True):
         np.testing.assert_array_equal(one, other, err_msg=f"the order of tasks matters: {case}")
-    eps = 4 * np.finfo(CTYPES[case.kind]).eps * max(case.terms(), 1)
+    eps = 4 * float(np.finfo(CTYPES[case.kind]).eps) * max(case.terms(), 1)
     finite = np.abs(expected[np.isfinite(expected)])
     scale = max(1.0, float(finite.max())) if finite.size else 1.0
     np.testing.assert_allclose(case.result(y[0]), expected, rtol=eps, atol=eps * scale, err_msg=str(case))
