@@ -17,6 +17,9 @@
 #define V_DW DIL_W
 #define V_INSIDE(h, w) ((h) >= PAD_H && (h) < CH + PAD_H && (w) >= PAD_W && (w) < CW + PAD_W)
 #define V_X(buf, n, g, c, h, w) LOAD_X(buf, n, (g)*V_C + (c), (h)-PAD_H, (w)-PAD_W)
+#define V_MEETS_H(h) 1
+#define V_MEETS_W(w) 1
+#define V_PHASES 1
 #define V_CHANNELS_LAST X_CHANNELS_LAST
 #define V_W(buf, g, k, c, r, s) LOAD_W(buf, (g)*V_K + (k), c, r, s)
 #define V_STORE(buf, n, g, k, p, q, value) STORE(buf, n, (g)*V_K + (k), p, q, value)

@@ -3,7 +3,8 @@
  *   dx[n,c,h,w] = sum over k,r,s of dy[n, k, (h + pad - r*dil) / stride, ...] * w[k,c,r,s]
  *
  * dy is read as if spread out with stride-1 zeros between its rows and columns and padded by (R-1)*dil - pad, which may be
- * negative (a crop). Macros as conv.h, with LOAD_DY(buf, n, k, p, q), LOAD_W and STORE(buf, n, c, h, w, value).
+ * negative (a crop); tiles skip the taps that meet only those zeros, so a stride costs no multiplications. Macros as conv.h,
+ * with LOAD_DY(buf, n, k, p, q), LOAD_W and STORE(buf, n, c, h, w, value).
  */
 #define V_N CN
 #define V_G GROUPS
@@ -19,8 +20,11 @@
 #define V_DW DIL_W
 #define V_U(h) ((h) + PAD_H - (CR - 1) * DIL_H)
 #define V_V(w) ((w) + PAD_W - (CS - 1) * DIL_W)
-#define V_ROW(h) (V_U(h) >= 0 && V_U(h) % STRIDE_H == 0 && V_U(h) / STRIDE_H < CP)
-#define V_COL(w) (V_V(w) >= 0 && V_V(w) % STRIDE_W == 0 && V_V(w) / STRIDE_W < CQ)
+#define V_MEETS_H(h) (V_U(h) % STRIDE_H == 0)
+#define V_MEETS_W(w) (V_V(w) % STRIDE_W == 0)
+#define V_PHASES STRIDE_W
+#define V_ROW(h) (V_U(h) >= 0 && V_MEETS_H(h) && V_U(h) / STRIDE_H < CP)
+#define V_COL(w) (V_V(w) >= 0 && V_MEETS_W(w) && V_V(w) / STRIDE_W < CQ)
 #define V_INSIDE(h, w) (V_ROW(h) && V_COL(w))
 #define V_X(buf, n, g, c, h, w) LOAD_DY(buf, n, (g)*V_C + (c), V_U(h) / STRIDE_H, V_V(w) / STRIDE_W)
 #define V_CHANNELS_LAST DY_CHANNELS_LAST

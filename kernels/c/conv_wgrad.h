@@ -14,7 +14,7 @@ enum {
   FN(_GK) = CK / GROUPS,
   FN(_BY_K) = CK / GROUPS >= (GRT_LANES(T) * 3) / 4 || STRIDE_W != 1,
   FN(_NV) = MIN_OF(TILE_VECTORS, CEIL_DIV(CK / GROUPS, GRT_LANES(T))),
-  FN(_NK) = FN(_BY_K) ? FN(_NV) * GRT_LANES(T) : 6,
+  FN(_NK) = FN(_BY_K) ? FN(_NV) * GRT_LANES(T) : CEIL_DIV(CK / GROUPS, CEIL_DIV(CK / GROUPS, 6)),
   FN(_KB) = CEIL_DIV(CK / GROUPS, FN(_NK)),
   FN(_TAPS) = CC / GROUPS * CR * CS,
   FN(_QP) = CEIL_DIV(CQ, GRT_LANES(T)) * GRT_LANES(T),
