@@ -11,7 +11,7 @@ from graphrt.passes.rewrite import rewrite
 def stage_updates(graph: Graph) -> Graph:
     """``graph`` with a copy in front of each update whose value is, or is a view of, a parameter that is updated too."""
     own = {name: graph.sources[name].outputs[0] for name in graph.updates}
-    staged = [name for name, v in graph.updates.items() if _source(v) in graph.updates and v is not own[name]]
+    staged = [name for name, v in graph.updates.items() if _sources(v) & graph.updates.keys() and v is not own[name]]
     if not staged:
         return graph
     new = rewrite(graph, lambda node: None)
@@ -21,8 +21,8 @@ def stage_updates(graph: Graph) -> Graph:
     return new
 
 
-def _source(v: Value) -> str:
-    """The parameter that ``v`` shows through views; empty if it is computed."""
-    while v.node.op.kind is Kind.VIEW and len(v.node.inputs) == 1:
-        v = v.node.inputs[0]
-    return v.node.name if v.node.op.kind is Kind.SOURCE else ""
+def _sources(v: Value) -> set[str]:
+    """The parameters that ``v`` shows through views; none if it is computed."""
+    if v.node.op.kind is Kind.VIEW:
+        return set().union(*(_sources(x) for x in v.node.inputs))
+    return {v.node.name} if v.node.op.kind is Kind.SOURCE else set()
