@@ -114,6 +114,10 @@ class Fusion:
                     for other in self.inlined.get(reader, ()):
                         yield from other.nodes
 
+    def after(self, group: Group) -> set[Node]:
+        """What waits for ``group`` from outside; any member's successors are those of all."""
+        return set(self.successors(group.nodes[0])) - set(group.nodes)
+
     def depends(self, start: set[Node], goals: set[Node]) -> bool:
         """Whether a path leads from ``start`` to a node of ``goals`` in the graph with groups contracted."""
         seen: set[Node | Group] = set()
@@ -199,7 +203,7 @@ def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
     if len(f.inputs(group) | set(f.bases(node))) > MAX_INPUTS:
         return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), None
     outside = {v.node for v in f.bases(node) if v.node.op.kind not in FREE} - set(group.nodes)
-    after = {s for m in group.nodes for s in f.successors(m)} - set(group.nodes) - {node}
+    after = f.after(group) - {node}
     if f.depends(after, outside):
         return Verdict(False, "would wait for itself (cycle)"), None
     if kind is Kind.REDUCTION:
@@ -353,7 +357,7 @@ def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
 def _joins(f: Fusion, group: Group, node: Node, index: Index) -> bool:
     """Whether ``node``, read by ``group`` alone at ``index``, can be a member of it."""
     sources = set(f.bases(node))
-    after = {s for m in group.nodes for s in f.successors(m)} - set(group.nodes) - {node}
+    after = f.after(group) - {node}
     outside = {v.node for v in sources if v.node.op.kind not in FREE and v not in group.index}
     repeats = math.prod(group.shape) > max(node.types[0].size, 1) and not node.op.cheap
     return (
@@ -381,7 +385,7 @@ def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) 
     for group in groups:
         if len(f.inputs(group) | set(sources)) > MAX_INPUTS:
             return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), saved
-        if f.depends({s for m in group.nodes for s in f.successors(m)} - set(group.nodes), {v.node for v in sources}):
+        if f.depends(f.after(group), {v.node for v in sources}):
             return Verdict(False, "would wait for itself (cycle)"), saved
         if any(v in group.index for v in sources):
             return Verdict(False, "reads what the group computes at other elements"), saved
