@@ -120,3 +120,12 @@ def xavier_uniform_(parameter: Parameter, gain: float = 1.0, rng: np.random.Gene
 def xavier_normal_(parameter: Parameter, gain: float = 1.0, rng: np.random.Generator | None = None) -> Parameter:
     """Keeps the variance both ways, normal: Glorot and Bengio, "Understanding the difficulty...", AISTATS 2010."""
     return normal_(parameter, 0.0, gain * math.sqrt(2.0 / sum(fans(parameter))), rng)
+
+
+def weights(shape: tuple[int, ...], bias: bool) -> tuple[Parameter, Parameter | None]:
+    """Weight [out, in, ...] and bias [out], both uniform in +-1/sqrt(fan in), which is torch's kaiming_uniform_(a=sqrt 5)."""
+    weight = kaiming_uniform_(Parameter(np.empty(shape, np.float32)), a=math.sqrt(5.0))
+    if not bias:
+        return weight, None
+    bound = 1.0 / math.sqrt(max(fans(weight)[0], 1))
+    return weight, uniform_(Parameter(np.empty(shape[:1], np.float32)), -bound, bound)

@@ -220,3 +220,8 @@ def summary(module: Module) -> str:
             lines.append(f"{path or '.':<20} {type(child).__name__:<14} {shapes:<40} {count:>12,}")
     lines.append(f"{'total':<76} {count_parameters(module, trainable=False):>12,}")
     return "\n".join(lines)
+
+
+def optional(parameter: Parameter | None, like: Value) -> Value | None:
+    """The parameter as a value of the graph of ``like``, or None."""
+    return None if parameter is None else parameter.value(like.graph)

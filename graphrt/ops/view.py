@@ -163,6 +163,15 @@ def transpose(input: Value, dim0: int, dim1: int) -> Value:
     return permute(input, order)
 
 
+@function
+def movedim(input: Value, source: int, destination: int) -> Value:
+    """``input`` with dimension ``source`` moved to ``destination``."""
+    a, b = dim_index(source, input.ndim, "source"), dim_index(destination, input.ndim, "destination")
+    order = [d for d in range(input.ndim) if d != a]
+    order.insert(b, a)
+    return permute(input, order)
+
+
 # --- broadcast ---------------------------------------------------------------------------------------------------
 
 
