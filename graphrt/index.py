@@ -9,7 +9,7 @@ kept non-negative and the printed text means the same everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 Atom = tuple  # ("axis", name, extent) | ("div", Expr, c) | ("mod", Expr, c)
@@ -75,6 +75,14 @@ class Expr:
                 part = inner // atom[2] if atom[0] == "div" else inner % atom[2]
             total = total + part * k
         return total
+
+    def renamed(self, names: Mapping[str, str]) -> Expr:
+        """The expression with axes called otherwise."""
+        terms = []
+        for atom, k in self.terms:
+            inner = names.get(atom[1], atom[1]) if atom[0] == "axis" else atom[1].renamed(names)
+            terms.append(((atom[0], inner, atom[2]), k))
+        return Expr(tuple(terms), self.const)
 
     def render(self, division: str = "//") -> str:
         """Source text; ``division`` is ``//`` in Python and Triton, ``/`` in C."""

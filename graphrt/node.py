@@ -31,7 +31,9 @@ class Origin:
     source: str = ""
 
     def __str__(self) -> str:
-        return f"{os.path.basename(self.file)}:{self.line} {self.phase}" + (f" of {self.source}" if self.source else "")
+        """One line, whatever the user's file and names hold."""
+        text = f"{os.path.basename(self.file)}:{self.line} {self.phase}" + (f" of {self.source}" if self.source else "")
+        return "".join(c if c.isprintable() else "?" for c in text).strip()
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,8 @@ class Value:
 
     node: Node
     index: int
+
+    __array_ufunc__ = None  # numpy leaves `array * value` to us
 
     @property
     def type(self) -> TensorType:

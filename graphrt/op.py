@@ -34,7 +34,11 @@ class Kind(Enum):
     GENERATED = "generated"  # no input buffer: constant, iota; computed from the index wherever it is needed
     RANDOM = "random"  # as elementwise over its own index, from a counter
     VIEW = "view"  # no arithmetic: an index map, folded into whoever reads it
+    GATHER = "gather"  # as elementwise in its last operand, the positions at which it reads its first along one axis
     REDUCTION = "reduction"  # one axis set folded by an associative operation
+    SCATTER = "scatter"  # elements sent to computed positions: a template of loops
+    SCAN = "scan"  # one axis walked in order, each result from those before it: a template of loops
+    SORT = "sort"  # one axis put in order: a template of loops
     CONTRACTION = "contraction"  # matmul, convolution and its gradients: a template of loops
     WINDOW = "window"  # pooling and its gradients: a template of loops
 
@@ -72,7 +76,7 @@ class OpDef:
     simplify: Callable[[Node], Value | None] | None = None  # an equal, simpler value built from the node's inputs
     split: Callable[[Node, int], Value] | None = None  # the same result from n partial sums and a reduction
     orders: Callable[[Node], tuple[Sequence[Order], Sequence[Order]]] | None = None  # preferred layouts: inputs, outputs
-    template: str | None = None  # CONTRACTION, WINDOW: the kernel template that runs it
+    template: str | None = None  # kinds that are a template of loops: its name
     flops: Callable[[Node], int] = lambda node: node.outputs[0].type.size
     barrier: bool = False  # without vjp: gradients end here by intention, which is no error
     cheap: bool = True  # ELEMENTWISE: may be computed again instead of loaded

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import ml_dtypes
 import numpy as np
 
 
@@ -30,7 +31,7 @@ class DType:
 
     @property
     def is_float(self) -> bool:
-        return self.numpy.kind == "f"
+        return self.numpy.kind == "f" or self.name == "bfloat16"  # NumPy does not know ml_dtypes' type as a float
 
     @property
     def is_bool(self) -> bool:
@@ -51,10 +52,12 @@ int16 = DType("int16", "i16", np.dtype(np.int16), 3)
 int32 = DType("int32", "i32", np.dtype(np.int32), 4)
 int64 = DType("int64", "i64", np.dtype(np.int64), 5)
 float16 = DType("float16", "f16", np.dtype(np.float16), 6)
-float32 = DType("float32", "f32", np.dtype(np.float32), 7)
-float64 = DType("float64", "f64", np.dtype(np.float64), 8)
+bfloat16 = DType("bfloat16", "bf16", np.dtype(ml_dtypes.bfloat16), 7)
+float32 = DType("float32", "f32", np.dtype(np.float32), 8)
+float64 = DType("float64", "f64", np.dtype(np.float64), 9)
 
-DTYPES: dict[str, DType] = {d.name: d for d in (bool_, uint8, int8, int16, int32, int64, float16, float32, float64)}
+HALVES = (float16, bfloat16)  # stored in two bytes, computed in float32
+DTYPES: dict[str, DType] = {d.name: d for d in (bool_, uint8, int8, int16, int32, int64, *HALVES, float32, float64)}
 _BY_SHORT = {d.short: d for d in DTYPES.values()}
 _BY_NUMPY = {d.numpy: d for d in DTYPES.values()}
 
@@ -80,11 +83,13 @@ def as_dtype(dtype: DTypeLike) -> DType:
 def promote(*dtypes: DType) -> DType:
     """The dtype of an operation on tensors of ``dtypes``: the highest rank, as torch promotes tensors of equal rank.
 
-    Two exceptions follow torch: uint8 with int8 gives int16.
+    Two exceptions follow torch: uint8 with int8 gives int16, float16 with bfloat16 float32.
     """
     best = max(dtypes, key=lambda d: d.rank)
     if best is int8 and uint8 in dtypes:
         return int16
+    if best is bfloat16 and float16 in dtypes:
+        return float32
     return best
 
 

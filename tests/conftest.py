@@ -14,11 +14,13 @@ os.environ.setdefault("GRAPHRT_CHECK", "1")
 os.environ.setdefault("GRAPHRT_POISON", "1")
 
 import hypothesis
+import ml_dtypes
 import numpy as np
 import pytest
 
 import graphrt as grt
 from graphrt.targets.reference import evaluate
+from graphrt.types import as_dtype
 
 hypothesis.settings.register_profile("graphrt", deadline=None, derandomize=True, max_examples=25, print_blob=False)
 hypothesis.settings.load_profile("graphrt")
@@ -48,7 +50,7 @@ def target(request: pytest.FixtureRequest) -> str:
 
 def tolerance(dtype: np.dtype, length: int = 1) -> float:
     """Relative error allowed for results of ``dtype`` that sum ``length`` terms: a few roundings, growing as the root."""
-    return 16 * float(np.finfo(dtype).eps) * max(length, 1) ** 0.5 if dtype.kind == "f" else 0.0
+    return 16 * float(ml_dtypes.finfo(dtype).eps) * max(length, 1) ** 0.5 if as_dtype(dtype).is_float else 0.0
 
 
 def assert_close(actual: Any, expected: Any, length: int = 1, what: str = "") -> None:

@@ -73,6 +73,29 @@ def test_shapes_and_counts() -> None:
     }
 
 
+def test_multiplications() -> None:
+    assert run("multiplications") == {
+        "5x5, 192 to 32 at 28x28": [120_422_400],
+        "the same behind a 1x1 to 16": [2_408_448, 10_035_200],
+        "inception 1x1, 192 to 64": [9_633_792],
+        "inception 3x3, 192 to 128": [173_408_256],
+        "5x5, 64 to 128 at 32x32": [209_715_200],
+        "5x5 behind a 1x1 to 8": [524_288, 26_214_400],
+    }
+
+
+def test_filters() -> None:
+    found = run("filters")
+    picture = found["picture"]
+    np.testing.assert_allclose(found["back"], picture, atol=1e-5)
+    edges = picture[..., 1:-1, 2:] - picture[..., 1:-1, 1:-1]
+    np.testing.assert_allclose(found["edges"], edges, atol=1e-5)
+    assert found["texture"] == pytest.approx(np.abs(edges).mean(), rel=1e-5)
+    defined = np.convolve(found["signal"], found["taps"])
+    np.testing.assert_allclose(found["convolution"], defined, atol=1e-5)
+    np.testing.assert_allclose(found["toeplitz"], defined, atol=1e-5)
+
+
 @pytest.mark.parametrize("shift", [1, 2, 3])
 def test_equivariance(shift: int) -> None:
     found = run("equivariance", shift=shift, seed=shift)

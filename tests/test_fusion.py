@@ -228,3 +228,29 @@ def test_explain_names_every_verdict() -> None:
     text = program.explain()
     assert "relu_0 into conv_0: fused, saves" in text
     assert "max_pool_0 into conv_0: not fused: is a window: a kernel of its own" in text
+
+
+def test_an_update_may_join_pieces_of_parameters() -> None:
+    """A view with several operands reads old values too: rotating a parameter, and two that trade halves."""
+    graph = grt.Graph()
+    h = graph.parameter("h", np.arange(4, dtype=np.float32))
+    a, b = graph.parameter("a", np.arange(4, dtype=np.float32)), graph.parameter("b", np.full(4, 9, np.float32))
+    graph.update(h, F.concat([h[1:], h[:1]], 0))
+    graph.update(a, F.concat([b[1:], a[:1]], 0))
+    graph.update(b, F.concat([a[1:], b[:1]], 0))
+    program = grt.compile(graph, target=TARGET)
+    program()
+    found = {n: program.state[n].tolist() for n in "hab"}
+    assert found == {"h": [1.0, 2.0, 3.0, 0.0], "a": [9.0, 9.0, 9.0, 0.0], "b": [1.0, 2.0, 3.0, 9.0]}
+
+
+def test_a_long_chain_compiles(rng: np.random.Generator) -> None:
+    """Hundreds of ops in a row fuse without running out of stack."""
+    graph = grt.Graph()
+    x = graph.input("x", (3,))
+    y = x
+    for _ in range(200):
+        y = F.relu(y) + x
+    graph.output("y", y)
+    feeds = {"x": rng.standard_normal(3).astype(np.float32)}
+    assert_close(grt.compile(graph, target=TARGET)(feeds)["y"], evaluate(graph, feeds)[y], 200)

@@ -154,3 +154,41 @@ def test_bad_input_never_reaches_a_kernel(target: str) -> None:
             assert word in str(caught.value), f"{word!r} is not in {caught.value}"
     with pytest.raises(errors.InputError, match="by name"):
         program(good, 1)
+
+
+def test_hostile_origins_print_and_parse() -> None:
+    """Names and files of the user reach the comment behind a node; they may hold anything but must stay one line."""
+    for name in HOSTILE:
+        g = grt.Graph()
+        x = g.input(name)
+        g.output("dx", grt.grad(x, [x])[0])
+        assert str(grt.Graph.parse(str(g))) == str(g), name
+    g = grt.Graph()
+    scope = {"x": g.input("x", (3,)), "F": F}
+    exec(compile("y = F.relu(x)", "a\n*/ #error b\n.py", "exec"), scope)
+    g.output("y", scope["y"])
+    assert str(grt.Graph.parse(str(g))) == str(g)
+    assert grt.compile(g, target="cpu")(x=np.ones(3, np.float32))["y"].tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 300, -1, 2**70], ids=str)
+def test_numbers_that_no_integer_input_holds(value: float) -> None:
+    g = grt.Graph()
+    g.output("y", F.cast(g.input("n", (), "uint8"), "float32"))
+    with pytest.raises(errors.InputError, match=r"'n' is u8\[\]"):
+        grt.compile(g, target="cpu")(n=value)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "sparse", "meta"])
+def test_torch_tensors_that_numpy_cannot_hold(kind: str) -> None:
+    import torch
+
+    g = grt.Graph()
+    g.output("y", g.input("x", (3,)) * 2.0)
+    tensors = {
+        "bfloat16": torch.ones(3, dtype=torch.bfloat16),
+        "sparse": torch.ones(3).to_sparse(),
+        "meta": torch.ones(3, device="meta"),
+    }
+    with pytest.raises(errors.InputError, match=r"'x' is f32\[3\]"):
+        grt.compile(g, target="cpu")(x=tensors[kind])

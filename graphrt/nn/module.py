@@ -16,6 +16,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, GraphError, InputError, ShapeError
 from graphrt.ir import Graph, Value
 from graphrt.ops.base import graph_of
+from graphrt.runtime.arrays import to_numpy
 
 M = TypeVar("M", bound="Module")
 
@@ -163,7 +164,7 @@ class Module:
         and unexpected names are too. A program compiled before keeps its own state. Raises InputError.
         """
         own = dict(self._named())
-        given = {k: _array(v) for k, v in state.items() if k.rpartition(".")[2] != "num_batches_tracked"}
+        given = {k: to_numpy(v) for k, v in state.items() if k.rpartition(".")[2] != "num_batches_tracked"}
         missing, unexpected = own.keys() - given.keys(), given.keys() - own.keys()
         shapes = [
             f"{n} ({list(own[n].shape)}, got {list(given[n].shape)})"
@@ -198,10 +199,6 @@ class Module:
         children = [f"  ({n}): " + repr(m).replace("\n", "\n  ") for n, m in self.named_children()]
         name = type(self).__name__
         return f"{name}(\n" + "\n".join(children) + "\n)" if children else f"{name}({self.extra_repr()})"
-
-
-def _array(value: Any) -> np.ndarray:
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 
 def count_parameters(module: Module, trainable: bool = True) -> int:

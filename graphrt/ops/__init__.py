@@ -54,4 +54,35 @@ from graphrt.ops.pooling import avg_pool2d, global_avg_pool2d, max_pool2d, sum_p
 from graphrt.ops.random import dropout, manual_seed, uniform
 from graphrt.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, mean, prod, std, sum, var
 from graphrt.ops.slicing import concat, flip, pad, stack
+from graphrt.ops.transcendental import (
+    acos,
+    acosh,
+    asin,
+    asinh,
+    atan,
+    atan2,
+    atanh,
+    bitwise_and,
+    bitwise_left_shift,
+    bitwise_not,
+    bitwise_or,
+    bitwise_right_shift,
+    bitwise_xor,
+    ceil,
+    cosh,
+    erfc,
+    erfinv,
+    exp2,
+    expm1,
+    floor_divide,
+    fmod,
+    log1p,
+    log2,
+    log10,
+    remainder,
+    round,
+    sinh,
+    tan,
+    trunc,
+)
 from graphrt.ops.view import expand, flatten, movedim, permute, reshape, squeeze, transpose, unsqueeze

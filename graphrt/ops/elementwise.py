@@ -29,7 +29,7 @@ def _shape(types: Types, names: Sequence[str]) -> None:
 
 
 def _infer(names: Sequence[str], result: str, *types: TensorType) -> Types:
-    """Shape and dtype rule; ``result``: any, same (any number), float, compare (-> bool), logical (bool -> bool)."""
+    """Shape and dtype rule; ``result``: any, same (any number), float, integer (or bool), compare (-> bool), logical (bool)."""
     _shape(types, names)
     dtypes = {t.dtype for t in types}
     if len(dtypes) > 1:
@@ -39,6 +39,8 @@ def _infer(names: Sequence[str], result: str, *types: TensorType) -> Types:
         raise DTypeError(f"{names[0]} must be floating point, got {dtype}; cast it first")
     if result == "logical" and not dtype.is_bool:
         raise DTypeError(f"{names[0]} must be bool, got {dtype}; compare it with something first")
+    if result == "integer" and dtype.is_float:
+        raise DTypeError(f"{names[0]} must be an integer or bool, got {dtype}; cast it first")
     if result == "same" and dtype.is_bool:
         raise DTypeError(f"{names[0]} must be a number, got bool; cast it first")
     return (TensorType(types[0].shape, bool_ if result == "compare" else dtype),)
@@ -51,8 +53,10 @@ def _samples(arity: int, low: float, high: float, kind: str) -> Callable[[np.ran
             arrays: list[Any] = [rng.uniform(low, high, shape).astype(np.float32) for _ in range(arity)]
             if kind == "logical":
                 arrays = [a > (low + high) / 2 for a in arrays]
+            elif kind == "integer":
+                arrays = [a.astype(np.int32) for a in arrays]
             found.append(Sample(tuple(np.asarray(a) for a in arrays), {}))
-        edges = np.array([e for e in _EDGES if low <= e <= high], np.float32)
+        edges = np.array([e for e in _EDGES if low <= e <= high], np.int32 if kind == "integer" else np.float32)
         if len(edges) and kind != "logical":
             found.append(Sample(tuple(np.roll(edges, i) for i in range(arity)), {}))
         return found
@@ -60,7 +64,7 @@ def _samples(arity: int, low: float, high: float, kind: str) -> Callable[[np.ran
     return make
 
 
-def _define(
+def define(
     name: str,
     body: Callable[..., Any],
     reference: Callable[..., Any],
@@ -114,7 +118,7 @@ def _float(x: Any) -> Value:
     return x if x.dtype.is_float else cast_to(x, float32)
 
 
-def _unary(op: OpDef, doc: str, integers: bool = False) -> Callable[[Value], Value]:
+def unary(op: OpDef, doc: str, integers: bool = False) -> Callable[[Value], Value]:
     def f(input: Value) -> Value:
         return apply(op.name, tensor(input) if integers else _float(input))
 
@@ -122,7 +126,7 @@ def _unary(op: OpDef, doc: str, integers: bool = False) -> Callable[[Value], Val
     return function(f)
 
 
-def _binary(op: OpDef, doc: str, dtype: Any = None) -> Callable[[Any, Any], Value]:
+def binary(op: OpDef, doc: str, dtype: Any = None) -> Callable[[Any, Any], Value]:
     def f(input: Any, other: Any) -> Value:
         a, b = lift(input, other, dtype=dtype)
         if op.name in ("div", "pow") and not a.dtype.is_float:
@@ -162,9 +166,9 @@ def _sin_vjp(node: Node, dy: Value) -> Grads:
 
 
 _B: dict[str, Any] = dict(names=_TWO, result="same")
-_add = _define("add", lambda s, a, b: s.add(a, b), np.add, lambda n, dy: [dy, dy], simplify=_neutral(0), **_B)
-_sub = _define("sub", lambda s, a, b: s.sub(a, b), np.subtract, lambda n, dy: [dy, -dy], simplify=_neutral(0, False), **_B)
-_mul = _define(
+_add = define("add", lambda s, a, b: s.add(a, b), np.add, lambda n, dy: [dy, dy], simplify=_neutral(0), **_B)
+_sub = define("sub", lambda s, a, b: s.sub(a, b), np.subtract, lambda n, dy: [dy, -dy], simplify=_neutral(0, False), **_B)
+_mul = define(
     "mul",
     lambda s, a, b: s.mul(a, b),
     np.multiply,
@@ -172,7 +176,7 @@ _mul = _define(
     simplify=_neutral(1),
     **_B,
 )
-_div = _define(
+_div = define(
     "div",
     lambda s, a, b: s.div(a, b),
     np.true_divide,
@@ -181,33 +185,31 @@ _div = _define(
     domain=(0.5, 3.0),
     simplify=_neutral(1, False),
 )
-_pow = _define("pow", lambda s, a, b: s.pow(a, b), np.power, _pow_vjp, names=_TWO, domain=(0.2, 3.0), cheap=False)
-_maximum = _define("maximum", lambda s, a, b: s.maximum(a, b), np.maximum, _extremum_vjp, **_B)
-_minimum = _define("minimum", lambda s, a, b: s.minimum(a, b), np.minimum, _extremum_vjp, **_B)
-add = _binary(_add, "``input + other``, broadcast.")
-sub = _binary(_sub, "``input - other``, broadcast.")
-mul = _binary(_mul, "``input * other``, broadcast.")
-div = _binary(_div, "``input / other``, broadcast; integers are divided as float32.")
-pow = _binary(_pow, "``input ** other``, broadcast.")  # noqa: A001 - torch's name
-maximum = _binary(_maximum, "Elementwise larger of the two; NaN wins.")
-minimum = _binary(_minimum, "Elementwise smaller of the two; NaN wins.")
+_pow = define("pow", lambda s, a, b: s.pow(a, b), np.power, _pow_vjp, names=_TWO, domain=(0.2, 3.0), cheap=False)
+_maximum = define("maximum", lambda s, a, b: s.maximum(a, b), np.maximum, _extremum_vjp, **_B)
+_minimum = define("minimum", lambda s, a, b: s.minimum(a, b), np.minimum, _extremum_vjp, **_B)
+add = binary(_add, "``input + other``, broadcast.")
+sub = binary(_sub, "``input - other``, broadcast.")
+mul = binary(_mul, "``input * other``, broadcast.")
+div = binary(_div, "``input / other``, broadcast; integers are divided as float32.")
+pow = binary(_pow, "``input ** other``, broadcast.")  # noqa: A001 - torch's name
+maximum = binary(_maximum, "Elementwise larger of the two; NaN wins.")
+minimum = binary(_minimum, "Elementwise smaller of the two; NaN wins.")
 
 _C: dict[str, Any] = dict(names=_TWO, result="compare")
-eq = _binary(_define("eq", lambda s, a, b: s.eq(a, b), np.equal, None, **_C), "``input == other`` as bool.")
-ne = _binary(_define("ne", lambda s, a, b: s.ne(a, b), np.not_equal, None, **_C), "``input != other`` as bool.")
-lt = _binary(_define("lt", lambda s, a, b: s.lt(a, b), np.less, None, **_C), "``input < other`` as bool.")
-le = _binary(_define("le", lambda s, a, b: s.le(a, b), np.less_equal, None, **_C), "``input <= other`` as bool.")
-gt = _binary(_define("gt", lambda s, a, b: s.gt(a, b), np.greater, None, **_C), "``input > other`` as bool.")
-ge = _binary(_define("ge", lambda s, a, b: s.ge(a, b), np.greater_equal, None, **_C), "``input >= other`` as bool.")
+eq = binary(define("eq", lambda s, a, b: s.eq(a, b), np.equal, None, **_C), "``input == other`` as bool.")
+ne = binary(define("ne", lambda s, a, b: s.ne(a, b), np.not_equal, None, **_C), "``input != other`` as bool.")
+lt = binary(define("lt", lambda s, a, b: s.lt(a, b), np.less, None, **_C), "``input < other`` as bool.")
+le = binary(define("le", lambda s, a, b: s.le(a, b), np.less_equal, None, **_C), "``input <= other`` as bool.")
+gt = binary(define("gt", lambda s, a, b: s.gt(a, b), np.greater, None, **_C), "``input > other`` as bool.")
+ge = binary(define("ge", lambda s, a, b: s.ge(a, b), np.greater_equal, None, **_C), "``input >= other`` as bool.")
 
 _L: dict[str, Any] = dict(names=_TWO, result="logical")
-logical_and = _binary(
-    _define("logical_and", lambda s, a, b: s.logical_and(a, b), np.logical_and, None, **_L), "Both hold.", bool_
+logical_and = binary(
+    define("logical_and", lambda s, a, b: s.logical_and(a, b), np.logical_and, None, **_L), "Both hold.", bool_
 )
-logical_or = _binary(
-    _define("logical_or", lambda s, a, b: s.logical_or(a, b), np.logical_or, None, **_L), "Either holds.", bool_
-)
-_not = _define("logical_not", lambda s, a: s.logical_not(a), np.logical_not, None, result="logical")
+logical_or = binary(define("logical_or", lambda s, a, b: s.logical_or(a, b), np.logical_or, None, **_L), "Either holds.", bool_)
+_not = define("logical_not", lambda s, a: s.logical_not(a), np.logical_not, None, result="logical")
 
 
 @function
@@ -216,8 +218,8 @@ def logical_not(input: Value) -> Value:
     return apply("logical_not", cast_to(tensor(input), bool_))
 
 
-neg = _unary(
-    _define(
+neg = unary(
+    define(
         "neg",
         lambda s, x: s.neg(x),
         np.negative,
@@ -228,34 +230,34 @@ neg = _unary(
     "``-input``.",
     integers=True,
 )
-abs = _unary(  # noqa: A001 - torch's name
-    _define("abs", lambda s, x: s.abs(x), np.abs, _abs_vjp, result="same"),
+abs = unary(  # noqa: A001 - torch's name
+    define("abs", lambda s, x: s.abs(x), np.abs, _abs_vjp, result="same"),
     "``|input|``.",
     integers=True,
 )
-sign = _unary(
-    _define(
+sign = unary(
+    define(
         "sign",
         lambda s, x: s.sub(s.cast(s.gt(x, s.const(0, x)), x), s.cast(s.lt(x, s.const(0, x)), x)),
-        np.sign,
+        lambda x: np.where(np.isnan(x), 0, np.sign(x)),
         lambda n, dy: [None],
         result="same",
     ),
     "-1, 0 or 1; 0 at NaN, as torch.",
     integers=True,
 )
-floor = _unary(_define("floor", lambda s, x: s.floor(x), np.floor, lambda n, dy: [None]), "Largest integer not above.")
-exp = _unary(_define("exp", lambda s, x: s.exp(x), np.exp, lambda n, dy: [dy * n.outputs[0]], cheap=False), "``e ** input``.")
-log = _unary(
-    _define("log", lambda s, x: s.log(x), np.log, lambda n, dy: [dy / n.inputs[0]], domain=(0.1, 4.0), cheap=False),
+floor = unary(define("floor", lambda s, x: s.floor(x), np.floor, lambda n, dy: [None]), "Largest integer not above.")
+exp = unary(define("exp", lambda s, x: s.exp(x), np.exp, lambda n, dy: [dy * n.outputs[0]], cheap=False), "``e ** input``.")
+log = unary(
+    define("log", lambda s, x: s.log(x), np.log, lambda n, dy: [dy / n.inputs[0]], domain=(0.1, 4.0), cheap=False),
     "Natural logarithm.",
 )
-sqrt = _unary(
-    _define("sqrt", lambda s, x: s.sqrt(x), np.sqrt, lambda n, dy: [dy * 0.5 / n.outputs[0]], domain=(0.1, 4.0), cheap=False),
+sqrt = unary(
+    define("sqrt", lambda s, x: s.sqrt(x), np.sqrt, lambda n, dy: [dy * 0.5 / n.outputs[0]], domain=(0.1, 4.0), cheap=False),
     "Square root.",
 )
-rsqrt = _unary(
-    _define(
+rsqrt = unary(
+    define(
         "rsqrt",
         lambda s, x: s.rsqrt(x),
         lambda x: 1 / np.sqrt(x),
@@ -265,14 +267,14 @@ rsqrt = _unary(
     ),
     "``1 / sqrt(input)``.",
 )
-sin = _unary(_define("sin", lambda s, x: s.sin(x), np.sin, _sin_vjp, cheap=False), "Sine.")
-cos = _unary(_define("cos", lambda s, x: s.cos(x), np.cos, lambda n, dy: [-(dy * sin(n.inputs[0]))], cheap=False), "Cosine.")
-tanh = _unary(
-    _define("tanh", lambda s, x: s.tanh(x), np.tanh, lambda n, dy: [dy * (1.0 - n.outputs[0] * n.outputs[0])], cheap=False),
+sin = unary(define("sin", lambda s, x: s.sin(x), np.sin, _sin_vjp, cheap=False), "Sine.")
+cos = unary(define("cos", lambda s, x: s.cos(x), np.cos, lambda n, dy: [-(dy * sin(n.inputs[0]))], cheap=False), "Cosine.")
+tanh = unary(
+    define("tanh", lambda s, x: s.tanh(x), np.tanh, lambda n, dy: [dy * (1.0 - n.outputs[0] * n.outputs[0])], cheap=False),
     "Hyperbolic tangent.",
 )
-erf = _unary(
-    _define(
+erf = unary(
+    define(
         "erf",
         lambda s, x: s.erf(x),
         np.vectorize(math.erf, otypes=[np.float64]),
@@ -281,8 +283,8 @@ erf = _unary(
     ),
     "Error function.",
 )
-sigmoid = _unary(
-    _define(
+sigmoid = unary(
+    define(
         "sigmoid",
         lambda s, x: s.div(s.const(1.0, x), s.add(s.const(1.0, x), s.exp(s.neg(x)))),
         lambda x: np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x)))),
@@ -291,8 +293,8 @@ sigmoid = _unary(
     ),
     "``1 / (1 + exp(-input))``.",
 )
-relu = _unary(
-    _define(
+relu = unary(
+    define(
         "relu",
         lambda s, x: s.maximum(x, s.const(0.0, x)),
         lambda x: np.maximum(x, 0),
@@ -300,14 +302,14 @@ relu = _unary(
     ),
     "``max(input, 0)``. The gradient at 0 is 0.",
 )
-stop_gradient = _unary(
-    _define("stop_gradient", lambda s, x: x, lambda x: x, None, barrier=True, simplify=lambda n: n.inputs[0]),
+stop_gradient = unary(
+    define("stop_gradient", lambda s, x: x, lambda x: x, None, barrier=True, simplify=lambda n: n.inputs[0]),
     "The same value, through which no gradient flows (torch's detach).",
 )
 
 
-clone = _unary(
-    _define("clone", lambda s, x: x, lambda x: x, lambda n, dy: [dy], result="any"),
+clone = unary(
+    define("clone", lambda s, x: x, lambda x: x, lambda n, dy: [dy], result="any"),
     "A copy: the same value, computed when the program runs and not merely another name.",
     integers=True,
 )
@@ -368,7 +370,7 @@ def _infer_cast(input: TensorType, *, dtype: str) -> Types:
 
 def _cast_samples(rng: np.random.Generator) -> list[Sample]:
     x = (rng.standard_normal((3, 4)) * 5).astype(np.float32)
-    names = ("float64", "int32", "bool", "float16")
+    names = ("float64", "int32", "bool", "float16", "bfloat16")
     return [*(Sample((x,), {"dtype": d}) for d in names), Sample((x > 0,), {"dtype": "float32"})]
 
 

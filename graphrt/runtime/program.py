@@ -15,6 +15,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, InputError
 from graphrt.ir import Graph
+from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.state import State, dense
 from graphrt.schedule.fusion import Decision
 from graphrt.schedule.kernel_ir import Kernel
@@ -90,9 +91,7 @@ class Program:
             self._executable.run(arrays, self.state, outputs)
         results: dict[str, Any] = dict(outputs)
         if wants_torch:
-            import torch
-
-            results = {name: torch.from_numpy(a) for name, a in outputs.items()}
+            results = {name: from_numpy(a) for name, a in outputs.items()}
         if self._unpack == "dict":
             return results
         values = list(results.values())
@@ -111,18 +110,11 @@ class Program:
         return {name: self._array(name, value) for name, value in inputs.items()}
 
     def _array(self, name: str, value: Any) -> np.ndarray:
-        type = self.inputs[name]
-        if isinstance(value, bool | int | float):
-            array = np.asarray(value, type.dtype.numpy)
-            if not type.dtype.is_float and array.item() != value:
-                raise InputError(f"input {name!r} is {type}; {value!r} does not fit")
-        elif hasattr(value, "detach"):
-            if value.device.type != "cpu":
-                value = value.cpu()
-            array = value.detach().numpy()
-        else:
-            array = np.asarray(value)
-        where = self.graph.sources[name].where()
+        type, where = self.inputs[name], self.graph.sources[name].where()
+        try:
+            array = _number(value, type) if isinstance(value, bool | int | float) else to_numpy(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError, NotImplementedError) as error:
+            raise InputError(f"input {name!r} is {type} ({where}); {value!r} does not fit: {error}") from None
         if array.shape != type.shape:
             raise InputError(f"input {name!r} of {where} is {type}, got shape {list(array.shape)}")
         if array.dtype != type.dtype.numpy:
@@ -187,3 +179,11 @@ class Program:
             flops, moved = sum(n.op.flops(n) for n in nodes), sum(v.type.nbytes for v in values)
             found.append(LaunchProfile(str(launch).split(" in=")[0].split("\n")[0], float(seconds), flops, moved))
         return found
+
+
+def _number(value: bool | int | float, type: TensorType) -> np.ndarray:
+    """``value`` as a scalar array. Raises ValueError, OverflowError where the dtype does not hold it."""
+    array = np.asarray(value, type.dtype.numpy)
+    if not type.dtype.is_float and array.item() != value:
+        raise ValueError(f"{type.dtype} does not hold it")
+    return array

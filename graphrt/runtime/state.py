@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.errors import InputError
+from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.types import TensorType
 
 
@@ -33,7 +34,7 @@ class State(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name in self._device:
-            self._memory(name)[...] = self._device[name].cpu().numpy()
+            self._memory(name)[...] = to_numpy(self._device[name])
         return self._arrays[name]
 
     def _memory(self, name: str) -> np.ndarray:
@@ -44,9 +45,7 @@ class State(Mapping[str, np.ndarray]):
     def on_device(self, name: str, device: Any) -> Any:
         """``name`` as a flat torch tensor on ``device``, moved there at first use."""
         if name not in self._device:
-            import torch
-
-            self._device[name] = torch.from_numpy(self._memory(name)).to(device)
+            self._device[name] = from_numpy(self._memory(name)).to(device)
         return self._device[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -74,9 +73,7 @@ class State(Mapping[str, np.ndarray]):
             raise InputError(f"state {name!r} has shape {list(self._arrays[name].shape)}, got {list(array.shape)}")
         self._arrays[name][...] = array
         if name in self._device:
-            import torch
-
-            self._device[name].copy_(torch.from_numpy(self._memory(name)))
+            self._device[name].copy_(from_numpy(self._memory(name)))
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes everything as a safetensors file, in logical (OIHW) layout."""

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
-from graphrt.schedule.group import FREE, Group, Index, chain, make_group, pull
+from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, make_group, reads
 
 MAX_INPUTS = 24  # buffers of one kernel; more only spills registers
 MAX_ROW = 16384  # a reduced row up to this size is kept on chip; beyond it each pass reads it again
-FUSABLE = (Kind.ELEMENTWISE, Kind.RANDOM)
 
 
 @dataclass(frozen=True)
@@ -211,11 +210,6 @@ def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
     return Verdict(True, "same element"), index
 
 
-def _at(node: Node, index: Index) -> Index:
-    """The index at which operands of ``node`` are read (all operands have one shape)."""
-    return index if node.inputs and node.inputs[0].ndim == len(index) else ()
-
-
 def _candidates(f: Fusion, group: Group, node: Node) -> Iterator[Index]:
     """Guesses for the index of ``node`` in the domain: pushed along the views from a member, or the domain itself."""
     for operand in node.inputs:
@@ -233,11 +227,9 @@ def _candidates(f: Fusion, group: Group, node: Node) -> Iterator[Index]:
 
 def _aligned(group: Group, node: Node, index: Index) -> bool:
     """Whether every member that ``node`` reads is read at the element where the group has it."""
-    for operand in node.inputs:
-        for read in pull(operand, _at(node, index)):
-            if read.value in group.index and (read.guards or read.index != group.index[read.value]):
-                return False
-    return True
+    return not any(
+        read.value in group.index and (read.guards or read.index != group.index[read.value]) for read in reads(node, index)
+    )
 
 
 def _through(value: Value) -> list[Value]:
@@ -346,11 +338,9 @@ def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
     for reader in f.readers(y):
         if reader not in groups[0].nodes or (reader is groups[0].anchor and groups[0].kind == "template"):
             return None
-        at = _read_index(groups[0], reader)
-        for operand in reader.inputs:
-            for read in pull(operand, at if operand.ndim == len(at) else ()):
-                if read.value is y:
-                    found.add(None if read.guards else read.index)
+        for read in reads(reader, _read_index(groups[0], reader)):
+            if read.value is y:
+                found.add(None if read.guards else read.index)
     return found.pop() if len(found) == 1 else None
 
 

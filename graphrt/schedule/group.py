@@ -8,7 +8,7 @@ which is how fusion knows that two values meet at the same element.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from graphrt.index import Expr, axes
 from graphrt.ir import Node, Value
@@ -17,7 +17,9 @@ from graphrt.types import Shape
 
 Index = tuple[Expr, ...]
 Guard = tuple[Expr, int, int]
+ANYWHERE: Guard = (Expr(), 0, 1)  # marks a read whose place the data decides
 FREE = (Kind.SOURCE, Kind.VIEW, Kind.GENERATED)  # kinds that are never members: read, or computed where needed
+FUSABLE = (Kind.ELEMENTWISE, Kind.RANDOM, Kind.GATHER)  # kinds computed element by element, in any group
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,16 @@ def pull(value: Value, index: Index, guards: tuple[Guard, ...] = ()) -> Iterator
     assert node.op.pull is not None
     for piece in node.op.pull(node, index):
         yield from pull(node.inputs[piece.operand], piece.index, guards + piece.mask)
+
+
+def reads(node: Node, index: Index) -> Iterator[Read]:
+    """What ``node`` reads for its element at ``index`` (operands are of one shape, or scalars)."""
+    aligned = node.inputs[1:] if node.op.kind is Kind.GATHER else node.inputs
+    for operand in aligned:
+        yield from pull(operand, index if operand.ndim == len(index) else ())
+    for operand in node.inputs[: len(node.inputs) - len(aligned)]:
+        for read in pull(operand, axes("anywhere", operand.shape)):
+            yield replace(read, guards=(*read.guards, ANYWHERE))
 
 
 def chain(value: Value) -> list[Node]:
@@ -126,7 +138,7 @@ def make_group(name: str, node: Node) -> Group:
     """The group of ``node`` alone."""
     shape = node.inputs[0].shape if node.op.kind is Kind.REDUCTION else node.types[0].shape
     domain = axes("i", shape)
-    anchor = None if node.op.kind in (Kind.ELEMENTWISE, Kind.RANDOM) else node
+    anchor = None if node.op.kind in FUSABLE else node
     group = Group(name, anchor, shape, domain, [node])
     kept = domain
     if node.op.kind is Kind.REDUCTION:

@@ -14,15 +14,17 @@ from typing import Any
 from graphrt.index import Expr, axes, axis, linearize
 from graphrt.ir import Node, Value
 from graphrt.op import Kind
-from graphrt.schedule.group import Group, Guard, Index, pull
+from graphrt.schedule.group import Group, Guard, Index, Read, pull
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.schedule.templates import TEMPLATES, TemplateSpec
-from graphrt.types import DType, Shape, as_dtype, bool_, float16, float32, int64
+from graphrt.types import HALVES, DType, Shape, as_dtype, bool_, float32, int64
 
 COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
 SAME = (
     "add", "sub", "mul", "div", "neg", "abs", "minimum", "maximum", "pow", "exp", "log", "sqrt", "rsqrt", "sin", "cos",
-    "tanh", "erf", "floor", "logical_and", "logical_or", "logical_not",
+    "tanh", "erf", "floor", "ceil", "trunc", "round", "exp2", "log2", "expm1", "log1p", "atan", "atan2", "erfinv", "remainder",
+    "floor_divide", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "left_shift", "right_shift",
+    "logical_and", "logical_or", "logical_not",
 )  # fmt: skip
 
 
@@ -110,8 +112,8 @@ Kernel = TemplateKernel | PointwiseKernel | ReductionKernel
 
 
 def compute_dtype(dtype: DType) -> DType:
-    """What a value is computed in: float16 in float32, everything else as it is."""
-    return float32 if dtype is float16 else dtype
+    """What a value is computed in: halves in float32, everything else as it is."""
+    return float32 if dtype in HALVES else dtype
 
 
 class Emitter:
@@ -154,8 +156,8 @@ class Emitter:
 
     def cast(self, x: Var, like: Any) -> Var:
         dtype = like.dtype if isinstance(like, Var) else as_dtype(like)
-        if dtype is float16 and x.dtype.is_float:  # round to half, then compute on in float
-            return self.cast(self.emit("cast", (x,), float16), float32)
+        if dtype in HALVES and x.dtype.is_float:  # round to half, then compute on in float
+            return self.cast(self.emit("cast", (x,), dtype), float32)
         dtype = compute_dtype(dtype)
         if x in self.numbers:
             number = self.numbers[x]
@@ -174,39 +176,85 @@ class Emitter:
 
     def read(self, v: Value, index: Index, guards: tuple[Guard, ...] = ()) -> Var:
         """The element ``v[index]``: computed, if the group computes it, else loaded."""
-        key = ("read", v, index)
-        if key in self.known:
-            return self.known[key]
-        if (*key, guards) not in self.known:
-            self.known[(*key, guards)] = self._read(v, index, guards)
-        return self.known[(*key, guards)]
+        pending = [Read(v, index, guards)]
+        while pending:  # not recursive: a chain may be thousands of nodes long
+            read = pending[-1]
+            if self._found(read) is None:
+                missing = [r for r in self._needs(read) if self._found(r) is None]
+                if missing:
+                    pending += reversed(missing)
+                    continue
+                self.known["read", read.value, read.index, read.guards] = self._compute(read)
+            pending.pop()
+        return self._have(Read(v, index, guards))
 
-    def _read(self, v: Value, index: Index, guards: tuple[Guard, ...]) -> Var:
-        node = v.node
+    def _found(self, read: Read) -> Var | None:
+        key = ("read", read.value, read.index)
+        return self.known.get(key) or self.known.get((*key, read.guards))
+
+    def _have(self, read: Read) -> Var:
+        found = self._found(read)
+        assert found is not None
+        return found
+
+    def _computed(self, node: Node) -> bool:
+        return node in self.members and node is not self.group.anchor and node.op.kind is not Kind.REDUCTION
+
+    def _needs(self, read: Read) -> list[Read]:
+        """What must be known before ``read`` can be computed."""
+        node, index, guards = read.value.node, read.index, read.guards
         if node.op.kind is Kind.VIEW:
-            return self._view(node, index, guards)
+            assert node.op.pull is not None
+            return [Read(node.inputs[p.operand], p.index, guards + p.mask) for p in node.op.pull(node, index)]
+        if not self._computed(node):
+            return []
+        if node.op.kind is Kind.GATHER:
+            if not node.inputs[0].type.size:
+                return []  # nothing to gather from: all positions lie outside
+            position = Read(node.inputs[1], index, guards)
+            return [position] if self._found(position) is None else [position, self._gathered(node, index, position)]
+        return [Read(x, index if x.ndim == len(index) else (), guards) for x in node.inputs]
+
+    def _gathered(self, node: Node, index: Index, position: Read) -> Read:
+        """Where ``node`` reads its data: a position found at run time is an axis named after the variable that holds it."""
+        dim, size = node.attrs["dim"], node.inputs[0].shape[node.attrs["dim"]]
+        return Read(node.inputs[0], (*index[:dim], axis(self._position(node, position).name, size), *index[dim + 1 :]))
+
+    def _position(self, node: Node, position: Read) -> Var:
+        """The position to gather from, 0 where it lies outside."""
+        return self.where(self._inside(node, position), self._have(position), self.const(0, int64))
+
+    def _inside(self, node: Node, position: Read) -> Var:
+        at, size = self._have(position), node.inputs[0].shape[node.attrs["dim"]]
+        return self.logical_and(self.ge(at, self.const(0, at)), self.lt(at, self.const(size, at)))
+
+    def _compute(self, read: Read) -> Var:
+        node, v, index, guards = read.value.node, read.value, read.index, read.guards
         if node.op.kind is Kind.GENERATED:
             assert node.op.body is not None
             return node.op.body(self, index, **node.attrs)
-        if node in self.members and node is not self.group.anchor and node.op.kind is not Kind.REDUCTION:
+        needs = self._needs(read)
+        if node.op.kind is Kind.VIEW:
+            return self._view(node, index, needs)
+        if self._computed(node):
+            operands = [self._have(r) for r in needs]
+            if node.op.kind is Kind.GATHER:
+                outside = self.const(0, v.dtype)
+                return self.where(self._inside(node, needs[0]), operands[1], outside) if needs else outside
             assert node.op.body is not None
-            operands = [self.read(x, index if x.ndim == len(index) else (), guards) for x in node.inputs]
-            if node.op.kind is Kind.RANDOM:
-                return node.op.body(self, index, *operands, **node.attrs)
-            return node.op.body(self, *operands, **node.attrs)
+            return node.op.body(self, *([index] if node.op.kind is Kind.RANDOM else []), *operands, **node.attrs)
         slot = self.schedule.home[v]
         offset = linearize(index, slot.type.strides)
         return self.cast(self.emit("load", (slot, offset, guards), v.dtype), compute_dtype(v.dtype))
 
-    def _view(self, node: Node, index: Index, guards: tuple[Guard, ...]) -> Var:
+    def _view(self, node: Node, index: Index, needs: list[Read]) -> Var:
         assert node.op.pull is not None
         pieces = node.op.pull(node, index)
         if len(pieces) == 1 and not pieces[0].mask:
-            return self.read(node.inputs[pieces[0].operand], pieces[0].index, guards)
+            return self._have(needs[0])
         result = self.const(node.attrs.get("value", 0), node.types[0].dtype)
-        for piece in reversed(pieces):
-            x = self.read(node.inputs[piece.operand], piece.index, guards + piece.mask)
-            result = self.where(self.emit("guard", (piece.mask,), bool_), x, result)
+        for piece, need in zip(reversed(pieces), reversed(needs), strict=True):
+            result = self.where(self.emit("guard", (piece.mask,), bool_), self._have(need), result)
         return result
 
     def store(self, v: Value, index: Index, var: Var) -> None:

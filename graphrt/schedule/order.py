@@ -15,7 +15,7 @@ import networkx as nx
 from graphrt.index import axes
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind
-from graphrt.schedule.group import Group, Launch, pull
+from graphrt.schedule.group import Group, Launch, reads
 from graphrt.types import TensorType
 
 
@@ -95,11 +95,11 @@ def _overwrites(dag: nx.DiGraph, writer: Group, v: Value, parameter: Value, read
 def _same_element(group: Group, parameter: Value, v: Value) -> bool:
     """Whether the group reads ``parameter`` only at the element where it writes ``v``."""
     for node in (*group.inlined, *group.nodes):
-        for operand in node.inputs:
-            if operand is not parameter:
-                if any(r.value is parameter for r in pull(operand, axes("i", operand.shape))):
-                    return False  # through a view: another element
-            elif node in group.inlined or node is group.anchor or group.index[node.outputs[0]] != group.index[v]:
+        alone = node in group.inlined or node is group.anchor or node.op.kind is Kind.REDUCTION  # reads all over the place
+        alone = alone or (group.kind == "reduction" and group.index[node.outputs[0]] != group.index[v])  # or in another loop
+        at = node.inputs[-1].shape if alone and node.inputs else ()
+        for read in reads(node, axes("i", at) if alone else group.index[node.outputs[0]]):
+            if read.value is parameter and (alone or read.guards or read.index != group.index[v]):
                 return False
     return True
 

@@ -11,15 +11,15 @@ from collections.abc import Callable
 from graphrt.errors import TargetError
 from graphrt.index import Expr
 from graphrt.schedule.kernel_ir import Inst, Var
-from graphrt.types import DType, bool_, float16, float32, float64, int8, int16, int32, int64, uint8
+from graphrt.types import DType, bfloat16, bool_, float16, float32, float64, int8, int16, int32, int64, uint8
 
 C_TYPES = {
     bool_: "_Bool", uint8: "uint8_t", int8: "int8_t", int16: "int16_t", int32: "int32_t", int64: "int64_t",
-    float16: "_Float16", float32: "float", float64: "double",
+    float16: "_Float16", bfloat16: "grt_bf16", float32: "float", float64: "double",
 }  # fmt: skip
 TRITON_TYPES = {
     bool_: "tl.int1", uint8: "tl.uint8", int8: "tl.int8", int16: "tl.int16", int32: "tl.int32", int64: "tl.int64",
-    float16: "tl.float16", float32: "tl.float32", float64: "tl.float64",
+    float16: "tl.float16", bfloat16: "tl.bfloat16", float32: "tl.float32", float64: "tl.float64",
 }  # fmt: skip
 
 _COMMON = {
@@ -32,7 +32,12 @@ C = {
     "abs": "grt_abs({0})", "minimum": "grt_min({0}, {1})", "maximum": "grt_max({0}, {1})",
     "exp": "exp{f}({0})", "log": "log{f}({0})", "sqrt": "sqrt{f}({0})", "rsqrt": "1 / sqrt{f}({0})",
     "sin": "sin{f}({0})", "cos": "cos{f}({0})", "tanh": "tanh{f}({0})", "erf": "erf{f}({0})", "floor": "floor{f}({0})",
-    "pow": "pow{f}({0}, {1})",
+    "pow": "pow{f}({0}, {1})", "ceil": "ceil{f}({0})", "trunc": "trunc{f}({0})", "round": "rint{f}({0})",
+    "exp2": "exp2{f}({0})", "log2": "log2{f}({0})", "expm1": "expm1{f}({0})", "log1p": "log1p{f}({0})",
+    "atan": "atan{f}({0})", "atan2": "atan2{f}({0}, {1})", "erfinv": "grt_erfinv({0})",
+    "remainder": "grt_remainder({0}, {1})", "floor_divide": "grt_floor_divide({0}, {1})",
+    "bitwise_and": "{0} & {1}", "bitwise_or": "{0} | {1}", "bitwise_xor": "{0} ^ {1}", "bitwise_not": "~{0}",
+    "left_shift": "{0} << {1}", "right_shift": "{0} >> {1}",
 }  # fmt: skip
 TRITON = {
     **_COMMON,
@@ -42,7 +47,11 @@ TRITON = {
     "maximum": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
     "exp": "tl.exp({0})", "log": "tl.log({0})", "sqrt": "tl.sqrt_rn({0})", "rsqrt": "1 / tl.sqrt_rn({0})",
     "sin": "tl.sin({0})", "cos": "tl.cos({0})", "erf": "tl.erf({0})", "floor": "tl.floor({0})",
-    "tanh": "grt_tanh({0})", "pow": "grt_pow({0}, {1})",
+    "ceil": "tl.ceil({0})", "exp2": "tl.exp2({0})", "log2": "tl.log2({0})",
+    **{name: f"grt_{name}({{0}})" for name in ("tanh", "trunc", "round", "expm1", "log1p", "atan", "erfinv")},
+    **{name: f"grt_{name}({{0}}, {{1}})" for name in ("pow", "atan2", "remainder", "floor_divide")},
+    "bitwise_and": "{0} & {1}", "bitwise_or": "{0} | {1}", "bitwise_xor": "{0} ^ {1}", "bitwise_not": "~{0}",
+    "left_shift": "{0} << {1}", "right_shift": "{0} >> {1}",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Graph, Value
 from graphrt.nn import Module, count_parameters, summary
 from graphrt.optim import Constant, Optimizer, Schedule
+from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
 from graphrt.train.checkpoint import read_metadata, save_checkpoint
@@ -109,7 +110,7 @@ class Trainer:
     def step(self, xb: Any, yb: Any, lr: float | None = None) -> dict[str, float]:
         """One optimizer step on one batch, at the optimizer's rate unless ``lr`` is given: loss and metrics before it."""
         program = self.program("train", xb, yb)
-        results = program(x=_array(xb), y=_array(yb), lr=float(self.optimizer.lr if lr is None else lr))
+        results = program(x=to_numpy(xb), y=to_numpy(yb), lr=float(self.optimizer.lr if lr is None else lr))
         self.steps += 1
         return {name: float(value) for name, value in results.items()}
 
@@ -173,7 +174,7 @@ class Trainer:
 
     def predict(self, x: Any, batch_size: int = 256) -> np.ndarray:
         """The network's outputs for examples ``x`` [N, ...] in evaluation mode. Raises ArgumentError when N is 0."""
-        array = _array(x)
+        array = to_numpy(x)
         if not len(array):
             raise ArgumentError("there is nothing to predict: x is empty")
         parts = [array[i : i + batch_size] for i in range(0, len(array), batch_size)]
@@ -242,10 +243,6 @@ def _mode(net: Module, training: bool) -> Iterator[None]:
             module.training = mode
 
 
-def _array(value: Any) -> np.ndarray:
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
-
-
 def _spec(value: Any) -> Spec:
-    array = _array(value)
+    array = to_numpy(value)
     return array.shape, array.dtype.name

@@ -22,6 +22,61 @@ GRT_INLINE int64_t grt_abs_i64(int64_t a) { return a < 0 ? -a : a; }
 #define grt_min(a, b) _Generic((a), float: grt_min_f32, double: grt_min_f64, default: grt_min_i64)(a, b)
 #define grt_abs(a) _Generic((a), float: fabsf, double: fabs, default: grt_abs_i64)(a)
 
+/* bfloat16 is the upper half of a float, rounded to nearest even. */
+typedef uint16_t grt_bf16;
+GRT_INLINE float grt_from_bf16(grt_bf16 x) {
+  union { uint32_t bits; float value; } u = {.bits = (uint32_t)x << 16};
+  return u.value;
+}
+GRT_INLINE grt_bf16 grt_to_bf16(float x) {
+  union { float value; uint32_t bits; } u = {.value = x};
+  return (grt_bf16)(x != x ? 0x7FC0 : (u.bits + 0x7FFF + (u.bits >> 16 & 1)) >> 16);
+}
+
+/* Division and remainder round down, as Python's and torch's do; integers divided by zero give 0. */
+GRT_INLINE int64_t grt_floor_divide_i64(int64_t a, int64_t b) {
+  if (b == 0 || b == -1) return b ? -a : 0;
+  const int64_t q = a / b;
+  return q - (q * b != a && (a < 0) != (b < 0));
+}
+GRT_INLINE int64_t grt_remainder_i64(int64_t a, int64_t b) { return b ? a - grt_floor_divide_i64(a, b) * b : 0; }
+GRT_INLINE double grt_remainder_f64(double a, double b) {
+  const double r = fmod(a, b);
+  return r != 0 && (r < 0) != (b < 0) ? r + b : r;
+}
+GRT_INLINE float grt_remainder_f32(float a, float b) {
+  const float r = fmodf(a, b);
+  return r != 0 && (r < 0) != (b < 0) ? r + b : r;
+}
+GRT_INLINE float grt_floor_divide_f32(float a, float b) { return floorf(a / b); }
+GRT_INLINE double grt_floor_divide_f64(double a, double b) { return floor(a / b); }
+#define grt_floor_divide(a, b) \
+  _Generic((a), float: grt_floor_divide_f32, double: grt_floor_divide_f64, default: grt_floor_divide_i64)(a, b)
+#define grt_remainder(a, b) _Generic((a), float: grt_remainder_f32, double: grt_remainder_f64, default: grt_remainder_i64)(a, b)
+
+/* Giles, "Approximating the erfinv function", GPU Computing Gems 2011; in double with Halley's iteration behind it. */
+GRT_INLINE float grt_erfinv_f32(float x) {
+  static const float p[] = {2.81022636e-08f, 3.43273939e-07f, -3.5233877e-06f, -4.39150654e-06f, 0.00021858087f,
+                            -0.00125372503f, -0.00417768164f, 0.246640727f, 1.50140941f};
+  static const float q[] = {-0.000200214257f, 0.000100950558f, 0.00134934322f, -0.00367342844f, 0.00573950773f,
+                            -0.0076224613f, 0.00943887047f, 1.00167406f, 2.83297682f};
+  const float w = -logf((1 - x) * (1 + x)), t = w < 5 ? w - 2.5f : sqrtf(w) - 3;
+  float y = 0;
+  for (int i = 0; i < 9; i++) y = (w < 5 ? p[i] : q[i]) + y * t;
+  return fabsf(x) == 1 ? x * INFINITY : y * x;
+}
+GRT_INLINE double grt_erfinv_f64(double x) {
+  double y = grt_erfinv_f32((float)x);
+  if (!(fabs(x) < 1)) return fabs(x) == 1 ? x * INFINITY : NAN;
+  if (isinf(y)) y = x > 0 ? 3.9 : -3.9;
+  for (int i = 0; i < 12; i++) {
+    const double u = (x > 0 ? (1 - x) - erfc(y) : erfc(-y) - (1 + x)) * 0.886226925452758 * exp(y * y);
+    y -= u / (1 + y * u);
+  }
+  return y;
+}
+#define grt_erfinv(a) _Generic((a), float: grt_erfinv_f32, default: grt_erfinv_f64)(a)
+
 GRT_INLINE float grt_uniform(int64_t seed, int64_t counter, uint32_t stream, uint32_t element) {
   uint32_t c0 = element, c1 = (uint32_t)counter, c2 = stream, c3 = 0;
   uint32_t k0 = (uint32_t)(uint64_t)seed, k1 = (uint32_t)((uint64_t)seed >> 32);

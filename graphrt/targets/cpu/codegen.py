@@ -25,7 +25,7 @@ from graphrt.schedule.kernel_ir import (
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.scalar import C_TYPES, C, c_number, guard_text, scalar
-from graphrt.types import DType
+from graphrt.types import DType, bfloat16
 
 CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
 LANES = 128  # columns a column reduction accumulates side by side
@@ -142,12 +142,23 @@ class Printer:
             seed, counter, stream, element = inst.args
             return f"grt_uniform({self.var(seed)}, {self.var(counter)}, {stream}u, (uint32_t)({self.expr(element, at)}))"
         if inst.op == "cast":
-            x = inst.args[0]
-            return f"{self.var(x)} != 0" if inst.out.dtype.is_bool else f"({C_TYPES[inst.out.dtype]}){self.var(x)}"
+            return self.converted(inst.args[0], inst.out.dtype)
         return scalar(inst, C, self.var)
 
+    def converted(self, x: Var, dtype: DType) -> str:
+        """``x`` as ``dtype``."""
+        text = self.var(x)
+        if x.dtype is dtype:
+            return text
+        if dtype.is_bool:
+            return f"{text} != 0"
+        if dtype is bfloat16:
+            return f"grt_to_bf16({text})"
+        return f"({C_TYPES[dtype]})" + (f"grt_from_bf16({text})" if x.dtype is bfloat16 else text)
+
     def expr(self, e: Expr, at: dict[str, Expr]) -> str:
-        return (e.substitute(at) if at else e).render("/")
+        lanes = {name: f"{name}[j]" for name in e.axes() & self.arrays}  # positions found at run time
+        return (e.renamed(lanes) if lanes else e).substitute(at).render("/")
 
     def guard(self, guards: tuple[tuple[Expr, int, int], ...], at: dict[str, Expr]) -> str:
         text = guard_text(tuple((e.substitute(at), lo, hi) for e, lo, hi in guards), "/", " && ")
@@ -159,10 +170,7 @@ class Printer:
     def stores(self, stores: Sequence[Store], at: dict[str, Expr], indent: str) -> list[str]:
         lines = []
         for s in stores:
-            value = self.var(s.var)
-            if s.var.dtype != s.slot.type.dtype:
-                dtype = s.slot.type.dtype
-                value = f"{value} != 0" if dtype.is_bool else f"({C_TYPES[dtype]}){value}"
+            value = self.converted(s.var, s.slot.type.dtype)
             lines.append(f"{indent}{self.buffers.pointer(s.slot, False)}[{self.expr(s.offset, at)}] = {value};")
         return lines
 

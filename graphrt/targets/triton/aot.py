@@ -29,6 +29,7 @@ from graphrt.targets.triton.runner import UNITS, resolve, write_module
 ARCHITECTURES = ("cuda:sm_80", "cuda:sm_90", "hip:gfx942")
 _POINTERS = {
     "bool": "*i1", "uint8": "*u8", "int8": "*i8", "int16": "*i16", "int32": "*i32", "int64": "*i64", "float16": "*fp16",
+    "bfloat16": "*bf16",
     "float32": "*fp32", "float64": "*fp64",
 }  # fmt: skip
 _INTERESTING = re.compile(r"\b(HGMMA|HMMA|DMMA|LDGSTS|UTMALDG|LDG\.E(?:\.\w+)*|STG\.E(?:\.\w+)*|v_mfma\w*)")

@@ -21,11 +21,12 @@ from graphrt.schedule.kernel_ir import (
     PointwiseKernel,
     ReductionKernel,
     TemplateKernel,
+    Var,
 )
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, scalar, triton_number
 from graphrt.targets.templates import kernels as find_kernels
-from graphrt.types import DType, float32
+from graphrt.types import DType, bfloat16, float32
 
 ROW_LIMIT = 16384  # elements of a row that one program holds
 _TILE = {False: 4096, True: 1 << 18}  # elements of a generated kernel's tile: compiled, interpreted
@@ -44,7 +45,8 @@ import triton.language as tl
 from graphrt.kernels.triton import conv, matmul, pool
 from graphrt.kernels.triton.philox import uniform
 from graphrt.kernels.triton.reduce import add, maximum, minimum, multiply
-from graphrt.kernels.triton.scalar import grt_pow, grt_tanh
+from graphrt.kernels.triton.scalar import *
+from graphrt.kernels.triton.tiles import cast
 '''
 
 
@@ -96,6 +98,7 @@ class Printer:
 
     def __init__(self, slots: list[Slot], interpret: bool, arch: str, units: int) -> None:
         self.slots, self.interpret, self.arch, self.units = slots, interpret, arch, units
+        self.spans: dict[str, set[str]] = {}  # the axes along which a variable of a generated kernel varies
 
     # --- blocks ---------------------------------------------------------------------------------------------------
 
@@ -104,7 +107,24 @@ class Printer:
 
     def lines(self, block: Block, at: dict[str, Expr], masks: Masks, indent: str = "    ") -> list[str]:
         """The instructions of ``block`` with its axes replaced by ``at``."""
-        return [f"{indent}{inst.out.name} = {self.expression(inst, at, masks)}" for inst in block.insts]
+        lines = []
+        for inst in block.insts:
+            self.spans[inst.out.name] = self.span(inst, at)
+            lines.append(f"{indent}{inst.out.name} = {self.expression(inst, at, masks)}")
+        return lines
+
+    def span(self, inst: Inst, at: dict[str, Expr]) -> set[str]:
+        """The axes along which the result of ``inst`` varies, those of positions found at run time included."""
+        names: set[str] = set()
+        for arg in inst.args:
+            if isinstance(arg, Var):
+                names |= self.spans.get(arg.name, set())
+            for e in [arg] if isinstance(arg, Expr) else [g[0] for g in arg] if isinstance(arg, tuple) else []:
+                names |= self.used(e.substitute(at))
+        return names
+
+    def used(self, e: Expr) -> set[str]:
+        return set().union(*(self.spans.get(name, {name}) for name in e.axes()))
 
     def expression(self, inst: Inst, at: dict[str, Expr], masks: Masks) -> str:
         if inst.op == "load":
@@ -112,14 +132,15 @@ class Printer:
             e = offset.substitute(at)
             checks = tuple((g.substitute(at), lo, hi) for g, lo, hi in guards)
             condition = guard_text(checks, "//", " & ")
-            used = e.axes().union(*(g.axes() for g, _, _ in checks))
+            used = self.used(e).union(*(self.used(g) for g, _, _ in checks))
             mask, zeros = masks.of(used, bool(condition))
             if condition:
                 mask = f"{mask} & {condition}" if mask else condition
             where = f"{self.pointer(slot)} + ({e.render()}{zeros})"
             return f"tl.load({where}, mask={mask}, other=0)" if mask else f"tl.load({where})"
         if inst.op == "const":
-            return triton_number(inst.args[0], inst.out.dtype)
+            number, dtype = triton_number(inst.args[0], inst.out.dtype), inst.out.dtype
+            return f"tl.cast({number}, {TRITON_TYPES[dtype]})" if dtype.is_int and dtype.itemsize < 4 else number
         if inst.op == "index":
             e = inst.args[0].substitute(at)
             return f"({e.render()}).to(tl.int64)" if e.terms else str(e.const)
@@ -132,7 +153,7 @@ class Printer:
             return f"uniform({seed.name}, {counter.name}, {stream}, {text})"
         if inst.op == "cast":
             x = inst.args[0]
-            return f"{x.name} != 0" if inst.out.dtype.is_bool else f"{x.name}.to({TRITON_TYPES[inst.out.dtype]})"
+            return f"{x.name} != 0" if inst.out.dtype.is_bool else _cast(x.name, inst.out.dtype)
         return scalar(inst, TRITON, lambda v: v.name)
 
     def stores(self, block: Block, at: dict[str, Expr], mask: str, zeros: str, indent: str = "    ") -> list[str]:
@@ -142,6 +163,8 @@ class Printer:
             value = s.var.name
             if s.slot.type.dtype.is_bool and not s.var.dtype.is_bool:
                 value = f"{value} != 0"
+            elif s.slot.type.dtype is bfloat16:  # a store alone may round towards zero
+                value = _cast(value, bfloat16)
             where = f"{self.pointer(s.slot)} + ({s.offset.substitute(at).render()} + {zeros})"
             lines.append(f"{indent}tl.store({where}, {value}, mask={mask})")
         return lines or [f"{indent}pass"]
@@ -276,6 +299,7 @@ class Printer:
         if whole:
             lines += once
         for p in kernel.passes:
+            self.spans.update({result.name: {"x"} for _, _, result in p.reduces})
             if whole:
                 lines += self.lines(p.inner, at, masks)
                 for op, x, result in p.reduces:
@@ -333,6 +357,10 @@ def _identity(op: str, dtype: DType) -> str:
     bits = 8 * dtype.itemsize
     low, high = (0, 2**bits - 1) if dtype.short.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     return str(low if op == "max" else high)
+
+
+def _cast(name: str, dtype: DType) -> str:
+    return f"cast({name}, tl.bfloat16)" if dtype is bfloat16 else f"{name}.to({TRITON_TYPES[dtype]})"
 
 
 def _power(n: int) -> int:

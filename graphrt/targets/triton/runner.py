@@ -20,6 +20,7 @@ import numpy as np
 from graphrt.config import Flags
 from graphrt.ir import Node
 from graphrt.passes.pipeline import Policy
+from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.state import State
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
@@ -164,15 +165,14 @@ class TritonExecutable:
         if self._device.type == "cuda":
             for slot, t in bound.items():
                 if slot.space == "output":
-                    _flat(outputs[slot.name], slot)[...] = t.cpu().numpy()
+                    _flat(outputs[slot.name], slot)[...] = to_numpy(t)
 
     def _bind(self, slot: Slot, inputs: Mapping[str, Any], state: State, outputs: Mapping[str, Any]) -> Any:
-        import torch
 
         if self._device.type == "cuda" and slot.space == "state":
             return state.on_device(slot.name, self._device)
         array = {"input": inputs, "output": outputs}.get(slot.space, state)[slot.name]
-        flat = torch.from_numpy(_flat(array, slot))
+        flat = from_numpy(_flat(array, slot))
         if self._interpret and slot.space == "input":
             return flat.clone()  # the interpreter tells tensors apart by address, and inputs may overlap
         return flat.to(self._device) if self._device.type == "cuda" else flat

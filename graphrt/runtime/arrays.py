@@ -1,0 +1,33 @@
+"""NumPy arrays and torch tensors over the same memory, bfloat16 included, which neither library gives the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from graphrt.types import bfloat16
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """A NumPy array of ``value``: over the same memory if it is a CPU tensor or an array. Raises what torch raises."""
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    import torch
+
+    tensor = value.detach()
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"a tensor of layout {tensor.layout} has no dense memory")
+    tensor = tensor if tensor.device.type == "cpu" else tensor.cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(bfloat16.numpy)
+    return tensor.numpy()
+
+
+def from_numpy(array: np.ndarray) -> Any:
+    """A torch tensor over the memory of ``array``."""
+    import torch
+
+    if array.dtype == bfloat16.numpy:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
