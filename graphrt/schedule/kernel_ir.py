@@ -340,7 +340,7 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
     last = max(level(n) for n in group.nodes)
     passes: list[Pass] = []
     rows: dict[Any, Var] = {}
-    keep = group.reduced_size <= row_limit
+    keep = row_limit > 0 and group.reduced_size <= row_limit
     for number in range(last + 1):
         emitter.known = dict(emitter.known) if keep else dict(rows)
         emitter.block = inner = Block(tuple(f"i{d}" for d in range(len(group.shape))))
