@@ -222,7 +222,7 @@ class Builder:
         x = self.value()
         operands = []
         for column, is_bool in zip(columns, bools, strict=True):
-            wanted = as_dtype("bool") if is_bool and not ("dtype" in attrs) else x.dtype
+            wanted = as_dtype("bool") if is_bool and "dtype" not in attrs else x.dtype
             v = x if not operands and wanted == x.dtype else self.like(x, wanted)
             found = [a for a in column if a.size]
             low, high = min(float(a.min()) for a in found), max(float(a.max()) for a in found)
