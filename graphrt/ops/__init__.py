@@ -41,6 +41,18 @@ from graphrt.ops.elementwise import (
     tanh,
     where,
 )
+from graphrt.ops.indexing import (
+    embedding,
+    gather,
+    index_add,
+    index_select,
+    one_hot,
+    scatter,
+    scatter_add,
+    scatter_reduce,
+    take,
+    take_along_dim,
+)
 from graphrt.ops.loss import (
     binary_cross_entropy_with_logits,
     cross_entropy,
@@ -53,7 +65,9 @@ from graphrt.ops.normalization import batch_norm, layer_norm
 from graphrt.ops.pooling import avg_pool2d, global_avg_pool2d, max_pool2d, sum_pool2d
 from graphrt.ops.random import dropout, manual_seed, uniform
 from graphrt.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, mean, prod, std, sum, var
+from graphrt.ops.scan import cummax, cummin, cumprod, cumsum, logcumsumexp
 from graphrt.ops.slicing import concat, flip, pad, stack
+from graphrt.ops.sorting import argsort, kthvalue, median, randperm, sort, topk
 from graphrt.ops.transcendental import (
     acos,
     acosh,

@@ -208,6 +208,11 @@ def _infer_flip(input: TensorType, *, dims: Shape) -> Types:
     return (TensorType(input.shape, input.dtype),)
 
 
+def _flipped(node: Node, index: Index) -> Index:
+    dims, shape = node.attrs["dims"], node.types[0].shape
+    return tuple(as_expr(n - 1) - e if d in dims else e for d, (e, n) in enumerate(zip(index, shape, strict=True)))
+
+
 register(
     OpDef(
         name="flip",
@@ -216,15 +221,8 @@ register(
         vjp=lambda n, dy: [apply("flip", dy, dims=n.attrs["dims"])],
         reference=lambda x, dims: np.flip(x, dims),
         samples=lambda rng: arrays(rng, ((3, 4), {"dims": (0,)}), ((2, 3, 2), {"dims": (0, 2)})),
-        pull=lambda node, index: [
-            Piece(
-                0,
-                tuple(
-                    as_expr(n - 1) - e if d in node.attrs["dims"] else e
-                    for d, (e, n) in enumerate(zip(index, node.types[0].shape, strict=True))
-                ),
-            )
-        ],
+        pull=lambda node, index: [Piece(0, _flipped(node, index))],
+        push=lambda node, index: _flipped(node, index),
         flops=lambda n: 0,
     )
 )

@@ -113,12 +113,12 @@ class Program:
         type, where = self.inputs[name], self.graph.sources[name].where()
         try:
             array = _number(value, type) if isinstance(value, bool | int | float) else to_numpy(value)
-        except (TypeError, ValueError, OverflowError, RuntimeError, NotImplementedError) as error:
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise InputError(f"input {name!r} is {type} ({where}); {value!r} does not fit: {error}") from None
         if array.shape != type.shape:
-            raise InputError(f"input {name!r} of {where} is {type}, got shape {list(array.shape)}")
+            raise InputError(f"input {name!r} is {type} ({where}), got shape {list(array.shape)}")
         if array.dtype != type.dtype.numpy:
-            raise InputError(f"input {name!r} of {where} is {type}, got {array.dtype}; convert it first")
+            raise InputError(f"input {name!r} is {type} ({where}), got {array.dtype}; convert it first")
         return np.ascontiguousarray(array).reshape(type.shape)
 
     def _signature(self) -> str:

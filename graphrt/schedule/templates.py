@@ -1,7 +1,8 @@
 """What each kernel template is called with: its operands' and output's coordinates, and its sizes.
 
 The letters are the field's: N batch, C input channels, H W input, K output channels, R S filter, P Q output; B M N K for
-matrix products. A template hands coordinates to its closures; here they are turned into indices of the op's values.
+matrix products; for what walks one dimension O before it, R along it, I behind it and J along a scattered result. A template
+hands coordinates to its closures; here they are turned into indices of the op's values.
 """
 
 from __future__ import annotations
@@ -31,15 +32,18 @@ class TemplateSpec:
     def operand_index(self, node: Node, operand: str, at: Coordinates) -> Index:
         """The index of operand ``operand`` at the closure's coordinates."""
         v = node.inputs[list(self.operands).index(operand)]
-        return self._index(v.shape, self.operands[operand], at)
+        return self._index(node, v.shape, self.operands[operand], at)
 
     def output_index(self, node: Node, at: Coordinates) -> Index:
-        return self._index(node.types[0].shape, self.output, at)
+        return self._index(node, node.types[0].shape, self.output, at)
 
     @staticmethod
-    def _index(shape: tuple[int, ...], names: tuple[str, ...], at: Coordinates) -> Index:
+    def _index(node: Node, shape: tuple[int, ...], names: tuple[str, ...], at: Coordinates) -> Index:
+        if names[0] == "o":  # what lies before the op's dimension, the dimension, what lies behind it
+            dim = node.attrs["dim"]
+            return (*delinearize(at["o"], shape[:dim]), at[names[1]], *delinearize(at["i"], shape[dim + 1 :]))
         if names[0] == "b":  # any number of batch dimensions
-            return (*delinearize(at["b"], shape[:-2]), *(at[c] for c in names[1:]))
+            return (*delinearize(at["b"], shape[: len(shape) - len(names) + 1]), *(at[c] for c in names[1:]))
         return tuple(at[c] for c in names[len(names) - len(shape) :])
 
 
@@ -100,6 +104,30 @@ def _pool_extents(node: Node) -> dict[str, int]:
     return {c.lower(): s[c] for c in "NCHWPQ"}
 
 
+def _line_sizes(node: Node) -> dict[str, Any]:
+    """Sizes of an op along one dimension: O before it, R along its operand, J along a scattered result, I behind it."""
+    shape, dim, options = node.inputs[0].shape, node.attrs["dim"], {"OP": "op", "DESCENDING": "descending"}
+    sizes = {"O": math.prod(shape[:dim]), "R": shape[dim], "I": math.prod(shape[dim + 1 :])}
+    if "size" in node.attrs:
+        sizes["J"] = node.attrs["size"]
+    return {**sizes, **{name: node.attrs[a] for name, a in options.items() if a in node.attrs}}
+
+
+def _line_extents(node: Node) -> dict[str, int]:
+    s = _line_sizes(node)
+    return {c.lower(): s[c] for c in "ORIJ" if c in s}
+
+
+def _nms_sizes(node: Node) -> dict[str, Any]:
+    *batch, n, _ = node.inputs[0].shape
+    return {"BATCH": math.prod(batch), "N": n}
+
+
+def _nms_extents(node: Node) -> dict[str, int]:
+    s = _nms_sizes(node)
+    return {"b": s["BATCH"], "m": s["N"], "n": s["N"]}
+
+
 _X, _Y, _W = tuple("nchw"), tuple("ncpq"), tuple("kcrs")
 _DY = tuple("nkpq")
 
@@ -115,6 +143,10 @@ TEMPLATES: dict[str, TemplateSpec] = {
         TemplateSpec("sum_pool", {"X": _X}, _Y, _pool_sizes, _pool_extents),
         TemplateSpec("max_pool_grad", {"DY": _Y, "INDEX": _Y}, _X, _pool_sizes, _pool_extents),
         TemplateSpec("sum_pool_grad", {"DY": _Y}, _X, _pool_sizes, _pool_extents),
+        TemplateSpec("scan", {"X": tuple("ori")}, tuple("ori"), _line_sizes, _line_extents),
+        TemplateSpec("sort", {"X": tuple("ori")}, tuple("ori"), _line_sizes, _line_extents),
+        TemplateSpec("scatter", {"INDEX": tuple("ori"), "X": tuple("ori")}, tuple("oji"), _line_sizes, _line_extents),
+        TemplateSpec("nms", {"X": tuple("bmn")}, tuple("bn"), _nms_sizes, _nms_extents),
         TemplateSpec("max_pool_gather", {"X": _X, "INDEX": _Y}, _Y, _pool_sizes, _pool_extents),
     )
 }

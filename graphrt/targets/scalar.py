@@ -74,6 +74,17 @@ def triton_number(number: float | int, dtype: DType) -> str:
     return repr(float(number)) if dtype.is_float else str(int(number))
 
 
+def identity(op: str, dtype: DType) -> float | int:
+    """The neutral element of a reduction or scan over ``dtype``."""
+    if op in ("sum", "prod"):
+        return 0 if op == "sum" else 1
+    if dtype.is_float:
+        return math.inf if op == "min" else -math.inf  # of max and logaddexp
+    bits = 8 * dtype.itemsize
+    low, high = (0, 2**bits - 1) if dtype.short.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return high if op == "min" else low
+
+
 def scalar(inst: Inst, table: dict[str, str], name: Callable[[Var], str]) -> str:
     """The right-hand side of an arithmetic ``inst``."""
     if inst.op not in table:

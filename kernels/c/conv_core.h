@@ -236,4 +236,4 @@ static void NAME(void **buf) {
 #undef V_CHANNELS_LAST
 #undef V_W
 #undef V_STORE
-#include "conv_undef.h"
+#include "undef.h"

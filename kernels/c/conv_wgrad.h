@@ -126,4 +126,4 @@ static void FN(_task)(long task, void **buf) {
 }
 static void NAME(void **buf) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_KB), buf); }
 #undef TAP_OFFSET
-#include "conv_undef.h"
+#include "undef.h"

@@ -22,6 +22,11 @@ GRT_INLINE int64_t grt_abs_i64(int64_t a) { return a < 0 ? -a : a; }
 #define grt_min(a, b) _Generic((a), float: grt_min_f32, double: grt_min_f64, default: grt_min_i64)(a, b)
 #define grt_abs(a) _Generic((a), float: fabsf, double: fabs, default: grt_abs_i64)(a)
 
+GRT_INLINE double grt_logaddexp(double a, double b) {
+  const double top = grt_max_f64(a, b);
+  return isinf(top) ? top : top + log1p(exp(-fabs(a - b)));
+}
+
 /* bfloat16 is the upper half of a float, rounded to nearest even. */
 typedef uint16_t grt_bf16;
 GRT_INLINE float grt_from_bf16(grt_bf16 x) {

@@ -61,4 +61,4 @@ static void FN(_task)(long task, void **buf) {
 #endif
 }
 static void NAME(void **buf) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CP : CC), buf); }
-#include "conv_undef.h"
+#include "undef.h"

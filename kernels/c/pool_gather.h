@@ -14,4 +14,4 @@ static void FN(_task)(long task, void **buf) {
     }
 }
 static void NAME(void **buf) { GRT_PARALLEL(FN(_task), (long)CN * CC, buf); }
-#include "conv_undef.h"
+#include "undef.h"

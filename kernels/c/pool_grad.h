@@ -46,4 +46,4 @@ static void FN(_task)(long task, void **buf) {
 #endif
 }
 static void NAME(void **buf) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CH : CC), buf); }
-#include "conv_undef.h"
+#include "undef.h"

@@ -25,6 +25,15 @@ typedef double grt_vec_double __attribute__((vector_size(GRT_VECTOR), aligned(8)
 #define TILE_ROWS(v) ((v) == 1 ? 8 : 5)
 #define TILE_VECTORS 2
 #endif
+/* What a type is summed in. */
+typedef double grt_wide_float, grt_wide_double;
+typedef int64_t grt_wide_uint8_t, grt_wide_int8_t, grt_wide_int16_t, grt_wide_int32_t, grt_wide_int64_t;
+#define GRT_WIDE(T) GRT_JOIN(grt_wide_, T)
+#define GRT_COMBINE_sum(a, b) ((a) + (b))
+#define GRT_COMBINE_prod(a, b) ((a) * (b))
+#define GRT_COMBINE_max(a, b) grt_max(a, b)
+#define GRT_COMBINE_min(a, b) grt_min(a, b)
+#define GRT_COMBINE_logaddexp(a, b) grt_logaddexp(a, b)
 #define CEIL_DIV(a, b) (((a) + (b)-1) / (b))
 #define MIN_OF(a, b) ((a) < (b) ? (a) : (b))
 #define MAX_OF(a, b) ((a) > (b) ? (a) : (b))

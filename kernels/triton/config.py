@@ -207,3 +207,24 @@ def pool_outputs(sizes: Sizes, gradient: bool) -> int:
 def pool_grid(sizes: Sizes, config: Config, gradient: bool = False) -> int:
     """Programs of ``pool`` and ``max_pool_gather``, or with ``gradient`` of ``max_pool_grad`` and ``sum_pool_grad``."""
     return _cdiv(pool_outputs(sizes, gradient), config["BLOCK"])
+
+
+def line_config(name: str, sizes: Sizes, interpret: bool = False) -> tuple[Config, int]:
+    """Blocks, num_warps and num_stages of ``scan``, ``sort``, ``scatter`` or ``nms``, and the grid."""
+    budget = 1 << 16 if interpret else 4096  # elements of the largest tile
+    options = {"num_warps": 1 if interpret else 4, "num_stages": 1}
+    if name == "nms":
+        return {"BN": _power(sizes["N"], 16, 1 << 16), **options}, sizes["BATCH"] if sizes["N"] else 0
+    lines, length = sizes["O"] * sizes["I"], sizes["R"]
+    if name == "scan":
+        br = _power(length, 1, 1024)
+        bx = _power(lines, 1, max(budget // br, 1))
+        return {"BX": bx, "BR": br, **options}, _cdiv(lines, bx) if length else 0
+    if name == "sort":
+        br = _power(length, 1, 64)
+        bx = _power(lines, 1, max(budget // (br * br), 1))
+        return {"BX": bx, "BR": br, "BK": br, **options}, _cdiv(lines, bx) * _cdiv(length, br) if length else 0
+    bi = _power(sizes["I"], 1, 32)
+    bj = _power(sizes["J"], 1, max(min(budget // (bi * 16), 64), 1))
+    br = _power(length, 1, max(budget // (bi * bj), 1))
+    return {"BJ": bj, "BR": br, "BI": bi, **options}, sizes["O"] * _cdiv(sizes["J"], bj) * _cdiv(sizes["I"], bi)

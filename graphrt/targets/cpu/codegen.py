@@ -24,7 +24,7 @@ from graphrt.schedule.kernel_ir import (
 )
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule, Slot
-from graphrt.targets.scalar import C_TYPES, C, c_number, guard_text, scalar
+from graphrt.targets.scalar import C_TYPES, C, c_number, guard_text, identity, scalar
 from graphrt.types import DType, bfloat16
 
 CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
@@ -182,15 +182,17 @@ class Printer:
         letters = (
             kernel.sizes if spec.name == "matmul" else {(f"C{k}" if len(k) == 1 else k): v for k, v in kernel.sizes.items()}
         )
-        macros.update({k: str(v) for k, v in letters.items()})
+        macros.update({k: str(int(v) if isinstance(v, bool) else v) for k, v in letters.items()})
+        if "OP" in kernel.sizes:
+            macros["START"] = _initial(kernel.sizes["OP"], kernel.dtype)
         for operand, block in kernel.loaders.items():
             params = ", ".join(f"int {p}" for p in block.params)
             assert block.result is not None
-            kind = C_TYPES[block.result.dtype] if block.result.dtype.is_int else ctype
+            kind = ctype if block.result.dtype.is_float else C_TYPES[block.result.dtype]
             lines.append(f"GRT_INLINE {kind} {self.name}_{operand}(void *const *restrict buf, {params}) {{")
             lines += [*self.insts(block, {}, "  "), f"  return {block.result.name};", "}"]
             macros[f"LOAD_{operand}"] = f"{self.name}_{operand}"
-        given = ", ".join(f"{C_TYPES[v.dtype] if v.dtype.is_float else 'int'} {v.name}" for v in kernel.epilogue.given)
+        given = ", ".join(f"{'int' if i else C_TYPES[v.dtype]} {v.name}" for i, v in enumerate(kernel.epilogue.given))
         params = ", ".join(f"int {p}" for p in kernel.epilogue.params)
         lines.append(f"GRT_INLINE void {self.name}_store(void *const *restrict buf, {params}, {given}) {{")
         lines += [*self.insts(kernel.epilogue, {}, "  "), *self.stores(kernel.epilogue.stores, {}, "  "), "}"]
@@ -202,6 +204,8 @@ class Printer:
     def _hints(self, kernel: TemplateKernel) -> dict[str, str]:
         """Which coordinate is the unit stride of each operand: it decides loop orders, never results."""
         loaders, name = kernel.loaders, kernel.spec.name
+        if name in ("scan", "sort", "scatter", "nms"):
+            return {}
         if name == "matmul":
             return {"A_FAST_M": _unit(loaders["A"], "m", "k"), "B_FAST_N": _unit(loaders["B"], "n", "k")}
         hints = {}
@@ -339,13 +343,7 @@ class Printer:
 
 
 def _initial(op: str, dtype: DType) -> str:
-    if op in ("sum", "prod"):
-        return "0" if op == "sum" else "1"
-    if dtype.is_float:
-        return "-INFINITY" if op == "max" else "INFINITY"
-    bits = 8 * dtype.itemsize
-    low, high = (0, 2**bits - 1) if dtype.short.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return c_number(low if op == "max" else high, dtype)
+    return c_number(identity(op, dtype), dtype)
 
 
 def _combine(op: str, total: str, x: str) -> str:

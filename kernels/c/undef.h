@@ -1,4 +1,4 @@
-/* Clears the macros of a convolution, so that the next group can define its own. */
+/* Clears the macros of a template, so that the next group can define its own. */
 #undef NAME
 #undef T
 #undef ACC
@@ -30,3 +30,10 @@
 #undef CHANNELS_LAST
 #undef OP_MAX
 #undef OP_SUM
+#undef CO
+#undef CI
+#undef CJ
+#undef BATCH
+#undef OP
+#undef START
+#undef DESCENDING

@@ -1,0 +1,320 @@
+"""Gather and scatter: elements read from, and sent to, positions that the data decides.
+
+Positions outside are no error that a kernel could raise: a gather reads zeros there, a scatter drops the element. Scattered
+elements meet in a fixed order, so results are the same bits run after run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from graphrt.errors import ArgumentError, DTypeError, ShapeError
+from graphrt.ir import Node, Value
+from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, dim_index, function, tensor
+from graphrt.ops.elementwise import eq, ge, maximum, minimum, stop_gradient, where
+from graphrt.ops.slicing import getitem
+from graphrt.ops.source import iota
+from graphrt.ops.transcendental import floor_divide
+from graphrt.ops.view import reshape, unsqueeze
+from graphrt.types import TensorType, int64
+
+_SCATTER: dict[str, Any] = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
+
+
+def _check_index(index: TensorType, like: TensorType, dim: int, what: str) -> None:
+    dim_index(dim, like.ndim)
+    if index.dtype != int64:
+        raise DTypeError(f"index must be int64, got {index.dtype}")
+    others = [d for d in range(like.ndim) if d != dim]
+    if index.ndim != like.ndim or any(index.shape[d] != like.shape[d] for d in others):
+        raise ShapeError(f"index must have the sizes of {what} {list(like.shape)} but along {dim}, got {list(index.shape)}")
+
+
+def _infer_gather(input: TensorType, index: TensorType, *, dim: int) -> Types:
+    _check_index(index, input, dim, "input")
+    return (TensorType(index.shape, input.dtype),)
+
+
+def _reference_gather(x: np.ndarray, index: np.ndarray, dim: int) -> np.ndarray:
+    inside = (index >= 0) & (index < x.shape[dim])
+    if not x.size:
+        return np.zeros(index.shape, x.dtype)
+    return np.where(inside, np.take_along_axis(x, np.where(inside, index, 0), dim), np.zeros((), x.dtype))
+
+
+def _gather_samples(rng: np.random.Generator) -> list[Sample]:
+    found = []
+    for shape, count, dim in (((4, 5), 7, 0), ((4, 5), 3, 1), ((2, 6, 3), 4, 1), ((3,), 1, 0), ((0, 2), 2, 0)):
+        index = rng.integers(0, max(shape[dim], 1), (*shape[:dim], count, *shape[dim + 1 :]))
+        found.append(Sample((rng.standard_normal(shape).astype(np.float32), index), {"dim": dim}))
+    outside = np.array([-1, 2, 9, 0])
+    return [*found, Sample((rng.standard_normal(3).astype(np.float32), outside), {"dim": 0})]
+
+
+register(
+    OpDef(
+        name="gather",
+        kind=Kind.GATHER,
+        infer=_infer_gather,
+        vjp=lambda n, dy: [_scatter(n.inputs[1], dy, n.attrs["dim"], n.inputs[0].shape[n.attrs["dim"]]), None],
+        reference=_reference_gather,
+        samples=_gather_samples,
+        cheap=False,
+    )
+)
+
+
+def _infer_scatter(index: TensorType, src: TensorType, *, dim: int, size: int, op: str) -> Types:
+    _check_index(index, src, dim, "src")
+    if index.shape != src.shape:
+        raise ShapeError(f"index and src must have one shape, got {list(index.shape)} and {list(src.shape)}")
+    if op not in _SCATTER:
+        raise ArgumentError(f"op must be one of {', '.join(_SCATTER)}, got {op!r}")
+    if src.dtype.is_bool:
+        raise DTypeError("src must be a number, got bool; cast it first")
+    if size < 0:
+        raise ArgumentError(f"size must be >= 0, got {size}")
+    return (TensorType((*src.shape[:dim], size, *src.shape[dim + 1 :]), src.dtype),)
+
+
+def _identity(op: str, dtype: np.dtype) -> Any:
+    if op in ("sum", "prod"):
+        return 0 if op == "sum" else 1
+    if dtype.kind in "iu":
+        return np.iinfo(dtype).min if op == "max" else np.iinfo(dtype).max
+    return -math.inf if op == "max" else math.inf
+
+
+def _reference_scatter(index: np.ndarray, src: np.ndarray, dim: int, size: int, op: str) -> np.ndarray:
+    y = np.full((*src.shape[:dim], size, *src.shape[dim + 1 :]), _identity(op, src.dtype), src.dtype)
+    at = np.indices(index.shape)
+    inside = (index >= 0) & (index < size)
+    place = tuple(index[inside] if d == dim else at[d][inside] for d in range(src.ndim))
+    _SCATTER[op].at(y, place, src[inside])
+    return y
+
+
+def _scatter_vjp(node: Node, dy: Value) -> list[Value | None]:
+    index, src = node.inputs
+    dim, size, op = node.attrs["dim"], node.attrs["size"], node.attrs["op"]
+    if op == "sum":
+        return [None, apply("gather", dy, index, dim=dim)]
+    if op == "prod":
+        raise ArgumentError("a product of scattered elements has no gradient; scatter logarithms, or use sum, max or min")
+    winner = cast(eq(src, apply("gather", node.outputs[0], index, dim=dim)), src.dtype)  # equal extremes share
+    share = dy / _scatter(index, winner, dim, size)
+    return [None, where(winner > 0.0, apply("gather", share, index, dim=dim), 0.0)]
+
+
+def _scatter_samples(rng: np.random.Generator) -> list[Sample]:
+    found = []
+    for op in ("sum", "max", "min"):
+        for shape, size, dim in (((6, 5), 4, 0), ((2, 7), 3, 1), ((2, 5, 3), 4, 1)):
+            src = rng.permutation(math.prod(shape)).reshape(shape).astype(np.float32) / 8
+            index = rng.permuted(np.indices(shape)[dim] % size, axis=dim)  # every position is met
+            found.append(Sample((index, src), {"dim": dim, "size": size, "op": op}))
+    some = rng.standard_normal((6, 5)).astype(np.float32)
+    found.append(Sample((rng.integers(-1, 5, (6, 5)), some), {"dim": 0, "size": 4, "op": "sum"}))
+    empty = np.zeros((0, 2), np.float32)
+    return [*found, Sample((np.zeros((0, 2), np.int64), empty), {"dim": 0, "size": 2, "op": "sum"})]
+
+
+register(
+    OpDef(
+        name="scatter",
+        kind=Kind.SCATTER,
+        infer=_infer_scatter,
+        vjp=_scatter_vjp,
+        reference=_reference_scatter,
+        samples=_scatter_samples,
+        template="scatter",
+    )
+)
+
+
+def _scatter(index: Value, src: Value, dim: int, size: int, op: str = "sum") -> Value:
+    return apply("scatter", index, src, dim=dim, size=size, op=op)
+
+
+# --- functions -----------------------------------------------------------------------------------------------------
+
+
+def _index(index: Any, what: str = "index") -> Value:
+    """Integer positions as int64."""
+    index = tensor(index, what)
+    if not index.dtype.is_int:
+        raise DTypeError(f"{what} must hold integers, got {index.dtype}")
+    return cast(index, int64)
+
+
+def _cut(x: Value, index: Value, dim: int, what: str) -> Value:
+    """``x`` cut down to the sizes of ``index`` in all other dimensions, as torch reads it."""
+    if index.ndim != x.ndim or any(index.shape[d] > x.shape[d] for d in range(x.ndim) if d != dim):
+        raise ShapeError(
+            f"index must have {x.ndim} dimensions, none but {dim} longer than those of {what} {list(x.shape)}, "
+            f"got {list(index.shape)}"
+        )
+    keys = tuple(slice(None) if d == dim else slice(0, index.shape[d]) for d in range(x.ndim))
+    return getitem(x, keys) if x.ndim else x
+
+
+@function
+def gather(input: Value, dim: int, index: Value) -> Value:
+    """``out[i][j][k] = input[i][index[i][j][k]][k]`` for dim 1: ``index`` has as many dimensions as ``input``."""
+    at, positions = dim_index(dim, tensor(input).ndim), _index(index)
+    return apply("gather", _cut(input, positions, at, "input"), positions, dim=at)
+
+
+@function
+def take_along_dim(input: Value, indices: Value, dim: int | None = None) -> Value:
+    """``gather`` with broadcasting; of the flattened tensors when ``dim`` is None."""
+    if dim is None:
+        return gather(reshape(input, (-1,)), 0, reshape(indices, (-1,)))
+    at, positions = dim_index(dim, input.ndim), _index(indices, "indices")
+    if positions.ndim != input.ndim:
+        raise ShapeError(f"indices must have {input.ndim} dimensions, got {list(positions.shape)}")
+    shape = broadcast_shape(*((*v.shape[:at], 1, *v.shape[at + 1 :]) for v in (input, positions)))
+
+    def widen(v: Value) -> Value:
+        return broadcast_to(v, (*shape[:at], v.shape[at], *shape[at + 1 :]))
+
+    return apply("gather", widen(input), widen(positions), dim=at)
+
+
+@function
+def index_select(input: Value, dim: int, index: Value) -> Value:
+    """The slices of ``input`` along ``dim`` that the 1-D ``index`` names."""
+    at, positions = dim_index(dim, tensor(input).ndim), _index(index)
+    if positions.ndim != 1:
+        raise ShapeError(f"index must have one dimension, got {list(positions.shape)}")
+    return _select(input, at, positions)
+
+
+def _select(input: Value, dim: int, index: Value) -> Value:
+    wide = reshape(index, [index.shape[0] if d == dim else 1 for d in range(input.ndim)])
+    shape = [index.shape[0] if d == dim else n for d, n in enumerate(input.shape)]
+    return apply("gather", input, broadcast_to(wide, shape), dim=dim)
+
+
+@function
+def take(input: Value, index: Value) -> Value:
+    """Elements of the flattened ``input`` at ``index`` (any shape)."""
+    positions = _index(index)
+    return reshape(_select(reshape(input, (-1,)), 0, reshape(positions, (-1,))), positions.shape)
+
+
+@function
+def embedding(input: Value, weight: Value, padding_idx: int | None = None) -> Value:
+    """Rows of ``weight`` [V, D] that the integers ``input`` [...] name, as [..., D].
+
+    The row ``padding_idx`` gets no gradient.
+    """
+    positions = _index(input, "input")
+    if tensor(weight, "weight").ndim != 2:
+        raise ShapeError(f"weight must be [V, D], got {list(weight.shape)}")
+    if padding_idx is not None:
+        padding = dim_index(padding_idx, weight.shape[0], "padding_idx")
+        row = iota(weight, 0)
+        weight = where(eq(row, padding), stop_gradient(weight), weight)
+    rows = _select(weight, 0, reshape(positions, (-1,)))
+    return reshape(rows, (*positions.shape, weight.shape[1]))
+
+
+@function
+def one_hot(input: Value, num_classes: int) -> Value:
+    """int64 [..., num_classes]: 1 where the class is ``input``'s. Unlike torch's, ``num_classes`` must be given."""
+    positions = _index(input, "input")
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+        raise ArgumentError(f"num_classes must be an int >= 1, got {num_classes!r}")
+    wide = broadcast_to(unsqueeze(positions, -1), (*positions.shape, num_classes))
+    return cast(eq(iota(wide, wide.ndim - 1), wide), int64)
+
+
+def _source(input: Value, index: Any, src: Any, dim: int) -> tuple[Value, Value]:
+    """``index`` and ``src`` (a number or a Value, cut to the index's sizes) for scattering into ``input``."""
+    positions = _index(index)
+    _cut(input, positions, dim, "input")
+    if not isinstance(src, Value):
+        if not isinstance(src, bool | int | float):
+            raise ArgumentError(f"src must be a Value or a number, got {type(src).__name__}")
+        return positions, broadcast_to(input.graph.constant(src, input.dtype), positions.shape)
+    if src.dtype != input.dtype:
+        raise DTypeError(f"src must be {input.dtype} as input, got {src.dtype}")
+    if src.ndim != positions.ndim or any(a > b for a, b in zip(positions.shape, src.shape, strict=True)):
+        raise ShapeError(f"index {list(positions.shape)} must not be larger than src {list(src.shape)}")
+    return positions, getitem(src, tuple(slice(0, n) for n in positions.shape)) if src.ndim else src
+
+
+def _scattered(input: Value, dim: int, positions: Value, src: Value, op: str) -> Value:
+    """What lands on each element of ``input``; elements beyond the index's sizes get the op's neutral element."""
+    y = _scatter(positions, src, dim, input.shape[dim], op)
+    return _pad_to(y, input.shape, _identity(op, y.dtype.numpy))
+
+
+def _pad_to(x: Value, shape: Sequence[int], value: float) -> Value:
+    """``x`` lengthened at the end of each dimension to ``shape``."""
+    if x.shape == tuple(shape):
+        return x
+    zeros, high = (0,) * x.ndim, tuple(n - m for n, m in zip(shape, x.shape, strict=True))
+    return apply("pad", x, low=zeros, high=high, interior=zeros, value=value)
+
+
+@function
+def scatter(input: Value, dim: int, index: Value, src: Any) -> Value:
+    """``input`` with ``out[i][index[i][j][k]][k] = src[i][j][k]`` for dim 1; the last one written stays, always."""
+    at = dim_index(dim, tensor(input).ndim)
+    positions, source = _source(input, index, src, at)
+    place = _scattered(input, at, positions, iota(positions, at), "max")
+    wide = [m if d == at else n for d, (n, m) in enumerate(zip(input.shape, source.shape, strict=True))]
+    return where(ge(place, 0), apply("gather", _pad_to(source, wide, 0.0), place, dim=at), input)
+
+
+@function
+def scatter_add(input: Value, dim: int, index: Value, src: Value) -> Value:
+    """``input`` with ``out[i][index[i][j][k]][k] += src[i][j][k]`` for dim 1."""
+    at = dim_index(dim, tensor(input).ndim)
+    positions, source = _source(input, index, src, at)
+    return input + _scattered(input, at, positions, source, "sum")
+
+
+@function
+def scatter_reduce(input: Value, dim: int, index: Value, src: Value, reduce: str, include_self: bool = True) -> Value:
+    """``input`` joined with the elements of ``src`` sent to it by "sum", "mean", "amax" or "amin".
+
+    Without ``include_self`` the elements of ``input`` that something lands on do not take part.
+    """
+    if reduce not in ("sum", "mean", "amax", "amin"):
+        raise ArgumentError(f"reduce must be 'sum', 'mean', 'amax' or 'amin', got {reduce!r}")
+    at = dim_index(dim, tensor(input).ndim)
+    positions, source = _source(input, index, src, at)
+    ones = broadcast_to(input.graph.constant(1, int64), positions.shape)
+    count = _scattered(input, at, positions, ones, "sum")
+    hit = ge(count, 1)
+    op = {"amax": "max", "amin": "min"}.get(reduce, "sum")
+    landed = _scattered(input, at, positions, source, op)
+    if op == "sum":
+        total = landed + (input if include_self else where(hit, 0, input))
+        if reduce == "sum":
+            return total
+        parts = cast(where(hit, count + int(include_self), 1), input.dtype)
+        return total / parts if input.dtype.is_float else floor_divide(total, parts)
+    if not include_self:
+        return where(hit, landed, input)
+    return where(hit, (maximum if op == "max" else minimum)(landed, input), input)
+
+
+@function
+def index_add(input: Value, dim: int, index: Value, source: Value, alpha: float = 1) -> Value:
+    """``input`` with the slices of ``source`` along ``dim``, times ``alpha``, added at the 1-D ``index``."""
+    at, positions = dim_index(dim, tensor(input).ndim), _index(index)
+    if positions.ndim != 1 or source.shape != tuple(positions.shape[0] if d == at else n for d, n in enumerate(input.shape)):
+        raise ShapeError(
+            f"source {list(source.shape)} must be input {list(input.shape)} with {list(positions.shape)} along {at}"
+        )
+    wide = broadcast_to(reshape(positions, [-1 if d == at else 1 for d in range(input.ndim)]), source.shape)
+    return input + _scatter(wide, source if alpha == 1 else source * alpha, at, input.shape[at])
