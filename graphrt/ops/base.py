@@ -71,8 +71,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, part) for part in parts)
     if origin in (list, tuple, Sequence):
         inner = [p for p in parts if p is not ...]
-        items = isinstance(value, list | tuple | range | np.ndarray) and not (isinstance(value, np.ndarray) and value.ndim != 1)
-        return items and all(any(_fits(v, p) for p in inner or [Any]) for v in value)
+        return isinstance(value, list | tuple | range) and all(any(_fits(v, p) for p in inner or [Any]) for v in value)
     if hint in (int, float):
         kinds = (int, np.integer) if hint is int else (int, float, np.integer, np.floating)
         return isinstance(value, kinds) and not isinstance(value, bool)
