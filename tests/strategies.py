@@ -217,18 +217,20 @@ class Builder:
         attrs = dict(self.pick(samples).attrs)
         if "dtype" in attrs:
             attrs["dtype"] = self.dtype().name
-        columns = list(zip(*(s.inputs for s in samples), strict=True))
-        bools = [all(a.dtype == bool for a in column) for column in columns]
+        columns = [[a for a in column if a.size] for column in zip(*(s.inputs for s in samples), strict=True)]
         x = self.value()
         operands = []
-        for column, is_bool in zip(columns, bools, strict=True):
-            wanted = as_dtype("bool") if is_bool and "dtype" not in attrs else x.dtype
+        for column in columns:
+            wanted = x.dtype
+            if "dtype" not in attrs and all(a.dtype == bool for a in column):
+                wanted = as_dtype("bool")
+            elif wanted.is_float and column[0].dtype.kind == "i":
+                wanted = operands[0].dtype if operands else self.pick([d for d in DTYPES.values() if d.is_int])
             v = x if not operands and wanted == x.dtype else self.like(x, wanted)
-            found = [a for a in column if a.size]
-            low, high = min(float(a.min()) for a in found), max(float(a.max()) for a in found)
+            low, high = min(float(a.min()) for a in column), max(float(a.max()) for a in column)
             if "dtype" in attrs and as_dtype(attrs["dtype"]).is_int and v.dtype.is_float:
                 low, high = 0.0, 9.0
-            if v.dtype.is_float or (v.dtype.is_int and found[0].dtype.kind == "i"):
+            if v.dtype.is_float or (v.dtype.is_int and column[0].dtype.kind == "i"):
                 v = self.within(v, low, high)
             operands.append(v)
         return self.graph.append(op, operands, attrs).outputs
