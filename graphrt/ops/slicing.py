@@ -59,8 +59,10 @@ register(
 def getitem(input: Value, key: Any) -> Value:
     """``input[key]`` for integers, slices (any step), None and Ellipsis. Raises ArgumentError, ShapeError."""
     keys = list(key) if isinstance(key, tuple) else [key]
+    for k in keys:
+        _check_key(k)
     used = sum(k is not None and k is not Ellipsis for k in keys)
-    if used > input.ndim or keys.count(Ellipsis) > 1:
+    if used > input.ndim or len(keys) - used - sum(k is None for k in keys) > 1:
         raise ShapeError(f"{key!r} has too many indices for shape {list(input.shape)}")
     if Ellipsis not in keys:
         keys.append(Ellipsis)
@@ -89,6 +91,15 @@ def getitem(input: Value, key: Any) -> Value:
     if any(b - a != n for a, b, n in zip(start, stop, x.shape, strict=True)) or any(s > 1 for s in step):
         x = apply("slice", x, start=tuple(start), stop=tuple(stop), step=tuple(step))
     return reshape(flip(x, flips) if flips else x, shape)
+
+
+def _check_key(key: Any) -> None:
+    """Raises ArgumentError unless ``key`` is an int, None, Ellipsis or a slice of ints with a step other than 0."""
+    parts = [key.start, key.stop, key.step] if isinstance(key, slice) else [None if key is Ellipsis else key]
+    if any(p is not None and (isinstance(p, bool) or not isinstance(p, int | np.integer)) for p in parts):
+        raise ArgumentError(f"an index is an int, a slice of ints, None or ..., got {key!r}")
+    if isinstance(key, slice) and key.step == 0:
+        raise ArgumentError("the step of a slice must not be 0")
 
 
 def _infer_pad(input: TensorType, *, low: Shape, high: Shape, interior: Shape, value: float) -> Types:
