@@ -144,7 +144,7 @@ def require_float(dtype: DType, what: str) -> None:
 
 def ntuple(value: int | Sequence[int], n: int, what: str, minimum: int) -> tuple[int, ...]:
     """``value`` for each of ``n`` spatial dimensions. Raises ArgumentError when it is shorter, or under ``minimum``."""
-    values = (value,) * n if isinstance(value, int | np.integer) else tuple(value)
+    values = (value,) * n if isinstance(value, int | np.integer) else tuple(value) if isinstance(value, list | tuple) else ()
     if len(values) != n or not all(isinstance(v, int | np.integer) and v >= minimum for v in values):
         raise ArgumentError(f"{what} must be an int >= {minimum} or {n} of them, got {value!r}")
     return tuple(int(v) for v in values)
