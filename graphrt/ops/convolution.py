@@ -166,7 +166,8 @@ def _conv_transpose(
     _bias(bias, weight.shape[1] * groups)
     if x.shape[1] != weight.shape[0] or x.shape[1] % groups:
         raise ShapeError(
-            f"{x.shape[1]} input channels in {groups} groups need weight [{x.shape[1]}, K/{groups}, ...], got {list(weight.shape)}"
+            f"{x.shape[1]} input channels in {groups} groups need weight [{x.shape[1]}, K/{groups}, ...], "
+            f"got {list(weight.shape)}"
         )
     strides, dilations = ntuple(stride, rank, "stride", 1), ntuple(dilation, rank, "dilation", 1)
     if isinstance(padding, str):
