@@ -163,7 +163,7 @@ def test_errors_say_what_to_do() -> None:
     with pytest.raises(ShapeError, match="BatchNorm2d"):
         nn.BatchNorm2d(2)(Graph().input("x", (2, 2)))
     with pytest.raises(ArgumentError, match="padding_mode"):
-        nn.Conv2d(1, 1, 3, padding_mode="reflect")
+        nn.Conv2d(1, 1, 3, padding_mode="mirror")
     with pytest.raises(ArgumentError, match="no model 'vgg'; there is lenet5, mlp"):
         models.get("vgg")
 

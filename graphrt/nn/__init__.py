@@ -2,10 +2,42 @@
 
 from graphrt.nn import init
 from graphrt.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
-from graphrt.nn.convolution import Conv2d
+from graphrt.nn.convolution import (
+    ChannelShuffle,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    Fold,
+    LocalConv2d,
+    PixelShuffle,
+    PixelUnshuffle,
+    Unfold,
+)
 from graphrt.nn.init import manual_seed
 from graphrt.nn.layers import Dropout, Flatten, Identity, Linear, Sequential
 from graphrt.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from graphrt.nn.module import Buffer, Module, Parameter, count_parameters, summary
 from graphrt.nn.normalization import BatchNorm1d, BatchNorm2d, LayerNorm
-from graphrt.nn.pooling import AvgPool2d, MaxPool2d, SumPool2d
+from graphrt.nn.pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    LPPool1d,
+    LPPool2d,
+    LPPool3d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+    SumPool1d,
+    SumPool2d,
+    SumPool3d,
+)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import graphrt.ops as F
-from graphrt.errors import ArgumentError
 from graphrt.ir import Value
 from graphrt.nn.module import Module
 
 Size = int | Sequence[int]
 
 
-class MaxPool2d(Module):
-    """Largest element of each window of [N, C, H, W]; ``stride`` defaults to the window. Indices are not returned."""
+class _MaxPool(Module):
+    rank = 0
 
     def __init__(
         self,
@@ -24,17 +24,16 @@ class MaxPool2d(Module):
         return_indices: bool = False,
         ceil_mode: bool = False,
     ) -> None:
-        if return_indices:
-            raise ArgumentError("MaxPool2d cannot return indices")
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.dilation, self.ceil_mode = dilation, ceil_mode
+        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
+        self.return_indices, self.ceil_mode = return_indices, ceil_mode
 
-    def forward(self, input: Value) -> Value:
-        return F.max_pool2d(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+    def forward(self, input: Value) -> Any:
+        pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[self.rank - 1]
+        return pool(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices)
 
 
-class AvgPool2d(Module):
-    """Mean of each window of [N, C, H, W]; ``stride`` defaults to the window."""
+class _AvgPool(Module):
+    rank = 0
 
     def __init__(
         self,
@@ -43,19 +42,171 @@ class AvgPool2d(Module):
         padding: Size = 0,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
+        divisor_override: int | None = None,
     ) -> None:
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
+        self.ceil_mode, self.count_include_pad, self.divisor_override = ceil_mode, count_include_pad, divisor_override
 
     def forward(self, input: Value) -> Value:
-        return F.avg_pool2d(input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[self.rank - 1]
+        return pool(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )
 
 
-class SumPool2d(Module):
-    """Sum of each window of [N, C, H, W]; ``stride`` defaults to the window. torch has no such layer."""
+class _SumPool(Module):
+    rank = 0
 
     def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False) -> None:
         self.kernel_size, self.stride, self.padding, self.ceil_mode = kernel_size, stride, padding, ceil_mode
 
     def forward(self, input: Value) -> Value:
-        return F.sum_pool2d(input, self.kernel_size, self.stride, self.padding, self.ceil_mode)
+        pool = (F.sum_pool1d, F.sum_pool2d, F.sum_pool3d)[self.rank - 1]
+        return pool(input, self.kernel_size, self.stride, self.padding, self.ceil_mode)
+
+
+class _LPPool(Module):
+    rank = 0
+
+    def __init__(self, norm_type: float, kernel_size: Size, stride: Size | None = None, ceil_mode: bool = False) -> None:
+        self.norm_type, self.kernel_size, self.stride, self.ceil_mode = norm_type, kernel_size, stride, ceil_mode
+
+    def forward(self, input: Value) -> Value:
+        pool = (F.lp_pool1d, F.lp_pool2d, F.lp_pool3d)[self.rank - 1]
+        return pool(input, self.norm_type, self.kernel_size, self.stride, self.ceil_mode)
+
+
+class _AdaptiveAvgPool(Module):
+    rank = 0
+
+    def __init__(self, output_size: Any) -> None:
+        self.output_size = output_size
+
+    def forward(self, input: Value) -> Value:
+        pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[self.rank - 1]
+        return pool(input, self.output_size)
+
+
+class _AdaptiveMaxPool(Module):
+    rank = 0
+
+    def __init__(self, output_size: Any, return_indices: bool = False) -> None:
+        self.output_size, self.return_indices = output_size, return_indices
+
+    def forward(self, input: Value) -> Any:
+        pool = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[self.rank - 1]
+        return pool(input, self.output_size, self.return_indices)
+
+
+class MaxPool1d(_MaxPool):
+    """Largest element of each window of [N, C, L]; ``stride`` defaults to the window."""
+
+    rank = 1
+
+
+class MaxPool2d(_MaxPool):
+    """Largest element of each window of [N, C, H, W]; ``stride`` defaults to the window."""
+
+    rank = 2
+
+
+class MaxPool3d(_MaxPool):
+    """Largest element of each window of [N, C, D, H, W]; ``stride`` defaults to the window."""
+
+    rank = 3
+
+
+class AvgPool1d(_AvgPool):
+    """Mean of each window of [N, C, L]; ``stride`` defaults to the window."""
+
+    rank = 1
+
+
+class AvgPool2d(_AvgPool):
+    """Mean of each window of [N, C, H, W]; ``stride`` defaults to the window."""
+
+    rank = 2
+
+
+class AvgPool3d(_AvgPool):
+    """Mean of each window of [N, C, D, H, W]; ``stride`` defaults to the window."""
+
+    rank = 3
+
+
+class SumPool1d(_SumPool):
+    """Sum of each window of [N, C, L]; ``stride`` defaults to the window. torch has no such layer."""
+
+    rank = 1
+
+
+class SumPool2d(_SumPool):
+    """Sum of each window of [N, C, H, W]; ``stride`` defaults to the window. torch has no such layer."""
+
+    rank = 2
+
+
+class SumPool3d(_SumPool):
+    """Sum of each window of [N, C, D, H, W]; ``stride`` defaults to the window. torch has no such layer."""
+
+    rank = 3
+
+
+class LPPool1d(_LPPool):
+    """``sum(input ** norm_type) ** (1 / norm_type)`` of each window of [N, C, L]."""
+
+    rank = 1
+
+
+class LPPool2d(_LPPool):
+    """``sum(input ** norm_type) ** (1 / norm_type)`` of each window of [N, C, H, W]."""
+
+    rank = 2
+
+
+class LPPool3d(_LPPool):
+    """``sum(input ** norm_type) ** (1 / norm_type)`` of each window of [N, C, D, H, W]."""
+
+    rank = 3
+
+
+class AdaptiveAvgPool1d(_AdaptiveAvgPool):
+    """Means of [N, C, L] over ``output_size`` windows; None keeps a dimension's size."""
+
+    rank = 1
+
+
+class AdaptiveAvgPool2d(_AdaptiveAvgPool):
+    """Means of [N, C, H, W] over ``output_size`` windows; None keeps a dimension's size."""
+
+    rank = 2
+
+
+class AdaptiveAvgPool3d(_AdaptiveAvgPool):
+    """Means of [N, C, D, H, W] over ``output_size`` windows; None keeps a dimension's size."""
+
+    rank = 3
+
+
+class AdaptiveMaxPool1d(_AdaptiveMaxPool):
+    """Largest elements of [N, C, L] in ``output_size`` windows; None keeps a dimension's size."""
+
+    rank = 1
+
+
+class AdaptiveMaxPool2d(_AdaptiveMaxPool):
+    """Largest elements of [N, C, H, W] in ``output_size`` windows; None keeps a dimension's size."""
+
+    rank = 2
+
+
+class AdaptiveMaxPool3d(_AdaptiveMaxPool):
+    """Largest elements of [N, C, D, H, W] in ``output_size`` windows; None keeps a dimension's size."""
+
+    rank = 3

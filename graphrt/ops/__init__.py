@@ -4,7 +4,15 @@ from graphrt.ops import window  # importing registers
 from graphrt.ops.activation import elu, gelu, leaky_relu, log_softmax, silu, softmax, softplus
 from graphrt.ops.base import FUNCTIONS
 from graphrt.ops.contraction import linear, matmul
-from graphrt.ops.convolution import conv2d
+from graphrt.ops.convolution import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+    local_conv2d,
+)
 from graphrt.ops.detection import box_area, box_iou, nms, roi_align, roi_pool
 from graphrt.ops.elementwise import (
     abs,
@@ -63,7 +71,31 @@ from graphrt.ops.loss import (
     nll_loss,
 )
 from graphrt.ops.normalization import batch_norm, layer_norm
-from graphrt.ops.pooling import avg_pool2d, global_avg_pool2d, max_pool2d, sum_pool2d
+from graphrt.ops.pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    channel_pool,
+    global_avg_pool,
+    global_avg_pool2d,
+    global_max_pool,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+    maxout,
+    sum_pool1d,
+    sum_pool2d,
+    sum_pool3d,
+)
 from graphrt.ops.random import dropout, manual_seed, uniform
 from graphrt.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, mean, prod, std, sum, var
 from graphrt.ops.resize import interpolate
@@ -101,4 +133,5 @@ from graphrt.ops.transcendental import (
     tan,
     trunc,
 )
+from graphrt.ops.unfold import channel_shuffle, fold, pixel_shuffle, pixel_unshuffle, unfold, windows
 from graphrt.ops.view import expand, flatten, movedim, permute, reshape, squeeze, transpose, unsqueeze

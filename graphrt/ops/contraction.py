@@ -1,8 +1,8 @@
 """Contractions: matmul, convolution and its two gradients.
 
 The gradient of a convolution is a convolution, so with ``conv_dgrad`` and ``conv_wgrad`` as ops the set is closed under
-differentiation. Shapes are PyTorch's: x [N, C, *spatial], w [K, C/groups, *filter], y [N, K, *out]. The memory layout is the
-layout pass's business, not the op's.
+differentiation. Shapes are PyTorch's: x [N, C, H, W], w [K, C/groups, R, S], y [N, K, P, Q]; other ranks are made of views
+around these (``convolution.py``). The memory layout is the layout pass's business, not the op's.
 """
 
 from __future__ import annotations
@@ -115,17 +115,22 @@ def _check_attrs(rank: int, stride: Shape, padding: Pads, dilation: Shape, group
         raise ArgumentError(f"padding must be ({rank}) pairs (low, high) >= 0, got {padding}")
 
 
-def _infer_conv(input: TensorType, weight: TensorType, *, stride: Shape, padding: Pads, dilation: Shape, groups: int) -> Types:
-    _one_float(("input", "weight"), input, weight)
-    x, w = input.shape, weight.shape
-    if len(x) < 3 or len(x) != len(w):
-        raise ShapeError(f"conv needs input [N, C, *spatial] and weight [K, C/groups, *filter], got {list(x)}, {list(w)}")
-    _check_attrs(len(x) - 2, stride, padding, dilation, groups)
+def check_channels(x: Shape, w: Shape, groups: int) -> None:
+    """Raises ShapeError unless w [K, C/groups, *filter] fits x [N, C, *spatial]."""
     if x[1] % groups or w[0] % groups or w[1] != x[1] // groups:
         raise ShapeError(
             f"{x[1]} input channels in {groups} groups need weight [K, {x[1] // groups}, ...] with K divisible by {groups}, "
             f"got {list(w)}"
         )
+
+
+def _infer_conv(input: TensorType, weight: TensorType, *, stride: Shape, padding: Pads, dilation: Shape, groups: int) -> Types:
+    _one_float(("input", "weight"), input, weight)
+    x, w = input.shape, weight.shape
+    if len(x) != 4 or len(w) != 4:
+        raise ShapeError(f"conv needs input [N, C, H, W] and weight [K, C/groups, R, S], got {list(x)}, {list(w)}")
+    _check_attrs(2, stride, padding, dilation, groups)
+    check_channels(x, w, groups)
     out = tuple(map(out_size, x[2:], w[2:], stride, padding, dilation))
     if min(out, default=1) < 1 and min(x[2:]) > 0:
         raise ShapeError(f"filter {list(w[2:])} does not fit input {list(x[2:])} with padding {padding}, dilation {dilation}")
@@ -135,6 +140,9 @@ def _infer_conv(input: TensorType, weight: TensorType, *, stride: Shape, padding
 def _infer_dgrad(
     dy: TensorType, weight: TensorType, *, shape: Shape, stride: Shape, padding: Pads, dilation: Shape, groups: int
 ) -> Types:
+    if dy.ndim != 4 or weight.ndim != 4:
+        raise ShapeError(f"conv_dgrad needs dy [N, K, P, Q] and weight [K, C/g, R, S], got {dy}, {weight}")
+    _one_float(("dy", "weight"), dy, weight)
     x = TensorType((dy.shape[0], weight.shape[1] * groups, *shape), dy.dtype)
     (y,) = _infer_conv(x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups)
     if y.shape != dy.shape:
@@ -145,6 +153,8 @@ def _infer_dgrad(
 def _infer_wgrad(
     dy: TensorType, input: TensorType, *, shape: Shape, stride: Shape, padding: Pads, dilation: Shape, groups: int, splits: int
 ) -> Types:
+    if dy.ndim != 4 or input.ndim != 4:
+        raise ShapeError(f"conv_wgrad needs dy [N, K, P, Q] and input [N, C, H, W], got {dy}, {input}")
     w = TensorType((dy.shape[1], input.shape[1] // groups, *shape), dy.dtype)
     (y,) = _infer_conv(input, w, stride=stride, padding=padding, dilation=dilation, groups=groups)
     if y.shape != dy.shape:
@@ -210,10 +220,10 @@ def _reference_wgrad(
     dw = np.zeros((max(splits, 1), dy.shape[1], x.shape[1] // groups, *shape), dy.dtype)
     for i, (a, b) in enumerate(split_ranges(x.shape[0], max(splits, 1))):
         g = _groups(dy[a:b], groups)
-        g = g.reshape(*g.shape[:3], -1)
+        g = g.reshape(*g.shape[:3], math.prod(g.shape[3:]))
         for tap, view in _windows(xp[a:b], dy.shape[2:], shape, stride, padding, dilation):
-            part = np.einsum("ngkp,ngcp->gkc", g, _groups(view, groups).reshape(b - a, groups, -1, g.shape[-1]))
-            dw[(i, slice(None), slice(None), *tap)] = part.reshape(dy.shape[1], -1)
+            part = np.einsum("ngkp,ngcp->gkc", g, _groups(view, groups).reshape(b - a, groups, dw.shape[2], g.shape[-1]))
+            dw[(i, slice(None), slice(None), *tap)] = part.reshape(dw.shape[1:3])
     return dw if splits else dw[0]
 
 

@@ -27,9 +27,8 @@ def _index_type(kernel: Shape) -> Any:
 
 
 def _out_shape(x: Shape, kernel: Shape, stride: Shape, padding: Pads, dilation: Shape) -> Shape:
-    rank = len(x) - 2
-    if rank < 1 or not len(kernel) == len(stride) == len(padding) == len(dilation) == rank:
-        raise ShapeError(f"pooling needs input [N, C, *spatial] and {rank} entries per argument, got {list(x)}")
+    if len(x) != 4 or not len(kernel) == len(stride) == len(padding) == len(dilation) == 2:
+        raise ShapeError(f"pooling needs input [N, C, H, W] and two entries per argument, got {list(x)}")
     if min((*kernel, *stride, *dilation), default=1) < 1 or any(min(p) < 0 for p in padding):
         raise ArgumentError("kernel, stride and dilation must be >= 1 and padding >= 0")
     out = tuple(map(out_size, x[2:], kernel, stride, padding, dilation))
