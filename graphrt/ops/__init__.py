@@ -5,6 +5,7 @@ from graphrt.ops.activation import elu, gelu, leaky_relu, log_softmax, silu, sof
 from graphrt.ops.base import FUNCTIONS
 from graphrt.ops.contraction import linear, matmul
 from graphrt.ops.convolution import conv2d
+from graphrt.ops.creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
 from graphrt.ops.elementwise import (
     abs,
     add,
@@ -61,12 +62,41 @@ from graphrt.ops.loss import (
     mse_loss,
     nll_loss,
 )
+from graphrt.ops.movement import (
+    broadcast_tensors,
+    broadcast_to,
+    chunk,
+    diag,
+    diag_embed,
+    diagonal,
+    dstack,
+    expand_as,
+    fliplr,
+    flipud,
+    hstack,
+    meshgrid,
+    narrow,
+    repeat,
+    repeat_interleave,
+    roll,
+    rot90,
+    select,
+    split,
+    tensor_split,
+    tile,
+    trace,
+    tril,
+    triu,
+    unbind,
+    unflatten,
+    vstack,
+)
 from graphrt.ops.normalization import batch_norm, layer_norm
 from graphrt.ops.pooling import avg_pool2d, global_avg_pool2d, max_pool2d, sum_pool2d
 from graphrt.ops.random import dropout, manual_seed, uniform
 from graphrt.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, mean, prod, std, sum, var
 from graphrt.ops.scan import cummax, cummin, cumprod, cumsum, logcumsumexp
-from graphrt.ops.slicing import concat, flip, pad, stack
+from graphrt.ops.slicing import cat, concat, flip, pad, stack
 from graphrt.ops.sorting import argsort, kthvalue, median, randperm, sort, topk
 from graphrt.ops.transcendental import (
     acos,
@@ -99,4 +129,16 @@ from graphrt.ops.transcendental import (
     tan,
     trunc,
 )
-from graphrt.ops.view import expand, flatten, movedim, permute, reshape, squeeze, transpose, unsqueeze
+from graphrt.ops.view import (
+    expand,
+    flatten,
+    moveaxis,
+    movedim,
+    permute,
+    reshape,
+    squeeze,
+    swapaxes,
+    swapdims,
+    transpose,
+    unsqueeze,
+)
