@@ -112,7 +112,7 @@ def linspace(graph: Graph, start: float, end: float, steps: int, dtype: DTypeLik
     gap = (high - low) / max(count - 1, 1)
     wide = float64 if final == float64 or not final.is_float else float32
     up, down = cast(i, wide) * gap + low, cast(i - (count - 1), wide) * gap + high
-    return cast(where(i < (count + 1) // 2, up, down), final)
+    return cast(where(i < max(count // 2, 1), up, down), final)
 
 
 @_creation
