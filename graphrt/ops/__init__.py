@@ -6,6 +6,22 @@ from graphrt.ops.base import FUNCTIONS
 from graphrt.ops.contraction import linear, matmul
 from graphrt.ops.convolution import conv2d
 from graphrt.ops.creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
+from graphrt.ops.einsum import (
+    addmm,
+    baddbmm,
+    bilinear,
+    bmm,
+    cdist,
+    cross,
+    dot,
+    einsum,
+    inner,
+    kron,
+    mm,
+    mv,
+    outer,
+    tensordot,
+)
 from graphrt.ops.elementwise import (
     abs,
     add,

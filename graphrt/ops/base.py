@@ -144,7 +144,8 @@ def dim_indices(dim: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
     """Sorted dimensions; None means all. Raises ArgumentError for one named twice."""
     if dim is None:
         return tuple(range(ndim))
-    dims = [dim_index(d, ndim) for d in (dim if isinstance(dim, list | tuple) else [dim])]
+    named: Any = dim if isinstance(dim, list | tuple) else [dim]
+    dims = [dim_index(d, ndim) for d in named]
     if len(set(dims)) != len(dims):
         raise ArgumentError(f"dim {dim} names a dimension twice")
     return tuple(sorted(dims))

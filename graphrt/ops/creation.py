@@ -97,7 +97,7 @@ def arange(
     wide = _wide(final) if floating else int64
     if floating and not final.is_float:
         wide = float32
-    count = math.ceil((end - start) / step) if floating else -((start - end) // step)  # type: ignore[operator]
+    count = math.ceil((end - start) / step) if floating else -((start - end) // step)
     return cast(cast(_indices(graph, (int(count),)), wide) * step + start, final)
 
 

@@ -168,7 +168,7 @@ def movedim(input: Value, source: int | Sequence[int], destination: int | Sequen
     """``input`` with each dimension of ``source`` moved to its place in ``destination``; the others keep their order."""
     pairs = list[list[int]]()
     for dims, what in ((source, "source"), (destination, "destination")):
-        named = dims if isinstance(dims, list | tuple) else [dims]
+        named: Any = dims if isinstance(dims, list | tuple) else [dims]
         pairs.append([dim_index(d, input.ndim, what) for d in named])
         if len(set(pairs[-1])) != len(pairs[-1]):
             raise ArgumentError(f"{what} {dims} names a dimension twice")
