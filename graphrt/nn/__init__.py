@@ -2,6 +2,7 @@
 
 from graphrt.nn import init
 from graphrt.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from graphrt.nn.attention import MultiheadAttention, TransformerEncoderLayer
 from graphrt.nn.convolution import Conv2d
 from graphrt.nn.init import manual_seed
 from graphrt.nn.layers import Dropout, Flatten, Identity, Linear, Sequential

@@ -2,6 +2,7 @@
 
 from graphrt.ops import window  # importing registers
 from graphrt.ops.activation import elu, gelu, leaky_relu, log_softmax, silu, softmax, softplus
+from graphrt.ops.attention import scaled_dot_product_attention
 from graphrt.ops.base import FUNCTIONS
 from graphrt.ops.contraction import linear, matmul
 from graphrt.ops.convolution import conv2d
