@@ -111,6 +111,16 @@ from graphrt.ops.movement import (
 from graphrt.ops.normalization import batch_norm, layer_norm
 from graphrt.ops.pooling import avg_pool2d, global_avg_pool2d, max_pool2d, sum_pool2d
 from graphrt.ops.random import dropout, manual_seed, uniform
+from graphrt.ops.recurrent import (
+    gru,
+    gru_cell,
+    lstm,
+    lstm_cell,
+    rnn_relu,
+    rnn_relu_cell,
+    rnn_tanh,
+    rnn_tanh_cell,
+)
 from graphrt.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, mean, prod, std, sum, var
 from graphrt.ops.scan import cummax, cummin, cumprod, cumsum, logcumsumexp
 from graphrt.ops.slicing import cat, concat, flip, pad, stack
