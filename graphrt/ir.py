@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import re
 import sys
@@ -24,7 +25,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, GraphError, GraphrtError, ShapeError
 from graphrt.node import OPERATORS, Node, Origin, Value
 from graphrt.op import REGISTRY, Kind, OpDef
-from graphrt.types import DTypeLike, TensorType, as_dtype, float32
+from graphrt.types import DType, DTypeLike, TensorType, as_dtype, float32
 
 __all__ = ["OPERATORS", "Graph", "Node", "Origin", "Value"]
 
@@ -99,7 +100,7 @@ class Graph:
         if isinstance(value, bool | int | float):
             kind = "bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "float32"
             final = as_dtype(dtype or kind)
-            number = bool(value) if final.is_bool else float(value) if final.is_float else int(value)
+            number = bool(value) if final.is_bool else float(value) if final.is_float else _integer(value, final)
             return self.append(REGISTRY["constant"], (), {"value": number, "dtype": final.name}).outputs[0]
         array = np.asarray(value)
         if array.dtype == np.float64 and dtype is None:
@@ -273,6 +274,14 @@ class Graph:
                     raise GraphError(f"line {number}: {line.strip()!r}: {error}") from None
         graph.verify()
         return graph
+
+
+def _integer(number: bool | int | float, dtype: DType) -> int:
+    """``number`` as ``dtype`` holds it: cut off towards zero, and for unsigned ones wrapped below zero, as in torch."""
+    info = np.iinfo(dtype.numpy)
+    if not math.isfinite(number) or not (info.min or -info.max) <= int(number) <= info.max:
+        raise ArgumentError(f"{number!r} does not fit {dtype}, which holds {info.min} to {info.max}")
+    return int(number) if info.min else int(number) % (info.max + 1)
 
 
 _NAME = r'(?:"(?:[^"\\]|\\.)*"|[\w.]+)'

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 import ml_dtypes
 import numpy as np
 
+from graphrt.errors import DTypeError
+
 
 @dataclass(frozen=True)
 class DType:
@@ -65,18 +67,18 @@ DTypeLike = DType | str | np.dtype | type
 
 
 def as_dtype(dtype: DTypeLike) -> DType:
-    """The DType that ``dtype`` names: a DType, ``"float32"``, ``"f32"``, a NumPy or torch dtype. Raises TypeError."""
+    """The DType that ``dtype`` names: a DType, ``"float32"``, ``"f32"``, a NumPy or torch dtype. Raises DTypeError."""
     if isinstance(dtype, DType):
         return dtype
     text = str(dtype).removeprefix("torch.")
     found = DTYPES.get(text) or _BY_SHORT.get(text)
     if found is None:
         try:
-            found = _BY_NUMPY.get(np.dtype(dtype))
+            found = None if dtype is None else _BY_NUMPY.get(np.dtype(dtype))
         except TypeError:
             found = None
     if found is None:
-        raise TypeError(f"{dtype!r} is no dtype of graphrt; it has {', '.join(DTYPES)}")
+        raise DTypeError(f"{dtype!r} is no dtype of graphrt; it has {', '.join(DTYPES)}")
     return found
 
 

@@ -7,6 +7,7 @@ from graphrt.ops.base import FUNCTIONS
 from graphrt.ops.contraction import linear, matmul
 from graphrt.ops.convolution import conv2d
 from graphrt.ops.creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
+from graphrt.ops.detection import box_area, box_iou, nms, roi_align, roi_pool
 from graphrt.ops.einsum import (
     addmm,
     baddbmm,
@@ -122,6 +123,7 @@ from graphrt.ops.recurrent import (
     rnn_tanh_cell,
 )
 from graphrt.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, mean, prod, std, sum, var
+from graphrt.ops.resize import interpolate
 from graphrt.ops.scan import cummax, cummin, cumprod, cumsum, logcumsumexp
 from graphrt.ops.slicing import cat, concat, flip, pad, stack
 from graphrt.ops.sorting import argsort, kthvalue, median, randperm, sort, topk

@@ -41,7 +41,7 @@ def masked_softmax(scores: Value) -> Value:
 
 def _check(query: Value, key: Value, value: Value, enable_gqa: bool) -> int:
     """Query heads to a key head. Raises ShapeError, DTypeError."""
-    shapes = [list(tensor(v, what).shape) for v, what in ((query, "query"), (key, "key"), (value, "value"))]
+    shapes = [list(v.shape) for v in (query, key, value)]
     require_float(query.dtype, "query")
     if not query.dtype == key.dtype == value.dtype:
         raise DTypeError(f"query, key and value must have one dtype, got {query.dtype}, {key.dtype}, {value.dtype}")
@@ -78,10 +78,8 @@ def scaled_dot_product_attention(
     several query heads share a key head (Ainslie et al., "GQA", EMNLP 2023). Dropout is always active; pass 0 to evaluate.
     """
     group = _check(query, key, value, enable_gqa)
-    if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float)):
-        raise ArgumentError(f"scale must be a number or None, got {scale!r}")
-    if not isinstance(is_causal, bool) or (is_causal and attn_mask is not None):
-        raise ArgumentError("is_causal must be a bool, and True only without attn_mask")
+    if is_causal and attn_mask is not None:
+        raise ArgumentError("is_causal must not be True together with attn_mask; make the mask causal")
     factor = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else float(scale)
     q = query if group == 1 else _heads(query, group, True)
     scores = matmul(q, transpose(key, -1, -2)) * factor

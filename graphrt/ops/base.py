@@ -7,8 +7,10 @@ half-built on the graph) and can be called as a method of a Value.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -23,7 +25,11 @@ Number = bool | int | float
 
 
 def function(f: F) -> F:
-    """Makes ``f`` a public op function: transactional, callable as ``x.f(...)``, listed in FUNCTIONS."""
+    """Makes ``f`` a public op function: transactional, callable as ``x.f(...)``, listed in FUNCTIONS.
+
+    Arguments are checked against the type hints of ``f`` before it runs, so that it may rely on them.
+    """
+    signature, hints = inspect.signature(f), get_type_hints(f)
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -32,12 +38,58 @@ def function(f: F) -> F:
             raise GraphError(f"{f.__name__} needs at least one Value of a Graph among its arguments")
         with graph.transaction():
             try:
+                _check_arguments(signature, hints, args, kwargs)
                 return f(*args, **kwargs)
             except GraphrtError as error:
                 raise graph.located(error, f.__name__, [a for a in args if isinstance(a, Value)]) from None
 
     FUNCTIONS[f.__name__] = OPERATORS[f.__name__] = wrapped
     return wrapped  # type: ignore[return-value]
+
+
+def _check_arguments(
+    signature: inspect.Signature, hints: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """Raises ArgumentError for an argument that is missing, unknown or not of its hint's type."""
+    try:
+        given = signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise ArgumentError(f"{error}; the arguments are {', '.join(signature.parameters)}") from None
+    for name, value in given.items():
+        several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+        for v in value if several else [value]:
+            if not _fits(v, hints.get(name, Any)):
+                raise ArgumentError(f"{name} must be {_spelled(hints[name])}, got {v!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is what ``hint`` says; an int serves as a float, a NumPy number as a number, a bool only as a bool."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint is Any or DType in parts:  # as_dtype says best what is no dtype
+        return True
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin in (list, tuple, Sequence):
+        inner = [p for p in parts if p is not ...]
+        return isinstance(value, list | tuple | range) and all(any(_fits(v, p) for p in inner or [Any]) for v in value)
+    if hint in (int, float):
+        kinds = (int, np.integer) if hint is int else (int, float, np.integer, np.floating)
+        return isinstance(value, kinds) and not isinstance(value, bool)
+    return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True
+
+
+def _spelled(hint: Any) -> str:
+    """``hint`` in words: "an int, a sequence of ints or None"."""
+    if get_origin(hint) in (Union, types.UnionType):
+        *parts, last = [_spelled(p) for p in get_args(hint)]
+        return f"{', '.join(parts)} or {last}"
+    if get_origin(hint) in (list, tuple, Sequence):
+        inner = dict.fromkeys(_spelled(p) for p in get_args(hint) if p is not ...)
+        return f"a sequence of {' or '.join(i.removeprefix('an ').removeprefix('a ') + 's' for i in inner)}"
+    if hint is type(None):
+        return "None"
+    name = getattr(hint, "__name__", str(hint))
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def graph_of(*args: Any) -> Graph | None:
@@ -128,14 +180,14 @@ def dim_index(dim: int, ndim: int, what: str = "dim") -> int:
 
 def integer(value: Any, what: str, minimum: int | None = None) -> int:
     """``value`` as an int. Raises ArgumentError when it is none, or under ``minimum``."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or (minimum is not None and value < minimum):
+    if not _fits(value, int) or (minimum is not None and value < minimum):
         raise ArgumentError(f"{what} must be an int{'' if minimum is None else f' >= {minimum}'}, got {value!r}")
     return int(value)
 
 
 def integers(values: Any, what: str, minimum: int | None = None) -> list[int]:
-    """A list or tuple of ints. Raises ArgumentError."""
-    if not isinstance(values, list | tuple):
+    """A list, tuple or range of ints. Raises ArgumentError."""
+    if not isinstance(values, list | tuple | range):
         raise ArgumentError(f"{what} must be a list or tuple of ints, got {values!r}")
     return [integer(v, f"each of {what}", minimum) for v in values]
 
@@ -158,7 +210,7 @@ def require_float(dtype: DType, what: str) -> None:
 
 def ntuple(value: int | Sequence[int], n: int, what: str, minimum: int) -> tuple[int, ...]:
     """``value`` for each of ``n`` spatial dimensions. Raises ArgumentError when it is shorter, or under ``minimum``."""
-    values = (value,) * n if isinstance(value, int | np.integer) else tuple(value)
-    if len(values) != n or not all(isinstance(v, int | np.integer) and v >= minimum for v in values):
+    values: tuple[Any, ...] = tuple(value) if isinstance(value, list | tuple) else (value,) * n
+    if len(values) != n or not all(_fits(v, int) and v >= minimum for v in values):
         raise ArgumentError(f"{what} must be an int >= {minimum} or {n} of them, got {value!r}")
     return tuple(int(v) for v in values)

@@ -16,9 +16,9 @@ from graphrt.types import Shape
 def paddings(padding: Any, kernel: Shape, stride: Shape, dilation: Shape) -> Pads:
     """``padding`` as (low, high) pairs: an int, one per dimension, pairs, "valid" or "same" (stride 1 only)."""
     rank = len(kernel)
-    if padding == "valid":
+    if isinstance(padding, str) and padding == "valid":
         return ((0, 0),) * rank
-    if padding == "same":
+    if isinstance(padding, str) and padding == "same":
         if any(s != 1 for s in stride):
             raise ArgumentError(f"padding 'same' needs stride 1, got {stride}")
         total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]

@@ -126,14 +126,15 @@ def _spelled(args: Sequence[Any]) -> tuple[str, list[Any]]:
 
 
 @function
-def einsum(equation: str, *operands: Any) -> Value:
+def einsum(equation: Any, *operands: Any) -> Value:
     """The operands' product over named dimensions, summed over names that the output lacks: ``einsum("bik,bkj->bij", x, y)``.
 
     As torch.einsum: without ``->`` the output has the ellipsis and every name that occurs once, sorted; ``...`` stands for
     dimensions that broadcast; a name twice in one operand takes its diagonal; size 1 broadcasts.
     """
     if isinstance(equation, Value):
-        equation, operands = _spelled((equation, *operands))
+        equation, spelled = _spelled((equation, *operands))
+        operands = tuple(spelled)
     if not isinstance(equation, str):
         raise ArgumentError(f"equation must be a string, got {type(equation).__name__}")
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
@@ -161,7 +162,6 @@ def einsum(equation: str, *operands: Any) -> Value:
 @function
 def tensordot(a: Value, b: Value, dims: Any = 2) -> Value:
     """Product summed over the last ``dims`` dimensions of ``a`` and first of ``b``, or over two lists of dimensions."""
-    tensor(a, "a"), tensor(b, "b")
     if isinstance(dims, int):
         count = integer(dims, "dims", 0)
         if count > min(a.ndim, b.ndim):
@@ -185,7 +185,7 @@ def tensordot(a: Value, b: Value, dims: Any = 2) -> Value:
 
 def _ranks(name: str, *operands: tuple[Value, int]) -> None:
     for x, rank in operands:
-        if tensor(x).ndim != rank:
+        if x.ndim != rank:
             raise ShapeError(f"{name} takes operands of {[r for _, r in operands]} dimensions, got {list(x.shape)}")
 
 
@@ -222,7 +222,7 @@ def dot(input: Value, tensor: Value) -> Value:
 @function
 def inner(input: Value, other: Value) -> Value:
     """Product summed over the last dimension of both: [..., k] and [***, k] -> [..., ***]."""
-    if tensor(input).ndim == 0 or tensor(other, "other").ndim == 0:
+    if input.ndim == 0 or other.ndim == 0:
         return input * other
     if input.shape[-1] != other.shape[-1]:
         raise ShapeError(f"inner needs last dimensions of one size, got {list(input.shape)} and {list(other.shape)}")
@@ -237,10 +237,7 @@ def outer(input: Value, vec2: Value) -> Value:
 
 
 def _blend(input: Value, product: Value, beta: float, alpha: float) -> Value:
-    for value, what in ((beta, "beta"), (alpha, "alpha")):
-        if not isinstance(value, int | float):
-            raise ArgumentError(f"{what} must be a number, got {value!r}")
-    shape = broadcast_shape(tensor(input).shape, product.shape)
+    shape = broadcast_shape(input.shape, product.shape)
     if shape != product.shape:
         raise ShapeError(f"input {list(input.shape)} does not broadcast to the product {list(product.shape)}")
     scaled = product if alpha == 1 else product * alpha
@@ -262,11 +259,11 @@ def baddbmm(input: Value, batch1: Value, batch2: Value, *, beta: float = 1, alph
 @function
 def bilinear(input1: Value, input2: Value, weight: Value, bias: Value | None = None) -> Value:
     """``input1 @ weight[o] @ input2 + bias[o]``: [..., i], [..., j], weight [out, i, j], bias [out] -> [..., out]."""
-    fits = tensor(weight, "weight").ndim == 3 and tensor(input1, "input1").ndim and tensor(input2, "input2").ndim
+    fits = weight.ndim == 3 and input1.ndim and input2.ndim
     if not fits or (input1.shape[-1], input2.shape[-1]) != weight.shape[1:] or input1.shape[:-1] != input2.shape[:-1]:
         shapes = [list(v.shape) for v in (input1, input2, weight)]
         raise ShapeError(f"bilinear needs [..., i], [..., j] with equal leading sizes and weight [out, i, j], got {shapes}")
-    if bias is not None and tensor(bias, "bias").shape != weight.shape[:1]:
+    if bias is not None and bias.shape != weight.shape[:1]:
         raise ShapeError(f"bias must be [{weight.shape[0]}], got {list(bias.shape)}")
     half = tensordot(input1, weight, ([-1], [1]))
     y = sum(half * unsqueeze(input2, -2), -1)
@@ -276,7 +273,7 @@ def bilinear(input1: Value, input2: Value, weight: Value, bias: Value | None = N
 @function
 def kron(input: Value, other: Value) -> Value:
     """The Kronecker product: a copy of ``other`` times each element of ``input``, in its place."""
-    rank = max(tensor(input).ndim, tensor(other, "other").ndim)
+    rank = max(input.ndim, other.ndim)
     a, b = ([1] * (rank - v.ndim) + list(v.shape) for v in (input, other))
     left = reshape(input, [m for n in a for m in (n, 1)])
     right = reshape(other, [m for n in b for m in (1, n)])
@@ -286,7 +283,7 @@ def kron(input: Value, other: Value) -> Value:
 @function
 def cross(input: Value, other: Value, dim: int | None = None) -> Value:
     """The vector product along ``dim`` of size 3 (the first such one when None)."""
-    a, b = lift(tensor(input), tensor(other, "other"))
+    a, b = lift(input, other)
     if dim is None:
         dim = next((d for d, n in enumerate(a.shape) if n == 3), None)
         if dim is None:
@@ -320,9 +317,9 @@ def cdist(x1: Value, x2: Value, p: float = 2.0, compute_mode: str = _MODES[0]) -
     ``compute_mode`` says whether p = 2 goes through a matmul: "use_mm_for_euclid_dist_if_necessary" (above 25 points),
     "use_mm_for_euclid_dist" or "donot_use_mm_for_euclid_dist".
     """
-    if tensor(x1, "x1").ndim < 2 or tensor(x2, "x2").ndim < 2 or x1.shape[-1] != x2.shape[-1]:
+    if x1.ndim < 2 or x2.ndim < 2 or x1.shape[-1] != x2.shape[-1]:
         raise ShapeError(f"cdist needs [..., n, k] and [..., m, k], got {list(x1.shape)} and {list(x2.shape)}")
-    if isinstance(p, bool) or not isinstance(p, int | float) or not p >= 0:
+    if not p >= 0:
         raise ArgumentError(f"p must be a number >= 0, got {p!r}")
     if compute_mode not in _MODES:
         raise ArgumentError(f"compute_mode must be {', '.join(_MODES)}, got {compute_mode!r}")

@@ -23,7 +23,7 @@ from graphrt.ops.view import expand, flatten, movedim, permute, reshape, transpo
 
 def _size(input: Value, dim: int, what: str = "dim") -> tuple[int, int]:
     """``dim`` from the front, and the size along it."""
-    at = dim_index(dim, tensor(input).ndim, what)
+    at = dim_index(dim, input.ndim, what)
     return at, input.shape[at]
 
 
@@ -112,7 +112,7 @@ def unflatten(input: Value, dim: int, sizes: Sequence[int]) -> Value:
 @function
 def expand_as(input: Value, other: Value) -> Value:
     """``input`` repeated to the shape of ``other``."""
-    return expand(input, tensor(other, "other").shape)
+    return expand(input, other.shape)
 
 
 @function
@@ -124,7 +124,7 @@ def broadcast_to(input: Value, size: Sequence[int]) -> Value:
 @function
 def broadcast_tensors(*tensors: Value) -> tuple[Value, ...]:
     """The tensors repeated to the shape they all broadcast to."""
-    shape = broadcast_shape(*(tensor(t, "tensors").shape for t in tensors))
+    shape = broadcast_shape(*(t.shape for t in tensors))
     return tuple(_broadcast_to(t, shape) for t in tensors)
 
 
@@ -136,7 +136,7 @@ def repeat(input: Value, *repeats: Any) -> Value:
     """``input`` laid side by side: ``repeats`` copies along each dimension, with new leading ones where more are given."""
     given = repeats[0] if len(repeats) == 1 and isinstance(repeats[0], list | tuple) else repeats
     counts = integers(given, "repeats", 0)
-    lead = len(counts) - tensor(input).ndim
+    lead = len(counts) - input.ndim
     if lead < 0:
         raise ShapeError(f"repeats needs an entry for each of the {input.ndim} dimensions, got {counts}")
     shape = [1] * lead + list(input.shape)
@@ -149,7 +149,7 @@ def repeat(input: Value, *repeats: Any) -> Value:
 def tile(input: Value, dims: Sequence[int]) -> Value:
     """``repeat`` with ones for the leading dimensions that ``dims`` does not name."""
     counts = integers(dims, "dims", 0)
-    return repeat(input, [1] * (tensor(input).ndim - len(counts)) + counts)
+    return repeat(input, [1] * (input.ndim - len(counts)) + counts)
 
 
 @function
@@ -172,7 +172,7 @@ def roll(input: Value, shifts: int | Sequence[int], dims: int | Sequence[int] | 
     if dims is None:
         if len(by) != 1:
             raise ArgumentError(f"shifts must be one int when dims is None, got {by}")
-        return reshape(roll(flatten(input), by[0], 0), tensor(input).shape)
+        return reshape(roll(flatten(input), by[0], 0), input.shape)
     along = integers([dims] if isinstance(dims, int) else dims, "dims")
     if len(by) != len(along):
         raise ArgumentError(f"shifts and dims need equally many entries, got {by} and {along}")
@@ -188,7 +188,7 @@ def roll(input: Value, shifts: int | Sequence[int], dims: int | Sequence[int] | 
 def rot90(input: Value, k: int = 1, dims: Sequence[int] = (0, 1)) -> Value:
     """``input`` turned ``k`` times by 90 degrees in the plane of two ``dims``, from the first towards the second."""
     plane = integers(dims, "dims")
-    if len(plane) != 2 or len(dim_indices(plane, tensor(input).ndim)) != 2:
+    if len(plane) != 2 or len(dim_indices(plane, input.ndim)) != 2:
         raise ArgumentError(f"dims must be two dimensions, got {plane}")
     a, b = plane
     turns = integer(k, "k") % 4
@@ -200,7 +200,7 @@ def rot90(input: Value, k: int = 1, dims: Sequence[int] = (0, 1)) -> Value:
 @function
 def fliplr(input: Value) -> Value:
     """``input`` [m, n, ...] with its columns in reverse."""
-    if tensor(input).ndim < 2:
+    if input.ndim < 2:
         raise ShapeError(f"fliplr needs at least 2 dimensions, got {list(input.shape)}")
     return flip(input, [1])
 
@@ -208,7 +208,7 @@ def fliplr(input: Value) -> Value:
 @function
 def flipud(input: Value) -> Value:
     """``input`` [m, ...] with its rows in reverse."""
-    if tensor(input).ndim < 1:
+    if input.ndim < 1:
         raise ShapeError("flipud needs at least 1 dimension, got a scalar")
     return flip(input, [0])
 
@@ -218,11 +218,11 @@ def flipud(input: Value) -> Value:
 
 def _at_least(tensors: Sequence[Value], ndim: int) -> list[Value]:
     """The tensors with ones in front, and for ``ndim`` 3 one behind a matrix, as numpy.atleast_1d, 2d and 3d."""
-    if not isinstance(tensors, list | tuple) or not tensors:
-        raise ArgumentError("tensors must be a list of at least one Value")
+    if not tensors:
+        raise ArgumentError("tensors must hold at least one Value")
     found = []
     for t in tensors:
-        shape = tensor(t, "tensors").shape
+        shape = t.shape
         if ndim == 3 and len(shape) == 2:
             shape = (*shape, 1)
         elif ndim == 3 and len(shape) == 1:
@@ -251,11 +251,11 @@ def dstack(tensors: Sequence[Value]) -> Value:
 
 
 @function
-def meshgrid(*tensors: Value, indexing: str = "ij") -> tuple[Value, ...]:
+def meshgrid(*tensors: Value | Sequence[Value], indexing: str = "ij") -> tuple[Value, ...]:
     """The coordinates of a grid: the i-th result is the i-th vector along dimension i; "xy" exchanges the first two."""
     if indexing not in ("ij", "xy"):
         raise ArgumentError(f"indexing must be 'ij' or 'xy', got {indexing!r}")
-    given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
+    given: Any = tensors[0] if len(tensors) == 1 and not isinstance(tensors[0], Value) else tensors
     if any(tensor(t, "tensors").ndim > 1 for t in given):
         raise ShapeError(f"meshgrid takes vectors and scalars, got {[list(t.shape) for t in given]}")
     shape = [t.type.size for t in given]
@@ -270,7 +270,7 @@ def meshgrid(*tensors: Value, indexing: str = "ij") -> tuple[Value, ...]:
 
 
 def _triangle(input: Value, diagonal: int, lower: bool) -> Value:
-    if tensor(input).ndim < 2:
+    if input.ndim < 2:
         raise ShapeError(f"a triangle needs at least 2 dimensions, got {list(input.shape)}")
     over = iota(input, -1) - iota(input, -2)
     keep = (le if lower else ge)(over, integer(diagonal, "diagonal"))
@@ -299,7 +299,7 @@ def _plane(ndim: int, dim1: int, dim2: int) -> tuple[int, int]:
 @function
 def diagonal(input: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
     """The diagonal ``offset`` columns to the right in the plane of two dimensions, as the last dimension."""
-    a, b = _plane(tensor(input).ndim, dim1, dim2)
+    a, b = _plane(input.ndim, dim1, dim2)
     k = integer(offset, "offset")
     x = permute(input, [*(d for d in range(input.ndim) if d not in (a, b)), a, b])
     *batch, m, n = x.shape
@@ -313,7 +313,7 @@ def diagonal(input: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Val
 @function
 def diag_embed(input: Value, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Value:
     """Square matrices in the plane of two new dimensions, zero but for ``input``'s last one on a diagonal."""
-    a, b = _plane(tensor(input).ndim + 1, dim1, dim2)
+    a, b = _plane(input.ndim + 1, dim1, dim2)
     if input.ndim == 0:
         raise ShapeError("diag_embed needs at least 1 dimension, got a scalar")
     k, count = integer(offset, "offset"), input.shape[-1]
@@ -331,7 +331,7 @@ def diag_embed(input: Value, offset: int = 0, dim1: int = -2, dim2: int = -1) ->
 @function
 def diag(input: Value, diagonal: int = 0) -> Value:
     """The diagonal of a matrix, or the square matrix with a vector on its diagonal."""
-    if tensor(input).ndim not in (1, 2):
+    if input.ndim not in (1, 2):
         raise ShapeError(f"diag takes a vector or a matrix, got {list(input.shape)}")
     return diag_embed(input, diagonal) if input.ndim == 1 else _diagonal(input, diagonal)
 
@@ -342,6 +342,6 @@ _diagonal = diagonal
 @function
 def trace(input: Value) -> Value:
     """The sum of the diagonal of a matrix."""
-    if tensor(input).ndim != 2:
+    if input.ndim != 2:
         raise ShapeError(f"trace takes a matrix, got {list(input.shape)}")
     return sum(_diagonal(input))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
@@ -59,7 +59,11 @@ def batch_norm(
 
 @function
 def layer_norm(
-    input: Value, normalized_shape: Any, weight: Value | None = None, bias: Value | None = None, eps: float = 1e-5
+    input: Value,
+    normalized_shape: int | Sequence[int],
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
 ) -> Value:
     """Normalisation over the last dimensions, whose sizes are ``normalized_shape`` (Ba et al., 2016)."""
     sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)

@@ -94,7 +94,7 @@ def _run_cell(cell: _Cell, input: Value, hx: Any, *parameters: Value | None) -> 
     states = tuple(hx) if isinstance(hx, list | tuple) else (hx,)
     if len(states) != cell.states:
         raise ArgumentError(f"hx must be {cell.states} Value{'s' * (cell.states > 1)}, got {len(states)}")
-    require_float(tensor(input).dtype, "input")
+    require_float(input.dtype, "input")
     lead = input.shape[:-1]
     if input.ndim not in (1, 2) or any(tensor(s, "hx").shape[:-1] != lead or s.ndim != input.ndim for s in states):
         raise ShapeError(
@@ -164,7 +164,7 @@ def _network(
     """Layers over layers. ``params`` holds w_ih, w_hh, b_ih, b_hh, w_hr, as far as there are, by layer and direction."""
     states = tuple(hx) if isinstance(hx, list | tuple) else (hx,)
     cells = integer(num_layers, "num_layers", 1) * (2 if bidirectional else 1)
-    require_float(tensor(input).dtype, "input")
+    require_float(input.dtype, "input")
     if len(states) != cell.states or input.ndim != 3:
         raise ShapeError(f"a recurrent network needs a 3-D input and {cell.states} states, got {input!r} and {len(states)}")
     x = transpose(input, 0, 1) if batch_first else input

@@ -11,7 +11,7 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.index import as_expr
 from graphrt.ir import OPERATORS, Node, Value
 from graphrt.op import Kind, OpDef, Piece, Sample, Types, register
-from graphrt.ops.base import FUNCTIONS, apply, cast, dim_index, dim_indices, function, tensor
+from graphrt.ops.base import FUNCTIONS, apply, cast, dim_index, dim_indices, function
 from graphrt.ops.base import broadcast_to as _broadcast_to
 from graphrt.ops.view import Index, arrays, reshape, unsqueeze
 from graphrt.types import Shape, TensorType, promote
@@ -59,8 +59,10 @@ register(
 def getitem(input: Value, key: Any) -> Value:
     """``input[key]`` for integers, slices (any step), None and Ellipsis. Raises ArgumentError, ShapeError."""
     keys = list(key) if isinstance(key, tuple) else [key]
+    for k in keys:
+        _check_key(k)
     used = sum(k is not None and k is not Ellipsis for k in keys)
-    if used > input.ndim or keys.count(Ellipsis) > 1:
+    if used > input.ndim or len(keys) - used - sum(k is None for k in keys) > 1:
         raise ShapeError(f"{key!r} has too many indices for shape {list(input.shape)}")
     if Ellipsis not in keys:
         keys.append(Ellipsis)
@@ -89,6 +91,15 @@ def getitem(input: Value, key: Any) -> Value:
     if any(b - a != n for a, b, n in zip(start, stop, x.shape, strict=True)) or any(s > 1 for s in step):
         x = apply("slice", x, start=tuple(start), stop=tuple(stop), step=tuple(step))
     return reshape(flip(x, flips) if flips else x, shape)
+
+
+def _check_key(key: Any) -> None:
+    """Raises ArgumentError unless ``key`` is an int, None, Ellipsis or a slice of ints with a step other than 0."""
+    parts = [key.start, key.stop, key.step] if isinstance(key, slice) else [None if key is Ellipsis else key]
+    if any(p is not None and (isinstance(p, bool) or not isinstance(p, int | np.integer)) for p in parts):
+        raise ArgumentError(f"an index is an int, a slice of ints, None or ..., got {key!r}")
+    if isinstance(key, slice) and key.step == 0:
+        raise ArgumentError("the step of a slice must not be 0")
 
 
 def _infer_pad(input: TensorType, *, low: Shape, high: Shape, interior: Shape, value: float) -> Types:
@@ -285,10 +296,10 @@ register(
 @function
 def concat(tensors: Sequence[Value], dim: int = 0) -> Value:
     """The tensors one behind the other along ``dim`` (torch.cat)."""
-    if not isinstance(tensors, list | tuple) or not tensors:
-        raise ArgumentError("tensors must be a list of at least one Value")
-    at = dim_index(dim, tensor(tensors[0], "tensors").ndim)
-    dtype = promote(*(tensor(t, "tensors").dtype for t in tensors))
+    if not tensors:
+        raise ArgumentError("tensors must hold at least one Value")
+    at = dim_index(dim, tensors[0].ndim)
+    dtype = promote(*(t.dtype for t in tensors))
     parts = [cast(t, dtype) for t in tensors]
     return apply("concat", *parts, dim=at) if len(parts) > 1 else parts[0]
 
@@ -296,10 +307,10 @@ def concat(tensors: Sequence[Value], dim: int = 0) -> Value:
 @function
 def stack(tensors: Sequence[Value], dim: int = 0) -> Value:
     """The tensors, all of one shape, along a new dimension ``dim``."""
-    if not isinstance(tensors, list | tuple) or not tensors:
-        raise ArgumentError("tensors must be a list of at least one Value")
-    at = dim_index(dim, tensor(tensors[0], "tensors").ndim + 1)
-    return concat([unsqueeze(tensor(t, "tensors"), at) for t in tensors], at)
+    if not tensors:
+        raise ArgumentError("tensors must hold at least one Value")
+    at = dim_index(dim, tensors[0].ndim + 1)
+    return concat([unsqueeze(t, at) for t in tensors], at)
 
 
 cat = concat

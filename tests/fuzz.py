@@ -1,0 +1,248 @@
+"""The graph fuzzer: random programs, fused, unfused and by the float64 reference; what differs is cut down and printed.
+
+``python -m tests.fuzz --minutes 20 --seed 0 --target cpu`` runs until the time is over or a fault is found. A program holds
+several disjoint DAGs, because a compile costs more than running them; a fault is looked for in its DAG alone, then nodes
+are replaced by inputs and outputs dropped while it stays.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("GRAPHRT_CHECK", "1")
+os.environ.setdefault("GRAPHRT_POISON", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+import typer
+from strategies import Numbers, draw, epsilon
+
+import graphrt as grt
+from graphrt import Value
+from graphrt.op import Kind
+from graphrt.passes.rewrite import rewrite
+
+SAFETY = 2.0  # a result may differ by so many times what noise of several roundings at each node made of it
+Feeds = dict[str, np.ndarray]
+
+
+@dataclass
+class Fault:
+    """A result that is wrong, or an error that should not have come: where, and by how much."""
+
+    what: str
+    seed: int = 0
+    graph: grt.Graph | None = None
+    feeds: Feeds = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shown = {n: a for n, a in self.feeds.items() if a.size <= 12}
+        return f"seed {self.seed}: {self.what}\n{self.graph or ''}" + "".join(f"{n} = {a!r}\n" for n, a in shown.items())
+
+
+@contextmanager
+def unfused(value: bool) -> Iterator[None]:
+    before = os.environ.get("GRAPHRT_NOFUSE")
+    os.environ["GRAPHRT_NOFUSE"] = "1" if value else "0"
+    try:
+        yield
+    finally:
+        os.environ.pop("GRAPHRT_NOFUSE") if before is None else os.environ.update(GRAPHRT_NOFUSE=before)
+
+
+def run(graph: grt.Graph, feeds: Feeds, target: str, fuse: bool) -> dict[str, np.ndarray]:
+    """Outputs by name and new parameters as ``update NAME``."""
+    with unfused(not fuse):
+        program = grt.compile(graph, target=target)
+        outputs = program({n: a for n, a in feeds.items() if n in program.inputs})
+    return {**outputs, **{f"update {n}": np.array(program.state[n]) for n in graph.updates}}
+
+
+def results(graph: grt.Graph) -> dict[str, Value]:
+    return {**graph.outputs, **{f"update {n}": v for n, v in graph.updates.items()}}
+
+
+def tolerances(numbers: Numbers, v: Value) -> np.ndarray:
+    """What each element of ``v`` may differ by from the exact one."""
+    if not v.dtype.is_float:
+        return np.zeros(v.shape)
+    return SAFETY * (numbers.spread(v) + epsilon(v.dtype) * np.abs(numbers.exact(v))) + 1e-37
+
+
+def differences(graph: grt.Graph, feeds: Feeds, numbers: Numbers, target: str, compare_unfused: bool) -> dict[str, str]:
+    """What is wrong with ``graph`` on ``target``, by the name of the result; an error is the result "compile"."""
+    found: dict[str, str] = {}
+    try:
+        fused = run(graph, feeds, target, True)
+        plain = run(graph, feeds, target, False) if compare_unfused else {}
+    except Exception as error:  # whatever it is, a graph that was built must compile and run
+        return {"compile": f"{type(error).__name__}: {str(error)[-2000:]}"}
+    for name, v in results(graph).items():
+        exact, allowed = numbers.exact(v), tolerances(numbers, v)
+        pairs = {"fused": (fused[name], exact, allowed)}
+        if compare_unfused:
+            pairs["unfused"] = plain[name], exact, allowed
+            pairs["fused against unfused"] = fused[name], _wide(plain[name], v), allowed / 2
+        for what, (got, wanted, most) in pairs.items():
+            if got.shape != v.shape or got.dtype != v.dtype.numpy:
+                found[name] = f"{what} {name} is {got.dtype}{list(got.shape)}, not {v.type}"
+            elif not (error := np.abs(_wide(got, v) - wanted) <= most).all():
+                at = np.unravel_index(int(np.argmin(error)), error.shape)
+                found[name] = f"{what} {name}{list(map(int, at))} is {got[at]!r}, not {wanted[at]!r} (within {most[at]:.3g})"
+    return found
+
+
+def _wide(array: np.ndarray, v: Value) -> np.ndarray:
+    return array.astype(np.float64 if v.dtype.is_float else np.int64 if v.dtype.is_bool else object)
+
+
+# --- cutting down ----------------------------------------------------------------------------------------------------
+
+
+def restricted(graph: grt.Graph, keep: Callable[[str], bool]) -> grt.Graph:
+    """A copy of ``graph`` with the results whose names ``keep`` holds for, and no more nodes than they need."""
+    names = {name for name in results(graph) if keep(name)}
+    new = rewrite(graph, lambda node: None)
+    new.outputs = {n: v for n, v in new.outputs.items() if n in names}
+    new.updates = {n: v for n, v in new.updates.items() if f"update {n}" in names}
+    return _pruned(new)
+
+
+def _pruned(graph: grt.Graph) -> grt.Graph:
+    live = {v.node for v in graph.results()} | {graph.sources[n] for n in graph.updates}
+    for node in reversed(graph.nodes):
+        if node in live:
+            live.update(v.node for v in node.inputs)
+    new = rewrite(graph, lambda node: None, live)
+    new.initial = {n: a for n, a in new.initial.items() if n in new.sources}
+    return new
+
+
+def _ending_at(graph: grt.Graph, number: int) -> grt.Graph:
+    """``graph`` with node ``number`` as its only output."""
+    new = rewrite(graph, lambda node: None)
+    new.outputs, new.updates = {f"y{i}": v for i, v in enumerate(new.nodes[number].outputs)}, {}
+    return _pruned(new)
+
+
+def _cut(graph: grt.Graph, feeds: Feeds, number: int) -> tuple[grt.Graph, Feeds]:
+    """``graph`` with node ``number`` replaced by inputs that hold what it computed."""
+    old = graph.nodes[number]
+    numbers = Numbers(graph, feeds)
+    numbers.extend()
+    more = {f"cut.{old.name}.{i}": numbers.exact(v).astype(v.dtype.numpy) for i, v in enumerate(old.outputs)}
+
+    def rule(node: grt.Node) -> Any:
+        if node.name != old.name:
+            return None
+        return [node.graph.input(n, a.shape, a.dtype) for n, a in more.items()]
+
+    return _pruned(rewrite(graph, rule)), {**feeds, **more}
+
+
+def shrink(graph: grt.Graph, feeds: Feeds, fails: Callable[[grt.Graph, Feeds], bool]) -> tuple[grt.Graph, Feeds]:
+    """A graph that still ``fails``, from which no result and no node can be taken."""
+
+    def candidates() -> Iterator[tuple[grt.Graph, Feeds]]:
+        names = list(results(graph))
+        if len(names) > 1:
+            for name in names:
+                yield restricted(graph, lambda n, one=name: n == one), feeds
+            for name in names:
+                yield restricted(graph, lambda n, one=name: n != one), feeds
+        computed = [i for i, n in enumerate(graph.nodes) if n.op.kind is not Kind.SOURCE]
+        for i in computed[:-1]:
+            yield _ending_at(graph, i), feeds
+        for i in reversed(computed[:-1]):
+            yield _cut(graph, feeds, i)
+
+    progress = True
+    while progress:
+        progress = False
+        size = _size(graph)
+        for smaller, more in candidates():
+            if smaller.results() and _size(smaller) < size and fails(smaller, more):
+                graph, feeds, progress = smaller, more, True
+                break
+    return graph, {n: a for n, a in {**graph.initial, **feeds}.items() if n in graph.sources}
+
+
+def _size(graph: grt.Graph) -> tuple[int, int]:
+    return sum(n.op.kind is not Kind.SOURCE for n in graph.nodes), len(graph.nodes) + len(results(graph))
+
+
+# --- fuzzing ---------------------------------------------------------------------------------------------------------
+
+
+def fuzz(seed: int, target: str, dags: int = 10, largest: int = 400, compare_unfused: bool = True) -> tuple[Fault | None, int]:
+    """Draws the program of ``seed`` and checks it: the first fault, cut down, and how many nodes the program has."""
+    builder = draw(seed, dags, largest)
+    graph, feeds, numbers = builder.graph, builder.feeds, builder.numbers
+    found = differences(graph, feeds, numbers, target, compare_unfused)
+    if not found:
+        escaped = Fault(f"not a GraphrtError: {builder.escaped[0]}", seed) if builder.escaped else None
+        return escaped, len(graph.nodes)
+    what = next(iter(found.values()))
+    kind = what.split(":")[0] if "compile" in found else ""
+
+    def fails(graph: grt.Graph, feeds: Feeds) -> bool:
+        numbers = Numbers(graph, feeds)
+        numbers.extend()
+        if not all(map(numbers.tame, graph.results())):
+            return False
+        found = differences(graph, feeds, numbers, target, compare_unfused)
+        return found.get("compile", "").startswith(kind) if kind else bool(found) and "compile" not in found
+
+    for i in range(dags):
+        alone = restricted(graph, lambda n, i=i: f"d{i}." in n)
+        if alone.results() and fails(alone, feeds):
+            graph = alone
+            break
+    graph, feeds = shrink(graph, feeds, fails)
+    numbers = Numbers(graph, feeds)
+    numbers.extend()
+    found = differences(graph, feeds, numbers, target, compare_unfused)
+    return Fault(next(iter(found.values()), what), seed, graph, feeds), len(graph.nodes)
+
+
+def main(
+    minutes: Annotated[float, typer.Option(help="how long")] = 1.0,
+    seed: Annotated[int, typer.Option(help="of the first program; the next has the next")] = 0,
+    target: Annotated[str, typer.Option(help="cpu, interpret, reference or cuda")] = "cpu",
+    dags: Annotated[int, typer.Option(min=1, help="DAGs in a program")] = 10,
+    keep_going: Annotated[bool, typer.Option(help="look for more faults after the first")] = False,
+) -> None:
+    """Fuzzes TARGET with random graphs; exit status 1 when a fault was found."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    faulthandler.enable()
+    end, faults, graphs, nodes = time.monotonic() + 60 * minutes, 0, 0, 0
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns) as bar:
+        task = bar.add_task("", total=60 * minutes)
+        while (left := end - time.monotonic()) > 0:
+            text = f"seed {seed}  {graphs} graphs  {nodes} nodes  {faults} faults"
+            bar.update(task, completed=60 * minutes - left, description=text)
+            fault, size = fuzz(seed, target, dags, 48 if target == "interpret" else 400, target != "reference")
+            graphs, nodes, seed = graphs + dags, nodes + size, seed + 1
+            if fault is not None:
+                faults += 1
+                bar.console.print(str(fault), markup=False, highlight=False, soft_wrap=True)
+                if not keep_going:
+                    break
+    print(f"{graphs} graphs, {nodes} nodes, {faults} faults on {target}; the next seed is {seed}")
+    raise SystemExit(int(faults > 0))
+
+
+if __name__ == "__main__":
+    if "interpret" in sys.argv:
+        os.environ["TRITON_INTERPRET"] = "1"
+    typer.run(main)

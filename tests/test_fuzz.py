@@ -1,0 +1,64 @@
+"""The fuzzer in the ordinary suite: 300 random graphs on the compiled lane, 20 in the interpreter; and that it can find faults.
+
+``python -m tests.fuzz --minutes 20`` looks longer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import INTERPRETED
+from fuzz import differences, fuzz, run, shrink
+from strategies import Numbers, draw
+
+import graphrt as grt
+from graphrt import ops as F
+from graphrt.op import REGISTRY, Kind
+
+TARGET = "interpret" if INTERPRETED else "cpu"
+pytestmark = [pytest.mark.interpret] if INTERPRETED else []
+PROGRAMS, DAGS, LARGEST = (5, 4, 24) if INTERPRETED else (30, 10, 400)
+
+
+@pytest.mark.parametrize("seed", range(PROGRAMS))
+def test_random_graphs(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third program is compiled unfused too; long runs of the fuzzer do that always, and at -O3."""
+    monkeypatch.setenv("GRAPHRT_CFLAGS", "-O1")
+    fault, _ = fuzz(seed, TARGET, DAGS, LARGEST, compare_unfused=seed % 3 == 0)
+    assert fault is None, str(fault)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="draws only, the same in both lanes")
+def test_every_op_and_most_functions_are_drawn() -> None:
+    """A new op is drawn by being registered; and programs are of the size they are meant to be."""
+    graphs = [draw(seed).graph for seed in range(24)]
+    drawn = {node.op.name for graph in graphs for node in graph.nodes}
+    assert not {op.name for op in REGISTRY.values()} - drawn
+    assert all(30 < sum(n.op.kind is not Kind.SOURCE for n in g.nodes) < 4000 for g in graphs)
+    assert sum(len(g.updates) for g in graphs) > 30 and sum(len(g.outputs) for g in graphs) > 300
+
+
+@pytest.mark.skipif(INTERPRETED, reason="about the fuzzer itself")
+def test_a_planted_fault_is_found_and_cut_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong result in the middle of a program leaves a graph of the nodes that make it."""
+    builder = draw(3, dags=2)
+    x = builder.pool[0]
+    builder.graph.output("planted", F.cos(F.tanh(F.sin(F.reshape(x, (-1,))) + 0.5) * 2.0))
+    builder.numbers.extend()
+    assert not differences(builder.graph, builder.feeds, builder.numbers, TARGET, False)
+
+    def wrong(graph: grt.Graph, feeds: dict[str, np.ndarray], target: str, fuse: bool) -> dict[str, np.ndarray]:
+        tanh = any(n.op.name == "tanh" for n in graph.nodes)
+        found = run(graph, feeds, target, fuse)
+        return {n: a + 1e-4 if tanh and a.dtype == np.float32 else a for n, a in found.items()}
+
+    monkeypatch.setattr("fuzz.run", wrong)
+
+    def fails(graph: grt.Graph, feeds: dict[str, np.ndarray]) -> bool:
+        numbers = Numbers(graph, feeds)
+        numbers.extend()
+        return bool(differences(graph, feeds, numbers, "reference", False))
+
+    graph, _ = shrink(builder.graph, builder.feeds, fails)
+    assert [n.op.name for n in graph.nodes if n.op.kind is not Kind.SOURCE] == ["tanh"]
+    assert str(grt.Graph.parse(str(graph))) == str(graph)
