@@ -14,7 +14,8 @@ from graphrt.errors import ArgumentError, DTypeError, GraphrtError
 from graphrt.ir import Graph, Value
 from graphrt.op import REGISTRY
 from graphrt.ops.base import broadcast_to, cast, function, integer, integers, tensor
-from graphrt.ops.elementwise import eq, where
+from graphrt.ops.elementwise import abs, eq, sign, where
+from graphrt.ops.transcendental import floor_divide
 from graphrt.types import DType, DTypeLike, as_dtype, float32, float64, int64
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -106,11 +107,12 @@ def linspace(graph: Graph, start: float, end: float, steps: int, dtype: DTypeLik
     """``steps`` numbers evenly from ``start`` to ``end``, both exact: the second half is counted from ``end``."""
     low, high, count = _number(start, "start"), _number(end, "end"), integer(steps, "steps", 0)
     final = _dtype(dtype)
-    if not final.is_float:  # as torch: the bounds are cut to integers first
+    i, last = _indices(graph, (count,)), max(count - 1, 1)
+    if not final.is_float:  # as torch: bounds and results are cut to integers; in integers, so that no rounding moves one
         low, high = int(low), int(high)
-    i = _indices(graph, (count,))
-    gap = (high - low) / max(count - 1, 1)
-    wide = float64 if final == float64 or not final.is_float else float32
+        total = i * (high - low) + low * last
+        return cast(sign(total) * floor_divide(abs(total), last), final)
+    gap, wide = (high - low) / last, _wide(final)
     up, down = cast(i, wide) * gap + low, cast(i - (count - 1), wide) * gap + high
     return cast(where(i < max(count // 2, 1), up, down), final)
 
