@@ -70,25 +70,35 @@ def test_attention_of_any_shape(batch: int, heads: int, length: int, keys: int, 
 
 
 def test_attention_is_three_launches() -> None:
-    """Two matmuls, and one kernel between them that scales, masks and normalises."""
-    for kwargs in ({}, {"is_causal": True}, {"attn_mask": True}):
+    """Two matmuls, and one kernel between them that masks, normalises and drops; dropout also counts its runs."""
+    forms: list[dict[str, Any]] = [{}, {"is_causal": True}, {"attn_mask": True}, {"is_causal": True, "dropout_p": 0.5}]
+    for kwargs in forms:
         graph = grt.Graph()
         q, k, v = (graph.input(n, (2, 3, 8, 16)) for n in "qkv")
         if kwargs.get("attn_mask"):
             kwargs = {"attn_mask": graph.input("mask", (8, 8), "bool")}
         graph.output("y", F.scaled_dot_product_attention(q, k, v, **kwargs))
         program = grt.compile(graph, target=TARGET)
-        assert program.launches == 3, program.plan_text()
+        assert program.launches == 3 + ("dropout_p" in kwargs), program.plan_text()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_attention_keeps_its_dtype(dtype: str) -> None:
+    graph = grt.Graph()
+    q, mask = graph.input("q", (2, 4, 8), dtype), graph.input("mask", (4, 4))
+    assert F.scaled_dot_product_attention(q, q, q, mask, 0.1).dtype.name == dtype
+    assert F.scaled_dot_product_attention(q, q, q, is_causal=True).dtype.name == dtype
+    w = graph.input("w", (24, 8), dtype)
+    assert F.gru_cell(q[0], q[1], w, w).dtype.name == dtype
 
 
 def test_attention_dropout() -> None:
     """Weights are dropped and the rest scaled: with values of 1 a row's sum is not 1 any more, but is on average."""
     graph = grt.Graph()
-    q = graph.input("q", (64, 40, 8))
-    y = graph.output("y", F.scaled_dot_product_attention(q, q, F.ones_like(q), dropout_p=0.5))
-    assert y.shape == (64, 40, 8)
-    found = grt.compile(graph, target=TARGET)(q=np.zeros((64, 40, 8), np.float32))["y"]
-    assert found.std() > 0.05 and abs(found.mean() - 1) < 0.02
+    q = graph.input("q", (16, 40, 8))
+    graph.output("y", F.scaled_dot_product_attention(q, q, F.ones_like(q), dropout_p=0.5))
+    found = grt.compile(graph, target=TARGET)(q=np.zeros((16, 40, 8), np.float32))["y"]
+    assert found.std() > 0.05 and abs(found.mean() - 1) < 0.05
 
 
 def test_empty_attention() -> None:
@@ -105,13 +115,12 @@ def multihead(arrays: list[np.ndarray], call: Callable[..., Any], **kwargs: Any)
 
 
 def test_multihead_attention() -> None:
-    x, y, z = data(3, 4, 8), data(5, 4, 8, seed=1), data(5, 4, 8, seed=2)
+    x, y = data(3, 4, 8), data(5, 4, 8, seed=1)
     padding = np.zeros((4, 5), bool)
     padding[1, 3:] = padding[2, 0] = True
     each = np.random.default_rng(0).random((8, 3, 5)) < 0.3
     cases: dict[str, Case] = {
         "self": multihead([x], lambda m, x: m(x, x, x)),
-        "cross": multihead([x, y, z], lambda m, *a: m(*a)),
         "no bias": multihead([x, y], lambda m, x, y: m(x, y, y, need_weights=False), bias=False),
         "batch first": multihead([x, data(3, 6, 8)], lambda m, x, y: m(x, y, y), batch_first=True),
         "unbatched": multihead([x[:, 0], y[:, 0]], lambda m, x, y: m(x, y, y)),

@@ -2,7 +2,7 @@
 
 A product of two tensors with named dimensions has four kinds of names: in both and kept (batch), in both and summed
 (contracted), in one only (free). Views bring the operands to [batch, free, contracted] and [batch, contracted, free], and
-one matmul does the rest; without a contracted name it is a broadcast multiplication.
+one matmul does the rest; without contracted or without free names it is a multiplication, and a sum.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _pair(a: Value, left: Names, b: Value, right: Names, keep: set[Hashable]) ->
     inner = [n for n in left if n in right and n not in keep]
     rows, columns = [n for n in left if n not in right], [n for n in right if n not in left]
     names = [*batch, *rows, *columns]
-    if inner and (a.dtype.is_float or b.dtype.is_float):
+    if inner and (rows or columns) and (a.dtype.is_float or b.dtype.is_float):
         front = [batch] if batch else []
         y = matmul(_arrange(a, left, [*front, rows, inner], sizes), _arrange(b, right, [*front, inner, columns], sizes))
         return reshape(y, [sizes[n] for n in names]), names
