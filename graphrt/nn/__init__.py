@@ -2,6 +2,7 @@
 
 from graphrt.nn import init
 from graphrt.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from graphrt.nn.attention import MultiheadAttention, TransformerEncoderLayer
 from graphrt.nn.convolution import (
     ChannelShuffle,
     Conv1d,
@@ -17,7 +18,7 @@ from graphrt.nn.convolution import (
     Unfold,
 )
 from graphrt.nn.init import manual_seed
-from graphrt.nn.layers import Dropout, Flatten, Identity, Linear, Sequential
+from graphrt.nn.layers import Bilinear, Dropout, Flatten, Identity, Linear, Sequential, Unflatten
 from graphrt.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from graphrt.nn.module import Buffer, Module, Parameter, count_parameters, summary
 from graphrt.nn.normalization import BatchNorm1d, BatchNorm2d, LayerNorm
@@ -41,3 +42,4 @@ from graphrt.nn.pooling import (
     SumPool2d,
     SumPool3d,
 )
+from graphrt.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 import graphrt.ops as F
 from graphrt.errors import ArgumentError
 from graphrt.ir import Value
-from graphrt.nn.init import weights
-from graphrt.nn.module import Module, optional
+from graphrt.nn.init import uniform_, weights
+from graphrt.nn.module import Module, Parameter, optional
+from graphrt.ops.base import integer, integers
 
 
 class Sequential(Module):
@@ -59,6 +63,16 @@ class Flatten(Module):
         return F.flatten(input, self.start_dim, self.end_dim)
 
 
+class Unflatten(Module):
+    """Dimension ``dim`` as several of sizes ``unflattened_size``, one of which may be -1."""
+
+    def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
+        self.dim, self.unflattened_size = integer(dim, "dim"), tuple(integers(unflattened_size, "unflattened_size", -1))
+
+    def forward(self, input: Value) -> Value:
+        return F.unflatten(input, self.dim, self.unflattened_size)
+
+
 class Linear(Module):
     """``input @ weight.T + bias``: input [..., in_features], weight [out_features, in_features]."""
 
@@ -70,6 +84,22 @@ class Linear(Module):
 
     def forward(self, input: Value) -> Value:
         return F.linear(input, self.weight.value(input.graph), optional(self.bias, input))
+
+
+class Bilinear(Module):
+    """``input1 @ weight[o] @ input2 + bias[o]`` for each output: weight [out_features, in1_features, in2_features]."""
+
+    def __init__(self, in1_features: int, in2_features: int, out_features: int, bias: bool = True) -> None:
+        sizes = (out_features, in1_features, in2_features)
+        if min(sizes) < 1:
+            raise ArgumentError(f"Bilinear needs positive sizes, got {in1_features}, {in2_features} and {out_features}")
+        self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features
+        bound = 1 / math.sqrt(in1_features)
+        self.weight = uniform_(Parameter(np.empty(sizes, np.float32)), -bound, bound)
+        self.bias = uniform_(Parameter(np.empty(out_features, np.float32)), -bound, bound) if bias else None
+
+    def forward(self, input1: Value, input2: Value) -> Value:
+        return F.bilinear(input1, input2, self.weight.value(input1.graph), optional(self.bias, input1))
 
 
 class Dropout(Module):

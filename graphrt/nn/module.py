@@ -84,24 +84,25 @@ class Module:
 
     training: bool = True
 
-    def forward(self, *args: Any) -> Value:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's computation on Values."""
         raise GraphError(f"{type(self).__name__} must define forward(self, x)")
 
-    def __call__(self, *args: Any) -> Value:
-        """Appends ``forward`` to the graph of the Values among ``args``. Raises ArgumentError when there are none."""
-        if graph_of(*args) is None:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Appends ``forward`` to the graph of the Values among the arguments. Raises ArgumentError when there are none."""
+        given = [*args, *kwargs.values()]
+        if graph_of(*given) is None:
             raise ArgumentError(
-                f"{type(self).__name__} is called on Values of a Graph, got {', '.join(type(a).__name__ for a in args)}; "
+                f"{type(self).__name__} is called on Values of a Graph, got {', '.join(type(a).__name__ for a in given)}; "
                 "make one with graph.input(name, shape), or pass arrays to a compiled program"
             )
         if _IN_CALL.get():
-            return self.forward(*args)
+            return self.forward(*args, **kwargs)
         for name, parameter in self._named():
             parameter.name = name
         token = _IN_CALL.set(True)
         try:
-            return self.forward(*args)
+            return self.forward(*args, **kwargs)
         finally:
             _IN_CALL.reset(token)
 

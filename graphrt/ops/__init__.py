@@ -2,18 +2,13 @@
 
 from graphrt.ops import window  # importing registers
 from graphrt.ops.activation import elu, gelu, leaky_relu, log_softmax, silu, softmax, softplus
+from graphrt.ops.attention import scaled_dot_product_attention
 from graphrt.ops.base import FUNCTIONS
 from graphrt.ops.contraction import linear, matmul
-from graphrt.ops.convolution import (
-    conv1d,
-    conv2d,
-    conv3d,
-    conv_transpose1d,
-    conv_transpose2d,
-    conv_transpose3d,
-    local_conv2d,
-)
+from graphrt.ops.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, local_conv2d
+from graphrt.ops.creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
 from graphrt.ops.detection import box_area, box_iou, nms, roi_align, roi_pool
+from graphrt.ops.einsum import addmm, baddbmm, bilinear, bmm, cdist, cross, dot, einsum, inner, kron, mm, mv, outer, tensordot
 from graphrt.ops.elementwise import (
     abs,
     add,
@@ -62,13 +57,35 @@ from graphrt.ops.indexing import (
     take,
     take_along_dim,
 )
-from graphrt.ops.loss import (
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    hinge_loss,
-    l1_loss,
-    mse_loss,
-    nll_loss,
+from graphrt.ops.loss import binary_cross_entropy_with_logits, cross_entropy, hinge_loss, l1_loss, mse_loss, nll_loss
+from graphrt.ops.movement import (
+    broadcast_tensors,
+    broadcast_to,
+    chunk,
+    diag,
+    diag_embed,
+    diagonal,
+    dstack,
+    expand_as,
+    fliplr,
+    flipud,
+    hstack,
+    meshgrid,
+    narrow,
+    repeat,
+    repeat_interleave,
+    roll,
+    rot90,
+    select,
+    split,
+    tensor_split,
+    tile,
+    trace,
+    tril,
+    triu,
+    unbind,
+    unflatten,
+    vstack,
 )
 from graphrt.ops.normalization import batch_norm, layer_norm
 from graphrt.ops.pooling import (
@@ -97,10 +114,11 @@ from graphrt.ops.pooling import (
     sum_pool3d,
 )
 from graphrt.ops.random import dropout, manual_seed, uniform
+from graphrt.ops.recurrent import gru, gru_cell, lstm, lstm_cell, rnn_relu, rnn_relu_cell, rnn_tanh, rnn_tanh_cell
 from graphrt.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, mean, prod, std, sum, var
 from graphrt.ops.resize import interpolate
 from graphrt.ops.scan import cummax, cummin, cumprod, cumsum, logcumsumexp
-from graphrt.ops.slicing import concat, flip, pad, stack
+from graphrt.ops.slicing import cat, concat, flip, pad, stack
 from graphrt.ops.sorting import argsort, kthvalue, median, randperm, sort, topk
 from graphrt.ops.transcendental import (
     acos,
@@ -134,4 +152,16 @@ from graphrt.ops.transcendental import (
     trunc,
 )
 from graphrt.ops.unfold import channel_shuffle, fold, pixel_shuffle, pixel_unshuffle, unfold, windows
-from graphrt.ops.view import expand, flatten, movedim, permute, reshape, squeeze, transpose, unsqueeze
+from graphrt.ops.view import (
+    expand,
+    flatten,
+    moveaxis,
+    movedim,
+    permute,
+    reshape,
+    squeeze,
+    swapaxes,
+    swapdims,
+    transpose,
+    unsqueeze,
+)

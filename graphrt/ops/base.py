@@ -172,18 +172,32 @@ def unbroadcast(dy: Value, shape: Shape) -> Value:
 
 def dim_index(dim: int, ndim: int, what: str = "dim") -> int:
     """``dim`` counted from the front. Raises ArgumentError when out of range."""
-    if not _fits(dim, int):
-        raise ArgumentError(f"{what} must be an int, got {dim!r}")
+    integer(dim, what)
     if not -ndim <= dim < ndim:
         raise ArgumentError(f"{what} {dim} is out of range for {ndim} dimensions")
     return int(dim) % ndim
+
+
+def integer(value: Any, what: str, minimum: int | None = None) -> int:
+    """``value`` as an int. Raises ArgumentError when it is none, or under ``minimum``."""
+    if not _fits(value, int) or (minimum is not None and value < minimum):
+        raise ArgumentError(f"{what} must be an int{'' if minimum is None else f' >= {minimum}'}, got {value!r}")
+    return int(value)
+
+
+def integers(values: Any, what: str, minimum: int | None = None) -> list[int]:
+    """A list, tuple or range of ints. Raises ArgumentError."""
+    if not isinstance(values, list | tuple | range):
+        raise ArgumentError(f"{what} must be a list or tuple of ints, got {values!r}")
+    return [integer(v, f"each of {what}", minimum) for v in values]
 
 
 def dim_indices(dim: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
     """Sorted dimensions; None means all. Raises ArgumentError for one named twice."""
     if dim is None:
         return tuple(range(ndim))
-    dims = [dim_index(d, ndim) for d in ([dim] if isinstance(dim, int) else dim)]
+    named: Any = dim if isinstance(dim, list | tuple) else [dim]
+    dims = [dim_index(d, ndim) for d in named]
     if len(set(dims)) != len(dims):
         raise ArgumentError(f"dim {dim} names a dimension twice")
     return tuple(sorted(dims))

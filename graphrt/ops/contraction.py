@@ -79,7 +79,7 @@ def matmul(input: Value, other: Value) -> Value:
     if a2.shape[-1] != b2.shape[-2]:
         raise ShapeError(f"matmul needs [..., m, k] and [..., k, n], got input {list(a.shape)} and other {list(b.shape)}")
     if b2.ndim == 2 and a2.ndim > 2:  # one matrix for the whole batch: a taller product
-        y = apply("matmul", reshape(a2, (-1, a2.shape[-1])), b2)
+        y = apply("matmul", reshape(a2, (math.prod(a2.shape[:-1]), a2.shape[-1])), b2)
         y = reshape(y, (*a2.shape[:-1], b2.shape[-1]))
     else:
         batch = broadcast_shape(a2.shape[:-2], b2.shape[:-2])

@@ -11,10 +11,10 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.index import as_expr
 from graphrt.ir import OPERATORS, Node, Value
 from graphrt.op import Kind, OpDef, Piece, Sample, Types, register
-from graphrt.ops.base import apply, dim_index, dim_indices, function, tensor
+from graphrt.ops.base import FUNCTIONS, apply, cast, dim_index, dim_indices, function
 from graphrt.ops.base import broadcast_to as _broadcast_to
 from graphrt.ops.view import Index, arrays, reshape, unsqueeze
-from graphrt.types import Shape, TensorType
+from graphrt.types import Shape, TensorType, promote
 
 
 def _infer_slice(input: TensorType, *, start: Shape, stop: Shape, step: Shape) -> Types:
@@ -180,7 +180,8 @@ def pad(input: Value, pad: Sequence[int], mode: str = "constant", value: float =
     return x
 
 
-def _cut(x: Value, dim: int, start: int, stop: int) -> Value:
+def cut(x: Value, dim: int, start: int, stop: int) -> Value:
+    """Elements ``start`` to ``stop`` along ``dim``."""
     return getitem(x, (*[slice(None)] * dim, slice(start, stop)))
 
 
@@ -192,7 +193,7 @@ def _edge(skip: int, mirrored: bool, what: str) -> Any:
         if width == 0:
             return []
         near = low if mirrored else not low
-        part = _cut(x, dim, skip, skip + width) if near else _cut(x, dim, n - skip - width, n - skip)
+        part = cut(x, dim, skip, skip + width) if near else cut(x, dim, n - skip - width, n - skip)
         return [flip(part, [dim]) if mirrored else part]
 
     return border
@@ -202,7 +203,7 @@ def _replicate(x: Value, dim: int, width: int, low: bool) -> list[Value]:
     n = x.shape[dim]
     if n == 0:
         raise ArgumentError("replicate padding needs a dimension that is not empty")
-    part = _cut(x, dim, 0, 1) if low else _cut(x, dim, n - 1, n)
+    part = cut(x, dim, 0, 1) if low else cut(x, dim, n - 1, n)
     return [_broadcast_to(part, [width if d == dim else m for d, m in enumerate(x.shape)])] if width else []
 
 
@@ -270,7 +271,7 @@ def _pull_concat(node: Node, index: Index) -> list[Piece]:
 def _concat_vjp(node: Node, dy: Value) -> list[Value | None]:
     dim, offset, grads = node.attrs["dim"], 0, list[Value | None]()
     for x in node.inputs:
-        grads.append(_cut(dy, dim, offset, offset + x.shape[dim]))
+        grads.append(cut(dy, dim, offset, offset + x.shape[dim]))
         offset += x.shape[dim]
     return grads
 
@@ -296,15 +297,22 @@ register(
 def concat(tensors: Sequence[Value], dim: int = 0) -> Value:
     """The tensors one behind the other along ``dim`` (torch.cat)."""
     if not tensors:
-        raise ArgumentError("concat needs at least one tensor")
-    at = dim_index(dim, tensor(tensors[0]).ndim)
-    return apply("concat", *tensors, dim=at) if len(tensors) > 1 else tensors[0]
+        raise ArgumentError("tensors must hold at least one Value")
+    at = dim_index(dim, tensors[0].ndim)
+    dtype = promote(*(t.dtype for t in tensors))
+    parts = [cast(t, dtype) for t in tensors]
+    return apply("concat", *parts, dim=at) if len(parts) > 1 else parts[0]
 
 
 @function
 def stack(tensors: Sequence[Value], dim: int = 0) -> Value:
     """The tensors, all of one shape, along a new dimension ``dim``."""
-    return concat([unsqueeze(t, dim) for t in tensors], dim)
+    if not tensors:
+        raise ArgumentError("tensors must hold at least one Value")
+    at = dim_index(dim, tensors[0].ndim + 1)
+    return concat([unsqueeze(t, at) for t in tensors], at)
 
 
+cat = concat
+FUNCTIONS["cat"] = OPERATORS["cat"] = concat
 OPERATORS["getitem"] = getitem

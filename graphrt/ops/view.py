@@ -14,9 +14,9 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.index import Expr, as_expr, delinearize, linearize, row_major
-from graphrt.ir import Node, Value
+from graphrt.ir import OPERATORS, Node, Value
 from graphrt.op import Kind, OpDef, Piece, Sample, Types, register
-from graphrt.ops.base import apply, broadcast_shape, dim_index, dim_indices, function, unbroadcast
+from graphrt.ops.base import FUNCTIONS, apply, broadcast_shape, dim_index, dim_indices, function, integers, unbroadcast
 from graphrt.ops.base import broadcast_to as _broadcast_to
 from graphrt.types import Shape, TensorType
 
@@ -73,7 +73,7 @@ register(
 @function
 def reshape(input: Value, shape: Sequence[int]) -> Value:
     """``input`` with its elements, in row-major order, in ``shape``; one size may be -1. Raises ShapeError."""
-    shape = [int(n) for n in shape]
+    shape = integers(shape, "shape")
     if shape.count(-1) > 1:
         raise ArgumentError(f"only one size of shape can be -1, got {shape}")
     if -1 in shape:
@@ -150,7 +150,7 @@ register(
 @function
 def permute(input: Value, dims: Sequence[int]) -> Value:
     """Dimension ``i`` of the result is dimension ``dims[i]`` of ``input``."""
-    order = tuple(dim_index(d, input.ndim, "dims") for d in dims)
+    order = tuple(dim_index(d, input.ndim, "dims") for d in integers(dims, "dims"))
     return input if order == tuple(range(input.ndim)) else apply("permute", input, dims=order)
 
 
@@ -164,12 +164,26 @@ def transpose(input: Value, dim0: int, dim1: int) -> Value:
 
 
 @function
-def movedim(input: Value, source: int, destination: int) -> Value:
-    """``input`` with dimension ``source`` moved to ``destination``."""
-    a, b = dim_index(source, input.ndim, "source"), dim_index(destination, input.ndim, "destination")
-    order = [d for d in range(input.ndim) if d != a]
-    order.insert(b, a)
+def movedim(input: Value, source: int | Sequence[int], destination: int | Sequence[int]) -> Value:
+    """``input`` with each dimension of ``source`` moved to its place in ``destination``; the others keep their order."""
+    pairs = list[list[int]]()
+    for dims, what in ((source, "source"), (destination, "destination")):
+        named: Any = dims if isinstance(dims, list | tuple) else [dims]
+        pairs.append([dim_index(d, input.ndim, what) for d in named])
+        if len(set(pairs[-1])) != len(pairs[-1]):
+            raise ArgumentError(f"{what} {dims} names a dimension twice")
+    if len(pairs[0]) != len(pairs[1]):
+        raise ArgumentError(f"source and destination need equally many entries, got {source} and {destination}")
+    order = [d for d in range(input.ndim) if d not in pairs[0]]
+    for to, dim in sorted(zip(pairs[1], pairs[0], strict=True)):
+        order.insert(to, dim)
     return permute(input, order)
+
+
+swapaxes = swapdims = transpose
+moveaxis = movedim
+for _name, _alias in (("swapaxes", transpose), ("swapdims", transpose), ("moveaxis", movedim)):
+    FUNCTIONS[_name] = OPERATORS[_name] = _alias
 
 
 # --- broadcast ---------------------------------------------------------------------------------------------------
@@ -212,8 +226,9 @@ register(
 @function
 def expand(input: Value, shape: Sequence[int]) -> Value:
     """``input`` repeated along dimensions of size 1 (and new leading ones) up to ``shape``; -1 keeps a size."""
+    shape = integers(shape, "shape", -1)
     lead = len(shape) - input.ndim
     if lead < 0:
         raise ShapeError(f"cannot expand {list(input.shape)} to fewer dimensions {list(shape)}")
-    final = [input.shape[i - lead] if n == -1 and i >= lead else int(n) for i, n in enumerate(shape)]
+    final = [input.shape[i - lead] if n == -1 and i >= lead else n for i, n in enumerate(shape)]
     return _broadcast_to(input, final)

@@ -1,0 +1,216 @@
+"""Attention against torch: masks, causality, grouped heads, the layers, and what it costs in launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as T
+from conftest import INTERPRETED
+from hypothesis import given, settings
+from modules import Case, compare_layers
+from test_functional import TARGET, Call, compare, data, same
+
+import graphrt as grt
+from graphrt import nn
+from graphrt import ops as F
+from graphrt.errors import GraphrtError
+
+pytestmark = [pytest.mark.interpret] if INTERPRETED else []
+
+
+def attend(arrays: list[np.ndarray], **kwargs: Any) -> Call:
+    return same("scaled_dot_product_attention", arrays, **kwargs)
+
+
+def mask(*shape: int) -> np.ndarray:
+    """True in two thirds of the places, with one row of False."""
+    found = np.random.default_rng(0).random(shape) < 0.67
+    found[..., 1, :] = False
+    return found
+
+
+def test_attention() -> None:
+    q, k, v = data(2, 3, 4, 8), data(2, 3, 5, 8, seed=1), data(2, 3, 5, 6, seed=2)
+    seen = mask(4, 5)
+    added = np.where(seen, data(4, 5), -np.inf).astype(np.float32)
+    calls = {
+        "plain": attend([q, k, v]),
+        "matrices": attend([q[0, 0], k[0, 0], v[0, 0]]),
+        "scale": attend([q, k, v], scale=0.25),
+        "causal": attend([q, k, v], is_causal=True),
+        "causal long": attend([k, q, data(2, 3, 4, 6)], is_causal=True),
+        "bool mask": attend([q, k, v, seen]),
+        "bool mask of batches": attend([q, k, v, mask(2, 1, 4, 5)]),
+        "keys mask": attend([q, k, v, mask(2, 1, 2, 5)[:, :, :1]]),
+        "float mask": attend([q, k, v, data(3, 4, 5)]),
+        "infinite mask": (
+            lambda q, k, v: F.scaled_dot_product_attention(q, k, v, q.graph.constant(added)),
+            lambda q, k, v: T.scaled_dot_product_attention(q, k, v, torch.from_numpy(added).double()),
+            [q, k, v],
+        ),
+        "broadcast": attend([q, k[:1, :1], v[:1, :1]]),
+        "grouped": attend([data(2, 6, 4, 8), k, v], enable_gqa=True),
+        "grouped causal": attend([data(2, 6, 4, 8), k, v], enable_gqa=True, is_causal=True),
+        "grouped mask": attend([data(2, 6, 4, 8), k, v, mask(6, 4, 5)], enable_gqa=True),
+        "one key": attend([q, k[..., :1, :], v[..., :1, :]]),
+    }
+    compare(calls if not INTERPRETED else dict(list(calls.items())[3:6]), 60)
+
+
+@given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.booleans())
+@settings(max_examples=1 if INTERPRETED else 6)
+def test_attention_of_any_shape(batch: int, heads: int, length: int, keys: int, width: int, causal: bool) -> None:
+    arrays = [data(batch, heads, n, width, seed=i) for i, n in enumerate((length, keys, keys))]
+    compare({"any": attend(arrays, is_causal=causal)}, 60)
+
+
+def test_attention_is_three_launches() -> None:
+    """Two matmuls, and one kernel between them that masks, normalises and drops; dropout also counts its runs."""
+    forms: list[dict[str, Any]] = [{}, {"is_causal": True}, {"attn_mask": True}, {"is_causal": True, "dropout_p": 0.5}]
+    for kwargs in forms:
+        graph = grt.Graph()
+        q, k, v = (graph.input(n, (2, 3, 8, 16)) for n in "qkv")
+        if kwargs.get("attn_mask"):
+            kwargs = {"attn_mask": graph.input("mask", (8, 8), "bool")}
+        graph.output("y", F.scaled_dot_product_attention(q, k, v, **kwargs))
+        program = grt.compile(graph, target=TARGET)
+        assert program.launches == 3 + ("dropout_p" in kwargs), program.plan_text()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_attention_keeps_its_dtype(dtype: str) -> None:
+    graph = grt.Graph()
+    q, mask = graph.input("q", (2, 4, 8), dtype), graph.input("mask", (4, 4))
+    assert F.scaled_dot_product_attention(q, q, q, mask, 0.1).dtype.name == dtype
+    assert F.scaled_dot_product_attention(q, q, q, is_causal=True).dtype.name == dtype
+    w = graph.input("w", (24, 8), dtype)
+    assert F.gru_cell(q[0], q[1], w, w).dtype.name == dtype
+
+
+def test_attention_dropout() -> None:
+    """Weights are dropped and the rest scaled: with values of 1 a row's sum is not 1 any more, but is on average."""
+    graph = grt.Graph()
+    q = graph.input("q", (16, 40, 8))
+    graph.output("y", F.scaled_dot_product_attention(q, q, F.ones_like(q), dropout_p=0.5))
+    found = grt.compile(graph, target=TARGET)(q=np.zeros((16, 40, 8), np.float32))["y"]
+    assert found.std() > 0.05 and abs(found.mean() - 1) < 0.05
+
+
+def test_empty_attention() -> None:
+    graph = grt.Graph()
+    q, k = graph.input("q", (2, 3, 4)), graph.input("k", (2, 0, 4))
+    graph.output("y", F.scaled_dot_product_attention(q, k, k))
+    outputs = grt.compile(graph, target=TARGET)(q=data(2, 3, 4), k=data(2, 0, 4))
+    np.testing.assert_array_equal(outputs["y"], np.zeros((2, 3, 4)))
+
+
+def multihead(arrays: list[np.ndarray], call: Callable[..., Any], **kwargs: Any) -> Case:
+    torch.manual_seed(0)
+    return nn.MultiheadAttention(8, 2, **kwargs), torch.nn.MultiheadAttention(8, 2, **kwargs), call, arrays
+
+
+def test_multihead_attention() -> None:
+    x, y = data(3, 4, 8), data(5, 4, 8, seed=1)
+    padding = np.zeros((4, 5), bool)
+    padding[1, 3:] = padding[2, 0] = True
+    each = np.random.default_rng(0).random((8, 3, 5)) < 0.3
+    cases: dict[str, Case] = {
+        "self": multihead([x], lambda m, x: m(x, x, x)),
+        "no bias": multihead([x, y], lambda m, x, y: m(x, y, y, need_weights=False), bias=False),
+        "batch first": multihead([x, data(3, 6, 8)], lambda m, x, y: m(x, y, y), batch_first=True),
+        "unbatched": multihead([x[:, 0], y[:, 0]], lambda m, x, y: m(x, y, y)),
+        "heads": multihead([x, y], lambda m, x, y: m(x, y, y, average_attn_weights=False)),
+        "padding": multihead([x, y, padding], lambda m, x, y, p: m(x, y, y, p)),
+        "mask": multihead([x, y, each[0]], lambda m, x, y, a: m(x, y, y, attn_mask=a, is_causal=True)),
+        "mask of heads": multihead([x, y, each], lambda m, x, y, a: m(x, y, y, attn_mask=a)),
+        "added": multihead([x, y, data(3, 5)], lambda m, x, y, a: m(x, y, y, None, False, a)),
+        "both": multihead([x, y, padding, data(3, 5)], lambda m, x, y, p, a: m(x, y, y, p, attn_mask=a)),
+        "widths": multihead([x, data(5, 4, 6), data(5, 4, 7)], lambda m, *a: m(*a), kdim=6, vdim=7),
+    }
+    if INTERPRETED:
+        cases = {n: cases[n] for n in ("self", "both")}
+    compare_layers(cases, TARGET, 200)
+
+
+def test_a_query_that_sees_no_key() -> None:
+    """NaN with the weights and 0 without, before the output projection's bias, as in torch."""
+    graph, layer = grt.Graph(), nn.MultiheadAttention(4, 2, batch_first=True).eval()
+    x, padding = graph.input("x", (2, 3, 4)), graph.input("padding", (2, 3), "bool")
+    graph.output("with", layer(x, x, x, padding)[0])
+    graph.output("without", layer(x, x, x, padding, need_weights=False)[0])
+    outputs = grt.compile(graph, target=TARGET)(x=data(2, 3, 4), padding=np.array([[True] * 3, [False, False, True]]))
+    assert np.isnan(outputs["with"][0]).all() and np.isfinite(outputs["with"][1]).all()
+    np.testing.assert_array_equal(outputs["without"][0], np.zeros((3, 4)))
+
+
+def encoder(arrays: list[np.ndarray], call: Callable[..., Any] = lambda m, *a: m(*a), **kwargs: Any) -> Case:
+    torch.manual_seed(0)
+    arguments = {"dim_feedforward": 12, "dropout": 0.0, **kwargs}
+    return nn.TransformerEncoderLayer(8, 2, **arguments), torch.nn.TransformerEncoderLayer(8, 2, **arguments), call, arrays
+
+
+def test_transformer_encoder_layer() -> None:
+    x = data(3, 4, 8)
+    causal = np.triu(np.ones((3, 3), bool), 1)
+    cases: dict[str, Case] = {
+        "post": encoder([x]),
+        "pre": encoder([x, causal], norm_first=True, activation="gelu"),
+        "no bias": encoder([x, causal[:1].repeat(4, 0)], lambda m, x, p: m(x, None, p), bias=False),
+    }
+    if INTERPRETED:
+        cases = {"pre": cases["pre"]}
+    compare_layers(cases, TARGET, 400)
+
+
+def _qkv(g: grt.Graph, q: tuple[int, ...] = (2, 4, 8), k: tuple[int, ...] = (2, 5, 8)) -> list[grt.Value]:
+    return [g.input("q", q), g.input("k", k), g.input("v", k)]
+
+
+def _mha(g: grt.Graph, **kwargs: Any) -> Any:
+    x = g.input("x", (3, 2, 8))
+    return nn.MultiheadAttention(8, 2)(x, x, x, **kwargs)
+
+
+BAD: list[tuple[str, Callable[[grt.Graph], Any]]] = [
+    ("attention rank", lambda g: F.scaled_dot_product_attention(*_qkv(g, (8,), (8,)))),
+    ("attention width", lambda g: F.scaled_dot_product_attention(*_qkv(g, (2, 4, 7)))),
+    ("attention keys", lambda g: F.scaled_dot_product_attention(*_qkv(g)[:2], g.input("w", (2, 6, 8)))),
+    ("attention batch", lambda g: F.scaled_dot_product_attention(*_qkv(g, (3, 4, 8)))),
+    ("attention dtype", lambda g: F.scaled_dot_product_attention(*[g.input("i", (2, 3), "int32")] * 3)),
+    ("attention dtypes", lambda g: F.scaled_dot_product_attention(*_qkv(g)[:2], g.input("w", (2, 5, 8), "float64"))),
+    ("attention number", lambda g: F.scaled_dot_product_attention(*_qkv(g)[:2], 1.0)),
+    ("attention mask shape", lambda g: F.scaled_dot_product_attention(*_qkv(g), g.input("m", (5, 4), "bool"))),
+    ("attention mask rank", lambda g: F.scaled_dot_product_attention(*_qkv(g), g.input("m", (3, 2, 4, 5), "bool"))),
+    ("attention mask dtype", lambda g: F.scaled_dot_product_attention(*_qkv(g), g.input("m", (4, 5), "int32"))),
+    ("attention mask and causal", lambda g: F.scaled_dot_product_attention(*_qkv(g), g.input("m", (4, 5)), is_causal=True)),
+    ("attention dropout", lambda g: F.scaled_dot_product_attention(*_qkv(g), dropout_p=1.5)),
+    ("attention causal", lambda g: F.scaled_dot_product_attention(*_qkv(g), is_causal="yes")),
+    ("attention scale", lambda g: F.scaled_dot_product_attention(*_qkv(g), scale="1")),
+    ("attention groups", lambda g: F.scaled_dot_product_attention(*_qkv(g, (3, 4, 8)), enable_gqa=True)),
+    ("attention groups rank", lambda g: F.scaled_dot_product_attention(*_qkv(g, (4, 8), (5, 8)), enable_gqa=True)),
+    ("multihead heads", lambda g: nn.MultiheadAttention(8, 3)),
+    ("multihead width", lambda g: nn.MultiheadAttention(0, 1)),
+    ("multihead dropout", lambda g: nn.MultiheadAttention(8, 2, dropout=-1.0)),
+    ("multihead bias_kv", lambda g: nn.MultiheadAttention(8, 2, add_bias_kv=True)),
+    ("multihead kdim", lambda g: nn.MultiheadAttention(8, 2, kdim=2.5)),
+    ("multihead input", lambda g: nn.MultiheadAttention(8, 2)(*_qkv(g, (3, 2, 7)))),
+    ("multihead rank", lambda g: nn.MultiheadAttention(8, 2)(*_qkv(g, (3, 2, 2, 8), (3, 2, 2, 8)))),
+    ("multihead batch", lambda g: nn.MultiheadAttention(8, 2)(*_qkv(g, (3, 2, 8), (3, 1, 8)))),
+    ("multihead mask", lambda g: _mha(g, attn_mask=g.input("m", (3, 2), "bool"))),
+    ("multihead padding", lambda g: _mha(g, key_padding_mask=g.input("m", (3, 3), "bool"))),
+    ("multihead causal", lambda g: _mha(g, is_causal=True)),
+    ("encoder activation", lambda g: nn.TransformerEncoderLayer(8, 2, activation="sine")),
+    ("encoder heads", lambda g: nn.TransformerEncoderLayer(8, 3)),
+    ("encoder input", lambda g: nn.TransformerEncoderLayer(8, 2, 4)(g.input("x", (3, 2, 6)))),
+]
+
+
+@pytest.mark.parametrize("bad", [pytest.param(f, id=n) for n, f in BAD])
+def test_bad_arguments(bad: Callable[[grt.Graph], Any]) -> None:
+    with pytest.raises(GraphrtError):
+        bad(grt.Graph())
