@@ -5,12 +5,13 @@ Graphs are small and have several per program, because a C compiler run costs mo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from conftest import INTERPRETED, assert_close
+from conftest import INTERPRETED, assert_close, check
 from hypothesis import given, settings
 
 import graphrt as grt
@@ -254,3 +255,41 @@ def test_a_long_chain_compiles(rng: np.random.Generator) -> None:
     graph.output("y", y)
     feeds = {"x": rng.standard_normal(3).astype(np.float32)}
     assert_close(grt.compile(graph, target=TARGET)(feeds)["y"], evaluate(graph, feeds)[y], 200)
+
+
+def _twice(g: grt.Graph) -> None:
+    s = F.sum(g.input("x", (7,)), 0, keepdim=True)
+    g.output("wide", F.expand(s, (3, 1)))
+    g.output("plain", s)
+
+
+def _reduced(g: grt.Graph) -> None:
+    p = g.parameter("p", np.full((7, 5, 1), 3, np.float32))
+    g.update(p, F.sum(p, 2, keepdim=True))
+
+
+def _own_row(g: grt.Graph) -> None:
+    p = g.parameter("p", np.float32(1.0))
+    g.update(p, F.reshape(F.sum(g.input("x", (24, 1)) * F.cos(F.expand(p, (24, 1))), 0), ()))
+
+
+def _itself(g: grt.Graph) -> None:
+    p = g.parameter("p", np.ones(3, np.float32))
+    g.output("y", F.sin(p))
+    g.update(p, p * 1.0)
+
+
+def _nothing(g: grt.Graph) -> None:
+    x = g.input("x", (4, 8, 0))
+    g.output("largest", F.amax(x, 1, keepdim=True))
+    g.output("scaled", x * F.prod(x, (1, 2), keepdim=True))
+    g.output("sum", F.expand(F.sum(x + 1.0), (0,)) + 1.0)
+
+
+@pytest.mark.parametrize("build", [_twice, _reduced, _own_row, _itself, _nothing])
+def test_results_seen_through_views_of_reductions(build: Callable[[grt.Graph], None], rng: np.random.Generator) -> None:
+    """Shapes of graphs that the fuzzer found to fail: results and updates that show a reduction, and empty rows."""
+    graph = grt.Graph()
+    build(graph)
+    feeds = {n.name: rng.standard_normal(n.types[0].shape).astype(np.float32) for n in graph.nodes if n.op.name == "input"}
+    check(graph, feeds, TARGET, 24)

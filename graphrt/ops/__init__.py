@@ -5,6 +5,7 @@ from graphrt.ops.activation import elu, gelu, leaky_relu, log_softmax, silu, sof
 from graphrt.ops.base import FUNCTIONS
 from graphrt.ops.contraction import linear, matmul
 from graphrt.ops.convolution import conv2d
+from graphrt.ops.detection import box_area, box_iou, nms, roi_align, roi_pool
 from graphrt.ops.elementwise import (
     abs,
     add,
@@ -65,6 +66,7 @@ from graphrt.ops.normalization import batch_norm, layer_norm
 from graphrt.ops.pooling import avg_pool2d, global_avg_pool2d, max_pool2d, sum_pool2d
 from graphrt.ops.random import dropout, manual_seed, uniform
 from graphrt.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, mean, prod, std, sum, var
+from graphrt.ops.resize import interpolate
 from graphrt.ops.scan import cummax, cummin, cumprod, cumsum, logcumsumexp
 from graphrt.ops.slicing import concat, flip, pad, stack
 from graphrt.ops.sorting import argsort, kthvalue, median, randperm, sort, topk

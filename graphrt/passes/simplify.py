@@ -54,6 +54,10 @@ def simplify(graph: Graph) -> Graph:
 
 def dead_code(graph: Graph) -> Graph:
     """``graph`` without the nodes that no output and no update needs; inputs and parameters stay."""
+    idle = [name for name, v in graph.updates.items() if v.node is graph.sources[name]]  # a parameter that becomes itself
+    if idle:
+        graph = rewrite(graph, lambda node: None)
+        graph.updates = {name: v for name, v in graph.updates.items() if name not in idle}
     live: set[Node] = {v.node for v in graph.results()}
     for node in reversed(graph.nodes):
         if node in live:

@@ -151,8 +151,9 @@ def fuse(graph: Graph, enabled: bool = True) -> tuple[list[Group], list[Decision
                 _grow(f, group)
                 _inline(f)
     _copies(f, enabled)
+    copied = {base for g in f.groups for v in g.copies for base in _through(v)}
     for group in f.groups:
-        _edges(f, group)
+        _edges(f, group, copied)
     _check(f)
     return f.groups, list(f.decisions.values())
 
@@ -418,8 +419,8 @@ def _copies(f: Fusion, enabled: bool) -> None:
             f.groups.append(Group(f"g{len(f.groups)}", None, v.shape, axes("i", v.shape), copies=[v]))
 
 
-def _edges(f: Fusion, group: Group) -> None:
-    """Fills in what the group reads and what it must store."""
+def _edges(f: Fusion, group: Group, copied: set[Value]) -> None:
+    """Fills in what the group reads and what it must store: what others read, copy out (``copied``), or get as results."""
     members = {*group.nodes, *group.inlined}
     reads: dict[Value, None] = {}
     for node in [*group.inlined, *group.nodes]:
@@ -431,7 +432,7 @@ def _edges(f: Fusion, group: Group) -> None:
         outside = any(r not in group.nodes for r in f.readers(v)) or any(
             r in f.inlined and any(g is not group for g in f.inlined[r]) for r in f.readers(v)
         )
-        if outside or f.is_result(v):
+        if outside or v in copied or f.is_result(v):
             group.outputs.append(v)
 
 

@@ -197,20 +197,24 @@ class Emitter:
         assert found is not None
         return found
 
+    def _seen_through(self, v: Value) -> bool:
+        """Whether ``v`` is a view of something else; a group that copies a stored view out reads the view itself."""
+        return v.node.op.kind is Kind.VIEW and v not in self.group.inputs
+
     def _computed(self, node: Node) -> bool:
         return node in self.members and node is not self.group.anchor and node.op.kind is not Kind.REDUCTION
 
     def _needs(self, read: Read) -> list[Read]:
         """What must be known before ``read`` can be computed."""
         node, index, guards = read.value.node, read.index, read.guards
-        if node.op.kind is Kind.VIEW:
+        if not read.value.type.size:
+            return []  # code that is written but never runs
+        if self._seen_through(read.value):
             assert node.op.pull is not None
             return [Read(node.inputs[p.operand], p.index, guards + p.mask) for p in node.op.pull(node, index)]
         if not self._computed(node):
             return []
         if node.op.kind is Kind.GATHER:
-            if not node.inputs[0].type.size:
-                return []  # nothing to gather from: all positions lie outside
             position = Read(node.inputs[1], index, guards)
             return [position] if self._found(position) is None else [position, self._gathered(node, index, position)]
         return [Read(x, index if x.ndim == len(index) else (), guards) for x in node.inputs]
@@ -230,17 +234,18 @@ class Emitter:
 
     def _compute(self, read: Read) -> Var:
         node, v, index, guards = read.value.node, read.value, read.index, read.guards
+        if not v.type.size:
+            return self.const(0, v.dtype)
         if node.op.kind is Kind.GENERATED:
             assert node.op.body is not None
             return node.op.body(self, index, **node.attrs)
         needs = self._needs(read)
-        if node.op.kind is Kind.VIEW:
+        if self._seen_through(v):
             return self._view(node, index, needs)
         if self._computed(node):
             operands = [self._have(r) for r in needs]
             if node.op.kind is Kind.GATHER:
-                outside = self.const(0, v.dtype)
-                return self.where(self._inside(node, needs[0]), operands[1], outside) if needs else outside
+                return self.where(self._inside(node, needs[0]), operands[1], self.const(0, v.dtype))
             assert node.op.body is not None
             return node.op.body(self, *([index] if node.op.kind is Kind.RANDOM else []), *operands, **node.attrs)
         slot = self.schedule.home[v]
@@ -340,7 +345,7 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
     last = max(level(n) for n in group.nodes)
     passes: list[Pass] = []
     rows: dict[Any, Var] = {}
-    keep = group.reduced_size <= row_limit
+    keep = row_limit > 0 and group.reduced_size <= row_limit
     for number in range(last + 1):
         emitter.known = dict(emitter.known) if keep else dict(rows)
         emitter.block = inner = Block(tuple(f"i{d}" for d in range(len(group.shape))))

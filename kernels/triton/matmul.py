@@ -11,7 +11,7 @@ so every size is taken. Algorithm: blocked GEMM on tensor cores with grouped ("s
 import triton
 import triton.language as tl
 
-from .tiles import dot, grouped_tile, inside
+from .tiles import INTERPRETED, dot, grouped_tile, inside
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -35,6 +35,8 @@ def matmul(
     TILES_N: tl.constexpr = (N + BN - 1) // BN
     pid = tl.program_id(0)
     b = pid // (TILES_M * TILES_N)
+    if INTERPRETED:  # where a mask of a tensor and a scalar has no type
+        b += tl.zeros((1, 1), tl.int32)
     tile_m, tile_n = grouped_tile(pid % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
     m = tile_m * BM + tl.arange(0, BM)
     n = tile_n * BN + tl.arange(0, BN)

@@ -20,7 +20,7 @@ def nms(
     BN: tl.constexpr,
     NAME: tl.constexpr,
 ):
-    b = tl.program_id(0)
+    b = tl.program_id(0) + tl.zeros((1,), tl.int32)
     n = tl.arange(0, BN)
     keep = (n < N).to(tl.int32)
     for m in range(N):

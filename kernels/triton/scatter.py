@@ -32,7 +32,8 @@ def scatter(
     TILES_J: tl.constexpr = (J + BJ - 1) // BJ
     TILES_I: tl.constexpr = (I + BI - 1) // BI
     pid = tl.program_id(0)
-    o = pid // (TILES_J * TILES_I)
+    outer = pid // (TILES_J * TILES_I)
+    o = outer + tl.zeros((1, 1, 1), tl.int32)
     j = pid // TILES_I % TILES_J * BJ + tl.arange(0, BJ)
     i = pid % TILES_I * BI + tl.arange(0, BI)
     acc = tl.full((BJ, BI), START, ACC)
@@ -51,4 +52,4 @@ def scatter(
             acc = maximum(acc, tl.reduce(value, 1, maximum))
         else:
             acc = minimum(acc, tl.reduce(value, 1, minimum))
-    EPILOGUE(acc, o + tl.zeros((1, 1), tl.int32), j[:, None], i[None, :], (j < J)[:, None] & (i < I)[None, :], ARGS)
+    EPILOGUE(acc, outer + tl.zeros((1, 1), tl.int32), j[:, None], i[None, :], (j < J)[:, None] & (i < I)[None, :], ARGS)

@@ -1,0 +1,138 @@
+"""Resizing feature maps: ``interpolate`` with torch's modes.
+
+Positions are computed from the index inside the kernel, never stored. Whole factors of nearest resizing are views.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from graphrt.errors import ArgumentError, ShapeError
+from graphrt.ir import Value
+from graphrt.ops.base import apply, broadcast_to, cast, function, require_float, tensor
+from graphrt.ops.elementwise import floor, maximum, minimum
+from graphrt.ops.pooling import avg_pool2d
+from graphrt.ops.slicing import getitem
+from graphrt.ops.source import iota
+from graphrt.ops.view import reshape
+from graphrt.types import float32, int64
+
+_LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}  # mode -> spatial dimensions
+_MODES = ("nearest", "nearest-exact", "area", *_LINEAR)
+
+
+@function
+def interpolate(
+    input: Value,
+    size: int | Sequence[int] | None = None,
+    scale_factor: float | Sequence[float] | None = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+) -> Value:
+    """[N, C, *spatial] resized to ``size`` or by ``scale_factor``: nearest, nearest-exact, linear, bilinear, trilinear,
+    bicubic (Keys, 1981, a = -0.75) or area. Raises ArgumentError, ShapeError.
+
+    ``align_corners`` makes the corner pixels' centres meet; otherwise the images' edges do.
+    """
+    require_float(tensor(input).dtype, "input")
+    rank = input.ndim - 2
+    if not 1 <= rank <= 3:
+        raise ShapeError(f"interpolate needs [N, C, *spatial] with 1 to 3 spatial dimensions, got {list(input.shape)}")
+    if mode not in _MODES or _LINEAR.get(mode, rank) != rank:
+        raise ArgumentError(f"mode must be one of {', '.join(_MODES)} that fits {rank} spatial dimensions, got {mode!r}")
+    if align_corners is not None and mode not in _LINEAR:
+        raise ArgumentError(f"align_corners has no meaning for mode {mode!r}")
+    sizes, scales = _sizes(input.shape[2:], size, scale_factor, bool(recompute_scale_factor))
+    if min(input.shape[2:]) < 1:
+        raise ShapeError(f"interpolate needs pixels to start from, got {list(input.shape)}")
+    if mode == "area":
+        return _area(input, sizes)
+    resize = _cubic if mode == "bicubic" else _line if mode in _LINEAR else _nearest
+    x = input
+    for d, (n, scale) in enumerate(zip(sizes, scales, strict=True)):
+        if n != x.shape[2 + d] or scale is not None:
+            x = resize(x, 2 + d, n, scale, align_corners if mode in _LINEAR else mode == "nearest-exact")
+    return x
+
+
+def _sizes(shape: Sequence[int], size: Any, factor: Any, recompute: bool) -> tuple[list[int], list[float | None]]:
+    """Output sizes, and the step in input pixels of each dimension where ``factor`` says it."""
+    if (size is None) == (factor is None):
+        raise ArgumentError("give either size or scale_factor")
+    given = size if factor is None else factor
+    values = list(given) if isinstance(given, list | tuple) else [given] * len(shape)
+    kinds = (int,) if factor is None else (int, float)
+    if len(values) != len(shape) or not all(isinstance(v, kinds) and not isinstance(v, bool) and v > 0 for v in values):
+        what = "size" if factor is None else "scale_factor"
+        raise ArgumentError(f"{what} must be a positive number or {len(shape)} of them, got {given!r}")
+    if factor is None:
+        return values, [None] * len(shape)
+    sizes = [math.floor(n * f) for n, f in zip(shape, values, strict=True)]
+    if min(sizes) < 1:
+        raise ArgumentError(f"scale_factor {factor!r} leaves nothing of {list(shape)}")
+    return sizes, [None if recompute or n * f == m else 1.0 / f for n, f, m in zip(shape, values, sizes, strict=True)]
+
+
+def _area(x: Value, sizes: Sequence[int]) -> Value:
+    raise ArgumentError(f"area to {list(sizes)} is not available for {x!r} and {avg_pool2d}")
+
+
+def _positions(x: Value, dim: int, n: int) -> Value:
+    """float32 0, 1, 2 ... along ``dim`` of a result with ``n`` there."""
+    like = broadcast_to(x.graph.constant(0.0), [n if d == dim else 1 for d in range(x.ndim)])
+    return cast(iota(like, dim), float32)
+
+
+def _pick(x: Value, dim: int, index: Value) -> Value:
+    """``x`` at the integers ``index`` (shape 1 but along ``dim``), held inside."""
+    at = maximum(minimum(cast(index, int64), x.shape[dim] - 1), 0)
+    shape = [index.shape[dim] if d == dim else n for d, n in enumerate(x.shape)]
+    return apply("gather", x, broadcast_to(at, shape), dim=dim)
+
+
+def _nearest(x: Value, dim: int, n: int, scale: float | None, exact: Any) -> Value:
+    size = x.shape[dim]
+    lead, tail = x.shape[:dim], x.shape[dim + 1 :]
+    if scale is None and n % size == 0:  # every pixel repeated
+        wide = broadcast_to(reshape(x, (*lead, size, 1, *tail)), (*lead, size, n // size, *tail))
+        return reshape(wide, (*lead, n, *tail))
+    if scale is None and size % n == 0:
+        skip = size // n
+        return getitem(x, (*[slice(None)] * dim, slice(skip // 2 if exact else 0, None, skip)))
+    step = size / n if scale is None else scale
+    return _pick(x, dim, floor((_positions(x, dim, n) + (0.5 if exact else 0.0)) * step))
+
+
+def _source(x: Value, dim: int, n: int, scale: float | None, align: Any) -> Value:
+    """Where, in pixels of ``x``, each output pixel's centre lies."""
+    size = x.shape[dim]
+    if align:
+        return _positions(x, dim, n) * ((size - 1) / (n - 1) if n > 1 else 0.0)
+    return (_positions(x, dim, n) + 0.5) * (size / n if scale is None else scale) - 0.5
+
+
+def _line(x: Value, dim: int, n: int, scale: float | None, align: Any) -> Value:
+    at = maximum(_source(x, dim, n, scale, align), 0.0)
+    low = floor(at)
+    share = cast(at - low, x.dtype)
+    return _pick(x, dim, low) * (1.0 - share) + _pick(x, dim, low + 1.0) * share
+
+
+def _cubic(x: Value, dim: int, n: int, scale: float | None, align: Any) -> Value:
+    at = _source(x, dim, n, scale, align)
+    low = floor(at)
+    t = cast(at - low, x.dtype)
+    a = -0.75
+
+    def near(s: Value) -> Value:  # for distances up to 1
+        return ((a + 2.0) * s - (a + 3.0)) * s * s + 1.0
+
+    def far(s: Value) -> Value:  # for distances from 1 to 2
+        return ((s - 5.0) * s + 8.0) * s * a - 4.0 * a
+
+    weights: list[tuple[float, Value]] = [(-1.0, far(t + 1.0)), (0.0, near(t)), (1.0, near(1.0 - t)), (2.0, far(2.0 - t))]
+    parts = [_pick(x, dim, low + shift) * weight for shift, weight in weights]
+    return parts[0] + parts[1] + parts[2] + parts[3]
