@@ -65,7 +65,9 @@ def _sizes(shape: Sequence[int], size: Any, factor: Any, recompute: bool) -> tup
     given = size if factor is None else factor
     values = list(given) if isinstance(given, list | tuple) else [given] * len(shape)
     kinds = (int,) if factor is None else (int, float)
-    if len(values) != len(shape) or not all(isinstance(v, kinds) and not isinstance(v, bool) and v > 0 for v in values):
+    if len(values) != len(shape) or not all(
+        isinstance(v, kinds) and not isinstance(v, bool) and 0 < v < math.inf for v in values
+    ):
         what = "size" if factor is None else "scale_factor"
         raise ArgumentError(f"{what} must be a positive number or {len(shape)} of them, got {given!r}")
     if factor is None:

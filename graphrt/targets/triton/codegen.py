@@ -23,6 +23,7 @@ from graphrt.schedule.kernel_ir import (
     TemplateKernel,
     Var,
 )
+from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, identity, scalar, triton_number
 from graphrt.targets.templates import kernels as find_kernels
@@ -81,8 +82,6 @@ def generate(
 
 
 def _slots(launch: Sequence[Kernel]) -> list[Slot]:
-    from graphrt.schedule.memory import blocks, loads
-
     found: dict[Slot, None] = {}
     for kernel in launch:
         for block in blocks(kernel):
@@ -99,7 +98,7 @@ class Printer:
 
     def __init__(self, slots: list[Slot], interpret: bool, arch: str, units: int) -> None:
         self.slots, self.interpret, self.arch, self.units = slots, interpret, arch, units
-        self.wide: set[str] = set()  # constants that functions take as tensors
+        self.wide: set[str] = set()  # constants that must be tensors
         self.spans: dict[str, set[str]] = {}  # the axes along which a variable of a generated kernel varies
 
     # --- blocks ---------------------------------------------------------------------------------------------------
@@ -110,7 +109,6 @@ class Printer:
     def lines(self, block: Block, at: dict[str, Expr], masks: Masks, indent: str = "    ") -> list[str]:
         """The instructions of ``block`` with its axes replaced by ``at``."""
         lines = []
-        self.wide |= {a.name for i in block.insts if TRITON.get(i.op, "").startswith("grt_") for a in i.args}
         for inst in block.insts:
             self.spans[inst.out.name] = self.span(inst, at)
             lines.append(f"{indent}{inst.out.name} = {self.expression(inst, at, masks)}")
@@ -139,6 +137,8 @@ class Printer:
             mask, zeros = masks.of(used, bool(condition))
             if condition:
                 mask = f"{mask} & {condition}" if mask else condition
+            if self.interpret and not used and not zeros:
+                zeros = " + tl.zeros((1,), tl.int32)"  # the interpreter gives comparisons of scalars no type
             where = f"{self.pointer(slot)} + ({e.render()}{zeros})"
             return f"tl.load({where}, mask={mask}, other=0)" if mask else f"tl.load({where})"
         if inst.op == "const":
@@ -148,7 +148,7 @@ class Printer:
             return f"tl.cast({number}, {TRITON_TYPES[dtype]})" if dtype.is_int and dtype.itemsize < 4 else number
         if inst.op == "index":
             e = inst.args[0].substitute(at)
-            return f"({e.render()}).to(tl.int64)" if e.terms else str(e.const)
+            return f"({e.render()}).to(tl.int64)" if e.terms else f"tl.full((1,), {e.const}, tl.int64)"
         if inst.op == "guard":
             return guard_text(tuple((e.substitute(at), lo, hi) for e, lo, hi in inst.args[0]), "//", " & ") or "True"
         if inst.op == "uniform":
@@ -182,6 +182,7 @@ class Printer:
         name, spec = kernel.group.name, kernel.spec
         text: list[str] = []
         constants: dict[str, Any] = {}
+        self.wide = _tensors(kernel)
         for operand, block in kernel.loaders.items():
             text += self._loader(f"{name}_{operand.lower()}", block)
             constants[f"LOAD_{operand}"] = f"@{name}_{operand.lower()}"
@@ -245,6 +246,7 @@ class Printer:
         text: list[str] = []
         calls: list[tuple[str, int]] = []
         for kernel in launch:
+            self.wide = _tensors(kernel)
             if isinstance(kernel, PointwiseKernel):
                 lines, count = self._pointwise(kernel)
             else:
@@ -360,6 +362,21 @@ def _fold(op: str, value: str) -> str:
 
 def _identity(op: str, dtype: DType) -> str:
     return triton_number(identity(op, dtype), dtype)
+
+
+def _tensors(kernel: Kernel) -> set[str]:
+    """Variables that must not be bare numbers: what functions take, what is reduced, and one side of each choice."""
+    names: set[str] = set()
+    numbers = {i.out.name for block in blocks(kernel) for i in block.insts if i.op == "const"}
+    for block in blocks(kernel):
+        for inst in block.insts:
+            if TRITON.get(inst.op, "").startswith("grt_"):
+                names |= {a.name for a in inst.args}
+            elif inst.op == "where" and {a.name for a in inst.args[1:]} <= numbers:
+                names.add(inst.args[1].name)
+    if isinstance(kernel, ReductionKernel):
+        names |= {x.name for p in kernel.passes for _, x, _ in p.reduces}
+    return names
 
 
 def _cast(name: str, dtype: DType) -> str:
