@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Triton warns at import unless this is settled.
 export TRITON_DEFAULT_FP_FUSION ?= 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test docs lint clean
 
 demo: .venv/ready
 	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
@@ -13,6 +13,9 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 -m "not interpret"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m interpret
+
+docs: .venv/ready
+	$(BIN)/python -m graphrt.ops.document > docs/ops.md
 
 lint: .venv/ready
 	$(BIN)/ruff check graphrt kernels tests bench examples

@@ -114,6 +114,7 @@ class Graph:
     def output(self, name: str, value: Value) -> Value:
         """Makes ``value`` a result of the program under ``name``. Raises GraphError on a name used twice."""
         self._own(value, f"output {name!r}")
+        _check_name(name, "output")
         if name in self.outputs:
             raise GraphError(f"output {name!r} is already {self.outputs[name]!r}")
         self.outputs[name] = value
@@ -169,8 +170,7 @@ class Graph:
             raise
 
     def _source(self, op: str, name: str, shape: Sequence[int], dtype: DTypeLike, attrs: dict[str, Any]) -> Value:
-        if not isinstance(name, str) or not name:
-            raise ArgumentError(f"the name of an {op} is a non-empty string, got {name!r}")
+        _check_name(name, op)
         if name in self.sources:
             raise GraphError(f"{name!r} is already the {self.sources[name].op.name} {self.sources[name].where()}")
         attrs = {"shape": tuple(int(n) for n in shape), "dtype": as_dtype(dtype).name, **attrs}
@@ -274,6 +274,14 @@ class Graph:
                     raise GraphError(f"line {number}: {line.strip()!r}: {error}") from None
         graph.verify()
         return graph
+
+
+def _check_name(name: Any, what: str) -> None:
+    """Raises ArgumentError unless ``name`` is a string that can stand in a source file."""
+    if not isinstance(name, str) or not name or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in name):
+        raise ArgumentError(
+            f"the name of {'an' if what[0] in 'aeiou' else 'a'} {what} is a non-empty Unicode string without NUL, got {name!r}"
+        )
 
 
 def _integer(number: bool | int | float, dtype: DType) -> int:

@@ -25,7 +25,7 @@ from graphrt.op import REGISTRY, Kind, OpDef, Sample
 from graphrt.types import DTYPES, DType, as_dtype
 
 EXACT = (Kind.SOURCE, Kind.GENERATED, Kind.RANDOM, Kind.VIEW, Kind.GATHER)  # they round nothing
-RUNS = 5  # the first is exact, the others come in pairs of opposite noise
+RUNS = 7  # the first is exact, the others come in pairs of opposite noise
 NOISE = 4.0  # in units of the dtype's epsilon
 LIMIT = 1e3  # values beyond it are not tame
 DTYPE_WEIGHTS = {"float32": 24, "float64": 3, "float16": 2, "bfloat16": 2, "bool": 2}  # and 1 for each other
@@ -64,7 +64,9 @@ class Numbers:
         noisy = run > 0 and node.op.kind not in EXACT
         rng = np.random.default_rng((self.seed, len(self.table), (run + 1) // 2)) if noisy else None
         sign = 1 if run % 2 else -1
-        inputs = [_shaken(self.table[v][run], v.dtype, rng, sign) for v in node.inputs]
+        terms = node.op.flops(node) / max(node.types[0].size, 1)
+        more = max(terms / 32, 1.0) ** 0.5  # partial sums grow, and so do their roundings
+        inputs = [_shaken(self.table[v][run], v.dtype, rng, sign * more) for v in node.inputs]
         found = node.op.reference(*inputs, **node.attrs)
         arrays = found if isinstance(found, tuple) else (found,)
         return [_shaken(_wide(a, v.dtype), v.dtype, rng, sign) for a, v in zip(arrays, node.outputs, strict=True)]
@@ -96,7 +98,7 @@ def _wide(array: Any, dtype: DType) -> np.ndarray:
     return np.asarray(array).astype(np.float64 if dtype.is_float else dtype.numpy)
 
 
-def _shaken(x: np.ndarray, dtype: DType, rng: np.random.Generator | None, sign: int) -> np.ndarray:
+def _shaken(x: np.ndarray, dtype: DType, rng: np.random.Generator | None, sign: float) -> np.ndarray:
     """``x`` with relative noise, but for small multiples of 1/8: those are exact in any order of computation."""
     if rng is None or not dtype.is_float:
         return x

@@ -298,3 +298,76 @@ def test_garbage_for_each_argument_is_refused_or_serves(name: str) -> None:
                 except Exception as error:
                     pytest.fail(f"{name}({arguments}) raised {type(error).__name__}: {error}")
                 graph.verify()
+
+
+HOSTILE = [
+    'quote"name',
+    "it's",
+    "new\nline",
+    "car\rriage",
+    "tab\t",
+    "unicodé ☃",
+    "back\\slash",
+    '"); system("touch pwned',
+    "*/ x /*",
+]
+HOSTILE += [
+    "// x",
+    "# x",
+    '"""',
+    "'''",
+    "??/",
+    "\\",
+    "{0}",
+    "%s %0",
+    "class",
+    "int",
+    "lambda",
+    "None",
+    "tl",
+    "buf",
+    "main",
+    "__init__",
+]
+HOSTILE += [
+    "a b",
+    "../../x",
+    "x" * 5000,
+    "output y = %1",
+    "update p = %0",
+    "   # fwd",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "\u2028",
+]
+
+
+@pytest.mark.parametrize("name", ["", None, 3, "\ud800", "nul\0", ["x"], b"x"])
+def test_what_is_no_name_is_refused(name: Any) -> None:
+    graph = grt.Graph()
+    x = graph.input("x")
+    for call in (graph.input, graph.parameter, lambda n: graph.output(n, x)):
+        with pytest.raises(GraphrtError, match="name"):
+            call(name)
+
+
+def test_hostile_names_are_only_names(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs, parameters, outputs and updates under every one of them, through several kernels, printed and parsed."""
+    monkeypatch.chdir(tmp_path)
+    graph, feeds = grt.Graph(), dict[str, Any]()
+    for name in HOSTILE:
+        x = graph.input(name, (2, 3))
+        w = graph.parameter(name + ".w", np.ones((3, 2), np.float32))
+        y = F.relu(x @ w)
+        graph.output(name, y)
+        graph.output(name + ".max", F.amax(x, 1))
+        graph.update(w, w + F.sum(y) * 0.5)
+        feeds[name] = np.ones((2, 3), np.float32)
+    assert str(grt.Graph.parse(str(graph))) == str(graph)
+    program = grt.compile(graph, target=target)
+    outputs = program(feeds)
+    for name in HOSTILE:
+        assert outputs[name].tolist() == [[3.0, 3.0], [3.0, 3.0]] and outputs[name + ".max"].tolist() == [1.0, 1.0]
+        assert (program.state[name + ".w"] == 7.0).all()
+    assert program.source() and program.plan_text() and program.explain()
+    assert not list(tmp_path.iterdir()), "a name was run as a command"

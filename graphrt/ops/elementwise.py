@@ -29,7 +29,7 @@ def _shape(types: Types, names: Sequence[str]) -> None:
 
 
 def _infer(names: Sequence[str], result: str, *types: TensorType) -> Types:
-    """Shape and dtype rule; ``result``: any, same (any number), float, integer (or bool), compare (-> bool), logical (bool)."""
+    """Shape and dtype rule; ``result``: any, same (any number), float, integer, bits (or bool), compare, logical."""
     _shape(types, names)
     dtypes = {t.dtype for t in types}
     if len(dtypes) > 1:
@@ -39,7 +39,9 @@ def _infer(names: Sequence[str], result: str, *types: TensorType) -> Types:
         raise DTypeError(f"{names[0]} must be floating point, got {dtype}; cast it first")
     if result == "logical" and not dtype.is_bool:
         raise DTypeError(f"{names[0]} must be bool, got {dtype}; compare it with something first")
-    if result == "integer" and dtype.is_float:
+    if result == "integer" and not dtype.is_int:
+        raise DTypeError(f"{names[0]} must be an integer, got {dtype}; cast it first")
+    if result == "bits" and dtype.is_float:
         raise DTypeError(f"{names[0]} must be an integer or bool, got {dtype}; cast it first")
     if result == "same" and dtype.is_bool:
         raise DTypeError(f"{names[0]} must be a number, got bool; cast it first")
@@ -53,10 +55,10 @@ def _samples(arity: int, low: float, high: float, kind: str) -> Callable[[np.ran
             arrays: list[Any] = [rng.uniform(low, high, shape).astype(np.float32) for _ in range(arity)]
             if kind == "logical":
                 arrays = [a > (low + high) / 2 for a in arrays]
-            elif kind == "integer":
+            elif kind in ("integer", "bits"):
                 arrays = [a.astype(np.int32) for a in arrays]
             found.append(Sample(tuple(np.asarray(a) for a in arrays), {}))
-        edges = np.array([e for e in _EDGES if low <= e <= high], np.int32 if kind == "integer" else np.float32)
+        edges = np.array([e for e in _EDGES if low <= e <= high], np.int32 if kind in ("integer", "bits") else np.float32)
         if len(edges) and kind != "logical":
             found.append(Sample(tuple(np.roll(edges, i) for i in range(arity)), {}))
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,6 +106,8 @@ def _check_key(key: Any) -> None:
 def _infer_pad(input: TensorType, *, low: Shape, high: Shape, interior: Shape, value: float) -> Types:
     if not len(low) == len(high) == len(interior) == input.ndim or min((*low, *high, *interior), default=0) < 0:
         raise ArgumentError(f"low, high and interior need {input.ndim} entries >= 0 each, got {low}, {high}, {interior}")
+    if not input.dtype.is_float and (not math.isfinite(value) or value != int(value)):
+        raise ArgumentError(f"value must be a whole number for {input.dtype}, got {value!r}")
     shape = tuple(a + b + n + max(n - 1, 0) * k for a, b, k, n in zip(low, high, interior, input.shape, strict=True))
     return (TensorType(shape, input.dtype),)
 

@@ -180,7 +180,8 @@ def fmod(input: Any, other: Any) -> Value:
 
 # --- bits ----------------------------------------------------------------------------------------------------------
 
-_I: dict[str, Any] = dict(names=_TWO, result="integer", domain=(0.0, 8.0))
+_I: dict[str, Any] = dict(names=_TWO, result="bits", domain=(0.0, 8.0))
+_S: dict[str, Any] = {**_I, "result": "integer"}
 bitwise_and = binary(
     define("bitwise_and", lambda s, a, b: s.bitwise_and(a, b), np.bitwise_and, None, **_I),
     "Bits set in both (bool: both hold).",
@@ -193,11 +194,11 @@ bitwise_xor = binary(
     define("bitwise_xor", lambda s, a, b: s.bitwise_xor(a, b), np.bitwise_xor, None, **_I), "Bits set in one of the two."
 )
 bitwise_left_shift = binary(
-    define("bitwise_left_shift", lambda s, a, b: s.left_shift(a, b), np.left_shift, None, **_I),
+    define("bitwise_left_shift", lambda s, a, b: s.left_shift(a, b), np.left_shift, None, **_S),
     "``input * 2**other``; ``other`` must lie below the number of bits.",
 )
 bitwise_right_shift = binary(
-    define("bitwise_right_shift", lambda s, a, b: s.right_shift(a, b), np.right_shift, None, **_I),
+    define("bitwise_right_shift", lambda s, a, b: s.right_shift(a, b), np.right_shift, None, **_S),
     "``input / 2**other`` rounded down; ``other`` must lie below the number of bits.",
 )
 _bitwise_not = define(
@@ -205,7 +206,7 @@ _bitwise_not = define(
     lambda s, x: s.logical_not(x) if x.dtype.is_bool else s.bitwise_not(x),
     np.invert,
     None,
-    result="integer",
+    result="bits",
     domain=(0.0, 8.0),
 )
 bitwise_not = unary(_bitwise_not, "Every bit inverted (bool: not).", integers=True)
