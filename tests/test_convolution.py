@@ -33,7 +33,7 @@ def cases(draw: st.DrawFn, rank: int, transposed: bool = False) -> dict[str, Any
         "stride": stride,
         "padding": tuple(draw(st.integers(0, d * (k - 1) // 2)) for k, d in zip(kernel, dilation, strict=True)),
         "dilation": dilation,
-        "groups": draw(st.sampled_from([1, 1, 2, 3])) if rank == 2 else 1,
+        "groups": draw(st.sampled_from([1, 1, 2, 3])),
     }
     if transposed:
         arguments["output_padding"] = tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))

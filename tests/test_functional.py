@@ -381,3 +381,78 @@ def test_dropout_draws_one_mask_for_every_target() -> None:
         np.testing.assert_array_equal(a > 0, b > 0)
     assert (ours[0] != ours[1]).any(), "every run draws anew"
     assert abs((ours[0] > 0).mean() - 0.7) < 0.03
+
+
+def test_products_and_softmax_over_nothing() -> None:
+    calls: dict[str, Call] = {
+        "batch": (F.matmul, torch.matmul, [data(2, 3, 0), data(0, 4)]),
+        "linear": same("linear", [data(2, 3, 0), data(4, 0)]),
+        "no rows": (F.matmul, torch.matmul, [data(2, 0, 5), data(5, 4)]),
+        "softmax": same("softmax", [data(3, 0)], dim=1),
+        "log_softmax": same("log_softmax", [data(3, 0)], dim=1),
+    }
+    compare(calls)
+
+
+@pytest.mark.parametrize("where", [TARGET, "reference"])
+def test_convolution_of_an_empty_batch(where: str) -> None:
+    graph = grt.Graph()
+    x, w = graph.input("x", (0, 3, 5, 5)), graph.input("w", (4, 3, 3, 3))
+    y = graph.output("y", F.conv2d(x, w))
+    for name, g in zip(("dx", "dw"), grt.grad(F.sum(y), [x, w]), strict=True):
+        graph.output(name, g)
+    outputs = grt.compile(graph, target=where)(x=np.zeros((0, 3, 5, 5), np.float32), w=data(4, 3, 3, 3))
+    assert outputs["y"].shape == (0, 4, 3, 3) and outputs["dx"].shape == (0, 3, 5, 5)
+    assert outputs["dw"].shape == (4, 3, 3, 3) and not outputs["dw"].any()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_average_pooling_keeps_dtype_and_precision(dtype: str) -> None:
+    """Also where windows at the border count fewer elements than the others."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 6, 7)).astype(dtype)
+    graph = grt.Graph()
+    v = graph.input("x", x.shape, dtype)
+    graph.output("y", F.avg_pool2d(v, 3, 2, 1, ceil_mode=True, count_include_pad=False))
+    y = grt.compile(graph, target=TARGET)(x=x)["y"]
+    expected = T.avg_pool2d(torch.from_numpy(x).double(), 3, 2, 1, ceil_mode=True, count_include_pad=False)
+    assert y.dtype == x.dtype
+    assert_close(y, expected.numpy(), 9)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "int64"])
+def test_integers_wrap_around_inside_kernels(dtype: str) -> None:
+    """An overflow wraps as in torch, also where the wrapped number is never stored."""
+    limits = np.iinfo(dtype)
+    x = np.array([limits.min, limits.min + 1, 0, 1, limits.max - 1, limits.max], dtype)
+    graph = grt.Graph()
+    v = graph.input("x", x.shape, dtype)
+    cases = {"sum": v + v, "less": v - 3, "negated": -v, "size": F.abs(v), "product": v * v * 3}
+    for name, y in cases.items():
+        graph.output(name, y)
+        graph.output(f"{name} positive", y > 0)
+    outputs = grt.compile(graph, target=TARGET)(x=x)
+    t = torch.from_numpy(x)
+    theirs = {"sum": t + t, "less": t - 3, "negated": -t, "size": t.abs(), "product": t * t * 3}
+    for name, z in theirs.items():
+        np.testing.assert_array_equal(outputs[name], z.numpy(), name)
+        np.testing.assert_array_equal(outputs[f"{name} positive"], (z > 0).numpy(), f"{name} positive")
+
+
+def test_numpy_operands_on_either_side() -> None:
+    graph = grt.Graph()
+    x = graph.input("x", (2,))
+    array = np.array([0.5, 4.0], np.float32)
+    cases = {"right": x * array, "left": array * x, "minus": array - x, "scalar": np.float32(3.0) + x, "over": array / x}
+    for name, y in cases.items():
+        assert isinstance(y, grt.Value), f"{name}: numpy took the operator over and made {type(y).__name__}"
+        graph.output(name, y)
+    outputs = grt.compile(graph, target=TARGET)(x=np.array([2.0, 8.0], np.float32))
+    expected = {"right": [1, 32], "left": [1, 32], "minus": [-1.5, -4], "scalar": [5, 11], "over": [0.25, 0.5]}
+    assert {n: v.tolist() for n, v in outputs.items()} == expected
+
+
+@pytest.mark.parametrize("where", [TARGET, "reference"])
+def test_sign_of_nan_is_zero(where: str) -> None:
+    graph = grt.Graph()
+    graph.output("y", F.sign(graph.input("x", (4,))))
+    assert grt.compile(graph, target=where)(x=np.array([np.nan, np.inf, -2.0, 0.0], np.float32))["y"].tolist() == [0, 1, -1, 0]

@@ -313,6 +313,9 @@ def _template(schedule: Schedule, group: Group) -> TemplateKernel:
         emitter.block.result = emitter.read(operand, at)
         loaders[name] = emitter.block
     extents = spec.extents(node)
+    names = spec.output[len(spec.output) - len(node.types[0].shape) :]
+    if spec.output[0] not in "ob":  # a filter's c counts within its group: only the exact extent folds reshapes away
+        extents = {**extents, **dict(zip(names, node.types[0].shape, strict=True))}
     out = spec.output_index(node, {c: axis(c, extents[c]) for c in spec.output})
     emitter = Emitter(schedule, group, {f"i{d}": e for d, e in enumerate(out)}, [0])
     dtype = compute_dtype(node.types[0].dtype)

@@ -47,7 +47,8 @@ def arrange(graph: Graph, groups: list[Group], horizontal: bool = True, in_place
     owner = {v: g for g in groups for v in (*g.values(), *g.copies)}
     dag = nx.DiGraph()
     dag.add_nodes_from(groups)
-    dag.add_edges_from((owner[v], g) for g in groups for v in g.inputs if v in owner and owner[v] is not g)
+    computed = {v: g for v, g in owner.items() if v.node.op.kind is not Kind.SOURCE}  # a copy of a buffer computes nothing
+    dag.add_edges_from((computed[v], g) for g in groups for v in g.inputs if v in computed and computed[v] is not g)
     schedule = Schedule(graph, [])
     for node in graph.nodes:
         if node.op.kind is Kind.SOURCE:

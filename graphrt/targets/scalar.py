@@ -92,6 +92,8 @@ def scalar(inst: Inst, table: dict[str, str], name: Callable[[Var], str]) -> str
     args = [name(a) for a in inst.args]
     dtype = inst.args[0].dtype
     text = table[inst.op].format(*args, f="f" if dtype is float32 else "")
+    if table is TRITON and dtype is float64:
+        text = text.replace("tl.sqrt_rn", "tl.sqrt")
     if inst.op in ("minimum", "maximum") and dtype.is_int and table is TRITON:
         text = f"tl.{inst.op}({args[0]}, {args[1]})"
     return text

@@ -309,7 +309,7 @@ class Printer:
         outer, inner = _merge(kernel.kept, shape, blocks, fixed, "o", "x")
         loops, many, size = _bind(shape, outer, inner, "o", "x")
         at = {**fixed, **loops}
-        lanes = min(size, LANES)
+        lanes = max(min(size, LANES), 1)
         per = -(-size // lanes)
         lines = [
             f"static void {self.name}_task(long task, void **buf) {{",

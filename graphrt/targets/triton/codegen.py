@@ -27,7 +27,7 @@ from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, identity, scalar, triton_number
 from graphrt.targets.templates import kernels as find_kernels
-from graphrt.types import DType, bfloat16
+from graphrt.types import DType, bfloat16, float64
 
 ROW_LIMIT = 16384  # elements of a row that one program holds
 _TILE = {False: 4096, True: 1 << 18}  # elements of a generated kernel's tile: compiled, interpreted
@@ -139,11 +139,13 @@ class Printer:
                 mask = f"{mask} & {condition}" if mask else condition
             if self.interpret and not used and not zeros:
                 zeros = " + tl.zeros((1,), tl.int32)"  # the interpreter gives comparisons of scalars no type
+            elif not zeros:  # guards may run along axes that the offset does not
+                zeros = "".join(f" + {a} * 0" for a in sorted(used - self.used(e)))
             where = f"{self.pointer(slot)} + ({e.render()}{zeros})"
             return f"tl.load({where}, mask={mask}, other=0)" if mask else f"tl.load({where})"
         if inst.op == "const":
             number, dtype = triton_number(inst.args[0], inst.out.dtype), inst.out.dtype
-            if inst.out.name in self.wide:
+            if inst.out.name in self.wide or dtype is float64:  # a bare number may be rounded to float32
                 return f"tl.full((1,), {number}, {TRITON_TYPES[dtype]})"
             return f"tl.cast({number}, {TRITON_TYPES[dtype]})" if dtype.is_int and dtype.itemsize < 4 else number
         if inst.op == "index":
