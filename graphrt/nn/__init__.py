@@ -1,7 +1,36 @@
 """Networks: modules that own their parameters and build graphs when called."""
 
 from graphrt.nn import init
-from graphrt.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from graphrt.nn.activation import (
+    CELU,
+    ELU,
+    GELU,
+    GLU,
+    SELU,
+    Hardshrink,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    LeakyReLU,
+    LogSigmoid,
+    LogSoftmax,
+    Mish,
+    PReLU,
+    ReLU,
+    ReLU6,
+    RReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softmax2d,
+    Softmin,
+    Softplus,
+    Softshrink,
+    Softsign,
+    Tanh,
+    Tanhshrink,
+    Threshold,
+)
 from graphrt.nn.attention import MultiheadAttention, TransformerEncoderLayer
 from graphrt.nn.convolution import (
     ChannelShuffle,
@@ -17,8 +46,9 @@ from graphrt.nn.convolution import (
     PixelUnshuffle,
     Unfold,
 )
+from graphrt.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from graphrt.nn.init import manual_seed
-from graphrt.nn.layers import Bilinear, Dropout, Flatten, Identity, Linear, Sequential, Unflatten
+from graphrt.nn.layers import Bilinear, Flatten, Identity, Linear, Sequential, Unflatten
 from graphrt.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from graphrt.nn.module import Buffer, Module, Parameter, count_parameters, summary
 from graphrt.nn.normalization import BatchNorm1d, BatchNorm2d, LayerNorm

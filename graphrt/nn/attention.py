@@ -11,8 +11,9 @@ import numpy as np
 import graphrt.ops as F
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
+from graphrt.nn.dropout import Dropout
 from graphrt.nn.init import xavier_uniform_, zeros_
-from graphrt.nn.layers import Dropout, Linear
+from graphrt.nn.layers import Linear
 from graphrt.nn.module import Module, Parameter, optional
 from graphrt.nn.normalization import LayerNorm
 from graphrt.ops.attention import attention_weights

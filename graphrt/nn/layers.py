@@ -1,4 +1,4 @@
-"""Containers, linear layers and dropout, with torch's names, arguments and defaults."""
+"""Containers and linear layers, with torch's names, arguments and defaults."""
 
 from __future__ import annotations
 
@@ -100,15 +100,3 @@ class Bilinear(Module):
 
     def forward(self, input1: Value, input2: Value) -> Value:
         return F.bilinear(input1, input2, self.weight.value(input1.graph), optional(self.bias, input1))
-
-
-class Dropout(Module):
-    """Zeroes elements with probability ``p`` in training, scaling the rest (Srivastava et al., JMLR 2014)."""
-
-    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
-        if not 0.0 <= p <= 1.0:
-            raise ArgumentError(f"p is a probability, got {p}")
-        self.p = p
-
-    def forward(self, input: Value) -> Value:
-        return F.dropout(input, self.p, self.training)

@@ -10,8 +10,8 @@ import numpy as np
 import graphrt.ops as F
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
+from graphrt.nn.dropout import Dropout
 from graphrt.nn.init import uniform_
-from graphrt.nn.layers import Dropout
 from graphrt.nn.module import Module, Parameter
 from graphrt.ops.base import integer, tensor
 

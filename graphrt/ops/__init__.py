@@ -1,13 +1,67 @@
 """Every op of graphrt, each defined in one place. The public functions are the entries of FUNCTIONS."""
 
 from graphrt.ops import window  # importing registers
-from graphrt.ops.activation import elu, gelu, leaky_relu, log_softmax, silu, softmax, softplus
+from graphrt.ops.activation import (
+    celu,
+    elu,
+    gelu,
+    glu,
+    gumbel_softmax,
+    hardshrink,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    log_softmax,
+    logsigmoid,
+    mish,
+    prelu,
+    relu6,
+    rrelu,
+    selu,
+    silu,
+    softmax,
+    softmin,
+    softplus,
+    softshrink,
+    softsign,
+    step,
+    tanhshrink,
+    threshold,
+)
 from graphrt.ops.attention import scaled_dot_product_attention
 from graphrt.ops.base import FUNCTIONS
+from graphrt.ops.composite import (
+    addcdiv,
+    addcmul,
+    clamp,
+    clip,
+    copysign,
+    deg2rad,
+    divide,
+    frac,
+    heaviside,
+    hypot,
+    isclose,
+    isfinite,
+    isinf,
+    isnan,
+    lerp,
+    logaddexp,
+    logical_xor,
+    masked_fill,
+    nan_to_num,
+    rad2deg,
+    reciprocal,
+    sinc,
+    square,
+    xlogy,
+)
 from graphrt.ops.contraction import linear, matmul
 from graphrt.ops.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, local_conv2d
 from graphrt.ops.creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
 from graphrt.ops.detection import box_area, box_iou, nms, roi_align, roi_pool
+from graphrt.ops.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout, feature_dropout
 from graphrt.ops.einsum import addmm, baddbmm, bilinear, bmm, cdist, cross, dot, einsum, inner, kron, mm, mv, outer, tensordot
 from graphrt.ops.elementwise import (
     abs,
@@ -113,7 +167,7 @@ from graphrt.ops.pooling import (
     sum_pool2d,
     sum_pool3d,
 )
-from graphrt.ops.random import dropout, manual_seed, uniform
+from graphrt.ops.random import bernoulli, exponential, manual_seed, normal, normal_like, randint, uniform, uniform_like
 from graphrt.ops.recurrent import gru, gru_cell, lstm, lstm_cell, rnn_relu, rnn_relu_cell, rnn_tanh, rnn_tanh_cell
 from graphrt.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, mean, prod, std, sum, var
 from graphrt.ops.resize import interpolate

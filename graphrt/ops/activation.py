@@ -7,11 +7,59 @@ from __future__ import annotations
 
 import math
 
-from graphrt.errors import ArgumentError
+from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import function, require_float
-from graphrt.ops.elementwise import abs, erf, exp, log, maximum, sigmoid, stop_gradient, tanh, where
-from graphrt.ops.reduction import amax, sum
+from graphrt.ops.base import apply, broadcast_to, cast, dim_index, function, require_float
+from graphrt.ops.elementwise import (
+    abs,
+    erf,
+    exp,
+    ge,
+    gt,
+    le,
+    log,
+    lt,
+    maximum,
+    minimum,
+    sigmoid,
+    stop_gradient,
+    tanh,
+    where,
+)
+from graphrt.ops.random import uniform_like
+from graphrt.ops.reduction import amax, argmax, sum
+from graphrt.ops.slicing import getitem
+from graphrt.ops.source import iota
+from graphrt.ops.transcendental import expm1, log1p
+from graphrt.ops.view import reshape, unsqueeze
+
+# --- thresholds and slopes -----------------------------------------------------------------------------------------
+
+
+@function
+def step(input: Value) -> Value:
+    """1 where ``input`` is positive, else 0 (the perceptron's); no gradient flows."""
+    return cast(gt(input, 0), input.dtype)
+
+
+@function
+def threshold(input: Value, threshold: float, value: float) -> Value:
+    """``input`` where it is above ``threshold``, else ``value``."""
+    return where(le(input, threshold), value, input)
+
+
+@function
+def relu6(input: Value) -> Value:
+    """``min(max(input, 0), 6)``."""
+    return hardtanh(input, 0.0, 6.0)
+
+
+@function
+def hardtanh(input: Value, min_val: float = -1.0, max_val: float = 1.0) -> Value:
+    """``input`` held within [min_val, max_val]; no gradient at or beyond the bounds."""
+    if min_val > max_val:
+        raise ArgumentError(f"min_val must not exceed max_val, got {min_val} and {max_val}")
+    return where(le(input, min_val), min_val, where(ge(input, max_val), max_val, input))
 
 
 @function
@@ -21,27 +69,124 @@ def leaky_relu(input: Value, negative_slope: float = 0.01) -> Value:
 
 
 @function
-def elu(input: Value, alpha: float = 1.0) -> Value:
-    """``input`` where positive, else ``alpha * (exp(input) - 1)`` (Clevert et al., 2015)."""
-    return where(input > 0.0, input, (exp(where(input > 0.0, 0.0, input)) - 1.0) * alpha)
+def prelu(input: Value, weight: Value) -> Value:
+    """``input`` where positive, else ``weight * input``; one learned slope, or one for each channel (dimension 1)."""
+    channels = input.shape[1] if input.ndim > 1 else 1
+    if weight.ndim > 1 or weight.type.size not in (1, channels):
+        raise ShapeError(f"weight must hold 1 or {channels} slopes, got {list(weight.shape)}")
+    shape = (1, -1, *(1 for _ in input.shape[2:])) if weight.type.size > 1 else (1,) * input.ndim
+    return where(input > 0.0, input, input * reshape(weight, shape))
 
 
 @function
-def softplus(input: Value, beta: float = 1.0) -> Value:
-    """``log(1 + exp(beta * input)) / beta``, without overflow."""
+def rrelu(input: Value, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Value:
+    """Leaky ReLU whose slope is drawn from [lower, upper) for each element in training, else their mean (Xu et al., 2015)."""
+    if not lower <= upper:
+        raise ArgumentError(f"lower must not exceed upper, got {lower} and {upper}")
+    if not training:
+        return leaky_relu(input, (lower + upper) / 2)
+    slope = cast(uniform_like(input) * (upper - lower) + lower, input.dtype)
+    return where(input > 0.0, input, input * slope)
+
+
+@function
+def hardshrink(input: Value, lambd: float = 0.5) -> Value:
+    """0 within [-lambd, lambd], else ``input``."""
+    return where((input >= -lambd) & (input <= lambd), 0.0, input)
+
+
+@function
+def softshrink(input: Value, lambd: float = 0.5) -> Value:
+    """``input`` moved towards 0 by ``lambd``, 0 within [-lambd, lambd]."""
+    if lambd < 0:
+        raise ArgumentError(f"lambd must be >= 0, got {lambd}")
+    return where(input > lambd, input - lambd, where(input < -lambd, input + lambd, input * 0.0))
+
+
+@function
+def hardsigmoid(input: Value) -> Value:
+    """``relu6(input + 3) / 6`` (MobileNetV3's)."""
+    return hardtanh(input + 3.0, 0.0, 6.0) * (1 / 6)
+
+
+@function
+def hardswish(input: Value) -> Value:
+    """``input * relu6(input + 3) / 6`` (Howard et al., "MobileNetV3", 2019)."""
+    inner = input * (input + 3.0) * (1 / 6)
+    return where(lt(input, -3.0), 0.0, where(gt(input, 3.0), input, inner))
+
+
+# --- smooth --------------------------------------------------------------------------------------------------------
+
+
+def _below(input: Value, alpha: float) -> Value:
+    """``alpha * (exp(input) - 1)`` for what is not positive, without overflow for what is."""
+    return expm1(where(input > 0.0, 0.0, input)) * alpha
+
+
+@function
+def elu(input: Value, alpha: float = 1.0) -> Value:
+    """``input`` where positive, else ``alpha * (exp(input) - 1)`` (Clevert et al., 2015)."""
+    return where(input > 0.0, input, _below(input, alpha))
+
+
+@function
+def selu(input: Value) -> Value:
+    """ELU with the two constants that keep mean and variance (Klambauer et al., 2017)."""
+    alpha, scale = 1.6732632423543772, 1.0507009873554805
+    return where(input > 0.0, input * scale, _below(input, alpha * scale))
+
+
+@function
+def celu(input: Value, alpha: float = 1.0) -> Value:
+    """``input`` where positive, else ``alpha * (exp(input / alpha) - 1)`` (Barron, 2017)."""
+    if alpha == 0:
+        raise ArgumentError("alpha must not be 0")
+    return where(input > 0.0, input, _below(input * (1.0 / alpha), alpha))
+
+
+@function
+def softplus(input: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
+    """``log(1 + exp(beta * input)) / beta``; ``input`` itself where ``beta * input`` is above ``threshold``."""
+    if beta == 0:
+        raise ArgumentError("beta must not be 0")
     z = input * beta
-    return _softplus(z) * (1.0 / beta)
+    return where(z > threshold, input, _softplus(where(z > threshold, 0.0, z)) * (1.0 / beta))
 
 
 def _softplus(z: Value) -> Value:
     """``log(1 + exp(z))``; maximum and not relu, because at 0 its gradient is the half that belongs there."""
-    return maximum(z, 0.0) + log(exp(-abs(z)) + 1.0)
+    return maximum(z, 0.0) + log1p(exp(-abs(z)))
+
+
+@function
+def logsigmoid(input: Value) -> Value:
+    """``log(sigmoid(input))`` without overflow."""
+    return minimum(input, 0.0) - log1p(exp(-abs(input)))
+
+
+@function
+def softsign(input: Value) -> Value:
+    """``input / (1 + |input|)``."""
+    return input / (abs(input) + 1.0)
+
+
+@function
+def tanhshrink(input: Value) -> Value:
+    """``input - tanh(input)``."""
+    return input - tanh(input)
 
 
 @function
 def silu(input: Value) -> Value:
     """``input * sigmoid(input)``, also called swish."""
     return input * sigmoid(input)
+
+
+@function
+def mish(input: Value) -> Value:
+    """``input * tanh(softplus(input))`` (Misra, 2019)."""
+    return input * tanh(softplus(input))
 
 
 @function
@@ -56,16 +201,57 @@ def gelu(input: Value, approximate: str = "none") -> Value:
 
 
 @function
+def glu(input: Value, dim: int = -1) -> Value:
+    """The first half along ``dim`` times the sigmoid of the second (Dauphin et al., 2017)."""
+    at = dim_index(dim, input.ndim)
+    half, odd = divmod(input.shape[at], 2)
+    if odd:
+        raise ShapeError(f"glu halves dimension {at}, which must be even, got {list(input.shape)}")
+    lead = (slice(None),) * at
+    return getitem(input, (*lead, slice(0, half))) * sigmoid(getitem(input, (*lead, slice(half, None))))
+
+
+# --- the softmax family --------------------------------------------------------------------------------------------
+
+
+def _shifted(input: Value, dim: int) -> Value:
+    """``input`` less its maximum over ``dim``."""
+    require_float(input.dtype, "input")
+    at = dim_index(dim, input.ndim) if input.ndim else 0
+    return input - stop_gradient(amax(input, dim, keepdim=True)) if not input.ndim or input.shape[at] else input
+
+
+@function
 def log_softmax(input: Value, dim: int = -1) -> Value:
     """Logarithm of ``softmax``, computed without taking the logarithm of small numbers."""
-    require_float(input.dtype, "input")
-    z = input - stop_gradient(amax(input, dim, keepdim=True))
+    z = _shifted(input, dim)
     return z - log(sum(exp(z), dim, keepdim=True))
 
 
 @function
 def softmax(input: Value, dim: int = -1) -> Value:
     """``exp(input) / sum(exp(input))`` over ``dim``, shifted by the maximum."""
-    require_float(input.dtype, "input")
-    e = exp(input - stop_gradient(amax(input, dim, keepdim=True)))
+    e = exp(_shifted(input, dim))
     return e / sum(e, dim, keepdim=True)
+
+
+@function
+def softmin(input: Value, dim: int = -1) -> Value:
+    """``softmax(-input)``."""
+    return softmax(-input, dim)
+
+
+@function
+def gumbel_softmax(logits: Value, tau: float = 1.0, hard: bool = False, dim: int = -1) -> Value:
+    """A sample of the Gumbel-softmax distribution (Jang et al., 2017); ``hard`` makes it one-hot with the soft gradient."""
+    if tau <= 0:
+        raise ArgumentError(f"tau must be positive, got {tau}")
+    require_float(logits.dtype, "logits")
+    noise = -log(-log(maximum(uniform_like(logits), 1e-10)))  # uniform numbers may be 0
+    soft = softmax((logits + cast(noise, logits.dtype)) * (1.0 / tau), dim)
+    if not hard:
+        return soft
+    at = dim_index(dim, soft.ndim)
+    chosen = iota(soft, at)
+    one = cast(apply("eq", chosen, broadcast_to(unsqueeze(argmax(soft, at), at), soft.shape)), soft.dtype)
+    return one - stop_gradient(soft) + soft

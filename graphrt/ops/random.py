@@ -7,6 +7,7 @@ program that draws adds one to the counter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ from graphrt.errors import ArgumentError, DTypeError
 from graphrt.index import linearize, row_major
 from graphrt.ir import Graph, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import function
-from graphrt.ops.elementwise import ge, where
+from graphrt.ops.base import cast, function, integers, require_float
+from graphrt.ops.elementwise import cos, floor, log, lt, sqrt
 from graphrt.types import Shape, TensorType, float32, int64
 
 _M0, _M1, _W0, _W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
@@ -86,22 +87,57 @@ def state(graph: Graph) -> tuple[Value, Value]:
 
 
 def uniform(graph: Graph, shape: Sequence[int]) -> Value:
-    """float32 numbers in [0, 1), new ones at every run."""
+    """float32 numbers in [0, 1), new ones at every run. Raises ArgumentError for more than 2**32 of them."""
+    if not isinstance(graph, Graph):
+        raise ArgumentError(f"graph must be a Graph, got {type(graph).__name__}")
+    sizes = integers(shape, "shape")
+    if any(n < 0 for n in sizes):
+        raise ArgumentError(f"shape must not be negative, got {list(sizes)}")
+    if math.prod(sizes) >= 2**32:
+        raise ArgumentError(f"one draw makes less than 2**32 numbers, got {math.prod(sizes)}")
     stream = sum(n.op.name == "uniform" for n in graph.nodes)
     seed, counter = state(graph)
-    attrs = {"shape": tuple(shape), "stream": stream}
+    attrs = {"shape": sizes, "stream": stream}
     return graph.append(REGISTRY["uniform"], (seed, counter), attrs).outputs[0]
 
 
-@function
-def dropout(input: Value, p: float = 0.5, training: bool = True) -> Value:
-    """Zeroes each element with probability ``p`` and scales the rest by ``1/(1-p)``; the identity unless ``training``.
+def normal(graph: Graph, shape: Sequence[int], mean: float = 0.0, std: float = 1.0) -> Value:
+    """float32 normal numbers, new ones at every run, by Box and Muller (1958) from two uniform draws."""
+    if not isinstance(std, int | float) or not isinstance(mean, int | float) or not std >= 0:
+        raise ArgumentError(f"mean and std must be numbers, std >= 0, got {mean!r} and {std!r}")
+    radius = sqrt(log(1.0 - uniform(graph, shape)) * -2.0)  # 1 - u is never 0
+    return radius * cos(uniform(graph, shape) * (2 * math.pi)) * float(std) + float(mean)
 
-    Srivastava et al., "Dropout", JMLR 2014, in the inverted form.
-    """
-    if not 0.0 <= p <= 1.0:
-        raise ArgumentError(f"p is a probability, got {p}")
-    if not training or p == 0.0:
-        return input
-    keep = ge(uniform(input.graph, input.shape), p)
-    return where(keep, input * (1.0 / (1.0 - p) if p < 1.0 else 0.0), 0.0)
+
+def randint(graph: Graph, low: int, high: int, shape: Sequence[int]) -> Value:
+    """int64 numbers in [low, high), new ones at every run; at most 2**24 different ones."""
+    low, high = integers((low, high), "low and high")
+    if not 0 < high - low <= 2**24:
+        raise ArgumentError(f"high must lie 1 to 2**24 above low, got {low} and {high}")
+    return cast(floor(uniform(graph, shape) * float(high - low)), int64) + low
+
+
+def exponential(graph: Graph, shape: Sequence[int], lambd: float = 1.0) -> Value:
+    """float32 numbers with density ``lambd * exp(-lambd * x)``, new ones at every run."""
+    if not isinstance(lambd, int | float) or not lambd > 0:
+        raise ArgumentError(f"lambd must be positive, got {lambd!r}")
+    return log(1.0 - uniform(graph, shape)) * (-1.0 / lambd)
+
+
+@function
+def uniform_like(input: Value) -> Value:
+    """float32 numbers in [0, 1) in the shape of ``input``."""
+    return uniform(input.graph, input.shape)
+
+
+@function
+def normal_like(input: Value) -> Value:
+    """float32 standard normal numbers in the shape of ``input``."""
+    return normal(input.graph, input.shape)
+
+
+@function
+def bernoulli(input: Value) -> Value:
+    """1 with the probability that each element of ``input`` is, else 0, in its dtype; no gradient flows."""
+    require_float(input.dtype, "input")
+    return cast(lt(uniform_like(input), cast(input, float32)), input.dtype)

@@ -16,9 +16,9 @@ from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import function, integer, require_float, tensor
 from graphrt.ops.contraction import linear
+from graphrt.ops.dropout import dropout as _dropout
 from graphrt.ops.elementwise import relu, sigmoid, tanh
 from graphrt.ops.movement import chunk, unbind
-from graphrt.ops.random import dropout as _dropout
 from graphrt.ops.slicing import concat, stack
 from graphrt.ops.view import transpose
 

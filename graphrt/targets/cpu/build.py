@@ -24,8 +24,8 @@ from graphrt.errors import TargetError
 from graphrt.targets.templates import kernels
 
 FLAGS = (
-    "-O3 -march=native -std=gnu11 -fno-math-errno -fno-trapping-math -fwrapv -fno-strict-aliasing -ffp-contract=fast -fopenmp-simd "
-    "-fPIC -shared -pthread -Wno-unknown-pragmas"
+    "-O3 -march=native -std=gnu11 -fno-math-errno -fno-trapping-math -fwrapv -fno-strict-aliasing -ffp-contract=fast "
+    "-fopenmp-simd -fPIC -shared -pthread -Wno-unknown-pragmas"
 ).split()
 
 
