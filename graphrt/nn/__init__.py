@@ -49,9 +49,41 @@ from graphrt.nn.convolution import (
 from graphrt.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from graphrt.nn.init import manual_seed
 from graphrt.nn.layers import Bilinear, Flatten, Identity, Linear, Sequential, Unflatten
-from graphrt.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
+from graphrt.nn.loss import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CosineEmbeddingLoss,
+    CosineSimilarity,
+    CrossEntropyLoss,
+    GaussianNLLLoss,
+    HingeEmbeddingLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MarginRankingLoss,
+    MSELoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
+    NLLLoss,
+    PairwiseDistance,
+    PoissonNLLLoss,
+    SmoothL1Loss,
+    SoftMarginLoss,
+    TripletMarginLoss,
+)
 from graphrt.nn.module import Buffer, Module, Parameter, count_parameters, summary
-from graphrt.nn.normalization import BatchNorm1d, BatchNorm2d, LayerNorm
+from graphrt.nn.normalization import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    LocalResponseNorm,
+    RMSNorm,
+)
 from graphrt.nn.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,

@@ -1,43 +1,86 @@
-"""Losses as modules, with torch's names. All take (input, target) and reduce by "mean", "sum" or "none"."""
+"""Losses as modules, with torch's names and arguments. ``reduction`` is "mean", "sum" or "none"."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 import graphrt.ops as F
 from graphrt.ir import Value
-from graphrt.nn.module import Module
+from graphrt.nn.module import Buffer, Module, optional
+
+
+def _buffer(array: Any) -> Buffer | None:
+    return None if array is None else Buffer(np.asarray(array, np.float32))
 
 
 class CrossEntropyLoss(Module):
     """Softmax cross-entropy of logits [N, C, ...] with class indices [N, ...] or probabilities [N, C, ...].
 
-    ``ignore_index`` names a class index that does not count; by default there is none.
+    ``weight`` [C] scales classes; ``ignore_index`` names a class index that does not count, by default there is none.
     """
 
-    def __init__(self, *, ignore_index: int | None = None, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
-        self.ignore_index, self.reduction, self.label_smoothing = ignore_index, reduction, label_smoothing
+    def __init__(
+        self, weight: Any = None, *, ignore_index: int | None = None, reduction: str = "mean", label_smoothing: float = 0.0
+    ) -> None:
+        self.weight, self.ignore_index = _buffer(weight), ignore_index
+        self.reduction, self.label_smoothing = reduction, label_smoothing
 
     def forward(self, input: Value, target: Value) -> Value:
-        return F.cross_entropy(input, target, self.reduction, self.ignore_index, self.label_smoothing)
+        weight = optional(self.weight, input)
+        return F.cross_entropy(input, target, weight, self.ignore_index, self.reduction, self.label_smoothing)
 
 
 class NLLLoss(Module):
     """Negative log-likelihood of log-probabilities [N, C, ...] and class indices [N, ...]."""
 
-    def __init__(self, *, ignore_index: int = -100, reduction: str = "mean") -> None:
-        self.ignore_index, self.reduction = ignore_index, reduction
+    def __init__(self, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean") -> None:
+        self.weight, self.ignore_index, self.reduction = _buffer(weight), ignore_index, reduction
 
     def forward(self, input: Value, target: Value) -> Value:
-        return F.nll_loss(input, target, self.reduction, self.ignore_index)
+        return F.nll_loss(input, target, optional(self.weight, input), self.ignore_index, self.reduction)
+
+
+class BCELoss(Module):
+    """Binary cross-entropy of probabilities with targets in [0, 1]."""
+
+    def __init__(self, weight: Any = None, *, reduction: str = "mean") -> None:
+        self.weight, self.reduction = _buffer(weight), reduction
+
+    def forward(self, input: Value, target: Value) -> Value:
+        return F.binary_cross_entropy(input, target, optional(self.weight, input), self.reduction)
 
 
 class BCEWithLogitsLoss(Module):
     """Binary cross-entropy of logits with targets in [0, 1] of the same shape."""
 
-    def __init__(self, *, reduction: str = "mean") -> None:
-        self.reduction = reduction
+    def __init__(self, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None) -> None:
+        self.weight, self.reduction, self.pos_weight = _buffer(weight), reduction, _buffer(pos_weight)
 
     def forward(self, input: Value, target: Value) -> Value:
-        return F.binary_cross_entropy_with_logits(input, target, self.reduction)
+        weight, positive = optional(self.weight, input), optional(self.pos_weight, input)
+        return F.binary_cross_entropy_with_logits(input, target, weight, self.reduction, positive)
+
+
+class MultiMarginLoss(Module):
+    """Multi-class hinge loss of [N, C] with class indices [N]."""
+
+    def __init__(self, p: int = 1, margin: float = 1.0, weight: Any = None, *, reduction: str = "mean") -> None:
+        self.p, self.margin, self.weight, self.reduction = p, margin, _buffer(weight), reduction
+
+    def forward(self, input: Value, target: Value) -> Value:
+        return F.multi_margin_loss(input, target, self.p, self.margin, optional(self.weight, input), self.reduction)
+
+
+class MultiLabelSoftMarginLoss(Module):
+    """Binary cross-entropy with logits averaged over the classes, the last dimension."""
+
+    def __init__(self, weight: Any = None, *, reduction: str = "mean") -> None:
+        self.weight, self.reduction = _buffer(weight), reduction
+
+    def forward(self, input: Value, target: Value) -> Value:
+        return F.multilabel_soft_margin_loss(input, target, optional(self.weight, input), self.reduction)
 
 
 class MSELoss(Module):
@@ -47,7 +90,7 @@ class MSELoss(Module):
         self.reduction = reduction
 
     def forward(self, input: Value, target: Value) -> Value:
-        return F.mse_loss(input, target, self.reduction)
+        return F.mse_loss(input, target, reduction=self.reduction)
 
 
 class L1Loss(Module):
@@ -57,4 +100,128 @@ class L1Loss(Module):
         self.reduction = reduction
 
     def forward(self, input: Value, target: Value) -> Value:
-        return F.l1_loss(input, target, self.reduction)
+        return F.l1_loss(input, target, reduction=self.reduction)
+
+
+class SmoothL1Loss(Module):
+    """Squared difference below ``beta``, absolute above."""
+
+    def __init__(self, beta: float = 1.0, *, reduction: str = "mean") -> None:
+        self.beta, self.reduction = beta, reduction
+
+    def forward(self, input: Value, target: Value) -> Value:
+        return F.smooth_l1_loss(input, target, beta=self.beta, reduction=self.reduction)
+
+
+class HuberLoss(Module):
+    """Squared difference up to ``delta``, absolute above."""
+
+    def __init__(self, delta: float = 1.0, *, reduction: str = "mean") -> None:
+        self.delta, self.reduction = delta, reduction
+
+    def forward(self, input: Value, target: Value) -> Value:
+        return F.huber_loss(input, target, delta=self.delta, reduction=self.reduction)
+
+
+class SoftMarginLoss(Module):
+    """``log(1 + exp(-target * input))`` for targets -1 and 1."""
+
+    def __init__(self, *, reduction: str = "mean") -> None:
+        self.reduction = reduction
+
+    def forward(self, input: Value, target: Value) -> Value:
+        return F.soft_margin_loss(input, target, reduction=self.reduction)
+
+
+class HingeEmbeddingLoss(Module):
+    """``input`` where the target is 1, ``max(0, margin - input)`` where it is -1."""
+
+    def __init__(self, margin: float = 1.0, *, reduction: str = "mean") -> None:
+        self.margin, self.reduction = margin, reduction
+
+    def forward(self, input: Value, target: Value) -> Value:
+        return F.hinge_embedding_loss(input, target, margin=self.margin, reduction=self.reduction)
+
+
+class KLDivLoss(Module):
+    """Kullback-Leibler divergence of log-probabilities; reduction also "batchmean"."""
+
+    def __init__(self, log_target: bool = False, *, reduction: str = "mean") -> None:
+        self.log_target, self.reduction = log_target, reduction
+
+    def forward(self, input: Value, target: Value) -> Value:
+        return F.kl_div(input, target, log_target=self.log_target, reduction=self.reduction)
+
+
+class PoissonNLLLoss(Module):
+    """Poisson negative log-likelihood of counts."""
+
+    def __init__(self, log_input: bool = True, full: bool = False, eps: float = 1e-8, *, reduction: str = "mean") -> None:
+        self.log_input, self.full, self.eps, self.reduction = log_input, full, eps, reduction
+
+    def forward(self, input: Value, target: Value) -> Value:
+        return F.poisson_nll_loss(
+            input, target, log_input=self.log_input, full=self.full, eps=self.eps, reduction=self.reduction
+        )
+
+
+class GaussianNLLLoss(Module):
+    """Gaussian negative log-likelihood; called with input, target and variance."""
+
+    def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> None:
+        self.full, self.eps, self.reduction = full, eps, reduction
+
+    def forward(self, input: Value, target: Value, var: Value | float) -> Value:
+        return F.gaussian_nll_loss(input, target, var, self.full, self.eps, self.reduction)
+
+
+class CosineEmbeddingLoss(Module):
+    """``1 - cos`` where the target is 1, ``max(0, cos - margin)`` where it is -1."""
+
+    def __init__(self, margin: float = 0.0, *, reduction: str = "mean") -> None:
+        self.margin, self.reduction = margin, reduction
+
+    def forward(self, input1: Value, input2: Value, target: Value) -> Value:
+        return F.cosine_embedding_loss(input1, input2, target, self.margin, self.reduction)
+
+
+class MarginRankingLoss(Module):
+    """``max(0, -target * (input1 - input2) + margin)``."""
+
+    def __init__(self, margin: float = 0.0, *, reduction: str = "mean") -> None:
+        self.margin, self.reduction = margin, reduction
+
+    def forward(self, input1: Value, input2: Value, target: Value) -> Value:
+        return F.margin_ranking_loss(input1, input2, target, self.margin, self.reduction)
+
+
+class TripletMarginLoss(Module):
+    """``max(0, d(anchor, positive) - d(anchor, negative) + margin)``."""
+
+    def __init__(
+        self, margin: float = 1.0, p: float = 2.0, eps: float = 1e-6, swap: bool = False, *, reduction: str = "mean"
+    ) -> None:
+        self.margin, self.p, self.eps, self.swap, self.reduction = margin, p, eps, swap, reduction
+
+    def forward(self, anchor: Value, positive: Value, negative: Value) -> Value:
+        return F.triplet_margin_loss(anchor, positive, negative, self.margin, self.p, self.eps, self.swap, self.reduction)
+
+
+class CosineSimilarity(Module):
+    """The cosine of the angle between two tensors along ``dim``."""
+
+    def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
+        self.dim, self.eps = dim, eps
+
+    def forward(self, x1: Value, x2: Value) -> Value:
+        return F.cosine_similarity(x1, x2, self.dim, self.eps)
+
+
+class PairwiseDistance(Module):
+    """The p-norm of the difference over the last dimension."""
+
+    def __init__(self, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> None:
+        self.p, self.eps, self.keepdim = p, eps, keepdim
+
+    def forward(self, x1: Value, x2: Value) -> Value:
+        return F.pairwise_distance(x1, x2, self.p, self.eps, self.keepdim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,39 +15,54 @@ from graphrt.nn.module import Buffer, Module, Parameter, optional
 Size = int | Sequence[int]
 
 
-class _BatchNorm(Module):
-    """Batch normalisation over all dimensions but 1 (Ioffe and Szegedy, ICML 2015).
-
-    Training uses the batch's statistics and updates the running ones, which evaluation uses. ``momentum`` is a number:
-    torch's None (a cumulative average) is not offered. Raises ArgumentError.
-    """
+class _Norm(Module):
+    """Scale, shift and running statistics of [N, C, ...]."""
 
     ndims: tuple[int, ...] = ()
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-    ) -> None:
-        if not isinstance(momentum, int | float):
-            raise ArgumentError(f"momentum must be a number, got {momentum!r}")
+    def __init__(self, num_features: int, eps: float, momentum: float | None, affine: bool, track_running_stats: bool) -> None:
+        if momentum is not None and not isinstance(momentum, int | float):
+            raise ArgumentError(f"momentum must be a number or None, got {momentum!r}")
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         zeros, ones = np.zeros(num_features, np.float32), np.ones(num_features, np.float32)
         self.weight = Parameter(ones) if affine else None
         self.bias = Parameter(zeros) if affine else None
         self.running_mean = Buffer(zeros) if track_running_stats else None
         self.running_var = Buffer(ones) if track_running_stats else None
+        self.num_batches_tracked = Buffer(np.asarray(0, np.int64)) if track_running_stats else None
 
-    def forward(self, input: Value) -> Value:
+    def _values(self, input: Value) -> list[Value | None]:
+        """Running mean and variance, weight and bias as values of the graph of ``input``."""
         if input.ndim not in self.ndims:
             raise ShapeError(f"{type(self).__name__} needs {self.ndims} dimensions, got {list(input.shape)}")
-        mean, var = optional(self.running_mean, input), optional(self.running_var, input)
-        weight, bias = optional(self.weight, input), optional(self.bias, input)
-        training = self.training or mean is None
-        return F.batch_norm(input, mean, var, weight, bias, training, self.momentum, self.eps)
+        return [optional(p, input) for p in (self.running_mean, self.running_var, self.weight, self.bias)]
+
+
+class _BatchNorm(_Norm):
+    """Batch normalisation over all dimensions but 1 (Ioffe and Szegedy, ICML 2015).
+
+    Training uses the batch's statistics and updates the running ones, which evaluation uses; ``momentum`` None makes them the
+    plain average of all batches so far. Raises ArgumentError.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+
+    def forward(self, input: Value) -> Value:
+        mean, var, weight, bias = self._values(input)
+        momentum: Any = self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            before = self.num_batches_tracked.value(input.graph)
+            input.graph.update(before, before + 1)
+            momentum = 1.0 / F.cast(before + 1, "float32") if momentum is None else momentum
+        return F.batch_norm(input, mean, var, weight, bias, self.training or mean is None, momentum or 0.0, self.eps)
 
 
 class BatchNorm1d(_BatchNorm):
@@ -57,6 +73,86 @@ class BatchNorm1d(_BatchNorm):
 class BatchNorm2d(_BatchNorm):
     __doc__ = f"[N, C, H, W]. {_BatchNorm.__doc__}"
     ndims = (4,)
+
+
+class BatchNorm3d(_BatchNorm):
+    __doc__ = f"[N, C, D, H, W]. {_BatchNorm.__doc__}"
+    ndims = (5,)
+
+
+class _InstanceNorm(_Norm):
+    """Normalisation of each channel of each sample over its own pixels (Ulyanov et al., 2016).
+
+    Running statistics, if tracked, are updated in training and used in evaluation.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+
+    def forward(self, input: Value) -> Value:
+        if input.ndim + 1 in self.ndims and input.ndim not in self.ndims:
+            return self.forward(input[None])[0]
+        mean, var, weight, bias = self._values(input)
+        own = self.training or mean is None
+        return F.instance_norm(input, mean, var, weight, bias, own, self.momentum or 0.0, self.eps)
+
+
+class InstanceNorm1d(_InstanceNorm):
+    __doc__ = f"[N, C, L] or [C, L]. {_InstanceNorm.__doc__}"
+    ndims = (3,)
+
+
+class InstanceNorm2d(_InstanceNorm):
+    __doc__ = f"[N, C, H, W] or [C, H, W]. {_InstanceNorm.__doc__}"
+    ndims = (4,)
+
+
+class InstanceNorm3d(_InstanceNorm):
+    __doc__ = f"[N, C, D, H, W] or [C, D, H, W]. {_InstanceNorm.__doc__}"
+    ndims = (5,)
+
+
+class GroupNorm(Module):
+    """Normalisation of each of ``num_groups`` groups of channels of [N, C, ...] (Wu and He, 2018)."""
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
+        if num_groups < 1 or num_channels % num_groups:
+            raise ArgumentError(f"num_groups must divide num_channels, got {num_groups} and {num_channels}")
+        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
+        self.weight = Parameter(np.ones(num_channels, np.float32)) if affine else None
+        self.bias = Parameter(np.zeros(num_channels, np.float32)) if affine else None
+
+    def forward(self, input: Value) -> Value:
+        return F.group_norm(input, self.num_groups, optional(self.weight, input), optional(self.bias, input), self.eps)
+
+
+class RMSNorm(Module):
+    """``input`` over its root mean square in the last dimensions (Zhang and Sennrich, 2019)."""
+
+    def __init__(self, normalized_shape: Size, eps: float | None = None, elementwise_affine: bool = True) -> None:
+        self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.eps = eps
+        self.weight = Parameter(np.ones(self.normalized_shape, np.float32)) if elementwise_affine else None
+
+    def forward(self, input: Value) -> Value:
+        return F.rms_norm(input, self.normalized_shape, optional(self.weight, input), self.eps)
+
+
+class LocalResponseNorm(Module):
+    """Normalisation across ``size`` neighbouring channels (Krizhevsky et al., AlexNet, 2012)."""
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def forward(self, input: Value) -> Value:
+        return F.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
 
 
 class LayerNorm(Module):

@@ -111,7 +111,29 @@ from graphrt.ops.indexing import (
     take,
     take_along_dim,
 )
-from graphrt.ops.loss import binary_cross_entropy_with_logits, cross_entropy, hinge_loss, l1_loss, mse_loss, nll_loss
+from graphrt.ops.loss import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cosine_embedding_loss,
+    cosine_similarity,
+    cross_entropy,
+    gaussian_nll_loss,
+    hinge_embedding_loss,
+    hinge_loss,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    margin_ranking_loss,
+    mse_loss,
+    multi_margin_loss,
+    multilabel_soft_margin_loss,
+    nll_loss,
+    pairwise_distance,
+    poisson_nll_loss,
+    smooth_l1_loss,
+    soft_margin_loss,
+    triplet_margin_loss,
+)
 from graphrt.ops.movement import (
     broadcast_tensors,
     broadcast_to,
@@ -141,7 +163,16 @@ from graphrt.ops.movement import (
     unflatten,
     vstack,
 )
-from graphrt.ops.normalization import batch_norm, layer_norm
+from graphrt.ops.normalization import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    local_response_norm,
+    normalize,
+    rms_norm,
+    weight_norm,
+)
 from graphrt.ops.pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -169,7 +200,7 @@ from graphrt.ops.pooling import (
 )
 from graphrt.ops.random import bernoulli, exponential, manual_seed, normal, normal_like, randint, uniform, uniform_like
 from graphrt.ops.recurrent import gru, gru_cell, lstm, lstm_cell, rnn_relu, rnn_relu_cell, rnn_tanh, rnn_tanh_cell
-from graphrt.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, mean, prod, std, sum, var
+from graphrt.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, max, mean, min, norm, prod, std, sum, var
 from graphrt.ops.resize import interpolate
 from graphrt.ops.scan import cummax, cummin, cumprod, cumsum, logcumsumexp
 from graphrt.ops.slicing import cat, concat, flip, pad, stack

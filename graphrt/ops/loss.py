@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.activation import _softplus, log_softmax
-from graphrt.ops.base import cast, function
-from graphrt.ops.elementwise import abs, eq, maximum, ne, where
-from graphrt.ops.reduction import mean, sum
+from graphrt.ops.base import broadcast_to, cast, function, lift, require_float
+from graphrt.ops.composite import xlogy
+from graphrt.ops.elementwise import abs, eq, exp, log, maximum, minimum, ne, rsqrt, stop_gradient, where
+from graphrt.ops.reduction import mean, norm, sum
 from graphrt.ops.source import iota
-from graphrt.ops.view import unsqueeze
+from graphrt.ops.view import reshape, unsqueeze
 
 
 def _reduced(loss: Value, reduction: str) -> Value:
@@ -37,26 +40,60 @@ def _one_hot_like(input: Value, target: Value) -> Value:
     return eq(index, unsqueeze(cast(target, index.dtype), dim))
 
 
-@function
-def nll_loss(input: Value, target: Value, reduction: str = "mean", ignore_index: int = -100) -> Value:
-    """``-input[target]`` for log-probabilities [N, C, ...] and class indices [N, ...]; the mean is over what counts."""
-    hit = _one_hot_like(input, target)
-    loss = -sum(where(hit, input, 0.0), 1 if input.ndim > 1 else 0)
-    counts = ne(target, ignore_index)
-    loss = where(counts, loss, 0.0)
-    if reduction != "mean":
+def _over_classes(logp: Value, target: Value, weight: Value | None, ignore: int | None, reduction: str, smooth: float) -> Value:
+    """The loss of log-probabilities [N, C, ...] and class indices; the mean is over the weights of what counts."""
+    dim = 1 if logp.ndim > 1 else 0
+    classes, hit = logp.shape[dim], _one_hot_like(logp, target)
+    scale = None if weight is None else _class_weight(weight, logp, dim)
+    loss = -sum(where(hit, logp if scale is None else logp * scale, 0.0), dim)
+    if smooth:
+        others = mean(logp, dim) if scale is None else sum(logp * scale, dim) * (1.0 / classes)
+        loss = loss * (1.0 - smooth) - others * smooth
+    if ignore is None and scale is None:
         return _reduced(loss, reduction)
-    return sum(loss) / sum(cast(counts, input.dtype))
+    share = cast(eq(target, target), logp.dtype) if scale is None else sum(where(hit, scale, 0.0), dim)
+    if ignore is not None:
+        counts = ne(target, ignore)
+        loss, share = where(counts, loss, 0.0), where(counts, share, 0.0)
+    return sum(loss) / sum(share) if reduction == "mean" else _reduced(loss, reduction)
+
+
+def _class_weight(weight: Value, input: Value, dim: int) -> Value:
+    """``weight`` [C] in the shape of ``input``."""
+    if weight.shape != (input.shape[dim],):
+        raise ShapeError(f"weight must be [{input.shape[dim]}], one for each class, got {list(weight.shape)}")
+    wide = reshape(weight, [-1 if d == dim else 1 for d in range(input.ndim)])
+    return broadcast_to(cast(wide, input.dtype), input.shape)
+
+
+@function
+def nll_loss(
+    input: Value, target: Value, weight: Value | None = None, ignore_index: int = -100, reduction: str = "mean"
+) -> Value:
+    """``-weight[target] * input[target]`` for log-probabilities [N, C, ...] and class indices [N, ...].
+
+    The mean is over the weights of the targets that are not ``ignore_index``. Raises ShapeError, DTypeError.
+    """
+    require_float(input.dtype, "input")
+    if input.ndim == 0:
+        raise ShapeError("nll_loss needs a class dimension, got a scalar")
+    return _over_classes(input, target, weight, ignore_index, reduction, 0.0)
 
 
 @function
 def cross_entropy(
-    input: Value, target: Value, reduction: str = "mean", ignore_index: int | None = None, label_smoothing: float = 0.0
+    input: Value,
+    target: Value,
+    weight: Value | None = None,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
 ) -> Value:
     """Softmax cross-entropy of logits [N, C, ...] with class indices [N, ...] or probabilities [N, C, ...].
 
     Class indices outside [0, C) contribute zero loss, so they must not occur; ``ignore_index`` names one that may, and
-    takes it out of the mean. Raises ShapeError, DTypeError, ArgumentError.
+    takes it out of the mean (torch's default, -100, has to be given). ``weight`` [C] scales classes; the mean over indices
+    is then weighted. Raises ShapeError, DTypeError, ArgumentError.
     """
     if input.ndim == 0:
         raise ShapeError("cross_entropy needs a class dimension, got a scalar")
@@ -64,44 +101,95 @@ def cross_entropy(
         raise ArgumentError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
     dim = 1 if input.ndim > 1 else 0
     logp = log_softmax(input, dim)
+    if not target.dtype.is_float:
+        return _over_classes(logp, target, weight, ignore_index, reduction, label_smoothing)
+    _same_shape(input, target)
+    if ignore_index is not None:
+        raise ArgumentError("ignore_index needs class indices, and target holds probabilities")
     classes = input.shape[dim]
-    if target.dtype.is_float:
-        _same_shape(input, target)
-        goal = target * (1.0 - label_smoothing) + label_smoothing / classes if label_smoothing else target
-        loss = -sum(goal * logp, dim)
-        rows = max(input.type.size // classes, 1)
-        return sum(loss) * (1.0 / rows) if reduction == "mean" else _reduced(loss, reduction)
-    loss = -sum(where(_one_hot_like(input, target), logp, 0.0), dim)
-    if label_smoothing:
-        loss = loss * (1.0 - label_smoothing) - mean(logp, dim) * label_smoothing
-    if ignore_index is None:
-        return _reduced(loss, reduction)
-    counts = ne(target, ignore_index)
-    loss = where(counts, loss, 0.0)
-    return sum(loss) / sum(cast(counts, input.dtype)) if reduction == "mean" else _reduced(loss, reduction)
+    goal = target * (1.0 - label_smoothing) + label_smoothing / classes if label_smoothing else target
+    loss = -sum(goal * logp if weight is None else goal * logp * _class_weight(weight, input, dim), dim)
+    rows = max(input.type.size // classes, 1)
+    return sum(loss) * (1.0 / rows) if reduction == "mean" else _reduced(loss, reduction)
 
 
 @function
-def binary_cross_entropy_with_logits(input: Value, target: Value, reduction: str = "mean") -> Value:
-    """Binary cross-entropy of ``sigmoid(input)`` with ``target`` in [0, 1], stable for large logits."""
+def multi_margin_loss(
+    input: Value,
+    target: Value,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Value | None = None,
+    reduction: str = "mean",
+) -> Value:
+    """``sum_j weight[y] * max(0, margin - input[y] + input[j])**p / C`` over the classes j that are not the target y."""
+    if p not in (1, 2):
+        raise ArgumentError(f"p must be 1 or 2, got {p}")
+    if input.ndim not in (1, 2):
+        raise ShapeError(f"multi_margin_loss needs [N, C] or [C], got {list(input.shape)}")
+    hit, dim = _one_hot_like(input, target), input.ndim - 1
+    own = sum(where(hit, input, 0.0), dim, keepdim=True)
+    gap = maximum(input - own + margin, 0.0)
+    gap = gap if p == 1 else gap * gap
+    if weight is not None:
+        gap = gap * sum(where(hit, _class_weight(weight, input, dim), 0.0), dim, keepdim=True)
+    return _reduced(sum(where(hit, 0.0, gap), dim) * (1.0 / input.shape[dim]), reduction)
+
+
+# --- two classes ---------------------------------------------------------------------------------------------------
+
+
+def _weighted(loss: Value, weight: Value | None, reduction: str) -> Value:
+    return _reduced(loss if weight is None else loss * weight, reduction)
+
+
+@function
+def binary_cross_entropy(input: Value, target: Value, weight: Value | None = None, reduction: str = "mean") -> Value:
+    """Binary cross-entropy of probabilities with ``target`` in [0, 1]; logarithms end at -100, as torch's."""
+    _same_shape(input, target)
+
+    def logarithm(p: Value) -> Value:
+        known = p > 0.0
+        return where(known, maximum(log(where(known, p, 1.0)), -100.0), -100.0)
+
+    goal = cast(target, input.dtype)
+    return _weighted(-(goal * logarithm(input) + (1.0 - goal) * logarithm(1.0 - input)), weight, reduction)
+
+
+@function
+def binary_cross_entropy_with_logits(
+    input: Value,
+    target: Value,
+    weight: Value | None = None,
+    reduction: str = "mean",
+    pos_weight: Value | None = None,
+) -> Value:
+    """Binary cross-entropy of ``sigmoid(input)`` with ``target`` in [0, 1], stable for large logits.
+
+    ``weight`` scales elements, ``pos_weight`` the positive ones; both broadcast.
+    """
+    _same_shape(input, target)
+    goal = cast(target, input.dtype)
+    if pos_weight is None:
+        loss = _softplus(input) - input * goal
+    else:
+        loss = (1.0 - goal) * input + ((pos_weight - 1.0) * goal + 1.0) * _softplus(-input)
+    return _weighted(loss, weight, reduction)
+
+
+@function
+def soft_margin_loss(input: Value, target: Value, reduction: str = "mean") -> Value:
+    """``log(1 + exp(-target * input))`` for targets -1 and 1."""
+    _same_shape(input, target)
+    return _reduced(_softplus(-(input * cast(target, input.dtype))), reduction)
+
+
+@function
+def multilabel_soft_margin_loss(input: Value, target: Value, weight: Value | None = None, reduction: str = "mean") -> Value:
+    """Binary cross-entropy with logits averaged over the classes, the last dimension."""
     _same_shape(input, target)
     loss = _softplus(input) - input * cast(target, input.dtype)
-    return _reduced(loss, reduction)
-
-
-@function
-def mse_loss(input: Value, target: Value, reduction: str = "mean") -> Value:
-    """Squared difference."""
-    _same_shape(input, target)
-    d = input - target
-    return _reduced(d * d, reduction)
-
-
-@function
-def l1_loss(input: Value, target: Value, reduction: str = "mean") -> Value:
-    """Absolute difference."""
-    _same_shape(input, target)
-    return _reduced(abs(input - target), reduction)
+    return _reduced(mean(loss if weight is None else loss * weight, -1), reduction)
 
 
 @function
@@ -109,3 +197,159 @@ def hinge_loss(input: Value, target: Value, reduction: str = "mean") -> Value:
     """``max(0, 1 - target * input)`` for targets -1 and 1."""
     _same_shape(input, target)
     return _reduced(maximum(1.0 - input * cast(target, input.dtype), 0.0), reduction)
+
+
+@function
+def hinge_embedding_loss(input: Value, target: Value, margin: float = 1.0, reduction: str = "mean") -> Value:
+    """``input`` where ``target`` is 1, ``max(0, margin - input)`` where it is -1."""
+    _same_shape(input, target)
+    loss = where(ne(target, 1), maximum(margin - input, 0.0), 0.0) + where(ne(target, -1), input, 0.0)
+    return _reduced(loss, reduction)
+
+
+# --- differences ---------------------------------------------------------------------------------------------------
+
+
+@function
+def mse_loss(input: Value, target: Value, reduction: str = "mean", weight: Value | None = None) -> Value:
+    """Squared difference, times ``weight``; the mean is then over the weights."""
+    _same_shape(input, target)
+    d = input - target
+    return _weighted_mean(d * d, weight, reduction)
+
+
+@function
+def l1_loss(input: Value, target: Value, reduction: str = "mean", weight: Value | None = None) -> Value:
+    """Absolute difference, times ``weight``; the mean is then over the weights."""
+    _same_shape(input, target)
+    return _weighted_mean(abs(input - target), weight, reduction)
+
+
+def _weighted_mean(loss: Value, weight: Value | None, reduction: str) -> Value:
+    if weight is None:
+        return _reduced(loss, reduction)
+    if weight.shape != loss.shape:
+        raise ShapeError(f"weight must be {list(loss.shape)}, got {list(weight.shape)}")
+    return sum(loss * weight) / sum(weight) if reduction == "mean" else _reduced(loss * weight, reduction)
+
+
+@function
+def smooth_l1_loss(input: Value, target: Value, reduction: str = "mean", beta: float = 1.0) -> Value:
+    """``0.5 * d**2 / beta`` for differences d below ``beta``, else ``d - 0.5 * beta`` (Girshick, "Fast R-CNN", 2015)."""
+    if beta < 0:
+        raise ArgumentError(f"beta must be >= 0, got {beta}")
+    _same_shape(input, target)
+    d = abs(input - target)
+    return _reduced(where(d < beta, d * d * (0.5 / beta), d - 0.5 * beta) if beta else d, reduction)
+
+
+@function
+def huber_loss(input: Value, target: Value, reduction: str = "mean", delta: float = 1.0) -> Value:
+    """``0.5 * d**2`` for differences d up to ``delta``, else ``delta * (d - 0.5 * delta)`` (Huber, 1964)."""
+    if delta <= 0:
+        raise ArgumentError(f"delta must be positive, got {delta}")
+    _same_shape(input, target)
+    d = abs(input - target)
+    return _reduced(where(d <= delta, d * d * 0.5, (d - 0.5 * delta) * delta), reduction)
+
+
+# --- distributions -------------------------------------------------------------------------------------------------
+
+
+@function
+def kl_div(input: Value, target: Value, reduction: str = "mean", log_target: bool = False) -> Value:
+    """``target * (log(target) - input)`` for log-probabilities ``input``; reduction also "batchmean", the sum over N."""
+    _same_shape(input, target)
+    loss = exp(target) * (target - input) if log_target else xlogy(target, target) - target * input
+    if reduction == "batchmean":
+        return sum(loss) * (1.0 / max(input.shape[0], 1)) if input.ndim else sum(loss)
+    return _reduced(loss, reduction)
+
+
+@function
+def poisson_nll_loss(
+    input: Value, target: Value, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean"
+) -> Value:
+    """Poisson negative log-likelihood of counts for rates ``input`` (their logarithms with ``log_input``).
+
+    ``full`` adds Stirling's approximation of ``log(target!)``.
+    """
+    _same_shape(input, target)
+    goal = cast(target, input.dtype)
+    loss = exp(input) - goal * input if log_input else input - goal * log(input + eps)
+    if full:
+        large = where(goal > 1.0, goal, 1.0)
+        loss = loss + where(goal > 1.0, large * log(large) - large + log(large * (2 * math.pi)) * 0.5, 0.0)
+    return _reduced(loss, reduction)
+
+
+@function
+def gaussian_nll_loss(
+    input: Value, target: Value, var: Value | float, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Value:
+    """``0.5 * (log(var) + (input - target)**2 / var)`` with ``var`` at least ``eps``; ``full`` adds ``0.5 * log(2 pi)``."""
+    if eps <= 0:
+        raise ArgumentError(f"eps must be positive, got {eps}")
+    _same_shape(input, target)
+    v = var if isinstance(var, Value) else input.graph.constant(var, input.dtype)
+    if v.ndim == input.ndim - 1 and v.ndim and v.shape == input.shape[:-1]:
+        v = unsqueeze(v, -1)
+    v = v + stop_gradient(maximum(v, eps) - v)  # the bound does not stop the gradient, as in torch
+    d = input - target
+    loss = (log(v) + d * d / v) * 0.5
+    return _reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
+
+
+# --- distances -----------------------------------------------------------------------------------------------------
+
+
+@function
+def pairwise_distance(x1: Value, x2: Value, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Value:
+    """The p-norm of ``x1 - x2 + eps`` over the last dimension."""
+    return norm(x1 - x2 + eps, p, -1, keepdim)
+
+
+@function
+def cosine_similarity(x1: Value, x2: Value, dim: int = 1, eps: float = 1e-8) -> Value:
+    """The cosine of the angle between ``x1`` and ``x2`` along ``dim``; lengths are at least ``eps``."""
+    a, b = lift(x1, x2)
+    return sum(a * b, dim) / (maximum(norm(a, 2.0, dim), eps) * maximum(norm(b, 2.0, dim), eps))
+
+
+@function
+def cosine_embedding_loss(input1: Value, input2: Value, target: Value, margin: float = 0.0, reduction: str = "mean") -> Value:
+    """``1 - cos`` where ``target`` is 1, ``max(0, cos - margin)`` where it is -1; vectors are [N, D] or [D]."""
+    if input1.ndim not in (1, 2) or input1.shape != input2.shape or target.shape != input1.shape[:-1]:
+        raise ShapeError(
+            f"input1 and input2 must both be [N, D] or [D] and target [N] or a scalar, got {list(input1.shape)}, "
+            f"{list(input2.shape)}, {list(target.shape)}"
+        )
+    cosine = sum(input1 * input2, -1) * rsqrt((sum(input1 * input1, -1) + 1e-12) * (sum(input2 * input2, -1) + 1e-12))
+    loss = where(eq(target, 1), 1.0 - cosine, where(eq(target, -1), maximum(cosine - margin, 0.0), 0.0))
+    return _reduced(loss, reduction)
+
+
+@function
+def margin_ranking_loss(input1: Value, input2: Value, target: Value, margin: float = 0.0, reduction: str = "mean") -> Value:
+    """``max(0, -target * (input1 - input2) + margin)``: target 1 wants input1 above input2, -1 below."""
+    return _reduced(maximum(-(cast(target, input1.dtype) * (input1 - input2)) + margin, 0.0), reduction)
+
+
+@function
+def triplet_margin_loss(
+    anchor: Value,
+    positive: Value,
+    negative: Value,
+    margin: float = 1.0,
+    p: float = 2.0,
+    eps: float = 1e-6,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Value:
+    """``max(0, d(anchor, positive) - d(anchor, negative) + margin)`` (Balntas et al., 2016; ``swap`` is theirs)."""
+    if margin <= 0:
+        raise ArgumentError(f"margin must be positive, got {margin}")
+    near, far = pairwise_distance(anchor, positive, p, eps), pairwise_distance(anchor, negative, p, eps)
+    if swap:
+        far = minimum(far, pairwise_distance(positive, negative, p, eps))
+    return _reduced(maximum(near - far + margin, 0.0), reduction)

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+import ml_dtypes
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import function
-from graphrt.ops.elementwise import rsqrt, stop_gradient
-from graphrt.ops.reduction import mean
+from graphrt.ops.base import dim_index, function, require_float
+from graphrt.ops.elementwise import abs, pow, rsqrt, stop_gradient, where
+from graphrt.ops.reduction import mean, norm
+from graphrt.ops.slicing import pad
 from graphrt.ops.view import reshape
+
+
+def _scaled(y: Value, weight: Value | None, bias: Value | None) -> Value:
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def _per_channel(input: Value, what: str, **values: Value | None) -> list[Value | None]:
+    """``values`` [C] in a shape that broadcasts against [N, C, ...]."""
+    if input.ndim < 2:
+        raise ShapeError(f"{what} needs [N, C, ...], got {list(input.shape)}")
+    channels = input.shape[1]
+    for name, v in values.items():
+        if v is not None and v.shape != (channels,):
+            raise ShapeError(f"{name} must be [{channels}], got {list(v.shape)}")
+    shape = [channels if d == 1 else 1 for d in range(input.ndim)]
+    return [None if v is None else reshape(v, shape) for v in values.values()]
+
+
+def _track(running: tuple[Value, Value], mean: Value, var: Value, count: int, momentum: float | Value) -> None:
+    """Moves the running mean and variance towards the batch's, the variance as the unbiased one of ``count`` numbers."""
+    graph, unbiased = mean.graph, count / (count - 1)
+    for old, new, scale in ((running[0], stop_gradient(mean), 1.0), (running[1], stop_gradient(var), unbiased)):
+        graph.update(old, old * (1.0 - momentum) + new * (momentum * scale))
 
 
 @function
@@ -20,19 +48,16 @@ def batch_norm(
     weight: Value | None = None,
     bias: Value | None = None,
     training: bool = False,
-    momentum: float = 0.1,
+    momentum: float | Value = 0.1,
     eps: float = 1e-5,
 ) -> Value:
     """Batch normalisation over all dimensions but 1 (Ioffe and Szegedy, 2015).
 
-    In training the batch's statistics are used and the running ones are updated (the variance unbiased), as in torch.
+    In training the batch's statistics are used and the running ones are updated (the variance unbiased), as in torch; a
+    scalar Value as ``momentum`` serves averages whose factor changes from step to step.
     """
-    if input.ndim < 2:
-        raise ShapeError(f"batch_norm needs [N, C, ...], got {list(input.shape)}")
+    _per_channel(input, "batch_norm", running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     channels = input.shape[1]
-    for what, v in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
-        if v is not None and v.shape != (channels,):
-            raise ShapeError(f"{what} must be [{channels}], got {list(v.shape)}")
     dims = [d for d in range(input.ndim) if d != 1]
     shape = [channels if d == 1 else 1 for d in range(input.ndim)]
     if training:
@@ -43,10 +68,7 @@ def batch_norm(
         centred = input - reshape(average, shape)
         variance = mean(centred * centred, dims)
         if running_mean is not None and running_var is not None:
-            graph = input.graph
-            graph.update(running_mean, running_mean * (1 - momentum) + stop_gradient(average) * momentum)
-            unbiased = stop_gradient(variance) * (momentum * count / (count - 1))
-            graph.update(running_var, running_var * (1 - momentum) + unbiased)
+            _track((running_mean, running_var), average, variance, count, momentum)
     else:
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm needs running_mean and running_var when it is not training")
@@ -58,6 +80,68 @@ def batch_norm(
 
 
 @function
+def instance_norm(
+    input: Value,
+    running_mean: Value | None = None,
+    running_var: Value | None = None,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Value:
+    """Normalisation of each channel of each sample of [N, C, ...] over its own pixels (Ulyanov et al., 2016).
+
+    With running statistics given they are updated by the means over the batch, and used instead without
+    ``use_input_stats``.
+    """
+    if not use_input_stats:
+        return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    w, b = _per_channel(input, "instance_norm", weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)[
+        :2
+    ]
+    count = math.prod(input.shape[2:])
+    if count < 2:
+        raise ShapeError(f"instance_norm needs more than one pixel per channel, got {list(input.shape)}")
+    dims = list(range(2, input.ndim))
+    average = mean(input, dims, keepdim=True)
+    centred = input - average
+    variance = mean(centred * centred, dims, keepdim=True)
+    if running_mean is not None and running_var is not None:
+        over = [d for d in range(input.ndim) if d != 1]
+        _track((running_mean, running_var), mean(average, over), mean(variance, over), count, momentum)
+    return _scaled(centred * rsqrt(variance + eps), w, b)
+
+
+@function
+def group_norm(
+    input: Value, num_groups: int, weight: Value | None = None, bias: Value | None = None, eps: float = 1e-5
+) -> Value:
+    """Normalisation of each of ``num_groups`` groups of channels of [N, C, ...] (Wu and He, 2018)."""
+    w, b = _per_channel(input, "group_norm", weight=weight, bias=bias)
+    if num_groups < 1 or input.shape[1] % num_groups:
+        raise ArgumentError(f"num_groups must divide the {input.shape[1]} channels, got {num_groups}")
+    grouped = reshape(input, (input.shape[0], num_groups, input.shape[1] // num_groups, *input.shape[2:]))
+    return _scaled(reshape(_normalised(grouped, list(range(2, grouped.ndim)), eps), input.shape), w, b)
+
+
+def _normalised(x: Value, dims: list[int], eps: float) -> Value:
+    centred = x - mean(x, dims, keepdim=True)
+    return centred * rsqrt(mean(centred * centred, dims, keepdim=True) + eps)
+
+
+def _last(input: Value, normalized_shape: int | Sequence[int], **values: Value | None) -> list[int]:
+    """The last dimensions, which must have the sizes ``normalized_shape``, as must ``values``."""
+    sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not sizes or input.shape[-len(sizes) :] != sizes:
+        raise ShapeError(f"normalized_shape {list(sizes)} must be the last sizes of {list(input.shape)}")
+    for name, v in values.items():
+        if v is not None and v.shape != sizes:
+            raise ShapeError(f"{name} must be {list(sizes)}, got {list(v.shape)}")
+    return list(range(input.ndim - len(sizes), input.ndim))
+
+
+@function
 def layer_norm(
     input: Value,
     normalized_shape: int | Sequence[int],
@@ -66,11 +150,50 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Value:
     """Normalisation over the last dimensions, whose sizes are ``normalized_shape`` (Ba et al., 2016)."""
-    sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if not sizes or input.shape[-len(sizes) :] != sizes:
-        raise ShapeError(f"normalized_shape {list(sizes)} must be the last sizes of {list(input.shape)}")
-    dims = list(range(input.ndim - len(sizes), input.ndim))
-    centred = input - mean(input, dims, keepdim=True)
-    y = centred * rsqrt(mean(centred * centred, dims, keepdim=True) + eps)
-    y = y if weight is None else y * weight
-    return y if bias is None else y + bias
+    return _scaled(_normalised(input, _last(input, normalized_shape, weight=weight, bias=bias), eps), weight, bias)
+
+
+@function
+def rms_norm(
+    input: Value, normalized_shape: int | Sequence[int], weight: Value | None = None, eps: float | None = None
+) -> Value:
+    """``input`` over its root mean square in the last dimensions (Zhang and Sennrich, 2019); eps None: the dtype's."""
+    require_float(input.dtype, "input")
+    dims = _last(input, normalized_shape, weight=weight)
+    small = float(ml_dtypes.finfo(input.dtype.numpy).eps) if eps is None else eps
+    return _scaled(input * rsqrt(mean(input * input, dims, keepdim=True) + small), weight, None)
+
+
+@function
+def local_response_norm(input: Value, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Value:
+    """``input / (k + alpha * mean)**beta`` with the mean of squares over ``size`` neighbouring channels (AlexNet, 2012).
+
+    Channels outside count as zeros.
+    """
+    if input.ndim < 3:
+        raise ShapeError(f"local_response_norm needs [N, C, ...] of 3 dimensions or more, got {list(input.shape)}")
+    if size < 1:
+        raise ArgumentError(f"size must be >= 1, got {size}")
+    squares, around = input * input, (0, 0) * (input.ndim - 2)
+    padded = pad(squares, (*around, size // 2, (size - 1) // 2))
+    total = padded[:, : input.shape[1]]
+    for shift in range(1, size):
+        total = total + padded[:, shift : shift + input.shape[1]]
+    return input / pow(total * (alpha / size) + k, beta)
+
+
+@function
+def normalize(input: Value, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Value:
+    """``input`` divided by its p-norm along ``dim``, which is taken to be at least ``eps``."""
+    length = norm(input, p, dim, keepdim=True)
+    return input / where(length < eps, eps, length)
+
+
+@function
+def weight_norm(v: Value, g: Value, dim: int | None = 0) -> Value:
+    """``g * v / |v|``, the norm taken over all dimensions but ``dim`` (Salimans and Kingma, 2016); g has its shape."""
+    at = None if dim is None else dim_index(dim, v.ndim)
+    length = norm(v, 2.0, [d for d in range(v.ndim) if d != at], keepdim=True) if v.ndim > 1 or at is None else abs(v)
+    if g.shape != length.shape:
+        raise ShapeError(f"g must be {list(length.shape)}, got {list(g.shape)}")
+    return v * (g / length)

@@ -16,7 +16,7 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, broadcast_to, cast, dim_index, dim_indices, function, require_float, tensor
-from graphrt.ops.elementwise import eq, log, lt, ne, sqrt, stop_gradient, where
+from graphrt.ops.elementwise import abs, eq, log, lt, ne, pow, sqrt, stop_gradient, where
 from graphrt.ops.elementwise import exp as _exp
 from graphrt.ops.source import iota
 from graphrt.ops.view import reshape
@@ -199,3 +199,51 @@ def logsumexp(input: Value, dim: Dims, keepdim: bool = False) -> Value:
     y = log(_reduce(_exp(input - top), "sum", dim, True)) + top
     dims = dim_indices(dim, input.ndim)
     return y if keepdim else reshape(y, [n for i, n in enumerate(input.shape) if i not in dims])
+
+
+@function
+def norm(input: Value, p: float | str = "fro", dim: Dims = None, keepdim: bool = False) -> Value:
+    """The p-norm over ``dim`` (all when None): "fro" is 2; inf and -inf the largest and smallest size, 0 the count.
+
+    The gradient at the zero vector is 0.
+    """
+    require_float(input.dtype, "input")
+    if isinstance(p, str) and p != "fro":
+        raise ArgumentError(f"p must be a number or 'fro', got {p!r}")
+    size = abs(input)
+    if p in (math.inf, -math.inf):
+        return (amax if p > 0 else amin)(size, dim, keepdim)
+    if p == 0:
+        return sum(cast(ne(input, 0.0), input.dtype), dim, keepdim)
+    if p == 1:
+        return sum(size, dim, keepdim)
+    power = 2.0 if p == "fro" else float(p)
+    total = sum(input * input if power == 2.0 else pow(size, power), dim, keepdim)
+    nothing = eq(total, 0.0)  # the root has no slope there
+    total = where(nothing, 1.0, total)
+    return where(nothing, 0.0, sqrt(total) if power == 2.0 else pow(total, 1.0 / power))
+
+
+@function
+def max(input: Value, dim: int | None = None, keepdim: bool = False) -> Any:  # noqa: A001 - torch's name
+    """The largest element; with ``dim`` the largest along it and the index of the first (int64). NaN wins."""
+    return _extreme(input, dim, keepdim, amax, argmax)
+
+
+@function
+def min(input: Value, dim: int | None = None, keepdim: bool = False) -> Any:  # noqa: A001 - torch's name
+    """The smallest element; with ``dim`` the smallest along it and the index of the first (int64). NaN wins."""
+    return _extreme(input, dim, keepdim, amin, argmin)
+
+
+def _extreme(input: Value, dim: int | None, keepdim: bool, whole: Any, place: Any) -> Any:
+    if dim is None:
+        return whole(input, None, keepdim)
+    index = place(input, dim, keepdim=True)
+    at = dim_index(dim, input.ndim)
+    values = apply("gather", input, index, dim=at)
+    return (
+        (values, index)
+        if keepdim
+        else tuple(reshape(v, [n for d, n in enumerate(input.shape) if d != at]) for v in (values, index))
+    )
