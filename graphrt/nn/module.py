@@ -161,11 +161,11 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Copies arrays or torch tensors into the parameters and buffers of those names; nothing is changed on error.
 
-        torch's ``num_batches_tracked`` is passed over: momentum does not depend on it here. With ``strict`` False missing
-        and unexpected names are too. A program compiled before keeps its own state. Raises InputError.
+        With ``strict`` False missing and unexpected names are passed over. A program compiled before keeps its own state.
+        Raises InputError.
         """
         own = dict(self._named())
-        given = {k: to_numpy(v) for k, v in state.items() if k.rpartition(".")[2] != "num_batches_tracked"}
+        given = {k: to_numpy(v) for k, v in state.items()}
         missing, unexpected = own.keys() - given.keys(), given.keys() - own.keys()
         shapes = [
             f"{n} ({list(own[n].shape)}, got {list(given[n].shape)})"

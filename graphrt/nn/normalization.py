@@ -62,7 +62,9 @@ class _BatchNorm(_Norm):
             before = self.num_batches_tracked.value(input.graph)
             input.graph.update(before, before + 1)
             momentum = 1.0 / F.cast(before + 1, "float32") if momentum is None else momentum
-        return F.batch_norm(input, mean, var, weight, bias, self.training or mean is None, momentum or 0.0, self.eps)
+        return F.batch_norm(
+            input, mean, var, weight, bias, self.training or mean is None, 0.0 if momentum is None else momentum, self.eps
+        )
 
 
 class BatchNorm1d(_BatchNorm):

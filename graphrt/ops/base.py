@@ -134,7 +134,7 @@ def lift(*args: Any, dtype: DType | None = None) -> list[Value]:
         if not isinstance(a, Value):
             if not isinstance(a, Number | np.ndarray | np.generic):
                 raise ArgumentError(f"operands are Values, numbers or arrays, got {type(a).__name__}")
-            a = graph.constant(a, final if isinstance(a, Number) else None)
+            a = graph.constant(a, final if isinstance(a, Number) or final.is_float else None)
         values.append(cast(a, final))
     shape = broadcast_shape(*(v.shape for v in values))
     return [broadcast_to(v, shape) for v in values]
