@@ -87,6 +87,8 @@ def tensor_split(input: Value, indices_or_sections: int | Sequence[int], dim: in
     at, n = _size(input, dim)
     if isinstance(indices_or_sections, int):
         count = integer(indices_or_sections, "indices_or_sections", 1)
+        if count > max(n, 1024):
+            raise ArgumentError(f"indices_or_sections must not exceed {max(n, 1024)} pieces here, got {count}")
         return split(input, [n // count + (i < n % count) for i in range(count)], at)
     ends = integers(indices_or_sections, "indices_or_sections")
     ranges = [slice(a, b).indices(n) for a, b in zip([0, *ends], [*ends, n], strict=True)]

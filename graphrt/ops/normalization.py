@@ -174,11 +174,12 @@ def local_response_norm(input: Value, size: int, alpha: float = 1e-4, beta: floa
         raise ShapeError(f"local_response_norm needs [N, C, ...] of 3 dimensions or more, got {list(input.shape)}")
     if size < 1:
         raise ArgumentError(f"size must be >= 1, got {size}")
-    squares, around = input * input, (0, 0) * (input.ndim - 2)
-    padded = pad(squares, (*around, size // 2, (size - 1) // 2))
-    total = padded[:, : input.shape[1]]
-    for shift in range(1, size):
-        total = total + padded[:, shift : shift + input.shape[1]]
+    channels = input.shape[1]
+    before, behind = (min(n, max(channels - 1, 0)) for n in (size // 2, (size - 1) // 2))  # further ones are zeros anyway
+    padded = pad(input * input, (*(0, 0) * (input.ndim - 2), before, behind))
+    total = padded[:, :channels]
+    for shift in range(1, before + behind + 1):
+        total = total + padded[:, shift : shift + channels]
     return input / pow(total * (alpha / size) + k, beta)
 
 

@@ -185,6 +185,8 @@ def _whole(kernel: Sequence[int]) -> Attrs:
 
 def _ranges(n: int, out: int) -> list[tuple[int, int]]:
     """The ``out`` windows that adaptive pooling cuts ``n`` elements into; neighbours overlap where it is uneven."""
+    if out > 4096:
+        raise ArgumentError(f"output_size must not exceed 4096, got {out}")
     return [(i * n // out, -(-(i + 1) * n // out)) for i in range(out)]
 
 
