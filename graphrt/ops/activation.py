@@ -18,7 +18,6 @@ from graphrt.ops.elementwise import (
     gt,
     le,
     log,
-    lt,
     maximum,
     minimum,
     sigmoid,
@@ -112,8 +111,9 @@ def hardsigmoid(input: Value) -> Value:
 @function
 def hardswish(input: Value) -> Value:
     """``input * relu6(input + 3) / 6`` (Howard et al., "MobileNetV3", 2019)."""
-    inner = input * (input + 3.0) * (1 / 6)
-    return where(lt(input, -3.0), 0.0, where(gt(input, 3.0), input, inner))
+    low, high = le(input, -3.0), ge(input, 3.0)
+    x = where(low | high, 0.0, input)
+    return where(low, 0.0, where(high, input, x * (x + 3.0) * (1 / 6)))
 
 
 # --- smooth --------------------------------------------------------------------------------------------------------

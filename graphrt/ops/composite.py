@@ -169,7 +169,8 @@ def hypot(input: Value, other: Value) -> Value:
     """``sqrt(input**2 + other**2)`` without overflow."""
     a, b = (abs(v) for v in lift(input, other))
     high, low = maximum(a, b), minimum(a, b)
-    ratio = where(gt(high, 0.0), low / where(gt(high, 0.0), high, 1.0), 0.0)
+    usual = logical_and(gt(high, 0.0), lt(high, math.inf))
+    ratio = where(usual, low / where(usual, high, 1.0), 0.0)
     return high * sqrt(ratio * ratio + 1.0)
 
 

@@ -73,8 +73,11 @@ register(
 
 def manual_seed(graph: Graph, seed: int) -> None:
     """Sets the seed that the graph's random ops start from; without it the seed is 0."""
+    (number,) = integers((seed,), "seed")
+    if not -(2**63) <= number < 2**63:
+        raise ArgumentError(f"seed must fit 64 bits, got {number}")
     state(graph)
-    graph.initial["rng.seed"] = np.asarray(seed, np.int64)
+    graph.initial["rng.seed"] = np.asarray(number, np.int64)
 
 
 def state(graph: Graph) -> tuple[Value, Value]:

@@ -27,7 +27,7 @@ exp2 = unary(
     "``2 ** input``.",
 )
 expm1 = unary(
-    define("expm1", lambda s, x: s.expm1(x), np.expm1, lambda n, dy: [dy * (n.outputs[0] + 1.0)], cheap=False),
+    define("expm1", lambda s, x: s.expm1(x), np.expm1, lambda n, dy: [dy * exp(n.inputs[0])], cheap=False),
     "``exp(input) - 1``, accurate near 0.",
 )
 log2 = unary(

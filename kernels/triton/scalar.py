@@ -106,7 +106,7 @@ def grt_erfinv(x):
     q = 1.00167406 + q * far
     q = 2.83297682 + q * far
     y = tl.where(w < 5, p, q) * x
-    return tl.where(tl.abs(x) == 1, x * float("inf"), y)
+    return tl.where(tl.abs(x) == 1, x * float("inf"), tl.where(tl.abs(x) < 1, y, float("nan")))
 
 
 @triton.jit
