@@ -15,6 +15,7 @@ import pytest
 from graphs import lenet_step
 
 import graphrt as grt
+from graphrt import ops as F
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("compiles kernels, so it cannot run under TRITON_INTERPRET=1", allow_module_level=True)
@@ -47,6 +48,32 @@ def test_lenet_kernels(target: str) -> None:
     for new, old in zip(found, golden, strict=True):
         assert new["registers"] <= SLACK * old["registers"] + 2, f"{new['name']} takes more registers than {old}"
         assert new["shared"] <= SLACK * old["shared"], f"{new['name']} takes more shared memory than {old}"
+
+
+def index_and_scan_ops() -> grt.Graph:
+    """Every template that walks one dimension, in two dtypes, with arithmetic around it."""
+    g = grt.Graph()
+    for dtype in ("float32", "bfloat16"):
+        x, table = g.input(f"x.{dtype}", (64, 1000), dtype), g.input(f"table.{dtype}", (5000, 256), dtype)
+        token = g.input(f"token.{dtype}", (8, 32), "int64")
+        rows = F.embedding(token, table)
+        results = [F.cumsum(F.relu(x), 1), F.logcumsumexp(x, 1), F.cumprod(x, 0), F.cummax(x, 1)[0], F.topk(x, 10)[0]]
+        results += [rows, grt.grad(F.sum(rows * rows), [table])[0], F.erfinv(F.tanh(x)) + F.atan2(x, F.expm1(x))]
+        for i, y in enumerate(results):
+            g.output(f"{dtype}.{i}", y)
+    g.output("kept", F.nms(g.input("boxes", (300, 4)), g.input("scores", (300,)), 0.5))
+    return g
+
+
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_scans_sorts_gathers_and_scatters(target: str) -> None:
+    """Nothing spills, and addresses that the data decides do not keep the rest from moving 16 bytes at a time."""
+    reports = grt.compile(index_and_scan_ops(), target=target).kernels()
+    assert {r.name.split("__")[0] for r in reports} >= {"scan", "sort", "scatter", "nms"}
+    assert not [r for r in reports if r.spills]
+    if target.startswith("cuda"):
+        wide = [r for r in reports if any("128" in name for name in r.instructions)]
+        assert len(wide) >= len(reports) // 2
 
 
 def test_program_for_an_absent_gpu_says_so() -> None:

@@ -37,6 +37,7 @@ def test_interpolate() -> None:
                 calls[f"{mode} {align} {options}"] = _resize(mode, align_corners=align, **options)
     calls["linear"] = _resize("linear", size=9)
     calls["trilinear"] = _resize("trilinear", size=(2, 9, 8))
+    calls["area"] = _resize("area", size=(3, 4))
     calls["same size"] = _resize("bilinear", size=(5, 7))
     compare(calls, 60)
 

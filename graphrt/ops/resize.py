@@ -13,7 +13,7 @@ from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import apply, broadcast_to, cast, function, require_float, tensor
 from graphrt.ops.elementwise import floor, maximum, minimum
-from graphrt.ops.pooling import avg_pool2d
+from graphrt.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from graphrt.ops.slicing import getitem
 from graphrt.ops.source import iota
 from graphrt.ops.view import reshape
@@ -49,7 +49,7 @@ def interpolate(
     if min(input.shape[2:]) < 1:
         raise ShapeError(f"interpolate needs pixels to start from, got {list(input.shape)}")
     if mode == "area":
-        return _area(input, sizes)
+        return (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)[rank - 1](input, sizes)
     resize = _cubic if mode == "bicubic" else _line if mode in _LINEAR else _nearest
     x = input
     for d, (n, scale) in enumerate(zip(sizes, scales, strict=True)):
@@ -76,10 +76,6 @@ def _sizes(shape: Sequence[int], size: Any, factor: Any, recompute: bool) -> tup
     if min(sizes) < 1:
         raise ArgumentError(f"scale_factor {factor!r} leaves nothing of {list(shape)}")
     return sizes, [None if recompute or n * f == m else 1.0 / f for n, f, m in zip(shape, values, sizes, strict=True)]
-
-
-def _area(x: Value, sizes: Sequence[int]) -> Value:
-    raise ArgumentError(f"area to {list(sizes)} is not available for {x!r} and {avg_pool2d}")
 
 
 def _positions(x: Value, dim: int, n: int) -> Value:
