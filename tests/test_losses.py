@@ -77,7 +77,11 @@ def test_losses_of_classes_otherwise() -> None:
         ))  # fmt: skip
         for p in (1, 2):
             calls[f"margin {p} {r}"] = pair("multi_margin_loss", [x, t], p=p, margin=0.7, reduction=r)
+        listed = np.array([[0, 3, -1, 1], [-1, 2, 2, 2], [2, 1, 0, 3], [1, 1, -1, -1], [3, -1, 0, -1]])
+        calls[f"labels {r}"] = pair("multilabel_margin_loss", [x, listed], reduction=r)
+    calls["one label"] = pair("multilabel_margin_loss", [data(4), np.array([2, 0, -1, 1])])
     calls["one"] = pair("cross_entropy", [data(4), classes(4)])
+    calls["no rows"] = pair("cross_entropy", [data(0, 4), data(0, 4)])
     compare(calls, 20)
 
 
@@ -108,6 +112,14 @@ def test_losses_of_two_tensors() -> None:
     for r in (*REDUCTIONS, "batchmean"):
         calls[f"kl {r}"] = pair("kl_div", [x, p], reduction=r)
         calls[f"kl log {r}"] = pair("kl_div", [x, y], reduction=r, log_target=True)
+    for r in REDUCTIONS:
+        calls[f"gauss a variance a row {r}"] = pair("gaussian_nll_loss", [x, y, np.abs(data(4, seed=6))], reduction=r)
+        for name in ("mse_loss", "l1_loss", "huber_loss"):
+            calls[f"{name} weighted {r}"] = (
+                lambda x, t, n=name, r=r: getattr(F, n)(x, t, reduction=r, weight=x.graph.constant(p)),
+                lambda x, t, n=name, r=r: getattr(T, n)(x, t, reduction=r, weight=torch.from_numpy(p).double()),
+                [x, y],
+            )
     calls["weights"] = (
         lambda x, t: F.binary_cross_entropy_with_logits(x, t, x.graph.constant(p[0]), pos_weight=x.graph.constant(p[1] * 3)),
         lambda x, t: T.binary_cross_entropy_with_logits(
@@ -153,6 +165,19 @@ def test_binary_cross_entropy_at_certainty() -> None:
     np.testing.assert_array_equal(y, [100, 100, 0, 0])
 
 
+def test_special_values_of_binary_cross_entropy() -> None:
+    """NaN stays, and infinities do what they do in torch."""
+    x, t = np.array([np.inf, -np.inf, np.nan, 200, -200], np.float32), np.array([0, 1, 1, 1, 0], np.float32)
+    graph = grt.Graph()
+    a, b = graph.input("a", x.shape), graph.input("b", t.shape)
+    graph.output("logits", F.binary_cross_entropy_with_logits(a, b, reduction="none"))
+    graph.output("nan", F.binary_cross_entropy(F.where(F.ne(a, a), a, 0.5), b, reduction="none"))
+    outputs = grt.compile(graph, target=TARGET)(a=x, b=t)
+    expected = T.binary_cross_entropy_with_logits(torch.from_numpy(x), torch.from_numpy(t), reduction="none")
+    np.testing.assert_array_equal(outputs["logits"], expected.numpy())
+    assert np.isnan(outputs["nan"]).tolist() == [False, False, True, False, False]
+
+
 def test_log_softmax_and_nll_are_one_kernel_forward_and_backward() -> None:
     """Rows in front of the loss: all of it is one pass over them but for the mean."""
     graph = grt.Graph()
@@ -164,6 +189,9 @@ def test_log_softmax_and_nll_are_one_kernel_forward_and_backward() -> None:
     assert program.launches <= 2, program.plan_text()
     rows = grt.compile({"y": F.cross_entropy(x, t, reduction="none")}, target=TARGET)
     assert rows.launches == 1, rows.plan_text()
+    each = F.nll_loss(F.log_softmax(x, 1), t, reduction="none")
+    both = grt.compile({"y": each, "dx": grt.grad(F.sum(each), [x])[0]}, target=TARGET)
+    assert both.launches == 1, both.plan_text()
 
 
 def test_modules() -> None:
@@ -218,7 +246,20 @@ BAD: list[tuple[str, Any]] = [
     *_bad("multi_margin_loss", lambda g: (_x(g), g.input("t", (3,), "int64"), 3),
           lambda g: (_x(g), g.input("t", (4,), "int64")),
           lambda g: (g.input("m", (1, 2, 3)), g.input("t", (1, 3), "int64"))),
-    *_bad("gaussian_nll_loss", lambda g: (_x(g), g.input("t", (3, 5)), 1.0), lambda g: (_x(g), _x(g)),
+    *_bad("multilabel_margin_loss", lambda g: (_x(g), g.input("t", (3, 4))), lambda g: (_x(g), g.input("t", (3,), "int64")),
+          lambda g: (g.input("e", (3, 0)), g.input("t", (3, 0), "int64"))),
+    *[b for n in ("cross_entropy", "nll_loss", "multi_margin_loss") for b in _bad(
+        n, lambda g: (g.input("e", (3, 0)), g.input("t", (3,), "int64")))],
+    ("cross_entropy", lambda g: F.cross_entropy(g.input("e", (3, 0)), g.input("p", (3, 0)))),
+    *[b for n in ("binary_cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss") for b in _bad(
+        n, lambda g: (_x(g), g.input("t", (3, 4)), g.input("w", (2, 3, 4))))],
+    *_bad("binary_cross_entropy_with_logits",
+          lambda g: (_x(g), g.input("t", (3, 4)), None, "mean", g.input("w", (2, 3, 4)))),
+    *_bad("gaussian_nll_loss", lambda g: (_x(g), g.input("t", (3, 4)), -1.0),
+          lambda g: (_x(g), g.input("t", (3, 4)), g.input("v", (4,))),
+          lambda g: (_x(g), g.input("t", (3, 4)), g.input("v", (1, 1))),
+          lambda g: (_x(g), g.input("t", (3, 4)), g.input("v", (2, 3, 4))),
+          lambda g: (_x(g), g.input("t", (3, 5)), 1.0), lambda g: (_x(g), _x(g)),
           lambda g: (_x(g), _x(g), 1.0, False, -1.0)),
     *_bad("pairwise_distance", lambda g: (_x(g), g.input("t", (3, 5))), lambda g: (_x(g), None), lambda g: (_x(g), _x(g), "a")),
     *_bad("cosine_similarity", lambda g: (_x(g), g.input("t", (3, 5))), lambda g: (_x(g), g.input("y", (3, 4)), 5),

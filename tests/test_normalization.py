@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as T
-from conftest import INTERPRETED
+from conftest import INTERPRETED, assert_close
 from test_functional import TARGET, Call, compare, data
 
 import graphrt as grt
@@ -65,6 +65,19 @@ def test_norms_equal_torch() -> None:
             [data(4, 3, 2), g],
         )
     compare({k: c for i, (k, c) in enumerate(calls.items()) if not INTERPRETED or i % 3 == 0}, 60)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_of_halves_with_float32_statistics_stays_half(training: bool) -> None:
+    x = data(6, 4).astype(np.float16)
+    graph = grt.Graph()
+    v, stats = graph.input("x", x.shape, "float16"), [graph.constant(np.full(4, n, np.float32)) for n in (0.1, 2.0, 0.5)]
+    mean, var, w = stats
+    graph.output("y", F.batch_norm(v, None if training else mean, None if training else var, w, training=training))
+    y = grt.compile(graph, target=TARGET)(x=x)["y"]
+    m, s, k = (torch.full((4,), n, dtype=torch.float64) for n in (0.1, 2.0, 0.5))
+    assert y.dtype == np.float16
+    assert_close(y, T.batch_norm(torch.from_numpy(x).double(), m, s, k, training=training).numpy(), 6)
 
 
 @pytest.mark.parametrize("momentum", [0.3, None])
@@ -152,6 +165,7 @@ def _bad(name: str, *calls: Any) -> list[tuple[str, Any]]:
 
 
 BAD: list[tuple[str, Any]] = [
+    *_bad("batch_norm", lambda g: (_x(g), g.input("m", (4,)), None), lambda g: (g.input("i", (3, 4), "int64"), None, None)),
     *_bad("instance_norm", lambda g: (g.input("v", (3, 4)),), lambda g: (_x(g), None, None, g.input("w", (3,))),
           lambda g: (g.input("v", (3, 4, 1)),), lambda g: (_x(g), None, None, None, None, False)),
     *_bad("group_norm", lambda g: (_x(g), 3), lambda g: (_x(g), 0), lambda g: (_x(g), 2, g.input("w", (2,)))),

@@ -73,6 +73,16 @@ class MultiMarginLoss(Module):
         return F.multi_margin_loss(input, target, self.p, self.margin, optional(self.weight, input), self.reduction)
 
 
+class MultiLabelMarginLoss(Module):
+    """Hinge loss between the classes that [N, C] targets list, up to the first negative index, and all others."""
+
+    def __init__(self, *, reduction: str = "mean") -> None:
+        self.reduction = reduction
+
+    def forward(self, input: Value, target: Value) -> Value:
+        return F.multilabel_margin_loss(input, target, self.reduction)
+
+
 class MultiLabelSoftMarginLoss(Module):
     """Binary cross-entropy with logits averaged over the classes, the last dimension."""
 

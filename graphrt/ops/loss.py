@@ -7,10 +7,11 @@ import math
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.activation import _softplus, log_softmax
-from graphrt.ops.base import broadcast_to, cast, function, lift, require_float
+from graphrt.ops.base import broadcast_shape, broadcast_to, cast, function, lift, require_float
 from graphrt.ops.composite import xlogy
-from graphrt.ops.elementwise import abs, eq, exp, log, maximum, minimum, ne, rsqrt, stop_gradient, where
+from graphrt.ops.elementwise import abs, eq, exp, log, lt, maximum, minimum, ne, rsqrt, stop_gradient, where
 from graphrt.ops.reduction import mean, norm, sum
+from graphrt.ops.scan import cumsum
 from graphrt.ops.source import iota
 from graphrt.ops.view import reshape, unsqueeze
 
@@ -30,7 +31,7 @@ def _same_shape(input: Value, target: Value) -> None:
 
 def _one_hot_like(input: Value, target: Value) -> Value:
     """bool [N, C, ...]: whether the class (dimension 1, or 0 without a batch) is the target's."""
-    dim = 1 if input.ndim > 1 else 0
+    dim = _class_dim(input)
     expected = tuple(n for d, n in enumerate(input.shape) if d != dim)
     if target.shape != expected:
         raise ShapeError(f"input {list(input.shape)} needs class indices of shape {list(expected)}, got {list(target.shape)}")
@@ -40,9 +41,17 @@ def _one_hot_like(input: Value, target: Value) -> Value:
     return eq(index, unsqueeze(cast(target, index.dtype), dim))
 
 
+def _class_dim(input: Value) -> int:
+    """The dimension of the classes: 1, or 0 without a batch. Raises ShapeError when there are none."""
+    dim = 1 if input.ndim > 1 else 0
+    if input.ndim == 0 or input.shape[dim] == 0:
+        raise ShapeError(f"input must be [N, C, ...] or [C] with a class or more, got {list(input.shape)}")
+    return dim
+
+
 def _over_classes(logp: Value, target: Value, weight: Value | None, ignore: int | None, reduction: str, smooth: float) -> Value:
     """The loss of log-probabilities [N, C, ...] and class indices; the mean is over the weights of what counts."""
-    dim = 1 if logp.ndim > 1 else 0
+    dim = _class_dim(logp)
     classes, hit = logp.shape[dim], _one_hot_like(logp, target)
     scale = None if weight is None else _class_weight(weight, logp, dim)
     loss = -sum(where(hit, logp if scale is None else logp * scale, 0.0), dim)
@@ -75,8 +84,6 @@ def nll_loss(
     The mean is over the weights of the targets that are not ``ignore_index``. Raises ShapeError, DTypeError.
     """
     require_float(input.dtype, "input")
-    if input.ndim == 0:
-        raise ShapeError("nll_loss needs a class dimension, got a scalar")
     return _over_classes(input, target, weight, ignore_index, reduction, 0.0)
 
 
@@ -95,11 +102,9 @@ def cross_entropy(
     takes it out of the mean (torch's default, -100, has to be given). ``weight`` [C] scales classes; the mean over indices
     is then weighted. Raises ShapeError, DTypeError, ArgumentError.
     """
-    if input.ndim == 0:
-        raise ShapeError("cross_entropy needs a class dimension, got a scalar")
     if not 0.0 <= label_smoothing <= 1.0:
         raise ArgumentError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
-    dim = 1 if input.ndim > 1 else 0
+    dim = _class_dim(input)
     logp = log_softmax(input, dim)
     if not target.dtype.is_float:
         return _over_classes(logp, target, weight, ignore_index, reduction, label_smoothing)
@@ -109,8 +114,7 @@ def cross_entropy(
     classes = input.shape[dim]
     goal = target * (1.0 - label_smoothing) + label_smoothing / classes if label_smoothing else target
     loss = -sum(goal * logp if weight is None else goal * logp * _class_weight(weight, input, dim), dim)
-    rows = max(input.type.size // classes, 1)
-    return sum(loss) * (1.0 / rows) if reduction == "mean" else _reduced(loss, reduction)
+    return _reduced(loss, reduction)
 
 
 @function
@@ -136,11 +140,41 @@ def multi_margin_loss(
     return _reduced(sum(where(hit, 0.0, gap), dim) * (1.0 / input.shape[dim]), reduction)
 
 
+@function
+def multilabel_margin_loss(input: Value, target: Value, reduction: str = "mean") -> Value:
+    """``max(0, 1 - input[t] + input[c]) / C`` summed over targets t and the classes c that are none; both are [N, C] or [C].
+
+    ``target`` lists class indices up to the first negative one.
+    """
+    _same_shape(input, target)
+    if input.ndim > 2:
+        raise ShapeError(f"multilabel_margin_loss needs [N, C] or [C], got {list(input.shape)}")
+    classes = input.shape[_class_dim(input)]
+    if not target.dtype.is_int:
+        raise DTypeError(f"class indices must be integers, got {target.dtype}")
+    listed = unsqueeze(eq(cumsum(lt(target, 0), -1), 0), -1)  # [N, C, 1], beside classes [N, 1, C]
+    wide = unsqueeze(input, -2)
+    index = iota(wide, -1)
+    hit = listed & eq(unsqueeze(cast(target, index.dtype), -1), index)
+    own = sum(where(hit, wide, 0.0), -1, keepdim=True)
+    counts = listed & eq(sum(hit, -2, keepdim=True), 0)
+    return _reduced(sum(where(counts, maximum(1.0 - own + wide, 0.0), 0.0), (-2, -1)) * (1.0 / classes), reduction)
+
+
 # --- two classes ---------------------------------------------------------------------------------------------------
 
 
+def _scaled(loss: Value, scale: Value | None, what: str = "weight") -> Value:
+    """``loss`` times ``scale``, which must broadcast to it."""
+    if scale is None:
+        return loss
+    if broadcast_shape(loss.shape, scale.shape) != loss.shape:
+        raise ShapeError(f"{what} must broadcast to {list(loss.shape)}, got {list(scale.shape)}")
+    return loss * scale
+
+
 def _weighted(loss: Value, weight: Value | None, reduction: str) -> Value:
-    return _reduced(loss if weight is None else loss * weight, reduction)
+    return _reduced(_scaled(loss, weight), reduction)
 
 
 @function
@@ -149,7 +183,7 @@ def binary_cross_entropy(input: Value, target: Value, weight: Value | None = Non
     _same_shape(input, target)
 
     def logarithm(p: Value) -> Value:
-        known = p > 0.0
+        known = ne(p, 0.0)  # NaN too, which stays NaN
         return where(known, maximum(log(where(known, p, 1.0)), -100.0), -100.0)
 
     goal = cast(target, input.dtype)
@@ -170,10 +204,9 @@ def binary_cross_entropy_with_logits(
     """
     _same_shape(input, target)
     goal = cast(target, input.dtype)
-    if pos_weight is None:
-        loss = _softplus(input) - input * goal
-    else:
-        loss = (1.0 - goal) * input + ((pos_weight - 1.0) * goal + 1.0) * _softplus(-input)
+    rest = 1.0 - goal
+    share = None if pos_weight is None else _scaled(goal, pos_weight, "pos_weight") + rest
+    loss = rest * input + _scaled(_softplus(-input), share)
     return _weighted(loss, weight, reduction)
 
 
@@ -189,7 +222,7 @@ def multilabel_soft_margin_loss(input: Value, target: Value, weight: Value | Non
     """Binary cross-entropy with logits averaged over the classes, the last dimension."""
     _same_shape(input, target)
     loss = _softplus(input) - input * cast(target, input.dtype)
-    return _reduced(mean(loss if weight is None else loss * weight, -1), reduction)
+    return _reduced(mean(_scaled(loss, weight), -1), reduction)
 
 
 @function
@@ -244,13 +277,16 @@ def smooth_l1_loss(input: Value, target: Value, reduction: str = "mean", beta: f
 
 
 @function
-def huber_loss(input: Value, target: Value, reduction: str = "mean", delta: float = 1.0) -> Value:
-    """``0.5 * d**2`` for differences d up to ``delta``, else ``delta * (d - 0.5 * delta)`` (Huber, 1964)."""
+def huber_loss(input: Value, target: Value, reduction: str = "mean", delta: float = 1.0, weight: Value | None = None) -> Value:
+    """``0.5 * d**2`` for differences d up to ``delta``, else ``delta * (d - 0.5 * delta)`` (Huber, 1964).
+
+    ``weight`` scales elements; unlike that of ``mse_loss`` its mean is over the elements, as in torch.
+    """
     if delta <= 0:
         raise ArgumentError(f"delta must be positive, got {delta}")
     _same_shape(input, target)
     d = abs(input - target)
-    return _reduced(where(d <= delta, d * d * 0.5, (d - 0.5 * delta) * delta), reduction)
+    return _weighted(where(d <= delta, d * d * 0.5, (d - 0.5 * delta) * delta), weight, reduction)
 
 
 # --- distributions -------------------------------------------------------------------------------------------------
@@ -262,7 +298,7 @@ def kl_div(input: Value, target: Value, reduction: str = "mean", log_target: boo
     _same_shape(input, target)
     loss = exp(target) * (target - input) if log_target else xlogy(target, target) - target * input
     if reduction == "batchmean":
-        return sum(loss) * (1.0 / max(input.shape[0], 1)) if input.ndim else sum(loss)
+        return sum(loss) / float(input.shape[0]) if input.ndim else sum(loss)
     return _reduced(loss, reduction)
 
 
@@ -287,13 +323,21 @@ def poisson_nll_loss(
 def gaussian_nll_loss(
     input: Value, target: Value, var: Value | float, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Value:
-    """``0.5 * (log(var) + (input - target)**2 / var)`` with ``var`` at least ``eps``; ``full`` adds ``0.5 * log(2 pi)``."""
+    """``0.5 * (log(var) + (input - target)**2 / var)`` with ``var`` at least ``eps``; ``full`` adds ``0.5 * log(2 pi)``.
+
+    ``var`` is a number, or has the shape of ``input``, or that with one size 1 or without the last dimension.
+    """
     if eps <= 0:
         raise ArgumentError(f"eps must be positive, got {eps}")
     _same_shape(input, target)
     v = var if isinstance(var, Value) else input.graph.constant(var, input.dtype)
     if v.ndim == input.ndim - 1 and v.ndim and v.shape == input.shape[:-1]:
         v = unsqueeze(v, -1)
+    if not isinstance(var, Value) and var < 0:
+        raise ArgumentError(f"var must be >= 0, got {var}")
+    differing = [a for a, b in zip(v.shape, input.shape, strict=False) if a != b]
+    if isinstance(var, Value) and (v.ndim != input.ndim or differing not in ([], [1])):
+        raise ShapeError(f"var must be {list(input.shape)}, with one size 1 or without the last, got {list(var.shape)}")
     v = v + stop_gradient(maximum(v, eps) - v)  # the bound does not stop the gradient, as in torch
     d = input - target
     loss = (log(v) + d * d / v) * 0.5

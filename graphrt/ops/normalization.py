@@ -9,7 +9,7 @@ import ml_dtypes
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import dim_index, function, require_float
+from graphrt.ops.base import cast, dim_index, function, require_float
 from graphrt.ops.elementwise import abs, pow, rsqrt, stop_gradient, where
 from graphrt.ops.reduction import mean, norm
 from graphrt.ops.slicing import pad
@@ -29,6 +29,8 @@ def _per_channel(input: Value, what: str, **values: Value | None) -> list[Value 
     for name, v in values.items():
         if v is not None and v.shape != (channels,):
             raise ShapeError(f"{name} must be [{channels}], got {list(v.shape)}")
+    if (values.get("running_mean") is None) != (values.get("running_var") is None):
+        raise ArgumentError(f"{what} needs running_mean and running_var both, or neither")
     shape = [channels if d == 1 else 1 for d in range(input.ndim)]
     return [None if v is None else reshape(v, shape) for v in values.values()]
 
@@ -56,6 +58,7 @@ def batch_norm(
     In training the batch's statistics are used and the running ones are updated (the variance unbiased), as in torch; a
     scalar Value as ``momentum`` serves averages whose factor changes from step to step.
     """
+    require_float(input.dtype, "input")
     _per_channel(input, "batch_norm", running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     channels = input.shape[1]
     dims = [d for d in range(input.ndim) if d != 1]
@@ -76,7 +79,7 @@ def batch_norm(
         centred = input - reshape(average, shape)
     scale = rsqrt(variance + eps)
     y = centred * reshape(scale if weight is None else scale * weight, shape)
-    return y if bias is None else y + reshape(bias, shape)
+    return cast(y if bias is None else y + reshape(bias, shape), input.dtype)  # float32 statistics leave halves as they are
 
 
 @function
