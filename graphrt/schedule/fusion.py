@@ -333,7 +333,7 @@ def _inline(f: Fusion) -> None:
 def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
     """Where in the domain of its only reading group ``node`` is read, if that is one element."""
     y = node.outputs[0]
-    if len(groups) > 1 or f.is_result(y):
+    if len(groups) > 1 or (f.is_result(y) and y.shape != groups[0].shape):  # a result is stored once, along the way
         return None
     found = set()
     for reader in f.readers(y):
