@@ -73,3 +73,28 @@ def residual_block() -> grt.Graph:
     x = g.input("x", (32, 16, 32, 32))
     h = F.relu(_conv_bn(g, F.relu(_conv_bn(g, x, "a", 16)), "b", 16) + x)
     return _step(g, F.mean(h * h))
+
+
+def one_kernel_each() -> grt.Graph:
+    """What training is made of beside contractions, as separate results: each is to be one group."""
+    g = grt.Graph()
+    rows, weight, bias = g.input("rows", (64, 256)), g.input("weight", (256,)), g.input("bias", (256,))
+    maps, scores = g.input("maps", (8, 32, 16, 16)), g.input("scores", (4, 8, 64, 64))
+    target = g.input("target", (64,), "int64")
+    g.output("softmax", F.softmax(rows))
+    loss = F.nll_loss(F.log_softmax(rows), target, reduction="none")
+    g.output("nll", loss)
+    g.output("nll_gradient", grt.grad(loss, [rows], g.input("dloss", (64,)))[0])
+    g.output("layer_norm", F.layer_norm(rows, 256, weight, bias))
+    g.output("rms_norm", F.rms_norm(rows, 256, weight))
+    g.output("group_norm", F.group_norm(maps, 4))
+    g.output("gelu", F.gelu(rows))
+    g.output("dropout_add", F.dropout(maps, 0.1) + maps)
+    g.output("attention", F.softmax(F.masked_fill(scores * 0.125, g.input("mask", (64, 64), "bool"), float("-inf"))))
+    with g.phase("opt"):
+        p, m, v = (g.parameter(n, shape=(64, 256)) for n in ("p", "m", "v"))
+        d, lr = g.input("gradient", (64, 256)), g.input("lr")
+        first, second = m * 0.9 + d * 0.1, v * 0.999 + d * d * 0.001
+        for old, new in ((m, first), (v, second), (p, p - lr * first / (F.sqrt(second) + 1e-8))):
+            g.update(old, new)
+    return g

@@ -286,7 +286,14 @@ def _nothing(g: grt.Graph) -> None:
     g.output("sum", F.expand(F.sum(x + 1.0), (0,)) + 1.0)
 
 
-@pytest.mark.parametrize("build", [_twice, _reduced, _own_row, _itself, _nothing])
+def _reordered(g: grt.Graph) -> None:
+    y = F.avg_pool2d(g.input("x", (1, 4, 3, 4)), (2, 1), (2, 1), ceil_mode=True)
+    g.output("y", F.reshape(F.reshape(y, (32,)), (2, 8, 2)))
+    p = g.input("p", (4, 3, 5, 2))
+    g.output("z", F.reshape(F.reshape(F.sum(p * p, 1), (40,)), (8, 5)))
+
+
+@pytest.mark.parametrize("build", [_twice, _reduced, _own_row, _itself, _nothing, _reordered])
 def test_results_seen_through_views_of_reductions(build: Callable[[grt.Graph], None], rng: np.random.Generator) -> None:
     """Shapes of graphs that the fuzzer found to fail: results and updates that show a reduction, and empty rows."""
     graph = grt.Graph()

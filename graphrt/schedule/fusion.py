@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
-from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, make_group, reads
+from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, make_group, pull, reads
 
 MAX_INPUTS = 24  # buffers of one kernel; more only spills registers
 MAX_ROW = 16384  # a reduced row up to this size is kept on chip; beyond it each pass reads it again
@@ -333,7 +333,7 @@ def _inline(f: Fusion) -> None:
 def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
     """Where in the domain of its only reading group ``node`` is read, if that is one element."""
     y = node.outputs[0]
-    if len(groups) > 1 or f.is_result(y):
+    if len(groups) > 1 or (f.is_result(y) and y.shape != groups[0].shape):  # a result is stored once, along the way
         return None
     found = set()
     for reader in f.readers(y):
@@ -413,10 +413,15 @@ def _copies(f: Fusion, enabled: bool) -> None:
         index = group.index.get(base) if group else None
         for view in reversed(views):
             index = view.op.push(view, index) if index is not None and view.op.push is not None else None
-        if group is not None and index is not None:
+        if group is not None and index is not None and _returns(group, v, index):
             f.add(group, v.node, index)
         else:
             f.groups.append(Group(f"g{len(f.groups)}", None, v.shape, axes("i", v.shape), copies=[v]))
+
+
+def _returns(group: Group, view: Value, index: Index) -> bool:
+    """Whether ``view`` at ``index`` is found to show what the group has at hand; index arithmetic may not see it."""
+    return all(not read.guards and group.index.get(read.value) == read.index for read in pull(view, index))
 
 
 def _edges(f: Fusion, group: Group, copied: set[Value]) -> None:
