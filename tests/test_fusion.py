@@ -293,7 +293,14 @@ def _reordered(g: grt.Graph) -> None:
     g.output("z", F.reshape(F.reshape(F.sum(p * p, 1), (40,)), (8, 5)))
 
 
-@pytest.mark.parametrize("build", [_twice, _reduced, _own_row, _itself, _nothing, _reordered])
+def _old_value_in_a_later_pass(g: grt.Graph) -> None:
+    p = g.parameter("p", np.linspace(0, 1, 21, dtype=np.float32).reshape(7, 3))
+    y = F.exp2(p)
+    g.output("y", y * F.expand(F.sum(g.input("x", (7, 3)), 0, keepdim=True), (7, 3)))
+    g.update(p, y)
+
+
+@pytest.mark.parametrize("build", [_twice, _reduced, _own_row, _itself, _nothing, _reordered, _old_value_in_a_later_pass])
 def test_results_seen_through_views_of_reductions(build: Callable[[grt.Graph], None], rng: np.random.Generator) -> None:
     """Shapes of graphs that the fuzzer found to fail: results and updates that show a reduction, and empty rows."""
     graph = grt.Graph()

@@ -333,8 +333,10 @@ def _inline(f: Fusion) -> None:
 def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
     """Where in the domain of its only reading group ``node`` is read, if that is one element."""
     y = node.outputs[0]
-    if len(groups) > 1 or (f.is_result(y) and y.shape != groups[0].shape):  # a result is stored once, along the way
+    if len(groups) > 1:
         return None
+    if f.is_result(y) and (groups[0].kind != "pointwise" or y.shape != groups[0].shape):
+        return None  # a result is stored along the way where that happens once: later passes of a reduction may read it again
     found = set()
     for reader in f.readers(y):
         if reader not in groups[0].nodes or (reader is groups[0].anchor and groups[0].kind == "template"):
