@@ -110,16 +110,19 @@ class Program:
         return {name: self._array(name, value) for name, value in inputs.items()}
 
     def _array(self, name: str, value: Any) -> np.ndarray:
-        type, where = self.inputs[name], self.graph.sources[name].where()
+        type = self.inputs[name]
         try:
             array = _number(value, type) if isinstance(value, bool | int | float) else to_numpy(value)
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-            raise InputError(f"input {name!r} is {type} ({where}); {value!r} does not fit: {error}") from None
+            raise InputError(f"{self._described(name)}; {value!r} does not fit: {error}") from None
         if array.shape != type.shape:
-            raise InputError(f"input {name!r} is {type} ({where}), got shape {list(array.shape)}")
+            raise InputError(f"{self._described(name)}, got shape {list(array.shape)}")
         if array.dtype != type.dtype.numpy:
-            raise InputError(f"input {name!r} is {type} ({where}), got {array.dtype}; convert it first")
+            raise InputError(f"{self._described(name)}, got {array.dtype}; convert it first")
         return np.ascontiguousarray(array).reshape(type.shape)
+
+    def _described(self, name: str) -> str:
+        return f"input {name!r} is {self.inputs[name]} ({self.graph.sources[name].where()})"
 
     def _signature(self) -> str:
         return ", ".join(f"{n} : {t}" for n, t in self.inputs.items()) or "none"
