@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from graphrt.errors import ArgumentError, DTypeError, GraphrtError
+from graphrt.errors import ArgumentError, GraphrtError
 from graphrt.ir import Graph, Value
 from graphrt.op import REGISTRY
 from graphrt.ops.base import broadcast_to, cast, function, integer, integers, tensor
@@ -37,13 +37,6 @@ def _creation(f: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
-def _dtype(dtype: DTypeLike) -> DType:
-    try:
-        return as_dtype(dtype)
-    except TypeError as error:
-        raise DTypeError(f"dtype: {error}") from None
-
-
 def _number(value: Any, what: str) -> int | float:
     if not isinstance(value, bool | int | float):
         raise ArgumentError(f"{what} must be a number, got {value!r}")
@@ -63,7 +56,7 @@ def _wide(dtype: DType) -> DType:
 def full(graph: Graph, size: Sequence[int], fill_value: bool | int | float, dtype: DTypeLike | None = None) -> Value:
     """``fill_value`` everywhere; its dtype when ``dtype`` is None (bool, int64 or float32)."""
     shape = integers([size] if isinstance(size, int) else size, "size", 0)
-    value = graph.constant(_number(fill_value, "fill_value"), None if dtype is None else _dtype(dtype))
+    value = graph.constant(_number(fill_value, "fill_value"), None if dtype is None else as_dtype(dtype))
     return broadcast_to(value, shape)
 
 
@@ -94,7 +87,7 @@ def arange(
     if step == 0 or not all(map(math.isfinite, bounds)) or (end - start) * step < 0:
         raise ArgumentError(f"step {step} does not lead from {start} to {end}; it must be finite, not 0 and of their sign")
     floating = any(isinstance(v, float) for v in bounds)
-    final = _dtype(dtype) if dtype is not None else float32 if floating else int64
+    final = as_dtype(dtype) if dtype is not None else float32 if floating else int64
     wide = _wide(final) if floating else int64
     if floating and not final.is_float:
         wide = float32
@@ -106,7 +99,7 @@ def arange(
 def linspace(graph: Graph, start: float, end: float, steps: int, dtype: DTypeLike = float32) -> Value:
     """``steps`` numbers evenly from ``start`` to ``end``, both exact: the second half is counted from ``end``."""
     low, high, count = _number(start, "start"), _number(end, "end"), integer(steps, "steps", 0)
-    final = _dtype(dtype)
+    final = as_dtype(dtype)
     i, last = _indices(graph, (count,)), max(count - 1, 1)
     if not final.is_float:  # as torch: bounds and results are cut to integers; in integers, so that no rounding moves one
         low, high = int(low), int(high)
@@ -122,7 +115,7 @@ def eye(graph: Graph, n: int, m: int | None = None, dtype: DTypeLike = float32) 
     """[n, m]: ones on the diagonal, else zeros."""
     rows = integer(n, "n", 0)
     shape = (rows, rows if m is None else integer(m, "m", 0))
-    return cast(eq(_indices(graph, shape, 0), _indices(graph, shape, 1)), _dtype(dtype))
+    return cast(eq(_indices(graph, shape, 0), _indices(graph, shape, 1)), as_dtype(dtype))
 
 
 @function

@@ -17,7 +17,7 @@ from graphrt.ops.base import apply, cast, dim_index, function, ntuple, require_f
 from graphrt.ops.elementwise import pow as power
 from graphrt.ops.indexing import gather
 from graphrt.ops.reduction import amax
-from graphrt.ops.slicing import concat
+from graphrt.ops.slicing import concat, cut
 from graphrt.ops.source import iota
 from graphrt.ops.transcendental import floor_divide, remainder
 from graphrt.ops.unfold import batched, unbatched
@@ -190,17 +190,13 @@ def _ranges(n: int, out: int) -> list[tuple[int, int]]:
     return [(i * n // out, -(-(i + 1) * n // out)) for i in range(out)]
 
 
-def _cut(x: Value, dim: int, start: int, stop: int) -> Value:
-    return x[(slice(None),) * dim + (slice(start, stop),)]
-
-
 def _adaptive_avg_pool(rank: int, input: Value, output_size: Any) -> Value:
     x, sizes = _adaptive(input, rank, output_size, f"adaptive_avg_pool{rank}d")
     if all(n % size == 0 for n, size in zip(x.shape[2:], sizes, strict=True)):
         kernel = [n // size for n, size in zip(x.shape[2:], sizes, strict=True)]
         return _avg_pool(rank, input, kernel, None, 0, False, True)
     for dim, size in enumerate(sizes, 2):
-        parts = [(_cut(x, dim, a, b), b - a) for a, b in _ranges(x.shape[dim], size)]
+        parts = [(cut(x, dim, a, b), b - a) for a, b in _ranges(x.shape[dim], size)]
         x = concat([_shaped(_along("sum_pool", part, dim, _whole([k])), part, dim) * (1.0 / k) for part, k in parts], dim)
     return unbatched(x, input, rank)
 
@@ -217,8 +213,8 @@ def _adaptive_max_pool(rank: int, input: Value, output_size: Any, return_indices
         scale = math.prod(spatial[dim - 1 :])
         values, indices = [], []
         for a, b in _ranges(x.shape[dim], sizes[dim - 2]):
-            flat = None if index is None else _cut(index, dim, a, b)
-            y, at = _max_along(_cut(x, dim, a, b), flat, dim, _whole([b - a]), scale)
+            flat = None if index is None else cut(index, dim, a, b)
+            y, at = _max_along(cut(x, dim, a, b), flat, dim, _whole([b - a]), scale)
             values.append(y)
             indices.append(at + a * scale)
         x, index = concat(values, dim), concat(indices, dim)

@@ -13,7 +13,7 @@ from graphrt.ops.base import apply, cast, dim_index, function, tensor
 from graphrt.ops.elementwise import ne, where
 from graphrt.ops.random import uniform
 from graphrt.ops.reduction import any as any_of
-from graphrt.ops.slicing import getitem
+from graphrt.ops.slicing import cut
 from graphrt.ops.view import reshape, squeeze
 from graphrt.types import TensorType, bool_, int32, int64
 
@@ -77,10 +77,6 @@ def argsort(input: Value, dim: int = -1, descending: bool = False) -> Value:
     return sort(input, dim, descending)[1]
 
 
-def _part(x: Value, dim: int, start: int, stop: int) -> Value:
-    return getitem(x, (*[slice(None)] * dim, slice(start, stop)))
-
-
 @function
 def topk(input: Value, k: int, dim: int = -1, largest: bool = True) -> tuple[Value, Value]:
     """The ``k`` largest (or smallest) elements along ``dim``, in order, and their indices (int64)."""
@@ -88,7 +84,7 @@ def topk(input: Value, k: int, dim: int = -1, largest: bool = True) -> tuple[Val
     if not isinstance(k, int) or isinstance(k, bool) or not 0 <= k <= input.shape[at]:
         raise ArgumentError(f"k must be an int from 0 to {input.shape[at]}, got {k!r}")
     values, index = sort(input, at, largest)
-    return _part(values, at, 0, k), _part(index, at, 0, k)
+    return cut(values, at, 0, k), cut(index, at, 0, k)
 
 
 @function
@@ -97,7 +93,7 @@ def kthvalue(input: Value, k: int, dim: int = -1, keepdim: bool = False) -> tupl
     at = dim_index(dim, tensor(input).ndim)
     if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= input.shape[at]:
         raise ArgumentError(f"k must be an int from 1 to {input.shape[at]}, got {k!r}")
-    values, index = (_part(v, at, k - 1, k) for v in sort(input, at))
+    values, index = (cut(v, at, k - 1, k) for v in sort(input, at))
     return (values, index) if keepdim else (squeeze(values, at), squeeze(index, at))
 
 
@@ -112,10 +108,10 @@ def median(input: Value, dim: int | None = None, keepdim: bool = False) -> Any:
         raise ShapeError(f"the median over an empty dimension of {list(input.shape)} has no value")
     values, index = sort(input, at)
     middle = (n - 1) // 2
-    found = [_part(v, at, middle, middle + 1) for v in (values, index)]
+    found = [cut(v, at, middle, middle + 1) for v in (values, index)]
     if input.dtype.is_float:  # NaN is sorted to the end
         broken = any_of(ne(input, input), at, keepdim=True)
-        last = [_part(v, at, n - 1, n) for v in (values, index)]
+        last = [cut(v, at, n - 1, n) for v in (values, index)]
         found = [where(broken, b, a) for a, b in zip(found, last, strict=True)]
     return tuple(found) if keepdim else tuple(squeeze(v, at) for v in found)
 

@@ -15,7 +15,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import OPERATORS, Node, Value
 from graphrt.op import Kind, OpDef, Piece, Types, register
-from graphrt.ops.base import apply, broadcast_to, dim_index, function, ntuple, tensor
+from graphrt.ops.base import apply, broadcast_to, dim_index, function, integer, ntuple, tensor
 from graphrt.ops.contraction import out_size
 from graphrt.ops.reduction import sum as sum_over
 from graphrt.ops.slicing import pad
@@ -206,16 +206,10 @@ def fold(input: Value, output_size: Size, kernel_size: Size, dilation: Size = 1,
 # --- shuffles ----------------------------------------------------------------------------------------------------
 
 
-def _factor(value: Any, what: str) -> int:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ArgumentError(f"{what} must be an int >= 1, got {value!r}")
-    return int(value)
-
-
 @function
 def pixel_shuffle(input: Value, upscale_factor: int) -> Value:
     """[..., C * r * r, H, W] -> [..., C, H * r, W * r] (Shi et al., CVPR 2016)."""
-    r = _factor(upscale_factor, "upscale_factor")
+    r = integer(upscale_factor, "upscale_factor", 1)
     if tensor(input).ndim < 3 or input.shape[-3] % (r * r):
         raise ShapeError(f"pixel_shuffle needs input [..., C * {r * r}, H, W], got {list(input.shape)}")
     *lead, c, h, w = input.shape
@@ -228,7 +222,7 @@ def pixel_shuffle(input: Value, upscale_factor: int) -> Value:
 @function
 def pixel_unshuffle(input: Value, downscale_factor: int) -> Value:
     """[..., C, H * r, W * r] -> [..., C * r * r, H, W], the inverse of pixel_shuffle."""
-    r = _factor(downscale_factor, "downscale_factor")
+    r = integer(downscale_factor, "downscale_factor", 1)
     if tensor(input).ndim < 3 or input.shape[-2] % r or input.shape[-1] % r:
         raise ShapeError(f"pixel_unshuffle needs input [..., C, H * {r}, W * {r}], got {list(input.shape)}")
     *lead, c, h, w = input.shape
@@ -241,7 +235,7 @@ def pixel_unshuffle(input: Value, downscale_factor: int) -> Value:
 @function
 def channel_shuffle(input: Value, groups: int) -> Value:
     """[N, g * C, ...] with channel ``i * C + j`` moved to ``j * g + i`` (Zhang et al., ShuffleNet, CVPR 2018)."""
-    g = _factor(groups, "groups")
+    g = integer(groups, "groups", 1)
     if tensor(input).ndim < 3 or input.shape[1] % g:
         raise ShapeError(f"channel_shuffle needs input [N, C, *spatial] with C divisible by {g}, got {list(input.shape)}")
     n, c, *rest = input.shape
