@@ -300,9 +300,41 @@ def _old_value_in_a_later_pass(g: grt.Graph) -> None:
     g.update(p, y)
 
 
-@pytest.mark.parametrize("build", [_twice, _reduced, _own_row, _itself, _nothing, _reordered, _old_value_in_a_later_pass])
-def test_results_seen_through_views_of_reductions(build: Callable[[grt.Graph], None], rng: np.random.Generator) -> None:
-    """Shapes of graphs that the fuzzer found to fail: results and updates that show a reduction, and empty rows."""
+def _old_row_in_a_later_pass(g: grt.Graph) -> None:
+    p, x = g.parameter("p", np.arange(1, 8, dtype=np.float32)), g.input("x", (7, 4))
+    first = F.sum(x, 1)
+    g.output("y", p * F.sum(F.square(x - F.unsqueeze(first, 1)), 1))
+    g.update(p, p + first)
+
+
+def _wider_elements_in_as_many_bytes(g: grt.Graph) -> None:
+    x = (g.input("x", (528,)) + 0.5) * 1000.0
+    g.output("y", F.cast(x[:264], "int64") + 1)
+
+
+FOUND = [
+    _twice,
+    _reduced,
+    _own_row,
+    _itself,
+    _nothing,
+    _reordered,
+    _old_value_in_a_later_pass,
+    _old_row_in_a_later_pass,
+    _wider_elements_in_as_many_bytes,
+]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("build", FOUND)
+def test_what_the_fuzzer_found(
+    build: Callable[[grt.Graph], None],
+    fused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
+) -> None:
+    """Graphs that once failed: results and updates that show a reduction, empty rows, memory taken over too early."""
+    monkeypatch.setenv("GRAPHRT_NOFUSE", "0" if fused else "1")
     graph = grt.Graph()
     build(graph)
     feeds = {n.name: rng.standard_normal(n.types[0].shape).astype(np.float32) for n in graph.nodes if n.op.name == "input"}

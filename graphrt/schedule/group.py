@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+import networkx as nx
+
 from graphrt.index import Expr, axes
 from graphrt.ir import Node, Value
 from graphrt.op import Kind
@@ -61,6 +63,11 @@ def chain(value: Value) -> list[Node]:
     return nodes
 
 
+def _behind(node: Node) -> Iterator[Value]:
+    """What ``node`` reads, seen through views."""
+    return (read.value for v in node.inputs for read in pull(v, axes("i", v.shape)))
+
+
 @dataclass(eq=False)
 class Group:
     """One kernel. ``index`` gives each member value's place in the domain; ``inlined`` nodes are computed on load."""
@@ -105,6 +112,17 @@ class Group:
         """Whether a member of a reduction group depends on a reduced axis (it lives inside the loop)."""
         inner = set().union(*(self.domain[d].axes() for d in self.reduced))
         return any(e.axes() & inner for e in self.index[value])
+
+    def levels(self) -> dict[Node, int]:
+        """The pass over the rows that computes each member or inlined node: how many reductions lie before it."""
+        members = {*self.nodes, *self.inlined}
+        dag = nx.DiGraph()
+        dag.add_nodes_from(members)
+        dag.add_edges_from((x.node, n) for n in members for x in _behind(n) if x.node in members)
+        found: dict[Node, int] = {}
+        for node in nx.topological_sort(dag):
+            found[node] = max((found[x] + (x.op.kind is Kind.REDUCTION) for x in dag.predecessors(node)), default=0)
+        return found
 
     def values(self) -> Iterator[Value]:
         return (v for n in self.nodes for v in n.outputs)

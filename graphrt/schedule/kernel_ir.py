@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphrt.index import Expr, axes, axis, linearize
+from graphrt.index import Expr, axis, linearize
 from graphrt.ir import Node, Value
 from graphrt.op import Kind
-from graphrt.schedule.group import Group, Guard, Index, Read, pull
+from graphrt.schedule.group import Group, Guard, Index, Read
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.schedule.templates import TEMPLATES, TemplateSpec
 from graphrt.types import HALVES, DType, Shape, as_dtype, bool_, float32, int64
@@ -332,20 +332,12 @@ def _template(schedule: Schedule, group: Group) -> TemplateKernel:
 
 
 def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKernel:
-    stage: dict[Node, int] = {}
-    members = {*group.nodes, *group.inlined}
-
-    def level(node: Node) -> int:
-        if node not in stage:
-            below = [x for x in _operands(node) if x.node in members]
-            stage[node] = max((level(x.node) + (x.node.op.kind is Kind.REDUCTION) for x in below), default=0)
-        return stage[node]
-
+    level = group.levels()
     order = memory_order(group, schedule)
     counter = [0]
     emitter = Emitter(schedule, group, {}, counter)
     stored = [v for v in group.values() if v in group.outputs]
-    last = max(level(n) for n in group.nodes)
+    last = max(level[n] for n in group.nodes)
     passes: list[Pass] = []
     rows: dict[Any, Var] = {}
     keep = row_limit > 0 and group.reduced_size <= row_limit
@@ -354,19 +346,19 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
         emitter.block = inner = Block(tuple(f"i{d}" for d in range(len(group.shape))))
         reduces = []
         for node in group.nodes:
-            if node.op.kind is Kind.REDUCTION and level(node) == number:
+            if node.op.kind is Kind.REDUCTION and level[node] == number:
                 x = emitter.read(node.inputs[0], group.domain)
                 result = emitter.new(x.dtype)
                 reduces.append((node.attrs["op"], x, result))
                 rows["read", node.outputs[0], group.index[node.outputs[0]]] = result
         for v in stored:
-            if level(v.node) == number and group.is_full(v):
+            if level[v.node] == number and group.is_full(v):
                 emitter.store(v, group.index[v], emitter.read(v, group.index[v]))
         full, emitter.known = emitter.known, dict(rows)
         emitter.block = after = Block(inner.params)
         for node in group.nodes:
             v = node.outputs[0]
-            ready = level(node) + (node.op.kind is Kind.REDUCTION)
+            ready = level[node] + (node.op.kind is Kind.REDUCTION)
             if not group.is_full(v) and ready == number + 1 or (ready == 0 and number == 0 and not group.is_full(v)):
                 rows["read", v, group.index[v]] = emitter.read(v, group.index[v])
                 if v in group.outputs:
@@ -380,6 +372,3 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
     reduced = tuple(d for d in order if d in group.reduced)
     return ReductionKernel(group, group.shape, tuple(d for d in order if d not in group.reduced), reduced, passes)
 
-
-def _operands(node: Node) -> list[Value]:
-    return [r.value for v in node.inputs for r in pull(v, axes("i", v.shape))]

@@ -122,7 +122,8 @@ def _alias(kernel: Kernel, step: int, lifetime: dict[Slot, tuple[int, int]], ali
                 and lifetime[slot][1] == step
                 and slot not in elsewhere
                 and slot not in taken
-                and slot.type.nbytes == store.slot.type.nbytes
+                and slot.type.dtype.itemsize == store.slot.type.dtype.itemsize
+                and slot.type.nbytes >= store.slot.type.nbytes
                 and not guards
                 and reads == {(store.offset, ())}
                 and offset == store.offset

@@ -94,7 +94,9 @@ def _overwrites(dag: nx.DiGraph, writer: Group, v: Value, parameter: Value, read
 
 
 def _same_element(group: Group, parameter: Value, v: Value) -> bool:
-    """Whether the group reads ``parameter`` only at the element where it writes ``v``."""
+    """Whether the group reads ``parameter`` only at the element where it writes ``v``, and not after that."""
+    if group.kind == "reduction" and not _in_last_pass(group, v):
+        return False
     for node in (*group.inlined, *group.nodes):
         alone = node in group.inlined or node is group.anchor or node.op.kind is Kind.REDUCTION  # reads all over the place
         alone = alone or (group.kind == "reduction" and group.index[node.outputs[0]] != group.index[v])  # or in another loop
@@ -103,6 +105,15 @@ def _same_element(group: Group, parameter: Value, v: Value) -> bool:
             if read.value is parameter and (alone or read.guards or read.index != group.index[v]):
                 return False
     return True
+
+
+def _in_last_pass(group: Group, v: Value) -> bool:
+    """Whether a reduction group stores ``v`` when no later pass can read what was there."""
+    level = group.levels()
+    if group.is_full(v):
+        return level[v.node] == max(level.values())
+    ready = {n: level[n] + (n.op.kind is Kind.REDUCTION) for n in group.nodes}
+    return ready[v.node] == max(ready.values())
 
 
 def _siblings(dag: nx.DiGraph) -> list[list[Group]]:
