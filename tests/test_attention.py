@@ -130,6 +130,12 @@ def test_multihead_attention() -> None:
         "mask of heads": multihead([x, y, each], lambda m, x, y, a: m(x, y, y, attn_mask=a)),
         "added": multihead([x, y, data(3, 5)], lambda m, x, y, a: m(x, y, y, None, False, a)),
         "both": multihead([x, y, padding, data(3, 5)], lambda m, x, y, p, a: m(x, y, y, p, attn_mask=a)),
+        "appended": multihead(
+            [x, y, padding, each], lambda m, x, y, p, a: m(x, y, y, p, attn_mask=a), add_bias_kv=True, add_zero_attn=True
+        ),
+        "appended, batch first": multihead(
+            [x, data(3, 6, 8), data(4, 6)], lambda m, x, y, a: m(x, y, y, None, False, a), add_bias_kv=True, batch_first=True
+        ),
         "widths": multihead([x, data(5, 4, 6), data(5, 4, 7)], lambda m, *a: m(*a), kdim=6, vdim=7),
     }
     if INTERPRETED:
@@ -196,7 +202,6 @@ BAD: list[tuple[str, Callable[[grt.Graph], Any]]] = [
     ("multihead heads", lambda g: nn.MultiheadAttention(8, 3)),
     ("multihead width", lambda g: nn.MultiheadAttention(0, 1)),
     ("multihead dropout", lambda g: nn.MultiheadAttention(8, 2, dropout=-1.0)),
-    ("multihead bias_kv", lambda g: nn.MultiheadAttention(8, 2, add_bias_kv=True)),
     ("multihead kdim", lambda g: nn.MultiheadAttention(8, 2, kdim=2.5)),
     ("multihead input", lambda g: nn.MultiheadAttention(8, 2)(*_qkv(g, (3, 2, 7)))),
     ("multihead rank", lambda g: nn.MultiheadAttention(8, 2)(*_qkv(g, (3, 2, 2, 8), (3, 2, 2, 8)))),

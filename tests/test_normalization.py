@@ -126,6 +126,30 @@ def test_modules_equal_torch() -> None:
         np.testing.assert_allclose(program(x=feeds[n])["y"], expected, rtol=1e-4, atol=1e-5, err_msg=n)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("dim", [0, 1])
+def test_weight_norm_equals_torch(dim: int) -> None:
+    """Same result as before, and the gradients of length and direction."""
+    theirs = torch.nn.utils.weight_norm(torch.nn.Conv1d(3, 4, 2), dim=dim)
+    ours = nn.weight_norm(nn.Conv1d(3, 4, 2), dim=dim)
+    names = {"bias", "weight_g", "weight_v"}
+    assert set(ours.state_dict()) == names == set(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    graph, x = grt.Graph(), data(2, 3, 5)
+    y = graph.output("y", ours(graph.input("x", x.shape)))
+    parameters = [graph.sources[n].outputs[0] for n in sorted(names)]
+    for n, dp in zip(sorted(names), grt.grad(F.sum(y * y), parameters), strict=True):
+        graph.output(n, dp)
+    expected = theirs(torch.from_numpy(x))
+    expected.square().sum().backward()
+    outputs = grt.compile(graph, target=TARGET)(x=x)
+    np.testing.assert_allclose(outputs["y"], expected.detach(), rtol=1e-4, atol=1e-5)
+    for n, p in theirs.named_parameters():
+        np.testing.assert_allclose(outputs[n], p.grad, rtol=1e-4, atol=1e-4, err_msg=n)
+    with pytest.raises(GraphrtError, match="no parameter"):
+        nn.weight_norm(nn.ReLU())
+
+
 Form = Callable[[grt.Graph], grt.Value]
 ONE: dict[str, Form] = {
     "softmax": lambda g: F.softmax(g.input("x", (32, 100))),

@@ -84,6 +84,7 @@ from graphrt.nn.normalization import (
     LayerNorm,
     LocalResponseNorm,
     RMSNorm,
+    weight_norm,
 )
 from graphrt.nn.pooling import (
     AdaptiveAvgPool1d,

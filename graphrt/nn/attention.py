@@ -12,7 +12,7 @@ import graphrt.ops as F
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
 from graphrt.nn.dropout import Dropout
-from graphrt.nn.init import xavier_uniform_, zeros_
+from graphrt.nn.init import xavier_normal_, xavier_uniform_, zeros_
 from graphrt.nn.layers import Linear
 from graphrt.nn.module import Module, Parameter, optional
 from graphrt.nn.normalization import LayerNorm
@@ -32,7 +32,8 @@ class MultiheadAttention(Module):
     query [L, N, E], key [S, N, kdim], value [S, N, vdim] ([N, L, E] ... with ``batch_first``, no N unbatched) give the output
     and, with ``need_weights``, the weights [N, L, S] (averaged over heads) or [N, heads, L, S]; else None. A bool mask is
     True where a key must NOT be seen, a float mask is added. A query that sees no key gives NaN with ``need_weights`` and 0
-    without, as in torch. ``add_bias_kv`` and ``add_zero_attn`` are not offered. Raises ArgumentError, ShapeError.
+    without, as in torch. ``add_bias_kv`` appends a learned key and value, ``add_zero_attn`` zero ones, which every query sees.
+    Raises ArgumentError, ShapeError.
     """
 
     def __init__(
@@ -47,8 +48,6 @@ class MultiheadAttention(Module):
         vdim: int | None = None,
         batch_first: bool = False,
     ) -> None:
-        if add_bias_kv or add_zero_attn:
-            raise ArgumentError("add_bias_kv and add_zero_attn must be False; append a row to key and value instead")
         self.embed_dim, self.num_heads = integer(embed_dim, "embed_dim", 1), integer(num_heads, "num_heads", 1)
         if embed_dim % num_heads:
             raise ArgumentError(f"embed_dim {embed_dim} must be a multiple of num_heads {num_heads}")
@@ -66,6 +65,9 @@ class MultiheadAttention(Module):
         else:
             self.q_proj_weight, self.k_proj_weight, self.v_proj_weight = (weight(embed_dim, n) for n in sizes)
         self.in_proj_bias = Parameter(np.zeros(3 * embed_dim, np.float32)) if bias else None
+        self.bias_k = xavier_normal_(Parameter(np.empty((1, 1, embed_dim), np.float32))) if add_bias_kv else None
+        self.bias_v = xavier_normal_(Parameter(np.empty((1, 1, embed_dim), np.float32))) if add_bias_kv else None
+        self.add_zero_attn = add_zero_attn
         self.out_proj = Linear(embed_dim, embed_dim, bias)
         if self.out_proj.bias is not None:
             zeros_(self.out_proj.bias)
@@ -82,6 +84,13 @@ class MultiheadAttention(Module):
             weights = [w.value(query.graph) for w in (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)]
         biases = [None if bias is None else _rows(bias, i, n) for i in range(3)]
         return [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
+
+    def _append(self, x: Value, bias: Parameter | None, at: int) -> Value:
+        """Keys or values with those that no input has, in dimension ``at``."""
+        shape = tuple(1 if d == at else n for d, n in enumerate(x.shape))
+        more = [F.expand(bias.value(x.graph), shape)] if bias is not None else []
+        more += [F.zeros(x.graph, shape, x.dtype)] if self.add_zero_attn else []
+        return F.concat([x, *more], at) if more else x
 
     def forward(
         self,
@@ -105,22 +114,24 @@ class MultiheadAttention(Module):
         q, k, v = self._project(query, key, value)
         if rank == 2:
             q, k, v = (F.unsqueeze(x, 1) for x in (q, k, v))
-        batch = q.shape[batch_at]
+        batch, keys = q.shape[batch_at], k.shape[1 - batch_at]
+        k, v = (self._append(x, bias, 1 - batch_at) for x, bias in ((k, self.bias_k), (v, self.bias_v)))
         q, k, v = (
             F.permute(F.unflatten(x, -1, (self.num_heads, self.embed_dim // self.num_heads)), (batch_at, 2, 1 - batch_at, 3))
             for x in (q, k, v)
         )
         if k.shape[0] != batch or v.shape[:3] != k.shape[:3]:
             raise ShapeError(f"query, key and value must have one batch size, key and value one length, got {given}")
-        length, keys = q.shape[2], k.shape[2]
+        length, more = q.shape[2], (0, k.shape[2] - keys)
         masks = list[Value]()
         if attn_mask is not None:
             each = tensor(attn_mask, "attn_mask").ndim == 3
             seen = self._fit(attn_mask, "attn_mask", (batch * self.num_heads, length, keys) if each else (length, keys))
+            seen = F.pad(seen, more, value=float(seen.dtype.is_bool))
             masks.append(F.unflatten(seen, 0, (batch, self.num_heads)) if each else seen)
         if key_padding_mask is not None:
             seen = self._fit(key_padding_mask, "key_padding_mask", (batch, keys) if rank == 3 else (keys,))
-            masks.append(F.reshape(seen, (batch, 1, 1, keys)))
+            masks.append(F.reshape(F.pad(seen, more, value=float(seen.dtype.is_bool)), (batch, 1, 1, -1)))
         scores = F.matmul(q, F.transpose(k, -1, -2)) * (1 / math.sqrt(q.shape[-1]))
         weights = attention_weights(scores, masks, self.dropout if self.training else 0.0, safe=not need_weights)
         y = F.permute(F.matmul(weights, v), (0, 2, 1, 3) if batch_at == 0 else (2, 0, 1, 3))

@@ -12,8 +12,8 @@ class _Dropout(Module):
     function = staticmethod(F.dropout)
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
-        if not 0.0 <= p <= 1.0:
-            raise ArgumentError(f"p is a probability, got {p}")
+        if not isinstance(p, int | float) or not 0.0 <= p <= 1.0:
+            raise ArgumentError(f"p is a probability, got {p!r}")
         self.p = p
 
     def forward(self, input: Value) -> Value:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 import graphrt.ops as F
 from graphrt.errors import ArgumentError, ShapeError
-from graphrt.ir import Value
+from graphrt.ir import Graph, Value
 from graphrt.nn.module import Buffer, Module, Parameter, optional
+from graphrt.ops.base import dim_index
 
 Size = int | Sequence[int]
+M = TypeVar("M", bound=Module)
 
 
 class _Norm(Module):
@@ -169,3 +171,36 @@ class LayerNorm(Module):
     def forward(self, input: Value) -> Value:
         weight, bias = optional(self.weight, input), optional(self.bias, input)
         return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
+
+
+class _NormedWeight:
+    """Stands for a weight that is computed from two parameters wherever its module reads it."""
+
+    def __init__(self, g: Parameter, v: Parameter, dim: int | None) -> None:
+        self.g, self.v, self.dim = g, v, dim
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.v.shape
+
+    def value(self, graph: Graph) -> Value:
+        return F.weight_norm(self.v.value(graph), self.g.value(graph), self.dim)
+
+
+def weight_norm(module: M, name: str = "weight", dim: int | None = 0) -> M:
+    """Trains the length and the direction of parameter ``name`` apart (Salimans and Kingma, 2016): returns ``module``.
+
+    The parameter is replaced by ``name_g``, the norms over all dimensions but ``dim`` (over all when None), and ``name_v``;
+    what the module computes stays as it was. Raises ArgumentError when there is no such parameter.
+    """
+    weight = getattr(module, name, None)
+    if not isinstance(weight, Parameter):
+        raise ArgumentError(f"{type(module).__name__} has no parameter {name!r}")
+    at = None if dim is None else dim_index(dim, weight.array.ndim)
+    others = tuple(d for d in range(weight.array.ndim) if d != at)
+    length = np.sqrt(np.sum(np.square(weight.array), others, keepdims=True))
+    g, v = Parameter(length), Parameter(weight.array)
+    setattr(module, f"{name}_g", g)
+    setattr(module, f"{name}_v", v)
+    setattr(module, name, _NormedWeight(g, v, dim))
+    return module

@@ -29,13 +29,34 @@ def function(f: F) -> F:
 
     Arguments are checked against the type hints of ``f`` before it runs, so that it may rely on them.
     """
+
+    def find(*args: Any) -> Graph:
+        graph = graph_of(*args)
+        if graph is None:
+            raise GraphError(f"{f.__name__} needs at least one Value of a Graph among its arguments")
+        return graph
+
+    FUNCTIONS[f.__name__] = OPERATORS[f.__name__] = wrapped = _transactional(f, find)
+    return wrapped
+
+
+def creation(f: F) -> F:
+    """As ``function`` for one that takes the Graph first and makes a tensor from nothing; not a method of Values."""
+
+    def find(*args: Any) -> Graph:
+        if not args or not isinstance(args[0], Graph):
+            raise ArgumentError(f"{f.__name__} takes the Graph first, got {type(args[0]).__name__ if args else 'nothing'}")
+        return args[0]
+
+    return _transactional(f, find)
+
+
+def _transactional(f: F, find: Callable[..., Graph]) -> F:
     signature, hints = inspect.signature(f), get_type_hints(f)
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        graph = graph_of(*args, *kwargs.values())
-        if graph is None:
-            raise GraphError(f"{f.__name__} needs at least one Value of a Graph among its arguments")
+        graph = find(*args, *kwargs.values())
         with graph.transaction():
             try:
                 _check_arguments(signature, hints, args, kwargs)
@@ -43,7 +64,6 @@ def function(f: F) -> F:
             except GraphrtError as error:
                 raise graph.located(error, f.__name__, [a for a in args if isinstance(a, Value)]) from None
 
-    FUNCTIONS[f.__name__] = OPERATORS[f.__name__] = wrapped
     return wrapped  # type: ignore[return-value]
 
 

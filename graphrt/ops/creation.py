@@ -5,42 +5,16 @@ Names and arguments follow torch, with the graph in front; the ``*_like`` forms 
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
-from graphrt.errors import ArgumentError, GraphrtError
+from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Value
 from graphrt.op import REGISTRY
-from graphrt.ops.base import broadcast_to, cast, function, integer, integers, tensor
+from graphrt.ops.base import broadcast_to, cast, creation, function, integer, integers, tensor
 from graphrt.ops.elementwise import abs, eq, sign, where
 from graphrt.ops.transcendental import floor_divide
 from graphrt.types import DType, DTypeLike, as_dtype, float32, float64, int64
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _creation(f: F) -> F:
-    """Makes ``f``, which takes the graph first, a transaction with the user's line in its errors."""
-
-    @functools.wraps(f)
-    def wrapped(graph: Graph, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(graph, Graph):
-            raise ArgumentError(f"{f.__name__} takes the Graph first, got {type(graph).__name__}")
-        with graph.transaction():
-            try:
-                return f(graph, *args, **kwargs)
-            except GraphrtError as error:
-                raise graph.located(error, f.__name__, []) from None
-
-    return wrapped  # type: ignore[return-value]
-
-
-def _number(value: Any, what: str) -> int | float:
-    if not isinstance(value, bool | int | float):
-        raise ArgumentError(f"{what} must be a number, got {value!r}")
-    return value
 
 
 def _indices(graph: Graph, shape: Sequence[int], dim: int = 0) -> Value:
@@ -52,27 +26,27 @@ def _wide(dtype: DType) -> DType:
     return float64 if dtype == float64 else float32 if dtype.is_float else int64
 
 
-@_creation
-def full(graph: Graph, size: Sequence[int], fill_value: bool | int | float, dtype: DTypeLike | None = None) -> Value:
+@creation
+def full(graph: Graph, size: int | Sequence[int], fill_value: bool | int | float, dtype: DTypeLike | None = None) -> Value:
     """``fill_value`` everywhere; its dtype when ``dtype`` is None (bool, int64 or float32)."""
     shape = integers([size] if isinstance(size, int) else size, "size", 0)
-    value = graph.constant(_number(fill_value, "fill_value"), None if dtype is None else as_dtype(dtype))
+    value = graph.constant(fill_value, None if dtype is None else as_dtype(dtype))
     return broadcast_to(value, shape)
 
 
-@_creation
+@creation
 def zeros(graph: Graph, size: Sequence[int], dtype: DTypeLike = float32) -> Value:
     """Zeros of shape ``size``."""
     return full(graph, size, 0, dtype)
 
 
-@_creation
+@creation
 def ones(graph: Graph, size: Sequence[int], dtype: DTypeLike = float32) -> Value:
     """Ones of shape ``size``."""
     return full(graph, size, 1, dtype)
 
 
-@_creation
+@creation
 def arange(
     graph: Graph,
     start: int | float,
@@ -83,7 +57,7 @@ def arange(
     """``start``, ``start + step``, ... below ``end`` (with one bound from 0 to it): int64, float32 if a bound is a float."""
     if end is None:
         start, end = 0, start
-    bounds = [_number(v, what) for v, what in ((start, "start"), (end, "end"), (step, "step"))]
+    bounds = (start, end, step)
     if step == 0 or not all(map(math.isfinite, bounds)) or (end - start) * step < 0:
         raise ArgumentError(f"step {step} does not lead from {start} to {end}; it must be finite, not 0 and of their sign")
     floating = any(isinstance(v, float) for v in bounds)
@@ -95,10 +69,10 @@ def arange(
     return cast(cast(_indices(graph, (int(count),)), wide) * step + start, final)
 
 
-@_creation
+@creation
 def linspace(graph: Graph, start: float, end: float, steps: int, dtype: DTypeLike = float32) -> Value:
     """``steps`` numbers evenly from ``start`` to ``end``, both exact: the second half is counted from ``end``."""
-    low, high, count = _number(start, "start"), _number(end, "end"), integer(steps, "steps", 0)
+    low, high, count = start, end, integer(steps, "steps", 0)
     final = as_dtype(dtype)
     i, last = _indices(graph, (count,)), max(count - 1, 1)
     if not final.is_float:  # as torch: bounds and results are cut to integers; in integers, so that no rounding moves one
@@ -110,7 +84,7 @@ def linspace(graph: Graph, start: float, end: float, steps: int, dtype: DTypeLik
     return cast(where(i < max(count // 2, 1), up, down), final)
 
 
-@_creation
+@creation
 def eye(graph: Graph, n: int, m: int | None = None, dtype: DTypeLike = float32) -> Value:
     """[n, m]: ones on the diagonal, else zeros."""
     rows = integer(n, "n", 0)

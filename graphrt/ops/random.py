@@ -17,7 +17,7 @@ from graphrt.errors import ArgumentError, DTypeError
 from graphrt.index import linearize, row_major
 from graphrt.ir import Graph, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import cast, function, integers, require_float
+from graphrt.ops.base import cast, creation, function, integers, require_float
 from graphrt.ops.elementwise import cos, floor, log, lt, sqrt
 from graphrt.types import Shape, TensorType, float32, int64
 
@@ -89,13 +89,10 @@ def state(graph: Graph) -> tuple[Value, Value]:
     return graph.sources["rng.seed"].outputs[0], graph.sources["rng.counter"].outputs[0]
 
 
+@creation
 def uniform(graph: Graph, shape: Sequence[int]) -> Value:
     """float32 numbers in [0, 1), new ones at every run. Raises ArgumentError for more than 2**32 of them."""
-    if not isinstance(graph, Graph):
-        raise ArgumentError(f"graph must be a Graph, got {type(graph).__name__}")
-    sizes = integers(shape, "shape")
-    if any(n < 0 for n in sizes):
-        raise ArgumentError(f"shape must not be negative, got {list(sizes)}")
+    sizes = integers(shape, "shape", 0)
     if math.prod(sizes) >= 2**32:
         raise ArgumentError(f"one draw makes less than 2**32 numbers, got {math.prod(sizes)}")
     stream = sum(n.op.name == "uniform" for n in graph.nodes)
@@ -104,14 +101,16 @@ def uniform(graph: Graph, shape: Sequence[int]) -> Value:
     return graph.append(REGISTRY["uniform"], (seed, counter), attrs).outputs[0]
 
 
+@creation
 def normal(graph: Graph, shape: Sequence[int], mean: float = 0.0, std: float = 1.0) -> Value:
     """float32 normal numbers, new ones at every run, by Box and Muller (1958) from two uniform draws."""
-    if not isinstance(std, int | float) or not isinstance(mean, int | float) or not std >= 0:
-        raise ArgumentError(f"mean and std must be numbers, std >= 0, got {mean!r} and {std!r}")
+    if not (0 <= std < math.inf and math.isfinite(mean)):
+        raise ArgumentError(f"mean and std must be finite, std >= 0, got {mean} and {std}")
     radius = sqrt(log(1.0 - uniform(graph, shape)) * -2.0)  # 1 - u is never 0
     return radius * cos(uniform(graph, shape) * (2 * math.pi)) * float(std) + float(mean)
 
 
+@creation
 def randint(graph: Graph, low: int, high: int, shape: Sequence[int]) -> Value:
     """int64 numbers in [low, high), new ones at every run; at most 2**24 different ones."""
     low, high = integers((low, high), "low and high")
@@ -120,10 +119,11 @@ def randint(graph: Graph, low: int, high: int, shape: Sequence[int]) -> Value:
     return cast(floor(uniform(graph, shape) * float(high - low)), int64) + low
 
 
+@creation
 def exponential(graph: Graph, shape: Sequence[int], lambd: float = 1.0) -> Value:
     """float32 numbers with density ``lambd * exp(-lambd * x)``, new ones at every run."""
-    if not isinstance(lambd, int | float) or not lambd > 0:
-        raise ArgumentError(f"lambd must be positive, got {lambd!r}")
+    if not 0 < lambd < math.inf:
+        raise ArgumentError(f"lambd must be positive and finite, got {lambd}")
     return log(1.0 - uniform(graph, shape)) * (-1.0 / lambd)
 
 

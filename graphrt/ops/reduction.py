@@ -22,7 +22,7 @@ from graphrt.ops.source import iota
 from graphrt.ops.view import reshape
 from graphrt.types import Shape, TensorType, int64
 
-Dims = int | Sequence[int] | None
+Dims = int | Sequence[int] | None  # None and () mean all dimensions
 _NUMPY: dict[str, Any] = {"sum": np.sum, "max": np.max, "min": np.min, "prod": np.prod}
 
 
@@ -101,8 +101,12 @@ register(
 )
 
 
+def _dims(dim: Dims, ndim: int) -> Shape:
+    return dim_indices(None if dim in ((), []) else dim, ndim)
+
+
 def _reduce(input: Value, op: str, dim: Dims, keepdim: bool) -> Value:
-    dims = dim_indices(dim, tensor(input).ndim)
+    dims = _dims(dim, tensor(input).ndim)
     y = apply("reduce", input, op=op, dims=dims) if dims else input
     return reshape(y, _keep(input.shape, dims)) if keepdim else y
 
@@ -123,7 +127,7 @@ def prod(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
 def mean(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
     """Arithmetic mean over ``dim`` (all when None) of a float tensor."""
     require_float(input.dtype, "input of mean")
-    count = math.prod(input.shape[d] for d in dim_indices(dim, input.ndim))
+    count = math.prod(input.shape[d] for d in _dims(dim, input.ndim))
     return _reduce(input, "sum", dim, keepdim) * (1.0 / count if count else float("nan"))
 
 
@@ -143,7 +147,7 @@ def amin(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
 def var(input: Value, dim: Dims = None, correction: int = 1, keepdim: bool = False) -> Value:
     """Variance over ``dim`` in two passes, divided by ``count - correction``."""
     require_float(input.dtype, "input of var")
-    count = math.prod(input.shape[d] for d in dim_indices(dim, input.ndim))
+    count = math.prod(input.shape[d] for d in _dims(dim, input.ndim))
     centred = input - mean(input, dim, keepdim=True)
     divisor = count - correction
     return _reduce(centred * centred, "sum", dim, keepdim) * (1.0 / divisor if divisor > 0 else float("nan"))
@@ -197,7 +201,7 @@ def logsumexp(input: Value, dim: Dims, keepdim: bool = False) -> Value:
     top = stop_gradient(_reduce(input, "max", dim, True))
     top = where(lt(top * 0.0, 1.0), top, 0.0)  # an infinite maximum cannot be subtracted
     y = log(_reduce(_exp(input - top), "sum", dim, True)) + top
-    dims = dim_indices(dim, input.ndim)
+    dims = _dims(dim, input.ndim)
     return y if keepdim else reshape(y, [n for i, n in enumerate(input.shape) if i not in dims])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Graph, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, cast, dim_index, function, tensor
+from graphrt.ops.base import apply, cast, creation, dim_index, function, integer, tensor
 from graphrt.ops.elementwise import ne, where
 from graphrt.ops.random import uniform
 from graphrt.ops.reduction import any as any_of
@@ -116,8 +116,7 @@ def median(input: Value, dim: int | None = None, keepdim: bool = False) -> Any:
     return tuple(found) if keepdim else tuple(squeeze(v, at) for v in found)
 
 
+@creation
 def randperm(graph: Graph, n: int) -> Value:
     """A random order of 0 to ``n - 1`` (int64), a new one at every run."""
-    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-        raise ArgumentError(f"n must be an int >= 0, got {n!r}")
-    return argsort(uniform(graph, (n,)), 0)
+    return argsort(uniform(graph, (integer(n, "n", 0),)), 0)

@@ -371,4 +371,3 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
         passes[-1].after.stores += tail.after.stores
     reduced = tuple(d for d in order if d in group.reduced)
     return ReductionKernel(group, group.shape, tuple(d for d in order if d not in group.reduced), reduced, passes)
-

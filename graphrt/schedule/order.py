@@ -94,26 +94,21 @@ def _overwrites(dag: nx.DiGraph, writer: Group, v: Value, parameter: Value, read
 
 
 def _same_element(group: Group, parameter: Value, v: Value) -> bool:
-    """Whether the group reads ``parameter`` only at the element where it writes ``v``, and not after that."""
-    if group.kind == "reduction" and not _in_last_pass(group, v):
-        return False
+    """Whether the group reads ``parameter`` only at the element where it writes ``v``, and never after that."""
+    rows = group.kind == "reduction"
+    level = group.levels() if rows else {}
+    if rows and group.is_full(v) and level[v.node] < max(level.values()):
+        return False  # a later pass may compute again what it needs from the rows
+    ready = {n: k + (n.op.kind is Kind.REDUCTION) for n, k in level.items()}
     for node in (*group.inlined, *group.nodes):
         alone = node in group.inlined or node is group.anchor or node.op.kind is Kind.REDUCTION  # reads all over the place
-        alone = alone or (group.kind == "reduction" and group.index[node.outputs[0]] != group.index[v])  # or in another loop
+        alone = alone or (rows and group.index[node.outputs[0]] != group.index[v])  # or in another loop
+        alone = alone or (rows and ready[node] > ready[v.node])  # or behind a later pass
         at = node.inputs[-1].shape if alone and node.inputs else ()
         for read in reads(node, axes("i", at) if alone else group.index[node.outputs[0]]):
             if read.value is parameter and (alone or read.guards or read.index != group.index[v]):
                 return False
     return True
-
-
-def _in_last_pass(group: Group, v: Value) -> bool:
-    """Whether a reduction group stores ``v`` when no later pass can read what was there."""
-    level = group.levels()
-    if group.is_full(v):
-        return level[v.node] == max(level.values())
-    ready = {n: level[n] + (n.op.kind is Kind.REDUCTION) for n in group.nodes}
-    return ready[v.node] == max(ready.values())
 
 
 def _siblings(dag: nx.DiGraph) -> list[list[Group]]:
