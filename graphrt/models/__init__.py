@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from graphrt.errors import ArgumentError
 from graphrt.models.lenet import lenet5
 from graphrt.models.mlp import mlp
+from graphrt.models.resnet import resnet18, resnet20, resnet50
+from graphrt.models.vgg import vgg11, vgg11_cifar
 from graphrt.nn import Module
 
 
@@ -19,7 +21,15 @@ class Model:
     input_shape: tuple[int, ...]
 
 
-MODELS: dict[str, Model] = {"lenet5": Model(lenet5, (1, 32, 32)), "mlp": Model(mlp, (1, 28, 28))}
+MODELS: dict[str, Model] = {
+    "lenet5": Model(lenet5, (1, 32, 32)),
+    "mlp": Model(mlp, (1, 28, 28)),
+    "resnet18": Model(resnet18, (3, 224, 224)),
+    "resnet20": Model(resnet20, (3, 32, 32)),
+    "resnet50": Model(resnet50, (3, 224, 224)),
+    "vgg11": Model(vgg11, (3, 224, 224)),
+    "vgg11_cifar": Model(vgg11_cifar, (3, 32, 32)),
+}
 
 
 def get(name: str) -> Model:
@@ -29,4 +39,4 @@ def get(name: str) -> Model:
     return MODELS[name]
 
 
-__all__ = ["MODELS", "Model", "get", "lenet5", "mlp"]
+__all__ = ["MODELS", "Model", "get", "lenet5", "mlp", "resnet18", "resnet20", "resnet50", "vgg11", "vgg11_cifar"]

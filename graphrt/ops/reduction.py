@@ -18,6 +18,7 @@ from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, broadcast_to, cast, dim_index, dim_indices, function, require_float, tensor
 from graphrt.ops.elementwise import abs, eq, log, lt, ne, pow, sqrt, stop_gradient, where
 from graphrt.ops.elementwise import exp as _exp
+from graphrt.ops.linear import factored
 from graphrt.ops.source import iota
 from graphrt.ops.view import reshape
 from graphrt.types import Shape, TensorType, int64
@@ -96,6 +97,7 @@ register(
         reference=lambda x, op, dims: np.asarray(_NUMPY[op](x, axis=tuple(dims))).astype(x.dtype),
         samples=_samples,
         split=_split_reduce,
+        simplify=factored,
         flops=lambda n: n.inputs[0].type.size,
     )
 )

@@ -19,12 +19,23 @@ def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Orde
 
     ``fixed`` names parameters whose buffers exist already, with their order.
     """
+    users, results = graph.users(), set(graph.results())
+    rows: dict[Value, bool] = {}
+
+    def asks_for_rows(v: Value) -> bool:
+        """Whether ``v`` is returned, or read by a template that has no wish of its own, seen through views."""
+        if v not in rows:
+            rows[v] = v in results or any(
+                any(map(asks_for_rows, n.outputs)) if n.op.kind is Kind.VIEW else n.op.template is not None for n in users[v]
+            )
+        return rows[v]
+
     wishes: dict[Value, list[Order]] = {v: [] for v in graph.values()}
     for node in graph.nodes:
         if node.op.orders is not None:
             for v, order in zip(node.inputs, node.op.orders(node)[0], strict=True):
                 wishes[v].append(order)
-        elif node.op.kind is Kind.VIEW:
+        elif node.op.kind is Kind.VIEW and any(map(asks_for_rows, node.outputs)):
             for v in node.inputs:
                 wishes[v].append(None)
     chosen: dict[Value, Order] = {}

@@ -90,6 +90,13 @@ class Fusion:
         self.owner[node] = group
         return group
 
+    def dissolve(self, group: Group) -> Node:
+        """Takes back a group of one node, and returns that."""
+        (node,) = group.nodes
+        self.groups.remove(group)
+        del self.owner[node]
+        return node
+
     def add(self, group: Group, node: Node, index: Index) -> None:
         group.nodes.append(node)
         group.nodes.sort(key=self.position.__getitem__)
@@ -144,12 +151,20 @@ def fuse(graph: Graph, enabled: bool = True) -> tuple[list[Group], list[Decision
     if enabled:
         _merge_rows(f)
         _inline(f)
+    alone: list[Node] = []
     for node in graph.nodes:
         if node.op.kind in FUSABLE and node not in f.owner and node not in f.inlined:
             group = f.start(node)
             if enabled:
                 _grow(f, group)
-                _inline(f)
+                if len(group.nodes) == 1 and node.op.cheap and not f.is_result(node.outputs[0]):
+                    alone.append(f.dissolve(group))  # its readers have no groups yet that could compute it
+                else:
+                    _inline(f)
+    _inline(f)
+    for node in alone:
+        if node not in f.owner and node not in f.inlined:
+            f.start(node)
     _copies(f, enabled)
     copied = {base for g in f.groups for v in g.copies for base in _through(v)}
     for group in f.groups:
@@ -170,6 +185,8 @@ def _grow(f: Fusion, group: Group) -> None:
             break
         node = min(found, key=f.position.__getitem__)
         verdict, index = legal(f, group, node)
+        if verdict.ok and group.kind == "template" and _better_later(f, group, node):
+            verdict = Verdict(False, "is cheap and reads what is stored anyway: computed where it is read")
         saved = benefit(f, group, node) if verdict.ok else 0
         if verdict.ok and saved <= 0:
             verdict = Verdict(False, "saves no memory traffic")
@@ -250,6 +267,19 @@ def benefit(f: Fusion, group: Group, node: Node) -> int:
     return saved
 
 
+def _better_later(f: Fusion, group: Group, node: Node) -> bool:
+    """Whether computing ``node`` where it is read moves fewer bytes than storing it behind a template."""
+    y = node.outputs[0]
+    if not node.op.cheap or node.op.kind is not Kind.ELEMENTWISE or f.is_result(y):
+        return False
+    sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
+    stored = all(
+        f.is_result(v) or any(r is not node and r not in group.nodes for r in f.readers(v)) for v in sources if v in group.index
+    )
+    readers = len(set(f.readers(y)))
+    return stored and readers * sum(v.type.nbytes for v in sources) <= (1 + readers) * y.type.nbytes
+
+
 def _trim(f: Fusion, group: Group) -> None:
     """Takes elementwise members out of a reduction whose rows are read again by each pass, unless a reduction needs them.
 
@@ -269,13 +299,15 @@ def _trim(f: Fusion, group: Group) -> None:
 
 
 def _merge_rows(f: Fusion) -> None:
-    """Joins reduction groups over the same rows when one reads the other: one kernel then reads the rows once."""
+    """Joins reduction groups over the same rows when one reads the other or both read one tensor: then it is read once."""
     rows = [g for g in f.groups if g.kind == "reduction"]
     for i, late in enumerate(rows):
         for early in (*rows[:i], *rows[i + 1 :]):
             if early not in f.groups or late not in f.groups or early.shape != late.shape or early.reduced != late.reduced:
                 continue
-            if late.reduced_size > MAX_ROW or not f.inputs(late) & set(early.values()):
+            shared = {v for v in f.inputs(late) & f.inputs(early) if v.type.size == math.prod(late.shape)}
+            follows = f.inputs(late) & set(early.values())
+            if not (follows and late.reduced_size <= MAX_ROW) and not (shared and not follows and _apart(f, early, late)):
                 continue
             early_first = {r for n in early.nodes for r in f.successors(n)} - set(early.nodes) - set(late.nodes)
             trial = Group(early.name, early.anchor, early.shape, early.domain, index={**early.index, **late.index})
@@ -283,7 +315,7 @@ def _merge_rows(f: Fusion) -> None:
             aligned = all(_aligned(trial, n, _read_index(trial, n)) for n in late.nodes)
             if not aligned or f.depends(early_first, set(late.nodes)) or len(f.inputs(trial)) > MAX_INPUTS:
                 continue
-            saved = sum(2 * v.type.nbytes for v in f.inputs(late) & set(early.values()))
+            saved = sum(2 * v.type.nbytes for v in follows) + sum(v.type.nbytes for v in shared)
             assert late.anchor is not None
             f.decide(late.anchor, early, Verdict(True, "same rows"), saved)
             trial.stopped = early.stopped + late.stopped
@@ -291,6 +323,11 @@ def _merge_rows(f: Fusion) -> None:
             f.groups.remove(late)
             f.owner.update(dict.fromkeys(trial.nodes, trial))
             return _merge_rows(f)
+
+
+def _apart(f: Fusion, a: Group, b: Group) -> bool:
+    """Whether neither group waits for the other."""
+    return not f.depends(f.after(a), set(b.nodes)) and not f.depends(f.after(b), set(a.nodes))
 
 
 def _read_index(group: Group, node: Node) -> Index:

@@ -6,7 +6,7 @@ A new scalar operation is one row here per language and one name in ``kernel_ir`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from graphrt.errors import TargetError
 from graphrt.index import Expr
@@ -39,6 +39,7 @@ C = {
     "bitwise_and": "{0} & {1}", "bitwise_or": "{0} | {1}", "bitwise_xor": "{0} ^ {1}", "bitwise_not": "~{0}",
     "left_shift": "{0} << {1}", "right_shift": "{0} >> {1}",
 }  # fmt: skip
+WRAPPING = ("add", "sub", "mul", "neg", "left_shift")  # of integers: they wrap around, which C promises for unsigned only
 TRITON = {
     **_COMMON,
     "logical_and": "{0} & {1}", "logical_or": "{0} | {1}", "logical_not": "{0} == 0", "where": "tl.where({0}, {1}, {2})",
@@ -91,12 +92,20 @@ def scalar(inst: Inst, table: dict[str, str], name: Callable[[Var], str]) -> str
         raise TargetError(f"scalar operation {inst.op!r} has no row in this target's table")
     args = [name(a) for a in inst.args]
     dtype = inst.args[0].dtype
+    if table is C and dtype.is_int and inst.op in WRAPPING:
+        return wrapping(table[inst.op], args, dtype)
     text = table[inst.op].format(*args, f="f" if dtype is float32 else "")
     if table is TRITON and dtype is float64:
         text = text.replace("tl.sqrt_rn", "tl.sqrt")
     if inst.op in ("minimum", "maximum") and dtype.is_int and table is TRITON:
         text = f"tl.{inst.op}({args[0]}, {args[1]})"
     return text
+
+
+def wrapping(form: str, args: Sequence[str], dtype: DType) -> str:
+    """Integer arithmetic in C that wraps around."""
+    unsigned = "uint64_t" if dtype is int64 else "uint32_t"
+    return f"({C_TYPES[dtype]})({form.format(*(f'({unsigned}){a}' for a in args))})"
 
 
 def guard_text(guards: tuple[tuple[Expr, int, int], ...], division: str, joiner: str) -> str:

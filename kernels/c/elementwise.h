@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #define GRT_INLINE static inline __attribute__((always_inline, unused))
+#define GRT_SIMD _Pragma("omp simd") /* not "GCC ivdep": a short loop would be unrolled before it is vectorised */
 
 GRT_INLINE float grt_max_f32(float a, float b) { return (a > b || a != a) ? a : b; }
 GRT_INLINE double grt_max_f64(double a, double b) { return (a > b || a != a) ? a : b; }
@@ -16,7 +17,7 @@ GRT_INLINE int64_t grt_max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
 GRT_INLINE float grt_min_f32(float a, float b) { return (a < b || a != a) ? a : b; }
 GRT_INLINE double grt_min_f64(double a, double b) { return (a < b || a != a) ? a : b; }
 GRT_INLINE int64_t grt_min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
-GRT_INLINE int64_t grt_abs_i64(int64_t a) { return a < 0 ? -a : a; }
+GRT_INLINE int64_t grt_abs_i64(int64_t a) { return a < 0 ? (int64_t)(0 - (uint64_t)a) : a; }
 
 #define grt_max(a, b) _Generic((a), float: grt_max_f32, double: grt_max_f64, default: grt_max_i64)(a, b)
 #define grt_min(a, b) _Generic((a), float: grt_min_f32, double: grt_min_f64, default: grt_min_i64)(a, b)
@@ -40,7 +41,7 @@ GRT_INLINE grt_bf16 grt_to_bf16(float x) {
 
 /* Division and remainder round down, as Python's and torch's do; integers divided by zero give 0. */
 GRT_INLINE int64_t grt_floor_divide_i64(int64_t a, int64_t b) {
-  if (b == 0 || b == -1) return b ? -a : 0;
+  if (b == 0 || b == -1) return b ? (int64_t)(0 - (uint64_t)a) : 0;
   const int64_t q = a / b;
   return q - (q * b != a && (a < 0) != (b < 0));
 }

@@ -7,7 +7,8 @@
  *                              and hands every element to STORE once, when its sum is complete.
  */
 #include "tile.h"
-static void FN(_task)(long task, void **buf) {
+static void FN(_task)(long task, void **table) {
+  const FN(_buffers) buf = FN(_open)(table);
   typedef GRT_VEC(T) vec;
   enum {
     L = GRT_LANES(T), NV = MIN_OF(2, CEIL_DIV(MAX_OF(N, 1), L)), NR = NV * L, MR = TILE_ROWS(NV),
@@ -38,7 +39,7 @@ static void FN(_task)(long task, void **buf) {
       const int width = MIN_OF(cols - t, NR);
 #if B_FAST_N
       for (int k = 0; k < depth; k++) {
-        _Pragma("GCC ivdep") for (int j = 0; j < width; j++) p[k * NR + j] = LOAD_B(buf, b, k0 + k, n0 + t + j);
+        GRT_SIMD for (int j = 0; j < width; j++) p[k * NR + j] = LOAD_B(buf, b, k0 + k, n0 + t + j);
         for (int j = MAX_OF(width, 0); j < NR; j++) p[k * NR + j] = 0;
       }
 #else
@@ -67,14 +68,14 @@ static void FN(_task)(long task, void **buf) {
       }
   }
   for (int i = 0; i < rows; i++)
-    _Pragma("GCC ivdep") for (int j = 0; j < cols; j++) STORE(buf, b, m0 + i, n0 + j, c[i * BN + j]);
+    GRT_SIMD for (int j = 0; j < cols; j++) STORE(buf, b, m0 + i, n0 + j, c[i * BN + j]);
 }
-static void NAME(void **buf) {
+static void NAME(void **table) {
   enum {
     L = GRT_LANES(T), NV = MIN_OF(2, CEIL_DIV(MAX_OF(N, 1), L)), NR = NV * L, MR = TILE_ROWS(NV),
     TM = CEIL_DIV(MAX_OF(M, 1), MR), TN = CEIL_DIV(MAX_OF(N, 1), NR)
   };
-  if (M > 0 && N > 0) GRT_PARALLEL(FN(_task), (long)BATCH * CEIL_DIV(TM, 8) * CEIL_DIV(TN, 3), buf);
+  if (M > 0 && N > 0) GRT_PARALLEL(FN(_task), (long)BATCH * CEIL_DIV(TM, 8) * CEIL_DIV(TN, 3), table);
 }
 #undef NAME
 #undef T

@@ -4,7 +4,8 @@
  * is kept suppresses those behind it. A task is one batch entry.
  */
 #include "tile.h"
-static void FN(_task)(long task, void **buf) {
+static void FN(_task)(long task, void **table) {
+  const FN(_buffers) buf = FN(_open)(table);
   char *const keep = grt_scratch(CN);
   memset(keep, 1, CN);
   for (int m = 0; m < CN; m++)
@@ -13,5 +14,5 @@ static void FN(_task)(long task, void **buf) {
         if (keep[n] && LOAD_X(buf, (int)task, m, n)) keep[n] = 0;
   for (int n = 0; n < CN; n++) STORE(buf, (int)task, n, keep[n]);
 }
-static void NAME(void **buf) { GRT_PARALLEL(FN(_task), CN ? BATCH : 0, buf); }
+static void NAME(void **table) { GRT_PARALLEL(FN(_task), CN ? BATCH : 0, table); }
 #include "undef.h"

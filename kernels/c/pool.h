@@ -7,7 +7,7 @@
  */
 #include "tile.h"
 enum { FN(_LINE) = CHANNELS_LAST ? CC : CQ };
-GRT_INLINE void FN(_line)(void **buf, int n, int c0, int p, int q0) { /* all channels at (p, q0), or all columns of c0 */
+GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int p, int q0) { /* all channels at (p, q0), or all columns of c0 */
   T best[FN(_LINE)] __attribute__((aligned(64)));
 #ifdef OP_MAX
   int index[FN(_LINE)] __attribute__((aligned(64)));
@@ -25,7 +25,7 @@ GRT_INLINE void FN(_line)(void **buf, int n, int c0, int p, int q0) { /* all cha
 #else
       const int first = w0 < 0 ? CEIL_DIV(-w0, STRIDE_W) : 0, last = w0 < CW ? MIN_OF(CQ, CEIL_DIV(CW - w0, STRIDE_W)) : 0;
 #endif
-      _Pragma("GCC ivdep") for (int i = first; i < last; i++) {
+      GRT_SIMD for (int i = first; i < last; i++) {
 #if CHANNELS_LAST
         const T x = LOAD_X(buf, n, i, h, w);
 #else
@@ -42,7 +42,7 @@ GRT_INLINE void FN(_line)(void **buf, int n, int c0, int p, int q0) { /* all cha
       }
     }
   }
-  _Pragma("GCC ivdep") for (int i = 0; i < FN(_LINE); i++) {
+  GRT_SIMD for (int i = 0; i < FN(_LINE); i++) {
     const int c = CHANNELS_LAST ? i : c0, q = CHANNELS_LAST ? q0 : i;
 #ifdef OP_MAX
     STORE(buf, n, c, p, q, best[i], MAX_OF(index[i], 0));
@@ -51,7 +51,8 @@ GRT_INLINE void FN(_line)(void **buf, int n, int c0, int p, int q0) { /* all cha
 #endif
   }
 }
-static void FN(_task)(long task, void **buf) {
+static void FN(_task)(long task, void **table) {
+  const FN(_buffers) buf = FN(_open)(table);
 #if CHANNELS_LAST
   const int n = (int)(task / CP), p = (int)(task % CP);
   for (int q = 0; q < CQ; q++) FN(_line)(buf, n, 0, p, q);
@@ -60,5 +61,5 @@ static void FN(_task)(long task, void **buf) {
   for (int p = 0; p < CP; p++) FN(_line)(buf, n, c, p, 0);
 #endif
 }
-static void NAME(void **buf) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CP : CC), buf); }
+static void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CP : CC), table); }
 #include "undef.h"

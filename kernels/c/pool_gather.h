@@ -3,7 +3,8 @@
  * Macros as pool.h, with LOAD_X(buf, n, c, h, w), LOAD_INDEX(buf, n, c, p, q), STORE(buf, n, c, p, q, value).
  */
 #include "tile.h"
-static void FN(_task)(long task, void **buf) {
+static void FN(_task)(long task, void **table) {
+  const FN(_buffers) buf = FN(_open)(table);
   const int n = (int)(task / CC), c = (int)(task % CC);
   for (int p = 0; p < CP; p++)
     for (int q = 0; q < CQ; q++) {
@@ -13,5 +14,5 @@ static void FN(_task)(long task, void **buf) {
       STORE(buf, n, c, p, q, inside ? LOAD_X(buf, n, c, h, w) : 0);
     }
 }
-static void NAME(void **buf) { GRT_PARALLEL(FN(_task), (long)CN * CC, buf); }
+static void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * CC, table); }
 #include "undef.h"

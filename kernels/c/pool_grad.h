@@ -7,7 +7,7 @@
  */
 #include "tile.h"
 enum { FN(_LINE) = CHANNELS_LAST ? CC : CW };
-GRT_INLINE T FN(_part)(void **buf, int n, int c, int p, int q, int tap) {
+GRT_INLINE T FN(_part)(const FN(_buffers) buf, int n, int c, int p, int q, int tap) {
   const T dy = LOAD_DY(buf, n, c, p, q); /* loaded in any case: a load that depends on the index would not vectorise */
 #ifdef OP_MAX
   return LOAD_INDEX(buf, n, c, p, q) == tap ? dy : 0;
@@ -15,7 +15,7 @@ GRT_INLINE T FN(_part)(void **buf, int n, int c, int p, int q, int tap) {
   return (void)tap, dy;
 #endif
 }
-GRT_INLINE void FN(_line)(void **buf, int n, int c0, int h, int w0) {
+GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int h, int w0) {
   T total[FN(_LINE)] __attribute__((aligned(64)));
   for (int i = 0; i < FN(_LINE); i++) total[i] = 0;
   for (int r = 0; r < CR; r++) {
@@ -25,18 +25,19 @@ GRT_INLINE void FN(_line)(void **buf, int n, int c0, int h, int w0) {
 #if CHANNELS_LAST
       const int v = w0 + PAD_W - s * DIL_W, q = v / STRIDE_W;
       if (v < 0 || v % STRIDE_W != 0 || q >= CQ) continue;
-      _Pragma("GCC ivdep") for (int c = 0; c < CC; c++) total[c] += FN(_part)(buf, n, c, p, q, r * CS + s);
+      GRT_SIMD for (int c = 0; c < CC; c++) total[c] += FN(_part)(buf, n, c, p, q, r * CS + s);
 #else
       const int at = s * DIL_W - PAD_W;
       const int first = at < 0 ? CEIL_DIV(-at, STRIDE_W) : 0, last = at < CW ? MIN_OF(CQ, CEIL_DIV(CW - at, STRIDE_W)) : 0;
-      _Pragma("GCC ivdep") for (int q = first; q < last; q++) total[q * STRIDE_W + at] += FN(_part)(buf, n, c0, p, q, r * CS + s);
+      GRT_SIMD for (int q = first; q < last; q++) total[q * STRIDE_W + at] += FN(_part)(buf, n, c0, p, q, r * CS + s);
 #endif
     }
   }
-  _Pragma("GCC ivdep") for (int i = 0; i < FN(_LINE); i++)
+  GRT_SIMD for (int i = 0; i < FN(_LINE); i++)
       STORE(buf, n, CHANNELS_LAST ? i : c0, h, CHANNELS_LAST ? w0 : i, total[i]);
 }
-static void FN(_task)(long task, void **buf) {
+static void FN(_task)(long task, void **table) {
+  const FN(_buffers) buf = FN(_open)(table);
 #if CHANNELS_LAST
   const int n = (int)(task / CH), h = (int)(task % CH);
   for (int w = 0; w < CW; w++) FN(_line)(buf, n, 0, h, w);
@@ -45,5 +46,5 @@ static void FN(_task)(long task, void **buf) {
   for (int h = 0; h < CH; h++) FN(_line)(buf, n, c, h, 0);
 #endif
 }
-static void NAME(void **buf) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CH : CC), buf); }
+static void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CH : CC), table); }
 #include "undef.h"

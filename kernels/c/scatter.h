@@ -5,7 +5,8 @@
  * in order; indices outside [0, CJ) are dropped. Sums and products are kept in double, integers in int64.
  */
 #include "tile.h"
-static void FN(_task)(long task, void **buf) {
+static void FN(_task)(long task, void **table) {
+  const FN(_buffers) buf = FN(_open)(table);
   enum { LANES = CI < 1 ? 1 : MIN_OF(CI, 64), BLOCKS = CEIL_DIV(CI, LANES) };
   const int o = (int)(task / BLOCKS), start = (int)(task % BLOCKS) * LANES, lanes = MIN_OF(LANES, CI - start);
   GRT_WIDE(T) *const total = grt_scratch(sizeof(GRT_WIDE(T)) * CJ * LANES);
@@ -20,5 +21,5 @@ static void FN(_task)(long task, void **buf) {
   for (int at = 0; at < CJ; at++)
     for (int j = 0; j < lanes; j++) STORE(buf, o, at, start + j, (T)total[(long)at * LANES + j]);
 }
-static void NAME(void **buf) { GRT_PARALLEL(FN(_task), CJ ? (long)CO * CEIL_DIV(CI, CI < 1 ? 1 : MIN_OF(CI, 64)) : 0, buf); }
+static void NAME(void **table) { GRT_PARALLEL(FN(_task), CJ ? (long)CO * CEIL_DIV(CI, CI < 1 ? 1 : MIN_OF(CI, 64)) : 0, table); }
 #include "undef.h"

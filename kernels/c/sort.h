@@ -8,7 +8,8 @@ typedef struct { T key; int index; } FN(_item);
 GRT_INLINE int FN(_before)(T a, T b) {
   return DESCENDING ? (a > b || (a != a && b == b)) : (a < b || (b != b && a == a));
 }
-static void FN(_task)(long task, void **buf) {
+static void FN(_task)(long task, void **table) {
+  const FN(_buffers) buf = FN(_open)(table);
   const int o = (int)(task / CI), i = (int)(task % CI);
   FN(_item) *from = grt_scratch(sizeof(FN(_item)) * 2 * CR), *to = from + CR;
   for (int r = 0; r < CR; r++) from[r] = (FN(_item)){LOAD_X(buf, o, r, i), r};
@@ -26,5 +27,5 @@ static void FN(_task)(long task, void **buf) {
   }
   for (int r = 0; r < CR; r++) STORE(buf, o, r, i, from[r].key, from[r].index);
 }
-static void NAME(void **buf) { GRT_PARALLEL(FN(_task), CR ? (long)CO * CI : 0, buf); }
+static void NAME(void **table) { GRT_PARALLEL(FN(_task), CR ? (long)CO * CI : 0, table); }
 #include "undef.h"

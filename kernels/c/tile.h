@@ -17,7 +17,10 @@ typedef double grt_vec_double __attribute__((vector_size(GRT_VECTOR), aligned(8)
 #define GRT_JOIN_(a, b) a##b
 #define GRT_JOIN(a, b) GRT_JOIN_(a, b)
 #define GRT_VEC(T) GRT_JOIN(grt_vec_, T)
-#define GRT_LANES(T) (GRT_VECTOR / (int)sizeof(T))
+#define GRT_BYTES_float 4 /* for the preprocessor, which knows no sizeof */
+#define GRT_BYTES_double 8
+#define GRT_BYTES(T) GRT_JOIN(GRT_BYTES_, T)
+#define GRT_LANES(T) (GRT_VECTOR / GRT_BYTES(T))
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define TILE_ROWS(v) ((v) == 1 ? 12 : (v) == 2 ? 12 : (v) == 3 ? 8 : 6)
 #define TILE_VECTORS 4
@@ -25,12 +28,15 @@ typedef double grt_vec_double __attribute__((vector_size(GRT_VECTOR), aligned(8)
 #define TILE_ROWS(v) ((v) == 1 ? 8 : 5)
 #define TILE_VECTORS 2
 #endif
+/* a op b; integers wrap around. */
+#define GRT_WRAPPED(a, op, b) \
+  _Generic((a)op(b), float: (a)op(b), double: (a)op(b), default: (int64_t)((uint64_t)(a)op(uint64_t)(b)))
 /* What a type is summed in. */
 typedef double grt_wide_float, grt_wide_double;
 typedef int64_t grt_wide_uint8_t, grt_wide_int8_t, grt_wide_int16_t, grt_wide_int32_t, grt_wide_int64_t;
 #define GRT_WIDE(T) GRT_JOIN(grt_wide_, T)
-#define GRT_COMBINE_sum(a, b) ((a) + (b))
-#define GRT_COMBINE_prod(a, b) ((a) * (b))
+#define GRT_COMBINE_sum(a, b) GRT_WRAPPED(a, +, b)
+#define GRT_COMBINE_prod(a, b) GRT_WRAPPED(a, *, b)
 #define GRT_COMBINE_max(a, b) grt_max(a, b)
 #define GRT_COMBINE_min(a, b) grt_min(a, b)
 #define GRT_COMBINE_logaddexp(a, b) grt_logaddexp(a, b)

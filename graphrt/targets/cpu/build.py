@@ -24,7 +24,7 @@ from graphrt.errors import TargetError
 from graphrt.targets.templates import kernels
 
 FLAGS = (
-    "-O3 -march=native -std=gnu11 -fno-math-errno -fno-trapping-math -fwrapv -fno-strict-aliasing -ffp-contract=fast "
+    "-O3 -march=native -std=gnu11 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -ffp-contract=fast "
     "-fopenmp-simd -fPIC -shared -pthread -Wno-unknown-pragmas"
 ).split()
 

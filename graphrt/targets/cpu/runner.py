@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import time
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +19,7 @@ from graphrt.schedule.order import Schedule
 from graphrt.targets.cpu.build import build, load
 from graphrt.targets.cpu.codegen import generate
 
+HUGE = 2 << 20  # bytes of a huge page
 ROW_LIMIT = 0  # rows are read again from cache by each pass; nothing is kept in registers across passes
 
 
@@ -35,6 +37,20 @@ def policy() -> Policy:
     return Policy(splits=splits, min_channels=12)
 
 
+def _arena(size: int) -> np.ndarray:
+    """``size`` bytes from the start of a page; in huge pages where the system has them, for few translations of addresses."""
+    size = max(-(-size // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
+    if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        memory, start = mmap.mmap(-1, size), 0
+    else:
+        memory = mmap.mmap(-1, size + HUGE)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        start = -np.frombuffer(memory, np.uint8).ctypes.data % HUGE
+    arena = np.frombuffer(memory, np.uint8, size, start)
+    arena[...] = 0  # the first touch: pages are made here and not in the first run
+    return arena
+
+
 class CpuExecutable:
     """A shared object, its arena and its pointer table."""
 
@@ -42,9 +58,9 @@ class CpuExecutable:
         self._source, self._buffers = generate(schedule, kernels, plan)
         self._library = load(build(self._source, "program"))
         self._launches = len(schedule.launches)
-        self._memory = np.zeros(plan.size + ALIGNMENT, np.uint8)
+        self._memory = _arena(plan.size)
         self._table = (ctypes.c_void_p * (len(self._buffers.entries) + 1))()
-        self._table[0] = -(-self._memory.ctypes.data // ALIGNMENT) * ALIGNMENT
+        self._table[0] = self._memory.ctypes.data
         self._poison = Flags.read().poison
 
     def _bind(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:

@@ -1,0 +1,126 @@
+"""Residual networks (He et al., "Deep residual learning for image recognition", CVPR 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import graphrt.ops as F
+from graphrt import nn
+from graphrt.ir import Value
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias that keeps the image's size but for ``stride``, initialised as the paper does."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+class PaddedShortcut(nn.Module):
+    """Every ``stride``-th pixel with zeros for the channels that are new: the paper's option A, without parameters."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        self.more, self.stride = outputs - inputs, stride
+
+    def forward(self, input: Value) -> Value:
+        x = input[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
+
+
+def _projection(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """A 1x1 convolution and its norm: the paper's option B."""
+    return nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int = 1, padded: bool = False) -> None:
+        self.conv1, self.bn1 = _conv(inputs, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = _conv(width, width, 3), nn.BatchNorm2d(width)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or inputs != width:
+            self.downsample = (PaddedShortcut if padded else _projection)(inputs, width, stride)
+
+    def forward(self, input: Value) -> Value:
+        y = F.relu(self.bn1(self.conv1(input)))
+        return F.relu(self.bn2(self.conv2(y)) + self.downsample(input))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the 3x3 one has the stride, as torchvision has it."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int = 1) -> None:
+        outputs = width * self.expansion
+        self.conv1, self.bn1 = _conv(inputs, width, 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = _conv(width, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = _conv(width, outputs, 1), nn.BatchNorm2d(outputs)
+        self.downsample = _projection(inputs, outputs, stride) if stride != 1 or inputs != outputs else nn.Identity()
+
+    def forward(self, input: Value) -> Value:
+        y = F.relu(self.bn1(self.conv1(input)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(input))
+
+
+class ResNet(nn.Module):
+    """[N, 3, H, W] -> logits [N, num_classes]; names of parameters as torchvision has them."""
+
+    def __init__(self, block: type[BasicBlock] | type[Bottleneck], layers: Sequence[int], num_classes: int = 1000) -> None:
+        self.conv1, self.bn1 = _conv(3, 64, 7, 2), nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels = 64
+
+        def stage(width: int, count: int, stride: int) -> nn.Sequential:
+            nonlocal channels
+            blocks = []
+            for i in range(count):
+                blocks.append(block(channels, width, stride if i == 0 else 1))
+                channels = width * block.expansion
+            return nn.Sequential(*blocks)
+
+        self.layer1, self.layer2 = stage(64, layers[0], 1), stage(128, layers[1], 2)
+        self.layer3, self.layer4 = stage(256, layers[2], 2), stage(512, layers[3], 2)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, input: Value) -> Value:
+        x = self.maxpool(F.relu(self.bn1(self.conv1(input))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        return self.fc(F.mean(x, (2, 3)))
+
+
+class CifarResNet(nn.Module):
+    """[N, 3, 32, 32] -> logits: the paper's networks for CIFAR-10, ``6 * depth + 2`` layers of 16, 32 and 64 channels."""
+
+    def __init__(self, depth: int, num_classes: int = 10) -> None:
+        self.conv1, self.bn1 = _conv(3, 16, 3), nn.BatchNorm2d(16)
+        widths = [(16, 16, 1), (16, 32, 2), (32, 64, 2)]
+        self.layer1, self.layer2, self.layer3 = (
+            nn.Sequential(BasicBlock(inputs, width, stride, padded=True), *(BasicBlock(width, width) for _ in range(depth - 1)))
+            for inputs, width, stride in widths
+        )
+        self.fc = nn.Linear(64, num_classes)
+
+    def forward(self, input: Value) -> Value:
+        x = F.relu(self.bn1(self.conv1(input)))
+        return self.fc(F.mean(self.layer3(self.layer2(self.layer1(x))), (2, 3)))
+
+
+def resnet20(num_classes: int = 10) -> nn.Module:
+    """[N, 3, 32, 32] -> logits [N, 10]; 269,722 parameters (0.27 M in the paper)."""
+    return CifarResNet(3, num_classes)
+
+
+def resnet18(num_classes: int = 1000) -> nn.Module:
+    """[N, 3, H, W] -> logits; 11,689,512 parameters with 1000 classes."""
+    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes)
+
+
+def resnet50(num_classes: int = 1000) -> nn.Module:
+    """[N, 3, H, W] -> logits; 25,557,032 parameters with 1000 classes."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes)

@@ -1,0 +1,104 @@
+"""The sum of a linear combination, taken from the sum of what it combines.
+
+Normalisation's gradient asks for the sum of ``dy * a + centred * b`` with ``a`` and ``b`` constant along the summed axes.
+What is centred sums to 0, and the sum of ``dy`` is the bias's gradient: no kernel needs to read the tensors once more, and
+what depends on the sum need not wait for it.
+
+    sum(x * a + y * b) = sum(x) * a, if y = z - mean(z)        sum(-x) = -sum(x)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphrt.ir import Node, Value
+from graphrt.ops.base import apply, broadcast_to
+from graphrt.ops.elementwise import constant_of
+
+DEPTH = 12  # of a combination; a deeper one is summed as it is
+
+
+def factored(node: Node) -> Value | None:
+    """The value of a sum over a combination of one tensor and centred ones, without reading more than that tensor."""
+    x = node.inputs[0]
+    if node.attrs["op"] != "sum" or not x.dtype.is_float or x.node.op.name not in ("add", "sub", "neg"):
+        return None
+    terms = _Sums(node).terms(x, 1.0, None, DEPTH)
+    if terms is None or len({t.value for t in terms}) > 1:
+        return None
+    total: Value | None = None
+    for t in terms:
+        part = apply("reduce", t.value, **node.attrs)
+        part = part if t.factor is None else part * t.factor
+        part = part if t.sign > 0 else -part
+        total = part if total is None else total + part
+    return broadcast_to(x.graph.constant(0.0, x.dtype), node.types[0].shape) if total is None else total
+
+
+@dataclass(frozen=True)
+class _Term:
+    """``sign * value * factor``; the factor has the shape of the sum, None is 1."""
+
+    sign: float
+    value: Value
+    factor: Value | None
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Takes apart what the reduction ``node`` sums."""
+
+    node: Node
+
+    def terms(self, v: Value, sign: float, factor: Value | None, depth: int) -> list[_Term] | None:
+        """``v`` as a sum of terms, without those that sum to 0; None if it is too deep."""
+        node, name = v.node, v.node.op.name
+        if not depth:
+            return None
+        if constant_of(v) == 0 or self._centred(node):
+            return []
+        if name in ("add", "sub"):
+            a = self.terms(node.inputs[0], sign, factor, depth - 1)
+            b = self.terms(node.inputs[1], sign if name == "add" else -sign, factor, depth - 1)
+            return None if a is None or b is None else a + b
+        if name == "neg":
+            return self.terms(node.inputs[0], -sign, factor, depth - 1)
+        if name == "mul":
+            for x, y in (node.inputs, node.inputs[::-1]):
+                if (more := self._factor(y)) is not None:
+                    return self.terms(x, sign, more if factor is None else factor * more, depth - 1)
+        return [_Term(sign, v, factor)]
+
+    def _factor(self, v: Value) -> Value | None:
+        """``v`` without the summed dimensions, if it is constant along them."""
+        dims, shape = self.node.attrs["dims"], self.node.types[0].shape
+        if (number := constant_of(v)) is not None:
+            return broadcast_to(v.graph.constant(number, v.dtype), shape)
+        if v.node.op.name != "broadcast":
+            return None
+        x = v.node.inputs[0]
+        lead = v.ndim - x.ndim
+        if any(d >= lead and x.shape[d - lead] != 1 and v.shape[d] != 1 for d in dims):
+            return None
+        kept = [1 if d < lead else x.shape[d - lead] for d in range(v.ndim) if d not in dims]
+        return broadcast_to(apply("reshape", x, shape=tuple(kept)), shape)
+
+    def _centred(self, node: Node) -> bool:
+        """Whether ``node`` is ``x - mean(x)`` over the summed dimensions."""
+        if node.op.name != "sub" or (mean := self._factor(node.inputs[1])) is None:
+            return False
+        mean, count = _unreshaped(mean), node.types[0].size / max(self.node.types[0].size, 1)
+        if mean.node.op.name != "mul" or not count:
+            return False
+        for total, part in (mean.node.inputs, mean.node.inputs[::-1]):
+            share, sum_of = constant_of(part), _unreshaped(total).node
+            if share is not None and abs(share * count - 1) < 1e-6 and sum_of.op is self.node.op:
+                return sum_of.inputs[0] is node.inputs[0] and sum_of.attrs == self.node.attrs
+        return False
+
+
+def _unreshaped(v: Value) -> Value:
+    """What ``v`` is a view of with as many elements in the same order."""
+    while v.node.op.name in ("reshape", "broadcast") and v.type.size == v.node.inputs[0].type.size:
+        v = v.node.inputs[0]
+    return v

@@ -1,0 +1,333 @@
+"""Prints one kernel of Kernel IR as C.
+
+A template kernel becomes closures (always-inline functions), macros and an ``#include`` of the template from ``kernels/c``.
+Pointwise and reduction kernels are generated whole: axes are merged while every address stays affine in the inner one, so
+that the C compiler sees a plain vectorisable loop. Each kernel opens its buffers into a struct of typed pointers, named after
+the graph's values: locals, which no store can change, so that addresses are computed once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from graphrt.index import Expr, axis, delinearize
+from graphrt.schedule.kernel_ir import (
+    Block,
+    Inst,
+    Kernel,
+    PointwiseKernel,
+    ReductionKernel,
+    Store,
+    TemplateKernel,
+    Var,
+)
+from graphrt.schedule.memory import MemoryPlan, blocks, loads
+from graphrt.schedule.order import Slot
+from graphrt.targets.cpu.loops import bind, innermost, merge, unit
+from graphrt.targets.scalar import C_TYPES, C, c_number, guard_text, identity, scalar, wrapping
+from graphrt.types import DType, bfloat16
+
+CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
+_TAKEN = {
+    *"auto break case char const continue default do double else enum extern float for goto if inline int long".split(),
+    *"register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split(),
+    *("asm", "typeof", "linux", "unix", "i386"),  # words and macros of GNU C
+}
+LANES = 128  # columns a column reduction accumulates side by side
+_HEADERS = {
+    "max_pool": "pool.h",
+    "sum_pool": "pool.h",
+    "max_pool_grad": "pool_grad.h",
+    "sum_pool_grad": "pool_grad.h",
+    "max_pool_gather": "pool_gather.h",
+}
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Where each slot is: entry of the pointer table, and byte offset for what lies in the arena (entry 0)."""
+
+    entries: dict[tuple[str, str], int]
+    plan: MemoryPlan
+
+    def address(self, slot: Slot) -> str:
+        if slot.space == "arena":
+            return f"(char *)table[0] + {self.plan.offset[slot]}"
+        return f"table[{self.entries[slot.space, slot.name]}]"
+
+
+def identifiers(names: Sequence[str]) -> list[str]:
+    """A C identifier for each name that is no keyword, no macro (those have no lower-case letter) and no other's."""
+    found: list[str] = []
+    for name in names:
+        text = re.sub(r"[^0-9A-Za-z_]", "_", name)
+        if text in _TAKEN or not re.match("[A-Za-z]", text) or not re.search("[a-z]", text):
+            text = f"the_{text}"
+        found.append(text if text not in found else next(t for i in count(1) if (t := f"{text}_{i}") not in found))
+    return found
+
+
+class Printer:
+    """Prints one kernel; ``arrays`` names the variables that hold a value per lane, read as ``name[j]``."""
+
+    def __init__(self, kernel: Kernel, buffers: Buffers) -> None:
+        self.name, self.buffers = kernel.group.name, buffers
+        self.arrays: set[str] = set()
+        self.stored = {s.slot for b in blocks(kernel) for s in b.stores}
+        slots = list(dict.fromkeys([load[0] for b in blocks(kernel) for load in loads(b)] + sorted(self.stored, key=str)))
+        self.fields = dict(zip(slots, identifiers([s.name for s in slots]), strict=True))
+
+    def opened(self) -> list[str]:
+        """The struct of the kernel's buffers, and the function that fills it from the program's table of pointers."""
+        types = {s: f"{'' if s in self.stored else 'const '}{C_TYPES[s.type.dtype]} *" for s in self.fields}
+        members = "".join(f" {types[s]}{n};" for s, n in self.fields.items()) or " char none;"
+        values = [f".{n} = ({types[s]})({self.buffers.address(s)})" for s, n in self.fields.items()] or ["0"]
+        return [
+            f"typedef struct {{{members} }} {self.name}_buffers;",
+            f"GRT_INLINE {self.name}_buffers {self.name}_open(void **table) {{",
+            "  (void)table;",
+            f"  return ({self.name}_buffers){{{', '.join(values)}}};",
+            "}",
+        ]
+
+    def task(self) -> list[str]:
+        """The head of the function that runs one task."""
+        return [
+            f"static void {self.name}_task(long task, void **table) {{",
+            f"  const {self.name}_buffers buf = {self.name}_open(table);",
+        ]
+
+    # --- blocks ---------------------------------------------------------------------------------------------------
+
+    def var(self, v: Var) -> str:
+        return f"{v.name}[j]" if v.name in self.arrays else v.name
+
+    def expression(self, inst: Inst, at: dict[str, Expr]) -> str:
+        if inst.op == "load":
+            slot, offset, guards = inst.args
+            text = f"buf.{self.fields[slot]}[{self.expr(offset, at)}]"
+            condition = self.guard(guards, at)
+            return f"{condition} ? {text} : 0" if condition else text
+        if inst.op == "const":
+            return c_number(inst.args[0], inst.out.dtype)
+        if inst.op == "index":
+            return self.expr(inst.args[0], at)
+        if inst.op == "guard":
+            return self.guard(inst.args[0], at) or "1"
+        if inst.op == "uniform":
+            seed, counter, stream, element = inst.args
+            return f"grt_uniform({self.var(seed)}, {self.var(counter)}, {stream}u, (uint32_t)({self.expr(element, at)}))"
+        if inst.op == "cast":
+            return self.converted(inst.args[0], inst.out.dtype)
+        return scalar(inst, C, self.var)
+
+    def converted(self, x: Var, dtype: DType) -> str:
+        """``x`` as ``dtype``."""
+        text = self.var(x)
+        if x.dtype is dtype:
+            return text
+        if dtype.is_bool:
+            return f"{text} != 0"
+        if dtype is bfloat16:
+            return f"grt_to_bf16({text})"
+        return f"({C_TYPES[dtype]})" + (f"grt_from_bf16({text})" if x.dtype is bfloat16 else text)
+
+    def expr(self, e: Expr, at: dict[str, Expr]) -> str:
+        lanes = {name: f"{name}[j]" for name in e.axes() & self.arrays}  # positions found at run time
+        return (e.renamed(lanes) if lanes else e).substitute(at).render("/")
+
+    def guard(self, guards: tuple[tuple[Expr, int, int], ...], at: dict[str, Expr]) -> str:
+        text = guard_text(tuple((e.substitute(at), lo, hi) for e, lo, hi in guards), "/", " && ")
+        return f"({text})" if text else ""
+
+    def insts(self, block: Block, at: dict[str, Expr], indent: str) -> list[str]:
+        return [f"{indent}const {C_TYPES[i.out.dtype]} {i.out.name} = {self.expression(i, at)};" for i in block.insts]
+
+    def stores(self, stores: Sequence[Store], at: dict[str, Expr], indent: str) -> list[str]:
+        lines = []
+        for s in stores:
+            value = self.converted(s.var, s.slot.type.dtype)
+            lines.append(f"{indent}buf.{self.fields[s.slot]}[{self.expr(s.offset, at)}] = {value};")
+        return lines
+
+    # --- templates ------------------------------------------------------------------------------------------------
+
+    def template(self, kernel: TemplateKernel) -> list[str]:
+        spec, ctype = kernel.spec, C_TYPES[kernel.dtype]
+        lines, macros = self.opened(), {"NAME": self.name, "T": ctype, "ACC": ctype}
+        letters = (
+            kernel.sizes if spec.name == "matmul" else {(f"C{k}" if len(k) == 1 else k): v for k, v in kernel.sizes.items()}
+        )
+        macros.update({k: str(int(v) if isinstance(v, bool) else v) for k, v in letters.items()})
+        if "OP" in kernel.sizes:
+            macros["START"] = _initial(kernel.sizes["OP"], kernel.dtype)
+        for operand, block in kernel.loaders.items():
+            params = ", ".join(f"int {p}" for p in block.params)
+            assert block.result is not None
+            kind = ctype if block.result.dtype.is_float else C_TYPES[block.result.dtype]
+            lines.append(f"GRT_INLINE {kind} {self.name}_{operand}(const {self.name}_buffers buf, {params}) {{")
+            lines += [*self.insts(block, {}, "  "), f"  return {block.result.name};", "}"]
+            macros[f"LOAD_{operand}"] = f"{self.name}_{operand}"
+        given = ", ".join(f"{'int' if i else C_TYPES[v.dtype]} {v.name}" for i, v in enumerate(kernel.epilogue.given))
+        params = ", ".join(f"int {p}" for p in kernel.epilogue.params)
+        lines.append(f"GRT_INLINE void {self.name}_store(const {self.name}_buffers buf, {params}, {given}) {{")
+        lines += [*self.insts(kernel.epilogue, {}, "  "), *self.stores(kernel.epilogue.stores, {}, "  "), "}"]
+        macros["STORE"] = f"{self.name}_store"
+        macros.update(self._hints(kernel))
+        lines += [f"#define {k} {v}" for k, v in macros.items()]
+        return [*lines, f'#include "{_HEADERS.get(spec.name, spec.name + ".h")}"']
+
+    def _hints(self, kernel: TemplateKernel) -> dict[str, str]:
+        """Which coordinate is the unit stride of each operand: it decides loop orders, never results."""
+        loaders, name = kernel.loaders, kernel.spec.name
+        if name in ("scan", "sort", "scatter", "nms"):
+            return {}
+        if name == "matmul":
+            return {"A_FAST_M": unit(loaders["A"], "m", "k"), "B_FAST_N": unit(loaders["B"], "n", "k")}
+        hints = {}
+        if name.startswith("conv"):
+            first = next(iter(loaders.values()))
+            hints["X_CHANNELS_LAST"] = unit(
+                loaders.get("X", first), "c" if "X" in loaders else "k", "w" if "X" in loaders else "q"
+            )
+            if "DY" in loaders:
+                hints["DY_CHANNELS_LAST"] = unit(loaders["DY"], "k", "q")
+            fast, slow = ("k", "q") if name == "conv" else ("c", "w") if name == "conv_dgrad" else ("k", "s")
+            hints["OUT_CHANNELS_LAST"] = unit(kernel.epilogue, fast, slow)
+            return hints
+        operand, block = next(iter(loaders.items()))
+        larger = (kernel.epilogue, "w") if name.endswith("_grad") else (block, kernel.spec.operands[operand][-1])
+        hints["CHANNELS_LAST"] = unit(larger[0], "c", larger[1])
+        hints["OP_MAX" if name.startswith("max") else "OP_SUM"] = "1"
+        return hints
+
+    # --- generated kernels ----------------------------------------------------------------------------------------
+
+    def pointwise(self, kernel: PointwiseKernel) -> tuple[int, list[str]]:
+        """Number of tasks and the text of ``NAME_task``."""
+        dims = kernel.order
+        outer, inner = merge(dims, kernel.shape, [kernel.block], {}, "o", "j")
+        at, rows, row = bind(kernel.shape, outer, inner, "o", "j")
+        indent = "    "
+        body = [*self.insts(kernel.block, at, indent), *self.stores(kernel.block.stores, at, indent)]
+        head = [*self.opened(), *self.task()]
+        if rows == 1:
+            tasks = max(-(-row // CHUNK), 1)
+            loop = [
+                f"  enum {{ SIZE = {row}, CHUNK = {CHUNK} }};",
+                "  const int begin = (int)task * CHUNK, end = SIZE - begin < CHUNK ? SIZE : begin + CHUNK;",
+                "  GRT_SIMD for (int j = begin; j < end; j++) {",
+                *body,
+                "  }",
+            ]
+        else:
+            step = max(CHUNK // max(row, 1), 1)
+            tasks = max(-(-rows // step), 1)
+            loop = [
+                f"  enum {{ ROWS = {rows}, SIZE = {row}, STEP = {step} }};",
+                "  const int begin = (int)task * STEP, end = ROWS - begin < STEP ? ROWS : begin + STEP;",
+                "  for (int o = begin; o < end; o++) GRT_SIMD for (int j = 0; j < SIZE; j++) {",
+                *body,
+                "  }",
+            ]
+        return (tasks if rows * row else 0), [*head, *loop, "}"]
+
+    def reduction(self, kernel: ReductionKernel) -> tuple[int, list[str]]:
+        """Row by row if the innermost axis is reduced, else many columns side by side."""
+        order = [*kernel.kept, *kernel.reduced]
+        fastest = innermost(kernel)
+        assert len(order) == len(kernel.shape)
+        columns = bool(kernel.kept) and fastest in kernel.kept and kernel.shape[fastest] > 1
+        return self._columns(kernel) if columns else self._rows(kernel)
+
+    def _rows(self, kernel: ReductionKernel) -> tuple[int, list[str]]:
+        shape = kernel.shape
+        rows = math.prod(shape[d] for d in kernel.kept)
+        fixed = dict(
+            zip([f"i{d}" for d in kernel.kept], delinearize(axis("x", rows), [shape[d] for d in kernel.kept]), strict=True)
+        )
+        inner_blocks = [p.inner for p in kernel.passes]
+        outer, inner = merge(kernel.reduced, shape, inner_blocks, fixed, "o", "j")
+        loops, many, row = bind(shape, outer, inner, "o", "j")
+        at = {**fixed, **loops}
+        step = max(CHUNK // max(many * row * len(kernel.passes), 1), 1)
+        tasks = -(-rows // step)
+        lines = [
+            *self.opened(),
+            *self.task(),
+            f"  enum {{ ROWS = {rows}, OUTER = {many}, SIZE = {row}, STEP = {step} }};",
+            "  const int begin = (int)task * STEP, end = ROWS - begin < STEP ? ROWS : begin + STEP;",
+            "  for (int x = begin; x < end; x++) {",
+        ]
+        for p in kernel.passes:
+            for op, _, result in p.reduces:
+                lines.append(f"    {C_TYPES[result.dtype]} {result.name} = {_initial(op, result.dtype)};")
+            sums = [result.name for op, _, result in p.reduces if op == "sum"]
+            simple = len(sums) == len(p.reduces)
+            hint = f'_Pragma("omp simd reduction(+:{",".join(sums)})") ' if sums and simple else ""
+            lines.append(f"    for (int o = 0; o < OUTER; o++) {hint}for (int j = 0; j < SIZE; j++) {{")
+            lines += self.insts(p.inner, at, "      ")
+            lines += [f"      {r.name} = {_combine(op, r.name, self.var(x), r.dtype)};" for op, x, r in p.reduces]
+            lines += [*self.stores(p.inner.stores, at, "      "), "    }"]
+            lines += [*self.insts(p.after, at, "    "), *self.stores(p.after.stores, at, "    ")]
+        return tasks, [*lines, "  }", "}"]
+
+    def _columns(self, kernel: ReductionKernel) -> tuple[int, list[str]]:
+        shape = kernel.shape
+        reduced = math.prod(shape[d] for d in kernel.reduced)
+        fixed = dict(
+            zip(
+                [f"i{d}" for d in kernel.reduced],
+                delinearize(axis("r", reduced), [shape[d] for d in kernel.reduced]),
+                strict=True,
+            )
+        )
+        blocks = [b for p in kernel.passes for b in (p.inner, p.after)]
+        outer, inner = merge(kernel.kept, shape, blocks, fixed, "o", "x")
+        loops, many, size = bind(shape, outer, inner, "o", "x")
+        at = {**fixed, **loops}
+        lanes = max(min(size, LANES), 1)
+        per = -(-size // lanes)
+        lines = [
+            *self.opened(),
+            *self.task(),
+            f"  enum {{ SIZE = {size}, LANES = {lanes}, BLOCKS = {per}, REDUCED = {reduced} }};",
+            "  const int o = (int)task / BLOCKS, start = (int)task % BLOCKS * LANES;",
+            "  const int lanes = SIZE - start < LANES ? SIZE - start : LANES;",
+            "  (void)o;",
+        ]
+        loop = "GRT_SIMD for (int j = 0; j < lanes; j++) {"
+        for p in kernel.passes:
+            for op, _, result in p.reduces:
+                first = _initial(op, result.dtype)
+                lines.append(f"  {C_TYPES[result.dtype]} {result.name}[LANES];")
+                lines.append(f"  for (int j = 0; j < LANES; j++) {result.name}[j] = {first};")
+                self.arrays.add(result.name)
+            lines += [f"  for (int r = 0; r < REDUCED; r++) {loop}", "      const int x = start + j;", "      (void)x;"]
+            lines += self.insts(p.inner, at, "      ")
+            lines += [f"      {self.var(r)} = {_combine(op, self.var(r), self.var(x), r.dtype)};" for op, x, r in p.reduces]
+            lines += [*self.stores(p.inner.stores, at, "      "), "  }"]
+            if p.after.insts or p.after.stores:
+                declared = [i.out for i in p.after.insts]
+                lines += [f"  {C_TYPES[v.dtype]} {v.name}_[LANES];" for v in declared]
+                lines += [f"  {loop}", "      const int x = start + j;", "      (void)x;"]
+                lines += self.insts(p.after, at, "      ")
+                lines += self.stores(p.after.stores, at, "      ")
+                lines += [f"      {v.name}_[j] = {v.name};" for v in declared] + ["  }"]
+                for v in declared:
+                    lines.append(f"  {C_TYPES[v.dtype]} *const {v.name} = {v.name}_;")
+                    self.arrays.add(v.name)
+        return many * per, [*lines, "}"]
+
+
+def _initial(op: str, dtype: DType) -> str:
+    return c_number(identity(op, dtype), dtype)
+
+
+def _combine(op: str, total: str, x: str, dtype: DType) -> str:
+    form = {"sum": "{0} + {1}", "prod": "{0} * {1}", "max": "grt_max({0}, {1})", "min": "grt_min({0}, {1})"}[op]
+    return wrapping(form, (total, x), dtype) if dtype.is_int and op in ("sum", "prod") else form.format(total, x)

@@ -1,0 +1,101 @@
+/* Convolution to few output channels: tiles of [channels] x [rows x vectors of columns], one weight broadcast (conv_core.h). */
+enum {
+  FN(_L) = GRT_LANES(T),
+  FN(_NK) = CEIL_DIV(V_K, CEIL_DIV(V_K, 6)), /* even blocks */
+  FN(_KB) = CEIL_DIV(V_K, FN(_NK)),
+  FN(_TAPS) = V_C * V_R * V_S,
+  FN(_CT) = MIN_OF(2, CEIL_DIV(V_Q, GRT_LANES(T))), /* a tile of vectors, columns x rows, four in all */
+  FN(_RT) = 4 / FN(_CT),
+  FN(_STEP) = FN(_CT) * GRT_LANES(T),
+  FN(_WIDTH) = CEIL_DIV(V_Q, FN(_STEP)) * FN(_STEP) + (V_S - 1) * V_DW,
+  FN(_FIT) = (24576 / (V_C * FN(_WIDTH)) - (V_R - 1) * V_DH) / V_SH,
+  FN(_SHARE) = V_N * V_G >= 8 ? V_P : CEIL_DIV(V_P, CEIL_DIV(8, MAX_OF(V_N * V_G, 1))),
+  FN(_PB) = MAX_OF(1, MIN_OF(FN(_SHARE), FN(_FIT))),
+  FN(_ROWS) = (FN(_PB) - 1) * V_SH + (V_R - 1) * V_DH + 1
+};
+
+/* [group][block][channel][tap][lane], as the tiles meet them; launch[0] is the packed filter, launch[1] the buffers */
+static void FN(_pack)(long task, void **launch) {
+  const FN(_buffers) buf = FN(_open)(launch[1]);
+  const int g = (int)task / FN(_KB), kb = (int)task % FN(_KB);
+  T *out = (T *)launch[0] + task * FN(_TAPS) * FN(_NK);
+  for (int c = 0; c < V_C; c++)
+    for (int r = 0; r < V_R; r++)
+      for (int s = 0; s < V_S; s++)
+        for (int i = 0; i < FN(_NK); i++) {
+          const int k = kb * FN(_NK) + i;
+          *out++ = k < V_K ? V_W(buf, g, k, c, r, s) : 0;
+        }
+}
+
+GRT_INLINE void FN(_channels)(const FN(_buffers) buf, const T *patch, const T *w, int n, int g, int kb, int p, int row, int q, const int rt) {
+  typedef GRT_VEC(T) vec;
+  enum { L = FN(_L), NK = FN(_NK), WIDTH = FN(_WIDTH), CT = FN(_CT) };
+  vec acc[6][4];
+#pragma GCC unroll 8
+  for (int k = 0; k < NK; k++)
+#pragma GCC unroll 4
+    for (int v = 0; v < rt * CT; v++) acc[k][v] = (vec){0};
+  for (int c = 0; c < V_C; c++)
+    for (int r = 0; r < V_R; r++) {
+      const T *x = patch + (c * FN(_ROWS) + row * V_SH + r * V_DH) * WIDTH + q;
+      for (int s = 0; s < V_S; s++, w += NK) {
+        vec f[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < rt * CT; v++) f[v] = *(const vec *)(x + v / CT * V_SH * WIDTH + v % CT * L + s * V_DW);
+#pragma GCC unroll 8
+        for (int k = 0; k < NK; k++)
+#pragma GCC unroll 4
+          for (int v = 0; v < rt * CT; v++) acc[k][v] += w[k] * f[v];
+      }
+    }
+  const int width = MIN_OF(V_Q - q, CT * L), height = MIN_OF(V_K - kb * NK, NK);
+#pragma GCC unroll 8
+  for (int k = 0; k < NK; k++) {
+    if (k >= height) break;
+#pragma GCC unroll 4
+    for (int i = 0; i < rt; i++) {
+      T out[2 * GRT_LANES(T)] __attribute__((aligned(64)));
+#pragma GCC unroll 2
+      for (int v = 0; v < CT; v++) *(vec *)(out + v * L) = acc[k][i * CT + v];
+      GRT_SIMD for (int j = 0; j < width; j++) V_STORE(buf, n, g, kb * NK + k, p + i, q + j, out[j]);
+    }
+  }
+}
+
+static void FN(_task)(long task, void **launch) {
+  const FN(_buffers) buf = FN(_open)(launch[1]);
+  enum { PARTS = CEIL_DIV(V_P, FN(_PB)), WIDTH = FN(_WIDTH) };
+  const int n = (int)(task / (V_G * PARTS)), g = (int)(task / PARTS % V_G), p0 = (int)(task % PARTS) * FN(_PB);
+  const int rows = MIN_OF(V_P - p0, FN(_PB)), height = (rows - 1) * V_SH + (V_R - 1) * V_DH + 1;
+  T *patch = grt_scratch(sizeof(T) * V_C * FN(_ROWS) * WIDTH); /* [channel][row][column] */
+  if (V_CHANNELS_LAST) memset(patch, 0, sizeof(T) * V_C * FN(_ROWS) * WIDTH);
+  for (int h = 0; h < height; h++) {
+    const int row = p0 * V_SH + h;
+    if (V_CHANNELS_LAST) {
+      for (int x = 0; x < WIDTH; x++) {
+        T *to = patch + h * WIDTH + x;
+        if (!V_INSIDE(row, x)) continue;
+        GRT_SIMD for (int c = 0; c < V_C; c++) to[c * FN(_ROWS) * WIDTH] = V_X(buf, n, g, c, row, x);
+      }
+    } else {
+      for (int c = 0; c < V_C; c++) {
+        T *to = patch + (c * FN(_ROWS) + h) * WIDTH;
+        GRT_SIMD for (int x = 0; x < WIDTH; x++) to[x] = V_INSIDE(row, x) ? V_X(buf, n, g, c, row, x) : 0;
+      }
+    }
+  }
+  for (int kb = 0; kb < FN(_KB); kb++) {
+    const T *w = (const T *)launch[0] + (size_t)(g * FN(_KB) + kb) * FN(_TAPS) * FN(_NK);
+    int row = 0;
+    for (; row + FN(_RT) <= rows; row += FN(_RT))
+      for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, FN(_RT));
+    for (; row < rows; row++)
+      for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 1);
+  }
+}
+static void NAME(void **table) {
+  void *launch[2] = {grt_workspace(sizeof(T) * V_G * FN(_KB) * FN(_TAPS) * FN(_NK)), table};
+  GRT_PARALLEL(FN(_pack), V_G * FN(_KB), launch);
+  GRT_PARALLEL(FN(_task), (long)V_N * V_G * CEIL_DIV(V_P, FN(_PB)), launch);
+}

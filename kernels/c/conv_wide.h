@@ -1,0 +1,145 @@
+/* Convolution to many output channels: tiles of [columns] x [vectors of channels], one input element broadcast (conv_core.h).
+ *
+ * A task owns PB rows of one image and KG blocks of NK output channels. It walks over the input channels in blocks of CB, so
+ * that a block of the filter stays in the second cache while every column of the task passes over it; sums that are not
+ * complete wait in scratch memory.
+ *
+ *   for each block of CB input channels:   patch [row][column][CB] <- input, padded
+ *     for each block of NK output channels:
+ *       for each row, each WB columns:     acc[WB][NV vectors] += patch (broadcast) * filter
+ */
+enum {
+  FN(_NV) = MIN_OF(TILE_VECTORS, CEIL_DIV(V_K, GRT_LANES(T))),
+  FN(_NK) = FN(_NV) * GRT_LANES(T),
+  FN(_KB) = CEIL_DIV(V_K, FN(_NK)),
+  FN(_CBLOCKS) = CEIL_DIV(V_C *V_R *V_S *FN(_NK), 49152), /* a block of the filter: 192 KB */
+  FN(_CB) = FN(_CBLOCKS) == 1 ? V_C : CEIL_DIV(CEIL_DIV(V_C, FN(_CBLOCKS)), GRT_LANES(T)) * GRT_LANES(T),
+  FN(_COLS) = (V_Q - 1) * V_SW + (V_S - 1) * V_DW + 1,
+  FN(_FIT) = (32768 / (FN(_CB) * FN(_COLS)) - (V_R - 1) * V_DH) / V_SH, /* a patch: 128 KB */
+  FN(_WHOLE) = V_N * V_G * CEIL_DIV(V_P, MAX_OF(1, MIN_OF(V_P, FN(_FIT)))),
+  FN(_KGMAX) = FN(_CBLOCKS) == 1 ? FN(_KB) : MIN_OF(FN(_KB), 2),
+  FN(_KG) = FN(_WHOLE) >= 8 ? FN(_KGMAX) : MAX_OF(1, MIN_OF(FN(_KGMAX), FN(_KB) * FN(_WHOLE) / 8)),
+  FN(_UNITS) = MAX_OF(1, V_N * V_G * CEIL_DIV(FN(_KB), FN(_KG))), /* tasks if each had all rows */
+  FN(_SHARE) = FN(_UNITS) >= 8 ? V_P : CEIL_DIV(V_P, CEIL_DIV(8, FN(_UNITS))),
+  FN(_PARTS) = CEIL_DIV(V_P, MAX_OF(1, MIN_OF(FN(_SHARE), FN(_FIT)))),
+  FN(_PB) = CEIL_DIV(V_P, FN(_PARTS)),
+  FN(_ROWS) = (FN(_PB) - 1) * V_SH + (V_R - 1) * V_DH + 1,
+  FN(_BLOCK) = FN(_CB) * V_R * V_S * FN(_NK) /* numbers of the filter in one block */
+};
+
+/* [group][block of k][block of c][tap][channel][lane]; launch[0] is the packed filter, launch[1] the buffers */
+static void FN(_pack)(long task, void **launch) {
+  const FN(_buffers) buf = FN(_open)(launch[1]);
+  const int cb = (int)task % FN(_CBLOCKS), kb = (int)task / FN(_CBLOCKS) % FN(_KB), g = (int)task / (FN(_CBLOCKS) * FN(_KB));
+  T *out = (T *)launch[0] + task * FN(_BLOCK);
+  for (int r = 0; r < V_R; r++)
+    for (int s = 0; s < V_S; s++)
+      for (int c = cb * FN(_CB); c < MIN_OF(V_C, (cb + 1) * FN(_CB)); c++, out += FN(_NK)) {
+        const int width = MIN_OF(V_K - kb * FN(_NK), FN(_NK));
+        GRT_SIMD for (int i = 0; i < width; i++) out[i] = V_W(buf, g, kb * FN(_NK) + i, c, r, s);
+        for (int i = width; i < FN(_NK); i++) out[i] = 0;
+      }
+}
+
+/* One tile: wb columns from q in row p. ``sums`` holds what blocks of channels before the ``first`` ... ``last`` have added. */
+GRT_INLINE void FN(_columns)(const FN(_buffers) buf, const T *patch, const T *w, T *sums, int n, int g, int kb, int p, int row,
+                             int q, const int wb, const int channels, const int first, const int last) {
+  typedef GRT_VEC(T) vec;
+  enum { L = GRT_LANES(T), NV = FN(_NV), WB = TILE_ROWS(FN(_NV)), PITCH = FN(_COLS) * FN(_CB) };
+  vec acc[WB][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < wb; i++)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++) acc[i][v] = (vec){0};
+  if (!first) {
+#pragma GCC unroll 16
+    for (int i = 0; i < wb; i++)
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; v++) acc[i][v] = *(const vec *)(sums + (i * V_PHASES * NV + v) * L);
+  }
+  for (int r = 0; r < V_R; r++)
+    for (int s = 0; s < V_S; s++) {
+      if (!V_MEETS_H(p * V_SH + r * V_DH) || !V_MEETS_W(q * V_SW + s * V_DW)) {
+        w += channels * NV * L;
+        continue;
+      }
+      const T *x = patch + (row * V_SH + r * V_DH) * PITCH + (q * V_SW + s * V_DW) * FN(_CB);
+      for (int c = 0; c < channels; c++, w += NV * L) {
+        vec f[NV];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; v++) f[v] = *(const vec *)(w + v * L);
+#pragma GCC unroll 16
+        for (int i = 0; i < wb; i++)
+#pragma GCC unroll 4
+          for (int v = 0; v < NV; v++) acc[i][v] += x[i * V_PHASES * V_SW * FN(_CB) + c] * f[v];
+      }
+    }
+  if (!last) {
+#pragma GCC unroll 16
+    for (int i = 0; i < wb; i++)
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; v++) *(vec *)(sums + (i * V_PHASES * NV + v) * L) = acc[i][v];
+    return;
+  }
+  const int width = MIN_OF(V_K - kb * NV * L, NV * L);
+  for (int i = 0; i < wb; i++) {
+    T out[NV * L] __attribute__((aligned(64)));
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++) *(vec *)(out + v * L) = acc[i][v];
+    if (width == NV * L) {
+      GRT_SIMD for (int k = 0; k < NV * L; k++) V_STORE(buf, n, g, kb * NV * L + k, p, q + i * V_PHASES, out[k]);
+    } else {
+      GRT_SIMD for (int k = 0; k < width; k++) V_STORE(buf, n, g, kb * NV * L + k, p, q + i * V_PHASES, out[k]);
+    }
+  }
+}
+
+static void FN(_task)(long task, void **launch) {
+  const FN(_buffers) buf = FN(_open)(launch[1]);
+  enum {
+    CB = FN(_CB), CBLOCKS = FN(_CBLOCKS), NK = FN(_NK), PARTS = FN(_PARTS), WIDTH = FN(_COLS), KGROUPS = CEIL_DIV(FN(_KB), FN(_KG)),
+    LESS = V_Q / V_PHASES, MORE = CEIL_DIV(V_Q, V_PHASES), /* columns of a phase: the first V_Q % V_PHASES have MORE */
+    TILES = CEIL_DIV(MAX_OF(MORE, 1), TILE_ROWS(FN(_NV))), WB = CEIL_DIV(MAX_OF(MORE, 1), TILES)
+  };
+  const int kg = (int)(task % KGROUPS), part = (int)(task / KGROUPS % PARTS), g = (int)(task / (KGROUPS * PARTS) % V_G);
+  const int n = (int)(task / ((long)KGROUPS * PARTS * V_G)), p0 = part * FN(_PB), k0 = kg * FN(_KG);
+  const int rows = MIN_OF(V_P - p0, FN(_PB)), height = (rows - 1) * V_SH + (V_R - 1) * V_DH + 1;
+  const long waiting = CBLOCKS == 1 ? 0 : (long)FN(_KG) * FN(_PB) * V_Q * NK;
+  T *patch = grt_scratch(sizeof(T) * (CB * FN(_ROWS) * WIDTH + waiting + 64)), *sums = patch + CB * FN(_ROWS) * WIDTH;
+  for (int cb = 0; cb < CBLOCKS; cb++) {
+    const int channels = CBLOCKS == 1 ? CB : MIN_OF(V_C - cb * CB, CB), first = cb == 0, last = cb == CBLOCKS - 1;
+    for (int h = 0; h < height; h++) {
+      T *to = patch + h * WIDTH * CB;
+      for (int x = 0; x < WIDTH; x++, to += CB) {
+        if (V_INSIDE(p0 * V_SH + h, x)) {
+          GRT_SIMD for (int c = 0; c < channels; c++) to[c] = V_X(buf, n, g, cb * CB + c, p0 * V_SH + h, x);
+        } else {
+          memset(to, 0, sizeof(T) * CB);
+        }
+      }
+    }
+    for (int kb = k0; kb < MIN_OF(k0 + FN(_KG), FN(_KB)); kb++) {
+      const T *w = (const T *)launch[0] + ((size_t)(g * FN(_KB) + kb) * CBLOCKS + cb) * FN(_BLOCK);
+      for (int row = 0; row < rows; row++)
+        for (int phase = 0; phase < MIN_OF(V_PHASES, V_Q); phase++) {
+          T *sum = sums + (((long)(kb - k0) * FN(_PB) + row) * V_Q + phase) * NK * (CBLOCKS > 1);
+          const int columns = phase < V_Q % V_PHASES ? MORE : LESS;
+          int i = 0, q = phase;
+          for (; i + WB <= columns; i += WB, q += WB * V_PHASES, sum += WB * V_PHASES * NK * (CBLOCKS > 1))
+            FN(_columns)(buf, patch, w, sum, n, g, kb, p0 + row, row, q, WB, channels, first, last);
+          if (i == columns) continue;
+          if (columns == LESS) {
+            FN(_columns)(buf, patch, w, sum, n, g, kb, p0 + row, row, q, LESS % WB, channels, first, last);
+          } else {
+            FN(_columns)(buf, patch, w, sum, n, g, kb, p0 + row, row, q, V_PHASES > 1 ? MORE % WB : 0, channels, first, last);
+          }
+        }
+    }
+  }
+}
+static void NAME(void **table) {
+  enum { BLOCKS = V_G * FN(_KB) * FN(_CBLOCKS) };
+  void *launch[2] = {grt_workspace(sizeof(T) * BLOCKS * FN(_BLOCK)), table};
+  GRT_PARALLEL(FN(_pack), BLOCKS, launch);
+  GRT_PARALLEL(FN(_task), (long)V_N * V_G * FN(_PARTS) * CEIL_DIV(FN(_KB), FN(_KG)), launch);
+}
