@@ -13,8 +13,8 @@ from graphrt.index import Expr
 from graphrt.schedule.kernel_ir import Inst, Var
 from graphrt.types import DType, bfloat16, bool_, float16, float32, float64, int8, int16, int32, int64, uint8
 
-C_TYPES = {
-    bool_: "_Bool", uint8: "uint8_t", int8: "int8_t", int16: "int16_t", int32: "int32_t", int64: "int64_t",
+C_TYPES = {  # bool is a byte of 0 or 1: loops that store a _Bool do not vectorise
+    bool_: "uint8_t", uint8: "uint8_t", int8: "int8_t", int16: "int16_t", int32: "int32_t", int64: "int64_t",
     float16: "_Float16", bfloat16: "grt_bf16", float32: "float", float64: "double",
 }  # fmt: skip
 TRITON_TYPES = {

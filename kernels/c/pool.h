@@ -21,7 +21,8 @@ GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int p, int q0) 
     for (int s = 0; s < CS; s++) {
       const int w0 = s * DIL_W - PAD_W; /* the column that output column 0 meets */
 #if CHANNELS_LAST
-      const int w = q0 * STRIDE_W + w0, first = 0, last = w >= 0 && w < CW ? CC : 0;
+      const int w = q0 * STRIDE_W + w0, first = 0, last = CC;
+      if (w < 0 || w >= CW) continue;
 #else
       const int first = w0 < 0 ? CEIL_DIV(-w0, STRIDE_W) : 0, last = w0 < CW ? MIN_OF(CQ, CEIL_DIV(CW - w0, STRIDE_W)) : 0;
 #endif
@@ -33,7 +34,7 @@ GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int p, int q0) 
 #endif
 #ifdef OP_MAX
         const T old = best[i];
-        const int before = index[i], wins = (x > old) | ((x != x) & (old == old)) | (before < 0);
+        const int before = index[i], wins = (!(x <= old) & (old == old)) | (before < 0);
         best[i] = wins ? x : old;
         index[i] = wins ? r * CS + s : before;
 #else

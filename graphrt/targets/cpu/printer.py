@@ -37,7 +37,9 @@ _TAKEN = {
     *"register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split(),
     *("asm", "typeof", "linux", "unix", "i386"),  # words and macros of GNU C
 }
-LANES = 128  # columns a column reduction accumulates side by side
+LANES = 128  # columns a column reduction accumulates side by side, at most
+VECTOR = 16  # at least: a cache line of floats
+TASKS = 8  # where there are so many columns
 _HEADERS = {
     "max_pool": "pool.h",
     "sum_pool": "pool.h",
@@ -290,7 +292,8 @@ class Printer:
         outer, inner = merge(kernel.kept, shape, blocks, fixed, "o", "x")
         loops, many, size = bind(shape, outer, inner, "o", "x")
         at = {**fixed, **loops}
-        lanes = max(min(size, LANES), 1)
+        fair = math.ceil(size * many / TASKS / VECTOR) * VECTOR  # columns of a task when all are shared out
+        lanes = max(min(size, LANES, fair), 1)
         per = -(-size // lanes)
         lines = [
             *self.opened(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from graphrt.targets.cpu.build import build, load
 from graphrt.targets.cpu.codegen import generate
 
 HUGE = 2 << 20  # bytes of a huge page
+TASKS = 8  # of a launch, at least: enough for a few threads to share evenly
 ROW_LIMIT = 0  # rows are read again from cache by each pass; nothing is kept in registers across passes
 
 
@@ -28,8 +30,11 @@ def policy() -> Policy:
 
     def splits(node: Node) -> int:
         x = node.inputs[-1].shape
-        if node.op.template is not None:  # the weight gradient: parts of the batch
-            return min(8, x[0]) if x[0] > 1 else 0
+        if node.op.template is not None:  # the weight gradient: parts of the batch, unless its blocks are tasks enough
+            k, per_group, *window = node.types[0].shape
+            blocks = -(-k // 64) * -(-per_group * math.prod(window) // 320)
+            parts = min(-(-TASKS // blocks), x[0])
+            return parts if parts > 1 else 0
         kept, size = node.types[0].size, node.inputs[0].type.size
         long = kept < 1024 and size // max(kept, 1) >= 4096
         return next((s for s in (16, 8, 4, 2) if x[node.attrs["dims"][0]] % s == 0), 0) if long else 0
