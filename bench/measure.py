@@ -52,6 +52,15 @@ def interleave(candidates: Mapping[str, Callable[[], Any]], rounds: int = 40, ca
     return {name: Timing(*(1e3 * float(np.percentile(s, p)) for p in (50, 10, 90))) for name, s in seconds.items()}
 
 
+def compared(about: Mapping[str, Any], timings: Mapping[str, Timing]) -> list[dict[str, Any]]:
+    """A row for each candidate: milliseconds, spread, and the ratio to the first one's median."""
+    base = next(iter(timings.values())).median
+    return [
+        {**about, "candidate": name, "ms": t.median, "p10": t.low, "p90": t.high, "ratio": t.median / base}
+        for name, t in timings.items()
+    ]
+
+
 def device_name() -> str:
     """The GPU's name, or the processor's with the number of cores this process may use."""
     import torch

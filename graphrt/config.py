@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 
-def _bool(name: str) -> bool:
-    return os.environ.get(name, "0") not in ("", "0")
+def _bool(name: str, default: str = "0") -> bool:
+    return os.environ.get(name, default) not in ("", "0")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Flags:
     no_fuse: bool = field(metadata={"env": "GRAPHRT_NOFUSE", "doc": "one kernel per op"})
     no_inplace: bool = field(metadata={"env": "GRAPHRT_NOINPLACE", "doc": "no value takes another's bytes"})
     poison: bool = field(metadata={"env": "GRAPHRT_POISON", "doc": "fill the arena with NaN before each run"})
+    winograd: bool = field(metadata={"env": "GRAPHRT_WINOGRAD", "doc": "cpu: Winograd's method for 3x3 convolutions (1)"})
     cflags: str = field(metadata={"env": "GRAPHRT_CFLAGS", "doc": "more flags for the C compiler (sanitizers)"})
 
     @staticmethod
@@ -38,6 +39,7 @@ class Flags:
             no_fuse=_bool("GRAPHRT_NOFUSE"),
             no_inplace=_bool("GRAPHRT_NOINPLACE"),
             poison=_bool("GRAPHRT_POISON"),
+            winograd=_bool("GRAPHRT_WINOGRAD", "1"),
             cflags=env.get("GRAPHRT_CFLAGS", ""),
         )
 

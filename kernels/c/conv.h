@@ -22,5 +22,6 @@
 #define V_PHASES 1
 #define V_CHANNELS_LAST X_CHANNELS_LAST
 #define V_W(buf, g, k, c, r, s) LOAD_W(buf, (g)*V_K + (k), c, r, s)
+#define V_W_ALONG_C !W_FAST_K
 #define V_STORE(buf, n, g, k, p, q, value) STORE(buf, n, (g)*V_K + (k), p, q, value)
 #include "conv_core.h"

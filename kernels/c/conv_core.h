@@ -2,17 +2,31 @@
  *
  * A task copies the input it needs into a patch (zero padding included, so that the inner loops never branch) and runs tiles
  * over it; filters are packed once per launch. Which tile depends on the number of output channels: conv_wide.h, conv_narrow.h,
- * and conv_depthwise.h without a patch.
+ * and conv_depthwise.h without a patch. With WINOGRAD 1, 3x3 filters of stride 1 take conv_winograd.h.
  *
  * Macros: V_G groups, V_C and V_K channels of a group, V_P V_Q output, V_R V_S filter, V_SH V_SW V_DH V_DW, V_N batch,
  * V_INSIDE(h, w) whether h, w >= 0 of the padded input is inside, V_X(buf, n, g, c, h, w) what is there, V_CHANNELS_LAST (a
- * hint on how it is stored), V_W(buf, g, k, c, r, s), V_STORE(buf, n, g, k, p, q, value); V_MEETS_H(h), V_MEETS_W(w)
+ * hint on how it is stored), V_W(buf, g, k, c, r, s) and V_W_ALONG_C whether its memory runs along c, V_STORE(buf, n, g, k, p, q, value); V_MEETS_H(h), V_MEETS_W(w)
  * whether row h, column w of the padded input holds more than zeros, V_PHASES after how many columns that repeats: a tile
  * takes columns of one phase, so that all of them skip the same taps.
  */
 #include "tile.h"
+/* to[c][NK] <- the filter's tap (r, s) for `channels` from c0 and `width` output channels from k0, read along memory */
+#define GRT_FILTER(NK)                                                                                                         \
+  GRT_INLINE void FN(_filter)(const FN(_buffers) buf, T *to, int g, int k0, int width, int c0, int channels, int r, int s) {    \
+    if (V_W_ALONG_C) {                                                                                                         \
+      for (int k = 0; k < width; k++)                                                                                          \
+        for (int c = 0; c < channels; c++) to[c * (NK) + k] = V_W(buf, g, k0 + k, c0 + c, r, s);                              \
+    } else {                                                                                                                   \
+      for (int c = 0; c < channels; c++)                                                                                       \
+        GRT_SIMD for (int k = 0; k < width; k++) to[c * (NK) + k] = V_W(buf, g, k0 + k, c0 + c, r, s);                        \
+    }                                                                                                                          \
+  }
 #if V_C == 1 && V_K == 1 && V_G > 1 && V_CHANNELS_LAST
 #include "conv_depthwise.h"
+#elif WINOGRAD && V_R == 3 && V_S == 3 && V_SH == 1 && V_SW == 1 && V_DH == 1 && V_DW == 1 && V_PHASES == 1 && \
+    V_C >= 8 && 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T) && V_P > 1 && V_Q > 1
+#include "conv_winograd.h"
 #elif 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T) || V_SW != 1
 #include "conv_wide.h"
 #else
@@ -37,5 +51,7 @@
 #undef V_PHASES
 #undef V_CHANNELS_LAST
 #undef V_W
+#undef V_W_ALONG_C
+#undef GRT_FILTER
 #undef V_STORE
 #include "undef.h"

@@ -29,6 +29,7 @@
 #define V_X(buf, n, g, c, h, w) LOAD_DY(buf, n, (g)*V_C + (c), V_U(h) / STRIDE_H, V_V(w) / STRIDE_W)
 #define V_CHANNELS_LAST DY_CHANNELS_LAST
 #define V_W(buf, g, k, c, r, s) LOAD_W(buf, (g)*V_C + (c), k, CR - 1 - (r), CS - 1 - (s))
+#define V_W_ALONG_C W_FAST_K
 #define V_STORE(buf, n, g, k, p, q, value) STORE(buf, n, (g)*V_K + (k), p, q, value)
 #include "conv_core.h"
 #undef V_U

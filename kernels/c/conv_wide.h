@@ -27,18 +27,18 @@ enum {
   FN(_BLOCK) = FN(_CB) * V_R * V_S * FN(_NK) /* numbers of the filter in one block */
 };
 
+GRT_FILTER(FN(_NK))
+
 /* [group][block of k][block of c][tap][channel][lane]; launch[0] is the packed filter, launch[1] the buffers */
 static void FN(_pack)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
   const int cb = (int)task % FN(_CBLOCKS), kb = (int)task / FN(_CBLOCKS) % FN(_KB), g = (int)task / (FN(_CBLOCKS) * FN(_KB));
   T *out = (T *)launch[0] + task * FN(_BLOCK);
+  const int channels = MIN_OF(V_C - cb * FN(_CB), FN(_CB)), width = MIN_OF(V_K - kb * FN(_NK), FN(_NK));
+  if (width < FN(_NK)) memset(out, 0, sizeof(T) * FN(_BLOCK));
   for (int r = 0; r < V_R; r++)
-    for (int s = 0; s < V_S; s++)
-      for (int c = cb * FN(_CB); c < MIN_OF(V_C, (cb + 1) * FN(_CB)); c++, out += FN(_NK)) {
-        const int width = MIN_OF(V_K - kb * FN(_NK), FN(_NK));
-        GRT_SIMD for (int i = 0; i < width; i++) out[i] = V_W(buf, g, kb * FN(_NK) + i, c, r, s);
-        for (int i = width; i < FN(_NK); i++) out[i] = 0;
-      }
+    for (int s = 0; s < V_S; s++, out += channels * FN(_NK))
+      FN(_filter)(buf, out, g, kb * FN(_NK), width, cb * FN(_CB), channels, r, s);
 }
 
 /* One tile: wb columns from q in row p. ``sums`` holds what blocks of channels before the ``first`` ... ``last`` have added. */

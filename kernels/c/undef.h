@@ -37,3 +37,5 @@
 #undef OP
 #undef START
 #undef DESCENDING
+#undef WINOGRAD
+#undef W_FAST_K

@@ -157,6 +157,8 @@ class Conv:
     last: bool = True  # channels last
     op: str = "conv"
     splits: int = 2
+    filter: str = ""  # memory order of w, if not that of the layout
+    winograd: bool = False
 
     @property
     def out(self) -> tuple[int, int]:
@@ -172,12 +174,14 @@ class Conv:
 
     def orders(self) -> tuple[str, str, str]:
         """Memory order of x, dy and w."""
-        return ("nhwc", "npqk", "krsd") if self.last else ("nchw", "nkpq", "kdrs")
+        x, dy, w = ("nhwc", "npqk", "krsd") if self.last else ("nchw", "nkpq", "kdrs")
+        return x, dy, self.filter or w
 
     def macros(self, name: str) -> dict[str, object]:
         p, q = self.out
         last = int(self.last)
         return {
+            **{"WINOGRAD": int(self.winograd), "W_FAST_K": int(self.filter.endswith("k"))},
             **{"T": self.kind, "ACC": self.kind, "CN": self.n, "CC": self.c, "CH": self.h, "CW": self.w, "CK": self.k},
             **{"CR": self.r, "CS": self.s, "CP": p, "CQ": q, "STRIDE_H": self.stride[0], "STRIDE_W": self.stride[1]},
             **{"PAD_H": self.pad[0], "PAD_W": self.pad[2], "DIL_H": self.dil[0], "DIL_W": self.dil[1]},
@@ -274,6 +278,14 @@ CONVS = [
     Conv(1, 1, 1, 7, 3, 3, 3, pad=(1, 1, 1, 1)),  # taps that only ever meet padding
     Conv(1, 70, 8, 8, 70, 3, 3, pad=(1, 1, 1, 1)),  # more than one block of output channels
     Conv(1, 3, 7, 9, 20, 3, 3, stride=(2, 1), pad=(1, 1, 1, 1), kind="double"),
+    Conv(1, 100, 5, 5, 70, 3, 3, pad=(1, 1, 1, 1), filter="rsdk"),  # more than one block of input channels
+    Conv(9, 16, 2, 3, 33, 2, 2, pad=(0, 1, 1, 0), filter="rsdk"),
+    Conv(2, 16, 7, 9, 20, 3, 3, pad=(1, 1, 1, 1), winograd=True),  # tiles that hang over the edge
+    Conv(1, 70, 6, 6, 70, 3, 3, pad=(1, 1, 1, 1), filter="rsdk", winograd=True),  # blocks on both sides
+    Conv(17, 12, 2, 2, 16, 3, 3, pad=(1, 1, 1, 1), filter="rsdk", winograd=True),  # small images together
+    Conv(2, 32, 5, 6, 40, 3, 3, pad=(2, 0, 1, 2), groups=2, winograd=True),
+    Conv(1, 16, 40, 8, 16, 3, 3, winograd=True, last=False),
+    Conv(2, 12, 8, 8, 12, 3, 3, pad=(1, 1, 1, 1), kind="double", winograd=True),
     Conv(2, 3, 9, 9, 3, 3, 3, pad=(1, 1, 1, 1), groups=3, kind="double", last=False),
 ]
 

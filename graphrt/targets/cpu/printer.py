@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from graphrt.config import Flags
 from graphrt.index import Expr, axis, delinearize
 from graphrt.schedule.kernel_ir import (
     Block,
@@ -78,6 +79,7 @@ class Printer:
 
     def __init__(self, kernel: Kernel, buffers: Buffers) -> None:
         self.name, self.buffers = kernel.group.name, buffers
+        self.winograd = Flags.read().winograd
         self.arrays: set[str] = set()
         self.stored = {s.slot for b in blocks(kernel) for s in b.stores}
         slots = list(dict.fromkeys([load[0] for b in blocks(kernel) for load in loads(b)] + sorted(self.stored, key=str)))
@@ -192,10 +194,13 @@ class Printer:
             return {"A_FAST_M": unit(loaders["A"], "m", "k"), "B_FAST_N": unit(loaders["B"], "n", "k")}
         hints = {}
         if name.startswith("conv"):
+            hints["WINOGRAD"] = str(int(self.winograd))
             first = next(iter(loaders.values()))
             hints["X_CHANNELS_LAST"] = unit(
                 loaders.get("X", first), "c" if "X" in loaders else "k", "w" if "X" in loaders else "q"
             )
+            if "W" in loaders:
+                hints["W_FAST_K"] = unit(loaders["W"], "k", "c")
             if "DY" in loaders:
                 hints["DY_CHANNELS_LAST"] = unit(loaders["DY"], "k", "q")
             fast, slow = ("k", "q") if name == "conv" else ("c", "w") if name == "conv_dgrad" else ("k", "s")
