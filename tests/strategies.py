@@ -85,9 +85,19 @@ class Numbers:
         """Whether ``v`` is finite, of moderate size and moved little by noise."""
         x = self.exact(v)
         if not v.dtype.is_float:
-            return self.spread(v) == 0
+            return self.spread(v) == 0 and not self._knife_edge(v.node)
         largest = float(np.abs(x).max(initial=0.0))
         return bool(np.isfinite(x).all()) and largest <= LIMIT and self.spread(v) <= 0.05 * max(largest, 1.0)
+
+    def _knife_edge(self, node: grt.Node) -> bool:
+        """Whether ``node`` asks if two floats are equal that differ by no more than roundings do: noise never makes them so."""
+        if node.op.name not in ("eq", "ne") or not node.inputs[0].dtype.is_float:
+            return False
+        a, b = (self.exact(v) for v in node.inputs)
+        close = sum(2 * self.spread(v) for v in node.inputs) + 4 * epsilon(node.inputs[0].dtype) * np.maximum(
+            np.abs(a), np.abs(b)
+        )
+        return bool(((a != b) & (np.abs(a - b) <= close)).any())
 
 
 def epsilon(dtype: DType) -> float:
