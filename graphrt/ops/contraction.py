@@ -42,6 +42,14 @@ def _infer_matmul(input: TensorType, other: TensorType) -> Types:
     return (TensorType((*a[:-1], b[-1]), input.dtype),)
 
 
+def _product(a: Value, b: Value, wrt: Value) -> Value:
+    """``a @ b``, the gradient of ``wrt``; if that is a transposed view, computed as what it shows lies in memory."""
+    swapped = [*range(wrt.ndim - 2), wrt.ndim - 1, wrt.ndim - 2]
+    if wrt.node.op.name == "permute" and list(wrt.node.attrs["dims"]) == swapped:
+        return transpose(apply("matmul", transpose(b, -1, -2), transpose(a, -1, -2)), -1, -2)
+    return apply("matmul", a, b)
+
+
 def _matmul_samples(rng: np.random.Generator) -> list[Sample]:
     shapes = [((5, 7), (7, 3)), ((1, 1), (1, 1)), ((2, 4, 6), (2, 6, 5)), ((33, 20), (20, 65)), ((3, 0), (0, 2))]
     return [
@@ -55,8 +63,8 @@ register(
         kind=Kind.CONTRACTION,
         infer=_infer_matmul,
         vjp=lambda n, dy: [
-            apply("matmul", dy, transpose(n.inputs[1], -1, -2)),
-            apply("matmul", transpose(n.inputs[0], -1, -2), dy),
+            _product(dy, transpose(n.inputs[1], -1, -2), n.inputs[0]),
+            _product(transpose(n.inputs[0], -1, -2), dy, n.inputs[1]),
         ],
         reference=np.matmul,
         samples=_matmul_samples,

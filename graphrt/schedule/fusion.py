@@ -202,8 +202,6 @@ def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
     kind = node.op.kind
     if kind not in FUSABLE and not (kind is Kind.REDUCTION and group.kind == "reduction"):
         return Verdict(False, f"is a {kind.value}: a kernel of its own"), None
-    if node.origin.phase == "opt" and group.kind == "template":
-        return Verdict(False, "is an update: all updates share one launch"), None
     if node.origin.phase == "bwd" and group.kind == "template" and group.phase == "fwd" and node.op.cheap:
         return Verdict(False, "is cheap: computed again in the backward pass"), None
     if kind is Kind.REDUCTION:
@@ -270,8 +268,8 @@ def benefit(f: Fusion, group: Group, node: Node) -> int:
 def _better_later(f: Fusion, group: Group, node: Node) -> bool:
     """Whether computing ``node`` where it is read moves fewer bytes than storing it behind a template."""
     y = node.outputs[0]
-    if not node.op.cheap or node.op.kind is not Kind.ELEMENTWISE or f.is_result(y):
-        return False
+    if not node.op.cheap or node.op.kind is not Kind.ELEMENTWISE or f.is_result(y) or node.origin.phase == "opt":
+        return False  # an update goes on to a result, which its own kernel would have to read and write
     sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
     stored = all(
         f.is_result(v) or any(r is not node and r not in group.nodes for r in f.readers(v)) for v in sources if v in group.index

@@ -63,12 +63,23 @@ static void FN(_task)(long task, void **table) {
 #pragma GCC unroll 4
             for (int v = 0; v < NV; v++) acc[i][v] += a[k * MR + i] * w[v];
         }
-        for (int i = 0; i < MR; i++)
-          for (int v = 0; v < NV; v++) *(vec *)(c + (tm + i) * BN + tn + v * L) = acc[i][v];
+        if (k0 + KC < K) { /* to be continued */
+          for (int i = 0; i < MR; i++)
+            for (int v = 0; v < NV; v++) *(vec *)(c + (tm + i) * BN + tn + v * L) = acc[i][v];
+          continue;
+        }
+        for (int i = 0; i < MIN_OF(rows - tm, MR); i++) {
+          T out[NR] __attribute__((aligned(64)));
+#pragma GCC unroll 4
+          for (int v = 0; v < NV; v++) *(vec *)(out + v * L) = acc[i][v];
+          if (cols - tn >= NR) {
+            GRT_SIMD for (int j = 0; j < NR; j++) STORE(buf, b, m0 + tm + i, n0 + tn + j, out[j]);
+          } else {
+            GRT_SIMD for (int j = 0; j < cols - tn; j++) STORE(buf, b, m0 + tm + i, n0 + tn + j, out[j]);
+          }
+        }
       }
   }
-  for (int i = 0; i < rows; i++)
-    GRT_SIMD for (int j = 0; j < cols; j++) STORE(buf, b, m0 + i, n0 + j, c[i * BN + j]);
 }
 static void NAME(void **table) {
   enum {

@@ -3,9 +3,10 @@
  * Macros as pool.h, with LOAD_DY(buf, n, c, p, q), for OP_MAX LOAD_INDEX(buf, n, c, p, q), and STORE(buf, n, c, h, w, value).
  * A window at p covers h by tap r where h + pad = p*stride + r*dil. A task owns a line of dx (channels, or columns), sums in it
  * and stores every element once: no atomics. Along columns one tap meets every stride-th element, so no two windows of the
- * inner loop touch the same one.
+ * inner loop touch the same one. Windows that lie apart (stride >= size, no padding) meet each element once: no sum.
  */
 #include "tile.h"
+#define APART (STRIDE_H >= CR && STRIDE_W >= CS && PAD_H == 0 && PAD_W == 0 && DIL_H == 1 && DIL_W == 1)
 enum { FN(_LINE) = CHANNELS_LAST ? CC : CW };
 GRT_INLINE T FN(_part)(const FN(_buffers) buf, int n, int c, int p, int q, int tap) {
   const T dy = LOAD_DY(buf, n, c, p, q); /* loaded in any case: a load that depends on the index would not vectorise */
@@ -15,6 +16,31 @@ GRT_INLINE T FN(_part)(const FN(_buffers) buf, int n, int c, int p, int q, int t
   return (void)tap, dy;
 #endif
 }
+#if APART
+GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int h, int w0) {
+  const int p = h / STRIDE_H, r = h % STRIDE_H, met = p < CP && r < CR;
+#if CHANNELS_LAST
+  const int q = w0 / STRIDE_W, s = w0 % STRIDE_W;
+  if (met && q < CQ && s < CS) {
+    GRT_SIMD for (int c = 0; c < CC; c++) STORE(buf, n, c, h, w0, FN(_part)(buf, n, c, p, q, r * CS + s));
+  } else {
+    GRT_SIMD for (int c = 0; c < CC; c++) STORE(buf, n, c, h, w0, 0);
+  }
+  (void)c0;
+#else
+  enum { WHOLE = MIN_OF(CQ, CW / STRIDE_W) };
+  const int last = met ? WHOLE : 0;
+  GRT_SIMD for (int q = 0; q < last; q++) {
+    for (int s = 0; s < STRIDE_W; s++)
+      STORE(buf, n, c0, h, q * STRIDE_W + s, s < CS ? FN(_part)(buf, n, c0, p, q, r * CS + s) : 0);
+  }
+  for (int w = last * STRIDE_W; w < CW; w++) /* a window that hangs over the edge, and what no window meets */
+    STORE(buf, n, c0, h, w, met && w / STRIDE_W < CQ && w % STRIDE_W < CS
+                                ? FN(_part)(buf, n, c0, p, w / STRIDE_W, r * CS + w % STRIDE_W) : 0);
+  (void)w0;
+#endif
+}
+#else
 GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int h, int w0) {
   T total[FN(_LINE)] __attribute__((aligned(64)));
   for (int i = 0; i < FN(_LINE); i++) total[i] = 0;
@@ -36,6 +62,7 @@ GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int h, int w0) 
   GRT_SIMD for (int i = 0; i < FN(_LINE); i++)
       STORE(buf, n, CHANNELS_LAST ? i : c0, h, CHANNELS_LAST ? w0 : i, total[i]);
 }
+#endif
 static void FN(_task)(long task, void **table) {
   const FN(_buffers) buf = FN(_open)(table);
 #if CHANNELS_LAST
@@ -47,4 +74,5 @@ static void FN(_task)(long task, void **table) {
 #endif
 }
 static void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CH : CC), table); }
+#undef APART
 #include "undef.h"
