@@ -79,9 +79,13 @@ static void FN(_task)(long task, void **launch) {
         GRT_SIMD for (int c = 0; c < V_C; c++) to[c * FN(_ROWS) * WIDTH] = V_X(buf, n, g, c, row, x);
       }
     } else {
+      int first = 0, last = WIDTH; /* a load beyond them, though masked, might be made */
+      while (first < last && !V_INSIDE(row, first)) first++;
+      while (first < last && !V_INSIDE(row, last - 1)) last--;
       for (int c = 0; c < V_C; c++) {
         T *to = patch + (c * FN(_ROWS) + h) * WIDTH;
-        GRT_SIMD for (int x = 0; x < WIDTH; x++) to[x] = V_INSIDE(row, x) ? V_X(buf, n, g, c, row, x) : 0;
+        memset(to, 0, sizeof(T) * WIDTH);
+        GRT_SIMD for (int x = first; x < last; x++) to[x] = V_INSIDE(row, x) ? V_X(buf, n, g, c, row, x) : 0;
       }
     }
   }

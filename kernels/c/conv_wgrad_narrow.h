@@ -46,7 +46,7 @@ static void FN(_task)(long task, void **table) {
   const int first = split * CHUNK, last = MIN_OF(first + CHUNK, CN);
   T *sum = grt_scratch(sizeof(T) * (TAPS * NK * L + CP * QP * NK + FN(_GC) * FN(_HEIGHT) * FN(_WIDTH) + 64));
   T *dy = sum + TAPS * NK * L, *x = dy + CP * QP * NK;
-  memset(sum, 0, sizeof(T) * TAPS * NK * L);
+  memset(sum, 0, sizeof(T) * (TAPS * NK * L + CP * QP * NK)); /* dy is zero beyond its columns and channels */
   for (int n = first; n < last; n++) {
     for (int c = 0; c < FN(_GC); c++)
       for (int h = 0; h < FN(_HEIGHT); h++) {
@@ -60,10 +60,9 @@ static void FN(_task)(long task, void **table) {
         GRT_SIMD for (int w = left; w < right; w++) row[w] = LOAD_X(buf, n, g * FN(_GC) + c, hh, w - PAD_W);
         for (int w = right; w < FN(_WIDTH); w++) row[w] = 0;
       }
-    for (int k = 0; k < NK; k++)
+    for (int k = 0; k < MIN_OF(FN(_GK) - k0, NK); k++)
       for (int p = 0; p < CP; p++)
-        GRT_SIMD for (int q = 0; q < QP; q++)
-          dy[(k * CP + p) * QP + q] = q < CQ && k0 + k < FN(_GK) ? LOAD_DY(buf, n, g * FN(_GK) + k0 + k, p, q) : 0;
+        GRT_SIMD for (int q = 0; q < CQ; q++) dy[(k * CP + p) * QP + q] = LOAD_DY(buf, n, g * FN(_GK) + k0 + k, p, q);
     int j = 0;
     for (; j + 4 <= TAPS; j += 4) FN(_few)(dy, x, sum, j, 4);
     if (TAPS % 4) FN(_few)(dy, x, sum, j, TAPS % 4);

@@ -28,6 +28,35 @@ typedef double grt_vec_double __attribute__((vector_size(GRT_VECTOR), aligned(8)
 #define TILE_ROWS(v) ((v) == 1 ? 8 : 5)
 #define TILE_VECTORS 2
 #endif
+/* r[i][j] <-> r[j][i] of GRT_LANES vectors, in registers: blocks off the diagonal change places, halving (Eklundh, 1972). */
+#if defined(__clang__)
+#define GRT_TRANSPOSE(T, word)                                                                                         \
+  GRT_INLINE void GRT_JOIN(grt_transpose_, T)(GRT_VEC(T) * r) {                                                        \
+    for (int i = 0; i < GRT_LANES(T); i++)                                                                             \
+      for (int j = 0; j < i; j++) {                                                                                    \
+        const T x = r[i][j];                                                                                           \
+        r[i][j] = r[j][i], r[j][i] = x;                                                                                \
+      }                                                                                                                \
+  }
+#else
+#define GRT_TRANSPOSE(T, word)                                                                                         \
+  GRT_INLINE void GRT_JOIN(grt_transpose_, T)(GRT_VEC(T) * r) {                                                        \
+    enum { L = GRT_LANES(T) };                                                                                         \
+    typedef word lanes __attribute__((vector_size(GRT_VECTOR)));                                                       \
+    _Pragma("GCC unroll 4") for (int d = L / 2; d > 0; d /= 2) {                                                       \
+      lanes low, high;                                                                                                 \
+      _Pragma("GCC unroll 16") for (int j = 0; j < L; j++) low[j] = j & d ? L + j - d : j, high[j] = j & d ? L + j : j + d; \
+      _Pragma("GCC unroll 16") for (int i = 0; i < L; i++) {                                                           \
+        if (i & d) continue;                                                                                           \
+        const GRT_VEC(T) a = r[i], b = r[i + d];                                                                       \
+        r[i] = __builtin_shuffle(a, b, low), r[i + d] = __builtin_shuffle(a, b, high);                                 \
+      }                                                                                                                \
+    }                                                                                                                  \
+  }
+#endif
+GRT_TRANSPOSE(float, int32_t)
+GRT_TRANSPOSE(double, int64_t)
+
 /* a op b; integers wrap around. */
 #define GRT_WRAPPED(a, op, b) \
   _Generic((a)op(b), float: (a)op(b), double: (a)op(b), default: (int64_t)((uint64_t)(a)op(uint64_t)(b)))

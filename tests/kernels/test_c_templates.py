@@ -102,13 +102,14 @@ class Matmul:
     a_fast_m: int = 0
     b_fast_n: int = 1
     kind: str = "float"
+    a_direct: int = 0
 
     def text(self, name: str) -> str:
         a, b = "bkm" if self.a_fast_m else "bmk", "bkn" if self.b_fast_n else "bnk"
         macros = {
             **{"T": self.kind, "ACC": self.kind, "BATCH": self.b, "M": self.m, "N": self.n, "K": self.k},
             **{"LOAD_A": f"{name}_a", "LOAD_B": f"{name}_b", "STORE": f"{name}_store"},
-            **{"A_FAST_M": self.a_fast_m, "B_FAST_N": self.b_fast_n},
+            **{"A_FAST_M": self.a_fast_m, "B_FAST_N": self.b_fast_n, "A_DIRECT": self.a_direct},
         }
         closures = [
             closure(f"{name}_a", self.kind, 0, "bmk", (self.b, self.m, self.k), a, shift=1),
@@ -134,6 +135,7 @@ class Matmul:
 MATMULS = [
     *(Matmul(1, 37, 29, 53, a, b, kind) for a, b, kind in product((0, 1), (0, 1), ("float", "double"))),
     *(Matmul(*s) for s in ((1, 64, 10, 84), (3, 1, 1, 1), (2, 7, 33, 1), (1, 1, 100, 9), (1, 130, 70, 800), (1, 50, 1, 20))),
+    *(Matmul(*s, b_fast_n=0, a_direct=1, kind=kind) for s in ((1, 37, 40, 70), (2, 5, 70, 400)) for kind in CTYPES),
     Matmul(2, 5, 9, 0),  # an empty sum is zero, and is stored
 ]
 

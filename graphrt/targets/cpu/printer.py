@@ -113,9 +113,12 @@ class Printer:
     def expression(self, inst: Inst, at: dict[str, Expr]) -> str:
         if inst.op == "load":
             slot, offset, guards = inst.args
-            text = f"buf.{self.fields[slot]}[{self.expr(offset, at)}]"
-            condition = self.guard(guards, at)
-            return f"{condition} ? {text} : 0" if condition else text
+            place, condition = self.expr(offset, at), self.guard(guards, at)
+            if not condition:
+                return f"buf.{self.fields[slot]}[{place}]"
+            if slot.space != "arena":  # GCC may read what a mask hides; only the arena has room around it
+                place = f"{condition} ? {place} : 0"
+            return f"{condition} ? buf.{self.fields[slot]}[{place}] : 0"
         if inst.op == "const":
             return c_number(inst.args[0], inst.out.dtype)
         if inst.op == "index":
@@ -191,7 +194,9 @@ class Printer:
         if name in ("scan", "sort", "scatter", "nms"):
             return {}
         if name == "matmul":
-            return {"A_FAST_M": unit(loaders["A"], "m", "k"), "B_FAST_N": unit(loaders["B"], "n", "k")}
+            fast = {"A_FAST_M": unit(loaders["A"], "m", "k"), "B_FAST_N": unit(loaders["B"], "n", "k")}
+            direct = fast["A_FAST_M"] == "0" and [(i.op, i.args[-1]) for i in loaders["A"].insts] == [("load", ())]
+            return {**fast, "A_DIRECT": str(int(direct))}
         hints = {}
         if name.startswith("conv"):
             hints["WINOGRAD"] = str(int(self.winograd))

@@ -43,8 +43,11 @@ def policy() -> Policy:
 
 
 def _arena(size: int) -> np.ndarray:
-    """``size`` bytes from the start of a page; in huge pages where the system has them, for few translations of addresses."""
-    size = max(-(-size // ALIGNMENT) * ALIGNMENT, ALIGNMENT)
+    """``size`` bytes with ALIGNMENT more on both sides; in huge pages where the system has them, for few address translations.
+
+    The room around is for masked loads: GCC 12 may make a vector load and a blend of one whose mask it knows.
+    """
+    size = -(-size // ALIGNMENT) * ALIGNMENT + 2 * ALIGNMENT
     if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         memory, start = mmap.mmap(-1, size), 0
     else:
@@ -65,7 +68,7 @@ class CpuExecutable:
         self._launches = len(schedule.launches)
         self._memory = _arena(plan.size)
         self._table = (ctypes.c_void_p * (len(self._buffers.entries) + 1))()
-        self._table[0] = self._memory.ctypes.data
+        self._table[0] = self._memory.ctypes.data + ALIGNMENT
         self._poison = Flags.read().poison
 
     def _bind(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
