@@ -312,7 +312,17 @@ def _wider_elements_in_as_many_bytes(g: grt.Graph) -> None:
     g.output("y", F.cast(x[:264], "int64") + 1)
 
 
+def _two_groups_that_read_each_other(g: grt.Graph) -> None:
+    p = g.parameter("p", np.ones((3, 2), np.float32))
+    n, s = -p, F.sign(g.input("c", (3, 2, 2)))
+    t = F.sigmoid(F.reshape(F.reshape(s, (12,))[:6], (3, 2)))
+    rows = F.broadcast_to(F.reshape(n, (1, 6)), (2, 6))
+    g.output("y", s + F.reshape(rows, (3, 2, 2)))
+    g.update(p, p - F.pow(F.exp(g.input("a", (3, 2))), t) * n)
+
+
 FOUND = [
+    _two_groups_that_read_each_other,
     _twice,
     _reduced,
     _own_row,

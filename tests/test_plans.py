@@ -45,5 +45,7 @@ def test_lenet_step_is_one_program_of_at_most_24_launches() -> None:
     launches = program.schedule.launches
     updating = [x for x in launches if any(n.origin.phase == "opt" for g in x.groups if g.kind != "template" for n in g.nodes)]
     assert len(updating) <= 1, "updates run behind the contraction they take, the others in one launch"
-    stored = {name for x in launches for g in x.groups for v in g.outputs for name, u in program.graph.updates.items() if u is v}
+    stored = {
+        name for x in launches for g in x.groups for v in g.outputs for name, u in program.graph.updates.items() if u is v
+    }
     assert stored == set(program.graph.updates), "no update is copied"

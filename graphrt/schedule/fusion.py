@@ -127,12 +127,13 @@ class Fusion:
     def depends(self, start: set[Node], goals: set[Node]) -> bool:
         """Whether a path leads from ``start`` to a node of ``goals`` in the graph with groups contracted."""
         seen: set[Node | Group] = set()
+        ends = {self.owner.get(n, n) for n in goals}
         stack = list(start)
         while stack:
             node = stack.pop()
-            if node in goals:
+            unit = self.owner.get(node, node)  # a group is reached when one of its members is, and left from all of them
+            if unit in ends:
                 return True
-            unit = self.owner.get(node, node)  # all members of a group have the same successors
             if unit not in seen:
                 seen.add(unit)
                 stack.extend(self.successors(node))
