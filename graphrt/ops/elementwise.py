@@ -285,10 +285,18 @@ erf = unary(
     ),
     "Error function.",
 )
+
+
+def _sigmoid(s: Any, x: Any) -> Any:
+    """e / (1 + e) or 1 / (1 + e) with e = exp(-|x|), which never overflows: small results keep their digits."""
+    one, e = s.const(1.0, x), s.exp(s.neg(s.abs(x)))
+    return s.div(s.where(s.lt(x, s.const(0.0, x)), e, one), s.add(one, e))
+
+
 sigmoid = unary(
     define(
         "sigmoid",
-        lambda s, x: s.div(s.const(1.0, x), s.add(s.const(1.0, x), s.exp(s.neg(x)))),
+        _sigmoid,
         lambda x: np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x)))),
         lambda n, dy: [dy * n.outputs[0] * (1.0 - n.outputs[0])],
         cheap=False,

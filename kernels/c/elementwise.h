@@ -10,6 +10,7 @@
 
 #define GRT_INLINE static inline __attribute__((always_inline, unused))
 #define GRT_SIMD _Pragma("omp simd") /* not "GCC ivdep": a short loop would be unrolled before it is vectorised */
+#include "vmath.h"
 
 GRT_INLINE float grt_max_f32(float a, float b) { return (a > b || a != a) ? a : b; }
 GRT_INLINE double grt_max_f64(double a, double b) { return (a > b || a != a) ? a : b; }

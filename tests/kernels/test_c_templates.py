@@ -581,3 +581,32 @@ def test_extremes_vectorise(tmp_path: Path) -> None:
     command = [*compiler(), *FLAGS, "-fopt-info-vec-optimized", "-I", str(headers()), str(text), "-o", str(tmp_path / "s.so")]
     report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert report.count("loop vectorized") >= 2
+
+
+# --- elementary functions ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["exp", "log", "tanh", "erf", "sigmoid", "rsqrt"])
+def test_elementary_functions_are_within_two_ulp(name: str) -> None:
+    """Over the whole range of float32, every 4001st bit pattern and the ends, with the special cases of C's own functions."""
+    import graphrt as grt
+    from graphrt import ops as F
+
+    ends = np.array(
+        [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 88.72284, 88.7229, -87.33655, -103.97, -104.1, 1.0, -1.0]
+    )
+    x = np.concatenate([np.arange(0, 2**32, 4001, dtype=np.uint64).astype(np.uint32).view(np.float32), ends.astype(np.float32)])
+    graph = grt.Graph()
+    graph.output("y", getattr(F, name)(graph.input("x", x.shape)))
+    y = grt.compile(graph, target="cpu")(x=x)["y"]
+    from scipy import special
+
+    with np.errstate(all="ignore"):
+        oracles = {"exp": np.exp, "log": np.log, "tanh": np.tanh, "erf": special.erf, "rsqrt": lambda v: 1 / np.sqrt(v)}
+        exact = oracles.get(name, lambda v: 1 / (1 + np.exp(-v)))(x.astype(np.float64))
+        rounded = exact.astype(np.float32)
+        ulp = np.spacing(np.abs(rounded)).astype(np.float64)
+        finite = np.isfinite(rounded)
+        np.testing.assert_array_equal(y[~finite], rounded[~finite])
+        worst = np.max(np.abs(y[finite] - exact[finite]) / ulp[finite])
+    assert worst <= 2, f"{name} is {worst:.2f} ULP off"
