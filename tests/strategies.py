@@ -65,7 +65,7 @@ class Numbers:
         rng = np.random.default_rng((self.seed, len(self.table), (run + 1) // 2)) if noisy else None
         sign = 1 if run % 2 else -1
         terms = node.op.flops(node) / max(node.types[0].size, 1)
-        more = max(terms / 8, 1.0) ** 0.5  # partial sums grow, and so do their roundings
+        more = max(terms, 1.0) ** 0.5  # partial sums grow, and so do their roundings, if terms are added one by one
         inputs = [_shaken(self.table[v][run], v.dtype, rng, sign * more) for v in node.inputs]
         found = node.op.reference(*inputs, **node.attrs)
         arrays = found if isinstance(found, tuple) else (found,)

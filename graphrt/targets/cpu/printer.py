@@ -208,8 +208,8 @@ class Printer:
                 hints["W_FAST_K"] = unit(loaders["W"], "k", "c")
             if "DY" in loaders:
                 hints["DY_CHANNELS_LAST"] = unit(loaders["DY"], "k", "q")
-            fast, slow = ("k", "q") if name == "conv" else ("c", "w") if name == "conv_dgrad" else ("k", "s")
-            hints["OUT_CHANNELS_LAST"] = unit(kernel.epilogue, fast, slow)
+            run, across = ("k", "q") if name == "conv" else ("c", "w") if name == "conv_dgrad" else ("k", "s")
+            hints["OUT_CHANNELS_LAST"] = unit(kernel.epilogue, run, across)
             return hints
         operand, block = next(iter(loaders.items()))
         larger = (kernel.epilogue, "w") if name.endswith("_grad") else (block, kernel.spec.operands[operand][-1])
