@@ -164,13 +164,6 @@ def test_errors_say_what_to_do() -> None:
         nn.BatchNorm2d(2)(Graph().input("x", (2, 2)))
     with pytest.raises(ArgumentError, match="padding_mode"):
         nn.Conv2d(1, 1, 3, padding_mode="mirror")
-    with pytest.raises(ArgumentError, match="no model 'vgg'; there is lenet5, mlp"):
-        models.get("vgg")
-
-
-@pytest.mark.parametrize(("name", "count"), [("lenet5", 61_706), ("mlp", 101_770)])
-def test_parameter_counts(name: str, count: int) -> None:
-    assert nn.count_parameters(models.get(name).build()) == count
 
 
 # --- initialisation ----------------------------------------------------------------------------------------------

@@ -1,0 +1,101 @@
+"""The generated C under AddressSanitizer and UndefinedBehaviorSanitizer, the thread pool under ThreadSanitizer.
+
+A sanitizer must be loaded before Python, so each run is a process of its own: the op tests, and training steps of LeNet-5 and
+ResNet-20 compared with the same steps compiled as ever.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import INTERPRETED
+
+from graphrt.targets.cpu.build import compiler, headers
+
+ROOT = Path(__file__).parent.parent
+STEP = """
+import sys, numpy as np
+from graphrt import Trainer, models, nn, optim
+nn.manual_seed(0)
+model = models.get(sys.argv[1])
+trainer = Trainer(model.build(), nn.CrossEntropyLoss(), optim.SGD(lr=0.05, momentum=0.9), target="cpu")
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((4, *model.input_shape)).astype(np.float32), rng.integers(0, 10, 4)
+print(*(trainer.step(x, y)["loss"] for _ in range(3)))
+"""
+POOL = r"""
+#include "runtime.c"
+#include <stdio.h>
+enum { LOOPS = 400, TASKS = 37, CALLERS = 3 };
+static void add(long i, void **buf) { ((long *)buf[0])[i] += i + 1; }
+static void *call(void *sums) {
+  void *buf[] = {sums};
+  for (int i = 0; i < LOOPS; i++) grt_parallel(add, TASKS, buf);
+  return NULL;
+}
+int main(void) {
+  static long sums[CALLERS][TASKS];
+  pthread_t threads[CALLERS];
+  grt_set_threads(4);
+  for (int t = 0; t < CALLERS; t++) pthread_create(&threads[t], NULL, call, sums[t]);
+  for (int t = 0; t < CALLERS; t++) pthread_join(threads[t], NULL);
+  for (int t = 0; t < CALLERS; t++)
+    for (int i = 0; i < TASKS; i++)
+      if (sums[t][i] != (long)LOOPS * (i + 1)) return puts("a task was lost or ran twice"), 1;
+  return 0;
+}
+"""
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="the C target has no interpreted lane")
+
+
+def library(name: str) -> str:
+    """The path of a sanitizer's library; skips the test where the compiler has none."""
+    found = subprocess.run([*compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=False)
+    if found.returncode or not os.path.isabs(found.stdout.strip()):
+        pytest.skip(f"{' '.join(compiler())} comes without {name} on this machine")
+    return found.stdout.strip()
+
+
+def sanitized(arguments: list[str], timeout: int) -> subprocess.CompletedProcess[str]:
+    env = {
+        **os.environ,
+        "LD_PRELOAD": library("libasan.so"),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+        "GRAPHRT_CFLAGS": "-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def test_op_tests_under_address_and_undefined_sanitizer() -> None:
+    run = sanitized(
+        ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "cpu", str(ROOT / "tests" / "test_ops.py")], 800
+    )
+    assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
+
+
+@pytest.mark.parametrize("model", ["lenet5", "resnet20"])
+def test_training_steps_under_address_and_undefined_sanitizer(model: str) -> None:
+    run = sanitized(["-c", STEP, model], 400)
+    assert run.returncode == 0, run.stderr[-4000:]
+    plain = subprocess.run([sys.executable, "-c", STEP, model], capture_output=True, text=True, timeout=400, check=True)
+    losses = [np.array([float(v) for v in r.stdout.split()]) for r in (run, plain)]
+    assert losses[0].shape == (3,) and losses[0][2] < losses[0][0]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_thread_pool_under_thread_sanitizer(tmp_path: Path) -> None:
+    library("libtsan.so")
+    source, program = tmp_path / "pool.c", tmp_path / "pool"
+    source.write_text(POOL)
+    flags = ["-std=gnu11", "-O1", "-g", "-fsanitize=thread", "-pthread", "-I", str(headers())]
+    subprocess.run([*compiler(), *flags, str(source), "-o", str(program)], check=True, timeout=100)
+    fixed = ["setarch", "-R"] if shutil.which("setarch") else []  # the sanitizer wants addresses that are not random
+    run = subprocess.run([*fixed, str(program)], capture_output=True, text=True, timeout=200, check=False)
+    assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
