@@ -17,10 +17,10 @@ from graphrt.errors import ArgumentError, InputError
 from graphrt.ir import Graph
 from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.state import State, dense
-from graphrt.schedule.fusion import Decision
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
+from graphrt.schedule.partition import Decision
 from graphrt.types import TensorType
 
 

@@ -13,131 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
-from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, make_group, pull, reads
+from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull
+from graphrt.schedule.inline import inline
+from graphrt.schedule.partition import MAX_INPUTS, Decision, Fusion, Verdict, aligned, read_index, through
 
-MAX_INPUTS = 24  # buffers of one kernel; more only spills registers
 MAX_ROW = 16384  # a reduced row up to this size is kept on chip; beyond it each pass reads it again
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether something may be done, and why (not)."""
-
-    ok: bool
-    reason: str
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What became of one edge: ``node`` into ``group`` (by its anchor's name), and the bytes that saves."""
-
-    node: str
-    group: str
-    fused: bool
-    reason: str
-    saved: int
-
-
-class Fusion:
-    """The state of one run of ``fuse``: who reads whom, which group owns which node, and the decisions so far."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.position = {n: i for i, n in enumerate(graph.nodes)}
-        self.users = graph.users()
-        self.owner: dict[Node, Group] = {}
-        self.inlined: dict[Node, list[Group]] = {}
-        self.groups: list[Group] = []
-        self.decisions: dict[tuple[str, str], Decision] = {}  # by edge; the last word counts
-        self.results = set(graph.results())
-        self._bases: dict[Node, tuple[Value, ...]] = {}
-
-    def readers(self, value: Value) -> Iterator[Node]:
-        """Nodes that read ``value``, seen through views."""
-        for node in self.users[value]:
-            if node.op.kind is Kind.VIEW:
-                yield from self.readers(node.outputs[0])
-            else:
-                yield node
-
-    def bases(self, node: Node) -> tuple[Value, ...]:
-        """What ``node`` reads, seen through views, each value once."""
-        if node not in self._bases:
-            self._bases[node] = tuple(dict.fromkeys(v for x in node.inputs for v in _through(x)))
-        return self._bases[node]
-
-    def inputs(self, group: Group) -> set[Value]:
-        """The buffers ``group`` would read as it stands."""
-        members = set(group.nodes)
-        reads = (v for n in group.nodes for v in self.bases(n))
-        return {v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED}
-
-    def is_result(self, value: Value) -> bool:
-        """Whether a run returns ``value``, or a view of it, to the user or to a parameter."""
-        if value in self.results:
-            return True
-        views = (n for n in self.users[value] if n.op.kind is Kind.VIEW and n not in self.owner)
-        return any(self.is_result(n.outputs[0]) for n in views)
-
-    def start(self, node: Node) -> Group:
-        group = make_group(f"g{len(self.groups)}", node)
-        self.groups.append(group)
-        self.owner[node] = group
-        return group
-
-    def dissolve(self, group: Group) -> Node:
-        """Takes back a group of one node, and returns that."""
-        (node,) = group.nodes
-        self.groups.remove(group)
-        del self.owner[node]
-        return node
-
-    def add(self, group: Group, node: Node, index: Index) -> None:
-        group.nodes.append(node)
-        group.nodes.sort(key=self.position.__getitem__)
-        group.index[node.outputs[0]] = index
-        self.owner[node] = group
-
-    def decide(self, node: Node, group: Group, verdict: Verdict, saved: int) -> bool:
-        name = group.anchor.name if group.anchor else group.nodes[0].name
-        self.decisions[node.name, name] = Decision(node.name, name, verdict.ok, verdict.reason, saved)
-        if not verdict.ok:
-            group.stopped.append(f"{node.name} {verdict.reason}")
-        return verdict.ok
-
-    def successors(self, node: Node) -> Iterator[Node]:
-        """Everything that waits for ``node``: its readers and, if it is in a group, the readers of the whole group."""
-        group = self.owner.get(node)
-        for member in group.nodes if group else [node]:
-            for v in member.outputs:
-                for reader in self.readers(v):
-                    yield reader
-                    for other in self.inlined.get(reader, ()):
-                        yield from other.nodes
-
-    def after(self, group: Group) -> set[Node]:
-        """What waits for ``group`` from outside; any member's successors are those of all."""
-        return set(self.successors(group.nodes[0])) - set(group.nodes)
-
-    def depends(self, start: set[Node], goals: set[Node]) -> bool:
-        """Whether a path leads from ``start`` to a node of ``goals`` in the graph with groups contracted."""
-        seen: set[Node | Group] = set()
-        ends = {self.owner.get(n, n) for n in goals}
-        stack = list(start)
-        while stack:
-            node = stack.pop()
-            unit = self.owner.get(node, node)  # a group is reached when one of its members is, and left from all of them
-            if unit in ends:
-                return True
-            if unit not in seen:
-                seen.add(unit)
-                stack.extend(self.successors(node))
-        return False
 
 
 def fuse(graph: Graph, enabled: bool = True) -> tuple[list[Group], list[Decision]]:
@@ -151,7 +35,7 @@ def fuse(graph: Graph, enabled: bool = True) -> tuple[list[Group], list[Decision
                 _grow(f, group)
     if enabled:
         _merge_rows(f)
-        _inline(f)
+        inline(f)
     alone: list[Node] = []
     for node in graph.nodes:
         if node.op.kind in FUSABLE and node not in f.owner and node not in f.inlined:
@@ -161,13 +45,13 @@ def fuse(graph: Graph, enabled: bool = True) -> tuple[list[Group], list[Decision
                 if len(group.nodes) == 1 and node.op.cheap and not f.is_result(node.outputs[0]):
                     alone.append(f.dissolve(group))  # its readers have no groups yet that could compute it
                 else:
-                    _inline(f)
-    _inline(f)
+                    inline(f)
+    inline(f)
     for node in alone:
         if node not in f.owner and node not in f.inlined:
             f.start(node)
     _copies(f, enabled)
-    copied = {base for g in f.groups for v in g.copies for base in _through(v)}
+    copied = {base for g in f.groups for v in g.copies for base in through(v)}
     for group in f.groups:
         _edges(f, group, copied)
     _check(f)
@@ -212,7 +96,7 @@ def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
     else:
         candidates = list(_candidates(f, group, node))
     for index in candidates:
-        if _aligned(group, node, index):
+        if aligned(group, node, index):
             break
     else:
         return Verdict(False, "needs neighbours"), None
@@ -240,20 +124,6 @@ def _candidates(f: Fusion, group: Group, node: Node) -> Iterator[Index]:
             yield index
     if node.types[0].shape == group.shape:
         yield group.domain
-
-
-def _aligned(group: Group, node: Node, index: Index) -> bool:
-    """Whether every member that ``node`` reads is read at the element where the group has it."""
-    return not any(
-        read.value in group.index and (read.guards or read.index != group.index[read.value]) for read in reads(node, index)
-    )
-
-
-def _through(value: Value) -> list[Value]:
-    """The stored or computed values behind the views of ``value``."""
-    if value.node.op.kind is not Kind.VIEW:
-        return [value]
-    return [v for x in value.node.inputs for v in _through(x)]
 
 
 def benefit(f: Fusion, group: Group, node: Node) -> int:
@@ -311,8 +181,8 @@ def _merge_rows(f: Fusion) -> None:
             early_first = {r for n in early.nodes for r in f.successors(n)} - set(early.nodes) - set(late.nodes)
             trial = Group(early.name, early.anchor, early.shape, early.domain, index={**early.index, **late.index})
             trial.nodes = sorted((*early.nodes, *late.nodes), key=f.position.__getitem__)
-            aligned = all(_aligned(trial, n, _read_index(trial, n)) for n in late.nodes)
-            if not aligned or f.depends(early_first, set(late.nodes)) or len(f.inputs(trial)) > MAX_INPUTS:
+            meet = all(aligned(trial, n, read_index(trial, n)) for n in late.nodes)
+            if not meet or f.depends(early_first, set(late.nodes)) or len(f.inputs(trial)) > MAX_INPUTS:
                 continue
             saved = sum(2 * v.type.nbytes for v in follows) + sum(v.type.nbytes for v in shared)
             assert late.anchor is not None
@@ -327,111 +197,6 @@ def _merge_rows(f: Fusion) -> None:
 def _apart(f: Fusion, a: Group, b: Group) -> bool:
     """Whether neither group waits for the other."""
     return not f.depends(f.after(a), set(b.nodes)) and not f.depends(f.after(b), set(a.nodes))
-
-
-def _read_index(group: Group, node: Node) -> Index:
-    """The index at which a member reads its operands."""
-    return group.domain if node.op.kind is Kind.REDUCTION else group.index[node.outputs[0]]
-
-
-# --- computing on load ---------------------------------------------------------------------------------------------
-
-
-def _inline(f: Fusion) -> None:
-    """Moves unowned elementwise nodes whose only readers are groups into those groups, last first."""
-    for node in reversed(f.graph.nodes):
-        if node.op.kind not in FUSABLE or node in f.owner or node in f.inlined:
-            continue
-        readers = list(f.readers(node.outputs[0]))
-        groups: list[Group] = []
-        for reader in readers:
-            for g in [f.owner[reader]] if reader in f.owner else f.inlined.get(reader, []):
-                if g not in groups:
-                    groups.append(g)
-        homeless = [r for r in readers if r not in f.owner and r not in f.inlined]
-        if homeless or not groups:
-            continue
-        index = _common_index(f, groups, node)
-        if index is not None and _joins(f, groups[0], node, index):
-            saved = 2 * node.outputs[0].type.nbytes
-            f.decide(node, groups[0], Verdict(True, "same element"), saved)
-            f.add(groups[0], node, index)
-            continue
-        verdict, saved = _inlinable(f, groups, node, readers)
-        for group in groups:
-            f.decide(node, group, verdict, saved)
-        if verdict.ok:
-            f.inlined[node] = groups
-            for group in groups:
-                group.inlined.insert(0, node)
-
-
-def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
-    """Where in the domain of its only reading group ``node`` is read, if that is one element."""
-    y = node.outputs[0]
-    if len(groups) > 1:
-        return None
-    if f.is_result(y) and (groups[0].kind != "pointwise" or y.shape != groups[0].shape):
-        return None  # a result is stored along the way where that happens once: later passes of a reduction may read it again
-    found = set()
-    for reader in f.readers(y):
-        if reader not in groups[0].nodes or (reader is groups[0].anchor and groups[0].kind == "template"):
-            return None
-        for read in reads(reader, _read_index(groups[0], reader)):
-            if read.value is y:
-                found.add(None if read.guards else read.index)
-    return found.pop() if len(found) == 1 else None
-
-
-def _joins(f: Fusion, group: Group, node: Node, index: Index) -> bool:
-    """Whether ``node``, read by ``group`` alone at ``index``, can be a member of it."""
-    sources = set(f.bases(node))
-    after = f.after(group) - {node}
-    outside = {v.node for v in sources if v.node.op.kind not in FREE and v not in group.index}
-    repeats = math.prod(group.shape) > max(node.types[0].size, 1) and not node.op.cheap
-    return (
-        not repeats
-        and _aligned(group, node, index)
-        and len(f.inputs(group) | sources) <= MAX_INPUTS
-        and not f.depends(after, outside)
-    )
-
-
-def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) -> tuple[Verdict, int]:
-    """Whether recomputing ``node`` wherever it is read beats storing it once."""
-    y = node.outputs[0]
-    if f.is_result(y):
-        return Verdict(False, "is a result and must be stored"), 0
-    sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
-    read = sum(v.type.nbytes for v in sources)
-    saved = y.type.nbytes * (1 + len(groups)) + read - read * len(groups)
-    template_operand = any(g.anchor in readers or g.anchor in _heirs(f, node) for g in groups if g.kind == "template")
-    repeats = max((math.prod(g.shape) for g in groups), default=0) // max(y.type.size, 1)
-    if not node.op.cheap and (template_operand or len(groups) > 1 or repeats > 1):
-        return Verdict(False, "costs too much to compute more than once"), saved
-    if saved <= 0:
-        return Verdict(False, "storing it once moves fewer bytes"), saved
-    for group in groups:
-        if len(f.inputs(group) | set(sources)) > MAX_INPUTS:
-            return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), saved
-        if f.depends(f.after(group), {v.node for v in sources}):
-            return Verdict(False, "would wait for itself (cycle)"), saved
-        if any(v in group.index for v in sources):
-            return Verdict(False, "reads what the group computes at other elements"), saved
-    return Verdict(True, "computed on load"), saved
-
-
-def _heirs(f: Fusion, node: Node) -> set[Node]:
-    """What reads ``node`` directly or through inlined nodes."""
-    found: set[Node] = set()
-    stack = [node]
-    while stack:
-        for reader in f.readers(stack.pop().outputs[0]):
-            if reader not in found:
-                found.add(reader)
-                if reader in f.inlined:
-                    stack.append(reader)
-    return found
 
 
 # --- finishing -----------------------------------------------------------------------------------------------------
@@ -469,7 +234,7 @@ def _edges(f: Fusion, group: Group, copied: set[Value]) -> None:
     for node in [*group.inlined, *group.nodes]:
         reads.update(dict.fromkeys(f.bases(node)))
     for v in group.copies:
-        reads.update(dict.fromkeys(_through(v)))
+        reads.update(dict.fromkeys(through(v)))
     group.inputs = [v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED]
     for v in group.values():
         outside = any(r not in group.nodes for r in f.readers(v)) or any(

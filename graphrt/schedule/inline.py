@@ -1,0 +1,107 @@
+"""Computing on load: elementwise nodes that are read by groups only move into them, as members or recomputed."""
+
+from __future__ import annotations
+
+import math
+
+from graphrt.ir import Node
+from graphrt.op import Kind
+from graphrt.schedule.group import FREE, FUSABLE, Group, Index, reads
+from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, read_index
+
+
+def inline(f: Fusion) -> None:
+    """Moves unowned elementwise nodes whose only readers are groups into those groups, last first."""
+    for node in reversed(f.graph.nodes):
+        if node.op.kind not in FUSABLE or node in f.owner or node in f.inlined:
+            continue
+        readers = list(f.readers(node.outputs[0]))
+        groups: list[Group] = []
+        for reader in readers:
+            for g in [f.owner[reader]] if reader in f.owner else f.inlined.get(reader, []):
+                if g not in groups:
+                    groups.append(g)
+        homeless = [r for r in readers if r not in f.owner and r not in f.inlined]
+        if homeless or not groups:
+            continue
+        index = _common_index(f, groups, node)
+        if index is not None and _joins(f, groups[0], node, index):
+            saved = 2 * node.outputs[0].type.nbytes
+            f.decide(node, groups[0], Verdict(True, "same element"), saved)
+            f.add(groups[0], node, index)
+            continue
+        verdict, saved = _inlinable(f, groups, node, readers)
+        for group in groups:
+            f.decide(node, group, verdict, saved)
+        if verdict.ok:
+            f.inlined[node] = groups
+            for group in groups:
+                group.inlined.insert(0, node)
+
+
+def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
+    """Where in the domain of its only reading group ``node`` is read, if that is one element."""
+    y = node.outputs[0]
+    if len(groups) > 1:
+        return None
+    if f.is_result(y) and (groups[0].kind != "pointwise" or y.shape != groups[0].shape):
+        return None  # a result is stored along the way where that happens once: later passes of a reduction may read it again
+    found = set()
+    for reader in f.readers(y):
+        if reader not in groups[0].nodes or (reader is groups[0].anchor and groups[0].kind == "template"):
+            return None
+        for read in reads(reader, read_index(groups[0], reader)):
+            if read.value is y:
+                found.add(None if read.guards else read.index)
+    return found.pop() if len(found) == 1 else None
+
+
+def _joins(f: Fusion, group: Group, node: Node, index: Index) -> bool:
+    """Whether ``node``, read by ``group`` alone at ``index``, can be a member of it."""
+    sources = set(f.bases(node))
+    after = f.after(group) - {node}
+    outside = {v.node for v in sources if v.node.op.kind not in FREE and v not in group.index}
+    repeats = math.prod(group.shape) > max(node.types[0].size, 1) and not node.op.cheap
+    return (
+        not repeats
+        and aligned(group, node, index)
+        and len(f.inputs(group) | sources) <= MAX_INPUTS
+        and not f.depends(after, outside)
+    )
+
+
+def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) -> tuple[Verdict, int]:
+    """Whether recomputing ``node`` wherever it is read beats storing it once."""
+    y = node.outputs[0]
+    if f.is_result(y):
+        return Verdict(False, "is a result and must be stored"), 0
+    sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
+    read = sum(v.type.nbytes for v in sources)
+    saved = y.type.nbytes * (1 + len(groups)) + read - read * len(groups)
+    template_operand = any(g.anchor in readers or g.anchor in _heirs(f, node) for g in groups if g.kind == "template")
+    repeats = max((math.prod(g.shape) for g in groups), default=0) // max(y.type.size, 1)
+    if not node.op.cheap and (template_operand or len(groups) > 1 or repeats > 1):
+        return Verdict(False, "costs too much to compute more than once"), saved
+    if saved <= 0:
+        return Verdict(False, "storing it once moves fewer bytes"), saved
+    for group in groups:
+        if len(f.inputs(group) | set(sources)) > MAX_INPUTS:
+            return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), saved
+        if f.depends(f.after(group), {v.node for v in sources}):
+            return Verdict(False, "would wait for itself (cycle)"), saved
+        if any(v in group.index for v in sources):
+            return Verdict(False, "reads what the group computes at other elements"), saved
+    return Verdict(True, "computed on load"), saved
+
+
+def _heirs(f: Fusion, node: Node) -> set[Node]:
+    """What reads ``node`` directly or through inlined nodes."""
+    found: set[Node] = set()
+    stack = [node]
+    while stack:
+        for reader in f.readers(stack.pop().outputs[0]):
+            if reader not in found:
+                found.add(reader)
+                if reader in f.inlined:
+                    stack.append(reader)
+    return found

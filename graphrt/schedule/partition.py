@@ -1,0 +1,147 @@
+"""The state of fusion: which group owns which node, who waits for whom, and every decision so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from graphrt.ir import Graph, Node, Value
+from graphrt.op import Kind
+from graphrt.schedule.group import Group, Index, make_group, reads
+
+MAX_INPUTS = 24  # buffers of one kernel; more only spills registers
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether something may be done, and why (not)."""
+
+    ok: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of one edge: ``node`` into ``group`` (by its anchor's name), and the bytes that saves."""
+
+    node: str
+    group: str
+    fused: bool
+    reason: str
+    saved: int
+
+
+class Fusion:
+    """The state of one run of ``fuse``: who reads whom, which group owns which node, and the decisions so far."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.position = {n: i for i, n in enumerate(graph.nodes)}
+        self.users = graph.users()
+        self.owner: dict[Node, Group] = {}
+        self.inlined: dict[Node, list[Group]] = {}
+        self.groups: list[Group] = []
+        self.decisions: dict[tuple[str, str], Decision] = {}  # by edge; the last word counts
+        self.results = set(graph.results())
+        self._bases: dict[Node, tuple[Value, ...]] = {}
+
+    def readers(self, value: Value) -> Iterator[Node]:
+        """Nodes that read ``value``, seen through views."""
+        for node in self.users[value]:
+            if node.op.kind is Kind.VIEW:
+                yield from self.readers(node.outputs[0])
+            else:
+                yield node
+
+    def bases(self, node: Node) -> tuple[Value, ...]:
+        """What ``node`` reads, seen through views, each value once."""
+        if node not in self._bases:
+            self._bases[node] = tuple(dict.fromkeys(v for x in node.inputs for v in through(x)))
+        return self._bases[node]
+
+    def inputs(self, group: Group) -> set[Value]:
+        """The buffers ``group`` would read as it stands."""
+        members = set(group.nodes)
+        reads = (v for n in group.nodes for v in self.bases(n))
+        return {v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED}
+
+    def is_result(self, value: Value) -> bool:
+        """Whether a run returns ``value``, or a view of it, to the user or to a parameter."""
+        if value in self.results:
+            return True
+        views = (n for n in self.users[value] if n.op.kind is Kind.VIEW and n not in self.owner)
+        return any(self.is_result(n.outputs[0]) for n in views)
+
+    def start(self, node: Node) -> Group:
+        group = make_group(f"g{len(self.groups)}", node)
+        self.groups.append(group)
+        self.owner[node] = group
+        return group
+
+    def dissolve(self, group: Group) -> Node:
+        """Takes back a group of one node, and returns that."""
+        (node,) = group.nodes
+        self.groups.remove(group)
+        del self.owner[node]
+        return node
+
+    def add(self, group: Group, node: Node, index: Index) -> None:
+        group.nodes.append(node)
+        group.nodes.sort(key=self.position.__getitem__)
+        group.index[node.outputs[0]] = index
+        self.owner[node] = group
+
+    def decide(self, node: Node, group: Group, verdict: Verdict, saved: int) -> bool:
+        name = group.anchor.name if group.anchor else group.nodes[0].name
+        self.decisions[node.name, name] = Decision(node.name, name, verdict.ok, verdict.reason, saved)
+        if not verdict.ok:
+            group.stopped.append(f"{node.name} {verdict.reason}")
+        return verdict.ok
+
+    def successors(self, node: Node) -> Iterator[Node]:
+        """Everything that waits for ``node``: its readers and, if it is in a group, the readers of the whole group."""
+        group = self.owner.get(node)
+        for member in group.nodes if group else [node]:
+            for v in member.outputs:
+                for reader in self.readers(v):
+                    yield reader
+                    for other in self.inlined.get(reader, ()):
+                        yield from other.nodes
+
+    def after(self, group: Group) -> set[Node]:
+        """What waits for ``group`` from outside; any member's successors are those of all."""
+        return set(self.successors(group.nodes[0])) - set(group.nodes)
+
+    def depends(self, start: set[Node], goals: set[Node]) -> bool:
+        """Whether a path leads from ``start`` to a node of ``goals`` in the graph with groups contracted."""
+        seen: set[Node | Group] = set()
+        ends = {self.owner.get(n, n) for n in goals}
+        stack = list(start)
+        while stack:
+            node = stack.pop()
+            unit = self.owner.get(node, node)  # a group is reached when one of its members is, and left from all of them
+            if unit in ends:
+                return True
+            if unit not in seen:
+                seen.add(unit)
+                stack.extend(self.successors(node))
+        return False
+
+
+def aligned(group: Group, node: Node, index: Index) -> bool:
+    """Whether every member that ``node`` reads is read at the element where the group has it."""
+    return not any(
+        read.value in group.index and (read.guards or read.index != group.index[read.value]) for read in reads(node, index)
+    )
+
+
+def through(value: Value) -> list[Value]:
+    """The stored or computed values behind the views of ``value``."""
+    if value.node.op.kind is not Kind.VIEW:
+        return [value]
+    return [v for x in value.node.inputs for v in through(x)]
+
+
+def read_index(group: Group, node: Node) -> Index:
+    """The index at which a member reads its operands."""
+    return group.domain if node.op.kind is Kind.REDUCTION else group.index[node.outputs[0]]
