@@ -456,3 +456,24 @@ def test_sign_of_nan_is_zero(where: str) -> None:
     graph = grt.Graph()
     graph.output("y", F.sign(graph.input("x", (4,))))
     assert grt.compile(graph, target=where)(x=np.array([np.nan, np.inf, -2.0, 0.0], np.float32))["y"].tolist() == [0, 1, -1, 0]
+
+
+def test_shifts_by_any_number_equal_torch() -> None:
+    """Negative ones, and those of as many bits and more, too."""
+    graph, expected = grt.Graph(), {}
+    feeds = {}
+    for kind in ("int8", "int32", "int64", "uint8"):
+        a = np.array([1, 100, 5, 0], kind) if kind == "uint8" else np.array([1, -100, 5, -1], kind)
+        for by in (0, 3, 7, 8, 31, 32, 63, 64, 100, *(() if kind == "uint8" else (-1, -3))):
+            b = np.full(4, by, kind)
+            for name in ("bitwise_left_shift", "bitwise_right_shift"):
+                key = f"{name} {kind} {by}"
+                feeds[f"a {kind}"], feeds[f"b {kind} {by}"] = a, b
+                found = [graph.sources.get(n) for n in (f"a {kind}", f"b {kind} {by}")]
+                x = found[0].outputs[0] if found[0] else graph.input(f"a {kind}", (4,), kind)
+                y = found[1].outputs[0] if found[1] else graph.input(f"b {kind} {by}", (4,), kind)
+                graph.output(key, getattr(F, name)(x, y))
+                expected[key] = getattr(torch, name)(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    outputs = grt.compile(graph, target=TARGET)(feeds)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(outputs[key], value, err_msg=key)

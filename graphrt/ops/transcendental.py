@@ -193,13 +193,23 @@ bitwise_or = binary(
 bitwise_xor = binary(
     define("bitwise_xor", lambda s, a, b: s.bitwise_xor(a, b), np.bitwise_xor, None, **_I), "Bits set in one of the two."
 )
+
+
+def _shift(s: Any, left: bool, a: Any, b: Any) -> Any:
+    """A shift by any number: beyond the bits nothing is left but the sign, as in NumPy and torch; C and LLVM define none."""
+    bits, zero = 8 * a.dtype.itemsize, s.const(0, a)
+    inside = s.logical_and(s.ge(b, s.const(0, b)), s.lt(b, s.const(bits, b)))
+    shifted = (s.left_shift if left else s.right_shift)(a, s.where(inside, b, s.const(bits - 1, b)))
+    return shifted if not left and a.dtype.short.startswith("i") else s.where(inside, shifted, zero)
+
+
 bitwise_left_shift = binary(
-    define("bitwise_left_shift", lambda s, a, b: s.left_shift(a, b), np.left_shift, None, **_S),
-    "``input * 2**other``; ``other`` must lie below the number of bits.",
+    define("bitwise_left_shift", lambda s, a, b: _shift(s, True, a, b), np.left_shift, None, **_S),
+    "``input * 2**other``; 0 if ``other`` is negative or not below the number of bits.",
 )
 bitwise_right_shift = binary(
-    define("bitwise_right_shift", lambda s, a, b: s.right_shift(a, b), np.right_shift, None, **_S),
-    "``input / 2**other`` rounded down; ``other`` must lie below the number of bits.",
+    define("bitwise_right_shift", lambda s, a, b: _shift(s, False, a, b), np.right_shift, None, **_S),
+    "``input / 2**other`` rounded down; 0 or -1, by the sign, if ``other`` is negative or not below the number of bits.",
 )
 _bitwise_not = define(
     "bitwise_not",
