@@ -279,14 +279,34 @@ class Printer:
             for op, _, result in p.reduces:
                 lines.append(f"    {C_TYPES[result.dtype]} {result.name} = {_initial(op, result.dtype)};")
             sums = [result.name for op, _, result in p.reduces if op == "sum"]
-            simple = len(sums) == len(p.reduces)
-            hint = f'_Pragma("omp simd reduction(+:{",".join(sums)})") ' if sums and simple else ""
-            lines.append(f"    for (int o = 0; o < OUTER; o++) {hint}for (int j = 0; j < SIZE; j++) {{")
-            lines += self.insts(p.inner, at, "      ")
-            lines += [f"      {r.name} = {_combine(op, r.name, self.var(x), r.dtype)};" for op, x, r in p.reduces]
-            lines += [*self.stores(p.inner.stores, at, "      "), "    }"]
+            body = [*self.insts(p.inner, at, "      "), *self.stores(p.inner.stores, at, "      ")]
+            fold = [f"      {r.name} = {_combine(op, r.name, self.var(x), r.dtype)};" for op, x, r in p.reduces]
+            if len(sums) == len(p.reduces) or row < 2 * VECTOR:
+                simple = sums and len(sums) == len(p.reduces)
+                hint = f'_Pragma("omp simd reduction(+:{",".join(sums)})") ' if simple else ""
+                lines += [f"    for (int o = 0; o < OUTER; o++) {hint}for (int j = 0; j < SIZE; j++) {{", *body, *fold, "    }"]
+            else:
+                lines += self.lanes(p.reduces, body, fold)
             lines += [*self.insts(p.after, at, "    "), *self.stores(p.after.stores, at, "    ")]
         return tasks, [*lines, "  }", "}"]
+
+    def lanes(self, reduces: Sequence[tuple[str, Var, Var]], body: Sequence[str], fold: Sequence[str]) -> list[str]:
+        """The loop over a row with VECTOR partial results side by side: a fold that is no sum vectorises in no other way."""
+        lines, gather, join = [], [], []
+        for op, x, r in reduces:
+            first, part = _initial(op, r.dtype), f"{r.name}_[l]"
+            lines.append(f"    {C_TYPES[r.dtype]} {r.name}_[{VECTOR}];")
+            lines.append(f"    for (int l = 0; l < {VECTOR}; l++) {part} = {first};")
+            gather.append(f"      {part} = {_combine(op, part, self.var(x), r.dtype)};")
+            join.append(f"    for (int l = 0; l < {VECTOR}; l++) {r.name} = {_combine(op, r.name, part, r.dtype)};")
+        return [
+            *lines,
+            "    for (int o = 0; o < OUTER; o++) {",
+            f"    for (int k = 0; k + {VECTOR} <= SIZE; k += {VECTOR}) GRT_SIMD for (int l = 0; l < {VECTOR}; l++) {{",
+            *("      const int j = k + l;", *body, *gather, "    }"),
+            f"    for (int j = SIZE / {VECTOR} * {VECTOR}; j < SIZE; j++) {{",
+            *(*body, *fold, "    }", "    }", *join),
+        ]
 
     def _columns(self, kernel: ReductionKernel) -> tuple[int, list[str]]:
         shape = kernel.shape
