@@ -114,6 +114,19 @@ def test_loaded_programs_check_inputs_and_own_their_state(tmp_path: Path) -> Non
         one(x=x, y=x)
 
 
+def test_memory_orders_are_kept(tmp_path: Path, rng: np.random.Generator) -> None:
+    g = grt.Graph()
+    x = g.input("x", (2, 3, 8, 8))
+    w = g.parameter("w", rng.standard_normal((16, 3, 3, 3)).astype(np.float32))
+    program = grt.compile(F.relu(F.conv2d(x, w)), target="cpu")
+    program.save(tmp_path)
+    loaded = grt.load(tmp_path)
+    assert loaded.outputs == program.outputs and loaded.outputs["out"].order == (0, 2, 3, 1)
+    assert loaded.state.types == program.state.types and loaded.state.types["w"].order is not None
+    batch = rng.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(loaded(x=batch), program(x=batch))
+
+
 def test_saving_again_replaces_what_is_loaded(tmp_path: Path) -> None:
     """The loader of the system knows a file by its name: another program must have another."""
     x = np.ones((4, 3), np.float32)
