@@ -6,6 +6,7 @@ from graphrt.compiler import compile
 from graphrt.ir import Graph, Node, Value
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
+from graphrt.targets.cpu.saved import load
 from graphrt.train import Trainer
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "data",
     "errors",
     "grad",
+    "load",
     "models",
     "nn",
     "ops",

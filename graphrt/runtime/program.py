@@ -1,4 +1,4 @@
-"""Program: a compiled graph that is called like a function.
+"""Program: a compiled graph that is called like a function; Runnable: what it has in common with one loaded from a folder.
 
 Calling it runs one plan over one arena. Results are new arrays each time, so a later call never overwrites them; parameters
 are updated in the shared ``State``. The same inputs and state give the same bits, run after run, on one target.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from graphrt.errors import ArgumentError, InputError
+from graphrt.errors import ArgumentError, InputError, TargetError
 from graphrt.ir import Graph
 from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.state import State, dense
@@ -24,11 +25,15 @@ from graphrt.schedule.partition import Decision
 from graphrt.types import TensorType
 
 
-class Executable(Protocol):
-    """What a target makes of a schedule."""
+class Binary(Protocol):
+    """What runs."""
 
     def run(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
         """Runs every launch, reading ``inputs`` and ``state``, writing ``outputs`` and ``state``."""
+
+
+class Executable(Binary, Protocol):
+    """What a target makes of a schedule."""
 
     def time(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> list[float]:
         """Runs once and returns the seconds of each launch."""
@@ -47,7 +52,83 @@ class LaunchProfile:
     bytes: int
 
 
-class Program:
+class Runnable:
+    """A program that can be called, whether compiled here or loaded. Call it with inputs by name.
+
+    ``inputs`` and ``outputs`` are types by name; ``needed`` names the inputs that are read; ``unpack`` says how results are
+    given back: dict, list or single.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        inputs: Mapping[str, TensorType],
+        outputs: Mapping[str, TensorType],
+        state: State,
+        binary: Binary,
+        needed: Sequence[str],
+        unpack: str = "dict",
+    ) -> None:
+        self.target, self.inputs, self.outputs, self.state = target, dict(inputs), dict(outputs), state
+        self._binary, self._needed, self._unpack = binary, list(needed), unpack
+        self._lock = threading.Lock()
+
+    def _where(self, name: str) -> str:
+        """Where input ``name`` comes from, for messages."""
+        return "a saved program"
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        """Runs once. Inputs by name, as NumPy arrays, torch tensors or numbers; one dict also serves (odd names).
+
+        Arrays are read in place when they are contiguous and have the input's dtype. Raises InputError.
+        """
+        if args:
+            if len(args) > 1 or not isinstance(args[0], Mapping):
+                raise InputError("inputs are passed by name: program(x=..., y=...) or program({'x': ...})")
+            inputs = {**args[0], **inputs}
+        wants_torch = any(type(v).__module__.split(".")[0] == "torch" for v in inputs.values())
+        arrays = self._bind(inputs)
+        outputs = {name: dense(type) for name, type in self.outputs.items()}
+        with self._lock:
+            self._binary.run(arrays, self.state, outputs)
+        results: dict[str, Any] = dict(outputs)
+        if wants_torch:
+            results = {name: from_numpy(a) for name, a in outputs.items()}
+        if self._unpack == "dict":
+            return results
+        values = list(results.values())
+        return values[0] if self._unpack == "single" else values
+
+    def _bind(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        unknown = inputs.keys() - self.inputs.keys()
+        if unknown:
+            raise InputError(f"no input {', '.join(map(repr, sorted(unknown)))}; the inputs are {self._signature()}")
+        missing = [n for n in self._needed if n not in inputs]
+        if missing:
+            names, where = ", ".join(map(repr, missing)), self._where(missing[0])
+            raise InputError(f"missing input {names} (defined at {where}); the inputs are {self._signature()}")
+        return {name: self._array(name, value) for name, value in inputs.items()}
+
+    def _array(self, name: str, value: Any) -> np.ndarray:
+        type = self.inputs[name]
+        try:
+            array = _number(value, type) if isinstance(value, bool | int | float) else to_numpy(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            raise InputError(f"{self._described(name)}; {value!r} does not fit: {error}") from None
+        if array.shape != type.shape:
+            raise InputError(f"{self._described(name)}, got shape {list(array.shape)}")
+        if array.dtype != type.dtype.numpy:
+            raise InputError(f"{self._described(name)}, got {array.dtype}; convert it first")
+        return np.ascontiguousarray(array).reshape(type.shape)
+
+    def _described(self, name: str) -> str:
+        return f"input {name!r} is {self.inputs[name]} ({self._where(name)})"
+
+    def _signature(self) -> str:
+        return ", ".join(f"{n} : {t}" for n, t in self.inputs.items()) or "none"
+
+
+class Program(Runnable):
     """A compiled graph. Call it with inputs by name; it returns the outputs by name (a dict)."""
 
     def __init__(
@@ -64,68 +145,25 @@ class Program:
         passes: Sequence[tuple[str, Graph]] = (),
         seconds: float = 0.0,
     ) -> None:
-        self.graph, self.target, self.state = graph, target, state
+        read = {v.node.name for n in graph.nodes for v in n.inputs} | {v.node.name for v in graph.results()}
+        inputs = {n.name: n.types[0] for n in graph.nodes if n.op.name == "input"}
+        outputs = {name: v.type for name, v in graph.outputs.items()}
+        super().__init__(target, inputs, outputs, state, executable, [n for n in inputs if n in read], unpack)
+        self.graph, self._executable, self._kernels = graph, executable, kernels
         self.schedule, self.plan, self.decisions = schedule, plan, list(decisions)
         self.passes, self.compile_seconds = list(passes), seconds
-        self.inputs: dict[str, TensorType] = {n.name: n.types[0] for n in graph.nodes if n.op.name == "input"}
-        self._executable, self._kernels, self._unpack = executable, kernels, unpack
-        self._lock = threading.Lock()
-        read = {v.node.name for n in graph.nodes for v in n.inputs} | {v.node.name for v in graph.results()}
-        self._needed = [n for n in self.inputs if n in read]
 
-    # --- running --------------------------------------------------------------------------------------------------
+    def _where(self, name: str) -> str:
+        return self.graph.sources[name].where()
 
-    def __call__(self, *args: Any, **inputs: Any) -> Any:
-        """Runs once. Inputs by name, as NumPy arrays, torch tensors or numbers; one dict also serves (odd names).
+    def save(self, path: str | Path) -> None:
+        """Writes the program and its state as a folder that ``graphrt.load`` runs without a compiler.
 
-        Arrays are read in place when they are contiguous and have the input's dtype. Raises InputError.
+        A folder that is there already is overwritten. Raises TargetError for another target than cpu, OSError.
         """
-        if args:
-            if len(args) > 1 or not isinstance(args[0], Mapping):
-                raise InputError("inputs are passed by name: program(x=..., y=...) or program({'x': ...})")
-            inputs = {**args[0], **inputs}
-        wants_torch = any(type(v).__module__.split(".")[0] == "torch" for v in inputs.values())
-        arrays = self._bind(inputs)
-        outputs = {name: dense(v.type) for name, v in self.graph.outputs.items()}
-        with self._lock:
-            self._executable.run(arrays, self.state, outputs)
-        results: dict[str, Any] = dict(outputs)
-        if wants_torch:
-            results = {name: from_numpy(a) for name, a in outputs.items()}
-        if self._unpack == "dict":
-            return results
-        values = list(results.values())
-        return values[0] if self._unpack == "single" else values
-
-    def _bind(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        unknown = inputs.keys() - self.inputs.keys()
-        if unknown:
-            raise InputError(f"no input {', '.join(map(repr, sorted(unknown)))}; the inputs are {self._signature()}")
-        missing = [n for n in self._needed if n not in inputs]
-        if missing:
-            node = self.graph.sources[missing[0]]
-            raise InputError(
-                f"missing input {', '.join(map(repr, missing))} (defined at {node.where()}); the inputs are {self._signature()}"
-            )
-        return {name: self._array(name, value) for name, value in inputs.items()}
-
-    def _array(self, name: str, value: Any) -> np.ndarray:
-        type = self.inputs[name]
-        try:
-            array = _number(value, type) if isinstance(value, bool | int | float) else to_numpy(value)
-        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-            raise InputError(f"{self._described(name)}; {value!r} does not fit: {error}") from None
-        if array.shape != type.shape:
-            raise InputError(f"{self._described(name)}, got shape {list(array.shape)}")
-        if array.dtype != type.dtype.numpy:
-            raise InputError(f"{self._described(name)}, got {array.dtype}; convert it first")
-        return np.ascontiguousarray(array).reshape(type.shape)
-
-    def _described(self, name: str) -> str:
-        return f"input {name!r} is {self.inputs[name]} ({self.graph.sources[name].where()})"
-
-    def _signature(self) -> str:
-        return ", ".join(f"{n} : {t}" for n, t in self.inputs.items()) or "none"
+        if not hasattr(self._executable, "save"):
+            raise TargetError(f"only programs of the cpu target can be saved; this one is of {self.target}")
+        self._executable.save(path, self)
 
     # --- seeing inside --------------------------------------------------------------------------------------------
 
@@ -172,7 +210,7 @@ class Program:
         if self.schedule is None:
             raise ArgumentError(f"the {self.target} target has no launches to profile")
         arrays = self._bind(inputs)
-        outputs = {name: dense(v.type) for name, v in self.graph.outputs.items()}
+        outputs = {name: dense(type) for name, type in self.outputs.items()}
         with self._lock:
             times = np.array([self._executable.time(arrays, self.state, outputs) for _ in range(runs)])
         found = []

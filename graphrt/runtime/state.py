@@ -6,7 +6,7 @@ copied and weights stay OIHW outside whatever they are inside.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +75,13 @@ class State(Mapping[str, np.ndarray]):
         if name in self._device:
             self._device[name].copy_(from_numpy(self._memory(name)))
 
-    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-        """Writes everything as a safetensors file, in logical (OIHW) layout."""
+    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None, names: Iterable[str] | None = None) -> None:
+        """Writes everything, or ``names``, as a safetensors file, in logical (OIHW) layout."""
         from safetensors.numpy import save_file
 
-        save_file({k: np.array(self[k], order="C") for k in self._arrays}, path, metadata=dict(metadata or {}))
+        save_file(
+            {k: np.array(self[k], order="C") for k in (self if names is None else names)}, path, metadata=dict(metadata or {})
+        )
 
     def load(self, path: str | Path) -> None:
         """Reads what ``save`` wrote. Raises InputError listing missing, unexpected and misshapen names."""

@@ -12,11 +12,13 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from graphrt.config import Flags
@@ -27,6 +29,10 @@ FLAGS = (
     "-O3 -march=native -std=gnu11 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -ffp-contract=fast "
     "-fopenmp-simd -fPIC -shared -pthread -Wno-unknown-pragmas"
 ).split()
+# What compilers use unasked; the rest (cache control, cryptography, AMD's sse4a) would only make objects look less portable.
+_EMITTED = re.compile("avx|fma|f16c|bmi|abm|ssse3|sse4_|popcnt|movbe|gfni|sve")
+_pool: list[ctypes.CDLL] = []  # at most one
+_lock = threading.Lock()
 
 
 def headers() -> Path:
@@ -58,19 +64,36 @@ def _identity() -> str:
     """What distinguishes this machine's objects: compiler version, headers, processor."""
     version = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
     text = "".join(p.read_text() for p in sorted(headers().iterdir()) if p.suffix in (".h", ".c"))
+    return version + text + (" ".join(processor()) or platform.processor())
+
+
+@functools.cache
+def processor() -> tuple[str, ...]:
+    """What this processor can do, as Linux names it (avx2, fma); empty where the system does not say."""
     try:
-        processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
-    except (OSError, StopIteration):
-        processor = platform.processor()
-    return version + text + processor
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ()
+    return next((tuple(line.split(":")[1].split()) for line in lines if line.startswith(("flags", "Features"))), ())
+
+
+def required() -> list[str]:
+    """Those of ``processor()`` that compiled objects may use: the ones that the compiler announces by a macro."""
+    command = [*compiler(), *options(), "-dM", "-E", "-x", "c", os.devnull]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    macros = {w.lower().replace("_", "").removeprefix("armfeature") for w in re.findall(r"^#define (\w+)", text, re.M)}
+    return sorted(name for name in set(processor()) if _EMITTED.match(name) and name.replace("_", "") in macros)
+
+
+def options() -> list[str]:
+    """The flags of every compilation."""
+    return [*FLAGS, *shlex.split(Flags.read().cflags)]
 
 
 def build(source: str, name: str) -> Path:
     """The shared object of ``source``; compiled unless the cache holds it. Raises TargetError with the compiler's words."""
-    flags = Flags.read()
-    options = [*FLAGS, *shlex.split(flags.cflags)]
-    key = hashlib.sha256("\0".join([source, _identity(), *compiler(), *options]).encode()).hexdigest()[:24]
-    folder = flags.cache / "cpu"
+    key = hashlib.sha256("\0".join([source, _identity(), *compiler(), *options()]).encode()).hexdigest()[:24]
+    folder = Flags.read().cache / "cpu"
     target = folder / f"{name}-{key}.so"
     if target.exists():
         return target
@@ -79,7 +102,7 @@ def build(source: str, name: str) -> Path:
     text.write_text(source)
     handle, temporary = tempfile.mkstemp(suffix=".so", dir=folder)
     os.close(handle)
-    command = [*compiler(), *options, "-I", str(headers()), str(text), "-o", temporary, "-lm"]
+    command = [*compiler(), *options(), "-I", str(headers()), str(text), "-o", temporary, "-lm"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         os.unlink(temporary)
@@ -88,18 +111,23 @@ def build(source: str, name: str) -> Path:
     return target
 
 
-@functools.cache
-def pool() -> ctypes.CDLL:
-    """The process's thread pool."""
-    library = ctypes.CDLL(str(build((headers() / "runtime.c").read_text(), "runtime")), mode=ctypes.RTLD_GLOBAL)
-    threads = Flags.read().threads
-    if threads:
-        library.grt_set_threads(threads)
-    return library
+def runtime() -> Path:
+    """The shared object of the thread pool."""
+    return build((headers() / "runtime.c").read_text(), "runtime")
 
 
-def load(path: Path) -> ctypes.CDLL:
+def pool(path: Path | None = None) -> ctypes.CDLL:
+    """The process's thread pool: made at first use, from ``path`` where a saved program brings it along."""
+    with _lock:
+        if not _pool:
+            _pool.append(ctypes.CDLL(str(path or runtime()), mode=ctypes.RTLD_GLOBAL))
+            if threads := Flags.read().threads:
+                _pool[0].grt_set_threads(threads)
+    return _pool[0]
+
+
+def load(path: Path, runtime: Path | None = None) -> ctypes.CDLL:
     """The program at ``path``, bound to the pool."""
     library = ctypes.CDLL(str(path))
-    library.grt_bind(ctypes.cast(pool().grt_parallel, ctypes.c_void_p))
+    library.grt_bind(ctypes.cast(pool(runtime).grt_parallel, ctypes.c_void_p))
     return library

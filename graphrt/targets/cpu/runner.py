@@ -1,26 +1,26 @@
-"""Runs a cpu program: a pointer table, one arena, one native call."""
+"""From a schedule to a cpu program that runs: generated, built, loaded."""
 
 from __future__ import annotations
 
-import ctypes
 import math
-import mmap
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from graphrt.config import Flags
 from graphrt.ir import Node
 from graphrt.passes.pipeline import Policy
+from graphrt.runtime.program import Runnable
 from graphrt.runtime.state import State
 from graphrt.schedule.kernel_ir import Kernel
-from graphrt.schedule.memory import ALIGNMENT, MemoryPlan
+from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
-from graphrt.targets.cpu.build import build, load
+from graphrt.targets.cpu.binary import CpuBinary
+from graphrt.targets.cpu.build import build
 from graphrt.targets.cpu.codegen import generate
+from graphrt.targets.cpu.saved import save
 
-HUGE = 2 << 20  # bytes of a huge page
 TASKS = 8  # of a launch, at least: enough for a few threads to share evenly
 ROW_LIMIT = 0  # rows are read again from cache by each pass; nothing is kept in registers across passes
 
@@ -42,45 +42,17 @@ def policy() -> Policy:
     return Policy(splits=splits, min_channels=12)
 
 
-def _arena(size: int) -> np.ndarray:
-    """``size`` bytes with ALIGNMENT more on both sides; in huge pages where the system has them, for few address translations.
-
-    The room around is for masked loads: GCC 12 may make a vector load and a blend of one whose mask it knows.
-    """
-    size = -(-size // ALIGNMENT) * ALIGNMENT + 2 * ALIGNMENT
-    if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        memory, start = mmap.mmap(-1, size), 0
-    else:
-        memory = mmap.mmap(-1, size + HUGE)
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        start = -np.frombuffer(memory, np.uint8).ctypes.data % HUGE
-    arena = np.frombuffer(memory, np.uint8, size, start)
-    arena[...] = 0  # the first touch: pages are made here and not in the first run
-    return arena
-
-
-class CpuExecutable:
-    """A shared object, its arena and its pointer table."""
+class CpuExecutable(CpuBinary):
+    """The binary of a schedule, which also knows its launches and its source."""
 
     def __init__(self, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan) -> None:
-        self._source, self._buffers = generate(schedule, kernels, plan)
-        self._library = load(build(self._source, "program"))
+        self._source, buffers = generate(schedule, kernels, plan)
         self._launches = len(schedule.launches)
-        self._memory = _arena(plan.size)
-        self._table = (ctypes.c_void_p * (len(self._buffers.entries) + 1))()
-        self._table[0] = self._memory.ctypes.data + ALIGNMENT
-        self._poison = Flags.read().poison
+        super().__init__(build(self._source, "program"), plan.size, buffers.entries)
 
-    def _bind(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
-        if self._poison:
-            self._memory[...] = 0xFF  # every float in it is NaN
-        for (space, name), entry in self._buffers.entries.items():
-            array = {"input": inputs, "state": state, "output": outputs}[space].get(name)
-            self._table[entry] = None if array is None else array.ctypes.data
-
-    def run(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
-        self._bind(inputs, state, outputs)
-        self._library.graphrt_run(self._table)
+    def save(self, path: str | Path, program: Runnable) -> None:
+        """Writes ``program``, whose executable this is, as the folder ``path``. Raises OSError."""
+        save(path, self, program)
 
     def time(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> list[float]:
         self._bind(inputs, state, outputs)

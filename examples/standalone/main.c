@@ -1,0 +1,61 @@
+/* Runs an exported network without Python: main FOLDER < x.bin prints the first output, one number a line.
+ *
+ * network.h is written by export.py: the names of the two shared objects, the size of the arena and the pointer table's entries.
+ * The state comes from state.bin, the inputs from standard input; both hold the entries in the table's order, as raw memory.
+ */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "network.h"
+
+enum { ENTRIES = sizeof entries / sizeof *entries };
+
+static void fail(const char *what) {
+  fprintf(stderr, "%s\n", what);
+  exit(1);
+}
+
+static void *opened(const char *folder, const char *name) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+  if (library == NULL) fail(dlerror());
+  return library;
+}
+
+int main(int count, char **arguments) {
+  if (count != 2) fail("usage: main FOLDER < inputs");
+  char path[4096];
+  snprintf(path, sizeof path, "%s/state.bin", arguments[1]);
+  FILE *state = fopen(path, "rb");
+  if (state == NULL) fail("there is no state.bin");
+
+  void *runtime = opened(arguments[1], RUNTIME), *program = opened(arguments[1], PROGRAM);
+  void (*bind)(void *) = (void (*)(void *))dlsym(program, "grt_bind");
+  void (*run)(void **) = (void (*)(void **))dlsym(program, "graphrt_run");
+  void *parallel = dlsym(runtime, "grt_parallel");
+  if (bind == NULL || run == NULL || parallel == NULL) fail("a function is missing");
+  bind(parallel);
+
+  /* Entry 0 is the arena, with room on both sides that masked vector loads may touch. */
+  void *table[ENTRIES + 1], *result = NULL;
+  const size_t bytes = (ARENA + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + 2 * ALIGNMENT;
+  char *arena = aligned_alloc(ALIGNMENT, bytes);
+  if (arena == NULL) fail("out of memory");
+  table[0] = arena + ALIGNMENT;
+  size_t numbers = 0;
+  for (int i = 0; i < ENTRIES; i++) {
+    const char *space = entries[i].space;
+    const int kept = strcmp(space, "state") == 0, output = strcmp(space, "output") == 0;
+    void *memory = table[i + 1] = malloc(entries[i].bytes + 1);
+    if (memory == NULL) fail("out of memory");
+    if (!output && fread(memory, 1, entries[i].bytes, kept ? state : stdin) != entries[i].bytes) fail("too few bytes");
+    if (output && result == NULL) result = memory, numbers = entries[i].bytes / sizeof(float);
+  }
+
+  run(table);
+  for (size_t i = 0; i < numbers; i++) printf("%.9g\n", ((float *)result)[i]);
+  return 0;
+}
