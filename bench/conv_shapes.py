@@ -2,8 +2,9 @@
 
 python -m bench.conv_shapes [--work ResNet-50] [--rounds 5] [--save]
 
-Inputs of a graphrt program are row-major (NCHW); one elementwise operation in front of each operand, in the same program, gives
-it the layout that it has inside a network. Its time is part of graphrt's; torch gets channels_last tensors as they are.
+The operands are state of graphrt's program, which keeps them in the layout that they have inside a network, and a feature map
+that results is summed over pixels, as by a batch norm behind it: that pass is part of graphrt's time. Torch gets channels_last
+tensors and keeps what it computes.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ KINDS = ("forward", "input gradient", "filter gradient")
 
 def graphrt_run(kind: str, x: np.ndarray, w: np.ndarray, dy: np.ndarray, stride: int, pad: int) -> Callable[[], Any]:
     graph = graphrt.Graph()
-    feeds = {"x": x, "w": w, "dy": dy}
-    a, b, g = (ops.neg(graph.input(n, v.shape)) for n, v in feeds.items())
+    a, b, g = (graph.parameter(n, v, trainable=False) for n, v in (("x", x), ("w", w), ("dy", dy)))
     y = ops.conv2d(a, b, None, stride, pad)
     result = y if kind == "forward" else graphrt.grad(y, [a if kind == "input gradient" else b], g)[0]
-    graph.output("out", result)
-    program = graphrt.compile(graph, target="auto")
-    needed = {n: v for n, v in feeds.items() if n in program._needed}
-    return lambda: program(needed)
+    if kind == "filter gradient":
+        graph.update(graph.parameter("out", np.zeros(result.shape, np.float32), trainable=False), result)
+    else:
+        graph.output("out", ops.sum(result, (0, 2, 3)))
+    return graphrt.compile(graph, target="auto")
 
 
 def torch_run(kind: str, x: np.ndarray, w: np.ndarray, dy: np.ndarray, stride: int, pad: int) -> Callable[[], Any]:
@@ -79,27 +80,11 @@ def main(
                 ours, theirs = (flops / found[who].median / 1e6 for who in candidates)
                 ratios.append(ours / theirs)
                 shape = f"{n}x{c}x{size}x{size} -> {k}, {kernel}x{kernel} / {stride}"
-                rows.append(
-                    {
-                        "work": name,
-                        "shape": shape,
-                        "kind": kind,
-                        "graphrt GF/s": ours,
-                        "torch GF/s": theirs,
-                        "ratio": ratios[-1],
-                    }
-                )
+                about = {"work": name, "shape": shape, "kind": kind}
+                rows.append({**about, "graphrt GF/s": ours, "torch GF/s": theirs, "ratio": ratios[-1]})
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-    rows.append(
-        {
-            "work": "all",
-            "shape": f"least {min(ratios):.2f}",
-            "kind": "geometric mean",
-            "graphrt GF/s": "",
-            "torch GF/s": "",
-            "ratio": mean,
-        }
-    )
+    about = {"work": "all", "shape": f"least {min(ratios):.2f}", "kind": "geometric mean"}
+    rows.append({**about, "graphrt GF/s": "", "torch GF/s": "", "ratio": mean})
     report("convolutions, float32 (ratio: graphrt / torch channels_last)", rows, "conv_shapes" if save else None)
 
 
