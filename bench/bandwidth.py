@@ -1,6 +1,10 @@
-"""How much of the memory's speed do fused groups reach? Bytes read and written a second, beside a copy of as many bytes.
+"""Do memory-bound groups reach the speed of a copy? GB/s of graphrt beside torch.Tensor.copy_ of as many bytes, same run.
 
-python -m bench.bandwidth [--rounds 10] [--save]
+python -m bench.bandwidth [--size 16] [--rounds 20] [--save]
+
+Bytes are those of the operands read once and of the result written once, from their shapes; a copy reads half of its bytes
+and writes the other half. Neither side makes a new array: a graph's result goes into a parameter, as a copy goes into its
+destination. Tensors that fit into the caches are faster than memory on both sides.
 """
 
 from __future__ import annotations
@@ -13,50 +17,83 @@ import torch
 import typer
 
 import graphrt
+import graphrt.ops as F
 from bench.measure import interleave, report
-from graphrt import ops
+from graphrt import Graph, Program, Value
 
-ROW = 1024
-GROUPS: dict[str, Callable[[graphrt.Value], graphrt.Value]] = {
-    "elementwise": lambda x: ops.relu(x * 0.5 + 1.0) - x,
-    "gelu": ops.gelu,
-    "softmax": ops.softmax,
-    "layer_norm": lambda x: ops.layer_norm(x, ROW),
-    "log_softmax": ops.log_softmax,
+COLUMNS = 1024  # elements of a row: 4 KB
+
+
+def elementwise(g: Graph, rows: int) -> Value:
+    return F.relu(g.input("x", (rows, COLUMNS)) * g.input("y", (rows, COLUMNS)) + 1.0)
+
+
+def softmax(g: Graph, rows: int) -> Value:
+    return F.softmax(g.input("x", (rows, COLUMNS)), -1)
+
+
+def layer_norm(g: Graph, rows: int) -> Value:
+    return F.layer_norm(g.input("x", (rows, COLUMNS)), COLUMNS, g.input("weight", (COLUMNS,)), g.input("bias", (COLUMNS,)))
+
+
+def cross_entropy(g: Graph, rows: int) -> Value:
+    return F.cross_entropy(g.input("x", (rows, COLUMNS)), g.input("target", (rows,), "int64"))
+
+
+GROUPS: dict[str, Callable[[Graph, int], Value]] = {
+    "elementwise": elementwise,
+    "softmax": softmax,
+    "layer norm": layer_norm,
+    "cross-entropy": cross_entropy,
 }
 
 
+def compiled(build: Callable[[Graph, int], Value], rows: int) -> tuple[Program, Callable[[], Any], int]:
+    """The program, a call of it, and the bytes that it reads and writes."""
+    graph = Graph()
+    result = build(graph, rows)
+    graph.update(graph.parameter("result", shape=result.shape, trainable=False), result)
+    program = graphrt.compile(graph)
+    rng, arrays = np.random.default_rng(0), {}
+    for name, type in program.inputs.items():
+        if type.dtype.is_int:
+            arrays[name] = rng.integers(0, COLUMNS, type.shape)
+        else:
+            arrays[name] = rng.standard_normal(type.shape, np.float32)
+    moved = sum(a.nbytes for a in arrays.values()) + result.type.nbytes
+    return program, lambda: program(arrays), moved
+
+
+def copy(nbytes: int) -> Callable[[], Any]:
+    """A torch copy that reads and writes ``nbytes`` in all."""
+    source = torch.ones(nbytes // 8)
+    target = torch.zeros_like(source)
+    return lambda: target.copy_(source)
+
+
 def main(
-    megabytes: Annotated[list[int] | None, typer.Option(help="sizes of the tensor; 1, 4, 16 and 64 when left out")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="turns of each candidate")] = 10,
-    calls: Annotated[int, typer.Option(min=1, help="runs in a turn")] = 5,
+    group: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(GROUPS)}; all when left out")] = None,
+    size: Annotated[list[int] | None, typer.Option(min=1, help="MB of the tensor x; 1, 4, 16, 64 when left out")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="turns of each candidate")] = 20,
+    calls: Annotated[int, typer.Option(min=1, help="calls in a turn")] = 5,
     save: Annotated[bool, typer.Option(help="append the rows to bench/results/bandwidth.jsonl")] = False,
 ) -> None:
-    """Prints GB/s of groups whose result stays in the program's own memory, and the percentage of a torch copy's."""
+    """Prints GB/s of each group and of the copy, and the one as a percentage of the other."""
     rows = []
-    for size in megabytes or [1, 4, 16, 64]:
-        x = np.random.default_rng(0).standard_normal((size * 2**18 // ROW, ROW)).astype(np.float32)
-        source, goal = torch.from_numpy(x), torch.empty(x.shape)
-        candidates: dict[str, Callable[[], Any]] = {"copy": lambda s=source, g=goal: g.copy_(s)}
-        for name, build in GROUPS.items():
-            graph = graphrt.Graph()
-            state = graph.parameter("x", x, trainable=False)
-            graph.update(graph.parameter("y", x, trainable=False), build(state))  # a result would be a new array each time
-            program = graphrt.compile(graph, target="auto")
-            candidates[name] = program
-        found = interleave(candidates, rounds, calls)
-        speed = {name: 2 * x.nbytes / t.median / 1e6 for name, t in found.items()}
-        for name in GROUPS:
+    for name in group or GROUPS:
+        for megabytes in size or [1, 4, 16, 64]:
+            program, call, moved = compiled(GROUPS[name], megabytes * 2**20 // (4 * COLUMNS))
+            timings = interleave({"graphrt": call, "copy": copy(moved)}, rounds, calls)
+            ours, theirs = timings["graphrt"], timings["copy"]
+            assert ours is not None and theirs is not None
             rows.append(
-                {
-                    "MB": size,
-                    "group": name,
-                    "GB/s": speed[name],
-                    "copy GB/s": speed["copy"],
-                    "%": 100 * speed[name] / speed["copy"],
-                }
+                {"group": name, "MB": megabytes, "MB moved": moved / 2**20, "launches": program.launches}
+                | {"ms": ours.median, "p10": ours.low, "p90": ours.high}
+                | {"copy ms": theirs.median, "copy p10": theirs.low, "copy p90": theirs.high}
+                | {"GB/s": moved / ours.median / 1e6, "copy GB/s": moved / theirs.median / 1e6}
+                | {"% of copy": 100 * theirs.median / ours.median}
             )
-    report("memory bound groups, float32 (bytes read and written once)", rows, "bandwidth" if save else None)
+    report("memory-bound groups, float32, beside a torch copy of as many bytes", rows, "bandwidth" if save else None)
 
 
 if __name__ == "__main__":

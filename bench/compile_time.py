@@ -1,52 +1,55 @@
-"""How long is it to the first result? Building, compiling and running one training step, each in a fresh process.
+"""How long does a user wait for the first training step? Cold and warm cache, each time in a process of its own.
 
-python -m bench.compile_time [--work LeNet-5] [--compile] [--save]
+python -m bench.compile_time [--work LeNet-5] [--rounds 3] [--save] [--compile]
+
+Seconds from a network with its parameters to the first loss; starting Python and importing are left out. Cold begins with
+an empty cache folder (GRAPHRT_CACHE, TORCHINDUCTOR_CACHE_DIR), warm is the next process with the same folder.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
+import time
 from typing import Annotated
 
 import typer
 
-from bench.measure import report
-
-STEP = """
-import sys, time
+from bench.measure import compared, elsewhere, report, spread
 from bench.peers import WORK, graphrt_step, torch_step
-work = WORK[sys.argv[1]]
-x, y = work.data()
-start = time.perf_counter()
-step = graphrt_step(work.ours(), x, y) if sys.argv[2] == "graphrt" else torch_step(work.theirs(), x, y, "compile")
-step()
-print("seconds", time.perf_counter() - start)
-"""
+
+CACHE = {"graphrt": "GRAPHRT_CACHE", "torch compile": "TORCHINDUCTOR_CACHE_DIR"}
 
 
-def first_step(work: str, candidate: str, cache: str) -> float:
-    """Seconds from the model to the first step's loss, imports left out, with ``cache`` for compiled code."""
-    env = {**os.environ, "GRAPHRT_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": cache}
-    run = subprocess.run([sys.executable, "-c", STEP, work, candidate], env=env, capture_output=True, text=True, check=True)
-    return float(run.stdout.split("seconds")[1])
+def first_step(work: str, candidate: str) -> float:
+    """Seconds until the first loss of ``candidate`` is there; called in a fresh process."""
+    one = WORK[work]
+    x, y = one.data()
+    ours, theirs = one.pair()
+    start = time.perf_counter()
+    step = graphrt_step(ours, x, y) if candidate == "graphrt" else torch_step(theirs, x, y, "compile")
+    step()
+    return time.perf_counter() - start
 
 
 def main(
     work: Annotated[list[str] | None, typer.Option(help="networks; LeNet-5, ResNet-20, ResNet-50 when left out")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="cold and warm starts of each candidate")] = 3,
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile too")] = False,
     save: Annotated[bool, typer.Option(help="append the rows to bench/results/compile_time.jsonl")] = False,
 ) -> None:
-    """Prints seconds to the first step with an empty cache (cold) and with a full one (warm)."""
+    """Prints the median milliseconds to the first result, and the ratio to graphrt's cold start."""
     rows = []
     for name in work or ["LeNet-5", "ResNet-20", "ResNet-50"]:
-        for candidate in ["graphrt"] + (["torch.compile"] if compiled else []):
-            with tempfile.TemporaryDirectory() as cache:
-                cold, warm = (first_step(name, candidate, cache) for _ in range(2))
-            rows.append({"work": name, "candidate": candidate, "cold s": cold, "warm s": warm})
-    report("seconds to the first training step", rows, "compile_time" if save else None)
+        candidates = ["graphrt", *(["torch compile"] if compiled else [])]
+        seconds: dict[str, list[float]] = {f"{c}, {state}": [] for c in candidates for state in ("cold", "warm")}
+        for _ in range(rounds):
+            for candidate in candidates:
+                with tempfile.TemporaryDirectory() as folder:
+                    for state in ("cold", "warm"):
+                        taken = elsewhere("bench.compile_time", "first_step", name, candidate, **{CACHE[candidate]: folder})
+                        seconds[f"{candidate}, {state}"].append(taken)
+        rows += compared({"work": name, "batch": WORK[name].batch}, {c: spread(s) for c, s in seconds.items()})
+    report("from graph to the first training step (ratio: candidate / graphrt, cold)", rows, "compile_time" if save else None)
 
 
 if __name__ == "__main__":

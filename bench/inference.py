@@ -1,84 +1,101 @@
-"""How long is a forward pass? graphrt beside torch eager (channels_last), torch.compile with freezing, and ONNX Runtime.
+"""How long is a forward pass in evaluation mode? graphrt beside torch (eager, frozen compile) and ONNX Runtime, same run.
 
-python -m bench.inference [--work ResNet-50] [--batch 1 --batch 8] [--rounds 10] [--save] [--no-compile]
+python -m bench.inference [--work ResNet-50] [--batch 1] [--rounds 20] [--save] [--no-compile]
 """
 
 from __future__ import annotations
 
-import importlib.util
-import io
+import tempfile
+import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from torch import nn
 
 import graphrt
 from bench.measure import compared, interleave, report
-from bench.peers import WORK
+from bench.peers import WORK, torch_model
+
+Forward = Callable[[], Any]
 
 
-def graphrt_forward(net: graphrt.nn.Module, x: np.ndarray) -> Callable[[], Any]:
+def graphrt_forward(net: graphrt.nn.Module, x: np.ndarray) -> Forward:
     graph = graphrt.Graph()
-    graph.output("y", net.eval()(graph.input("x", x.shape)))
-    program = graphrt.compile(graph, target="auto")
-    return lambda: program({"x": x})
+    graph.output("logits", net.eval()(graph.input("x", x.shape)))
+    program = graphrt.compile(graph)
+    return lambda: program(x=x)["logits"]
 
 
-def torch_forward(net: torch.nn.Module, x: np.ndarray, compiled: bool) -> Callable[[], Any]:
-    model = net.eval().to(memory_format=torch.channels_last)
-    data = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
-    if compiled:
-        torch._inductor.config.freezing = True
-        model = torch.compile(model)
+def torch_forward(theirs: nn.Module, x: np.ndarray) -> Forward:
+    model, data = torch_model(theirs.eval(), x, "channels_last" if x.ndim == 4 else "eager")
 
-    def run() -> torch.Tensor:
+    def forward() -> np.ndarray:
+        with torch.inference_mode():
+            return model(data).numpy(force=True)
+
+    return forward
+
+
+def frozen_forward(theirs: nn.Module, x: np.ndarray) -> Forward:
+    """torch.compile with the parameters as constants, so that batch norm is folded and weights are packed ahead."""
+    import torch._inductor.config as inductor
+
+    model, data = torch_model(theirs.eval(), x, "channels_last" if x.ndim == 4 else "eager")
+    compiled = torch.compile(model)
+
+    def forward() -> np.ndarray:
         with torch.no_grad():
-            return model(data)
+            return compiled(data).numpy(force=True)
 
-    return run
+    with inductor.patch(freezing=True):
+        forward()
+    return forward
 
 
-def onnx_forward(net: torch.nn.Module, x: np.ndarray) -> Callable[[], Any] | None:
-    """A run of ONNX Runtime; None where a package it needs is missing."""
-    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime")):
+def onnx_forward(theirs: nn.Module, x: np.ndarray) -> Forward | None:
+    """ONNX Runtime with as many threads as torch has; None where a package is missing."""
+    if find_spec("onnx") is None or find_spec("onnxruntime") is None:
         return None
     import onnxruntime
 
-    file = io.BytesIO()
-    torch.onnx.export(net.eval(), (torch.from_numpy(x),), file, dynamo=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda: session.run(None, {name: x})
+    newer = find_spec("onnxscript") is not None  # the exporter of today needs it, the one before does not
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(theirs.eval(), (torch.from_numpy(x),), str(path), dynamo=newer, input_names=["x"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(path), options, providers=onnxruntime.get_available_providers())
+    return lambda: session.run(None, {"x": x})[0]
 
 
 def main(
-    work: Annotated[list[str] | None, typer.Option(help="networks; ResNet-50 when left out")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="batch sizes; 1 and 8 when left out")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="turns of each candidate")] = 10,
-    calls: Annotated[int, typer.Option(min=1, help="passes in a turn")] = 3,
-    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile too")] = True,
+    work: Annotated[list[str] | None, typer.Option(help="networks to measure; ResNet-50 when left out")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="batch sizes; 1 and 8 when left out")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="turns of each candidate")] = 20,
+    calls: Annotated[int, typer.Option(min=1, help="forward passes in a turn")] = 3,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile with freezing too")] = True,
     save: Annotated[bool, typer.Option(help="append the rows to bench/results/inference.jsonl")] = False,
 ) -> None:
-    """Prints the median milliseconds of a forward pass, and the ratio to graphrt's."""
+    """Prints the median milliseconds of a forward pass of each network and batch size, and the ratio to graphrt's."""
     rows = []
     for name in work or ["ResNet-50"]:
         for size in batch or [1, 8]:
             x, _ = WORK[name].data(size)
             ours, theirs = WORK[name].pair()
-            candidates = {"graphrt": graphrt_forward(ours, x), "torch channels_last": torch_forward(theirs, x, False)}
+            candidates: dict[str, Forward | None] = {"graphrt": graphrt_forward(ours, x)}
+            candidates["onnxruntime"] = onnx_forward(theirs, x)  # exported before torch moves it to a device
+            candidates["torch eager"] = torch_forward(theirs, x)
             if compiled:
-                candidates["torch.compile, frozen"] = torch_forward(WORK[name].theirs(), x, True)
-            onnx = onnx_forward(WORK[name].theirs(), x)
-            if onnx is not None:
-                candidates["ONNX Runtime"] = onnx
-            about = {"work": name, "batch": size}
-            rows += compared(about, interleave(candidates, rounds, calls))
-            if onnx is None:
-                rows.append({**about, "candidate": "ONNX Runtime: missing", "ms": "-", "p10": "-", "p90": "-", "ratio": "-"})
+                candidates["torch compile, frozen"] = frozen_forward(WORK[name].theirs(), x)
+            for candidate, forward in candidates.items():
+                assert forward is None or np.isfinite(forward()).all(), f"{candidate}: {name} gives no finite numbers"
+            rows += compared({"work": name, "batch": size}, interleave(candidates, rounds, calls))
     report("forward pass, float32 (ratio: candidate / graphrt)", rows, "inference" if save else None)
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,15 +36,24 @@ class Timing:
     high: float
 
 
-def interleave(candidates: Mapping[str, Callable[[], Any]], rounds: int = 40, calls: int = 5) -> dict[str, Timing]:
+def spread(seconds: Sequence[float]) -> Timing:
+    """The timing that ``seconds`` of single calls amount to."""
+    return Timing(*(1e3 * float(np.percentile(seconds, p)) for p in (50, 10, 90)))
+
+
+def interleave(
+    candidates: Mapping[str, Callable[[], Any] | None], rounds: int = 40, calls: int = 5
+) -> dict[str, Timing | None]:
     """Times each candidate ``calls`` times in each of ``rounds`` turns; a call must return only when its work is done.
 
     A turn begins with 20 ms of untimed calls: threads of the candidate before spin for a while after their last task, and
-    would be measured as contention.
+    would be measured as contention. A candidate that is None, because its package is missing, gets None.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
+            if call is None:
+                continue
             begin = time.perf_counter()
             while time.perf_counter() - begin < SETTLE:
                 call()
@@ -49,16 +61,30 @@ def interleave(candidates: Mapping[str, Callable[[], Any]], rounds: int = 40, ca
                 start = time.perf_counter()
                 call()
                 seconds[name].append(time.perf_counter() - start)
-    return {name: Timing(*(1e3 * float(np.percentile(s, p)) for p in (50, 10, 90))) for name, s in seconds.items()}
+    return {name: spread(s) if s else None for name, s in seconds.items()}
 
 
-def compared(about: Mapping[str, Any], timings: Mapping[str, Timing]) -> list[dict[str, Any]]:
-    """A row for each candidate: milliseconds, spread, and the ratio to the first one's median."""
-    base = next(iter(timings.values())).median
+def compared(about: Mapping[str, Any], timings: Mapping[str, Timing | None]) -> list[dict[str, Any]]:
+    """A row for each candidate: milliseconds, spread, and the ratio to the median of the first one, which is never None."""
+    base = next(iter(timings.values()))
+    assert base is not None
     return [
-        {**about, "candidate": name, "ms": t.median, "p10": t.low, "p90": t.high, "ratio": t.median / base}
+        {**about, "candidate": name}
+        | dict.fromkeys(("ms", "p10", "p90", "ratio"))
+        | ({} if t is None else {"ms": t.median, "p10": t.low, "p90": t.high, "ratio": t.median / base.median})
         for name, t in timings.items()
     ]
+
+
+def elsewhere(module: str, function: str, *arguments: Any, **env: str) -> Any:
+    """What ``module.function(*arguments)`` returns in a process of its own with ``env`` added to the environment.
+
+    Arguments and result pass as JSON. Raises CalledProcessError.
+    """
+    code = "import importlib, json, sys; m, f, a = sys.argv[1:]; r = getattr(importlib.import_module(m), f)(*json.loads(a))"
+    command = [sys.executable, "-c", f"{code}; print(json.dumps(r))", module, function, json.dumps(arguments)]
+    done = subprocess.run(command, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def device_name() -> str:
@@ -81,7 +107,7 @@ def _processor() -> str:
 def environment() -> dict[str, str]:
     """Versions, device and date of a run."""
     found = {"device": device_name(), "date": datetime.date.today().isoformat(), "python": platform.python_version()}
-    for package in ("graphrt", "torch", "triton", "numpy", "jax"):
+    for package in ("graphrt", "torch", "triton", "numpy", "jax", "onnxruntime"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -90,12 +116,15 @@ def environment() -> dict[str, str]:
 
 
 def report(title: str, rows: Sequence[Mapping[str, Any]], save_as: str | None) -> None:
-    """Prints ``rows`` as a table and, if ``save_as`` names a result file, appends them there as JSON lines."""
+    """Prints ``rows`` as a table and, if ``save_as`` names a result file, appends them there as JSON lines.
+
+    None stands for a figure of a candidate that is missing here.
+    """
     table = Table(title=title)
     for column in rows[0]:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
     for row in rows:
-        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else "missing" if v is None else str(v) for v in row.values()))
     console = Console()
     console.print(table)
     about = environment()

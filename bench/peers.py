@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,9 @@ WORK = {
 }
 
 
+JAX_WORK = ("MLP 784-128-10", "LeNet-5", "ResNet-20")  # the networks of bench.jax_peers
+
+
 def torch_model(theirs: nn.Module, x: np.ndarray, mode: str) -> tuple[Any, torch.Tensor]:
     """The module as ``mode`` runs it (eager, channels_last or compile), and its input on the device."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -160,3 +164,12 @@ def graphrt_step(net: graphrt.nn.Module, x: np.ndarray, y: np.ndarray) -> Callab
     optimizer = graphrt.optim.SGD(lr=0.01, momentum=0.9)
     trainer = graphrt.Trainer(net, loss=graphrt.nn.CrossEntropyLoss(), optimizer=optimizer)
     return lambda: trainer.step(x, y)
+
+
+def jax_step(work: str, x: np.ndarray, y: np.ndarray) -> Callable[[], Any] | None:
+    """One step of JAX for a network of ``JAX_WORK``; None where JAX is missing."""
+    if find_spec("jax") is None:
+        return None
+    from bench.jax_peers import training_step
+
+    return training_step(work, x, y, graphrt.nn.count_parameters(WORK[work].ours()))

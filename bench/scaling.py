@@ -1,57 +1,54 @@
-"""Does time follow the work? Milliseconds per image over batch sizes, and one thread against two.
+"""How does a training step scale with the batch and with threads? Milliseconds per image, beside torch channels_last.
 
-python -m bench.scaling [--work LeNet-5] [--batch 16 ...] [--save]
+python -m bench.scaling [--work ResNet-20] [--batch 64] [--threads 1] [--rounds 10] [--save]
+
+The number of threads is fixed when a process starts, so each batch and number of threads has a process of its own, in which
+both candidates take turns.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from typing import Annotated
+from dataclasses import astuple
+from typing import Annotated, Any
 
 import typer
 
-from bench.measure import report
-
-STEP = """
-import sys
-from bench.measure import interleave
-from bench.peers import WORK, graphrt_step
-work, batch = WORK[sys.argv[1]], int(sys.argv[2])
-step = graphrt_step(work.ours(), *work.data(batch))
-step()
-print("ms", interleave({"step": step}, 5, 4)["step"].median)
-"""
+from bench.measure import Timing, compared, elsewhere, interleave, report
+from bench.peers import WORK, graphrt_step, torch_step
 
 
-def milliseconds(work: str, batch: int, threads: int) -> float:
-    env = {**os.environ, "GRAPHRT_THREADS": str(threads)}
-    run = subprocess.run([sys.executable, "-c", STEP, work, str(batch)], env=env, capture_output=True, text=True, check=True)
-    return float(run.stdout.split("ms")[1])
+def steps(work: str, batch: int, threads: int, rounds: int, calls: int) -> dict[str, tuple[float, ...]]:
+    """Timings of a step of both, as tuples; called in a process whose environment sets the same ``threads``."""
+    import torch
+
+    torch.set_num_threads(threads)
+    x, y = WORK[work].data(batch)
+    ours, theirs = WORK[work].pair()
+    candidates = {"graphrt": graphrt_step(ours, x, y), "torch channels_last": torch_step(theirs, x, y, "channels_last")}
+    return {name: astuple(t) for name, t in interleave(candidates, rounds, calls).items() if t is not None}
 
 
 def main(
     work: Annotated[list[str] | None, typer.Option(help="networks; LeNet-5 and ResNet-20 when left out")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="batch sizes; 16 to 512 when left out")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="batch sizes; 16 to 512 when left out")] = None,
+    threads: Annotated[list[int] | None, typer.Option(min=1, help="numbers of threads; 1 and 2 when left out")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="turns of each candidate")] = 10,
+    calls: Annotated[int, typer.Option(min=1, help="steps in a turn")] = 3,
     save: Annotated[bool, typer.Option(help="append the rows to bench/results/scaling.jsonl")] = False,
 ) -> None:
-    """Prints milliseconds of a training step by batch size, per image, and how much faster two threads are."""
-    rows = []
+    """Prints median milliseconds of a step and per image, and the speed-up over the first number of threads."""
+    rows: list[dict[str, Any]] = []
     for name in work or ["LeNet-5", "ResNet-20"]:
         for size in batch or [16, 32, 64, 128, 256, 512]:
-            one, two = milliseconds(name, size, 1), milliseconds(name, size, 2)
-            rows.append(
-                {
-                    "work": name,
-                    "batch": size,
-                    "1 thread ms": one,
-                    "2 threads ms": two,
-                    "ms per image": two / size,
-                    "speedup": one / two,
-                }
-            )
-    report("training step of graphrt, float32", rows, "scaling" if save else None)
+            first: dict[str, float] = {}
+            for count in threads or [1, 2]:
+                env = {"GRAPHRT_THREADS": str(count), "OMP_NUM_THREADS": str(count)}
+                found = elsewhere("bench.scaling", "steps", name, size, count, rounds, calls, **env)
+                about = {"work": name, "batch": size, "threads": count}
+                for row in compared(about, {c: Timing(*t) for c, t in found.items()}):
+                    base = first.setdefault(row["candidate"], row["ms"])
+                    rows.append({**row, "ms per image": row["ms"] / size, "speed-up": base / row["ms"]})
+    report("training step, float32 (ratio: candidate / graphrt)", rows, "scaling" if save else None)
 
 
 if __name__ == "__main__":

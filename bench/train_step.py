@@ -1,16 +1,17 @@
-"""How long is a training step? graphrt beside torch eager (NCHW, channels_last) and torch.compile, same machine, same run.
+"""How long is a training step? graphrt beside torch (eager, channels_last, compile) and JAX, same machine, same run.
 
 python -m bench.train_step [--work LeNet-5] [--rounds 20] [--save] [--no-compile]
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from bench.measure import compared, interleave, report
-from bench.peers import WORK, graphrt_step, torch_step
+from bench.peers import JAX_WORK, WORK, graphrt_step, jax_step, torch_step
 
 
 def main(
@@ -26,8 +27,9 @@ def main(
         one = WORK[name]
         x, y = one.data()
         modes = ["eager"] + (["channels_last"] if x.ndim == 4 else []) + (["compile"] if compiled else [])
-        candidates = {"graphrt": graphrt_step(one.pair()[0], x, y)}
+        candidates: dict[str, Callable[[], Any] | None] = {"graphrt": graphrt_step(one.pair()[0], x, y)}
         candidates |= {f"torch {m}": torch_step(one.theirs(), x, y, m) for m in modes}
+        candidates |= {"jax": jax_step(name, x, y)} if name in JAX_WORK else {}
         rows += compared({"work": name, "batch": one.batch}, interleave(candidates, rounds, calls))
     report("training step, float32 (ratio: candidate / graphrt)", rows, "train_step" if save else None)
 
