@@ -23,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+LOAD = os.getloadavg()[0]  # of the machine over the minute before the run; a busy neighbour hurts threaded candidates unevenly
 SETTLE = 0.02  # seconds of untimed calls at the start of a turn
 RESULTS = Path(__file__).parent / "results"
 
@@ -105,8 +106,9 @@ def _processor() -> str:
 
 
 def environment() -> dict[str, str]:
-    """Versions, device and date of a run."""
-    found = {"device": device_name(), "date": datetime.date.today().isoformat(), "python": platform.python_version()}
+    """Versions, device, date of a run, and the load that it met."""
+    found = {"device": device_name(), "load": f"{LOAD:.1f}", "date": datetime.date.today().isoformat()}
+    found["python"] = platform.python_version()
     for package in ("graphrt", "torch", "triton", "numpy", "jax", "onnxruntime"):
         try:
             found[package] = version(package)
@@ -126,9 +128,13 @@ def report(title: str, rows: Sequence[Mapping[str, Any]], save_as: str | None) -
     for row in rows:
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else "missing" if v is None else str(v) for v in row.values()))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=180)  # a file or a pipe has room for every figure
     console.print(table)
     about = environment()
     console.print(", ".join(f"{k} {v}" for k, v in about.items()))
+    if LOAD > 0.5:
+        console.print("[yellow]the machine was busy before this run: do not trust ratios between threaded candidates[/]")
     if save_as is not None:
         RESULTS.mkdir(exist_ok=True)
         with (RESULTS / f"{save_as}.jsonl").open("a") as file:
