@@ -60,9 +60,12 @@ def train(
         raise ArgumentError(f"no dataset {data!r}; there is mnist")
     if schedule not in optim.SCHEDULES:
         raise ArgumentError(f"no schedule {schedule!r}; there is {', '.join(optim.SCHEDULES)}")
+    channels, *_, side = models.get(model).input_shape
+    if channels != 1:
+        fitting = ", ".join(name for name, m in models.MODELS.items() if m.input_shape[0] == 1)
+        raise ArgumentError(f"{model} takes images of {channels} channels, mnist has 1; {fitting} fit")
     optimizer = optim.SGD(lr, momentum=momentum, weight_decay=weight_decay)
     trainer = _trainer(model, target, seed, optimizer, optim.SCHEDULES[schedule]())
-    side = models.get(model).input_shape[-1]
     training, test = load_mnist(pad=(side - 28) // 2)
     if limit:
         training, test = training.take(limit), test.take(limit)

@@ -60,6 +60,7 @@ def test_flags_and_version() -> None:
     ("arguments", "message"),
     [
         (["train", "vgg"], "no model 'vgg'; there is lenet5, mlp"),
+        (["train", "resnet20"], "resnet20 takes images of 3 channels, mnist has 1; lenet5, mlp fit"),
         (["train", "mlp", "--data", "cifar"], "no dataset 'cifar'"),
         (["train", "mlp", "--schedule", "x"], "no schedule 'x'"),
         (["explain", "mlp", "--target", "tpu"], "target must be"),
