@@ -96,3 +96,12 @@ def test_layout_is_channels_last_inside_and_only_there() -> None:
     assert new.updates["w"].type.order == types["w"].order
     few = assign_layouts(simplify(g), min_channels=16)
     assert {n.name: n.types[0] for n in few.nodes}["conv_0"].order is None
+
+
+def test_a_mean_of_halves_does_not_overflow() -> None:
+    """The sum of ``-x / n`` is near -60; that of x, from which float32 would take it, is beyond float16."""
+    graph = grt.Graph()
+    x = graph.input("x", (4096,), "float16")
+    graph.output("y", F.sum(-(x * (1 / 4096))))
+    y = grt.compile(graph, target="cpu")(x=np.full(4096, 60, np.float16))["y"]
+    assert np.isfinite(y) and abs(float(y) + 60) < 0.1

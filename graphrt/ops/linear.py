@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from graphrt.ir import Node, Value
 from graphrt.ops.base import apply, broadcast_to
 from graphrt.ops.elementwise import constant_of
+from graphrt.types import HALVES
 
 DEPTH = 12  # of a combination; a deeper one is summed as it is
 
@@ -23,6 +24,8 @@ def factored(node: Node) -> Value | None:
     x = node.inputs[0]
     if node.attrs["op"] != "sum" or not x.dtype.is_float or x.node.op.name not in ("add", "sub", "neg"):
         return None
+    if x.dtype in HALVES:
+        return None  # a sum without its factors, such as 1 / n, may overflow a half
     terms = _Sums(node).terms(x, 1.0, None, DEPTH)
     if terms is None or len({t.value for t in terms}) > 1:
         return None
