@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from graphrt.config import Flags
 from graphrt.schedule.kernel_ir import Kernel, PointwiseKernel, TemplateKernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
@@ -20,7 +21,7 @@ def generate(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: Memo
     ):
         for name in names:
             entries[space, name] = len(entries) + 1
-    buffers = Buffers(entries, plan)
+    buffers, winograd = Buffers(entries, plan), Flags.read().winograd
     lines = ['#include "runtime.h"', '#include "elementwise.h"', ""]
     calls = []
     for number, (launch, group) in enumerate(zip(kernels, schedule.launches, strict=True)):
@@ -28,7 +29,7 @@ def generate(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: Memo
         tasks = []
         for kernel in launch:
             lines.append("/* " + _comment(str(kernel.group)) + " */")
-            printer = Printer(kernel, buffers)
+            printer = Printer(kernel, buffers, winograd)
             if isinstance(kernel, TemplateKernel):
                 lines += printer.template(kernel)
             else:

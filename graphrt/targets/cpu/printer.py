@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from graphrt.config import Flags
 from graphrt.index import Expr, axis, delinearize
 from graphrt.schedule.kernel_ir import (
     Block,
@@ -40,7 +39,7 @@ _TAKEN = {
 }
 LANES = 128  # columns a column reduction accumulates side by side, at most
 VECTOR = 16  # at least: a cache line of floats
-TASKS = 8  # where there are so many columns
+TASKS = 8  # of a launch, at least, where there is so much to do: enough for a few threads to share evenly
 _HEADERS = {
     "max_pool": "pool.h",
     "sum_pool": "pool.h",
@@ -77,9 +76,8 @@ def identifiers(names: Sequence[str]) -> list[str]:
 class Printer:
     """Prints one kernel; ``arrays`` names the variables that hold a value per lane, read as ``name[j]``."""
 
-    def __init__(self, kernel: Kernel, buffers: Buffers) -> None:
-        self.name, self.buffers = kernel.group.name, buffers
-        self.winograd = Flags.read().winograd
+    def __init__(self, kernel: Kernel, buffers: Buffers, winograd: bool) -> None:
+        self.name, self.buffers, self.winograd = kernel.group.name, buffers, winograd
         self.arrays: set[str] = set()
         self.stored = {s.slot for b in blocks(kernel) for s in b.stores}
         slots = list(dict.fromkeys([load[0] for b in blocks(kernel) for load in loads(b)] + sorted(self.stored, key=str)))
