@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphrt.config import Flags
-from graphrt.schedule.kernel_ir import Kernel, PointwiseKernel, TemplateKernel
+from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
+from graphrt.targets.cpu.generated import LoopPrinter
 from graphrt.targets.cpu.printer import Buffers, Printer
 
 
@@ -29,11 +30,10 @@ def generate(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: Memo
         tasks = []
         for kernel in launch:
             lines.append("/* " + _comment(str(kernel.group)) + " */")
-            printer = Printer(kernel, buffers, winograd)
             if isinstance(kernel, TemplateKernel):
-                lines += printer.template(kernel)
+                lines += Printer(kernel, buffers, winograd).template(kernel)
             else:
-                count, text = printer.pointwise(kernel) if isinstance(kernel, PointwiseKernel) else printer.reduction(kernel)
+                count, text = LoopPrinter(kernel, buffers, winograd).generate(kernel)
                 lines += text
                 tasks.append((kernel.group.name, count))
             lines.append("")

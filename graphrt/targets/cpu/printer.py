@@ -1,45 +1,37 @@
-"""Prints one kernel of Kernel IR as C.
+"""Prints blocks of Kernel IR as C, and the kernels that have a template.
 
 A template kernel becomes closures (always-inline functions), macros and an ``#include`` of the template from ``kernels/c``.
-Pointwise and reduction kernels are generated whole: axes are merged while every address stays affine in the inner one, so
-that the C compiler sees a plain vectorisable loop. Each kernel opens its buffers into a struct of typed pointers, named after
-the graph's values: locals, which no store can change, so that addresses are computed once.
+Each kernel opens its buffers into a struct of typed pointers, named after the graph's values: locals, which no store can
+change, so that addresses are computed once.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from graphrt.index import Expr, axis, delinearize
+from graphrt.index import Expr
 from graphrt.schedule.kernel_ir import (
     Block,
     Inst,
     Kernel,
-    PointwiseKernel,
-    ReductionKernel,
     Store,
     TemplateKernel,
     Var,
 )
 from graphrt.schedule.memory import MemoryPlan, blocks, loads
 from graphrt.schedule.order import Slot
-from graphrt.targets.cpu.loops import bind, innermost, merge, unit
+from graphrt.targets.cpu.loops import unit
 from graphrt.targets.scalar import C_TYPES, C, c_number, guard_text, identity, scalar, wrapping
 from graphrt.types import DType, bfloat16
 
-CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
 _TAKEN = {
     *"auto break case char const continue default do double else enum extern float for goto if inline int long".split(),
     *"register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split(),
     *("asm", "typeof", "linux", "unix", "i386"),  # words and macros of GNU C
 }
-LANES = 128  # columns a column reduction accumulates side by side, at most
-VECTOR = 16  # at least: a cache line of floats
-TASKS = 8  # of a launch, at least, where there is so much to do: enough for a few threads to share evenly
 _HEADERS = {
     "max_pool": "pool.h",
     "sum_pool": "pool.h",
@@ -126,6 +118,8 @@ class Printer:
         if inst.op == "uniform":
             seed, counter, stream, element = inst.args
             return f"grt_uniform({self.var(seed)}, {self.var(counter)}, {stream}u, (uint32_t)({self.expr(element, at)}))"
+        if inst.op == "kept":
+            return f"{inst.args[0].name}_row[o * SIZE + j]"
         if inst.op == "cast":
             return self.converted(inst.args[0], inst.out.dtype)
         return scalar(inst, C, self.var)
@@ -169,7 +163,7 @@ class Printer:
         )
         macros.update({k: str(int(v) if isinstance(v, bool) else v) for k, v in letters.items()})
         if "OP" in kernel.sizes:
-            macros["START"] = _initial(kernel.sizes["OP"], kernel.dtype)
+            macros["START"] = initial(kernel.sizes["OP"], kernel.dtype)
         for operand, block in kernel.loaders.items():
             params = ", ".join(f"int {p}" for p in block.params)
             assert block.result is not None
@@ -215,150 +209,11 @@ class Printer:
         hints["OP_MAX" if name.startswith("max") else "OP_SUM"] = "1"
         return hints
 
-    # --- generated kernels ----------------------------------------------------------------------------------------
 
-    def pointwise(self, kernel: PointwiseKernel) -> tuple[int, list[str]]:
-        """Number of tasks and the text of ``NAME_task``."""
-        dims = kernel.order
-        outer, inner = merge(dims, kernel.shape, [kernel.block], {}, "o", "j")
-        at, rows, row = bind(kernel.shape, outer, inner, "o", "j")
-        indent = "    "
-        body = [*self.insts(kernel.block, at, indent), *self.stores(kernel.block.stores, at, indent)]
-        head = [*self.opened(), *self.task()]
-        if rows == 1:
-            tasks = max(-(-row // CHUNK), 1)
-            loop = [
-                f"  enum {{ SIZE = {row}, CHUNK = {CHUNK} }};",
-                "  const int begin = (int)task * CHUNK, end = SIZE - begin < CHUNK ? SIZE : begin + CHUNK;",
-                "  GRT_SIMD for (int j = begin; j < end; j++) {",
-                *body,
-                "  }",
-            ]
-        else:
-            step = max(CHUNK // max(row, 1), 1)
-            tasks = max(-(-rows // step), 1)
-            loop = [
-                f"  enum {{ ROWS = {rows}, SIZE = {row}, STEP = {step} }};",
-                "  const int begin = (int)task * STEP, end = ROWS - begin < STEP ? ROWS : begin + STEP;",
-                "  for (int o = begin; o < end; o++) GRT_SIMD for (int j = 0; j < SIZE; j++) {",
-                *body,
-                "  }",
-            ]
-        return (tasks if rows * row else 0), [*head, *loop, "}"]
-
-    def reduction(self, kernel: ReductionKernel) -> tuple[int, list[str]]:
-        """Row by row if the innermost axis is reduced, else many columns side by side."""
-        order = [*kernel.kept, *kernel.reduced]
-        fastest = innermost(kernel)
-        assert len(order) == len(kernel.shape)
-        columns = bool(kernel.kept) and fastest in kernel.kept and kernel.shape[fastest] > 1
-        return self._columns(kernel) if columns else self._rows(kernel)
-
-    def _rows(self, kernel: ReductionKernel) -> tuple[int, list[str]]:
-        shape = kernel.shape
-        rows = math.prod(shape[d] for d in kernel.kept)
-        fixed = dict(
-            zip([f"i{d}" for d in kernel.kept], delinearize(axis("x", rows), [shape[d] for d in kernel.kept]), strict=True)
-        )
-        inner_blocks = [p.inner for p in kernel.passes]
-        outer, inner = merge(kernel.reduced, shape, inner_blocks, fixed, "o", "j")
-        loops, many, row = bind(shape, outer, inner, "o", "j")
-        at = {**fixed, **loops}
-        step = max(CHUNK // max(many * row * len(kernel.passes), 1), 1)
-        tasks = -(-rows // step)
-        lines = [
-            *self.opened(),
-            *self.task(),
-            f"  enum {{ ROWS = {rows}, OUTER = {many}, SIZE = {row}, STEP = {step} }};",
-            "  const int begin = (int)task * STEP, end = ROWS - begin < STEP ? ROWS : begin + STEP;",
-            "  for (int x = begin; x < end; x++) {",
-        ]
-        for p in kernel.passes:
-            for op, _, result in p.reduces:
-                lines.append(f"    {C_TYPES[result.dtype]} {result.name} = {_initial(op, result.dtype)};")
-            sums = [result.name for op, _, result in p.reduces if op == "sum"]
-            body = [*self.insts(p.inner, at, "      "), *self.stores(p.inner.stores, at, "      ")]
-            fold = [f"      {r.name} = {_combine(op, r.name, self.var(x), r.dtype)};" for op, x, r in p.reduces]
-            if len(sums) == len(p.reduces) or row < 2 * VECTOR:
-                simple = sums and len(sums) == len(p.reduces)
-                hint = f'_Pragma("omp simd reduction(+:{",".join(sums)})") ' if simple else ""
-                lines += [f"    for (int o = 0; o < OUTER; o++) {hint}for (int j = 0; j < SIZE; j++) {{", *body, *fold, "    }"]
-            else:
-                lines += self.lanes(p.reduces, body, fold)
-            lines += [*self.insts(p.after, at, "    "), *self.stores(p.after.stores, at, "    ")]
-        return tasks, [*lines, "  }", "}"]
-
-    def lanes(self, reduces: Sequence[tuple[str, Var, Var]], body: Sequence[str], fold: Sequence[str]) -> list[str]:
-        """The loop over a row with VECTOR partial results side by side: a fold that is no sum vectorises in no other way."""
-        lines, gather, join = [], [], []
-        for op, x, r in reduces:
-            first, part = _initial(op, r.dtype), f"{r.name}_[l]"
-            lines.append(f"    {C_TYPES[r.dtype]} {r.name}_[{VECTOR}];")
-            lines.append(f"    for (int l = 0; l < {VECTOR}; l++) {part} = {first};")
-            gather.append(f"      {part} = {_combine(op, part, self.var(x), r.dtype)};")
-            join.append(f"    for (int l = 0; l < {VECTOR}; l++) {r.name} = {_combine(op, r.name, part, r.dtype)};")
-        return [
-            *lines,
-            "    for (int o = 0; o < OUTER; o++) {",
-            f"    for (int k = 0; k + {VECTOR} <= SIZE; k += {VECTOR}) GRT_SIMD for (int l = 0; l < {VECTOR}; l++) {{",
-            *("      const int j = k + l;", *body, *gather, "    }"),
-            f"    for (int j = SIZE / {VECTOR} * {VECTOR}; j < SIZE; j++) {{",
-            *(*body, *fold, "    }", "    }", *join),
-        ]
-
-    def _columns(self, kernel: ReductionKernel) -> tuple[int, list[str]]:
-        shape = kernel.shape
-        reduced = math.prod(shape[d] for d in kernel.reduced)
-        fixed = dict(
-            zip(
-                [f"i{d}" for d in kernel.reduced],
-                delinearize(axis("r", reduced), [shape[d] for d in kernel.reduced]),
-                strict=True,
-            )
-        )
-        blocks = [b for p in kernel.passes for b in (p.inner, p.after)]
-        outer, inner = merge(kernel.kept, shape, blocks, fixed, "o", "x")
-        loops, many, size = bind(shape, outer, inner, "o", "x")
-        at = {**fixed, **loops}
-        fair = math.ceil(size * many / TASKS / VECTOR) * VECTOR  # columns of a task when all are shared out
-        lanes = max(min(size, LANES, fair), 1)
-        per = -(-size // lanes)
-        lines = [
-            *self.opened(),
-            *self.task(),
-            f"  enum {{ SIZE = {size}, LANES = {lanes}, BLOCKS = {per}, REDUCED = {reduced} }};",
-            "  const int o = (int)task / BLOCKS, start = (int)task % BLOCKS * LANES;",
-            "  const int lanes = SIZE - start < LANES ? SIZE - start : LANES;",
-            "  (void)o;",
-        ]
-        loop = "GRT_SIMD for (int j = 0; j < lanes; j++) {"
-        for p in kernel.passes:
-            for op, _, result in p.reduces:
-                first = _initial(op, result.dtype)
-                lines.append(f"  {C_TYPES[result.dtype]} {result.name}[LANES];")
-                lines.append(f"  for (int j = 0; j < LANES; j++) {result.name}[j] = {first};")
-                self.arrays.add(result.name)
-            lines += [f"  for (int r = 0; r < REDUCED; r++) {loop}", "      const int x = start + j;", "      (void)x;"]
-            lines += self.insts(p.inner, at, "      ")
-            lines += [f"      {self.var(r)} = {_combine(op, self.var(r), self.var(x), r.dtype)};" for op, x, r in p.reduces]
-            lines += [*self.stores(p.inner.stores, at, "      "), "  }"]
-            if p.after.insts or p.after.stores:
-                declared = [i.out for i in p.after.insts]
-                lines += [f"  {C_TYPES[v.dtype]} {v.name}_[LANES];" for v in declared]
-                lines += [f"  {loop}", "      const int x = start + j;", "      (void)x;"]
-                lines += self.insts(p.after, at, "      ")
-                lines += self.stores(p.after.stores, at, "      ")
-                lines += [f"      {v.name}_[j] = {v.name};" for v in declared] + ["  }"]
-                for v in declared:
-                    lines.append(f"  {C_TYPES[v.dtype]} *const {v.name} = {v.name}_;")
-                    self.arrays.add(v.name)
-        return many * per, [*lines, "}"]
-
-
-def _initial(op: str, dtype: DType) -> str:
+def initial(op: str, dtype: DType) -> str:
     return c_number(identity(op, dtype), dtype)
 
 
-def _combine(op: str, total: str, x: str, dtype: DType) -> str:
+def combine(op: str, total: str, x: str, dtype: DType) -> str:
     form = {"sum": "{0} + {1}", "prod": "{0} * {1}", "max": "grt_max({0}, {1})", "min": "grt_min({0}, {1})"}[op]
     return wrapping(form, (total, x), dtype) if dtype.is_int and op in ("sum", "prod") else form.format(total, x)

@@ -19,7 +19,7 @@ from graphrt.schedule.order import Schedule
 from graphrt.targets.cpu.binary import CpuBinary
 from graphrt.targets.cpu.build import build
 from graphrt.targets.cpu.codegen import generate
-from graphrt.targets.cpu.printer import TASKS
+from graphrt.targets.cpu.generated import TASKS
 from graphrt.targets.cpu.saved import save
 
 ROW_LIMIT = 0  # rows are read again from cache by each pass; nothing is kept in registers across passes

@@ -1,0 +1,157 @@
+"""What a loop over rows need not do: functions from one reduction kernel to another that computes the same values.
+
+A sum over a row of which one element is chosen (``where(index == k, x, 0)``, the class of a loss) reads that element. A value
+that took many instructions (an exponential) is kept for later passes over the row, when the row is short enough for a cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from graphrt.index import Expr, axis
+from graphrt.schedule.kernel_ir import Block, Inst, Pass, ReductionKernel, Var
+from graphrt.types import bool_
+
+ROW = 16384  # elements of the longest row whose values are kept: 64 KB of floats
+COSTLY = {
+    *("exp", "exp2", "expm1", "log", "log2", "log1p", "pow", "sin", "cos", "tanh", "erf", "erfinv", "atan", "atan2"),
+    *("div", "sqrt", "rsqrt", "remainder", "floor_divide", "uniform"),
+}
+
+
+def choose(kernel: ReductionKernel) -> ReductionKernel:
+    """``kernel`` with each sum over a row of which one element is chosen replaced by a read of that element."""
+    if len(kernel.reduced) != 1:
+        return kernel
+    along = axis(f"i{kernel.reduced[0]}", kernel.shape[kernel.reduced[0]])
+    passes: list[Pass] = []
+    for p in kernel.passes:
+        read: list[Inst] = []
+        left = []
+        for op, x, r in p.reduces:
+            choice = _choice(p.inner, x, along) if op == "sum" else None
+            if choice is None:
+                left.append((op, x, r))
+            else:
+                read += _element(p.inner, *choice, along, r)
+        inner, after = _pruned(p.inner, left), replace(p.after, insts=read + p.after.insts)
+        if passes and not left and not inner.stores:
+            passes[-1] = replace(passes[-1], after=_joined(passes[-1].after, after))
+        else:
+            passes.append(Pass(inner, left, after))
+    return replace(kernel, passes=passes)
+
+
+def keep(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
+    """``kernel`` with costly values of a pass read back by later ones (op ``kept``), and the values to write down."""
+    if math.prod(kernel.shape[d] for d in kernel.reduced) > ROW:
+        return kernel, []
+    numbers: dict[Any, int] = {}  # of what is computed, whatever the variable's name
+    known: dict[int, Var] = {}
+    kept: list[Var] = []
+    passes = []
+    for p in kernel.passes:
+        number: dict[Var, int] = {}
+        found: dict[int, Var] = {}
+        insts = []
+        for inst in p.inner.insts:
+            args = tuple(number.get(a, a) if isinstance(a, Var) else a for a in inst.args)
+            it = number[inst.out] = numbers.setdefault((inst.op, args, inst.out.dtype), len(numbers))
+            if it in known:
+                kept += [known[it]] if known[it] not in kept else []
+                insts.append(Inst(inst.out, "kept", (known[it],)))
+            else:
+                insts.append(inst)
+                if inst.op in COSTLY:
+                    found[it] = inst.out
+        known |= found
+        passes.append(replace(p, inner=_pruned(replace(p.inner, insts=insts), p.reduces)))
+    return replace(kernel, passes=passes), kept
+
+
+def _choice(block: Block, x: Var, along: Expr) -> tuple[Var, Var] | None:
+    """(value, position) if ``x`` is the value where the row's index equals the position, and zero elsewhere."""
+    by = {i.out: i for i in block.insts}
+    if x not in by or by[x].op != "where":
+        return None
+    condition, value, other = by[x].args
+    if condition not in by or by[condition].op != "eq" or other not in by or (by[other].op, *by[other].args) != ("const", 0):
+        return None
+    for index, position in (by[condition].args, by[condition].args[::-1]):
+        is_index = index in by and (by[index].op, *by[index].args) == ("index", along)
+        if is_index and not any(along.axes() & _axes(i) for i in _slice(block, [position])):
+            return value, position
+    return None
+
+
+def _element(block: Block, value: Var, position: Var, along: Expr, result: Var) -> list[Inst]:
+    """``result = value`` at ``position`` of the row, 0 if that lies outside; renamed, so that several can stand together."""
+    names = {i.out: Var(f"{i.out.name}_{result.name}", i.out.dtype) for i in block.insts}
+    (name,), size = along.axes(), along.range()[1] + 1
+
+    def renamed(insts: Sequence[Inst], at: Expr | None) -> list[Inst]:
+        return [Inst(names[i.out], i.op, tuple(_moved(a, names, name, at) for a in i.args)) for i in insts]
+
+    first = _slice(block, [position])
+    k = names.get(position, position)
+    zero, limit, inside = (Var(f"{k.name}_{what}", k.dtype) for what in ("zero", "size", "at"))
+    low, high, both = (Var(f"{k.name}_{what}", bool_) for what in ("low", "high", "in"))
+    nothing = Var(f"{result.name}_else", result.dtype)
+    rest = [i for i in _slice(block, [value]) if i not in first]
+    return [
+        *renamed(first, None),
+        Inst(zero, "const", (0,)),
+        Inst(limit, "const", (size,)),
+        Inst(low, "ge", (k, zero)),
+        Inst(high, "lt", (k, limit)),
+        Inst(both, "logical_and", (low, high)),
+        Inst(inside, "where", (both, k, zero)),
+        *renamed(rest, axis(inside.name, size)),
+        Inst(nothing, "const", (0.0 if result.dtype.is_float else 0,)),
+        Inst(result, "where", (both, names.get(value, value), nothing)),
+    ]
+
+
+def _moved(arg: Any, names: dict[Var, Var], name: str, at: Expr | None) -> Any:
+    """An argument of an instruction with renamed variables, and ``at`` in place of the axis ``name``."""
+    if isinstance(arg, Var):
+        return names.get(arg, arg)
+    if isinstance(arg, Expr):
+        there = {v.name: new.name for v, new in names.items() if v.name in arg.axes()}
+        moved = arg.renamed(there) if there else arg
+        return moved.substitute({name: at}) if at is not None else moved
+    return tuple(_moved(a, names, name, at) for a in arg) if isinstance(arg, tuple) else arg
+
+
+def _axes(inst: Inst) -> set[str]:
+    """The names of the axes, positions found at run time among them, that the arguments of ``inst`` depend on."""
+
+    def of(arg: Any) -> set[str]:
+        if isinstance(arg, Expr):
+            return arg.axes()
+        return set().union(*map(of, arg)) if isinstance(arg, tuple) else set()
+
+    return of(inst.args)
+
+
+def _slice(block: Block, roots: Sequence[Var]) -> list[Inst]:
+    """The instructions of ``block`` that ``roots`` depend on, in order."""
+    wanted, found = {v.name for v in roots}, []
+    for inst in reversed(block.insts):
+        if inst.out.name in wanted:
+            wanted |= {a.name for a in inst.args if isinstance(a, Var)} | _axes(inst)
+            found.append(inst)
+    return found[::-1]
+
+
+def _pruned(block: Block, reduces: Sequence[tuple[str, Var, Var]]) -> Block:
+    """``block`` without what neither its stores nor ``reduces`` need."""
+    at = {Var(name, bool_) for s in block.stores for name in s.offset.axes()}
+    return replace(block, insts=_slice(block, [*(x for _, x, _ in reduces), *(s.var for s in block.stores), *at]))
+
+
+def _joined(a: Block, b: Block) -> Block:
+    return replace(a, insts=a.insts + b.insts, stores=a.stores + b.stores)
