@@ -16,17 +16,18 @@ GRT_INLINE uint32_t grt_float_to_bits(float value) {
   return u.bits;
 }
 
-/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2; 2^n in two factors, each of them normal */
+/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds and leaves n in the low bits, from where it goes
+ * into the exponent; below the normal range 2^64 times the result is made first, so that it is rounded once. */
 GRT_INLINE float grt_exp_f32(float x) {
-  float c = x < -104.0f ? -104.0f : x;
-  c = c > 89.0f ? 89.0f : c;
-  const float n = rintf(c * 1.44269504f), r = (c - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 0.00019900444f;
-  p = p * r + 0.0013934545f, p = p * r + 0.00833329745f, p = p * r + 0.0416664556f;
-  p = p * r + 0.166666672f, p = p * r + 0.5f;
+  const float c = x < -104.0f ? -104.0f : x, t = c * 1.44269504f + 12582912.0f, n = t - 12582912.0f;
+  const float r = (c - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 0.0013934545f;
+  p = p * r + 0.00836377684f, p = p * r + 0.0416664556f, p = p * r + 0.166665733f, p = p * r + 0.5f;
   const float y = (p * r) * r + r + 1.0f;
-  const int32_t whole = (int32_t)(c != c ? 0.0f : n), half = whole >> 1;
-  return y * grt_bits_to_float((uint32_t)(half + 127) << 23) * grt_bits_to_float((uint32_t)(whole - half + 127) << 23);
+  const int small = c < -87.0f;
+  const uint32_t power = (grt_float_to_bits(t) << 23) + (small ? 64u << 23 : 0);
+  const float z = grt_bits_to_float(grt_float_to_bits(y) + power), w = small ? z * 0x1p-64f : z;
+  return x <= 88.72283f ? w : x + INFINITY; /* infinity, or x if that is no number */
 }
 
 /* log x = e ln 2 + log m, m within sqrt 2 of 1 */
