@@ -2,11 +2,11 @@
  *
  * A task copies the input it needs into a patch (zero padding included, so that the inner loops never branch) and runs tiles
  * over it; filters are packed once per launch. Which tile depends on the number of output channels: conv_wide.h, conv_narrow.h,
- * and conv_depthwise.h without a patch. With WINOGRAD 1, 3x3 filters of stride 1 take conv_winograd.h.
+ * conv_depthwise.h and conv_pointwise.h without a patch. With WINOGRAD 1, 3x3 filters of stride 1 take conv_winograd.h.
  *
  * Macros: V_G groups, V_C and V_K channels of a group, V_P V_Q output, V_R V_S filter, V_SH V_SW V_DH V_DW, V_N batch,
- * V_INSIDE(h, w) whether h, w >= 0 of the padded input is inside, V_X(buf, n, g, c, h, w) what is there, V_CHANNELS_LAST (a
- * hint on how it is stored), V_W(buf, g, k, c, r, s) and V_W_ALONG_C whether its memory runs along c, V_STORE(buf, n, g, k, p, q, value); V_MEETS_H(h), V_MEETS_W(w)
+ * V_INSIDE(h, w) whether h, w >= 0 of the padded input is inside, V_WHOLE whether everything is, V_X(buf, n, g, c, h, w) what
+ * is there, V_CHANNELS_LAST (a hint on how it is stored) and V_DIRECT (whether V_X is no more than a load), V_W(buf, g, k, c, r, s) and V_W_ALONG_C whether its memory runs along c, V_STORE(buf, n, g, k, p, q, value); V_MEETS_H(h), V_MEETS_W(w)
  * whether row h, column w of the padded input holds more than zeros, V_PHASES after how many columns that repeats: a tile
  * takes columns of one phase, so that all of them skip the same taps.
  */
@@ -27,6 +27,8 @@
 #elif WINOGRAD && V_R == 3 && V_S == 3 && V_SH == 1 && V_SW == 1 && V_DH == 1 && V_DW == 1 && V_PHASES == 1 && \
     V_C >= 8 && 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T) && V_P > 1 && V_Q > 1
 #include "conv_winograd.h"
+#elif V_R == 1 && V_S == 1 && V_PHASES == 1 && V_WHOLE && 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T)
+#include "conv_pointwise.h"
 #elif 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T) || V_SW != 1
 #include "conv_wide.h"
 #else
@@ -46,6 +48,8 @@
 #undef V_DW
 #undef V_X
 #undef V_INSIDE
+#undef V_WHOLE
+#undef V_DIRECT
 #undef V_MEETS_H
 #undef V_MEETS_W
 #undef V_PHASES

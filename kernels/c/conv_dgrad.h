@@ -26,6 +26,8 @@
 #define V_ROW(h) (V_U(h) >= 0 && V_MEETS_H(h) && V_U(h) / STRIDE_H < CP)
 #define V_COL(w) (V_V(w) >= 0 && V_MEETS_W(w) && V_V(w) / STRIDE_W < CQ)
 #define V_INSIDE(h, w) (V_ROW(h) && V_COL(w))
+#define V_WHOLE (STRIDE_H == 1 && STRIDE_W == 1 && PAD_H == (CR - 1) * DIL_H && PAD_W == (CS - 1) * DIL_W && CH <= CP && CW <= CQ)
+#define V_DIRECT DY_DIRECT
 #define V_X(buf, n, g, c, h, w) LOAD_DY(buf, n, (g)*V_C + (c), V_U(h) / STRIDE_H, V_V(w) / STRIDE_W)
 #define V_CHANNELS_LAST DY_CHANNELS_LAST
 #define V_W(buf, g, k, c, r, s) LOAD_W(buf, (g)*V_C + (c), k, CR - 1 - (r), CS - 1 - (s))

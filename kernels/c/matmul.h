@@ -1,9 +1,9 @@
 /* Batched matrix product, blocked and packed (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication").
  *
  *            N                 Macros: NAME, T, BATCH, M, N, K, LOAD_A(buf, b, m, k), LOAD_B(buf, b, k, n),
- *        K [ B ]               STORE(buf, b, m, n, value), A_FAST_M and B_FAST_N (1 if that is the unit stride), A_DIRECT
+ *        K [ B ]               STORE_C(buf, b, m, n, value), A_FAST_M and B_FAST_N (1 if that is the unit stride), A_DIRECT
  *   K                          (1 if LOAD_A is no more than a load along k: then A is read where it lies).
- * M[ A ] [ C ]                 A task owns one BM x BN block of C and hands every element to STORE once, when its sum is
+ * M[ A ] [ C ]                 A task owns one BM x BN block of C and hands every element to STORE_C once, when its sum is
  *                              complete. B is packed into panels of NR columns through its loader, so that a transposed, cast
  *                              or computed operand costs nothing more: once for all tasks if it is small, else by each.
  */
@@ -111,9 +111,9 @@ GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T 
 #pragma GCC unroll 4
     for (int v = 0; v < NV; v++) *(vec *)(out + v * L) = acc[i][v];
     if (width == NR) {
-      GRT_SIMD for (int j = 0; j < NR; j++) STORE(buf, b, m + i, n + j, out[j]);
+      GRT_SIMD for (int j = 0; j < NR; j++) STORE_C(buf, b, m + i, n + j, out[j]);
     } else {
-      GRT_SIMD for (int j = 0; j < width; j++) STORE(buf, b, m + i, n + j, out[j]);
+      GRT_SIMD for (int j = 0; j < width; j++) STORE_C(buf, b, m + i, n + j, out[j]);
     }
   }
 }
@@ -122,7 +122,8 @@ static void FN(_task)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
   enum {
     MR = FN(_MR), NR = FN(_NR), MB = FN(_MB), NB = FN(_NB), BM = FN(_BM), BN = FN(_BN), KC = FN(_KC), PITCH = FN(_PITCH),
-    SIZE_A = A_DIRECT ? 0 : (A_FAST_M ? KC : BM) * PITCH, SIZE_B = FN(_SHARED) ? 0 : KC * BN, SUMS = FN(_KB) > 1 ? BM * BN : 0
+    SIZE_A = A_DIRECT ? 0 : (A_FAST_M ? KC : BM) * PITCH, SIZE_B = FN(_SHARED) ? 0 : KC * BN, SUMS = FN(_KB) > 1 ? BM * BN : 0,
+    ALONG = KC * BN <= 65536
   };
   const int b = (int)(task / (MB * NB)), m0 = (int)(task / NB % MB) * BM, n0 = (int)(task % NB) * BN;
   const int rows = MIN_OF(M - m0, BM), cols = MIN_OF(N - n0, BN);
@@ -134,21 +135,18 @@ static void FN(_task)(long task, void **launch) {
 #elif !A_DIRECT
     for (int i = 0; i < rows; i++) GRT_SIMD for (int k = 0; k < depth; k++) pa[i * PITCH + k] = LOAD_A(buf, b, m0 + i, k0 + k);
 #endif
-    for (int tn = 0; tn < cols; tn += NR) {
-      const T *panel = pb + tn * KC;
-      if (FN(_SHARED)) {
-        panel = (const T *)launch[0] + (((size_t)b * FN(_TN) + (n0 + tn) / NR) * K + k0) * NR;
+    if (!FN(_SHARED))
+      for (int tn = 0; tn < cols; tn += NR) FN(_panel)(buf, pb + tn * KC, b, k0, depth, n0 + tn);
+    const int down = CEIL_DIV(rows, MR), across = CEIL_DIV(cols, NR);
+    for (int t = 0; t < down * across; t++) { /* along rows if all panels stay in the second cache, else down each panel */
+      const int tm = (ALONG ? t / across : t % down) * MR, tn = (ALONG ? t % across : t / down) * NR;
+      const T *a = pa + tm * (A_FAST_M ? 1 : PITCH), *panel = pb + tn * KC;
+      if (FN(_SHARED)) panel = (const T *)launch[0] + (((size_t)b * FN(_TN) + (n0 + tn) / NR) * K + k0) * NR;
+      T *sum = sums + (SUMS > 0) * (tn * BM + tm * NR);
+      if (tm + MR <= rows) {
+        FN(_tile)(buf, a, panel, sum, b, m0 + tm, n0 + tn, k0, depth, MR);
       } else {
-        FN(_panel)(buf, pb + tn * KC, b, k0, depth, n0 + tn);
-      }
-      for (int tm = 0; tm < rows; tm += MR) {
-        const T *a = pa + tm * (A_FAST_M ? 1 : PITCH);
-        T *sum = sums + (SUMS > 0) * (tn * BM + tm * NR);
-        if (tm + MR <= rows) {
-          FN(_tile)(buf, a, panel, sum, b, m0 + tm, n0 + tn, k0, depth, MR);
-        } else {
-          FN(_tile)(buf, a, panel, sum, b, m0 + tm, n0 + tn, k0, depth, rows - tm);
-        }
+        FN(_tile)(buf, a, panel, sum, b, m0 + tm, n0 + tn, k0, depth, rows - tm);
       }
     }
   }
@@ -159,16 +157,13 @@ static void NAME(void **table) {
   if (FN(_SHARED)) GRT_PARALLEL(FN(_pack), (long)BATCH * FN(_TN) * FN(_KB), launch);
   GRT_PARALLEL(FN(_task), (long)BATCH * FN(_MB) * FN(_NB), launch);
 }
-#undef NAME
-#undef T
-#undef ACC
-#undef BATCH
 #undef M
 #undef N
 #undef K
 #undef LOAD_A
 #undef LOAD_B
-#undef STORE
+#undef STORE_C
 #undef A_FAST_M
 #undef B_FAST_N
 #undef A_DIRECT
+#include "undef.h"

@@ -39,3 +39,5 @@
 #undef DESCENDING
 #undef WINOGRAD
 #undef W_FAST_K
+#undef X_DIRECT
+#undef DY_DIRECT

@@ -108,7 +108,7 @@ class Matmul:
         a, b = "bkm" if self.a_fast_m else "bmk", "bkn" if self.b_fast_n else "bnk"
         macros = {
             **{"T": self.kind, "ACC": self.kind, "BATCH": self.b, "M": self.m, "N": self.n, "K": self.k},
-            **{"LOAD_A": f"{name}_a", "LOAD_B": f"{name}_b", "STORE": f"{name}_store"},
+            **{"LOAD_A": f"{name}_a", "LOAD_B": f"{name}_b", "STORE_C": f"{name}_store"},
             **{"A_FAST_M": self.a_fast_m, "B_FAST_N": self.b_fast_n, "A_DIRECT": self.a_direct},
         }
         closures = [
@@ -187,7 +187,8 @@ class Conv:
             **{"T": self.kind, "ACC": self.kind, "CN": self.n, "CC": self.c, "CH": self.h, "CW": self.w, "CK": self.k},
             **{"CR": self.r, "CS": self.s, "CP": p, "CQ": q, "STRIDE_H": self.stride[0], "STRIDE_W": self.stride[1]},
             **{"PAD_H": self.pad[0], "PAD_W": self.pad[2], "DIL_H": self.dil[0], "DIL_W": self.dil[1]},
-            **{"GROUPS": self.groups, "X_CHANNELS_LAST": last, "OUT_CHANNELS_LAST": last, "STORE": f"{name}_store"},
+            **{"GROUPS": self.groups, "X_CHANNELS_LAST": last, "OUT_CHANNELS_LAST": last},
+            **{"X_DIRECT": 1, "DY_DIRECT": 1, "STORE": f"{name}_store"},
         }
 
     def text(self, name: str) -> str:

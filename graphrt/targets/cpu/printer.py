@@ -175,7 +175,7 @@ class Printer:
         params = ", ".join(f"int {p}" for p in kernel.epilogue.params)
         lines.append(f"GRT_INLINE void {self.name}_store(const {self.name}_buffers buf, {params}, {given}) {{")
         lines += [*self.insts(kernel.epilogue, {}, "  "), *self.stores(kernel.epilogue.stores, {}, "  "), "}"]
-        macros["STORE"] = f"{self.name}_store"
+        macros["STORE_C" if spec.name == "matmul" else "STORE"] = f"{self.name}_store"
         macros.update(self._hints(kernel))
         lines += [f"#define {k} {v}" for k, v in macros.items()]
         return [*lines, f'#include "{_HEADERS.get(spec.name, spec.name + ".h")}"']
@@ -187,8 +187,7 @@ class Printer:
             return {}
         if name == "matmul":
             fast = {"A_FAST_M": unit(loaders["A"], "m", "k"), "B_FAST_N": unit(loaders["B"], "n", "k")}
-            direct = fast["A_FAST_M"] == "0" and [(i.op, i.args[-1]) for i in loaders["A"].insts] == [("load", ())]
-            return {**fast, "A_DIRECT": str(int(direct))}
+            return {**fast, "A_DIRECT": str(int(fast["A_FAST_M"] == "0" and _direct(loaders["A"])))}
         hints = {}
         if name.startswith("conv"):
             hints["WINOGRAD"] = str(int(self.winograd))
@@ -196,6 +195,7 @@ class Printer:
             hints["X_CHANNELS_LAST"] = unit(
                 loaders.get("X", first), "c" if "X" in loaders else "k", "w" if "X" in loaders else "q"
             )
+            hints |= {f"{operand}_DIRECT": str(int(_direct(block))) for operand, block in loaders.items() if operand != "W"}
             if "W" in loaders:
                 hints["W_FAST_K"] = unit(loaders["W"], "k", "c")
             if "DY" in loaders:
@@ -208,6 +208,11 @@ class Printer:
         hints["CHANNELS_LAST"] = unit(larger[0], "c", larger[1])
         hints["OP_MAX" if name.startswith("max") else "OP_SUM"] = "1"
         return hints
+
+
+def _direct(block: Block) -> bool:
+    """Whether ``block`` is no more than a load."""
+    return [(i.op, i.args[-1]) for i in block.insts] == [("load", ())]
 
 
 def initial(op: str, dtype: DType) -> str:
