@@ -27,7 +27,7 @@ Forward = Callable[[], Any]
 def graphrt_forward(net: graphrt.nn.Module, x: np.ndarray) -> Forward:
     graph = graphrt.Graph()
     graph.output("logits", net.eval()(graph.input("x", x.shape)))
-    program = graphrt.compile(graph)
+    program = graphrt.compile(graph, freeze=True)
     return lambda: program(x=x)["logits"]
 
 

@@ -28,15 +28,21 @@ Outputs = Graph | Value | Sequence[Value] | Mapping[str, Value]
 
 
 def compile(  # noqa: A001 - the name every framework has for it
-    outputs: Outputs, target: str = "auto", state: State | None = None, precision: str = "float32"
+    outputs: Outputs,
+    target: str = "auto",
+    state: State | None = None,
+    precision: str = "float32",
+    freeze: bool = False,
 ) -> Program:
     """Compiles a graph, or the part of one that some values need, for ``target``.
 
     ``outputs`` is a Graph with its own outputs and updates, one Value, a list or a dict of them (then no parameter is
     updated); the program returns a dict, one array, a list or a dict. ``target`` is auto, cuda, hip, cpu, interpret or
     reference, or an absent GPU's name such as cuda:sm_90 (then it is compiled but cannot run). ``state`` shares parameters
-    with other programs; ``precision`` float64 computes in double on the reference target. Raises TargetError when the
-    target cannot run here, GraphError, ArgumentError.
+    with other programs; ``precision`` float64 computes in double on the reference target. ``freeze`` lets the program keep
+    what it makes of parameters that it does not update (the cpu target packs weights once): it sees what ``State.set``,
+    ``State.load`` and other programs write later, and not what is written into the arrays of the state. Raises TargetError
+    when the target cannot run here, GraphError, ArgumentError.
     """
     start = time.perf_counter()
     flags = Flags.read()
@@ -61,7 +67,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     limit = _row_limit(target)
     kernels = [[lower(schedule, g, limit) for g in launch.groups] for launch in schedule.launches]
     plan = plan_memory(schedule, kernels, not flags.no_inplace)
-    runner = _executable(target, schedule, kernels, plan)
+    runner = _executable(target, schedule, kernels, plan, freeze)
     seconds = time.perf_counter() - start
     program = Program(final, target, runner, state, schedule, kernels, plan, decisions, unpack, steps, seconds)
     _debug(program, flags)
@@ -122,11 +128,11 @@ def _row_limit(target: str) -> int:
     return ROW_LIMIT
 
 
-def _executable(target: str, schedule: Any, kernels: Any, plan: Any) -> Executable:
+def _executable(target: str, schedule: Any, kernels: Any, plan: Any, freeze: bool) -> Executable:
     if target == "cpu":
         from graphrt.targets.cpu.runner import CpuExecutable
 
-        return CpuExecutable(schedule, kernels, plan)
+        return CpuExecutable(schedule, kernels, plan, freeze)
     if ":" in target:
         from graphrt.targets.triton.aot import AheadExecutable
 

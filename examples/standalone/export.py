@@ -18,10 +18,12 @@ from graphrt import nn
 from graphrt.targets.cpu.saved import read_manifest
 from graphrt.types import TensorType
 
+CONSTANTS = ("program", "runtime", "arena", "alignment", "frozen")
+
 
 def header(manifest: dict) -> str:
     """What main.c includes: constants, and one line for each entry of the pointer table behind the arena."""
-    lines = [f"#define {name.upper()} {json.dumps(manifest[name])}" for name in ("program", "runtime", "arena", "alignment")]
+    lines = [f"#define {name.upper()} {json.dumps(manifest[name])}" for name in manifest if name in CONSTANTS]
     lines.append("static const struct { const char *space, *name; unsigned long bytes; } entries[] = {")
     for entry in manifest["table"]:
         size = TensorType.parse(entry["type"]).nbytes
@@ -38,7 +40,7 @@ def main(folder: str | Path = "build") -> np.ndarray:
     )
     graph = grt.Graph()
     graph.output("logits", net(graph.input("x", (2, 1, 14, 14))))
-    program = grt.compile(graph, target="cpu")
+    program = grt.compile(graph, target="cpu", freeze=True)
     program.save(folder)
     manifest = read_manifest(folder)
     (folder / "network.h").write_text(header(manifest))

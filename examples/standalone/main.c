@@ -40,11 +40,12 @@ int main(int count, char **arguments) {
   bind(parallel);
 
   /* Entry 0 is the arena, with room on both sides that masked vector loads may touch. */
-  void *table[ENTRIES + 1], *result = NULL;
+  void *table[ENTRIES + 2], *kept[FROZEN + 1] = {NULL}, *result = NULL;
   const size_t bytes = (ARENA + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + 2 * ALIGNMENT;
   char *arena = aligned_alloc(ALIGNMENT, bytes);
   if (arena == NULL) fail("out of memory");
   table[0] = arena + ALIGNMENT;
+  table[ENTRIES + 1] = kept; /* weights, packed in the first run */
   size_t numbers = 0;
   for (int i = 0; i < ENTRIES; i++) {
     const char *space = entries[i].space;

@@ -56,7 +56,7 @@ class Runnable:
     """A program that can be called, whether compiled here or loaded. Call it with inputs by name.
 
     ``inputs`` and ``outputs`` are types by name; ``needed`` names the inputs that are read; ``unpack`` says how results are
-    given back: dict, list or single.
+    given back: dict, list or single; ``updates`` whether the program writes its state.
     """
 
     def __init__(
@@ -68,9 +68,10 @@ class Runnable:
         binary: Binary,
         needed: Sequence[str],
         unpack: str = "dict",
+        updates: bool = False,
     ) -> None:
         self.target, self.inputs, self.outputs, self.state = target, dict(inputs), dict(outputs), state
-        self._binary, self._needed, self._unpack = binary, list(needed), unpack
+        self._binary, self._needed, self._unpack, self._updates = binary, list(needed), unpack, updates
         self._lock = threading.Lock()
 
     def _where(self, name: str) -> str:
@@ -91,6 +92,7 @@ class Runnable:
         outputs = {name: dense(type) for name, type in self.outputs.items()}
         with self._lock:
             self._binary.run(arrays, self.state, outputs)
+            self.state.version += self._updates
         results: dict[str, Any] = dict(outputs)
         if wants_torch:
             results = {name: from_numpy(a) for name, a in outputs.items()}
@@ -148,7 +150,8 @@ class Program(Runnable):
         read = {v.node.name for n in graph.nodes for v in n.inputs} | {v.node.name for v in graph.results()}
         inputs = {n.name: n.types[0] for n in graph.nodes if n.op.name == "input"}
         outputs = {name: v.type for name, v in graph.outputs.items()}
-        super().__init__(target, inputs, outputs, state, executable, [n for n in inputs if n in read], unpack)
+        needed = [n for n in inputs if n in read]
+        super().__init__(target, inputs, outputs, state, executable, needed, unpack, bool(graph.updates))
         self.graph, self._executable, self._kernels = graph, executable, kernels
         self.schedule, self.plan, self.decisions = schedule, plan, list(decisions)
         self.passes, self.compile_seconds = list(passes), seconds
@@ -213,6 +216,7 @@ class Program(Runnable):
         outputs = {name: dense(type) for name, type in self.outputs.items()}
         with self._lock:
             times = np.array([self._executable.time(arrays, self.state, outputs) for _ in range(runs)])
+            self.state.version += self._updates
         found = []
         for launch, seconds in zip(self.schedule.launches, np.median(times, axis=0), strict=True):
             nodes = {n for g in launch.groups for n in (*g.nodes, *g.inlined)}

@@ -31,6 +31,7 @@ class State(Mapping[str, np.ndarray]):
         self._arrays: dict[str, np.ndarray] = {}
         self._device: dict[str, Any] = {}  # flat torch tensors, where the values are once a GPU program has run
         self.types: dict[str, TensorType] = {}
+        self.version = 0  # counts what programs and ``set`` wrote: a frozen program packs its parameters anew
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name in self._device:
@@ -72,6 +73,7 @@ class State(Mapping[str, np.ndarray]):
         if array.shape != self._arrays[name].shape:
             raise InputError(f"state {name!r} has shape {list(self._arrays[name].shape)}, got {list(array.shape)}")
         self._arrays[name][...] = array
+        self.version += 1
         if name in self._device:
             self._device[name].copy_(from_numpy(self._memory(name)))
 

@@ -6,9 +6,11 @@
  *
  * Macros: V_G groups, V_C and V_K channels of a group, V_P V_Q output, V_R V_S filter, V_SH V_SW V_DH V_DW, V_N batch,
  * V_INSIDE(h, w) whether h, w >= 0 of the padded input is inside, V_WHOLE whether everything is, V_X(buf, n, g, c, h, w) what
- * is there, V_CHANNELS_LAST (a hint on how it is stored) and V_DIRECT (whether V_X is no more than a load), V_W(buf, g, k, c, r, s) and V_W_ALONG_C whether its memory runs along c, V_STORE(buf, n, g, k, p, q, value); V_MEETS_H(h), V_MEETS_W(w)
- * whether row h, column w of the padded input holds more than zeros, V_PHASES after how many columns that repeats: a tile
- * takes columns of one phase, so that all of them skip the same taps.
+ * is there, V_CHANNELS_LAST (a hint on how it is stored) and V_DIRECT (whether V_X is no more than a load),
+ * V_W(buf, g, k, c, r, s) and V_W_ALONG_C whether its memory runs along c, V_STORE(buf, n, g, k, p, q, value); V_MEETS_H(h),
+ * V_MEETS_W(w) whether row h, column w of the padded input holds more than zeros, V_PHASES after how many columns that
+ * repeats: a tile takes columns of one phase, so that all of them skip the same taps; FROZEN, the number of the filter among
+ * what the program keeps packed, 0 if it may change.
  */
 #include "tile.h"
 /* to[c][NK] <- the filter's tap (r, s) for `channels` from c0 and `width` output channels from k0, read along memory */
@@ -25,7 +27,7 @@
 #if V_C == 1 && V_K == 1 && V_G > 1 && V_CHANNELS_LAST
 #include "conv_depthwise.h"
 #elif WINOGRAD && V_R == 3 && V_S == 3 && V_SH == 1 && V_SW == 1 && V_DH == 1 && V_DW == 1 && V_PHASES == 1 && \
-    V_C >= 8 && 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T) && V_P > 1 && V_Q > 1
+    V_C >= 8 && 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T) && V_P > 1 && V_Q > 1 && (FROZEN || V_N * V_P * V_Q >= 128)
 #include "conv_winograd.h"
 #elif V_R == 1 && V_S == 1 && V_PHASES == 1 && V_WHOLE && 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T)
 #include "conv_pointwise.h"

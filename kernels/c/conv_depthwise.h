@@ -30,7 +30,7 @@ static void FN(_task)(long task, void **launch) { /* one row of output, read whe
     }
 }
 static void NAME(void **table) {
-  void *launch[2] = {grt_workspace(sizeof(T) * V_G * V_R * V_S), table};
-  GRT_PARALLEL(FN(_pack), V_R * V_S, launch);
+  void **kept = GRT_KEPT(table, FROZEN);
+  void *launch[2] = {grt_prepare(FN(_pack), V_R * V_S, sizeof(T) * V_G * V_R * V_S, kept, table), table};
   GRT_PARALLEL(FN(_task), (long)V_N * V_P, launch);
 }

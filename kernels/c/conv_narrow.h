@@ -99,7 +99,8 @@ static void FN(_task)(long task, void **launch) {
   }
 }
 static void NAME(void **table) {
-  void *launch[2] = {grt_workspace(sizeof(T) * V_G * FN(_KB) * FN(_TAPS) * FN(_NK)), table};
-  GRT_PARALLEL(FN(_pack), V_G * FN(_KB), launch);
+  enum { BLOCKS = V_G * FN(_KB) };
+  void **kept = GRT_KEPT(table, FROZEN);
+  void *launch[2] = {grt_prepare(FN(_pack), BLOCKS, sizeof(T) * BLOCKS * FN(_TAPS) * FN(_NK), kept, table), table};
   GRT_PARALLEL(FN(_task), (long)V_N * V_G * CEIL_DIV(V_P, FN(_PB)), launch);
 }

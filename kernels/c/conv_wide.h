@@ -139,7 +139,7 @@ static void FN(_task)(long task, void **launch) {
 }
 static void NAME(void **table) {
   enum { BLOCKS = V_G * FN(_KB) * FN(_CBLOCKS) };
-  void *launch[2] = {grt_workspace(sizeof(T) * BLOCKS * FN(_BLOCK)), table};
-  GRT_PARALLEL(FN(_pack), BLOCKS, launch);
+  void **kept = GRT_KEPT(table, FROZEN);
+  void *launch[2] = {grt_prepare(FN(_pack), BLOCKS, sizeof(T) * BLOCKS * FN(_BLOCK), kept, table), table};
   GRT_PARALLEL(FN(_task), (long)V_N * V_G * FN(_PARTS) * CEIL_DIV(FN(_KB), FN(_KG)), launch);
 }

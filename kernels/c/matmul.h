@@ -5,9 +5,14 @@
  *   K                          (1 if LOAD_A is no more than a load along k: then A is read where it lies).
  * M[ A ] [ C ]                 A task owns one BM x BN block of C and hands every element to STORE_C once, when its sum is
  *                              complete. B is packed into panels of NR columns through its loader, so that a transposed, cast
- *                              or computed operand costs nothing more: once for all tasks if it is small, else by each.
+ *                              or computed operand costs nothing more: once for all tasks if it is small, else by each. FROZEN is the
+ *                              number of B among what the program keeps packed, 0 if it is none. A few rows are multiplied
+ *                              without packing (matmul_thin.h).
  */
 #include "tile.h"
+#if M > 0 && M <= 4 && N > 0
+#include "matmul_thin.h"
+#else
 enum {
   FN(_KB) = MAX_OF(1, CEIL_DIV(K, 512)), /* blocks of k: a panel of B is at most 128 KB */
   FN(_KC) = CEIL_DIV(MAX_OF(K, 1), FN(_KB)),
@@ -23,7 +28,7 @@ enum {
   FN(_MB) = CEIL_DIV(FN(_TM), MAX_OF(1, MIN_OF(32, FN(_TM) / FN(_ENOUGH)))),
   FN(_BM) = CEIL_DIV(FN(_TM), FN(_MB)) * FN(_MR),
   FN(_BN) = CEIL_DIV(FN(_TN), FN(_NB)) * FN(_NR),
-  FN(_SHARED) = FN(_MB) > 1 && (long)BATCH * K * N <= 1 << 23, /* 32 MB */
+  FN(_SHARED) = FROZEN || (FN(_MB) > 1 && (long)BATCH * K * N <= 1 << 23), /* 32 MB */
   FN(_PITCH) = (A_FAST_M ? FN(_BM) : FN(_KC)) + 16 /* of packed A: no power of two, which would crowd one set of a cache */
 };
 
@@ -152,11 +157,13 @@ static void FN(_task)(long task, void **launch) {
   }
 }
 static void NAME(void **table) {
-  void *launch[2] = {FN(_SHARED) ? grt_workspace(sizeof(T) * BATCH * FN(_TN) * FN(_NR) * K) : NULL, table};
+  enum { PANELS = BATCH * FN(_TN) };
+  void *launch[2] = {NULL, table}, **kept = GRT_KEPT(table, FROZEN);
   if (M == 0 || N == 0) return;
-  if (FN(_SHARED)) GRT_PARALLEL(FN(_pack), (long)BATCH * FN(_TN) * FN(_KB), launch);
+  if (FN(_SHARED)) launch[0] = grt_prepare(FN(_pack), PANELS * FN(_KB), sizeof(T) * PANELS * FN(_NR) * K, kept, table);
   GRT_PARALLEL(FN(_task), (long)BATCH * FN(_MB) * FN(_NB), launch);
 }
+#endif
 #undef M
 #undef N
 #undef K

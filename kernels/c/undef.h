@@ -39,5 +39,6 @@
 #undef DESCENDING
 #undef WINOGRAD
 #undef W_FAST_K
+#undef FROZEN
 #undef X_DIRECT
 #undef DY_DIRECT

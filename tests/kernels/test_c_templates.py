@@ -71,7 +71,7 @@ def store(name: str, kind: str, slot: int, dims: str, sizes: Sequence[int], orde
 
 
 def group(name: str, header: str, closures: Sequence[str], macros: dict[str, object]) -> str:
-    defines = "\n".join(f"#define {k} {v}" for k, v in {"NAME": name, **macros}.items())
+    defines = "\n".join(f"#define {k} {v}" for k, v in {"NAME": name, "FROZEN": 0, **macros}.items())
     opened = f"typedef void *const *{name}_buffers;\nGRT_INLINE {name}_buffers {name}_open(void **table) {{ return table; }}"
     return "\n".join(
         [opened, *closures, defines, f'#include "{header}"', f"void run_{name}(void **buf) {{ {name}(buf); }}", ""]

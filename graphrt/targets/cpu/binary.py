@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -35,14 +36,23 @@ def _arena(size: int) -> np.ndarray:
 
 
 class CpuBinary:
-    """A shared object, its arena of ``arena`` bytes and its pointer table: the arena, then ``entries`` as (space, name)."""
+    """A shared object, its arena of ``arena`` bytes and its pointer table: the arena, then ``entries`` as (space, name).
 
-    def __init__(self, path: Path, arena: int, entries: Iterable[tuple[str, str]], runtime: Path | None = None) -> None:
-        self.path, self.arena, self.entries = path, arena, list(entries)
+    The entry behind them points to ``frozen`` pointers: what the program has packed of parameters that stay as they are.
+    """
+
+    def __init__(
+        self, path: Path, arena: int, entries: Iterable[tuple[str, str]], frozen: int = 0, runtime: Path | None = None
+    ) -> None:
+        self.path, self.arena, self.entries, self.frozen = path, arena, list(entries), frozen
         self._library = load(path, runtime)
         self._memory = _arena(arena)
-        self._table = (ctypes.c_void_p * (len(self.entries) + 1))()
+        self._table = (ctypes.c_void_p * (len(self.entries) + 2))()
         self._table[0] = self._memory.ctypes.data + ALIGNMENT
+        self._kept = (ctypes.c_void_p * max(frozen, 1))()
+        self._table[len(self.entries) + 1] = ctypes.addressof(self._kept)
+        self._seen = 0  # version of the state that was packed
+        weakref.finalize(self, self._library.grt_release, self._kept, frozen)
         self._poison = Flags.read().poison
 
     def _bind(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
@@ -51,6 +61,9 @@ class CpuBinary:
         for entry, (space, name) in enumerate(self.entries, 1):
             array = {"input": inputs, "state": state, "output": outputs}[space].get(name)
             self._table[entry] = None if array is None else array.ctypes.data
+        if self.frozen and self._seen != state.version:
+            self._library.grt_release(self._kept, self.frozen)
+            self._seen = state.version
 
     def run(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
         self._bind(inputs, state, outputs)

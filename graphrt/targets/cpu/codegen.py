@@ -12,8 +12,10 @@ from graphrt.targets.cpu.generated import LoopPrinter
 from graphrt.targets.cpu.printer import Buffers, Printer
 
 
-def generate(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan) -> tuple[str, Buffers]:
-    """The C source of a program and the table of its buffers."""
+def generate(
+    schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan, freeze: bool = False
+) -> tuple[str, Buffers]:
+    """The C source of a program and the table of its buffers; ``freeze`` keeps packed what no launch writes."""
     entries: dict[tuple[str, str], int] = {}
     for space, names in (
         ("input", [n.name for n in schedule.graph.nodes if n.op.name == "input"]),
@@ -22,8 +24,11 @@ def generate(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: Memo
     ):
         for name in names:
             entries[space, name] = len(entries) + 1
-    buffers, winograd = Buffers(entries, plan), Flags.read().winograd
-    lines = ['#include "runtime.h"', '#include "elementwise.h"', ""]
+    kept = {slot for slot in schedule.home.values() if slot.space == "state"} if freeze else set()
+    buffers = Buffers(entries, plan, kept - {slot for slots in schedule.stores.values() for slot in slots})
+    winograd = Flags.read().winograd
+    lines = [f"#define GRT_FROZEN_ENTRY {len(entries) + 1}"] if freeze else []
+    lines += ['#include "runtime.h"', '#include "elementwise.h"', ""]
     calls = []
     for number, (launch, group) in enumerate(zip(kernels, schedule.launches, strict=True)):
         lines.append(f"/* launch {number} */")

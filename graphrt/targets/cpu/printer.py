@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 from graphrt.index import Expr
@@ -43,10 +43,15 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class Buffers:
-    """Where each slot is: entry of the pointer table, and byte offset for what lies in the arena (entry 0)."""
+    """Where each slot is: entry of the pointer table, and byte offset for what lies in the arena (entry 0).
+
+    ``constant`` slots never change; ``frozen`` names the kernels that keep what they pack of them.
+    """
 
     entries: dict[tuple[str, str], int]
     plan: MemoryPlan
+    constant: set[Slot]
+    frozen: list[str] = field(default_factory=list)
 
     def address(self, slot: Slot) -> str:
         if slot.space == "arena":
@@ -177,8 +182,19 @@ class Printer:
         lines += [*self.insts(kernel.epilogue, {}, "  "), *self.stores(kernel.epilogue.stores, {}, "  "), "}"]
         macros["STORE_C" if spec.name == "matmul" else "STORE"] = f"{self.name}_store"
         macros.update(self._hints(kernel))
+        packed = {"matmul": "B", "conv": "W", "conv_dgrad": "W"}.get(spec.name)
+        if packed:
+            macros["FROZEN"] = str(self._frozen(kernel.loaders[packed]))
         lines += [f"#define {k} {v}" for k, v in macros.items()]
         return [*lines, f'#include "{_HEADERS.get(spec.name, spec.name + ".h")}"']
+
+    def _frozen(self, block: Block) -> int:
+        """The number of ``block`` among those whose values the program keeps packed, 0 if they may change."""
+        slots = {slot for slot, *_ in loads(block)}
+        if not slots or slots - self.buffers.constant or any(i.op == "uniform" for i in block.insts):
+            return 0
+        self.buffers.frozen.append(self.name)
+        return len(self.buffers.frozen)
 
     def _hints(self, kernel: TemplateKernel) -> dict[str, str]:
         """Which coordinate is the unit stride of each operand: it decides loop orders, never results."""

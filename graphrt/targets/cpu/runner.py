@@ -45,10 +45,10 @@ def policy() -> Policy:
 class CpuExecutable(CpuBinary):
     """The binary of a schedule, which also knows its launches and its source."""
 
-    def __init__(self, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan) -> None:
-        self._source, buffers = generate(schedule, kernels, plan)
+    def __init__(self, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan, freeze: bool) -> None:
+        self._source, buffers = generate(schedule, kernels, plan, freeze)
         self._launches = len(schedule.launches)
-        super().__init__(build(self._source, "program"), plan.size, buffers.entries)
+        super().__init__(build(self._source, "program"), plan.size, buffers.entries, len(buffers.frozen))
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises OSError."""

@@ -7,7 +7,7 @@
 
 Entry 0 of the pointer table is the arena: ``arena`` bytes, aligned to ``alignment`` and with that much room on both sides.
 Entry i is ``table[i - 1]``; its type says in braces, where it is not row-major, how the dimensions lie in memory, outermost
-first.
+first. The entry behind the last points to ``frozen`` pointers, NULL at first: what a frozen program packs once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from graphrt.targets.cpu.binary import CpuBinary
 from graphrt.targets.cpu.build import processor, required, runtime
 from graphrt.types import TensorType
 
-FORMAT = "graphrt-program-1"
+FORMAT = "graphrt-program-2"
 MANIFEST, STATE = "manifest.json", "state.safetensors"
 
 
@@ -50,6 +50,8 @@ def save(path: str | Path, binary: CpuBinary, program: Runnable) -> None:
         "runtime": pool.name,
         "arena": binary.arena,
         "alignment": ALIGNMENT,
+        "frozen": binary.frozen,
+        "updates": program._updates,
         "table": [{"space": space, "name": name, "type": str(types[space][name])} for space, name in binary.entries],
         "needed": program._needed,
         "unpack": program._unpack,
@@ -95,11 +97,12 @@ def load(path: str | Path) -> Runnable:
         raise InputError(f"{folder / STATE} is not a safetensors file: {error}") from None
     program, pool = _file(folder, manifest["program"]), _file(folder, manifest["runtime"])
     try:
-        binary = CpuBinary(program, manifest["arena"], types, pool)
+        binary = CpuBinary(program, manifest["arena"], types, manifest["frozen"], pool)
     except OSError as error:
         raise TargetError(f"this machine cannot load {folder}: {error}") from None
     inputs, outputs = ({n: t for (s, n), t in types.items() if s == space} for space in ("input", "output"))
-    return Runnable(manifest["target"], inputs, outputs, state, binary, manifest["needed"], manifest["unpack"])
+    how = (manifest["needed"], manifest["unpack"], manifest["updates"])
+    return Runnable(manifest["target"], inputs, outputs, state, binary, *how)
 
 
 def _file(folder: Path, name: str) -> Path:
