@@ -5,9 +5,11 @@ passes -> fuse -> arrange -> lower -> plan memory -> target
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from graphrt.config import Flags
@@ -44,6 +46,23 @@ def compile(  # noqa: A001 - the name every framework has for it
     ``State.load`` and other programs write later, and not what is written into the arrays of the state. Raises TargetError
     when the target cannot run here, GraphError, ArgumentError.
     """
+    with _uncollected():
+        return _compile(outputs, target, state, precision, freeze)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection inside: a compilation makes many objects and little garbage."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _compile(outputs: Outputs, target: str, state: State | None, precision: str, freeze: bool) -> Program:
     start = time.perf_counter()
     flags = Flags.read()
     graph, unpack = _graph(outputs)

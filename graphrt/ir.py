@@ -76,6 +76,17 @@ class Graph:
         self.nodes.append(node)
         return node
 
+    def adopt(self, node: Node, inputs: Sequence[Value]) -> Node:
+        """Adds a copy of another graph's ``node``, name and layouts included, that reads ``inputs`` instead of its own."""
+        if all(new.type.same(old.type) for new, old in zip(inputs, node.inputs, strict=True)):
+            copy = Node(self, node.op, tuple(inputs), node.attrs, node.types, node.name, node.origin)
+            self.nodes.append(copy)
+            return copy
+        copy = self.append(node.op, inputs, node.attrs, node.name)
+        types = tuple(t.with_order(old.order) for t, old in zip(copy.types, node.types, strict=True))
+        object.__setattr__(copy, "types", types)
+        return copy
+
     def input(self, name: str, shape: Sequence[int] = (), dtype: DTypeLike = float32) -> Value:
         """A tensor the caller passes at each run, by ``name``."""
         return self._source("input", name, shape, dtype, {})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
@@ -45,6 +45,9 @@ class DType:
 
     def __repr__(self) -> str:
         return self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)  # NumPy's is slow, and every index map is a key somewhere
 
 
 bool_ = DType("bool", "b1", np.dtype(np.bool_), 0)
@@ -134,9 +137,8 @@ class TensorType:
 
     def with_order(self, order: Sequence[int] | None) -> TensorType:
         """This type stored in ``order``; row-major is kept as None so that equal layouts compare equal."""
-        if order is not None and tuple(order) == tuple(range(self.ndim)):
-            order = None
-        return replace(self, order=None if order is None else tuple(order))
+        wanted = None if order is None or tuple(order) == tuple(range(self.ndim)) else tuple(order)
+        return self if wanted == self.order else TensorType(self.shape, self.dtype, wanted)
 
     def __str__(self) -> str:
         text = f"{self.dtype.short}[{','.join(map(str, self.shape))}]"

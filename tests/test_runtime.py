@@ -143,7 +143,7 @@ def test_no_compiler_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_the_compiler_refuses_is_quoted() -> None:
     with pytest.raises(errors.TargetError, match="error"):
-        build.build("this is no C\n", "broken")
+        build.build(["this is no C\n"], "broken")
 
 
 def test_cuda_without_a_gpu_says_so() -> None:

@@ -22,9 +22,7 @@ def rewrite(graph: Graph, rule: Rule, keep: set[Node] | None = None) -> Graph:
         if keep is not None and node not in keep:
             continue
         with new.at(node.origin):
-            copy = new.append(node.op, [table[v] for v in node.inputs], node.attrs, node.name)
-            types = tuple(t.with_order(old.order) for t, old in zip(copy.types, node.types, strict=True))
-            object.__setattr__(copy, "types", types)
+            copy = new.adopt(node, [table[v] for v in node.inputs])
             outputs: Sequence[Value] = copy.outputs
             if node.op.kind is Kind.SOURCE:
                 new.sources[node.name] = copy

@@ -11,7 +11,9 @@ as a decision with its reason.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 from graphrt.index import axes
@@ -162,36 +164,45 @@ def _trim(f: Fusion, group: Group) -> None:
             needed.add(node)
             needed.update(v.node for v in f.bases(node))
     for node in [n for n in group.nodes if n not in needed]:
-        group.nodes.remove(node)
-        del group.index[node.outputs[0]], f.owner[node]
+        f.remove(group, node)
         f.decide(node, group, Verdict(False, f"follows a row of {group.reduced_size} elements, too long to keep on chip"), 0)
 
 
 def _merge_rows(f: Fusion) -> None:
     """Joins reduction groups over the same rows when one reads the other or both read one tensor: then it is read once."""
-    rows = [g for g in f.groups if g.kind == "reduction"]
-    for i, late in enumerate(rows):
-        for early in (*rows[:i], *rows[i + 1 :]):
-            if early not in f.groups or late not in f.groups or early.shape != late.shape or early.reduced != late.reduced:
-                continue
-            shared = {v for v in f.inputs(late) & f.inputs(early) if v.type.size == math.prod(late.shape)}
-            follows = f.inputs(late) & set(early.values())
-            if not (follows and late.reduced_size <= MAX_ROW) and not (shared and not follows and _apart(f, early, late)):
-                continue
-            early_first = {r for n in early.nodes for r in f.successors(n)} - set(early.nodes) - set(late.nodes)
-            trial = Group(early.name, early.anchor, early.shape, early.domain, index={**early.index, **late.index})
-            trial.nodes = sorted((*early.nodes, *late.nodes), key=f.position.__getitem__)
-            meet = all(aligned(trial, n, read_index(trial, n)) for n in late.nodes)
-            if not meet or f.depends(early_first, set(late.nodes)) or len(f.inputs(trial)) > MAX_INPUTS:
-                continue
-            saved = sum(2 * v.type.nbytes for v in follows) + sum(v.type.nbytes for v in shared)
-            assert late.anchor is not None
-            f.decide(late.anchor, early, Verdict(True, "same rows"), saved)
-            trial.stopped = early.stopped + late.stopped
-            f.groups[f.groups.index(early)] = trial
-            f.groups.remove(late)
-            f.owner.update(dict.fromkeys(trial.nodes, trial))
-            return _merge_rows(f)
+    alike: dict[object, list[Group]] = {}
+    for g in f.groups:
+        if g.kind == "reduction":
+            alike.setdefault((g.shape, g.reduced), []).append(g)
+    for rows in alike.values():
+        while _merge_two(f, rows):
+            pass
+
+
+def _merge_two(f: Fusion, rows: list[Group]) -> bool:
+    """Joins two groups of ``rows``, all of one shape, where that is legal and saves reads; False if there are no such two."""
+    reads = {g: f.inputs(g) for g in rows}
+    for late, early in itertools.permutations(rows, 2):
+        shared = {v for v in reads[late] & reads[early] if v.type.size == math.prod(late.shape)}
+        follows = reads[late] & set(early.values())
+        if not (follows and late.reduced_size <= MAX_ROW) and not (shared and not follows and _apart(f, early, late)):
+            continue
+        trial = Group(early.name, early.anchor, early.shape, early.domain, index={**early.index, **late.index})
+        trial.nodes = sorted((*early.nodes, *late.nodes), key=f.position.__getitem__)
+        meet = all(aligned(trial, n, read_index(trial, n)) for n in late.nodes)
+        if not meet or f.depends(f.after(early) - set(late.nodes), set(late.nodes)) or len(f.inputs(trial)) > MAX_INPUTS:
+            continue
+        saved = sum(2 * v.type.nbytes for v in follows) + sum(v.type.nbytes for v in shared)
+        assert late.anchor is not None
+        f.decide(late.anchor, early, Verdict(True, "same rows"), saved)
+        trial.stopped = early.stopped + late.stopped
+        for groups in (f.groups, rows):
+            groups[groups.index(early)] = trial
+            groups.remove(late)
+        f.owner.update(dict.fromkeys(trial.nodes, trial))
+        f.join(early.nodes[0], late.nodes[0])
+        return True
+    return False
 
 
 def _apart(f: Fusion, a: Group, b: Group) -> bool:
@@ -246,7 +257,8 @@ def _edges(f: Fusion, group: Group, copied: set[Value]) -> None:
 
 def _check(f: Fusion) -> None:
     """Every computed node is in exactly one group, or inlined into at least one."""
+    owners = Counter(node for g in f.groups for node in g.nodes)
     for node in f.graph.nodes:
         if node.op.kind not in FREE:
-            owners = [g for g in f.groups if node in g.nodes]
-            assert len(owners) == 1 or (not owners and f.inlined.get(node)), f"{node.where()} is in {len(owners)} groups"
+            found = owners[node]
+            assert found == 1 or (not found and f.inlined.get(node)), f"{node.where()} is in {found} groups"

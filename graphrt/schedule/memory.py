@@ -70,16 +70,17 @@ def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], in_plac
         while end in alias:
             end = alias[end]
         root[slot] = end
-    span = {
-        r: (min(lifetime[s][0] for s in root if root[s] is r), max(lifetime[s][1] for s in root if root[s] is r))
-        for r in dict.fromkeys(root.values())
-    }
+    span: dict[Slot, tuple[int, int]] = {}
+    for slot, end in root.items():
+        (first, last), (start, stop) = lifetime[slot], span.get(end, lifetime[slot])
+        span[end] = (min(first, start), max(last, stop))
     placed: dict[Slot, int] = {}
+    taken: list[tuple[int, int, int, int]] = []  # first and last step, start and end
     for slot in sorted(span, key=lambda s: (-s.type.nbytes, span[s])):
-        busy = sorted(
-            (placed[o], placed[o] + _room(o)) for o in placed if span[o][0] <= span[slot][1] and span[slot][0] <= span[o][1]
-        )
-        placed[slot] = _best_gap(busy, _room(slot))
+        (first, last), room = span[slot], _room(slot)
+        busy = sorted((start, end) for begin, stop, start, end in taken if begin <= last and first <= stop)
+        placed[slot] = at = _best_gap(busy, room)
+        taken.append((first, last, at, at + room))
     steps = range(len(kernels))
     return MemoryPlan(
         offset={slot: placed[root[slot]] for slot in lifetime},

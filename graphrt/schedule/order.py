@@ -8,6 +8,7 @@ of the old one can run before, otherwise it is copied at the end.
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -26,6 +27,9 @@ class Slot:
     space: str  # arena | input | state | output
     name: str
     type: TensorType
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 @dataclass
@@ -49,6 +53,10 @@ def arrange(graph: Graph, groups: list[Group], horizontal: bool = True, in_place
     dag.add_nodes_from(groups)
     computed = {v: g for v, g in owner.items() if v.node.op.kind is not Kind.SOURCE}  # a copy of a buffer computes nothing
     dag.add_edges_from((computed[v], g) for g in groups for v in g.inputs if v in computed and computed[v] is not g)
+    reading: dict[Value, list[Group]] = defaultdict(list)
+    for g in groups:
+        for v in dict.fromkeys(g.inputs):
+            reading[v].append(g)
     schedule = Schedule(graph, [])
     for node in graph.nodes:
         if node.op.kind is Kind.SOURCE:
@@ -61,20 +69,20 @@ def arrange(graph: Graph, groups: list[Group], horizontal: bool = True, in_place
     for name, v in graph.updates.items():
         parameter = graph.sources[name].outputs[0]
         slot = Slot("state", name, parameter.type)
-        readers = [g for g in groups if parameter in g.inputs]
+        readers = list(reading[parameter])
         writer = owner[v]
         if not _overwrites(dag, writer, v, parameter, readers, in_place):
             writer = Group(f"g{len(groups)}", None, v.shape, axes("i", v.shape), copies=[v], inputs=[v])
             groups.append(writer)
+            reading[v].append(writer)
             dag.add_edge(owner[v], writer)
         dag.add_edges_from((g, writer) for g in readers if g is not writer)
         schedule.stores.setdefault((writer, v), []).append(slot)
         if writer is owner[v]:
             schedule.home.setdefault(v, slot)
     for g in groups:
-        read = {v for other in groups if other is not g for v in other.inputs}
         for v in (*g.outputs, *g.copies):
-            if v in read and v not in schedule.home and owner[v] is g:
+            if any(other is not g for other in reading[v]) and v not in schedule.home and owner[v] is g:
                 schedule.home[v] = Slot("arena", v.name, v.type)
                 schedule.stores.setdefault((g, v), []).append(schedule.home[v])
     schedule.launches = _ordered(graph, dag, _siblings(dag) if horizontal else [[g] for g in groups])

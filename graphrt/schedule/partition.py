@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.schedule.group import Group, Index, make_group, reads
+from graphrt.schedule.reach import Reachability
 
 MAX_INPUTS = 24  # buffers of one kernel; more only spills registers
 
@@ -44,14 +45,17 @@ class Fusion:
         self.decisions: dict[tuple[str, str], Decision] = {}  # by edge; the last word counts
         self.results = set(graph.results())
         self._bases: dict[Node, tuple[Value, ...]] = {}
+        self._readers: dict[Value, tuple[Node, ...]] = {}
+        self._reach: Reachability | None = None  # made when first asked, and after something was taken out of a group
 
-    def readers(self, value: Value) -> Iterator[Node]:
+    def readers(self, value: Value) -> tuple[Node, ...]:
         """Nodes that read ``value``, seen through views."""
-        for node in self.users[value]:
-            if node.op.kind is Kind.VIEW:
-                yield from self.readers(node.outputs[0])
-            else:
-                yield node
+        if value not in self._readers:
+            found: list[Node] = []
+            for node in self.users[value]:
+                found += self.readers(node.outputs[0]) if node.op.kind is Kind.VIEW else (node,)
+            self._readers[value] = tuple(found)
+        return self._readers[value]
 
     def bases(self, node: Node) -> tuple[Value, ...]:
         """What ``node`` reads, seen through views, each value once."""
@@ -86,6 +90,7 @@ class Fusion:
         return node
 
     def add(self, group: Group, node: Node, index: Index) -> None:
+        self.join(group.nodes[0], node)
         group.nodes.append(node)
         group.nodes.sort(key=self.position.__getitem__)
         group.index[node.outputs[0]] = index
@@ -114,18 +119,22 @@ class Fusion:
 
     def depends(self, start: set[Node], goals: set[Node]) -> bool:
         """Whether a path leads from ``start`` to a node of ``goals`` in the graph with groups contracted."""
-        seen: set[Node | Group] = set()
-        ends = {self.owner.get(n, n) for n in goals}
-        stack = list(start)
-        while stack:
-            node = stack.pop()
-            unit = self.owner.get(node, node)  # a group is reached when one of its members is, and left from all of them
-            if unit in ends:
-                return True
-            if unit not in seen:
-                seen.add(unit)
-                stack.extend(self.successors(node))
-        return False
+        if self._reach is None:
+            self._reach = Reachability(self.graph)
+            for node, group in self.owner.items():
+                self._reach.join(group.nodes[0], node)
+        return self._reach.reaches(start, goals)
+
+    def join(self, a: Node, b: Node) -> None:
+        """Notes that ``a`` and ``b`` are in one group from now on."""
+        if self._reach is not None:
+            self._reach.join(a, b)
+
+    def remove(self, group: Group, node: Node) -> None:
+        """Takes ``node`` out of ``group`` again."""
+        group.nodes.remove(node)
+        del group.index[node.outputs[0]], self.owner[node]
+        self._reach = None  # what is joined is not parted
 
 
 def aligned(group: Group, node: Node, index: Index) -> bool:

@@ -98,7 +98,7 @@ static void FN(_task)(long task, void **launch) {
       for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 1);
   }
 }
-static void NAME(void **table) {
+GRT_LAUNCH void NAME(void **table) {
   enum { BLOCKS = V_G * FN(_KB) };
   void **kept = GRT_KEPT(table, FROZEN);
   void *launch[2] = {grt_prepare(FN(_pack), BLOCKS, sizeof(T) * BLOCKS * FN(_TAPS) * FN(_NK), kept, table), table};

@@ -74,5 +74,5 @@ static void FN(_task)(long task, void **table) {
       STORE(buf, split, g * FN(_GK) + k0 + k, j / (CR * CS), j / CS % CR, j % CS, total);
     }
 }
-static void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_KB), table); }
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_KB), table); }
 #undef TAP_OFFSET

@@ -100,4 +100,4 @@ static void FN(_task)(long task, void **table) {
         GRT_SIMD for (int k = 0; k < width; k++) STORE(buf, split, k0 + k, cb * CB + c, r, s, from[k]);
       }
 }
-static void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_KB) * FN(_CPARTS), table); }
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_KB) * FN(_CPARTS), table); }

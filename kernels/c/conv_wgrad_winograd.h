@@ -149,4 +149,4 @@ static void FN(_task)(long task, void **table) {
       GRT_SIMD for (int k = 0; k < width; k++) STORE(buf, split, k0 + k, cb * CB + c, i / 3, i % 3, dw[i][k]);
   }
 }
-static void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_KB) * FN(_CPARTS), table); }
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_KB) * FN(_CPARTS), table); }

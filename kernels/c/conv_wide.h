@@ -137,7 +137,7 @@ static void FN(_task)(long task, void **launch) {
     }
   }
 }
-static void NAME(void **table) {
+GRT_LAUNCH void NAME(void **table) {
   enum { BLOCKS = V_G * FN(_KB) * FN(_CBLOCKS) };
   void **kept = GRT_KEPT(table, FROZEN);
   void *launch[2] = {grt_prepare(FN(_pack), BLOCKS, sizeof(T) * BLOCKS * FN(_BLOCK), kept, table), table};

@@ -156,7 +156,7 @@ static void FN(_task)(long task, void **launch) {
     }
   }
 }
-static void NAME(void **table) {
+GRT_LAUNCH void NAME(void **table) {
   enum { PANELS = BATCH * FN(_TN) };
   void *launch[2] = {NULL, table}, **kept = GRT_KEPT(table, FROZEN);
   if (M == 0 || N == 0) return;

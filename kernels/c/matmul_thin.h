@@ -33,4 +33,4 @@ static void FN(_task)(long task, void **table) {
 #endif
   for (int m = 0; m < M; m++) GRT_SIMD for (int j = 0; j < width; j++) STORE_C(buf, b, m, n0 + j, sum[m][j]);
 }
-static void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)BATCH * FN(_TN), table); }
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)BATCH * FN(_TN), table); }

@@ -14,5 +14,5 @@ static void FN(_task)(long task, void **table) {
         if (keep[n] && LOAD_X(buf, (int)task, m, n)) keep[n] = 0;
   for (int n = 0; n < CN; n++) STORE(buf, (int)task, n, keep[n]);
 }
-static void NAME(void **table) { GRT_PARALLEL(FN(_task), CN ? BATCH : 0, table); }
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), CN ? BATCH : 0, table); }
 #include "undef.h"

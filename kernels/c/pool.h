@@ -62,5 +62,5 @@ static void FN(_task)(long task, void **table) {
   for (int p = 0; p < CP; p++) FN(_line)(buf, n, c, p, 0);
 #endif
 }
-static void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CP : CC), table); }
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CP : CC), table); }
 #include "undef.h"

@@ -14,5 +14,5 @@ static void FN(_task)(long task, void **table) {
       STORE(buf, n, c, p, q, inside ? LOAD_X(buf, n, c, h, w) : 0);
     }
 }
-static void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * CC, table); }
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * CC, table); }
 #include "undef.h"

@@ -73,6 +73,6 @@ static void FN(_task)(long task, void **table) {
   for (int h = 0; h < CH; h++) FN(_line)(buf, n, c, h, 0);
 #endif
 }
-static void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CH : CC), table); }
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CH : CC), table); }
 #undef APART
 #include "undef.h"

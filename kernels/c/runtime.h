@@ -13,15 +13,39 @@
 typedef void (*grt_task)(long index, void **buf);
 typedef void (*grt_parallel_fn)(grt_task task, long tasks, void **buf);
 
-static grt_parallel_fn GRT_PARALLEL;
-__attribute__((visibility("default"))) void grt_bind(grt_parallel_fn parallel) { GRT_PARALLEL = parallel; }
+/* A long program is compiled in several units at once; GRT_UNIT is defined in all but the first, which has what they share. */
+#define GRT_HIDDEN __attribute__((visibility("hidden")))
+#define GRT_LAUNCH GRT_HIDDEN
+extern GRT_HIDDEN grt_parallel_fn GRT_PARALLEL;
+
+/* Memory of this thread, at least `bytes` long and 64-byte aligned, reused by every kernel: grt_scratch within a task,
+ * grt_workspace for what a launch prepares for its tasks (two callers of one kernel prepare in different places). */
+GRT_HIDDEN void *grt_scratch(size_t bytes);
+GRT_HIDDEN void *grt_workspace(size_t bytes);
+
+/* Where a program keeps what it made of frozen parameters: one pointer a launch, NULL at first. */
+#ifndef GRT_FROZEN_ENTRY
+#define GRT_FROZEN_ENTRY 0 /* of the pointer table; none */
+#endif
+#define GRT_KEPT(table, number) ((number) > 0 ? (void **)(table)[GRT_FROZEN_ENTRY] + (number)-1 : NULL)
+
+/* What a launch packs for its tasks: in every run, or once if the program keeps it. pack's table is (result, table). */
+GRT_HIDDEN void *grt_prepare(grt_task pack, long tasks, size_t bytes, void **kept, void **table);
+
+#ifndef GRT_UNIT
+#define GRT_EXPORT __attribute__((visibility("default")))
+grt_parallel_fn GRT_PARALLEL;
+GRT_EXPORT void grt_bind(grt_parallel_fn parallel) { GRT_PARALLEL = parallel; }
+GRT_EXPORT void grt_release(void **kept, long count) {
+  for (long i = 0; i < count; i++) free(kept[i]), kept[i] = NULL;
+}
 
 typedef struct {
   void *memory;
   size_t size;
 } grt_buffer;
 
-__attribute__((unused)) static void *grt_grow(grt_buffer *b, size_t bytes) {
+static void *grt_grow(grt_buffer *b, size_t bytes) {
   if (bytes > b->size) {
     free(b->memory);
     b->size = (bytes + 4095) & ~(size_t)4095;
@@ -30,28 +54,15 @@ __attribute__((unused)) static void *grt_grow(grt_buffer *b, size_t bytes) {
   }
   return b->memory;
 }
-
-/* Where a program keeps what it made of frozen parameters: one pointer a launch, NULL at first. */
-#ifndef GRT_FROZEN_ENTRY
-#define GRT_FROZEN_ENTRY 0 /* of the pointer table; none */
-#endif
-#define GRT_KEPT(table, number) ((number) > 0 ? (void **)(table)[GRT_FROZEN_ENTRY] + (number)-1 : NULL)
-__attribute__((visibility("default"))) void grt_release(void **kept, long count) {
-  for (long i = 0; i < count; i++) free(kept[i]), kept[i] = NULL;
-}
-
-/* Memory of this thread, at least `bytes` long and 64-byte aligned, reused by every kernel: grt_scratch within a task,
- * grt_workspace for what a launch prepares for its tasks (two callers of one kernel prepare in different places). */
-__attribute__((unused)) static void *grt_scratch(size_t bytes) {
+void *grt_scratch(size_t bytes) {
   static _Thread_local grt_buffer buffer;
   return grt_grow(&buffer, bytes);
 }
-__attribute__((unused)) static void *grt_workspace(size_t bytes) {
+void *grt_workspace(size_t bytes) {
   static _Thread_local grt_buffer buffer;
   return grt_grow(&buffer, bytes);
 }
-/* What a launch packs for its tasks: in every run, or once if the program keeps it. pack's table is (result, table). */
-__attribute__((unused)) static void *grt_prepare(grt_task pack, long tasks, size_t bytes, void **kept, void **table) {
+void *grt_prepare(grt_task pack, long tasks, size_t bytes, void **kept, void **table) {
   if (kept != NULL && *kept != NULL) return *kept;
   void *launch[2] = {kept == NULL ? grt_workspace(bytes) : aligned_alloc(64, (bytes + 64) & ~(size_t)63), table};
   if (launch[0] == NULL) abort();
@@ -59,4 +70,5 @@ __attribute__((unused)) static void *grt_prepare(grt_task pack, long tasks, size
   if (kept != NULL) *kept = launch[0];
   return launch[0];
 }
+#endif
 #endif

@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from graphrt.config import Flags
@@ -90,30 +92,48 @@ def options() -> list[str]:
     return [*FLAGS, *shlex.split(Flags.read().cflags)]
 
 
-def build(source: str, name: str) -> Path:
-    """The shared object of ``source``; compiled unless the cache holds it. Raises TargetError with the compiler's words."""
-    key = hashlib.sha256("\0".join([source, _identity(), *compiler(), *options()]).encode()).hexdigest()[:24]
+def units(launches: int) -> int:
+    """How many texts a program of ``launches`` launches is compiled as: enough for every core, none of them tiny."""
+    return min(launches // 4, 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def build(sources: Sequence[str], name: str) -> Path:
+    """The shared object of ``sources``, compiled side by side unless the cache holds it.
+
+    Raises TargetError with the compiler's words.
+    """
+    key = hashlib.sha256("\0".join([*sources, _identity(), *compiler(), *options()]).encode()).hexdigest()[:24]
     folder = Flags.read().cache / "cpu"
     target = folder / f"{name}-{key}.so"
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    text = folder / f"{name}-{key}.c"
-    text.write_text(source)
-    handle, temporary = tempfile.mkstemp(suffix=".so", dir=folder)
-    os.close(handle)
-    command = [*compiler(), *options(), "-I", str(headers()), str(text), "-o", temporary, "-lm"]
+    texts = [folder / f"{name}-{key}{f'-{i}' if i else ''}.c" for i in range(len(sources))]
+    for text, source in zip(texts, sources, strict=True):
+        text.write_text(source)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        linked, flags = Path(scratch) / "linked.so", [*options(), "-I", str(headers())]
+        if len(texts) == 1:
+            _run([*flags, str(texts[0]), "-o", str(linked), "-lm"])
+        else:
+            objects = [str(Path(scratch) / f"{i}.o") for i in range(len(texts))]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(lambda text, out: _run([*flags, "-c", str(text), "-o", out]), texts, objects))
+            _run([*options(), *objects, "-o", str(linked), "-lm"])
+        os.replace(linked, target)  # atomic: two processes may build the same object
+    return target
+
+
+def _run(arguments: Sequence[str]) -> None:
+    command = [*compiler(), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        os.unlink(temporary)
-        raise TargetError(f"the C compiler failed on {text}:\n{shlex.join(command)}\n{result.stderr[:4000]}")
-    os.replace(temporary, target)  # atomic: two processes may build the same object
-    return target
+        raise TargetError(f"the C compiler failed:\n{shlex.join(command)}\n{result.stderr[:4000]}")
 
 
 def runtime() -> Path:
     """The shared object of the thread pool."""
-    return build((headers() / "runtime.c").read_text(), "runtime")
+    return build([(headers() / "runtime.c").read_text()], "runtime")
 
 
 def pool(path: Path | None = None) -> ctypes.CDLL:

@@ -17,7 +17,7 @@ from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
 from graphrt.targets.cpu.binary import CpuBinary
-from graphrt.targets.cpu.build import build
+from graphrt.targets.cpu.build import build, units
 from graphrt.targets.cpu.codegen import generate
 from graphrt.targets.cpu.generated import TASKS
 from graphrt.targets.cpu.saved import save
@@ -48,7 +48,8 @@ class CpuExecutable(CpuBinary):
     def __init__(self, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan, freeze: bool) -> None:
         self._source, buffers = generate(schedule, kernels, plan, freeze)
         self._launches = len(schedule.launches)
-        super().__init__(build(self._source, "program"), plan.size, buffers.entries, len(buffers.frozen))
+        path = build(self._source.units(units(self._launches)), "program")
+        super().__init__(path, plan.size, buffers.entries, len(buffers.frozen))
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises OSError."""
@@ -65,5 +66,5 @@ class CpuExecutable(CpuBinary):
 
     def source(self, launch: int | None) -> str:
         if launch is None:
-            return self._source
-        return self._source.split("/* launch ")[launch + 1].split("*/\n", 1)[1].split("/* entry */")[0]
+            return str(self._source)
+        return self._source.launches[launch]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from importlib.util import find_spec
 from typing import Any
 
 from graphrt.errors import TargetError
@@ -14,10 +15,9 @@ def available() -> str | None:
     """``cuda`` or ``hip`` when torch sees such a GPU and Triton is installed, else None."""
     try:
         import torch
-        import triton  # noqa: F401
     except ImportError:
         return None
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() or find_spec("triton") is None:
         return None
     return "hip" if torch.version.hip else "cuda"
 
