@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx
 from graphrt.errors import ArgumentError, GraphrtError, UnsupportedError
 from graphrt.frontends.onnx import model as file
 from graphrt.frontends.onnx import operators  # noqa: F401 - fills the table
+from graphrt.frontends.onnx.expand import body, definition
 from graphrt.frontends.onnx.table import TABLE, Operator, Tensor, lift
 from graphrt.ir import Graph, Origin, Value
 from graphrt.runtime.arrays import to_numpy
@@ -38,7 +39,7 @@ def import_model(
             env[v.name] = graph.input(v.name, _sizes(v.name, dims, shapes), dtype)
     importer.weights = {n for n in initial.keys() - constants.keys() if initial[n].dtype.kind not in "biu" and initial[n].ndim}
     importer.initial = set(initial) - constants.keys()
-    importer.walk(model.graph, env)
+    importer.walk(model.graph.node, env)
     for v in model.graph.output:
         graph.output(v.name, importer.value(v.name, env))
     return graph
@@ -76,32 +77,28 @@ class Importer:
         self._lifted: dict[str, Value] = {}
         self._count = 0
 
-    def walk(self, graph: onnx.GraphProto, env: Env) -> None:
-        """Imports the nodes of ``graph`` in order into ``env``."""
-        for node in graph.node:
+    def walk(self, nodes: Iterable[onnx.NodeProto], env: Env) -> None:
+        """Imports ``nodes`` in order into ``env``."""
+        for node in nodes:
             self._count += 1
-            label = node.name or next((o for o in node.output if o), node.op_type)
-            origin = Origin(self.name, self._count, "fwd", label)
+            number, label = self._count, node.name or next((o for o in node.output if o), node.op_type)
             try:
-                with self.graph.at(origin):
-                    results = self._node(node, env)
+                with self.graph.at(Origin(self.name, number, "fwd", label)):
+                    self._node(node, env, label)
             except GraphrtError as error:
-                if getattr(error, "imported", False):
-                    raise
-                raise _placed(error, node, label, self._count, self.name, self.opset) from None
-            env.update({name: r for name, r in zip(node.output, results, strict=False) if name})
+                raise _placed(error, node, label, number, self.name, self.opset) from None
 
-    def run(self, body: onnx.GraphProto, arguments: Sequence[Tensor] = ()) -> list[Tensor]:
+    def run(self, branch: onnx.GraphProto, arguments: Sequence[Tensor] = ()) -> list[Tensor]:
         """Imports a subgraph, which sees the names around it, for ``arguments``; its results."""
         outer, inner = self._env, dict(self._env)
-        for t in body.initializer:
+        for t in branch.initializer:
             inner[t.name] = file.array(t)
-        inner.update({v.name: a for v, a in zip(body.input, arguments, strict=True)})
-        hidden = {v.name for v in body.input} | {t.name for t in body.initializer} | {o for n in body.node for o in n.output}
+        inner.update({v.name: a for v, a in zip(branch.input, arguments, strict=True)})
+        hidden = {t.name for t in (*branch.input, *branch.initializer)}.union(*(n.output for n in branch.node))
         kept = {n: self._lifted.pop(n) for n in hidden & self._lifted.keys()}
         outputs = self.outputs
-        self.walk(body, inner)
-        results = [inner[v.name] for v in body.output]
+        self.walk(branch.node, inner)
+        results = [inner[v.name] for v in branch.output]
         for n in hidden & self._lifted.keys():
             del self._lifted[n]
         self._lifted.update(kept)
@@ -122,30 +119,44 @@ class Importer:
                 self._lifted[name] = lift(self.graph, x)
         return self._lifted[name]
 
-    def _node(self, node: onnx.NodeProto, env: Env) -> Sequence[Tensor | None]:
-        """What ``node`` computes: arrays when all it reads is known, else values."""
+    def _node(self, node: onnx.NodeProto, env: Env, label: str) -> None:
+        """Enters what ``node`` computes into ``env``: arrays when all it reads is known, else values."""
+        for name in node.input:
+            if name and name not in env:
+                raise ArgumentError(f"it reads {name!r}, which nothing before it defines")
         entry = TABLE.get(file.key(node))
         if entry is None:
+            self._expand(node, env, label)
+            return
+        self._env, self.outputs = env, [bool(o) for o in node.output]
+        names = list(node.input)
+        given = [env[n] for n in names if n]
+        if entry.folds and not any(isinstance(v, Value) for v in given) and not self.weights & set(names):
+            scratch = Importer(Graph(), self.name, self.opset)
+            scratch.outputs = self.outputs
+            results: Sequence[Tensor | None] = [_computed(r) for r in scratch._build(entry, node, names, env, scratch)]
+        else:
+            results = self._build(entry, node, names, env, self)
+        env.update({name: r for name, r in zip(node.output, results, strict=False) if name})
+
+    def _expand(self, node: onnx.NodeProto, env: Env, label: str) -> None:
+        """Imports the definition of an operator that ONNX defines by others. Raises UnsupportedError where there is none."""
+        function = definition(node, self.opset, [env[n] if n else None for n in node.input])
+        if function is None:
             raise UnsupportedError(
                 "the operator is not in the table (docs/onnx_coverage.md). To add it, write a function of its inputs and "
                 "attributes in graphrt/frontends/onnx/operators and decorate it with "
                 f"@operator({node.op_type!r}{f', domain={node.domain!r}' if node.domain else ''})"
             )
-        for name in node.input:
-            if name and name not in env:
-                raise ArgumentError(f"it reads {name!r}, which nothing before it defines")
-        self._env, self.outputs = env, [bool(o) for o in node.output]
-        names = list(node.input)
-        given = [env[n] for n in names if n]
-        folds = entry.folds and not any(isinstance(v, Value) for v in given) and not self.weights & set(names)
-        if not folds:
-            return self._build(entry, node, names, env, self)
-        scratch = Importer(Graph(), self.name, self.opset)
-        scratch.outputs, scratch._env = self.outputs, env
-        results = scratch._build(entry, node, names, env, scratch)
-        return [_computed(r) for r in results]
+        outer, self.opset = self.opset, next((o.version for o in function.opset_import if not o.domain), self.opset)
+        try:
+            self.walk(body(node, function, label), env)
+        finally:
+            self.opset = outer
 
-    def _build(self, entry: Operator, node: onnx.NodeProto, names: list[str], env: Env, call: Importer) -> Sequence[Tensor | None]:
+    def _build(
+        self, entry: Operator, node: onnx.NodeProto, names: list[str], env: Env, call: Importer
+    ) -> Sequence[Tensor | None]:
         """Binds inputs and attributes to the table function's parameters and calls it."""
         attributes = dict(file.attributes(node))
         arguments: list[Any] = []
@@ -168,7 +179,8 @@ class Importer:
             raise UnsupportedError(f"it has {len(names)} inputs, the table knows {', '.join(p.name for p in fixed) or 'none'}")
         unknown = attributes.keys() - entry.attributes.keys()
         if unknown:
-            raise UnsupportedError(f"attribute {', '.join(sorted(unknown))} is not known; there is {', '.join(entry.attributes)}")
+            known = ", ".join(entry.attributes) or "none"
+            raise UnsupportedError(f"attribute {', '.join(sorted(unknown))} is not known; there is {known}")
         missing = [n for n, p in entry.attributes.items() if p.default is inspect.Parameter.empty and n not in attributes]
         if missing:
             raise ArgumentError(f"attribute {', '.join(missing)} is missing")
@@ -203,5 +215,4 @@ def _placed(error: GraphrtError, node: onnx.NodeProto, label: str, number: int, 
     operator = f"{node.domain}:{node.op_type}" if node.domain else node.op_type
     found = type(error)(f"{operator} (node {label!r}, number {number} of {name}, opset {opset}): {error}")
     found.located = True
-    found.imported = True  # type: ignore[attr-defined]
     return found

@@ -1,8 +1,8 @@
-"""The ONNX file: read, brought to an opset of the table, functions expanded, tensors as arrays. The one user of ``onnx``."""
+"""The ONNX file: read, brought to an opset of the table; its tensors as arrays, its attributes as Python values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from onnx import helper, inliner, numpy_helper, version_converter
 
 from graphrt.errors import ArgumentError, DTypeError, UnsupportedError
-from graphrt.frontends.onnx.table import OLDEST, TABLE, element_type
+from graphrt.frontends.onnx.table import OLDEST, element_type
 from graphrt.types import DType
 
 Dim = int | str  # a size, or the name of one ("?" where it has none)
@@ -31,7 +31,7 @@ def opset(model: onnx.ModelProto) -> int:
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``model`` in an opset of the table; functions, the model's own and ONNX's without an entry, expanded."""
+    """``model`` in an opset of the table, with the functions that it defines itself expanded."""
     if not model.HasField("graph") or not model.graph.output:
         raise ArgumentError("the ONNX model is empty: it has no graph with outputs")
     if opset(model) < OLDEST:
@@ -42,22 +42,11 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
                 f"the model is of opset {opset(model)}, and onnx's converter does not bring it to {OLDEST}, the oldest one "
                 f"known: {error}; export it again with a newer opset"
             ) from None
-    if model.functions or any(key(n) not in TABLE for n in nodes(model.graph)):
-        model = inliner.inline_selected_functions(model, list(TABLE), exclude=True, inline_schema_functions=True)
-    return model
+    return inliner.inline_local_functions(model) if model.functions else model
 
 
 def key(node: onnx.NodeProto) -> tuple[str, str]:
     return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
-
-
-def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes of ``graph`` and its subgraphs."""
-    for node in graph.node:
-        yield node
-        for a in node.attribute:
-            if a.type == a.GRAPH:
-                yield from nodes(a.g)
 
 
 def array(tensor: onnx.TensorProto, what: str = "a tensor") -> np.ndarray:

@@ -49,7 +49,7 @@ class Call(Protocol):
     opset: int
     outputs: Sequence[bool]  # which of its results the node names
 
-    def run(self, body: Any, arguments: Sequence[Tensor] = ()) -> list[Tensor]:
+    def run(self, branch: Any, arguments: Sequence[Tensor] = ()) -> list[Tensor]:
         """Imports a subgraph attribute for ``arguments``; its results."""
 
 
@@ -67,7 +67,7 @@ class Operator:
     hints: Mapping[str, Any]
 
     def wants(self, name: str) -> str:
-        """"value", "array" or "either": what the function takes for input ``name``."""
+        """ "value", "array" or "either": what the function takes for input ``name``."""
         hint = self.hints[name]
         parts = set(getattr(hint, "__args__", (hint,))) - {type(None)}
         return "either" if len(parts) > 1 else "array" if np.ndarray in parts else "value"

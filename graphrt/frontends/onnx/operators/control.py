@@ -25,7 +25,9 @@ def _stacked(rows: list[Tensor], axis: int, call: Call) -> Tensor:
 
 
 @operator("Loop", folds=False)
-def loop(max_trip_count: np.ndarray | None = None, cond: np.ndarray | None = None, *state: Tensor, body: Any, call: Call) -> list[Tensor]:
+def loop(
+    max_trip_count: np.ndarray | None = None, cond: np.ndarray | None = None, *state: Tensor, body: Any, call: Call
+) -> list[Tensor]:
     """Unrolled: the count, and the condition after each step, must be known."""
     count = _LONGEST if max_trip_count is None else int(max_trip_count.item())
     go, states = cond is None or bool(cond.item()), list(state)

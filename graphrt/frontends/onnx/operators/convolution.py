@@ -97,7 +97,8 @@ def conv_transpose(
     f = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
     if all(min(p) >= 0 for p in pairs) and all(e < max(s, d) for e, s, d in zip(extra, steps, gaps, strict=True)):
         return f(x, w, b, steps, pairs, extra, group, gaps)
-    y = _padded(f(x, w, None, steps, 0, 0, group, gaps), [(-low, e - high) for (low, high), e in zip(pairs, extra, strict=True)])
+    y = f(x, w, None, steps, 0, 0, group, gaps)
+    y = _padded(y, [(-low, e - high) for (low, high), e in zip(pairs, extra, strict=True)])
     return y if b is None else y + F.reshape(b, (1, -1, *[1] * rank))
 
 

@@ -44,7 +44,8 @@ def range_(start: np.ndarray, limit: np.ndarray, delta: np.ndarray) -> np.ndarra
 @operator("EyeLike")
 def eye_like(x: Tensor, *, dtype: int | None = None, k: int = 0) -> np.ndarray:
     kind = (x.dtype.numpy if isinstance(x, Value) else x.dtype) if dtype is None else element_type(dtype).numpy
-    return np.eye(*x.shape, k=k, dtype=kind)
+    rows, columns = x.shape
+    return np.eye(rows, columns, k, kind)
 
 
 @operator("OneHot")
@@ -59,9 +60,7 @@ def one_hot(indices: Value, depth: np.ndarray, values: Value, *, axis: int = -1)
 
 
 @operator("RandomUniform", folds=False)
-def random_uniform(
-    *, dtype: int = 1, high: float = 1.0, low: float = 0.0, seed: float = 0.0, shape: Ints, call: Call
-) -> Value:
+def random_uniform(*, dtype: int = 1, high: float = 1.0, low: float = 0.0, seed: float = 0.0, shape: Ints, call: Call) -> Value:
     """New numbers at every run; ``manual_seed`` of the graph takes the part of ``seed``."""
     return F.cast(F.uniform(call.graph, list(shape)) * (high - low) + low, element_type(dtype))
 

@@ -152,8 +152,10 @@ def cast(x: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Val
 
 
 @operator("CastLike")
-def cast_like(x: Value, target_type: Value, *, saturate: int = 1, round_mode: str = "up") -> Value:
-    return convert(x, target_type.dtype)
+def cast_like(x: Tensor, target_type: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
+    """A known number stays known: only the type of ``target_type`` matters."""
+    dtype = as_dtype(target_type.dtype)
+    return convert(x, dtype) if isinstance(x, Value) else x.astype(dtype.numpy)
 
 
 @operator("CumSum")

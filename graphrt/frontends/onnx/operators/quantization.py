@@ -76,11 +76,15 @@ def dynamic_quantize_linear(x: Value) -> list[Value]:
 
 
 def _exact(x: Value, zero: Value | None, shape: Ints = ()) -> Value:
-    """Integers less their zero point in double, in which sums of their products are exact."""
+    """Integers less their zero point in double, in which sums of their products are exact.
+
+    A zero point that is no single number has one for each row or filter; ``shape`` lets it broadcast against ``x``.
+    """
     wide = F.cast(x, "float64")
     if zero is None:
         return wide
-    return wide - F.cast(F.reshape(zero, list(shape)) if shape and zero.type.size > 1 else F.reshape(zero, ()) if zero.type.size == 1 else zero, "float64")
+    single = zero.type.size == 1
+    return wide - F.cast(F.reshape(zero, ()) if single else F.reshape(zero, list(shape)) if shape else zero, "float64")
 
 
 @operator("MatMulInteger")
@@ -120,9 +124,7 @@ def conv_integer(
     strides: Ints = (),
 ) -> Value:
     filters = _exact(w, w_zero_point, (-1, *[1] * (w.ndim - 1)))
-    y = conv(
-        _exact(x, x_zero_point), filters, auto_pad=auto_pad, dilations=dilations, group=group, pads=pads, strides=strides
-    )
+    y = conv(_exact(x, x_zero_point), filters, auto_pad=auto_pad, dilations=dilations, group=group, pads=pads, strides=strides)
     return F.cast(y, "int32")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import graphrt.ops as F
 from graphrt.errors import UnsupportedError
-from graphrt.frontends.onnx.table import Ints, operator
+from graphrt.frontends.onnx.table import operator
 from graphrt.ir import Value
 
 Activation = Callable[[Value], Value]
@@ -138,9 +138,9 @@ def _network(
     zeros = F.full(x.graph, (x.shape[1], hidden), 0.0, x.dtype)
     ys, lasts = list[Value](), list[States]()
     for d in range(count):
-        half = w.shape[1]
+        half, gate = w.shape[1], slice(d * each, (d + 1) * each)
         gates = F.linear(x, w[d], None if b is None else b[d, :half])
-        cell = _Cell(r[d], None if b is None else b[d, half:], None if p is None else p[d], act[d * each : (d + 1) * each], flag)
+        cell = _Cell(r[d], None if b is None else b[d, half:], None if p is None else p[d], act[gate], flag)
         state = tuple(zeros if s is None else s[d] for s in initial)
         y, last = _direction(step, cell, gates, state, lens, options["direction"] == "reverse" or d == 1)
         ys.append(y)

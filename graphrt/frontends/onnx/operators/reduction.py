@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,8 +14,25 @@ from graphrt.ir import Value
 Reduce = Callable[[Value, list[int], bool], Value]
 
 
-def _extreme(number: Reduce, boolean: Reduce) -> Reduce:
-    return lambda x, dims, keep: (boolean if x.dtype.is_bool else number)(x, dims, keep)
+def _extreme(largest: bool) -> Reduce:
+    """amax or amin; of no elements the smallest or largest number there is; of bools whether any or all hold."""
+
+    def reduce(x: Value, dims: list[int], keep: bool) -> Value:
+        if x.dtype.is_bool:
+            return (F.any if largest else F.all)(x, dims, keep)
+        if all(x.shape[d] for d in dims):
+            return (F.amax if largest else F.amin)(x, dims, keep)
+        info = None if x.dtype.is_float else np.iinfo(x.dtype.numpy)
+        ends = (-math.inf, math.inf) if info is None else (int(info.min), int(info.max))
+        shape = [1 if d in dims else n for d, n in enumerate(x.shape) if keep or d not in dims]
+        return F.full(x.graph, shape, ends[0 if largest else 1], x.dtype)
+
+    return reduce
+
+
+def _log_sum_exp(x: Value, dims: list[int], keep: bool) -> Value:
+    wide = x if x.dtype.is_float else F.cast(x, "float64")
+    return F.logsumexp(wide, dims, keep) if all(x.shape[d] for d in dims) else F.log(F.sum(wide, dims, keep))
 
 
 def _mean(x: Value, dims: list[int], keep: bool) -> Value:
@@ -29,10 +47,10 @@ REDUCTIONS: dict[str, Reduce] = {
     "ReduceL1": lambda x, dims, keep: F.sum(F.abs(x), dims, keep),
     "ReduceL2": lambda x, dims, keep: _float(F.sqrt, F.sum(x * x, dims, keep)),
     "ReduceLogSum": lambda x, dims, keep: _float(F.log, F.sum(x, dims, keep)),
-    "ReduceLogSumExp": lambda x, dims, keep: F.logsumexp(x if x.dtype.is_float else F.cast(x, "float64"), dims, keep),
-    "ReduceMax": _extreme(F.amax, F.any),
+    "ReduceLogSumExp": _log_sum_exp,
+    "ReduceMax": _extreme(largest=True),
     "ReduceMean": _mean,
-    "ReduceMin": _extreme(F.amin, F.all),
+    "ReduceMin": _extreme(largest=False),
     "ReduceProd": F.prod,
     "ReduceSum": F.sum,
     "ReduceSumSquare": lambda x, dims, keep: F.sum(x * x, dims, keep),

@@ -23,7 +23,7 @@ _NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class _Dim:
-    """One dimension to be resized from ``n`` to ``out`` elements by ``scale``; the region of interest in parts of its length."""
+    """One dimension resized from ``n`` to ``out`` elements by ``scale``; its region of interest as parts of its length."""
 
     n: int
     out: int

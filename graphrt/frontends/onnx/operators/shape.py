@@ -69,7 +69,9 @@ def concat(*inputs: Value, axis: int) -> Value:
 
 
 @operator("Split")
-def split(x: Value, split: np.ndarray | None = None, *, axis: int = 0, num_outputs: int | None = None, call: Call) -> list[Value]:
+def split(
+    x: Value, split: np.ndarray | None = None, *, axis: int = 0, num_outputs: int | None = None, call: Call
+) -> list[Value]:
     """Without sizes in equal parts, the last one smaller where it must be."""
     count, n = num_outputs or len(call.outputs), x.shape[axis]
     if split is not None:

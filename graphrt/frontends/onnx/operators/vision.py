@@ -29,8 +29,8 @@ def roi_align(
 ) -> Value:
     if mode != "avg" or sampling_ratio < 1:
         raise UnsupportedError(
-            f"mode 'avg' with a sampling_ratio of 1 or more is known, not {mode!r} with {sampling_ratio} (0 leaves the number of "
-            "samples to the data)"
+            f"mode 'avg' with a sampling_ratio of 1 or more is known, not {mode!r} with {sampling_ratio}; 0 leaves the number "
+            "of samples to the data"
         )
     boxes = F.concat([F.unsqueeze(F.cast(batch_indices, rois.dtype), 1), rois], 1)
     aligned = coordinate_transformation_mode == "half_pixel"
