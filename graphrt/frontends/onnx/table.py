@@ -99,7 +99,7 @@ def operator(name: str, *, domain: str = "", state: Sequence[str] = (), folds: b
 def element_type(number: int) -> DType:
     """The DType behind one of ONNX's numbers. Raises DTypeError."""
     if number not in ELEMENT_TYPES:
-        raise DTypeError(f"ONNX's element type {number} is none of graphrt's: {', '.join(ELEMENT_TYPES.values())}")
+        raise DTypeError(f"ONNX's element type {number} has no dtype here; there are {', '.join(ELEMENT_TYPES.values())}")
     return as_dtype(ELEMENT_TYPES[number])
 
 
