@@ -78,7 +78,7 @@ def run(case: Any, target: str) -> Outcome:
     inputs, expected = ([_array(t) for t in part] for part in case.data_sets[0])
     feeds = dict(zip((v.name for v in case.model.graph.input), inputs, strict=True))
     known = _known(case) & feeds.keys()
-    shapes = {name: a.shape for name, a in feeds.items() if isinstance(a, np.ndarray)}
+    shapes = {n: a.shape for n, a in feeds.items() if isinstance(a, np.ndarray) and n not in known}
     try:
         graph = grt.from_onnx(case.model, shapes, {name: feeds[name] for name in known})
     except GraphrtError as error:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import onnx
+import onnx_cases
 import pytest
 from conftest import INTERPRETED
-
-onnx = pytest.importorskip("onnx", reason="the ONNX front end needs the package onnx")
-import onnx_cases
 
 GOLDEN = Path(__file__).parent / "golden" / "onnx_nodes.txt"
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="what operators mean does not depend on the target")

@@ -32,6 +32,7 @@ def import_model(
     unknown = constants.keys() - {v.name for v in model.graph.input}
     if unknown:
         raise ArgumentError(f"no input {sorted(unknown)} to fix; the inputs are {[v.name for v in model.graph.input]}")
+    _check_names(shapes, [v for v in open_inputs if v.name not in constants])
     env: Env = {**initial, **{n: to_numpy(v) for n, v in constants.items()}}
     for v in open_inputs:
         if v.name not in constants:
@@ -41,8 +42,21 @@ def import_model(
     importer.initial = set(initial) - constants.keys()
     importer.walk(model.graph.node, env)
     for v in model.graph.output:
+        if v.name not in env:
+            raise ArgumentError(f"output {v.name!r} of the model is computed by no node")
         graph.output(v.name, importer.value(v.name, env))
     return graph
+
+
+def _check_names(shapes: Mapping[str, Sequence[int] | int], inputs: Sequence[onnx.ValueInfoProto]) -> None:
+    """Raises ArgumentError for a name in ``shapes`` that is neither an input nor one of its dimensions."""
+    names = [v.name for v in inputs]
+    dims = dict.fromkeys(d for v in inputs for d in file.signature(v)[0] if isinstance(d, str))
+    for name in shapes.keys() - {*names, *dims}:
+        raise ArgumentError(
+            f"shapes names {name!r}; there are the inputs {', '.join(names) or 'none'} and the open dimensions "
+            f"{', '.join(dims) or 'none'}"
+        )
 
 
 def _sizes(name: str, dims: Sequence[file.Dim], shapes: Mapping[str, Sequence[int] | int]) -> list[int]:

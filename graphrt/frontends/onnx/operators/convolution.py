@@ -34,8 +34,9 @@ def pads_of(auto_pad: str, pads: Ints, sizes: Ints, kernel: Ints, strides: Ints,
 
 
 def halves(total: int, auto_pad: str) -> tuple[int, int]:
-    """``total`` padding in two: the odd one behind for SAME_UPPER, before for SAME_LOWER."""
-    return (total // 2, total - total // 2) if auto_pad == "SAME_UPPER" else (total - total // 2, total // 2)
+    """``total`` padding in two: the odd one behind for SAME_UPPER, else before. Less than none adds to the other end."""
+    half = int(total / 2)
+    return (half, total - half) if auto_pad == "SAME_UPPER" else (total - half, half)
 
 
 def spatial_rank(x: Value, what: str) -> int:
