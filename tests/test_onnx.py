@@ -285,6 +285,24 @@ def test_a_loop_is_unrolled() -> None:
     assert y[:, 0, 0].tolist() == [2 + 0, 4 + 1, 8 + 2]
 
 
+def test_sequences_are_lists_at_import() -> None:
+    """x in rows, the last one erased, another one put in front of it, one after the other: rows 1, 0."""
+    nodes = [
+        helper.make_node("SplitToSequence", ["x"], ["rows"], axis=0),
+        helper.make_node("SequenceAt", ["rows", "last"], ["row"]),
+        helper.make_node("SequenceErase", ["rows"], ["first"]),
+        helper.make_node("SequenceInsert", ["first", "row", "zero"], ["both"]),
+        helper.make_node("SequenceLength", ["both"], ["n"]),
+        helper.make_node("Unsqueeze", ["n", "zero"], ["count"]),
+        helper.make_node("ConcatFromSequence", ["both"], ["joined"], axis=0),
+        helper.make_node("Concat", ["count", "last"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["joined", "shape"], ["y"]),
+    ]
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    proto = model(nodes, [X], initial={"last": np.asarray([-1]), "zero": np.asarray([0])})
+    np.testing.assert_array_equal(run(proto, x=x), x[::-1])
+
+
 # --- operators that ONNX's own cases leave out --------------------------------------------------------------------
 
 
@@ -481,6 +499,22 @@ BAD = {
     "an open dimension": (
         lambda: model([helper.make_node("Relu", ["x"], ["y"])], [info("x", ["batch", 3])]),
         r"input 'x' is \[batch, 3\]; say what is open, as in shapes=\{'x': \(1, \.\.\.\)\}",
+    ),
+    "a sequence for a tensor": (
+        lambda: model([helper.make_node("SequenceConstruct", ["x"], ["s"]), helper.make_node("Relu", ["s"], ["y"])], [X]),
+        r"Relu .*input 'x' \('s'\) must be a tensor",
+    ),
+    "a tensor for a sequence": (
+        lambda: model([helper.make_node("SequenceLength", ["x"], ["y"])], [X]),
+        r"SequenceLength .*input 'sequence' \('x'\) must be a sequence",
+    ),
+    "a sequence as the result": (
+        lambda: model([helper.make_node("SequenceConstruct", ["x"], ["y"])], [X]),
+        "output 'y' of the model is a sequence",
+    ),
+    "shapes that do not broadcast": (
+        lambda: model([helper.make_node("Expand", ["x", "s"], ["y"])], [X], initial={"s": np.asarray([5, 5])}),
+        r"Expand \(node 'y'.*shape mismatch",
     ),
     "an empty model": (lambda: onnx.ModelProto(), "the ONNX model is empty"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 from onnx import defs
 
@@ -19,15 +20,16 @@ own converter goes. Element types: {", ".join(ELEMENT_TYPES.values())}.
 ONNX's own test cases run in `tests/test_onnx_nodes.py`; `tests/golden/onnx_nodes.txt` holds how many pass, and why each of
 the others does not run.
 
-Sequences, optionals, strings and sparse tensors have no counterpart. Shapes are static, so what decides a shape, a branch or
-the number of steps of a loop must be known when the model is imported: a constant, an initialiser, computed from such or from
-shapes, or fixed by `from_onnx(..., constants={{...}})`.
+Optionals, strings and sparse tensors have no counterpart; sequences exist at import only. Shapes are static, so what decides a
+shape, a branch or the number of steps of a loop must be known when the model is imported: a constant, an initialiser, computed
+from such or from shapes, or fixed by `from_onnx(..., constants={{...}})`.
 
 ## To add an operator
 
 Write a function in `graphrt/frontends/onnx/operators` whose parameters are the operator's inputs and, keyword-only, its
 attributes with ONNX's names and defaults; decorate it with `@operator("Name")`. A parameter of type `Value` is computed by the
-program, an `np.ndarray` must be known at import, a `Tensor` may be either. Then accept this page and the golden file.
+program, an `np.ndarray` must be known at import, a `Tensor` may be either, `Items` are a sequence. Then accept this page and
+the golden file.
 
 ## Operators with an entry
 
@@ -39,11 +41,16 @@ def document() -> str:
     """The page as Markdown."""
     lines = [_HEAD, "| operator | inputs | attributes | remarks |", "| --- " * 4 + "|"]
     lines += [f"| {' | '.join(_row(entry))} |" for _, entry in sorted(TABLE.items())]
-    schemas = {s.name: s for s in defs.get_all_schemas() if s.domain == "" and not s.deprecated and ("", s.name) not in TABLE}
+    schemas = {s.name: s for s in _schemas() if s.domain == "" and not s.deprecated and ("", s.name) not in TABLE}
     defined = [n for n, s in schemas.items() if s.has_function or s.has_context_dependent_function]
     lines += ["", "## Operators expanded by ONNX's own definition", "", _listed(defined)]
     lines += ["", "## Operators that are refused", "", "With their name, the node, the opset, and where to add them.", ""]
     return "\n".join([*lines, _listed([n for n in schemas if n not in defined]), ""])
+
+
+def _schemas() -> list[Any]:
+    """ONNX's operators, the newest form of each."""
+    return list(defs.get_all_schemas())
 
 
 def _row(entry: Operator) -> Iterator[str]:

@@ -8,14 +8,14 @@ from typing import Any
 import onnx
 from onnx import defs, helper
 
-from graphrt.frontends.onnx.table import ELEMENT_TYPES, Tensor
+from graphrt.frontends.onnx.table import ELEMENT_TYPES, Items, Tensor
 from graphrt.ir import Value
 from graphrt.types import as_dtype
 
 Rename = Callable[[str], str]
 
 
-def definition(node: onnx.NodeProto, opset: int, inputs: Sequence[Tensor | None]) -> onnx.FunctionProto | None:
+def definition(node: onnx.NodeProto, opset: int, inputs: Sequence[Tensor | Items | None]) -> onnx.FunctionProto | None:
     """What ONNX defines ``node`` by, of the newest opset up to ``opset``; None for a primitive or unknown operator."""
     try:
         schema: Any = defs.get_schema(node.op_type, opset if node.domain in ("", "ai.onnx") else 1, node.domain)
@@ -42,8 +42,10 @@ def _read(text: bytes) -> onnx.FunctionProto:
     return found
 
 
-def _type(x: Tensor | None) -> onnx.TypeProto:
-    """The type of a tensor for ONNX, an empty one for an input that is left out."""
+def _type(x: Tensor | Items | None) -> onnx.TypeProto:
+    """The type of a tensor or sequence for ONNX, an empty one for an input that is left out."""
+    if isinstance(x, Items):
+        return helper.make_sequence_type_proto(_type(x[0]) if x else onnx.TypeProto())
     if x is None:
         return onnx.TypeProto()
     dtype = x.dtype if isinstance(x, Value) else as_dtype(x.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,37 @@ from graphrt.errors import ArgumentError, GraphrtError, UnsupportedError
 from graphrt.frontends.onnx import model as file
 from graphrt.frontends.onnx import operators  # noqa: F401 - fills the table
 from graphrt.frontends.onnx.expand import body, definition
-from graphrt.frontends.onnx.table import TABLE, Operator, Tensor, lift
+from graphrt.frontends.onnx.table import TABLE, Items, Operator, Tensor, lift
 from graphrt.ir import Graph, Origin, Value
 from graphrt.runtime.arrays import to_numpy
 from graphrt.targets.reference import evaluate
 
-Env = dict[str, Tensor | None]
+
+@dataclass(eq=False)
+class Known:
+    """A tensor whose elements are known. One with a name is an initialiser, and a parameter once the program reads it."""
+
+    array: np.ndarray
+    name: str = ""
+    made: Value | None = None  # what stands for it in the graph, from its first use on
+
+    @property
+    def weight(self) -> bool:
+        """Whether it stays a parameter where it could be folded: an initialiser of floats that is more than a number."""
+        return bool(self.name) and _floating(self.array) and self.array.ndim > 0
+
+    def value(self, graph: Graph, trainable: bool = True) -> Value:
+        if self.made is None or self.made.graph is not graph:
+            trained = trainable and _floating(self.array)
+            self.made = graph.parameter(self.name, self.array, trainable=trained) if self.name else lift(graph, self.array)
+        return self.made
+
+
+def _floating(array: np.ndarray) -> bool:
+    return array.dtype.kind not in "biu"
+
+
+Env = dict[str, Value | Known | Items | None]
 
 
 def import_model(
@@ -26,25 +52,26 @@ def import_model(
 ) -> Graph:
     """``model``, as ``prepare`` left it, as a graph; ``name`` is the file that origins show."""
     graph = Graph()
-    importer = Importer(graph, name, file.opset(model))
-    initial = {t.name: file.array(t, f"initialiser {t.name!r}") for t in model.graph.initializer}
-    open_inputs = [v for v in model.graph.input if v.name not in initial]
-    unknown = constants.keys() - {v.name for v in model.graph.input}
+    inputs = {v.name: v for v in model.graph.input}
+    unknown = constants.keys() - inputs.keys()
     if unknown:
-        raise ArgumentError(f"no input {sorted(unknown)} to fix; the inputs are {[v.name for v in model.graph.input]}")
-    _check_names(shapes, [v for v in open_inputs if v.name not in constants])
-    env: Env = {**initial, **{n: to_numpy(v) for n, v in constants.items()}}
-    for v in open_inputs:
-        if v.name not in constants:
-            dims, dtype = file.signature(v)
-            env[v.name] = graph.input(v.name, _sizes(v.name, dims, shapes), dtype)
-    importer.weights = {n for n in initial.keys() - constants.keys() if initial[n].dtype.kind not in "biu" and initial[n].ndim}
-    importer.initial = set(initial) - constants.keys()
+        raise ArgumentError(f"no input {sorted(unknown)} to fix; the inputs are {list(inputs)}")
+    env: Env = {t.name: Known(file.array(t, f"initialiser {t.name!r}"), t.name) for t in model.graph.initializer}
+    env |= {n: Known(to_numpy(v).astype(file.signature(inputs[n])[1].numpy)) for n, v in constants.items()}
+    left = [v for n, v in inputs.items() if n not in env]
+    _check_names(shapes, left)
+    for v in left:
+        dims, dtype = file.signature(v)
+        env[v.name] = graph.input(v.name, _sizes(v.name, dims, shapes), dtype)
+    importer = Importer(graph, name, file.opset(model))
     importer.walk(model.graph.node, env)
     for v in model.graph.output:
         if v.name not in env:
             raise ArgumentError(f"output {v.name!r} of the model is computed by no node")
-        graph.output(v.name, importer.value(v.name, env))
+        found = env[v.name]
+        if not isinstance(found, Value | Known):
+            raise UnsupportedError(f"output {v.name!r} of the model is a sequence; graphrt has tensors only")
+        graph.output(v.name, found if isinstance(found, Value) else found.value(graph))
     return graph
 
 
@@ -62,7 +89,7 @@ def _check_names(shapes: Mapping[str, Sequence[int] | int], inputs: Sequence[onn
 def _sizes(name: str, dims: Sequence[file.Dim], shapes: Mapping[str, Sequence[int] | int]) -> list[int]:
     """The shape of input ``name``: its own where it is whole, what ``shapes`` says where it is not. Raises ArgumentError."""
     given = shapes.get(name)
-    if given is None:
+    if given is None or isinstance(given, int):  # an int is the size of a dimension that happens to have this name
         dims = [shapes.get(d, d) if isinstance(d, str) else d for d in dims]  # type: ignore[misc]
         if not all(isinstance(d, int) for d in dims):
             raise ArgumentError(
@@ -70,7 +97,7 @@ def _sizes(name: str, dims: Sequence[file.Dim], shapes: Mapping[str, Sequence[in
                 "the name of a dimension"
             )
         return [int(d) for d in dims]
-    wanted = [given] if isinstance(given, int) else list(given)
+    wanted = list(given)
     fits = "of unknown rank" in dims or (
         len(wanted) == len(dims) and all(isinstance(d, str) or d == n for d, n in zip(dims, wanted, strict=True))
     )
@@ -80,19 +107,16 @@ def _sizes(name: str, dims: Sequence[file.Dim], shapes: Mapping[str, Sequence[in
 
 
 class Importer:
-    """State of one import: the graph under construction and what is known of initialisers. Also a table function's Call."""
+    """State of one import: the graph under construction and the node it is at. Also what a table function has as ``call``."""
 
     def __init__(self, graph: Graph, name: str, opset: int) -> None:
         self.graph, self.name, self.opset = graph, name, opset
-        self.initial: set[str] = set()  # initialisers: parameters when a program reads them
-        self.weights: set[str] = set()  # those among them that stay parameters even where they could be folded
         self.outputs: Sequence[bool] = ()
         self._env: Env = {}
-        self._lifted: dict[str, Value] = {}
         self._count = 0
 
     def walk(self, nodes: Iterable[onnx.NodeProto], env: Env) -> None:
-        """Imports ``nodes`` in order into ``env``."""
+        """Imports ``nodes`` in order into ``env``. Errors name the operator, the node and the opset."""
         for node in nodes:
             self._count += 1
             number, label = self._count, node.name or next((o for o in node.output if o), node.op_type)
@@ -101,61 +125,49 @@ class Importer:
                     self._node(node, env, label)
             except GraphrtError as error:
                 raise _placed(error, node, label, number, self.name, self.opset) from None
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # a node that is not well formed
+                raise _placed(ArgumentError(str(error)), node, label, number, self.name, self.opset) from error
 
-    def run(self, branch: onnx.GraphProto, arguments: Sequence[Tensor] = ()) -> list[Tensor]:
+    def run(self, branch: onnx.GraphProto, arguments: Sequence[Tensor | Items] = ()) -> list[Tensor | Items]:
         """Imports a subgraph, which sees the names around it, for ``arguments``; its results."""
-        outer, inner = self._env, dict(self._env)
-        for t in branch.initializer:
-            inner[t.name] = file.array(t)
-        inner.update({v.name: a for v, a in zip(branch.input, arguments, strict=True)})
-        hidden = {t.name for t in (*branch.input, *branch.initializer)}.union(*(n.output for n in branch.node))
-        kept = {n: self._lifted.pop(n) for n in hidden & self._lifted.keys()}
-        outputs = self.outputs
-        self.walk(branch.node, inner)
-        results = [inner[v.name] for v in branch.output]
-        for n in hidden & self._lifted.keys():
-            del self._lifted[n]
-        self._lifted.update(kept)
+        outer, outputs = self._env, self.outputs
+        env = outer | {t.name: Known(file.array(t)) for t in branch.initializer}
+        env |= {v.name: _entered(a) for v, a in zip(branch.input, arguments, strict=True)}
+        self.walk(branch.node, env)
         self._env, self.outputs = outer, outputs
-        return [r for r in results if r is not None]
+        return [self._tensor(env[v.name]) for v in branch.output]
 
-    def value(self, name: str, env: Env, trainable: bool = True) -> Value:
-        """The tensor ``name`` as a value of the graph; an initialiser as a parameter of that name."""
-        x = env[name]
+    def _tensor(self, x: Value | Known | Items | None) -> Tensor | Items:
+        """What a table function that takes any tensor gets: weights as values, other known tensors as arrays."""
+        if isinstance(x, Known):
+            return x.value(self.graph) if x.weight else x.array
         assert x is not None
-        if isinstance(x, Value):
-            return x
-        if name not in self._lifted:
-            if name in self.initial:
-                floating = x.dtype.kind not in "biu"
-                self._lifted[name] = self.graph.parameter(name, x, trainable=trainable and floating)
-            else:
-                self._lifted[name] = lift(self.graph, x)
-        return self._lifted[name]
+        return x
 
     def _node(self, node: onnx.NodeProto, env: Env, label: str) -> None:
         """Enters what ``node`` computes into ``env``: arrays when all it reads is known, else values."""
         for name in node.input:
             if name and name not in env:
                 raise ArgumentError(f"it reads {name!r}, which nothing before it defines")
+        inputs = [env[name] if name else None for name in node.input]
         entry = TABLE.get(file.key(node))
         if entry is None:
-            self._expand(node, env, label)
+            self._expand(node, inputs, env, label)
             return
         self._env, self.outputs = env, [bool(o) for o in node.output]
-        names = list(node.input)
-        given = [env[n] for n in names if n]
-        if entry.folds and not any(isinstance(v, Value) for v in given) and not self.weights & set(names):
-            scratch = Importer(Graph(), self.name, self.opset)
-            scratch.outputs = self.outputs
-            results: Sequence[Tensor | None] = [_computed(r) for r in scratch._build(entry, node, names, env, scratch)]
-        else:
-            results = self._build(entry, node, names, env, self)
-        env.update({name: r for name, r in zip(node.output, results, strict=False) if name})
+        call = self
+        if entry.folds and all(x is None or (isinstance(x, Known) and not x.weight) for x in inputs):
+            call = Importer(Graph(), self.name, self.opset)
+            call.outputs = self.outputs
+            inputs = [Known(x.array) if isinstance(x, Known) else None for x in inputs]
+        results = call._build(entry, node, inputs)
+        if call is not self:
+            results = [_computed(r) for r in results]
+        env.update({name: _entered(r) for name, r in zip(node.output, results, strict=False) if name})
 
-    def _expand(self, node: onnx.NodeProto, env: Env, label: str) -> None:
+    def _expand(self, node: onnx.NodeProto, inputs: Sequence[Value | Known | Items | None], env: Env, label: str) -> None:
         """Imports the definition of an operator that ONNX defines by others. Raises UnsupportedError where there is none."""
-        function = definition(node, self.opset, [env[n] if n else None for n in node.input])
+        function = definition(node, self.opset, [x.array if isinstance(x, Known) else x for x in inputs])
         if function is None:
             raise UnsupportedError(
                 "the operator is not in the table (docs/onnx_coverage.md). To add it, write a function of its inputs and "
@@ -169,28 +181,26 @@ class Importer:
             self.opset = outer
 
     def _build(
-        self, entry: Operator, node: onnx.NodeProto, names: list[str], env: Env, call: Importer
-    ) -> Sequence[Tensor | None]:
+        self, entry: Operator, node: onnx.NodeProto, inputs: Sequence[Value | Known | Items | None]
+    ) -> Sequence[Tensor | Items | None]:
         """Binds inputs and attributes to the table function's parameters and calls it."""
         attributes = dict(file.attributes(node))
         arguments: list[Any] = []
-        parameters = list(entry.inputs.values())
-        variadic = parameters[-1] if parameters and parameters[-1].kind is inspect.Parameter.VAR_POSITIONAL else None
-        fixed = parameters[:-1] if variadic else parameters
+        fixed = entry.fixed
         for i, p in enumerate(fixed):
-            name = names[i] if i < len(names) else ""
-            if name and env[name] is not None:
-                arguments.append(self._argument(entry, p.name, name, env))
+            x = inputs[i] if i < len(inputs) else None
+            if x is not None:
+                arguments.append(self._argument(entry, p.name, x, node.input[i]))
             elif p.name in attributes:  # an attribute in some opsets, an input in others
                 arguments.append(np.asarray(attributes.pop(p.name)))
             elif p.default is inspect.Parameter.empty:
                 raise ArgumentError(f"input {p.name!r} is missing")
             else:
                 arguments.append(p.default)
-        if variadic:
-            arguments += [self._argument(entry, variadic.name, n, env) for n in names[len(fixed) :]]
-        elif len(names) > len(fixed) and any(names[len(fixed) :]):
-            raise UnsupportedError(f"it has {len(names)} inputs, the table knows {', '.join(p.name for p in fixed) or 'none'}")
+        more = [(x, name) for x, name in zip(inputs[len(fixed) :], node.input[len(fixed) :], strict=True) if x is not None]
+        if more and entry.variadic is None:
+            raise UnsupportedError(f"it has {len(inputs)} inputs, the table knows {', '.join(p.name for p in fixed) or 'none'}")
+        arguments += [self._argument(entry, str(entry.variadic), x, name) for x, name in more]
         unknown = attributes.keys() - entry.attributes.keys()
         if unknown:
             known = ", ".join(entry.attributes) or "none"
@@ -199,28 +209,35 @@ class Importer:
         if missing:
             raise ArgumentError(f"attribute {', '.join(missing)} is missing")
         if entry.takes_call:
-            attributes["call"] = call
+            attributes["call"] = self
         results = entry.build(*arguments, **attributes)
-        return results if isinstance(results, tuple | list) else (results,)
+        return results if isinstance(results, tuple | list) and not isinstance(results, Items) else (results,)
 
-    def _argument(self, entry: Operator, parameter: str, name: str, env: Env) -> Tensor:
+    def _argument(self, entry: Operator, parameter: str, x: Value | Known | Items, name: str) -> Tensor | Items:
         """Tensor ``name`` in the form the table function takes it in."""
-        x, wants = env[name], entry.wants(parameter)
-        assert x is not None
-        if wants == "array":
-            if isinstance(x, Value):
-                raise UnsupportedError(
-                    f"input {parameter!r} ({name!r}) must be known at import, and depends on what the program is given; "
-                    f"if it is an input of the model, fix it with constants={{{name!r}: ...}}"
-                )
-            return x
-        if wants == "either" and name not in self.weights:
-            return x
-        return self.value(name, env, trainable=parameter not in entry.state)
+        wants = entry.wants(parameter)
+        if wants == "any":
+            return self._tensor(x)
+        if isinstance(x, Items) != (wants == "items"):
+            raise ArgumentError(f"input {parameter!r} ({name!r}) must be a {'sequence' if wants == 'items' else 'tensor'}")
+        if wants == "array" and isinstance(x, Value):
+            raise UnsupportedError(
+                f"input {parameter!r} ({name!r}) must be known at import, and depends on what the program is given; "
+                f"if it is an input of the model, fix it with constants={{{name!r}: ...}}"
+            )
+        if wants == "value" and isinstance(x, Known):
+            return x.value(self.graph, trainable=parameter not in entry.state)
+        return x.array if wants == "array" and isinstance(x, Known) else self._tensor(x)
 
 
-def _computed(x: Tensor | None) -> np.ndarray | None:
-    """A value of a graph without inputs, as an array."""
+def _entered(x: Tensor | Items | None) -> Value | Known | Items | None:
+    return Known(x) if isinstance(x, np.ndarray) else x
+
+
+def _computed(x: Tensor | Items | None) -> np.ndarray | Items | None:
+    """A value of a graph without inputs, as an array; sequences alike."""
+    if isinstance(x, Items):
+        return Items(y for y in map(_computed, x) if isinstance(y, np.ndarray))
     return evaluate(x.graph, x.graph.initial, "float32")[x] if isinstance(x, Value) else x
 
 

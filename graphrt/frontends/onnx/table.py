@@ -4,9 +4,9 @@
     def gemm(a: Value, b: Value, c: Value | None = None, *, alpha: float = 1.0, transA: int = 0, ...) -> Value:
 
 Parameters before the star are ONNX's inputs, in order: a ``Value`` is computed by the program, an ``np.ndarray`` must be
-known at import (a shape, axes), a ``Tensor`` may be either. Those behind the star are attributes with ONNX's names and
-defaults. What was an attribute in one opset and is an input in another is written as an input and taken from either. One
-more parameter is no attribute: ``call``, the node being imported (its graph, its opset, which outputs it names).
+known at import (a shape, axes), a ``Tensor`` may be either, ``Items`` are a sequence. Those behind the star are attributes with
+ONNX's names and defaults. What was an attribute in one opset and is an input in another is written as an input and taken from
+either. One more parameter is no attribute: ``call``, the node being imported (its graph, its opset, which outputs it names).
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ from graphrt.ops.base import broadcast_to
 from graphrt.types import DType, as_dtype
 
 Tensor = Value | np.ndarray
+
+
+class Items(list[Value | np.ndarray]):
+    """An ONNX sequence: tensors in a list whose length is known, which exists at import only."""
+
+
 Ints = Sequence[int]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,7 +55,7 @@ class Call(Protocol):
     opset: int
     outputs: Sequence[bool]  # which of its results the node names
 
-    def run(self, branch: Any, arguments: Sequence[Tensor] = ()) -> list[Tensor]:
+    def run(self, branch: Any, arguments: Sequence[Tensor | Items] = ()) -> list[Tensor | Items]:
         """Imports a subgraph attribute for ``arguments``; its results."""
 
 
@@ -67,10 +73,22 @@ class Operator:
     hints: Mapping[str, Any]
 
     def wants(self, name: str) -> str:
-        """ "value", "array" or "either": what the function takes for input ``name``."""
+        """What the function takes for input ``name``: "value", "array", "either", "items", or "any" of these."""
         hint = self.hints[name]
         parts = set(getattr(hint, "__args__", (hint,))) - {type(None)}
+        if Items in parts:
+            return "any" if len(parts) > 1 else "items"
         return "either" if len(parts) > 1 else "array" if np.ndarray in parts else "value"
+
+    @property
+    def fixed(self) -> list[inspect.Parameter]:
+        """The inputs with a place of their own."""
+        return [p for p in self.inputs.values() if p.kind is not p.VAR_POSITIONAL]
+
+    @property
+    def variadic(self) -> str | None:
+        """The name of the inputs that may be any number."""
+        return next((p.name for p in self.inputs.values() if p.kind is p.VAR_POSITIONAL), None)
 
     @property
     def takes_call(self) -> bool:

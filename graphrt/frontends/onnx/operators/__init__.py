@@ -14,6 +14,7 @@ from graphrt.frontends.onnx.operators import (
     recurrent,
     reduction,
     resize,
+    sequence,
     shape,
     vision,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "recurrent",
     "reduction",
     "resize",
+    "sequence",
     "shape",
     "vision",
 ]

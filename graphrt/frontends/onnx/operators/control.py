@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import graphrt.ops as F
 from graphrt.errors import UnsupportedError
-from graphrt.frontends.onnx.table import Call, Ints, Tensor, lift, operator
+from graphrt.frontends.onnx.table import Call, Ints, Items, Tensor, lift, operator
 
 _LONGEST = 10_000  # steps that a loop may be unrolled to
 
 
 @operator("If", folds=False)
-def if_(cond: np.ndarray, *, then_branch: Any, else_branch: Any, call: Call) -> list[Tensor]:
+def if_(cond: np.ndarray, *, then_branch: Any, else_branch: Any, call: Call) -> list[Tensor | Items]:
     return call.run(then_branch if bool(cond.item()) else else_branch)
 
 
-def _stacked(rows: list[Tensor], axis: int, call: Call) -> Tensor:
-    if all(isinstance(r, np.ndarray) for r in rows):
-        return np.stack(rows, axis)  # type: ignore[arg-type]
-    return F.stack([lift(call.graph, r) for r in rows], axis)
+def _stacked(rows: Sequence[Any], axis: int, call: Call) -> Tensor:
+    if any(isinstance(r, Items) for r in rows):
+        raise UnsupportedError("it collects sequences; only tensors can be stacked")
+    known = [r for r in rows if isinstance(r, np.ndarray)]
+    return np.stack(known, axis) if len(known) == len(rows) else F.stack([lift(call.graph, r) for r in rows], axis)
 
 
 @operator("Loop", folds=False)
 def loop(
-    max_trip_count: np.ndarray | None = None, cond: np.ndarray | None = None, *state: Tensor, body: Any, call: Call
-) -> list[Tensor]:
+    max_trip_count: np.ndarray | None = None, cond: np.ndarray | None = None, *state: Tensor | Items, body: Any, call: Call
+) -> list[Tensor | Items]:
     """Unrolled: the count, and the condition after each step, must be known."""
     count = _LONGEST if max_trip_count is None else int(max_trip_count.item())
     go, states = cond is None or bool(cond.item()), list(state)
-    scans: list[list[Tensor]] = [[] for _ in body.output[1 + len(states) :]]
+    scans: list[list[Tensor | Items]] = [[] for _ in body.output[1 + len(states) :]]
     for i in range(count):
         if not go:
             break
@@ -58,13 +60,14 @@ def scan(
     scan_output_axes: Ints = (),
     scan_output_directions: Ints = (),
     call: Call,
-) -> list[Tensor]:
+) -> list[Tensor | Items]:
     """Unrolled over the length of the scanned inputs."""
-    states, scanned = list(inputs[:-num_scan_inputs]), inputs[-num_scan_inputs:]
+    scanned = inputs[-num_scan_inputs:]
+    states: list[Tensor | Items] = list(inputs[:-num_scan_inputs])
     axes = list(scan_input_axes) or [0] * num_scan_inputs
     length = scanned[0].shape[axes[0]]
     backward = list(scan_input_directions) or [0] * num_scan_inputs
-    collected: list[list[Tensor]] = [[] for _ in body.output[len(states) :]]
+    collected: list[list[Tensor | Items]] = [[] for _ in body.output[len(states) :]]
     for i in range(length):
         rows = [
             F.select(lift(call.graph, x), axis, length - 1 - i if back else i)

@@ -34,8 +34,10 @@ def pads_of(auto_pad: str, pads: Ints, sizes: Ints, kernel: Ints, strides: Ints,
 
 
 def halves(total: int, auto_pad: str) -> tuple[int, int]:
-    """``total`` padding in two: the odd one behind for SAME_UPPER, else before. Less than none adds to the other end."""
-    half = int(total / 2)
+    """``total`` padding in two: the odd one behind for SAME_UPPER, else before. What is to be added is rather added behind."""
+    half = abs(total) // 2
+    if total < 0:
+        return -half, total + half
     return (half, total - half) if auto_pad == "SAME_UPPER" else (total - half, half)
 
 

@@ -49,7 +49,7 @@ def quantize_linear(
     return _saturated(y, kind)
 
 
-@operator("DequantizeLinear")
+@operator("DequantizeLinear", folds=False)
 def dequantize_linear(
     x: Value,
     x_scale: Value,
@@ -59,6 +59,7 @@ def dequantize_linear(
     block_size: int = 0,
     output_dtype: int = 0,
 ) -> Value:
+    """Of known integers too when the program runs, which therefore keeps the integers."""
     y = F.cast(x, "float32")
     if x_zero_point is not None:
         y = y - F.cast(_along(x_zero_point, x, axis, block_size), "float32")

@@ -8,12 +8,12 @@ import numpy as np
 
 import graphrt.ops as F
 from graphrt.errors import UnsupportedError
-from graphrt.frontends.onnx.table import Call, Ints, Tensor, ints, operator
+from graphrt.frontends.onnx.table import Call, Ints, Items, Tensor, ints, operator
 from graphrt.ir import Value
 
 
 @operator("Identity")
-def identity(x: Tensor) -> Tensor:
+def identity(x: Tensor | Items) -> Tensor | Items:
     return x
 
 
