@@ -425,7 +425,9 @@ def test_pooling(drawn: tuple[int, list[int], dict[str, Any]], op: str, ceil: bo
     st.sampled_from(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]),
 )
 def test_resizing(before: tuple[int, int], after: tuple[int, int], mode: str, coordinates: str, nearest: str) -> None:
-    assume(mode != "nearest" or coordinates == "asymmetric" or nearest != "ceil")
+    if mode == "nearest":  # of a scale that float32 does not hold, rounding decides where a position falls
+        after = tuple(n * m if m < 6 else max(n // (m - 4), 1) for n, m in zip(before, after, strict=True))
+        assume(all(a % b == 0 or b in (2 * a, 4 * a) for a, b in zip(after, before, strict=True)))
     x = np.random.default_rng(0).standard_normal((1, 2, *before)).astype(np.float32)
     named = {"nearest_mode": nearest} if mode == "nearest" else {}
     node = helper.make_node(
