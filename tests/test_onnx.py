@@ -210,6 +210,9 @@ def test_external_data(tmp_path: Path) -> None:
     assert (tmp_path / "net.data").stat().st_size >= w.nbytes
     graph = grt.from_onnx(str(tmp_path / "net.onnx"))
     np.testing.assert_array_equal(graph.initial["w"], w)
+    (tmp_path / "net.data").unlink()
+    with pytest.raises(ArgumentError, match="net.onnx cannot be read as an ONNX model: .*net.data"):
+        grt.from_onnx(tmp_path / "net.onnx")
 
 
 def test_an_older_model_is_converted() -> None:
@@ -538,8 +541,10 @@ def test_bad_arguments_are_named(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"shapes names 'y'; there are the inputs x and the open dimensions batch"):
         grt.from_onnx(proto, shapes={"x": (2, 3), "y": 3})
     (tmp_path / "text.onnx").write_text("this is no model")
-    with pytest.raises(ArgumentError, match=r"text.onnx is no ONNX model"):
+    with pytest.raises(ArgumentError, match=r"text.onnx cannot be read as an ONNX model"):
         grt.from_onnx(tmp_path / "text.onnx")
+    with pytest.raises(ArgumentError, match="from_onnx takes a path or a ModelProto, got bytes"):
+        grt.from_onnx(proto.SerializeToString())
     with pytest.raises(FileNotFoundError):
         grt.from_onnx(tmp_path / "none.onnx")
 

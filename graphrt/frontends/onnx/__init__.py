@@ -35,6 +35,9 @@ def from_onnx(
     from graphrt.frontends.onnx.importer import import_model
     from graphrt.frontends.onnx.model import load, prepare
 
-    if isinstance(model, onnx.ModelProto):
-        return import_model(prepare(model), "model.onnx", shapes or {}, constants or {})
-    return import_model(prepare(load(model)), Path(model).name, shapes or {}, constants or {})
+    name = "model.onnx"
+    if isinstance(model, str | Path):
+        model, name = load(model), Path(model).name
+    if not isinstance(model, onnx.ModelProto):
+        raise ArgumentError(f"from_onnx takes a path or a ModelProto, got {type(model).__name__}")
+    return import_model(prepare(model), name, shapes or {}, constants or {})

@@ -23,7 +23,7 @@ def load(path: str | Path) -> onnx.ModelProto:
     try:
         return onnx.load(path)
     except (DecodeError, onnx.checker.ValidationError) as error:
-        raise ArgumentError(f"{path} is no ONNX model: {error}") from None
+        raise ArgumentError(f"{path} cannot be read as an ONNX model: {error}") from None
 
 
 def opset(model: onnx.ModelProto) -> int:
