@@ -288,6 +288,18 @@ def test_a_loop_is_unrolled() -> None:
     assert y[:, 0, 0].tolist() == [2 + 0, 4 + 1, 8 + 2]
 
 
+def test_a_loop_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphrt.frontends.onnx.operators.control._LONGEST", 20)
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["proceed"]), helper.make_node("Neg", ["s"], ["next"])],
+        "body",
+        [info("i", [], TensorProto.INT64), info("go", [], TensorProto.BOOL), info("s", None)],
+        [info("proceed", [], TensorProto.BOOL), info("next", None)],
+    )
+    with pytest.raises(UnsupportedError, match="Loop .*it runs more than 20 times, too many to unroll"):
+        grt.from_onnx(model([helper.make_node("Loop", ["", "", "x"], ["y"], body=body)], [X]))
+
+
 def test_sequences_are_lists_at_import() -> None:
     """x in rows, the last one erased, another one put in front of it, one after the other: rows 1, 0."""
     nodes = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,11 +32,11 @@ def loop(
     max_trip_count: np.ndarray | None = None, cond: np.ndarray | None = None, *state: Tensor | Items, body: Any, call: Call
 ) -> list[Tensor | Items]:
     """Unrolled: the count, and the condition after each step, must be known."""
-    count = _LONGEST if max_trip_count is None else int(max_trip_count.item())
+    count = None if max_trip_count is None else max(int(max_trip_count.item()), 0)
     go, states = cond is None or bool(cond.item()), list(state)
     scans: list[list[Tensor | Items]] = [[] for _ in body.output[1 + len(states) :]]
-    for i in range(count):
-        if not go:
+    for i in itertools.count():
+        if not go or i == count:
             break
         if i >= _LONGEST:
             raise UnsupportedError(f"it runs more than {_LONGEST} times, too many to unroll")

@@ -36,7 +36,7 @@ def max_pool(
     rank = spatial_rank(x, "MaxPool")
     steps, gaps = per_dim(strides, rank), per_dim(dilations, rank)
     pairs = pads_of(auto_pad, pads, x.shape[2:], kernel_shape, steps, gaps)
-    several = len(call.outputs) > 1
+    several = any(call.outputs[1:])
     y = _MAX[rank - 1](_float(x), list(kernel_shape), steps, pairs, gaps, bool(ceil_mode), several)
     if not several:
         return [F.cast(y, x.dtype)]
