@@ -1,4 +1,5 @@
-"""ONNX's own test cases for its operators: a model of one node, or of its definition, with inputs and expected outputs."""
+"""ONNX's own test cases: models of one operator, or of its definition, and small models as torch once exported them, each with
+inputs and expected outputs."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import functools
 import re
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -55,13 +57,44 @@ def cases() -> dict[str, Any]:
         return {case.name: case for case in collect_testcases(None)}
 
 
+@dataclass(frozen=True)
+class Shipped:
+    """A model in a file, in the form of the other cases."""
+
+    name: str
+    model: Any
+    data_sets: list[tuple[list[Any], list[Any]]]
+    rtol: float = 1e-3
+    atol: float = 1e-5
+
+
+def shipped() -> dict[str, Any]:
+    """The models that lie beside the package's tests, with their first set of data."""
+    found: dict[str, Any] = {}
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data"
+    for kind in ("pytorch-converted", "pytorch-operator", "simple"):
+        for path in sorted((folder / kind).iterdir()):
+            data = path / "test_data_set_0"
+            sets = tuple(
+                [_read(data / f"{k}_{i}.pb") for i in range(len(list(data.glob(f"{k}_*"))))] for k in ("input", "output")
+            )
+            found[path.name] = Shipped(path.name, onnx.load(path / "model.onnx"), [sets])  # type: ignore[list-item]
+    return found
+
+
+def _read(path: Path) -> onnx.TensorProto:
+    tensor = onnx.TensorProto()
+    tensor.ParseFromString(path.read_bytes())
+    return tensor
+
+
 def _array(tensor: Any) -> Any:
     return numpy_helper.to_array(tensor) if isinstance(tensor, onnx.TensorProto) else tensor
 
 
 def _known(case: Any) -> set[str]:
     """The inputs that the operator needs at import. A case's expansion has the same ones."""
-    nodes = cases()[case.name.split("_expanded")[0]].model.graph.node
+    nodes = cases().get(case.name.split("_expanded")[0], case).model.graph.node
     if len(nodes) != 1:
         return set()
     entry = TABLE.get((nodes[0].domain, nodes[0].op_type))
@@ -76,13 +109,16 @@ def run(case: Any, target: str) -> Outcome:
     if case.name in RANDOM:
         return Outcome(skipped=RANDOM[case.name])
     inputs, expected = ([_array(t) for t in part] for part in case.data_sets[0])
-    feeds = dict(zip((v.name for v in case.model.graph.input), inputs, strict=True))
+    names = [v.name for v in case.model.graph.input]
+    defaults = {t.name for t in case.model.graph.initializer}
+    feeds = dict(zip(names if len(inputs) == len(names) else [n for n in names if n not in defaults], inputs, strict=True))
     known = _known(case) & feeds.keys()
     shapes = {n: a.shape for n, a in feeds.items() if isinstance(a, np.ndarray) and n not in known}
     try:
         graph = grt.from_onnx(case.model, shapes, {name: feeds[name] for name in known})
     except GraphrtError as error:
-        return Outcome(skipped=re.split(r"\n|; |\. To add it", str(error).rpartition("): ")[2])[0])
+        reason = str(error).rpartition("): ")[2]  # without the node's place
+        return Outcome(skipped=re.split(r"\n|; |\. To add it", reason)[0])
     outputs = grt.compile(graph, target=target)({n: a for n, a in feeds.items() if n not in known})
     for value, want in zip(case.model.graph.output, expected, strict=True):
         wrong = _difference(outputs[value.name], np.asarray(want), case.rtol, case.atol)

@@ -1,4 +1,4 @@
-"""Every operator against ONNX's own test cases, which the package ``onnx`` ships: all of them by the reference, some natively.
+"""ONNX's own test cases for operators and models, which the package ``onnx`` ships: all by the reference, some natively.
 
 ``tests/golden/onnx_nodes.txt`` holds how many pass and why each of the others does not run.
 ``GRAPHRT_ACCEPT=1 pytest tests/test_onnx_nodes.py`` accepts a new one.
@@ -29,7 +29,8 @@ def _page(outcomes: dict[str, onnx_cases.Outcome]) -> str:
 
 
 def test_all_cases_by_the_reference() -> None:
-    outcomes = {name: onnx_cases.run(case, "reference") for name, case in onnx_cases.cases().items()}
+    every = onnx_cases.cases() | onnx_cases.shipped()
+    outcomes = {name: onnx_cases.run(case, "reference") for name, case in every.items()}
     assert not {name: o.wrong for name, o in outcomes.items() if o.wrong}
     if os.environ.get("GRAPHRT_ACCEPT") == "1":
         GOLDEN.write_text(_page(outcomes))

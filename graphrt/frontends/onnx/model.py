@@ -34,6 +34,8 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     """``model`` in an opset of the table, with the functions that it defines itself expanded."""
     if not model.HasField("graph") or not model.graph.output:
         raise ArgumentError("the ONNX model is empty: it has no graph with outputs")
+    if opset(model) < 7 and any(n.op_type == "PRelu" for n in model.graph.node):
+        raise UnsupportedError("PRelu before opset 7 has its slopes by channel, which onnx's converter does not translate")
     if opset(model) < OLDEST:
         try:
             model = version_converter.convert_version(model, OLDEST)
