@@ -1,61 +1,23 @@
-"""from_onnx: whole models beside torch and ONNX Runtime, what becomes of initialisers and shapes, messages for bad input."""
+"""from_onnx: whole models beside torch and ONNX Runtime, what becomes of initialisers, shapes and control flow."""
 
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import hypothesis.strategies as st
 import numpy as np
 import onnx
 import pytest
 import torch
 from conftest import INTERPRETED
-from hypothesis import assume, given, settings
-from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx import TensorProto, helper, numpy_helper
+from onnx_models import X, info, model, ort, run
 
 import graphrt as grt
 from graphrt import optim
 from graphrt.errors import ArgumentError, UnsupportedError
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="what a model means does not depend on the target")
-
-
-def info(name: str, shape: Sequence[Any] | None, dtype: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
-
-
-def model(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[str] = ("y",),
-    initial: dict[str, np.ndarray] | None = None,
-    opset: int = 21,
-    **kwargs: Any,
-) -> onnx.ModelProto:
-    tensors = [numpy_helper.from_array(np.asarray(a), name) for name, a in (initial or {}).items()]
-    graph = helper.make_graph(nodes, "g", inputs, [info(o, None) for o in outputs], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10, **kwargs)
-
-
-def run(proto: onnx.ModelProto, target: str = "reference", **inputs: Any) -> Any:
-    """The first output for ``inputs``, whose shapes settle what the model leaves open."""
-    graph = grt.from_onnx(proto, {name: np.shape(a) for name, a in inputs.items()})
-    graph.verify()
-    return next(iter(grt.compile(graph, target=target)(inputs).values()))
-
-
-def ort(proto: onnx.ModelProto, **inputs: np.ndarray) -> np.ndarray:
-    """The same by ONNX Runtime."""
-    runtime = pytest.importorskip("onnxruntime", reason="compares with ONNX Runtime where it is installed")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    session = runtime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, inputs)[0]
 
 
 # --- whole models as torch exports them ----------------------------------------------------------------------------
@@ -147,8 +109,6 @@ def test_an_exported_model_learns() -> None:
 
 
 # --- initialisers, shapes, constants -------------------------------------------------------------------------------
-
-X = info("x", [2, 3])
 
 
 def test_initialisers_are_parameters_and_statistics_are_not_trained() -> None:
@@ -360,222 +320,3 @@ def test_quantised_weights_stay_integers() -> None:
     assert graph.sources["w"].types[0].dtype.name == "int8" and not graph.sources["w"].attrs["trainable"]
     x = rng.standard_normal((2, 4)).astype(np.float32)
     np.testing.assert_allclose(grt.compile(graph, target="cpu")(x=x)["y"], ort(proto, x=x), rtol=1e-4, atol=1e-5)
-
-
-# --- windows and positions, drawn, beside ONNX Runtime -----------------------------------------------------------
-
-
-@st.composite
-def windows(draw: st.DrawFn, transposed: bool = False) -> tuple[int, list[int], dict[str, Any]]:
-    """Rank, input sizes and the attributes of a window operator."""
-    rank = draw(st.integers(1, 3))
-    several = lambda low, high: draw(st.lists(st.integers(low, high), min_size=rank, max_size=rank))  # noqa: E731
-    attrs: dict[str, Any] = {"kernel_shape": several(1, 3), "strides": several(1, 3)}
-    attrs["auto_pad"] = draw(st.sampled_from(["NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]))
-    if attrs["auto_pad"] == "NOTSET":
-        attrs["dilations"] = several(1, 2)
-        low = [draw(st.integers(0, (k - 1) // 2)) for k in attrs["kernel_shape"]]
-        attrs["pads"] = [*low, *(draw(st.integers(0, k - 1)) for k in attrs["kernel_shape"])]
-    return rank, several(5, 8), attrs
-
-
-def skips(attrs: dict[str, Any]) -> bool:
-    """Whether windows further apart than they are wide are to fill up the input: ONNX Runtime makes that negative padding."""
-    steps = zip(attrs["strides"], attrs["kernel_shape"], strict=True)
-    return attrs["auto_pad"].startswith("SAME") and any(s > k for s, k in steps)
-
-
-def close_to_ort(proto: onnx.ModelProto, **inputs: np.ndarray) -> None:
-    np.testing.assert_allclose(run(proto, **inputs), ort(proto, **inputs), rtol=1e-4, atol=1e-5)
-
-
-@settings(max_examples=30)
-@given(windows(), st.sampled_from([(2, 4), (1, 3)]))
-def test_convolutions(drawn: tuple[int, list[int], dict[str, Any]], channels: tuple[int, int]) -> None:
-    _, sizes, attrs = drawn
-    groups, filters = channels[0], 4 if channels[0] == 2 else 3
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, 2 * groups, *sizes)).astype(np.float32)
-    w = rng.standard_normal((filters, 2, *attrs["kernel_shape"])).astype(np.float32)
-    b = rng.standard_normal(filters).astype(np.float32)
-    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], group=groups, **attrs)
-    close_to_ort(model([node], [info("x", x.shape)], initial={"w": w, "b": b}), x=x)
-
-
-@settings(max_examples=30)
-@given(windows(), st.booleans())
-def test_transposed_convolutions(drawn: tuple[int, list[int], dict[str, Any]], sized: bool) -> None:
-    _, sizes, attrs = drawn
-    assume(not skips(attrs))
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((1, 4, *sizes)).astype(np.float32)
-    w = rng.standard_normal((4, 3, *attrs["kernel_shape"])).astype(np.float32)
-    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], group=2, **attrs)
-    if sized and "pads" not in attrs and attrs["auto_pad"] != "VALID":
-        node.attribute.append(
-            helper.make_attribute("output_shape", [n * s for n, s in zip(sizes, attrs["strides"], strict=True)])
-        )
-    close_to_ort(model([node], [info("x", x.shape)], initial={"w": w}), x=x)
-
-
-@settings(max_examples=40)
-@given(windows(), st.sampled_from(["MaxPool", "AveragePool", "AveragePool all", "LpPool"]), st.booleans())
-def test_pooling(drawn: tuple[int, list[int], dict[str, Any]], op: str, ceil: bool) -> None:
-    _, sizes, attrs = drawn
-    assume(not skips(attrs))
-    if op == "AveragePool all":
-        attrs = {**attrs, "count_include_pad": 1}
-    x = np.random.default_rng(0).standard_normal((1, 2, *sizes)).astype(np.float32)
-    if ceil and "pads" in attrs and op == "MaxPool":
-        attrs["ceil_mode"] = 1
-    close_to_ort(model([helper.make_node(op.split()[0], ["x"], ["y"], **attrs)], [info("x", x.shape)]), x=x)
-
-
-@settings(max_examples=40)
-@given(
-    st.tuples(*[st.integers(2, 9)] * 2),
-    st.tuples(*[st.integers(1, 12)] * 2),
-    st.sampled_from(["nearest", "linear", "cubic"]),
-    st.sampled_from(["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"]),
-    st.sampled_from(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]),
-)
-def test_resizing(before: tuple[int, int], after: tuple[int, int], mode: str, coordinates: str, nearest: str) -> None:
-    if mode == "nearest":  # of a scale that float32 does not hold, rounding decides where a position falls
-        after = tuple(n * m if m < 6 else max(n // (m - 4), 1) for n, m in zip(before, after, strict=True))
-        assume(all(a % b == 0 or b in (2 * a, 4 * a) for a, b in zip(after, before, strict=True)))
-    x = np.random.default_rng(0).standard_normal((1, 2, *before)).astype(np.float32)
-    named = {"nearest_mode": nearest} if mode == "nearest" else {}
-    node = helper.make_node(
-        "Resize", ["x", "", "", "sizes"], ["y"], mode=mode, coordinate_transformation_mode=coordinates, **named
-    )
-    close_to_ort(model([node], [info("x", x.shape)], initial={"sizes": np.asarray([1, 2, *after])}), x=x)
-
-
-@settings(max_examples=40)
-@given(st.data())
-def test_slices_pads_and_gathers(data: st.DataObject) -> None:
-    """One after the other on a matrix, with positions from both ends."""
-    shape = data.draw(st.tuples(*[st.integers(2, 6)] * 2))
-    axis, step = data.draw(st.integers(-2, 1)), data.draw(st.sampled_from([-2, -1, 1, 2]))
-    n = shape[axis]
-    start, end = data.draw(st.integers(-n - 1, n + 1)), data.draw(st.sampled_from([-(2**62), -n, -1, 0, 1, n, 2**62]))
-    index = data.draw(st.lists(st.integers(-n, n - 1), min_size=1, max_size=4))
-    mode = data.draw(st.sampled_from(["constant", "edge", "reflect"]))
-    initial = {name: np.asarray([v]) for name, v in {"start": start, "end": end, "axis": axis, "step": step}.items()}
-    initial |= {"index": np.asarray(index), "pads": np.asarray(data.draw(st.lists(st.integers(0, 1), min_size=4, max_size=4)))}
-    nodes = [
-        helper.make_node("Gather", ["x", "index"], ["rows"], axis=axis),
-        helper.make_node("Pad", ["x", "pads"], ["wide"], mode=mode),
-        helper.make_node("Slice", ["x", "start", "end", "axis", "step"], ["part"]),
-        helper.make_node("Concat", ["x", "rows", "part"], ["joined"], axis=axis),
-        helper.make_node("ReduceSum", ["joined"], ["total"]),
-        helper.make_node("Mul", ["wide", "total"], ["y"]),
-    ]
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    close_to_ort(model(nodes, [info("x", shape)], initial=initial), x=x)
-
-
-# --- what is said of bad input -------------------------------------------------------------------------------------
-
-UNKNOWN = helper.make_node("Quux", ["x"], ["y"], name="odd", domain="mine")
-BAD = {
-    "an operator that is not known": (
-        lambda: model([UNKNOWN], [X]),
-        r"mine:Quux \(node 'odd', number 1 of model.onnx, opset 21\): .* not in the table .*@operator\('Quux', domain='mine'\)",
-    ),
-    "an attribute that is not known": (
-        lambda: model([helper.make_node("Relu", ["x"], ["y"], slope=1)], [X]),
-        r"Relu \(node 'y'.*attribute slope is not known; there is none",
-    ),
-    "an attribute that is missing": (
-        lambda: model([helper.make_node("Concat", ["x"], ["y"])], [X]),
-        "Concat .*attribute axis is missing",
-    ),
-    "an input that is missing": (lambda: model([helper.make_node("MatMul", ["x"], ["y"])], [X]), "input 'b' is missing"),
-    "an input too many": (
-        lambda: model([helper.make_node("Relu", ["x", "x"], ["y"])], [X]),
-        "Relu .*it has 2 inputs, the table knows x",
-    ),
-    "a name that nothing defines": (
-        lambda: model([helper.make_node("Relu", ["z"], ["y"])], [X]),
-        "it reads 'z', which nothing before it defines",
-    ),
-    "an output that nothing defines": (lambda: model([helper.make_node("Relu", ["x"], ["z"])], [X]), "output 'y'"),
-    "shapes that do not fit": (
-        lambda: model([helper.make_node("MatMul", ["x", "x"], ["y"])], [X]),
-        r"MatMul \(node 'y', number 1 of model.onnx, opset 21\): .*\[2, 3\]",
-    ),
-    "a dtype that graphrt does not have": (
-        lambda: model([helper.make_node("Identity", ["x"], ["y"])], [info("x", [1], TensorProto.UINT16)]),
-        "input 'x' is of type uint16",
-    ),
-    "a shape that the program decides": (
-        lambda: model([helper.make_node("Reshape", ["x", "s"], ["y"])], [X, info("s", [1], TensorProto.INT64)]),
-        r"input 'shape' \('s'\) must be known at import.*constants=\{'s': \.\.\.\}",
-    ),
-    "an open dimension": (
-        lambda: model([helper.make_node("Relu", ["x"], ["y"])], [info("x", ["batch", 3])]),
-        r"input 'x' is \[batch, 3\]; say what is open, as in shapes=\{'x': \(1, \.\.\.\)\}",
-    ),
-    "a sequence for a tensor": (
-        lambda: model([helper.make_node("SequenceConstruct", ["x"], ["s"]), helper.make_node("Relu", ["s"], ["y"])], [X]),
-        r"Relu .*input 'x' \('s'\) must be a tensor",
-    ),
-    "a tensor for a sequence": (
-        lambda: model([helper.make_node("SequenceLength", ["x"], ["y"])], [X]),
-        r"SequenceLength .*input 'sequence' \('x'\) must be a sequence",
-    ),
-    "a sequence as the result": (
-        lambda: model([helper.make_node("SequenceConstruct", ["x"], ["y"])], [X]),
-        "output 'y' of the model is a sequence",
-    ),
-    "shapes that do not broadcast": (
-        lambda: model([helper.make_node("Expand", ["x", "s"], ["y"])], [X], initial={"s": np.asarray([5, 5])}),
-        r"Expand \(node 'y'.*shape mismatch",
-    ),
-    "an empty model": (lambda: onnx.ModelProto(), "the ONNX model is empty"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_models_are_named(case: str) -> None:
-    build, message = BAD[case]
-    with pytest.raises(grt.errors.GraphrtError, match=message):
-        grt.from_onnx(build())
-
-
-def test_bad_arguments_are_named(tmp_path: Path) -> None:
-    proto = model([helper.make_node("Relu", ["x"], ["y"])], [info("x", ["batch", 3])])
-    with pytest.raises(ArgumentError, match=r"input 'x' is \[batch, 3\]; shapes says \[2, 4\]"):
-        grt.from_onnx(proto, shapes={"x": (2, 4)})
-    with pytest.raises(ArgumentError, match=r"no input \['z'\] to fix; the inputs are \['x'\]"):
-        grt.from_onnx(proto, constants={"z": np.ones(1)})
-    with pytest.raises(ArgumentError, match=r"shapes names 'y'; there are the inputs x and the open dimensions batch"):
-        grt.from_onnx(proto, shapes={"x": (2, 3), "y": 3})
-    (tmp_path / "text.onnx").write_text("this is no model")
-    with pytest.raises(ArgumentError, match=r"text.onnx cannot be read as an ONNX model"):
-        grt.from_onnx(tmp_path / "text.onnx")
-    with pytest.raises(ArgumentError, match="from_onnx takes a path or a ModelProto, got bytes"):
-        grt.from_onnx(proto.SerializeToString())
-    with pytest.raises(FileNotFoundError):
-        grt.from_onnx(tmp_path / "none.onnx")
-
-
-def test_an_old_model_that_cannot_be_converted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
-        raise RuntimeError("no adapter")
-
-    monkeypatch.setattr(version_converter, "convert_version", fail)
-    with pytest.raises(UnsupportedError, match="of opset 9, .*13, the oldest one known: no adapter; export it again"):
-        grt.from_onnx(model([helper.make_node("Relu", ["x"], ["y"])], [X], opset=9))
-
-
-def test_without_onnx_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ArgumentError, match=r"needs the package onnx: pip install 'graphrt\[onnx\]'"):
-        grt.from_onnx("net.onnx")
-
-
-def test_importing_graphrt_does_not_import_onnx() -> None:
-    code = "import sys, graphrt; sys.exit('onnx' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
