@@ -16,6 +16,7 @@ test: .venv/ready
 
 docs: .venv/ready
 	$(BIN)/python -m graphrt.ops.document > docs/ops.md
+	$(BIN)/python -m graphrt.frontends.onnx.document > docs/onnx_coverage.md
 
 lint: .venv/ready
 	$(BIN)/ruff check graphrt kernels tests bench examples

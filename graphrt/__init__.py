@@ -3,7 +3,9 @@
 from graphrt import data, errors, models, nn, ops, optim
 from graphrt.autodiff import grad
 from graphrt.compiler import compile
+from graphrt.frontends.onnx import from_onnx
 from graphrt.ir import Graph, Node, Value
+from graphrt.nn.weights import LoadReport, load_weights
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
 from graphrt.targets.cpu.saved import load
@@ -11,6 +13,7 @@ from graphrt.train import Trainer
 
 __all__ = [
     "Graph",
+    "LoadReport",
     "Node",
     "Program",
     "State",
@@ -19,8 +22,10 @@ __all__ = [
     "compile",
     "data",
     "errors",
+    "from_onnx",
     "grad",
     "load",
+    "load_weights",
     "models",
     "nn",
     "ops",

@@ -31,3 +31,7 @@ class InputError(GraphrtError, ValueError):
 
 class TargetError(GraphrtError, RuntimeError):
     """A target that cannot be used on this machine, with the remedy."""
+
+
+class UnsupportedError(GraphrtError, ValueError):
+    """An operator of an imported model, or a form of one, that graphrt does not know; with its place and a way out."""

@@ -1,15 +1,23 @@
-"""docs/ops.md says what the registry says. ``GRAPHRT_ACCEPT=1 pytest tests/test_document.py`` (or ``make docs``) accepts."""
+"""docs/ops.md says what the registry says, docs/onnx_coverage.md what the operator table does.
+
+``GRAPHRT_ACCEPT=1 pytest tests/test_document.py`` (or ``make docs``) accepts.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import onnx
+
+from graphrt.frontends.onnx.document import document as onnx_document
+from graphrt.frontends.onnx.table import TABLE
 from graphrt.op import REGISTRY
 from graphrt.ops import FUNCTIONS
 from graphrt.ops.document import document
 
-PAGE = Path(__file__).parent.parent / "docs" / "ops.md"
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = DOCS / "ops.md"
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -25,3 +33,19 @@ def test_every_op_and_function_has_a_row() -> None:
     for op in REGISTRY.values():
         (row,) = [line for line in rows if line.startswith(f"| `{op.name}` ")]
         assert row.count(" | ") == 5 and ("the target" in row) == (op.body is op.pull is op.template is None)
+
+
+def test_the_page_of_onnx_operators_is_up_to_date() -> None:
+    page = DOCS / "onnx_coverage.md"
+    if os.environ.get("GRAPHRT_ACCEPT") == "1":
+        page.write_text(onnx_document())
+    rows = [line for line in onnx_document().splitlines() if line.startswith("| `")]
+    assert len(rows) == len(TABLE)
+    assert rows == [line for line in page.read_text().splitlines() if line.startswith("| `")], "the table changed; `make docs`"
+    if onnx.__version__ == _pinned("onnx"):  # what else ONNX has depends on its version
+        assert onnx_document() == page.read_text(), "the table changed; `make docs` writes the page anew"
+
+
+def _pinned(package: str) -> str:
+    lines = (DOCS.parent / "requirements.txt").read_text().splitlines()
+    return next(line.partition("==")[2] for line in lines if line.startswith(f"{package}=="))

@@ -93,6 +93,16 @@ def test_other_forms() -> None:
             "tied indices": indices("max_pool3d", ones, kernel_size=3, stride=1, padding=1),
             "sum": (lambda x: F.sum_pool1d(x, 2), lambda x: T.avg_pool1d(x, 2) * 2, [data(2, 3, 6)]),
             "sum 3": (lambda x: F.sum_pool3d(x, 2), lambda x: T.avg_pool3d(x, 2) * 8, [data(1, 2, 4, 5, 4)]),
+            "pairs": (
+                lambda x: F.max_pool2d(x, 2, 1, padding=((1, 0), (0, 2))),
+                lambda x: T.max_pool2d(T.pad(x, (0, 2, 1, 0), value=-torch.inf), 2, 1),
+                [distinct(2, 3, 4, 5)],
+            ),
+            "sum of pairs, dilated": (
+                lambda x: F.sum_pool2d(x, 2, 1, padding=((0, 1), (2, 0)), dilation=2),
+                lambda x: T.conv2d(T.pad(x, (2, 0, 0, 1)), torch.ones(6, 1, 2, 2, dtype=x.dtype), dilation=2, groups=6),
+                [x],
+            ),
             "global avg": (F.global_avg_pool, lambda x: x.mean((2, 3, 4), keepdim=True), [data(2, 3, 4, 5, 2)]),
             "global max": (F.global_max_pool, lambda x: x.amax(2, keepdim=True), [data(2, 3, 9)]),
             "maxout": (lambda x: F.maxout(x, 3), lambda x: x.reshape(2, 2, 3, 4, 5).amax(2), [x]),

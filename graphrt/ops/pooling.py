@@ -14,6 +14,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import apply, cast, dim_index, function, ntuple, require_float, tensor
+from graphrt.ops.convolution import paddings
 from graphrt.ops.elementwise import pow as power
 from graphrt.ops.indexing import gather
 from graphrt.ops.reduction import amax
@@ -25,26 +26,31 @@ from graphrt.ops.view import reshape
 from graphrt.types import int64
 
 Size = int | Sequence[int]
+Padding = int | Sequence[int | Sequence[int]]
 Attrs = dict[str, Any]
 
 
-def _attrs(x: Value, kernel: Size, stride: Size | None, padding: Size, dilation: Size, ceil_mode: bool) -> Attrs:
-    """Pooling arguments in the op's form; ceil mode becomes high padding, dropping windows that start past the end."""
+def _attrs(x: Value, kernel: Size, stride: Size | None, padding: Padding, dilation: Size, ceil_mode: bool) -> Attrs:
+    """Pooling arguments in the op's form; ceil mode becomes high padding, dropping windows that start past the end.
+
+    Padding in (low, high) pairs may be any; else it is at most half a window, as in torch.
+    """
     rank = x.ndim - 2
     k = ntuple(kernel, rank, "kernel_size", 1)
     s = k if stride is None else ntuple(stride, rank, "stride", 1)
-    p, d = ntuple(padding, rank, "padding", 0), ntuple(dilation, rank, "dilation", 1)
-    if any(2 * a > b for a, b in zip(p, k, strict=True)):
-        raise ArgumentError(f"padding must be at most half of kernel_size {k}, got {p}")
+    d = ntuple(dilation, rank, "dilation", 1)
+    given = paddings(padding, k, s, d)
+    paired = isinstance(padding, list | tuple) and any(isinstance(p, list | tuple) for p in padding)
+    if not paired and any(2 * a > b for (a, _), b in zip(given, k, strict=True)):
+        raise ArgumentError(f"padding must be at most half of kernel_size {k}, got {padding}")
     pads = []
-    for n, size, step, low, gap in zip(x.shape[2:], k, s, p, d, strict=True):
-        high = low
+    for n, size, step, (low, high), gap in zip(x.shape[2:], k, s, given, d, strict=True):
         if ceil_mode:
-            span = n + 2 * low - gap * (size - 1) - 1
+            span = n + low + high - gap * (size - 1) - 1
             out = -(-span // step) + 1
             if (out - 1) * step >= n + low:
                 out -= 1
-            high = max((out - 1) * step + gap * (size - 1) + 1 - n - low, low)
+            high = max((out - 1) * step + gap * (size - 1) + 1 - n - low, high)
         pads.append((low, high))
     return dict(kernel=k, stride=s, padding=tuple(pads), dilation=d)
 
@@ -107,7 +113,7 @@ def _max_pool(
     input: Value,
     kernel_size: Size,
     stride: Size | None,
-    padding: Size,
+    padding: Padding,
     dilation: Size,
     ceil_mode: bool,
     return_indices: bool,
@@ -120,9 +126,11 @@ def _max_pool(
     return unbatched(y, input, rank), unbatched(index, input, rank)
 
 
-def _sum_pool(rank: int, input: Value, kernel_size: Size, stride: Size | None, padding: Size, ceil_mode: bool) -> Value:
+def _sum_pool(
+    rank: int, input: Value, kernel_size: Size, stride: Size | None, padding: Padding, ceil_mode: bool, dilation: Size
+) -> Value:
     x = batched(input, rank, f"sum_pool{rank}d")
-    return unbatched(_pool("sum_pool", x, _attrs(x, kernel_size, stride, padding, 1, ceil_mode)), input, rank)
+    return unbatched(_pool("sum_pool", x, _attrs(x, kernel_size, stride, padding, dilation, ceil_mode)), input, rank)
 
 
 def _avg_pool(
@@ -239,7 +247,7 @@ def _define_max(rank: int) -> Callable[..., Any]:
         input: Value,
         kernel_size: Size,
         stride: Size | None = None,
-        padding: Size = 0,
+        padding: Padding = 0,
         dilation: Size = 1,
         ceil_mode: bool = False,
         return_indices: bool = False,
@@ -248,15 +256,26 @@ def _define_max(rank: int) -> Callable[..., Any]:
 
     doc = """Largest element of each window of <input>; NaN wins, the first of equal elements gets the gradient.
 
-    With ``return_indices`` also where it lies in the flattened spatial dimensions, int64. Raises ShapeError, ArgumentError."""
+    ``padding`` is an int, one for each dimension, or (low, high) pairs. With ``return_indices`` also where it lies in the
+    flattened spatial dimensions, int64. Raises ShapeError, ArgumentError."""
     return _public(rank, "max_pool", doc, f)
 
 
 def _define_sum(rank: int) -> Callable[..., Any]:
-    def f(input: Value, kernel_size: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False) -> Value:
-        return _sum_pool(rank, input, kernel_size, stride, padding, ceil_mode)
+    def f(
+        input: Value,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Padding = 0,
+        ceil_mode: bool = False,
+        dilation: Size = 1,
+    ) -> Value:
+        return _sum_pool(rank, input, kernel_size, stride, padding, ceil_mode, dilation)
 
-    return _public(rank, "sum_pool", "Sum of each window of <input>; padding counts as zero.", f)
+    doc = """Sum of each window of <input>; padding counts as zero.
+
+    ``padding`` as in max pooling. Raises ShapeError, ArgumentError."""
+    return _public(rank, "sum_pool", doc, f)
 
 
 def _define_avg(rank: int) -> Callable[..., Any]:
