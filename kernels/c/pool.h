@@ -6,7 +6,37 @@
  * time, and folds tap after tap into it: whether a tap is inside is decided per line, so the inner loop never branches.
  */
 #include "tile.h"
+#define INSIDE (CHANNELS_LAST && CR * CS <= 16 && PAD_H == 0 && PAD_W == 0 && (CP - 1) * STRIDE_H + (CR - 1) * DIL_H < CH && \
+                (CQ - 1) * STRIDE_W + (CS - 1) * DIL_W < CW)
 enum { FN(_LINE) = CHANNELS_LAST ? CC : CQ };
+#if INSIDE /* every tap of every window: the windows of a line of channels are folded in registers */
+GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int p, int q0) {
+  GRT_SIMD for (int c = 0; c < CC; c++) {
+#ifdef OP_MAX
+    T best = LOAD_X(buf, n, c, p * STRIDE_H, q0 * STRIDE_W);
+    int index = 0, none = CR * CS; /* the first tap that is no number */
+#else
+    T best = 0;
+#endif
+#pragma GCC unroll 16
+    for (int tap = 0; tap < CR * CS; tap++) {
+      const T x = LOAD_X(buf, n, c, p * STRIDE_H + tap / CS * DIL_H, q0 * STRIDE_W + tap % CS * DIL_W);
+#ifdef OP_MAX
+      index = x > best ? tap : index, best = x > best ? x : best;
+      none = MIN_OF(none, x != x ? tap : CR * CS);
+#else
+      best += x;
+#endif
+    }
+#ifdef OP_MAX
+    STORE(buf, n, c, p, q0, none < CR * CS ? (T)NAN : best, none < CR * CS ? none : index);
+#else
+    STORE(buf, n, c, p, q0, best);
+#endif
+  }
+  (void)c0;
+}
+#else
 GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int p, int q0) { /* all channels at (p, q0), or all columns of c0 */
   T best[FN(_LINE)] __attribute__((aligned(64)));
 #ifdef OP_MAX
@@ -52,6 +82,7 @@ GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int p, int q0) 
 #endif
   }
 }
+#endif
 static void FN(_task)(long task, void **table) {
   const FN(_buffers) buf = FN(_open)(table);
 #if CHANNELS_LAST
@@ -63,4 +94,5 @@ static void FN(_task)(long task, void **table) {
 #endif
 }
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CP : CC), table); }
+#undef INSIDE
 #include "undef.h"
