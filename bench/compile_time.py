@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from bench.measure import compared, elsewhere, report, spread
-from bench.peers import WORK, graphrt_step, torch_step
+from bench.peers import WORK, chosen, graphrt_step, torch_step
 
 CACHE = {"graphrt": "GRAPHRT_CACHE", "torch compile": "TORCHINDUCTOR_CACHE_DIR"}
 
@@ -39,7 +39,7 @@ def main(
 ) -> None:
     """Prints the median milliseconds to the first result, and the ratio to graphrt's cold start."""
     rows = []
-    for name in work or ["LeNet-5", "ResNet-20", "ResNet-50"]:
+    for name in chosen(work or ["LeNet-5", "ResNet-20", "ResNet-50"]):
         candidates = ["graphrt", *(["torch compile"] if compiled else [])]
         seconds: dict[str, list[float]] = {f"{c}, {state}": [] for c in candidates for state in ("cold", "warm")}
         for _ in range(rounds):

@@ -22,7 +22,7 @@ from torch import nn
 import graphrt
 import graphrt.ops as F
 from bench.measure import interleave, report
-from bench.peers import WORK
+from bench.peers import WORK, chosen
 
 Shape = tuple[int, ...]
 Layer = tuple[Shape, Shape, int, int]  # shapes of input and weight, stride, padding
@@ -102,7 +102,7 @@ def main(
 ) -> None:
     """Prints GF/s of both for each shape, the ratio graphrt / torch, and its geometric mean for each network and kind."""
     rows: list[dict[str, Any]] = []
-    for name in work or ["ResNet-20", "ResNet-50"]:
+    for name in chosen(work or ["ResNet-20", "ResNet-50"]):
         ratios: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for layer, count in layers(name).items():
             (n, c, h, w), (k, _, r, s), stride, _ = layer

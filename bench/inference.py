@@ -19,7 +19,7 @@ from torch import nn
 
 import graphrt
 from bench.measure import compared, interleave, report
-from bench.peers import WORK, torch_model
+from bench.peers import WORK, chosen, torch_model
 
 Forward = Callable[[], Any]
 
@@ -84,7 +84,7 @@ def main(
 ) -> None:
     """Prints the median milliseconds of a forward pass of each network and batch size, and the ratio to graphrt's."""
     rows = []
-    for name in work or ["ResNet-50"]:
+    for name in chosen(work or ["ResNet-50"]):
         for size in batch or [1, 8]:
             x, _ = WORK[name].data(size)
             ours, theirs = WORK[name].pair()

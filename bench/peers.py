@@ -5,7 +5,7 @@ Parameter counts are compared with graphrt's when a pair is made, so that both s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as T
+import typer
 from torch import nn
 
 import graphrt
@@ -129,6 +130,14 @@ WORK = {
     ),
     "ResNet-50": Work(models.resnet50, lambda: residual((3, 4, 6, 3), (64, 128, 256, 512), 4, 1000), 8, (3, 224, 224), 1000),
 }
+
+
+def chosen(names: Sequence[str]) -> Sequence[str]:
+    """``names`` of ``WORK``. Raises BadParameter for one that is not there."""
+    for name in names:
+        if name not in WORK:
+            raise typer.BadParameter(f"no network {name!r}; there is {', '.join(WORK)}", param_hint="--work")
+    return names
 
 
 JAX_WORK = ("MLP 784-128-10", "LeNet-5", "ResNet-20")  # the networks of bench.jax_peers

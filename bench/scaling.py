@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.measure import Timing, compared, elsewhere, interleave, report
-from bench.peers import WORK, graphrt_step, torch_step
+from bench.peers import WORK, chosen, graphrt_step, torch_step
 
 
 def steps(work: str, batch: int, threads: int, rounds: int, calls: int) -> dict[str, tuple[float, ...]]:
@@ -38,7 +38,7 @@ def main(
 ) -> None:
     """Prints median milliseconds of a step and per image, and the speed-up over the first number of threads."""
     rows: list[dict[str, Any]] = []
-    for name in work or ["LeNet-5", "ResNet-20"]:
+    for name in chosen(work or ["LeNet-5", "ResNet-20"]):
         for size in batch or [16, 32, 64, 128, 256, 512]:
             first: dict[str, float] = {}
             for count in threads or [1, 2]:

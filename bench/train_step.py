@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.measure import compared, interleave, report
-from bench.peers import JAX_WORK, WORK, graphrt_step, jax_step, torch_step
+from bench.peers import JAX_WORK, WORK, chosen, graphrt_step, jax_step, torch_step
 
 
 def main(
@@ -23,7 +23,7 @@ def main(
 ) -> None:
     """Prints the median milliseconds of a training step of each network, and the ratio to graphrt's."""
     rows = []
-    for name in work or WORK:
+    for name in chosen(work or list(WORK)):
         one = WORK[name]
         x, y = one.data()
         modes = ["eager"] + (["channels_last"] if x.ndim == 4 else []) + (["compile"] if compiled else [])
