@@ -17,7 +17,7 @@ class Flags:
 
     cache: Path = field(metadata={"env": "GRAPHRT_CACHE", "doc": "where compiled code is kept (~/.cache/graphrt)"})
     target: str = field(metadata={"env": "GRAPHRT_TARGET", "doc": "the target that 'auto' means"})
-    threads: int = field(metadata={"env": "GRAPHRT_THREADS", "doc": "threads of the cpu target (0: every core allowed)"})
+    threads: int = field(metadata={"env": "GRAPHRT_THREADS", "doc": "threads of the cpu target (0: as torch, else every core)"})
     debug: int = field(metadata={"env": "GRAPHRT_DEBUG", "doc": "1 summary, 3 every fusion verdict, 4 source, 5 the IR"})
     check: bool = field(metadata={"env": "GRAPHRT_CHECK", "doc": "verify the graph after every pass"})
     no_fuse: bool = field(metadata={"env": "GRAPHRT_NOFUSE", "doc": "one kernel per op"})

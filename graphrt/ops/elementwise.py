@@ -288,9 +288,10 @@ erf = unary(
 
 
 def _sigmoid(s: Any, x: Any) -> Any:
-    """e / (1 + e) or 1 / (1 + e) with e = exp(-|x|), which never overflows: small results keep their digits."""
+    """e - e^2 / (1 + e), or 1 less that, with e = exp(-|x|), which never overflows: small results keep their digits."""
     one, e = s.const(1.0, x), s.exp(s.neg(s.abs(x)))
-    return s.div(s.where(s.lt(x, s.const(0.0, x)), e, one), s.add(one, e))
+    low = s.sub(e, s.div(s.mul(e, e), s.add(one, e)))
+    return s.where(s.lt(x, s.const(0.0, x)), low, s.sub(one, low))
 
 
 sigmoid = unary(

@@ -610,4 +610,4 @@ def test_elementary_functions_are_within_two_ulp(name: str) -> None:
         finite = np.isfinite(rounded)
         np.testing.assert_array_equal(y[~finite], rounded[~finite])
         worst = np.max(np.abs(y[finite] - exact[finite]) / ulp[finite])
-    assert worst <= (2.1 if name == "sigmoid" else 2), f"{name} is {worst:.2f} ULP off"  # three roundings behind exp's
+    assert worst <= 2, f"{name} is {worst:.2f} ULP off"

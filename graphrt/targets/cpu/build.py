@@ -22,6 +22,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from graphrt.config import Flags
 from graphrt.errors import TargetError
@@ -141,9 +142,15 @@ def pool(path: Path | None = None) -> ctypes.CDLL:
     with _lock:
         if not _pool:
             _pool.append(ctypes.CDLL(str(path or runtime()), mode=ctypes.RTLD_GLOBAL))
-            if threads := Flags.read().threads:
+            if threads := Flags.read().threads or _torch_threads():
                 _pool[0].grt_set_threads(threads)
     return _pool[0]
+
+
+def _torch_threads() -> int:
+    """How many threads torch uses, if somebody has imported it; else 0."""
+    torch: Any = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if hasattr(torch, "get_num_threads") else 0
 
 
 def load(path: Path, runtime: Path | None = None) -> ctypes.CDLL:
