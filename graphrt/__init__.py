@@ -1,6 +1,8 @@
 """graphrt: a compiler-style graph runtime for deep learning."""
 
-from graphrt import data, errors, models, nn, ops, optim
+from typing import Any
+
+from graphrt import data, errors, frontends, models, nn, ops, optim
 from graphrt.autodiff import grad
 from graphrt.compiler import compile
 from graphrt.ir import Graph, Node, Value
@@ -8,6 +10,16 @@ from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
 from graphrt.targets.cpu.saved import load
 from graphrt.train import Trainer
+
+
+def __getattr__(name: str) -> Any:
+    """The torch front end, imported when it is first asked for: it takes as long to import as torch.compile does."""
+    if name in ("from_torch", "to_torch"):
+        from graphrt.frontends import torch
+
+        return getattr(torch, name)
+    raise AttributeError(f"module 'graphrt' has no attribute {name!r}")
+
 
 __all__ = [
     "Graph",
@@ -19,10 +31,13 @@ __all__ = [
     "compile",
     "data",
     "errors",
+    "from_torch",
+    "frontends",
     "grad",
     "load",
     "models",
     "nn",
     "ops",
     "optim",
+    "to_torch",
 ]

@@ -28,6 +28,7 @@ ORDER = [
     ("nn", "optim", "data"),
     ("models",),
     ("train",),
+    ("frontends",),
     ("cli",),
 ]
 RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}

@@ -84,6 +84,14 @@ class State(Mapping[str, np.ndarray]):
         else:
             self.add(name, type.with_order(None), array)
 
+    def tensor(self, name: str) -> Any:
+        """``name`` as a torch tensor over the memory that programs use; the shared one where there is one."""
+        type, flat = self.types[name], self._device.get(name)
+        if flat is not None:
+            return flat.as_strided(type.shape, type.strides)
+        array, shared = self._arrays[name], self._tensors.get(name)
+        return shared if shared is not None and to_numpy(shared).ctypes.data == array.ctypes.data else from_numpy(array)
+
     def sync_to_torch(self) -> None:
         """Copies the current values to the tensors of ``share`` that do not lie in this state's memory."""
         for name, tensor in self._tensors.items():

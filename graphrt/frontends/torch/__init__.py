@@ -7,8 +7,9 @@ import torch
 
 from graphrt.frontends.torch.backend import backend
 from graphrt.frontends.torch.export import from_torch
+from graphrt.frontends.torch.module import to_torch
 
-__all__ = ["backend", "from_torch"]
+__all__ = ["backend", "from_torch", "to_torch"]
 
 if "graphrt" not in torch._dynamo.list_backends(exclude_tags=()):
     torch._dynamo.register_backend(backend, "graphrt")

@@ -18,7 +18,6 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from graphrt.compiler import TRACERS
 from graphrt.errors import ArgumentError, ConversionError, InputError
 from graphrt.frontends.torch.build import check, decompositions, tracing, translate
 from graphrt.ir import Graph, Value
@@ -56,9 +55,6 @@ def from_torch(model: Model, example_inputs: Any, train: bool = False) -> Graph:
     leaves = _outputs(graph, program, results, spec)
     graph.signature = TorchSignature(call, program.call_spec.in_spec, tuple(names), spec, tuple(leaves))
     return graph
-
-
-TRACERS["torch"] = from_torch
 
 
 class _Function(torch.nn.Module):
