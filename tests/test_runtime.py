@@ -215,3 +215,11 @@ def test_the_reference_computes_halves_in_float32(dtype: str) -> None:
     rng = np.random.default_rng(0)
     arrays = {n: rng.standard_normal(v.shape).astype(v.dtype.numpy) for n, v in (("x", x), ("w", w))}
     assert_close(program(arrays), evaluate(graph, arrays)[graph.nodes[-1].outputs[0]])
+
+
+@pytest.mark.parametrize("target", ["cpu", "reference"])
+def test_an_input_that_nothing_reads_need_not_be_given(target: str) -> None:
+    graph = grt.Graph()
+    x = graph.input("x", (3,))
+    graph.input("unread", (4,))
+    assert grt.compile(x + 1.0, target=target)(x=np.zeros(3, np.float32)).tolist() == [1.0, 1.0, 1.0]
