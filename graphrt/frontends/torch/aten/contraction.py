@@ -64,3 +64,17 @@ def cdist(x1: Value, x2: Value, p: float, compute_mode: int | None) -> Value:
 @aten("_cdist_backward.default")
 def cdist_backward(dy: Value, x1: Value, x2: Value, p: float, distances: Value) -> Value:
     return pullback(lambda x: F.cdist(x, x2, p), [x1], dy)[0]
+
+
+@aten("_trilinear.default")
+def trilinear(
+    i1: Value, i2: Value, i3: Value, expand1: Ints, expand2: Ints, expand3: Ints, sumdim: Ints, unroll_dim: int = 1
+) -> Value:
+    """The product of three tensors, each with new dimensions where ``expand`` says, summed over ``sumdim``."""
+
+    def wide(x: Value, dims: Ints) -> Value:
+        for d in sorted(dims):
+            x = F.unsqueeze(x, d)
+        return x
+
+    return F.sum(wide(i1, expand1) * wide(i2, expand2) * wide(i3, expand3), list(sumdim))
