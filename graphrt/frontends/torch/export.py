@@ -125,7 +125,7 @@ def _arguments(call: inspect.Signature, example: Any) -> tuple[tuple[Any, ...], 
         bound = call.bind(*args, **kwargs)
     except TypeError as error:
         raise ArgumentError(f"example_inputs do not fit forward{call}: {error}") from None
-    return bound.args, bound.kwargs
+    return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (bound.args, bound.kwargs))  # one tensor twice: two inputs
 
 
 @contextmanager
