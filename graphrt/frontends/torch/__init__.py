@@ -5,7 +5,7 @@ Importing it makes ``torch.compile(model, backend="graphrt")`` known where the p
 
 import torch
 
-from graphrt.frontends.torch.backend import backend
+from graphrt.frontends.torch.dynamo import backend
 from graphrt.frontends.torch.export import from_torch
 from graphrt.frontends.torch.module import to_torch
 
