@@ -1,21 +1,30 @@
-"""docs/ops.md says what the registry says. ``GRAPHRT_ACCEPT=1 pytest tests/test_document.py`` (or ``make docs``) accepts."""
+"""The pages in docs that are written from code say what it says.
+
+``GRAPHRT_ACCEPT=1 pytest tests/test_document.py`` (or ``make docs``) accepts.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from graphrt.frontends.torch import document as torch_coverage
+from graphrt.frontends.torch.table import ATEN
 from graphrt.op import REGISTRY
 from graphrt.ops import FUNCTIONS
 from graphrt.ops.document import document
 
-PAGE = Path(__file__).parent.parent / "docs" / "ops.md"
+DOCS = Path(__file__).parent.parent / "docs"
 
 
-def test_the_page_is_up_to_date() -> None:
+@pytest.mark.parametrize(("page", "write"), [("ops.md", document), ("torch_coverage.md", torch_coverage.document)])
+def test_the_page_is_up_to_date(page: str, write: Callable[[], str]) -> None:
     if os.environ.get("GRAPHRT_ACCEPT") == "1":
-        PAGE.write_text(document())
-    assert document() == PAGE.read_text(), "ops changed; `make docs` writes the page anew"
+        (DOCS / page).write_text(write())
+    assert write() == (DOCS / page).read_text(), f"what {page} lists has changed; `make docs` writes the page anew"
 
 
 def test_every_op_and_function_has_a_row() -> None:
@@ -25,3 +34,14 @@ def test_every_op_and_function_has_a_row() -> None:
     for op in REGISTRY.values():
         (row,) = [line for line in rows if line.startswith(f"| `{op.name}` ")]
         assert row.count(" | ") == 5 and ("the target" in row) == (op.body is op.pull is op.template is None)
+
+
+def test_every_entry_of_the_aten_table_is_an_operator_of_torch_and_has_a_row() -> None:
+    import torch
+
+    page = torch_coverage.document()
+    for name in ATEN:
+        space, rest = ("prims", name.removeprefix("prims.")) if name.startswith("prims.") else ("aten", name)
+        packet, overload = rest.split(".")
+        assert overload in getattr(getattr(torch.ops, space), packet).overloads(), name
+        assert page.count(f"| `{name}` |") == 1

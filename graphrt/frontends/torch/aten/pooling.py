@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import graphrt.ops as F
@@ -29,7 +29,10 @@ def _window(kernel: Ints, stride: int | Ints, padding: int | Ints, rank: int) ->
 
 
 def _enter(rank: int) -> None:
-    """Enters the poolings of ``rank`` spatial dimensions and their gradients."""
+    """Enters the poolings of ``rank`` spatial dimensions and their gradients; torch takes those of one through two."""
+
+    def plane(*names: str) -> Callable[[Any], Any]:
+        return aten(*(f"{n}.default" for n in names if rank > 1))
 
     @aten(f"avg_pool{rank}d.default")
     def avg_pool(
@@ -44,7 +47,7 @@ def _enter(rank: int) -> None:
         window = _window(kernel, stride, padding, rank)
         return _AVG[rank - 1](input, *window, ceil_mode, count_include_pad, divisor_override)
 
-    @aten(f"avg_pool{rank}d_backward.default")
+    @plane(f"avg_pool{rank}d_backward")
     def avg_pool_backward(dy: Value, input: Value, *arguments: Any) -> Value:
         return pullback(lambda x: avg_pool(x, *arguments), [input], dy)[0]
 
@@ -60,7 +63,7 @@ def _enter(rank: int) -> None:
         window = _window(kernel, stride, padding, rank)
         return _MAX[rank - 1](input, *window, _sizes(dilation, rank), ceil_mode, True)
 
-    @aten(f"max_pool{rank}d_with_indices_backward.default")
+    @plane(f"max_pool{rank}d_with_indices_backward")
     def max_pool_backward(dy: Value, input: Value, *arguments: Any) -> Value:
         return pullback(lambda x: max_pool_with_indices(x, *arguments[:5])[0], [input], dy)[0]
 
@@ -68,15 +71,16 @@ def _enter(rank: int) -> None:
     def adaptive_max_pool(input: Value, output_size: Ints) -> tuple[Value, Value]:
         return _ADAPTIVE_MAX[rank - 1](input, list(output_size), True)
 
-    @aten(f"adaptive_max_pool{rank}d_backward.default")
+    @plane(f"adaptive_max_pool{rank}d_backward")
     def adaptive_max_pool_backward(dy: Value, input: Value, indices: Value) -> Value:
         return pullback(lambda x: _ADAPTIVE_MAX[rank - 1](x, list(dy.shape[-rank:])), [input], dy)[0]
 
-    @aten(f"_adaptive_avg_pool{rank}d.default", f"adaptive_avg_pool{rank}d.default")
+    @plane(f"_adaptive_avg_pool{rank}d")
+    @aten(f"adaptive_avg_pool{rank}d.default")
     def adaptive_avg_pool(input: Value, output_size: Ints) -> Value:
         return _ADAPTIVE_AVG[rank - 1](input, list(output_size))
 
-    @aten(f"_adaptive_avg_pool{rank}d_backward.default")
+    @plane(f"_adaptive_avg_pool{rank}d_backward")
     def adaptive_avg_pool_backward(dy: Value, input: Value) -> Value:
         return pullback(lambda x: adaptive_avg_pool(x, dy.shape[-rank:]), [input], dy)[0]
 

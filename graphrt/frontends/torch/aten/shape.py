@@ -10,11 +10,12 @@ from graphrt.ir import Value
 from graphrt.types import promote
 
 same([F.permute, F.flip, F.roll, F.diagonal, F.tril, F.triu, F.stack, F.unsqueeze, F.pixel_shuffle, F.pixel_unshuffle])
-same([F.channel_shuffle, F.movedim, F.rot90, F.diag_embed, F.trace])
+same([F.channel_shuffle, F.rot90, F.diag_embed, F.trace])
 same([F.transpose, F.select, F.unbind], "int")
 aten("squeeze.default", "squeeze.dim", "squeeze.dims")(F.squeeze)
 aten("view.default", "_unsafe_view.default", "reshape.default")(F.reshape)
 aten("split.Tensor", "split_with_sizes.default")(F.split)
+aten("movedim.int", "movedim.intlist")(F.movedim)
 aten("unfold.default")(F.windows)
 aten("im2col.default")(F.unfold)
 aten("col2im.default")(F.fold)
