@@ -190,6 +190,18 @@ def test_writes_into_arguments_reach_the_caller() -> None:
     assert compiled(f)(x, y).tolist() == [2.0, 2.0, 2.0] and x.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
+def test_a_clone_is_another_tensor() -> None:
+    def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = x + 1
+        return x.clone(), y, y.clone(), x
+
+    x = torch.zeros(2)
+    copy_of_x, y, copy_of_y, same = compiled(f)(x)
+    copy_of_x.add_(5)
+    copy_of_y.add_(5)
+    assert x.tolist() == [0.0, 0.0] and y.tolist() == [1.0, 1.0] and same is x
+
+
 def test_options_are_checked_and_the_entry_point_is_the_backend() -> None:
     with pytest.raises(Exception, match="the options of backend graphrt are target"):
         torch.compile(torch.sin, backend="graphrt", options={"speed": 9})(torch.ones(2))

@@ -31,7 +31,8 @@ from graphrt.runtime.arrays import from_numpy
 pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parent / "golden" / "torch_samples.json"
-SAMPLES = 12  # of each operator, at most
+SAMPLES = 5  # of each operator, at most
+TABLE = decompositions(core_aten_decompositions())
 RANDOM = "draws random numbers, which are graphrt's own"
 DATA = "the shape or the path depends on the data"
 
@@ -51,11 +52,10 @@ def name_of(op: Any) -> str:
 
 def traced(f: Callable[..., Any], leaves: list[torch.Tensor]) -> torch.fx.GraphModule:
     """``f`` as a graph of core ATen operators and those of the table. Raises Skip."""
-    table = decompositions(core_aten_decompositions())
     try:
         with tracing(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return make_fx(torch.func.functionalize(f, remove="mutations_and_views"), table, "fake")(*leaves)
+            return make_fx(torch.func.functionalize(f, remove="mutations_and_views"), TABLE, "fake")(*leaves)
     except (DataDependentOutputException, DynamicOutputShapeException):
         raise Skip(DATA) from None
     except Exception as error:
@@ -67,6 +67,8 @@ def traced(f: Callable[..., Any], leaves: list[torch.Tensor]) -> torch.fx.GraphM
 
 def compare(op: Any, sample: Any) -> None:
     """Raises Skip, or AssertionError where the results differ."""
+    if "empty" in op.name:
+        raise Skip("its numbers are whatever was in memory")
     tree = (sample.input, sample.args, sample.kwargs)
     leaves, spec = pytree.tree_flatten(tree)
     at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
@@ -97,8 +99,6 @@ def compare(op: Any, sample: Any) -> None:
         raise Skip(reason) from None
     outputs = {f"y{i}": v for i, v in enumerate(results)}
     found = grt.compile(outputs, target="reference")({f"x{i}": t for i, t in enumerate(tensors)}) if outputs else {}
-    if any("empty" in op.name for _ in (0,)):
-        raise Skip("its numbers are whatever was in memory")
     for a, b in zip(found.values(), expected, strict=True):
         a = a if isinstance(a, torch.Tensor) else from_numpy(a)
         assert a.dtype == b.dtype and a.shape == b.shape, f"{a.dtype}{list(a.shape)}, torch {b.dtype}{list(b.shape)}"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dis
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
+import graphrt.ops as ops
 from graphrt.frontends.torch import aten
 from graphrt.frontends.torch.table import ATEN, Entry
-from graphrt.ops import FUNCTIONS
 
 _HEAD = """# What the torch front end covers
 
@@ -63,31 +64,36 @@ def _uses(entry: Entry) -> str:
     """The functions of graphrt.ops that the entry calls, itself or through the helpers beside it."""
     found: dict[str, None] = {}
     _collect(entry.function, found, set())
-    return ", ".join(f"`{name}`" for name in found) or "-"
+    return ", ".join(f"`{name}`" for name in found) or "its argument as it is, or a slice of it"
 
 
 def _collect(function: Any, found: dict[str, None], seen: set[int]) -> None:
     if id(function) in seen:
         return
     seen.add(id(function))
-    name = getattr(function, "__name__", "")
-    if name and FUNCTIONS.get(name) is function:
-        found[name] = None
+    module = getattr(function, "__module__", None) or ""
+    if module.startswith(ops.__name__):
+        found[function.__name__] = None
     elif isinstance(function, tuple):
         for f in function:
             _collect(f, found, seen)
-    elif isinstance(function, types.FunctionType) and function.__module__.startswith(aten.__name__):
+    elif isinstance(function, types.FunctionType) and module.startswith(aten.__name__):
         for cell in function.__closure__ or ():
             _collect(cell.cell_contents, found, seen)
-        for used in _names(function.__code__):
-            _collect(FUNCTIONS.get(used) or function.__globals__.get(used), found, seen)
+        for used in _globals(function.__code__, function.__globals__):
+            _collect(used, found, seen)
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
+def _globals(code: types.CodeType, scope: Mapping[str, Any]) -> Iterator[Any]:
+    """The objects that ``code`` reads from its module's ``scope``; for ``F.name`` that of ``graphrt.ops``."""
+    steps = list(dis.get_instructions(code))
+    for step, then in zip(steps, [*steps[1:], steps[-1]], strict=True):
+        if step.opname == "LOAD_GLOBAL":
+            found = scope.get(step.argval)
+            yield getattr(ops, then.argval) if found is ops else found
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names(constant)
+            yield from _globals(constant, scope)
 
 
 if __name__ == "__main__":

@@ -105,17 +105,24 @@ class _Dynamic:
 
 
 class _Static:
-    """A graph of known sizes as a program. Results that are arguments, numbers or None are handed through."""
+    """A graph of known sizes as a program. Arguments among its results are handed through, as are numbers and None."""
 
     def __init__(self, module: fx.GraphModule, inputs: Sequence[Any], phase: str, target: str) -> None:
         graph = Graph()
         values = [self._source(graph, i, v) for i, v in enumerate(inputs)]
-        self._results = translate(module, graph, values, phase)
-        read = {v for node in graph.nodes for v in node.inputs}
+        self._results: list[tuple[str, Any]] = []  # (argument, its number), (program, the output's name), (constant, it)
+        place = {n: i for i, n in enumerate(n for n in module.graph.nodes if n.op == "placeholder")}
+        for node, v in zip(_outputs(module), translate(module, graph, values, phase), strict=True):
+            if node in place:
+                self._results.append(("argument", place[node]))
+            elif isinstance(v, Value):  # a name for each node: a clone is another tensor, although its value is the same
+                if node.name not in graph.outputs:
+                    graph.output(node.name, v)
+                self._results.append(("program", node.name))
+            else:
+                self._results.append(("constant", v))
+        read = {v for n in graph.nodes for v in n.inputs} | set(graph.outputs.values())
         self._inputs = [(i, v.node.name) for i, v in enumerate(values) if isinstance(v, Value) and v in read]
-        self._given = {v: i for i, v in enumerate(values) if isinstance(v, Value)}
-        for v in dict.fromkeys(r for r in self._results if isinstance(r, Value) and r not in self._given):
-            graph.output(v.name, v)
         devices = {v.device for v in inputs if isinstance(v, torch.Tensor)} or {torch.device("cpu")}
         self._device = max(devices, key=lambda d: d.type != "cpu")
         kind = "hip" if self._device.type == "cuda" and torch.version.hip else self._device.type
@@ -134,15 +141,17 @@ class _Static:
                 self._program.state.set("rng.seed", torch.randint(2**62, ()).item())
                 self._program.state.set("rng.counter", 0)
             found = self._program({name: args[i] for i, name in self._inputs})
-        results = [self._result(r, args, found) for r in self._results]
+        sources = {"argument": args.__getitem__, "program": lambda name: self._tensor(found[name]), "constant": lambda v: v}
+        results = [sources[kind](what) for kind, what in self._results]
         args.clear()
         return results
 
-    def _result(self, result: Any, args: Sequence[Any], found: Mapping[str, Any]) -> Any:
-        if not isinstance(result, Value):
-            return result
-        if result in self._given:
-            return args[self._given[result]]
-        value = found[result.name]
+    def _tensor(self, value: Any) -> torch.Tensor:
         tensor = from_numpy(value) if isinstance(value, np.ndarray) else value
         return tensor if self._device.type == "cpu" else tensor.to(self._device)
+
+
+def _outputs(module: fx.GraphModule) -> Sequence[Any]:
+    """The nodes, and constants, that ``module`` returns."""
+    (results,) = next(n for n in reversed(module.graph.nodes) if n.op == "output").args
+    return results if isinstance(results, list | tuple) else [results]

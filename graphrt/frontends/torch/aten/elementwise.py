@@ -125,7 +125,7 @@ def convert_element_type(input: Value, dtype: Any) -> Value:
     return F.cast(input, dtype)
 
 
-@aten("clone.default", "alias.default", "lift_fresh_copy.default", "contiguous.default", "_assert_tensor_metadata.default")
+@aten("clone.default", "alias.default", "lift_fresh_copy.default", "contiguous.default")
 def clone(input: Value, *_: Any, **__: Any) -> Value:
     return input
 
