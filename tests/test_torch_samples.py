@@ -43,7 +43,7 @@ class Skip(Exception):
 
 def operators() -> list[Any]:
     opinfo = pytest.importorskip("torch.testing._internal.common_methods_invocations")
-    return [op for op in opinfo.op_db if torch.float32 in op.dtypes]
+    return [op for op in opinfo.op_db if torch.float32 in op.dtypes and not op.name.startswith("jiterator")]  # CUDA only
 
 
 def name_of(op: Any) -> str:
@@ -55,7 +55,7 @@ def traced(f: Callable[..., Any], leaves: list[torch.Tensor]) -> torch.fx.GraphM
     try:
         with tracing(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return make_fx(torch.func.functionalize(f, remove="mutations_and_views"), TABLE, "fake")(*leaves)
+            return make_fx(torch.func.functionalize(f, remove="mutations"), TABLE, "fake")(*leaves)
     except (DataDependentOutputException, DynamicOutputShapeException):
         raise Skip(DATA) from None
     except Exception as error:
@@ -67,6 +67,8 @@ def traced(f: Callable[..., Any], leaves: list[torch.Tensor]) -> torch.fx.GraphM
 
 def compare(op: Any, sample: Any) -> None:
     """Raises Skip, or AssertionError where the results differ."""
+    if op.name.startswith("sparse."):
+        raise Skip("complex or sparse tensors")
     if "empty" in op.name:
         raise Skip("its numbers are whatever was in memory")
     tree = (sample.input, sample.args, sample.kwargs)
@@ -83,6 +85,8 @@ def compare(op: Any, sample: Any) -> None:
         first, args, kwargs = pytree.tree_unflatten(filled, spec)
         return [t for t in pytree.tree_leaves(op.op(first, *args, **kwargs)) if isinstance(t, torch.Tensor)]
 
+    if op.variant_test_name == "partial_views":
+        raise Skip("reads memory beside its tensor")
     expected = f(*(t.clone() for t in tensors))
     if any(t.is_complex() or t.is_sparse or t.layout is not torch.strided for t in expected):
         raise Skip("complex or sparse tensors")

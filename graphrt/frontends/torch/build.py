@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._decomp import get_decompositions
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import graphrt.frontends.torch.aten  # noqa: F401 - fills the table
@@ -173,8 +174,9 @@ def _fitted(result: Any, expected: Any, node: fx.Node) -> Any:
 
 
 def decompositions(table: Mapping[Any, Any]) -> dict[Any, Any]:
-    """``table``, torch's decompositions into core ATen, without those of operators that have an entry: these stay whole."""
-    return {op: f for op, f in table.items() if str(op).removeprefix("aten.") not in ATEN}
+    """``table``, torch's decompositions into core ATen, and a few more; operators that have an entry stay whole."""
+    more = get_decompositions([torch.ops.aten.grid_sampler_2d])
+    return {op: f for op, f in {**table, **more}.items() if str(op).removeprefix("aten.") not in ATEN}
 
 
 @contextmanager

@@ -56,6 +56,12 @@ def convolution_backward(
     return tuple(g if wanted else None for g, wanted in zip(found, output_mask, strict=True))
 
 
+@aten("addmv.default")
+def addmv(input: Value, mat: Value, vec: Value, *, beta: float = 1, alpha: float = 1) -> Value:
+    product = F.mv(mat, vec) if alpha == 1 else F.mv(mat, vec) * alpha
+    return F.expand(product if beta == 0 else product + (input if beta == 1 else input * beta), product.shape)
+
+
 @aten("_cdist_forward.default")
 def cdist(x1: Value, x2: Value, p: float, compute_mode: int | None) -> Value:
     return F.cdist(x1, x2, p)

@@ -15,13 +15,13 @@ Operand = Value | bool | int | float
 
 same([F.abs, F.neg, F.sign, F.reciprocal, F.sqrt, F.rsqrt, F.square, F.exp, F.exp2, F.expm1, F.log, F.log2, F.log10, F.log1p])
 same([F.sin, F.cos, F.tan, F.asin, F.acos, F.atan, F.atan2, F.sinh, F.cosh, F.tanh, F.asinh, F.acosh, F.atanh, F.sinc])
-same([F.erf, F.erfc, F.erfinv, F.hypot, F.logaddexp, F.copysign, F.heaviside, F.nan_to_num, F.deg2rad, F.rad2deg])
+same([F.erf, F.erfc, F.erfinv, F.hypot, F.logaddexp, F.heaviside, F.nan_to_num, F.deg2rad, F.rad2deg])
 same([F.isfinite, F.isinf, F.isnan, F.logical_not, F.logical_and, F.logical_or, F.logical_xor, F.maximum, F.minimum])
 same([F.sigmoid, F.silu, F.mish, F.softplus, F.leaky_relu, F.hardtanh, F.hardsigmoid, F.hardswish, F.gelu, F.celu, F.selu])
 same([F.hardshrink, F.softshrink, F.threshold, F.bitwise_not, F.floor_divide])
 for _overload in ("Tensor", "Scalar"):
     same([F.eq, F.ne, F.lt, F.le, F.gt, F.ge, F.fmod, F.remainder, F.bitwise_and, F.bitwise_or, F.bitwise_xor], _overload)
-same([F.bitwise_left_shift, F.bitwise_right_shift], "Tensor")
+same([F.copysign, F.bitwise_left_shift, F.bitwise_right_shift], "Tensor")
 
 
 def _bools(*operands: Operand) -> bool:
@@ -113,6 +113,16 @@ def where(condition: Value, input: Operand, other: Operand) -> Value:
 @aten("masked_fill.Scalar", "masked_fill.Tensor")
 def masked_fill(input: Value, mask: Value, value: Operand) -> Value:
     return F.where(mask, F.cast(value, input.dtype) if isinstance(value, Value) else value, input)
+
+
+@aten("fmax.default")
+def fmax(input: Value, other: Value) -> Value:
+    return F.where(F.isnan(input), other, F.where(F.isnan(other), input, F.maximum(input, other)))
+
+
+@aten("fmin.default")
+def fmin(input: Value, other: Value) -> Value:
+    return F.where(F.isnan(input), other, F.where(F.isnan(other), input, F.minimum(input, other)))
 
 
 @aten("_to_copy.default")

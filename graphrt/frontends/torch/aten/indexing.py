@@ -13,7 +13,7 @@ from graphrt.types import Shape
 
 Indices = Sequence[Value | None]
 
-same([F.index_select, F.index_add, F.scatter_add, F.take, F.take_along_dim])
+same([F.index_select, F.index_add, F.scatter_add, F.take_along_dim])
 aten("scatter_reduce.two")(F.scatter_reduce)
 
 
@@ -81,6 +81,11 @@ def index_put(input: Value, indices: Indices, values: Value, accumulate: bool = 
     return F.permute(back, [moved.index(d) for d in range(input.ndim)])
 
 
+@aten("take.default")
+def take(input: Value, index: Value) -> Value:
+    return F.take(input, F.where(index < 0, index + input.type.size, index))
+
+
 @aten("gather.default")
 def gather(input: Value, dim: int, index: Value, *, sparse_grad: bool = False) -> Value:
     return F.gather(input, dim, index)
@@ -113,6 +118,7 @@ def embedding_dense_backward(dy: Value, indices: Value, num_weights: int, paddin
 @aten("masked_scatter.default")
 def masked_scatter(input: Value, mask: Value, source: Value) -> Value:
     """The elements of ``source``, in order, where ``mask`` holds."""
-    flat = F.reshape(F.expand(mask, input.shape), [-1])
+    input, mask = F.broadcast_tensors(input, mask)
+    flat = F.reshape(mask, [-1])
     number = F.cumsum(F.cast(flat, "int64"), 0) - 1
-    return F.where(F.reshape(flat, input.shape), F.reshape(F.take(source, F.clamp(number, 0)), input.shape), input)
+    return F.where(mask, F.reshape(F.take(source, F.clamp(number, 0)), input.shape), input)

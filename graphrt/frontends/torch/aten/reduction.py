@@ -2,82 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import graphrt.ops as F
-from graphrt.frontends.torch.table import aten, same
+from graphrt.frontends.torch.table import F as Function
+from graphrt.frontends.torch.table import aten
 from graphrt.ir import Value
 from graphrt.types import float32
 
 Dims = int | Sequence[int] | None
 
-same([F.argmax, F.argmin, F.logcumsumexp, F.cummax, F.cummin, F.logsumexp, F.topk, F.kthvalue, F.median])
-aten("median.dim")(F.median)
-aten("max.dim")(F.max)
-aten("min.dim")(F.min)
+
+def entry(*names: str) -> Callable[[Function], Function]:
+    """``aten`` for functions of a dimension; torch takes a scalar as a vector of one element."""
+
+    def enter(f: Function) -> Function:
+        def of_any(input: Value, *args: Any, **kwargs: Any) -> Any:
+            if input.ndim:
+                return f(input, *args, **kwargs)
+            found = f(F.reshape(input, [1]), *args, **kwargs)
+            return tuple(F.reshape(v, []) for v in found) if isinstance(found, tuple) else F.reshape(found, [])
+
+        aten(*names)(of_any)
+        return f
+
+    return enter
+
+
+for _f in (F.argmax, F.argmin, F.logcumsumexp, F.cummax, F.cummin, F.logsumexp, F.kthvalue, F.median):
+    entry(f"{_f.__name__}.default")(_f)
+entry("median.dim")(F.median)
+entry("max.dim")(F.max)
+entry("min.dim")(F.min)
+
+
+@entry("topk.default")
+def topk(input: Value, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Value, Value]:  # noqa: A002
+    return F.topk(input, k, dim, largest)
 
 
 def _as(input: Value, dtype: Any) -> Value:
     return input if dtype is None else F.cast(input, dtype)
 
 
-@aten("sum.default", "sum.dim_IntList")
+@entry("sum.default", "sum.dim_IntList")
 def sum(input: Value, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Value:  # noqa: A001 - torch's name
     return F.sum(_as(input, dtype), dim, keepdim)
 
 
-@aten("mean.default", "mean.dim")
+@entry("mean.default", "mean.dim")
 def mean(input: Value, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Value:
     return F.mean(_as(input, dtype), dim, keepdim)
 
 
-@aten("prod.default", "prod.dim_int")
+@entry("prod.default", "prod.dim_int")
 def prod(input: Value, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> Value:
     return F.prod(_as(input, dtype), dim, keepdim)
 
 
-@aten("amax.default", "max.default")
+@entry("amax.default", "max.default")
 def amax(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
     return F.any(input, dim, keepdim) if input.dtype.is_bool else F.amax(input, dim, keepdim)
 
 
-@aten("amin.default", "min.default")
+@entry("amin.default", "min.default")
 def amin(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
     return F.all(input, dim, keepdim) if input.dtype.is_bool else F.amin(input, dim, keepdim)
 
 
-@aten("any.default", "any.dim", "any.dims")
+@entry("any.default", "any.dim", "any.dims")
 def any(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:  # noqa: A001 - torch's name
     return F.any(input, dim, keepdim)
 
 
-@aten("all.default", "all.dim", "all.dims")
+@entry("all.default", "all.dim", "all.dims")
 def all(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:  # noqa: A001 - torch's name
     return F.all(input, dim, keepdim)
 
 
-@aten("var.correction")
+@entry("var.correction")
 def var(input: Value, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False) -> Value:
     return F.var(input, dim, 1 if correction is None else int(correction), keepdim)
 
 
-@aten("var.dim")
+@entry("var.dim")
 def var_dim(input: Value, dim: Dims, unbiased: bool = True, keepdim: bool = False) -> Value:
     return F.var(input, dim, int(unbiased), keepdim)
 
 
-@aten("std.correction")
+@entry("std.correction")
 def std(input: Value, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False) -> Value:
     return F.std(input, dim, 1 if correction is None else int(correction), keepdim)
 
 
-@aten("var_mean.correction")
+@entry("var_mean.correction")
 def var_mean(input: Value, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False) -> tuple[Value, Value]:
     return var(input, dim, correction=correction, keepdim=keepdim), F.mean(input, dim, keepdim)
 
 
-@aten("linalg_vector_norm.default")
+@entry("linalg_vector_norm.default")
 def linalg_vector_norm(
     input: Value,
     ord: float = 2,
@@ -89,31 +113,31 @@ def linalg_vector_norm(
     return F.norm(_as(input, dtype), float(ord), dim, keepdim)
 
 
-@aten("cumsum.default")
+@entry("cumsum.default")
 def cumsum(input: Value, dim: int, *, dtype: Any = None) -> Value:
     return F.cumsum(_as(input, dtype), dim)
 
 
-@aten("cumprod.default")
+@entry("cumprod.default")
 def cumprod(input: Value, dim: int, *, dtype: Any = None) -> Value:
     return F.cumprod(_as(input, dtype), dim)
 
 
-@aten("sort.default")
+@entry("sort.default")
 def sort(input: Value, dim: int = -1, descending: bool = False) -> tuple[Value, Value]:
     return F.sort(input, dim, descending)
 
 
-@aten("sort.stable")
+@entry("sort.stable")
 def sort_stable(input: Value, *, stable: bool | None, dim: int = -1, descending: bool = False) -> tuple[Value, Value]:
     return F.sort(input, dim, descending)
 
 
-@aten("_softmax.default")
+@entry("_softmax.default")
 def softmax(input: Value, dim: int, half_to_float: bool) -> Value:
     return F.softmax(F.cast(input, float32) if half_to_float else input, dim)
 
 
-@aten("_log_softmax.default")
+@entry("_log_softmax.default")
 def log_softmax(input: Value, dim: int, half_to_float: bool) -> Value:
     return F.log_softmax(F.cast(input, float32) if half_to_float else input, dim)
