@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from conftest import INTERPRETED, target_parameters
 from torch import nn
 from torch.nn import functional as F
 from torch_cases import FAMILIES, Bundle, close, objective, tensors
@@ -15,6 +16,8 @@ from torch_models import MODELS
 
 import graphrt as grt
 from graphrt import errors
+
+COMPILED = [] if INTERPRETED else target_parameters()  # what would take the interpreter minutes
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -60,9 +63,18 @@ def test_modules_of_torch_nn(family: str, train: bool) -> None:
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("target", COMPILED)
 def test_networks(name: str, train: bool, target: str) -> None:
     torch.manual_seed(0)
     compare(MODELS[name](), (torch.randn(2, 3, 32, 32),), target, train)
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("name", ["ResNet", "MobileNet"])
+def test_networks_on_the_interpreter(name: str) -> None:
+    torch.manual_seed(0)
+    net, x = MODELS[name]().eval(), torch.randn(1, 3, 16, 16)
+    close(grt.compile(net, x, target="interpret")(x), net(x), 1e-4, "logits")
 
 
 # --- how a program is called ------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_from_torch import _grad, leaves
+from test_from_torch import COMPILED, _grad, leaves
 from torch import nn
 from torch.nn import functional as F
 from torch_cases import FAMILIES, Bundle, close, objective, tensors
@@ -73,6 +73,7 @@ LOOPS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], torch.optim.Opti
 
 
 @pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("target", COMPILED)
 def test_training_loops_have_the_loss_curve_of_eager_mode(name: str, target: str) -> None:
     make, optimizer_of = LOOPS[name]
     ours = make()
