@@ -88,7 +88,7 @@ class _Pair:
 class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pair: _Pair, inputs: Mapping[str, Any], names: Sequence[str], *tensors: torch.Tensor) -> Any:
-        found = pair.forward({n: v.detach() if isinstance(v, torch.Tensor) else v for n, v in inputs.items()})
+        found = pair.forward(_detached(inputs))
         results = {n: v for n, v in found.items() if n not in pair.kept}
         ctx.pair, ctx.names, ctx.outputs = pair, names, list(results)
         ctx.numbers = {n: v for n, v in inputs.items() if n not in names}
@@ -102,8 +102,13 @@ class _Run(torch.autograd.Function):
         pair: _Pair = ctx.pair
         given = dict(zip([*ctx.names, *pair.kept], ctx.saved_tensors, strict=True))  # raises if one was written to
         given |= {_cotangent(n): dy for n, dy in zip(ctx.outputs, cotangents, strict=True)} | ctx.numbers
-        found = pair.backward({n: given[n].detach() for n in pair.backward.inputs})
+        found = pair.backward(_detached({n: given[n] for n in pair.backward.inputs}))
         return None, None, None, *(found.get(n) for n in ctx.names)
+
+
+def _detached(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """``inputs`` as a program takes them: numbers may be among the tensors."""
+    return {n: v.detach() if isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
 
 
 def _cotangent(output: str) -> str:
