@@ -5,18 +5,22 @@ BIN := .venv/bin
 # Triton warns at import unless this is settled.
 export TRITON_DEFAULT_FP_FUSION ?= 1
 
-.PHONY: demo test docs lint clean
+.PHONY: demo test samples docs lint clean
 
 demo: .venv/ready
 	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 -m "not interpret"
+	$(BIN)/python -m pytest -n 2 -m "not interpret and not slow"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m interpret
+
+samples: .venv/ready
+	$(BIN)/python -m pytest -m slow tests/test_torch_samples.py
 
 docs: .venv/ready
 	$(BIN)/python -m graphrt.ops.document > docs/ops.md
 	$(BIN)/python -m graphrt.frontends.onnx.document > docs/onnx_coverage.md
+	$(BIN)/python -m graphrt.frontends.torch.document > docs/torch_coverage.md
 
 lint: .venv/ready
 	$(BIN)/ruff check graphrt kernels tests bench examples

@@ -1,6 +1,8 @@
 """graphrt: a compiler-style graph runtime for deep learning."""
 
-from graphrt import data, errors, models, nn, ops, optim
+from typing import Any
+
+from graphrt import data, errors, frontends, models, nn, ops, optim
 from graphrt.autodiff import grad
 from graphrt.compiler import compile
 from graphrt.frontends.onnx import from_onnx
@@ -10,6 +12,16 @@ from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
 from graphrt.targets.cpu.saved import load
 from graphrt.train import Trainer
+
+
+def __getattr__(name: str) -> Any:
+    """The torch front end, imported when it is first asked for: it takes as long to import as torch.compile does."""
+    if name in ("from_torch", "to_torch"):
+        from graphrt.frontends import torch
+
+        return getattr(torch, name)
+    raise AttributeError(f"module 'graphrt' has no attribute {name!r}")
+
 
 __all__ = [
     "Graph",
@@ -23,6 +35,8 @@ __all__ = [
     "data",
     "errors",
     "from_onnx",
+    "from_torch",
+    "frontends",
     "grad",
     "load",
     "load_weights",
@@ -30,4 +44,5 @@ __all__ = [
     "nn",
     "ops",
     "optim",
+    "to_torch",
 ]

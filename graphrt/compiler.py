@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,10 +27,13 @@ from graphrt.schedule.order import arrange
 TARGETS = ("cuda", "hip", "cpu", "interpret", "reference")
 
 Outputs = Graph | Value | Sequence[Value] | Mapping[str, Value]
+TRACERS: dict[str, Callable[[Any, Any], Graph]] = {}  # how a front end makes a Graph of a model and example inputs
 
 
 def compile(  # noqa: A001 - the name every framework has for it
-    outputs: Outputs,
+    outputs: Outputs | Callable[..., Any],
+    example_inputs: Any = None,
+    *,
     target: str = "auto",
     state: State | None = None,
     precision: str = "float32",
@@ -39,13 +42,18 @@ def compile(  # noqa: A001 - the name every framework has for it
     """Compiles a graph, or the part of one that some values need, for ``target``.
 
     ``outputs`` is a Graph with its own outputs and updates, one Value, a list or a dict of them (then no parameter is
-    updated); the program returns a dict, one array, a list or a dict. ``target`` is auto, cuda, hip, cpu, interpret or
-    reference, or an absent GPU's name such as cuda:sm_90 (then it is compiled but cannot run). ``state`` shares parameters
-    with other programs; ``precision`` float64 computes in double on the reference target. ``freeze`` lets the program keep
+    updated); the program returns a dict, one array, a list or a dict. With ``example_inputs`` it is a torch module or
+    function, taken in eval mode as by ``from_torch``, and the program is called as it is.
+
+    ``target`` is auto, cuda, hip, cpu, interpret or reference, or an absent GPU's name such as cuda:sm_90 (then it is
+    compiled but cannot run). ``state`` shares parameters with other programs; without it those of a graph of ``from_torch``
+    are the model's own. ``precision`` float64 computes in double on the reference target. ``freeze`` lets the program keep
     what it makes of parameters that it does not update (the cpu target packs weights once): it sees what ``State.set``,
     ``State.load`` and other programs write later, and not what is written into the arrays of the state. Raises TargetError
-    when the target cannot run here, GraphError, ArgumentError.
+    when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
+    if example_inputs is not None:
+        outputs = TRACERS["torch"](outputs, example_inputs)
     with _uncollected():
         return _compile(outputs, target, state, precision, freeze)
 
@@ -62,13 +70,14 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _compile(outputs: Outputs, target: str, state: State | None, precision: str, freeze: bool) -> Program:
+def _compile(outputs: Outputs | Callable[..., Any], target: str, state: State | None, precision: str, freeze: bool) -> Program:
     start = time.perf_counter()
     flags = Flags.read()
     graph, unpack = _graph(outputs)
     target = _target(target, flags)
     if precision not in ("float32", "float64") or (precision == "float64" and target != "reference"):
         raise ArgumentError(f"precision must be float32, or float64 on the reference target, got {precision!r}")
+    state = graph.state if state is None else state
     state = State() if state is None else state
     policy = _policy(target)
     steps = run_passes(graph, policy, {n: t.order for n, t in state.types.items()}, flags.check)
@@ -93,12 +102,14 @@ def _compile(outputs: Outputs, target: str, state: State | None, precision: str,
     return program
 
 
-def _graph(outputs: Outputs) -> tuple[Graph, str]:
+def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
     """``outputs`` as a graph with outputs, and how the program gives its results back."""
     if isinstance(outputs, Graph):
         if not outputs.results():
             raise GraphError("the graph has no outputs and no updates; name some with graph.output(name, value)")
         return rewrite(outputs, lambda node: None), "dict"  # a copy: what the user adds later is another program
+    if callable(outputs):
+        raise ArgumentError(f"compile needs example_inputs, a tuple of tensors, to make a graph of {outputs!r}")
     if isinstance(outputs, Value):
         named, unpack = {"out": outputs}, "single"
     elif isinstance(outputs, Mapping):

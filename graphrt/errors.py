@@ -29,9 +29,9 @@ class InputError(GraphrtError, ValueError):
     """What a program was called with does not fit its inputs."""
 
 
+class ConversionError(GraphrtError, ValueError):
+    """A model of another framework that cannot be made into a graph: an operator without an entry, a trace that failed."""
+
+
 class TargetError(GraphrtError, RuntimeError):
     """A target that cannot be used on this machine, with the remedy."""
-
-
-class UnsupportedError(GraphrtError, ValueError):
-    """An operator of an imported model, or a form of one, that graphrt does not know; with its place and a way out."""

@@ -17,7 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
@@ -26,6 +26,10 @@ from graphrt.errors import ArgumentError, GraphError, GraphrtError, ShapeError
 from graphrt.node import OPERATORS, Node, Origin, Value
 from graphrt.op import REGISTRY, Kind, OpDef
 from graphrt.types import DType, DTypeLike, TensorType, as_dtype, float32
+
+if TYPE_CHECKING:
+    from graphrt.runtime.program import Signature
+    from graphrt.runtime.state import State
 
 __all__ = ["OPERATORS", "Graph", "Node", "Origin", "Value"]
 
@@ -36,7 +40,8 @@ class Graph:
     """A computation under construction or between passes.
 
     ``nodes`` are in definition order; ``outputs`` are named; ``updates`` maps a parameter's name to its next value;
-    ``initial`` holds the starting values of parameters.
+    ``initial`` holds the starting values of parameters. A front end may set ``signature``, how programs are called when not by
+    name, and ``state``, where their parameters are.
     """
 
     def __init__(self) -> None:
@@ -45,6 +50,8 @@ class Graph:
         self.updates: dict[str, Value] = {}
         self.initial: dict[str, np.ndarray] = {}
         self.sources: dict[str, Node] = {}  # inputs and parameters by name
+        self.signature: Signature | None = None
+        self.state: State | None = None
         self._counts: Counter[str] = Counter()
         self._phase: tuple[str, str] = ("fwd", "")
         self._origin: Origin | None = None
@@ -205,7 +212,7 @@ class Graph:
         """``error`` with the user's line and the operands in front of it, once; the innermost call explains best."""
         if error.located:
             return error
-        here = self._here()
+        here = self._origin or self._here()
         operands = "".join(f"\n  operand {v.node.where()} : {v.type}" for v in inputs)
         found = type(error)(f"{what} at {here.file}:{here.line}: {error}{operands}")
         found.located = True

@@ -1,4 +1,4 @@
-"""docs/ops.md says what the registry says, docs/onnx_coverage.md what the operator table does.
+"""The pages in docs that are written from code say what it says.
 
 ``GRAPHRT_ACCEPT=1 pytest tests/test_document.py`` (or ``make docs``) accepts.
 """
@@ -6,24 +6,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+import pytest
 
 from graphrt.frontends.onnx.document import document as onnx_document
 from graphrt.frontends.onnx.table import TABLE
+from graphrt.frontends.torch import document as torch_coverage
+from graphrt.frontends.torch.table import ATEN
 from graphrt.op import REGISTRY
 from graphrt.ops import FUNCTIONS
 from graphrt.ops.document import document
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE = DOCS / "ops.md"
 
 
-def test_the_page_is_up_to_date() -> None:
+@pytest.mark.parametrize(("page", "write"), [("ops.md", document), ("torch_coverage.md", torch_coverage.document)])
+def test_the_page_is_up_to_date(page: str, write: Callable[[], str]) -> None:
     if os.environ.get("GRAPHRT_ACCEPT") == "1":
-        PAGE.write_text(document())
-    assert document() == PAGE.read_text(), "ops changed; `make docs` writes the page anew"
+        (DOCS / page).write_text(write())
+    assert write() == (DOCS / page).read_text(), f"what {page} lists has changed; `make docs` writes the page anew"
 
 
 def test_every_op_and_function_has_a_row() -> None:
@@ -49,3 +53,14 @@ def test_the_page_of_onnx_operators_is_up_to_date() -> None:
 def _pinned(package: str) -> str:
     lines = (DOCS.parent / "requirements.txt").read_text().splitlines()
     return next(line.partition("==")[2] for line in lines if line.startswith(f"{package}=="))
+
+
+def test_every_entry_of_the_aten_table_is_an_operator_of_torch_and_has_a_row() -> None:
+    import torch
+
+    page = torch_coverage.document()
+    for name in ATEN:
+        space, rest = ("prims", name.removeprefix("prims.")) if name.startswith("prims.") else ("aten", name)
+        packet, overload = rest.split(".")
+        assert overload in getattr(getattr(torch.ops, space), packet).overloads(), name
+        assert page.count(f"| `{name}` |") == 1

@@ -15,7 +15,7 @@ from onnx_models import X, info, model, ort, run
 
 import graphrt as grt
 from graphrt import optim
-from graphrt.errors import ArgumentError, UnsupportedError
+from graphrt.errors import ArgumentError, ConversionError
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="what a model means does not depend on the target")
 
@@ -222,7 +222,7 @@ def test_a_branch_is_taken_at_import(taken: bool) -> None:
 
 
 def test_a_condition_the_program_decides_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"If \(node 'choice', number 1 of model.onnx, opset 21\): input 'cond' \('c'\)"):
+    with pytest.raises(ConversionError, match=r"If \(node 'choice', number 1 of model.onnx, opset 21\): input 'cond' \('c'\)"):
         grt.from_onnx(model([choice("c")], [X, info("c", [], TensorProto.BOOL)]))
 
 
@@ -256,7 +256,7 @@ def test_a_loop_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         [info("i", [], TensorProto.INT64), info("go", [], TensorProto.BOOL), info("s", None)],
         [info("proceed", [], TensorProto.BOOL), info("next", None)],
     )
-    with pytest.raises(UnsupportedError, match="Loop .*it runs more than 20 times, too many to unroll"):
+    with pytest.raises(ConversionError, match="Loop .*it runs more than 20 times, too many to unroll"):
         grt.from_onnx(model([helper.make_node("Loop", ["", "", "x"], ["y"], body=body)], [X]))
 
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, version_converter
 from onnx_models import X, info, model
 
 import graphrt as grt
-from graphrt.errors import ArgumentError, UnsupportedError
+from graphrt.errors import ArgumentError, ConversionError
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="what a model means does not depend on the target")
 
@@ -108,7 +108,7 @@ def test_an_old_model_that_cannot_be_converted(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError("no adapter")
 
     monkeypatch.setattr(version_converter, "convert_version", fail)
-    with pytest.raises(UnsupportedError, match="of opset 9, .*13, the oldest one known: no adapter; export it again"):
+    with pytest.raises(ConversionError, match="of opset 9, .*13, the oldest one known: no adapter; export it again"):
         grt.from_onnx(model([helper.make_node("Relu", ["x"], ["y"])], [X], opset=9))
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import assert_close
 
 import graphrt as grt
 from graphrt import errors
 from graphrt import ops as F
 from graphrt.targets.cpu import build
+from graphrt.targets.reference import evaluate
 
 
 def classifier(train: bool) -> grt.Graph:
@@ -203,3 +205,21 @@ def test_the_cpu_target_needs_neither_triton_nor_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "cpu 12.0\n"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_reference_computes_halves_in_float32(dtype: str) -> None:
+    graph = grt.Graph()
+    x, w = graph.input("x", (1, 2, 5, 5), dtype), graph.input("w", (3, 2, 3, 3), dtype)
+    program = grt.compile(F.conv2d(x, w), target="reference")
+    rng = np.random.default_rng(0)
+    arrays = {n: rng.standard_normal(v.shape).astype(v.dtype.numpy) for n, v in (("x", x), ("w", w))}
+    assert_close(program(arrays), evaluate(graph, arrays)[graph.nodes[-1].outputs[0]])
+
+
+@pytest.mark.parametrize("target", ["cpu", "reference"])
+def test_an_input_that_nothing_reads_need_not_be_given(target: str) -> None:
+    graph = grt.Graph()
+    x = graph.input("x", (3,))
+    graph.input("unread", (4,))
+    assert grt.compile(x + 1.0, target=target)(x=np.zeros(3, np.float32)).tolist() == [1.0, 1.0, 1.0]

@@ -18,6 +18,7 @@ def rewrite(graph: Graph, rule: Rule, keep: set[Node] | None = None) -> Graph:
     """
     new, table = Graph(), dict[Value, Value]()
     new.initial, new._counts = graph.initial, graph._counts.copy()
+    new.signature, new.state = graph.signature, graph.state
     for node in graph.nodes:
         if keep is not None and node not in keep:
             continue

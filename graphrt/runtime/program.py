@@ -42,6 +42,20 @@ class Executable(Binary, Protocol):
         """Generated source: of one launch, or all of it."""
 
 
+class Signature(Protocol):
+    """How a program is called when not by name, and what it then gives back; a front end sets it."""
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """Names of the outputs that ``result`` puts together."""
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs by name. Raises InputError for arguments of another structure than the example's."""
+
+    def result(self, outputs: Mapping[str, Any]) -> Any:
+        """The outputs in the structure in which the model returned them."""
+
+
 @dataclass(frozen=True)
 class LaunchProfile:
     """Median time of one launch, and what it computes and moves."""
@@ -83,10 +97,7 @@ class Runnable:
 
         Arrays are read in place when they are contiguous and have the input's dtype. Raises InputError.
         """
-        if args:
-            if len(args) > 1 or not isinstance(args[0], Mapping):
-                raise InputError("inputs are passed by name: program(x=..., y=...) or program({'x': ...})")
-            inputs = {**args[0], **inputs}
+        inputs = self._named(args, inputs)
         wants_torch = any(type(v).__module__.split(".")[0] == "torch" for v in inputs.values())
         arrays = self._bind(inputs)
         outputs = {name: dense(type) for name, type in self.outputs.items()}
@@ -96,6 +107,16 @@ class Runnable:
         results: dict[str, Any] = dict(outputs)
         if wants_torch:
             results = {name: from_numpy(a) for name, a in outputs.items()}
+        return self._given(results)
+
+    def _named(self, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call as inputs by name."""
+        if len(args) > 1 or (args and not isinstance(args[0], Mapping)):
+            raise InputError("inputs are passed by name: program(x=..., y=...) or program({'x': ...})")
+        return {**(args[0] if args else {}), **inputs}
+
+    def _given(self, results: dict[str, Any]) -> Any:
+        """What a call returns."""
         if self._unpack == "dict":
             return results
         values = list(results.values())
@@ -131,7 +152,11 @@ class Runnable:
 
 
 class Program(Runnable):
-    """A compiled graph. Call it with inputs by name; it returns the outputs by name (a dict)."""
+    """A compiled graph. Call it with inputs by name; it returns the outputs by name (a dict).
+
+    A program of a graph that a front end built is called as the model was, and returns what the model did; inputs by name
+    serve as well.
+    """
 
     def __init__(
         self,
@@ -155,6 +180,19 @@ class Program(Runnable):
         self.graph, self._executable, self._kernels = graph, executable, kernels
         self.schedule, self.plan, self.decisions = schedule, plan, list(decisions)
         self.passes, self.compile_seconds = list(passes), seconds
+
+    def _named(self, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+        signature = self.graph.signature
+        by_name = args[0] if len(args) == 1 and isinstance(args[0], Mapping) and not inputs else inputs
+        if signature is None or (by_name.keys() <= self.inputs.keys() and (by_name is not inputs or not args)):
+            return super()._named(args, inputs)
+        return signature.bind(args, inputs)
+
+    def _given(self, results: dict[str, Any]) -> Any:
+        signature = self.graph.signature
+        if signature is None or self._unpack != "dict" or [*signature.outputs] != [*results]:
+            return super()._given(results)  # values that the user asked for by name
+        return signature.result(results)
 
     def _where(self, name: str) -> str:
         return self.graph.sources[name].where()

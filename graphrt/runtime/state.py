@@ -14,7 +14,7 @@ import numpy as np
 
 from graphrt.errors import InputError
 from graphrt.runtime.arrays import from_numpy, to_numpy
-from graphrt.types import TensorType
+from graphrt.types import TensorType, as_dtype
 
 
 def dense(type: TensorType) -> np.ndarray:
@@ -25,10 +25,14 @@ def dense(type: TensorType) -> np.ndarray:
 
 
 class State(Mapping[str, np.ndarray]):
-    """Arrays by name. Reading gives the current values, live on the CPU and copied from a GPU; ``set`` overwrites."""
+    """Arrays by name. Reading gives the current values, live on the CPU and copied from a GPU; ``set`` overwrites.
+
+    An array may be the memory of a torch tensor (``share``); where it cannot be, ``sync_to_torch`` copies.
+    """
 
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
+        self._tensors: dict[str, Any] = {}  # torch tensors that stand behind names
         self._device: dict[str, Any] = {}  # flat torch tensors, where the values are once a GPU program has run
         self.types: dict[str, TensorType] = {}
         self.version = 0  # counts what programs and ``set`` wrote: a frozen program packs its parameters anew
@@ -64,6 +68,37 @@ class State(Mapping[str, np.ndarray]):
         self.types[name] = type
         self._arrays[name] = dense(type)
         self._arrays[name][...] = initial
+
+    def share(self, name: str, tensor: Any) -> None:
+        """Makes the memory of the torch ``tensor`` the buffer of ``name``; one that is not dense, or on a GPU, is copied.
+
+        Raises InputError when the name exists.
+        """
+        if name in self._arrays:
+            raise InputError(f"state {name!r} is {self.types[name]} already")
+        array = to_numpy(tensor)
+        order = sorted(range(array.ndim), key=lambda d: (-array.strides[d], d))
+        type = TensorType(array.shape, as_dtype(array.dtype)).with_order(order)
+        self._tensors[name] = tensor
+        if array.strides == tuple(s * array.itemsize for s in type.strides) and array.flags.writeable:
+            self.types[name], self._arrays[name] = type, array
+        else:
+            self.add(name, type.with_order(None), array)
+
+    def tensor(self, name: str) -> Any:
+        """``name`` as a torch tensor over the memory that programs use; the shared one where there is one."""
+        type, flat = self.types[name], self._device.get(name)
+        if flat is not None:
+            return flat.as_strided(type.shape, type.strides)
+        array, shared = self._arrays[name], self._tensors.get(name)
+        return shared if shared is not None and to_numpy(shared).ctypes.data == array.ctypes.data else from_numpy(array)
+
+    def sync_to_torch(self) -> None:
+        """Copies the current values to the tensors of ``share`` that do not lie in this state's memory."""
+        for name, tensor in self._tensors.items():
+            array = self[name]  # fetched from the GPU if need be
+            if to_numpy(tensor).ctypes.data != array.ctypes.data:
+                tensor.detach().copy_(from_numpy(array))
 
     def set(self, name: str, value: Any) -> None:
         """Overwrites ``name``. Raises InputError for an unknown name or another shape."""

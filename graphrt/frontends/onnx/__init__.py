@@ -25,7 +25,7 @@ def from_onnx(
         program = grt.compile(graph, target="cpu")
         program(x=images)
 
-    Needs the package onnx (``pip install 'graphrt[onnx]'``). Raises UnsupportedError for an operator that is not in the table
+    Needs the package onnx (``pip install 'graphrt[onnx]'``). Raises ConversionError for an operator that is not in the table
     (docs/onnx_coverage.md lists it), ArgumentError for a model that is none or an open dimension, ShapeError, DTypeError.
     """
     try:

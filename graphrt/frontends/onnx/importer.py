@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from graphrt.errors import ArgumentError, GraphrtError, UnsupportedError
+from graphrt.errors import ArgumentError, ConversionError, GraphrtError
 from graphrt.frontends.onnx import model as file
 from graphrt.frontends.onnx import operators  # noqa: F401 - fills the table
 from graphrt.frontends.onnx.expand import body, definition
@@ -70,7 +70,7 @@ def import_model(
             raise ArgumentError(f"output {v.name!r} of the model is computed by no node")
         found = env[v.name]
         if not isinstance(found, Value | Known):
-            raise UnsupportedError(f"output {v.name!r} of the model is a sequence; graphrt has tensors only")
+            raise ConversionError(f"output {v.name!r} of the model is a sequence; graphrt has tensors only")
         graph.output(v.name, found if isinstance(found, Value) else found.value(graph))
     return graph
 
@@ -166,10 +166,10 @@ class Importer:
         env.update({name: _entered(r) for name, r in zip(node.output, results, strict=False) if name})
 
     def _expand(self, node: onnx.NodeProto, inputs: Sequence[Value | Known | Items | None], env: Env, label: str) -> None:
-        """Imports the definition of an operator that ONNX defines by others. Raises UnsupportedError where there is none."""
+        """Imports the definition of an operator that ONNX defines by others. Raises ConversionError where there is none."""
         function = definition(node, self.opset, [x.array if isinstance(x, Known) else x for x in inputs])
         if function is None:
-            raise UnsupportedError(
+            raise ConversionError(
                 "the operator is not in the table (docs/onnx_coverage.md). To add it, write a function of its inputs and "
                 "attributes in graphrt/frontends/onnx/operators and decorate it with "
                 f"@operator({node.op_type!r}{f', domain={node.domain!r}' if node.domain else ''})"
@@ -199,12 +199,12 @@ class Importer:
                 arguments.append(p.default)
         more = [(x, name) for x, name in zip(inputs[len(fixed) :], node.input[len(fixed) :], strict=True) if x is not None]
         if more and entry.variadic is None:
-            raise UnsupportedError(f"it has {len(inputs)} inputs, the table knows {', '.join(p.name for p in fixed) or 'none'}")
+            raise ConversionError(f"it has {len(inputs)} inputs, the table knows {', '.join(p.name for p in fixed) or 'none'}")
         arguments += [self._argument(entry, str(entry.variadic), x, name) for x, name in more]
         unknown = attributes.keys() - entry.attributes.keys()
         if unknown:
             known = ", ".join(entry.attributes) or "none"
-            raise UnsupportedError(f"attribute {', '.join(sorted(unknown))} is not known; there is {known}")
+            raise ConversionError(f"attribute {', '.join(sorted(unknown))} is not known; there is {known}")
         missing = [n for n, p in entry.attributes.items() if p.default is inspect.Parameter.empty and n not in attributes]
         if missing:
             raise ArgumentError(f"attribute {', '.join(missing)} is missing")
@@ -221,7 +221,7 @@ class Importer:
         if isinstance(x, Items) != (wants == "items"):
             raise ArgumentError(f"input {parameter!r} ({name!r}) must be a {'sequence' if wants == 'items' else 'tensor'}")
         if wants == "array" and isinstance(x, Value):
-            raise UnsupportedError(
+            raise ConversionError(
                 f"input {parameter!r} ({name!r}) must be known at import, and depends on what the program is given; "
                 f"if it is an input of the model, fix it with constants={{{name!r}: ...}}"
             )

@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import helper, inliner, numpy_helper, version_converter
 
-from graphrt.errors import ArgumentError, DTypeError, UnsupportedError
+from graphrt.errors import ArgumentError, ConversionError, DTypeError
 from graphrt.frontends.onnx.table import OLDEST, element_type
 from graphrt.types import DType
 
@@ -35,12 +35,12 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     if not model.HasField("graph") or not model.graph.output:
         raise ArgumentError("the ONNX model is empty: it has no graph with outputs")
     if opset(model) < 7 and any(n.op_type == "PRelu" for n in model.graph.node):
-        raise UnsupportedError("PRelu before opset 7 has its slopes by channel, which onnx's converter does not translate")
+        raise ConversionError("PRelu before opset 7 has its slopes by channel, which onnx's converter does not translate")
     if opset(model) < OLDEST:
         try:
             model = version_converter.convert_version(model, OLDEST)
         except (RuntimeError, onnx.checker.ValidationError) as error:
-            raise UnsupportedError(
+            raise ConversionError(
                 f"the model is of opset {opset(model)}, and onnx's converter does not bring it to {OLDEST}, the oldest one "
                 f"known: {error}; export it again with a newer opset"
             ) from None
@@ -68,9 +68,9 @@ def dtype(number: int, what: str) -> DType:
 
 
 def signature(value: onnx.ValueInfoProto) -> tuple[list[Dim], DType]:
-    """Dimensions and dtype of a graph's input. Raises UnsupportedError for one that is no tensor."""
+    """Dimensions and dtype of a graph's input. Raises ConversionError for one that is no tensor."""
     if value.type.WhichOneof("value") != "tensor_type":
-        raise UnsupportedError(f"input {value.name!r} is a {value.type.WhichOneof('value')}; graphrt has tensors only")
+        raise ConversionError(f"input {value.name!r} is a {value.type.WhichOneof('value')}; graphrt has tensors only")
     tensor = value.type.tensor_type
     dims: list[Dim] = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim]
     if not tensor.HasField("shape"):
@@ -86,7 +86,7 @@ def attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
         if a.type == a.TENSOR:
             value = array(value, f"attribute {a.name}")
         elif a.type == a.SPARSE_TENSOR:
-            raise UnsupportedError("sparse tensors have no counterpart")
+            raise ConversionError("sparse tensors have no counterpart")
         elif a.type == a.STRING:
             value = value.decode()
         elif a.type == a.STRINGS:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import graphrt.ops as F
-from graphrt.errors import UnsupportedError
+from graphrt.errors import ConversionError
 from graphrt.frontends.onnx.table import Call, Ints, Items, Tensor, lift, operator
 
 _LONGEST = 10_000  # steps that a loop may be unrolled to
@@ -22,7 +22,7 @@ def if_(cond: np.ndarray, *, then_branch: Any, else_branch: Any, call: Call) -> 
 
 def _stacked(rows: Sequence[Any], axis: int, call: Call) -> Tensor:
     if any(isinstance(r, Items) for r in rows):
-        raise UnsupportedError("it collects sequences; only tensors can be stacked")
+        raise ConversionError("it collects sequences; only tensors can be stacked")
     known = [r for r in rows if isinstance(r, np.ndarray)]
     return np.stack(known, axis) if len(known) == len(rows) else F.stack([lift(call.graph, r) for r in rows], axis)
 
@@ -39,15 +39,15 @@ def loop(
         if not go or i == count:
             break
         if i >= _LONGEST:
-            raise UnsupportedError(f"it runs more than {_LONGEST} times, too many to unroll")
+            raise ConversionError(f"it runs more than {_LONGEST} times, too many to unroll")
         proceed, *results = call.run(body, [np.asarray(i, np.int64), np.asarray(go), *states])
         if not isinstance(proceed, np.ndarray):
-            raise UnsupportedError("its condition depends on what the program is given, so it cannot be unrolled")
+            raise ConversionError("its condition depends on what the program is given, so it cannot be unrolled")
         go, states = bool(proceed.item()), results[: len(states)]
         for rows, row in zip(scans, results[len(states) :], strict=True):
             rows.append(row)
     if any(not rows for rows in scans):
-        raise UnsupportedError("it never runs, so what it collects has no known shape")
+        raise ConversionError("it never runs, so what it collects has no known shape")
     return [*states, *(_stacked(rows, 0, call) for rows in scans)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import graphrt.ops as F
-from graphrt.errors import UnsupportedError
+from graphrt.errors import ConversionError
 from graphrt.frontends.onnx.table import Ints, ints, operator
 from graphrt.ir import Value
 
@@ -43,7 +43,7 @@ def halves(total: int, auto_pad: str) -> tuple[int, int]:
 
 def spatial_rank(x: Value, what: str) -> int:
     if not 1 <= x.ndim - 2 <= 3:
-        raise UnsupportedError(f"{what} has one to three spatial dimensions here, the input is {list(x.shape)}")
+        raise ConversionError(f"{what} has one to three spatial dimensions here, the input is {list(x.shape)}")
     return x.ndim - 2
 
 
@@ -111,7 +111,7 @@ def col2im(
 ) -> Value:
     size, kernel = ints(image_shape), ints(block_shape)
     if len(size) != 2:
-        raise UnsupportedError(f"Col2Im makes images of two dimensions here, image_shape is {size}")
+        raise ConversionError(f"Col2Im makes images of two dimensions here, image_shape is {size}")
     pairs = pads_of("NOTSET", pads, size, kernel, (), ())
     whole = [n + a + b for n, (a, b) in zip(size, pairs, strict=True)]
     y = F.fold(x, whole, kernel, per_dim(dilations, 2), 0, per_dim(strides, 2))

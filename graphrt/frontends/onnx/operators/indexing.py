@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 import graphrt.ops as F
-from graphrt.errors import UnsupportedError
+from graphrt.errors import ConversionError
 from graphrt.frontends.onnx.table import Tensor, lift, operator
 from graphrt.ir import Value
 from graphrt.ops.base import apply
@@ -79,7 +79,7 @@ _SCATTERS: dict[str, Callable[[Value, int, Value, Value], Value]] = {
 
 def _scatter(reduction: str) -> Callable[[Value, int, Value, Value], Value]:
     if reduction not in _SCATTERS:
-        raise UnsupportedError(f"reduction must be one of {', '.join(_SCATTERS)}, got {reduction!r}")
+        raise ConversionError(f"reduction must be one of {', '.join(_SCATTERS)}, got {reduction!r}")
     return _SCATTERS[reduction]
 
 

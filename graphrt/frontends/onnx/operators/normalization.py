@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import graphrt.ops as F
-from graphrt.errors import UnsupportedError
+from graphrt.errors import ConversionError
 from graphrt.frontends.onnx.table import Call, Ints, operator
 from graphrt.ir import Value
 
@@ -25,7 +25,7 @@ def batch_normalization(
 ) -> list[Value]:
     """In training also the running statistics, with the variance of the population, as ONNX has it."""
     if not spatial:
-        raise UnsupportedError("spatial=0, statistics for each pixel, has no counterpart")
+        raise ConversionError("spatial=0, statistics for each pixel, has no counterpart")
     if not training_mode:
         return [F.batch_norm(x, input_mean, input_var, scale, b, False, eps=epsilon)]
     dims = [d for d in range(x.ndim) if d != 1]

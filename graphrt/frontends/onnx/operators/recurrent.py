@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import graphrt.ops as F
-from graphrt.errors import UnsupportedError
+from graphrt.errors import ConversionError
 from graphrt.frontends.onnx.table import operator
 from graphrt.ir import Value
 
@@ -91,7 +91,7 @@ def _activations(names: Sequence[str], alphas: Sequence[float], betas: Sequence[
     found, alpha, beta = list[Activation](), list(alphas), list(betas)
     for name in map(str.lower, names):
         if name not in _ACTIVATIONS:
-            raise UnsupportedError(f"activation {name!r} is none of {', '.join(_ACTIVATIONS)}")
+            raise ConversionError(f"activation {name!r} is none of {', '.join(_ACTIVATIONS)}")
         f, a, b = _ACTIVATIONS[name]
         a = alpha.pop(0) if name in _USES_ALPHA and alpha else a
         b = beta.pop(0) if name in _USES_BETA and beta else b

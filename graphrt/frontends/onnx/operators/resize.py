@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import graphrt.ops as F
-from graphrt.errors import UnsupportedError
+from graphrt.errors import ConversionError
 from graphrt.frontends.onnx.table import Ints, ints, lift, operator
 from graphrt.ir import Value
 
@@ -48,7 +48,7 @@ class _Dim:
             if self.out == 1:
                 return np.full(1, 0.5 * (self.start + self.end) * (self.n - 1))
             return self.start * (self.n - 1) + i * (self.end - self.start) * (self.n - 1) / (self.out - 1)
-        raise UnsupportedError(f"coordinate_transformation_mode {mode!r} is not known")
+        raise ConversionError(f"coordinate_transformation_mode {mode!r} is not known")
 
 
 def _linear(d: np.ndarray) -> np.ndarray:
@@ -106,7 +106,7 @@ def _dims(
     found = []
     wanted = None if sizes is None or sizes.size == 0 else ints(sizes)
     if wanted is None and (scales is None or scales.size != rank):
-        raise UnsupportedError("it needs scales or sizes for each dimension that it resizes")
+        raise ConversionError("it needs scales or sizes for each dimension that it resizes")
     common = None
     if wanted is not None and policy != "stretch":
         ratios = [m / n for m, n in zip(wanted, shape, strict=True)]
@@ -145,7 +145,7 @@ def resize(
     crop = coordinate_transformation_mode == "tf_crop_and_resize"
     dims = _dims([x.shape[a] for a in where], scales, sizes, roi, crop, keep_aspect_ratio_policy)
     if mode not in ("nearest", "linear", "cubic") or nearest_mode not in _NEAREST:
-        raise UnsupportedError(f"mode {mode!r} with nearest_mode {nearest_mode!r} is not known")
+        raise ConversionError(f"mode {mode!r} with nearest_mode {nearest_mode!r} is not known")
     y = x if mode == "nearest" or x.dtype.is_float else F.cast(x, "float32")
     outside: list[tuple[int, np.ndarray]] = []
     for axis, dim in zip(where, dims, strict=True):

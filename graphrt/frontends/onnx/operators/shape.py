@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 import graphrt.ops as F
-from graphrt.errors import UnsupportedError
+from graphrt.errors import ConversionError
 from graphrt.frontends.onnx.table import Call, Ints, Items, Tensor, ints, operator
 from graphrt.ir import Value
 
@@ -145,7 +145,7 @@ def trilu(x: Value, k: np.ndarray | None = None, *, upper: int = 1) -> Value:
 def reverse_sequence(x: Value, sequence_lens: Value, *, batch_axis: int = 1, time_axis: int = 0) -> Value:
     """The first ``sequence_lens[b]`` steps of each sequence in reverse, the others where they are."""
     if {batch_axis, time_axis} != {0, 1}:
-        raise UnsupportedError(f"batch_axis and time_axis are 0 and 1, got {batch_axis} and {time_axis}")
+        raise ConversionError(f"batch_axis and time_axis are 0 and 1, got {batch_axis} and {time_axis}")
     rows = F.movedim(x, time_axis, 0)
     lens = F.cast(F.unsqueeze(sequence_lens, 0), "int64")
     steps = F.unsqueeze(F.arange(x.graph, rows.shape[0]), 1)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 import graphrt.ops as F
-from graphrt.errors import UnsupportedError
+from graphrt.errors import ConversionError
 from graphrt.frontends.onnx.table import Ints, operator
 from graphrt.ir import Value
 
@@ -28,7 +28,7 @@ def roi_align(
     spatial_scale: float = 1.0,
 ) -> Value:
     if mode != "avg" or sampling_ratio < 1:
-        raise UnsupportedError(
+        raise ConversionError(
             f"mode 'avg' with a sampling_ratio of 1 or more is known, not {mode!r} with {sampling_ratio}; 0 leaves the number "
             "of samples to the data"
         )

@@ -1,0 +1,124 @@
+"""ATen operators that read from, or write to, positions that the data decides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import graphrt.ops as F
+from graphrt.errors import ConversionError
+from graphrt.frontends.torch.table import aten, same
+from graphrt.ir import Value
+from graphrt.types import Shape
+
+Indices = Sequence[Value | None]
+
+same([F.index_select, F.index_add, F.scatter_add, F.take_along_dim])
+aten("scatter_reduce.two")(F.scatter_reduce)
+
+
+def _rows(input: Value, indices: Indices) -> tuple[list[int], Value, Shape, Value]:
+    """NumPy's indexing by arrays as a choice of rows.
+
+    Returns the dimensions that are indexed, ``input`` with them in front and flattened into one, the shape of the indices,
+    and the row that each of them names.
+    """
+    dims = [d for d, index in enumerate(indices) if index is not None]
+    rest = [d for d in range(input.ndim) if d not in dims]
+    given = [index for index in indices if index is not None]
+    if any(index.dtype.is_bool for index in given):
+        raise ConversionError("the size of a tensor indexed by a mask depends on the data; write where(mask, a, b)")
+    row, stride = None, 1
+    for d, index in reversed(list(zip(dims, F.broadcast_tensors(*given), strict=True))):
+        n, position = input.shape[d], F.cast(index, "int64")
+        step = F.where(position < 0, position + n, position) * stride
+        row, stride = step if row is None else row + step, stride * n
+    assert row is not None
+    table = F.reshape(F.permute(input, [*dims, *rest]), [stride, *(input.shape[d] for d in rest)])
+    return dims, table, row.shape, F.reshape(row, [-1])
+
+
+def _front(dims: Sequence[int], rank: int, ndim: int) -> list[int]:
+    """Where the dimensions of an indexed tensor go when those of the indices, ``rank`` of them, stood in front.
+
+    They take the place of the indexed dimensions if these are neighbours, else they stay there.
+    """
+    together = list(dims) == list(range(dims[0], dims[0] + len(dims)))
+    at = dims[0] if together else 0
+    rest = ndim - len(dims)
+    return [*range(rank, rank + at), *range(rank), *range(rank + at, rank + rest)]
+
+
+@aten("index.Tensor", "_unsafe_index.Tensor")
+def index(input: Value, indices: Indices) -> Value:
+    """``input[indices]`` with integer arrays, None for a whole dimension."""
+    dims, table, shape, row = _rows(input, indices)
+    picked = F.reshape(F.index_select(table, 0, row), [*shape, *table.shape[1:]])
+    return F.permute(picked, _front(dims, len(shape), input.ndim))
+
+
+@aten("index_put.default", "_unsafe_index_put.default")
+def index_put(input: Value, indices: Indices, values: Value, accumulate: bool = False) -> Value:
+    """``input`` with ``values`` at, or added at, ``input[indices]``."""
+    values = F.cast(values, input.dtype)
+    mask = indices[0]
+    if len(indices) == 1 and mask is not None and mask.dtype.is_bool and values.type.size == 1:
+        wide = F.reshape(mask, [*mask.shape, *[1] * (input.ndim - mask.ndim)])
+        one = F.reshape(values, [])
+        return F.where(wide, input + one if accumulate else one, input)
+    dims, table, shape, row = _rows(input, indices)
+    order = _front(dims, len(shape), input.ndim)
+    sizes = [*shape, *table.shape[1:]]
+    wide = F.expand(values, [sizes[d] for d in order])
+    source = F.reshape(F.permute(wide, [order.index(d) for d in range(len(order))]), [row.shape[0], *table.shape[1:]])
+    if accumulate:
+        table = F.index_add(table, 0, row, source)
+    else:
+        table = F.scatter(table, 0, F.expand(F.reshape(row, [-1, *[1] * (table.ndim - 1)]), source.shape), source)
+    rest = [d for d in range(input.ndim) if d not in dims]
+    moved = [*dims, *rest]
+    back = F.reshape(table, [input.shape[d] for d in moved])
+    return F.permute(back, [moved.index(d) for d in range(input.ndim)])
+
+
+@aten("take.default")
+def take(input: Value, index: Value) -> Value:
+    return F.take(input, F.where(index < 0, index + input.type.size, index))
+
+
+@aten("gather.default")
+def gather(input: Value, dim: int, index: Value, *, sparse_grad: bool = False) -> Value:
+    return F.gather(input, dim, index)
+
+
+@aten("scatter.src", "scatter.value")
+def scatter(input: Value, dim: int, index: Value, src: Value | bool | int | float) -> Value:
+    return F.scatter(input, dim, index, src)
+
+
+@aten("embedding.default")
+def embedding(
+    weight: Value, indices: Value, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
+) -> Value:
+    return F.embedding(indices, weight, None if padding_idx < 0 else padding_idx)
+
+
+@aten("embedding_dense_backward.default")
+def embedding_dense_backward(dy: Value, indices: Value, num_weights: int, padding_idx: int, scale_grad_by_freq: bool) -> Value:
+    """The rows of ``dy`` added up by the index they belong to."""
+    if scale_grad_by_freq:
+        raise ConversionError("embedding with scale_grad_by_freq is not supported; scale the gradient in the optimizer")
+    count, width = math.prod(indices.shape), dy.shape[-1]
+    at, rows = F.reshape(indices, [count]), F.reshape(dy, [count, width])
+    if padding_idx >= 0:
+        rows = F.where(F.reshape(F.eq(at, padding_idx), [count, 1]), 0.0, rows)
+    return F.index_add(F.zeros(dy.graph, [num_weights, width], dy.dtype), 0, at, rows)
+
+
+@aten("masked_scatter.default")
+def masked_scatter(input: Value, mask: Value, source: Value) -> Value:
+    """The elements of ``source``, in order, where ``mask`` holds."""
+    input, mask = F.broadcast_tensors(input, mask)
+    flat = F.reshape(mask, [-1])
+    number = F.cumsum(F.cast(flat, "int64"), 0) - 1
+    return F.where(mask, F.reshape(F.take(source, F.clamp(number, 0)), input.shape), input)

@@ -1,0 +1,100 @@
+"""Writes docs/torch_coverage.md from the ATen table; ``make docs`` runs it."""
+
+from __future__ import annotations
+
+import dis
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+import graphrt.ops as ops
+from graphrt.frontends.torch import aten
+from graphrt.frontends.torch.table import ATEN, Entry
+
+_HEAD = """# What the torch front end covers
+
+Written by `make docs` from the ATen table (`graphrt/frontends/torch/aten`); a test holds that it is up to date.
+
+`graphrt.from_torch` and `torch.compile(model, backend="graphrt")` see a model as ATen operators. One with an entry below stays
+as it is; any other is decomposed by torch into operators of the core set, until all have an entry. What is left without one is
+an error that names it (`from_torch`), or runs in eager mode with a warning (`torch.compile`).
+
+To add an operator, write a function in the file of its kind that takes the operator's arguments, with graphrt Values for
+tensors, and says what it is in functions of `graphrt.ops`:
+
+```python
+@aten("lerp.Scalar")
+def lerp(input: Value, end: Value, weight: float) -> Value:
+    return F.lerp(input, end, weight)
+```
+"""
+
+
+def document() -> str:
+    """The page as Markdown."""
+    core = _core()
+    lacking = ", ".join(f"`{name}`" for name in core if name not in ATEN)
+    parts = [
+        _HEAD,
+        f"{len(ATEN)} operators have an entry. Of the {len(core)} of core ATen these have none, and only some of them",
+    ]
+    parts += [f"decompose further: {lacking}.", "", "| ATen operator | graphrt functions in its entry |", "| --- | --- |"]
+    parts += [f"| `{name}` | {_uses(entry)} |" for name, entry in sorted(ATEN.items())]
+    return "\n".join([*parts, ""])
+
+
+def _core() -> list[str]:
+    """Names of the overloads that torch tags as core and that a functional graph of tensors may hold."""
+    found = []
+    for name in dir(torch.ops.aten):
+        packet = getattr(torch.ops.aten, name)
+        if isinstance(packet, torch._ops.OpOverloadPacket):
+            ops = (getattr(packet, o) for o in packet.overloads())
+            found += [str(op).removeprefix("aten.") for op in ops if torch.Tag.core in op.tags and not _is_inner(str(op))]
+    return sorted(found)
+
+
+def _is_inner(name: str) -> bool:
+    return name.startswith("aten.sym_") or name.endswith(".out")
+
+
+def _uses(entry: Entry) -> str:
+    """The functions of graphrt.ops that the entry calls, itself or through the helpers beside it."""
+    found: dict[str, None] = {}
+    _collect(entry.function, found, set())
+    return ", ".join(f"`{name}`" for name in found) or "its argument as it is, or a slice of it"
+
+
+def _collect(function: Any, found: dict[str, None], seen: set[int]) -> None:
+    if id(function) in seen:
+        return
+    seen.add(id(function))
+    module = getattr(function, "__module__", None) or ""
+    if module.startswith(ops.__name__):
+        found[function.__name__] = None
+    elif isinstance(function, tuple):
+        for f in function:
+            _collect(f, found, seen)
+    elif isinstance(function, types.FunctionType) and module.startswith(aten.__name__):
+        for cell in function.__closure__ or ():
+            _collect(cell.cell_contents, found, seen)
+        for used in _globals(function.__code__, function.__globals__):
+            _collect(used, found, seen)
+
+
+def _globals(code: types.CodeType, scope: Mapping[str, Any]) -> Iterator[Any]:
+    """The objects that ``code`` reads from its module's ``scope``; for ``F.name`` that of ``graphrt.ops``."""
+    steps = list(dis.get_instructions(code))
+    for step, then in zip(steps, [*steps[1:], steps[-1]], strict=True):
+        if step.opname == "LOAD_GLOBAL":
+            found = scope.get(step.argval)
+            yield getattr(ops, then.argval) if found is ops else found
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _globals(constant, scope)
+
+
+if __name__ == "__main__":
+    print(document(), end="")

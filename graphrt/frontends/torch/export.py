@@ -1,0 +1,224 @@
+"""from_torch: a torch module or function as a Graph, by torch.export.
+
+Parameters and buffers become parameters of the graph under their own names, and the graph's State holds the module's own
+memory: training a program trains the module. What the module does to its buffers (running statistics) becomes an update.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from graphrt.errors import ArgumentError, ConversionError, InputError
+from graphrt.frontends.torch.build import check, decompositions, tracing, translate
+from graphrt.ir import Graph, Value
+from graphrt.runtime.arrays import to_numpy
+from graphrt.runtime.state import State
+from graphrt.types import as_dtype
+
+Model = torch.nn.Module | Callable[..., Any]
+
+
+def from_torch(model: Model, example_inputs: Any, train: bool = False) -> Graph:
+    """The graph of ``model(*example_inputs)``, for inputs of the shapes and dtypes of the example's.
+
+    ``model`` is a torch module, or a function of tensors, which may call modules that it finds around it. ``example_inputs``
+    is a tuple of arguments, a dict of keyword arguments, or a single tensor; tensors may lie in nested tuples, lists and
+    dicts, and what is no tensor is a constant. ``train`` traces in training mode: dropout drops, and batch normalisation
+    uses the batch's statistics and updates the running ones. The module's own mode is left as it is.
+
+    A program compiled from the graph is called like the model and returns what it does. ``graph.state`` holds the module's
+    parameters and buffers in their own memory; ``graph.state.sync_to_torch()`` copies those that could not be shared.
+    Raises ConversionError for what torch.export cannot trace, and for operators that the ATen table lacks.
+    """
+    module = model if isinstance(model, torch.nn.Module) else _Function(model)
+    call = inspect.signature(module.forward)
+    args, kwargs = _arguments(call, example_inputs)
+    with _mode(module, train), tracing():
+        program = _export(module, args, kwargs)
+    check(program.graph_module)
+    graph = Graph()
+    graph.state = State()
+    inputs, names = _inputs(graph, graph.state, module, program)
+    results = translate(program.graph_module, graph, inputs)
+    spec = program.call_spec.out_spec
+    assert spec is not None and program.call_spec.in_spec is not None
+    leaves = _outputs(graph, program, results, spec)
+    graph.signature = TorchSignature(call, program.call_spec.in_spec, tuple(names), spec, tuple(leaves))
+    return graph
+
+
+class _Function(torch.nn.Module):
+    """A function as a module, the modules that it refers to as children, so that their parameters are the graph's."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        if not callable(function):
+            raise ArgumentError(f"from_torch takes a torch.nn.Module or a function, got {type(function).__name__}")
+        super().__init__()
+        around = inspect.getclosurevars(function) if inspect.isroutine(function) else None
+        for name, found in {**around.globals, **around.nonlocals}.items() if around else ():
+            if isinstance(found, torch.nn.Module):
+                self.add_module(name, found)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:  # export looks for the user's line below a frame of this name
+            return function(*args, **kwargs)
+
+        forward.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        self.forward = forward
+
+
+@dataclass(frozen=True)
+class TorchSignature:
+    """How a program of a torch model is called: as the model.
+
+    ``names`` has the input's name, or the constant in a tuple, for each leaf of the arguments; ``leaves`` likewise for what
+    is returned.
+    """
+
+    call: inspect.Signature
+    arguments: pytree.TreeSpec
+    names: tuple[str | tuple[Any], ...]
+    returned: pytree.TreeSpec
+    leaves: tuple[str | tuple[Any], ...]
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        return list(dict.fromkeys(leaf for leaf in self.leaves if isinstance(leaf, str)))
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs by name. Raises InputError for arguments of another structure, or other constants, than the example's."""
+        try:
+            bound = self.call.bind(*args, **kwargs)
+            leaves = self.arguments.flatten_up_to((bound.args, bound.kwargs))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the arguments do not have the structure of the example inputs: {error}") from None
+        found = {}
+        for name, leaf in zip(self.names, leaves, strict=True):
+            if isinstance(name, str):
+                found[name] = leaf
+            elif not (leaf is name[0] or leaf == name[0]):
+                raise InputError(f"the graph was made for {name[0]!r} where the arguments have {leaf!r}; make another graph")
+        return found
+
+    def result(self, outputs: Mapping[str, Any]) -> Any:
+        """The outputs in the structure in which the model returned them."""
+        leaves = [outputs[leaf] if isinstance(leaf, str) else leaf[0] for leaf in self.leaves]
+        return pytree.tree_unflatten(leaves, self.returned)
+
+
+def _arguments(call: inspect.Signature, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """``example`` as the positional and keyword arguments of a call. Raises ArgumentError."""
+    args = (example,) if isinstance(example, torch.Tensor) else () if isinstance(example, Mapping) else example
+    kwargs = example if isinstance(example, Mapping) else {}
+    if not isinstance(args, tuple | list):
+        raise ArgumentError(f"example_inputs must be a tuple, a dict or a tensor, got {type(example).__name__}")
+    try:
+        bound = call.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ArgumentError(f"example_inputs do not fit forward{call}: {error}") from None
+    return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (bound.args, bound.kwargs))  # one tensor twice: two inputs
+
+
+@contextmanager
+def _mode(module: torch.nn.Module, train: bool) -> Iterator[None]:
+    """Training or eval mode for a while."""
+    before = {m: m.training for m in module.modules()}
+    module.train(train)
+    try:
+        yield
+    finally:
+        for m, training in before.items():
+            m.training = training
+
+
+def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    """``module`` as one graph of core ATen operators and those of the table, without mutation."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)  # torch's own use of it
+            program = torch.export.export(module, args, kwargs, strict=False)
+            return program.run_decompositions(decompositions(torch.export.default_decompositions()))
+    except Exception as error:  # whatever export stumbles over is the model's
+        raise ConversionError(
+            f"torch.export cannot trace {type(module).__name__}: {error}\n"
+            "graphrt needs the whole model as one graph of fixed shapes: where its control flow depends on the values of "
+            'tensors, use torch.where, or torch.compile(model, backend="graphrt"), which splits the model there.'
+        ) from error
+
+
+def _inputs(graph: Graph, state: State, module: torch.nn.Module, program: ExportedProgram) -> tuple[list[Any], list[Any]]:
+    """What the placeholders are, in order: parameters of ``graph``, its inputs, constants; and the names of user inputs."""
+    values: list[Any] = []
+    names: list[Any] = []
+    seen: dict[int, Value] = {}
+    placeholders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
+        if spec.kind is InputKind.USER_INPUT:
+            if isinstance(spec.arg, ConstantArgument):
+                names.append((spec.arg.value,))
+                values.append(spec.arg.value)
+                continue
+            example = node.meta["val"]
+            name = _free(graph, spec.arg.name)
+            names.append(name)
+            values.append(graph.input(name, tuple(example.shape), as_dtype(example.dtype)))
+        elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            path = str(spec.target)
+            tensor = module.get_parameter(path) if spec.kind is InputKind.PARAMETER else module.get_buffer(path)
+            if id(tensor) not in seen:  # a tensor with two names is one parameter
+                trainable = spec.kind is InputKind.PARAMETER and tensor.requires_grad
+                seen[id(tensor)] = graph.parameter(path, to_numpy(tensor), trainable=trainable)
+                state.share(path, tensor)
+            values.append(seen[id(tensor)])
+        elif spec.kind is InputKind.CONSTANT_TENSOR:
+            values.append(graph.constant(to_numpy(program.constants[str(spec.target)])))
+        else:
+            raise ConversionError(f"the model takes {spec.kind.name.lower()} {spec.target}, which graphrt does not know")
+    return values, names
+
+
+def _free(graph: Graph, name: str) -> str:
+    while name in graph.sources:
+        name += "_"
+    return name
+
+
+def _outputs(graph: Graph, program: ExportedProgram, results: Sequence[Any], spec: pytree.TreeSpec) -> list[Any]:
+    """Makes ``results`` the outputs and updates of ``graph``; returns the output's name, or the constant, for each leaf."""
+    leaves: list[Any] = []
+    count = spec.num_leaves
+    names = iter(_names(spec))
+    for value, out in zip(results, program.graph_signature.output_specs, strict=True):
+        if out.kind is OutputKind.USER_OUTPUT:
+            name = next(names)
+            leaves.append(name if isinstance(value, Value) else (value,))
+            if isinstance(value, Value):
+                graph.output(name, value)
+        elif out.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
+            graph.update(graph.sources[str(out.target)].outputs[0], value)
+        else:
+            raise ConversionError(
+                f"the model writes into its input {out.target!r}, which a program never does; clone it in the model first"
+            )
+    assert len(leaves) == count
+    return leaves
+
+
+def _names(spec: pytree.TreeSpec) -> list[str]:
+    """A name for each leaf of what the model returns: ``out``, ``out0``, ``logits``, ``logits.0``."""
+    tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    found = []
+    for path, _ in pytree.tree_flatten_with_path(tree)[0]:
+        parts = [str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", k)))) for k in path]
+        name = ".".join(parts)
+        found.append(name if name and not name[0].isdigit() else f"out{name}")
+    return found

@@ -1,0 +1,52 @@
+"""The ATen table: one entry for each ATen operator, by its overload's name (``add.Tensor``).
+
+An entry is a small function that takes the operator's arguments as torch passes them, with graphrt Values for tensors, and
+says what it is in functions of ``graphrt.ops``. The entries stand in ``graphrt/frontends/torch/aten``, by kind; to add one is
+all that a new operator needs. Results are cast to the dtype that torch says the operator has, so entries need not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from graphrt.autodiff import grad
+from graphrt.ir import Value
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What an ATen operator is: a function of its arguments, with the Graph before them if it ``creates`` a tensor."""
+
+    function: Callable[..., Any]
+    creates: bool = False
+
+
+ATEN: dict[str, Entry] = {}
+
+
+def aten(*names: str, creates: bool = False) -> Callable[[F], F]:
+    """Makes the decorated function the entry of the operators ``names``."""
+
+    def enter(function: F) -> F:
+        for name in names:
+            if name in ATEN:
+                raise KeyError(f"aten.{name} has an entry already")
+            ATEN[name] = Entry(function, creates)
+        return function
+
+    return enter
+
+
+def same(functions: Iterable[Callable[..., Any]], overload: str = "default") -> None:
+    """Enters functions whose names, arguments and meaning are those of the operator."""
+    for f in functions:
+        aten(f"{f.__name__}.{overload}")(f)
+
+
+def pullback(f: Callable[..., Value], inputs: Sequence[Value], dy: Value) -> list[Value]:
+    """The gradients of ``f(*inputs)`` for its cotangent ``dy``: all that an operator named ``..._backward`` is."""
+    return grad(f(*inputs), inputs, dy)

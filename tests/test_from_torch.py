@@ -1,0 +1,286 @@
+"""from_torch beside torch: modules of torch.nn, whole networks, the calling convention, shared parameters, errors."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from conftest import INTERPRETED, target_parameters
+from torch import nn
+from torch.nn import functional as F
+from torch_cases import FAMILIES, Bundle, close, objective, tensors
+from torch_models import MODELS
+
+import graphrt as grt
+from graphrt import errors
+
+COMPILED = [] if INTERPRETED else target_parameters()  # what would take the interpreter minutes
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+
+def leaves(tree: Any) -> Any:
+    """``tree`` with float tensors copied, and asked for gradients, unless they are targets that torch gives none."""
+    if isinstance(tree, list | tuple):
+        return type(tree)(leaves(t) for t in tree)
+    return tree.clone().requires_grad_() if isinstance(tree, torch.Tensor) and tree.is_floating_point() else tree
+
+
+def compare(module: nn.Module, args: tuple[Any, ...], target: str, train: bool) -> None:
+    """Results, gradients of inputs and parameters, and buffers after one call, ours and torch's."""
+    theirs = copy.deepcopy(module).train(train)
+    mine, other = leaves(args), leaves(args)
+    ours = grt.to_torch(grt.compile(grt.from_torch(module, args, train=train), target=target))
+    got, expected = ours(*mine), theirs(*other)
+    names = [f"result {i}" for i in range(len(tensors(expected)))]
+    for name, a, b in zip(names, tensors(got), tensors(expected), strict=True):
+        close(a, b, 1e-4, name)
+    objective(expected).backward()
+    objective(got).backward()
+    for i, (a, b) in enumerate(zip(tensors(list(mine)), tensors(list(other)), strict=True)):
+        if b.requires_grad:
+            close(_grad(a), _grad(b), 1e-3, f"gradient of input {i}")
+    for name, p in theirs.named_parameters():
+        close(_grad(module.get_parameter(name)), _grad(p), 1e-3, f"gradient of {name}")
+    for name, buffer in theirs.named_buffers():
+        close(module.get_buffer(name), buffer, 1e-4, f"buffer {name}")
+
+
+def _grad(t: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(t) if t.grad is None else t.grad
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_modules_of_torch_nn(family: str, train: bool) -> None:
+    torch.manual_seed(0)
+    cases = FAMILIES[family]
+    compare(Bundle(cases), ([inputs for _, inputs in cases],), "reference", train)
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("target", COMPILED)
+def test_networks(name: str, train: bool, target: str) -> None:
+    torch.manual_seed(0)
+    compare(MODELS[name](), (torch.randn(2, 3, 32, 32),), target, train)
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("name", ["ResNet", "MobileNet"])
+def test_networks_on_the_interpreter(name: str) -> None:
+    torch.manual_seed(0)
+    net, x = MODELS[name]().eval(), torch.randn(1, 3, 16, 16)
+    close(grt.compile(net, x, target="interpret")(x), net(x), 1e-4, "logits")
+
+
+# --- how a program is called ------------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    total: torch.Tensor
+    parts: dict[str, Any]
+
+
+class Nested(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor, extra: dict[str, Any], *, power: int = 1) -> Pair:
+        y = self.fc(x) ** power
+        return Pair(y + extra["shift"], {"twice": [y * 2], "number": power, "nothing": None})
+
+
+def test_arguments_and_results_keep_their_structure() -> None:
+    net, x = Nested(), torch.randn(4, 3)
+    program = grt.compile(net, {"x": x, "extra": {"shift": torch.ones(2), "unused": 7}, "power": 2}, target="reference")
+    for extra in ({"shift": torch.ones(2), "unused": 7}, {"unused": 7, "shift": torch.zeros(2)}):
+        found, expected = program(x * 2, extra, power=2), net(x * 2, extra, power=2)
+        assert isinstance(found, Pair) and found.parts["number"] == 2 and found.parts["nothing"] is None
+        torch.testing.assert_close(found.total, expected.total)
+        torch.testing.assert_close(found.parts["twice"], expected.parts["twice"])
+    assert list(program.outputs) == ["total", "parts.twice.0"]
+    by_name = program(x=x, extra_shift=torch.ones(2))
+    torch.testing.assert_close(by_name.total, net(x, {"shift": torch.ones(2)}, power=2).total)
+    with pytest.raises(errors.InputError, match="made for 2 where the arguments have 3"):
+        program(x, {"shift": torch.ones(2), "unused": 7}, power=3)
+    with pytest.raises(errors.InputError, match="structure of the example inputs"):
+        program(x, [torch.ones(2)], power=2)
+    with pytest.raises(errors.InputError, match=r"got shape \[5, 3\]"):
+        program(torch.randn(5, 3), {"shift": torch.ones(2), "unused": 7}, power=2)
+
+
+def test_one_tensor_given_twice_is_two_inputs() -> None:
+    x = torch.ones(3)
+    program = grt.compile(lambda a, b: a - b, (x, x), target="reference")
+    assert program(x * 3, x).tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_value_that_is_asked_for_is_given_by_name() -> None:
+    graph = grt.from_torch(Nested(), (torch.ones(1, 3), {"shift": torch.ones(2)}))
+    assert set(grt.compile(graph, target="reference")(torch.ones(1, 3), {"shift": torch.ones(2)})._fields) == {"total", "parts"}
+    graph.output("weight", graph.sources["fc.weight"].outputs[0])
+    found = grt.compile(graph, target="reference")(torch.ones(1, 3), {"shift": torch.ones(2)})
+    assert list(found) == ["total", "parts.twice.0", "weight"]
+
+
+# --- parameters and buffers -------------------------------------------------------------------------------------------------
+
+
+def test_a_program_trains_the_module_itself(target: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4))
+    other = copy.deepcopy(net)
+    x, y = torch.randn(6, 3, 5, 5), torch.randint(4, (6,))
+    graph = grt.from_torch(lambda x, y: F.cross_entropy(net(x), y), (x, y), train=True)
+    params = graph.parameters()
+    assert [p.name for p in params] == [f"net.{n}" for n, _ in net.named_parameters()]
+    grt.optim.SGD(lr=0.1, momentum=0.9).apply(params, grt.grad(graph.outputs["out"], params), graph.constant(0.1))
+    program = grt.compile(graph, target=target)
+    optimizer = torch.optim.SGD(other.parameters(), 0.1, 0.9)
+    for _ in range(3):
+        optimizer.zero_grad()
+        expected = F.cross_entropy(other(x), y)
+        expected.backward()
+        optimizer.step()
+        torch.testing.assert_close(program(x, y), expected.detach(), rtol=1e-4, atol=1e-5)
+    program.state.sync_to_torch()
+    for name, value in other.state_dict().items():
+        torch.testing.assert_close(net.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_state_shares_memory_where_the_layout_allows() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv2d(3, 2, 3)).to(memory_format=torch.channels_last)
+    net[1].weight = nn.Parameter(torch.randn(2, 3, 3, 6)[..., ::2])  # not dense: copied
+    program = grt.compile(net, torch.randn(1, 2, 8, 8), target="cpu")
+    x = torch.randn(1, 2, 8, 8)
+    with torch.no_grad():
+        net[0].weight.mul_(2.0)
+        torch.testing.assert_close(program(x), net(x), rtol=1e-4, atol=1e-5)
+        program.state.set("0.bias", [1.0, 2.0, 3.0])
+        assert net[0].bias.tolist() == [1.0, 2.0, 3.0]
+        program.state.set("1.weight", torch.ones(2, 3, 3, 3))
+        assert not torch.equal(net[1].weight, torch.ones(2, 3, 3, 3))
+        program.state.sync_to_torch()
+        assert torch.equal(net[1].weight, torch.ones(2, 3, 3, 3))
+
+
+def test_a_tied_parameter_is_one_parameter() -> None:
+    net = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5, bias=False))
+    net[1].weight = net[0].weight
+    graph = grt.from_torch(net, torch.tensor([1, 2]))
+    assert [p.name for p in graph.parameters()] == ["0.weight"]
+
+
+def test_the_mode_of_a_module_is_left_alone() -> None:
+    net = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(3))
+    net[1].eval()
+    grt.from_torch(net, torch.randn(4, 3), train=True)
+    assert net.training and net[0].training and not net[1].training
+
+
+def test_frozen_parameters_and_detached_values_get_no_gradient() -> None:
+    net = nn.Linear(3, 3)
+    net.bias.requires_grad_(False)
+    graph = grt.from_torch(lambda x: (net(x).detach() * net(x)).sum(), torch.randn(2, 3))
+    assert [p.name for p in graph.parameters()] == ["net.weight"]
+    x = torch.randn(2, 3)
+    found = grt.compile(grt.grad(graph.outputs["out"], graph.parameters()), target="reference")(x)[0]
+    (net(x).detach() * net(x)).sum().backward()
+    torch.testing.assert_close(found, net.weight.grad)
+
+
+def test_dropout_drops_in_training_mode_only() -> None:
+    x = torch.ones(1000)
+    program = grt.compile(grt.from_torch(nn.Dropout(0.25), x, train=True), target="reference")
+    first, second = program(x), program(x)
+    assert first.unique().tolist() == pytest.approx([0.0, 4 / 3]) and not torch.equal(first, second)
+    assert 0.15 < (first == 0).float().mean() < 0.35
+    assert torch.equal(grt.compile(nn.Dropout(0.25), x, target="reference")(x), x)
+
+
+def test_bfloat16_modules(target: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.GELU(), nn.Flatten(), nn.Linear(36, 3)).bfloat16().eval()
+    x = torch.randn(2, 2, 5, 5).bfloat16()
+    found = grt.compile(net, x, target=target)(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, net(x), rtol=0.03, atol=0.03)
+
+
+# --- origins and errors -----------------------------------------------------------------------------------------------------
+
+
+class Oriented(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.stem(x).sum()  # the line that is looked for
+
+
+def test_nodes_know_the_users_line_and_the_module() -> None:
+    graph = grt.from_torch(Oriented(), torch.randn(2, 3))
+    lines, start = inspect.getsourcelines(Oriented)
+    line = start + next(i for i, text in enumerate(lines) if "looked for" in text)
+    (matmul,) = [n for n in graph.nodes if n.op.name == "matmul"]
+    assert matmul.origin.file == __file__ and matmul.origin.line == line and matmul.origin.source == "stem.0"
+
+
+class Unknown(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.svdvals(x) + torch.linalg.eigvals(x).real
+
+
+def test_operators_without_an_entry_are_named_with_the_line_and_the_remedy() -> None:
+    with pytest.raises(errors.ConversionError, match="no entry for") as caught:
+        grt.from_torch(Unknown(), torch.randn(3, 3))
+    text = str(caught.value)
+    assert "aten._linalg_svd.default at" in text and "linalg_eig" in text
+    assert f"{__file__}:{inspect.getsourcelines(Unknown)[1] + 2}" in text and "frontends/torch/aten" in text
+
+
+def test_what_an_entry_refuses_names_operator_and_line() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.index_put(x, (x > 0,), torch.ones(2))
+
+    with pytest.raises(errors.ConversionError, match=r"aten.index_put.* at .*test_from_torch.py:\d+.*depends on the data"):
+        grt.from_torch(Masked(), torch.randn(3))
+
+
+def test_control_flow_on_values_is_explained() -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 0 else -x
+
+    with pytest.raises(errors.ConversionError, match=r"(?s)torch.export cannot trace.*torch.where") as caught:
+        grt.from_torch(f, torch.randn(3))
+    assert caught.value.__cause__ is not None
+
+
+def test_a_model_that_writes_into_its_input_is_refused() -> None:
+    with pytest.raises(errors.ConversionError, match="writes into its input 'x'"):
+        grt.from_torch(lambda x: x.add_(1.0) * 2, torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "message"),
+    [
+        (3, (torch.ones(2),), "torch.nn.Module or a function"),
+        (nn.ReLU(), 3, "must be a tuple, a dict or a tensor"),
+        (nn.ReLU(), (torch.ones(2), torch.ones(2)), "do not fit forward"),
+    ],
+)
+def test_bad_arguments(model: Any, example: Any, message: str) -> None:
+    with pytest.raises(errors.ArgumentError, match=message):
+        grt.from_torch(model, example)
+
+
+def test_compile_asks_for_example_inputs() -> None:
+    with pytest.raises(errors.ArgumentError, match="needs example_inputs"):
+        grt.compile(nn.ReLU())
