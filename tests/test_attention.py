@@ -18,7 +18,6 @@ from test_functional import TARGET, Call, compare, data, same
 import graphrt as grt
 from graphrt import nn
 from graphrt import ops as F
-from graphrt.errors import GraphrtError
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 
@@ -213,9 +212,3 @@ BAD: list[tuple[str, Callable[[grt.Graph], Any]]] = [
     ("encoder heads", lambda g: nn.TransformerEncoderLayer(8, 3)),
     ("encoder input", lambda g: nn.TransformerEncoderLayer(8, 2, 4)(g.input("x", (3, 2, 6)))),
 ]
-
-
-@pytest.mark.parametrize("bad", [pytest.param(f, id=n) for n, f in BAD])
-def test_bad_arguments(bad: Callable[[grt.Graph], Any]) -> None:
-    with pytest.raises(GraphrtError):
-        bad(grt.Graph())

@@ -252,7 +252,12 @@ def rows() -> dict[str, list[Wrong]]:
 
 
 ROWS = rows()
-MODULES = sorted(p.stem for p in Path(__file__).parent.glob("test_*.py") if re.search(r"^BAD\b", p.read_text(), re.M))
+MODULES = sorted(
+    p.stem
+    for p in Path(__file__).parent.glob("test_*.py")
+    if p.stem != Path(__file__).stem and re.search(r"^BAD\b", p.read_text(), re.M)
+)
+BAD = [(f"{m.removeprefix('test_')}-{name}", call) for m in MODULES for name, call in importlib.import_module(m).BAD]
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -267,11 +272,17 @@ def test_wrong_calls_raise_one_clear_error(name: str) -> None:
         assert str(graph) == before, f"{name} {i} left something on the graph"
 
 
+@pytest.mark.parametrize("call", [pytest.param(call, id=name) for name, call in BAD])
+def test_wrong_calls_of_each_family_are_refused(call: Callable[[grt.Graph], Any]) -> None:
+    graph = grt.Graph()
+    with pytest.raises(GraphrtError):
+        call(graph)
+    assert all(n.op.kind.value == "source" for n in graph.nodes), "an error leaves nothing half-built"
+
+
 def test_every_public_function_has_wrong_calls() -> None:
     counts = Counter({name: len(calls) for name, calls in ROWS.items()})
-    for module in MODULES:
-        if module != Path(__file__).stem:
-            counts.update(m[0] for case in importlib.import_module(module).BAD if (m := re.match(r"\w+", case[0])))
+    counts.update(m[0] for name, _ in BAD if (m := re.match(r"\w+", name.partition("-")[2])))
     few = {name: counts[name] for name in FUNCTIONS if counts[name] < 3}
     assert not few, f"fewer than three wrong calls: {few}; add rows above or to the BAD list of the function's test module"
 

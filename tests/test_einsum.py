@@ -15,7 +15,6 @@ from test_functional import Call, compare, data, same
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.errors import GraphrtError
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 
@@ -227,11 +226,3 @@ BAD: list[tuple[str, Callable[[grt.Graph], Any]]] = [
     ("cdist mode", lambda g: F.cdist(*[_ab(g)[0]] * 2, compute_mode="exact")),
     ("cdist integers", lambda g: F.cdist(*[g.input("i", (2, 3), "int32")] * 2)),
 ]
-
-
-@pytest.mark.parametrize("bad", [pytest.param(f, id=n) for n, f in BAD])
-def test_bad_arguments(bad: Callable[[grt.Graph], Any]) -> None:
-    graph = grt.Graph()
-    with pytest.raises(GraphrtError):
-        bad(graph)
-    assert all(n.op.kind.value == "source" for n in graph.nodes), "an error leaves nothing half-built"

@@ -20,7 +20,7 @@ from graphrt.errors import ArgumentError, ConversionError
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="what a model means does not depend on the target")
 
 UNKNOWN = helper.make_node("Quux", ["x"], ["y"], name="odd", domain="mine")
-BAD = {
+REFUSED = {
     "an operator that is not known": (
         lambda: model([UNKNOWN], [X]),
         r"mine:Quux \(node 'odd', number 1 of model.onnx, opset 21\): .* not in the table .*@operator\('Quux', domain='mine'\)",
@@ -79,9 +79,9 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("case", REFUSED)
 def test_bad_models_are_named(case: str) -> None:
-    build, message = BAD[case]
+    build, message = REFUSED[case]
     with pytest.raises(grt.errors.GraphrtError, match=message):
         grt.from_onnx(build())
 

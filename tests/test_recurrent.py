@@ -15,7 +15,6 @@ from test_functional import TARGET, data
 import graphrt as grt
 from graphrt import nn
 from graphrt import ops as F
-from graphrt.errors import GraphrtError
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 
@@ -178,9 +177,3 @@ BAD: list[tuple[str, Callable[[grt.Graph], Any]]] = [
     ("Unflatten dim", lambda g: nn.Unflatten("a", (2, 3))),
     ("Unflatten product", lambda g: nn.Unflatten(0, (2, 2))(g.input("x", (6,)))),
 ]
-
-
-@pytest.mark.parametrize("bad", [pytest.param(f, id=n) for n, f in BAD])
-def test_bad_arguments(bad: Callable[[grt.Graph], Any]) -> None:
-    with pytest.raises(GraphrtError):
-        bad(grt.Graph())

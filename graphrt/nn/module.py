@@ -89,9 +89,13 @@ class Module:
         raise GraphError(f"{type(self).__name__} must define forward(self, x)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Appends ``forward`` to the graph of the Values among the arguments. Raises ArgumentError when there are none."""
+        """Appends ``forward`` to the graph of the Values among the arguments, or nothing if that fails.
+
+        Raises ArgumentError when there are none.
+        """
         given = [*args, *kwargs.values()]
-        if graph_of(*given) is None:
+        graph = graph_of(*given)
+        if graph is None:
             raise ArgumentError(
                 f"{type(self).__name__} is called on Values of a Graph, got {', '.join(type(a).__name__ for a in given)}; "
                 "make one with graph.input(name, shape), or pass arrays to a compiled program"
@@ -102,7 +106,8 @@ class Module:
             parameter.name = name
         token = _IN_CALL.set(True)
         try:
-            return self.forward(*args, **kwargs)
+            with graph.transaction():
+                return self.forward(*args, **kwargs)
         finally:
             _IN_CALL.reset(token)
 

@@ -96,6 +96,13 @@ def scatter(input: Value, dim: int, index: Value, src: Value | bool | int | floa
     return F.scatter(input, dim, index, src)
 
 
+@aten("scatter.reduce", "scatter.value_reduce")
+def scatter_with(input: Value, dim: int, index: Value, src: Value | bool | int | float, *, reduce: str) -> Value:
+    """``scatter`` that adds to what is there, or multiplies it."""
+    values = src if isinstance(src, Value) else F.full_like(F.cast(index, input.dtype), src)
+    return F.scatter_reduce(input, dim, index, values, {"add": "sum", "multiply": "prod"}[reduce])
+
+
 @aten("embedding.default")
 def embedding(
     weight: Value, indices: Value, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
