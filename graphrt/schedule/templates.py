@@ -21,9 +21,13 @@ Coordinates = dict[str, Expr]
 
 @dataclass(frozen=True)
 class TemplateSpec:
-    """``operands`` and ``output`` name the coordinates of each closure; ``sizes`` gives the template's constants."""
+    """``operands`` and ``output`` name the coordinates of each closure; ``sizes`` gives the template's constants.
+
+    ``family`` is matmul, conv, pool or line: what is launched and tiled alike.
+    """
 
     name: str
+    family: str
     operands: dict[str, tuple[str, ...]]
     output: tuple[str, ...]
     sizes: Callable[[Node], dict[str, Any]]
@@ -135,18 +139,18 @@ _DY = tuple("nkpq")
 TEMPLATES: dict[str, TemplateSpec] = {
     spec.name: spec
     for spec in (
-        TemplateSpec("matmul", {"A": tuple("bmk"), "B": tuple("bkn")}, tuple("bmn"), _matmul_sizes, _matmul_extents),
-        TemplateSpec("conv", {"X": _X, "W": _W}, _DY, _conv_sizes, _conv_extents),
-        TemplateSpec("conv_dgrad", {"DY": _DY, "W": _W}, _X, _conv_sizes, _conv_extents),
-        TemplateSpec("conv_wgrad", {"DY": _DY, "X": _X}, ("split", *_W), _conv_sizes, _conv_extents),
-        TemplateSpec("max_pool", {"X": _X}, _Y, _pool_sizes, _pool_extents),
-        TemplateSpec("sum_pool", {"X": _X}, _Y, _pool_sizes, _pool_extents),
-        TemplateSpec("max_pool_grad", {"DY": _Y, "INDEX": _Y}, _X, _pool_sizes, _pool_extents),
-        TemplateSpec("sum_pool_grad", {"DY": _Y}, _X, _pool_sizes, _pool_extents),
-        TemplateSpec("scan", {"X": tuple("ori")}, tuple("ori"), _line_sizes, _line_extents),
-        TemplateSpec("sort", {"X": tuple("ori")}, tuple("ori"), _line_sizes, _line_extents),
-        TemplateSpec("scatter", {"INDEX": tuple("ori"), "X": tuple("ori")}, tuple("oji"), _line_sizes, _line_extents),
-        TemplateSpec("nms", {"X": tuple("bmn")}, tuple("bn"), _nms_sizes, _nms_extents),
-        TemplateSpec("max_pool_gather", {"X": _X, "INDEX": _Y}, _Y, _pool_sizes, _pool_extents),
+        TemplateSpec("matmul", "matmul", {"A": tuple("bmk"), "B": tuple("bkn")}, tuple("bmn"), _matmul_sizes, _matmul_extents),
+        TemplateSpec("conv", "conv", {"X": _X, "W": _W}, _DY, _conv_sizes, _conv_extents),
+        TemplateSpec("conv_dgrad", "conv", {"DY": _DY, "W": _W}, _X, _conv_sizes, _conv_extents),
+        TemplateSpec("conv_wgrad", "conv", {"DY": _DY, "X": _X}, ("split", *_W), _conv_sizes, _conv_extents),
+        TemplateSpec("max_pool", "pool", {"X": _X}, _Y, _pool_sizes, _pool_extents),
+        TemplateSpec("sum_pool", "pool", {"X": _X}, _Y, _pool_sizes, _pool_extents),
+        TemplateSpec("max_pool_grad", "pool", {"DY": _Y, "INDEX": _Y}, _X, _pool_sizes, _pool_extents),
+        TemplateSpec("sum_pool_grad", "pool", {"DY": _Y}, _X, _pool_sizes, _pool_extents),
+        TemplateSpec("scan", "line", {"X": tuple("ori")}, tuple("ori"), _line_sizes, _line_extents),
+        TemplateSpec("sort", "line", {"X": tuple("ori")}, tuple("ori"), _line_sizes, _line_extents),
+        TemplateSpec("scatter", "line", {"INDEX": tuple("ori"), "X": tuple("ori")}, tuple("oji"), _line_sizes, _line_extents),
+        TemplateSpec("nms", "line", {"X": tuple("bmn")}, tuple("bn"), _nms_sizes, _nms_extents),
+        TemplateSpec("max_pool_gather", "pool", {"X": _X, "INDEX": _Y}, _Y, _pool_sizes, _pool_extents),
     )
 }

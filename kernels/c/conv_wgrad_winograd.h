@@ -5,14 +5,9 @@
  * A task owns NK output and CB input channels. It takes TR rows of tiles, or NB small images, at a time, transforms both sides
  * and adds up 16 products [CB x tiles] [tiles x NK].
  */
+enum { FN(_CB) = CEIL_DIV(CC / GROUPS, CEIL_DIV(CC / GROUPS, 32)) };
+#include "conv_wgrad_tile.h"
 enum {
-  FN(_GC) = CC / GROUPS,
-  FN(_GK) = CK / GROUPS,
-  FN(_NV) = MIN_OF(TILE_VECTORS, CEIL_DIV(CK / GROUPS, GRT_LANES(T))),
-  FN(_NK) = FN(_NV) * GRT_LANES(T),
-  FN(_KB) = CEIL_DIV(CK / GROUPS, FN(_NK)),
-  FN(_CB) = CEIL_DIV(CC / GROUPS, CEIL_DIV(CC / GROUPS, 32)),
-  FN(_CPARTS) = CEIL_DIV(CC / GROUPS, FN(_CB)),
   FN(_TP) = CEIL_DIV(CP, 2),
   FN(_TQ) = CEIL_DIV(CQ, 2),
   FN(_WANT) = 5120 / (FN(_NK) + FN(_CB)), /* tiles at a time: 320 KB of both transformed sides */
@@ -24,48 +19,17 @@ enum {
   FN(_HEIGHT) = 2 * FN(_TR) + 2
 };
 
-/* sum[ct][NK] += over tiles of v[tile][ct] * d[tile][NK] */
-GRT_INLINE void FN(_product)(const T *v, const T *d, T *sum, int tiles, const int ct) {
-  typedef GRT_VEC(T) vec;
-  enum { L = GRT_LANES(T), NV = FN(_NV) };
-  vec acc[16][NV];
-#pragma GCC unroll 16
-  for (int i = 0; i < ct; i++)
-#pragma GCC unroll 4
-    for (int j = 0; j < NV; j++) acc[i][j] = *(const vec *)(sum + (i * NV + j) * L);
-  for (int t = 0; t < tiles; t++, v += FN(_CB), d += NV * L) {
-    vec f[NV];
-#pragma GCC unroll 4
-    for (int j = 0; j < NV; j++) f[j] = *(const vec *)(d + j * L);
-#pragma GCC unroll 16
-    for (int i = 0; i < ct; i++)
-#pragma GCC unroll 4
-      for (int j = 0; j < NV; j++) acc[i][j] += v[i] * f[j];
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < ct; i++)
-#pragma GCC unroll 4
-    for (int j = 0; j < NV; j++) *(vec *)(sum + (i * NV + j) * L) = acc[i][j];
-}
-
 static void FN(_task)(long task, void **table) {
   const FN(_buffers) buf = FN(_open)(table);
-  enum {
-    NK = FN(_NK), CB = FN(_CB), TQ = FN(_TQ), TILES = FN(_TILES), WIDTH = FN(_WIDTH), PITCH = FN(_WIDTH) * FN(_CB),
-    CHUNK = CEIL_DIV(CN, SPLITS), MOST = FN(_NV) == 1 ? 16 : TILE_ROWS(FN(_NV)), CT = CEIL_DIV(CB, CEIL_DIV(CB, MOST))
-  };
-  const int cb = (int)(task % FN(_CPARTS)), kb = (int)(task / FN(_CPARTS) % FN(_KB));
-  const int g = (int)(task / (FN(_CPARTS) * FN(_KB)) % GROUPS), split = (int)(task / ((long)FN(_CPARTS) * FN(_KB) * GROUPS));
-  const int begin = split * CHUNK, end = MIN_OF(begin + CHUNK, CN);
-  const int k0 = g * FN(_GK) + kb * NK, width = MIN_OF(FN(_GK) - kb * NK, NK);
-  const int c0 = g * FN(_GC) + cb * CB, channels = MIN_OF(FN(_GC) - cb * CB, CB);
+  enum { NK = FN(_NK), CB = FN(_CB), TQ = FN(_TQ), TILES = FN(_TILES), WIDTH = FN(_WIDTH), PITCH = FN(_WIDTH) * FN(_CB) };
+  const FN(_share) own = FN(_block)(task);
   T *sum = grt_scratch(sizeof(T) * (16 * (CB * NK + TILES * (CB + NK)) + FN(_HEIGHT) * WIDTH * CB + 4 * NK + 64));
   T *v = sum + 16 * CB * NK, *d = v + 16 * TILES * CB, *patch = d + 16 * TILES * NK, *dy = patch + FN(_HEIGHT) * WIDTH * CB;
   memset(sum, 0, sizeof(T) * 16 * CB * NK);
   memset(patch, 0, sizeof(T) * FN(_HEIGHT) * WIDTH * CB);
-  for (int n0 = begin; n0 < end; n0 += FN(_NB))
+  for (int n0 = own.first; n0 < own.last; n0 += FN(_NB))
     for (int row0 = 0; row0 < FN(_TP); row0 += FN(_TR)) {
-      const int images = MIN_OF(end - n0, FN(_NB)), rows = MIN_OF(FN(_TP) - row0, FN(_TR));
+      const int images = MIN_OF(own.last - n0, FN(_NB)), rows = MIN_OF(FN(_TP) - row0, FN(_TR));
       int tiles = 0;
       for (int n = n0; n < n0 + images; n++) {
         for (int h = 0; h < 2 * rows + 2; h++) {
@@ -73,7 +37,7 @@ static void FN(_task)(long task, void **table) {
           const int hh = 2 * row0 + h - PAD_H;
           for (int w = 0; w < WIDTH; w++, to += CB) {
             if (hh >= 0 && hh < CH && w >= PAD_W && w < CW + PAD_W) {
-              GRT_SIMD for (int c = 0; c < channels; c++) to[c] = LOAD_X(buf, n, c0 + c, hh, w - PAD_W);
+              GRT_SIMD for (int c = 0; c < own.channels; c++) to[c] = LOAD_X(buf, n, own.c0 + c, hh, w - PAD_W);
             } else {
               memset(to, 0, sizeof(T) * CB);
             }
@@ -99,12 +63,12 @@ static void FN(_task)(long task, void **table) {
             }
             for (int i = 0; i < 4; i++) {
               const int pp = 2 * (row0 + row) + i / 2, qq = 2 * q + i % 2;
-              if (width < NK || pp >= CP || qq >= CQ) memset(dy + i * NK, 0, sizeof(T) * NK);
+              if (own.width < NK || pp >= CP || qq >= CQ) memset(dy + i * NK, 0, sizeof(T) * NK);
               if (pp >= CP || qq >= CQ) continue;
-              if (width == NK) {
-                GRT_SIMD for (int k = 0; k < NK; k++) dy[i * NK + k] = LOAD_DY(buf, n, k0 + k, pp, qq);
+              if (own.width == NK) {
+                GRT_SIMD for (int k = 0; k < NK; k++) dy[i * NK + k] = LOAD_DY(buf, n, own.k0 + k, pp, qq);
               } else {
-                GRT_SIMD for (int k = 0; k < width; k++) dy[i * NK + k] = LOAD_DY(buf, n, k0 + k, pp, qq);
+                GRT_SIMD for (int k = 0; k < own.width; k++) dy[i * NK + k] = LOAD_DY(buf, n, own.k0 + k, pp, qq);
               }
             }
             GRT_SIMD for (int k = 0; k < NK; k++) { /* A dy A' */
@@ -122,14 +86,10 @@ static void FN(_task)(long task, void **table) {
             }
           }
       }
-      for (int i = 0; i < 16; i++) {
-        int c = 0;
-        for (; c + CT <= CB; c += CT)
-          FN(_product)(v + i * TILES * CB + c, d + i * TILES * NK, sum + (i * CB + c) * NK, tiles, CT);
-        if (CB % CT) FN(_product)(v + i * TILES * CB + c, d + i * TILES * NK, sum + (i * CB + c) * NK, tiles, CB % CT);
-      }
+      for (int i = 0; i < 16; i++)
+        FN(_tiles)(v + i * TILES * CB, d + i * TILES * NK, sum + i * CB * NK, 1, 1, tiles, 0, 0, CB);
     }
-  for (int c = 0; c < channels; c++) {
+  for (int c = 0; c < own.channels; c++) {
     const T *s = sum + c * NK;
     enum { STEP = FN(_CB) * FN(_NK) };
     T dw[9][NK] __attribute__((aligned(64)));
@@ -146,7 +106,7 @@ static void FN(_task)(long task, void **table) {
       }
     }
     for (int i = 0; i < 9; i++)
-      GRT_SIMD for (int k = 0; k < width; k++) STORE(buf, split, k0 + k, cb * CB + c, i / 3, i % 3, dw[i][k]);
+      GRT_SIMD for (int k = 0; k < own.width; k++) STORE(buf, own.split, own.k0 + k, own.cb * CB + c, i / 3, i % 3, dw[i][k]);
   }
 }
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_KB) * FN(_CPARTS), table); }

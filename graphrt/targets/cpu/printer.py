@@ -163,9 +163,8 @@ class Printer:
     def template(self, kernel: TemplateKernel) -> list[str]:
         spec, ctype = kernel.spec, C_TYPES[kernel.dtype]
         lines, macros = self.opened(), {"NAME": self.name, "T": ctype, "ACC": ctype}
-        letters = (
-            kernel.sizes if spec.name == "matmul" else {(f"C{k}" if len(k) == 1 else k): v for k, v in kernel.sizes.items()}
-        )
+        matmul = spec.family == "matmul"
+        letters = kernel.sizes if matmul else {(f"C{k}" if len(k) == 1 else k): v for k, v in kernel.sizes.items()}
         macros.update({k: str(int(v) if isinstance(v, bool) else v) for k, v in letters.items()})
         if "OP" in kernel.sizes:
             macros["START"] = initial(kernel.sizes["OP"], kernel.dtype)
@@ -180,11 +179,10 @@ class Printer:
         params = ", ".join(f"int {p}" for p in kernel.epilogue.params)
         lines.append(f"GRT_INLINE void {self.name}_store(const {self.name}_buffers buf, {params}, {given}) {{")
         lines += [*self.insts(kernel.epilogue, {}, "  "), *self.stores(kernel.epilogue.stores, {}, "  "), "}"]
-        macros["STORE_C" if spec.name == "matmul" else "STORE"] = f"{self.name}_store"
+        macros["STORE_C" if matmul else "STORE"] = f"{self.name}_store"
         macros.update(self._hints(kernel))
-        packed = {"matmul": "B", "conv": "W", "conv_dgrad": "W"}.get(spec.name)
-        if packed:
-            macros["FROZEN"] = str(self._frozen(kernel.loaders[packed]))
+        for operand in kernel.loaders.keys() & {"B", "W"}:  # what is packed
+            macros["FROZEN"] = str(self._frozen(kernel.loaders[operand]))
         lines += [f"#define {k} {v}" for k, v in macros.items()]
         return [*lines, f'#include "{_HEADERS.get(spec.name, spec.name + ".h")}"']
 
@@ -198,14 +196,14 @@ class Printer:
 
     def _hints(self, kernel: TemplateKernel) -> dict[str, str]:
         """Which coordinate is the unit stride of each operand: it decides loop orders, never results."""
-        loaders, name = kernel.loaders, kernel.spec.name
-        if name in ("scan", "sort", "scatter", "nms"):
+        loaders, name, family = kernel.loaders, kernel.spec.name, kernel.spec.family
+        if family == "line":
             return {}
-        if name == "matmul":
+        if family == "matmul":
             fast = {"A_FAST_M": unit(loaders["A"], "m", "k"), "B_FAST_N": unit(loaders["B"], "n", "k")}
             return {**fast, "A_DIRECT": str(int(fast["A_FAST_M"] == "0" and _direct(loaders["A"])))}
         hints = {}
-        if name.startswith("conv"):
+        if family == "conv":
             hints["WINOGRAD"] = str(int(self.winograd))
             first = next(iter(loaders.values()))
             hints["X_CHANNELS_LAST"] = unit(

@@ -1,0 +1,67 @@
+/* What conv_wgrad_wide.h and conv_wgrad_winograd.h share: the block of a task, and the register tile that adds it up.
+ *
+ * A task owns one split of the batch, NK output channels and CB input channels (enum constants that the includer defines).
+ */
+enum {
+  FN(_GC) = CC / GROUPS,
+  FN(_GK) = CK / GROUPS,
+  FN(_NV) = MIN_OF(TILE_VECTORS, CEIL_DIV(CK / GROUPS, GRT_LANES(T))),
+  FN(_NK) = FN(_NV) * GRT_LANES(T),
+  FN(_KB) = CEIL_DIV(CK / GROUPS, FN(_NK)),
+  FN(_CPARTS) = CEIL_DIV(CC / GROUPS, FN(_CB)),
+  FN(_MOST) = FN(_NV) == 1 ? 16 : TILE_ROWS(FN(_NV)),
+  FN(_CT) = CEIL_DIV(FN(_CB), CEIL_DIV(FN(_CB), FN(_MOST))) /* channels of a tile, evenly */
+};
+
+typedef struct {
+  int split, first, last;      /* images of the split */
+  int k0, width;               /* output channels */
+  int cb, c0, channels;        /* the block of input channels, its first one, and how many it has */
+} FN(_share);
+
+GRT_INLINE FN(_share) FN(_block)(long task) {
+  enum { CHUNK = CEIL_DIV(CN, SPLITS) };
+  const int cb = (int)(task % FN(_CPARTS)), kb = (int)(task / FN(_CPARTS) % FN(_KB));
+  const int g = (int)(task / (FN(_CPARTS) * FN(_KB)) % GROUPS), split = (int)(task / ((long)FN(_CPARTS) * FN(_KB) * GROUPS));
+  return (FN(_share)){
+      .split = split, .first = split * CHUNK, .last = MIN_OF(split * CHUNK + CHUNK, CN),
+      .k0 = g * FN(_GK) + kb * FN(_NK), .width = MIN_OF(FN(_GK) - kb * FN(_NK), FN(_NK)),
+      .cb = cb, .c0 = g * FN(_GC) + cb * FN(_CB), .channels = MIN_OF(FN(_GC) - cb * FN(_CB), FN(_CB))};
+}
+
+/* sum[ct][NK] += over images, rows and columns of x[ct] * dy[NK]; dy is dense, x lies `image`, `row` and `step` numbers apart */
+GRT_INLINE void FN(_tile)(const T *x, const T *dy, T *sum, int images, int rows, int columns, int image, int row, int step,
+                          const int ct) {
+  typedef GRT_VEC(T) vec;
+  enum { L = GRT_LANES(T), NV = FN(_NV) };
+  vec acc[16][NV];
+#pragma GCC unroll 16
+  for (int j = 0; j < ct; j++)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++) acc[j][v] = *(const vec *)(sum + (j * NV + v) * L);
+  for (int n = 0; n < images; n++)
+    for (int p = 0; p < rows; p++) {
+      const T *at = x + n * image + p * row;
+      for (int q = 0; q < columns; q++, dy += NV * L, at += step) {
+        vec g[NV];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; v++) g[v] = *(const vec *)(dy + v * L);
+#pragma GCC unroll 16
+        for (int j = 0; j < ct; j++)
+#pragma GCC unroll 4
+          for (int v = 0; v < NV; v++) acc[j][v] += at[j] * g[v];
+      }
+    }
+#pragma GCC unroll 16
+  for (int j = 0; j < ct; j++)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++) *(vec *)(sum + (j * NV + v) * L) = acc[j][v];
+}
+
+/* All tiles of a block: x[CB] by dy[NK] */
+GRT_INLINE void FN(_tiles)(const T *x, const T *dy, T *sum, int images, int rows, int columns, int image, int row, int step) {
+  enum { CB = FN(_CB), CT = FN(_CT), NK = FN(_NK) };
+  int c = 0;
+  for (; c + CT <= CB; c += CT) FN(_tile)(x + c, dy, sum + c * NK, images, rows, columns, image, row, step, CT);
+  if (CB % CT) FN(_tile)(x + c, dy, sum + c * NK, images, rows, columns, image, row, step, CB % CT);
+}
