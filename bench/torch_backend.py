@@ -17,7 +17,7 @@ import torch
 import typer
 
 from bench.measure import compared, elsewhere, interleave, report, spread
-from bench.peers import WORK, torch_step
+from bench.peers import WORK, chosen, torch_step
 
 BACKENDS = {"graphrt": "graphrt", "inductor": "inductor", "eager": ""}
 CACHES = ("GRAPHRT_CACHE", "TORCHINDUCTOR_CACHE_DIR")
@@ -50,7 +50,7 @@ def main(
     """Prints the median milliseconds of a step and of the first one, and the ratios to graphrt's."""
     backends = {n: b for n, b in BACKENDS.items() if compiled or n != "inductor"}
     steps, cold = [], []
-    for name in work or ["LeNet-5", "ResNet-20"]:
+    for name in chosen(work or ["LeNet-5", "ResNet-20"]):
         about = {"work": name, "batch": WORK[name].batch}
         candidates: dict[str, Callable[[], Any] | None] = {n: make_step(name, b) for n, b in backends.items()}
         steps += compared({**about, "what": "step"}, interleave(candidates, rounds, calls))
