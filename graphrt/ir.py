@@ -94,9 +94,19 @@ class Graph:
         object.__setattr__(copy, "types", types)
         return copy
 
-    def input(self, name: str, shape: Sequence[int] = (), dtype: DTypeLike = float32) -> Value:
-        """A tensor the caller passes at each run, by ``name``."""
-        return self._source("input", name, shape, dtype, {})
+    def input(
+        self, name: str, shape: Sequence[int] = (), dtype: DTypeLike = float32, order: Sequence[int] | None = None
+    ) -> Value:
+        """A tensor the caller passes at each run, by ``name``.
+
+        ``order`` lists its dimensions as they lie in memory, the outermost first ((0, 2, 3, 1) is channels-last); arrays that
+        lie otherwise are copied at each run. None is row-major. Raises ArgumentError.
+        """
+        if order is not None and sorted(order) != list(range(len(shape))):
+            raise ArgumentError(f"order of input {name!r} must list its {len(shape)} dimensions, got {tuple(order)}")
+        value = self._source("input", name, shape, dtype, {})
+        object.__setattr__(value.node, "types", (value.type.with_order(order),))
+        return value
 
     def parameter(
         self, name: str, value: Any = None, *, shape: Sequence[int] = (), dtype: DTypeLike = float32, trainable: bool = True

@@ -86,6 +86,21 @@ def test_torch_tensors_go_in_without_a_copy_and_come_out() -> None:
     np.testing.assert_array_equal(program(x=strided)["logits"].numpy(), y.numpy())
 
 
+def test_inputs_lie_in_the_order_they_name(target: str, rng: np.random.Generator) -> None:
+    graph = grt.Graph()
+    x, w = graph.input("x", (2, 16, 5, 5), order=(0, 2, 3, 1)), graph.input("w", (4, 16, 3, 3))
+    assert grt.Graph.parse(str(graph)).sources["x"].types == x.node.types
+    program = grt.compile(F.conv2d(x, w), target=target)
+    feeds = {"w": rng.standard_normal((4, 16, 3, 3)).astype(np.float32)}
+    last = rng.standard_normal((2, 5, 5, 16)).astype(np.float32).transpose(0, 3, 1, 2)
+    expected = torch.conv2d(torch.from_numpy(last.copy()), torch.from_numpy(feeds["w"])).numpy()
+    for array in (last, np.ascontiguousarray(last), np.repeat(last, 2, 0)[::2]):  # as it says, otherwise, with gaps
+        np.testing.assert_allclose(program(x=array, **feeds), expected, atol=1e-4)
+    assert program._array("x", last).ctypes.data == last.ctypes.data
+    with pytest.raises(errors.ArgumentError, match="must list its 2 dimensions"):
+        graph.input("y", (2, 3), order=(0, 2))
+
+
 def test_several_threads_call_several_programs() -> None:
     programs = [grt.compile(classifier(False), target="cpu") for _ in range(2)]
     expected = programs[0](x=batch()["x"])["logits"]

@@ -207,3 +207,16 @@ def test_options_are_checked_and_the_entry_point_is_the_backend() -> None:
     with pytest.raises(Exception, match="the options of backend graphrt are target"):
         torch.compile(torch.sin, backend="graphrt", options={"speed": 9})(torch.ones(2))
     assert "graphrt" in torch._dynamo.list_backends() and torch._dynamo.lookup_backend("graphrt") is backend
+
+
+@pytest.mark.parametrize("target", COMPILED)
+def test_tensors_of_any_memory_format_are_read_where_they_lie(target: str) -> None:
+    net = nn.Sequential(nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 1))
+    theirs, fast = copy.deepcopy(net), compiled(net, target)
+    images = torch.randn(6, 16, 6, 6)
+    for x in (images, images.to(memory_format=torch.channels_last), images.permute(3, 1, 0, 2), images[::2]):
+        a, b = x.detach().requires_grad_(), x.detach().requires_grad_()
+        close(fast(a), theirs(b), 1e-4, f"strides {x.stride()}")
+        fast(a).square().sum().backward()
+        theirs(b).square().sum().backward()
+        close(_grad(a), _grad(b), 1e-3, "gradient")

@@ -73,7 +73,7 @@ def _few_channels(v: Value, order: Order, least: int) -> bool:
 def _choose(node: Node, i: int, wishes: list[Order], chosen: dict[Value, Order]) -> Order:
     wanted = [o for o in wishes if o is not None]
     if node.op.kind is Kind.SOURCE:
-        return wanted[0] if node.op.name == "parameter" and wanted else None
+        return (wanted[0] if wanted else None) if node.op.name == "parameter" else node.types[0].order
     if node.op.kind is Kind.VIEW:
         return None
     shape = node.types[i].shape

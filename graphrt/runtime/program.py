@@ -95,7 +95,7 @@ class Runnable:
     def __call__(self, *args: Any, **inputs: Any) -> Any:
         """Runs once. Inputs by name, as NumPy arrays, torch tensors or numbers; one dict also serves (odd names).
 
-        Arrays are read in place when they are contiguous and have the input's dtype. Raises InputError.
+        Arrays are read in place when they have the input's dtype and lie densely in its order. Raises InputError.
         """
         inputs = self._named(args, inputs)
         wants_torch = any(type(v).__module__.split(".")[0] == "torch" for v in inputs.values())
@@ -142,7 +142,9 @@ class Runnable:
             raise InputError(f"{self._described(name)}, got shape {list(array.shape)}")
         if array.dtype != type.dtype.numpy:
             raise InputError(f"{self._described(name)}, got {array.dtype}; convert it first")
-        return np.ascontiguousarray(array).reshape(type.shape)
+        if type.order is None:
+            return np.ascontiguousarray(array).reshape(type.shape)
+        return np.ascontiguousarray(array.transpose(type.order)).transpose(np.argsort(type.order))
 
     def _described(self, name: str) -> str:
         return f"input {name!r} is {self.inputs[name]} ({self._where(name)})"

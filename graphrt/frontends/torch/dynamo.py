@@ -1,8 +1,9 @@
 """``torch.compile(model, backend="graphrt")``: forward and backward graphs from AOTAutograd, each a graphrt program.
 
 Parameters are inputs of these graphs, so they stay where they are and any optimizer of torch updates them. A graph that cannot
-be compiled runs in eager mode, with one warning that says why. Where torch leaves sizes symbolic a program is compiled for
-each set of sizes that is met, up to torch._dynamo.config.recompile_limit; then eager mode takes over as well.
+be compiled runs in eager mode, with one warning that says why. A program is compiled for each set of sizes, and orders in
+memory, that is met, up to torch._dynamo.config.recompile_limit; then eager mode takes over as well. So what the forward pass
+keeps for the backward pass stays as it lies, channels-last where graphrt likes it so.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def backend(module: fx.GraphModule, example_inputs: Sequence[Any], options: Mapp
     target = (options or {}).get("target", "")
 
     def compiler(phase: str) -> Callable[[fx.GraphModule, Sequence[Any]], Runner]:
-        return lambda module, inputs: _compile(module, inputs, phase, target)
+        return lambda module, inputs: _compile(module, phase, target)
 
     with tracing():
         return aot_autograd(
@@ -48,18 +49,14 @@ def backend(module: fx.GraphModule, example_inputs: Sequence[Any], options: Mapp
         )(module, example_inputs)
 
 
-def _compile(module: fx.GraphModule, inputs: Sequence[Any], phase: str, target: str) -> Runner:
+def _compile(module: fx.GraphModule, phase: str, target: str) -> Runner:
     """A function of a list of tensors and numbers that does what ``module`` does, and empties the list as torch wants."""
     eager = make_boxed_func(module.forward)
     try:
-        if any(isinstance(n, torch.SymInt | torch.SymFloat | torch.SymBool) for v in inputs for n in _numbers(v)):
-            check(module)
-            return _boxed(_Dynamic(module, phase, target, eager))
-        return _boxed(_Static(module, inputs, phase, target))
-    except TargetError:
-        raise
+        check(module)
     except GraphrtError as error:
         return _fall_back(eager, error)
+    return _boxed(_Compiled(module, phase, target, eager))
 
 
 def _boxed(call: Runner) -> Runner:
@@ -80,28 +77,41 @@ def _fall_back(eager: Runner, error: object) -> Runner:
     return eager
 
 
-def _numbers(v: Any) -> Sequence[Any]:
-    return tuple(v.shape) if isinstance(v, torch.Tensor) else (v,)
+def _described(v: Any) -> Any:
+    """What a program is made for: a tensor's dtype, sizes and order in memory, or a number."""
+    return (v.dtype, tuple(v.shape), dense_order(v), v.device.type) if isinstance(v, torch.Tensor) else v
 
 
-class _Dynamic:
-    """A graph with symbolic sizes: a program for each set of sizes, made when it is met."""
+def dense_order(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The dimensions of ``tensor`` as they lie in memory, outermost first; None for row-major, and where there are gaps."""
+    strides: Sequence[int] = tensor.stride()
+    order = tuple(sorted(range(tensor.ndim), key=lambda d: (-strides[d], d)))
+    return order if tensor.permute(order).is_contiguous() and not tensor.is_contiguous() else None
+
+
+class _Compiled:
+    """A graph as programs, one for each set of sizes and memory orders, made when it is met."""
 
     def __init__(self, module: fx.GraphModule, phase: str, target: str, eager: Runner) -> None:
         self._module, self._phase, self._target, self._eager = module, phase, target, eager
         self._made: dict[tuple[Any, ...], Runner] = {}
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
-        sizes = tuple(_numbers(a) for a in args)
-        if sizes not in self._made:
-            self._made[sizes] = self._make(args)
-        return self._made[sizes](args)
+        key = tuple(map(_described, args))
+        if key not in self._made:
+            self._made[key] = self._make(args)
+        return self._made[key](args)
 
     def _make(self, args: Sequence[Any]) -> Runner:
         limit = torch._dynamo.config.recompile_limit
         if len(self._made) >= limit:
             return _fall_back(self._eager, f"it has met {limit} sets of sizes (torch._dynamo.config.recompile_limit)")
-        return _compile(self._module, args, self._phase, self._target)
+        try:
+            return _Static(self._module, args, self._phase, self._target)
+        except TargetError:
+            raise
+        except GraphrtError as error:
+            return _fall_back(self._eager, error)
 
 
 class _Static:
@@ -132,7 +142,7 @@ class _Static:
     def _source(graph: Graph, i: int, v: Any) -> Any:
         if not isinstance(v, torch.Tensor):
             return v
-        return graph.input(f"arg{i}", tuple(v.shape), as_dtype(str(v.dtype)))
+        return graph.input(f"arg{i}", tuple(v.shape), as_dtype(str(v.dtype)), dense_order(v))
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         found: Mapping[str, Any] = {}
