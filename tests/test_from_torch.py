@@ -70,11 +70,19 @@ def test_networks(name: str, train: bool, target: str) -> None:
 
 
 @pytest.mark.interpret
-@pytest.mark.parametrize("name", ["ResNet", "MobileNet"])
+@pytest.mark.parametrize("name", MODELS)
 def test_networks_on_the_interpreter(name: str) -> None:
     torch.manual_seed(0)
-    net, x = MODELS[name]().eval(), torch.randn(1, 3, 16, 16)
+    net, size = MODELS[name]().eval(), 32 if name == "ViT" else 16
+    x = torch.randn(1, 3, size, size)
     close(grt.compile(net, x, target="interpret")(x), net(x), 1e-4, "logits")
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("name", ["ResNet", "U-Net"])
+def test_gradients_of_networks_on_the_interpreter(name: str) -> None:
+    torch.manual_seed(0)
+    compare(MODELS[name](), (torch.randn(2, 3, 16, 16),), "interpret", True)
 
 
 # --- how a program is called ------------------------------------------------------------------------------------------------
