@@ -12,7 +12,7 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 -m "not interpret and not slow"
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m interpret
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 -m interpret
 
 samples: .venv/ready
 	$(BIN)/python -m pytest -m slow tests/test_torch_samples.py
