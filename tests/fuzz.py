@@ -191,6 +191,7 @@ def fuzz(seed: int, target: str, dags: int = 10, largest: int = 400, compare_unf
         escaped = Fault(f"not a GraphrtError: {builder.escaped[0]}", seed) if builder.escaped else None
         return escaped, len(graph.nodes)
     what = next(iter(found.values()))
+    print(f"seed {seed}: {what}; cutting it down", file=sys.stderr, flush=True)  # which may take minutes
     kind = what.split(":")[0] if "compile" in found else ""
 
     def fails(graph: grt.Graph, feeds: Feeds) -> bool:

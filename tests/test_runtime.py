@@ -119,6 +119,17 @@ def test_several_threads_call_several_programs() -> None:
     assert not wrong
 
 
+def test_empty_products_in_a_thread_that_has_no_scratch_memory_yet() -> None:
+    graph = grt.Graph()
+    program = grt.compile(F.matmul(graph.input("a", (200, 0)), graph.input("b", (0, 5))) + 1.0, target="cpu")
+    found: list[np.ndarray] = []
+    feeds = {"a": np.zeros((200, 0), np.float32), "b": np.zeros((0, 5), np.float32)}
+    thread = threading.Thread(target=lambda: found.append(program(feeds)))
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(found[0], np.ones((200, 5), np.float32))
+
+
 def test_a_forked_child_computes_the_same() -> None:
     program = grt.compile(classifier(False), target="cpu")
     expected = program(x=batch()["x"])["logits"]

@@ -28,7 +28,7 @@ enum {
   FN(_MB) = CEIL_DIV(FN(_TM), MAX_OF(1, MIN_OF(32, FN(_TM) / FN(_ENOUGH)))),
   FN(_BM) = CEIL_DIV(FN(_TM), FN(_MB)) * FN(_MR),
   FN(_BN) = CEIL_DIV(FN(_TN), FN(_NB)) * FN(_NR),
-  FN(_SHARED) = FROZEN || (FN(_MB) > 1 && (long)BATCH * K * N <= 1 << 23), /* 32 MB */
+  FN(_SHARED) = K > 0 && (FROZEN || (FN(_MB) > 1 && (long)BATCH * K * N <= 1 << 23)), /* 32 MB */
   FN(_PITCH) = (A_FAST_M ? FN(_BM) : FN(_KC)) + 16 /* of packed A: no power of two, which would crowd one set of a cache */
 };
 
