@@ -110,9 +110,10 @@ def build(sources: Sequence[str], name: str) -> Path:
         return target
     folder.mkdir(parents=True, exist_ok=True)
     texts = [folder / f"{name}-{key}{f'-{i}' if i else ''}.c" for i in range(len(sources))]
-    for text, source in zip(texts, sources, strict=True):
-        text.write_text(source)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        for text, source in zip(texts, sources, strict=True):  # whole at any moment: another process may be compiling it
+            (Path(scratch) / text.name).write_text(source)
+            os.replace(Path(scratch) / text.name, text)
         linked, flags = Path(scratch) / "linked.so", [*options(), "-I", str(headers())]
         if len(texts) == 1:
             _run([*flags, str(texts[0]), "-o", str(linked), "-lm"])
