@@ -23,7 +23,10 @@ COSTLY = {
 
 
 def choose(kernel: ReductionKernel) -> ReductionKernel:
-    """``kernel`` with each sum over a row of which one element is chosen replaced by a read of that element."""
+    """``kernel`` with each sum over a row of which one element is chosen replaced by a read of that element.
+
+    It is read behind the pass: what a reduction reads is never overwritten by its own kernel (``schedule/order.py``).
+    """
     if len(kernel.reduced) != 1:
         return kernel
     along = axis(f"i{kernel.reduced[0]}", kernel.shape[kernel.reduced[0]])
