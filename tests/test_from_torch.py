@@ -79,10 +79,11 @@ def test_networks_on_the_interpreter(name: str) -> None:
 
 
 @pytest.mark.interpret
-@pytest.mark.parametrize("name", ["ResNet", "U-Net"])
+@pytest.mark.parametrize("name", MODELS)
 def test_gradients_of_networks_on_the_interpreter(name: str) -> None:
     torch.manual_seed(0)
-    compare(MODELS[name](), (torch.randn(2, 3, 16, 16),), "interpret", True)
+    size = 32 if name == "ViT" else 16
+    compare(MODELS[name](), (torch.randn(2, 3, size, size),), "interpret", True)
 
 
 # --- how a program is called ------------------------------------------------------------------------------------------------
