@@ -95,12 +95,16 @@ class _Compiled:
     def __init__(self, module: fx.GraphModule, phase: str, target: str, eager: Runner) -> None:
         self._module, self._phase, self._target, self._eager = module, phase, target, eager
         self._made: dict[tuple[Any, ...], Runner] = {}
+        self._met: dict[tuple[Any, ...], Runner] = {}  # by what can be read off the arguments in no time
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
-        key = tuple(map(_described, args))
-        if key not in self._made:
-            self._made[key] = self._make(args)
-        return self._made[key](args)
+        key = tuple((v.dtype, v.shape, v.stride(), v.device) if isinstance(v, torch.Tensor) else v for v in args)
+        if key not in self._met:
+            described = tuple(map(_described, args))
+            if described not in self._made:
+                self._made[described] = self._make(args)
+            self._met[key] = self._made[described]
+        return self._met[key](args)
 
     def _make(self, args: Sequence[Any]) -> Runner:
         limit = torch._dynamo.config.recompile_limit
