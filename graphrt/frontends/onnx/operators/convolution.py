@@ -47,6 +47,15 @@ def spatial_rank(x: Value, what: str) -> int:
     return x.ndim - 2
 
 
+def windows(
+    x: Value, what: str, kernel: Ints, auto_pad: str, pads: Ints, strides: Ints, dilations: Ints
+) -> tuple[list[int], list[int], Pairs]:
+    """Strides, dilations and padding of the windows that the operator ``what`` lays over ``x``. Raises ConversionError."""
+    rank = spatial_rank(x, what)
+    steps, gaps = per_dim(strides, rank), per_dim(dilations, rank)
+    return steps, gaps, pads_of(auto_pad, pads, x.shape[2:], kernel, steps, gaps)
+
+
 @operator("Conv")
 def conv(
     x: Value,
@@ -61,10 +70,8 @@ def conv(
     strides: Ints = (),
 ) -> Value:
     """``kernel_shape`` says what the shape of ``w`` does."""
-    rank = spatial_rank(x, "Conv")
-    steps, gaps = per_dim(strides, rank), per_dim(dilations, rank)
-    pairs = pads_of(auto_pad, pads, x.shape[2:], w.shape[2:], steps, gaps)
-    return (F.conv1d, F.conv2d, F.conv3d)[rank - 1](x, w, b, steps, pairs, gaps, group)
+    steps, gaps, pairs = windows(x, "Conv", w.shape[2:], auto_pad, pads, strides, dilations)
+    return (F.conv1d, F.conv2d, F.conv3d)[len(steps) - 1](x, w, b, steps, pairs, gaps, group)
 
 
 def _padded(y: Value, pairs: Pairs) -> Value:

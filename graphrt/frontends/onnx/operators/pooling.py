@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 import graphrt.ops as F
-from graphrt.frontends.onnx.operators.convolution import Pairs, pads_of, per_dim, spatial_rank
+from graphrt.frontends.onnx.operators.convolution import Pairs, pads_of, per_dim, spatial_rank, windows
 from graphrt.frontends.onnx.table import Call, Ints, operator
 from graphrt.ir import Value
 
@@ -33,9 +33,8 @@ def max_pool(
     call: Call,
 ) -> list[Value]:
     """Indices count through the whole input; ``storage_order`` 1 lets the rows of an image run fastest."""
-    rank = spatial_rank(x, "MaxPool")
-    steps, gaps = per_dim(strides, rank), per_dim(dilations, rank)
-    pairs = pads_of(auto_pad, pads, x.shape[2:], kernel_shape, steps, gaps)
+    steps, gaps, pairs = windows(x, "MaxPool", kernel_shape, auto_pad, pads, strides, dilations)
+    rank = len(steps)
     several = any(call.outputs[1:])
     y = _MAX[rank - 1](_float(x), list(kernel_shape), steps, pairs, gaps, bool(ceil_mode), several)
     if not several:
@@ -72,9 +71,7 @@ def average_pool(
     pads: Ints = (),
     strides: Ints = (),
 ) -> Value:
-    rank = spatial_rank(x, "AveragePool")
-    steps, gaps = per_dim(strides, rank), per_dim(dilations, rank)
-    pairs = pads_of(auto_pad, pads, x.shape[2:], kernel_shape, steps, gaps)
+    steps, gaps, pairs = windows(x, "AveragePool", kernel_shape, auto_pad, pads, strides, dilations)
     y = _sums(x, kernel_shape, steps, pairs, gaps, ceil_mode)
     counts = np.ones(())
     for n, out, k, s, pair, d in zip(x.shape[2:], y.shape[2:], kernel_shape, steps, pairs, gaps, strict=True):
@@ -96,9 +93,7 @@ def lp_pool(
     pads: Ints = (),
     strides: Ints = (),
 ) -> Value:
-    rank = spatial_rank(x, "LpPool")
-    steps, gaps = per_dim(strides, rank), per_dim(dilations, rank)
-    pairs = pads_of(auto_pad, pads, x.shape[2:], kernel_shape, steps, gaps)
+    steps, gaps, pairs = windows(x, "LpPool", kernel_shape, auto_pad, pads, strides, dilations)
     return F.pow(_sums(F.pow(F.abs(x), float(p)), kernel_shape, steps, pairs, gaps, ceil_mode), 1.0 / p)
 
 
