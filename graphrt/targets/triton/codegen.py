@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphrt.errors import TargetError
@@ -27,7 +27,7 @@ from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, identity, scalar, triton_number
 from graphrt.targets.templates import kernels as find_kernels
-from graphrt.types import DType, bfloat16, float64
+from graphrt.types import HALVES, DType, bfloat16, float64
 
 ROW_LIMIT = 16384  # elements of a row that one program holds
 _TILE = {False: 4096, True: 1 << 18}  # elements of a generated kernel's tile: compiled, interpreted
@@ -133,7 +133,7 @@ class Printer:
             checks = tuple((g.substitute(at), lo, hi) for g, lo, hi in guards)
             condition = guard_text(checks, "//", " & ")
             used = self.used(e).union(*(self.used(g) for g, _, _ in checks))
-            mask, zeros = masks.of(used, bool(condition))
+            mask, zeros = masks.of(used)
             if condition:
                 mask = f"{mask} & {condition}" if mask else condition
             if self.interpret and not used and not zeros:
@@ -180,12 +180,13 @@ class Printer:
     def template(self, kernel: TemplateKernel) -> LaunchCode:
         from graphrt.kernels.triton import config  # type: ignore[import-not-found]
 
-        name, spec = kernel.group.name, kernel.spec
+        name, spec, anchor = kernel.group.name, kernel.spec, kernel.group.anchor
+        assert anchor is not None
         text: list[str] = []
         constants: dict[str, Any] = {}
         self.wide = _tensors(kernel)
-        for operand, block in kernel.loaders.items():
-            text += self._loader(f"{name}_{operand.lower()}", block)
+        for operand in kernel.loaders:
+            text += self._loader(f"{name}_{operand.lower()}", kernel, operand)
             constants[f"LOAD_{operand}"] = f"@{name}_{operand.lower()}"
         text += self._epilogue(f"{name}_store", kernel)
         constants["EPILOGUE"] = f"@{name}_store"
@@ -194,7 +195,7 @@ class Printer:
         constants["ACC"] = TRITON_TYPES[kernel.dtype]
         if "OP" in sizes:
             constants["START"] = identity(sizes["OP"], kernel.dtype)
-        itemsize = kernel.dtype.itemsize
+        itemsize = anchor.inputs[0].dtype.itemsize
         options: dict[str, Any] = {"precision": "ieee", "target": self.arch, "units": self.units}
         if spec.family == "matmul":
             m, n, k = sizes["M"], sizes["N"], sizes["K"]
@@ -222,13 +223,30 @@ class Printer:
         module = spec.name if spec.family == "line" else spec.family
         return LaunchCode(module, _KERNELS[spec.name], display, self.slots, constants, launch, grid, text)
 
-    def _loader(self, name: str, block: Block) -> list[str]:
-        assert block.result is not None
-        masks = Masks("mask", set(block.params), "tl.zeros(mask.shape, tl.int32)")
-        pure = bool(block.insts) and all(i.op in ("load", "cast") for i in block.insts)
-        result = block.result.name if pure else f"tl.where(mask, {block.result.name}, 0)"  # f(0) may not be 0
-        head = ["@triton.jit", f"def {name}({', '.join(block.params)}, mask, ARGS):"]
-        return [*head, *self.lines(block, {}, masks), f"    return {result}", "", ""]
+    def _loader(self, name: str, kernel: TemplateKernel, operand: str) -> list[str]:
+        """Returns the operand in its own type, so that halves reach the tensor cores as halves, and 0 outside.
+
+        What does not vary along every axis, such as a scale for each channel, is loaded in its own shape and masked by
+        its own bounds: as a whole tile it would take shared memory in every stage.
+        """
+        block, spec, anchor = kernel.loaders[operand], kernel.spec, kernel.group.anchor
+        assert block.result is not None and anchor is not None
+        value = anchor.inputs[list(spec.operands).index(operand)]
+        extents = spec.operand_extents(anchor, operand)
+        bounds = {a: f"({a} < {n})" if a not in "hwpq" else f"({a} >= 0) & ({a} < {n})" for a, n in extents.items() if a != "b"}
+        whole = {a for a in bounds if extents[a] > 1} if spec.family != "line" else set()
+        masks = Masks("mask", whole, "tl.zeros(mask.shape, tl.int32)", {"b": "", **bounds})
+        insts, result = list(block.insts), block.result
+        if spec.family in ("matmul", "conv") and value.dtype in HALVES:
+            if insts and insts[-1].out == result and insts[-1].op == "cast" and insts[-1].args[0].dtype is value.dtype:
+                result = insts.pop().args[0]  # it was about to be widened
+            else:
+                insts.append(Inst(half := Var("half", value.dtype), "cast", (result,)))
+                result = half
+        lines = self.lines(replace(block, insts=insts), {}, masks)
+        whole_load = bool(insts) and insts[-1].op == "load" and insts[-1].out == result and "mask=mask" in lines[-1]
+        text = result.name if whole_load else f"tl.where(mask, {result.name}, 0)"  # f(0) may not be 0
+        return ["@triton.jit", f"def {name}({', '.join(block.params)}, mask, ARGS):", *lines, f"    return {text}", "", ""]
 
     def _epilogue(self, name: str, kernel: TemplateKernel) -> list[str]:
         block = kernel.epilogue
@@ -340,16 +358,16 @@ class Printer:
 
 @dataclass
 class Masks:
-    """Which mask a load takes: the whole one when its offset covers every axis, else the bounds of those it covers."""
+    """Which mask a load takes: the whole one when its offset covers ``axes``, else the bounds of those it covers."""
 
     whole: str
     axes: set[str]
-    zeros: str  # added to an offset so that it has the shape of the whole mask ("": never)
+    zeros: str  # added to an offset so that it has the shape of the whole mask ("": that is never needed)
     bounds: dict[str, str] = field(default_factory=dict)
 
-    def of(self, used: set[str], guarded: bool) -> tuple[str, str]:
+    def of(self, used: set[str]) -> tuple[str, str]:
         """(mask, text to add to the offset) for an offset over the axes ``used``."""
-        if self.zeros:
+        if self.zeros and used >= self.axes:
             return self.whole, f" + {self.zeros}"
         return " & ".join(dict.fromkeys(self.bounds[a] for a in sorted(used) if self.bounds[a])), ""
 
@@ -375,6 +393,9 @@ def _tensors(kernel: Kernel) -> set[str]:
                 names |= {a.name for a in inst.args}
             elif inst.op == "where" and {a.name for a in inst.args[1:]} <= numbers:
                 names.add(inst.args[1].name)
+    if isinstance(kernel, TemplateKernel):
+        results = {block.result for block in kernel.loaders.values()}
+        names |= {i.out.name for block in kernel.loaders.values() for i in block.insts if i.op == "const" and i.out in results}
     if isinstance(kernel, ReductionKernel):
         names |= {x.name for p in kernel.passes for _, x, _ in p.reduces}
     return names
