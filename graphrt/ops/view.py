@@ -249,7 +249,7 @@ def _simplify_widen(node: Node) -> Value | None:
 
 
 def _widen_samples(rng: np.random.Generator) -> list[Sample]:
-    numbers = (np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-7]), rng.standard_normal((2, 3)))
+    numbers = (np.array([0.0, -0.0, 1e-7, 30000.0]), rng.standard_normal((2, 3)))
     return [Sample((x.astype(half.numpy),), {}) for x in numbers for half in HALVES]
 
 
