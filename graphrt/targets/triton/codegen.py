@@ -48,7 +48,7 @@ from graphrt.kernels.triton import conv, matmul, pool
 from graphrt.kernels.triton.philox import uniform
 from graphrt.kernels.triton.reduce import add, maximum, minimum, multiply
 from graphrt.kernels.triton.scalar import *
-from graphrt.kernels.triton.tiles import cast
+from graphrt.kernels.triton.tiles import cast, sum_runs
 '''
 
 
@@ -158,6 +158,8 @@ class Printer:
             e = element.substitute(at)
             text = e.render() if e.terms else f"tl.full((1,), {e.const}, tl.int32)"
             return f"uniform({seed.name}, {counter.name}, {stream}, {text})"
+        if inst.op == "sum_runs":
+            return f"sum_runs({inst.args[0].name}, mask, {inst.args[1]})"
         if inst.op == "cast":
             x = inst.args[0]
             return f"{x.name} != 0" if inst.out.dtype.is_bool else _cast(x.name, inst.out.dtype)
@@ -173,7 +175,8 @@ class Printer:
             elif s.slot.type.dtype is bfloat16:  # a store alone may round towards zero
                 value = _cast(value, bfloat16)
             where = f"{self.pointer(s.slot)} + ({s.offset.substitute(at).render()} + {zeros})"
-            lines.append(f"{indent}tl.store({where}, {value}, mask={mask})")
+            first = guard_text(tuple((e.substitute(at), lo, hi) for e, lo, hi in s.guards), "//", " & ")
+            lines.append(f"{indent}tl.store({where}, {value}, mask={f'{mask} & {first}' if first else mask})")
         return lines or [f"{indent}pass"]
 
     # --- templates ------------------------------------------------------------------------------------------------

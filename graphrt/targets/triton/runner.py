@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import math
 import os
 import sys
 import time
@@ -29,6 +30,7 @@ from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.codegen import LaunchCode, generate
 from graphrt.targets.triton.device import device as find_device
 
+RUN = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
 UNITS = 132  # multiprocessors assumed when there is no device to ask (an H100's and H200's)
 
 
@@ -47,7 +49,13 @@ def policy(target: str) -> Policy:
         count = config.wgrad_splits(sizes, itemsize, target == "interpret", precision="ieee", units=_units(target))
         return count if count > 1 else 0
 
-    return Policy(splits=splits)
+    def run(node: Node) -> int:
+        x = node.inputs[0]
+        pixels = x.type.size // max(node.types[0].size, 1)
+        length = math.gcd(pixels, RUN)
+        return length if length >= 16 and pixels >= (4 if target == "interpret" else 64) * RUN else 0
+
+    return Policy(splits=splits, run=run)
 
 
 def _units(target: str) -> int:
