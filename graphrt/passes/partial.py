@@ -60,7 +60,7 @@ def _over_pixels(node: Node) -> bool:
 
 
 def _cone(node: Node, position: dict[Node, int]) -> set[str]:
-    """The cheap elementwise nodes between the last contraction behind ``node`` and ``node``, by name.
+    """The cheap elementwise nodes between ``node`` and the contraction that computes the last of what it is made of, by name.
 
     They are copied for the sum: a copy that only the sum reads need not be stored when the sum becomes an epilogue.
     """
@@ -72,7 +72,7 @@ def _cone(node: Node, position: dict[Node, int]) -> set[str]:
         if here in seen:
             continue
         seen.add(here)
-        if here.op.kind is Kind.CONTRACTION:
+        if here.op.template is not None:
             break
         if follows(here) and here.op.cheap:
             path.append(here)
@@ -80,6 +80,8 @@ def _cone(node: Node, position: dict[Node, int]) -> set[str]:
                 if v.shape == shape:
                     heapq.heappush(heap, (-position[v.node], 0))
     else:
+        return set()
+    if here.op.kind is not Kind.CONTRACTION:  # what was computed last has no epilogue that sums
         return set()
     found = {here}
     for n in reversed(path):
@@ -90,15 +92,15 @@ def _cone(node: Node, position: dict[Node, int]) -> set[str]:
 
 def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, int], Value]) -> Value:
     """The sum ``node`` from sums of runs [runs, C]; ``known`` holds those that exist by what they sum."""
-    x = node.inputs[0]
-    centre = x.node.inputs[0].node
-    base = centre.inputs[0] if plan.variance else x
+    base = node.inputs[0]
+    if plan.variance:
+        base, centre = base.node.inputs[0].node.inputs
     rows = _rows(_copy(base, plan.cone, {}), plan.run)
     if (base, plan.run) not in known:
         known[base, plan.run] = sum_over(rows, 1)
     sums = known[base, plan.run]
     if plan.variance:
-        mean = constant_along(centre.inputs[1], node)
+        mean = constant_along(centre, node)
         assert mean is not None
         own = sums * (1.0 / plan.run)
         off = rows - reshape(own, (own.shape[0], 1, own.shape[1]))

@@ -21,6 +21,7 @@ from graphrt.op import Kind
 from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull
 from graphrt.schedule.inline import inline
 from graphrt.schedule.partition import MAX_INPUTS, Decision, Fusion, Verdict, aligned, candidates, read_index, through
+from graphrt.schedule.recompute import recompute
 from graphrt.schedule.runs import absorb_sums
 
 MAX_ROW = 16384  # a reduced row up to this size is kept on chip; beyond it each pass reads it again
@@ -43,6 +44,7 @@ def fuse(graph: Graph, enabled: bool = True, tiles: bool = True) -> tuple[list[G
     if enabled:
         _merge_rows(f)
         inline(f)
+        _merge_rows(f)  # those that read one tensor now
     alone: list[Node] = []
     for node in graph.nodes:
         if node.op.kind in FUSABLE and node not in f.owner and node not in f.inlined:
@@ -57,6 +59,8 @@ def fuse(graph: Graph, enabled: bool = True, tiles: bool = True) -> tuple[list[G
     for node in alone:
         if node not in f.owner and node not in f.inlined:
             f.start(node)
+    if enabled:
+        recompute(f)
     _copies(f, enabled)
     copied = {base for g in f.groups for v in g.copies for base in through(v)}
     for group in f.groups:
@@ -190,6 +194,9 @@ def _merge_two(f: Fusion, rows: list[Group]) -> bool:
         assert late.anchor is not None
         f.decide(late.anchor, early, Verdict(True, "same rows"), saved)
         trial.stopped = early.stopped + late.stopped
+        trial.inlined = sorted({*early.inlined, *late.inlined}, key=f.position.__getitem__)
+        for n in trial.inlined:
+            f.inlined[n] = [*(g for g in f.inlined[n] if g not in (early, late)), trial]
         for groups in (f.groups, rows):
             groups[groups.index(early)] = trial
             groups.remove(late)
@@ -200,9 +207,9 @@ def _merge_two(f: Fusion, rows: list[Group]) -> bool:
 
 
 def _sisters(f: Fusion, a: Group, b: Group) -> bool:
-    """Whether both groups reduce nothing but sums of runs of one template."""
-    found = [{f.owner.get(v.node) for v in f.inputs(g) if v.type.size == math.prod(g.shape)} for g in (a, b)]
-    return found[0] == found[1] and len(found[0]) == 1 and all(g is not None and g.runs for g in found[0])
+    """Whether both groups reduce nothing but what one kernel has reduced in part."""
+    parts = [v for g in (a, b) for v in f.inputs(g) if v.type.size == math.prod(g.shape)]
+    return all(v.node.op.kind is Kind.REDUCTION for v in parts) and len({f.owner[v.node] for v in parts}) == 1
 
 
 def _apart(f: Fusion, a: Group, b: Group) -> bool:
@@ -248,15 +255,12 @@ def _edges(f: Fusion, group: Group, copied: set[Value]) -> None:
         reads.update(dict.fromkeys(through(v)))
     group.inputs = [v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED]
     for v in group.values():
-        outside = any(r not in group.nodes for r in f.readers(v)) or any(
-            r in f.inlined and any(g is not group for g in f.inlined[r]) for r in f.readers(v)
-        )
-        if outside or v in copied or f.is_result(v):
+        if v in copied or f.is_result(v) or any(v.node not in g.inlined for g in f.reading(group, v)):
             group.outputs.append(v)
 
 
 def _check(f: Fusion) -> None:
-    """Every computed node is in exactly one group, or inlined into at least one."""
+    """Every computed node is in exactly one group, or inlined into at least one, or both."""
     owners = Counter(node for g in f.groups for node in g.nodes)
     for node in f.graph.nodes:
         if node.op.kind not in FREE:

@@ -349,12 +349,11 @@ def _template(schedule: Schedule, group: Group, precision: str) -> TemplateKerne
     for v, var in zip(node.outputs, accumulators, strict=True):
         emitter.known["read", v, emitter.place(group.index[v])] = emitter.cast(var, compute_dtype(v.dtype))
     inside = [(emitter.place(i)[1], 0, 1) for i in group.runs.values()]  # the first row of a run stores for all
-    rows = {group.runs[n][0] for n in group.runs}
+    of_runs = {group.index[n.outputs[0]] for n in group.runs}
     for v in group.values():
         if v in group.outputs:
             at = emitter.place(group.index[v])
-            whole = not rows or group.index[v][0] not in rows or v.ndim == 3
-            emitter.store(v, at, emitter.read(v, at), () if whole else tuple(inside[:1]))
+            emitter.store(v, at, emitter.read(v, at), tuple(inside[:1]) if group.index[v] in of_runs else ())
     return TemplateKernel(group, spec, sizes, dtype, loaders, emitter.block, precision)
 
 

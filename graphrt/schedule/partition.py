@@ -90,6 +90,15 @@ class Fusion:
         views = (n for n in self.users[value] if n.op.kind is Kind.VIEW and n not in self.owner)
         return any(self.is_result(n.outputs[0]) for n in views)
 
+    def reading(self, group: Group, value: Value) -> list[Group]:
+        """The groups other than ``group`` that read ``value``, also to compute something on load."""
+        found: dict[Group, None] = {}
+        for reader in self.readers(value):
+            if reader in self.owner:
+                found[self.owner[reader]] = None
+            found.update(dict.fromkeys(self.inlined.get(reader, ())))
+        return [g for g in found if g is not group]
+
     def start(self, node: Node) -> Group:
         group = make_group(f"g{len(self.groups)}", node)
         self.groups.append(group)

@@ -93,7 +93,8 @@ def _fits(f: Fusion, group: Group, node: Node, path: list[Node]) -> tuple[Verdic
         return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), {}
     members = {*group.nodes, *path, node}
     outside = {v.node for n in (*path, node) for v in f.bases(n) if v.node.op.kind not in FREE} - members
-    if f.depends(f.after(group) - members, outside):
+    after = f.after(group).union(*(f.successors(n) for n in (*path, node))) - members
+    if f.depends(after, outside):
         return Verdict(False, "would wait for itself (cycle)"), {}
     return Verdict(True, "sums of runs are in the tile"), found
 
