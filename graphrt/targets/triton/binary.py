@@ -1,0 +1,142 @@
+"""Runs an image on a driver: eagerly once, from then on as one graph over buffers that never move.
+
+A run fills the input slots, replays the graph, and copies the outputs out; all of it on torch's current stream, in order with
+whatever else is there. The state's lock and event keep programs that share it one behind the other, on any threads and
+streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from graphrt.config import Flags
+from graphrt.runtime.arrays import to_numpy
+from graphrt.runtime.program import Binary
+from graphrt.runtime.state import State
+from graphrt.targets.triton.driver import Driver, Launch
+from graphrt.targets.triton.image import Buffer, Image
+from graphrt.targets.triton.slots import Slots, flat, view
+from graphrt.types import TensorType
+
+TOGETHER = 64 << 10  # bytes of outputs up to which one copy takes them all
+
+
+class DeviceBinary(Binary):
+    """An image bound to a device: its arena, its loaded kernels and, once a state gave its addresses, its launches.
+
+    ``outputs`` are the types of the results, which lie in the arena of ``image``.
+    """
+
+    def __init__(self, image: Image, driver: Driver, outputs: Mapping[str, TensorType]) -> None:
+        self.image, self._driver = image, driver
+        flags = Flags.read()
+        self._poison, self._graphs = flags.poison, not flags.no_graph
+        self._memory = driver.allocate(image.size)
+        self._kernels = [driver.load(kernel) for kernel in image.kernels]
+        inputs = image.buffers("input")
+        slots = {name: view(self._memory, b.offset, b.type) for name, b in inputs.items()}
+        self._slots = Slots(driver, slots, {name: b.type for name, b in inputs.items()})
+        self._outputs = _in_order(image.buffers("output"), outputs)
+        self._launches: list[Launch] | None = None
+        self._replay: Callable[[], None] | None = None
+        self._done: Any = None  # an event: the last run is over
+        self._streams: set[Any] = {driver.stream()}
+
+    def takes(self, value: Any) -> bool:
+        """Tensors on the program's own device stay there."""
+        return self._driver.owns(value)
+
+    def misplaced(self, value: Any) -> str:
+        """Why a tensor cannot be an input: it lies on a device other than the program's and the CPU."""
+        device = getattr(value, "device", None)
+        if device is None or self._driver.owns(value) or str(device) == "cpu":
+            return ""
+        return f"lies on {device}; the program runs on {self._driver.where} and takes tensors of it or of the CPU"
+
+    def prefetch(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Starts the copy of inputs for the next run."""
+        return self._slots.prefetch(inputs)
+
+    def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
+        """Runs every launch. Results are new tensors of the device, or new NumPy arrays, which takes a wait."""
+        with state.lock:
+            launches = self._begin(inputs, state)
+            if self._replay is not None:
+                self._replay()
+            elif self._graphs and launches:
+                self._first(launches)
+            else:
+                self._driver.run(launches)
+            self._end(state)
+            return self._results(tensors)
+
+    def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
+        """Runs launch by launch and returns the seconds of each."""
+        with state.lock:
+            seconds = self._driver.time(self._begin(inputs, state))
+            self._end(state)
+            return seconds
+
+    def _begin(self, inputs: Mapping[str, Any], state: State) -> list[Launch]:
+        """Everything before the launches, on the current stream."""
+        if self._launches is None:
+            self._launches = self._bound(state)
+        stream = self._driver.stream()
+        for event in (self._done, state.done):
+            if event is not None:
+                stream.wait_event(event)
+        if stream not in self._streams:
+            self._streams.add(stream)
+            self._driver.keep(self._memory, stream)
+            for buffer in self.image.buffers("state").values():
+                self._driver.keep(state.on_device(buffer.name, self._driver), stream)
+        self._slots.fill(inputs)
+        if self._poison:
+            self._memory[: self.image.temporary].fill_(0xFF)  # every float in it is NaN
+        return self._launches
+
+    def _end(self, state: State) -> None:
+        self._done = state.done = self._driver.stream().record_event(self._done)
+
+    def _first(self, launches: list[Launch]) -> None:
+        """The first run, on a side stream, loads what is loaded lazily; then the launches become a graph."""
+        stream, side = self._driver.stream(), self._driver.fork()
+        side.wait_stream(stream)
+        with self._driver.using(side):
+            self._driver.run(launches)
+        stream.wait_stream(side)
+        self._replay = self._driver.capture(launches)
+
+    def _bound(self, state: State) -> list[Launch]:
+        """The launches with their pointers: addresses in the arena, and of the state's buffers, which never move."""
+        scratch = self._memory[self.image.size - self.image.scratch :] if self.image.scratch else None
+        found: dict[Buffer, Any] = {}
+
+        def tensor(b: Buffer) -> Any:
+            if b not in found:
+                found[b] = state.on_device(b.name, self._driver) if b.space == "state" else flat(self._memory, b.offset, b.type)
+            return found[b]
+
+        return [
+            self._driver.bind(self._kernels[launch.kernel], launch.grid, [*map(tensor, launch.buffers)], scratch)
+            for launch in self.image.launches
+        ]
+
+    def _results(self, tensors: bool) -> dict[str, Any]:
+        """Copies of the outputs: one for all where they are small, else one each."""
+        start = min((b.offset for b in self._outputs.values()), default=0)
+        end = max((b.offset + b.type.nbytes for b in self._outputs.values()), default=0)
+        copy = (lambda t: t.clone()) if tensors else self._driver.fetch
+        if end - start <= TOGETHER:
+            region = copy(self._memory[start:end])
+            found = {name: view(region, b.offset - start, b.type) for name, b in self._outputs.items()}
+        else:
+            found = {name: copy(view(self._memory, b.offset, b.type)) for name, b in self._outputs.items()}
+        return found if tensors else {name: to_numpy(t) for name, t in found.items()}
+
+
+def _in_order(buffers: Mapping[str, Buffer], outputs: Mapping[str, TensorType]) -> dict[str, Buffer]:
+    """The buffers of ``outputs`` in their order. One of no elements, which no launch writes, lies where the others begin."""
+    start = min((b.offset for b in buffers.values()), default=0)
+    return {name: buffers.get(name, Buffer("output", name, type, start)) for name, type in outputs.items()}

@@ -1,0 +1,98 @@
+"""The static places of a program's inputs, and how a batch gets there while the device is at work.
+
+    NumPy array ──▶ pinned memory ──▶ slot                          one number ──▶ slot (as a kernel's argument)
+    tensor of the device ───────────▶ slot
+    prefetch:  either ──▶ staging memory, on a stream of its own;   the next call: staging ──▶ slot
+
+Slots never move, so a captured graph reads them. Nothing waits for the device but a host that is two batches ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graphrt.runtime.arrays import from_numpy
+from graphrt.targets.triton.driver import Driver
+from graphrt.types import TensorType
+
+PINNED = 2  # sets of pinned buffers, used in turn
+
+
+def view(memory: Any, offset: int, type: TensorType) -> Any:
+    """``type`` at ``offset`` bytes into the torch.uint8 tensor ``memory``, in its logical shape."""
+    return flat(memory, offset, type).as_strided(type.shape, type.strides)
+
+
+def flat(memory: Any, offset: int, type: TensorType) -> Any:
+    """``type`` at ``offset`` bytes into ``memory``, as one dimension in memory order."""
+    import torch
+
+    return memory[offset : offset + type.nbytes].view(getattr(torch, type.dtype.name))
+
+
+class Pinned:
+    """Host memory for one batch, and an event that says when the device has taken it."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._buffers: dict[str, Any] = {}
+        self._taken: Any = None
+
+    def copy(self, values: Mapping[str, Any], slots: Mapping[str, Any], types: Mapping[str, TensorType]) -> None:
+        """Copies ``values``, arrays or tensors, into ``slots``, on the current stream."""
+        hosted = {n: v for n, v in values.items() if not self._driver.owns(v)}
+        if self._taken is not None and any(types[n].size > 1 for n in hosted):
+            self._taken.synchronize()
+        for name, value in values.items():
+            if name not in hosted:
+                slots[name].copy_(value)
+            elif types[name].size == 1:
+                slots[name].fill_(value.item())
+            else:
+                if name not in self._buffers:
+                    self._buffers[name] = view(self._driver.pinned(types[name].nbytes), 0, types[name])
+                self._buffers[name].copy_(from_numpy(value))
+                slots[name].copy_(self._buffers[name], non_blocking=True)
+        if any(types[n].size > 1 for n in hosted):
+            self._taken = self._driver.stream().record_event()
+
+
+class Slots:
+    """``slots``, tensors by name in logical shape, and the ways into them."""
+
+    def __init__(self, driver: Driver, slots: Mapping[str, Any], types: Mapping[str, TensorType]) -> None:
+        self._driver, self._slots, self._types = driver, slots, types
+        self._pinned = [Pinned(driver) for _ in range(PINNED)]
+        self._turn = 0
+        self._ahead = Pinned(driver)
+        self._staging: dict[str, Any] = {}
+        self._copies: Any = None  # the stream of prefetches
+        self._arrived: Any = None  # when the staging memory is full
+        self._read: Any = None  # when it may be overwritten
+
+    def fill(self, values: Mapping[str, Any]) -> None:
+        """Copies the inputs ``values`` into their slots on the current stream. Inputs that nothing reads are left out."""
+        self._turn = (self._turn + 1) % PINNED
+        staged = self._arrived is not None
+        if staged:
+            self._driver.stream().wait_event(self._arrived)
+        self._pinned[self._turn].copy({n: v for n, v in values.items() if n in self._slots}, self._slots, self._types)
+        if staged:
+            self._read, self._arrived = self._driver.stream().record_event(), None
+
+    def prefetch(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Starts copying ``values`` to staging memory; what is returned is for the next ``fill``."""
+        if self._copies is None:
+            self._copies = self._driver.fork()
+        values = {n: v for n, v in values.items() if n in self._slots}
+        with self._driver.using(self._copies):
+            for name in values.keys() - self._staging.keys():
+                self._staging[name] = view(self._driver.allocate(self._types[name].nbytes), 0, self._types[name])
+        self._copies.wait_stream(self._driver.stream())  # tensors of the device are ready
+        if self._read is not None:
+            self._copies.wait_event(self._read)
+        with self._driver.using(self._copies):
+            self._ahead.copy(values, self._staging, self._types)
+            self._arrived = self._driver.stream().record_event()
+        return {n: self._staging[n] for n in values}
