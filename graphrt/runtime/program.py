@@ -7,6 +7,7 @@ are updated in the shared ``State``. The same inputs and state give the same bit
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
 from graphrt.schedule.partition import Decision
 from graphrt.types import TensorType
+
+AHEAD = 2  # batches that prefetch may bring before they are used
 
 
 class Binary(Protocol):
@@ -44,7 +47,7 @@ class Binary(Protocol):
 
     def prefetch(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Starts to bring ``inputs`` to where the next run needs them; it is given what this returns."""
-        return {name: np.array(value) for name, value in inputs.items()}
+        return inputs
 
 
 class Executable(Binary, Protocol):
@@ -102,8 +105,7 @@ class Runnable:
         self.target, self.inputs, self.outputs, self.state = target, dict(inputs), dict(outputs), state
         self._binary, self._needed, self._unpack, self._updates = binary, list(needed), unpack, updates
         self._lock = threading.Lock()
-        self._ahead: dict[str, Any] = {}  # inputs that prefetch was given
-        self._kind = ""  # what they were: see _asked
+        self._ahead: deque[tuple[Mapping[str, Any], str]] = deque()  # inputs from prefetch, and their kind (_asked)
 
     def _where(self, name: str) -> str:
         """Where input ``name`` comes from, for messages."""
@@ -118,9 +120,10 @@ class Runnable:
         """
         inputs = self._named(args, inputs)
         with self._lock:
-            ahead, self._ahead = self._ahead, {}
-            kind = max(self._asked(inputs), self._kind if ahead else "")
-            bound = {**ahead, **self._bind(inputs, ahead)}
+            ahead, kind = self._ahead[0] if self._ahead else ({}, "")
+            bound, kind = {**ahead, **self._bind(inputs, ahead)}, max(kind, self._asked(inputs))
+            if self._ahead:
+                self._ahead.popleft()
             results = self._binary.run(bound, self.state, kind == "device")
             self.state.version += self._updates
         if kind == "cpu":
@@ -128,15 +131,23 @@ class Runnable:
         return self._given(results)
 
     def prefetch(self, *args: Any, **inputs: Any) -> None:
-        """Starts copying inputs, as a call takes them, to the device while the last call's work is still under way.
+        """Starts copying inputs, as a call takes them, to the device while the work of other calls is under way.
 
-        The next call uses them where it is not given others. Arrays may be overwritten as soon as this returns. Raises
-        InputError.
+        Calls take what was prefetched in that order, and use it where they are not given other inputs. Two batches may
+        be on their way: prefetch(first); then for each, prefetch(the next) and call. The arrays must stay as they are until
+        the call. Raises InputError, also for a third batch.
         """
         inputs = self._named(args, inputs)
         with self._lock:
+            if len(self._ahead) == AHEAD:
+                raise InputError(f"{AHEAD} prefetched batches wait already; call the program before the next prefetch")
             bound = self._bind(inputs, self.inputs)
-            self._ahead, self._kind = dict(self._binary.prefetch(bound)), self._asked(inputs)
+            self._ahead.append((self._binary.prefetch(bound), self._asked(inputs)))
+
+    def forget(self) -> None:
+        """Drops the batches that were prefetched and not used."""
+        with self._lock:
+            self._ahead.clear()
 
     def _asked(self, inputs: Mapping[str, Any]) -> str:
         """What results should be: tensors on the program's ``device``, torch tensors on the ``cpu``, or ("") arrays."""

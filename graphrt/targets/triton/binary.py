@@ -40,7 +40,7 @@ class DeviceBinary(Binary):
         self._outputs = _in_order(image.buffers("output"), outputs)
         self._launches: list[Launch] | None = None
         self._replay: Callable[[], None] | None = None
-        self._done: Any = None  # an event: the last run is over
+        self._done = driver.stream().record_event()  # when the memory is zeroed, later when the last run is over
         self._streams: set[Any] = {driver.stream()}
 
     def takes(self, value: Any) -> bool:
@@ -83,9 +83,9 @@ class DeviceBinary(Binary):
         if self._launches is None:
             self._launches = self._bound(state)
         stream = self._driver.stream()
-        for event in (self._done, state.done):
-            if event is not None:
-                stream.wait_event(event)
+        stream.wait_event(self._done)
+        if state.done is not None:
+            stream.wait_event(state.done)
         if stream not in self._streams:
             self._streams.add(stream)
             self._driver.keep(self._memory, stream)

@@ -10,6 +10,7 @@ import ctypes
 import functools
 import os
 import re
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from graphrt.targets.triton.driver import Launch
 
 _SHARED = 48 << 10  # bytes of shared memory that a CUDA kernel may have without asking
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_capturing = threading.Lock()  # torch captures one graph at a time
 _PREFER_SHARED = 1  # CU_FUNC_CACHE_PREFER_SHARED
 
 
@@ -205,7 +207,7 @@ class GpuDriver:
         graph = self._torch.cuda.CUDAGraph()
         side = self.fork()
         side.wait_stream(self.stream())
-        with self.using(side):
+        with _capturing, self.using(side):
             graph.capture_begin(capture_error_mode="thread_local")
             try:
                 self.run(launches)
