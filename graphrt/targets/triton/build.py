@@ -97,12 +97,11 @@ def _pointers(code: LaunchCode) -> tuple[str, ...]:
 
 def _binary(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
     compiled = compile_kernel(code, module, target)
-    m = compiled.metadata
-    if m.num_ctas != 1 or m.launch_cooperative_grid or m.launch_pdl or m.profile_scratch_size:
+    m = compiled.metadata._asdict()  # back ends and versions leave out what they do not know
+    if m["num_ctas"] != 1 or any(m.get(k) for k in ("profile_scratch_size", "launch_cooperative_grid", "launch_pdl")):
         raise TargetError(f"{code.display}: the runtime launches plain grids: no clusters, cooperation or dependent launch")
-    threads = m.num_warps * m.target.warp_size
-    pointers = len(code.slots)
-    return KernelBinary(target, compiled.name, threads, m.shared, m.global_scratch_size, pointers, compiled.kernel)
+    threads, scratch = m["num_warps"] * m["target"].warp_size, m.get("global_scratch_size") or 0
+    return KernelBinary(target, compiled.name, threads, m["shared"], scratch, len(code.slots), compiled.kernel)
 
 
 # --- the distinct kernels of a program ------------------------------------------------------------------------------
@@ -162,14 +161,18 @@ def _compiler() -> str:
 # --- other processes ------------------------------------------------------------------------------------------------
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _compile_aside(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> None:
     """Fills the cache with the kernels of ``codes``, in as many processes as there are cores.
 
     A process that fails leaves its kernels to the caller, who meets the error with its cause. Threads would wait for each
     other: much of the compiler is Python.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = min(cores, len(codes) // 2)
+    count = min(cores(), len(codes) // 2)
     if len(codes) < PARALLEL or count < 2:
         return
     workers = []

@@ -45,7 +45,6 @@ class NullDriver(HostDriver):
         self._starts: list[int] = []  # of live allocations, in order
         self._ends: dict[int, int] = {}
         self._lock = threading.RLock()
-        self._capturing = threading.local()
         self._logs: list[list[Event]] = []
 
     @contextmanager
@@ -66,7 +65,6 @@ class NullDriver(HostDriver):
 
     def allocate(self, size: int) -> Any:
         """CPU memory, known to the driver as long as the tensor lives."""
-        self._outside("memory is allocated")
         self._note("allocate", size=size)
         return self._known(super().allocate(size))
 
@@ -94,7 +92,6 @@ class NullDriver(HostDriver):
 
     def fetch(self, tensor: Any) -> Any:
         """A copy."""
-        self._outside("the host waits")
         self._note("fetch", size=tensor.nbytes)
         return super().fetch(tensor)
 
@@ -121,7 +118,7 @@ class NullDriver(HostDriver):
             raise TargetError(f"{loaded.entry} takes {loaded.pointers} pointers, got {len(buffers)}")
         if not 1 <= grid <= GRID:
             raise TargetError(f"{loaded.entry} is launched on {grid} blocks; a grid has 1 to {GRID}")
-        spans = [(b.data_ptr(), b.nbytes) for b in buffers]
+        spans = [(b.data_ptr(), b.nbytes) for b in buffers if b.nbytes]  # nobody reads an empty tensor
         if loaded.scratch:
             spans.append((scratch.data_ptr() if scratch is not None else 0, grid * loaded.scratch))
 
@@ -142,39 +139,21 @@ class NullDriver(HostDriver):
 
     # --- graphs ---------------------------------------------------------------------------------------------------
 
-    def run(self, launches: Sequence[Launch]) -> None:
-        """Checks and records; inside a capture the launches become part of the graph instead."""
-        graph = getattr(self._capturing, "graph", None)
-        if graph is not None:
-            graph += launches
-            return
-        super().run(launches)
-
     def capture(self, launches: Sequence[Launch]) -> Callable[[], None]:
         """Replaying checks every pointer again and records one event."""
-        self._outside("a graph is captured")
-        graph: list[Launch] = []
-        self._capturing.graph = graph
-        try:
-            self.run(launches)
-        finally:
-            self._capturing.graph = None
+        graph = list(launches)
         self._note("capture", size=len(graph))
 
         def replay() -> None:
-            self._outside("a graph is replayed")
-            logs, self._logs = self._logs, []
-            try:
-                super(NullDriver, self).run(graph)
-            finally:
-                self._logs = logs
+            with self._lock:
+                logs, self._logs = self._logs, []
+                try:
+                    self.run(graph)
+                finally:
+                    self._logs = logs
             self._note("replay", size=len(graph))
 
         return replay
-
-    def _outside(self, what: str) -> None:
-        if getattr(self._capturing, "graph", None) is not None:
-            raise TargetError(f"{what} while a graph is captured")
 
 
 @functools.cache
