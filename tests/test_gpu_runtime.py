@@ -197,6 +197,21 @@ def test_programs_share_a_state_that_does_not_move(device: str) -> None:
         np.testing.assert_array_equal(train(feeds())["scores"], after)
 
 
+def test_the_state_is_the_module_s_memory_on_the_device(device: str) -> None:
+    where = "cuda" if device == "cuda" else "cpu"
+    program = grt.compile(step(False), target=device)
+    module = grt.to_torch(program)
+    with torch.no_grad():
+        for p in module.parameters():
+            assert p.device.type == where
+            p.fill_(1.0)
+        assert (program.state["w2"] == 1).all()
+        found = module(x=torch.ones(8, 16, device=where))
+    assert found["scores"].device.type == where
+    if device != "null":
+        assert (found["scores"] == 16.0**3).all()
+
+
 def test_a_program_of_the_cpu_shares_the_state_too(device: str) -> None:
     graph = step()
     train = grt.compile(graph, target=device)
@@ -302,8 +317,8 @@ def test_kernels_are_compiled_by_other_processes(tmp_path: Path, monkeypatch: py
 
 @needs_compiler
 def test_launches_are_captured_once_and_replayed() -> None:
-    program = grt.compile(step(), target="null")
     with NULL.recorded() as first:  # type: ignore[attr-defined]
+        program = grt.compile(step(), target="null")
         program(feeds())
     count = len(launches(program))
     assert [e.size for e in first if e.kind == "capture"] == [count] and kinds(first)["launch"] == count

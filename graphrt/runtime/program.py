@@ -37,6 +37,10 @@ class Binary(Protocol):
         Inputs are arrays, or tensors that it ``takes``. With ``tensors`` the outputs are such tensors, else arrays.
         """
 
+    def attach(self, state: State) -> None:
+        """Makes ready to run with ``state``: on a GPU, whatever it holds for this program moves there for good."""
+        return
+
     def takes(self, value: Any) -> bool:
         """Whether ``value`` is a tensor on the device where this runs, which need not pass through host memory."""
         return False
@@ -104,6 +108,7 @@ class Runnable:
     ) -> None:
         self.target, self.inputs, self.outputs, self.state = target, dict(inputs), dict(outputs), state
         self._binary, self._needed, self._unpack, self._updates = binary, list(needed), unpack, updates
+        binary.attach(state)
         self._lock = threading.Lock()
         self._ahead: deque[tuple[Mapping[str, Any], str]] = deque()  # inputs from prefetch, and their kind (_asked)
 

@@ -92,7 +92,7 @@ class State(Mapping[str, np.ndarray]):
 
     def push(self, names: Iterable[str]) -> None:
         """Sends ``names`` to the device, where they are there, after a program of the CPU has written their arrays."""
-        for name in self._device.keys() & set(names):
+        for name in self._device.keys() & set(names) if self._device else ():
             with self._settled():
                 self._device[name].copy_(from_numpy(self._memory(name)))
 

@@ -23,7 +23,7 @@ TOGETHER = 64 << 10  # bytes of outputs up to which one copy takes them all
 
 
 class DeviceBinary(Binary):
-    """An image bound to a device: its arena, its loaded kernels and, once a state gave its addresses, its launches.
+    """An image bound to a device: its arena, its loaded kernels and, once attached to a state, its launches.
 
     ``outputs`` are the types of the results, which lie in the arena of ``image``.
     """
@@ -38,10 +38,26 @@ class DeviceBinary(Binary):
         slots = {name: view(self._memory, b.offset, b.type) for name, b in inputs.items()}
         self._slots = Slots(driver, slots, {name: b.type for name, b in inputs.items()})
         self._outputs = _in_order(image.buffers("output"), outputs)
-        self._launches: list[Launch] | None = None
+        self._launches: list[Launch] = []
         self._replay: Callable[[], None] | None = None
-        self._done = driver.stream().record_event()  # when the memory is zeroed, later when the last run is over
+        self._done = driver.stream().record_event()  # the memory is zeroed, later: the last run's results are copied
+        self._computed: Any = None  # the last run's launches are over
         self._streams: set[Any] = {driver.stream()}
+
+    def attach(self, state: State) -> None:
+        """Moves the state's buffers to the device and packs the launches: addresses are final."""
+        scratch = self._memory[self.image.size - self.image.scratch :] if self.image.scratch else None
+        found: dict[Buffer, Any] = {}
+
+        def tensor(b: Buffer) -> Any:
+            if b not in found:
+                found[b] = state.on_device(b.name, self._driver) if b.space == "state" else flat(self._memory, b.offset, b.type)
+            return found[b]
+
+        self._launches = [
+            self._driver.bind(self._kernels[launch.kernel], launch.grid, [*map(tensor, launch.buffers)], scratch)
+            for launch in self.image.launches
+        ]
 
     def takes(self, value: Any) -> bool:
         """Tensors on the program's own device stay there."""
@@ -61,27 +77,26 @@ class DeviceBinary(Binary):
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         """Runs every launch. Results are new tensors of the device, or new NumPy arrays, which takes a wait."""
         with state.lock:
-            launches = self._begin(inputs, state)
+            self._begin(inputs, state)
             if self._replay is not None:
                 self._replay()
-            elif self._graphs and launches:
-                self._first(launches)
+            elif self._graphs and self._launches:
+                self._first()
             else:
-                self._driver.run(launches)
-            self._end(state)
-            return self._results(tensors)
+                self._driver.run(self._launches)
+            self._computed = state.done = self._driver.stream().record_event(self._computed)
+        results = self._results(tensors)
+        self._done = self._driver.stream().record_event(self._done)
+        return results
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs launch by launch and returns the seconds of each."""
         with state.lock:
-            seconds = self._driver.time(self._begin(inputs, state))
-            self._end(state)
-            return seconds
+            self._begin(inputs, state)
+            return self._driver.time(self._launches)
 
-    def _begin(self, inputs: Mapping[str, Any], state: State) -> list[Launch]:
+    def _begin(self, inputs: Mapping[str, Any], state: State) -> None:
         """Everything before the launches, on the current stream."""
-        if self._launches is None:
-            self._launches = self._bound(state)
         stream = self._driver.stream()
         stream.wait_event(self._done)
         if state.done is not None:
@@ -94,34 +109,15 @@ class DeviceBinary(Binary):
         self._slots.fill(inputs)
         if self._poison:
             self._memory[: self.image.temporary].fill_(0xFF)  # every float in it is NaN
-        return self._launches
 
-    def _end(self, state: State) -> None:
-        self._done = state.done = self._driver.stream().record_event(self._done)
-
-    def _first(self, launches: list[Launch]) -> None:
+    def _first(self) -> None:
         """The first run, on a side stream, loads what is loaded lazily; then the launches become a graph."""
         stream, side = self._driver.stream(), self._driver.fork()
         side.wait_stream(stream)
         with self._driver.using(side):
-            self._driver.run(launches)
+            self._driver.run(self._launches)
         stream.wait_stream(side)
-        self._replay = self._driver.capture(launches)
-
-    def _bound(self, state: State) -> list[Launch]:
-        """The launches with their pointers: addresses in the arena, and of the state's buffers, which never move."""
-        scratch = self._memory[self.image.size - self.image.scratch :] if self.image.scratch else None
-        found: dict[Buffer, Any] = {}
-
-        def tensor(b: Buffer) -> Any:
-            if b not in found:
-                found[b] = state.on_device(b.name, self._driver) if b.space == "state" else flat(self._memory, b.offset, b.type)
-            return found[b]
-
-        return [
-            self._driver.bind(self._kernels[launch.kernel], launch.grid, [*map(tensor, launch.buffers)], scratch)
-            for launch in self.image.launches
-        ]
+        self._replay = self._driver.capture(self._launches)
 
     def _results(self, tensors: bool) -> dict[str, Any]:
         """Copies of the outputs: one for all where they are small, else one each."""

@@ -186,8 +186,9 @@ class GpuDriver:
         """The kernel's function on this GPU."""
         if not runs(kernel.target, self.target):
             raise TargetError(f"a kernel for {kernel.target} does not run on {self.where}, which is {self.target}")
-        self._library.activate(self._index)
-        return kernel, self._library.load(kernel.code, kernel.entry, kernel.shared)
+        with self._torch.cuda.device(self._device):
+            self._library.activate(self._index)
+            return kernel, self._library.load(kernel.code, kernel.entry, kernel.shared)
 
     def bind(self, loaded: tuple[KernelBinary, Any], grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
         """Arguments packed for the library's launch."""
@@ -197,10 +198,11 @@ class GpuDriver:
 
     def run(self, launches: Sequence[Launch]) -> None:
         """On torch's current stream."""
-        self._library.activate(self._index)
         stream = self.stream().cuda_stream
-        for launch in launches:
-            launch(stream)
+        with self._torch.cuda.device(self._device):  # and gives the thread its own device back
+            self._library.activate(self._index)
+            for launch in launches:
+                launch(stream)
 
     def capture(self, launches: Sequence[Launch]) -> Callable[[], None]:
         """A CUDA graph; other threads may go on using the GPU meanwhile."""
