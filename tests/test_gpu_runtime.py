@@ -29,7 +29,7 @@ from graphrt.targets.triton import gpu
 from graphrt.targets.triton.binary import TOGETHER
 from graphrt.targets.triton.device import null_driver
 from graphrt.targets.triton.image import Buffer, make_image
-from graphrt.targets.triton.null import Event
+from graphrt.targets.triton.null import Event, NullDriver
 
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 
@@ -225,6 +225,15 @@ def test_a_program_of_the_cpu_shares_the_state_too(device: str) -> None:
     expected = evaluate(graph, {**train.state, **feeds(1)})
     if device != "null":
         assert_close(train(feeds(1))["loss"], expected[graph.outputs["loss"]], 64)
+
+
+@needs_compiler
+def test_a_state_lies_on_one_device() -> None:
+    program = grt.compile(step(False), target="null")
+    with pytest.raises(errors.InputError, match="state 'w0' lies on null; this program runs on another"):
+        other = NullDriver("cuda:sm_80")
+        other.where = "another"
+        program.state.on_device("w0", other)
 
 
 def test_threads_share_programs_and_state(device: str) -> None:

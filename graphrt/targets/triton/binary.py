@@ -15,7 +15,7 @@ from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.program import Binary
 from graphrt.runtime.state import State
 from graphrt.targets.triton.driver import Driver, Launch
-from graphrt.targets.triton.image import Buffer, Image
+from graphrt.targets.triton.image import Buffer, Image, aligned
 from graphrt.targets.triton.slots import Slots, flat, view
 from graphrt.types import TensorType
 
@@ -37,7 +37,7 @@ class DeviceBinary(Binary):
         inputs = image.buffers("input")
         slots = {name: view(self._memory, b.offset, b.type) for name, b in inputs.items()}
         self._slots = Slots(driver, slots, {name: b.type for name, b in inputs.items()})
-        self._outputs = _in_order(image.buffers("output"), outputs)
+        self._outputs = Outputs(self._memory, image.buffers("output"), outputs)
         self._launches: list[Launch] = []
         self._replay: Callable[[], None] | None = None
         self._done = driver.stream().record_event()  # the memory is zeroed, later: the last run's results are copied
@@ -120,19 +120,31 @@ class DeviceBinary(Binary):
         self._replay = self._driver.capture(self._launches)
 
     def _results(self, tensors: bool) -> dict[str, Any]:
-        """Copies of the outputs: one for all where they are small, else one each."""
-        start = min((b.offset for b in self._outputs.values()), default=0)
-        end = max((b.offset + b.type.nbytes for b in self._outputs.values()), default=0)
+        """Copies of the outputs."""
         copy = (lambda t: t.clone()) if tensors else self._driver.fetch
-        if end - start <= TOGETHER:
-            region = copy(self._memory[start:end])
-            found = {name: view(region, b.offset - start, b.type) for name, b in self._outputs.items()}
-        else:
-            found = {name: copy(view(self._memory, b.offset, b.type)) for name, b in self._outputs.items()}
+        found = self._outputs.copy(copy)
         return found if tensors else {name: to_numpy(t) for name, t in found.items()}
 
 
-def _in_order(buffers: Mapping[str, Buffer], outputs: Mapping[str, TensorType]) -> dict[str, Buffer]:
-    """The buffers of ``outputs`` in their order. One of no elements, which no launch writes, lies where the others begin."""
-    start = min((b.offset for b in buffers.values()), default=0)
-    return {name: buffers.get(name, Buffer("output", name, type, start)) for name, type in outputs.items()}
+class Outputs:
+    """The outputs of a program, which lie side by side in ``memory``; small ones are copied together.
+
+    ``buffers`` are those that launches write, ``types`` all of them: one of no elements may have no buffer.
+    """
+
+    def __init__(self, memory: Any, buffers: Mapping[str, Buffer], types: Mapping[str, TensorType]) -> None:
+        start = min((b.offset for b in buffers.values()), default=0)
+        end = max((b.offset + aligned(b.type.nbytes) for b in buffers.values()), default=0)
+        offsets = {name: buffers[name].offset if name in buffers else start for name in types}
+        self._region = memory[start:end] if end - start <= TOGETHER else None
+        self._apart = {name: view(memory, offsets[name], type) for name, type in types.items()}
+        self._within = {
+            name: (t.dtype, t.shape, t.stride(), (offsets[name] - start) // t.element_size()) for name, t in self._apart.items()
+        }
+
+    def copy(self, copy: Callable[[Any], Any]) -> dict[str, Any]:
+        """The outputs by name, in memory that ``copy`` made: one copy where they are small together, else one each."""
+        if self._region is None:
+            return {name: copy(t) for name, t in self._apart.items()}
+        region = copy(self._region)  # new memory, so it begins where its storage does
+        return {name: region.view(dtype).as_strided(*where) for name, (dtype, *where) in self._within.items()}

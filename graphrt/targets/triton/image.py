@@ -59,24 +59,25 @@ def make_image(codes: Sequence[LaunchCode], kernels: Sequence[Any], numbers: Seq
         for code, number in zip(codes, numbers, strict=True)
         if code.grid
     ]
-    end = max([temporary, *(b.offset + _room(b.type.nbytes) for launch in launches for b in launch.buffers)])
+    end = max([temporary, *(b.offset + aligned(b.type.nbytes) for launch in launches for b in launch.buffers)])
     wanted = [launch.grid * k.scratch for launch in launches if isinstance(k := kernels[launch.kernel], KernelBinary)]
-    scratch = _room(max(wanted)) if any(wanted) else 0
+    scratch = aligned(max(wanted)) if any(wanted) else 0
     return Image(kernels, launches, end + scratch, temporary, scratch)
 
 
 def _places(codes: Sequence[LaunchCode], plan: MemoryPlan) -> tuple[Callable[[Slot], Buffer], int]:
     """Where each slot lies, and where the temporary part of the arena ends: outputs lie side by side, as do inputs."""
     found = dict.fromkeys(slot for code in codes for slot in code.slots)
-    end = temporary = max(-(-plan.size // ALIGNMENT), 1) * ALIGNMENT
+    end = temporary = aligned(plan.size)
     offsets = dict(plan.offset)
     for space in ("output", "input"):
         for slot in found:
             if slot.space == space:
                 offsets[slot] = end
-                end += _room(slot.type.nbytes)
+                end += aligned(slot.type.nbytes)
     return lambda s: Buffer(s.space, s.name, s.type, offsets.get(s, 0)), temporary
 
 
-def _room(nbytes: int) -> int:
+def aligned(nbytes: int) -> int:
+    """The bytes that a buffer of ``nbytes`` takes in the arena."""
     return max(-(-nbytes // ALIGNMENT), 1) * ALIGNMENT

@@ -9,6 +9,7 @@ Slots never move, so a captured graph reads them. Nothing waits for the device b
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,9 +28,7 @@ def view(memory: Any, offset: int, type: TensorType) -> Any:
 
 def flat(memory: Any, offset: int, type: TensorType) -> Any:
     """``type`` at ``offset`` bytes into ``memory``, as one dimension in memory order."""
-    import torch
-
-    return memory[offset : offset + type.nbytes].view(getattr(torch, type.dtype.name))
+    return memory[offset : offset + type.nbytes].view(getattr(sys.modules["torch"], type.dtype.name))
 
 
 class Pinned:
@@ -42,21 +41,24 @@ class Pinned:
 
     def copy(self, values: Mapping[str, Any], slots: Mapping[str, Any], types: Mapping[str, TensorType]) -> None:
         """Copies ``values``, arrays or tensors, into ``slots``, on the current stream."""
-        hosted = {n: v for n, v in values.items() if not self._driver.owns(v)}
-        if self._taken is not None and any(types[n].size > 1 for n in hosted):
-            self._taken.synchronize()
+        arrays: dict[str, Any] = {}
         for name, value in values.items():
-            if name not in hosted:
+            if self._driver.owns(value):
                 slots[name].copy_(value)
-            elif types[name].size == 1:
+            elif value.size == 1:
                 slots[name].fill_(value.item())
             else:
-                if name not in self._buffers:
-                    self._buffers[name] = view(self._driver.pinned(types[name].nbytes), 0, types[name])
-                self._buffers[name].copy_(from_numpy(value))
-                slots[name].copy_(self._buffers[name], non_blocking=True)
-        if any(types[n].size > 1 for n in hosted):
-            self._taken = self._driver.stream().record_event()
+                arrays[name] = value
+        if not arrays:
+            return
+        if self._taken is not None:
+            self._taken.synchronize()
+        for name, array in arrays.items():
+            if name not in self._buffers:
+                self._buffers[name] = view(self._driver.pinned(types[name].nbytes), 0, types[name])
+            self._buffers[name].copy_(from_numpy(array))
+            slots[name].copy_(self._buffers[name], non_blocking=True)
+        self._taken = self._driver.stream().record_event(self._taken)
 
 
 class Staging:
