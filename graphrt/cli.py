@@ -1,4 +1,4 @@
-"""The command line: train a model, look at what its training step compiles to, list the flags."""
+"""The command line: train a model, look at what its training step compiles to, compile it for a machine, list the flags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphrt.errors import GraphrtError
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 Target = Annotated[str, typer.Option(help="auto, cuda, hip, cpu, interpret or reference")]
-Model = Annotated[str, typer.Argument(help="lenet5 or mlp")]
+Model = Annotated[str, typer.Argument(help="lenet5, mlp, resnet20 and others of graphrt.models")]
 
 
 def _prepare(target: str) -> None:
@@ -121,6 +121,30 @@ def explain(
     typer.echo(f"memory\n{program.plan if program.plan else 'the target has no plan'}")
     if source:
         typer.echo(f"\nsource\n{program.source()}")
+
+
+@app.command("compile")
+def compile_model(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to write")],
+    target: Annotated[str, typer.Option(help="cpu, cuda:sm_80, cuda:sm_90, hip:gfx942 and the like, cuda or hip")] = "cpu",
+    batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
+    evaluate: Annotated[bool, typer.Option("--eval", help="the network alone, in evaluation mode")] = False,
+    lr: Annotated[float, typer.Option(help="learning rate of the optimizer")] = 0.05,
+    momentum: float = 0.9,
+    seed: Annotated[int, typer.Option(min=0, help="of the weights")] = 0,
+) -> None:
+    """Compiles MODEL's training step to a folder, which graphrt.load runs without a compiler; the GPU need not be here."""
+    from graphrt import compile as compile_graph
+    from graphrt import models, optim
+
+    trainer = _trainer(model, target, seed, optim.SGD(lr, momentum=momentum))
+    x, y = ((batch, *models.get(model).input_shape), "float32"), ((batch,), "int64")
+    program = compile_graph(trainer.evaluation_graph(x) if evaluate else trainer.training_graph(x, y), target=target)
+    program.save(out)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    kind = "evaluation" if evaluate else "training step"
+    typer.echo(f"{out}: {model}, {kind}, batch {batch}, for {program.target}: {program.launches} launches, {size:,} bytes")
 
 
 @app.command()

@@ -12,26 +12,23 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from graphrt.errors import TargetError
+from graphrt.runtime.program import Binary, Runnable
 from graphrt.runtime.state import State
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
-from graphrt.targets.triton.codegen import LaunchCode, generate
-from graphrt.targets.triton.runner import UNITS, resolve, write_module
+from graphrt.targets.triton.build import compile_kernel, gpu_target, key
+from graphrt.targets.triton.codegen import LaunchCode
+from graphrt.targets.triton.compilation import Compilation
+from graphrt.targets.triton.device import compiles
 
 ARCHITECTURES = ("cuda:sm_80", "cuda:sm_90", "hip:gfx942")
-_POINTERS = {
-    "bool": "*i1", "uint8": "*u8", "int8": "*i8", "int16": "*i16", "int32": "*i32", "int64": "*i64", "float16": "*fp16",
-    "bfloat16": "*bf16",
-    "float32": "*fp32", "float64": "*fp64",
-}  # fmt: skip
 _INTERESTING = re.compile(r"\b(HGMMA|HMMA|DMMA|LDGSTS|UTMALDG|LDG\.E(?:\.\w+)*|STG\.E(?:\.\w+)*|v_mfma\w*)")
 
 
@@ -46,33 +43,23 @@ class KernelReport:
     instructions: Mapping[str, int]
 
 
-def gpu_target(target: str) -> Any:
-    """Triton's description of ``cuda:sm_90``, ``hip:gfx942`` and the like. Raises TargetError."""
-    from triton.backends.compiler import GPUTarget
-
-    match = re.fullmatch(r"cuda:sm_(\d+)|hip:(gfx\w+)", target)
-    if match is None:
-        raise TargetError(f"an ahead-of-time target looks like {', '.join(ARCHITECTURES)}; got {target!r}")
-    return GPUTarget("cuda", int(match[1]), 32) if match[1] else GPUTarget("hip", match[2], 64)
+def compile_launch(code: LaunchCode, module: ModuleType, target: str) -> KernelReport:
+    """Compiles one launch for ``target`` and reads the result."""
+    return _read(code.display, compile_kernel(code, module, target))
 
 
-def compile_launch(code: LaunchCode, module: Any, target: str) -> KernelReport:
-    """Compiles one launch for ``target``, with the 16-byte alignment that its pointers have at run time."""
-    import triton
-    from triton.compiler import ASTSource
-
-    kernel, constants = resolve(code, module)
-    pointers = tuple(_POINTERS[s.type.dtype.name] for s in code.slots)
-    aligned = [["tt.divisibility", 16]]
-    source = ASTSource(
-        fn=kernel,
-        signature={"ARGS": pointers, **dict.fromkeys(constants, "constexpr")},
-        constexprs=constants,
-        attrs={(0, i): aligned for i in range(len(pointers))},
-    )
-    options = {**code.options, "enable_fp_fusion": True}
-    compiled = triton.compile(source, target=gpu_target(target), options=options)
-    return _read(code.display, compiled)
+def report(compilation: Compilation) -> list[KernelReport]:
+    """Reads what the compiler made of every launch that has work, in order; launches of one kernel are read once."""
+    found: dict[str, KernelReport] = {}
+    reports = []
+    _ = compilation.image  # compiled side by side; what is read here comes from Triton's cache
+    for code in compilation.codes:
+        if code.grid:
+            k = key(code, compilation.architecture)
+            if k not in found:
+                found[k] = compile_launch(code, compilation.module, compilation.architecture)
+            reports.append(replace(found[k], name=code.display))
+    return reports
 
 
 def _read(name: str, compiled: Any) -> KernelReport:
@@ -102,27 +89,28 @@ def _disassemble(cubin: bytes) -> tuple[str, str]:
     return run[0].stdout, run[1].stdout
 
 
-class AheadExecutable:
-    """A program compiled for an absent GPU: it can be read and reported on, not run."""
+class AheadExecutable(Binary):
+    """A program compiled for an absent GPU: it can be read, reported on and saved, not run."""
 
     def __init__(self, target: str, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan) -> None:
-        if os.environ.get("TRITON_INTERPRET") == "1":
-            raise TargetError(f"target {target!r} compiles kernels; unset TRITON_INTERPRET")
+        compiles(target)
         gpu_target(target)
-        self._target = target
-        self._source, self._codes = generate(schedule, kernels, False, target.split(":")[1], UNITS)
-        self._module = write_module(self._source)
+        self._target, self._compilation = target, Compilation(target, schedule, kernels, plan)
 
     def reports(self) -> list[KernelReport]:
         """Compiles every launch that has work, in order, and reads the results."""
-        return [compile_launch(code, self._module, self._target) for code in self._codes if code.grid]
+        return report(self._compilation)
 
-    def run(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
+    def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         raise TargetError(f"a program compiled ahead of time for {self._target} cannot run on this machine")
 
-    def time(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> list[float]:
-        self.run(inputs, state, outputs)
+    def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
+        self.run(inputs, state)
         return []
 
     def source(self, launch: int | None) -> str:
-        return self._source if launch is None else "\n".join(self._codes[launch].text)
+        return self._compilation.source(launch)
+
+    def save(self, path: str | Path, program: Runnable) -> None:
+        """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""
+        self._compilation.save(path, program)
