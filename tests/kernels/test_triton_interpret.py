@@ -163,17 +163,17 @@ def conv_data(z: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def conv_reference(z: dict[str, int], x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, ...]:
-    """y, dx and, per batch entry, dw, in float64."""
+    """y, dx and, for each batch entry and row of the output, dw, in float64."""
     g = z["GROUPS"]
     x, w, dy = (t.astype(np.float64) for t in (x, w, dy))
-    y, dx, dw = np.zeros_like(dy), np.zeros_like(x), np.zeros((z["N"], *w.shape))
+    y, dx, dw = np.zeros_like(dy), np.zeros_like(x), np.zeros((z["N"], z["P"], *w.shape))
     xg, dxg = (t.reshape(z["N"], g, -1, z["H"], z["W"]) for t in (x, dx))
     yg, dyg = (t.reshape(z["N"], g, -1, z["P"], z["Q"]) for t in (y, dy))
-    wg, dwg = w.reshape(g, -1, *w.shape[1:]), dw.reshape(z["N"], g, -1, *w.shape[1:])
+    wg, dwg = w.reshape(g, -1, *w.shape[1:]), dw.reshape(z["N"], z["P"], g, -1, *w.shape[1:])
     for r, s, p, q, i, j in meetings(z):
         yg[..., p, q] += np.einsum("ngc,gkc->ngk", xg[..., i, j], wg[..., r, s])
         dxg[..., i, j] += np.einsum("ngk,gkc->ngc", dyg[..., p, q], wg[..., r, s])
-        dwg[..., r, s] += np.einsum("ngk,ngc->ngkc", dyg[..., p, q], xg[..., i, j])
+        dwg[:, p, ..., r, s] += np.einsum("ngk,ngc->ngkc", dyg[..., p, q], xg[..., i, j])
     return y, dx, dw
 
 
@@ -214,7 +214,7 @@ def test_conv_dgrad(name: str, tile: str) -> None:
     np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("tile,splits", [("flat", 1), ("blocks", 2), ("config", 3)])
+@pytest.mark.parametrize("tile,splits", [("flat", 1), ("blocks", 2), ("config", 3), ("config", 6)])
 @pytest.mark.parametrize("name", CONVS)
 def test_conv_wgrad(name: str, tile: str, splits: int) -> None:
     z = CONVS[name]
@@ -222,9 +222,15 @@ def test_conv_wgrad(name: str, tile: str, splits: int) -> None:
     out = poisoned(splits * w.size)
     args = conv_args(z, device(x, 0, 2, 3, 1), out, device(dy, 0, 2, 3, 1))
     run_conv(conv_wgrad, "wgrad", z, tile, args, cl.load_y, cl.load_x, cl.store_w, SPLITS=splits)
-    each = conv_reference(z, x, w, dy)[2].transpose(0, 3, 4, 2, 1)
-    share = -(-z["N"] // splits)
-    expected = np.stack([each[i * share : (i + 1) * share].sum(0) for i in range(splits)])
+    each = conv_reference(z, x, w, dy)[2].transpose(0, 1, 4, 5, 3, 2)
+    if splits <= z["N"] or splits % z["N"]:
+        parts = each.sum(1)
+    else:  # an image has several splits, of whole rows
+        cuts = splits // z["N"]
+        rows = -(-z["P"] // cuts)
+        parts = np.concatenate([np.stack([x[i * rows : (i + 1) * rows].sum(0) for i in range(cuts)]) for x in each])
+    share = max(1, -(-z["N"] // splits))
+    expected = np.stack([parts[i * share : (i + 1) * share].sum(0) for i in range(splits)])
     np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-5, atol=1e-4)
 
 

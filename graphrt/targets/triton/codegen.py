@@ -185,8 +185,11 @@ class Printer:
         text: list[str] = []
         constants: dict[str, Any] = {}
         self.wide = _tensors(kernel)
+        moved = []
         for operand in kernel.loaders:
-            text += self._loader(f"{name}_{operand.lower()}", kernel, operand)
+            lines, count = self._loader(f"{name}_{operand.lower()}", kernel, operand)
+            text += lines
+            moved.append(count)
             constants[f"LOAD_{operand}"] = f"@{name}_{operand.lower()}"
         text += self._epilogue(f"{name}_store", kernel)
         constants["EPILOGUE"] = f"@{name}_store"
@@ -199,11 +202,12 @@ class Printer:
         options: dict[str, Any] = {"precision": "ieee", "target": self.arch, "units": self.units}
         if spec.family == "matmul":
             m, n, k = sizes["M"], sizes["N"], sizes["K"]
-            found = config.matmul_config(m, n, k, itemsize, self.interpret, batch=sizes["BATCH"], **options)
+            options |= {"batch": sizes["BATCH"], "loads": tuple(moved)}
+            found = config.matmul_config(m, n, k, itemsize, self.interpret, **options)
             grid = config.matmul_grid(sizes, found)
         elif spec.family == "conv":
             kind = {"conv": "fwd", "conv_dgrad": "dgrad", "conv_wgrad": "wgrad"}[spec.name]
-            found = config.conv_config(kind, sizes, itemsize, self.interpret, **options)
+            found = config.conv_config(kind, sizes, itemsize, self.interpret, loads=tuple(moved), **options)
             grid = config.conv_grid(kind, sizes, found)
         elif spec.family == "line":
             found, grid = config.line_config(spec.name, sizes, self.interpret)
@@ -223,10 +227,10 @@ class Printer:
         module = spec.name if spec.family == "line" else spec.family
         return LaunchCode(module, _KERNELS[spec.name], display, self.slots, constants, launch, grid, text)
 
-    def _loader(self, name: str, kernel: TemplateKernel, operand: str) -> list[str]:
-        """Returns the operand in its own type, so that halves reach the tensor cores as halves, and 0 outside.
+    def _loader(self, name: str, kernel: TemplateKernel, operand: str) -> tuple[list[str], int]:
+        """The closure, and the bytes of a tile's element that a prologue loads (0: a plain load of the operand).
 
-        What does not vary along every axis, such as a scale for each channel, is loaded in its own shape and masked by
+        It returns the operand in its own type, so that halves reach the tensor cores as halves, and 0 outside. What does not vary along every axis, such as a scale for each channel, is loaded in its own shape and masked by
         its own bounds: as a whole tile it would take shared memory in every stage.
         """
         block, spec, anchor = kernel.loaders[operand], kernel.spec, kernel.group.anchor
@@ -246,7 +250,9 @@ class Printer:
         lines = self.lines(replace(block, insts=insts), {}, masks)
         whole_load = bool(insts) and insts[-1].op == "load" and insts[-1].out == result and "mask=mask" in lines[-1]
         text = result.name if whole_load else f"tl.where(mask, {result.name}, 0)"  # f(0) may not be 0
-        return ["@triton.jit", f"def {name}({', '.join(block.params)}, mask, ARGS):", *lines, f"    return {text}", "", ""]
+        moved = [i.args[0].type.dtype.itemsize for i, line in zip(insts, lines, strict=True) if "mask=mask" in line]
+        head = ["@triton.jit", f"def {name}({', '.join(block.params)}, mask, ARGS):"]
+        return [*head, *lines, f"    return {text}", "", ""], 0 if whole_load else max(sum(moved), 1)
 
     def _epilogue(self, name: str, kernel: TemplateKernel) -> list[str]:
         block = kernel.epilogue

@@ -33,7 +33,7 @@ UNITS = 132  # multiprocessors assumed when there is no device to ask (an H100's
 
 
 def policy(target: str) -> Policy:
-    """Weight gradients are split until they fill the device; results depend on the device, never on the run."""
+    """Weight gradients and deep products are split to fill the device; results depend on the device, never on the run."""
 
     def splits(node: Node) -> int:
         if node.op.template is None:
@@ -43,8 +43,9 @@ def policy(target: str) -> Policy:
         from graphrt.schedule.templates import TEMPLATES
 
         sizes = TEMPLATES[node.op.template].sizes(node)
-        itemsize = node.types[0].dtype.itemsize
-        count = config.wgrad_splits(sizes, itemsize, target == "interpret", precision="ieee", units=_units(target))
+        itemsize = node.inputs[0].dtype.itemsize
+        splits = config.matmul_splits if node.op.template == "matmul" else config.wgrad_splits
+        count = splits(sizes, itemsize, target == "interpret", precision="ieee", units=_units(target))
         return count if count > 1 else 0
 
     return Policy(splits=splits)
