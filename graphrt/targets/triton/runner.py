@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from graphrt.config import Flags
-from graphrt.ir import Node
 from graphrt.passes.pipeline import Policy
 from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.state import State
@@ -28,6 +27,7 @@ from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.codegen import LaunchCode, generate
 from graphrt.targets.triton.device import device as find_device
+from graphrt.targets.triton.tiling import splits
 
 UNITS = 132  # multiprocessors assumed when there is no device to ask (an H100's and H200's)
 
@@ -35,20 +35,7 @@ UNITS = 132  # multiprocessors assumed when there is no device to ask (an H100's
 def policy(target: str) -> Policy:
     """Weight gradients and deep products are split to fill the device; results depend on the device, never on the run."""
 
-    def splits(node: Node) -> int:
-        if node.op.template is None:
-            return 0
-        find_kernels()
-        from graphrt.kernels.triton import config  # type: ignore[import-not-found]
-        from graphrt.schedule.templates import TEMPLATES
-
-        sizes = TEMPLATES[node.op.template].sizes(node)
-        itemsize = node.inputs[0].dtype.itemsize
-        splits = config.matmul_splits if node.op.template == "matmul" else config.wgrad_splits
-        count = splits(sizes, itemsize, target == "interpret", precision="ieee", units=_units(target))
-        return count if count > 1 else 0
-
-    return Policy(splits=splits)
+    return Policy(splits=lambda node: splits(node, target == "interpret", _units(target)))
 
 
 def _units(target: str) -> int:
