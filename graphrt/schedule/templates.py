@@ -168,5 +168,7 @@ def tile_rows(node: Node) -> tuple[int, ...]:
     """The dimensions of the result whose row-major index numbers the rows of a contraction's tiles; () where none does."""
     if node.op.template == "matmul":
         return (0,) if len(node.types[0].shape) == 2 else ()
+    if node.op.template in ("conv", "conv_dgrad") and node.attrs["groups"] > 1:
+        return ()  # groups of few channels have no tiles of pixels
     stepless = node.op.template == "conv" or (node.op.template == "conv_dgrad" and set(node.attrs["stride"]) == {1})
     return (0, 2, 3) if stepless else ()
