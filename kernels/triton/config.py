@@ -38,11 +38,18 @@ def matmul_config(
     """BM, BN, BK, num_warps, num_stages of ``matmul``; ``units`` is how many multiprocessors the device has."""
     if interpret:
         return _interpreted(m, n, k)
+    return choose(matmul_gemm(m, n, k, itemsize, batch=batch, loads=loads), precision, target, units)[1]
+
+
+def matmul_gemm(
+    m: int, n: int, k: int, itemsize: int, *, batch: int = 1, loads: tuple[int, int] = (0, 0), output: int = 0
+) -> Gemm:
+    """What ``cost`` needs to know of a product; ``output`` is the bytes of a result's element if not ``itemsize``."""
 
     def tiles(bm: int, bn: int) -> int:
         return batch * cdiv(m, bm) * cdiv(n, bn)
 
-    return choose(Gemm(tiles, k, k, (True, True), itemsize, loads, itemsize), precision, target, units)[1]
+    return Gemm(tiles, k, k, (True, True), itemsize, loads, output or itemsize)
 
 
 def matmul_splits(
@@ -63,10 +70,7 @@ def matmul_splits(
         return 1
 
     def clocks(splits: int) -> float:
-        def tiles(bm: int, bn: int) -> int:
-            return splits * batch * cdiv(m, bm) * cdiv(n, bn)
-
-        gemm = Gemm(tiles, k // splits, k // splits, (True, True), itemsize, (0, 0), 4 if splits > 1 else itemsize)
+        gemm = matmul_gemm(m, n, k // splits, itemsize, batch=splits * batch, output=4 if splits > 1 else 0)
         return choose(gemm, precision, target, units)[0] + _finish(splits, batch * m * n, target, units)
 
     step = math.gcd(k, 16)

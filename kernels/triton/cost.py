@@ -71,7 +71,7 @@ _SINGLE = [
     (32, 16, 2), (16, 32, 2), (16, 16, 1),
 ]  # fmt: skip
 _IEEE = [(64, 32, 4), (32, 64, 4), (64, 16, 2), (16, 64, 2), (32, 32, 2), (16, 16, 1)]  # FFMA: operands live in registers
-_DOUBLE = [(64, 64, 8), (64, 32, 4), (32, 64, 4), (32, 32, 4), (16, 16, 1)]
+_DOUBLE = [(64, 32, 4), (32, 64, 4), (32, 32, 4), (16, 16, 1)]
 
 _COST = {"tf32": 2, "tf32x3": 6, "bf16x3": 3, "ieee": 16}  # of a float32 product, in products of halves
 _LATENCY = 800  # clocks from a load to its data, or from a store to the next program's first
@@ -121,6 +121,8 @@ def plans(gemm: Gemm, precision: str, target: str) -> Iterator[Plan]:
         for bk in sorted({max(16, min(row // size, power(math.ceil(gemm.depth), 16, 64))) for row in (128, 64)}):
             if warps > 1 and min(bm * bk, bn * bk, bm * bn) * size < 16 * threads:
                 continue  # less than a vector for each thread
+            if d.fragments and bm * bn >= 64 * threads and bk * size > 64:
+                continue  # so many accumulators leave no registers for the fragments of a deep block
             computed = bk * (bm * (left > 0) + bn * (right > 0))
             single = bk * gemm.scattered(bm, bn)
             if max(computed, single) > 32 * threads or (computed and max(bm, bn) > 16 * warps > 32):
@@ -128,7 +130,7 @@ def plans(gemm: Gemm, precision: str, target: str) -> Iterator[Plan]:
             stage = bk * (bm * (left or size) + bn * (right or size))
             # Accumulators, an address for each 16 bytes on their way, and computed operands, which pass in float32.
             registers = 20 + round((bm * bn * (1.25 + d.fragments) + stage / 8 + 1.25 * computed + 1.5 * single) / threads)
-            for stages in (2,) if d.waiting else (3, 4):
+            for stages in (2,) if d.waiting else (3,) if d.fragments else (3, 4):
                 held = min(stages, math.ceil(gemm.steps(bk))) - d.waiting
                 resident = occupancy(min(registers, 255), max(held, 1) * stage, warps, target)
                 if resident * warps >= 4:
