@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, power
+from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, persistent, power
 
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
@@ -35,10 +35,12 @@ def matmul_config(
     target: str = "sm_90",
     units: int = 132,
 ) -> Config:
-    """BM, BN, BK, num_warps, num_stages of ``matmul``; ``units`` is how many multiprocessors the device has."""
+    """BM, BN, BK, num_warps, num_stages, PROGRAMS of ``matmul``; ``units`` is how many multiprocessors the device has."""
     if interpret:
-        return _interpreted(m, n, k)
-    return choose(matmul_gemm(m, n, k, itemsize, batch=batch, loads=loads), precision, target, units)[1]
+        return {**_interpreted(m, n, k), "PROGRAMS": 0}
+    gemm = matmul_gemm(m, n, k, itemsize, batch=batch, loads=loads)
+    found = choose(gemm, precision, target, units)[1]
+    return {**found, "PROGRAMS": persistent(found, gemm, target, units)}
 
 
 def matmul_gemm(
@@ -84,7 +86,8 @@ def _finish(splits: int, elements: int, target: str, units: int) -> float:
 
 def matmul_grid(sizes: Sizes, config: Config) -> int:
     """Programs of ``matmul`` for sizes BATCH, M, N."""
-    return sizes["BATCH"] * cdiv(sizes["M"], config["BM"]) * cdiv(sizes["N"], config["BN"])
+    tiles = sizes["BATCH"] * cdiv(sizes["M"], config["BM"]) * cdiv(sizes["N"], config["BN"])
+    return min(tiles, config["PROGRAMS"] or tiles)
 
 
 def _matrix(kind: str, z: Sizes) -> tuple[int, int, float, int, int]:

@@ -97,7 +97,7 @@ def test_matmul_closures_and_types(dtype: str) -> None:
     b = torch.from_numpy(rng.standard_normal((batch, n, k))).to(ty)
     bias = torch.from_numpy(rng.standard_normal(n)).to(ty)
     out = poisoned(batch * m * n, torch.float64)
-    config = dict(BM=32, BN=16, BK=16, num_warps=4, num_stages=1)
+    config = dict(BM=32, BN=16, BK=16, num_warps=4, num_stages=1, PROGRAMS=3)  # for 8 tiles
     acc = tl.float64 if dtype == "float64" else tl.float32
     args = (a, b, out, bias, m, n, k)
     matmul[(cfg.matmul_grid(dict(BATCH=batch, M=m, N=n), config),)](
