@@ -141,6 +141,11 @@ CONVS = {
     "aligned": conv_case(2, 16, (4, 4), 16, (3, 3), (1, 1), (1, 1, 1, 1)),
 }
 LAST = (0, 2, 3, 1)
+KERNELS = {
+    "fwd": (conv_fwd, depthwise_fwd),
+    "dgrad": (conv_dgrad, depthwise_dgrad),
+    "wgrad": (conv_wgrad, depthwise_wgrad),
+}
 TILES = {"flat": (64, 16, 256), "blocks": (32, 16, 16), "config": None}
 
 
@@ -239,6 +244,57 @@ def wgrad_parts(z: dict[str, int], dw: np.ndarray, splits: int) -> np.ndarray:
         parts = np.concatenate([np.stack([x[i * rows : (i + 1) * rows].sum(0) for i in range(cuts)]) for x in each])
     share = max(1, -(-z["N"] // splits))
     return np.stack([parts[i * share : (i + 1) * share].sum(0) for i in range(splits)])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("name", ["one_channel", "stride_asymmetric", "pointwise_stride", "grouped_blocks", "stem", "aligned",
+                                  "plain", "several"])  # fmt: skip
+def test_conv_with_prologue_and_epilogue(name: str, dtype: Any) -> None:
+    """As in a training step: batch norm and ReLU before, residual behind, and their gradients; all six kernels."""
+    z = CONVS.get(name) or DEPTHWISE[name]
+    depthwise = cfg.is_depthwise(z)
+    rng = np.random.default_rng(5)
+    x, w, dy = (t.astype(dtype) for t in conv_data(z))
+    kept, residual = rng.standard_normal(x.shape).astype(dtype), rng.standard_normal(dy.shape).astype(dtype)
+    bias, scale_k, shift_k = rng.standard_normal((3, z["K"])).astype(np.float32)
+    scale_c, shift_c = rng.standard_normal((2, z["C"])).astype(np.float32)
+
+    def each(v: np.ndarray) -> np.ndarray:
+        return v[:, None, None]
+
+    a = np.maximum(x.astype(np.float32) * each(scale_c) + each(shift_c), 0).astype(dtype)
+    g = (dy.astype(np.float32) * each(scale_k) + residual.astype(np.float32) * each(shift_k)).astype(dtype)
+    y = np.maximum(conv_reference(z, a, w, dy)[0] + each(bias) + residual, 0)
+
+    def run(kind: str, x: Any, w: Any, y: Any, of: str, other: np.ndarray, *closures: Any, **extra: int) -> None:
+        scale, shift = (scale_c, shift_c) if of == "c" else (scale_k, shift_k)
+        args = (*conv_args(z, x, w, y), device(scale), device(shift), device(other, *LAST))
+        args = (*args[:3], device(bias), *args[4:])
+        gemm, vector = KERNELS[kind]
+        if depthwise:
+            config = cfg.depthwise_config(kind, z, 4, True)
+            grid = (cfg.depthwise_grid(kind, {**z, **extra}, config),)
+            vector[grid](args, *closures, **z, **extra, ACC=tl.float32, NAME="depthwise", **config)
+        else:
+            run_conv(gemm, kind, z, "config", args, *closures, **extra)
+
+    x_, w_, dy_ = device(x, *LAST), device(w, 2, 3, 1, 0), device(dy, *LAST)
+    tolerance = {"rtol": 1e-3, "atol": 2e-3} if dtype == np.float16 else {"rtol": 1e-5, "atol": 1e-4}
+    out = poisoned(y.size)
+    run("fwd", x_, w_, out, "c", residual, cl.load_x_affine_relu, cl.load_w, cl.store_y_bias_add_relu)
+    np.testing.assert_allclose(written(out, y.transpose(LAST).shape), y.transpose(LAST), **tolerance)
+    out = poisoned(x.size)
+    if dy.shape == x.shape:  # one argument is the other operand's map and the epilogue's
+        expected = np.where(residual > 0, conv_reference(z, a, w, g)[1], 0)
+        run("dgrad", out, w_, dy_, "k", residual, cl.load_y_batch_norm, cl.load_w, cl.store_x_where)
+    else:
+        expected = np.where(kept > 0, conv_reference(z, a, w, dy)[1], 0)
+        run("dgrad", out, w_, dy_, "k", kept, cl.load_y, cl.load_w, cl.store_x_where)
+    np.testing.assert_allclose(written(out, expected.transpose(LAST).shape), expected.transpose(LAST), **tolerance)
+    out = poisoned(w.size)
+    run("wgrad", x_, out, dy_, "k", residual, cl.load_y_batch_norm, cl.load_x, cl.store_w, SPLITS=1)
+    expected = wgrad_parts(z, conv_reference(z, x, w, g)[2], 1)
+    np.testing.assert_allclose(written(out, expected.shape), expected, **tolerance)
 
 
 DEPTHWISE = {
