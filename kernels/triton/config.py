@@ -43,6 +43,11 @@ def matmul_config(
     return {**found, "PROGRAMS": persistent(found, gemm, target, units)}
 
 
+def takes_tma(inner: tuple[int, int], itemsize: int, target: str) -> bool:
+    """Whether ``matmul_tma`` can read operands with these innermost sizes, both dense and from an aligned address."""
+    return target.startswith("sm_") and int(target[3:]) >= 90 and all(size * itemsize % 16 == 0 for size in inner)
+
+
 def matmul_gemm(
     m: int, n: int, k: int, itemsize: int, *, batch: int = 1, loads: tuple[int, int] = (0, 0), output: int = 0
 ) -> Gemm:

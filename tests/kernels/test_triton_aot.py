@@ -29,6 +29,7 @@ from kernels.triton.conv import conv_dgrad, conv_fwd, conv_wgrad  # noqa: E402
 from kernels.triton.cost import plans  # noqa: E402
 from kernels.triton.depthwise import depthwise_dgrad, depthwise_fwd, depthwise_wgrad  # noqa: E402
 from kernels.triton.matmul import matmul  # noqa: E402
+from kernels.triton.matmul_tma import matmul_tma  # noqa: E402
 from kernels.triton.philox import uniform  # noqa: E402
 from kernels.triton.pool import max_pool_gather, max_pool_grad, pool, sum_pool_grad  # noqa: E402
 from kernels.triton.reduce import argmax, argmin, maximum  # noqa: E402
@@ -140,6 +141,22 @@ def test_linear_layers(layer: str, target: str) -> None:
     report = build_matmul("bf16", target, LINEAR[layer], a=a, b=b, store=cl.store_c_bias_relu)
     if all(size % 8 == 0 for size in LINEAR[layer]):
         check_vectors(report, target, False)
+
+
+@pytest.mark.parametrize("programs", [0, 264])
+@pytest.mark.parametrize("a_rows", [True, False])
+@pytest.mark.parametrize("b_rows", [True, False])
+def test_matmul_tma(a_rows: bool, b_rows: bool, programs: int) -> None:
+    """Operands come by the memory accelerator alone, and take no registers for addresses."""
+    sizes = dict(BATCH=2, M=4096, N=1000, K=1024)
+    tile = dict(BM=128, BN=128, BK=64, num_warps=8, num_stages=3, PROGRAMS=programs)
+    report = build(
+        matmul_tma, "sm_90", ["*bf16", "*bf16", "*bf16", "*fp32", 4096, 1000, 1024], tile, EPILOGUE=cl.store_c, A=0, B=1,
+        A_ROWS=a_rows, B_ROWS=b_rows, **sizes, INPUT_PRECISION="tf32", ACC=tl.float32, NAME="mm",
+    )  # fmt: skip
+    check(report, "sm_90", "mm")
+    check_cores(report, "sm_90", 128)
+    assert report.uses("UTMALDG") and not report.accesses("LDG.E", "LDGSTS.E"), report
 
 
 FLOATS = [("fp32", "ieee"), ("fp32", "tf32"), ("fp32", "tf32x3"), ("fp32", "bf16x3"), ("fp64", "ieee")]

@@ -28,6 +28,7 @@ from kernels.triton import config as cfg  # noqa: E402
 from kernels.triton.conv import conv_dgrad, conv_fwd, conv_wgrad  # noqa: E402
 from kernels.triton.depthwise import depthwise_dgrad, depthwise_fwd, depthwise_wgrad  # noqa: E402
 from kernels.triton.matmul import matmul  # noqa: E402
+from kernels.triton.matmul_tma import matmul_tma  # noqa: E402
 from kernels.triton.philox import uniform  # noqa: E402
 from kernels.triton.pool import max_pool_gather, max_pool_grad, pool, sum_pool_grad  # noqa: E402
 from kernels.triton.reduce import argmax, argmin, maximum, minimum, multiply  # noqa: E402
@@ -108,6 +109,27 @@ def test_matmul_closures_and_types(dtype: str) -> None:
     expected = (left @ b.double().transpose(1, 2) + bias.double()).clamp_min(0)
     tolerance = 1e-12 if dtype == "float64" else 1e-4
     np.testing.assert_allclose(written(out, (batch, m, n)), expected.numpy(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("a_rows", [True, False])
+@pytest.mark.parametrize("b_rows", [True, False])
+@pytest.mark.parametrize("programs", [0, 3])
+@pytest.mark.parametrize("batch,m,n,k", [(1, 8, 8, 8), (3, 24, 40, 72)])
+def test_matmul_tma(batch: int, m: int, n: int, k: int, programs: int, a_rows: bool, b_rows: bool) -> None:
+    inner = (k if a_rows else m, n if b_rows else k)
+    assert cfg.takes_tma(inner, 2, "sm_90") and not cfg.takes_tma(inner, 2, "sm_80")
+    rng = np.random.default_rng(6)
+    a, b = rng.standard_normal((batch, m, k)).astype(np.float16), rng.standard_normal((batch, k, n)).astype(np.float16)
+    out = poisoned(batch * m * n)
+    config = dict(BM=16, BN=32, BK=16, num_warps=4, num_stages=1, PROGRAMS=programs)
+    sizes = dict(BATCH=batch, M=m, N=n, K=k)
+    args = (device(a) if a_rows else device(a, 0, 2, 1), device(b) if b_rows else device(b, 0, 2, 1), out, out, m, n, k)
+    matmul_tma[(cfg.matmul_grid(sizes, config),)](
+        args, EPILOGUE=cl.store_c, A=0, B=1, A_ROWS=a_rows, B_ROWS=b_rows, **sizes, INPUT_PRECISION="ieee", ACC=tl.float32,
+        NAME="mm", **config,
+    )  # fmt: skip
+    expected = a.astype(np.float32) @ b.astype(np.float32)
+    np.testing.assert_allclose(written(out, (batch, m, n)), expected, rtol=1e-4, atol=1e-4)
 
 
 # --- convolution -------------------------------------------------------------------------------------------------
