@@ -23,8 +23,9 @@ from graphrt.runtime.state import State
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
-from graphrt.targets.triton.codegen import LaunchCode, generate
+from graphrt.targets.triton.codegen import generate
 from graphrt.targets.triton.runner import UNITS, resolve, write_module
+from graphrt.targets.triton.sharing import LaunchCode
 
 ARCHITECTURES = ("cuda:sm_80", "cuda:sm_90", "hip:gfx942")
 _POINTERS = {
@@ -125,4 +126,4 @@ class AheadExecutable:
         return []
 
     def source(self, launch: int | None) -> str:
-        return self._source if launch is None else "\n".join(self._codes[launch].text)
+        return self._source if launch is None else self._codes[launch].source()

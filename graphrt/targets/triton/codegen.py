@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphrt.errors import TargetError
@@ -27,6 +27,7 @@ from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, identity, scalar, triton_number
 from graphrt.targets.templates import kernels as find_kernels
+from graphrt.targets.triton.sharing import LaunchCode, share
 from graphrt.types import DType, bfloat16, float64
 
 ROW_LIMIT = 16384  # elements of a row that one program holds
@@ -51,33 +52,29 @@ from graphrt.kernels.triton.tiles import cast
 '''
 
 
-@dataclass
-class LaunchCode:
-    """How to launch one kernel: its name in the module, pointers, compile-time arguments, options and grid."""
-
-    module: str  # "" for the generated module, else the template module
-    kernel: str
-    display: str
-    slots: list[Slot]
-    constants: dict[str, Any]  # values; strings starting with "@" name closures of the generated module
-    options: dict[str, int]
-    grid: int
-    text: list[str] = field(default_factory=list)
-
-
 def generate(
     schedule: Schedule, kernels: Sequence[Sequence[Kernel]], interpret: bool, arch: str, units: int
 ) -> tuple[str, list[LaunchCode]]:
-    """The module's source and its launches; ``arch`` as sm_90 or gfx942, ``units`` the multiprocessors to fill."""
+    """The module's source and its launches; ``arch`` as sm_90 or gfx942, ``units`` the multiprocessors to fill.
+
+    A kernel that several launches run is in the source once, where the first of them is.
+    """
     find_kernels()
     launches = []
     for launch, group in zip(kernels, schedule.launches, strict=True):
         slots = _slots(launch)
         printer = Printer(slots, interpret, arch, units)
         code = printer.template(launch[0]) if isinstance(launch[0], TemplateKernel) else printer.generated(launch)
-        code.text = [*("# " + line for line in str(group).splitlines()), *code.text]
-        launches.append(code)
-    return "\n".join([_HEADER, *("\n" + "\n".join(code.text) + "\n" for code in launches)]), launches
+        launches.append(replace(code, group=str(group)))
+    launches = share(launches)
+    return "\n".join([_HEADER, *("\n" + _section(code, launches) + "\n" for code in launches)]), launches
+
+
+def _section(code: LaunchCode, launches: Sequence[LaunchCode]) -> str:
+    """What the module has of one launch: a comment and, unless another launch has brought it, the kernel."""
+    if code.same_as is None:
+        return code.source()
+    return f"{code.comment()}\n# runs the kernel of {launches[code.same_as].group.split()[0]}"
 
 
 def _slots(launch: Sequence[Kernel]) -> list[Slot]:

@@ -26,8 +26,9 @@ from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.templates import kernels as find_kernels
-from graphrt.targets.triton.codegen import LaunchCode, generate
+from graphrt.targets.triton.codegen import generate
 from graphrt.targets.triton.device import device as find_device
+from graphrt.targets.triton.sharing import LaunchCode
 
 UNITS = 132  # multiprocessors assumed when there is no device to ask (an H100's and H200's)
 
@@ -178,7 +179,7 @@ class TritonExecutable:
         return flat.to(self._device) if self._device.type == "cuda" else flat
 
     def source(self, launch: int | None) -> str:
-        return self._source if launch is None else "\n".join(self._launches[launch][0].text)
+        return self._source if launch is None else self._launches[launch][0].source()
 
 
 def _torch_dtype(slot: Slot) -> Any:
