@@ -13,7 +13,7 @@ from graphrt import ops as F
 
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 
-from graphrt.targets.triton.sharing import LaunchCode, distinct, share  # noqa: E402
+from graphrt.targets.triton.sharing import LaunchCode, distinct, share
 
 
 def chain(depth: int) -> grt.Graph:
