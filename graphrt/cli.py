@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,8 @@ from graphrt.errors import GraphrtError
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 Target = Annotated[str, typer.Option(help="auto, cuda, hip, cpu, interpret or reference")]
-Model = Annotated[str, typer.Argument(help="lenet5 or mlp")]
+AnyTarget = Annotated[str, typer.Option(help="as for train, or a GPU that need not be here: cuda:sm_90, hip:gfx942, ...")]
+Model = Annotated[str, typer.Argument(help="lenet5, mlp, resnet50, ...: a name of graphrt.models")]
 
 
 def _prepare(target: str) -> None:
@@ -104,21 +106,43 @@ def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
 def explain(
     model: Model,
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
-    target: Target = "auto",
+    target: AnyTarget = "auto",
+    training: Annotated[bool, typer.Option("--train/--predict", help="the training step, or the forward pass alone")] = True,
+    dtype: Annotated[str, typer.Option(help="float32")] = "float32",
+    device: Annotated[str, typer.Option(help="whose data sheet predicts times: H200, H100, A100 or MI300X")] = "",
     source: Annotated[bool, typer.Option(help="the generated code too")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the predicted launches alone, as JSON")] = False,
 ) -> None:
-    """Prints the fusion decisions, the launches and the memory plan of MODEL's training step."""
+    """Prints the fusion decisions, the launches and the memory plan of MODEL, and for a GPU what each launch should take.
+
+    Nothing is run, and no Triton kernel is compiled. Times are predictions from bytes, flops and the device's data sheet.
+    """
     _prepare(target)
     from graphrt import compile as compile_graph
     from graphrt import models, optim
+    from graphrt.errors import ArgumentError
+    from graphrt.runtime.roofline import find_device, predict
 
+    if dtype != "float32":
+        raise ArgumentError(f"dtype must be float32, got {dtype!r}")
     trainer = _trainer(model, target, 0, optim.SGD(0.05, momentum=0.9))
-    shape = (batch, *models.get(model).input_shape)
-    graph = trainer.training_graph((shape, "float32"), ((batch,), "int64"))
+    x = ((batch, *models.get(model).input_shape), "float32")
+    graph = trainer.training_graph(x, ((batch,), "int64")) if training else trainer.predicting_graph(x)
     program = compile_graph(graph, target=target)
+    known = device or ":" in program.target
+    estimate = predict(program, find_device(program.target, device or None), batch) if known else None
+    if as_json:
+        if estimate is None:
+            raise ArgumentError(
+                f"nothing is predicted for the {program.target} target; name a --device or a target like cuda:sm_90"
+            )
+        typer.echo(json.dumps({"model": model, "dtype": dtype, "training": training, **estimate.to_json()}, indent=1))
+        return
     typer.echo(f"{model}, batch {batch}, target {program.target}: {len(program.graph.nodes)} nodes\n")
     typer.echo(f"fusion\n{program.explain()}\n\nlaunches\n{program.plan_text()}")
     typer.echo(f"memory\n{program.plan if program.plan else 'the target has no plan'}")
+    if estimate is not None:
+        typer.echo(f"\nprediction\n{estimate}")
     if source:
         typer.echo(f"\nsource\n{program.source()}")
 

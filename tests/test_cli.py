@@ -51,6 +51,14 @@ def test_explain() -> None:
     assert "the target has no plan" in run("explain", "mlp", "--target", "reference")
 
 
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="plans for a GPU are made in the lane that compiles")
+def test_explain_predicts_for_a_gpu_that_is_not_here() -> None:
+    output = run("explain", "lenet5", "--train", "--batch", "64", "--dtype", "float32", "--target", "cuda:sm_90")
+    assert "not measured" in output and "H200" in output and "images/s" in output and "MB an image" in output
+    data = json.loads(run("explain", "mlp", "--predict", "--target", "cuda:sm_80", "--json"))
+    assert data["predicted"] and data["device"]["name"] == "A100" and data["kernels"][0]["bound"] in ("memory", "launch")
+
+
 def test_flags_and_version() -> None:
     assert "GRAPHRT_CACHE" in run("flags")
     assert run("version").startswith("0.1.0")
@@ -64,6 +72,9 @@ def test_flags_and_version() -> None:
         (["train", "mlp", "--data", "cifar"], "no dataset 'cifar'"),
         (["train", "mlp", "--schedule", "x"], "no schedule 'x'"),
         (["explain", "mlp", "--target", "tpu"], "target must be"),
+        (["explain", "mlp", "--target", "cpu", "--json"], "nothing is predicted for the cpu target"),
+        (["explain", "mlp", "--target", "cpu", "--device", "TPU"], "no data sheet of TPU"),
+        (["explain", "mlp", "--dtype", "int8"], "dtype must be"),
         (["train", "mlp", "--resume", "/nowhere"], "nowhere"),
     ],
 )

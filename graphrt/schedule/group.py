@@ -146,6 +146,10 @@ class Launch:
     def name(self) -> str:
         return self.groups[0].name
 
+    def title(self) -> str:
+        """The launch without its buffers: ``g7 conv[add_4, relu_4]``."""
+        return str(self).split(" in=")[0].split("\n")[0]
+
     def __str__(self) -> str:
         if len(self.groups) == 1:
             return str(self.groups[0])

@@ -75,6 +75,13 @@ class Trainer:
             F.manual_seed(graph, self.seed)
         return graph
 
+    def predicting_graph(self, x: Spec) -> Graph:
+        """The graph of a forward pass in evaluation mode: input x, output out."""
+        graph = Graph()
+        with _mode(self.net, False):
+            graph.output("out", self.net(graph.input("x", *x)))
+        return graph
+
     def _outputs(self, graph: Graph, x: Value, y: Value) -> Value:
         logits = self.net(x)
         loss = graph.output("loss", self.loss(logits, y))
@@ -93,13 +100,12 @@ class Trainer:
         if key not in self._programs:
             if kind == "train" and y is not None:
                 graph = self.training_graph(x, y)
+            elif y is None:
+                graph = self.predicting_graph(x)
             else:
                 graph = Graph()
                 with _mode(self.net, False):
-                    if y is None:
-                        graph.output("out", self.net(graph.input("x", *x)))
-                    else:
-                        self._outputs(graph, graph.input("x", *x), graph.input("y", *y))
+                    self._outputs(graph, graph.input("x", *x), graph.input("y", *y))
             self._programs[key] = compile_graph(graph, target=self.target, state=self.state)
         if kind == "train" and y is not None:
             self._batch = (x, y)
