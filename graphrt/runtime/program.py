@@ -223,7 +223,7 @@ class Program(Runnable):
         return self._executable.source(launch)
 
     def kernels(self) -> list[Any]:
-        """What the compiler made of each launch, for a program compiled ahead of time. Raises ArgumentError."""
+        """What the compiler made of each distinct kernel, for a program compiled ahead of time. Raises ArgumentError."""
         if not hasattr(self._executable, "reports"):
             raise ArgumentError(f"the {self.target} target has no kernel reports; compile for one like cuda:sm_90")
         return self._executable.reports()

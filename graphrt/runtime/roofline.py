@@ -13,7 +13,6 @@ from typing import Any
 from graphrt.errors import ArgumentError
 from graphrt.runtime.program import Program
 from graphrt.schedule.cost import Cost, launch_cost
-from graphrt.schedule.group import Launch
 from graphrt.types import DType
 
 COMPUTE, MEMORY = 0.79, 0.87  # of the data sheet's peaks, what is planned with
@@ -114,18 +113,8 @@ def predict(program: Program, device: Device, batch: int) -> Estimate:
     for launch, kernels in zip(program.schedule.launches, program.kernel_ir, strict=True):
         cost = launch_cost(kernels)
         seconds, bound = _time(cost, device)
-        found.append(Prediction(_name(launch), cost.bytes, cost.flops, seconds, bound))
+        found.append(Prediction(f"{launch.name} {launch.description()}", cost.bytes, cost.flops, seconds, bound))
     return Estimate(device, batch, found, program.plan.size)
-
-
-def _name(launch: Launch) -> str:
-    """``g7 conv 256x64x56x56 add relu``: the first node, the domain, what is fused."""
-    first = launch.groups[0]
-    if len(launch.groups) > 1:
-        return f"{launch.name} {len(launch.groups)} groups side by side"
-    head = first.anchor.op.name if first.anchor else "pointwise"
-    fused = dict.fromkeys(n.op.name for n in (*first.inlined, *first.nodes) if n is not first.anchor)
-    return " ".join([launch.name, head, "x".join(map(str, first.shape)), *fused])
 
 
 def _time(cost: Cost, device: Device) -> tuple[float, str]:

@@ -6,14 +6,10 @@ tell a good kernel from a bad one (tensor cores, 128-bit accesses). ``graphrt.co
 
 from __future__ import annotations
 
-import collections
 import os
 import re
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,8 +20,9 @@ from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
 from graphrt.targets.triton.codegen import generate
+from graphrt.targets.triton.report import KernelReport, listings, report
 from graphrt.targets.triton.runner import UNITS, resolve, write_module
-from graphrt.targets.triton.sharing import LaunchCode
+from graphrt.targets.triton.sharing import LaunchCode, distinct
 
 ARCHITECTURES = ("cuda:sm_80", "cuda:sm_90", "hip:gfx942")
 _POINTERS = {
@@ -33,18 +30,6 @@ _POINTERS = {
     "bfloat16": "*bf16",
     "float32": "*fp32", "float64": "*fp64",
 }  # fmt: skip
-_INTERESTING = re.compile(r"\b(HGMMA|HMMA|DMMA|LDGSTS|UTMALDG|LDG\.E(?:\.\w+)*|STG\.E(?:\.\w+)*|v_mfma\w*)")
-
-
-@dataclass(frozen=True)
-class KernelReport:
-    """What the compiler made of one launch: registers a thread, spilled bytes a thread, shared memory of a block."""
-
-    name: str
-    registers: int
-    spills: int
-    shared: int
-    instructions: Mapping[str, int]
 
 
 def gpu_target(target: str) -> Any:
@@ -57,8 +42,8 @@ def gpu_target(target: str) -> Any:
     return GPUTarget("cuda", int(match[1]), 32) if match[1] else GPUTarget("hip", match[2], 64)
 
 
-def compile_launch(code: LaunchCode, module: Any, target: str) -> KernelReport:
-    """Compiles one launch for ``target``, with the 16-byte alignment that its pointers have at run time."""
+def compile_kernel(code: LaunchCode, module: Any, target: str) -> Any:
+    """What Triton makes of one launch's kernel for ``target``, with the 16-byte alignment its pointers have at run time."""
     import triton
     from triton.compiler import ASTSource
 
@@ -71,36 +56,15 @@ def compile_launch(code: LaunchCode, module: Any, target: str) -> KernelReport:
         constexprs=constants,
         attrs={(0, i): aligned for i in range(len(pointers))},
     )
-    options = {**code.options, "enable_fp_fusion": True}
-    compiled = triton.compile(source, target=gpu_target(target), options=options)
-    return _read(code.display, compiled)
+    return triton.compile(source, target=gpu_target(target), options={**code.options, "enable_fp_fusion": True})
 
 
-def _read(name: str, compiled: Any) -> KernelReport:
-    shared = int(compiled.metadata.shared)
-    if "cubin" in compiled.asm:
-        usage, text = _disassemble(compiled.asm["cubin"])
-        registers, spills = (int(re.findall(rf"{key}:(\d+)", usage)[-1]) for key in ("REG", "STACK"))
-    else:
-        text = compiled.asm["amdgcn"]
-        registers = int(re.findall(r"\.vgpr_count:\s+(\d+)", text)[-1])
-        spills = 4 * int(re.findall(r"\.vgpr_spill_count:\s+(\d+)", text)[-1])
-    found = collections.Counter(_INTERESTING.findall(text))
-    return KernelReport(name, registers, spills, shared, dict(sorted(found.items())))
-
-
-def _disassemble(cubin: bytes) -> tuple[str, str]:
-    """Resource usage and SASS of a cubin, by the tools in the Triton wheel."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "kernel.cubin")
-        Path(path).write_bytes(cubin)
-        run = [
-            subprocess.run([tool, flag, path], capture_output=True, text=True, check=True) for flag in ("-res-usage", "-sass")
-        ]
-    return run[0].stdout, run[1].stdout
+def compile_kernels(codes: Sequence[LaunchCode], module: Any, target: str) -> list[Any]:
+    """The kernels of ``codes`` side by side: nine tenths of the compiler's time are outside Python's lock."""
+    order = sorted(range(len(codes)), key=lambda i: -len(codes[i].text))  # the longest one should not start last
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = dict(zip(order, pool.map(lambda i: compile_kernel(codes[i], module, target), order), strict=True))
+    return [found[i] for i in range(len(codes))]
 
 
 class AheadExecutable:
@@ -110,13 +74,20 @@ class AheadExecutable:
         if os.environ.get("TRITON_INTERPRET") == "1":
             raise TargetError(f"target {target!r} compiles kernels; unset TRITON_INTERPRET")
         gpu_target(target)
-        self._target = target
+        self._target, self._schedule, self._kernels = target, schedule, kernels
         self._source, self._codes = generate(schedule, kernels, False, target.split(":")[1], UNITS)
         self._module = write_module(self._source)
 
     def reports(self) -> list[KernelReport]:
-        """Compiles every launch that has work, in order, and reads the results."""
-        return [compile_launch(code, self._module, self._target) for code in self._codes if code.grid]
+        """Compiles every distinct kernel that has work, and reads the results; in the order of the first launches."""
+        shared = distinct(self._codes)
+        compiled = compile_kernels([self._codes[i] for i in shared], self._module, self._target)
+        arch = self._target.split(":")[1]
+        found = []
+        for (i, same), kernel, listing in zip(shared.items(), compiled, listings(compiled, arch), strict=True):
+            title = self._schedule.launches[i].description()
+            found.append(report(self._codes[i], kernel, listing, arch, len(same), title, self._kernels[i]))
+        return found
 
     def run(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
         raise TargetError(f"a program compiled ahead of time for {self._target} cannot run on this machine")
