@@ -26,13 +26,13 @@ def _prepare(target: str) -> None:
         os.environ["TRITON_INTERPRET"] = "1"
 
 
-def _trainer(model: str, target: str, seed: int, optimizer: Any, schedule: Any = None) -> Any:
+def _trainer(model: str, target: str, seed: int, optimizer: Any, schedule: Any = None, autocast: str | None = None) -> Any:
     from graphrt import models, nn
     from graphrt.train import Trainer
 
     nn.manual_seed(seed)
     net = models.get(model).build()
-    return Trainer(net, nn.CrossEntropyLoss(), optimizer, schedule, target=target, seed=seed)
+    return Trainer(net, nn.CrossEntropyLoss(), optimizer, schedule, target=target, seed=seed, autocast=autocast)
 
 
 @app.command()
@@ -108,7 +108,8 @@ def explain(
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
     target: AnyTarget = "auto",
     training: Annotated[bool, typer.Option("--train/--predict", help="the training step, or the forward pass alone")] = True,
-    dtype: Annotated[str, typer.Option(help="float32")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, or bf16 or fp16 by autocast")] = "float32",
+    precision: Annotated[str, typer.Option(help="of float32 products on a GPU: highest, high or medium")] = "highest",
     device: Annotated[str, typer.Option(help="whose data sheet predicts times: H200, H100, A100 or MI300X")] = "",
     source: Annotated[bool, typer.Option(help="the generated code too")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="the predicted launches alone, as JSON")] = False,
@@ -123,12 +124,14 @@ def explain(
     from graphrt.errors import ArgumentError
     from graphrt.runtime.roofline import find_device, predict
 
-    if dtype != "float32":
-        raise ArgumentError(f"dtype must be float32, got {dtype!r}")
-    trainer = _trainer(model, target, 0, optim.SGD(0.05, momentum=0.9))
+    half = {"bf16": "bfloat16", "fp16": "float16"}.get(dtype, dtype)
+    if half not in ("float32", "bfloat16", "float16"):
+        raise ArgumentError(f"dtype must be float32, bf16 or fp16, got {dtype!r}")
+    optimizer = optim.SGD(0.05, momentum=0.9)
+    trainer = _trainer(model, target, 0, optimizer, autocast=None if half == "float32" else half)
     x = ((batch, *models.get(model).input_shape), "float32")
     graph = trainer.training_graph(x, ((batch,), "int64")) if training else trainer.predicting_graph(x)
-    program = compile_graph(graph, target=target)
+    program = compile_graph(graph, target=target, float32_matmul_precision=precision)
     known = device or ":" in program.target
     estimate = predict(program, find_device(program.target, device or None), batch) if known else None
     if as_json:
@@ -136,7 +139,7 @@ def explain(
             raise ArgumentError(
                 f"nothing is predicted for the {program.target} target; name a --device or a target like cuda:sm_90"
             )
-        typer.echo(json.dumps({"model": model, "dtype": dtype, "training": training, **estimate.to_json()}, indent=1))
+        typer.echo(json.dumps({"model": model, "dtype": half, "training": training, **estimate.to_json()}, indent=1))
         return
     typer.echo(f"{model}, batch {batch}, target {program.target}: {len(program.graph.nodes)} nodes\n")
     typer.echo(f"fusion\n{program.explain()}\n\nlaunches\n{program.plan_text()}")

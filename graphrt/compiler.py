@@ -37,6 +37,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     target: str = "auto",
     state: State | None = None,
     precision: str = "float32",
+    float32_matmul_precision: str = "highest",
     freeze: bool = False,
 ) -> Program:
     """Compiles a graph, or the part of one that some values need, for ``target``.
@@ -47,7 +48,9 @@ def compile(  # noqa: A001 - the name every framework has for it
 
     ``target`` is auto, cuda, hip, cpu, interpret or reference, or an absent GPU's name such as cuda:sm_90 (then it is
     compiled but cannot run). ``state`` shares parameters with other programs; without it those of a graph of ``from_torch``
-    are the model's own. ``precision`` float64 computes in double on the reference target. ``freeze`` lets the program keep
+    are the model's own. ``precision`` float64 computes in double on the reference target. ``float32_matmul_precision``, named
+    as torch names it, is what a GPU's tensor cores may do to float32 products: nothing (highest), three products of split tf32
+    (high), or one (medium); the other targets compute the highest. ``freeze`` lets the program keep
     what it makes of parameters that it does not update (the cpu target packs weights once): it sees what ``State.set``,
     ``State.load`` and other programs write later, and not what is written into the arrays of the state. Raises TargetError
     when the target cannot run here, GraphError, ArgumentError, ConversionError.
@@ -55,7 +58,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     if example_inputs is not None:
         outputs = TRACERS["torch"](outputs, example_inputs)
     with _uncollected():
-        return _compile(outputs, target, state, precision, freeze)
+        return _compile(outputs, target, state, precision, float32_matmul_precision, freeze)
 
 
 @contextmanager
@@ -70,13 +73,22 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _compile(outputs: Outputs | Callable[..., Any], target: str, state: State | None, precision: str, freeze: bool) -> Program:
+def _compile(
+    outputs: Outputs | Callable[..., Any],
+    target: str,
+    state: State | None,
+    precision: str,
+    float32_matmul_precision: str,
+    freeze: bool,
+) -> Program:
     start = time.perf_counter()
     flags = Flags.read()
     graph, unpack = _graph(outputs)
     target = _target(target, flags)
     if precision not in ("float32", "float64") or (precision == "float64" and target != "reference"):
         raise ArgumentError(f"precision must be float32, or float64 on the reference target, got {precision!r}")
+    if float32_matmul_precision not in ("highest", "high", "medium"):
+        raise ArgumentError(f"float32_matmul_precision must be highest, high or medium, got {float32_matmul_precision!r}")
     state = graph.state if state is None else state
     state = State() if state is None else state
     policy = _policy(target)
@@ -93,7 +105,7 @@ def _compile(outputs: Outputs | Callable[..., Any], target: str, state: State | 
     groups, decisions = fuse(final, not flags.no_fuse)
     schedule = arrange(final, groups, not flags.no_fuse, not flags.no_inplace)
     limit = _row_limit(target)
-    kernels = [[lower(schedule, g, limit) for g in launch.groups] for launch in schedule.launches]
+    kernels = [[lower(schedule, g, limit, float32_matmul_precision) for g in launch.groups] for launch in schedule.launches]
     plan = plan_memory(schedule, kernels, not flags.no_inplace)
     runner = _executable(target, schedule, kernels, plan, freeze)
     seconds = time.perf_counter() - start

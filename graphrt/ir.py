@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import numpy as np
 
-from graphrt.errors import ArgumentError, GraphError, GraphrtError, ShapeError
+from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError, ShapeError
 from graphrt.node import OPERATORS, Node, Origin, Value
 from graphrt.op import REGISTRY, Kind, OpDef
-from graphrt.types import DType, DTypeLike, TensorType, as_dtype, float32
+from graphrt.types import HALVES, DType, DTypeLike, TensorType, as_dtype, bfloat16, float32
 
 if TYPE_CHECKING:
     from graphrt.runtime.program import Signature
@@ -52,6 +52,7 @@ class Graph:
         self.sources: dict[str, Node] = {}  # inputs and parameters by name
         self.signature: Signature | None = None
         self.state: State | None = None
+        self.half: DType | None = None  # what contractions compute in while ``autocast`` is on
         self._counts: Counter[str] = Counter()
         self._phase: tuple[str, str] = ("fwd", "")
         self._origin: Origin | None = None
@@ -169,6 +170,23 @@ class Graph:
             yield
         finally:
             self._phase = previous
+
+    @contextmanager
+    def autocast(self, dtype: DTypeLike = bfloat16, enabled: bool = True) -> Iterator[None]:
+        """Contractions built inside take their float32 operands in ``dtype``, bfloat16 or float16, as torch.autocast has it.
+
+        What they are made of decides the type of everything else, but softmax and losses, which are computed in float32, and
+        norms, whose statistics are float32 and whose results have their input's type. Parameters stay what they are: their
+        gradients come back in float32. Build the forward graph inside, and gradients and updates outside. Raises DTypeError.
+        """
+        wanted = as_dtype(dtype)
+        if wanted not in HALVES:
+            raise DTypeError(f"autocast is to bfloat16 or float16, got {wanted}")
+        previous, self.half = self.half, wanted if enabled else None
+        try:
+            yield
+        finally:
+            self.half = previous
 
     @contextmanager
     def at(self, origin: Origin) -> Iterator[None]:

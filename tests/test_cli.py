@@ -55,6 +55,8 @@ def test_explain() -> None:
 def test_explain_predicts_for_a_gpu_that_is_not_here() -> None:
     output = run("explain", "lenet5", "--train", "--batch", "64", "--dtype", "float32", "--target", "cuda:sm_90")
     assert "not measured" in output and "H200" in output and "images/s" in output and "MB an image" in output
+    half = run("explain", "lenet5", "--train", "--dtype", "bf16", "--target", "cuda:sm_90")
+    assert "bf16[" in half and "bf16[" not in output
     data = json.loads(run("explain", "mlp", "--predict", "--target", "cuda:sm_80", "--json"))
     assert data["predicted"] and data["device"]["name"] == "A100" and data["kernels"][0]["bound"] in ("memory", "launch")
 

@@ -78,6 +78,24 @@ def test_prediction_is_the_roofline() -> None:
     assert again["predicted"] is True and again["device"]["name"] == "H200" and len(again["kernels"]) == again["launches"]
 
 
+@CUDA
+@pytest.mark.parametrize(
+    ("dtype", "precision", "rate"),
+    [
+        ("float32", "highest", 66.9),
+        ("float32", "medium", 494.7),
+        ("float32", "high", 494.7 / 3),
+        ("bfloat16", "highest", 989.4),
+    ],
+)
+def test_products_run_at_the_rate_of_their_operands(dtype: str, precision: str, rate: float) -> None:
+    g = grt.Graph()
+    g.output("y", g.input("x", (4096, 4096), dtype) @ g.input("w", (4096, 4096), dtype))
+    program = grt.compile(g, target="cuda:sm_90", float32_matmul_precision=precision)
+    (found,) = predict(program, find_device("cuda:sm_90"), 1).launches
+    assert found.bound == "compute" and found.seconds == pytest.approx(2 * 4096**3 / (COMPUTE * rate * 1e12))
+
+
 def test_devices() -> None:
     assert find_device("cuda:sm_90", "H100").name == "H100" and find_device("hip:gfx942").name == "MI300X"
     assert find_device("cpu", "A100").arch == "sm_80"

@@ -213,6 +213,10 @@ OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     ("Adam", {"lr": 0.01}),
     ("Adam", {"lr": 0.01, "betas": (0.8, 0.99), "eps": 1e-3, "weight_decay": 0.1}),
     ("AdamW", {"lr": 0.01, "weight_decay": 0.1}),
+    ("Adagrad", {"lr": 0.1}),
+    ("Adagrad", {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.5, "eps": 1e-3}),
+    ("RMSprop", {"lr": 0.01}),
+    ("RMSprop", {"lr": 0.01, "alpha": 0.9, "weight_decay": 0.1, "momentum": 0.9, "centered": True}),
 ]
 
 
@@ -247,6 +251,10 @@ def test_optimizer_arguments() -> None:
         optim.Adam(-1.0)
     with pytest.raises(ArgumentError, match="betas"):
         optim.Adam(betas=(0.9, 1.0))
+    with pytest.raises(ArgumentError, match="alpha"):
+        optim.RMSprop(alpha=1.0)
+    with pytest.raises(ArgumentError, match="eps must be at least 0"):
+        optim.Adagrad(eps=-1.0)
 
 
 @pytest.mark.parametrize(

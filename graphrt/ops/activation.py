@@ -9,7 +9,7 @@ import math
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import apply, broadcast_to, cast, dim_index, function, require_float
+from graphrt.ops.base import apply, broadcast_to, cast, dim_index, full_precision, function, require_float
 from graphrt.ops.elementwise import (
     abs,
     erf,
@@ -222,6 +222,7 @@ def _shifted(input: Value, dim: int) -> Value:
 
 
 @function
+@full_precision
 def log_softmax(input: Value, dim: int = -1) -> Value:
     """Logarithm of ``softmax``, computed without taking the logarithm of small numbers."""
     z = _shifted(input, dim)
@@ -229,6 +230,7 @@ def log_softmax(input: Value, dim: int = -1) -> Value:
 
 
 @function
+@full_precision
 def softmax(input: Value, dim: int = -1) -> Value:
     """``exp(input) / sum(exp(input))`` over ``dim``, shifted by the maximum."""
     e = exp(_shifted(input, dim))
@@ -236,6 +238,7 @@ def softmax(input: Value, dim: int = -1) -> Value:
 
 
 @function
+@full_precision
 def softmin(input: Value, dim: int = -1) -> Value:
     """``softmax(-input)``."""
     return softmax(-input, dim)

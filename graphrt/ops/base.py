@@ -16,8 +16,8 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError, ShapeError
 from graphrt.ir import OPERATORS, Graph, Value
-from graphrt.op import REGISTRY
-from graphrt.types import DType, Shape, as_dtype, float32, promote
+from graphrt.op import REGISTRY, Kind
+from graphrt.types import HALVES, DType, Shape, as_dtype, float32, promote
 
 F = TypeVar("F", bound=Callable[..., Any])
 FUNCTIONS: dict[str, Callable[..., Any]] = {}
@@ -112,6 +112,24 @@ def _spelled(hint: Any) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
+def full_precision(f: F) -> F:
+    """Makes ``f`` take half-precision operands in float32 while ``Graph.autocast`` is on, as torch.autocast has it."""
+
+    @functools.wraps(f)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        graph = graph_of(*args, *kwargs.values())
+        if graph is None or graph.half is None:
+            return f(*args, **kwargs)
+        return f(*map(widened, args), **{name: widened(v) for name, v in kwargs.items()})
+
+    return wrapped  # type: ignore[return-value]
+
+
+def widened(x: Any) -> Any:
+    """``x`` in float32 if it is a Value of a half type: what sums and statistics are computed from."""
+    return cast(x, float32) if isinstance(x, Value) and x.dtype in HALVES else x
+
+
 def graph_of(*args: Any) -> Graph | None:
     """The graph of the first Value among ``args`` (lists and tuples of values included)."""
     for arg in args:
@@ -124,7 +142,10 @@ def graph_of(*args: Any) -> Graph | None:
 
 def apply(name: str, *inputs: Value, **attrs: Any) -> Value:
     """Appends op ``name`` and returns its first output."""
-    return inputs[0].graph.append(REGISTRY[name], inputs, attrs).outputs[0]
+    graph, op = inputs[0].graph, REGISTRY[name]
+    if graph.half is not None and op.kind is Kind.CONTRACTION:
+        inputs = tuple(cast(v, graph.half) if v.dtype is float32 else v for v in inputs)
+    return graph.append(op, inputs, attrs).outputs[0]
 
 
 def tensor(x: Any, what: str = "input") -> Value:
@@ -178,7 +199,15 @@ def broadcast_to(x: Value, shape: Sequence[int]) -> Value:
 
 
 def cast(x: Value, dtype: DType) -> Value:
-    return x if x.dtype == dtype else apply("cast", x, dtype=dtype.name)
+    """``x`` as ``dtype``; a half is seen as float32, which is what it is computed in anyway."""
+    if x.dtype == dtype:
+        return x
+    return apply("widen", x) if x.dtype in HALVES and dtype is float32 else apply("cast", x, dtype=dtype.name)
+
+
+def biased(y: Value, bias: Value | None) -> Value:
+    """``y`` plus ``bias``; a half stays one, whatever the bias is."""
+    return y if bias is None else y + (cast(bias, y.dtype) if y.dtype in HALVES else bias)
 
 
 def unbroadcast(dy: Value, shape: Shape) -> Value:

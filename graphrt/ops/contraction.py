@@ -17,10 +17,10 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import OPERATORS, Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, broadcast_shape, broadcast_to, function, tensor
+from graphrt.ops.base import apply, biased, broadcast_shape, broadcast_to, function, tensor
 from graphrt.ops.base import cast as cast_to
 from graphrt.ops.view import reshape, transpose, unsqueeze
-from graphrt.types import Shape, TensorType, promote
+from graphrt.types import HALVES, Shape, TensorType, float32, promote
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -105,7 +105,7 @@ def linear(input: Value, weight: Value, bias: Value | None = None) -> Value:
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ShapeError(f"bias must be [{weight.shape[0]}], got {list(bias.shape)}")
     y = matmul(input, transpose(weight, 0, 1))
-    return y if bias is None else y + bias
+    return biased(y, bias)
 
 
 # --- convolution -------------------------------------------------------------------------------------------------
@@ -167,7 +167,9 @@ def _infer_wgrad(
     (y,) = _infer_conv(input, w, stride=stride, padding=padding, dilation=dilation, groups=groups)
     if y.shape != dy.shape:
         raise ShapeError(f"the gradient of output {list(y.shape)} has its shape, got dy {list(dy.shape)}")
-    return (TensorType((splits, *w.shape) if splits else w.shape, dy.dtype),)
+    if not splits:
+        return (w,)
+    return (TensorType((splits, *w.shape), float32 if dy.dtype in HALVES else dy.dtype),)  # partial sums are not rounded
 
 
 def _windows(x: np.ndarray, out: Shape, filter: Shape, stride: Shape, padding: Pads, dilation: Shape) -> Any:
@@ -312,7 +314,7 @@ def _conv_orders(node: Node) -> Any:
 
 def _split_wgrad(node: Node, splits: int) -> Value:
     partial = apply("conv_wgrad", *node.inputs, **{**node.attrs, "splits": splits})
-    return apply("reduce", partial, op="sum", dims=(0,))
+    return cast_to(apply("reduce", partial, op="sum", dims=(0,)), node.types[0].dtype)
 
 
 def _flops(node: Node) -> int:

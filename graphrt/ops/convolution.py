@@ -11,7 +11,7 @@ from typing import Any
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import apply, function, ntuple, tensor
+from graphrt.ops.base import apply, biased, function, ntuple, tensor
 from graphrt.ops.contraction import Pads, check_channels, matmul, out_size
 from graphrt.ops.reduction import sum as sum_over
 from graphrt.ops.slicing import pad
@@ -58,7 +58,7 @@ def _bias(bias: Value | None, channels: int) -> None:
 
 
 def _finish(y: Value, bias: Value | None, input: Value, rank: int) -> Value:
-    return unbatched(y if bias is None else y + reshape(bias, (1, -1, *(1,) * rank)), input, rank)
+    return unbatched(biased(y, None if bias is None else reshape(bias, (1, -1, *(1,) * rank))), input, rank)
 
 
 def _conv(
@@ -265,4 +265,4 @@ def local_conv2d(
     columns = permute(unfold(x, kernel, gaps, pads, steps), (2, 1, 0))  # [P * Q, C * R * S, N]
     y = matmul(reshape(w, (p * q, k, columns.shape[1])), columns)
     y = reshape(permute(y, (2, 1, 0)), (x.shape[0], k, p, q))
-    return unbatched(y if bias is None else y + bias, input, 2)
+    return unbatched(biased(y, bias), input, 2)

@@ -13,7 +13,7 @@ from typing import Any
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import broadcast_shape, cast, dim_index, function, integer, integers, lift, require_float, tensor
+from graphrt.ops.base import biased, broadcast_shape, cast, dim_index, function, integer, integers, lift, require_float, tensor
 from graphrt.ops.contraction import matmul
 from graphrt.ops.elementwise import abs, eq, maximum, ne, pow, sqrt, where
 from graphrt.ops.movement import diagonal, roll
@@ -241,7 +241,7 @@ def _blend(input: Value, product: Value, beta: float, alpha: float) -> Value:
     if shape != product.shape:
         raise ShapeError(f"input {list(input.shape)} does not broadcast to the product {list(product.shape)}")
     scaled = product if alpha == 1 else product * alpha
-    return scaled if beta == 0 else (input if beta == 1 else input * beta) + scaled
+    return scaled if beta == 0 else biased(scaled, input if beta == 1 else input * beta)
 
 
 @function
@@ -267,7 +267,7 @@ def bilinear(input1: Value, input2: Value, weight: Value, bias: Value | None = N
         raise ShapeError(f"bias must be [{weight.shape[0]}], got {list(bias.shape)}")
     half = tensordot(input1, weight, ([-1], [1]))
     y = sum(half * unsqueeze(input2, -2), -1)
-    return y if bias is None else y + bias
+    return biased(y, bias)
 
 
 @function

@@ -97,7 +97,7 @@ def define(
 
 def constant_of(v: Value) -> float | None:
     """The number that ``v`` is everywhere, if it is a (broadcast) constant."""
-    while v.node.op.kind is Kind.VIEW and len(v.node.inputs) == 1 and v.node.op.name in ("broadcast", "reshape"):
+    while v.node.op.kind is Kind.VIEW and len(v.node.inputs) == 1 and v.node.op.name in ("broadcast", "reshape", "widen"):
         v = v.node.inputs[0]
     return v.node.attrs["value"] if v.node.op.name == "constant" else None
 
@@ -385,6 +385,14 @@ def _cast_samples(rng: np.random.Generator) -> list[Sample]:
     return [*(Sample((x,), {"dtype": d}) for d in names), Sample((x > 0,), {"dtype": "float32"})]
 
 
+def _simplify_cast(node: Node) -> Value | None:
+    """A cast to the dtype it has, or back from float32 to the half it was."""
+    x, dtype = node.inputs[0], node.types[0].dtype
+    if x.dtype == dtype:
+        return x
+    return x.node.inputs[0] if x.node.op.name == "widen" and x.node.inputs[0].dtype == dtype else None
+
+
 register(
     OpDef(
         name="cast",
@@ -394,7 +402,7 @@ register(
         reference=lambda x, dtype: np.asarray(x).astype(as_dtype(dtype).numpy),
         samples=_cast_samples,
         body=lambda s, x, dtype: s.cast(x, as_dtype(dtype)),
-        simplify=lambda n: n.inputs[0] if n.inputs[0].dtype == n.types[0].dtype else None,
+        simplify=_simplify_cast,
     )
 )
 

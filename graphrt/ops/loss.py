@@ -7,7 +7,7 @@ import math
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.activation import _softplus, log_softmax
-from graphrt.ops.base import broadcast_shape, broadcast_to, cast, function, lift, require_float
+from graphrt.ops.base import broadcast_shape, broadcast_to, cast, full_precision, function, lift, require_float
 from graphrt.ops.composite import xlogy
 from graphrt.ops.elementwise import abs, eq, exp, log, lt, maximum, minimum, ne, rsqrt, stop_gradient, where
 from graphrt.ops.reduction import mean, norm, sum
@@ -76,6 +76,7 @@ def _class_weight(weight: Value, input: Value, dim: int) -> Value:
 
 
 @function
+@full_precision
 def nll_loss(
     input: Value, target: Value, weight: Value | None = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> Value:
@@ -88,6 +89,7 @@ def nll_loss(
 
 
 @function
+@full_precision
 def cross_entropy(
     input: Value,
     target: Value,
@@ -118,6 +120,7 @@ def cross_entropy(
 
 
 @function
+@full_precision
 def multi_margin_loss(
     input: Value,
     target: Value,
@@ -141,6 +144,7 @@ def multi_margin_loss(
 
 
 @function
+@full_precision
 def multilabel_margin_loss(input: Value, target: Value, reduction: str = "mean") -> Value:
     """``max(0, 1 - input[t] + input[c]) / C`` summed over targets t and the classes c that are none; both are [N, C] or [C].
 
@@ -178,6 +182,7 @@ def _weighted(loss: Value, weight: Value | None, reduction: str) -> Value:
 
 
 @function
+@full_precision
 def binary_cross_entropy(input: Value, target: Value, weight: Value | None = None, reduction: str = "mean") -> Value:
     """Binary cross-entropy of probabilities with ``target`` in [0, 1]; logarithms end at -100, as torch's."""
     _same_shape(input, target)
@@ -191,6 +196,7 @@ def binary_cross_entropy(input: Value, target: Value, weight: Value | None = Non
 
 
 @function
+@full_precision
 def binary_cross_entropy_with_logits(
     input: Value,
     target: Value,
@@ -211,6 +217,7 @@ def binary_cross_entropy_with_logits(
 
 
 @function
+@full_precision
 def soft_margin_loss(input: Value, target: Value, reduction: str = "mean") -> Value:
     """``log(1 + exp(-target * input))`` for targets -1 and 1."""
     _same_shape(input, target)
@@ -218,6 +225,7 @@ def soft_margin_loss(input: Value, target: Value, reduction: str = "mean") -> Va
 
 
 @function
+@full_precision
 def multilabel_soft_margin_loss(input: Value, target: Value, weight: Value | None = None, reduction: str = "mean") -> Value:
     """Binary cross-entropy with logits averaged over the classes, the last dimension."""
     _same_shape(input, target)
@@ -226,6 +234,7 @@ def multilabel_soft_margin_loss(input: Value, target: Value, weight: Value | Non
 
 
 @function
+@full_precision
 def hinge_loss(input: Value, target: Value, reduction: str = "mean") -> Value:
     """``max(0, 1 - target * input)`` for targets -1 and 1."""
     _same_shape(input, target)
@@ -233,6 +242,7 @@ def hinge_loss(input: Value, target: Value, reduction: str = "mean") -> Value:
 
 
 @function
+@full_precision
 def hinge_embedding_loss(input: Value, target: Value, margin: float = 1.0, reduction: str = "mean") -> Value:
     """``input`` where ``target`` is 1, ``max(0, margin - input)`` where it is -1."""
     _same_shape(input, target)
@@ -244,6 +254,7 @@ def hinge_embedding_loss(input: Value, target: Value, margin: float = 1.0, reduc
 
 
 @function
+@full_precision
 def mse_loss(input: Value, target: Value, reduction: str = "mean", weight: Value | None = None) -> Value:
     """Squared difference, times ``weight``; the mean is then over the weights."""
     _same_shape(input, target)
@@ -252,6 +263,7 @@ def mse_loss(input: Value, target: Value, reduction: str = "mean", weight: Value
 
 
 @function
+@full_precision
 def l1_loss(input: Value, target: Value, reduction: str = "mean", weight: Value | None = None) -> Value:
     """Absolute difference, times ``weight``; the mean is then over the weights."""
     _same_shape(input, target)
@@ -267,6 +279,7 @@ def _weighted_mean(loss: Value, weight: Value | None, reduction: str) -> Value:
 
 
 @function
+@full_precision
 def smooth_l1_loss(input: Value, target: Value, reduction: str = "mean", beta: float = 1.0) -> Value:
     """``0.5 * d**2 / beta`` for differences d below ``beta``, else ``d - 0.5 * beta`` (Girshick, "Fast R-CNN", 2015)."""
     if beta < 0:
@@ -277,6 +290,7 @@ def smooth_l1_loss(input: Value, target: Value, reduction: str = "mean", beta: f
 
 
 @function
+@full_precision
 def huber_loss(input: Value, target: Value, reduction: str = "mean", delta: float = 1.0, weight: Value | None = None) -> Value:
     """``0.5 * d**2`` for differences d up to ``delta``, else ``delta * (d - 0.5 * delta)`` (Huber, 1964).
 
@@ -293,6 +307,7 @@ def huber_loss(input: Value, target: Value, reduction: str = "mean", delta: floa
 
 
 @function
+@full_precision
 def kl_div(input: Value, target: Value, reduction: str = "mean", log_target: bool = False) -> Value:
     """``target * (log(target) - input)`` for log-probabilities ``input``; reduction also "batchmean", the sum over N."""
     _same_shape(input, target)
@@ -303,6 +318,7 @@ def kl_div(input: Value, target: Value, reduction: str = "mean", log_target: boo
 
 
 @function
+@full_precision
 def poisson_nll_loss(
     input: Value, target: Value, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean"
 ) -> Value:
@@ -320,6 +336,7 @@ def poisson_nll_loss(
 
 
 @function
+@full_precision
 def gaussian_nll_loss(
     input: Value, target: Value, var: Value | float, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
 ) -> Value:
@@ -348,12 +365,14 @@ def gaussian_nll_loss(
 
 
 @function
+@full_precision
 def pairwise_distance(x1: Value, x2: Value, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Value:
     """The p-norm of ``x1 - x2 + eps`` over the last dimension."""
     return norm(x1 - x2 + eps, p, -1, keepdim)
 
 
 @function
+@full_precision
 def cosine_similarity(x1: Value, x2: Value, dim: int = 1, eps: float = 1e-8) -> Value:
     """The cosine of the angle between ``x1`` and ``x2`` along ``dim``; lengths are at least ``eps``."""
     a, b = lift(x1, x2)
@@ -361,6 +380,7 @@ def cosine_similarity(x1: Value, x2: Value, dim: int = 1, eps: float = 1e-8) -> 
 
 
 @function
+@full_precision
 def cosine_embedding_loss(input1: Value, input2: Value, target: Value, margin: float = 0.0, reduction: str = "mean") -> Value:
     """``1 - cos`` where ``target`` is 1, ``max(0, cos - margin)`` where it is -1; vectors are [N, D] or [D]."""
     if input1.ndim not in (1, 2) or input1.shape != input2.shape or target.shape != input1.shape[:-1]:
@@ -374,12 +394,14 @@ def cosine_embedding_loss(input1: Value, input2: Value, target: Value, margin: f
 
 
 @function
+@full_precision
 def margin_ranking_loss(input1: Value, input2: Value, target: Value, margin: float = 0.0, reduction: str = "mean") -> Value:
     """``max(0, -target * (input1 - input2) + margin)``: target 1 wants input1 above input2, -1 below."""
     return _reduced(maximum(-(cast(target, input1.dtype) * (input1 - input2)) + margin, 0.0), reduction)
 
 
 @function
+@full_precision
 def triplet_margin_loss(
     anchor: Value,
     positive: Value,

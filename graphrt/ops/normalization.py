@@ -9,16 +9,22 @@ import ml_dtypes
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import cast, dim_index, function, require_float
+from graphrt.ops.base import cast, dim_index, function, require_float, widened
 from graphrt.ops.elementwise import abs, pow, rsqrt, stop_gradient, where
 from graphrt.ops.reduction import mean, norm
 from graphrt.ops.slicing import pad
 from graphrt.ops.view import reshape
+from graphrt.types import HALVES
 
 
 def _scaled(y: Value, weight: Value | None, bias: Value | None) -> Value:
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
+
+
+def _as(y: Value, input: Value) -> Value:
+    """``y`` in the dtype of ``input`` where that is a half: statistics are float32, as are scale and shift under autocast."""
+    return cast(y, input.dtype) if input.dtype in HALVES else y
 
 
 def _per_channel(input: Value, what: str, **values: Value | None) -> list[Value | None]:
@@ -39,7 +45,7 @@ def _track(running: tuple[Value, Value], mean: Value, var: Value, count: int, mo
     """Moves the running mean and variance towards the batch's, the variance as the unbiased one of ``count`` numbers."""
     graph, unbiased = mean.graph, count / (count - 1)
     for old, new, scale in ((running[0], stop_gradient(mean), 1.0), (running[1], stop_gradient(var), unbiased)):
-        graph.update(old, old * (1.0 - momentum) + new * (momentum * scale))
+        graph.update(old, cast(old * (1.0 - momentum) + new * (momentum * scale), old.dtype))
 
 
 @function
@@ -63,12 +69,13 @@ def batch_norm(
     channels = input.shape[1]
     dims = [d for d in range(input.ndim) if d != 1]
     shape = [channels if d == 1 else 1 for d in range(input.ndim)]
+    x = widened(input)
     if training:
         count = input.type.size // max(channels, 1)
         if count < 2:
             raise ShapeError(f"batch_norm in training needs more than one value per channel, got {list(input.shape)}")
-        average = mean(input, dims)
-        centred = input - reshape(average, shape)
+        average = mean(x, dims)
+        centred = x - reshape(average, shape)
         variance = mean(centred * centred, dims)
         if running_mean is not None and running_var is not None:
             _track((running_mean, running_var), average, variance, count, momentum)
@@ -76,10 +83,10 @@ def batch_norm(
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm needs running_mean and running_var when it is not training")
         average, variance = running_mean, running_var
-        centred = input - reshape(average, shape)
+        centred = x - reshape(average, shape)
     scale = rsqrt(variance + eps)
     y = centred * reshape(scale if weight is None else scale * weight, shape)
-    return cast(y if bias is None else y + reshape(bias, shape), input.dtype)  # float32 statistics leave halves as they are
+    return _as(y if bias is None else y + reshape(bias, shape), input)
 
 
 @function
@@ -107,13 +114,14 @@ def instance_norm(
     if count < 2:
         raise ShapeError(f"instance_norm needs more than one pixel per channel, got {list(input.shape)}")
     dims = list(range(2, input.ndim))
-    average = mean(input, dims, keepdim=True)
-    centred = input - average
+    x = widened(input)
+    average = mean(x, dims, keepdim=True)
+    centred = x - average
     variance = mean(centred * centred, dims, keepdim=True)
     if running_mean is not None and running_var is not None:
         over = [d for d in range(input.ndim) if d != 1]
         _track((running_mean, running_var), mean(average, over), mean(variance, over), count, momentum)
-    return _scaled(centred * rsqrt(variance + eps), w, b)
+    return _as(_scaled(centred * rsqrt(variance + eps), w, b), input)
 
 
 @function
@@ -124,8 +132,8 @@ def group_norm(
     w, b = _per_channel(input, "group_norm", weight=weight, bias=bias)
     if num_groups < 1 or input.shape[1] % num_groups:
         raise ArgumentError(f"num_groups must divide the {input.shape[1]} channels, got {num_groups}")
-    grouped = reshape(input, (input.shape[0], num_groups, input.shape[1] // num_groups, *input.shape[2:]))
-    return _scaled(reshape(_normalised(grouped, list(range(2, grouped.ndim)), eps), input.shape), w, b)
+    grouped = reshape(widened(input), (input.shape[0], num_groups, input.shape[1] // num_groups, *input.shape[2:]))
+    return _as(_scaled(reshape(_normalised(grouped, list(range(2, grouped.ndim)), eps), input.shape), w, b), input)
 
 
 def _normalised(x: Value, dims: list[int], eps: float) -> Value:
@@ -153,7 +161,8 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Value:
     """Normalisation over the last dimensions, whose sizes are ``normalized_shape`` (Ba et al., 2016)."""
-    return _scaled(_normalised(input, _last(input, normalized_shape, weight=weight, bias=bias), eps), weight, bias)
+    dims = _last(input, normalized_shape, weight=weight, bias=bias)
+    return _as(_scaled(_normalised(widened(input), dims, eps), weight, bias), input)
 
 
 @function
@@ -164,7 +173,8 @@ def rms_norm(
     require_float(input.dtype, "input")
     dims = _last(input, normalized_shape, weight=weight)
     small = float(ml_dtypes.finfo(input.dtype.numpy).eps) if eps is None else eps
-    return _scaled(input * rsqrt(mean(input * input, dims, keepdim=True) + small), weight, None)
+    x = widened(input)
+    return _as(_scaled(x * rsqrt(mean(x * x, dims, keepdim=True) + small), weight, None), input)
 
 
 @function

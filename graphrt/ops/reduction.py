@@ -15,7 +15,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, broadcast_to, cast, dim_index, dim_indices, function, require_float, tensor
+from graphrt.ops.base import apply, broadcast_to, cast, dim_index, dim_indices, full_precision, function, require_float, tensor
 from graphrt.ops.elementwise import abs, eq, log, lt, ne, pow, sqrt, stop_gradient, where
 from graphrt.ops.elementwise import exp as _exp
 from graphrt.ops.linear import factored
@@ -197,6 +197,7 @@ def all(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:  # noqa
 
 
 @function
+@full_precision
 def logsumexp(input: Value, dim: Dims, keepdim: bool = False) -> Value:
     """``log(sum(exp(input)))`` over ``dim``, shifted by the maximum so that nothing overflows."""
     require_float(input.dtype, "input of logsumexp")

@@ -1,4 +1,4 @@
-"""Views that keep every element: reshape, permute, broadcast. A view moves no data: it is an index map, folded into its reader.
+"""Views that keep every element. A view moves no data: it is an index map, folded into its reader.
 
 ``pull(node, index)`` says for an element of the view's output where it is read from: pieces of operands, each with an
 index and the ranges in which it holds; elements that no piece covers take ``attrs["value"]`` (padding) or 0.
@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from graphrt.errors import ArgumentError, ShapeError
+from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.index import Expr, as_expr, delinearize, linearize, row_major
 from graphrt.ir import OPERATORS, Node, Value
 from graphrt.op import Kind, OpDef, Piece, Sample, Types, register
-from graphrt.ops.base import FUNCTIONS, apply, broadcast_shape, dim_index, dim_indices, function, integers, unbroadcast
+from graphrt.ops.base import FUNCTIONS, apply, broadcast_shape, cast, dim_index, dim_indices, function, integers, unbroadcast
 from graphrt.ops.base import broadcast_to as _broadcast_to
-from graphrt.types import Shape, TensorType
+from graphrt.types import HALVES, Shape, TensorType, float32
 
 Index = tuple[Expr, ...]
 
@@ -232,3 +232,38 @@ def expand(input: Value, shape: Sequence[int]) -> Value:
         raise ShapeError(f"cannot expand {list(input.shape)} to fewer dimensions {list(shape)}")
     final = [input.shape[i - lead] if n == -1 and i >= lead else n for i, n in enumerate(shape)]
     return _broadcast_to(input, final)
+
+
+# --- widen -------------------------------------------------------------------------------------------------------
+
+
+def _infer_widen(input: TensorType) -> Types:
+    if input.dtype not in HALVES:
+        raise DTypeError(f"only float16 and bfloat16 are widened, got {input.dtype}")
+    return (TensorType(input.shape, float32, input.order),)
+
+
+def _simplify_widen(node: Node) -> Value | None:
+    x = node.inputs[0].node
+    return node.graph.constant(x.attrs["value"], float32) if x.op.name == "constant" else None
+
+
+def _widen_samples(rng: np.random.Generator) -> list[Sample]:
+    numbers = (np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-7]), rng.standard_normal((2, 3)))
+    return [Sample((x.astype(half.numpy),), {}) for x in numbers for half in HALVES]
+
+
+register(  # halves are computed in float32 and only stored as what they are, so nothing happens here
+    OpDef(
+        name="widen",
+        kind=Kind.VIEW,
+        infer=_infer_widen,
+        vjp=lambda n, dy: [cast(dy, n.inputs[0].dtype)],
+        reference=lambda x: np.asarray(x, np.float32),
+        samples=_widen_samples,
+        pull=lambda node, index: [Piece(0, index)],
+        push=lambda node, index: index,
+        simplify=_simplify_widen,
+        flops=lambda n: 0,
+    )
+)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
+
 import graphrt.ops as F
 from graphrt.errors import ArgumentError, DTypeError
 from graphrt.ir import Graph, Value
@@ -147,6 +149,83 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__(lr, betas, eps, weight_decay)
+
+
+class Adagrad(Optimizer):
+    """Steps shrink with the sum of squared gradients (Duchi et al., JMLR 2011), as torch.optim.Adagrad.
+
+    Raises ArgumentError for negative arguments.
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+    ) -> None:
+        super().__init__(lr, weight_decay)
+        _at_least_zero(lr_decay=lr_decay, initial_accumulator_value=initial_accumulator_value, eps=eps)
+        self.lr_decay, self.initial_accumulator_value, self.eps = lr_decay, initial_accumulator_value, eps
+
+    def _shared(self, graph: Graph) -> list[Value]:
+        if not self.lr_decay:
+            return []
+        step = graph.parameter("optimizer.step", dtype="int64", trainable=False)  # those done before this one
+        graph.update(step, step + 1)
+        return [1.0 + F.cast(step, "float32") * self.lr_decay]
+
+    def _update(self, graph: Graph, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
+        g = g + p * self.weight_decay if self.weight_decay else g
+        start = np.full(p.shape, self.initial_accumulator_value, p.dtype.numpy)
+        total = graph.parameter(f"{p.name}.sum", start, trainable=False)
+        grown = total + g * g
+        graph.update(total, grown)
+        return p - g / (F.sqrt(grown) + self.eps) * (lr / shared[0] if shared else lr)
+
+
+class RMSprop(Optimizer):
+    """Steps over the root of a running mean of squared gradients (Hinton, 2012), as torch.optim.RMSprop.
+
+    ``centered`` subtracts the squared running mean of the gradient (Graves, 2013). Raises ArgumentError for negative
+    arguments and ``alpha`` outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+    ) -> None:
+        super().__init__(lr, weight_decay)
+        _at_least_zero(eps=eps, momentum=momentum)
+        if not 0.0 <= alpha < 1.0:
+            raise ArgumentError(f"alpha must lie in [0, 1), got {alpha}")
+        self.alpha, self.eps, self.momentum, self.centered = alpha, eps, momentum, centered
+
+    def _update(self, graph: Graph, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
+        def running(name: str, new: Value) -> Value:
+            old = graph.parameter(f"{p.name}.{name}", shape=p.shape, dtype=p.dtype, trainable=False)
+            mean = old * self.alpha + new * (1.0 - self.alpha)
+            graph.update(old, mean)
+            return mean
+
+        g = g + p * self.weight_decay if self.weight_decay else g
+        squares = running("square_avg", g * g)
+        if self.centered:
+            average = running("grad_avg", g)
+            squares = squares - average * average
+        step = g / (F.sqrt(squares) + self.eps)
+        if not self.momentum:
+            return p - step * lr
+        buffer = graph.parameter(f"{p.name}.momentum_buffer", shape=p.shape, dtype=p.dtype, trainable=False)
+        moved = buffer * self.momentum + step
+        graph.update(buffer, moved)
+        return p - moved * lr
 
 
 def _at_least_zero(**arguments: float) -> None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind, Order
 from graphrt.passes.rewrite import rewrite
+
+_ROUNDS = 4  # of wishes that go from what is read to what it is made of; a weight behind a cast takes three
 
 
 def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Order] | None = None) -> Graph:
@@ -39,7 +42,8 @@ def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Orde
             for v in node.inputs:
                 wishes[v].append(None)
     chosen: dict[Value, Order] = {}
-    for _ in range(2):  # the second round knows what operands are asked to follow
+    for _ in range(_ROUNDS):  # a later round knows what operands are asked to follow
+        before = dict(chosen)
         for node in graph.nodes:
             for i, v in enumerate(node.outputs):
                 order = _choose(node, i, wishes[v], chosen)
@@ -47,12 +51,14 @@ def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Orde
                     chosen[v] = fixed[node.name]
                     continue
                 chosen[v] = None if order is not None and _few_channels(v, order, min_channels) else order
+        if chosen == before:
+            break
         for node in reversed(graph.nodes):
-            if node.op.kind is Kind.ELEMENTWISE:  # momentum * 0.9 + dw: the momentum lies as dw does
+            if _follows(node):  # momentum * 0.9 + dw: the momentum lies as dw does
                 y = node.outputs[0]
                 orders = [o for o in (chosen[y], *wishes[y], *(chosen[v] for v in node.inputs if v.shape == y.shape)) if o]
                 for v in node.inputs:
-                    follows = v.node.op.kind is Kind.ELEMENTWISE or v.node.op.name == "parameter"
+                    follows = _follows(v.node) or v.node.op.name == "parameter"
                     if orders and follows and v.shape == y.shape and not wishes[v]:
                         wishes[v].append(orders[0])
     for name, v in graph.updates.items():  # new state lies where the old lay
@@ -66,6 +72,14 @@ def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Orde
     return result
 
 
+def _follows(node: Node) -> bool:
+    """Whether each element of the result is made of the same elements of the operands, so that one order suits all."""
+    if node.op.kind is Kind.VIEW and node.op.push is not None:
+        index = axes("i", node.types[0].shape)
+        return len(node.inputs[0].shape) == len(index) and node.op.push(node, index) == index
+    return node.op.kind is Kind.ELEMENTWISE
+
+
 def _few_channels(v: Value, order: Order, least: int) -> bool:
     return order is not None and order[0] == 0 and v.ndim >= 3 and order[-1] == 1 and v.shape[1] < least
 
@@ -74,13 +88,15 @@ def _choose(node: Node, i: int, wishes: list[Order], chosen: dict[Value, Order])
     wanted = [o for o in wishes if o is not None]
     if node.op.kind is Kind.SOURCE:
         return (wanted[0] if wanted else None) if node.op.name == "parameter" else node.types[0].order
-    if node.op.kind is Kind.VIEW:
+    if node.op.kind is Kind.VIEW and not _follows(node):
         return None
     shape = node.types[i].shape
     if node.op.orders is not None:
         return None if wishes and not wanted else node.op.orders(node)[1][i]
-    if node.op.kind in (Kind.ELEMENTWISE, Kind.RANDOM):
-        inherited = [chosen[v] for v in node.inputs if v.shape == shape and v.node.op.kind is not Kind.VIEW]
+    if _follows(node) or node.op.kind is Kind.RANDOM:
+        inherited = [
+            chosen[v] for v in node.inputs if v.shape == shape and (v.node.op.kind is not Kind.VIEW or _follows(v.node))
+        ]
         followed = [o for o in inherited if o is not None]
         if followed:
             return followed[0]

@@ -13,7 +13,7 @@ from typing import Any
 from graphrt.errors import ArgumentError
 from graphrt.runtime.program import Program
 from graphrt.schedule.cost import Cost, launch_cost
-from graphrt.types import DType
+from graphrt.types import HALVES, float64
 
 COMPUTE, MEMORY = 0.79, 0.87  # of the data sheet's peaks, what is planned with
 LAUNCH = 1.5e-6  # seconds that a kernel of a CUDA graph takes at least: an assumption
@@ -21,21 +21,22 @@ LAUNCH = 1.5e-6  # seconds that a kernel of a CUDA graph takes at least: an assu
 
 @dataclass(frozen=True)
 class Device:
-    """Data-sheet peaks, dense: terabytes a second and teraflops a second by operands; float32 is without tensor cores."""
+    """Data-sheet peaks, dense: terabytes a second, and teraflops a second by operands; float32 is exact, without tf32."""
 
     name: str
     arch: str
     memory: float
     half: float
+    tf32: float
     float32: float
     float64: float
 
 
 DEVICES = (
-    Device("H200", "sm_90", 4.8, 989.0, 66.9, 66.9),
-    Device("H100", "sm_90", 3.35, 989.0, 66.9, 66.9),
-    Device("A100", "sm_80", 2.04, 312.0, 19.5, 19.5),
-    Device("MI300X", "gfx942", 5.3, 1307.0, 163.4, 163.4),
+    Device("H200", "sm_90", 4.8, 989.4, 494.7, 66.9, 66.9),
+    Device("H100", "sm_90", 3.35, 989.4, 494.7, 66.9, 66.9),
+    Device("A100", "sm_80", 2.04, 312.0, 156.0, 19.5, 19.5),
+    Device("MI300X", "gfx942", 5.3, 1307.4, 653.7, 163.4, 163.4),
 )
 
 
@@ -119,13 +120,16 @@ def predict(program: Program, device: Device, batch: int) -> Estimate:
 
 def _time(cost: Cost, device: Device) -> tuple[float, str]:
     peak = 1e12 * COMPUTE
-    compute = max(cost.contraction / (peak * _rate(cost.dtype, device)), cost.other / (peak * device.float32))
+    compute = max(cost.contraction / (peak * _rate(cost, device)), cost.other / (peak * device.float32))
     times = {"memory": cost.bytes / (1e12 * MEMORY * device.memory), "compute": compute, "launch": LAUNCH}
     bound = max(times, key=times.__getitem__)
     return times[bound], bound
 
 
-def _rate(dtype: DType | None, device: Device) -> float:
-    if dtype is None or dtype.itemsize == 4:
-        return device.float32
-    return device.float64 if dtype.itemsize == 8 else device.half
+def _rate(cost: Cost, device: Device) -> float:
+    """Teraflops a second of products: a high-precision one of float32 operands is three of tf32."""
+    if cost.dtype in HALVES:
+        return device.half
+    if cost.dtype is float64:
+        return device.float64
+    return {"highest": device.float32, "high": device.tf32 / 3, "medium": device.tf32}[cost.precision]

@@ -18,13 +18,17 @@ CACHED_ROW = 16384  # elements: a longer row is read from memory again by each p
 
 @dataclass(frozen=True)
 class Cost:
-    """``read`` and ``written`` bytes of memory; ``contraction`` flops on operands of ``dtype``, ``other`` flops."""
+    """``read`` and ``written`` bytes of memory; ``contraction`` flops on operands of ``dtype``, ``other`` flops.
+
+    ``precision`` is what products of float32 operands are computed in: highest, high or medium.
+    """
 
     read: int
     written: int
     contraction: int
     other: int
     dtype: DType | None = None
+    precision: str = "highest"
 
     @property
     def bytes(self) -> int:
@@ -54,14 +58,15 @@ def launch_cost(kernels: Sequence[Kernel]) -> Cost:
             written.update(s.slot for s in block.stores)
     for (slot, _), size in read.items():
         touched[slot] = touched.get(slot, 0) + size
-    contractions = [n for n in nodes if n.op.kind is Kind.CONTRACTION]
-    products = sum(n.op.flops(n) for n in contractions)
+    products = sum(n.op.flops(n) for n in nodes if n.op.kind is Kind.CONTRACTION)
+    contraction = next((k for k in kernels if isinstance(k, TemplateKernel)), None) if products else None
     return Cost(
         read=sum(touched.values()),
         written=sum(s.type.nbytes for s in written),
         contraction=products,
         other=sum(n.op.flops(n) for n in nodes) - products,
-        dtype=contractions[0].inputs[0].dtype if contractions else None,
+        dtype=contraction.factors if contraction else None,
+        precision=contraction.precision if contraction else "highest",
     )
 
 

@@ -65,10 +65,16 @@ class Block:
     stores: list[Store] = field(default_factory=list)
     result: Var | None = None
 
+    @property
+    def narrow(self) -> Var | None:
+        """The half-precision variable that the result is cast from, else the result."""
+        made = next((i for i in self.insts if i.out == self.result and i.op == "cast"), None)
+        return made.args[0] if made is not None and made.args[0].dtype in HALVES else self.result
+
 
 @dataclass
 class TemplateKernel:
-    """A template of loops with closures: ``loaders`` by operand, ``epilogue`` for the stores."""
+    """A template of loops with closures: ``loaders`` by operand, ``epilogue`` for the stores; it accumulates in ``dtype``."""
 
     group: Group
     spec: TemplateSpec
@@ -76,6 +82,15 @@ class TemplateKernel:
     dtype: DType
     loaders: dict[str, Block]
     epilogue: Block
+    precision: str  # of float32 products: highest, high or medium
+
+    @property
+    def factors(self) -> DType:
+        """What a contraction takes its operands in: their dtype, or the half that all of them are cast from, which is exact."""
+        assert self.group.anchor is not None
+        dtype = self.group.anchor.inputs[0].dtype
+        found = {block.narrow.dtype for block in self.loaders.values() if block.narrow is not None}
+        return found.pop() if dtype is float32 and len(found) == 1 else dtype
 
 
 @dataclass
@@ -267,10 +282,11 @@ class Emitter:
             self.block.stores.append(Store(slot, linearize(index, slot.type.strides), var))
 
 
-def lower(schedule: Schedule, group: Group, row_limit: int = 0) -> Kernel:
-    """The kernel of ``group``. Rows of a reduction up to ``row_limit`` elements stay in registers from pass to pass."""
+def lower(schedule: Schedule, group: Group, row_limit: int = 0, precision: str = "highest") -> Kernel:
+    """The kernel of ``group``. Rows of a reduction up to ``row_limit`` elements stay in registers from pass to pass;
+    ``precision`` is what float32 products may be computed in."""
     if group.kind == "template":
-        return _template(schedule, group)
+        return _template(schedule, group, precision)
     if group.kind == "reduction":
         return _reduction(schedule, group, row_limit)
     return _pointwise(schedule, group)
@@ -299,7 +315,7 @@ def _pointwise(schedule: Schedule, group: Group) -> PointwiseKernel:
     return PointwiseKernel(group, group.shape, memory_order(group, schedule), emitter.block)
 
 
-def _template(schedule: Schedule, group: Group) -> TemplateKernel:
+def _template(schedule: Schedule, group: Group, precision: str) -> TemplateKernel:
     node = group.anchor
     assert node is not None and node.op.template is not None
     spec = TEMPLATES[node.op.template]
@@ -328,7 +344,7 @@ def _template(schedule: Schedule, group: Group) -> TemplateKernel:
         if v in group.outputs:
             at = emitter.place(group.index[v])
             emitter.store(v, at, emitter.read(v, at))
-    return TemplateKernel(group, spec, sizes, dtype, loaders, emitter.block)
+    return TemplateKernel(group, spec, sizes, dtype, loaders, emitter.block, precision)
 
 
 def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKernel:

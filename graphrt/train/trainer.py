@@ -17,13 +17,15 @@ from graphrt.data import Dataset, batches
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Graph, Value
 from graphrt.nn import Module, count_parameters, summary
-from graphrt.optim import Constant, Optimizer, Schedule
+from graphrt.ops.base import widened
+from graphrt.optim import Constant, GradScaler, Optimizer, Schedule
 from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
 from graphrt.train.checkpoint import read_metadata, save_checkpoint
 from graphrt.train.history import History
 from graphrt.train.progress import TrainingProgress
+from graphrt.types import as_dtype, float16
 
 METRICS = ("accuracy",)
 Spec = tuple[tuple[int, ...], str]  # shape and dtype of an array
@@ -35,7 +37,8 @@ class Trainer:
 
     The trainer's ``state`` holds the parameters while it runs; ``fit``, ``load`` and ``sync`` copy them back into the net.
     A new batch size compiles another program on the same state. ``seed`` decides the order of examples and dropout; the same
-    seed, data and target give the same bits. Raises ArgumentError for an unknown metric.
+    seed, data and target give the same bits. ``autocast`` bfloat16 or float16 trains in mixed precision
+    (``Graph.autocast``), with dynamic loss scaling for float16. Raises ArgumentError for an unknown metric.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class Trainer:
         metrics: Sequence[str] = ("accuracy",),
         target: str = "auto",
         seed: int = 0,
+        autocast: str | None = None,
+        float32_matmul_precision: str = "highest",
     ) -> None:
         unknown = [m for m in metrics if m not in METRICS]
         if unknown:
@@ -54,6 +59,7 @@ class Trainer:
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.schedule: Schedule = schedule or Constant()
         self.metrics, self.target, self.seed = tuple(metrics), target, seed
+        self.autocast, self.float32_matmul_precision = autocast, float32_matmul_precision
         self.state, self.history = State(), History()
         self.epoch, self.steps = 0, 0  # done so far
         self._programs: dict[tuple[str, Spec, Spec | None], Program] = {}
@@ -65,12 +71,17 @@ class Trainer:
         """The graph of one training step: inputs x, y, lr; outputs loss and metrics; updates of everything trainable."""
         graph = Graph()
         xv, yv = graph.input("x", *x), graph.input("y", *y)
-        with _mode(self.net, True):
+        with self._building(graph, True):
             loss = self._outputs(graph, xv, yv)
         params = graph.parameters()
         if not params:
             raise ArgumentError("the network has no trainable parameters")
-        self.optimizer.apply(params, grad(loss, params), graph.input("lr"))
+        lr = graph.input("lr")
+        if self.autocast is not None and as_dtype(self.autocast) is float16:
+            scaler = GradScaler()
+            scaler.apply(self.optimizer, params, grad(scaler.scale(loss), params), lr)
+        else:
+            self.optimizer.apply(params, grad(loss, params), lr)
         if "rng.seed" in graph.sources:
             F.manual_seed(graph, self.seed)
         return graph
@@ -78,8 +89,8 @@ class Trainer:
     def predicting_graph(self, x: Spec) -> Graph:
         """The graph of a forward pass in evaluation mode: input x, output out."""
         graph = Graph()
-        with _mode(self.net, False):
-            graph.output("out", self.net(graph.input("x", *x)))
+        with self._building(graph, False):
+            graph.output("out", widened(self.net(graph.input("x", *x))))
         return graph
 
     def _outputs(self, graph: Graph, x: Value, y: Value) -> Value:
@@ -104,12 +115,23 @@ class Trainer:
                 graph = self.predicting_graph(x)
             else:
                 graph = Graph()
-                with _mode(self.net, False):
+                with self._building(graph, False):
                     self._outputs(graph, graph.input("x", *x), graph.input("y", *y))
-            self._programs[key] = compile_graph(graph, target=self.target, state=self.state)
+            self._programs[key] = compile_graph(
+                graph,
+                target=self.target,
+                state=self.state,
+                float32_matmul_precision=self.float32_matmul_precision,
+            )
         if kind == "train" and y is not None:
             self._batch = (x, y)
         return self._programs[key]
+
+    @contextmanager
+    def _building(self, graph: Graph, training: bool) -> Iterator[None]:
+        """What holds while a forward graph is built: the modules' mode, and autocast."""
+        with _mode(self.net, training), graph.autocast(self.autocast or "bfloat16", enabled=self.autocast is not None):
+            yield
 
     # --- running --------------------------------------------------------------------------------------------------
 

@@ -28,11 +28,12 @@ from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, identity, scalar, triton_number
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.sharing import LaunchCode, share
-from graphrt.types import DType, bfloat16, float64
+from graphrt.types import HALVES, DType, bfloat16, float64
 
 ROW_LIMIT = 16384  # elements of a row that one program holds
 _TILE = {False: 4096, True: 1 << 18}  # elements of a generated kernel's tile: compiled, interpreted
 _BLOCK = {False: 1024, True: 1 << 17}
+PRECISIONS = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}  # torch's names for float32 products, and Triton's
 _INT32 = 2**31
 _KERNELS = {
     "matmul": "matmul", "conv": "conv_fwd", "conv_dgrad": "conv_dgrad", "conv_wgrad": "conv_wgrad", "max_pool": "pool",
@@ -181,8 +182,9 @@ class Printer:
         text: list[str] = []
         constants: dict[str, Any] = {}
         self.wide = _tensors(kernel)
+        factors = kernel.factors if spec.family in ("matmul", "conv") else kernel.dtype
         for operand, block in kernel.loaders.items():
-            text += self._loader(f"{name}_{operand.lower()}", block)
+            text += self._loader(f"{name}_{operand.lower()}", block, factors)
             constants[f"LOAD_{operand}"] = f"@{name}_{operand.lower()}"
         text += self._epilogue(f"{name}_store", kernel)
         constants["EPILOGUE"] = f"@{name}_store"
@@ -191,8 +193,9 @@ class Printer:
         constants["ACC"] = TRITON_TYPES[kernel.dtype]
         if "OP" in sizes:
             constants["START"] = identity(sizes["OP"], kernel.dtype)
-        itemsize = kernel.dtype.itemsize
-        options: dict[str, Any] = {"precision": "ieee", "target": self.arch, "units": self.units}
+        itemsize = factors.itemsize
+        precision = PRECISIONS[kernel.precision]
+        options: dict[str, Any] = {"precision": precision, "target": self.arch, "units": self.units}
         if spec.family == "matmul":
             m, n, k = sizes["M"], sizes["N"], sizes["K"]
             found = config.matmul_config(m, n, k, itemsize, self.interpret, batch=sizes["BATCH"], **options)
@@ -211,7 +214,7 @@ class Printer:
             if _KERNELS[spec.name] == "pool":
                 constants["OP"] = "max" if spec.name == "max_pool" else "sum"
         if "BM" in found:
-            constants["INPUT_PRECISION"] = "ieee"
+            constants["INPUT_PRECISION"] = precision
         launch = {k: found.pop(k) for k in ("num_warps", "num_stages")}
         constants.update(found)
         fused = "_".join(n.op.name for n in kernel.group.nodes if n is not kernel.group.anchor)
@@ -219,13 +222,18 @@ class Printer:
         module = spec.name if spec.family == "line" else spec.family
         return LaunchCode(module, _KERNELS[spec.name], display, self.slots, constants, launch, grid, text)
 
-    def _loader(self, name: str, block: Block) -> list[str]:
-        assert block.result is not None
+    def _loader(self, name: str, block: Block, dtype: DType) -> list[str]:
+        """A closure that returns the operand; one of a contraction returns ``dtype``, what the multiplication takes."""
+        result = block.narrow if dtype in HALVES else block.result
+        assert result is not None
+        text = _cast(result.name, dtype) if dtype in HALVES and result.dtype != dtype else result.name
         masks = Masks("mask", set(block.params), "tl.zeros(mask.shape, tl.int32)")
         pure = bool(block.insts) and all(i.op in ("load", "cast") for i in block.insts)
-        result = block.result.name if pure else f"tl.where(mask, {block.result.name}, 0)"  # f(0) may not be 0
+        text = text if pure else f"tl.where(mask, {text}, 0)"  # f(0) may not be 0
         head = ["@triton.jit", f"def {name}({', '.join(block.params)}, mask, ARGS):"]
-        return [*head, *self.lines(block, {}, masks), f"    return {result}", "", ""]
+        widening = block.result if result != block.result else None  # not needed then
+        insts = [i for i in block.insts if i.out != widening]
+        return [*head, *self.lines(replace(block, insts=insts), {}, masks), f"    return {text}", "", ""]
 
     def _epilogue(self, name: str, kernel: TemplateKernel) -> list[str]:
         block = kernel.epilogue
