@@ -76,6 +76,24 @@ def test_scans_sorts_gathers_and_scatters(target: str) -> None:
         assert len(wide) >= len(reports) // 2
 
 
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_halves_reach_the_tensor_cores(target: str) -> None:
+    """Also behind a prologue, whose scale and shift for each channel must not take a tile of shared memory in each stage."""
+    g = grt.Graph()
+    x = g.input("x", (32, 64, 28, 28), "bfloat16", order=(0, 2, 3, 1))
+    scale, shift = g.input("scale", (64, 1, 1)), g.input("shift", (64, 1, 1))
+    w = g.parameter("w", shape=(64, 64, 3, 3), dtype="bfloat16")
+    a = F.cast(F.relu(F.cast(x, "float32") * scale + shift), "bfloat16")
+    g.output("y", F.conv2d(a, w, padding=1))
+    g.output("dw", grt.grad(F.sum(F.cast(F.relu(F.conv2d(a, w, padding=1)), "float32")), [w])[0])
+    reports = [r for r in grt.compile(g, target=target).kernels() if r.name.startswith("conv")]
+    core = {"cuda:sm_80": "HMMA", "cuda:sm_90": "HGMMA", "hip:gfx942": "v_mfma"}[target]
+    assert len(reports) == 2
+    for r in reports:
+        assert any(name.startswith(core) for name in r.instructions), r
+        assert not r.spills and r.shared <= 100 << 10, r
+
+
 def test_program_for_an_absent_gpu_says_so() -> None:
     program = grt.compile(lenet_step(), target="cuda:sm_90")
     with pytest.raises(grt.errors.TargetError, match="cannot run on this machine"):

@@ -18,7 +18,7 @@ import graphrt as grt
 from graphrt.errors import GraphError, GraphrtError
 from graphrt.op import REGISTRY, Kind, OpDef, Sample
 from graphrt.targets.reference import evaluate
-from graphrt.types import DTYPES, DType, float32
+from graphrt.types import DTYPES, DType, as_dtype, float32
 
 OPS = [op for op in REGISTRY.values() if op.kind is not Kind.SOURCE]
 STEP = 1e-5
@@ -111,7 +111,7 @@ def test_gradient_against_finite_differences(op: OpDef) -> None:
         if not y.dtype.is_float or y.dtype.itemsize < 4 or not wrt or y.type.size == 0 or _has_kink(feeds):
             continue
         weights = rng.standard_normal(y.shape)
-        feeds = {k: a.astype(np.float64) if a.dtype.kind == "f" else a for k, a in feeds.items()}
+        feeds = {k: a.astype(np.float64) if as_dtype(a.dtype).is_float else a for k, a in feeds.items()}
         dy = graph.input("dy", y.shape, y.dtype)
         grads = grt.grad(y, wrt, dy)
         table = evaluate(graph, {**feeds, "dy": weights})
@@ -139,7 +139,7 @@ def test_second_gradient_against_finite_differences(op: OpDef) -> None:
         y, wrt = node.outputs[0], [v for v in node.inputs if v.dtype.is_float]
         if sample.attrs.get("splits") or not y.dtype.is_float or not wrt or y.type.size == 0 or _has_kink(feeds):
             continue
-        feeds = {k: a.astype(np.float64) if a.dtype.kind == "f" else a for k, a in feeds.items()}
+        feeds = {k: a.astype(np.float64) if as_dtype(a.dtype).is_float else a for k, a in feeds.items()}
         for v in (y, *wrt):
             feeds[f"along {v.name}"] = rng.standard_normal(v.shape)
         along = {v: graph.input(f"along {v.name}", v.shape, v.dtype) for v in (y, *wrt)}
@@ -182,7 +182,7 @@ def test_against_torch(op: OpDef) -> None:
             continue  # torch multiplies along one dimension only
         graph, feeds = grt.Graph(), dict[str, Any]()
         node = append(graph, op, sample, "", feeds)
-        feeds = {k: a.astype(np.float64) if a.dtype.kind == "f" else a for k, a in feeds.items()}
+        feeds = {k: a.astype(np.float64) if as_dtype(a.dtype).is_float else a for k, a in feeds.items()}
         y, wrt = node.outputs[0], [v for v in node.inputs if v.dtype.is_float]
         tensors = [torch.from_numpy(a).requires_grad_(a.dtype.kind == "f") for a in feeds.values()]
         expected = theirs(*tensors, **sample.attrs)

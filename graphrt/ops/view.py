@@ -249,7 +249,7 @@ def _simplify_widen(node: Node) -> Value | None:
 
 
 def _widen_samples(rng: np.random.Generator) -> list[Sample]:
-    numbers = (np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-7]), rng.standard_normal((2, 3)))
+    numbers = (np.array([0.0, -0.0, 1e-7, 30000.0]), rng.standard_normal((2, 3)))
     return [Sample((x.astype(half.numpy),), {}) for x in numbers for half in HALVES]
 
 
@@ -259,7 +259,7 @@ register(  # halves are computed in float32 and only stored as what they are, so
         kind=Kind.VIEW,
         infer=_infer_widen,
         vjp=lambda n, dy: [cast(dy, n.inputs[0].dtype)],
-        reference=lambda x: np.asarray(x, np.float32),
+        reference=lambda x: x if x.dtype == np.float64 else x.astype(np.float32),
         samples=_widen_samples,
         pull=lambda node, index: [Piece(0, index)],
         push=lambda node, index: index,

@@ -38,6 +38,14 @@ class TemplateSpec:
         v = node.inputs[list(self.operands).index(operand)]
         return self._index(node, v.shape, self.operands[operand], at)
 
+    def operand_extents(self, node: Node, operand: str) -> dict[str, int]:
+        """The range of each coordinate of an operand."""
+        names, v = self.operands[operand], node.inputs[list(self.operands).index(operand)]
+        extents = {c: self.extents(node)[c] for c in names}
+        if names[0] in "ob":
+            return extents
+        return {**extents, **dict(zip(names[len(names) - v.ndim :], v.shape, strict=True))}  # c of a filter is of its group
+
     def output_index(self, node: Node, at: Coordinates) -> Index:
         return self._index(node, node.types[0].shape, self.output, at)
 

@@ -131,7 +131,7 @@ class Printer:
             checks = tuple((g.substitute(at), lo, hi) for g, lo, hi in guards)
             condition = guard_text(checks, "//", " & ")
             used = self.used(e).union(*(self.used(g) for g, _, _ in checks))
-            mask, zeros = masks.of(used, bool(condition))
+            mask, zeros = masks.of(used)
             if condition:
                 mask = f"{mask} & {condition}" if mask else condition
             if self.interpret and not used and not zeros:
@@ -178,13 +178,14 @@ class Printer:
     def template(self, kernel: TemplateKernel) -> LaunchCode:
         from graphrt.kernels.triton import config  # type: ignore[import-not-found]
 
-        name, spec = kernel.group.name, kernel.spec
+        name, spec, anchor = kernel.group.name, kernel.spec, kernel.group.anchor
+        assert anchor is not None
         text: list[str] = []
         constants: dict[str, Any] = {}
         self.wide = _tensors(kernel)
         factors = kernel.factors if spec.family in ("matmul", "conv") else kernel.dtype
-        for operand, block in kernel.loaders.items():
-            text += self._loader(f"{name}_{operand.lower()}", block, factors)
+        for operand in kernel.loaders:
+            text += self._loader(f"{name}_{operand.lower()}", kernel, operand, factors)
             constants[f"LOAD_{operand}"] = f"@{name}_{operand.lower()}"
         text += self._epilogue(f"{name}_store", kernel)
         constants["EPILOGUE"] = f"@{name}_store"
@@ -222,18 +223,28 @@ class Printer:
         module = spec.name if spec.family == "line" else spec.family
         return LaunchCode(module, _KERNELS[spec.name], display, self.slots, constants, launch, grid, text)
 
-    def _loader(self, name: str, block: Block, dtype: DType) -> list[str]:
-        """A closure that returns the operand; one of a contraction returns ``dtype``, what the multiplication takes."""
-        result = block.narrow if dtype in HALVES else block.result
-        assert result is not None
-        text = _cast(result.name, dtype) if dtype in HALVES and result.dtype != dtype else result.name
-        masks = Masks("mask", set(block.params), "tl.zeros(mask.shape, tl.int32)")
-        pure = bool(block.insts) and all(i.op in ("load", "cast") for i in block.insts)
-        text = text if pure else f"tl.where(mask, {text}, 0)"  # f(0) may not be 0
-        head = ["@triton.jit", f"def {name}({', '.join(block.params)}, mask, ARGS):"]
-        widening = block.result if result != block.result else None  # not needed then
-        insts = [i for i in block.insts if i.out != widening]
-        return [*head, *self.lines(replace(block, insts=insts), {}, masks), f"    return {text}", "", ""]
+    def _loader(self, name: str, kernel: TemplateKernel, operand: str, dtype: DType) -> list[str]:
+        """Returns the operand, in ``dtype`` if that is a half: so it reaches the tensor cores; and 0 outside.
+
+        What does not vary along every axis, such as a scale for each channel, is loaded in its own shape and masked by
+        its own bounds: as a whole tile it would take shared memory in every stage.
+        """
+        block, spec, anchor = kernel.loaders[operand], kernel.spec, kernel.group.anchor
+        assert block.result is not None and anchor is not None
+        extents = spec.operand_extents(anchor, operand)
+        bounds = {a: f"({a} < {n})" if a not in "hwpq" else f"({a} >= 0) & ({a} < {n})" for a, n in extents.items() if a != "b"}
+        whole = {a for a in bounds if extents[a] > 1} if spec.family != "line" else set()
+        masks = Masks("mask", whole, "tl.zeros(mask.shape, tl.int32)", {"b": "", **bounds})
+        insts, result = list(block.insts), block.result
+        if dtype in HALVES and block.narrow is not None and block.narrow.dtype is dtype:  # it was about to be widened
+            insts, result = [i for i in insts if i.out != result], block.narrow
+        elif dtype in HALVES:
+            insts.append(Inst(half := Var("half", dtype), "cast", (result,)))
+            result = half
+        lines = self.lines(replace(block, insts=insts), {}, masks)
+        whole_load = bool(insts) and insts[-1].op == "load" and insts[-1].out == result and "mask=mask" in lines[-1]
+        text = result.name if whole_load else f"tl.where(mask, {result.name}, 0)"  # f(0) may not be 0
+        return ["@triton.jit", f"def {name}({', '.join(block.params)}, mask, ARGS):", *lines, f"    return {text}", "", ""]
 
     def _epilogue(self, name: str, kernel: TemplateKernel) -> list[str]:
         block = kernel.epilogue
@@ -345,16 +356,16 @@ class Printer:
 
 @dataclass
 class Masks:
-    """Which mask a load takes: the whole one when its offset covers every axis, else the bounds of those it covers."""
+    """Which mask a load takes: the whole one when its offset covers ``axes``, else the bounds of those it covers."""
 
     whole: str
     axes: set[str]
-    zeros: str  # added to an offset so that it has the shape of the whole mask ("": never)
+    zeros: str  # added to an offset so that it has the shape of the whole mask ("": that is never needed)
     bounds: dict[str, str] = field(default_factory=dict)
 
-    def of(self, used: set[str], guarded: bool) -> tuple[str, str]:
+    def of(self, used: set[str]) -> tuple[str, str]:
         """(mask, text to add to the offset) for an offset over the axes ``used``."""
-        if self.zeros:
+        if self.zeros and used >= self.axes:
             return self.whole, f" + {self.zeros}"
         return " & ".join(dict.fromkeys(self.bounds[a] for a in sorted(used) if self.bounds[a])), ""
 
@@ -380,6 +391,9 @@ def _tensors(kernel: Kernel) -> set[str]:
                 names |= {a.name for a in inst.args}
             elif inst.op == "where" and {a.name for a in inst.args[1:]} <= numbers:
                 names.add(inst.args[1].name)
+    if isinstance(kernel, TemplateKernel):
+        results = {block.result for block in kernel.loaders.values()}
+        names |= {i.out.name for block in kernel.loaders.values() for i in block.insts if i.op == "const" and i.out in results}
     if isinstance(kernel, ReductionKernel):
         names |= {x.name for p in kernel.passes for _, x, _ in p.reduces}
     return names
