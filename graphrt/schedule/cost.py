@@ -13,7 +13,7 @@ from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.order import Slot
 from graphrt.types import DType
 
-CACHED_ROW = 16384  # elements: a longer row is read from memory again by each pass over it
+CACHED_ROW = 16384  # elements: a longer row, or a column, is read from memory again by each pass that does not keep it
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def launch_cost(kernels: Sequence[Kernel]) -> Cost:
 
 def _passes(kernel: Kernel) -> list[tuple[int, Block]]:
     """The blocks of ``kernel``, those that read memory in turns numbered apart."""
-    if isinstance(kernel, ReductionKernel) and kernel.group.reduced_size > CACHED_ROW:
+    if isinstance(kernel, ReductionKernel) and (kernel.columns or kernel.group.reduced_size > CACHED_ROW):
         return [(i, block) for i, p in enumerate(kernel.passes) for block in (p.inner, p.after)]
     return [(0, block) for block in blocks(kernel)]
 
