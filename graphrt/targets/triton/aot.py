@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -30,6 +31,7 @@ _POINTERS = {
     "bfloat16": "*bf16",
     "float32": "*fp32", "float64": "*fp64",
 }  # fmt: skip
+_PARSING = threading.Lock()  # Python's own parser fails when two threads are in it (SystemError: recursion depth mismatch)
 
 
 def gpu_target(target: str) -> Any:
@@ -47,10 +49,19 @@ def compile_kernel(code: LaunchCode, module: Any, target: str) -> Any:
     import triton
     from triton.compiler import ASTSource
 
+    class Source(ASTSource):
+        def hash(self) -> str:
+            with _PARSING:
+                return super().hash()
+
+        def make_ir(self, *args: Any, **kwargs: Any) -> Any:
+            with _PARSING:
+                return super().make_ir(*args, **kwargs)
+
     kernel, constants = resolve(code, module)
     pointers = tuple(_POINTERS[s.type.dtype.name] for s in code.slots)
     aligned = [["tt.divisibility", 16]]
-    source = ASTSource(
+    source = Source(
         fn=kernel,
         signature={"ARGS": pointers, **dict.fromkeys(constants, "constexpr")},
         constexprs=constants,
