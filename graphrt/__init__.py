@@ -10,7 +10,7 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.nn.weights import LoadReport, load_weights
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
-from graphrt.targets.cpu.saved import load
+from graphrt.targets.load import load
 from graphrt.train import Trainer
 
 

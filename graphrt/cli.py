@@ -1,4 +1,4 @@
-"""The command line: train a model, look at what its training step compiles to, list the flags."""
+"""The command line: train a model, look at what its training step compiles to, compile it for a machine, list the flags."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def explain(
     model: Model,
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
     target: AnyTarget = "auto",
-    training: Annotated[bool, typer.Option("--train/--predict", help="the training step, or the forward pass alone")] = True,
+    training: Annotated[bool, typer.Option("--train/--eval", help="the training step, or the network alone")] = True,
     dtype: Annotated[str, typer.Option(help="float32, or bf16 or fp16 by autocast")] = "float32",
     precision: Annotated[str, typer.Option(help="of float32 products on a GPU: highest, high or medium")] = "highest",
     device: Annotated[str, typer.Option(help="whose data sheet predicts times: H200, H100, A100 or MI300X")] = "",
@@ -130,7 +130,7 @@ def explain(
     optimizer = optim.SGD(0.05, momentum=0.9)
     trainer = _trainer(model, target, 0, optimizer, autocast=None if half == "float32" else half)
     x = ((batch, *models.get(model).input_shape), "float32")
-    graph = trainer.training_graph(x, ((batch,), "int64")) if training else trainer.predicting_graph(x)
+    graph = trainer.training_graph(x, ((batch,), "int64")) if training else trainer.evaluation_graph(x)
     program = compile_graph(graph, target=target, float32_matmul_precision=precision)
     known = device or ":" in program.target
     estimate = predict(program, find_device(program.target, device or None), batch) if known else None
@@ -148,6 +148,30 @@ def explain(
         typer.echo(f"\nprediction\n{estimate}")
     if source:
         typer.echo(f"\nsource\n{program.source()}")
+
+
+@app.command("compile")
+def compile_model(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to write")],
+    target: Annotated[str, typer.Option(help="cpu, cuda:sm_80, cuda:sm_90, hip:gfx942 and the like, cuda or hip")] = "cpu",
+    batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
+    evaluate: Annotated[bool, typer.Option("--eval", help="the network alone, in evaluation mode")] = False,
+    lr: Annotated[float, typer.Option(help="learning rate of the optimizer")] = 0.05,
+    momentum: float = 0.9,
+    seed: Annotated[int, typer.Option(min=0, help="of the weights")] = 0,
+) -> None:
+    """Compiles MODEL's training step to a folder, which graphrt.load runs without a compiler; the GPU need not be here."""
+    from graphrt import compile as compile_graph
+    from graphrt import models, optim
+
+    trainer = _trainer(model, target, seed, optim.SGD(lr, momentum=momentum))
+    x, y = ((batch, *models.get(model).input_shape), "float32"), ((batch,), "int64")
+    program = compile_graph(trainer.evaluation_graph(x) if evaluate else trainer.training_graph(x, y), target=target)
+    program.save(out)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    kind = "evaluation" if evaluate else "training step"
+    typer.echo(f"{out}: {model}, {kind}, batch {batch}, for {program.target}: {program.launches} launches, {size:,} bytes")
 
 
 @app.command()

@@ -24,7 +24,7 @@ from graphrt.schedule.kernel_ir import lower
 from graphrt.schedule.memory import plan_memory
 from graphrt.schedule.order import arrange
 
-TARGETS = ("cuda", "hip", "cpu", "interpret", "reference")
+TARGETS = ("cuda", "hip", "cpu", "interpret", "reference", "null")
 
 Outputs = Graph | Value | Sequence[Value] | Mapping[str, Value]
 TRACERS: dict[str, Callable[[Any, Any], Graph]] = {}  # how a front end makes a Graph of a model and example inputs
@@ -47,13 +47,14 @@ def compile(  # noqa: A001 - the name every framework has for it
     function, taken in eval mode as by ``from_torch``, and the program is called as it is.
 
     ``target`` is auto, cuda, hip, cpu, interpret or reference, or an absent GPU's name such as cuda:sm_90 (then it is
-    compiled but cannot run). ``state`` shares parameters with other programs; without it those of a graph of ``from_torch``
-    are the model's own. ``precision`` float64 computes in double on the reference target. ``float32_matmul_precision``, named
-    as torch names it, is what a GPU's tensor cores may do to float32 products: nothing (highest), three products of split tf32
-    (high), or one (medium); the other targets compute the highest. ``freeze`` lets the program keep
-    what it makes of parameters that it does not update (the cpu target packs weights once): it sees what ``State.set``,
-    ``State.load`` and other programs write later, and not what is written into the arrays of the state. Raises TargetError
-    when the target cannot run here, GraphError, ArgumentError, ConversionError.
+    compiled, and saved for where there is one, but cannot run). On null everything of a program for cuda:sm_90 runs but its
+    kernels: results are zeros, or whatever a buffer held. ``state`` shares parameters with other programs; without it those
+    of a graph of ``from_torch`` are the model's own. ``precision`` float64 computes in double on the reference target.
+    ``float32_matmul_precision``, named as torch names it, is what a GPU's tensor cores may do to float32 products: nothing
+    (highest), three products of split tf32 (high), or one (medium); the other targets compute the highest. ``freeze`` lets
+    the program keep what it makes of parameters that it does not update (the cpu target packs weights once): it sees what
+    ``State.set``, ``State.load`` and other programs write later, and not what is written into the arrays of the state.
+    Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
     if example_inputs is not None:
         outputs = TRACERS["torch"](outputs, example_inputs)
@@ -102,7 +103,7 @@ def _compile(
 
         runner: Executable = ReferenceExecutable(final, precision)
         return Program(final, target, runner, state, unpack=unpack, passes=steps, seconds=time.perf_counter() - start)
-    groups, decisions = fuse(final, not flags.no_fuse)
+    groups, decisions = fuse(final, not flags.no_fuse, policy.tiles)
     schedule = arrange(final, groups, not flags.no_fuse, not flags.no_inplace)
     limit = _row_limit(target)
     kernels = [[lower(schedule, g, limit, float32_matmul_precision) for g in launch.groups] for launch in schedule.launches]

@@ -7,9 +7,11 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import graphrt
 from graphrt import cli
 
 pytest.importorskip("mlxtend")
@@ -57,8 +59,22 @@ def test_explain_predicts_for_a_gpu_that_is_not_here() -> None:
     assert "not measured" in output and "H200" in output and "images/s" in output and "MB an image" in output
     half = run("explain", "lenet5", "--train", "--dtype", "bf16", "--target", "cuda:sm_90")
     assert "bf16[" in half and "bf16[" not in output
-    data = json.loads(run("explain", "mlp", "--predict", "--target", "cuda:sm_80", "--json"))
+    data = json.loads(run("explain", "mlp", "--eval", "--target", "cuda:sm_80", "--json"))
     assert data["predicted"] and data["device"]["name"] == "A100" and data["kernels"][0]["bound"] in ("memory", "launch")
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda:sm_90"])
+def test_compile_writes_a_program_for_a_machine(tmp_path: Path, target: str) -> None:
+    if target != "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("compiles kernels, so it cannot run under TRITON_INTERPRET=1")
+    run_as = "cpu" if target == "cpu" else "null"
+    output = run("compile", "mlp", "--target", target, "--batch", "4", "-o", str(tmp_path / "train.grt"))
+    assert f"mlp, training step, batch 4, for {target}" in output and "launches" in output
+    x, y = np.zeros((4, 1, 28, 28), np.float32), np.zeros(4, np.int64)
+    assert set(graphrt.load(tmp_path / "train.grt", target=run_as)(x=x, y=y, lr=0.1)) == {"loss", "accuracy"}
+    output = run("compile", "mlp", "--eval", "--target", target, "--batch", "4", "-o", str(tmp_path / "eval.grt"))
+    assert f"mlp, evaluation, batch 4, for {target}" in output
+    assert graphrt.load(tmp_path / "eval.grt", target=run_as)(x=x)["out"].shape == (4, 10)
 
 
 def test_flags_and_version() -> None:
@@ -77,6 +93,8 @@ def test_flags_and_version() -> None:
         (["explain", "mlp", "--target", "cpu", "--json"], "nothing is predicted for the cpu target"),
         (["explain", "mlp", "--target", "cpu", "--device", "TPU"], "no data sheet of TPU"),
         (["explain", "mlp", "--dtype", "int8"], "dtype must be"),
+        (["compile", "mlp", "--target", "cuda:90", "-o", "f.grt"], "looks like cuda:sm_80, cuda:sm_90"),
+        (["compile", "mlp", "--target", "reference", "-o", "f.grt"], "this one is of reference"),
         (["train", "mlp", "--resume", "/nowhere"], "nowhere"),
     ],
 )

@@ -15,7 +15,7 @@ import numpy as np
 
 import graphrt as grt
 from graphrt import nn
-from graphrt.targets.cpu.saved import read_manifest
+from graphrt.targets.saved import read_manifest
 from graphrt.types import TensorType
 
 CONSTANTS = ("program", "runtime", "arena", "alignment", "frozen")

@@ -58,7 +58,7 @@ class _Sums:
         node, name = v.node, v.node.op.name
         if not depth:
             return None
-        if constant_of(v) == 0 or self._centred(node):
+        if constant_of(v) == 0 or _centred(node, self.node):
             return []
         if name in ("add", "sub"):
             a = self.terms(node.inputs[0], sign, factor, depth - 1)
@@ -68,36 +68,51 @@ class _Sums:
             return self.terms(node.inputs[0], -sign, factor, depth - 1)
         if name == "mul":
             for x, y in (node.inputs, node.inputs[::-1]):
-                if (more := self._factor(y)) is not None:
+                if (more := constant_along(y, self.node)) is not None:
                     return self.terms(x, sign, more if factor is None else factor * more, depth - 1)
         return [_Term(sign, v, factor)]
 
-    def _factor(self, v: Value) -> Value | None:
-        """``v`` without the summed dimensions, if it is constant along them."""
-        dims, shape = self.node.attrs["dims"], self.node.types[0].shape
-        if (number := constant_of(v)) is not None:
-            return broadcast_to(v.graph.constant(number, v.dtype), shape)
-        if v.node.op.name != "broadcast":
-            return None
-        x = v.node.inputs[0]
-        lead = v.ndim - x.ndim
-        if any(d >= lead and x.shape[d - lead] != 1 and v.shape[d] != 1 for d in dims):
-            return None
-        kept = [1 if d < lead else x.shape[d - lead] for d in range(v.ndim) if d not in dims]
-        return broadcast_to(apply("reshape", x, shape=tuple(kept)), shape)
 
-    def _centred(self, node: Node) -> bool:
-        """Whether ``node`` is ``x - mean(x)`` over the summed dimensions."""
-        if node.op.name != "sub" or (mean := self._factor(node.inputs[1])) is None:
-            return False
-        mean, count = _unreshaped(mean), node.types[0].size / max(self.node.types[0].size, 1)
-        if mean.node.op.name != "mul" or not count:
-            return False
-        for total, part in (mean.node.inputs, mean.node.inputs[::-1]):
-            share, sum_of = constant_of(part), _unreshaped(total).node
-            if share is not None and abs(share * count - 1) < 1e-6 and sum_of.op is self.node.op:
-                return sum_of.inputs[0] is node.inputs[0] and sum_of.attrs == self.node.attrs
+def constant_along(v: Value, reduction: Node) -> Value | None:
+    """``v`` without the dimensions that ``reduction`` sums, if it is constant along them."""
+    shape = reduction.types[0].shape
+    if (number := constant_of(v)) is not None:
+        return broadcast_to(v.graph.constant(number, v.dtype), shape)
+    if not _is_constant(v, reduction):
+        return None
+    x = v.node.inputs[0]
+    lead = v.ndim - x.ndim
+    kept = [1 if d < lead else x.shape[d - lead] for d in range(v.ndim) if d not in reduction.attrs["dims"]]
+    return broadcast_to(apply("reshape", x, shape=tuple(kept)), shape)
+
+
+def _is_constant(v: Value, reduction: Node) -> bool:
+    """Whether ``v`` is broadcast along every dimension that ``reduction`` sums."""
+    if v.node.op.name != "broadcast":
         return False
+    x = v.node.inputs[0]
+    lead = v.ndim - x.ndim
+    return not any(d >= lead and x.shape[d - lead] != 1 and v.shape[d] != 1 for d in reduction.attrs["dims"])
+
+
+def variance(reduction: Node) -> bool:
+    """Whether ``reduction`` sums ``(x - mean(x)) * (x - mean(x))`` over the dimensions of the mean."""
+    x = reduction.inputs[0].node
+    return x.op.name == "mul" and x.inputs[0] is x.inputs[1] and _centred(x.inputs[0].node, reduction)
+
+
+def _centred(node: Node, reduction: Node) -> bool:
+    """Whether ``node`` is ``x - mean(x)`` over the dimensions that ``reduction`` sums."""
+    if node.op.name != "sub" or not _is_constant(node.inputs[1], reduction):
+        return False
+    mean, count = _unreshaped(node.inputs[1].node.inputs[0]), node.types[0].size / max(reduction.types[0].size, 1)
+    if mean.node.op.name != "mul" or not count:
+        return False
+    for total, part in (mean.node.inputs, mean.node.inputs[::-1]):
+        share, sum_of = constant_of(part), _unreshaped(total).node
+        if share is not None and abs(share * count - 1) < 1e-6 and sum_of.op is reduction.op:
+            return sum_of.inputs[0] is node.inputs[0] and sum_of.attrs == reduction.attrs
+    return False
 
 
 def _unreshaped(v: Value) -> Value:

@@ -54,12 +54,12 @@ def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Orde
         if chosen == before:
             break
         for node in reversed(graph.nodes):
-            if _follows(node):  # momentum * 0.9 + dw: the momentum lies as dw does
+            if follows(node):  # momentum * 0.9 + dw: the momentum lies as dw does
                 y = node.outputs[0]
                 orders = [o for o in (chosen[y], *wishes[y], *(chosen[v] for v in node.inputs if v.shape == y.shape)) if o]
                 for v in node.inputs:
-                    follows = _follows(v.node) or v.node.op.name == "parameter"
-                    if orders and follows and v.shape == y.shape and not wishes[v]:
+                    led = follows(v.node) or v.node.op.name == "parameter"
+                    if orders and led and v.shape == y.shape and not wishes[v]:
                         wishes[v].append(orders[0])
     for name, v in graph.updates.items():  # new state lies where the old lay
         chosen[v] = chosen[graph.sources[name].outputs[0]]
@@ -72,7 +72,7 @@ def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Orde
     return result
 
 
-def _follows(node: Node) -> bool:
+def follows(node: Node) -> bool:
     """Whether each element of the result is made of the same elements of the operands, so that one order suits all."""
     if node.op.kind is Kind.VIEW and node.op.push is not None:
         index = axes("i", node.types[0].shape)
@@ -88,14 +88,14 @@ def _choose(node: Node, i: int, wishes: list[Order], chosen: dict[Value, Order])
     wanted = [o for o in wishes if o is not None]
     if node.op.kind is Kind.SOURCE:
         return (wanted[0] if wanted else None) if node.op.name == "parameter" else node.types[0].order
-    if node.op.kind is Kind.VIEW and not _follows(node):
+    if node.op.kind is Kind.VIEW and not follows(node):
         return None
     shape = node.types[i].shape
     if node.op.orders is not None:
         return None if wishes and not wanted else node.op.orders(node)[1][i]
-    if _follows(node) or node.op.kind is Kind.RANDOM:
+    if follows(node) or node.op.kind is Kind.RANDOM:
         inherited = [
-            chosen[v] for v in node.inputs if v.shape == shape and (v.node.op.kind is not Kind.VIEW or _follows(v.node))
+            chosen[v] for v in node.inputs if v.shape == shape and (v.node.op.kind is not Kind.VIEW or follows(v.node))
         ]
         followed = [o for o in inherited if o is not None]
         if followed:

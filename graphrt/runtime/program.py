@@ -7,7 +7,8 @@ are updated in the shared ``State``. The same inputs and state give the same bit
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, InputError, TargetError
 from graphrt.ir import Graph
 from graphrt.runtime.arrays import from_numpy, to_numpy
-from graphrt.runtime.state import State, dense
+from graphrt.runtime.state import State
 from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
@@ -25,18 +26,39 @@ from graphrt.schedule.order import Schedule
 from graphrt.schedule.partition import Decision
 from graphrt.types import TensorType
 
+AHEAD = 2  # batches that prefetch may bring before they are used
+
 
 class Binary(Protocol):
-    """What runs."""
+    """What runs. Those that work in host memory only leave all but ``run`` as it is here."""
 
-    def run(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
-        """Runs every launch, reading ``inputs`` and ``state``, writing ``outputs`` and ``state``."""
+    def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
+        """Runs every launch, reading ``inputs`` and ``state``, writing ``state``; returns the outputs.
+
+        Inputs are arrays, or tensors that it ``takes``. With ``tensors`` the outputs are such tensors, else arrays.
+        """
+
+    def attach(self, state: State) -> None:
+        """Makes ready to run with ``state``: on a GPU, whatever it holds for this program moves there for good."""
+        return
+
+    def takes(self, value: Any) -> bool:
+        """Whether ``value`` is a tensor on the device where this runs, which need not pass through host memory."""
+        return False
+
+    def misplaced(self, value: Any) -> str:
+        """Why a tensor lies where it cannot be read; empty where it can."""
+        return ""
+
+    def prefetch(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Starts to bring ``inputs`` to where the next run needs them; it is given what this returns."""
+        return inputs
 
 
 class Executable(Binary, Protocol):
     """What a target makes of a schedule."""
 
-    def time(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> list[float]:
+    def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs once and returns the seconds of each launch."""
 
     def source(self, launch: int | None) -> str:
@@ -87,7 +109,9 @@ class Runnable:
     ) -> None:
         self.target, self.inputs, self.outputs, self.state = target, dict(inputs), dict(outputs), state
         self._binary, self._needed, self._unpack, self._updates = binary, list(needed), unpack, updates
+        binary.attach(state)
         self._lock = threading.Lock()
+        self._ahead: deque[tuple[Mapping[str, Any], str]] = deque()  # inputs from prefetch, and their kind (_asked)
 
     def _where(self, name: str) -> str:
         """Where input ``name`` comes from, for messages."""
@@ -96,19 +120,45 @@ class Runnable:
     def __call__(self, *args: Any, **inputs: Any) -> Any:
         """Runs once. Inputs by name, as NumPy arrays, torch tensors or numbers; one dict also serves (odd names).
 
-        Arrays are read in place when they have the input's dtype and lie densely in its order. Raises InputError.
+        Arrays are read in place when they have the input's dtype and lie densely in its order. Tensors of the GPU on which
+        the program runs stay there, and so do the results, which are ready when torch's current stream is; results are
+        torch tensors where an input is one. Inputs given to ``prefetch`` may be left out. Raises InputError.
         """
         inputs = self._named(args, inputs)
-        wants_torch = any(type(v).__module__.split(".")[0] == "torch" for v in inputs.values())
-        arrays = self._bind(inputs)
-        outputs = {name: dense(type) for name, type in self.outputs.items()}
         with self._lock:
-            self._binary.run(arrays, self.state, outputs)
+            ahead, kind = self._ahead[0] if self._ahead else ({}, "")
+            bound, kind = {**ahead, **self._bind(inputs, ahead)}, max(kind, self._asked(inputs))
+            if self._ahead:
+                self._ahead.popleft()
+            results = self._binary.run(bound, self.state, kind == "device")
             self.state.version += self._updates
-        results: dict[str, Any] = dict(outputs)
-        if wants_torch:
-            results = {name: from_numpy(a) for name, a in outputs.items()}
+        if kind == "cpu":
+            results = {name: from_numpy(a) for name, a in results.items()}
         return self._given(results)
+
+    def prefetch(self, *args: Any, **inputs: Any) -> None:
+        """Starts copying inputs, as a call takes them, to the device while the work of other calls is under way.
+
+        Calls take what was prefetched in that order, and use it where they are not given other inputs. Two batches may
+        be on their way: prefetch(first); then for each, prefetch(the next) and call. The arrays must stay as they are until
+        the call. Raises InputError, also for a third batch.
+        """
+        inputs = self._named(args, inputs)
+        with self._lock:
+            if len(self._ahead) == AHEAD:
+                raise InputError(f"{AHEAD} prefetched batches wait already; call the program before the next prefetch")
+            bound = self._bind(inputs, self.inputs)
+            self._ahead.append((self._binary.prefetch(bound), self._asked(inputs)))
+
+    def forget(self) -> None:
+        """Drops the batches that were prefetched and not used."""
+        with self._lock:
+            self._ahead.clear()
+
+    def _asked(self, inputs: Mapping[str, Any]) -> str:
+        """What results should be: tensors on the program's ``device``, torch tensors on the ``cpu``, or ("") arrays."""
+        tensors = [v for v in inputs.values() if type(v).__module__.split(".")[0] == "torch"]
+        return ("device" if any(map(self._binary.takes, tensors)) else "cpu") if tensors else ""
 
     def _named(self, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call as inputs by name."""
@@ -123,18 +173,23 @@ class Runnable:
         values = list(results.values())
         return values[0] if self._unpack == "single" else values
 
-    def _bind(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _bind(self, inputs: Mapping[str, Any], ahead: Container[str] = ()) -> dict[str, Any]:
+        """The inputs as the binary takes them; those of ``ahead`` need not be among them."""
         unknown = inputs.keys() - self.inputs.keys()
         if unknown:
             raise InputError(f"no input {', '.join(map(repr, sorted(unknown)))}; the inputs are {self._signature()}")
-        missing = [n for n in self._needed if n not in inputs]
+        missing = [n for n in self._needed if n not in inputs and n not in ahead]
         if missing:
             names, where = ", ".join(map(repr, missing)), self._where(missing[0])
             raise InputError(f"missing input {names} (defined at {where}); the inputs are {self._signature()}")
         return {name: self._array(name, value) for name, value in inputs.items()}
 
-    def _array(self, name: str, value: Any) -> np.ndarray:
+    def _array(self, name: str, value: Any) -> Any:
         type = self.inputs[name]
+        if self._binary.takes(value):
+            return self._tensor(name, value)
+        if misplaced := self._binary.misplaced(value):
+            raise InputError(f"{self._described(name)}, got a tensor that {misplaced}")
         try:
             array = _number(value, type) if isinstance(value, bool | int | float) else to_numpy(value)
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
@@ -146,6 +201,17 @@ class Runnable:
         if type.order is None:
             return np.ascontiguousarray(array).reshape(type.shape)
         return np.ascontiguousarray(array.transpose(type.order)).transpose(np.argsort(type.order))
+
+    def _tensor(self, name: str, value: Any) -> Any:
+        """A tensor of the program's device, in any memory order."""
+        type = self.inputs[name]
+        if "strided" not in str(value.layout):
+            raise InputError(f"{self._described(name)}; a tensor of layout {value.layout} has no dense memory")
+        if tuple(value.shape) != type.shape:
+            raise InputError(f"{self._described(name)}, got shape {list(value.shape)}")
+        if str(value.dtype) != f"torch.{type.dtype.name}":
+            raise InputError(f"{self._described(name)}, got {value.dtype}; convert it first")
+        return value.detach()
 
     def _described(self, name: str) -> str:
         return f"input {name!r} is {self.inputs[name]} ({self._where(name)})"
@@ -203,10 +269,11 @@ class Program(Runnable):
     def save(self, path: str | Path) -> None:
         """Writes the program and its state as a folder that ``graphrt.load`` runs without a compiler.
 
-        A folder that is there already is overwritten. Raises TargetError for another target than cpu, OSError.
+        One compiled for a GPU runs where there is such a GPU. A folder that is there already is overwritten. Raises
+        TargetError for the targets interpret and reference, OSError.
         """
         if not hasattr(self._executable, "save"):
-            raise TargetError(f"only programs of the cpu target can be saved; this one is of {self.target}")
+            raise TargetError(f"only programs of a cpu or a GPU can be saved; this one is of {self.target}")
         self._executable.save(path, self)
 
     # --- seeing inside --------------------------------------------------------------------------------------------
@@ -253,10 +320,9 @@ class Program(Runnable):
         """
         if self.schedule is None:
             raise ArgumentError(f"the {self.target} target has no launches to profile")
-        arrays = self._bind(inputs)
-        outputs = {name: dense(type) for name, type in self.outputs.items()}
+        bound = self._bind(inputs)
         with self._lock:
-            times = np.array([self._executable.time(arrays, self.state, outputs) for _ in range(runs)])
+            times = np.array([self._executable.time(bound, self.state) for _ in range(runs)])
             self.state.version += self._updates
         found = []
         rows = zip(self.schedule.launches, self.kernel_ir, np.median(times, axis=0), strict=True)

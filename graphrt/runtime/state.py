@@ -6,9 +6,11 @@ copied and weights stay OIHW outside whatever they are inside.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,8 +26,20 @@ def dense(type: TensorType) -> np.ndarray:
     return physical.transpose(sorted(range(type.ndim), key=lambda i: order[i]))
 
 
+class Device(Protocol):
+    """Where a state's buffers lie while programs of a GPU use them."""
+
+    where: str
+
+    def place(self, flat: Any) -> Any:
+        """The flat CPU tensor's values in the device's memory: a new tensor, or itself."""
+
+
 class State(Mapping[str, np.ndarray]):
     """Arrays by name. Reading gives the current values, live on the CPU and copied from a GPU; ``set`` overwrites.
+
+    A buffer never moves once a program has its address. ``lock`` is held by whoever puts work on it in order; ``done`` is the
+    event after the last program that did.
 
     An array may be the memory of a torch tensor (``share``); where it cannot be, ``sync_to_torch`` copies.
     """
@@ -34,24 +48,53 @@ class State(Mapping[str, np.ndarray]):
         self._arrays: dict[str, np.ndarray] = {}
         self._tensors: dict[str, Any] = {}  # torch tensors that stand behind names
         self._device: dict[str, Any] = {}  # flat torch tensors, where the values are once a GPU program has run
+        self._home: Device | None = None  # where those are
+        self.lock = threading.RLock()
+        self.done: Any = None
         self.types: dict[str, TensorType] = {}
         self.version = 0  # counts what programs and ``set`` wrote: a frozen program packs its parameters anew
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name in self._device:
-            self._memory(name)[...] = to_numpy(self._device[name])
+            with self._settled():
+                self._memory(name)[...] = to_numpy(self._device[name])
         return self._arrays[name]
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Holds the lock, with nothing under way on the device."""
+        with self.lock:
+            if self.done is not None:
+                self.done.synchronize()
+            yield
 
     def _memory(self, name: str) -> np.ndarray:
         """The buffer of ``name`` as one dimension, in memory order."""
         array = self._arrays[name]
         return array.transpose(self.types[name].order or range(array.ndim)).reshape(-1)
 
-    def on_device(self, name: str, device: Any) -> Any:
-        """``name`` as a flat torch tensor on ``device``, moved there at first use."""
-        if name not in self._device:
-            self._device[name] = from_numpy(self._memory(name)).to(device)
-        return self._device[name]
+    def on_device(self, name: str, device: Device) -> Any:
+        """``name`` as a flat torch tensor on ``device``, moved there at first use and staying there.
+
+        Raises InputError when it is on another device.
+        """
+        with self.lock:
+            if name in self._device:
+                if device is not self._home:
+                    where = self._home.where if self._home else ""
+                    raise InputError(f"state {name!r} lies on {where}; this program runs on {device.where}")
+                return self._device[name]
+            host = from_numpy(self._memory(name))
+            tensor = device.place(host)
+            if tensor.data_ptr() != host.data_ptr() or tensor.device != host.device:
+                self._device[name], self._home = tensor, device
+            return tensor
+
+    def push(self, names: Iterable[str]) -> None:
+        """Sends ``names`` to the device, where they are there, after a program of the CPU has written their arrays."""
+        for name in self._device.keys() & set(names) if self._device else ():
+            with self._settled():
+                self._device[name].copy_(from_numpy(self._memory(name)))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
@@ -109,8 +152,7 @@ class State(Mapping[str, np.ndarray]):
             raise InputError(f"state {name!r} has shape {list(self._arrays[name].shape)}, got {list(array.shape)}")
         self._arrays[name][...] = array
         self.version += 1
-        if name in self._device:
-            self._device[name].copy_(from_numpy(self._memory(name)))
+        self.push([name])
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None, names: Iterable[str] | None = None) -> None:
         """Writes everything, or ``names``, as a safetensors file, in logical (OIHW) layout."""

@@ -14,30 +14,37 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
 
 from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull
 from graphrt.schedule.inline import inline
-from graphrt.schedule.partition import MAX_INPUTS, Decision, Fusion, Verdict, aligned, read_index, through
+from graphrt.schedule.partition import MAX_INPUTS, Decision, Fusion, Verdict, aligned, candidates, read_index, through
+from graphrt.schedule.recompute import recompute
+from graphrt.schedule.runs import absorb_sums
 
 MAX_ROW = 16384  # a reduced row up to this size is kept on chip; beyond it each pass reads it again
 
 
-def fuse(graph: Graph, enabled: bool = True) -> tuple[list[Group], list[Decision]]:
-    """Groups of ``graph`` in no particular order, and every decision taken. ``enabled`` False leaves each node alone."""
+def fuse(graph: Graph, enabled: bool = True, tiles: bool = True) -> tuple[list[Group], list[Decision]]:
+    """Groups of ``graph`` in no particular order, and every decision taken. ``enabled`` False leaves each node alone.
+
+    ``tiles`` says that templates compute whole tiles, over whose rows an epilogue can sum.
+    """
     f = Fusion(graph)
     anchors = [n for n in graph.nodes if n.op.kind not in (*FREE, *FUSABLE)]
     for node in anchors:
         if node not in f.owner:
             group = f.start(node)
             if enabled:
+                if tiles:
+                    absorb_sums(f, group)
                 _grow(f, group)
     if enabled:
         _merge_rows(f)
         inline(f)
+        _merge_rows(f)  # those that read one tensor now
     alone: list[Node] = []
     for node in graph.nodes:
         if node.op.kind in FUSABLE and node not in f.owner and node not in f.inlined:
@@ -52,6 +59,8 @@ def fuse(graph: Graph, enabled: bool = True) -> tuple[list[Group], list[Decision
     for node in alone:
         if node not in f.owner and node not in f.inlined:
             f.start(node)
+    if enabled:
+        recompute(f)
     _copies(f, enabled)
     copied = {base for g in f.groups for v in g.copies for base in through(v)}
     for group in f.groups:
@@ -94,10 +103,10 @@ def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
     if kind is Kind.REDUCTION:
         if node.inputs[0].shape != group.shape or tuple(node.attrs["dims"]) != group.reduced:
             return Verdict(False, "reduces other axes"), None
-        candidates = [group.domain]
+        options = [group.domain]
     else:
-        candidates = list(_candidates(f, group, node))
-    for index in candidates:
+        options = list(candidates(group, node))
+    for index in options:
         if aligned(group, node, index):
             break
     else:
@@ -111,21 +120,6 @@ def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
     if kind is Kind.REDUCTION:
         return Verdict(True, "same rows"), tuple(e for d, e in enumerate(group.domain) if d not in group.reduced)
     return Verdict(True, "same element"), index
-
-
-def _candidates(f: Fusion, group: Group, node: Node) -> Iterator[Index]:
-    """Guesses for the index of ``node`` in the domain: pushed along the views from a member, or the domain itself."""
-    for operand in node.inputs:
-        views = chain(operand)
-        base = views[-1].inputs[0] if views else operand
-        index: Index | None = group.index.get(base)
-        for view in reversed(views):
-            if index is not None:
-                index = view.op.push(view, index) if view.op.push is not None else None
-        if index is not None:
-            yield index
-    if node.types[0].shape == group.shape:
-        yield group.domain
 
 
 def benefit(f: Fusion, group: Group, node: Node) -> int:
@@ -169,7 +163,10 @@ def _trim(f: Fusion, group: Group) -> None:
 
 
 def _merge_rows(f: Fusion) -> None:
-    """Joins reduction groups over the same rows when one reads the other or both read one tensor: then it is read once."""
+    """Joins reduction groups over the same rows when one reads the other or both read one tensor: then it is read once.
+
+    Those that read what one kernel wrote for them, such as sums of runs, are joined too: that saves a launch.
+    """
     alike: dict[object, list[Group]] = {}
     for g in f.groups:
         if g.kind == "reduction":
@@ -185,7 +182,8 @@ def _merge_two(f: Fusion, rows: list[Group]) -> bool:
     for late, early in itertools.permutations(rows, 2):
         shared = {v for v in reads[late] & reads[early] if v.type.size == math.prod(late.shape)}
         follows = reads[late] & set(early.values())
-        if not (follows and late.reduced_size <= MAX_ROW) and not (shared and not follows and _apart(f, early, late)):
+        alike = shared or _sisters(f, early, late)
+        if not (follows and late.reduced_size <= MAX_ROW) and not (alike and not follows and _apart(f, early, late)):
             continue
         trial = Group(early.name, early.anchor, early.shape, early.domain, index={**early.index, **late.index})
         trial.nodes = sorted((*early.nodes, *late.nodes), key=f.position.__getitem__)
@@ -196,6 +194,9 @@ def _merge_two(f: Fusion, rows: list[Group]) -> bool:
         assert late.anchor is not None
         f.decide(late.anchor, early, Verdict(True, "same rows"), saved)
         trial.stopped = early.stopped + late.stopped
+        trial.inlined = sorted({*early.inlined, *late.inlined}, key=f.position.__getitem__)
+        for n in trial.inlined:
+            f.inlined[n] = [*(g for g in f.inlined[n] if g not in (early, late)), trial]
         for groups in (f.groups, rows):
             groups[groups.index(early)] = trial
             groups.remove(late)
@@ -203,6 +204,12 @@ def _merge_two(f: Fusion, rows: list[Group]) -> bool:
         f.join(early.nodes[0], late.nodes[0])
         return True
     return False
+
+
+def _sisters(f: Fusion, a: Group, b: Group) -> bool:
+    """Whether both groups reduce nothing but what one kernel has reduced in part."""
+    parts = [v for g in (a, b) for v in f.inputs(g) if v.type.size == math.prod(g.shape)]
+    return all(v.node.op.kind is Kind.REDUCTION for v in parts) and len({f.owner[v.node] for v in parts}) == 1
 
 
 def _apart(f: Fusion, a: Group, b: Group) -> bool:
@@ -248,15 +255,12 @@ def _edges(f: Fusion, group: Group, copied: set[Value]) -> None:
         reads.update(dict.fromkeys(through(v)))
     group.inputs = [v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED]
     for v in group.values():
-        outside = any(r not in group.nodes for r in f.readers(v)) or any(
-            r in f.inlined and any(g is not group for g in f.inlined[r]) for r in f.readers(v)
-        )
-        if outside or v in copied or f.is_result(v):
+        if v in copied or f.is_result(v) or any(v.node not in g.inlined for g in f.reading(group, v)):
             group.outputs.append(v)
 
 
 def _check(f: Fusion) -> None:
-    """Every computed node is in exactly one group, or inlined into at least one."""
+    """Every computed node is in exactly one group, or inlined into at least one, or both."""
     owners = Counter(node for g in f.groups for node in g.nodes)
     for node in f.graph.nodes:
         if node.op.kind not in FREE:

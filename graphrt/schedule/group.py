@@ -78,6 +78,7 @@ class Group:
     domain: Index
     nodes: list[Node] = field(default_factory=list)
     index: dict[Value, Index] = field(default_factory=dict)
+    runs: dict[Node, Index] = field(default_factory=dict)  # sums of runs behind a template: the index of what they sum
     inlined: list[Node] = field(default_factory=list)
     copies: list[Value] = field(default_factory=list)  # results that are views or inputs, copied out
     inputs: list[Value] = field(default_factory=list)

@@ -76,7 +76,7 @@ def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) 
     if f.is_result(y):
         return Verdict(False, "is a result and must be stored"), 0
     sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
-    read = sum(v.type.nbytes for v in sources)
+    read = sum(f.weight(v) for v in sources)
     saved = y.type.nbytes * (1 + len(groups)) + read - read * len(groups)
     template_operand = any(g.anchor in readers or g.anchor in _heirs(f, node) for g in groups if g.kind == "template")
     repeats = max((math.prod(g.shape) for g in groups), default=0) // max(y.type.size, 1)

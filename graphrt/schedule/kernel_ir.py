@@ -39,7 +39,8 @@ class Var:
 @dataclass(frozen=True)
 class Inst:
     """``out = op(*args)``; ops: load(Slot, offset, guards), const(number), index(Expr), guard(guards),
-    uniform(seed, counter, stream, Expr), cast(Var), where, and the scalar operations."""
+    uniform(seed, counter, stream, Expr), cast(Var), where, sum_runs(Var, length): over runs of the
+    rows of a tile, each row gets its run's; and the scalar operations."""
 
     out: Var
     op: str
@@ -48,11 +49,12 @@ class Inst:
 
 @dataclass(frozen=True)
 class Store:
-    """Writes ``var``, converted to the slot's dtype, at ``offset``."""
+    """Writes ``var``, converted to the slot's dtype, at ``offset``, where every guard holds."""
 
     slot: Slot
     offset: Expr
     var: Var
+    guards: tuple[Guard, ...] = ()
 
 
 @dataclass
@@ -222,7 +224,9 @@ class Emitter:
         return v.node.op.kind is Kind.VIEW and v not in self.group.inputs
 
     def _computed(self, node: Node) -> bool:
-        return node in self.members and node is not self.group.anchor and node.op.kind is not Kind.REDUCTION
+        if node.op.kind is Kind.REDUCTION:
+            return node in self.group.runs
+        return node in self.members and node is not self.group.anchor
 
     def _needs(self, read: Read) -> list[Read]:
         """What must be known before ``read`` can be computed."""
@@ -234,6 +238,8 @@ class Emitter:
             return [Read(node.inputs[p.operand], p.index, guards + p.mask) for p in node.op.pull(node, index)]
         if not self._computed(node):
             return []
+        if node in self.group.runs:
+            return [Read(node.inputs[0], self.place(self.group.runs[node]))]
         if node.op.kind is Kind.GATHER:
             position = Read(node.inputs[1], index, guards)
             return [position] if self._found(position) is None else [position, self._gathered(node, index, position)]
@@ -264,6 +270,8 @@ class Emitter:
             return self._view(node, index, needs)
         if self._computed(node):
             operands = [self._have(r) for r in needs]
+            if node in self.group.runs:
+                return self.emit("sum_runs", (operands[0], node.inputs[0].shape[1]), operands[0].dtype)
             if node.op.kind is Kind.GATHER:
                 return self.where(self._inside(node, needs[0]), operands[1], self.const(0, v.dtype))
             assert node.op.body is not None
@@ -282,9 +290,9 @@ class Emitter:
             result = self.where(self.emit("guard", (piece.mask,), bool_), self._have(need), result)
         return result
 
-    def store(self, v: Value, index: Index, var: Var) -> None:
+    def store(self, v: Value, index: Index, var: Var, guards: tuple[Guard, ...] = ()) -> None:
         for slot in self.schedule.stores.get((self.group, v), []):
-            self.block.stores.append(Store(slot, linearize(index, slot.type.strides), var))
+            self.block.stores.append(Store(slot, linearize(index, slot.type.strides), var, guards))
 
 
 def lower(schedule: Schedule, group: Group, row_limit: int = 0, precision: str = "highest") -> Kernel:
@@ -346,10 +354,12 @@ def _template(schedule: Schedule, group: Group, precision: str) -> TemplateKerne
     emitter.block.given = tuple(accumulators)
     for v, var in zip(node.outputs, accumulators, strict=True):
         emitter.known["read", v, emitter.place(group.index[v])] = emitter.cast(var, compute_dtype(v.dtype))
+    inside = [(emitter.place(i)[1], 0, 1) for i in group.runs.values()]  # the first row of a run stores for all
+    of_runs = {group.index[n.outputs[0]] for n in group.runs}
     for v in group.values():
         if v in group.outputs:
             at = emitter.place(group.index[v])
-            emitter.store(v, at, emitter.read(v, at))
+            emitter.store(v, at, emitter.read(v, at), tuple(inside[:1]) if group.index[v] in of_runs else ())
     return TemplateKernel(group, spec, sizes, dtype, loaders, emitter.block, precision)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
-from graphrt.schedule.group import Group, Index, make_group, reads
+from graphrt.schedule.group import Group, Index, chain, make_group, reads
 from graphrt.schedule.reach import Reachability
 
 MAX_INPUTS = 24  # buffers of one kernel; more only spills registers
@@ -63,6 +63,20 @@ class Fusion:
             self._bases[node] = tuple(dict.fromkeys(v for x in node.inputs for v in through(x)))
         return self._bases[node]
 
+    def weight(self, value: Value) -> int:
+        """Bytes to read for ``value``: its own, or those of what it may be computed from on load, if they are fewer."""
+        pending, found = [value], dict[Value, int]()
+        while pending:
+            v = pending[-1]
+            free = v.node.op.kind is Kind.ELEMENTWISE and v.node.op.cheap and v.node not in self.owner and v not in self.results
+            missing = [x for x in self.bases(v.node) if x not in found] if free else []
+            if missing:
+                pending += missing
+                continue
+            pending.pop()
+            found[v] = min(v.type.nbytes, sum(found[x] for x in self.bases(v.node))) if free else v.type.nbytes
+        return found[value]
+
     def inputs(self, group: Group) -> set[Value]:
         """The buffers ``group`` would read as it stands."""
         members = set(group.nodes)
@@ -75,6 +89,15 @@ class Fusion:
             return True
         views = (n for n in self.users[value] if n.op.kind is Kind.VIEW and n not in self.owner)
         return any(self.is_result(n.outputs[0]) for n in views)
+
+    def reading(self, group: Group, value: Value) -> list[Group]:
+        """The groups other than ``group`` that read ``value``, also to compute something on load."""
+        found: dict[Group, None] = {}
+        for reader in self.readers(value):
+            if reader in self.owner:
+                found[self.owner[reader]] = None
+            found.update(dict.fromkeys(self.inlined.get(reader, ())))
+        return [g for g in found if g is not group]
 
     def start(self, node: Node) -> Group:
         group = make_group(f"g{len(self.groups)}", node)
@@ -137,6 +160,21 @@ class Fusion:
         self._reach = None  # what is joined is not parted
 
 
+def candidates(group: Group, node: Node) -> Iterator[Index]:
+    """Guesses for the index of ``node`` in the domain: pushed along the views from a member, or the domain itself."""
+    for operand in node.inputs:
+        views = chain(operand)
+        base = views[-1].inputs[0] if views else operand
+        index: Index | None = group.index.get(base)
+        for view in reversed(views):
+            if index is not None:
+                index = view.op.push(view, index) if view.op.push is not None else None
+        if index is not None:
+            yield index
+    if node.types[0].shape == group.shape:
+        yield group.domain
+
+
 def aligned(group: Group, node: Node, index: Index) -> bool:
     """Whether every member that ``node`` reads is read at the element where the group has it."""
     return not any(
@@ -153,4 +191,6 @@ def through(value: Value) -> list[Value]:
 
 def read_index(group: Group, node: Node) -> Index:
     """The index at which a member reads its operands."""
+    if node in group.runs:
+        return group.runs[node]
     return group.domain if node.op.kind is Kind.REDUCTION else group.index[node.outputs[0]]

@@ -162,3 +162,11 @@ TEMPLATES: dict[str, TemplateSpec] = {
         TemplateSpec("max_pool_gather", "pool", {"X": _X, "INDEX": _Y}, _Y, _pool_sizes, _pool_extents),
     )
 }
+
+
+def tile_rows(node: Node) -> tuple[int, ...]:
+    """The dimensions of the result whose row-major index numbers the rows of a contraction's tiles; () where none does."""
+    if node.op.template == "matmul":
+        return (0,) if len(node.types[0].shape) == 2 else ()
+    stepless = node.op.template == "conv" or (node.op.template == "conv_dgrad" and set(node.attrs["stride"]) == {1})
+    return (0, 2, 3) if stepless else ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,14 @@ class Trainer:
             F.manual_seed(graph, self.seed)
         return graph
 
-    def predicting_graph(self, x: Spec) -> Graph:
-        """The graph of a forward pass in evaluation mode: input x, output out."""
+    def evaluation_graph(self, x: Spec, y: Spec | None = None) -> Graph:
+        """The graph of evaluation mode: inputs x and y, outputs loss and metrics; without ``y`` the network's output, out."""
         graph = Graph()
         with self._building(graph, False):
-            graph.output("out", widened(self.net(graph.input("x", *x))))
+            if y is None:
+                graph.output("out", widened(self.net(graph.input("x", *x))))
+            else:
+                self._outputs(graph, graph.input("x", *x), graph.input("y", *y))
         return graph
 
     def _outputs(self, graph: Graph, x: Value, y: Value) -> Value:
@@ -109,19 +112,9 @@ class Trainer:
     def _program(self, kind: str, x: Spec, y: Spec | None) -> Program:
         key = (kind, x, y)
         if key not in self._programs:
-            if kind == "train" and y is not None:
-                graph = self.training_graph(x, y)
-            elif y is None:
-                graph = self.predicting_graph(x)
-            else:
-                graph = Graph()
-                with self._building(graph, False):
-                    self._outputs(graph, graph.input("x", *x), graph.input("y", *y))
+            graph = self.training_graph(x, y) if kind == "train" and y is not None else self.evaluation_graph(x, y)
             self._programs[key] = compile_graph(
-                graph,
-                target=self.target,
-                state=self.state,
-                float32_matmul_precision=self.float32_matmul_precision,
+                graph, target=self.target, state=self.state, float32_matmul_precision=self.float32_matmul_precision
             )
         if kind == "train" and y is not None:
             self._batch = (x, y)
@@ -137,8 +130,10 @@ class Trainer:
 
     def step(self, xb: Any, yb: Any, lr: float | None = None) -> dict[str, float]:
         """One optimizer step on one batch, at the optimizer's rate unless ``lr`` is given: loss and metrics before it."""
-        program = self.program("train", xb, yb)
-        results = program(x=to_numpy(xb), y=to_numpy(yb), lr=float(self.optimizer.lr if lr is None else lr))
+        return self._step(self.program("train", xb, yb), {"x": xb, "y": yb}, self.optimizer.lr if lr is None else lr)
+
+    def _step(self, program: Program, batch: Mapping[str, Any], lr: float) -> dict[str, float]:
+        results = program({**batch, "lr": float(lr)})
         self.steps += 1
         return {name: float(value) for name, value in results.items()}
 
@@ -181,11 +176,19 @@ class Trainer:
         totals: dict[str, float] = {}
         total = per_epoch * (self.schedule.epochs or epochs)
         lr, start = self.optimizer.lr, time.perf_counter()
-        for i, (xb, yb) in enumerate(batches(train, batch_size, shuffle=True, rng=rng, drop_last=True)):
-            lr = self.optimizer.lr * self.schedule.lr(self.epoch * per_epoch + i, total)
-            for name, value in self.step(xb, yb, lr).items():
-                totals[name] = totals.get(name, 0.0) + value
-            bar.advance(len(xb), {name: value / (i + 1) for name, value in totals.items()})
+        program = self.program("train", train.x[:batch_size], train.y[:batch_size])
+        coming = batches(train, batch_size, shuffle=True, rng=rng, drop_last=True)
+        try:
+            program.prefetch(_named(next(coming)))
+            for i in range(per_epoch):
+                if i + 1 < per_epoch:
+                    program.prefetch(_named(next(coming)))  # it travels while this step is computed
+                lr = self.optimizer.lr * self.schedule.lr(self.epoch * per_epoch + i, total)
+                for name, value in self._step(program, {}, lr).items():
+                    totals[name] = totals.get(name, 0.0) + value
+                bar.advance(batch_size, {name: value / (i + 1) for name, value in totals.items()})
+        finally:
+            program.forget()  # an interrupted epoch leaves nothing behind
         seconds = time.perf_counter() - start
         means = {name: value / per_epoch for name, value in totals.items()}
         return {**means, "lr": lr, "images_per_second": per_epoch * batch_size / seconds, "seconds": seconds}
@@ -271,6 +274,10 @@ def _mode(net: Module, training: bool) -> Iterator[None]:
             module.training = mode
 
 
+def _named(batch: tuple[Any, Any]) -> dict[str, Any]:
+    return {"x": batch[0], "y": batch[1]}
+
+
 def _spec(value: Any) -> Spec:
-    array = to_numpy(value)
-    return array.shape, array.dtype.name
+    array = value if hasattr(value, "dtype") else to_numpy(value)
+    return tuple(array.shape), as_dtype(array.dtype).name

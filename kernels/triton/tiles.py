@@ -51,3 +51,13 @@ def cast(value, TYPE: tl.constexpr):
         return bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)
     else:
         return value.to(TYPE)
+
+
+@triton.jit
+def sum_runs(tile, mask, RUN: tl.constexpr):
+    """For each row of ``tile`` the sum over its run of RUN rows, of what mask has; RUN divides the rows."""
+    ROWS: tl.constexpr = tile.shape[0]
+    COLUMNS: tl.constexpr = tile.shape[1]
+    runs = tl.reshape(tl.where(mask, tile, 0.0), (ROWS // RUN, RUN, COLUMNS))
+    sums = tl.broadcast_to(tl.sum(runs, 1)[:, None, :], (ROWS // RUN, RUN, COLUMNS))
+    return tl.reshape(sums, (ROWS, COLUMNS))

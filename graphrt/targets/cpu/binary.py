@@ -7,13 +7,16 @@ import mmap
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from graphrt.config import Flags
-from graphrt.runtime.state import State
+from graphrt.runtime.program import Binary
+from graphrt.runtime.state import State, dense
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.targets.cpu.build import load
+from graphrt.types import TensorType
 
 HUGE = 2 << 20  # bytes of a huge page
 
@@ -35,16 +38,24 @@ def _arena(size: int) -> np.ndarray:
     return arena
 
 
-class CpuBinary:
+class CpuBinary(Binary):
     """A shared object, its arena of ``arena`` bytes and its pointer table: the arena, then ``entries`` as (space, name).
 
-    The entry behind them points to ``frozen`` pointers: what the program has packed of parameters that stay as they are.
+    ``outputs`` are the types of the results. The entry behind them points to ``frozen`` pointers: what the program has packed
+    of parameters that stay as they are.
     """
 
     def __init__(
-        self, path: Path, arena: int, entries: Iterable[tuple[str, str]], frozen: int = 0, runtime: Path | None = None
+        self,
+        path: Path,
+        arena: int,
+        entries: Iterable[tuple[str, str]],
+        outputs: Mapping[str, TensorType],
+        frozen: int = 0,
+        runtime: Path | None = None,
     ) -> None:
         self.path, self.arena, self.entries, self.frozen = path, arena, list(entries), frozen
+        self._outputs = dict(outputs)
         self._library = load(path, runtime)
         self._memory = _arena(arena)
         self._table = (ctypes.c_void_p * (len(self.entries) + 2))()
@@ -55,16 +66,25 @@ class CpuBinary:
         weakref.finalize(self, self._library.grt_release, self._kept, frozen)
         self._poison = Flags.read().poison
 
-    def _bind(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
+    def _bind(self, inputs: Mapping[str, Any], state: State) -> dict[str, np.ndarray]:
+        outputs = {name: dense(type) for name, type in self._outputs.items()}
         if self._poison:
             self._memory[...] = 0xFF  # every float in it is NaN
         for entry, (space, name) in enumerate(self.entries, 1):
-            array = {"input": inputs, "state": state, "output": outputs}[space].get(name)
+            spaces: dict[str, Mapping[str, Any]] = {"input": inputs, "state": state, "output": outputs}
+            array = spaces[space].get(name)
             self._table[entry] = None if array is None else array.ctypes.data
         if self.frozen and self._seen != state.version:
             self._library.grt_release(self._kept, self.frozen)
             self._seen = state.version
+        return outputs
 
-    def run(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> None:
-        self._bind(inputs, state, outputs)
+    def _written(self, state: State) -> None:
+        """Programs of a GPU that share ``state`` see what this one wrote."""
+        state.push(name for space, name in self.entries if space == "state")
+
+    def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
+        outputs = self._bind(inputs, state)
         self._library.graphrt_run(self._table)
+        self._written(state)
+        return outputs

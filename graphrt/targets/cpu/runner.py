@@ -6,8 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from graphrt.ir import Node
 from graphrt.passes.pipeline import Policy
@@ -39,7 +38,7 @@ def policy() -> Policy:
         long = kept < 1024 and size // max(kept, 1) >= 4096
         return next((s for s in (16, 8, 4, 2) if x[node.attrs["dims"][0]] % s == 0), 0) if long else 0
 
-    return Policy(splits=splits, min_channels=12)
+    return Policy(splits=splits, min_channels=12, tiles=False)
 
 
 class CpuExecutable(CpuBinary):
@@ -49,19 +48,22 @@ class CpuExecutable(CpuBinary):
         self._source, buffers = generate(schedule, kernels, plan, freeze)
         self._launches = len(schedule.launches)
         path = build(self._source.units(units(self._launches)), "program")
-        super().__init__(path, plan.size, buffers.entries, len(buffers.frozen))
+        outputs = {name: v.type for name, v in schedule.graph.outputs.items()}
+        super().__init__(path, plan.size, buffers.entries, outputs, len(buffers.frozen))
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises OSError."""
         save(path, self, program)
 
-    def time(self, inputs: Mapping[str, np.ndarray], state: State, outputs: Mapping[str, np.ndarray]) -> list[float]:
-        self._bind(inputs, state, outputs)
+    def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
+        outputs = self._bind(inputs, state)
         seconds = []
         for i in range(self._launches):
             start = time.perf_counter()
             self._library.graphrt_launch(i, self._table)
             seconds.append(time.perf_counter() - start)
+        self._written(state)
+        del outputs  # the launches write to their memory
         return seconds
 
     def source(self, launch: int | None) -> str:

@@ -27,7 +27,6 @@ from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, identity, scalar, triton_number
 from graphrt.targets.templates import kernels as find_kernels
-from graphrt.targets.triton.sharing import LaunchCode, share
 from graphrt.types import HALVES, DType, bfloat16, float64
 
 ROW_LIMIT = 16384  # elements of a row that one program holds
@@ -49,33 +48,37 @@ from graphrt.kernels.triton import conv, matmul, pool
 from graphrt.kernels.triton.philox import uniform
 from graphrt.kernels.triton.reduce import add, maximum, minimum, multiply
 from graphrt.kernels.triton.scalar import *
-from graphrt.kernels.triton.tiles import cast
+from graphrt.kernels.triton.tiles import cast, sum_runs
 '''
+
+
+@dataclass
+class LaunchCode:
+    """How to launch one kernel: its name in the module, pointers, compile-time arguments, options and grid."""
+
+    module: str  # "" for the generated module, else the template module
+    kernel: str
+    display: str
+    slots: list[Slot]
+    constants: dict[str, Any]  # values; strings starting with "@" name closures of the generated module
+    options: dict[str, int]
+    grid: int
+    text: list[str] = field(default_factory=list)
 
 
 def generate(
     schedule: Schedule, kernels: Sequence[Sequence[Kernel]], interpret: bool, arch: str, units: int
 ) -> tuple[str, list[LaunchCode]]:
-    """The module's source and its launches; ``arch`` as sm_90 or gfx942, ``units`` the multiprocessors to fill.
-
-    A kernel that several launches run is in the source once, where the first of them is.
-    """
+    """The module's source and its launches; ``arch`` as sm_90 or gfx942, ``units`` the multiprocessors to fill."""
     find_kernels()
     launches = []
     for launch, group in zip(kernels, schedule.launches, strict=True):
         slots = _slots(launch)
         printer = Printer(slots, interpret, arch, units)
         code = printer.template(launch[0]) if isinstance(launch[0], TemplateKernel) else printer.generated(launch)
-        launches.append(replace(code, group=str(group)))
-    launches = share(launches)
-    return "\n".join([_HEADER, *("\n" + _section(code, launches) + "\n" for code in launches)]), launches
-
-
-def _section(code: LaunchCode, launches: Sequence[LaunchCode]) -> str:
-    """What the module has of one launch: a comment and, unless another launch has brought it, the kernel."""
-    if code.same_as is None:
-        return code.source()
-    return f"{code.comment()}\n# runs the kernel of {launches[code.same_as].group.split()[0]}"
+        code.text = [*("# " + line for line in str(group).splitlines()), *code.text]
+        launches.append(code)
+    return "\n".join([_HEADER, *("\n" + "\n".join(code.text) + "\n" for code in launches)]), launches
 
 
 def _slots(launch: Sequence[Kernel]) -> list[Slot]:
@@ -155,6 +158,8 @@ class Printer:
             e = element.substitute(at)
             text = e.render() if e.terms else f"tl.full((1,), {e.const}, tl.int32)"
             return f"uniform({seed.name}, {counter.name}, {stream}, {text})"
+        if inst.op == "sum_runs":
+            return f"sum_runs({inst.args[0].name}, mask, {inst.args[1]})"
         if inst.op == "cast":
             x = inst.args[0]
             return f"{x.name} != 0" if inst.out.dtype.is_bool else _cast(x.name, inst.out.dtype)
@@ -170,7 +175,8 @@ class Printer:
             elif s.slot.type.dtype is bfloat16:  # a store alone may round towards zero
                 value = _cast(value, bfloat16)
             where = f"{self.pointer(s.slot)} + ({s.offset.substitute(at).render()} + {zeros})"
-            lines.append(f"{indent}tl.store({where}, {value}, mask={mask})")
+            first = guard_text(tuple((e.substitute(at), lo, hi) for e, lo, hi in s.guards), "//", " & ")
+            lines.append(f"{indent}tl.store({where}, {value}, mask={f'{mask} & {first}' if first else mask})")
         return lines or [f"{indent}pass"]
 
     # --- templates ------------------------------------------------------------------------------------------------

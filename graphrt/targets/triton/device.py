@@ -1,46 +1,93 @@
-"""Which device the Triton targets run on, found without importing Triton."""
+"""What a Triton target means on this machine: is there such a device, of which architecture, with which driver."""
 
 from __future__ import annotations
 
 import functools
 import os
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphrt.errors import TargetError
+
+if TYPE_CHECKING:
+    from graphrt.targets.triton.driver import Driver
+
+UNITS = 132  # multiprocessors assumed when there is no device to ask (an H100's and H200's)
+NULL = "cuda:sm_90"  # what the null target compiles for
 
 
 @functools.cache
 def available() -> str | None:
     """``cuda`` or ``hip`` when torch sees such a GPU and Triton is installed, else None."""
+    found = _gpu()
+    return found if find_spec("triton") else None
+
+
+@functools.cache
+def _gpu() -> str | None:
     try:
         import torch
     except ImportError:
         return None
-    if not torch.cuda.is_available() or find_spec("triton") is None:
+    if not torch.cuda.is_available():
         return None
     return "hip" if torch.version.hip else "cuda"
 
 
-def device(target: str) -> Any:
-    """The torch device of ``target``. Raises TargetError saying what is missing."""
-    try:
-        import torch
-        import triton
-    except ImportError as error:
-        raise TargetError(f"target {target!r} needs {error.name}; pip install {error.name}") from None
+def driver(target: str) -> Driver:
+    """The driver of ``target``: cuda, hip, null or interpret. Raises TargetError saying what is missing."""
+    for package in ("torch", "triton"):
+        if find_spec(package) is None:
+            raise TargetError(f"target {target!r} needs {package}; pip install {package}")
     if target == "interpret":
-        if not triton.knobs.runtime.interpret:
-            raise TargetError(
-                "target 'interpret' needs TRITON_INTERPRET=1 in the environment before Triton is imported, "
-                "in a process of its own"
-            )
-        return torch.device("cpu")
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        raise TargetError(f"target {target!r} cannot run with TRITON_INTERPRET=1; unset it or use target 'interpret'")
-    if available() != target:
+        from graphrt.targets.triton.interpret import InterpretDriver
+
+        return InterpretDriver()
+    compiles(target)
+    return null_driver(NULL) if target == "null" else gpu_driver(target)
+
+
+def null_driver(architecture: str) -> Driver:
+    """The null driver of ``architecture``."""
+    from graphrt.targets.triton.null import driver
+
+    return driver(architecture)
+
+
+def gpu_driver(target: str) -> Driver:
+    """The driver of torch's current GPU, of kind ``target`` (cuda or hip). Raises TargetError when there is none."""
+    if _gpu() != target:
         raise TargetError(
             f"target {target!r} needs a GPU that torch can use, and there is none here; use target='cpu', or target='auto' "
             "which picks what there is"
         )
-    return torch.device("cuda")
+    import torch
+
+    from graphrt.targets.triton.gpu import driver
+
+    return driver(torch.cuda.current_device())
+
+
+def compiles(target: str) -> None:
+    """Raises TargetError where Triton was told to interpret."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise TargetError(
+            f"target {target!r} compiles kernels, which TRITON_INTERPRET=1 rules out; unset it or use target 'interpret'"
+        )
+
+
+def architecture(target: str) -> str:
+    """What kernels of ``target`` are compiled for, as cuda:sm_90; interpreted ones are written as if for that."""
+    if ":" in target:
+        return target
+    return gpu_driver(target).target if target in ("cuda", "hip") else NULL
+
+
+def units(target: str) -> int:
+    """How many multiprocessors a kernel has to fill."""
+    if target in ("cuda", "hip") and _gpu() == target:
+        import torch
+
+        properties: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
+        return int(properties.multi_processor_count)
+    return UNITS

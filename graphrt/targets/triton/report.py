@@ -18,7 +18,9 @@ from graphrt.schedule.cost import Cost, launch_cost
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import blocks as blocks_of
 from graphrt.schedule.memory import loads
-from graphrt.targets.triton.sharing import LaunchCode
+from graphrt.targets.triton.build import compile_kernel, key
+from graphrt.targets.triton.codegen import LaunchCode
+from graphrt.targets.triton.compilation import Compilation
 
 # What the compiler is told apart by: matrix instructions, and accesses to global memory by their width.
 _SASS = re.compile(r"\b(HGMMA|HMMA|DMMA|LDGSTS|UTMALDG|UTMASTG|LDG|STG)((?:\.\w+)*)")
@@ -75,10 +77,27 @@ class KernelReport:
     narrow: tuple[str, ...]
 
 
-def report(
+def reports(compilation: Compilation) -> list[KernelReport]:
+    """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
+    target, codes = compilation.architecture, compilation.codes
+    shared: dict[str, list[int]] = {}
+    for i, code in enumerate(codes):
+        if code.grid:
+            shared.setdefault(key(code, target), []).append(i)
+    _ = compilation.image  # compiled side by side; what is read here comes from Triton's cache
+    firsts = [same[0] for same in shared.values()]
+    compiled = [compile_kernel(codes[i], compilation.module, target) for i in firsts]
+    arch = target.split(":")[1]
+    found = []
+    for i, kernel, listing, same in zip(firsts, compiled, listings(compiled, arch), shared.values(), strict=True):
+        title = compilation.launches[i].description()
+        found.append(_report(codes[i], kernel, listing, arch, len(same), title, compilation.kernels[i]))
+    return found
+
+
+def _report(
     code: LaunchCode, compiled: Any, listing: str, arch: str, launches: int, title: str, kernels: Sequence[Kernel]
 ) -> KernelReport:
-    """What Triton compiled ``code`` to for ``arch`` (sm_90, gfx942), of ``kernels``; ``listing`` is its instructions."""
     if "cubin" in compiled.asm:
         usage = _usage(compiled.asm["cubin"])
         registers, spills = (int(re.findall(rf"{key}:(\d+)", usage)[-1]) for key in ("REG", "STACK"))

@@ -1,0 +1,124 @@
+"""Long sums over all but the channels become sums of runs, and a short sum of those.
+
+A run is a few dozen pixels next to each other in memory, no more than a tile of the template that computes them, so the sums
+of runs can be an epilogue of that template: batch norm's statistics cost no pass over the feature map. Where they cannot,
+there is work for as many programs as there are runs, and not only for one a channel.
+
+A sum of squares of what is centred would have to wait for the mean. Each run is centred by its own mean m instead, and the
+rest is added at the end (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+variances", 1979):
+
+    sum((x - mean)^2) = sum over runs of (sum((x - m)^2) + run * (m - mean)^2)
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Sequence
+
+from graphrt.ir import Graph, Node, Value
+from graphrt.op import Kind
+from graphrt.ops import permute, reshape
+from graphrt.ops import sum as sum_over
+from graphrt.ops.base import apply
+from graphrt.ops.linear import constant_along, variance
+from graphrt.passes.layout import follows
+from graphrt.passes.rewrite import rewrite
+from graphrt.passes.simplify import dead_code
+
+
+def partial_sums(graph: Graph, run: Callable[[Node], int]) -> Graph:
+    """Cuts each sum for which ``run`` (a target's policy) gives the pixels of a run, more than 1, which divides them."""
+    position = {n: i for i, n in enumerate(graph.nodes)}
+    wanted = {n.name: run(n) for n in graph.nodes if _over_pixels(n)}
+    plans = {n.name: _Plan(wanted[n.name], _cone(n, position), variance(n)) for n in graph.nodes if wanted.get(n.name, 0) > 1}
+    if not plans:
+        return graph
+    known: dict[tuple[Value, int], Value] = {}
+
+    def rule(node: Node) -> Sequence[Value] | None:
+        plan = plans.pop(node.name, None)
+        return None if plan is None else (_cut(node, plan, known),)
+
+    return dead_code(rewrite(graph, rule))
+
+
+class _Plan:
+    """What becomes of one sum: the length of its runs, the nodes to copy for it, whether it is a variance's."""
+
+    def __init__(self, run: int, cone: set[str], variance: bool) -> None:
+        self.run, self.cone, self.variance = run, cone, variance
+
+
+def _over_pixels(node: Node) -> bool:
+    """Whether ``node`` sums a tensor over every dimension but its second, the channels."""
+    if node.op.kind is not Kind.REDUCTION:
+        return False
+    x = node.inputs[0]
+    return x.ndim > 1 and node.attrs["op"] == "sum" and tuple(node.attrs["dims"]) == (0, *range(2, x.ndim))
+
+
+def _cone(node: Node, position: dict[Node, int]) -> set[str]:
+    """The cheap elementwise nodes between ``node`` and the contraction that computes the last of what it is made of, by name.
+
+    They are copied for the sum: a copy that only the sum reads need not be stored when the sum becomes an epilogue.
+    """
+    shape = node.inputs[0].shape
+    heap, seen, path = [(-position[node.inputs[0].node], 0)], set[Node](), list[Node]()
+    nodes = list(position)
+    while heap:
+        here = nodes[-heapq.heappop(heap)[0]]
+        if here in seen:
+            continue
+        seen.add(here)
+        if here.op.template is not None:
+            break
+        if follows(here) and here.op.cheap:
+            path.append(here)
+            for v in here.inputs:
+                if v.shape == shape:
+                    heapq.heappush(heap, (-position[v.node], 0))
+    else:
+        return set()
+    if here.op.kind is not Kind.CONTRACTION:  # what was computed last has no epilogue that sums
+        return set()
+    found = {here}
+    for n in reversed(path):
+        if any(v.node in found for v in n.inputs):
+            found.add(n)
+    return {n.name for n in found if n is not here}
+
+
+def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, int], Value]) -> Value:
+    """The sum ``node`` from sums of runs [runs, C]; ``known`` holds those that exist by what they sum."""
+    base = node.inputs[0]
+    if plan.variance:
+        base, centre = base.node.inputs[0].node.inputs
+    rows = _rows(_copy(base, plan.cone, {}), plan.run)
+    if (base, plan.run) not in known:
+        known[base, plan.run] = sum_over(rows, 1)
+    sums = known[base, plan.run]
+    if plan.variance:
+        mean = constant_along(centre, node)
+        assert mean is not None
+        own = sums * (1.0 / plan.run)
+        off = rows - reshape(own, (own.shape[0], 1, own.shape[1]))
+        apart = sums * (1.0 / plan.run) - mean  # not ``own``, which would be stored for this
+        sums = sum_over(off * off, 1) + apart * apart * plan.run
+    return sum_over(sums, 0)
+
+
+def _rows(x: Value, run: int) -> Value:
+    """``x`` [N, C, ...] as [runs, run, C]."""
+    last = permute(x, (0, *range(2, x.ndim), 1))
+    return reshape(last, (math.prod(last.shape[:-1]) // run, run, x.shape[1]))
+
+
+def _copy(x: Value, cone: set[str], copies: dict[Node, Value]) -> Value:
+    """``x`` with the nodes in ``cone`` that it is made of built again."""
+    if x.node.name not in cone:
+        return x
+    if x.node not in copies:
+        copies[x.node] = apply(x.node.op.name, *(_copy(v, cone, copies) for v in x.node.inputs), **x.node.attrs)
+    return copies[x.node]

@@ -1,0 +1,41 @@
+"""Computing again instead of storing: when all groups stand, a cheap member that others read may move fewer bytes if they
+compute it themselves from what it is made of. Batch norm's centred input is float32 and made of a half that is stored anyway.
+"""
+
+from __future__ import annotations
+
+from graphrt.ir import Value
+from graphrt.op import Kind
+from graphrt.schedule.group import Group
+from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict
+
+
+def recompute(f: Fusion) -> None:
+    """Inlines members into the groups that read them where that moves fewer bytes than storing them, last first."""
+    for node in reversed(f.graph.nodes):
+        group = f.owner.get(node)
+        if group is None or node.op.kind is not Kind.ELEMENTWISE or not node.op.cheap or node in f.inlined:
+            continue
+        y = node.outputs[0]
+        readers = f.reading(group, y)
+        if not readers or f.is_result(y) or node not in group.nodes:
+            continue
+        stored = y.type.nbytes * (1 + len(readers))
+        again = _cost(f, group, y, readers)
+        if again is not None and again < stored:
+            f.inlined[node] = readers
+            for other in readers:
+                f.decide(node, other, Verdict(True, "computed again"), stored - again)
+                other.inlined.insert(0, node)
+
+
+def _cost(f: Fusion, group: Group, y: Value, readers: list[Group]) -> int | None:
+    """Bytes moved if ``readers`` compute ``y``; None if one cannot."""
+    sources = [v for v in f.bases(y.node) if v.node.op.kind is not Kind.GENERATED]
+    cost = sum(v.type.nbytes for v in sources if v in group.index and not f.is_result(v) and not f.reading(group, v))
+    for other in readers:
+        have = f.inputs(other)
+        if any(v in other.index for v in sources) or len(have | set(sources)) > MAX_INPUTS:
+            return None
+        cost += sum(v.type.nbytes for v in sources if v not in have)
+    return cost

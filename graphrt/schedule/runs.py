@@ -1,0 +1,112 @@
+"""Sums of runs as epilogues: ``passes.partial`` cuts a sum over pixels into runs, a tile of a template has whole runs in it.
+
+conv --> y ---------------------> stored
+          \\--> sum of each run --> stored, one row a run      (and through what is computed on the tile)
+"""
+
+from __future__ import annotations
+
+from graphrt.index import linearize, row_major
+from graphrt.ir import Node
+from graphrt.op import Kind
+from graphrt.schedule.group import FREE, Group, Index
+from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, candidates
+from graphrt.schedule.templates import tile_rows
+from graphrt.types import float32
+
+RUNS = (16, 32, 64)  # rows; no tile of a large contraction has fewer than the last
+
+
+def absorb_sums(f: Fusion, group: Group) -> None:
+    """Takes every sum of runs into the template ``group`` whose terms it can compute, with what lies between."""
+    if group.anchor is None or not tile_rows(group.anchor):
+        return
+    refused: set[Node] = set()
+    while True:
+        downstream = _downstream(f, group)
+        sums = [n for n in downstream if n.op.kind is Kind.REDUCTION and n not in refused]
+        if not sums:
+            return
+        node = min(sums, key=f.position.__getitem__)
+        path = sorted(_path(f, node, downstream), key=f.position.__getitem__)
+        verdict, index = _fits(f, group, node, path)
+        if f.decide(node, group, verdict, node.inputs[0].type.nbytes if verdict.ok else 0):
+            for n in path:
+                f.add(group, n, index[n])
+            group.runs[node] = index[node]
+            f.add(group, node, (index[node][0], *index[node][2:]))
+        else:
+            refused.add(node)
+
+
+def _downstream(f: Fusion, group: Group) -> set[Node]:
+    """What can be computed from the group's values alone or with others, up to sums of runs."""
+    found: set[Node] = set()
+    stack = [r for v in group.values() for r in f.readers(v)]
+    while stack:
+        node = stack.pop()
+        if node in found or node in f.owner or node in f.inlined:
+            continue
+        if _sums_runs(node):
+            found.add(node)
+        elif node.op.kind is Kind.ELEMENTWISE and node.op.cheap:
+            found.add(node)
+            stack += f.readers(node.outputs[0])
+    return found
+
+
+def _sums_runs(node: Node) -> bool:
+    """Whether ``node`` adds up runs of a length that a tile can have several of."""
+    x = node.inputs[0]
+    if node.op.kind is not Kind.REDUCTION or node.attrs["op"] != "sum" or tuple(node.attrs["dims"]) != (1,):
+        return False
+    return x.ndim == 3 and x.shape[1] in RUNS and x.dtype is float32
+
+
+def _path(f: Fusion, node: Node, downstream: set[Node]) -> set[Node]:
+    """The nodes of ``downstream`` that ``node`` is made of."""
+    found: set[Node] = set()
+    stack = [node]
+    while stack:
+        for v in f.bases(stack.pop()):
+            if v.node in downstream and v.node not in found:
+                found.add(v.node)
+                stack.append(v.node)
+    return found
+
+
+def _fits(f: Fusion, group: Group, node: Node, path: list[Node]) -> tuple[Verdict, dict[Node, Index]]:
+    """Whether the sum can be an epilogue, and the index in the domain of each node of ``path`` and of the sum's operand."""
+    trial = Group(group.name, group.anchor, group.shape, group.domain, list(group.nodes), dict(group.index))
+    found: dict[Node, Index] = {}
+    for n in (*path, node):
+        index = next((i for i in candidates(trial, n) if aligned(trial, n, i)), None)
+        if index is None or (n is not node and _sums_runs(n)):
+            return Verdict(False, "needs neighbours"), {}
+        found[n] = index
+        trial.nodes.append(n)
+        if n is not node:
+            trial.index[n.outputs[0]] = index
+    if not _is_run(group, node, found[node]):
+        return Verdict(False, "sums what lies in several tiles"), {}
+    if len(f.inputs(trial)) > MAX_INPUTS:
+        return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), {}
+    members = {*group.nodes, *path, node}
+    outside = {v.node for n in (*path, node) for v in f.bases(n) if v.node.op.kind not in FREE} - members
+    after = f.after(group).union(*(f.successors(n) for n in (*path, node))) - members
+    if f.depends(after, outside):
+        return Verdict(False, "would wait for itself (cycle)"), {}
+    return Verdict(True, "sums of runs are in the tile"), found
+
+
+def _is_run(group: Group, node: Node, index: Index) -> bool:
+    """Whether ``node`` sums rows next to each other in a tile, and every sum of the group as many."""
+    assert group.anchor is not None
+    dims, run = tile_rows(group.anchor), node.inputs[0].shape[1]
+    row = linearize([group.domain[d] for d in dims], row_major([group.shape[d] for d in dims]))
+    alike = all(n.inputs[0].shape[1] == run for n in group.runs)
+    return (
+        alike
+        and index[0] * run + index[1] == row
+        and index[2:] == tuple(e for d, e in enumerate(group.domain) if d not in dims)
+    )

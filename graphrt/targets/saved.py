@@ -1,0 +1,113 @@
+"""Programs as folders, which run without a graph and without a compiler: what all targets have in common.
+
+    manifest.json        format, target, inputs, outputs and state by name, what the target needs to load the rest
+    state.safetensors    parameters and whatever else the program keeps, in logical layout
+
+and the machine code, under names that follow from its content. ``table`` lists the program's buffers; the type of each says
+in braces, where it is not row-major, how the dimensions lie in memory, outermost first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+
+from graphrt.errors import InputError
+from graphrt.runtime.program import Binary, Runnable
+from graphrt.runtime.state import State
+from graphrt.types import TensorType
+
+FORMAT = "graphrt-program-3"
+MANIFEST, STATE = "manifest.json", "state.safetensors"
+Types = dict[tuple[str, str], TensorType]  # by space and name
+
+
+def write_program(
+    path: str | Path,
+    program: Runnable,
+    target: str,
+    table: Iterable[Mapping[str, Any]],
+    files: Mapping[str, Callable[[Path], object]],
+    special: Mapping[str, Any],
+) -> None:
+    """Writes ``program`` as the folder ``path``; ``files`` make the machine code, by name, and the manifest comes last.
+
+    ``table`` has space, name and type of each buffer; ``special`` is the target's own. Raises OSError.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = list(table)
+    manifest = {
+        "format": FORMAT,
+        "target": target,
+        **special,
+        "updates": program._updates,
+        "table": table,
+        "needed": program._needed,
+        "unpack": program._unpack,
+        "inputs": {name: str(type) for name, type in program.inputs.items()},
+        "outputs": {name: str(type) for name, type in program.outputs.items()},
+    }
+    names = sorted({entry["name"] for entry in table if entry["space"] == "state"})
+    old = {p.name for p in folder.glob("*-*") if p.suffix in (".so", ".cubin", ".hsaco")} - files.keys()
+    for name, make in files.items():
+        _write(folder / name, make)
+    _write(folder / STATE, lambda to: program.state.save(to, {"format": FORMAT}, names))
+    _write(folder / MANIFEST, lambda to: to.write_text(json.dumps(manifest, indent=1) + "\n"))
+    for name in old:
+        (folder / name).unlink()
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets ``write`` make the file, which replaces an old one as a whole: another process may have that one loaded."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of the saved program ``folder``. Raises InputError when it is none, or of another version."""
+    folder = Path(folder)
+    try:
+        found = json.loads(file(folder, MANIFEST).read_text())
+    except ValueError as error:
+        raise InputError(f"{folder / MANIFEST} is not JSON: {error}") from None
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != FORMAT:
+        raise InputError(f"{folder} is not a saved program of this version ({FORMAT}); its format is {version!r}")
+    return found
+
+
+def file(folder: Path, name: str) -> Path:
+    """The file ``name`` of a saved program. Raises InputError when it is not there."""
+    if not (folder / name).is_file():
+        raise InputError(f"{folder} is no saved program, or not all of one: it has no {name}")
+    return folder / name
+
+
+def read_program(folder: Path, manifest: Mapping[str, Any], target: str, binary: Callable[[Types], Binary]) -> Runnable:
+    """The program of ``manifest``, with a state of its own; ``binary`` makes what runs it.
+
+    Raises InputError, and what ``binary`` raises.
+    """
+    types: Types = {(e["space"], e["name"]): TensorType.parse(e["type"]) for e in manifest["table"]}
+    state = State()
+    for (space, name), type in types.items():
+        if space == "state":
+            state.add(name, type, np.zeros((), type.dtype.numpy))
+    try:
+        state.load(file(folder, STATE))
+    except SafetensorError as error:
+        raise InputError(f"{folder / STATE} is not a safetensors file: {error}") from None
+    inputs, outputs = ({n: TensorType.parse(t) for n, t in manifest[kind].items()} for kind in ("inputs", "outputs"))
+    how = (manifest["needed"], manifest["unpack"], manifest["updates"])
+    return Runnable(target, inputs, outputs, state, binary(types), *how)

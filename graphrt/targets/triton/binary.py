@@ -1,0 +1,150 @@
+"""Runs an image on a driver: eagerly once, from then on as one graph over buffers that never move.
+
+A run fills the input slots, replays the graph, and copies the outputs out; all of it on torch's current stream, in order with
+whatever else is there. The state's lock and event keep programs that share it one behind the other, on any threads and
+streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from graphrt.config import Flags
+from graphrt.runtime.arrays import to_numpy
+from graphrt.runtime.program import Binary
+from graphrt.runtime.state import State
+from graphrt.targets.triton.driver import Driver, Launch
+from graphrt.targets.triton.image import Buffer, Image, aligned
+from graphrt.targets.triton.slots import Slots, flat, view
+from graphrt.types import TensorType
+
+TOGETHER = 64 << 10  # bytes of outputs up to which one copy takes them all
+
+
+class DeviceBinary(Binary):
+    """An image bound to a device: its arena, its loaded kernels and, once attached to a state, its launches.
+
+    ``outputs`` are the types of the results, which lie in the arena of ``image``.
+    """
+
+    def __init__(self, image: Image, driver: Driver, outputs: Mapping[str, TensorType]) -> None:
+        self.image, self._driver = image, driver
+        flags = Flags.read()
+        self._poison, self._graphs = flags.poison, not flags.no_graph
+        self._memory = driver.allocate(image.size)
+        self._kernels = [driver.load(kernel) for kernel in image.kernels]
+        inputs = image.buffers("input")
+        slots = {name: view(self._memory, b.offset, b.type) for name, b in inputs.items()}
+        self._slots = Slots(driver, slots, {name: b.type for name, b in inputs.items()})
+        self._outputs = Outputs(self._memory, image.buffers("output"), outputs)
+        self._launches: list[Launch] = []
+        self._replay: Callable[[], None] | None = None
+        self._done = driver.stream().record_event()  # the memory is zeroed, later: the last run's results are copied
+        self._computed: Any = None  # the last run's launches are over
+        self._streams: set[Any] = {driver.stream()}
+
+    def attach(self, state: State) -> None:
+        """Moves the state's buffers to the device and packs the launches: addresses are final."""
+        scratch = self._memory[self.image.size - self.image.scratch :] if self.image.scratch else None
+        found: dict[Buffer, Any] = {}
+
+        def tensor(b: Buffer) -> Any:
+            if b not in found:
+                found[b] = state.on_device(b.name, self._driver) if b.space == "state" else flat(self._memory, b.offset, b.type)
+            return found[b]
+
+        self._launches = [
+            self._driver.bind(self._kernels[launch.kernel], launch.grid, [*map(tensor, launch.buffers)], scratch)
+            for launch in self.image.launches
+        ]
+
+    def takes(self, value: Any) -> bool:
+        """Tensors on the program's own device stay there."""
+        return self._driver.owns(value)
+
+    def misplaced(self, value: Any) -> str:
+        """Why a tensor cannot be an input: it lies on a device other than the program's and the CPU."""
+        device = getattr(value, "device", None)
+        if device is None or self._driver.owns(value) or str(device) == "cpu":
+            return ""
+        return f"lies on {device}; the program runs on {self._driver.where} and takes tensors of it or of the CPU"
+
+    def prefetch(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Starts the copy of inputs for the next run."""
+        return self._slots.prefetch(inputs)
+
+    def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
+        """Runs every launch. Results are new tensors of the device, or new NumPy arrays, which takes a wait."""
+        with state.lock:
+            self._begin(inputs, state)
+            if self._replay is not None:
+                self._replay()
+            elif self._graphs and self._launches:
+                self._first()
+            else:
+                self._driver.run(self._launches)
+            self._computed = state.done = self._driver.stream().record_event(self._computed)
+        results = self._results(tensors)
+        self._done = self._driver.stream().record_event(self._done)
+        return results
+
+    def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
+        """Runs launch by launch and returns the seconds of each."""
+        with state.lock:
+            self._begin(inputs, state)
+            return self._driver.time(self._launches)
+
+    def _begin(self, inputs: Mapping[str, Any], state: State) -> None:
+        """Everything before the launches, on the current stream."""
+        stream = self._driver.stream()
+        stream.wait_event(self._done)
+        if state.done is not None:
+            stream.wait_event(state.done)
+        if stream not in self._streams:
+            self._streams.add(stream)
+            self._driver.keep(self._memory, stream)
+            for buffer in self.image.buffers("state").values():
+                self._driver.keep(state.on_device(buffer.name, self._driver), stream)
+        self._slots.fill(inputs)
+        if self._poison:
+            self._memory[: self.image.temporary].fill_(0xFF)  # every float in it is NaN
+
+    def _first(self) -> None:
+        """The first run, on a side stream, loads what is loaded lazily; then the launches become a graph."""
+        stream, side = self._driver.stream(), self._driver.fork()
+        side.wait_stream(stream)
+        with self._driver.using(side):
+            self._driver.run(self._launches)
+        stream.wait_stream(side)
+        self._replay = self._driver.capture(self._launches)
+
+    def _results(self, tensors: bool) -> dict[str, Any]:
+        """Copies of the outputs."""
+        copy = (lambda t: t.clone()) if tensors else self._driver.fetch
+        found = self._outputs.copy(copy)
+        return found if tensors else {name: to_numpy(t) for name, t in found.items()}
+
+
+class Outputs:
+    """The outputs of a program, which lie side by side in ``memory``; small ones are copied together.
+
+    ``buffers`` are those that launches write, ``types`` all of them: one of no elements may have no buffer.
+    """
+
+    def __init__(self, memory: Any, buffers: Mapping[str, Buffer], types: Mapping[str, TensorType]) -> None:
+        start = min((b.offset for b in buffers.values()), default=0)
+        end = max((b.offset + aligned(b.type.nbytes) for b in buffers.values()), default=0)
+        offsets = {name: buffers[name].offset if name in buffers else start for name in types}
+        self._region = memory[start:end] if end - start <= TOGETHER else None
+        self._apart = {name: view(memory, offsets[name], type) for name, type in types.items()}
+        self._within = {
+            name: (t.dtype, t.shape, t.stride(), (offsets[name] - start) // t.element_size()) for name, t in self._apart.items()
+        }
+
+    def copy(self, copy: Callable[[Any], Any]) -> dict[str, Any]:
+        """The outputs by name, in memory that ``copy`` made: one copy where they are small together, else one each."""
+        if self._region is None:
+            return {name: copy(t) for name, t in self._apart.items()}
+        region = copy(self._region)  # new memory, so it begins where its storage does
+        return {name: region.view(dtype).as_strided(*where) for name, (dtype, *where) in self._within.items()}

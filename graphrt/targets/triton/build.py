@@ -1,0 +1,201 @@
+"""Compiles the distinct kernels of a program to binaries, side by side in processes, cached by content.
+
+Launches that differ only in the buffers they work on share one kernel: the key of a kernel is its template and what it is
+given at compile time, the text of its closures with the groups' numbers taken out, the pointers' types, and the compiler. A
+binary holds all that a launch needs, so it runs without Triton.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from graphrt.config import Flags
+from graphrt.errors import TargetError
+from graphrt.targets.templates import kernels as find_kernels
+from graphrt.targets.triton.codegen import LaunchCode
+from graphrt.targets.triton.module import resolve
+
+PARALLEL = 4  # kernels to compile, from which on other processes help: one takes a second to start
+_POINTERS = {
+    "bool": "*i1", "uint8": "*u8", "int8": "*i8", "int16": "*i16", "int32": "*i32", "int64": "*i64", "float16": "*fp16",
+    "bfloat16": "*bf16", "float32": "*fp32", "float64": "*fp64",
+}  # fmt: skip
+_SUFFIX = {"cuda": "cubin", "hip": "hsaco"}
+
+
+@dataclass(frozen=True)
+class KernelBinary:
+    """Machine code of one kernel and how to launch it.
+
+    ``entry`` is its symbol, ``threads`` the size of a block, ``shared`` the bytes of shared memory of a block, ``scratch`` the
+    bytes of global memory that each block wants for itself, ``pointers`` how many pointers it takes. Behind these it takes
+    two more, to its scratch memory and to the profiler's.
+    """
+
+    target: str
+    entry: str
+    threads: int
+    shared: int
+    scratch: int
+    pointers: int
+    code: bytes
+
+    @property
+    def file(self) -> str:
+        """A file name that follows from the content."""
+        return f"kernel-{hashlib.sha256(self.code).hexdigest()[:24]}.{_SUFFIX[self.target.split(':')[0]]}"
+
+    def described(self) -> dict[str, Any]:
+        """Everything but the code, for a manifest."""
+        return {k: v for k, v in self.__dict__.items() if k != "code"}
+
+
+def gpu_target(target: str) -> Any:
+    """Triton's description of ``cuda:sm_90``, ``hip:gfx942`` and the like. Raises TargetError."""
+    from triton.backends.compiler import GPUTarget
+
+    match = re.fullmatch(r"cuda:sm_(\d+)|hip:(gfx\w+)", target)
+    if match is None:
+        raise TargetError(f"an ahead-of-time target looks like cuda:sm_80, cuda:sm_90, hip:gfx942; got {target!r}")
+    if match[1]:
+        return GPUTarget("cuda", int(match[1]), 32)
+    return GPUTarget("hip", match[2], 64 if match[2].startswith("gfx9") else 32)
+
+
+def compile_kernel(code: LaunchCode, module: ModuleType, target: str) -> Any:
+    """What Triton makes of one launch's kernel, with the 16-byte alignment that its pointers have at run time."""
+    import triton
+    from triton.compiler import ASTSource
+
+    kernel, constants = resolve(code, module)
+    pointers = _pointers(code)
+    aligned = [["tt.divisibility", 16]]
+    source = ASTSource(
+        fn=kernel,
+        signature={"ARGS": pointers, **dict.fromkeys(constants, "constexpr")},
+        constexprs=constants,
+        attrs={(0, i): aligned for i in range(len(pointers))},
+    )
+    return triton.compile(source, target=gpu_target(target), options={**code.options, "enable_fp_fusion": True})
+
+
+def _pointers(code: LaunchCode) -> tuple[str, ...]:
+    return tuple(_POINTERS[s.type.dtype.name] for s in code.slots)
+
+
+def _binary(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
+    compiled = compile_kernel(code, module, target)
+    m = compiled.metadata._asdict()  # back ends and versions leave out what they do not know
+    if m["num_ctas"] != 1 or any(m.get(k) for k in ("profile_scratch_size", "launch_cooperative_grid", "launch_pdl")):
+        raise TargetError(f"{code.display}: the runtime launches plain grids: no clusters, cooperation or dependent launch")
+    threads, scratch = m["num_warps"] * m["target"].warp_size, m.get("global_scratch_size") or 0
+    return KernelBinary(target, compiled.name, threads, m["shared"], scratch, len(code.slots), compiled.kernel)
+
+
+# --- the distinct kernels of a program ------------------------------------------------------------------------------
+
+
+def build(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> tuple[list[KernelBinary], list[int]]:
+    """The distinct kernels of ``codes``, and the number of each launch's kernel among them. Raises TargetError."""
+    first: dict[str, LaunchCode] = {}
+    for code in codes:
+        first.setdefault(key(code, target), code)
+    wanted = {k: code for k, code in first.items() if not _path(k).exists()}
+    _compile_aside(list(wanted.values()), module, target)
+    number = {k: i for i, k in enumerate(first)}
+    binaries = [cached(code, module, target) for code in first.values()]
+    return binaries, [number[key(code, target)] for code in codes]
+
+
+def cached(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
+    """The binary of one launch's kernel, compiled unless the cache holds it."""
+    path = _path(key(code, target))
+    if not path.exists():
+        binary = _binary(code, module, target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(json.dumps(binary.described()).encode() + b"\n" + binary.code)
+        os.replace(temporary, path)  # whole at any moment: others may compile the same kernel
+    head, content = path.read_bytes().split(b"\n", 1)
+    return KernelBinary(**json.loads(head), code=content)
+
+
+def _path(key: str) -> Path:
+    return Flags.read().cache / "triton" / "kernels" / key
+
+
+def key(code: LaunchCode, target: str) -> str:
+    """What the compiled kernel of ``code`` depends on; neither which buffers it works on nor its display name."""
+    numbers: dict[str, str] = {}
+
+    def renamed(text: str) -> str:
+        return re.sub(r"\bg(\d+)(?=_)", lambda m: numbers.setdefault(m[1], f"f{len(numbers)}"), text)
+
+    text = renamed("\n".join(line for line in code.text if not line.startswith("#")))
+    constants = {n: renamed(v[1:]) if isinstance(v, str) and v.startswith("@") else v for n, v in code.constants.items()}
+    parts = (code.module, renamed(code.kernel), constants, sorted(code.options.items()), _pointers(code), text, target)
+    return hashlib.sha256(repr((*parts, _compiler())).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _compiler() -> str:
+    """What distinguishes compilers: Triton's version, the templates, this package's way of calling both."""
+    import triton
+
+    sources = [*sorted((find_kernels() / "triton").glob("*.py")), Path(__file__)]
+    return triton.__version__ + hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()
+
+
+# --- other processes ------------------------------------------------------------------------------------------------
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _compile_aside(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> None:
+    """Fills the cache with the kernels of ``codes``, in as many processes as there are cores.
+
+    A process that fails leaves its kernels to the caller, who meets the error with its cause. Threads would wait for each
+    other: much of the compiler is Python.
+    """
+    count = min(cores(), len(codes) // 2)
+    if len(codes) < PARALLEL or count < 2:
+        return
+    workers = []
+    for _ in range(count):
+        command = [sys.executable, "-c", "import sys; exec(sys.stdin.buffer.readline())"]
+        workers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    for i, worker in enumerate(workers):
+        assert worker.stdin is not None
+        first = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _work; _work()\n"
+        try:
+            worker.stdin.write(first.encode() + pickle.dumps((codes[i::count], str(module.__file__), target)))
+            worker.stdin.close()
+        except BrokenPipeError:
+            pass  # it has died; what it leaves undone is compiled here
+    for worker in workers:
+        worker.wait()
+
+
+def _work() -> None:
+    """What another process does: compiles the kernels that standard input names into the cache."""
+    from graphrt.targets.triton.module import import_module
+
+    codes, path, target = pickle.load(sys.stdin.buffer)
+    module = import_module(Path(path))
+    for code in codes:
+        cached(code, module, target)

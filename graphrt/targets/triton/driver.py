@@ -1,0 +1,146 @@
+"""Driver: what a device must do so that a program runs on it. Three do: a GPU, none (null), Triton's interpreter.
+
+Memory is torch's: a buffer is a torch tensor, and streams and events have the methods of torch.cuda's. Everything but
+``fetch`` is asynchronous where the device is: it returns when the work is on the current stream.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+Launch = Callable[[Any], object]
+"""A kernel with its grid and pointers bound; called with a stream it runs there."""
+
+
+class Driver(Protocol):
+    """One device. ``target`` names its architecture (cuda:sm_90), ``where`` it for messages (cuda:0)."""
+
+    target: str
+    where: str
+
+    def allocate(self, size: int) -> Any:
+        """``size`` zeroed bytes on the device, aligned to 256, as a torch.uint8 tensor."""
+
+    def pinned(self, size: int) -> Any:
+        """``size`` bytes of host memory from which copies to the device run on while the host does."""
+
+    def place(self, flat: Any) -> Any:
+        """The values of a flat CPU tensor in memory that launches can point to: new memory, or the same where they can."""
+
+    def fetch(self, tensor: Any) -> Any:
+        """``tensor`` in new host memory, once what is on the current stream is done."""
+
+    def owns(self, tensor: Any) -> bool:
+        """Whether ``tensor`` lies on this device."""
+
+    def stream(self) -> Any:
+        """torch's current stream on this device."""
+
+    def fork(self) -> Any:
+        """A new stream."""
+
+    def using(self, stream: Any) -> AbstractContextManager[Any]:
+        """Makes ``stream`` the current one inside."""
+
+    def keep(self, tensor: Any, stream: Any) -> None:
+        """Tells the allocator that ``tensor`` is used on ``stream`` too, so that its memory outlives the work there."""
+
+    def load(self, kernel: Any) -> Any:
+        """A compiled kernel, loaded. Raises TargetError when this device cannot run it."""
+
+    def bind(self, loaded: Any, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
+        """A launch of ``grid`` blocks on ``buffers``, tensors in the order of the kernel's pointers."""
+
+    def run(self, launches: Sequence[Launch]) -> None:
+        """Runs ``launches`` in order on the current stream."""
+
+    def capture(self, launches: Sequence[Launch]) -> Callable[[], None]:
+        """``launches`` as one graph, not run; what is returned replays it on the current stream."""
+
+    def time(self, launches: Sequence[Launch]) -> list[float]:
+        """Runs ``launches`` and returns the seconds of each."""
+
+
+class HostStream:
+    """The stream of a driver whose work is done when a call returns."""
+
+    def wait_event(self, event: Any) -> None:
+        """Nothing is under way."""
+
+    def wait_stream(self, stream: Any) -> None:
+        """Nothing is under way."""
+
+    def record_event(self, event: Any = None) -> Any:
+        """An event that has happened; the stream itself serves."""
+        return self
+
+    def synchronize(self) -> None:
+        """Nothing is under way."""
+
+
+class HostDriver:
+    """What drivers that use the CPU's memory have in common."""
+
+    where = "cpu"
+    _stream = HostStream()
+
+    def allocate(self, size: int) -> Any:
+        """``size`` zeroed bytes at a multiple of 256."""
+        import torch
+
+        memory = torch.zeros(size + 256, dtype=torch.uint8)
+        start = -memory.data_ptr() % 256
+        return memory[start : start + size]
+
+    def pinned(self, size: int) -> Any:
+        """Host memory."""
+        import torch
+
+        return torch.empty(size, dtype=torch.uint8)
+
+    def fetch(self, tensor: Any) -> Any:
+        """A copy."""
+        return tensor.clone()
+
+    def owns(self, tensor: Any) -> bool:
+        """Tensors of the CPU are the device's."""
+        import torch
+
+        return isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu"
+
+    def stream(self) -> Any:
+        """The only stream."""
+        return self._stream
+
+    def fork(self) -> Any:
+        """The only stream."""
+        return self._stream
+
+    def using(self, stream: Any) -> AbstractContextManager[Any]:
+        """Nothing changes."""
+        return nullcontext()
+
+    def keep(self, tensor: Any, stream: Any) -> None:
+        """Memory is freed when nothing uses it."""
+
+    def run(self, launches: Sequence[Launch]) -> None:
+        """One after the other."""
+        for launch in launches:
+            launch(self._stream)
+
+    def capture(self, launches: Sequence[Launch]) -> Callable[[], None]:
+        """A graph is a list."""
+        kept = list(launches)
+        return lambda: self.run(kept)
+
+    def time(self, launches: Sequence[Launch]) -> list[float]:
+        """By the clock."""
+        seconds = []
+        for launch in launches:
+            start = time.perf_counter()
+            self.run([launch])
+            seconds.append(time.perf_counter() - start)
+        return seconds

@@ -1,0 +1,255 @@
+"""The driver of a GPU: torch.cuda for memory, streams and graphs, the vendor's driver library for kernels.
+
+torch.cuda is the interface to AMD's GPUs too. Kernels are loaded and launched through libcuda or libamdhip64 by ctypes, with
+arguments packed once, so a launch costs one foreign call and needs no Triton.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import re
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from graphrt.errors import TargetError
+from graphrt.targets.triton.build import KernelBinary
+from graphrt.targets.triton.driver import Launch
+
+_SHARED = 48 << 10  # bytes of shared memory that a CUDA kernel may have without asking
+_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_capturing = threading.Lock()  # torch captures one graph at a time
+_PREFER_SHARED = 1  # CU_FUNC_CACHE_PREFER_SHARED
+
+
+class Library(Protocol):
+    """The part of a vendor's driver library that runs kernels."""
+
+    launch: Any  # f(function, grid x y z, block x y z, shared bytes, stream, arguments, extra) -> status
+
+    def activate(self, device: int) -> None:
+        """Makes ``device`` the one of this thread."""
+
+    def load(self, code: bytes, entry: str, shared: int) -> Any:
+        """The function ``entry`` of a module. Raises TargetError in the library's words."""
+
+    def check(self, status: int) -> None:
+        """Raises TargetError unless ``status`` is 0."""
+
+
+class Cuda:
+    """libcuda."""
+
+    def __init__(self, path: str = "libcuda.so.1") -> None:
+        self._lib = _open(path)
+        self.launch = _launcher(self._lib.cuLaunchKernel)
+        self._contexts: dict[int, ctypes.c_void_p] = {}
+
+    def activate(self, device: int) -> None:
+        """Makes the primary context, torch's, current in this thread."""
+        if device not in self._contexts:
+            context = ctypes.c_void_p()
+            self.check(self._lib.cuInit(0))
+            self.check(self._lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
+            self._contexts[device] = context
+        self.check(self._lib.cuCtxSetCurrent(self._contexts[device]))
+
+    def load(self, code: bytes, entry: str, shared: int) -> ctypes.c_void_p:
+        """Loads a cubin; large shared memory is asked for."""
+        module, function = ctypes.c_void_p(), ctypes.c_void_p()
+        self.check(self._lib.cuModuleLoadData(ctypes.byref(module), code))
+        self.check(self._lib.cuModuleGetFunction(ctypes.byref(function), module, entry.encode()))
+        if shared > _SHARED:
+            self.check(self._lib.cuFuncSetCacheConfig(function, _PREFER_SHARED))
+            self.check(self._lib.cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, shared))
+        return function
+
+    def check(self, status: int) -> None:
+        """Raises TargetError with CUDA's name of the error."""
+        if status:
+            text = ctypes.c_char_p()
+            self._lib.cuGetErrorString(status, ctypes.byref(text))
+            raise TargetError(f"CUDA error {status}: {(text.value or b'unknown').decode()}")
+
+
+class Hip:
+    """libamdhip64."""
+
+    def __init__(self, path: str = "") -> None:
+        self._lib = _open(path or _torch_library("libamdhip64.so"))
+        self.launch = _launcher(self._lib.hipModuleLaunchKernel)
+
+    def activate(self, device: int) -> None:
+        """Selects the device in this thread."""
+        self.check(self._lib.hipSetDevice(device))
+
+    def load(self, code: bytes, entry: str, shared: int) -> ctypes.c_void_p:
+        """Loads an hsaco."""
+        module, function = ctypes.c_void_p(), ctypes.c_void_p()
+        self.check(self._lib.hipModuleLoadData(ctypes.byref(module), code))
+        self.check(self._lib.hipModuleGetFunction(ctypes.byref(function), module, entry.encode()))
+        return function
+
+    def check(self, status: int) -> None:
+        """Raises TargetError with HIP's words."""
+        if status:
+            self._lib.hipGetErrorString.restype = ctypes.c_char_p
+            raise TargetError(f"HIP error {status}: {self._lib.hipGetErrorString(status).decode()}")
+
+
+def _open(path: str) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(path)
+    except OSError as error:
+        raise TargetError(f"the GPU's driver library cannot be loaded: {error}") from None
+
+
+def _torch_library(name: str) -> str:
+    """The library that torch brings along and has loaded, for there must be one runtime only; else the system's."""
+    import torch
+
+    bundled = os.path.join(os.path.dirname(torch.__file__), "lib", name)
+    return bundled if os.path.exists(bundled) else name
+
+
+def _launcher(function: Any) -> Any:
+    size = ctypes.c_uint
+    function.argtypes = [ctypes.c_void_p, *[size] * 7, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    function.restype = ctypes.c_int
+    return function
+
+
+def prepare(library: Library, function: Any, grid: int, threads: int, shared: int, pointers: Sequence[int]) -> Launch:
+    """A launch of ``grid`` blocks with its arguments packed: addresses of a kernel's arguments, the last two its scratch."""
+    values = (ctypes.c_void_p * len(pointers))(*pointers)
+    step = ctypes.sizeof(ctypes.c_void_p)
+    packed = (ctypes.c_void_p * len(pointers))(*(ctypes.addressof(values) + i * step for i in range(len(pointers))))
+    call, check = library.launch, library.check
+
+    def launch(stream: int, values: Any = values) -> None:  # the values must live as long as the launch
+        if status := call(function, grid, 1, 1, threads, 1, 1, shared, stream, packed, None):
+            check(status)
+
+    return launch
+
+
+class GpuDriver:
+    """GPU number ``index`` of torch.cuda, running kernels through ``library``."""
+
+    def __init__(self, index: int, library: Library) -> None:
+        import torch
+
+        self._torch, self._library, self._index = torch, library, index
+        self._device = torch.device("cuda", index)
+        self.where, self.target = str(self._device), architecture(index)
+
+    def allocate(self, size: int) -> Any:
+        """From torch's allocator."""
+        return self._torch.zeros(size, dtype=self._torch.uint8, device=self._device)
+
+    def pinned(self, size: int) -> Any:
+        """Page-locked memory."""
+        return self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True)
+
+    def place(self, flat: Any) -> Any:
+        """A copy on the device, there when this returns."""
+        return flat.to(self._device)
+
+    def fetch(self, tensor: Any) -> Any:
+        """Waits for the current stream."""
+        return tensor.cpu()
+
+    def owns(self, tensor: Any) -> bool:
+        """Whether it is a tensor of this GPU."""
+        return getattr(tensor, "device", None) == self._device
+
+    def stream(self) -> Any:
+        """torch's current stream."""
+        return self._torch.cuda.current_stream(self._device)
+
+    def fork(self) -> Any:
+        """A stream of torch's pool."""
+        return self._torch.cuda.Stream(self._device)
+
+    def using(self, stream: Any) -> AbstractContextManager[Any]:
+        """torch.cuda.stream."""
+        return self._torch.cuda.stream(stream)
+
+    def keep(self, tensor: Any, stream: Any) -> None:
+        """record_stream."""
+        tensor.record_stream(stream)
+
+    def load(self, kernel: KernelBinary) -> tuple[KernelBinary, Any]:
+        """The kernel's function on this GPU."""
+        if not runs(kernel.target, self.target):
+            raise TargetError(f"a kernel for {kernel.target} does not run on {self.where}, which is {self.target}")
+        with self._torch.cuda.device(self._device):
+            self._library.activate(self._index)
+            return kernel, self._library.load(kernel.code, kernel.entry, kernel.shared)
+
+    def bind(self, loaded: tuple[KernelBinary, Any], grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
+        """Arguments packed for the library's launch."""
+        kernel, function = loaded
+        pointers = [b.data_ptr() for b in buffers] + [0 if scratch is None else scratch.data_ptr(), 0]
+        return prepare(self._library, function, grid, kernel.threads, kernel.shared, pointers)
+
+    def run(self, launches: Sequence[Launch]) -> None:
+        """On torch's current stream."""
+        stream = self.stream().cuda_stream
+        with self._torch.cuda.device(self._device):  # and gives the thread its own device back
+            self._library.activate(self._index)
+            for launch in launches:
+                launch(stream)
+
+    def capture(self, launches: Sequence[Launch]) -> Callable[[], None]:
+        """A CUDA graph; other threads may go on using the GPU meanwhile."""
+        graph = self._torch.cuda.CUDAGraph()
+        side = self.fork()
+        side.wait_stream(self.stream())
+        with _capturing, self.using(side):
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                self.run(launches)
+            finally:
+                graph.capture_end()
+        self.stream().wait_stream(side)
+        return graph.replay
+
+    def time(self, launches: Sequence[Launch]) -> list[float]:
+        """By events on the stream."""
+        events = [self._torch.cuda.Event(enable_timing=True) for _ in range(len(launches) + 1)]
+        events[0].record()
+        for launch, event in zip(launches, events[1:], strict=True):
+            self.run([launch])
+            event.record()
+        events[-1].synchronize()
+        return [a.elapsed_time(b) / 1e3 for a, b in zip(events, events[1:], strict=False)]
+
+
+def architecture(index: int) -> str:
+    """The architecture of GPU ``index``, as cuda:sm_90 or hip:gfx942."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    if torch.version.hip:
+        return f"hip:{properties.gcnArchName.split(':')[0]}"
+    return f"cuda:sm_{properties.major}{properties.minor}"
+
+
+def runs(built: str, device: str) -> bool:
+    """Whether code for ``built`` runs on ``device``: the same, or before sm_90 a later one of the same generation."""
+    if built == device:
+        return True
+    old, new = (re.fullmatch(r"cuda:sm_(\d+)(\d)", t) for t in (built, device))
+    return bool(old and new and old[1] == new[1] and int(old[1]) < 9 and old[2] <= new[2])
+
+
+@functools.cache
+def driver(index: int) -> GpuDriver:
+    """The driver of GPU ``index``, made once. Raises TargetError."""
+    import torch
+
+    return GpuDriver(index, Hip() if torch.version.hip else Cuda())

@@ -1,0 +1,83 @@
+"""Image: a program as a driver runs it, without graph or source: kernels, launches, and where every buffer lies.
+
+One arena holds it all: first what lives between launches, then the slots of inputs and outputs, which stay where they are so
+that a captured graph finds them, then scratch memory that some kernels want. State lies outside, where programs share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphrt.schedule.memory import ALIGNMENT, MemoryPlan
+from graphrt.schedule.order import Slot
+from graphrt.targets.triton.build import KernelBinary
+from graphrt.targets.triton.codegen import LaunchCode
+from graphrt.types import TensorType
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor's place: ``offset`` bytes into the arena, or the buffer ``name`` of the state."""
+
+    space: str  # arena | input | output | state
+    name: str
+    type: TensorType
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class ImageLaunch:
+    """``grid`` blocks of kernel number ``kernel`` on ``buffers``, in the order of its pointers."""
+
+    kernel: int
+    grid: int
+    buffers: tuple[Buffer, ...]
+
+
+@dataclass(frozen=True)
+class Image:
+    """``size`` bytes of arena, of which the first ``temporary`` are nothing between runs and the last ``scratch`` scratch."""
+
+    kernels: Sequence[Any]  # KernelBinary, or the interpreter's JitKernel
+    launches: Sequence[ImageLaunch]
+    size: int
+    temporary: int
+    scratch: int
+
+    def buffers(self, *spaces: str) -> dict[str, Buffer]:
+        """The buffers of ``spaces`` that launches use, by name."""
+        return {b.name: b for launch in self.launches for b in launch.buffers if b.space in spaces}
+
+
+def make_image(codes: Sequence[LaunchCode], kernels: Sequence[Any], numbers: Sequence[int], plan: MemoryPlan) -> Image:
+    """The image of a program whose launch i runs ``kernels[numbers[i]]``; launches without work are left out."""
+    place, temporary = _places(codes, plan)
+    launches = [
+        ImageLaunch(number, code.grid, tuple(map(place, code.slots)))
+        for code, number in zip(codes, numbers, strict=True)
+        if code.grid
+    ]
+    end = max([temporary, *(b.offset + aligned(b.type.nbytes) for launch in launches for b in launch.buffers)])
+    wanted = [launch.grid * k.scratch for launch in launches if isinstance(k := kernels[launch.kernel], KernelBinary)]
+    scratch = aligned(max(wanted)) if any(wanted) else 0
+    return Image(kernels, launches, end + scratch, temporary, scratch)
+
+
+def _places(codes: Sequence[LaunchCode], plan: MemoryPlan) -> tuple[Callable[[Slot], Buffer], int]:
+    """Where each slot lies, and where the temporary part of the arena ends: outputs lie side by side, as do inputs."""
+    found = dict.fromkeys(slot for code in codes for slot in code.slots)
+    end = temporary = aligned(plan.size)
+    offsets = dict(plan.offset)
+    for space in ("output", "input"):
+        for slot in found:
+            if slot.space == space:
+                offsets[slot] = end
+                end += aligned(slot.type.nbytes)
+    return lambda s: Buffer(s.space, s.name, s.type, offsets.get(s, 0)), temporary
+
+
+def aligned(nbytes: int) -> int:
+    """The bytes that a buffer of ``nbytes`` takes in the arena."""
+    return max(-(-nbytes // ALIGNMENT), 1) * ALIGNMENT

@@ -1,0 +1,46 @@
+"""The driver of Triton's interpreter: kernels are Python functions over CPU tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphrt.errors import TargetError
+from graphrt.targets.triton.driver import HostDriver, Launch
+
+
+@dataclass(frozen=True)
+class JitKernel:
+    """A kernel as its source: Triton's function and its compile-time arguments."""
+
+    function: Any
+    constants: dict[str, Any]
+
+
+class InterpretDriver(HostDriver):
+    """Runs kernels one after the other in NumPy. Raises TargetError unless Triton was imported as an interpreter."""
+
+    target = "interpret"
+
+    def __init__(self) -> None:
+        import triton
+
+        if not triton.knobs.runtime.interpret:
+            raise TargetError(
+                "target 'interpret' needs TRITON_INTERPRET=1 in the environment before Triton is imported, "
+                "in a process of its own"
+            )
+
+    def place(self, flat: Any) -> Any:
+        """Kernels work on the state's own memory."""
+        return flat
+
+    def load(self, kernel: JitKernel) -> JitKernel:
+        """The function itself."""
+        return kernel
+
+    def bind(self, loaded: JitKernel, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
+        """A call of the interpreter."""
+        launch, args = loaded.function[(grid,)], tuple(buffers)
+        return lambda stream: launch(args, **loaded.constants)

@@ -1,0 +1,56 @@
+"""The generated module of a program: a real file in the cache, named after its text, imported from there."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from graphrt.config import Flags
+from graphrt.targets.templates import kernels as find_kernels
+from graphrt.targets.triton.codegen import LaunchCode
+
+
+def write_module(source: str) -> ModuleType:
+    """``source`` as an imported module, kept as a file in the cache."""
+    key = hashlib.sha256(source.encode()).hexdigest()[:24]
+    path = Flags.read().cache / "triton" / f"program_{key}.py"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(source)
+        os.replace(temporary, path)
+    return import_module(path)
+
+
+def import_module(path: Path) -> ModuleType:
+    """The module that ``write_module`` left at ``path``."""
+    find_kernels()
+    name = f"graphrt_generated_{path.stem.removeprefix('program_')}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]
+
+
+def resolve(code: LaunchCode, module: ModuleType) -> tuple[Any, dict[str, Any]]:
+    """The jit function of a launch and its compile-time arguments."""
+    import triton.language as tl
+
+    home = importlib.import_module(f"graphrt.kernels.triton.{code.module}") if code.module else module
+    constants = {}
+    for name, value in code.constants.items():
+        if isinstance(value, str) and value.startswith("@"):
+            value = getattr(module, value[1:])
+        elif isinstance(value, str) and value.startswith("tl."):
+            value = getattr(tl, value[3:])
+        constants[name] = value
+    return getattr(home, code.kernel), {**constants, "NAME": code.display}

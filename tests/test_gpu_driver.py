@@ -1,0 +1,279 @@
+"""What drivers are asked to do: kernels shared and compiled once, a graph captured once, calls that a GPU would take."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import subprocess
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import create_autospec
+
+import numpy as np
+import pytest
+import torch
+from gpu_programs import NULL, feeds, kinds, launches, needs_compiler, slots, step
+
+import graphrt as grt
+from graphrt import errors, nn, optim
+from graphrt.targets.triton import gpu
+from graphrt.targets.triton.binary import DeviceBinary
+from graphrt.targets.triton.image import Buffer, make_image
+
+pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
+
+
+@needs_compiler
+def test_like_launches_share_one_kernel() -> None:
+    program = grt.compile(step(), target="null")
+    kernels, made = program._binary.image.kernels, launches(program)
+    by_name = collections.Counter(kernels[launch.kernel].entry for launch in made)
+    assert len(kernels) < len(made) and max(by_name.values()) > 1
+    assert len({k.code for k in kernels}) == len(kernels)
+    double = grt.compile(step(batch=16), target="null")._binary.image.kernels
+    assert not {k.code for k in double} & {k.code for k in kernels if "matmul" in k.entry}
+
+
+@needs_compiler
+def test_kernels_are_compiled_by_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+
+    from graphrt.targets.triton import build
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("this process compiles nothing")
+
+    monkeypatch.setenv("GRAPHRT_CACHE", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    monkeypatch.setattr(build, "cores", lambda: 2)
+    monkeypatch.setattr(triton, "compile", refuse)
+    image = grt.compile(step(), target="null")._binary.image
+    assert len(image.kernels) == len(list((tmp_path / "triton" / "kernels").iterdir())) >= build.PARALLEL
+    again = grt.compile(step(), target="null")._binary.image
+    assert again.kernels == image.kernels  # from the cache: nobody compiles
+    with pytest.raises(AssertionError, match="compiles nothing"):
+        monkeypatch.setattr(build, "cores", lambda: 1)
+        grt.compile(step(batch=24), target="null")
+
+
+@needs_compiler
+def test_launches_are_captured_once_and_replayed() -> None:
+    with NULL.recorded() as first:
+        program = grt.compile(step(), target="null")
+        program(feeds())
+    count = len(launches(program))
+    assert [e.size for e in first if e.kind == "capture"] == [count] and kinds(first)["launch"] == count
+    assert kinds(first)["place"] == 3 and not kinds(first)["replay"]
+    with NULL.recorded() as later:
+        for i in range(3):
+            program(feeds(i))
+    assert kinds(later) == {"replay": 3, "fetch": 3}  # no memory is allocated, nothing is launched by itself
+    with NULL.recorded() as profiled:
+        program.profile(feeds(), runs=1)
+    assert kinds(profiled) == {"launch": count}
+
+
+@needs_compiler
+def test_without_graphs_launches_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHRT_NO_GRAPH", "1")
+    program = grt.compile(step(), target="null")
+    with NULL.recorded() as log:
+        program(feeds())
+        program(feeds())
+    assert kinds(log)["launch"] == 2 * len(launches(program)) and not kinds(log)["capture"]
+
+
+@needs_compiler
+def test_numbers_are_values_not_constants() -> None:
+    program = grt.compile(step(), target="null")
+    program({**feeds(), "lr": 0.5})
+    with NULL.recorded() as log:
+        program({**feeds(), "lr": 0.25})
+    assert slots(program)["lr"].item() == 0.25 and not kinds(log)["load"]
+
+
+@needs_compiler
+def test_the_null_driver_refuses_what_a_device_would() -> None:
+    program = grt.compile(step(False), target="null")
+    kernel = program._binary.image.kernels[0]
+    memory = NULL.allocate(1 << 16)
+    views = [memory[256 * i : 256 * i + 64] for i in range(kernel.pointers)]
+    NULL.run([NULL.bind(kernel, 1, views, None)])
+    with pytest.raises(errors.TargetError, match="takes .* pointers, got"):
+        NULL.bind(kernel, 1, views[1:], None)
+    with pytest.raises(errors.TargetError, match="is launched on 0 blocks"):
+        NULL.bind(kernel, 0, views, None)
+    with pytest.raises(errors.TargetError, match="not aligned to 16 bytes"):
+        NULL.run([NULL.bind(kernel, 1, [memory[8:72], *views[1:]], None)])
+    with pytest.raises(errors.TargetError, match="in no live allocation"):
+        NULL.run([NULL.bind(kernel, 1, [torch.zeros(64), *views[1:]], None)])
+    with pytest.raises(errors.TargetError, match="in no live allocation"):
+        NULL.run([NULL.bind(dataclasses.replace(kernel, scratch=64), 1 << 12, views, memory[1 << 15 :])])
+    with pytest.raises(errors.TargetError, match="shared memory and 128 threads"):
+        NULL.load(dataclasses.replace(kernel, shared=300 << 10, threads=128))
+    with pytest.raises(errors.TargetError, match="a kernel for cuda:sm_80 does not run"):
+        NULL.load(dataclasses.replace(kernel, target="cuda:sm_80"))
+    with pytest.raises(errors.TargetError, match="is damaged"):
+        NULL.load(dataclasses.replace(kernel, code=kernel.code[100:]))
+    replay = NULL.capture([NULL.bind(kernel, 1, views, None)])
+    replay()
+    del memory, views
+    with pytest.raises(errors.TargetError, match="in no live allocation"):
+        replay()  # the graph's memory is gone
+
+
+@needs_compiler
+def test_scratch_memory_lies_in_the_arena() -> None:
+    program = grt.compile(step(False), target="null")
+    compilation = program._executable._compilation
+    image = compilation.image
+    kernels = [dataclasses.replace(k, scratch=128) for k in image.kernels]
+    wide = make_image(compilation.codes, kernels, [launch.kernel for launch in image.launches], program.plan)
+    assert wide.scratch == 256 * -(-128 * max(launch.grid for launch in wide.launches) // 256)
+    assert wide.size == image.size + wide.scratch
+
+
+@needs_compiler
+def test_buffers_do_not_overlap() -> None:
+    """Inputs and outputs lie behind what is temporary, each in its own bytes."""
+    image = grt.compile(step(), target="null")._binary.image
+    spans = sorted((b.offset, b.offset + b.type.nbytes) for b in image.buffers("input", "output").values())
+    assert spans[0][0] >= image.temporary and spans[-1][1] <= image.size
+    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+    temporaries: list[Buffer] = [*image.buffers("arena").values()]
+    assert temporaries and all(b.offset + b.type.nbytes <= image.temporary for b in temporaries)
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", ["cuda:sm_90", "hip:gfx942"])
+def test_kernels_take_their_pointers_and_two_more(target: str) -> None:
+    """What ``KernelBinary`` says of the arguments is what Triton compiled; it differs from version to version."""
+    from graphrt.targets.triton.build import cached, compile_kernel
+
+    compilation = grt.compile(step(False), target=target)._executable._compilation
+    code = compilation.codes[0]
+    compiled = compile_kernel(code, compilation.module, target)
+    text = compiled.asm["ptx"] if target.startswith("cuda") else compiled.asm["amdgcn"]
+    marker = "_param_" if target.startswith("cuda") else ".value_kind:     global_buffer"
+    head = text.split(".visible .entry")[1].split(")")[0] if target.startswith("cuda") else text.split(".amdgpu_metadata")[1]
+    assert head.count(marker) == cached(code, compilation.module, target).pointers + 2
+
+
+@needs_compiler
+def test_a_trainer_runs_on_the_null_driver() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    trainer = grt.Trainer(net, nn.CrossEntropyLoss(), optim.SGD(lr=0.1, momentum=0.9), target="null")
+    rng = np.random.default_rng(0)
+    data = grt.data.Dataset(rng.standard_normal((40, 1, 4, 4)).astype(np.float32), rng.integers(0, 3, 40))
+    with NULL.recorded() as log:
+        trainer.fit(data, epochs=2, batch_size=8, progress=False)
+    assert kinds(log)["replay"] == 2 * 5 - 1 and trainer.steps == 10
+
+
+LIBRARY = r"""
+#include <string.h>
+void *seen[8]; unsigned sizes[7]; void *on; int asked, current;
+int cuInit(unsigned f) { return 0; }
+int cuDevicePrimaryCtxRetain(void **c, int d) { *c = (void *)(long)(70 + d); return 0; }
+int cuCtxSetCurrent(void *c) { current = (int)(long)c; return 0; }
+int cuModuleLoadData(void **m, const char *code) { *m = (void *)5; return strcmp(code, "code") ? 200 : 0; }
+int cuModuleGetFunction(void **f, void *m, const char *n) { *f = (void *)((long)m + 1); return strcmp(n, "entry") ? 500 : 0; }
+int cuFuncSetCacheConfig(void *f, int c) { return 0; }
+int cuFuncSetAttribute(void *f, int a, int v) { asked = a == 8 ? v : -1; return 0; }
+int cuGetErrorString(int e, const char **t) { *t = e == 500 ? "named symbol not found" : "no image"; return 0; }
+int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                   void *stream, void **args, void **extra) {
+  unsigned all[7] = {gx, gy, gz, bx, by, bz, shared};
+  memcpy(sizes, all, sizeof all);
+  for (int i = 0; i < 5; i++) seen[i] = *(void **)args[i];
+  on = stream;
+  return f == (void *)6 && current == 71 && !extra ? 0 : 1;
+}
+"""
+
+
+def test_launches_reach_the_library_packed(tmp_path: Path) -> None:
+    import ctypes
+
+    from graphrt.targets.cpu.build import compiler
+
+    (tmp_path / "cuda.c").write_text(LIBRARY)
+    library = tmp_path / "libcuda.so"
+    subprocess.run([*compiler(), "-shared", "-fPIC", str(tmp_path / "cuda.c"), "-o", str(library)], check=True)
+    cuda = gpu.Cuda(str(library))
+    cuda.activate(1)
+    function = cuda.load(b"code", "entry", 100 << 10)
+    pointers = [0x7F0000000000, 0x7F0000000100, 0xFFFF0000FFFF, 0, 0]
+    launch = gpu.prepare(cuda, function, 12, 256, 100 << 10, pointers)
+    launch(0x1234567890)
+    raw = ctypes.CDLL(str(library))
+    assert [p or 0 for p in (ctypes.c_void_p * 8).in_dll(raw, "seen")[:5]] == pointers
+    assert list((ctypes.c_uint * 7).in_dll(raw, "sizes")) == [12, 1, 1, 256, 1, 1, 100 << 10]
+    assert ctypes.c_void_p.in_dll(raw, "on").value == 0x1234567890 and ctypes.c_int.in_dll(raw, "asked").value == 100 << 10
+    with pytest.raises(errors.TargetError, match="CUDA error 500: named symbol not found"):
+        cuda.load(b"code", "other", 0)
+    with pytest.raises(errors.TargetError, match="CUDA error 200: no image"):
+        cuda.load(b"junk", "entry", 0)
+    with pytest.raises(errors.TargetError, match="driver library cannot be loaded"):
+        gpu.Cuda("libno-such-cuda.so")
+
+
+class RecordingLibrary:
+    """A vendor's library that launches nothing."""
+
+    def __init__(self) -> None:
+        self.launched: list[tuple[Any, ...]] = []
+        self.active: list[int] = []
+
+    def activate(self, device: int) -> None:
+        self.active.append(device)
+
+    def load(self, code: bytes, entry: str, shared: int) -> str:
+        return entry
+
+    def launch(self, *args: Any) -> int:
+        self.launched.append(args)
+        return 0
+
+    def check(self, status: int) -> None:
+        raise AssertionError(status)
+
+
+@needs_compiler
+def test_the_gpu_driver_speaks_torch_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run over stand-ins for torch.cuda that accept only calls which its classes would take."""
+    stream, graph = (create_autospec(c, instance=True) for c in (torch.cuda.Stream, torch.cuda.CUDAGraph))
+    stream.cuda_stream = 7
+    cuda = {name: create_autospec(getattr(torch.cuda, name)) for name in ("current_stream", "stream", "device", "Event")}
+    cuda |= {"Stream": create_autospec(torch.cuda.Stream, return_value=stream)}
+    cuda |= {"CUDAGraph": create_autospec(torch.cuda.CUDAGraph, return_value=graph)}
+    cuda["current_stream"].return_value = stream
+    for name in ("stream", "device"):
+        cuda[name].return_value = nullcontext()
+    monkeypatch.setattr(gpu, "architecture", lambda index: "cuda:sm_90")
+    library = RecordingLibrary()
+    driver = gpu.GpuDriver(3, library)
+    driver._device = torch.device("cpu")
+    driver._torch = SimpleNamespace(
+        zeros=torch.zeros,
+        uint8=torch.uint8,
+        empty=lambda *a, pin_memory, **k: torch.empty(*a, **k),
+        cuda=SimpleNamespace(**cuda),
+    )
+    program = grt.compile(step(), target="cuda:sm_90")
+    image = program._executable._compilation.image
+    binary = DeviceBinary(image, driver, program.outputs)
+    binary.attach(program.state)
+    for i in range(3):
+        binary.run(program._bind(feeds(i)), program.state)
+    graph.capture_begin.assert_called_once_with(capture_error_mode="thread_local")
+    assert graph.capture_end.call_count == 1 and graph.replay.call_count == 2 and set(library.active) == {3}
+    assert len(library.launched) == 2 * len(image.launches)  # the first run, and the capture
+    for (entry, gx, gy, gz, threads, *_, shared, on, _, extra), made in zip(library.launched, image.launches * 2, strict=True):
+        kernel = image.kernels[made.kernel]
+        assert (entry, gx, gy, gz, threads, shared) == (kernel.entry, made.grid, 1, 1, kernel.threads, kernel.shared)
+        assert on == 7 and extra is None
+    assert len(binary.time(program._bind(feeds()), program.state)) == len(image.launches)
+    assert binary.prefetch(program._bind({n: v for n, v in feeds().items()})).keys() == {"x", "y", "lr"}

@@ -1,0 +1,111 @@
+"""Sums over pixels: from sums of runs, in the epilogue of the convolution that computes the pixels."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from conftest import check
+
+import graphrt as grt
+from graphrt import ops as F
+from graphrt.compiler import _policy
+from graphrt.passes.partial import partial_sums
+from graphrt.passes.simplify import simplify
+from graphrt.targets.reference import evaluate
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+GPU = "interpret" if INTERPRETED else "cuda:sm_90"
+
+
+def _net(batch: int, size: int, channels: int, stride: int = 1, half: str | None = None, blocks: int = 2) -> grt.Graph:
+    """Residual blocks of convolution, batch norm and ReLU behind a strided convolution, with gradients."""
+    rng = np.random.default_rng(0)
+    g = grt.Graph()
+    x = g.input("x", (batch, 3, size, size))
+
+    def conv_bn(h: grt.Value, name: str, k: int, r: int, stride: int = 1) -> grt.Value:
+        w = g.parameter(
+            f"{name}.w", rng.standard_normal((k, h.shape[1], r, r)).astype(np.float32) / (h.shape[1] * r * r) ** 0.5
+        )
+        gamma, beta = (g.parameter(f"{name}.{n}", np.full(k, v, np.float32)) for n, v in (("gamma", 1.2), ("beta", 0.1)))
+        mean, var = (
+            g.parameter(f"{name}.{n}", np.full(k, v, np.float32), trainable=False) for n, v in (("mean", 0), ("var", 1))
+        )
+        return F.batch_norm(F.conv2d(h, w, stride=stride, padding=r // 2), mean, var, gamma, beta, training=True)
+
+    with g.autocast(half or "bfloat16", enabled=half is not None):
+        h = F.relu(conv_bn(x, "stem", channels, 3, stride))
+        for i in range(blocks):
+            a = F.relu(conv_bn(h, f"block{i}.a", channels // 2, 1))
+            h = F.relu(conv_bn(a, f"block{i}.b", channels, 3) + h)
+        loss = g.output("loss", F.mean(F.cast(h * h, "float32")))
+    params = g.parameters()
+    for p, d in zip(params, grt.grad(loss, params), strict=True):
+        g.output(f"d {p.name}", d)
+    return g
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (2, 16, 4), (3, 8, 20), (1, 7, 6)])
+def test_values_do_not_change(shape: tuple[int, int, int], rng: np.random.Generator) -> None:
+    """The pass against the graph it is given, evaluated by the reference."""
+    graph = simplify(_net(*shape, blocks=1))
+    cut = partial_sums(graph, lambda node: 4 if node.inputs[0].type.size // node.types[0].size % 4 == 0 else 0)
+    cut.verify()
+    assert (cut is graph) == (shape == (1, 7, 6)), "49 pixels have no runs of 4"
+    feeds = {**graph.initial, "x": rng.standard_normal(graph.sources["x"].types[0].shape).astype(np.float32)}
+    before, after = evaluate(graph, feeds), evaluate(cut, feeds)
+    for name, v in graph.outputs.items():
+        np.testing.assert_allclose(after[cut.outputs[name]], before[v], rtol=1e-9, atol=1e-12, err_msg=name)
+    for name, v in graph.updates.items():
+        np.testing.assert_allclose(after[cut.updates[name]], before[v], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_variance_of_large_means(target: str, rng: np.random.Generator) -> None:
+    """Sums of squares would lose every digit: 1e6 beside a deviation of 1."""
+    g = grt.Graph()
+    x = g.input("x", (4, 3, 16, 16))
+    mean, var = g.parameter("mean", np.zeros(3, np.float32), trainable=False), g.parameter("var", np.ones(3, np.float32))
+    g.output("y", F.batch_norm(x, mean, var, training=True))
+    offset = np.array([1e4, -1e4, 0.0])[:, None, None]
+    feeds = (rng.standard_normal((4, 3, 16, 16)) + offset).astype(np.float32)
+    program = grt.compile(g, target=target)
+    program(x=feeds)
+    np.testing.assert_allclose(program.state["var"], 0.9 + 0.1 * feeds.var((0, 2, 3), ddof=1, dtype=np.float64), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "channels", "stride", "half"),
+    [(4, 16, 20, 1, None), (4, 16, 16, 2, "float16"), (2, 8, 6, 1, None), (4, 12, 3, 1, None)],
+)
+def test_training_step(batch: int, size: int, channels: int, stride: int, half: str | None, target: str) -> None:
+    g = _net(batch, size, channels, stride, half, blocks=1)
+    x = np.random.default_rng(1).standard_normal((batch, 3, size, size)).astype(np.float32)
+    if half is None:
+        check(g, {"x": x}, target, length=4000)
+        return
+    program, expected = grt.compile(g, target=target), evaluate(g, {**g.initial, "x": x})
+    for name, got in program(x=x).items():
+        want = expected[g.outputs[name]]
+        np.testing.assert_allclose(got, want, atol=0.03 * max(np.abs(want).max(), 0.1), err_msg=name)
+
+
+def test_statistics_are_epilogues() -> None:
+    """Every sum over pixels of the network is made where the pixels are, forward and backward."""
+    graph = _net(16, 16, 32)
+    program = grt.compile(graph, target="cuda:sm_90" if not INTERPRETED else "interpret")
+    assert program.schedule is not None
+    pixels = 16 * 16 * 16
+    alone = [
+        n
+        for group in program.schedule.groups()
+        for n in group.nodes
+        if n.op.name == "reduce" and n.inputs[0].type.size >= pixels and n.types[0].ndim == 2 and group.kind != "template"
+    ]
+    assert len(alone) == 2, f"only the gradient of the last norm comes from no convolution: {alone}"
+    assert len([g for g in program.schedule.groups() if g.runs]) == 9
+
+
+def test_cpu_keeps_whole_sums() -> None:
+    assert _policy("cpu").run(next(n for n in _net(4, 16, 8).nodes if n.op.name == "reduce")) == 0
