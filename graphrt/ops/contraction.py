@@ -17,9 +17,9 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import OPERATORS, Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, biased, broadcast_shape, broadcast_to, function, tensor
+from graphrt.ops.base import apply, biased, broadcast_shape, broadcast_to, function, tensor, widened
 from graphrt.ops.base import cast as cast_to
-from graphrt.ops.view import reshape, transpose, unsqueeze
+from graphrt.ops.view import permute, reshape, transpose, unsqueeze
 from graphrt.types import HALVES, Shape, TensorType, float32, promote
 
 Pads = tuple[tuple[int, int], ...]
@@ -50,6 +50,24 @@ def _product(a: Value, b: Value, wrt: Value) -> Value:
     return apply("matmul", a, b)
 
 
+def _split_matmul(node: Node, splits: int) -> Value:
+    """Products of ``splits`` parts of k, a batch of their own, and their sum; nothing is split where k does not divide."""
+    a, b = node.inputs
+    if a.shape[-1] % splits:
+        return apply("matmul", a, b)
+    batch, k = a.ndim - 2, a.shape[-1] // splits
+    parts_a = reshape(a, (*a.shape[:-1], splits, k))
+    parts_b = reshape(b, (*b.shape[:-2], splits, k, b.shape[-1]))
+    parts_a = permute(parts_a, (a.ndim - 1, *range(a.ndim - 1), a.ndim))
+    parts_b = permute(parts_b, (batch, *range(batch), batch + 1, batch + 2))
+    return _sum_of_parts(apply("matmul", widened(parts_a), widened(parts_b)), node)
+
+
+def _sum_of_parts(parts: Value, node: Node) -> Value:
+    """The sum over the first dimension: of halves in float32, which their products are computed in."""
+    return cast_to(apply("reduce", parts, op="sum", dims=(0,)), node.types[0].dtype)
+
+
 def _matmul_samples(rng: np.random.Generator) -> list[Sample]:
     shapes = [((5, 7), (7, 3)), ((1, 1), (1, 1)), ((2, 4, 6), (2, 6, 5)), ((33, 20), (20, 65)), ((3, 0), (0, 2))]
     return [
@@ -69,6 +87,7 @@ register(
         reference=np.matmul,
         samples=_matmul_samples,
         template="matmul",
+        split=_split_matmul,
         flops=lambda n: 2 * n.types[0].size * n.inputs[0].shape[-1],
     )
 )
@@ -228,19 +247,28 @@ def _reference_wgrad(
     xp = np.zeros((*x.shape[:2], *full), x.dtype)
     xp[inner] = x
     dw = np.zeros((max(splits, 1), dy.shape[1], x.shape[1] // groups, *shape), dy.dtype)
-    for i, (a, b) in enumerate(split_ranges(x.shape[0], max(splits, 1))):
-        g = _groups(dy[a:b], groups)
+    for i, (entries, rows) in enumerate(_split_ranges(dy.shape[0], dy.shape[2], max(splits, 1))):
+        g = _groups(dy[entries, :, rows], groups)
         g = g.reshape(*g.shape[:3], math.prod(g.shape[3:]))
-        for tap, view in _windows(xp[a:b], dy.shape[2:], shape, stride, padding, dilation):
-            part = np.einsum("ngkp,ngcp->gkc", g, _groups(view, groups).reshape(b - a, groups, dw.shape[2], g.shape[-1]))
+        for tap, view in _windows(xp[entries], dy.shape[2:], shape, stride, padding, dilation):
+            part = np.einsum("ngkp,ngcp->gkc", g, _groups(view[:, :, rows], groups).reshape(*g.shape[:2], dw.shape[2], -1))
             dw[(i, slice(None), slice(None), *tap)] = part.reshape(dw.shape[1:3])
     return dw if splits else dw[0]
 
 
-def split_ranges(n: int, splits: int) -> list[tuple[int, int]]:
-    """The chunks of ``ceil(n / splits)`` that split-K cuts a batch of ``n`` into; the last ones may be empty."""
-    size = -(-n // splits)
-    return [(min(i * size, n), min((i + 1) * size, n)) for i in range(splits)]
+def _split_ranges(n: int, p: int, splits: int) -> list[tuple[slice, slice]]:
+    """The batch entries and rows of each part of a split-K gradient.
+
+    Up to ``n`` splits are chunks of ``ceil(n / splits)`` entries, the last ones maybe empty; more are a multiple of ``n``
+    and cut the ``p`` rows of each entry so.
+    """
+    chunk, cuts = (-(-n // splits), 1) if splits <= n or not n else (1, splits // n)
+    rows = -(-p // cuts)
+
+    def part(i: int, size: int) -> slice:
+        return slice(i * size, (i + 1) * size)
+
+    return [(part(i // cuts, chunk), part(i % cuts, rows)) for i in range(splits)]
 
 
 def _conv_attrs(node: Node) -> dict[str, Any]:
@@ -313,8 +341,7 @@ def _conv_orders(node: Node) -> Any:
 
 
 def _split_wgrad(node: Node, splits: int) -> Value:
-    partial = apply("conv_wgrad", *node.inputs, **{**node.attrs, "splits": splits})
-    return cast_to(apply("reduce", partial, op="sum", dims=(0,)), node.types[0].dtype)
+    return _sum_of_parts(apply("conv_wgrad", *node.inputs, **{**node.attrs, "splits": splits}), node)
 
 
 def _flops(node: Node) -> int:

@@ -88,11 +88,15 @@ class TemplateKernel:
 
     @property
     def factors(self) -> DType:
-        """What a contraction takes its operands in: their dtype, or the half that all of them are cast from, which is exact."""
+        """What a contraction takes its operands in: their dtype, or the half that all of them are cast from, which is exact.
+
+        For other templates it is what the first operand is stored in.
+        """
         assert self.group.anchor is not None
         dtype = self.group.anchor.inputs[0].dtype
         found = {block.narrow.dtype for block in self.loaders.values() if block.narrow is not None}
-        return found.pop() if dtype is float32 and len(found) == 1 else dtype
+        exact = dtype is float32 and len(found) == 1 and self.spec.family in ("matmul", "conv")
+        return found.pop() if exact else dtype
 
 
 @dataclass

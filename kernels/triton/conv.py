@@ -6,8 +6,8 @@ the whole tensor, except the c of a filter and of ``conv_wgrad``'s epilogue, whi
 PAD_W are the low-side pads; the high side follows from H, W, P, Q. Reduction lanes: taps (r, s) outside and blocks of
 channels inside, or, when a group has fewer channels than a block, taps and channels flattened into one axis so that no
 lane idles. Algorithms: implicit GEMM (cuDNN); ``conv_dgrad`` is its gather form split into stride phases, so that no
-multiply meets an inserted zero; ``conv_wgrad`` is split-K over batch ranges with partial results, deterministic,
-without atomics. Grids: ``config.conv_grid``.
+multiply meets an inserted zero; ``conv_wgrad`` is split-K over parts of the batch or of its images, with partial
+results: deterministic, without atomics. Grids: ``config.conv_grid``.
 """
 
 import triton
@@ -243,8 +243,9 @@ def conv_wgrad(
 ):
     """dw[k,c,r,s] = sum over n,p,q of dy[n,k,p,q] * x[n,c,p*stride-pad+r*dil, ...], in SPLITS partial sums.
 
-    GEMM rows are the group's output channels, columns the filter's (r, s, c). Split i sums batch entries
-    [i * ceil(N / SPLITS), (i+1) * ceil(N / SPLITS)); the last splits may be empty and store zeros. Closures:
+    GEMM rows are the group's output channels, columns the filter's (r, s, c). Split i of up to N sums batch entries
+    [i * ceil(N / SPLITS), (i+1) * ceil(N / SPLITS)). More than N splits are a multiple of N: they cut the rows p of each
+    entry into SPLITS / N runs in the same way. The last splits may be empty and store zeros. Closures:
     ``LOAD_DY(n, k, p, q, mask, ARGS)``, ``LOAD_X(n, c, h, w, mask, ARGS)``,
     ``EPILOGUE(acc, split, k, c, r, s, mask, ARGS)``, whose c counts within the group.
     """
@@ -254,7 +255,10 @@ def conv_wgrad(
     BLOCKS: tl.constexpr = (CG + BN - 1) // BN  # column tiles of one tap when not flat
     TILES_M: tl.constexpr = (KG + BM - 1) // BM
     TILES_N: tl.constexpr = (R * S * CG + BN - 1) // BN if FLAT else R * S * BLOCKS
-    SHARE: tl.constexpr = max(1, (N + SPLITS - 1) // SPLITS * P * Q)  # GEMM depth of one split
+    RUNS: tl.constexpr = max(1, SPLITS // max(1, N))  # parts of one image's rows
+    ENTRIES: tl.constexpr = (N + SPLITS - 1) // SPLITS if RUNS == 1 else 1
+    SHARE: tl.constexpr = max(1, ENTRIES * ((P + RUNS - 1) // RUNS) * Q)  # pixels of one split
+    WHOLE: tl.constexpr = (N if RUNS == 1 else 1) * P * Q  # pixels that one run of splits shares out
     pid = tl.program_id(0)
     outer = pid // (TILES_M * TILES_N)
     group = outer % GROUPS
@@ -280,11 +284,12 @@ def conv_wgrad(
     dw = s * DIL_W - PAD_W
 
     acc = tl.zeros((BM, BN), ACC)
-    begin = split * SHARE
-    end = tl.minimum(begin + SHARE, N * P * Q)
+    first = 0 if RUNS == 1 else split // RUNS * WHOLE
+    begin = first + (split if RUNS == 1 else split % RUNS) * SHARE
+    end = tl.minimum(begin + SHARE, first + WHOLE)
     for start in range(begin, end, BK):
         m = start + tl.arange(0, BK)
-        if (N * P * Q) % SHARE == 0:
+        if WHOLE % SHARE == 0:
             m_ok = inside(m - begin, SHARE, BK)
         else:
             m_ok = m < end

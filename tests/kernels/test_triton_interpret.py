@@ -26,6 +26,7 @@ import triton.language as tl  # noqa: E402
 from kernels.triton import closures as cl  # noqa: E402
 from kernels.triton import config as cfg  # noqa: E402
 from kernels.triton.conv import conv_dgrad, conv_fwd, conv_wgrad  # noqa: E402
+from kernels.triton.depthwise import depthwise_dgrad, depthwise_fwd, depthwise_wgrad  # noqa: E402
 from kernels.triton.matmul import matmul  # noqa: E402
 from kernels.triton.philox import uniform  # noqa: E402
 from kernels.triton.pool import max_pool_gather, max_pool_grad, pool, sum_pool_grad  # noqa: E402
@@ -139,6 +140,7 @@ CONVS = {
     "stride_beyond": conv_case(1, 3, (5, 5), 2, (2, 2), (3, 4)),
     "aligned": conv_case(2, 16, (4, 4), 16, (3, 3), (1, 1), (1, 1, 1, 1)),
 }
+LAST = (0, 2, 3, 1)
 TILES = {"flat": (64, 16, 256), "blocks": (32, 16, 16), "config": None}
 
 
@@ -163,17 +165,17 @@ def conv_data(z: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def conv_reference(z: dict[str, int], x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, ...]:
-    """y, dx and, per batch entry, dw, in float64."""
+    """y, dx and, for each batch entry and row of the output, dw, in float64."""
     g = z["GROUPS"]
     x, w, dy = (t.astype(np.float64) for t in (x, w, dy))
-    y, dx, dw = np.zeros_like(dy), np.zeros_like(x), np.zeros((z["N"], *w.shape))
+    y, dx, dw = np.zeros_like(dy), np.zeros_like(x), np.zeros((z["N"], z["P"], *w.shape))
     xg, dxg = (t.reshape(z["N"], g, -1, z["H"], z["W"]) for t in (x, dx))
     yg, dyg = (t.reshape(z["N"], g, -1, z["P"], z["Q"]) for t in (y, dy))
-    wg, dwg = w.reshape(g, -1, *w.shape[1:]), dw.reshape(z["N"], g, -1, *w.shape[1:])
+    wg, dwg = w.reshape(g, -1, *w.shape[1:]), dw.reshape(z["N"], z["P"], g, -1, *w.shape[1:])
     for r, s, p, q, i, j in meetings(z):
         yg[..., p, q] += np.einsum("ngc,gkc->ngk", xg[..., i, j], wg[..., r, s])
         dxg[..., i, j] += np.einsum("ngk,gkc->ngc", dyg[..., p, q], wg[..., r, s])
-        dwg[..., r, s] += np.einsum("ngk,ngc->ngkc", dyg[..., p, q], xg[..., i, j])
+        dwg[:, p, ..., r, s] += np.einsum("ngk,ngc->ngkc", dyg[..., p, q], xg[..., i, j])
     return y, dx, dw
 
 
@@ -214,7 +216,7 @@ def test_conv_dgrad(name: str, tile: str) -> None:
     np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("tile,splits", [("flat", 1), ("blocks", 2), ("config", 3)])
+@pytest.mark.parametrize("tile,splits", [("flat", 1), ("blocks", 2), ("config", 3), ("config", 6)])
 @pytest.mark.parametrize("name", CONVS)
 def test_conv_wgrad(name: str, tile: str, splits: int) -> None:
     z = CONVS[name]
@@ -222,10 +224,58 @@ def test_conv_wgrad(name: str, tile: str, splits: int) -> None:
     out = poisoned(splits * w.size)
     args = conv_args(z, device(x, 0, 2, 3, 1), out, device(dy, 0, 2, 3, 1))
     run_conv(conv_wgrad, "wgrad", z, tile, args, cl.load_y, cl.load_x, cl.store_w, SPLITS=splits)
-    each = conv_reference(z, x, w, dy)[2].transpose(0, 3, 4, 2, 1)
-    share = -(-z["N"] // splits)
-    expected = np.stack([each[i * share : (i + 1) * share].sum(0) for i in range(splits)])
+    expected = wgrad_parts(z, conv_reference(z, x, w, dy)[2], splits)
     np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-5, atol=1e-4)
+
+
+def wgrad_parts(z: dict[str, int], dw: np.ndarray, splits: int) -> np.ndarray:
+    """Each split's filters [split, R, S, C / groups, K] from those of each batch entry and row."""
+    each = dw.transpose(0, 1, 4, 5, 3, 2)
+    if splits <= z["N"] or splits % z["N"]:
+        parts = each.sum(1)
+    else:  # an image has several splits, of whole rows
+        cuts = splits // z["N"]
+        rows = -(-z["P"] // cuts)
+        parts = np.concatenate([np.stack([x[i * rows : (i + 1) * rows].sum(0) for i in range(cuts)]) for x in each])
+    share = max(1, -(-z["N"] // splits))
+    return np.stack([parts[i * share : (i + 1) * share].sum(0) for i in range(splits)])
+
+
+DEPTHWISE = {
+    "plain": CONVS["depthwise"],
+    "stride": conv_case(3, 20, (9, 7), 20, (3, 2), (2, 1), (1, 1, 0, 1), groups=20),
+    "multiplier": conv_case(1, 3, (7, 9), 6, (3, 3), (2, 3), (2, 0, 1, 1), (1, 2), groups=3),
+    "several": conv_case(3, 8, (7, 7), 12, (1, 3), (1, 2), (0, 0, 1, 1), groups=4),
+}
+
+
+@pytest.mark.parametrize("blocks", [{}, {"BM": 32, "BN": 16}])
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_depthwise(name: str, blocks: dict[str, int]) -> None:
+    z = DEPTHWISE[name]
+    x, w, dy = conv_data(z)
+    y, dx, dw = conv_reference(z, x, w, dy)
+    x_, w_, dy_ = device(x, *LAST), device(w, 2, 3, 1, 0), device(dy, *LAST)
+
+    def run(kernel: Any, kind: str, args: Any, *closures: Any, **extra: int) -> None:
+        config = cfg.depthwise_config(kind, z, 4, True) | blocks
+        grid = (cfg.depthwise_grid(kind, {**z, **extra}, config),)
+        kernel[grid](args, *closures, **z, **extra, ACC=tl.float32, NAME="depthwise", **config)
+
+    assert cfg.is_depthwise(z)
+    out = poisoned(y.size)
+    run(depthwise_fwd, "fwd", conv_args(z, x_, w_, out), cl.load_x, cl.load_w, cl.store_y)
+    expected = y.transpose(LAST)
+    np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-5, atol=1e-5)
+    out = poisoned(dx.size)
+    run(depthwise_dgrad, "dgrad", conv_args(z, out, w_, dy_), cl.load_y, cl.load_w, cl.store_x)
+    expected = dx.transpose(LAST)
+    np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-5, atol=1e-5)
+    for splits in (1, 2, 2 * z["N"]):
+        out = poisoned(splits * w.size)
+        run(depthwise_wgrad, "wgrad", conv_args(z, x_, out, dy_), cl.load_y, cl.load_x, cl.store_w, SPLITS=splits)
+        expected = wgrad_parts(z, dw, splits)
+        np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-5, atol=1e-4)
 
 
 @triton.jit
@@ -272,7 +322,6 @@ POOLS = {
     "one": conv_case(1, 1, (1, 1), 1, (1, 1)),
 }
 _FIRST = {"x": ("N", "C", "H", "W"), "y": ("N", "C", "P", "Q")}
-LAST = (0, 2, 3, 1)
 
 
 @triton.jit

@@ -29,6 +29,8 @@ def policy() -> Policy:
 
     def splits(node: Node) -> int:
         x = node.inputs[-1].shape
+        if node.op.template == "matmul":  # has its own threads over rows and columns
+            return 0
         if node.op.template is not None:  # the weight gradient: parts of the batch, unless its blocks are tasks enough
             k, per_group, *window = node.types[0].shape
             blocks = -(-k // 64) * -(-per_group * math.prod(window) // 320)

@@ -8,42 +8,32 @@ from pathlib import Path
 
 from graphrt.errors import ArgumentError, TargetError
 from graphrt.ir import Node
+from graphrt.passes.partial import Runs
 from graphrt.passes.pipeline import Policy
 from graphrt.runtime.program import Runnable
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
-from graphrt.targets.templates import kernels as find_kernels
+from graphrt.schedule.templates import phases
 from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.device import driver, units
 from graphrt.targets.triton.report import KernelReport, reports
+from graphrt.targets.triton.tiling import splits
 
 RUN = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
 
 
 def policy(target: str) -> Policy:
-    """Weight gradients are split until they fill the device; results depend on the device, never on the run."""
+    """Weight gradients and deep products are split to fill the device; results depend on the device, never on the run."""
 
-    def splits(node: Node) -> int:
-        if node.op.template is None:
-            return 0
-        find_kernels()
-        from graphrt.kernels.triton import config  # type: ignore[import-not-found]
-        from graphrt.schedule.templates import TEMPLATES
+    def runs(node: Node, producer: Node | None) -> Runs | None:
+        pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
+        apart = phases(producer) if producer is not None else (1, 1)
+        length = math.gcd(pixels // math.prod(apart), RUN)
+        return Runs(length, apart) if length >= 16 and pixels >= (4 if target == "interpret" else 64) * RUN else None
 
-        sizes = TEMPLATES[node.op.template].sizes(node)
-        itemsize = node.types[0].dtype.itemsize
-        count = config.wgrad_splits(sizes, itemsize, target == "interpret", precision="ieee", units=units(target))
-        return count if count > 1 else 0
-
-    def run(node: Node) -> int:
-        x = node.inputs[0]
-        pixels = x.type.size // max(node.types[0].size, 1)
-        length = math.gcd(pixels, RUN)
-        return length if length >= 16 and pixels >= (4 if target == "interpret" else 64) * RUN else 0
-
-    return Policy(splits=splits, run=run)
+    return Policy(splits=lambda node: splits(node, target == "interpret", units(target)), runs=runs)
 
 
 class TritonExecutable(DeviceBinary):

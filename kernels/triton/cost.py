@@ -1,0 +1,172 @@
+"""What a tile costs: the multiprocessors of each architecture, how many programs fit on one, and the time of a launch.
+
+Arithmetic, no measurement. Rates are from the makers' data sheets, those of memories three quarters of them, which good
+kernels reach. ``choose`` takes the tile with the least predicted time of those that leave room for four warps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+Config = dict[str, int]
+
+
+class Device(NamedTuple):
+    """A multiprocessor (compute unit). Rates are per clock."""
+
+    shared: int  # bytes of shared memory
+    flops: int  # of the tensor cores on halves
+    l2: int  # bytes from L2
+    memory: int  # bytes from DRAM
+    fragments: float = 0.0  # registers that operands take for each accumulator: none where they are read from shared memory
+    waiting: int = 0  # stages whose loads wait in registers and not in shared memory
+    lanes: int = 32  # of a warp
+    warps: int = 64
+    registers: int = 65536
+
+
+_DEVICES = {
+    "sm_80": Device(163 << 10, 2048, 40, 10, 0.75),
+    "sm_86": Device(99 << 10, 1024, 40, 5, 0.75, warps=48),
+    "sm_89": Device(99 << 10, 1024, 40, 4, 0.75, warps=48),
+    "sm_90": Device(227 << 10, 4096, 48, 18),
+    "sm_100": Device(227 << 10, 8192, 48, 26),
+    "gfx942": Device(64 << 10, 2048, 48, 8, 0.75, waiting=1, lanes=64, warps=32, registers=131072),
+}
+_RESERVED = 1024  # bytes of shared memory that the system takes of each program's
+_MOST = 32  # programs at a time
+
+
+def device(target: str) -> Device:
+    """The architecture ``target``, as sm_90 or gfx942; an unknown one is taken for a small card."""
+    return _DEVICES.get(target, _DEVICES["sm_89"])
+
+
+def occupancy(registers: int, shared: int, num_warps: int, target: str) -> int:
+    """Programs resident on a multiprocessor, from registers a thread, bytes of shared memory and warps of each."""
+    d = device(target)
+    by_registers = d.registers // (-(-max(registers, 1) // 8) * 8 * d.lanes * num_warps)
+    by_shared = (d.shared + _RESERVED) // (shared + _RESERVED)
+    return min(by_registers, by_shared, d.warps // num_warps, _MOST)
+
+
+def power(n: int, low: int, high: int) -> int:
+    """The power of two at or above n, kept within [low, high]."""
+    return max(low, min(high, 1 << max(n - 1, 0).bit_length()))
+
+
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+# (BM, BN, num_warps) by the operands' type; the tests compile each in every kernel, with prologues and without: no spills.
+_HALF = [
+    (128, 128, 8), (128, 64, 8), (128, 64, 4), (64, 128, 4), (128, 32, 4), (64, 64, 4), (64, 32, 4), (32, 64, 4), (128, 16, 4),
+    (64, 16, 4), (16, 64, 2), (32, 32, 2), (32, 16, 2), (16, 32, 2), (16, 16, 1),
+]  # fmt: skip
+_SINGLE = [
+    (128, 128, 8), (128, 64, 8), (64, 128, 8), (64, 64, 4), (64, 32, 4), (32, 64, 4), (64, 16, 4), (16, 64, 2), (32, 32, 2),
+    (32, 16, 2), (16, 32, 2), (16, 16, 1),
+]  # fmt: skip
+_IEEE = [(64, 32, 4), (32, 64, 4), (64, 16, 2), (16, 64, 2), (32, 32, 2), (16, 16, 1)]  # FFMA: operands live in registers
+_DOUBLE = [(64, 64, 8), (64, 32, 4), (32, 64, 4), (32, 32, 4), (16, 16, 1)]
+
+_COST = {"tf32": 2, "tf32x3": 6, "bf16x3": 3, "ieee": 16}  # of a float32 product, in products of halves
+_LATENCY = 800  # clocks from a load to its data, or from a store to the next program's first
+LAUNCH = 4000  # clocks from one kernel's end to the next one's first result, inside a graph
+_SHARED = 128  # bytes of shared memory read or written in a clock
+_BARRIER = 40  # clocks of a step that are neither
+_ALU = 128  # scalar instructions in a clock
+
+
+class Gemm(NamedTuple):
+    """A template's work as a matrix product, and what is known of its operands."""
+
+    tiles: Callable[[int, int], int]  # programs for (BM, BN)
+    depth: float  # of the reduction; the mean one, where programs differ
+    run: int  # the piece of depth that blocks do not cross; blocks longer than it take several runs
+    vectors: tuple[bool, bool]  # whether 16 bytes of the left, of the right operand lie side by side
+    itemsize: int
+    loads: tuple[int, int]
+    output: int  # bytes of an element of the result
+    rows: int = 1  # that tiles must have a multiple of
+
+    def scattered(self, bm: int, bn: int) -> int:
+        """Rows and columns that are loaded element by element."""
+        return bm * (not self.vectors[0]) + bn * (not self.vectors[1])
+
+    def steps(self, bk: int) -> float:
+        if self.run < bk:
+            return max(1.0, math.ceil(self.depth / bk))
+        return self.depth / self.run * cdiv(self.run, bk)
+
+
+class Plan(NamedTuple):
+    bm: int
+    bn: int
+    bk: int
+    warps: int
+    stages: int
+    resident: int  # programs on a multiprocessor at a time
+
+
+def plans(gemm: Gemm, precision: str, target: str) -> Iterator[Plan]:
+    """The tiles that fit, at each depth of block and number of stages."""
+    d, size = device(target), gemm.itemsize
+    table = _HALF if size <= 2 else _DOUBLE if size == 8 else _IEEE if precision == "ieee" else _SINGLE
+    left, right = gemm.loads
+    for bm, bn, warps in table:
+        if bm % gemm.rows:
+            continue  # sums of runs need whole runs
+        threads = warps * d.lanes
+        for bk in sorted({max(16, min(row // size, power(math.ceil(gemm.depth), 16, 64))) for row in (128, 64)}):
+            if warps > 1 and min(bm * bk, bn * bk, bm * bn) * size < 16 * threads:
+                continue  # less than a vector for each thread
+            computed = bk * (bm * (left > 0) + bn * (right > 0))
+            single = bk * gemm.scattered(bm, bn)
+            if max(computed, single) > 32 * threads or (computed and max(bm, bn) > 16 * warps > 32):
+                continue  # more than a warp can turn round in registers
+            stage = bk * (bm * (left or size) + bn * (right or size))
+            # Accumulators, an address for each 16 bytes on their way, and computed operands, which pass in float32.
+            registers = 20 + round((bm * bn * (1.25 + d.fragments) + stage / 8 + 1.25 * computed + 1.5 * single) / threads)
+            for stages in (2,) if d.waiting else (3, 4):
+                held = min(stages, math.ceil(gemm.steps(bk))) - d.waiting
+                resident = occupancy(min(registers, 255), max(held, 1) * stage, warps, target)
+                if resident * warps >= 4:
+                    yield Plan(bm, bn, bk, warps, stages, resident)
+
+
+def clocks(plan: Plan, gemm: Gemm, precision: str, target: str, units: int) -> float:
+    """The predicted time of a launch: waves of resident programs, each bound by its slowest unit or by latency."""
+    d, bm, bn, bk = device(target), plan.bm, plan.bn, plan.bk
+    left, right = gemm.loads
+    steps = gemm.steps(bk)
+    multiply = 2 * bm * bn * bk / d.flops * (1 if gemm.itemsize <= 2 else _COST[precision])
+    # Both tiles are written once; rows are read by one group of four warps, columns by every group.
+    shared = bk * gemm.itemsize * (2 * bm + bn + bn * max(1, plan.warps // 4)) / _SHARED
+    moved = bk * (bm * (left or gemm.itemsize) + bn * (right or gemm.itemsize)) / d.l2
+    scalar = bk * (8 * (bm * (left > 0) + bn * (right > 0)) + 12 * gemm.scattered(bm, bn)) / _ALU
+    work = steps * (max(multiply, shared, moved, scalar) + _BARRIER) + bm * bn * gemm.output / d.memory
+    ahead = plan.stages - 1 if d.fragments else max(plan.stages - 2, 0.5)  # a product under way holds on to its stage
+    chain = _LATENCY * (2 + steps / ahead)
+
+    def wave(programs: int) -> float:
+        """Programs of one multiprocessor share it, but the first and the last quarter of one is never hidden."""
+        return max((programs + 0.25) * work, chain) if programs else 0.0
+
+    full, rest = divmod(gemm.tiles(bm, bn), units * plan.resident)
+    return full * wave(plan.resident) + wave(cdiv(rest, units))
+
+
+def choose(gemm: Gemm, precision: str, target: str, units: int) -> tuple[float, Config]:
+    """(clocks, configuration) of the fastest plan; among equals the least waste, then the largest tile."""
+
+    def order(plan: Plan) -> tuple[float, ...]:
+        area = plan.bm * plan.bn
+        return clocks(plan, gemm, precision, target, units), area * gemm.tiles(plan.bm, plan.bn), -area * plan.bk, -plan.stages
+
+    best = min(plans(gemm, precision, target), key=order)
+    names = ("BM", "BN", "BK", "num_warps", "num_stages")
+    return order(best)[0], dict(zip(names, best[:5], strict=True))

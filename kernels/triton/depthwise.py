@@ -1,0 +1,184 @@
+"""2-D convolution with few channels in a group, and its two gradients, as vector kernels over channels-last maps.
+
+A group of one to four channels leaves tensor cores idle, so here every lane owns one channel: a tile is BM pixels x BN
+channels, the taps are a loop of multiply-adds, and a load is a run of neighbouring channels. Closures, sizes and
+results are those of ``conv``; so is the split of ``depthwise_wgrad``. Grids: ``config.conv_grid``.
+"""
+
+import triton
+import triton.language as tl
+
+from .tiles import inside
+
+
+@triton.jit(repr=lambda s: s.constants["NAME"])
+def depthwise_fwd(
+    ARGS,
+    LOAD_X: tl.constexpr,
+    LOAD_W: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    P: tl.constexpr,
+    Q: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    DIL_H: tl.constexpr,
+    DIL_W: tl.constexpr,
+    GROUPS: tl.constexpr,
+    ACC: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    NAME: tl.constexpr,
+):
+    """``conv_fwd`` for few channels in a group."""
+    CG: tl.constexpr = C // GROUPS
+    KG: tl.constexpr = K // GROUPS
+    TILES_N: tl.constexpr = (K + BN - 1) // BN
+    m = tl.program_id(0) // TILES_N * BM + tl.arange(0, BM)
+    m_ok = inside(m, N * P * Q, BM)[:, None]
+    q = (m % Q)[:, None]
+    p = (m // Q % P)[:, None]
+    n = (m // (P * Q))[:, None]
+    k = (tl.program_id(0) % TILES_N * BN + tl.arange(0, BN))[None, :]
+    k_ok = inside(k, K, BN)
+    one = tl.zeros((1, 1), tl.int32)
+    acc = tl.zeros((BM, BN), ACC)
+    for r in range(R):
+        h = p * STRIDE_H - PAD_H + r * DIL_H
+        for s in tl.static_range(S):
+            w = q * STRIDE_W - PAD_W + s * DIL_W
+            ok = m_ok & k_ok & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+            for i in tl.static_range(CG):
+                x = LOAD_X(n, k // KG * CG + i, h, w, ok, ARGS)
+                weight = LOAD_W(k, one + i, one + r, one + s, k_ok, ARGS)
+                acc += x.to(ACC) * weight.to(ACC)
+    EPILOGUE(acc, n, k, p, q, m_ok & k_ok, ARGS)
+
+
+@triton.jit(repr=lambda s: s.constants["NAME"])
+def depthwise_dgrad(
+    ARGS,
+    LOAD_DY: tl.constexpr,
+    LOAD_W: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    P: tl.constexpr,
+    Q: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    DIL_H: tl.constexpr,
+    DIL_W: tl.constexpr,
+    GROUPS: tl.constexpr,
+    ACC: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    NAME: tl.constexpr,
+):
+    """``conv_dgrad`` for few channels in a group; taps that fall between the outputs of a stride are masked."""
+    CG: tl.constexpr = C // GROUPS
+    KG: tl.constexpr = K // GROUPS
+    TILES_N: tl.constexpr = (C + BN - 1) // BN
+    m = tl.program_id(0) // TILES_N * BM + tl.arange(0, BM)
+    m_ok = inside(m, N * H * W, BM)[:, None]
+    w = (m % W)[:, None]
+    h = (m // W % H)[:, None]
+    n = (m // (H * W))[:, None]
+    c = (tl.program_id(0) % TILES_N * BN + tl.arange(0, BN))[None, :]
+    c_ok = inside(c, C, BN)
+    one = tl.zeros((1, 1), tl.int32)
+    acc = tl.zeros((BM, BN), ACC)
+    for r in range(R):
+        up = h + PAD_H - r * DIL_H
+        p = up // STRIDE_H
+        for s in tl.static_range(S):
+            left = w + PAD_W - s * DIL_W
+            q = left // STRIDE_W
+            ok = m_ok & c_ok & (up >= 0) & (p < P) & (left >= 0) & (q < Q)
+            ok &= (up % STRIDE_H == 0) & (left % STRIDE_W == 0)
+            for i in tl.static_range(KG):
+                k = c // CG * KG + i
+                dy = LOAD_DY(n, k, p, q, ok, ARGS)
+                weight = LOAD_W(k, c % CG, one + r, one + s, c_ok, ARGS)
+                acc += dy.to(ACC) * weight.to(ACC)
+    EPILOGUE(acc, n, c, h, w, m_ok & c_ok, ARGS)
+
+
+@triton.jit(repr=lambda s: s.constants["NAME"])
+def depthwise_wgrad(
+    ARGS,
+    LOAD_DY: tl.constexpr,
+    LOAD_X: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    P: tl.constexpr,
+    Q: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr,
+    PAD_W: tl.constexpr,
+    DIL_H: tl.constexpr,
+    DIL_W: tl.constexpr,
+    GROUPS: tl.constexpr,
+    ACC: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    NAME: tl.constexpr,
+):
+    """``conv_wgrad`` for few channels in a group: a program adds up one tap of BN filters over one split's pixels.
+
+    Programs of one split's taps are neighbours, so that they find dy and x in L2.
+    """
+    CG: tl.constexpr = C // GROUPS
+    KG: tl.constexpr = K // GROUPS
+    TAPS: tl.constexpr = R * S * CG
+    TILES_N: tl.constexpr = (K + BN - 1) // BN
+    RUNS: tl.constexpr = max(1, SPLITS // max(1, N))  # parts of one image's rows
+    ENTRIES: tl.constexpr = (N + SPLITS - 1) // SPLITS if RUNS == 1 else 1
+    SHARE: tl.constexpr = max(1, ENTRIES * ((P + RUNS - 1) // RUNS) * Q)  # pixels of one split
+    WHOLE: tl.constexpr = (N if RUNS == 1 else 1) * P * Q  # pixels that one run of splits shares out
+    pid = tl.program_id(0)
+    tap = pid % TAPS + tl.zeros((1, 1), tl.int32)
+    i, s, r = tap % CG, tap // CG % S, tap // (CG * S)
+    k = (pid // TAPS % TILES_N * BN + tl.arange(0, BN))[None, :]
+    k_ok = inside(k, K, BN)
+    split = pid // (TAPS * TILES_N) + tl.zeros((1, 1), tl.int32)
+    number = pid // (TAPS * TILES_N)
+    first = 0 if RUNS == 1 else number // RUNS * WHOLE
+    begin = first + (number if RUNS == 1 else number % RUNS) * SHARE
+    end = tl.minimum(begin + SHARE, first + WHOLE)
+    acc = tl.zeros((BM, BN), ACC)
+    for start in range(begin, end, BM):
+        m = (start + tl.arange(0, BM))[:, None]
+        q = m % Q
+        p = m // Q % P
+        n = m // (P * Q)
+        h = p * STRIDE_H - PAD_H + r * DIL_H
+        w = q * STRIDE_W - PAD_W + s * DIL_W
+        dy_ok = (m < end) & k_ok
+        dy = LOAD_DY(n, k, p, q, dy_ok, ARGS)
+        x = LOAD_X(n, k // KG * CG + i, h, w, dy_ok & (h >= 0) & (h < H) & (w >= 0) & (w < W), ARGS)
+        acc += dy.to(ACC) * x.to(ACC)
+    EPILOGUE(tl.sum(acc, 0)[None, :], split, k, i, r, s, k_ok, ARGS)
