@@ -299,7 +299,7 @@ class Printer:
         rows, size = math.prod(kept), math.prod(reduced)
         at = dict(zip([f"i{d}" for d in kernel.kept], delinearize(axis("x", rows), kept), strict=True))
         at.update(zip([f"i{d}" for d in kernel.reduced], delinearize(axis("r", size), reduced), strict=True))
-        whole = size <= ROW_LIMIT
+        whole = kernel.whole
         tile = _TILE[self.interpret]
         br = _power(size) if whole else min(_power(size), max(tile // min(_power(rows), 64), 64))
         bx = max(min(_power(rows), tile // br), 1)

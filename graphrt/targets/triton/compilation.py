@@ -25,6 +25,7 @@ class Compilation:
 
     def __init__(self, target: str, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan) -> None:
         self.architecture, self._plan = architecture(target), plan
+        self.launches, self.kernels = schedule.launches, kernels
         self._interpret = target == "interpret"
         arch = self.architecture.split(":")[1]
         self.text, self.codes = generate(schedule, kernels, self._interpret, arch, units(target))

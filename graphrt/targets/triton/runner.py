@@ -15,10 +15,10 @@ from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
 from graphrt.schedule.templates import phases
-from graphrt.targets.triton.aot import KernelReport, report
 from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.device import driver, units
+from graphrt.targets.triton.report import KernelReport, reports
 from graphrt.targets.triton.tiling import splits
 
 RUN = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
@@ -53,7 +53,7 @@ class TritonExecutable(DeviceBinary):
         """What the compiler made of every launch that has work, in order. Raises ArgumentError when interpreted."""
         if self._target == "interpret":
             raise ArgumentError("the interpret target has no kernel reports; compile for one like cuda:sm_90")
-        return report(self._compilation)
+        return reports(self._compilation)
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""
