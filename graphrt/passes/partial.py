@@ -22,7 +22,7 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.ops import permute, reshape
 from graphrt.ops import sum as sum_over
-from graphrt.ops.base import apply
+from graphrt.ops.base import apply, cast, widened
 from graphrt.ops.linear import constant_along, variance
 from graphrt.passes.layout import follows
 from graphrt.passes.rewrite import rewrite
@@ -110,11 +110,11 @@ def _cone(node: Node, position: dict[Node, int]) -> tuple[Node | None, set[str]]
 
 
 def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, Runs], Value]) -> Value:
-    """The sum ``node`` from sums of runs [runs, C]; ``known`` holds those that exist by what they sum."""
+    """The sum ``node`` from float32 sums of runs [runs, C]; ``known`` holds those that exist by what they sum."""
     base = node.inputs[0]
     if plan.variance:
         base, centre = base.node.inputs[0].node.inputs
-    rows = _rows(_copy(base, plan.cone, {}), plan.runs)
+    rows = widened(_rows(_copy(base, plan.cone, {}), plan.runs))
     if (base, plan.runs) not in known:
         known[base, plan.runs] = sum_over(rows, 1)
     sums = known[base, plan.runs]
@@ -125,7 +125,7 @@ def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, Runs], Value]) -> Val
         off = rows - reshape(own, (own.shape[0], 1, own.shape[1]))
         apart = sums * (1.0 / plan.runs.length) - mean  # not ``own``, which would be stored for this
         sums = sum_over(off * off, 1) + apart * apart * plan.runs.length
-    return sum_over(sums, 0)
+    return cast(sum_over(sums, 0), node.types[0].dtype)
 
 
 def _rows(x: Value, runs: Runs) -> Value:

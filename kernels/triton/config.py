@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, power
+from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, persistent, power
 
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
@@ -36,14 +36,28 @@ def matmul_config(
     target: str = "sm_90",
     units: int = 132,
 ) -> Config:
-    """BM, BN, BK, num_warps, num_stages of ``matmul``; ``units`` is how many multiprocessors the device has."""
+    """BM, BN, BK, num_warps, num_stages, PROGRAMS of ``matmul``; ``units`` is how many multiprocessors the device has."""
     if interpret:
-        return _interpreted(m, n, k)
+        return {**_interpreted(m, n, k), "PROGRAMS": 0}
+    gemm = matmul_gemm(m, n, k, itemsize, batch=batch, loads=loads)._replace(rows=rows)
+    found = choose(gemm, precision, target, units)[1]
+    return {**found, "PROGRAMS": persistent(found, gemm, target, units)}
+
+
+def takes_tma(inner: tuple[int, int], itemsize: int, target: str) -> bool:
+    """Whether ``matmul_tma`` can read operands with these innermost sizes, both dense and from an aligned address."""
+    return target.startswith("sm_") and int(target[3:]) >= 90 and all(size * itemsize % 16 == 0 for size in inner)
+
+
+def matmul_gemm(
+    m: int, n: int, k: int, itemsize: int, *, batch: int = 1, loads: tuple[int, int] = (0, 0), output: int = 0
+) -> Gemm:
+    """What ``cost`` needs to know of a product; ``output`` is the bytes of a result's element if not ``itemsize``."""
 
     def tiles(bm: int, bn: int) -> int:
         return batch * cdiv(m, bm) * cdiv(n, bn)
 
-    return choose(Gemm(tiles, k, k, (True, True), itemsize, loads, itemsize, rows), precision, target, units)[1]
+    return Gemm(tiles, k, k, (True, True), itemsize, loads, output or itemsize)
 
 
 def matmul_splits(
@@ -64,10 +78,7 @@ def matmul_splits(
         return 1
 
     def clocks(splits: int) -> float:
-        def tiles(bm: int, bn: int) -> int:
-            return splits * batch * cdiv(m, bm) * cdiv(n, bn)
-
-        gemm = Gemm(tiles, k // splits, k // splits, (True, True), itemsize, (0, 0), 4 if splits > 1 else itemsize)
+        gemm = matmul_gemm(m, n, k // splits, itemsize, batch=splits * batch, output=4 if splits > 1 else 0)
         return choose(gemm, precision, target, units)[0] + _finish(splits, batch * m * n, target, units)
 
     step = math.gcd(k, 16)
@@ -81,7 +92,8 @@ def _finish(splits: int, elements: int, target: str, units: int) -> float:
 
 def matmul_grid(sizes: Sizes, config: Config) -> int:
     """Programs of ``matmul`` for sizes BATCH, M, N."""
-    return sizes["BATCH"] * cdiv(sizes["M"], config["BM"]) * cdiv(sizes["N"], config["BN"])
+    tiles = sizes["BATCH"] * cdiv(sizes["M"], config["BM"]) * cdiv(sizes["N"], config["BN"])
+    return min(tiles, config["PROGRAMS"] or tiles)
 
 
 def _matrix(kind: str, z: Sizes) -> tuple[int, int, float, int, int]:
