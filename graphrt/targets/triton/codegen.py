@@ -30,6 +30,7 @@ from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.tiling import tiling
 from graphrt.types import HALVES, DType, bfloat16, float64
 
+WARPS = 4  # of a generated kernel
 ROW_LIMIT = 16384  # elements of a row that one program holds
 _TILE = {False: 4096, True: 1 << 18}  # elements of a generated kernel's tile: compiled, interpreted
 _BLOCK = {False: 1024, True: 1 << 17}
@@ -250,7 +251,7 @@ class Printer:
         ops = list(dict.fromkeys(n.op.name for n in first.nodes))[:6]
         display = f"{first.phase}_updates" if len(launch) > 1 else "_".join(ops) or "copy"
         grid = sum(count for _, count in calls)
-        return LaunchCode("", name, display, self.slots, {}, {"num_warps": 4, "num_stages": 2}, grid, text)
+        return LaunchCode("", name, display, self.slots, {}, {"num_warps": WARPS, "num_stages": 2}, grid, text)
 
     def beside(self, template: LaunchCode, launch: Sequence[Kernel]) -> LaunchCode:
         """The launch of ``template`` with generated groups behind its programs."""
@@ -260,7 +261,8 @@ class Printer:
         body = ", ".join(["ARGS", *(f"{k}={_literal(v)}" for k, v in given.items())])
         text += _dispatcher(name, [(f"{template.module}.{template.kernel}({body})", template.grid), *calls])
         grid = template.grid + sum(count for _, count in calls)
-        return LaunchCode("", name, template.display, self.slots, {}, template.options, grid, template.text + text)
+        options = {**template.options, "num_warps": max(template.options["num_warps"], WARPS)}  # what rows are spread over
+        return LaunchCode("", name, template.display, self.slots, {}, options, grid, template.text + text)
 
     def _parts(self, launch: Sequence[Kernel]) -> tuple[list[str], list[tuple[str, int]]]:
         """A function for each group, and their names with how many programs each takes."""
