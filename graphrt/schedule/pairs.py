@@ -27,7 +27,7 @@ def pair(dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[Group]]:
                     below[i] |= below[j] | 1 << j
     partner: dict[int, int] = {}
     for i, part in enumerate(parts):
-        if len(part) > 1 or part[0].kind != "reduction":
+        if part[0].kind != "reduction" or any(g.kind == "template" for g in part):
             continue
         near = [*range(i - 1, max(i - WINDOW, -1), -1), *range(i + 1, min(i + WINDOW, len(parts)))]
         free = (j for j in near if j not in partner and _is_contraction(parts[j]))
