@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, persistent, power
+from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, power
 
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
@@ -39,9 +39,10 @@ def matmul_config(
     """BM, BN, BK, num_warps, num_stages, PROGRAMS of ``matmul``; ``units`` is how many multiprocessors the device has."""
     if interpret:
         return {**_interpreted(m, n, k), "PROGRAMS": 0}
+    # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory,
+    # and accesses get narrow.
     gemm = matmul_gemm(m, n, k, itemsize, batch=batch, loads=loads)._replace(rows=rows)
-    found = choose(gemm, precision, target, units)[1]
-    return {**found, "PROGRAMS": persistent(found, gemm, target, units)}
+    return {**choose(gemm, precision, target, units)[1], "PROGRAMS": 0}
 
 
 def takes_tma(inner: tuple[int, int], itemsize: int, target: str) -> bool:

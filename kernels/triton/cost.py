@@ -122,18 +122,19 @@ def plans(gemm: Gemm, precision: str, target: str) -> Iterator[Plan]:
     d, size = device(target), gemm.itemsize
     table = _HALF if size <= 2 else _DOUBLE if size == 8 else _IEEE if precision == "ieee" else _SINGLE
     left, right = gemm.loads
+    rows = (128, 64) if all(gemm.vectors) else (128, 64, 32)  # bytes of a block's depth
     for bm, bn, warps in table:
         if bm % gemm.rows:
             continue  # sums of runs need whole runs
         threads = warps * d.lanes
-        for bk in sorted({max(16, min(row // size, power(math.ceil(gemm.depth), 16, 64))) for row in (128, 64)}):
+        if d.fragments and bm * bn >= 64 * threads and gemm.depth * size <= 1024:
+            continue  # so short a loop is unrolled, and then operands and accumulators do not all fit in registers
+        for bk in sorted({max(16, min(row // size, power(math.ceil(gemm.depth), 16, 64))) for row in rows}):
             if warps > 1 and min(bm * bk, bn * bk, bm * bn) * size < 16 * threads:
                 continue  # less than a vector for each thread
-            if d.fragments and bm * bn >= 64 * threads and bk * size > 64:
-                continue  # so many accumulators leave no registers for the fragments of a deep block
             computed = bk * (bm * (left > 0) + bn * (right > 0))
             single = bk * gemm.scattered(bm, bn)
-            if max(computed, single) > 32 * threads or (computed and max(bm, bn) > 16 * warps > 32):
+            if max(computed, 2 * single) > 32 * threads or (computed and max(bm, bn) > 16 * warps > 32):
                 continue  # more than a warp can turn round in registers
             stage = bk * (bm * (left or size) + bn * (right or size))
             registers = _registers(d, bm * bn, stage, 1.25 * computed + 1.5 * single, threads)
@@ -176,18 +177,3 @@ def choose(gemm: Gemm, precision: str, target: str, units: int) -> tuple[float, 
     best = min(plans(gemm, precision, target), key=order)
     names = ("BM", "BN", "BK", "num_warps", "num_stages")
     return order(best)[0], dict(zip(names, best[:5], strict=True))
-
-
-def persistent(config: Config, gemm: Gemm, target: str, units: int) -> int:
-    """How many programs should walk a launch's tiles; 0 for one tile each.
-
-    Pays from the third wave on where tiles are plainly loaded and products run beside the epilogue: each tile's first
-    loads then hide behind the last tile's stores, for some registers, and shared memory that those stores do not give back.
-    """
-    d, (bm, bn, bk, warps, stages) = device(target), config.values()
-    if d.fragments or any(gemm.loads):
-        return 0
-    stage = bk * (bm + bn) * gemm.itemsize
-    registers = _registers(d, bm * bn, stage, 0.0, warps * d.lanes) + 16
-    programs = units * occupancy(registers, stages * stage + bm * bn * gemm.output, warps, target)
-    return programs if gemm.tiles(bm, bn) > 2 * programs else 0
