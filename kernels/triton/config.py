@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
-from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, power
+from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, power, ranked
 
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
@@ -22,7 +23,12 @@ def _interpreted(m: int, n: int, k: int) -> Config:
     return {"BM": power(m, 16, 512), "BN": power(n, 16, 256), "BK": power(k, 16, 256), "num_warps": 1, "num_stages": 1}
 
 
-def matmul_config(
+def matmul_config(m: int, n: int, k: int, itemsize: int, interpret: bool = False, **target: Any) -> Config:
+    """BM, BN, BK, num_warps, num_stages of ``matmul``: the first of ``matmul_configs``, which takes the same arguments."""
+    return matmul_configs(m, n, k, itemsize, interpret, **target)[0][1]
+
+
+def matmul_configs(
     m: int,
     n: int,
     k: int,
@@ -35,15 +41,15 @@ def matmul_config(
     precision: str = "tf32",
     target: str = "sm_90",
     units: int = 132,
-) -> Config:
-    """BM, BN, BK, num_warps, num_stages of ``matmul``; ``units`` is how many multiprocessors the device has."""
+) -> list[tuple[float, Config]]:
+    """(predicted clocks, configuration) of ``matmul``, the fastest first; ``units`` is how many multiprocessors there are."""
     if interpret:
-        return _interpreted(m, n, k)
+        return [(0.0, _interpreted(m, n, k))]
 
     def tiles(bm: int, bn: int) -> int:
         return batch * cdiv(m, bm) * cdiv(n, bn)
 
-    return choose(Gemm(tiles, k, k, (True, True), itemsize, loads, itemsize, rows), precision, target, units)[1]
+    return ranked(Gemm(tiles, k, k, (True, True), itemsize, loads, itemsize, rows), precision, target, units)
 
 
 def matmul_splits(
@@ -159,7 +165,12 @@ def _conv_gemm(kind: str, sizes: Sizes, itemsize: int, loads: tuple[int, int]) -
     )
 
 
-def conv_config(
+def conv_config(kind: str, sizes: Sizes, itemsize: int, interpret: bool = False, **target: Any) -> Config:
+    """BM, BN, BK, num_warps, num_stages of a convolution kernel: the first of ``conv_configs``, with the same arguments."""
+    return conv_configs(kind, sizes, itemsize, interpret, **target)[0][1]
+
+
+def conv_configs(
     kind: str,
     sizes: Sizes,
     itemsize: int,
@@ -170,16 +181,19 @@ def conv_config(
     precision: str = "tf32",
     target: str = "sm_90",
     units: int = 132,
-) -> Config:
-    """BM, BN, BK, num_warps, num_stages of a convolution kernel; for "wgrad" sizes should have SPLITS already."""
+) -> list[tuple[float, Config]]:
+    """(predicted clocks, configuration) of a convolution kernel, the fastest first.
+
+    For "wgrad" sizes should have SPLITS already.
+    """
     if interpret:
         rows, columns, depth, _, _ = _matrix(kind, sizes)
-        return _interpreted(rows, columns, math.ceil(depth))
-    gemm = _conv_gemm(kind, sizes, itemsize, loads)._replace(rows=rows)
-    config = choose(gemm, precision, target, units)[1]
+        return [(0.0, _interpreted(rows, columns, math.ceil(depth)))]
+    found = ranked(_conv_gemm(kind, sizes, itemsize, loads)._replace(rows=rows), precision, target, units)
     if kind == "dgrad" and precision == "ieee" and itemsize == 4:
-        config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
-    return config
+        for _, config in found:
+            config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
+    return found
 
 
 def wgrad_splits(

@@ -27,7 +27,7 @@ from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, identity, scalar, triton_number
 from graphrt.targets.templates import kernels as find_kernels
-from graphrt.targets.triton.tiling import tiling
+from graphrt.targets.triton.tiling import OPTIONS, Choice, tiling, warps
 from graphrt.types import HALVES, DType, bfloat16, float64
 
 ROW_LIMIT = 16384  # elements of a row that one program holds
@@ -59,6 +59,19 @@ class LaunchCode:
     options: dict[str, int]
     grid: int
     text: list[str] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)  # what tuning may take instead; the heuristic is the first
+    origin: str = "heuristic"  # where the configuration comes from: heuristic, shipped or tuned
+
+    def configured(self, choice: Choice, origin: str) -> LaunchCode:
+        """The same kernel launched as ``choice`` says."""
+        blocks = {n: v for n, v in choice.config.items() if n not in OPTIONS}
+        options = {n: choice.config[n] for n in OPTIONS}
+        return replace(self, constants={**self.constants, **blocks}, options=options, grid=choice.grid, origin=origin)
+
+    @property
+    def config(self) -> dict[str, int]:
+        """Blocks and options by name."""
+        return {**{n: self.constants[n] for n in self.choices[0].config if n not in OPTIONS}, **self.options}
 
 
 def generate(
@@ -199,7 +212,8 @@ class Printer:
         constants.update(tiles.constants)
         fused = "_".join(n.op.name for n in kernel.group.nodes if n is not kernel.group.anchor)
         display = f"{spec.name}__{fused}" if fused else spec.name
-        return LaunchCode(tiles.module, tiles.function, display, self.slots, constants, tiles.options, tiles.grid, text)
+        code = LaunchCode(tiles.module, tiles.function, display, self.slots, constants, {}, 0, text, tiles.choices)
+        return code.configured(tiles.choices[0], "heuristic")
 
     def _loader(self, name: str, kernel: TemplateKernel, operand: str, dtype: DType) -> tuple[list[str], int]:
         """The closure, and the bytes of a tile's element that a prologue loads (0: a plain load of the operand).
@@ -268,7 +282,8 @@ class Printer:
         first = launch[0].group
         ops = list(dict.fromkeys(n.op.name for n in first.nodes))[:6]
         display = f"{first.phase}_updates" if len(launch) > 1 else "_".join(ops) or "copy"
-        return LaunchCode("", name, display, self.slots, {}, {"num_warps": 4, "num_stages": 2}, start, text)
+        options = {"num_warps": 4, "num_stages": 2}
+        return LaunchCode("", name, display, self.slots, {}, options, start, text, warps(options, start, self.interpret))
 
     def _pointwise(self, kernel: PointwiseKernel) -> tuple[list[str], int]:
         shape = [kernel.shape[d] for d in kernel.order]
