@@ -11,7 +11,7 @@ demo: .venv/ready
 	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 -m "not interpret and not slow"
+	$(BIN)/python -m pytest -n 2 -m "not interpret and not slow and not kernels"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 -m interpret
 
 samples: .venv/ready

@@ -74,16 +74,43 @@ def residual(depths: tuple[int, ...], widths: tuple[int, ...], expansion: int, c
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
-def vgg11_cifar() -> nn.Module:
+def vgg_features(sizes: Sequence[int], batch_norm: bool) -> list[nn.Module]:
+    """3x3 convolutions of so many channels; 0 is a pool."""
     layers: list[nn.Module] = []
     channels = 3
-    for size in (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0):
+    for size in sizes:
         if not size:
             layers.append(nn.MaxPool2d(2))
             continue
-        layers += [nn.Conv2d(channels, size, 3, padding=1), nn.BatchNorm2d(size), nn.ReLU()]
+        norm = [nn.BatchNorm2d(size)] if batch_norm else []
+        layers += [nn.Conv2d(channels, size, 3, padding=1), *norm, nn.ReLU()]
         channels = size
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
+    return layers
+
+
+def vgg11_cifar() -> nn.Module:
+    features = vgg_features((64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0), True)
+    return nn.Sequential(*features, nn.Flatten(), nn.Linear(512, 10))
+
+
+def vgg16(dropout: float = 0.5) -> nn.Module:
+    sizes = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
+    return nn.Sequential(
+        *(*vgg_features(sizes, False), nn.AdaptiveAvgPool2d(7), nn.Flatten()),
+        *(nn.Linear(512 * 49, 4096), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(dropout)),
+        nn.Linear(4096, 1000),
+    )
+
+
+def alexnet(dropout: float = 0.5) -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2), nn.AdaptiveAvgPool2d(6), nn.Flatten()),
+        *(nn.Dropout(dropout), nn.Linear(256 * 36, 4096), nn.ReLU()),
+        *(nn.Dropout(dropout), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 1000)),
+    )
 
 
 def lenet5() -> nn.Module:

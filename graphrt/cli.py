@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,8 @@ from graphrt.errors import GraphrtError
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 Target = Annotated[str, typer.Option(help="auto, cuda, hip, cpu, interpret or reference")]
-Model = Annotated[str, typer.Argument(help="lenet5, mlp, resnet20 and others of graphrt.models")]
+AnyTarget = Annotated[str, typer.Option(help="as for train, or a GPU that need not be here: cuda:sm_90, hip:gfx942, ...")]
+Model = Annotated[str, typer.Argument(help="lenet5, mlp, resnet50, ...: a name of graphrt.models")]
 
 
 def _prepare(target: str) -> None:
@@ -24,13 +26,13 @@ def _prepare(target: str) -> None:
         os.environ["TRITON_INTERPRET"] = "1"
 
 
-def _trainer(model: str, target: str, seed: int, optimizer: Any, schedule: Any = None) -> Any:
+def _trainer(model: str, target: str, seed: int, optimizer: Any, schedule: Any = None, autocast: str | None = None) -> Any:
     from graphrt import models, nn
     from graphrt.train import Trainer
 
     nn.manual_seed(seed)
     net = models.get(model).build()
-    return Trainer(net, nn.CrossEntropyLoss(), optimizer, schedule, target=target, seed=seed)
+    return Trainer(net, nn.CrossEntropyLoss(), optimizer, schedule, target=target, seed=seed, autocast=autocast)
 
 
 @app.command()
@@ -104,21 +106,46 @@ def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
 def explain(
     model: Model,
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
-    target: Target = "auto",
+    target: AnyTarget = "auto",
+    training: Annotated[bool, typer.Option("--train/--eval", help="the training step, or the network alone")] = True,
+    dtype: Annotated[str, typer.Option(help="float32, or bf16 or fp16 by autocast")] = "float32",
+    precision: Annotated[str, typer.Option(help="of float32 products on a GPU: highest, high or medium")] = "highest",
+    device: Annotated[str, typer.Option(help="whose data sheet predicts times: H200, H100, A100 or MI300X")] = "",
     source: Annotated[bool, typer.Option(help="the generated code too")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the predicted launches alone, as JSON")] = False,
 ) -> None:
-    """Prints the fusion decisions, the launches and the memory plan of MODEL's training step."""
+    """Prints the fusion decisions, the launches and the memory plan of MODEL, and for a GPU what each launch should take.
+
+    Nothing is run, and no Triton kernel is compiled. Times are predictions from bytes, flops and the device's data sheet.
+    """
     _prepare(target)
     from graphrt import compile as compile_graph
     from graphrt import models, optim
+    from graphrt.errors import ArgumentError
+    from graphrt.runtime.roofline import find_device, predict
 
-    trainer = _trainer(model, target, 0, optim.SGD(0.05, momentum=0.9))
-    shape = (batch, *models.get(model).input_shape)
-    graph = trainer.training_graph((shape, "float32"), ((batch,), "int64"))
-    program = compile_graph(graph, target=target)
+    half = {"bf16": "bfloat16", "fp16": "float16"}.get(dtype, dtype)
+    if half not in ("float32", "bfloat16", "float16"):
+        raise ArgumentError(f"dtype must be float32, bf16 or fp16, got {dtype!r}")
+    optimizer = optim.SGD(0.05, momentum=0.9)
+    trainer = _trainer(model, target, 0, optimizer, autocast=None if half == "float32" else half)
+    x = ((batch, *models.get(model).input_shape), "float32")
+    graph = trainer.training_graph(x, ((batch,), "int64")) if training else trainer.evaluation_graph(x)
+    program = compile_graph(graph, target=target, float32_matmul_precision=precision)
+    known = device or ":" in program.target
+    estimate = predict(program, find_device(program.target, device or None), batch) if known else None
+    if as_json:
+        if estimate is None:
+            raise ArgumentError(
+                f"nothing is predicted for the {program.target} target; name a --device or a target like cuda:sm_90"
+            )
+        typer.echo(json.dumps({"model": model, "dtype": half, "training": training, **estimate.to_json()}, indent=1))
+        return
     typer.echo(f"{model}, batch {batch}, target {program.target}: {len(program.graph.nodes)} nodes\n")
     typer.echo(f"fusion\n{program.explain()}\n\nlaunches\n{program.plan_text()}")
     typer.echo(f"memory\n{program.plan if program.plan else 'the target has no plan'}")
+    if estimate is not None:
+        typer.echo(f"\nprediction\n{estimate}")
     if source:
         typer.echo(f"\nsource\n{program.source()}")
 

@@ -1,13 +1,11 @@
-"""Every kernel of LeNet-5's training step compiled for GPUs that are not here, and what the compiler made of it.
+"""Every distinct kernel of training steps compiled for GPUs that are not here, and what the compiler made of it.
 
-The figures are golden: ``GRAPHRT_ACCEPT=1 pytest tests/test_aot.py`` accepts new ones after a look at what changed.
+``make test`` has the small networks, ``make kernels`` the large ones; golden files hold the figures (see golden_kernels).
 """
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,32 +20,75 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 triton = pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 
+import golden_kernels  # noqa: E402
+
 from graphrt.targets.triton.aot import ARCHITECTURES  # noqa: E402
+from graphrt.targets.triton.report import resident_blocks  # noqa: E402
 
 pytestmark = pytest.mark.aot
-GOLDEN = Path(__file__).parent / "golden"
-SLACK = 1.1  # other versions of Triton may take a tenth more registers before it counts as worse
+SMALL = [("mlp", "float32"), ("lenet5", "float32"), ("lenet5", "bfloat16"), ("resnet20", "float32"), ("resnet20", "bfloat16")]
+LARGE = [("resnet50", "bfloat16"), ("resnet50", "float32"), ("vgg16", "bfloat16"), ("alexnet", "bfloat16")]
+# Kernels that still spill, by network, dtype and target: ceilings, to be lowered to nothing.
+KNOWN_SPILLS: dict[tuple[str, str, str], int] = {
+    ("resnet20", "float32", "cuda:sm_80"): 1,
+    ("resnet20", "float32", "cuda:sm_90"): 1,
+    ("resnet50", "bfloat16", "cuda:sm_90"): 4,
+}
 
 
 @pytest.mark.parametrize("target", ARCHITECTURES)
-def test_lenet_kernels(target: str) -> None:
-    program = grt.compile(lenet_step(), target=target)
-    assert program.launches <= 24
+@pytest.mark.parametrize(("model", "dtype"), [*SMALL, *(pytest.param(*x, marks=pytest.mark.kernels) for x in LARGE)])
+def test_training_step(model: str, dtype: str, target: str) -> None:
+    program = golden_kernels.training_step(model, dtype, target)
     reports = program.kernels()
-    assert len(reports) == program.launches
-    assert not [r for r in reports if r.spills], "no kernel may spill registers"
-    found: list[dict[str, Any]] = [
-        {"name": r.name, "registers": r.registers, "shared": r.shared, "instructions": dict(r.instructions)} for r in reports
-    ]
-    path = GOLDEN / f"lenet5_kernels_{target.replace(':', '_')}.json"
-    if os.environ.get("GRAPHRT_ACCEPT") == "1":
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("[\n" + ",\n".join("  " + json.dumps(row) for row in found) + "\n]\n")
-    golden = json.loads(path.read_text())
-    assert [r["name"] for r in found] == [r["name"] for r in golden], "the launches changed; look, then accept"
-    for new, old in zip(found, golden, strict=True):
-        assert new["registers"] <= SLACK * old["registers"] + 2, f"{new['name']} takes more registers than {old}"
-        assert new["shared"] <= SLACK * old["shared"], f"{new['name']} takes more shared memory than {old}"
+    assert sum(r.launches for r in reports) == program.launches
+    golden_kernels.check(f"{model}_{dtype}_{target.split(':')[1]}", program, reports)
+    found = [fault for r in reports for fault in golden_kernels.faults(r, target)]
+    assert len(found) <= KNOWN_SPILLS.get((model, dtype, target), 0), "\n".join(found)
+
+
+def test_a_worse_kernel_is_found() -> None:
+    (report, *_) = golden_kernels.training_step("mlp", "bfloat16", "cuda:sm_90").kernels()
+    row = golden_kernels._row(report)
+    worse = {
+        "registers": 3 * report.registers,
+        "shared": 2 * report.shared + 1,
+        "bytes": 2 * report.bytes,
+        "launches": 7,
+        "warps": 1,
+        "narrow": ("loads",),
+    }
+    assert not list(golden_kernels._worse("", row, row))
+    for figure, value in worse.items():
+        assert len(list(golden_kernels._worse("", {**row, figure: value}, row))) == 1, figure
+    assert report.tile is not None and not list(golden_kernels.faults(report, "cuda:sm_90"))
+    table: dict[str, Any] = vars(report)
+    for change in (
+        {"spills": 4},
+        {"instructions": {"HMMA": 3}, "tile": (64, 64, 64)},
+        {"instructions": {}, "tile": (16, 16, 16)},
+    ):
+        assert len(list(golden_kernels.faults(type(report)(**{**table, **change}), "cuda:sm_90"))) == 1, change
+
+
+@pytest.mark.parametrize(
+    ("arch", "registers", "shared", "warps", "blocks"),
+    [
+        ("sm_90", 32, 0, 4, 16),  # 64 warps
+        ("sm_90", 128, 0, 8, 2),  # 65,536 registers
+        ("sm_90", 129, 0, 4, 3),  # given out by eights
+        ("sm_90", 255, 0, 8, 1),
+        ("sm_90", 32, 100 << 10, 4, 2),  # 228 KB, of which each block takes one more
+        ("sm_80", 32, 81 << 10, 4, 2),
+        ("sm_80", 32, 82 << 10, 4, 1),
+        ("sm_90", 16, 0, 1, 32),
+        ("gfx942", 64, 0, 4, 8),
+        ("gfx942", 256, 40 << 10, 4, 1),
+        ("sm_75", 32, 0, 4, 0),
+    ],
+)
+def test_occupancy(arch: str, registers: int, shared: int, warps: int, blocks: int) -> None:
+    assert resident_blocks(arch, registers, shared, warps) == blocks
 
 
 def index_and_scan_ops() -> grt.Graph:
@@ -92,6 +133,17 @@ def test_halves_reach_the_tensor_cores(target: str) -> None:
     for r in reports:
         assert any(name.startswith(core) for name in r.instructions), r
         assert not r.spills and r.shared <= 100 << 10, r
+
+
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_columns_are_not_held_in_registers(target: str) -> None:
+    """The batch norm of ResNet-50's last maps: 12,544 elements of each of 512 channels that lie side by side."""
+    g = grt.Graph()
+    x = g.input("x", (256, 7, 7, 512))
+    y = F.relu((x - F.mean(x, (0, 1, 2), keepdim=True)) * F.rsqrt(F.var(x, (0, 1, 2), keepdim=True) + 1e-5))
+    g.output("y", y)
+    for r in grt.compile(g, target=target).kernels():
+        assert not r.spills and not r.narrow, r
 
 
 def test_program_for_an_absent_gpu_says_so() -> None:

@@ -53,6 +53,16 @@ def test_explain() -> None:
     assert "the target has no plan" in run("explain", "mlp", "--target", "reference")
 
 
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="plans for a GPU are made in the lane that compiles")
+def test_explain_predicts_for_a_gpu_that_is_not_here() -> None:
+    output = run("explain", "lenet5", "--train", "--batch", "64", "--dtype", "float32", "--target", "cuda:sm_90")
+    assert "not measured" in output and "H200" in output and "images/s" in output and "MB an image" in output
+    half = run("explain", "lenet5", "--train", "--dtype", "bf16", "--target", "cuda:sm_90")
+    assert "bf16[" in half and "bf16[" not in output
+    data = json.loads(run("explain", "mlp", "--eval", "--target", "cuda:sm_80", "--json"))
+    assert data["predicted"] and data["device"]["name"] == "A100" and data["kernels"][0]["bound"] in ("memory", "launch")
+
+
 @pytest.mark.parametrize("target", ["cpu", "cuda:sm_90"])
 def test_compile_writes_a_program_for_a_machine(tmp_path: Path, target: str) -> None:
     if target != "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
@@ -75,11 +85,14 @@ def test_flags_and_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "vgg"], "no model 'vgg'; there is lenet5, mlp"),
+        (["train", "vgg"], "no model 'vgg'; there is alexnet, googlenet"),
         (["train", "resnet20"], "resnet20 takes images of 3 channels, mnist has 1; lenet5, mlp fit"),
         (["train", "mlp", "--data", "cifar"], "no dataset 'cifar'"),
         (["train", "mlp", "--schedule", "x"], "no schedule 'x'"),
         (["explain", "mlp", "--target", "tpu"], "target must be"),
+        (["explain", "mlp", "--target", "cpu", "--json"], "nothing is predicted for the cpu target"),
+        (["explain", "mlp", "--target", "cpu", "--device", "TPU"], "no data sheet of TPU"),
+        (["explain", "mlp", "--dtype", "int8"], "dtype must be"),
         (["compile", "mlp", "--target", "cuda:90", "-o", "f.grt"], "looks like cuda:sm_80, cuda:sm_90"),
         (["compile", "mlp", "--target", "reference", "-o", "f.grt"], "this one is of reference"),
         (["train", "mlp", "--resume", "/nowhere"], "nowhere"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as T
-from conftest import INTERPRETED, assert_close
+from conftest import INTERPRETED, assert_close, check
 from hypothesis import given, settings
 from test_functional import TARGET, Call, compare, data, same
 
@@ -163,6 +163,23 @@ LAYERS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
     "unshuffle": (lambda m: m.PixelUnshuffle(3), (1, 1, 3, 6)),
     "channels": (lambda m: m.ChannelShuffle(2), (1, 4, 3, 3)),
 }
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("groups", [1, 6])
+def test_halves_behind_a_prologue(dtype: str, groups: int, rng: np.random.Generator) -> None:
+    """A batch norm before, which is not 0 at 0, and the gradient behind: operands that a loader computes and rounds."""
+    g = grt.Graph()
+    x, w = g.input("x", (3, 6, 7, 5), dtype), g.input("w", (6, 6 // groups, 3, 3), dtype)
+    scale, shift = g.input("scale", (6, 1, 1)), g.input("shift", (6, 1, 1))
+    a = F.cast(F.relu(F.cast(x, "float32") * scale + shift), dtype)
+    y = F.conv2d(a, w, padding=1, groups=groups)
+    g.output("y", y)
+    for name, d in zip(("dx", "dw"), grt.grad(F.sum(F.cast(y * y, "float32")), [x, w]), strict=True):
+        g.output(name, d)
+    inputs = {"x": x, "w": w, "scale": scale, "shift": shift}
+    feeds = {n: rng.standard_normal(v.shape).astype(v.dtype.numpy) for n, v in inputs.items()}
+    check(g, feeds, TARGET, 9 * 6)
 
 
 def test_layers() -> None:

@@ -134,6 +134,21 @@ def test_empty_batch_and_half_precision() -> None:
         np.testing.assert_allclose(outputs[name], 1, rtol=2e-3)
 
 
+def test_pooling_to_the_size_that_is_there_takes_no_kernel() -> None:
+    """AlexNet and VGG end in an adaptive pool that changes nothing for images of the published size."""
+    g = grt.Graph()
+    x = g.input("x", (2, 3, 6, 6))
+    y = F.adaptive_avg_pool2d(F.relu(x), 6)
+    g.output("y", y)
+    g.output("dx", grt.grad(y, [x], g.input("dy", y.shape))[0])
+    program = grt.compile(g, target=TARGET)
+    assert not [n for n in program.graph.nodes if "pool" in n.op.name]
+    values, dy = np.random.default_rng(0).standard_normal((2, 2, 3, 6, 6)).astype(np.float32)
+    found = program(x=values, dy=dy)
+    np.testing.assert_array_equal(found["y"], np.maximum(values, 0))
+    np.testing.assert_array_equal(found["dx"], np.where(values > 0, dy, 0))
+
+
 def test_layers() -> None:
     graph, feeds, expected = grt.Graph(), dict[str, Any](), dict[str, Any]()
     arguments = {"MaxPool": (2,), "AvgPool": (2, 1), "LPPool": (2, 3), "AdaptiveAvgPool": (3,), "AdaptiveMaxPool": (2,)}

@@ -11,7 +11,7 @@ from conftest import check
 import graphrt as grt
 from graphrt import ops as F
 from graphrt.compiler import _policy
-from graphrt.passes.partial import partial_sums
+from graphrt.passes.partial import Runs, partial_sums
 from graphrt.passes.simplify import simplify
 from graphrt.targets.reference import evaluate
 
@@ -19,7 +19,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 GPU = "interpret" if INTERPRETED else "cuda:sm_90"
 
 
-def _net(batch: int, size: int, channels: int, stride: int = 1, half: str | None = None, blocks: int = 2) -> grt.Graph:
+def _net(
+    batch: int, size: int, channels: int, stride: int = 1, half: str | None = None, blocks: int = 2, down: int = 1
+) -> grt.Graph:
     """Residual blocks of convolution, batch norm and ReLU behind a strided convolution, with gradients."""
     rng = np.random.default_rng(0)
     g = grt.Graph()
@@ -39,7 +41,7 @@ def _net(batch: int, size: int, channels: int, stride: int = 1, half: str | None
         h = F.relu(conv_bn(x, "stem", channels, 3, stride))
         for i in range(blocks):
             a = F.relu(conv_bn(h, f"block{i}.a", channels // 2, 1))
-            h = F.relu(conv_bn(a, f"block{i}.b", channels, 3) + h)
+            h = F.relu(conv_bn(a, f"block{i}.b", channels, 3, down) + h[:, :, ::down, ::down])
         loss = g.output("loss", F.mean(F.cast(h * h, "float32")))
     params = g.parameters()
     for p, d in zip(params, grt.grad(loss, params), strict=True):
@@ -51,7 +53,9 @@ def _net(batch: int, size: int, channels: int, stride: int = 1, half: str | None
 def test_values_do_not_change(shape: tuple[int, int, int], rng: np.random.Generator) -> None:
     """The pass against the graph it is given, evaluated by the reference."""
     graph = simplify(_net(*shape, blocks=1))
-    cut = partial_sums(graph, lambda node: 4 if node.inputs[0].type.size // node.types[0].size % 4 == 0 else 0)
+    cut = partial_sums(
+        graph, lambda node, producer: Runs(4) if node.inputs[0].type.size // node.types[0].size % 4 == 0 else None
+    )
     cut.verify()
     assert (cut is graph) == (shape == (1, 7, 6)), "49 pixels have no runs of 4"
     feeds = {**graph.initial, "x": rng.standard_normal(graph.sources["x"].types[0].shape).astype(np.float32)}
@@ -107,5 +111,17 @@ def test_statistics_are_epilogues() -> None:
     assert len([g for g in program.schedule.groups() if g.runs]) == 9
 
 
+@pytest.mark.parametrize(("size", "down"), [(16, 2), (12, 3)])
+def test_strided_gradients_sum_by_phases(size: int, down: int, target: str) -> None:
+    """A tile of a strided gradient has every second pixel, or third, and its runs are of those."""
+    g = _net(4, size, 8, blocks=2, down=down)
+    check(g, {"x": np.random.default_rng(1).standard_normal((4, 3, size, size)).astype(np.float32)}, target, length=4000)
+    graph = _net(16, 4 * size, 32, down=down)
+    program = grt.compile(graph, target=GPU)
+    assert program.schedule is not None
+    strided = [g for g in program.schedule.groups() if g.anchor is not None and g.anchor.attrs.get("stride") == (down, down)]
+    assert {g.anchor.op.name for g in strided if g.runs and g.anchor is not None} == {"conv", "conv_dgrad"}
+
+
 def test_cpu_keeps_whole_sums() -> None:
-    assert _policy("cpu").run(next(n for n in _net(4, 16, 8).nodes if n.op.name == "reduce")) == 0
+    assert _policy("cpu").runs(next(n for n in _net(4, 16, 8).nodes if n.op.name == "reduce"), None) is None

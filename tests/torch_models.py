@@ -82,6 +82,30 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.use_res_connect else self.conv(x)
 
 
+class Inception(nn.Module):
+    """GoogLeNet's block: 1x1, 3x3, 3x3 and pooled branches."""
+
+    def __init__(self, cin: int, one: int, three_in: int, three: int, five_in: int, five: int, pooled: int) -> None:
+        super().__init__()
+
+        def unit(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
+            conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+            return [conv, nn.BatchNorm2d(outputs, eps=0.001), nn.ReLU()]
+
+        self.branches = nn.ModuleList(
+            nn.Sequential(*layers)
+            for layers in (
+                unit(cin, one, 1),
+                unit(cin, three_in, 1) + unit(three_in, three, 3),
+                unit(cin, five_in, 1) + unit(five_in, five, 3),
+                [nn.MaxPool2d(3, 1, 1), *unit(cin, pooled, 1)],
+            )
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([branch(x) for branch in self.branches], 1)
+
+
 def mobilenet(classes: int = 10) -> nn.Module:
     blocks = [InvertedResidual(8, 8, 1, 1, nn.ReLU6, None), InvertedResidual(8, 12, 2, 4, nn.Hardswish, nn.Hardsigmoid())]
     stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.Hardswish())

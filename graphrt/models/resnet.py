@@ -121,6 +121,21 @@ def resnet18(num_classes: int = 1000) -> nn.Module:
     return ResNet(BasicBlock, (2, 2, 2, 2), num_classes)
 
 
+def resnet34(num_classes: int = 1000) -> nn.Module:
+    """[N, 3, H, W] -> logits; 21,797,672 parameters with 1000 classes."""
+    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes)
+
+
 def resnet50(num_classes: int = 1000) -> nn.Module:
     """[N, 3, H, W] -> logits; 25,557,032 parameters with 1000 classes."""
     return ResNet(Bottleneck, (3, 4, 6, 3), num_classes)
+
+
+def resnet101(num_classes: int = 1000) -> nn.Module:
+    """[N, 3, H, W] -> logits; 44,549,160 parameters with 1000 classes."""
+    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes)
+
+
+def resnet152(num_classes: int = 1000) -> nn.Module:
+    """[N, 3, H, W] -> logits; 60,192,808 parameters with 1000 classes."""
+    return ResNet(Bottleneck, (3, 8, 36, 3), num_classes)

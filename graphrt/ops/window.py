@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
-from graphrt.ir import Node
+from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, require_float
 from graphrt.ops.contraction import Pads, channels_last, out_size
@@ -165,6 +165,13 @@ def _orders(node: Node) -> Any:
     return (maps,) * len(node.inputs), (maps,) * len(node.types)
 
 
+def _nothing_to_sum(node: Node) -> Value | None:
+    """The operand of a sum over windows of one element each."""
+    x, attrs = node.inputs[0], node.attrs
+    alone = set(attrs["kernel"]) == {1} and not any(map(any, attrs["padding"]))
+    return x if alone and x.shape == node.types[0].shape else None
+
+
 def _window_flops(node: Node) -> int:
     return max(v.type.size for v in (*node.inputs, *node.outputs)) * math.prod(node.attrs["kernel"])
 
@@ -218,6 +225,7 @@ register(
         infer=_infer_sum_pool,
         vjp=lambda n, dy: [apply("sum_pool_grad", dy, shape=n.inputs[0].shape[2:], **_pool_attrs(n))],
         reference=_reference_sum_pool,
+        simplify=_nothing_to_sum,
         samples=_samples("x"),
         template="sum_pool",
         orders=_orders,
@@ -231,6 +239,7 @@ register(
         infer=_infer_sum_pool_grad,
         vjp=lambda n, ddx: [apply("sum_pool", ddx, **_pool_attrs(n))],
         reference=_reference_sum_pool_grad,
+        simplify=_nothing_to_sum,
         samples=_samples("dy"),
         template="sum_pool_grad",
         orders=_orders,

@@ -16,26 +16,43 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.ops import permute, reshape
 from graphrt.ops import sum as sum_over
-from graphrt.ops.base import apply
+from graphrt.ops.base import apply, cast, widened
 from graphrt.ops.linear import constant_along, variance
 from graphrt.passes.layout import follows
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.simplify import dead_code
 
 
-def partial_sums(graph: Graph, run: Callable[[Node], int]) -> Graph:
-    """Cuts each sum for which ``run`` (a target's policy) gives the pixels of a run, more than 1, which divides them."""
+@dataclass(frozen=True)
+class Runs:
+    """``length`` pixels are summed at a time; those taken one after the other lie ``phases`` apart."""
+
+    length: int
+    phases: tuple[int, int] = (1, 1)
+
+
+def partial_sums(graph: Graph, runs: Callable[[Node, Node | None], Runs | None]) -> Graph:
+    """Cuts each sum for which ``runs`` (a target's policy) gives some; their length divides the pixels of a phase.
+
+    The policy is asked with the sum and the contraction whose epilogue it could be, or None.
+    """
     position = {n: i for i, n in enumerate(graph.nodes)}
-    wanted = {n.name: run(n) for n in graph.nodes if _over_pixels(n)}
-    plans = {n.name: _Plan(wanted[n.name], _cone(n, position), variance(n)) for n in graph.nodes if wanted.get(n.name, 0) > 1}
+    plans: dict[str, _Plan] = {}
+    for node in graph.nodes:
+        if _over_pixels(node):
+            producer, cone = _cone(node, position)
+            found = runs(node, producer)
+            if found is not None:
+                plans[node.name] = _Plan(found, cone, variance(node))
     if not plans:
         return graph
-    known: dict[tuple[Value, int], Value] = {}
+    known: dict[tuple[Value, Runs], Value] = {}
 
     def rule(node: Node) -> Sequence[Value] | None:
         plan = plans.pop(node.name, None)
@@ -44,11 +61,13 @@ def partial_sums(graph: Graph, run: Callable[[Node], int]) -> Graph:
     return dead_code(rewrite(graph, rule))
 
 
+@dataclass(frozen=True)
 class _Plan:
-    """What becomes of one sum: the length of its runs, the nodes to copy for it, whether it is a variance's."""
+    """What becomes of one sum: its runs, the nodes to copy for it, whether it is a variance's."""
 
-    def __init__(self, run: int, cone: set[str], variance: bool) -> None:
-        self.run, self.cone, self.variance = run, cone, variance
+    runs: Runs
+    cone: set[str]
+    variance: bool
 
 
 def _over_pixels(node: Node) -> bool:
@@ -59,8 +78,8 @@ def _over_pixels(node: Node) -> bool:
     return x.ndim > 1 and node.attrs["op"] == "sum" and tuple(node.attrs["dims"]) == (0, *range(2, x.ndim))
 
 
-def _cone(node: Node, position: dict[Node, int]) -> set[str]:
-    """The cheap elementwise nodes between ``node`` and the contraction that computes the last of what it is made of, by name.
+def _cone(node: Node, position: dict[Node, int]) -> tuple[Node | None, set[str]]:
+    """The contraction that computes the last of what ``node`` sums, and the names of the cheap nodes between the two.
 
     They are copied for the sum: a copy that only the sum reads need not be stored when the sum becomes an epilogue.
     """
@@ -80,39 +99,44 @@ def _cone(node: Node, position: dict[Node, int]) -> set[str]:
                 if v.shape == shape:
                     heapq.heappush(heap, (-position[v.node], 0))
     else:
-        return set()
+        return None, set()
     if here.op.kind is not Kind.CONTRACTION:  # what was computed last has no epilogue that sums
-        return set()
+        return None, set()
     found = {here}
     for n in reversed(path):
         if any(v.node in found for v in n.inputs):
             found.add(n)
-    return {n.name for n in found if n is not here}
+    return here, {n.name for n in found if n is not here}
 
 
-def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, int], Value]) -> Value:
-    """The sum ``node`` from sums of runs [runs, C]; ``known`` holds those that exist by what they sum."""
+def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, Runs], Value]) -> Value:
+    """The sum ``node`` from float32 sums of runs [runs, C]; ``known`` holds those that exist by what they sum."""
     base = node.inputs[0]
     if plan.variance:
         base, centre = base.node.inputs[0].node.inputs
-    rows = _rows(_copy(base, plan.cone, {}), plan.run)
-    if (base, plan.run) not in known:
-        known[base, plan.run] = sum_over(rows, 1)
-    sums = known[base, plan.run]
+    rows = widened(_rows(_copy(base, plan.cone, {}), plan.runs))
+    if (base, plan.runs) not in known:
+        known[base, plan.runs] = sum_over(rows, 1)
+    sums = known[base, plan.runs]
     if plan.variance:
         mean = constant_along(centre, node)
         assert mean is not None
-        own = sums * (1.0 / plan.run)
+        own = sums * (1.0 / plan.runs.length)
         off = rows - reshape(own, (own.shape[0], 1, own.shape[1]))
-        apart = sums * (1.0 / plan.run) - mean  # not ``own``, which would be stored for this
-        sums = sum_over(off * off, 1) + apart * apart * plan.run
-    return sum_over(sums, 0)
+        apart = sums * (1.0 / plan.runs.length) - mean  # not ``own``, which would be stored for this
+        sums = sum_over(off * off, 1) + apart * apart * plan.runs.length
+    return cast(sum_over(sums, 0), node.types[0].dtype)
 
 
-def _rows(x: Value, run: int) -> Value:
-    """``x`` [N, C, ...] as [runs, run, C]."""
-    last = permute(x, (0, *range(2, x.ndim), 1))
-    return reshape(last, (math.prod(last.shape[:-1]) // run, run, x.shape[1]))
+def _rows(x: Value, runs: Runs) -> Value:
+    """``x`` [N, C, ...] as [runs, length, C]."""
+    if runs.phases == (1, 1):
+        last = permute(x, (0, *range(2, x.ndim), 1))
+    else:
+        n, c, h, w = x.shape
+        down, across = runs.phases
+        last = permute(reshape(x, (n, c, h // down, down, w // across, across)), (3, 5, 0, 2, 4, 1))
+    return reshape(last, (math.prod(last.shape[:-1]) // runs.length, runs.length, x.shape[1]))
 
 
 def _copy(x: Value, cone: set[str], copies: dict[Node, Value]) -> Value:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from graphrt.ir import Graph, Node
 from graphrt.op import Order
 from graphrt.passes.layout import assign_layouts
-from graphrt.passes.partial import partial_sums
+from graphrt.passes.partial import Runs, partial_sums
 from graphrt.passes.simplify import dead_code, simplify
 from graphrt.passes.split import split_reductions
 from graphrt.passes.stage import stage_updates
@@ -16,11 +16,11 @@ from graphrt.passes.stage import stage_updates
 
 @dataclass(frozen=True)
 class Policy:
-    """What a target wants of the passes: how many partial sums a node is split into, how many pixels a sum over them takes
-    at a time, and where channels-last pays."""
+    """What a target wants of the passes: how many partial sums a node is split into, in what runs a
+    sum over pixels takes them, and where channels-last pays."""
 
     splits: Callable[[Node], int]
-    run: Callable[[Node], int] = lambda node: 0
+    runs: Callable[[Node, Node | None], Runs | None] = lambda node, producer: None
     min_channels: int = 1
     tiles: bool = True  # whether a contraction's epilogue has a tile at hand, whose rows it can add up
 
@@ -31,7 +31,7 @@ def run_passes(graph: Graph, policy: Policy, state_orders: Mapping[str, Order], 
         ("dead_code", dead_code),  # what no output and no update needs
         ("simplify", simplify),  # fold, identities, common subexpressions
         ("stage", stage_updates),  # updates read old values
-        ("partial", lambda g: partial_sums(g, policy.run)),  # sums over pixels from sums of runs
+        ("partial", lambda g: partial_sums(g, policy.runs)),  # sums over pixels from sums of runs
         ("split", lambda g: split_reductions(g, policy.splits)),  # long reductions in parallel parts
         ("layout", lambda g: assign_layouts(g, policy.min_channels, state_orders)),  # channels-last inside
     ]

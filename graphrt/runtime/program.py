@@ -19,6 +19,7 @@ from graphrt.errors import ArgumentError, InputError, TargetError
 from graphrt.ir import Graph
 from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.state import State
+from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
@@ -245,7 +246,7 @@ class Program(Runnable):
         outputs = {name: v.type for name, v in graph.outputs.items()}
         needed = [n for n in inputs if n in read]
         super().__init__(target, inputs, outputs, state, executable, needed, unpack, bool(graph.updates))
-        self.graph, self._executable, self._kernels = graph, executable, kernels
+        self.graph, self._executable, self.kernel_ir = graph, executable, kernels
         self.schedule, self.plan, self.decisions = schedule, plan, list(decisions)
         self.passes, self.compile_seconds = list(passes), seconds
 
@@ -289,7 +290,7 @@ class Program(Runnable):
         return self._executable.source(launch)
 
     def kernels(self) -> list[Any]:
-        """What the compiler made of each launch, for a program compiled ahead of time. Raises ArgumentError."""
+        """What the compiler made of each distinct kernel, for a program compiled ahead of time. Raises ArgumentError."""
         if not hasattr(self._executable, "reports"):
             raise ArgumentError(f"the {self.target} target has no kernel reports; compile for one like cuda:sm_90")
         return self._executable.reports()
@@ -329,11 +330,10 @@ class Program(Runnable):
             times = np.array([self._executable.time(bound, self.state) for _ in range(runs)])
             self.state.version += self._updates
         found = []
-        for launch, seconds in zip(self.schedule.launches, np.median(times, axis=0), strict=True):
-            nodes = {n for g in launch.groups for n in (*g.nodes, *g.inlined)}
-            values = {v for g in launch.groups for v in (*g.inputs, *g.outputs, *g.copies)}
-            flops, moved = sum(n.op.flops(n) for n in nodes), sum(v.type.nbytes for v in values)
-            found.append(LaunchProfile(str(launch).split(" in=")[0].split("\n")[0], float(seconds), flops, moved))
+        rows = zip(self.schedule.launches, self.kernel_ir, np.median(times, axis=0), strict=True)
+        for launch, kernels, seconds in rows:
+            cost = launch_cost(kernels)
+            found.append(LaunchProfile(launch.title(), float(seconds), cost.flops, cost.bytes))
         return found
 
 

@@ -32,7 +32,7 @@ def fuse(graph: Graph, enabled: bool = True, tiles: bool = True) -> tuple[list[G
 
     ``tiles`` says that templates compute whole tiles, over whose rows an epilogue can sum.
     """
-    f = Fusion(graph)
+    f = Fusion(graph, tiles)
     anchors = [n for n in graph.nodes if n.op.kind not in (*FREE, *FUSABLE)]
     for node in anchors:
         if node not in f.owner:
@@ -100,6 +100,8 @@ def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
         return Verdict(False, f"is a {kind.value}: a kernel of its own"), None
     if node.origin.phase == "bwd" and group.kind == "template" and group.phase == "fwd" and node.op.cheap:
         return Verdict(False, "is cheap: computed again in the backward pass"), None
+    if f.tiles and node.origin.phase == "opt" and group.kind == "reduction" and _is_waited_for(f, group):
+        return Verdict(False, "is an update, which would keep its kernel behind all readers of the parameter"), None
     if kind is Kind.REDUCTION:
         if node.inputs[0].shape != group.shape or tuple(node.attrs["dims"]) != group.reduced:
             return Verdict(False, "reduces other axes"), None
@@ -120,6 +122,11 @@ def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
     if kind is Kind.REDUCTION:
         return Verdict(True, "same rows"), tuple(e for d, e in enumerate(group.domain) if d not in group.reduced)
     return Verdict(True, "same element"), index
+
+
+def _is_waited_for(f: Fusion, group: Group) -> bool:
+    """Whether something that is no update needs what ``group`` computes."""
+    return any(r.origin.phase != "opt" for r in f.after(group))
 
 
 def benefit(f: Fusion, group: Group, node: Node) -> int:
@@ -171,9 +178,8 @@ def _merge_rows(f: Fusion) -> None:
     for g in f.groups:
         if g.kind == "reduction":
             alike.setdefault((g.shape, g.reduced), []).append(g)
-    for rows in alike.values():
-        while _merge_two(f, rows):
-            pass
+    while any([_merge_two(f, rows) for rows in alike.values()]):
+        pass
 
 
 def _merge_two(f: Fusion, rows: list[Group]) -> bool:

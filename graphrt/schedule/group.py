@@ -147,6 +147,21 @@ class Launch:
     def name(self) -> str:
         return self.groups[0].name
 
+    def title(self) -> str:
+        """The launch without its buffers: ``g7 conv[add_4, relu_4]``."""
+        return str(self).split(" in=")[0].split("\n")[0]
+
+    def description(self) -> str:
+        """What it computes, without names: ``conv 256x64x56x56 of 64x64x3x3 add relu`` is result, last operand, fused ops."""
+        first = self.groups[0]
+        if len(self.groups) > 1:
+            return f"{len(self.groups)} groups side by side"
+        head = [first.anchor.op.name if first.anchor else "pointwise", "x".join(map(str, first.shape)) or "1"]
+        if first.kind == "template" and first.anchor is not None:
+            head += ["of", "x".join(map(str, first.anchor.inputs[-1].shape)) or "1"]
+        fused = dict.fromkeys(n.op.name for n in (*first.inlined, *first.nodes) if n is not first.anchor)
+        return " ".join([*head, *fused])
+
     def __str__(self) -> str:
         if len(self.groups) == 1:
             return str(self.groups[0])

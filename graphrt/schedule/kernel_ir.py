@@ -120,13 +120,18 @@ class Pass:
 
 @dataclass
 class ReductionKernel:
-    """Rows are the kept axes of ``shape`` (in memory order ``kept``), elements the reduced ones (``reduced``)."""
+    """Rows are the kept axes of ``shape`` (in memory order ``kept``), elements the reduced ones (``reduced``).
+
+    ``columns``: neighbours in memory belong to different rows. ``whole``: later passes use what the first one loaded.
+    """
 
     group: Group
     shape: Shape
     kept: tuple[int, ...]
     reduced: tuple[int, ...]
     passes: list[Pass]
+    columns: bool
+    whole: bool
 
 
 Kernel = TemplateKernel | PointwiseKernel | ReductionKernel
@@ -295,7 +300,8 @@ class Emitter:
 
 
 def lower(schedule: Schedule, group: Group, row_limit: int = 0, precision: str = "highest") -> Kernel:
-    """The kernel of ``group``. Rows of a reduction up to ``row_limit`` elements stay in registers from pass to pass;
+    """The kernel of ``group``. Rows of a reduction up to ``row_limit`` elements stay in registers from pass to pass, columns
+    up to a 32nd of that: some of them must fit side by side, or what is loaded together goes to waste;
     ``precision`` is what float32 products may be computed in."""
     if group.kind == "template":
         return _template(schedule, group, precision)
@@ -370,7 +376,8 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
     last = max(level[n] for n in group.nodes)
     passes: list[Pass] = []
     rows: dict[Any, Var] = {}
-    keep = row_limit > 0 and group.reduced_size <= row_limit
+    columns = next((d not in group.reduced for d in reversed(order) if group.shape[d] > 1), False)
+    keep = row_limit > 0 and group.reduced_size <= (row_limit // 32 if columns else row_limit)
     for number in range(last + 1):
         emitter.known = dict(emitter.known) if keep else dict(rows)
         emitter.block = inner = Block(tuple(f"i{d}" for d in range(len(group.shape))))
@@ -400,4 +407,5 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
         passes[-1].after.insts += tail.after.insts
         passes[-1].after.stores += tail.after.stores
     reduced = tuple(d for d in order if d in group.reduced)
-    return ReductionKernel(group, group.shape, tuple(d for d in order if d not in group.reduced), reduced, passes)
+    kept = tuple(d for d in order if d not in group.reduced)
+    return ReductionKernel(group, group.shape, kept, reduced, passes, columns, keep)

@@ -17,6 +17,7 @@ from graphrt.index import axes
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind
 from graphrt.schedule.group import Group, Launch, reads
+from graphrt.schedule.pairs import pair
 from graphrt.types import TensorType
 
 
@@ -45,8 +46,10 @@ class Schedule:
         return [g for launch in self.launches for g in launch.groups]
 
 
-def arrange(graph: Graph, groups: list[Group], horizontal: bool = True, in_place: bool = True) -> Schedule:
-    """The schedule of ``groups``. ``horizontal`` merges sibling launches; ``in_place`` lets updates overwrite."""
+def arrange(graph: Graph, groups: list[Group], horizontal: bool = True, in_place: bool = True, pairs: bool = False) -> Schedule:
+    """The schedule of ``groups``. ``horizontal`` merges sibling launches; ``in_place`` lets updates overwrite; ``pairs`` puts
+    reductions into launches of contractions.
+    """
     groups = list(groups)
     owner = {v: g for g in groups for v in (*g.values(), *g.copies)}
     dag = nx.DiGraph()
@@ -85,7 +88,12 @@ def arrange(graph: Graph, groups: list[Group], horizontal: bool = True, in_place
             if any(other is not g for other in reading[v]) and v not in schedule.home and owner[v] is g:
                 schedule.home[v] = Slot("arena", v.name, v.type)
                 schedule.stores.setdefault((g, v), []).append(schedule.home[v])
-    schedule.launches = _ordered(graph, dag, _siblings(dag) if horizontal else [[g] for g in groups])
+    parts = _ordered(graph, dag, _siblings(dag) if horizontal else [[g] for g in groups])
+    if horizontal and pairs:
+        parts = _ordered(graph, dag, pair(dag, parts))
+    schedule.launches = [Launch(part) for part in parts]
+    for i, g in enumerate(schedule.groups()):
+        g.name = f"g{i}"
     return schedule
 
 
@@ -128,7 +136,7 @@ def _siblings(dag: nx.DiGraph) -> list[list[Group]]:
     return [[g] for g in dag.nodes if g not in sinks] + ([sinks] if sinks else [])
 
 
-def _ordered(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[Launch]:
+def _ordered(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[Group]]:
     """Topological order of the launches (Kahn), the one whose first node was defined first when there is a choice."""
     position = {n: i for i, n in enumerate(graph.nodes)}
     part_of = {g: i for i, part in enumerate(parts) for g in part}
@@ -145,12 +153,10 @@ def _ordered(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[La
     launches = []
     while ready:
         _, i = heapq.heappop(ready)
-        launches.append(Launch(parts[i]))
+        launches.append(parts[i])
         for j in after[i]:
             waits[j] -= 1
             if waits[j] == 0:
                 heapq.heappush(ready, (rank[j], j))
     assert len(launches) == len(parts), "the groups wait for each other in a circle"
-    for i, g in enumerate(g for launch in launches for g in launch.groups):
-        g.name = f"g{i}"
     return launches

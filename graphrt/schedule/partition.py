@@ -35,8 +35,8 @@ class Decision:
 class Fusion:
     """The state of one run of ``fuse``: who reads whom, which group owns which node, and the decisions so far."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, tiles: bool) -> None:
+        self.graph, self.tiles = graph, tiles
         self.position = {n: i for i, n in enumerate(graph.nodes)}
         self.users = graph.users()
         self.owner: dict[Node, Group] = {}

@@ -6,12 +6,11 @@ conv --> y ---------------------> stored
 
 from __future__ import annotations
 
-from graphrt.index import linearize, row_major
 from graphrt.ir import Node
 from graphrt.op import Kind
 from graphrt.schedule.group import FREE, Group, Index
 from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, candidates
-from graphrt.schedule.templates import tile_rows
+from graphrt.schedule.templates import tile_row
 from graphrt.types import float32
 
 RUNS = (16, 32, 64)  # rows; no tile of a large contraction has fewer than the last
@@ -19,7 +18,7 @@ RUNS = (16, 32, 64)  # rows; no tile of a large contraction has fewer than the l
 
 def absorb_sums(f: Fusion, group: Group) -> None:
     """Takes every sum of runs into the template ``group`` whose terms it can compute, with what lies between."""
-    if group.anchor is None or not tile_rows(group.anchor):
+    if group.anchor is None or tile_row(group.anchor, group.domain) is None:
         return
     refused: set[Node] = set()
     while True:
@@ -102,11 +101,6 @@ def _fits(f: Fusion, group: Group, node: Node, path: list[Node]) -> tuple[Verdic
 def _is_run(group: Group, node: Node, index: Index) -> bool:
     """Whether ``node`` sums rows next to each other in a tile, and every sum of the group as many."""
     assert group.anchor is not None
-    dims, run = tile_rows(group.anchor), node.inputs[0].shape[1]
-    row = linearize([group.domain[d] for d in dims], row_major([group.shape[d] for d in dims]))
+    run = node.inputs[0].shape[1]
     alike = all(n.inputs[0].shape[1] == run for n in group.runs)
-    return (
-        alike
-        and index[0] * run + index[1] == row
-        and index[2:] == tuple(e for d, e in enumerate(group.domain) if d not in dims)
-    )
+    return alike and index[0] * run + index[1] == tile_row(group.anchor, group.domain) and index[2:] == group.domain[1:2]

@@ -2,12 +2,16 @@
 
 They serve benchmarks and tests, and show what generated closures look like. Each family reads its tensors and sizes
 from fixed places of ARGS. Matmul: ``(a, b, c, bias, M, N, K)``, row-major. Convolution, for all three directions: ``(x,
-w, y, bias, C, H, W, K, R, S, CG, P, Q)``, maps channels-last, filters [R, S, C / groups, K]. Pooling: ``(x, y, index,
-C, H, W, P, Q)``, channels-last. Every loader returns 0 where mask is false.
+w, y, bias, C, H, W, K, R, S, CG, P, Q, scale, shift, other)``, maps channels-last, filters [R, S, C / groups, K];
+scale and shift have a number for each channel of what is loaded, other has the shape of what is stored or, in
+``load_y_batch_norm``, of y. Pooling: ``(x, y, index, C, H, W, P, Q)``, channels-last. Every loader returns 0 where mask
+is false.
 """
 
 import triton
 import triton.language as tl
+
+from .tiles import cast
 
 # --- matmul ------------------------------------------------------------------------------------------------------
 
@@ -48,6 +52,15 @@ def load_x(n, c, h, w, mask, ARGS):
 
 
 @triton.jit
+def load_x_affine_relu(n, c, h, w, mask, ARGS):
+    """relu(x * scale + shift): a batch norm and its ReLU applied on load. It is not 0 at 0, so padding is masked after it."""
+    x = tl.load(ARGS[0] + ((n * ARGS[5] + h) * ARGS[6] + w) * ARGS[4] + c, mask=mask, other=0.0)
+    scale = tl.load(ARGS[13] + c, mask=c < ARGS[4], other=0.0)
+    shift = tl.load(ARGS[14] + c, mask=c < ARGS[4], other=0.0)
+    return tl.where(mask, cast(tl.maximum(x.to(tl.float32) * scale + shift, 0.0), x.dtype), 0)
+
+
+@triton.jit
 def load_w(k, c, r, s, mask, ARGS):
     return tl.load(ARGS[1] + ((r * ARGS[9] + s) * ARGS[10] + c) * ARGS[7] + k, mask=mask, other=0.0)
 
@@ -58,8 +71,27 @@ def load_y(n, k, p, q, mask, ARGS):
 
 
 @triton.jit
+def load_y_batch_norm(n, k, p, q, mask, ARGS):
+    """dy * scale + other * shift: the gradient of a batch norm's input, two maps for one operand."""
+    at = ((n * ARGS[11] + p) * ARGS[12] + q) * ARGS[7] + k
+    dy = tl.load(ARGS[2] + at, mask=mask, other=0.0)
+    other = tl.load(ARGS[15] + at, mask=mask, other=0.0)
+    scale = tl.load(ARGS[13] + k, mask=k < ARGS[7], other=0.0)
+    shift = tl.load(ARGS[14] + k, mask=k < ARGS[7], other=0.0)
+    return tl.where(mask, cast(dy.to(tl.float32) * scale + other.to(tl.float32) * shift, dy.dtype), 0)
+
+
+@triton.jit
 def store_x(acc, n, c, h, w, mask, ARGS):
     tl.store(ARGS[0] + ((n * ARGS[5] + h) * ARGS[6] + w) * ARGS[4] + c, acc, mask=mask)
+
+
+@triton.jit
+def store_x_where(acc, n, c, h, w, mask, ARGS):
+    """The gradient through a ReLU whose output is in x: masked where that is not positive."""
+    at = ((n * ARGS[5] + h) * ARGS[6] + w) * ARGS[4] + c
+    kept = tl.load(ARGS[15] + at, mask=mask, other=0.0) > 0
+    tl.store(ARGS[0] + at, tl.where(kept, acc, 0.0), mask=mask)
 
 
 @triton.jit
@@ -78,6 +110,15 @@ def store_y(acc, n, k, p, q, mask, ARGS):
 def store_y_bias_relu(acc, n, k, p, q, mask, ARGS):
     acc += tl.load(ARGS[3] + k, mask=k < ARGS[7], other=0.0).to(acc.dtype)
     tl.store(ARGS[2] + ((n * ARGS[11] + p) * ARGS[12] + q) * ARGS[7] + k, tl.maximum(acc, 0.0), mask=mask)
+
+
+@triton.jit
+def store_y_bias_add_relu(acc, n, k, p, q, mask, ARGS):
+    """relu(acc + bias + other): a residual block's end."""
+    at = ((n * ARGS[11] + p) * ARGS[12] + q) * ARGS[7] + k
+    acc += tl.load(ARGS[3] + k, mask=k < ARGS[7], other=0.0).to(acc.dtype)
+    acc += tl.load(ARGS[15] + at, mask=mask, other=0.0).to(acc.dtype)
+    tl.store(ARGS[2] + at, tl.maximum(acc, 0.0), mask=mask)
 
 
 # --- pooling -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, power, ranked
+from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, persistent, power, ranked
 
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
@@ -24,7 +24,7 @@ def _interpreted(m: int, n: int, k: int) -> Config:
 
 
 def matmul_config(m: int, n: int, k: int, itemsize: int, interpret: bool = False, **target: Any) -> Config:
-    """BM, BN, BK, num_warps, num_stages of ``matmul``: the first of ``matmul_configs``, which takes the same arguments."""
+    """BM, BN, BK, num_warps, num_stages, PROGRAMS of ``matmul``: the first of ``matmul_configs``."""
     return matmul_configs(m, n, k, itemsize, interpret, **target)[0][1]
 
 
@@ -44,12 +44,29 @@ def matmul_configs(
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``matmul``, the fastest first; ``units`` is how many multiprocessors there are."""
     if interpret:
-        return [(0.0, _interpreted(m, n, k))]
+        return [(0.0, {**_interpreted(m, n, k), "PROGRAMS": 0})]
+    gemm = matmul_gemm(m, n, k, itemsize, batch=batch, loads=loads)._replace(rows=rows)
+    found = []
+    for clocks, plan in ranked(gemm, precision, target, units):
+        programs = persistent(plan, gemm, target, units)
+        found += [(clocks, {**plan, "PROGRAMS": count}) for count in dict.fromkeys((programs, 0))]
+    return found
+
+
+def takes_tma(inner: tuple[int, int], itemsize: int, target: str) -> bool:
+    """Whether ``matmul_tma`` can read operands with these innermost sizes, both dense and from an aligned address."""
+    return target.startswith("sm_") and int(target[3:]) >= 90 and all(size * itemsize % 16 == 0 for size in inner)
+
+
+def matmul_gemm(
+    m: int, n: int, k: int, itemsize: int, *, batch: int = 1, loads: tuple[int, int] = (0, 0), output: int = 0
+) -> Gemm:
+    """What ``cost`` needs to know of a product; ``output`` is the bytes of a result's element if not ``itemsize``."""
 
     def tiles(bm: int, bn: int) -> int:
         return batch * cdiv(m, bm) * cdiv(n, bn)
 
-    return ranked(Gemm(tiles, k, k, (True, True), itemsize, loads, itemsize, rows), precision, target, units)
+    return Gemm(tiles, k, k, (True, True), itemsize, loads, output or itemsize)
 
 
 def matmul_splits(
@@ -70,10 +87,7 @@ def matmul_splits(
         return 1
 
     def clocks(splits: int) -> float:
-        def tiles(bm: int, bn: int) -> int:
-            return splits * batch * cdiv(m, bm) * cdiv(n, bn)
-
-        gemm = Gemm(tiles, k // splits, k // splits, (True, True), itemsize, (0, 0), 4 if splits > 1 else itemsize)
+        gemm = matmul_gemm(m, n, k // splits, itemsize, batch=splits * batch, output=4 if splits > 1 else 0)
         return choose(gemm, precision, target, units)[0] + _finish(splits, batch * m * n, target, units)
 
     step = math.gcd(k, 16)
@@ -87,7 +101,8 @@ def _finish(splits: int, elements: int, target: str, units: int) -> float:
 
 def matmul_grid(sizes: Sizes, config: Config) -> int:
     """Programs of ``matmul`` for sizes BATCH, M, N."""
-    return sizes["BATCH"] * cdiv(sizes["M"], config["BM"]) * cdiv(sizes["N"], config["BN"])
+    tiles = sizes["BATCH"] * cdiv(sizes["M"], config["BM"]) * cdiv(sizes["N"], config["BN"])
+    return min(tiles, config["PROGRAMS"] or tiles)
 
 
 def _matrix(kind: str, z: Sizes) -> tuple[int, int, float, int, int]:
@@ -166,7 +181,7 @@ def _conv_gemm(kind: str, sizes: Sizes, itemsize: int, loads: tuple[int, int]) -
 
 
 def conv_config(kind: str, sizes: Sizes, itemsize: int, interpret: bool = False, **target: Any) -> Config:
-    """BM, BN, BK, num_warps, num_stages of a convolution kernel: the first of ``conv_configs``, with the same arguments."""
+    """BM, BN, BK, num_warps, num_stages of a convolution kernel: the first of ``conv_configs``."""
     return conv_configs(kind, sizes, itemsize, interpret, **target)[0][1]
 
 

@@ -71,7 +71,7 @@ _SINGLE = [
     (32, 16, 2), (16, 32, 2), (16, 16, 1),
 ]  # fmt: skip
 _IEEE = [(64, 32, 4), (32, 64, 4), (64, 16, 2), (16, 64, 2), (32, 32, 2), (16, 16, 1)]  # FFMA: operands live in registers
-_DOUBLE = [(64, 64, 8), (64, 32, 4), (32, 64, 4), (32, 32, 4), (16, 16, 1)]
+_DOUBLE = [(64, 32, 4), (32, 64, 4), (32, 32, 4), (16, 16, 1)]
 
 _COST = {"tf32": 2, "tf32x3": 6, "bf16x3": 3, "ieee": 16}  # of a float32 product, in products of halves
 _LATENCY = 800  # clocks from a load to its data, or from a store to the next program's first
@@ -112,6 +112,11 @@ class Plan(NamedTuple):
     resident: int  # programs on a multiprocessor at a time
 
 
+def _registers(d: Device, area: int, stage: int, turned: float, threads: int) -> int:
+    """Accumulators, an address for each 16 bytes on their way, and elements that pass through registers in float32."""
+    return min(255, 20 + round((area * (1.25 + d.fragments) + stage / 8 + turned) / threads))
+
+
 def plans(gemm: Gemm, precision: str, target: str) -> Iterator[Plan]:
     """The tiles that fit, at each depth of block and number of stages."""
     d, size = device(target), gemm.itemsize
@@ -124,16 +129,17 @@ def plans(gemm: Gemm, precision: str, target: str) -> Iterator[Plan]:
         for bk in sorted({max(16, min(row // size, power(math.ceil(gemm.depth), 16, 64))) for row in (128, 64)}):
             if warps > 1 and min(bm * bk, bn * bk, bm * bn) * size < 16 * threads:
                 continue  # less than a vector for each thread
+            if d.fragments and bm * bn >= 64 * threads and bk * size > 64:
+                continue  # so many accumulators leave no registers for the fragments of a deep block
             computed = bk * (bm * (left > 0) + bn * (right > 0))
             single = bk * gemm.scattered(bm, bn)
             if max(computed, single) > 32 * threads or (computed and max(bm, bn) > 16 * warps > 32):
                 continue  # more than a warp can turn round in registers
             stage = bk * (bm * (left or size) + bn * (right or size))
-            # Accumulators, an address for each 16 bytes on their way, and computed operands, which pass in float32.
-            registers = 20 + round((bm * bn * (1.25 + d.fragments) + stage / 8 + 1.25 * computed + 1.5 * single) / threads)
-            for stages in (2,) if d.waiting else (3, 4):
+            registers = _registers(d, bm * bn, stage, 1.25 * computed + 1.5 * single, threads)
+            for stages in (2,) if d.waiting else (3,) if d.fragments else (3, 4):
                 held = min(stages, math.ceil(gemm.steps(bk))) - d.waiting
-                resident = occupancy(min(registers, 255), max(held, 1) * stage, warps, target)
+                resident = occupancy(registers, max(held, 1) * stage, warps, target)
                 if resident * warps >= 4:
                     yield Plan(bm, bn, bk, warps, stages, resident)
 
@@ -175,3 +181,18 @@ def ranked(gemm: Gemm, precision: str, target: str, units: int) -> list[tuple[fl
 def choose(gemm: Gemm, precision: str, target: str, units: int) -> tuple[float, Config]:
     """(clocks, configuration) of the fastest plan."""
     return ranked(gemm, precision, target, units)[0]
+
+
+def persistent(config: Config, gemm: Gemm, target: str, units: int) -> int:
+    """How many programs should walk a launch's tiles; 0 for one tile each.
+
+    Pays from the third wave on where tiles are plainly loaded and products run beside the epilogue: each tile's first
+    loads then hide behind the last tile's stores, for some registers, and shared memory that those stores do not give back.
+    """
+    d, (bm, bn, bk, warps, stages) = device(target), config.values()
+    if d.fragments or any(gemm.loads):
+        return 0
+    stage = bk * (bm + bn) * gemm.itemsize
+    registers = _registers(d, bm * bn, stage, 0.0, warps * d.lanes) + 16
+    programs = units * occupancy(registers, stages * stage + bm * bn * gemm.output, warps, target)
+    return programs if gemm.tiles(bm, bn) > 2 * programs else 0

@@ -2,10 +2,11 @@
 
 Takes ``LOAD_A(b, m, k, mask, ARGS)`` and ``LOAD_B(b, k, n, mask, ARGS)``, which return tiles of one element type that
 are 0 where mask is false (there the indices may be out of range), and ``EPILOGUE(acc, b, m, n, mask, ARGS)``, which
-stores. Returns nothing: the epilogue owns the result. One program computes one BM x BN tile of one batch entry,
-accumulating over blocks of BK in ACC (float32, or float64 for float64 operands); tiles are at least 16 wide and masked,
-so every size is taken. Algorithm: blocked GEMM on tensor cores with grouped ("swizzled") tile order for L2 reuse. Grid:
-``cdiv(M, BM) * cdiv(N, BN) * BATCH`` programs (``config.matmul_grid``).
+stores. Returns nothing: the epilogue owns the result. A tile is BM x BN of one batch entry, accumulated over blocks of
+BK in ACC (float32, or float64 for float64 operands); tiles are at least 16 wide and masked, so every size is taken.
+Algorithm: blocked GEMM on tensor cores with grouped ("swizzled") tile order for L2 reuse. PROGRAMS 0: each program
+computes one tile; else that many programs walk the tiles ("persistent"), and the loads of a tile overlap the epilogue of
+the one before. Split-K is a batch of partial products (the graph's business). Grid: ``config.matmul_grid``.
 """
 
 import triton
@@ -29,15 +30,41 @@ def matmul(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
+    PROGRAMS: tl.constexpr,
     NAME: tl.constexpr,
 ):
+    pid = tl.program_id(0)
+    if PROGRAMS:
+        TILES: tl.constexpr = BATCH * ((M + BM - 1) // BM) * ((N + BN - 1) // BN)
+        for tile in tl.range(pid, TILES, PROGRAMS, flatten=True):
+            matmul_tile(tile, ARGS, LOAD_A, LOAD_B, EPILOGUE, M, N, K, INPUT_PRECISION, ACC, BM, BN, BK)
+    else:
+        matmul_tile(pid, ARGS, LOAD_A, LOAD_B, EPILOGUE, M, N, K, INPUT_PRECISION, ACC, BM, BN, BK)
+
+
+@triton.jit
+def matmul_tile(
+    tile,
+    ARGS,
+    LOAD_A: tl.constexpr,
+    LOAD_B: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """Tile number ``tile`` of all batch entries."""
     TILES_M: tl.constexpr = (M + BM - 1) // BM
     TILES_N: tl.constexpr = (N + BN - 1) // BN
-    pid = tl.program_id(0)
-    b = pid // (TILES_M * TILES_N)
+    b = tile // (TILES_M * TILES_N)
     if INTERPRETED:  # where a mask of a tensor and a scalar has no type
         b += tl.zeros((1, 1), tl.int32)
-    tile_m, tile_n = grouped_tile(pid % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
+    tile_m, tile_n = grouped_tile(tile % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
     m = tile_m * BM + tl.arange(0, BM)
     n = tile_n * BN + tl.arange(0, BN)
     m_ok = inside(m, M, BM)[:, None]

@@ -1,19 +1,15 @@
-"""The Triton templates compiled ahead of time for sm_80, sm_90 and gfx942; no GPU is needed.
+"""The Triton templates compiled ahead of time for sm_80, sm_90 and gfx942 over the layers of real networks; no GPU is needed.
 
-Asserts what the templates promise about code quality: no register spills, tensor-core instructions for half-precision
-operands, asynchronous 128-bit loads where channels allow, and a kernel named by NAME. Pointers and sizes carry
-tt.divisibility as they do at run time; without it loads stay narrow. Skipped under TRITON_INTERPRET=1, where nothing is
+Asserts what the default configurations promise about code quality: no register spills, at least four warps on a
+multiprocessor, tensor cores for halves, 128-bit accesses where 16 bytes lie side by side, and a kernel named by NAME. A
+few layers run by default, all of them with ``pytest -m kernels``. Skipped under TRITON_INTERPRET=1, where nothing is
 compiled.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import re
-import subprocess
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,141 +20,244 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
-from triton.compiler import compile as triton_compile  # noqa: E402
+from ahead import SIZES, TARGETS, Report, build  # noqa: E402
+from layers import CONVS, LINEAR, Sizes, conv  # noqa: E402
 
 from kernels.triton import closures as cl  # noqa: E402
 from kernels.triton import config as cfg  # noqa: E402
 from kernels.triton.conv import conv_dgrad, conv_fwd, conv_wgrad  # noqa: E402
+from kernels.triton.cost import plans  # noqa: E402
+from kernels.triton.depthwise import depthwise_dgrad, depthwise_fwd, depthwise_wgrad  # noqa: E402
 from kernels.triton.matmul import matmul  # noqa: E402
+from kernels.triton.matmul_tma import matmul_tma  # noqa: E402
 from kernels.triton.philox import uniform  # noqa: E402
 from kernels.triton.pool import max_pool_gather, max_pool_grad, pool, sum_pool_grad  # noqa: E402
 from kernels.triton.reduce import argmax, argmin, maximum  # noqa: E402
 
 pytestmark = pytest.mark.aot
 
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
-}
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
+CORES = {"sm_80": "HMMA", "sm_90": "HGMMA", "gfx942": "v_mfma"}
 
 
-def build(fn: Any, target: str, args: list[str], config: dict[str, int], **constants: Any) -> Any:
-    """Compiles fn, whose first parameter is the tuple of args, as at run time; with blocks and options from config."""
-    options = {"num_warps": config["num_warps"], "num_stages": config["num_stages"], "enable_fp_fusion": True}
-    constants |= {k: v for k, v in config.items() if k in fn.arg_names}
-    attrs = {(0, i): [["tt.divisibility", 16]] for i in range(len(args))}
-    signature: dict[str, Any] = dict.fromkeys(fn.arg_names, "constexpr")
-    signature[fn.arg_names[0]] = tuple(args)
-    source = ASTSource(fn=fn, signature=signature, constexprs=constants, attrs=attrs)
-    return triton_compile(source, target=TARGETS[target], options=options)
+def check(r: Report, target: str, name: str) -> None:
+    assert r.name == name
+    assert r.spills == 0, r
+    assert r.programs(target) * r.warps >= 4, r
 
 
-def dump(kernel: Any, flag: str) -> str:
-    if not CUOBJDUMP.exists():
-        pytest.skip("Triton was installed without cuobjdump")
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
-        f.write(kernel.asm["cubin"])
-        f.flush()
-        return subprocess.run([str(CUOBJDUMP), flag, f.name], capture_output=True, text=True, check=True).stdout
+def check_cores(r: Report, target: str, rows: int) -> None:
+    """Tensor cores; on sm_90 those that take four warps and read operands from shared memory, if the tile has the rows."""
+    assert r.uses("HMMA" if target == "sm_90" and rows < 64 else CORES[target]), r
 
 
-def check(kernel: Any, target: str, name: str, tensor_cores: bool = False, loads: str = "") -> None:
-    """The kernel's name, no spills, and if asked for its tensor-core instructions and a pattern of loads."""
-    assert kernel.metadata.name == name
+def check_vectors(r: Report, target: str, plain: bool) -> None:
+    """16 bytes at a time; vectors for each channel, which a prologue or an epilogue adds, may be narrower, but not halves.
+
+    Triton's back end for gfx942 stores from the registers of its matrix cores, 8 bytes at most.
+    """
     if target == "gfx942":
-        text = kernel.asm["amdgcn"]
-        for kind in ("vgpr", "sgpr"):
-            assert set(re.findall(rf"\.{kind}_spill_count:\s*(\d+)", text)) == {"0"}
-        assert not tensor_cores or "v_mfma_f32" in text
-        assert kernel.metadata.shared <= 64 << 10
-        return
-    stacks = re.findall(r"REG:\d+ STACK:(\d+)", dump(kernel, "-res-usage"))
-    assert stacks and set(stacks) == {"0"}, f"spills {stacks}"
-    if tensor_cores or loads:
-        sass = dump(kernel, "-sass")
-        assert not tensor_cores or re.search("HGMMA" if target == "sm_90" else r"\bHMMA", sass)
-        assert re.search(loads, sass)
+        loads, wide = r.accesses("global_load", "buffer_load"), "x4"
+    else:
+        loads, wide = r.accesses("LDG.E", "LDGSTS.E"), ".128"
+        assert all(".128" in i for i in r.accesses("STG.E")), r
+    assert any(wide in i for i in loads), r
+    assert all(wide in i for i in loads) or not plain, r
+    assert not any(re.search(r"[US](8|16)\b|short|byte", i) for i in loads), r
 
 
-def build_matmul(ty: str, target: str, m: int, n: int, k: int, precision: str = "tf32", **tile: int) -> Any:
-    config = cfg.matmul_config(m, n, k, SIZES[ty], precision=precision, target=target) | tile
+# --- matmul ------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def load_a_transposed(b, m, k, mask, ARGS):
+    """The left operand stored [K, M]."""
+    return tl.load(ARGS[0] + (b * ARGS[6] + k) * ARGS[4] + m, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_a_relu(b, m, k, mask, ARGS):
+    x = tl.load(ARGS[0] + (b * ARGS[4] + m) * ARGS[6] + k, mask=mask, other=0.0)
+    return tl.where(mask, tl.maximum(x.to(tl.float32), 0.0).to(x.dtype), 0)
+
+
+def build_matmul(
+    ty: str,
+    target: str,
+    mnk: tuple[int, int, int],
+    precision: str = "tf32",
+    a: Any = cl.load_a,
+    b: Any = cl.load_b,
+    store: Any = cl.store_c,
+    **tile: int,
+) -> Report:
+    (m, n, k), size, batch = mnk, SIZES[ty], 1
+    if not tile:
+        batch = cfg.matmul_splits(dict(BATCH=1, M=m, N=n, K=k), size, precision=precision, target=target)
+        loads = (size if a is load_a_relu else 0, 0)
+        k //= batch
+        tile = cfg.matmul_config(m, n, k, size, batch=batch, loads=loads, precision=precision, target=target)
+    types = ["*" + ty, "*" + ty, "*fp32" if batch > 1 else "*" + ty, "*fp32"]
     acc = tl.float64 if ty == "fp64" else tl.float32
-    return build(
-        matmul, target, ["*" + ty] * 4 + ["i32"] * 3, config, LOAD_A=cl.load_a, LOAD_B=cl.load_b,
-        EPILOGUE=cl.store_c_bias_relu, BATCH=1, M=m, N=n, K=k, INPUT_PRECISION=precision, ACC=acc, NAME="mm_bias_relu",
+    report = build(
+        matmul, target, [*types, m, n, k], tile, LOAD_A=a, LOAD_B=b, EPILOGUE=store, BATCH=batch, M=m, N=n, K=k,
+        INPUT_PRECISION=precision, ACC=acc, NAME="mm",
     )  # fmt: skip
+    check(report, target, "mm")
+    if size == 2:
+        check_cores(report, target, tile["BM"])
+    return report
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("ty", ["fp16", "bf16", "fp32", "fp64"])
+@pytest.mark.parametrize("ty", ["fp16", "fp32", "fp64"])
 def test_matmul(ty: str, target: str) -> None:
     if ty == "fp64" and target == "gfx942" and triton.__version__.startswith("3.6."):
         pytest.skip("Triton 3.6 has no float64 dot for this target")
-    kernel = build_matmul(ty, target, 4096, 4096, 1000)
-    check(kernel, target, "mm_bias_relu", ty in ("fp16", "bf16"), "LDGSTS.*128")
-
-
-@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("ty,precision", [("bf16", "tf32"), ("fp32", "tf32"), ("fp32", "ieee"), ("fp64", "ieee")])
-def test_every_tile_of_the_table(ty: str, precision: str, target: str) -> None:
-    for bm, bn, bk, warps, stages in cfg._table(SIZES[ty], precision):
-        tile = dict(BM=bm, BN=bn, BK=bk, num_warps=warps, num_stages=stages)
-        check(build_matmul(ty, target, 1000, 1000, 1000, precision, **tile), target, "mm_bias_relu")
-
-
-CONVS: dict[str, tuple[Any, ...]] = {
-    "fwd": (conv_fwd, cl.load_x, cl.load_w, cl.store_y_bias_relu),
-    "dgrad": (conv_dgrad, cl.load_y, cl.load_w, cl.store_x),
-    "wgrad": (conv_wgrad, cl.load_y, cl.load_x, cl.store_w),
-}
-
-
-def conv_sizes(n: int, c: int, hw: int, k: int, rs: int, stride: int) -> dict[str, int]:
-    return dict(
-        N=n, C=c, H=hw, W=hw, K=k, R=rs, S=rs, P=hw // stride, Q=hw // stride, STRIDE_H=stride, STRIDE_W=stride,
-        PAD_H=rs // 2, PAD_W=rs // 2, DIL_H=1, DIL_W=1, GROUPS=1,
-    )  # fmt: skip
-
-
-LAYERS = {"stem": conv_sizes(32, 3, 224, 64, 7, 2), "middle": conv_sizes(32, 128, 28, 128, 3, 1),
-          "down": conv_sizes(32, 128, 56, 256, 3, 2), "point": conv_sizes(32, 256, 14, 1024, 1, 1)}  # fmt: skip
-
-
-@functools.cache
-def build_conv(kind: str, layer: str, ty: str, target: str, precision: str) -> Any:
-    fn, left, right, epilogue = CONVS[kind]
-    sizes = dict(LAYERS[layer])
-    if kind == "wgrad":
-        sizes["SPLITS"] = cfg.wgrad_splits(sizes, SIZES[ty], target=target)
-    config = cfg.conv_config(kind, sizes, SIZES[ty], precision=precision, target=target)
-    closures = dict(zip(fn.arg_names[1:4], (left, right, epilogue), strict=True))
-    acc = tl.float64 if ty == "fp64" else tl.float32
-    return build(
-        fn, target, ["*" + ty] * 4 + ["i32"] * 9, config, **closures, **sizes, INPUT_PRECISION=precision, ACC=acc,
-        NAME="conv_" + kind,
-    )  # fmt: skip
+    # In tf32 the tensor cores of sm_90 take a right operand with k innermost only, so this one is turned round on its way.
+    check_vectors(build_matmul(ty, target, (4096, 4096, 1000)), target, ty != "fp32" or target != "sm_90")
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("kind", CONVS)
-def test_conv_half(kind: str, layer: str, target: str) -> None:
-    loads = "LDGSTS.*128" if layer != "stem" else ""
-    check(build_conv(kind, layer, "fp16", target, "tf32"), target, "conv_" + kind, True, loads)
+@pytest.mark.parametrize("a", [cl.load_a, load_a_transposed], ids=["mk", "km"])
+@pytest.mark.parametrize("b", [cl.load_b, cl.load_b_transposed], ids=["kn", "nk"])
+def test_matmul_reads_any_layout_in_vectors(a: Any, b: Any, target: str) -> None:
+    check_vectors(build_matmul("bf16", target, (4096, 1024, 1024), a=a, b=b), target, True)
+
+
+def test_many_tiles_are_walked_by_few_programs() -> None:
+    """On sm_90, in one loop over tiles and depth: the tile's loop is not unrolled into it, nor are there two of them."""
+    config = cfg.matmul_config(8192, 8192, 1024, 2)
+    sizes = dict(BATCH=1, M=8192, N=8192)
+    assert cfg.matmul_grid(sizes, config) == config["PROGRAMS"] < 4096
+    assert build_matmul("bf16", "sm_90", (8192, 8192, 1024)).instructions["HGMMA"] <= 8
+    assert cfg.matmul_grid(sizes, config | {"PROGRAMS": 0}) == 4096
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("layer", [pytest.param(n, marks=[] if "mlp" in n else pytest.mark.kernels) for n in LINEAR])
+def test_linear_layers(layer: str, target: str) -> None:
+    a, b = {"forward": (load_a_relu, cl.load_b_transposed), "input": (load_a_relu, cl.load_b),
+            "weight": (load_a_transposed, cl.load_b)}[layer.split("-")[1]]  # fmt: skip
+    report = build_matmul("bf16", target, LINEAR[layer], a=a, b=b, store=cl.store_c_bias_relu)
+    if all(size % 8 == 0 for size in LINEAR[layer]):
+        check_vectors(report, target, False)
+
+
+@pytest.mark.parametrize("programs", [0, 264])
+@pytest.mark.parametrize("a_rows", [True, False])
+@pytest.mark.parametrize("b_rows", [True, False])
+def test_matmul_tma(a_rows: bool, b_rows: bool, programs: int) -> None:
+    """Operands come by the memory accelerator alone, and take no registers for addresses."""
+    sizes = dict(BATCH=2, M=4096, N=1000, K=1024)
+    tile = dict(BM=128, BN=128, BK=64, num_warps=8, num_stages=3, PROGRAMS=programs)
+    report = build(
+        matmul_tma, "sm_90", ["*bf16", "*bf16", "*bf16", "*fp32", 4096, 1000, 1024], tile, EPILOGUE=cl.store_c, A=0, B=1,
+        A_ROWS=a_rows, B_ROWS=b_rows, **sizes, INPUT_PRECISION="tf32", ACC=tl.float32, NAME="mm",
+    )  # fmt: skip
+    check(report, "sm_90", "mm")
+    check_cores(report, "sm_90", 128)
+    assert report.uses("UTMALDG") and not report.accesses("LDG.E", "LDGSTS.E"), report
+
+
+FLOATS = [("fp32", "ieee"), ("fp32", "tf32"), ("fp32", "tf32x3"), ("fp32", "bf16x3"), ("fp64", "ieee")]
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("ty,precision", [("fp32", "tf32"), ("fp32", "ieee"), ("fp64", "ieee")])
-@pytest.mark.parametrize("layer", ["stem", "down"])
-@pytest.mark.parametrize("kind", CONVS)
-def test_conv_wide(kind: str, layer: str, ty: str, precision: str, target: str) -> None:
-    check(build_conv(kind, layer, ty, target, precision), target, "conv_" + kind)
+@pytest.mark.parametrize("ty,precision", [("bf16", "tf32"), *FLOATS])
+@pytest.mark.kernels
+def test_every_tile(ty: str, precision: str, target: str) -> None:
+    gemm = cfg.matmul_gemm(1000, 1000, 1000, SIZES[ty])
+    found = {(p.bm, p.bn, p.bk, p.warps): p for p in plans(gemm, precision, target)}  # of each the one with most stages
+    assert len(found) >= 5
+    for p in found.values():
+        tile = dict(BM=p.bm, BN=p.bn, BK=p.bk, num_warps=p.warps, num_stages=p.stages, PROGRAMS=0)
+        build_matmul(ty, target, (1000, 1000, 1000), precision, **tile)
 
+
+# --- convolution -------------------------------------------------------------------------------------------------
+
+KINDS: dict[str, tuple[Any, Any]] = {
+    "fwd": (conv_fwd, depthwise_fwd),
+    "dgrad": (conv_dgrad, depthwise_dgrad),
+    "wgrad": (conv_wgrad, depthwise_wgrad),
+}
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "fwd": (cl.load_x, cl.load_w, cl.store_y),
+    "dgrad": (cl.load_y, cl.load_w, cl.store_x),
+    "wgrad": (cl.load_y, cl.load_x, cl.store_w),
+}
+# As in a training step: the batch norm before, the residual behind; the batch norm's gradient, the ReLU behind.
+FUSED: dict[str, tuple[Any, ...]] = {
+    "fwd": (cl.load_x_affine_relu, cl.load_w, cl.store_y_bias_add_relu),
+    "dgrad": (cl.load_y_batch_norm, cl.load_w, cl.store_x_where),
+    "wgrad": (cl.load_y_batch_norm, cl.load_x_affine_relu, cl.store_w),
+}
+LOADS = {"fwd": (1, 0), "dgrad": (2, 0), "wgrad": (2, 1)}  # maps of each prologue
+
+
+def build_conv(kind: str, z: Sizes, target: str, ty: str = "bf16", precision: str = "tf32", fused: bool = False) -> Report:
+    """Also checks everything that holds for each of them."""
+    fn, few = KINDS[kind]
+    size, depthwise = SIZES[ty], cfg.is_depthwise(z)
+    z = dict(z)
+    if kind == "wgrad":
+        z["SPLITS"] = cfg.wgrad_splits(z, size, precision=precision, target=target)
+    if depthwise:
+        fn, config = few, cfg.depthwise_config(kind, z, size)
+    else:
+        loads = tuple(size * maps if fused else 0 for maps in LOADS[kind])
+        config = cfg.conv_config(kind, z, size, loads=loads, precision=precision, target=target)
+    types = ["*" + ty, "*fp32" if z.get("SPLITS", 1) > 1 else "*" + ty, "*" + ty, "*fp32"]
+    sizes = [z[d] for d in ("C", "H", "W", "K", "R", "S")] + [z["C"] // z["GROUPS"], z["P"], z["Q"]]
+    constants = dict(zip(fn.arg_names[1:4], (FUSED if fused else PLAIN)[kind], strict=True))
+    precisions = {} if depthwise else {"INPUT_PRECISION": precision}
+    acc = tl.float64 if ty == "fp64" else tl.float32
+    r = build(
+        fn, target, [*types, *sizes, "*fp32", "*fp32", "*" + ty], config, **constants, **z, **precisions, ACC=acc, NAME=kind
+    )
+    check(r, target, kind)
+    if size == 2 and not depthwise:
+        check_cores(r, target, config["BM"])
+    if size == 2 and z["C"] // z["GROUPS"] % 8 == z["K"] // z["GROUPS"] % 8 == 0:
+        check_vectors(r, target, not fused)
+    return r
+
+
+FEW = ["resnet50-3x224-64-7x7s2", "resnet50-64x56-64-1x1", "resnet50-128x56-128-3x3s2", "resnet50-256x14-256-3x3",
+       "resnet50-2048x7-512-1x1", "lenet5-6x14-16-5x5s1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("layer", [pytest.param(n, marks=[] if n in FEW else pytest.mark.kernels) for n in CONVS])
+@pytest.mark.parametrize("kind", KINDS)
+def test_conv_fused(kind: str, layer: str, target: str) -> None:
+    build_conv(kind, CONVS[layer], target, fused=True)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("layer", [pytest.param(n, marks=[] if n in FEW[2:3] else pytest.mark.kernels) for n in CONVS])
+@pytest.mark.parametrize("kind", KINDS)
+def test_conv_plain(kind: str, layer: str, target: str) -> None:
+    build_conv(kind, CONVS[layer], target)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("ty,precision", FLOATS)
+@pytest.mark.parametrize("layer", [pytest.param(FEW[0], marks=pytest.mark.kernels), FEW[2]])
+@pytest.mark.parametrize("kind", KINDS)
+def test_conv_wide(kind: str, layer: str, ty: str, precision: str, target: str) -> None:
+    build_conv(kind, CONVS[layer], target, ty, precision, fused=ty == "fp32")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_depthwise(kind: str, target: str) -> None:
+    r = build_conv(kind, conv(128, 96, 56, 96, 3, 1, 1, 96), target, fused=True)
+    wide = {"gfx942": "dwordx4"}.get(target, ".128")
+    assert any(wide in i for i in r.accesses("LDG", "global_load", "buffer_load")), r
+
+
+# --- everything else ---------------------------------------------------------------------------------------------
 
 POOLS: dict[str, tuple[Any, ...]] = {
     "max": (pool, {"LOAD_X": cl.pool_load_x, "EPILOGUE": cl.pool_store_both, "OP": "max"}, False),
@@ -181,15 +280,14 @@ POOLS: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize("name", POOLS)
 def test_pool(name: str, target: str) -> None:
     fn, extra, gradient = POOLS[name]
-    sizes = conv_sizes(32, 64, 112, 64, 3, 2)
+    sizes = conv(32, 64, 112, 64, 3, 2, 1)
     config = cfg.pool_config(cfg.pool_outputs(sizes, gradient))
     constants = {d: v for d, v in sizes.items() if d in fn.arg_names}
-    kernel = build(
-        fn, target, ["*fp16", "*fp16", "*u8"] + ["i32"] * 5, config, **constants, **extra, ACC=tl.float32,
-        CHANNELS_LAST=True, NAME=name,
-    )  # fmt: skip
-    loads = "" if name == "gather" else r"LDG\.E\.128"
-    check(kernel, target, name, loads=loads)
+    args = ["*fp16", "*fp16", "*u8", *(sizes[d] for d in "CHWPQ")]
+    report = build(fn, target, args, config, **constants, **extra, ACC=tl.float32, CHANNELS_LAST=True, NAME=name)
+    check(report, target, name)
+    if target != "gfx942" and name != "gather":
+        assert "LDG.E.128" in report.instructions
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])

@@ -28,6 +28,7 @@ from kernels.triton import config as cfg  # noqa: E402
 from kernels.triton.conv import conv_dgrad, conv_fwd, conv_wgrad  # noqa: E402
 from kernels.triton.depthwise import depthwise_dgrad, depthwise_fwd, depthwise_wgrad  # noqa: E402
 from kernels.triton.matmul import matmul  # noqa: E402
+from kernels.triton.matmul_tma import matmul_tma  # noqa: E402
 from kernels.triton.philox import uniform  # noqa: E402
 from kernels.triton.pool import max_pool_gather, max_pool_grad, pool, sum_pool_grad  # noqa: E402
 from kernels.triton.reduce import argmax, argmin, maximum, minimum, multiply  # noqa: E402
@@ -97,7 +98,7 @@ def test_matmul_closures_and_types(dtype: str) -> None:
     b = torch.from_numpy(rng.standard_normal((batch, n, k))).to(ty)
     bias = torch.from_numpy(rng.standard_normal(n)).to(ty)
     out = poisoned(batch * m * n, torch.float64)
-    config = dict(BM=32, BN=16, BK=16, num_warps=4, num_stages=1)
+    config = dict(BM=32, BN=16, BK=16, num_warps=4, num_stages=1, PROGRAMS=3)  # for 8 tiles
     acc = tl.float64 if dtype == "float64" else tl.float32
     args = (a, b, out, bias, m, n, k)
     matmul[(cfg.matmul_grid(dict(BATCH=batch, M=m, N=n), config),)](
@@ -108,6 +109,27 @@ def test_matmul_closures_and_types(dtype: str) -> None:
     expected = (left @ b.double().transpose(1, 2) + bias.double()).clamp_min(0)
     tolerance = 1e-12 if dtype == "float64" else 1e-4
     np.testing.assert_allclose(written(out, (batch, m, n)), expected.numpy(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("a_rows", [True, False])
+@pytest.mark.parametrize("b_rows", [True, False])
+@pytest.mark.parametrize("programs", [0, 3])
+@pytest.mark.parametrize("batch,m,n,k", [(1, 8, 8, 8), (3, 24, 40, 72)])
+def test_matmul_tma(batch: int, m: int, n: int, k: int, programs: int, a_rows: bool, b_rows: bool) -> None:
+    inner = (k if a_rows else m, n if b_rows else k)
+    assert cfg.takes_tma(inner, 2, "sm_90") and not cfg.takes_tma(inner, 2, "sm_80")
+    rng = np.random.default_rng(6)
+    a, b = rng.standard_normal((batch, m, k)).astype(np.float16), rng.standard_normal((batch, k, n)).astype(np.float16)
+    out = poisoned(batch * m * n)
+    config = dict(BM=16, BN=32, BK=16, num_warps=4, num_stages=1, PROGRAMS=programs)
+    sizes = dict(BATCH=batch, M=m, N=n, K=k)
+    args = (device(a) if a_rows else device(a, 0, 2, 1), device(b) if b_rows else device(b, 0, 2, 1), out, out, m, n, k)
+    matmul_tma[(cfg.matmul_grid(sizes, config),)](
+        args, EPILOGUE=cl.store_c, A=0, B=1, A_ROWS=a_rows, B_ROWS=b_rows, **sizes, INPUT_PRECISION="ieee", ACC=tl.float32,
+        NAME="mm", **config,
+    )  # fmt: skip
+    expected = a.astype(np.float32) @ b.astype(np.float32)
+    np.testing.assert_allclose(written(out, (batch, m, n)), expected, rtol=1e-4, atol=1e-4)
 
 
 # --- convolution -------------------------------------------------------------------------------------------------
@@ -141,6 +163,11 @@ CONVS = {
     "aligned": conv_case(2, 16, (4, 4), 16, (3, 3), (1, 1), (1, 1, 1, 1)),
 }
 LAST = (0, 2, 3, 1)
+KERNELS = {
+    "fwd": (conv_fwd, depthwise_fwd),
+    "dgrad": (conv_dgrad, depthwise_dgrad),
+    "wgrad": (conv_wgrad, depthwise_wgrad),
+}
 TILES = {"flat": (64, 16, 256), "blocks": (32, 16, 16), "config": None}
 
 
@@ -239,6 +266,57 @@ def wgrad_parts(z: dict[str, int], dw: np.ndarray, splits: int) -> np.ndarray:
         parts = np.concatenate([np.stack([x[i * rows : (i + 1) * rows].sum(0) for i in range(cuts)]) for x in each])
     share = max(1, -(-z["N"] // splits))
     return np.stack([parts[i * share : (i + 1) * share].sum(0) for i in range(splits)])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("name", ["one_channel", "stride_asymmetric", "pointwise_stride", "grouped_blocks", "stem", "aligned",
+                                  "plain", "several"])  # fmt: skip
+def test_conv_with_prologue_and_epilogue(name: str, dtype: Any) -> None:
+    """As in a training step: batch norm and ReLU before, residual behind, and their gradients; all six kernels."""
+    z = CONVS.get(name) or DEPTHWISE[name]
+    depthwise = cfg.is_depthwise(z)
+    rng = np.random.default_rng(5)
+    x, w, dy = (t.astype(dtype) for t in conv_data(z))
+    kept, residual = rng.standard_normal(x.shape).astype(dtype), rng.standard_normal(dy.shape).astype(dtype)
+    bias, scale_k, shift_k = rng.standard_normal((3, z["K"])).astype(np.float32)
+    scale_c, shift_c = rng.standard_normal((2, z["C"])).astype(np.float32)
+
+    def each(v: np.ndarray) -> np.ndarray:
+        return v[:, None, None]
+
+    a = np.maximum(x.astype(np.float32) * each(scale_c) + each(shift_c), 0).astype(dtype)
+    g = (dy.astype(np.float32) * each(scale_k) + residual.astype(np.float32) * each(shift_k)).astype(dtype)
+    y = np.maximum(conv_reference(z, a, w, dy)[0] + each(bias) + residual, 0)
+
+    def run(kind: str, x: Any, w: Any, y: Any, of: str, other: np.ndarray, *closures: Any, **extra: int) -> None:
+        scale, shift = (scale_c, shift_c) if of == "c" else (scale_k, shift_k)
+        args = (*conv_args(z, x, w, y), device(scale), device(shift), device(other, *LAST))
+        args = (*args[:3], device(bias), *args[4:])
+        gemm, vector = KERNELS[kind]
+        if depthwise:
+            config = cfg.depthwise_config(kind, z, 4, True)
+            grid = (cfg.depthwise_grid(kind, {**z, **extra}, config),)
+            vector[grid](args, *closures, **z, **extra, ACC=tl.float32, NAME="depthwise", **config)
+        else:
+            run_conv(gemm, kind, z, "config", args, *closures, **extra)
+
+    x_, w_, dy_ = device(x, *LAST), device(w, 2, 3, 1, 0), device(dy, *LAST)
+    tolerance = {"rtol": 1e-3, "atol": 2e-3} if dtype == np.float16 else {"rtol": 1e-5, "atol": 1e-4}
+    out = poisoned(y.size)
+    run("fwd", x_, w_, out, "c", residual, cl.load_x_affine_relu, cl.load_w, cl.store_y_bias_add_relu)
+    np.testing.assert_allclose(written(out, y.transpose(LAST).shape), y.transpose(LAST), **tolerance)
+    out = poisoned(x.size)
+    if dy.shape == x.shape:  # one argument is the other operand's map and the epilogue's
+        expected = np.where(residual > 0, conv_reference(z, a, w, g)[1], 0)
+        run("dgrad", out, w_, dy_, "k", residual, cl.load_y_batch_norm, cl.load_w, cl.store_x_where)
+    else:
+        expected = np.where(kept > 0, conv_reference(z, a, w, dy)[1], 0)
+        run("dgrad", out, w_, dy_, "k", kept, cl.load_y, cl.load_w, cl.store_x_where)
+    np.testing.assert_allclose(written(out, expected.transpose(LAST).shape), expected.transpose(LAST), **tolerance)
+    out = poisoned(w.size)
+    run("wgrad", x_, out, dy_, "k", residual, cl.load_y_batch_norm, cl.load_x, cl.store_w, SPLITS=1)
+    expected = wgrad_parts(z, conv_reference(z, x, w, g)[2], 1)
+    np.testing.assert_allclose(written(out, expected.shape), expected, **tolerance)
 
 
 DEPTHWISE = {

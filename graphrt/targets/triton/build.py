@@ -190,7 +190,7 @@ def _compile_aside(codes: Sequence[LaunchCode], module: ModuleType, target: str)
     other: much of the compiler is Python.
     """
     count = min(cores(), len(codes) // 2)
-    if len(codes) < PARALLEL or count < 2:
+    if len(codes) < PARALLEL or count < 2 or not sys.executable:
         return
     workers = []
     for _ in range(count):

@@ -38,6 +38,7 @@ class Compilation:
         tune: int = 0,
     ) -> None:
         self.architecture, self._plan = architecture(target), plan
+        self.launches, self.kernels = schedule.launches, kernels
         self._interpret = target == "interpret"
         arch = self.architecture.split(":")[1]
         self.text, self.codes = generate(schedule, kernels, self._interpret, arch, units(target))

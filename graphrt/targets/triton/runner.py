@@ -8,15 +8,17 @@ from pathlib import Path
 
 from graphrt.errors import ArgumentError, TargetError
 from graphrt.ir import Node
+from graphrt.passes.partial import Runs
 from graphrt.passes.pipeline import Policy
 from graphrt.runtime.program import Runnable
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
-from graphrt.targets.triton.aot import KernelReport, report
+from graphrt.schedule.templates import phases
 from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.device import driver, units
+from graphrt.targets.triton.report import KernelReport, reports
 from graphrt.targets.triton.tiling import splits
 from graphrt.targets.triton.tune import Configuration
 
@@ -26,13 +28,13 @@ RUN = 64  # pixels that are summed in one piece: rows of the smallest tile that 
 def policy(target: str) -> Policy:
     """Weight gradients and deep products are split to fill the device; results depend on the device, never on the run."""
 
-    def run(node: Node) -> int:
-        x = node.inputs[0]
-        pixels = x.type.size // max(node.types[0].size, 1)
-        length = math.gcd(pixels, RUN)
-        return length if length >= 16 and pixels >= (4 if target == "interpret" else 64) * RUN else 0
+    def runs(node: Node, producer: Node | None) -> Runs | None:
+        pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
+        apart = phases(producer) if producer is not None else (1, 1)
+        length = math.gcd(pixels // math.prod(apart), RUN)
+        return Runs(length, apart) if length >= 16 and pixels >= (4 if target == "interpret" else 64) * RUN else None
 
-    return Policy(splits=lambda node: splits(node, target == "interpret", units(target)), run=run)
+    return Policy(splits=lambda node: splits(node, target == "interpret", units(target)), runs=runs)
 
 
 class TritonExecutable(DeviceBinary):
@@ -54,7 +56,7 @@ class TritonExecutable(DeviceBinary):
         """What the compiler made of every launch that has work, in order. Raises ArgumentError when interpreted."""
         if self._target == "interpret":
             raise ArgumentError("the interpret target has no kernel reports; compile for one like cuda:sm_90")
-        return report(self._compilation)
+        return reports(self._compilation)
 
     def configurations(self) -> list[Configuration]:
         """How each distinct kernel is launched, and who says so."""

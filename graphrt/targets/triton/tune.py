@@ -76,8 +76,11 @@ class Tuner:
         known = {k: (r, "shipped") for k, r in records.shipped().items()}
         known.update({k: (r, "tuned") for k, r in records.read(records.file(device)).items()})
         if level:
-            first = {k: i for i, k in reversed([*enumerate(keys)]) if codes[i].grid and _found(codes[i], known.get(k)) is None}
-            found = self._search({k: (i, codes[i]) for k, i in sorted(first.items(), key=lambda pair: pair[1])}, level)
+            wanted: dict[str, tuple[int, LaunchCode]] = {}
+            for i, (k, code) in enumerate(zip(keys, codes, strict=True)):
+                if code.grid and len(code.choices) > 1 and _found(code, known.get(k)) is None:
+                    wanted.setdefault(k, (i, code))
+            found = self._search(wanted, level)
             if found:
                 records.append(device, found)
             known.update({r.key: (r, "tuned") for r in found})

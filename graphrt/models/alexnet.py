@@ -1,0 +1,22 @@
+"""AlexNet (Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014), as torchvision has it."""
+
+from __future__ import annotations
+
+from graphrt import nn
+
+
+def alexnet(num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:
+    """[N, 3, 224, 224] -> logits; 61,100,840 parameters with 1000 classes."""
+    features = nn.Sequential(
+        *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
+    )
+    classifier = nn.Sequential(
+        *(nn.Dropout(dropout), nn.Linear(256 * 6 * 6, 4096), nn.ReLU()),
+        *(nn.Dropout(dropout), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, num_classes)),
+    )
+    return nn.Sequential(
+        {"features": features, "avgpool": nn.AdaptiveAvgPool2d(6), "flatten": nn.Flatten(), "classifier": classifier}
+    )

@@ -1,0 +1,63 @@
+"""GoogLeNet (Szegedy et al., "Going deeper with convolutions", CVPR 2015), as torchvision has it: batch norm, no auxiliary
+classifiers, and 3x3 convolutions where the paper has 5x5."""
+
+from __future__ import annotations
+
+import graphrt.ops as F
+from graphrt import nn
+from graphrt.ir import Value
+
+
+class BasicConv2d(nn.Module):
+    """Convolution, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(outputs, eps=0.001)
+
+    def forward(self, input: Value) -> Value:
+        return F.relu(self.bn(self.conv(input)))
+
+
+class Inception(nn.Module):
+    """1x1, 3x3, 3x3 and pooled branches, concatenated."""
+
+    def __init__(self, inputs: int, one: int, three_in: int, three: int, five_in: int, five: int, pooled: int) -> None:
+        self.branch1 = BasicConv2d(inputs, one, 1)
+        self.branch2 = nn.Sequential(BasicConv2d(inputs, three_in, 1), BasicConv2d(three_in, three, 3))
+        self.branch3 = nn.Sequential(BasicConv2d(inputs, five_in, 1), BasicConv2d(five_in, five, 3))
+        self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, 1), BasicConv2d(inputs, pooled, 1))
+
+    def forward(self, input: Value) -> Value:
+        return F.concat([branch(input) for branch in (self.branch1, self.branch2, self.branch3, self.branch4)], 1)
+
+
+class GoogLeNet(nn.Module):
+    """[N, 3, H, W] -> logits [N, num_classes]; names of parameters as torchvision has them."""
+
+    def __init__(self, num_classes: int = 1000, dropout: float = 0.2) -> None:
+        self.conv1, self.conv2, self.conv3 = BasicConv2d(3, 64, 7, 2), BasicConv2d(64, 64, 1), BasicConv2d(64, 192, 3)
+        self.inception3a = Inception(192, 64, 96, 128, 16, 32, 32)
+        self.inception3b = Inception(256, 128, 128, 192, 32, 96, 64)
+        self.inception4a = Inception(480, 192, 96, 208, 16, 48, 64)
+        self.inception4b = Inception(512, 160, 112, 224, 24, 64, 64)
+        self.inception4c = Inception(512, 128, 128, 256, 24, 64, 64)
+        self.inception4d = Inception(512, 112, 144, 288, 32, 64, 64)
+        self.inception4e = Inception(528, 256, 160, 320, 32, 128, 128)
+        self.inception5a = Inception(832, 256, 160, 320, 32, 128, 128)
+        self.inception5b = Inception(832, 384, 192, 384, 48, 128, 128)
+        self.dropout, self.fc = nn.Dropout(dropout), nn.Linear(1024, num_classes)
+
+    def forward(self, input: Value) -> Value:
+        x = F.max_pool2d(self.conv1(input), 3, 2, ceil_mode=True)
+        x = F.max_pool2d(self.conv3(self.conv2(x)), 3, 2, ceil_mode=True)
+        x = F.max_pool2d(self.inception3b(self.inception3a(x)), 3, 2, ceil_mode=True)
+        for block in (self.inception4a, self.inception4b, self.inception4c, self.inception4d, self.inception4e):
+            x = block(x)
+        x = self.inception5b(self.inception5a(F.max_pool2d(x, 2, 2, ceil_mode=True)))
+        return self.fc(self.dropout(F.mean(x, (2, 3))))
+
+
+def googlenet(num_classes: int = 1000, dropout: float = 0.2) -> nn.Module:
+    """[N, 3, H, W] -> logits; 6,624,904 parameters with 1000 classes."""
+    return GoogLeNet(num_classes, dropout)

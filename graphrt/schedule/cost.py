@@ -1,0 +1,87 @@
+"""What a launch moves and computes, counted from its Kernel IR: the figures behind profiles and predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphrt.ir import Node
+from graphrt.op import Kind
+from graphrt.schedule.kernel_ir import Block, Kernel, ReductionKernel, TemplateKernel
+from graphrt.schedule.memory import blocks, loads
+from graphrt.schedule.order import Slot
+from graphrt.types import DType
+
+CACHED_ROW = 16384  # elements: a longer row, or a column, is read from memory again by each pass that does not keep it
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``read`` and ``written`` bytes of memory; ``contraction`` flops on operands of ``dtype``, ``other`` flops.
+
+    ``precision`` is what products of float32 operands are computed in: highest, high or medium.
+    """
+
+    read: int
+    written: int
+    contraction: int
+    other: int
+    dtype: DType | None = None
+    precision: str = "highest"
+
+    @property
+    def bytes(self) -> int:
+        return self.read + self.written
+
+    @property
+    def flops(self) -> int:
+        return self.contraction + self.other
+
+
+def launch_cost(kernels: Sequence[Kernel]) -> Cost:
+    """The cost of one launch.
+
+    Each buffer counts once as read and once as written, however many blocks touch it: what a broadcast operand or a tile's
+    neighbour reads again comes from a cache. What only a part of a buffer is read of counts as the part where that is known
+    (gathered rows, slices), as the whole buffer in a template.
+    """
+    touched: dict[Slot, int] = {}
+    read: dict[tuple[Slot, int], int] = {}  # by buffer and pass
+    written: set[Slot] = set()
+    nodes: set[Node] = set()
+    for kernel in kernels:
+        nodes.update(kernel.group.nodes, kernel.group.inlined)
+        for number, block in _passes(kernel):
+            for slot, most in _reads(kernel, block).items():
+                read[slot, number] = min(read.get((slot, number), 0) + most, slot.type.nbytes)
+            written.update(s.slot for s in block.stores)
+    for (slot, _), size in read.items():
+        touched[slot] = touched.get(slot, 0) + size
+    products = sum(n.op.flops(n) for n in nodes if n.op.kind is Kind.CONTRACTION)
+    contraction = next((k for k in kernels if isinstance(k, TemplateKernel)), None) if products else None
+    return Cost(
+        read=sum(touched.values()),
+        written=sum(s.type.nbytes for s in written),
+        contraction=products,
+        other=sum(n.op.flops(n) for n in nodes) - products,
+        dtype=contraction.factors if contraction else None,
+        precision=contraction.precision if contraction else "highest",
+    )
+
+
+def _passes(kernel: Kernel) -> list[tuple[int, Block]]:
+    """The blocks of ``kernel``, those that read memory in turns numbered apart."""
+    if isinstance(kernel, ReductionKernel) and (kernel.columns or kernel.group.reduced_size > CACHED_ROW):
+        return [(i, block) for i, p in enumerate(kernel.passes) for block in (p.inner, p.after)]
+    return [(0, block) for block in blocks(kernel)]
+
+
+def _reads(kernel: Kernel, block: Block) -> dict[Slot, int]:
+    """Bytes that ``block`` may read of each buffer: at most one element a load and point of its domain."""
+    found: dict[Slot, int] = {}
+    for slot, *_ in loads(block):
+        whole = slot.type.nbytes
+        once = whole if isinstance(kernel, TemplateKernel) else math.prod(kernel.shape) * slot.type.dtype.itemsize
+        found[slot] = min(found.get(slot, 0) + once, whole)
+    return found

@@ -1,0 +1,106 @@
+"""Golden files of kernels: what the compiler made of each distinct kernel of a training step, for GPUs that are not here.
+
+A file has one line a kernel. A change that makes a figure worse, or that changes which kernels there are, fails until it is
+accepted: ``GRAPHRT_ACCEPT=1 make kernels`` (or pytest on one test), after a look at what changed. Some things are never
+accepted: spilled registers, a product of halves without tensor cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import triton
+
+import graphrt as grt
+from graphrt import models, nn, optim
+from graphrt.targets.triton.report import KernelReport
+
+GOLDEN = Path(__file__).parent / "golden"
+SLACK = 1.1  # a tenth more registers, shared memory or bytes is not yet worse
+BATCH = {"mlp": 64, "lenet5": 64, "resnet20": 64, "resnet50": 256, "vgg16": 256, "alexnet": 128}
+HALVES = ("bfloat16", "float16")
+
+
+def training_step(model: str, dtype: str, target: str, batch: int = 0) -> grt.Program:
+    """The training step of ``model`` with SGD and momentum, in mixed precision for a half ``dtype``."""
+    autocast = dtype if dtype in HALVES else None
+    one = models.get(model)
+    trainer = grt.Trainer(
+        one.build(), nn.CrossEntropyLoss(), optim.SGD(0.1, momentum=0.9), metrics=(), target=target, autocast=autocast
+    )
+    n = batch or BATCH[model]
+    return grt.compile(trainer.training_graph(((n, *one.input_shape), "float32"), ((n,), "int64")), target=target)
+
+
+def faults(r: KernelReport, target: str) -> Iterator[str]:
+    """What no kernel may have."""
+    if r.spills:
+        yield f"{r.title}: spills {r.spills} bytes a thread of {r.registers} registers"
+    if r.operands in HALVES and r.tile is not None:
+        wanted = "HGMMA" if target == "cuda:sm_90" and r.tile[0] >= 64 else "HMMA"
+        wanted = "v_mfma" if target.startswith("hip") else wanted
+        if wanted not in r.instructions:
+            yield f"{r.title}: tile {r.tile} of {r.operands} has no {wanted}, but {dict(r.instructions)}"
+
+
+def _row(r: KernelReport) -> dict[str, Any]:
+    """A report as a line of a golden file; what is empty is left out."""
+    table = {name: value for name, value in vars(r).items() if value or name in ("registers", "shared")}
+    return {**table, "instructions": dict(r.instructions)}
+
+
+def _numbered(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Rows by title; of several kernels with one title the second is called ``#2``."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for row in rows:
+        seen[row["title"]] += 1
+        found[row["title"] + (f" #{seen[row['title']]}" if seen[row["title"]] > 1 else "")] = row
+    return found
+
+
+def _worse(title: str, new: dict[str, Any], old: dict[str, Any]) -> Iterator[str]:
+    if new["launches"] > old["launches"]:
+        yield f"{title}: {new['launches']} launches, were {old['launches']}"
+    for figure, extra in (("registers", 2), ("shared", 0), ("bytes", 0)):
+        if new[figure] > SLACK * old[figure] + extra:
+            yield f"{title}: {figure} {new[figure]}, were {old[figure]}"
+    if SLACK * new.get("warps", 0) < old.get("warps", 0):
+        yield f"{title}: {new.get('warps', 0)} warps on a multiprocessor, were {old['warps']}"
+    for what in set(new.get("narrow", ())) - set(old.get("narrow", ())):
+        yield f"{title}: {what} are no longer 16 bytes wide: {new['instructions']}, were {old['instructions']}"
+
+
+def check(name: str, program: grt.Program, reports: list[KernelReport]) -> None:
+    """Compares with the golden file of ``name``, or writes it when GRAPHRT_ACCEPT is 1.
+
+    Figures depend on the compiler, so those of another version of Triton than the file's are not compared.
+    """
+    path = GOLDEN / f"{name}.json"
+    found = [_row(r) for r in reports]
+    totals = {
+        "triton": triton.__version__,
+        "launches": program.launches,
+        "kernels": len(found),
+        "bytes": sum(r.bytes * r.launches for r in reports),
+        "arena": program.plan.size if program.plan else 0,
+    }
+    if os.environ.get("GRAPHRT_ACCEPT") == "1":
+        lines = ",\n".join("  " + json.dumps(row) for row in found)
+        path.write_text(f'{{"totals": {json.dumps(totals)}, "kernels": [\n{lines}\n]}}\n')
+    golden = json.loads(path.read_text())
+    if golden["totals"]["triton"] != triton.__version__:
+        return
+    new, old = _numbered(found), _numbered(golden["kernels"])
+    problems = [f"new kernel {t}" for t in new.keys() - old.keys()] + [f"no more {t}" for t in old.keys() - new.keys()]
+    for title in new.keys() & old.keys():
+        problems += _worse(title, new[title], old[title])
+    for figure in ("launches", "kernels", "bytes", "arena"):
+        if totals[figure] > golden["totals"][figure] * (1.0 if figure in ("launches", "kernels") else 1.01):
+            problems.append(f"{figure} {totals[figure]}, were {golden['totals'][figure]}")
+    assert not problems, f"{path.name} differs; look, then accept with GRAPHRT_ACCEPT=1:\n" + "\n".join(sorted(problems))

@@ -1,0 +1,34 @@
+"""What a training step moves and how many kernels it launches, by its plan alone: ceilings, to be lowered as plans improve.
+
+The aim, of published recipes: 300 MB an image and 230 launches for ResNet-50, 9.5 MB for AlexNet, 24 launches for LeNet-5.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("plans for a GPU are made in the lane that compiles", allow_module_level=True)
+
+pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
+
+from golden_kernels import training_step
+
+from graphrt.runtime.roofline import find_device, predict
+
+# MB an image and launches at most
+CEILINGS = {
+    ("resnet50", 256, "bfloat16"): (272.9, 289),
+    ("alexnet", 1024, "bfloat16"): (11.2, 41),
+    ("lenet5", 64, "float32"): (0.246, 22),
+}
+
+
+@pytest.mark.parametrize(("model", "batch", "dtype"), CEILINGS)
+def test_traffic(model: str, batch: int, dtype: str) -> None:
+    estimate = predict(training_step(model, dtype, "cuda:sm_90", batch), find_device("cuda:sm_90"), batch)
+    megabytes, launches = CEILINGS[model, batch, dtype]
+    assert estimate.bytes / batch / 1e6 <= megabytes
+    assert len(estimate.launches) <= launches
