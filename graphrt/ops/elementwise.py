@@ -359,8 +359,15 @@ register(
         reference=np.where,
         samples=lambda rng: [Sample(tuple(np.asarray(a) for a in s.inputs), {}) for s in _where_samples(rng)],
         body=lambda s, c, a, b: s.where(c, a, b),
+        simplify=lambda n: _through_pooling(n),
     )
 )
+
+
+def _through_pooling(node: Node) -> Value | None:
+    from graphrt.ops.routing import masked  # which is made of these ops
+
+    return masked(node)
 
 
 @function

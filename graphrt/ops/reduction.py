@@ -19,6 +19,7 @@ from graphrt.ops.base import apply, broadcast_to, cast, dim_index, dim_indices, 
 from graphrt.ops.elementwise import abs, eq, log, lt, ne, pow, sqrt, stop_gradient, where
 from graphrt.ops.elementwise import exp as _exp
 from graphrt.ops.linear import factored
+from graphrt.ops.routing import moved
 from graphrt.ops.source import iota
 from graphrt.ops.view import reshape
 from graphrt.types import Shape, TensorType, int64
@@ -80,6 +81,11 @@ def _split_reduce(node: Node, splits: int) -> Value:
     return apply("reduce", partial, op=op, dims=(len([d for d in range(at) if d not in dims]),))
 
 
+def _simplify_reduce(node: Node) -> Value | None:
+    found = factored(node)
+    return moved(node) if found is None else found
+
+
 def _samples(rng: np.random.Generator) -> list[Sample]:
     x = (rng.standard_normal((3, 4, 5)) * 2).astype(np.float32)
     calls = [Sample((x,), {"op": op, "dims": dims}) for op in _NUMPY for dims in ((2,), (0, 1), (0, 1, 2), (1,))]
@@ -97,7 +103,7 @@ register(
         reference=lambda x, op, dims: np.asarray(_NUMPY[op](x, axis=tuple(dims))).astype(x.dtype),
         samples=_samples,
         split=_split_reduce,
-        simplify=factored,
+        simplify=_simplify_reduce,
         flops=lambda n: n.inputs[0].type.size,
     )
 )
