@@ -5,7 +5,10 @@ BIN := .venv/bin
 # Triton warns at import unless this is settled.
 export TRITON_DEFAULT_FP_FUSION ?= 1
 
-.PHONY: demo test samples docs lint clean
+# The oldest torch and Triton, in an environment that outlives the checkout: it takes gigabytes.
+OLDEST := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/graphrt/oldest-$(shell sha256sum requirements-oldest.txt | cut -c1-12)
+
+.PHONY: demo test kernels kernels-oldest samples docs lint clean
 
 demo: .venv/ready
 	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
@@ -13,6 +16,14 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 -m "not interpret and not slow and not kernels"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 -m interpret
+
+# Every kernel of the large networks' training steps, for GPUs that are not here; GRAPHRT_ACCEPT=1 accepts new figures.
+kernels: .venv/ready
+	$(BIN)/python -m pytest --durations=12 -m kernels tests/test_aot.py
+
+# The small networks and the templates on the oldest versions of Triton and torch.
+kernels-oldest: $(OLDEST)/ready
+	PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest -n 2 -m "aot and not kernels" tests/test_aot.py tests/kernels/test_triton_aot.py
 
 samples: .venv/ready
 	$(BIN)/python -m pytest -m slow tests/test_torch_samples.py
@@ -34,4 +45,9 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(OLDEST)/ready: requirements-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet -r requirements-oldest.txt
 	touch $@

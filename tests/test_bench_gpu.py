@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import INTERPRETED
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench import gpu
 from bench.gpu_kernels import GOALS, bandwidth, convolutions
 from bench.gpu_parts import Row, Settings
@@ -22,6 +21,8 @@ from graphrt import models
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="compiles kernels, so it cannot run under TRITON_INTERPRET=1")
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
+
+ROOT = Path(__file__).parent.parent
 
 
 def nothing(settings: Settings) -> Iterator[Row]:

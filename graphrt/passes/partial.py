@@ -13,7 +13,6 @@ variances", 1979):
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,29 +83,24 @@ def _cone(node: Node, position: dict[Node, int]) -> tuple[Node | None, set[str]]
     They are copied for the sum: a copy that only the sum reads need not be stored when the sum becomes an epilogue.
     """
     shape = node.inputs[0].shape
-    heap, seen, path = [(-position[node.inputs[0].node], 0)], set[Node](), list[Node]()
-    nodes = list(position)
-    while heap:
-        here = nodes[-heapq.heappop(heap)[0]]
-        if here in seen:
-            continue
-        seen.add(here)
-        if here.op.template is not None:
+    pending, path = {node.inputs[0].node}, list[Node]()
+    while pending:
+        last = max(pending, key=position.__getitem__)
+        pending.remove(last)
+        if last.op.template is not None:
             break
-        if follows(here) and here.op.cheap:
-            path.append(here)
-            for v in here.inputs:
-                if v.shape == shape:
-                    heapq.heappush(heap, (-position[v.node], 0))
+        if follows(last) and last.op.cheap:
+            path.append(last)
+            pending.update(v.node for v in last.inputs if v.shape == shape)
     else:
         return None, set()
-    if here.op.kind is not Kind.CONTRACTION:  # what was computed last has no epilogue that sums
+    if last.op.kind is not Kind.CONTRACTION:  # what was computed last has no epilogue that sums
         return None, set()
-    found = {here}
+    found = {last}
     for n in reversed(path):
         if any(v.node in found for v in n.inputs):
             found.add(n)
-    return here, {n.name for n in found if n is not here}
+    return last, {n.name for n in found if n is not last}
 
 
 def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, Runs], Value]) -> Value:

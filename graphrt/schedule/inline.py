@@ -8,6 +8,7 @@ from graphrt.ir import Node
 from graphrt.op import Kind
 from graphrt.schedule.group import FREE, FUSABLE, Group, Index, reads
 from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, read_index
+from graphrt.types import HALVES
 
 
 def inline(f: Fusion) -> None:
@@ -84,6 +85,8 @@ def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) 
         return Verdict(False, "costs too much to compute more than once"), saved
     if saved <= 0:
         return Verdict(False, "storing it once moves fewer bytes"), saved
+    if f.tiles and template_operand and _is_half_of_weight(node):
+        return Verdict(False, "is a weight's half: tensor cores take it as it lies"), saved
     for group in groups:
         if len(f.inputs(group) | set(sources)) > MAX_INPUTS:
             return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), saved
@@ -92,6 +95,13 @@ def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) 
         if any(v in group.index for v in sources):
             return Verdict(False, "reads what the group computes at other elements"), saved
     return Verdict(True, "computed on load"), saved
+
+
+def _is_half_of_weight(node: Node) -> bool:
+    """Whether ``node`` is a parameter in half precision."""
+    (x, *others) = node.inputs
+    halved = node.types[0].dtype in HALVES and not others and x.dtype not in HALVES
+    return halved and x.node.op.name == "parameter"
 
 
 def _heirs(f: Fusion, node: Node) -> set[Node]:

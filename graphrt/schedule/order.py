@@ -88,7 +88,7 @@ def arrange(graph: Graph, groups: list[Group], horizontal: bool = True, in_place
             if any(other is not g for other in reading[v]) and v not in schedule.home and owner[v] is g:
                 schedule.home[v] = Slot("arena", v.name, v.type)
                 schedule.stores.setdefault((g, v), []).append(schedule.home[v])
-    parts = _ordered(graph, dag, _siblings(dag) if horizontal else [[g] for g in groups])
+    parts = _ordered(graph, dag, _siblings(dag, pairs) if horizontal else [[g] for g in groups])
     if horizontal and pairs:
         parts = _ordered(graph, dag, pair(dag, parts))
     schedule.launches = [Launch(part) for part in parts]
@@ -127,13 +127,14 @@ def _same_element(group: Group, parameter: Value, v: Value) -> bool:
     return True
 
 
-def _siblings(dag: nx.DiGraph) -> list[list[Group]]:
-    """Partition of the groups into launches: generated groups nothing waits for share one."""
-    sinks: list[Group] = []
-    for g in dag.nodes:
-        if g.kind != "template" and dag.out_degree(g) == 0:
-            sinks.append(g)  # nothing waits for a sink, so sinks never wait for each other
-    return [[g] for g in dag.nodes if g not in sinks] + ([sinks] if sinks else [])
+def _siblings(dag: nx.DiGraph, first: bool) -> list[list[Group]]:
+    """Partition of the groups into launches: generated groups nothing waits for share one, as do with ``first`` the
+    elementwise ones that wait for nothing, such as the halves of all weights.
+    """
+    sinks = [g for g in dag.nodes if g.kind != "template" and dag.out_degree(g) == 0]  # sinks never wait for each other
+    sources = [g for g in dag.nodes if first and g.kind == "pointwise" and dag.in_degree(g) == 0 and g not in sinks]
+    shared = {*sinks, *sources}
+    return [[g] for g in dag.nodes if g not in shared] + [part for part in (sources, sinks) if part]
 
 
 def _ordered(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[Group]]:

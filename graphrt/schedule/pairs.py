@@ -1,7 +1,7 @@
 """Reductions beside contractions: one launch runs both where neither waits for the other.
 
-The finish of batch norm's sums is little work between two large kernels. In the backward pass the weight
-gradient of the layer behind waits for nobody then, and takes it along:
+The finish of batch norm's sums is little work between two large kernels. In the backward pass the weight gradient of the layer
+behind waits for nobody then, and takes it along:
 
     dgrad 2 -> sums of runs -> [finish | wgrad 2] -> dgrad 1 -> sums of runs -> [finish | wgrad 1] -> ...
 """
@@ -27,7 +27,7 @@ def pair(dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[Group]]:
                     below[i] |= below[j] | 1 << j
     partner: dict[int, int] = {}
     for i, part in enumerate(parts):
-        if len(part) > 1 or part[0].kind != "reduction":
+        if part[0].kind != "reduction" or any(g.kind == "template" for g in part):
             continue
         near = [*range(i - 1, max(i - WINDOW, -1), -1), *range(i + 1, min(i + WINDOW, len(parts)))]
         free = (j for j in near if j not in partner and _is_contraction(parts[j]))

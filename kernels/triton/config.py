@@ -225,20 +225,20 @@ def wgrad_splits(
     The number with the least predicted time, the reading of the partial sums included.
     """
     n, p = sizes["N"], sizes["P"]
-    if is_depthwise(sizes) and not interpret:
-        programs = depthwise_grid("wgrad", sizes, depthwise_config("wgrad", sizes, itemsize))
-        return max(1, min(n, cdiv(4 * units, max(programs, 1))))
     if interpret or not n * p * sizes["Q"]:
         return 1
-    filters = sizes["K"] * (sizes["C"] // sizes["GROUPS"]) * sizes["R"] * sizes["S"]
     parts = {cdiv(n, size) for size in range(1, n + 1)} | {n * cdiv(p, rows) for rows in range(1, p)}
+    enough = [s for s in sorted(parts) if s == 1 or (s <= 8 * units and split_pixels(sizes, s) >= _FEWEST_PIXELS)]
+    if is_depthwise(sizes):
+        wanted = cdiv(4 * units, depthwise_grid("wgrad", sizes, depthwise_config("wgrad", sizes, itemsize)))
+        return next((s for s in enough if s >= wanted), enough[-1])
+    filters = sizes["K"] * (sizes["C"] // sizes["GROUPS"]) * sizes["R"] * sizes["S"]
 
     def clocks(splits: int) -> float:
         gemm = _conv_gemm("wgrad", {**sizes, "SPLITS": splits}, itemsize, (0, 0))
         return choose(gemm, precision, target, units)[0] + _finish(splits, filters, target, units)
 
-    enough = [s for s in parts if s == 1 or (s <= 8 * units and split_pixels(sizes, s) >= _FEWEST_PIXELS)]
-    return min(sorted(enough), key=clocks)
+    return min(enough, key=clocks)
 
 
 def pool_config(outputs: int, interpret: bool = False, *, units: int = 132) -> Config:

@@ -15,6 +15,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,33 +187,41 @@ def cores() -> int:
 def _compile_aside(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> None:
     """Fills the cache with the kernels of ``codes``, in as many processes as there are cores.
 
-    A process that fails leaves its kernels to the caller, who meets the error with its cause. Threads would wait for each
-    other: much of the compiler is Python.
+    Each takes the next kernel that nobody has, the longest first: one with many parts takes as long as a dozen others. A
+    process that fails leaves its kernels to the caller, who meets the error with its cause. Threads would wait for each
+    other, and Python's parser fails in two at once.
     """
     count = min(cores(), len(codes) // 2)
     if len(codes) < PARALLEL or count < 2 or not sys.executable:
         return
-    workers = []
-    for _ in range(count):
-        command = [sys.executable, "-c", "import sys; exec(sys.stdin.buffer.readline())"]
-        workers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-    for i, worker in enumerate(workers):
-        assert worker.stdin is not None
-        first = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _work; _work()\n"
-        try:
-            worker.stdin.write(first.encode() + pickle.dumps((codes[i::count], str(module.__file__), target)))
-            worker.stdin.close()
-        except BrokenPipeError:
-            pass  # it has died; what it leaves undone is compiled here
-    for worker in workers:
-        worker.wait()
+    ordered = sorted(codes, key=lambda code: -len(code.text))
+    first = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _work; _work()\n"
+    command = [sys.executable, "-c", "import sys; exec(sys.stdin.buffer.readline())"]
+    with tempfile.TemporaryDirectory() as taken:
+        task = first.encode() + pickle.dumps((ordered, str(module.__file__), target, taken))
+        workers = []
+        for _ in range(count):
+            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            workers.append(worker)
+            assert worker.stdin is not None
+            try:
+                worker.stdin.write(task)
+                worker.stdin.close()
+            except BrokenPipeError:
+                pass  # it has died; what it leaves undone is compiled here
+        for worker in workers:
+            worker.wait()
 
 
 def _work() -> None:
     """What another process does: compiles the kernels that standard input names into the cache."""
     from graphrt.targets.triton.module import import_module
 
-    codes, path, target = pickle.load(sys.stdin.buffer)
+    codes, path, target, taken = pickle.load(sys.stdin.buffer)
     module = import_module(Path(path))
-    for code in codes:
+    for i, code in enumerate(codes):
+        try:
+            (Path(taken) / str(i)).mkdir()
+        except FileExistsError:
+            continue  # another process is at it
         cached(code, module, target)

@@ -30,6 +30,7 @@ from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.tiling import OPTIONS, Choice, tiling, warps
 from graphrt.types import HALVES, DType, bfloat16, float64
 
+WARPS = 4  # of a generated kernel
 ROW_LIMIT = 16384  # elements of a row that one program holds
 _TILE = {False: 4096, True: 1 << 18}  # elements of a generated kernel's tile: compiled, interpreted
 _BLOCK = {False: 1024, True: 1 << 17}
@@ -264,19 +265,24 @@ class Printer:
         ops = list(dict.fromkeys(n.op.name for n in first.nodes))[:6]
         display = f"{first.phase}_updates" if len(launch) > 1 else "_".join(ops) or "copy"
         grid = sum(count for _, count in calls)
-        options = {"num_warps": 4, "num_stages": 2}
+        options = {"num_warps": WARPS, "num_stages": 2}
         return LaunchCode("", name, display, self.slots, {}, options, grid, text, warps(options, grid, self.interpret))
 
     def beside(self, template: LaunchCode, launch: Sequence[Kernel]) -> LaunchCode:
         """The launch of ``template`` with generated groups behind its programs."""
         text, calls = self._parts(launch)
         name = f"{launch[0].group.name}_kernel"
-        given = {**template.constants, "NAME": template.display}
-        body = ", ".join(["ARGS", *(f"{k}={_literal(v)}" for k, v in given.items())])
-        text += _dispatcher(name, [(f"{template.module}.{template.kernel}({body})", template.grid), *calls])
-        grid = template.grid + sum(count for _, count in calls)
-        fixed = [Choice(template.options, grid)]  # blocks are literals of the dispatcher: tuning leaves them alone
-        return LaunchCode("", name, template.display, self.slots, {}, template.options, grid, template.text + text, fixed)
+        blocks = [n for n in template.choices[0].config if n not in OPTIONS]  # these are arguments, so that tuning may choose
+        given = {**{n: _literal(v) for n, v in template.constants.items()}, **{n: n for n in blocks}}
+        body = ", ".join(["ARGS", *(f"{n}={v}" for n, v in given.items()), f"NAME={template.display!r}"])
+        text += _dispatcher(name, [(f"{template.module}.{template.kernel}({body})", 0), *calls], (*blocks, "TILES"))
+        others = sum(count for _, count in calls)
+        code = LaunchCode("", name, template.display, self.slots, {}, {}, 0, template.text + text)
+        code.choices = [
+            Choice({**c.config, "num_warps": max(c.config["num_warps"], WARPS), "TILES": c.grid}, c.grid + others, c.clocks)
+            for c in template.choices
+        ]  # rows are spread over so many warps at least
+        return code.configured(code.choices[0], "heuristic")
 
     def _parts(self, launch: Sequence[Kernel]) -> tuple[list[str], list[tuple[str, int]]]:
         """A function for each group, and their names with how many programs each takes."""
@@ -358,18 +364,23 @@ class Printer:
         return lines, -(-rows // bx)
 
 
-def _dispatcher(name: str, calls: Sequence[tuple[str, int]]) -> list[str]:
-    """A kernel that gives its programs to ``calls`` in turn: a part by its name, or a template's call as it stands."""
-    text = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS, NAME: tl.constexpr):"]
-    text.append("    pid = tl.program_id(0)")
-    start = 0
+def _dispatcher(name: str, calls: Sequence[tuple[str, int]], blocks: Sequence[str] = ()) -> list[str]:
+    """A kernel that gives its programs to ``calls`` in turn: a part by its name, or a template's call as it stands.
+
+    ``blocks`` are its arguments; with TILES among them the first call gets so many programs.
+    """
+    names = "".join(f", {n}: tl.constexpr" for n in ("NAME", *blocks))
+    text = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS{names}):", "    pid = tl.program_id(0)"]
+    start = ["TILES"] if "TILES" in blocks else []  # terms
     for i, (part, count) in enumerate(calls):
-        call = part if part.endswith(")") else f"{part}(pid{f' - {start}' if start else ''}, ARGS)"
+        shifted = " - ".join(["pid", *start]) if i else "pid"
+        call = part if part.endswith(")") else f"{part}({shifted}, ARGS)"
         if len(calls) == 1:
             return [*text, f"    {call}"]
-        text.append("    else:" if i == len(calls) - 1 else f"    {'el' if i else ''}if pid < {start + count}:")
+        end = " + ".join([*start, *([str(count)] if count else [])])
+        text.append("    else:" if i == len(calls) - 1 else f"    {'el' if i else ''}if pid < {end}:")
         text.append(f"        {call}")
-        start += count
+        start += [str(count)] if count else []
     return text
 
 

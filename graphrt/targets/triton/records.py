@@ -54,7 +54,8 @@ def key(code: LaunchCode, device: str) -> str:
     module, kernel, constants, pointers, text = content(code)
     blocks = code.choices[0].config.keys() - set(OPTIONS)
     kept = {n: v for n, v in constants.items() if n not in blocks}
-    return digest((_source(module), kernel, kept, pointers, text, device, _triton()))
+    called = [module] if module else re.findall(r"^ +(\w+)\.\w+\(ARGS", text, re.MULTILINE)  # by a dispatcher
+    return digest((*map(_source, called), kernel, kept, pointers, text, device, _triton()))
 
 
 def record(code: LaunchCode, device: str, config: Mapping[str, int], seconds: float, heuristic: float) -> Record:
@@ -68,7 +69,7 @@ def record(code: LaunchCode, device: str, config: Mapping[str, int], seconds: fl
 @functools.cache
 def _source(module: str) -> str:
     """Digest of a template's file; what it computes decides, not how tiles are chosen."""
-    return hashlib.sha256((find_kernels() / "triton" / f"{module}.py").read_bytes()).hexdigest() if module else ""
+    return hashlib.sha256((find_kernels() / "triton" / f"{module}.py").read_bytes()).hexdigest()
 
 
 @functools.cache
