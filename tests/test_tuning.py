@@ -307,7 +307,7 @@ def test_trials_compute_what_the_reference_does(name: str) -> None:
     program = grt.compile(networks()[name], target="interpret")
     compilation, driver, missed = program._executable._compilation, InterpretDriver(), 0
     for i, code in enumerate(compilation.codes):
-        trial = Trial(driver, code, program._kernels[i])
+        trial = Trial(driver, code, compilation.kernels[i])
         kernel = JitKernel(*resolve(code, compilation.module))
         result, exact = trial.result(kernel, code.grid), reference(program.schedule, i, trial.arrays())
         assert exact is not None and result.keys() == exact.keys() and trial.written

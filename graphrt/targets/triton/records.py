@@ -54,7 +54,7 @@ def key(code: LaunchCode, device: str) -> str:
     module, kernel, constants, pointers, text = content(code)
     blocks = code.choices[0].config.keys() - set(OPTIONS)
     kept = {n: v for n, v in constants.items() if n not in blocks}
-    called = [module] if module else re.findall(r"^ +(\w+)\.\w+\(ARGS", text, re.MULTILINE)  # by a dispatcher
+    called = [module] if module else re.findall(r"^ +(?!tl\.)(\w+)\.\w+\(ARGS", text, re.MULTILINE)  # by a dispatcher
     return digest((*map(_source, called), kernel, kept, pointers, text, device, _triton()))
 
 
