@@ -477,3 +477,11 @@ def test_shifts_by_any_number_equal_torch() -> None:
     outputs = grt.compile(graph, target=TARGET)(feeds)
     for key, value in expected.items():
         np.testing.assert_array_equal(outputs[key], value, err_msg=key)
+
+
+def test_inverse_error_function_of_doubles(target: str) -> None:
+    """The Triton targets have float32's accuracy there."""
+    x = np.linspace(-0.999999, 0.999999, 41)
+    g = grt.Graph()
+    y = grt.compile(F.erfinv(g.input("x", x.shape, "float64")), target=target)(x=x)
+    np.testing.assert_allclose(y, torch.erfinv(torch.from_numpy(x)), rtol=1e-5, atol=1e-7)
