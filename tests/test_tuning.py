@@ -20,7 +20,7 @@ from graphrt import ops as F
 
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 
-from graphrt.targets.triton import build, records, tune
+from graphrt.targets.triton import build, records, tune, usage
 from graphrt.targets.triton.interpret import InterpretDriver, JitKernel
 from graphrt.targets.triton.module import resolve
 from graphrt.targets.triton.null import NullDriver
@@ -203,14 +203,15 @@ def test_candidates_are_pruned_by_what_the_compiler_reports(folder: Path, monkey
         compilation = grt.compile(product(), target="cuda:sm_90")._executable._compilation
         binary = build.cached(compilation.codes[0].configured(choice, "tuned"), compilation.module, "cuda:sm_90")
         kernels[binary.code] = choice
-    real = tune.usage
+    real = usage.usage
 
-    def usage(kernel: Any) -> tuple[int, int]:
+    def pretended(kernel: Any) -> tuple[int, int]:
         if kernels.get(kernel.code) == spilling:
             return 255, 16
         return (60000, 0) if kernels.get(kernel.code) == huge else real(kernel)
 
-    monkeypatch.setattr(tune, "usage", usage)
+    monkeypatch.setattr(tune, "usage", pretended)
+    monkeypatch.setattr(usage, "usage", pretended)
     found = only(grt.compile(product(), target="null", tune=1))
     assert len(found.rejected) == 3 and found.config == first.config
     assert found.rejected[0].endswith("spills 16 bytes a thread")
@@ -225,7 +226,7 @@ def test_usage_is_read_from_machine_code(target: str) -> None:
     program = grt.compile(product(), target=target)
     (kernel,) = program._executable._compilation.image.kernels
     (report,) = program.kernels()
-    assert tune.usage(kernel) == (report.registers, report.spills) and report.registers > 16
+    assert usage.usage(kernel) == (report.registers, report.spills) and report.registers > 16
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -309,7 +310,7 @@ def test_trials_compute_what_the_reference_does(name: str) -> None:
     for i, code in enumerate(compilation.codes):
         trial = Trial(driver, code, compilation.kernels[i])
         kernel = JitKernel(*resolve(code, compilation.module))
-        result, exact = trial.result(kernel, code.grid), reference(program.schedule, i, trial.arrays())
+        result, exact = trial.result(kernel, code.grid), reference(program.schedule, i, trial)
         assert exact is not None and result.keys() == exact.keys() and trial.written
         assert difference(result, exact, 30) == "", code.display
         assert difference(trial.result(kernel, code.grid), result) == ""  # updates in place start from the same values
@@ -319,6 +320,26 @@ def test_trials_compute_what_the_reference_does(name: str) -> None:
                 t[...] = wrong if t.dtype.is_floating_point else 77
             missed += not difference(spoiled, result)
     assert not missed
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available() or INTERPRETED, reason="needs a GPU, and this machine has none")
+@pytest.mark.parametrize("name", [*networks()])
+def test_tuning_on_a_gpu(folder: Path, name: str) -> None:
+    """Candidates compute what the heuristic does, times are times, and the tuned program computes what the reference does."""
+    target = "hip" if torch.version.hip else "cuda"
+    program, graph = grt.compile(networks()[name], target=target, tune=1), networks()[name]
+    found = program.configurations()
+    assert found and all(c.record is not None and c.record.microseconds > 0 for c in found)
+    assert not [r for c in found for r in c.rejected if "differs" in r or "reference" in r]
+    rng = np.random.default_rng(0)
+    inputs = {
+        n: rng.integers(0, 8, t.shape) if t.dtype.is_int else np.abs(rng.standard_normal(t.shape)).astype(np.float32)
+        for n, t in program.inputs.items()
+    }
+    expected = grt.compile(graph, target="reference", precision="float64")(inputs)
+    for output, value in program(inputs).items():
+        np.testing.assert_allclose(value, expected[output], rtol=1e-3, atol=1e-3)
 
 
 def test_differences_beyond_rounding() -> None:

@@ -36,6 +36,7 @@ class Trial:
         read = {load[0] for block in every for load in loads(block)}
         self._driver, self._slots = driver, code.slots
         self.written = [s for s in code.slots if any(store.slot == s for block in every for store in block.stores)]
+        self.elements = sum(s.type.size for s in code.slots)
         size = sum(s.type.nbytes for s in code.slots)
         count = 1 if driver.simulated else min(max(CACHE // max(size, 1), 1), SETS)
         self._sets = [{s: driver.allocate(max(s.type.nbytes, 1)) for s in code.slots} for _ in range(count)]
@@ -116,12 +117,13 @@ def difference(results: Mapping[Slot, Any], expected: Mapping[Slot, Any], factor
     return ""
 
 
-def reference(schedule: Schedule, launch: int, arrays: Mapping[Slot, np.ndarray]) -> dict[Slot, Any] | None:
+def reference(schedule: Schedule, launch: int, trial: Trial) -> dict[Slot, Any] | None:
     """What launch number ``launch`` should write, computed by the reference in float64; None where that takes long."""
     groups = schedule.launches[launch].groups
     own = {n for g in groups for n in (*g.nodes, *g.inlined)}
-    if sum(n.op.flops(n) for n in own) > CHEAP or sum(a.size for a in arrays.values()) > CHEAP:
+    if sum(n.op.flops(n) for n in own) > CHEAP or trial.elements > CHEAP:
         return None
+    arrays = trial.arrays()
     table = {v: _wide(arrays[s]) for v, s in schedule.home.items() if s in arrays and v.node not in own}
 
     def value(v: Value) -> np.ndarray:

@@ -11,24 +11,21 @@ cheap, and each candidate's with the heuristic's; one that differs beyond roundi
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from types import ModuleType
 from typing import Any
 
-from graphrt.errors import GraphrtError
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.order import Schedule
 from graphrt.targets.triton import records
-from graphrt.targets.triton.build import KernelBinary, cached, prepare
+from graphrt.targets.triton.build import cached, prepare
 from graphrt.targets.triton.codegen import LaunchCode
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.tiling import Choice
 from graphrt.targets.triton.trial import Trial, difference, reference
+from graphrt.targets.triton.usage import lanes, resident, usage
 
 LEVELS = (0, 1, 2)
 CANDIDATES = 12  # of level 1
@@ -107,16 +104,16 @@ class Tuner:
         trial = Trial(self._driver, code, self._kernels[launch])
         first = self._compiled(code, heuristic)
         expected = trial.result(first, heuristic.grid)
-        exact = None if self._driver.simulated else reference(self._schedule, launch, trial.arrays())
+        exact = None if self._driver.simulated else reference(self._schedule, launch, trial)
         if exact is not None and (wrong := difference({s: t.cpu() for s, t in expected.items()}, exact, 30)):
             rejected.append(f"every candidate: the heuristic's result is not the reference's: {wrong}")
             return None
         kept = [(heuristic, first)]
-        least = min(4, resident(first, code, self._driver.target) * heuristic.config["num_warps"])
+        least = min(4, resident(first) * heuristic.config["num_warps"])
         for choice in others:
             try:
                 kernel = self._compiled(code, choice)
-                reason = self._refused(kernel, first, code, least) or difference(trial.result(kernel, choice.grid), expected)
+                reason = self._refused(kernel, first, least) or difference(trial.result(kernel, choice.grid), expected)
             except Exception as error:  # the compiler raises anything
                 reason = f"{type(error).__name__}: {error}".split("\n")[0]
             if reason:
@@ -132,12 +129,12 @@ class Tuner:
     def _compiled(self, code: LaunchCode, choice: Choice) -> Any:
         return cached(code.configured(choice, "tuned"), self._module, self._driver.target)
 
-    def _refused(self, kernel: Any, first: Any, code: LaunchCode, least: int) -> str:
+    def _refused(self, kernel: Any, first: Any, least: int) -> str:
         """Why what the compiler made of a candidate is not worth running; empty if it is."""
         (_, spills), (_, allowed) = usage(kernel), usage(first)
         if spills > allowed:
             return f"spills {spills} bytes a thread"
-        warps = resident(kernel, code, self._driver.target) * (kernel.threads // lanes(self._driver.target))
+        warps = resident(kernel) * (kernel.threads // lanes(self._driver.target))
         return f"{warps} warps fit on a multiprocessor" if warps < least else ""
 
     def _times(self, trial: Trial, kept: Sequence[tuple[Choice, Any]]) -> list[float]:
@@ -167,45 +164,3 @@ def candidates_of(code: LaunchCode, level: int) -> list[Choice]:
 def _found(code: LaunchCode, known: tuple[records.Record, str] | None) -> Choice | None:
     """The choice of ``code`` that is on record; None where there is none, or it is no choice any more."""
     return None if known is None else next((c for c in code.choices if c.config == known[0].config), None)
-
-
-# --- what the compiler reports --------------------------------------------------------------------------------------
-
-
-def resident(kernel: KernelBinary, code: LaunchCode, target: str) -> int:
-    """How many programs of ``kernel`` a multiprocessor of ``target`` holds."""
-    from graphrt.kernels.triton.cost import occupancy  # type: ignore[import-not-found]
-
-    arch = target.split(":")[1]
-    return int(occupancy(usage(kernel)[0], kernel.shared, kernel.threads // lanes(target), arch))
-
-
-def lanes(target: str) -> int:
-    """Threads of a warp."""
-    from graphrt.kernels.triton.cost import device
-
-    return int(device(target.split(":")[1]).lanes)
-
-
-def usage(kernel: KernelBinary) -> tuple[int, int]:
-    """Registers and spilled bytes of a thread, from the machine code. Raises GraphrtError where it does not say."""
-    if kernel.target.startswith("hip"):
-        return _note(kernel.code, b".vgpr_count"), 4 * _note(kernel.code, b".vgpr_spill_count")
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.code)
-        file.flush()
-        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = dict(part.split(":") for part in text.split() if part.startswith(("REG:", "STACK:")))
-    return int(found["REG"]), int(found["STACK"])
-
-
-def _note(code: bytes, name: bytes) -> int:
-    """An unsigned number of the MessagePack note in an hsaco."""
-    start = code.find(name) + len(name)
-    if start < len(name):
-        raise GraphrtError(f"the machine code does not tell its {name.decode()}")
-    size = {0xCC: 1, 0xCD: 2, 0xCE: 4}.get(code[start], 0)
-    return int.from_bytes(code[start + 1 : start + 1 + size], "big") if size else code[start]
