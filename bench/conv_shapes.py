@@ -29,8 +29,11 @@ Layer = tuple[Shape, Shape, int, int]  # shapes of input and weight, stride, pad
 KINDS = ("forward", "input gradient", "weight gradient")
 
 
-def layers(work: str) -> Counter[Layer]:
-    """The distinct convolutions of a network with the number of times each occurs, in order of first occurrence."""
+def layers(work: str, batch: int = 0) -> Counter[Layer]:
+    """The distinct convolutions of a network with the number of times each occurs, in order of first occurrence.
+
+    ``batch`` is that of ``WORK`` unless it is given.
+    """
     found: Counter[Layer] = Counter()
 
     def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -44,7 +47,7 @@ def layers(work: str) -> Counter[Layer]:
         for module in net.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(note)
-        net(torch.empty(WORK[work].batch, *WORK[work].image))
+        net(torch.empty(batch or WORK[work].batch, *WORK[work].image))
     return found
 
 

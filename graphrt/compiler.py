@@ -39,6 +39,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     precision: str = "float32",
     float32_matmul_precision: str = "highest",
     freeze: bool = False,
+    tune: int | None = None,
 ) -> Program:
     """Compiles a graph, or the part of one that some values need, for ``target``.
 
@@ -54,12 +55,14 @@ def compile(  # noqa: A001 - the name every framework has for it
     (highest), three products of split tf32 (high), or one (medium); the other targets compute the highest. ``freeze`` lets
     the program keep what it makes of parameters that it does not update (the cpu target packs weights once): it sees what
     ``State.set``, ``State.load`` and other programs write later, and not what is written into the arrays of the state.
+    ``tune`` is how far the configurations of a GPU's kernels are searched (GRAPHRT_TUNE where it is None): 0 takes those that
+    are known for the device, and the heuristic's, 1 also times a dozen candidates of each other kernel, 2 all that fit.
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
     if example_inputs is not None:
         outputs = TRACERS["torch"](outputs, example_inputs)
     with _uncollected():
-        return _compile(outputs, target, state, precision, float32_matmul_precision, freeze)
+        return _compile(outputs, target, state, precision, float32_matmul_precision, freeze, tune)
 
 
 @contextmanager
@@ -81,6 +84,7 @@ def _compile(
     precision: str,
     float32_matmul_precision: str,
     freeze: bool,
+    tune: int | None,
 ) -> Program:
     start = time.perf_counter()
     flags = Flags.read()
@@ -90,6 +94,11 @@ def _compile(
         raise ArgumentError(f"precision must be float32, or float64 on the reference target, got {precision!r}")
     if float32_matmul_precision not in ("highest", "high", "medium"):
         raise ArgumentError(f"float32_matmul_precision must be highest, high or medium, got {float32_matmul_precision!r}")
+    level = flags.tune if tune is None else tune
+    if level not in (0, 1, 2):
+        raise ArgumentError(f"tune (or GRAPHRT_TUNE) must be 0, 1 or 2, got {level!r}")
+    if tune and target not in ("cuda", "hip", "null"):
+        raise ArgumentError(f"tune={tune} times kernels on a GPU; the target is {target!r}, so leave it out")
     state = graph.state if state is None else state
     state = State() if state is None else state
     policy = _policy(target)
@@ -108,7 +117,7 @@ def _compile(
     limit = _row_limit(target)
     kernels = [[lower(schedule, g, limit, float32_matmul_precision) for g in launch.groups] for launch in schedule.launches]
     plan = plan_memory(schedule, kernels, not flags.no_inplace)
-    runner = _executable(target, schedule, kernels, plan, freeze)
+    runner = _executable(target, schedule, kernels, plan, freeze, level)
     seconds = time.perf_counter() - start
     program = Program(final, target, runner, state, schedule, kernels, plan, decisions, unpack, steps, seconds)
     _debug(program, flags)
@@ -171,7 +180,7 @@ def _row_limit(target: str) -> int:
     return ROW_LIMIT
 
 
-def _executable(target: str, schedule: Any, kernels: Any, plan: Any, freeze: bool) -> Executable:
+def _executable(target: str, schedule: Any, kernels: Any, plan: Any, freeze: bool, level: int) -> Executable:
     if target == "cpu":
         from graphrt.targets.cpu.runner import CpuExecutable
 
@@ -182,7 +191,7 @@ def _executable(target: str, schedule: Any, kernels: Any, plan: Any, freeze: boo
         return AheadExecutable(target, schedule, kernels, plan)
     from graphrt.targets.triton.runner import TritonExecutable
 
-    return TritonExecutable(target, schedule, kernels, plan)
+    return TritonExecutable(target, schedule, kernels, plan, level)
 
 
 def _debug(program: Program, flags: Flags) -> None:

@@ -23,6 +23,7 @@ class Flags:
     no_fuse: bool = field(metadata={"env": "GRAPHRT_NOFUSE", "doc": "one kernel per op"})
     no_inplace: bool = field(metadata={"env": "GRAPHRT_NOINPLACE", "doc": "no value takes another's bytes"})
     no_graph: bool = field(metadata={"env": "GRAPHRT_NO_GRAPH", "doc": "launch GPU kernels one by one, not as a graph"})
+    tune: int = field(metadata={"env": "GRAPHRT_TUNE", "doc": "GPU kernels: 0 known configurations, 1 a dozen timed, 2 all"})
     poison: bool = field(metadata={"env": "GRAPHRT_POISON", "doc": "fill the arena with NaN before each run"})
     winograd: bool = field(metadata={"env": "GRAPHRT_WINOGRAD", "doc": "cpu: Winograd's method for 3x3 convolutions (1)"})
     cflags: str = field(metadata={"env": "GRAPHRT_CFLAGS", "doc": "more flags for the C compiler (sanitizers)"})
@@ -40,6 +41,7 @@ class Flags:
             no_fuse=_bool("GRAPHRT_NOFUSE"),
             no_inplace=_bool("GRAPHRT_NOINPLACE"),
             no_graph=_bool("GRAPHRT_NO_GRAPH"),
+            tune=int(env.get("GRAPHRT_TUNE", "0") or 0),
             poison=_bool("GRAPHRT_POISON"),
             winograd=_bool("GRAPHRT_WINOGRAD", "1"),
             cflags=env.get("GRAPHRT_CFLAGS", ""),

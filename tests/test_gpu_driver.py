@@ -253,8 +253,10 @@ def test_the_gpu_driver_speaks_torch_cuda(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("stream", "device"):
         cuda[name].return_value = nullcontext()
     monkeypatch.setattr(gpu, "architecture", lambda index: "cuda:sm_90")
+    monkeypatch.setattr(torch.cuda, "get_device_name", create_autospec(torch.cuda.get_device_name, return_value="NVIDIA H200"))
     library = RecordingLibrary()
     driver = gpu.GpuDriver(3, library)
+    assert driver.model == "NVIDIA H200" and not driver.simulated
     driver._device = torch.device("cpu")
     driver._torch = SimpleNamespace(
         zeros=torch.zeros,

@@ -295,6 +295,10 @@ class Program(Runnable):
             raise ArgumentError(f"the {self.target} target has no kernel reports; compile for one like cuda:sm_90")
         return self._executable.reports()
 
+    def configurations(self) -> list[Any]:
+        """How each distinct kernel of a GPU program is launched: blocks, warps, and whether that was tuned."""
+        return self._executable.configurations() if hasattr(self._executable, "configurations") else []
+
     def plan_text(self) -> str:
         """One line a group: what the golden tests compare."""
         return "\n".join(map(str, self.schedule.launches)) + "\n" if self.schedule else ""
@@ -304,11 +308,12 @@ class Program(Runnable):
         return self.plan
 
     def explain(self) -> str:
-        """Every fusion decision: edge, verdict, reason and bytes saved; then the totals."""
+        """Every fusion decision: edge, verdict, reason and bytes saved; the kernels' configurations; then the totals."""
         lines = []
         for d in self.decisions:
             verdict = f"fused, saves {d.saved} bytes" if d.fused else "not fused"
             lines.append(f"{d.node} into {d.group}: {verdict}: {d.reason}")
+        lines += map(str, self.configurations())
         saved = sum(d.saved for d in self.decisions if d.fused)
         lines.append(f"{self.launches} launches, {sum(d.fused for d in self.decisions)} edges fused, {saved} bytes saved")
         return "\n".join(lines)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
-from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, power
+from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, persistent, power, ranked
 
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
@@ -22,7 +23,12 @@ def _interpreted(m: int, n: int, k: int) -> Config:
     return {"BM": power(m, 16, 512), "BN": power(n, 16, 256), "BK": power(k, 16, 256), "num_warps": 1, "num_stages": 1}
 
 
-def matmul_config(
+def matmul_config(m: int, n: int, k: int, itemsize: int, interpret: bool = False, **target: Any) -> Config:
+    """BM, BN, BK, num_warps, num_stages, PROGRAMS of ``matmul``: the first of ``matmul_configs``."""
+    return matmul_configs(m, n, k, itemsize, interpret, **target)[0][1]
+
+
+def matmul_configs(
     m: int,
     n: int,
     k: int,
@@ -35,14 +41,18 @@ def matmul_config(
     precision: str = "tf32",
     target: str = "sm_90",
     units: int = 132,
-) -> Config:
-    """BM, BN, BK, num_warps, num_stages, PROGRAMS of ``matmul``; ``units`` is how many multiprocessors the device has."""
+) -> list[tuple[float, Config]]:
+    """(predicted clocks, configuration) of ``matmul``, the fastest first; ``units`` is how many multiprocessors there are."""
     if interpret:
-        return {**_interpreted(m, n, k), "PROGRAMS": 0}
-    # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory,
-    # and accesses get narrow.
+        return [(0.0, {**_interpreted(m, n, k), "PROGRAMS": 0})]
+    # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory, and
+    # accesses get narrow. Tuning may find that it pays nonetheless.
     gemm = matmul_gemm(m, n, k, itemsize, batch=batch, loads=loads)._replace(rows=rows)
-    return {**choose(gemm, precision, target, units)[1], "PROGRAMS": 0}
+    found = []
+    for clocks, plan in ranked(gemm, precision, target, units):
+        programs = persistent(plan, gemm, target, units)
+        found += [(clocks, {**plan, "PROGRAMS": count}) for count in dict.fromkeys((0, programs))]
+    return found
 
 
 def takes_tma(inner: tuple[int, int], itemsize: int, target: str) -> bool:
@@ -172,7 +182,12 @@ def _conv_gemm(kind: str, sizes: Sizes, itemsize: int, loads: tuple[int, int]) -
     )
 
 
-def conv_config(
+def conv_config(kind: str, sizes: Sizes, itemsize: int, interpret: bool = False, **target: Any) -> Config:
+    """BM, BN, BK, num_warps, num_stages of a convolution kernel: the first of ``conv_configs``."""
+    return conv_configs(kind, sizes, itemsize, interpret, **target)[0][1]
+
+
+def conv_configs(
     kind: str,
     sizes: Sizes,
     itemsize: int,
@@ -183,16 +198,19 @@ def conv_config(
     precision: str = "tf32",
     target: str = "sm_90",
     units: int = 132,
-) -> Config:
-    """BM, BN, BK, num_warps, num_stages of a convolution kernel; for "wgrad" sizes should have SPLITS already."""
+) -> list[tuple[float, Config]]:
+    """(predicted clocks, configuration) of a convolution kernel, the fastest first.
+
+    For "wgrad" sizes should have SPLITS already.
+    """
     if interpret:
         rows, columns, depth, _, _ = _matrix(kind, sizes)
-        return _interpreted(rows, columns, math.ceil(depth))
-    gemm = _conv_gemm(kind, sizes, itemsize, loads)._replace(rows=rows)
-    config = choose(gemm, precision, target, units)[1]
+        return [(0.0, _interpreted(rows, columns, math.ceil(depth)))]
+    found = ranked(_conv_gemm(kind, sizes, itemsize, loads)._replace(rows=rows), precision, target, units)
     if kind == "dgrad" and precision == "ieee" and itemsize == 4:
-        config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
-    return config
+        for _, config in found:
+            config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
+    return found
 
 
 def wgrad_splits(

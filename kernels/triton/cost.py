@@ -1,7 +1,7 @@
 """What a tile costs: the multiprocessors of each architecture, how many programs fit on one, and the time of a launch.
 
 Arithmetic, no measurement. Rates are from the makers' data sheets, those of memories three quarters of them, which good
-kernels reach. ``choose`` takes the tile with the least predicted time of those that leave room for four warps.
+kernels reach. ``ranked`` lists the tiles that leave room for four warps by predicted time; ``choose`` takes the first.
 """
 
 from __future__ import annotations
@@ -167,13 +167,33 @@ def clocks(plan: Plan, gemm: Gemm, precision: str, target: str, units: int) -> f
     return full * wave(plan.resident) + wave(cdiv(rest, units))
 
 
-def choose(gemm: Gemm, precision: str, target: str, units: int) -> tuple[float, Config]:
-    """(clocks, configuration) of the fastest plan; among equals the least waste, then the largest tile."""
+def ranked(gemm: Gemm, precision: str, target: str, units: int) -> list[tuple[float, Config]]:
+    """(clocks, configuration) of every plan, the fastest first; among equals the least waste, then the largest tile."""
 
     def order(plan: Plan) -> tuple[float, ...]:
         area = plan.bm * plan.bn
         return clocks(plan, gemm, precision, target, units), area * gemm.tiles(plan.bm, plan.bn), -area * plan.bk, -plan.stages
 
-    best = min(plans(gemm, precision, target), key=order)
     names = ("BM", "BN", "BK", "num_warps", "num_stages")
-    return order(best)[0], dict(zip(names, best[:5], strict=True))
+    found = sorted(((order(plan), plan) for plan in plans(gemm, precision, target)), key=lambda pair: pair[0])
+    return [(rank[0], dict(zip(names, plan[:5], strict=True))) for rank, plan in found]
+
+
+def choose(gemm: Gemm, precision: str, target: str, units: int) -> tuple[float, Config]:
+    """(clocks, configuration) of the fastest plan."""
+    return ranked(gemm, precision, target, units)[0]
+
+
+def persistent(config: Config, gemm: Gemm, target: str, units: int) -> int:
+    """How many programs should walk a launch's tiles; 0 for one tile each.
+
+    Pays from the third wave on where tiles are plainly loaded and products run beside the epilogue: each tile's first
+    loads then hide behind the last tile's stores, for some registers, and shared memory that those stores do not give back.
+    """
+    d, (bm, bn, bk, warps, stages) = device(target), config.values()
+    if d.fragments or any(gemm.loads):
+        return 0
+    stage = bk * (bm + bn) * gemm.itemsize
+    registers = _registers(d, bm * bn, stage, 0.0, warps * d.lanes) + 16
+    programs = units * occupancy(registers, stages * stage + bm * bn * gemm.output, warps, target)
+    return programs if gemm.tiles(bm, bn) > 2 * programs else 0

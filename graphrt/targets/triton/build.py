@@ -110,14 +110,22 @@ def _binary(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
 
 def build(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> tuple[list[KernelBinary], list[int]]:
     """The distinct kernels of ``codes``, and the number of each launch's kernel among them. Raises TargetError."""
-    first: dict[str, LaunchCode] = {}
-    for code in codes:
-        first.setdefault(key(code, target), code)
-    wanted = {k: code for k, code in first.items() if not _path(k).exists()}
-    _compile_aside(list(wanted.values()), module, target)
+    first = prepare(codes, module, target)
     number = {k: i for i, k in enumerate(first)}
     binaries = [cached(code, module, target) for code in first.values()]
     return binaries, [number[key(code, target)] for code in codes]
+
+
+def prepare(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> dict[str, LaunchCode]:
+    """Fills the cache with the distinct kernels of ``codes``, and returns these by key.
+
+    Where there are few, or one does not compile, that is left to ``cached``.
+    """
+    first: dict[str, LaunchCode] = {}
+    for code in codes:
+        first.setdefault(key(code, target), code)
+    _compile_aside([code for k, code in first.items() if not _path(k).exists()], module, target)
+    return first
 
 
 def cached(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
@@ -139,6 +147,11 @@ def _path(key: str) -> Path:
 
 def key(code: LaunchCode, target: str) -> str:
     """What the compiled kernel of ``code`` depends on; neither which buffers it works on nor its display name."""
+    return digest((*content(code), sorted(code.options.items()), target, _compiler()))
+
+
+def content(code: LaunchCode) -> tuple[Any, ...]:
+    """Template, constants, pointers' types and closures of ``code``, with the groups' numbers taken out."""
     numbers: dict[str, str] = {}
 
     def renamed(text: str) -> str:
@@ -146,8 +159,12 @@ def key(code: LaunchCode, target: str) -> str:
 
     text = renamed("\n".join(line for line in code.text if not line.startswith("#")))
     constants = {n: renamed(v[1:]) if isinstance(v, str) and v.startswith("@") else v for n, v in code.constants.items()}
-    parts = (code.module, renamed(code.kernel), constants, sorted(code.options.items()), _pointers(code), text, target)
-    return hashlib.sha256(repr((*parts, _compiler())).encode()).hexdigest()[:32]
+    return code.module, renamed(code.kernel), constants, _pointers(code), text
+
+
+def digest(parts: tuple[Any, ...]) -> str:
+    """``parts`` as a short text that no others have."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 @functools.cache

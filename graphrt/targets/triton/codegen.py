@@ -27,7 +27,7 @@ from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, identity, scalar, triton_number
 from graphrt.targets.templates import kernels as find_kernels
-from graphrt.targets.triton.tiling import tiling
+from graphrt.targets.triton.tiling import OPTIONS, Choice, tiling, warps
 from graphrt.types import HALVES, DType, bfloat16, float64
 
 WARPS = 4  # of a generated kernel
@@ -60,6 +60,19 @@ class LaunchCode:
     options: dict[str, int]
     grid: int
     text: list[str] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)  # what tuning may take instead; the heuristic is the first
+    origin: str = "heuristic"  # where the configuration comes from: heuristic, shipped or tuned
+
+    def configured(self, choice: Choice, origin: str) -> LaunchCode:
+        """The same kernel launched as ``choice`` says."""
+        blocks = {n: v for n, v in choice.config.items() if n not in OPTIONS}
+        options = {n: choice.config[n] for n in OPTIONS}
+        return replace(self, constants={**self.constants, **blocks}, options=options, grid=choice.grid, origin=origin)
+
+    @property
+    def config(self) -> dict[str, int]:
+        """Blocks and options by name."""
+        return {**{n: self.constants[n] for n in self.choices[0].config if n not in OPTIONS}, **self.options}
 
 
 def generate(
@@ -202,7 +215,8 @@ class Printer:
         constants.update(tiles.constants)
         fused = "_".join(n.op.name for n in kernel.group.nodes if n is not kernel.group.anchor)
         display = f"{spec.name}__{fused}" if fused else spec.name
-        return LaunchCode(tiles.module, tiles.function, display, self.slots, constants, tiles.options, tiles.grid, text)
+        code = LaunchCode(tiles.module, tiles.function, display, self.slots, constants, {}, 0, text, tiles.choices)
+        return code.configured(tiles.choices[0], "heuristic")
 
     def _loader(self, name: str, kernel: TemplateKernel, operand: str, dtype: DType) -> tuple[list[str], int]:
         """The closure, and the bytes of a tile's element that a prologue loads (0: a plain load of the operand).
@@ -251,18 +265,24 @@ class Printer:
         ops = list(dict.fromkeys(n.op.name for n in first.nodes))[:6]
         display = f"{first.phase}_updates" if len(launch) > 1 else "_".join(ops) or "copy"
         grid = sum(count for _, count in calls)
-        return LaunchCode("", name, display, self.slots, {}, {"num_warps": WARPS, "num_stages": 2}, grid, text)
+        options = {"num_warps": WARPS, "num_stages": 2}
+        return LaunchCode("", name, display, self.slots, {}, options, grid, text, warps(options, grid, self.interpret))
 
     def beside(self, template: LaunchCode, launch: Sequence[Kernel]) -> LaunchCode:
         """The launch of ``template`` with generated groups behind its programs."""
         text, calls = self._parts(launch)
         name = f"{launch[0].group.name}_kernel"
-        given = {**template.constants, "NAME": template.display}
-        body = ", ".join(["ARGS", *(f"{k}={_literal(v)}" for k, v in given.items())])
-        text += _dispatcher(name, [(f"{template.module}.{template.kernel}({body})", template.grid), *calls])
-        grid = template.grid + sum(count for _, count in calls)
-        options = {**template.options, "num_warps": max(template.options["num_warps"], WARPS)}  # what rows are spread over
-        return LaunchCode("", name, template.display, self.slots, {}, options, grid, template.text + text)
+        blocks = [n for n in template.choices[0].config if n not in OPTIONS]  # these are arguments, so that tuning may choose
+        given = {**{n: _literal(v) for n, v in template.constants.items()}, **{n: n for n in blocks}}
+        body = ", ".join(["ARGS", *(f"{n}={v}" for n, v in given.items()), f"NAME={template.display!r}"])
+        text += _dispatcher(name, [(f"{template.module}.{template.kernel}({body})", 0), *calls], (*blocks, "TILES"))
+        others = sum(count for _, count in calls)
+        code = LaunchCode("", name, template.display, self.slots, {}, {}, 0, template.text + text)
+        code.choices = [
+            Choice({**c.config, "num_warps": max(c.config["num_warps"], WARPS), "TILES": c.grid}, c.grid + others, c.clocks)
+            for c in template.choices
+        ]  # rows are spread over so many warps at least
+        return code.configured(code.choices[0], "heuristic")
 
     def _parts(self, launch: Sequence[Kernel]) -> tuple[list[str], list[tuple[str, int]]]:
         """A function for each group, and their names with how many programs each takes."""
@@ -344,18 +364,23 @@ class Printer:
         return lines, -(-rows // bx)
 
 
-def _dispatcher(name: str, calls: Sequence[tuple[str, int]]) -> list[str]:
-    """A kernel that gives its programs to ``calls`` in turn: a part by its name, or a template's call as it stands."""
-    text = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS, NAME: tl.constexpr):"]
-    text.append("    pid = tl.program_id(0)")
-    start = 0
+def _dispatcher(name: str, calls: Sequence[tuple[str, int]], blocks: Sequence[str] = ()) -> list[str]:
+    """A kernel that gives its programs to ``calls`` in turn: a part by its name, or a template's call as it stands.
+
+    ``blocks`` are its arguments; with TILES among them the first call gets so many programs.
+    """
+    names = "".join(f", {n}: tl.constexpr" for n in ("NAME", *blocks))
+    text = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS{names}):", "    pid = tl.program_id(0)"]
+    start = ["TILES"] if "TILES" in blocks else []  # terms
     for i, (part, count) in enumerate(calls):
-        call = part if part.endswith(")") else f"{part}(pid{f' - {start}' if start else ''}, ARGS)"
+        shifted = " - ".join(["pid", *start]) if i else "pid"
+        call = part if part.endswith(")") else f"{part}({shifted}, ARGS)"
         if len(calls) == 1:
             return [*text, f"    {call}"]
-        text.append("    else:" if i == len(calls) - 1 else f"    {'el' if i else ''}if pid < {start + count}:")
+        end = " + ".join([*start, *([str(count)] if count else [])])
+        text.append("    else:" if i == len(calls) - 1 else f"    {'el' if i else ''}if pid < {end}:")
         text.append(f"        {call}")
-        start += count
+        start += [str(count)] if count else []
     return text
 
 

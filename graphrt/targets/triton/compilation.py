@@ -14,22 +14,38 @@ from graphrt.schedule.order import Schedule
 from graphrt.targets.triton.build import build
 from graphrt.targets.triton.codegen import generate
 from graphrt.targets.triton.device import architecture, units
+from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.image import Image, make_image
 from graphrt.targets.triton.interpret import JitKernel
 from graphrt.targets.triton.module import resolve, write_module
 from graphrt.targets.triton.saved import save
+from graphrt.targets.triton.tune import Configuration, Tuner
 
 
 class Compilation:
-    """A schedule as Triton code; kernels are compiled when the image is asked for."""
+    """A schedule as Triton code; kernels are compiled when the image is asked for.
 
-    def __init__(self, target: str, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan) -> None:
+    With a ``driver`` kernels are launched as tuning at level ``tune`` says (``tune``), else as the heuristics do.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        schedule: Schedule,
+        kernels: Sequence[Sequence[Kernel]],
+        plan: MemoryPlan,
+        driver: Driver | None = None,
+        tune: int = 0,
+    ) -> None:
         self.architecture, self._plan = architecture(target), plan
         self.launches, self.kernels = schedule.launches, kernels
         self._interpret = target == "interpret"
         arch = self.architecture.split(":")[1]
         self.text, self.codes = generate(schedule, kernels, self._interpret, arch, units(target))
         self.module = write_module(self.text)
+        self.configurations: list[Configuration] = []
+        if driver is not None and not self._interpret:
+            self.codes, self.configurations = Tuner(driver, schedule, kernels, self.module).configure(self.codes, tune)
 
     @functools.cached_property
     def image(self) -> Image:

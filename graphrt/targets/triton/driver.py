@@ -16,10 +16,16 @@ Launch = Callable[[Any], object]
 
 
 class Driver(Protocol):
-    """One device. ``target`` names its architecture (cuda:sm_90), ``where`` it for messages (cuda:0)."""
+    """One device. ``target`` names its architecture (cuda:sm_90), ``where`` it for messages (cuda:0).
+
+    ``model`` is what its maker calls it (NVIDIA H200). ``simulated`` is one that runs no kernels: neither its results nor its
+    times mean anything.
+    """
 
     target: str
     where: str
+    model: str
+    simulated: bool
 
     def allocate(self, size: int) -> Any:
         """``size`` zeroed bytes on the device, aligned to 256, as a torch.uint8 tensor."""
@@ -84,7 +90,8 @@ class HostStream:
 class HostDriver:
     """What drivers that use the CPU's memory have in common."""
 
-    where = "cpu"
+    where = model = "cpu"
+    simulated = False
     _stream = HostStream()
 
     def allocate(self, size: int) -> Any:

@@ -139,12 +139,15 @@ def prepare(library: Library, function: Any, grid: int, threads: int, shared: in
 class GpuDriver:
     """GPU number ``index`` of torch.cuda, running kernels through ``library``."""
 
+    simulated = False
+
     def __init__(self, index: int, library: Library) -> None:
         import torch
 
         self._torch, self._library, self._index = torch, library, index
         self._device = torch.device("cuda", index)
         self.where, self.target = str(self._device), architecture(index)
+        self.model = str(torch.cuda.get_device_name(index))
 
     def allocate(self, size: int) -> Any:
         """From torch's allocator."""

@@ -39,9 +39,10 @@ class NullDriver(HostDriver):
     """Stands in for a GPU of architecture ``target``."""
 
     where = "null"
+    simulated = True
 
     def __init__(self, target: str) -> None:
-        self.target = target
+        self.target, self.model = target, f"null {target}"
         self._starts: list[int] = []  # of live allocations, in order
         self._ends: dict[int, int] = {}
         self._lock = threading.RLock()

@@ -7,7 +7,6 @@ import collections
 import itertools
 import re
 import struct
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from graphrt.schedule.memory import loads
 from graphrt.targets.triton.build import compile_kernel, key
 from graphrt.targets.triton.codegen import LaunchCode
 from graphrt.targets.triton.compilation import Compilation
+from graphrt.targets.triton.usage import cubin_usage, tool
 
 # What the compiler is told apart by: matrix instructions, and accesses to global memory by their width.
 _SASS = re.compile(r"\b(HGMMA|HMMA|DMMA|LDGSTS|UTMALDG|UTMASTG|LDG|STG)((?:\.\w+)*)")
@@ -99,8 +99,7 @@ def _report(
     code: LaunchCode, compiled: Any, listing: str, arch: str, launches: int, title: str, kernels: Sequence[Kernel]
 ) -> KernelReport:
     if "cubin" in compiled.asm:
-        usage = _usage(compiled.asm["cubin"])
-        registers, spills = (int(re.findall(rf"{key}:(\d+)", usage)[-1]) for key in ("REG", "STACK"))
+        registers, spills = cubin_usage(compiled.asm["cubin"])
         found = collections.Counter(_sass(*match.groups()) for match in _SASS.finditer(listing))
     else:
         registers = int(re.findall(r"\.vgpr_count:\s+(\d+)", listing)[-1])
@@ -179,7 +178,7 @@ def listings(kernels: Sequence[Any], arch: str) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "code"
         path.write_bytes(b"".join(parts))
-        text = _tool("nvdisasm", "--binary", machine + "a" * (machine >= "SM90" or len(machine) > 4), path)
+        text = tool("nvdisasm", "--binary", machine + "a" * (machine >= "SM90" or len(machine) > 4), path)
     found: list[list[str]] = [[] for _ in parts]
     for line in text.splitlines():
         if match := re.match(r"\s*/\*([0-9a-f]+)\*/", line):
@@ -198,18 +197,3 @@ def _code(cubin: bytes) -> bytes:
         for name, _, _, _, offset, length in sections
         if cubin[start + name :].startswith(b".text.")
     )
-
-
-def _usage(cubin: bytes) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "cubin"
-        path.write_bytes(cubin)
-        return _tool("cuobjdump", "-res-usage", path)
-
-
-def _tool(name: str, *arguments: str | Path) -> str:
-    """What a tool of the Triton wheel prints."""
-    import triton
-
-    command = [Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

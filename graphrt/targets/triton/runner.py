@@ -20,6 +20,7 @@ from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.device import driver, units
 from graphrt.targets.triton.report import KernelReport, reports
 from graphrt.targets.triton.tiling import splits
+from graphrt.targets.triton.tune import Configuration
 
 RUN = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
 
@@ -39,9 +40,11 @@ def policy(target: str) -> Policy:
 class TritonExecutable(DeviceBinary):
     """The binary of a schedule on the device of ``target``, which also knows its source."""
 
-    def __init__(self, target: str, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan) -> None:
+    def __init__(
+        self, target: str, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan, tune: int = 0
+    ) -> None:
         device = driver(target)
-        self._compilation, self._target = Compilation(target, schedule, kernels, plan), target
+        self._compilation, self._target = Compilation(target, schedule, kernels, plan, device, tune), target
         outputs = {name: v.type for name, v in schedule.graph.outputs.items()}
         super().__init__(self._compilation.image, device, outputs)
 
@@ -54,6 +57,10 @@ class TritonExecutable(DeviceBinary):
         if self._target == "interpret":
             raise ArgumentError("the interpret target has no kernel reports; compile for one like cuda:sm_90")
         return reports(self._compilation)
+
+    def configurations(self) -> list[Configuration]:
+        """How each distinct kernel is launched, and who says so."""
+        return self._compilation.configurations
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""

@@ -1,4 +1,4 @@
-"""Which template function computes a node, on which tiles, in how many programs; and into how many parts it is split."""
+"""Which template function computes a node, on which tiles it could, in how many programs; into how many parts it is split."""
 
 from __future__ import annotations
 
@@ -15,15 +15,27 @@ _FUNCTIONS = {"conv": "conv_fwd", "max_pool": "pool", "sum_pool": "pool"}
 _KINDS = {"conv": "fwd", "conv_dgrad": "dgrad", "conv_wgrad": "wgrad"}
 
 
+OPTIONS = ("num_warps", "num_stages")
+WARPS = (4, 8, 2, 1)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to launch a kernel: blocks and options by name, the programs, and the predicted clocks (0: no prediction)."""
+
+    config: dict[str, int]
+    grid: int
+    clocks: float = 0.0
+
+
 @dataclass(frozen=True)
 class Tiling:
-    """A template's module and function, what the tiles add to its constants, its launch options and its grid."""
+    """A template's module and function, what it is given besides sizes, and the ways to launch it, the heuristic first."""
 
     module: str
     function: str
     constants: dict[str, Any]
-    options: dict[str, int]
-    grid: int
+    choices: list[Choice]
 
 
 def tiling(kernel: TemplateKernel, loads: tuple[int, ...], interpret: bool, arch: str, units: int) -> Tiling:
@@ -37,28 +49,37 @@ def tiling(kernel: TemplateKernel, loads: tuple[int, ...], interpret: bool, arch
     constants: dict[str, Any] = {"INPUT_PRECISION": precision}
     if spec.family == "matmul":
         m, n, k = sizes["M"], sizes["N"], sizes["K"]
-        found = config.matmul_config(m, n, k, itemsize, interpret, batch=sizes["BATCH"], **target)
-        grid = config.matmul_grid(sizes, found)
+        found = config.matmul_configs(m, n, k, itemsize, interpret, batch=sizes["BATCH"], **target)
+        choices = [Choice(c, config.matmul_grid(sizes, c), clocks) for clocks, c in found]
     elif spec.family == "conv" and config.is_depthwise(sizes):
         kind, constants = _KINDS[spec.name], {}
         module, function = "depthwise", f"depthwise_{kind}"
-        found = config.depthwise_config(kind, sizes, itemsize, interpret)
-        grid = config.depthwise_grid(kind, sizes, found)
+        blocks = config.depthwise_config(kind, sizes, itemsize, interpret)
+        choices = warps(blocks, config.depthwise_grid(kind, sizes, blocks), interpret)
     elif spec.family == "conv":
-        found = config.conv_config(_KINDS[spec.name], sizes, itemsize, interpret, **target)
-        grid = config.conv_grid(_KINDS[spec.name], sizes, found)
+        kind = _KINDS[spec.name]
+        found = config.conv_configs(kind, sizes, itemsize, interpret, **target)
+        choices = [Choice(c, config.conv_grid(kind, sizes, c), clocks) for clocks, c in found]
     elif spec.family == "line":
         constants = {}
-        found, grid = config.line_config(spec.name, sizes, interpret)
+        blocks, grid = config.line_config(spec.name, sizes, interpret)
+        choices = warps(blocks, grid, interpret)
     else:
         gradient = spec.name.endswith("_grad")
-        found = config.pool_config(config.pool_outputs(sizes, gradient), interpret, units=units)
-        grid = config.pool_grid(sizes, found, gradient)
+        first = config.pool_config(config.pool_outputs(sizes, gradient), interpret, units=units)
+        others = [] if interpret else [{**first, "BLOCK": 32 * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
+        configs = [first, *(c for c in others if c != first)]
+        choices = [Choice(c, config.pool_grid(sizes, c, gradient)) for c in configs]
         constants = {"CHANNELS_LAST": any(s.offset.stride("c") == 1 for s in kernel.epilogue.stores)}
         if function == "pool":
             constants["OP"] = "max" if spec.name == "max_pool" else "sum"
-    options = {k: found.pop(k) for k in ("num_warps", "num_stages")}
-    return Tiling(module, function, {**constants, **found}, options, grid)
+    return Tiling(module, function, constants, choices)
+
+
+def warps(config: dict[str, int], grid: int, interpret: bool) -> list[Choice]:
+    """``config``, and the same with other numbers of warps."""
+    others = [] if interpret else [w for w in WARPS if w != config["num_warps"]]
+    return [Choice(config, grid), *(Choice({**config, "num_warps": w}, grid) for w in others)]
 
 
 def splits(node: Node, interpret: bool, units: int) -> int:

@@ -1,0 +1,169 @@
+"""Single kernels on a GPU: the convolutions of ResNet-50 beside cuDNN, memory-bound groups beside a copy; bfloat16.
+
+Operands and results of graphrt's programs are parameters, which stay where they are, as a training step's values do; results
+are permuted so that they lie channels-last, which costs nothing. torch has channels_last tensors and cudnn.benchmark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as T
+
+import graphrt
+import graphrt.ops as F
+from bench.conv_shapes import Layer, layers
+from bench.gpu_parts import Row, Settings, timed
+from graphrt import Graph, Value
+
+GOALS = {"forward": 0.90, "dgrad": 0.85, "wgrad": 0.85, "forward + BN + ReLU": 1.15}
+LAST = (0, 2, 3, 1)
+
+
+def running(graph: Graph, settings: Settings) -> Callable[[], Any]:
+    """The program of ``graph``, which takes no inputs; its parameters get random values."""
+    program = graphrt.compile(graph, target=settings.target)
+    for value in graph.parameters():
+        program.state.tensor(value.node.name).normal_()
+    return program
+
+
+def kept(graph: Graph, result: Value) -> None:
+    """Writes ``result`` to a buffer of the program."""
+    result = F.permute(result, LAST) if result.ndim == 4 else result
+    graph.update(graph.parameter("result", shape=result.shape, dtype=result.dtype.name, trainable=False), result)
+
+
+def our_conv(layer: Layer, kind: str, settings: Settings) -> Callable[[], Any]:
+    """One convolution or gradient of graphrt."""
+    g = Graph()
+    (n, _, *image), (k, _, *kernel), stride, padding = layer
+    out = [(size + 2 * padding - r) // stride + 1 for size, r in zip(image, kernel, strict=True)]
+    x, w = g.parameter("x", shape=layer[0], dtype="bfloat16"), g.parameter("w", shape=layer[1], dtype="bfloat16")
+    y = F.conv2d(x, w, stride=stride, padding=padding)
+    if kind in ("dgrad", "wgrad"):
+        dy = g.parameter("dy", shape=(n, k, *out), dtype="bfloat16")
+        (y,) = graphrt.grad(y, [x if kind == "dgrad" else w], dy)
+    elif kind != "forward":
+        scale, shift = (g.parameter(name, shape=(k, 1, 1)) for name in ("scale", "shift"))
+        y = F.cast(F.relu(F.cast(y, "float32") * scale + shift), "bfloat16")
+    kept(g, y)
+    return running(g, settings)
+
+
+def their_conv(layer: Layer, kind: str, device: str) -> Callable[[], Any]:
+    """The same in torch; batch norm by its running statistics and ReLU are calls of their own."""
+    (n, _, *image), (k, _, *kernel), stride, padding = layer
+    out = [(size + 2 * padding - r) // stride + 1 for size, r in zip(image, kernel, strict=True)]
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=device, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+
+    x, w, dy = random(*layer[0]), random(*layer[1]), random(n, k, *out)
+    mean, variance, scale, shift = (torch.rand(k, device=device) + 0.5 for _ in range(4))
+    settings = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1)
+    mask = [kind == "dgrad", kind == "wgrad", False]
+
+    def call() -> Any:
+        if kind in ("dgrad", "wgrad"):
+            return torch.ops.aten.convolution_backward(dy, x, w, None, *settings, mask)
+        y = torch.ops.aten.convolution(x, w, None, *settings)
+        return y if kind == "forward" else T.relu_(T.batch_norm(y, mean, variance, scale, shift))
+
+    return call
+
+
+def convolutions(kind: str) -> Callable[[Settings], Iterator[Row]]:
+    """The part for ``kind``: each distinct convolution of ResNet-50 at batch 256, and the geometric mean of the ratios."""
+    part = f"ResNet-50 convolutions b256, {kind}"
+
+    def run(settings: Settings) -> Iterator[Row]:
+        torch.backends.cudnn.benchmark = True
+        ratios: list[float] = []
+        shapes = [*layers("ResNet-50", 2 if settings.dry else 256)]
+        wanted = [shape for shape in shapes if kind != "dgrad" or shape[0][1] != 3]  # nobody asks for the images' gradient
+        for layer in wanted[:2] if settings.dry else wanted:
+            (n, c, h, w), (k, _, r, s), stride, _ = layer
+            what = f"{n}x{c}x{h}x{w} {k}x{r}x{s} /{stride}"
+            timings = timed(
+                {"graphrt": our_conv(layer, kind, settings), "torch": their_conv(layer, kind, settings.device)}, settings, 5
+            )
+            ours, theirs = timings["graphrt"].median, timings["torch"].median
+            ratios.append(theirs / ours if ours else 1.0)
+            yield Row(part, what, ours, "ms", ratios[-1], note=f"cuDNN {theirs:.4g} ms")
+            name = "geometric mean, cuDNN / graphrt"
+            if len(ratios) < len(wanted):
+                yield Row(part, name, note=f"not complete: {len(ratios)} of {len(wanted)} shapes")
+            else:
+                yield Row(part, name, ratio=float(np.exp(np.mean(np.log(ratios)))), goal=GOALS[kind])
+
+    return run
+
+
+# --- memory-bound groups --------------------------------------------------------------------------------------------
+
+
+def elementwise(g: Graph, n: int) -> Value:
+    x, y = (g.parameter(name, shape=(n, 1024), dtype="bfloat16") for name in "xy")
+    return F.relu(x * y + 1.0)
+
+
+def batch_norm(g: Graph, n: int) -> Value:
+    """BN-apply and ReLU with the sums that it needs: x is read twice where it does not stay in the cache."""
+    x = g.parameter("x", shape=(n // 4, 64, 8, 8), dtype="bfloat16")
+    wide = F.cast(x, "float32")
+    mean = F.mean(wide, (0, 2, 3), keepdim=True)
+    variance = F.mean((wide - mean) * (wide - mean), (0, 2, 3), keepdim=True)
+    scale, shift = (g.parameter(name, shape=(64, 1, 1)) for name in ("scale", "shift"))
+    return F.cast(F.relu((wide - mean) * F.rsqrt(variance + 1e-5) * scale + shift), "bfloat16")
+
+
+def softmax(g: Graph, n: int) -> Value:
+    return F.softmax(g.parameter("x", shape=(n, 1024), dtype="bfloat16"), -1)
+
+
+def layer_norm(g: Graph, n: int) -> Value:
+    scale, shift = (g.parameter(name, shape=(1024,), dtype="bfloat16") for name in ("scale", "shift"))
+    return F.layer_norm(g.parameter("x", shape=(n, 1024), dtype="bfloat16"), 1024, scale, shift)
+
+
+GROUPS: dict[str, tuple[Callable[[Graph, int], Value], int]] = {  # and the bytes that an element of x moves
+    "elementwise": (elementwise, 6),
+    "batch norm": (batch_norm, 6),
+    "softmax": (softmax, 4),
+    "layer norm": (layer_norm, 4),
+}
+
+
+def momentum(n: int, settings: Settings) -> tuple[Callable[[], Any], int]:
+    """SGD with momentum on a float32 parameter, and the bytes that it moves: three tensors read, two written."""
+    g = Graph()
+    w, v, d = (g.parameter(name, shape=(n, 1024)) for name in ("w", "v", "d"))
+    moved = v * 0.9 + d
+    g.update(v, moved)
+    g.update(w, w - moved * 0.01)
+    return running(g, settings), 20 * n * 1024
+
+
+def bandwidth(settings: Settings) -> Iterator[Row]:
+    """GB/s of groups, from the bytes that they must move, beside those of a copy of as many bytes."""
+    n = 64 if settings.dry else 1 << 18  # rows: 512 MB of bfloat16
+    for name in [*GROUPS, "SGD with momentum"]:
+        if name in GROUPS:
+            build, each = GROUPS[name]
+            g = Graph()
+            kept(g, build(g, n))
+            call, moved = running(g, settings), each * n * 1024
+        else:
+            call, moved = momentum(n, settings)
+        source = torch.ones(moved // 8, device=settings.device)
+        target = torch.zeros_like(source)
+        timings = timed({"graphrt": call, "copy": lambda a=source, b=target: b.copy_(a)}, settings)
+        ours, theirs = timings["graphrt"].median, timings["copy"].median
+        speed = moved / ours / 1e6 if ours else 0.0
+        note = f"copy {moved / theirs / 1e6:.0f} GB/s" if theirs else ""
+        yield Row("memory-bound groups", name, speed, "GB/s", theirs / ours if ours else 0.0, 0.9, note=note)
+        del source, target, call

@@ -1,0 +1,166 @@
+"""Tuning: which of its configurations each kernel of a program is launched with.
+
+    level 0   what the cache or the package holds for this kernel on this device, else the heuristic; nothing is timed
+    level 1   where there is nothing yet, the dozen candidates of least predicted time; level 2, all that fit
+
+    candidates ─▶ compile side by side ─▶ prune by registers, spills, occupancy ─▶ compare results ─▶ time in turns ─▶ record
+
+Every candidate runs with the kernel's own closures. The heuristic's result is compared with the reference where that is
+cheap, and each candidate's with the heuristic's; one that differs beyond rounding is rejected, and that is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from types import ModuleType
+from typing import Any
+
+from graphrt.schedule.kernel_ir import Kernel
+from graphrt.schedule.order import Schedule
+from graphrt.targets.triton import records
+from graphrt.targets.triton.build import cached, prepare
+from graphrt.targets.triton.codegen import LaunchCode
+from graphrt.targets.triton.driver import Driver
+from graphrt.targets.triton.tiling import Choice
+from graphrt.targets.triton.trial import Trial, difference, reference
+from graphrt.targets.triton.usage import lanes, resident, usage
+
+LEVELS = (0, 1, 2)
+CANDIDATES = 12  # of level 1
+ROUNDS = 7
+BEHIND = 1.3  # a candidate so much slower than the best of the first round is not timed again
+MARGIN = 0.98  # of the heuristic's time that a winner must stay below: less may be noise
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How a kernel is launched: ``origin`` is heuristic, shipped or tuned; ``record`` what is known of its time.
+
+    ``rejected`` says of each candidate that this compilation refused why.
+    """
+
+    kernel: str
+    config: Mapping[str, int]
+    origin: str
+    record: records.Record | None = None
+    rejected: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.kernel}: {_text(self.config)}: {self.origin}"
+        if self.record is not None:
+            unit = "predicted kiloclocks" if self.record.device.startswith("null") else "us"
+            text += f", {self.record.microseconds:g} {unit}, heuristic {self.record.heuristic_microseconds:g}"
+        return "\n".join([text, *(f"  rejected {reason}" for reason in self.rejected)])
+
+
+def _text(config: Mapping[str, int]) -> str:
+    return " ".join(f"{n} {v}" for n, v in config.items())
+
+
+class Tuner:
+    """Configures the launches of a program for the device of ``driver``."""
+
+    def __init__(self, driver: Driver, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], module: ModuleType) -> None:
+        self._driver, self._schedule, self._kernels, self._module = driver, schedule, kernels, module
+        self._rejected: dict[str, list[str]] = {}  # by record key
+
+    def configure(self, codes: Sequence[LaunchCode], level: int) -> tuple[list[LaunchCode], list[Configuration]]:
+        """``codes`` with the configurations of ``level``, and what each distinct kernel has got."""
+        device = self._driver.model
+        keys = [records.key(code, device) for code in codes]
+        known = {k: (r, "shipped") for k, r in records.shipped().items()}
+        known.update({k: (r, "tuned") for k, r in records.read(records.file(device)).items()})
+        if level:
+            wanted: dict[str, tuple[int, LaunchCode]] = {}
+            for i, (k, code) in enumerate(zip(keys, codes, strict=True)):
+                if code.grid and len(code.choices) > 1 and _found(code, known.get(k)) is None:
+                    wanted.setdefault(k, (i, code))
+            found = self._search(wanted, level)
+            if found:
+                records.append(device, found)
+            known.update({r.key: (r, "tuned") for r in found})
+        configured, shown = [], {}
+        for k, code in zip(keys, codes, strict=True):
+            choice = _found(code, known.get(k))
+            entry, origin = known[k] if choice is not None else (None, "heuristic")
+            configured.append(code.configured(choice, origin) if choice is not None else code)
+            if code.grid:
+                rejected = tuple(self._rejected.get(k, ()))
+                shown[k] = Configuration(code.display, configured[-1].config, origin, entry, rejected)
+        return configured, list(shown.values())
+
+    def _search(self, wanted: Mapping[str, tuple[int, LaunchCode]], level: int) -> list[records.Record]:
+        candidates = {k: candidates_of(code, level) for k, (_, code) in wanted.items()}
+        every = [code.configured(c, "tuned") for k, (_, code) in wanted.items() for c in candidates[k]]
+        prepare(every, self._module, self._driver.target)
+        return [r for k, (i, code) in wanted.items() if (r := self._best(k, i, code, candidates[k])) is not None]
+
+    def _best(self, key: str, launch: int, code: LaunchCode, choices: Sequence[Choice]) -> records.Record | None:
+        """The record of the fastest of ``choices`` that is right; None where the heuristic itself is not."""
+        rejected = self._rejected.setdefault(key, [])
+        heuristic, *others = choices
+        trial = Trial(self._driver, code, self._kernels[launch])
+        first = self._compiled(code, heuristic)
+        expected = trial.result(first, heuristic.grid)
+        exact = None if self._driver.simulated else reference(self._schedule, launch, trial)
+        if exact is not None and (wrong := difference({s: t.cpu() for s, t in expected.items()}, exact, 30)):
+            rejected.append(f"every candidate: the heuristic's result is not the reference's: {wrong}")
+            return None
+        kept = [(heuristic, first)]
+        least = min(4, resident(first) * heuristic.config["num_warps"])
+        for choice in others:
+            try:
+                kernel = self._compiled(code, choice)
+                reason = self._refused(kernel, first, least) or difference(trial.result(kernel, choice.grid), expected)
+            except Exception as error:  # the compiler raises anything
+                reason = f"{type(error).__name__}: {error}".split("\n")[0]
+            if reason:
+                rejected.append(f"{_text(choice.config)}: {reason}")
+            else:
+                kept.append((choice, kernel))
+        seconds = self._times(trial, kept)
+        best = min(range(len(kept)), key=seconds.__getitem__)
+        if seconds[best] > MARGIN * seconds[0]:
+            best = 0
+        return records.record(code, self._driver.model, kept[best][0].config, seconds[best], seconds[0])
+
+    def _compiled(self, code: LaunchCode, choice: Choice) -> Any:
+        return cached(code.configured(choice, "tuned"), self._module, self._driver.target)
+
+    def _refused(self, kernel: Any, first: Any, least: int) -> str:
+        """Why what the compiler made of a candidate is not worth running; empty if it is."""
+        (_, spills), (_, allowed) = usage(kernel), usage(first)
+        if spills > allowed:
+            return f"spills {spills} bytes a thread"
+        warps = resident(kernel) * (kernel.threads // lanes(self._driver.target))
+        return f"{warps} warps fit on a multiprocessor" if warps < least else ""
+
+    def _times(self, trial: Trial, kept: Sequence[tuple[Choice, Any]]) -> list[float]:
+        """Median seconds of each candidate, taken in turns; on a simulated device its predicted clocks, as nanoseconds."""
+        if self._driver.simulated:
+            return [1e-9 * choice.clocks for choice, _ in kept]
+        clocks = [trial.clock(kernel, choice.grid) for choice, kernel in kept]
+        for clock in clocks:
+            clock()
+        seconds = [[clock()] for clock in clocks]
+        best = min(s[0] for s in seconds)
+        for _ in range(ROUNDS - 1):
+            for i, clock in enumerate(clocks):
+                if i == 0 or seconds[i][0] <= BEHIND * best:
+                    seconds[i].append(clock())
+        return [median(s) for s in seconds]
+
+
+def candidates_of(code: LaunchCode, level: int) -> list[Choice]:
+    """The distinct configurations that ``level`` tries, the heuristic first, then by predicted time."""
+    distinct: dict[tuple[Any, ...], Choice] = {}
+    for choice in code.choices:
+        distinct.setdefault(tuple(choice.config.items()), choice)
+    return list(distinct.values())[: CANDIDATES if level == 1 else None]
+
+
+def _found(code: LaunchCode, known: tuple[records.Record, str] | None) -> Choice | None:
+    """The choice of ``code`` that is on record; None where there is none, or it is no choice any more."""
+    return None if known is None else next((c for c in code.choices if c.config == known[0].config), None)
