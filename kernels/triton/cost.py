@@ -175,7 +175,8 @@ def ranked(gemm: Gemm, precision: str, target: str, units: int) -> list[tuple[fl
         return clocks(plan, gemm, precision, target, units), area * gemm.tiles(plan.bm, plan.bn), -area * plan.bk, -plan.stages
 
     names = ("BM", "BN", "BK", "num_warps", "num_stages")
-    found = sorted(((order(plan), plan) for plan in plans(gemm, precision, target)), key=lambda pair: pair[0])
+    fitting = list(plans(gemm, precision, target)) or [Plan(max(gemm.rows, 16), 16, 16, 4, 2, 1)]  # too little for its threads
+    found = sorted(((order(plan), plan) for plan in fitting), key=lambda pair: pair[0])
     return [(rank[0], dict(zip(names, plan[:5], strict=True))) for rank, plan in found]
 
 
