@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Triton warns at import unless this is settled.
 export TRITON_DEFAULT_FP_FUSION ?= 1
 
-# The oldest torch and Triton, in an environment that outlives the checkout: it takes gigabytes.
+# The oldest Triton, in an environment that outlives the checkout.
 OLDEST := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/graphrt/oldest-$(shell sha256sum requirements-oldest.txt | cut -c1-12)
 
 .PHONY: demo test kernels kernels-oldest samples docs lint clean
@@ -21,7 +21,7 @@ test: .venv/ready
 kernels: .venv/ready
 	$(BIN)/python -m pytest --durations=12 -m kernels tests/test_aot.py
 
-# The small networks and the templates on the oldest versions of Triton and torch.
+# The small networks and the templates on the oldest version of Triton.
 kernels-oldest: $(OLDEST)/ready
 	PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest -n 2 -m "aot and not kernels" tests/test_aot.py tests/kernels/test_triton_aot.py
 
