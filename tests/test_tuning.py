@@ -79,6 +79,20 @@ def test_tiles_hold_whole_runs() -> None:
     assert len(set(rows)) < len(rows) and all(r % 64 == 0 for r in rows)
 
 
+def test_a_dispatcher_of_many_groups_counts_in_numbers() -> None:
+    """Sums of hundreds of terms are deeper than Triton's compiler can go."""
+    from graphrt.targets.triton.codegen import _dispatcher
+
+    text = _dispatcher("k", [("matmul.matmul(ARGS, BM=BM)", 0), ("a_part", 3), ("b_part", 4), ("c_part", 5)], ("BM", "TILES"))
+    assert text[1] == "def k(ARGS, NAME: tl.constexpr, BM: tl.constexpr, TILES: tl.constexpr):"
+    assert text[3::2] == ["    if pid < TILES:", "    elif pid < TILES + 3:", "    elif pid < TILES + 7:", "    else:"]
+    assert text[4::2][1:] == [
+        "        a_part(pid - TILES, ARGS)",
+        *(f"        {n}_part(pid - TILES - {k}, ARGS)" for n, k in (("b", 3), ("c", 7))),
+    ]
+    assert "pid - 7" in _dispatcher("k", [("a_part", 3), ("b_part", 4), ("c_part", 5)])[-1]
+
+
 # --- levels ---------------------------------------------------------------------------------------------------------
 
 

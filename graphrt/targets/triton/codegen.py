@@ -371,16 +371,17 @@ def _dispatcher(name: str, calls: Sequence[tuple[str, int]], blocks: Sequence[st
     """
     names = "".join(f", {n}: tl.constexpr" for n in ("NAME", *blocks))
     text = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS{names}):", "    pid = tl.program_id(0)"]
-    start = ["TILES"] if "TILES" in blocks else []  # terms
+    first = ["TILES"] if "TILES" in blocks else []
+    start = 0  # of a call's programs, behind those of the first
     for i, (part, count) in enumerate(calls):
-        shifted = " - ".join(["pid", *start]) if i else "pid"
-        call = part if part.endswith(")") else f"{part}({shifted}, ARGS)"
+        behind = [*(first if i else []), *([str(start)] if start else [])]
+        call = part if part.endswith(")") else f"{part}({' - '.join(['pid', *behind])}, ARGS)"
         if len(calls) == 1:
             return [*text, f"    {call}"]
-        end = " + ".join([*start, *([str(count)] if count else [])])
+        start += count
+        end = " + ".join([*first, *([str(start)] if start else [])])
         text.append("    else:" if i == len(calls) - 1 else f"    {'el' if i else ''}if pid < {end}:")
         text.append(f"        {call}")
-        start += [str(count)] if count else []
     return text
 
 
