@@ -45,11 +45,13 @@ def matmul_configs(
     """(predicted clocks, configuration) of ``matmul``, the fastest first; ``units`` is how many multiprocessors there are."""
     if interpret:
         return [(0.0, {**_interpreted(m, n, k), "PROGRAMS": 0})]
+    # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory, and
+    # accesses get narrow. Tuning may find that it pays nonetheless.
     gemm = matmul_gemm(m, n, k, itemsize, batch=batch, loads=loads)._replace(rows=rows)
     found = []
     for clocks, plan in ranked(gemm, precision, target, units):
         programs = persistent(plan, gemm, target, units)
-        found += [(clocks, {**plan, "PROGRAMS": count}) for count in dict.fromkeys((programs, 0))]
+        found += [(clocks, {**plan, "PROGRAMS": count}) for count in dict.fromkeys((0, programs))]
     return found
 
 

@@ -122,18 +122,19 @@ def plans(gemm: Gemm, precision: str, target: str) -> Iterator[Plan]:
     d, size = device(target), gemm.itemsize
     table = _HALF if size <= 2 else _DOUBLE if size == 8 else _IEEE if precision == "ieee" else _SINGLE
     left, right = gemm.loads
+    rows = (128, 64) if all(gemm.vectors) else (128, 64, 32)  # bytes of a block's depth
     for bm, bn, warps in table:
         if bm % gemm.rows:
             continue  # sums of runs need whole runs
         threads = warps * d.lanes
-        for bk in sorted({max(16, min(row // size, power(math.ceil(gemm.depth), 16, 64))) for row in (128, 64)}):
+        if d.fragments and bm * bn >= 64 * threads and gemm.depth * size <= 1024:
+            continue  # so short a loop is unrolled, and then operands and accumulators do not all fit in registers
+        for bk in sorted({max(16, min(row // size, power(math.ceil(gemm.depth), 16, 64))) for row in rows}):
             if warps > 1 and min(bm * bk, bn * bk, bm * bn) * size < 16 * threads:
                 continue  # less than a vector for each thread
-            if d.fragments and bm * bn >= 64 * threads and bk * size > 64:
-                continue  # so many accumulators leave no registers for the fragments of a deep block
             computed = bk * (bm * (left > 0) + bn * (right > 0))
             single = bk * gemm.scattered(bm, bn)
-            if max(computed, single) > 32 * threads or (computed and max(bm, bn) > 16 * warps > 32):
+            if max(computed, 2 * single) > 32 * threads or (computed and max(bm, bn) > 16 * warps > 32):
                 continue  # more than a warp can turn round in registers
             stage = bk * (bm * (left or size) + bn * (right or size))
             registers = _registers(d, bm * bn, stage, 1.25 * computed + 1.5 * single, threads)
@@ -174,7 +175,8 @@ def ranked(gemm: Gemm, precision: str, target: str, units: int) -> list[tuple[fl
         return clocks(plan, gemm, precision, target, units), area * gemm.tiles(plan.bm, plan.bn), -area * plan.bk, -plan.stages
 
     names = ("BM", "BN", "BK", "num_warps", "num_stages")
-    found = sorted(((order(plan), plan) for plan in plans(gemm, precision, target)), key=lambda pair: pair[0])
+    fitting = list(plans(gemm, precision, target)) or [Plan(max(gemm.rows, 16), 16, 16, 4, 2, 1)]  # too little for its threads
+    found = sorted(((order(plan), plan) for plan in fitting), key=lambda pair: pair[0])
     return [(rank[0], dict(zip(names, plan[:5], strict=True))) for rank, plan in found]
 
 

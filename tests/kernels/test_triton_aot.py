@@ -124,15 +124,6 @@ def test_matmul_reads_any_layout_in_vectors(a: Any, b: Any, target: str) -> None
     check_vectors(build_matmul("bf16", target, (4096, 1024, 1024), a=a, b=b), target, True)
 
 
-def test_many_tiles_are_walked_by_few_programs() -> None:
-    """On sm_90, in one loop over tiles and depth: the tile's loop is not unrolled into it, nor are there two of them."""
-    config = cfg.matmul_config(8192, 8192, 1024, 2)
-    sizes = dict(BATCH=1, M=8192, N=8192)
-    assert cfg.matmul_grid(sizes, config) == config["PROGRAMS"] < 4096
-    assert build_matmul("bf16", "sm_90", (8192, 8192, 1024)).instructions["HGMMA"] <= 8
-    assert cfg.matmul_grid(sizes, config | {"PROGRAMS": 0}) == 4096
-
-
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("layer", [pytest.param(n, marks=[] if "mlp" in n else pytest.mark.kernels) for n in LINEAR])
 def test_linear_layers(layer: str, target: str) -> None:
