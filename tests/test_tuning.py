@@ -79,6 +79,22 @@ def test_tiles_hold_whole_runs() -> None:
     assert len(set(rows)) < len(rows) and all(r % 64 == 0 for r in rows)
 
 
+def test_a_dispatcher_finds_its_part_by_halving() -> None:
+    from graphrt.targets.triton.codegen import _dispatcher
+
+    text = _dispatcher("k", [("matmul.matmul(ARGS, BM=BM)", 0), ("a_part", 3), ("b_part", 4), ("c_part", 5)], ("BM", "TILES"))
+    assert text[1] == "def k(ARGS, NAME: tl.constexpr, BM: tl.constexpr, TILES: tl.constexpr):"
+    body = "\n".join(text[3:])
+    found: list[tuple[str, int]] = []
+    parts: dict[str, Any] = {f"{p}_part": lambda pid, ARGS, p=p: found.append((p, pid)) for p in "abc"}
+    parts["matmul"] = type("matmul", (), {"matmul": staticmethod(lambda ARGS, BM: found.append(("matmul", BM)))})
+    for pid in range(18):
+        exec(f"if True:\n{body}", {"pid": pid, "TILES": 6, "BM": 16, "ARGS": (), **parts})
+    assert found == [("matmul", 16)] * 6 + [(p, i) for p, count in (("a", 3), ("b", 4), ("c", 5)) for i in range(count)]
+    many = _dispatcher("k", [(f"g{i}_part", 1) for i in range(300)])
+    assert max(len(line) - len(line.lstrip()) for line in many) <= 4 * 11 and "g299_part(pid - 299, ARGS)" in many[-1]
+
+
 # --- levels ---------------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ dispatching kernel calls by program id.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -367,21 +368,26 @@ class Printer:
 def _dispatcher(name: str, calls: Sequence[tuple[str, int]], blocks: Sequence[str] = ()) -> list[str]:
     """A kernel that gives its programs to ``calls`` in turn: a part by its name, or a template's call as it stands.
 
-    ``blocks`` are its arguments; with TILES among them the first call gets so many programs.
+    ``blocks`` are its arguments; with TILES among them the first call gets so many programs. The right part is found by
+    halving: a chain of hundreds is slow, and deeper than Triton's compiler can go.
     """
     names = "".join(f", {n}: tl.constexpr" for n in ("NAME", *blocks))
-    text = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS{names}):", "    pid = tl.program_id(0)"]
-    start = ["TILES"] if "TILES" in blocks else []  # terms
-    for i, (part, count) in enumerate(calls):
-        shifted = " - ".join(["pid", *start]) if i else "pid"
-        call = part if part.endswith(")") else f"{part}({shifted}, ARGS)"
-        if len(calls) == 1:
-            return [*text, f"    {call}"]
-        end = " + ".join([*start, *([str(count)] if count else [])])
-        text.append("    else:" if i == len(calls) - 1 else f"    {'el' if i else ''}if pid < {end}:")
-        text.append(f"        {call}")
-        start += [str(count)] if count else []
-    return text
+    head = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS{names}):", "    pid = tl.program_id(0)"]
+    first = ["TILES"] if "TILES" in blocks else []
+    starts = [*itertools.accumulate((count for _, count in calls), initial=0)]
+
+    def behind(i: int) -> list[str]:
+        return [*(first if i else []), *([str(starts[i])] if starts[i] else [])]
+
+    def branch(low: int, high: int, indent: str) -> list[str]:
+        if high - low == 1:
+            part = calls[low][0]
+            return [indent + (part if part.endswith(")") else f"{part}({' - '.join(['pid', *behind(low)])}, ARGS)")]
+        middle = 1 if first and low == 0 else (low + high) // 2
+        test = f"{indent}if pid < {' + '.join(behind(middle))}:"
+        return [test, *branch(low, middle, indent + "    "), f"{indent}else:", *branch(middle, high, indent + "    ")]
+
+    return [*head, *branch(0, len(calls), "    ")]
 
 
 def _literal(value: Any) -> str:
