@@ -31,7 +31,6 @@ LARGE = [("resnet50", "bfloat16"), ("resnet50", "float32"), ("vgg16", "bfloat16"
 # Kernels that still spill, by network, dtype and target: ceilings, to be lowered to nothing.
 KNOWN_SPILLS: dict[tuple[str, str, str], int] = {
     ("resnet20", "float32", "cuda:sm_80"): 1,
-    ("resnet50", "bfloat16", "cuda:sm_90"): 4,
 }
 
 

@@ -23,6 +23,7 @@ class Policy:
     runs: Callable[[Node, Node | None], Runs | None] = lambda node, producer: None
     min_channels: int = 1
     tiles: bool = True  # whether a contraction's epilogue has a tile at hand, whose rows it can add up
+    pairs: bool = False  # whether a launch may hold a reduction beside a contraction
 
 
 def run_passes(graph: Graph, policy: Policy, state_orders: Mapping[str, Order], check: bool = False) -> list[tuple[str, Graph]]:

@@ -99,9 +99,8 @@ def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) 
 
 def _is_half_of_weight(node: Node) -> bool:
     """Whether ``node`` is a parameter in half precision."""
-    (x, *others) = node.inputs
-    halved = node.types[0].dtype in HALVES and not others and x.dtype not in HALVES
-    return halved and x.node.op.name == "parameter"
+    sources = [v.node for v in node.inputs if v.dtype not in HALVES]
+    return node.types[0].dtype in HALVES and [n.op.name for n in sources] == ["parameter"] and len(node.inputs) == 1
 
 
 def _heirs(f: Fusion, node: Node) -> set[Node]:

@@ -34,7 +34,8 @@ def policy(target: str) -> Policy:
         length = math.gcd(pixels // math.prod(apart), RUN)
         return Runs(length, apart) if length >= 16 and pixels >= (4 if target == "interpret" else 64) * RUN else None
 
-    return Policy(splits=lambda node: splits(node, target == "interpret", units(target)), runs=runs)
+    pairs = not target.startswith("hip")  # whose compiler spills when a kernel holds two things
+    return Policy(splits=lambda node: splits(node, target == "interpret", units(target)), runs=runs, pairs=pairs)
 
 
 class TritonExecutable(DeviceBinary):
