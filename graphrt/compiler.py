@@ -113,7 +113,7 @@ def _compile(
         runner: Executable = ReferenceExecutable(final, precision)
         return Program(final, target, runner, state, unpack=unpack, passes=steps, seconds=time.perf_counter() - start)
     groups, decisions = fuse(final, not flags.no_fuse, policy.tiles)
-    schedule = arrange(final, groups, not flags.no_fuse, not flags.no_inplace, policy.pairs)
+    schedule = arrange(final, groups, not flags.no_fuse, not flags.no_inplace, policy.tiles, policy.pairs)
     limit = _row_limit(target)
     kernels = [[lower(schedule, g, limit, float32_matmul_precision) for g in launch.groups] for launch in schedule.launches]
     plan = plan_memory(schedule, kernels, not flags.no_inplace)

@@ -46,9 +46,16 @@ class Schedule:
         return [g for launch in self.launches for g in launch.groups]
 
 
-def arrange(graph: Graph, groups: list[Group], horizontal: bool = True, in_place: bool = True, pairs: bool = False) -> Schedule:
-    """The schedule of ``groups``. ``horizontal`` merges sibling launches; ``in_place`` lets updates overwrite; ``pairs`` puts
-    reductions into launches of contractions.
+def arrange(
+    graph: Graph,
+    groups: list[Group],
+    horizontal: bool = True,
+    in_place: bool = True,
+    first: bool = False,
+    pairs: bool = False,
+) -> Schedule:
+    """The schedule of ``groups``. ``horizontal`` merges sibling launches, with ``first`` those at the start too; ``in_place``
+    lets updates overwrite; ``pairs`` puts reductions into launches of contractions.
     """
     groups = list(groups)
     owner = {v: g for g in groups for v in (*g.values(), *g.copies)}
@@ -88,7 +95,7 @@ def arrange(graph: Graph, groups: list[Group], horizontal: bool = True, in_place
             if any(other is not g for other in reading[v]) and v not in schedule.home and owner[v] is g:
                 schedule.home[v] = Slot("arena", v.name, v.type)
                 schedule.stores.setdefault((g, v), []).append(schedule.home[v])
-    parts = _ordered(graph, dag, _siblings(dag, pairs) if horizontal else [[g] for g in groups])
+    parts = _ordered(graph, dag, _siblings(dag, first) if horizontal else [[g] for g in groups])
     if horizontal and pairs:
         parts = _ordered(graph, dag, pair(dag, parts))
     schedule.launches = [Launch(part) for part in parts]
