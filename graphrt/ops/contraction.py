@@ -251,7 +251,9 @@ def _reference_wgrad(
         g = _groups(dy[entries, :, rows], groups)
         g = g.reshape(*g.shape[:3], math.prod(g.shape[3:]))
         for tap, view in _windows(xp[entries], dy.shape[2:], shape, stride, padding, dilation):
-            part = np.einsum("ngkp,ngcp->gkc", g, _groups(view[:, :, rows], groups).reshape(*g.shape[:2], dw.shape[2], -1))
+            part = np.einsum(
+                "ngkp,ngcp->gkc", g, _groups(view[:, :, rows], groups).reshape(*g.shape[:2], dw.shape[2], g.shape[-1])
+            )
             dw[(i, slice(None), slice(None), *tap)] = part.reshape(dw.shape[1:3])
     return dw if splits else dw[0]
 

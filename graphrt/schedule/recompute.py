@@ -32,6 +32,8 @@ def recompute(f: Fusion) -> None:
 def _cost(f: Fusion, group: Group, y: Value, readers: list[Group]) -> int | None:
     """Bytes moved if ``readers`` compute ``y``; None if one cannot."""
     sources = [v for v in f.bases(y.node) if v.node.op.kind is not Kind.GENERATED]
+    if any(v.node.op.kind is not Kind.SOURCE and v.node not in f.owner for v in sources):
+        return None  # itself computed on load, by those who read it so far
     cost = sum(v.type.nbytes for v in sources if v in group.index and not f.is_result(v) and not f.reading(group, v))
     for other in readers:
         have = f.inputs(other)

@@ -384,7 +384,7 @@ def _dispatcher(name: str, calls: Sequence[tuple[str, int]], blocks: Sequence[st
             part = calls[low][0]
             return [indent + (part if part.endswith(")") else f"{part}({' - '.join(['pid', *behind(low)])}, ARGS)")]
         middle = 1 if first and low == 0 else (low + high) // 2
-        test = f"{indent}if pid < {' + '.join(behind(middle))}:"
+        test = f"{indent}if pid < {' + '.join(behind(middle)) or 0}:"
         return [test, *branch(low, middle, indent + "    "), f"{indent}else:", *branch(middle, high, indent + "    ")]
 
     return [*head, *branch(0, len(calls), "    ")]
