@@ -210,6 +210,13 @@ def biased(y: Value, bias: Value | None) -> Value:
     return y if bias is None else y + (cast(bias, y.dtype) if y.dtype in HALVES else bias)
 
 
+def constant_of(v: Value) -> float | None:
+    """The number that ``v`` is everywhere, if it is a (broadcast) constant."""
+    while v.node.op.kind is Kind.VIEW and len(v.node.inputs) == 1 and v.node.op.name in ("broadcast", "reshape", "widen"):
+        v = v.node.inputs[0]
+    return v.node.attrs["value"] if v.node.op.name == "constant" else None
+
+
 def unbroadcast(dy: Value, shape: Shape) -> Value:
     """The gradient of ``broadcast_to``: sums ``dy`` over what was repeated."""
     lead = dy.ndim - len(shape)

@@ -15,8 +15,9 @@ import numpy as np
 from graphrt.errors import DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, broadcast_shape, broadcast_to, function, lift, tensor
+from graphrt.ops.base import apply, broadcast_shape, broadcast_to, constant_of, function, lift, tensor
 from graphrt.ops.base import cast as cast_to
+from graphrt.ops.routing import masked
 from graphrt.types import DTypeLike, TensorType, as_dtype, bool_, float32, promote
 
 Grads = Sequence[Value | None]
@@ -93,13 +94,6 @@ def define(
             barrier=barrier,
         )
     )
-
-
-def constant_of(v: Value) -> float | None:
-    """The number that ``v`` is everywhere, if it is a (broadcast) constant."""
-    while v.node.op.kind is Kind.VIEW and len(v.node.inputs) == 1 and v.node.op.name in ("broadcast", "reshape", "widen"):
-        v = v.node.inputs[0]
-    return v.node.attrs["value"] if v.node.op.name == "constant" else None
 
 
 def _neutral(number: float, left: bool = True) -> Callable[[Node], Value | None]:
@@ -359,15 +353,9 @@ register(
         reference=np.where,
         samples=lambda rng: [Sample(tuple(np.asarray(a) for a in s.inputs), {}) for s in _where_samples(rng)],
         body=lambda s, c, a, b: s.where(c, a, b),
-        simplify=lambda n: _through_pooling(n),
+        simplify=masked,
     )
 )
-
-
-def _through_pooling(node: Node) -> Value | None:
-    from graphrt.ops.routing import masked  # which is made of these ops
-
-    return masked(node)
 
 
 @function

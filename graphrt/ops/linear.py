@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphrt.ir import Node, Value
-from graphrt.ops.base import apply, broadcast_to
-from graphrt.ops.elementwise import constant_of
+from graphrt.ops.base import apply, broadcast_to, constant_of
 from graphrt.types import HALVES
 
 DEPTH = 12  # of a combination; a deeper one is summed as it is

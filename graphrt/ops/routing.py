@@ -9,8 +9,7 @@ The mask of the ReLU before a pool then reads the pooled map, and a bias's gradi
 from __future__ import annotations
 
 from graphrt.ir import Node, Value
-from graphrt.ops.base import apply, broadcast_to
-from graphrt.ops.elementwise import constant_of
+from graphrt.ops.base import apply, broadcast_to, constant_of
 
 
 def masked(node: Node) -> Value | None:

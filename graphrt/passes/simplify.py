@@ -14,8 +14,7 @@ import numpy as np
 
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
-from graphrt.ops.base import broadcast_to
-from graphrt.ops.elementwise import constant_of
+from graphrt.ops.base import broadcast_to, constant_of
 from graphrt.passes.rewrite import rewrite
 from graphrt.types import as_dtype
 
