@@ -17,6 +17,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 
 Target = Annotated[str, typer.Option(help="auto, cuda, hip, cpu, interpret or reference")]
 AnyTarget = Annotated[str, typer.Option(help="as for train, or a GPU that need not be here: cuda:sm_90, hip:gfx942, ...")]
+Dtype = Annotated[str, typer.Option(help="float32, or bf16 or fp16 by autocast")]
 Model = Annotated[str, typer.Argument(help="lenet5, mlp, resnet50, ...: a name of graphrt.models")]
 
 
@@ -24,6 +25,20 @@ def _prepare(target: str) -> None:
     """Triton chooses between compiler and interpreter when it is imported, so this comes before any import of it."""
     if target == "interpret":
         os.environ["TRITON_INTERPRET"] = "1"
+
+
+def _autocast(dtype: str) -> str | None:
+    """The half that ``dtype`` asks for, None for float32. Raises ArgumentError."""
+    from graphrt.errors import ArgumentError
+
+    names = {
+        "float32": None,
+        **dict.fromkeys(("bf16", "bfloat16"), "bfloat16"),
+        **dict.fromkeys(("fp16", "float16"), "float16"),
+    }
+    if dtype not in names:
+        raise ArgumentError(f"dtype must be float32, bf16 or fp16, got {dtype!r}")
+    return names[dtype]
 
 
 def _trainer(model: str, target: str, seed: int, optimizer: Any, schedule: Any = None, autocast: str | None = None) -> Any:
@@ -108,7 +123,7 @@ def explain(
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
     target: AnyTarget = "auto",
     training: Annotated[bool, typer.Option("--train/--eval", help="the training step, or the network alone")] = True,
-    dtype: Annotated[str, typer.Option(help="float32, or bf16 or fp16 by autocast")] = "float32",
+    dtype: Dtype = "float32",
     precision: Annotated[str, typer.Option(help="of float32 products on a GPU: highest, high or medium")] = "highest",
     device: Annotated[str, typer.Option(help="whose data sheet predicts times: H200, H100, A100 or MI300X")] = "",
     source: Annotated[bool, typer.Option(help="the generated code too")] = False,
@@ -124,11 +139,8 @@ def explain(
     from graphrt.errors import ArgumentError
     from graphrt.runtime.roofline import find_device, predict
 
-    half = {"bf16": "bfloat16", "fp16": "float16"}.get(dtype, dtype)
-    if half not in ("float32", "bfloat16", "float16"):
-        raise ArgumentError(f"dtype must be float32, bf16 or fp16, got {dtype!r}")
-    optimizer = optim.SGD(0.05, momentum=0.9)
-    trainer = _trainer(model, target, 0, optimizer, autocast=None if half == "float32" else half)
+    half = _autocast(dtype)
+    trainer = _trainer(model, target, 0, optim.SGD(0.05, momentum=0.9), autocast=half)
     x = ((batch, *models.get(model).input_shape), "float32")
     graph = trainer.training_graph(x, ((batch,), "int64")) if training else trainer.evaluation_graph(x)
     program = compile_graph(graph, target=target, float32_matmul_precision=precision)
@@ -139,7 +151,9 @@ def explain(
             raise ArgumentError(
                 f"nothing is predicted for the {program.target} target; name a --device or a target like cuda:sm_90"
             )
-        typer.echo(json.dumps({"model": model, "dtype": half, "training": training, **estimate.to_json()}, indent=1))
+        typer.echo(
+            json.dumps({"model": model, "dtype": half or "float32", "training": training, **estimate.to_json()}, indent=1)
+        )
         return
     typer.echo(f"{model}, batch {batch}, target {program.target}: {len(program.graph.nodes)} nodes\n")
     typer.echo(f"fusion\n{program.explain()}\n\nlaunches\n{program.plan_text()}")
@@ -157,6 +171,7 @@ def compile_model(
     target: Annotated[str, typer.Option(help="cpu, cuda:sm_80, cuda:sm_90, hip:gfx942 and the like, cuda or hip")] = "cpu",
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
     evaluate: Annotated[bool, typer.Option("--eval", help="the network alone, in evaluation mode")] = False,
+    dtype: Dtype = "float32",
     lr: Annotated[float, typer.Option(help="learning rate of the optimizer")] = 0.05,
     momentum: float = 0.9,
     seed: Annotated[int, typer.Option(min=0, help="of the weights")] = 0,
@@ -165,7 +180,7 @@ def compile_model(
     from graphrt import compile as compile_graph
     from graphrt import models, optim
 
-    trainer = _trainer(model, target, seed, optim.SGD(lr, momentum=momentum))
+    trainer = _trainer(model, target, seed, optim.SGD(lr, momentum=momentum), autocast=_autocast(dtype))
     x, y = ((batch, *models.get(model).input_shape), "float32"), ((batch,), "int64")
     program = compile_graph(trainer.evaluation_graph(x) if evaluate else trainer.training_graph(x, y), target=target)
     program.save(out)

@@ -72,7 +72,9 @@ def test_compile_writes_a_program_for_a_machine(tmp_path: Path, target: str) -> 
     assert f"mlp, training step, batch 4, for {target}" in output and "launches" in output
     x, y = np.zeros((4, 1, 28, 28), np.float32), np.zeros(4, np.int64)
     assert set(graphrt.load(tmp_path / "train.grt", target=run_as)(x=x, y=y, lr=0.1)) == {"loss", "accuracy"}
-    output = run("compile", "mlp", "--eval", "--target", target, "--batch", "4", "-o", str(tmp_path / "eval.grt"))
+    output = run(
+        "compile", "mlp", "--eval", "--dtype", "bf16", "--target", target, "--batch", "4", "-o", str(tmp_path / "eval.grt")
+    )
     assert f"mlp, evaluation, batch 4, for {target}" in output
     assert graphrt.load(tmp_path / "eval.grt", target=run_as)(x=x)["out"].shape == (4, 10)
 
@@ -93,6 +95,7 @@ def test_flags_and_version() -> None:
         (["explain", "mlp", "--target", "cpu", "--json"], "nothing is predicted for the cpu target"),
         (["explain", "mlp", "--target", "cpu", "--device", "TPU"], "no data sheet of TPU"),
         (["explain", "mlp", "--dtype", "int8"], "dtype must be"),
+        (["compile", "mlp", "--dtype", "int8", "-o", "f.grt"], "dtype must be"),
         (["compile", "mlp", "--target", "cuda:90", "-o", "f.grt"], "looks like cuda:sm_80, cuda:sm_90"),
         (["compile", "mlp", "--target", "reference", "-o", "f.grt"], "this one is of reference"),
         (["train", "mlp", "--resume", "/nowhere"], "nowhere"),
