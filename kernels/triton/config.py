@@ -210,6 +210,8 @@ def conv_configs(
     if kind == "dgrad" and precision == "ieee" and itemsize == 4:
         for _, config in found:
             config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
+            if rows > 1:
+                config["num_warps"] = max(config["num_warps"], 4)  # sums of runs want registers too
     return found
 
 

@@ -27,7 +27,6 @@ from graphrt.targets.triton.tiling import Choice
 from graphrt.targets.triton.trial import Trial, difference, reference
 from graphrt.targets.triton.usage import lanes, resident, usage
 
-LEVELS = (0, 1, 2)
 CANDIDATES = 12  # of level 1
 ROUNDS = 7
 BEHIND = 1.3  # a candidate so much slower than the best of the first round is not timed again
