@@ -23,7 +23,7 @@ triton = pytest.importorskip("triton", reason="needs the triton package, which e
 import golden_kernels  # noqa: E402
 
 from graphrt.targets.triton.aot import ARCHITECTURES  # noqa: E402
-from graphrt.targets.triton.report import resident_blocks  # noqa: E402
+from graphrt.targets.triton.usage import resident  # noqa: E402
 
 pytestmark = pytest.mark.aot
 SMALL = [("mlp", "float32"), ("lenet5", "float32"), ("lenet5", "bfloat16"), ("resnet20", "float32"), ("resnet20", "bfloat16")]
@@ -84,11 +84,12 @@ def test_a_worse_kernel_is_found() -> None:
         ("sm_90", 16, 0, 1, 32),
         ("gfx942", 64, 0, 4, 8),
         ("gfx942", 256, 40 << 10, 4, 1),
-        ("sm_75", 32, 0, 4, 0),
+        ("sm_86", 16, 0, 1, 16),
+        ("sm_89", 32, 0, 4, 12),  # 48 warps
     ],
 )
 def test_occupancy(arch: str, registers: int, shared: int, warps: int, blocks: int) -> None:
-    assert resident_blocks(arch, registers, shared, warps) == blocks
+    assert resident(registers, shared, warps, f"cuda:{arch}") == blocks
 
 
 def index_and_scan_ops() -> grt.Graph:

@@ -16,7 +16,7 @@ Config = dict[str, int]
 class Device(NamedTuple):
     """A multiprocessor (compute unit). Rates are per clock."""
 
-    shared: int  # bytes of shared memory
+    shared: int  # bytes of shared memory that a program can have
     flops: int  # of the tensor cores on halves
     l2: int  # bytes from L2
     memory: int  # bytes from DRAM
@@ -24,19 +24,19 @@ class Device(NamedTuple):
     waiting: int = 0  # stages whose loads wait in registers and not in shared memory
     lanes: int = 32  # of a warp
     warps: int = 64
-    registers: int = 65536
+    programs: int = 32  # at a time
+    reserved: int = 1024  # bytes of shared memory that the system takes for each program
 
 
 _DEVICES = {
     "sm_80": Device(163 << 10, 2048, 40, 10, 0.75),
-    "sm_86": Device(99 << 10, 1024, 40, 5, 0.75, warps=48),
-    "sm_89": Device(99 << 10, 1024, 40, 4, 0.75, warps=48),
+    "sm_86": Device(99 << 10, 1024, 40, 5, 0.75, warps=48, programs=16),
+    "sm_89": Device(99 << 10, 1024, 40, 4, 0.75, warps=48, programs=24),
     "sm_90": Device(227 << 10, 4096, 48, 18),
     "sm_100": Device(227 << 10, 8192, 48, 26),
-    "gfx942": Device(64 << 10, 2048, 48, 8, 0.75, waiting=1, lanes=64, warps=32, registers=131072),
+    "gfx942": Device(64 << 10, 2048, 48, 8, 0.75, waiting=1, lanes=64, warps=32, reserved=0),
 }
-_RESERVED = 1024  # bytes of shared memory that the system takes of each program's
-_MOST = 32  # programs at a time
+_SCHEDULERS = 4  # of a multiprocessor, each with 512 registers for every lane, given out by eights
 
 
 def device(target: str) -> Device:
@@ -47,9 +47,10 @@ def device(target: str) -> Device:
 def occupancy(registers: int, shared: int, num_warps: int, target: str) -> int:
     """Programs resident on a multiprocessor, from registers a thread, bytes of shared memory and warps of each."""
     d = device(target)
-    by_registers = d.registers // (-(-max(registers, 1) // 8) * 8 * d.lanes * num_warps)
-    by_shared = (d.shared + _RESERVED) // (shared + _RESERVED)
-    return min(by_registers, by_shared, d.warps // num_warps, _MOST)
+    by_registers = _SCHEDULERS * min(512 // (cdiv(max(registers, 1), 8) * 8), d.warps // _SCHEDULERS) // num_warps
+    room = shared + d.reserved
+    by_shared = (d.shared + d.reserved) // room if room else d.programs
+    return min(by_registers, by_shared, d.programs)
 
 
 def power(n: int, low: int, high: int) -> int:

@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,8 +26,12 @@ from graphrt.config import Flags
 from graphrt.errors import TargetError
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.codegen import LaunchCode
+from graphrt.targets.triton.instructions import amd
 from graphrt.targets.triton.module import resolve
+from graphrt.targets.triton.tiling import WARPS
+from graphrt.targets.triton.usage import resident, usage
 
+_MOST_REGISTERS = 255
 PARALLEL = 4  # kernels to compile, from which on other processes help: one takes a second to start
 _POINTERS = {
     "bool": "*i1", "uint8": "*u8", "int8": "*i8", "int16": "*i16", "int32": "*i32", "int64": "*i64", "float16": "*fp16",
@@ -42,7 +46,8 @@ class KernelBinary:
 
     ``entry`` is its symbol, ``threads`` the size of a block, ``shared`` the bytes of shared memory of a block, ``scratch`` the
     bytes of global memory that each block wants for itself, ``pointers`` how many pointers it takes. Behind these it takes
-    two more, to its scratch memory and to the profiler's.
+    two more, to its scratch memory and to the profiler's. ``instructions`` counts the telling ones of AMD's machine code, for
+    which Triton brings no disassembler (``report``).
     """
 
     target: str
@@ -51,6 +56,7 @@ class KernelBinary:
     shared: int
     scratch: int
     pointers: int
+    instructions: Mapping[str, int]
     code: bytes
 
     @property
@@ -76,7 +82,42 @@ def gpu_target(target: str) -> Any:
 
 
 def compile_kernel(code: LaunchCode, module: ModuleType, target: str) -> Any:
-    """What Triton makes of one launch's kernel, with the 16-byte alignment that its pointers have at run time."""
+    """What Triton makes of one launch's kernel, with the 16-byte alignment that its pointers have at run time.
+
+    A kernel that spills registers is compiled again in ways that want fewer of them or are given more (``_roomier``); the
+    first that does not spill is taken, or where all do, the one that spills least.
+    """
+    best, registers, least = _compile(code, module, target, code.options)
+    if least:
+        for options in _roomier(code.options, registers, target):
+            other, _, spills = _compile(code, module, target, options)
+            if spills < least:
+                best, least = other, spills
+            if not least:
+                break
+    return best
+
+
+def _roomier(options: Mapping[str, Any], registers: int, target: str) -> Iterator[dict[str, Any]]:
+    """Other options for a kernel that spills at so many ``registers``.
+
+    The assembler (ptxas) keeps to a number of registers that lets one more program onto a multiprocessor, at the price of
+    a few numbers kept in memory. Given what the same programs but one have, it has no reason to. Then one stage less, which
+    is addresses less, and twice as many warps.
+    """
+    warps, stages = options["num_warps"], options["num_stages"]
+    if target.startswith("cuda"):
+        programs = resident(registers, 0, warps, target)
+        limits = [min(_MOST_REGISTERS, registers * programs // (programs - n) // 8 * 8) for n in range(1, programs)]
+        yield from ({**options, "maxnreg": limit} for limit in limits[:2])
+    if stages > 1:
+        yield {**options, "num_stages": stages - 1}
+    if warps < max(WARPS):
+        yield {**options, "num_warps": 2 * warps}
+
+
+def _compile(code: LaunchCode, module: ModuleType, target: str, options: Mapping[str, Any]) -> tuple[Any, int, int]:
+    """The kernel compiled with ``options``, its registers and the bytes that it spills."""
     import triton
     from triton.compiler import ASTSource
 
@@ -89,7 +130,8 @@ def compile_kernel(code: LaunchCode, module: ModuleType, target: str) -> Any:
         constexprs=constants,
         attrs={(0, i): aligned for i in range(len(pointers))},
     )
-    return triton.compile(source, target=gpu_target(target), options={**code.options, "enable_fp_fusion": True})
+    compiled = triton.compile(source, target=gpu_target(target), options={**options, "enable_fp_fusion": True})
+    return compiled, *usage(compiled.kernel, target)
 
 
 def _pointers(code: LaunchCode) -> tuple[str, ...]:
@@ -102,7 +144,8 @@ def _binary(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
     if m["num_ctas"] != 1 or any(m.get(k) for k in ("profile_scratch_size", "launch_cooperative_grid", "launch_pdl")):
         raise TargetError(f"{code.display}: the runtime launches plain grids: no clusters, cooperation or dependent launch")
     threads, scratch = m["num_warps"] * m["target"].warp_size, m.get("global_scratch_size") or 0
-    return KernelBinary(target, compiled.name, threads, m["shared"], scratch, len(code.slots), compiled.kernel)
+    found = amd(compiled.asm["amdgcn"]) if target.startswith("hip") else {}
+    return KernelBinary(target, compiled.name, threads, m["shared"], scratch, len(code.slots), found, compiled.kernel)
 
 
 # --- the distinct kernels of a program ------------------------------------------------------------------------------

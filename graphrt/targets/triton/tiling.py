@@ -16,7 +16,7 @@ _KINDS = {"conv": "fwd", "conv_dgrad": "dgrad", "conv_wgrad": "wgrad"}
 
 
 OPTIONS = ("num_warps", "num_stages")
-WARPS = (4, 8, 2, 1)
+WARPS = (4, 8, 2, 1)  # that a kernel may have, in the order in which tuning tries them
 
 
 @dataclass(frozen=True)

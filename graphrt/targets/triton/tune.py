@@ -108,7 +108,7 @@ class Tuner:
             rejected.append(f"every candidate: the heuristic's result is not the reference's: {wrong}")
             return None
         kept = [(heuristic, first)]
-        least = min(4, resident(first) * heuristic.config["num_warps"])
+        least = min(4, self._warps(first))
         for choice in others:
             try:
                 kernel = self._compiled(code, choice)
@@ -130,11 +130,16 @@ class Tuner:
 
     def _refused(self, kernel: Any, first: Any, least: int) -> str:
         """Why what the compiler made of a candidate is not worth running; empty if it is."""
-        (_, spills), (_, allowed) = usage(kernel), usage(first)
+        (_, spills), (_, allowed) = usage(kernel.code, kernel.target), usage(first.code, first.target)
         if spills > allowed:
             return f"spills {spills} bytes a thread"
-        warps = resident(kernel) * (kernel.threads // lanes(self._driver.target))
+        warps = self._warps(kernel)
         return f"{warps} warps fit on a multiprocessor" if warps < least else ""
+
+    def _warps(self, kernel: Any) -> int:
+        """How many warps of ``kernel`` a multiprocessor holds."""
+        each = kernel.threads // lanes(kernel.target)
+        return each * resident(usage(kernel.code, kernel.target)[0], kernel.shared, each, kernel.target)
 
     def _times(self, trial: Trial, kept: Sequence[tuple[Choice, Any]]) -> list[float]:
         """Median seconds of each candidate, taken in turns; on a simulated device its predicted clocks, as nanoseconds."""

@@ -3,51 +3,31 @@
 from __future__ import annotations
 
 import functools
-import re
-import subprocess
-import tempfile
-from pathlib import Path
 
 from graphrt.errors import TargetError
-from graphrt.targets.triton.build import KernelBinary
+from graphrt.targets.templates import kernels as find_kernels
+from graphrt.targets.triton import cubin
 
 
-@functools.lru_cache(64)
-def usage(kernel: KernelBinary) -> tuple[int, int]:
+@functools.lru_cache(256)
+def usage(code: bytes, target: str) -> tuple[int, int]:
     """Registers and spilled bytes of a thread. Raises TargetError where the code does not say."""
-    if kernel.target.startswith("hip"):
-        return _note(kernel.code, b".vgpr_count"), 4 * _note(kernel.code, b".vgpr_spill_count")
-    return cubin_usage(kernel.code)
+    if target.startswith("hip"):
+        return _note(code, b".vgpr_count"), 4 * _note(code, b".vgpr_spill_count")
+    return cubin.usage(code, target.split(":")[1])
 
 
-def cubin_usage(cubin: bytes) -> tuple[int, int]:
-    """Registers and spilled bytes of a thread of the kernel in a cubin."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "cubin"
-        path.write_bytes(cubin)
-        text = tool("cuobjdump", "-res-usage", path)
-    registers, spills = (int(re.findall(rf"{key}:(\d+)", text)[-1]) for key in ("REG", "STACK"))
-    return registers, spills
-
-
-def tool(name: str, *arguments: str | Path) -> str:
-    """What a tool of the Triton wheel prints."""
-    import triton
-
-    command = [Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def resident(kernel: KernelBinary) -> int:
-    """How many programs of ``kernel`` a multiprocessor holds."""
+def resident(registers: int, shared: int, warps: int, target: str) -> int:
+    """How many programs a multiprocessor holds that take so many registers a thread, bytes of shared memory and warps."""
+    find_kernels()
     from graphrt.kernels.triton.cost import occupancy  # type: ignore[import-not-found]
 
-    arch = kernel.target.split(":")[1]
-    return int(occupancy(usage(kernel)[0], kernel.shared, kernel.threads // lanes(kernel.target), arch))
+    return int(occupancy(registers, shared, warps, target.split(":")[1]))
 
 
 def lanes(target: str) -> int:
     """Threads of a warp."""
+    find_kernels()
     from graphrt.kernels.triton.cost import device
 
     return int(device(target.split(":")[1]).lanes)
