@@ -204,7 +204,7 @@ def test_a_wrong_candidate_is_rejected(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tune.Tuner, "_times", lambda self, trial, kept: [1e-6 / (1 + (c.grid == wrong.grid)) for c, _ in kept])
     found = only(grt.compile(product(), target="null", tune=1))
     rejected = [r for r in found.rejected if "differs by 1.0e+00" in r]
-    assert rejected and all(r.startswith("BM 32 BN 32") for r in rejected) and wrong.grid == 6 and found.config == code.config
+    assert any(r.startswith("BM 32 BN 32") for r in rejected) and wrong.grid == 6 and found.config == code.config
     assert "rejected BM" in str(found)
 
 
