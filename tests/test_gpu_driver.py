@@ -110,7 +110,7 @@ def test_the_null_driver_refuses_what_a_device_would() -> None:
     with pytest.raises(errors.TargetError, match="in no live allocation"):
         NULL.run([NULL.bind(kernel, 1, [torch.zeros(64), *views[1:]], None)])
     with pytest.raises(errors.TargetError, match="in no live allocation"):
-        NULL.run([NULL.bind(dataclasses.replace(kernel, scratch=64), 1 << 12, views, memory[1 << 15 :])])
+        NULL.run([NULL.bind(dataclasses.replace(kernel, scratch=128), 1 << 12, views, memory[1 << 15 :])])
     with pytest.raises(errors.TargetError, match="shared memory and 128 threads"):
         NULL.load(dataclasses.replace(kernel, shared=300 << 10, threads=128))
     with pytest.raises(errors.TargetError, match="a kernel for cuda:sm_80 does not run"):

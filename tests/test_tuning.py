@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,14 @@ def only(program: grt.Program) -> tune.Configuration:
 def test_candidates_are_listed_by_predicted_time(target: str) -> None:
     code = code_of(product(), target)
     every, dozen = tune.candidates_of(code, 2), tune.candidates_of(code, 1)
-    assert dozen == every[: tune.CANDIDATES] and len(every) >= len(dozen) >= 8
-    assert [c.clocks for c in every] == sorted(c.clocks for c in every) and every[0].config == code.config
-    assert len({tuple(c.config.items()) for c in every}) == len(every)
+    assert dozen == every[: tune.CANDIDATES] and len(every) >= len(dozen) >= 8 and every[0] == code.choice
+    assert len({(c.form.name, *c.config.items()) for c in every}) == len(every)
     assert all(c.grid == -(-96 // c.config["BM"]) * -(-64 // c.config["BN"]) for c in every)
+    forms = ["matmul", "matmul_tma"] if target == "cuda:sm_90" else ["matmul"]
+    assert [c.form.name for c in dozen[:2]] == (forms * 2)[:2]  # they take turns
+    for form in forms:
+        clocks = [c.clocks for c in every if c.form.name == form]
+        assert clocks == sorted(clocks) and clocks
 
 
 @needs_compiler
@@ -119,6 +124,7 @@ def test_the_winner_is_recorded_and_found_again(folder: Path, monkeypatch: pytes
     """The fake clock likes the fourth candidate best; the next compilation takes it from the file, at any level."""
     code = code_of(product())
     liked = tune.candidates_of(code, 1)[3]
+    assert liked.form.name == "matmul_tma"
     monkeypatch.setattr(tune.Tuner, "_times", lambda self, trial, kept: [2e-6 - 1e-6 * (c == liked) for c, _ in kept])
     first = grt.compile(product(), target="null", tune=1)
     assert only(first).origin == "tuned" and only(first).config == liked.config != code.config
@@ -126,8 +132,9 @@ def test_the_winner_is_recorded_and_found_again(folder: Path, monkeypatch: pytes
     text = (folder / "null cuda:sm_90.jsonl").read_text()
     (row,) = map(json.loads, text.splitlines())
     assert row.keys() == {
-        *("key", "kernel", "sizes", "dtypes", "device", "triton", "config", "microseconds", "heuristic_microseconds")
+        *("key", "kernel", "sizes", "dtypes", "device", "triton", "form", "config", "microseconds", "heuristic_microseconds")
     }
+    assert row["form"] == "matmul_tma" == first._executable._compilation.codes[0].form.module
     assert row["config"] == liked.config and row["microseconds"] == 1 and row["heuristic_microseconds"] == 2
     assert row["device"] == "null cuda:sm_90" and row["sizes"] == {"BATCH": 1, "M": 96, "N": 64, "K": 128}
     assert row["kernel"] == "matmul__relu" and row["dtypes"] == ["*bf16"] * 3
@@ -162,7 +169,7 @@ def test_all_kernels_of_a_step_are_tuned(folder: Path) -> None:
 
 def _heuristics(graph: grt.Graph) -> list[tune.Configuration]:
     codes = grt.compile(graph, target="cuda:sm_90")._executable._compilation.codes
-    shown = {records.key(c, ""): tune.Configuration(c.display, c.config, "heuristic") for c in codes if c.grid}
+    shown = {records.key(c, ""): tune.Configuration(c.display, c.form.name, c.config, "heuristic") for c in codes if c.grid}
     return [*shown.values()]
 
 
@@ -199,20 +206,21 @@ class Computing(NullDriver):
 def test_a_wrong_candidate_is_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be the fastest."""
     code = code_of(product())
-    wrong = next(c for c in tune.candidates_of(code, 1) if (c.config["BM"], c.config["BN"]) == (32, 32))
+    wrong = next(c for c in tune.candidates_of(code, 1) if (c.config["BM"], c.config["BN"]) == (32, 32) and c.form == code.form)
     monkeypatch.setattr("graphrt.targets.triton.device.null_driver", lambda architecture: Computing(wrong.grid))
     monkeypatch.setattr(tune.Tuner, "_times", lambda self, trial, kept: [1e-6 / (1 + (c.grid == wrong.grid)) for c, _ in kept])
     found = only(grt.compile(product(), target="null", tune=1))
     rejected = [r for r in found.rejected if "differs by 1.0e+00" in r]
-    assert any(r.startswith("BM 32 BN 32") for r in rejected) and wrong.grid == 6 and found.config == code.config
-    assert "rejected BM" in str(found)
+    assert {r.split(" BK")[0] for r in rejected} >= {"matmul BM 32 BN 32", "matmul_tma BM 32 BN 32"}
+    assert wrong.grid == 6 and (found.form, found.config) == ("matmul", code.config)
+    assert "rejected matmul BM" in str(found)
 
 
 @needs_compiler
 def test_candidates_are_pruned_by_what_the_compiler_reports(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = code_of(product())
-    first, spilling, huge, broken, *_ = tune.candidates_of(code, 1)
-    bad = Choice({**first.config, "num_warps": 3}, first.grid)  # no power of two: Triton refuses
+    first, spilling, huge, *_ = (c for c in tune.candidates_of(code, 1) if c.form == code.form)
+    bad = Choice(code.form, {**first.config, "num_warps": 3}, first.grid)  # no power of two: Triton refuses
     monkeypatch.setattr(tune, "candidates_of", lambda code, level: [first, spilling, huge, bad])
     kernels = {}
     for choice in (spilling, huge):
@@ -251,15 +259,16 @@ def test_usage_is_read_from_machine_code(target: str) -> None:
 def test_what_is_shipped_is_taken_unless_the_cache_knows_better(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = code_of(product())
     second, third = code.choices[1:3]
-    shipped = records.record(code, NULL.model, second.config, 1e-6, 2e-6)
+    other = replace(third, config={**third.config, "BM": 48})
+    shipped = records.record(code, NULL.model, second, 1e-6, 2e-6)
     monkeypatch.setattr(records, "shipped", lambda: {shipped.key: shipped})
     assert (only(grt.compile(product(), target="null")).origin, only(grt.compile(product(), target="null")).config) == (
         "shipped",
         second.config,
     )
-    records.append(NULL.model, [records.record(code, NULL.model, third.config, 1e-6, 2e-6)])
+    records.append(NULL.model, [records.record(code, NULL.model, third, 1e-6, 2e-6)])
     assert only(grt.compile(product(), target="null")).config == third.config
-    records.append(NULL.model, [records.record(code, NULL.model, {**third.config, "BM": 48}, 1e-6, 2e-6)])
+    records.append(NULL.model, [records.record(code, NULL.model, other, 1e-6, 2e-6)])
     assert only(grt.compile(product(), target="null")).origin == "heuristic"  # no candidate: a tile that is not legal
 
 
@@ -281,14 +290,14 @@ def test_keys_follow_the_template(folder: Path, monkeypatch: pytest.MonkeyPatch)
     before = [records.key(c, "a") for c in codes]
     monkeypatch.setattr(records, "_source", lambda module: f"another {module}")
     after = [records.key(c, "a") for c in codes]
-    alone = [not c.module and "TILES" not in c.constants for c in codes]
+    alone = [not c.form.module and "TILES" not in c.constants for c in codes]
     assert [a == b for a, b in zip(before, after, strict=True)] == alone and any(alone) and not all(alone)
 
 
 @needs_compiler
 def test_damaged_lines_are_left_out(folder: Path) -> None:
     path = folder / "x.jsonl"
-    good = records.record(code_of(product()), "x", {"BM": 1}, 1e-6, 2e-6)
+    good = records.record(code := code_of(product()), "x", code.choice, 1e-6, 2e-6)
     path.write_text(f'{{"key"\n{good.line()}\n{{"key": "k"}}\n')
     with pytest.warns(UserWarning, match=r"x\.jsonl:[13] is no record of tuning"):
         assert records.read(path) == {good.key: good}

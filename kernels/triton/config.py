@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, persistent, power, ranked
+from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, persistent, power, ranked, walking
 
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
@@ -41,13 +41,19 @@ def matmul_configs(
     precision: str = "tf32",
     target: str = "sm_90",
     units: int = 132,
+    tma: bool = False,
 ) -> list[tuple[float, Config]]:
-    """(predicted clocks, configuration) of ``matmul``, the fastest first; ``units`` is how many multiprocessors there are."""
+    """(predicted clocks, configuration) of ``matmul``, or of ``matmul_tma`` with ``tma``, the fastest first.
+
+    ``units`` is how many multiprocessors there are.
+    """
     if interpret:
         return [(0.0, {**_interpreted(m, n, k), "PROGRAMS": 0})]
+    gemm = matmul_gemm(m, n, k, itemsize, batch=batch, loads=loads)._replace(rows=rows, tma=tma)
+    if tma:
+        return walking(gemm, precision, target, units)
     # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory, and
     # accesses get narrow. Tuning may find that it pays nonetheless.
-    gemm = matmul_gemm(m, n, k, itemsize, batch=batch, loads=loads)._replace(rows=rows)
     found = []
     for clocks, plan in ranked(gemm, precision, target, units):
         programs = persistent(plan, gemm, target, units)
@@ -56,7 +62,7 @@ def matmul_configs(
 
 
 def takes_tma(inner: tuple[int, int], itemsize: int, target: str) -> bool:
-    """Whether ``matmul_tma`` can read operands with these innermost sizes, both dense and from an aligned address."""
+    """Whether descriptors can read operands with these innermost sizes, both dense and from an aligned address."""
     return target.startswith("sm_") and int(target[3:]) >= 90 and all(size * itemsize % 16 == 0 for size in inner)
 
 
@@ -213,6 +219,81 @@ def conv_configs(
             if rows > 1:
                 config["num_warps"] = max(config["num_warps"], 4)  # sums of runs want registers too
     return found
+
+
+def _output(kind: str, z: Sizes) -> tuple[int, int, int, int]:
+    """(images, rows, columns, channels) of what "fwd" or "dgrad" writes."""
+    return (z["N"], z["P"], z["Q"], z["K"]) if kind == "fwd" else (z["N"], z["H"], z["W"], z["C"])
+
+
+def is_pointwise(sizes: Sizes) -> bool:
+    """Whether a convolution is a product for each pixel, which may stand in any order."""
+    return all(sizes[d] == 1 for d in ("R", "S", "STRIDE_H", "STRIDE_W")) and sizes["P"] * sizes["Q"] == sizes["H"] * sizes["W"]
+
+
+def conv_takes_tma(kind: str, sizes: Sizes, itemsize: int, target: str) -> bool:
+    """Whether ``conv_tma`` can compute "fwd" or "dgrad" of these sizes, from dense operands at aligned addresses."""
+    stride, taps = max(sizes["STRIDE_H"], sizes["STRIDE_W"]), sizes["R"] * sizes["S"]
+    skips = kind == "fwd" and taps == 1 and not (sizes["PAD_H"] or sizes["PAD_W"])
+    fits = kind in ("fwd", "dgrad") and sizes["GROUPS"] == 1 and (stride == 1 or skips)
+    return fits and takes_tma((sizes["C"], sizes["K"]), itemsize, target)
+
+
+def _boxes(images: int, rows: int, columns: int, bh: int, bw: int, bm: int) -> int:
+    return cdiv(images, max(bm // (bh * bw), 1)) * cdiv(rows, bh) * cdiv(columns, bw)
+
+
+def conv_box(kind: str, sizes: Sizes, bm: int, run: int = 1) -> tuple[int, int] | None:
+    """BH, BW of ``conv_tma`` for tiles of bm pixels: the fewest boxes, among those the widest.
+
+    With ``run`` more than 1 such that pixels stand in a tile as they do in memory, or None: there is no such box.
+    """
+    if is_pointwise(sizes):
+        return 1, bm
+    images, rows, columns, _ = _output(kind, sizes)
+    powers = [1 << i for i in range(bm.bit_length())]
+    shapes = [(bh, bw) for bw in powers for bh in powers if bh * bw <= bm and bh <= 256 and bw <= 256]
+    if run > 1:
+        whole = [(h, w) for h, w in shapes if w == columns and rows % h == 0 and h in (bm // w, rows)]
+        shapes = [*whole, *((h, w) for h, w in shapes if w == bm and columns % w == 0)]
+    return min(shapes, key=lambda s: (_boxes(images, rows, columns, *s, bm), -s[1], -s[0]), default=None)
+
+
+def conv_tma_grid(kind: str, sizes: Sizes, config: Config) -> int:
+    """Programs of ``conv_tma``."""
+    tiles = _box_tiles(kind, sizes, config["BM"], config["BN"], (config["BH"], config["BW"]))
+    return min(tiles, config["PROGRAMS"] or tiles)
+
+
+def _box_tiles(kind: str, sizes: Sizes, bm: int, bn: int, box: tuple[int, int]) -> int:
+    images, rows, columns, channels = _output(kind, sizes)
+    if is_pointwise(sizes):
+        images, rows, columns = 1, 1, images * rows * columns
+    return _boxes(images, rows, columns, *box, bm) * cdiv(channels, bn)
+
+
+def conv_tma_configs(
+    kind: str,
+    sizes: Sizes,
+    itemsize: int,
+    interpret: bool = False,
+    *,
+    loads: tuple[int, int] = (0, 0),
+    rows: int = 1,
+    precision: str = "tf32",
+    target: str = "sm_90",
+    units: int = 132,
+) -> list[tuple[float, Config]]:
+    """(predicted clocks, configuration) of ``conv_tma`` for "fwd" or "dgrad", the fastest first; none where no box fits."""
+    gemm = _conv_gemm(kind, sizes, itemsize, loads)._replace(rows=rows, tma=True)
+    gemm = gemm._replace(tiles=lambda bm, bn: _box_tiles(kind, sizes, bm, bn, conv_box(kind, sizes, bm, rows) or (1, 1)))
+    if interpret:
+        m, n, _, _, k = _matrix(kind, sizes)
+        found = [(0.0, {**_interpreted(m, n, k), "PROGRAMS": 0})]
+    else:
+        found = walking(gemm, precision, target, units)
+    boxes = [(clocks, config, conv_box(kind, sizes, config["BM"], rows)) for clocks, config in found]
+    return [(clocks, {**config, "BH": box[0], "BW": box[1]}) for clocks, config, box in boxes if box is not None]
 
 
 def wgrad_splits(

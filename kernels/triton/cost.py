@@ -79,6 +79,7 @@ _LATENCY = 800  # clocks from a load to its data, or from a store to the next pr
 LAUNCH = 4000  # clocks from one kernel's end to the next one's first result, inside a graph
 _SHARED = 128  # bytes of shared memory read or written in a clock
 _BARRIER = 40  # clocks of a step that are neither
+_DESCRIPTOR = 1800  # clocks until a program has made its descriptors, about a microsecond
 _ALU = 128  # scalar instructions in a clock
 
 
@@ -93,13 +94,14 @@ class Gemm(NamedTuple):
     loads: tuple[int, int]
     output: int  # bytes of an element of the result
     rows: int = 1  # that tiles must have a multiple of
+    tma: bool = False  # operands come through descriptors, which every program makes
 
     def scattered(self, bm: int, bn: int) -> int:
         """Rows and columns that are loaded element by element."""
         return bm * (not self.vectors[0]) + bn * (not self.vectors[1])
 
     def steps(self, bk: int) -> float:
-        if self.run < bk:
+        if self.run < bk and not self.tma:
             return max(1.0, math.ceil(self.depth / bk))
         return self.depth / self.run * cdiv(self.run, bk)
 
@@ -138,7 +140,8 @@ def plans(gemm: Gemm, precision: str, target: str) -> Iterator[Plan]:
             if max(computed, 2 * single) > 32 * threads or (computed and max(bm, bn) > 16 * warps > 32):
                 continue  # more than a warp can turn round in registers
             stage = bk * (bm * (left or size) + bn * (right or size))
-            registers = _registers(d, bm * bn, stage, 1.25 * computed + 1.5 * single, threads)
+            turned = 1.25 * computed + 1.5 * single
+            registers = _registers(d, bm * bn, 0 if gemm.tma else stage, turned, threads)
             for stages in (2,) if d.waiting else (3,) if d.fragments else (3, 4):
                 held = min(stages, math.ceil(gemm.steps(bk))) - d.waiting
                 resident = occupancy(registers, max(held, 1) * stage, warps, target)
@@ -146,8 +149,11 @@ def plans(gemm: Gemm, precision: str, target: str) -> Iterator[Plan]:
                     yield Plan(bm, bn, bk, warps, stages, resident)
 
 
-def clocks(plan: Plan, gemm: Gemm, precision: str, target: str, units: int) -> float:
-    """The predicted time of a launch: waves of resident programs, each bound by its slowest unit or by latency."""
+def clocks(plan: Plan, gemm: Gemm, precision: str, target: str, units: int, programs: int = 0) -> float:
+    """The predicted time of a launch: waves of resident programs, each bound by its slowest unit or by latency.
+
+    With ``programs`` so many walk all tiles, and their first loads wait only once.
+    """
     d, bm, bn, bk = device(target), plan.bm, plan.bn, plan.bk
     left, right = gemm.loads
     steps = gemm.steps(bk)
@@ -158,11 +164,15 @@ def clocks(plan: Plan, gemm: Gemm, precision: str, target: str, units: int) -> f
     scalar = bk * (8 * (bm * (left > 0) + bn * (right > 0)) + 12 * gemm.scattered(bm, bn)) / _ALU
     work = steps * (max(multiply, shared, moved, scalar) + _BARRIER) + bm * bn * gemm.output / d.memory
     ahead = plan.stages - 1 if d.fragments else max(plan.stages - 2, 0.5)  # a product under way holds on to its stage
-    chain = _LATENCY * (2 + steps / ahead)
+    start = 2 * _LATENCY + _DESCRIPTOR * gemm.tma
+    chain = _LATENCY * steps / ahead
+    if programs:
+        turns = cdiv(gemm.tiles(bm, bn), programs)
+        return max((turns * cdiv(programs, units) + 0.25) * work, start + turns * chain)
 
-    def wave(programs: int) -> float:
+    def wave(count: int) -> float:
         """Programs of one multiprocessor share it, but the first and the last quarter of one is never hidden."""
-        return max((programs + 0.25) * work, chain) if programs else 0.0
+        return max((count + 0.25) * work, start + chain) if count else 0.0
 
     full, rest = divmod(gemm.tiles(bm, bn), units * plan.resident)
     return full * wave(plan.resident) + wave(cdiv(rest, units))
@@ -186,6 +196,17 @@ def choose(gemm: Gemm, precision: str, target: str, units: int) -> tuple[float, 
     return ranked(gemm, precision, target, units)[0]
 
 
+def walking(gemm: Gemm, precision: str, target: str, units: int) -> list[tuple[float, Config]]:
+    """As ``ranked``, with PROGRAMS: 0 for one tile each, and where that may pay so many programs as walk the tiles."""
+    found = []
+    for one, config in ranked(gemm, precision, target, units):
+        found.append((one, {**config, "PROGRAMS": 0}))
+        if programs := persistent(config, gemm, target, units):
+            time = clocks(Plan(*config.values(), programs // units), gemm, precision, target, units, programs)
+            found.append((time, {**config, "PROGRAMS": programs}))
+    return sorted(found, key=lambda pair: pair[0])
+
+
 def persistent(config: Config, gemm: Gemm, target: str, units: int) -> int:
     """How many programs should walk a launch's tiles; 0 for one tile each.
 
@@ -196,6 +217,6 @@ def persistent(config: Config, gemm: Gemm, target: str, units: int) -> int:
     if d.fragments or any(gemm.loads):
         return 0
     stage = bk * (bm + bn) * gemm.itemsize
-    registers = _registers(d, bm * bn, stage, 0.0, warps * d.lanes) + 16
+    registers = _registers(d, bm * bn, 0 if gemm.tma else stage, 0.0, warps * d.lanes) + 16
     programs = units * occupancy(registers, stages * stage + bm * bn * gemm.output, warps, target)
     return programs if gemm.tiles(bm, bn) > 2 * programs else 0

@@ -202,7 +202,7 @@ def content(code: LaunchCode) -> tuple[Any, ...]:
 
     text = renamed("\n".join(line for line in code.text if not line.startswith("#")))
     constants = {n: renamed(v[1:]) if isinstance(v, str) and v.startswith("@") else v for n, v in code.constants.items()}
-    return code.module, renamed(code.kernel), constants, _pointers(code), text
+    return code.form.module, renamed(code.form.function), constants, _pointers(code), text
 
 
 def digest(parts: tuple[Any, ...]) -> str:

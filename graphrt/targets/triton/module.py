@@ -45,7 +45,8 @@ def resolve(code: LaunchCode, module: ModuleType) -> tuple[Any, dict[str, Any]]:
     """The jit function of a launch and its compile-time arguments."""
     import triton.language as tl
 
-    home = importlib.import_module(f"graphrt.kernels.triton.{code.module}") if code.module else module
+    form = code.form
+    home = importlib.import_module(f"graphrt.kernels.triton.{form.module}") if form.module else module
     constants = {}
     for name, value in code.constants.items():
         if isinstance(value, str) and value.startswith("@"):
@@ -53,4 +54,4 @@ def resolve(code: LaunchCode, module: ModuleType) -> tuple[Any, dict[str, Any]]:
         elif isinstance(value, str) and value.startswith("tl."):
             value = getattr(tl, value[3:])
         constants[name] = value
-    return getattr(home, code.kernel), {**constants, "NAME": code.display}
+    return getattr(home, form.function), {**constants, "NAME": code.display}

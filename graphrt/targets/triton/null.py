@@ -21,6 +21,7 @@ from graphrt.targets.triton.build import KernelBinary
 from graphrt.targets.triton.driver import HostDriver, Launch
 
 ALIGNED = 16  # bytes, as compiled kernels assume
+DESCRIPTOR = 128  # bytes of a tensor descriptor, and what its place in scratch memory is a multiple of
 GRID = 2**31 - 1
 # Bytes of shared memory that a block may have.
 SHARED = {"cuda:sm_75": 64, "cuda:sm_80": 163, "cuda:sm_86": 99, "cuda:sm_89": 99, "cuda:sm_90": 227, "cuda:sm_100": 227}
@@ -121,7 +122,12 @@ class NullDriver(HostDriver):
             raise TargetError(f"{loaded.entry} is launched on {grid} blocks; a grid has 1 to {GRID}")
         spans = [(b.data_ptr(), b.nbytes) for b in buffers if b.nbytes]  # nobody reads an empty tensor
         if loaded.scratch:
-            spans.append((scratch.data_ptr() if scratch is not None else 0, grid * loaded.scratch))
+            start = scratch.data_ptr() if scratch is not None else 0
+            if start % DESCRIPTOR or loaded.scratch % DESCRIPTOR:
+                raise TargetError(
+                    f"{loaded.entry}: scratch memory at {start:#x}, {loaded.scratch} bytes a block, is not aligned"
+                )
+            spans.append((start, grid * loaded.scratch))
 
         def launch(stream: Any) -> None:
             for pointer, size in spans:

@@ -1,7 +1,7 @@
 """Records of tuning: which configuration won for a kernel on a device, one JSON line each.
 
     {"key": "51ab...", "kernel": "conv__add_relu", "sizes": {"N": 64, ...}, "dtypes": ["*fp32", ...], "device": "NVIDIA ...",
-     "triton": "3.9.0", "config": {"BM": 64, ...}, "microseconds": ..., "heuristic_microseconds": ...}
+     "triton": "3.9.0", "form": "conv_fwd", "config": {"BM": 64, ...}, "microseconds": ..., "heuristic_microseconds": ...}
 
 Those found on this machine are appended to ``<cache>/tune/<device>.jsonl``; those that come with graphrt lie in
 ``kernels/triton/configs``. A later line overrules an earlier one, and the cache what was shipped. A key changes with the
@@ -24,7 +24,7 @@ from graphrt.config import Flags
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.build import content, digest
 from graphrt.targets.triton.codegen import LaunchCode
-from graphrt.targets.triton.tiling import OPTIONS
+from graphrt.targets.triton.tiling import Choice
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Record:
     dtypes: tuple[str, ...]
     device: str
     triton: str
+    form: str
     config: Mapping[str, int]
     microseconds: float
     heuristic_microseconds: float
@@ -51,19 +52,23 @@ class Record:
 
 def key(code: LaunchCode, device: str) -> str:
     """What the record of a kernel on ``device`` goes by: everything that it depends on but its configuration."""
-    module, kernel, constants, pointers, text = content(code)
-    blocks = code.choices[0].config.keys() - set(OPTIONS)
-    kept = {n: v for n, v in constants.items() if n not in blocks}
-    called = [module] if module else re.findall(r"^ +(?!tl\.)(\w+)\.\w+\(ARGS", text, re.MULTILINE)  # by a dispatcher
-    return digest((*map(_source, called), kernel, kept, pointers, text, device, _triton()))
+    forms = {c.form.name: c for c in reversed(code.choices)}  # the first choice of each
+    parts: list[Any] = []
+    for choice in forms.values():
+        module, kernel, constants, pointers, text = content(code.configured(choice, ""))
+        kept = {n: v for n, v in constants.items() if n not in choice.config}
+        called = [module] if module else re.findall(r"^ +(?!tl\.)(\w+)\.\w+\(ARGS", text, re.MULTILINE)  # by a dispatcher
+        parts += [*map(_source, called), kernel, kept, pointers, text]
+    return digest((*parts, device, _triton()))
 
 
-def record(code: LaunchCode, device: str, config: Mapping[str, int], seconds: float, heuristic: float) -> Record:
-    """The record of ``config`` as the winner."""
-    _, _, constants, pointers, _ = content(code)
-    sizes = {n: v for n, v in constants.items() if type(v) is int and n not in code.choices[0].config}
-    times = round(1e6 * seconds, 3), round(1e6 * heuristic, 3)
-    return Record(key(code, device), code.display, sizes, pointers, device, _triton(), dict(config), *times)
+def record(code: LaunchCode, device: str, choice: Choice, seconds: float, heuristic: float) -> Record:
+    """The record of ``choice`` as the winner."""
+    first = code.configured(code.choices[0], "")
+    _, _, constants, pointers, _ = content(first)
+    sizes = {n: v for n, v in constants.items() if type(v) is int and n not in first.config}
+    how = choice.form.name, dict(choice.config), round(1e6 * seconds, 3), round(1e6 * heuristic, 3)
+    return Record(key(code, device), code.display, sizes, pointers, device, _triton(), *how)
 
 
 @functools.cache

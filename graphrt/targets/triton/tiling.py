@@ -1,7 +1,8 @@
-"""Which template function computes a node, on which tiles it could, in how many programs; into how many parts it is split."""
+"""Which template functions could compute a node, on which tiles, in how many programs; into how many parts it is split."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,69 +18,99 @@ _KINDS = {"conv": "fwd", "conv_dgrad": "dgrad", "conv_wgrad": "wgrad"}
 
 OPTIONS = ("num_warps", "num_stages")
 WARPS = (4, 8, 2, 1)  # that a kernel may have, in the order in which tuning tries them
+DESCRIBED = ("conv_tma", "matmul_tma")  # the forms whose operands come through descriptors
+
+
+@dataclass(frozen=True)
+class Form:
+    """A kernel that computes a launch: its function in a template module, or ("") in the generated one.
+
+    ``constants`` is what it is given besides blocks; values starting with "@" name closures of the generated module. ``name``
+    tells it from the other forms of the launch: the template's function, empty where there is none.
+    """
+
+    name: str
+    module: str
+    function: str
+    constants: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to launch a kernel: blocks and options by name, the programs, and the predicted clocks (0: no prediction)."""
+    """One way to launch: a form, blocks and options by name, the programs, and the predicted clocks (0: no prediction)."""
 
+    form: Form
     config: dict[str, int]
     grid: int
     clocks: float = 0.0
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """A template's module and function, what it is given besides sizes, and the ways to launch it, the heuristic first."""
+def choices(
+    kernel: TemplateKernel,
+    constants: Mapping[str, Any],
+    described: Mapping[str, Any] | None,
+    loads: tuple[int, ...],
+    interpret: bool,
+    arch: str,
+    units: int,
+) -> list[Choice]:
+    """The ways to launch ``kernel``, the heuristic first.
 
-    module: str
-    function: str
-    constants: dict[str, Any]
-    choices: list[Choice]
-
-
-def tiling(kernel: TemplateKernel, loads: tuple[int, ...], interpret: bool, arch: str, units: int) -> Tiling:
-    """``loads`` are the bytes that each operand's prologue loads for an element, 0 without one."""
+    ``constants`` are closures and types, ``described`` the same for the form whose operands come through descriptors, if they
+    can (``descriptors``). ``loads`` are the bytes that each operand's prologue loads for an element, 0 without one.
+    """
     from graphrt.kernels.triton import config  # type: ignore[import-not-found]
 
     spec, sizes, itemsize = kernel.spec, kernel.sizes, kernel.factors.itemsize
-    module, function = spec.name if spec.family == "line" else spec.family, _FUNCTIONS.get(spec.name, spec.name)
     precision, rows = PRECISIONS[kernel.precision], next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)
     target: dict[str, Any] = {"loads": loads, "rows": rows, "precision": precision, "target": arch, "units": units}
-    constants: dict[str, Any] = {"INPUT_PRECISION": precision}
+    known: dict[str, Any] = {**sizes, "INPUT_PRECISION": precision}
+
+    def form(module: str, function: str, *more: Mapping[str, Any]) -> Form:
+        return Form(function, module, function, {k: v for given in more for k, v in given.items()})
+
     if spec.family == "matmul":
         m, n, k = sizes["M"], sizes["N"], sizes["K"]
-        found = config.matmul_configs(m, n, k, itemsize, interpret, batch=sizes["BATCH"], **target)
-        choices = [Choice(c, config.matmul_grid(sizes, c), clocks) for clocks, c in found]
-    elif spec.family == "conv" and config.is_depthwise(sizes):
-        kind, constants = _KINDS[spec.name], {}
-        module, function = "depthwise", f"depthwise_{kind}"
-        blocks = config.depthwise_config(kind, sizes, itemsize, interpret)
-        choices = warps(blocks, config.depthwise_grid(kind, sizes, blocks), interpret)
-    elif spec.family == "conv":
+        forms = [(form("matmul", "matmul", constants, known), False)]
+        if described is not None:
+            forms.append((form("matmul_tma", "matmul_tma", described, known), True))
+        return [
+            Choice(f, c, config.matmul_grid(sizes, c), clocks)
+            for f, tma in forms
+            for clocks, c in config.matmul_configs(m, n, k, itemsize, interpret, batch=sizes["BATCH"], tma=tma, **target)
+        ]
+    if spec.family == "conv":
         kind = _KINDS[spec.name]
+        if config.is_depthwise(sizes):
+            blocks = config.depthwise_config(kind, sizes, itemsize, interpret)
+            f = form("depthwise", f"depthwise_{kind}", constants, sizes)
+            return warps(f, blocks, config.depthwise_grid(kind, sizes, blocks), interpret)
+        f = form("conv", _FUNCTIONS.get(spec.name, spec.name), constants, known)
         found = config.conv_configs(kind, sizes, itemsize, interpret, **target)
-        choices = [Choice(c, config.conv_grid(kind, sizes, c), clocks) for clocks, c in found]
-    elif spec.family == "line":
-        constants = {}
+        pointers = [Choice(f, c, config.conv_grid(kind, sizes, c), clocks) for clocks, c in found]
+        if described is None:
+            return pointers
+        f = form("conv_tma", "conv_tma", described, known)
+        found = config.conv_tma_configs(kind, sizes, itemsize, interpret, **target)
+        return [*pointers, *(Choice(f, c, config.conv_tma_grid(kind, sizes, c), clocks) for clocks, c in found)]
+    if spec.family == "line":
         blocks, grid = config.line_config(spec.name, sizes, interpret)
-        choices = warps(blocks, grid, interpret)
-    else:
-        gradient = spec.name.endswith("_grad")
-        first = config.pool_config(config.pool_outputs(sizes, gradient), interpret, units=units)
-        others = [] if interpret else [{**first, "BLOCK": 32 * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
-        configs = [first, *(c for c in others if c != first)]
-        choices = [Choice(c, config.pool_grid(sizes, c, gradient)) for c in configs]
-        constants = {"CHANNELS_LAST": any(s.offset.stride("c") == 1 for s in kernel.epilogue.stores)}
-        if function == "pool":
-            constants["OP"] = "max" if spec.name == "max_pool" else "sum"
-    return Tiling(module, function, constants, choices)
+        return warps(form(spec.name, spec.name, constants, sizes), blocks, grid, interpret)
+    gradient, function = spec.name.endswith("_grad"), _FUNCTIONS.get(spec.name, spec.name)
+    more: dict[str, Any] = {"CHANNELS_LAST": any(s.offset.stride("c") == 1 for s in kernel.epilogue.stores)}
+    if function == "pool":
+        more["OP"] = "max" if spec.name == "max_pool" else "sum"
+    f = form("pool", function, constants, sizes, more)
+    first = config.pool_config(config.pool_outputs(sizes, gradient), interpret, units=units)
+    others = [] if interpret else [{**first, "BLOCK": 32 * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
+    configs = [first, *(c for c in others if c != first)]
+    return [Choice(f, c, config.pool_grid(sizes, c, gradient)) for c in configs]
 
 
-def warps(config: dict[str, int], grid: int, interpret: bool) -> list[Choice]:
+def warps(form: Form, config: dict[str, int], grid: int, interpret: bool) -> list[Choice]:
     """``config``, and the same with other numbers of warps."""
     others = [] if interpret else [w for w in WARPS if w != config["num_warps"]]
-    return [Choice(config, grid), *(Choice({**config, "num_warps": w}, grid) for w in others)]
+    return [Choice(form, config, grid), *(Choice(form, {**config, "num_warps": w}, grid) for w in others)]
 
 
 def splits(node: Node, interpret: bool, units: int) -> int:

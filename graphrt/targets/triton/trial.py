@@ -44,6 +44,7 @@ class Trial:
             for i, slot in enumerate(code.slots):
                 if slot in read:
                     _fill(flat(memory[slot], 0, slot.type), i, slot.type.ndim < 2)
+        self._scratch: list[Any] = [driver.allocate(256)]  # the largest is the last; launches do not keep theirs alive
         self._before = {s: self._sets[0][s].clone() for s in self.written if s in read}
 
     def arrays(self) -> dict[Slot, np.ndarray]:
@@ -75,8 +76,9 @@ class Trial:
 
     def _bind(self, loaded: Any, kernel: Any, grid: int, memory: Mapping[Slot, Any]) -> Any:
         wanted = grid * getattr(kernel, "scratch", 0)
-        scratch = self._driver.allocate(wanted) if wanted else None
-        return self._driver.bind(loaded, grid, [flat(memory[s], 0, s.type) for s in self._slots], scratch)
+        if wanted > len(self._scratch[-1]):
+            self._scratch.append(self._driver.allocate(wanted))
+        return self._driver.bind(loaded, grid, [flat(memory[s], 0, s.type) for s in self._slots], self._scratch[-1])
 
 
 def _fill(tensor: Any, seed: int, positive: bool) -> None:

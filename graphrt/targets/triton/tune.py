@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from statistics import median
 from types import ModuleType
 from typing import Any
@@ -37,25 +38,27 @@ MARGIN = 0.98  # of the heuristic's time that a winner must stay below: less may
 class Configuration:
     """How a kernel is launched: ``origin`` is heuristic, shipped or tuned; ``record`` what is known of its time.
 
-    ``rejected`` says of each candidate that this compilation refused why.
+    ``form`` is the template's function that computes it, empty where there is none. ``rejected`` says of each candidate that
+    this compilation refused why.
     """
 
     kernel: str
+    form: str
     config: Mapping[str, int]
     origin: str
     record: records.Record | None = None
     rejected: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        text = f"{self.kernel}: {_text(self.config)}: {self.origin}"
+        text = f"{self.kernel}: {_text(self.form, self.config)}: {self.origin}"
         if self.record is not None:
             unit = "predicted kiloclocks" if self.record.device.startswith("null") else "us"
             text += f", {self.record.microseconds:g} {unit}, heuristic {self.record.heuristic_microseconds:g}"
         return "\n".join([text, *(f"  rejected {reason}" for reason in self.rejected)])
 
 
-def _text(config: Mapping[str, int]) -> str:
-    return " ".join(f"{n} {v}" for n, v in config.items())
+def _text(form: str, config: Mapping[str, int]) -> str:
+    return " ".join([*([form] if form else []), *(f"{n} {v}" for n, v in config.items())])
 
 
 class Tuner:
@@ -87,7 +90,8 @@ class Tuner:
             configured.append(code.configured(choice, origin) if choice is not None else code)
             if code.grid:
                 rejected = tuple(self._rejected.get(k, ()))
-                shown[k] = Configuration(code.display, configured[-1].config, origin, entry, rejected)
+                form, config = configured[-1].form.name, configured[-1].config
+                shown[k] = Configuration(code.display, form, config, origin, entry, rejected)
         return configured, list(shown.values())
 
     def _search(self, wanted: Mapping[str, tuple[int, LaunchCode]], level: int) -> list[records.Record]:
@@ -116,14 +120,14 @@ class Tuner:
             except Exception as error:  # the compiler raises anything
                 reason = f"{type(error).__name__}: {error}".split("\n")[0]
             if reason:
-                rejected.append(f"{_text(choice.config)}: {reason}")
+                rejected.append(f"{_text(choice.form.name, choice.config)}: {reason}")
             else:
                 kept.append((choice, kernel))
         seconds = self._times(trial, kept)
         best = min(range(len(kept)), key=seconds.__getitem__)
         if seconds[best] > MARGIN * seconds[0]:
             best = 0
-        return records.record(code, self._driver.model, kept[best][0].config, seconds[best], seconds[0])
+        return records.record(code, self._driver.model, kept[best][0], seconds[best], seconds[0])
 
     def _compiled(self, code: LaunchCode, choice: Choice) -> Any:
         return cached(code.configured(choice, "tuned"), self._module, self._driver.target)
@@ -158,13 +162,20 @@ class Tuner:
 
 
 def candidates_of(code: LaunchCode, level: int) -> list[Choice]:
-    """The distinct configurations that ``level`` tries, the heuristic first, then by predicted time."""
-    distinct: dict[tuple[Any, ...], Choice] = {}
+    """The distinct configurations that ``level`` tries, the heuristic first, then by predicted time.
+
+    Forms take turns: predictions tell configurations of a form apart better than forms.
+    """
+    forms: dict[str, dict[tuple[Any, ...], Choice]] = {}
     for choice in code.choices:
-        distinct.setdefault(tuple(choice.config.items()), choice)
-    return list(distinct.values())[: CANDIDATES if level == 1 else None]
+        forms.setdefault(choice.form.name, {}).setdefault(tuple(choice.config.items()), choice)
+    turns = zip_longest(*(distinct.values() for distinct in forms.values()))
+    return [choice for turn in turns for choice in turn if choice is not None][: CANDIDATES if level == 1 else None]
 
 
 def _found(code: LaunchCode, known: tuple[records.Record, str] | None) -> Choice | None:
     """The choice of ``code`` that is on record; None where there is none, or it is no choice any more."""
-    return None if known is None else next((c for c in code.choices if c.config == known[0].config), None)
+    if known is None:
+        return None
+    wanted = known[0].form, known[0].config
+    return next((c for c in code.choices if (c.form.name, c.config) == wanted), None)

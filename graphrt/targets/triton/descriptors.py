@@ -1,0 +1,67 @@
+"""Which contractions can take their operands through tensor descriptors (TMA), and what their kernels are then told.
+
+A descriptor reads a dense tensor in boxes. So an operand must lie densely in an order that the kernel knows, and whatever a
+prologue does to it must start from that one load: the prologue then becomes a closure that is given the block. Only the left
+operand of a convolution may have one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graphrt.index import axis, linearize, row_major
+from graphrt.schedule.kernel_ir import Inst, TemplateKernel
+from graphrt.schedule.order import Slot
+from graphrt.types import HALVES
+
+# The orders of coordinates in memory that the kernels know.
+_ORDERS = {"A": ("bmk", "bkm"), "B": ("bkn", "bnk"), "X": ("nhwc",), "DY": ("npqk",), "W": ("rsck", "krsc")}
+
+
+def described(kernel: TemplateKernel, plain: Mapping[str, bool], arch: str, slots: Sequence[Slot]) -> dict[str, Any] | None:
+    """Places, orders and direction for ``matmul_tma`` or ``conv_tma``; None where they cannot compute ``kernel``.
+
+    ``plain`` says of each operand whether it is loaded as it lies, ``slots`` are the buffers in the order of the pointers.
+    """
+    from graphrt.kernels.triton import config  # type: ignore[import-not-found]
+
+    spec, family, anchor = kernel.spec, kernel.spec.family, kernel.group.anchor
+    assert anchor is not None
+    if family not in ("matmul", "conv") or (kernel.factors not in HALVES and kernel.precision == "highest"):
+        return None  # without tensor cores operands have to go through registers anyway
+    operands = {operand: lying(kernel, operand) for operand in kernel.loaders}
+    if not all(operands.values()) or not all(plain[o] for o in operands if family == "matmul" or o == "W"):
+        return None
+    loaded = {o: found[0].args[0] for o, found in operands.items() if found is not None}
+    orders = {o: found[1] for o, found in operands.items() if found is not None}
+    itemsize, places = min(s.type.dtype.itemsize for s in loaded.values()), {o: slots.index(s) for o, s in loaded.items()}
+    if family == "matmul":
+        inner = tuple(spec.operand_extents(anchor, o)[orders[o][-1]] for o in "AB")
+        rows = {"A_ROWS": orders["A"] == "bmk", "B_ROWS": orders["B"] == "bkn"}
+        return {**places, **rows} if config.takes_tma(inner, itemsize, arch) else None
+    kind = {"conv": "fwd", "conv_dgrad": "dgrad"}.get(spec.name, "")
+    if not config.conv_takes_tma(kind, kernel.sizes, itemsize, arch):
+        return None
+    left = "DY" if kind == "dgrad" else "X"
+    return {
+        "X_PLACE": places[left],
+        "W_PLACE": places["W"],
+        "W_ROWS": orders["W"] == "rsck",
+        "GRADIENT": kind == "dgrad",
+    }
+
+
+def lying(kernel: TemplateKernel, operand: str) -> tuple[Inst, str] | None:
+    """The load that an operand's elements come from, and the order in which they lie; None where there is not one such."""
+    assert kernel.group.anchor is not None
+    extents = kernel.spec.operand_extents(kernel.group.anchor, operand)
+    moving = {c for c, n in extents.items() if n > 1}
+    found = [i for i in kernel.loaders[operand].insts if i.op == "load" and i.args[1].axes() >= moving]
+    if len(found) != 1 or found[0].args[2]:
+        return None
+    for order in _ORDERS[operand]:
+        at = linearize([axis(c, extents[c]) for c in order], row_major([extents[c] for c in order]))
+        if found[0].args[1] == at:
+            return found[0], order
+    return None
