@@ -23,10 +23,11 @@ TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+GPUS = {**TARGETS, "sm_100": GPUTarget("cuda", 100, 32)}
 SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 _TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 _NAMES = re.compile(
-    r"\b(HGMMA|HMMA|DMMA|v_mfma|FFMA|UTMALDG|(?:LDGSTS|LDG|STG)\.E(?:\.\w+)*|(?:global|buffer)_(?:load|store)_\w+)"
+    r"\b(HGMMA|UTCHMMA|HMMA|DMMA|v_mfma|FFMA|UTMALDG|(?:LDGSTS|LDG|STG)\.E(?:\.\w+)*|(?:global|buffer)_(?:load|store)_\w+)"
 )
 
 
@@ -62,7 +63,7 @@ def build(fn: Any, target: str, args: list[str | int], config: Mapping[str, int]
     signature: dict[str, Any] = dict.fromkeys(fn.arg_names, "constexpr")
     signature[fn.arg_names[0]] = tuple(a if isinstance(a, str) else "constexpr" for a in args)
     source = ASTSource(fn=fn, signature=signature, constexprs=known, attrs=attrs)
-    return _read(triton_compile(source, target=TARGETS[target], options=options), config["num_warps"])
+    return _read(triton_compile(source, target=GPUS[target], options=options), config["num_warps"])
 
 
 def _read(kernel: Any, warps: int) -> Report:
