@@ -101,7 +101,7 @@ def _compile(
         raise ArgumentError(f"tune={tune} times kernels on a GPU; the target is {target!r}, so leave it out")
     state = graph.state if state is None else state
     state = State() if state is None else state
-    policy = _policy(target)
+    policy = _policy(target, float32_matmul_precision)
     steps = run_passes(graph, policy, {n: t.order for n, t in state.types.items()}, flags.check)
     final = steps[-1][1]
     for node in final.nodes:
@@ -160,7 +160,7 @@ def _target(target: str, flags: Flags) -> str:
     return target
 
 
-def _policy(target: str) -> Policy:
+def _policy(target: str, precision: str) -> Policy:
     if target == "reference":
         return Policy(splits=lambda node: 0)
     if target == "cpu":
@@ -169,7 +169,7 @@ def _policy(target: str) -> Policy:
         return policy()
     from graphrt.targets.triton.runner import policy as triton_policy
 
-    return triton_policy(target)
+    return triton_policy(target, precision)
 
 
 def _row_limit(target: str) -> int:

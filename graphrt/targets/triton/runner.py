@@ -17,7 +17,7 @@ from graphrt.schedule.order import Schedule
 from graphrt.schedule.templates import phases
 from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.compilation import Compilation
-from graphrt.targets.triton.device import driver, units
+from graphrt.targets.triton.device import architecture, driver, units
 from graphrt.targets.triton.report import KernelReport, reports
 from graphrt.targets.triton.tiling import splits
 from graphrt.targets.triton.tune import Configuration
@@ -25,8 +25,12 @@ from graphrt.targets.triton.tune import Configuration
 RUN = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
 
 
-def policy(target: str) -> Policy:
-    """Weight gradients and deep products are split to fill the device; results depend on the device, never on the run."""
+def policy(target: str, precision: str) -> Policy:
+    """Weight gradients and deep products are split to fill the device; results depend on the device, never on the run.
+
+    ``precision`` is that of float32 products.
+    """
+    arch, wide = architecture(target).split(":")[1], units(target)
 
     def runs(node: Node, producer: Node | None) -> Runs | None:
         pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
@@ -35,7 +39,7 @@ def policy(target: str) -> Policy:
         return Runs(length, apart) if length >= 16 and pixels >= (4 if target == "interpret" else 64) * RUN else None
 
     pairs = not target.startswith("hip")  # whose compiler spills when a kernel holds two things
-    return Policy(splits=lambda node: splits(node, target == "interpret", units(target)), runs=runs, pairs=pairs)
+    return Policy(lambda node: splits(node, precision, target == "interpret", arch, wide), runs=runs, pairs=pairs)
 
 
 class TritonExecutable(DeviceBinary):

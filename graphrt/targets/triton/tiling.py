@@ -113,8 +113,11 @@ def warps(form: Form, config: dict[str, int], grid: int, interpret: bool) -> lis
     return [Choice(form, config, grid), *(Choice(form, {**config, "num_warps": w}, grid) for w in others)]
 
 
-def splits(node: Node, interpret: bool, units: int) -> int:
-    """Into how many partial sums to cut a product or a weight gradient so that it fills the device; 0 for not at all."""
+def splits(node: Node, precision: str, interpret: bool, arch: str, units: int) -> int:
+    """Into how many partial sums to cut a product or a weight gradient so that it fills the device; 0 for not at all.
+
+    ``precision`` is that of float32 products: highest, high or medium.
+    """
     if node.op.template is None:
         return 0
     find_kernels()
@@ -122,5 +125,6 @@ def splits(node: Node, interpret: bool, units: int) -> int:
 
     rule = config.matmul_splits if node.op.template == "matmul" else config.wgrad_splits
     sizes = TEMPLATES[node.op.template].sizes(node)
-    count = rule(sizes, node.inputs[0].dtype.itemsize, interpret, precision="ieee", units=units)
+    itemsize = node.inputs[0].dtype.itemsize
+    count = rule(sizes, itemsize, interpret, precision=PRECISIONS[precision], target=arch, units=units)
     return count if count > 1 else 0
