@@ -243,6 +243,24 @@ def test_candidates_are_pruned_by_what_the_compiler_reports(folder: Path, monkey
 
 
 @needs_compiler
+def test_a_candidate_that_takes_too_long_to_compile_is_given_up(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is ended; the heuristic's kernel has all the time it wants, and others go on."""
+    monkeypatch.setenv("GRAPHRT_CACHE", str(tmp_path))
+    code = code_of(product())
+    first, fast, slow = tune.candidates_of(code, 1)[:3]
+    monkeypatch.setattr(tune, "candidates_of", lambda code, level: [first, fast, slow])
+    compilation = grt.compile(product(), target="cuda:sm_90")._executable._compilation
+    build.cached(compilation.codes[0].configured(fast, "tuned"), compilation.module, "cuda:sm_90")
+    monkeypatch.setattr(tune, "COMPILING", 0.01)
+    found = only(grt.compile(product(), target="null", tune=1))
+    (rejected,) = found.rejected
+    assert rejected.endswith("TargetError: takes more than 0.01 s to compile") and f"BM {slow.config['BM']}" in rejected
+    assert found.record is not None and found.origin == "tuned"
+
+
+@needs_compiler
 @pytest.mark.parametrize("target", ["cuda:sm_90", "hip:gfx942"])
 def test_usage_is_read_from_machine_code(target: str) -> None:
     """As the reports of ahead-of-time compilation have it from the compiler's own text."""

@@ -7,12 +7,14 @@ binary holds all that a launch needs, so it runs without Triton.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -164,10 +166,22 @@ def prepare(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> dic
 
     Where there are few, or one does not compile, that is left to ``cached``.
     """
+    first = _distinct(codes, target)
+    missing = [code for k, code in first.items() if not _path(k).exists()]
+    if len(missing) >= PARALLEL and min(cores(), len(missing) // 2) > 1:
+        _compile_aside(missing, module, target)
+    return first
+
+
+def overdue(codes: Sequence[LaunchCode], module: ModuleType, target: str, seconds: float) -> set[str]:
+    """As ``prepare``, but returns the keys of kernels that took longer than ``seconds`` each and were given up."""
+    return _compile_aside([c for k, c in _distinct(codes, target).items() if not _path(k).exists()], module, target, seconds)
+
+
+def _distinct(codes: Sequence[LaunchCode], target: str) -> dict[str, LaunchCode]:
     first: dict[str, LaunchCode] = {}
     for code in codes:
         first.setdefault(key(code, target), code)
-    _compile_aside([code for k, code in first.items() if not _path(k).exists()], module, target)
     return first
 
 
@@ -227,44 +241,64 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _compile_aside(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> None:
+def _compile_aside(codes: Sequence[LaunchCode], module: ModuleType, target: str, seconds: float = 0) -> set[str]:
     """Fills the cache with the kernels of ``codes``, in as many processes as there are cores.
 
-    Each takes the next kernel that nobody has, the longest first: one with many parts takes as long as a dozen others. A
-    process that fails leaves its kernels to the caller, who meets the error with its cause. Threads would wait for each
-    other, and Python's parser fails in two at once.
+    Each takes the next kernel that nobody has, the longest first: one with many parts takes as long as a dozen others. What
+    does not compile is left to the caller, who meets the error with its cause. Threads would wait for each other, and
+    Python's parser fails in two at once. With ``seconds`` the keys of kernels that took longer are returned.
     """
-    count = min(cores(), len(codes) // 2)
-    if len(codes) < PARALLEL or count < 2 or not sys.executable:
-        return
+    if not codes or not sys.executable:
+        return set()
     ordered = sorted(codes, key=lambda code: -len(code.text))
     first = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _work; _work()\n"
-    command = [sys.executable, "-c", "import sys; exec(sys.stdin.buffer.readline())"]
-    with tempfile.TemporaryDirectory() as taken:
-        task = first.encode() + pickle.dumps((ordered, str(module.__file__), target, taken))
-        workers = []
-        for _ in range(count):
-            worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            workers.append(worker)
-            assert worker.stdin is not None
+    with tempfile.TemporaryDirectory() as folder:
+        task = first.encode() + pickle.dumps((ordered, str(module.__file__), target, folder, seconds))
+        taken, before = 0, -1
+        while before < taken < len(codes):  # a process ends with the kernel that took too long
+            workers = [_worker(task) for _ in range(max(min(cores(), (len(codes) - taken) // 2), 1))]
             try:
-                worker.stdin.write(task)
-                worker.stdin.close()
-            except BrokenPipeError:
-                pass  # it has died; what it leaves undone is compiled here
-        for worker in workers:
-            worker.wait()
+                for worker in workers:
+                    worker.wait()
+            finally:
+                for worker in workers:
+                    if worker.poll() is None or worker.returncode < 0:  # with the assembler, which it may have left at work
+                        with contextlib.suppress(ProcessLookupError):
+                            os.killpg(worker.pid, signal.SIGKILL)
+            before, taken = taken, len(os.listdir(folder))
+        begun = {int(name) for name in os.listdir(folder)}
+        keys = {i: key(ordered[i], target) for i in begun if seconds and not (Path(folder) / str(i) / "failed").exists()}
+    return {k for k in keys.values() if not _path(k).exists()}
+
+
+def _worker(task: bytes) -> subprocess.Popen[bytes]:
+    """Another process that does ``task``."""
+    command = [sys.executable, "-c", "import sys; exec(sys.stdin.buffer.readline())"]
+    worker = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert worker.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has died; what it leaves undone is compiled here
+        worker.stdin.write(task)
+        worker.stdin.close()
+    return worker
 
 
 def _work() -> None:
     """What another process does: compiles the kernels that standard input names into the cache."""
     from graphrt.targets.triton.module import import_module
 
-    codes, path, target, taken = pickle.load(sys.stdin.buffer)
+    codes, path, target, folder, seconds = pickle.load(sys.stdin.buffer)
     module = import_module(Path(path))
     for i, code in enumerate(codes):
+        taken = Path(folder) / str(i)
         try:
-            (Path(taken) / str(i)).mkdir()
+            taken.mkdir()
         except FileExistsError:
             continue  # another process is at it
-        cached(code, module, target)
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # whose signal ends the process, wherever it is
+        try:
+            cached(code, module, target)
+        except Exception:
+            (taken / "failed").touch()
+        signal.setitimer(signal.ITIMER_REAL, 0)

@@ -18,10 +18,11 @@ from statistics import median
 from types import ModuleType
 from typing import Any
 
+from graphrt.errors import TargetError
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.order import Schedule
-from graphrt.targets.triton import records
-from graphrt.targets.triton.build import cached, prepare
+from graphrt.targets.triton import build, records
+from graphrt.targets.triton.build import cached, overdue
 from graphrt.targets.triton.codegen import LaunchCode
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.tiling import Choice
@@ -29,6 +30,7 @@ from graphrt.targets.triton.trial import Trial, difference, reference
 from graphrt.targets.triton.usage import lanes, resident, usage
 
 CANDIDATES = 12  # of level 1
+COMPILING = 120.0  # seconds that a candidate may take to compile
 ROUNDS = 7
 BEHIND = 1.3  # a candidate so much slower than the best of the first round is not timed again
 MARGIN = 0.98  # of the heuristic's time that a winner must stay below: less may be noise
@@ -67,6 +69,7 @@ class Tuner:
     def __init__(self, driver: Driver, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], module: ModuleType) -> None:
         self._driver, self._schedule, self._kernels, self._module = driver, schedule, kernels, module
         self._rejected: dict[str, list[str]] = {}  # by record key
+        self._overdue: set[str] = set()  # keys of kernels that took too long to compile
 
     def configure(self, codes: Sequence[LaunchCode], level: int) -> tuple[list[LaunchCode], list[Configuration]]:
         """``codes`` with the configurations of ``level``, and what each distinct kernel has got."""
@@ -97,7 +100,7 @@ class Tuner:
     def _search(self, wanted: Mapping[str, tuple[int, LaunchCode]], level: int) -> list[records.Record]:
         candidates = {k: candidates_of(code, level) for k, (_, code) in wanted.items()}
         every = [code.configured(c, "tuned") for k, (_, code) in wanted.items() for c in candidates[k]]
-        prepare(every, self._module, self._driver.target)
+        self._overdue = overdue(every, self._module, self._driver.target, COMPILING)
         return [r for k, (i, code) in wanted.items() if (r := self._best(k, i, code, candidates[k])) is not None]
 
     def _best(self, key: str, launch: int, code: LaunchCode, choices: Sequence[Choice]) -> records.Record | None:
@@ -115,6 +118,8 @@ class Tuner:
         least = min(4, self._warps(first))
         for choice in others:
             try:
+                if build.key(code.configured(choice, "tuned"), self._driver.target) in self._overdue:
+                    raise TargetError(f"takes more than {COMPILING:g} s to compile")
                 kernel = self._compiled(code, choice)
                 reason = self._refused(kernel, first, least) or difference(trial.result(kernel, choice.grid), expected)
             except Exception as error:  # the compiler raises anything
