@@ -29,7 +29,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.gpu_kernels import bandwidth, convolutions
+from bench.gpu_kernels import bandwidth, convolutions, descriptors
 from bench.gpu_parts import Part, Row, Settings
 from bench.gpu_training import Goals, curves, peak, training
 from bench.measure import RESULTS, environment
@@ -81,6 +81,7 @@ PARTS = [
     Share("VGG-16 train b256", training("VGG-16", 256, Goals({"best": 1.05})), 35),
     Share("AlexNet train b128", training("AlexNet", 128, Goals({"best": 1.5})), 30),
     Share("ResNet-152 train b256", training("ResNet-152", 256, Goals({"best": 1.25})), 60),
+    Share("convolutions, descriptors", descriptors, 25),
 ]
 
 

@@ -6,7 +6,9 @@ are permuted so that they lie channels-last, which costs nothing. torch has chan
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -101,6 +103,39 @@ def convolutions(kind: str) -> Callable[[Settings], Iterator[Row]]:
                 yield Row(part, name, ratio=float(np.exp(np.mean(np.log(ratios)))), goal=GOALS[kind])
 
     return run
+
+
+def descriptors(settings: Settings) -> Iterator[Row]:
+    """The same convolutions of graphrt with pointer loads and through tensor descriptors (TMA), where these can serve."""
+    part = "ResNet-50 convolutions b256, by pointers and through descriptors"
+    shapes = [(kind, shape) for shape in layers("ResNet-50", 2 if settings.dry else 256) for kind in ("forward", "dgrad")]
+    wanted = [(kind, shape) for kind, shape in shapes if shape[0][1] % 8 == 0 and (kind == "forward" or shape[2] == 1)]
+    for kind, layer in wanted[:2] if settings.dry else wanted:
+        (n, c, h, w), (k, _, r, s), stride, _ = layer
+        calls: dict[str, Any] = {"pointers": our_conv(layer, kind, settings)}
+        with described():
+            calls["descriptors"] = our_conv(layer, kind, settings)
+        what = f"{kind} {n}x{c}x{h}x{w} {k}x{r}x{s} /{stride}"
+        if not any(found.form == "conv_tma" for found in calls["descriptors"].configurations()):
+            yield Row(part, what, note="no descriptors here: they are of sm_90 and newer, and some strides have none")
+            continue
+        timings = timed(calls, settings, 5)
+        pointers, through = timings["pointers"].median, timings["descriptors"].median
+        note = f"ratio beside pointers, {pointers:.4g} ms"
+        yield Row(part, what, through, "ms", pointers / through if through else 1.0, note=note)
+
+
+@contextmanager
+def described() -> Iterator[None]:
+    """Programs compiled inside read through tensor descriptors wherever they can."""
+    before = os.environ.get("GRAPHRT_TMA")
+    os.environ["GRAPHRT_TMA"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("GRAPHRT_TMA")
+        if before is not None:
+            os.environ["GRAPHRT_TMA"] = before
 
 
 # --- memory-bound groups --------------------------------------------------------------------------------------------

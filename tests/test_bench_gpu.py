@@ -13,7 +13,7 @@ from conftest import INTERPRETED
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench import gpu
-from bench.gpu_kernels import GOALS, bandwidth, convolutions
+from bench.gpu_kernels import GOALS, bandwidth, convolutions, descriptors
 from bench.gpu_parts import Row, Settings
 from bench.gpu_training import NETWORKS, Goals, apart, curve, pair, rows, training
 from bench.measure import RESULTS, Timing
@@ -112,6 +112,13 @@ def test_parts_run_dry(part: gpu.Part) -> None:
     found = {row.what: row for row in part(Settings(True, 600.0))}
     assert len(found) >= 3 and not any("failed" in row.note or "time was over" in row.note for row in found.values())
     assert any(row.goal is not None for row in found.values()) or any("not complete" in row.note for row in found.values())
+
+
+def test_descriptors_run_dry() -> None:
+    """Beside the same convolution by pointers."""
+    found = [*descriptors(Settings(True, 600.0))]
+    assert [row.what.split()[0] for row in found] == ["forward", "dgrad"]
+    assert all(row.figure is not None and "beside pointers" in row.note for row in found)
 
 
 def test_the_command() -> None:
