@@ -23,9 +23,9 @@ pytest.importorskip("triton", reason="needs the triton package, which exists for
 
 from graphrt.targets.triton import build, records, tune, usage
 from graphrt.targets.triton.interpret import InterpretDriver, JitKernel
+from graphrt.targets.triton.launch import Choice
 from graphrt.targets.triton.module import resolve
 from graphrt.targets.triton.null import NullDriver
-from graphrt.targets.triton.tiling import Choice
 from graphrt.targets.triton.trial import Trial, difference, reference
 
 

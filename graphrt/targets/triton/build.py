@@ -27,10 +27,9 @@ from typing import Any
 from graphrt.config import Flags
 from graphrt.errors import TargetError
 from graphrt.targets.templates import kernels as find_kernels
-from graphrt.targets.triton.codegen import LaunchCode
 from graphrt.targets.triton.instructions import amd
+from graphrt.targets.triton.launch import WARPS, LaunchCode
 from graphrt.targets.triton.module import resolve
-from graphrt.targets.triton.tiling import WARPS
 from graphrt.targets.triton.usage import resident, usage
 
 _MOST_REGISTERS = 255

@@ -30,7 +30,8 @@ from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, identity, scalar, triton_number
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.descriptors import described, lying
-from graphrt.targets.triton.tiling import DESCRIBED, OPTIONS, Choice, Form, choices, warps
+from graphrt.targets.triton.launch import OPTIONS, Choice, Form, LaunchCode
+from graphrt.targets.triton.tiling import DESCRIBED, choices, warps
 from graphrt.types import HALVES, DType, bfloat16, float64
 
 WARPS = 4  # of a generated kernel
@@ -50,50 +51,6 @@ from graphrt.kernels.triton.reduce import add, maximum, minimum, multiply
 from graphrt.kernels.triton.scalar import *
 from graphrt.kernels.triton.tiles import cast, sum_runs
 '''
-
-
-@dataclass
-class LaunchCode:
-    """How to launch one kernel: what it is called in reports, its pointers, its closures' text, and one of ``choices``.
-
-    The heuristic is the first of these; tuning may take another.
-    """
-
-    display: str
-    slots: list[Slot]
-    text: list[str]
-    choices: list[Choice]
-    choice: Choice
-    origin: str = "heuristic"  # of the choice: heuristic, shipped or tuned
-
-    def configured(self, choice: Choice, origin: str) -> LaunchCode:
-        """The same launch as ``choice`` says."""
-        return replace(self, choice=choice, origin=origin)
-
-    @property
-    def form(self) -> Form:
-        """The kernel that is launched."""
-        return self.choice.form
-
-    @property
-    def constants(self) -> dict[str, Any]:
-        """Compile-time arguments, blocks among them; values starting with "@" name closures of the generated module."""
-        return {**self.form.constants, **{n: v for n, v in self.config.items() if n not in OPTIONS}}
-
-    @property
-    def options(self) -> dict[str, int]:
-        """Of the compiler: warps and stages."""
-        return {n: self.config[n] for n in OPTIONS}
-
-    @property
-    def config(self) -> dict[str, int]:
-        """Blocks and options by name."""
-        return self.choice.config
-
-    @property
-    def grid(self) -> int:
-        """Programs."""
-        return self.choice.grid
 
 
 def generate(

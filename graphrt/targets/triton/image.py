@@ -13,7 +13,7 @@ from typing import Any
 from graphrt.schedule.memory import ALIGNMENT, MemoryPlan
 from graphrt.schedule.order import Slot
 from graphrt.targets.triton.build import KernelBinary
-from graphrt.targets.triton.codegen import LaunchCode
+from graphrt.targets.triton.launch import LaunchCode
 from graphrt.types import TensorType
 
 

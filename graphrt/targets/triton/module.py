@@ -13,7 +13,7 @@ from typing import Any
 
 from graphrt.config import Flags
 from graphrt.targets.templates import kernels as find_kernels
-from graphrt.targets.triton.codegen import LaunchCode
+from graphrt.targets.triton.launch import LaunchCode
 
 
 def write_module(source: str) -> ModuleType:

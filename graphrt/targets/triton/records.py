@@ -23,8 +23,7 @@ from typing import Any
 from graphrt.config import Flags
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.build import content, digest
-from graphrt.targets.triton.codegen import LaunchCode
-from graphrt.targets.triton.tiling import Choice
+from graphrt.targets.triton.launch import Choice, LaunchCode
 
 
 @dataclass(frozen=True)

@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from graphrt.ir import Node
 from graphrt.schedule.kernel_ir import TemplateKernel
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.targets.templates import kernels as find_kernels
+from graphrt.targets.triton.launch import WARPS, Choice, Form
 
 PRECISIONS = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}  # torch's names for float32 products, and Triton's
 _FUNCTIONS = {"conv": "conv_fwd", "max_pool": "pool", "sum_pool": "pool"}
 _KINDS = {"conv": "fwd", "conv_dgrad": "dgrad", "conv_wgrad": "wgrad"}
 
 
-OPTIONS = ("num_warps", "num_stages")
-WARPS = (4, 8, 2, 1)  # that a kernel may have, in the order in which tuning tries them
 DESCRIBED = ("conv_tma", "matmul_tma")  # the forms whose operands come through descriptors
-
-
-@dataclass(frozen=True)
-class Form:
-    """A kernel that computes a launch: its function in a template module, or ("") in the generated one.
-
-    ``constants`` is what it is given besides blocks; values starting with "@" name closures of the generated module. ``name``
-    tells it from the other forms of the launch: the template's function, empty where there is none.
-    """
-
-    name: str
-    module: str
-    function: str
-    constants: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One way to launch: a form, blocks and options by name, the programs, and the predicted clocks (0: no prediction)."""
-
-    form: Form
-    config: dict[str, int]
-    grid: int
-    clocks: float = 0.0
 
 
 def choices(

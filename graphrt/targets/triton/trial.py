@@ -17,8 +17,8 @@ from graphrt.runtime.arrays import to_numpy
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.order import Schedule, Slot
-from graphrt.targets.triton.codegen import LaunchCode
 from graphrt.targets.triton.driver import Driver
+from graphrt.targets.triton.launch import LaunchCode
 from graphrt.targets.triton.slots import flat, view
 from graphrt.types import bfloat16, float16, float64
 

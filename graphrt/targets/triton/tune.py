@@ -23,9 +23,8 @@ from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.order import Schedule
 from graphrt.targets.triton import build, records
 from graphrt.targets.triton.build import cached, overdue
-from graphrt.targets.triton.codegen import LaunchCode
 from graphrt.targets.triton.driver import Driver
-from graphrt.targets.triton.tiling import Choice
+from graphrt.targets.triton.launch import Choice, LaunchCode
 from graphrt.targets.triton.trial import Trial, difference, reference
 from graphrt.targets.triton.usage import lanes, resident, usage
 

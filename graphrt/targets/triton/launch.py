@@ -1,0 +1,80 @@
+"""How a kernel is launched: the forms of its kernel, configurations to choose from, and the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from graphrt.schedule.order import Slot
+
+OPTIONS = ("num_warps", "num_stages")
+WARPS = (4, 8, 2, 1)  # that a kernel may have, in the order in which tuning tries them
+
+
+@dataclass(frozen=True)
+class Form:
+    """A kernel that computes a launch: its function in a template module, or ("") in the generated one.
+
+    ``constants`` is what it is given besides blocks; values starting with "@" name closures of the generated module. ``name``
+    tells it from the other forms of the launch: the template's function, empty where there is none.
+    """
+
+    name: str
+    module: str
+    function: str
+    constants: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to launch: a form, blocks and options by name, the programs, and the predicted clocks (0: no prediction)."""
+
+    form: Form
+    config: dict[str, int]
+    grid: int
+    clocks: float = 0.0
+
+
+@dataclass
+class LaunchCode:
+    """How to launch one kernel: what it is called in reports, its pointers, its closures' text, and one of ``choices``.
+
+    The heuristic is the first of these; tuning may take another.
+    """
+
+    display: str
+    slots: list[Slot]
+    text: list[str]
+    choices: list[Choice]
+    choice: Choice
+    origin: str = "heuristic"  # of the choice: heuristic, shipped or tuned
+
+    def configured(self, choice: Choice, origin: str) -> LaunchCode:
+        """The same launch as ``choice`` says."""
+        return replace(self, choice=choice, origin=origin)
+
+    @property
+    def form(self) -> Form:
+        """The kernel that is launched."""
+        return self.choice.form
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """Compile-time arguments, blocks among them; values starting with "@" name closures of the generated module."""
+        return {**self.form.constants, **{n: v for n, v in self.config.items() if n not in OPTIONS}}
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Of the compiler: warps and stages."""
+        return {n: self.config[n] for n in OPTIONS}
+
+    @property
+    def config(self) -> dict[str, int]:
+        """Blocks and options by name."""
+        return self.choice.config
+
+    @property
+    def grid(self) -> int:
+        """Programs."""
+        return self.choice.grid
