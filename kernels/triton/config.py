@@ -9,6 +9,7 @@ and few, below Triton's limit of 1,048,576 elements per tensor.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -285,15 +286,19 @@ def conv_tma_configs(
     units: int = 132,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``conv_tma`` for "fwd" or "dgrad", the fastest first; none where no box fits."""
+
+    @functools.cache
+    def box(bm: int) -> tuple[int, int] | None:
+        return conv_box(kind, sizes, bm, rows)
+
     gemm = _conv_gemm(kind, sizes, itemsize, loads)._replace(rows=rows, tma=True)
-    gemm = gemm._replace(tiles=lambda bm, bn: _box_tiles(kind, sizes, bm, bn, conv_box(kind, sizes, bm, rows) or (1, 1)))
+    gemm = gemm._replace(tiles=lambda bm, bn: _box_tiles(kind, sizes, bm, bn, box(bm) or (1, 1)))
     if interpret:
         m, n, _, _, k = _matrix(kind, sizes)
         found = [(0.0, {**_interpreted(m, n, k), "PROGRAMS": 0})]
     else:
         found = walking(gemm, precision, target, units)
-    boxes = [(clocks, config, conv_box(kind, sizes, config["BM"], rows)) for clocks, config in found]
-    return [(clocks, {**config, "BH": box[0], "BW": box[1]}) for clocks, config, box in boxes if box is not None]
+    return [(clocks, {**config, "BH": at[0], "BW": at[1]}) for clocks, config in found if (at := box(config["BM"])) is not None]
 
 
 def wgrad_splits(
