@@ -106,7 +106,7 @@ def _compile(
     final = steps[-1][1]
     for node in final.nodes:
         if node.op.name == "parameter":
-            state.add(node.name, node.types[0], final.initial[node.name])
+            state.add(node.name, node.types[0], final.initial[node.name], node.attrs.get("copy_of", ""))
     if target == "reference":
         from graphrt.targets.reference import ReferenceExecutable
 

@@ -35,7 +35,7 @@ def policy(target: str) -> Policy:
         return Runs(length, apart) if length >= 16 and pixels >= (4 if target == "interpret" else 64) * RUN else None
 
     pairs = not target.startswith("hip")  # whose compiler spills when a kernel holds two things
-    return Policy(splits=lambda node: splits(node, target == "interpret", units(target)), runs=runs, pairs=pairs)
+    return Policy(splits=lambda node: splits(node, target == "interpret", units(target)), runs=runs, carry=True, pairs=pairs)
 
 
 class TritonExecutable(DeviceBinary):
