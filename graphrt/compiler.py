@@ -60,7 +60,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     are known for the device, and the heuristic's, 1 also times a dozen candidates of each other kernel, 2 all that fit.
     ``library`` (GRAPHRT_LIBRARY where it is None) says when cuBLAS and cuDNN, called through torch, compute a contraction on
     a GPU: never, which is the default; auto, where nothing is fused with it and tuning measured them faster; always, and then
-    nothing is. ``explain`` lists what they compute.
+    nothing is. ``explain`` lists what they compute, and what they cannot, which templates do.
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
     if example_inputs is not None:
