@@ -24,7 +24,10 @@ from graphrt.op import REGISTRY, Kind
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 
 from graphrt.targets.triton import library, records, tune
+from graphrt.targets.triton.interpret import InterpretDriver
 from graphrt.targets.triton.library import LIBRARY, LibraryCall, View
+from graphrt.targets.triton.null import NullDriver
+from graphrt.targets.triton.trial import Trial, difference, reference
 
 needs_interpreter = pytest.mark.skipif(not INTERPRETED, reason="runs in Triton's interpreter, which needs TRITON_INTERPRET=1")
 
@@ -137,6 +140,22 @@ def test_what_the_library_cannot_do_is_said() -> None:
     assert all(f"  rejected {r}" in program.explain() for r in reasons)
 
 
+def test_the_command_line_and_the_trainer_take_it() -> None:
+    from typer.testing import CliRunner
+
+    from graphrt.cli import app
+
+    command = ["explain", "lenet5", "--target", "cuda:sm_90", "--batch", "2"]
+    for options, said in (([], False), (["--library", "always"], True)):
+        result = CliRunner().invoke(app, [*command, *options])
+        assert result.exit_code == 0 and ("by cuDNN through torch: asked for" in result.output) == said, result.output
+    net = nn.Sequential(nn.Linear(4, 3))
+    x, y = np.zeros((2, 4), np.float32), np.zeros(2, np.int64)
+    for mode, count in (("always", 2), ("never", 0)):
+        trainer = grt.Trainer(net, nn.CrossEntropyLoss(), optim.SGD(lr=0.1), metrics=(), target="cuda:sm_90", library=mode)
+        assert len(calls(trainer.program("train", x, y))) == count
+
+
 @pytest.mark.parametrize("target", ["cpu", "reference"])
 def test_it_is_about_gpus(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
@@ -196,6 +215,22 @@ def test_steps_compute_what_the_reference_does(make: Callable[[], grt.Graph]) ->
     for name in graph.updates:
         new = [p.state[name] for p in programs]
         np.testing.assert_allclose(new[0], new[2], atol=2e-2 if half else 2e-4, err_msg=name)
+
+
+@pytest.mark.interpret
+@needs_interpreter
+def test_trials_of_calls() -> None:
+    """What tuning compares: each call's result on the trial's own numbers, and its time."""
+    program = grt.compile(residual(), target="interpret", library="always")
+    compilation, tried = program._executable._compilation, 0
+    for i, code in enumerate(compilation.codes):
+        if code.call is not None:
+            trial = Trial(InterpretDriver(), code, compilation.kernels[i])
+            exact = reference(program.schedule, i, trial)
+            assert exact is not None and difference(trial.result(code.call, code.grid), exact, 30) == ""
+            assert trial.clock(code.call, code.grid)() > 0
+            tried += 1
+    assert tried == 14
 
 
 @pytest.mark.interpret
@@ -395,6 +430,29 @@ def test_auto_takes_what_tuning_found_faster(folder: Path, monkeypatch: pytest.M
     (plain,) = grt.compile(product(), target="null", tune=1).configurations()
     assert plain.config != LIBRARY and tried == [1, 0]
     assert grt.compile(product(), target="null", library="auto").configurations() == [known]
+
+
+class Computing(NullDriver):
+    """A null driver whose kernels write 1 everywhere, and libraries 2."""
+
+    def bind(self, loaded: Any, grid: int, buffers: Any, scratch: Any) -> Callable[[Any], object]:
+        checked = super().bind(loaded, grid, buffers, scratch)
+
+        def launch(stream: Any) -> None:
+            checked(stream)
+            buffers[-1].fill_(1 + isinstance(loaded, LibraryCall))
+
+        return launch
+
+
+@needs_compiler
+def test_auto_takes_no_wrong_result(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast it comes."""
+    monkeypatch.setattr("graphrt.targets.triton.device.null_driver", Computing)
+    monkeypatch.setattr(tune, "CANDIDATES", 2)
+    monkeypatch.setattr(tune.Tuner, "_times", lambda self, trial, kept: [2.0 - (c.config == LIBRARY) for c, _ in kept])
+    (found,) = grt.compile(product(), target="null", library="auto", tune=1).configurations()
+    assert found.call is None and found.rejected == ("library: y differs by 1.0e+00, more than 3e-02",)
 
 
 @needs_compiler

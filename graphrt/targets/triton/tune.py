@@ -60,8 +60,9 @@ class Configuration:
 
 
 def configurations(codes: Sequence[LaunchCode]) -> list[Configuration]:
-    """How ``codes`` are launched, as far as no tuning was asked."""
-    return [Configuration(code.display, code.config, code.origin, None, _kept(code), code.call) for code in codes]
+    """How ``codes`` are launched where nothing is tuned, each way once."""
+    found = [Configuration(code.display, code.config, code.origin, None, _kept(code), code.call) for code in codes]
+    return [*{str(c): c for c in found}.values()]
 
 
 def _kept(code: LaunchCode) -> tuple[str, ...]:
