@@ -26,6 +26,7 @@ class Policy:
     tiles: bool = True  # whether a contraction's epilogue has a tile at hand, whose rows it can add up
     carry: bool = False  # whether halves of weights are kept from run to run
     pairs: bool = False  # whether a launch may hold a reduction beside a contraction
+    alone: bool = False  # whether a contraction takes nothing along: a library computes it
 
 
 def run_passes(graph: Graph, policy: Policy, state_orders: Mapping[str, Order], check: bool = False) -> list[tuple[str, Graph]]:

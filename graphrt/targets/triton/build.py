@@ -27,6 +27,7 @@ from graphrt.errors import TargetError
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.codegen import LaunchCode
 from graphrt.targets.triton.instructions import amd
+from graphrt.targets.triton.library import LibraryCall
 from graphrt.targets.triton.module import resolve
 from graphrt.targets.triton.tiling import WARPS
 from graphrt.targets.triton.usage import resident, usage
@@ -151,7 +152,7 @@ def _binary(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
 # --- the distinct kernels of a program ------------------------------------------------------------------------------
 
 
-def build(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> tuple[list[KernelBinary], list[int]]:
+def build(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> tuple[list[KernelBinary | LibraryCall], list[int]]:
     """The distinct kernels of ``codes``, and the number of each launch's kernel among them. Raises TargetError."""
     first = prepare(codes, module, target)
     number = {k: i for i, k in enumerate(first)}
@@ -167,12 +168,14 @@ def prepare(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> dic
     first: dict[str, LaunchCode] = {}
     for code in codes:
         first.setdefault(key(code, target), code)
-    _compile_aside([code for k, code in first.items() if not _path(k).exists()], module, target)
+    _compile_aside([code for k, code in first.items() if code.call is None and not _path(k).exists()], module, target)
     return first
 
 
-def cached(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
-    """The binary of one launch's kernel, compiled unless the cache holds it."""
+def cached(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary | LibraryCall:
+    """The binary of one launch's kernel, compiled unless the cache holds it; the call where a library computes it."""
+    if code.call is not None:
+        return code.call
     path = _path(key(code, target))
     if not path.exists():
         binary = _binary(code, module, target)
@@ -190,6 +193,8 @@ def _path(key: str) -> Path:
 
 def key(code: LaunchCode, target: str) -> str:
     """What the compiled kernel of ``code`` depends on; neither which buffers it works on nor its display name."""
+    if code.call is not None:
+        return digest((code.call,))
     return digest((*content(code), sorted(code.options.items()), target, _compiler()))
 
 

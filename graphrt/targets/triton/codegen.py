@@ -28,6 +28,7 @@ from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.order import Schedule, Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, identity, scalar, triton_number
 from graphrt.targets.templates import kernels as find_kernels
+from graphrt.targets.triton.library import LIBRARY, LibraryCall, offered
 from graphrt.targets.triton.tiling import OPTIONS, Choice, tiling, warps
 from graphrt.types import HALVES, DType, bfloat16, float64
 
@@ -62,10 +63,15 @@ class LaunchCode:
     grid: int
     text: list[str] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)  # what tuning may take instead; the heuristic is the first
-    origin: str = "heuristic"  # where the configuration comes from: heuristic, shipped or tuned
+    origin: str = "heuristic"  # where the configuration comes from: heuristic, shipped, tuned or asked for
+    offer: LibraryCall | None = None  # what a library could compute instead
+    call: LibraryCall | None = None  # what it does compute: no kernel is launched
+    kept: str = ""  # why a library that was asked for does not compute it
 
     def configured(self, choice: Choice, origin: str) -> LaunchCode:
         """The same kernel launched as ``choice`` says."""
+        if choice.config == LIBRARY:
+            return replace(self, call=self.offer, grid=choice.grid, origin=origin)
         blocks = {n: v for n, v in choice.config.items() if n not in OPTIONS}
         options = {n: choice.config[n] for n in OPTIONS}
         return replace(self, constants={**self.constants, **blocks}, options=options, grid=choice.grid, origin=origin)
@@ -73,21 +79,33 @@ class LaunchCode:
     @property
     def config(self) -> dict[str, int]:
         """Blocks and options by name."""
+        if self.call is not None:
+            return dict(LIBRARY)
         return {**{n: self.constants[n] for n in self.choices[0].config if n not in OPTIONS}, **self.options}
 
 
 def generate(
-    schedule: Schedule, kernels: Sequence[Sequence[Kernel]], interpret: bool, arch: str, units: int
+    schedule: Schedule, kernels: Sequence[Sequence[Kernel]], interpret: bool, arch: str, units: int, library: str = "never"
 ) -> tuple[str, list[LaunchCode]]:
-    """The module's source and its launches; ``arch`` as sm_90 or gfx942, ``units`` the multiprocessors to fill."""
+    """The module's source and its launches; ``arch`` as sm_90 or gfx942, ``units`` the multiprocessors to fill.
+
+    ``library`` says what may be done by one instead: never anything, what tuning finds (auto), or all it can (always).
+    """
     find_kernels()
     launches = []
     for launch, group in zip(kernels, schedule.launches, strict=True):
         slots = _slots(launch)
-        printer = Printer(slots, interpret, arch, units)
-        code = printer.template(launch[0]) if isinstance(launch[0], TemplateKernel) else printer.generated(launch)
-        if isinstance(launch[0], TemplateKernel) and launch[1:]:
-            code = printer.beside(code, launch[1:])
+        offer = offered(schedule, launch, slots, "cpu" if interpret else arch) if library != "never" else ""
+        if isinstance(offer, LibraryCall) and library == "always":
+            code = LaunchCode("", "", offer.name, slots, {}, {}, 1, [f"# {offer}"], [Choice(LIBRARY, 1)], "asked for")
+            code.offer = code.call = offer
+        else:
+            code = Printer(slots, interpret, arch, units).launch(launch)
+            if isinstance(offer, LibraryCall):
+                code.offer = offer
+                code.choices.insert(1, Choice(LIBRARY, 1, math.inf))  # its time is measured or unknown
+            elif library == "always":
+                code.kept = offer
         code.text = [*("# " + line for line in str(group).splitlines()), *code.text]
         launches.append(code)
     return "\n".join([_HEADER, *("\n" + "\n".join(code.text) + "\n" for code in launches)]), launches
@@ -112,6 +130,13 @@ class Printer:
         self.slots, self.interpret, self.arch, self.units = slots, interpret, arch, units
         self.wide: set[str] = set()  # constants that must be tensors
         self.spans: dict[str, set[str]] = {}  # the axes along which a variable of a generated kernel varies
+
+    def launch(self, launch: Sequence[Kernel]) -> LaunchCode:
+        """The code of one launch: a template, maybe with generated groups beside it, or generated groups."""
+        if not isinstance(launch[0], TemplateKernel):
+            return self.generated(launch)
+        code = self.template(launch[0])
+        return self.beside(code, launch[1:]) if launch[1:] else code
 
     # --- blocks ---------------------------------------------------------------------------------------------------
 

@@ -55,7 +55,8 @@ def key(code: LaunchCode, device: str) -> str:
     blocks = code.choices[0].config.keys() - set(OPTIONS)
     kept = {n: v for n, v in constants.items() if n not in blocks}
     called = [module] if module else re.findall(r"^ +(?!tl\.)(\w+)\.\w+\(ARGS", text, re.MULTILINE)  # by a dispatcher
-    return digest((*map(_source, called), kernel, kept, pointers, text, device, _triton()))
+    library = () if code.offer is None else (code.offer, _torch())  # a record of it is no record for those who want none
+    return digest((*map(_source, called), kernel, kept, pointers, text, device, _triton(), *library))
 
 
 def record(code: LaunchCode, device: str, config: Mapping[str, int], seconds: float, heuristic: float) -> Record:
@@ -77,6 +78,13 @@ def _triton() -> str:
     import triton
 
     return str(triton.__version__)
+
+
+@functools.cache
+def _torch() -> str:
+    import torch
+
+    return str(torch.__version__)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@
 
     candidates ─▶ compile side by side ─▶ prune by registers, spills, occupancy ─▶ compare results ─▶ time in turns ─▶ record
 
+Where a library was allowed (``library="auto"``), its call is a candidate of each kernel that it could compute.
+
 Every candidate runs with the kernel's own closures. The heuristic's result is compared with the reference where that is
 cheap, and each candidate's with the heuristic's; one that differs beyond rounding is rejected, and that is reported.
 """
@@ -23,6 +25,7 @@ from graphrt.targets.triton import records
 from graphrt.targets.triton.build import cached, prepare
 from graphrt.targets.triton.codegen import LaunchCode
 from graphrt.targets.triton.driver import Driver
+from graphrt.targets.triton.library import LIBRARY, LibraryCall
 from graphrt.targets.triton.tiling import Choice
 from graphrt.targets.triton.trial import Trial, difference, reference
 from graphrt.targets.triton.usage import lanes, resident, usage
@@ -37,7 +40,8 @@ MARGIN = 0.98  # of the heuristic's time that a winner must stay below: less may
 class Configuration:
     """How a kernel is launched: ``origin`` is heuristic, shipped or tuned; ``record`` what is known of its time.
 
-    ``rejected`` says of each candidate that this compilation refused why.
+    ``origin`` is asked for where a library computes it, which ``call`` names, because the user said so. ``rejected`` says of
+    each candidate that this compilation refused why.
     """
 
     kernel: str
@@ -45,17 +49,28 @@ class Configuration:
     origin: str
     record: records.Record | None = None
     rejected: tuple[str, ...] = ()
+    call: LibraryCall | None = None
 
     def __str__(self) -> str:
-        text = f"{self.kernel}: {_text(self.config)}: {self.origin}"
+        text = f"{self.kernel}: {f'library: {self.call}' if self.call else _text(self.config)}: {self.origin}"
         if self.record is not None:
             unit = "predicted kiloclocks" if self.record.device.startswith("null") else "us"
             text += f", {self.record.microseconds:g} {unit}, heuristic {self.record.heuristic_microseconds:g}"
         return "\n".join([text, *(f"  rejected {reason}" for reason in self.rejected)])
 
 
+def configurations(codes: Sequence[LaunchCode]) -> list[Configuration]:
+    """How ``codes`` are launched where nothing is tuned, each way once."""
+    found = [Configuration(code.display, code.config, code.origin, None, _kept(code), code.call) for code in codes]
+    return [*{str(c): c for c in found}.values()]
+
+
+def _kept(code: LaunchCode) -> tuple[str, ...]:
+    return (f"library: {code.kept}",) if code.kept else ()
+
+
 def _text(config: Mapping[str, int]) -> str:
-    return " ".join(f"{n} {v}" for n, v in config.items())
+    return "library" if config == LIBRARY else " ".join(f"{n} {v}" for n, v in config.items())
 
 
 class Tuner:
@@ -83,11 +98,11 @@ class Tuner:
         configured, shown = [], {}
         for k, code in zip(keys, codes, strict=True):
             choice = _found(code, known.get(k))
-            entry, origin = known[k] if choice is not None else (None, "heuristic")
+            entry, origin = known[k] if choice is not None else (None, code.origin)
             configured.append(code.configured(choice, origin) if choice is not None else code)
             if code.grid:
-                rejected = tuple(self._rejected.get(k, ()))
-                shown[k] = Configuration(code.display, configured[-1].config, origin, entry, rejected)
+                rejected = (*_kept(code), *self._rejected.get(k, ()))
+                shown[k] = Configuration(code.display, configured[-1].config, origin, entry, rejected, configured[-1].call)
         return configured, list(shown.values())
 
     def _search(self, wanted: Mapping[str, tuple[int, LaunchCode]], level: int) -> list[records.Record]:
@@ -130,6 +145,8 @@ class Tuner:
 
     def _refused(self, kernel: Any, first: Any, least: int) -> str:
         """Why what the compiler made of a candidate is not worth running; empty if it is."""
+        if isinstance(kernel, LibraryCall):
+            return ""
         (_, spills), (_, allowed) = usage(kernel.code, kernel.target), usage(first.code, first.target)
         if spills > allowed:
             return f"spills {spills} bytes a thread"
