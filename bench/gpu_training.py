@@ -18,6 +18,7 @@ from bench.gpu_parts import Row, Settings, timed
 from graphrt import models, optim
 
 MODES = ("eager", "default", "reduce-overhead", "max-autotune")
+BY_LIBRARY = "graphrt library=always"  # every contraction by cuBLAS or cuDNN: what the templates gain, and what fusion does
 IMAGES = 1e3  # milliseconds in a second: batch / ms to images a second
 
 
@@ -60,12 +61,14 @@ def batch_of(name: str, size: int, device: str) -> tuple[torch.Tensor, torch.Ten
     return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x, y
 
 
-def our_step(net: graphrt.nn.Module, x: Any, y: Any, settings: Settings, half: bool) -> Callable[[], Any]:
+def our_step(
+    net: graphrt.nn.Module, x: Any, y: Any, settings: Settings, half: bool, library: str = "never"
+) -> Callable[[], Any]:
     """One step of graphrt; its loss stays on the device."""
     optimizer = optim.SGD(lr=0.01, momentum=0.9)
     autocast = "bfloat16" if half else None
     loss = graphrt.nn.CrossEntropyLoss()
-    trainer = graphrt.Trainer(net, loss, optimizer, metrics=(), target=settings.target, autocast=autocast)
+    trainer = graphrt.Trainer(net, loss, optimizer, metrics=(), target=settings.target, autocast=autocast, library=library)
     program = trainer.program("train", x, y)
     return lambda: program({"x": x, "y": y, "lr": 0.01})["loss"]
 
@@ -114,24 +117,28 @@ def training(name: str, batch: int, goals: Goals, half: bool = True, at: str = "
         x, y = batch_of(name, 2 if settings.dry else batch, settings.device)
         steps = {"graphrt": our_step(ours, x, y, settings, half)}
         missing: dict[str, str] = {}
-        for mode in MODES:
-            if settings.dry and mode != "eager":
-                missing[mode] = "dry run: nothing is compiled by torch"
+        for peer in (*(f"torch {mode}" for mode in MODES), BY_LIBRARY):
+            mode = peer.removeprefix("torch ")
+            if settings.dry and mode in MODES[1:]:
+                missing[peer] = "dry run: nothing is compiled by torch"
                 continue
             if settings.left() < 0.1 * settings.seconds:
-                missing[mode] = "not run: the time was over"
+                missing[peer] = "not run: the time was over"
                 continue
-            yield Row(part, f"torch {mode}", note="not run: the time was over while it compiled")
+            yield Row(part, peer, note="not run: the time was over while it compiled")
             try:
-                step = their_step(NETWORKS[name].theirs(), x, y, mode, half)
+                if peer == BY_LIBRARY:
+                    step = our_step(models.get(NETWORKS[name].model).build(), x, y, settings, half, "always")
+                else:
+                    step = their_step(NETWORKS[name].theirs(), x, y, mode, half)
                 step()
-                timings = timed({**steps, f"torch {mode}": step}, settings)
-                steps[f"torch {mode}"] = step
-            except Exception as error:  # out of memory, or whatever a compiler raises: the other modes go on
-                missing[mode] = f"failed in torch: {type(error).__name__}"
+                timings = timed({**steps, peer: step}, settings)
+                steps[peer] = step
+            except Exception as error:  # out of memory, or whatever a compiler raises: the others go on
+                missing[peer] = f"failed: {type(error).__name__}"
                 continue
             yield from rows(part, batch, timings, goals)
-        yield from (Row(part, f"torch {mode}", note=why) for mode, why in missing.items())
+        yield from (Row(part, peer, note=why) for peer, why in missing.items())
 
     return run
 
@@ -144,8 +151,9 @@ def rows(part: str, batch: int, timings: Any, goals: Goals) -> Iterator[Row]:
     others = {n: t.median for n, t in timings.items() if n != "graphrt"}
     for name, ms in others.items():
         yield Row(part, name, ms, "ms", ms / ours if ours else 0.0, goals.modes.get(name.removeprefix("torch ")))
-    if "best" in goals.modes and others:
-        best = min(others.values())
+    theirs = [ms for name, ms in others.items() if name.startswith("torch")]
+    if "best" in goals.modes and theirs:
+        best = min(theirs)
         yield Row(part, "best of torch", best, "ms", best / ours if ours else 0.0, goals.modes["best"])
 
 

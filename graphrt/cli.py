@@ -18,6 +18,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pret
 Target = Annotated[str, typer.Option(help="auto, cuda, hip, cpu, interpret or reference")]
 AnyTarget = Annotated[str, typer.Option(help="as for train, or a GPU that need not be here: cuda:sm_90, hip:gfx942, ...")]
 Dtype = Annotated[str, typer.Option(help="float32, or bf16 or fp16 by autocast")]
+Library = Annotated[str | None, typer.Option(help="cuBLAS and cuDNN for contractions on a GPU: never, auto or always")]
 Model = Annotated[str, typer.Argument(help="lenet5, mlp, resnet50, ...: a name of graphrt.models")]
 
 
@@ -125,6 +126,7 @@ def explain(
     training: Annotated[bool, typer.Option("--train/--eval", help="the training step, or the network alone")] = True,
     dtype: Dtype = "float32",
     precision: Annotated[str, typer.Option(help="of float32 products on a GPU: highest, high or medium")] = "highest",
+    library: Library = None,
     device: Annotated[str, typer.Option(help="whose data sheet predicts times: H200, H100, A100 or MI300X")] = "",
     source: Annotated[bool, typer.Option(help="the generated code too")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="the predicted launches alone, as JSON")] = False,
@@ -143,7 +145,7 @@ def explain(
     trainer = _trainer(model, target, 0, optim.SGD(0.05, momentum=0.9), autocast=half)
     x = ((batch, *models.get(model).input_shape), "float32")
     graph = trainer.training_graph(x, ((batch,), "int64")) if training else trainer.evaluation_graph(x)
-    program = compile_graph(graph, target=target, float32_matmul_precision=precision)
+    program = compile_graph(graph, target=target, float32_matmul_precision=precision, library=library)
     known = device or ":" in program.target
     estimate = predict(program, find_device(program.target, device or None), batch) if known else None
     if as_json:
@@ -172,6 +174,7 @@ def compile_model(
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
     evaluate: Annotated[bool, typer.Option("--eval", help="the network alone, in evaluation mode")] = False,
     dtype: Dtype = "float32",
+    library: Library = None,
     lr: Annotated[float, typer.Option(help="learning rate of the optimizer")] = 0.05,
     momentum: float = 0.9,
     seed: Annotated[int, typer.Option(min=0, help="of the weights")] = 0,
@@ -182,7 +185,8 @@ def compile_model(
 
     trainer = _trainer(model, target, seed, optim.SGD(lr, momentum=momentum), autocast=_autocast(dtype))
     x, y = ((batch, *models.get(model).input_shape), "float32"), ((batch,), "int64")
-    program = compile_graph(trainer.evaluation_graph(x) if evaluate else trainer.training_graph(x, y), target=target)
+    graph = trainer.evaluation_graph(x) if evaluate else trainer.training_graph(x, y)
+    program = compile_graph(graph, target=target, library=library)
     program.save(out)
     size = sum(file.stat().st_size for file in out.iterdir())
     kind = "evaluation" if evaluate else "training step"

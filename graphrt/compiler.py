@@ -40,6 +40,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     float32_matmul_precision: str = "highest",
     freeze: bool = False,
     tune: int | None = None,
+    library: str | None = None,
 ) -> Program:
     """Compiles a graph, or the part of one that some values need, for ``target``.
 
@@ -57,12 +58,15 @@ def compile(  # noqa: A001 - the name every framework has for it
     ``State.set``, ``State.load`` and other programs write later, and not what is written into the arrays of the state.
     ``tune`` is how far the configurations of a GPU's kernels are searched (GRAPHRT_TUNE where it is None): 0 takes those that
     are known for the device, and the heuristic's, 1 also times a dozen candidates of each other kernel, 2 all that fit.
+    ``library`` (GRAPHRT_LIBRARY where it is None) says when cuBLAS and cuDNN, called through torch, compute a contraction on
+    a GPU: never, which is the default; auto, where nothing is fused with it and tuning measured them faster; always, and then
+    nothing is. ``explain`` lists what they compute, and what they cannot, which templates do.
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
     if example_inputs is not None:
         outputs = TRACERS["torch"](outputs, example_inputs)
     with _uncollected():
-        return _compile(outputs, target, state, precision, float32_matmul_precision, freeze, tune)
+        return _compile(outputs, target, state, precision, float32_matmul_precision, freeze, tune, library)
 
 
 @contextmanager
@@ -85,6 +89,7 @@ def _compile(
     float32_matmul_precision: str,
     freeze: bool,
     tune: int | None,
+    library: str | None,
 ) -> Program:
     start = time.perf_counter()
     flags = Flags.read()
@@ -99,25 +104,31 @@ def _compile(
         raise ArgumentError(f"tune (or GRAPHRT_TUNE) must be 0, 1 or 2, got {level!r}")
     if tune and target not in ("cuda", "hip", "null"):
         raise ArgumentError(f"tune={tune} times kernels on a GPU; the target is {target!r}, so leave it out")
+    asked = library in ("auto", "always")
+    library = flags.library if library is None else library
+    if library not in ("never", "auto", "always"):
+        raise ArgumentError(f"library (or GRAPHRT_LIBRARY) must be never, auto or always, got {library!r}")
+    if asked and target in ("cpu", "reference"):
+        raise ArgumentError(f"library={library!r} is about contractions on a GPU; the target is {target!r}, so leave it out")
     state = graph.state if state is None else state
     state = State() if state is None else state
-    policy = _policy(target, float32_matmul_precision)
+    policy = _policy(target, float32_matmul_precision, library)
     steps = run_passes(graph, policy, {n: t.order for n, t in state.types.items()}, flags.check)
     final = steps[-1][1]
     for node in final.nodes:
         if node.op.name == "parameter":
-            state.add(node.name, node.types[0], final.initial[node.name])
+            state.add(node.name, node.types[0], final.initial[node.name], node.attrs.get("copy_of", ""))
     if target == "reference":
         from graphrt.targets.reference import ReferenceExecutable
 
         runner: Executable = ReferenceExecutable(final, precision)
         return Program(final, target, runner, state, unpack=unpack, passes=steps, seconds=time.perf_counter() - start)
-    groups, decisions = fuse(final, not flags.no_fuse, policy.tiles)
+    groups, decisions = fuse(final, not flags.no_fuse, policy.tiles, policy.alone)
     schedule = arrange(final, groups, not flags.no_fuse, not flags.no_inplace, policy.tiles, policy.pairs)
     limit = _row_limit(target)
     kernels = [[lower(schedule, g, limit, float32_matmul_precision) for g in launch.groups] for launch in schedule.launches]
     plan = plan_memory(schedule, kernels, not flags.no_inplace)
-    runner = _executable(target, schedule, kernels, plan, freeze, level)
+    runner = _executable(target, schedule, kernels, plan, freeze, level, library)
     seconds = time.perf_counter() - start
     program = Program(final, target, runner, state, schedule, kernels, plan, decisions, unpack, steps, seconds)
     _debug(program, flags)
@@ -160,7 +171,7 @@ def _target(target: str, flags: Flags) -> str:
     return target
 
 
-def _policy(target: str, precision: str) -> Policy:
+def _policy(target: str, precision: str, library: str) -> Policy:
     if target == "reference":
         return Policy(splits=lambda node: 0)
     if target == "cpu":
@@ -169,7 +180,7 @@ def _policy(target: str, precision: str) -> Policy:
         return policy()
     from graphrt.targets.triton.runner import policy as triton_policy
 
-    return triton_policy(target, precision)
+    return triton_policy(target, precision, library)
 
 
 def _row_limit(target: str) -> int:
@@ -180,7 +191,7 @@ def _row_limit(target: str) -> int:
     return ROW_LIMIT
 
 
-def _executable(target: str, schedule: Any, kernels: Any, plan: Any, freeze: bool, level: int) -> Executable:
+def _executable(target: str, schedule: Any, kernels: Any, plan: Any, freeze: bool, level: int, library: str) -> Executable:
     if target == "cpu":
         from graphrt.targets.cpu.runner import CpuExecutable
 
@@ -188,10 +199,10 @@ def _executable(target: str, schedule: Any, kernels: Any, plan: Any, freeze: boo
     if ":" in target:
         from graphrt.targets.triton.aot import AheadExecutable
 
-        return AheadExecutable(target, schedule, kernels, plan)
+        return AheadExecutable(target, schedule, kernels, plan, library)
     from graphrt.targets.triton.runner import TritonExecutable
 
-    return TritonExecutable(target, schedule, kernels, plan, level)
+    return TritonExecutable(target, schedule, kernels, plan, level, library)
 
 
 def _debug(program: Program, flags: Flags) -> None:

@@ -25,6 +25,7 @@ class Flags:
     no_graph: bool = field(metadata={"env": "GRAPHRT_NO_GRAPH", "doc": "launch GPU kernels one by one, not as a graph"})
     tune: int = field(metadata={"env": "GRAPHRT_TUNE", "doc": "GPU kernels: 0 known configurations, 1 a dozen timed, 2 all"})
     tma: bool = field(metadata={"env": "GRAPHRT_TMA", "doc": "GPU kernels: operands through tensor descriptors where they can"})
+    library: str = field(metadata={"env": "GRAPHRT_LIBRARY", "doc": "contractions by cuBLAS, cuDNN: never, auto or always"})
     poison: bool = field(metadata={"env": "GRAPHRT_POISON", "doc": "fill the arena with NaN before each run"})
     winograd: bool = field(metadata={"env": "GRAPHRT_WINOGRAD", "doc": "cpu: Winograd's method for 3x3 convolutions (1)"})
     cflags: str = field(metadata={"env": "GRAPHRT_CFLAGS", "doc": "more flags for the C compiler (sanitizers)"})
@@ -44,6 +45,7 @@ class Flags:
             no_graph=_bool("GRAPHRT_NO_GRAPH"),
             tune=int(env.get("GRAPHRT_TUNE", "0") or 0),
             tma=_bool("GRAPHRT_TMA"),
+            library=env.get("GRAPHRT_LIBRARY") or "never",
             poison=_bool("GRAPHRT_POISON"),
             winograd=_bool("GRAPHRT_WINOGRAD", "1"),
             cflags=env.get("GRAPHRT_CFLAGS", ""),

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from bench import gpu
 from bench.gpu_kernels import GOALS, bandwidth, convolutions, descriptors
 from bench.gpu_parts import Row, Settings
-from bench.gpu_training import NETWORKS, Goals, apart, curve, pair, rows, training
+from bench.gpu_training import BY_LIBRARY, NETWORKS, Goals, apart, curve, pair, rows, training
 from bench.measure import RESULTS, Timing
 from graphrt import models
 
@@ -66,10 +66,12 @@ def test_goals() -> None:
     assert Row("p", "w", 5.0, "ms", 1.3, 1.25).met and Row("p", "w", 5.0, "ms", 1.2, 1.25).met is False
     assert Row("p", "w", 0.05, "ms", goal=0.04, at_most=True).met is False and Row("p", "w", 9000.0, goal=7900).met
     assert Row("p", "w", 5.0).met is None and Row("p", "w", goal=1.0, note="not run").met is None
-    timings = {n: Timing(ms, ms, ms) for n, ms in (("graphrt", 20.0), ("torch eager", 40.0), ("torch default", 30.0))}
+    given = (("graphrt", 20.0), ("torch eager", 40.0), ("torch default", 30.0), (BY_LIBRARY, 25.0))
+    timings = {n: Timing(ms, ms, ms) for n, ms in given}
     found = {r.what: r for r in rows("p", 256, timings, Goals({"best": 1.3, "eager": 3.0}, images=7900))}
     assert found["graphrt throughput"].figure == 12800 and found["graphrt throughput"].met
     assert found["torch eager"].ratio == 2 and not found["torch eager"].met
+    assert found[BY_LIBRARY].ratio == 1.25 and found[BY_LIBRARY].goal is None
     assert found["best of torch"].ratio == 1.5 and found["best of torch"].met
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node
 from graphrt.op import Order
+from graphrt.passes.carry import carry_halves
 from graphrt.passes.layout import assign_layouts
 from graphrt.passes.partial import Runs, partial_sums
 from graphrt.passes.simplify import dead_code, simplify
@@ -23,7 +24,9 @@ class Policy:
     runs: Callable[[Node, Node | None], Runs | None] = lambda node, producer: None
     min_channels: int = 1
     tiles: bool = True  # whether a contraction's epilogue has a tile at hand, whose rows it can add up
+    carry: bool = False  # whether halves of weights are kept from run to run
     pairs: bool = False  # whether a launch may hold a reduction beside a contraction
+    alone: bool = False  # whether a contraction takes nothing along: a library computes it
 
 
 def run_passes(graph: Graph, policy: Policy, state_orders: Mapping[str, Order], check: bool = False) -> list[tuple[str, Graph]]:
@@ -36,6 +39,8 @@ def run_passes(graph: Graph, policy: Policy, state_orders: Mapping[str, Order], 
         ("split", lambda g: split_reductions(g, policy.splits)),  # long reductions in parallel parts
         ("layout", lambda g: assign_layouts(g, policy.min_channels, state_orders)),  # channels-last inside
     ]
+    if policy.carry:
+        steps.append(("carry", lambda g: carry_halves(g, state_orders)))  # updates write weights and their halves
     done = [("build", graph)]
     for name, step in steps:
         graph = step(graph)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,7 +93,7 @@ class Runnable:
     """A program that can be called, whether compiled here or loaded. Call it with inputs by name.
 
     ``inputs`` and ``outputs`` are types by name; ``needed`` names the inputs that are read; ``unpack`` says how results are
-    given back: dict, list or single; ``updates`` whether the program writes its state.
+    given back: dict, list or single; ``updates`` names the state that the program writes.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class Runnable:
         binary: Binary,
         needed: Sequence[str],
         unpack: str = "dict",
-        updates: bool = False,
+        updates: Iterable[str] = (),
     ) -> None:
         self.target, self.inputs, self.outputs, self.state = target, dict(inputs), dict(outputs), state
-        self._binary, self._needed, self._unpack, self._updates = binary, list(needed), unpack, updates
+        self._binary, self._needed, self._unpack, self._updates = binary, list(needed), unpack, frozenset(updates)
         binary.attach(state)
         self._lock = threading.Lock()
         self._ahead: deque[tuple[Mapping[str, Any], str]] = deque()  # inputs from prefetch, and their kind (_asked)
@@ -131,7 +131,7 @@ class Runnable:
             if self._ahead:
                 self._ahead.popleft()
             results = self._binary.run(bound, self.state, kind == "device")
-            self.state.version += self._updates
+            self.state.wrote(self._updates)
         if kind == "cpu":
             results = {name: from_numpy(a) for name, a in results.items()}
         return self._given(results)
@@ -245,7 +245,7 @@ class Program(Runnable):
         inputs = {n.name: n.types[0] for n in graph.nodes if n.op.name == "input"}
         outputs = {name: v.type for name, v in graph.outputs.items()}
         needed = [n for n in inputs if n in read]
-        super().__init__(target, inputs, outputs, state, executable, needed, unpack, bool(graph.updates))
+        super().__init__(target, inputs, outputs, state, executable, needed, unpack, graph.updates)
         self.graph, self._executable, self.kernel_ir = graph, executable, kernels
         self.schedule, self.plan, self.decisions = schedule, plan, list(decisions)
         self.passes, self.compile_seconds = list(passes), seconds
@@ -328,7 +328,7 @@ class Program(Runnable):
         bound = self._bind(inputs)
         with self._lock:
             times = np.array([self._executable.time(bound, self.state) for _ in range(runs)])
-            self.state.version += self._updates
+            self.state.wrote(self._updates)
         found = []
         rows = zip(self.schedule.launches, self.kernel_ir, np.median(times, axis=0), strict=True)
         for launch, kernels, seconds in rows:

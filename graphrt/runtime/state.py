@@ -7,7 +7,7 @@ copied and weights stay OIHW outside whatever they are inside.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +41,9 @@ class State(Mapping[str, np.ndarray]):
     A buffer never moves once a program has its address. ``lock`` is held by whoever puts work on it in order; ``done`` is the
     event after the last program that did.
 
+    A copy is a parameter in another dtype, which programs that update the parameter write as well; ``refresh`` makes it anew
+    after anything else has written the parameter. Copies are not among the names.
+
     An array may be the memory of a torch tensor (``share``); where it cannot be, ``sync_to_torch`` copies.
     """
 
@@ -52,6 +55,9 @@ class State(Mapping[str, np.ndarray]):
         self.lock = threading.RLock()
         self.done: Any = None
         self.types: dict[str, TensorType] = {}
+        self.copies: dict[str, str] = {}  # the parameter of each
+        self._stale: set[str] = set()  # copies to be made anew
+        self._lent: set[str] = set()  # what a tensor of the device was given out for, into which anybody may write
         self.version = 0  # counts what programs and ``set`` wrote: a frozen program packs its parameters anew
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -97,13 +103,16 @@ class State(Mapping[str, np.ndarray]):
                 self._device[name].copy_(from_numpy(self._memory(name)))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
+        return (name for name in self._arrays if name not in self.copies)
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(self._arrays) - len(self.copies)
 
-    def add(self, name: str, type: TensorType, initial: np.ndarray) -> None:
-        """Makes the buffer of ``name`` unless it exists. Raises InputError when it exists with another type."""
+    def add(self, name: str, type: TensorType, initial: np.ndarray, copy_of: str = "") -> None:
+        """Makes the buffer of ``name``, a copy of ``copy_of`` if given, unless it exists.
+
+        Raises InputError when it exists with another type.
+        """
         if name in self._arrays:
             if not self.types[name].same(type):
                 raise InputError(f"state {name!r} is {self.types[name]} already; this program wants {type}")
@@ -111,6 +120,23 @@ class State(Mapping[str, np.ndarray]):
         self.types[name] = type
         self._arrays[name] = dense(type)
         self._arrays[name][...] = initial
+        if copy_of:
+            self.copies[name] = copy_of
+            self._stale.add(name)
+
+    def wrote(self, names: Collection[str]) -> None:
+        """Takes note that a program has written ``names``, copies among them."""
+        if names:
+            self.version += 1
+            self._stale.update(c for c, of in self.copies.items() if of in names and c not in names)
+
+    def refresh(self, names: Collection[str]) -> None:
+        """Makes those of ``names`` anew that are copies and may not be what their parameters are, on torch's current stream."""
+        for name in names & self.copies.keys() if self.copies else ():
+            of = self.copies[name]
+            if name in self._stale or of in self._lent or of not in self._device:  # arrays of the host are always given out
+                self._tensor(name).copy_(self._tensor(of))
+                self._stale.discard(name)
 
     def share(self, name: str, tensor: Any) -> None:
         """Makes the memory of the torch ``tensor`` the buffer of ``name``; one that is not dense, or on a GPU, is copied.
@@ -130,6 +156,10 @@ class State(Mapping[str, np.ndarray]):
 
     def tensor(self, name: str) -> Any:
         """``name`` as a torch tensor over the memory that programs use; the shared one where there is one."""
+        self._lent.add(name)
+        return self._tensor(name)
+
+    def _tensor(self, name: str) -> Any:
         type, flat = self.types[name], self._device.get(name)
         if flat is not None:
             return flat.as_strided(type.shape, type.strides)
@@ -145,13 +175,13 @@ class State(Mapping[str, np.ndarray]):
 
     def set(self, name: str, value: Any) -> None:
         """Overwrites ``name``. Raises InputError for an unknown name or another shape."""
-        if name not in self._arrays:
-            raise InputError(f"no state {name!r}; there is {', '.join(map(repr, self._arrays)) or 'none'}")
+        if name not in self._arrays or name in self.copies:
+            raise InputError(f"no state {name!r}; there is {', '.join(map(repr, self)) or 'none'}")
         array = np.asarray(value)
         if array.shape != self._arrays[name].shape:
             raise InputError(f"state {name!r} has shape {list(self._arrays[name].shape)}, got {list(array.shape)}")
         self._arrays[name][...] = array
-        self.version += 1
+        self.wrote([name])
         self.push([name])
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None, names: Iterable[str] | None = None) -> None:
@@ -167,8 +197,8 @@ class State(Mapping[str, np.ndarray]):
         from safetensors.numpy import load_file
 
         found = load_file(path)
-        missing, unexpected = self._arrays.keys() - found.keys(), found.keys() - self._arrays.keys()
-        shapes = [n for n in found.keys() & self._arrays.keys() if found[n].shape != self._arrays[n].shape]
+        missing, unexpected = self.keys() - found.keys(), found.keys() - self.keys()
+        shapes = [n for n in found.keys() & self.keys() if found[n].shape != self._arrays[n].shape]
         if missing or unexpected or shapes:
             raise InputError(
                 f"{path} does not fit: missing {sorted(missing)}, unexpected {sorted(unexpected)}, misshapen {sorted(shapes)}"

@@ -27,17 +27,18 @@ from graphrt.schedule.runs import absorb_sums
 MAX_ROW = 16384  # a reduced row up to this size is kept on chip; beyond it each pass reads it again
 
 
-def fuse(graph: Graph, enabled: bool = True, tiles: bool = True) -> tuple[list[Group], list[Decision]]:
+def fuse(graph: Graph, enabled: bool = True, tiles: bool = True, alone: bool = False) -> tuple[list[Group], list[Decision]]:
     """Groups of ``graph`` in no particular order, and every decision taken. ``enabled`` False leaves each node alone.
 
-    ``tiles`` says that templates compute whole tiles, over whose rows an epilogue can sum.
+    ``tiles`` says that templates compute whole tiles, over whose rows an epilogue can sum, ``alone`` that a contraction is
+    computed by itself, from operands that are stored.
     """
-    f = Fusion(graph, tiles)
+    f = Fusion(graph, tiles, alone)
     anchors = [n for n in graph.nodes if n.op.kind not in (*FREE, *FUSABLE)]
     for node in anchors:
         if node not in f.owner:
             group = f.start(node)
-            if enabled:
+            if enabled and not f.closed(group):
                 if tiles:
                     absorb_sums(f, group)
                 _grow(f, group)
@@ -45,18 +46,18 @@ def fuse(graph: Graph, enabled: bool = True, tiles: bool = True) -> tuple[list[G
         _merge_rows(f)
         inline(f)
         _merge_rows(f)  # those that read one tensor now
-    alone: list[Node] = []
+    single: list[Node] = []
     for node in graph.nodes:
         if node.op.kind in FUSABLE and node not in f.owner and node not in f.inlined:
             group = f.start(node)
             if enabled:
                 _grow(f, group)
                 if len(group.nodes) == 1 and node.op.cheap and not f.is_result(node.outputs[0]):
-                    alone.append(f.dissolve(group))  # its readers have no groups yet that could compute it
+                    single.append(f.dissolve(group))  # its readers have no groups yet that could compute it
                 else:
                     inline(f)
     inline(f)
-    for node in alone:
+    for node in single:
         if node not in f.owner and node not in f.inlined:
             f.start(node)
     if enabled:
@@ -240,7 +241,7 @@ def _copies(f: Fusion, enabled: bool) -> None:
         index = group.index.get(base) if group else None
         for view in reversed(views):
             index = view.op.push(view, index) if index is not None and view.op.push is not None else None
-        if group is not None and index is not None and _returns(group, v, index):
+        if group is not None and not f.closed(group) and index is not None and _returns(group, v, index):
             f.add(group, v.node, index)
         else:
             f.groups.append(Group(f"g{len(f.groups)}", None, v.shape, axes("i", v.shape), copies=[v]))

@@ -76,6 +76,8 @@ def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) 
     y = node.outputs[0]
     if f.is_result(y):
         return Verdict(False, "is a result and must be stored"), 0
+    if any(map(f.closed, groups)):
+        return Verdict(False, "is an operand of a library, which takes it as it lies"), 0
     sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
     read = sum(f.weight(v) for v in sources)
     saved = y.type.nbytes * (1 + len(groups)) + read - read * len(groups)

@@ -35,8 +35,8 @@ class Decision:
 class Fusion:
     """The state of one run of ``fuse``: who reads whom, which group owns which node, and the decisions so far."""
 
-    def __init__(self, graph: Graph, tiles: bool) -> None:
-        self.graph, self.tiles = graph, tiles
+    def __init__(self, graph: Graph, tiles: bool, alone: bool = False) -> None:
+        self.graph, self.tiles, self.alone = graph, tiles, alone
         self.position = {n: i for i, n in enumerate(graph.nodes)}
         self.users = graph.users()
         self.owner: dict[Node, Group] = {}
@@ -98,6 +98,10 @@ class Fusion:
                 found[self.owner[reader]] = None
             found.update(dict.fromkeys(self.inlined.get(reader, ())))
         return [g for g in found if g is not group]
+
+    def closed(self, group: Group) -> bool:
+        """Whether ``group`` takes nothing in: a library computes it."""
+        return self.alone and group.anchor is not None and group.anchor.op.kind is Kind.CONTRACTION
 
     def start(self, node: Node) -> Group:
         group = make_group(f"g{len(self.groups)}", node)

@@ -18,7 +18,7 @@ def recompute(f: Fusion) -> None:
             continue
         y = node.outputs[0]
         readers = f.reading(group, y)
-        if not readers or f.is_result(y) or node not in group.nodes:
+        if not readers or f.is_result(y) or node not in group.nodes or any(map(f.closed, readers)):
             continue
         stored = y.type.nbytes * (1 + len(readers))
         again = _cost(f, group, y, readers)

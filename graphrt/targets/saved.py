@@ -23,7 +23,7 @@ from graphrt.runtime.program import Binary, Runnable
 from graphrt.runtime.state import State
 from graphrt.types import TensorType
 
-FORMAT = "graphrt-program-3"
+FORMAT = "graphrt-program-4"
 MANIFEST, STATE = "manifest.json", "state.safetensors"
 Types = dict[tuple[str, str], TensorType]  # by space and name
 
@@ -43,22 +43,24 @@ def write_program(
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     table = list(table)
+    names = sorted({entry["name"] for entry in table if entry["space"] == "state"})
     manifest = {
         "format": FORMAT,
         "target": target,
         **special,
-        "updates": program._updates,
+        "updates": sorted(program._updates),
+        "copies": {name: of for name, of in program.state.copies.items() if name in names},
         "table": table,
         "needed": program._needed,
         "unpack": program._unpack,
         "inputs": {name: str(type) for name, type in program.inputs.items()},
         "outputs": {name: str(type) for name, type in program.outputs.items()},
     }
-    names = sorted({entry["name"] for entry in table if entry["space"] == "state"})
     old = {p.name for p in folder.glob("*-*") if p.suffix in (".so", ".cubin", ".hsaco")} - files.keys()
     for name, make in files.items():
         _write(folder / name, make)
-    _write(folder / STATE, lambda to: program.state.save(to, {"format": FORMAT}, names))
+    kept = [name for name in names if name not in program.state.copies]
+    _write(folder / STATE, lambda to: program.state.save(to, {"format": FORMAT}, kept))
     _write(folder / MANIFEST, lambda to: to.write_text(json.dumps(manifest, indent=1) + "\n"))
     for name in old:
         (folder / name).unlink()
@@ -103,7 +105,7 @@ def read_program(folder: Path, manifest: Mapping[str, Any], target: str, binary:
     state = State()
     for (space, name), type in types.items():
         if space == "state":
-            state.add(name, type, np.zeros((), type.dtype.numpy))
+            state.add(name, type, np.zeros((), type.dtype.numpy), manifest["copies"].get(name, ""))
     try:
         state.load(file(folder, STATE))
     except SafetensorError as error:

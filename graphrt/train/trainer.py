@@ -38,7 +38,8 @@ class Trainer:
     The trainer's ``state`` holds the parameters while it runs; ``fit``, ``load`` and ``sync`` copy them back into the net.
     A new batch size compiles another program on the same state. ``seed`` decides the order of examples and dropout; the same
     seed, data and target give the same bits. ``autocast`` bfloat16 or float16 trains in mixed precision
-    (``Graph.autocast``), with dynamic loss scaling for float16. Raises ArgumentError for an unknown metric.
+    (``Graph.autocast``), with dynamic loss scaling for float16. ``float32_matmul_precision`` and ``library`` are those of
+    ``compile``. Raises ArgumentError for an unknown metric.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Trainer:
         seed: int = 0,
         autocast: str | None = None,
         float32_matmul_precision: str = "highest",
+        library: str | None = None,
     ) -> None:
         unknown = [m for m in metrics if m not in METRICS]
         if unknown:
@@ -59,7 +61,7 @@ class Trainer:
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.schedule: Schedule = schedule or Constant()
         self.metrics, self.target, self.seed = tuple(metrics), target, seed
-        self.autocast, self.float32_matmul_precision = autocast, float32_matmul_precision
+        self.autocast, self.float32_matmul_precision, self.library = autocast, float32_matmul_precision, library
         self.state, self.history = State(), History()
         self.epoch, self.steps = 0, 0  # done so far
         self._programs: dict[tuple[str, Spec, Spec | None], Program] = {}
@@ -114,7 +116,11 @@ class Trainer:
         if key not in self._programs:
             graph = self.training_graph(x, y) if kind == "train" and y is not None else self.evaluation_graph(x, y)
             self._programs[key] = compile_graph(
-                graph, target=self.target, state=self.state, float32_matmul_precision=self.float32_matmul_precision
+                graph,
+                target=self.target,
+                state=self.state,
+                float32_matmul_precision=self.float32_matmul_precision,
+                library=self.library,
             )
         if kind == "train" and y is not None:
             self._batch = (x, y)

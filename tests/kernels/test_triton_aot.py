@@ -21,7 +21,6 @@ triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
 from ahead import SIZES, TARGETS, Report, build  # noqa: E402
-from golden_kernels import SPILLED  # noqa: E402
 from layers import CONVS, LINEAR, Sizes, conv  # noqa: E402
 
 from kernels.triton import closures as cl  # noqa: E402
@@ -42,7 +41,7 @@ CORES = {"sm_80": "HMMA", "sm_90": "HGMMA", "gfx942": "v_mfma"}
 
 def check(r: Report, target: str, name: str) -> None:
     assert r.name == name
-    assert r.spills <= SPILLED, r
+    assert not r.spills, r
     assert r.programs(target) * r.warps >= 4, r
 
 

@@ -20,6 +20,7 @@ from graphrt.targets.triton.build import gpu_target
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.device import compiles
 from graphrt.targets.triton.report import KernelReport, reports
+from graphrt.targets.triton.tune import Configuration
 
 ARCHITECTURES = ("cuda:sm_80", "cuda:sm_90", "hip:gfx942")
 
@@ -27,14 +28,25 @@ ARCHITECTURES = ("cuda:sm_80", "cuda:sm_90", "hip:gfx942")
 class AheadExecutable(Binary):
     """A program compiled for an absent GPU: it can be read, reported on and saved, not run."""
 
-    def __init__(self, target: str, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan) -> None:
+    def __init__(
+        self,
+        target: str,
+        schedule: Schedule,
+        kernels: Sequence[Sequence[Kernel]],
+        plan: MemoryPlan,
+        library: str = "never",
+    ) -> None:
         compiles(target)
         gpu_target(target)
-        self._target, self._compilation = target, Compilation(target, schedule, kernels, plan)
+        self._target, self._compilation = target, Compilation(target, schedule, kernels, plan, library=library)
 
     def reports(self) -> list[KernelReport]:
         """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
         return reports(self._compilation)
+
+    def configurations(self) -> list[Configuration]:
+        """What a library computes; how kernels are launched is known where the GPU is."""
+        return self._compilation.configurations
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         raise TargetError(f"a program compiled ahead of time for {self._target} cannot run on this machine")

@@ -38,6 +38,7 @@ class DeviceBinary(Binary):
         slots = {name: view(self._memory, b.offset, b.type) for name, b in inputs.items()}
         self._slots = Slots(driver, slots, {name: b.type for name, b in inputs.items()})
         self._outputs = Outputs(self._memory, image.buffers("output"), outputs)
+        self._state = image.buffers("state").keys()
         self._launches: list[Launch] = []
         self._replay: Callable[[], None] | None = None
         self._done = driver.stream().record_event()  # the memory is zeroed, later: the last run's results are copied
@@ -106,6 +107,7 @@ class DeviceBinary(Binary):
             self._driver.keep(self._memory, stream)
             for buffer in self.image.buffers("state").values():
                 self._driver.keep(state.on_device(buffer.name, self._driver), stream)
+        state.refresh(self._state)
         self._slots.fill(inputs)
         if self._poison:
             self._memory[: self.image.temporary].fill_(0xFF)  # every float in it is NaN

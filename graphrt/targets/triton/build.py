@@ -29,6 +29,7 @@ from graphrt.errors import TargetError
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.instructions import amd
 from graphrt.targets.triton.launch import WARPS, LaunchCode
+from graphrt.targets.triton.library import LibraryCall
 from graphrt.targets.triton.module import resolve
 from graphrt.targets.triton.usage import resident, usage
 
@@ -152,7 +153,7 @@ def _binary(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
 # --- the distinct kernels of a program ------------------------------------------------------------------------------
 
 
-def build(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> tuple[list[KernelBinary], list[int]]:
+def build(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> tuple[list[KernelBinary | LibraryCall], list[int]]:
     """The distinct kernels of ``codes``, and the number of each launch's kernel among them. Raises TargetError."""
     first = prepare(codes, module, target)
     number = {k: i for i, k in enumerate(first)}
@@ -166,7 +167,7 @@ def prepare(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> dic
     Where there are few, or one does not compile, that is left to ``cached``.
     """
     first = _distinct(codes, target)
-    missing = [code for k, code in first.items() if not _path(k).exists()]
+    missing = _missing(first)
     if len(missing) >= PARALLEL and min(cores(), len(missing) // 2) > 1:
         _compile_aside(missing, module, target)
     return first
@@ -174,7 +175,7 @@ def prepare(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> dic
 
 def overdue(codes: Sequence[LaunchCode], module: ModuleType, target: str, seconds: float) -> set[str]:
     """As ``prepare``, but returns the keys of kernels that took longer than ``seconds`` each and were given up."""
-    return _compile_aside([c for k, c in _distinct(codes, target).items() if not _path(k).exists()], module, target, seconds)
+    return _compile_aside(_missing(_distinct(codes, target)), module, target, seconds)
 
 
 def _distinct(codes: Sequence[LaunchCode], target: str) -> dict[str, LaunchCode]:
@@ -184,8 +185,14 @@ def _distinct(codes: Sequence[LaunchCode], target: str) -> dict[str, LaunchCode]
     return first
 
 
-def cached(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
-    """The binary of one launch's kernel, compiled unless the cache holds it."""
+def _missing(codes: Mapping[str, LaunchCode]) -> list[LaunchCode]:
+    return [code for k, code in codes.items() if code.call is None and not _path(k).exists()]
+
+
+def cached(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary | LibraryCall:
+    """The binary of one launch's kernel, compiled unless the cache holds it; the call where a library computes it."""
+    if code.call is not None:
+        return code.call
     path = _path(key(code, target))
     if not path.exists():
         binary = _binary(code, module, target)
@@ -203,6 +210,8 @@ def _path(key: str) -> Path:
 
 def key(code: LaunchCode, target: str) -> str:
     """What the compiled kernel of ``code`` depends on; neither which buffers it works on nor its display name."""
+    if code.call is not None:
+        return digest((code.call,))
     return digest((*content(code), sorted(code.options.items()), target, _compiler()))
 
 

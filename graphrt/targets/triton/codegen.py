@@ -31,6 +31,7 @@ from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, identity, s
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.descriptors import described, lying
 from graphrt.targets.triton.launch import OPTIONS, Choice, Form, LaunchCode
+from graphrt.targets.triton.library import LIBRARY, LibraryCall, offered
 from graphrt.targets.triton.tiling import DESCRIBED, choices, warps
 from graphrt.types import HALVES, DType, bfloat16, float64
 
@@ -54,17 +55,27 @@ from graphrt.kernels.triton.tiles import cast, sum_runs
 
 
 def generate(
-    schedule: Schedule, kernels: Sequence[Sequence[Kernel]], interpret: bool, arch: str, units: int
+    schedule: Schedule, kernels: Sequence[Sequence[Kernel]], interpret: bool, arch: str, units: int, library: str = "never"
 ) -> tuple[str, list[LaunchCode]]:
-    """The module's source and its launches; ``arch`` as sm_90 or gfx942, ``units`` the multiprocessors to fill."""
+    """The module's source and its launches; ``arch`` as sm_90 or gfx942, ``units`` the multiprocessors to fill.
+
+    ``library`` says what may be done by one instead: never anything, what tuning finds (auto), or all it can (always).
+    """
     find_kernels()
     launches = []
     for launch, group in zip(kernels, schedule.launches, strict=True):
         slots = _slots(launch)
-        printer = Printer(slots, interpret, arch, units)
-        code = printer.template(launch[0]) if isinstance(launch[0], TemplateKernel) else printer.generated(launch)
-        if isinstance(launch[0], TemplateKernel) and launch[1:]:
-            code = printer.beside(code, launch[1:])
+        offer = offered(schedule, launch, slots, "cpu" if interpret else arch) if library != "never" else ""
+        if isinstance(offer, LibraryCall):
+            call = Choice(Form("library", "", "", {}, offer), dict(LIBRARY), 1, math.inf)  # its time is measured or unknown
+        if isinstance(offer, LibraryCall) and library == "always":
+            code = LaunchCode(offer.name, slots, [f"# {offer}"], [call], call, "asked for")
+        else:
+            code = Printer(slots, interpret, arch, units).launch(launch)
+            if isinstance(offer, LibraryCall):
+                code.choices.insert(1, call)
+            elif library == "always":
+                code.kept = offer
         code.text = [*("# " + line for line in str(group).splitlines()), *code.text]
         launches.append(code)
     return "\n".join([_HEADER, *("\n" + "\n".join(code.text) + "\n" for code in launches)]), launches
@@ -89,6 +100,13 @@ class Printer:
         self.slots, self.interpret, self.arch, self.units = slots, interpret, arch, units
         self.wide: set[str] = set()  # constants that must be tensors
         self.spans: dict[str, set[str]] = {}  # the axes along which a variable of a generated kernel varies
+
+    def launch(self, launch: Sequence[Kernel]) -> LaunchCode:
+        """The code of one launch: a template, maybe with generated groups beside it, or generated groups."""
+        if not isinstance(launch[0], TemplateKernel):
+            return self.generated(launch)
+        code = self.template(launch[0])
+        return self.beside(code, launch[1:]) if launch[1:] else code
 
     # --- blocks ---------------------------------------------------------------------------------------------------
 

@@ -19,13 +19,14 @@ from graphrt.targets.triton.image import Image, make_image
 from graphrt.targets.triton.interpret import JitKernel
 from graphrt.targets.triton.module import resolve, write_module
 from graphrt.targets.triton.saved import save
-from graphrt.targets.triton.tune import Configuration, Tuner
+from graphrt.targets.triton.tune import Tuner, configurations
 
 
 class Compilation:
     """A schedule as Triton code; kernels are compiled when the image is asked for.
 
-    With a ``driver`` kernels are launched as tuning at level ``tune`` says (``tune``), else as the heuristics do.
+    With a ``driver`` kernels are launched as tuning at level ``tune`` says (``tune``), else as the heuristics do. ``library``
+    says which contractions are left to one (``library``).
     """
 
     def __init__(
@@ -36,14 +37,15 @@ class Compilation:
         plan: MemoryPlan,
         driver: Driver | None = None,
         tune: int = 0,
+        library: str = "never",
     ) -> None:
         self.architecture, self._plan = architecture(target), plan
         self.launches, self.kernels = schedule.launches, kernels
         self._interpret = target == "interpret"
         arch = self.architecture.split(":")[1]
-        self.text, self.codes = generate(schedule, kernels, self._interpret, arch, units(target))
+        self.text, self.codes = generate(schedule, kernels, self._interpret, arch, units(target), library)
         self.module = write_module(self.text)
-        self.configurations: list[Configuration] = []
+        self.configurations = configurations([code for code in self.codes if code.call is not None or code.kept])
         if driver is not None and not self._interpret:
             self.codes, self.configurations = Tuner(driver, schedule, kernels, self.module).configure(self.codes, tune)
 
@@ -52,7 +54,7 @@ class Compilation:
         """The program as a driver runs it. Raises TargetError for what does not compile."""
         working = [code for code in self.codes if code.grid]
         if self._interpret:
-            kernels: list[Any] = [JitKernel(*resolve(code, self.module)) for code in working]
+            kernels: list[Any] = [code.call or JitKernel(*resolve(code, self.module)) for code in working]
             return make_image(working, kernels, range(len(working)), self._plan)
         return make_image(working, *build(working, self.module, self.architecture), self._plan)
 

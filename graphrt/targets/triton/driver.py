@@ -55,7 +55,7 @@ class Driver(Protocol):
         """Tells the allocator that ``tensor`` is used on ``stream`` too, so that its memory outlives the work there."""
 
     def load(self, kernel: Any) -> Any:
-        """A compiled kernel, loaded. Raises TargetError when this device cannot run it."""
+        """A compiled kernel, or a library's call as it is, loaded. Raises TargetError when this device cannot run it."""
 
     def bind(self, loaded: Any, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
         """A launch of ``grid`` blocks on ``buffers``, tensors in the order of the kernel's pointers."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from graphrt.errors import TargetError
 from graphrt.targets.triton.build import KernelBinary
 from graphrt.targets.triton.driver import Launch
+from graphrt.targets.triton.library import LibraryCall
 
 _SHARED = 48 << 10  # bytes of shared memory that a CUDA kernel may have without asking
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -185,16 +186,20 @@ class GpuDriver:
         """record_stream."""
         tensor.record_stream(stream)
 
-    def load(self, kernel: KernelBinary) -> tuple[KernelBinary, Any]:
+    def load(self, kernel: KernelBinary | LibraryCall) -> Any:
         """The kernel's function on this GPU."""
+        if isinstance(kernel, LibraryCall):
+            return kernel
         if not runs(kernel.target, self.target):
             raise TargetError(f"a kernel for {kernel.target} does not run on {self.where}, which is {self.target}")
         with self._torch.cuda.device(self._device):
             self._library.activate(self._index)
             return kernel, self._library.load(kernel.code, kernel.entry, kernel.shared)
 
-    def bind(self, loaded: tuple[KernelBinary, Any], grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
+    def bind(self, loaded: Any, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
         """Arguments packed for the library's launch."""
+        if isinstance(loaded, LibraryCall):
+            return loaded.bind(buffers)
         kernel, function = loaded
         pointers = [b.data_ptr() for b in buffers] + [0 if scratch is None else scratch.data_ptr(), 0]
         return prepare(self._library, function, grid, kernel.threads, kernel.shared, pointers)

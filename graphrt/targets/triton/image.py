@@ -40,7 +40,7 @@ class ImageLaunch:
 class Image:
     """``size`` bytes of arena, of which the first ``temporary`` are nothing between runs and the last ``scratch`` scratch."""
 
-    kernels: Sequence[Any]  # KernelBinary, or the interpreter's JitKernel
+    kernels: Sequence[Any]  # KernelBinary, LibraryCall, or the interpreter's JitKernel
     launches: Sequence[ImageLaunch]
     size: int
     temporary: int

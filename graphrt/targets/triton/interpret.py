@@ -8,6 +8,7 @@ from typing import Any
 
 from graphrt.errors import TargetError
 from graphrt.targets.triton.driver import HostDriver, Launch
+from graphrt.targets.triton.library import LibraryCall
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class InterpretDriver(HostDriver):
         """Kernels work on the state's own memory."""
         return flat
 
-    def load(self, kernel: JitKernel) -> JitKernel:
+    def load(self, kernel: JitKernel | LibraryCall) -> JitKernel | LibraryCall:
         """The function itself."""
         return kernel
 
-    def bind(self, loaded: JitKernel, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
-        """A call of the interpreter."""
+    def bind(self, loaded: JitKernel | LibraryCall, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
+        """A call of the interpreter, or of torch on the CPU."""
+        if isinstance(loaded, LibraryCall):
+            return loaded.bind(buffers)
         launch, args = loaded.function[(grid,)], tuple(buffers)
         return lambda stream: launch(args, **loaded.constants)

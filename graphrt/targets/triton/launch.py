@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from graphrt.schedule.order import Slot
+from graphrt.targets.triton.library import LibraryCall
 
 OPTIONS = ("num_warps", "num_stages")
 WARPS = (4, 8, 2, 1)  # that a kernel may have, in the order in which tuning tries them
@@ -17,13 +18,15 @@ class Form:
     """A kernel that computes a launch: its function in a template module, or ("") in the generated one.
 
     ``constants`` is what it is given besides blocks; values starting with "@" name closures of the generated module. ``name``
-    tells it from the other forms of the launch: the template's function, empty where there is none.
+    tells it from the other forms of the launch: the template's function, empty where there is none. ``call`` is what a library
+    computes: then no kernel is launched.
     """
 
     name: str
     module: str
     function: str
     constants: Mapping[str, Any]
+    call: LibraryCall | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class LaunchCode:
     text: list[str]
     choices: list[Choice]
     choice: Choice
-    origin: str = "heuristic"  # of the choice: heuristic, shipped or tuned
+    origin: str = "heuristic"  # of the choice: heuristic, shipped, tuned or asked for
+    kept: str = ""  # why a library that was asked for does not compute it
 
     def configured(self, choice: Choice, origin: str) -> LaunchCode:
         """The same launch as ``choice`` says."""
@@ -58,6 +62,16 @@ class LaunchCode:
     def form(self) -> Form:
         """The kernel that is launched."""
         return self.choice.form
+
+    @property
+    def call(self) -> LibraryCall | None:
+        """What a library computes instead of a kernel."""
+        return self.form.call
+
+    @property
+    def offer(self) -> LibraryCall | None:
+        """What a library could compute."""
+        return next((c.form.call for c in self.choices if c.form.call is not None), None)
 
     @property
     def constants(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 from graphrt.errors import TargetError
 from graphrt.targets.triton.build import KernelBinary
 from graphrt.targets.triton.driver import HostDriver, Launch
+from graphrt.targets.triton.library import LibraryCall
 
 ALIGNED = 16  # bytes, as compiled kernels assume
 DESCRIPTOR = 128  # bytes of a tensor descriptor, and what its place in scratch memory is a multiple of
@@ -99,8 +100,10 @@ class NullDriver(HostDriver):
 
     # --- kernels --------------------------------------------------------------------------------------------------
 
-    def load(self, kernel: KernelBinary) -> KernelBinary:
+    def load(self, kernel: KernelBinary | LibraryCall) -> KernelBinary | LibraryCall:
         """Checks what a device would refuse."""
+        if isinstance(kernel, LibraryCall):
+            return kernel
         if kernel.target != self.target:
             raise TargetError(f"a kernel for {kernel.target} does not run on the null driver of {self.target}")
         limit = SHARED.get(self.target, 64) << 10
@@ -114,13 +117,16 @@ class NullDriver(HostDriver):
         self._note("load", kernel.entry, len(kernel.code))
         return kernel
 
-    def bind(self, loaded: KernelBinary, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
+    def bind(self, loaded: KernelBinary | LibraryCall, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
         """A launch that checks its pointers whenever it is made."""
+        spans = [(b.data_ptr(), b.nbytes) for b in buffers if b.nbytes]  # nobody reads an empty tensor
+        if isinstance(loaded, LibraryCall):
+            loaded.check(buffers)
+            return self._launch(loaded.name, grid, spans)
         if len(buffers) != loaded.pointers:
             raise TargetError(f"{loaded.entry} takes {loaded.pointers} pointers, got {len(buffers)}")
         if not 1 <= grid <= GRID:
             raise TargetError(f"{loaded.entry} is launched on {grid} blocks; a grid has 1 to {GRID}")
-        spans = [(b.data_ptr(), b.nbytes) for b in buffers if b.nbytes]  # nobody reads an empty tensor
         if loaded.scratch:
             start = scratch.data_ptr() if scratch is not None else 0
             if start % DESCRIPTOR or loaded.scratch % DESCRIPTOR:
@@ -128,11 +134,13 @@ class NullDriver(HostDriver):
                     f"{loaded.entry}: scratch memory at {start:#x}, {loaded.scratch} bytes a block, is not aligned"
                 )
             spans.append((start, grid * loaded.scratch))
+        return self._launch(loaded.entry, grid, spans)
 
+    def _launch(self, name: str, grid: int, spans: Sequence[tuple[int, int]]) -> Launch:
         def launch(stream: Any) -> None:
             for pointer, size in spans:
-                self._check(loaded.entry, pointer, size)
-            self._note("launch", loaded.entry, grid)
+                self._check(name, pointer, size)
+            self._note("launch", name, grid)
 
         return launch
 

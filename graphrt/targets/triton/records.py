@@ -54,6 +54,9 @@ def key(code: LaunchCode, device: str) -> str:
     forms = {c.form.name: c for c in reversed(code.choices)}  # the first choice of each
     parts: list[Any] = []
     for choice in forms.values():
+        if choice.form.call is not None:
+            parts += [choice.form.call, _torch()]  # a record of it is no record for those who want none
+            continue
         module, kernel, constants, pointers, text = content(code.configured(choice, ""))
         kept = {n: v for n, v in constants.items() if n not in choice.config}
         called = [module] if module else re.findall(r"^ +(?!tl\.)(\w+)\.\w+\(ARGS", text, re.MULTILINE)  # by a dispatcher
@@ -81,6 +84,13 @@ def _triton() -> str:
     import triton
 
     return str(triton.__version__)
+
+
+@functools.cache
+def _torch() -> str:
+    import torch
+
+    return str(torch.__version__)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -49,13 +49,14 @@ def reports(compilation: Compilation) -> list[KernelReport]:
     image, arch = compilation.image, compilation.architecture.split(":")[1]
     working = [i for i, code in enumerate(compilation.codes) if code.grid]
     numbers = [launch.kernel for launch in image.launches]
+    kernels = [(n, k) for n, k in enumerate(image.kernels) if isinstance(k, KernelBinary)]  # and no library's calls
     if arch.startswith("sm"):
-        found = [instructions.nvidia(listing) for listing in listings([k.code for k in image.kernels], arch)]
+        found = [instructions.nvidia(listing) for listing in listings([k.code for _, k in kernels], arch)]
     else:
-        found = [dict(k.instructions) for k in image.kernels]
+        found = [dict(k.instructions) for _, k in kernels]
     return [
         _report(kernel, compilation, working[numbers.index(n)], numbers.count(n), names)
-        for n, (kernel, names) in enumerate(zip(image.kernels, found, strict=True))
+        for (n, kernel), names in zip(kernels, found, strict=True)
     ]
 
 

@@ -25,31 +25,41 @@ from graphrt.targets.triton.tune import Configuration
 RUN = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
 
 
-def policy(target: str, precision: str) -> Policy:
+def policy(target: str, precision: str, library: str = "never") -> Policy:
     """Weight gradients and deep products are split to fill the device; results depend on the device, never on the run.
 
-    ``precision`` is that of float32 products.
+    ``precision`` is that of float32 products. What is always left to a library stays whole and alone.
     """
-    arch, wide = architecture(target).split(":")[1], units(target)
+    alone, arch, wide = library == "always", architecture(target).split(":")[1], units(target)
 
     def runs(node: Node, producer: Node | None) -> Runs | None:
         pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
-        apart = phases(producer) if producer is not None else (1, 1)
+        apart = phases(producer) if producer is not None and not alone else (1, 1)
         length = math.gcd(pixels // math.prod(apart), RUN)
         return Runs(length, apart) if length >= 16 and pixels >= (4 if target == "interpret" else 64) * RUN else None
 
-    pairs = not target.startswith("hip")  # whose compiler spills when a kernel holds two things
-    return Policy(lambda node: splits(node, precision, target == "interpret", arch, wide), runs=runs, pairs=pairs)
+    pairs = not target.startswith("hip") and not alone  # hip's compiler spills when a kernel holds two things
+
+    def parts(node: Node) -> int:
+        return 0 if alone else splits(node, precision, target == "interpret", arch, wide)
+
+    return Policy(splits=parts, runs=runs, carry=True, pairs=pairs, alone=alone)
 
 
 class TritonExecutable(DeviceBinary):
     """The binary of a schedule on the device of ``target``, which also knows its source."""
 
     def __init__(
-        self, target: str, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan, tune: int = 0
+        self,
+        target: str,
+        schedule: Schedule,
+        kernels: Sequence[Sequence[Kernel]],
+        plan: MemoryPlan,
+        tune: int = 0,
+        library: str = "never",
     ) -> None:
         device = driver(target)
-        self._compilation, self._target = Compilation(target, schedule, kernels, plan, device, tune), target
+        self._compilation, self._target = Compilation(target, schedule, kernels, plan, device, tune, library), target
         outputs = {name: v.type for name, v in schedule.graph.outputs.items()}
         super().__init__(self._compilation.image, device, outputs)
 

@@ -2,7 +2,8 @@
 
 ``target`` is the architecture they are compiled for. ``table`` lists every buffer, ``offset`` bytes into the arena where it
 is no state; ``launches`` are [kernel, grid, [entries of the table]]; ``arena``, ``temporary`` and ``scratch`` are sizes in
-bytes, which ``Image`` explains. No compiler, and no Triton, is needed to run them.
+bytes, which ``Image`` explains. What a library computes is a kernel without a file, a ``call``. No compiler, and no Triton, is
+needed to run them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from graphrt.targets.triton.build import KernelBinary
 from graphrt.targets.triton.device import gpu_driver, null_driver
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.image import Buffer, Image, ImageLaunch
+from graphrt.targets.triton.library import LibraryCall
 from graphrt.types import TensorType
 
 
@@ -31,15 +33,21 @@ def save(path: str | Path, image: Image, architecture: str, program: Runnable) -
         program,
         architecture,
         [{"space": b.space, "name": b.name, "type": str(b.type), "offset": b.offset} for b in number],
-        {k.file: functools.partial(_write, k.code) for k in image.kernels},
+        {k.file: functools.partial(_write, k.code) for k in image.kernels if isinstance(k, KernelBinary)},
         {
             "arena": image.size,
             "temporary": image.temporary,
             "scratch": image.scratch,
-            "kernels": [{**k.described(), "file": k.file} for k in image.kernels],
+            "kernels": [_described(k) for k in image.kernels],
             "launches": [[launch.kernel, launch.grid, [number[b] for b in launch.buffers]] for launch in image.launches],
         },
     )
+
+
+def _described(kernel: KernelBinary | LibraryCall) -> dict[str, Any]:
+    if isinstance(kernel, LibraryCall):
+        return {"call": kernel.described()}
+    return {**kernel.described(), "file": kernel.file}
 
 
 def _write(code: bytes, to: Path) -> None:
@@ -76,8 +84,11 @@ def _driver(folder: Path, architecture: str, target: str) -> Driver:
 
 def _image(folder: Path, manifest: Mapping[str, Any]) -> Image:
     buffers = [Buffer(e["space"], e["name"], TensorType.parse(e["type"]), e["offset"]) for e in manifest["table"]]
-    kernels = []
+    kernels: list[KernelBinary | LibraryCall] = []
     for entry in manifest["kernels"]:
+        if "call" in entry:
+            kernels.append(LibraryCall.parse(entry["call"]))
+            continue
         fields = dict(entry)
         code = file(folder, fields.pop("file")).read_bytes()
         kernels.append(KernelBinary(**fields, code=code))

@@ -5,6 +5,8 @@
 
     candidates ─▶ compile side by side ─▶ prune by registers, spills, occupancy ─▶ compare results ─▶ time in turns ─▶ record
 
+Where a library was allowed (``library="auto"``), its call is a candidate of each kernel that it could compute.
+
 Every candidate runs with the kernel's own closures. The heuristic's result is compared with the reference where that is
 cheap, and each candidate's with the heuristic's; one that differs beyond rounding is rejected, and that is reported.
 """
@@ -25,6 +27,7 @@ from graphrt.targets.triton import build, records
 from graphrt.targets.triton.build import cached, overdue
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.launch import Choice, LaunchCode
+from graphrt.targets.triton.library import LIBRARY, LibraryCall
 from graphrt.targets.triton.trial import Trial, difference, reference
 from graphrt.targets.triton.usage import lanes, resident, usage
 
@@ -39,8 +42,9 @@ MARGIN = 0.98  # of the heuristic's time that a winner must stay below: less may
 class Configuration:
     """How a kernel is launched: ``origin`` is heuristic, shipped or tuned; ``record`` what is known of its time.
 
-    ``form`` is the template's function that computes it, empty where there is none. ``rejected`` says of each candidate that
-    this compilation refused why.
+    ``form`` is the template's function that computes it, empty where there is none. ``origin`` is asked for where a library
+    computes it, which ``call`` names, because the user said so. ``rejected`` says of each candidate that this compilation
+    refused why.
     """
 
     kernel: str
@@ -49,16 +53,34 @@ class Configuration:
     origin: str
     record: records.Record | None = None
     rejected: tuple[str, ...] = ()
+    call: LibraryCall | None = None
 
     def __str__(self) -> str:
-        text = f"{self.kernel}: {_text(self.form, self.config)}: {self.origin}"
+        how = f"library: {self.call}" if self.call else _text(self.form, self.config)
+        text = f"{self.kernel}: {how}: {self.origin}"
         if self.record is not None:
             unit = "predicted kiloclocks" if self.record.device.startswith("null") else "us"
             text += f", {self.record.microseconds:g} {unit}, heuristic {self.record.heuristic_microseconds:g}"
         return "\n".join([text, *(f"  rejected {reason}" for reason in self.rejected)])
 
 
+def configurations(codes: Sequence[LaunchCode]) -> list[Configuration]:
+    """How ``codes`` are launched where nothing is tuned, each way once."""
+    found = [_shown(code, None, _kept(code)) for code in codes]
+    return [*{str(c): c for c in found}.values()]
+
+
+def _shown(code: LaunchCode, record: records.Record | None, rejected: tuple[str, ...]) -> Configuration:
+    return Configuration(code.display, code.form.name, code.config, code.origin, record, rejected, code.call)
+
+
+def _kept(code: LaunchCode) -> tuple[str, ...]:
+    return (f"library: {code.kept}",) if code.kept else ()
+
+
 def _text(form: str, config: Mapping[str, int]) -> str:
+    if config == LIBRARY:
+        return form
     return " ".join([*([form] if form else []), *(f"{n} {v}" for n, v in config.items())])
 
 
@@ -88,12 +110,10 @@ class Tuner:
         configured, shown = [], {}
         for k, code in zip(keys, codes, strict=True):
             choice = _found(code, known.get(k))
-            entry, origin = known[k] if choice is not None else (None, "heuristic")
+            entry, origin = known[k] if choice is not None else (None, code.origin)
             configured.append(code.configured(choice, origin) if choice is not None else code)
             if code.grid:
-                rejected = tuple(self._rejected.get(k, ()))
-                form, config = configured[-1].form.name, configured[-1].config
-                shown[k] = Configuration(code.display, form, config, origin, entry, rejected)
+                shown[k] = _shown(configured[-1], entry, (*_kept(code), *self._rejected.get(k, ())))
         return configured, list(shown.values())
 
     def _search(self, wanted: Mapping[str, tuple[int, LaunchCode]], level: int) -> list[records.Record]:
@@ -138,6 +158,8 @@ class Tuner:
 
     def _refused(self, kernel: Any, first: Any, least: int) -> str:
         """Why what the compiler made of a candidate is not worth running; empty if it is."""
+        if isinstance(kernel, LibraryCall):
+            return ""
         (_, spills), (_, allowed) = usage(kernel.code, kernel.target), usage(first.code, first.target)
         if spills > allowed:
             return f"spills {spills} bytes a thread"

@@ -1,0 +1,61 @@
+"""Halves of weights are kept from run to run: whoever updates a weight writes its half too, and no run converts it first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from graphrt.ir import Graph, Node, Value
+from graphrt.op import Kind, Order
+from graphrt.ops import cast
+from graphrt.passes.rewrite import rewrite
+from graphrt.types import HALVES, DType
+
+
+def carry_halves(graph: Graph, fixed: Mapping[str, Order]) -> Graph:
+    """``graph`` in which a half of a weight that it updates is a parameter of its own, ``weight.bfloat16``.
+
+    ``State`` knows it for a copy of the weight and makes it anew when something else has written the weight. Vectors, such as
+    biases, are converted where they are read. ``fixed`` names state whose buffers exist already, with their order.
+    """
+
+    def half(v: Value, dtype: DType) -> Value | None:
+        """What ``v``, a weight or a view of one, is in ``dtype``; None if it is something else."""
+        node, new = v.node, v.graph
+        if node.op.kind is Kind.VIEW and len(node.inputs) == 1 and node.types[0].dtype == node.inputs[0].dtype:
+            inner = half(node.inputs[0], dtype)
+            return None if inner is None else ordered(new.append(node.op, [inner], node.attrs).outputs[0], v.type.order)
+        name = f"{node.name}.{dtype}"
+        if node.op.name != "parameter" or node.name not in graph.updates or name in graph.sources or v.ndim < 2:
+            return None
+        if name not in new.sources:
+            copy = new._source("parameter", name, v.shape, dtype, {"trainable": False, "copy_of": node.name})
+            new.initial[name] = np.zeros((), dtype.numpy)  # State has the values
+            ordered(copy, fixed.get(name, v.type.order))
+        return new.sources[name].outputs[0]
+
+    def keep(node: Node) -> Sequence[Value] | None:
+        dtype = node.types[0].dtype
+        if (
+            node.op.kind is not Kind.ELEMENTWISE
+            or len(node.inputs) != 1
+            or dtype not in HALVES
+            or node.inputs[0].dtype in HALVES
+        ):
+            return None  # of what has one operand only a conversion changes the type
+        found = half(node.inputs[0], dtype)
+        return None if found is None else [found]
+
+    new = rewrite(graph, keep)
+    for name in [n for n in new.sources if n not in graph.sources]:
+        type, value = new.sources[name].types[0], new.updates[new.sources[name].attrs["copy_of"]]
+        with new.at(value.node.origin):
+            new.updates[name] = ordered(cast(value, type.dtype), type.order)
+    return new
+
+
+def ordered(v: Value, order: Order) -> Value:
+    """``v``, which lies in memory in ``order`` from now on."""
+    object.__setattr__(v.node, "types", tuple(t.with_order(order) for t in v.node.types))
+    return v

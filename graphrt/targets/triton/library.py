@@ -1,0 +1,224 @@
+"""A contraction by the vendor's library instead of a template: cuBLAS and cuDNN (hipBLAS, MIOpen), called through torch.
+
+    operands, strided views of buffers ──▶ torch.matmul, convolution or its backward ──▶ result, a strided view
+
+Only what computes nothing on load and nothing behind can be such a call, and only where somebody asked for it: ``always``
+for every contraction, which the scheduler then leaves alone, ``auto`` where tuning measured that it is faster. It is one more
+launch in the captured graph, on torch's current stream. In it torch's global settings are the program's: its precision of
+float32 products, deterministic algorithms, none that are chosen by timing; afterwards they are as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from graphrt.errors import TargetError
+from graphrt.index import axes, linearize
+from graphrt.ir import Value
+from graphrt.op import Kind
+from graphrt.schedule.group import pull
+from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
+from graphrt.schedule.order import Schedule, Slot
+from graphrt.types import Shape
+
+MODES = ("never", "auto", "always")
+LIBRARY = {"library": 1}  # the configuration of a launch that the library computes, where a template's has its blocks
+_LIBRARIES = {"sm": {"matmul": "cuBLAS", "conv": "cuDNN"}, "gf": {"matmul": "hipBLAS", "conv": "MIOpen"}}
+_REDUCTIONS = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
+_GEOMETRY = ("stride", "padding", "dilation", "groups")
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor in buffer number ``buffer`` of a launch: ``strides`` and ``offset`` are in elements."""
+
+    buffer: int
+    shape: Shape
+    strides: Shape
+    offset: int = 0
+
+    def of(self, buffers: Sequence[Any]) -> Any:
+        """The tensor; ``buffers`` are torch tensors of one dimension. Raises TargetError where it does not fit."""
+        flat = buffers[self.buffer][self.offset :]
+        if sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) >= flat.numel():
+            raise TargetError(f"a tensor {list(self.shape)} of strides {list(self.strides)} lies outside its buffer")
+        return flat.as_strided(self.shape, self.strides)
+
+
+@dataclass(frozen=True)
+class LibraryCall:
+    """One contraction: ``op`` is matmul, conv, conv_dgrad or conv_wgrad, ``library`` who computes it.
+
+    ``operands`` are those of the op, in its order; ``results`` are of one shape and all get the result. ``geometry`` has what
+    a convolution has besides. ``precision`` is that of float32 products: highest, high or medium.
+    """
+
+    op: str
+    library: str
+    operands: tuple[View, ...]
+    results: tuple[View, ...]
+    geometry: tuple[tuple[str, Any], ...] = ()
+    precision: str = "highest"
+
+    @property
+    def name(self) -> str:
+        return f"library_{self.op}"
+
+    @property
+    def buffers(self) -> int:
+        """How many buffers it takes."""
+        return 1 + max(v.buffer for v in (*self.operands, *self.results))
+
+    def __str__(self) -> str:
+        more = "".join(f", {n} {v}" for n, v in self.geometry)
+        shapes = " and ".join(str(list(v.shape)) for v in self.operands)
+        return f"{self.op} of {shapes}{more}, by {self.library} through torch"
+
+    def described(self) -> dict[str, Any]:
+        """What ``parse`` reads, for a manifest."""
+        return asdict(self)
+
+    @staticmethod
+    def parse(entry: dict[str, Any]) -> LibraryCall:
+        """The call that was ``described``, maybe as JSON."""
+
+        def views(found: Sequence[dict[str, Any]]) -> tuple[View, ...]:
+            return tuple(View(v["buffer"], tuple(v["shape"]), tuple(v["strides"]), v["offset"]) for v in found)
+
+        geometry = tuple((n, tuple(v) if isinstance(v, list | tuple) else v) for n, v in entry["geometry"])
+        results = views(entry["results"])
+        return LibraryCall(entry["op"], entry["library"], views(entry["operands"]), results, geometry, entry["precision"])
+
+    def bind(self, buffers: Sequence[Any]) -> Callable[[Any], object]:
+        """A launch on ``buffers``, which runs on torch's current stream. Raises TargetError where a tensor does not fit."""
+        if len(buffers) != self.buffers:
+            raise TargetError(f"{self.name} takes {self.buffers} buffers, got {len(buffers)}")
+        a, b = (v.of(buffers) for v in self.operands)
+        first, *others = (v.of(buffers) for v in self.results)
+
+        def launch(stream: Any) -> None:
+            with _settings(first.device.type, self.precision):
+                self._compute(a, b, first)
+                for other in others:
+                    other.copy_(first)
+
+        return launch
+
+    def check(self, buffers: Sequence[Any]) -> None:
+        """Raises what ``bind`` and torch raise for ``buffers`` of these sizes and dtypes; computes nothing."""
+        import torch
+
+        self.bind([torch.empty(b.shape, dtype=b.dtype, device="meta") for b in buffers])(None)
+
+    def _compute(self, a: Any, b: Any, out: Any) -> None:
+        import torch
+
+        if self.op == "matmul":
+            torch.matmul(a, b, out=out)
+            return
+        g = dict(self.geometry)
+        shared = (g["stride"], g["padding"], g["dilation"], False, (0, 0), g["groups"])
+        aten = torch.ops.aten
+        if self.op == "conv":
+            out.copy_(aten.convolution(a, b, None, *shared))
+        elif self.op == "conv_dgrad":  # of the input only the shape is looked at
+            out.copy_(aten.convolution_backward(a, out, b, None, *shared, (True, False, False))[0])
+        else:
+            out.copy_(aten.convolution_backward(a, b, out, None, *shared, (False, True, False))[1])
+
+
+@contextmanager
+def _settings(device: str, precision: str) -> Iterator[None]:
+    """torch's global settings as a program wants them: deterministic, with sums in float32, tf32 only where medium allows it.
+
+    Other threads see them too for that moment, which is when a program runs for the first time; a captured graph has them in
+    it.
+    """
+    import torch
+
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    wanted = [(matmul, name, False) for name in ("allow_fp16_accumulation", *_REDUCTIONS)]
+    wanted += [(cudnn, "enabled", True), (cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+    before = [(module, name, _setting(module, name)) for module, name, _ in wanted]
+    products = (matmul, cudnn.conv)
+    rounded = [p.fp32_precision for p in products]
+    try:
+        for module, name, value in wanted:
+            setattr(module, name, value)
+        for p in products:
+            p.fp32_precision = "tf32" if precision == "medium" else "ieee"
+        with torch.no_grad(), torch.autocast(device if device != "meta" else "cpu", enabled=False):
+            yield
+    finally:
+        for module, name, was in before:
+            setattr(module, name, was)
+        for p, was in zip(products, rounded, strict=True):
+            p.fp32_precision = "none"  # where a wider setting decided, it goes on to
+            if p.fp32_precision != was:
+                p.fp32_precision = was
+
+
+def _setting(module: Any, name: str) -> Any:
+    """A setting of torch, as it can be set again: those of reductions may have a second part."""
+    value = getattr(module, name)
+    return (value, False) if name in _REDUCTIONS and not getattr(module, f"{name}_split_k", True) else value
+
+
+# --- which contractions can be a call -------------------------------------------------------------------------------
+
+
+def offered(schedule: Schedule, launch: Sequence[Kernel], slots: Sequence[Slot], arch: str) -> LibraryCall | str:
+    """The call that computes ``launch``, whose buffers are ``slots``; why there is none, empty where it is no contraction.
+
+    ``arch`` is that of a GPU, as sm_90 or gfx942, or cpu.
+    """
+    kernel = launch[0]
+    if not isinstance(kernel, TemplateKernel) or kernel.group.anchor is None:
+        return ""
+    group, node = kernel.group, kernel.group.anchor
+    if node.op.kind is not Kind.CONTRACTION:
+        return ""
+    if len(launch) > 1 or group.nodes != [node] or group.inlined:
+        return "other ops are fused with it"
+    if node.attrs.get("splits"):
+        return "it is cut into partial sums"
+    y = node.outputs[0]
+    if not all(v.type.size for v in (*node.inputs, y)):
+        return "it is empty"
+    if any(low != high for low, high in node.attrs.get("padding", ())):
+        return f"its padding {node.attrs['padding']} is not the same on both sides"
+    operands = []
+    for v in node.inputs:
+        view = _view(schedule, v, slots)
+        if isinstance(view, str):
+            return f"{v.name} {view}"
+        operands.append(view)
+    results = [View(slots.index(s), y.shape, s.type.strides) for s in schedule.stores[group, y]]
+    geometry = {n: node.attrs[n] for n in _GEOMETRY if n in node.attrs}
+    if "padding" in geometry:
+        geometry["padding"] = tuple(low for low, _ in geometry["padding"])
+    library = _LIBRARIES.get(arch[:2], {}).get(kernel.spec.family, "the CPU")
+    return LibraryCall(kernel.spec.name, library, tuple(operands), tuple(results), tuple(geometry.items()), kernel.precision)
+
+
+def _view(schedule: Schedule, value: Value, slots: Sequence[Slot]) -> View | str:
+    """``value`` as a view of the buffer that holds it, or why it is none."""
+    read, *others = pull(value, axes("i", value.shape))
+    if others or read.guards:
+        return "is padded or put together where it is read"
+    slot = schedule.home.get(read.value)
+    if slot is None:
+        return "is computed where it is read"
+    if slot.type.dtype is not value.dtype:
+        return f"is {slot.type.dtype} and read as {value.dtype}"
+    if read.value is value:
+        return View(slots.index(slot), value.shape, slot.type.strides)
+    offset = linearize(read.index, slot.type.strides)
+    strides = tuple(offset.stride(f"i{d}") for d in range(value.ndim))
+    if any(s is None or s < 0 for s in strides):
+        return "is a view without strides, or one that runs backwards"
+    return View(slots.index(slot), value.shape, tuple(s or 0 for s in strides), offset.const)
