@@ -41,7 +41,8 @@ def network() -> grt.Graph:
     h = F.cast(F.relu(F.cast(y, "float32") * scale + 1.0), HALF)
     z = g.output("z", F.conv2d(h, weight("w1", 8, 24, 1, 1)))
     g.output("strided", F.conv2d(x, weight("ws", 8, 16, 1, 1), stride=2))
-    loss = g.output("loss", F.sum(F.cast(z * z, "float32")))
+    t = g.input("t", (2, 8, 5, 9), HALF, order=(0, 2, 3, 1))
+    loss = g.output("loss", F.sum(F.cast(F.relu(z) * t, "float32")))  # its gradient is made of two maps
     a, w, da = g.input("a", (40, 16), HALF), g.input("w", (24, 16), HALF), g.input("da", (40, 24), HALF)
     wanted = [x, *(p for p in g.parameters() if p.node.name != "ws")]
     product = g.output("product", F.linear(a, w))
@@ -53,7 +54,7 @@ def network() -> grt.Graph:
 
 def feeds() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(1)
-    shapes = {"x": (2, 16, 5, 9), "scale": (24, 1, 1), "a": (40, 16), "w": (24, 16), "da": (40, 24)}
+    shapes = {"x": (2, 16, 5, 9), "scale": (24, 1, 1), "t": (2, 8, 5, 9), "a": (40, 16), "w": (24, 16), "da": (40, 24)}
     return {n: rng.standard_normal(shape).astype(HALF if n != "scale" else "float32") for n, shape in shapes.items()}
 
 
@@ -73,6 +74,8 @@ def test_programs_compute_the_same_through_descriptors(monkeypatch: pytest.Monke
     found = [prepare for form, prepare in forms(program) if form in DESCRIBED]
     assert len(found) >= 6 and any(p and p.endswith("_prepare") for p in found) and "@unprepared" in found
     assert {f for f, _ in forms(program)} >= {"conv_tma", "matmul_tma", "conv_wgrad"}
+    maps = [len(c.constants.get("X_PLACES", ())) for c in program._executable._compilation.codes]
+    assert 1 in maps and 2 in maps
     same, exact = plain(feeds()), grt.compile(network(), target="reference")(feeds())
     for name, value in program(feeds()).items():
         found, other, expected = (np.asarray(v, np.float64) for v in (value, same[name], exact[name]))
@@ -87,7 +90,7 @@ def test_programs_run_through_descriptors_on_the_null_driver(monkeypatch: pytest
     program = grt.compile(network(), target="null")
     image = program._binary.image
     wanted = [(image.kernels[launch.kernel].scratch, launch.grid) for launch in image.launches]
-    assert sum(scratch > 0 for scratch, _ in wanted) >= 6 and all(scratch in (0, 256) for scratch, _ in wanted)
+    assert sum(scratch > 0 for scratch, _ in wanted) >= 6 and {scratch for scratch, _ in wanted} == {0, 256, 384}
     assert image.scratch == max(scratch * grid for scratch, grid in wanted)
     program(feeds())
     program(feeds())

@@ -1,13 +1,14 @@
 """``conv_fwd``, and ``conv_dgrad`` of stride 1, with operands through the tensor memory accelerator of sm_90 and newer.
 
-For dense maps, channels innermost, and dense filters [R, S, C, K] or (W_ROWS false) [K, R, S, C]; X and W are the places in
-ARGS of their pointers. A tile's rows are a box of pixels, BM / (BH * BW) images x BH x BW, so each tap of a block of channels
-is one box of the map: one instruction of one thread, without masks or addresses, and what lies outside, the padding, reads 0.
-``PREPARE_X(x, n, c, h, w, mask, ARGS)`` is given a loaded block and returns what to multiply: 0 where mask is false
-(``unprepared`` leaves it as it is). The gradient is the same walk the other way: GRADIENT takes dy for x and turns the filter.
-``EPILOGUE`` is that of the kernel it stands for. Strides other than 1: only of forward, with one tap and no padding, whose
-descriptor leaves out the pixels between. Groups: one. Sizes that can be taken: ``config.conv_takes_tma``. PROGRAMS, and the
-allocator that descriptors want, as in ``matmul_tma``. Grid: ``config.conv_tma_grid``.
+For dense maps, channels innermost, and dense filters [R, S, C, K] or (W_ROWS false) [K, R, S, C]; X_PLACES (one to three maps
+that a prologue makes one operand of) and W_PLACE are the places in ARGS of their pointers. A tile's rows are a box of pixels,
+BM / (BH * BW) images x BH x BW, so each tap of a block of channels is one box of the map: one instruction of one thread,
+without masks or addresses, and what lies outside, the padding, reads 0. ``PREPARE_X(x, n, c, h, w, mask, ARGS)`` is given the
+tuple of loaded blocks and returns what to multiply: 0 where mask is false (``unprepared`` takes the one block as it is). The
+gradient is the same walk the other way: GRADIENT takes dy for x and turns the filter. ``EPILOGUE`` is that of the kernel it
+stands for. Strides other than 1: only of forward, with one tap and no padding, whose descriptor leaves out the pixels between.
+Groups: one. Sizes that can be taken: ``config.conv_takes_tma``. PROGRAMS, and the allocator that descriptors want, as in
+``matmul_tma``. Grid: ``config.conv_tma_grid``.
 """
 
 import triton
@@ -18,8 +19,8 @@ from .tiles import dot, grouped_tile, inside
 
 @triton.jit
 def unprepared(x, n, c, h, w, mask, ARGS):
-    """The block as it was loaded."""
-    return x
+    """The one block as it was loaded."""
+    return x[0]
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -27,7 +28,7 @@ def conv_tma(
     ARGS,
     PREPARE_X: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    X_PLACE: tl.constexpr,
+    X_PLACES: tl.constexpr,
     W_PLACE: tl.constexpr,
     W_ROWS: tl.constexpr,
     GRADIENT: tl.constexpr,
@@ -79,12 +80,15 @@ def conv_tma(
     TILES: tl.constexpr = TILES_M * TILES_N
     BLOCKS: tl.constexpr = (DEPTH + BK - 1) // BK
 
-    maps = tl.make_tensor_descriptor(
-        ARGS[X_PLACE],
-        [IMAGES, ROWS, PIXELS, DEPTH],
-        [IN_H * IN_W * DEPTH, STRIDE_H * IN_W * DEPTH, STRIDE_W * DEPTH, 1],
-        [BB, BH, BW, BK],
-    )
+    first_map = maps_in_memory(ARGS[X_PLACES[0]], IMAGES, ROWS, PIXELS, DEPTH, IN_H, IN_W, STRIDE_H, STRIDE_W, BB, BH, BW, BK)
+    if len(X_PLACES) > 1:
+        second_map = maps_in_memory(
+            ARGS[X_PLACES[1]], IMAGES, ROWS, PIXELS, DEPTH, IN_H, IN_W, STRIDE_H, STRIDE_W, BB, BH, BW, BK
+        )
+    if len(X_PLACES) > 2:
+        third_map = maps_in_memory(
+            ARGS[X_PLACES[2]], IMAGES, ROWS, PIXELS, DEPTH, IN_H, IN_W, STRIDE_H, STRIDE_W, BB, BH, BW, BK
+        )
     filters = filters_in_memory(ARGS[W_PLACE], C, K, R * S, BN if GRADIENT else BK, BK if GRADIENT else BN, W_ROWS)
     for tile in tl.range(tl.program_id(0), TILES, PROGRAMS if PROGRAMS else TILES, flatten=PROGRAMS > 0):
         tile_m, tile_n = grouped_tile(tile, TILES_M, TILES_N, 8)
@@ -103,7 +107,11 @@ def conv_tma(
             # Tap 0 of forward meets the row PAD above; the gradient goes the other way.
             dh = PAD_H - tap // S * DIL_H if GRADIENT else tap // S * DIL_H - PAD_H
             dw = PAD_W - tap % S * DIL_W if GRADIENT else tap % S * DIL_W - PAD_W
-            x = maps.load([n0, p0 + dh, q0 + dw, first]).reshape(BM, BK)
+            x = (first_map.load([n0, p0 + dh, q0 + dw, first]).reshape(BM, BK),)
+            if len(X_PLACES) > 1:
+                x += (second_map.load([n0, p0 + dh, q0 + dw, first]).reshape(BM, BK),)
+            if len(X_PLACES) > 2:
+                x += (third_map.load([n0, p0 + dh, q0 + dw, first]).reshape(BM, BK),)
             c = first + tl.arange(0, BK)
             h = p + dh
             w = q + dw
@@ -123,6 +131,28 @@ def conv_tma(
             EPILOGUE(acc, q // (H * W), k[None, :], q // W % H, q % W, y_ok, ARGS)
         else:
             EPILOGUE(acc, n, k[None, :], p, q, y_ok, ARGS)
+
+
+@triton.jit
+def maps_in_memory(
+    base,
+    IMAGES: tl.constexpr,
+    ROWS: tl.constexpr,
+    PIXELS: tl.constexpr,
+    C: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    BB: tl.constexpr,
+    BH: tl.constexpr,
+    BW: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """The descriptor of every STRIDE-th pixel of maps H x W x C, for boxes."""
+    return tl.make_tensor_descriptor(
+        base, [IMAGES, ROWS, PIXELS, C], [H * W * C, STRIDE_H * W * C, STRIDE_W * C, 1], [BB, BH, BW, BC]
+    )
 
 
 @triton.jit

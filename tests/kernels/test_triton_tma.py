@@ -23,17 +23,28 @@ compiled = pytest.mark.skipif(INTERPRETED, reason="compiles, so it cannot run un
 
 
 @triton.jit
-def affine_relu(x, n, c, h, w, mask, ARGS):
+def affine_relu(blocks, n, c, h, w, mask, ARGS):
     """A batch norm and its ReLU applied to what was loaded: not 0 at 0, so what lies outside is masked after it."""
+    x = blocks[0]
     scale = tl.load(ARGS[13] + c, mask=c < ARGS[4], other=0.0)
     shift = tl.load(ARGS[14] + c, mask=c < ARGS[4], other=0.0)
     return tl.where(mask, cast(tl.maximum(x.to(tl.float32) * scale + shift, 0.0), x.dtype), 0)
 
 
 @triton.jit
-def where_inside(x, n, c, h, w, mask, ARGS):
+def where_inside(blocks, n, c, h, w, mask, ARGS):
     """What a prologue is told of places: 1 more for each image, row and column."""
+    x = blocks[0]
     return tl.where(mask, (x.to(tl.float32) + n + h + w).to(x.dtype), 0)
+
+
+@triton.jit
+def norm_gradient(blocks, n, c, h, w, mask, ARGS):
+    """The gradient of a batch norm's input: two maps for one operand."""
+    dy, other = blocks
+    scale = tl.load(ARGS[13] + c, mask=c < ARGS[7], other=0.0)
+    shift = tl.load(ARGS[14] + c, mask=c < ARGS[7], other=0.0)
+    return tl.where(mask, cast(dy.to(tl.float32) * scale + other.to(tl.float32) * shift + 1.0, dy.dtype), 0)
 
 
 # --- where it applies ------------------------------------------------------------------------------------------------
@@ -100,8 +111,8 @@ def test_conv_tma(name: str, w_rows: bool, tile: str) -> None:
         out = poisoned(expected.size)
         args = conv_args(z, out, w_, dy_) if gradient else conv_args(z, x_, w_, out)
         conv_tma[(cfg.conv_tma_grid(kind, z, config),)](
-            args, unprepared, cl.store_x if gradient else cl.store_y, X_PLACE=2 if gradient else 0, W_PLACE=1, W_ROWS=w_rows,
-            GRADIENT=gradient, **z, INPUT_PRECISION="ieee", ACC=tl.float32, NAME="conv", **config,
+            args, unprepared, cl.store_x if gradient else cl.store_y, X_PLACES=(2 if gradient else 0,), W_PLACE=1,
+            W_ROWS=w_rows, GRADIENT=gradient, **z, INPUT_PRECISION="ieee", ACC=tl.float32, NAME="conv", **config,
         )  # fmt: skip
         expected = expected.transpose(0, 2, 3, 1)
         np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-3, atol=1e-3)
@@ -130,7 +141,33 @@ def test_a_prologue_is_masked_at_the_edges(name: str, prepare: Any) -> None:
     out = poisoned(expected.size)
     args = (*conv_args(z, device(x, 0, 2, 3, 1), device(w, 2, 3, 1, 0), out), *map(torch.from_numpy, (scale, shift)))
     conv_tma[(cfg.conv_tma_grid("fwd", z, config),)](
-        args, prepare, cl.store_y, X_PLACE=0, W_PLACE=1, W_ROWS=True, GRADIENT=False, **z, INPUT_PRECISION="ieee",
+        args, prepare, cl.store_y, X_PLACES=(0,), W_PLACE=1, W_ROWS=True, GRADIENT=False, **z, INPUT_PRECISION="ieee",
+        ACC=tl.float32, NAME="conv", **config,
+    )  # fmt: skip
+    np.testing.assert_allclose(written(out, expected.shape), expected, rtol=2e-3, atol=2e-2)
+
+
+@interpreted
+@pytest.mark.interpret
+@pytest.mark.parametrize("name", ["padded", "pointwise"])
+def test_a_prologue_makes_one_operand_of_two_maps(name: str) -> None:
+    import numpy as np
+    import torch
+    from test_triton_interpret import conv_args, conv_case, conv_data, conv_reference, device, poisoned, written
+
+    z = conv_case(*CASES[name][0], **CASES[name][1])
+    x, w, dy = (t.astype(np.float16) for t in conv_data(z))
+    rng = np.random.default_rng(4)
+    scale, shift = rng.standard_normal((2, z["K"])).astype(np.float32)
+    other = rng.standard_normal(dy.shape).astype(np.float16)
+    given = dy.astype(np.float32) * scale[:, None, None] + other.astype(np.float32) * shift[:, None, None] + 1
+    expected = conv_reference(z, x, w, given.astype(np.float16))[1].transpose(0, 2, 3, 1)
+    ((_, config),) = cfg.conv_tma_configs("dgrad", z, 2, True)
+    out = poisoned(expected.size)
+    args = conv_args(z, out, device(w, 2, 3, 1, 0), device(dy, 0, 2, 3, 1))
+    args = (*args, *map(torch.from_numpy, (scale, shift)), device(other, 0, 2, 3, 1))
+    conv_tma[(cfg.conv_tma_grid("dgrad", z, config),)](
+        args, norm_gradient, cl.store_x, X_PLACES=(2, 15), W_PLACE=1, W_ROWS=True, GRADIENT=True, **z, INPUT_PRECISION="ieee",
         ACC=tl.float32, NAME="conv", **config,
     )  # fmt: skip
     np.testing.assert_allclose(written(out, expected.shape), expected, rtol=2e-3, atol=2e-2)
@@ -149,8 +186,9 @@ LAYERS = {
 @compiled
 @pytest.mark.aot
 @pytest.mark.parametrize("target,cores", [("sm_90", "HGMMA"), ("sm_100", "UTCHMMA")])
-@pytest.mark.parametrize("kind,prepare", [("fwd", unprepared), ("fwd", affine_relu), ("dgrad", unprepared)],
-                         ids=["fwd", "fwd_affine_relu", "dgrad"])  # fmt: skip
+@pytest.mark.parametrize("kind,prepare", [("fwd", unprepared), ("fwd", affine_relu), ("dgrad", unprepared),
+                                          ("dgrad", norm_gradient)],
+                         ids=["fwd", "fwd_affine_relu", "dgrad", "dgrad_norm_gradient"])  # fmt: skip
 @pytest.mark.parametrize(
     "layer", [pytest.param(n, marks=pytest.mark.kernels if n in ("strided", "few") else []) for n in LAYERS]
 )
@@ -158,18 +196,27 @@ def test_code(layer: str, kind: str, prepare: Any, target: str, cores: str) -> N
     """Maps and filters come by TMA alone, tensor cores multiply, and nothing spills, in one program a tile and in many."""
     from ahead import build
 
-    z, gradient, prologue = LAYERS[layer], kind == "dgrad", prepare is affine_relu
+    z, gradient, prologue = LAYERS[layer], kind == "dgrad", prepare is not unprepared
+    places = (2, 15) if prepare is norm_gradient else (2,) if gradient else (0,)
     if gradient and layer == "strided":
         assert not cfg.conv_takes_tma(kind, z, 2, target)
         return
-    found = [c for _, c in cfg.conv_tma_configs(kind, z, 2, loads=(2 * prologue, 0), target=target) if c["BM"] >= 64]
+    found = [
+        c for _, c in cfg.conv_tma_configs(kind, z, 2, loads=(2 * prologue * len(places), 0), target=target) if c["BM"] >= 64
+    ]
     walking = [c for c in found if c["PROGRAMS"]]
     assert walking or prologue
     for config, w_rows in ((next(c for c in found if not c["PROGRAMS"]), True), *((c, False) for c in walking[:1])):
-        args = ["*bf16"] * 3 + ["*fp32", *(z[d] for d in ("C", "H", "W", "K", "R", "S", "C", "P", "Q")), "*fp32", "*fp32"]
+        args = ["*bf16"] * 3 + [
+            "*fp32",
+            *(z[d] for d in ("C", "H", "W", "K", "R", "S", "C", "P", "Q")),
+            "*fp32",
+            "*fp32",
+            "*bf16",
+        ]
         r = build(
             conv_tma, target, args, config, PREPARE_X=prepare, EPILOGUE=cl.store_x if gradient else cl.store_y,
-            X_PLACE=2 if gradient else 0, W_PLACE=1, W_ROWS=w_rows, GRADIENT=gradient, **z, INPUT_PRECISION="tf32",
+            X_PLACES=places, W_PLACE=1, W_ROWS=w_rows, GRADIENT=gradient, **z, INPUT_PRECISION="tf32",
             ACC=tl.float32, NAME="conv",
         )  # fmt: skip
         assert r.name == "conv" and r.spills == 0 and r.uses("UTMALDG") and r.uses(cores), r

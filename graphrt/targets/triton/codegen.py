@@ -199,11 +199,11 @@ class Printer:
             text += lines
         loaders = {f"LOAD_{operand}": f"@{name}_{operand.lower()}" for operand in kernel.loaders}
         places = described(kernel, {o: not count for o, count in moved.items()}, self.arch, self.slots)
-        if places is not None and "X_PLACE" in places:
+        if places is not None and "X_PLACES" in places:
             left = next(iter(kernel.loaders))
             places["PREPARE_X"] = f"@{name}_prepare" if moved[left] else "@unprepared"
-            if moved[left]:
-                text += self._loader(f"{name}_prepare", kernel, left, factors, lying(kernel, left))[0]
+            if moved[left] and (maps := lying(kernel, left)):
+                text += self._loader(f"{name}_prepare", kernel, left, factors, maps[0])[0]
         text += self._epilogue(f"{name}_store", kernel)
         constants: dict[str, Any] = {"EPILOGUE": f"@{name}_store", "ACC": TRITON_TYPES[kernel.dtype]}
         if "OP" in kernel.sizes:
@@ -218,11 +218,11 @@ class Printer:
         return LaunchCode(display, self.slots, text, found, found[0])
 
     def _loader(
-        self, name: str, kernel: TemplateKernel, operand: str, dtype: DType, done: tuple[Inst, str] | None = None
+        self, name: str, kernel: TemplateKernel, operand: str, dtype: DType, done: Sequence[Inst] = ()
     ) -> tuple[list[str], int]:
         """The closure, and the bytes of a tile's element that a prologue loads (0: a plain load of the operand).
 
-        With ``done``, the load of ``lying``, it is given what that would load.
+        The loads ``done`` are left out: it is given a tuple of their results.
 
         It returns the operand in its own type, so that halves reach the tensor cores as halves, and 0 outside. What does
         not vary along every axis, such as a scale for each channel, is loaded in its own shape and masked by its own
@@ -245,9 +245,10 @@ class Printer:
         text = result.name if whole_load else f"tl.where(mask, {result.name}, 0)"  # f(0) may not be 0
         moved = [i.args[0].type.dtype.itemsize for i, line in zip(insts, lines, strict=True) if "mask=mask" in line]
         params = block.params
-        if done is not None:
+        if done:
             params = ("loaded", *params)
-            lines[insts.index(done[0])] = f"    {done[0].out.name} = loaded"
+        for i, inst in enumerate(done):
+            lines[insts.index(inst)] = f"    {inst.out.name} = loaded[{i}]"
         head = ["@triton.jit", f"def {name}({', '.join(params)}, mask, ARGS):"]
         return [*head, *lines, f"    return {text}", "", ""], 0 if whole_load else max(sum(moved), 1)
 

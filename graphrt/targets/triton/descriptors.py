@@ -1,8 +1,7 @@
 """Which contractions can take their operands through tensor descriptors (TMA), and what their kernels are then told.
 
-A descriptor reads a dense tensor in boxes. So an operand must lie densely in an order that the kernel knows, and whatever a
-prologue does to it must start from that one load: the prologue then becomes a closure that is given the block. Only the left
-operand of a convolution may have one.
+A descriptor reads a dense tensor in boxes. So an operand must lie densely in an order that the kernel knows. A prologue becomes
+a closure that is given the blocks of what it loads whole, at most three. Only the left operand of a convolution may have one.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from graphrt.schedule.kernel_ir import Inst, TemplateKernel
 from graphrt.schedule.order import Slot
 from graphrt.types import HALVES
 
+MAPS = 3  # that one operand is made of
 # The orders of coordinates in memory that the kernels know.
 _ORDERS = {"A": ("bmk", "bkm"), "B": ("bkn", "bnk"), "X": ("nhwc",), "DY": ("npqk",), "W": ("rsck", "krsc")}
 
@@ -33,35 +33,36 @@ def described(kernel: TemplateKernel, plain: Mapping[str, bool], arch: str, slot
     operands = {operand: lying(kernel, operand) for operand in kernel.loaders}
     if not all(operands.values()) or not all(plain[o] for o in operands if family == "matmul" or o == "W"):
         return None
-    loaded = {o: found[0].args[0] for o, found in operands.items() if found is not None}
+    loaded = {o: [i.args[0] for i in found[0]] for o, found in operands.items() if found is not None}
     orders = {o: found[1] for o, found in operands.items() if found is not None}
-    itemsize, places = min(s.type.dtype.itemsize for s in loaded.values()), {o: slots.index(s) for o, s in loaded.items()}
+    itemsize = min(s.type.dtype.itemsize for found in loaded.values() for s in found)
+    places = {o: tuple(map(slots.index, found)) for o, found in loaded.items()}
     if family == "matmul":
         inner = tuple(spec.operand_extents(anchor, o)[orders[o][-1]] for o in "AB")
         rows = {"A_ROWS": orders["A"] == "bmk", "B_ROWS": orders["B"] == "bkn"}
-        return {**places, **rows} if config.takes_tma(inner, itemsize, arch) else None
+        return {"A": places["A"][0], "B": places["B"][0], **rows} if config.takes_tma(inner, itemsize, arch) else None
     kind = {"conv": "fwd", "conv_dgrad": "dgrad"}.get(spec.name, "")
     if not config.conv_takes_tma(kind, kernel.sizes, itemsize, arch):
         return None
     left = "DY" if kind == "dgrad" else "X"
     return {
-        "X_PLACE": places[left],
-        "W_PLACE": places["W"],
+        "X_PLACES": places[left],
+        "W_PLACE": places["W"][0],
         "W_ROWS": orders["W"] == "rsck",
         "GRADIENT": kind == "dgrad",
     }
 
 
-def lying(kernel: TemplateKernel, operand: str) -> tuple[Inst, str] | None:
-    """The load that an operand's elements come from, and the order in which they lie; None where there is not one such."""
+def lying(kernel: TemplateKernel, operand: str) -> tuple[list[Inst], str] | None:
+    """The loads that an operand's elements come from, and the order in which all of them lie; None where there is none."""
     assert kernel.group.anchor is not None
     extents = kernel.spec.operand_extents(kernel.group.anchor, operand)
     moving = {c for c, n in extents.items() if n > 1}
     found = [i for i in kernel.loaders[operand].insts if i.op == "load" and i.args[1].axes() >= moving]
-    if len(found) != 1 or found[0].args[2]:
+    if not 1 <= len(found) <= MAPS or any(i.args[2] for i in found):
         return None
     for order in _ORDERS[operand]:
         at = linearize([axis(c, extents[c]) for c in order], row_major([extents[c] for c in order]))
-        if found[0].args[1] == at:
-            return found[0], order
+        if all(i.args[1] == at for i in found):
+            return found, order
     return None
