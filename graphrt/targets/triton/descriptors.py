@@ -12,7 +12,7 @@ from typing import Any
 from graphrt.index import axis, linearize, row_major
 from graphrt.schedule.kernel_ir import Inst, TemplateKernel
 from graphrt.schedule.order import Slot
-from graphrt.types import HALVES
+from graphrt.types import HALVES, float32
 
 MAPS = 3  # that one operand is made of
 # The orders of coordinates in memory that the kernels know.
@@ -28,8 +28,9 @@ def described(kernel: TemplateKernel, plain: Mapping[str, bool], arch: str, slot
 
     spec, family, anchor = kernel.spec, kernel.spec.family, kernel.group.anchor
     assert anchor is not None
-    if family not in ("matmul", "conv") or (kernel.factors not in HALVES and kernel.precision == "highest"):
-        return None  # without tensor cores operands have to go through registers anyway
+    cores = kernel.factors in HALVES or (kernel.factors is float32 and kernel.precision != "highest")
+    if family not in ("matmul", "conv") or not cores:
+        return None  # without tensor cores operands go through registers anyway
     operands = {operand: lying(kernel, operand) for operand in kernel.loaders}
     if not all(operands.values()) or not all(plain[o] for o in operands if family == "matmul" or o == "W"):
         return None
