@@ -64,7 +64,8 @@ def matmul_configs(
 
 def takes_tma(inner: tuple[int, int], itemsize: int, target: str) -> bool:
     """Whether descriptors can read operands with these innermost sizes, both dense and from an aligned address."""
-    return target.startswith("sm_") and int(target[3:]) >= 90 and all(size * itemsize % 16 == 0 for size in inner)
+    fits = all(size and size * itemsize % 16 == 0 for size in inner)
+    return target.startswith("sm_") and int(target[3:]) >= 90 and fits
 
 
 def matmul_gemm(
