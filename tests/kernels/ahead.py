@@ -80,7 +80,8 @@ def _read(kernel: Any, warps: int) -> Report:
                 subprocess.run([_TOOL, flag, f.name], capture_output=True, text=True, check=True).stdout
                 for flag in ("-res-usage", "-sass")
             )
-        registers, spills = int(_last(r"REG:(\d+)", usage)), int(_last(r"STACK:(\d+)", usage))
+        registers = int(_last(r"REG:(\d+)", usage))
+        spills = int(_last(r"STACK:(\d+)", usage)) if re.search(r"\b(LDL|STL)\b", text) else 0  # a frame may lie unused
     found = collections.Counter(_NAMES.findall(text))
     return Report(kernel.metadata.name, registers, spills, int(kernel.metadata.shared), warps, found)
 
