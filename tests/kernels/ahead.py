@@ -62,7 +62,11 @@ def build(fn: Any, target: str, args: list[str | int], config: Mapping[str, int]
     signature: dict[str, Any] = dict.fromkeys(fn.arg_names, "constexpr")
     signature[fn.arg_names[0]] = tuple(a if isinstance(a, str) else "constexpr" for a in args)
     source = ASTSource(fn=fn, signature=signature, constexprs=known, attrs=attrs)
-    return _read(triton_compile(source, target=TARGETS[target], options=options), config["num_warps"])
+    found = _read(triton_compile(source, target=TARGETS[target], options=options), config["num_warps"])
+    if found.spills and target.startswith("sm"):  # more registers for fewer programs, as at run time
+        options["maxnreg"] = 255
+        found = _read(triton_compile(source, target=TARGETS[target], options=options), config["num_warps"])
+    return found
 
 
 def _read(kernel: Any, warps: int) -> Report:
