@@ -186,7 +186,7 @@ def _policy(target: str, precision: str, library: str) -> Policy:
 def _row_limit(target: str) -> int:
     if target == "cpu":
         return 0
-    from graphrt.targets.triton.codegen import ROW_LIMIT
+    from graphrt.targets.triton.generated import ROW_LIMIT
 
     return ROW_LIMIT
 

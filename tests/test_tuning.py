@@ -85,9 +85,9 @@ def test_tiles_hold_whole_runs() -> None:
 
 
 def test_a_dispatcher_finds_its_part_by_halving() -> None:
-    from graphrt.targets.triton.codegen import _dispatcher
+    from graphrt.targets.triton.generated import dispatcher
 
-    text = _dispatcher("k", [("matmul.matmul(ARGS, BM=BM)", 0), ("a_part", 3), ("b_part", 4), ("c_part", 5)], ("BM", "TILES"))
+    text = dispatcher("k", [("matmul.matmul(ARGS, BM=BM)", 0), ("a_part", 3), ("b_part", 4), ("c_part", 5)], ("BM", "TILES"))
     assert text[1] == "def k(ARGS, NAME: tl.constexpr, BM: tl.constexpr, TILES: tl.constexpr):"
     body = "\n".join(text[3:])
     found: list[tuple[str, int]] = []
@@ -96,7 +96,7 @@ def test_a_dispatcher_finds_its_part_by_halving() -> None:
     for pid in range(18):
         exec(f"if True:\n{body}", {"pid": pid, "TILES": 6, "BM": 16, "ARGS": (), **parts})
     assert found == [("matmul", 16)] * 6 + [(p, i) for p, count in (("a", 3), ("b", 4), ("c", 5)) for i in range(count)]
-    many = _dispatcher("k", [(f"g{i}_part", 1) for i in range(300)])
+    many = dispatcher("k", [(f"g{i}_part", 1) for i in range(300)])
     assert max(len(line) - len(line.lstrip()) for line in many) <= 4 * 11 and "g299_part(pid - 299, ARGS)" in many[-1]
 
 

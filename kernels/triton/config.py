@@ -141,7 +141,7 @@ def is_depthwise(sizes: Sizes) -> bool:
     return sizes["GROUPS"] > 1 and max(sizes["C"], sizes["K"]) <= 4 * sizes["GROUPS"]
 
 
-def depthwise_config(kind: str, sizes: Sizes, itemsize: int, interpret: bool = False) -> Config:
+def depthwise_config(kind: str, sizes: Sizes, itemsize: int, interpret: bool = False, *, lanes: int = 32) -> Config:
     """BM, BN, num_warps, num_stages of ``depthwise_fwd``, ``_dgrad`` or ``_wgrad``: a vector of 16 bytes for each thread."""
     channels = sizes["C"] if kind == "dgrad" else sizes["K"]
     bn = power(channels, 16, 64)
@@ -149,7 +149,7 @@ def depthwise_config(kind: str, sizes: Sizes, itemsize: int, interpret: bool = F
         pixels = {"fwd": "NPQ", "dgrad": "NHW", "wgrad": "NPQ"}[kind]
         bm = power(math.prod(sizes[d] for d in pixels), 16, 1024)
         return {"BM": bm, "BN": power(channels, 16, 256), "num_warps": 1, "num_stages": 1}
-    return {"BM": 128 * 16 // itemsize // bn, "BN": bn, "num_warps": 4, "num_stages": 3}
+    return {"BM": 4 * lanes * 16 // itemsize // bn, "BN": bn, "num_warps": 4, "num_stages": 3}
 
 
 def depthwise_grid(kind: str, sizes: Sizes, config: Config) -> int:
@@ -332,12 +332,12 @@ def wgrad_splits(
     return min(enough, key=clocks)
 
 
-def pool_config(outputs: int, interpret: bool = False, *, units: int = 132) -> Config:
+def pool_config(outputs: int, interpret: bool = False, *, units: int = 132, lanes: int = 32) -> Config:
     """BLOCK, num_warps, num_stages of the pooling kernels for a number of output elements."""
     if interpret:
         return {"BLOCK": power(outputs, 16, 1 << 17), "num_warps": 1, "num_stages": 1}
-    block = power(outputs // (4 * units), 128, 1024)
-    return {"BLOCK": block, "num_warps": min(4, block // 32), "num_stages": 1}
+    block = power(outputs // (4 * units), 4 * lanes, 32 * lanes)
+    return {"BLOCK": block, "num_warps": min(4, block // lanes), "num_stages": 1}
 
 
 def pool_outputs(sizes: Sizes, gradient: bool) -> int:

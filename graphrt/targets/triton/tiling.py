@@ -10,6 +10,7 @@ from graphrt.schedule.kernel_ir import TemplateKernel
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.launch import WARPS, Choice, Form
+from graphrt.targets.triton.usage import lanes
 
 PRECISIONS = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}  # torch's names for float32 products, and Triton's
 _FUNCTIONS = {"conv": "conv_fwd", "max_pool": "pool", "sum_pool": "pool"}
@@ -35,7 +36,7 @@ def choices(
     """
     from graphrt.kernels.triton import config  # type: ignore[import-not-found]
 
-    spec, sizes, itemsize = kernel.spec, kernel.sizes, kernel.factors.itemsize
+    spec, sizes, itemsize, threads = kernel.spec, kernel.sizes, kernel.factors.itemsize, lanes(arch)
     precision, rows = PRECISIONS[kernel.precision], next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)
     target: dict[str, Any] = {"loads": loads, "rows": rows, "precision": precision, "target": arch, "units": units}
     known: dict[str, Any] = {**sizes, "INPUT_PRECISION": precision}
@@ -56,7 +57,7 @@ def choices(
     if spec.family == "conv":
         kind = _KINDS[spec.name]
         if config.is_depthwise(sizes):
-            blocks = config.depthwise_config(kind, sizes, itemsize, interpret)
+            blocks = config.depthwise_config(kind, sizes, itemsize, interpret, lanes=threads)
             f = form("depthwise", f"depthwise_{kind}", constants, sizes)
             return warps(f, blocks, config.depthwise_grid(kind, sizes, blocks), interpret)
         f = form("conv", _FUNCTIONS.get(spec.name, spec.name), constants, known)
@@ -75,8 +76,8 @@ def choices(
     if function == "pool":
         more["OP"] = "max" if spec.name == "max_pool" else "sum"
     f = form("pool", function, constants, sizes, more)
-    first = config.pool_config(config.pool_outputs(sizes, gradient), interpret, units=units)
-    others = [] if interpret else [{**first, "BLOCK": 32 * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
+    first = config.pool_config(config.pool_outputs(sizes, gradient), interpret, units=units, lanes=threads)
+    others = [] if interpret else [{**first, "BLOCK": threads * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
     configs = [first, *(c for c in others if c != first)]
     return [Choice(f, c, config.pool_grid(sizes, c, gradient)) for c in configs]
 

@@ -26,11 +26,11 @@ def resident(registers: int, shared: int, warps: int, target: str) -> int:
 
 
 def lanes(target: str) -> int:
-    """Threads of a warp."""
+    """Threads of a warp of ``target``, as cuda:sm_90 or sm_90."""
     find_kernels()
     from graphrt.kernels.triton.cost import device
 
-    return int(device(target.split(":")[1]).lanes)
+    return int(device(target.split(":")[-1]).lanes)
 
 
 def _note(code: bytes, name: bytes) -> int:

@@ -1,0 +1,146 @@
+"""Kernels without a template: elementwise groups and reductions, each a function that is given its program's number.
+
+Several of them, or a template and some of them, share a launch: a dispatching kernel gives each so many programs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from graphrt.index import axis, delinearize
+from graphrt.schedule.kernel_ir import Kernel, PointwiseKernel, ReductionKernel
+from graphrt.targets.scalar import TRITON_TYPES, identity, triton_number
+from graphrt.targets.triton.printer import Masks, Printer, tensors
+from graphrt.targets.triton.usage import lanes
+from graphrt.types import DType
+
+WARPS = 4  # of a generated kernel
+ROW_LIMIT = 16384  # elements of a row that one program holds
+_TILE = {False: 4096, True: 1 << 18}  # elements of a generated kernel's tile: compiled, interpreted
+_BLOCK = 1 << 17  # elements of an elementwise kernel's block, interpreted
+_VECTOR = 8  # and compiled, those of a thread: 16 bytes of halves
+
+
+class Generated(Printer):
+    """Prints groups that have no template."""
+
+    def parts(self, launch: Sequence[Kernel]) -> tuple[list[str], list[tuple[str, int]]]:
+        """A function for each group, and their names with how many programs each takes."""
+        text: list[str] = []
+        calls: list[tuple[str, int]] = []
+        for kernel in launch:
+            self.wide = tensors(kernel)
+            if isinstance(kernel, PointwiseKernel):
+                lines, count = self._pointwise(kernel)
+            else:
+                assert isinstance(kernel, ReductionKernel)
+                lines, count = self._reduction(kernel)
+            text += [*lines, "", ""]
+            calls.append((f"{kernel.group.name}_part", count))
+        return text, calls
+
+    def _pointwise(self, kernel: PointwiseKernel) -> tuple[list[str], int]:
+        shape = [kernel.shape[d] for d in kernel.order]
+        size = math.prod(shape)
+        at = dict(zip([f"i{d}" for d in kernel.order], delinearize(axis("i", size), shape), strict=True))
+        block = min(_power(size), _BLOCK if self.interpret else _VECTOR * WARPS * lanes(self.arch))
+        masks = Masks("mask", {"i"}, "", {"i": "mask"})
+        lines = [
+            "@triton.jit",
+            f"def {kernel.group.name}_part(pid, ARGS):",
+            f"    i = pid * {block} + tl.arange(0, {block})",
+            f"    mask = i < {size}",
+            *self.lines(kernel.block, at, masks),
+            *self.stores(kernel.block, at, "mask", f"tl.zeros(({block},), tl.int32)"),
+        ]
+        return lines, -(-size // block)
+
+    def _reduction(self, kernel: ReductionKernel) -> tuple[list[str], int]:
+        shape = kernel.shape
+        kept, reduced = [shape[d] for d in kernel.kept], [shape[d] for d in kernel.reduced]
+        rows, size = math.prod(kept), math.prod(reduced)
+        at = dict(zip([f"i{d}" for d in kernel.kept], delinearize(axis("x", rows), kept), strict=True))
+        at.update(zip([f"i{d}" for d in kernel.reduced], delinearize(axis("r", size), reduced), strict=True))
+        whole = kernel.whole
+        tile = _TILE[self.interpret]
+        br = _power(size) if whole else min(_power(size), max(tile // min(_power(rows), 64), 64))
+        bx = max(min(_power(rows), tile // br), 1)
+        masks = Masks("mask", {"x", "r"}, "", {"x": "x_ok", "r": "r_ok"})
+        lines = [
+            "@triton.jit",
+            f"def {kernel.group.name}_part(pid, ARGS):",
+            f"    x = pid * {bx} + tl.arange(0, {bx})[:, None]",
+            f"    x_ok = x < {rows}",
+        ]
+        row, full = f"tl.zeros(({bx}, 1), tl.int32)", f"tl.zeros(({bx}, {br}), tl.int32)"
+        once = [f"    r = tl.arange(0, {br})[None, :]", f"    r_ok = r < {size}", "    mask = x_ok & r_ok"]
+        if whole:
+            lines += once
+        for p in kernel.passes:
+            self.spans.update({result.name: {"x"} for _, _, result in p.reduces})
+            if whole:
+                lines += self.lines(p.inner, at, masks)
+                for op, x, result in p.reduces:
+                    value = f"tl.where(mask, {x.name}, {_identity(op, x.dtype)})"
+                    lines.append(f"    {result.name} = {_fold(op, value)}")
+                if p.inner.stores:
+                    lines += self.stores(p.inner, at, "mask", full)
+            else:
+                for op, x, result in p.reduces:
+                    start = f"tl.full(({bx}, {br}), {_identity(op, x.dtype)}, {TRITON_TYPES[x.dtype]})"
+                    lines.append(f"    {result.name}_all = {start}")
+                lines += [f"    for start in range(0, {size}, {br}):", f"        r = start + tl.arange(0, {br})[None, :]"]
+                lines += [f"        r_ok = r < {size}", "        mask = x_ok & r_ok"]
+                lines += self.lines(p.inner, at, masks, "        ")
+                for op, x, result in p.reduces:
+                    value = f"tl.where(mask, {x.name}, {_identity(op, x.dtype)})"
+                    lines.append(f"        {result.name}_all = {_COMBINE[op]}({result.name}_all, {value})")
+                if p.inner.stores:
+                    lines += self.stores(p.inner, at, "mask", full, "        ")
+                lines += [f"    {r.name} = {_fold(op, f'{r.name}_all')}" for op, _, r in p.reduces]
+            lines += self.lines(p.after, at, masks)
+            if p.after.stores:
+                lines += self.stores(p.after, at, "x_ok", row)
+        return lines, -(-rows // bx)
+
+
+def dispatcher(name: str, calls: Sequence[tuple[str, int]], blocks: Sequence[str] = ()) -> list[str]:
+    """A kernel that gives its programs to ``calls`` in turn: a part by its name, or a template's call as it stands.
+
+    ``blocks`` are its arguments; with TILES among them the first call gets so many programs. The right part is found by
+    halving: a chain of hundreds is slow, and deeper than Triton's compiler can go.
+    """
+    names = "".join(f", {n}: tl.constexpr" for n in ("NAME", *blocks))
+    head = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS{names}):", "    pid = tl.program_id(0)"]
+    first = ["TILES"] if "TILES" in blocks else []
+    starts = [*itertools.accumulate((count for _, count in calls), initial=0)]
+
+    def behind(i: int) -> list[str]:
+        return [*(first if i else []), *([str(starts[i])] if starts[i] else [])]
+
+    def branch(low: int, high: int, indent: str) -> list[str]:
+        if high - low == 1:
+            part = calls[low][0]
+            return [indent + (part if part.endswith(")") else f"{part}({' - '.join(['pid', *behind(low)])}, ARGS)")]
+        middle = 1 if first and low == 0 else (low + high) // 2
+        test = f"{indent}if pid < {' + '.join(behind(middle)) or 0}:"
+        return [test, *branch(low, middle, indent + "    "), f"{indent}else:", *branch(middle, high, indent + "    ")]
+
+    return [*head, *branch(0, len(calls), "    ")]
+
+
+_COMBINE = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum"}
+
+
+def _fold(op: str, value: str) -> str:
+    return f"tl.sum({value}, 1)[:, None]" if op == "sum" else f"tl.reduce({value}, 1, {_COMBINE[op]})[:, None]"
+
+
+def _identity(op: str, dtype: DType) -> str:
+    return triton_number(identity(op, dtype), dtype)
+
+
+def _power(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()

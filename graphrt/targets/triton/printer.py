@@ -1,0 +1,135 @@
+"""Prints blocks of Kernel IR as Triton: loads with their masks, arithmetic, stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from graphrt.index import Expr
+from graphrt.schedule.kernel_ir import Block, Inst, Kernel, ReductionKernel, TemplateKernel, Var
+from graphrt.schedule.memory import blocks
+from graphrt.schedule.order import Slot
+from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, scalar, triton_number
+from graphrt.types import DType, bfloat16, float64
+
+
+@dataclass
+class Masks:
+    """Which mask a load takes: the whole one when its offset covers ``axes``, else the bounds of those it covers."""
+
+    whole: str
+    axes: set[str]
+    zeros: str  # added to an offset so that it has the shape of the whole mask ("": that is never needed)
+    bounds: dict[str, str] = field(default_factory=dict)
+
+    def of(self, used: set[str]) -> tuple[str, str]:
+        """(mask, text to add to the offset) for an offset over the axes ``used``."""
+        if self.zeros and used >= self.axes:
+            return self.whole, f" + {self.zeros}"
+        return " & ".join(dict.fromkeys(self.bounds[a] for a in sorted(used) if self.bounds[a])), ""
+
+
+class Printer:
+    """Prints the blocks of one launch, whose pointers are ``slots`` in order."""
+
+    def __init__(self, slots: list[Slot], interpret: bool, arch: str, units: int) -> None:
+        self.slots, self.interpret, self.arch, self.units = slots, interpret, arch, units
+        self.wide: set[str] = set()  # constants that must be tensors
+        self.spans: dict[str, set[str]] = {}  # the axes along which a variable of a generated kernel varies
+
+    def pointer(self, slot: Slot) -> str:
+        return f"ARGS[{self.slots.index(slot)}]"
+
+    def lines(self, block: Block, at: dict[str, Expr], masks: Masks, indent: str = "    ") -> list[str]:
+        """The instructions of ``block`` with its axes replaced by ``at``."""
+        lines = []
+        for inst in block.insts:
+            self.spans[inst.out.name] = self.span(inst, at)
+            lines.append(f"{indent}{inst.out.name} = {self.expression(inst, at, masks)}")
+        return lines
+
+    def span(self, inst: Inst, at: dict[str, Expr]) -> set[str]:
+        """The axes along which the result of ``inst`` varies, those of positions found at run time included."""
+        names: set[str] = set()
+        for arg in inst.args:
+            if isinstance(arg, Var):
+                names |= self.spans.get(arg.name, set())
+            for e in [arg] if isinstance(arg, Expr) else [g[0] for g in arg] if isinstance(arg, tuple) else []:
+                names |= self.used(e.substitute(at))
+        return names
+
+    def used(self, e: Expr) -> set[str]:
+        return set().union(*(self.spans.get(name, {name}) for name in e.axes()))
+
+    def expression(self, inst: Inst, at: dict[str, Expr], masks: Masks) -> str:
+        if inst.op == "load":
+            slot, offset, guards = inst.args
+            e = offset.substitute(at)
+            checks = tuple((g.substitute(at), lo, hi) for g, lo, hi in guards)
+            condition = guard_text(checks, "//", " & ")
+            used = self.used(e).union(*(self.used(g) for g, _, _ in checks))
+            mask, zeros = masks.of(used)
+            if condition:
+                mask = f"{mask} & {condition}" if mask else condition
+            if self.interpret and not used and not zeros:
+                zeros = " + tl.zeros((1,), tl.int32)"  # the interpreter gives comparisons of scalars no type
+            elif not zeros:  # guards may run along axes that the offset does not
+                zeros = "".join(f" + {a} * 0" for a in sorted(used - self.used(e)))
+            where = f"{self.pointer(slot)} + ({e.render()}{zeros})"
+            return f"tl.load({where}, mask={mask}, other=0)" if mask else f"tl.load({where})"
+        if inst.op == "const":
+            number, dtype = triton_number(inst.args[0], inst.out.dtype), inst.out.dtype
+            if inst.out.name in self.wide or dtype is float64:  # a bare number may be rounded to float32
+                return f"tl.full((1,), {number}, {TRITON_TYPES[dtype]})"
+            return f"tl.cast({number}, {TRITON_TYPES[dtype]})" if dtype.is_int and dtype.itemsize < 4 else number
+        if inst.op == "index":
+            e = inst.args[0].substitute(at)
+            return f"({e.render()}).to(tl.int64)" if e.terms else f"tl.full((1,), {e.const}, tl.int64)"
+        if inst.op == "guard":
+            return guard_text(tuple((e.substitute(at), lo, hi) for e, lo, hi in inst.args[0]), "//", " & ") or "True"
+        if inst.op == "uniform":
+            seed, counter, stream, element = inst.args
+            e = element.substitute(at)
+            text = e.render() if e.terms else f"tl.full((1,), {e.const}, tl.int32)"
+            return f"uniform({seed.name}, {counter.name}, {stream}, {text})"
+        if inst.op == "sum_runs":
+            return f"sum_runs({inst.args[0].name}, mask, {inst.args[1]})"
+        if inst.op == "cast":
+            x = inst.args[0]
+            return f"{x.name} != 0" if inst.out.dtype.is_bool else cast_to(x.name, inst.out.dtype)
+        return scalar(inst, TRITON, lambda v: v.name)
+
+    def stores(self, block: Block, at: dict[str, Expr], mask: str, zeros: str, indent: str = "    ") -> list[str]:
+        """The stores of ``block``; ``zeros`` widens an offset to the shape of ``mask``."""
+        lines = []
+        for s in block.stores:
+            value = s.var.name
+            if s.slot.type.dtype.is_bool and not s.var.dtype.is_bool:
+                value = f"{value} != 0"
+            elif s.slot.type.dtype is bfloat16:  # a store alone may round towards zero
+                value = cast_to(value, bfloat16)
+            where = f"{self.pointer(s.slot)} + ({s.offset.substitute(at).render()} + {zeros})"
+            first = guard_text(tuple((e.substitute(at), lo, hi) for e, lo, hi in s.guards), "//", " & ")
+            lines.append(f"{indent}tl.store({where}, {value}, mask={f'{mask} & {first}' if first else mask})")
+        return lines or [f"{indent}pass"]
+
+
+def tensors(kernel: Kernel) -> set[str]:
+    """Variables that must not be bare numbers: what functions take, what is reduced, and one side of each choice."""
+    names: set[str] = set()
+    numbers = {i.out.name for block in blocks(kernel) for i in block.insts if i.op == "const"}
+    for block in blocks(kernel):
+        for inst in block.insts:
+            if TRITON.get(inst.op, "").startswith("grt_"):
+                names |= {a.name for a in inst.args}
+            elif inst.op == "where" and {a.name for a in inst.args[1:]} <= numbers:
+                names.add(inst.args[1].name)
+    if isinstance(kernel, TemplateKernel):
+        results = {block.result for block in kernel.loaders.values()}
+        names |= {i.out.name for block in kernel.loaders.values() for i in block.insts if i.op == "const" and i.out in results}
+    if isinstance(kernel, ReductionKernel):
+        names |= {x.name for p in kernel.passes for _, x, _ in p.reduces}
+    return names
+
+
+def cast_to(name: str, dtype: DType) -> str:
+    return f"cast({name}, tl.bfloat16)" if dtype is bfloat16 else f"{name}.to({TRITON_TYPES[dtype]})"
