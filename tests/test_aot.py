@@ -59,6 +59,7 @@ def test_a_worse_kernel_is_found() -> None:
     table: dict[str, Any] = vars(report)
     for change in (
         {"spills": 32},
+        {"narrow": ("stores",)},
         {"instructions": {"HMMA": 3}, "tile": (64, 64, 64)},
         {"instructions": {}, "tile": (16, 16, 16)},
     ):

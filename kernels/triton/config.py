@@ -332,12 +332,13 @@ def wgrad_splits(
     return min(enough, key=clocks)
 
 
-def pool_config(outputs: int, interpret: bool = False, *, units: int = 132, lanes: int = 32) -> Config:
-    """BLOCK, num_warps, num_stages of the pooling kernels for a number of output elements."""
+def pool_config(outputs: int, itemsize: int, interpret: bool = False, *, units: int = 132, lanes: int = 32) -> Config:
+    """BLOCK, num_warps, num_stages of the pooling kernels for a number of output elements: 16 bytes a thread, or more."""
     if interpret:
         return {"BLOCK": power(outputs, 16, 1 << 17), "num_warps": 1, "num_stages": 1}
-    block = power(outputs // (4 * units), 4 * lanes, 32 * lanes)
-    return {"BLOCK": block, "num_warps": min(4, block // lanes), "num_stages": 1}
+    vector = 16 // min(itemsize, 4) * lanes
+    block = power(outputs // (4 * units), vector, 32 * lanes)
+    return {"BLOCK": block, "num_warps": min(4, block // vector), "num_stages": 1}
 
 
 def pool_outputs(sizes: Sizes, gradient: bool) -> int:

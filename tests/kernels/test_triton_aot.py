@@ -272,7 +272,7 @@ POOLS: dict[str, tuple[Any, ...]] = {
 def test_pool(name: str, target: str) -> None:
     fn, extra, gradient = POOLS[name]
     sizes = conv(32, 64, 112, 64, 3, 2, 1)
-    config = cfg.pool_config(cfg.pool_outputs(sizes, gradient))
+    config = cfg.pool_config(cfg.pool_outputs(sizes, gradient), 2)
     constants = {d: v for d, v in sizes.items() if d in fn.arg_names}
     args = ["*fp16", "*fp16", "*u8", *(sizes[d] for d in "CHWPQ")]
     report = build(fn, target, args, config, **constants, **extra, ACC=tl.float32, CHANNELS_LAST=True, NAME=name)

@@ -454,7 +454,7 @@ def pool_reference(z: dict[str, int], x: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def run_pool(kernel: Any, z: dict[str, int], last: bool, block: int, args: Any, *closures: Any, **extra: Any) -> None:
     gradient = kernel in (max_pool_grad, sum_pool_grad)
-    config = cfg.pool_config(cfg.pool_outputs(z, gradient), True)
+    config = cfg.pool_config(cfg.pool_outputs(z, gradient), 4, True)
     if block:
         config["BLOCK"] = block
     sizes = {d: v for d, v in z.items() if d not in ("K", "GROUPS")}

@@ -76,7 +76,8 @@ def choices(
     if function == "pool":
         more["OP"] = "max" if spec.name == "max_pool" else "sum"
     f = form("pool", function, constants, sizes, more)
-    first = config.pool_config(config.pool_outputs(sizes, gradient), interpret, units=units, lanes=threads)
+    stored = min(s.slot.type.dtype.itemsize for s in kernel.epilogue.stores if not s.slot.type.dtype.is_int)
+    first = config.pool_config(config.pool_outputs(sizes, gradient), stored, interpret, units=units, lanes=threads)
     others = [] if interpret else [{**first, "BLOCK": threads * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
     configs = [first, *(c for c in others if c != first)]
     return [Choice(f, c, config.pool_grid(sizes, c, gradient)) for c in configs]
