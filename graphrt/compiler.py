@@ -20,6 +20,7 @@ from graphrt.passes.rewrite import rewrite
 from graphrt.runtime.program import Executable, Program
 from graphrt.runtime.state import State
 from graphrt.schedule.fusion import fuse
+from graphrt.schedule.joined import NONE, join
 from graphrt.schedule.kernel_ir import lower
 from graphrt.schedule.memory import plan_memory
 from graphrt.schedule.order import arrange
@@ -123,8 +124,9 @@ def _compile(
 
         runner: Executable = ReferenceExecutable(final, precision)
         return Program(final, target, runner, state, unpack=unpack, passes=steps, seconds=time.perf_counter() - start)
-    groups, decisions = fuse(final, not flags.no_fuse, policy.tiles, policy.alone)
-    schedule = arrange(final, groups, not flags.no_fuse, not flags.no_inplace, policy.tiles, policy.pairs)
+    joined = NONE if flags.no_fuse else join(final)
+    groups, decisions = fuse(final, not flags.no_fuse, policy.tiles, policy.alone, joined)
+    schedule = arrange(final, groups, joined, not flags.no_fuse, not flags.no_inplace, policy.tiles, policy.pairs)
     limit = _row_limit(target)
     kernels = [[lower(schedule, g, limit, float32_matmul_precision) for g in launch.groups] for launch in schedule.launches]
     plan = plan_memory(schedule, kernels, not flags.no_inplace)

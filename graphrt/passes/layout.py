@@ -89,6 +89,9 @@ def _choose(node: Node, i: int, wishes: list[Order], chosen: dict[Value, Order])
     if node.op.kind is Kind.SOURCE:
         return (wanted[0] if wanted else None) if node.op.name == "parameter" else node.types[0].order
     if node.op.kind is Kind.VIEW and not follows(node):
+        if len(node.inputs) > 1 and node.inputs[0].ndim == node.types[0].ndim:  # lies as what is laid side by side in it
+            wanted += [o for v in node.inputs if not wishes and (o := chosen[v]) is not None]
+            return wanted[0] if wanted else None
         return None
     shape = node.types[i].shape
     if node.op.orders is not None:

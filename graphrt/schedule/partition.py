@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node, Value
@@ -35,8 +35,8 @@ class Decision:
 class Fusion:
     """The state of one run of ``fuse``: who reads whom, which group owns which node, and the decisions so far."""
 
-    def __init__(self, graph: Graph, tiles: bool, alone: bool = False) -> None:
-        self.graph, self.tiles, self.alone = graph, tiles, alone
+    def __init__(self, graph: Graph, tiles: bool, alone: bool = False, joined: Collection[Value] = ()) -> None:
+        self.graph, self.tiles, self.alone, self.joined = graph, tiles, alone, joined
         self.position = {n: i for i, n in enumerate(graph.nodes)}
         self.users = graph.users()
         self.owner: dict[Node, Group] = {}
@@ -83,12 +83,12 @@ class Fusion:
         reads = (v for n in group.nodes for v in self.bases(n))
         return {v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED}
 
-    def is_result(self, value: Value) -> bool:
-        """Whether a run returns ``value``, or a view of it, to the user or to a parameter."""
-        if value in self.results:
+    def is_stored(self, value: Value) -> bool:
+        """Whether ``value`` must be stored: a run returns it, or a view of it, or it lies in a buffer with others."""
+        if value in self.results or value in self.joined:
             return True
         views = (n for n in self.users[value] if n.op.kind is Kind.VIEW and n not in self.owner)
-        return any(self.is_result(n.outputs[0]) for n in views)
+        return any(self.is_stored(n.outputs[0]) for n in views)
 
     def reading(self, group: Group, value: Value) -> list[Group]:
         """The groups other than ``group`` that read ``value``, also to compute something on load."""
