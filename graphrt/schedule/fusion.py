@@ -18,10 +18,11 @@ from collections import Counter
 from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
+from graphrt.passes.decision import Decision
 from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull
 from graphrt.schedule.inline import inline
 from graphrt.schedule.joined import NONE, Joined
-from graphrt.schedule.partition import MAX_INPUTS, Decision, Fusion, Verdict, aligned, candidates, read_index, through
+from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, candidates, read_index, through
 from graphrt.schedule.recompute import recompute
 from graphrt.schedule.runs import absorb_sums
 
@@ -153,7 +154,7 @@ def _better_later(f: Fusion, group: Group, node: Node) -> bool:
         f.is_stored(v) or any(r is not node and r not in group.nodes for r in f.readers(v)) for v in sources if v in group.index
     )
     readers = len(set(f.readers(y)))
-    return stored and readers * sum(v.type.nbytes for v in sources) <= (1 + readers) * y.type.nbytes
+    return stored and readers * sum(f.seen(node)[v] for v in sources) <= (1 + readers) * y.type.nbytes
 
 
 def _trim(f: Fusion, group: Group) -> None:

@@ -79,7 +79,7 @@ def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) 
     if any(map(f.closed, groups)):
         return Verdict(False, "is an operand of a library, which takes it as it lies"), 0
     sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
-    read = sum(f.weight(v) for v in sources)
+    read = sum(min(f.weight(v), f.seen(node)[v]) for v in sources)
     saved = y.type.nbytes * (1 + len(groups)) + read - read * len(groups)
     template_operand = any(g.anchor in readers or g.anchor in _heirs(f, node) for g in groups if g.kind == "template")
     repeats = max((math.prod(g.shape) for g in groups), default=0) // max(y.type.size, 1)

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
+from graphrt.passes.decision import Decision
 from graphrt.schedule.group import FREE
-from graphrt.schedule.partition import Decision, through
+from graphrt.schedule.partition import through
 
 Start = tuple[int, ...]
 

@@ -175,12 +175,24 @@ def _siblings(dag: nx.DiGraph, first: bool, joined: Joined) -> list[list[Group]]
     sinks = [g for g in dag.nodes if g.kind != "template" and dag.out_degree(g) == 0]  # sinks never wait for each other
     sources = [g for g in dag.nodes if first and g.kind == "pointwise" and dag.in_degree(g) == 0 and g not in sinks]
     beside = [part for part in (sources, sinks) if part]
+    beside += _finishes(dag, {*sinks, *sources})
     for part in _parts(dag, joined, {*sinks, *sources}):
         trial = [*beside, part]
         if _acyclic(dag, trial):
             beside = trial
     shared = {g for part in beside for g in part}
     return [[g] for g in dag.nodes if g not in shared] + beside
+
+
+def _finishes(dag: nx.DiGraph, shared: set[Group]) -> list[list[Group]]:
+    """Reductions of nothing but one template's sums of runs: with equal predecessors, none can wait for another."""
+    found: dict[Group, list[Group]] = {}
+    for g in dag.nodes:
+        before = list(dag.predecessors(g))
+        if g.kind == "reduction" and g not in shared and len(before) == 1 and before[0].runs:
+            if all(v.node in before[0].runs or v.type.ndim < 2 for v in g.inputs):
+                found.setdefault(before[0], []).append(g)
+    return [part for part in found.values() if len(part) > 1]
 
 
 def _parts(dag: nx.DiGraph, joined: Joined, shared: set[Group]) -> list[list[Group]]:

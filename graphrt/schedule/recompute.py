@@ -39,5 +39,5 @@ def _cost(f: Fusion, group: Group, y: Value, readers: list[Group]) -> int | None
         have = f.inputs(other)
         if any(v in other.index for v in sources) or len(have | set(sources)) > MAX_INPUTS:
             return None
-        cost += sum(v.type.nbytes for v in sources if v not in have)
+        cost += sum(f.seen(y.node)[v] for v in sources if v not in have)
     return cost

@@ -17,9 +17,9 @@ from graphrt.schedule.order import Schedule
 from graphrt.schedule.templates import phases
 from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.compilation import Compilation
-from graphrt.targets.triton.device import driver, units
+from graphrt.targets.triton.device import architecture, driver, units
 from graphrt.targets.triton.report import KernelReport, reports
-from graphrt.targets.triton.tiling import splits
+from graphrt.targets.triton.tiling import splits, times
 from graphrt.targets.triton.tune import Configuration
 
 RUN = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
@@ -43,7 +43,8 @@ def policy(target: str, library: str = "never") -> Policy:
     def parts(node: Node) -> int:
         return 0 if alone else splits(node, target == "interpret", units(target))
 
-    return Policy(splits=parts, runs=runs, carry=True, pairs=pairs, alone=alone)
+    predicted = None if alone else times(target == "interpret", architecture(target).split(":")[1], units(target))
+    return Policy(splits=parts, runs=runs, times=predicted, carry=True, pairs=pairs, alone=alone)
 
 
 class TritonExecutable(DeviceBinary):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphrt.ir import Node
+from graphrt.passes.siblings import Times
 from graphrt.schedule.kernel_ir import TemplateKernel
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.targets.templates import kernels as find_kernels
@@ -17,6 +18,7 @@ _KINDS = {"conv": "fwd", "conv_dgrad": "dgrad", "conv_wgrad": "wgrad"}
 
 OPTIONS = ("num_warps", "num_stages")
 WARPS = (4, 8, 2, 1)  # that a kernel may have, in the order in which tuning tries them
+CLOCK = 1.7e9  # a second, about what GPUs sustain
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,23 @@ def splits(node: Node, interpret: bool, units: int) -> int:
     sizes = TEMPLATES[node.op.template].sizes(node)
     count = rule(sizes, node.inputs[0].dtype.itemsize, interpret, precision="ieee", units=units)
     return count if count > 1 else 0
+
+
+def times(interpret: bool, arch: str, units: int) -> Times:
+    """What convolutions are predicted to take: the longest of their tiles' time and their bytes' from memory, and a launch."""
+    find_kernels()
+    from graphrt.kernels.triton import config, cost
+
+    byte = 1 / (cost.device(arch).memory * units)  # clocks
+
+    def convolution(node: Node, filters: int) -> float:
+        sizes, itemsize = {**TEMPLATES[node.op.template or ""].sizes(node), "K": filters}, node.inputs[0].dtype.itemsize
+        kind = _KINDS[node.op.template or ""]
+        if kind == "wgrad":
+            sizes["SPLITS"] = max(splits(node, interpret, units), 1)
+        found = config.conv_configs(kind, sizes, itemsize, interpret, precision="ieee", target=arch, units=units)
+        image, result = sizes["C"] * sizes["H"] * sizes["W"], filters * sizes["P"] * sizes["Q"]
+        moved = itemsize * (sizes["N"] * (image + result) + sizes["C"] * filters * sizes["R"] * sizes["S"])
+        return (max(found[0][0], moved * byte) + cost.LAUNCH) / CLOCK
+
+    return Times(convolution, byte / CLOCK)
