@@ -22,11 +22,11 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.ops import permute, reshape
 from graphrt.ops import sum as sum_over
-from graphrt.ops.base import apply, cast, widened
+from graphrt.ops.base import cast, widened
 from graphrt.ops.linear import constant_along, variance
 from graphrt.ops.slicing import cut
 from graphrt.passes.layout import follows
-from graphrt.passes.rewrite import rewrite
+from graphrt.passes.rewrite import copied, rewrite
 from graphrt.passes.simplify import dead_code
 
 
@@ -114,7 +114,7 @@ def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, Runs, bool], Value]) 
     if plan.variance:
         base, centre = base.node.inputs[0].node.inputs
     base, start = _all_channels(base)
-    rows = widened(_rows(_copy(base, plan.cone, {}), plan.runs))
+    rows = widened(_rows(copied(base, plan.cone, {}), plan.runs))
     if (base, plan.runs, False) not in known:
         known[base, plan.runs, False] = sum_over(rows, 1)
     every = known[base, plan.runs, False]
@@ -156,12 +156,3 @@ def _rows(x: Value, runs: Runs) -> Value:
         down, across = runs.phases
         last = permute(reshape(x, (n, c, h // down, down, w // across, across)), (3, 5, 0, 2, 4, 1))
     return reshape(last, (math.prod(last.shape[:-1]) // runs.length, runs.length, x.shape[1]))
-
-
-def _copy(x: Value, cone: set[str], copies: dict[Node, Value]) -> Value:
-    """``x`` with the nodes in ``cone`` that it is made of built again."""
-    if x.node.name not in cone:
-        return x
-    if x.node not in copies:
-        copies[x.node] = apply(x.node.op.name, *(_copy(v, cone, copies) for v in x.node.inputs), **x.node.attrs)
-    return copies[x.node]

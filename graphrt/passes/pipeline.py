@@ -11,6 +11,7 @@ from graphrt.passes.carry import carry_halves
 from graphrt.passes.decision import Decision
 from graphrt.passes.layout import assign_layouts
 from graphrt.passes.partial import Runs, partial_sums
+from graphrt.passes.remat import rematerialise
 from graphrt.passes.siblings import Times, merge_siblings
 from graphrt.passes.simplify import dead_code, simplify
 from graphrt.passes.split import split_reductions
@@ -44,6 +45,7 @@ def run_passes(
         ("dead_code", dead_code),  # what no output and no update needs
         ("simplify", simplify),  # fold, identities, common subexpressions
         ("siblings", lambda g: merge_siblings(g, policy.times, decisions)),  # one convolution of several
+        ("remat", rematerialise),  # parts of concatenations, again for the backward pass
         ("stage", stage_updates),  # updates read old values
         ("partial", lambda g: partial_sums(g, policy.runs)),  # sums over pixels from sums of runs
         ("split", lambda g: split_reductions(g, policy.splits)),  # long reductions in parallel parts
