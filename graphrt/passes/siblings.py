@@ -10,7 +10,9 @@ stored for that. A target's predicted times decide (``Times``), and every family
 
 from __future__ import annotations
 
+import functools
 import heapq
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -128,14 +130,24 @@ def _filters(node: Node) -> int:
 
 # --- rebuilding ----------------------------------------------------------------------------------------------------
 
-_Unit = Node | _Family
+
+@dataclass(frozen=True)
+class _Sum:
+    """A sum whose terms are of one or more families of gradients, and perhaps others."""
+
+    total: Value
+    families: tuple[_Family, ...]
+
+
+_Unit = Node | _Family | _Sum
 
 
 def _order(graph: Graph, chosen: list[_Family]) -> list[_Unit]:
     """The graph's nodes, siblings as one, each behind what it reads (Kahn); families that would wait for themselves part."""
     position = {n: i for i, n in enumerate(graph.nodes)}
     while True:
-        sums = {f.total.node: f for f in chosen if f.total is not None}  # built where they are summed
+        totals = dict.fromkeys(f.total for f in chosen if f.total is not None)  # built where they are summed
+        sums = {v.node: _Sum(v, tuple(f for f in chosen if f.total is v)) for v in totals}
         unit_of: dict[Node, _Unit] = {n: n for n in graph.nodes}
         unit_of.update((n, f) for f in chosen if f.total is None for n in f.members)
         unit_of.update(sums)
@@ -160,13 +172,13 @@ def _order(graph: Graph, chosen: list[_Family]) -> list[_Unit]:
                     heapq.heappush(ready, (rank[reader], number[reader]))
         if len(order) == len(units):
             return order
-        chosen = [f for f in chosen if not waits[f]]
+        chosen = [f for f in chosen if f.total is not None or not waits[f]]
 
 
 def _nodes(unit: _Unit) -> Iterable[Node]:
     if isinstance(unit, Node):
         return (unit,)
-    return unit.members if unit.total is None else (unit.total.node,)
+    return unit.members if isinstance(unit, _Family) else (unit.total.node,)
 
 
 def _rebuilt(graph: Graph, order: Sequence[_Unit]) -> Graph:
@@ -191,28 +203,30 @@ def _rebuilt(graph: Graph, order: Sequence[_Unit]) -> Graph:
                 if unit.op.kind is Kind.SOURCE:
                     new.sources[unit.name] = copy
                 table.update(zip(unit.outputs, copy.outputs, strict=True))
+            elif isinstance(unit, _Family):
+                table.update(_merged(unit, table, whole))
             else:
-                table.update(_merged(unit, table, whole, users))
+                members = {n for family in unit.families for n in family.members}
+                terms = [_gradient(family, whole) for family in unit.families]
+                terms += [table[v] for v in addends(unit.total, users) if v.node not in members]
+                table[unit.total] = functools.reduce(operator.add, terms)
     new.outputs = {name: table[v] for name, v in graph.outputs.items()}
     new.updates = {name: table[v] for name, v in graph.updates.items()}
     return new
 
 
+def _gradient(family: _Family, whole: Callable[[Sequence[Value], int], Value]) -> Value:
+    """The sum of the members' results."""
+    first, inputs = family.members[0], [n.inputs for n in family.members]
+    return apply(first.op.name, whole([dy for dy, _ in inputs], 1), whole([w for _, w in inputs], 0), **first.attrs)
+
+
 def _merged(
-    family: _Family,
-    table: Mapping[Value, Value],
-    whole: Callable[[Sequence[Value], int], Value],
-    users: Mapping[Value, Sequence[Node]],
+    family: _Family, table: Mapping[Value, Value], whole: Callable[[Sequence[Value], int], Value]
 ) -> dict[Value, Value]:
-    """What becomes of the members' results, or of their sum."""
+    """What becomes of the members' results: slices of one."""
     members = family.members
     first, inputs = members[0], [n.inputs for n in members]
-    if family.total is not None:
-        y = apply(first.op.name, whole([dy for dy, _ in inputs], 1), whole([w for _, w in inputs], 0), **first.attrs)
-        for term in addends(family.total, users):
-            if term.node not in members:
-                y = y + table[term]
-        return {family.total: y}
     if first.op.template == "conv":
         y, dim = apply(first.op.name, table[first.inputs[0]], whole([w for _, w in inputs], 0), **first.attrs), 1
     else:

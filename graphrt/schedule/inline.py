@@ -75,7 +75,7 @@ def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) 
     """Whether recomputing ``node`` wherever it is read beats storing it once."""
     y = node.outputs[0]
     if f.is_stored(y):
-        return Verdict(False, "is a result and must be stored"), 0
+        return Verdict(False, "lies in a buffer with others" if y in f.joined else "is a result and must be stored"), 0
     if any(map(f.closed, groups)):
         return Verdict(False, "is an operand of a library, which takes it as it lies"), 0
     sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
