@@ -20,6 +20,7 @@ from graphrt.passes.rewrite import rewrite
 from graphrt.runtime.program import Executable, Program
 from graphrt.runtime.state import State
 from graphrt.schedule.fusion import fuse
+from graphrt.schedule.joined import NONE, join
 from graphrt.schedule.kernel_ir import lower
 from graphrt.schedule.memory import plan_memory
 from graphrt.schedule.order import arrange
@@ -113,7 +114,7 @@ def _compile(
     state = graph.state if state is None else state
     state = State() if state is None else state
     policy = _policy(target, float32_matmul_precision, library)
-    steps = run_passes(graph, policy, {n: t.order for n, t in state.types.items()}, flags.check)
+    steps, merged = run_passes(graph, policy, {n: t.order for n, t in state.types.items()}, flags.check)
     final = steps[-1][1]
     for node in final.nodes:
         if node.op.name == "parameter":
@@ -123,8 +124,10 @@ def _compile(
 
         runner: Executable = ReferenceExecutable(final, precision)
         return Program(final, target, runner, state, unpack=unpack, passes=steps, seconds=time.perf_counter() - start)
-    groups, decisions = fuse(final, not flags.no_fuse, policy.tiles, policy.alone)
-    schedule = arrange(final, groups, not flags.no_fuse, not flags.no_inplace, policy.tiles, policy.pairs)
+    joined = NONE if flags.no_fuse else join(final)
+    groups, decisions = fuse(final, not flags.no_fuse, policy.tiles, policy.alone, joined)
+    decisions = merged + decisions
+    schedule = arrange(final, groups, joined, not flags.no_fuse, not flags.no_inplace, policy.tiles, policy.pairs)
     limit = _row_limit(target)
     kernels = [[lower(schedule, g, limit, float32_matmul_precision) for g in launch.groups] for launch in schedule.launches]
     plan = plan_memory(schedule, kernels, not flags.no_inplace)

@@ -53,8 +53,8 @@ def mlp_step() -> grt.Graph:
     return _step(g, F.cross_entropy(F.linear(h, g.parameter("w2", shape=(10, 128)), g.parameter("b2", shape=(10,))), target))
 
 
-def _conv_bn(g: grt.Graph, x: grt.Value, name: str, channels: int) -> grt.Value:
-    h = F.conv2d(x, g.parameter(f"{name}.w", shape=(channels, x.shape[1], 3, 3)), padding=1)
+def _conv_bn(g: grt.Graph, x: grt.Value, name: str, channels: int, kernel: int = 3) -> grt.Value:
+    h = F.conv2d(x, g.parameter(f"{name}.w", shape=(channels, x.shape[1], kernel, kernel)), padding=kernel // 2)
     mean = g.parameter(f"{name}.mean", shape=(channels,), trainable=False)
     var = g.parameter(f"{name}.var", np.ones(channels, np.float32), trainable=False)
     return F.batch_norm(
@@ -73,6 +73,24 @@ def residual_block() -> grt.Graph:
     x = g.input("x", (32, 16, 32, 32))
     h = F.relu(_conv_bn(g, F.relu(_conv_bn(g, x, "a", 16)), "b", 16) + x)
     return _step(g, F.mean(h * h))
+
+
+def inception_step(batch: int = 64, channels: int = 64, size: int = 14, blocks: int = 2, autocast: str = "") -> grt.Graph:
+    """The training step of a few blocks of GoogLeNet, each of the four branches a quarter of the channels."""
+    g = grt.Graph()
+    x = g.input("x", (batch, channels, size, size))
+    with g.autocast(autocast or "bfloat16", enabled=bool(autocast)):
+        h = F.relu(_conv_bn(g, x, "stem", channels, 1))
+        for i in range(blocks):
+
+            def unit(v: grt.Value, name: str, share: int, kernel: int = 1, block: str = f"block{i}") -> grt.Value:
+                return F.relu(_conv_bn(g, v, f"{block}.{name}", channels // share, kernel))
+
+            pooled = unit(F.max_pool2d(h, 3, 1, 1), "4", 4)
+            wide, narrow = unit(unit(h, "2a", 2), "2b", 4, 3), unit(unit(h, "3a", 4), "3b", 4, 3)
+            h = F.concat([unit(h, "1", 4), wide, narrow, pooled], 1)
+        out = F.mean(h, (2, 3))
+    return _step(g, F.mean(out * out))
 
 
 def one_kernel_each() -> grt.Graph:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphs import lenet_step
+from graphs import inception_step, lenet_step
 
 import graphrt as grt
 from graphrt import ops as F
@@ -152,3 +152,15 @@ def test_program_for_an_absent_gpu_says_so() -> None:
 def test_architecture_is_checked() -> None:
     with pytest.raises(grt.errors.TargetError, match="cuda:sm_80"):
         grt.compile(lenet_step(), target="cuda:90")
+
+
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_sibling_convolutions_and_concatenations(target: str) -> None:
+    """A block of GoogLeNet: slices of channels are loaded and stored as wide as whole tensors."""
+    program = grt.compile(inception_step(batch=32, channels=256, size=14, blocks=1, autocast="bfloat16"), target=target)
+    assert {d.group for d in program.decisions if d.fused} >= {"one buffer", "conv_2 (siblings)"}, program.explain()
+    reports = program.kernels()
+    found = [fault for r in reports for fault in golden_kernels.faults(r, target)]
+    assert not found, "\n".join(found)
+    if target == "cuda:sm_90":
+        assert not [r.title for r in reports if "loads" in r.narrow]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from graphs import conv_bn_relu, lenet_step, mlp_step, one_kernel_each, residual_block
+from graphs import conv_bn_relu, inception_step, lenet_step, mlp_step, one_kernel_each, residual_block
 
 import graphrt as grt
 
@@ -22,6 +22,7 @@ MODELS: dict[str, Callable[[], grt.Graph]] = {
     "mlp_step": mlp_step,
     "conv_bn_relu": conv_bn_relu,
     "residual_block": residual_block,
+    "inception_step": lambda: inception_step(blocks=1, autocast="bfloat16"),
     "one_kernel_each": one_kernel_each,
 }
 

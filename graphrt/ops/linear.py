@@ -9,6 +9,7 @@ what depends on the sum need not wait for it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphrt.ir import Node, Value
@@ -119,3 +120,22 @@ def _unreshaped(v: Value) -> Value:
     while v.node.op.name in ("reshape", "broadcast") and v.type.size == v.node.inputs[0].type.size:
         v = v.node.inputs[0]
     return v
+
+
+def total(term: Value, users: Mapping[Value, Sequence[Node]]) -> Value:
+    """The sum of which ``term`` is a term, through additions whose results only one node reads; else ``term`` itself."""
+    while len(users[term]) == 1 and users[term][0].op.name == "add":
+        term = users[term][0].outputs[0]
+    return term
+
+
+def addends(total: Value, users: Mapping[Value, Sequence[Node]]) -> list[Value]:
+    """The terms of ``total``, left to right."""
+    found, pending = [], [total]
+    while pending:
+        v = pending.pop()
+        if v.node.op.name == "add" and (v is total or len(users[v]) == 1):
+            pending += reversed(v.node.inputs)
+        else:
+            found.append(v)
+    return found

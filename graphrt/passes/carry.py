@@ -20,6 +20,11 @@ def carry_halves(graph: Graph, fixed: Mapping[str, Order]) -> Graph:
     biases, are converted where they are read. ``fixed`` names state whose buffers exist already, with their order.
     """
 
+    users = graph.users()
+    beside = {  # what lies in one buffer with others, such as sibling convolutions' filters, is no parameter of its own
+        n.name for n in graph.nodes for x in n.outputs if any(len(r.inputs) > 1 and r.op.kind is Kind.VIEW for r in users[x])
+    }
+
     def half(v: Value, dtype: DType) -> Value | None:
         """What ``v``, a weight or a view of one, is in ``dtype``; None if it is something else."""
         node, new = v.node, v.graph
@@ -39,6 +44,7 @@ def carry_halves(graph: Graph, fixed: Mapping[str, Order]) -> Graph:
         dtype = node.types[0].dtype
         if (
             node.op.kind is not Kind.ELEMENTWISE
+            or node.name in beside
             or len(node.inputs) != 1
             or dtype not in HALVES
             or node.inputs[0].dtype in HALVES

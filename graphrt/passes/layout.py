@@ -80,6 +80,17 @@ def follows(node: Node) -> bool:
     return node.op.kind is Kind.ELEMENTWISE
 
 
+def _keeps_dimensions(node: Node) -> bool:
+    """Whether a view cuts, pads or joins its operands, each dimension for itself, so that they and it should lie alike."""
+    if node.op.pull is None or not node.types[0].size:
+        return False
+    index = axes("i", tuple(n + 1 for n in node.types[0].shape))  # so that none is the constant 0
+    pieces = node.op.pull(node, index)
+    return all(
+        len(p.index) == len(index) and all(e.axes() == i.axes() for e, i in zip(p.index, index, strict=True)) for p in pieces
+    )
+
+
 def _few_channels(v: Value, order: Order, least: int) -> bool:
     return order is not None and order[0] == 0 and v.ndim >= 3 and order[-1] == 1 and v.shape[1] < least
 
@@ -89,13 +100,18 @@ def _choose(node: Node, i: int, wishes: list[Order], chosen: dict[Value, Order])
     if node.op.kind is Kind.SOURCE:
         return (wanted[0] if wanted else None) if node.op.name == "parameter" else node.types[0].order
     if node.op.kind is Kind.VIEW and not follows(node):
-        return None
+        if not _keeps_dimensions(node):
+            return None
+        wanted += [o for v in node.inputs if not wishes and (o := chosen[v]) is not None]
+        return wanted[0] if wanted else None
     shape = node.types[i].shape
     if node.op.orders is not None:
         return None if wishes and not wanted else node.op.orders(node)[1][i]
     if follows(node) or node.op.kind is Kind.RANDOM:
         inherited = [
-            chosen[v] for v in node.inputs if v.shape == shape and (v.node.op.kind is not Kind.VIEW or follows(v.node))
+            chosen[v]
+            for v in node.inputs
+            if v.shape == shape and (v.node.op.kind is not Kind.VIEW or follows(v.node) or _keeps_dimensions(v.node))
         ]
         followed = [o for o in inherited if o is not None]
         if followed:

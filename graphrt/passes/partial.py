@@ -17,14 +17,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.ops import permute, reshape
 from graphrt.ops import sum as sum_over
-from graphrt.ops.base import apply, cast, widened
+from graphrt.ops.base import cast, widened
 from graphrt.ops.linear import constant_along, variance
+from graphrt.ops.slicing import cut
 from graphrt.passes.layout import follows
-from graphrt.passes.rewrite import rewrite
+from graphrt.passes.rewrite import copied, rewrite
 from graphrt.passes.simplify import dead_code
 
 
@@ -51,7 +53,7 @@ def partial_sums(graph: Graph, runs: Callable[[Node, Node | None], Runs | None])
                 plans[node.name] = _Plan(found, cone, variance(node))
     if not plans:
         return graph
-    known: dict[tuple[Value, Runs], Value] = {}
+    known: dict[tuple[Value, Runs, bool], Value] = {}
 
     def rule(node: Node) -> Sequence[Value] | None:
         plan = plans.pop(node.name, None)
@@ -103,23 +105,46 @@ def _cone(node: Node, position: dict[Node, int]) -> tuple[Node | None, set[str]]
     return last, {n.name for n in found if n is not last}
 
 
-def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, Runs], Value]) -> Value:
-    """The sum ``node`` from float32 sums of runs [runs, C]; ``known`` holds those that exist by what they sum."""
+def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, Runs, bool], Value]) -> Value:
+    """The sum ``node`` from float32 sums of runs [runs, C]; ``known`` holds those that exist by what they sum.
+
+    Of a slice of channels, such as one of several sibling convolutions' results, all channels are summed, once for all.
+    """
     base = node.inputs[0]
     if plan.variance:
         base, centre = base.node.inputs[0].node.inputs
-    rows = widened(_rows(_copy(base, plan.cone, {}), plan.runs))
-    if (base, plan.runs) not in known:
-        known[base, plan.runs] = sum_over(rows, 1)
-    sums = known[base, plan.runs]
+    base, start = _all_channels(base)
+    rows = widened(_rows(copied(base, plan.cone, {}), plan.runs))
+    if (base, plan.runs, False) not in known:
+        known[base, plan.runs, False] = sum_over(rows, 1)
+    every = known[base, plan.runs, False]
+    sums = cut(every, 1, start, start + node.types[0].size)
     if plan.variance:
         mean = constant_along(centre, node)
         assert mean is not None
-        own = sums * (1.0 / plan.runs.length)
+        own = every * (1.0 / plan.runs.length)
         off = rows - reshape(own, (own.shape[0], 1, own.shape[1]))
         apart = sums * (1.0 / plan.runs.length) - mean  # not ``own``, which would be stored for this
-        sums = sum_over(off * off, 1) + apart * apart * plan.runs.length
+        if (base, plan.runs, True) not in known:
+            known[base, plan.runs, True] = sum_over(off * off, 1)
+        sums = cut(known[base, plan.runs, True], 1, start, start + node.types[0].size) + apart * apart * plan.runs.length
     return cast(sum_over(sums, 0), node.types[0].dtype)
+
+
+def _all_channels(x: Value) -> tuple[Value, int]:
+    """What ``x`` shows some channels of, and the first of them; ``x`` itself if it is no such slice."""
+    v = x
+    while v.node.op.kind is Kind.VIEW and follows(v.node):
+        v = v.node.inputs[0]
+    if v.node.op.kind is not Kind.VIEW or len(v.node.inputs) > 1 or v.shape != x.shape or v.node.op.pull is None:
+        return x, 0
+    whole, index = v.node.inputs[0], axes("i", tuple(n + 1 for n in x.shape))
+    pieces = v.node.op.pull(v.node, index)
+    if whole.ndim != x.ndim or len(pieces) != 1 or pieces[0].mask:
+        return x, 0
+    offset = [a - e for a, e in zip(pieces[0].index, index, strict=True)]
+    alike = all(a == b for d, (a, b) in enumerate(zip(whole.shape, x.shape, strict=True)) if d != 1)
+    return (whole, offset[1].const) if alike and not any(e.terms for e in offset) else (x, 0)
 
 
 def _rows(x: Value, runs: Runs) -> Value:
@@ -131,12 +156,3 @@ def _rows(x: Value, runs: Runs) -> Value:
         down, across = runs.phases
         last = permute(reshape(x, (n, c, h // down, down, w // across, across)), (3, 5, 0, 2, 4, 1))
     return reshape(last, (math.prod(last.shape[:-1]) // runs.length, runs.length, x.shape[1]))
-
-
-def _copy(x: Value, cone: set[str], copies: dict[Node, Value]) -> Value:
-    """``x`` with the nodes in ``cone`` that it is made of built again."""
-    if x.node.name not in cone:
-        return x
-    if x.node not in copies:
-        copies[x.node] = apply(x.node.op.name, *(_copy(v, cone, copies) for v in x.node.inputs), **x.node.attrs)
-    return copies[x.node]

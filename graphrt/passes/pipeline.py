@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from graphrt.ir import Graph, Node
 from graphrt.op import Order
 from graphrt.passes.carry import carry_halves
+from graphrt.passes.decision import Decision
 from graphrt.passes.layout import assign_layouts
 from graphrt.passes.partial import Runs, partial_sums
+from graphrt.passes.remat import rematerialise
+from graphrt.passes.siblings import Times, merge_siblings
 from graphrt.passes.simplify import dead_code, simplify
 from graphrt.passes.split import split_reductions
 from graphrt.passes.stage import stage_updates
@@ -17,11 +20,12 @@ from graphrt.passes.stage import stage_updates
 
 @dataclass(frozen=True)
 class Policy:
-    """What a target wants of the passes: how many partial sums a node is split into, in what runs a
-    sum over pixels takes them, and where channels-last pays."""
+    """What a target wants of the passes: how many partial sums a node is split into, in what runs a sum over pixels takes
+    them, what it predicts for sibling convolutions (None: they stay apart), and where channels-last pays."""
 
     splits: Callable[[Node], int]
     runs: Callable[[Node, Node | None], Runs | None] = lambda node, producer: None
+    times: Times | None = None
     min_channels: int = 1
     tiles: bool = True  # whether a contraction's epilogue has a tile at hand, whose rows it can add up
     carry: bool = False  # whether halves of weights are kept from run to run
@@ -29,11 +33,19 @@ class Policy:
     alone: bool = False  # whether a contraction takes nothing along: a library computes it
 
 
-def run_passes(graph: Graph, policy: Policy, state_orders: Mapping[str, Order], check: bool = False) -> list[tuple[str, Graph]]:
-    """The graph after each pass, by name, last one final. ``state_orders`` fixes layouts of state that exists already."""
+def run_passes(
+    graph: Graph, policy: Policy, state_orders: Mapping[str, Order], check: bool = False
+) -> tuple[list[tuple[str, Graph]], list[Decision]]:
+    """The graph after each pass, by name, last one final, and what was decided.
+
+    ``state_orders`` fixes layouts of state that exists already.
+    """
+    decisions: list[Decision] = []
     steps: list[tuple[str, Callable[[Graph], Graph]]] = [
         ("dead_code", dead_code),  # what no output and no update needs
         ("simplify", simplify),  # fold, identities, common subexpressions
+        ("siblings", lambda g: merge_siblings(g, policy.times, decisions)),  # one convolution of several
+        ("remat", rematerialise),  # parts of concatenations, again for the backward pass
         ("stage", stage_updates),  # updates read old values
         ("partial", lambda g: partial_sums(g, policy.runs)),  # sums over pixels from sums of runs
         ("split", lambda g: split_reductions(g, policy.splits)),  # long reductions in parallel parts
@@ -47,4 +59,4 @@ def run_passes(graph: Graph, policy: Policy, state_orders: Mapping[str, Order], 
         if check:
             graph.verify()
         done.append((name, graph))
-    return done
+    return done, decisions

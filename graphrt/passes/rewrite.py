@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
+from graphrt.ops.base import apply
 
 Rule = Callable[[Node], Sequence[Value] | None]
 
@@ -46,3 +47,12 @@ def _built(graph: Graph, node: Node) -> int:
     while graph.nodes[-1 - count] is not node:
         count += 1
     return count
+
+
+def copied(x: Value, cone: set[str], copies: dict[Node, Value]) -> Value:
+    """``x`` with the nodes in ``cone`` that it is made of built again."""
+    if x.node.name not in cone:
+        return x
+    if x.node not in copies:
+        copies[x.node] = apply(x.node.op.name, *(copied(v, cone, copies) for v in x.node.inputs), **x.node.attrs)
+    return copies[x.node]

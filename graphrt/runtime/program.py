@@ -17,13 +17,13 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, InputError, TargetError
 from graphrt.ir import Graph
+from graphrt.passes.decision import Decision
 from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.state import State
 from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.order import Schedule
-from graphrt.schedule.partition import Decision
 from graphrt.types import TensorType
 
 AHEAD = 2  # batches that prefetch may bring before they are used

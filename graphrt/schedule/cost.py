@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from graphrt.index import Expr
 from graphrt.ir import Node
 from graphrt.op import Kind
+from graphrt.schedule.group import Guard
 from graphrt.schedule.kernel_ir import Block, Kernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.order import Slot
@@ -48,21 +50,21 @@ def launch_cost(kernels: Sequence[Kernel]) -> Cost:
     """
     touched: dict[Slot, int] = {}
     read: dict[tuple[Slot, int], int] = {}  # by buffer and pass
-    written: set[Slot] = set()
+    written: dict[tuple[Slot, Expr], int] = {}  # by buffer and part
     nodes: set[Node] = set()
     for kernel in kernels:
         nodes.update(kernel.group.nodes, kernel.group.inlined)
         for number, block in _passes(kernel):
             for slot, most in _reads(kernel, block).items():
                 read[slot, number] = min(read.get((slot, number), 0) + most, slot.type.nbytes)
-            written.update(s.slot for s in block.stores)
+            written.update({(s.slot, s.offset): s.size * s.slot.type.dtype.itemsize for s in block.stores})
     for (slot, _), size in read.items():
         touched[slot] = touched.get(slot, 0) + size
     products = sum(n.op.flops(n) for n in nodes if n.op.kind is Kind.CONTRACTION)
     contraction = next((k for k in kernels if isinstance(k, TemplateKernel)), None) if products else None
     return Cost(
         read=sum(touched.values()),
-        written=sum(s.type.nbytes for s in written),
+        written=sum(written.values()),
         contraction=products,
         other=sum(n.op.flops(n) for n in nodes) - products,
         dtype=contraction.factors if contraction else None,
@@ -78,10 +80,23 @@ def _passes(kernel: Kernel) -> list[tuple[int, Block]]:
 
 
 def _reads(kernel: Kernel, block: Block) -> dict[Slot, int]:
-    """Bytes that ``block`` may read of each buffer: at most one element a load and point of its domain."""
+    """Bytes that ``block`` may read of each buffer: of a load, one element for each step of the axes it runs along."""
     found: dict[Slot, int] = {}
-    for slot, *_ in loads(block):
+    domain = 2**63 if isinstance(kernel, TemplateKernel) else math.prod(kernel.shape)
+    for slot, offset, guards in loads(block):
         whole = slot.type.nbytes
-        once = whole if isinstance(kernel, TemplateKernel) else math.prod(kernel.shape) * slot.type.dtype.itemsize
+        once = min(_reach(offset, guards), domain, slot.type.size) * slot.type.dtype.itemsize
         found[slot] = min(found.get(slot, 0) + once, whole)
     return found
+
+
+def _reach(offset: Expr, guards: Sequence[Guard]) -> int:
+    """How many elements ``offset`` may reach where ``guards`` hold, at most."""
+    limits = {name: extent for (kind, name, extent), _ in offset.terms if kind == "axis"}
+    if len(limits) < len(offset.terms):
+        return 2**63
+    for e, low, high in guards:
+        for name in e.axes() & limits.keys():
+            if len(e.terms) == 1 and e.stride(name) == 1:
+                limits[name] = min(limits[name], high - low)
+    return math.prod(limits.values())

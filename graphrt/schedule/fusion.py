@@ -18,22 +18,26 @@ from collections import Counter
 from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
+from graphrt.passes.decision import Decision
 from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull
 from graphrt.schedule.inline import inline
-from graphrt.schedule.partition import MAX_INPUTS, Decision, Fusion, Verdict, aligned, candidates, read_index, through
+from graphrt.schedule.joined import NONE, Joined
+from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, candidates, read_index, through
 from graphrt.schedule.recompute import recompute
 from graphrt.schedule.runs import absorb_sums
 
 MAX_ROW = 16384  # a reduced row up to this size is kept on chip; beyond it each pass reads it again
 
 
-def fuse(graph: Graph, enabled: bool = True, tiles: bool = True, alone: bool = False) -> tuple[list[Group], list[Decision]]:
+def fuse(
+    graph: Graph, enabled: bool = True, tiles: bool = True, alone: bool = False, joined: Joined = NONE
+) -> tuple[list[Group], list[Decision]]:
     """Groups of ``graph`` in no particular order, and every decision taken. ``enabled`` False leaves each node alone.
 
     ``tiles`` says that templates compute whole tiles, over whose rows an epilogue can sum, ``alone`` that a contraction is
-    computed by itself, from operands that are stored.
+    computed by itself, from operands that are stored; what is ``joined`` is stored.
     """
-    f = Fusion(graph, tiles, alone)
+    f = Fusion(graph, tiles, alone, joined.place)
     anchors = [n for n in graph.nodes if n.op.kind not in (*FREE, *FUSABLE)]
     for node in anchors:
         if node not in f.owner:
@@ -52,7 +56,7 @@ def fuse(graph: Graph, enabled: bool = True, tiles: bool = True, alone: bool = F
             group = f.start(node)
             if enabled:
                 _grow(f, group)
-                if len(group.nodes) == 1 and node.op.cheap and not f.is_result(node.outputs[0]):
+                if len(group.nodes) == 1 and node.op.cheap and not f.is_stored(node.outputs[0]):
                     single.append(f.dissolve(group))  # its readers have no groups yet that could compute it
                 else:
                     inline(f)
@@ -62,12 +66,12 @@ def fuse(graph: Graph, enabled: bool = True, tiles: bool = True, alone: bool = F
             f.start(node)
     if enabled:
         recompute(f)
-    _copies(f, enabled)
+    _copies(f, enabled, joined)
     copied = {base for g in f.groups for v in g.copies for base in through(v)}
     for group in f.groups:
         _edges(f, group, copied)
     _check(f)
-    return f.groups, list(f.decisions.values())
+    return f.groups, [*joined.decisions, *f.decisions.values()]
 
 
 # --- growing forward: epilogues, row operations, elementwise chains ----------------------------------------------
@@ -135,7 +139,7 @@ def benefit(f: Fusion, group: Group, node: Node) -> int:
     saved = 0
     for v in f.bases(node):
         if v in group.index:
-            alone = all(r is node or r in group.nodes for r in f.readers(v)) and not f.is_result(v)
+            alone = all(r is node or r in group.nodes for r in f.readers(v)) and not f.is_stored(v)
             saved += v.type.nbytes * (2 if alone else 1)
     return saved
 
@@ -143,14 +147,14 @@ def benefit(f: Fusion, group: Group, node: Node) -> int:
 def _better_later(f: Fusion, group: Group, node: Node) -> bool:
     """Whether computing ``node`` where it is read moves fewer bytes than storing it behind a template."""
     y = node.outputs[0]
-    if not node.op.cheap or node.op.kind is not Kind.ELEMENTWISE or f.is_result(y) or node.origin.phase == "opt":
+    if not node.op.cheap or node.op.kind is not Kind.ELEMENTWISE or f.is_stored(y) or node.origin.phase == "opt":
         return False  # an update goes on to a result, which its own kernel would have to read and write
     sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
     stored = all(
-        f.is_result(v) or any(r is not node and r not in group.nodes for r in f.readers(v)) for v in sources if v in group.index
+        f.is_stored(v) or any(r is not node and r not in group.nodes for r in f.readers(v)) for v in sources if v in group.index
     )
     readers = len(set(f.readers(y)))
-    return stored and readers * sum(v.type.nbytes for v in sources) <= (1 + readers) * y.type.nbytes
+    return stored and readers * sum(f.seen(node)[v] for v in sources) <= (1 + readers) * y.type.nbytes
 
 
 def _trim(f: Fusion, group: Group) -> None:
@@ -227,7 +231,7 @@ def _apart(f: Fusion, a: Group, b: Group) -> bool:
 # --- finishing -----------------------------------------------------------------------------------------------------
 
 
-def _copies(f: Fusion, enabled: bool) -> None:
+def _copies(f: Fusion, enabled: bool, joined: Joined) -> None:
     """Gives each result that no kernel computes (a view, a constant, an input) a group that copies it out.
 
     A view that only reorders is stored in its own shape by the group that computes what it shows.
@@ -236,7 +240,7 @@ def _copies(f: Fusion, enabled: bool) -> None:
         views = chain(v)
         base = views[-1].inputs[0] if views else v
         group = f.owner.get(base.node) if enabled else None
-        if v.node in f.owner:
+        if v.node in f.owner or v in joined.wholes:
             continue
         index = group.index.get(base) if group else None
         for view in reversed(views):
@@ -262,7 +266,7 @@ def _edges(f: Fusion, group: Group, copied: set[Value]) -> None:
         reads.update(dict.fromkeys(through(v)))
     group.inputs = [v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED]
     for v in group.values():
-        if v in copied or f.is_result(v) or any(v.node not in g.inlined for g in f.reading(group, v)):
+        if v in copied or f.is_stored(v) or any(v.node not in g.inlined for g in f.reading(group, v)):
             group.outputs.append(v)
 
 

@@ -45,7 +45,7 @@ def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
     y = node.outputs[0]
     if len(groups) > 1:
         return None
-    if f.is_result(y) and (groups[0].kind != "pointwise" or y.shape != groups[0].shape):
+    if f.is_stored(y) and (groups[0].kind != "pointwise" or y.shape != groups[0].shape):
         return None  # a result is stored along the way where that happens once: later passes of a reduction may read it again
     found = set()
     for reader in f.readers(y):
@@ -74,12 +74,12 @@ def _joins(f: Fusion, group: Group, node: Node, index: Index) -> bool:
 def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) -> tuple[Verdict, int]:
     """Whether recomputing ``node`` wherever it is read beats storing it once."""
     y = node.outputs[0]
-    if f.is_result(y):
-        return Verdict(False, "is a result and must be stored"), 0
+    if f.is_stored(y):
+        return Verdict(False, "lies in a buffer with others" if y in f.joined else "is a result and must be stored"), 0
     if any(map(f.closed, groups)):
         return Verdict(False, "is an operand of a library, which takes it as it lies"), 0
     sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
-    read = sum(f.weight(v) for v in sources)
+    read = sum(min(f.weight(v), f.seen(node)[v]) for v in sources)
     saved = y.type.nbytes * (1 + len(groups)) + read - read * len(groups)
     template_operand = any(g.anchor in readers or g.anchor in _heirs(f, node) for g in groups if g.kind == "template")
     repeats = max((math.prod(g.shape) for g in groups), default=0) // max(y.type.size, 1)

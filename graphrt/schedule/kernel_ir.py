@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphrt.index import Expr, axis, linearize
+from graphrt.index import Expr, axis
 from graphrt.ir import Node, Value
 from graphrt.op import Kind
 from graphrt.schedule.group import Group, Guard, Index, Read
@@ -49,11 +49,12 @@ class Inst:
 
 @dataclass(frozen=True)
 class Store:
-    """Writes ``var``, converted to the slot's dtype, at ``offset``, where every guard holds."""
+    """Writes ``var``, converted to the slot's dtype, at ``offset``, where every guard holds; ``size`` elements in all."""
 
     slot: Slot
     offset: Expr
     var: Var
+    size: int
     guards: tuple[Guard, ...] = ()
 
 
@@ -225,7 +226,7 @@ class Emitter:
 
     def _seen_through(self, v: Value) -> bool:
         """Whether ``v`` is a view of something else; a group that copies a stored view out reads the view itself."""
-        return v.node.op.kind is Kind.VIEW and v not in self.group.inputs
+        return v.node.op.kind is Kind.VIEW and v not in self.group.inputs and v not in self.schedule.joined
 
     def _computed(self, node: Node) -> bool:
         if node.op.kind is Kind.REDUCTION:
@@ -280,9 +281,8 @@ class Emitter:
                 return self.where(self._inside(node, needs[0]), operands[1], self.const(0, v.dtype))
             assert node.op.body is not None
             return node.op.body(self, *([index] if node.op.kind is Kind.RANDOM else []), *operands, **node.attrs)
-        slot = self.schedule.home[v]
-        offset = linearize(index, slot.type.strides)
-        return self.cast(self.emit("load", (slot, offset, guards), v.dtype), compute_dtype(v.dtype))
+        place = self.schedule.home[v]
+        return self.cast(self.emit("load", (place.slot, place.offset(index), guards), v.dtype), compute_dtype(v.dtype))
 
     def _view(self, node: Node, index: Index, needs: list[Read]) -> Var:
         assert node.op.pull is not None
@@ -295,8 +295,8 @@ class Emitter:
         return result
 
     def store(self, v: Value, index: Index, var: Var, guards: tuple[Guard, ...] = ()) -> None:
-        for slot in self.schedule.stores.get((self.group, v), []):
-            self.block.stores.append(Store(slot, linearize(index, slot.type.strides), var, guards))
+        for place in self.schedule.stores.get((self.group, v), []):
+            self.block.stores.append(Store(place.slot, place.offset(index), var, v.type.size, guards))
 
 
 def lower(schedule: Schedule, group: Group, row_limit: int = 0, precision: str = "highest") -> Kernel:
@@ -315,9 +315,9 @@ def memory_order(group: Group, schedule: Schedule) -> tuple[int, ...]:
     best: tuple[int, ...] = tuple(range(len(group.shape)))
     for v in (*group.outputs, *group.copies, *group.inputs):
         stored = schedule.stores.get((group, v))
-        slot = stored[0] if stored else schedule.home.get(v)
-        if slot is not None and v.shape == group.shape and group.index.get(v, group.domain) == group.domain:
-            return slot.type.order or best
+        place = stored[0] if stored else schedule.home.get(v)
+        if place is not None and v.shape == group.shape and group.index.get(v, group.domain) == group.domain:
+            return place.slot.type.order or best
     return best
 
 

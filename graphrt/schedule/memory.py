@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from graphrt.index import Expr
+from graphrt.schedule.group import Guard
 from graphrt.schedule.kernel_ir import Block, Kernel, PointwiseKernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.order import Schedule, Slot
 
@@ -45,7 +47,7 @@ def blocks(kernel: Kernel) -> list[Block]:
     return [b for p in kernel.passes for b in (p.inner, p.after)]
 
 
-def loads(block: Block) -> list[tuple[Slot, object, tuple[object, ...]]]:
+def loads(block: Block) -> list[tuple[Slot, Expr, tuple[Guard, ...]]]:
     """(slot, offset, guards) of each load."""
     return [i.args for i in block.insts if i.op == "load"]
 

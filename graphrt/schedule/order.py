@@ -12,11 +12,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import networkx as nx
+import numpy as np
 
-from graphrt.index import axes
+from graphrt.index import Expr, axes, linearize
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind
-from graphrt.schedule.group import Group, Launch, reads
+from graphrt.schedule.group import Group, Index, Launch, reads
+from graphrt.schedule.joined import Joined, Start
 from graphrt.schedule.pairs import pair
 from graphrt.types import TensorType
 
@@ -33,14 +35,34 @@ class Slot:
         return hash(self.name)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a value lies: in ``slot``, with its element 0 at ``start``; empty where the value has the slot for itself."""
+
+    slot: Slot
+    start: Start = ()
+
+    def offset(self, index: Index) -> Expr:
+        """The offset in the slot, in elements, of the value's element at ``index``."""
+        return linearize([e + n for e, n in zip(index, self.start or (0,) * len(index), strict=True)], self.slot.type.strides)
+
+    def part(self, array: np.ndarray, value: Value) -> np.ndarray:
+        """The elements of ``value`` in ``array``, what the slot holds in logical shape."""
+        return array[tuple(slice(a, a + n) for a, n in zip(self.start, value.shape, strict=True))] if self.start else array
+
+
 @dataclass
 class Schedule:
-    """Launches in order, the slot each value is read from, and the slots each group stores a value to."""
+    """Launches in order, the place each value is read from, and the places each group stores a value to.
+
+    Views are looked through, but those that are ``joined`` are read from their buffer.
+    """
 
     graph: Graph
     launches: list[Launch]
-    home: dict[Value, Slot] = field(default_factory=dict)
-    stores: dict[tuple[Group, Value], list[Slot]] = field(default_factory=dict)
+    home: dict[Value, Place] = field(default_factory=dict)
+    stores: dict[tuple[Group, Value], list[Place]] = field(default_factory=dict)
+    joined: set[Value] = field(default_factory=set)
 
     def groups(self) -> list[Group]:
         return [g for launch in self.launches for g in launch.groups]
@@ -49,13 +71,16 @@ class Schedule:
 def arrange(
     graph: Graph,
     groups: list[Group],
+    joined: Joined,
     horizontal: bool = True,
     in_place: bool = True,
     first: bool = False,
     pairs: bool = False,
 ) -> Schedule:
-    """The schedule of ``groups``. ``horizontal`` merges sibling launches, with ``first`` those at the start too; ``in_place``
-    lets updates overwrite; ``pairs`` puts reductions into launches of contractions.
+    """The schedule of ``groups``, with the values of ``joined`` in one buffer.
+
+    ``horizontal`` merges sibling launches, with ``first`` those at the start too; ``in_place`` lets updates overwrite;
+    ``pairs`` puts reductions into launches of contractions.
     """
     groups = list(groups)
     owner = {v: g for g in groups for v in (*g.values(), *g.copies)}
@@ -67,18 +92,23 @@ def arrange(
     for g in groups:
         for v in dict.fromkeys(g.inputs):
             reading[v].append(g)
-    schedule = Schedule(graph, [])
+    schedule = Schedule(graph, [], joined={*joined.wholes, *(v for v in joined.place if v.node.op.kind is Kind.VIEW)})
     for node in graph.nodes:
         if node.op.kind is Kind.SOURCE:
             space = "input" if node.op.name == "input" else "state"
-            schedule.home[node.outputs[0]] = Slot(space, node.name, node.types[0])
+            schedule.home[node.outputs[0]] = Place(Slot(space, node.name, node.types[0]))
+    for v in joined.wholes:
+        name = next((name for name, output in graph.outputs.items() if output is v), None)
+        schedule.home[v] = Place(Slot("arena", v.name, v.type) if name is None else Slot("output", name, v.type))
     for name, v in graph.outputs.items():
-        slot = Slot("output", name, v.type)
-        schedule.stores.setdefault((owner[v], v), []).append(slot)
-        schedule.home.setdefault(v, slot)
+        if v in joined.wholes:
+            continue
+        place = Place(Slot("output", name, v.type))
+        schedule.stores.setdefault((owner[v], v), []).append(place)
+        schedule.home.setdefault(v, place)
     for name, v in graph.updates.items():
         parameter = graph.sources[name].outputs[0]
-        slot = Slot("state", name, parameter.type)
+        place = Place(Slot("state", name, parameter.type))
         readers = list(reading[parameter])
         writer = owner[v]
         if not _overwrites(dag, writer, v, parameter, readers, in_place):
@@ -87,15 +117,19 @@ def arrange(
             reading[v].append(writer)
             dag.add_edge(owner[v], writer)
         dag.add_edges_from((g, writer) for g in readers if g is not writer)
-        schedule.stores.setdefault((writer, v), []).append(slot)
+        schedule.stores.setdefault((writer, v), []).append(place)
         if writer is owner[v]:
-            schedule.home.setdefault(v, slot)
+            schedule.home.setdefault(v, place)
+    for v, (whole, start) in joined.place.items():
+        schedule.home[v] = Place(schedule.home[whole].slot, start)
+        if v in owner:
+            schedule.stores.setdefault((owner[v], v), []).append(schedule.home[v])
     for g in groups:
         for v in (*g.outputs, *g.copies):
             if any(other is not g for other in reading[v]) and v not in schedule.home and owner[v] is g:
-                schedule.home[v] = Slot("arena", v.name, v.type)
+                schedule.home[v] = Place(Slot("arena", v.name, v.type))
                 schedule.stores.setdefault((g, v), []).append(schedule.home[v])
-    parts = _ordered(graph, dag, _siblings(dag, first) if horizontal else [[g] for g in groups])
+    parts = _ordered(graph, dag, _siblings(dag, first, joined) if horizontal else [[g] for g in groups])
     if horizontal and pairs:
         parts = _ordered(graph, dag, pair(dag, parts))
     schedule.launches = [Launch(part) for part in parts]
@@ -134,14 +168,50 @@ def _same_element(group: Group, parameter: Value, v: Value) -> bool:
     return True
 
 
-def _siblings(dag: nx.DiGraph, first: bool) -> list[list[Group]]:
+def _siblings(dag: nx.DiGraph, first: bool, joined: Joined) -> list[list[Group]]:
     """Partition of the groups into launches: generated groups nothing waits for share one, as do with ``first`` the
-    elementwise ones that wait for nothing, such as the halves of all weights.
+    elementwise ones that wait for nothing, such as the halves of all weights, and those that store parts of one buffer.
     """
     sinks = [g for g in dag.nodes if g.kind != "template" and dag.out_degree(g) == 0]  # sinks never wait for each other
     sources = [g for g in dag.nodes if first and g.kind == "pointwise" and dag.in_degree(g) == 0 and g not in sinks]
-    shared = {*sinks, *sources}
-    return [[g] for g in dag.nodes if g not in shared] + [part for part in (sources, sinks) if part]
+    beside = [part for part in (sources, sinks) if part]
+    beside += _finishes(dag, {*sinks, *sources})
+    for part in _parts(dag, joined, {*sinks, *sources}):
+        trial = [*beside, part]
+        if _acyclic(dag, trial):
+            beside = trial
+    shared = {g for part in beside for g in part}
+    return [[g] for g in dag.nodes if g not in shared] + beside
+
+
+def _finishes(dag: nx.DiGraph, shared: set[Group]) -> list[list[Group]]:
+    """Reductions of nothing but one template's sums of runs: with equal predecessors, none can wait for another."""
+    found: dict[Group, list[Group]] = {}
+    for g in dag.nodes:
+        before = list(dag.predecessors(g))
+        if g.kind == "reduction" and g not in shared and len(before) == 1 and before[0].runs:
+            if all(v.node in before[0].runs or v.type.ndim < 2 for v in g.inputs):
+                found.setdefault(before[0], []).append(g)
+    return [part for part in found.values() if len(part) > 1]
+
+
+def _parts(dag: nx.DiGraph, joined: Joined, shared: set[Group]) -> list[list[Group]]:
+    """Elementwise groups that compute parts of one buffer."""
+    found: dict[Value, list[Group]] = {whole: [] for whole in joined.wholes}
+    for g in dag.nodes:
+        wholes = {joined.place[v][0] for v in g.values() if v in joined.place}
+        if g.kind == "pointwise" and len(wholes) == 1 and g not in shared:
+            found[wholes.pop()].append(g)
+    return [part for part in found.values() if len(part) > 1]
+
+
+def _acyclic(dag: nx.DiGraph, parts: list[list[Group]]) -> bool:
+    """Whether no launch waits for itself when the groups of each of ``parts`` run side by side."""
+    at = {g: i for i, part in enumerate(parts) for g in part}
+    edges = ((at.get(a, a), at.get(b, b)) for a, b in dag.edges)
+    return nx.is_directed_acyclic_graph(nx.DiGraph((a, b) for a, b in edges if a is not b and a != b)) and not any(
+        at.get(a) == at[b] for a, b in dag.edges if b in at
+    )
 
 
 def _ordered(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[Group]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
+from graphrt.passes.decision import Decision
 from graphrt.schedule.group import Group, Index, chain, make_group, reads
 from graphrt.schedule.reach import Reachability
 
@@ -21,22 +22,11 @@ class Verdict:
     reason: str
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What became of one edge: ``node`` into ``group`` (by its anchor's name), and the bytes that saves."""
-
-    node: str
-    group: str
-    fused: bool
-    reason: str
-    saved: int
-
-
 class Fusion:
     """The state of one run of ``fuse``: who reads whom, which group owns which node, and the decisions so far."""
 
-    def __init__(self, graph: Graph, tiles: bool, alone: bool = False) -> None:
-        self.graph, self.tiles, self.alone = graph, tiles, alone
+    def __init__(self, graph: Graph, tiles: bool, alone: bool = False, joined: Collection[Value] = ()) -> None:
+        self.graph, self.tiles, self.alone, self.joined = graph, tiles, alone, joined
         self.position = {n: i for i, n in enumerate(graph.nodes)}
         self.users = graph.users()
         self.owner: dict[Node, Group] = {}
@@ -45,6 +35,7 @@ class Fusion:
         self.decisions: dict[tuple[str, str], Decision] = {}  # by edge; the last word counts
         self.results = set(graph.results())
         self._bases: dict[Node, tuple[Value, ...]] = {}
+        self._seen: dict[Node, dict[Value, int]] = {}
         self._readers: dict[Value, tuple[Node, ...]] = {}
         self._reach: Reachability | None = None  # made when first asked, and after something was taken out of a group
 
@@ -63,6 +54,16 @@ class Fusion:
             self._bases[node] = tuple(dict.fromkeys(v for x in node.inputs for v in through(x)))
         return self._bases[node]
 
+    def seen(self, node: Node) -> dict[Value, int]:
+        """The bytes that ``node`` reads of each of its bases: of a slice, not those of the whole."""
+        if node not in self._seen:
+            found: dict[Value, int] = {}
+            for x in node.inputs:
+                for v, size in _elements(x).items():
+                    found[v] = min(found.get(v, 0) + size, v.type.size)
+            self._seen[node] = {v: size * v.dtype.itemsize for v, size in found.items()}
+        return self._seen[node]
+
     def weight(self, value: Value) -> int:
         """Bytes to read for ``value``: its own, or those of what it may be computed from on load, if they are fewer."""
         pending, found = [value], dict[Value, int]()
@@ -74,7 +75,8 @@ class Fusion:
                 pending += missing
                 continue
             pending.pop()
-            found[v] = min(v.type.nbytes, sum(found[x] for x in self.bases(v.node))) if free else v.type.nbytes
+            read = (min(found[x], size) for x, size in self.seen(v.node).items() if x in found) if free else ()
+            found[v] = min(v.type.nbytes, sum(read)) if free else v.type.nbytes
         return found[value]
 
     def inputs(self, group: Group) -> set[Value]:
@@ -83,12 +85,12 @@ class Fusion:
         reads = (v for n in group.nodes for v in self.bases(n))
         return {v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED}
 
-    def is_result(self, value: Value) -> bool:
-        """Whether a run returns ``value``, or a view of it, to the user or to a parameter."""
-        if value in self.results:
+    def is_stored(self, value: Value) -> bool:
+        """Whether ``value`` must be stored: a run returns it, or a view of it, or it lies in a buffer with others."""
+        if value in self.results or value in self.joined:
             return True
         views = (n for n in self.users[value] if n.op.kind is Kind.VIEW and n not in self.owner)
-        return any(self.is_result(n.outputs[0]) for n in views)
+        return any(self.is_stored(n.outputs[0]) for n in views)
 
     def reading(self, group: Group, value: Value) -> list[Group]:
         """The groups other than ``group`` that read ``value``, also to compute something on load."""
@@ -191,6 +193,17 @@ def through(value: Value) -> list[Value]:
     if value.node.op.kind is not Kind.VIEW:
         return [value]
     return [v for x in value.node.inputs for v in through(x)]
+
+
+def _elements(value: Value) -> dict[Value, int]:
+    """How many elements ``value`` shows of each value behind its views, at most."""
+    if value.node.op.kind is not Kind.VIEW:
+        return {value: value.type.size}
+    found: dict[Value, int] = {}
+    for x in value.node.inputs:
+        for v, size in _elements(x).items():
+            found[v] = min(found.get(v, 0) + size, value.type.size)
+    return found
 
 
 def read_index(group: Group, node: Node) -> Index:

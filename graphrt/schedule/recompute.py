@@ -18,7 +18,7 @@ def recompute(f: Fusion) -> None:
             continue
         y = node.outputs[0]
         readers = f.reading(group, y)
-        if not readers or f.is_result(y) or node not in group.nodes or any(map(f.closed, readers)):
+        if not readers or f.is_stored(y) or node not in group.nodes or any(map(f.closed, readers)):
             continue
         stored = y.type.nbytes * (1 + len(readers))
         again = _cost(f, group, y, readers)
@@ -34,10 +34,10 @@ def _cost(f: Fusion, group: Group, y: Value, readers: list[Group]) -> int | None
     sources = [v for v in f.bases(y.node) if v.node.op.kind is not Kind.GENERATED]
     if any(v.node.op.kind is not Kind.SOURCE and v.node not in f.owner for v in sources):
         return None  # itself computed on load, by those who read it so far
-    cost = sum(v.type.nbytes for v in sources if v in group.index and not f.is_result(v) and not f.reading(group, v))
+    cost = sum(v.type.nbytes for v in sources if v in group.index and not f.is_stored(v) and not f.reading(group, v))
     for other in readers:
         have = f.inputs(other)
         if any(v in other.index for v in sources) or len(have | set(sources)) > MAX_INPUTS:
             return None
-        cost += sum(v.type.nbytes for v in sources if v not in have)
+        cost += sum(f.seen(y.node)[v] for v in sources if v not in have)
     return cost

@@ -46,8 +46,8 @@ def generate(
     ):
         for name in names:
             entries[space, name] = len(entries) + 1
-    kept = {slot for slot in schedule.home.values() if slot.space == "state"} if freeze else set()
-    buffers = Buffers(entries, plan, kept - {slot for slots in schedule.stores.values() for slot in slots})
+    kept = {place.slot for place in schedule.home.values() if place.slot.space == "state"} if freeze else set()
+    buffers = Buffers(entries, plan, kept - {place.slot for places in schedule.stores.values() for place in places})
     winograd = Flags.read().winograd
     head = [f"#define GRT_FROZEN_ENTRY {len(entries) + 1}"] if freeze else []
     head += ['#include "runtime.h"', '#include "elementwise.h"', ""]

@@ -40,7 +40,7 @@ def policy() -> Policy:
         long = kept < 1024 and size // max(kept, 1) >= 4096
         return next((s for s in (16, 8, 4, 2) if x[node.attrs["dims"][0]] % s == 0), 0) if long else 0
 
-    return Policy(splits=splits, min_channels=12, tiles=False)
+    return Policy(splits=splits, min_channels=12, tiles=False)  # siblings stay apart: docs/cpu.md has the measurement
 
 
 class CpuExecutable(CpuBinary):

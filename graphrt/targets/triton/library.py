@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from graphrt.errors import TargetError
-from graphrt.index import axes, linearize
+from graphrt.index import Expr, axes
 from graphrt.ir import Value
 from graphrt.op import Kind
-from graphrt.schedule.group import pull
+from graphrt.schedule.group import Read, pull
 from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
-from graphrt.schedule.order import Schedule, Slot
+from graphrt.schedule.order import Place, Schedule, Slot
 from graphrt.types import Shape
 
 MODES = ("never", "auto", "always")
@@ -197,7 +197,7 @@ def offered(schedule: Schedule, launch: Sequence[Kernel], slots: Sequence[Slot],
         if isinstance(view, str):
             return f"{v.name} {view}"
         operands.append(view)
-    results = [View(slots.index(s), y.shape, s.type.strides) for s in schedule.stores[group, y]]
+    results = [_whole(place, y, slots) for place in schedule.stores[group, y]]
     geometry = {n: node.attrs[n] for n in _GEOMETRY if n in node.attrs}
     if "padding" in geometry:
         geometry["padding"] = tuple(low for low, _ in geometry["padding"])
@@ -207,18 +207,25 @@ def offered(schedule: Schedule, launch: Sequence[Kernel], slots: Sequence[Slot],
 
 def _view(schedule: Schedule, value: Value, slots: Sequence[Slot]) -> View | str:
     """``value`` as a view of the buffer that holds it, or why it is none."""
-    read, *others = pull(value, axes("i", value.shape))
+    index = axes("i", value.shape)
+    read, *others = [Read(value, index)] if value in schedule.joined else pull(value, index)
     if others or read.guards:
         return "is padded or put together where it is read"
-    slot = schedule.home.get(read.value)
-    if slot is None:
+    place = schedule.home.get(read.value)
+    if place is None:
         return "is computed where it is read"
-    if slot.type.dtype is not value.dtype:
-        return f"is {slot.type.dtype} and read as {value.dtype}"
+    if place.slot.type.dtype is not value.dtype:
+        return f"is {place.slot.type.dtype} and read as {value.dtype}"
     if read.value is value:
-        return View(slots.index(slot), value.shape, slot.type.strides)
-    offset = linearize(read.index, slot.type.strides)
+        return _whole(place, value, slots)
+    offset = place.offset(read.index)
     strides = tuple(offset.stride(f"i{d}") for d in range(value.ndim))
     if any(s is None or s < 0 for s in strides):
         return "is a view without strides, or one that runs backwards"
-    return View(slots.index(slot), value.shape, tuple(s or 0 for s in strides), offset.const)
+    return View(slots.index(place.slot), value.shape, tuple(s or 0 for s in strides), offset.const)
+
+
+def _whole(place: Place, value: Value, slots: Sequence[Slot]) -> View:
+    """All of ``value`` where it lies."""
+    first = place.offset((Expr(),) * value.ndim)
+    return View(slots.index(place.slot), value.shape, place.slot.type.strides, first.const)

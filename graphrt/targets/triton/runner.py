@@ -19,7 +19,7 @@ from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.device import architecture, driver, units
 from graphrt.targets.triton.report import KernelReport, reports
-from graphrt.targets.triton.tiling import splits
+from graphrt.targets.triton.tiling import splits, times
 from graphrt.targets.triton.tune import Configuration
 
 RUN = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
@@ -43,7 +43,8 @@ def policy(target: str, precision: str, library: str = "never") -> Policy:
     def parts(node: Node) -> int:
         return 0 if alone else splits(node, precision, target == "interpret", arch, wide)
 
-    return Policy(splits=parts, runs=runs, carry=True, pairs=pairs, alone=alone)
+    predicted = None if alone else times(precision, target == "interpret", arch, wide)
+    return Policy(splits=parts, runs=runs, times=predicted, carry=True, pairs=pairs, alone=alone)
 
 
 class TritonExecutable(DeviceBinary):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphrt.ir import Node
+from graphrt.passes.siblings import Times
 from graphrt.schedule.kernel_ir import TemplateKernel
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.targets.templates import kernels as find_kernels
@@ -18,6 +19,7 @@ _KINDS = {"conv": "fwd", "conv_dgrad": "dgrad", "conv_wgrad": "wgrad"}
 
 
 DESCRIBED = ("conv_tma", "matmul_tma")  # the forms whose operands come through descriptors
+CLOCK = 1.7e9  # a second, about what GPUs sustain
 
 
 def choices(
@@ -104,3 +106,26 @@ def splits(node: Node, precision: str, interpret: bool, arch: str, units: int) -
     itemsize = node.inputs[0].dtype.itemsize
     count = rule(sizes, itemsize, interpret, precision=PRECISIONS[precision], target=arch, units=units)
     return count if count > 1 else 0
+
+
+def times(precision: str, interpret: bool, arch: str, units: int) -> Times:
+    """What convolutions are predicted to take: the longest of their tiles' time and their bytes' from memory, and a launch.
+
+    ``precision`` is that of float32 products: highest, high or medium.
+    """
+    find_kernels()
+    from graphrt.kernels.triton import config, cost
+
+    byte = 1 / (cost.device(arch).memory * units)  # clocks
+
+    def convolution(node: Node, filters: int) -> float:
+        sizes, itemsize = {**TEMPLATES[node.op.template or ""].sizes(node), "K": filters}, node.inputs[0].dtype.itemsize
+        kind = _KINDS[node.op.template or ""]
+        if kind == "wgrad":
+            sizes["SPLITS"] = max(splits(node, precision, interpret, arch, units), 1)
+        found = config.conv_configs(kind, sizes, itemsize, interpret, precision=PRECISIONS[precision], target=arch, units=units)
+        image, result = sizes["C"] * sizes["H"] * sizes["W"], filters * sizes["P"] * sizes["Q"]
+        moved = itemsize * (sizes["N"] * (image + result) + sizes["C"] * filters * sizes["R"] * sizes["S"])
+        return (max(found[0][0], moved * byte) + cost.LAUNCH) / CLOCK
+
+    return Times(convolution, byte / CLOCK)

@@ -126,7 +126,8 @@ def reference(schedule: Schedule, launch: int, trial: Trial) -> dict[Slot, Any] 
     if sum(n.op.flops(n) for n in own) > CHEAP or trial.elements > CHEAP:
         return None
     arrays = trial.arrays()
-    table = {v: _wide(arrays[s]) for v, s in schedule.home.items() if s in arrays and v.node not in own}
+    homes = schedule.home.items()
+    table = {v: _wide(at.part(arrays[at.slot], v)) for v, at in homes if at.slot in arrays and v.node not in own}
 
     def value(v: Value) -> np.ndarray:
         if v not in table:
@@ -134,7 +135,12 @@ def reference(schedule: Schedule, launch: int, trial: Trial) -> dict[Slot, Any] 
         return table[v]
 
     with np.errstate(all="ignore"):
-        found = {slot: value(v) for g in groups for v in (*g.values(), *g.copies) for slot in schedule.stores.get((g, v), ())}
+        found = dict[Slot, np.ndarray]()
+        for g in groups:
+            for v in (*g.values(), *g.copies):
+                for place in schedule.stores.get((g, v), ()):
+                    whole = found.setdefault(place.slot, _wide(arrays[place.slot]).copy())
+                    place.part(whole, v)[...] = value(v)
     import torch
 
     return {s: torch.from_numpy(np.ascontiguousarray(a)).reshape(s.type.shape) for s, a in found.items()}

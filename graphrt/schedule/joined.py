@@ -1,0 +1,111 @@
+"""Concatenations in place: who computes a part of one stores it where the whole has it, so that nothing is copied.
+
+    conv, bn, relu --> [ part 0 |        ]
+    pool, conv ------> [        | part 1 ]  one buffer, read by whoever reads the whole, or a part
+
+A concatenation is a view: what reads it looks through it for the part that has an element, with a guard and a load for each
+part. That is right where parts are computed on load. Where they are stored anyway, or a template would compute all of them
+for every element it loads, the whole gets a buffer, and each part lies in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from graphrt.index import axes
+from graphrt.ir import Graph, Node, Value
+from graphrt.op import Kind
+from graphrt.passes.decision import Decision
+from graphrt.schedule.group import FREE
+from graphrt.schedule.partition import through
+
+Start = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """``place`` of each value that lies in another's buffer: the whole, and from which element on; ``wholes`` are those.
+
+    A smaller concatenation may lie in a larger one.
+    """
+
+    place: dict[Value, tuple[Value, Start]] = field(default_factory=dict)
+    wholes: tuple[Value, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+
+
+NONE = Joined()
+
+
+def parts(node: Node) -> list[tuple[Value, Start]] | None:
+    """The operands of a view that lays them side by side, each with where it begins; None for anything else."""
+    if node.op.kind is not Kind.VIEW or len(node.inputs) < 2 or not node.types[0].size:
+        return None
+    assert node.op.pull is not None
+    index = axes("i", tuple(n + 1 for n in node.types[0].shape))  # so that none is the constant 0
+    found: dict[int, tuple[Value, Start]] = {}
+    for piece in node.op.pull(node, index):
+        offsets = [a - e for a, e in zip(index, piece.index, strict=True)] if len(piece.index) == len(index) else []
+        if not offsets or piece.operand in found or any(e.terms for e in offsets):
+            return None
+        found[piece.operand] = node.inputs[piece.operand], tuple(e.const for e in offsets)
+    return [found[i] for i in range(len(node.inputs))] if len(found) == len(node.inputs) else None
+
+
+def join(graph: Graph) -> Joined:
+    """Finds a buffer for every concatenation whose parts may and should lie in one, the largest first."""
+    users, results = graph.users(), graph.results()
+    returned = list(graph.outputs.values())
+    laid = {n.outputs[0]: found for n in graph.nodes if (found := parts(n)) is not None}
+    place: dict[Value, tuple[Value, Start]] = {}
+    wholes: list[Value] = []
+    decisions: list[Decision] = []
+
+    def reading(v: Value) -> list[Node]:
+        return [r for n in users[v] for r in (reading(n.outputs[0]) if n.op.kind is Kind.VIEW else [n])]
+
+    def inside(whole: Value, start: Start, found: dict[Value, Start]) -> str:
+        """Fills ``found`` with where the parts of ``whole`` are; returns why one cannot be there."""
+        for v, offset in laid[whole]:
+            at = tuple(a + b for a, b in zip(start, offset, strict=True))
+            if v in found or v in place:
+                return f"{v.name} lies elsewhere"
+            if v in results:
+                return f"{v.name} is a result"
+            found[v] = at
+            if v in laid:
+                if reason := inside(v, at, found):
+                    return reason
+            elif v.node.op.kind in FREE:
+                return f"{v.name} is not computed by a kernel"
+        return ""
+
+    def within(v: Value) -> tuple[Value, Start] | None:
+        """Where the parts of ``v`` lie as in ``v``, side by side in another whole."""
+        spots = set[tuple[Value, Start] | None]()
+        for part, offset in laid[v]:
+            at = place.get(part)
+            spots.add((at[0], tuple(a - b for a, b in zip(at[1], offset, strict=True))) if at is not None else None)
+        return spots.pop() if len(spots) == 1 else None
+
+    for v in sorted(laid, key=lambda v: -v.type.nbytes):
+        if v in place:
+            continue
+        inner: dict[Value, Start] = {}
+        readers = reading(v)
+        computed = [x.node for x in through(v)]
+        cheap = [n.name for n in computed if n.op.kind is Kind.ELEMENTWISE and n.op.cheap]
+        spot = within(v)
+        if not readers and v not in results:
+            continue
+        if spot is not None:
+            place[v], reason = spot, ""
+        elif v in results and (returned.count(v) != 1 or v in graph.updates.values()):
+            reason = "is returned more than once"
+        elif cheap and v not in results and not any(n.op.template for n in readers):
+            reason = f"{cheap[0]} is cheap: computed where it is read"
+        elif not (reason := inside(v, (0,) * v.ndim, inner)):
+            wholes.append(v)
+            place.update({part: (v, start) for part, start in inner.items()})
+        decisions.append(Decision(v.node.name, "one buffer", not reason, reason or "each part is stored in its place", 0))
+    return Joined(place, tuple(wholes), tuple(decisions))
