@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,10 +87,16 @@ def splits(node: Node, interpret: bool, units: int) -> int:
     """Into how many partial sums to cut a product or a weight gradient so that it fills the device; 0 for not at all."""
     if node.op.template is None:
         return 0
+    sizes = TEMPLATES[node.op.template].sizes(node)
+    count = _parts(node.op.template == "matmul", tuple(sizes.items()), node.inputs[0].dtype.itemsize, interpret, units)
+    return count if count > 1 else 0
+
+
+@functools.cache
+def _parts(matmul: bool, sizes: tuple[tuple[str, int], ...], itemsize: int, interpret: bool, units: int) -> int:
+    """A network has many layers of few sizes, and every number of parts is tried."""
     find_kernels()
     from graphrt.kernels.triton import config
 
-    rule = config.matmul_splits if node.op.template == "matmul" else config.wgrad_splits
-    sizes = TEMPLATES[node.op.template].sizes(node)
-    count = rule(sizes, node.inputs[0].dtype.itemsize, interpret, precision="ieee", units=units)
-    return count if count > 1 else 0
+    rule = config.matmul_splits if matmul else config.wgrad_splits
+    return int(rule(dict(sizes), itemsize, interpret, precision="ieee", units=units))
