@@ -124,7 +124,8 @@ def training(name: str, batch: int, goals: Goals, half: bool = True, at: str = "
             yield Row(part, f"torch {mode}", note="not run: the time was over while it compiled")
             try:
                 step = their_step(NETWORKS[name].theirs(), x, y, mode, half)
-                step()
+                if not settings.dry:
+                    step()  # which compiles it
                 timings = timed({**steps, f"torch {mode}": step}, settings)
                 steps[f"torch {mode}"] = step
             except Exception as error:  # out of memory, or whatever a compiler raises: the other modes go on
