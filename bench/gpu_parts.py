@@ -74,7 +74,14 @@ Part = Callable[[Settings], Iterator[Row]]
 
 
 def timed(calls: Mapping[str, Callable[[], Any]], settings: Settings, rounds: int = 10) -> dict[str, Timing]:
-    """Milliseconds of each call, taken in turns; a turn is many calls of a short one, and one wait at its end."""
+    """Milliseconds of each call, taken in turns; a turn is many calls of a short one, and one wait at its end.
+
+    In a dry run each is called once, and that is all there is to see.
+    """
+    if settings.dry:
+        for call in calls.values():
+            call()
+        return {name: Timing(0.0, 0.0, 0.0) for name in calls}
     repeats: dict[str, int] = {}
     for name, call in calls.items():
         call()
@@ -82,7 +89,7 @@ def timed(calls: Mapping[str, Callable[[], Any]], settings: Settings, rounds: in
         start = time.perf_counter()
         call()
         settings.sync()
-        repeats[name] = 1 if settings.dry else max(1, int(TURN / max(time.perf_counter() - start, 1e-6)))
+        repeats[name] = max(1, int(TURN / max(time.perf_counter() - start, 1e-6)))
 
     def turn(call: Callable[[], Any], count: int) -> Callable[[], None]:
         def run() -> None:
@@ -92,8 +99,6 @@ def timed(calls: Mapping[str, Callable[[], Any]], settings: Settings, rounds: in
 
         return run
 
-    if settings.dry:  # each has run, and that is all there is to see
-        return {name: Timing(0.0, 0.0, 0.0) for name in calls}
     found = interleave({name: turn(call, repeats[name]) for name, call in calls.items()}, rounds, calls=2)
     return {
         n: Timing(t.median / repeats[n], t.low / repeats[n], t.high / repeats[n]) for n, t in found.items() if t is not None

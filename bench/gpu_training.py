@@ -131,7 +131,8 @@ def training(name: str, batch: int, goals: Goals, half: bool = True, at: str = "
                     step = our_step(models.get(NETWORKS[name].model).build(), x, y, settings, half, "always")
                 else:
                     step = their_step(NETWORKS[name].theirs(), x, y, mode, half)
-                step()
+                if not settings.dry:
+                    step()  # which compiles it
                 timings = timed({**steps, peer: step}, settings)
                 steps[peer] = step
             except Exception as error:  # out of memory, or whatever a compiler raises: the others go on

@@ -41,10 +41,13 @@ def test_parts_share_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
         return [Row(share.name, "x", 1.0)]
 
     parts = [gpu.Share(name, nothing, seconds) for name, seconds in (("first", 60), ("second", 20), ("third", 20))]
-    found = gpu.everything(parts, 100 / 60, True, 0, lambda text: None, measure)
+    found = gpu.everything(parts, 100 / 60, False, 0, lambda text: None, measure)
     assert given == pytest.approx([60, 45, 45]) and [r.part for r in found] == ["first", "second", "third"]
-    found = gpu.everything(parts, 4 / 60, True, 0, lambda text: None, measure)
+    found = gpu.everything(parts, 4 / 60, False, 0, lambda text: None, measure)
     assert [r.note for r in found] == ["not run: no time was left"] * 3 and len(given) == 3
+    found = gpu.everything(parts, 100 / 60, True, 0, lambda text: None, measure)
+    assert given[3:] == pytest.approx([100, 90]), "a dry run has no shares"
+    assert found[-1].note == "not run: no time was left"
 
 
 def test_every_goal_of_the_list_has_a_part() -> None:
@@ -125,11 +128,13 @@ def test_descriptors_run_dry() -> None:
 
 def test_the_command() -> None:
     before = sorted(RESULTS.iterdir())
-    command = [sys.executable, "-m", "bench.gpu", "--dry-run", "--minutes", "0.5", "--only", "memory-bound groups"]
+    command = [sys.executable, "-m", "bench.gpu", "--dry-run", "--minutes", "5", "--only", "memory-bound groups"]
     done = subprocess.run([*command, "--only", "MLP train b64"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "dry run: no figures" in done.stdout and "MLP train b64" in done.stdout and "memory-bound groups" in done.stdout
     figures = [line.split("│")[3].strip() for line in done.stdout.splitlines() if line.startswith("│")]
     assert figures and {*figures} == {"-"} and sorted(RESULTS.iterdir()) == before
+    late = subprocess.run([*command[:-3], "0.1", "--only", "ResNet-152 train b256"], cwd=ROOT, capture_output=True, text=True)
+    assert late.returncode == 1 and "its time was over" in late.stdout, "a part that did not end shows nothing"
     wrong = subprocess.run([*command[:-1], "nothing"], cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 2 and "no part 'nothing'" in wrong.stderr

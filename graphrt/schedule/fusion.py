@@ -11,8 +11,6 @@ as a decision with its reason.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections import Counter
 
 from graphrt.index import axes
@@ -22,11 +20,10 @@ from graphrt.passes.decision import Decision
 from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull
 from graphrt.schedule.inline import inline
 from graphrt.schedule.joined import NONE, Joined
-from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, candidates, read_index, through
+from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, candidates, through
 from graphrt.schedule.recompute import recompute
+from graphrt.schedule.rows import MAX_ROW, merge_rows
 from graphrt.schedule.runs import absorb_sums
-
-MAX_ROW = 16384  # a reduced row up to this size is kept on chip; beyond it each pass reads it again
 
 
 def fuse(
@@ -47,9 +44,9 @@ def fuse(
                     absorb_sums(f, group)
                 _grow(f, group)
     if enabled:
-        _merge_rows(f)
+        merge_rows(f)
         inline(f)
-        _merge_rows(f)  # those that read one tensor now
+        merge_rows(f)  # those that read one tensor now
     single: list[Node] = []
     for node in graph.nodes:
         if node.op.kind in FUSABLE and node not in f.owner and node not in f.inlined:
@@ -172,60 +169,6 @@ def _trim(f: Fusion, group: Group) -> None:
     for node in [n for n in group.nodes if n not in needed]:
         f.remove(group, node)
         f.decide(node, group, Verdict(False, f"follows a row of {group.reduced_size} elements, too long to keep on chip"), 0)
-
-
-def _merge_rows(f: Fusion) -> None:
-    """Joins reduction groups over the same rows when one reads the other or both read one tensor: then it is read once.
-
-    Those that read what one kernel wrote for them, such as sums of runs, are joined too: that saves a launch.
-    """
-    alike: dict[object, list[Group]] = {}
-    for g in f.groups:
-        if g.kind == "reduction":
-            alike.setdefault((g.shape, g.reduced), []).append(g)
-    while any([_merge_two(f, rows) for rows in alike.values()]):
-        pass
-
-
-def _merge_two(f: Fusion, rows: list[Group]) -> bool:
-    """Joins two groups of ``rows``, all of one shape, where that is legal and saves reads; False if there are no such two."""
-    reads = {g: f.inputs(g) for g in rows}
-    for late, early in itertools.permutations(rows, 2):
-        shared = {v for v in reads[late] & reads[early] if v.type.size == math.prod(late.shape)}
-        follows = reads[late] & set(early.values())
-        alike = shared or _sisters(f, early, late)
-        if not (follows and late.reduced_size <= MAX_ROW) and not (alike and not follows and _apart(f, early, late)):
-            continue
-        trial = Group(early.name, early.anchor, early.shape, early.domain, index={**early.index, **late.index})
-        trial.nodes = sorted((*early.nodes, *late.nodes), key=f.position.__getitem__)
-        meet = all(aligned(trial, n, read_index(trial, n)) for n in late.nodes)
-        if not meet or f.depends(f.after(early) - set(late.nodes), set(late.nodes)) or len(f.inputs(trial)) > MAX_INPUTS:
-            continue
-        saved = sum(2 * v.type.nbytes for v in follows) + sum(v.type.nbytes for v in shared)
-        assert late.anchor is not None
-        f.decide(late.anchor, early, Verdict(True, "same rows"), saved)
-        trial.stopped = early.stopped + late.stopped
-        trial.inlined = sorted({*early.inlined, *late.inlined}, key=f.position.__getitem__)
-        for n in trial.inlined:
-            f.inlined[n] = [*(g for g in f.inlined[n] if g not in (early, late)), trial]
-        for groups in (f.groups, rows):
-            groups[groups.index(early)] = trial
-            groups.remove(late)
-        f.owner.update(dict.fromkeys(trial.nodes, trial))
-        f.join(early.nodes[0], late.nodes[0])
-        return True
-    return False
-
-
-def _sisters(f: Fusion, a: Group, b: Group) -> bool:
-    """Whether both groups reduce nothing but what one kernel has reduced in part."""
-    parts = [v for g in (a, b) for v in f.inputs(g) if v.type.size == math.prod(g.shape)]
-    return all(v.node.op.kind is Kind.REDUCTION for v in parts) and len({f.owner[v.node] for v in parts}) == 1
-
-
-def _apart(f: Fusion, a: Group, b: Group) -> bool:
-    """Whether neither group waits for the other."""
-    return not f.depends(f.after(a), set(b.nodes)) and not f.depends(f.after(b), set(a.nodes))
 
 
 # --- finishing -----------------------------------------------------------------------------------------------------

@@ -6,16 +6,14 @@ import math
 
 from graphrt.ir import Node
 from graphrt.op import Kind
-from graphrt.schedule.group import FREE, FUSABLE, Group, Index, reads
+from graphrt.schedule.group import FREE, Group, Index, reads
 from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, read_index
 from graphrt.types import HALVES
 
 
 def inline(f: Fusion) -> None:
     """Moves unowned elementwise nodes whose only readers are groups into those groups, last first."""
-    for node in reversed(f.graph.nodes):
-        if node.op.kind not in FUSABLE or node in f.owner or node in f.inlined:
-            continue
+    for node in f.homeless():
         readers = list(f.readers(node.outputs[0]))
         groups: list[Group] = []
         for reader in readers:

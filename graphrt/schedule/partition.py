@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.passes.decision import Decision
-from graphrt.schedule.group import Group, Index, chain, make_group, reads
+from graphrt.schedule.group import FUSABLE, Group, Index, chain, make_group, reads
 from graphrt.schedule.reach import Reachability
 
 MAX_INPUTS = 24  # buffers of one kernel; more only spills registers
@@ -34,6 +35,7 @@ class Fusion:
         self.groups: list[Group] = []
         self.decisions: dict[tuple[str, str], Decision] = {}  # by edge; the last word counts
         self.results = set(graph.results())
+        self._homeless = [n for n in reversed(graph.nodes) if n.op.kind in FUSABLE]
         self._bases: dict[Node, tuple[Value, ...]] = {}
         self._seen: dict[Node, dict[Value, int]] = {}
         self._readers: dict[Value, tuple[Node, ...]] = {}
@@ -105,6 +107,11 @@ class Fusion:
         """Whether ``group`` takes nothing in: a library computes it."""
         return self.alone and group.anchor is not None and group.anchor.op.kind is Kind.CONTRACTION
 
+    def homeless(self) -> list[Node]:
+        """What could be in any group and is in none, last first."""
+        self._homeless = [n for n in self._homeless if n not in self.owner and n not in self.inlined]
+        return self._homeless
+
     def start(self, node: Node) -> Group:
         group = make_group(f"g{len(self.groups)}", node)
         self.groups.append(group)
@@ -116,7 +123,13 @@ class Fusion:
         (node,) = group.nodes
         self.groups.remove(group)
         del self.owner[node]
+        self._leave(node)
         return node
+
+    def _leave(self, node: Node) -> None:
+        """Notes that ``node`` is in no group again."""
+        if node.op.kind in FUSABLE and node not in self._homeless:
+            bisect.insort(self._homeless, node, key=lambda n: -self.position[n])
 
     def add(self, group: Group, node: Node, index: Index) -> None:
         self.join(group.nodes[0], node)
@@ -163,6 +176,7 @@ class Fusion:
         """Takes ``node`` out of ``group`` again."""
         group.nodes.remove(node)
         del group.index[node.outputs[0]], self.owner[node]
+        self._leave(node)
         self._reach = None  # what is joined is not parted
 
 

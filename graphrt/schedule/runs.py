@@ -6,6 +6,8 @@ conv --> y ---------------------> stored
 
 from __future__ import annotations
 
+import heapq
+
 from graphrt.ir import Node
 from graphrt.op import Kind
 from graphrt.schedule.group import FREE, Group, Index
@@ -21,37 +23,55 @@ def absorb_sums(f: Fusion, group: Group) -> None:
     if group.anchor is None or tile_row(group.anchor, group.domain) is None:
         return
     refused: set[Node] = set()
-    while True:
-        downstream = _downstream(f, group)
-        sums = [n for n in downstream if n.op.kind is Kind.REDUCTION and n not in refused]
-        if not sums:
-            return
-        node = min(sums, key=f.position.__getitem__)
+    while _absorb_one(f, group, refused):
+        pass
+
+
+def _absorb_one(f: Fusion, group: Group, refused: set[Node]) -> bool:
+    """Takes the first sum that fits and is not in ``refused``, and adds to these what comes before it."""
+    downstream, behind = _downstream(f, group)
+    sums = {n for n in downstream | behind if n.op.kind is Kind.REDUCTION} - refused
+    for node in sorted(sums, key=f.position.__getitem__):
         path = sorted(_path(f, node, downstream), key=f.position.__getitem__)
-        verdict, index = _fits(f, group, node, path)
+        waits = Verdict(False, "would wait for itself (cycle)")
+        verdict, index = (waits, {}) if node in behind else _fits(f, group, node, path)
         if f.decide(node, group, verdict, node.inputs[0].type.nbytes if verdict.ok else 0):
             for n in path:
                 f.add(group, n, index[n])
             group.runs[node] = index[node]
             f.add(group, node, (index[node][0], *index[node][2:]))
-        else:
-            refused.add(node)
+            return True
+        refused.add(node)
+    return False
 
 
-def _downstream(f: Fusion, group: Group) -> set[Node]:
-    """What can be computed from the group's values alone or with others, up to sums of runs."""
-    found: set[Node] = set()
-    stack = [r for v in group.values() for r in f.readers(v)]
-    while stack:
-        node = stack.pop()
-        if node in found or node in f.owner or node in f.inlined:
+def _downstream(f: Fusion, group: Group) -> tuple[set[Node], set[Node]]:
+    """What can be computed from the group's values alone or with others, up to sums of runs; and what cannot.
+
+    The latter reads others that wait for the group, or is made of what does: in a chain of blocks that is all but the next.
+    """
+    found, behind = set[Node](), set[Node]()
+    members, after = set(group.nodes), f.after(group)
+    seen = {r for v in group.values() for r in f.readers(v)}
+    pending = [f.position[n] for n in seen]
+    heapq.heapify(pending)
+    while pending:  # in the graph's order: what a node is made of comes before it
+        node = f.graph.nodes[heapq.heappop(pending)]
+        goes_on = _is_cheap(node)
+        if node in f.owner or node in f.inlined or not (goes_on or _sums_runs(node)):
             continue
-        if _sums_runs(node):
-            found.add(node)
-        elif node.op.kind is Kind.ELEMENTWISE and node.op.cheap:
-            found.add(node)
-            stack += f.readers(node.outputs[0])
-    return found
+        others = {v.node for v in f.bases(node) if v.node.op.kind not in FREE} - members - found
+        waits = not others.isdisjoint(behind) or bool(others and f.depends(after, others))
+        (behind if waits else found).add(node)
+        for n in f.readers(node.outputs[0]) if goes_on else ():
+            if n not in seen:
+                seen.add(n)
+                heapq.heappush(pending, f.position[n])
+    return found, behind
+
+
+def _is_cheap(node: Node) -> bool:
+    return node.op.kind is Kind.ELEMENTWISE and node.op.cheap
 
 
 def _sums_runs(node: Node) -> bool:

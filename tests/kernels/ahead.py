@@ -27,7 +27,8 @@ GPUS = {**TARGETS, "sm_100": GPUTarget("cuda", 100, 32)}
 SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 _TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 _NAMES = re.compile(
-    r"\b(HGMMA|UTCHMMA|HMMA|DMMA|v_mfma|FFMA|UTMALDG|(?:LDGSTS|LDG|STG)\.E(?:\.\w+)*|(?:global|buffer)_(?:load|store)_\w+)"
+    r"\b((?:HGMMA|HMMA)(?:\.\w+)*|UTCHMMA|DMMA|v_mfma|FFMA|UTMALDG|(?:LDGSTS|LDG|STG)\.E(?:\.\w+)*"
+    r"|(?:global|buffer)_(?:load|store)_\w+)"
 )
 
 

@@ -111,21 +111,29 @@ def test_matmul_closures_and_types(dtype: str) -> None:
     np.testing.assert_allclose(written(out, (batch, m, n)), expected.numpy(), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("a_rows", [True, False])
-@pytest.mark.parametrize("b_rows", [True, False])
+TMA = [
+    *itertools.product((True, False), (True, False), [(1, 8, 8, 8), (3, 24, 40, 72)]),
+    (True, True, (3, 7, 8, 24)),
+    (True, False, (3, 9, 3, 8)),
+    (True, False, (1, 1, 1, 8)),
+    (False, True, (3, 8, 24, 1)),
+]  # what is not innermost may be odd
+
+
 @pytest.mark.parametrize("programs", [0, 3])
-@pytest.mark.parametrize("batch,m,n,k", [(1, 8, 8, 8), (3, 24, 40, 72)])
-def test_matmul_tma(batch: int, m: int, n: int, k: int, programs: int, a_rows: bool, b_rows: bool) -> None:
+@pytest.mark.parametrize("a_rows,b_rows,sizes", TMA)
+def test_matmul_tma(a_rows: bool, b_rows: bool, sizes: tuple[int, int, int, int], programs: int) -> None:
+    batch, m, n, k = sizes
     inner = (k if a_rows else m, n if b_rows else k)
     assert cfg.takes_tma(inner, 2, "sm_90") and not cfg.takes_tma(inner, 2, "sm_80")
     rng = np.random.default_rng(6)
     a, b = rng.standard_normal((batch, m, k)).astype(np.float16), rng.standard_normal((batch, k, n)).astype(np.float16)
     out = poisoned(batch * m * n)
     config = dict(BM=16, BN=32, BK=16, num_warps=4, num_stages=1, PROGRAMS=programs)
-    sizes = dict(BATCH=batch, M=m, N=n, K=k)
+    known = dict(BATCH=batch, M=m, N=n, K=k)
     args = (device(a) if a_rows else device(a, 0, 2, 1), device(b) if b_rows else device(b, 0, 2, 1), out, out, m, n, k)
-    matmul_tma[(cfg.matmul_grid(sizes, config),)](
-        args, EPILOGUE=cl.store_c, A=0, B=1, A_ROWS=a_rows, B_ROWS=b_rows, **sizes, INPUT_PRECISION="ieee", ACC=tl.float32,
+    matmul_tma[(cfg.matmul_grid(known, config),)](
+        args, EPILOGUE=cl.store_c, A=0, B=1, A_ROWS=a_rows, B_ROWS=b_rows, **known, INPUT_PRECISION="ieee", ACC=tl.float32,
         NAME="mm", **config,
     )  # fmt: skip
     expected = a.astype(np.float32) @ b.astype(np.float32)

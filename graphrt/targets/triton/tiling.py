@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,14 +99,22 @@ def splits(node: Node, precision: str, interpret: bool, arch: str, units: int) -
     """
     if node.op.template is None:
         return 0
+    sizes = TEMPLATES[node.op.template].sizes(node)
+    matmul, itemsize = node.op.template == "matmul", node.inputs[0].dtype.itemsize
+    count = _parts(matmul, tuple(sizes.items()), itemsize, PRECISIONS[precision], interpret, arch, units)
+    return count if count > 1 else 0
+
+
+@functools.cache
+def _parts(
+    matmul: bool, sizes: tuple[tuple[str, int], ...], itemsize: int, precision: str, interpret: bool, arch: str, units: int
+) -> int:
+    """A network has many layers of few sizes, and every number of parts is tried."""
     find_kernels()
     from graphrt.kernels.triton import config
 
-    rule = config.matmul_splits if node.op.template == "matmul" else config.wgrad_splits
-    sizes = TEMPLATES[node.op.template].sizes(node)
-    itemsize = node.inputs[0].dtype.itemsize
-    count = rule(sizes, itemsize, interpret, precision=PRECISIONS[precision], target=arch, units=units)
-    return count if count > 1 else 0
+    rule = config.matmul_splits if matmul else config.wgrad_splits
+    return int(rule(dict(sizes), itemsize, interpret, precision=precision, target=arch, units=units))
 
 
 def times(precision: str, interpret: bool, arch: str, units: int) -> Times:

@@ -1,0 +1,112 @@
+"""Joins reductions over the same rows: one that reads another's result, those that read one tensor, so that it is read once,
+and those that read what one kernel wrote for them, such as sums of runs: that saves a launch.
+
+Networks have hundreds of such groups, so pairs are looked for among those that share something, and none is tried twice:
+joining others never makes a pair fit that did not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from graphrt.ir import Value
+from graphrt.op import Kind
+from graphrt.schedule.group import Group
+from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, read_index
+
+MAX_ROW = 16384  # a reduced row up to this size is kept on chip; beyond it each pass reads it again
+
+
+def merge_rows(f: Fusion) -> None:
+    """Joins groups, one pair of each kind of rows at a time, as long as there are some."""
+    alike: dict[object, _Rows] = {}
+    for g in f.groups:
+        if g.kind == "reduction":
+            alike.setdefault((g.shape, g.reduced), _Rows(f)).groups.append(g)
+    while any([rows.join_two() for rows in alike.values()]):
+        pass
+
+
+class _Rows:
+    """The groups over one kind of rows, in order; what each reads, and which pairs (late, early) do not fit."""
+
+    def __init__(self, f: Fusion) -> None:
+        self.f = f
+        self.groups: list[Group] = []
+        self._reads: dict[Group, set[Value]] = {}
+        self._large: dict[Group, set[Value]] = {}
+        self._refused: set[tuple[Group, Group]] = set()
+
+    def join_two(self) -> bool:
+        """Joins the first two groups for which that is legal and saves reads; False if there are no such two."""
+        for late, early in self._pairs():
+            trial, saved = self._joined(late, early)
+            if trial is None:
+                self._refused.add((late, early))
+                continue
+            f = self.f
+            assert late.anchor is not None
+            f.decide(late.anchor, early, Verdict(True, "same rows"), saved)
+            trial.stopped = early.stopped + late.stopped
+            trial.inlined = sorted({*early.inlined, *late.inlined}, key=f.position.__getitem__)
+            for n in trial.inlined:
+                f.inlined[n] = [*(g for g in f.inlined[n] if g not in (early, late)), trial]
+            for groups in (f.groups, self.groups):
+                groups[groups.index(early)] = trial
+                groups.remove(late)
+            f.owner.update(dict.fromkeys(trial.nodes, trial))
+            f.join(early.nodes[0], late.nodes[0])
+            return True
+        return False
+
+    def _pairs(self) -> Iterator[tuple[Group, Group]]:
+        """The pairs that share something and are not refused yet, in the order of the groups."""
+        order = {g: i for i, g in enumerate(self.groups)}
+        readers: dict[Value, list[Group]] = {}
+        sources: dict[Group | None, list[Group]] = {}  # None: of groups that read nothing as large as their rows
+        for g in self.groups:
+            self._look(g)
+            for v in self._large[g]:
+                readers.setdefault(v, []).append(g)
+            made = self._sources(g)
+            if made is not None and len(made) < 2:
+                sources.setdefault(next(iter(made), None), []).append(g)
+        for late in self.groups:
+            near = {g for v in self._large[late] for g in readers[v]}
+            near |= order.keys() & {self.f.owner.get(v.node) for v in self._reads[late]}
+            made = self._sources(late)
+            if made is not None and len(made) < 2:
+                of = [*made, None] if made else [g for g in sources if g is not None]
+                near.update(g for source in of for g in sources.get(source, ()))
+            yield from ((late, g) for g in sorted(near - {late}, key=order.__getitem__) if (late, g) not in self._refused)
+
+    def _look(self, g: Group) -> None:
+        if g not in self._reads:
+            self._reads[g] = self.f.inputs(g)
+            self._large[g] = {v for v in self._reads[g] if v.type.size == math.prod(g.shape)}
+
+    def _sources(self, g: Group) -> set[Group] | None:
+        """The groups that wrote what ``g`` reduces, if it reduces nothing but what others have reduced in part."""
+        if any(v.node.op.kind is not Kind.REDUCTION for v in self._large[g]):
+            return None
+        return {self.f.owner[v.node] for v in self._large[g]}
+
+    def _joined(self, late: Group, early: Group) -> tuple[Group | None, int]:
+        """Both as one group, and the bytes that saves; None where that is no good."""
+        f = self.f
+        shared = self._large[late] & self._large[early]
+        follows = self._reads[late] & set(early.values())
+        if not (follows and late.reduced_size <= MAX_ROW) and (follows or not self._apart(late, early)):
+            return None, 0
+        trial = Group(early.name, early.anchor, early.shape, early.domain, index={**early.index, **late.index})
+        trial.nodes = sorted((*early.nodes, *late.nodes), key=f.position.__getitem__)
+        meet = all(aligned(trial, n, read_index(trial, n)) for n in late.nodes)
+        if not meet or f.depends(f.after(early) - set(late.nodes), set(late.nodes)) or len(f.inputs(trial)) > MAX_INPUTS:
+            return None, 0
+        return trial, sum(2 * v.type.nbytes for v in follows) + sum(v.type.nbytes for v in shared)
+
+    def _apart(self, a: Group, b: Group) -> bool:
+        """Whether neither group waits for the other."""
+        f = self.f
+        return not f.depends(f.after(a), set(b.nodes)) and not f.depends(f.after(b), set(a.nodes))
