@@ -25,6 +25,7 @@ from graphrt.targets.triton.launch import OPTIONS, Choice, Form, LaunchCode
 from graphrt.targets.triton.library import LIBRARY, LibraryCall, offered
 from graphrt.targets.triton.printer import Masks, tensors
 from graphrt.targets.triton.tiling import DESCRIBED, choices, warps
+from graphrt.targets.triton.usage import lanes
 from graphrt.types import HALVES, DType
 
 _INT32 = 2**31
@@ -200,6 +201,8 @@ class Launcher(Generated):
         for c in template.choices:  # rows are spread over so many warps at least
             config = {**c.config, "num_warps": max(c.config["num_warps"], WARPS), "TILES": c.grid}
             found.append(Choice(forms[c.form.name], config, c.grid + others, c.clocks))
+        # A small tile leaves the threads that rows want less than 16 bytes each.
+        found.sort(key=lambda c: c.config.get("BM", 1) * c.config.get("BN", 512) < 4 * lanes(self.arch) * c.config["num_warps"])
         return LaunchCode(template.display, self.slots, template.text + text, found, found[0])
 
 

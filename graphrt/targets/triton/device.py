@@ -12,7 +12,8 @@ from graphrt.errors import TargetError
 if TYPE_CHECKING:
     from graphrt.targets.triton.driver import Driver
 
-UNITS = 132  # multiprocessors assumed when there is no device to ask (an H100's and H200's)
+UNITS = {"sm_80": 108, "sm_100": 148, "gfx942": 304}  # multiprocessors of A100, B200, MI300X
+_UNITS = 132  # of H100, H200, and of what is not known
 NULL = "cuda:sm_90"  # what the null target compiles for
 
 
@@ -90,4 +91,4 @@ def units(target: str) -> int:
 
         properties: Any = torch.cuda.get_device_properties(torch.cuda.current_device())
         return int(properties.multi_processor_count)
-    return UNITS
+    return UNITS.get(architecture(target).split(":")[1], _UNITS)

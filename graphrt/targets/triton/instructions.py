@@ -11,6 +11,10 @@ _GCN = re.compile(r"\b(v_mfma|(?:global|buffer)_(?:load|store)_\w+)")
 _WIDTHS = ("128", "64", "U16", "S16", "U8", "S8", "1D", "2D", "3D", "4D", "5D")
 WIDE_LOADS = ("LDG.E.128", "LDGSTS.128", "UTMALDG", "global_load_dwordx4", "buffer_load_dwordx4")
 WIDE_STORES = ("STG.E.128", "UTMASTG", "global_store_dwordx4", "buffer_store_dwordx4")
+EIGHT_BYTES = (
+    *("LDG.E.64", "LDGSTS.64", "STG.E.64", "global_load_dwordx2", "buffer_load_dwordx2"),
+    *("global_store_dwordx2", "buffer_store_dwordx2"),
+)
 
 
 def nvidia(listing: str) -> dict[str, int]:

@@ -88,10 +88,11 @@ def _narrow(kernels: Sequence[Kernel], cost: Cost, found: Mapping[str, int]) -> 
     every = [block for kernel in kernels for block in blocks_of(kernel)]
     loaded = {load[0] for block in every for load in loads(block)}
     stored = {store.slot for block in every for store in block.stores}
-    for what, slots, wide in (("loads", loaded, instructions.WIDE_LOADS), ("stores", stored, instructions.WIDE_STORES)):
+    for what, slots, full in (("loads", loaded, instructions.WIDE_LOADS), ("stores", stored, instructions.WIDE_STORES)):
         largest = max(slots, key=lambda s: s.type.nbytes, default=None)
         if largest is None or not largest.type.ndim or largest.type.nbytes * _MUCH < cost.bytes:
             continue
         run = largest.type.shape[(largest.type.order or range(largest.type.ndim))[-1]]
+        wide = (*full, *instructions.EIGHT_BYTES) if largest.type.dtype.itemsize == 1 else full  # eight elements of a mask
         if run % 8 == 0 and not any(name.startswith(wide) for name in found):
             yield what
