@@ -137,8 +137,8 @@ def plans(gemm: Gemm, precision: str, target: str) -> Iterator[Plan]:
                 continue  # less than a vector for each thread
             computed = bk * (bm * (left > 0) + bn * (right > 0))
             single = bk * gemm.scattered(bm, bn)
-            if max(computed, 2 * single) > 32 * threads or (computed and max(bm, bn) > 16 * warps > 32):
-                continue  # more than a warp can turn round in registers
+            if max(computed, 2 * single) > (16 if d.waiting else 32) * threads or (computed and max(bm, bn) > 16 * warps > 32):
+                continue  # more than a warp can turn round in registers, where on AMD the next block waits as well
             stage = bk * (bm * (left or size) + bn * (right or size))
             turned = 1.25 * computed + 1.5 * single
             registers = _registers(d, bm * bn, 0 if gemm.tma else stage, turned, threads)
