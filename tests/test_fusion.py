@@ -18,6 +18,7 @@ import graphrt as grt
 from graphrt import ops as F
 from graphrt.op import Kind
 from graphrt.schedule.group import FREE
+from graphrt.schedule.order import MOST
 from graphrt.targets.reference import evaluate
 
 TARGET = "interpret" if INTERPRETED else "cpu"
@@ -349,3 +350,15 @@ def test_what_the_fuzzer_found(
     build(graph)
     feeds = {n.name: rng.standard_normal(n.types[0].shape).astype(np.float32) for n in graph.nodes if n.op.name == "input"}
     check(graph, feeds, TARGET, 24)
+
+
+def test_a_launch_has_a_bounded_number_of_updates(rng: np.random.Generator) -> None:
+    """A kernel of hundreds of updates takes a compiler minutes; two of half as many run as well."""
+    g, count = grt.Graph(), MOST + 10
+    for i in range(count):
+        p = g.parameter(f"p{i}", rng.standard_normal(3 + i % 5).astype(np.float32))
+        g.update(p, p * 0.5 + float(i))
+    program = grt.compile(g, target=TARGET)
+    assert program.schedule is not None
+    assert [len(launch.groups) for launch in program.schedule.launches] == [count // 2, count - count // 2]
+    check(g, {}, TARGET)

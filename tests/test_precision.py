@@ -144,7 +144,7 @@ def test_bounds_are_not_loose() -> None:
 def test_kernels_of_a_level(level: str, target: str) -> None:
     """Exact products are FFMA; the others are tensor cores on tf32, of all that a convolution and a product launch."""
     from graphrt.targets.triton.build import compile_kernel
-    from graphrt.targets.triton.report import listings
+    from graphrt.targets.triton.cubin import listings
 
     g = grt.Graph()
     x, w, v = g.input("x", (4, 64, 16, 16)), g.parameter("w", shape=(64, 64, 3, 3)), g.parameter("v", shape=(64, 64))
@@ -154,7 +154,7 @@ def test_kernels_of_a_level(level: str, target: str) -> None:
     made = grt.compile(g, target=target, float32_matmul_precision=level)._executable._compilation
     codes = [code for code in made.codes if code.display.split("__")[0] in CONTRACTIONS]
     assert {code.display.split("__")[0] for code in codes} == CONTRACTIONS
-    kernels = [compile_kernel(code, made.module, target) for code in codes]
+    kernels = [compile_kernel(code, made.module, target).asm["cubin"] for code in codes]
     for listing in listings(kernels, target.split(":")[1]):
         found = Counter(re.findall(r"\b((?:HGMMA|HMMA|DMMA|FFMA)(?:\.\w+)*)", listing))
         cores = [name for name in found if "MMA." in name and not name.startswith("FFMA")]

@@ -22,6 +22,8 @@ from graphrt.schedule.joined import Joined, Start
 from graphrt.schedule.pairs import pair
 from graphrt.types import TensorType
 
+MOST = 256  # groups of a launch: three times as many take Triton ten times as long
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -174,7 +176,7 @@ def _siblings(dag: nx.DiGraph, first: bool, joined: Joined) -> list[list[Group]]
     """
     sinks = [g for g in dag.nodes if g.kind != "template" and dag.out_degree(g) == 0]  # sinks never wait for each other
     sources = [g for g in dag.nodes if first and g.kind == "pointwise" and dag.in_degree(g) == 0 and g not in sinks]
-    beside = [part for part in (sources, sinks) if part]
+    beside = [part for side in (sources, sinks) for part in _shares(side)]
     beside += _finishes(dag, {*sinks, *sources})
     for part in _parts(dag, joined, {*sinks, *sources}):
         trial = [*beside, part]
@@ -182,6 +184,12 @@ def _siblings(dag: nx.DiGraph, first: bool, joined: Joined) -> list[list[Group]]
             beside = trial
     shared = {g for part in beside for g in part}
     return [[g] for g in dag.nodes if g not in shared] + beside
+
+
+def _shares(groups: list[Group]) -> list[list[Group]]:
+    """``groups``, any of which may run side by side, as few launches of about equal size."""
+    count = -(-len(groups) // MOST)
+    return [groups[i * len(groups) // count : (i + 1) * len(groups) // count] for i in range(count)]
 
 
 def _finishes(dag: nx.DiGraph, shared: set[Group]) -> list[list[Group]]:
