@@ -79,7 +79,8 @@ def choices(
     if function == "pool":
         more["OP"] = "max" if spec.name == "max_pool" else "sum"
     f = form("pool", function, constants, sizes, more)
-    stored = min(s.slot.type.dtype.itemsize for s in kernel.epilogue.stores if not s.slot.type.dtype.is_int)
+    stores = [s.slot.type.dtype for s in kernel.epilogue.stores]  # positions alone, where nobody reads the maxima
+    stored = min((dtype.itemsize for dtype in stores if not dtype.is_int), default=stores[0].itemsize)
     first = config.pool_config(config.pool_outputs(sizes, gradient), stored, interpret, units=units, lanes=threads)
     others = [] if interpret else [{**first, "BLOCK": threads * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
     configs = [first, *(c for c in others if c != first)]
