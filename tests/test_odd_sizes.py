@@ -104,7 +104,6 @@ def closures(program: Program) -> set[str]:
         for group in launch.groups:
             name = group.anchor.op.name if group.anchor is not None else "pointwise"
             fused = [n for n in group.nodes if n is not group.anchor]
-            halves = [v for v in group.outputs if v.dtype in HALVES]
             kinds = {
                 "": True,
                 "computed on load": group.inlined,
@@ -113,7 +112,7 @@ def closures(program: Program) -> set[str]:
                 "sums of runs": group.runs,
                 "updates": updates & {*group.outputs},
                 "several results": group.outputs[1:],
-                "halves of weights": halves and all(v.node.op.name == "parameter" for v in group.inputs),
+                "halves of weights": any(v.dtype in HALVES for v in updates & {*group.outputs}),
                 "beside another kernel": group.kind == "template" and launch.groups[1:],
             }
             found |= {f"{name}: {kind}" for kind, there in kinds.items() if there}
@@ -221,11 +220,13 @@ def rows(case: Case) -> None:
 def dropped(case: Case) -> None:
     """Dropout behind a convolution and a product; one mask forward and backward, where there are both."""
     x, w, v = case.input(*case.maps), case.weight(4, case.c, 3, 3), case.weight(5, case.c)
-    case.result("conv only", F.dropout(F.relu(F.conv2d(x, case.weight(4, case.c, 3, 3), padding=1)), 0.25))
+    alone = F.conv2d(case.input(*case.maps), case.weight(4, case.c, 3, 3), padding=1)
+    case.result("conv only", F.dropout(F.relu(alone), 0.25))
     case.result("conv", F.dropout(F.relu(F.conv2d(x, w, padding=1)), 0.25), (x, w))
     h = case.input(case.n * case.size, case.c)
     case.result("linear", F.dropout(F.linear(F.dropout(h, 0.5), v), 0.25), (h, v))
-    case.result("linear only", F.dropout(F.linear(h, case.weight(7, case.c)), 0.5))
+    alone = F.linear(case.input(case.size, case.c), case.weight(7, case.c))
+    case.result("linear only", F.dropout(alone, 0.5))
     case.result("alone", F.dropout(x, 0.5) + x, (x,))
 
 
@@ -305,7 +306,7 @@ FAMILIES = {
     "training": Family(training, {"conv_wgrad": {"updates", BESIDE}, "matmul": {"updates", BESIDE}, "reduce": {"updates"}}),
     "runs": Family(training, dict.fromkeys(("conv", "conv_dgrad"), {"sums of runs"}), sizes=RUNS),
 }
-HALVES_TOO = {"training": {"conv": {ON_LOAD}, "conv_wgrad": {ON_LOAD}, "pointwise": {"halves of weights"}}}
+HALVES_TOO = {"training": {"conv": {ON_LOAD}, "conv_wgrad": {ON_LOAD, "halves of weights"}}}
 
 
 def _parts(node: Node) -> int:
@@ -322,8 +323,8 @@ def test_odd_sizes(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> No
     for n, c, size in family.sizes:
         family.build(Case(graph, feeds, dtype, n, c, size, rng))
     if family.build is split:
-        policy = replace(compiler._policy("interpret"), splits=_parts)
-        monkeypatch.setattr(compiler, "_policy", lambda target: policy)
+        policy = compiler._policy
+        monkeypatch.setattr(compiler, "_policy", lambda *given: replace(policy(*given), splits=_parts))
     program = grt.compile(graph, target="interpret")
     extra = HALVES_TOO.get(name, {}) if dtype == "float16" else {}
     wanted = {f"{op}: {kind}" for there in (family.there, extra) for op, kinds in there.items() for kind in kinds}
