@@ -65,7 +65,7 @@ def _report(kernel: KernelBinary, compilation: Compilation, launch: int, launche
     registers, spills = usage(kernel.code, kernel.target)
     blocks = resident(registers, kernel.shared, warps, kernel.target)
     c, cost = code.constants, launch_cost(kernels)
-    product = "INPUT_PRECISION" in c
+    product = cost.dtype is not None and "BK" in c  # also with other groups beside it
     return KernelReport(
         name=code.display,
         title=compilation.launches[launch].description(),
