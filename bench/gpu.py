@@ -7,7 +7,7 @@ A dry run shows that this benchmark itself works from its first part to its last
 every network is built, compiled for sm_90 and stepped once on both sides, at a batch of two, where a CPU can keep up. So its
 kernels are not those of the real batches, which make kernels compiles. Of the convolutions it takes two of each kind. Nothing
 else is shortened, and a part may take all the time that is left; one that fails, or for which none was left, makes the exit
-status 1. On two cores allow some six minutes, or more where others work on them.
+status 1. It takes three minutes of processor time, and nine more, on all cores, for kernels that are not in the cache.
 
 Parts are ordered by importance. Each runs in a process of its own for its share of what is left of the budget, so that one
 that fails or hangs takes nothing else along; what was measured until then counts, and what did not fit is reported as not
