@@ -6,7 +6,7 @@ import collections
 import re
 from collections.abc import Iterable
 
-_SASS = re.compile(r"\b(HGMMA|HMMA|DMMA|LDGSTS|UTMALDG|UTMASTG|LDG|STG)((?:\.\w+)*)")
+_SASS = re.compile(r"\b(HGMMA|UTCHMMA|HMMA|DMMA|LDGSTS|UTMALDG|UTMASTG|LDG|STG)((?:\.\w+)*)")
 _GCN = re.compile(r"\b(v_mfma|(?:global|buffer)_(?:load|store)_\w+)")
 _WIDTHS = ("128", "64", "U16", "S16", "U8", "S8", "1D", "2D", "3D", "4D", "5D")
 WIDE_LOADS = ("LDG.E.128", "LDGSTS.128", "UTMALDG", "global_load_dwordx4", "buffer_load_dwordx4")
