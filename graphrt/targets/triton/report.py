@@ -89,7 +89,7 @@ def _narrow(kernels: Sequence[Kernel], cost: Cost, found: Mapping[str, int]) -> 
     loaded = {load[0] for block in every for load in loads(block)}
     stored = {store.slot for block in every for store in block.stores}
     for what, slots, full in (("loads", loaded, instructions.WIDE_LOADS), ("stores", stored, instructions.WIDE_STORES)):
-        largest = max(slots, key=lambda s: s.type.nbytes, default=None)
+        largest = max(slots, key=lambda s: (s.type.nbytes, s.name), default=None)  # by name: the same one in every process
         if largest is None or not largest.type.ndim or largest.type.nbytes * _MUCH < cost.bytes:
             continue
         run = largest.type.shape[(largest.type.order or range(largest.type.ndim))[-1]]
