@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden"
 SLACK = 1.1  # a tenth more registers, shared memory or bytes is not yet worse
 BATCH = {"mlp": 64, "lenet5": 64, "resnet20": 64, "resnet50": 256, "vgg16": 256, "alexnet": 128}
 HALVES = ("bfloat16", "float16")
-# What cannot move 16 bytes at a time, though a row has a multiple of 8 elements: LeNet-5's filter over a map of one channel,
+# What cannot move 16 bytes at a time, though a row has a multiple of 16 bytes: LeNet-5's filter over a map of one channel,
 # whose taps lie apart, and the gradient of its flattened map, which lies channels-last.
 NARROW = {("conv 64x6x28x28 of 6x1x5x5", "loads"), ("matmul 64x400 of 120x400", "stores")}
 

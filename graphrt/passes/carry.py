@@ -30,14 +30,14 @@ def carry_halves(graph: Graph, fixed: Mapping[str, Order]) -> Graph:
         node, new = v.node, v.graph
         if node.op.kind is Kind.VIEW and len(node.inputs) == 1 and node.types[0].dtype == node.inputs[0].dtype:
             inner = half(node.inputs[0], dtype)
-            return None if inner is None else ordered(new.append(node.op, [inner], node.attrs).outputs[0], v.type.order)
+            return None if inner is None else _ordered(new.append(node.op, [inner], node.attrs).outputs[0], v.type.order)
         name = f"{node.name}.{dtype}"
         if node.op.name != "parameter" or node.name not in graph.updates or name in graph.sources or v.ndim < 2:
             return None
         if name not in new.sources:
             copy = new._source("parameter", name, v.shape, dtype, {"trainable": False, "copy_of": node.name})
             new.initial[name] = np.zeros((), dtype.numpy)  # State has the values
-            ordered(copy, fixed.get(name, v.type.order))
+            _ordered(copy, fixed.get(name, v.type.order))
         return new.sources[name].outputs[0]
 
     def keep(node: Node) -> Sequence[Value] | None:
@@ -57,11 +57,11 @@ def carry_halves(graph: Graph, fixed: Mapping[str, Order]) -> Graph:
     for name in [n for n in new.sources if n not in graph.sources]:
         type, value = new.sources[name].types[0], new.updates[new.sources[name].attrs["copy_of"]]
         with new.at(value.node.origin):
-            new.updates[name] = ordered(cast(value, type.dtype), type.order)
+            new.updates[name] = _ordered(cast(value, type.dtype), type.order)
     return new
 
 
-def ordered(v: Value, order: Order) -> Value:
+def _ordered(v: Value, order: Order) -> Value:
     """``v``, which lies in memory in ``order`` from now on."""
     object.__setattr__(v.node, "types", tuple(t.with_order(order) for t in v.node.types))
     return v

@@ -24,7 +24,6 @@ from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
 from graphrt.schedule.order import Place, Schedule, Slot
 from graphrt.types import Shape
 
-MODES = ("never", "auto", "always")
 LIBRARY = {"library": 1}  # the configuration of a launch that the library computes, where a template's has its blocks
 _LIBRARIES = {"sm": {"matmul": "cuBLAS", "conv": "cuDNN"}, "gf": {"matmul": "hipBLAS", "conv": "MIOpen"}}
 _REDUCTIONS = ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")

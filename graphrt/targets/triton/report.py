@@ -25,7 +25,7 @@ class KernelReport:
     Registers and spilled bytes are by thread, shared memory by block; ``blocks`` and ``warps`` is what fits on one
     multiprocessor; ``tile`` is rows, columns and depth of a contraction and ``operands`` the dtype it multiplies;
     ``bytes`` and ``flops`` are those of one launch as predicted from the plan. ``narrow`` names what could move 16 bytes at a
-    time and does not: loads or stores of a buffer that lies in runs of a multiple of 8 elements and makes much of the traffic.
+    time and does not: loads or stores of a buffer that lies in runs of so many bytes and makes much of the traffic.
     """
 
     name: str
@@ -92,7 +92,7 @@ def _narrow(kernels: Sequence[Kernel], cost: Cost, found: Mapping[str, int]) -> 
         largest = max(slots, key=lambda s: (s.type.nbytes, s.name), default=None)  # by name: the same one in every process
         if largest is None or not largest.type.ndim or largest.type.nbytes * _MUCH < cost.bytes:
             continue
-        run = largest.type.shape[(largest.type.order or range(largest.type.ndim))[-1]]
+        run = largest.type.shape[(largest.type.order or range(largest.type.ndim))[-1]] * largest.type.dtype.itemsize
         wide = (*full, *instructions.EIGHT_BYTES) if largest.type.dtype.itemsize == 1 else full  # eight elements of a mask
-        if run % 8 == 0 and not any(name.startswith(wide) for name in found):
+        if run % 16 == 0 and not any(name.startswith(wide) for name in found):
             yield what
