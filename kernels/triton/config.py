@@ -125,8 +125,9 @@ def _matrix(kind: str, z: Sizes) -> tuple[int, int, float, int, int]:
         rows = z["N"] * cdiv(z["H"], sh) * cdiv(z["W"], sw)
         return rows, cg, z["R"] * z["S"] * kg / (sh * sw), z["GROUPS"] * sh * sw, kg
     if kind == "wgrad":
-        splits = z.get("SPLITS", 1)
-        return kg, z["R"] * z["S"] * cg, split_pixels(z, splits), z["GROUPS"] * splits, cg
+        splits, sides = z.get("SPLITS", 1), (kg, z["R"] * z["S"] * cg)
+        rows, columns = sides[::-1] if z.get("K_AXIS") else sides
+        return rows, columns, split_pixels(z, splits), z["GROUPS"] * splits, cg
     raise ValueError(f"kind must be 'fwd', 'dgrad' or 'wgrad', got {kind!r}")
 
 
@@ -170,10 +171,14 @@ def conv_grid(kind: str, sizes: Sizes, config: Config) -> int:
 
 def _conv_tiles(kind: str, sizes: Sizes, bm: int, bn: int) -> int:
     rows, columns, _, batches, channels = _matrix(kind, sizes)
-    across = cdiv(columns, bn)
-    if kind == "wgrad" and channels >= bn:  # a column tile keeps to one tap
-        across = sizes["R"] * sizes["S"] * cdiv(channels, bn)
-    return batches * cdiv(rows, bm) * across
+    down, across = cdiv(rows, bm), cdiv(columns, bn)
+    if kind == "wgrad":
+        taps = sizes["R"] * sizes["S"]
+        if sizes.get("K_AXIS"):
+            down = taps * cdiv(channels, bm) if channels >= bm else down  # a tile keeps to one tap
+        else:
+            across = taps * cdiv(channels, bn) if channels >= bn else across
+    return batches * down * across
 
 
 def _conv_gemm(kind: str, sizes: Sizes, itemsize: int, loads: tuple[int, int]) -> Gemm:
@@ -183,7 +188,7 @@ def _conv_gemm(kind: str, sizes: Sizes, itemsize: int, loads: tuple[int, int]) -
         lambda bm, bn: _conv_tiles(kind, sizes, bm, bn),
         depth,
         math.ceil(depth) if kind == "wgrad" else channels,
-        {"fwd": (c, k), "dgrad": (k, k), "wgrad": (k, c)}[kind],
+        {"fwd": (c, k), "dgrad": (k, k), "wgrad": (c, k) if sizes.get("K_AXIS") else (k, c)}[kind],
         itemsize,
         loads,
         4 if sizes.get("SPLITS", 1) > 1 else itemsize,
@@ -209,7 +214,7 @@ def conv_configs(
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of a convolution kernel, the fastest first.
 
-    For "wgrad" sizes should have SPLITS already.
+    For "wgrad" sizes should have SPLITS and K_AXIS already.
     """
     if interpret:
         rows, columns, depth, _, _ = _matrix(kind, sizes)

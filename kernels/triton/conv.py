@@ -236,6 +236,7 @@ def conv_wgrad(
     INPUT_PRECISION: tl.constexpr,
     ACC: tl.constexpr,
     SPLITS: tl.constexpr,
+    K_AXIS: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -243,7 +244,8 @@ def conv_wgrad(
 ):
     """dw[k,c,r,s] = sum over n,p,q of dy[n,k,p,q] * x[n,c,p*stride-pad+r*dil, ...], in SPLITS partial sums.
 
-    GEMM rows are the group's output channels, columns the filter's (r, s, c). Split i of up to N sums batch entries
+    The group's output channels are the GEMM's rows and the filter's (r, s, c) its columns with K_AXIS 0, the other way round
+    with 1, where a tile lies as filters do. Split i of up to N sums batch entries
     [i * ceil(N / SPLITS), (i+1) * ceil(N / SPLITS)). More than N splits are a multiple of N: they cut the rows p of each
     entry into SPLITS / N runs in the same way. The last splits may be empty and store zeros. Closures:
     ``LOAD_DY(n, k, p, q, mask, ARGS)``, ``LOAD_X(n, c, h, w, mask, ARGS)``,
@@ -251,35 +253,36 @@ def conv_wgrad(
     """
     CG: tl.constexpr = C // GROUPS
     KG: tl.constexpr = K // GROUPS
-    FLAT: tl.constexpr = CG < BN
-    BLOCKS: tl.constexpr = (CG + BN - 1) // BN  # column tiles of one tap when not flat
-    TILES_M: tl.constexpr = (KG + BM - 1) // BM
-    TILES_N: tl.constexpr = (R * S * CG + BN - 1) // BN if FLAT else R * S * BLOCKS
+    BLOCK_K: tl.constexpr = BN if K_AXIS else BM
+    BLOCK_J: tl.constexpr = BM if K_AXIS else BN
+    FLAT: tl.constexpr = CG < BLOCK_J
+    BLOCKS: tl.constexpr = (CG + BLOCK_J - 1) // BLOCK_J  # tiles of one tap when not flat
+    TILES_K: tl.constexpr = (KG + BLOCK_K - 1) // BLOCK_K
+    TILES_J: tl.constexpr = (R * S * CG + BLOCK_J - 1) // BLOCK_J if FLAT else R * S * BLOCKS
     RUNS: tl.constexpr = max(1, SPLITS // max(1, N))  # parts of one image's rows
     ENTRIES: tl.constexpr = (N + SPLITS - 1) // SPLITS if RUNS == 1 else 1
     SHARE: tl.constexpr = max(1, ENTRIES * ((P + RUNS - 1) // RUNS) * Q)  # pixels of one split
     WHOLE: tl.constexpr = (N if RUNS == 1 else 1) * P * Q  # pixels that one run of splits shares out
     pid = tl.program_id(0)
-    outer = pid // (TILES_M * TILES_N)
+    outer = pid // (TILES_K * TILES_J)
     group = outer % GROUPS
     split = outer // GROUPS
-    tile_m, tile_n = grouped_tile(pid % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
+    tile_k, tile_j = grouped_tile(pid % (TILES_K * TILES_J), TILES_K, TILES_J, 8)
 
-    kg = tile_m * BM + tl.arange(0, BM)
-    k = group * KG + kg[:, None]
-    k_ok = inside(kg, KG, BM)[:, None]
+    kg = tile_k * BLOCK_K + tl.arange(0, BLOCK_K)
+    k = group * KG + tl.expand_dims(kg, 1 - K_AXIS)
+    k_ok = tl.expand_dims(inside(kg, KG, BLOCK_K), 1 - K_AXIS)
     if FLAT:
-        j = tile_n * BN + tl.arange(0, BN)
-        j_ok = inside(j, R * S * CG, BN)[None, :]
-        c = (j % CG)[None, :]
-        s = (j // CG % S)[None, :]
-        r = (j // (CG * S))[None, :]
+        j = tl.expand_dims(tile_j * BLOCK_J + tl.arange(0, BLOCK_J), K_AXIS)
+        j_ok = inside(j, R * S * CG, BLOCK_J)
+        c = j % CG
+        s = j // CG % S
+        r = j // (CG * S)
     else:  # one tap per tile: r and s are scalars, so the loop's h and w stay vectors
-        j = tile_n % BLOCKS * BN + tl.arange(0, BN)
-        j_ok = inside(j, CG, BN)[None, :]
-        c = j[None, :]
-        s = tile_n // BLOCKS % S
-        r = tile_n // (BLOCKS * S)
+        c = tl.expand_dims(tile_j % BLOCKS * BLOCK_J + tl.arange(0, BLOCK_J), K_AXIS)
+        j_ok = inside(c, CG, BLOCK_J)
+        s = tile_j // BLOCKS % S
+        r = tile_j // (BLOCKS * S)
     dh = r * DIL_H - PAD_H
     dw = s * DIL_W - PAD_W
 
@@ -296,10 +299,11 @@ def conv_wgrad(
         q = m % Q
         p = m // Q % P
         n = m // (P * Q)
-        h = (p * STRIDE_H)[:, None] + dh
-        w = (q * STRIDE_W)[:, None] + dw
-        x_ok = m_ok[:, None] & j_ok & (h >= 0) & (h < H) & (w >= 0) & (w < W)
-        left = LOAD_DY(n[None, :], k, p[None, :], q[None, :], k_ok & m_ok[None, :], ARGS)
-        right = LOAD_X(n[:, None], group * CG + c, h, w, x_ok, ARGS)
-        acc = dot(left, right, acc, INPUT_PRECISION)
+        h = tl.expand_dims(p * STRIDE_H, 1 - K_AXIS) + dh
+        w = tl.expand_dims(q * STRIDE_W, 1 - K_AXIS) + dw
+        x_ok = tl.expand_dims(m_ok, 1 - K_AXIS) & j_ok & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+        dy_ok = k_ok & tl.expand_dims(m_ok, K_AXIS)
+        dy = LOAD_DY(tl.expand_dims(n, K_AXIS), k, tl.expand_dims(p, K_AXIS), tl.expand_dims(q, K_AXIS), dy_ok, ARGS)
+        x = LOAD_X(tl.expand_dims(n, 1 - K_AXIS), group * CG + c, h, w, x_ok, ARGS)
+        acc = dot(x, dy, acc, INPUT_PRECISION) if K_AXIS else dot(dy, x, acc, INPUT_PRECISION)
     EPILOGUE(acc, split, k, c, r, s, k_ok & j_ok, ARGS)

@@ -133,7 +133,7 @@ def plans(gemm: Gemm, precision: str, target: str) -> Iterator[Plan]:
         if d.fragments and bm * bn >= 64 * threads and gemm.depth * size <= 1024:
             continue  # so short a loop is unrolled, and then operands and accumulators do not all fit in registers
         for bk in sorted({max(16, min(row // size, power(math.ceil(gemm.depth), 16, 64))) for row in rows}):
-            if warps > 1 and min(bm * bk, bn * bk, bm * bn) * size < 16 * threads:
+            if min(bm * bk, bn * bk, bm * bn) * size < 16 * threads:
                 continue  # less than a vector for each thread
             computed = bk * (bm * (left > 0) + bn * (right > 0))
             single = bk * gemm.scattered(bm, bn)
@@ -186,7 +186,7 @@ def ranked(gemm: Gemm, precision: str, target: str, units: int) -> list[tuple[fl
         return clocks(plan, gemm, precision, target, units), area * gemm.tiles(plan.bm, plan.bn), -area * plan.bk, -plan.stages
 
     names = ("BM", "BN", "BK", "num_warps", "num_stages")
-    fitting = list(plans(gemm, precision, target)) or [Plan(max(gemm.rows, 16), 16, 16, 4, 2, 1)]  # too little for its threads
+    fitting = list(plans(gemm, precision, target)) or [Plan(max(gemm.rows, 32), 32, 16, 1, 2, 1)]  # too little for more threads
     found = sorted(((order(plan), plan) for plan in fitting), key=lambda pair: pair[0])
     return [(rank[0], dict(zip(names, plan[:5], strict=True))) for rank, plan in found]
 

@@ -207,13 +207,14 @@ def build_conv(kind: str, z: Sizes, target: str, ty: str = "bf16", precision: st
     """Also checks everything that holds for each of them."""
     fn, few = KINDS[kind]
     size, depthwise = SIZES[ty], cfg.is_depthwise(z)
-    z = dict(z)
+    z, turn = dict(z), kind == "wgrad" and target == "gfx942"  # there rows are filters' (tiling.oriented)
     if kind == "wgrad":
+        z |= {} if depthwise else {"K_AXIS": int(turn)}
         z["SPLITS"] = cfg.wgrad_splits(z, size, precision=precision, target=target)
     if depthwise:
         fn, config = few, cfg.depthwise_config(kind, z, size)
     else:
-        loads = tuple(size * maps if fused else 0 for maps in LOADS[kind])
+        loads = tuple(size * maps if fused else 0 for maps in LOADS[kind][:: -1 if turn else 1])
         config = cfg.conv_config(kind, z, size, loads=loads, precision=precision, target=target)
     types = ["*" + ty, "*fp32" if z.get("SPLITS", 1) > 1 else "*" + ty, "*" + ty, "*fp32"]
     sizes = [z[d] for d in ("C", "H", "W", "K", "R", "S")] + [z["C"] // z["GROUPS"], z["P"], z["Q"]]

@@ -220,7 +220,7 @@ def conv_args(z: dict[str, int], x: Any, w: Any, y: Any) -> tuple[Any, ...]:
 
 
 def run_conv(kernel: Any, kind: str, z: dict[str, int], tile: str, args: Any, *closures: Any, **extra: int) -> None:
-    config = cfg.conv_config(kind, z, 4, True)
+    config = cfg.conv_config(kind, {**z, **extra}, 4, True)
     if TILES[tile]:
         config.update(zip(("BM", "BN", "BK"), TILES[tile], strict=True))
     grid = (cfg.conv_grid(kind, {**z, **extra}, config),)
@@ -251,14 +251,15 @@ def test_conv_dgrad(name: str, tile: str) -> None:
     np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("tile,splits", [("flat", 1), ("blocks", 2), ("config", 3), ("config", 6)])
+@pytest.mark.parametrize("tile,splits,k_axis", [("flat", 1, 0), ("flat", 2, 1), ("blocks", 2, 0), ("blocks", 3, 1),
+                                                ("config", 3, 1), ("config", 6, 0)])  # fmt: skip
 @pytest.mark.parametrize("name", CONVS)
-def test_conv_wgrad(name: str, tile: str, splits: int) -> None:
+def test_conv_wgrad(name: str, tile: str, splits: int, k_axis: int) -> None:
     z = CONVS[name]
     x, w, dy = conv_data(z)
     out = poisoned(splits * w.size)
     args = conv_args(z, device(x, 0, 2, 3, 1), out, device(dy, 0, 2, 3, 1))
-    run_conv(conv_wgrad, "wgrad", z, tile, args, cl.load_y, cl.load_x, cl.store_w, SPLITS=splits)
+    run_conv(conv_wgrad, "wgrad", z, tile, args, cl.load_y, cl.load_x, cl.store_w, SPLITS=splits, K_AXIS=k_axis)
     expected = wgrad_parts(z, conv_reference(z, x, w, dy)[2], splits)
     np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-5, atol=1e-4)
 
@@ -322,7 +323,8 @@ def test_conv_with_prologue_and_epilogue(name: str, dtype: Any) -> None:
         run("dgrad", out, w_, dy_, "k", kept, cl.load_y, cl.load_w, cl.store_x_where)
     np.testing.assert_allclose(written(out, expected.transpose(LAST).shape), expected.transpose(LAST), **tolerance)
     out = poisoned(w.size)
-    run("wgrad", x_, out, dy_, "k", residual, cl.load_y_batch_norm, cl.load_x, cl.store_w, SPLITS=1)
+    axis = {} if depthwise else {"K_AXIS": int(dtype is np.float16)}
+    run("wgrad", x_, out, dy_, "k", residual, cl.load_y_batch_norm, cl.load_x, cl.store_w, SPLITS=1, **axis)
     expected = wgrad_parts(z, conv_reference(z, x, w, g)[2], 1)
     np.testing.assert_allclose(written(out, expected.shape), expected, **tolerance)
 

@@ -25,7 +25,7 @@ from graphrt.targets.triton.launch import OPTIONS, Choice, Form, LaunchCode
 from graphrt.targets.triton.library import LIBRARY, LibraryCall, offered
 from graphrt.targets.triton.printer import Masks, tensors
 from graphrt.targets.triton.tiling import DESCRIBED, choices, warps
-from graphrt.targets.triton.usage import lanes
+from graphrt.targets.triton.usage import lanes, stores_fragments
 from graphrt.types import HALVES, DType
 
 _INT32 = 2**31
@@ -95,6 +95,8 @@ class Launcher(Generated):
     # --- templates ------------------------------------------------------------------------------------------------
 
     def template(self, kernel: TemplateKernel) -> LaunchCode:
+        if stores_fragments(self.arch):
+            kernel = turned(kernel)
         name, spec = kernel.group.name, kernel.spec
         text: list[str] = []
         self.wide = tensors(kernel)
@@ -167,7 +169,9 @@ class Launcher(Generated):
             given.append("_index")
         head = ["@triton.jit", f"def {name}({', '.join([*given, *block.params])}, mask, ARGS):"]
         masks = Masks("mask", set(block.params), "", bounds)
-        return [*head, *self.lines(block, {}, masks), *self.stores(block, {}, "mask", "tl.zeros(mask.shape, tl.int32)"), ""]
+        product = kernel.spec.family in ("matmul", "conv")
+        stores = self.stores(block, {}, "mask", "tl.zeros(mask.shape, tl.int32)", product=product)
+        return [*head, *self.lines(block, {}, masks), *stores, ""]
 
     # --- generated kernels ----------------------------------------------------------------------------------------
 
@@ -204,6 +208,21 @@ class Launcher(Generated):
         # A small tile leaves the threads that rows want less than 16 bytes each.
         found.sort(key=lambda c: c.config.get("BM", 1) * c.config.get("BN", 512) < 4 * lanes(self.arch) * c.config["num_warps"])
         return LaunchCode(template.display, self.slots, template.text + text, found, found[0])
+
+
+def turned(kernel: TemplateKernel) -> TemplateKernel:
+    """A product C = A @ B as C^T = B^T @ A^T where most of what it stores lies along its columns."""
+    along = {c: sum(s.slot.type.nbytes for s in kernel.epilogue.stores if s.offset.stride(c) == 1) for c in "mn"}
+    if kernel.spec.name != "matmul" or kernel.group.runs or along["m"] <= along["n"]:
+        return kernel
+    operands, output = {"A": tuple("bnk"), "B": tuple("bkm")}, tuple("bnm")
+    return replace(
+        kernel,
+        spec=replace(kernel.spec, operands=operands, output=output),
+        sizes={**kernel.sizes, "M": kernel.sizes["N"], "N": kernel.sizes["M"]},
+        loaders={o: replace(kernel.loaders[other], params=operands[o]) for o, other in (("A", "B"), ("B", "A"))},
+        epilogue=replace(kernel.epilogue, params=output),
+    )
 
 
 def _literal(value: Any) -> str:

@@ -15,8 +15,7 @@ from graphrt.schedule.order import Slot
 from graphrt.types import HALVES, float32
 
 MAPS = 3  # that one operand is made of
-# The orders of coordinates in memory that the kernels know.
-_ORDERS = {"A": ("bmk", "bkm"), "B": ("bkn", "bnk"), "X": ("nhwc",), "DY": ("npqk",), "W": ("rsck", "krsc")}
+_ORDERS = {"X": ("nhwc",), "DY": ("npqk",), "W": ("rsck", "krsc")}  # of coordinates in memory, that the kernels know
 
 
 def described(kernel: TemplateKernel, plain: Mapping[str, bool], arch: str, slots: Sequence[Slot]) -> dict[str, Any] | None:
@@ -40,7 +39,7 @@ def described(kernel: TemplateKernel, plain: Mapping[str, bool], arch: str, slot
     places = {o: tuple(map(slots.index, found)) for o, found in loaded.items()}
     if family == "matmul":
         inner = tuple(spec.operand_extents(anchor, o)[orders[o][-1]] for o in "AB")
-        rows = {"A_ROWS": orders["A"] == "bmk", "B_ROWS": orders["B"] == "bkn"}
+        rows = {f"{o}_ROWS": orders[o] == "".join(spec.operands[o]) for o in "AB"}
         return {"A": places["A"][0], "B": places["B"][0], **rows} if config.takes_tma(inner, itemsize, arch) else None
     kind = {"conv": "fwd", "conv_dgrad": "dgrad"}.get(spec.name, "")
     if not config.conv_takes_tma(kind, kernel.sizes, itemsize, arch):
@@ -55,15 +54,19 @@ def described(kernel: TemplateKernel, plain: Mapping[str, bool], arch: str, slot
 
 
 def lying(kernel: TemplateKernel, operand: str) -> tuple[list[Inst], str] | None:
-    """The loads that an operand's elements come from, and the order in which all of them lie; None where there is none."""
+    """The loads that an operand's elements come from, and the order in which all of them lie; None where there is none.
+
+    A matrix lies in rows or in columns.
+    """
     assert kernel.group.anchor is not None
     extents = kernel.spec.operand_extents(kernel.group.anchor, operand)
     moving = {c for c, n in extents.items() if n > 1}
     found = [i for i in kernel.loaders[operand].insts if i.op == "load" and i.args[1].axes() >= moving]
     if not 1 <= len(found) <= MAPS or any(i.args[2] for i in found):
         return None
-    for order in _ORDERS[operand]:
+    first, *rest = kernel.spec.operands[operand]
+    for order in _ORDERS.get(operand, ((first, *rest), (first, *reversed(rest)))):
         at = linearize([axis(c, extents[c]) for c in order], row_major([extents[c] for c in order]))
         if all(i.args[1] == at for i in found):
-            return found, order
+            return found, "".join(order)
     return None

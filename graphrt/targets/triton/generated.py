@@ -18,7 +18,7 @@ from graphrt.types import DType
 
 WARPS = 4  # of a generated kernel
 ROW_LIMIT = 16384  # elements of a row that one program holds
-_TILE = {False: 4096, True: 1 << 18}  # elements of a generated kernel's tile: compiled, interpreted
+_TILE = {False: 4096, True: 1 << 18}  # elements of a reduction's tile: compiled, interpreted
 _BLOCK = 1 << 17  # elements of an elementwise kernel's block, interpreted
 _VECTOR = 8  # and compiled, those of a thread: 16 bytes of halves
 
@@ -66,7 +66,9 @@ class Generated(Printer):
         whole = kernel.whole
         tile = _TILE[self.interpret]
         br = _power(size) if whole else min(_power(size), max(tile // min(_power(rows), 64), 64))
-        bx = max(min(_power(rows), tile // br), 1)
+        sizes = [s.slot.type.dtype.itemsize for p in kernel.passes for s in p.after.stores]
+        vectors = 16 // max(min(sizes, default=4), 2) * WARPS * lanes(self.arch) if br <= _VECTOR else 0  # one for each thread
+        bx = max(min(_power(rows), max(tile // br, vectors)), 1)
         masks = Masks("mask", {"x", "r"}, "", {"x": "x_ok", "r": "r_ok"})
         lines = [
             "@triton.jit",

@@ -9,6 +9,7 @@ from graphrt.schedule.kernel_ir import Block, Inst, Kernel, ReductionKernel, Tem
 from graphrt.schedule.memory import blocks
 from graphrt.schedule.order import Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, scalar, triton_number
+from graphrt.targets.triton.usage import stores_fragments
 from graphrt.types import DType, bfloat16, float64
 
 
@@ -98,18 +99,28 @@ class Printer:
             return f"{x.name} != 0" if inst.out.dtype.is_bool else cast_to(x.name, inst.out.dtype)
         return scalar(inst, TRITON, lambda v: v.name)
 
-    def stores(self, block: Block, at: dict[str, Expr], mask: str, zeros: str, indent: str = "    ") -> list[str]:
-        """The stores of ``block``; ``zeros`` widens an offset to the shape of ``mask``."""
+    def stores(
+        self, block: Block, at: dict[str, Expr], mask: str, zeros: str, indent: str = "    ", product: bool = False
+    ) -> list[str]:
+        """The stores of ``block``; ``zeros`` widens an offset to the shape of ``mask``.
+
+        Four neighbours of a ``product``'s row that a thread is left with (``usage.stores_fragments``) are 8 bytes of halves.
+        With another axis in front a tile does go through shared memory (Triton 3.9), and is stored 16 bytes at a time.
+        """
         lines = []
+        product = product and stores_fragments(self.arch)
         for s in block.stores:
             value = s.var.name
             if s.slot.type.dtype.is_bool and not s.var.dtype.is_bool:
                 value = f"{value} != 0"
             elif s.slot.type.dtype is bfloat16:  # a store alone may round towards zero
                 value = cast_to(value, bfloat16)
-            where = f"{self.pointer(s.slot)} + ({s.offset.substitute(at).render()} + {zeros})"
+            offset = f"({s.offset.substitute(at).render()} + {zeros})"
             first = guard_text(tuple((e.substitute(at), lo, hi) for e, lo, hi in s.guards), "//", " & ")
-            lines.append(f"{indent}tl.store({where}, {value}, mask={f'{mask} & {first}' if first else mask})")
+            written = f"{mask} & {first}" if first else mask
+            if product and s.slot.type.dtype.itemsize < 4 and all(i.out != s.var for i in block.insts if i.op == "const"):
+                offset, value, written = f"{offset}[None]", f"({value})[None]", f"({written})[None]"
+            lines.append(f"{indent}tl.store({self.pointer(s.slot)} + {offset}, {value}, mask={written})")
         return lines or [f"{indent}pass"]
 
 

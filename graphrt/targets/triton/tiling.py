@@ -12,7 +12,7 @@ from graphrt.schedule.kernel_ir import TemplateKernel
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.launch import WARPS, Choice, Form
-from graphrt.targets.triton.usage import lanes
+from graphrt.targets.triton.usage import lanes, stores_fragments
 
 PRECISIONS = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}  # torch's names for float32 products, and Triton's
 _FUNCTIONS = {"conv": "conv_fwd", "max_pool": "pool", "sum_pool": "pool"}
@@ -63,7 +63,11 @@ def choices(
             blocks = config.depthwise_config(kind, sizes, itemsize, interpret, lanes=threads)
             f = form("depthwise", f"depthwise_{kind}", constants, sizes)
             return warps(f, blocks, config.depthwise_grid(kind, sizes, blocks), interpret)
-        f = form("conv", _FUNCTIONS.get(spec.name, spec.name), constants, known)
+        turn = oriented(kind, arch)
+        if turn.get("K_AXIS"):  # the input is the left operand
+            target["loads"] = loads[::-1]
+        sizes = {**sizes, **turn}
+        f = form("conv", _FUNCTIONS.get(spec.name, spec.name), constants, known, turn)
         found = config.conv_configs(kind, sizes, itemsize, interpret, **target)
         pointers = [Choice(f, c, config.conv_grid(kind, sizes, c), clocks) for clocks, c in found]
         if described is None:
@@ -87,6 +91,14 @@ def choices(
     return [Choice(f, c, config.pool_grid(sizes, c, gradient)) for c in configs]
 
 
+def oriented(kind: str, arch: str) -> dict[str, int]:
+    """Which axis of a weight gradient's tile output channels lie along; nothing for other convolutions.
+
+    Filters lie in rows of them, but what a prologue makes of their gradient is better taken as the left operand.
+    """
+    return {"K_AXIS": int(stores_fragments(arch))} if kind == "wgrad" else {}
+
+
 def warps(form: Form, config: dict[str, int], grid: int, interpret: bool) -> list[Choice]:
     """``config``, and the same with other numbers of warps."""
     others = [] if interpret else [w for w in WARPS if w != config["num_warps"]]
@@ -102,6 +114,7 @@ def splits(node: Node, precision: str, interpret: bool, arch: str, units: int) -
         return 0
     sizes = TEMPLATES[node.op.template].sizes(node)
     matmul, itemsize = node.op.template == "matmul", node.inputs[0].dtype.itemsize
+    sizes |= oriented(_KINDS.get(node.op.template, ""), arch)
     count = _parts(matmul, tuple(sizes.items()), itemsize, PRECISIONS[precision], interpret, arch, units)
     return count if count > 1 else 0
 
@@ -132,7 +145,7 @@ def times(precision: str, interpret: bool, arch: str, units: int) -> Times:
         sizes, itemsize = {**TEMPLATES[node.op.template or ""].sizes(node), "K": filters}, node.inputs[0].dtype.itemsize
         kind = _KINDS[node.op.template or ""]
         if kind == "wgrad":
-            sizes["SPLITS"] = max(splits(node, precision, interpret, arch, units), 1)
+            sizes |= {"SPLITS": max(splits(node, precision, interpret, arch, units), 1), **oriented(kind, arch)}
         found = config.conv_configs(kind, sizes, itemsize, interpret, precision=PRECISIONS[precision], target=arch, units=units)
         image, result = sizes["C"] * sizes["H"] * sizes["W"], filters * sizes["P"] * sizes["Q"]
         moved = itemsize * (sizes["N"] * (image + result) + sizes["C"] * filters * sizes["R"] * sizes["S"])

@@ -25,6 +25,14 @@ def resident(registers: int, shared: int, warps: int, target: str) -> int:
     return int(occupancy(registers, shared, warps, target.split(":")[1]))
 
 
+def stores_fragments(arch: str) -> bool:
+    """Whether Triton stores a product's tile as the matrix units leave it, without going through shared memory.
+
+    AMD's leave four neighbours of a row in one thread; so rows should lie as memory does.
+    """
+    return arch.startswith("gfx")
+
+
 def lanes(target: str) -> int:
     """Threads of a warp of ``target``, as cuda:sm_90 or sm_90."""
     find_kernels()
