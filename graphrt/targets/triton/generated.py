@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from graphrt.index import axis, delinearize
 from graphrt.schedule.kernel_ir import Kernel, PointwiseKernel, ReductionKernel
 from graphrt.targets.scalar import TRITON_TYPES, identity, triton_number
-from graphrt.targets.triton.printer import Masks, Printer, tensors
+from graphrt.targets.triton.printer import Masks, Printer, slots_of, tensors
 from graphrt.targets.triton.usage import lanes
 from graphrt.types import DType
 
@@ -26,20 +27,28 @@ _VECTOR = 8  # and compiled, those of a thread: 16 bytes of halves
 class Generated(Printer):
     """Prints groups that have no template."""
 
-    def parts(self, launch: Sequence[Kernel]) -> tuple[list[str], list[tuple[str, int]]]:
-        """A function for each group, and their names with how many programs each takes."""
+    def parts(self, launch: Sequence[Kernel]) -> tuple[list[str], list[Part]]:
+        """A function for each group, and their calls.
+
+        Groups that compute the same share a function and a call, which picks their pointers: in a training step's updates most
+        do, and a compiler's time grows with the square of what there is.
+        """
         text: list[str] = []
-        calls: list[tuple[str, int]] = []
+        parts: dict[tuple[str, ...], Part] = {}
         for kernel in launch:
             self.wide = tensors(kernel)
+            every, self.slots = self.slots, slots_of([kernel])
             if isinstance(kernel, PointwiseKernel):
                 lines, count = self._pointwise(kernel)
             else:
                 assert isinstance(kernel, ReductionKernel)
                 lines, count = self._reduction(kernel)
-            text += [*lines, "", ""]
-            calls.append((f"{kernel.group.name}_part", count))
-        return text, calls
+            part = Part(kernel.group.name, count)
+            if part is (same := parts.setdefault((*lines, *(s.type.dtype.name for s in self.slots)), part)):
+                text += ["@triton.jit", f"def {part.name}_part(pid, ARGS):", *lines, "", ""]
+            same.pointers.append([every.index(s) for s in self.slots])
+            self.slots = every
+        return text, list(parts.values())
 
     def _pointwise(self, kernel: PointwiseKernel) -> tuple[list[str], int]:
         shape = [kernel.shape[d] for d in kernel.order]
@@ -48,8 +57,6 @@ class Generated(Printer):
         block = min(_power(size), _BLOCK if self.interpret else _VECTOR * WARPS * lanes(self.arch))
         masks = Masks("mask", {"i"}, "", {"i": "mask"})
         lines = [
-            "@triton.jit",
-            f"def {kernel.group.name}_part(pid, ARGS):",
             f"    i = pid * {block} + tl.arange(0, {block})",
             f"    mask = i < {size}",
             *self.lines(kernel.block, at, masks),
@@ -71,8 +78,6 @@ class Generated(Printer):
         bx = max(min(_power(rows), max(tile // br, vectors)), 1)
         masks = Masks("mask", {"x", "r"}, "", {"x": "x_ok", "r": "r_ok"})
         lines = [
-            "@triton.jit",
-            f"def {kernel.group.name}_part(pid, ARGS):",
             f"    x = pid * {bx} + tl.arange(0, {bx})[:, None]",
             f"    x_ok = x < {rows}",
         ]
@@ -108,29 +113,63 @@ class Generated(Printer):
         return lines, -(-rows // bx)
 
 
-def dispatcher(name: str, calls: Sequence[tuple[str, int]], blocks: Sequence[str] = ()) -> list[str]:
-    """A kernel that gives its programs to ``calls`` in turn: a part by its name, or a template's call as it stands.
+@dataclass
+class Part:
+    """Groups that compute the same, each with ``count`` programs and pointers of its own; or a template's ``call``."""
 
-    ``blocks`` are its arguments; with TILES among them the first call gets so many programs. The right part is found by
+    name: str
+    count: int
+    pointers: list[list[int]] = field(default_factory=list)
+    call: str = ""
+
+    @property
+    def programs(self) -> int:
+        return self.count * len(self.pointers)
+
+    def lines(self, pid: str) -> list[str]:
+        """The call of the part by its program number ``pid``."""
+        if self.call:
+            return [self.call]
+        shared = [len(set(places)) == 1 for places in zip(*self.pointers, strict=True)]
+        own = [i for i, same in enumerate(shared) if not same]
+        chosen = [f"{self.name}_p{i}" if i in own else f"ARGS[{p}]" for i, p in enumerate(self.pointers[0])]
+        arguments = f"({', '.join(chosen)},)"
+        if not own:
+            return [f"{self.name}_part({pid}, {arguments})"]
+
+        def choose(low: int, high: int, indent: str) -> list[str]:
+            if high - low == 1:
+                return [f"{indent}{chosen[i]} = ARGS[{self.pointers[low][i]}]" for i in own]
+            middle = (low + high) // 2
+            test = f"{indent}if {self.name}_n < {middle}:"
+            return [test, *choose(low, middle, indent + "    "), f"{indent}else:", *choose(middle, high, indent + "    ")]
+
+        number = f"{self.name}_n = ({pid}) // {self.count}"
+        return [number, *choose(0, len(self.pointers), ""), f"{self.name}_part(({pid}) % {self.count}, {arguments})"]
+
+
+def dispatcher(name: str, parts: Sequence[Part], blocks: Sequence[str] = ()) -> list[str]:
+    """A kernel that gives its programs to ``parts`` in turn.
+
+    ``blocks`` are its arguments; with TILES among them the first part gets so many programs. The right part is found by
     halving: a chain of hundreds is slow, and deeper than Triton's compiler can go.
     """
     names = "".join(f", {n}: tl.constexpr" for n in ("NAME", *blocks))
     head = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS{names}):", "    pid = tl.program_id(0)"]
     first = ["TILES"] if "TILES" in blocks else []
-    starts = [*itertools.accumulate((count for _, count in calls), initial=0)]
+    starts = [*itertools.accumulate((part.programs for part in parts), initial=0)]
 
     def behind(i: int) -> list[str]:
         return [*(first if i else []), *([str(starts[i])] if starts[i] else [])]
 
     def branch(low: int, high: int, indent: str) -> list[str]:
         if high - low == 1:
-            part = calls[low][0]
-            return [indent + (part if part.endswith(")") else f"{part}({' - '.join(['pid', *behind(low)])}, ARGS)")]
+            return [indent + line for line in parts[low].lines(" - ".join(["pid", *behind(low)]))]
         middle = 1 if first and low == 0 else (low + high) // 2
         test = f"{indent}if pid < {' + '.join(behind(middle)) or 0}:"
         return [test, *branch(low, middle, indent + "    "), f"{indent}else:", *branch(middle, high, indent + "    ")]
 
-    return [*head, *branch(0, len(calls), "    ")]
+    return [*head, *branch(0, len(parts), "    ")]
 
 
 _COMBINE = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum"}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from graphrt.errors import TargetError
 from graphrt.index import Expr
 from graphrt.schedule.kernel_ir import Block, Inst, Kernel, ReductionKernel, TemplateKernel, Var
-from graphrt.schedule.memory import blocks
+from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.order import Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, scalar, triton_number
 from graphrt.targets.triton.usage import stores_fragments
 from graphrt.types import DType, bfloat16, float64
+
+_INT32 = 2**31
 
 
 @dataclass
@@ -122,6 +126,19 @@ class Printer:
                 offset, value, written = f"{offset}[None]", f"({value})[None]", f"({written})[None]"
             lines.append(f"{indent}tl.store({self.pointer(s.slot)} + {offset}, {value}, mask={written})")
         return lines or [f"{indent}pass"]
+
+
+def slots_of(launch: Sequence[Kernel]) -> list[Slot]:
+    """What the kernels of a launch read and write, in the order of their pointers. Raises TargetError for what is too large."""
+    found: dict[Slot, None] = {}
+    for kernel in launch:
+        for block in blocks(kernel):
+            found.update(dict.fromkeys(load[0] for load in loads(block)))
+            found.update(dict.fromkeys(s.slot for s in block.stores))
+    for slot in found:
+        if slot.type.size >= _INT32:
+            raise TargetError(f"{slot.name} has {slot.type.size} elements; the Triton target addresses less than 2**31")
+    return list(found)
 
 
 def tensors(kernel: Kernel) -> set[str]:
