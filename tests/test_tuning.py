@@ -85,19 +85,30 @@ def test_tiles_hold_whole_runs() -> None:
 
 
 def test_a_dispatcher_finds_its_part_by_halving() -> None:
-    from graphrt.targets.triton.generated import dispatcher
+    from graphrt.targets.triton.generated import Part, dispatcher
 
-    text = dispatcher("k", [("matmul.matmul(ARGS, BM=BM)", 0), ("a_part", 3), ("b_part", 4), ("c_part", 5)], ("BM", "TILES"))
+    matmul = Part("", 0, call="matmul.matmul(ARGS, BM=BM)")
+    parts = [
+        matmul,
+        Part("a", 3, [[0, 1]]),
+        Part("b", 2, [[2, 3, 5], [4, 3, 6], [7, 3, 8]]),
+        Part("c", 5, [[1]]),
+        Part("d", 1, [[]]),
+    ]
+    text = dispatcher("k", parts, ("BM", "TILES"))
     assert text[1] == "def k(ARGS, NAME: tl.constexpr, BM: tl.constexpr, TILES: tl.constexpr):"
     body = "\n".join(text[3:])
-    found: list[tuple[str, int]] = []
-    parts: dict[str, Any] = {f"{p}_part": lambda pid, ARGS, p=p: found.append((p, pid)) for p in "abc"}
-    parts["matmul"] = type("matmul", (), {"matmul": staticmethod(lambda ARGS, BM: found.append(("matmul", BM)))})
-    for pid in range(18):
-        exec(f"if True:\n{body}", {"pid": pid, "TILES": 6, "BM": 16, "ARGS": (), **parts})
-    assert found == [("matmul", 16)] * 6 + [(p, i) for p, count in (("a", 3), ("b", 4), ("c", 5)) for i in range(count)]
-    many = dispatcher("k", [(f"g{i}_part", 1) for i in range(300)])
-    assert max(len(line) - len(line.lstrip()) for line in many) <= 4 * 11 and "g299_part(pid - 299, ARGS)" in many[-1]
+    found: list[tuple[Any, ...]] = []
+    names: dict[str, Any] = {f"{p}_part": lambda pid, pointers, p=p: found.append((p, pid, *pointers)) for p in "abcd"}
+    names["matmul"] = type("matmul", (), {"matmul": staticmethod(lambda ARGS, BM: found.append(("matmul", BM)))})
+    for pid in range(6 + 3 + 6 + 5 + 1):
+        exec(f"if True:\n{body}", {"pid": pid, "TILES": 6, "BM": 16, "ARGS": tuple(range(9)), **names})
+    alike = [("b", i, *pointers) for pointers in ((2, 3, 5), (4, 3, 6), (7, 3, 8)) for i in range(2)]
+    assert found == [("matmul", 16)] * 6 + [("a", i, 0, 1) for i in range(3)] + alike + [("c", i, 1) for i in range(5)] + [
+        ("d", 0)
+    ]
+    many = dispatcher("k", [Part(f"g{i}", 1, [[i]]) for i in range(300)])
+    assert max(len(line) - len(line.lstrip()) for line in many) <= 4 * 11 and "g299_part(pid - 299, (ARGS[299],))" in many[-1]
 
 
 # --- levels ---------------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ class Part:
         shared = [len(set(places)) == 1 for places in zip(*self.pointers, strict=True)]
         own = [i for i, same in enumerate(shared) if not same]
         chosen = [f"{self.name}_p{i}" if i in own else f"ARGS[{p}]" for i, p in enumerate(self.pointers[0])]
-        arguments = f"({', '.join(chosen)},)"
+        arguments = f"({', '.join(chosen)}{',' * (len(chosen) == 1)})"
         if not own:
             return [f"{self.name}_part({pid}, {arguments})"]
 
