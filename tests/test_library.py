@@ -343,8 +343,8 @@ def _nothing() -> Any:
 
 def test_a_wider_setting_goes_on_to_decide() -> None:
     """What was inherited is inherited afterwards, and not pinned."""
-    matmul = torch.backends.cuda.matmul
-    was = torch.backends.fp32_precision, matmul.fp32_precision
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    was = torch.backends.fp32_precision, matmul.fp32_precision, conv.fp32_precision
     try:
         matmul.fp32_precision = "none"
         torch.backends.fp32_precision = "tf32"
@@ -354,7 +354,8 @@ def test_a_wider_setting_goes_on_to_decide() -> None:
         torch.backends.fp32_precision = "ieee"
         assert matmul.fp32_precision == "ieee"
     finally:
-        torch.backends.fp32_precision, matmul.fp32_precision = was
+        torch.backends.fp32_precision, matmul.fp32_precision, conv.fp32_precision = was
+    assert torch.backends.cudnn.allow_tf32, "torch's default, which it cannot tell when convolutions and RNNs differ"
 
 
 # --- on a device ----------------------------------------------------------------------------------------------------
