@@ -5,6 +5,7 @@ passes -> fuse -> arrange -> lower -> plan memory -> target
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 import time
@@ -15,8 +16,10 @@ from typing import Any
 from graphrt.config import Flags
 from graphrt.errors import ArgumentError, GraphError, TargetError
 from graphrt.ir import Graph, Value
+from graphrt.op import Order
 from graphrt.passes.pipeline import Policy, run_passes
 from graphrt.passes.rewrite import rewrite
+from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.program import Executable, Program
 from graphrt.runtime.state import State
 from graphrt.schedule.fusion import fuse
@@ -113,27 +116,16 @@ def _compile(
         raise ArgumentError(f"library={library!r} is about contractions on a GPU; the target is {target!r}, so leave it out")
     state = graph.state if state is None else state
     state = State() if state is None else state
-    policy = _policy(target, float32_matmul_precision, library)
-    steps, merged = run_passes(graph, policy, {n: t.order for n, t in state.types.items()}, flags.check)
-    final = steps[-1][1]
-    for node in final.nodes:
-        if node.op.name == "parameter":
-            state.add(node.name, node.types[0], final.initial[node.name], node.attrs.get("copy_of", ""))
-    if target == "reference":
-        from graphrt.targets.reference import ReferenceExecutable
+    orders = {n: t.order for n, t in state.types.items()}
 
-        runner: Executable = ReferenceExecutable(final, precision)
-        return Program(final, target, runner, state, unpack=unpack, passes=steps, seconds=time.perf_counter() - start)
-    joined = NONE if flags.no_fuse else join(final)
-    groups, decisions = fuse(final, not flags.no_fuse, policy.tiles, policy.alone, joined)
-    decisions = merged + decisions
-    schedule = arrange(final, groups, joined, not flags.no_fuse, not flags.no_inplace, policy.tiles, policy.pairs)
-    limit = _row_limit(target)
-    kernels = [[lower(schedule, g, limit, float32_matmul_precision) for g in launch.groups] for launch in schedule.launches]
-    plan = plan_memory(schedule, kernels, not flags.no_inplace)
-    runner = _executable(target, schedule, kernels, plan, freeze, level, library)
-    seconds = time.perf_counter() - start
-    program = Program(final, target, runner, state, schedule, kernels, plan, decisions, unpack, steps, seconds)
+    @functools.cache
+    def lower() -> Lowering:
+        return _lower(graph, target, orders, flags, float32_matmul_precision, library)
+
+    executable, interface = _executable(target, graph, orders, lower, precision, freeze, level, library)
+    for name, type in interface.state.items():
+        state.add(name, type, graph.initial[name], interface.copies.get(name, ""))
+    program = Program(graph, target, executable, state, interface, lower, unpack, time.perf_counter() - start)
     _debug(program, flags)
     return program
 
@@ -194,18 +186,53 @@ def _row_limit(target: str) -> int:
     return ROW_LIMIT
 
 
-def _executable(target: str, schedule: Any, kernels: Any, plan: Any, freeze: bool, level: int, library: str) -> Executable:
-    if target == "cpu":
-        from graphrt.targets.cpu.runner import CpuExecutable
+def _lower(
+    graph: Graph, target: str, orders: Mapping[str, Order], flags: Flags, float32_matmul_precision: str, library: str
+) -> Lowering:
+    """Everything before the target's own part; ``orders`` are those of state that exists already."""
+    policy = _policy(target, float32_matmul_precision, library)
+    steps, merged = run_passes(graph, policy, orders, flags.check)
+    final = steps[-1][1]
+    if target == "reference":
+        return Lowering(steps, merged)
+    joined = NONE if flags.no_fuse else join(final)
+    groups, decisions = fuse(final, not flags.no_fuse, policy.tiles, policy.alone, joined)
+    schedule = arrange(final, groups, joined, not flags.no_fuse, not flags.no_inplace, policy.tiles, policy.pairs)
+    limit = _row_limit(target)
+    kernels = [[lower(schedule, g, limit, float32_matmul_precision) for g in launch.groups] for launch in schedule.launches]
+    plan = plan_memory(schedule, kernels, not flags.no_inplace)
+    return Lowering(steps, [*merged, *decisions], schedule, kernels, plan)
 
-        return CpuExecutable(schedule, kernels, plan, freeze)
+
+def _executable(
+    target: str,
+    graph: Graph,
+    orders: Mapping[str, Order],
+    lowered: Callable[[], Lowering],
+    precision: str,
+    freeze: bool,
+    level: int,
+    library: str,
+) -> tuple[Executable, Interface]:
+    if target == "cpu":
+        from graphrt.targets.cpu.runner import executable
+
+        return executable(graph, orders, freeze, lowered)
+    lowering = lowered()
+    interface = Interface.of(lowering.graph)
+    if target == "reference":
+        from graphrt.targets.reference import ReferenceExecutable
+
+        return ReferenceExecutable(lowering.graph, precision), interface
+    assert lowering.schedule is not None and lowering.plan is not None
+    made = (target, lowering.schedule, lowering.kernels, lowering.plan)
     if ":" in target:
         from graphrt.targets.triton.aot import AheadExecutable
 
-        return AheadExecutable(target, schedule, kernels, plan, library)
+        return AheadExecutable(*made, library), interface
     from graphrt.targets.triton.runner import TritonExecutable
 
-    return TritonExecutable(target, schedule, kernels, plan, level, library)
+    return TritonExecutable(*made, level, library), interface
 
 
 def _debug(program: Program, flags: Flags) -> None:
@@ -217,8 +244,8 @@ def _debug(program: Program, flags: Flags) -> None:
         print(program.explain(), file=sys.stderr)
     if flags.debug >= 4:
         print(program.source(), file=sys.stderr)
-    if flags.debug >= 1 and program.plan is not None:
-        nodes, plan = len(program.graph.nodes), program.plan
+    if flags.debug >= 1 and (plan := program.plan) is not None:
+        nodes = len(program.graph.nodes)
         print(
             f"graphrt: {program.target}: {nodes} nodes, {program.launches} launches, arena {plan.size} of "
             f"{plan.unplanned} bytes, compiled in {program.compile_seconds:.2f} s",

@@ -297,16 +297,21 @@ class Graph:
         return dag
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, lines: bool = True) -> str:
+        """A line for each node, output and update; without ``lines`` it does not say where in the user's files nodes are."""
         number = {v: f"%{i}" for i, v in enumerate(self.values())}
-        lines = []
+        text = []
         for node in self.nodes:
             ids = ", ".join(number[v] for v in node.outputs)
             types = ", ".join(map(str, node.types))
             args = ", ".join([*(number[v] for v in node.inputs), *(f"{k}={_show(a)}" for k, a in node.attrs.items())])
-            lines.append(f"{ids} {_quote(node.name)} : {types} = {node.op.name}({args})   # {node.origin}")
-        lines += [f"output {_quote(name)} = {number[v]}" for name, v in self.outputs.items()]
-        lines += [f"update {_quote(name)} = {number[v]}" for name, v in self.updates.items()]
-        return "\n".join(lines) + "\n"
+            origin = node.origin if lines else f"{node.origin.phase} of {node.origin.source}"
+            text.append(f"{ids} {_quote(node.name)} : {types} = {node.op.name}({args})   # {origin}")
+        text += [f"output {_quote(name)} = {number[v]}" for name, v in self.outputs.items()]
+        text += [f"update {_quote(name)} = {number[v]}" for name, v in self.updates.items()]
+        return "\n".join(text) + "\n"
 
     @staticmethod
     def parse(text: str) -> Graph:

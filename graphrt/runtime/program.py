@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from graphrt.errors import ArgumentError, InputError, TargetError
 from graphrt.ir import Graph
 from graphrt.passes.decision import Decision
 from graphrt.runtime.arrays import from_numpy, to_numpy
+from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.state import State
 from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.kernel_ir import Kernel
@@ -229,42 +230,35 @@ class Program(Runnable):
 
     def __init__(
         self,
-        graph: Graph,
+        built: Graph,
         target: str,
         executable: Executable,
         state: State,
-        schedule: Schedule | None = None,
-        kernels: Sequence[Sequence[Kernel]] = (),
-        plan: MemoryPlan | None = None,
-        decisions: Sequence[Decision] = (),
+        interface: Interface,
+        lower: Callable[[], Lowering],
         unpack: str = "dict",
-        passes: Sequence[tuple[str, Graph]] = (),
         seconds: float = 0.0,
     ) -> None:
-        read = {v.node.name for n in graph.nodes for v in n.inputs} | {v.node.name for v in graph.results()}
-        inputs = {n.name: n.types[0] for n in graph.nodes if n.op.name == "input"}
-        outputs = {name: v.type for name, v in graph.outputs.items()}
-        needed = [n for n in inputs if n in read]
-        super().__init__(target, inputs, outputs, state, executable, needed, unpack, graph.updates)
-        self.graph, self._executable, self.kernel_ir = graph, executable, kernels
-        self.schedule, self.plan, self.decisions = schedule, plan, list(decisions)
-        self.passes, self.compile_seconds = list(passes), seconds
+        """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked."""
+        inputs, outputs = interface.inputs, interface.outputs
+        super().__init__(target, inputs, outputs, state, executable, interface.needed, unpack, interface.updates)
+        self.built, self._executable, self._lower, self.compile_seconds = built, executable, lower, seconds
 
     def _named(self, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-        signature = self.graph.signature
+        signature = self.built.signature
         by_name = args[0] if len(args) == 1 and isinstance(args[0], Mapping) and not inputs else inputs
         if signature is None or (by_name.keys() <= self.inputs.keys() and (by_name is not inputs or not args)):
             return super()._named(args, inputs)
         return signature.bind(args, inputs)
 
     def _given(self, results: dict[str, Any]) -> Any:
-        signature = self.graph.signature
+        signature = self.built.signature
         if signature is None or self._unpack != "dict" or [*signature.outputs] != [*results]:
             return super()._given(results)  # values that the user asked for by name
         return signature.result(results)
 
     def _where(self, name: str) -> str:
-        return self.graph.sources[name].where()
+        return self.built.sources[name].where()
 
     def save(self, path: str | Path) -> None:
         """Writes the program and its state as a folder that ``graphrt.load`` runs without a compiler.
@@ -277,6 +271,36 @@ class Program(Runnable):
         self._executable.save(path, self)
 
     # --- seeing inside --------------------------------------------------------------------------------------------
+
+    @property
+    def passes(self) -> Sequence[tuple[str, Graph]]:
+        """The graph after each pass, by name."""
+        return self._lower().passes
+
+    @property
+    def graph(self) -> Graph:
+        """The graph after the last pass."""
+        return self._lower().graph
+
+    @property
+    def decisions(self) -> Sequence[Decision]:
+        """What was fused, merged and refused, with reasons."""
+        return self._lower().decisions
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The launches, in order; None on the reference target."""
+        return self._lower().schedule
+
+    @property
+    def kernel_ir(self) -> Sequence[Sequence[Kernel]]:
+        """What each launch computes, free of any target."""
+        return self._lower().kernels
+
+    @property
+    def plan(self) -> MemoryPlan | None:
+        """Where each value lies in the arena, and for how long; None on the reference target."""
+        return self._lower().plan
 
     @property
     def launches(self) -> int:

@@ -42,7 +42,7 @@ class ProgramModule(torch.nn.Module):
         self._program = program
         self._pairs: dict[frozenset[str], _Pair] = {}
         self._trained: dict[str, torch.nn.Parameter] = {}
-        for node in program.passes[0][1].nodes:
+        for node in program.built.nodes:
             if node.op.name != "parameter" or node.name not in program.state:
                 continue
             *path, last = node.name.split(".")
@@ -117,7 +117,7 @@ def _cotangent(output: str) -> str:
 
 def _pair(program: Program, wanted: frozenset[str]) -> _Pair:
     """The programs of a differentiable call that gives gradients of the inputs and parameters ``wanted``."""
-    base = program.passes[0][1]
+    base = program.built
     joint, forward = rewrite(base, lambda node: None), rewrite(base, lambda node: None)
     twin = dict(zip(joint.values(), forward.values(), strict=True))
     known = set(joint.nodes)

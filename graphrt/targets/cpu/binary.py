@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import weakref
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from graphrt.targets.cpu.build import load
 from graphrt.types import TensorType
 
 HUGE = 2 << 20  # bytes of a huge page
+_SHARE = 64 << 20  # bytes of the arena that a thread touches at a time
 
 
 def _arena(size: int) -> np.ndarray:
@@ -34,7 +37,13 @@ def _arena(size: int) -> np.ndarray:
         memory.madvise(mmap.MADV_HUGEPAGE)
         start = -np.frombuffer(memory, np.uint8).ctypes.data % HUGE
     arena = np.frombuffer(memory, np.uint8, size, start)
-    arena[::4096] = 0  # the first touch: pages are made here and not in the first run
+
+    def touch(part: np.ndarray) -> None:
+        part[::4096] = 0
+
+    # Pages are made here and not in the first run, on all cores: the system fills them with zeros.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(touch, np.array_split(arena, max(size // _SHARE, 1))))
     return arena
 
 

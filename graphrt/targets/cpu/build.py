@@ -62,6 +62,11 @@ def compiler() -> list[str]:
     )
 
 
+def folder() -> Path:
+    """Where objects are kept."""
+    return Flags.read().cache / "cpu"
+
+
 @functools.cache
 def _identity() -> str:
     """What distinguishes this machine's objects: compiler version, headers, processor."""
@@ -98,19 +103,23 @@ def units(launches: int) -> int:
     return min(launches // 4, 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
+def identity() -> list[str]:
+    """Everything but its source that an object depends on."""
+    return [_identity(), *compiler(), *options()]
+
+
 def build(sources: Sequence[str], name: str) -> Path:
     """The shared object of ``sources``, compiled side by side unless the cache holds it.
 
     Raises TargetError with the compiler's words.
     """
-    key = hashlib.sha256("\0".join([*sources, _identity(), *compiler(), *options()]).encode()).hexdigest()[:24]
-    folder = Flags.read().cache / "cpu"
-    target = folder / f"{name}-{key}.so"
+    key = hashlib.sha256("\0".join([*sources, *identity()]).encode()).hexdigest()[:24]
+    target = folder() / f"{name}-{key}.so"
     if target.exists():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = [folder / f"{name}-{key}{f'-{i}' if i else ''}.c" for i in range(len(sources))]
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    folder().mkdir(parents=True, exist_ok=True)
+    texts = [folder() / f"{name}-{key}{f'-{i}' if i else ''}.c" for i in range(len(sources))]
+    with tempfile.TemporaryDirectory(dir=folder()) as scratch:
         for text, source in zip(texts, sources, strict=True):  # whole at any moment: another process may be compiling it
             (Path(scratch) / text.name).write_text(source)
             os.replace(Path(scratch) / text.name, text)

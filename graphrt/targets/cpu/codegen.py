@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphrt.config import Flags
-from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
-from graphrt.schedule.memory import MemoryPlan
-from graphrt.schedule.order import Schedule
+from graphrt.runtime.lowering import Lowering
+from graphrt.schedule.kernel_ir import TemplateKernel
 from graphrt.targets.cpu.generated import LoopPrinter
 from graphrt.targets.cpu.printer import Buffers, Printer
 
@@ -34,10 +32,10 @@ class Source:
         ]
 
 
-def generate(
-    schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan, freeze: bool = False
-) -> tuple[Source, Buffers]:
+def generate(lowering: Lowering, freeze: bool = False) -> tuple[Source, Buffers]:
     """The C source of a program and the table of its buffers; ``freeze`` keeps packed what no launch writes."""
+    schedule, plan = lowering.schedule, lowering.plan
+    assert schedule is not None and plan is not None
     entries: dict[tuple[str, str], int] = {}
     for space, names in (
         ("input", [n.name for n in schedule.graph.nodes if n.op.name == "input"]),
@@ -52,7 +50,7 @@ def generate(
     head = [f"#define GRT_FROZEN_ENTRY {len(entries) + 1}"] if freeze else []
     head += ['#include "runtime.h"', '#include "elementwise.h"', ""]
     texts = []
-    for launch, group in zip(kernels, schedule.launches, strict=True):
+    for launch, group in zip(lowering.kernels, schedule.launches, strict=True):
         lines: list[str] = []
         tasks = []
         for kernel in launch:

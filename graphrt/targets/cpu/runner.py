@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from graphrt.ir import Node
+from graphrt.config import Flags
+from graphrt.ir import Graph, Node
+from graphrt.op import Order
 from graphrt.passes.pipeline import Policy
+from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.program import Runnable
 from graphrt.runtime.state import State
-from graphrt.schedule.kernel_ir import Kernel
-from graphrt.schedule.memory import MemoryPlan
-from graphrt.schedule.order import Schedule
 from graphrt.targets.cpu.binary import CpuBinary
-from graphrt.targets.cpu.build import build, units
-from graphrt.targets.cpu.codegen import generate
+from graphrt.targets.cpu.build import build, folder, units
+from graphrt.targets.cpu.codegen import Source, generate
 from graphrt.targets.cpu.generated import TASKS
+from graphrt.targets.cpu.known import Known, find, keep, key
 from graphrt.targets.cpu.saved import save
 
 ROW_LIMIT = 0  # rows are read again from cache by each pass; nothing is kept in registers across passes
@@ -43,15 +44,32 @@ def policy() -> Policy:
     return Policy(splits=splits, min_channels=12, tiles=False)  # siblings stay apart: docs/cpu.md has the measurement
 
 
+def executable(
+    graph: Graph, orders: Mapping[str, Order], freeze: bool, lowered: Callable[[], Lowering]
+) -> tuple[CpuExecutable, Interface]:
+    """The program of ``graph``, and its interface; ``lowered`` is called for one that the cache does not know.
+
+    Raises TargetError.
+    """
+    number = key(graph, orders, freeze) if Flags.read().known else ""
+    if (known := find(number)) is not None:
+        return CpuExecutable(known, lambda: generate(lowered(), freeze)[0]), known.interface
+    lowering = lowered()
+    text, buffers = generate(lowering, freeze)
+    object = build(text.units(units(len(text.launches))), "program")
+    assert lowering.plan is not None
+    interface, frozen = Interface.of(lowering.graph), len(buffers.frozen)
+    known = Known(interface, object.name, lowering.plan.size, list(buffers.entries), frozen, len(text.launches))
+    keep(number, known)
+    return CpuExecutable(known, lambda: text), interface
+
+
 class CpuExecutable(CpuBinary):
     """The binary of a schedule, which also knows its launches and its source."""
 
-    def __init__(self, schedule: Schedule, kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan, freeze: bool) -> None:
-        self._source, buffers = generate(schedule, kernels, plan, freeze)
-        self._launches = len(schedule.launches)
-        path = build(self._source.units(units(self._launches)), "program")
-        outputs = {name: v.type for name, v in schedule.graph.outputs.items()}
-        super().__init__(path, plan.size, buffers.entries, outputs, len(buffers.frozen))
+    def __init__(self, known: Known, text: Callable[[], Source]) -> None:
+        self._text, self._launches = text, known.launches
+        super().__init__(folder() / known.object, known.arena, known.entries, known.interface.outputs, known.frozen)
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises OSError."""
@@ -69,6 +87,5 @@ class CpuExecutable(CpuBinary):
         return seconds
 
     def source(self, launch: int | None) -> str:
-        if launch is None:
-            return str(self._source)
-        return self._source.launches[launch]
+        text = self._text()
+        return str(text) if launch is None else text.launches[launch]

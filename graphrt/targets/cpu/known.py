@@ -1,0 +1,88 @@
+"""Programs that were compiled before, found by their graphs: what a cpu program needs to run, without scheduling it again.
+
+A record lies beside the shared object in the cache. Its name follows from all that the object depends on: the graph but for
+the lines it was written on, the memory orders of its state, flags, this package's sources, compiler and processor.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from graphrt.config import Flags
+from graphrt.ir import Graph
+from graphrt.op import Order
+from graphrt.runtime.lowering import Interface
+from graphrt.targets.cpu.build import folder, identity
+from graphrt.types import TensorType
+
+_PACKAGE = Path(__file__).parents[2]
+_TYPES = ("inputs", "outputs", "state")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A compiled program: its interface and what ``CpuBinary`` is made with; ``object`` is the file of its code."""
+
+    interface: Interface
+    object: str
+    arena: int
+    entries: list[tuple[str, str]]
+    frozen: int
+    launches: int
+
+
+def key(graph: Graph, orders: Mapping[str, Order], freeze: bool) -> str:
+    """What finds the record of ``graph`` compiled with the flags in force; empty where an op is not graphrt's own.
+
+    ``orders`` are the memory orders of state that exists already.
+    """
+    if not all(node.op.infer.__module__.startswith("graphrt.") for node in graph.nodes):
+        return ""  # what it does may have changed with the program that defines it
+    flags = replace(Flags.read(), cache=Path(), target="", threads=0, debug=0, poison=False)
+    held = sorted((name, order) for name, order in orders.items() if name in graph.sources)
+    parts = (graph.text(lines=False), held, freeze, flags, _sources(), identity())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def find(key: str) -> Known | None:
+    """The record of ``key``, if it is there whole, and the object too."""
+    try:
+        found: dict[str, Any] = json.loads(_path(key).read_text()) if key else {}
+        made = found.pop("interface")
+        for kind in _TYPES:
+            made[kind] = {name: TensorType.parse(type) for name, type in made[kind].items()}
+        entries = [(space, name) for space, name in found.pop("entries")]
+        known = Known(Interface(**made), entries=entries, **found)
+        return known if (folder() / known.object).exists() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # none, or one that was cut short: compile again
+
+
+def keep(key: str, known: Known) -> None:
+    """Writes the record of ``key``. A folder that cannot be written holds no object either."""
+    if not key:
+        return
+    made = dict(vars(known.interface))
+    for kind in _TYPES:
+        made[kind] = {name: str(type) for name, type in made[kind].items()}
+    temporary = _path(key).with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps({**vars(known), "interface": made}))
+    os.replace(temporary, _path(key))
+
+
+def _path(key: str) -> Path:
+    return folder() / f"known-{key}.json"
+
+
+@functools.cache
+def _sources() -> str:
+    """This package's code as one short text."""
+    files = sorted(_PACKAGE.rglob("*.py"))
+    return hashlib.sha256(b"\0".join(p.read_bytes() for p in files)).hexdigest()
