@@ -116,7 +116,8 @@ def _compile(
         raise ArgumentError(f"library={library!r} is about contractions on a GPU; the target is {target!r}, so leave it out")
     state = graph.state if state is None else state
     state = State() if state is None else state
-    orders = {n: t.order for n, t in state.types.items()}
+    wrong = {n for n, node in graph.sources.items() if n in state.types and not state.types[n].same(node.types[0])}
+    orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
 
     @functools.cache
     def lower() -> Lowering:
