@@ -343,7 +343,7 @@ def _nothing() -> Any:
 
 def test_a_wider_setting_goes_on_to_decide() -> None:
     """What was inherited is inherited afterwards, and not pinned."""
-    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    matmul, conv, allowed = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.allow_tf32
     was = torch.backends.fp32_precision, matmul.fp32_precision, conv.fp32_precision
     try:
         matmul.fp32_precision = "none"
@@ -355,7 +355,7 @@ def test_a_wider_setting_goes_on_to_decide() -> None:
         assert matmul.fp32_precision == "ieee"
     finally:
         torch.backends.fp32_precision, matmul.fp32_precision, conv.fp32_precision = was
-    assert torch.backends.cudnn.allow_tf32, "torch's default, which it cannot tell when convolutions and RNNs differ"
+    assert torch.backends.cudnn.allow_tf32 is allowed  # which torch cannot tell when convolutions and RNNs differ
 
 
 # --- on a device ----------------------------------------------------------------------------------------------------
