@@ -120,13 +120,13 @@ def _compile(
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
 
     @functools.cache
-    def lower() -> Lowering:
+    def lowered() -> Lowering:
         return _lower(graph, target, orders, flags, float32_matmul_precision, library)
 
-    executable, interface = _executable(target, graph, orders, lower, precision, freeze, level, library)
+    executable, interface = _executable(target, graph, orders, lowered, precision, freeze, level, library)
     for name, type in interface.state.items():
         state.add(name, type, graph.initial[name], interface.copies.get(name, ""))
-    program = Program(graph, target, executable, state, interface, lower, unpack, time.perf_counter() - start)
+    program = Program(graph, target, executable, state, interface, lowered, unpack, time.perf_counter() - start)
     _debug(program, flags)
     return program
 

@@ -147,6 +147,16 @@ def test_a_broken_cache_is_compiled_again(harm: str, lowered: list[str], tmp_pat
     assert lowered == ["cpu", "cpu"], "it is whole again"
 
 
+def test_a_record_that_cannot_be_written_is_left_out(lowered: list[str], tmp_path: Path) -> None:
+    """As in a cache that holds objects and is read-only."""
+    first = grt.compile(step(), target="cpu")
+    (record,) = (tmp_path / "cpu").glob("known-*.json")
+    record.unlink()
+    record.mkdir()
+    same(first, grt.compile(step(), target="cpu"))
+    assert lowered == ["cpu", "cpu"]
+
+
 def test_ops_of_others_are_not_remembered(lowered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import dataclasses
 

@@ -6,6 +6,7 @@ the lines it was written on, the memory orders of its state, flags, this package
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -66,15 +67,16 @@ def find(key: str) -> Known | None:
 
 
 def keep(key: str, known: Known) -> None:
-    """Writes the record of ``key``. A folder that cannot be written holds no object either."""
+    """Writes the record of ``key``, if the cache can be written: objects may lie in one that cannot."""
     if not key:
         return
     made = dict(vars(known.interface))
     for kind in _TYPES:
         made[kind] = {name: str(type) for name, type in made[kind].items()}
     temporary = _path(key).with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps({**vars(known), "interface": made}))
-    os.replace(temporary, _path(key))
+    with contextlib.suppress(OSError):
+        temporary.write_text(json.dumps({**vars(known), "interface": made}))
+        os.replace(temporary, _path(key))
 
 
 def _path(key: str) -> Path:
