@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 import graphrt as grt
 from graphrt import ops as F
+from graphrt.targets.cpu import generated
 
 
 def chosen(x: grt.Value, position: grt.Value) -> grt.Value:
@@ -50,3 +53,57 @@ def test_costly_values_are_kept_for_the_next_pass(rng: np.random.Generator) -> N
     assert program.source().count("grt_exp(") == 1
     powers = np.exp(x.astype(np.float64))
     np.testing.assert_allclose(program(x=x)["y"], powers / powers.sum(-1, keepdims=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool"])
+@pytest.mark.parametrize("columns", [64, 257, 1300])
+def test_results_written_past_the_caches(
+    dtype: str, columns: int, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    monkeypatch.setattr(generated, "STREAM", 1)
+    monkeypatch.setattr(generated, "LINES", 1)
+    x = rng.standard_normal((9, columns)).astype(np.float32)
+
+    def built() -> grt.Program:
+        graph = grt.Graph()
+        values = graph.input("x", x.shape)
+        likely = F.softmax(values, -1)
+        graph.output("row", F.cast(F.ge(likely, 1e-3) if dtype == "bool" else likely, dtype))
+        graph.output("point", F.cast(values[1:, 1:] * 2.0, dtype))  # starts at an odd address
+        return grt.compile(graph, target="cpu")
+
+    program = built()
+    assert program.source().count("grt_stream(") == 2 and program.source().count("grt_fence()") == 2
+    monkeypatch.undo()
+    plain = built()
+    assert "grt_stream(" not in plain.source()
+    expected = plain(x=x)
+    for name, value in program(x=x).items():
+        np.testing.assert_array_equal(np.asarray(value).view(np.uint8), np.asarray(expected[name]).view(np.uint8))
+
+
+@pytest.mark.parametrize("columns", [3, 40, 1000])
+def test_a_sum_of_bounded_exponentials(columns: int) -> None:
+    """Results below the normal range are dropped, which such a sum cannot show; NaN and infinities are not."""
+    x = np.linspace(-300, 300, 6 * columns, dtype=np.float32).reshape(6, columns)
+    x[1], x[2, 0], x[3, 1], x[4, 2] = -np.inf, -np.inf, np.inf, np.nan
+    graph = grt.Graph()
+    values = graph.input("x", x.shape)
+    graph.output("y", F.log(F.sum(F.exp(values - F.amax(values, -1, keepdim=True)), -1)))
+    program = grt.compile(graph, target="cpu")
+    assert "grt_exp_bounded(" in program.source()
+    with np.errstate(invalid="ignore"):
+        wide = x.astype(np.float64)
+        expected = np.log(np.exp(wide - wide.max(-1, keepdims=True)).sum(-1))
+    np.testing.assert_allclose(program(x=x)["y"], expected, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("op", [F.amax, F.amin])
+@pytest.mark.parametrize("columns", [7, 33, 200])
+def test_extrema_of_rows_find_nan(op: Callable[..., grt.Value], columns: int, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((columns + 1, columns)).astype(np.float32)
+    x[np.arange(columns), np.arange(columns)] = np.nan
+    graph = grt.Graph()
+    graph.output("y", op(graph.input("x", x.shape), -1))
+    expected = (np.max if op is F.amax else np.min)(x, -1)
+    np.testing.assert_array_equal(grt.compile(graph, target="cpu")(x=x)["y"], expected)

@@ -17,17 +17,29 @@ GRT_INLINE uint32_t grt_float_to_bits(float value) {
 }
 
 /* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds and leaves n in the low bits, from where it goes
- * into the exponent; below the normal range 2^64 times the result is made first, so that it is rounded once. */
-GRT_INLINE float grt_exp_f32(float x) {
-  const float c = x < -104.0f ? -104.0f : x, t = c * 1.44269504f + 12582912.0f, n = t - 12582912.0f;
-  const float r = (c - n * 0.693359375f) + n * 2.12194440e-4f;
+ * into the exponent. Returns e^r; *power is to be added to its bits. */
+GRT_INLINE float grt_exp_reduced(float x, uint32_t *power) {
+  const float t = x * 1.44269504f + 12582912.0f, n = t - 12582912.0f;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 0.0013934545f;
   p = p * r + 0.00836377684f, p = p * r + 0.0416664556f, p = p * r + 0.166665733f, p = p * r + 0.5f;
-  const float y = (p * r) * r + r + 1.0f;
-  const int small = c < -87.0f;
-  const uint32_t power = (grt_float_to_bits(t) << 23) + (small ? 64u << 23 : 0);
-  const float z = grt_bits_to_float(grt_float_to_bits(y) + power), w = small ? z * 0x1p-64f : z;
-  return x <= 88.72283f ? w : x + INFINITY; /* infinity, or x if that is no number */
+  *power = grt_float_to_bits(t) << 23;
+  return (p * r) * r + r + 1.0f;
+}
+/* Below the normal range 2^64 times the result is made first, so that it is rounded once. */
+GRT_INLINE float grt_exp_f32(float x) {
+  uint32_t power;
+  const float y = grt_exp_reduced(x, &power);
+  const int small = x < -87.0f;
+  const float z = grt_bits_to_float(grt_float_to_bits(y) + power + (small ? 64u << 23 : 0)), w = small ? z * 0x1p-64f : z;
+  const float u = x <= 88.72283f ? w : x + INFINITY; /* infinity, or x if that is no number */
+  return x < -104.0f ? 0.0f : u;
+}
+/* e^x of x <= 0, and 0 instead of results below the normal range: for a sum that has a 1 in it. */
+GRT_INLINE float grt_exp_bounded_f32(float x) {
+  uint32_t power;
+  const float y = grt_exp_reduced(x, &power), z = grt_bits_to_float(grt_float_to_bits(y) + power);
+  return x >= -87.3f ? z : x < 0.0f ? 0.0f : x;
 }
 
 /* log x = e ln 2 + log m, m within sqrt 2 of 1 */
@@ -72,6 +84,7 @@ GRT_INLINE float grt_erf_f32(float x) {
 }
 
 #define grt_exp(a) _Generic((a), float: grt_exp_f32, default: exp)(a)
+#define grt_exp_bounded(a) _Generic((a), float: grt_exp_bounded_f32, default: exp)(a)
 #define grt_log(a) _Generic((a), float: grt_log_f32, default: log)(a)
 #define grt_tanh(a) _Generic((a), float: grt_tanh_f32, default: tanh)(a)
 #define grt_erf(a) _Generic((a), float: grt_erf_f32, default: erf)(a)

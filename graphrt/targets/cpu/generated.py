@@ -1,6 +1,7 @@
 """Prints the kernels that have no template: loops over a domain, over rows, over columns side by side.
 
-Axes are merged while every address stays affine in the inner one, so that the C compiler sees a plain vectorisable loop.
+Axes are merged while every address stays affine in the inner one, so that the C compiler sees a plain vectorisable loop. Such
+a loop runs in strips where its result is too large for any cache: each is written past the caches (``kernels/c/stream.h``).
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ import math
 from collections.abc import Sequence
 
 from graphrt.index import Expr, axis, delinearize
-from graphrt.schedule.kernel_ir import Pass, PointwiseKernel, ReductionKernel, Var
+from graphrt.schedule.kernel_ir import Block, Pass, PointwiseKernel, ReductionKernel, Store, Var
 from graphrt.targets.cpu.loops import bind, innermost, merge
 from graphrt.targets.cpu.printer import Printer, combine, initial
-from graphrt.targets.cpu.rows import choose, keep
+from graphrt.targets.cpu.rows import bounded, choose, keep
 from graphrt.targets.scalar import C_TYPES
 
 CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
-ROWS_CHUNK = 65536  # elements, over all passes, of a task of rows: long runs of memory suit the prefetcher
+ROWS_CHUNK = 1 << 18  # elements, over all passes, of a task of rows: long runs of memory suit the prefetcher
+STRIP = 512  # elements: what is collected before it is streamed
+STREAM = 32 << 20  # bytes of the smallest result that is streamed: nobody finds it in a cache
+LINES = 1024  # bytes of the shortest run that is worth it
 LANES = 128  # columns a column reduction accumulates side by side, at most
 VECTOR = 16  # at least: a cache line of floats
 TASKS = 8  # of a launch, at least, where there is so much to do: enough for a few threads to share evenly
@@ -31,20 +35,15 @@ class LoopPrinter(Printer):
 
     def pointwise(self, kernel: PointwiseKernel) -> tuple[int, list[str]]:
         """One loop nest over the domain."""
-        dims = kernel.order
-        outer, inner = merge(dims, kernel.shape, [kernel.block], {}, "o", "j")
+        outer, inner = merge(kernel.order, kernel.shape, [kernel.block], {}, "o", "j")
         at, rows, row = bind(kernel.shape, outer, inner, "o", "j")
-        indent = "    "
-        body = [*self.insts(kernel.block, at, indent), *self.stores(kernel.block.stores, at, indent)]
         head = [*self.opened(), *self.task()]
         if rows == 1:
             tasks = max(-(-row // CHUNK), 1)
             loop = [
                 f"  enum {{ SIZE = {row}, CHUNK = {CHUNK} }};",
                 "  const int begin = (int)task * CHUNK, end = SIZE - begin < CHUNK ? SIZE : begin + CHUNK;",
-                "  GRT_SIMD for (int j = begin; j < end; j++) {",
-                *body,
-                "  }",
+                *self.run("  ", "GRT_SIMD ", ("begin", "end"), kernel.block, at, row),
             ]
         else:
             step = max(CHUNK // max(row, 1), 1)
@@ -52,18 +51,62 @@ class LoopPrinter(Printer):
             loop = [
                 f"  enum {{ ROWS = {rows}, SIZE = {row}, STEP = {step} }};",
                 "  const int begin = (int)task * STEP, end = ROWS - begin < STEP ? ROWS : begin + STEP;",
-                "  for (int o = begin; o < end; o++) GRT_SIMD for (int j = 0; j < SIZE; j++) {",
-                *body,
-                "  }",
+                "  for (int o = begin; o < end; o++)",
+                *self.run("  ", "GRT_SIMD ", ("0", "SIZE"), kernel.block, at, row),
             ]
-        return (tasks if rows * row else 0), [*head, *loop, "}"]
+        return (tasks if rows * row else 0), self.closed([*head, *loop])
+
+    def run(
+        self,
+        indent: str,
+        hint: str,
+        span: tuple[str, str],
+        block: Block,
+        at: dict[str, Expr],
+        row: int,
+        rest: Sequence[str] = (),
+    ) -> list[str]:
+        """The loop of ``j`` over ``span`` of a row of ``row``: ``block``, then ``rest``; in strips if results are streamed."""
+        streamed = [s for s in block.stores if self.streams(s, at, row)]
+        inside = indent + ("    " if streamed else "  ")
+        parts = [f"part{n}" for n in range(len(streamed))]
+        body = self.insts(block, at, inside)
+        body += self.stores([s for s in block.stores if s not in streamed], at, inside)
+        for s, part in zip(streamed, parts, strict=True):
+            body.append(f"{inside}{part}[j - k] = {self.converted(s.var, s.slot.type.dtype)};")
+        body += [f"{inside}{line}" for line in rest]
+        if not streamed:
+            return [f"{indent}{hint}for (int j = {span[0]}; j < {span[1]}; j++) {{", *body, f"{indent}}}"]
+        here = {name: e.substitute({"j": axis("k", row)}) for name, e in at.items()}
+        lines = [
+            f"{indent}for (int k = {span[0]}; k < {span[1]}; k += {STRIP}) {{",
+            f"{indent}  const int stop = {span[1]} - k < {STRIP} ? {span[1]} : k + {STRIP};",
+            *(f"{indent}  {C_TYPES[s.slot.type.dtype]} {p}[{STRIP}];" for s, p in zip(streamed, parts, strict=True)),
+            f"{indent}  {hint}for (int j = k; j < stop; j++) {{",
+            *body,
+            f"{indent}  }}",
+        ]
+        for s, part in zip(streamed, parts, strict=True):
+            there = f"buf.{self.fields[s.slot]} + {self.expr(s.offset, here)}"
+            lines.append(f"{indent}  grt_stream({there}, {part}, (size_t)(stop - k) * sizeof *{part});")
+        return [*lines, f"{indent}}}"]
+
+    def streams(self, s: Store, at: dict[str, Expr], row: int) -> bool:
+        """Whether ``s`` fills runs of a result that is too large for a cache."""
+        itemsize = s.slot.type.dtype.itemsize
+        large = s.size * itemsize >= STREAM and row * itemsize >= LINES
+        return large and s.offset.substitute(at).stride("j") == 1
+
+    def closed(self, lines: list[str]) -> list[str]:
+        """The whole text of a task; what it streamed is seen by all before it counts as done."""
+        return [*lines, *(["  grt_fence();"] if any("grt_stream(" in line for line in lines) else []), "}"]
 
     def reduction(self, kernel: ReductionKernel) -> tuple[int, list[str]]:
         """Row by row if the innermost axis is reduced, else many columns side by side."""
         fastest = innermost(kernel)
         columns = bool(kernel.kept) and fastest in kernel.kept and kernel.shape[fastest] > 1
         kernel = choose(kernel)
-        return self._columns(kernel) if columns else self._rows(*keep(kernel))
+        return self._columns(kernel) if columns else self._rows(*bounded(*keep(kernel)))
 
     def _rows(self, kernel: ReductionKernel, kept: Sequence[Var]) -> tuple[int, list[str]]:
         shape = kernel.shape
@@ -87,42 +130,35 @@ class LoopPrinter(Printer):
             "  for (int x = begin; x < end; x++) {",
         ]
         for p in kernel.passes:
-            for op, _, result in p.reduces:
-                lines.append(f"    {C_TYPES[result.dtype]} {result.name} = {initial(op, result.dtype)};")
             if p.reduces or p.inner.stores:
                 lines += self._over_row(p, at, kept, row)
             lines += [*self.insts(p.after, at, "    "), *self.stores(p.after.stores, at, "    ")]
-        return tasks, [*lines, "  }", "}"]
+        return tasks, self.closed([*lines, "  }"])
 
     def _over_row(self, p: Pass, at: dict[str, Expr], kept: Sequence[Var], row: int) -> list[str]:
-        """The loop of one pass over the elements of a row."""
-        sums = [result.name for op, _, result in p.reduces if op == "sum"]
-        body = [*self.insts(p.inner, at, "      "), *self.stores(p.inner.stores, at, "      ")]
-        body += [f"      {i.out.name}_row[o * SIZE + j] = {i.out.name};" for i in p.inner.insts if i.out in kept]
-        fold = [f"      {r.name} = {combine(op, r.name, self.var(x), r.dtype)};" for op, x, r in p.reduces]
-        if len(sums) < len(p.reduces) and row >= 2 * VECTOR:
-            return self.lanes(p.reduces, body, fold)
-        simple = sums and len(sums) == len(p.reduces)
-        hint = f'_Pragma("omp simd reduction(+:{",".join(sums)})") ' if simple else ""
-        return [f"    for (int o = 0; o < OUTER; o++) {hint}for (int j = 0; j < SIZE; j++) {{", *body, *fold, "    }"]
+        """The loop of one pass over the elements of a row.
 
-    def lanes(self, reduces: Sequence[tuple[str, Var, Var]], body: Sequence[str], fold: Sequence[str]) -> list[str]:
-        """The loop over a row with VECTOR partial results side by side: a fold that is no sum vectorises in no other way."""
-        lines, gather, join = [], [], []
-        for op, x, r in reduces:
-            first, part = initial(op, r.dtype), f"{r.name}_[l]"
-            lines.append(f"    {C_TYPES[r.dtype]} {r.name}_[{VECTOR}];")
-            lines.append(f"    for (int l = 0; l < {VECTOR}; l++) {part} = {first};")
-            gather.append(f"      {part} = {combine(op, part, self.var(x), r.dtype)};")
-            join.append(f"    for (int l = 0; l < {VECTOR}; l++) {r.name} = {combine(op, r.name, part, r.dtype)};")
-        return [
-            *lines,
-            "    for (int o = 0; o < OUTER; o++) {",
-            f"    for (int k = 0; k + {VECTOR} <= SIZE; k += {VECTOR}) GRT_SIMD for (int l = 0; l < {VECTOR}; l++) {{",
-            *("      const int j = k + l;", *body, *gather, "    }"),
-            f"    for (int j = SIZE / {VECTOR} * {VECTOR}; j < SIZE; j++) {{",
-            *(*body, *fold, "    }", "    }", *join),
-        ]
+        Extrema are folded without regard to NaN, which a loop can do in vectors, and NaN is looked for beside.
+        """
+        declared, body, hints, after = [], [], [], []
+        for op, x, r in p.reduces:
+            declared.append(f"    {C_TYPES[r.dtype]} {r.name} = {initial(op, r.dtype)};")
+            value, sign = self.var(x), {"sum": "+", "prod": "*"}.get(op, op)
+            hints.append(f"reduction({sign}:{r.name})")
+            if op in ("sum", "prod"):
+                body.append(f"{r.name} = {combine(op, r.name, value, r.dtype)};")
+                continue
+            body.append(f"{r.name} = {r.name} {'>' if op == 'max' else '<'} {value} ? {r.name} : {value};")
+            if r.dtype.is_float:
+                declared.append(f"    int {r.name}_nan = 0;")
+                hints.append(f"reduction(|:{r.name}_nan)")
+                body.append(f"{r.name}_nan |= {value} != {value};")
+                after.append(f"    if ({r.name}_nan) {r.name} = NAN;")
+        body = [f"{i.out.name}_row[o * SIZE + j] = {i.out.name};" for i in p.inner.insts if i.out in kept] + body
+        short = row < 2 * VECTOR and any(op != "sum" for op, _, _ in p.reduces)
+        hint = f'_Pragma("omp simd {" ".join(hints)}") ' if hints and not short else ""
+        loop = self.run("    ", hint, ("0", "SIZE"), p.inner, at, row, body)
+        return [*declared, "    for (int o = 0; o < OUTER; o++)", *loop, *after]
 
     def _columns(self, kernel: ReductionKernel) -> tuple[int, list[str]]:
         shape = kernel.shape

@@ -2,6 +2,8 @@
 
 A sum over a row of which one element is chosen (``where(index == k, x, 0)``, the class of a loss) reads that element. A value
 that took many instructions (an exponential) is kept for later passes over the row, when the row is short enough for a cache.
+An exponential of a row less its maximum that is only summed is a shorter one: no result is above 1, and the least ones vanish
+beside the 1 that is among them.
 """
 
 from __future__ import annotations
@@ -52,17 +54,15 @@ def keep(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
     """``kernel`` with costly values of a pass read back by later ones (op ``kept``), and the values to write down."""
     if math.prod(kernel.shape[d] for d in kernel.reduced) > ROW:
         return kernel, []
-    numbers: dict[Any, int] = {}  # of what is computed, whatever the variable's name
+    number = _numbered(kernel)
     known: dict[int, Var] = {}
     kept: list[Var] = []
     passes = []
     for p in kernel.passes:
-        number: dict[Var, int] = {}
         found: dict[int, Var] = {}
         insts = []
         for inst in p.inner.insts:
-            args = tuple(number.get(a, a) if isinstance(a, Var) else a for a in inst.args)
-            it = number[inst.out] = numbers.setdefault((inst.op, args, inst.out.dtype), len(numbers))
+            it = number[inst.out]
             if it in known:
                 kept += [known[it]] if known[it] not in kept else []
                 insts.append(Inst(inst.out, "kept", (known[it],)))
@@ -73,6 +73,38 @@ def keep(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
         known |= found
         passes.append(replace(p, inner=_pruned(replace(p.inner, insts=insts), p.reduces)))
     return replace(kernel, passes=passes), kept
+
+
+def bounded(kernel: ReductionKernel, kept: Sequence[Var]) -> tuple[ReductionKernel, Sequence[Var]]:
+    """``kernel`` with ``exp(x - max(x))`` of which only the sum is asked as op ``exp_bounded``, and ``kept`` as it was."""
+    number = _numbered(kernel)
+    maxima = {r: number[x] for p in kernel.passes for op, x, r in p.reduces if op == "max"}
+    passes = []
+    for p in kernel.passes:
+        by = {i.out: i for i in p.inner.insts}
+        used = [a for i in p.inner.insts for a in i.args if isinstance(a, Var)] + [s.var for s in p.inner.stores] + list(kept)
+        summed = {x for op, x, _ in p.reduces if op == "sum"}.difference(used, (x for op, x, _ in p.reduces if op != "sum"))
+
+        def shorter(inst: Inst, by: dict[Var, Inst] = by, summed: set[Var] = summed) -> bool:
+            if inst.op != "exp" or inst.out not in summed or inst.args[0] not in by or by[inst.args[0]].op != "sub":
+                return False
+            x, most = by[inst.args[0]].args
+            return most in maxima and maxima[most] == number[x]
+
+        insts = [replace(i, op="exp_bounded") if shorter(i) else i for i in p.inner.insts]
+        passes.append(replace(p, inner=replace(p.inner, insts=insts)))
+    return replace(kernel, passes=passes), kept
+
+
+def _numbered(kernel: ReductionKernel) -> dict[Var, int]:
+    """A number for each variable of the passes over a row: the same for all that hold the same value."""
+    numbers: dict[Any, int] = {}
+    number: dict[Var, int] = {}
+    for p in kernel.passes:
+        for inst in p.inner.insts:
+            args = tuple(number.get(a, a) if isinstance(a, Var) else a for a in inst.args)
+            number[inst.out] = numbers.setdefault((inst.op, args, inst.out.dtype), len(numbers))
+    return number
 
 
 def _choice(block: Block, x: Var, along: Expr) -> tuple[Var, Var] | None:
