@@ -1,40 +1,84 @@
-/* Gradient of a 3x3 filter of stride 1 by Winograd's transforms (conv_winograd.h): the gradient of Y = A' [(G g G') * (B' d B)] A.
+/* Gradient of a 3x3 filter of stride 1 by Winograd's transforms (winograd.h): the gradient of Y = A' [(G g G') * (B' d B)] A.
  *
  *   dg = G' [ sum over tiles of (B' d B) * (A dy A') ] G
  *
  * A task owns NK output and CB input channels. It takes TR rows of tiles, or NB small images, at a time, transforms both sides
- * and adds up 16 products [CB x tiles] [tiles x NK].
+ * and adds up N * N products [CB x tiles] [tiles x NK].
  */
+#include "winograd.h"
 enum { FN(_CB) = CEIL_DIV(CC / GROUPS, CEIL_DIV(CC / GROUPS, 32)) };
 #include "conv_wgrad_tile.h"
+/* Products of one channel by one channel */
+#define GRT_PRODUCTS(m) (((m) + 2) * ((m) + 2) * CEIL_DIV(CP, m) * CEIL_DIV(CQ, m))
 enum {
-  FN(_TP) = CEIL_DIV(CP, 2),
-  FN(_TQ) = CEIL_DIV(CQ, 2),
-  FN(_WANT) = 5120 / (FN(_NK) + FN(_CB)), /* tiles at a time: 320 KB of both transformed sides */
+  FN(_M) = GRT_PRODUCTS(4) < GRT_PRODUCTS(2) ? 4 : 2,
+  FN(_N) = FN(_M) + 2,
+  FN(_NN) = FN(_N) * FN(_N),
+  FN(_TP) = CEIL_DIV(CP, FN(_M)),
+  FN(_TQ) = CEIL_DIV(CQ, FN(_M)),
+  FN(_WANT) = 81920 / (FN(_NN) * (FN(_NK) + FN(_CB))), /* tiles at a time: 320 KB of both transformed sides */
   FN(_PARTS) = CEIL_DIV(FN(_TP), MAX_OF(1, MIN_OF(FN(_TP), FN(_WANT) / MAX_OF(FN(_TQ), 1)))),
   FN(_TR) = CEIL_DIV(FN(_TP), FN(_PARTS)),
   FN(_NB) = FN(_PARTS) > 1 ? 1 : MAX_OF(1, MIN_OF(CEIL_DIV(CN, SPLITS), FN(_WANT) / MAX_OF(FN(_TP) * FN(_TQ), 1))),
   FN(_TILES) = FN(_NB) * FN(_TR) * FN(_TQ),
-  FN(_WIDTH) = 2 * FN(_TQ) + 2,
-  FN(_HEIGHT) = 2 * FN(_TR) + 2
+  FN(_WIDTH) = FN(_M) * FN(_TQ) + 2,
+  FN(_PITCH) = FN(_WIDTH) * FN(_CB),
+  FN(_HEIGHT) = FN(_M) * FN(_TR) + 2,
+  /* From one of the N * N matrices to the next: not a power of two, or all would meet in the same lines of a cache. */
+  FN(_XSTEP) = FN(_TILES) * FN(_CB) + GRT_LANES(T),
+  FN(_DSTEP) = FN(_TILES) * FN(_NK) + GRT_LANES(T)
 };
+#undef GRT_PRODUCTS
+
+/* B' d B for a row of tiles of a patch, its columns first: neighbouring tiles share them */
+GRT_INLINE void FN(_transform)(const T *patch, T *columns, T *v) {
+  enum { M = FN(_M), N = FN(_N), CB = FN(_CB), PITCH = FN(_PITCH), STEP = FN(_XSTEP) };
+  GRT_SIMD for (int x = 0; x < PITCH; x++) FN(_input)(M, patch + x, PITCH, columns + x, PITCH);
+  for (int q = 0; q < FN(_TQ); q++)
+    for (int i = 0; i < N; i++) {
+      const T *d = columns + i * PITCH + M * q * CB;
+      T *to = v + i * N * STEP + q * CB;
+      GRT_SIMD for (int c = 0; c < CB; c++) FN(_input)(M, d + c, CB, to + c, STEP);
+    }
+}
+
+/* A dy A' for one tile, zero where it hangs over the edge or has no channel */
+GRT_INLINE void FN(_gradient)(const FN(_buffers) buf, T *d, int n, int k0, const int width, int p, int q) {
+  enum { M = FN(_M), N = FN(_N), NK = FN(_NK), STEP = FN(_DSTEP) };
+  T dy[M][M][NK] __attribute__((aligned(64))), columns[N][M][NK] __attribute__((aligned(64)));
+  const int whole = p + M <= CP && q + M <= CQ;
+  if (width < NK || !whole) memset(dy, 0, sizeof dy);
+  for (int i = 0; i < MIN_OF(CP - p, M); i++)
+    for (int j = 0; j < MIN_OF(CQ - q, M); j++) {
+      if (width == NK) {
+        GRT_SIMD for (int k = 0; k < NK; k++) dy[i][j][k] = LOAD_DY(buf, n, k0 + k, p + i, q + j);
+      } else {
+        GRT_SIMD for (int k = 0; k < width; k++) dy[i][j][k] = LOAD_DY(buf, n, k0 + k, p + i, q + j);
+      }
+    }
+  for (int j = 0; j < M; j++)
+    GRT_SIMD for (int k = 0; k < NK; k++) FN(_spread)(M, &dy[0][j][k], M * NK, &columns[0][j][k], M * NK);
+  for (int i = 0; i < N; i++)
+    GRT_SIMD for (int k = 0; k < NK; k++) FN(_spread)(M, &columns[i][0][k], NK, d + i * N * STEP + k, STEP);
+}
 
 static void FN(_task)(long task, void **table) {
   const FN(_buffers) buf = FN(_open)(table);
-  enum { NK = FN(_NK), CB = FN(_CB), TQ = FN(_TQ), TILES = FN(_TILES), WIDTH = FN(_WIDTH), PITCH = FN(_WIDTH) * FN(_CB) };
+  enum { M = FN(_M), N = FN(_N), NN = FN(_NN), NK = FN(_NK), CB = FN(_CB), TQ = FN(_TQ), WIDTH = FN(_WIDTH), PITCH = FN(_PITCH) };
+  enum { NUMBERS = NN * (CB * NK + FN(_XSTEP) + FN(_DSTEP)) + (FN(_HEIGHT) + N) * PITCH };
   const FN(_share) own = FN(_block)(task);
-  T *sum = grt_scratch(sizeof(T) * (16 * (CB * NK + TILES * (CB + NK)) + FN(_HEIGHT) * WIDTH * CB + 4 * NK + 64));
-  T *v = sum + 16 * CB * NK, *d = v + 16 * TILES * CB, *patch = d + 16 * TILES * NK, *dy = patch + FN(_HEIGHT) * WIDTH * CB;
-  memset(sum, 0, sizeof(T) * 16 * CB * NK);
-  memset(patch, 0, sizeof(T) * FN(_HEIGHT) * WIDTH * CB);
+  T *sum = grt_scratch(sizeof(T) * (NUMBERS + 64));
+  T *v = sum + NN * CB * NK, *d = v + NN * FN(_XSTEP), *patch = d + NN * FN(_DSTEP), *columns = patch + FN(_HEIGHT) * PITCH;
+  memset(sum, 0, sizeof(T) * NN * CB * NK);
+  memset(patch, 0, sizeof(T) * FN(_HEIGHT) * PITCH);
   for (int n0 = own.first; n0 < own.last; n0 += FN(_NB))
     for (int row0 = 0; row0 < FN(_TP); row0 += FN(_TR)) {
       const int images = MIN_OF(own.last - n0, FN(_NB)), rows = MIN_OF(FN(_TP) - row0, FN(_TR));
       int tiles = 0;
       for (int n = n0; n < n0 + images; n++) {
-        for (int h = 0; h < 2 * rows + 2; h++) {
+        for (int h = 0; h < M * rows + 2; h++) {
           T *to = patch + h * PITCH;
-          const int hh = 2 * row0 + h - PAD_H;
+          const int hh = M * row0 + h - PAD_H;
           for (int w = 0; w < WIDTH; w++, to += CB) {
             if (hh >= 0 && hh < CH && w >= PAD_W && w < CW + PAD_W) {
               GRT_SIMD for (int c = 0; c < own.channels; c++) to[c] = LOAD_X(buf, n, own.c0 + c, hh, w - PAD_W);
@@ -43,70 +87,24 @@ static void FN(_task)(long task, void **table) {
             }
           }
         }
-        for (int row = 0; row < rows; row++)
-          for (int q = 0; q < TQ; q++, tiles++) {
-            const T *at = patch + 2 * row * PITCH + 2 * q * CB;
-            T *to = v + tiles * CB, *out = d + tiles * NK;
-            GRT_SIMD for (int c = 0; c < CB; c++) { /* B' d B */
-              T t[4][4];
-              for (int j = 0; j < 4; j++) {
-                const T d0 = at[j * CB + c], d1 = at[PITCH + j * CB + c], d2 = at[2 * PITCH + j * CB + c];
-                const T d3 = at[3 * PITCH + j * CB + c];
-                t[0][j] = d0 - d2, t[1][j] = d1 + d2, t[2][j] = d2 - d1, t[3][j] = d1 - d3;
-              }
-              for (int i = 0; i < 4; i++) {
-                to[(4 * i + 0) * TILES * CB + c] = t[i][0] - t[i][2];
-                to[(4 * i + 1) * TILES * CB + c] = t[i][1] + t[i][2];
-                to[(4 * i + 2) * TILES * CB + c] = t[i][2] - t[i][1];
-                to[(4 * i + 3) * TILES * CB + c] = t[i][1] - t[i][3];
-              }
-            }
-            for (int i = 0; i < 4; i++) {
-              const int pp = 2 * (row0 + row) + i / 2, qq = 2 * q + i % 2;
-              if (own.width < NK || pp >= CP || qq >= CQ) memset(dy + i * NK, 0, sizeof(T) * NK);
-              if (pp >= CP || qq >= CQ) continue;
-              if (own.width == NK) {
-                GRT_SIMD for (int k = 0; k < NK; k++) dy[i * NK + k] = LOAD_DY(buf, n, own.k0 + k, pp, qq);
-              } else {
-                GRT_SIMD for (int k = 0; k < own.width; k++) dy[i * NK + k] = LOAD_DY(buf, n, own.k0 + k, pp, qq);
-              }
-            }
-            GRT_SIMD for (int k = 0; k < NK; k++) { /* A dy A' */
-              T t[4][2];
-              for (int j = 0; j < 2; j++) {
-                const T a = dy[j * NK + k], b = dy[(2 + j) * NK + k];
-                t[0][j] = a, t[1][j] = a + b, t[2][j] = a - b, t[3][j] = -b;
-              }
-              for (int i = 0; i < 4; i++) {
-                out[(4 * i + 0) * TILES * NK + k] = t[i][0];
-                out[(4 * i + 1) * TILES * NK + k] = t[i][0] + t[i][1];
-                out[(4 * i + 2) * TILES * NK + k] = t[i][0] - t[i][1];
-                out[(4 * i + 3) * TILES * NK + k] = -t[i][1];
-              }
-            }
-          }
+        for (int row = 0; row < rows; row++, tiles += TQ) {
+          FN(_transform)(patch + M * row * PITCH, columns, v + tiles * CB);
+          for (int q = 0; q < TQ; q++)
+            FN(_gradient)(buf, d + (tiles + q) * NK, n, own.k0, own.width, M * (row0 + row), M * q);
+        }
       }
-      for (int i = 0; i < 16; i++)
-        FN(_tiles)(v + i * TILES * CB, d + i * TILES * NK, sum + i * CB * NK, 1, 1, tiles, 0, 0, CB);
+      for (int i = 0; i < NN; i++)
+        FN(_tiles)(v + i * FN(_XSTEP), d + i * FN(_DSTEP), sum + i * CB * NK, 1, 1, tiles, 0, 0, CB);
     }
   for (int c = 0; c < own.channels; c++) {
-    const T *s = sum + c * NK;
     enum { STEP = FN(_CB) * FN(_NK) };
-    T dw[9][NK] __attribute__((aligned(64)));
-    GRT_SIMD for (int k = 0; k < NK; k++) { /* G' sum G */
-      T t[3][4];
-      for (int j = 0; j < 4; j++) {
-        const T s0 = s[j * STEP + k], s1 = s[(4 + j) * STEP + k], s2 = s[(8 + j) * STEP + k], s3 = s[(12 + j) * STEP + k];
-        t[0][j] = s0 + (T)0.5 * (s1 + s2), t[1][j] = (T)0.5 * (s1 - s2), t[2][j] = (T)0.5 * (s1 + s2) + s3;
-      }
-      for (int i = 0; i < 3; i++) {
-        dw[3 * i + 0][k] = t[i][0] + (T)0.5 * (t[i][1] + t[i][2]);
-        dw[3 * i + 1][k] = (T)0.5 * (t[i][1] - t[i][2]);
-        dw[3 * i + 2][k] = (T)0.5 * (t[i][1] + t[i][2]) + t[i][3];
-      }
-    }
+    T rows[3][N][NK] __attribute__((aligned(64))), dw[3][3][NK] __attribute__((aligned(64)));
+    for (int j = 0; j < N; j++)
+      GRT_SIMD for (int k = 0; k < NK; k++) FN(_gathered)(M, sum + c * NK + j * STEP + k, N * STEP, &rows[0][j][k], N * NK);
+    for (int i = 0; i < 3; i++)
+      GRT_SIMD for (int k = 0; k < NK; k++) FN(_gathered)(M, &rows[i][0][k], NK, &dw[i][0][k], NK);
     for (int i = 0; i < 9; i++)
-      GRT_SIMD for (int k = 0; k < own.width; k++) STORE(buf, own.split, own.k0 + k, own.cb * CB + c, i / 3, i % 3, dw[i][k]);
+      GRT_SIMD for (int k = 0; k < own.width; k++) STORE(buf, own.split, own.k0 + k, own.cb * CB + c, i / 3, i % 3, dw[i / 3][i % 3][k]);
   }
 }
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_KB) * FN(_CPARTS), table); }

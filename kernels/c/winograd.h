@@ -1,0 +1,89 @@
+/* One-dimensional transforms of Winograd's minimal filtering F(M, 3), M = 2 or 4 outputs from N = M + 2 inputs by N products:
+ *
+ *   y = A' [ (G g) * (B' d) ]      Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016
+ *
+ * and of its gradient, dg = G' [ (B' d) * (A dy) ]; in two dimensions each is applied to columns, then to rows. They are
+ * interpolation (Toom and Cook) at 0, 1, -1 and infinity, and for M = 4 at 0, a, -a, b, -b and infinity. Errors grow with the
+ * spread of the points: a = 3/4 and b = 3/2 leave them within three times those of a plain sum, where the usual 1 and 2 give ten.
+ *
+ * Each works on one lane: `from` and `to` are `in` and `out` numbers apart.
+ */
+#define GRT_A2 ((T)0.5625)    /* a^2 */
+#define GRT_B2 ((T)2.25)      /* b^2 */
+#define GRT_NA ((T)-1.8984375) /* 2 a^2 (a^2 - b^2) */
+#define GRT_NB ((T)7.59375)   /* 2 b^2 (b^2 - a^2) */
+
+/* B' d */
+GRT_INLINE void FN(_input)(const int m, const T *from, const long in, T *to, const long out) {
+  const T d0 = from[0], d1 = from[in], d2 = from[2 * in], d3 = from[3 * in];
+  if (m == 2) {
+    to[0] = d0 - d2, to[out] = d1 + d2, to[2 * out] = d2 - d1, to[3 * out] = d1 - d3;
+  } else {
+    const T d4 = from[4 * in], d5 = from[5 * in];
+    const T even = d4 - GRT_B2 * d2, odd = (T)0.75 * (d3 - GRT_B2 * d1);
+    const T even_b = d4 - GRT_A2 * d2, odd_b = (T)1.5 * (d3 - GRT_A2 * d1);
+    to[0] = GRT_A2 * GRT_B2 * d0 - (GRT_A2 + GRT_B2) * d2 + d4;
+    to[out] = even + odd, to[2 * out] = even - odd, to[3 * out] = even_b + odd_b, to[4 * out] = even_b - odd_b;
+    to[5 * out] = GRT_A2 * GRT_B2 * d1 - (GRT_A2 + GRT_B2) * d3 + d5;
+  }
+}
+
+/* G g */
+GRT_INLINE void FN(_filtered)(const int m, const T *from, const long in, T *to, const long out) {
+  const T g0 = from[0], g1 = from[in], g2 = from[2 * in];
+  if (m == 2) {
+    to[0] = g0, to[out] = (T)0.5 * (g0 + g2 + g1), to[2 * out] = (T)0.5 * (g0 + g2 - g1), to[3 * out] = g2;
+  } else {
+    const T even = (1 / GRT_NA) * (g0 + GRT_A2 * g2), odd = ((T)0.75 / GRT_NA) * g1;
+    const T even_b = (1 / GRT_NB) * (g0 + GRT_B2 * g2), odd_b = ((T)1.5 / GRT_NB) * g1;
+    to[0] = (1 / (GRT_A2 * GRT_B2)) * g0;
+    to[out] = even + odd, to[2 * out] = even - odd, to[3 * out] = even_b + odd_b, to[4 * out] = even_b - odd_b;
+    to[5 * out] = g2;
+  }
+}
+
+/* A' s */
+GRT_INLINE void FN(_output)(const int m, const T *from, const long in, T *to, const long out) {
+  const T s0 = from[0], s1 = from[in], s2 = from[2 * in], s3 = from[3 * in];
+  if (m == 2) {
+    to[0] = s0 + s1 + s2, to[out] = s1 - s2 - s3;
+  } else {
+    const T s4 = from[4 * in], s5 = from[5 * in];
+    const T even = s1 + s2, odd = (T)0.75 * (s1 - s2), even_b = s3 + s4, odd_b = (T)1.5 * (s3 - s4);
+    to[0] = s0 + even + even_b, to[out] = odd + odd_b;
+    to[2 * out] = GRT_A2 * even + GRT_B2 * even_b, to[3 * out] = GRT_A2 * odd + GRT_B2 * odd_b + s5;
+  }
+}
+
+/* A dy */
+GRT_INLINE void FN(_spread)(const int m, const T *from, const long in, T *to, const long out) {
+  const T y0 = from[0], y1 = from[in];
+  if (m == 2) {
+    to[0] = y0, to[out] = y0 + y1, to[2 * out] = y0 - y1, to[3 * out] = -y1;
+  } else {
+    const T y2 = from[2 * in], y3 = from[3 * in];
+    const T even = y0 + GRT_A2 * y2, odd = (T)0.75 * (y1 + GRT_A2 * y3);
+    const T even_b = y0 + GRT_B2 * y2, odd_b = (T)1.5 * (y1 + GRT_B2 * y3);
+    to[0] = y0;
+    to[out] = even + odd, to[2 * out] = even - odd, to[3 * out] = even_b + odd_b, to[4 * out] = even_b - odd_b;
+    to[5 * out] = y3;
+  }
+}
+
+/* G' s */
+GRT_INLINE void FN(_gathered)(const int m, const T *from, const long in, T *to, const long out) {
+  const T s0 = from[0], s1 = from[in], s2 = from[2 * in], s3 = from[3 * in];
+  if (m == 2) {
+    to[0] = s0 + (T)0.5 * (s1 + s2), to[out] = (T)0.5 * (s1 - s2), to[2 * out] = (T)0.5 * (s1 + s2) + s3;
+  } else {
+    const T s4 = from[4 * in], s5 = from[5 * in];
+    const T even = (1 / GRT_NA) * (s1 + s2), odd = ((T)0.75 / GRT_NA) * (s1 - s2);
+    const T even_b = (1 / GRT_NB) * (s3 + s4), odd_b = ((T)1.5 / GRT_NB) * (s3 - s4);
+    to[0] = (1 / (GRT_A2 * GRT_B2)) * s0 + even + even_b, to[out] = odd + odd_b;
+    to[2 * out] = GRT_A2 * even + GRT_B2 * even_b + s5;
+  }
+}
+#undef GRT_A2
+#undef GRT_B2
+#undef GRT_NA
+#undef GRT_NB
