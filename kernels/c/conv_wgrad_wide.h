@@ -6,17 +6,23 @@
 enum { FN(_CBLOCKS) = CEIL_DIV(CC / GROUPS * CR * CS, 320), FN(_CB) = CEIL_DIV(CC / GROUPS, FN(_CBLOCKS)) };
 #include "conv_wgrad_tile.h"
 enum {
-  FN(_WIDTH) = (CQ - 1) * STRIDE_W + (CS - 1) * DIL_W + 1,
-  FN(_FIT) = 49152 / (CQ * FN(_NK) + STRIDE_H * FN(_WIDTH) * FN(_CB)), /* rows: 192 KB */
+  /* Rows and columns between those of the patch, and strides within it: a filter of one row reads no others. */
+  FN(_SKIP_H) = CR == 1 ? STRIDE_H : 1,
+  FN(_SKIP_W) = CS == 1 ? STRIDE_W : 1,
+  FN(_STEP_H) = STRIDE_H / FN(_SKIP_H),
+  FN(_STEP_W) = STRIDE_W / FN(_SKIP_W),
+  FN(_WIDTH) = (CQ - 1) * FN(_STEP_W) + (CS - 1) * DIL_W + 1,
+  FN(_PIXEL) = FN(_CB) % 64 ? FN(_CB) : FN(_CB) + GRT_LANES(T), /* from one to the next: not a power of two */
+  FN(_FIT) = 49152 / (CQ * FN(_NK) + FN(_STEP_H) * FN(_WIDTH) * FN(_PIXEL)), /* rows: 192 KB */
   FN(_PB) = MAX_OF(1, MIN_OF(CP, FN(_FIT))),
-  FN(_HEIGHT) = (FN(_PB) - 1) * STRIDE_H + (CR - 1) * DIL_H + 1,
-  FN(_IMAGE) = FN(_HEIGHT) * FN(_WIDTH) * FN(_CB),
+  FN(_HEIGHT) = (FN(_PB) - 1) * FN(_STEP_H) + (CR - 1) * DIL_H + 1,
+  FN(_IMAGE) = FN(_HEIGHT) * FN(_WIDTH) * FN(_PIXEL),
   FN(_NB) = FN(_PB) < CP ? 1 : MAX_OF(1, MIN_OF(CEIL_DIV(CN, SPLITS), 49152 / MAX_OF(1, CP * CQ * FN(_NK) + FN(_IMAGE))))
 };
 
 static void FN(_task)(long task, void **table) {
   const FN(_buffers) buf = FN(_open)(table);
-  enum { NK = FN(_NK), CB = FN(_CB), WIDTH = FN(_WIDTH), PB = FN(_PB), NB = FN(_NB) };
+  enum { NK = FN(_NK), CB = FN(_CB), PIXEL = FN(_PIXEL), WIDTH = FN(_WIDTH), PB = FN(_PB), NB = FN(_NB) };
   const FN(_share) own = FN(_block)(task);
   T *sum = grt_scratch(sizeof(T) * (CR * CS * CB * NK + NB * (PB * CQ * NK + FN(_IMAGE)) + 64));
   T *dy = sum + CR * CS * CB * NK, *x = dy + NB * PB * CQ * NK;
@@ -27,12 +33,13 @@ static void FN(_task)(long task, void **table) {
     for (int p0 = 0; p0 < CP; p0 += PB) {
       const int images = MIN_OF(own.last - n0, NB), rows = MIN_OF(CP - p0, PB);
       for (int n = 0; n < images; n++) {
-        for (int h = 0; h < (rows - 1) * STRIDE_H + (CR - 1) * DIL_H + 1; h++) {
-          T *to = x + n * FN(_IMAGE) + h * WIDTH * CB;
-          const int hh = p0 * STRIDE_H + h - PAD_H;
-          for (int w = 0; w < WIDTH; w++, to += CB) {
-            if (hh >= 0 && hh < CH && w >= PAD_W && w < CW + PAD_W) {
-              GRT_SIMD for (int c = 0; c < own.channels; c++) to[c] = LOAD_X(buf, n0 + n, own.c0 + c, hh, w - PAD_W);
+        for (int h = 0; h < (rows - 1) * FN(_STEP_H) + (CR - 1) * DIL_H + 1; h++) {
+          T *to = x + n * FN(_IMAGE) + h * WIDTH * PIXEL;
+          const int hh = p0 * STRIDE_H + h * FN(_SKIP_H) - PAD_H;
+          for (int w = 0; w < WIDTH; w++, to += PIXEL) {
+            const int ww = w * FN(_SKIP_W) - PAD_W;
+            if (hh >= 0 && hh < CH && ww >= 0 && ww < CW) {
+              GRT_SIMD for (int c = 0; c < own.channels; c++) to[c] = LOAD_X(buf, n0 + n, own.c0 + c, hh, ww);
             } else {
               memset(to, 0, sizeof(T) * CB);
             }
@@ -45,8 +52,8 @@ static void FN(_task)(long task, void **table) {
       }
       for (int r = 0; r < CR; r++)
         for (int s = 0; s < CS; s++)
-          FN(_tiles)(x + (r * DIL_H * WIDTH + s * DIL_W) * CB, dy, sum + (r * CS + s) * CB * NK, images, rows, CQ, FN(_IMAGE),
-                     STRIDE_H * WIDTH * CB, STRIDE_W * CB);
+          FN(_tiles)(x + (r * DIL_H * WIDTH + s * DIL_W) * PIXEL, dy, sum + (r * CS + s) * CB * NK, images, rows, CQ, FN(_IMAGE),
+                     FN(_STEP_H) * WIDTH * PIXEL, FN(_STEP_W) * PIXEL);
     }
   for (int r = 0; r < CR; r++)
     for (int s = 0; s < CS; s++)
