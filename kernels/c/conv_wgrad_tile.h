@@ -1,6 +1,6 @@
 /* What conv_wgrad_wide.h and conv_wgrad_winograd.h share: the block of a task, and the register tile that adds it up.
  *
- * A task owns one split of the batch, NK output channels and CB input channels (enum constants that the includer defines).
+ * A task owns one split of the batch, NK output channels and CB input channels (an enum constant that the includer defines).
  */
 enum {
   FN(_GC) = CC / GROUPS,
@@ -9,8 +9,7 @@ enum {
   FN(_NK) = FN(_NV) * GRT_LANES(T),
   FN(_KB) = CEIL_DIV(CK / GROUPS, FN(_NK)),
   FN(_CPARTS) = CEIL_DIV(CC / GROUPS, FN(_CB)),
-  FN(_MOST) = FN(_NV) == 1 ? 16 : TILE_ROWS(FN(_NV)),
-  FN(_CT) = CEIL_DIV(FN(_CB), CEIL_DIV(FN(_CB), FN(_MOST))) /* channels of a tile, evenly */
+  FN(_MOST) = FN(_NV) == 1 ? 16 : TILE_ROWS(FN(_NV)) /* channels of a tile */
 };
 
 typedef struct {
@@ -58,10 +57,12 @@ GRT_INLINE void FN(_tile)(const T *x, const T *dy, T *sum, int images, int rows,
     for (int v = 0; v < NV; v++) *(vec *)(sum + (j * NV + v) * L) = acc[j][v];
 }
 
-/* All tiles of a block: x[CB] by dy[NK] */
-GRT_INLINE void FN(_tiles)(const T *x, const T *dy, T *sum, int images, int rows, int columns, int image, int row, int step) {
-  enum { CB = FN(_CB), CT = FN(_CT), NK = FN(_NK) };
+/* x[channels] by dy[NK], in tiles of as many channels each as is even */
+GRT_INLINE void FN(_tiles)(const T *x, const T *dy, T *sum, int images, int rows, int columns, int image, int row, int step,
+                           const int channels) {
+  enum { NK = FN(_NK), MOST = FN(_MOST) };
+  const int ct = CEIL_DIV(channels, CEIL_DIV(channels, MOST));
   int c = 0;
-  for (; c + CT <= CB; c += CT) FN(_tile)(x + c, dy, sum + c * NK, images, rows, columns, image, row, step, CT);
-  if (CB % CT) FN(_tile)(x + c, dy, sum + c * NK, images, rows, columns, image, row, step, CB % CT);
+  for (; c + ct <= channels; c += ct) FN(_tile)(x + c, dy, sum + c * NK, images, rows, columns, image, row, step, ct);
+  if (channels % ct) FN(_tile)(x + c, dy, sum + c * NK, images, rows, columns, image, row, step, channels % ct);
 }

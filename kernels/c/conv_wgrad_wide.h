@@ -1,4 +1,5 @@
-/* Gradient of a filter with many output channels: a tile of [input channels] x [vectors of output channels] for one tap.
+/* Gradient of a filter with many output channels: a tile of [input channels] x [vectors of output channels] for one tap, or
+ * for a row of taps if there are few input channels.
  *
  * A task owns NK output and CB input channels with all their taps. It takes PB rows of an image, or NB small images, at a time, so
  * that both patches stay in the second cache: dy as [image][row][column][NK], the input as [image][row][column][CB].
@@ -13,6 +14,8 @@ enum {
   FN(_STEP_W) = STRIDE_W / FN(_SKIP_W),
   FN(_WIDTH) = (CQ - 1) * FN(_STEP_W) + (CS - 1) * DIL_W + 1,
   FN(_PIXEL) = FN(_CB) % 64 ? FN(_CB) : FN(_CB) + GRT_LANES(T), /* from one to the next: not a power of two */
+  /* Taps side by side that count as channels of one tile: where a tile holds more than there are, and a row of x is dense. */
+  FN(_SIDE) = FN(_CB) < FN(_MOST) && FN(_PIXEL) == FN(_CB) && DIL_W == 1 ? CS : 1,
   FN(_FIT) = 49152 / (CQ * FN(_NK) + FN(_STEP_H) * FN(_WIDTH) * FN(_PIXEL)), /* rows: 192 KB */
   FN(_PB) = MAX_OF(1, MIN_OF(CP, FN(_FIT))),
   FN(_HEIGHT) = (FN(_PB) - 1) * FN(_STEP_H) + (CR - 1) * DIL_H + 1,
@@ -22,7 +25,7 @@ enum {
 
 static void FN(_task)(long task, void **table) {
   const FN(_buffers) buf = FN(_open)(table);
-  enum { NK = FN(_NK), CB = FN(_CB), PIXEL = FN(_PIXEL), WIDTH = FN(_WIDTH), PB = FN(_PB), NB = FN(_NB) };
+  enum { NK = FN(_NK), CB = FN(_CB), PIXEL = FN(_PIXEL), WIDTH = FN(_WIDTH), PB = FN(_PB), NB = FN(_NB), SIDE = FN(_SIDE) };
   const FN(_share) own = FN(_block)(task);
   T *sum = grt_scratch(sizeof(T) * (CR * CS * CB * NK + NB * (PB * CQ * NK + FN(_IMAGE)) + 64));
   T *dy = sum + CR * CS * CB * NK, *x = dy + NB * PB * CQ * NK;
@@ -51,9 +54,9 @@ static void FN(_task)(long task, void **table) {
             GRT_SIMD for (int k = 0; k < own.width; k++) to[k] = LOAD_DY(buf, n0 + n, own.k0 + k, p0 + p, q);
       }
       for (int r = 0; r < CR; r++)
-        for (int s = 0; s < CS; s++)
+        for (int s = 0; s < CS; s += SIDE)
           FN(_tiles)(x + (r * DIL_H * WIDTH + s * DIL_W) * PIXEL, dy, sum + (r * CS + s) * CB * NK, images, rows, CQ, FN(_IMAGE),
-                     FN(_STEP_H) * WIDTH * PIXEL, FN(_STEP_W) * PIXEL);
+                     FN(_STEP_H) * WIDTH * PIXEL, FN(_STEP_W) * PIXEL, SIDE * CB);
     }
   for (int r = 0; r < CR; r++)
     for (int s = 0; s < CS; s++)

@@ -94,7 +94,7 @@ static void FN(_task)(long task, void **table) {
         }
       }
       for (int i = 0; i < NN; i++)
-        FN(_tiles)(v + i * FN(_XSTEP), d + i * FN(_DSTEP), sum + i * CB * NK, 1, 1, tiles, 0, 0, CB);
+        FN(_tiles)(v + i * FN(_XSTEP), d + i * FN(_DSTEP), sum + i * CB * NK, 1, 1, tiles, 0, 0, CB, CB);
     }
   for (int c = 0; c < own.channels; c++) {
     enum { STEP = FN(_CB) * FN(_NK) };
