@@ -124,8 +124,7 @@ def _compile(
         return _lower(graph, target, orders, flags, float32_matmul_precision, library)
 
     executable, interface = _executable(target, graph, orders, lowered, precision, freeze, level, library)
-    for name, type in interface.state.items():
-        state.add(name, type, graph.initial[name], interface.copies.get(name, ""))
+    state.extend(interface.state, graph.initial, interface.copies)
     program = Program(graph, target, executable, state, interface, lowered, unpack, time.perf_counter() - start)
     _debug(program, flags)
     return program

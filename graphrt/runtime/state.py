@@ -6,8 +6,10 @@ copied and weights stay OIHW outside whatever they are inside.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +19,8 @@ import numpy as np
 from graphrt.errors import InputError
 from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.types import TensorType, as_dtype
+
+SMALL = 1 << 20  # elements that one thread fills as fast as several
 
 
 def dense(type: TensorType) -> np.ndarray:
@@ -113,16 +117,30 @@ class State(Mapping[str, np.ndarray]):
 
         Raises InputError when it exists with another type.
         """
-        if name in self._arrays:
-            if not self.types[name].same(type):
+        self.extend({name: type}, {name: initial}, {name: copy_of} if copy_of else {})
+
+    def extend(self, types: Mapping[str, TensorType], initial: Mapping[str, np.ndarray], copies: Mapping[str, str]) -> None:
+        """``add`` of several, those of ``copies`` copies of others; filled on all cores, since new memory is slow to get.
+
+        Raises InputError when one exists with another type; nothing is added then.
+        """
+        for name, type in types.items():
+            if name in self.types and not self.types[name].same(type):
                 raise InputError(f"state {name!r} is {self.types[name]} already; this program wants {type}")
-            return
-        self.types[name] = type
-        self._arrays[name] = dense(type)
-        self._arrays[name][...] = initial
-        if copy_of:
-            self.copies[name] = copy_of
-            self._stale.add(name)
+        new = [name for name in types if name not in self._arrays]
+        for name in new:
+            self.types[name], self._arrays[name] = types[name], dense(types[name])
+        self.copies.update((name, copies[name]) for name in new if name in copies)
+        self._stale.update(name for name in new if name in copies)
+
+        def fill(name: str) -> None:
+            self._arrays[name][...] = initial[name]
+
+        if sum(types[name].size for name in new) < SMALL:
+            list(map(fill, new))
+        else:
+            with ThreadPoolExecutor(os.cpu_count()) as threads:
+                list(threads.map(fill, new))
 
     def wrote(self, names: Collection[str]) -> None:
         """Takes note that a program has written ``names``, copies among them."""
