@@ -9,7 +9,15 @@
  *       for each row, each WB columns:     acc[WB][NV vectors] += patch (broadcast) * filter
  */
 enum {
-  FN(_NV) = MIN_OF(TILE_VECTORS, CEIL_DIV(V_K, GRT_LANES(T))),
+  FN(_KV) = CEIL_DIV(V_K, GRT_LANES(T)),
+  FN(_COLUMNS) = MAX_OF(CEIL_DIV(V_Q, V_PHASES), 1) /* of a phase */
+};
+/* Columns of a tile of v vectors, evenly; and the time for one row and input channel: products, and the filter's vectors read. */
+#define GRT_WB(v) CEIL_DIV(FN(_COLUMNS), CEIL_DIV(FN(_COLUMNS), TILE_ROWS(v)))
+#define GRT_TIME(v) (CEIL_DIV(FN(_KV), v) * CEIL_DIV(FN(_COLUMNS), TILE_ROWS(v)) * ((v)*GRT_WB(v) + (v)))
+enum {
+  FN(_FULL) = MIN_OF(TILE_VECTORS, FN(_KV)),
+  FN(_NV) = FN(_FULL) == 4 && GRT_TIME(3) < GRT_TIME(4) ? 3 : FN(_FULL), /* a narrower tile may hold a whole row */
   FN(_NK) = FN(_NV) * GRT_LANES(T),
   FN(_KB) = CEIL_DIV(V_K, FN(_NK)),
   FN(_CBLOCKS) = CEIL_DIV(V_C *V_R *V_S *FN(_NK), 49152), /* a block of the filter: 192 KB */
@@ -99,7 +107,7 @@ static void FN(_task)(long task, void **launch) {
   enum {
     CB = FN(_CB), CBLOCKS = FN(_CBLOCKS), NK = FN(_NK), PARTS = FN(_PARTS), WIDTH = FN(_COLS), KGROUPS = CEIL_DIV(FN(_KB), FN(_KG)),
     LESS = V_Q / V_PHASES, MORE = CEIL_DIV(V_Q, V_PHASES), /* columns of a phase: the first V_Q % V_PHASES have MORE */
-    TILES = CEIL_DIV(MAX_OF(MORE, 1), TILE_ROWS(FN(_NV))), WB = CEIL_DIV(MAX_OF(MORE, 1), TILES)
+    WB = GRT_WB(FN(_NV))
   };
   const int kg = (int)(task % KGROUPS), part = (int)(task / KGROUPS % PARTS), g = (int)(task / (KGROUPS * PARTS) % V_G);
   const int n = (int)(task / ((long)KGROUPS * PARTS * V_G)), p0 = part * FN(_PB), k0 = kg * FN(_KG);
@@ -143,3 +151,5 @@ GRT_LAUNCH void NAME(void **table) {
   void *launch[2] = {grt_prepare(FN(_pack), BLOCKS, sizeof(T) * BLOCKS * FN(_BLOCK), kept, table), table};
   GRT_PARALLEL(FN(_task), (long)V_N * V_G * FN(_PARTS) * CEIL_DIV(FN(_KB), FN(_KG)), launch);
 }
+#undef GRT_WB
+#undef GRT_TIME
