@@ -27,7 +27,7 @@ class Flags:
     tma: bool = field(metadata={"env": "GRAPHRT_TMA", "doc": "GPU kernels: operands through tensor descriptors where they can"})
     library: str = field(metadata={"env": "GRAPHRT_LIBRARY", "doc": "contractions by cuBLAS, cuDNN: never, auto or always"})
     poison: bool = field(metadata={"env": "GRAPHRT_POISON", "doc": "fill the arena with NaN before each run"})
-    winograd: bool = field(metadata={"env": "GRAPHRT_WINOGRAD", "doc": "cpu: Winograd's method for 3x3 convolutions (1)"})
+    winograd: int = field(metadata={"env": "GRAPHRT_WINOGRAD", "doc": "cpu: largest Winograd tile of 3x3 convolutions: 4, 2, 0"})
     known: bool = field(metadata={"env": "GRAPHRT_KNOWN", "doc": "cpu: do not schedule again what the cache has compiled (1)"})
     cflags: str = field(metadata={"env": "GRAPHRT_CFLAGS", "doc": "more flags for the C compiler (sanitizers)"})
 
@@ -48,7 +48,7 @@ class Flags:
             tma=_bool("GRAPHRT_TMA"),
             library=env.get("GRAPHRT_LIBRARY") or "never",
             poison=_bool("GRAPHRT_POISON"),
-            winograd=_bool("GRAPHRT_WINOGRAD", "1"),
+            winograd=int(env.get("GRAPHRT_WINOGRAD", "4") or 4),
             known=_bool("GRAPHRT_KNOWN", "1"),
             cflags=env.get("GRAPHRT_CFLAGS", ""),
         )

@@ -11,7 +11,7 @@ from graphrt import ops as F
 
 def errors(channels: int, winograd: bool, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Root-mean-square error over root-mean-square value, of the output and of both gradients."""
-    monkeypatch.setenv("GRAPHRT_WINOGRAD", str(int(winograd)))
+    monkeypatch.setenv("GRAPHRT_WINOGRAD", str(4 * winograd))
     rng = np.random.default_rng(0)
     x = np.maximum(rng.standard_normal((4, channels, 14, 14)), 0).astype(np.float32)
     w = (rng.standard_normal((channels, channels, 3, 3)) * (2 / (9 * channels)) ** 0.5).astype(np.float32)
@@ -38,3 +38,19 @@ def test_errors_are_those_of_a_sum_within_a_small_factor(channels: int, monkeypa
     assert plain != fast, "another method"
     for name, error in fast.items():
         assert error < 5 * plain[name], (name, error, plain[name])
+
+
+def test_a_tile_of_two_keeps_infinities_where_they_are(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 16, 12, 12)).astype(np.float32)
+    x[0, 3, 5, 5], x[1, 2, 0, 8] = np.inf, np.nan
+    w = rng.standard_normal((16, 16, 3, 3)).astype(np.float32)
+
+    def finite(tile: int) -> np.ndarray:
+        monkeypatch.setenv("GRAPHRT_WINOGRAD", str(tile))
+        graph = grt.Graph()
+        graph.output("y", F.conv2d(graph.input("x", x.shape), graph.input("w", w.shape), None, padding=1))
+        return np.isfinite(grt.compile(graph, target="cpu")(x=x, w=w)["y"])
+
+    plain, two, four = finite(0), finite(2), finite(4)
+    np.testing.assert_array_equal(two, plain)
+    assert not four[~plain].any() and four.mean() > 0.7, "the tiles around them, and no others"

@@ -2,7 +2,8 @@
  *
  * A task copies the input it needs into a patch (zero padding included, so that the inner loops never branch) and runs tiles
  * over it; filters are packed once per launch. Which tile depends on the number of output channels: conv_wide.h, conv_narrow.h,
- * conv_depthwise.h and conv_pointwise.h without a patch. With WINOGRAD 1, 3x3 filters of stride 1 take conv_winograd.h.
+ * conv_depthwise.h and conv_pointwise.h without a patch. With WINOGRAD 2 or 4, the largest tile, 3x3 filters of stride 1 take
+ * conv_winograd.h.
  *
  * Macros: V_G groups, V_C and V_K channels of a group, V_P V_Q output, V_R V_S filter, V_SH V_SW V_DH V_DW, V_N batch,
  * V_INSIDE(h, w) whether h, w >= 0 of the padded input is inside, V_WHOLE whether everything is, V_X(buf, n, g, c, h, w) what

@@ -11,7 +11,7 @@ enum { FN(_CB) = CEIL_DIV(CC / GROUPS, CEIL_DIV(CC / GROUPS, 32)) };
 /* Products of one channel by one channel */
 #define GRT_PRODUCTS(m) (((m) + 2) * ((m) + 2) * CEIL_DIV(CP, m) * CEIL_DIV(CQ, m))
 enum {
-  FN(_M) = GRT_PRODUCTS(4) < GRT_PRODUCTS(2) ? 4 : 2,
+  FN(_M) = WINOGRAD >= 4 && GRT_PRODUCTS(4) < GRT_PRODUCTS(2) ? 4 : 2,
   FN(_N) = FN(_M) + 2,
   FN(_NN) = FN(_N) * FN(_N),
   FN(_TP) = CEIL_DIV(CP, FN(_M)),

@@ -10,7 +10,7 @@
 /* Products of one channel by one channel; as many as eight tiles stand for the transform of the filter. */
 #define GRT_PRODUCTS(m) (((m) + 2) * ((m) + 2) * ((long)V_N * CEIL_DIV(V_P, m) * CEIL_DIV(V_Q, m) + 8))
 enum {
-  FN(_M) = GRT_PRODUCTS(4) < GRT_PRODUCTS(2) ? 4 : 2,
+  FN(_M) = WINOGRAD >= 4 && GRT_PRODUCTS(4) < GRT_PRODUCTS(2) ? 4 : 2,
   FN(_N) = FN(_M) + 2,
   FN(_NN) = FN(_N) * FN(_N),
   FN(_NV) = MIN_OF(TILE_VECTORS, CEIL_DIV(V_K, GRT_LANES(T))),

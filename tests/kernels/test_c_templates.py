@@ -160,7 +160,7 @@ class Conv:
     op: str = "conv"
     splits: int = 2
     filter: str = ""  # memory order of w, if not that of the layout
-    winograd: bool = False
+    winograd: int = 0
 
     @property
     def out(self) -> tuple[int, int]:
@@ -183,7 +183,7 @@ class Conv:
         p, q = self.out
         last = int(self.last)
         return {
-            **{"WINOGRAD": int(self.winograd), "W_FAST_K": int(self.filter.endswith("k"))},
+            **{"WINOGRAD": self.winograd, "W_FAST_K": int(self.filter.endswith("k"))},
             **{"T": self.kind, "ACC": self.kind, "CN": self.n, "CC": self.c, "CH": self.h, "CW": self.w, "CK": self.k},
             **{"CR": self.r, "CS": self.s, "CP": p, "CQ": q, "STRIDE_H": self.stride[0], "STRIDE_W": self.stride[1]},
             **{"PAD_H": self.pad[0], "PAD_W": self.pad[2], "DIL_H": self.dil[0], "DIL_W": self.dil[1]},
@@ -283,12 +283,19 @@ CONVS = [
     Conv(1, 3, 7, 9, 20, 3, 3, stride=(2, 1), pad=(1, 1, 1, 1), kind="double"),
     Conv(1, 100, 5, 5, 70, 3, 3, pad=(1, 1, 1, 1), filter="rsdk"),  # more than one block of input channels
     Conv(9, 16, 2, 3, 33, 2, 2, pad=(0, 1, 1, 0), filter="rsdk"),
-    Conv(2, 16, 7, 9, 20, 3, 3, pad=(1, 1, 1, 1), winograd=True),  # tiles that hang over the edge
-    Conv(1, 70, 6, 6, 70, 3, 3, pad=(1, 1, 1, 1), filter="rsdk", winograd=True),  # blocks on both sides
-    Conv(17, 12, 2, 2, 16, 3, 3, pad=(1, 1, 1, 1), filter="rsdk", winograd=True),  # small images together
-    Conv(2, 32, 5, 6, 40, 3, 3, pad=(2, 0, 1, 2), groups=2, winograd=True),
-    Conv(1, 16, 40, 8, 16, 3, 3, winograd=True, last=False),
-    Conv(2, 12, 8, 8, 12, 3, 3, pad=(1, 1, 1, 1), kind="double", winograd=True),
+    *(
+        conv
+        for tile in (2, 4)
+        for conv in (
+            Conv(2, 16, 7, 9, 20, 3, 3, pad=(1, 1, 1, 1), winograd=tile),  # tiles that hang over the edge
+            Conv(2, 70, 8, 8, 70, 3, 3, pad=(1, 1, 1, 1), filter="rsdk", winograd=tile),  # blocks on both sides
+            Conv(2, 32, 9, 10, 40, 3, 3, pad=(2, 0, 1, 2), groups=2, winograd=tile),
+            Conv(1, 16, 40, 8, 16, 3, 3, winograd=tile, last=False),
+            Conv(2, 12, 8, 8, 12, 3, 3, pad=(1, 1, 1, 1), kind="double", winograd=tile),
+        )
+    ),
+    Conv(17, 12, 2, 2, 16, 3, 3, pad=(1, 1, 1, 1), filter="rsdk", winograd=4),  # small images together, in tiles of 2
+    Conv(17, 12, 4, 4, 16, 3, 3, pad=(1, 1, 1, 1), filter="rsdk", winograd=4),  # the same in tiles of 4
     Conv(2, 3, 9, 9, 3, 3, 3, pad=(1, 1, 1, 1), groups=3, kind="double", last=False),
 ]
 

@@ -73,7 +73,7 @@ def identifiers(names: Sequence[str]) -> list[str]:
 class Printer:
     """Prints one kernel; ``arrays`` names the variables that hold a value per lane, read as ``name[j]``."""
 
-    def __init__(self, kernel: Kernel, buffers: Buffers, winograd: bool) -> None:
+    def __init__(self, kernel: Kernel, buffers: Buffers, winograd: int) -> None:
         self.name, self.buffers, self.winograd = kernel.group.name, buffers, winograd
         self.arrays: set[str] = set()
         self.stored = {s.slot for b in blocks(kernel) for s in b.stores}
@@ -204,7 +204,7 @@ class Printer:
             return {**fast, "A_DIRECT": str(int(fast["A_FAST_M"] == "0" and _direct(loaders["A"])))}
         hints = {}
         if family == "conv":
-            hints["WINOGRAD"] = str(int(self.winograd))
+            hints["WINOGRAD"] = str(self.winograd)
             first = next(iter(loaders.values()))
             hints["X_CHANNELS_LAST"] = unit(
                 loaders.get("X", first), "c" if "X" in loaders else "k", "w" if "X" in loaders else "q"
