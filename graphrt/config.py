@@ -27,7 +27,7 @@ class Flags:
     tma: bool = field(metadata={"env": "GRAPHRT_TMA", "doc": "GPU kernels: operands through tensor descriptors where they can"})
     library: str = field(metadata={"env": "GRAPHRT_LIBRARY", "doc": "contractions by cuBLAS, cuDNN: never, auto or always"})
     poison: bool = field(metadata={"env": "GRAPHRT_POISON", "doc": "fill the arena with NaN before each run"})
-    winograd: int = field(metadata={"env": "GRAPHRT_WINOGRAD", "doc": "cpu: 3x3 convolutions by Winograd: largest tile 4, 2, 0"})
+    winograd: int = field(metadata={"env": "GRAPHRT_WINOGRAD", "doc": "cpu: largest Winograd tile of 3x3 filters: 4, 2 or 0"})
     known: bool = field(metadata={"env": "GRAPHRT_KNOWN", "doc": "cpu: do not schedule again what the cache has compiled (1)"})
     cflags: str = field(metadata={"env": "GRAPHRT_CFLAGS", "doc": "more flags for the C compiler (sanitizers)"})
 
