@@ -12,6 +12,12 @@
 #define GRT_SIMD _Pragma("omp simd") /* not "GCC ivdep": a short loop would be unrolled before it is vectorised */
 #include "vmath.h"
 
+/* As OpenMP's max and min, which may begin with the largest finite number (clang does) and so miss a row of infinities. */
+#pragma omp declare reduction(grt_most : float, double : omp_out = omp_out > omp_in ? omp_out : omp_in) \
+    initializer(omp_priv = -INFINITY)
+#pragma omp declare reduction(grt_least : float, double : omp_out = omp_out < omp_in ? omp_out : omp_in) \
+    initializer(omp_priv = INFINITY)
+
 GRT_INLINE float grt_max_f32(float a, float b) { return (a > b || a != a) ? a : b; }
 GRT_INLINE double grt_max_f64(double a, double b) { return (a > b || a != a) ? a : b; }
 GRT_INLINE int64_t grt_max_i64(int64_t a, int64_t b) { return a > b ? a : b; }

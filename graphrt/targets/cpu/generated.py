@@ -23,6 +23,7 @@ STREAM = 32 << 20  # bytes of the smallest result that is streamed: nobody finds
 LINES = 1024  # bytes of the shortest run that is worth it
 LANES = 128  # columns a column reduction accumulates side by side, at most
 VECTOR = 16  # at least: a cache line of floats
+EXTREMA = {"max": "grt_most", "min": "grt_least"}  # the reductions of elementwise.h
 TASKS = 8  # of a launch, at least, where there is so much to do: enough for a few threads to share evenly
 
 
@@ -143,8 +144,8 @@ class LoopPrinter(Printer):
         declared, body, hints, after = [], [], [], []
         for op, x, r in p.reduces:
             declared.append(f"    {C_TYPES[r.dtype]} {r.name} = {initial(op, r.dtype)};")
-            value, sign = self.var(x), {"sum": "+", "prod": "*"}.get(op, op)
-            hints.append(f"reduction({sign}:{r.name})")
+            value, fold = self.var(x), {"sum": "+", "prod": "*"} | (EXTREMA if r.dtype.is_float else {})
+            hints.append(f"reduction({fold.get(op, op)}:{r.name})")
             if op in ("sum", "prod"):
                 body.append(f"{r.name} = {combine(op, r.name, value, r.dtype)};")
                 continue
