@@ -98,6 +98,22 @@ def test_a_sum_of_bounded_exponentials(columns: int) -> None:
     np.testing.assert_allclose(program(x=x)["y"], expected, rtol=2e-6, atol=1e-7)
 
 
+def test_exponentials_of_what_belongs_to_the_row(rng: np.random.Generator) -> None:
+    """Neither the row's value nor what its maximum is taken of is made in a pass."""
+    x = rng.standard_normal((6, 64)).astype(np.float32)
+    graph = grt.Graph()
+    values = graph.input("x", x.shape)
+    spread = F.expand(F.mean(values, -1, keepdim=True), x.shape)
+    graph.output("below", F.sum(F.exp(spread - F.amax(values, -1, keepdim=True)), -1))
+    graph.output("above", F.sum(F.exp(values + 90.0 - F.amax(spread, -1, keepdim=True)), -1))
+    wide = x.astype(np.float64)
+    mean, found = wide.mean(-1), grt.compile(graph, target="cpu")(x=x)
+    np.testing.assert_allclose(found["below"], 64 * np.exp(mean - wide.max(-1)), rtol=1e-5)
+    with np.errstate(over="ignore"):
+        expected = np.exp(wide + 90 - mean[:, None]).sum(-1).astype(np.float32)
+    np.testing.assert_allclose(found["above"], expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("op", [F.amax, F.amin])
 @pytest.mark.parametrize("columns", [7, 33, 200])
 def test_extrema_of_rows_find_nan(op: Callable[..., grt.Value], columns: int, rng: np.random.Generator) -> None:

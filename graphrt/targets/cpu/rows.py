@@ -78,7 +78,7 @@ def keep(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
 def bounded(kernel: ReductionKernel, kept: Sequence[Var]) -> tuple[ReductionKernel, Sequence[Var]]:
     """``kernel`` with ``exp(x - max(x))`` of which only the sum is asked as op ``exp_bounded``, and ``kept`` as it was."""
     number = _numbered(kernel)
-    maxima = {r: number[x] for p in kernel.passes for op, x, r in p.reduces if op == "max"}
+    maxima = {r: number.get(x, x) for p in kernel.passes for op, x, r in p.reduces if op == "max"}
     passes = []
     for p in kernel.passes:
         by = {i.out: i for i in p.inner.insts}
@@ -89,7 +89,7 @@ def bounded(kernel: ReductionKernel, kept: Sequence[Var]) -> tuple[ReductionKern
             if inst.op != "exp" or inst.out not in summed or inst.args[0] not in by or by[inst.args[0]].op != "sub":
                 return False
             x, most = by[inst.args[0]].args
-            return most in maxima and maxima[most] == number[x]
+            return most in maxima and maxima[most] == number.get(x, x)
 
         insts = [replace(i, op="exp_bounded") if shorter(i) else i for i in p.inner.insts]
         passes.append(replace(p, inner=replace(p.inner, insts=insts)))
@@ -97,7 +97,7 @@ def bounded(kernel: ReductionKernel, kept: Sequence[Var]) -> tuple[ReductionKern
 
 
 def _numbered(kernel: ReductionKernel) -> dict[Var, int]:
-    """A number for each variable of the passes over a row: the same for all that hold the same value."""
+    """A number for each variable that a pass makes per element, not those of the row: the same for all of the same value."""
     numbers: dict[Any, int] = {}
     number: dict[Var, int] = {}
     for p in kernel.passes:
