@@ -103,9 +103,8 @@ def read_program(folder: Path, manifest: Mapping[str, Any], target: str, binary:
     """
     types: Types = {(e["space"], e["name"]): TensorType.parse(e["type"]) for e in manifest["table"]}
     state = State()
-    for (space, name), type in types.items():
-        if space == "state":
-            state.add(name, type, np.zeros((), type.dtype.numpy), manifest["copies"].get(name, ""))
+    own = {name: type for (space, name), type in types.items() if space == "state"}
+    state.extend(own, {name: np.zeros((), type.dtype.numpy) for name, type in own.items()}, manifest["copies"])
     try:
         state.load(file(folder, STATE))
     except SafetensorError as error:

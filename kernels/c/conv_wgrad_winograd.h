@@ -30,18 +30,6 @@ enum {
 };
 #undef GRT_PRODUCTS
 
-/* B' d B for a row of tiles of a patch, its columns first: neighbouring tiles share them */
-GRT_INLINE void FN(_transform)(const T *patch, T *columns, T *v) {
-  enum { M = FN(_M), N = FN(_N), CB = FN(_CB), PITCH = FN(_PITCH), STEP = FN(_XSTEP) };
-  GRT_SIMD for (int x = 0; x < PITCH; x++) FN(_input)(M, patch + x, PITCH, columns + x, PITCH);
-  for (int q = 0; q < FN(_TQ); q++)
-    for (int i = 0; i < N; i++) {
-      const T *d = columns + i * PITCH + M * q * CB;
-      T *to = v + i * N * STEP + q * CB;
-      GRT_SIMD for (int c = 0; c < CB; c++) FN(_input)(M, d + c, CB, to + c, STEP);
-    }
-}
-
 /* A dy A' for one tile, zero where it hangs over the edge or has no channel */
 GRT_INLINE void FN(_gradient)(const FN(_buffers) buf, T *d, int n, int k0, const int width, int p, int q) {
   enum { M = FN(_M), N = FN(_N), NK = FN(_NK), STEP = FN(_DSTEP) };
@@ -88,7 +76,7 @@ static void FN(_task)(long task, void **table) {
           }
         }
         for (int row = 0; row < rows; row++, tiles += TQ) {
-          FN(_transform)(patch + M * row * PITCH, columns, v + tiles * CB);
+          FN(_transform)(M, patch + M * row * PITCH, columns, v + tiles * CB, TQ, CB, CB, FN(_XSTEP));
           for (int q = 0; q < TQ; q++)
             FN(_gradient)(buf, d + (tiles + q) * NK, n, own.k0, own.width, M * (row0 + row), M * q);
         }

@@ -107,18 +107,6 @@ GRT_INLINE void FN(_finish)(const FN(_buffers) buf, const T *m, int n, int g, in
     }
 }
 
-/* B' d B for a row of tiles of a patch, its columns first: neighbouring tiles share them */
-GRT_INLINE void FN(_transform)(const T *patch, T *columns, T *v, const int channels) {
-  enum { M = FN(_M), N = FN(_N), CB = FN(_CB), PITCH = FN(_PITCH), STEP = FN(_VSTEP) };
-  GRT_SIMD for (int x = 0; x < PITCH; x++) FN(_input)(M, patch + x, PITCH, columns + x, PITCH);
-  for (int q = 0; q < FN(_TQ); q++)
-    for (int i = 0; i < N; i++) {
-      const T *d = columns + i * PITCH + M * q * CB;
-      T *to = v + i * N * STEP + q * CB;
-      GRT_SIMD for (int c = 0; c < channels; c++) FN(_input)(M, d + c, CB, to + c, STEP);
-    }
-}
-
 static void FN(_task)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
   enum {
@@ -145,7 +133,8 @@ static void FN(_task)(long task, void **launch) {
         }
       }
       for (int row = 0; row < rows; row++)
-        FN(_transform)(patch + n * FN(_IMAGE) + M * row * FN(_PITCH), columns, v + (n * rows + row) * TQ * CB, channels);
+        FN(_transform)(M, patch + n * FN(_IMAGE) + M * row * FN(_PITCH), columns, v + (n * rows + row) * TQ * CB, TQ, CB, channels,
+                       FN(_VSTEP));
     }
     for (int kb = kg * FN(_KG); kb < MIN_OF((kg + 1) * FN(_KG), FN(_KB)); kb++) {
       const T *u = (const T *)launch[0] + ((size_t)(g * FN(_KB) + kb) * CPARTS + cb) * FN(_BLOCK);

@@ -3,9 +3,11 @@
  */
 #ifndef GRAPHRT_STREAM_H
 #define GRAPHRT_STREAM_H
+#include "tile.h"
 #include <stdint.h>
 #include <string.h>
 
+typedef long long grt_words __attribute__((vector_size(GRT_VECTOR), may_alias));
 #if defined(__clang__)
 #define GRT_PAST_CACHES(to, line) __builtin_nontemporal_store(line, to)
 #elif defined(__AVX512F__)
@@ -16,13 +18,6 @@
 #define GRT_PAST_CACHES(to, line) __builtin_ia32_movntdq(to, line)
 #else
 #define GRT_PAST_CACHES(to, line) (*(to) = (line))
-#endif
-#if defined(__AVX512F__)
-typedef long long grt_words __attribute__((vector_size(64), may_alias));
-#elif defined(__AVX__)
-typedef long long grt_words __attribute__((vector_size(32), may_alias));
-#else
-typedef long long grt_words __attribute__((vector_size(16), may_alias));
 #endif
 
 /* As memcpy. What is written is seen by other threads after grt_fence. */
@@ -43,7 +38,7 @@ GRT_INLINE void grt_stream(void *restrict to, const void *restrict from, size_t 
   memcpy(out + at, in + at, bytes - at);
 }
 GRT_INLINE void grt_fence(void) {
-#if defined(__x86_64__)
+#if defined(__SSE2__)
   __builtin_ia32_sfence();
 #endif
 }

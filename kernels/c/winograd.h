@@ -28,6 +28,20 @@ GRT_INLINE void FN(_input)(const int m, const T *from, const long in, T *to, con
   }
 }
 
+/* B' d B for a row of tiles of a patch with `cb` channels a pixel, its columns first: neighbouring tiles share them. The numbers
+ * of a tile's N * N positions go `step` apart. */
+GRT_INLINE void FN(_transform)(const int m, const T *patch, T *columns, T *v, const int tiles, const int cb, const int channels,
+                               const long step) {
+  const int n = m + 2, pitch = (m * tiles + 2) * cb;
+  GRT_SIMD for (int x = 0; x < pitch; x++) FN(_input)(m, patch + x, pitch, columns + x, pitch);
+  for (int q = 0; q < tiles; q++)
+    for (int i = 0; i < n; i++) {
+      const T *d = columns + i * pitch + m * q * cb;
+      T *to = v + i * n * step + q * cb;
+      GRT_SIMD for (int c = 0; c < channels; c++) FN(_input)(m, d + c, cb, to + c, step);
+    }
+}
+
 /* G g */
 GRT_INLINE void FN(_filtered)(const int m, const T *from, const long in, T *to, const long out) {
   const T g0 = from[0], g1 = from[in], g2 = from[2 * in];
