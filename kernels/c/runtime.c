@@ -1,10 +1,12 @@
 /* The thread pool: one per process, made at first use.
  *
- * grt_parallel runs task 0 .. tasks-1; the caller takes part, and threads draw the next index from one ticket, which also
- * carries the number of the loop, so that a thread that comes late draws from the loop that runs now or not at all. The caller
- * waits for tasks, never for threads: one that has lost its core delays nobody. Results cannot depend on who ran what, because
- * a task owns what it writes. Workers spin briefly, then sleep. One program runs at a time: a second Python thread waits; a
- * call from inside a task runs serially. After fork the child makes a pool of its own.
+ * grt_parallel runs task 0 .. tasks-1; the caller takes part. Every thread has its share of the tasks, the same part of them in
+ * every loop, so that it meets in its own cache what it wrote there a loop ago; when its share is done it helps with the
+ * others'. Tasks are drawn from one ticket a share. A ticket also carries the number of the loop, so that a thread that comes
+ * late draws from the loop that runs now or not at all. The caller waits for tasks, never for threads: one that has lost its
+ * core delays nobody. Results cannot depend on who ran what, because a task owns what it writes. Workers spin briefly, then
+ * sleep. One program runs at a time: a second Python thread waits; a call from inside a task runs serially. After fork the
+ * child makes a pool of its own.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -22,13 +24,17 @@ enum { MAX_THREADS = 256, SPINS = 20000 };
 static pthread_mutex_t entry = PTHREAD_MUTEX_INITIALIZER; /* held while a program's loop runs */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* guards sleeping and waking */
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
-static atomic_ullong ticket;       /* number of the loop << 32 | next index */
-static atomic_long finished;       /* tasks of this loop that are done */
+static atomic_uint current;  /* number of the loop that runs, or ran last */
+static atomic_long finished; /* tasks of this loop that are done */
 static atomic_int sleepers;
+static struct {
+  _Alignas(64) atomic_ullong ticket; /* number of the loop << 32 | next index */
+} shares[MAX_THREADS];
 static struct {
   _Atomic(grt_task) function;
   _Atomic(void **) buffers;
   atomic_long count;
+  atomic_int shares;
 } loops[64]; /* by loop number; atomic because a late thread may read a slot that is being rewritten, and then draw in vain */
 static int workers, wanted;
 static _Thread_local int inside;
@@ -42,37 +48,47 @@ static inline void relax(void) {
 #endif
 }
 
-/* Draws and runs tasks until the loop that runs now has none left; returns that loop's number. */
-static unsigned work(void) {
+/* The first task of a share of `count` tasks. */
+static inline long first(long count, int share, int of) { return count / of * share + count % of * share / of; }
+
+/* Draws and runs tasks of a share until none is left; returns among how many shares its loop is cut. */
+static int drain(int share) {
   for (;;) {
-    unsigned long long t = atomic_load_explicit(&ticket, memory_order_acquire);
-    const unsigned loop = (unsigned)(t >> 32), slot = loop % 64;
+    unsigned long long t = atomic_load_explicit(&shares[share].ticket, memory_order_acquire);
+    const unsigned slot = (unsigned)(t >> 32) % 64;
     const long i = (long)(t & 0xffffffffu), count = atomic_load_explicit(&loops[slot].count, memory_order_relaxed);
+    const int of = atomic_load_explicit(&loops[slot].shares, memory_order_relaxed);
     const grt_task function = atomic_load_explicit(&loops[slot].function, memory_order_relaxed);
     void **buffers = atomic_load_explicit(&loops[slot].buffers, memory_order_relaxed);
-    if (i >= count) return loop;
-    if (atomic_compare_exchange_weak_explicit(&ticket, &t, t + 1, memory_order_acq_rel, memory_order_relaxed)) {
+    if (of == 0 || i >= first(count, share + 1, of)) return of;
+    if (atomic_compare_exchange_weak_explicit(&shares[share].ticket, &t, t + 1, memory_order_acq_rel, memory_order_relaxed)) {
       function(i, buffers);
       atomic_fetch_add_explicit(&finished, 1, memory_order_release);
     }
   }
 }
 
-static unsigned current(void) { return (unsigned)(atomic_load(&ticket) >> 32); }
+/* Thread `me` does its own share, then the others'. */
+static void work(int me) {
+  const int of = drain(me);
+  for (int share = me + 1; share < of; share++) drain(share);
+  for (int share = 0; share < me && share < of; share++) drain(share);
+}
 
 static void *worker(void *argument) {
-  unsigned seen = (unsigned)(uintptr_t)argument;
+  unsigned seen = 0;
   inside = 1;
   for (;;) {
-    for (int spin = 0; spin < SPINS && current() == seen; spin++) relax();
-    if (current() == seen) {
+    for (int spin = 0; spin < SPINS && atomic_load(&current) == seen; spin++) relax();
+    if (atomic_load(&current) == seen) {
       pthread_mutex_lock(&lock);
       atomic_fetch_add(&sleepers, 1);
-      while (current() == seen) pthread_cond_wait(&wake, &lock);
+      while (atomic_load(&current) == seen) pthread_cond_wait(&wake, &lock);
       atomic_fetch_sub(&sleepers, 1);
       pthread_mutex_unlock(&lock);
     }
-    seen = work();
+    seen = atomic_load(&current);
+    work((int)(uintptr_t)argument);
   }
   return NULL;
 }
@@ -116,24 +132,28 @@ __attribute__((visibility("default"))) void grt_parallel(grt_task task, long tas
     pthread_attr_t detached;
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    const int failed = pthread_create(&thread, &detached, worker, (void *)(uintptr_t)current());
+    const int failed = pthread_create(&thread, &detached, worker, (void *)(uintptr_t)(workers + 1));
     pthread_attr_destroy(&detached);
     if (failed) break;
     workers++;
   }
-  const unsigned loop = current() + 1;
+  const unsigned loop = atomic_load(&current) + 1;
+  const int of = workers + 1;
   atomic_store_explicit(&loops[loop % 64].function, task, memory_order_relaxed);
   atomic_store_explicit(&loops[loop % 64].buffers, buf, memory_order_relaxed);
   atomic_store_explicit(&loops[loop % 64].count, tasks, memory_order_relaxed);
+  atomic_store_explicit(&loops[loop % 64].shares, of, memory_order_relaxed);
   atomic_store_explicit(&finished, 0, memory_order_relaxed);
-  atomic_store(&ticket, (unsigned long long)loop << 32);
+  for (int share = 0; share < of; share++)
+    atomic_store(&shares[share].ticket, (unsigned long long)loop << 32 | (unsigned long long)first(tasks, share, of));
+  atomic_store(&current, loop);
   if (atomic_load(&sleepers) > 0) {
     pthread_mutex_lock(&lock);
     pthread_cond_broadcast(&wake);
     pthread_mutex_unlock(&lock);
   }
   inside = 1;
-  work();
+  work(0);
   inside = 0;
   for (int spin = 0; atomic_load_explicit(&finished, memory_order_acquire) < tasks; spin++) {
     if (spin < SPINS) relax();
