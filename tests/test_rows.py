@@ -83,15 +83,24 @@ def test_results_written_past_the_caches(
 
 
 @pytest.mark.parametrize("columns", [3, 40, 1000])
-def test_a_sum_of_bounded_exponentials(columns: int) -> None:
-    """Results below the normal range are dropped, which such a sum cannot show; NaN and infinities are not."""
-    x = np.linspace(-300, 300, 6 * columns, dtype=np.float32).reshape(6, columns)
+@pytest.mark.parametrize("spread", [1.0, 300.0])
+def test_a_sum_of_bounded_exponentials(columns: int, spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results below the normal range are dropped, which such a sum cannot show; NaN and infinities are not.
+
+    Long rows guess their maximum, which is right for those of the smaller spread.
+    """
+    monkeypatch.setattr(generated, "FETCH", 1)
+    monkeypatch.setattr(generated, "LINES", 1)
+    x = np.linspace(-spread, spread, 8 * columns, dtype=np.float32).reshape(8, columns)
     x[1], x[2, 0], x[3, 1], x[4, 2] = -np.inf, -np.inf, np.inf, np.nan
+    x[5, -1], x[6, -1], x[7, : columns // 2] = np.inf, 0, -np.inf
+    x[6, -1:].view(np.uint32)[:] = 0x7FC12345  # a NaN of another pattern
     graph = grt.Graph()
     values = graph.input("x", x.shape)
     graph.output("y", F.log(F.sum(F.exp(values - F.amax(values, -1, keepdim=True)), -1)))
     program = grt.compile(graph, target="cpu")
-    assert "grt_exp_bounded(" in program.source()
+    assert "grt_exp_bounded(" in program.source() and "__builtin_prefetch(" in program.source()
+    assert ("_guess" in program.source()) == (columns == 1000)
     with np.errstate(invalid="ignore"):
         wide = x.astype(np.float64)
         expected = np.log(np.exp(wide - wide.max(-1, keepdims=True)).sum(-1))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from graphrt.index import Expr, axis, delinearize
 from graphrt.schedule.kernel_ir import Block, Pass, PointwiseKernel, ReductionKernel, Store, Var
+from graphrt.schedule.memory import loads
 from graphrt.targets.cpu.loops import bind, innermost, merge
 from graphrt.targets.cpu.printer import Printer, combine, initial
-from graphrt.targets.cpu.rows import bounded, choose, keep
+from graphrt.targets.cpu.rows import bounded, choose, guessed, keep
 from graphrt.targets.scalar import C_TYPES
 
 CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
@@ -21,9 +23,13 @@ ROWS_CHUNK = 1 << 18  # elements, over all passes, of a task of rows: long runs 
 STRIP = 512  # elements: what is collected before it is streamed
 STREAM = 32 << 20  # bytes of the smallest result that is streamed: nobody finds it in a cache
 LINES = 1024  # bytes of the shortest run that is worth it
+FETCH = 8 << 20  # bytes of the smallest operand whose rows are fetched ahead: it comes from memory
+PAGE = 4096  # bytes beyond which the processor's own prefetching has long begun
 LANES = 128  # columns a column reduction accumulates side by side, at most
 VECTOR = 16  # at least: a cache line of floats
 EXTREMA = {"max": "grt_most", "min": "grt_least"}  # the reductions of elementwise.h
+LOOK = 64  # elements at the front of a row whose maximum is the guess for all of it
+NEAR = 8  # how far above its guess a maximum may be: x - guess is rounded to half an ULP of that
 TASKS = 8  # of a launch, at least, where there is so much to do: enough for a few threads to share evenly
 
 
@@ -130,27 +136,77 @@ class LoopPrinter(Printer):
             *(f"  {C_TYPES[v.dtype]} {v.name}_row[OUTER * SIZE];" for v in kept),
             "  for (int x = begin; x < end; x++) {",
         ]
-        for p in kernel.passes:
-            if p.reduces or p.inner.stores:
+        lines += self._fetched(inner_blocks, at, rows, row) if many == 1 else []
+        passes = iter(kernel.passes)
+        for p in passes:
+            following = kernel.passes[kernel.passes.index(p) + 1 :]
+            both = guessed(p, following[0]) if following and not kept and many == 1 and row >= 4 * LOOK else None
+            if both:
+                lines += self._guessed(p, following[0], *both, at, row)
+                p = next(passes)
+            elif p.reduces or p.inner.stores:
                 lines += self._over_row(p, at, kept, row)
             lines += [*self.insts(p.after, at, "    "), *self.stores(p.after.stores, at, "    ")]
         return tasks, self.closed([*lines, "  }"])
 
-    def _over_row(self, p: Pass, at: dict[str, Expr], kept: Sequence[Var], row: int) -> list[str]:
-        """The loop of one pass over the elements of a row.
+    def _fetched(self, blocks: Sequence[Block], at: dict[str, Expr], rows: int, row: int) -> list[str]:
+        """Fetches the next row of each large operand: it is short, and the processor begins anew on every page."""
+        there = {name: e.substitute({"x": axis("next", rows)}) for name, e in at.items()}
+        lines = {}
+        for slot, offset, _ in (load for block in blocks for load in loads(block)):
+            size, itemsize = math.prod(slot.type.shape), slot.type.dtype.itemsize
+            along = offset.substitute(at).stride("j") == 1 and LINES <= row * itemsize <= PAGE
+            if size * itemsize >= FETCH and size == rows * row and along:
+                lines[slot] = f"__builtin_prefetch(&buf.{self.fields[slot]}[{self.expr(offset, there)}]);"
+        if not lines:
+            return []
+        step = 64 // max(slot.type.dtype.itemsize for slot in lines)
+        loop = f"    for (int next = x + 1, j = 0; j < SIZE; j += {step}) {{"
+        return [loop, *(f"      {line}" for line in lines.values()), "    }"]
 
-        Extrema are folded without regard to NaN, which a loop can do in vectors, and NaN is looked for beside.
+    def _guessed(self, maximum: Pass, total: Pass, both: Pass, guess: Var, at: dict[str, Expr], row: int) -> list[str]:
+        """``both``, which does the work of the passes ``maximum`` and ``total`` at once, and these where the guess was bad.
+
+        A row that has a NaN makes the sum one; one whose maximum is far above the guess, or infinite, fails the comparison.
+        """
+        ((_, x, most),), ((_, _, sum),) = maximum.reduces, total.reduces
+        first = replace(maximum, reduces=[("max", x, guess)])
+        lines = [
+            *self._over_row(first, at, (), row, LOOK, strict=False),
+            *self._over_row(both, at, (), row, strict=False),
+            f"    if ({most.name} - {guess.name} <= {NEAR} && {sum.name} == {sum.name}) {{",
+            f"      {sum.name} *= grt_exp({guess.name} - {most.name});",
+            "    } else {",
+        ]
+        for p in (maximum, total):
+            lines += [f"  {line}" for line in self._over_row(p, at, (), row, declare=False)]
+        return [*lines, "    }"]
+
+    def _over_row(
+        self,
+        p: Pass,
+        at: dict[str, Expr],
+        kept: Sequence[Var],
+        row: int,
+        stop: int | None = None,
+        declare: bool = True,
+        strict: bool = True,
+    ) -> list[str]:
+        """The loop of one pass over the elements of a row, or over those before ``stop``; its results declared or set.
+
+        Extrema are folded without regard to NaN, which a loop can do in vectors, and NaN is looked for beside if ``strict``.
         """
         declared, body, hints, after = [], [], [], []
         for op, x, r in p.reduces:
-            declared.append(f"    {C_TYPES[r.dtype]} {r.name} = {initial(op, r.dtype)};")
+            kind = f"{C_TYPES[r.dtype]} " if declare else ""
+            declared.append(f"    {kind}{r.name} = {initial(op, r.dtype)};")
             value, fold = self.var(x), {"sum": "+", "prod": "*"} | (EXTREMA if r.dtype.is_float else {})
             hints.append(f"reduction({fold.get(op, op)}:{r.name})")
             if op in ("sum", "prod"):
                 body.append(f"{r.name} = {combine(op, r.name, value, r.dtype)};")
                 continue
             body.append(f"{r.name} = {r.name} {'>' if op == 'max' else '<'} {value} ? {r.name} : {value};")
-            if r.dtype.is_float:
+            if r.dtype.is_float and strict:
                 declared.append(f"    int {r.name}_nan = 0;")
                 hints.append(f"reduction(|:{r.name}_nan)")
                 body.append(f"{r.name}_nan |= {value} != {value};")
@@ -158,7 +214,7 @@ class LoopPrinter(Printer):
         body = [f"{i.out.name}_row[o * SIZE + j] = {i.out.name};" for i in p.inner.insts if i.out in kept] + body
         short = row < 2 * VECTOR and any(op != "sum" for op, _, _ in p.reduces)
         hint = f'_Pragma("omp simd {" ".join(hints)}") ' if hints and not short else ""
-        loop = self.run("    ", hint, ("0", "SIZE"), p.inner, at, row, body)
+        loop = self.run("    ", hint, ("0", str(stop or "SIZE")), p.inner, at, row, body)
         return [*declared, "    for (int o = 0; o < OUTER; o++)", *loop, *after]
 
     def _columns(self, kernel: ReductionKernel) -> tuple[int, list[str]]:

@@ -3,7 +3,7 @@
 A sum over a row of which one element is chosen (``where(index == k, x, 0)``, the class of a loss) reads that element. A value
 that took many instructions (an exponential) is kept for later passes over the row, when the row is short enough for a cache.
 An exponential of a row less its maximum that is only summed is a shorter one: no result is above 1, and the least ones vanish
-beside the 1 that is among them.
+beside the 1 that is among them. Maximum and sum are found in one pass, with a maximum that was guessed.
 """
 
 from __future__ import annotations
@@ -94,6 +94,25 @@ def bounded(kernel: ReductionKernel, kept: Sequence[Var]) -> tuple[ReductionKern
         insts = [replace(i, op="exp_bounded") if shorter(i) else i for i in p.inner.insts]
         passes.append(replace(p, inner=replace(p.inner, insts=insts)))
     return replace(kernel, passes=passes), kept
+
+
+def guessed(maximum: Pass, total: Pass) -> tuple[Pass, Var] | None:
+    """Maximum of a row and sum of ``exp_bounded(x - max(x))`` as one pass with a guess in place of the maximum, and the guess.
+
+    The sum is to be multiplied by ``exp(guess - max(x))``. None if the two passes are anything else, or there is work between
+    them.
+    """
+    stores = [s for block in (maximum.inner, maximum.after, total.inner) for s in block.stores]
+    if stores or maximum.after.insts or [op for op, *_ in maximum.reduces + total.reduces] != ["max", "sum"]:
+        return None
+    ((_, _, most),), ((_, x, _),) = maximum.reduces, total.reduces
+    by = {i.out: i for i in total.inner.insts}
+    users = [i for i in total.inner.insts if most in i.args]
+    if x not in by or by[x].op != "exp_bounded" or [i.out for i in users] != [by[x].args[0]]:
+        return None
+    guess, less = Var(f"{most.name}_guess", most.dtype), users[0].args[0]
+    insts = [replace(i, args=(less, guess)) if i is users[0] else i for i in total.inner.insts]
+    return Pass(replace(total.inner, insts=insts), [("max", less, most), *total.reduces], Block(())), guess
 
 
 def _numbered(kernel: ReductionKernel) -> dict[Var, int]:
