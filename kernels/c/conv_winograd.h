@@ -36,7 +36,9 @@ enum {
   /* From one of the N * N matrices to the next: not a power of two, or all would meet in the same lines of a cache. */
   FN(_VSTEP) = FN(_TILES) * FN(_CB) + GRT_LANES(T),
   FN(_MSTEP) = FN(_TILES) * FN(_NK) + GRT_LANES(T),
-  FN(_BLOCK) = FN(_NN) * FN(_CB) * FN(_NK) /* numbers of the transformed filter in one block */
+  FN(_USTEP) = FN(_CB) * FN(_NK) + GRT_LANES(T),
+  FN(_BLOCK) = FN(_NN) * FN(_USTEP), /* numbers of the transformed filter in one block */
+  FN(_SLICES) = CEIL_DIV(FN(_CB), 16) /* a task transforms 16 channels of a block */
 };
 #undef GRT_PRODUCTS
 
@@ -46,21 +48,19 @@ GRT_FILTER(FN(_NK))
 static void FN(_pack)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
   enum { M = FN(_M), N = FN(_N), CB = FN(_CB), NK = FN(_NK) };
-  const int cb = (int)task % FN(_CPARTS), kb = (int)task / FN(_CPARTS) % FN(_KB), g = (int)task / (FN(_CPARTS) * FN(_KB));
-  const int width = MIN_OF(V_K - kb * NK, NK);
-  for (int c0 = 0; c0 < MIN_OF(V_C - cb * CB, CB); c0 += 16) {
-    const int channels = MIN_OF(MIN_OF(V_C - cb * CB, CB) - c0, 16);
-    T w[9][16][NK] __attribute__((aligned(64)));
-    if (width < NK) memset(w, 0, sizeof w);
-    for (int i = 0; i < 9; i++) FN(_filter)(buf, w[i][0], g, kb * NK, width, cb * CB + c0, channels, i / 3, i % 3);
-    for (int c = 0; c < channels; c++) {
-      T *out = (T *)launch[0] + task * FN(_BLOCK) + (c0 + c) * NK;
-      T columns[N][3][NK] __attribute__((aligned(64)));
-      for (int s = 0; s < 3; s++)
-        GRT_SIMD for (int k = 0; k < NK; k++) FN(_filtered)(M, &w[s][c][k], 3 * 16 * NK, &columns[0][s][k], 3 * NK);
-      for (int i = 0; i < N; i++)
-        GRT_SIMD for (int k = 0; k < NK; k++) FN(_filtered)(M, &columns[i][0][k], NK, out + i * N * CB * NK + k, CB * NK);
-    }
+  const int c0 = (int)task % FN(_SLICES) * 16, block = (int)task / FN(_SLICES);
+  const int cb = block % FN(_CPARTS), kb = block / FN(_CPARTS) % FN(_KB), g = block / (FN(_CPARTS) * FN(_KB));
+  const int width = MIN_OF(V_K - kb * NK, NK), channels = MIN_OF(MIN_OF(V_C - cb * CB, CB) - c0, 16);
+  T w[9][16][NK] __attribute__((aligned(64)));
+  if (width < NK) memset(w, 0, sizeof w);
+  for (int i = 0; i < 9; i++) FN(_filter)(buf, w[i][0], g, kb * NK, width, cb * CB + c0, channels, i / 3, i % 3);
+  for (int c = 0; c < channels; c++) {
+    T *out = (T *)launch[0] + (size_t)block * FN(_BLOCK) + (c0 + c) * NK;
+    T columns[N][3][NK] __attribute__((aligned(64)));
+    for (int s = 0; s < 3; s++)
+      GRT_SIMD for (int k = 0; k < NK; k++) FN(_filtered)(M, &w[s][c][k], 3 * 16 * NK, &columns[0][s][k], 3 * NK);
+    for (int i = 0; i < N; i++)
+      GRT_SIMD for (int k = 0; k < NK; k++) FN(_filtered)(M, &columns[i][0][k], NK, out + i * N * FN(_USTEP) + k, FN(_USTEP));
   }
 }
 
@@ -141,7 +141,7 @@ static void FN(_task)(long task, void **launch) {
       T *sum = m + (KEPT == 1 ? 0 : kb - kg * FN(_KG)) * FN(_NN) * FN(_MSTEP);
       for (int i = 0; i < FN(_NN); i++)
         for (int t = 0; t < tiles; t += WB)
-          FN(_product)(v + i * FN(_VSTEP) + t * CB, u + i * CB * NK, sum + i * FN(_MSTEP) + t * NK, channels, cb == 0);
+          FN(_product)(v + i * FN(_VSTEP) + t * CB, u + i * FN(_USTEP), sum + i * FN(_MSTEP) + t * NK, channels, cb == 0);
       if (cb < CPARTS - 1) continue;
       for (int t = 0; t < tiles; t++)
         FN(_finish)(buf, sum + t * NK, n0 + t / (rows * TQ), g, kb * NK, M * (row0 + t / TQ % rows), M * (t % TQ));
@@ -151,6 +151,6 @@ static void FN(_task)(long task, void **launch) {
 GRT_LAUNCH void NAME(void **table) {
   enum { BLOCKS = V_G * FN(_KB) * FN(_CPARTS) };
   void **kept = GRT_KEPT(table, FROZEN);
-  void *launch[2] = {grt_prepare(FN(_pack), BLOCKS, sizeof(T) * BLOCKS * FN(_BLOCK), kept, table), table};
+  void *launch[2] = {grt_prepare(FN(_pack), BLOCKS * FN(_SLICES), sizeof(T) * BLOCKS * FN(_BLOCK), kept, table), table};
   GRT_PARALLEL(FN(_task), (long)CEIL_DIV(V_N, FN(_NB)) * V_G * FN(_PARTS) * CEIL_DIV(FN(_KB), FN(_KG)), launch);
 }
