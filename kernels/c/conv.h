@@ -15,11 +15,11 @@
 #define V_SW STRIDE_W
 #define V_DH DIL_H
 #define V_DW DIL_W
-#define V_INSIDE(h, w) ((h) >= PAD_H && (h) < CH + PAD_H && (w) >= PAD_W && (w) < CW + PAD_W)
+#define V_REACHES(h) ((h) >= PAD_H && (h) < CH + PAD_H)
+#define V_INSIDE(h, w) (V_REACHES(h) && (w) >= PAD_W && (w) < CW + PAD_W)
 #define V_WHOLE (PAD_H == 0 && PAD_W == 0 && (CP - 1) * STRIDE_H + (CR - 1) * DIL_H < CH && (CQ - 1) * STRIDE_W + (CS - 1) * DIL_W < CW)
 #define V_DIRECT X_DIRECT
 #define V_X(buf, n, g, c, h, w) LOAD_X(buf, n, (g)*V_C + (c), (h)-PAD_H, (w)-PAD_W)
-#define V_MEETS_H(h) 1
 #define V_MEETS_W(w) 1
 #define V_PHASES 1
 #define V_CHANNELS_LAST X_CHANNELS_LAST

@@ -6,12 +6,12 @@
  * conv_winograd.h.
  *
  * Macros: V_G groups, V_C and V_K channels of a group, V_P V_Q output, V_R V_S filter, V_SH V_SW V_DH V_DW, V_N batch,
- * V_INSIDE(h, w) whether h, w >= 0 of the padded input is inside, V_WHOLE whether everything is, V_X(buf, n, g, c, h, w) what
- * is there, V_CHANNELS_LAST (a hint on how it is stored) and V_DIRECT (whether V_X is no more than a load),
- * V_W(buf, g, k, c, r, s) and V_W_ALONG_C whether its memory runs along c, V_STORE(buf, n, g, k, p, q, value); V_MEETS_H(h),
- * V_MEETS_W(w) whether row h, column w of the padded input holds more than zeros, V_PHASES after how many columns that
- * repeats: a tile takes columns of one phase, so that all of them skip the same taps; FROZEN, the number of the filter among
- * what the program keeps packed, 0 if it may change.
+ * V_INSIDE(h, w) whether h, w >= 0 of the padded input is inside, V_WHOLE whether everything is, V_REACHES(h) and V_MEETS_W(w)
+ * whether row h, column w holds more than zeros, V_PHASES after how many columns the latter repeats: a tile takes columns of
+ * one phase, so that all of them skip the same taps; V_X(buf, n, g, c, h, w) what is inside, V_CHANNELS_LAST (a hint on how it
+ * is stored) and V_DIRECT (whether V_X is no more than a load), V_W(buf, g, k, c, r, s) and V_W_ALONG_C whether its memory runs
+ * along c, V_STORE(buf, n, g, k, p, q, value); FROZEN, the number of the filter among what the program keeps packed, 0 if it
+ * may change.
  */
 #include "tile.h"
 /* to[c][NK] <- the filter's tap (r, s) for `channels` from c0 and `width` output channels from k0, read along memory */
@@ -50,10 +50,10 @@
 #undef V_DH
 #undef V_DW
 #undef V_X
+#undef V_REACHES
 #undef V_INSIDE
 #undef V_WHOLE
 #undef V_DIRECT
-#undef V_MEETS_H
 #undef V_MEETS_W
 #undef V_PHASES
 #undef V_CHANNELS_LAST

@@ -20,12 +20,11 @@
 #define V_DW DIL_W
 #define V_U(h) ((h) + PAD_H - (CR - 1) * DIL_H)
 #define V_V(w) ((w) + PAD_W - (CS - 1) * DIL_W)
-#define V_MEETS_H(h) (V_U(h) % STRIDE_H == 0)
 #define V_MEETS_W(w) (V_V(w) % STRIDE_W == 0)
 #define V_PHASES STRIDE_W
-#define V_ROW(h) (V_U(h) >= 0 && V_MEETS_H(h) && V_U(h) / STRIDE_H < CP)
 #define V_COL(w) (V_V(w) >= 0 && V_MEETS_W(w) && V_V(w) / STRIDE_W < CQ)
-#define V_INSIDE(h, w) (V_ROW(h) && V_COL(w))
+#define V_REACHES(h) (V_U(h) >= 0 && V_U(h) % STRIDE_H == 0 && V_U(h) / STRIDE_H < CP)
+#define V_INSIDE(h, w) (V_REACHES(h) && V_COL(w))
 #define V_WHOLE (STRIDE_H == 1 && STRIDE_W == 1 && PAD_H == (CR - 1) * DIL_H && PAD_W == (CS - 1) * DIL_W && CH <= CP && CW <= CQ)
 #define V_DIRECT DY_DIRECT
 #define V_X(buf, n, g, c, h, w) LOAD_DY(buf, n, (g)*V_C + (c), V_U(h) / STRIDE_H, V_V(w) / STRIDE_W)
@@ -36,5 +35,4 @@
 #include "conv_core.h"
 #undef V_U
 #undef V_V
-#undef V_ROW
 #undef V_COL

@@ -14,13 +14,13 @@ enum {
   FN(_ROWS) = (FN(_PB) - 1) * V_SH + (V_R - 1) * V_DH + 1
 };
 
-/* [group][block][channel][tap][lane], as the tiles meet them; launch[0] is the packed filter, launch[1] the buffers */
+/* [group][block][row of taps][channel][tap][lane], as the tiles meet them; launch[0] is the packed filter, launch[1] the buffers */
 static void FN(_pack)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
   const int g = (int)task / FN(_KB), kb = (int)task % FN(_KB);
   T *out = (T *)launch[0] + task * FN(_TAPS) * FN(_NK);
-  for (int c = 0; c < V_C; c++)
-    for (int r = 0; r < V_R; r++)
+  for (int r = 0; r < V_R; r++)
+    for (int c = 0; c < V_C; c++)
       for (int s = 0; s < V_S; s++)
         for (int i = 0; i < FN(_NK); i++) {
           const int k = kb * FN(_NK) + i;
@@ -28,6 +28,7 @@ static void FN(_pack)(long task, void **launch) {
         }
 }
 
+/* rt rows of outputs from row p; `row` is where they begin in the patch. Rows of taps that meet only padding are left out. */
 GRT_INLINE void FN(_channels)(const FN(_buffers) buf, const T *patch, const T *w, int n, int g, int kb, int p, int row, int q, const int rt) {
   typedef GRT_VEC(T) vec;
   enum { L = FN(_L), NK = FN(_NK), WIDTH = FN(_WIDTH), CT = FN(_CT) };
@@ -36,19 +37,25 @@ GRT_INLINE void FN(_channels)(const FN(_buffers) buf, const T *patch, const T *w
   for (int k = 0; k < NK; k++)
 #pragma GCC unroll 4
     for (int v = 0; v < rt * CT; v++) acc[k][v] = (vec){0};
-  for (int c = 0; c < V_C; c++)
-    for (int r = 0; r < V_R; r++) {
+  for (int r = 0; r < V_R; r++, w += V_C * V_S * NK) {
+    int met = 0;
+#pragma GCC unroll 4
+    for (int i = 0; i < rt; i++) met |= V_REACHES((p + i) * V_SH + r * V_DH);
+    if (!met) continue;
+    const T *tap = w;
+    for (int c = 0; c < V_C; c++) {
       const T *x = patch + (c * FN(_ROWS) + row * V_SH + r * V_DH) * WIDTH + q;
-      for (int s = 0; s < V_S; s++, w += NK) {
+      for (int s = 0; s < V_S; s++, tap += NK) {
         vec f[4];
 #pragma GCC unroll 4
         for (int v = 0; v < rt * CT; v++) f[v] = *(const vec *)(x + v / CT * V_SH * WIDTH + v % CT * L + s * V_DW);
 #pragma GCC unroll 8
         for (int k = 0; k < NK; k++)
 #pragma GCC unroll 4
-          for (int v = 0; v < rt * CT; v++) acc[k][v] += w[k] * f[v];
+          for (int v = 0; v < rt * CT; v++) acc[k][v] += tap[k] * f[v];
       }
     }
+  }
   const int width = MIN_OF(V_Q - q, CT * L), height = MIN_OF(V_K - kb * NK, NK);
 #pragma GCC unroll 8
   for (int k = 0; k < NK; k++) {
@@ -94,6 +101,8 @@ static void FN(_task)(long task, void **launch) {
     int row = 0;
     for (; row + FN(_RT) <= rows; row += FN(_RT))
       for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, FN(_RT));
+    for (; row + 2 <= rows; row += 2)
+      for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 2);
     for (; row < rows; row++)
       for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 1);
   }

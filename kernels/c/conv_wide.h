@@ -67,7 +67,7 @@ GRT_INLINE void FN(_columns)(const FN(_buffers) buf, const T *patch, const T *w,
   }
   for (int r = 0; r < V_R; r++)
     for (int s = 0; s < V_S; s++) {
-      if (!V_MEETS_H(p * V_SH + r * V_DH) || !V_MEETS_W(q * V_SW + s * V_DW)) {
+      if (!V_REACHES(p * V_SH + r * V_DH) || !V_MEETS_W(q * V_SW + s * V_DW)) {
         w += channels * NV * L;
         continue;
       }
