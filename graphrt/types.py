@@ -73,13 +73,15 @@ def as_dtype(dtype: DTypeLike) -> DType:
     """The DType that ``dtype`` names: a DType, ``"float32"``, ``"f32"``, a NumPy or torch dtype. Raises DTypeError."""
     if isinstance(dtype, DType):
         return dtype
-    text = str(dtype).removeprefix("torch.")
-    found = DTYPES.get(text) or _BY_SHORT.get(text)
+    found = _BY_NUMPY.get(dtype) if isinstance(dtype, np.dtype) else None
     if found is None:
+        text = str(dtype).removeprefix("torch.")
+        found = DTYPES.get(text) or _BY_SHORT.get(text)
+    if found is None and dtype is not None:
         try:
-            found = None if dtype is None else _BY_NUMPY.get(np.dtype(dtype))
+            found = _BY_NUMPY.get(np.dtype(dtype))
         except TypeError:
-            found = None
+            pass
     if found is None:
         raise DTypeError(f"{dtype!r} is no dtype of graphrt; it has {', '.join(DTYPES)}")
     return found

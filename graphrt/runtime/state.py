@@ -25,7 +25,9 @@ SMALL = 1 << 20  # elements that one thread fills as fast as several
 
 def dense(type: TensorType) -> np.ndarray:
     """An uninitialised array of ``type``: memory in its order, shape as users see it."""
-    order = type.order or tuple(range(type.ndim))
+    if type.order is None:
+        return np.empty(type.shape, type.dtype.numpy)
+    order = type.order
     physical = np.empty([type.shape[d] for d in order], type.dtype.numpy)
     return physical.transpose(sorted(range(type.ndim), key=lambda i: order[i]))
 
@@ -70,6 +72,11 @@ class State(Mapping[str, np.ndarray]):
                 self._memory(name)[...] = to_numpy(self._device[name])
         return self._arrays[name]
 
+    @property
+    def away(self) -> bool:
+        """Whether buffers lie on a device: then reading one copies it."""
+        return bool(self._device)
+
     @contextmanager
     def _settled(self) -> Iterator[None]:
         """Holds the lock, with nothing under way on the device."""
@@ -102,7 +109,7 @@ class State(Mapping[str, np.ndarray]):
 
     def push(self, names: Iterable[str]) -> None:
         """Sends ``names`` to the device, where they are there, after a program of the CPU has written their arrays."""
-        for name in self._device.keys() & set(names) if self._device else ():
+        for name in self._device.keys() & set(names) if self.away else ():
             with self._settled():
                 self._device[name].copy_(from_numpy(self._memory(name)))
 

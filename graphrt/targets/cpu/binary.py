@@ -47,6 +47,10 @@ def _arena(size: int) -> np.ndarray:
     return arena
 
 
+def _address(array: np.ndarray | None) -> int | None:
+    return None if array is None else array.__array_interface__["data"][0]  # sooner there than ``ctypes.data``
+
+
 class CpuBinary(Binary):
     """A shared object, its arena of ``arena`` bytes and its pointer table: the arena, then ``entries`` as (space, name).
 
@@ -72,6 +76,7 @@ class CpuBinary(Binary):
         self._kept = (ctypes.c_void_p * max(frozen, 1))()
         self._table[len(self.entries) + 1] = ctypes.addressof(self._kept)
         self._seen = 0  # version of the state that was packed
+        self._bound: State | None = None  # the state whose addresses are in the table
         weakref.finalize(self, self._library.grt_release, self._kept, frozen)
         self._poison = Flags.read().poison
 
@@ -80,9 +85,11 @@ class CpuBinary(Binary):
         if self._poison:
             self._memory[...] = 0xFF  # every float in it is NaN
         for entry, (space, name) in enumerate(self.entries, 1):
-            spaces: dict[str, Mapping[str, Any]] = {"input": inputs, "state": state, "output": outputs}
-            array = spaces[space].get(name)
-            self._table[entry] = None if array is None else array.ctypes.data
+            if space != "state":
+                self._table[entry] = _address((inputs if space == "input" else outputs).get(name))
+            elif self._bound is not state or state.away:  # a buffer never moves; those on a device are fetched
+                self._table[entry] = _address(state.get(name))
+        self._bound = state
         if self.frozen and self._seen != state.version:
             self._library.grt_release(self._kept, self.frozen)
             self._seen = state.version
