@@ -9,4 +9,5 @@
 #define A_FAST_M !V_CHANNELS_LAST
 #define A_DIRECT (V_CHANNELS_LAST && V_DIRECT)
 #define B_FAST_N !V_W_ALONG_C
+#define B_DIRECT 0
 #include "matmul.h"

@@ -1,13 +1,13 @@
 /* Batched matrix product, blocked and packed (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication").
  *
  *            N                 Macros: NAME, T, BATCH, M, N, K, LOAD_A(buf, b, m, k), LOAD_B(buf, b, k, n),
- *        K [ B ]               STORE_C(buf, b, m, n, value), A_FAST_M and B_FAST_N (1 if that is the unit stride), A_DIRECT
- *   K                          (1 if LOAD_A is no more than a load along k: then A is read where it lies).
- * M[ A ] [ C ]                 A task owns one BM x BN block of C and hands every element to STORE_C once, when its sum is
- *                              complete. B is packed into panels of NR columns through its loader, so that a transposed, cast
- *                              or computed operand costs nothing more: once for all tasks if it is small, else by each. FROZEN is the
- *                              number of B among what the program keeps packed, 0 if it is none. A few rows are multiplied
- *                              without packing (matmul_thin.h).
+ *        K [ B ]               STORE_C(buf, b, m, n, value), A_FAST_M and B_FAST_N (1 if that is the unit stride), A_DIRECT and
+ *   K                          B_DIRECT (1 if LOAD_A, LOAD_B is no more than a load, along k and along n: then A is read where it
+ * M[ A ] [ C ]                 lies, and B if A has few rows). A task owns one BM x BN block of C and hands every element to
+ *                              STORE_C once, when its sum is complete. Else B is packed into panels of NR columns through its
+ *                              loader, so that a transposed, cast or computed operand costs nothing more: once for all tasks if
+ *                              it is small, else by each. FROZEN is the number of B among what the program keeps packed, 0 if
+ *                              it is none. A few rows are multiplied without packing (matmul_thin.h).
  */
 #include "tile.h"
 #if M > 0 && M <= 4 && N > 0
@@ -28,7 +28,8 @@ enum {
   FN(_MB) = CEIL_DIV(FN(_TM), MAX_OF(1, MIN_OF(32, FN(_TM) / FN(_ENOUGH)))),
   FN(_BM) = CEIL_DIV(FN(_TM), FN(_MB)) * FN(_MR),
   FN(_BN) = CEIL_DIV(FN(_TN), FN(_NB)) * FN(_NR),
-  FN(_SHARED) = K > 0 && (FROZEN || (FN(_MB) > 1 && (long)BATCH * K * N <= 1 << 23)), /* 32 MB */
+  FN(_INPLACE) = B_DIRECT && !FROZEN && M <= 256 && N >= FN(_NR) && N <= 2048, /* packing takes many rows, or long ones, to pay */
+  FN(_SHARED) = !FN(_INPLACE) && K > 0 && (FROZEN || (FN(_MB) > 1 && (long)BATCH * K * N <= 1 << 23)), /* 32 MB */
   FN(_PITCH) = (A_FAST_M ? FN(_BM) : FN(_KC)) + 16 /* of packed A: no power of two, which would crowd one set of a cache */
 };
 
@@ -68,12 +69,14 @@ static void FN(_pack)(long task, void **launch) {
   FN(_panel)(FN(_open)(launch[1]), to, b, k0, MIN_OF(K - k0, FN(_KC)), tn * FN(_NR));
 }
 
-/* Rows m ... of C, one panel of columns from n; `sums` holds what blocks of k before the ``first`` ... ``last`` have added. Rows
+/* Rows m ... of C, one panel of columns from n; where B lies in place the last panel begins `shift` columns sooner, to end with
+ * the row, and what it shares with the one before is not stored again. `sums` holds what blocks of k before the ``first`` ... ``last`` have added. Rows
  * from `rows` on repeat the last one, and are not used. */
 GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T *sums, int b, int m, int n, int k0, int depth,
                           const int rows) {
   typedef GRT_VEC(T) vec;
   enum { L = GRT_LANES(T), NV = FN(_NV), MR = FN(_MR), NR = FN(_NR) };
+  const int width = MIN_OF(N - n, NR), shift = FN(_INPLACE) ? NR - width : 0;
   vec acc[MR][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++)
@@ -88,7 +91,11 @@ GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T 
   for (int k = 0; k < depth; k++) {
     vec w[NV];
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) w[v] = *(const vec *)(panel + (k * NV + v) * L);
+    for (int v = 0; v < NV; v++) {
+      T row[L] __attribute__((aligned(64)));
+      if (FN(_INPLACE)) GRT_SIMD for (int j = 0; j < L; j++) row[j] = LOAD_B(buf, b, k0 + k, n - shift + v * L + j);
+      w[v] = *(const vec *)(FN(_INPLACE) ? row : panel + (k * NV + v) * L);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
 #if A_DIRECT
@@ -110,7 +117,6 @@ GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T 
       for (int v = 0; v < NV; v++) *(vec *)(sums + (i * NV + v) * L) = acc[i][v];
     return;
   }
-  const int width = MIN_OF(N - n, NR);
   for (int i = 0; i < rows; i++) {
     T out[NR] __attribute__((aligned(64)));
 #pragma GCC unroll 4
@@ -118,7 +124,7 @@ GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T 
     if (width == NR) {
       GRT_SIMD for (int j = 0; j < NR; j++) STORE_C(buf, b, m + i, n + j, out[j]);
     } else {
-      GRT_SIMD for (int j = 0; j < width; j++) STORE_C(buf, b, m + i, n + j, out[j]);
+      GRT_SIMD for (int j = 0; j < width; j++) STORE_C(buf, b, m + i, n + j, out[shift + j]);
     }
   }
 }
@@ -127,7 +133,7 @@ static void FN(_task)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
   enum {
     MR = FN(_MR), NR = FN(_NR), MB = FN(_MB), NB = FN(_NB), BM = FN(_BM), BN = FN(_BN), KC = FN(_KC), PITCH = FN(_PITCH),
-    SIZE_A = A_DIRECT ? 0 : (A_FAST_M ? KC : BM) * PITCH, SIZE_B = FN(_SHARED) ? 0 : KC * BN, SUMS = FN(_KB) > 1 ? BM * BN : 0,
+    SIZE_A = A_DIRECT ? 0 : (A_FAST_M ? KC : BM) * PITCH, SIZE_B = FN(_SHARED) || FN(_INPLACE) ? 0 : KC * BN, SUMS = FN(_KB) > 1 ? BM * BN : 0,
     ALONG = KC * BN <= 65536
   };
   const int b = (int)(task / (MB * NB)), m0 = (int)(task / NB % MB) * BM, n0 = (int)(task % NB) * BN;
@@ -140,7 +146,7 @@ static void FN(_task)(long task, void **launch) {
 #elif !A_DIRECT
     for (int i = 0; i < rows; i++) GRT_SIMD for (int k = 0; k < depth; k++) pa[i * PITCH + k] = LOAD_A(buf, b, m0 + i, k0 + k);
 #endif
-    if (!FN(_SHARED))
+    if (!FN(_SHARED) && !FN(_INPLACE))
       for (int tn = 0; tn < cols; tn += NR) FN(_panel)(buf, pb + tn * KC, b, k0, depth, n0 + tn);
     const int down = CEIL_DIV(rows, MR), across = CEIL_DIV(cols, NR);
     for (int t = 0; t < down * across; t++) { /* along rows if all panels stay in the second cache, else down each panel */
@@ -173,4 +179,5 @@ GRT_LAUNCH void NAME(void **table) {
 #undef A_FAST_M
 #undef B_FAST_N
 #undef A_DIRECT
+#undef B_DIRECT
 #include "undef.h"

@@ -103,6 +103,7 @@ class Matmul:
     b_fast_n: int = 1
     kind: str = "float"
     a_direct: int = 0
+    b_direct: int = 0
 
     def text(self, name: str) -> str:
         a, b = "bkm" if self.a_fast_m else "bmk", "bkn" if self.b_fast_n else "bnk"
@@ -110,6 +111,7 @@ class Matmul:
             **{"T": self.kind, "ACC": self.kind, "BATCH": self.b, "M": self.m, "N": self.n, "K": self.k},
             **{"LOAD_A": f"{name}_a", "LOAD_B": f"{name}_b", "STORE_C": f"{name}_store"},
             **{"A_FAST_M": self.a_fast_m, "B_FAST_N": self.b_fast_n, "A_DIRECT": self.a_direct},
+            "B_DIRECT": self.b_direct,
         }
         closures = [
             closure(f"{name}_a", self.kind, 0, "bmk", (self.b, self.m, self.k), a, shift=1),
@@ -136,6 +138,8 @@ MATMULS = [
     *(Matmul(1, 37, 29, 53, a, b, kind) for a, b, kind in product((0, 1), (0, 1), ("float", "double"))),
     *(Matmul(*s) for s in ((1, 64, 10, 84), (3, 1, 1, 1), (2, 7, 33, 1), (1, 1, 100, 9), (1, 130, 70, 800), (1, 50, 1, 20))),
     *(Matmul(*s, b_fast_n=0, a_direct=1, kind=kind) for s in ((1, 37, 40, 70), (2, 5, 70, 400)) for kind in CTYPES),
+    *(Matmul(*s, b_direct=1) for s in ((1, 37, 64, 70), (2, 5, 70, 800), (1, 130, 200, 9), (1, 9, 11, 30), (1, 300, 40, 8))),
+    *(Matmul(*s, a_fast_m=1, b_direct=1, kind="double") for s in ((1, 20, 784, 64), (2, 11, 39, 600))),
     Matmul(2, 5, 9, 0),  # an empty sum is zero, and is stored
 ]
 

@@ -201,7 +201,8 @@ class Printer:
             return {}
         if family == "matmul":
             fast = {"A_FAST_M": unit(loaders["A"], "m", "k"), "B_FAST_N": unit(loaders["B"], "n", "k")}
-            return {**fast, "A_DIRECT": str(int(fast["A_FAST_M"] == "0" and _direct(loaders["A"])))}
+            read = {"A_DIRECT": fast["A_FAST_M"] == "0", "B_DIRECT": fast["B_FAST_N"] == "1"}
+            return {**fast, **{k: str(int(there and _direct(loaders[k[0]]))) for k, there in read.items()}}
         hints = {}
         if family == "conv":
             hints["WINOGRAD"] = str(self.winograd)
