@@ -2,8 +2,8 @@
 
 python -m bench.scaling [--work ResNet-20] [--batch 64] [--threads 1] [--rounds 10] [--save]
 
-The number of threads is fixed when a process starts, so each batch and number of threads has a process of its own, in which
-both candidates take turns.
+The number of threads is fixed when a process starts, and threads that wait spin for a while, which takes a core from another
+candidate: each batch, number of threads and candidate has a process of its own.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from bench.measure import Timing, compared, elsewhere, interleave, report
 from bench.peers import WORK, chosen, graphrt_step, torch_step
 
 
-def steps(work: str, batch: int, threads: int, rounds: int, calls: int) -> dict[str, tuple[float, ...]]:
-    """Timings of a step of both, as tuples; called in a process whose environment sets the same ``threads``."""
+def steps(work: str, batch: int, threads: int, rounds: int, calls: int, candidate: str) -> tuple[float, ...]:
+    """Timings of a step of ``candidate``, as a tuple; called in a process whose environment sets the same ``threads``."""
     import torch
 
     torch.set_num_threads(threads)
     x, y = WORK[work].data(batch)
     ours, theirs = WORK[work].pair()
-    candidates = {"graphrt": graphrt_step(ours, x, y), "torch channels_last": torch_step(theirs, x, y, "channels_last")}
-    return {name: astuple(t) for name, t in interleave(candidates, rounds, calls).items() if t is not None}
+    step = graphrt_step(ours, x, y) if candidate == "graphrt" else torch_step(theirs, x, y, "channels_last")
+    timing = interleave({candidate: step}, rounds, calls)[candidate]
+    assert timing is not None
+    return astuple(timing)
 
 
 def main(
@@ -43,9 +45,11 @@ def main(
             first: dict[str, float] = {}
             for count in threads or [1, 2]:
                 env = {"GRAPHRT_THREADS": str(count), "OMP_NUM_THREADS": str(count)}
-                found = elsewhere("bench.scaling", "steps", name, size, count, rounds, calls, **env)
-                about = {"work": name, "batch": size, "threads": count}
-                for row in compared(about, {c: Timing(*t) for c, t in found.items()}):
+                timings = {}
+                for candidate in ("graphrt", "torch channels_last"):
+                    found = elsewhere("bench.scaling", "steps", name, size, count, rounds, calls, candidate, **env)
+                    timings[candidate] = Timing(*found)
+                for row in compared({"work": name, "batch": size, "threads": count}, timings):
                     base = first.setdefault(row["candidate"], row["ms"])
                     rows.append({**row, "ms per image": row["ms"] / size, "speed-up": base / row["ms"]})
     report("training step, float32 (ratio: candidate / graphrt)", rows, "scaling" if save else None)
