@@ -133,8 +133,7 @@ static void FN(_task)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
   enum {
     MR = FN(_MR), NR = FN(_NR), MB = FN(_MB), NB = FN(_NB), BM = FN(_BM), BN = FN(_BN), KC = FN(_KC), PITCH = FN(_PITCH),
-    SIZE_A = A_DIRECT ? 0 : (A_FAST_M ? KC : BM) * PITCH, SIZE_B = FN(_SHARED) || FN(_INPLACE) ? 0 : KC * BN, SUMS = FN(_KB) > 1 ? BM * BN : 0,
-    ALONG = KC * BN <= 65536
+    SIZE_A = A_DIRECT ? 0 : (A_FAST_M ? KC : BM) * PITCH, SIZE_B = FN(_SHARED) || FN(_INPLACE) ? 0 : KC * BN, SUMS = FN(_KB) > 1 ? BM * BN : 0
   };
   const int b = (int)(task / (MB * NB)), m0 = (int)(task / NB % MB) * BM, n0 = (int)(task % NB) * BN;
   const int rows = MIN_OF(M - m0, BM), cols = MIN_OF(N - n0, BN);
@@ -149,8 +148,8 @@ static void FN(_task)(long task, void **launch) {
     if (!FN(_SHARED) && !FN(_INPLACE))
       for (int tn = 0; tn < cols; tn += NR) FN(_panel)(buf, pb + tn * KC, b, k0, depth, n0 + tn);
     const int down = CEIL_DIV(rows, MR), across = CEIL_DIV(cols, NR);
-    for (int t = 0; t < down * across; t++) { /* along rows if all panels stay in the second cache, else down each panel */
-      const int tm = (ALONG ? t / across : t % down) * MR, tn = (ALONG ? t % across : t / down) * NR;
+    for (int t = 0; t < down * across; t++) { /* down each panel, which stays in the first cache */
+      const int tm = t % down * MR, tn = t / down * NR;
       const T *a = pa + tm * (A_FAST_M ? 1 : PITCH), *panel = pb + tn * KC;
       if (FN(_SHARED)) panel = (const T *)launch[0] + (((size_t)b * FN(_TN) + (n0 + tn) / NR) * K + k0) * NR;
       T *sum = sums + (SUMS > 0) * (tn * BM + tm * NR);
