@@ -50,7 +50,7 @@ def test_costly_values_are_kept_for_the_next_pass(rng: np.random.Generator) -> N
     graph = grt.Graph()
     graph.output("y", F.softmax(graph.input("x", x.shape), -1))
     program = grt.compile(graph, target="cpu")
-    assert program.source().count("grt_exp(") == 1
+    assert program.source().count("grt_exp_bounded(") == 1 and "_inverse" in program.source()
     powers = np.exp(x.astype(np.float64))
     np.testing.assert_allclose(program(x=x)["y"], powers / powers.sum(-1, keepdims=True), rtol=1e-5)
 
@@ -105,6 +105,24 @@ def test_a_sum_of_bounded_exponentials(columns: int, spread: float, monkeypatch:
         wide = x.astype(np.float64)
         expected = np.log(np.exp(wide - wide.max(-1, keepdims=True)).sum(-1))
     np.testing.assert_allclose(program(x=x)["y"], expected, rtol=2e-6, atol=1e-7)
+
+
+def test_bounded_exponentials_are_within_two_ulp() -> None:
+    """Over their normal range; results below it are 0, and so are those of minus infinity."""
+    x = np.zeros((2, 100_001), np.float32)  # the largest is 0
+    x[0, 1:], x[1, 1:] = np.linspace(-87.3, 0, 100_000), np.linspace(-200, -87.4, 100_000)
+    x[1, 1] = -np.inf
+    graph = grt.Graph()
+    values = graph.input("x", x.shape)
+    powers = F.exp(values - F.amax(values, -1, keepdim=True))
+    graph.output("y", powers)
+    graph.output("shares", powers / F.sum(powers, -1, keepdim=True))
+    program = grt.compile(graph, target="cpu")
+    assert "grt_exp_bounded(" in program.source()
+    found, exact = program(x=x), np.exp(x.astype(np.float64))
+    assert (np.abs(found["y"][0] - exact[0]) / np.spacing(exact[0].astype(np.float32))).max() <= 2
+    np.testing.assert_array_equal(found["y"][1], x[1] == 0)
+    np.testing.assert_allclose(found["shares"][0], exact[0] / exact[0].sum(), rtol=2e-6, atol=1e-38)
 
 
 def test_exponentials_of_what_belongs_to_the_row(rng: np.random.Generator) -> None:

@@ -35,14 +35,15 @@ GRT_INLINE float grt_exp_f32(float x) {
   const float u = x <= 88.72283f ? w : x + INFINITY; /* infinity, or x if that is no number */
   return x < -104.0f ? 0.0f : u;
 }
-/* e^x of x <= 88, and e^-87.3 of all below: for a sum that has a 1 in it. One constant for ln 2 is enough, since its error, n
- * times, is beside e^x as small as n e^x is beside 1. NaN of NaN and of infinity; a power is a factor, so that it stays one. */
+/* e^x of x <= 88, and 0 instead of results below the normal range; NaN of infinity. Here the power is a factor: n + 127, left in
+ * the low bits, is its exponent, and NaN stays NaN. */
 GRT_INLINE float grt_exp_bounded_f32(float x) {
-  const float u = -87.3f > x ? -87.3f : x, t = u * 1.44269504f + 12583039.0f, r = u - (t - 12583039.0f) * 0.693147182f;
+  const float t = x * 1.44269504f + 12583039.0f, n = t - 12583039.0f;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 0.00138145988f;
   p = p * r + 0.00836871658f, p = p * r + 0.041668389f, p = p * r + 0.166665211f, p = p * r + 0.49999994f;
   p = p * r + 1.0f, p = p * r + 1.0f;
-  return p * grt_bits_to_float(grt_float_to_bits(t) << 23);
+  return x < -87.3f ? 0.0f : p * grt_bits_to_float(grt_float_to_bits(t) << 23);
 }
 
 /* log x = e ln 2 + log m, m within sqrt 2 of 1 */

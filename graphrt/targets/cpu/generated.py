@@ -15,7 +15,7 @@ from graphrt.schedule.kernel_ir import Block, Pass, PointwiseKernel, ReductionKe
 from graphrt.schedule.memory import loads
 from graphrt.targets.cpu.loops import bind, innermost, merge
 from graphrt.targets.cpu.printer import Printer, combine, initial
-from graphrt.targets.cpu.rows import bounded, choose, guessed, keep
+from graphrt.targets.cpu.rows import bounded, choose, guessed, keep, multiplied
 from graphrt.targets.scalar import C_TYPES
 
 CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
@@ -113,7 +113,7 @@ class LoopPrinter(Printer):
         fastest = innermost(kernel)
         columns = bool(kernel.kept) and fastest in kernel.kept and kernel.shape[fastest] > 1
         kernel = choose(kernel)
-        return self._columns(kernel) if columns else self._rows(*bounded(*keep(kernel)))
+        return self._columns(kernel) if columns else self._rows(*bounded(*keep(multiplied(kernel))))
 
     def _rows(self, kernel: ReductionKernel, kept: Sequence[Var]) -> tuple[int, list[str]]:
         shape = kernel.shape

@@ -2,8 +2,8 @@
 
 A sum over a row of which one element is chosen (``where(index == k, x, 0)``, the class of a loss) reads that element. A value
 that took many instructions (an exponential) is kept for later passes over the row, when the row is short enough for a cache.
-An exponential of a row less its maximum that is only summed is a shorter one: no result is above 1, and the least ones vanish
-beside the 1 that is among them. Maximum and sum are found in one pass, with a maximum that was guessed.
+An exponential of a row less its maximum is a shorter one: no result is above 1, and those below the normal range are 0.
+Division by their sum is a product. Maximum and sum are found in one pass, with a maximum that was guessed.
 """
 
 from __future__ import annotations
@@ -75,25 +75,50 @@ def keep(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
     return replace(kernel, passes=passes), kept
 
 
-def bounded(kernel: ReductionKernel, kept: Sequence[Var]) -> tuple[ReductionKernel, Sequence[Var]]:
-    """``kernel`` with ``exp(x - max(x))`` of which only the sum is asked as op ``exp_bounded``, and ``kept`` as it was."""
-    number = _numbered(kernel)
-    maxima = {r: number.get(x, x) for p in kernel.passes for op, x, r in p.reduces if op == "max"}
+def multiplied(kernel: ReductionKernel) -> ReductionKernel:
+    """``kernel`` with divisions by a sum of ``exp(x - max(x))`` as products: its reciprocal, of 1 to the row's length, is exact
+    to half an ULP.
+    """
+    over = _over_maxima(kernel)
+    sums = {r for p in kernel.passes for op, x, r in p.reduces if op == "sum" and x in over}
+    divisors = {i.args[1] for p in kernel.passes for i in p.inner.insts if i.op == "div"} & sums
+    inverse = {s: Var(f"{s.name}_inverse", s.dtype) for s in divisors}
     passes = []
     for p in kernel.passes:
-        by = {i.out: i for i in p.inner.insts}
-        used = [a for i in p.inner.insts for a in i.args if isinstance(a, Var)] + [s.var for s in p.inner.stores] + list(kept)
-        summed = {x for op, x, _ in p.reduces if op == "sum"}.difference(used, (x for op, x, _ in p.reduces if op != "sum"))
+        insts = [
+            Inst(i.out, "mul", (i.args[0], inverse[i.args[1]])) if i.op == "div" and i.args[1] in inverse else i
+            for i in p.inner.insts
+        ]
+        first: list[Inst] = []
+        for r in (r for _, _, r in p.reduces if r in inverse):
+            one = Var(f"{r.name}_one", r.dtype)
+            first += [Inst(one, "const", (1.0,)), Inst(inverse[r], "div", (one, r))]
+        passes.append(Pass(replace(p.inner, insts=insts), p.reduces, replace(p.after, insts=first + p.after.insts)))
+    return replace(kernel, passes=passes)
 
-        def shorter(inst: Inst, by: dict[Var, Inst] = by, summed: set[Var] = summed) -> bool:
-            if inst.op != "exp" or inst.out not in summed or inst.args[0] not in by or by[inst.args[0]].op != "sub":
-                return False
-            x, most = by[inst.args[0]].args
-            return most in maxima and maxima[most] == number.get(x, x)
 
-        insts = [replace(i, op="exp_bounded") if shorter(i) else i for i in p.inner.insts]
+def bounded(kernel: ReductionKernel, kept: Sequence[Var]) -> tuple[ReductionKernel, Sequence[Var]]:
+    """``kernel`` with ``exp(x - max(x))`` as op ``exp_bounded``, and ``kept`` as it was."""
+    over = _over_maxima(kernel)
+    passes = []
+    for p in kernel.passes:
+        insts = [replace(i, op="exp_bounded") if i.out in over else i for i in p.inner.insts]
         passes.append(replace(p, inner=replace(p.inner, insts=insts)))
     return replace(kernel, passes=passes), kept
+
+
+def _over_maxima(kernel: ReductionKernel) -> set[Var]:
+    """What is ``exp(x - max(x))`` of an element ``x`` and the maximum of its row."""
+    number = _numbered(kernel)
+    maxima = {r: number.get(x, x) for p in kernel.passes for op, x, r in p.reduces if op == "max"}
+    found = set()
+    for p in kernel.passes:
+        by = {i.out: i for i in p.inner.insts}
+        for inst in p.inner.insts:
+            if inst.op == "exp" and inst.args[0] in by and by[inst.args[0]].op == "sub":
+                x, most = by[inst.args[0]].args
+                found |= {inst.out} if most in maxima and maxima[most] == number.get(x, x) else set()
+    return found
 
 
 def guessed(maximum: Pass, total: Pass) -> tuple[Pass, Var] | None:
