@@ -98,11 +98,14 @@ def device_name() -> str:
 
 
 def _processor() -> str:
+    """The processor's name, and its family and model where Linux tells: names of virtual ones say little."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
+    except OSError:
+        lines = []
+    found = {key.strip(): value.strip() for key, value in reversed(lines)}  # of the first core
+    name = found.get("model name", platform.processor() or platform.machine())
+    return f"{name} (family {found['cpu family']}, model {found['model']})" if "cpu family" in found else name
 
 
 def environment() -> dict[str, str]:
