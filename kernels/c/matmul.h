@@ -69,9 +69,9 @@ static void FN(_pack)(long task, void **launch) {
   FN(_panel)(FN(_open)(launch[1]), to, b, k0, MIN_OF(K - k0, FN(_KC)), tn * FN(_NR));
 }
 
-/* Rows m ... of C, one panel of columns from n; where B lies in place the last panel begins `shift` columns sooner, to end with
- * the row, and what it shares with the one before is not stored again. `sums` holds what blocks of k before the ``first`` ... ``last`` have added. Rows
- * from `rows` on repeat the last one, and are not used. */
+/* Rows m ... of C, one panel of columns from n; `sums` holds what blocks of k before the ``first`` ... ``last`` have added. Rows
+ * from `rows` on repeat the last one, and are not used. Where B lies in place, the last panel begins `shift` columns sooner, to
+ * end with the row, and what it shares with the one before is not stored again. */
 GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T *sums, int b, int m, int n, int k0, int depth,
                           const int rows) {
   typedef GRT_VEC(T) vec;
@@ -133,7 +133,8 @@ static void FN(_task)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
   enum {
     MR = FN(_MR), NR = FN(_NR), MB = FN(_MB), NB = FN(_NB), BM = FN(_BM), BN = FN(_BN), KC = FN(_KC), PITCH = FN(_PITCH),
-    SIZE_A = A_DIRECT ? 0 : (A_FAST_M ? KC : BM) * PITCH, SIZE_B = FN(_SHARED) || FN(_INPLACE) ? 0 : KC * BN, SUMS = FN(_KB) > 1 ? BM * BN : 0
+    OWN = !FN(_SHARED) && !FN(_INPLACE), /* a task packs its own part of B */
+    SIZE_A = A_DIRECT ? 0 : (A_FAST_M ? KC : BM) * PITCH, SIZE_B = OWN ? KC * BN : 0, SUMS = FN(_KB) > 1 ? BM * BN : 0
   };
   const int b = (int)(task / (MB * NB)), m0 = (int)(task / NB % MB) * BM, n0 = (int)(task % NB) * BN;
   const int rows = MIN_OF(M - m0, BM), cols = MIN_OF(N - n0, BN);
@@ -145,7 +146,7 @@ static void FN(_task)(long task, void **launch) {
 #elif !A_DIRECT
     for (int i = 0; i < rows; i++) GRT_SIMD for (int k = 0; k < depth; k++) pa[i * PITCH + k] = LOAD_A(buf, b, m0 + i, k0 + k);
 #endif
-    if (!FN(_SHARED) && !FN(_INPLACE))
+    if (OWN)
       for (int tn = 0; tn < cols; tn += NR) FN(_panel)(buf, pb + tn * KC, b, k0, depth, n0 + tn);
     const int down = CEIL_DIV(rows, MR), across = CEIL_DIV(cols, NR);
     for (int t = 0; t < down * across; t++) { /* down each panel, which stays in the first cache */

@@ -137,16 +137,19 @@ class LoopPrinter(Printer):
             "  for (int x = begin; x < end; x++) {",
         ]
         lines += self._fetched(inner_blocks, at, rows, row) if many == 1 else []
-        passes = iter(kernel.passes)
-        for p in passes:
-            following = kernel.passes[kernel.passes.index(p) + 1 :]
-            both = guessed(p, following[0]) if following and not kept and many == 1 and row >= 4 * LOOK else None
-            if both:
-                lines += self._guessed(p, following[0], *both, at, row)
-                p = next(passes)
+        long = many == 1 and row >= 4 * LOOK and not kept
+        i = 0
+        while i < len(kernel.passes):
+            p = kernel.passes[i]
+            following = kernel.passes[i + 1] if long and i + 1 < len(kernel.passes) else None
+            both = guessed(p, following) if following else None
+            if following and both:
+                lines += self._guessed(p, following, *both, at, row)
+                i, p = i + 1, following
             elif p.reduces or p.inner.stores:
                 lines += self._over_row(p, at, kept, row)
             lines += [*self.insts(p.after, at, "    "), *self.stores(p.after.stores, at, "    ")]
+            i += 1
         return tasks, self.closed([*lines, "  }"])
 
     def _fetched(self, blocks: Sequence[Block], at: dict[str, Expr], rows: int, row: int) -> list[str]:
@@ -169,13 +172,13 @@ class LoopPrinter(Printer):
 
         A row that has a NaN makes the sum one; one whose maximum is far above the guess, or infinite, fails the comparison.
         """
-        ((_, x, most),), ((_, _, sum),) = maximum.reduces, total.reduces
+        ((_, x, most),), ((_, _, s),) = maximum.reduces, total.reduces
         first = replace(maximum, reduces=[("max", x, guess)])
         lines = [
             *self._over_row(first, at, (), row, LOOK, strict=False),
             *self._over_row(both, at, (), row, strict=False),
-            f"    if ({most.name} - {guess.name} <= {NEAR} && {sum.name} == {sum.name}) {{",
-            f"      {sum.name} *= grt_exp({guess.name} - {most.name});",
+            f"    if ({most.name} - {guess.name} <= {NEAR} && {s.name} == {s.name}) {{",
+            f"      {s.name} *= grt_exp({guess.name} - {most.name});",
             "    } else {",
         ]
         for p in (maximum, total):

@@ -76,9 +76,7 @@ def keep(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
 
 
 def multiplied(kernel: ReductionKernel) -> ReductionKernel:
-    """``kernel`` with divisions by a sum of ``exp(x - max(x))`` as products: its reciprocal, of 1 to the row's length, is exact
-    to half an ULP.
-    """
+    """``kernel`` with divisions by a sum of ``exp(x - max(x))``, which is 1 at least, as products with its reciprocal."""
     over = _over_maxima(kernel)
     sums = {r for p in kernel.passes for op, x, r in p.reduces if op == "sum" and x in over}
     divisors = {i.args[1] for p in kernel.passes for i in p.inner.insts if i.op == "div"} & sums
