@@ -75,6 +75,9 @@ class CpuBinary(Binary):
         self._table[0] = self._memory.ctypes.data + ALIGNMENT
         self._kept = (ctypes.c_void_p * max(frozen, 1))()
         self._table[len(self.entries) + 1] = ctypes.addressof(self._kept)
+        self._places: dict[str, list[tuple[int, str]]] = {"input": [], "state": [], "output": []}  # entry of the table, name
+        for entry, (space, name) in enumerate(self.entries, 1):
+            self._places[space].append((entry, name))
         self._seen = 0  # version of the state that was packed
         self._bound: State | None = None  # the state whose addresses are in the table
         weakref.finalize(self, self._library.grt_release, self._kept, frozen)
@@ -84,11 +87,12 @@ class CpuBinary(Binary):
         outputs = {name: dense(type) for name, type in self._outputs.items()}
         if self._poison:
             self._memory[...] = 0xFF  # every float in it is NaN
-        for entry, (space, name) in enumerate(self.entries, 1):
-            if space != "state":
-                self._table[entry] = _address((inputs if space == "input" else outputs).get(name))
-            elif self._bound is not state or state.away:  # a buffer never moves; those on a device are fetched
-                self._table[entry] = _address(state.get(name))
+        arrays: dict[str, Mapping[str, Any]] = {"input": inputs, "output": outputs}
+        if self._bound is not state or state.away:  # a buffer never moves; those on a device are fetched
+            arrays["state"] = state
+        for space, there in arrays.items():
+            for entry, name in self._places[space]:
+                self._table[entry] = _address(there.get(name))
         self._bound = state
         if self.frozen and self._seen != state.version:
             self._library.grt_release(self._kept, self.frozen)
@@ -97,7 +101,7 @@ class CpuBinary(Binary):
 
     def _written(self, state: State) -> None:
         """Programs of a GPU that share ``state`` see what this one wrote."""
-        state.push(name for space, name in self.entries if space == "state")
+        state.push(name for _, name in self._places["state"])
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         outputs = self._bind(inputs, state)
