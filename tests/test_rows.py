@@ -46,7 +46,7 @@ def test_nothing_is_read_after_it_was_overwritten(rng: np.random.Generator) -> N
 
 
 def test_costly_values_are_kept_for_the_next_pass(rng: np.random.Generator) -> None:
-    x = rng.standard_normal((4, 300)).astype(np.float32)
+    x = rng.standard_normal((4, 200)).astype(np.float32)
     graph = grt.Graph()
     graph.output("y", F.softmax(graph.input("x", x.shape), -1))
     program = grt.compile(graph, target="cpu")
@@ -82,6 +82,15 @@ def test_results_written_past_the_caches(
         np.testing.assert_array_equal(np.asarray(value).view(np.uint8), np.asarray(expected[name]).view(np.uint8))
 
 
+def special_rows(columns: int, spread: float) -> np.ndarray:
+    """Eight rows; all but the first have infinities or NaN."""
+    x = np.linspace(-spread, spread, 8 * columns, dtype=np.float32).reshape(8, columns)
+    x[1], x[2, 0], x[3, 1], x[4, 2] = -np.inf, -np.inf, np.inf, np.nan
+    x[5, -1], x[7, : columns // 2] = np.inf, -np.inf
+    x[6, -1:].view(np.uint32)[:] = 0x7FC12345  # a NaN of another pattern
+    return x
+
+
 @pytest.mark.parametrize("columns", [3, 40, 1000])
 @pytest.mark.parametrize("spread", [1.0, 300.0])
 def test_a_sum_of_bounded_exponentials(columns: int, spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,10 +100,7 @@ def test_a_sum_of_bounded_exponentials(columns: int, spread: float, monkeypatch:
     """
     monkeypatch.setattr(generated, "FETCH", 1)
     monkeypatch.setattr(generated, "LINES", 1)
-    x = np.linspace(-spread, spread, 8 * columns, dtype=np.float32).reshape(8, columns)
-    x[1], x[2, 0], x[3, 1], x[4, 2] = -np.inf, -np.inf, np.inf, np.nan
-    x[5, -1], x[6, -1], x[7, : columns // 2] = np.inf, 0, -np.inf
-    x[6, -1:].view(np.uint32)[:] = 0x7FC12345  # a NaN of another pattern
+    x = special_rows(columns, spread)
     graph = grt.Graph()
     values = graph.input("x", x.shape)
     graph.output("y", F.log(F.sum(F.exp(values - F.amax(values, -1, keepdim=True)), -1)))
@@ -105,6 +111,32 @@ def test_a_sum_of_bounded_exponentials(columns: int, spread: float, monkeypatch:
         wide = x.astype(np.float64)
         expected = np.log(np.exp(wide - wide.max(-1, keepdims=True)).sum(-1))
     np.testing.assert_allclose(program(x=x)["y"], expected, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("spread", [1.0, 300.0])
+@pytest.mark.parametrize("shown", ["shares", "powers", "sum"])
+def test_shares_of_a_sum_of_exponentials(spread: float, shown: str) -> None:
+    """A guessed maximum does for shares alone, not where the exponentials or quotients of others and their sum are seen."""
+    x = special_rows(1000, spread)
+    graph = grt.Graph()
+    values = graph.input("x", x.shape)
+    powers = F.exp(values - F.amax(values, -1, keepdim=True))
+    total = F.sum(powers, -1, keepdim=True)
+    graph.output("shares", powers / total)
+    graph.output("total", total)
+    if shown == "powers":
+        graph.output("powers", powers)
+    if shown == "sum":
+        graph.output("values", values / total)
+    program = grt.compile(graph, target="cpu")
+    assert ("_guess" in program.source()) == (shown == "shares")
+    with np.errstate(invalid="ignore"):
+        wide = x.astype(np.float64)
+        exact = {"powers": np.exp(wide - wide.max(-1, keepdims=True))}
+        exact["total"] = exact["powers"].sum(-1, keepdims=True)
+        exact |= {"shares": exact["powers"] / exact["total"], "values": wide / exact["total"]}
+    for name, found in program(x=x).items():
+        np.testing.assert_allclose(found, exact[name], rtol=3e-6, atol=1e-37, err_msg=name)
 
 
 def test_bounded_exponentials_are_within_two_ulp() -> None:

@@ -15,7 +15,7 @@ from graphrt.schedule.kernel_ir import Block, Pass, PointwiseKernel, ReductionKe
 from graphrt.schedule.memory import loads
 from graphrt.targets.cpu.loops import bind, innermost, merge
 from graphrt.targets.cpu.printer import Printer, combine, initial
-from graphrt.targets.cpu.rows import bounded, choose, guessed, keep, multiplied
+from graphrt.targets.cpu.rows import Guess, bounded, choose, guessed, keep, multiplied
 from graphrt.targets.scalar import C_TYPES
 
 CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
@@ -137,19 +137,16 @@ class LoopPrinter(Printer):
             "  for (int x = begin; x < end; x++) {",
         ]
         lines += self._fetched(inner_blocks, at, rows, row) if many == 1 else []
-        long = many == 1 and row >= 4 * LOOK and not kept
-        i = 0
-        while i < len(kernel.passes):
-            p = kernel.passes[i]
-            following = kernel.passes[i + 1] if long and i + 1 < len(kernel.passes) else None
-            both = guessed(p, following) if following else None
-            if following and both:
-                lines += self._guessed(p, following, *both, at, row)
-                i, p = i + 1, following
+        passes = list(kernel.passes)
+        while passes:
+            guess = guessed(passes, kept) if many == 1 and row >= 4 * LOOK else None
+            p = passes.pop(0)
+            if guess:
+                lines += self._guessed(p, passes.pop(0), guess, at, kept, row)
+                p = guess.both
             elif p.reduces or p.inner.stores:
                 lines += self._over_row(p, at, kept, row)
             lines += [*self.insts(p.after, at, "    "), *self.stores(p.after.stores, at, "    ")]
-            i += 1
         return tasks, self.closed([*lines, "  }"])
 
     def _fetched(self, blocks: Sequence[Block], at: dict[str, Expr], rows: int, row: int) -> list[str]:
@@ -167,22 +164,27 @@ class LoopPrinter(Printer):
         loop = f"    for (int next = x + 1, j = 0; j < SIZE; j += {step}) {{"
         return [loop, *(f"      {line}" for line in lines.values()), "    }"]
 
-    def _guessed(self, maximum: Pass, total: Pass, both: Pass, guess: Var, at: dict[str, Expr], row: int) -> list[str]:
-        """``both``, which does the work of the passes ``maximum`` and ``total`` at once, and these where the guess was bad.
+    def _guessed(
+        self, maximum: Pass, total: Pass, found: Guess, at: dict[str, Expr], kept: Sequence[Var], row: int
+    ) -> list[str]:
+        """``found.both``, which does the work of the passes ``maximum`` and ``total`` at once, and these if the guess was bad.
 
         A row that has a NaN makes the sum one; one whose maximum is far above the guess, or infinite, fails the comparison.
         """
         ((_, x, most),), ((_, _, s),) = maximum.reduces, total.reduces
-        first = replace(maximum, reduces=[("max", x, guess)])
+        guess, scale = found.guess.name, found.scale.name
+        first = replace(maximum, reduces=[("max", x, found.guess)])
         lines = [
+            f"    {C_TYPES[most.dtype]} {scale} = 1;",
             *self._over_row(first, at, (), row, LOOK, strict=False),
-            *self._over_row(both, at, (), row, strict=False),
-            f"    if ({most.name} - {guess.name} <= {NEAR} && {s.name} == {s.name}) {{",
-            f"      {s.name} *= grt_exp({guess.name} - {most.name});",
+            *self._over_row(found.both, at, kept, row, strict=False),
+            f"    if ({most.name} - {guess} <= {NEAR} && {s.name} == {s.name}) {{",
+            f"      {scale} = grt_exp({guess} - {most.name});",
+            f"      {s.name} *= {scale};",
             "    } else {",
         ]
         for p in (maximum, total):
-            lines += [f"  {line}" for line in self._over_row(p, at, (), row, declare=False)]
+            lines += [f"  {line}" for line in self._over_row(p, at, kept, row, declare=False)]
         return [*lines, "    }"]
 
     def _over_row(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphrt.index import Expr, axis
@@ -119,23 +119,55 @@ def _over_maxima(kernel: ReductionKernel) -> set[Var]:
     return found
 
 
-def guessed(maximum: Pass, total: Pass) -> tuple[Pass, Var] | None:
-    """Maximum of a row and sum of ``exp_bounded(x - max(x))`` as one pass with a guess in place of the maximum, and the guess.
+@dataclass(frozen=True)
+class Guess:
+    """Maximum of a row and sum of ``exp_bounded(x - max(x))`` in one pass, ``both``, with a guess in place of the maximum.
 
-    The sum is to be multiplied by ``exp(guess - max(x))``. None if the two passes are anything else, or there is work between
-    them.
+    The sum is to be multiplied by ``scale``, which is ``exp(guess - max(x))``; kept exponentials lack that factor.
     """
+
+    both: Pass
+    guess: Var
+    scale: Var
+
+
+def guessed(passes: Sequence[Pass], kept: Sequence[Var]) -> Guess | None:
+    """The first two of ``passes`` as one.
+
+    None if they are anything else, there is work between them, or later ones use what was kept other than as shares of the sum.
+    """
+    if len(passes) < 2:
+        return None
+    maximum, total, *later = passes
     stores = [s for block in (maximum.inner, maximum.after, total.inner) for s in block.stores]
     if stores or maximum.after.insts or [op for op, *_ in maximum.reduces + total.reduces] != ["max", "sum"]:
         return None
-    ((_, _, most),), ((_, x, _),) = maximum.reduces, total.reduces
+    ((_, _, most),), ((_, x, s),) = maximum.reduces, total.reduces
     by = {i.out: i for i in total.inner.insts}
     users = [i for i in total.inner.insts if most in i.args]
     if x not in by or by[x].op != "exp_bounded" or [i.out for i in users] != [by[x].args[0]]:
         return None
-    guess, less = Var(f"{most.name}_guess", most.dtype), users[0].args[0]
-    insts = [replace(i, args=(less, guess)) if i is users[0] else i for i in total.inner.insts]
-    return Pass(replace(total.inner, insts=insts), [("max", less, most), *total.reduces], Block(())), guess
+    guess, scale = Var(f"{most.name}_guess", most.dtype), Var(f"{most.name}_scale", most.dtype)
+    less = users[0].args[0]
+    insts, after = [replace(i, args=(less, guess)) if i is users[0] else i for i in total.inner.insts], total.after
+    if kept:
+        shares = [i for i in after.insts if i.op == "div" and i.args[1] == s]
+        if list(kept) != [x] or len(shares) != 1 or not _only_shares(shares[0].out, after, later):
+            return None
+        after = replace(after, insts=[replace(i, args=(scale, s)) if i is shares[0] else i for i in after.insts])
+    return Guess(Pass(replace(total.inner, insts=insts), [("max", less, most), *total.reduces], after), guess, scale)
+
+
+def _only_shares(inverse: Var, after: Block, later: Sequence[Pass]) -> bool:
+    """Whether kept values and the ``inverse`` of their sum are used in nothing but products of the two."""
+    kept = {i.out for p in later for i in p.inner.insts if i.op == "kept"}
+    blocks = [after, *(block for p in later for block in (p.inner, p.after))]
+    for i in (i for block in blocks for i in block.insts):
+        used = [a for a in i.args if isinstance(a, Var) and (a in kept or a == inverse)]
+        if used and not (i.op == "mul" and len({a in kept for a in used}) == 2):
+            return False
+    ends = [s.var for block in blocks for s in block.stores] + [x for p in later for _, x, _ in p.reduces]
+    return not any(v in kept or v == inverse for v in ends)
 
 
 def _numbered(kernel: ReductionKernel) -> dict[Var, int]:
