@@ -388,6 +388,9 @@ _POOLS = [
     Pool(1, 1, 9, 9, 0, 2, 2, stride=(3, 3)),  # gaps between the windows
     Pool(1, 17, 9, 9, 0, 3, 3, stride=(1, 2), pad=(1, 1, 1, 1), dil=(2, 2), kind="double"),
     Pool(1, 3, 1, 1, 0, 1, 1),
+    Pool(1, 2, 7, 9, 0, 2, 2, stride=(2, 2), pad=(0, 1, 0, 1)),  # the last windows hang over the edge
+    Pool(1, 2, 9, 40, 0, 2, 2, stride=(1, 3), dil=(2, 5)),
+    *(Pool(1, 2, h, w, 0, r, r, stride=(2, 2)) for h, w, r in ((5, 2300, 2), (200, 61, 2), (90, 100, 3))),  # several blocks
 ]
 
 
