@@ -60,7 +60,7 @@ static int drain(int share) {
     const int of = atomic_load_explicit(&loops[slot].shares, memory_order_relaxed);
     const grt_task function = atomic_load_explicit(&loops[slot].function, memory_order_relaxed);
     void **buffers = atomic_load_explicit(&loops[slot].buffers, memory_order_relaxed);
-    if (of == 0 || i >= first(count, share + 1, of)) return of;
+    if (i >= first(count, share + 1, of)) return of;
     if (atomic_compare_exchange_weak_explicit(&shares[share].ticket, &t, t + 1, memory_order_acq_rel, memory_order_relaxed)) {
       function(i, buffers);
       atomic_fetch_add_explicit(&finished, 1, memory_order_release);
@@ -132,6 +132,8 @@ __attribute__((visibility("default"))) void grt_parallel(grt_task task, long tas
     pthread_attr_t detached;
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    /* Nothing to draw yet: a ticket that never was one of a loop would be taken for one of a loop long gone. */
+    atomic_store(&shares[workers + 1].ticket, (unsigned long long)atomic_load(&current) << 32 | 0xffffffffu);
     const int failed = pthread_create(&thread, &detached, worker, (void *)(uintptr_t)(workers + 1));
     pthread_attr_destroy(&detached);
     if (failed) break;

@@ -50,12 +50,36 @@ int main(int argc, char **argv) {
   return 0;
 }
 """
+GROWING = r"""
+#include <stdio.h>
+#include <unistd.h>
+typedef void (*grt_task)(long, void **);
+void grt_parallel(grt_task, long, void **);
+void grt_set_threads(int);
+enum { LOOPS = 128, TASKS = 100 };
+static long done[2 * LOOPS][TASKS];
+static void count(long i, void **buf) { __atomic_fetch_add((long *)buf[0] + i, 1, __ATOMIC_SEQ_CST); }
+int main(void) {
+  long wrong = 0;
+  for (int loop = 0; loop < 2 * LOOPS; loop++) {
+    if (loop == LOOPS) grt_set_threads(6);
+    if (loop == 0) grt_set_threads(2);
+    void *buf[1] = {done[loop]};
+    grt_parallel(count, TASKS, buf);
+  }
+  usleep(20000); /* threads that come late find nothing to do */
+  for (int loop = 0; loop < 2 * LOOPS; loop++)
+    for (int i = 0; i < TASKS; i++) wrong += done[loop][i] != 1;
+  printf("%ld", wrong);
+  return 0;
+}
+"""
 EXPECTED = 10 * sum(i * (200 - i) for i in range(200))  # index i runs in the loops of more than i tasks
 
 
-def run(folder: Path, flags: list[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, flags: list[str], arguments: list[str], text: str = DRIVER) -> subprocess.CompletedProcess[str]:
     source, program = folder / "driver.c", folder / "driver"
-    source.write_text(DRIVER)
+    source.write_text(text)
     files = [str(headers() / "runtime.c"), str(source), "-o", str(program)]
     command = [*compiler(), "-std=gnu11", "-g", "-O1", *flags, "-pthread", *files]
     subprocess.run(command, check=True)
@@ -73,3 +97,8 @@ def test_a_forked_child_has_a_pool_of_its_own(tmp_path: Path) -> None:
     result = run(tmp_path, [], ["fork"])
     assert result.returncode == 0, result.stderr
     assert result.stdout == f"{EXPECTED} {EXPECTED} {EXPECTED} 6"
+
+
+def test_new_threads_of_a_pool_take_no_task_of_loops_long_gone(tmp_path: Path) -> None:
+    done = run(tmp_path, [], [], GROWING)
+    assert (done.returncode, done.stdout) == (0, "0"), done.stderr
