@@ -83,7 +83,7 @@ def test_results_written_past_the_caches(
 
 
 def special_rows(columns: int, spread: float) -> np.ndarray:
-    """Eight rows; all but the first have infinities or NaN."""
+    """Eight rows, the first of numbers, the others with infinities or NaN."""
     x = np.linspace(-spread, spread, 8 * columns, dtype=np.float32).reshape(8, columns)
     x[1], x[2, 0], x[3, 1], x[4, 2] = -np.inf, -np.inf, np.inf, np.nan
     x[5, -1], x[7, : columns // 2] = np.inf, -np.inf

@@ -101,7 +101,7 @@ static void FN(_task)(long task, void **launch) {
     int row = 0;
     for (; row + FN(_RT) <= rows; row += FN(_RT))
       for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, FN(_RT));
-    for (; row + 2 <= rows; row += 2)
+    for (; FN(_RT) > 2 && row + 2 <= rows; row += 2)
       for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 2);
     for (; row < rows; row++)
       for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 1);

@@ -154,7 +154,9 @@ def guessed(passes: Sequence[Pass], kept: Sequence[Var]) -> Guess | None:
         shares = [i for i in after.insts if i.op == "div" and i.args[1] == s]
         if list(kept) != [x] or len(shares) != 1 or not _only_shares(shares[0].out, after, later):
             return None
-        after = replace(after, insts=[replace(i, args=(scale, s)) if i is shares[0] else i for i in after.insts])
+        (share,) = shares
+        rest = [i for i in after.insts if i.out != share.args[0]]  # the 1 that was divided
+        after = replace(after, insts=[replace(i, args=(scale, s)) if i is share else i for i in rest])
     return Guess(Pass(replace(total.inner, insts=insts), [("max", less, most), *total.reduces], after), guess, scale)
 
 
