@@ -4,7 +4,8 @@
  * every loop, so that it meets in its own cache what it wrote there a loop ago; when its share is done it helps with the
  * others'. Tasks are drawn from one ticket a share. A ticket also carries the number of the loop, so that a thread that comes
  * late draws from the loop that runs now or not at all. The caller waits for tasks, never for threads: one that has lost its
- * core delays nobody. Results cannot depend on who ran what, because a task owns what it writes. Workers spin briefly, then
+ * core delays nobody. A thread counts what it has done beside its own ticket: a counter for all would change cores at every
+ * task, and that takes as long as a small task does (70 us of 90 us of a pool between cores that share no cache). Results cannot depend on who ran what, because a task owns what it writes. Workers spin briefly, then
  * sleep. One program runs at a time: a second Python thread waits; a call from inside a task runs serially. After fork the
  * child makes a pool of its own.
  */
@@ -25,10 +26,10 @@ static pthread_mutex_t entry = PTHREAD_MUTEX_INITIALIZER; /* held while a progra
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* guards sleeping and waking */
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
 static atomic_uint current;  /* number of the loop that runs, or ran last */
-static atomic_long finished; /* tasks of this loop that are done */
 static atomic_int sleepers;
 static struct {
   _Alignas(64) atomic_ullong ticket; /* number of the loop << 32 | next index */
+  atomic_long finished;              /* tasks of this loop, of any share, that the share's thread has done */
 } shares[MAX_THREADS];
 static struct {
   _Atomic(grt_task) function;
@@ -51,8 +52,8 @@ static inline void relax(void) {
 /* The first task of a share of `count` tasks. */
 static inline long first(long count, int share, int of) { return count / of * share + count % of * share / of; }
 
-/* Draws and runs tasks of a share until none is left; returns among how many shares its loop is cut. */
-static int drain(int share) {
+/* Thread `me` draws and runs tasks of a share until none is left; returns among how many shares its loop is cut. */
+static int drain(int me, int share) {
   for (;;) {
     unsigned long long t = atomic_load_explicit(&shares[share].ticket, memory_order_acquire);
     const unsigned slot = (unsigned)(t >> 32) % 64;
@@ -63,16 +64,24 @@ static int drain(int share) {
     if (i >= first(count, share + 1, of)) return of;
     if (atomic_compare_exchange_weak_explicit(&shares[share].ticket, &t, t + 1, memory_order_acq_rel, memory_order_relaxed)) {
       function(i, buffers);
-      atomic_fetch_add_explicit(&finished, 1, memory_order_release);
+      const long done = atomic_load_explicit(&shares[me].finished, memory_order_relaxed); /* nobody else counts here */
+      atomic_store_explicit(&shares[me].finished, done + 1, memory_order_release);
     }
   }
 }
 
 /* Thread `me` does its own share, then the others'. */
 static void work(int me) {
-  const int of = drain(me);
-  for (int share = me + 1; share < of; share++) drain(share);
-  for (int share = 0; share < me && share < of; share++) drain(share);
+  const int of = drain(me, me);
+  for (int share = me + 1; share < of; share++) drain(me, share);
+  for (int share = 0; share < me && share < of; share++) drain(me, share);
+}
+
+/* Tasks of this loop that are done. */
+static long finished(int of) {
+  long tasks = 0;
+  for (int share = 0; share < of; share++) tasks += atomic_load_explicit(&shares[share].finished, memory_order_acquire);
+  return tasks;
 }
 
 static void *worker(void *argument) {
@@ -145,7 +154,7 @@ __attribute__((visibility("default"))) void grt_parallel(grt_task task, long tas
   atomic_store_explicit(&loops[loop % 64].buffers, buf, memory_order_relaxed);
   atomic_store_explicit(&loops[loop % 64].count, tasks, memory_order_relaxed);
   atomic_store_explicit(&loops[loop % 64].shares, of, memory_order_relaxed);
-  atomic_store_explicit(&finished, 0, memory_order_relaxed);
+  for (int share = 0; share < of; share++) atomic_store_explicit(&shares[share].finished, 0, memory_order_relaxed);
   for (int share = 0; share < of; share++)
     atomic_store(&shares[share].ticket, (unsigned long long)loop << 32 | (unsigned long long)first(tasks, share, of));
   atomic_store(&current, loop);
@@ -157,7 +166,7 @@ __attribute__((visibility("default"))) void grt_parallel(grt_task task, long tas
   inside = 1;
   work(0);
   inside = 0;
-  for (int spin = 0; atomic_load_explicit(&finished, memory_order_acquire) < tasks; spin++) {
+  for (int spin = 0; finished(of) < tasks; spin++) {
     if (spin < SPINS) relax();
     else sched_yield(); /* whoever runs the last task has lost its core: let it have this one */
   }

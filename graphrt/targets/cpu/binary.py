@@ -27,13 +27,15 @@ _SHARE = 64 << 20  # bytes of the arena that a thread touches at a time
 def _arena(size: int) -> np.ndarray:
     """``size`` bytes with ALIGNMENT more on both sides; in huge pages where the system has them, for few address translations.
 
-    The room around is for masked loads: GCC 12 may make a vector load and a blend of one whose mask it knows.
+    The room around is for masked loads: GCC 12 may make a vector load and a blend of one whose mask it knows. The memory is
+    private: shared memory, what mmap gives unasked, is in small pages, and a forked child would write to its parent's.
     """
     size = -(-size // ALIGNMENT) * ALIGNMENT + 2 * ALIGNMENT
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        memory, start = mmap.mmap(-1, size), 0
+        memory, start = mmap.mmap(-1, size, private), 0
     else:
-        memory = mmap.mmap(-1, size + HUGE)
+        memory = mmap.mmap(-1, size + HUGE, private)
         memory.madvise(mmap.MADV_HUGEPAGE)
         start = -np.frombuffer(memory, np.uint8).ctypes.data % HUGE
     arena = np.frombuffer(memory, np.uint8, size, start)
