@@ -43,9 +43,10 @@ typedef double grt_vec_double __attribute__((vector_size(GRT_VECTOR), aligned(8)
   GRT_INLINE void GRT_JOIN(grt_transpose_, T)(GRT_VEC(T) * r) {                                                        \
     enum { L = GRT_LANES(T) };                                                                                         \
     typedef word lanes __attribute__((vector_size(GRT_VECTOR)));                                                       \
+    static const word count[16] __attribute__((aligned(64))) = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; \
+    const lanes lane = *(const lanes *)count;                                                                          \
     _Pragma("GCC unroll 4") for (int d = L / 2; d > 0; d /= 2) {                                                       \
-      lanes low, high;                                                                                                 \
-      _Pragma("GCC unroll 16") for (int j = 0; j < L; j++) low[j] = j & d ? L + j - d : j, high[j] = j & d ? L + j : j + d; \
+      const lanes low = lane + (((lane & d) != 0) & (L - d)), high = low + d; /* of a, then from L on of b */          \
       _Pragma("GCC unroll 16") for (int i = 0; i < L; i++) {                                                           \
         if (i & d) continue;                                                                                           \
         const GRT_VEC(T) a = r[i], b = r[i + d];                                                                       \

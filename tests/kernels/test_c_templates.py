@@ -301,6 +301,10 @@ CONVS = [
     Conv(17, 12, 2, 2, 16, 3, 3, pad=(1, 1, 1, 1), filter="rsdk", winograd=4),  # small images together, in tiles of 2
     Conv(17, 12, 4, 4, 16, 3, 3, pad=(1, 1, 1, 1), filter="rsdk", winograd=4),  # the same in tiles of 4
     Conv(2, 3, 9, 9, 3, 3, 3, pad=(1, 1, 1, 1), groups=3, kind="double", last=False),
+    Conv(8, 6, 14, 14, 16, 5, 5),  # gradient of few channels by taps
+    Conv(9, 3, 9, 20, 11, 4, 5, stride=(2, 1), pad=(1, 0, 2, 0), last=False),
+    Conv(4, 10, 8, 13, 16, 3, 3, stride=(3, 1), pad=(0, 2, 1, 3), dil=(2, 3), groups=2),
+    Conv(8, 2, 12, 7, 8, 3, 7, kind="double", filter="rsdk"),
 ]
 
 # --- pooling -----------------------------------------------------------------------------------------------------------
