@@ -130,15 +130,21 @@ def test_empty_products_in_a_thread_that_has_no_scratch_memory_yet() -> None:
     np.testing.assert_array_equal(found[0], np.ones((200, 5), np.float32))
 
 
-def test_a_forked_child_computes_the_same() -> None:
+def test_a_forked_child_computes_beside_its_parent() -> None:
+    """Each has its own threads and its own arena."""
     program = grt.compile(classifier(False), target="cpu")
-    expected = program(x=batch()["x"])["logits"]
+    feeds = [batch(seed)["x"] for seed in range(2)]
+    expected = [program(x=x)["logits"] for x in feeds]
+
+    def same(which: int) -> bool:
+        return all(np.array_equal(program(x=feeds[which])["logits"], expected[which]) for _ in range(200))
+
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        same = np.array_equal(program(x=batch()["x"])["logits"], expected)
-        os.write(write, b"1" if same else b"0")
+        os.write(write, b"1" if same(1) else b"0")
         os._exit(0)
+    assert same(0)
     os.waitpid(child, 0)
     assert os.read(read, 1) == b"1"
 

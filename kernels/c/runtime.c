@@ -3,9 +3,10 @@
  * grt_parallel runs task 0 .. tasks-1; the caller takes part. Every thread has its share of the tasks, the same part of them in
  * every loop, so that it meets in its own cache what it wrote there a loop ago; when its share is done it helps with the
  * others'. Tasks are drawn from one ticket a share. A ticket also carries the number of the loop, so that a thread that comes
- * late draws from the loop that runs now or not at all. The caller waits for tasks, never for threads: one that has lost its
- * core delays nobody. A thread counts what it has done beside its own ticket: a counter for all would change cores at every
- * task, and that takes as long as a small task does (70 us of 90 us of a pool between cores that share no cache). Results cannot depend on who ran what, because a task owns what it writes. Workers spin briefly, then
+ * late draws from the loop that runs now or not at all. Little is written by two threads, because a line of memory that changes
+ * cores takes as long as a small task, several where they share no cache: a thread counts what it has done beside its own
+ * ticket, and a helper takes half of what is left at once. The caller waits for tasks, never for threads: one that has lost its
+ * core delays nobody. Results cannot depend on who ran what, because a task owns what it writes. Workers spin briefly, then
  * sleep. One program runs at a time: a second Python thread waits; a call from inside a task runs serially. After fork the
  * child makes a pool of its own.
  */
@@ -61,11 +62,12 @@ static int drain(int me, int share) {
     const int of = atomic_load_explicit(&loops[slot].shares, memory_order_relaxed);
     const grt_task function = atomic_load_explicit(&loops[slot].function, memory_order_relaxed);
     void **buffers = atomic_load_explicit(&loops[slot].buffers, memory_order_relaxed);
-    if (i >= first(count, share + 1, of)) return of;
-    if (atomic_compare_exchange_weak_explicit(&shares[share].ticket, &t, t + 1, memory_order_acq_rel, memory_order_relaxed)) {
-      function(i, buffers);
+    const long left = first(count, share + 1, of) - i, take = share == me ? 1 : (left + 1) / 2;
+    if (left <= 0) return of;
+    if (atomic_compare_exchange_weak_explicit(&shares[share].ticket, &t, t + take, memory_order_acq_rel, memory_order_relaxed)) {
+      for (long task = i; task < i + take; task++) function(task, buffers);
       const long done = atomic_load_explicit(&shares[me].finished, memory_order_relaxed); /* nobody else counts here */
-      atomic_store_explicit(&shares[me].finished, done + 1, memory_order_release);
+      atomic_store_explicit(&shares[me].finished, done + take, memory_order_release);
     }
   }
 }
