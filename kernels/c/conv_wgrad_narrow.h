@@ -25,7 +25,10 @@ GRT_INLINE void FN(_few)(const T *dy, const T *x, T *sum, int j0, const int jt) 
     for (int q = 0; q < QP; q += L) {
       vec g[6];
 #pragma GCC unroll 8
-      for (int k = 0; k < NK; k++) g[k] = *(const vec *)(dy + (k * CP + p) * QP + q);
+      for (int k = 0; k < NK; k++) {
+        g[k] = *(const vec *)(dy + (k * CP + p) * QP + q);
+        GRT_REGISTER(g[k]);
+      }
 #pragma GCC unroll 4
       for (int j = 0; j < jt; j++) {
         const vec f = *(const vec *)(x + TAP_OFFSET(j0 + j) + p * STRIDE_H * FN(_WIDTH) + q);

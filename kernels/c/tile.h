@@ -28,6 +28,14 @@ typedef double grt_vec_double __attribute__((vector_size(GRT_VECTOR), aligned(8)
 #define TILE_ROWS(v) ((v) == 1 ? 8 : 5)
 #define TILE_VECTORS 2
 #endif
+/* Keeps vector x in a register: GCC would read it again from memory at each use, and two loads a cycle are all there are. */
+#if defined(__x86_64__)
+#define GRT_REGISTER(x) __asm__("" : "+v"(x))
+#elif defined(__aarch64__)
+#define GRT_REGISTER(x) __asm__("" : "+w"(x))
+#else
+#define GRT_REGISTER(x) (void)0
+#endif
 /* r[i][j] <-> r[j][i] of GRT_LANES vectors, in registers: blocks off the diagonal change places, halving (Eklundh, 1972). */
 #if defined(__clang__)
 #define GRT_TRANSPOSE(T, word)                                                                                         \
