@@ -75,7 +75,10 @@ GRT_INLINE void FN(_columns)(const FN(_buffers) buf, const T *patch, const T *w,
       for (int c = 0; c < channels; c++, w += NV * L) {
         vec f[NV];
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) f[v] = *(const vec *)(w + v * L);
+        for (int v = 0; v < NV; v++) {
+          f[v] = *(const vec *)(w + v * L);
+          GRT_REGISTER(f[v]);
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < wb; i++)
 #pragma GCC unroll 4
