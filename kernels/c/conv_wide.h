@@ -32,7 +32,10 @@ enum {
   FN(_PARTS) = CEIL_DIV(V_P, MAX_OF(1, MIN_OF(FN(_SHARE), FN(_FIT)))),
   FN(_PB) = CEIL_DIV(V_P, FN(_PARTS)),
   FN(_ROWS) = (FN(_PB) - 1) * V_SH + (V_R - 1) * V_DH + 1,
-  FN(_BLOCK) = FN(_CB) * V_R * V_S * FN(_NK) /* numbers of the filter in one block */
+  FN(_BLOCK) = FN(_CB) * V_R * V_S * FN(_NK), /* numbers of the filter in one block */
+  FN(_TILES) = FN(_PB) * MAX_OF(MIN_OF(V_PHASES, V_Q), 1) * CEIL_DIV(FN(_COLUMNS), GRT_WB(FN(_NV))), /* that meet a block */
+  FN(_AHEAD) = FN(_TILES) <= 64,                               /* else there is time enough */
+  FN(_STRIDE) = sizeof(T) * FN(_NK) / MAX_OF(FN(_TILES), 1) /* bytes fetched a step */
 };
 
 GRT_FILTER(FN(_NK))
@@ -49,9 +52,10 @@ static void FN(_pack)(long task, void **launch) {
       FN(_filter)(buf, out, g, kb * FN(_NK), width, cb * FN(_CB), channels, r, s);
 }
 
-/* One tile: wb columns from q in row p. ``sums`` holds what blocks of channels before the ``first`` ... ``last`` have added. */
+/* One tile: wb columns from q in row p. ``sums`` holds what blocks of channels before the ``first`` ... ``last`` have added. The
+ * filter's next block is fetched, by all tiles together: this one fetches from `next` on. */
 GRT_INLINE void FN(_columns)(const FN(_buffers) buf, const T *patch, const T *w, T *sums, int n, int g, int kb, int p, int row,
-                             int q, const int wb, const int channels, const int first, const int last) {
+                             int q, const int wb, const int channels, const int first, const int last, const char *next) {
   typedef GRT_VEC(T) vec;
   enum { L = GRT_LANES(T), NV = FN(_NV), WB = TILE_ROWS(FN(_NV)), PITCH = FN(_COLS) * FN(_CB) };
   vec acc[WB][NV];
@@ -69,11 +73,14 @@ GRT_INLINE void FN(_columns)(const FN(_buffers) buf, const T *patch, const T *w,
     for (int s = 0; s < V_S; s++) {
       if (!V_REACHES(p * V_SH + r * V_DH) || !V_MEETS_W(q * V_SW + s * V_DW)) {
         w += channels * NV * L;
+        next += channels * FN(_STRIDE);
         continue;
       }
       const T *x = patch + (row * V_SH + r * V_DH) * PITCH + (q * V_SW + s * V_DW) * FN(_CB);
       for (int c = 0; c < channels; c++, w += NV * L) {
         vec f[NV];
+        if (FN(_AHEAD)) GRT_FETCH(next);
+        next += FN(_STRIDE);
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++) {
           f[v] = *(const vec *)(w + v * L);
@@ -131,19 +138,22 @@ static void FN(_task)(long task, void **launch) {
     }
     for (int kb = k0; kb < MIN_OF(k0 + FN(_KG), FN(_KB)); kb++) {
       const T *w = (const T *)launch[0] + ((size_t)(g * FN(_KB) + kb) * CBLOCKS + cb) * FN(_BLOCK);
+      const char *next = (const char *)(w + (size_t)FN(_BLOCK) * (FN(_KG) > 1 ? CBLOCKS : 1)); /* the filter's next block */
+      const long slice = (long)V_R * V_S * channels * FN(_STRIDE);                           /* what a tile fetches of it */
       for (int row = 0; row < rows; row++)
         for (int phase = 0; phase < MIN_OF(V_PHASES, V_Q); phase++) {
           T *sum = sums + (((long)(kb - k0) * FN(_PB) + row) * V_Q + phase) * NK * (CBLOCKS > 1);
           const int columns = phase < V_Q % V_PHASES ? MORE : LESS;
           int i = 0, q = phase;
-          for (; i + WB <= columns; i += WB, q += WB * V_PHASES, sum += WB * V_PHASES * NK * (CBLOCKS > 1))
-            FN(_columns)(buf, patch, w, sum, n, g, kb, p0 + row, row, q, WB, channels, first, last);
+          for (; i + WB <= columns; i += WB, q += WB * V_PHASES, sum += WB * V_PHASES * NK * (CBLOCKS > 1), next += slice)
+            FN(_columns)(buf, patch, w, sum, n, g, kb, p0 + row, row, q, WB, channels, first, last, next);
           if (i == columns) continue;
           if (columns == LESS) {
-            FN(_columns)(buf, patch, w, sum, n, g, kb, p0 + row, row, q, LESS % WB, channels, first, last);
+            FN(_columns)(buf, patch, w, sum, n, g, kb, p0 + row, row, q, LESS % WB, channels, first, last, next);
           } else {
-            FN(_columns)(buf, patch, w, sum, n, g, kb, p0 + row, row, q, V_PHASES > 1 ? MORE % WB : 0, channels, first, last);
+            FN(_columns)(buf, patch, w, sum, n, g, kb, p0 + row, row, q, V_PHASES > 1 ? MORE % WB : 0, channels, first, last, next);
           }
+          next += slice;
         }
     }
   }

@@ -38,6 +38,7 @@ enum {
   FN(_MSTEP) = FN(_TILES) * FN(_NK) + GRT_LANES(T),
   FN(_USTEP) = FN(_CB) * FN(_NK) + GRT_LANES(T),
   FN(_BLOCK) = FN(_NN) * FN(_USTEP), /* numbers of the transformed filter in one block */
+  FN(_STRIDE) = sizeof(T) * FN(_NK) / FN(_BLOCKS), /* bytes of the next matrix that a register tile fetches a step */
   FN(_SLICES) = CEIL_DIV(FN(_CB), 16) /* a task transforms 16 channels of a block */
 };
 #undef GRT_PRODUCTS
@@ -64,8 +65,8 @@ static void FN(_pack)(long task, void **launch) {
   }
 }
 
-/* m[WB][NK] (+)= v[WB][CB] * u[CB][NK] */
-GRT_INLINE void FN(_product)(const T *v, const T *u, T *m, const int channels, const int first) {
+/* m[WB][NK] (+)= v[WB][CB] * u[CB][NK]; STRIDE bytes a step are fetched from `next` on */
+GRT_INLINE void FN(_product)(const T *v, const T *u, T *m, const int channels, const int first, const char *next) {
   typedef GRT_VEC(T) vec;
   enum { L = GRT_LANES(T), NV = FN(_NV), WB = FN(_WB) };
   vec acc[WB][NV];
@@ -73,8 +74,9 @@ GRT_INLINE void FN(_product)(const T *v, const T *u, T *m, const int channels, c
   for (int i = 0; i < WB; i++)
 #pragma GCC unroll 4
     for (int j = 0; j < NV; j++) acc[i][j] = first ? (vec){0} : *(const vec *)(m + (i * NV + j) * L);
-  for (int c = 0; c < channels; c++, u += NV * L) {
+  for (int c = 0; c < channels; c++, u += NV * L, next += FN(_STRIDE)) {
     vec f[NV];
+    GRT_FETCH(next);
 #pragma GCC unroll 4
     for (int j = 0; j < NV; j++) f[j] = *(const vec *)(u + j * L);
 #pragma GCC unroll 16
@@ -139,9 +141,11 @@ static void FN(_task)(long task, void **launch) {
     for (int kb = kg * FN(_KG); kb < MIN_OF((kg + 1) * FN(_KG), FN(_KB)); kb++) {
       const T *u = (const T *)launch[0] + ((size_t)(g * FN(_KB) + kb) * CPARTS + cb) * FN(_BLOCK);
       T *sum = m + (KEPT == 1 ? 0 : kb - kg * FN(_KG)) * FN(_NN) * FN(_MSTEP);
-      for (int i = 0; i < FN(_NN); i++)
-        for (int t = 0; t < tiles; t += WB)
-          FN(_product)(v + i * FN(_VSTEP) + t * CB, u + i * FN(_USTEP), sum + i * FN(_MSTEP) + t * NK, channels, cb == 0);
+      for (int i = 0; i < FN(_NN); i++) {
+        const char *next = (const char *)(u + (i + 1) * FN(_USTEP)); /* the matrix after this one */
+        for (int t = 0; t < tiles; t += WB, next += channels * FN(_STRIDE))
+          FN(_product)(v + i * FN(_VSTEP) + t * CB, u + i * FN(_USTEP), sum + i * FN(_MSTEP) + t * NK, channels, cb == 0, next);
+      }
       if (cb < CPARTS - 1) continue;
       for (int t = 0; t < tiles; t++)
         FN(_finish)(buf, sum + t * NK, n0 + t / (rows * TQ), g, kb * NK, M * (row0 + t / TQ % rows), M * (t % TQ));

@@ -30,6 +30,7 @@ enum {
   FN(_BN) = CEIL_DIV(FN(_TN), FN(_NB)) * FN(_NR),
   FN(_INPLACE) = B_DIRECT && !FROZEN && M <= 256 && N >= FN(_NR) && N <= 2048, /* packing takes many rows, or long ones, to pay */
   FN(_SHARED) = !FN(_INPLACE) && K > 0 && (FROZEN || (FN(_MB) > 1 && (long)BATCH * K * N <= 1 << 23)), /* 32 MB */
+  FN(_AHEAD) = FN(_SHARED) && M <= 256, /* with more rows there is time enough */
   FN(_PITCH) = (A_FAST_M ? FN(_BM) : FN(_KC)) + 16 /* of packed A: no power of two, which would crowd one set of a cache */
 };
 
@@ -71,9 +72,10 @@ static void FN(_pack)(long task, void **launch) {
 
 /* Rows m ... of C, one panel of columns from n; `sums` holds what blocks of k before the ``first`` ... ``last`` have added. Rows
  * from `rows` on repeat the last one, and are not used. Where B lies in place, the last panel begins `shift` columns sooner, to
- * end with the row, and what it shares with the one before is not stored again. */
+ * end with the row, and what it shares with the one before is not stored again. From `next` on, `stride` bytes a step are fetched:
+ * this tile's part of the panel that comes after this one. */
 GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T *sums, int b, int m, int n, int k0, int depth,
-                          const int rows) {
+                          const char *next, long stride, const int rows) {
   typedef GRT_VEC(T) vec;
   enum { L = GRT_LANES(T), NV = FN(_NV), MR = FN(_MR), NR = FN(_NR) };
   const int width = MIN_OF(N - n, NR), shift = FN(_INPLACE) ? NR - width : 0;
@@ -90,6 +92,7 @@ GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T 
   }
   for (int k = 0; k < depth; k++) {
     vec w[NV];
+    if (FN(_AHEAD)) GRT_FETCH(next + k * stride);
 #pragma GCC unroll 4
     for (int v = 0; v < NV; v++) {
       T row[L] __attribute__((aligned(64)));
@@ -136,7 +139,8 @@ static void FN(_task)(long task, void **launch) {
     OWN = !FN(_SHARED) && !FN(_INPLACE), /* a task packs its own part of B */
     SIZE_A = A_DIRECT ? 0 : (A_FAST_M ? KC : BM) * PITCH, SIZE_B = OWN ? KC * BN : 0, SUMS = FN(_KB) > 1 ? BM * BN : 0
   };
-  const int b = (int)(task / (MB * NB)), m0 = (int)(task / NB % MB) * BM, n0 = (int)(task % NB) * BN;
+  const int b = (int)(task / (MB * NB)), t = (int)(task % (MB * NB)); /* neighbours share what is larger */
+  const int m0 = (M < N ? t % MB : t / NB) * BM, n0 = (M < N ? t / MB : t % NB) * BN;
   const int rows = MIN_OF(M - m0, BM), cols = MIN_OF(N - n0, BN);
   T *pa = grt_scratch(sizeof(T) * (SIZE_A + SIZE_B + SUMS + 16)), *pb = pa + SIZE_A, *sums = pb + SIZE_B;
   for (int k0 = 0; k0 == 0 || k0 < K; k0 += KC) {
@@ -149,15 +153,17 @@ static void FN(_task)(long task, void **launch) {
     if (OWN)
       for (int tn = 0; tn < cols; tn += NR) FN(_panel)(buf, pb + tn * KC, b, k0, depth, n0 + tn);
     const int down = CEIL_DIV(rows, MR), across = CEIL_DIV(cols, NR);
-    for (int t = 0; t < down * across; t++) { /* down each panel, which stays in the first cache */
-      const int tm = t % down * MR, tn = t / down * NR;
+    for (int tile = 0; tile < down * across; tile++) { /* down each panel, which stays in the first cache */
+      const int tm = tile % down * MR, tn = tile / down * NR;
       const T *a = pa + tm * (A_FAST_M ? 1 : PITCH), *panel = pb + tn * KC;
+      const long stride = (long)sizeof(T) * NR / down;
       if (FN(_SHARED)) panel = (const T *)launch[0] + (((size_t)b * FN(_TN) + (n0 + tn) / NR) * K + k0) * NR;
+      const char *next = (const char *)(panel + (size_t)(across > 1 ? K : depth) * NR) + tile % down * depth * stride;
       T *sum = sums + (SUMS > 0) * (tn * BM + tm * NR);
       if (tm + MR <= rows) {
-        FN(_tile)(buf, a, panel, sum, b, m0 + tm, n0 + tn, k0, depth, MR);
+        FN(_tile)(buf, a, panel, sum, b, m0 + tm, n0 + tn, k0, depth, next, stride, MR);
       } else {
-        FN(_tile)(buf, a, panel, sum, b, m0 + tm, n0 + tn, k0, depth, rows - tm);
+        FN(_tile)(buf, a, panel, sum, b, m0 + tm, n0 + tn, k0, depth, next, stride, rows - tm);
       }
     }
   }

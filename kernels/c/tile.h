@@ -36,6 +36,8 @@ typedef double grt_vec_double __attribute__((vector_size(GRT_VECTOR), aligned(8)
 #else
 #define GRT_REGISTER(x) (void)0
 #endif
+/* Brings what is read soon into the second cache; an address that is not there does no harm. */
+#define GRT_FETCH(address) __builtin_prefetch(address, 0, 2)
 /* r[i][j] <-> r[j][i] of GRT_LANES vectors, in registers: blocks off the diagonal change places, halving (Eklundh, 1972). */
 #if defined(__clang__)
 #define GRT_TRANSPOSE(T, word)                                                                                         \
