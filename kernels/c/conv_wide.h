@@ -26,7 +26,7 @@ enum {
   FN(_FIT) = (32768 / (FN(_CB) * FN(_COLS)) - (V_R - 1) * V_DH) / V_SH, /* a patch: 128 KB */
   FN(_WHOLE) = V_N * V_G * CEIL_DIV(V_P, MAX_OF(1, MIN_OF(V_P, FN(_FIT)))),
   FN(_KGMAX) = FN(_CBLOCKS) == 1 ? FN(_KB) : MIN_OF(FN(_KB), 2),
-  FN(_KG) = FN(_WHOLE) >= 8 ? FN(_KGMAX) : MAX_OF(1, MIN_OF(FN(_KGMAX), FN(_KB) * FN(_WHOLE) / 8)),
+  FN(_KG) = FN(_WHOLE) >= 16 ? FN(_KGMAX) : MAX_OF(1, MIN_OF(FN(_KGMAX), FN(_KB) * FN(_WHOLE) / 16)),
   FN(_UNITS) = MAX_OF(1, V_N * V_G * CEIL_DIV(FN(_KB), FN(_KG))), /* tasks if each had all rows */
   FN(_SHARE) = FN(_UNITS) >= 8 ? V_P : CEIL_DIV(V_P, CEIL_DIV(8, FN(_UNITS))),
   FN(_PARTS) = CEIL_DIV(V_P, MAX_OF(1, MIN_OF(FN(_SHARE), FN(_FIT)))),
