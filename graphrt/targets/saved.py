@@ -10,7 +10,6 @@ in braces, where it is not row-major, how the dimensions lie in memory, outermos
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from graphrt.errors import InputError
+from graphrt.files import whole
 from graphrt.runtime.program import Binary, Runnable
 from graphrt.runtime.state import State
 from graphrt.types import TensorType
@@ -58,22 +58,15 @@ def write_program(
     }
     old = {p.name for p in folder.glob("*-*") if p.suffix in (".so", ".cubin", ".hsaco")} - files.keys()
     for name, make in files.items():
-        _write(folder / name, make)
+        with whole(folder / name) as file:  # another process may have the old one loaded
+            make(file)
     kept = [name for name in names if name not in program.state.copies]
-    _write(folder / STATE, lambda to: program.state.save(to, {"format": FORMAT}, kept))
-    _write(folder / MANIFEST, lambda to: to.write_text(json.dumps(manifest, indent=1) + "\n"))
+    with whole(folder / STATE) as file:
+        program.state.save(file, {"format": FORMAT}, kept)
+    with whole(folder / MANIFEST) as file:
+        file.write_text(json.dumps(manifest, indent=1) + "\n")
     for name in old:
         (folder / name).unlink()
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets ``write`` make the file, which replaces an old one as a whole: another process may have that one loaded."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from graphrt.errors import InputError
+from graphrt.files import whole
 from graphrt.runtime.state import State
 
 FORMAT = "graphrt-checkpoint-1"
@@ -17,14 +17,8 @@ FORMAT = "graphrt-checkpoint-1"
 
 def save_checkpoint(path: str | Path, state: State, metadata: dict[str, Any]) -> None:
     """Writes ``state`` and ``metadata`` (JSON values). The file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        state.save(temporary, {"format": FORMAT, "graphrt": json.dumps(metadata)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as file:
+        state.save(file, {"format": FORMAT, "graphrt": json.dumps(metadata)})
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

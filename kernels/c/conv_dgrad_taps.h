@@ -87,7 +87,8 @@ static void FN(_task)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
   enum { L = GRT_LANES(T), NT = FN(_NT), TT = FN(_TT), GC = FN(_GC), GK = FN(_GK), WIDTH = FN(_WIDTH), LINE = FN(_LINE) };
   const int n = (int)(task / GROUPS), g = (int)(task % GROUPS);
-  T *dy = grt_scratch(sizeof(T) * (GK + TT * NT + 2) * (WIDTH + LINE)), *products = dy + GK * WIDTH + LINE; /* room for masked loads */
+  T *dy = grt_scratch(sizeof(T) * (GK + TT * NT + 2) * (WIDTH + LINE)); /* with room for loads that are masked */
+  T *products = dy + GK * WIDTH + LINE;
   FN(_pixels)(buf, dy, n, g);
   for (int c = 0; c < GC; c++) {
     const T *w = (const T *)launch[0] + (size_t)(g * GC + c) * TT * GK * NT;

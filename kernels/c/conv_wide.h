@@ -10,7 +10,7 @@
  */
 enum {
   FN(_KV) = CEIL_DIV(V_K, GRT_LANES(T)),
-  FN(_COLUMNS) = MAX_OF(CEIL_DIV(V_Q, V_PHASES), 1) /* of a phase */
+  FN(_COLUMNS) = MAX_OF(CEIL_DIV(V_Q, V_PHASES), 1) /* of a phase, at most */
 };
 /* Columns of a tile of v vectors, evenly; and the time for one row and input channel: products, and the filter's vectors read. */
 #define GRT_WB(v) CEIL_DIV(FN(_COLUMNS), CEIL_DIV(FN(_COLUMNS), TILE_ROWS(v)))
@@ -116,7 +116,7 @@ static void FN(_task)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
   enum {
     CB = FN(_CB), CBLOCKS = FN(_CBLOCKS), NK = FN(_NK), PARTS = FN(_PARTS), WIDTH = FN(_COLS), KGROUPS = CEIL_DIV(FN(_KB), FN(_KG)),
-    LESS = V_Q / V_PHASES, MORE = CEIL_DIV(V_Q, V_PHASES), /* columns of a phase: the first V_Q % V_PHASES have MORE */
+    LESS = V_Q / V_PHASES, MORE = FN(_COLUMNS), /* columns of a phase: the first V_Q % V_PHASES have MORE */
     WB = GRT_WB(FN(_NV))
   };
   const int kg = (int)(task % KGROUPS), part = (int)(task / KGROUPS % PARTS), g = (int)(task / (KGROUPS * PARTS) % V_G);

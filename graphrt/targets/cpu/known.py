@@ -10,13 +10,13 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from graphrt.config import Flags
+from graphrt.files import whole
 from graphrt.ir import Graph
 from graphrt.op import Order
 from graphrt.runtime.lowering import Interface
@@ -73,10 +73,8 @@ def keep(key: str, known: Known) -> None:
     made = dict(vars(known.interface))
     for kind in _TYPES:
         made[kind] = {name: str(type) for name, type in made[kind].items()}
-    temporary = _path(key).with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps({**vars(known), "interface": made}))
-        os.replace(temporary, _path(key))
+    with contextlib.suppress(OSError), whole(_path(key)) as file:
+        file.write_text(json.dumps({**vars(known), "interface": made}))
 
 
 def _path(key: str) -> Path:

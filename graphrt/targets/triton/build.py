@@ -26,6 +26,7 @@ from typing import Any
 
 from graphrt.config import Flags
 from graphrt.errors import TargetError
+from graphrt.files import whole
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.instructions import amd
 from graphrt.targets.triton.launch import WARPS, LaunchCode
@@ -196,10 +197,8 @@ def cached(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary | 
     path = _path(key(code, target))
     if not path.exists():
         binary = _binary(code, module, target)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(json.dumps(binary.described()).encode() + b"\n" + binary.code)
-        os.replace(temporary, path)  # whole at any moment: others may compile the same kernel
+        with whole(path) as file:  # others may compile the same kernel
+            file.write_bytes(json.dumps(binary.described()).encode() + b"\n" + binary.code)
     head, content = path.read_bytes().split(b"\n", 1)
     return KernelBinary(**json.loads(head), code=content)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from graphrt.config import Flags
+from graphrt.files import whole
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.launch import LaunchCode
 
@@ -21,10 +21,8 @@ def write_module(source: str) -> ModuleType:
     key = hashlib.sha256(source.encode()).hexdigest()[:24]
     path = Flags.read().cache / "triton" / f"program_{key}.py"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(source)
-        os.replace(temporary, path)
+        with whole(path) as file:
+            file.write_text(source)
     return import_module(path)
 
 
