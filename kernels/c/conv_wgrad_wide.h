@@ -16,6 +16,9 @@ enum {
   FN(_PIXEL) = FN(_CB) % 64 ? FN(_CB) : FN(_CB) + GRT_LANES(T), /* from one to the next: not a power of two */
   /* Taps side by side that count as channels of one tile: where a tile holds more than there are, and a row of x is dense. */
   FN(_SIDE) = FN(_CB) < FN(_MOST) && FN(_PIXEL) == FN(_CB) && DIL_W == 1 ? CS : 1,
+  FN(_FEW) = !X_CHANNELS_LAST && CC == FN(_CB) && FN(_CB) <= 4,
+  FN(_FIRST) = CEIL_DIV(PAD_W, FN(_SKIP_W)), /* columns of the patch that are not padding */
+  FN(_LAST) = MAX_OF(FN(_FIRST), MIN_OF(FN(_WIDTH), (CW - 1 + PAD_W) / FN(_SKIP_W) + 1)),
   FN(_FIT) = 49152 / (CQ * FN(_NK) + FN(_STEP_H) * FN(_WIDTH) * FN(_PIXEL)), /* rows: 192 KB */
   FN(_PB) = MAX_OF(1, MIN_OF(CP, FN(_FIT))),
   FN(_HEIGHT) = (FN(_PB) - 1) * FN(_STEP_H) + (CR - 1) * DIL_H + 1,
@@ -39,6 +42,13 @@ static void FN(_task)(long task, void **table) {
         for (int h = 0; h < (rows - 1) * FN(_STEP_H) + (CR - 1) * DIL_H + 1; h++) {
           T *to = x + n * FN(_IMAGE) + h * WIDTH * PIXEL;
           const int hh = p0 * STRIDE_H + h * FN(_SKIP_H) - PAD_H;
+          if (FN(_FEW) && hh >= 0 && hh < CH) { /* from lines along the columns */
+            memset(to, 0, sizeof(T) * WIDTH * PIXEL);
+            GRT_SIMD for (int w = FN(_FIRST); w < FN(_LAST); w++)
+#pragma GCC unroll 4
+              for (int c = 0; c < CB; c++) to[w * PIXEL + c] = LOAD_X(buf, n0 + n, own.c0 + c, hh, w * FN(_SKIP_W) - PAD_W);
+            continue;
+          }
           for (int w = 0; w < WIDTH; w++, to += PIXEL) {
             const int ww = w * FN(_SKIP_W) - PAD_W;
             if (hh >= 0 && hh < CH && ww >= 0 && ww < CW) {

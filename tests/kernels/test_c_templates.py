@@ -301,6 +301,8 @@ CONVS = [
     Conv(17, 12, 2, 2, 16, 3, 3, pad=(1, 1, 1, 1), filter="rsdk", winograd=4),  # small images together, in tiles of 2
     Conv(17, 12, 4, 4, 16, 3, 3, pad=(1, 1, 1, 1), filter="rsdk", winograd=4),  # the same in tiles of 4
     Conv(2, 3, 9, 9, 3, 3, 3, pad=(1, 1, 1, 1), groups=3, kind="double", last=False),
+    Conv(3, 3, 9, 20, 16, 3, 3, pad=(1, 1, 1, 1), last=False),  # few input channels, in lines along the columns
+    Conv(2, 4, 9, 11, 20, 3, 1, stride=(2, 3), pad=(0, 1, 2, 2), last=False),
     Conv(8, 6, 14, 14, 16, 5, 5),  # gradient of few channels by taps
     Conv(9, 3, 9, 20, 11, 4, 5, stride=(2, 1), pad=(1, 0, 2, 0), last=False),
     Conv(4, 10, 8, 13, 16, 3, 3, stride=(3, 1), pad=(0, 2, 1, 3), dil=(2, 3), groups=2),
