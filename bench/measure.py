@@ -7,6 +7,7 @@ machine's name, so that a committed file says what it measured.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -63,6 +65,25 @@ def interleave(
                 call()
                 seconds[name].append(time.perf_counter() - start)
     return {name: spread(s) if s else None for name, s in seconds.items()}
+
+
+def cores(threads: int) -> float:
+    """How many cores' work ``threads`` threads do at once: they hash, each as much as one does alone.
+
+    A host may run two virtual cores on one real one for seconds, and be back as suddenly.
+    """
+    data = bytes(1 << 22)
+    with ThreadPoolExecutor(threads) as pool:
+
+        def seconds(count: int) -> float:
+            start = time.perf_counter()
+            list(pool.map(lambda _: hashlib.sha256(data).digest(), range(count)))
+            return time.perf_counter() - start
+
+        for _ in range(3):
+            seconds(threads)  # the threads start, and those of others stop spinning
+        alone, together = zip(*((seconds(1), seconds(threads)) for _ in range(9)), strict=True)
+    return threads * float(np.median(alone)) / float(np.median(together))
 
 
 def compared(about: Mapping[str, Any], timings: Mapping[str, Timing | None]) -> list[dict[str, Any]]:

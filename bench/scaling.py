@@ -3,7 +3,8 @@
 python -m bench.scaling [--work ResNet-20] [--batch 64] [--threads 1] [--rounds 10] [--save]
 
 The number of threads is fixed when a process starts, and threads that wait spin for a while, which takes a core from another
-candidate: each batch, number of threads and candidate has a process of its own.
+candidate: each batch, number of threads and candidate has a process of its own. Turns before or after which there were fewer
+cores than threads (``bench.measure.cores``) say nothing of scaling and are left out; ``turns`` counts those that are not.
 """
 
 from __future__ import annotations
@@ -13,21 +14,35 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.measure import Timing, compared, elsewhere, interleave, report
+from bench.measure import Timing, compared, cores, elsewhere, interleave, report, spread
 from bench.peers import WORK, chosen, graphrt_step, torch_step
 
+ENOUGH = 0.85  # cores to a thread
+TRIES = 4  # turns at most, for each that is asked for
 
-def steps(work: str, batch: int, threads: int, rounds: int, calls: int, candidate: str) -> tuple[float, ...]:
-    """Timings of a step of ``candidate``, as a tuple; called in a process whose environment sets the same ``threads``."""
+
+def steps(work: str, batch: int, threads: int, rounds: int, calls: int, candidate: str) -> tuple[list[float], int]:
+    """The timing of a step of ``candidate`` as a list, and from how many turns; in a process of as many ``threads``.
+
+    All turns count where none had its cores.
+    """
     import torch
 
     torch.set_num_threads(threads)
     x, y = WORK[work].data(batch)
     ours, theirs = WORK[work].pair()
     step = graphrt_step(ours, x, y) if candidate == "graphrt" else torch_step(theirs, x, y, "channels_last")
-    timing = interleave({candidate: step}, rounds, calls)[candidate]
-    assert timing is not None
-    return astuple(timing)
+    turns, kept = [], []
+    before = cores(threads)
+    while len(kept) < rounds and len(turns) < TRIES * rounds:
+        timing = interleave({candidate: step}, 1, calls)[candidate]
+        assert timing is not None
+        turns.append(timing.median / 1e3)
+        after = cores(threads)
+        if min(before, after) >= ENOUGH * threads:
+            kept.append(turns[-1])
+        before = after
+    return list(astuple(spread(kept or turns))), len(kept)
 
 
 def main(
@@ -45,12 +60,13 @@ def main(
             first: dict[str, float] = {}
             for count in threads or [1, 2]:
                 env = {"GRAPHRT_THREADS": str(count), "OMP_NUM_THREADS": str(count)}
-                timings = {}
+                timings, turns = {}, {}
                 for candidate in ("graphrt", "torch channels_last"):
                     found = elsewhere("bench.scaling", "steps", name, size, count, rounds, calls, candidate, **env)
-                    timings[candidate] = Timing(*found)
+                    timings[candidate], turns[candidate] = Timing(*found[0]), found[1]
                 for row in compared({"work": name, "batch": size, "threads": count}, timings):
                     base = first.setdefault(row["candidate"], row["ms"])
+                    row["turns"] = turns[row["candidate"]]
                     rows.append({**row, "ms per image": row["ms"] / size, "speed-up": base / row["ms"]})
     report("training step, float32 (ratio: candidate / graphrt)", rows, "scaling" if save else None)
 
