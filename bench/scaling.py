@@ -21,8 +21,8 @@ ENOUGH = 0.85  # cores to a thread
 TRIES = 4  # turns at most, for each that is asked for
 
 
-def steps(work: str, batch: int, threads: int, rounds: int, calls: int, candidate: str) -> tuple[list[float], int]:
-    """The timing of a step of ``candidate`` as a list, and from how many turns; in a process of as many ``threads``.
+def steps(work: str, batch: int, threads: int, rounds: int, calls: int, candidate: str) -> tuple[tuple[float, ...], int]:
+    """The timing of a step of ``candidate`` as a tuple, and from how many turns; in a process of as many ``threads``.
 
     All turns count where none had its cores.
     """
@@ -42,7 +42,7 @@ def steps(work: str, batch: int, threads: int, rounds: int, calls: int, candidat
         if min(before, after) >= ENOUGH * threads:
             kept.append(turns[-1])
         before = after
-    return list(astuple(spread(kept or turns))), len(kept)
+    return astuple(spread(kept or turns)), len(kept)
 
 
 def main(

@@ -34,7 +34,7 @@ enum {
   FN(_ROWS) = (FN(_PB) - 1) * V_SH + (V_R - 1) * V_DH + 1,
   FN(_BLOCK) = FN(_CB) * V_R * V_S * FN(_NK), /* numbers of the filter in one block */
   FN(_TILES) = FN(_PB) * MAX_OF(MIN_OF(V_PHASES, V_Q), 1) * CEIL_DIV(FN(_COLUMNS), GRT_WB(FN(_NV))), /* that meet a block */
-  FN(_AHEAD) = FN(_TILES) <= 64,                               /* else there is time enough */
+  FN(_AHEAD) = FN(_TILES) <= 64, /* else there is time enough */
   FN(_STRIDE) = sizeof(T) * FN(_NK) / MAX_OF(FN(_TILES), 1) /* bytes fetched a step */
 };
 
@@ -139,7 +139,7 @@ static void FN(_task)(long task, void **launch) {
     for (int kb = k0; kb < MIN_OF(k0 + FN(_KG), FN(_KB)); kb++) {
       const T *w = (const T *)launch[0] + ((size_t)(g * FN(_KB) + kb) * CBLOCKS + cb) * FN(_BLOCK);
       const char *next = (const char *)(w + (size_t)FN(_BLOCK) * (FN(_KG) > 1 ? CBLOCKS : 1)); /* the filter's next block */
-      const long slice = (long)V_R * V_S * channels * FN(_STRIDE);                           /* what a tile fetches of it */
+      const long slice = (long)V_R * V_S * channels * FN(_STRIDE); /* what a tile fetches of it */
       for (int row = 0; row < rows; row++)
         for (int phase = 0; phase < MIN_OF(V_PHASES, V_Q); phase++) {
           T *sum = sums + (((long)(kb - k0) * FN(_PB) + row) * V_Q + phase) * NK * (CBLOCKS > 1);

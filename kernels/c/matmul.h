@@ -153,10 +153,10 @@ static void FN(_task)(long task, void **launch) {
     if (OWN)
       for (int tn = 0; tn < cols; tn += NR) FN(_panel)(buf, pb + tn * KC, b, k0, depth, n0 + tn);
     const int down = CEIL_DIV(rows, MR), across = CEIL_DIV(cols, NR);
+    const long stride = (long)sizeof(T) * NR / down; /* the tiles down a panel fetch the next one together */
     for (int tile = 0; tile < down * across; tile++) { /* down each panel, which stays in the first cache */
       const int tm = tile % down * MR, tn = tile / down * NR;
       const T *a = pa + tm * (A_FAST_M ? 1 : PITCH), *panel = pb + tn * KC;
-      const long stride = (long)sizeof(T) * NR / down;
       if (FN(_SHARED)) panel = (const T *)launch[0] + (((size_t)b * FN(_TN) + (n0 + tn) / NR) * K + k0) * NR;
       const char *next = (const char *)(panel + (size_t)(across > 1 ? K : depth) * NR) + tile % down * depth * stride;
       T *sum = sums + (SUMS > 0) * (tn * BM + tm * NR);
