@@ -144,7 +144,11 @@ def compute_dtype(dtype: DType) -> DType:
 
 
 class Emitter:
-    """Records scalar code: the handler ``s`` that op bodies are written for."""
+    """Records scalar code: the handler ``s`` that op bodies are written for.
+
+    Values are read at indices over the group's domain, as fusion compared them; what addresses memory or asks for its place
+    is written over the block's own axes (``axes_map``).
+    """
 
     def __init__(self, schedule: Schedule, group: Group, axes_map: dict[str, Expr], counter: list[int]) -> None:
         self.schedule, self.group, self.axes, self.counter = schedule, group, axes_map, counter
@@ -192,14 +196,18 @@ class Emitter:
         return x if x.dtype == dtype else self.emit("cast", (x,), dtype)
 
     def index(self, e: Expr) -> Var:
-        return self.emit("index", (e,), int64)
+        return self.emit("index", (e.substitute(self.axes),), int64)
 
     def uniform(self, seed: Var, counter: Var, stream: int, element: Expr) -> Var:
-        return self.emit("uniform", (seed, counter, stream, element), float32)
+        return self.emit("uniform", (seed, counter, stream, element.substitute(self.axes)), float32)
 
     def place(self, index: Index) -> Index:
         """``index`` over the group's domain as one over the block's axes."""
         return tuple(e.substitute(self.axes) for e in index)
+
+    def guarded(self, guards: tuple[Guard, ...]) -> tuple[Guard, ...]:
+        """``guards`` over the block's axes."""
+        return tuple((e.substitute(self.axes), low, high) for e, low, high in guards)
 
     def read(self, v: Value, index: Index, guards: tuple[Guard, ...] = ()) -> Var:
         """The element ``v[index]``: computed, if the group computes it, else loaded."""
@@ -244,7 +252,7 @@ class Emitter:
         if not self._computed(node):
             return []
         if node in self.group.runs:
-            return [Read(node.inputs[0], self.place(self.group.runs[node]))]
+            return [Read(node.inputs[0], self.group.runs[node])]
         if node.op.kind is Kind.GATHER:
             position = Read(node.inputs[1], index, guards)
             return [position] if self._found(position) is None else [position, self._gathered(node, index, position)]
@@ -282,7 +290,8 @@ class Emitter:
             assert node.op.body is not None
             return node.op.body(self, *([index] if node.op.kind is Kind.RANDOM else []), *operands, **node.attrs)
         place = self.schedule.home[v]
-        return self.cast(self.emit("load", (place.slot, place.offset(index), guards), v.dtype), compute_dtype(v.dtype))
+        where = (place.slot, place.offset(self.place(index)), self.guarded(guards))
+        return self.cast(self.emit("load", where, v.dtype), compute_dtype(v.dtype))
 
     def _view(self, node: Node, index: Index, needs: list[Read]) -> Var:
         assert node.op.pull is not None
@@ -291,12 +300,12 @@ class Emitter:
             return self._have(needs[0])
         result = self.const(node.attrs.get("value", 0), node.types[0].dtype)
         for piece, need in zip(reversed(pieces), reversed(needs), strict=True):
-            result = self.where(self.emit("guard", (piece.mask,), bool_), self._have(need), result)
+            result = self.where(self.emit("guard", (self.guarded(piece.mask),), bool_), self._have(need), result)
         return result
 
     def store(self, v: Value, index: Index, var: Var, guards: tuple[Guard, ...] = ()) -> None:
         for place in self.schedule.stores.get((self.group, v), []):
-            self.block.stores.append(Store(place.slot, place.offset(index), var, v.type.size, guards))
+            self.block.stores.append(Store(place.slot, place.offset(self.place(index)), var, v.type.size, self.guarded(guards)))
 
 
 def lower(schedule: Schedule, group: Group, row_limit: int = 0, precision: str = "highest") -> Kernel:
@@ -357,12 +366,12 @@ def _template(schedule: Schedule, group: Group, precision: str) -> TemplateKerne
     accumulators = [Var("acc", dtype), *(Var(f"acc{i}", int64) for i in range(1, len(node.outputs)))]
     emitter.block.given = tuple(accumulators)
     for v, var in zip(node.outputs, accumulators, strict=True):
-        emitter.known["read", v, emitter.place(group.index[v])] = emitter.cast(var, compute_dtype(v.dtype))
-    inside = [(emitter.place(i)[1], 0, 1) for i in group.runs.values()]  # the first row of a run stores for all
+        emitter.known["read", v, group.index[v]] = emitter.cast(var, compute_dtype(v.dtype))
+    inside = [(i[1], 0, 1) for i in group.runs.values()]  # the first row of a run stores for all
     of_runs = {group.index[n.outputs[0]] for n in group.runs}
     for v in group.values():
         if v in group.outputs:
-            at = emitter.place(group.index[v])
+            at = group.index[v]
             emitter.store(v, at, emitter.read(v, at), tuple(inside[:1]) if group.index[v] in of_runs else ())
     return TemplateKernel(group, spec, sizes, dtype, loaders, emitter.block, precision)
 
