@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import typer
-from strategies import Numbers, draw, epsilon
+from strategies import KINDS, Builder, Numbers, draw, epsilon
 
 import graphrt as grt
 from graphrt import Value
@@ -182,9 +182,16 @@ def _size(graph: grt.Graph) -> tuple[int, int]:
 # --- fuzzing ---------------------------------------------------------------------------------------------------------
 
 
-def fuzz(seed: int, target: str, dags: int = 10, largest: int = 400, compare_unfused: bool = True) -> tuple[Fault | None, int]:
+def fuzz(
+    seed: int,
+    target: str,
+    dags: int = 10,
+    largest: int = 400,
+    compare_unfused: bool = True,
+    kind: type[Builder] = Builder,
+) -> tuple[Fault | None, int]:
     """Draws the program of ``seed`` and checks it: the first fault, cut down, and how many nodes the program has."""
-    builder = draw(seed, dags, largest)
+    builder = draw(seed, dags, largest, kind)
     graph, feeds, numbers = builder.graph, builder.feeds, builder.numbers
     found = differences(graph, feeds, numbers, target, compare_unfused)
     if not found:
@@ -219,6 +226,7 @@ def main(
     seed: Annotated[int, typer.Option(help="of the first program; the next has the next")] = 0,
     target: Annotated[str, typer.Option(help="cpu, interpret, reference or cuda")] = "cpu",
     dags: Annotated[int, typer.Option(min=1, help="DAGs in a program")] = 10,
+    kind: Annotated[str, typer.Option(help=", ".join(KINDS))] = "builder",
     keep_going: Annotated[bool, typer.Option(help="look for more faults after the first")] = False,
 ) -> None:
     """Fuzzes TARGET with random graphs; exit status 1 when a fault was found."""
@@ -232,7 +240,8 @@ def main(
         while (left := end - time.monotonic()) > 0:
             text = f"seed {seed}  {graphs} graphs  {nodes} nodes  {faults} faults"
             bar.update(task, completed=60 * minutes - left, description=text)
-            fault, size = fuzz(seed, target, dags, 48 if target == "interpret" else 400, target != "reference")
+            largest = 48 if target == "interpret" else 400
+            fault, size = fuzz(seed, target, dags, largest, target != "reference", KINDS[kind])
             graphs, nodes, seed = graphs + dags, nodes + size, seed + 1
             if fault is not None:
                 faults += 1

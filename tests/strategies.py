@@ -121,6 +121,12 @@ def _shaken(x: np.ndarray, dtype: DType, rng: np.random.Generator | None, sign: 
 class Builder:
     """Draws one random DAG at a time onto ``graph``. Names of its inputs, parameters and outputs start with ``prefix``."""
 
+    SIZES: Sequence[int] = (1, 2, 3, 4, 5, 7, 8, 17, 33)  # of dimensions
+    REACH = 4.0  # how far back among the values a move looks for its operand, on average
+    MOVES: Sequence[str] = ("elementwise",) * 6 + ("view",) * 4 + ("reduction",) * 3 + ("composite",) * 4 + (
+        "contraction", "contraction", "window", "sampled", "sampled"
+    )  # fmt: skip
+
     def __init__(self, seed: int, largest: int = 400) -> None:
         self.rng = np.random.default_rng(seed)
         self.graph, self.feeds = grt.Graph(), dict[str, np.ndarray]()
@@ -152,7 +158,7 @@ class Builder:
     def shape(self, ndim: int | None = None) -> tuple[int, ...]:
         while True:
             n = self.number(0, 4) if ndim is None else ndim
-            found = tuple(int(self.rng.choice([1, 2, 3, 4, 5, 7, 8, 17, 33])) for _ in range(n))
+            found = tuple(int(self.rng.choice(self.SIZES)) for _ in range(n))
             if self.chance(0.02) and n:
                 found = (*found[:-1], 0)
             if math.prod(found) <= self.largest:
@@ -182,7 +188,7 @@ class Builder:
     def value(self, test: Callable[[Value], bool] = lambda v: True) -> Value:
         """A value of the pool for which ``test`` holds, the latest ones more often."""
         found = [v for v in self.pool if test(v)]
-        return found[-1 - min(int(self.rng.exponential(4)), len(found) - 1)] if found else self.pick(found)
+        return found[-1 - min(int(self.rng.exponential(self.REACH)), len(found) - 1)] if found else self.pick(found)
 
     def floating(self) -> Value:
         return self.value(lambda v: v.dtype.is_float and v.type.size > 0)
@@ -249,7 +255,13 @@ class Builder:
 
     def sampled(self) -> Any:
         """Any op as one of its samples calls it, its float operands often made of values at hand."""
-        op: OpDef = self.pick([op for op in REGISTRY.values() if op.kind not in (Kind.SOURCE, Kind.ELEMENTWISE)])
+        return self.called(self.pick([op for op in REGISTRY.values() if op.kind not in (Kind.SOURCE, Kind.ELEMENTWISE)]))
+
+    def template(self) -> Any:
+        """As ``sampled``, an op that is a template of loops."""
+        return self.called(self.pick([op for op in REGISTRY.values() if op.template is not None]))
+
+    def called(self, op: OpDef) -> Any:
         sample: Sample = self.pick([s for s in op.samples(self.rng) if max([0, *map(np.size, s.inputs)]) <= 4 * self.largest])
         inputs = []
         for a in sample.inputs:
@@ -410,10 +422,6 @@ class Builder:
             return self.pick([p.default, 0.5, 0.25])
         return self.pick([1, 2, 3, (2, 1)])
 
-    MOVES = ("elementwise",) * 6 + ("view",) * 4 + ("reduction",) * 3 + ("composite",) * 4 + (
-        "contraction", "contraction", "window", "sampled", "sampled"
-    )  # fmt: skip
-
     # --- one DAG --------------------------------------------------------------------------------------------------
 
     def attempt(self, move: Callable[[], Any]) -> bool:
@@ -483,9 +491,25 @@ class Builder:
                 self.graph.update(p, p - self.like(p) if not p.dtype.is_bool else ~p)
 
 
-def draw(seed: int, dags: int = 10, largest: int = 400) -> Builder:
+class Chains(Builder):
+    """Chains of templates with views and elementwise ops between them: each reads what stands just before."""
+
+    REACH = 0.4
+    MOVES = ("template",) * 3 + ("contraction", "window") + ("view",) * 6 + ("elementwise",) * 3
+
+
+class Ones(Builder):
+    """Most dimensions are 1."""
+
+    SIZES = (1, 1, 1, 2, 3)
+
+
+KINDS = {kind.__name__.lower(): kind for kind in (Builder, Chains, Ones)}
+
+
+def draw(seed: int, dags: int = 10, largest: int = 400, kind: type[Builder] = Builder) -> Builder:
     """One program of several disjoint DAGs, and what is known of its numbers."""
-    builder = Builder(seed, largest)
+    builder = kind(seed, largest)
     for i in range(dags):
         builder.dag(f"d{i}")
     read = {v.node.name for node in builder.graph.nodes for v in node.inputs} | {v.node.name for v in builder.graph.results()}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import INTERPRETED
 from fuzz import differences, fuzz, run, shrink
-from strategies import Numbers, draw
+from strategies import KINDS, Numbers, draw
 
 import graphrt as grt
 from graphrt import ops as F
@@ -20,11 +20,13 @@ pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 PROGRAMS, DAGS, LARGEST = (5, 4, 24) if INTERPRETED else (30, 10, 400)
 
 
-@pytest.mark.parametrize("seed", range(PROGRAMS))
-def test_random_graphs(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "seed"), [(kind, seed) for kind in KINDS for seed in range(PROGRAMS if kind == "builder" else PROGRAMS // 4)]
+)
+def test_random_graphs(kind: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third program is compiled unfused too; long runs of the fuzzer do that always, and at -O3."""
     monkeypatch.setenv("GRAPHRT_CFLAGS", "-O1")
-    fault, _ = fuzz(seed, TARGET, DAGS, LARGEST, compare_unfused=seed % 3 == 0)
+    fault, _ = fuzz(seed, TARGET, DAGS, LARGEST, seed % 3 == 0, KINDS[kind])
     assert fault is None, str(fault)
 
 

@@ -45,7 +45,10 @@ def pull(value: Value, index: Index, guards: tuple[Guard, ...] = ()) -> Iterator
 
 
 def reads(node: Node, index: Index) -> Iterator[Read]:
-    """What ``node`` reads for its element at ``index`` (operands are of one shape, or scalars)."""
+    """What ``node`` reads for its element at ``index`` (operands are of one shape, or scalars; a view, stored, is pulled)."""
+    if node.op.kind is Kind.VIEW:
+        yield from pull(node.outputs[0], index)
+        return
     aligned = node.inputs[1:] if node.op.kind is Kind.GATHER else node.inputs
     for operand in aligned:
         yield from pull(operand, index if operand.ndim == len(index) else ())
