@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -147,6 +148,59 @@ def test_a_forked_child_computes_beside_its_parent() -> None:
     assert same(0)
     os.waitpid(child, 0)
     assert os.read(read, 1) == b"1"
+
+
+def test_a_fork_waits_for_what_other_threads_run() -> None:
+    """The child of a process whose other thread is inside a program finds free locks and whole parameters."""
+    graph = grt.Graph()
+    w, x = graph.parameter("w", np.zeros((256, 256), np.float32)), graph.input("x", (256, 256))
+    graph.update(w, w + 1.0 + F.matmul(x, w) * 0.0)
+    program = grt.compile(graph, target="cpu")
+    feeds = {"x": np.zeros((256, 256), np.float32)}
+    program(feeds)
+    over = threading.Event()
+
+    def train() -> None:
+        while not over.is_set():
+            program(feeds)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)  # ends it, should it hang
+                before = program.state["w"].copy()
+                program(feeds)
+                after = program.state["w"]
+                os._exit(0 if (before == before[0, 0]).all() and (after == before + 1.0).all() else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_what_a_thread_used_is_freed_when_it_ends() -> None:
+    code = """
+import threading, numpy as np, graphrt as grt
+from graphrt import ops as F
+graph = grt.Graph()
+x, w = np.ones((8, 64, 32, 32), np.float32), np.ones((64, 64, 3, 3), np.float32)
+program = grt.compile(F.conv2d(graph.input("x", x.shape), graph.input("w", w.shape), padding=1), target="cpu")
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+def call(times):
+    for _ in range(times):
+        thread = threading.Thread(target=program, kwargs={"x": x, "w": w})
+        thread.start()
+        thread.join()
+    return resident()
+before = call(20)
+print(call(100) - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 40e6  # each thread needs 1.5 MB
 
 
 def test_the_number_of_threads_changes_no_bit() -> None:

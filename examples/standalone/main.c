@@ -33,11 +33,11 @@ int main(int count, char **arguments) {
   if (state == NULL) fail("there is no state.bin");
 
   void *runtime = opened(arguments[1], RUNTIME), *program = opened(arguments[1], PROGRAM);
-  void (*bind)(void *) = (void (*)(void *))dlsym(program, "grt_bind");
+  void (*bind)(void *, void *) = (void (*)(void *, void *))dlsym(program, "grt_bind");
   void (*run)(void **) = (void (*)(void **))dlsym(program, "graphrt_run");
-  void *parallel = dlsym(runtime, "grt_parallel");
-  if (bind == NULL || run == NULL || parallel == NULL) fail("a function is missing");
-  bind(parallel);
+  void *parallel = dlsym(runtime, "grt_parallel"), *memory_of_threads = dlsym(runtime, "grt_memory");
+  if (bind == NULL || run == NULL || parallel == NULL || memory_of_threads == NULL) fail("a function is missing");
+  bind(parallel, memory_of_threads);
 
   /* Entry 0 is the arena, with room on both sides that masked vector loads may touch. */
   void *table[ENTRIES + 2], *kept[FROZEN + 1] = {NULL}, *result = NULL;

@@ -6,7 +6,6 @@ are updated in the shared ``State``. The same inputs and state give the same bit
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from graphrt.errors import ArgumentError, InputError, TargetError
 from graphrt.ir import Graph
 from graphrt.passes.decision import Decision
 from graphrt.runtime.arrays import from_numpy, to_numpy
+from graphrt.runtime.forking import PROGRAM, make_lock
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.state import State
 from graphrt.schedule.cost import launch_cost
@@ -111,7 +111,7 @@ class Runnable:
         self.target, self.inputs, self.outputs, self.state = target, dict(inputs), dict(outputs), state
         self._binary, self._needed, self._unpack, self._updates = binary, list(needed), unpack, frozenset(updates)
         binary.attach(state)
-        self._lock = threading.Lock()
+        self._lock = make_lock(PROGRAM)
         self._ahead: deque[tuple[Mapping[str, Any], str]] = deque()  # inputs from prefetch, and their kind (_asked)
 
     def _where(self, name: str) -> str:

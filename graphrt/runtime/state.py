@@ -7,7 +7,6 @@ copied and weights stay OIHW outside whatever they are inside.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import numpy as np
 
 from graphrt.errors import InputError
 from graphrt.runtime.arrays import from_numpy, to_numpy
+from graphrt.runtime.forking import STATE, make_lock
 from graphrt.types import TensorType, as_dtype
 
 SMALL = 1 << 20  # elements that one thread fills as fast as several
@@ -58,7 +58,7 @@ class State(Mapping[str, np.ndarray]):
         self._tensors: dict[str, Any] = {}  # torch tensors that stand behind names
         self._device: dict[str, Any] = {}  # flat torch tensors, where the values are once a GPU program has run
         self._home: Device | None = None  # where those are
-        self.lock = threading.RLock()
+        self.lock = make_lock(STATE)
         self.done: Any = None
         self.types: dict[str, TensorType] = {}
         self.copies: dict[str, str] = {}  # the parameter of each

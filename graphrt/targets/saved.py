@@ -23,7 +23,7 @@ from graphrt.runtime.program import Binary, Runnable
 from graphrt.runtime.state import State
 from graphrt.types import TensorType
 
-FORMAT = "graphrt-program-4"
+FORMAT = "graphrt-program-5"
 MANIFEST, STATE = "manifest.json", "state.safetensors"
 Types = dict[tuple[str, str], TensorType]  # by space and name
 

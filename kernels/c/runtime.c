@@ -8,7 +8,7 @@
  * ticket, and a helper takes half of what is left at once. The caller waits for tasks, never for threads: one that has lost its
  * core delays nobody. Results cannot depend on who ran what, because a task owns what it writes. Workers spin briefly, then
  * sleep. One program runs at a time: a second Python thread waits; a call from inside a task runs serially. After fork the
- * child makes a pool of its own.
+ * child makes a pool of its own. Scratch memory belongs to the thread that uses it, whatever the program, and ends with it.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -21,7 +21,7 @@
 
 typedef void (*grt_task)(long index, void **buf);
 
-enum { MAX_THREADS = 256, SPINS = 20000 };
+enum { MAX_THREADS = 256, SPINS = 20000, KINDS = 2 };
 
 static pthread_mutex_t entry = PTHREAD_MUTEX_INITIALIZER; /* held while a program's loop runs */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* guards sleeping and waking */
@@ -40,6 +40,11 @@ static struct {
 } loops[64]; /* by loop number; atomic because a late thread may read a slot that is being rewritten, and then draw in vain */
 static int workers, wanted;
 static _Thread_local int inside;
+static _Thread_local struct {
+  void *memory;
+  size_t size;
+} scratch[KINDS];
+static pthread_key_t ending; /* calls `ended` for each thread that has scratch memory */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static inline void relax(void) {
@@ -113,7 +118,28 @@ static void after_fork(void) {
   inside = 0;
 }
 
-static void setup(void) { pthread_atfork(NULL, NULL, after_fork); }
+static void ended(void *unused) {
+  (void)unused;
+  for (int kind = 0; kind < KINDS; kind++) free(scratch[kind].memory), scratch[kind].memory = NULL, scratch[kind].size = 0;
+}
+
+static void setup(void) {
+  pthread_atfork(NULL, NULL, after_fork);
+  pthread_key_create(&ending, ended);
+}
+
+/* Memory of this thread, at least `bytes` long and 64-byte aligned, until it asks for more of the same kind, or ends. */
+__attribute__((visibility("default"))) void *grt_memory(int kind, size_t bytes) {
+  if (bytes > scratch[kind].size) {
+    pthread_once(&once, setup);
+    pthread_setspecific(ending, scratch);
+    free(scratch[kind].memory);
+    scratch[kind].size = (bytes + 4095) & ~(size_t)4095;
+    scratch[kind].memory = aligned_alloc(64, scratch[kind].size);
+    if (scratch[kind].memory == NULL) abort();
+  }
+  return scratch[kind].memory;
+}
 
 static int cores(void) {
   cpu_set_t set;

@@ -1,7 +1,7 @@
 /* What generated programs see of the runtime: the parallel loop and per-thread scratch memory.
  *
  * A program is a shared object; the thread pool lives in another one, shared by all programs of the process. The loader hands
- * its grt_parallel to grt_bind, which the program exports by including this file.
+ * its grt_parallel and grt_memory to grt_bind, which the program exports by including this file.
  */
 #ifndef GRAPHRT_RUNTIME_H
 #define GRAPHRT_RUNTIME_H
@@ -12,16 +12,18 @@
 
 typedef void (*grt_task)(long index, void **buf);
 typedef void (*grt_parallel_fn)(grt_task task, long tasks, void **buf);
+typedef void *(*grt_memory_fn)(int kind, size_t bytes);
 
 /* A long program is compiled in several units at once; GRT_UNIT is defined in all but the first, which has what they share. */
 #define GRT_HIDDEN __attribute__((visibility("hidden")))
 #define GRT_LAUNCH GRT_HIDDEN
 extern GRT_HIDDEN grt_parallel_fn GRT_PARALLEL;
+extern GRT_HIDDEN grt_memory_fn GRT_MEMORY;
 
-/* Memory of this thread, at least `bytes` long and 64-byte aligned, reused by every kernel: grt_scratch within a task,
- * grt_workspace for what a launch prepares for its tasks (two callers of one kernel prepare in different places). */
-GRT_HIDDEN void *grt_scratch(size_t bytes);
-GRT_HIDDEN void *grt_workspace(size_t bytes);
+/* Memory of this thread, at least `bytes` long and 64-byte aligned, reused by every kernel of every program: grt_scratch within
+ * a task, grt_workspace for what a launch prepares for its tasks (two callers of one kernel prepare in different places). */
+static inline void *grt_scratch(size_t bytes) { return GRT_MEMORY(0, bytes); }
+static inline void *grt_workspace(size_t bytes) { return GRT_MEMORY(1, bytes); }
 
 /* Where a program keeps what it made of frozen parameters: one pointer a launch, NULL at first. */
 #ifndef GRT_FROZEN_ENTRY
@@ -35,33 +37,12 @@ GRT_HIDDEN void *grt_prepare(grt_task pack, long tasks, size_t bytes, void **kep
 #ifndef GRT_UNIT
 #define GRT_EXPORT __attribute__((visibility("default")))
 grt_parallel_fn GRT_PARALLEL;
-GRT_EXPORT void grt_bind(grt_parallel_fn parallel) { GRT_PARALLEL = parallel; }
+grt_memory_fn GRT_MEMORY;
+GRT_EXPORT void grt_bind(grt_parallel_fn parallel, grt_memory_fn memory) { GRT_PARALLEL = parallel, GRT_MEMORY = memory; }
 GRT_EXPORT void grt_release(void **kept, long count) {
   for (long i = 0; i < count; i++) free(kept[i]), kept[i] = NULL;
 }
 
-typedef struct {
-  void *memory;
-  size_t size;
-} grt_buffer;
-
-static void *grt_grow(grt_buffer *b, size_t bytes) {
-  if (bytes > b->size) {
-    free(b->memory);
-    b->size = (bytes + 4095) & ~(size_t)4095;
-    b->memory = aligned_alloc(64, b->size);
-    if (b->memory == NULL) abort();
-  }
-  return b->memory;
-}
-void *grt_scratch(size_t bytes) {
-  static _Thread_local grt_buffer buffer;
-  return grt_grow(&buffer, bytes);
-}
-void *grt_workspace(size_t bytes) {
-  static _Thread_local grt_buffer buffer;
-  return grt_grow(&buffer, bytes);
-}
 void *grt_prepare(grt_task pack, long tasks, size_t bytes, void **kept, void **table) {
   if (kept != NULL && *kept != NULL) return *kept;
   void *launch[2] = {kept == NULL ? grt_workspace(bytes) : aligned_alloc(64, (bytes + 64) & ~(size_t)63), table};

@@ -32,7 +32,7 @@ HEAD = r"""
 static int outside;
 int take_outside(void) { const int o = outside; outside = 0; return o; }
 static void backwards(grt_task task, long tasks, void **buf) { while (tasks-- > 0) task(tasks, buf); }
-void bind_backwards(void) { grt_bind(backwards); }
+void bind_backwards(void) { grt_bind(backwards, GRT_MEMORY); }
 """
 CTYPES: dict[str, Any] = {"float": np.float32, "double": np.float64}
 
@@ -440,7 +440,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def bound(objects: dict[str, Path], op: str) -> ctypes.CDLL:
     library = ctypes.CDLL(str(objects[op]))
     pool = ctypes.CDLL(str(objects["pool_of_threads"]))
-    library.grt_bind(ctypes.cast(pool.grt_parallel, ctypes.c_void_p))
+    library.grt_bind(*(ctypes.cast(function, ctypes.c_void_p) for function in (pool.grt_parallel, pool.grt_memory)))
     return library
 
 

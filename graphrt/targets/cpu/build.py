@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 
 from graphrt.config import Flags
 from graphrt.errors import TargetError
+from graphrt.runtime.forking import TARGET, make_lock
 from graphrt.targets.templates import kernels
 
 FLAGS = (
@@ -35,7 +35,7 @@ FLAGS = (
 # What compilers use unasked; the rest (cache control, cryptography, AMD's sse4a) would only make objects look less portable.
 _EMITTED = re.compile("avx|fma|f16c|bmi|abm|ssse3|sse4_|popcnt|movbe|gfni|sve")
 _pool: list[ctypes.CDLL] = []  # at most one
-_lock = threading.Lock()
+_lock = make_lock(TARGET)
 
 
 def headers() -> Path:
@@ -166,5 +166,6 @@ def _torch_threads() -> int:
 def load(path: Path, runtime: Path | None = None) -> ctypes.CDLL:
     """The program at ``path``, bound to the pool."""
     library = ctypes.CDLL(str(path))
-    library.grt_bind(ctypes.cast(pool(runtime).grt_parallel, ctypes.c_void_p))
+    threads = pool(runtime)
+    library.grt_bind(*(ctypes.cast(f, ctypes.c_void_p) for f in (threads.grt_parallel, threads.grt_memory)))
     return library

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import functools
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphrt.errors import TargetError
+from graphrt.runtime.forking import TARGET, make_lock
 from graphrt.targets.triton.build import KernelBinary
 from graphrt.targets.triton.driver import HostDriver, Launch
 from graphrt.targets.triton.library import LibraryCall
@@ -47,7 +47,7 @@ class NullDriver(HostDriver):
         self.target, self.model = target, f"null {target}"
         self._starts: list[int] = []  # of live allocations, in order
         self._ends: dict[int, int] = {}
-        self._lock = threading.RLock()
+        self._lock = make_lock(TARGET)
         self._logs: list[list[Event]] = []
 
     @contextmanager
