@@ -203,6 +203,30 @@ print(call(100) - before)
     assert int(done.stdout) < 40e6  # each thread needs 1.5 MB
 
 
+def test_a_process_may_end_while_a_thread_is_inside_a_program() -> None:
+    """What a frozen program has packed is still read then."""
+    code = """
+import threading, time, numpy as np, graphrt as grt
+from graphrt import ops as F
+graph = grt.Graph()
+h = graph.input("x", (16, 64, 56, 56))
+for i in range(8):
+    h = F.conv2d(h, graph.parameter(f"w{i}", np.ones((64, 64, 3, 3), np.float32)), padding=1)
+program = grt.compile(h, target="cpu", freeze=True)
+x = np.ones((16, 64, 56, 56), np.float32)
+start = time.perf_counter()
+program(x=x)
+def call():
+    while True:
+        program(x=x)
+threading.Thread(target=call, daemon=True).start()
+time.sleep((time.perf_counter() - start) / 3)
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
 def test_the_number_of_threads_changes_no_bit() -> None:
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_runtime; print(test_runtime.digest())"
     found = {

@@ -22,6 +22,24 @@ def first(f: Any, *args: Any, part: int = 0, **kwargs: Any) -> Any:
     return lambda *a: f(*a, *args, **kwargs)[part]
 
 
+def test_views_behind_a_scan_or_sort_join_its_kernel() -> None:
+    """A reshape keeps rows whole, folds some together, or cuts them."""
+    calls: dict[str, Call] = {}
+    for dim in (0, 1, 2):
+        pairs = {
+            "cumsum": (lambda x, d=dim: F.cumsum(x, d), lambda x, d=dim: torch.cumsum(x, d)),
+            "sort": (first(F.sort, dim), first(torch.sort, dim)),
+        }
+        for name, (ours, theirs) in pairs.items():
+            for shape in ((4, 3, 2), (8, 3), (2, 12), (3, 8), (1, 24, 1)):
+                calls[f"{name} {dim} {shape}"] = (
+                    lambda x, f=ours, s=shape: F.reshape(f(x) * 2.0, s) + 1.0,
+                    lambda x, f=theirs, s=shape: torch.reshape(f(x) * 2.0, s) + 1.0,
+                    [data(2, 4, 3)],
+                )
+    compare(calls)
+
+
 def test_scans() -> None:
     x = data(3, 5, 4)
     zeros = np.array([[2.0, 0.0, 3.0, 0.0, 4.0], [1.0, 2.0, 3.0, 4.0, 0.0], [0.0, 1.0, 2.0, 3.0, 4.0]], np.float32)

@@ -82,7 +82,8 @@ class CpuBinary(Binary):
             self._places[space].append((entry, name))
         self._seen = 0  # version of the state that was packed
         self._bound: State | None = None  # the state whose addresses are in the table
-        weakref.finalize(self, self._library.grt_release, self._kept, frozen)
+        # Not when the process ends, as is the default: a daemon thread may still be inside the program.
+        weakref.finalize(self, self._library.grt_release, self._kept, frozen).atexit = False
         self._poison = Flags.read().poison
 
     def _bind(self, inputs: Mapping[str, Any], state: State) -> dict[str, np.ndarray]:
