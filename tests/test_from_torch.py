@@ -293,3 +293,28 @@ def test_bad_arguments(model: Any, example: Any, message: str) -> None:
 def test_compile_asks_for_example_inputs() -> None:
     with pytest.raises(errors.ArgumentError, match="needs example_inputs"):
         grt.compile(nn.ReLU())
+
+
+def test_labels_outside_the_classes_of_torch_losses() -> None:
+    """Where torch raises, the loss and its gradients are NaN; -100 does not count."""
+    torch.manual_seed(0)
+    net, x = torch.nn.Linear(4, 3), torch.randn(5, 4)
+    weight, good, bad = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([0, 1, -100, 2, 1]), torch.tensor([0, 1, -100, 2, 3])
+
+    def loss(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        margin = torch.nn.functional.multi_margin_loss(net(x)[:2], t[:2])
+        return F.cross_entropy(net(x), t, weight) + F.cross_entropy(net(x).t()[None], t[None]) + margin
+
+    program = grt.compile(grt.from_torch(loss, (x, good)), target="cpu")
+    assert program(x, good).item() == pytest.approx(loss(x, good).item(), rel=1e-5)
+    assert program(x, bad).isnan()
+    gradients = []
+    for call in (torch.compile(loss, backend="graphrt"), loss):
+        net.zero_grad()
+        call(x, good).backward()
+        assert net.weight.grad is not None
+        gradients.append(net.weight.grad.clone())
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)
+    net.zero_grad()
+    torch.compile(loss, backend="graphrt")(x, bad).backward()
+    assert net.weight.grad.isnan().all()

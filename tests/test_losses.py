@@ -129,6 +129,67 @@ def test_losses_of_two_tensors() -> None:
     compare({k: v for i, (k, v) in enumerate(calls.items()) if not INTERPRETED or i % 4 == 0}, 20)
 
 
+OUTSIDE = np.array([0, 3, -100, -1, 2, 7])  # of 3 classes
+
+
+@pytest.mark.parametrize("target", [TARGET, "reference"])
+def test_targets_outside_the_classes(target: str) -> None:
+    """-100 does not count by default, as in torch; any other index outside makes loss and gradient NaN, never a number."""
+    x, listed = data(6, 3), np.array([[0, -1, 0], [2, 5, -1], [-1, 9, 9], [1, 3, 0], [0, 1, 2], [-7, 0, 0]])
+    weight, feeds = np.array([0.5, 2.0, 1.0], np.float32), {"t": OUTSIDE, "u": listed, "x": x, "m": np.full((6, 3), -np.inf, "f")}
+    graph = grt.Graph()
+    xv, t, u = graph.input("x", (6, 3)), graph.input("t", (6,), "int64"), graph.input("u", (6, 3), "int64")
+    w, m = graph.constant(weight), graph.input("m", (6, 3))
+    losses = {
+        "ce": F.cross_entropy(xv, t, reduction="none"),
+        "smooth": F.cross_entropy(xv, t, w, label_smoothing=0.1, reduction="none"),
+        "nll": F.nll_loss(xv, t, w, reduction="none"),
+        "all": F.cross_entropy(xv, t, ignore_index=None, reduction="none"),
+        "three": F.cross_entropy(xv, t, ignore_index=3, reduction="none"),
+        "margin": F.multi_margin_loss(xv, t, weight=w, reduction="none"),
+        "listed": F.multilabel_margin_loss(xv, u, reduction="none"),
+        "mean": F.cross_entropy(xv, t),
+        "rows": F.embedding(t, F.transpose(F.permute(xv, (1, 0)), 0, 1)),
+        "masked": F.cross_entropy(m, F.where(F.eq(t, 0), -100, -100), reduction="none"),  # whatever the logits are
+    }
+    for name, loss in losses.items():
+        graph.output(name, loss)
+        if name not in ("rows", "masked"):
+            graph.output(f"d {name}", grt.grad(F.sum(loss), [xv])[0])
+    found = grt.compile(graph, target=target)(feeds)
+    ignored = OUTSIDE == -100
+    bad = (OUTSIDE < 0) | (OUTSIDE > 2)
+    nan = {name: bad & ~ignored for name in ("ce", "smooth", "nll")} | {"all": bad, "margin": bad, "three": bad & (OUTSIDE != 3)}
+    nan["listed"] = np.array([False, True, False, True, False, False])
+    for name, expected in nan.items():
+        np.testing.assert_array_equal(np.isnan(found[name]), expected, err_msg=name)
+        np.testing.assert_array_equal(np.isnan(found[f"d {name}"]).any(1), expected, err_msg=name)
+    assert np.isnan(found["mean"]) and not found["masked"].any()
+    assert not found["ce"][ignored].any() and not found["d ce"][ignored].any()
+    np.testing.assert_array_equal(np.isnan(found["rows"]).all(1), OUTSIDE.clip(0, 5) != OUTSIDE)
+
+
+def test_ignored_targets_as_in_torch() -> None:
+    x, t = data(2, 4, 3, 2), classes(4, 2, 3, 2)
+    t[0, :2] = -100
+    rows, row = data(6, 4), np.array([0, -100, 3, -100, 1, 2])
+    calls: dict[str, Call] = {"none counts": pair("cross_entropy", [rows, np.full(6, -100)])}
+    for r in REDUCTIONS:
+        calls |= {f"{n} {s} {r}": pair(n, [a, b], reduction=r, **({"label_smoothing": s} if s else {}))
+                  for n in ("cross_entropy", "nll_loss") for a, b in ((x, t), (rows, row)) for s in (0.0, 0.1)
+                  if not (s and n == "nll_loss")}  # fmt: skip
+    compare(calls, 24)
+
+
+def test_targets_of_other_integers() -> None:
+    """No label of uint8 is -100, although 156 has its bits."""
+    graph = grt.Graph()
+    x, t = graph.input("x", (2, 200)), graph.input("t", (2,), "uint8")
+    y = grt.compile(F.cross_entropy(x, t, reduction="none"), target=TARGET)(x=data(2, 200), t=np.array([156, 7], np.uint8))
+    expected = T.cross_entropy(torch.from_numpy(data(2, 200)), torch.tensor([156, 7]), reduction="none")
+    np.testing.assert_allclose(y, expected.numpy(), rtol=1e-5)
+
+
 def test_losses_of_vectors() -> None:
     a, b, c, signs = data(6, 5), data(6, 5, seed=1), data(6, 5, seed=2), np.sign(data(6, seed=3)).astype(np.int64)
     calls: dict[str, Call] = {
@@ -178,13 +239,16 @@ def test_special_values_of_binary_cross_entropy() -> None:
 
 
 def test_log_softmax_and_nll_are_one_kernel_forward_and_backward() -> None:
-    """Rows in front of the loss: all of it is one pass over them but for the mean."""
+    """Rows in front of the loss: all of it is one pass over them, between the count of the targets and the mean."""
     graph = grt.Graph()
     x, t = graph.input("x", (64, 100)), graph.input("t", (64,), "int64")
     loss = F.cross_entropy(x, t)
     graph.output("loss", loss)
     graph.output("dx", grt.grad(loss, [x])[0])
     program = grt.compile(graph, target=TARGET)
+    assert program.launches <= 3, program.plan_text()
+    unconditional = F.cross_entropy(x, t, ignore_index=None)
+    program = grt.compile([unconditional, *grt.grad(unconditional, [x])], target=TARGET)
     assert program.launches <= 2, program.plan_text()
     rows = grt.compile({"y": F.cross_entropy(x, t, reduction="none")}, target=TARGET)
     assert rows.launches == 1, rows.plan_text()

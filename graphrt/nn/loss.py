@@ -18,11 +18,12 @@ def _buffer(array: Any) -> Buffer | None:
 class CrossEntropyLoss(Module):
     """Softmax cross-entropy of logits [N, C, ...] with class indices [N, ...] or probabilities [N, C, ...].
 
-    ``weight`` [C] scales classes; ``ignore_index`` names a class index that does not count, by default there is none.
+    ``weight`` [C] scales classes; ``ignore_index`` is an index that does not count, None for none. Other indices outside
+    [0, C) make the loss NaN.
     """
 
     def __init__(
-        self, weight: Any = None, *, ignore_index: int | None = None, reduction: str = "mean", label_smoothing: float = 0.0
+        self, weight: Any = None, *, ignore_index: int | None = -100, reduction: str = "mean", label_smoothing: float = 0.0
     ) -> None:
         self.weight, self.ignore_index = _buffer(weight), ignore_index
         self.reduction, self.label_smoothing = reduction, label_smoothing
@@ -33,9 +34,9 @@ class CrossEntropyLoss(Module):
 
 
 class NLLLoss(Module):
-    """Negative log-likelihood of log-probabilities [N, C, ...] and class indices [N, ...]."""
+    """Negative log-likelihood of log-probabilities [N, C, ...] and class indices [N, ...], as ``CrossEntropyLoss`` takes them."""
 
-    def __init__(self, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean") -> None:
+    def __init__(self, weight: Any = None, *, ignore_index: int | None = -100, reduction: str = "mean") -> None:
         self.weight, self.ignore_index, self.reduction = _buffer(weight), ignore_index, reduction
 
     def forward(self, input: Value, target: Value) -> Value:

@@ -1,7 +1,8 @@
 """Gather and scatter: elements read from, and sent to, positions that the data decides.
 
-Positions outside are no error that a kernel could raise: a gather reads zeros there, a scatter drops the element. Scattered
-elements meet in a fixed order, so results are the same bits run after run.
+Positions outside are no error that a kernel could raise: a gather reads zeros there, a scatter drops the element, and what
+names a class or a token makes NaN (losses, ``embedding``) or no class (``one_hot``). Scattered elements meet in a fixed order,
+so results are the same bits run after run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, dim_index, function, tensor
-from graphrt.ops.elementwise import eq, ge, maximum, minimum, stop_gradient, where
+from graphrt.ops.elementwise import eq, ge, lt, maximum, minimum, stop_gradient, where
 from graphrt.ops.slicing import getitem
 from graphrt.ops.source import iota
 from graphrt.ops.transcendental import floor_divide
@@ -210,7 +211,7 @@ def take(input: Value, index: Value) -> Value:
 
 @function
 def embedding(input: Value, weight: Value, padding_idx: int | None = None) -> Value:
-    """Rows of ``weight`` [V, D] that the integers ``input`` [...] name, as [..., D].
+    """Rows of ``weight`` [V, D] that the integers ``input`` [...] name, as [..., D]; NaN for an integer that names none.
 
     The row ``padding_idx`` gets no gradient.
     """
@@ -221,13 +222,19 @@ def embedding(input: Value, weight: Value, padding_idx: int | None = None) -> Va
         padding = dim_index(padding_idx, weight.shape[0], "padding_idx")
         row = iota(weight, 0)
         weight = where(eq(row, padding), stop_gradient(weight), weight)
-    rows = _select(weight, 0, reshape(positions, (-1,)))
-    return reshape(rows, (*positions.shape, weight.shape[1]))
+    rows = reshape(_select(weight, 0, reshape(positions, (-1,))), (*positions.shape, weight.shape[1]))
+    if not weight.dtype.is_float:
+        return rows
+    inside = ge(positions, 0) & lt(positions, weight.shape[0])
+    return where(unsqueeze(inside, -1), rows, math.nan)
 
 
 @function
 def one_hot(input: Value, num_classes: int) -> Value:
-    """int64 [..., num_classes]: 1 where the class is ``input``'s. Unlike torch's, ``num_classes`` must be given."""
+    """int64 [..., num_classes]: 1 where the class is ``input``'s, which is nowhere for one outside.
+
+    Unlike torch's, ``num_classes`` must be given.
+    """
     positions = _index(input, "input")
     if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
         raise ArgumentError(f"num_classes must be an int >= 1, got {num_classes!r}")

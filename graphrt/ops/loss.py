@@ -9,11 +9,13 @@ from graphrt.ir import Value
 from graphrt.ops.activation import _softplus, log_softmax
 from graphrt.ops.base import broadcast_shape, broadcast_to, cast, full_precision, function, lift, require_float
 from graphrt.ops.composite import xlogy
-from graphrt.ops.elementwise import abs, eq, exp, log, lt, maximum, minimum, ne, rsqrt, stop_gradient, where
+from graphrt.ops.elementwise import abs, eq, exp, ge, log, lt, maximum, minimum, ne, rsqrt, stop_gradient, where
+from graphrt.ops.indexing import take
 from graphrt.ops.reduction import mean, norm, sum
 from graphrt.ops.scan import cumsum
 from graphrt.ops.source import iota
 from graphrt.ops.view import reshape, unsqueeze
+from graphrt.types import int64
 
 
 def _reduced(loss: Value, reduction: str) -> Value:
@@ -29,8 +31,8 @@ def _same_shape(input: Value, target: Value) -> None:
         raise ShapeError(f"input and target must have one shape, got {list(input.shape)} and {list(target.shape)}")
 
 
-def _one_hot_like(input: Value, target: Value) -> Value:
-    """bool [N, C, ...]: whether the class (dimension 1, or 0 without a batch) is the target's."""
+def _labels(input: Value, target: Value) -> tuple[Value, Value]:
+    """Class indices as int64 [N, ...], and as bool [N, C, ...] whether a class is the target's; one outside has the nearest."""
     dim = _class_dim(input)
     expected = tuple(n for d, n in enumerate(input.shape) if d != dim)
     if target.shape != expected:
@@ -38,7 +40,18 @@ def _one_hot_like(input: Value, target: Value) -> Value:
     if not target.dtype.is_int:
         raise DTypeError(f"class indices must be integers, got {target.dtype}")
     index = iota(input, dim)
-    return eq(index, unsqueeze(cast(target, index.dtype), dim))
+    label = cast(target, index.dtype)
+    return label, eq(index, unsqueeze(_nearest(label, input), dim))
+
+
+def _nearest(label: Value, input: Value) -> Value:
+    return minimum(maximum(label, 0), input.shape[_class_dim(input)] - 1)
+
+
+def _known(label: Value, input: Value) -> Value:
+    """1 where ``label`` is a class of ``input``, else NaN, which makes loss and gradient NaN where it is a factor of the loss."""
+    inside = ge(label, 0) & lt(label, input.shape[_class_dim(input)])
+    return where(inside, input.graph.constant(1.0, input.dtype), math.nan)
 
 
 def _class_dim(input: Value) -> int:
@@ -51,20 +64,33 @@ def _class_dim(input: Value) -> int:
 
 def _over_classes(logp: Value, target: Value, weight: Value | None, ignore: int | None, reduction: str, smooth: float) -> Value:
     """The loss of log-probabilities [N, C, ...] and class indices; the mean is over the weights of what counts."""
-    dim = _class_dim(logp)
-    classes, hit = logp.shape[dim], _one_hot_like(logp, target)
-    scale = None if weight is None else _class_weight(weight, logp, dim)
-    loss = -sum(where(hit, logp if scale is None else logp * scale, 0.0), dim)
+    dim, (label, hit) = _class_dim(logp), _labels(logp, target)
+    loss = -sum(where(hit, logp, 0.0), dim)
+    share = own = None if weight is None else _own_weight(weight, logp, label)
+    if own is not None:
+        loss = loss * own
     if smooth:
-        others = mean(logp, dim) if scale is None else sum(logp * scale, dim) * (1.0 / classes)
+        others = mean(logp, dim) if weight is None else mean(logp * _class_weight(weight, logp, dim), dim)
         loss = loss * (1.0 - smooth) - others * smooth
-    if ignore is None and scale is None:
-        return _reduced(loss, reduction)
-    share = cast(eq(target, target), logp.dtype) if scale is None else sum(where(hit, scale, 0.0), dim)
-    if ignore is not None:
-        counts = ne(target, ignore)
-        loss, share = where(counts, loss, 0.0), where(counts, share, 0.0)
-    return sum(loss) / sum(share) if reduction == "mean" else _reduced(loss, reduction)
+    factor, counts = _known(label, logp), None if ignore is None else ne(label, ignore)
+    if counts is not None:
+        share = cast(counts, int64) if own is None else where(counts, own, 0.0)
+    total = cast(sum(share), logp.dtype) if share is not None and reduction == "mean" else None
+    if total is not None:  # the targets alone decide it: it is there before the logits are
+        factor = factor / total
+    if counts is not None:
+        factor = where(counts, factor, 0.0)
+        loss = where(ne(factor, 0.0), loss, 0.0)  # whatever the logits are
+    if total is None:
+        return _reduced(loss * factor, reduction)
+    return sum(loss * factor) + where(eq(total, 0.0), logp.graph.constant(math.nan, logp.dtype), 0.0)
+
+
+def _own_weight(weight: Value, input: Value, label: Value) -> Value:
+    """The element of ``weight`` [C] for each target."""
+    dim = _class_dim(input)
+    _class_weight(weight, input, dim)
+    return cast(take(weight, _nearest(label, input)), input.dtype)
 
 
 def _class_weight(weight: Value, input: Value, dim: int) -> Value:
@@ -78,11 +104,12 @@ def _class_weight(weight: Value, input: Value, dim: int) -> Value:
 @function
 @full_precision
 def nll_loss(
-    input: Value, target: Value, weight: Value | None = None, ignore_index: int = -100, reduction: str = "mean"
+    input: Value, target: Value, weight: Value | None = None, ignore_index: int | None = -100, reduction: str = "mean"
 ) -> Value:
     """``-weight[target] * input[target]`` for log-probabilities [N, C, ...] and class indices [N, ...].
 
-    The mean is over the weights of the targets that are not ``ignore_index``. Raises ShapeError, DTypeError.
+    Targets that are ``ignore_index`` contribute zero; the mean is over the weights of the others. Any other target outside
+    [0, C) makes loss and gradient NaN. Raises ShapeError, DTypeError.
     """
     require_float(input.dtype, "input")
     return _over_classes(input, target, weight, ignore_index, reduction, 0.0)
@@ -94,15 +121,15 @@ def cross_entropy(
     input: Value,
     target: Value,
     weight: Value | None = None,
-    ignore_index: int | None = None,
+    ignore_index: int | None = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Value:
     """Softmax cross-entropy of logits [N, C, ...] with class indices [N, ...] or probabilities [N, C, ...].
 
-    Class indices outside [0, C) contribute zero loss, so they must not occur; ``ignore_index`` names one that may, and
-    takes it out of the mean (torch's default, -100, has to be given). ``weight`` [C] scales classes; the mean over indices
-    is then weighted. Raises ShapeError, DTypeError, ArgumentError.
+    Targets that are the index ``ignore_index`` (None: none are) contribute zero and are out of the mean. Any other index
+    outside [0, C) makes loss and gradient NaN. ``weight`` [C] scales classes; the mean over indices is then weighted. Raises
+    ShapeError, DTypeError, ArgumentError.
     """
     if not 0.0 <= label_smoothing <= 1.0:
         raise ArgumentError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
@@ -111,7 +138,7 @@ def cross_entropy(
     if not target.dtype.is_float:
         return _over_classes(logp, target, weight, ignore_index, reduction, label_smoothing)
     _same_shape(input, target)
-    if ignore_index is not None:
+    if ignore_index is not None and ignore_index >= 0:
         raise ArgumentError("ignore_index needs class indices, and target holds probabilities")
     classes = input.shape[dim]
     goal = target * (1.0 - label_smoothing) + label_smoothing / classes if label_smoothing else target
@@ -129,18 +156,22 @@ def multi_margin_loss(
     weight: Value | None = None,
     reduction: str = "mean",
 ) -> Value:
-    """``sum_j weight[y] * max(0, margin - input[y] + input[j])**p / C`` over the classes j that are not the target y."""
+    """``sum_j weight[y] * max(0, margin - input[y] + input[j])**p / C`` over the classes j that are not the target y.
+
+    A target outside [0, C) makes loss and gradient NaN.
+    """
     if p not in (1, 2):
         raise ArgumentError(f"p must be 1 or 2, got {p}")
     if input.ndim not in (1, 2):
         raise ShapeError(f"multi_margin_loss needs [N, C] or [C], got {list(input.shape)}")
-    hit, dim = _one_hot_like(input, target), input.ndim - 1
+    (label, hit), dim = _labels(input, target), input.ndim - 1
     own = sum(where(hit, input, 0.0), dim, keepdim=True)
     gap = maximum(input - own + margin, 0.0)
     gap = gap if p == 1 else gap * gap
     if weight is not None:
-        gap = gap * sum(where(hit, _class_weight(weight, input, dim), 0.0), dim, keepdim=True)
-    return _reduced(sum(where(hit, 0.0, gap), dim) * (1.0 / input.shape[dim]), reduction)
+        gap = gap * unsqueeze(_own_weight(weight, input, label), dim)
+    loss = sum(where(hit, 0.0, gap), dim) * (1.0 / input.shape[dim])
+    return _reduced(loss * _known(label, input), reduction)
 
 
 @function
@@ -148,7 +179,7 @@ def multi_margin_loss(
 def multilabel_margin_loss(input: Value, target: Value, reduction: str = "mean") -> Value:
     """``max(0, 1 - input[t] + input[c]) / C`` summed over targets t and the classes c that are none; both are [N, C] or [C].
 
-    ``target`` lists class indices up to the first negative one.
+    ``target`` lists class indices up to the first negative one; one that is C or more makes loss and gradient NaN.
     """
     _same_shape(input, target)
     if input.ndim > 2:
@@ -156,13 +187,16 @@ def multilabel_margin_loss(input: Value, target: Value, reduction: str = "mean")
     classes = input.shape[_class_dim(input)]
     if not target.dtype.is_int:
         raise DTypeError(f"class indices must be integers, got {target.dtype}")
-    listed = unsqueeze(eq(cumsum(lt(target, 0), -1), 0), -1)  # [N, C, 1], beside classes [N, 1, C]
-    wide = unsqueeze(input, -2)
+    listed = eq(cumsum(lt(target, 0), -1), 0)
+    wide = unsqueeze(input, -2)  # [N, 1, C], beside targets [N, C, 1]
     index = iota(wide, -1)
-    hit = listed & eq(unsqueeze(cast(target, index.dtype), -1), index)
+    label = cast(target, index.dtype)
+    hit = unsqueeze(listed, -1) & eq(unsqueeze(label, -1), index)
     own = sum(where(hit, wide, 0.0), -1, keepdim=True)
-    counts = listed & eq(sum(hit, -2, keepdim=True), 0)
-    return _reduced(sum(where(counts, maximum(1.0 - own + wide, 0.0), 0.0), (-2, -1)) * (1.0 / classes), reduction)
+    counts = unsqueeze(listed, -1) & eq(sum(hit, -2, keepdim=True), 0)
+    loss = sum(where(counts, maximum(1.0 - own + wide, 0.0), 0.0), (-2, -1)) * (1.0 / classes)
+    outside = sum(where(listed & ge(label, classes), input.graph.constant(math.nan, input.dtype), 0.0), -1)
+    return _reduced(loss * (1.0 + outside), reduction)
 
 
 # --- two classes ---------------------------------------------------------------------------------------------------

@@ -208,8 +208,8 @@ def _element(block: Block, value: Var, position: Var, along: Expr, result: Var) 
 
     first = _slice(block, [position])
     k = names.get(position, position)
-    zero, limit, inside = (Var(f"{k.name}_{what}", k.dtype) for what in ("zero", "size", "at"))
-    low, high, both = (Var(f"{k.name}_{what}", bool_) for what in ("low", "high", "in"))
+    zero, limit, inside = (Var(f"{result.name}_{what}", k.dtype) for what in ("zero", "size", "at"))
+    low, high, both = (Var(f"{result.name}_{what}", bool_) for what in ("low", "high", "in"))
     nothing = Var(f"{result.name}_else", result.dtype)
     rest = [i for i in _slice(block, [value]) if i not in first]
     return [
