@@ -1,13 +1,16 @@
 """Optimizers as graph code: ``apply`` appends the update of every parameter to the graph of its gradient.
 
-The learning rate is a scalar Value, so a schedule changes it without another compilation. Moments and counters are state of
-the program, named after their parameter. The arithmetic follows torch.optim.
+The learning rate is a scalar Value, so a schedule changes it without another compilation. Moments are state of the program,
+named after their parameter; a counter is named after the first parameter of those that it counts for. So optimizers of
+different parameters share a graph, or a State, and none of their own state. The arithmetic follows torch.optim.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +19,50 @@ from graphrt.errors import ArgumentError, DTypeError
 from graphrt.ir import Graph, Value
 
 
+Groups = Sequence[tuple[Any, Mapping[str, Any]]]
+
+
 class Optimizer(ABC):
-    """Base: holds the base learning rate ``lr``; subclasses write ``_update``."""
+    """Base: holds the base learning rate ``lr``; subclasses write ``_update``.
+
+    ``groups`` are what torch calls param_groups: (which, options) each, such as ``("*.bias", {"weight_decay": 0.0})``. ``which``
+    is a pattern of names as of ``fnmatch``, a list of patterns, or a function of the parameter's Value that says whether it
+    belongs; a parameter is in the first group that fits. ``options`` are arguments of the optimizer; the others, and all of
+    the parameters that no group has, are the optimizer's own. A group's ``lr`` keeps its ratio to ``lr`` when a schedule
+    changes that.
+
+    ``name`` keeps the state of two optimizers apart that update the same parameters in programs on one State.
+    """
+
+    groups: tuple[tuple[Any, Optimizer], ...] = ()
+    name: str = ""
 
     def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
         _at_least_zero(lr=lr, weight_decay=weight_decay)
         self.lr, self.weight_decay = lr, weight_decay
+        self.counted: dict[str, str] = {}  # the parameter after which the counters of each are named, once it was updated
+
+    def _grouped(self, groups: Groups, name: str) -> None:
+        """Takes note of ``groups`` and ``name``; the last thing a constructor does. Raises ArgumentError."""
+        own = self._options()
+        found = []
+        for group in groups:
+            if not (isinstance(group, tuple) and len(group) == 2 and isinstance(group[1], Mapping)):
+                raise ArgumentError(f'a group is (which, options), such as ("*.bias", {{"weight_decay": 0.0}}), got {group!r}')
+            if unknown := group[1].keys() - own.keys():
+                names = f"{', '.join(map(repr, sorted(unknown)))}; there is {', '.join(own)}"
+                raise ArgumentError(f"{type(self).__name__} has no option {names}")
+            make: Callable[..., Optimizer] = type(self)
+            found.append((group[0], make(**{**own, **group[1]}, name=name)))
+            if found[-1][1].lr != self.lr and not self.lr:
+                raise ArgumentError("a group with a learning rate of its own needs an lr above 0, to which it keeps its ratio")
+        self.groups, self.name = tuple(found), name
 
     def apply(self, params: Sequence[Value], grads: Sequence[Value], lr: Value) -> None:
         """Updates each of ``params`` (float parameters of one graph) by its gradient of the same shape.
 
-        ``lr`` is a float scalar of the graph. Raises ArgumentError for lists of two lengths, DTypeError.
+        ``lr`` is a float scalar of the graph. Raises ArgumentError for lists of two lengths and a group's pattern that no
+        parameter of the graph has, DTypeError, GraphError for a parameter that has an update already.
         """
         if len(params) != len(grads) or not params:
             raise ArgumentError(f"need a gradient for each of at least one parameter, got {len(params)} and {len(grads)}")
@@ -34,21 +70,60 @@ class Optimizer(ABC):
             if not p.dtype.is_float:
                 raise DTypeError(f"only float parameters can be optimized; {p!r}")
         graph = params[0].graph
+        self._check_patterns(graph)
+        members: dict[int, tuple[Optimizer, dict[str, list[tuple[Value, Value]]]]] = {}
+        counted = dict(self.counted)
+        for p, g in zip(params, grads, strict=True):
+            optimizer = next((o for which, o in self.groups if _fits(which, p)), self)
+            _, parts = members.setdefault(id(optimizer), (optimizer, {}))
+            fresh = next((first for first in parts if first not in self.counted.values()), p.name)
+            parts.setdefault(counted.setdefault(p.name, fresh), []).append((p, g))
         with graph.transaction(), graph.phase("opt"):
-            shared = self._shared(graph)
-            for p, g in zip(params, grads, strict=True):
-                graph.update(p, self._update(graph, p, g, lr, shared))
+            for optimizer, parts in members.values():
+                rate = lr if optimizer.lr == self.lr else lr * (optimizer.lr / self.lr)
+                for first, pairs in parts.items():
+                    shared = optimizer._shared(graph, first)
+                    for p, g in pairs:
+                        graph.update(p, optimizer._update(graph, p, g, rate, shared))
+        self.counted = counted
 
-    def _shared(self, graph: Graph) -> list[Value]:
-        """State that all parameters share, such as bias corrections."""
+    def _check_patterns(self, graph: Graph) -> None:
+        names = [v.name for v in graph.parameters(trainable=False)]
+        for which, _ in self.groups:
+            for pattern in [] if callable(which) else [which] if isinstance(which, str) else which:
+                if not any(fnmatchcase(n, pattern) for n in names):
+                    raise ArgumentError(f"no parameter is named like {pattern!r}; there is {', '.join(names)}")
+
+    def _own(self, graph: Graph, of: str, what: str, value: Any = None, **kind: Any) -> Value:
+        """State of this optimizer that is named after the parameter ``of``."""
+        name = f"{of}.{self.name}.{what}" if self.name else f"{of}.{what}"
+        return graph.parameter(name, value, trainable=False, **kind)
+
+    def _counter(
+        self, graph: Graph, of: str, what: str, advance: Callable[[Value], Value], dtype: str = "float32"
+    ) -> tuple[Value, Value]:
+        """A scalar that starts at 0: its value before and after ``advance``, which happens once a run."""
+        name = f"{of}.{self.name}.{what}" if self.name else f"{of}.{what}"
+        if name in graph.updates:  # applied before, to others of its parameters
+            return graph.sources[name].outputs[0], graph.updates[name]
+        before = self._own(graph, of, what, dtype=dtype)
+        graph.update(before, advance(before))
+        return before, graph.updates[name]
+
+    def _shared(self, graph: Graph, of: str) -> list[Value]:
+        """What all parameters of a group share, such as bias corrections; its state is named after the first, ``of``."""
         return []
 
     @abstractmethod
     def _update(self, graph: Graph, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
         """The next value of ``p``; updates of the optimizer's own state go into ``graph``."""
 
+    def _options(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("counted", "groups", "name")}
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in vars(self).items())})"
+        shown = self._options() | {k: v for k, v in (("groups", self.groups), ("name", self.name)) if v}
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
 
 
 class SGD(Optimizer):
@@ -64,25 +139,27 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        groups: Groups = (),
+        name: str = "",
     ) -> None:
         super().__init__(lr, weight_decay)
         _at_least_zero(momentum=momentum)
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ArgumentError("nesterov needs a momentum above 0 and no dampening")
         self.momentum, self.dampening, self.nesterov = momentum, dampening, nesterov
+        self._grouped(groups, name)
 
-    def _shared(self, graph: Graph) -> list[Value]:
+    def _shared(self, graph: Graph, of: str) -> list[Value]:
         if not (self.momentum and self.dampening):
             return []
-        started = graph.parameter("optimizer.started", trainable=False)  # torch's first step is not dampened
-        graph.update(started, F.maximum(started, 1.0))
+        started, _ = self._counter(graph, of, "started", lambda v: F.maximum(v, 1.0))  # torch's first step is not dampened
         return [1.0 - started * self.dampening]
 
     def _update(self, graph: Graph, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
         if self.weight_decay:
             g = g + p * self.weight_decay
         if self.momentum:
-            buffer = graph.parameter(f"{p.name}.momentum", shape=p.shape, dtype=p.dtype, trainable=False)
+            buffer = self._own(graph, p.name, "momentum", shape=p.shape, dtype=p.dtype)
             moved = buffer * self.momentum + (g * shared[0] if shared else g)
             graph.update(buffer, moved)
             g = g + moved * self.momentum if self.nesterov else moved
@@ -103,23 +180,23 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        groups: Groups = (),
+        name: str = "",
     ) -> None:
         super().__init__(lr, weight_decay)
         _at_least_zero(eps=eps)
         if len(betas) != 2 or not all(0.0 <= b < 1.0 for b in betas):
             raise ArgumentError(f"betas must be two numbers in [0, 1), got {betas}")
         self.betas, self.eps = tuple(betas), eps
+        self._grouped(groups, name)
 
-    def _shared(self, graph: Graph) -> list[Value]:
-        step = graph.parameter("optimizer.step", dtype="int64", trainable=False)
-        graph.update(step, step + 1)
-        corrections = []
-        for i, beta in enumerate(self.betas, 1):
-            # 1 - beta**t by recurrence: in float32 the subtraction would lose most digits while t is small
-            previous = graph.parameter(f"optimizer.correction{i}", trainable=False)
-            corrections.append(previous * beta + (1.0 - beta))
-            graph.update(previous, corrections[-1])
-        return [corrections[0], F.sqrt(corrections[1])]
+    def _shared(self, graph: Graph, of: str) -> list[Value]:
+        self._counter(graph, of, "step", lambda v: v + 1, "int64")
+        # 1 - beta**t by recurrence: in float32 the subtraction would lose most digits while t is small
+        first, second = self.betas
+        _, correction1 = self._counter(graph, of, "correction1", lambda v: v * first + (1.0 - first))
+        _, correction2 = self._counter(graph, of, "correction2", lambda v: v * second + (1.0 - second))
+        return [correction1, F.sqrt(correction2)]
 
     def _update(self, graph: Graph, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
         if self.weight_decay and self.decoupled:
@@ -127,8 +204,8 @@ class Adam(Optimizer):
         else:
             p_old = p
             g = g + p * self.weight_decay if self.weight_decay else g
-        m = graph.parameter(f"{p.name}.exp_avg", shape=p.shape, dtype=p.dtype, trainable=False)
-        v = graph.parameter(f"{p.name}.exp_avg_sq", shape=p.shape, dtype=p.dtype, trainable=False)
+        m = self._own(graph, p.name, "exp_avg", shape=p.shape, dtype=p.dtype)
+        v = self._own(graph, p.name, "exp_avg_sq", shape=p.shape, dtype=p.dtype)
         m_new = m + (g - m) * (1.0 - self.betas[0])
         v_new = v * self.betas[1] + g * g * (1.0 - self.betas[1])
         graph.update(m, m_new)
@@ -147,8 +224,10 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        groups: Groups = (),
+        name: str = "",
     ) -> None:
-        super().__init__(lr, betas, eps, weight_decay)
+        super().__init__(lr, betas, eps, weight_decay, groups, name)
 
 
 class Adagrad(Optimizer):
@@ -164,22 +243,24 @@ class Adagrad(Optimizer):
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
+        groups: Groups = (),
+        name: str = "",
     ) -> None:
         super().__init__(lr, weight_decay)
         _at_least_zero(lr_decay=lr_decay, initial_accumulator_value=initial_accumulator_value, eps=eps)
         self.lr_decay, self.initial_accumulator_value, self.eps = lr_decay, initial_accumulator_value, eps
+        self._grouped(groups, name)
 
-    def _shared(self, graph: Graph) -> list[Value]:
+    def _shared(self, graph: Graph, of: str) -> list[Value]:
         if not self.lr_decay:
             return []
-        step = graph.parameter("optimizer.step", dtype="int64", trainable=False)  # those done before this one
-        graph.update(step, step + 1)
+        step, _ = self._counter(graph, of, "step", lambda v: v + 1, "int64")  # those done before this one
         return [1.0 + F.cast(step, "float32") * self.lr_decay]
 
     def _update(self, graph: Graph, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
         g = g + p * self.weight_decay if self.weight_decay else g
         start = np.full(p.shape, self.initial_accumulator_value, p.dtype.numpy)
-        total = graph.parameter(f"{p.name}.sum", start, trainable=False)
+        total = self._own(graph, p.name, "sum", start)
         grown = total + g * g
         graph.update(total, grown)
         return p - g / (F.sqrt(grown) + self.eps) * (lr / shared[0] if shared else lr)
@@ -200,16 +281,19 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         centered: bool = False,
+        groups: Groups = (),
+        name: str = "",
     ) -> None:
         super().__init__(lr, weight_decay)
         _at_least_zero(eps=eps, momentum=momentum)
         if not 0.0 <= alpha < 1.0:
             raise ArgumentError(f"alpha must lie in [0, 1), got {alpha}")
         self.alpha, self.eps, self.momentum, self.centered = alpha, eps, momentum, centered
+        self._grouped(groups, name)
 
     def _update(self, graph: Graph, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
         def running(name: str, new: Value) -> Value:
-            old = graph.parameter(f"{p.name}.{name}", shape=p.shape, dtype=p.dtype, trainable=False)
+            old = self._own(graph, p.name, name, shape=p.shape, dtype=p.dtype)
             mean = old * self.alpha + new * (1.0 - self.alpha)
             graph.update(old, mean)
             return mean
@@ -222,10 +306,17 @@ class RMSprop(Optimizer):
         step = g / (F.sqrt(squares) + self.eps)
         if not self.momentum:
             return p - step * lr
-        buffer = graph.parameter(f"{p.name}.momentum_buffer", shape=p.shape, dtype=p.dtype, trainable=False)
+        buffer = self._own(graph, p.name, "momentum_buffer", shape=p.shape, dtype=p.dtype)
         moved = buffer * self.momentum + step
         graph.update(buffer, moved)
         return p - moved * lr
+
+
+def _fits(which: Any, p: Value) -> bool:
+    """Whether parameter ``p`` is in the group of ``which``."""
+    if callable(which):
+        return bool(which(p))
+    return any(fnmatchcase(p.name, pattern) for pattern in ([which] if isinstance(which, str) else which))
 
 
 def _at_least_zero(**arguments: float) -> None:

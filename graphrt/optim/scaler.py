@@ -19,7 +19,8 @@ class GradScaler:
     """Multiplies the loss, divides the gradients and skips updates with infinities or NaN, as torch.amp.GradScaler.
 
     The factor starts at ``init_scale``, is multiplied by ``backoff_factor`` after a skipped step and by ``growth_factor``
-    after ``growth_interval`` steps in a row without one. Raises ArgumentError for factors that would not do so.
+    after ``growth_interval`` steps in a row without one. Two in one graph need a ``name`` each, after which their state is
+    named. Raises ArgumentError for factors that would not do so.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class GradScaler:
         growth_factor: float = 2.0,
         backoff_factor: float = 0.5,
         growth_interval: int = 2000,
+        name: str = "scaler",
     ) -> None:
         if not (init_scale > 0 and growth_factor > 1 and 0 < backoff_factor < 1 and growth_interval >= 1):
             raise ArgumentError(
@@ -35,11 +37,11 @@ class GradScaler:
                 f"{init_scale}, {growth_factor}, {backoff_factor}, {growth_interval}"
             )
         self.init_scale, self.growth_factor = init_scale, growth_factor
-        self.backoff_factor, self.growth_interval = backoff_factor, growth_interval
+        self.backoff_factor, self.growth_interval, self.name = backoff_factor, growth_interval, name
 
     def scale(self, loss: Value) -> Value:
         """The scalar ``loss`` times the factor: what to differentiate. Call it once for a graph, before ``apply``."""
-        factor = loss.graph.parameter("scaler.scale", np.float32(self.init_scale), trainable=False)
+        factor = loss.graph.parameter(f"{self.name}.scale", np.float32(self.init_scale), trainable=False)
         return loss * F.cast(factor, loss.dtype)
 
     def apply(self, optimizer: Optimizer, params: Sequence[Value], grads: Sequence[Value], lr: Value) -> None:
@@ -48,10 +50,10 @@ class GradScaler:
         Raises ArgumentError when ``scale`` was not called, and what ``optimizer.apply`` raises.
         """
         graph = lr.graph
-        if "scaler.scale" not in graph.sources:
+        if f"{self.name}.scale" not in graph.sources:
             raise ArgumentError("the gradients must be those of scaler.scale(loss)")
         with graph.transaction(), graph.phase("opt"):
-            factor = graph.sources["scaler.scale"].outputs[0]
+            factor = graph.sources[f"{self.name}.scale"].outputs[0]
             largest = F.amax(F.abs(grads[0])) if grads else factor
             for g in grads[1:]:
                 largest = F.maximum(largest, F.amax(F.abs(g)))
@@ -60,7 +62,7 @@ class GradScaler:
             optimizer.apply(params, [g * (1.0 / factor) for g in grads], lr)
             for name in [n for n in graph.updates if n not in before]:
                 graph.updates[name] = F.where(finite, graph.updates[name], graph.sources[name].outputs[0])
-            steps = graph.parameter("scaler.growth_tracker", shape=(), dtype="int64", trainable=False)
+            steps = graph.parameter(f"{self.name}.growth_tracker", shape=(), dtype="int64", trainable=False)
             grown = F.eq(steps, self.growth_interval - 1)
             graph.update(steps, F.where(finite & ~grown, steps + 1, 0))
             more = F.where(grown, factor * self.growth_factor, factor)
