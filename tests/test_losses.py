@@ -136,7 +136,8 @@ OUTSIDE = np.array([0, 3, -100, -1, 2, 7])  # of 3 classes
 def test_targets_outside_the_classes(target: str) -> None:
     """-100 does not count by default, as in torch; any other index outside makes loss and gradient NaN, never a number."""
     x, listed = data(6, 3), np.array([[0, -1, 0], [2, 5, -1], [-1, 9, 9], [1, 3, 0], [0, 1, 2], [-7, 0, 0]])
-    weight, feeds = np.array([0.5, 2.0, 1.0], np.float32), {"t": OUTSIDE, "u": listed, "x": x, "m": np.full((6, 3), -np.inf, "f")}
+    weight = np.array([0.5, 2.0, 1.0], np.float32)
+    feeds = {"t": OUTSIDE, "u": listed, "x": x, "m": np.full((6, 3), -np.inf, "f")}
     graph = grt.Graph()
     xv, t, u = graph.input("x", (6, 3)), graph.input("t", (6,), "int64"), graph.input("u", (6, 3), "int64")
     w, m = graph.constant(weight), graph.input("m", (6, 3))
@@ -159,7 +160,8 @@ def test_targets_outside_the_classes(target: str) -> None:
     found = grt.compile(graph, target=target)(feeds)
     ignored = OUTSIDE == -100
     bad = (OUTSIDE < 0) | (OUTSIDE > 2)
-    nan = {name: bad & ~ignored for name in ("ce", "smooth", "nll")} | {"all": bad, "margin": bad, "three": bad & (OUTSIDE != 3)}
+    nan = {name: bad & ~ignored for name in ("ce", "smooth", "nll")}
+    nan |= {"all": bad, "margin": bad, "three": bad & (OUTSIDE != 3)}
     nan["listed"] = np.array([False, True, False, True, False, False])
     for name, expected in nan.items():
         np.testing.assert_array_equal(np.isnan(found[name]), expected, err_msg=name)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from conftest import assert_close
 import graphrt as grt
 from graphrt import errors
 from graphrt import ops as F
+from graphrt.runtime.arrays import to_numpy
 from graphrt.targets.cpu import build
 from graphrt.targets.reference import evaluate
 
@@ -333,3 +335,57 @@ def test_an_input_that_nothing_reads_need_not_be_given(target: str) -> None:
     x = graph.input("x", (3,))
     graph.input("unread", (4,))
     assert grt.compile(x + 1.0, target=target)(x=np.zeros(3, np.float32)).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_an_argument_may_be_state_that_the_program_writes(target: str, tmp_path: Path) -> None:
+    """It is read as it was before the run: whole or in part, by whichever library it is seen."""
+    start, rest = np.arange(16, dtype=np.float32).reshape(4, 4), np.arange(8, dtype=np.float32)
+    views: dict[str, Any] = {
+        "whole": lambda s: s["w"],
+        "part": lambda s: s["w"][1:],
+        "transposed": lambda s: s["w"].T,
+        "tensor": lambda s: s.tensor("w"),
+        "dlpack": lambda s: np.from_dlpack(s["w"]),
+        "another": lambda s: s["other"].reshape(2, 4),
+    }
+    for kind in ("reference", target, *(["loaded"] if target == "cpu" else [])):
+        for name, view in views.items():
+            graph = grt.Graph()
+            w, other = graph.parameter("w", start), graph.parameter("other", rest)
+            rows = {"part": 3, "another": 2}.get(name, 4)
+            x = graph.input("x", (rows, 4))
+            wide = F.transpose(F.pad(x, (0, 0, 0, 4 - rows)), 0, 1)
+            graph.update(w, wide + w)
+            graph.update(other, other + F.sum(x))
+            graph.output("y", F.sum(w))
+            program: Any = grt.compile(graph, target=target if kind == "loaded" else kind)
+            if kind == "loaded":
+                program.save(tmp_path / name)
+                program = grt.load(tmp_path / name)
+            given = to_numpy(view(program.state)).copy()
+            program(x=view(program.state))
+            grown = np.zeros((4, 4), np.float32)
+            grown[:rows] = given
+            np.testing.assert_array_equal(program.state["w"], grown.T + start, err_msg=f"{kind} {name}")
+            np.testing.assert_array_equal(program.state["other"], rest + given.sum(), err_msg=f"{kind} {name}")
+            if name == "whole":
+                program.prefetch(x=program.state["w"])
+                before = program.state["w"].copy()
+                program()
+                np.testing.assert_array_equal(program.state["w"], before.T + before)
+
+
+def test_an_argument_may_be_a_parameter_of_the_torch_module() -> None:
+    class Grows(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("w", torch.arange(9.0).reshape(3, 3))
+
+        def forward(self, x: Any) -> Any:
+            self.w.add_(x.t())
+            return x.sum()
+
+    net = Grows()
+    program = grt.compile(grt.from_torch(net, (torch.zeros(3, 3),)), target="cpu")
+    program(net.w)
+    np.testing.assert_array_equal(net.w, np.arange(9.0).reshape(3, 3) + np.arange(9.0).reshape(3, 3).T)

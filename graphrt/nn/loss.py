@@ -34,7 +34,7 @@ class CrossEntropyLoss(Module):
 
 
 class NLLLoss(Module):
-    """Negative log-likelihood of log-probabilities [N, C, ...] and class indices [N, ...], as ``CrossEntropyLoss`` takes them."""
+    """Negative log-likelihood of log-probabilities [N, C, ...] and class indices [N, ...] as of ``CrossEntropyLoss``."""
 
     def __init__(self, weight: Any = None, *, ignore_index: int | None = -100, reduction: str = "mean") -> None:
         self.weight, self.ignore_index, self.reduction = _buffer(weight), ignore_index, reduction

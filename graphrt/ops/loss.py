@@ -49,7 +49,7 @@ def _nearest(label: Value, input: Value) -> Value:
 
 
 def _known(label: Value, input: Value) -> Value:
-    """1 where ``label`` is a class of ``input``, else NaN, which makes loss and gradient NaN where it is a factor of the loss."""
+    """1 where ``label`` is a class of ``input``, else NaN: a factor of the loss that makes it and its gradient NaN."""
     inside = ge(label, 0) & lt(label, input.shape[_class_dim(input)])
     return where(inside, input.graph.constant(1.0, input.dtype), math.nan)
 

@@ -18,14 +18,13 @@ import graphrt.ops as F
 from graphrt.errors import ArgumentError, DTypeError
 from graphrt.ir import Graph, Value
 
-
 Groups = Sequence[tuple[Any, Mapping[str, Any]]]
 
 
 class Optimizer(ABC):
     """Base: holds the base learning rate ``lr``; subclasses write ``_update``.
 
-    ``groups`` are what torch calls param_groups: (which, options) each, such as ``("*.bias", {"weight_decay": 0.0})``. ``which``
+    ``groups`` are torch's param_groups, each (which, options), such as ``("*.bias", {"weight_decay": 0.0})``. ``which``
     is a pattern of names as of ``fnmatch``, a list of patterns, or a function of the parameter's Value that says whether it
     belongs; a parameter is in the first group that fits. ``options`` are arguments of the optimizer; the others, and all of
     the parameters that no group has, are the optimizer's own. A group's ``lr`` keeps its ratio to ``lr`` when a schedule

@@ -7,7 +7,7 @@ are updated in the shared ``State``. The same inputs and state give the same bit
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,8 +39,11 @@ class Binary(Protocol):
         Inputs are arrays, or tensors that it ``takes``. With ``tensors`` the outputs are such tensors, else arrays.
         """
 
-    def attach(self, state: State) -> None:
-        """Makes ready to run with ``state``: on a GPU, whatever it holds for this program moves there for good."""
+    def attach(self, state: State, written: Collection[str] = ()) -> None:
+        """Makes ready to run with ``state``, of which it writes ``written``.
+
+        On a GPU, whatever that holds for this program moves there for good.
+        """
         return
 
     def takes(self, value: Any) -> bool:
@@ -110,7 +113,7 @@ class Runnable:
     ) -> None:
         self.target, self.inputs, self.outputs, self.state = target, dict(inputs), dict(outputs), state
         self._binary, self._needed, self._unpack, self._updates = binary, list(needed), unpack, frozenset(updates)
-        binary.attach(state)
+        binary.attach(state, self._updates)
         self._lock = make_lock(PROGRAM)
         self._ahead: deque[tuple[Mapping[str, Any], str]] = deque()  # inputs from prefetch, and their kind (_asked)
 
@@ -121,7 +124,8 @@ class Runnable:
     def __call__(self, *args: Any, **inputs: Any) -> Any:
         """Runs once. Inputs by name, as NumPy arrays, torch tensors or numbers; one dict also serves (odd names).
 
-        Arrays are read in place when they have the input's dtype and lie densely in its order. Tensors of the GPU on which
+        Arrays are read in place when they have the input's dtype and lie densely in its order, and lie apart from the state that
+        the program writes: those that do not are copied first, and none is ever written. Tensors of the GPU on which
         the program runs stay there, and so do the results, which are ready when torch's current stream is; results are
         torch tensors where an input is one. Inputs given to ``prefetch`` may be left out. Raises InputError.
         """

@@ -72,6 +72,10 @@ class State(Mapping[str, np.ndarray]):
                 self._memory(name)[...] = to_numpy(self._device[name])
         return self._arrays[name]
 
+    def array(self, name: str) -> np.ndarray:
+        """The buffer of ``name`` in host memory, in which a program of a GPU does not write."""
+        return self._arrays[name]
+
     @property
     def away(self) -> bool:
         """Whether buffers lie on a device: then reading one copies it."""

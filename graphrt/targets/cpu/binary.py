@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 import mmap
 import os
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -82,15 +83,40 @@ class CpuBinary(Binary):
             self._places[space].append((entry, name))
         self._seen = 0  # version of the state that was packed
         self._bound: State | None = None  # the state whose addresses are in the table
+        self._writes: list[tuple[int, int]] = []  # where state lies that runs write: start and end, in order, none touching
+        self._apart: list[np.ndarray] = []  # copies of inputs that lay there
         # Not when the process ends, as is the default: a daemon thread may still be inside the program.
         weakref.finalize(self, self._library.grt_release, self._kept, frozen).atexit = False
         self._poison = Flags.read().poison
+
+    def attach(self, state: State, written: Collection[str] = ()) -> None:
+        """Takes note of where ``written`` lies: a buffer never moves."""
+        spans = sorted((start, start + a.nbytes) for a in map(state.array, written) if (start := _address(a)) is not None)
+        self._writes = []
+        for start, end in spans:
+            if self._writes and start <= self._writes[-1][1]:
+                start, end = self._writes[-1][0], max(end, self._writes.pop()[1])
+            self._writes.append((start, end))
+
+    def _place(self, array: np.ndarray | None) -> int | None:
+        """The address from which an input is read while state is written: its own, or that of a copy."""
+        address = _address(array)
+        if not self._writes or array is None or address is None:
+            return address
+        i = bisect.bisect_left(self._writes, (address + array.nbytes, 0)) - 1  # the last that starts before the array ends
+        if i < 0 or self._writes[i][1] <= address:
+            return address
+        self._apart.append(array.copy(order="K"))
+        return _address(self._apart[-1])
 
     def _bind(self, inputs: Mapping[str, Any], state: State) -> dict[str, np.ndarray]:
         outputs = {name: dense(type) for name, type in self._outputs.items()}
         if self._poison:
             self._memory[...] = 0xFF  # every float in it is NaN
-        arrays: dict[str, Mapping[str, Any]] = {"input": inputs, "output": outputs}
+        self._apart.clear()
+        for entry, name in self._places["input"]:
+            self._table[entry] = self._place(inputs.get(name))
+        arrays: dict[str, Mapping[str, Any]] = {"output": outputs}
         if self._bound is not state or state.away:  # a buffer never moves; those on a device are fetched
             arrays["state"] = state
         for space, there in arrays.items():

@@ -7,7 +7,7 @@ streams.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from graphrt.config import Flags
@@ -45,7 +45,7 @@ class DeviceBinary(Binary):
         self._computed: Any = None  # the last run's launches are over
         self._streams: set[Any] = {driver.stream()}
 
-    def attach(self, state: State) -> None:
+    def attach(self, state: State, written: Collection[str] = ()) -> None:
         """Moves the state's buffers to the device and packs the launches: addresses are final."""
         scratch = self._memory[self.image.size - self.image.scratch :] if self.image.scratch else None
         found: dict[Buffer, Any] = {}

@@ -1,4 +1,4 @@
-"""ATen operators that are losses and whose decomposition in torch gives other numbers than eager mode, or none for bad labels."""
+"""ATen losses whose decomposition in torch gives other numbers than eager mode, or no sign of bad labels."""
 
 from __future__ import annotations
 
