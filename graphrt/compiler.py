@@ -31,7 +31,7 @@ from graphrt.schedule.order import arrange
 TARGETS = ("cuda", "hip", "cpu", "interpret", "reference", "null")
 
 Outputs = Graph | Value | Sequence[Value] | Mapping[str, Value]
-TRACERS: dict[str, Callable[[Any, Any], Graph]] = {}  # how a front end makes a Graph of a model and example inputs
+TRACERS: dict[type, Callable[[Any, Any], Graph]] = {}  # how a Graph is made of a model of a class and example inputs
 
 
 def compile(  # noqa: A001 - the name every framework has for it
@@ -49,8 +49,8 @@ def compile(  # noqa: A001 - the name every framework has for it
     """Compiles a graph, or the part of one that some values need, for ``target``.
 
     ``outputs`` is a Graph with its own outputs and updates, one Value, a list or a dict of them (then no parameter is
-    updated); the program returns a dict, one array, a list or a dict. With ``example_inputs`` it is a torch module or
-    function, taken in eval mode as by ``from_torch``, and the program is called as it is.
+    updated); the program returns a dict, one array, a list or a dict. With ``example_inputs`` it is a module of ``graphrt.nn``,
+    or a torch module or function, taken in eval mode (``nn.trace``, ``from_torch``), and the program is called as it is.
 
     ``target`` is auto, cuda, hip, cpu, interpret or reference, or an absent GPU's name such as cuda:sm_90 (then it is
     compiled, and saved for where there is one, but cannot run). On null everything of a program for cuda:sm_90 runs but its
@@ -68,7 +68,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
     if example_inputs is not None:
-        outputs = TRACERS["torch"](outputs, example_inputs)
+        outputs = next(TRACERS[kind] for kind in type(outputs).__mro__ if kind in TRACERS)(outputs, example_inputs)
     with _uncollected():
         return _compile(outputs, target, state, precision, float32_matmul_precision, freeze, tune, library)
 
@@ -137,7 +137,10 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
             raise GraphError("the graph has no outputs and no updates; name some with graph.output(name, value)")
         return rewrite(outputs, lambda node: None), "dict"  # a copy: what the user adds later is another program
     if callable(outputs):
-        raise ArgumentError(f"compile needs example_inputs, a tuple of tensors, to make a graph of {outputs!r}")
+        raise ArgumentError(
+            f"compile needs example_inputs, a tuple of arrays or tensors, to make a graph of this {type(outputs).__name__}: "
+            "compile(model, (x,))"
+        )
     if isinstance(outputs, Value):
         named, unpack = {"out": outputs}, "single"
     elif isinstance(outputs, Mapping):

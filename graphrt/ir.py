@@ -23,7 +23,7 @@ import networkx as nx
 import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError, ShapeError
-from graphrt.node import OPERATORS, Node, Origin, Value
+from graphrt.node import BUILDING, OPERATORS, Node, Origin, Stand, Value
 from graphrt.op import REGISTRY, Kind, OpDef
 from graphrt.types import HALVES, DType, DTypeLike, TensorType, as_dtype, bfloat16, float32
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from graphrt.runtime.program import Signature
     from graphrt.runtime.state import State
 
-__all__ = ["OPERATORS", "Graph", "Node", "Origin", "Value"]
+__all__ = ["BUILDING", "OPERATORS", "Graph", "Node", "Origin", "Stand", "Value"]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 

@@ -6,7 +6,9 @@ A node is one equation, frozen once made; identity is the object. Arithmetic on 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -36,52 +38,10 @@ class Origin:
         return "".join(c if c.isprintable() else "?" for c in text).strip()
 
 
-@dataclass(frozen=True, eq=False)
-class Value:
-    """One result of a node. Arithmetic on values appends nodes to their graph."""
-
-    node: Node
-    index: int
+class Operand:
+    """What arithmetic appends nodes for: a Value, and what stands for one (``Stand``)."""
 
     __array_ufunc__ = None  # numpy leaves `array * value` to us
-
-    @property
-    def type(self) -> TensorType:
-        return self.node.types[self.index]
-
-    @property
-    def shape(self) -> Shape:
-        return self.type.shape
-
-    @property
-    def dtype(self) -> DType:
-        return self.type.dtype
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def graph(self) -> Graph:
-        return self.node.graph
-
-    @property
-    def name(self) -> str:
-        return self.node.name if self.index == 0 else f"{self.node.name}.{self.index}"
-
-    def __repr__(self) -> str:
-        return f"<{self.name} : {self.type}>"
-
-    def __bool__(self) -> bool:
-        raise GraphError(f"{self!r} has no truth value while the graph is built; use where(condition, a, b)")
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise ShapeError(f"{self!r} is a scalar and has no length")
-        return self.shape[0]
-
-    def __iter__(self) -> Iterator[Value]:
-        return (self[i] for i in range(len(self)))
 
     def __add__(self, other: Any) -> Value:
         return OPERATORS["add"](self, other)
@@ -145,6 +105,66 @@ class Value:
 
     def __getitem__(self, key: Any) -> Value:
         return OPERATORS["getitem"](self, key)
+
+    def __rmatmul__(self, other: Any) -> Value:
+        return OPERATORS["matmul"](other, self)
+
+
+class Stand(Operand, ABC):
+    """Stands for a Value of whichever graph it is used on, in operators and as an argument of ops functions."""
+
+    @abstractmethod
+    def value(self, graph: Graph) -> Value:
+        """The Value of ``graph`` that it stands for."""
+
+
+BUILDING: ContextVar[Graph | None] = ContextVar("graphrt_building", default=None)  # that a module is building at the moment
+
+
+@dataclass(frozen=True, eq=False)
+class Value(Operand):
+    """One result of a node. Arithmetic on values appends nodes to their graph."""
+
+    node: Node
+    index: int
+
+    @property
+    def type(self) -> TensorType:
+        return self.node.types[self.index]
+
+    @property
+    def shape(self) -> Shape:
+        return self.type.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def graph(self) -> Graph:
+        return self.node.graph
+
+    @property
+    def name(self) -> str:
+        return self.node.name if self.index == 0 else f"{self.node.name}.{self.index}"
+
+    def __repr__(self) -> str:
+        return f"<{self.name} : {self.type}>"
+
+    def __bool__(self) -> bool:
+        raise GraphError(f"{self!r} has no truth value while the graph is built; use where(condition, a, b)")
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise ShapeError(f"{self!r} is a scalar and has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Value]:
+        return (self[i] for i in range(len(self)))
 
     def __getattr__(self, name: str) -> Callable[..., Value]:
         """``x.relu()`` is ``relu(x)`` for every function that ops offers as a method."""

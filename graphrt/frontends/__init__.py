@@ -12,4 +12,4 @@ def _trace(model: Any, example_inputs: Any) -> Graph:
     return from_torch(model, example_inputs)
 
 
-TRACERS["torch"] = _trace
+TRACERS[object] = _trace

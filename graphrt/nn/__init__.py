@@ -107,3 +107,4 @@ from graphrt.nn.pooling import (
     SumPool3d,
 )
 from graphrt.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from graphrt.nn.trace import trace

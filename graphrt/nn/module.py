@@ -8,34 +8,68 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 
 from graphrt.errors import ArgumentError, GraphError, InputError, ShapeError
-from graphrt.ir import Graph, Value
+from graphrt.ir import BUILDING, Graph, Stand, Value
 from graphrt.ops.base import graph_of
 from graphrt.runtime.arrays import to_numpy
+from graphrt.types import DType, as_dtype
 
 M = TypeVar("M", bound="Module")
 
 
-class Parameter:
+class Parameter(Stand):
     """An array that a module owns: float32 unless ``array`` is a NumPy array of another type than float64.
 
-    ``trainable`` False keeps the optimizer away from it. ``name`` is its path in the module last called.
+    ``trainable`` False keeps the optimizer away from it; ``requires_grad`` is the same. ``name`` is its path in the module last
+    called. In a module's ``forward`` it can be used as a Value: in arithmetic, and as an argument of functions.
     """
 
     def __init__(self, array: Any, trainable: bool = True) -> None:
         array = np.array(array, order="C")
         self.array: np.ndarray = array.astype(np.float32) if array.dtype == np.float64 else array
-        self.trainable = trainable
+        self._trainable = trainable
         self.name = ""
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the optimizer updates it in graphs that are built from now on."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        _changed()
+        self._trainable = value
+
+    @property
+    def requires_grad(self) -> bool:
+        """``trainable``, as torch names it."""
+        return self.trainable
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.trainable = value
+
+    def requires_grad_(self, requires_grad: bool = True) -> Parameter:
+        """Sets ``trainable``. Returns the parameter."""
+        self.trainable = requires_grad
+        return self
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.array.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.array.ndim
+
+    @property
+    def dtype(self) -> DType:
+        return as_dtype(self.array.dtype)
 
     def value(self, graph: Graph) -> Value:
         """The parameter of ``graph`` that stands for this one, made at first use.
@@ -73,7 +107,19 @@ class Buffer(Parameter):
 
 # Names only: a Value here would keep its graph alive for ever.
 _NAMES: weakref.WeakKeyDictionary[Graph, dict[Parameter, str]] = weakref.WeakKeyDictionary()
-_IN_CALL: ContextVar[bool] = ContextVar("graphrt_in_module_call", default=False)
+
+
+_changes = 0
+
+
+def _changed() -> None:
+    global _changes
+    _changes += 1
+
+
+def changes() -> int:
+    """A number that grows whenever what any module builds may have changed: its mode, its parameters, what is trainable."""
+    return _changes
 
 
 class Module:
@@ -83,6 +129,10 @@ class Module:
     """
 
     training: bool = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _changed()
+        object.__setattr__(self, name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's computation on Values."""
@@ -100,16 +150,16 @@ class Module:
                 f"{type(self).__name__} is called on Values of a Graph, got {', '.join(type(a).__name__ for a in given)}; "
                 "make one with graph.input(name, shape), or pass arrays to a compiled program"
             )
-        if _IN_CALL.get():
+        if BUILDING.get() is graph:
             return self.forward(*args, **kwargs)
         for name, parameter in self._named():
             parameter.name = name
-        token = _IN_CALL.set(True)
+        token = BUILDING.set(graph)
         try:
             with graph.transaction():
                 return self.forward(*args, **kwargs)
         finally:
-            _IN_CALL.reset(token)
+            BUILDING.reset(token)
 
     # --- members --------------------------------------------------------------------------------------------------
 
@@ -187,7 +237,7 @@ class Module:
                 own[name].array[...] = array
 
     def train(self: M, mode: bool = True) -> M:
-        """Sets the mode that later calls build in: dropout active, batch statistics. Returns the module."""
+        """Sets the mode that later calls build in, of all parts: dropout active, batch statistics. Returns the module."""
         for module in self.modules():
             module.training = mode
         return self
@@ -195,6 +245,15 @@ class Module:
     def eval(self: M) -> M:
         """``train(False)``."""
         return self.train(False)
+
+    def requires_grad_(self: M, requires_grad: bool = True) -> M:
+        """Sets ``trainable`` of all parameters; buffers are never trained. Returns the module.
+
+        Running statistics follow the mode and not this, as in torch: ``trunk.requires_grad_(False).eval()`` freezes a trunk.
+        """
+        for parameter in self.parameters():
+            parameter.trainable = requires_grad
+        return self
 
     def extra_repr(self) -> str:
         """Arguments as ``repr`` shows them: the plain attributes."""
@@ -205,6 +264,22 @@ class Module:
         children = [f"  ({n}): " + repr(m).replace("\n", "\n  ") for n, m in self.named_children()]
         name = type(self).__name__
         return f"{name}(\n" + "\n".join(children) + "\n)" if children else f"{name}({self.extra_repr()})"
+
+
+@contextmanager
+def in_mode(module: Module, training: bool) -> Iterator[None]:
+    """All of ``module`` in eval mode, or in training what is so by its own mode, then each part in the mode it had.
+
+    A part that ``eval`` was called on stays as it is in training; a module that is itself in eval mode trains as a whole.
+    """
+    before = [(m, m.training) for m in module.modules()]
+    if not (training and module.training):
+        module.train(training)
+    try:
+        yield
+    finally:
+        for part, mode in before:
+            part.training = mode
 
 
 def count_parameters(module: Module, trainable: bool = True) -> int:

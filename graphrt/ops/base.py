@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError, ShapeError
-from graphrt.ir import OPERATORS, Graph, Value
+from graphrt.ir import BUILDING, OPERATORS, Graph, Stand, Value
 from graphrt.op import REGISTRY, Kind
 from graphrt.types import HALVES, DType, Shape, as_dtype, float32, promote
 
@@ -33,7 +33,9 @@ def function(f: F) -> F:
     def find(*args: Any) -> Graph:
         graph = graph_of(*args)
         if graph is None:
-            raise GraphError(f"{f.__name__} needs at least one Value of a Graph among its arguments")
+            lone = any(isinstance(a, Stand) for a in args)
+            hint = "; a Parameter has one while a module that is called on Values builds its graph" if lone else ""
+            raise GraphError(f"{f.__name__} needs at least one Value of a Graph among its arguments{hint}")
         return graph
 
     FUNCTIONS[f.__name__] = OPERATORS[f.__name__] = wrapped = _transactional(f, find)
@@ -59,12 +61,24 @@ def _transactional(f: F, find: Callable[..., Graph]) -> F:
         graph = find(*args, *kwargs.values())
         with graph.transaction():
             try:
+                args, kwargs = tuple(_resolved(args, graph)), dict(zip(kwargs, _resolved(kwargs.values(), graph), strict=True))
                 _check_arguments(signature, hints, args, kwargs)
                 return f(*args, **kwargs)
             except GraphrtError as error:
                 raise graph.located(error, f.__name__, [a for a in args if isinstance(a, Value)]) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+def _resolved(args: Iterable[Any], graph: Graph) -> Iterator[Any]:
+    """``args`` with the Values of ``graph`` for what stands for them, in lists and tuples too."""
+    for a in args:
+        if isinstance(a, Stand):
+            yield a.value(graph)
+        elif type(a) in (list, tuple) and any(isinstance(e, Stand) for e in a):
+            yield type(a)(_resolved(a, graph))
+        else:
+            yield a
 
 
 def _check_arguments(
@@ -131,13 +145,13 @@ def widened(x: Any) -> Any:
 
 
 def graph_of(*args: Any) -> Graph | None:
-    """The graph of the first Value among ``args`` (lists and tuples of values included)."""
+    """The graph of the first Value among ``args`` (lists and tuples of values included), or that a module is building."""
     for arg in args:
         if isinstance(arg, Value):
             return arg.graph
         if isinstance(arg, list | tuple) and (found := graph_of(*arg)) is not None:
             return found
-    return None
+    return BUILDING.get() if any(isinstance(arg, Stand) for arg in args) else None
 
 
 def apply(name: str, *inputs: Value, **attrs: Any) -> Value:

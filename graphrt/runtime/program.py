@@ -122,9 +122,11 @@ class Runnable:
         return "a saved program"
 
     def __call__(self, *args: Any, **inputs: Any) -> Any:
-        """Runs once. Inputs by name, as NumPy arrays, torch tensors or numbers; one dict also serves (odd names).
+        """Runs once. Inputs by name, as arrays, torch tensors, numbers or lists of numbers; one dict also serves (odd names).
 
-        Arrays are read in place when they have the input's dtype and lie densely in its order, and lie apart from the state that
+        Numbers and lists become the input's dtype; arrays and tensors must have it: nothing is converted behind one's back.
+
+        Arrays are read in place when they have the input's dtype, lie densely in its order and apart from the state that
         the program writes: those that do not are copied first, and none is ever written. Tensors of the GPU on which
         the program runs stay there, and so do the results, which are ready when torch's current stream is; results are
         torch tensors where an input is one. Inputs given to ``prefetch`` may be left out. Raises InputError.
@@ -196,13 +198,15 @@ class Runnable:
         if misplaced := self._binary.misplaced(value):
             raise InputError(f"{self._described(name)}, got a tensor that {misplaced}")
         try:
-            array = _number(value, type) if isinstance(value, bool | int | float) else to_numpy(value)
+            plain = isinstance(value, bool | int | float | np.generic | list | tuple)
+            array = _converted(value, type) if plain else to_numpy(value)
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise InputError(f"{self._described(name)}; {value!r} does not fit: {error}") from None
         if array.shape != type.shape:
             raise InputError(f"{self._described(name)}, got shape {list(array.shape)}")
         if array.dtype != type.dtype.numpy:
-            raise InputError(f"{self._described(name)}, got {array.dtype}; convert it first")
+            convert = f"convert it first, an array with .astype({type.dtype.name!r})"
+            raise InputError(f"{self._described(name)}, got {array.dtype}; {convert}")
         if type.order is None:
             return np.ascontiguousarray(array).reshape(type.shape)
         return np.ascontiguousarray(array.transpose(type.order)).transpose(np.argsort(type.order))
@@ -215,7 +219,7 @@ class Runnable:
         if tuple(value.shape) != type.shape:
             raise InputError(f"{self._described(name)}, got shape {list(value.shape)}")
         if str(value.dtype) != f"torch.{type.dtype.name}":
-            raise InputError(f"{self._described(name)}, got {value.dtype}; convert it first")
+            raise InputError(f"{self._described(name)}, got {value.dtype}; convert it first, with .to(torch.{type.dtype.name})")
         return value.detach()
 
     def _described(self, name: str) -> str:
@@ -365,9 +369,15 @@ class Program(Runnable):
         return found
 
 
-def _number(value: bool | int | float, type: TensorType) -> np.ndarray:
-    """``value`` as a scalar array. Raises ValueError, OverflowError where the dtype does not hold it."""
-    array = np.asarray(value, type.dtype.numpy)
-    if not type.dtype.is_float and array.item() != value:
+def _converted(value: Any, type: TensorType) -> np.ndarray:
+    """A number, or a list of them, which has no dtype of its own, as an array.
+
+    Raises ValueError, OverflowError where the dtype does not hold it.
+    """
+    given = np.asarray(value)
+    if given.dtype.kind not in "biuf" and given.dtype != type.dtype.numpy:
+        raise ValueError(f"these are no numbers but {given.dtype}")
+    array = np.asarray(value, type.dtype.numpy) if given.ndim == 0 else given.astype(type.dtype.numpy)
+    if not type.dtype.is_float and not np.array_equal(array, given):
         raise ValueError(f"{type.dtype} does not hold it")
     return array

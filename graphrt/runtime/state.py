@@ -168,7 +168,7 @@ class State(Mapping[str, np.ndarray]):
                 self._stale.discard(name)
 
     def share(self, name: str, tensor: Any) -> None:
-        """Makes the memory of the torch ``tensor`` the buffer of ``name``; one that is not dense, or on a GPU, is copied.
+        """Makes the memory of ``tensor``, torch's or an array, the buffer of ``name``; if not dense, or on a GPU, it is copied.
 
         Raises InputError when the name exists.
         """
@@ -177,7 +177,8 @@ class State(Mapping[str, np.ndarray]):
         array = to_numpy(tensor)
         order = sorted(range(array.ndim), key=lambda d: (-array.strides[d], d))
         type = TensorType(array.shape, as_dtype(array.dtype)).with_order(order)
-        self._tensors[name] = tensor
+        if not isinstance(tensor, np.ndarray):
+            self._tensors[name] = tensor
         if array.strides == tuple(s * array.itemsize for s in type.strides) and array.flags.writeable:
             self.types[name], self._arrays[name] = type, array
         else:
@@ -221,11 +222,14 @@ class State(Mapping[str, np.ndarray]):
             {k: np.array(self[k], order="C") for k in (self if names is None else names)}, path, metadata=dict(metadata or {})
         )
 
-    def load(self, path: str | Path) -> None:
-        """Reads what ``save`` wrote. Raises InputError listing missing, unexpected and misshapen names."""
+    def load(self, path: str | Path, names: Mapping[str, str] | None = None) -> None:
+        """Reads what ``save`` wrote; ``names`` says what is called otherwise here.
+
+        Raises InputError listing missing, unexpected and misshapen names; then nothing is changed.
+        """
         from safetensors.numpy import load_file
 
-        found = load_file(path)
+        found = {(names or {}).get(name, name): array for name, array in load_file(path).items()}
         missing, unexpected = self.keys() - found.keys(), found.keys() - self.keys()
         shapes = [n for n in found.keys() & self.keys() if found[n].shape != self._arrays[n].shape]
         if missing or unexpected or shapes:
