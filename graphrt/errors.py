@@ -29,6 +29,10 @@ class InputError(GraphrtError, ValueError):
     """What a program was called with does not fit its inputs."""
 
 
+class NumericError(GraphrtError, ArithmeticError):
+    """Numbers with which training cannot go on: a loss that is NaN."""
+
+
 class ConversionError(GraphrtError, ValueError):
     """A model of another framework that cannot be made into a graph: an operator without an entry, a trace that failed."""
 

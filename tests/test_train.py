@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
+import graphrt as grt
 from graphrt import models, nn, optim
+from graphrt import ops as F
 from graphrt.data import Dataset, batches, load_mnist
-from graphrt.errors import ArgumentError, InputError, ShapeError
+from graphrt.errors import ArgumentError, InputError, NumericError, ShapeError
 from graphrt.train import History, Trainer, read_metadata, save_curves
 
 
@@ -31,7 +37,6 @@ def small(target: str = "cpu", optimizer: optim.Optimizer | None = None, seed: i
 
 def test_lenet_losses_equal_torch() -> None:
     """20 steps on random images: cpu, reference and torch follow one path."""
-    torch = pytest.importorskip("torch")
     nn.manual_seed(0)
     start = models.lenet5().state_dict()
     layers = torch.nn
@@ -172,7 +177,8 @@ def test_other_losses_and_errors() -> None:
     history = trainer.fit(values, 3, 8, validation=values, progress=False)
     assert history.loss[-1] < history.loss[0] and history.accuracy == [] == history.val_accuracy
     with pytest.raises(ShapeError, match="accuracy needs logits"):
-        Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), target="reference").step(values.x, values.y)
+        wrong = Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), metrics=["accuracy"], target="reference")
+        wrong.step(values.x, values.y)
     with pytest.raises(ArgumentError, match="unknown metrics"):
         Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), metrics=("recall",))
     with pytest.raises(ArgumentError, match="16 examples make no batch of 32"):
@@ -187,6 +193,199 @@ def test_modes_come_back() -> None:
     data = blobs(16)
     trainer.step(data.x, data.y)
     assert not any(m.training for m in trainer.net.modules())
+
+
+def torch_twin(net: nn.Module, twin: Any) -> Any:
+    twin.load_state_dict({n: torch.from_numpy(a) for n, a in net.state_dict().items()})
+    return twin
+
+
+def test_freezing_and_modes_as_in_torch(target: str) -> None:
+    """A trunk that is frozen and in eval mode, then only frozen, then trained: on one trainer, step by step as torch does."""
+    nn.manual_seed(3)
+    net = nn.Sequential(nn.Sequential(nn.Linear(8, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU()), nn.Linear(6, 3))
+    layers = torch.nn
+    trunk = layers.Sequential(layers.Linear(8, 6, bias=False), layers.BatchNorm1d(6), layers.ReLU())
+    other = torch_twin(net, layers.Sequential(trunk, layers.Linear(6, 3)))
+    trainer = Trainer(net, nn.CrossEntropyLoss(), optim.Adam(0.05), target=target)
+    theirs = torch.optim.Adam(other[1].parameters(), 0.05)
+    data = blobs(64)
+    x, y = data.x[:16], data.y[:16]
+    trunks = (next(iter(net.named_children()))[1], other[0])
+
+    def both(steps: int) -> None:
+        for _ in range(steps):
+            theirs.zero_grad()
+            loss = layers.functional.cross_entropy(other(torch.from_numpy(x)), torch.from_numpy(y))
+            loss.backward()
+            theirs.step()
+            assert trainer.step(x, y)["loss"] == pytest.approx(loss.item(), rel=2e-4)
+        trainer.sync()
+        for name, tensor in other.state_dict().items():
+            if not name.endswith("num_batches_tracked"):
+                np.testing.assert_allclose(net.state_dict()[name], tensor.numpy(), rtol=2e-3, atol=2e-5, err_msg=name)
+
+    before = net.state_dict()
+    for trunk in trunks:
+        trunk.requires_grad_(False).eval()
+    both(2)
+    assert all(np.array_equal(before[n], a) for n, a in net.state_dict().items() if n.startswith("0."))
+    for trunk in trunks:
+        trunk.train()
+    both(2)
+    assert not np.array_equal(before["0.1.running_mean"], net.state_dict()["0.1.running_mean"])
+    for trunk in trunks:
+        trunk.requires_grad_(True)
+    theirs.add_param_group({"params": list(other[0].parameters())})
+    both(2)
+    assert not np.array_equal(before["0.0.weight"], net.state_dict()["0.0.weight"])
+    assert trainer.evaluate(data)["loss"] == pytest.approx(
+        layers.functional.cross_entropy(other.eval()(torch.from_numpy(data.x)), torch.from_numpy(data.y)).item(), rel=2e-3
+    )
+
+
+def test_a_checkpoint_of_a_network_that_was_unfrozen(tmp_path: Path) -> None:
+    data, path = blobs(), tmp_path / "c.safetensors"
+    x, y = data.x[:16], data.y[:16]
+    trainers = []
+    for _ in range(2):
+        trainer = small("reference")
+        next(trainer.net.parameters()).trainable = False
+        trainers.append(trainer)
+    first, second = trainers
+    first.step(x, y)
+    next(first.net.parameters()).requires_grad = True
+    first.step(x, y)
+    assert first.state["0.bias.step"] == 2 and first.state["0.weight.step"] == 1
+    first.save(path)
+    next(second.net.parameters()).trainable = True
+    second.load(path)
+    for _ in range(2):
+        assert first.step(x, y) == second.step(x, y)
+    for name in first.state:
+        np.testing.assert_array_equal(first.state[name], second.state[name], err_msg=name)
+
+
+def test_checkpoints_whose_counters_have_no_parameter(tmp_path: Path) -> None:
+    """As they were once written."""
+    data, path = blobs(16), tmp_path / "c.safetensors"
+    trainer, other = small("reference"), small("reference", seed=9)
+    for _ in range(3):
+        trainer.step(data.x, data.y)
+    trainer.save(path)
+    with safe_open(path, "numpy") as file:
+        metadata = json.loads(file.metadata()["graphrt"])
+        arrays = {n: file.get_tensor(n) for n in file.keys()}
+    for what in ("step", "correction1", "correction2"):
+        arrays[f"optimizer.{what}"] = arrays.pop(f"0.weight.{what}")
+    del metadata["counted"], metadata["weights"]
+    save_file(arrays, path, {"format": "graphrt-checkpoint-1", "graphrt": json.dumps(metadata)})
+    other.load(path)
+    assert other.step(data.x, data.y) == trainer.step(data.x, data.y)
+
+
+def test_a_checkpoint_holds_weights(tmp_path: Path) -> None:
+    data, path = blobs(16), tmp_path / "c.safetensors"
+    trainer = small("reference")
+    trainer.step(data.x, data.y)
+    trainer.save(path)
+    trainer.sync()
+    net = small("reference", seed=8).net
+    report = grt.load_weights(net, path)
+    assert report.complete and "0.weight.exp_avg" in report.ignored and "rng.counter" in report.ignored
+    for name, array in trainer.net.state_dict().items():
+        np.testing.assert_array_equal(net.state_dict()[name], array)
+    with pytest.raises(InputError, match="missing     weight"):
+        grt.load_weights(nn.Linear(8, 16), path)
+
+
+def test_metrics_by_name_function_and_default() -> None:
+    data = blobs(32)
+    values = Dataset(data.x.astype(np.float64), data.x[:, :3].astype(np.float64))
+
+    def trainer(metrics: Any = None, loss: Any = None, net: nn.Module | None = None) -> Trainer:
+        nn.manual_seed(0)
+        return Trainer(net or nn.Linear(8, 3), loss or nn.MSELoss(), optim.SGD(0.05), metrics=metrics, target="reference")
+
+    assert set(trainer().step(values.x, values.y)) == {"loss"}  # float64 is taken as float32
+    assert set(trainer(loss=nn.CrossEntropyLoss()).step(data.x, data.y)) == {"loss", "accuracy"}
+    worst = {"worst": lambda output, target: F.amax(F.abs(output - target))}
+    run = trainer(["mae", "mse", nn.HuberLoss(), *worst.values()])
+    assert set(run.step(values.x, values.y)) == {"loss", "mae", "mse", "HuberLoss", "<lambda>"}
+    history = (run := trainer({**worst, "error": "mae"})).fit(values, 2, 8, validation=values, progress=False)
+    assert len(history.others["worst"]) == len(history.others["val_error"]) == 2 and "worst" in history.last()
+    off = np.abs(run.predict(values.x) - values.y)
+    assert run.evaluate(values)["worst"] == pytest.approx(off.max(), rel=1e-5)
+    assert History.from_json(history.to_json()) == history
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            self.a, self.b = nn.Linear(8, 3), nn.Linear(8, 2)
+
+        def forward(self, x: Any) -> Any:
+            return self.a(x), self.b(x)
+
+    two = trainer(net=Two(), loss=lambda out, y: F.mse_loss(out[0], y) + F.mean(out[1] * out[1]))
+    assert set(two.step(values.x, values.y)) == {"loss"}
+    assert {n: a.shape for n, a in two.predict(values.x).items()} == {"out0": (32, 3), "out1": (32, 2)}
+    for metrics, message in ((["recall"], "any function of"), ([lambda o, t: o], "<lambda> must return a scalar Value")):
+        with pytest.raises(ArgumentError, match=message):
+            trainer(metrics).step(values.x, values.y)
+
+
+def test_accuracy_leaves_out_what_does_not_count(target: str) -> None:
+    data = blobs(12)
+    y = np.where(np.arange(12) % 3 == 0, -100, data.y)
+    trainer = small(target)
+    scores = trainer.predict(data.x)
+    found = trainer.evaluate(Dataset(data.x, y))
+    assert found["accuracy"] == pytest.approx((scores.argmax(1) == y)[y != -100].mean())
+
+
+def test_batches_of_a_loader() -> None:
+    """A DataLoader trains as the same batches by hand; its last batch is smaller."""
+    from torch.utils.data import DataLoader, TensorDataset
+
+    data = blobs(40)
+    loader = DataLoader(TensorDataset(torch.from_numpy(data.x), torch.from_numpy(data.y)), batch_size=16)
+    one, other = small("cpu"), small("cpu")
+    history = one.fit(loader, 2, validation=loader, progress=False)
+    for epoch in range(2):
+        for i, (x, y) in enumerate(loader):
+            other.step(x, y, lr=0.02 * other.schedule.lr(epoch * 3 + i, 6))
+    for name in one.state:
+        np.testing.assert_array_equal(one.state[name], other.state[name], err_msg=name)
+    assert one.steps == 6 and history.val_loss[-1] == pytest.approx(one.evaluate(data, 16)["loss"], rel=1e-5)
+    for train, size, message in (
+        (loader, 16, "makes its own batches; leave batch_size out"),
+        (data, None, r"fit\(data, epochs, batch_size=64\)"),
+        (iter(loader), None, "an iterator is used up after one, a DataLoader is not"),
+        ((batch for batch in loader), None, "with a len"),
+        ([data.x], None, r"a batch is \(x, y\), got ndarray"),
+        ([], None, "holds no batch"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            small("reference").fit(train, 3, size, progress=False)
+
+
+def test_a_loss_that_is_nan_stops_the_training() -> None:
+    data = blobs(32)
+    wrong, nan, none = data.y.copy(), data.x.copy(), np.full(32, -100)
+    wrong[5], nan[3, 2] = 7, np.nan
+    for given, message in (
+        (Dataset(data.x, wrong), "loss is NaN at step [12] .*y holds 7, and the network has the classes 0 to 2"),
+        (Dataset(nan, data.y), "x holds NaN"),
+        (Dataset(data.x, none), "every target is -100"),
+    ):
+        with pytest.raises(NumericError, match=message):
+            small("reference").fit(given, 2, 16, progress=False)
+    diverging = Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(1e30), target="reference")
+    with pytest.raises(NumericError, match="learning rate 1e\\+30.*nothing in the batch says why"):
+        for _ in range(9):
+            diverging.step(data.x, data.x[:, :3])
+    trainer = small("reference")
+    trainer.check_nan = False
+    assert np.isnan(trainer.fit(Dataset(data.x, wrong), 2, 16, progress=False).loss).all()
 
 
 # --- data --------------------------------------------------------------------------------------------------------

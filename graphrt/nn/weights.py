@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class LoadReport:
     """What came of loading weights, in the names of the target but for ``unexpected`` ones, which have no target.
 
     ``mismatched`` maps a name to what the target has and what was given; ``ignored`` were left out by the name map, or are
-    counters of batch norms that only one side has.
+    an optimizer's state in a checkpoint, or counters of batch norms that only one side has.
     """
 
     loaded: tuple[str, ...]
@@ -53,9 +54,10 @@ def load_weights(
 ) -> LoadReport:
     """Copies weights by name into the parameters and buffers of ``target``; returns a report, which prints.
 
-    ``target`` is a Module, or the State of a compiled program. ``source`` is a safetensors file or a mapping of arrays or
-    tensors, such as torch's ``state_dict()``. ``names`` says what a name of the source is called in the target, as a dict (what
-    it does not list keeps its name) or a function; None leaves one out. Floats are converted to the target's precision.
+    ``target`` is a Module, or the State of a compiled program. ``source`` is a safetensors file, a checkpoint of ``Trainer``
+    among them (its optimizer's state is left out), or a mapping of arrays or tensors, such as torch's ``state_dict()``.
+    ``names`` says what a name of the source is called in the target, as a dict (what it does not list keeps its name) or a
+    function; None leaves one out. Floats are converted to the target's precision.
 
     With ``strict`` anything missing, unexpected or of another shape raises InputError with the report, and nothing is changed;
     without, what fits is loaded. ``num_batches_tracked`` may be on one side only.
@@ -64,10 +66,11 @@ def load_weights(
     """
     own = _arrays(target)
     given = dict(_renamed(_read(source), names))
+    weights = _weights(source)
     fitting: dict[str, np.ndarray] = {}
     unexpected, ignored, mismatched = list[str](), list[str](), dict[str, tuple[str, str]]()
     for name, (final, array) in given.items():
-        if final is None or (final not in own and _last(final) == _COUNTER):
+        if final is None or (final not in own and (_last(final) == _COUNTER or (weights and name not in weights))):
             ignored.append(name)
         elif final not in own:
             unexpected.append(name)
@@ -109,6 +112,17 @@ def _read(source: str | Path | Mapping[str, Any]) -> Iterator[tuple[str, np.ndar
             yield from ((name, to_numpy(file.get_tensor(name))) for name in file.keys())
     except SafetensorError as error:
         raise InputError(f"{source} is not a safetensors file: {error}") from None
+
+
+def _weights(source: str | Path | Mapping[str, Any]) -> Collection[str]:
+    """The names in a checkpoint that are the network's; none for any other source."""
+    if isinstance(source, Mapping):
+        return ()
+    from safetensors import safe_open
+
+    with safe_open(source, "pt") as file:
+        text = (file.metadata() or {}).get("graphrt", "")
+    return json.loads(text).get("weights", ()) if text else ()
 
 
 def _renamed(source: Iterator[tuple[str, np.ndarray]], names: Names) -> Iterator[tuple[str, tuple[str | None, np.ndarray]]]:

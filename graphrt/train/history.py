@@ -11,7 +11,10 @@ from graphrt.errors import InputError
 
 @dataclass
 class History:
-    """Lists of one number per epoch; accuracy and validation columns stay empty when they were not asked for."""
+    """Lists of one number per epoch; columns stay empty when they were not asked for.
+
+    ``others`` has those of other metrics by name, ``val_`` before the name for validation.
+    """
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
@@ -20,18 +23,23 @@ class History:
     lr: list[float] = field(default_factory=list)
     images_per_second: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    others: dict[str, list[float]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.loss)
 
     def append(self, row: dict[str, float]) -> None:
         """Adds one epoch's values."""
+        columns = self._columns()
         for name, value in row.items():
-            getattr(self, name).append(float(value))
+            (columns[name] if name in columns else self.others.setdefault(name, [])).append(float(value))
+
+    def _columns(self) -> dict[str, list[float]]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "others"} | self.others
 
     def last(self) -> dict[str, float]:
         """The last epoch's values."""
-        return {f.name: getattr(self, f.name)[-1] for f in fields(self) if getattr(self, f.name)}
+        return {name: values[-1] for name, values in self._columns().items() if values}
 
     def to_json(self) -> str:
         return json.dumps({f.name: getattr(self, f.name) for f in fields(self)})

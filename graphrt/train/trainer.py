@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,21 +17,24 @@ import graphrt.ops as F
 from graphrt.autodiff import grad
 from graphrt.compiler import compile as compile_graph
 from graphrt.data import Dataset, batches
-from graphrt.errors import ArgumentError, ShapeError
+from graphrt.errors import ArgumentError, NumericError
 from graphrt.ir import Graph, Value
 from graphrt.nn import Module, count_parameters, summary
+from graphrt.nn.module import changes, in_mode
 from graphrt.ops.base import widened
 from graphrt.optim import Constant, GradScaler, Optimizer, Schedule
 from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
+from graphrt.train.batch import Batch, Spec, as_batch, count_batches, one_epoch, plain, spec_of
 from graphrt.train.checkpoint import read_metadata, save_checkpoint
 from graphrt.train.history import History
+from graphrt.train.metrics import Metrics, accuracy, has_classes, measured, named
+from graphrt.train.nan import why_nan
 from graphrt.train.progress import TrainingProgress
 from graphrt.types import as_dtype, float16
 
-METRICS = ("accuracy",)
-Spec = tuple[tuple[int, ...], str]  # shape and dtype of an array
+SKIPS = 64  # steps in a row whose loss may be NaN while float16's loss scale, 2**16 at first, is halved
 Callback = Callable[["Trainer", dict[str, float]], bool | None]
 
 
@@ -36,10 +42,15 @@ class Trainer:
     """Trains ``net`` with ``loss(net(x), target)``.
 
     The trainer's ``state`` holds the parameters while it runs; ``fit``, ``load`` and ``sync`` copy them back into the net.
-    A new batch size compiles another program on the same state. ``seed`` decides the order of examples and dropout; the same
-    seed, data and target give the same bits. ``autocast`` bfloat16 or float16 trains in mixed precision
+    A new batch size compiles another program on the same state, and so does a network of which other parameters are to be
+    trained or other parts are in eval mode, in which they stay while the rest trains (``nn.Module.requires_grad_``, ``eval``).
+
+    ``metrics`` are names (accuracy, mae, mse), functions of (output, target) that return a scalar Value, or a dict of either;
+    by default the accuracy of class indices, and nothing for other targets. ``seed`` decides the order of examples and dropout;
+    the same seed, data and target give the same bits. ``autocast`` bfloat16 or float16 trains in mixed precision
     (``Graph.autocast``), with dynamic loss scaling for float16. ``float32_matmul_precision`` and ``library`` are those of
-    ``compile``. Raises ArgumentError for an unknown metric.
+    ``compile``. ``check_nan`` stops with a NumericError at a loss that is NaN. Floats come as float32 from float64 examples.
+    Raises ArgumentError for an unknown metric.
     """
 
     def __init__(
@@ -48,24 +59,26 @@ class Trainer:
         loss: Module | Callable[[Value, Value], Value],
         optimizer: Optimizer,
         schedule: Schedule | None = None,
-        metrics: Sequence[str] = ("accuracy",),
+        metrics: Metrics = None,
         target: str = "auto",
         seed: int = 0,
         autocast: str | None = None,
         float32_matmul_precision: str = "highest",
         library: str | None = None,
+        check_nan: bool = True,
     ) -> None:
-        unknown = [m for m in metrics if m not in METRICS]
-        if unknown:
-            raise ArgumentError(f"unknown metrics {unknown}; there is {', '.join(METRICS)}")
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.schedule: Schedule = schedule or Constant()
-        self.metrics, self.target, self.seed = tuple(metrics), target, seed
+        self.metrics, self.target, self.seed, self.check_nan = named(metrics), target, seed, check_nan
         self.autocast, self.float32_matmul_precision, self.library = autocast, float32_matmul_precision, library
         self.state, self.history = State(), History()
         self.epoch, self.steps = 0, 0  # done so far
-        self._programs: dict[tuple[str, Spec, Spec | None], Program] = {}
+        self._programs: dict[tuple[str, Spec, Spec | None, tuple[bool, ...]], Program] = {}
         self._batch: tuple[Spec, Spec] | None = None  # of the last training step, for checkpoints
+        self._classes: int | None = None  # of the network's logits, where targets are class indices
+        half = None if autocast is None else as_dtype(autocast)
+        self._nans, self._skips = 0, SKIPS if half is float16 else 0  # losses in a row that were NaN, and how many may be
+        self._marks: tuple[int, tuple[bool, ...]] = (-1, ())  # modes and what is trainable, as of a number of changes
 
     # --- programs -------------------------------------------------------------------------------------------------
 
@@ -93,26 +106,32 @@ class Trainer:
         graph = Graph()
         with self._building(graph, False):
             if y is None:
-                graph.output("out", widened(self.net(graph.input("x", *x))))
+                for name, value in _outputs(self.net(graph.input("x", *x))).items():
+                    graph.output(name, widened(value))
             else:
                 self._outputs(graph, graph.input("x", *x), graph.input("y", *y))
         return graph
 
     def _outputs(self, graph: Graph, x: Value, y: Value) -> Value:
-        logits = self.net(x)
-        loss = graph.output("loss", self.loss(logits, y))
-        if "accuracy" in self.metrics:
-            if logits.ndim < 2 or not y.dtype.is_int:
-                raise ShapeError(f"accuracy needs logits [N, C, ...] and integer classes, got {logits.type} and {y.type}")
-            graph.output("accuracy", F.mean(F.cast(F.eq(F.argmax(logits, 1), F.cast(y, "int64")), "float32")))
+        found = self.net(x)
+        loss = graph.output("loss", measured("loss", self.loss, found, y))
+        classes = has_classes(found, y)
+        self._classes = found.shape[1] if classes else None
+        for name, metric in (({"accuracy": accuracy} if classes else {}) if self.metrics is None else self.metrics).items():
+            chosen = functools.partial(accuracy, ignore_index=self._ignored) if metric is accuracy else metric
+            graph.output(name, measured(name, chosen, found, y))
         return loss
+
+    @property
+    def _ignored(self) -> int | None:
+        return getattr(self.loss, "ignore_index", -100)
 
     def program(self, kind: str, x: Any, y: Any = None) -> Program:
         """The compiled "train", "eval" or "predict" program for a batch like arrays ``x`` and ``y``; made once."""
-        return self._program(kind, _spec(x), None if y is None else _spec(y))
+        return self._program(kind, spec_of(x), None if y is None else spec_of(y))
 
     def _program(self, kind: str, x: Spec, y: Spec | None) -> Program:
-        key = (kind, x, y)
+        key = (kind, x, y, self._mode() if kind == "train" else ())
         if key not in self._programs:
             graph = self.training_graph(x, y) if kind == "train" and y is not None else self.evaluation_graph(x, y)
             self._programs[key] = compile_graph(
@@ -126,50 +145,68 @@ class Trainer:
             self._batch = (x, y)
         return self._programs[key]
 
+    def _mode(self) -> tuple[bool, ...]:
+        """The modes of the net's parts and which parameters are trainable."""
+        if self._marks[0] != changes():
+            parts = [m.training for m in self.net.modules()]
+            self._marks = changes(), (*parts, *(p.trainable for p in self.net.parameters()))
+        return self._marks[1]
+
     @contextmanager
     def _building(self, graph: Graph, training: bool) -> Iterator[None]:
         """What holds while a forward graph is built: the modules' mode, and autocast."""
-        with _mode(self.net, training), graph.autocast(self.autocast or "bfloat16", enabled=self.autocast is not None):
+        with in_mode(self.net, training), graph.autocast(self.autocast or "bfloat16", enabled=self.autocast is not None):
             yield
 
     # --- running --------------------------------------------------------------------------------------------------
 
     def step(self, xb: Any, yb: Any, lr: float | None = None) -> dict[str, float]:
-        """One optimizer step on one batch, at the optimizer's rate unless ``lr`` is given: loss and metrics before it."""
-        return self._step(self.program("train", xb, yb), {"x": xb, "y": yb}, self.optimizer.lr if lr is None else lr)
+        """One optimizer step on one batch, at the optimizer's rate unless ``lr`` is given: loss and metrics before it.
 
-    def _step(self, program: Program, batch: Mapping[str, Any], lr: float) -> dict[str, float]:
-        results = program({**batch, "lr": float(lr)})
+        Raises NumericError where the loss is NaN, unless ``check_nan`` is off.
+        """
+        batch = as_batch((xb, yb))
+        return self._step(self.program("train", *batch), _named(batch), batch, self.optimizer.lr if lr is None else lr)
+
+    def _step(self, program: Program, given: Mapping[str, Any], batch: Batch, lr: float) -> dict[str, float]:
+        """A step on ``batch``, of which ``program`` is ``given`` what it has not prefetched."""
+        results = {name: float(value) for name, value in program({**given, "lr": float(lr)}).items()}
         self.steps += 1
-        return {name: float(value) for name, value in results.items()}
+        self._nans = self._nans + 1 if math.isnan(results["loss"]) else 0
+        if self._nans > self._skips and self.check_nan and program.target != "null":
+            raise NumericError(
+                f"the loss is NaN at step {self.steps} (epoch {self.epoch + 1}, learning rate {lr:g}): "
+                f"{why_nan(batch, self._classes, self._ignored)}. The step was done: go on from a checkpoint, or with "
+                "check_nan=False"
+            )
+        return results
 
     def fit(
         self,
-        train: Dataset,
+        train: Dataset | Collection[Any],
         epochs: int,
-        batch_size: int,
-        validation: Dataset | None = None,
+        batch_size: int | None = None,
+        validation: Dataset | Iterable[Any] | None = None,
         callbacks: Iterable[Callback] = (),
         progress: bool = True,
     ) -> History:
         """Trains until ``epochs`` epochs are done, those before this call or before a checkpoint included.
 
-        The order of each epoch follows from the seed and the epoch's number; a last smaller batch is dropped. The schedule
-        runs over all ``epochs`` unless it names its own. After each epoch every callback gets (trainer, the epoch's row);
-        one that returns False ends the training. Raises ArgumentError when ``train`` has less than one batch.
+        ``train`` is a Dataset, of which batches of ``batch_size`` are made, or what makes its own, such as a torch DataLoader:
+        iterated once an epoch it gives batches (x, y), ``len`` of them. The order of each epoch of a Dataset follows from the
+        seed and the epoch's number; a last smaller batch is dropped. The schedule runs over all ``epochs`` unless it names its
+        own. After each epoch every callback gets (trainer, the epoch's row); one that returns False ends the training.
+        Raises ArgumentError when ``train`` has less than one batch, NumericError where the loss is NaN.
         """
-        per_epoch = len(train) // max(batch_size, 1)
-        if batch_size < 1 or per_epoch < 1:
-            raise ArgumentError(f"{len(train)} examples make no batch of {batch_size}")
+        per_epoch = count_batches(train, batch_size)
         callbacks = list(callbacks)
-        self.program("train", train.x[:batch_size], train.y[:batch_size])  # compiled outside what is timed
         going = True
         with TrainingProgress(epochs, progress) as bar:
             while going and self.epoch < epochs:
                 bar.start(self.epoch + 1, per_epoch)
                 row = self._epoch(train, batch_size, per_epoch, epochs, bar)
                 if validation is not None:
-                    row |= {f"val_{k}": v for k, v in self.evaluate(validation, batch_size).items()}
+                    row |= {f"val_{k}": v for k, v in self.evaluate(validation, batch_size or 256).items()}
                 self.epoch += 1
                 self.history.append(row)
                 bar.finish(row)
@@ -177,45 +214,74 @@ class Trainer:
         self.sync()
         return self.history
 
-    def _epoch(self, train: Dataset, batch_size: int, per_epoch: int, epochs: int, bar: TrainingProgress) -> dict[str, float]:
+    def _epoch(
+        self, train: Dataset | Collection[Any], batch_size: int | None, per_epoch: int, epochs: int, bar: TrainingProgress
+    ) -> dict[str, float]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        totals: dict[str, float] = {}
         total = per_epoch * (self.schedule.epochs or epochs)
-        lr, start = self.optimizer.lr, time.perf_counter()
-        program = self.program("train", train.x[:batch_size], train.y[:batch_size])
-        coming = batches(train, batch_size, shuffle=True, rng=rng, drop_last=True)
+        coming = one_epoch(train, batch_size, rng)
+        waiting: deque[tuple[Program, Batch]] = deque()
+
+        def bring() -> None:
+            """Compiles for the next batch if need be, and sends it on its way."""
+            if (given := next(coming, None)) is not None:
+                batch = as_batch(given)
+                program = self.program("train", *batch)
+                program.prefetch(_named(batch))
+                waiting.append((program, batch))
+
+        sums: dict[str, float] = {}
+        lr, images, steps = self.optimizer.lr, 0, 0
         try:
-            program.prefetch(_named(next(coming)))
-            for i in range(per_epoch):
-                if i + 1 < per_epoch:
-                    program.prefetch(_named(next(coming)))  # it travels while this step is computed
-                lr = self.optimizer.lr * self.schedule.lr(self.epoch * per_epoch + i, total)
-                for name, value in self._step(program, {}, lr).items():
-                    totals[name] = totals.get(name, 0.0) + value
-                bar.advance(batch_size, {name: value / (i + 1) for name, value in totals.items()})
+            bring()
+            start = time.perf_counter()  # the first batch was waited for, and its program
+            while waiting:
+                program, batch = waiting[0]
+                bring()  # it travels while this step is computed
+                waiting.popleft()
+                lr = self.optimizer.lr * self.schedule.lr(self.epoch * per_epoch + steps, total)
+                size = len(batch[0])
+                images, steps = images + size, steps + 1
+                for name, value in self._step(program, {}, batch, lr).items():
+                    sums[name] = sums.get(name, 0.0) + value * size
+                bar.advance(size, {name: value / images for name, value in sums.items()})
         finally:
-            program.forget()  # an interrupted epoch leaves nothing behind
+            for program in {program for program, _ in waiting}:
+                program.forget()  # an interrupted epoch leaves nothing behind
+        if not images:
+            raise ArgumentError("the loader gave no batch in this epoch; an iterator is used up after one, a DataLoader is not")
         seconds = time.perf_counter() - start
-        means = {name: value / per_epoch for name, value in totals.items()}
-        return {**means, "lr": lr, "images_per_second": per_epoch * batch_size / seconds, "seconds": seconds}
+        means = {name: value / images for name, value in sums.items()}
+        return {**means, "lr": lr, "images_per_second": images / seconds, "seconds": seconds}
 
-    def evaluate(self, data: Dataset, batch_size: int = 256) -> dict[str, float]:
-        """Means of loss and metrics over ``data``, in evaluation mode. Raises ArgumentError when it is empty."""
-        if not len(data):
+    def evaluate(self, data: Dataset | Iterable[Any], batch_size: int = 256) -> dict[str, float]:
+        """Means of loss and metrics over ``data``, in evaluation mode: a Dataset, or batches (x, y) as a DataLoader gives them.
+
+        Raises ArgumentError when it is empty.
+        """
+        sums: dict[str, float] = {}
+        images = 0
+        for given in batches(data, batch_size) if isinstance(data, Dataset) else data:
+            batch = as_batch(given)
+            images += len(batch[0])
+            for name, value in self.program("eval", *batch)(_named(batch)).items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(batch[0])
+        if not images:
             raise ArgumentError("there is nothing to evaluate: the dataset is empty")
-        totals: dict[str, float] = {}
-        for xb, yb in batches(data, batch_size):
-            for name, value in self.program("eval", xb, yb)(x=xb, y=yb).items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(xb)
-        return {name: value / len(data) for name, value in totals.items()}
+        return {name: value / images for name, value in sums.items()}
 
-    def predict(self, x: Any, batch_size: int = 256) -> np.ndarray:
-        """The network's outputs for examples ``x`` [N, ...] in evaluation mode. Raises ArgumentError when N is 0."""
-        array = to_numpy(x)
+    def predict(self, x: Any, batch_size: int = 256) -> Any:
+        """The network's outputs for examples ``x`` [N, ...] in evaluation mode: an array, or a dict of several.
+
+        Raises ArgumentError when N is 0.
+        """
+        array = to_numpy(plain(x))
         if not len(array):
             raise ArgumentError("there is nothing to predict: x is empty")
         parts = [array[i : i + batch_size] for i in range(0, len(array), batch_size)]
-        return np.concatenate([self.program("predict", part)(x=part)["out"] for part in parts])
+        found = [self.program("predict", part)(x=part) for part in parts]
+        joined = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
+        return joined["out"] if [*joined] == ["out"] else joined
 
     def sync(self) -> None:
         """Copies the state's parameters and buffers into the network."""
@@ -242,6 +308,8 @@ class Trainer:
             "seed": self.seed,  # with the epoch it is the state of the shuffling generator
             "batch": self._batch,
             "optimizer": repr(self.optimizer),
+            "counted": self.optimizer.counted,
+            "weights": [n for n in self.net.state_dict() if n in self.state],
             "history": self.history.to_json(),
         }
         save_checkpoint(path, self.state, metadata)
@@ -250,8 +318,15 @@ class Trainer:
         """Reads what ``save`` wrote, made with the same network and optimizer. Raises InputError listing what differs."""
         metadata = read_metadata(path)
         x, y = ((tuple(shape), dtype) for shape, dtype in metadata["batch"])
+        counted = metadata.get("counted", {})
+        own = self.optimizer.counted
+        if any(own.get(name, first) != first for name, first in counted.items()):
+            raise ArgumentError("the optimizer was given parameters in another order than the checkpoint's; make a new one")
+        self.optimizer.counted = {**own, **counted}
         self._program("train", x, y)
-        self.state.load(path)
+        first = next(iter(self.optimizer.counted.values()))  # older files name counters after no parameter
+        old = {f"optimizer.{what}": f"{first}.{what}" for what in ("step", "started", "correction1", "correction2")}
+        self.state.load(path, old)
         self.epoch, self.steps, self.seed = metadata["epoch"], metadata["steps"], metadata["seed"]
         self.history = History.from_json(metadata["history"])
         self.sync()
@@ -259,7 +334,7 @@ class Trainer:
     def summary(self) -> str:
         """The network by module, and what its training step compiled to."""
         lines = [summary(self.net), f"{count_parameters(self.net):,} trainable parameters, {self.optimizer!r}"]
-        for (kind, (shape, _), _), program in self._programs.items():
+        for (kind, (shape, _), *_), program in self._programs.items():
             arena = f", arena {program.plan.size:,} bytes" if program.plan else ""
             lines.append(
                 f"{kind} {list(shape)} on {program.target}: {program.launches} launches{arena}, "
@@ -268,22 +343,19 @@ class Trainer:
         return "\n".join(lines)
 
 
-@contextmanager
-def _mode(net: Module, training: bool) -> Iterator[None]:
-    """Builds in training or evaluation mode, then gives every module its mode back."""
-    before = [(m, m.training) for m in net.modules()]
-    net.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
+def _outputs(found: Any) -> dict[str, Value]:
+    """What a network returned by name: out, or out0 and so on, or a dict's own names. Raises ArgumentError."""
+    pairs = (
+        found.items() if isinstance(found, Mapping) else enumerate(found) if isinstance(found, list | tuple) else [("", found)]
+    )
+    named = {key if isinstance(key, str) and key else f"out{key}": value for key, value in pairs}
+    for value in named.values():
+        if not isinstance(value, Value):
+            raise ArgumentError(
+                f"predict needs a network that returns a Value, or a tuple or dict of them, got {type(value).__name__}"
+            )
+    return named
 
 
-def _named(batch: tuple[Any, Any]) -> dict[str, Any]:
+def _named(batch: Batch) -> dict[str, Any]:
     return {"x": batch[0], "y": batch[1]}
-
-
-def _spec(value: Any) -> Spec:
-    array = value if hasattr(value, "dtype") else to_numpy(value)
-    return tuple(array.shape), as_dtype(array.dtype).name
