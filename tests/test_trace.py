@@ -27,7 +27,9 @@ class Scaled(nn.Module):
     def forward(self, x: Any) -> Any:
         y = self.w * x + x / self.w - self.w**2 + np.ones(4, np.float32) * self.w
         y = y + F.sum(F.cat([self.w, self.w[1:3], -self.w])) + F.exp(self.w * 0.1)
-        return F.matmul(y, self.v) + self.inner(x) @ self.v + F.where(self.w > 2.0, self.w, 0.0)[:2]
+        return (
+            F.matmul(y, self.v) + (self.inner(x) + self.inner(self.w) * 0.0) @ self.v + F.where(self.w > 2.0, self.w, 0.0)[:2]
+        )
 
 
 def expected(net: Scaled, x: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, GraphError, InputError, ShapeError
 from graphrt.ir import BUILDING, Graph, Stand, Value
-from graphrt.ops.base import graph_of
+from graphrt.ops.base import graph_of, resolved
 from graphrt.runtime.arrays import to_numpy
 from graphrt.types import DType, as_dtype
 
@@ -150,6 +150,7 @@ class Module:
                 f"{type(self).__name__} is called on Values of a Graph, got {', '.join(type(a).__name__ for a in given)}; "
                 "make one with graph.input(name, shape), or pass arrays to a compiled program"
             )
+        args, kwargs = tuple(resolved(args, graph)), dict(zip(kwargs, resolved(kwargs.values(), graph), strict=True))
         if BUILDING.get() is graph:
             return self.forward(*args, **kwargs)
         for name, parameter in self._named():

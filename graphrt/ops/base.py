@@ -61,7 +61,7 @@ def _transactional(f: F, find: Callable[..., Graph]) -> F:
         graph = find(*args, *kwargs.values())
         with graph.transaction():
             try:
-                args, kwargs = tuple(_resolved(args, graph)), dict(zip(kwargs, _resolved(kwargs.values(), graph), strict=True))
+                args, kwargs = tuple(resolved(args, graph)), dict(zip(kwargs, resolved(kwargs.values(), graph), strict=True))
                 _check_arguments(signature, hints, args, kwargs)
                 return f(*args, **kwargs)
             except GraphrtError as error:
@@ -70,13 +70,13 @@ def _transactional(f: F, find: Callable[..., Graph]) -> F:
     return wrapped  # type: ignore[return-value]
 
 
-def _resolved(args: Iterable[Any], graph: Graph) -> Iterator[Any]:
+def resolved(args: Iterable[Any], graph: Graph) -> Iterator[Any]:
     """``args`` with the Values of ``graph`` for what stands for them, in lists and tuples too."""
     for a in args:
         if isinstance(a, Stand):
             yield a.value(graph)
         elif type(a) in (list, tuple) and any(isinstance(e, Stand) for e in a):
-            yield type(a)(_resolved(a, graph))
+            yield type(a)(resolved(a, graph))
         else:
             yield a
 
