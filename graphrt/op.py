@@ -74,7 +74,7 @@ class OpDef:
     pull: Callable[..., Sequence[Piece]] | None = None  # VIEW: (node, output index) -> where it is read from
     push: Callable[..., tuple[Expr, ...]] | None = None  # VIEW that only reorders: (node, input index) -> output index
     simplify: Callable[[Node], Value | None] | None = None  # an equal, simpler value built from the node's inputs
-    split: Callable[[Node, int], Value] | None = None  # the same result from n partial sums and a reduction
+    split: Callable[[Node, int], Sequence[Value]] | None = None  # the same results from n parts and a reduction of theirs
     orders: Callable[[Node], tuple[Sequence[Order], Sequence[Order]]] | None = None  # preferred layouts: inputs, outputs
     template: str | None = None  # kinds that are a template of loops: its name
     flops: Callable[[Node], int] = lambda node: node.outputs[0].type.size

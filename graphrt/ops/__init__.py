@@ -99,6 +99,7 @@ from graphrt.ops.elementwise import (
     tanh,
     where,
 )
+from graphrt.ops.extremum import argmax, argmin, max, min
 from graphrt.ops.indexing import (
     embedding,
     gather,
@@ -201,7 +202,7 @@ from graphrt.ops.pooling import (
 )
 from graphrt.ops.random import bernoulli, exponential, manual_seed, normal, normal_like, randint, uniform, uniform_like
 from graphrt.ops.recurrent import gru, gru_cell, lstm, lstm_cell, rnn_relu, rnn_relu_cell, rnn_tanh, rnn_tanh_cell
-from graphrt.ops.reduction import all, amax, amin, any, argmax, argmin, logsumexp, max, mean, min, norm, prod, std, sum, var
+from graphrt.ops.reduction import all, amax, amin, any, logsumexp, mean, norm, prod, std, sum, var
 from graphrt.ops.resize import interpolate
 from graphrt.ops.scan import cummax, cummin, cumprod, cumsum, logcumsumexp
 from graphrt.ops.slicing import cat, concat, flip, pad, stack

@@ -25,8 +25,9 @@ from graphrt.ops.elementwise import (
     tanh,
     where,
 )
+from graphrt.ops.extremum import argmax
 from graphrt.ops.random import uniform_like
-from graphrt.ops.reduction import amax, argmax, sum
+from graphrt.ops.reduction import amax, sum
 from graphrt.ops.slicing import getitem
 from graphrt.ops.source import iota
 from graphrt.ops.transcendental import expm1, log1p

@@ -50,17 +50,17 @@ def _product(a: Value, b: Value, wrt: Value) -> Value:
     return apply("matmul", a, b)
 
 
-def _split_matmul(node: Node, splits: int) -> Value:
+def _split_matmul(node: Node, splits: int) -> list[Value]:
     """Products of ``splits`` parts of k, a batch of their own, and their sum; nothing is split where k does not divide."""
     a, b = node.inputs
     if a.shape[-1] % splits:
-        return apply("matmul", a, b)
+        return [apply("matmul", a, b)]
     batch, k = a.ndim - 2, a.shape[-1] // splits
     parts_a = reshape(a, (*a.shape[:-1], splits, k))
     parts_b = reshape(b, (*b.shape[:-2], splits, k, b.shape[-1]))
     parts_a = permute(parts_a, (a.ndim - 1, *range(a.ndim - 1), a.ndim))
     parts_b = permute(parts_b, (batch, *range(batch), batch + 1, batch + 2))
-    return _sum_of_parts(apply("matmul", widened(parts_a), widened(parts_b)), node)
+    return [_sum_of_parts(apply("matmul", widened(parts_a), widened(parts_b)), node)]
 
 
 def _sum_of_parts(parts: Value, node: Node) -> Value:
@@ -342,8 +342,8 @@ def _conv_orders(node: Node) -> Any:
     return (maps, maps), ((0, *(d + 1 for d in filters)) if node.attrs["splits"] else filters,)
 
 
-def _split_wgrad(node: Node, splits: int) -> Value:
-    return _sum_of_parts(apply("conv_wgrad", *node.inputs, **{**node.attrs, "splits": splits}), node)
+def _split_wgrad(node: Node, splits: int) -> list[Value]:
+    return [_sum_of_parts(apply("conv_wgrad", *node.inputs, **{**node.attrs, "splits": splits}), node)]
 
 
 def _flops(node: Node) -> int:

@@ -18,6 +18,7 @@ from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, broadcast_shape, broadcast_to, constant_of, function, lift, tensor
 from graphrt.ops.base import cast as cast_to
 from graphrt.ops.routing import masked
+from graphrt.ops.shares import product
 from graphrt.types import DTypeLike, TensorType, as_dtype, bool_, float32, promote
 
 Grads = Sequence[Value | None]
@@ -179,7 +180,7 @@ _div = define(
     lambda n, dy: [dy / n.inputs[1], -(dy * n.outputs[0]) / n.inputs[1]],
     names=_TWO,
     domain=(0.5, 3.0),
-    simplify=_neutral(1, False),
+    simplify=lambda n: product(n) if (x := _neutral(1, False)(n)) is None else x,
 )
 _pow = define("pow", lambda s, a, b: s.pow(a, b), np.power, _pow_vjp, names=_TWO, domain=(0.2, 3.0), cheap=False)
 _maximum = define("maximum", lambda s, a, b: s.maximum(a, b), np.maximum, _extremum_vjp, **_B)

@@ -15,12 +15,11 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, broadcast_to, cast, dim_index, dim_indices, full_precision, function, require_float, tensor
+from graphrt.ops.base import apply, broadcast_to, cast, dim_indices, full_precision, function, require_float, tensor
 from graphrt.ops.elementwise import abs, eq, log, lt, ne, pow, sqrt, stop_gradient, where
 from graphrt.ops.elementwise import exp as _exp
 from graphrt.ops.linear import factored
 from graphrt.ops.routing import moved
-from graphrt.ops.source import iota
 from graphrt.ops.view import reshape
 from graphrt.types import Shape, TensorType, int64
 
@@ -70,15 +69,15 @@ def _others(x: Value, dims: Sequence[int]) -> Value:
     return where(alone, product / ones, 0.0)
 
 
-def _split_reduce(node: Node, splits: int) -> Value:
+def _split_reduce(node: Node, splits: int) -> list[Value]:
     """Reduces the first reduced dimension that ``splits`` divides in two steps."""
     x, dims, op = node.inputs[0], node.attrs["dims"], node.attrs["op"]
     at = next((d for d in dims if x.shape[d] % splits == 0), None)
     if at is None:
-        return apply("reduce", x, op=op, dims=dims)
+        return [apply("reduce", x, op=op, dims=dims)]
     parts = reshape(x, (*x.shape[:at], splits, x.shape[at] // splits, *x.shape[at + 1 :]))
     partial = apply("reduce", parts, op=op, dims=tuple(d + (d >= at) for d in dims))
-    return apply("reduce", partial, op=op, dims=(len([d for d in range(at) if d not in dims]),))
+    return [apply("reduce", partial, op=op, dims=(len([d for d in range(at) if d not in dims]),))]
 
 
 def _simplify_reduce(node: Node) -> Value | None:
@@ -167,29 +166,6 @@ def std(input: Value, dim: Dims = None, correction: int = 1, keepdim: bool = Fal
     return sqrt(var(input, dim, correction, keepdim))
 
 
-def _arg(input: Value, dim: int | None, keepdim: bool, op: str) -> Value:
-    x = reshape(input, (-1,)) if dim is None else input
-    at = dim_index(0 if dim is None else dim, x.ndim)
-    extreme = _reduce(x, op, at, True)
-    hit = eq(x, extreme)
-    if x.dtype.is_float:
-        hit = hit | ne(x, x)
-    y = _reduce(where(hit, iota(x, at), x.shape[at]), "min", at, keepdim)
-    return reshape(y, (1,) * input.ndim) if dim is None and keepdim else y
-
-
-@function
-def argmax(input: Value, dim: int | None = None, keepdim: bool = False) -> Value:
-    """Index (int64) of the first largest value along ``dim``, or in the flattened tensor; NaN counts as largest."""
-    return _arg(input, dim, keepdim, "max")
-
-
-@function
-def argmin(input: Value, dim: int | None = None, keepdim: bool = False) -> Value:
-    """Index (int64) of the first smallest value along ``dim``, or in the flattened tensor; NaN counts as smallest."""
-    return _arg(input, dim, keepdim, "min")
-
-
 @function
 def any(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:  # noqa: A001 - torch's name
     """Whether any element along ``dim`` is true."""
@@ -235,28 +211,3 @@ def norm(input: Value, p: float | str = "fro", dim: Dims = None, keepdim: bool =
     nothing = eq(total, 0.0)  # the root has no slope there
     total = where(nothing, 1.0, total)
     return where(nothing, 0.0, sqrt(total) if power == 2.0 else pow(total, 1.0 / power))
-
-
-@function
-def max(input: Value, dim: int | None = None, keepdim: bool = False) -> Any:  # noqa: A001 - torch's name
-    """The largest element; with ``dim`` the largest along it and the index of the first (int64). NaN wins."""
-    return _extreme(input, dim, keepdim, amax, argmax)
-
-
-@function
-def min(input: Value, dim: int | None = None, keepdim: bool = False) -> Any:  # noqa: A001 - torch's name
-    """The smallest element; with ``dim`` the smallest along it and the index of the first (int64). NaN wins."""
-    return _extreme(input, dim, keepdim, amin, argmin)
-
-
-def _extreme(input: Value, dim: int | None, keepdim: bool, whole: Any, place: Any) -> Any:
-    if dim is None:
-        return whole(input, None, keepdim)
-    index = place(input, dim, keepdim=True)
-    at = dim_index(dim, input.ndim)
-    values = apply("gather", input, index, dim=at)
-    return (
-        (values, index)
-        if keepdim
-        else tuple(reshape(v, [n for d, n in enumerate(input.shape) if d != at]) for v in (values, index))
-    )

@@ -23,6 +23,6 @@ def split_reductions(graph: Graph, splits: Callable[[Node], int]) -> Graph:
         if wanted.get(node.name, 1) <= 1 or node.name in done or node.op.split is None:
             return None
         done.add(node.name)
-        return (node.op.split(node, wanted[node.name]),)
+        return node.op.split(node, wanted[node.name])
 
     return rewrite(graph, rule)

@@ -7,8 +7,8 @@ index expressions over the block's axes. Targets print blocks from one table of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphrt.index import Expr, axis
@@ -110,12 +110,22 @@ class PointwiseKernel:
     block: Block
 
 
+@dataclass(frozen=True)
+class Fold:
+    """``result`` is the sum, prod, max or min (``op``) of ``x`` over a row; ``at``, of an extreme, where it is met first."""
+
+    op: str
+    x: Var
+    result: Var
+    at: Var | None = None
+
+
 @dataclass
 class Pass:
-    """One run over the reduced axes: ``inner`` per element, then ``reduces`` (op, input, result), then ``after`` per row."""
+    """One run over the reduced axes: ``inner`` per element, then ``folds`` of what it computes, then ``after`` per row."""
 
     inner: Block
-    reduces: list[tuple[str, Var, Var]]
+    folds: list[Fold]
     after: Block
 
 
@@ -158,7 +168,7 @@ class Emitter:
         self.members = {*group.nodes, *group.inlined}
 
     def emit(self, op: str, args: tuple[Any, ...], dtype: DType) -> Var:
-        key = (op, args, dtype)
+        key = (op, repr(args) if op == "const" else args, dtype)  # 0.0 and -0.0 are equal, and two values
         if key not in self.known:
             out = self.new(dtype)
             self.block.insts.append(Inst(out, op, args))
@@ -390,31 +400,40 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
     for number in range(last + 1):
         emitter.known = dict(emitter.known) if keep else dict(rows)
         emitter.block = inner = Block(tuple(f"i{d}" for d in range(len(group.shape))))
-        reduces = []
+        folds = []
         for node in group.nodes:
             if node.op.kind is Kind.REDUCTION and level[node] == number:
                 x = emitter.read(node.inputs[0], group.domain)
-                result = emitter.new(x.dtype)
-                reduces.append((node.attrs["op"], x, result))
-                rows["read", node.outputs[0], group.index[node.outputs[0]]] = result
+                results = [emitter.new(x.dtype), *(emitter.new(v.dtype) for v in node.outputs[1:])]
+                folds.append(Fold(node.attrs["op"], x, *results))
+                rows.update({("read", v, group.index[v]): var for v, var in zip(node.outputs, results, strict=True)})
         for v in stored:
             if level[v.node] == number and group.is_full(v):
                 emitter.store(v, group.index[v], emitter.read(v, group.index[v]))
         full, emitter.known = emitter.known, dict(rows)
         emitter.block = after = Block(inner.params)
-        for node in group.nodes:
-            v = node.outputs[0]
-            ready = level[node] + (node.op.kind is Kind.REDUCTION)
+        for v in group.values():
+            ready = level[v.node] + (v.node.op.kind is Kind.REDUCTION)
             if not group.is_full(v) and ready == number + 1 or (ready == 0 and number == 0 and not group.is_full(v)):
                 rows["read", v, group.index[v]] = emitter.read(v, group.index[v])
                 if v in group.outputs:
                     emitter.store(v, group.index[v], rows["read", v, group.index[v]])
         emitter.known = {**full, **rows}
-        passes.append(Pass(inner, reduces, after))
-    if not passes[-1].inner.stores and not passes[-1].reduces:
+        passes.append(Pass(inner, folds, after))
+    if not passes[-1].inner.stores and not passes[-1].folds:
         tail = passes.pop()
         passes[-1].after.insts += tail.after.insts
         passes[-1].after.stores += tail.after.stores
     reduced = tuple(d for d in order if d in group.reduced)
     kept = tuple(d for d in order if d not in group.reduced)
-    return ReductionKernel(group, group.shape, kept, reduced, passes, columns, keep)
+    return ReductionKernel(group, group.shape, kept, reduced, _asked_for(passes), columns, keep)
+
+
+def _asked_for(passes: Sequence[Pass]) -> list[Pass]:
+    """``passes`` without the positions of extremes that nothing uses."""
+    used: set[Any] = set()
+    for block in (block for p in passes for block in (p.inner, p.after)):
+        used.update(s.var for s in block.stores)
+        for inst in block.insts:
+            used.update(a for a in inst.args if isinstance(a, Var))
+    return [replace(p, folds=[f if f.at in used else replace(f, at=None) for f in p.folds]) for p in passes]

@@ -135,7 +135,7 @@ class Fusion:
         self.join(group.nodes[0], node)
         group.nodes.append(node)
         group.nodes.sort(key=self.position.__getitem__)
-        group.index[node.outputs[0]] = index
+        group.index.update(dict.fromkeys(node.outputs, index))
         self.owner[node] = group
 
     def decide(self, node: Node, group: Group, verdict: Verdict, saved: int) -> bool:
@@ -175,7 +175,9 @@ class Fusion:
     def remove(self, group: Group, node: Node) -> None:
         """Takes ``node`` out of ``group`` again."""
         group.nodes.remove(node)
-        del group.index[node.outputs[0]], self.owner[node]
+        for v in node.outputs:
+            del group.index[v]
+        del self.owner[node]
         self._leave(node)
         self._reach = None  # what is joined is not parted
 

@@ -35,6 +35,15 @@ GRT_INLINE double grt_logaddexp(double a, double b) {
   return isinf(top) ? top : top + log1p(exp(-fabs(a - b)));
 }
 
+/* The best of a block of a row, whose elements `of` begin with number `first`, becomes that of the row, found `at`, if it beats
+ * (> or <) what was before; the first NaN beats all numbers. */
+#define GRT_FIND(beats, row, at, of, best, nan, first)        \
+  if (nan ? row == row : best beats row) {                    \
+    int k = 0;                                                \
+    while (nan ? of[k] == of[k] : of[k] != best) k++;         \
+    row = of[k], at = first + k;                              \
+  }
+
 /* bfloat16 is the upper half of a float, rounded to nearest even. */
 typedef uint16_t grt_bf16;
 GRT_INLINE float grt_from_bf16(grt_bf16 x) {

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from graphrt.index import Expr, axis, delinearize
-from graphrt.schedule.kernel_ir import Block, Pass, PointwiseKernel, ReductionKernel, Store, Var
+from graphrt.schedule.kernel_ir import Block, Fold, Pass, PointwiseKernel, ReductionKernel, Store, Var
 from graphrt.schedule.memory import loads
 from graphrt.targets.cpu.loops import bind, innermost, merge
 from graphrt.targets.cpu.printer import Printer, combine, initial
-from graphrt.targets.cpu.rows import Guess, bounded, choose, guessed, keep, multiplied
+from graphrt.targets.cpu.rows import Guess, bounded, choose, guessed, keep
 from graphrt.targets.scalar import C_TYPES
 
 CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
@@ -28,6 +28,7 @@ PAGE = 4096  # bytes beyond which the processor's own prefetching has long begun
 LANES = 128  # columns a column reduction accumulates side by side, at most
 VECTOR = 16  # at least: a cache line of floats
 EXTREMA = {"max": "grt_most", "min": "grt_least"}  # the reductions of elementwise.h
+BLOCK = 1024  # elements of a row among which an extreme is found before it is looked for
 LOOK = 64  # elements at the front of a row whose maximum is the guess for all of it
 NEAR = 8  # how far above its guess a maximum may be: x - guess is rounded to half an ULP of that
 TASKS = 8  # of a launch, at least, where there is so much to do: enough for a few threads to share evenly
@@ -112,8 +113,8 @@ class LoopPrinter(Printer):
         """Row by row if the innermost axis is reduced, else many columns side by side."""
         fastest = innermost(kernel)
         columns = bool(kernel.kept) and fastest in kernel.kept and kernel.shape[fastest] > 1
-        kernel = choose(kernel)
-        return self._columns(kernel) if columns else self._rows(*bounded(*keep(multiplied(kernel))))
+        kernel = choose(bounded(kernel))
+        return self._columns(kernel) if columns else self._rows(*keep(kernel))
 
     def _rows(self, kernel: ReductionKernel, kept: Sequence[Var]) -> tuple[int, list[str]]:
         shape = kernel.shape
@@ -144,7 +145,7 @@ class LoopPrinter(Printer):
             if guess:
                 lines += self._guessed(p, passes.pop(0), guess, at, kept, row)
                 p = guess.both
-            elif p.reduces or p.inner.stores:
+            elif p.folds or p.inner.stores:
                 lines += self._over_row(p, at, kept, row)
             lines += [*self.insts(p.after, at, "    "), *self.stores(p.after.stores, at, "    ")]
         return tasks, self.closed([*lines, "  }"])
@@ -171,21 +172,20 @@ class LoopPrinter(Printer):
 
         A row that has a NaN makes the sum one; one whose maximum is far above the guess, or infinite, fails the comparison.
         """
-        ((_, x, most),), ((_, _, s),) = maximum.reduces, total.reduces
-        guess, scale = found.guess.name, found.scale.name
-        first = replace(maximum, reduces=[("max", x, found.guess)])
+        most, s = maximum.folds[0].result.name, total.folds[0].result.name
+        guess, raw = found.guess.name, found.raw.name
+        first = replace(maximum, folds=[replace(maximum.folds[0], result=found.guess)])
         lines = [
-            f"    {C_TYPES[most.dtype]} {scale} = 1;",
             *self._over_row(first, at, (), row, LOOK, strict=False),
             *self._over_row(found.both, at, kept, row, strict=False),
-            f"    if ({most.name} - {guess} <= {NEAR} && {s.name} == {s.name}) {{",
-            f"      {scale} = grt_exp({guess} - {most.name});",
-            f"      {s.name} *= {scale};",
+            f"    {C_TYPES[found.raw.dtype]} {raw} = {s};",
+            f"    if ({most} - {guess} <= {NEAR} && {s} == {s}) {{",
+            f"      {s} *= grt_exp({guess} - {most});",
             "    } else {",
         ]
         for p in (maximum, total):
             lines += [f"  {line}" for line in self._over_row(p, at, kept, row, declare=False)]
-        return [*lines, "    }"]
+        return [*lines, f"      {raw} = {s};", "    }"]
 
     def _over_row(
         self,
@@ -200,27 +200,57 @@ class LoopPrinter(Printer):
         """The loop of one pass over the elements of a row, or over those before ``stop``; its results declared or set.
 
         Extrema are folded without regard to NaN, which a loop can do in vectors, and NaN is looked for beside if ``strict``.
+        Where one's position is wanted, elements are kept a block at a time, and a block that beats those before is searched.
         """
-        declared, body, hints, after = [], [], [], []
-        for op, x, r in p.reduces:
-            kind = f"{C_TYPES[r.dtype]} " if declare else ""
-            declared.append(f"    {kind}{r.name} = {initial(op, r.dtype)};")
-            value, fold = self.var(x), {"sum": "+", "prod": "*"} | (EXTREMA if r.dtype.is_float else {})
-            hints.append(f"reduction({fold.get(op, op)}:{r.name})")
+        before, body, hints, after = [], [], [], []
+        start, end = [], []  # of a block
+        for f in p.folds:
+            op, r, value, dtype = f.op, f.result.name, self.var(f.x), C_TYPES[f.result.dtype]
+            number, beats = initial(op, f.result.dtype), ">" if op == "max" else "<"
+            fold = {"sum": "+", "prod": "*"} | (EXTREMA if f.result.dtype.is_float else {})
+            before.append(f"    {f'{dtype} ' if declare else ''}{r} = {number};")
+            if f.at is not None:
+                before.append(f"    int {f.at.name} = 0;")
+                body.append(f"{r}_of[j - first] = {value};")
+                end.append(f"      GRT_FIND({beats}, {r}, {f.at.name}, {r}_of, {r}_best, {r}_nan, first)")
+                start += [f"      {dtype} {r}_of[{min(BLOCK, row)}], {r}_best = {number};", f"      int {r}_nan = 0;"]
+            best = r if f.at is None else f"{r}_best"
+            hints.append(f"reduction({fold.get(op, op)}:{best})")
             if op in ("sum", "prod"):
-                body.append(f"{r.name} = {combine(op, r.name, value, r.dtype)};")
+                body.append(f"{r} = {combine(op, r, value, f.result.dtype)};")
                 continue
-            body.append(f"{r.name} = {r.name} {'>' if op == 'max' else '<'} {value} ? {r.name} : {value};")
-            if r.dtype.is_float and strict:
-                declared.append(f"    int {r.name}_nan = 0;")
-                hints.append(f"reduction(|:{r.name}_nan)")
-                body.append(f"{r.name}_nan |= {value} != {value};")
-                after.append(f"    if ({r.name}_nan) {r.name} = NAN;")
+            body.append(f"{best} = {best} {beats} {value} ? {best} : {value};")
+            if f.result.dtype.is_float and strict:
+                hints.append(f"reduction(|:{r}_nan)")
+                body.append(f"{r}_nan |= {value} != {value};")
+                if f.at is None:
+                    before.append(f"    int {r}_nan = 0;")
+                    after.append(f"    if ({r}_nan) {r} = NAN;")
         body = [f"{i.out.name}_row[o * SIZE + j] = {i.out.name};" for i in p.inner.insts if i.out in kept] + body
-        short = row < 2 * VECTOR and any(op != "sum" for op, _, _ in p.reduces)
+        short = row < 2 * VECTOR and any(f.op != "sum" for f in p.folds)
         hint = f'_Pragma("omp simd {" ".join(hints)}") ' if hints and not short else ""
-        loop = self.run("    ", hint, ("0", str(stop or "SIZE")), p.inner, at, row, body)
-        return [*declared, "    for (int o = 0; o < OUTER; o++)", *loop, *after]
+        if not end:
+            loop = self.run("    ", hint, ("0", str(stop or "SIZE")), p.inner, at, row, body)
+            return [*before, "    for (int o = 0; o < OUTER; o++)", *loop, *after]
+        loop = self.run("      ", hint, ("first", "last"), p.inner, at, row, body)
+        head = [
+            f"    for (int o = 0, first = 0; first < SIZE; first += {BLOCK}) {{",  # one axis is reduced: there is one o
+            f"      const int last = SIZE - first < {BLOCK} ? SIZE : first + {BLOCK};",
+            "      (void)o;",
+        ]
+        return [*before, *head, *start, *loop, *end, "    }", *after]
+
+    def _folded(self, f: Fold) -> list[str]:
+        """One more element of row ``r`` joined to what ``f`` has of a column."""
+        x, so_far = self.var(f.x), self.var(f.result)
+        if f.at is None:
+            return [f"{so_far} = {combine(f.op, so_far, x, f.result.dtype)};"]
+        wins = f"{f.at.name}_wins"
+        unordered = f" || ({x} != {x} && {so_far} == {so_far})" if f.result.dtype.is_float else ""
+        return [
+            f"const int {wins} = {x} {'>' if f.op == 'max' else '<'} {so_far}{unordered};",
+            *(f"{self.var(v)} = {wins} ? {new} : {self.var(v)};" for v, new in ((f.result, x), (f.at, "r"))),
+        ]
 
     def _columns(self, kernel: ReductionKernel) -> tuple[int, list[str]]:
         shape = kernel.shape
@@ -249,14 +279,15 @@ class LoopPrinter(Printer):
         ]
         loop = "GRT_SIMD for (int j = 0; j < lanes; j++) {"
         for p in kernel.passes:
-            for op, _, result in p.reduces:
-                first = initial(op, result.dtype)
-                lines.append(f"  {C_TYPES[result.dtype]} {result.name}[LANES];")
-                lines.append(f"  for (int j = 0; j < LANES; j++) {result.name}[j] = {first};")
-                self.arrays.add(result.name)
+            for f in p.folds:
+                for v, kind, first in ((f.result, C_TYPES[f.result.dtype], initial(f.op, f.result.dtype)), (f.at, "int", "0")):
+                    if v is not None:
+                        lines.append(f"  {kind} {v.name}[LANES];")
+                        lines.append(f"  for (int j = 0; j < LANES; j++) {v.name}[j] = {first};")
+                        self.arrays.add(v.name)
             lines += [f"  for (int r = 0; r < REDUCED; r++) {loop}", "      const int x = start + j;", "      (void)x;"]
             lines += self.insts(p.inner, at, "      ")
-            lines += [f"      {self.var(r)} = {combine(op, self.var(r), self.var(x), r.dtype)};" for op, x, r in p.reduces]
+            lines += [f"      {line}" for f in p.folds for line in self._folded(f)]
             lines += [*self.stores(p.inner.stores, at, "      "), "  }"]
             if p.after.insts or p.after.stores:
                 declared = [i.out for i in p.after.insts]

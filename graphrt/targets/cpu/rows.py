@@ -3,7 +3,7 @@
 A sum over a row of which one element is chosen (``where(index == k, x, 0)``, the class of a loss) reads that element. A value
 that took many instructions (an exponential) is kept for later passes over the row, when the row is short enough for a cache.
 An exponential of a row less its maximum is a shorter one: no result is above 1, and those below the normal range are 0.
-Division by their sum is a product. Maximum and sum are found in one pass, with a maximum that was guessed.
+Its maximum and the sum of these are found in one pass, with a maximum that was guessed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,28 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from graphrt.index import Expr, axis
-from graphrt.schedule.kernel_ir import Block, Inst, Pass, ReductionKernel, Var
+from graphrt.schedule.kernel_ir import Block, Fold, Inst, Pass, ReductionKernel, Var
 from graphrt.types import bool_
 
-ROW = 16384  # elements of the longest row whose values are kept: 64 KB of floats
+ROW = 16384  # elements that are kept of a row, at most: 64 KB of floats
 COSTLY = {
-    *("exp", "exp2", "expm1", "log", "log2", "log1p", "pow", "sin", "cos", "tanh", "erf", "erfinv", "atan", "atan2"),
+    *(
+        "exp",
+        "exp_bounded",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log1p",
+        "pow",
+        "sin",
+        "cos",
+        "tanh",
+        "erf",
+        "erfinv",
+        "atan",
+        "atan2",
+    ),
     *("div", "sqrt", "rsqrt", "remainder", "floor_divide", "uniform"),
 }
 
@@ -29,19 +45,19 @@ def choose(kernel: ReductionKernel) -> ReductionKernel:
 
     It is read behind the pass: what a reduction reads is never overwritten by its own kernel (``schedule/order.py``).
     """
-    if len(kernel.reduced) != 1:
+    if len(kernel.reduced) != 1 or kernel.shape[kernel.reduced[0]] == 1:  # the index along a row of one is no axis
         return kernel
     along = axis(f"i{kernel.reduced[0]}", kernel.shape[kernel.reduced[0]])
     passes: list[Pass] = []
     for p in kernel.passes:
         read: list[Inst] = []
         left = []
-        for op, x, r in p.reduces:
-            choice = _choice(p.inner, x, along) if op == "sum" else None
+        for f in p.folds:
+            choice = _choice(p.inner, f.x, along) if f.op == "sum" else None
             if choice is None:
-                left.append((op, x, r))
+                left.append(f)
             else:
-                read += _element(p.inner, *choice, along, r)
+                read += _element(p.inner, *choice, along, f.result)
         inner, after = _pruned(p.inner, left), replace(p.after, insts=read + p.after.insts)
         if passes and not left and not inner.stores:
             passes[-1] = replace(passes[-1], after=_joined(passes[-1].after, after))
@@ -52,8 +68,7 @@ def choose(kernel: ReductionKernel) -> ReductionKernel:
 
 def keep(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
     """``kernel`` with costly values of a pass read back by later ones (op ``kept``), and the values to write down."""
-    if math.prod(kernel.shape[d] for d in kernel.reduced) > ROW:
-        return kernel, []
+    row = math.prod(kernel.shape[d] for d in kernel.reduced)
     number = _numbered(kernel)
     known: dict[int, Var] = {}
     kept: list[Var] = []
@@ -62,53 +77,33 @@ def keep(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
         found: dict[int, Var] = {}
         insts = []
         for inst in p.inner.insts:
-            it = number[inst.out]
-            if it in known:
-                kept += [known[it]] if known[it] not in kept else []
-                insts.append(Inst(inst.out, "kept", (known[it],)))
+            first = known.get(number[inst.out])
+            if first is not None and (first in kept or row * (len(kept) + 1) <= ROW):
+                kept += [first] if first not in kept else []
+                insts.append(Inst(inst.out, "kept", (first,)))
             else:
                 insts.append(inst)
-                if inst.op in COSTLY:
-                    found[it] = inst.out
+                if inst.op in COSTLY and first is None:
+                    found[number[inst.out]] = inst.out
         known |= found
-        passes.append(replace(p, inner=_pruned(replace(p.inner, insts=insts), p.reduces)))
+        passes.append(replace(p, inner=_pruned(replace(p.inner, insts=insts), p.folds)))
     return replace(kernel, passes=passes), kept
 
 
-def multiplied(kernel: ReductionKernel) -> ReductionKernel:
-    """``kernel`` with divisions by a sum of ``exp(x - max(x))``, which is 1 at least, as products with its reciprocal."""
-    over = _over_maxima(kernel)
-    sums = {r for p in kernel.passes for op, x, r in p.reduces if op == "sum" and x in over}
-    divisors = {i.args[1] for p in kernel.passes for i in p.inner.insts if i.op == "div"} & sums
-    inverse = {s: Var(f"{s.name}_inverse", s.dtype) for s in divisors}
-    passes = []
-    for p in kernel.passes:
-        insts = [
-            Inst(i.out, "mul", (i.args[0], inverse[i.args[1]])) if i.op == "div" and i.args[1] in inverse else i
-            for i in p.inner.insts
-        ]
-        first: list[Inst] = []
-        for r in (r for _, _, r in p.reduces if r in inverse):
-            one = Var(f"{r.name}_one", r.dtype)
-            first += [Inst(one, "const", (1.0,)), Inst(inverse[r], "div", (one, r))]
-        passes.append(Pass(replace(p.inner, insts=insts), p.reduces, replace(p.after, insts=first + p.after.insts)))
-    return replace(kernel, passes=passes)
-
-
-def bounded(kernel: ReductionKernel, kept: Sequence[Var]) -> tuple[ReductionKernel, Sequence[Var]]:
-    """``kernel`` with ``exp(x - max(x))`` as op ``exp_bounded``, and ``kept`` as it was."""
+def bounded(kernel: ReductionKernel) -> ReductionKernel:
+    """``kernel`` with ``exp(x - max(x))`` as op ``exp_bounded``: wherever it is computed, so that it is the same everywhere."""
     over = _over_maxima(kernel)
     passes = []
     for p in kernel.passes:
         insts = [replace(i, op="exp_bounded") if i.out in over else i for i in p.inner.insts]
         passes.append(replace(p, inner=replace(p.inner, insts=insts)))
-    return replace(kernel, passes=passes), kept
+    return replace(kernel, passes=passes)
 
 
 def _over_maxima(kernel: ReductionKernel) -> set[Var]:
     """What is ``exp(x - max(x))`` of an element ``x`` and the maximum of its row."""
     number = _numbered(kernel)
-    maxima = {r: number.get(x, x) for p in kernel.passes for op, x, r in p.reduces if op == "max"}
+    maxima = {f.result: number.get(f.x, f.x) for p in kernel.passes for f in p.folds if f.op == "max"}
     found = set()
     for p in kernel.passes:
         by = {i.out: i for i in p.inner.insts}
@@ -123,41 +118,43 @@ def _over_maxima(kernel: ReductionKernel) -> set[Var]:
 class Guess:
     """Maximum of a row and sum of ``exp_bounded(x - max(x))`` in one pass, ``both``, with a guess in place of the maximum.
 
-    The sum is to be multiplied by ``scale``, which is ``exp(guess - max(x))``; kept exponentials lack that factor.
+    ``raw`` is that sum; multiplied by ``exp(guess - max(x))`` it is the sum. Kept exponentials lack that factor too, so their
+    shares are theirs of ``raw``.
     """
 
     both: Pass
     guess: Var
-    scale: Var
+    raw: Var
 
 
 def guessed(passes: Sequence[Pass], kept: Sequence[Var]) -> Guess | None:
     """The first two of ``passes`` as one.
 
-    None if they are anything else, there is work between them, or later ones use what was kept other than as shares of the sum.
+    None if they are anything else, there is work between them, or later ones use what was kept other than in products with the
+    reciprocal of the sum, ``1 / sum``.
     """
     if len(passes) < 2:
         return None
     maximum, total, *later = passes
     stores = [s for block in (maximum.inner, maximum.after, total.inner) for s in block.stores]
-    if stores or maximum.after.insts or [op for op, *_ in maximum.reduces + total.reduces] != ["max", "sum"]:
+    if stores or maximum.after.insts or [(f.op, f.at) for f in maximum.folds + total.folds] != [("max", None), ("sum", None)]:
         return None
-    ((_, _, most),), ((_, x, s),) = maximum.reduces, total.reduces
+    (most,), (s,) = maximum.folds, total.folds
     by = {i.out: i for i in total.inner.insts}
-    users = [i for i in total.inner.insts if most in i.args]
-    if x not in by or by[x].op != "exp_bounded" or [i.out for i in users] != [by[x].args[0]]:
+    users = [i for i in total.inner.insts if most.result in i.args]
+    if s.x not in by or by[s.x].op != "exp_bounded" or [i.out for i in users] != [by[s.x].args[0]]:
         return None
-    guess, scale = Var(f"{most.name}_guess", most.dtype), Var(f"{most.name}_scale", most.dtype)
+    guess, raw = (Var(f"{v.name}_{what}", v.dtype) for v, what in ((most.result, "guess"), (s.result, "raw")))
     less = users[0].args[0]
     insts, after = [replace(i, args=(less, guess)) if i is users[0] else i for i in total.inner.insts], total.after
     if kept:
-        shares = [i for i in after.insts if i.op == "div" and i.args[1] == s]
-        if list(kept) != [x] or len(shares) != 1 or not _only_shares(shares[0].out, after, later):
+        ones = {i.out for i in after.insts if i.op == "const" and i.args == (1,)}
+        inverses = [i for i in after.insts if i.op == "div" and i.args[0] in ones and i.args[1] == s.result]
+        if list(kept) != [s.x] or len(inverses) != 1 or not _only_shares(inverses[0].out, after, later):
             return None
-        (share,) = shares
-        rest = [i for i in after.insts if i.out != share.args[0]]  # the 1 that was divided
-        after = replace(after, insts=[replace(i, args=(scale, s)) if i is share else i for i in rest])
-    return Guess(Pass(replace(total.inner, insts=insts), [("max", less, most), *total.reduces], after), guess, scale)
+        after = replace(after, insts=[replace(i, args=(i.args[0], raw)) if i is inverses[0] else i for i in after.insts])
+    both = Pass(replace(total.inner, insts=insts), [replace(most, x=less), s], after)
+    return Guess(both, guess, raw)
 
 
 def _only_shares(inverse: Var, after: Block, later: Sequence[Pass]) -> bool:
@@ -168,7 +165,7 @@ def _only_shares(inverse: Var, after: Block, later: Sequence[Pass]) -> bool:
         used = [a for a in i.args if isinstance(a, Var) and (a in kept or a == inverse)]
         if used and not (i.op == "mul" and len({a in kept for a in used}) == 2):
             return False
-    ends = [s.var for block in blocks for s in block.stores] + [x for p in later for _, x, _ in p.reduces]
+    ends = [s.var for block in blocks for s in block.stores] + [f.x for p in later for f in p.folds]
     return not any(v in kept or v == inverse for v in ends)
 
 
@@ -179,7 +176,8 @@ def _numbered(kernel: ReductionKernel) -> dict[Var, int]:
     for p in kernel.passes:
         for inst in p.inner.insts:
             args = tuple(number.get(a, a) if isinstance(a, Var) else a for a in inst.args)
-            number[inst.out] = numbers.setdefault((inst.op, args, inst.out.dtype), len(numbers))
+            value = repr(args) if inst.op == "const" else args  # 0.0 and -0.0 are equal, and two values
+            number[inst.out] = numbers.setdefault((inst.op, value, inst.out.dtype), len(numbers))
     return number
 
 
@@ -258,10 +256,10 @@ def _slice(block: Block, roots: Sequence[Var]) -> list[Inst]:
     return found[::-1]
 
 
-def _pruned(block: Block, reduces: Sequence[tuple[str, Var, Var]]) -> Block:
-    """``block`` without what neither its stores nor ``reduces`` need."""
+def _pruned(block: Block, folds: Sequence[Fold]) -> Block:
+    """``block`` without what neither its stores nor ``folds`` need."""
     at = {Var(name, bool_) for s in block.stores for name in s.offset.axes()}
-    return replace(block, insts=_slice(block, [*(x for _, x, _ in reduces), *(s.var for s in block.stores), *at]))
+    return replace(block, insts=_slice(block, [*(f.x for f in folds), *(s.var for s in block.stores), *at]))
 
 
 def _joined(a: Block, b: Block) -> Block:

@@ -34,7 +34,7 @@ import triton.language as tl
 from graphrt.kernels.triton import conv, conv_tma, depthwise, matmul, matmul_tma
 from graphrt.kernels.triton.conv_tma import unprepared
 from graphrt.kernels.triton.philox import uniform
-from graphrt.kernels.triton.reduce import add, maximum, minimum, multiply
+from graphrt.kernels.triton.reduce import add, argmax, argmax_combine, argmin, argmin_combine, maximum, minimum, multiply
 from graphrt.kernels.triton.scalar import *
 from graphrt.kernels.triton.tiles import cast, sum_runs
 '''

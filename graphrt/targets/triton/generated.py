@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphrt.index import axis, delinearize
-from graphrt.schedule.kernel_ir import Kernel, PointwiseKernel, ReductionKernel
+from graphrt.schedule.kernel_ir import Fold, Kernel, PointwiseKernel, ReductionKernel
 from graphrt.targets.scalar import TRITON_TYPES, identity, triton_number
 from graphrt.targets.triton.printer import Masks, Printer, slots_of, tensors
 from graphrt.targets.triton.usage import lanes
@@ -86,27 +86,32 @@ class Generated(Printer):
         if whole:
             lines += once
         for p in kernel.passes:
-            self.spans.update({result.name: {"x"} for _, _, result in p.reduces})
+            self.spans.update({v.name: {"x"} for f in p.folds for v in (f.result, f.at) if v is not None})
             if whole:
                 lines += self.lines(p.inner, at, masks)
-                for op, x, result in p.reduces:
-                    value = f"tl.where(mask, {x.name}, {_identity(op, x.dtype)})"
-                    lines.append(f"    {result.name} = {_fold(op, value)}")
+                lines += [f"    {line}" for f in p.folds for line in _fold(f, _masked(f))]
                 if p.inner.stores:
                     lines += self.stores(p.inner, at, "mask", full)
             else:
-                for op, x, result in p.reduces:
-                    start = f"tl.full(({bx}, {br}), {_identity(op, x.dtype)}, {TRITON_TYPES[x.dtype]})"
-                    lines.append(f"    {result.name}_all = {start}")
+                for f in p.folds:
+                    start = f"tl.full(({bx}, {br}), {_identity(f.op, f.x.dtype)}, {TRITON_TYPES[f.x.dtype]})"
+                    lines.append(f"    {f.result.name}_all = {start}")
+                    if f.at is not None:
+                        lines.append(f"    {f.at.name}_all = tl.full(({bx}, {br}), {_NOWHERE}, tl.int32)")
                 lines += [f"    for start in range(0, {size}, {br}):", f"        r = start + tl.arange(0, {br})[None, :]"]
                 lines += [f"        r_ok = r < {size}", "        mask = x_ok & r_ok"]
                 lines += self.lines(p.inner, at, masks, "        ")
-                for op, x, result in p.reduces:
-                    value = f"tl.where(mask, {x.name}, {_identity(op, x.dtype)})"
-                    lines.append(f"        {result.name}_all = {_COMBINE[op]}({result.name}_all, {value})")
+                for f in p.folds:
+                    names = [f"{v.name}_all" for v in (f.result, f.at) if v is not None]
+                    combine = _COMBINE[f.op] if f.at is None else f"arg{f.op}_combine"
+                    lines.append(f"        {', '.join(names)} = {combine}({', '.join([*names, *_masked(f)])})")
                 if p.inner.stores:
                     lines += self.stores(p.inner, at, "mask", full, "        ")
-                lines += [f"    {r.name} = {_fold(op, f'{r.name}_all')}" for op, _, r in p.reduces]
+                lines += [
+                    f"    {line}"
+                    for f in p.folds
+                    for line in _fold(f, [f"{v.name}_all" for v in (f.result, f.at) if v is not None])
+                ]
             lines += self.lines(p.after, at, masks)
             if p.after.stores:
                 lines += self.stores(p.after, at, "x_ok", row)
@@ -175,8 +180,24 @@ def dispatcher(name: str, parts: Sequence[Part], blocks: Sequence[str] = ()) -> 
 _COMBINE = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum"}
 
 
-def _fold(op: str, value: str) -> str:
-    return f"tl.sum({value}, 1)[:, None]" if op == "sum" else f"tl.reduce({value}, 1, {_COMBINE[op]})[:, None]"
+_NOWHERE = 2**31 - 1  # the position of what is masked off
+
+
+def _masked(f: Fold) -> list[str]:
+    """What ``f`` folds, with nothing in it outside the row; then where, if that is wanted."""
+    value = f"tl.where(mask, {f.x.name}, {_identity(f.op, f.x.dtype)})"
+    return [value] if f.at is None else [value, f"tl.where(mask, r, {_NOWHERE})"]
+
+
+def _fold(f: Fold, of: Sequence[str]) -> list[str]:
+    """The results of ``f`` of each row."""
+    if f.at is not None:
+        y, at = f.result.name, f.at.name
+        found = f"{y}, {at} = arg{f.op}({', '.join(of)}, 1)"
+        return [found, f"{y} = {y}[:, None]", f"{at} = {at}.to(tl.int64)[:, None]"]
+    (value,) = of
+    folded = f"tl.sum({value}, 1)" if f.op == "sum" else f"tl.reduce({value}, 1, {_COMBINE[f.op]})"
+    return [f"{f.result.name} = {folded}[:, None]"]
 
 
 def _identity(op: str, dtype: DType) -> str:

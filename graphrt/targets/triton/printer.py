@@ -155,7 +155,7 @@ def tensors(kernel: Kernel) -> set[str]:
         results = {block.result for block in kernel.loaders.values()}
         names |= {i.out.name for block in kernel.loaders.values() for i in block.insts if i.op == "const" and i.out in results}
     if isinstance(kernel, ReductionKernel):
-        names |= {x.name for p in kernel.passes for _, x, _ in p.reduces}
+        names |= {f.x.name for p in kernel.passes for f in p.folds}
     return names
 
 
