@@ -21,9 +21,9 @@ static void FN(_task)(long task, void **launch) { /* one row of output, read whe
           const T *f = (const T *)launch[0] + (r * V_S + s) * V_G + g0;
           if (!V_INSIDE(h, w)) continue;
           if (last == GB) {
-            GRT_SIMD for (int g = 0; g < GB; g++) sum[g] += f[g] * V_X(buf, n, g0 + g, 0, h, w);
+            GRT_SIMD for (int g = 0; g < GB; g++) sum[g] = GRT_FMA(f[g], V_X(buf, n, g0 + g, 0, h, w), sum[g]);
           } else {
-            GRT_SIMD for (int g = 0; g < last; g++) sum[g] += f[g] * V_X(buf, n, g0 + g, 0, h, w);
+            GRT_SIMD for (int g = 0; g < last; g++) sum[g] = GRT_FMA(f[g], V_X(buf, n, g0 + g, 0, h, w), sum[g]);
           }
         }
       GRT_SIMD for (int g = 0; g < last; g++) V_STORE(buf, n, g0 + g, 0, p, q, sum[g]);

@@ -75,7 +75,7 @@ GRT_INLINE void FN(_products)(const T *w, const T *dy, T *products, const int vt
 #pragma GCC unroll 8
     for (int i = 0; i < NT; i++)
 #pragma GCC unroll 4
-      for (int v = 0; v < vt; v++) acc[i][v] += w[k * NT + i] * x[v];
+      for (int v = 0; v < vt; v++) acc[i][v] = GRT_MADD(T, w[k * NT + i], x[v], acc[i][v]);
   }
 #pragma GCC unroll 8
   for (int i = 0; i < NT; i++)

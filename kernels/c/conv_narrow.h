@@ -52,7 +52,7 @@ GRT_INLINE void FN(_channels)(const FN(_buffers) buf, const T *patch, const T *w
 #pragma GCC unroll 8
         for (int k = 0; k < NK; k++)
 #pragma GCC unroll 4
-          for (int v = 0; v < rt * CT; v++) acc[k][v] += tap[k] * f[v];
+          for (int v = 0; v < rt * CT; v++) acc[k][v] = GRT_MADD(T, tap[k], f[v], acc[k][v]);
       }
     }
   }

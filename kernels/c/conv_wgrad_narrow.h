@@ -33,7 +33,7 @@ GRT_INLINE void FN(_few)(const T *dy, const T *x, T *sum, int j0, const int jt) 
       for (int j = 0; j < jt; j++) {
         const vec f = *(const vec *)(x + TAP_OFFSET(j0 + j) + p * STRIDE_H * FN(_WIDTH) + q);
 #pragma GCC unroll 8
-        for (int k = 0; k < NK; k++) acc[j][k] += f * g[k];
+        for (int k = 0; k < NK; k++) acc[j][k] = GRT_MADD(T, f, g[k], acc[j][k]);
       }
     }
 #pragma GCC unroll 4

@@ -82,7 +82,7 @@ GRT_INLINE void FN(_product)(const T *v, const T *u, T *m, const int channels, c
 #pragma GCC unroll 16
     for (int i = 0; i < WB; i++)
 #pragma GCC unroll 4
-      for (int j = 0; j < NV; j++) acc[i][j] += v[i * FN(_CB) + c] * f[j];
+      for (int j = 0; j < NV; j++) acc[i][j] = GRT_MADD(T, v[i * FN(_CB) + c], f[j], acc[i][j]);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < WB; i++)

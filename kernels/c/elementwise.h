@@ -10,6 +10,13 @@
 
 #define GRT_INLINE static inline __attribute__((always_inline, unused))
 #define GRT_SIMD _Pragma("omp simd") /* not "GCC ivdep": a short loop would be unrolled before it is vectorised */
+/* a * b + c, rounded once where the processor does that. Nothing else is contracted (-ffp-contract=off), so that an expression
+ * is the same number in every loop that computes it. */
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define GRT_FMA(a, b, c) _Generic((a) * (b) + (c), float: __builtin_fmaf, default: __builtin_fma)(a, b, c)
+#else
+#define GRT_FMA(a, b, c) ((a) * (b) + (c))
+#endif
 #include "vmath.h"
 
 /* As OpenMP's max and min, which may begin with the largest finite number (clang does) and so miss a row of infinities. */
@@ -84,7 +91,7 @@ GRT_INLINE float grt_erfinv_f32(float x) {
                             -0.0076224613f, 0.00943887047f, 1.00167406f, 2.83297682f};
   const float w = -logf((1 - x) * (1 + x)), t = w < 5 ? w - 2.5f : sqrtf(w) - 3;
   float y = 0;
-  for (int i = 0; i < 9; i++) y = (w < 5 ? p[i] : q[i]) + y * t;
+  for (int i = 0; i < 9; i++) y = GRT_FMA(y, t, w < 5 ? p[i] : q[i]);
   return fabsf(x) == 1 ? x * INFINITY : y * x;
 }
 GRT_INLINE double grt_erfinv_f64(double x) {

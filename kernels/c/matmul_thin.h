@@ -15,7 +15,7 @@ static void FN(_task)(long task, void **table) {
   for (int k = 0; k < K; k++)
     for (int m = 0; m < M; m++) {
       const T x = LOAD_A(buf, b, m, k);
-      GRT_SIMD for (int j = 0; j < width; j++) sum[m][j] += x * LOAD_B(buf, b, k, n0 + j);
+      GRT_SIMD for (int j = 0; j < width; j++) sum[m][j] = GRT_FMA(x, LOAD_B(buf, b, k, n0 + j), sum[m][j]);
     }
 #else
   enum { L = 2 * GRT_LANES(T) }; /* partial sums, in a fixed order */
@@ -24,9 +24,9 @@ static void FN(_task)(long task, void **table) {
     int k = 0;
     for (; k + L <= K; k += L)
       for (int m = 0; m < M; m++)
-        GRT_SIMD for (int l = 0; l < L; l++) part[m][l] += LOAD_A(buf, b, m, k + l) * LOAD_B(buf, b, k + l, n0 + j);
+        GRT_SIMD for (int l = 0; l < L; l++) part[m][l] = GRT_FMA(LOAD_A(buf, b, m, k + l), LOAD_B(buf, b, k + l, n0 + j), part[m][l]);
     for (; k < K; k++)
-      for (int m = 0; m < M; m++) part[m][0] += LOAD_A(buf, b, m, k) * LOAD_B(buf, b, k, n0 + j);
+      for (int m = 0; m < M; m++) part[m][0] = GRT_FMA(LOAD_A(buf, b, m, k), LOAD_B(buf, b, k, n0 + j), part[m][0]);
     for (int m = 0; m < M; m++)
       for (int l = 0; l < L; l++) sum[m][j] += part[m][l];
   }

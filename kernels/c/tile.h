@@ -21,6 +21,25 @@ typedef double grt_vec_double __attribute__((vector_size(GRT_VECTOR), aligned(8)
 #define GRT_BYTES_double 8
 #define GRT_BYTES(T) GRT_JOIN(GRT_BYTES_, T)
 #define GRT_LANES(T) (GRT_VECTOR / GRT_BYTES(T))
+/* GRT_FMA of vectors: GRT_MADD(T, a, b, c), where a may be a number for all lanes. */
+#if defined(__clang__)
+#define GRT_FUSED(T, kind, one) _Pragma("clang fp contract(fast)") return a * b + c;
+#elif defined(__AVX512F__)
+#define GRT_FUSED(T, kind, one) return (GRT_VEC(T))__builtin_ia32_vfmadd##kind##512_mask(a, b, c, -1, 4); /* 4: rounds as set */
+#elif defined(__FMA__)
+#define GRT_FUSED(T, kind, one) return (GRT_VEC(T))__builtin_ia32_vfmadd##kind##256(a, b, c);
+#elif defined(__ARM_FEATURE_FMA)
+#define GRT_FUSED(T, kind, one)                                       \
+  for (int i = 0; i < GRT_LANES(T); i++) c[i] = one(a[i], b[i], c[i]); \
+  return c;
+#else
+#define GRT_FUSED(T, kind, one) return a * b + c;
+#endif
+#define GRT_FUSES(T, kind, one) \
+  GRT_INLINE GRT_VEC(T) GRT_JOIN(grt_madd_, T)(GRT_VEC(T) a, GRT_VEC(T) b, GRT_VEC(T) c) { GRT_FUSED(T, kind, one) }
+GRT_FUSES(float, ps, __builtin_fmaf)
+GRT_FUSES(double, pd, __builtin_fma)
+#define GRT_MADD(T, a, b, c) GRT_JOIN(grt_madd_, T)((a) - (GRT_VEC(T)){0}, b, c)
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define TILE_ROWS(v) ((v) == 1 ? 12 : (v) == 2 ? 12 : (v) == 3 ? 8 : 6)
 #define TILE_VECTORS 4

@@ -19,12 +19,12 @@ GRT_INLINE uint32_t grt_float_to_bits(float value) {
 /* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds and leaves n in the low bits, from where it goes
  * into the exponent. Returns e^r; *power is to be added to its bits. */
 GRT_INLINE float grt_exp_reduced(float x, uint32_t *power) {
-  const float t = x * 1.44269504f + 12582912.0f, n = t - 12582912.0f;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  const float t = GRT_FMA(x, 1.44269504f, 12582912.0f), n = t - 12582912.0f;
+  const float r = GRT_FMA(n, 2.12194440e-4f, GRT_FMA(n, -0.693359375f, x));
   float p = 0.0013934545f;
-  p = p * r + 0.00836377684f, p = p * r + 0.0416664556f, p = p * r + 0.166665733f, p = p * r + 0.5f;
+  p = GRT_FMA(p, r, 0.00836377684f), p = GRT_FMA(p, r, 0.0416664556f), p = GRT_FMA(p, r, 0.166665733f), p = GRT_FMA(p, r, 0.5f);
   *power = grt_float_to_bits(t) << 23;
-  return (p * r) * r + r + 1.0f;
+  return GRT_FMA(p * r, r, r) + 1.0f;
 }
 /* Below the normal range 2^64 times the result is made first, so that it is rounded once. */
 GRT_INLINE float grt_exp_f32(float x) {
@@ -38,11 +38,11 @@ GRT_INLINE float grt_exp_f32(float x) {
 /* e^x of x <= 88, and 0 instead of results below the normal range; NaN of infinity. Here the power is a factor: n + 127, left in
  * the low bits, is its exponent, and NaN stays NaN. */
 GRT_INLINE float grt_exp_bounded_f32(float x) {
-  const float t = x * 1.44269504f + 12583039.0f, n = t - 12583039.0f;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  const float t = GRT_FMA(x, 1.44269504f, 12583039.0f), n = t - 12583039.0f;
+  const float r = GRT_FMA(n, 2.12194440e-4f, GRT_FMA(n, -0.693359375f, x));
   float p = 0.00138145988f;
-  p = p * r + 0.00836871658f, p = p * r + 0.041668389f, p = p * r + 0.166665211f, p = p * r + 0.49999994f;
-  p = p * r + 1.0f, p = p * r + 1.0f;
+  p = GRT_FMA(p, r, 0.00836871658f), p = GRT_FMA(p, r, 0.041668389f), p = GRT_FMA(p, r, 0.166665211f), p = GRT_FMA(p, r, 0.49999994f);
+  p = GRT_FMA(p, r, 1.0f), p = GRT_FMA(p, r, 1.0f);
   return x < -87.3f ? 0.0f : p * grt_bits_to_float(grt_float_to_bits(t) << 23);
 }
 
@@ -54,11 +54,11 @@ GRT_INLINE float grt_log_f32(float x) {
   const int low = m < 0.707106781f;
   const float e = (float)((int32_t)(bits >> 23 & 255) - 126 - (small ? 23 : 0) - low), r = (low ? m + m : m) - 1.0f;
   float p = 0.0714975372f;
-  p = p * r - 0.115712009f, p = p * r + 0.116615109f, p = p * r - 0.124110505f, p = p * r + 0.142499372f;
-  p = p * r - 0.166684806f, p = p * r + 0.200007081f, p = p * r - 0.249999896f, p = p * r + 0.333333313f;
+  p = GRT_FMA(p, r, -0.115712009f), p = GRT_FMA(p, r, 0.116615109f), p = GRT_FMA(p, r, -0.124110505f), p = GRT_FMA(p, r, 0.142499372f);
+  p = GRT_FMA(p, r, -0.166684806f), p = GRT_FMA(p, r, 0.200007081f), p = GRT_FMA(p, r, -0.249999896f), p = GRT_FMA(p, r, 0.333333313f);
   const float z = r * r;
-  float y = r * z * p - e * 2.12194440e-4f;
-  y = r + (y - 0.5f * z) + e * 0.693359375f;
+  float y = GRT_FMA(e, -2.12194440e-4f, r * z * p);
+  y = GRT_FMA(e, 0.693359375f, r + GRT_FMA(z, -0.5f, y));
   y = x == 0.0f ? -INFINITY : y;
   y = x < 0.0f ? NAN : y;
   return (x == INFINITY) | (x != x) ? x : y;
@@ -68,9 +68,9 @@ GRT_INLINE float grt_log_f32(float x) {
 GRT_INLINE float grt_tanh_f32(float x) {
   const float a = fabsf(x), z = x * x;
   float p = 0.00224931655f;
-  p = p * z - 0.00830510072f, p = p * z + 0.0217569266f, p = p * z - 0.0539577752f, p = p * z + 0.133332968f;
-  p = p * z - 0.333333343f;
-  const float near = x + x * (z * p), far = 1.0f - 2.0f / (grt_exp_f32(2.0f * a) + 1.0f);
+  p = GRT_FMA(p, z, -0.00830510072f), p = GRT_FMA(p, z, 0.0217569266f), p = GRT_FMA(p, z, -0.0539577752f), p = GRT_FMA(p, z, 0.133332968f);
+  p = GRT_FMA(p, z, -0.333333343f);
+  const float near = GRT_FMA(x, z * p, x), far = 1.0f - 2.0f / (grt_exp_f32(2.0f * a) + 1.0f);
   return a < 0.64f ? near : copysignf(far, x);
 }
 
@@ -78,12 +78,12 @@ GRT_INLINE float grt_tanh_f32(float x) {
 GRT_INLINE float grt_erf_f32(float x) {
   const float a = fabsf(x), z = x * x, t = a > 4.0f ? 4.0f : a;
   float p = 8.33997183e-05f;
-  p = p * z - 0.000813607476f, p = p * z + 0.00520050153f, p = p * z - 0.0268592108f, p = p * z + 0.112836927f;
-  p = p * z - 0.376126349f, p = p * z + 0.128379166f;
+  p = GRT_FMA(p, z, -0.000813607476f), p = GRT_FMA(p, z, 0.00520050153f), p = GRT_FMA(p, z, -0.0268592108f), p = GRT_FMA(p, z, 0.112836927f);
+  p = GRT_FMA(p, z, -0.376126349f), p = GRT_FMA(p, z, 0.128379166f);
   float q = -3.19684005e-07f;
-  q = q * t + 5.34637638e-06f, q = q * t - 2.00283102e-05f, q = q * t - 0.000241907444f, q = q * t + 0.00356995221f;
-  q = q * t - 0.023844542f, q = q * t + 0.106480345f, q = q * t + 0.634950101f, q = q * t + 1.12870657f;
-  const float near = x + x * p, far = 1.0f - grt_exp_f32(-t * q);
+  q = GRT_FMA(q, t, 5.34637638e-06f), q = GRT_FMA(q, t, -2.00283102e-05f), q = GRT_FMA(q, t, -0.000241907444f), q = GRT_FMA(q, t, 0.00356995221f);
+  q = GRT_FMA(q, t, -0.023844542f), q = GRT_FMA(q, t, 0.106480345f), q = GRT_FMA(q, t, 0.634950101f), q = GRT_FMA(q, t, 1.12870657f);
+  const float near = GRT_FMA(x, p, x), far = 1.0f - grt_exp_f32(-t * q);
   return (a < 0.93f) | (x != x) ? near : copysignf(far, x);
 }
 

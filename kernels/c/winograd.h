@@ -20,11 +20,12 @@ GRT_INLINE void FN(_input)(const int m, const T *from, const long in, T *to, con
     to[0] = d0 - d2, to[out] = d1 + d2, to[2 * out] = d2 - d1, to[3 * out] = d1 - d3;
   } else {
     const T d4 = from[4 * in], d5 = from[5 * in];
-    const T even = d4 - GRT_B2 * d2, odd = (T)0.75 * (d3 - GRT_B2 * d1);
-    const T even_b = d4 - GRT_A2 * d2, odd_b = (T)1.5 * (d3 - GRT_A2 * d1);
-    to[0] = GRT_A2 * GRT_B2 * d0 - (GRT_A2 + GRT_B2) * d2 + d4;
-    to[out] = even + odd, to[2 * out] = even - odd, to[3 * out] = even_b + odd_b, to[4 * out] = even_b - odd_b;
-    to[5 * out] = GRT_A2 * GRT_B2 * d1 - (GRT_A2 + GRT_B2) * d3 + d5;
+    const T even = GRT_FMA(-GRT_B2, d2, d4), odd = GRT_FMA(-GRT_B2, d1, d3);
+    const T even_b = GRT_FMA(-GRT_A2, d2, d4), odd_b = GRT_FMA(-GRT_A2, d1, d3);
+    to[0] = GRT_FMA(GRT_A2 * GRT_B2, d0, GRT_FMA(-(GRT_A2 + GRT_B2), d2, d4));
+    to[out] = GRT_FMA((T)0.75, odd, even), to[2 * out] = GRT_FMA((T)-0.75, odd, even);
+    to[3 * out] = GRT_FMA((T)1.5, odd_b, even_b), to[4 * out] = GRT_FMA((T)-1.5, odd_b, even_b);
+    to[5 * out] = GRT_FMA(GRT_A2 * GRT_B2, d1, GRT_FMA(-(GRT_A2 + GRT_B2), d3, d5));
   }
 }
 
@@ -48,10 +49,10 @@ GRT_INLINE void FN(_filtered)(const int m, const T *from, const long in, T *to, 
   if (m == 2) {
     to[0] = g0, to[out] = (T)0.5 * (g0 + g2 + g1), to[2 * out] = (T)0.5 * (g0 + g2 - g1), to[3 * out] = g2;
   } else {
-    const T even = (1 / GRT_NA) * (g0 + GRT_A2 * g2), odd = ((T)0.75 / GRT_NA) * g1;
-    const T even_b = (1 / GRT_NB) * (g0 + GRT_B2 * g2), odd_b = ((T)1.5 / GRT_NB) * g1;
+    const T even = (1 / GRT_NA) * GRT_FMA(GRT_A2, g2, g0), even_b = (1 / GRT_NB) * GRT_FMA(GRT_B2, g2, g0);
     to[0] = (1 / (GRT_A2 * GRT_B2)) * g0;
-    to[out] = even + odd, to[2 * out] = even - odd, to[3 * out] = even_b + odd_b, to[4 * out] = even_b - odd_b;
+    to[out] = GRT_FMA((T)0.75 / GRT_NA, g1, even), to[2 * out] = GRT_FMA((T)-0.75 / GRT_NA, g1, even);
+    to[3 * out] = GRT_FMA((T)1.5 / GRT_NB, g1, even_b), to[4 * out] = GRT_FMA((T)-1.5 / GRT_NB, g1, even_b);
     to[5 * out] = g2;
   }
 }
@@ -65,7 +66,7 @@ GRT_INLINE void FN(_output)(const int m, const T *from, const long in, T *to, co
     const T s4 = from[4 * in], s5 = from[5 * in];
     const T even = s1 + s2, odd = (T)0.75 * (s1 - s2), even_b = s3 + s4, odd_b = (T)1.5 * (s3 - s4);
     to[0] = s0 + even + even_b, to[out] = odd + odd_b;
-    to[2 * out] = GRT_A2 * even + GRT_B2 * even_b, to[3 * out] = GRT_A2 * odd + GRT_B2 * odd_b + s5;
+    to[2 * out] = GRT_FMA(GRT_A2, even, GRT_B2 * even_b), to[3 * out] = GRT_FMA(GRT_A2, odd, GRT_FMA(GRT_B2, odd_b, s5));
   }
 }
 
@@ -76,10 +77,11 @@ GRT_INLINE void FN(_spread)(const int m, const T *from, const long in, T *to, co
     to[0] = y0, to[out] = y0 + y1, to[2 * out] = y0 - y1, to[3 * out] = -y1;
   } else {
     const T y2 = from[2 * in], y3 = from[3 * in];
-    const T even = y0 + GRT_A2 * y2, odd = (T)0.75 * (y1 + GRT_A2 * y3);
-    const T even_b = y0 + GRT_B2 * y2, odd_b = (T)1.5 * (y1 + GRT_B2 * y3);
+    const T even = GRT_FMA(GRT_A2, y2, y0), odd = GRT_FMA(GRT_A2, y3, y1);
+    const T even_b = GRT_FMA(GRT_B2, y2, y0), odd_b = GRT_FMA(GRT_B2, y3, y1);
     to[0] = y0;
-    to[out] = even + odd, to[2 * out] = even - odd, to[3 * out] = even_b + odd_b, to[4 * out] = even_b - odd_b;
+    to[out] = GRT_FMA((T)0.75, odd, even), to[2 * out] = GRT_FMA((T)-0.75, odd, even);
+    to[3 * out] = GRT_FMA((T)1.5, odd_b, even_b), to[4 * out] = GRT_FMA((T)-1.5, odd_b, even_b);
     to[5 * out] = y3;
   }
 }
@@ -88,13 +90,13 @@ GRT_INLINE void FN(_spread)(const int m, const T *from, const long in, T *to, co
 GRT_INLINE void FN(_gathered)(const int m, const T *from, const long in, T *to, const long out) {
   const T s0 = from[0], s1 = from[in], s2 = from[2 * in], s3 = from[3 * in];
   if (m == 2) {
-    to[0] = s0 + (T)0.5 * (s1 + s2), to[out] = (T)0.5 * (s1 - s2), to[2 * out] = (T)0.5 * (s1 + s2) + s3;
+    to[0] = GRT_FMA((T)0.5, s1 + s2, s0), to[out] = (T)0.5 * (s1 - s2), to[2 * out] = GRT_FMA((T)0.5, s1 + s2, s3);
   } else {
     const T s4 = from[4 * in], s5 = from[5 * in];
-    const T even = (1 / GRT_NA) * (s1 + s2), odd = ((T)0.75 / GRT_NA) * (s1 - s2);
-    const T even_b = (1 / GRT_NB) * (s3 + s4), odd_b = ((T)1.5 / GRT_NB) * (s3 - s4);
-    to[0] = (1 / (GRT_A2 * GRT_B2)) * s0 + even + even_b, to[out] = odd + odd_b;
-    to[2 * out] = GRT_A2 * even + GRT_B2 * even_b + s5;
+    const T even = (1 / GRT_NA) * (s1 + s2), even_b = (1 / GRT_NB) * (s3 + s4);
+    to[0] = GRT_FMA(1 / (GRT_A2 * GRT_B2), s0, even + even_b);
+    to[out] = GRT_FMA((T)0.75 / GRT_NA, s1 - s2, ((T)1.5 / GRT_NB) * (s3 - s4));
+    to[2 * out] = GRT_FMA(GRT_A2, even, GRT_FMA(GRT_B2, even_b, s5));
   }
 }
 #undef GRT_A2

@@ -59,7 +59,7 @@ def depthwise_fwd(
             for i in tl.static_range(CG):
                 x = LOAD_X(n, k // KG * CG + i, h, w, ok, ARGS)
                 weight = LOAD_W(k, one + i, one + r, one + s, k_ok, ARGS)
-                acc += x.to(ACC) * weight.to(ACC)
+                acc = tl.fma(x.to(ACC), weight.to(ACC), acc)
     EPILOGUE(acc, n, k, p, q, m_ok & k_ok, ARGS)
 
 
@@ -115,7 +115,7 @@ def depthwise_dgrad(
                 k = c // CG * KG + i
                 dy = LOAD_DY(n, k, p, q, ok, ARGS)
                 weight = LOAD_W(k, c % CG, one + r, one + s, c_ok, ARGS)
-                acc += dy.to(ACC) * weight.to(ACC)
+                acc = tl.fma(dy.to(ACC), weight.to(ACC), acc)
     EPILOGUE(acc, n, c, h, w, m_ok & c_ok, ARGS)
 
 
@@ -180,5 +180,5 @@ def depthwise_wgrad(
         dy_ok = (m < end) & k_ok
         dy = LOAD_DY(n, k, p, q, dy_ok, ARGS)
         x = LOAD_X(n, k // KG * CG + i, h, w, dy_ok & (h >= 0) & (h < H) & (w >= 0) & (w < W), ARGS)
-        acc += dy.to(ACC) * x.to(ACC)
+        acc = tl.fma(dy.to(ACC), x.to(ACC), acc)
     EPILOGUE(tl.sum(acc, 0)[None, :], split, k, i, r, s, k_ok, ARGS)

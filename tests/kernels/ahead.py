@@ -57,7 +57,7 @@ def build(fn: Any, target: str, args: list[str | int], config: Mapping[str, int]
     ``args`` are pointer types, which carry the 16-byte alignment they have at run time (without it loads stay narrow), and
     numbers, which are constants as they are in generated closures.
     """
-    options = {"num_warps": config["num_warps"], "num_stages": config["num_stages"], "enable_fp_fusion": True}
+    options = {"num_warps": config["num_warps"], "num_stages": config["num_stages"], "enable_fp_fusion": False}
     known: dict[Any, Any] = constants | {k: v for k, v in config.items() if k in fn.arg_names}
     known |= {(0, i): a for i, a in enumerate(args) if isinstance(a, int)}
     attrs = {(0, i): [["tt.divisibility", 16]] for i, a in enumerate(args) if isinstance(a, str)}

@@ -29,7 +29,7 @@ from graphrt.runtime.forking import TARGET, make_lock
 from graphrt.targets.templates import kernels
 
 FLAGS = (
-    "-O3 -march=native -std=gnu11 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -ffp-contract=fast "
+    "-O3 -march=native -std=gnu11 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -ffp-contract=off "
     "-fopenmp-simd -fPIC -shared -pthread -Wno-unknown-pragmas"
 ).split()
 # What compilers use unasked; the rest (cache control, cryptography, AMD's sse4a) would only make objects look less portable.

@@ -133,7 +133,7 @@ def _compile(code: LaunchCode, module: ModuleType, target: str, options: Mapping
         constexprs=constants,
         attrs={(0, i): aligned for i in range(len(pointers))},
     )
-    compiled = triton.compile(source, target=gpu_target(target), options={**options, "enable_fp_fusion": True})
+    compiled = triton.compile(source, target=gpu_target(target), options={**options, "enable_fp_fusion": False})
     return compiled, *usage(compiled.kernel, target)
 
 
