@@ -1,0 +1,190 @@
+"""argmax, argmin and the extremes along a dimension: value and position come from one pass, whatever they are taken of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import INTERPRETED
+
+import graphrt as grt
+from graphrt import ops as F
+from graphrt.errors import ShapeError
+from graphrt.targets.cpu.build import FLAGS
+from graphrt.types import as_dtype
+
+DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
+LONG = 130 if INTERPRETED else 2600  # more than a block, or than a tile
+
+
+def compiled(target: str, feeds: dict[str, np.ndarray], build: Callable[..., dict[str, grt.Value]]) -> tuple[grt.Program, Any]:
+    graph = grt.Graph()
+    for name, v in build(*(graph.input(n, a.shape, as_dtype(str(a.dtype))) for n, a in feeds.items())).items():
+        graph.output(name, v)
+    program = grt.compile(graph, target=target)
+    return program, program(feeds)
+
+
+def both(x: grt.Value, dim: int) -> dict[str, grt.Value]:
+    (most, at), (least, where) = F.max(x, dim), F.min(x, dim)
+    return {"most": most, "at": at, "least": least, "where": where}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_along_rows_and_columns(dtype: str, target: str, rng: np.random.Generator) -> None:
+    """The first of equal elements; also of the smallest and largest numbers that there are."""
+    kind = as_dtype(dtype)
+    numbers = rng.integers(0, 2 if kind.is_bool else 7, (5, 33)) - (3 if dtype[0] in "ifb" and not kind.is_bool else 0)
+    x = numbers.astype(kind.numpy)
+    if kind.is_int:
+        x[1], x[2] = np.iinfo(kind.numpy).min, np.iinfo(kind.numpy).max
+    feeds = {"x": x}
+    _, found = compiled(target, feeds, lambda v: {f"{n}{d}": y for d in (0, 1) for n, y in both(v, d).items()})
+    for d in (0, 1):
+        wide = x.astype(np.float64) if kind.is_float else x
+        np.testing.assert_array_equal(found[f"at{d}"], wide.argmax(d))
+        np.testing.assert_array_equal(found[f"where{d}"], wide.argmin(d))
+        for name, expected in ((f"most{d}", x.max(d)), (f"least{d}", x.min(d))):
+            assert found[name].dtype == x.dtype
+            np.testing.assert_array_equal(found[name], expected)
+
+
+@pytest.mark.parametrize("length", [1, 3, 40, LONG])
+def test_nan_infinities_and_ties(length: int, target: str, rng: np.random.Generator) -> None:
+    """NaN is both the largest and the smallest, as torch has it; the first of several is found."""
+    x = rng.standard_normal((7, length)).astype(np.float32)
+    x[1], x[2], x[3, length // 2 :] = -np.inf, np.inf, np.nan
+    x[4, -1], x[5], x[6, length // 3] = np.nan, 0.0, np.inf
+    x[5, ::2] = -0.0
+    feeds = {"x": x}
+    _, rows = compiled(target, feeds, lambda v: both(v, 1))
+    _, columns = compiled(target, {"x": np.ascontiguousarray(x.T)}, lambda v: both(v, 0))
+    for found in (rows, columns):
+        for value, at, of in (("most", "at", torch.max), ("least", "where", torch.min)):
+            expected = of(torch.from_numpy(x), 1)
+            np.testing.assert_array_equal(found[at], expected.indices.numpy())
+            np.testing.assert_array_equal(found[value], expected.values.numpy())
+
+
+def test_of_what_is_computed_on_the_way(target: str, rng: np.random.Generator) -> None:
+    """Positions are those of an element that has the extreme, though products may be rounded before they are added."""
+    size = 6 if INTERPRETED else 16
+    shape = (2, 3, 4, 40)
+    x, k, k2, k3 = (rng.standard_normal(shape).astype(np.float32) for _ in range(4))
+    image = rng.standard_normal((1, 3, size, size)).astype(np.float32)
+    scores, b = (rng.standard_normal((8, 50)).astype(np.float32) for _ in range(2))
+    feeds = {"x": x, "k": k, "k2": k2, "k3": k3, "image": image, "scores": scores, "b": b}
+
+    def build(x: grt.Value, k: grt.Value, k2: grt.Value, k3: grt.Value, *rest: grt.Value) -> dict[str, grt.Value]:
+        image, scores, b = rest
+        up = F.interpolate(image, scale_factor=2, mode="bilinear")
+        y = F.softmax(scores, 1) - b
+        of = {"polynomial": (x * x * k + x * k2 + k3, 3), "up": (up, 1), "gated": (y * F.sigmoid(y), 1)}
+        made = {f"{name} of": v for name, (v, _) in of.items()}
+        return {**made, **{name: F.argmax(v, d) for name, (v, d) in of.items()}}
+
+    _, found = compiled(target, feeds, build)
+    _, alone = compiled(target, feeds, lambda *v: {n: y for n, y in build(*v).items() if not n.endswith(" of")})
+    for name, d in (("polynomial", 3), ("up", 1), ("gated", 1)):
+        np.testing.assert_array_equal(found[name], found[f"{name} of"].argmax(d), err_msg=name)
+        np.testing.assert_array_equal(alone[name], found[name], err_msg=name)
+
+
+def test_one_kernel_and_no_position_that_nobody_asks_for(target: str, rng: np.random.Generator) -> None:
+    feeds = {"x": rng.standard_normal((6, 40)).astype(np.float32)}
+    program, found = compiled(target, feeds, lambda x: {"y": F.max(F.tanh(x), 1)[0], "at": F.max(F.tanh(x), 1)[1]})
+    assert program.launches == 1 and str(program.graph).count("tanh(") == 1
+    np.testing.assert_array_equal(found["at"], feeds["x"].argmax(1))
+    program, found = compiled(target, feeds, lambda x: {"y": F.max(x, 1)[0]})
+    assert not any(word in program.source() for word in ("GRT_FIND", "= argmax("))
+    np.testing.assert_array_equal(found["y"], feeds["x"].max(1))
+
+
+def test_positions_that_are_gathered_from(target: str, rng: np.random.Generator) -> None:
+    feeds = {"x": rng.standard_normal((6, 33)).astype(np.float32), "y": rng.standard_normal((6, 33)).astype(np.float32)}
+    for dim in (0, 1):
+
+        def build(x: grt.Value, y: grt.Value, dim: int = dim) -> dict[str, grt.Value]:
+            return {"taken": F.take_along_dim(y, F.argmax(x * 2.0, dim, keepdim=True), dim)}
+
+        expected = np.take_along_axis(feeds["y"], feeds["x"].argmax(dim, keepdims=True), dim)
+        np.testing.assert_array_equal(compiled(target, feeds, build)[1]["taken"], expected)
+
+
+def test_long_rows_are_split(rng: np.random.Generator) -> None:
+    x = rng.standard_normal(1 << 16).astype(np.float32)
+    x[[40_000, 50_000]], x[[60_001, 3]] = 9.0, -9.0
+    program, found = compiled("cpu", {"x": x}, lambda x: {"most": F.argmax(x), "least": F.argmin(F.reshape(x, [2, -1]), 1)})
+    assert str(program.graph).count("= extremum(") == 4
+    assert found["most"] == 40_000
+    np.testing.assert_array_equal(found["least"], x.reshape(2, -1).argmin(1))
+    x[[777, 50_000]] = np.nan
+    assert program(x=x)["most"] == 777
+
+
+def test_gradient_goes_to_the_first(target: str, rng: np.random.Generator) -> None:
+    x = rng.integers(0, 5, (6, 20)).astype(np.float32)
+    weights = rng.standard_normal((6, 1)).astype(np.float32)
+
+    def build(x: grt.Value, w: grt.Value) -> dict[str, grt.Value]:
+        return {"dx": grt.grad(F.sum(F.max(x * w, 1, keepdim=True)[0] * w), [x])[0]}
+
+    theirs = torch.from_numpy(x).requires_grad_()
+    w = torch.from_numpy(weights)
+    ((theirs * w).max(1, keepdim=True)[0] * w).sum().backward()
+    found = compiled(target, {"x": x, "w": weights}, build)[1]["dx"]
+    np.testing.assert_allclose(found, theirs.grad.numpy(), rtol=1e-6)
+
+
+def test_nothing_has_no_extreme() -> None:
+    x = grt.Graph().input("x", (3, 0))
+    for find in (F.argmax, F.argmin, F.max, F.min):
+        with pytest.raises(ShapeError, match="empty dimension"):
+            find(x, 1)
+
+
+# --- what is computed twice ---------------------------------------------------------------------------------------------
+
+
+def test_products_are_rounded_before_they_are_added(target: str, rng: np.random.Generator) -> None:
+    """In a kernel of its own, of rows, of columns, and behind a product of matrices: the same bits as NumPy's."""
+    assert "-ffp-contract=off" in FLAGS
+    x, a, b = (rng.standard_normal((24, 40)).astype(np.float32) for _ in range(3))
+    feeds = {"x": x, "a": a, "b": b, "one": np.eye(40, dtype=np.float32)}
+
+    def build(x: grt.Value, a: grt.Value, b: grt.Value, one: grt.Value) -> dict[str, grt.Value]:
+        y = x * a + b
+        rows = {"rows": y - F.amax(y, 1, keepdim=True), "columns": y - F.amax(y, 0, keepdim=True)}
+        return {"alone": y * a - b, **rows, "behind": (x @ one) * a + b, "before": y @ one}
+
+    y = x * a + b
+    expected = {"alone": y * a - b, "rows": y - y.max(1, keepdims=True), "columns": y - y.max(0, keepdims=True)}
+    expected |= {"behind": y, "before": y}
+    for name in expected:
+        found = compiled(target, feeds, lambda *v, name=name: {name: build(*v)[name]})[1]
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_gradients_find_the_extremes_that_they_compare_with(target: str, rng: np.random.Generator) -> None:
+    """They compute the operand again: every row's share goes somewhere. Sorting compares what it loads more than once."""
+    length = 12 if INTERPRETED else 300
+    feeds = {name: rng.standard_normal((8, length)).astype(np.float32) for name in "xab"}
+    feeds["at"] = rng.integers(0, 4, (8, length))
+
+    def build(x: grt.Value, a: grt.Value, b: grt.Value, at: grt.Value) -> dict[str, grt.Value]:
+        y = x * a + b
+        best = F.scatter_reduce(F.zeros(x.graph, (8, 4)) - 100.0, 1, at, y, "amax")
+        of = {"amax": F.amax(y, 1), "amin": F.amin(y * 1.7 + b, 1), "cummax": F.cummax(y, 1)[0], "scatter": best}
+        pool = F.max_pool2d(F.reshape(y, (8, 1, 1, length)), (1, 2))
+        found = {n: F.sum(grt.grad(F.sum(v), [b])[0], 1) for n, v in {**of, "pool": pool}.items()}
+        return {**found, "order": F.sort(y, 1)[1]}
+
+    _, found = compiled(target, feeds, build)
+    met = np.array([len(set(row)) for row in feeds["at"].tolist()])
+    expected = {"amax": 1, "amin": 2.7, "cummax": length, "scatter": met, "pool": length // 2}
+    for name, share in expected.items():
+        np.testing.assert_allclose(found[name], np.broadcast_to(share, 8), rtol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(np.sort(found["order"], 1), np.broadcast_to(np.arange(length), (8, length)))
