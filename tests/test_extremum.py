@@ -13,11 +13,10 @@ from conftest import INTERPRETED
 import graphrt as grt
 from graphrt import ops as F
 from graphrt.errors import ShapeError
-from graphrt.targets.cpu.build import FLAGS
 from graphrt.types import as_dtype
 
 DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
-LONG = 130 if INTERPRETED else 2600  # more than a block, or than a tile
+LONG = 520 if INTERPRETED else 2600  # more than a block of the cpu, and than what Triton keeps of a column
 
 
 def compiled(target: str, feeds: dict[str, np.ndarray], build: Callable[..., dict[str, grt.Value]]) -> tuple[grt.Program, Any]:
@@ -37,7 +36,7 @@ def both(x: grt.Value, dim: int) -> dict[str, grt.Value]:
 def test_every_dtype_along_rows_and_columns(dtype: str, target: str, rng: np.random.Generator) -> None:
     """The first of equal elements; also of the smallest and largest numbers that there are."""
     kind = as_dtype(dtype)
-    numbers = rng.integers(0, 2 if kind.is_bool else 7, (5, 33)) - (3 if dtype[0] in "ifb" and not kind.is_bool else 0)
+    numbers = rng.integers(0, 2 if kind.is_bool else 7, (4, 18)) - (3 if dtype[0] in "ifb" and not kind.is_bool else 0)
     x = numbers.astype(kind.numpy)
     if kind.is_int:
         x[1], x[2] = np.iinfo(kind.numpy).min, np.iinfo(kind.numpy).max
@@ -52,7 +51,7 @@ def test_every_dtype_along_rows_and_columns(dtype: str, target: str, rng: np.ran
             np.testing.assert_array_equal(found[name], expected)
 
 
-@pytest.mark.parametrize("length", [1, 3, 40, LONG])
+@pytest.mark.parametrize("length", [1, 3, 33])
 def test_nan_infinities_and_ties(length: int, target: str, rng: np.random.Generator) -> None:
     """NaN is both the largest and the smallest, as torch has it; the first of several is found."""
     x = rng.standard_normal((7, length)).astype(np.float32)
@@ -69,13 +68,26 @@ def test_nan_infinities_and_ties(length: int, target: str, rng: np.random.Genera
             np.testing.assert_array_equal(found[value], expected.values.numpy())
 
 
+def test_long_rows_and_columns(target: str, rng: np.random.Generator) -> None:
+    """The first of equal extremes far apart, and a NaN behind them."""
+    x = rng.standard_normal((2, LONG)).astype(np.float32)
+    x[:, [7, LONG - 2]], x[:, [LONG // 2, LONG - 1]] = 9.0, -9.0
+    x[1, LONG - 5] = np.nan
+    _, rows = compiled(target, {"x": x}, lambda v: both(v, 1))
+    _, columns = compiled(target, {"x": np.ascontiguousarray(x.T)}, lambda v: both(v, 0))
+    for found in (rows, columns):
+        np.testing.assert_array_equal(found["at"], [7, LONG - 5])
+        np.testing.assert_array_equal(found["where"], [LONG // 2, LONG - 5])
+        np.testing.assert_array_equal(found["most"], [9.0, np.nan])
+
+
 def test_of_what_is_computed_on_the_way(target: str, rng: np.random.Generator) -> None:
     """Positions are those of an element that has the extreme, though products may be rounded before they are added."""
-    size = 6 if INTERPRETED else 16
-    shape = (2, 3, 4, 40)
+    size = 4 if INTERPRETED else 16
+    shape = (2, 3, 4, 12 if INTERPRETED else 40)
     x, k, k2, k3 = (rng.standard_normal(shape).astype(np.float32) for _ in range(4))
     image = rng.standard_normal((1, 3, size, size)).astype(np.float32)
-    scores, b = (rng.standard_normal((8, 50)).astype(np.float32) for _ in range(2))
+    scores, b = (rng.standard_normal((4, 30)).astype(np.float32) for _ in range(2))
     feeds = {"x": x, "k": k, "k2": k2, "k3": k3, "image": image, "scores": scores, "b": b}
 
     def build(x: grt.Value, k: grt.Value, k2: grt.Value, k3: grt.Value, *rest: grt.Value) -> dict[str, grt.Value]:
@@ -144,47 +156,3 @@ def test_nothing_has_no_extreme() -> None:
     for find in (F.argmax, F.argmin, F.max, F.min):
         with pytest.raises(ShapeError, match="empty dimension"):
             find(x, 1)
-
-
-# --- what is computed twice ---------------------------------------------------------------------------------------------
-
-
-def test_products_are_rounded_before_they_are_added(target: str, rng: np.random.Generator) -> None:
-    """In a kernel of its own, of rows, of columns, and behind a product of matrices: the same bits as NumPy's."""
-    assert "-ffp-contract=off" in FLAGS
-    x, a, b = (rng.standard_normal((24, 40)).astype(np.float32) for _ in range(3))
-    feeds = {"x": x, "a": a, "b": b, "one": np.eye(40, dtype=np.float32)}
-
-    def build(x: grt.Value, a: grt.Value, b: grt.Value, one: grt.Value) -> dict[str, grt.Value]:
-        y = x * a + b
-        rows = {"rows": y - F.amax(y, 1, keepdim=True), "columns": y - F.amax(y, 0, keepdim=True)}
-        return {"alone": y * a - b, **rows, "behind": (x @ one) * a + b, "before": y @ one}
-
-    y = x * a + b
-    expected = {"alone": y * a - b, "rows": y - y.max(1, keepdims=True), "columns": y - y.max(0, keepdims=True)}
-    expected |= {"behind": y, "before": y}
-    for name in expected:
-        found = compiled(target, feeds, lambda *v, name=name: {name: build(*v)[name]})[1]
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-
-
-def test_gradients_find_the_extremes_that_they_compare_with(target: str, rng: np.random.Generator) -> None:
-    """They compute the operand again: every row's share goes somewhere. Sorting compares what it loads more than once."""
-    length = 12 if INTERPRETED else 300
-    feeds = {name: rng.standard_normal((8, length)).astype(np.float32) for name in "xab"}
-    feeds["at"] = rng.integers(0, 4, (8, length))
-
-    def build(x: grt.Value, a: grt.Value, b: grt.Value, at: grt.Value) -> dict[str, grt.Value]:
-        y = x * a + b
-        best = F.scatter_reduce(F.zeros(x.graph, (8, 4)) - 100.0, 1, at, y, "amax")
-        of = {"amax": F.amax(y, 1), "amin": F.amin(y * 1.7 + b, 1), "cummax": F.cummax(y, 1)[0], "scatter": best}
-        pool = F.max_pool2d(F.reshape(y, (8, 1, 1, length)), (1, 2))
-        found = {n: F.sum(grt.grad(F.sum(v), [b])[0], 1) for n, v in {**of, "pool": pool}.items()}
-        return {**found, "order": F.sort(y, 1)[1]}
-
-    _, found = compiled(target, feeds, build)
-    met = np.array([len(set(row)) for row in feeds["at"].tolist()])
-    expected = {"amax": 1, "amin": 2.7, "cummax": length, "scatter": met, "pool": length // 2}
-    for name, share in expected.items():
-        np.testing.assert_allclose(found[name], np.broadcast_to(share, 8), rtol=1e-6, err_msg=name)
-    np.testing.assert_array_equal(np.sort(found["order"], 1), np.broadcast_to(np.arange(length), (8, length)))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from conftest import check
 
 import graphrt as grt
 from graphrt import ops as F
@@ -184,3 +185,18 @@ def test_extrema_of_rows_find_nan(op: Callable[..., grt.Value], columns: int, rn
     graph.output("y", op(graph.input("x", x.shape), -1))
     expected = (np.max if op is F.amax else np.min)(x, -1)
     np.testing.assert_array_equal(grt.compile(graph, target="cpu")(x=x)["y"], expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1, 1), (2, 1, 3)])
+def test_axes_of_length_one(shape: tuple[int, ...], target: str, rng: np.random.Generator) -> None:
+    """Reductions, losses and what is chosen along an axis that has one element."""
+    graph = grt.Graph()
+    x, target_class = graph.input("x", shape), graph.input("target", (shape[0], *shape[2:]), "int64")
+    loss = F.nll_loss(F.log_softmax(x, 1), target_class)
+    graph.output("loss", loss)
+    graph.output("dx", grt.grad(loss, [x])[0])
+    graph.output("chosen", F.sum(F.where(F.eq(F.arange(graph, 1), F.unsqueeze(F.amax(target_class), -1)), x[..., :1], 0.0), -1))
+    for d in range(len(shape)):
+        for f in (F.sum, F.amax, F.prod, F.argmax, F.logsumexp, F.softmax, F.cumsum):
+            graph.output(f"{f.__name__}{d}", f(x * 2.0, d))
+    check(graph, {"x": rng.standard_normal(shape).astype(np.float32), "target": np.zeros((shape[0], *shape[2:]), int)}, target)
