@@ -16,7 +16,7 @@ from graphrt.errors import ShapeError
 from graphrt.types import as_dtype
 
 DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
-LONG = 520 if INTERPRETED else 2600  # more than a block of the cpu, and than what Triton keeps of a column
+LONG = 520 if INTERPRETED else 2600  # more than a block of the cpu, or than what Triton keeps of a column
 
 
 def compiled(target: str, feeds: dict[str, np.ndarray], build: Callable[..., dict[str, grt.Value]]) -> tuple[grt.Program, Any]:
@@ -73,9 +73,9 @@ def test_long_rows_and_columns(target: str, rng: np.random.Generator) -> None:
     x = rng.standard_normal((2, LONG)).astype(np.float32)
     x[:, [7, LONG - 2]], x[:, [LONG // 2, LONG - 1]] = 9.0, -9.0
     x[1, LONG - 5] = np.nan
-    _, rows = compiled(target, {"x": x}, lambda v: both(v, 1))
-    _, columns = compiled(target, {"x": np.ascontiguousarray(x.T)}, lambda v: both(v, 0))
-    for found in (rows, columns):
+    made = [compiled(target, {"x": np.ascontiguousarray(x.T)}, lambda v: both(v, 0))]
+    made += [] if INTERPRETED else [compiled(target, {"x": x}, lambda v: both(v, 1))]  # which takes the interpreter a minute
+    for _, found in made:
         np.testing.assert_array_equal(found["at"], [7, LONG - 5])
         np.testing.assert_array_equal(found["where"], [LONG // 2, LONG - 5])
         np.testing.assert_array_equal(found["most"], [9.0, np.nan])

@@ -68,6 +68,23 @@ def test_gradients_find_the_extremes_that_they_compare_with(target: str, rng: np
     np.testing.assert_array_equal(np.sort(found["order"], 1), np.broadcast_to(np.arange(length), (8, length)))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_halves_are_compared_as_they_are_stored(dtype: str, target: str, rng: np.random.Generator) -> None:
+    """Though they are computed in float32, and what is compared may be computed again: here behind a row too long to keep."""
+    length = 40 if INTERPRETED else 40_000
+    x = rng.standard_normal((2, length)).astype(as_dtype(dtype).numpy)
+
+    def build(x: grt.Value) -> dict[str, grt.Value]:
+        y = x * 1.7 + 0.3
+        most, at = F.max(y, 1, keepdim=True)
+        dy = grt.grad(F.sum(F.amax(y, 1)), [y])[0]
+        return {"share": F.sum(dy, 1), "same": F.eq(F.take_along_dim(y, at, 1), most), "kept": most}
+
+    found = run(target, {"x": x}, build)
+    np.testing.assert_allclose(found["share"].astype(np.float32), [1, 1], rtol=0.01)
+    assert found["same"].all()
+
+
 def test_zeros_of_both_signs_are_two_constants(target: str) -> None:
     x = np.array([1.0, -1.0, 2.0], np.float32)
     found = run(

@@ -164,6 +164,7 @@ class Emitter:
         self.schedule, self.group, self.axes, self.counter = schedule, group, axes_map, counter
         self.known: dict[Any, Var] = {}
         self.numbers: dict[Var, Any] = {}  # constants, to be converted here and not by the target
+        self.rounded: set[Var] = set()  # hold halves
         self.block = Block(())
         self.members = {*group.nodes, *group.inlined}
 
@@ -198,7 +199,9 @@ class Emitter:
     def cast(self, x: Var, like: Any) -> Var:
         dtype = like.dtype if isinstance(like, Var) else as_dtype(like)
         if dtype in HALVES and x.dtype.is_float:  # round to half, then compute on in float
-            return self.cast(self.emit("cast", (x,), dtype), float32)
+            half = self.cast(self.emit("cast", (x,), dtype), float32)
+            self.rounded.add(half)
+            return half
         dtype = compute_dtype(dtype)
         if x in self.numbers:
             number = self.numbers[x]
@@ -297,11 +300,22 @@ class Emitter:
                 return self.emit("sum_runs", (operands[0], node.inputs[0].shape[1]), operands[0].dtype)
             if node.op.kind is Kind.GATHER:
                 return self.where(self._inside(node, needs[0]), operands[1], self.const(0, v.dtype))
+            if v.dtype.is_bool:
+                operands = [self.as_stored(x, of.dtype) for x, of in zip(operands, node.inputs, strict=True)]
             assert node.op.body is not None
             return node.op.body(self, *([index] if node.op.kind is Kind.RANDOM else []), *operands, **node.attrs)
         place = self.schedule.home[v]
         where = (place.slot, place.offset(self.place(index)), self.guarded(guards))
-        return self.cast(self.emit("load", where, v.dtype), compute_dtype(v.dtype))
+        loaded = self.cast(self.emit("load", where, v.dtype), compute_dtype(v.dtype))
+        self.rounded.add(loaded)
+        return loaded
+
+    def as_stored(self, x: Var, dtype: DType) -> Var:
+        """``x`` rounded to ``dtype``: what is compared must not depend on whether it was stored."""
+        number = self.numbers.get(x)
+        if dtype not in HALVES or x in self.rounded or (number is not None and float(dtype.numpy.type(number)) == number):
+            return x
+        return self.cast(x, dtype)
 
     def _view(self, node: Node, index: Index, needs: list[Read]) -> Var:
         assert node.op.pull is not None
@@ -404,6 +418,7 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
         for node in group.nodes:
             if node.op.kind is Kind.REDUCTION and level[node] == number:
                 x = emitter.read(node.inputs[0], group.domain)
+                x = emitter.as_stored(x, node.inputs[0].dtype) if len(node.outputs) > 1 else x  # elements are compared
                 results = [emitter.new(x.dtype), *(emitter.new(v.dtype) for v in node.outputs[1:])]
                 folds.append(Fold(node.attrs["op"], x, *results))
                 rows.update({("read", v, group.index[v]): var for v, var in zip(node.outputs, results, strict=True)})
