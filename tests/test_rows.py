@@ -141,6 +141,29 @@ def test_shares_of_a_sum_of_exponentials(spread: float, shown: str) -> None:
         np.testing.assert_allclose(found, exact[name], rtol=3e-6, atol=1e-37, err_msg=name)
 
 
+@pytest.mark.parametrize("columns", [255, 256, 1000])
+def test_shares_with_numerators_of_their_own(columns: int) -> None:
+    """A guess cancels out of what is divided by the sum, whatever else is in the quotient; each alone in its kernel."""
+    x, s = special_rows(columns, 1.0)[:1].repeat(3, 0), np.float32([[0.5], [3.0], [-1.0]])
+    x = x + np.float32([[0.0], [1.0], [2.0]])
+    wide = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True).astype(np.float64))
+    total = wide.sum(-1, keepdims=True)
+    forms: list[tuple[Callable[..., grt.Value], np.ndarray]] = [
+        (lambda e, t, s: e * (s / t), wide * (s / total)),
+        (lambda e, t, s: e * (1.0 / t) * s, wide / total * s),
+        (lambda e, t, s: e / t + s / t, (wide + s) / total),
+        (lambda e, t, s: e * (1.0 / t) + e * 0.5, wide / total + wide * 0.5),
+        (lambda e, t, s: (e * e) * (1.0 / t), wide * wide / total),
+    ]
+    for number, (form, expected) in enumerate(forms):
+        graph = grt.Graph()
+        values, scale = graph.input("x", x.shape), graph.input("s", s.shape)
+        powers = F.exp(values - F.amax(values, -1, keepdim=True))
+        graph.output("y", form(powers, F.sum(powers, -1, keepdim=True), scale))
+        found = grt.compile(graph, target="cpu")(x=x, s=s)["y"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7, err_msg=f"form {number}")
+
+
 def test_bounded_exponentials_are_within_two_ulp() -> None:
     """Over their normal range; results below it are 0, and so are those of minus infinity."""
     x = np.zeros((2, 100_001), np.float32)  # the largest is 0

@@ -125,7 +125,9 @@ def plainly(graph: grt.Graph) -> grt.Program:
 @given(st.data())
 def test_rewritten_rows_compute_what_they_did(data: st.DataObject) -> None:
     built = Builder(data.draw, data.draw(st.sampled_from(LENGTHS)))
-    for _ in range(data.draw(st.integers(1, 8))):
+    if data.draw(st.booleans()):
+        built.full.append(shares(built, built.full[0], built.row[0]))
+    for _ in range(data.draw(st.integers(1, 6))):
         built.step()
     graph, values = built.graph, [*built.full[2:], *built.row[1:]]
     for i in data.draw(st.sets(st.integers(0, len(values) - 1), min_size=1, max_size=4)):
