@@ -9,7 +9,7 @@ import math
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import apply, broadcast_to, cast, dim_index, full_precision, function, require_float
+from graphrt.ops.base import apply, broadcast_to, cast, dim_index, full_precision, function, in_float32, require_float
 from graphrt.ops.elementwise import (
     abs,
     erf,
@@ -104,12 +104,14 @@ def softshrink(input: Value, lambd: float = 0.5) -> Value:
 
 
 @function
+@in_float32
 def hardsigmoid(input: Value) -> Value:
     """``relu6(input + 3) / 6`` (MobileNetV3's)."""
     return hardtanh(input + 3.0, 0.0, 6.0) * (1 / 6)
 
 
 @function
+@in_float32
 def hardswish(input: Value) -> Value:
     """``input * relu6(input + 3) / 6`` (Howard et al., "MobileNetV3", 2019)."""
     low, high = le(input, -3.0), ge(input, 3.0)
@@ -126,12 +128,14 @@ def _below(input: Value, alpha: float) -> Value:
 
 
 @function
+@in_float32
 def elu(input: Value, alpha: float = 1.0) -> Value:
     """``input`` where positive, else ``alpha * (exp(input) - 1)`` (Clevert et al., 2015)."""
     return where(input > 0.0, input, _below(input, alpha))
 
 
 @function
+@in_float32
 def selu(input: Value) -> Value:
     """ELU with the two constants that keep mean and variance (Klambauer et al., 2017)."""
     alpha, scale = 1.6732632423543772, 1.0507009873554805
@@ -139,6 +143,7 @@ def selu(input: Value) -> Value:
 
 
 @function
+@in_float32
 def celu(input: Value, alpha: float = 1.0) -> Value:
     """``input`` where positive, else ``alpha * (exp(input / alpha) - 1)`` (Barron, 2017)."""
     if alpha == 0:
@@ -147,6 +152,7 @@ def celu(input: Value, alpha: float = 1.0) -> Value:
 
 
 @function
+@in_float32
 def softplus(input: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
     """``log(1 + exp(beta * input)) / beta``; ``input`` itself where ``beta * input`` is above ``threshold``."""
     if beta == 0:
@@ -161,36 +167,42 @@ def _softplus(z: Value) -> Value:
 
 
 @function
+@in_float32
 def logsigmoid(input: Value) -> Value:
     """``log(sigmoid(input))`` without overflow."""
     return minimum(input, 0.0) - log1p(exp(-abs(input)))
 
 
 @function
+@in_float32
 def softsign(input: Value) -> Value:
     """``input / (1 + |input|)``."""
     return input / (abs(input) + 1.0)
 
 
 @function
+@in_float32
 def tanhshrink(input: Value) -> Value:
     """``input - tanh(input)``."""
     return input - tanh(input)
 
 
 @function
+@in_float32
 def silu(input: Value) -> Value:
     """``input * sigmoid(input)``, also called swish."""
     return input * sigmoid(input)
 
 
 @function
+@in_float32
 def mish(input: Value) -> Value:
     """``input * tanh(softplus(input))`` (Misra, 2019)."""
     return input * tanh(softplus(input))
 
 
 @function
+@in_float32
 def gelu(input: Value, approximate: str = "none") -> Value:
     """``input * Phi(input)`` (Hendrycks and Gimpel, 2016), exact by erf or approximated by tanh."""
     if approximate == "tanh":
@@ -202,6 +214,7 @@ def gelu(input: Value, approximate: str = "none") -> Value:
 
 
 @function
+@in_float32
 def glu(input: Value, dim: int = -1) -> Value:
     """The first half along ``dim`` times the sigmoid of the second (Dauphin et al., 2017)."""
     at = dim_index(dim, input.ndim)
@@ -246,6 +259,7 @@ def softmin(input: Value, dim: int = -1) -> Value:
 
 
 @function
+@in_float32
 def gumbel_softmax(logits: Value, tau: float = 1.0, hard: bool = False, dim: int = -1) -> Value:
     """A sample of the Gumbel-softmax distribution (Jang et al., 2017); ``hard`` makes it one-hot with the soft gradient."""
     if tau <= 0:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.activation import softmax
-from graphrt.ops.base import broadcast_shape, cast, function, require_float, tensor
+from graphrt.ops.base import broadcast_shape, cast, function, in_float32, require_float, tensor
 from graphrt.ops.contraction import matmul
 from graphrt.ops.dropout import dropout
 from graphrt.ops.elementwise import eq, exp, ge, stop_gradient, where
 from graphrt.ops.reduction import amax, sum
 from graphrt.ops.source import iota
 from graphrt.ops.view import reshape, transpose
+from graphrt.types import HALVES
 
 
 def masked(scores: Value, mask: Value, what: str = "attn_mask") -> Value:
@@ -31,6 +32,7 @@ def masked(scores: Value, mask: Value, what: str = "attn_mask") -> Value:
     return scores + cast(mask, scores.dtype)
 
 
+@in_float32
 def masked_softmax(scores: Value) -> Value:
     """softmax over the last dimension, but 0 in a row that is -inf everywhere."""
     top = stop_gradient(amax(scores, -1, keepdim=True))
@@ -82,6 +84,8 @@ def scaled_dot_product_attention(
         raise ArgumentError("is_causal must not be True together with attn_mask; make the mask causal")
     factor = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else float(scale)
     q = query if group == 1 else _heads(query, group, True)
+    if q.dtype in HALVES:  # whose range the products could leave
+        q, factor = q * factor, 1.0
     scores = matmul(q, transpose(key, -1, -2)) * factor
     if group > 1:
         scores = _heads(scores, group, False)

@@ -126,31 +126,62 @@ def _spelled(hint: Any) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
+def in_float32(f: F) -> F:
+    """Makes ``f`` compute operands of a half type in float32 and round each of its results once, at its end."""
+    return _widening(f, lambda graph: False)
+
+
 def full_precision(f: F) -> F:
-    """Makes ``f`` take half-precision operands in float32 while ``Graph.autocast`` is on, as torch.autocast has it."""
+    """As ``in_float32``, but results stay float32 while ``Graph.autocast`` is on, as torch.autocast has it."""
+    return _widening(f, lambda graph: graph.half is not None)
+
+
+def _widening(f: F, stays: Callable[[Graph], bool]) -> F:
+    """``f`` on widened operands; results of operands of one half type become that again, unless ``stays``."""
 
     @functools.wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        graph = graph_of(*args, *kwargs.values())
-        if graph is None or graph.half is None:
+        floats = {v.dtype for v in _values((args, *kwargs.values())) if v.dtype.is_float}
+        if floats.isdisjoint(HALVES):
             return f(*args, **kwargs)
-        return f(*map(widened, args), **{name: widened(v) for name, v in kwargs.items()})
+        graph = graph_of(*args, *kwargs.values())
+        assert graph is not None
+        float32_stays = stays(graph)
+        if len(floats) > 1 and not float32_stays:
+            return f(*args, **kwargs)  # promotion makes them float32, or ``f`` refuses them
+        y = f(*map(widened, args), **{name: widened(v) for name, v in kwargs.items()})
+        return y if float32_stays else _narrowed(y, floats.pop())
 
     return wrapped  # type: ignore[return-value]
 
 
+def _values(x: Any) -> Iterator[Value]:
+    """The values in ``x``, a value, anything else, or lists and tuples of them."""
+    if isinstance(x, Value):
+        yield x
+    elif isinstance(x, list | tuple):
+        for part in x:
+            yield from _values(part)
+
+
+def _narrowed(y: Any, half: DType) -> Any:
+    """``y``, a value or a tuple of them, with what is float32 as ``half``."""
+    if isinstance(y, tuple):
+        return tuple(_narrowed(v, half) for v in y)
+    return cast(y, half) if y.dtype is float32 else y
+
+
 def widened(x: Any) -> Any:
-    """``x`` in float32 if it is a Value of a half type: what sums and statistics are computed from."""
+    """``x`` in float32 if it is a Value of a half type, or a list or tuple of such: what sums and statistics are made from."""
+    if isinstance(x, list | tuple):
+        return type(x)(map(widened, x)) if any(isinstance(v, Value) for v in x) else x
     return cast(x, float32) if isinstance(x, Value) and x.dtype in HALVES else x
 
 
 def graph_of(*args: Any) -> Graph | None:
     """The graph of the first Value among ``args`` (lists and tuples of values included), or that a module is building."""
-    for arg in args:
-        if isinstance(arg, Value):
-            return arg.graph
-        if isinstance(arg, list | tuple) and (found := graph_of(*arg)) is not None:
-            return found
+    if (found := next(_values(args), None)) is not None:
+        return found.graph
     return BUILDING.get() if any(isinstance(arg, Stand) for arg in args) else None
 
 

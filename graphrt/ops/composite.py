@@ -8,7 +8,7 @@ import ml_dtypes
 
 from graphrt.errors import ArgumentError, DTypeError
 from graphrt.ir import Value
-from graphrt.ops.base import cast, function, lift
+from graphrt.ops.base import cast, function, in_float32, lift
 from graphrt.ops.elementwise import (
     abs,
     div,
@@ -45,18 +45,21 @@ def masked_fill(input: Value, mask: Value, value: Operand) -> Value:
 
 
 @function
+@in_float32
 def lerp(input: Value, end: Value, weight: Value | float) -> Value:
     """``input + weight * (end - input)``."""
     return input + (end - input) * weight
 
 
 @function
+@in_float32
 def addcmul(input: Value, tensor1: Value, tensor2: Value, value: float = 1) -> Value:
     """``input + value * tensor1 * tensor2``."""
     return input + (tensor1 * tensor2 if value == 1 else tensor1 * tensor2 * value)
 
 
 @function
+@in_float32
 def addcdiv(input: Value, tensor1: Value, tensor2: Value, value: float = 1) -> Value:
     """``input + value * tensor1 / tensor2``."""
     return input + (tensor1 / tensor2 if value == 1 else tensor1 / tensor2 * value)
@@ -157,6 +160,7 @@ def logical_xor(input: Value, other: Value) -> Value:
 
 
 @function
+@in_float32
 def logaddexp(input: Value, other: Value) -> Value:
     """``log(exp(input) + exp(other))`` without overflow."""
     a, b = lift(input, other)
@@ -165,6 +169,7 @@ def logaddexp(input: Value, other: Value) -> Value:
 
 
 @function
+@in_float32
 def hypot(input: Value, other: Value) -> Value:
     """``sqrt(input**2 + other**2)`` without overflow."""
     a, b = (abs(v) for v in lift(input, other))
@@ -175,6 +180,7 @@ def hypot(input: Value, other: Value) -> Value:
 
 
 @function
+@in_float32
 def sinc(input: Value) -> Value:
     """``sin(pi * input) / (pi * input)``, 1 at 0."""
     z = input * math.pi
@@ -212,6 +218,7 @@ def copysign(input: Value, other: Operand) -> Value:
 
 
 @function
+@in_float32
 def xlogy(input: Value, other: Operand) -> Value:
     """``input * log(other)``, 0 where ``input`` is 0 unless ``other`` is NaN."""
     a, b = lift(input, other)

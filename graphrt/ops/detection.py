@@ -13,7 +13,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, broadcast_to, cast, function, ntuple, require_float, tensor
+from graphrt.ops.base import apply, broadcast_to, cast, function, in_float32, ntuple, require_float, tensor
 from graphrt.ops.elementwise import eq, floor, ge, gt, le, logical_and, lt, maximum, minimum, where
 from graphrt.ops.indexing import index_select, scatter, take
 from graphrt.ops.reduction import amax, mean
@@ -61,6 +61,7 @@ def _boxes(boxes: Value, width: int, what: str = "boxes") -> Value:
 
 
 @function
+@in_float32
 def box_area(boxes: Value) -> Value:
     """Area of each of [N, 4] boxes, as [N]."""
     b = _boxes(boxes, 4)
@@ -68,6 +69,7 @@ def box_area(boxes: Value) -> Value:
 
 
 @function
+@in_float32
 def box_iou(boxes1: Value, boxes2: Value) -> Value:
     """Intersection over union of each of [N, 4] with each of [M, 4] boxes, as [N, M]."""
     a, b = unsqueeze(_boxes(boxes1, 4, "boxes1"), 1), unsqueeze(_boxes(boxes2, 4, "boxes2"), 0)
@@ -108,6 +110,7 @@ def _regions(input: Value, boxes: Value, output_size: int | Sequence[int]) -> tu
 
 
 @function
+@in_float32
 def roi_align(
     input: Value,
     boxes: Value,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import broadcast_to, function, require_float
+from graphrt.ops.base import broadcast_to, function, in_float32, require_float
 from graphrt.ops.elementwise import ge, where
 from graphrt.ops.random import uniform
 
@@ -40,6 +40,7 @@ def _alpha_dropout(input: Value, p: float, training: bool, channels: bool) -> Va
 
 
 @function
+@in_float32
 def dropout(input: Value, p: float = 0.5, training: bool = True) -> Value:
     """Zeroes each element with probability ``p`` and scales the rest by ``1/(1-p)``; the identity unless ``training``.
 
@@ -49,24 +50,28 @@ def dropout(input: Value, p: float = 0.5, training: bool = True) -> Value:
 
 
 @function
+@in_float32
 def feature_dropout(input: Value, p: float = 0.5, training: bool = True) -> Value:
     """``dropout`` of whole channels of [N, C, ...] (Tompson et al., 2015)."""
     return _dropout(input, p, training, True)
 
 
 @function
+@in_float32
 def dropout1d(input: Value, p: float = 0.5, training: bool = True) -> Value:
     """``dropout`` of whole channels of [N, C, L] or [C, L]."""
     return _of_rank(input, p, training, 1)
 
 
 @function
+@in_float32
 def dropout2d(input: Value, p: float = 0.5, training: bool = True) -> Value:
     """``dropout`` of whole channels of [N, C, H, W] or [C, H, W]."""
     return _of_rank(input, p, training, 2)
 
 
 @function
+@in_float32
 def dropout3d(input: Value, p: float = 0.5, training: bool = True) -> Value:
     """``dropout`` of whole channels of [N, C, D, H, W] or [C, D, H, W]."""
     return _of_rank(input, p, training, 3)
@@ -81,12 +86,14 @@ def _of_rank(input: Value, p: float, training: bool, rank: int) -> Value:
 
 
 @function
+@in_float32
 def alpha_dropout(input: Value, p: float = 0.5, training: bool = False) -> Value:
     """Dropout to SELU's lowest value, with mean and variance kept (Klambauer et al., 2017)."""
     return _alpha_dropout(input, p, training, False)
 
 
 @function
+@in_float32
 def feature_alpha_dropout(input: Value, p: float = 0.5, training: bool = False) -> Value:
     """``alpha_dropout`` of whole channels of [N, C, ...]."""
     return _alpha_dropout(input, p, training, True)

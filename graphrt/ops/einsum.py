@@ -13,7 +13,19 @@ from typing import Any
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import biased, broadcast_shape, cast, dim_index, function, integer, integers, lift, require_float, tensor
+from graphrt.ops.base import (
+    biased,
+    broadcast_shape,
+    cast,
+    dim_index,
+    function,
+    in_float32,
+    integer,
+    integers,
+    lift,
+    require_float,
+    tensor,
+)
 from graphrt.ops.contraction import matmul
 from graphrt.ops.elementwise import abs, eq, maximum, ne, pow, sqrt, where
 from graphrt.ops.movement import diagonal, roll
@@ -281,6 +293,7 @@ def kron(input: Value, other: Value) -> Value:
 
 
 @function
+@in_float32
 def cross(input: Value, other: Value, dim: int | None = None) -> Value:
     """The vector product along ``dim`` of size 3 (the first such one when None)."""
     a, b = lift(input, other)
@@ -311,6 +324,7 @@ def _euclidean(x1: Value, x2: Value) -> Value:
 
 
 @function
+@in_float32
 def cdist(x1: Value, x2: Value, p: float = 2.0, compute_mode: str = _MODES[0]) -> Value:
     """The p-norm of each difference: [..., n, k] and [..., m, k] -> [..., n, m]; batches broadcast.
 

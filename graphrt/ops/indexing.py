@@ -16,7 +16,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, dim_index, function, tensor
+from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, dim_index, function, in_float32, tensor, widened
 from graphrt.ops.elementwise import eq, ge, lt, maximum, minimum, stop_gradient, where
 from graphrt.ops.slicing import getitem
 from graphrt.ops.source import iota
@@ -92,12 +92,13 @@ def _identity(op: str, dtype: np.dtype) -> Any:
 
 
 def _reference_scatter(index: np.ndarray, src: np.ndarray, dim: int, size: int, op: str) -> np.ndarray:
-    y = np.full((*src.shape[:dim], size, *src.shape[dim + 1 :]), _identity(op, src.dtype), src.dtype)
+    wide = np.float64 if src.dtype.kind == "f" else src.dtype
+    y = np.full((*src.shape[:dim], size, *src.shape[dim + 1 :]), _identity(op, src.dtype), wide)
     at = np.indices(index.shape)
     inside = (index >= 0) & (index < size)
     place = tuple(index[inside] if d == dim else at[d][inside] for d in range(src.ndim))
     _SCATTER[op].at(y, place, src[inside])
-    return y
+    return y.astype(src.dtype)
 
 
 def _scatter_vjp(node: Node, dy: Value) -> list[Value | None]:
@@ -107,9 +108,10 @@ def _scatter_vjp(node: Node, dy: Value) -> list[Value | None]:
         return [None, apply("gather", dy, index, dim=dim)]
     if op == "prod":
         raise ArgumentError("a product of scattered elements has no gradient; scatter logarithms, or use sum, max or min")
-    winner = cast(eq(src, apply("gather", node.outputs[0], index, dim=dim)), src.dtype)  # equal extremes share
+    dy = widened(dy)
+    winner = cast(eq(src, apply("gather", node.outputs[0], index, dim=dim)), dy.dtype)  # equal extremes share
     share = dy / _scatter(index, winner, dim, size)
-    return [None, where(winner > 0.0, apply("gather", share, index, dim=dim), 0.0)]
+    return [None, cast(where(winner > 0.0, apply("gather", share, index, dim=dim), 0.0), src.dtype)]
 
 
 def _scatter_samples(rng: np.random.Generator) -> list[Sample]:
@@ -282,6 +284,7 @@ def scatter(input: Value, dim: int, index: Value, src: Any) -> Value:
 
 
 @function
+@in_float32
 def scatter_add(input: Value, dim: int, index: Value, src: Value) -> Value:
     """``input`` with ``out[i][index[i][j][k]][k] += src[i][j][k]`` for dim 1."""
     at = dim_index(dim, tensor(input).ndim)
@@ -290,6 +293,7 @@ def scatter_add(input: Value, dim: int, index: Value, src: Value) -> Value:
 
 
 @function
+@in_float32
 def scatter_reduce(input: Value, dim: int, index: Value, src: Value, reduce: str, include_self: bool = True) -> Value:
     """``input`` joined with the elements of ``src`` sent to it by "sum", "mean", "amax" or "amin".
 
@@ -316,6 +320,7 @@ def scatter_reduce(input: Value, dim: int, index: Value, src: Value, reduce: str
 
 
 @function
+@in_float32
 def index_add(input: Value, dim: int, index: Value, source: Value, alpha: float = 1) -> Value:
     """``input`` with the slices of ``source`` along ``dim``, times ``alpha``, added at the 1-D ``index``."""
     at, positions = dim_index(dim, tensor(input).ndim), _index(index)

@@ -9,7 +9,7 @@ import ml_dtypes
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import cast, dim_index, function, require_float, widened
+from graphrt.ops.base import cast, dim_index, function, in_float32, require_float, widened
 from graphrt.ops.elementwise import abs, pow, rsqrt, stop_gradient, where
 from graphrt.ops.reduction import mean, norm
 from graphrt.ops.slicing import pad
@@ -178,6 +178,7 @@ def rms_norm(
 
 
 @function
+@in_float32
 def local_response_norm(input: Value, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Value:
     """``input / (k + alpha * mean)**beta`` with the mean of squares over ``size`` neighbouring channels (AlexNet, 2012).
 
@@ -197,6 +198,7 @@ def local_response_norm(input: Value, size: int, alpha: float = 1e-4, beta: floa
 
 
 @function
+@in_float32
 def normalize(input: Value, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Value:
     """``input`` divided by its p-norm along ``dim``, which is taken to be at least ``eps``."""
     length = norm(input, p, dim, keepdim=True)
@@ -204,6 +206,7 @@ def normalize(input: Value, p: float = 2.0, dim: int = 1, eps: float = 1e-12) ->
 
 
 @function
+@in_float32
 def weight_norm(v: Value, g: Value, dim: int | None = 0) -> Value:
     """``g * v / |v|``, the norm taken over all dimensions but ``dim`` (Salimans and Kingma, 2016); g has its shape."""
     at = None if dim is None else dim_index(dim, v.ndim)

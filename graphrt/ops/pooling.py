@@ -13,7 +13,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import apply, cast, dim_index, function, ntuple, require_float, tensor
+from graphrt.ops.base import apply, cast, dim_index, function, in_float32, ntuple, require_float, tensor
 from graphrt.ops.convolution import paddings
 from graphrt.ops.elementwise import pow as power
 from graphrt.ops.indexing import gather
@@ -293,7 +293,7 @@ def _define_avg(rank: int) -> Callable[..., Any]:
     doc = """Mean of each window of <input>; padding counts as zero elements unless ``count_include_pad`` is False.
 
     ``divisor_override`` divides the sum instead of the number of elements. Raises ShapeError, ArgumentError."""
-    return _public(rank, "avg_pool", doc, f)
+    return _public(rank, "avg_pool", doc, in_float32(f))
 
 
 def _define_lp(rank: int) -> Callable[..., Any]:
@@ -301,7 +301,7 @@ def _define_lp(rank: int) -> Callable[..., Any]:
         return _lp_pool(rank, input, norm_type, kernel_size, stride, ceil_mode)
 
     doc = "``sum(input ** norm_type) ** (1 / norm_type)`` of each window of <input>."
-    return _public(rank, "lp_pool", doc, f)
+    return _public(rank, "lp_pool", doc, in_float32(f))
 
 
 def _define_adaptive_avg(rank: int) -> Callable[..., Any]:
@@ -309,7 +309,7 @@ def _define_adaptive_avg(rank: int) -> Callable[..., Any]:
         return _adaptive_avg_pool(rank, input, output_size)
 
     doc = "Means of <input> over ``output_size`` windows of nearly equal size; None keeps a dimension's size."
-    return _public(rank, "adaptive_avg_pool", doc, f)
+    return _public(rank, "adaptive_avg_pool", doc, in_float32(f))
 
 
 def _define_adaptive_max(rank: int) -> Callable[..., Any]:
@@ -335,12 +335,14 @@ def _spatial_rank(input: Value, what: str) -> int:
 
 
 @function
+@in_float32
 def global_avg_pool(input: Value) -> Value:
     """Mean of each channel of [N, C, *spatial], as [N, C, 1, ...]."""
     return _avg_pool(_spatial_rank(input, "global_avg_pool"), input, input.shape[2:], None, 0, False, True)
 
 
 @function
+@in_float32
 def global_avg_pool2d(input: Value) -> Value:
     """Mean over H and W of [N, C, H, W], as [N, C, 1, 1]."""
     return avg_pool2d(input, tensor(input).shape[2:])
@@ -353,6 +355,7 @@ def global_max_pool(input: Value) -> Value:
 
 
 @function
+@in_float32
 def channel_pool(input: Value, kernel_size: int, stride: int | None = None, mode: str = "max") -> Value:
     """Pooling across the channels of [N, C, *rest]: windows of ``kernel_size`` of them; ``mode`` max, sum or avg."""
     if tensor(input).ndim < 2:

@@ -15,12 +15,24 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, broadcast_to, cast, dim_indices, full_precision, function, require_float, tensor
+from graphrt.ops.base import (
+    apply,
+    broadcast_to,
+    cast,
+    dim_indices,
+    full_precision,
+    function,
+    in_float32,
+    require_float,
+    tensor,
+    widened,
+)
 from graphrt.ops.elementwise import abs, eq, log, lt, ne, pow, sqrt, stop_gradient, where
 from graphrt.ops.elementwise import exp as _exp
 from graphrt.ops.linear import factored
 from graphrt.ops.routing import moved
-from graphrt.ops.view import reshape
+from graphrt.ops.scan import cumprod
+from graphrt.ops.view import permute, reshape
 from graphrt.types import Shape, TensorType, int64
 
 Dims = int | Sequence[int] | None  # None and () mean all dimensions
@@ -52,37 +64,40 @@ def _reduce_vjp(node: Node, dy: Value) -> list[Value | None]:
     if op == "sum":
         return [widen(dy)]
     if op == "prod":
-        return [widen(dy) * _others(x, dims)]
-    tie = cast(eq(x, widen(y)), x.dtype)  # equal extremes share the gradient, as torch's amax does
-    return [tie * widen(dy / apply("reduce", tie, op="sum", dims=dims))]
+        return [cast(widen(widened(dy)) * _others(widened(x), dims), x.dtype)]
+    tie = cast(eq(x, widen(y)), widened(dy).dtype)  # equal extremes share the gradient, as torch's amax does
+    return [cast(tie * widen(widened(dy) / apply("reduce", tie, op="sum", dims=dims)), x.dtype)]
 
 
 def _others(x: Value, dims: Sequence[int]) -> Value:
-    """For each element the product of all others along ``dims``, right also where zeros are among them."""
-    zero = eq(x, 0.0)
-    ones = where(zero, 1.0, x)
-    count = apply("reduce", cast(zero, x.dtype), op="sum", dims=tuple(dims))
-    product = apply("reduce", ones, op="prod", dims=tuple(dims))
-    shape = _keep(x.shape, dims)
-    count, product = (broadcast_to(reshape(v, shape), x.shape) for v in (count, product))
-    alone = where(zero, eq(count, 1.0), eq(count, 0.0))
-    return where(alone, product / ones, 0.0)
+    """For each element the product of all others along ``dims``: of those before it, and those behind."""
+    order = [*(d for d in range(x.ndim) if d not in dims), *dims]
+    lines = permute(x, order)
+    line = reshape(lines, (*lines.shape[: x.ndim - len(dims)], -1)) if x.type.size else lines
+    others = cumprod(line, -1, exclusive=True) * cumprod(line, -1, reverse=True, exclusive=True)
+    return permute(reshape(others, lines.shape), [order.index(d) for d in range(x.ndim)])
 
 
 def _split_reduce(node: Node, splits: int) -> list[Value]:
-    """Reduces the first reduced dimension that ``splits`` divides in two steps."""
-    x, dims, op = node.inputs[0], node.attrs["dims"], node.attrs["op"]
+    """Reduces the first reduced dimension that ``splits`` divides in two steps, halves in float32."""
+    x, dims, op = widened(node.inputs[0]), node.attrs["dims"], node.attrs["op"]
     at = next((d for d in dims if x.shape[d] % splits == 0), None)
     if at is None:
-        return [apply("reduce", x, op=op, dims=dims)]
+        return [apply("reduce", node.inputs[0], op=op, dims=dims)]
     parts = reshape(x, (*x.shape[:at], splits, x.shape[at] // splits, *x.shape[at + 1 :]))
     partial = apply("reduce", parts, op=op, dims=tuple(d + (d >= at) for d in dims))
-    return [apply("reduce", partial, op=op, dims=(len([d for d in range(at) if d not in dims]),))]
+    whole = apply("reduce", partial, op=op, dims=(len([d for d in range(at) if d not in dims]),))
+    return [cast(whole, node.types[0].dtype)]
 
 
 def _simplify_reduce(node: Node) -> Value | None:
     found = factored(node)
     return moved(node) if found is None else found
+
+
+def _reference_reduce(x: np.ndarray, op: str, dims: Shape) -> np.ndarray:
+    wide = x.astype(np.float64) if x.dtype.kind == "f" else x
+    return np.asarray(_NUMPY[op](wide, axis=tuple(dims))).astype(x.dtype)
 
 
 def _samples(rng: np.random.Generator) -> list[Sample]:
@@ -99,7 +114,7 @@ register(
         kind=Kind.REDUCTION,
         infer=_infer_reduce,
         vjp=_reduce_vjp,
-        reference=lambda x, op, dims: np.asarray(_NUMPY[op](x, axis=tuple(dims))).astype(x.dtype),
+        reference=_reference_reduce,
         samples=_samples,
         split=_split_reduce,
         simplify=_simplify_reduce,
@@ -131,6 +146,7 @@ def prod(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
 
 
 @function
+@in_float32
 def mean(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
     """Arithmetic mean over ``dim`` (all when None) of a float tensor."""
     require_float(input.dtype, "input of mean")
@@ -151,6 +167,7 @@ def amin(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
 
 
 @function
+@in_float32
 def var(input: Value, dim: Dims = None, correction: int = 1, keepdim: bool = False) -> Value:
     """Variance over ``dim`` in two passes, divided by ``count - correction``."""
     require_float(input.dtype, "input of var")
@@ -161,6 +178,7 @@ def var(input: Value, dim: Dims = None, correction: int = 1, keepdim: bool = Fal
 
 
 @function
+@in_float32
 def std(input: Value, dim: Dims = None, correction: int = 1, keepdim: bool = False) -> Value:
     """Standard deviation: the square root of ``var``."""
     return sqrt(var(input, dim, correction, keepdim))
@@ -191,6 +209,7 @@ def logsumexp(input: Value, dim: Dims, keepdim: bool = False) -> Value:
 
 
 @function
+@in_float32
 def norm(input: Value, p: float | str = "fro", dim: Dims = None, keepdim: bool = False) -> Value:
     """The p-norm over ``dim`` (all when None): "fro" is 2; inf and -inf the largest and smallest size, 0 the count.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import apply, broadcast_to, cast, function, require_float, tensor
+from graphrt.ops.base import apply, broadcast_to, cast, function, in_float32, require_float, tensor
 from graphrt.ops.elementwise import floor, maximum, minimum
 from graphrt.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from graphrt.ops.slicing import getitem
@@ -24,6 +24,7 @@ _MODES = ("nearest", "nearest-exact", "area", *_LINEAR)
 
 
 @function
+@in_float32
 def interpolate(
     input: Value,
     size: int | Sequence[int] | None = None,

@@ -1,10 +1,12 @@
 """Scans: each result along one dimension from those before it.
 
-One op with four associative operations; reversed scans are flips around it, which are views and cost nothing.
+One op with four associative operations, and the linear recurrence that their gradients are, which is its own gradient
+(Blelloch, "Prefix sums and their applications", 1990). Reversed scans are flips around them, which are views and cost nothing.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,8 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, broadcast_to, cast, dim_index, function, require_float, tensor
-from graphrt.ops.elementwise import eq, exp, ge, log, logical_and, logical_or, ne, where
+from graphrt.ops.base import apply, broadcast_to, cast, dim_index, function, require_float, tensor, widened
+from graphrt.ops.elementwise import abs, eq, exp, logical_and, logical_or, ne, where
 from graphrt.ops.indexing import gather
 from graphrt.ops.slicing import concat, flip, getitem
 from graphrt.ops.source import iota
@@ -33,42 +35,47 @@ def _infer_scan(input: TensorType, *, dim: int, op: str) -> Types:
     return (TensorType(input.shape, input.dtype),)
 
 
-def _back(x: Value, dim: int, op: str = "sum") -> Value:
-    """The scan from the end."""
-    return flip(apply("scan", flip(x, dim), dim=dim, op=op), dim)
-
-
 def _scan_vjp(node: Node, dy: Value) -> list[Value | None]:
     x, y, dim = node.inputs[0], node.outputs[0], node.attrs["dim"]
     if node.attrs["op"] == "sum":
-        return [_back(dy, dim)]
-    if node.attrs["op"] == "prod":
-        return [_product_gradient(x, y, dy, dim)]
-    if node.attrs["op"] == "logaddexp":  # both signs apart, in logarithms, so that nothing overflows
-        parts = []
-        for sign in (1.0, -1.0):
-            size = dy * sign
-            weight = where(size > 0.0, log(where(size > 0.0, size, 1.0)), float("-inf"))
-            parts.append(exp(_back(weight - y, dim, "logaddexp") + x))
-        return [parts[0] - parts[1]]
+        return [flip(apply("scan", flip(dy, dim), dim=dim, op="sum"), dim)]
+    if node.attrs["op"] in ("prod", "logaddexp"):
+        x, y, dy = (widened(v) for v in (x, y, dy))
+        if node.attrs["op"] == "prod":
+            dx = _previous(y, dim, 1.0) * _carried(x, dy, dim)
+        else:  # no exponent is positive
+            dx = exp(_less(x, y)) * _carried(exp(_less(_previous(y, dim), y)), dy, dim)
+        return [cast(dx, node.types[0].dtype)]
     winner = apply("scan", where(_leads(x, y), iota(x, dim), 0), dim=dim, op="max")
     return [apply("scatter", winner, dy, dim=dim, size=x.shape[dim], op="sum")]
 
 
-def _product_gradient(x: Value, y: Value, dy: Value, dim: int) -> Value:
-    """Right also from the first zero on: before it dy*y/x, at it the product of the others, behind it nothing."""
-    zero = eq(x, 0.0)
-    zeros = apply("scan", cast(zero, int64), dim=dim, op="sum")
-    first = logical_and(zero, eq(zeros, 1))
-    others = apply("scan", where(first, 1.0, x), dim=dim, op="prod")
-    before = _back(dy * y, dim) / where(zero, 1.0, x)
-    at = _back(where(ge(zeros, 1), dy * others, 0.0), dim)
-    return where(eq(zeros, 0), before, where(first, at, 0.0))
+def _previous(x: Value, dim: int, first: float | None = None) -> Value:
+    """What lies one place before each element along ``dim``; before the first one ``first``, or itself again."""
+    before = getitem(x, tuple(slice(0, n - 1 if d == dim else n) for d, n in enumerate(x.shape)))
+    edge = [1 if d == dim else n for d, n in enumerate(x.shape)]
+    start = getitem(x, tuple(map(slice, edge))) if first is None else broadcast_to(x.graph.constant(first, x.dtype), edge)
+    return concat([start, before], dim) if x.shape[dim] else x
+
+
+def _carried(decay: Value, dy: Value, dim: int) -> Value:
+    """The gradient of what a recurrence with ``decay`` adds: dy of each element, and what decays back from the next one."""
+    return flip(apply("recurrence", _previous(flip(decay, dim), dim), flip(dy, dim), dim=dim), dim)
+
+
+def _less(a: Value, b: Value) -> Value:
+    """``a - b``, 0 where both are the same infinity."""
+    return where(logical_and(eq(a, b), eq(abs(a), math.inf)), 0.0, a - b)
 
 
 def _leads(x: Value, best: Value) -> Value:
     """Where an element is the extreme so far; NaN is."""
     return logical_or(eq(x, best), ne(x, x)) if x.dtype.is_float else eq(x, best)
+
+
+def _reference_scan(x: np.ndarray, dim: int, op: str) -> np.ndarray:
+    wide = x.astype(np.float64) if x.dtype.kind == "f" else x
+    return np.asarray(_NUMPY[op].accumulate(wide, axis=dim), x.dtype) if x.size else x
 
 
 def _samples(rng: np.random.Generator) -> list[Sample]:
@@ -90,9 +97,52 @@ register(
         kind=Kind.SCAN,
         infer=_infer_scan,
         vjp=_scan_vjp,
-        reference=lambda x, dim, op: _NUMPY[op].accumulate(x, axis=dim) if x.size else x,
+        reference=_reference_scan,
         samples=_samples,
         template="scan",
+    )
+)
+
+
+def _infer_recurrence(decay: TensorType, input: TensorType, *, dim: int) -> Types:
+    if not decay.same(input) or not input.dtype.is_float:
+        raise DTypeError(f"decay and input must be of one floating-point type, got {decay} and {input}")
+    dim_index(dim, input.ndim)
+    return (TensorType(input.shape, input.dtype),)
+
+
+def _reference_recurrence(decay: np.ndarray, x: np.ndarray, dim: int) -> np.ndarray:
+    total, y = np.zeros(np.delete(x.shape, dim)), np.zeros(x.shape)
+    for r in range(x.shape[dim]):
+        at = (slice(None),) * dim + (r,)
+        y[at] = total = decay[at] * total + x[at]
+    return y.astype(x.dtype)
+
+
+def _recurrence_vjp(node: Node, dy: Value) -> list[Value | None]:
+    decay, y, dim = node.inputs[0], node.outputs[0], node.attrs["dim"]
+    dx = _carried(decay, dy, dim)
+    return [dx * _previous(y, dim, 0.0), dx]
+
+
+def _recurrence_samples(rng: np.random.Generator) -> list[Sample]:
+    found = []
+    for shape, dim in (((3, 4, 5), 0), ((3, 4, 5), 1), ((3, 4, 5), 2), ((2, 300), 1), ((1,), 0), ((2, 0), 1)):
+        decay, x = rng.uniform(-1, 1, shape), rng.standard_normal(shape)
+        found.append(Sample((decay.astype(np.float32), x.astype(np.float32)), {"dim": dim}))
+    return found
+
+
+register(  # y[i] = decay[i] * y[i - 1] + input[i]
+    OpDef(
+        name="recurrence",
+        kind=Kind.SCAN,
+        infer=_infer_recurrence,
+        vjp=_recurrence_vjp,
+        reference=_reference_recurrence,
+        samples=_recurrence_samples,
+        template="recurrence",
+        flops=lambda n: 2 * n.types[0].size,
     )
 )
 
@@ -103,10 +153,7 @@ def _scan(input: Value, dim: int, op: str, reverse: bool, exclusive: bool, start
         return broadcast_to(input.graph.constant(start, input.dtype), ()) if exclusive else input
     x = flip(input, at) if reverse else input
     y = apply("scan", x, dim=at, op=op)
-    if exclusive and y.shape[at]:
-        keys = tuple(slice(0, n - 1 if d == at else n) for d, n in enumerate(y.shape))
-        edge = [1 if d == at else n for d, n in enumerate(y.shape)]
-        y = concat([broadcast_to(y.graph.constant(start, y.dtype), edge), getitem(y, keys)], at)
+    y = _previous(y, at, start) if exclusive else y
     return flip(y, at) if reverse else y
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.ir import Value
-from graphrt.ops.base import function, lift
+from graphrt.ops.base import function, in_float32, lift
 from graphrt.ops.elementwise import abs, binary, cos, define, erf, exp, log, sin, sqrt, unary, where
 
 _TWO = ("input", "other")
@@ -89,48 +89,56 @@ erfinv = unary(
 
 
 @function
+@in_float32
 def erfc(input: Value) -> Value:
     """``1 - erf(input)``."""
     return 1.0 - erf(input)
 
 
 @function
+@in_float32
 def log10(input: Value) -> Value:
     """Logarithm to base 10."""
     return log2(input) * math.log10(2)
 
 
 @function
+@in_float32
 def tan(input: Value) -> Value:
     """Tangent."""
     return sin(input) / cos(input)
 
 
 @function
+@in_float32
 def sinh(input: Value) -> Value:
     """Hyperbolic sine."""
     return (expm1(input) - expm1(-input)) * 0.5
 
 
 @function
+@in_float32
 def cosh(input: Value) -> Value:
     """Hyperbolic cosine."""
     return (exp(input) + exp(-input)) * 0.5
 
 
 @function
+@in_float32
 def asin(input: Value) -> Value:
     """Inverse sine, in [-pi/2, pi/2]."""
     return atan2(input, sqrt((1.0 - input) * (1.0 + input)))
 
 
 @function
+@in_float32
 def acos(input: Value) -> Value:
     """Inverse cosine, in [0, pi]."""
     return atan2(sqrt((1.0 - input) * (1.0 + input)), input)
 
 
 @function
+@in_float32
 def asinh(input: Value) -> Value:
     """Inverse hyperbolic sine."""
     a = abs(input)
@@ -139,12 +147,14 @@ def asinh(input: Value) -> Value:
 
 
 @function
+@in_float32
 def acosh(input: Value) -> Value:
     """Inverse hyperbolic cosine of numbers from 1 on."""
     return log(input + sqrt((input - 1.0) * (input + 1.0)))
 
 
 @function
+@in_float32
 def atanh(input: Value) -> Value:
     """Inverse hyperbolic tangent."""
     return log1p(input * 2.0 / (1.0 - input)) * 0.5

@@ -102,24 +102,24 @@ def _reference_max_pool(x: np.ndarray, **attrs: Any) -> tuple[np.ndarray, np.nda
 
 def _reference_sum_pool(x: np.ndarray, **attrs: Any) -> np.ndarray:
     shape = _out_shape(x.shape, **attrs)
-    y = np.zeros(shape, x.dtype)
+    y = np.zeros(shape)
     for _, where, inside in _taps(x.shape[2:], shape[2:], **attrs):
         y += np.where(inside, x[where], 0)
-    return y
+    return y.astype(x.dtype)
 
 
 def _reference_max_pool_grad(dy: np.ndarray, index: np.ndarray, shape: Shape, **attrs: Any) -> np.ndarray:
-    dx = np.zeros((*dy.shape[:2], *shape), dy.dtype)
+    dx = np.zeros((*dy.shape[:2], *shape))
     for number, where, inside in _taps(shape, dy.shape[2:], **attrs):
         np.add.at(dx, where, np.where(inside & (index == number), dy, 0))
-    return dx
+    return dx.astype(dy.dtype)
 
 
 def _reference_sum_pool_grad(dy: np.ndarray, shape: Shape, **attrs: Any) -> np.ndarray:
-    dx = np.zeros((*dy.shape[:2], *shape), dy.dtype)
+    dx = np.zeros((*dy.shape[:2], *shape))
     for _, where, inside in _taps(shape, dy.shape[2:], **attrs):
         np.add.at(dx, where, np.where(inside, dy, 0))
-    return dx
+    return dx.astype(dy.dtype)
 
 
 def _reference_gather(x: np.ndarray, index: np.ndarray, **attrs: Any) -> np.ndarray:

@@ -156,6 +156,7 @@ TEMPLATES: dict[str, TemplateSpec] = {
         TemplateSpec("max_pool_grad", "pool", {"DY": _Y, "INDEX": _Y}, _X, _pool_sizes, _pool_extents),
         TemplateSpec("sum_pool_grad", "pool", {"DY": _Y}, _X, _pool_sizes, _pool_extents),
         TemplateSpec("scan", "line", {"X": tuple("ori")}, tuple("ori"), _line_sizes, _line_extents),
+        TemplateSpec("recurrence", "line", {"A": tuple("ori"), "X": tuple("ori")}, tuple("ori"), _line_sizes, _line_extents),
         TemplateSpec("sort", "line", {"X": tuple("ori")}, tuple("ori"), _line_sizes, _line_extents),
         TemplateSpec("scatter", "line", {"INDEX": tuple("ori"), "X": tuple("ori")}, tuple("oji"), _line_sizes, _line_extents),
         TemplateSpec("nms", "line", {"X": tuple("bmn")}, tuple("bn"), _nms_sizes, _nms_extents),

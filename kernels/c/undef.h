@@ -19,6 +19,7 @@
 #undef DIL_W
 #undef GROUPS
 #undef SPLITS
+#undef LOAD_A
 #undef LOAD_X
 #undef LOAD_W
 #undef LOAD_DY

@@ -357,13 +357,13 @@ def pool_grid(sizes: Sizes, config: Config, gradient: bool = False) -> int:
 
 
 def line_config(name: str, sizes: Sizes, interpret: bool = False) -> tuple[Config, int]:
-    """Blocks, num_warps and num_stages of ``scan``, ``sort``, ``scatter`` or ``nms``, and the grid."""
+    """Blocks, num_warps and num_stages of ``scan``, ``recurrence``, ``sort``, ``scatter`` or ``nms``, and the grid."""
     budget = 1 << 16 if interpret else 4096  # elements of the largest tile
     options = {"num_warps": 1 if interpret else 4, "num_stages": 1}
     if name == "nms":
         return {"BN": power(sizes["N"], 16, 1 << 16), **options}, sizes["BATCH"] if sizes["N"] else 0
     lines, length = sizes["O"] * sizes["I"], sizes["R"]
-    if name == "scan":
+    if name in ("scan", "recurrence"):
         br = power(length, 1, 1024)
         bx = power(lines, 1, max(budget // br, 1))
         return {"BX": bx, "BR": br, **options}, cdiv(lines, bx) if length else 0
