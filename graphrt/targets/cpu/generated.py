@@ -25,6 +25,8 @@ STREAM = 32 << 20  # bytes of the smallest result that is streamed: nobody finds
 LINES = 1024  # bytes of the shortest run that is worth it
 FETCH = 8 << 20  # bytes of the smallest operand whose rows are fetched ahead: it comes from memory
 PAGE = 4096  # bytes beyond which the processor's own prefetching has long begun
+TERMS = 4096  # of a row that are summed one behind the other, in vectors; of more, sums of so many are added in double
+STEPS = 64  # rows of a column reduction, likewise
 LANES = 128  # columns a column reduction accumulates side by side, at most
 VECTOR = 16  # at least: a cache line of floats
 EXTREMA = {"max": "grt_most", "min": "grt_least"}  # the reductions of elementwise.h
@@ -146,7 +148,7 @@ class LoopPrinter(Printer):
                 lines += self._guessed(p, passes.pop(0), guess, at, kept, row)
                 p = guess.both
             elif p.folds or p.inner.stores:
-                lines += self._over_row(p, at, kept, row)
+                lines += self._over_row(p, at, kept, row, many)
             lines += [*self.insts(p.after, at, "    "), *self.stores(p.after.stores, at, "    ")]
         return tasks, self.closed([*lines, "  }"])
 
@@ -176,7 +178,7 @@ class LoopPrinter(Printer):
         guess, raw = found.guess.name, found.raw.name
         first = replace(maximum, folds=[replace(maximum.folds[0], result=found.guess)])
         lines = [
-            *self._over_row(first, at, (), row, LOOK, strict=False),
+            *self._over_row(first, at, (), row, stop=LOOK, strict=False),
             *self._over_row(found.both, at, kept, row, strict=False),
             f"    {C_TYPES[found.raw.dtype]} {raw} = {s};",
             f"    if ({most} - {guess} <= {NEAR} && {s} == {s}) {{",
@@ -193,17 +195,19 @@ class LoopPrinter(Printer):
         at: dict[str, Expr],
         kept: Sequence[Var],
         row: int,
+        many: int = 1,
         stop: int | None = None,
         declare: bool = True,
         strict: bool = True,
     ) -> list[str]:
-        """The loop of one pass over the elements of a row, or over those before ``stop``; its results declared or set.
+        """The loop of one pass over ``many`` runs of a row, or over what lies before ``stop``; its results declared or set.
 
         Extrema are folded without regard to NaN, which a loop can do in vectors, and NaN is looked for beside if ``strict``.
         Where one's position is wanted, elements are kept a block at a time, and a block that beats those before is searched.
+        Long sums are added up in double, block by block: rounding errors grow with a block's length, not with a row's.
         """
-        before, body, hints, after = [], [], [], []
-        start, end = [], []  # of a block
+        before, body, hints, after = list[str](), list[str](), list[str](), list[str]()
+        start, end = list[str](), list[str]()  # of a block
         for f in p.folds:
             op, r, value, dtype = f.op, f.result.name, self.var(f.x), C_TYPES[f.result.dtype]
             number, beats = initial(op, f.result.dtype), ">" if op == "max" else "<"
@@ -212,8 +216,13 @@ class LoopPrinter(Printer):
             if f.at is not None:
                 before.append(f"    int {f.at.name} = 0;")
                 body.append(f"{r}_of[j - first] = {value};")
-                end.append(f"      GRT_FIND({beats}, {r}, {f.at.name}, {r}_of, {r}_best, {r}_nan, first)")
-                start += [f"      {dtype} {r}_of[{min(BLOCK, row)}], {r}_best = {number};", f"      int {r}_nan = 0;"]
+                end.append(f"        GRT_FIND({beats}, {r}, {f.at.name}, {r}_of, {r}_best, {r}_nan, first)")
+                start += [f"        {dtype} {r}_of[{min(BLOCK, row)}], {r}_best = {number};", f"        int {r}_nan = 0;"]
+            elif op == "sum" and f.result.dtype.is_float and many * (stop or row) > TERMS:
+                before.append(f"    double {r}_sum = 0;")
+                start.append(f"        {r} = 0;")
+                end.append(f"        {r}_sum += {r};")
+                after.append(f"    {r} = ({dtype}){r}_sum;")
             best = r if f.at is None else f"{r}_best"
             hints.append(f"reduction({fold.get(op, op)}:{best})")
             if op in ("sum", "prod"):
@@ -232,13 +241,14 @@ class LoopPrinter(Printer):
         if not end:
             loop = self.run("    ", hint, ("0", str(stop or "SIZE")), p.inner, at, row, body)
             return [*before, "    for (int o = 0; o < OUTER; o++)", *loop, *after]
-        loop = self.run("      ", hint, ("first", "last"), p.inner, at, row, body)
+        length = BLOCK if any(f.at is not None for f in p.folds) else TERMS
         head = [
-            f"    for (int o = 0, first = 0; first < SIZE; first += {BLOCK}) {{",  # one axis is reduced: there is one o
-            f"      const int last = SIZE - first < {BLOCK} ? SIZE : first + {BLOCK};",
-            "      (void)o;",
+            "    for (int o = 0; o < OUTER; o++)",
+            f"      for (int first = 0; first < SIZE; first += {length}) {{",
+            f"        const int last = SIZE - first < {length} ? SIZE : first + {length};",
         ]
-        return [*before, *head, *start, *loop, *end, "    }", *after]
+        loop = self.run("        ", hint, ("first", "last"), p.inner, at, row, body)
+        return [*before, *head, *start, *loop, *end, "      }", *after]
 
     def _folded(self, f: Fold) -> list[str]:
         """One more element of row ``r`` joined to what ``f`` has of a column."""
@@ -285,10 +295,24 @@ class LoopPrinter(Printer):
                         lines.append(f"  {kind} {v.name}[LANES];")
                         lines.append(f"  for (int j = 0; j < LANES; j++) {v.name}[j] = {first};")
                         self.arrays.add(v.name)
-            lines += [f"  for (int r = 0; r < REDUCED; r++) {loop}", "      const int x = start + j;", "      (void)x;"]
+            sums = [f.result for f in p.folds if f.op == "sum" and f.result.dtype.is_float and reduced > STEPS]
+            steps = ["  for (int r = 0; r < REDUCED; r++) {"]
+            if sums:
+                lines += [f"  double {r.name}_sum[LANES] = {{0}};" for r in sums]
+                steps = [
+                    f"  for (int block = 0; block < REDUCED; block += {STEPS}) {{",
+                    f"  const int last = REDUCED - block < {STEPS} ? REDUCED : block + {STEPS};",
+                    "  for (int r = block; r < last; r++) {",
+                ]
+            lines += [*steps, f"    {loop}", "      const int x = start + j;", "      (void)x;"]
             lines += self.insts(p.inner, at, "      ")
             lines += [f"      {line}" for f in p.folds for line in self._folded(f)]
-            lines += [*self.stores(p.inner.stores, at, "      "), "  }"]
+            lines += [*self.stores(p.inner.stores, at, "      "), "    }", "  }"]
+            if sums:
+                added = "".join(f" {r.name}_sum[j] += {r.name}[j], {r.name}[j] = 0;" for r in sums)
+                lines += [f"  {loop}{added} }}", "  }"]
+                total = "".join(f" {r.name}[j] = ({C_TYPES[r.dtype]}){r.name}_sum[j];" for r in sums)
+                lines += [f"  {loop}{total} }}"]
             if p.after.insts or p.after.stores:
                 declared = [i.out for i in p.after.insts]
                 lines += [f"  {C_TYPES[v.dtype]} {v.name}_[LANES];" for v in declared]

@@ -19,6 +19,7 @@ from graphrt.types import DType
 
 WARPS = 4  # of a generated kernel
 ROW_LIMIT = 16384  # elements of a row that one program holds
+STEPS = 64  # of a row that are added one behind the other; of more, blocks of so many are summed
 _TILE = {False: 4096, True: 1 << 18}  # elements of a reduction's tile: compiled, interpreted
 _BLOCK = 1 << 17  # elements of an elementwise kernel's block, interpreted
 _VECTOR = 8  # and compiled, those of a thread: 16 bytes of halves
@@ -86,32 +87,33 @@ class Generated(Printer):
         if whole:
             lines += once
         for p in kernel.passes:
-            self.spans.update({v.name: {"x"} for f in p.folds for v in (f.result, f.at) if v is not None})
+            self.spans.update({v.name: {"x"} for f in p.folds for v in _found(f)})
             if whole:
                 lines += self.lines(p.inner, at, masks)
                 lines += [f"    {line}" for f in p.folds for line in _fold(f, _masked(f))]
                 if p.inner.stores:
                     lines += self.stores(p.inner, at, "mask", full)
             else:
-                for f in p.folds:
-                    start = f"tl.full(({bx}, {br}), {_identity(f.op, f.x.dtype)}, {TRITON_TYPES[f.x.dtype]})"
-                    lines.append(f"    {f.result.name}_all = {start}")
-                    if f.at is not None:
-                        lines.append(f"    {f.at.name}_all = tl.full(({bx}, {br}), {_NOWHERE}, tl.int32)")
-                lines += [f"    for start in range(0, {size}, {br}):", f"        r = start + tl.arange(0, {br})[None, :]"]
-                lines += [f"        r_ok = r < {size}", "        mask = x_ok & r_ok"]
-                lines += self.lines(p.inner, at, masks, "        ")
-                for f in p.folds:
-                    names = [f"{v.name}_all" for v in (f.result, f.at) if v is not None]
-                    combine = _COMBINE[f.op] if f.at is None else f"arg{f.op}_combine"
-                    lines.append(f"        {', '.join(names)} = {combine}({', '.join([*names, *_masked(f)])})")
+                steps, blocks = _blocks(-(-size // br))
+                running = {f: [f"{v.name}_all" for v in _found(f)] for f in p.folds}
+                totals = {f: [f"{v.name}_total" for v in _found(f)] for f in p.folds}
+                pad, start = "    ", f"    for start in range(0, {size}, {br}):"
+                if blocks > 1:
+                    lines += [f"    {line}" for f in p.folds for line in _started(f, totals[f], bx, 1)]
+                    pad, start = "        ", f"        for start in range(block, block + {steps * br}, {br}):"
+                    lines.append(f"    for block in range(0, {blocks * steps * br}, {steps * br}):")
+                lines += [f"{pad}{line}" for f in p.folds for line in _started(f, running[f], bx, br)]
+                lines += [start, f"{pad}    r = start + tl.arange(0, {br})[None, :]"]
+                lines += [f"{pad}    r_ok = r < {size}", f"{pad}    mask = x_ok & r_ok"]
+                lines += self.lines(p.inner, at, masks, pad + "    ")
+                lines += [f"{pad}    {_combined(f, running[f], _masked(f))}" for f in p.folds]
                 if p.inner.stores:
-                    lines += self.stores(p.inner, at, "mask", full, "        ")
-                lines += [
-                    f"    {line}"
-                    for f in p.folds
-                    for line in _fold(f, [f"{v.name}_all" for v in (f.result, f.at) if v is not None])
-                ]
+                    lines += self.stores(p.inner, at, "mask", full, pad + "    ")
+                lines += [f"{pad}{line}" for f in p.folds for line in _fold(f, running[f])]
+                if blocks > 1:
+                    found = {f: [v.name for v in _found(f)] for f in p.folds}
+                    lines += [f"{pad}{_combined(f, totals[f], found[f])}" for f in p.folds]
+                    lines += [f"    {', '.join(found[f])} = {', '.join(totals[f])}" for f in p.folds]
             lines += self.lines(p.after, at, masks)
             if p.after.stores:
                 lines += self.stores(p.after, at, "x_ok", row)
@@ -198,6 +200,31 @@ def _fold(f: Fold, of: Sequence[str]) -> list[str]:
     (value,) = of
     folded = f"tl.sum({value}, 1)" if f.op == "sum" else f"tl.reduce({value}, 1, {_COMBINE[f.op]})"
     return [f"{f.result.name} = {folded}[:, None]"]
+
+
+def _found(f: Fold) -> list[Var]:
+    """What ``f`` makes: a result, and where that was if it is wanted."""
+    return [v for v in (f.result, f.at) if v is not None]
+
+
+def _started(f: Fold, names: Sequence[str], rows: int, columns: int) -> list[str]:
+    """``names``, for what ``f`` makes, with nothing folded yet."""
+    values = [(_identity(f.op, f.x.dtype), TRITON_TYPES[f.x.dtype]), (_NOWHERE, "tl.int64" if columns == 1 else "tl.int32")]
+    return [f"{name} = tl.full(({rows}, {columns}), {n}, {t})" for name, (n, t) in zip(names, values, strict=False)]
+
+
+def _combined(f: Fold, names: Sequence[str], more: Sequence[str]) -> str:
+    """``names`` joined by ``more`` of the same."""
+    combine = _COMBINE[f.op] if f.at is None else f"arg{f.op}_combine"
+    return f"{', '.join(names)} = {combine}({', '.join([*names, *more])})"
+
+
+def _blocks(steps: int) -> tuple[int, int]:
+    """``steps`` additions as blocks of so many, and their number: rounding errors grow with both, not with the product."""
+    if steps <= STEPS:
+        return steps, 1
+    length = max(STEPS, math.isqrt(steps))
+    return length, -(-steps // length)
 
 
 def _identity(op: str, dtype: DType) -> str:
