@@ -22,7 +22,7 @@ from graphrt.ops.sorting import argsort
 from graphrt.ops.source import iota
 from graphrt.ops.transcendental import ceil
 from graphrt.ops.view import reshape, unsqueeze
-from graphrt.types import TensorType, bool_, float32, int64
+from graphrt.types import TensorType, bool_, int64
 
 
 def _infer_nms(input: TensorType) -> Types:
@@ -134,8 +134,8 @@ def roi_align(
         """For the samples of one side, [K, cells * ratio]: both pixels, the upper one's share, and whether it counts."""
         span = high - low
         span = span if aligned else maximum(span, 1.0)
-        like = broadcast_to(span.graph.constant(0.0), (k, cells * ratio))
-        at = unsqueeze(low, 1) + (cast(iota(like, 1), float32) + 0.5) * unsqueeze(span * (1.0 / (cells * ratio)), 1)
+        like = broadcast_to(span.graph.constant(0.0, span.dtype), (k, cells * ratio))
+        at = unsqueeze(low, 1) + (cast(iota(like, 1), span.dtype) + 0.5) * unsqueeze(span * (1.0 / (cells * ratio)), 1)
         valid = logical_and(ge(at, -1.0), le(at, float(size)))
         at = minimum(maximum(at, 0.0), float(size - 1))
         below = minimum(floor(at), float(max(size - 2, 0)))
@@ -164,6 +164,7 @@ def roi_align(
 
 
 @function
+@in_float32
 def roi_pool(input: Value, boxes: Value, output_size: int | Sequence[int], spatial_scale: float = 1.0) -> Value:
     """RoI pooling (Girshick, "Fast R-CNN", 2015): the largest pixel in each cell, [K, C, *output_size]; empty cells are 0.
 
@@ -179,7 +180,7 @@ def roi_pool(input: Value, boxes: Value, output_size: int | Sequence[int], spati
         shape = (k, cells, size)
         span = maximum(high - low + 1.0, 1.0) * (1.0 / cells)
         wide = broadcast_to(reshape(span, (k, 1, 1)), shape)
-        cell, pixel = cast(iota(wide, 1), float32), cast(iota(wide, 2), float32)
+        cell, pixel = cast(iota(wide, 1), wide.dtype), cast(iota(wide, 2), wide.dtype)
         start = reshape(low, (k, 1, 1))
         return logical_and(ge(pixel, start + floor(cell * wide)), lt(pixel, start + ceil((cell + 1.0) * wide)))
 

@@ -15,7 +15,7 @@ import numpy as np
 from graphrt.errors import DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, broadcast_shape, broadcast_to, constant_of, function, lift, tensor
+from graphrt.ops.base import Number, apply, broadcast_shape, broadcast_to, constant_of, function, lift, tensor
 from graphrt.ops.base import cast as cast_to
 from graphrt.ops.routing import masked
 from graphrt.ops.shares import product
@@ -366,7 +366,8 @@ def where(condition: Value, input: Any, other: Any) -> Value:
     dtype = promote(*tensors) if tensors else as_dtype("int64")
     if not dtype.is_float and (isinstance(input, float) or isinstance(other, float)):
         dtype = float32
-    a, b = (v if isinstance(v, Value) else tensor(condition, "condition").graph.constant(v) for v in (input, other))
+    graph = tensor(condition, "condition").graph
+    a, b = (v if isinstance(v, Value) else graph.constant(v, dtype if isinstance(v, Number) else None) for v in (input, other))
     shape = broadcast_shape(condition.shape, a.shape, b.shape)
     return apply("where", *(broadcast_to(v, shape) for v in (condition, cast_to(a, dtype), cast_to(b, dtype))))
 

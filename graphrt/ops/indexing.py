@@ -155,6 +155,11 @@ def _index(index: Any, what: str = "index") -> Value:
     return cast(index, int64)
 
 
+def _from_end(index: Value, size: int) -> Value:
+    """``index`` with negative positions counted from the end of ``size``."""
+    return where(index < 0, index + size, index)
+
+
 def _cut(x: Value, index: Value, dim: int, what: str) -> Value:
     """``x`` cut down to the sizes of ``index`` in all other dimensions, as torch reads it."""
     if index.ndim != x.ndim or any(index.shape[d] > x.shape[d] for d in range(x.ndim) if d != dim):
@@ -175,10 +180,11 @@ def gather(input: Value, dim: int, index: Value) -> Value:
 
 @function
 def take_along_dim(input: Value, indices: Value, dim: int | None = None) -> Value:
-    """``gather`` with broadcasting; of the flattened tensors when ``dim`` is None."""
+    """``gather`` with broadcasting; of the flattened tensors when ``dim`` is None. Negative positions count from the end."""
     if dim is None:
-        return gather(reshape(input, (-1,)), 0, reshape(indices, (-1,)))
-    at, positions = dim_index(dim, input.ndim), _index(indices, "indices")
+        return take_along_dim(reshape(input, (-1,)), reshape(indices, (-1,)), 0)
+    at = dim_index(dim, input.ndim)
+    positions = _from_end(_index(indices, "indices"), input.shape[at])
     if positions.ndim != input.ndim:
         raise ShapeError(f"indices must have {input.ndim} dimensions, got {list(positions.shape)}")
     shape = broadcast_shape(*((*v.shape[:at], 1, *v.shape[at + 1 :]) for v in (input, positions)))
@@ -206,8 +212,8 @@ def _select(input: Value, dim: int, index: Value) -> Value:
 
 @function
 def take(input: Value, index: Value) -> Value:
-    """Elements of the flattened ``input`` at ``index`` (any shape)."""
-    positions = _index(index)
+    """Elements of the flattened ``input`` at ``index`` (any shape). Negative positions count from the end."""
+    positions = _from_end(_index(index), input.type.size)
     return reshape(_select(reshape(input, (-1,)), 0, reshape(positions, (-1,))), positions.shape)
 
 

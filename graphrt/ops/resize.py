@@ -17,7 +17,7 @@ from graphrt.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d, adapti
 from graphrt.ops.slicing import getitem
 from graphrt.ops.source import iota
 from graphrt.ops.view import reshape
-from graphrt.types import float32, int64
+from graphrt.types import int64
 
 _LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}  # mode -> spatial dimensions
 _MODES = ("nearest", "nearest-exact", "area", *_LINEAR)
@@ -47,6 +47,9 @@ def interpolate(
     if align_corners is not None and mode not in _LINEAR:
         raise ArgumentError(f"align_corners has no meaning for mode {mode!r}")
     sizes, scales = _sizes(input.shape[2:], size, scale_factor, bool(recompute_scale_factor))
+    if mode in ("linear", "bilinear", "trilinear") or (mode == "nearest" and rank == 2):
+        own = (1, 2) if mode == "nearest" else (1,)  # times the size: what torch takes by sizes, whatever the factor was
+        scales = [None if m in [n * k for k in own] else s for n, m, s in zip(input.shape[2:], sizes, scales, strict=True)]
     if min(input.shape[2:]) < 1:
         raise ShapeError(f"interpolate needs pixels to start from, got {list(input.shape)}")
     if mode == "area":
@@ -80,9 +83,9 @@ def _sizes(shape: Sequence[int], size: Any, factor: Any, recompute: bool) -> tup
 
 
 def _positions(x: Value, dim: int, n: int) -> Value:
-    """float32 0, 1, 2 ... along ``dim`` of a result with ``n`` there."""
-    like = broadcast_to(x.graph.constant(0.0), [n if d == dim else 1 for d in range(x.ndim)])
-    return cast(iota(like, dim), float32)
+    """0, 1, 2 ... along ``dim`` of a result with ``n`` there."""
+    like = broadcast_to(x.graph.constant(0.0, x.dtype), [n if d == dim else 1 for d in range(x.ndim)])
+    return cast(iota(like, dim), x.dtype)
 
 
 def _pick(x: Value, dim: int, index: Value) -> Value:
@@ -116,14 +119,14 @@ def _source(x: Value, dim: int, n: int, scale: float | None, align: Any) -> Valu
 def _line(x: Value, dim: int, n: int, scale: float | None, align: Any) -> Value:
     at = maximum(_source(x, dim, n, scale, align), 0.0)
     low = floor(at)
-    share = cast(at - low, x.dtype)
+    share = at - low
     return _pick(x, dim, low) * (1.0 - share) + _pick(x, dim, low + 1.0) * share
 
 
 def _cubic(x: Value, dim: int, n: int, scale: float | None, align: Any) -> Value:
     at = _source(x, dim, n, scale, align)
     low = floor(at)
-    t = cast(at - low, x.dtype)
+    t = at - low
     a = -0.75
 
     def near(s: Value) -> Value:  # for distances up to 1

@@ -84,12 +84,6 @@ GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T 
   for (int i = 0; i < MR; i++)
 #pragma GCC unroll 4
     for (int v = 0; v < NV; v++) acc[i][v] = (vec){0};
-  if (k0 > 0) {
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; i++)
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) acc[i][v] = *(const vec *)(sums + (i * NV + v) * L);
-  }
   for (int k = 0; k < depth; k++) {
     vec w[NV];
     if (FN(_AHEAD)) GRT_FETCH(next + k * stride);
@@ -113,6 +107,12 @@ GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T 
     }
   }
   (void)a;
+  if (k0 > 0) { /* only now: rounding errors grow with a block's length, not with K */
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; i++)
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; v++) acc[i][v] += *(const vec *)(sums + (i * NV + v) * L);
+  }
   if (k0 + depth < K) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++)

@@ -78,6 +78,9 @@ static void FN(_task)(long task, void **table) {
 #undef TAP
 #undef PUT
 #else
+#if defined(OP_SUM) && CR * CS > 64
+#define LONG 1
+#endif
 enum { FN(_LINE) = CHANNELS_LAST ? CC : CQ };
 GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int p, int q0) { /* all channels at (p, q0), or all columns of c0 */
   T best[FN(_LINE)] __attribute__((aligned(64)));
@@ -86,6 +89,10 @@ GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int p, int q0) 
   for (int i = 0; i < FN(_LINE); i++) best[i] = -INFINITY, index[i] = -1;
 #else
   for (int i = 0; i < FN(_LINE); i++) best[i] = 0;
+#endif
+#if LONG
+  double total[FN(_LINE)] __attribute__((aligned(64))) = {0}; /* of sums of 64 taps each: roundings grow with 64, not with all */
+  int taps = 0;
 #endif
   for (int r = 0; r < CR; r++) {
     const int h = p * STRIDE_H - PAD_H + r * DIL_H;
@@ -113,6 +120,9 @@ GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int p, int q0) 
         best[i] += x;
 #endif
       }
+#if LONG
+      if (++taps % 64 == 0) GRT_SIMD for (int i = 0; i < FN(_LINE); i++) total[i] += best[i], best[i] = 0;
+#endif
     }
   }
   GRT_SIMD for (int i = 0; i < FN(_LINE); i++) {
@@ -120,6 +130,9 @@ GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int p, int q0) 
 #ifdef OP_MAX
     STORE(buf, n, c, p, q, best[i], MAX_OF(index[i], 0));
 #else
+#if LONG
+    best[i] = (T)(total[i] + best[i]);
+#endif
     STORE(buf, n, c, p, q, best[i]);
 #endif
   }
@@ -137,4 +150,5 @@ static void FN(_task)(long task, void **table) {
 #endif
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CP : CC), table); }
 #undef INSIDE
+#undef LONG
 #include "undef.h"

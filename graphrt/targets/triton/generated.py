@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphrt.index import axis, delinearize
-from graphrt.schedule.kernel_ir import Fold, Kernel, PointwiseKernel, ReductionKernel
+from graphrt.schedule.kernel_ir import Fold, Kernel, PointwiseKernel, ReductionKernel, Var
 from graphrt.targets.scalar import TRITON_TYPES, identity, triton_number
 from graphrt.targets.triton.printer import Masks, Printer, slots_of, tensors
 from graphrt.targets.triton.usage import lanes

@@ -13,7 +13,7 @@ from graphrt.types import Shape
 
 Indices = Sequence[Value | None]
 
-same([F.index_select, F.index_add, F.scatter_add, F.take_along_dim])
+same([F.index_select, F.index_add, F.scatter_add, F.take, F.take_along_dim])
 aten("scatter_reduce.two")(F.scatter_reduce)
 
 
@@ -79,11 +79,6 @@ def index_put(input: Value, indices: Indices, values: Value, accumulate: bool = 
     moved = [*dims, *rest]
     back = F.reshape(table, [input.shape[d] for d in moved])
     return F.permute(back, [moved.index(d) for d in range(input.ndim)])
-
-
-@aten("take.default")
-def take(input: Value, index: Value) -> Value:
-    return F.take(input, F.where(index < 0, index + input.type.size, index))
 
 
 @aten("gather.default")
