@@ -129,7 +129,13 @@ call("min", X, label="dim", dim=0)
 # products
 for _name, _a, _b in (
     *(("matmul", (2, 3, 4), (4, 5)), ("mm", (3, 4), (4, 5)), ("bmm", (2, 3, 4), (2, 4, 5)), ("mv", (3, 4), (4,))),
-    *(("dot", (4,), (4,)), ("inner", (2, 4), (3, 4)), ("outer", (3,), (4,)), ("kron", (2, 3), (3, 2)), ("cross", (2, 3), (2, 3))),
+    *(
+        ("dot", (4,), (4,)),
+        ("inner", (2, 4), (3, 4)),
+        ("outer", (3,), (4,)),
+        ("kron", (2, 3), (3, 2)),
+        ("cross", (2, 3), (2, 3)),
+    ),
 ):
     call(_name, spread(*_a), spread(*_b, seed=1))
 call("addmm", spread(3, 5), spread(3, 4), spread(4, 5), beta=0.5, alpha=2)
@@ -161,8 +167,15 @@ call("local_conv2d", spread(1, 2, 4, 4), spread(3, 3, 2, 2, 2, 2), spread(2, 3, 
 for _mode in ("nearest", "nearest-exact", "bilinear", "bicubic", "area"):
     call("interpolate", IMAGE, label=_mode, size=(7, 9), mode=_mode)
     call("interpolate", IMAGE, label=f"{_mode} factor", scale_factor=(1.3, 1.1), mode=_mode)
-for _mode, _shape in (("linear", (2, 3, 5)), ("bilinear", (2, 3, 5, 4)), ("trilinear", (1, 2, 3, 4, 3)), ("bicubic", (1, 2, 5, 4))):
-    call("interpolate", spread(*_shape), label=f"{_mode} aligned", size=(7,) * (len(_shape) - 2), mode=_mode, align_corners=True)
+for _mode, _shape in (
+    ("linear", (2, 3, 5)),
+    ("bilinear", (2, 3, 5, 4)),
+    ("trilinear", (1, 2, 3, 4, 3)),
+    ("bicubic", (1, 2, 5, 4)),
+):
+    call(
+        "interpolate", spread(*_shape), label=f"{_mode} aligned", size=(7,) * (len(_shape) - 2), mode=_mode, align_corners=True
+    )
 _BOXES = np.array([[0.3, 0.4, 3.31, 4.42], [1.1, 0.7, 3.93, 4.87]])
 for _name in ("roi_align", "roi_pool"):
     call(
@@ -175,7 +188,9 @@ call("box_iou", np.array([[0.1, 0.2, 2.0, 1.5], [1.0, 0.9, 2.2, 3.0]]), np.array
 
 # normalisation and attention
 call("batch_norm", IMAGE, spread(3), positive(3), positive(3, seed=1), spread(3, seed=1))
-call("batch_norm", IMAGE, positive(3), spread(3), label="training", fixed=lambda x, w, b: F.batch_norm(x, None, None, w, b, True))
+call(
+    "batch_norm", IMAGE, positive(3), spread(3), label="training", fixed=lambda x, w, b: F.batch_norm(x, None, None, w, b, True)
+)
 call("instance_norm", IMAGE, positive(3), spread(3), fixed=lambda x, w, b: F.instance_norm(x, None, None, w, b))
 call("group_norm", spread(2, 4, 5), positive(4), spread(4), fixed=lambda x, w, b: F.group_norm(x, 2, w, b))
 call("layer_norm", X, positive(4), spread(4), fixed=lambda x, w, b: F.layer_norm(x, 4, w, b))

@@ -82,7 +82,7 @@ def batch_norm(
     else:
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm needs running_mean and running_var when it is not training")
-        average, variance = running_mean, running_var
+        average, variance = widened(running_mean), widened(running_var)
         centred = x - reshape(average, shape)
     scale = rsqrt(variance + eps)
     y = centred * reshape(scale if weight is None else scale * weight, shape)

@@ -275,7 +275,7 @@ def _define_sum(rank: int) -> Callable[..., Any]:
     doc = """Sum of each window of <input>; padding counts as zero.
 
     ``padding`` as in max pooling. Raises ShapeError, ArgumentError."""
-    return _public(rank, "sum_pool", doc, f)
+    return _public(rank, "sum_pool", doc, in_float32(f))
 
 
 def _define_avg(rank: int) -> Callable[..., Any]:

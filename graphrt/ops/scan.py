@@ -14,7 +14,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, broadcast_to, cast, dim_index, function, require_float, tensor, widened
+from graphrt.ops.base import apply, broadcast_to, cast, dim_index, function, in_float32, require_float, tensor, widened
 from graphrt.ops.elementwise import abs, eq, exp, logical_and, logical_or, ne, where
 from graphrt.ops.indexing import gather
 from graphrt.ops.slicing import concat, flip, getitem
@@ -168,12 +168,14 @@ def cumsum(input: Value, dim: int, reverse: bool = False, exclusive: bool = Fals
 
 
 @function
+@in_float32
 def cumprod(input: Value, dim: int, reverse: bool = False, exclusive: bool = False) -> Value:
     """Running product along ``dim``; integers multiply as int64. ``reverse`` and ``exclusive`` as in ``cumsum``."""
     return _scan(_number(input), dim, "prod", reverse, exclusive, 1)
 
 
 @function
+@in_float32
 def logcumsumexp(input: Value, dim: int, reverse: bool = False, exclusive: bool = False) -> Value:
     """``log(cumsum(exp(input)))`` without overflow."""
     require_float(tensor(input).dtype, "input")

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import helper, inliner, numpy_helper, version_converter
+from onnx import helper, inliner, numpy_helper
 
 from graphrt.errors import ArgumentError, ConversionError, DTypeError
+from graphrt.frontends.onnx.legacy import converted
 from graphrt.frontends.onnx.table import OLDEST, element_type
 from graphrt.types import DType
 
@@ -34,16 +35,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     """``model`` in an opset of the table, with the functions that it defines itself expanded."""
     if not model.HasField("graph") or not model.graph.output:
         raise ArgumentError("the ONNX model is empty: it has no graph with outputs")
-    if opset(model) < 7 and any(n.op_type == "PRelu" for n in model.graph.node):
-        raise ConversionError("PRelu before opset 7 has its slopes by channel, which onnx's converter does not translate")
-    if opset(model) < OLDEST:
-        try:
-            model = version_converter.convert_version(model, OLDEST)
-        except (RuntimeError, onnx.checker.ValidationError) as error:
-            raise ConversionError(
-                f"the model is of opset {opset(model)}, and onnx's converter does not bring it to {OLDEST}, the oldest one "
-                f"known: {error}; export it again with a newer opset"
-            ) from None
+    model = converted(model, opset(model))
     return inliner.inline_local_functions(model) if model.functions else model
 
 

@@ -144,7 +144,7 @@ def resize(
     where = [a % x.ndim for a in axes] or list(range(x.ndim))
     crop = coordinate_transformation_mode == "tf_crop_and_resize"
     dims = _dims([x.shape[a] for a in where], scales, sizes, roi, crop, keep_aspect_ratio_policy)
-    if mode not in ("nearest", "linear", "cubic") or nearest_mode not in _NEAREST:
+    if mode not in ("nearest", "linear", "cubic") or nearest_mode not in (*_NEAREST, "simple"):
         raise ConversionError(f"mode {mode!r} with nearest_mode {nearest_mode!r} is not known")
     y = x if mode == "nearest" or x.dtype.is_float else F.cast(x, "float32")
     outside: list[tuple[int, np.ndarray]] = []
@@ -155,7 +155,8 @@ def resize(
         if crop:
             outside.append((axis, (at < 0) | (at > dim.n - 1)))
         if mode == "nearest":
-            y = _read(y, axis, np.clip(_NEAREST[nearest_mode](at), 0, dim.n - 1).astype(np.int64))
+            rounded = nearest_mode if nearest_mode != "simple" else "ceil" if dim.scale < 1 else "floor"  # opset 10's
+            y = _read(y, axis, np.clip(_NEAREST[rounded](at), 0, dim.n - 1).astype(np.int64))
             continue
         shrink = min(dim.scale, 1.0) if antialias else 1.0
         kernel = _linear if mode == "linear" else functools.partial(_cubic, a=cubic_coeff_a)
