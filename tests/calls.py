@@ -1,6 +1,6 @@
 """One call of every public function that has a gradient, for tests that go through all of them.
 
-Arrays are float64 without ties, so that extremes and orders have a neighbourhood; each test takes them in the dtype it is about.
+Arrays are float64 without ties, so that extremes and orders have a neighbourhood; a test takes them in the dtype it is about.
 """
 
 from __future__ import annotations
@@ -268,7 +268,6 @@ for _name, _options in {
     "narrow": {"dim": 1, "start": 1, "length": 2},
     "pad": {"pad": (1, 2), "mode": "reflect"},
     "permute": {"dims": (1, 0)},
-    "tile": {"dims": (2, 1)},
     "repeat_interleave": {"repeats": 2},
     "reshape": {"shape": (2, 6)},
     "roll": {"shifts": 1},
@@ -287,6 +286,7 @@ for _name, _options in {
     call(_name, X, **_options)
 for _name in ("cat", "concat", "stack", "hstack", "vstack", "dstack"):
     call(_name, X, spread(3, 4, seed=1), fixed=lambda a, b, f=F.FUNCTIONS[_name]: f([a, b]))
+call("repeat", X, fixed=lambda x: F.repeat(x, 2, 1))
 call("getitem", X, fixed=lambda x: x[1:, ::2])
 call("expand_as", spread(3, 1), X, fixed=lambda a, b: F.expand_as(a, b) * b)
 call("broadcast_tensors", spread(3, 1), X, fixed=lambda a, b: F.broadcast_tensors(a, b))

@@ -258,7 +258,7 @@ def _define_max(rank: int) -> Callable[..., Any]:
 
     ``padding`` is an int, one for each dimension, or (low, high) pairs. With ``return_indices`` also where it lies in the
     flattened spatial dimensions, int64. Raises ShapeError, ArgumentError."""
-    return _public(rank, "max_pool", doc, f)
+    return _public(rank, "max_pool", doc, in_float32(f) if rank == 3 else f)  # two of them, one behind the other
 
 
 def _define_sum(rank: int) -> Callable[..., Any]:

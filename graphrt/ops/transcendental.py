@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.ir import Value
-from graphrt.ops.base import function, in_float32, lift
+from graphrt.ops.base import cast, function, in_float32, lift, widened
 from graphrt.ops.elementwise import abs, binary, cos, define, erf, exp, log, sin, sqrt, unary, where
 
 _TWO = ("input", "other")
@@ -54,9 +54,9 @@ atan = unary(
 
 
 def _atan2_vjp(node: Any, dy: Value) -> list[Value | None]:
-    y, x = node.inputs
-    scaled = dy / (x * x + y * y)
-    return [scaled * x, -(scaled * y)]
+    y, x = (widened(v) for v in node.inputs)  # a half does not hold their squares
+    scaled = widened(dy) / (x * x + y * y)
+    return [cast(d, dy.dtype) for d in (scaled * x, -(scaled * y))]
 
 
 atan2 = binary(

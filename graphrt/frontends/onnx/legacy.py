@@ -29,9 +29,10 @@ def converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         try:
             model = version_converter.convert_version(model, OLDEST)
         except (RuntimeError, onnx.checker.ValidationError) as error:
+            reason = str(error).rpartition("failed: ")[2]
             raise ConversionError(
-                f"the model is of opset {opset}, and onnx's converter does not bring {_culprit(model, str(error))} to {OLDEST}, "
-                f"the oldest one known: {str(error).rpartition('failed: ')[2]}; export it again with a newer opset"
+                f"the model is of opset {opset}, and onnx's converter does not bring {_culprit(model, reason)} to {OLDEST}, "
+                f"the oldest one known: {reason}; export it again with a newer opset"
             ) from None
     if opset < 16 and any(n.op_type in _MEANINGS for n in _nodes(model.graph)):
         new = onnx.ModelProto()
