@@ -59,7 +59,7 @@ def _culprit(model: onnx.ModelProto, error: str) -> str:
 
 
 def _complete(graph: onnx.GraphProto, opset: int) -> None:
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         for a in node.attribute:
             if a.type == a.GRAPH:
