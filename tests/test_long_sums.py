@@ -16,6 +16,7 @@ from graphrt.targets.reference import evaluate
 from graphrt.types import HALVES, DType
 
 HALF_ULP = 2.0**-24  # of float32
+SOME = ("mean", "var", "l1_loss", "mse_loss", "norm", "avg_pool2d")  # under the interpreter, whose maxima are slow
 every_target = pytest.mark.parametrize("target", [*target_parameters(), *([] if INTERPRETED else ["reference"])])
 
 
@@ -48,6 +49,8 @@ def halves(graph: grt.Graph, dtype: DType, feeds: dict[str, Any]) -> None:
         ),
     }
     for label, (f, x) in calls.items():
+        if INTERPRETED and label not in SOME:
+            continue
         feeds[f"{name} {label}"] = x.astype(dtype.numpy)
         value = graph.input(f"{name} {label}", x.shape, dtype)
         y = f(value)
@@ -60,7 +63,7 @@ def halves(graph: grt.Graph, dtype: DType, feeds: dict[str, Any]) -> None:
 @every_target
 def test_sums_of_halves_are_float32(target: str) -> None:
     graph, feeds = grt.Graph(), dict[str, Any]()
-    for dtype in HALVES:
+    for dtype in HALVES[: 1 if INTERPRETED else 2]:
         halves(graph, dtype, feeds)
     program = grt.compile(graph, target=target, **({"precision": "float32"} if target == "reference" else {}))
     outputs, exact = program(feeds), evaluate(graph, feeds)
@@ -87,7 +90,8 @@ def test_errors_do_not_grow_with_the_number_of_terms(shape: tuple[int, ...], dim
     graph.output("sum", F.sum(value, dims))
     graph.output("mean", F.mean(value * 3.0, dims))
     graph.output("var", F.var(value, dims))
-    graph.output("logsumexp", F.logsumexp(value, dims))
+    if target != "interpret":
+        graph.output("logsumexp", F.logsumexp(value, dims))
     graph.output("every second", F.sum(half, dims))
     program = grt.compile(graph, target=target, **({"precision": "float32"} if target == "reference" else {}))
     outputs, exact = program(x=x), evaluate(graph, {"x": x})
@@ -122,7 +126,7 @@ def test_long_rows_on_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(generated, "_TILE", {False: 4096, True: 128})
     monkeypatch.setattr(generated, "STEPS", 4)
-    x = np.random.default_rng(0).uniform(0.5, 1.5, (1499, 3)).astype(np.float32)
+    x = np.random.default_rng(0).uniform(0.5, 1.5, (599, 3)).astype(np.float32)
     graph = grt.Graph()
     value = graph.input("x", x.shape)
     for name, y in {"sum": F.sum(value, 0), "var": F.var(value, 0), "amax": F.amax(value, 0), "amin": F.amin(value, 0)}.items():
