@@ -58,6 +58,12 @@ class Operand:
     def __pow__(self, other: Any) -> Value:
         return OPERATORS["pow"](self, other)
 
+    def __floordiv__(self, other: Any) -> Value:
+        return OPERATORS["floor_divide"](self, other)
+
+    def __mod__(self, other: Any) -> Value:
+        return OPERATORS["remainder"](self, other)
+
     def __matmul__(self, other: Any) -> Value:
         return OPERATORS["matmul"](self, other)
 

@@ -82,6 +82,8 @@ def as_dtype(dtype: DTypeLike) -> DType:
             found = _BY_NUMPY.get(np.dtype(dtype))
         except TypeError:
             pass
+    if found is None and "complex" in str(dtype):
+        raise DTypeError(f"graphrt has no complex numbers, got {dtype}; keep real and imaginary parts in two tensors")
     if found is None:
         raise DTypeError(f"{dtype!r} is no dtype of graphrt; it has {', '.join(DTYPES)}")
     return found

@@ -109,6 +109,43 @@ def test_matmul_in_every_form() -> None:
     compare(calls, 70)
 
 
+def test_matmul_of_integers_wraps_as_torch() -> None:
+    rng = np.random.default_rng(0)
+    calls: dict[str, Call] = {}
+    for dtype in (np.int8, np.uint8, np.int16, np.int32, np.int64):
+        limit = np.iinfo(dtype)
+        a, b = (rng.integers(limit.min, limit.max, s, dtype, True) for s in ((2, 3, 40), (40, 5)))
+        calls[f"{limit.dtype}"] = (F.matmul, torch.matmul, [a, b])
+    calls["vectors"] = (F.matmul, torch.matmul, [a[0, 0], b[:, 0]])
+    calls["linear"] = same("linear", [a, b.T.copy(), b[0, :5]])
+    calls["bmm"] = same("bmm", [a, np.stack([b, b])])
+    calls["addmm"] = (
+        lambda x, a, b: F.addmm(x, a, b, beta=2, alpha=3),
+        lambda x, a, b: torch.addmm(x, a, b, beta=2, alpha=3),
+        [b[:3, :5], a[0], b],
+    )
+    calls["nothing"] = (F.matmul, torch.matmul, [a[:, :, :0], b[:0]])
+    graph, feeds, expected = grt.Graph(), dict[str, np.ndarray](), dict[str, np.ndarray]()
+    for name, (ours, theirs, arrays) in calls.items():
+        feeds.update({f"{name}.{i}": v for i, v in enumerate(arrays)})
+        graph.output(name, ours(*(graph.input(f"{name}.{i}", v.shape, v.dtype) for i, v in enumerate(arrays))))
+        expected[name] = theirs(*map(torch.from_numpy, arrays)).numpy()
+    found = grt.compile(graph, target=TARGET)(feeds)
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype and np.array_equal(found[name], value), name
+
+
+def test_zero_and_minus_zero_are_two_constants() -> None:
+    graph = grt.Graph()
+    x = graph.input("x", (2,))
+    zeros = F.stack([x * 0.0 + 1.0, F.zeros_like(x), -F.zeros_like(x)])
+    graph.output("y", 1.0 / zeros)
+    graph.output("negative", F.signbit(zeros))
+    found = grt.compile(graph, target=TARGET)(x=np.ones(2, np.float32))
+    assert found["y"].tolist() == [[1.0] * 2, [np.inf] * 2, [-np.inf] * 2]
+    assert found["negative"].tolist() == [[False] * 2, [False] * 2, [True] * 2]
+
+
 def test_reductions() -> None:
     x = data(3, 4, 5)
     calls: dict[str, Call] = {}

@@ -74,10 +74,65 @@ def test_scatter_family() -> None:
             [x, data(3, 6)],
         ),
     }
-    for how in ("sum", "mean", "amax", "amin"):
+    zeros = np.where(np.abs(s) < 0.7, 0, s).astype(np.float32)
+    for how in ("sum", "prod", "mean", "amax", "amin"):
         for own in (True, False):
             calls[f"{how} {own}"] = pair("scatter_reduce", many, reduce=how, include_self=own)
+            if how != "sum":
+                calls[f"slices {how} {own}"] = (
+                    lambda x, s, how=how, own=own: F.index_reduce(
+                        x, 0, x.graph.constant(np.array([2, 0, 2])), s, how, include_self=own
+                    ),
+                    lambda x, s, how=how, own=own: x.index_reduce(0, torch.tensor([2, 0, 2]), s, how, include_self=own),
+                    [x, data(3, 6, seed=4)],
+                )
+    calls["product of zeros"] = pair("scatter_reduce", many, zeros, reduce="prod")
+    calls["products of zeros only"] = pair("scatter_reduce", rows, zeros, reduce="prod", include_self=False)
+    for add in (False, True):
+        calls[f"put {add}"] = (
+            lambda x, s, add=add: F.put(x, x.graph.constant(np.array([[3, -1], [0, 7]])), s, accumulate=add),
+            lambda x, s, add=add: x.put(torch.tensor([[3, -1], [0, 7]]), s, accumulate=add),
+            [x, data(2, 2)],
+        )
     compare(calls, 8)
+
+
+def test_a_scalar_counts_as_a_vector_of_one_element() -> None:
+    """Wherever a dimension is named, of operands and positions, as in torch; and an index of nothing may have any shape."""
+    x, v, s, none = data(), data(4), data(1), np.zeros((2, 0), np.int64)
+    i, j = np.array(0), np.array([0])
+    calls: dict[str, Call] = {
+        "gather": (lambda x, i: F.gather(x, 0, i), lambda x, i: x.gather(0, i), [x, i]),
+        "gather many": (lambda x, i: F.gather(x, -1, i), lambda x, i: x.gather(-1, i), [x, np.array([0, 0, 0])]),
+        "gather one": (lambda x, i: F.gather(x, 0, i), lambda x, i: x.gather(0, i), [v, i]),
+        "gather none": (lambda x, i: F.gather(x, 0, i), lambda x, i: x.gather(0, i), [v, none]),
+        "select": (lambda x, i: F.index_select(x, 0, i), lambda x, i: x.index_select(0, i), [x, j]),
+        "select by one": (lambda x, i: F.index_select(x, 0, i), lambda x, i: x.index_select(0, i), [v, i]),
+        "index_add": (lambda x, i, s: F.index_add(x, 0, i, s), lambda x, i, s: x.index_add(0, i, s), [x, i, x]),
+        "scatter": (lambda x, i, s: F.scatter(x, 0, i, s), lambda x, i, s: x.scatter(0, i, s), [x, i, x]),
+        "scatter one": (lambda x, i, s: F.scatter(x, 0, i, s), lambda x, i, s: x.scatter(0, i, s), [v, i, x]),
+        "scatter none": (lambda x, i: F.scatter(x, 0, i, 1.0), lambda x, i: x.scatter(0, i, 1.0), [v, none]),
+        "scatter_add": (lambda x, i, s: F.scatter_add(x, 0, i, s), lambda x, i, s: x.scatter_add(0, i, s), [x, j, s]),
+        "put": (F.put, torch.Tensor.put, [x, i, x]),
+        "squeeze": (lambda x: F.squeeze(x, 0) * 2.0, lambda x: x.squeeze(0) * 2.0, [x]),
+        "transpose": (lambda x: F.transpose(x, 0, -1) * 2.0, lambda x: x.transpose(0, -1) * 2.0, [x]),
+        "movedim": (lambda x: F.movedim(x, 0, 0) * 2.0, lambda x: x.movedim(0, 0) * 2.0, [x]),
+        "flip": (lambda x: F.flip(x, [-1]) * 2.0, lambda x: x.flip([-1]) * 2.0, [x]),
+        "windows": (lambda x: F.windows(x, 0, 1, 1) * 2.0, lambda x: x.unfold(0, 1, 1) * 2.0, [x]),
+        "windows of nothing": (lambda x: F.windows(x, 0, 0, 2) * 2.0, lambda x: x.unfold(0, 0, 2) * 2.0, [v]),
+    }
+    for how in ("prod", "mean", "amax"):
+        calls[f"reduce {how}"] = (
+            lambda x, i, s, how=how: F.scatter_reduce(x, 0, i, s, how),
+            lambda x, i, s, how=how: x.scatter_reduce(0, i, s, how),
+            [x, i, x],
+        )
+        calls[f"index_reduce {how}"] = (
+            lambda x, i, s, how=how: F.index_reduce(x, 0, i, s, how),
+            lambda x, i, s, how=how: x.index_reduce(0, i, s, how),
+            [x, i, x],
+        )
+    compare(calls)
 
 
 def test_the_last_element_scattered_stays() -> None:
@@ -173,6 +228,13 @@ BAD: list[tuple[str, Any]] = [
     ("scatter_reduce", lambda g: F.scatter_reduce(_x(g), 1, _i(g), g.input("s", (3, 2)), "median")),
     ("scatter_reduce", lambda g: F.scatter_reduce(_x(g), 1, _i(g, 2), g.input("s", (3, 2)), "sum")),
     ("scatter_reduce", lambda g: F.scatter_reduce(_x(g), 2, _i(g), g.input("s", (3, 2)), "sum")),
+    ("index_reduce", lambda g: F.index_reduce(_x(g), 0, _i(g, 2), g.input("s", (2, 4)), "sum")),
+    ("index_reduce", lambda g: F.index_reduce(_x(g), 0, _i(g, 2), g.input("s", (2, 4), "int64"), "amax")),
+    ("index_select", lambda g: F.index_select(g.input("o", ()), 0, _i(g, 2))),
+    ("put", lambda g: F.put(_x(g), _i(g, 2), g.input("s", (3,)))),
+    ("put", lambda g: F.put(_x(g), g.input("f", (2,)), g.input("s", (2,)))),
+    ("put", lambda g: F.put(_x(g), _i(g, 2), g.input("s", (2,), "int64"))),
+    ("index_reduce", lambda g: F.index_reduce(_x(g), 0, _i(g, 2), g.input("s", (3, 4)), "amax")),
     ("index_add", lambda g: F.index_add(_x(g), 0, _i(g, 2), g.input("s", (3, 4)))),
     ("index_add", lambda g: F.index_add(_x(g), 2, _i(g, 2), g.input("s", (2, 4)))),
     ("index_add", lambda g: F.index_add(_x(g), 0, _i(g), g.input("s", (2, 4)))),

@@ -55,7 +55,10 @@ def traced(f: Callable[..., Any], leaves: list[torch.Tensor]) -> torch.fx.GraphM
     try:
         with tracing(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return make_fx(torch.func.functionalize(f, remove="mutations"), TABLE, "fake")(*leaves)
+            module = make_fx(torch.func.functionalize(f, remove="mutations"), TABLE, "fake")(*leaves)
+            if any(_writes(n.target) for n in module.graph.nodes):  # what a decomposition writes into, it made itself
+                module = make_fx(torch.func.functionalize(module, remove="mutations"), TABLE, "fake")(*leaves)
+            return module
     except (DataDependentOutputException, DynamicOutputShapeException):
         raise Skip(DATA) from None
     except Exception as error:
@@ -63,6 +66,10 @@ def traced(f: Callable[..., Any], leaves: list[torch.Tensor]) -> torch.fx.GraphM
         if "data-dependent" in text or "item()" in text or "nonzero" in text:
             raise Skip(DATA) from None
         raise Skip(f"torch cannot trace it: {type(error).__name__}") from None
+
+
+def _writes(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def compare(op: Any, sample: Any) -> None:

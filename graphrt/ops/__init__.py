@@ -53,6 +53,7 @@ from graphrt.ops.composite import (
     nan_to_num,
     rad2deg,
     reciprocal,
+    signbit,
     sinc,
     square,
     xlogy,
@@ -62,7 +63,24 @@ from graphrt.ops.convolution import conv1d, conv2d, conv3d, conv_transpose1d, co
 from graphrt.ops.creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
 from graphrt.ops.detection import box_area, box_iou, nms, roi_align, roi_pool
 from graphrt.ops.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout, feature_dropout
-from graphrt.ops.einsum import addmm, baddbmm, bilinear, bmm, cdist, cross, dot, einsum, inner, kron, mm, mv, outer, tensordot
+from graphrt.ops.einsum import (
+    addbmm,
+    addmm,
+    baddbmm,
+    bilinear,
+    bmm,
+    cdist,
+    cross,
+    dist,
+    dot,
+    einsum,
+    inner,
+    kron,
+    mm,
+    mv,
+    outer,
+    tensordot,
+)
 from graphrt.ops.elementwise import (
     abs,
     add,
@@ -99,13 +117,15 @@ from graphrt.ops.elementwise import (
     tanh,
     where,
 )
+from graphrt.ops.embedding import embedding, embedding_bag, embedding_renorm, one_hot
 from graphrt.ops.extremum import argmax, argmin, max, min
+from graphrt.ops.grid import affine_grid, grid_sample
 from graphrt.ops.indexing import (
-    embedding,
     gather,
     index_add,
+    index_reduce,
     index_select,
-    one_hot,
+    put,
     scatter,
     scatter_add,
     scatter_reduce,
@@ -205,6 +225,7 @@ from graphrt.ops.recurrent import gru, gru_cell, lstm, lstm_cell, rnn_relu, rnn_
 from graphrt.ops.reduction import all, amax, amin, any, logsumexp, mean, norm, prod, std, sum, var
 from graphrt.ops.resize import interpolate
 from graphrt.ops.scan import cummax, cummin, cumprod, cumsum, logcumsumexp
+from graphrt.ops.search import bucketize, searchsorted
 from graphrt.ops.slicing import cat, concat, flip, pad, stack
 from graphrt.ops.sorting import argsort, kthvalue, median, randperm, sort, topk
 from graphrt.ops.transcendental import (
@@ -251,4 +272,12 @@ from graphrt.ops.view import (
     swapdims,
     transpose,
     unsqueeze,
+)
+from graphrt.ops.view_scatter import (
+    as_strided,
+    as_strided_scatter,
+    diagonal_scatter,
+    masked_scatter,
+    select_scatter,
+    slice_scatter,
 )

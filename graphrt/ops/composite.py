@@ -208,13 +208,20 @@ def heaviside(input: Value, values: Operand) -> Value:
 
 
 @function
+def signbit(input: Value) -> Value:
+    """Whether each element is negative, -0 among them; a NaN counts as positive."""
+    if not input.dtype.is_float:
+        return lt(input, 0) if input.dtype.is_int else ne(input, input)
+    return lt(input, 0.0) | lt(1.0 / input, 0.0)
+
+
+@function
 def copysign(input: Value, other: Operand) -> Value:
-    """``|input|`` with the sign of ``other``."""
+    """``|input|`` with the sign of ``other``, which may be -0."""
     a, b = lift(input, other)
     if not a.dtype.is_float:
         a, b = cast(a, float32), cast(b, float32)
-    negative = lt(b, 0.0) | lt(1.0 / b, 0.0)  # -0 is negative too
-    return where(negative, -abs(a), abs(a))
+    return where(signbit(b), -abs(a), abs(a))
 
 
 @function

@@ -20,7 +20,7 @@ from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, biased, broadcast_shape, broadcast_to, function, tensor, widened
 from graphrt.ops.base import cast as cast_to
 from graphrt.ops.view import permute, reshape, transpose, unsqueeze
-from graphrt.types import HALVES, Shape, TensorType, float32, promote
+from graphrt.types import HALVES, Shape, TensorType, float32, int64, promote
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -93,9 +93,17 @@ register(
 )
 
 
+def _product_of_integers(a: Value, b: Value) -> Value:
+    """``a @ b`` of integers, exact but for what its dtype cannot hold: products and their sum, which fuse."""
+    shape = (*broadcast_shape(a.shape[:-2], b.shape[:-2]), a.shape[-2], a.shape[-1], b.shape[-1])
+    left, right = (broadcast_to(unsqueeze(cast_to(v, int64), d), shape) for v, d in ((a, a.ndim), (b, b.ndim - 2)))
+    total = apply("reduce", apply("mul", left, right), op="sum", dims=(len(shape) - 2,))
+    return cast_to(total, a.dtype)
+
+
 @function
 def matmul(input: Value, other: Value) -> Value:
-    """Matrix product as torch.matmul: vectors, matrices, and batches that broadcast."""
+    """Matrix product as torch.matmul: vectors, matrices, and batches that broadcast; of integers too, which wrap around."""
     a, b = tensor(input), tensor(other, "other")
     if a.ndim == 0 or b.ndim == 0:
         raise ShapeError(f"matmul needs at least one dimension, got {list(a.shape)} and {list(b.shape)}")
@@ -105,7 +113,9 @@ def matmul(input: Value, other: Value) -> Value:
     b2 = unsqueeze(b, 1) if b.ndim == 1 else b
     if a2.shape[-1] != b2.shape[-2]:
         raise ShapeError(f"matmul needs [..., m, k] and [..., k, n], got input {list(a.shape)} and other {list(b.shape)}")
-    if b2.ndim == 2 and a2.ndim > 2:  # one matrix for the whole batch: a taller product
+    if dtype.is_int:
+        y = _product_of_integers(a2, b2)
+    elif b2.ndim == 2 and a2.ndim > 2:  # one matrix for the whole batch: a taller product
         y = apply("matmul", reshape(a2, (math.prod(a2.shape[:-1]), a2.shape[-1])), b2)
         y = reshape(y, (*a2.shape[:-1], b2.shape[-1]))
     else:

@@ -29,7 +29,7 @@ from graphrt.ops.base import (
 from graphrt.ops.contraction import matmul
 from graphrt.ops.elementwise import abs, eq, maximum, ne, pow, sqrt, where
 from graphrt.ops.movement import diagonal, roll
-from graphrt.ops.reduction import amax, sum
+from graphrt.ops.reduction import amax, norm, sum
 from graphrt.ops.view import permute, reshape, transpose, unsqueeze
 
 Names = list[Hashable]
@@ -269,6 +269,17 @@ def baddbmm(input: Value, batch1: Value, batch2: Value, *, beta: float = 1, alph
 
 
 @function
+def addbmm(input: Value, batch1: Value, batch2: Value, *, beta: float = 1, alpha: float = 1) -> Value:
+    """``addmm`` with the sum of the products of a batch: input [m, n], batch1 [b, m, k], batch2 [b, k, n]."""
+    _ranks("addbmm", (batch1, 3), (batch2, 3))
+    if batch1.shape[0] != batch2.shape[0] or batch1.shape[2] != batch2.shape[1]:
+        raise ShapeError(f"addbmm needs [b, m, k] and [b, k, n], got {list(batch1.shape)} and {list(batch2.shape)}")
+    b, m, k = batch1.shape
+    tall = reshape(permute(batch1, (1, 0, 2)), (m, b * k))  # the sum over the batch is one longer sum of products
+    return _blend(input, matmul(tall, reshape(batch2, (b * k, batch2.shape[2]))), beta, alpha)
+
+
+@function
 def bilinear(input1: Value, input2: Value, weight: Value, bias: Value | None = None) -> Value:
     """``input1 @ weight[o] @ input2 + bias[o]``: [..., i], [..., j], weight [out, i, j], bias [out] -> [..., out]."""
     fits = weight.ndim == 3 and input1.ndim and input2.ndim
@@ -315,6 +326,12 @@ def _rooted(total: Value, p: float) -> Value:
     zero = eq(total, 0.0)
     safe = where(zero, 1.0, total)
     return where(zero, 0.0, sqrt(safe) if p == 2 else pow(safe, 1 / p))
+
+
+@function
+def dist(input: Value, other: Value, p: float = 2) -> Value:
+    """The p-norm of all of ``input - other``, broadcast."""
+    return norm(input - other, p)
 
 
 def _euclidean(x1: Value, x2: Value) -> Value:

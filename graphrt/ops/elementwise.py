@@ -203,9 +203,15 @@ ge = binary(define("ge", lambda s, a, b: s.ge(a, b), np.greater_equal, None, **_
 
 _L: dict[str, Any] = dict(names=_TWO, result="logical")
 logical_and = binary(
-    define("logical_and", lambda s, a, b: s.logical_and(a, b), np.logical_and, None, **_L), "Both hold.", bool_
+    define("logical_and", lambda s, a, b: s.logical_and(a, b), np.logical_and, None, simplify=_neutral(True), **_L),
+    "Both hold.",
+    bool_,
 )
-logical_or = binary(define("logical_or", lambda s, a, b: s.logical_or(a, b), np.logical_or, None, **_L), "Either holds.", bool_)
+logical_or = binary(
+    define("logical_or", lambda s, a, b: s.logical_or(a, b), np.logical_or, None, simplify=_neutral(False), **_L),
+    "Either holds.",
+    bool_,
+)
 _not = define("logical_not", lambda s, a: s.logical_not(a), np.logical_not, None, result="logical")
 
 

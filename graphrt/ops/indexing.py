@@ -17,11 +17,11 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, dim_index, function, in_float32, tensor, widened
-from graphrt.ops.elementwise import eq, ge, lt, maximum, minimum, stop_gradient, where
+from graphrt.ops.elementwise import eq, ge, maximum, minimum, where
 from graphrt.ops.slicing import getitem
 from graphrt.ops.source import iota
 from graphrt.ops.transcendental import floor_divide
-from graphrt.ops.view import reshape, unsqueeze
+from graphrt.ops.view import reshape
 from graphrt.types import TensorType, int64
 
 _SCATTER: dict[str, Any] = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
@@ -107,18 +107,28 @@ def _scatter_vjp(node: Node, dy: Value) -> list[Value | None]:
     if op == "sum":
         return [None, apply("gather", dy, index, dim=dim)]
     if op == "prod":
-        raise ArgumentError("a product of scattered elements has no gradient; scatter logarithms, or use sum, max or min")
+        return [None, cast(apply("gather", widened(dy), index, dim=dim) * _others(index, widened(src), dim, size), src.dtype)]
     dy = widened(dy)
     winner = cast(eq(src, apply("gather", node.outputs[0], index, dim=dim)), dy.dtype)  # equal extremes share
     share = dy / _scatter(index, winner, dim, size)
     return [None, cast(where(winner > 0.0, apply("gather", share, index, dim=dim), 0.0), src.dtype)]
 
 
+def _others(index: Value, src: Value, dim: int, size: int) -> Value:
+    """For each element the product of the others that land where it does, right also where zeros are among them."""
+    zero = eq(src, 0.0)
+    ones = where(zero, 1.0, src)
+    landed = (_scatter(index, cast(zero, src.dtype), dim, size), _scatter(index, ones, dim, size, "prod"))
+    zeros, product = (apply("gather", v, index, dim=dim) for v in landed)
+    alone = where(zero, eq(zeros, 1.0), eq(zeros, 0.0))
+    return where(alone, product / ones, 0.0)
+
+
 def _scatter_samples(rng: np.random.Generator) -> list[Sample]:
     found = []
-    for op in ("sum", "max", "min"):
+    for op in _SCATTER:
         for shape, size, dim in (((6, 5), 4, 0), ((2, 7), 3, 1), ((2, 5, 3), 4, 1)):
-            src = rng.permutation(math.prod(shape)).reshape(shape).astype(np.float32) / 8
+            src = (rng.permutation(math.prod(shape)).reshape(shape).astype(np.float32) + (op == "prod")) / 8
             index = rng.permuted(np.indices(shape)[dim] % size, axis=dim)  # every position is met
             found.append(Sample((index, src), {"dim": dim, "size": size, "op": op}))
     some = rng.standard_normal((6, 5)).astype(np.float32)
@@ -160,6 +170,11 @@ def _from_end(index: Value, size: int) -> Value:
     return where(index < 0, index + size, index)
 
 
+def _line(x: Value) -> Value:
+    """A scalar as a vector of one element, which torch takes it for wherever a dimension is named."""
+    return x if x.ndim else reshape(x, (1,))
+
+
 def _cut(x: Value, index: Value, dim: int, what: str) -> Value:
     """``x`` cut down to the sizes of ``index`` in all other dimensions, as torch reads it."""
     if index.ndim != x.ndim or any(index.shape[d] > x.shape[d] for d in range(x.ndim) if d != dim):
@@ -168,14 +183,20 @@ def _cut(x: Value, index: Value, dim: int, what: str) -> Value:
             f"got {list(index.shape)}"
         )
     keys = tuple(slice(None) if d == dim else slice(0, index.shape[d]) for d in range(x.ndim))
-    return getitem(x, keys) if x.ndim else x
+    return getitem(x, keys)
 
 
 @function
 def gather(input: Value, dim: int, index: Value) -> Value:
-    """``out[i][j][k] = input[i][index[i][j][k]][k]`` for dim 1: ``index`` has as many dimensions as ``input``."""
-    at, positions = dim_index(dim, tensor(input).ndim), _index(index)
-    return apply("gather", _cut(input, positions, at, "input"), positions, dim=at)
+    """``out[i][j][k] = input[i][index[i][j][k]][k]`` for dim 1: ``index`` has as many dimensions as ``input``.
+
+    An index without elements may have any shape, and gives a result of that shape.
+    """
+    x, positions = _line(tensor(input)), _line(_index(index))
+    at = dim_index(dim, x.ndim)
+    if not positions.type.size:
+        return broadcast_to(x.graph.constant(0, x.dtype), positions.shape)
+    return reshape(apply("gather", _cut(x, positions, at, "input"), positions, dim=at), index.shape)
 
 
 @function
@@ -197,11 +218,14 @@ def take_along_dim(input: Value, indices: Value, dim: int | None = None) -> Valu
 
 @function
 def index_select(input: Value, dim: int, index: Value) -> Value:
-    """The slices of ``input`` along ``dim`` that the 1-D ``index`` names."""
-    at, positions = dim_index(dim, tensor(input).ndim), _index(index)
+    """The slices of ``input`` along ``dim`` that ``index``, 1-D or a scalar, names; of a scalar itself."""
+    x, positions = _line(tensor(input)), _line(_index(index))
     if positions.ndim != 1:
-        raise ShapeError(f"index must have one dimension, got {list(positions.shape)}")
-    return _select(input, at, positions)
+        raise ShapeError(f"index must have at most one dimension, got {list(positions.shape)}")
+    if not input.ndim and positions.shape != (1,):
+        raise ShapeError(f"index into a scalar must be one position, got {list(positions.shape)}")
+    y = _select(x, dim_index(dim, x.ndim), positions)
+    return y if input.ndim else reshape(y, ())
 
 
 def _select(input: Value, dim: int, index: Value) -> Value:
@@ -217,42 +241,12 @@ def take(input: Value, index: Value) -> Value:
     return reshape(_select(reshape(input, (-1,)), 0, reshape(positions, (-1,))), positions.shape)
 
 
-@function
-def embedding(input: Value, weight: Value, padding_idx: int | None = None) -> Value:
-    """Rows of ``weight`` [V, D] that the integers ``input`` [...] name, as [..., D]; NaN for an integer that names none.
-
-    The row ``padding_idx`` gets no gradient.
-    """
-    positions = _index(input, "input")
-    if tensor(weight, "weight").ndim != 2:
-        raise ShapeError(f"weight must be [V, D], got {list(weight.shape)}")
-    if padding_idx is not None:
-        padding = dim_index(padding_idx, weight.shape[0], "padding_idx")
-        row = iota(weight, 0)
-        weight = where(eq(row, padding), stop_gradient(weight), weight)
-    rows = reshape(_select(weight, 0, reshape(positions, (-1,))), (*positions.shape, weight.shape[1]))
-    if not weight.dtype.is_float:
-        return rows
-    inside = ge(positions, 0) & lt(positions, weight.shape[0])
-    return where(unsqueeze(inside, -1), rows, math.nan)
-
-
-@function
-def one_hot(input: Value, num_classes: int) -> Value:
-    """int64 [..., num_classes]: 1 where the class is ``input``'s, which is nowhere for one outside.
-
-    Unlike torch's, ``num_classes`` must be given.
-    """
-    positions = _index(input, "input")
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
-        raise ArgumentError(f"num_classes must be an int >= 1, got {num_classes!r}")
-    wide = broadcast_to(unsqueeze(positions, -1), (*positions.shape, num_classes))
-    return cast(eq(iota(wide, wide.ndim - 1), wide), int64)
-
-
 def _source(input: Value, index: Any, src: Any, dim: int) -> tuple[Value, Value]:
-    """``index`` and ``src`` (a number or a Value, cut to the index's sizes) for scattering into ``input``."""
-    positions = _index(index)
+    """``index`` and ``src`` (a number or a Value, cut to the index's sizes) for scattering into ``input``, no scalar."""
+    positions = _line(_index(index))
+    if not positions.type.size:  # may have any shape: nothing is sent anywhere
+        positions = broadcast_to(input.graph.constant(0, int64), [0 if d == dim else n for d, n in enumerate(input.shape)])
+        return positions, broadcast_to(input.graph.constant(0, input.dtype), positions.shape)
     _cut(input, positions, dim, "input")
     if not isinstance(src, Value):
         if not isinstance(src, bool | int | float):
@@ -260,9 +254,10 @@ def _source(input: Value, index: Any, src: Any, dim: int) -> tuple[Value, Value]
         return positions, broadcast_to(input.graph.constant(src, input.dtype), positions.shape)
     if src.dtype != input.dtype:
         raise DTypeError(f"src must be {input.dtype} as input, got {src.dtype}")
+    src = _line(src)
     if src.ndim != positions.ndim or any(a > b for a, b in zip(positions.shape, src.shape, strict=True)):
         raise ShapeError(f"index {list(positions.shape)} must not be larger than src {list(src.shape)}")
-    return positions, getitem(src, tuple(slice(0, n) for n in positions.shape)) if src.ndim else src
+    return positions, getitem(src, tuple(slice(0, n) for n in positions.shape))
 
 
 def _scattered(input: Value, dim: int, positions: Value, src: Value, op: str) -> Value:
@@ -282,38 +277,48 @@ def _pad_to(x: Value, shape: Sequence[int], value: float) -> Value:
 @function
 def scatter(input: Value, dim: int, index: Value, src: Any) -> Value:
     """``input`` with ``out[i][index[i][j][k]][k] = src[i][j][k]`` for dim 1; the last one written stays, always."""
-    at = dim_index(dim, tensor(input).ndim)
-    positions, source = _source(input, index, src, at)
-    place = _scattered(input, at, positions, iota(positions, at), "max")
-    wide = [m if d == at else n for d, (n, m) in enumerate(zip(input.shape, source.shape, strict=True))]
-    return where(ge(place, 0), apply("gather", _pad_to(source, wide, 0.0), place, dim=at), input)
+    x = _line(tensor(input))
+    at = dim_index(dim, x.ndim)
+    positions, source = _source(x, index, src, at)
+    place = _scattered(x, at, positions, iota(positions, at), "max")
+    wide = [m if d == at else n for d, (n, m) in enumerate(zip(x.shape, source.shape, strict=True))]
+    return reshape(where(ge(place, 0), apply("gather", _pad_to(source, wide, 0.0), place, dim=at), x), input.shape)
 
 
 @function
 @in_float32
 def scatter_add(input: Value, dim: int, index: Value, src: Value) -> Value:
     """``input`` with ``out[i][index[i][j][k]][k] += src[i][j][k]`` for dim 1."""
-    at = dim_index(dim, tensor(input).ndim)
-    positions, source = _source(input, index, src, at)
-    return input + _scattered(input, at, positions, source, "sum")
+    x = _line(tensor(input))
+    at = dim_index(dim, x.ndim)
+    positions, source = _source(x, index, src, at)
+    return reshape(x + _scattered(x, at, positions, source, "sum"), input.shape)
 
 
 @function
 @in_float32
 def scatter_reduce(input: Value, dim: int, index: Value, src: Value, reduce: str, include_self: bool = True) -> Value:
-    """``input`` joined with the elements of ``src`` sent to it by "sum", "mean", "amax" or "amin".
+    """``input`` joined with the elements of ``src`` sent to it by "sum", "prod", "mean", "amax" or "amin".
 
     Without ``include_self`` the elements of ``input`` that something lands on do not take part.
     """
-    if reduce not in ("sum", "mean", "amax", "amin"):
-        raise ArgumentError(f"reduce must be 'sum', 'mean', 'amax' or 'amin', got {reduce!r}")
-    at = dim_index(dim, tensor(input).ndim)
-    positions, source = _source(input, index, src, at)
+    if reduce not in _REDUCES:
+        raise ArgumentError(f"reduce must be one of {', '.join(_REDUCES)}, got {reduce!r}")
+    x = _line(tensor(input))
+    at = dim_index(dim, x.ndim)
+    positions, source = _source(x, index, src, at)
+    return reshape(_joined(x, at, positions, source, reduce, include_self), input.shape)
+
+
+_REDUCES = {"sum": "sum", "prod": "prod", "mean": "sum", "amax": "max", "amin": "min"}  # torch's names: the op's
+
+
+def _joined(input: Value, dim: int, positions: Value, source: Value, reduce: str, include_self: bool) -> Value:
+    op = _REDUCES[reduce]
     ones = broadcast_to(input.graph.constant(1, int64), positions.shape)
-    count = _scattered(input, at, positions, ones, "sum")
+    count = _scattered(input, dim, positions, ones, "sum")
     hit = ge(count, 1)
-    op = {"amax": "max", "amin": "min"}.get(reduce, "sum")
-    landed = _scattered(input, at, positions, source, op)
+    landed = _scattered(input, dim, positions, source, op)
     if op == "sum":
         total = landed + (input if include_self else where(hit, 0, input))
         if reduce == "sum":
@@ -322,17 +327,56 @@ def scatter_reduce(input: Value, dim: int, index: Value, src: Value, reduce: str
         return total / parts if input.dtype.is_float else floor_divide(total, parts)
     if not include_self:
         return where(hit, landed, input)
+    if op == "prod":
+        return input * landed
     return where(hit, (maximum if op == "max" else minimum)(landed, input), input)
+
+
+def _slices(input: Value, dim: int, index: Value, source: Value) -> tuple[Value, int, Value, Value]:
+    """``input`` (a scalar as a vector), ``dim``, and ``index`` as wide as ``source``, whose slices it places along ``dim``."""
+    positions = _line(_index(index))
+    x, src = _line(tensor(input)), _line(tensor(source, "source"))
+    at = dim_index(dim, x.ndim)
+    shape = tuple(positions.shape[0] if d == at else n for d, n in enumerate(x.shape))
+    if positions.ndim != 1 or src.shape != shape:
+        raise ShapeError(
+            f"source {list(source.shape)} must be input {list(input.shape)} with index {list(positions.shape)} along {at}"
+        )
+    return x, at, broadcast_to(reshape(positions, [-1 if d == at else 1 for d in range(x.ndim)]), shape), src
 
 
 @function
 @in_float32
 def index_add(input: Value, dim: int, index: Value, source: Value, alpha: float = 1) -> Value:
     """``input`` with the slices of ``source`` along ``dim``, times ``alpha``, added at the 1-D ``index``."""
-    at, positions = dim_index(dim, tensor(input).ndim), _index(index)
-    if positions.ndim != 1 or source.shape != tuple(positions.shape[0] if d == at else n for d, n in enumerate(input.shape)):
-        raise ShapeError(
-            f"source {list(source.shape)} must be input {list(input.shape)} with {list(positions.shape)} along {at}"
-        )
-    wide = broadcast_to(reshape(positions, [-1 if d == at else 1 for d in range(input.ndim)]), source.shape)
-    return input + _scatter(wide, source if alpha == 1 else source * alpha, at, input.shape[at])
+    x, at, wide, src = _slices(input, dim, index, source)
+    return reshape(x + _scatter(wide, src if alpha == 1 else src * alpha, at, x.shape[at]), input.shape)
+
+
+@function
+@in_float32
+def index_reduce(input: Value, dim: int, index: Value, source: Value, reduce: str, include_self: bool = True) -> Value:
+    """``input`` joined with the slices of ``source`` sent to the 1-D ``index`` by "prod", "mean", "amax" or "amin".
+
+    Without ``include_self`` the slices of ``input`` that something lands on do not take part.
+    """
+    if reduce not in ("prod", "mean", "amax", "amin"):
+        raise ArgumentError(f"reduce must be prod, mean, amax or amin, got {reduce!r}; index_add sums")
+    x, at, wide, src = _slices(input, dim, index, source)
+    if src.dtype != x.dtype:
+        raise DTypeError(f"source must be {x.dtype} as input, got {src.dtype}")
+    return reshape(_joined(x, at, wide, src, reduce, include_self), input.shape)
+
+
+@function
+def put(input: Value, index: Value, source: Value, accumulate: bool = False) -> Value:
+    """``input`` with ``source`` at the positions ``index`` of the flattened tensor, or added there; negative ones from its end.
+
+    ``source`` has as many elements as ``index``. Of several at one position the last one stays.
+    """
+    positions, count = _index(index), tensor(input).type.size
+    if tensor(source, "source").type.size != positions.type.size:
+        raise ShapeError(f"source {list(source.shape)} must have as many elements as index {list(positions.shape)}")
+    at, src = reshape(_from_end(positions, count), (-1,)), reshape(source, (-1,))
+    flat = reshape(input, (-1,))
+    return reshape((scatter_add if accumulate else scatter)(flat, 0, at, src), input.shape)

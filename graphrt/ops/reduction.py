@@ -201,6 +201,8 @@ def all(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:  # noqa
 def logsumexp(input: Value, dim: Dims, keepdim: bool = False) -> Value:
     """``log(sum(exp(input)))`` over ``dim``, shifted by the maximum so that nothing overflows."""
     require_float(input.dtype, "input of logsumexp")
+    if not math.prod(input.shape[d] for d in _dims(dim, input.ndim)):
+        return log(_reduce(input, "sum", dim, keepdim))  # of nothing: -inf
     top = stop_gradient(_reduce(input, "max", dim, True))
     top = where(lt(top * 0.0, 1.0), top, 0.0)  # an infinite maximum cannot be subtracted
     y = log(_reduce(_exp(input - top), "sum", dim, True)) + top

@@ -12,7 +12,7 @@ from typing import Any
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import apply, broadcast_to, cast, function, in_float32, require_float, tensor
-from graphrt.ops.elementwise import floor, maximum, minimum
+from graphrt.ops.elementwise import floor, le, maximum, minimum, where
 from graphrt.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from graphrt.ops.slicing import getitem
 from graphrt.ops.source import iota
@@ -20,6 +20,7 @@ from graphrt.ops.view import reshape
 from graphrt.types import int64
 
 _LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}  # mode -> spatial dimensions
+_KEYS = -0.75  # the parameter of Keys' kernel
 _MODES = ("nearest", "nearest-exact", "area", *_LINEAR)
 
 
@@ -123,18 +124,23 @@ def _line(x: Value, dim: int, n: int, scale: float | None, align: Any) -> Value:
     return _pick(x, dim, low) * (1.0 - share) + _pick(x, dim, low + 1.0) * share
 
 
+def _near(s: Value) -> Value:
+    return ((_KEYS + 2.0) * s - (_KEYS + 3.0)) * s * s + 1.0
+
+
+def _far(s: Value) -> Value:
+    return ((s - 5.0) * s + 8.0) * s * _KEYS - 4.0 * _KEYS
+
+
+def cubic(distance: Value) -> Value:
+    """The weight of a pixel at a ``distance`` of up to 2 (Keys, 1981)."""
+    return where(le(distance, 1.0), _near(distance), _far(distance))
+
+
 def _cubic(x: Value, dim: int, n: int, scale: float | None, align: Any) -> Value:
     at = _source(x, dim, n, scale, align)
     low = floor(at)
     t = at - low
-    a = -0.75
-
-    def near(s: Value) -> Value:  # for distances up to 1
-        return ((a + 2.0) * s - (a + 3.0)) * s * s + 1.0
-
-    def far(s: Value) -> Value:  # for distances from 1 to 2
-        return ((s - 5.0) * s + 8.0) * s * a - 4.0 * a
-
-    weights: list[tuple[float, Value]] = [(-1.0, far(t + 1.0)), (0.0, near(t)), (1.0, near(1.0 - t)), (2.0, far(2.0 - t))]
+    weights: list[tuple[float, Value]] = [(-1.0, _far(t + 1.0)), (0.0, _near(t)), (1.0, _near(1.0 - t)), (2.0, _far(2.0 - t))]
     parts = [_pick(x, dim, low + shift) * weight for shift, weight in weights]
     return parts[0] + parts[1] + parts[2] + parts[3]

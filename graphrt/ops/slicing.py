@@ -160,27 +160,35 @@ register(
 def pad(input: Value, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Value:
     """torch.nn.functional.pad: ``pad`` lists (low, high) for the last dimension, then the one before it, and so on.
 
-    Negative widths crop. Modes: constant, reflect, symmetric, replicate, circular.
+    Negative widths crop, in mode circular before anything is repeated, else behind. Modes: constant, reflect, symmetric,
+    replicate, circular.
     """
     widths = [int(n) for n in pad]
     if len(widths) % 2 or len(widths) > 2 * input.ndim:
         raise ArgumentError(f"pad needs (low, high) pairs for at most {input.ndim} dimensions, got {list(pad)}")
     pairs = [(0, 0)] * (input.ndim - len(widths) // 2) + list(zip(widths[-2::-2], widths[-1::-2], strict=True))
-    x = input
-    if any(n < 0 for p in pairs for n in p):
-        if any(max(-a, 0) + max(-b, 0) > n for (a, b), n in zip(pairs, x.shape, strict=True)):
-            raise ArgumentError(f"pad {list(pad)} crops more than {list(x.shape)} holds")
-        x = getitem(x, tuple(slice(max(-a, 0), n - max(-b, 0)) for (a, b), n in zip(pairs, x.shape, strict=True)))
-    pairs = [(max(a, 0), max(b, 0)) for a, b in pairs]
-    if mode == "constant":
-        low, high = zip(*pairs, strict=True) if pairs else ((), ())
-        return apply("pad", x, low=low, high=high, interior=(0,) * x.ndim, value=value) if any(map(any, pairs)) else x
-    if mode not in _EDGE:
+    if mode != "constant" and mode not in _EDGE:
         raise ArgumentError(f"mode must be constant, {', '.join(_EDGE)}, got {mode!r}")
-    for dim, (a, b) in enumerate(pairs):
-        if a or b:
+    if any(a + b + n < 0 for (a, b), n in zip(pairs, input.shape, strict=True)):
+        raise ArgumentError(f"pad {list(pad)} crops more than {list(input.shape)} holds")
+    x = _cropped(input, pairs) if mode == "circular" else input
+    wide = [(max(a, 0), max(b, 0)) for a, b in pairs]
+    if mode == "constant" and any(map(any, wide)):
+        low, high = zip(*wide, strict=True)
+        x = apply("pad", x, low=low, high=high, interior=(0,) * x.ndim, value=value)
+    for dim, (a, b) in enumerate(wide):
+        if mode != "constant" and (a or b):
             x = concat([*_EDGE[mode](x, dim, a, True), x, *_EDGE[mode](x, dim, b, False)], dim)
-    return x
+    return x if mode == "circular" else _cropped(x, pairs)
+
+
+def _cropped(x: Value, pairs: Sequence[tuple[int, int]]) -> Value:
+    """``x`` without as many elements at the ends of each dimension as a negative width says."""
+    if all(n >= 0 for p in pairs for n in p):
+        return x
+    if any(max(-a, 0) + max(-b, 0) > n for (a, b), n in zip(pairs, x.shape, strict=True)):
+        raise ArgumentError(f"widths {list(pairs)} crop more than {list(x.shape)} holds")
+    return getitem(x, tuple(slice(max(-a, 0), n - max(-b, 0)) for (a, b), n in zip(pairs, x.shape, strict=True)))
 
 
 def cut(x: Value, dim: int, start: int, stop: int) -> Value:
@@ -245,8 +253,9 @@ register(
 
 @function
 def flip(input: Value, dims: int | Sequence[int]) -> Value:
-    """``input`` reversed along ``dims``."""
-    return apply("flip", input, dims=dim_indices(dims, input.ndim))
+    """``input`` reversed along ``dims``; a scalar counts as a vector."""
+    along = dim_indices(dims, max(input.ndim, 1))
+    return apply("flip", input, dims=along) if input.ndim else input
 
 
 def _infer_concat(*tensors: TensorType, dim: int) -> Types:

@@ -156,10 +156,19 @@ def unbatched(y: Value, input: Value, rank: int) -> Value:
 
 @function
 def windows(input: Value, dimension: int, size: int, step: int) -> Value:
-    """All windows of ``size`` elements along ``dimension``, ``step`` apart, in a new last dimension (torch's Tensor.unfold)."""
-    dim = dim_index(dimension, tensor(input).ndim, "dimension")
-    (size,), (step,) = ntuple(size, 1, "size", 1), ntuple(step, 1, "step", 1)
-    return movedim(tapped(input, dim, size, step, 1), dim + 1, -1)
+    """All windows of ``size`` elements along ``dimension``, ``step`` apart, in a new last dimension (torch's Tensor.unfold).
+
+    A scalar counts as a vector of one element: its windows are [size].
+    """
+    x = input if tensor(input).ndim else reshape(input, (1,))
+    dim = dim_index(dimension, x.ndim, "dimension")
+    (size,), (step,) = ntuple(size, 1, "size", 0), ntuple(step, 1, "step", 1)
+    if not size:
+        shape = [n // step + 1 if d == dim else n for d, n in enumerate(x.shape)]
+        y = broadcast_to(x.graph.constant(0, x.dtype), (*shape, 0))
+    else:
+        y = movedim(tapped(x, dim, size, step, 1), dim + 1, -1)
+    return y if input.ndim else reshape(y, (size,))
 
 
 def _geometry(kernel_size: Size, dilation: Size, padding: Size, stride: Size) -> tuple[Shape, Shape, Shape, Shape]:

@@ -98,7 +98,7 @@ def flatten(input: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
 @function
 def squeeze(input: Value, dim: int | Sequence[int] | None = None) -> Value:
     """``input`` without its dimensions of size 1, or without those in ``dim`` that have size 1."""
-    dims = dim_indices(dim, input.ndim)
+    dims = dim_indices(dim, max(input.ndim, 1))  # a scalar counts as a vector
     return reshape(input, [n for i, n in enumerate(input.shape) if not (i in dims and n == 1)])
 
 
@@ -156,8 +156,10 @@ def permute(input: Value, dims: Sequence[int]) -> Value:
 
 @function
 def transpose(input: Value, dim0: int, dim1: int) -> Value:
-    """``input`` with two dimensions exchanged."""
-    a, b = dim_index(dim0, input.ndim, "dim0"), dim_index(dim1, input.ndim, "dim1")
+    """``input`` with two dimensions exchanged; a scalar counts as a vector."""
+    a, b = (dim_index(d, max(input.ndim, 1), what) for d, what in ((dim0, "dim0"), (dim1, "dim1")))
+    if not input.ndim:
+        return input
     order = list(range(input.ndim))
     order[a], order[b] = b, a
     return permute(input, order)
@@ -169,11 +171,13 @@ def movedim(input: Value, source: int | Sequence[int], destination: int | Sequen
     pairs = list[list[int]]()
     for dims, what in ((source, "source"), (destination, "destination")):
         named: Any = dims if isinstance(dims, list | tuple) else [dims]
-        pairs.append([dim_index(d, input.ndim, what) for d in named])
+        pairs.append([dim_index(d, max(input.ndim, 1), what) for d in named])
         if len(set(pairs[-1])) != len(pairs[-1]):
             raise ArgumentError(f"{what} {dims} names a dimension twice")
     if len(pairs[0]) != len(pairs[1]):
         raise ArgumentError(f"source and destination need equally many entries, got {source} and {destination}")
+    if not input.ndim:
+        return input
     order = [d for d in range(input.ndim) if d not in pairs[0]]
     for to, dim in sorted(zip(pairs[1], pairs[0], strict=True)):
         order.insert(to, dim)

@@ -7,6 +7,7 @@ was called as their origin.
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._decomp import get_decompositions
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import graphrt.frontends.torch.aten  # noqa: F401 - fills the table
 import graphrt.ops as F
 from graphrt.errors import ConversionError, GraphrtError
-from graphrt.frontends.torch.table import ATEN, Entry
+from graphrt.frontends.torch.rewrite import Rewritten
+from graphrt.frontends.torch.table import ATEN, REFUSED, Entry
 from graphrt.ir import Graph, Origin, Value
 from graphrt.runtime.arrays import to_numpy
 from graphrt.types import as_dtype
@@ -47,11 +48,19 @@ def check(module: fx.GraphModule) -> None:
         if _entry(node) is None and not callable_on_numbers(node):
             lacking.setdefault(_spelled(node), []).append(where(node))
     if lacking:
-        lines = [f"  {name} at {', '.join(dict.fromkeys(places))}" for name, places in lacking.items()]
-        raise ConversionError(
-            "graphrt has no entry for\n" + "\n".join(lines) + "\nTo add one, write a function of graphrt.ops for it in "
-            "graphrt/frontends/torch/aten (docs/torch_coverage.md lists what is there), or register a decomposition."
+        lines = [_lacking(name, places) for name, places in lacking.items()]
+        remedy = (
+            "\nTo add one, write a function of graphrt.ops for it in graphrt/frontends/torch/aten (docs/torch_coverage.md "
+            "lists what is there), or register a decomposition."
         )
+        known = all(name.removeprefix("aten.") in REFUSED for name in lacking)
+        raise ConversionError("graphrt has no entry for\n" + "\n".join(lines) + ("" if known else remedy))
+
+
+def _lacking(name: str, places: Sequence[str]) -> str:
+    """A line of a message: an operator, where it is used, and what to write instead where that is known."""
+    advice = REFUSED.get(name.removeprefix("aten."))
+    return f"  {name} at {', '.join(dict.fromkeys(places))}" + (f": {advice}" if advice else "")
 
 
 def _calls(module: fx.GraphModule) -> Iterable[fx.Node]:
@@ -148,7 +157,11 @@ def _call(module: fx.GraphModule, graph: Graph, node: fx.Node, args: Any, kwargs
             return _size(node, *args)
         assert callable(node.target)
         return node.target(*args, **kwargs)
-    result = entry.function(*([graph] if entry.creates else []), *args, **kwargs)
+    before: list[Any] = [graph] if entry.creates else []
+    if entry.reads_memory:
+        first = node.args[0].meta["val"]  # type: ignore[union-attr]
+        before = [(*first.stride(), first.storage_offset())]
+    result = entry.function(*before, *args, **kwargs)
     return _fitted(result, node.meta.get("val"), node)
 
 
@@ -162,25 +175,36 @@ def _size(node: fx.Node, value: Value, dim: int | None = None) -> int:
 
 
 def _fitted(result: Any, expected: Any, node: fx.Node) -> Any:
-    """``result`` with the dtypes that torch says it has. Raises ConversionError where its shape is another one."""
+    """``result`` with the dtypes that torch says it has. Raises ConversionError where its shape is another one.
+
+    Of several results those that nobody reads are left alone: what torch notes there for a gradient depends on the device.
+    """
     if isinstance(result, list | tuple):
-        return [_fitted(r, e, node) for r, e in zip(result, expected, strict=True)]
+        pairs = enumerate(zip(result, expected, strict=True))
+        return [_fitted(r, e, node) if _reads(node, i) else r for i, (r, e) in pairs]
     if not isinstance(result, Value) or not isinstance(expected, torch.Tensor):
         return result
     shape = tuple(expected.shape)
+    if 0 in shape and shape != result.shape:  # nothing in it that could be wrong
+        result = F.zeros(result.graph, list(shape), result.dtype)
     if all(isinstance(n, int) for n in shape) and shape != result.shape:
         raise ConversionError(f"its entry gives {list(result.shape)} where torch has {list(shape)}; this is a fault of graphrt")
     return F.cast(result, as_dtype(str(expected.dtype)))
 
 
+def _reads(node: fx.Node, i: int) -> bool:
+    """Whether any user of ``node`` takes its result number ``i``, or all of them."""
+    return any(user.target is not operator.getitem or user.args[1] == i for user in node.users)
+
+
 def decompositions(table: Mapping[Any, Any]) -> dict[Any, Any]:
-    """``table``, torch's decompositions into core ATen, and a few more; operators that have an entry stay whole."""
-    more = get_decompositions([torch.ops.aten.grid_sampler_2d])
-    return {op: f for op, f in {**table, **more}.items() if str(op).removeprefix("aten.") not in ATEN}
+    """``table``, torch's decompositions into core ATen; operators that have an entry stay whole."""
+    return {op: f for op, f in table.items() if str(op).removeprefix("aten.") not in ATEN}
 
 
 @contextmanager
 def tracing() -> Iterator[None]:
-    """While a model is traced attention is products and a softmax, for forward and backward, and not one opaque operator."""
-    with sdpa_kernel(SDPBackend.MATH):
+    """While a model is traced attention is products and a softmax, for forward and backward, and not one opaque operator; and
+    functions that look at their tensors' numbers do not."""
+    with sdpa_kernel(SDPBackend.MATH), Rewritten():
         yield

@@ -19,26 +19,37 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Entry:
-    """What an ATen operator is: a function of its arguments, with the Graph before them if it ``creates`` a tensor."""
+    """What an ATen operator is: a function of its arguments.
+
+    Before them stands the Graph if it ``creates`` a tensor, and the strides and offset that torch's first tensor has in its
+    memory if it ``reads_memory``.
+    """
 
     function: Callable[..., Any]
     creates: bool = False
+    reads_memory: bool = False
 
 
 ATEN: dict[str, Entry] = {}
+REFUSED: dict[str, str] = {}  # operators that a graph cannot hold, and what to write instead
 
 
-def aten(*names: str, creates: bool = False) -> Callable[[F], F]:
+def aten(*names: str, creates: bool = False, reads_memory: bool = False) -> Callable[[F], F]:
     """Makes the decorated function the entry of the operators ``names``."""
 
     def enter(function: F) -> F:
         for name in names:
             if name in ATEN:
                 raise KeyError(f"aten.{name} has an entry already")
-            ATEN[name] = Entry(function, creates)
+            ATEN[name] = Entry(function, creates, reads_memory)
         return function
 
     return enter
+
+
+def refuse(advice: str, *names: str) -> None:
+    """Says in messages about the operators ``names``, which can have no entry, why, and what to write instead."""
+    REFUSED.update(dict.fromkeys(names, advice))
 
 
 def same(functions: Iterable[Callable[..., Any]], overload: str = "default") -> None:

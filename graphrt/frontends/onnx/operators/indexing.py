@@ -15,7 +15,6 @@ import graphrt.ops as F
 from graphrt.errors import ConversionError
 from graphrt.frontends.onnx.table import Tensor, lift, operator
 from graphrt.ir import Value
-from graphrt.ops.base import apply
 
 
 def _positions(index: Value, n: int) -> Value:
@@ -62,16 +61,10 @@ def gather_nd(data: Value, indices: Value, *, batch_dims: int = 0) -> Value:
     return F.reshape(y, (*indices.shape[:-1], *rest))
 
 
-def _product(data: Value, dim: int, index: Value, updates: Value) -> Value:
-    factors = apply("scatter", index, updates, dim=dim, size=data.shape[dim], op="prod")
-    wide = [n for m, k in zip(reversed(data.shape), reversed(factors.shape), strict=True) for n in (0, m - k)]
-    return data * F.pad(factors, wide, value=1.0)
-
-
 _SCATTERS: dict[str, Callable[[Value, int, Value, Value], Value]] = {
     "none": F.scatter,
     "add": F.scatter_add,
-    "mul": _product,
+    "mul": functools.partial(F.scatter_reduce, reduce="prod"),
     "max": functools.partial(F.scatter_reduce, reduce="amax"),
     "min": functools.partial(F.scatter_reduce, reduce="amin"),
 }

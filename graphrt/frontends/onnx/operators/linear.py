@@ -7,23 +7,16 @@ from graphrt.frontends.onnx.table import operator
 from graphrt.ir import Value
 
 
-def matmul(a: Value, b: Value) -> Value:
-    """The product; integers are multiplied in double, where their sums are exact up to 2**53."""
-    if a.dtype.is_float:
-        return F.matmul(a, b)
-    return F.cast(F.matmul(F.cast(a, "float64"), F.cast(b, "float64")), a.dtype)
-
-
 @operator("MatMul")
-def mat_mul(a: Value, b: Value) -> Value:
-    return matmul(a, b)
+def matmul(a: Value, b: Value) -> Value:
+    return F.matmul(a, b)
 
 
 @operator("Gemm")
 def gemm(
     a: Value, b: Value, c: Value | None = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
 ) -> Value:
-    y = matmul(F.transpose(a, 0, 1) if transA else a, F.transpose(b, 0, 1) if transB else b)
+    y = F.matmul(F.transpose(a, 0, 1) if transA else a, F.transpose(b, 0, 1) if transB else b)
     y = y if alpha == 1.0 else F.cast(y * alpha, a.dtype)
     return y if c is None or beta == 0.0 else y + (c if beta == 1.0 else F.cast(c * beta, a.dtype))
 

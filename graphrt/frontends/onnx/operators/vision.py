@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
-import math
-
 import numpy as np
 
 import graphrt.ops as F
@@ -42,70 +38,11 @@ def max_roi_pool(x: Value, rois: Value, *, pooled_shape: Ints, spatial_scale: fl
     return F.roi_pool(x, rois, list(pooled_shape), spatial_scale)
 
 
-def _reflected(at: Value, low: float, high: float) -> Value:
-    """Positions mirrored at ``low`` and ``high`` until they lie between them."""
-    span = high - low
-    if span <= 0:
-        return at * 0.0
-    turn = F.remainder(F.abs(at - low), 2 * span)
-    return F.minimum(turn, 2 * span - turn) + low
-
-
-def _cubic(t: Value, a: float = -0.75) -> list[Value]:
-    """Weights of the four neighbours of a point ``t`` behind the second one (Keys, 1981)."""
-
-    def near(d: Value) -> Value:
-        return ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0
-
-    def far(d: Value) -> Value:
-        return ((d - 5.0) * d + 8.0) * d * a - 4.0 * a
-
-    return [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)]
-
-
 @operator("GridSample")
 def grid_sample(x: Value, grid: Value, *, align_corners: int = 0, mode: str = "linear", padding_mode: str = "zeros") -> Value:
     """x [N, C, *spatial] read at grid [N, *out, rank], coordinates in [-1, 1] with the last dimension's first."""
-    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
-    sizes, out = x.shape[2:], grid.shape[1:-1]
-    taps: list[list[tuple[Value, Value | None]]] = []  # for each dimension the neighbours' positions and weights
-    for d, n in enumerate(sizes):
-        g = grid[..., len(sizes) - 1 - d]
-        edges = (0.0, n - 1.0) if align_corners else (-0.5, n - 0.5)
-        at = (g + 1.0) * ((n - 1) / 2) if align_corners else ((g + 1.0) * n - 1.0) * 0.5
-
-        def inside(v: Value, n: int = n, edges: tuple[float, float] = edges) -> Value:
-            v = _reflected(v, *edges) if padding_mode == "reflection" else v
-            return v if padding_mode == "zeros" else F.clamp(v, 0.0, n - 1.0)
-
-        if mode == "nearest":
-            taps.append([(F.round(inside(at)), None)])
-        elif mode == "linear":
-            at = inside(at)
-            low = F.floor(at)
-            taps.append([(low, 1.0 - (at - low)), (low + 1.0, at - low)])
-        else:
-            low = F.floor(at)
-            taps.append([(inside(low + (i - 1.0)), w) for i, w in enumerate(_cubic(at - low))])
-    flat = F.reshape(x, (*x.shape[:2], math.prod(sizes)))
-    parts = []
-    for corner in itertools.product(*taps):
-        index, weight = _place([place for place, _ in corner], sizes)
-        for _, w in corner:
-            weight = weight if w is None else weight * w
-        wide = F.broadcast_to(F.reshape(index, (x.shape[0], 1, -1)), (*x.shape[:2], math.prod(out)))
-        parts.append(F.gather(flat, 2, wide) * F.cast(F.reshape(weight, (x.shape[0], 1, -1)), x.dtype))
-    return F.reshape(functools.reduce(F.add, parts), (*x.shape[:2], *out))
-
-
-def _place(places: list[Value], sizes: tuple[int, ...]) -> tuple[Value, Value]:
-    """Row-major int64 positions from whole coordinates, and 1.0 where they lie inside, else 0.0."""
-    index = F.zeros_like(places[0], "int64")
-    counts = F.ones_like(places[0])
-    for place, n in zip(places, sizes, strict=True):
-        counts = F.where(F.logical_and(place >= 0.0, place <= n - 1.0), counts, 0.0)
-        index = index * n + F.cast(F.clamp(place, 0.0, n - 1.0), "int64")
-    return index, counts
+    named = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
+    return F.grid_sample(x, grid, named, padding_mode, bool(align_corners))
 
 
 def _iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:

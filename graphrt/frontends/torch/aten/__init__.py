@@ -1,15 +1,33 @@
 """The entries of the ATen table; importing the package fills it."""
 
 from graphrt.frontends.torch.aten import (
+    attention,
     contraction,
     creation,
     elementwise,
+    embedding,
+    grid,
     indexing,
     loss,
     normalization,
     pooling,
     reduction,
+    refused,
     shape,
 )
 
-__all__ = ["contraction", "creation", "elementwise", "indexing", "loss", "normalization", "pooling", "reduction", "shape"]
+__all__ = [
+    "attention",
+    "contraction",
+    "creation",
+    "elementwise",
+    "embedding",
+    "grid",
+    "indexing",
+    "loss",
+    "normalization",
+    "pooling",
+    "reduction",
+    "refused",
+    "shape",
+]

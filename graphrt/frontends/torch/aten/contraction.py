@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import graphrt.ops as F
 from graphrt.frontends.torch.table import aten, pullback, same
 from graphrt.ir import Value
+from graphrt.types import as_dtype
 
-same([F.mm, F.bmm, F.mv, F.dot, F.addmm, F.baddbmm, F.linear, F.matmul, F.outer])
+same([F.mm, F.bmm, F.mv, F.dot, F.addmm, F.addbmm, F.baddbmm, F.linear, F.matmul, F.outer, F.dist])
 
 _CONV = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -60,6 +62,19 @@ def convolution_backward(
 def addmv(input: Value, mat: Value, vec: Value, *, beta: float = 1, alpha: float = 1) -> Value:
     product = F.mv(mat, vec) if alpha == 1 else F.mv(mat, vec) * alpha
     return F.expand(product if beta == 0 else product + (input if beta == 1 else input * beta), product.shape)
+
+
+@aten("addmm.dtype", "baddbmm.dtype")
+def blended_as(input: Value, first: Value, second: Value, out_dtype: Any, *, beta: float = 1, alpha: float = 1) -> Value:
+    """``addmm`` or ``baddbmm`` of halves, computed and returned as ``out_dtype``."""
+    a, b, c = (F.cast(v, as_dtype(out_dtype)) for v in (first, second, input))
+    return (F.addmm if a.ndim == 2 else F.baddbmm)(c, a, b, beta=beta, alpha=alpha)
+
+
+@aten("mm.dtype", "bmm.dtype")
+def product_as(input: Value, other: Value, out_dtype: Any) -> Value:
+    a, b = (F.cast(v, as_dtype(out_dtype)) for v in (input, other))
+    return F.matmul(a, b)
 
 
 @aten("_cdist_forward.default")

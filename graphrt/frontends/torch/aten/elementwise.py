@@ -15,13 +15,19 @@ Operand = Value | bool | int | float
 
 same([F.abs, F.neg, F.sign, F.reciprocal, F.sqrt, F.rsqrt, F.square, F.exp, F.exp2, F.expm1, F.log, F.log2, F.log10, F.log1p])
 same([F.sin, F.cos, F.tan, F.asin, F.acos, F.atan, F.atan2, F.sinh, F.cosh, F.tanh, F.asinh, F.acosh, F.atanh, F.sinc])
-same([F.erf, F.erfc, F.erfinv, F.hypot, F.logaddexp, F.heaviside, F.nan_to_num, F.deg2rad, F.rad2deg])
+same([F.erf, F.erfc, F.erfinv, F.hypot, F.logaddexp, F.heaviside, F.nan_to_num, F.deg2rad, F.rad2deg, F.signbit])
 same([F.isfinite, F.isinf, F.isnan, F.logical_not, F.logical_and, F.logical_or, F.logical_xor, F.maximum, F.minimum])
 same([F.sigmoid, F.silu, F.mish, F.softplus, F.leaky_relu, F.hardtanh, F.hardsigmoid, F.hardswish, F.gelu, F.celu, F.selu])
 same([F.hardshrink, F.softshrink, F.threshold, F.bitwise_not, F.floor_divide])
 for _overload in ("Tensor", "Scalar"):
-    same([F.eq, F.ne, F.lt, F.le, F.gt, F.ge, F.fmod, F.remainder, F.bitwise_and, F.bitwise_or, F.bitwise_xor], _overload)
-same([F.copysign, F.bitwise_left_shift, F.bitwise_right_shift], "Tensor")
+    same(
+        [F.eq, F.ne, F.lt, F.le, F.gt, F.ge, F.fmod, F.remainder, F.bitwise_and, F.bitwise_or, F.bitwise_xor, F.copysign],
+        _overload,
+    )
+for _overload in ("Tensor", "Tensor_Scalar", "Scalar_Tensor"):
+    same([F.bitwise_left_shift, F.bitwise_right_shift], _overload)
+aten("__lshift__.Tensor", "__lshift__.Scalar")(F.bitwise_left_shift)
+aten("__rshift__.Tensor", "__rshift__.Scalar")(F.bitwise_right_shift)
 
 
 def _bools(*operands: Operand) -> bool:
@@ -59,6 +65,22 @@ def div(input: Operand, other: Operand) -> Value:
 @aten("div.Tensor_mode", "div.Scalar_mode")
 def div_mode(input: Value, other: Operand, rounding_mode: str | None) -> Value:
     return F.divide(input, other, rounding_mode)
+
+
+@aten("ldexp.Tensor")
+def ldexp(input: Value, other: Value) -> Value:
+    return input * F.exp2(other)
+
+
+@aten("angle.default")
+def angle(input: Value) -> Value:
+    """Of a real number: pi if it is negative, else 0."""
+    return F.where(F.isnan(input), input, F.where(input < 0, math.pi, 0.0))
+
+
+@aten("prims.fma.default")
+def fma(a: Value, b: Value, c: Value) -> Value:
+    return a * b + c
 
 
 @aten("pow.Tensor_Tensor", "pow.Tensor_Scalar", "pow.Scalar")

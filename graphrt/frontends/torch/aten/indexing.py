@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import graphrt.ops as F
 from graphrt.errors import ConversionError
-from graphrt.frontends.torch.table import aten, same
+from graphrt.frontends.torch.table import aten, pullback, same
 from graphrt.ir import Value
 from graphrt.types import Shape
 
 Indices = Sequence[Value | None]
 
-same([F.index_select, F.index_add, F.scatter_add, F.take, F.take_along_dim])
+same([F.index_select, F.index_add, F.index_reduce, F.scatter_add, F.put, F.take, F.take_along_dim])
+same([F.masked_scatter])
+for _overload in ("Tensor", "Scalar"):
+    same([F.bucketize, F.searchsorted], _overload)
 aten("scatter_reduce.two")(F.scatter_reduce)
 
 
@@ -81,6 +83,27 @@ def index_put(input: Value, indices: Indices, values: Value, accumulate: bool = 
     return F.permute(back, [moved.index(d) for d in range(input.ndim)])
 
 
+@aten("nonzero_static.default")
+def nonzero_static(input: Value, *, size: int, fill_value: int = -1) -> Value:
+    """The positions [size, dimensions] of the first ``size`` elements that are not zero; ``fill_value`` behind the last."""
+    flat = F.reshape(F.ne(input, 0) if not input.dtype.is_bool else input, [-1])
+    number = F.where(flat, F.cumsum(F.cast(flat, "int64"), 0) - 1, -1)  # what lands outside is dropped
+    place = F.scatter(F.full(input.graph, [size], -1), 0, number, F.arange(input.graph, flat.shape[0]))
+    found, step = [], 1
+    for n in reversed(input.shape):
+        found.append(F.where(place < 0, fill_value, F.remainder(F.floor_divide(place, step), n)))
+        step *= n
+    return F.stack(found[::-1], 1) if found else F.zeros(input.graph, [size, 0], "int64")
+
+
+@aten("repeat_interleave.Tensor")
+def repeat_interleave(repeats: Value, *, output_size: int | None = None) -> Value:
+    """Each position as often as ``repeats`` says, of which the sum must be known."""
+    if output_size is None:
+        raise ConversionError("the size of the result depends on the data; give output_size")
+    return F.searchsorted(F.cumsum(F.cast(repeats, "int64"), 0), F.arange(repeats.graph, output_size), right=True)
+
+
 @aten("gather.default")
 def gather(input: Value, dim: int, index: Value, *, sparse_grad: bool = False) -> Value:
     return F.gather(input, dim, index)
@@ -98,29 +121,8 @@ def scatter_with(input: Value, dim: int, index: Value, src: Value | bool | int |
     return F.scatter_reduce(input, dim, index, values, {"add": "sum", "multiply": "prod"}[reduce])
 
 
-@aten("embedding.default")
-def embedding(
-    weight: Value, indices: Value, padding_idx: int = -1, scale_grad_by_freq: bool = False, sparse: bool = False
-) -> Value:
-    return F.embedding(indices, weight, None if padding_idx < 0 else padding_idx)
-
-
-@aten("embedding_dense_backward.default")
-def embedding_dense_backward(dy: Value, indices: Value, num_weights: int, padding_idx: int, scale_grad_by_freq: bool) -> Value:
-    """The rows of ``dy`` added up by the index they belong to."""
-    if scale_grad_by_freq:
-        raise ConversionError("embedding with scale_grad_by_freq is not supported; scale the gradient in the optimizer")
-    count, width = math.prod(indices.shape), dy.shape[-1]
-    at, rows = F.reshape(indices, [count]), F.reshape(dy, [count, width])
-    if padding_idx >= 0:
-        rows = F.where(F.reshape(F.eq(at, padding_idx), [count, 1]), 0.0, rows)
-    return F.index_add(F.zeros(dy.graph, [num_weights, width], dy.dtype), 0, at, rows)
-
-
-@aten("masked_scatter.default")
-def masked_scatter(input: Value, mask: Value, source: Value) -> Value:
-    """The elements of ``source``, in order, where ``mask`` holds."""
-    input, mask = F.broadcast_tensors(input, mask)
-    flat = F.reshape(mask, [-1])
-    number = F.cumsum(F.cast(flat, "int64"), 0) - 1
-    return F.where(mask, F.reshape(F.take(source, F.clamp(number, 0)), input.shape), input)
+@aten("masked_scatter_backward.default")
+def masked_scatter_backward(dy: Value, mask: Value, sizes: Sequence[int]) -> Value:
+    """The gradient of the source: the elements of ``dy`` where ``mask`` holds, in order, as many as ``sizes`` hold."""
+    zeros = F.zeros(dy.graph, list(sizes), dy.dtype)  # it is linear: where it is taken does not matter
+    return pullback(lambda source: F.masked_scatter(F.zeros_like(dy), mask, source), [zeros], dy)[0]

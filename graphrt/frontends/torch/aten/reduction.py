@@ -9,7 +9,7 @@ import graphrt.ops as F
 from graphrt.frontends.torch.table import F as Function
 from graphrt.frontends.torch.table import aten
 from graphrt.ir import Value
-from graphrt.types import float32
+from graphrt.types import float32, uint8
 
 Dims = int | Sequence[int] | None
 
@@ -33,8 +33,22 @@ def entry(*names: str) -> Callable[[Function], Function]:
 for _f in (F.argmax, F.argmin, F.logcumsumexp, F.cummax, F.cummin, F.logsumexp, F.kthvalue, F.median):
     entry(f"{_f.__name__}.default")(_f)
 entry("median.dim")(F.median)
-entry("max.dim")(F.max)
-entry("min.dim")(F.min)
+
+
+def _of_bools(f: Callable[..., Any]) -> Callable[..., tuple[Value, Value]]:
+    """``f`` also of bool, which it takes as 0 and 1; as ``or`` and ``and`` with the position of the first that decides."""
+
+    def extreme(input: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
+        if not input.dtype.is_bool:
+            return f(input, dim, keepdim)
+        values, index = f(F.cast(input, uint8), dim, keepdim)
+        return F.cast(values, input.dtype), index
+
+    return extreme
+
+
+entry("max.dim")(_of_bools(F.max))
+entry("min.dim")(_of_bools(F.min))
 
 
 @entry("topk.default")

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import graphrt.ops as F
+from graphrt.errors import ConversionError
 from graphrt.frontends.torch.table import aten, pullback, same
 from graphrt.ir import Value
+from graphrt.ops.base import constant_of
 from graphrt.types import promote
 
 same([F.permute, F.flip, F.roll, F.diagonal, F.tril, F.triu, F.stack, F.unsqueeze, F.pixel_shuffle, F.pixel_unshuffle])
 same([F.channel_shuffle, F.rot90, F.diag_embed, F.trace])
-same([F.transpose, F.select, F.unbind], "int")
+same([F.slice_scatter, F.select_scatter, F.diagonal_scatter])
+same([F.transpose, F.unbind], "int")
 aten("squeeze.default", "squeeze.dim", "squeeze.dims")(F.squeeze)
-aten("view.default", "_unsafe_view.default", "reshape.default")(F.reshape)
+aten("view.default", "_unsafe_view.default", "reshape.default", "view_copy.default")(F.reshape)
+aten("permute_copy.default")(F.permute)
+aten("narrow_copy.default")(F.narrow)
+aten("unbind_copy.int")(F.unbind)
 aten("split.Tensor", "split_with_sizes.default")(F.split)
 aten("movedim.int", "movedim.intlist")(F.movedim)
 aten("unfold.default")(F.windows)
@@ -31,8 +37,42 @@ def t(input: Value) -> Value:
     return F.transpose(input, 0, 1) if input.ndim == 2 else input
 
 
+@aten("_local_scalar_dense.default")
+def item(input: Value) -> Value:
+    """A tensor's one number: what the model calculates with it is calculated by the program."""
+    return F.reshape(input, [])
+
+
+@aten("select.int")
+def select(input: Value, dim: int, index: int | Value) -> Value:
+    if not isinstance(index, Value):
+        return F.select(input, dim, index)
+    return F.squeeze(F.index_select(input, dim, F.where(index < 0, index + input.shape[dim], index)), dim)
+
+
+def _length(start: Value | None, end: Value, step: int) -> int:
+    """How long a slice is whose bounds are numbers of the program. Raises ConversionError unless ``end`` is ``start + n``."""
+    node = end.node
+    count = constant_of(node.inputs[1]) if node.op.name == "add" and start is not None and node.inputs[0] is start else None
+    if count is None or step != 1:
+        raise ConversionError(
+            "the size of a slice must not depend on the data; write x[n : n + 3], or torch.narrow(x, 0, n, 3)"
+        )
+    return int(count)
+
+
 @aten("slice.Tensor")
-def slice_tensor(input: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Value:
+def slice_tensor(
+    input: Value, dim: int = 0, start: int | Value | None = None, end: int | Value | None = None, step: int = 1
+) -> Value:
+    if isinstance(end, Value):
+        first = start if isinstance(start, Value) else None
+        places = F.arange(input.graph, _length(first, end, step)) + start
+        return F.index_select(input, dim, places)
+    if isinstance(start, Value):
+        raise ConversionError(
+            "the size of a slice must not depend on the data; write x[n : n + 3], or torch.narrow(x, 0, n, 3)"
+        )
     return input[(*[slice(None)] * (dim % input.ndim), slice(start, end, step))]
 
 
@@ -73,36 +113,39 @@ def replication_pad_backward(dy: Value, input: Value, padding: Sequence[int]) ->
     return pullback(lambda x: replication_pad(x, padding), [input], dy)[0]
 
 
-@aten("slice_scatter.default")
-def slice_scatter(
-    input: Value, src: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+def _in_memory(input: Value, place: Sequence[int]) -> tuple[Value, list[int]]:
+    """``input`` with its dimensions in the order in which torch has them in memory, by strides and offset; and that order.
+
+    Raises ConversionError where there are gaps between its elements.
+    """
+    *strides, _ = place
+    order = sorted(range(input.ndim), key=lambda d: (-strides[d], d))
+    step = 1
+    for d in reversed(order):
+        if strides[d] != step and input.shape[d] > 1:
+            raise ConversionError("as_strided of a tensor with gaps in memory; write it with slices, or clone the tensor first")
+        step *= input.shape[d]
+    return F.permute(input, order), order
+
+
+@aten("as_strided.default", "as_strided_copy.default", reads_memory=True)
+def as_strided(
+    place: Sequence[int], input: Value, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
 ) -> Value:
-    """``input`` with ``src`` in place of a slice."""
-    at, n = dim % input.ndim, input.shape[dim]
-    taken = range(*slice(start, end, step).indices(n))
-    if not taken:
-        return input
-    if step == 1:
-        return F.cat(
-            [slice_tensor(input, at, 0, taken[0]), F.cast(src, input.dtype), slice_tensor(input, at, taken[-1] + 1)], at
-        )
-    column = [-1 if d == at else 1 for d in range(input.ndim)]
-    position = F.reshape(F.arange(input.graph, n) - taken[0], column)
-    inside = (position >= 0) & (position < len(taken) * step) & F.eq(F.remainder(position, step), 0)
-    source = F.index_select(src, at, F.reshape(F.clamp(F.floor_divide(position, step), 0, len(taken) - 1), [-1]))
-    return F.where(inside, F.cast(source, input.dtype), input)
+    offset = None if storage_offset is None else storage_offset - place[-1]
+    return F.as_strided(_in_memory(input, place)[0], list(size), list(stride), offset)
 
 
-@aten("select_scatter.default")
-def select_scatter(input: Value, src: Value, dim: int, index: int) -> Value:
-    i = index % input.shape[dim]
-    return slice_scatter(input, F.unsqueeze(src, dim % input.ndim), dim, i, i + 1)
-
-
-@aten("as_strided.default")
-def as_strided(input: Value, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Value:
-    """Elements of a row-major tensor by their place in memory."""
-    place = F.full(input.graph, list(size), storage_offset or 0)
-    for d, (n, step) in enumerate(zip(size, stride, strict=True)):
-        place = place + F.reshape(F.arange(input.graph, n) * step, [n if i == d else 1 for i in range(len(size))])
-    return F.take(input, place)
+@aten("as_strided_scatter.default", reads_memory=True)
+def as_strided_scatter(
+    place: Sequence[int],
+    input: Value,
+    src: Value,
+    size: Sequence[int],
+    stride: Sequence[int],
+    storage_offset: int | None = None,
+) -> Value:
+    memory, order = _in_memory(input, place)
+    offset = None if storage_offset is None else storage_offset - place[-1]
+    written = F.as_strided_scatter(memory, src, list(size), list(stride), offset)
+    return F.permute(written, [order.index(d) for d in range(input.ndim)])

@@ -1,0 +1,93 @@
+"""ATen operators that are whole layers of a transformer: torch's fast path of encoder layers in eval mode."""
+
+from __future__ import annotations
+
+import math
+
+import graphrt.ops as F
+from graphrt.frontends.torch.table import aten
+from graphrt.ir import Value
+
+
+def _heads(x: Value, heads: int) -> Value:
+    """[N, L, E] as [N, heads, L, E / heads]."""
+    return F.permute(F.reshape(x, [*x.shape[:2], heads, x.shape[2] // heads]), [0, 2, 1, 3])
+
+
+def _mask(mask: Value, mask_type: int | None) -> Value:
+    """Where a key takes no part, to stand beside [N, heads, L, S]: a mask of pairs, of keys, or of all four (types 0, 1, 2)."""
+    hidden = mask if mask.dtype.is_bool else F.ne(mask, 0)
+    if mask_type == 1 or (mask_type is None and mask.ndim == 2 and mask.shape[0] != mask.shape[1]):
+        return F.reshape(hidden, [hidden.shape[0], 1, 1, hidden.shape[1]])
+    return hidden
+
+
+@aten("_native_multi_head_attention.default")
+def multi_head_attention(
+    query: Value,
+    key: Value,
+    value: Value,
+    embed_dim: int,
+    num_heads: int,
+    qkv_weight: Value,
+    qkv_bias: Value,
+    proj_weight: Value,
+    proj_bias: Value,
+    mask: Value | None = None,
+    need_weights: bool = True,
+    average_attn_weights: bool = True,
+    mask_type: int | None = None,
+) -> tuple[Value, Value]:
+    """[N, L, E] attending to key and value [N, S, E]; and the weights [N, L, S], or of nothing where they are not needed."""
+    inputs, weights, biases = (query, key, value), F.chunk(qkv_weight, 3), F.chunk(qkv_bias, 3)
+    q, k, v = (_heads(F.linear(x, w, b), num_heads) for x, w, b in zip(inputs, weights, biases, strict=True))
+    scores = F.matmul(q, F.transpose(k, -1, -2)) * (1 / math.sqrt(q.shape[-1]))
+    if mask is not None:
+        scores = F.where(_mask(mask, mask_type), -math.inf, scores)
+    shares = F.softmax(scores, -1)
+    y = F.reshape(F.permute(F.matmul(shares, v), [0, 2, 1, 3]), [*query.shape[:2], embed_dim])
+    if not need_weights:
+        shares = F.zeros(y.graph, [0], y.dtype)
+    elif average_attn_weights:
+        shares = F.mean(shares, 1)
+    return F.linear(y, proj_weight, proj_bias), shares
+
+
+@aten("_transformer_encoder_layer_fwd.default")
+def transformer_encoder_layer(
+    src: Value,
+    embed_dim: int,
+    num_heads: int,
+    qkv_weight: Value,
+    qkv_bias: Value,
+    proj_weight: Value,
+    proj_bias: Value,
+    use_gelu: bool,
+    norm_first: bool,
+    eps: float,
+    norm_weight_1: Value,
+    norm_bias_1: Value,
+    norm_weight_2: Value,
+    norm_bias_2: Value,
+    ffn_weight_1: Value,
+    ffn_bias_1: Value,
+    ffn_weight_2: Value,
+    ffn_bias_2: Value,
+    mask: Value | None = None,
+    mask_type: int | None = None,
+) -> Value:
+    """An encoder layer without dropout: attention and a feed-forward network, normalised before or behind each."""
+
+    def first(x: Value) -> Value:
+        return F.layer_norm(x, [embed_dim], norm_weight_1, norm_bias_1, eps)
+
+    def second(x: Value) -> Value:
+        return F.layer_norm(x, [embed_dim], norm_weight_2, norm_bias_2, eps)
+
+    x = first(src) if norm_first else src
+    packed = (embed_dim, num_heads, qkv_weight, qkv_bias, proj_weight, proj_bias)
+    x = src + multi_head_attention(x, x, x, *packed, mask, False, True, mask_type)[0]
+    x = x if norm_first else first(x)
+    h = F.linear(second(x) if norm_first else x, ffn_weight_1, ffn_bias_1)
+    y = x + F.linear(F.gelu(h) if use_gelu else F.relu(h), ffn_weight_2, ffn_bias_2)
+    return y if norm_first else second(y)

@@ -1,0 +1,57 @@
+"""Functions of torch that look at their tensors' numbers while they run, written without, for as long as a model is traced."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+
+def _gaussian_nll_loss(
+    input: torch.Tensor,
+    target: torch.Tensor,
+    var: torch.Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    """torch's own formula, where a graph cannot raise: a negative variance gives NaN."""
+    variance = var if isinstance(var, torch.Tensor) else torch.full_like(input, var)
+    if variance.shape == input.shape[:-1]:
+        variance = variance.unsqueeze(-1)
+    different = [n for n, m in zip(variance.shape, input.shape, strict=False) if n != m]
+    if variance.ndim != input.ndim or different not in ([], [1]):
+        raise ValueError("var is of incorrect size")
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{reduction} is not valid")
+    held = torch.where(variance < 0, math.nan, torch.clamp(variance, min=eps))
+    held = variance + (held - variance).detach()  # the bound has no part in the gradient
+    loss = 0.5 * (torch.log(held) + (input - target) ** 2 / held)
+    if full:
+        loss = loss + 0.5 * math.log(2 * math.pi)
+    return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
+
+
+def _narrow(input: torch.Tensor, dim: int, start: Any, length: int) -> torch.Tensor:
+    """``narrow`` whose start may be a tensor."""
+    if not isinstance(start, torch.Tensor):
+        return torch.narrow(input, dim, start, length)
+    first = torch.where(start < 0, start + input.shape[dim], start)
+    return torch.index_select(input, dim, first + torch.arange(length, device=input.device))
+
+
+_REWRITTEN: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    torch.nn.functional.gaussian_nll_loss: _gaussian_nll_loss,
+    torch.narrow: _narrow,
+    torch.Tensor.narrow: _narrow,
+}
+
+
+class Rewritten(TorchFunctionMode):
+    """While it is entered, calls of these functions are others."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _REWRITTEN.get(func, func)(*args, **(kwargs or {}))
