@@ -153,7 +153,7 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
     if any(v.graph is not graph for v in named.values()):
         raise GraphError("the outputs belong to different Graphs; build everything of one program on one Graph")
     table = dict(zip(graph.values(), (copy := rewrite(graph, lambda node: None)).values(), strict=True))
-    copy.updates, copy.outputs = {}, {name: table[v] for name, v in named.items()}
+    copy.updates, copy.outputs, copy.orders = {}, {name: table[v] for name, v in named.items()}, {}
     return copy, unpack
 
 

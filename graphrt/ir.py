@@ -39,14 +39,15 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 class Graph:
     """A computation under construction or between passes.
 
-    ``nodes`` are in definition order; ``outputs`` are named; ``updates`` maps a parameter's name to its next value;
-    ``initial`` holds the starting values of parameters. A front end may set ``signature``, how programs are called when not by
-    name, and ``state``, where their parameters are.
+    ``nodes`` are in definition order; ``outputs`` are named, and ``orders`` says how some of them shall lie in memory;
+    ``updates`` maps a parameter's name to its next value; ``initial`` holds the starting values of parameters. A front end may
+    set ``signature``, how programs are called when not by name, and ``state``, where their parameters are.
     """
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.outputs: dict[str, Value] = {}
+        self.orders: dict[str, tuple[int, ...]] = {}
         self.updates: dict[str, Value] = {}
         self.initial: dict[str, np.ndarray] = {}
         self.sources: dict[str, Node] = {}  # inputs and parameters by name
@@ -103,8 +104,7 @@ class Graph:
         ``order`` lists its dimensions as they lie in memory, the outermost first ((0, 2, 3, 1) is channels-last); arrays that
         lie otherwise are copied at each run. None is row-major. Raises ArgumentError.
         """
-        if order is not None and sorted(order) != list(range(len(shape))):
-            raise ArgumentError(f"order of input {name!r} must list its {len(shape)} dimensions, got {tuple(order)}")
+        order = None if order is None else _permutation(order, len(shape), f"input {name!r}")
         value = self._source("input", name, shape, dtype, {})
         object.__setattr__(value.node, "types", (value.type.with_order(order),))
         return value
@@ -140,12 +140,18 @@ class Graph:
         self._counts["buffer"] += 1
         return self.parameter(f"buffer_{self._counts['buffer']}", array, trainable=False)
 
-    def output(self, name: str, value: Value) -> Value:
-        """Makes ``value`` a result of the program under ``name``. Raises GraphError on a name used twice."""
+    def output(self, name: str, value: Value, order: Sequence[int] | None = None) -> Value:
+        """Makes ``value`` a result of the program under ``name``. Raises GraphError on a name used twice, ArgumentError.
+
+        ``order`` lists its dimensions as they shall lie in memory, the outermost first; None leaves that to the compiler, as do
+        an input or parameter returned as it is, a value returned in two orders, and templates that have no such result.
+        """
         self._own(value, f"output {name!r}")
         _check_name(name, "output")
         if name in self.outputs:
             raise GraphError(f"output {name!r} is already {self.outputs[name]!r}")
+        if order is not None:
+            self.orders[name] = _permutation(order, value.ndim, f"output {name!r}")
         self.outputs[name] = value
         return value
 
@@ -201,7 +207,7 @@ class Graph:
     def transaction(self) -> Iterator[None]:
         """Takes back every node appended inside when an error is raised, so that nothing half-built remains."""
         nodes, counts = len(self.nodes), self._counts.copy()
-        tables: tuple[dict[str, Any], ...] = (self.initial, self.updates, self.outputs)
+        tables: tuple[dict[str, Any], ...] = (self.initial, self.updates, self.outputs, self.orders)
         before = [dict(t) for t in tables]
         try:
             yield
@@ -309,9 +315,12 @@ class Graph:
             args = ", ".join([*(number[v] for v in node.inputs), *(f"{k}={_show(a)}" for k, a in node.attrs.items())])
             origin = node.origin if lines else f"{node.origin.phase} of {node.origin.source}"
             text.append(f"{ids} {_quote(node.name)} : {types} = {node.op.name}({args})   # {origin}")
-        text += [f"output {_quote(name)} = {number[v]}" for name, v in self.outputs.items()]
+        text += [f"output {_quote(name)} = {number[v]}{self._order(name)}" for name, v in self.outputs.items()]
         text += [f"update {_quote(name)} = {number[v]}" for name, v in self.updates.items()]
         return "\n".join(text) + "\n"
+
+    def _order(self, output: str) -> str:
+        return "{" + ",".join(map(str, self.orders[output])) + "}" if output in self.orders else ""
 
     @staticmethod
     def parse(text: str) -> Graph:
@@ -335,6 +344,12 @@ def _check_name(name: Any, what: str) -> None:
         )
 
 
+def _permutation(order: Sequence[int], rank: int, what: str) -> tuple[int, ...]:
+    if sorted(order) != list(range(rank)):
+        raise ArgumentError(f"order of {what} must list its {rank} dimensions, got {tuple(order)}")
+    return tuple(order)
+
+
 def _integer(number: bool | int | float, dtype: DType) -> int:
     """``number`` as ``dtype`` holds it: cut off towards zero, and for unsigned ones wrapped below zero, as in torch."""
     info = np.iinfo(dtype.numpy)
@@ -347,7 +362,7 @@ _NAME = r'(?:"(?:[^"\\]|\\.)*"|[\w.]+)'
 _LINE = re.compile(
     rf"(?P<ids>%\d+(?:, %\d+)*) (?P<name>{_NAME}) : (?P<types>.*?) = (?P<op>\w+)\((?P<args>.*)\)   # (?P<origin>.*)"
 )
-_RESULT = re.compile(rf"(output|update) ({_NAME}) = (%\d+)")
+_RESULT = re.compile(rf"(output|update) ({_NAME}) = (%\d+)(?:{{([\d,]*)}})?")
 _ORIGIN = re.compile(r"(.*):(\d+) (\w+)(?: of (.*))?")
 
 
@@ -379,7 +394,7 @@ def _parse_line(graph: Graph, table: dict[str, Value], line: str) -> None:
     if result:
         name, value = _unquote(result[2]), table[result[3]]
         if result[1] == "output":
-            graph.output(name, value)
+            graph.output(name, value, None if result[4] is None else [int(d) for d in result[4].split(",") if d])
         else:
             graph.update(graph.sources[name].outputs[0], value)
         return

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import check
 
 import graphrt as grt
 from graphrt import ops as F
@@ -96,6 +97,39 @@ def test_layout_is_channels_last_inside_and_only_there() -> None:
     assert new.updates["w"].type.order == types["w"].order
     few = assign_layouts(simplify(g), min_channels=16)
     assert {n.name: n.types[0] for n in few.nodes}["conv_0"].order is None
+
+
+def test_outputs_lie_as_they_are_asked_to(target: str) -> None:
+    """Whatever computes them; a value that is returned twice lies as the first asks."""
+    g, rng = grt.Graph(), np.random.default_rng(0)
+    x, w = g.input("x", (2, 4, 6, 5)), g.input("w", (4, 4, 3, 3))
+    values = {
+        "elementwise": F.exp(x),
+        "view": F.transpose(x, 1, 3),
+        "reduction": F.sum(x[None] * x[:, None], 1),
+        "rows": F.softmax(x, 3),
+        "columns": F.layer_norm(F.transpose(x, 1, 3), [4]),
+        "matmul": F.relu(x @ F.transpose(x, 2, 3)),
+        "conv": F.relu(F.conv2d(x, w)),
+        "pooled": F.max_pool2d(x, 2) * 2.0,
+        "gathered": F.gather(x, 3, F.argsort(x, 3)) + 1.0,
+        "scanned": F.cumsum(x, 2) - 1.0,
+        "joined": F.cat([x, F.exp(x)], 2),
+        "padded": F.pad(x, (1, 2, 0, 1)),
+        "constant": F.full(g, [2, 3, 4, 5], 2.0) + F.reshape(F.arange(g, 3), [3, 1, 1]),
+    }
+    orders = [(0, 1, 2, 3), (0, 2, 3, 1), (3, 2, 1, 0), (1, 0, 3, 2)]
+    for name, v in values.items():
+        for order in orders:
+            g.output(f"{name} {order}", v if order == orders[0] else v + float(orders.index(order)), order)
+    g.output("twice", values["view"], orders[2])
+    assert str(grt.Graph.parse(str(g))) == str(g)
+    found = check(g, {n: rng.standard_normal(g.sources[n].types[0].shape).astype(np.float32) for n in "xw"}, target, 64)
+    for name, y in found.items():
+        order = g.orders[name] if name != "twice" else orders[0]
+        assert y.transpose(order).flags.c_contiguous, name
+    with pytest.raises(grt.errors.ArgumentError, match=r"order of output 'z' must list its 4 dimensions, got \(0, 1\)"):
+        g.output("z", x, (0, 1))
 
 
 def test_a_mean_of_halves_does_not_overflow() -> None:

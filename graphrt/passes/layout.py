@@ -41,6 +41,11 @@ def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Orde
         elif node.op.kind is Kind.VIEW and any(map(asks_for_rows, node.outputs)):
             for v in node.inputs:
                 wishes[v].append(None)
+    returned: dict[Value, Order] = {}
+    for name, order in graph.orders.items():
+        v = graph.outputs[name]
+        if _can_lie(v, order):
+            returned.setdefault(v, v.type.with_order(order).order)
     chosen: dict[Value, Order] = {}
     for _ in range(_ROUNDS):  # a later round knows what operands are asked to follow
         before = dict(chosen)
@@ -49,6 +54,9 @@ def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Orde
                 order = _choose(node, i, wishes[v], chosen)
                 if fixed is not None and node.op.name == "parameter" and node.name in fixed:
                     chosen[v] = fixed[node.name]
+                    continue
+                if v in returned:
+                    chosen[v] = returned[v]
                     continue
                 chosen[v] = None if order is not None and _few_channels(v, order, min_channels) else order
         if chosen == before:
@@ -70,6 +78,14 @@ def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Orde
         types = tuple(t.with_order(chosen[v]) for t, v in zip(old.types, old.outputs, strict=True))
         object.__setattr__(new, "types", types)
     return result
+
+
+def _can_lie(v: Value, order: tuple[int, ...]) -> bool:
+    """Whether ``v`` can be made to lie in ``order``: sources lie where they are, and templates know few orders."""
+    op = v.node.op
+    if op.kind is Kind.SOURCE:
+        return False
+    return op.template is None or order == tuple(range(v.ndim)) or (op.orders is not None and order in op.orders(v.node)[1])
 
 
 def follows(node: Node) -> bool:

@@ -38,6 +38,7 @@ def rewrite(graph: Graph, rule: Rule, keep: set[Node] | None = None) -> Graph:
         table.update(zip(node.outputs, outputs, strict=True))
     new.outputs = {name: table[v] for name, v in graph.outputs.items()}
     new.updates = {name: table[v] for name, v in graph.updates.items()}
+    new.orders = graph.orders
     return new
 
 

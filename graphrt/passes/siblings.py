@@ -212,6 +212,7 @@ def _rebuilt(graph: Graph, order: Sequence[_Unit]) -> Graph:
                 table[unit.total] = functools.reduce(operator.add, terms)
     new.outputs = {name: table[v] for name, v in graph.outputs.items()}
     new.updates = {name: table[v] for name, v in graph.updates.items()}
+    new.orders = graph.orders
     return new
 
 

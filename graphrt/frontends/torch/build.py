@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ import graphrt.ops as F
 from graphrt.errors import ConversionError, GraphrtError
 from graphrt.frontends.torch.rewrite import Rewritten
 from graphrt.frontends.torch.table import ATEN, REFUSED, Entry
+from graphrt.frontends.torch.views import Strides, by_stride, chain, is_dense, planned
 from graphrt.ir import Graph, Origin, Value
 from graphrt.runtime.arrays import to_numpy
 from graphrt.types import as_dtype
@@ -121,6 +122,7 @@ def where(node: fx.Node) -> str:
 def _walk(module: fx.GraphModule, graph: Graph, inputs: Sequence[Any], phase: str) -> list[Any]:
     env: dict[fx.Node, Any] = {}
     given = iter(inputs)
+    strides_of = planned(module.graph.find_nodes(op="placeholder"), inputs)
     for node in module.graph.nodes:
         if node.op == "placeholder":
             env[node] = next(given)
@@ -134,6 +136,10 @@ def _walk(module: fx.GraphModule, graph: Graph, inputs: Sequence[Any], phase: st
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
             try:
                 with graph.at(origin(node, phase)):
+                    if node.target is torch.ops.aten.as_strided.default:
+                        args, kwargs = _in_memory(node, args, kwargs, env, strides_of), {}
+                    elif node.target is torch.ops.aten.as_strided_scatter.default:
+                        _check_rows(args[0], strides_of(node.all_input_nodes[0]))
                     env[node] = _call(module, graph, node, args, dict(kwargs), phase)
             except GraphrtError as error:
                 if isinstance(error, ConversionError) and error.located:
@@ -163,6 +169,26 @@ def _call(module: fx.GraphModule, graph: Graph, node: fx.Node, args: Any, kwargs
         before = [(*first.stride(), first.storage_offset())]
     result = entry.function(*before, *args, **kwargs)
     return _fitted(result, node.meta.get("val"), node)
+
+
+def _in_memory(
+    node: fx.Node, args: Any, kwargs: Any, env: Mapping[fx.Node, Any], strides_of: Callable[[fx.Node], Strides]
+) -> tuple[Any, ...]:
+    """The arguments of ``as_strided`` with the elements that its operand is a view of, as they lie in memory in torch."""
+    tensor = node.all_input_nodes[0]
+    base, _ = chain(tensor)
+    order, plan = by_stride(strides_of(base)), base.meta["val"]
+    if not is_dense(env[base].shape, strides_of(base), order):
+        raise ConversionError("it reads what lies beside its tensor in memory, which a graph does not know")
+    place = kwargs.get("storage_offset", args[3] if len(args) > 3 else None)
+    offset = (tensor.meta["val"].storage_offset() if place is None else place) - plan.storage_offset()
+    return F.permute(env[base], order), args[1], args[2], offset
+
+
+def _check_rows(value: Value, strides: Strides) -> None:
+    """Raises ConversionError unless torch's tensor is row-major, as ``value`` counts as."""
+    if not is_dense(value.shape, strides, range(value.ndim)):
+        raise ConversionError(f"it writes by place in memory into a tensor of strides {list(strides)}, which must be row-major")
 
 
 def _size(node: fx.Node, value: Value, dim: int | None = None) -> int:

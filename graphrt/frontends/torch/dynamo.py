@@ -22,6 +22,7 @@ from torch._dynamo.backends.common import aot_autograd
 from graphrt.compiler import compile
 from graphrt.errors import ArgumentError, GraphrtError, TargetError
 from graphrt.frontends.torch.build import check, decompositions, tracing, translate
+from graphrt.frontends.torch.views import Cut, Strides, Views, by_stride, cut, dense_order, laid, planned
 from graphrt.ir import Graph, Value
 from graphrt.runtime.arrays import from_numpy
 from graphrt.types import as_dtype
@@ -37,26 +38,50 @@ def backend(module: fx.GraphModule, example_inputs: Sequence[Any], options: Mapp
         raise ArgumentError(f"the options of backend graphrt are target, got {', '.join(sorted(unknown))}")
     target = (options or {}).get("target", "")
 
-    def compiler(phase: str) -> Callable[[fx.GraphModule, Sequence[Any]], Runner]:
-        return lambda module, inputs: _compile(module, phase, target)
+    def compiler(kind: str) -> Callable[[fx.GraphModule, Sequence[Any]], Runner]:
+        return lambda module, inputs: _compile(module, kind, target)
 
     with tracing():
         return aot_autograd(
-            fw_compiler=compiler("fwd"),
-            bw_compiler=compiler("bwd"),
+            fw_compiler=compiler("forward"),
+            bw_compiler=compiler("backward"),
+            inference_compiler=compiler("inference"),
             decompositions=decompositions(core_aten_decompositions()),
             partition_fn=min_cut_rematerialization_partition,
         )(module, example_inputs)
 
 
-def _compile(module: fx.GraphModule, phase: str, target: str) -> Runner:
+def _compile(module: fx.GraphModule, kind: str, target: str) -> Runner:
     """A function of a list of tensors and numbers that does what ``module`` does, and empties the list as torch wants."""
-    eager = make_boxed_func(module.forward)
+    eager = _eager(module, kind)
     try:
         check(module)
     except GraphrtError as error:
         return _fall_back(eager, error)
-    return _boxed(_Compiled(module, phase, target, eager))
+    return _boxed(_Compiled(cut(module, _visible(kind)), "bwd" if kind == "backward" else "fwd", target, eager))
+
+
+def _visible(kind: str) -> int | None:
+    """How many results of a graph the user sees; those behind them the forward pass keeps. None: all."""
+    context = torch._guards.TracingContext.try_get()
+    if kind != "forward" or context is None or context.fw_metadata is None:
+        return None
+    return context.fw_metadata.num_forward_returns
+
+
+def _eager(module: fx.GraphModule, kind: str) -> Runner:
+    """``module`` as it is. What a forward program kept for it may lie otherwise than torch planned."""
+    if kind != "backward":
+        return make_boxed_func(module.forward)
+    nodes = module.graph.find_nodes(op="placeholder")
+
+    def run(*args: Any) -> Any:
+        strides_of = planned(nodes, args)
+        return module.forward(
+            *(laid(v, strides_of(n)) if isinstance(v, torch.Tensor) else v for n, v in zip(nodes, args, strict=True))
+        )
+
+    return make_boxed_func(run)
 
 
 def _boxed(call: Runner) -> Runner:
@@ -79,21 +104,14 @@ def _fall_back(eager: Runner, error: object) -> Runner:
 
 def _described(v: Any) -> Any:
     """What a program is made for: a tensor's dtype, sizes and order in memory, or a number."""
-    return (v.dtype, tuple(v.shape), dense_order(v), v.device.type) if isinstance(v, torch.Tensor) else v
-
-
-def dense_order(tensor: torch.Tensor) -> tuple[int, ...] | None:
-    """The dimensions of ``tensor`` as they lie in memory, outermost first; None for row-major, and where there are gaps."""
-    strides: Sequence[int] = tensor.stride()
-    order = tuple(sorted(range(tensor.ndim), key=lambda d: (-strides[d], d)))
-    return order if tensor.permute(order).is_contiguous() and not tensor.is_contiguous() else None
+    return (v.dtype, tuple(v.shape), dense_order(v.shape, v.stride()), v.device.type) if isinstance(v, torch.Tensor) else v
 
 
 class _Compiled:
     """A graph as programs, one for each set of sizes and memory orders, made when it is met."""
 
-    def __init__(self, module: fx.GraphModule, phase: str, target: str, eager: Runner) -> None:
-        self._module, self._phase, self._target, self._eager = module, phase, target, eager
+    def __init__(self, graph: Cut, phase: str, target: str, eager: Runner) -> None:
+        self._graph, self._phase, self._target, self._eager = graph, phase, target, eager
         self._made: dict[tuple[Any, ...], Runner] = {}
         self._met: dict[tuple[Any, ...], Runner] = {}  # by what can be read off the arguments in no time
 
@@ -111,7 +129,7 @@ class _Compiled:
         if len(self._made) >= limit:
             return _fall_back(self._eager, f"it has met {limit} sets of sizes (torch._dynamo.config.recompile_limit)")
         try:
-            return _Static(self._module, args, self._phase, self._target)
+            return _Static(self._graph, args, self._phase, self._target)
         except TargetError:
             raise
         except GraphrtError as error:
@@ -119,53 +137,61 @@ class _Compiled:
 
 
 class _Static:
-    """A graph of known sizes as a program. Arguments among its results are handed through, as are numbers and None."""
+    """A graph of known sizes as a program, and the views that torch takes of its results.
 
-    def __init__(self, module: fx.GraphModule, inputs: Sequence[Any], phase: str, target: str) -> None:
-        graph = Graph()
-        values = [self._source(graph, i, v) for i, v in enumerate(inputs)]
-        self._results: list[tuple[str, Any]] = []  # (argument, its number), (program, the output's name), (constant, it)
-        place = {n: i for i, n in enumerate(n for n in module.graph.nodes if n.op == "placeholder")}
-        for node, v in zip(_outputs(module), translate(module, graph, values, phase), strict=True):
+    Arguments among the results are handed through, as are numbers and None.
+    """
+
+    def __init__(self, graph: Cut, inputs: Sequence[Any], phase: str, target: str) -> None:
+        built = Graph()
+        values = [self._source(built, i, v) for i, v in enumerate(inputs)]
+        found = translate(graph.module, built, values, phase)
+        numbers = dict(zip(graph.numbers, found[len(graph.bases) :], strict=True))
+        self._views, self._results = Views(graph.views, numbers), graph.results
+        place = {n: i for i, n in enumerate(graph.arguments)}
+        strides_of = planned(graph.arguments, inputs)
+        self._arguments = [(n, place[n]) for n in graph.bases if n in place]
+        self._constants: dict[Any, Any] = {}
+        self._outputs: list[tuple[fx.Node, str, Strides | None]] = []
+        for node, v in zip(graph.bases, found[: len(graph.bases)], strict=True):
             if node in place:
-                self._results.append(("argument", place[node]))
-            elif isinstance(v, Value):  # a name for each node: a clone is another tensor, although its value is the same
-                if node.name not in graph.outputs:
-                    graph.output(node.name, v)
-                self._results.append(("program", node.name))
-            else:
-                self._results.append(("constant", v))
-        read = {v for n in graph.nodes for v in n.inputs} | set(graph.outputs.values())
+                continue
+            if not isinstance(v, Value):
+                self._constants[node] = v
+                continue
+            strides = strides_of(node) if node in graph.visible else None
+            # a name for each node: a clone is another tensor, although its value is the same
+            built.output(node.name, v, None if strides is None else by_stride(strides))
+            self._outputs.append((node, node.name, strides))
+        read = {v for n in built.nodes for v in n.inputs} | set(built.outputs.values())
         self._inputs = [(i, v.node.name) for i, v in enumerate(values) if isinstance(v, Value) and v in read]
         devices = {v.device for v in inputs if isinstance(v, torch.Tensor)} or {torch.device("cpu")}
         self._device = max(devices, key=lambda d: d.type != "cpu")
         kind = "hip" if self._device.type == "cuda" and torch.version.hip else self._device.type
-        self._program = compile(graph, target=target or kind) if graph.outputs else None
+        self._program = compile(built, target=target or kind) if built.outputs else None
 
     @staticmethod
     def _source(graph: Graph, i: int, v: Any) -> Any:
         if not isinstance(v, torch.Tensor):
             return v
-        return graph.input(f"arg{i}", tuple(v.shape), as_dtype(str(v.dtype)), dense_order(v))
+        return graph.input(f"arg{i}", tuple(v.shape), as_dtype(str(v.dtype)), dense_order(v.shape, v.stride()))
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
-        found: Mapping[str, Any] = {}
+        tensors: dict[Any, Any] = dict(self._constants)
         if self._program is not None:
             if "rng.seed" in self._program.state:  # torch.manual_seed decides what graphrt draws
                 self._program.state.set("rng.seed", torch.randint(2**62, ()).item())
                 self._program.state.set("rng.counter", 0)
             found = self._program({name: args[i] for i, name in self._inputs})
-        sources = {"argument": args.__getitem__, "program": lambda name: self._tensor(found[name]), "constant": lambda v: v}
-        results = [sources[kind](what) for kind, what in self._results]
+            for node, name, strides in self._outputs:
+                tensors[node] = self._tensor(found[name], strides)
+        for node, i in self._arguments:
+            tensors[node] = args[i]
         args.clear()
-        return results
+        self._views.take(tensors)
+        return [tensors[r] if isinstance(r, fx.Node) else r for r in self._results]
 
-    def _tensor(self, value: Any) -> torch.Tensor:
+    def _tensor(self, value: Any, strides: Strides | None) -> torch.Tensor:
         tensor = from_numpy(value) if isinstance(value, np.ndarray) else value
-        return tensor if self._device.type == "cpu" else tensor.to(self._device)
-
-
-def _outputs(module: fx.GraphModule) -> Sequence[Any]:
-    """The nodes, and constants, that ``module`` returns."""
-    (results,) = next(n for n in reversed(module.graph.nodes) if n.op == "output").args
-    return results if isinstance(results, list | tuple) else [results]
+        tensor = tensor if self._device.type == "cpu" else tensor.to(self._device)
+        return tensor if strides is None else laid(tensor, strides)

@@ -1,0 +1,156 @@
+"""Which results of torch's graph share memory, and how the others lie there.
+
+Values of graphrt have no memory, and torch's tensors do: ``a, b = y[:2], y[2:]`` gives three tensors over one storage, and who
+writes into ``a`` writes into ``y``. So a program returns only what the results are views of, in the order of torch's plan, and
+the views themselves are torch's own, taken of it after each run.
+
+    %mul = x * 2                       program
+    %slice = mul[0:2]                  after it, by torch
+    return (mul, slice)
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from graphrt.op import Order
+
+Strides = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A graph without the views at its end: ``module`` returns ``bases``, then the ``numbers`` that the views need.
+
+    ``results`` are what the graph returned, nodes or constants; those that are neither bases nor constants come from ``views``,
+    in the order in which they are taken. ``visible`` are the bases that have to lie as torch planned.
+    """
+
+    module: fx.GraphModule
+    arguments: Sequence[fx.Node]
+    results: Sequence[Any]
+    bases: Sequence[fx.Node]
+    visible: Collection[fx.Node]
+    views: Sequence[fx.Node]
+    numbers: Sequence[fx.Node]
+
+
+def cut(module: fx.GraphModule, visible: int | None) -> Cut:
+    """``module`` cut where its results become views: its first ``visible`` results (None: all), and any of an argument.
+
+    The others are what a forward pass keeps for the backward pass, which nobody sees.
+    """
+    (results,) = next(n for n in reversed(module.graph.nodes) if n.op == "output").args
+    results = list(results) if isinstance(results, list | tuple) else [results]
+    seen: dict[fx.Node, None] = {}
+    bases: dict[fx.Node, None] = {}
+    shown: set[fx.Node] = set()
+    for i, node in enumerate(results):
+        if isinstance(node, fx.Node):
+            base, views = chain(node)
+            if visible is None or i < visible:
+                shown.add(base)
+            elif base.op != "placeholder":
+                base, views = node, []
+            bases[base] = None
+            seen |= dict.fromkeys(views)
+    views = [n for n in module.graph.nodes if n in seen]
+    numbers = list(dict.fromkeys(n for v in views for n in v.all_input_nodes[1:]))
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    graph.graph_copy(module.graph, copies)
+    graph.output(tuple(copies[n] for n in [*bases, *numbers]))
+    graph.eliminate_dead_code()
+    arguments = module.graph.find_nodes(op="placeholder")
+    return Cut(fx.GraphModule(module, graph), arguments, results, list(bases), shown, views, numbers)
+
+
+def chain(node: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
+    """What ``node`` is a view of, and the views from there on to it."""
+    views: list[fx.Node] = []
+    while _is_view(node):
+        views.insert(0, node)
+        node = node.all_input_nodes[0]
+    return node, views
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether torch gives the memory of the first operand, or one of several such views."""
+    if node.target is operator.getitem:
+        return _is_view(node.all_input_nodes[0])
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.is_view
+
+
+class Views:
+    """The views of a cut graph, for known sizes: ``numbers`` has those that they depend on."""
+
+    def __init__(self, nodes: Sequence[fx.Node], numbers: Mapping[fx.Node, Any]) -> None:
+        self._steps: list[Any] = [(n, n.all_input_nodes[0], n.target, *self._rest(n, numbers)) for n in nodes]
+
+    @staticmethod
+    def _rest(node: fx.Node, numbers: Mapping[fx.Node, Any]) -> tuple[Any, Any]:
+        args, kwargs = fx.map_arg((node.args[1:], node.kwargs), lambda n: numbers[n])
+        return tuple(args), dict(kwargs)
+
+    def take(self, found: dict[Any, Any]) -> None:
+        """Adds each view to ``found``, which holds what they are views of."""
+        for node, of, call, args, kwargs in self._steps:
+            found[node] = call(found[of], *args, **kwargs)
+
+
+def planned(arguments: Sequence[fx.Node], inputs: Sequence[Any]) -> Callable[[fx.Node], Strides]:
+    """The strides that torch planned for a node of the graph with these ``arguments``, given ``inputs``, tensors or Values."""
+    known: dict[Any, int] = {}
+
+    def bind(size: Any, number: int) -> None:
+        if not isinstance(size, int) and size.node.expr.is_Symbol:
+            known[size.node.expr] = number
+
+    def known_number(size: Any) -> int:
+        return size if isinstance(size, int) else int(size.node.expr.xreplace(known))
+
+    for node, given in zip(arguments, inputs, strict=True):
+        plan = node.meta.get("val")
+        if isinstance(plan, torch.Tensor):
+            strides = given.stride() if isinstance(given, torch.Tensor) else given.type.strides
+            for size, number in zip([*plan.shape, *plan.stride()], [*given.shape, *strides], strict=True):
+                bind(size, number)
+        elif isinstance(plan, torch.SymInt):
+            bind(plan, given)
+
+    return lambda node: tuple(map(known_number, node.meta["val"].stride()))
+
+
+def by_stride(strides: Sequence[int]) -> tuple[int, ...]:
+    """The dimensions from the outermost in memory to the innermost."""
+    return tuple(sorted(range(len(strides)), key=lambda d: (-strides[d], d)))
+
+
+def is_dense(sizes: Sequence[int], strides: Sequence[int], order: Sequence[int]) -> bool:
+    """Whether dimensions in this order lie one inside the other without gaps; those of one element lie anywhere."""
+    step = 1
+    for d in reversed(order):
+        if sizes[d] != 1 and strides[d] != step:
+            return 0 in sizes
+        step *= sizes[d]
+    return True
+
+
+def dense_order(sizes: Sequence[int], strides: Sequence[int]) -> Order:
+    """The dimensions as they lie in memory, outermost first; None for row-major, and where there are gaps."""
+    order = by_stride(strides)
+    return order if not is_dense(sizes, strides, range(len(sizes))) and is_dense(sizes, strides, order) else None
+
+
+def laid(tensor: torch.Tensor, strides: Strides) -> torch.Tensor:
+    """``tensor`` with these strides, copied unless it differs in dimensions of one element only; as it is if they have gaps."""
+    if tensor.stride() == strides or not is_dense(tensor.shape, strides, by_stride(strides)):
+        return tensor
+    if all(a == b or n == 1 for n, a, b in zip(tensor.shape, tensor.stride(), strides, strict=True)):
+        return tensor.as_strided(tensor.shape, strides)
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
