@@ -168,6 +168,18 @@ class Graph:
             raise ShapeError(f"parameter {name!r} is {parameter.type}, its update {value.node.where()} is {value.type}")
         self.updates[name] = value
 
+    def latest(self, value: Value) -> Value:
+        """What a parameter is behind the updates said so far; any other value is itself."""
+        return self.updates.get(value.node.name, value) if value.node.op.name == "parameter" else value
+
+    def advance(self, parameter: Value, value: Value) -> Value:
+        """Says that ``parameter`` becomes ``value``, which is made of its ``latest``, so that a layer called twice moves its
+        state twice; returns ``value``. Raises what ``update`` raises.
+        """
+        self.updates.pop(parameter.node.name, None)
+        self.update(parameter, value)
+        return value
+
     @contextmanager
     def phase(self, phase: str, source: str = "") -> Iterator[None]:
         """Nodes appended inside carry ``phase`` and the name of the forward node they come from."""

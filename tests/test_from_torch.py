@@ -6,6 +6,7 @@ import copy
 import inspect
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from conftest import INTERPRETED, target_parameters
@@ -272,11 +273,6 @@ def test_control_flow_on_values_is_explained() -> None:
     assert caught.value.__cause__ is not None
 
 
-def test_a_model_that_writes_into_its_input_is_refused() -> None:
-    with pytest.raises(errors.ConversionError, match="writes into its input 'x'"):
-        grt.from_torch(lambda x: x.add_(1.0) * 2, torch.ones(3))
-
-
 @pytest.mark.parametrize(
     ("model", "example", "message"),
     [
@@ -318,3 +314,105 @@ def test_labels_outside_the_classes_of_torch_losses() -> None:
     net.zero_grad()
     torch.compile(loss, backend="graphrt")(x, bad).backward()
     assert net.weight.grad.isnan().all()
+
+
+class Remembers(nn.Module):
+    """State in a plain attribute, assigned anew or written into; and a mask that nothing changes."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.linear, self.in_place = nn.Linear(3, 3), in_place
+        self.hidden, self.mask = torch.zeros(2, 3), torch.tensor([1.0, 0.0, 2.0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.in_place:
+            self.hidden.mul_(0.5).add_(self.linear(x))
+        else:
+            self.hidden = self.hidden * 0.5 + self.linear(x)
+        return self.hidden * self.mask
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_tensors_in_plain_attributes_are_state(in_place: bool) -> None:
+    ours, x = Remembers(in_place), torch.randn(2, 3)
+    theirs, mask = copy.deepcopy(ours), ours.mask
+    program = grt.compile(ours, (x,), target="reference")
+    assert list(ours.state_dict()) == ["linear.weight", "linear.bias"] and ours.mask is mask
+    with torch.no_grad():
+        for _ in range(3):
+            close(program(x), theirs(x), 1e-5, "result")
+            close(ours.hidden, theirs.hidden, 1e-5, "hidden state")
+
+
+def test_a_tensor_kept_where_there_was_none_is_an_error() -> None:
+    class Keeps(nn.Module):
+        hidden = None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.hidden = x if self.hidden is None else self.hidden + x
+            return self.hidden
+
+    with pytest.raises(errors.ConversionError, match=r"cannot trace Keeps: .* self\.hidden was assigned during export"):
+        grt.from_torch(Keeps(), (torch.ones(2),))
+
+
+@pytest.mark.parametrize("kind", ["tensors", "arrays", "to_torch"])
+def test_what_a_model_writes_into_its_arguments_is_written(kind: str) -> None:
+    def f(x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
+        return F.batch_norm(x, mean, var, training=True)
+
+    x, mean, var = torch.randn(8, 3), torch.zeros(3), torch.ones(3)
+    call: Any = grt.compile(f, (x, mean, var), target="reference")
+    call = grt.to_torch(call) if kind == "to_torch" else call
+    ours: list[Any] = [x.clone().requires_grad_(kind == "to_torch"), mean.clone(), var.clone()]
+    ours = [v.numpy() for v in ours] if kind == "arrays" else ours
+    y = call(*ours)
+    close(torch.as_tensor(y).detach(), f(x, mean, var), 1e-5, "result")
+    if kind == "to_torch":
+        y.square().sum().backward()
+    close(torch.as_tensor(ours[1]), mean, 1e-5, "running mean")
+    close(torch.as_tensor(ours[2]), var, 1e-5, "running variance")
+    if kind == "arrays":
+        ours[1].setflags(write=False)
+        with pytest.raises(errors.InputError, match="the model writes into its input 'mean', which must be"):
+            call(*ours)
+
+
+def test_results_lie_as_torch_has_them_in_memory_of_their_own() -> None:
+    class Same(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, 3))
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.weight, x, x * 2, (x * 2).transpose(1, 3), x.contiguous() + 1, self.weight.t()
+
+    net, x = Same(), torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    found, expected = grt.compile(net, (x,), target="cpu")(x), net(x)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b) and a.stride() == b.stride()
+        assert a.data_ptr() not in (net.weight.data_ptr(), x.data_ptr())
+
+
+def test_numpy_examples_no_inputs_profiles_and_the_line_in_a_function() -> None:
+    x = np.ones((2, 3), np.float32)
+    linear = nn.Linear(3, 2)
+    program = grt.compile(linear, (x,), target="cpu")
+    close(torch.as_tensor(program(x)), linear(torch.as_tensor(x)), 1e-5, "of an array")
+    assert [p.name for p in program.profile(x, runs=1)] == [p.name for p in program.profile(input=x, runs=1)]
+    assert all(isinstance(v, torch.Tensor) for v in grt.compile(lambda: (torch.ones(2), linear.bias * 2), (), target="cpu")())
+
+    def unknown(x: torch.Tensor) -> torch.Tensor:
+        y = x * 2
+        return torch.linalg.svdvals(y)
+
+    line = unknown.__code__.co_firstlineno + 2
+    with pytest.raises(errors.ConversionError, match=rf"aten._linalg_svd.default at .*test_from_torch.py:{line}\n"):
+        grt.from_torch(unknown, (torch.ones(2, 2),))
+
+    def branches(x: torch.Tensor) -> torch.Tensor:
+        return x if x.sum() > 0 else -x
+
+    line = branches.__code__.co_firstlineno + 1
+    with pytest.raises(errors.ConversionError, match=rf"cannot trace .*branches at .*test_from_torch.py:{line}: "):
+        grt.from_torch(branches, (torch.ones(2),))

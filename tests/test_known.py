@@ -74,7 +74,7 @@ def test_it_shows_what_it_is_when_asked(lowered: list[str], tmp_path: Path) -> N
     assert again.explain() == first.explain() and again.plan_text() == first.plan_text()
     assert again.source() == first.source() and again.launches == first.launches
     assert lowered == ["cpu", "cpu"], "once for each program"
-    assert [p.name for p in again.profile(feeds(), 1)] == [launch.title() for launch in again.schedule.launches]  # type: ignore[union-attr]
+    assert [p.name for p in again.profile(feeds(), runs=1)] == [launch.title() for launch in again.schedule.launches]  # type: ignore[union-attr]
     again.save(tmp_path / "saved")
     loaded = grt.load(tmp_path / "saved")
     np.testing.assert_array_equal(loaded(feeds())["loss"], again(feeds())["loss"])

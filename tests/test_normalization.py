@@ -101,6 +101,40 @@ def test_running_statistics_follow_torch(momentum: float | None) -> None:
     assert program.state["batch.num_batches_tracked"] == 3 == int(theirs.num_batches_tracked)
 
 
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_a_layer_called_twice_on_one_graph_moves_its_statistics_twice(target: str, momentum: float | None) -> None:
+    """As Siamese networks and discriminators do; a call in eval mode behind them reads what they left."""
+    ours, theirs = nn.BatchNorm2d(4, momentum=momentum), torch.nn.BatchNorm2d(4, momentum=momentum)
+    own = nn.InstanceNorm2d(4, momentum=0.3, track_running_stats=True)
+    other = torch.nn.InstanceNorm2d(4, momentum=0.3, track_running_stats=True)
+    graph = grt.Graph()
+    inputs = {n: graph.input(n, (5, 4, 3, 3)) for n in "ab"}
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            self.batch, self.instance = ours, own
+
+        def forward(self, a: grt.Value, b: grt.Value) -> list[grt.Value]:
+            found = [self.instance(self.batch(v)) for v in (a, b)]
+            self.batch.eval()
+            return [*found, self.batch(a)]
+
+    for i, y in enumerate(Pair()(*inputs.values())):
+        graph.output(f"y{i}", y)
+    program = grt.compile(graph, target=target)
+    for step in range(2):
+        batches = {n: data(5, 4, 3, 3, seed=7 * step + i) * (step + 1) + i for i, n in enumerate("ab")}
+        found = program(batches)
+        a, b = map(torch.from_numpy, batches.values())
+        expected = [other(theirs.train()(v)) for v in (a, b)] + [theirs.eval()(a)]
+        for y, right in zip(found.values(), expected, strict=True):
+            np.testing.assert_allclose(y, right.detach(), rtol=1e-4, atol=1e-4)
+    for name, module in (("batch", theirs), ("instance", other)):
+        for key in ("running_mean", "running_var"):
+            np.testing.assert_allclose(program.state[f"{name}.{key}"], getattr(module, key), rtol=1e-4, atol=1e-5)
+    assert program.state["batch.num_batches_tracked"] == 4 == int(theirs.num_batches_tracked)
+
+
 def test_modules_equal_torch() -> None:
     made: dict[str, tuple[nn.Module, torch.nn.Module, np.ndarray]] = {
         "BatchNorm3d": (nn.BatchNorm3d(4), torch.nn.BatchNorm3d(4), data(2, 4, 3, 2, 2)),

@@ -61,9 +61,9 @@ class _BatchNorm(_Norm):
         mean, var, weight, bias = self._values(input)
         momentum: Any = self.momentum
         if self.training and self.num_batches_tracked is not None:
-            before = self.num_batches_tracked.value(input.graph)
-            input.graph.update(before, before + 1)
-            momentum = 1.0 / F.cast(before + 1, "float32") if momentum is None else momentum
+            tracked = self.num_batches_tracked.value(input.graph)
+            batches = input.graph.advance(tracked, input.graph.latest(tracked) + 1)
+            momentum = 1.0 / F.cast(batches, "float32") if momentum is None else momentum
         return F.batch_norm(
             input, mean, var, weight, bias, self.training or mean is None, 0.0 if momentum is None else momentum, self.eps
         )

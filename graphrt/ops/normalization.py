@@ -44,8 +44,9 @@ def _per_channel(input: Value, what: str, **values: Value | None) -> list[Value 
 def _track(running: tuple[Value, Value], mean: Value, var: Value, count: int, momentum: float | Value) -> None:
     """Moves the running mean and variance towards the batch's, the variance as the unbiased one of ``count`` numbers."""
     graph, unbiased = mean.graph, count / (count - 1)
-    for old, new, scale in ((running[0], stop_gradient(mean), 1.0), (running[1], stop_gradient(var), unbiased)):
-        graph.update(old, cast(old * (1.0 - momentum) + new * (momentum * scale), old.dtype))
+    for parameter, new, scale in ((running[0], stop_gradient(mean), 1.0), (running[1], stop_gradient(var), unbiased)):
+        old = graph.latest(parameter)
+        graph.advance(parameter, cast(old * (1.0 - momentum) + new * (momentum * scale), old.dtype))
 
 
 @function
@@ -82,7 +83,7 @@ def batch_norm(
     else:
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm needs running_mean and running_var when it is not training")
-        average, variance = widened(running_mean), widened(running_var)
+        average, variance = (widened(input.graph.latest(v)) for v in (running_mean, running_var))
         centred = x - reshape(average, shape)
     scale = rsqrt(variance + eps)
     y = centred * reshape(scale if weight is None else scale * weight, shape)

@@ -79,8 +79,8 @@ class Signature(Protocol):
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs by name. Raises InputError for arguments of another structure than the example's."""
 
-    def result(self, outputs: Mapping[str, Any]) -> Any:
-        """The outputs in the structure in which the model returned them."""
+    def result(self, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
+        """The outputs in the structure in which the model returned them; what the model writes into its inputs is written."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Runnable:
             self.state.wrote(self._updates)
         if kind == "cpu":
             results = {name: from_numpy(a) for name, a in results.items()}
-        return self._given(results)
+        return self._given(results, inputs)
 
     def prefetch(self, *args: Any, **inputs: Any) -> None:
         """Starts copying inputs, as a call takes them, to the device while the work of other calls is under way.
@@ -173,8 +173,8 @@ class Runnable:
             raise InputError("inputs are passed by name: program(x=..., y=...) or program({'x': ...})")
         return {**(args[0] if args else {}), **inputs}
 
-    def _given(self, results: dict[str, Any]) -> Any:
-        """What a call returns."""
+    def _given(self, results: dict[str, Any], inputs: Mapping[str, Any]) -> Any:
+        """What a call with ``inputs`` returns."""
         if self._unpack == "dict":
             return results
         values = list(results.values())
@@ -259,11 +259,11 @@ class Program(Runnable):
             return super()._named(args, inputs)
         return signature.bind(args, inputs)
 
-    def _given(self, results: dict[str, Any]) -> Any:
+    def _given(self, results: dict[str, Any], inputs: Mapping[str, Any]) -> Any:
         signature = self.built.signature
         if signature is None or self._unpack != "dict" or [*signature.outputs] != [*results]:
-            return super()._given(results)  # values that the user asked for by name
-        return signature.result(results)
+            return super()._given(results, inputs)  # values that the user asked for by name
+        return signature.result(results, inputs)
 
     def _where(self, name: str) -> str:
         return self.built.sources[name].where()
@@ -350,14 +350,14 @@ class Program(Runnable):
         lines.append(f"{self.launches} launches, {sum(d.fused for d in self.decisions)} edges fused, {saved} bytes saved")
         return "\n".join(lines)
 
-    def profile(self, inputs: Mapping[str, Any], runs: int = 20) -> list[LaunchProfile]:
+    def profile(self, *args: Any, runs: int = 20, **inputs: Any) -> list[LaunchProfile]:
         """Median seconds of each launch over ``runs`` runs, with its flops and the bytes of its inputs and outputs.
 
-        State advances as in any run.
+        Inputs are given as in a call; state advances as in any run. Raises ArgumentError, InputError.
         """
         if self.schedule is None:
             raise ArgumentError(f"the {self.target} target has no launches to profile")
-        bound = self._bind(inputs)
+        bound = self._bind(self._named(args, inputs))
         with self._lock:
             times = np.array([self._executable.time(bound, self.state) for _ in range(runs)])
             self.state.wrote(self._updates)

@@ -25,6 +25,7 @@ from graphrt.frontends.torch.rewrite import Rewritten
 from graphrt.frontends.torch.table import ATEN, REFUSED, Entry
 from graphrt.frontends.torch.views import Strides, by_stride, chain, is_dense, planned
 from graphrt.ir import Graph, Origin, Value
+from graphrt.op import Kind
 from graphrt.runtime.arrays import to_numpy
 from graphrt.types import as_dtype
 
@@ -40,6 +41,12 @@ def translate(module: fx.GraphModule, graph: Graph, inputs: Sequence[Any], phase
     """
     check(module)
     return _walk(module, graph, inputs, phase)
+
+
+def output(graph: Graph, name: str, value: Value, order: Sequence[int] | None) -> None:
+    """Makes ``value`` an output that lies in ``order``: a copy where it is a source, or an output already."""
+    shared = value.node.op.kind is Kind.SOURCE or value in graph.outputs.values()
+    graph.output(name, F.clone(value) if shared else value, order)
 
 
 def check(module: fx.GraphModule) -> None:
@@ -104,10 +111,15 @@ def _spelled(node: fx.Node) -> str:
     return name if "." in name else f"torch.ops.higher_order.{name}"
 
 
+def is_users(file: str) -> bool:
+    """Whether ``file`` is neither torch's nor graphrt's, nor of Python's own library."""
+    return not file.startswith((*_OURS, "<")) and os.path.dirname(file) != os.path.dirname(os.__file__)
+
+
 def origin(node: fx.Node, phase: str = "fwd") -> Origin:
     """The user's line that ``node`` comes from, which is the innermost one outside torch, and the path of its module."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
-    own = [f for f in frames if not f[0].startswith(_OURS)] or frames or [("?", "0")]
+    own = [f for f in frames if is_users(f[0])] or frames or [("?", "0")]
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     path = re.sub(r"L\['(\w+)'\]\.?|_modules\['(\w+)'\]", r"\2", str(stack[-1][0])) if stack else ""
     return Origin(own[-1][0], int(own[-1][1]), phase, path)

@@ -21,8 +21,8 @@ from torch._dynamo.backends.common import aot_autograd
 
 from graphrt.compiler import compile
 from graphrt.errors import ArgumentError, GraphrtError, TargetError
-from graphrt.frontends.torch.build import check, decompositions, tracing, translate
-from graphrt.frontends.torch.views import Cut, Strides, Views, by_stride, cut, dense_order, laid, planned
+from graphrt.frontends.torch.build import check, decompositions, output, tracing, translate
+from graphrt.frontends.torch.views import Cut, Strides, Views, cut, dense_order, laid, planned
 from graphrt.ir import Graph, Value
 from graphrt.runtime.arrays import from_numpy
 from graphrt.types import as_dtype
@@ -161,7 +161,7 @@ class _Static:
                 continue
             strides = strides_of(node) if node in graph.visible else None
             # a name for each node: a clone is another tensor, although its value is the same
-            built.output(node.name, v, None if strides is None else by_stride(strides))
+            output(built, node.name, v, None if strides is None else dense_order(v.shape, strides) or tuple(range(v.ndim)))
             self._outputs.append((node, node.name, strides))
         read = {v for n in built.nodes for v in n.inputs} | set(built.outputs.values())
         self._inputs = [(i, v.node.name) for i, v in enumerate(values) if isinstance(v, Value) and v in read]

@@ -7,23 +7,27 @@ memory: training a program trains the module. What the module does to its buffer
 from __future__ import annotations
 
 import inspect
+import traceback
+import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from graphrt.errors import ArgumentError, ConversionError, InputError
-from graphrt.frontends.torch.build import check, decompositions, tracing, translate
+from graphrt.frontends.torch.build import check, decompositions, is_users, output, tracing, translate
+from graphrt.frontends.torch.views import order_of
 from graphrt.ir import Graph, Value
-from graphrt.runtime.arrays import to_numpy
+from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.state import State
-from graphrt.types import as_dtype
+from graphrt.types import DTYPES, as_dtype
 
 Model = torch.nn.Module | Callable[..., Any]
 
@@ -32,28 +36,30 @@ def from_torch(model: Model, example_inputs: Any, train: bool = False) -> Graph:
     """The graph of ``model(*example_inputs)``, for inputs of the shapes and dtypes of the example's.
 
     ``model`` is a torch module, or a function of tensors, which may call modules that it finds around it. ``example_inputs``
-    is a tuple of arguments, a dict of keyword arguments, or a single tensor; tensors may lie in nested tuples, lists and
-    dicts, and what is no tensor is a constant. ``train`` traces in training mode: dropout drops, and batch normalisation
-    uses the batch's statistics and updates the running ones. The module's own mode is left as it is.
+    is a tuple of arguments, a dict of keyword arguments, or a single tensor; tensors and NumPy arrays may lie in nested tuples,
+    lists and dicts, and what is neither is a constant. ``train`` traces in training mode: dropout drops, and batch
+    normalisation uses the batch's statistics and updates the running ones. The module's own mode is left as it is.
 
-    A program compiled from the graph is called like the model and returns what it does. ``graph.state`` holds the module's
-    parameters and buffers in their own memory; ``graph.state.sync_to_torch()`` copies those that could not be shared.
+    A program compiled from the graph is called like the model and returns what it does, in new memory; what the model writes
+    into its arguments is written there. ``graph.state`` holds the module's parameters, buffers and tensor attributes in their
+    own memory; ``graph.state.sync_to_torch()`` copies those that could not be shared.
     Raises ConversionError for what torch.export cannot trace, and for operators that the ATen table lacks.
     """
     module = model if isinstance(model, torch.nn.Module) else _Function(model)
     call = inspect.signature(module.forward)
     args, kwargs = _arguments(call, example_inputs)
-    with _mode(module, train), tracing():
-        program = _export(module, args, kwargs)
-    check(program.graph_module)
     graph = Graph()
     graph.state = State()
-    inputs, names = _inputs(graph, graph.state, module, program)
+    with _mode(module, train), _attributes_as_buffers(module):
+        with tracing():
+            program = _export(module, args, kwargs)
+        check(program.graph_module)
+        inputs, names = _inputs(graph, graph.state, module, program)
     results = translate(program.graph_module, graph, inputs)
     spec = program.call_spec.out_spec
     assert spec is not None and program.call_spec.in_spec is not None
-    leaves = _outputs(graph, program, results, spec)
-    graph.signature = TorchSignature(call, program.call_spec.in_spec, tuple(names), spec, tuple(leaves))
+    leaves, written = _outputs(graph, program, results, spec)
+    graph.signature = TorchSignature(call, program.call_spec.in_spec, tuple(names), spec, tuple(leaves), written)
     return graph
 
 
@@ -69,11 +75,26 @@ class _Function(torch.nn.Module):
             if isinstance(found, torch.nn.Module):
                 self.add_module(name, found)
 
-        def forward(*args: Any, **kwargs: Any) -> Any:  # export looks for the user's line below a frame of this name
-            return function(*args, **kwargs)
+        called = _named_forward(function)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return called(*args, **kwargs)
 
         forward.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
         self.forward = forward
+        self.title = getattr(function, "__qualname__", type(function).__name__)
+
+
+def _named_forward(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` under the name ``forward``: the lines that torch.export keeps are those of functions of that name."""
+    if inspect.ismethod(function):
+        return types.MethodType(_named_forward(function.__func__), function.__self__)
+    if not inspect.isfunction(function):
+        return function
+    code = function.__code__.replace(co_name="forward")
+    copy = types.FunctionType(code, function.__globals__, "forward", function.__defaults__, function.__closure__)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
 
 
 @dataclass(frozen=True)
@@ -81,7 +102,7 @@ class TorchSignature:
     """How a program of a torch model is called: as the model.
 
     ``names`` has the input's name, or the constant in a tuple, for each leaf of the arguments; ``leaves`` likewise for what
-    is returned.
+    is returned. ``written`` has the output that the model writes into an input, by the input's name.
     """
 
     call: inspect.Signature
@@ -89,10 +110,11 @@ class TorchSignature:
     names: tuple[str | tuple[Any], ...]
     returned: pytree.TreeSpec
     leaves: tuple[str | tuple[Any], ...]
+    written: Mapping[str, str]
 
     @property
     def outputs(self) -> Sequence[str]:
-        return list(dict.fromkeys(leaf for leaf in self.leaves if isinstance(leaf, str)))
+        return list(dict.fromkeys([*self.written.values(), *(leaf for leaf in self.leaves if isinstance(leaf, str))]))
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs by name. Raises InputError for arguments of another structure, or other constants, than the example's."""
@@ -109,15 +131,36 @@ class TorchSignature:
                 raise InputError(f"the graph was made for {name[0]!r} where the arguments have {leaf!r}; make another graph")
         return found
 
-    def result(self, outputs: Mapping[str, Any]) -> Any:
-        """The outputs in the structure in which the model returned them."""
+    def result(self, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
+        """The outputs in the structure in which the model returned them; tensors where no input says otherwise.
+
+        Raises InputError for an input that the model writes into and that cannot be written.
+        """
+        if not any(isinstance(name, str) for name in self.names):
+            outputs = {n: from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in outputs.items()}
+        for name, new in self.written.items():
+            _write(name, inputs[name], outputs[new])
         leaves = [outputs[leaf] if isinstance(leaf, str) else leaf[0] for leaf in self.leaves]
         return pytree.tree_unflatten(leaves, self.returned)
 
 
+def _write(name: str, input: Any, value: Any) -> None:  # noqa: A002 - what it is
+    """Makes the array or tensor ``input`` hold ``value``. Raises InputError."""
+    try:
+        if isinstance(input, torch.Tensor):
+            with torch.no_grad():
+                input.copy_(from_numpy(value) if isinstance(value, np.ndarray) else value)
+        else:
+            np.copyto(input, to_numpy(value))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"the model writes into its input {name!r}, which must be a tensor or array that can be: {error}"
+        ) from None
+
+
 def _arguments(call: inspect.Signature, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """``example`` as the positional and keyword arguments of a call. Raises ArgumentError."""
-    args = (example,) if isinstance(example, torch.Tensor) else () if isinstance(example, Mapping) else example
+    args = (example,) if isinstance(example, torch.Tensor | np.ndarray) else () if isinstance(example, Mapping) else example
     kwargs = example if isinstance(example, Mapping) else {}
     if not isinstance(args, tuple | list):
         raise ArgumentError(f"example_inputs must be a tuple, a dict or a tensor, got {type(example).__name__}")
@@ -125,7 +168,26 @@ def _arguments(call: inspect.Signature, example: Any) -> tuple[tuple[Any, ...], 
         bound = call.bind(*args, **kwargs)
     except TypeError as error:
         raise ArgumentError(f"example_inputs do not fit forward{call}: {error}") from None
-    return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (bound.args, bound.kwargs))  # one tensor twice: two inputs
+    given = pytree.tree_map_only(np.ndarray, lambda a: from_numpy(np.array(a)), (bound.args, bound.kwargs))
+    return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, given)  # one tensor twice: two inputs
+
+
+@contextmanager
+def _attributes_as_buffers(module: torch.nn.Module) -> Iterator[None]:
+    """Plain attributes that are tensors count as buffers for a while, so that what the model keeps there is state."""
+    found = []
+    for m in module.modules():
+        for name, v in list(vars(m).items()):
+            if isinstance(v, torch.Tensor) and v.layout is torch.strided and str(v.dtype).removeprefix("torch.") in DTYPES:
+                del vars(m)[name]
+                m.register_buffer(name, v.detach(), persistent=False)
+                found.append((m, name, v))
+    try:
+        yield
+    finally:
+        for m, name, v in found:
+            delattr(m, name)
+            vars(m)[name] = v
 
 
 @contextmanager
@@ -145,14 +207,23 @@ def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)  # torch's own use of it
+            warnings.filterwarnings("error", ".*assigned during export")  # a tensor where there was none: a graph forgets it
             program = torch.export.export(module, args, kwargs, strict=False)
             return program.run_decompositions(decompositions(torch.export.default_decompositions()))
     except Exception as error:  # whatever export stumbles over is the model's
+        name = module.title if isinstance(module, _Function) else type(module).__name__
         raise ConversionError(
-            f"torch.export cannot trace {type(module).__name__}: {error}\n"
+            f"torch.export cannot trace {name}{_place(error)}: {error}\n"
             "graphrt needs the whole model as one graph of fixed shapes: where its control flow depends on the values of "
             'tensors, use torch.where, or torch.compile(model, backend="graphrt"), which splits the model there.'
         ) from error
+
+
+def _place(error: BaseException) -> str:
+    """`` at file:line`` of the innermost line of the user's that ``error`` passed, if there is one."""
+    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    users = [f for f in frames if is_users(f[0])]
+    return f" at {users[-1][0]}:{users[-1][1]}" if users else ""
 
 
 def _inputs(graph: Graph, state: State, module: torch.nn.Module, program: ExportedProgram) -> tuple[list[Any], list[Any]]:
@@ -170,7 +241,7 @@ def _inputs(graph: Graph, state: State, module: torch.nn.Module, program: Export
             example = node.meta["val"]
             name = _free(graph, spec.arg.name)
             names.append(name)
-            values.append(graph.input(name, tuple(example.shape), as_dtype(example.dtype)))
+            values.append(graph.input(name, tuple(example.shape), as_dtype(example.dtype), order_of(example)))
         elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             path = str(spec.target)
             tensor = module.get_parameter(path) if spec.kind is InputKind.PARAMETER else module.get_buffer(path)
@@ -192,25 +263,33 @@ def _free(graph: Graph, name: str) -> str:
     return name
 
 
-def _outputs(graph: Graph, program: ExportedProgram, results: Sequence[Any], spec: pytree.TreeSpec) -> list[Any]:
-    """Makes ``results`` the outputs and updates of ``graph``; returns the output's name, or the constant, for each leaf."""
+def _outputs(
+    graph: Graph, program: ExportedProgram, results: Sequence[Any], spec: pytree.TreeSpec
+) -> tuple[list[Any], dict[str, str]]:
+    """Makes ``results`` the outputs and updates of ``graph``, the outputs in torch's order in memory.
+
+    Returns the output's name, or the constant, for each leaf; and by input the output that is written into it.
+    """
     leaves: list[Any] = []
+    written: dict[str, str] = {}
+    (nodes,) = program.graph.output_node().args
     count = spec.num_leaves
     names = iter(_names(spec))
-    for value, out in zip(results, program.graph_signature.output_specs, strict=True):
+    for node, value, out in zip(nodes, results, program.graph_signature.output_specs, strict=True):
         if out.kind is OutputKind.USER_OUTPUT:
             name = next(names)
             leaves.append(name if isinstance(value, Value) else (value,))
             if isinstance(value, Value):
-                graph.output(name, value)
+                output(graph, name, value, order_of(node.meta["val"]))
+        elif out.kind is OutputKind.USER_INPUT_MUTATION:
+            name = written[str(out.target)] = f"{out.target} as written"
+            graph.output(name, value)
         elif out.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
             graph.update(graph.sources[str(out.target)].outputs[0], value)
         else:
-            raise ConversionError(
-                f"the model writes into its input {out.target!r}, which a program never does; clone it in the model first"
-            )
+            raise ConversionError(f"the model returns {out.kind.name.lower()} {out.target}, which graphrt does not know")
     assert len(leaves) == count
-    return leaves
+    return leaves, written
 
 
 def _names(spec: pytree.TreeSpec) -> list[str]:

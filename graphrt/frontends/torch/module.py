@@ -68,7 +68,7 @@ class ProgramModule(torch.nn.Module):
         if wanted not in self._pairs:
             self._pairs[wanted] = _pair(self._program, wanted)
         results = _Run.apply(self._pairs[wanted], inputs, list(tensors), *tensors.values())
-        return self._program._given(dict(zip(self._program.outputs, results, strict=True)))
+        return self._program._given(dict(zip(self._program.outputs, results, strict=True)), inputs)
 
     def extra_repr(self) -> str:
         """Target, inputs and outputs."""
@@ -92,7 +92,10 @@ class _Run(torch.autograd.Function):
         results = {n: v for n, v in found.items() if n not in pair.kept}
         ctx.pair, ctx.names, ctx.outputs = pair, names, list(results)
         ctx.numbers = {n: v for n, v in inputs.items() if n not in names}
-        ctx.save_for_backward(*tensors, *(found[n] for n in pair.kept))
+        ctx.saved = [n for n in names if n in pair.backward.inputs]
+        ctx.save_for_backward(
+            *(v for n, v in zip(names, tensors, strict=True) if n in ctx.saved), *(found[n] for n in pair.kept)
+        )
         ctx.mark_non_differentiable(*(v for n, v in results.items() if n not in pair.differentiable))
         return tuple(results.values())
 
@@ -100,7 +103,7 @@ class _Run(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *cotangents: torch.Tensor) -> Any:
         pair: _Pair = ctx.pair
-        given = dict(zip([*ctx.names, *pair.kept], ctx.saved_tensors, strict=True))  # raises if one was written to
+        given = dict(zip([*ctx.saved, *pair.kept], ctx.saved_tensors, strict=True))  # raises if one was written to
         given |= {_cotangent(n): dy for n, dy in zip(ctx.outputs, cotangents, strict=True)} | ctx.numbers
         found = pair.backward(_detached({n: given[n] for n in pair.backward.inputs}))
         return None, None, None, *(found.get(n) for n in ctx.names)

@@ -147,6 +147,13 @@ def dense_order(sizes: Sequence[int], strides: Sequence[int]) -> Order:
     return order if not is_dense(sizes, strides, range(len(sizes))) and is_dense(sizes, strides, order) else None
 
 
+def order_of(plan: Any) -> tuple[int, ...] | None:
+    """How a tensor that is to be made lies in torch's plan of known sizes, row-major where that has gaps."""
+    if not all(isinstance(n, int) for n in (*plan.shape, *plan.stride())):
+        return None
+    return dense_order(plan.shape, plan.stride()) or tuple(range(len(plan.shape)))
+
+
 def laid(tensor: torch.Tensor, strides: Strides) -> torch.Tensor:
     """``tensor`` with these strides, copied unless it differs in dimensions of one element only; as it is if they have gaps."""
     if tensor.stride() == strides or not is_dense(tensor.shape, strides, by_stride(strides)):
