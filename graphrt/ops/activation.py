@@ -75,7 +75,7 @@ def prelu(input: Value, weight: Value) -> Value:
     if weight.ndim > 1 or weight.type.size not in (1, channels):
         raise ShapeError(f"weight must hold 1 or {channels} slopes, got {list(weight.shape)}")
     shape = (1, -1, *(1 for _ in input.shape[2:])) if weight.type.size > 1 else (1,) * input.ndim
-    return where(input > 0.0, input, input * reshape(weight, shape))
+    return where(input > 0.0, input, where(input > 0.0, 0.0, input) * reshape(weight, shape))
 
 
 @function

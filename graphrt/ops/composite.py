@@ -14,6 +14,7 @@ from graphrt.ops.elementwise import (
     div,
     eq,
     exp,
+    ge,
     gt,
     le,
     log,
@@ -67,16 +68,19 @@ def addcdiv(input: Value, tensor1: Value, tensor2: Value, value: float = 1) -> V
 
 @function
 def clamp(input: Value, min: Operand | None = None, max: Operand | None = None) -> Value:
-    """``input`` held within [min, max], either of which may be missing; the gradient at a bound is the input's."""
+    """``input`` held within [min, max], either of which may be missing; the gradient at a bound is the input's.
+
+    NaN wins, of the input and of the bounds, and has no gradient.
+    """
     if min is None and max is None:
         raise ArgumentError("clamp needs min, max or both")
     x = input
     if min is not None:
         x, low = lift(x, min)
-        x = where(lt(x, low), low, x)
+        x = where(ge(x, low), x, where(lt(x, low), low, math.nan) if x.dtype.is_float else low)
     if max is not None:
         x, high = lift(x, max)
-        x = where(gt(x, high), high, x)
+        x = where(le(x, high), x, where(gt(x, high), high, math.nan) if x.dtype.is_float else high)
     return x
 
 

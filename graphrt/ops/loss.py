@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
-from graphrt.ir import Value
+from graphrt.ir import Node, Value
 from graphrt.ops.activation import _softplus, log_softmax
-from graphrt.ops.base import broadcast_shape, broadcast_to, cast, full_precision, function, lift, require_float
+from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, full_precision, function, lift, require_float
 from graphrt.ops.composite import xlogy
-from graphrt.ops.elementwise import abs, eq, exp, ge, log, lt, maximum, minimum, ne, rsqrt, stop_gradient, where
+from graphrt.ops.elementwise import abs, define, eq, exp, ge, log, lt, maximum, minimum, ne, rsqrt, stop_gradient, where
 from graphrt.ops.indexing import take
 from graphrt.ops.reduction import mean, norm, sum
 from graphrt.ops.scan import cumsum
@@ -215,18 +218,43 @@ def _weighted(loss: Value, weight: Value | None, reduction: str) -> Value:
     return _reduced(_scaled(loss, weight), reduction)
 
 
+def _binary_cross_entropy(s: Any, p: Any, y: Any) -> Any:
+    one, least = s.const(1.0, p), s.const(-100.0, p)
+    hit, miss = s.maximum(s.log(p), least), s.maximum(s.log(s.sub(one, p)), least)
+    return s.neg(s.add(s.mul(y, hit), s.mul(s.sub(one, y), miss)))
+
+
+def _reference_binary_cross_entropy(p: np.ndarray, y: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return -(y * np.maximum(np.log(p), -100.0) + (1.0 - y) * np.maximum(np.log(1.0 - p), -100.0))
+
+
+def _binary_cross_entropy_vjp(node: Node, dy: Value) -> list[Value | None]:
+    p, y = node.inputs
+    rest = 1.0 - p
+    return [dy * (p - y) / maximum(p * rest, 1e-12), dy * (log(rest) - log(p))]
+
+
+define(
+    "binary_cross_entropy",
+    _binary_cross_entropy,
+    _reference_binary_cross_entropy,
+    _binary_cross_entropy_vjp,
+    names=("input", "target"),
+    domain=(0.05, 0.95),
+    cheap=False,
+)
+
+
 @function
 @full_precision
 def binary_cross_entropy(input: Value, target: Value, weight: Value | None = None, reduction: str = "mean") -> Value:
-    """Binary cross-entropy of probabilities with ``target`` in [0, 1]; logarithms end at -100, as torch's."""
+    """Binary cross-entropy of probabilities with ``target`` in [0, 1].
+
+    As torch's, logarithms end at -100 and the gradient is (input - target) / max(input * (1 - input), 1e-12).
+    """
     _same_shape(input, target)
-
-    def logarithm(p: Value) -> Value:
-        known = ne(p, 0.0)  # NaN too, which stays NaN
-        return where(known, maximum(log(where(known, p, 1.0)), -100.0), -100.0)
-
-    goal = cast(target, input.dtype)
-    return _weighted(-(goal * logarithm(input) + (1.0 - goal) * logarithm(1.0 - input)), weight, reduction)
+    return _weighted(apply("binary_cross_entropy", input, cast(target, input.dtype)), weight, reduction)
 
 
 @function
@@ -320,7 +348,10 @@ def smooth_l1_loss(input: Value, target: Value, reduction: str = "mean", beta: f
         raise ArgumentError(f"beta must be >= 0, got {beta}")
     _same_shape(input, target)
     d = abs(input - target)
-    return _reduced(where(d < beta, d * d * (0.5 / beta), d - 0.5 * beta) if beta else d, reduction)
+    if not beta:
+        return _reduced(d, reduction)
+    near = where(d >= beta, 0.0, d)  # an infinite difference has a finite slope, NaN has none
+    return _reduced(where(d < beta, near * near * (0.5 / beta), d - 0.5 * beta), reduction)
 
 
 @function
@@ -334,7 +365,8 @@ def huber_loss(input: Value, target: Value, reduction: str = "mean", delta: floa
         raise ArgumentError(f"delta must be positive, got {delta}")
     _same_shape(input, target)
     d = abs(input - target)
-    return _weighted(where(d <= delta, d * d * 0.5, (d - 0.5 * delta) * delta), weight, reduction)
+    near = where(d > delta, 0.0, d)  # an infinite difference has a finite slope, NaN has none
+    return _weighted(where(d <= delta, near * near * 0.5, (d - 0.5 * delta) * delta), weight, reduction)
 
 
 # --- distributions -------------------------------------------------------------------------------------------------

@@ -168,20 +168,21 @@ def amin(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
 
 @function
 @in_float32
-def var(input: Value, dim: Dims = None, correction: int = 1, keepdim: bool = False) -> Value:
-    """Variance over ``dim`` in two passes, divided by ``count - correction``."""
+def var(input: Value, dim: Dims = None, correction: float = 1, keepdim: bool = False) -> Value:
+    """Variance over ``dim`` in two passes, divided by ``count - correction``; by 0 where that is not positive."""
     require_float(input.dtype, "input of var")
     count = math.prod(input.shape[d] for d in _dims(dim, input.ndim))
     centred = input - mean(input, dim, keepdim=True)
     divisor = count - correction
-    return _reduce(centred * centred, "sum", dim, keepdim) * (1.0 / divisor if divisor > 0 else float("nan"))
+    total = _reduce(centred * centred, "sum", dim, keepdim)
+    return total * (1.0 / divisor) if divisor > 0 else total / 0.0
 
 
 @function
 @in_float32
-def std(input: Value, dim: Dims = None, correction: int = 1, keepdim: bool = False) -> Value:
-    """Standard deviation: the square root of ``var``."""
-    return sqrt(var(input, dim, correction, keepdim))
+def std(input: Value, dim: Dims = None, correction: float = 1, keepdim: bool = False) -> Value:
+    """Standard deviation: the square root of ``var``. The gradient of equal numbers is 0."""
+    return _root(var(input, dim, correction, keepdim))
 
 
 @function
@@ -215,7 +216,7 @@ def logsumexp(input: Value, dim: Dims, keepdim: bool = False) -> Value:
 def norm(input: Value, p: float | str = "fro", dim: Dims = None, keepdim: bool = False) -> Value:
     """The p-norm over ``dim`` (all when None): "fro" is 2; inf and -inf the largest and smallest size, 0 the count.
 
-    The gradient at the zero vector is 0.
+    The gradient at the zero vector is 0, and that of a zero where p < 1.
     """
     require_float(input.dtype, "input")
     if isinstance(p, str) and p != "fro":
@@ -228,7 +229,19 @@ def norm(input: Value, p: float | str = "fro", dim: Dims = None, keepdim: bool =
     if p == 1:
         return sum(size, dim, keepdim)
     power = 2.0 if p == "fro" else float(p)
-    total = sum(input * input if power == 2.0 else pow(size, power), dim, keepdim)
-    nothing = eq(total, 0.0)  # the root has no slope there
-    total = where(nothing, 1.0, total)
-    return where(nothing, 0.0, sqrt(total) if power == 2.0 else pow(total, 1.0 / power))
+    total = sum(input * input if power == 2.0 else _power(size, power), dim, keepdim)
+    return _root(total) if power == 2.0 else _power(total, 1.0 / power)
+
+
+def _root(x: Value) -> Value:
+    """The square root, whose slope at 0 counts as 0."""
+    zero = eq(x, 0.0)
+    return where(zero, 0.0, sqrt(where(zero, 1.0, x)))
+
+
+def _power(x: Value, exponent: float) -> Value:
+    """``x ** exponent`` for x >= 0; where it has no slope at 0, that counts as 0."""
+    if exponent >= 1:
+        return pow(x, exponent)
+    zero = eq(x, 0.0)
+    return where(zero, 0.0 if exponent > 0 else math.inf, pow(where(zero, 1.0, x), exponent))

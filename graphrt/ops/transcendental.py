@@ -13,7 +13,7 @@ import numpy as np
 
 from graphrt.ir import Value
 from graphrt.ops.base import cast, function, in_float32, lift, widened
-from graphrt.ops.elementwise import abs, binary, cos, define, erf, exp, log, sin, sqrt, unary, where
+from graphrt.ops.elementwise import abs, binary, cos, define, eq, erf, exp, log, sin, sqrt, unary, where
 
 _TWO = ("input", "other")
 
@@ -54,8 +54,11 @@ atan = unary(
 
 
 def _atan2_vjp(node: Any, dy: Value) -> list[Value | None]:
+    """0 at the origin, as in torch."""
     y, x = (widened(v) for v in node.inputs)  # a half does not hold their squares
-    scaled = widened(dy) / (x * x + y * y)
+    square = x * x + y * y
+    origin = eq(square, 0.0)
+    scaled = where(origin, 0.0, widened(dy) / where(origin, 1.0, square))
     return [cast(d, dy.dtype) for d in (scaled * x, -(scaled * y))]
 
 

@@ -70,7 +70,7 @@ class _Function(torch.nn.Module):
         if not callable(function):
             raise ArgumentError(f"from_torch takes a torch.nn.Module or a function, got {type(function).__name__}")
         super().__init__()
-        around = inspect.getclosurevars(function) if inspect.isroutine(function) else None
+        around = inspect.getclosurevars(function) if inspect.isfunction(function) or inspect.ismethod(function) else None
         for name, found in {**around.globals, **around.nonlocals}.items() if around else ():
             if isinstance(found, torch.nn.Module):
                 self.add_module(name, found)
@@ -80,7 +80,10 @@ class _Function(torch.nn.Module):
         def forward(*args: Any, **kwargs: Any) -> Any:
             return called(*args, **kwargs)
 
-        forward.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        try:
+            forward.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        except ValueError as error:
+            raise ArgumentError(f"{error}; write lambda x: {getattr(function, '__name__', 'function')}(x)") from None
         self.forward = forward
         self.title = getattr(function, "__qualname__", type(function).__name__)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -20,6 +21,7 @@ from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.passes.rewrite import rewrite
+from graphrt.runtime.arrays import from_numpy
 from graphrt.runtime.program import Program
 
 
@@ -106,6 +108,7 @@ class _Run(torch.autograd.Function):
         given = dict(zip([*ctx.saved, *pair.kept], ctx.saved_tensors, strict=True))  # raises if one was written to
         given |= {_cotangent(n): dy for n, dy in zip(ctx.outputs, cotangents, strict=True)} | ctx.numbers
         found = pair.backward(_detached({n: given[n] for n in pair.backward.inputs}))
+        found = {n: from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in found.items()}  # gradients of nothing given
         return None, None, None, *(found.get(n) for n in ctx.names)
 
 

@@ -114,7 +114,13 @@ def relu(input: Value) -> Value:
 
 @aten("elu.default")
 def elu(input: Value, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Value:
-    return F.where(input > 0.0, input * scale, F.expm1(F.minimum(input, 0.0) * input_scale) * (alpha * scale))
+    below = F.where(input > 0.0, 0.0, input)
+    return F.where(input > 0.0, input * scale, F.expm1(below * input_scale) * (alpha * scale))
+
+
+@aten("_prelu_kernel.default")
+def prelu_kernel(input: Value, weight: Value) -> Value:
+    return F.where(input > 0.0, input, F.where(input > 0.0, 0.0, input) * weight)
 
 
 @aten("clamp.default", "clamp.Tensor")
@@ -125,6 +131,11 @@ def clamp(input: Value, min: Operand | None = None, max: Operand | None = None) 
 @aten("clamp_min.default", "clamp_min.Tensor")
 def clamp_min(input: Value, min: Operand) -> Value:  # noqa: A002 - torch's name
     return F.clamp(input, min)
+
+
+@aten("clamp_max.default", "clamp_max.Tensor")
+def clamp_max(input: Value, max: Operand) -> Value:  # noqa: A002 - torch's name
+    return F.clamp(input, None, max)
 
 
 @aten("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")
@@ -139,12 +150,12 @@ def masked_fill(input: Value, mask: Value, value: Operand) -> Value:
 
 @aten("fmax.default")
 def fmax(input: Value, other: Value) -> Value:
-    return F.where(F.isnan(input), other, F.where(F.isnan(other), input, F.maximum(input, other)))
+    return F.where((input >= other) | F.isnan(other), input, other)
 
 
 @aten("fmin.default")
 def fmin(input: Value, other: Value) -> Value:
-    return F.where(F.isnan(input), other, F.where(F.isnan(other), input, F.minimum(input, other)))
+    return F.where((input <= other) | F.isnan(other), input, other)
 
 
 @aten("_to_copy.default")

@@ -1,4 +1,4 @@
-"""ATen losses whose decomposition in torch gives other numbers than eager mode, or no sign of bad labels."""
+"""ATen losses whose decomposition in torch gives other numbers or gradients than eager mode, or no sign of bad labels."""
 
 from __future__ import annotations
 
@@ -45,3 +45,35 @@ def nll_loss_backward(
 ) -> Value:
     (dx,) = pullback(lambda x: F.nll_loss(x, target, weight, ignore_index, REDUCTIONS[reduction]), [input], dy)
     return dx
+
+
+@aten("binary_cross_entropy.default")
+def binary_cross_entropy(input: Value, target: Value, weight: Value | None = None, reduction: int = 1) -> Value:
+    return F.binary_cross_entropy(input, target, weight, REDUCTIONS[reduction])
+
+
+@aten("smooth_l1_loss.default")
+def smooth_l1_loss(input: Value, target: Value, reduction: int = 1, beta: float = 1.0) -> Value:
+    return F.smooth_l1_loss(input, target, REDUCTIONS[reduction], beta)
+
+
+@aten("huber_loss.default")
+def huber_loss(input: Value, target: Value, reduction: int = 1, delta: float = 1.0) -> Value:
+    return F.huber_loss(input, target, REDUCTIONS[reduction], delta)
+
+
+@aten("binary_cross_entropy_backward.default")
+def binary_cross_entropy_backward(
+    dy: Value, input: Value, target: Value, weight: Value | None = None, reduction: int = 1
+) -> Value:
+    return pullback(lambda x: binary_cross_entropy(x, target, weight, reduction), [input], dy)[0]
+
+
+@aten("smooth_l1_loss_backward.default")
+def smooth_l1_loss_backward(dy: Value, input: Value, target: Value, reduction: int, beta: float) -> Value:
+    return pullback(lambda x: smooth_l1_loss(x, target, reduction, beta), [input], dy)[0]
+
+
+@aten("huber_loss_backward.default")
+def huber_loss_backward(dy: Value, input: Value, target: Value, reduction: int, delta: float) -> Value:
+    return pullback(lambda x: huber_loss(x, target, reduction, delta), [input], dy)[0]

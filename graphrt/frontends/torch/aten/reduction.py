@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -97,7 +98,7 @@ def all(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:  # noqa
 
 @entry("var.correction")
 def var(input: Value, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False) -> Value:
-    return F.var(input, dim, 1 if correction is None else int(correction), keepdim)
+    return F.var(input, dim, 1 if correction is None else correction, keepdim)
 
 
 @entry("var.dim")
@@ -107,12 +108,17 @@ def var_dim(input: Value, dim: Dims, unbiased: bool = True, keepdim: bool = Fals
 
 @entry("std.correction")
 def std(input: Value, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False) -> Value:
-    return F.std(input, dim, 1 if correction is None else int(correction), keepdim)
+    return F.std(input, dim, 1 if correction is None else correction, keepdim)
 
 
 @entry("var_mean.correction")
 def var_mean(input: Value, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False) -> tuple[Value, Value]:
     return var(input, dim, correction=correction, keepdim=keepdim), F.mean(input, dim, keepdim)
+
+
+@entry("std_mean.correction")
+def std_mean(input: Value, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False) -> tuple[Value, Value]:
+    return std(input, dim, correction=correction, keepdim=keepdim), F.mean(input, dim, keepdim)
 
 
 @entry("linalg_vector_norm.default")
@@ -150,6 +156,14 @@ def sort_stable(input: Value, *, stable: bool | None, dim: int = -1, descending:
 @entry("_softmax.default")
 def softmax(input: Value, dim: int, half_to_float: bool) -> Value:
     return F.softmax(F.cast(input, float32) if half_to_float else input, dim)
+
+
+@entry("_safe_softmax.default")
+def safe_softmax(input: Value, dim: int, dtype: Any = None) -> Value:
+    """A softmax that is 0, and so is its gradient, in a row that is -inf everywhere: attention with a masked row."""
+    x = _as(input, dtype)
+    nothing = F.eq(F.amax(F.stop_gradient(x), dim, keepdim=True), -math.inf)
+    return F.where(nothing, 0.0, F.softmax(F.where(nothing, 0.0, x), dim))
 
 
 @entry("_log_softmax.default")
