@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch._decomp import core_aten_decompositions
 
 import graphrt.ops as ops
 from graphrt.frontends.torch import aten
+from graphrt.frontends.torch.build import decompositions
 from graphrt.frontends.torch.table import ATEN, Entry
 
 _HEAD = """# What the torch front end covers
@@ -31,6 +33,13 @@ def lerp(input: Value, end: Value, weight: float) -> Value:
 ```
 """
 
+_GRADIENTS = """Torch defines the gradients of most operators itself, and where a function has none (at 0, at NaN, between equal
+numbers) its choice is not what a decomposition gives. `from_torch` differentiates what it sees: an operator with an entry has
+the gradient that graphrt gives the entry's functions, which follows torch (`tests/test_torch_gradients.py`). These are seen in
+parts:
+"""
+_BACKWARD = {name.lower() for name in dir(torch._C._functions)}
+
 
 def document() -> str:
     """The page as Markdown."""
@@ -40,9 +49,21 @@ def document() -> str:
         _HEAD,
         f"{len(ATEN)} operators have an entry. Of the {len(core)} of core ATen these have none, and only some of them",
     ]
-    parts += [f"decompose further: {lacking}.", "", "| ATen operator | graphrt functions in its entry |", "| --- | --- |"]
-    parts += [f"| `{name}` | {_uses(entry)} |" for name, entry in sorted(ATEN.items())]
+    parts += [f"decompose further: {lacking}.", "", _GRADIENTS, ", ".join(f"`{name}`" for name in _decomposed()) + "."]
+    parts += ["", "| ATen operator | graphrt functions in its entry | gradient of its own in torch |", "| --- | --- | --- |"]
+    parts += [f"| `{n}` | {_uses(e)} | {'yes' if _has_gradient(n) else ''} |" for n, e in sorted(ATEN.items())]
     return "\n".join([*parts, ""])
+
+
+def _decomposed() -> list[str]:
+    """Names of the operators whose gradient torch defines and that a graph sees in parts."""
+    names = (str(op).removeprefix("aten.") for op in decompositions(core_aten_decompositions()) if not op._schema.is_mutable)
+    return sorted(n for n in names if _has_gradient(n) and "backward" not in n and not n.endswith("out"))
+
+
+def _has_gradient(name: str) -> bool:
+    """Whether torch defines a gradient for the operator itself; its classes for backward passes are named after them."""
+    return name.split(".")[0].replace("_", "") + "backward0" in _BACKWARD
 
 
 def _core() -> list[str]:
