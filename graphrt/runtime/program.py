@@ -76,6 +76,10 @@ class Signature(Protocol):
     def outputs(self) -> Sequence[str]:
         """Names of the outputs that ``result`` puts together."""
 
+    @property
+    def written(self) -> Mapping[str, str]:
+        """The outputs that ``result`` writes into inputs, by the input's name."""
+
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs by name. Raises InputError for arguments of another structure than the example's."""
 

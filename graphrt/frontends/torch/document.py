@@ -57,8 +57,14 @@ def document() -> str:
 
 def _decomposed() -> list[str]:
     """Names of the operators whose gradient torch defines and that a graph sees in parts."""
-    names = (str(op).removeprefix("aten.") for op in decompositions(core_aten_decompositions()) if not op._schema.is_mutable)
-    return sorted(n for n in names if _has_gradient(n) and "backward" not in n and not n.endswith("out"))
+    ops = [op for op in decompositions(core_aten_decompositions()) if isinstance(op, torch._ops.OpOverload)]
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+    names = (
+        str(op).removeprefix("aten.")
+        for op in ops
+        if not op._schema.is_mutable and not op.has_kernel_for_dispatch_key(composite)
+    )
+    return sorted(n for n in names if _has_gradient(n) and not any(w in n for w in ("backward", "sparse", "_test_")))
 
 
 def _has_gradient(name: str) -> bool:

@@ -7,7 +7,7 @@ copies, and the module's parameters are the memory of the program's State, so op
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,7 @@ class _Pair:
     backward: Program
     kept: Sequence[str]
     differentiable: Sequence[str]  # the outputs that have gradients
+    written: Collection[str]  # the inputs that the model writes into once the forward program has run
 
 
 class _Run(torch.autograd.Function):
@@ -94,10 +95,10 @@ class _Run(torch.autograd.Function):
         results = {n: v for n, v in found.items() if n not in pair.kept}
         ctx.pair, ctx.names, ctx.outputs = pair, names, list(results)
         ctx.numbers = {n: v for n, v in inputs.items() if n not in names}
-        ctx.saved = [n for n in names if n in pair.backward.inputs]
-        ctx.save_for_backward(
-            *(v for n, v in zip(names, tensors, strict=True) if n in ctx.saved), *(found[n] for n in pair.kept)
-        )
+        ctx.saved = [n for n in names if n not in pair.written or n in pair.backward.inputs]
+        given = dict(zip(names, tensors, strict=True))
+        before = (given[n].clone() if n in pair.written else given[n] for n in ctx.saved)
+        ctx.save_for_backward(*before, *(found[n] for n in pair.kept))
         ctx.mark_non_differentiable(*(v for n, v in results.items() if n not in pair.differentiable))
         return tuple(results.values())
 
@@ -139,7 +140,8 @@ def _pair(program: Program, wanted: frozenset[str]) -> _Pair:
         forward.output(name, twin[v])
     forward.signature = None
     run = compile(forward, target=program.target, state=program.state)
-    return _Pair(run, compile(backward, target=program.target, state=program.state), list(kept), list(outputs))
+    back = compile(backward, target=program.target, state=program.state)
+    return _Pair(run, back, list(kept), list(outputs), base.signature.written if base.signature else ())
 
 
 def _cut(joint: Graph, gradients: Mapping[str, Value], known: set[Node], updated: set[str]) -> tuple[Graph, dict[str, Value]]:
