@@ -83,6 +83,10 @@ class ModuleSignature:
     def outputs(self) -> Sequence[str]:
         return [leaf for leaf in _leaves(self.results) if isinstance(leaf, _Name)]
 
+    @property
+    def written(self) -> Mapping[str, str]:
+        return {}  # values never change
+
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs by name. Raises InputError for arguments of another structure, or other constants, than the example's."""
         try:
@@ -91,7 +95,7 @@ class ModuleSignature:
             raise InputError(f"the arguments do not fit forward{self.call}: {error}") from None
         return dict(_pairs(self.inputs, given))
 
-    def result(self, outputs: Mapping[str, Any]) -> Any:
+    def result(self, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
         """The outputs in the structure in which the module returned them."""
         return _mapped(lambda _, leaf: outputs[leaf] if isinstance(leaf, _Name) else leaf, "", self.results)
 
