@@ -29,6 +29,8 @@ from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.state import State
 from graphrt.types import DTYPES, as_dtype
 
+# torch's warning of tensors put where there were none, which a graph forgets; torch's own recurrent modules do so to no effect
+_FORGOTTEN = r"The tensor attributes? (?:\S+, )*(?!\S*\._flat_weights\[)\S+ .*assigned during export"
 Model = torch.nn.Module | Callable[..., Any]
 
 
@@ -210,7 +212,7 @@ def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)  # torch's own use of it
-            warnings.filterwarnings("error", ".*assigned during export")  # a tensor where there was none: a graph forgets it
+            warnings.filterwarnings("error", _FORGOTTEN)
             program = torch.export.export(module, args, kwargs, strict=False)
             return program.run_decompositions(decompositions(torch.export.default_decompositions()))
     except Exception as error:  # whatever export stumbles over is the model's
