@@ -22,8 +22,6 @@ from graphrt.types import DTYPES, DType, as_dtype, float32
 
 OPS = [op for op in REGISTRY.values() if op.kind is not Kind.SOURCE]
 STEP = 1e-5
-# Double precision is the cpu target's: Triton takes Python numbers, square roots and its own polynomials as float32.
-TAKEN = [d for d in DTYPES.values() if not (INTERPRETED and d.name == "float64")]
 
 
 def length(op: OpDef, sample: Sample) -> int:
@@ -74,7 +72,9 @@ def test_forward_and_gradient_on_target(op: OpDef, target: str) -> None:
     samples = op.samples(np.random.default_rng(0))
     assert samples, f"{op.name} has no samples"
     few = {0, len(samples) // 2, len(samples) - 1}  # of the other dtypes: compiling is what takes the time
-    calls = {f"{d}.s{i}": converted(op, s, d) for d in TAKEN for i, s in enumerate(samples) if d is float32 or i in few}
+    calls = {
+        f"{d}.s{i}": converted(op, s, d) for d in DTYPES.values() for i, s in enumerate(samples) if d is float32 or i in few
+    }
     for label, sample in calls.items():
         if sample is None:
             continue

@@ -22,15 +22,12 @@ from graphrt.ops.elementwise import (
     logical_not,
     lt,
     maximum,
-    minimum,
     mul,
     ne,
-    sign,
     sin,
-    sqrt,
     where,
 )
-from graphrt.ops.transcendental import floor_divide, log1p, trunc
+from graphrt.ops.transcendental import floor_divide, fmod, log1p, trunc
 from graphrt.types import bool_, float32
 
 Operand = Value | bool | int | float
@@ -112,9 +109,7 @@ def divide(input: Value, other: Operand, rounding_mode: str | None = None) -> Va
     if rounding_mode != "trunc":
         raise ArgumentError(f"rounding_mode must be None, 'trunc' or 'floor', got {rounding_mode!r}")
     a, b = lift(input, other)
-    if a.dtype.is_float:
-        return trunc(a / b)
-    return floor_divide(abs(a), abs(b)) * sign(a) * sign(b)
+    return trunc(a / b) if a.dtype.is_float else floor_divide(a - fmod(a, b), b)
 
 
 @function
@@ -174,17 +169,6 @@ def logaddexp(input: Value, other: Value) -> Value:
 
 @function
 @in_float32
-def hypot(input: Value, other: Value) -> Value:
-    """``sqrt(input**2 + other**2)`` without overflow."""
-    a, b = (abs(v) for v in lift(input, other))
-    high, low = maximum(a, b), minimum(a, b)
-    usual = logical_and(gt(high, 0.0), lt(high, math.inf))
-    ratio = where(usual, low / where(usual, high, 1.0), 0.0)
-    return high * sqrt(ratio * ratio + 1.0)
-
-
-@function
-@in_float32
 def sinc(input: Value) -> Value:
     """``sin(pi * input) / (pi * input)``, 1 at 0."""
     z = input * math.pi
@@ -217,15 +201,6 @@ def signbit(input: Value) -> Value:
     if not input.dtype.is_float:
         return lt(input, 0) if input.dtype.is_int else ne(input, input)
     return lt(input, 0.0) | lt(1.0 / input, 0.0)
-
-
-@function
-def copysign(input: Value, other: Operand) -> Value:
-    """``|input|`` with the sign of ``other``, which may be -0."""
-    a, b = lift(input, other)
-    if not a.dtype.is_float:
-        a, b = cast(a, float32), cast(b, float32)
-    return where(signbit(b), -abs(a), abs(a))
 
 
 @function

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graphrt.errors import DTypeError, ShapeError
+from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import Number, apply, broadcast_shape, broadcast_to, constant_of, function, lift, tensor
@@ -126,7 +126,7 @@ def unary(op: OpDef, doc: str, integers: bool = False) -> Callable[[Value], Valu
 def binary(op: OpDef, doc: str, dtype: Any = None) -> Callable[[Any, Any], Value]:
     def f(input: Any, other: Any) -> Value:
         a, b = lift(input, other, dtype=dtype)
-        if op.name in ("div", "pow") and not a.dtype.is_float:
+        if op.name in ("div", "atan2", "copysign", "hypot") and not a.dtype.is_float:
             a, b = cast_to(a, float32), cast_to(b, float32)
         return apply(op.name, a, b)
 
@@ -139,10 +139,19 @@ _TWO = ("input", "other")
 
 def _pow_vjp(node: Node, dy: Value) -> Grads:
     x, p = node.inputs
-    y = node.outputs[0]
-    dx = where(eq(p, 0.0), 0.0, dy * p * pow(x, p - 1.0))
-    dp = where(gt(x, 0.0), dy * y * log(where(gt(x, 0.0), x, 1.0)), 0.0)
-    return [dx, dp]
+    number = constant_of(p)
+    if number is not None and number != 0:
+        return [dy * (pow(x, number - 1.0) * number), None]
+    dx = where(eq(p, 0.0), 0.0, dy * (p * pow(x, p - 1.0)))
+    zero = apply("logical_and", eq(x, 0.0), ge(p, 0.0))
+    return [dx, where(zero, 0.0, dy * node.outputs[0] * log(where(zero, 1.0, x)))]
+
+
+def _reference_pow(x: np.ndarray, p: np.ndarray) -> np.ndarray:
+    if x.dtype.kind == "f":  # whose np.power may be a square root, which is another function of -0 and -inf
+        return np.where(p == 0.5, np.where(x == -np.inf, np.inf, np.sqrt(x + 0.0)), np.power(x, p))
+    ends = np.where(x == 1, 1, np.where(x == -1, 1 - 2 * (p & 1), 0))
+    return np.where(p < 0, ends, np.power(x, np.maximum(p, 0))).astype(x.dtype)
 
 
 def _extremum_vjp(node: Node, dy: Value) -> Grads:
@@ -182,16 +191,30 @@ _div = define(
     domain=(0.5, 3.0),
     simplify=lambda n: product(n) if (x := _neutral(1, False)(n)) is None else x,
 )
-_pow = define("pow", lambda s, a, b: s.pow(a, b), np.power, _pow_vjp, names=_TWO, domain=(0.2, 3.0), cheap=False)
+define("pow", lambda s, a, b: s.pow(a, b), _reference_pow, _pow_vjp, names=_TWO, result="same", domain=(0.2, 3.0), cheap=False)
 _maximum = define("maximum", lambda s, a, b: s.maximum(a, b), np.maximum, _extremum_vjp, **_B)
 _minimum = define("minimum", lambda s, a, b: s.minimum(a, b), np.minimum, _extremum_vjp, **_B)
 add = binary(_add, "``input + other``, broadcast.")
 sub = binary(_sub, "``input - other``, broadcast.")
 mul = binary(_mul, "``input * other``, broadcast.")
 div = binary(_div, "``input / other``, broadcast; integers are divided as float32.")
-pow = binary(_pow, "``input ** other``, broadcast.")  # noqa: A001 - torch's name
 maximum = binary(_maximum, "Elementwise larger of the two; NaN wins.")
 minimum = binary(_minimum, "Elementwise smaller of the two; NaN wins.")
+
+
+@function
+def pow(input: Any, other: Any) -> Value:  # noqa: A001 - torch's name
+    """``input ** other``, broadcast; integers stay integers and wrap around. Raises ArgumentError for their negative powers."""
+    a, b = lift(input, other)
+    if isinstance(other, int | float) and isinstance(input, Value):
+        if other < 0 and not a.dtype.is_float:
+            raise ArgumentError(f"an integer has no power of {other} that is one; cast the base to a float first")
+        if other in (1, 2, 3):
+            return math.prod([a] * (int(other) - 1), start=a)
+        if other == -1:
+            return div(1.0, a)
+    return apply("pow", a, b)
+
 
 _C: dict[str, Any] = dict(names=_TWO, result="compare")
 eq = binary(define("eq", lambda s, a, b: s.eq(a, b), np.equal, None, **_C), "``input == other`` as bool.")
@@ -264,7 +287,7 @@ rsqrt = unary(
         "rsqrt",
         lambda s, x: s.rsqrt(x),
         lambda x: 1 / np.sqrt(x),
-        lambda n, dy: [dy * -0.5 * n.outputs[0] / n.inputs[0]],
+        lambda n, dy: [dy * -0.5 * (n.outputs[0] * n.outputs[0] * n.outputs[0])],
         domain=(0.1, 4.0),
         cheap=False,
     ),

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from graphrt.ir import Value
-from graphrt.ops.base import cast, function, in_float32, lift, widened
-from graphrt.ops.elementwise import abs, binary, cos, define, eq, erf, exp, log, sin, sqrt, unary, where
+from graphrt.ops.base import cast, widened
+from graphrt.ops.elementwise import binary, define, div, eq, exp, rsqrt, unary, where
 
 _TWO = ("input", "other")
 
@@ -72,6 +72,11 @@ def _reference_erfinv(y: np.ndarray) -> np.ndarray:
     def one(v: float) -> float:
         if not -1 < v < 1:
             return math.copysign(math.inf, v) if math.fabs(v) == 1 else math.nan
+        if math.fabs(v) < 0.5:
+            y = v * math.sqrt(math.pi) / 2
+            for _ in range(5):  # Newton's
+                y -= (math.erf(y) - v) * math.sqrt(math.pi) / 2 * math.exp(y * y)
+            return y
         tail = (1 - math.fabs(v)) / 2  # from the tail, so that nothing is lost near +-1
         return math.copysign(NormalDist().inv_cdf(tail) / math.sqrt(2), v) if tail > 0 else math.copysign(math.inf, v)
 
@@ -91,104 +96,209 @@ erfinv = unary(
 )
 
 
-@function
-@in_float32
-def erfc(input: Value) -> Value:
-    """``1 - erf(input)``."""
-    return 1.0 - erf(input)
+erfc = unary(
+    define(
+        "erfc",
+        lambda s, x: s.erfc(x),
+        np.vectorize(math.erfc, otypes=[np.float64]),
+        lambda n, dy: [dy * (-2 / math.sqrt(math.pi)) * exp(-(n.inputs[0] * n.inputs[0]))],
+        cheap=False,
+    ),
+    "``1 - erf(input)``, accurate where that is small.",
+)
+log10 = unary(
+    define(
+        "log10",
+        lambda s, x: s.log10(x),
+        np.log10,
+        lambda n, dy: [dy / (n.inputs[0] * math.log(10))],
+        domain=(0.1, 4.0),
+        cheap=False,
+    ),
+    "Logarithm to base 10.",
+)
 
 
-@function
-@in_float32
-def log10(input: Value) -> Value:
-    """Logarithm to base 10."""
-    return log2(input) * math.log10(2)
+# --- formulas of the functions above -------------------------------------------------------------------------------
+
+_LARGE = 1e8  # the square of what is larger leaves nothing of the 1 beside it, even in float64
 
 
-@function
-@in_float32
-def tan(input: Value) -> Value:
-    """Tangent."""
-    return sin(input) / cos(input)
+def _sinh(s: Any, x: Any) -> Any:
+    """(e + e / (e + 1)) / 2 with e = expm1(|x|); where that overflows, the half of exp(|x| / 2) squared."""
+    one, half, a = s.const(1.0, x), s.const(0.5, x), s.abs(x)
+    e, root = s.expm1(a), s.exp(s.mul(a, half))
+    y = s.mul(half, s.add(e, s.div(e, s.add(e, one))))
+    return s.copysign(s.where(s.gt(a, s.const(80.0, x)), s.mul(s.mul(half, root), root), y), x)
 
 
-@function
-@in_float32
-def sinh(input: Value) -> Value:
-    """Hyperbolic sine."""
-    return (expm1(input) - expm1(-input)) * 0.5
+def _cosh(s: Any, x: Any) -> Any:
+    """(e + 1 / e) / 2 with e = exp(|x|); where that overflows, the half of exp(|x| / 2) squared."""
+    half, a = s.const(0.5, x), s.abs(x)
+    e, root = s.exp(a), s.exp(s.mul(a, half))
+    y = s.mul(half, s.add(e, s.div(s.const(1.0, x), e)))
+    return s.where(s.gt(a, s.const(80.0, x)), s.mul(s.mul(half, root), root), y)
 
 
-@function
-@in_float32
-def cosh(input: Value) -> Value:
-    """Hyperbolic cosine."""
-    return (exp(input) + exp(-input)) * 0.5
+def _legs(s: Any, x: Any) -> Any:
+    """sqrt(1 - x * x), the other leg of a right triangle."""
+    one = s.const(1.0, x)
+    return s.sqrt(s.mul(s.sub(one, x), s.add(one, x)))
 
 
-@function
-@in_float32
-def asin(input: Value) -> Value:
-    """Inverse sine, in [-pi/2, pi/2]."""
-    return atan2(input, sqrt((1.0 - input) * (1.0 + input)))
+def _asinh(s: Any, x: Any) -> Any:
+    one, a = s.const(1.0, x), s.abs(x)
+    square = s.mul(a, a)
+    y = s.log1p(s.add(a, s.div(square, s.add(one, s.sqrt(s.add(square, one))))))
+    far = s.add(s.log(a), s.const(math.log(2), x))
+    return s.copysign(s.where(s.gt(a, s.const(_LARGE, x)), far, y), x)
 
 
-@function
-@in_float32
-def acos(input: Value) -> Value:
-    """Inverse cosine, in [0, pi]."""
-    return atan2(sqrt((1.0 - input) * (1.0 + input)), input)
+def _acosh(s: Any, x: Any) -> Any:
+    one = s.const(1.0, x)
+    above = s.sub(x, one)
+    y = s.log1p(s.add(above, s.sqrt(s.mul(above, s.add(x, one)))))
+    y = s.where(s.gt(x, s.const(_LARGE, x)), s.add(s.log(x), s.const(math.log(2), x)), y)
+    return s.where(s.lt(x, one), s.const(math.nan, x), y)
 
 
-@function
-@in_float32
-def asinh(input: Value) -> Value:
-    """Inverse hyperbolic sine."""
-    a = abs(input)
-    y = log1p(a + a * a / (1.0 + sqrt(a * a + 1.0)))
-    return where(input < 0.0, -y, y)
+def _atanh(s: Any, x: Any) -> Any:
+    a = s.abs(x)
+    y = s.log1p(s.div(s.add(a, a), s.sub(s.const(1.0, x), a)))
+    return s.copysign(s.mul(y, s.const(0.5, x)), x)
 
 
-@function
-@in_float32
-def acosh(input: Value) -> Value:
-    """Inverse hyperbolic cosine of numbers from 1 on."""
-    return log(input + sqrt((input - 1.0) * (input + 1.0)))
+def _formula(name: str, body: Any, reference: Any, vjp: Any, doc: str, domain: tuple[float, float] = (-3.0, 3.0)) -> Any:
+    return unary(
+        define(name, body, reference, lambda n, dy: [vjp(n.inputs[0], n.outputs[0], dy)], domain=domain, cheap=False), doc
+    )
 
 
-@function
-@in_float32
-def atanh(input: Value) -> Value:
-    """Inverse hyperbolic tangent."""
-    return log1p(input * 2.0 / (1.0 - input)) * 0.5
+tan = _formula("tan", lambda s, x: s.div(s.sin(x), s.cos(x)), np.tan, lambda x, y, dy: dy * (y * y + 1.0), "Tangent.", (-1, 1))
+sinh = _formula("sinh", _sinh, np.sinh, lambda x, y, dy: dy * cosh(x), "Hyperbolic sine.")
+cosh = _formula("cosh", _cosh, np.cosh, lambda x, y, dy: dy * sinh(x), "Hyperbolic cosine.")
+asin = _formula(
+    "asin",
+    lambda s, x: s.atan2(x, _legs(s, x)),
+    np.arcsin,
+    lambda x, y, dy: dy * rsqrt((1.0 - x) * (x + 1.0)),
+    "Inverse sine, in [-pi/2, pi/2].",
+    (-0.9, 0.9),
+)
+acos = _formula(
+    "acos",
+    lambda s, x: s.atan2(_legs(s, x), x),
+    np.arccos,
+    lambda x, y, dy: -(dy * rsqrt((1.0 - x) * (x + 1.0))),
+    "Inverse cosine, in [0, pi].",
+    (-0.9, 0.9),
+)
+asinh = _formula("asinh", _asinh, np.arcsinh, lambda x, y, dy: dy * rsqrt(x * x + 1.0), "Inverse hyperbolic sine.")
+acosh = _formula(
+    "acosh",
+    _acosh,
+    np.arccosh,
+    lambda x, y, dy: dy * rsqrt((x - 1.0) * (x + 1.0)),
+    "Inverse hyperbolic cosine of numbers from 1 on.",
+    (1.1, 4.0),
+)
+atanh = _formula(
+    "atanh",
+    _atanh,
+    np.arctanh,
+    lambda x, y, dy: dy / ((1.0 - x) * (x + 1.0)),
+    "Inverse hyperbolic tangent.",
+    (-0.9, 0.9),
+)
 
 
-# --- whole division and remainder --------------------------------------------------------------------------------
+def _copysign_vjp(node: Any, dy: Value) -> list[Value | None]:
+    x, y = node.inputs[0], node.outputs[0]
+    return [where(eq(x, 0.0), 0.0, where(eq(x, y), dy, -dy)), None]
 
-_R: dict[str, Any] = dict(names=_TWO, result="same", domain=(0.5, 3.0))
+
+copysign = binary(
+    define("copysign", lambda s, a, b: s.copysign(a, b), np.copysign, _copysign_vjp, names=_TWO, domain=(0.5, 3.0)),
+    "``|input|`` with the sign of ``other``, which -0.0 has too.",
+)
+
+
+def _hypot(s: Any, x: Any, y: Any) -> Any:
+    a, b, zero, one, infinity = s.abs(x), s.abs(y), s.const(0.0, x), s.const(1.0, x), s.const(math.inf, x)
+    high, low = s.maximum(a, b), s.minimum(a, b)
+    ratio = s.div(low, s.where(s.eq(high, zero), one, high))
+    z = s.mul(high, s.sqrt(s.add(s.mul(ratio, ratio), one)))
+    return s.where(s.logical_or(s.eq(a, infinity), s.eq(b, infinity)), infinity, z)
+
+
+def _hypot_vjp(node: Any, dy: Value) -> list[Value | None]:
+    return [dy * (v / node.outputs[0]) for v in node.inputs]
+
+
+hypot = binary(
+    define("hypot", _hypot, np.hypot, _hypot_vjp, names=_TWO, cheap=False),
+    "``sqrt(input**2 + other**2)`` without overflow.",
+)
+
+
+# --- whole division and remainder: as Python's, in NumPy and torch -----------------------------------------------------
+
+
+def _fmod(s: Any, a: Any, b: Any) -> Any:
+    if a.dtype.is_float:
+        return s.fmod(a, b)
+    zero = s.const(0, a)
+    return s.where(s.eq(b, zero), zero, s.sub(a, s.mul(s.quotient(a, b), b)))
+
+
+def _beside(s: Any, r: Any, b: Any) -> Any:
+    """Whether the remainder towards zero has the other sign than ``b``, so that the quotient rounded down is one less."""
+    zero = s.const(0, r)
+    return s.logical_and(s.ne(r, zero), s.ne(s.lt(r, zero), s.lt(b, zero)))
+
+
+def _remainder(s: Any, a: Any, b: Any) -> Any:
+    r = _fmod(s, a, b)
+    return s.where(_beside(s, r, b), s.add(r, b), r)
+
+
+def _floor_divide(s: Any, a: Any, b: Any) -> Any:
+    """Of what the remainder leaves, which is whole but for rounding; so 1 // 0.1 is 9, although 1 / 0.1 rounds to 10."""
+    r, one = _fmod(s, a, b), s.const(1, a)
+    if not a.dtype.is_float:
+        q = s.quotient(a, b)
+        return s.where(_beside(s, r, b), s.sub(q, one), q)
+    zero, q = s.const(0.0, a), s.div(s.sub(a, r), b)
+    q = s.where(_beside(s, r, b), s.sub(q, one), q)
+    low, plain = s.floor(q), s.div(a, b)
+    low = s.where(s.gt(s.sub(q, low), s.const(0.5, a)), s.add(low, one), low)
+    return s.where(s.eq(b, zero), plain, s.where(s.eq(q, zero), s.copysign(zero, plain), low))
+
+
+def _reference_remainder(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    r = np.fmod(a, b)
+    return np.where((r != 0) & ((r < 0) != (b < 0)), r + b, r)  # np.remainder gives a zero the sign of b
+
+
+_R: dict[str, Any] = dict(names=_TWO, result="same", domain=(0.5, 3.0), cheap=False)
 floor_divide = binary(
-    define("floor_divide", lambda s, a, b: s.floor_divide(a, b), np.floor_divide, lambda n, dy: [None, None], **_R),
+    define("floor_divide", _floor_divide, np.floor_divide, lambda n, dy: [None, None], **_R),
     "``input / other`` rounded down; integers divided by zero give 0.",
 )
-
-
-def _remainder_vjp(node: Any, dy: Value) -> list[Value | None]:
-    a, b = node.inputs
-    return [dy, -(dy * floor_divide(a, b))]
-
-
 remainder = binary(
-    define("remainder", lambda s, a, b: s.remainder(a, b), np.remainder, _remainder_vjp, **_R),
+    define(
+        "remainder",
+        _remainder,
+        _reference_remainder,
+        lambda n, dy: [dy, -(dy * floor_divide(*n.inputs))],
+        **_R,
+    ),
     "``input - floor(input / other) * other``: the remainder with the sign of ``other``; 0 for integers divided by zero.",
 )
-
-
-@function
-def fmod(input: Any, other: Any) -> Value:
-    """The remainder with the sign of ``input``, as C's fmod."""
-    a, b = lift(input, other)
-    r = remainder(abs(a), abs(b))
-    return where(a < 0, -r, r)
+fmod = binary(
+    define("fmod", _fmod, np.fmod, lambda n, dy: [dy, -(dy * trunc(div(*n.inputs)))], **_R),
+    "The remainder with the sign of ``input``, as C's fmod; 0 for integers divided by zero.",
+)
 
 
 # --- bits ----------------------------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from graphrt.types import HALVES, DType, Shape, as_dtype, bool_, float32, int64
 COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
 SAME = (
     "add", "sub", "mul", "div", "neg", "abs", "minimum", "maximum", "pow", "exp", "log", "sqrt", "rsqrt", "sin", "cos",
-    "tanh", "erf", "floor", "ceil", "trunc", "round", "exp2", "log2", "expm1", "log1p", "atan", "atan2", "erfinv", "remainder",
-    "floor_divide", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "left_shift", "right_shift",
-    "logical_and", "logical_or", "logical_not",
+    "tanh", "erf", "erfc", "erfinv", "floor", "ceil", "trunc", "round", "exp2", "log2", "log10", "expm1", "log1p", "atan",
+    "atan2", "fmod", "quotient", "copysign", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "left_shift",
+    "right_shift", "logical_and", "logical_or", "logical_not",
 )  # fmt: skip
 
 

@@ -62,26 +62,19 @@ GRT_INLINE grt_bf16 grt_to_bf16(float x) {
   return (grt_bf16)(x != x ? 0x7FC0 : (u.bits + 0x7FFF + (u.bits >> 16 & 1)) >> 16);
 }
 
-/* Division and remainder round down, as Python's and torch's do; integers divided by zero give 0. */
-GRT_INLINE int64_t grt_floor_divide_i64(int64_t a, int64_t b) {
-  if (b == 0 || b == -1) return b ? (int64_t)(0 - (uint64_t)a) : 0;
-  const int64_t q = a / b;
-  return q - (q * b != a && (a < 0) != (b < 0));
+/* Towards zero, as in C, but defined for all: by zero it is 0, and the smallest by -1 wraps around. */
+GRT_INLINE int64_t grt_quotient(int64_t a, int64_t b) {
+  return b == 0 ? 0 : b == -1 ? (int64_t)(0 - (uint64_t)a) : a / b;
 }
-GRT_INLINE int64_t grt_remainder_i64(int64_t a, int64_t b) { return b ? a - grt_floor_divide_i64(a, b) * b : 0; }
-GRT_INLINE double grt_remainder_f64(double a, double b) {
-  const double r = fmod(a, b);
-  return r != 0 && (r < 0) != (b < 0) ? r + b : r;
+
+/* Integer powers wrap around; a negative exponent leaves 0 but of 1 and -1. */
+GRT_INLINE int64_t grt_pow_i64(int64_t x, int64_t p) {
+  if (p < 0) return x == 1 ? 1 : x == -1 ? (p & 1 ? -1 : 1) : 0;
+  uint64_t y = 1;
+  for (uint64_t square = (uint64_t)x; p; p >>= 1, square *= square) y *= p & 1 ? square : 1;
+  return (int64_t)y;
 }
-GRT_INLINE float grt_remainder_f32(float a, float b) {
-  const float r = fmodf(a, b);
-  return r != 0 && (r < 0) != (b < 0) ? r + b : r;
-}
-GRT_INLINE float grt_floor_divide_f32(float a, float b) { return floorf(a / b); }
-GRT_INLINE double grt_floor_divide_f64(double a, double b) { return floor(a / b); }
-#define grt_floor_divide(a, b) \
-  _Generic((a), float: grt_floor_divide_f32, double: grt_floor_divide_f64, default: grt_floor_divide_i64)(a, b)
-#define grt_remainder(a, b) _Generic((a), float: grt_remainder_f32, double: grt_remainder_f64, default: grt_remainder_i64)(a, b)
+#define grt_pow(a, b) _Generic((a), float: powf, double: pow, default: grt_pow_i64)(a, b)
 
 /* Giles, "Approximating the erfinv function", GPU Computing Gems 2011; in double with Halley's iteration behind it. */
 GRT_INLINE float grt_erfinv_f32(float x) {

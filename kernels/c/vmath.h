@@ -70,8 +70,8 @@ GRT_INLINE float grt_tanh_f32(float x) {
   float p = 0.00224931655f;
   p = GRT_FMA(p, z, -0.00830510072f), p = GRT_FMA(p, z, 0.0217569266f), p = GRT_FMA(p, z, -0.0539577752f), p = GRT_FMA(p, z, 0.133332968f);
   p = GRT_FMA(p, z, -0.333333343f);
-  const float near = GRT_FMA(x, z * p, x), far = 1.0f - 2.0f / (grt_exp_f32(2.0f * a) + 1.0f);
-  return a < 0.64f ? near : copysignf(far, x);
+  const float near = GRT_FMA(a, z * p, a), far = 1.0f - 2.0f / (grt_exp_f32(2.0f * a) + 1.0f);
+  return copysignf(a < 0.64f ? near : far, x);
 }
 
 /* an odd polynomial near 0, else 1 - e^(-a q(a)) */
@@ -87,9 +87,24 @@ GRT_INLINE float grt_erf_f32(float x) {
   return (a < 0.93f) | (x != x) ? near : copysignf(far, x);
 }
 
+/* e^(-a^2) (erfcx(a) (1 + 2 a)) / (1 + 2 a) of a = |x|; the middle is a polynomial in (a - 4) / (a + 4) (Shepherd and Laframboise,
+ * "Chebyshev approximation of (1 + 2x) exp(x^2) erfc x", 1981). a^2 is split: its rounding would be magnified. */
+GRT_INLINE float grt_erfc_f32(float x) {
+  const float b = fabsf(x), a = b < 10.2f ? b : 10.2f, t = (a - 4.0f) / (a + 4.0f);
+  const float head = grt_bits_to_float(grt_float_to_bits(a) & 0xfffff000);
+  float p = 0.000842882018f;
+  p = GRT_FMA(p, t, 0.00690645461f), p = GRT_FMA(p, t, -0.0159890129f), p = GRT_FMA(p, t, 0.0364255631f), p = GRT_FMA(p, t, -0.0666024213f);
+  p = GRT_FMA(p, t, 0.0938259612f), p = GRT_FMA(p, t, -0.100994527f), p = GRT_FMA(p, t, 0.0680926533f), p = GRT_FMA(p, t, 0.0153775138f);
+  p = GRT_FMA(p, t, -0.139621045f), p = GRT_FMA(p, t, 1.23299513f);
+  const float y = grt_exp_f32(-head * head) * (grt_exp_f32((head - a) * (head + a)) * p / (1.0f + 2.0f * a));
+  const float z = x < 0.0f ? 2.0f - y : y;
+  return x != x ? x : z;
+}
+
 #define grt_exp(a) _Generic((a), float: grt_exp_f32, default: exp)(a)
 #define grt_exp_bounded(a) _Generic((a), float: grt_exp_bounded_f32, default: exp)(a)
 #define grt_log(a) _Generic((a), float: grt_log_f32, default: log)(a)
 #define grt_tanh(a) _Generic((a), float: grt_tanh_f32, default: tanh)(a)
 #define grt_erf(a) _Generic((a), float: grt_erf_f32, default: erf)(a)
+#define grt_erfc(a) _Generic((a), float: grt_erfc_f32, default: erfc)(a)
 #endif

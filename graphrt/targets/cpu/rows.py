@@ -19,24 +19,8 @@ from graphrt.types import bool_
 
 ROW = 16384  # elements that are kept of a row, at most: 64 KB of floats
 COSTLY = {
-    *(
-        "exp",
-        "exp_bounded",
-        "exp2",
-        "expm1",
-        "log",
-        "log2",
-        "log1p",
-        "pow",
-        "sin",
-        "cos",
-        "tanh",
-        "erf",
-        "erfinv",
-        "atan",
-        "atan2",
-    ),
-    *("div", "sqrt", "rsqrt", "remainder", "floor_divide", "uniform"),
+    *("exp", "exp_bounded", "exp2", "expm1", "log", "log2", "log10", "log1p", "pow", "sin", "cos", "tanh", "erf", "erfc"),
+    *("erfinv", "atan", "atan2", "div", "sqrt", "rsqrt", "fmod", "quotient", "uniform"),
 }
 
 

@@ -87,11 +87,13 @@ def mod(a: Value, b: Value, *, fmod: int = 0) -> Value:
 
 @operator("Pow")
 def pow(x: Value, y: Tensor) -> Value:  # noqa: A001 - ONNX's name
-    """Of the type of ``x``; a known number keeps the cheap form that the graph has for it."""
+    """Of the type of ``x``; a known number keeps the cheap form that the graph has for it. Integers wrap around."""
     if isinstance(y, np.ndarray) and y.size == 1 and y.ndim <= x.ndim and x.dtype.is_float:
         return F.pow(x, float(y.item()))
-    wide = x.dtype if x.dtype.is_float else as_dtype("float64")
-    return F.cast(F.pow(F.cast(x, wide), F.cast(lift(x.graph, y), wide)), x.dtype)
+    exponent = lift(x.graph, y)
+    if exponent.dtype.is_float and not x.dtype.is_float:
+        return F.cast(F.pow(F.cast(x, "float64"), F.cast(exponent, "float64")), x.dtype)
+    return F.cast(F.pow(x, exponent), x.dtype)
 
 
 @operator("BitShift")

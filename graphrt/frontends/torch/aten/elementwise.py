@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import graphrt.ops as F
 from graphrt.frontends.torch.table import aten, same
 from graphrt.ir import Value
-from graphrt.types import float64
 
 Operand = Value | bool | int | float
 
@@ -85,12 +83,7 @@ def fma(a: Value, b: Value, c: Value) -> Value:
 
 @aten("pow.Tensor_Tensor", "pow.Tensor_Scalar", "pow.Scalar")
 def pow(input: Operand, exponent: Operand) -> Value:  # noqa: A001 - torch's name
-    if isinstance(exponent, int | float) and isinstance(input, Value) and exponent in (1, 2, 3):
-        return math.prod([input] * (int(exponent) - 1), start=input)
-    if any(isinstance(v, float) or (isinstance(v, Value) and v.dtype.is_float) for v in (input, exponent)):
-        return F.pow(input, exponent)
-    base, power = (F.cast(v, float64) if isinstance(v, Value) else float(v) for v in (input, exponent))
-    return F.round(F.pow(base, power))  # integers: exact up to 2**53
+    return F.pow(input, exponent)
 
 
 def _rounding(f: Callable[[Value], Value]) -> None:
