@@ -121,16 +121,17 @@ def grt_fmod(a, b):
         DIGITS: tl.constexpr = 23
         BIAS: tl.constexpr = 127
     STEP: tl.constexpr = 63 - DIGITS
-    ROUNDS: tl.constexpr = (2 * BIAS - 1 + STEP - 1) // STEP
     x, i = _whole(a)
     y, j = _whole(b)
     y = tl.where(b == 0, 1, y).to(tl.uint64)
     shift = tl.maximum(i - j, 0)
     r = x % y
-    for _ in range(ROUNDS):
+    left = tl.max(shift) if shift.type.is_block() else shift
+    while left > 0:
         step = tl.minimum(shift, STEP)
         r = (r << step.to(tl.uint64)) % y
         shift -= step
+        left -= STEP
     z = tl.where(tl.abs(a) < tl.abs(b), tl.abs(a), _scale(r.to(tl.int64).to(a.dtype), j - (BIAS + DIGITS)))
     return tl.where((tl.abs(a) < float("inf")) & (b != 0) & (b == b), grt_copysign(z, a), float("nan"))
 
@@ -170,6 +171,16 @@ def _exp(x):
     else:
         n = tl.floor(x * 1.4426950408889634 + 0.5)
         return _scale(tl.exp((x - n * 0.693359375) + n * 2.12194440e-4), n.to(tl.int32))
+
+
+@triton.jit
+def grt_exp2(x):
+    if x.dtype == tl.float64:
+        return tl.exp2(x)
+    else:  # float32's own may give 0 for results below the normal range
+        a = tl.minimum(tl.maximum(x, -200.0), 200.0)
+        n = tl.floor(a + 0.5)
+        return tl.where(x != x, x, _scale(tl.exp2(a - n), n.to(tl.int32)))
 
 
 @triton.jit
