@@ -251,3 +251,59 @@ def test_whole_division_of_integers(target: str) -> None:
             wrong = found[f"{dtype}.{name}"] != wrapped
             rows = [*zip(np.array(x)[wrong], np.array(y)[wrong], found[f"{dtype}.{name}"][wrong], wrapped[wrong], strict=True)]
             assert not rows, f"{dtype} {name}: {rows[:8]}"
+
+
+NAMES = (
+    "abs sign frac exp exp2 expm1 log log2 log10 log1p sqrt rsqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh"
+)
+NAMES += (
+    " erf erfc erfinv sigmoid relu6 hardtanh leaky_relu hardshrink softshrink hardsigmoid elu selu celu softplus logsigmoid"
+)
+NAMES += " softsign tanhshrink silu mish square reciprocal sinc deg2rad nan_to_num"
+NAMES_OF_TWO = "add mul div maximum minimum atan2 hypot logaddexp xlogy copysign fmod remainder pow"
+POINTS = [0.0, 1.0, 0.5, 2.0, 3.0, 6.0, 18.0, 1e-30, 1e20, math.inf]
+
+
+def clamped(low: float | None, high: float | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    return (lambda x: F.clamp(x, low, high)), (lambda x: torch.clamp(x, low, high))
+
+
+def powered(p: float) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    return (lambda x: F.pow(x, p)), (lambda x: torch.pow(x, torch.tensor(p, dtype=x.dtype)))  # of 0.5 torch takes the root
+
+
+ONE = {name: (getattr(F, name), getattr(torch, name, None) or getattr(torch.nn.functional, name)) for name in NAMES.split()}
+ONE |= {f"pow {p}": powered(p) for p in (0.0, 0.5, 2.0, 3.0, -1.0, -2.0, 1.5, 4.0)}
+ONE |= {f"clamp {bounds}": clamped(*bounds) for bounds in ((-1.0, 2.0), (None, 1.0), (math.nan, 1.0))}
+ONE["2 to the"] = (lambda x: F.pow(2.0, x), lambda x: torch.pow(2.0, x))
+TWO = {name: (getattr(F, name), getattr(torch, name)) for name in NAMES_OF_TWO.split()}
+TWO["clamp"] = (F.clamp, torch.clamp)
+TWO["where"] = (lambda a, b: F.where(a > 0, a, b), lambda a, b: torch.where(a > 0, a, b))
+
+UNDEFINED: dict[str, Callable[[np.ndarray], np.ndarray]] = {"acosh": lambda x: x < 1}
+for _name in "relu6 hardtanh hardshrink softshrink hardsigmoid elu selu celu".split():
+    UNDEFINED[_name] = np.isnan  # torch's gradient depends on whether the element is one of a whole vector
+
+
+def test_values_and_gradients_at_special_points_are_torchs(target: str) -> None:
+    points = np.array([*POINTS, *(-np.array(POINTS)), math.nan])
+    g, arrays = grt.Graph(), [points, *(np.ravel(a) for a in np.meshgrid(points, points))]
+    x, *xy = (g.input(n, a.shape, "float64") for n, a in zip(("x", "a", "b"), arrays, strict=True))
+    calls = [(name, *pair, [x]) for name, pair in ONE.items()] + [(name, *pair, xy) for name, pair in TWO.items()]
+    for name, ours, _, values in calls:
+        y = ours(*values)
+        for i, v in enumerate([y, *grt.grad(y, values, F.ones_like(y))]):
+            g.output(f"{name}.{i}", v)
+    found = grt.compile(g, target=target)(**dict(zip(("x", "a", "b"), arrays, strict=True)))
+    wrong = []
+    for name, _, theirs, values in calls:
+        given = arrays[:1] if len(values) == 1 else arrays[1:]
+        tensors = [torch.from_numpy(a.copy()).requires_grad_() for a in given]
+        y = theirs(*tensors)
+        y.backward(torch.ones_like(y))
+        for i, z in enumerate([y.detach(), *(torch.zeros_like(t) if t.grad is None else t.grad for t in tensors)]):
+            near = np.isclose(found[f"{name}.{i}"], z.numpy(), 1e-7, 0 if name != "expm1" else 1e-15, equal_nan=True)
+            near |= UNDEFINED[name](given[0]) if i and name in UNDEFINED else False
+            rows = [(*(float(a[j]) for a in given), float(found[f"{name}.{i}"][j]), float(z[j])) for j in np.where(~near)[0]]
+            wrong += [f"{name}.{i} {rows[:4]}"] if rows else []
+    assert not wrong, "\n".join(wrong)

@@ -54,7 +54,6 @@ from graphrt.ops.composite import (
     signbit,
     sinc,
     square,
-    xlogy,
 )
 from graphrt.ops.contraction import linear, matmul
 from graphrt.ops.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, local_conv2d
@@ -258,6 +257,7 @@ from graphrt.ops.transcendental import (
     sinh,
     tan,
     trunc,
+    xlogy,
 )
 from graphrt.ops.unfold import channel_shuffle, fold, pixel_shuffle, pixel_unshuffle, unfold, windows
 from graphrt.ops.view import (

@@ -126,7 +126,7 @@ def unary(op: OpDef, doc: str, integers: bool = False) -> Callable[[Value], Valu
 def binary(op: OpDef, doc: str, dtype: Any = None) -> Callable[[Any, Any], Value]:
     def f(input: Any, other: Any) -> Value:
         a, b = lift(input, other, dtype=dtype)
-        if op.name in ("div", "atan2", "copysign", "hypot") and not a.dtype.is_float:
+        if op.name in ("div", "atan2", "copysign", "hypot", "xlogy") and not a.dtype.is_float:
             a, b = cast_to(a, float32), cast_to(b, float32)
         return apply(op.name, a, b)
 
@@ -155,12 +155,11 @@ def _reference_pow(x: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 
 def _extremum_vjp(node: Node, dy: Value) -> Grads:
-    """Ties share the gradient equally, as in torch."""
+    """Ties share the gradient equally, and beside NaN both have it, as in torch."""
     a, b = node.inputs
-    wins = gt if node.op.name == "maximum" else lt
-    half = dy * 0.5
-    tie = eq(a, b)
-    return [where(wins(a, b), dy, where(tie, half, 0.0)), where(wins(b, a), dy, where(tie, half, 0.0))]
+    loses = lt if node.op.name == "maximum" else gt
+    shared = where(eq(a, b), dy * 0.5, dy)
+    return [where(loses(a, b), 0.0, shared), where(loses(b, a), 0.0, shared)]
 
 
 def _abs_vjp(node: Node, dy: Value) -> Grads:

@@ -11,12 +11,12 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.ops.activation import _softplus, log_softmax
 from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, full_precision, function, lift, require_float
-from graphrt.ops.composite import xlogy
 from graphrt.ops.elementwise import abs, define, eq, exp, ge, log, lt, maximum, minimum, ne, rsqrt, stop_gradient, where
 from graphrt.ops.indexing import take
 from graphrt.ops.reduction import mean, norm, sum
 from graphrt.ops.scan import cumsum
 from graphrt.ops.source import iota
+from graphrt.ops.transcendental import xlogy
 from graphrt.ops.view import reshape, unsqueeze
 from graphrt.types import int64
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from graphrt.ir import Value
-from graphrt.ops.base import cast, widened
-from graphrt.ops.elementwise import binary, define, div, eq, exp, rsqrt, unary, where
+from graphrt.ops.base import apply, cast, widened
+from graphrt.ops.elementwise import binary, define, div, eq, exp, le, log, rsqrt, unary, where
 
 _TWO = ("input", "other")
 
@@ -70,15 +70,14 @@ atan2 = binary(
 
 def _reference_erfinv(y: np.ndarray) -> np.ndarray:
     def one(v: float) -> float:
-        if not -1 < v < 1:
-            return math.copysign(math.inf, v) if math.fabs(v) == 1 else math.nan
-        if math.fabs(v) < 0.5:
-            y = v * math.sqrt(math.pi) / 2
-            for _ in range(5):  # Newton's
-                y -= (math.erf(y) - v) * math.sqrt(math.pi) / 2 * math.exp(y * y)
-            return y
-        tail = (1 - math.fabs(v)) / 2  # from the tail, so that nothing is lost near +-1
-        return math.copysign(NormalDist().inv_cdf(tail) / math.sqrt(2), v) if tail > 0 else math.copysign(math.inf, v)
+        a = math.fabs(v)
+        if not a < 1:
+            return math.copysign(math.inf, v) if a == 1 else math.nan
+        z = a * math.sqrt(math.pi) / 2 if a < 0.5 else NormalDist().inv_cdf((1 - a) / 2) / -math.sqrt(2)
+        for _ in range(5):  # Newton's, from the tail where a is near 1, so that nothing is lost there
+            off = math.erf(z) - a if a < 0.5 else (1 - a) - math.erfc(z)
+            z -= off * math.sqrt(math.pi) / 2 * math.exp(z * z)
+        return math.copysign(z, v)
 
     return np.vectorize(one, otypes=[np.float64])(y)
 
@@ -214,7 +213,7 @@ atanh = _formula(
 
 def _copysign_vjp(node: Any, dy: Value) -> list[Value | None]:
     x, y = node.inputs[0], node.outputs[0]
-    return [where(eq(x, 0.0), 0.0, where(eq(x, y), dy, -dy)), None]
+    return [where(eq(x, 0.0), 0.0, dy * (y / x)), None]
 
 
 copysign = binary(
@@ -238,6 +237,27 @@ def _hypot_vjp(node: Any, dy: Value) -> list[Value | None]:
 hypot = binary(
     define("hypot", _hypot, np.hypot, _hypot_vjp, names=_TWO, cheap=False),
     "``sqrt(input**2 + other**2)`` without overflow.",
+)
+
+
+def _xlogy(s: Any, x: Any, y: Any) -> Any:
+    zero = s.const(0.0, x)
+    return s.where(s.logical_and(s.eq(x, zero), s.eq(y, y)), zero, s.mul(x, s.log(y)))
+
+
+def _xlogy_vjp(node: Any, dy: Value) -> list[Value | None]:
+    x, y = node.inputs
+    zero = apply("logical_and", eq(x, 0.0), le(y, 0.0))
+    return [where(zero, 0.0, dy * log(where(zero, 1.0, y))), dy * (x / y)]
+
+
+def _reference_xlogy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.where((x == 0) & ~np.isnan(y), 0.0, x * np.log(y))
+
+
+xlogy = binary(
+    define("xlogy", _xlogy, _reference_xlogy, _xlogy_vjp, names=_TWO, domain=(0.5, 3.0), cheap=False),
+    "``input * log(other)``, 0 where ``input`` is 0 unless ``other`` is NaN.",
 )
 
 

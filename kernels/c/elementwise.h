@@ -74,7 +74,16 @@ GRT_INLINE int64_t grt_pow_i64(int64_t x, int64_t p) {
   for (uint64_t square = (uint64_t)x; p; p >>= 1, square *= square) y *= p & 1 ? square : 1;
   return (int64_t)y;
 }
-#define grt_pow(a, b) _Generic((a), float: powf, double: pow, default: grt_pow_i64)(a, b)
+/* A power of 0.5 that is known would become a plain square root in a vectorised loop (GCC 12), which is NaN of -inf and -0 of -0. */
+GRT_INLINE float grt_pow_f32(float x, float p) {
+  if (__builtin_constant_p(p) && p == 0.5f) return x == -INFINITY ? INFINITY : sqrtf(x + 0.0f);
+  return powf(x, p);
+}
+GRT_INLINE double grt_pow_f64(double x, double p) {
+  if (__builtin_constant_p(p) && p == 0.5) return x == -INFINITY ? INFINITY : sqrt(x + 0.0);
+  return pow(x, p);
+}
+#define grt_pow(a, b) _Generic((a), float: grt_pow_f32, double: grt_pow_f64, default: grt_pow_i64)(a, b)
 
 /* Giles, "Approximating the erfinv function", GPU Computing Gems 2011; in double with Halley's iteration behind it. */
 GRT_INLINE float grt_erfinv_f32(float x) {
@@ -90,9 +99,13 @@ GRT_INLINE float grt_erfinv_f32(float x) {
 GRT_INLINE double grt_erfinv_f64(double x) {
   double y = grt_erfinv_f32((float)x);
   if (!(fabs(x) < 1)) return fabs(x) == 1 ? x * INFINITY : NAN;
-  if (isinf(y)) y = x > 0 ? 3.9 : -3.9;
-  for (int i = 0; i < 12; i++) {
-    const double u = (x > 0 ? (1 - x) - erfc(y) : erfc(-y) - (1 + x)) * 0.886226925452758 * exp(y * y);
+  if (isinf(y)) {
+    const double root = sqrt(-log((1 - x) * (1 + x)));
+    y = copysign(root - log(root * 0.886226925452758) / (2 * root), x); /* of erfc's asymptote */
+  }
+  for (int i = 0; i < 5; i++) {
+    const double off = fabs(x) < 0.5 ? erf(y) - x : x > 0 ? (1 - x) - erfc(y) : erfc(-y) - (1 + x);
+    const double u = off * 0.886226925452758 * exp(y * y);
     y -= u / (1 + y * u);
   }
   return y;

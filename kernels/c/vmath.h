@@ -93,8 +93,10 @@ GRT_INLINE float grt_erfc_f32(float x) {
   const float b = fabsf(x), a = b < 10.2f ? b : 10.2f, t = (a - 4.0f) / (a + 4.0f);
   const float head = grt_bits_to_float(grt_float_to_bits(a) & 0xfffff000);
   float p = 0.000842882018f;
-  p = GRT_FMA(p, t, 0.00690645461f), p = GRT_FMA(p, t, -0.0159890129f), p = GRT_FMA(p, t, 0.0364255631f), p = GRT_FMA(p, t, -0.0666024213f);
-  p = GRT_FMA(p, t, 0.0938259612f), p = GRT_FMA(p, t, -0.100994527f), p = GRT_FMA(p, t, 0.0680926533f), p = GRT_FMA(p, t, 0.0153775138f);
+  p = GRT_FMA(p, t, 0.00690645461f), p = GRT_FMA(p, t, -0.0159890129f);
+  p = GRT_FMA(p, t, 0.0364255631f), p = GRT_FMA(p, t, -0.0666024213f);
+  p = GRT_FMA(p, t, 0.0938259612f), p = GRT_FMA(p, t, -0.100994527f);
+  p = GRT_FMA(p, t, 0.0680926533f), p = GRT_FMA(p, t, 0.0153775138f);
   p = GRT_FMA(p, t, -0.139621045f), p = GRT_FMA(p, t, 1.23299513f);
   const float y = grt_exp_f32(-head * head) * (grt_exp_f32((head - a) * (head + a)) * p / (1.0f + 2.0f * a));
   const float z = x < 0.0f ? 2.0f - y : y;
