@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -164,3 +165,47 @@ def test_sibling_convolutions_and_concatenations(target: str) -> None:
     assert not found, "\n".join(found)
     if target == "cuda:sm_90":
         assert not [r.title for r in reports if "loads" in r.narrow]
+
+
+def whole_numbers() -> grt.Graph:
+    """Quotients that are made whole, compared and used as positions, beside the remainders and powers of both precisions."""
+    g = grt.Graph()
+    for dtype in ("float32", "float64"):
+        x, y = g.input(f"x.{dtype}", (4096,), dtype), g.input(f"y.{dtype}", (4096,), dtype)
+        results = [
+            F.floor_divide(x, y),
+            F.remainder(x, y),
+            F.fmod(x, y),
+            F.divide(x, y, "trunc"),
+            F.round(x / y),
+            F.ceil(x / y),
+        ]
+        results += [F.cast(x / y, "int32"), x / y >= 1.0, x / y, F.index_select(x, 0, F.cast(F.clamp(x / y, 0, 4095), "int64"))]
+        for i, z in enumerate(results):
+            g.output(f"{dtype}.{i}", z)
+    return g
+
+
+def test_no_approximate_quotient_becomes_whole() -> None:
+    """NVIDIA's ordinary division of float32 is off by up to two units: floor(41 / 41) may be 0."""
+    from graphrt.targets.triton.build import compile_kernel
+
+    made = grt.compile(whole_numbers(), target="cuda:sm_90")._executable._compilation
+    texts = [str(compile_kernel(code, made.module, "cuda:sm_90").asm["ptx"]) for code in made.codes]
+    assert any("div.rn.f32" in text for text in texts) and any("div.rn.f64" in text for text in texts)
+    for text in texts:
+        assert not re.findall(r"\w+\.(?:approx|full)[.\w]*", text)
+
+
+def test_float64_is_computed_in_double() -> None:
+    """No function of a float64 goes through float32."""
+    from graphrt.targets.triton.build import compile_kernel
+
+    g = grt.Graph()
+    x = g.input("x", (4096,), "float64")
+    for name in "exp expm1 log1p tanh sinh atan erfc sin".split():
+        g.output(name, getattr(F, name)(x))
+    made = grt.compile(g, target="cuda:sm_90")._executable._compilation
+    for code in made.codes:
+        text = str(compile_kernel(code, made.module, "cuda:sm_90").asm["ptx"])
+        assert "fma.rn.f64" in text and not re.findall(r"cvt\.\w*\.?f32\.f64|(?:div|ex2|lg2|sin|cos)\.\w+\.?\w*\.f32", text)

@@ -174,7 +174,7 @@ def _formula(name: str, body: Any, reference: Any, vjp: Any, doc: str, domain: t
 
 
 tan = _formula("tan", lambda s, x: s.div(s.sin(x), s.cos(x)), np.tan, lambda x, y, dy: dy * (y * y + 1.0), "Tangent.", (-1, 1))
-sinh = _formula("sinh", _sinh, np.sinh, lambda x, y, dy: dy * cosh(x), "Hyperbolic sine.")
+sinh = _formula("sinh", _sinh, np.sinh, lambda x, y, dy: dy * apply("cosh", x), "Hyperbolic sine.")
 cosh = _formula("cosh", _cosh, np.cosh, lambda x, y, dy: dy * sinh(x), "Hyperbolic cosine.")
 asin = _formula(
     "asin",
