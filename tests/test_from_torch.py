@@ -416,3 +416,16 @@ def test_numpy_examples_no_inputs_profiles_and_the_line_in_a_function() -> None:
     line = branches.__code__.co_firstlineno + 1
     with pytest.raises(errors.ConversionError, match=rf"cannot trace .*branches at .*test_from_torch.py:{line}: "):
         grt.from_torch(branches, (torch.ones(2),))
+
+
+class Integers(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        whole = torch.div(x, 3, rounding_mode="trunc"), torch.div(x, -3, rounding_mode="floor"), torch.fmod(x, 3), x % 3
+        return (*whole, x**45, 3 ** x.abs(), torch.pow(x, x % 5), x.abs())
+
+
+def test_integers_are_divided_and_raised_as_in_torch() -> None:
+    for dtype in (torch.int8, torch.int64):
+        x = torch.tensor([-128, -127, -7, -1, 0, 1, 5, 100, 127], dtype=dtype)
+        for ours, theirs in zip(grt.compile(Integers(), (x,), target="cpu")(x), Integers()(x), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0)

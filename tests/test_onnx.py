@@ -320,3 +320,20 @@ def test_quantised_weights_stay_integers() -> None:
     assert graph.sources["w"].types[0].dtype.name == "int8" and not graph.sources["w"].attrs["trainable"]
     x = rng.standard_normal((2, 4)).astype(np.float32)
     np.testing.assert_allclose(grt.compile(graph, target="cpu")(x=x)["y"], ort(proto, x=x), rtol=1e-4, atol=1e-5)
+
+
+def test_whole_division_and_powers_of_integers() -> None:
+    """Of the smallest too: Div rounds towards zero, Mod down or, with fmod, towards zero; Pow wraps around."""
+    x, y = np.array([-128, -128, -128, 127, -7, 7, -7], np.int8), np.array([2, 3, -1, -3, 3, -3, -3], np.int8)
+    nodes = [helper.make_node("Div", ["x", "y"], ["div"]), helper.make_node("Mod", ["x", "y"], ["mod"])]
+    nodes += [helper.make_node("Mod", ["x", "y"], ["fmod"], fmod=1), helper.make_node("Pow", ["w", "y"], ["pow"])]
+    given = [helper.make_tensor_value_info(n, t, [7]) for n, t in zip("xyw", (3, 3, TensorProto.INT64), strict=True)]
+    results = [helper.make_tensor_value_info(n, TensorProto.INT8, [7]) for n in ("div", "mod", "fmod")]
+    results.append(helper.make_tensor_value_info("pow", TensorProto.INT64, [7]))
+    made = helper.make_model(helper.make_graph(nodes, "g", given, results), opset_imports=[helper.make_opsetid("", 17)])
+    w = np.array([2**40 + 1, 3**20, -1, -1, -3, 1, 2], np.int64)
+    found = grt.compile(grt.from_onnx(made), target="cpu")(x=x, y=y, w=w)
+    assert found["div"].tolist() == [-64, -42, -128, -42, -2, -2, 2]
+    assert found["mod"].tolist() == [0, 1, 0, -2, 2, -2, -1]
+    assert found["fmod"].tolist() == [0, -2, 0, 1, -1, 1, -1]
+    assert found["pow"].tolist() == [2**41 + 1, pow(3, 60, 2**64) - 2**64, -1, -1, -27, 1, 0]
