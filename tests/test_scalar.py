@@ -280,7 +280,7 @@ TWO = {name: (getattr(F, name), getattr(torch, name)) for name in NAMES_OF_TWO.s
 TWO["clamp"] = (F.clamp, torch.clamp)
 TWO["where"] = (lambda a, b: F.where(a > 0, a, b), lambda a, b: torch.where(a > 0, a, b))
 
-UNDEFINED: dict[str, Callable[[np.ndarray], np.ndarray]] = {"acosh": lambda x: x < 1}
+UNDEFINED: dict[str, Callable[[np.ndarray], np.ndarray]] = {"acosh": lambda x: x < 1, "rsqrt": lambda x: x == 0}
 for _name in "relu6 hardtanh hardshrink softshrink hardsigmoid elu selu celu".split():
     UNDEFINED[_name] = np.isnan  # torch's gradient depends on whether the element is one of a whole vector
 

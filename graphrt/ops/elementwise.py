@@ -286,7 +286,7 @@ rsqrt = unary(
         "rsqrt",
         lambda s, x: s.rsqrt(x),
         lambda x: 1 / np.sqrt(x),
-        lambda n, dy: [dy * -0.5 * (n.outputs[0] * n.outputs[0] * n.outputs[0])],
+        lambda n, dy: [dy * -0.5 * n.outputs[0] / n.inputs[0]],
         domain=(0.1, 4.0),
         cheap=False,
     ),
