@@ -85,7 +85,8 @@ class Printer:
             number, dtype = triton_number(inst.args[0], inst.out.dtype), inst.out.dtype
             if inst.out.name in self.wide or dtype is float64:  # a bare number may be rounded to float32
                 return f"tl.full((1,), {number}, {TRITON_TYPES[dtype]})"
-            return f"tl.cast({number}, {TRITON_TYPES[dtype]})" if dtype.is_int and dtype.itemsize < 4 else number
+            narrow = dtype.is_bool or (dtype.is_int and dtype.itemsize < 4)
+            return f"tl.cast({number}, {TRITON_TYPES[dtype]})" if narrow else number
         if inst.op == "index":
             e = inst.args[0].substitute(at)
             return f"({e.render()}).to(tl.int64)" if e.terms else f"tl.full((1,), {e.const}, tl.int64)"
