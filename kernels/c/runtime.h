@@ -25,11 +25,8 @@ extern GRT_HIDDEN grt_memory_fn GRT_MEMORY;
 static inline void *grt_scratch(size_t bytes) { return GRT_MEMORY(0, bytes); }
 static inline void *grt_workspace(size_t bytes) { return GRT_MEMORY(1, bytes); }
 
-/* Where a program keeps what it made of frozen parameters: one pointer a launch, NULL at first. */
-#ifndef GRT_FROZEN_ENTRY
-#define GRT_FROZEN_ENTRY 0 /* of the pointer table; none */
-#endif
-#define GRT_KEPT(table, number) ((number) > 0 ? (void **)(table)[GRT_FROZEN_ENTRY] + (number)-1 : NULL)
+/* Where a launch keeps what it made of frozen parameters: a pointer, NULL at first, whose address is in its table of places. */
+#define GRT_KEPT(table, place) ((place) > 0 ? (void **)(table)[place] : NULL)
 
 /* What a launch packs for its tasks: in every run, or once if the program keeps it. pack's table is (result, table). */
 GRT_HIDDEN void *grt_prepare(grt_task pack, long tasks, size_t bytes, void **kept, void **table);
@@ -50,6 +47,53 @@ void *grt_prepare(grt_task pack, long tasks, size_t bytes, void **kept, void **t
   GRT_PARALLEL(pack, tasks, launch);
   if (kept != NULL) *kept = launch[0];
   return launch[0];
+}
+
+/* What launches run, as data: a kernel knows the shape of its buffers, and is told where they are by a table of places. */
+typedef struct {
+  int entry; /* of the program's table of pointers */
+  long offset; /* bytes from where it points */
+} grt_place;
+typedef struct {
+  struct {
+    grt_task task; /* NULL: `run` shares out the work itself */
+    void (*run)(void **table);
+  } kernel;
+  long start, tasks; /* of this part, among those of the launch */
+  int place, places; /* the first of its places, and how many they are */
+} grt_part;
+typedef struct {
+  const grt_part *parts;
+  int count;
+  void **there;
+} grt_parts;
+
+static void grt_part_task(long task, void **launch) {
+  const grt_parts *all = (const grt_parts *)launch;
+  int low = 0, high = all->count; /* the part of this task is one of them */
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    if (all->parts[middle].start <= task) low = middle;
+    else high = middle;
+  }
+  const grt_part *part = all->parts + low;
+  part->kernel.task(task - part->start, all->there + (part->place - all->parts->place));
+}
+
+/* Runs the parts of one launch side by side; `there` has room for where their places are. */
+static void grt_launch(const grt_part *parts, int count, const grt_place *places, void **there, void **table) {
+  if (count == 0) return;
+  const grt_part *last = parts + count - 1;
+  const int first = parts->place, end = last->place + last->places;
+  for (int i = first; i < end; i++) there[i - first] = (char *)table[places[i].entry] + places[i].offset;
+  if (count > 1) {
+    grt_parts all = {parts, count, there};
+    GRT_PARALLEL(grt_part_task, last->start + last->tasks, (void **)&all);
+  } else if (parts->kernel.run != NULL) {
+    parts->kernel.run(there);
+  } else {
+    GRT_PARALLEL(parts->kernel.task, parts->tasks, there);
+  }
 }
 #endif
 #endif

@@ -26,6 +26,7 @@ from typing import Any
 from graphrt.config import Flags
 from graphrt.errors import TargetError
 from graphrt.runtime.forking import TARGET, make_lock
+from graphrt.targets.cpu.elf import empty
 from graphrt.targets.templates import kernels
 
 FLAGS = (
@@ -68,11 +69,16 @@ def folder() -> Path:
 
 
 @functools.cache
+def _version() -> str:
+    """What the compiler says of itself."""
+    return subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+
+
+@functools.cache
 def _identity() -> str:
     """What distinguishes this machine's objects: compiler version, headers, processor."""
-    version = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
     text = "".join(p.read_text() for p in sorted(headers().iterdir()) if p.suffix in (".h", ".c"))
-    return version + text + (" ".join(processor()) or platform.processor())
+    return _version() + text + (" ".join(processor()) or platform.processor())
 
 
 @functools.cache
@@ -94,13 +100,14 @@ def required() -> list[str]:
 
 
 def options() -> list[str]:
-    """The flags of every compilation."""
-    return [*FLAGS, *shlex.split(Flags.read().cflags)]
+    """The flags of every compilation. GCC must not fold functions: ``elf.py`` says why."""
+    own = ["-fno-ipa-icf"] if "Free Software Foundation" in _version() else []
+    return [*FLAGS, *own, *shlex.split(Flags.read().cflags)]
 
 
-def units(launches: int) -> int:
-    """How many texts a program of ``launches`` launches is compiled as: enough for every core, none of them tiny."""
-    return min(launches // 4, 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def units(kernels: int) -> int:
+    """How many texts a program of ``kernels`` kernels is compiled as: enough for every core, none of them tiny."""
+    return min(kernels // 4, 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def identity() -> list[str]:
@@ -108,10 +115,10 @@ def identity() -> list[str]:
     return [_identity(), *compiler(), *options()]
 
 
-def build(sources: Sequence[str], name: str) -> Path:
-    """The shared object of ``sources``, compiled side by side unless the cache holds it.
+def build(sources: Sequence[str], name: str, kernels: Sequence[str] = ()) -> Path:
+    """The shared object of ``sources``, compiled side by side unless the cache holds it. ``kernels`` have something to do.
 
-    Raises TargetError with the compiler's words.
+    Raises TargetError with the compiler's words, or if it left nothing of a kernel.
     """
     key = hashlib.sha256("\0".join([*sources, *identity()]).encode()).hexdigest()[:24]
     target = folder() / f"{name}-{key}.so"
@@ -131,6 +138,11 @@ def build(sources: Sequence[str], name: str) -> Path:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 list(pool.map(lambda text, out: _run([*flags, "-c", str(text), "-o", out]), texts, objects))
             _run([*options(), *objects, "-o", str(linked), "-lm"])
+        if found := empty(linked, tuple(f"{kernel}_" for kernel in kernels)):
+            raise TargetError(
+                f"the C compiler made a bare return of {', '.join(found)}, whose results would never be written. "
+                f"Name another compiler in CC, or set GRAPHRT_CFLAGS=-O2\n{_version()}"
+            )
         os.replace(linked, target)  # atomic: two processes may build the same object
     return target
 

@@ -1,4 +1,8 @@
-"""Prints a program as C: one function per group, the plan line as its comment, and a table of the launches."""
+"""Prints a program as C: one text per kernel, under its plan line, and tables of what each launch runs, and on which places.
+
+Launches whose kernels have the same text share it, as the steps of a recurrence do, or the parts of a concatenation: the text
+says what is computed, the tables where. What a C compiler has to do grows with the kernels that differ, not with the graph.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +10,79 @@ from dataclasses import dataclass
 
 from graphrt.config import Flags
 from graphrt.runtime.lowering import Lowering
-from graphrt.schedule.kernel_ir import TemplateKernel
+from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
 from graphrt.targets.cpu.generated import LoopPrinter
-from graphrt.targets.cpu.printer import Buffers, Printer
+from graphrt.targets.cpu.printer import Buffers, PlaceInTable, Printer
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a launch runs of one group: a kernel, in ``tasks`` tasks (None: the kernel shares out its work itself)."""
+
+    group: str
+    kernel: str
+    tasks: int | None
+    places: list[PlaceInTable]
 
 
 @dataclass(frozen=True)
 class Source:
-    """The C text of a program: what comes first, one text a launch, and the exported functions."""
+    """The C text of a program: what comes first, the text of each kernel by name, and what each launch runs."""
 
     head: str
-    launches: list[str]
-    entry: str
+    kernels: dict[str, str]
+    launches: list[list[Part]]
 
     def __str__(self) -> str:
-        launches = (f"/* launch {number} */\n{text}" for number, text in enumerate(self.launches))
-        return "\n".join([self.head, *launches, self.entry])
+        return "\n".join([self.head, *self.kernels.values(), self.entry()])
+
+    def launch(self, number: int) -> str:
+        """The texts of the kernels of a launch."""
+        return "\n".join(self.kernels[name] for name in dict.fromkeys(part.kernel for part in self.launches[number]))
 
     def units(self, count: int) -> list[str]:
         """The program as at most ``count`` texts that can be compiled side by side; the first has the exported functions."""
-        count = max(min(count, len(self.launches)), 1)
-        shares = ["\n".join(self.launches[i::count]) for i in range(count)]
-        return ["\n".join([self.head, shares[0], self.entry])] + [
+        texts = list(self.kernels.values())
+        count = max(min(count, len(texts)), 1)
+        shares = ["\n".join(texts[i::count]) for i in range(count)]
+        return ["\n".join([self.head, shares[0], self.entry()])] + [
             "\n".join(["#define GRT_UNIT", self.head, share]) for share in shares[1:]
         ]
+
+    def entry(self) -> str:
+        """Tables of what there is to run, and the exported functions: one launch by number, and the whole program."""
+        tasks = {part.kernel: part.tasks for launch in self.launches for part in launch}
+        places, parts, first = list[str](), list[str](), [0]
+        for number, launch in enumerate(self.launches):
+            start = 0
+            for part in launch:
+                what = f"{{.run = {part.kernel}}}" if part.tasks is None else f"{{.task = {part.kernel}_task}}"
+                size = f"{start}, {part.tasks or 0}, {len(places)}, {len(part.places)}"
+                parts.append(f"  {{{what}, {size}}}, /* launch {number}: {part.group} */")
+                places += [f"{{{entry}, {offset}}}" for entry, offset in part.places]
+                start += part.tasks or 0
+            first.append(len(parts))
+        most = max((sum(len(part.places) for part in launch) for launch in self.launches), default=0)
+        lines = [
+            "/* entry */",
+            *(f"GRT_HIDDEN void {name}{'(void **)' if t is None else '_task(long, void **)'};" for name, t in tasks.items()),
+            f"enum {{ LAUNCHES = {len(self.launches)}, PLACES = {max(most, 1)} }};",
+            "static const grt_place places[] = {",
+            *(f"  {', '.join(places[i : i + 8])}," for i in range(0, len(places), 8)),
+            "  {0, 0},",
+            "};",
+            "static const grt_part parts[] = {",
+            *parts,
+            "  {{0}, 0, 0, 0, 0},",
+            "};",
+            f"static const int first[] = {{{', '.join(map(str, first))}}}; /* of the parts of each launch */",
+            "void graphrt_launch(int number, void **table) {",
+            "  void *there[PLACES];",
+            "  grt_launch(parts + first[number], first[number + 1] - first[number], places, there, table);",
+            "}",
+            "void graphrt_run(void **table) { for (int i = 0; i < LAUNCHES; i++) graphrt_launch(i, table); }",
+        ]
+        return "\n".join(lines) + "\n"
 
 
 def generate(lowering: Lowering, freeze: bool = False) -> tuple[Source, Buffers]:
@@ -47,53 +100,32 @@ def generate(lowering: Lowering, freeze: bool = False) -> tuple[Source, Buffers]
     kept = {place.slot for place in schedule.home.values() if place.slot.space == "state"} if freeze else set()
     buffers = Buffers(entries, plan, kept - {place.slot for places in schedule.stores.values() for place in places})
     winograd = Flags.read().winograd
-    head = [f"#define GRT_FROZEN_ENTRY {len(entries) + 1}"] if freeze else []
-    head += ['#include "runtime.h"', '#include "elementwise.h"', '#include "stream.h"', ""]
-    texts = []
-    for launch, group in zip(lowering.kernels, schedule.launches, strict=True):
-        lines: list[str] = []
-        tasks = []
+    names: dict[str, str] = {}  # of the kernel of each text
+    source = Source('#include "runtime.h"\n#include "elementwise.h"\n#include "stream.h"\n', {}, [])
+    for launch in lowering.kernels:
+        source.launches.append([])
         for kernel in launch:
-            lines.append("/* " + _comment(str(kernel.group)) + " */")
-            if isinstance(kernel, TemplateKernel):
-                lines += Printer(kernel, buffers, winograd).template(kernel)
-            else:
-                count, text = LoopPrinter(kernel, buffers, winograd).generate(kernel)
-                lines += text
-                tasks.append((kernel.group.name, count))
-            lines.append("")
-        if tasks:
-            lines += _launch(group.name, tasks)
-        texts.append("\n".join(lines))
-    return Source("\n".join(head), texts, _entry([group.name for group in schedule.launches])), buffers
+            printer, tasks, text = _printed(kernel, buffers, winograd)
+            if tasks == 0:
+                continue  # nothing to compute
+            if text not in names:
+                names[text] = kernel.group.name
+                comment = f"/* {_comment(str(kernel.group))} */\n"
+                source.kernels[kernel.group.name] = comment + printer.named(text)
+            source.launches[-1].append(Part(kernel.group.name, names[text], tasks, printer.places))
+    return source, buffers
+
+
+def _printed(kernel: Kernel, buffers: Buffers, winograd: int) -> tuple[Printer, int | None, str]:
+    """The printer of ``kernel``, the number of its tasks and its text under the names that stand for its own."""
+    if isinstance(kernel, TemplateKernel):
+        printer = Printer(kernel, buffers, winograd)
+        return printer, None if any(s.size for s in kernel.epilogue.stores) else 0, "\n".join([*printer.template(kernel), ""])
+    loops = LoopPrinter(kernel, buffers, winograd)
+    tasks, lines = loops.generate(kernel)
+    return loops, tasks, "\n".join([*lines, ""])
 
 
 def _comment(text: str) -> str:
     """``text`` with nothing in it that could end a C comment or continue a line."""
     return text.replace("*/", "* /").replace("/*", "/ *").replace("\\", "/").replace("\n", " ").replace("??/", "")
-
-
-def _entry(names: list[str]) -> str:
-    """The exported functions: one launch by number, and the whole program."""
-    declared = [f"GRT_LAUNCH void {', '.join(f'{name}(void **)' for name in names)};"] if names else []
-    lines = [
-        "/* entry */",
-        *declared,
-        f"static void (*const launches[])(void **) = {{{', '.join(names) or '0'}}};",
-        "void graphrt_launch(int number, void **table) { launches[number](table); }",
-        f"void graphrt_run(void **table) {{ for (int i = 0; i < {len(names)}; i++) launches[i](table); }}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _launch(name: str, tasks: list[tuple[str, int]]) -> list[str]:
-    """One parallel launch over the tasks of several independent kernels."""
-    if len(tasks) == 1:
-        return [f"GRT_LAUNCH void {name}(void **table) {{ GRT_PARALLEL({name}_task, {tasks[0][1]}, table); }}", ""]
-    lines, start = [f"static void {name}_all(long task, void **table) {{"], 0
-    for i, (kernel, count) in enumerate(tasks):
-        end = start + count
-        condition = "else" if i == len(tasks) - 1 else f"{'else ' if i else ''}if (task < {end})"
-        lines.append(f"  {condition} {kernel}_task(task - {start}, table);")
-        start = end
-    return [*lines, "}", f"GRT_LAUNCH void {name}(void **table) {{ GRT_PARALLEL({name}_all, {start}, table); }}", ""]

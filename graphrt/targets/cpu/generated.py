@@ -40,7 +40,7 @@ class LoopPrinter(Printer):
     """Prints one pointwise or reduction kernel."""
 
     def generate(self, kernel: PointwiseKernel | ReductionKernel) -> tuple[int, list[str]]:
-        """Number of tasks and the text of ``NAME_task``."""
+        """Number of tasks and the text of ``@_task``."""
         return self.pointwise(kernel) if isinstance(kernel, PointwiseKernel) else self.reduction(kernel)
 
     def pointwise(self, kernel: PointwiseKernel) -> tuple[int, list[str]]:
@@ -97,7 +97,7 @@ class LoopPrinter(Printer):
             f"{indent}  }}",
         ]
         for s, part in zip(streamed, parts, strict=True):
-            there = f"buf.{self.fields[s.slot]} + {self.expr(s.offset, here)}"
+            there = f"buf.{self.fields[s.slot]} + {self.expr(s.offset - self.first[s.slot], here)}"
             lines.append(f"{indent}  grt_stream({there}, {part}, (size_t)(stop - k) * sizeof *{part});")
         return [*lines, f"{indent}}}"]
 
@@ -160,7 +160,7 @@ class LoopPrinter(Printer):
             size, itemsize = math.prod(slot.type.shape), slot.type.dtype.itemsize
             along = offset.substitute(at).stride("j") == 1 and LINES <= row * itemsize <= PAGE
             if size * itemsize >= FETCH and size == rows * row and along:
-                lines[slot] = f"__builtin_prefetch(&buf.{self.fields[slot]}[{self.expr(offset, there)}]);"
+                lines[slot] = f"__builtin_prefetch(&buf.{self.fields[slot]}[{self.expr(offset - self.first[slot], there)}]);"
         if not lines:
             return []
         step = 64 // max(slot.type.dtype.itemsize for slot in lines)

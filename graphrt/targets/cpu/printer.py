@@ -2,11 +2,14 @@
 
 A template kernel becomes closures (always-inline functions), macros and an ``#include`` of the template from ``kernels/c``.
 Each kernel opens its buffers into a struct of typed pointers, named after the graph's values: locals, which no store can
-change, so that addresses are computed once.
+change, so that addresses are computed once. Where they lie is no part of the text: a launch hands its kernel a table of
+places, so that launches that differ in nothing else share a kernel. Until ``named`` puts names in, ``@`` stands for the
+kernel's and ``@0``, ``@1`` for the fields'.
 """
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,11 +44,14 @@ _HEADERS = {
 }
 
 
+PlaceInTable = tuple[int, int]  # entry of the program's table of pointers, bytes from where it points
+
+
 @dataclass(frozen=True)
 class Buffers:
     """Where each slot is: entry of the pointer table, and byte offset for what lies in the arena (entry 0).
 
-    ``constant`` slots never change; ``frozen`` names the kernels that keep what they pack of them.
+    ``constant`` slots never change; ``frozen`` names the kernels that keep what they pack of them, behind the last entry.
     """
 
     entries: dict[tuple[str, str], int]
@@ -53,10 +59,17 @@ class Buffers:
     constant: set[Slot]
     frozen: list[str] = field(default_factory=list)
 
-    def address(self, slot: Slot) -> str:
+    def place(self, slot: Slot, element: int) -> PlaceInTable:
+        """Where ``element`` of ``slot`` is."""
+        offset = element * slot.type.dtype.itemsize
         if slot.space == "arena":
-            return f"(char *)table[0] + {self.plan.offset[slot]}"
-        return f"table[{self.entries[slot.space, slot.name]}]"
+            return 0, self.plan.offset[slot] + offset
+        return self.entries[slot.space, slot.name], offset
+
+    def keep(self, kernel: str) -> PlaceInTable:
+        """A new place for what ``kernel`` packs."""
+        self.frozen.append(kernel)
+        return len(self.entries) + 1, (len(self.frozen) - 1) * ctypes.sizeof(ctypes.c_void_p)
 
 
 def identifiers(names: Sequence[str]) -> list[str]:
@@ -74,31 +87,40 @@ class Printer:
     """Prints one kernel; ``arrays`` names the variables that hold a value per lane, read as ``name[j]``."""
 
     def __init__(self, kernel: Kernel, buffers: Buffers, winograd: int) -> None:
-        self.name, self.buffers, self.winograd = kernel.group.name, buffers, winograd
+        self.group, self.buffers, self.winograd = kernel.group.name, buffers, winograd
         self.arrays: set[str] = set()
-        self.stored = {s.slot for b in blocks(kernel) for s in b.stores}
-        slots = list(dict.fromkeys([load[0] for b in blocks(kernel) for load in loads(b)] + sorted(self.stored, key=str)))
-        self.fields = dict(zip(slots, identifiers([s.name for s in slots]), strict=True))
+        stores = [s for b in blocks(kernel) for s in b.stores]
+        self.stored = {s.slot for s in stores}
+        touched = [(slot, offset) for b in blocks(kernel) for slot, offset, _ in loads(b)]
+        touched += [(s.slot, s.offset) for s in stores]
+        self.first: dict[Slot, int] = {}  # the element of each slot that its field points to
+        for slot, offset in touched:
+            self.first[slot] = min(self.first.get(slot, offset.const), offset.const)
+        self.first = {slot: first if 0 <= first < slot.type.size else 0 for slot, first in self.first.items()}
+        self.fields = {slot: f"@{number}" for number, slot in enumerate(self.first)}
+        self.places = [buffers.place(slot, first) for slot, first in self.first.items()]
+
+    def named(self, text: str) -> str:
+        """``text`` with the names of the kernel's group and of the graph's values."""
+        names = identifiers([slot.name for slot in self.fields])
+        return re.sub(r"@(\d*)", lambda found: names[int(found[1])] if found[1] else self.group, text)
 
     def opened(self) -> list[str]:
-        """The struct of the kernel's buffers, and the function that fills it from the program's table of pointers."""
+        """The struct of the kernel's buffers, and the function that fills it from the table of its places."""
         types = {s: f"{'' if s in self.stored else 'const '}{C_TYPES[s.type.dtype]} *" for s in self.fields}
         members = "".join(f" {types[s]}{n};" for s, n in self.fields.items()) or " char none;"
-        values = [f".{n} = ({types[s]})({self.buffers.address(s)})" for s, n in self.fields.items()] or ["0"]
+        values = [f".{n} = table[{i}]" for i, n in enumerate(self.fields.values())] or ["0"]
         return [
-            f"typedef struct {{{members} }} {self.name}_buffers;",
-            f"GRT_INLINE {self.name}_buffers {self.name}_open(void **table) {{",
+            f"typedef struct {{{members} }} @_buffers;",
+            "GRT_INLINE @_buffers @_open(void **table) {",
             "  (void)table;",
-            f"  return ({self.name}_buffers){{{', '.join(values)}}};",
+            f"  return (@_buffers){{{', '.join(values)}}};",
             "}",
         ]
 
     def task(self) -> list[str]:
         """The head of the function that runs one task."""
-        return [
-            f"static void {self.name}_task(long task, void **table) {{",
-            f"  const {self.name}_buffers buf = {self.name}_open(table);",
-        ]
+        return ["GRT_HIDDEN void @_task(long task, void **table) {", "  const @_buffers buf = @_open(table);"]
 
     # --- blocks ---------------------------------------------------------------------------------------------------
 
@@ -108,7 +130,7 @@ class Printer:
     def expression(self, inst: Inst, at: dict[str, Expr]) -> str:
         if inst.op == "load":
             slot, offset, guards = inst.args
-            place, condition = self.expr(offset, at), self.guard(guards, at)
+            place, condition = self.expr(offset - self.first[slot], at), self.guard(guards, at)
             if not condition:
                 return f"buf.{self.fields[slot]}[{place}]"
             if slot.space != "arena":  # GCC may read what a mask hides; only the arena has room around it
@@ -155,14 +177,14 @@ class Printer:
         lines = []
         for s in stores:
             value = self.converted(s.var, s.slot.type.dtype)
-            lines.append(f"{indent}buf.{self.fields[s.slot]}[{self.expr(s.offset, at)}] = {value};")
+            lines.append(f"{indent}buf.{self.fields[s.slot]}[{self.expr(s.offset - self.first[s.slot], at)}] = {value};")
         return lines
 
     # --- templates ------------------------------------------------------------------------------------------------
 
     def template(self, kernel: TemplateKernel) -> list[str]:
         spec, ctype = kernel.spec, C_TYPES[kernel.dtype]
-        lines, macros = self.opened(), {"NAME": self.name, "T": ctype, "ACC": ctype}
+        lines, macros = self.opened(), {"NAME": "@", "T": ctype, "ACC": ctype}
         matmul = spec.family == "matmul"
         letters = kernel.sizes if matmul else {(f"C{k}" if len(k) == 1 else k): v for k, v in kernel.sizes.items()}
         macros.update({k: str(int(v) if isinstance(v, bool) else v) for k, v in letters.items()})
@@ -172,14 +194,14 @@ class Printer:
             params = ", ".join(f"int {p}" for p in block.params)
             assert block.result is not None
             kind = ctype if block.result.dtype.is_float else C_TYPES[block.result.dtype]
-            lines.append(f"GRT_INLINE {kind} {self.name}_{operand}(const {self.name}_buffers buf, {params}) {{")
+            lines.append(f"GRT_INLINE {kind} @_{operand}(const @_buffers buf, {params}) {{")
             lines += [*self.insts(block, {}, "  "), f"  return {block.result.name};", "}"]
-            macros[f"LOAD_{operand}"] = f"{self.name}_{operand}"
+            macros[f"LOAD_{operand}"] = f"@_{operand}"
         given = ", ".join(f"{'int' if i else C_TYPES[v.dtype]} {v.name}" for i, v in enumerate(kernel.epilogue.given))
         params = ", ".join(f"int {p}" for p in kernel.epilogue.params)
-        lines.append(f"GRT_INLINE void {self.name}_store(const {self.name}_buffers buf, {params}, {given}) {{")
+        lines.append(f"GRT_INLINE void @_store(const @_buffers buf, {params}, {given}) {{")
         lines += [*self.insts(kernel.epilogue, {}, "  "), *self.stores(kernel.epilogue.stores, {}, "  "), "}"]
-        macros["STORE_C" if matmul else "STORE"] = f"{self.name}_store"
+        macros["STORE_C" if matmul else "STORE"] = "@_store"
         macros.update(self._hints(kernel))
         for operand in kernel.loaders.keys() & {"B", "W"}:  # what is packed
             macros["FROZEN"] = str(self._frozen(kernel.loaders[operand]))
@@ -187,12 +209,12 @@ class Printer:
         return [*lines, f'#include "{_HEADERS.get(spec.name, spec.name + ".h")}"']
 
     def _frozen(self, block: Block) -> int:
-        """The number of ``block`` among those whose values the program keeps packed, 0 if they may change."""
+        """Which of the kernel's places says where the values of ``block`` are kept packed; 0 if they may change."""
         slots = {slot for slot, *_ in loads(block)}
         if not slots or slots - self.buffers.constant or any(i.op == "uniform" for i in block.insts):
             return 0
-        self.buffers.frozen.append(self.name)
-        return len(self.buffers.frozen)
+        self.places.append(self.buffers.keep(self.group))
+        return len(self.places) - 1
 
     def _hints(self, kernel: TemplateKernel) -> dict[str, str]:
         """Which coordinate is the unit stride of each operand: it decides loop orders, never results."""

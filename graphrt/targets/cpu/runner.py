@@ -56,7 +56,7 @@ def executable(
         return CpuExecutable(known, lambda: generate(lowered(), freeze)[0]), known.interface
     lowering = lowered()
     text, buffers = generate(lowering, freeze)
-    object = build(text.units(units(len(text.launches))), "program")
+    object = build(text.units(units(len(text.kernels))), "program", list(text.kernels))
     assert lowering.plan is not None
     interface, frozen = Interface.of(lowering.graph), len(buffers.frozen)
     known = Known(interface, object.name, lowering.plan.size, list(buffers.entries), frozen, len(text.launches))
@@ -88,4 +88,4 @@ class CpuExecutable(CpuBinary):
 
     def source(self, launch: int | None) -> str:
         text = self._text()
-        return str(text) if launch is None else text.launches[launch]
+        return str(text) if launch is None else text.launch(launch)

@@ -1,0 +1,68 @@
+"""Generated C: launches that compute the same share a kernel, and what the C compiler makes of a kernel does something."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import check
+
+import graphrt as grt
+from graphrt import nn
+from graphrt import ops as F
+from graphrt.errors import TargetError
+from graphrt.targets.cpu.build import build
+from graphrt.targets.cpu.elf import empty, functions
+
+elf = pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF object, which this system does not make")
+
+
+def recurrence(kind: str, steps: int) -> grt.Graph:
+    """The last state of a recurrent network, whose gates are sigmoids and tanhs of slices."""
+    nn.manual_seed(0)
+    graph = grt.Graph()
+    network = getattr(nn, kind)(32, 40)
+    graph.output("h", network(graph.input("x", (steps, 4, 32)))[0][-1])
+    return graph
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_steps_of_a_recurrence(kind: str, target: str, rng: np.random.Generator) -> None:
+    check(recurrence(kind, 6), {"x": rng.standard_normal((6, 4, 32)).astype("f")}, target, length=40)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_equal_launches_share_a_kernel(kind: str) -> None:
+    """A recurrence has as many kernels at 12 steps as at 6."""
+    programs = [grt.compile(recurrence(kind, steps), target="cpu") for steps in (6, 12)]
+    few, many = (p.source().count("_open(void **table)") for p in programs)
+    assert many == few < programs[0].launches < programs[1].launches
+    assert programs[1].source(8) in programs[1].source()
+
+
+def test_a_kernel_without_elements_is_not_printed(rng: np.random.Generator) -> None:
+    g = grt.Graph()
+    x, y = g.input("x", (0, 3)), g.input("y", (3, 4))
+    g.output("product", F.matmul(x, y))
+    g.output("sum", F.tanh(x) + 1.0)
+    g.output("columns", F.sum(x, 0))
+    outputs = check(g, {"x": np.zeros((0, 3), "f"), "y": rng.standard_normal((3, 4)).astype("f")}, "cpu")
+    np.testing.assert_array_equal(outputs["columns"], np.zeros(3))
+    assert grt.compile(g, target="cpu").source().count("_open(void **table)") == 1
+
+
+@elf
+def test_a_function_that_does_nothing_is_refused() -> None:
+    text = "void g0_task(long task, void **table) {} void g1_task(long task, void **table) { *(long *)*table = task; }"
+    with pytest.raises(TargetError, match="bare return of g0_task"):
+        build([text], "test", ["g0", "g1"])
+    path = build([text], "test", ["g1"])
+    assert empty(path, ("g",)) == ["g0_task"]
+    assert {"g0_task", "g1_task"} <= {name for name, _ in functions(path)}
+
+
+def test_what_is_no_object_has_no_functions(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("Mach-O")
+    assert not list(functions(tmp_path / "text"))
