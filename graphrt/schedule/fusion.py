@@ -63,6 +63,7 @@ def fuse(
             f.start(node)
     if enabled:
         recompute(f)
+        _leave_out(f)
     _copies(f, enabled, joined)
     copied = {base for g in f.groups for v in g.copies for base in through(v)}
     for group in f.groups:
@@ -199,6 +200,18 @@ def _returns(group: Group, view: Value, index: Index) -> bool:
     return all(not read.guards and group.index.get(read.value) == read.index for read in pull(view, index))
 
 
+def _leave_out(f: Fusion) -> None:
+    """Takes members that all who read them compute again out of their groups, and with the last the group."""
+    for group in list(f.groups):
+        for node in reversed(list(group.nodes)):
+            y = node.outputs[0]
+            near = any(r in group.nodes or r in group.inlined for r in f.readers(y))
+            if node in f.inlined and not near and not f.is_stored(y) and all(node in g.inlined for g in f.reading(group, y)):
+                f.remove(group, node)
+        if not group.nodes:
+            f.groups.remove(group)
+
+
 def _edges(f: Fusion, group: Group, copied: set[Value]) -> None:
     """Fills in what the group reads and what it must store: what others read, copy out (``copied``), or get as results."""
     members = {*group.nodes, *group.inlined}
@@ -214,9 +227,11 @@ def _edges(f: Fusion, group: Group, copied: set[Value]) -> None:
 
 
 def _check(f: Fusion) -> None:
-    """Every computed node is in exactly one group, or inlined into at least one, or both."""
+    """Every computed node is in exactly one group, or inlined into at least one, or both; every group gives something."""
     owners = Counter(node for g in f.groups for node in g.nodes)
     for node in f.graph.nodes:
         if node.op.kind not in FREE:
             found = owners[node]
             assert found == 1 or (not found and f.inlined.get(node)), f"{node.where()} is in {found} groups"
+    for group in f.groups:
+        assert group.outputs or group.copies, f"nobody needs {group}"

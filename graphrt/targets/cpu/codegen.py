@@ -100,7 +100,7 @@ def generate(lowering: Lowering, freeze: bool = False) -> tuple[Source, Buffers]
     kept = {place.slot for place in schedule.home.values() if place.slot.space == "state"} if freeze else set()
     buffers = Buffers(entries, plan, kept - {place.slot for places in schedule.stores.values() for place in places})
     winograd = Flags.read().winograd
-    names: dict[str, str] = {}  # of the kernel of each text
+    known: dict[str, str] = {}  # the kernel of each text, by name
     source = Source('#include "runtime.h"\n#include "elementwise.h"\n#include "stream.h"\n', {}, [])
     for launch in lowering.kernels:
         source.launches.append([])
@@ -108,11 +108,11 @@ def generate(lowering: Lowering, freeze: bool = False) -> tuple[Source, Buffers]
             printer, tasks, text = _printed(kernel, buffers, winograd)
             if tasks == 0:
                 continue  # nothing to compute
-            if text not in names:
-                names[text] = kernel.group.name
+            if text not in known:
+                known[text] = kernel.group.name
                 comment = f"/* {_comment(str(kernel.group))} */\n"
                 source.kernels[kernel.group.name] = comment + printer.named(text)
-            source.launches[-1].append(Part(kernel.group.name, names[text], tasks, printer.places))
+            source.launches[-1].append(Part(kernel.group.name, known[text], tasks, printer.places))
     return source, buffers
 
 
