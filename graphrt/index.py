@@ -4,15 +4,20 @@ Views are index maps, and a chain of views is their composition; a reshape write
 one must find that ``c*(e//c) + e%c`` is ``e`` again. Every expression carries its range, which is what decides each
 simplification. Division is floor division; C and Triton divide towards zero, so operands of a quotient or remainder are
 kept non-negative and the printed text means the same everywhere.
+
+A compilation composes the same maps again and again, so what is costly is remembered: hashes, ranges, the order of terms, and
+sums, quotients and remainders as a whole.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 Atom = tuple  # ("axis", name, extent) | ("div", Expr, c) | ("mod", Expr, c)
+_remembered = functools.lru_cache(1 << 16)
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,19 @@ class Expr:
     terms: tuple[tuple[Atom, int], ...] = ()
     const: int = 0
 
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.terms, self.const))
+
+    def __hash__(self) -> int:
+        return self._hash
+
     def range(self) -> tuple[int, int]:
         """Smallest and largest value over the extents of the axes (interval arithmetic)."""
+        return self._range
+
+    @functools.cached_property
+    def _range(self) -> tuple[int, int]:
         low = high = self.const
         for atom, k in self.terms:
             a, b = _atom_range(atom)
@@ -33,7 +49,11 @@ class Expr:
 
     def __add__(self, other: Expr | int) -> Expr:
         other = as_expr(other)
-        return _normal([*self.terms, *other.terms], self.const + other.const)
+        if not other.terms:
+            return Expr(self.terms, self.const + other.const) if other.const else self
+        if not self.terms:
+            return Expr(other.terms, self.const + other.const) if self.const else other
+        return _normal((*self.terms, *other.terms), self.const + other.const)
 
     def __sub__(self, other: Expr | int) -> Expr:
         return self + as_expr(other) * -1
@@ -47,12 +67,13 @@ class Expr:
     def __mod__(self, c: int) -> Expr:
         return _mod(self, c)
 
-    def axes(self) -> set[str]:
+    def axes(self) -> frozenset[str]:
         """Names of the axes the expression depends on."""
-        found: set[str] = set()
-        for atom, _ in self.terms:
-            found |= {atom[1]} if atom[0] == "axis" else atom[1].axes()
-        return found
+        return self._axes
+
+    @functools.cached_property
+    def _axes(self) -> frozenset[str]:
+        return frozenset().union(*({atom[1]} if atom[0] == "axis" else atom[1].axes() for atom, _ in self.terms))
 
     def stride(self, axis: str) -> int | None:
         """Change for one step along ``axis``; 0 if independent of it, None if not affine in it."""
@@ -149,7 +170,14 @@ def _atom_range(atom: Atom) -> tuple[int, int]:
     return (low % atom[2], high % atom[2]) if low // atom[2] == high // atom[2] else (0, atom[2] - 1)
 
 
-def _normal(terms: Sequence[tuple[Atom, int]], const: int) -> Expr:
+@_remembered
+def _order(atom: Atom) -> str:
+    """By which atoms with equal coefficients are sorted."""
+    return str(atom)
+
+
+@_remembered
+def _normal(terms: tuple[tuple[Atom, int], ...], const: int) -> Expr:
     total: dict[Atom, int] = {}
     for atom, k in terms:
         total[atom] = total.get(atom, 0) + k
@@ -159,10 +187,10 @@ def _normal(terms: Sequence[tuple[Atom, int]], const: int) -> Expr:
         quotient = atom[1] // atom[2]
         if len(quotient.terms) == 1 and quotient.terms[0][1] == 1 and total.get(quotient.terms[0][0]) == k * atom[2]:
             del total[atom], total[quotient.terms[0][0]]
-            rest = [*total.items(), *((a, j * k) for a, j in atom[1].terms)]
+            rest = (*total.items(), *((a, j * k) for a, j in atom[1].terms))
             return _normal(rest, const + k * (atom[1].const - atom[2] * quotient.const))
     kept = ((a, k) for a, k in total.items() if k)
-    return Expr(tuple(sorted(kept, key=lambda t: (-abs(t[1]), str(t[0])))), const)
+    return Expr(tuple(sorted(kept, key=lambda t: (-abs(t[1]), _order(t[0])))), const)
 
 
 def _split(e: Expr, c: int) -> tuple[Expr, Expr]:
@@ -172,6 +200,7 @@ def _split(e: Expr, c: int) -> tuple[Expr, Expr]:
     return Expr(q, e.const // c), Expr(r, e.const % c)
 
 
+@_remembered
 def _floordiv(e: Expr, c: int) -> Expr:
     if c == 1:
         return e
@@ -199,6 +228,7 @@ def _floordiv(e: Expr, c: int) -> Expr:
     return q - shift + Expr(((("div", r + shift * c, c), 1),))
 
 
+@_remembered
 def _mod(e: Expr, c: int) -> Expr:
     if c == 1:
         return Expr()

@@ -271,11 +271,15 @@ def _infer_concat(*tensors: TensorType, dim: int) -> Types:
 
 
 def _pull_concat(node: Node, index: Index) -> list[Piece]:
+    """The parts that the index may reach: of a slice often one, whose mask always holds."""
     dim, offset, pieces = node.attrs["dim"], 0, []
+    low, high = index[dim].range()
     for i, x in enumerate(node.inputs):
         n = x.shape[dim]
-        e = index[dim] - offset
-        pieces.append(Piece(i, (*index[:dim], e, *index[dim + 1 :]), ((e, 0, n),)))
+        if low < offset + n and high >= offset or not n:
+            e = index[dim] - offset
+            inside = low >= offset and high < offset + n
+            pieces.append(Piece(i, (*index[:dim], e, *index[dim + 1 :]), () if inside else ((e, 0, n),)))
         offset += n
     return pieces
 

@@ -11,6 +11,7 @@ from graphrt.passes.carry import carry_halves
 from graphrt.passes.decision import Decision
 from graphrt.passes.layout import assign_layouts
 from graphrt.passes.partial import Runs, partial_sums
+from graphrt.passes.pieces import store_pieces
 from graphrt.passes.remat import rematerialise
 from graphrt.passes.siblings import Times, merge_siblings
 from graphrt.passes.simplify import dead_code, simplify
@@ -49,6 +50,7 @@ def run_passes(
         ("stage", stage_updates),  # updates read old values
         ("partial", lambda g: partial_sums(g, policy.runs)),  # sums over pixels from sums of runs
         ("split", lambda g: split_reductions(g, policy.splits)),  # long reductions in parallel parts
+        ("pieces", store_pieces),  # concatenations of many parts get a buffer
         ("layout", lambda g: assign_layouts(g, policy.min_channels, state_orders)),  # channels-last inside
     ]
     if policy.carry:

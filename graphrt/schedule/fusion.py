@@ -17,10 +17,10 @@ from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.passes.decision import Decision
-from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull
+from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull, through
 from graphrt.schedule.inline import inline
 from graphrt.schedule.joined import NONE, Joined
-from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, candidates, through
+from graphrt.schedule.partition import LARGE, MAX_INPUTS, Fusion, Verdict, aligned, candidates
 from graphrt.schedule.recompute import recompute
 from graphrt.schedule.rows import MAX_ROW, merge_rows
 from graphrt.schedule.runs import absorb_sums
@@ -34,7 +34,7 @@ def fuse(
     ``tiles`` says that templates compute whole tiles, over whose rows an epilogue can sum, ``alone`` that a contraction is
     computed by itself, from operands that are stored; what is ``joined`` is stored.
     """
-    f = Fusion(graph, tiles, alone, joined.place)
+    f = Fusion(graph, tiles, alone, joined)
     anchors = [n for n in graph.nodes if n.op.kind not in (*FREE, *FUSABLE)]
     for node in anchors:
         if node not in f.owner:
@@ -112,12 +112,14 @@ def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
     else:
         options = list(candidates(group, node))
     for index in options:
-        if aligned(group, node, index):
+        if aligned(f, group, node, index):
             break
     else:
         return Verdict(False, "needs neighbours"), None
     if len(f.inputs(group) | set(f.bases(node))) > MAX_INPUTS:
         return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), None
+    if f.crowded(group, node):
+        return Verdict(False, LARGE), None
     outside = {v.node for v in f.bases(node) if v.node.op.kind not in FREE} - set(group.nodes)
     after = f.after(group) - {node}
     if f.depends(after, outside):

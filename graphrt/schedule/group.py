@@ -7,7 +7,7 @@ which is how fusion knows that two values meet at the same element.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 import networkx as nx
@@ -33,27 +33,27 @@ class Read:
     guards: tuple[Guard, ...] = ()
 
 
-def pull(value: Value, index: Index, guards: tuple[Guard, ...] = ()) -> Iterator[Read]:
-    """Follows views from ``value[index]`` down to what is stored or computed."""
+def pull(value: Value, index: Index, guards: tuple[Guard, ...] = (), buffers: Collection[Value] = ()) -> Iterator[Read]:
+    """Follows views from ``value[index]`` under ``guards`` down to what is stored or computed, or is in ``buffers``."""
     node = value.node
-    if node.op.kind is not Kind.VIEW:
+    if node.op.kind is not Kind.VIEW or value in buffers:
         yield Read(value, index, guards)
         return
     assert node.op.pull is not None
     for piece in node.op.pull(node, index):
-        yield from pull(node.inputs[piece.operand], piece.index, guards + piece.mask)
+        yield from pull(node.inputs[piece.operand], piece.index, guards + piece.mask, buffers)
 
 
-def reads(node: Node, index: Index) -> Iterator[Read]:
+def reads(node: Node, index: Index, guards: tuple[Guard, ...] = (), buffers: Collection[Value] = ()) -> Iterator[Read]:
     """What ``node`` reads for its element at ``index`` (operands are of one shape, or scalars; a view, stored, is pulled)."""
     if node.op.kind is Kind.VIEW:
-        yield from pull(node.outputs[0], index)
+        yield from pull(node.outputs[0], index, guards, buffers)
         return
     aligned = node.inputs[1:] if node.op.kind is Kind.GATHER else node.inputs
     for operand in aligned:
-        yield from pull(operand, index if operand.ndim == len(index) else ())
+        yield from pull(operand, index if operand.ndim == len(index) else (), guards, buffers)
     for operand in node.inputs[: len(node.inputs) - len(aligned)]:
-        for read in pull(operand, axes("anywhere", operand.shape)):
+        for read in pull(operand, axes("anywhere", operand.shape), guards, buffers):
             yield replace(read, guards=(*read.guards, ANYWHERE))
 
 
@@ -64,6 +64,13 @@ def chain(value: Value) -> list[Node]:
         nodes.append(value.node)
         value = value.node.inputs[0]
     return nodes
+
+
+def through(value: Value) -> list[Value]:
+    """The stored or computed values behind the views of ``value``."""
+    if value.node.op.kind is not Kind.VIEW:
+        return [value]
+    return [v for x in value.node.inputs for v in through(x)]
 
 
 def _behind(node: Node) -> Iterator[Value]:
@@ -182,3 +189,10 @@ def make_group(name: str, node: Node) -> Group:
         kept = tuple(e for d, e in enumerate(domain) if d not in node.attrs["dims"])
     group.index.update({v: kept for v in node.outputs})
     return group
+
+
+def read_index(group: Group, node: Node) -> Index:
+    """The index at which a member reads its operands."""
+    if node in group.runs:
+        return group.runs[node]
+    return group.domain if node.op.kind is Kind.REDUCTION else group.index[node.outputs[0]]

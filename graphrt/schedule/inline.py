@@ -6,8 +6,8 @@ import math
 
 from graphrt.ir import Node
 from graphrt.op import Kind
-from graphrt.schedule.group import FREE, Group, Index, reads
-from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, read_index
+from graphrt.schedule.group import FREE, Group, Index, read_index, reads
+from graphrt.schedule.partition import LARGE, MAX_INPUTS, Fusion, Verdict, aligned
 from graphrt.types import HALVES
 
 
@@ -35,7 +35,7 @@ def inline(f: Fusion) -> None:
         if verdict.ok:
             f.inlined[node] = groups
             for group in groups:
-                group.inlined.insert(0, node)
+                f.inline(group, node)
 
 
 def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
@@ -47,7 +47,9 @@ def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
         return None  # a result is stored along the way where that happens once: later passes of a reduction may read it again
     found = set()
     for reader in f.readers(y):
-        if reader not in groups[0].nodes or (reader is groups[0].anchor and groups[0].kind == "template"):
+        if f.owner.get(reader) is not groups[0] or y in f.buffered(reader):
+            return None
+        if reader is groups[0].anchor and groups[0].kind == "template":
             return None
         for read in reads(reader, read_index(groups[0], reader)):
             if read.value is y:
@@ -63,8 +65,9 @@ def _joins(f: Fusion, group: Group, node: Node, index: Index) -> bool:
     repeats = math.prod(group.shape) > max(node.types[0].size, 1) and not node.op.cheap
     return (
         not repeats
-        and aligned(group, node, index)
+        and aligned(f, group, node, index)
         and len(f.inputs(group) | sources) <= MAX_INPUTS
+        and not f.crowded(group, node)
         and not f.depends(after, outside)
     )
 
@@ -90,6 +93,8 @@ def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) 
     for group in groups:
         if len(f.inputs(group) | set(sources)) > MAX_INPUTS:
             return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), saved
+        if f.crowded(group, node):
+            return Verdict(False, LARGE), saved
         if f.depends(f.after(group), {v.node for v in sources}):
             return Verdict(False, "would wait for itself (cycle)"), saved
         if any(v in group.index for v in sources):

@@ -16,8 +16,7 @@ from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.passes.decision import Decision
-from graphrt.schedule.group import FREE
-from graphrt.schedule.partition import through
+from graphrt.schedule.group import FREE, through
 
 Start = tuple[int, ...]
 
@@ -32,6 +31,11 @@ class Joined:
     place: dict[Value, tuple[Value, Start]] = field(default_factory=dict)
     wholes: tuple[Value, ...] = ()
     decisions: tuple[Decision, ...] = ()
+
+    @property
+    def buffers(self) -> set[Value]:
+        """The views that are read from a buffer, and not looked through."""
+        return {*self.wholes, *(v for v in self.place if v.node.op.kind is Kind.VIEW)}
 
 
 NONE = Joined()

@@ -94,7 +94,7 @@ def arrange(
     for g in groups:
         for v in dict.fromkeys(g.inputs):
             reading[v].append(g)
-    schedule = Schedule(graph, [], joined={*joined.wholes, *(v for v in joined.place if v.node.op.kind is Kind.VIEW)})
+    schedule = Schedule(graph, [], joined=joined.buffers)
     for node in graph.nodes:
         if node.op.kind is Kind.SOURCE:
             space = "input" if node.op.name == "input" else "state"
@@ -210,7 +210,7 @@ def _parts(dag: nx.DiGraph, joined: Joined, shared: set[Group]) -> list[list[Gro
         wholes = {joined.place[v][0] for v in g.values() if v in joined.place}
         if g.kind == "pointwise" and len(wholes) == 1 and g not in shared:
             found[wholes.pop()].append(g)
-    return [part for part in found.values() if len(part) > 1]
+    return [part for groups in found.values() for part in _shares(groups) if len(part) > 1]
 
 
 def _acyclic(dag: nx.DiGraph, parts: list[list[Group]]) -> bool:

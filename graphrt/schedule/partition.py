@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.passes.decision import Decision
-from graphrt.schedule.group import FUSABLE, Group, Index, chain, make_group, reads
+from graphrt.schedule.group import FUSABLE, Group, Index, chain, make_group, reads, through
+from graphrt.schedule.joined import NONE, Joined
 from graphrt.schedule.reach import Reachability
+from graphrt.schedule.work import MOST, Work
 
 MAX_INPUTS = 24  # buffers of one kernel; more only spills registers
+LARGE = f"would make a kernel of more than {MOST} operations"
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Verdict:
 class Fusion:
     """The state of one run of ``fuse``: who reads whom, which group owns which node, and the decisions so far."""
 
-    def __init__(self, graph: Graph, tiles: bool, alone: bool = False, joined: Collection[Value] = ()) -> None:
-        self.graph, self.tiles, self.alone, self.joined = graph, tiles, alone, joined
+    def __init__(self, graph: Graph, tiles: bool, alone: bool = False, joined: Joined = NONE) -> None:
+        self.graph, self.tiles, self.alone, self.joined = graph, tiles, alone, joined.place
+        self.buffers = joined.buffers
         self.position = {n: i for i, n in enumerate(graph.nodes)}
         self.users = graph.users()
         self.owner: dict[Node, Group] = {}
@@ -38,7 +42,9 @@ class Fusion:
         self._homeless = [n for n in reversed(graph.nodes) if n.op.kind in FUSABLE]
         self._bases: dict[Node, tuple[Value, ...]] = {}
         self._seen: dict[Node, dict[Value, int]] = {}
+        self._buffered: dict[Node, frozenset[Value]] = {}
         self._readers: dict[Value, tuple[Node, ...]] = {}
+        self._work: dict[Group, Work] = {}  # of groups that are asked for, until something is taken out of them
         self._reach: Reachability | None = None  # made when first asked, and after something was taken out of a group
 
     def readers(self, value: Value) -> tuple[Node, ...]:
@@ -65,6 +71,19 @@ class Fusion:
                     found[v] = min(found.get(v, 0) + size, v.type.size)
             self._seen[node] = {v: size * v.dtype.itemsize for v, size in found.items()}
         return self._seen[node]
+
+    def buffered(self, node: Node) -> frozenset[Value]:
+        """Those of its bases that ``node`` reads from a buffer in which they lie with others, wherever they are computed."""
+        if node not in self._buffered:
+            found, pending = set[Value](), list(node.inputs)
+            while pending:
+                v = pending.pop()
+                if v in self.buffers:
+                    found.update(through(v))
+                elif v.node.op.kind is Kind.VIEW:
+                    pending += v.node.inputs
+            self._buffered[node] = frozenset(found)
+        return self._buffered[node]
 
     def weight(self, value: Value) -> int:
         """Bytes to read for ``value``: its own, or those of what it may be computed from on load, if they are fewer."""
@@ -137,6 +156,25 @@ class Fusion:
         group.nodes.sort(key=self.position.__getitem__)
         group.index.update(dict.fromkeys(node.outputs, index))
         self.owner[node] = group
+        if group in self._work:
+            self._work[group].take(node)
+
+    def inline(self, group: Group, node: Node) -> None:
+        """Notes that ``group`` computes ``node``, whose readers it has, on load."""
+        group.inlined.insert(0, node)
+        if group in self._work:
+            self._work[group].take(node)
+
+    def work(self, group: Group) -> Work:
+        """What ``group`` computes as it stands."""
+        if group not in self._work:
+            self._work[group] = Work(group, self.position.__getitem__, self.buffers)
+        return self._work[group]
+
+    def crowded(self, group: Group, node: Node) -> bool:
+        """Whether ``node``, as a member of ``group`` or computed on load, would make too large a kernel of it."""
+        work = self.work(group)
+        return work.operations + work.more(node) > MOST
 
     def decide(self, node: Node, group: Group, verdict: Verdict, saved: int) -> bool:
         name = group.anchor.name if group.anchor else group.nodes[0].name
@@ -178,6 +216,7 @@ class Fusion:
         for v in node.outputs:
             del group.index[v]
         del self.owner[node]
+        self._work.pop(group, None)
         self._leave(node)
         self._reach = None  # what is joined is not parted
 
@@ -197,18 +236,11 @@ def candidates(group: Group, node: Node) -> Iterator[Index]:
         yield group.domain
 
 
-def aligned(group: Group, node: Node, index: Index) -> bool:
-    """Whether every member that ``node`` reads is read at the element where the group has it."""
-    return not any(
+def aligned(f: Fusion, group: Group, node: Node, index: Index) -> bool:
+    """Whether every member that ``node`` reads is read at the element where the group has it, and not from a buffer."""
+    return group.index.keys().isdisjoint(f.buffered(node)) and not any(
         read.value in group.index and (read.guards or read.index != group.index[read.value]) for read in reads(node, index)
     )
-
-
-def through(value: Value) -> list[Value]:
-    """The stored or computed values behind the views of ``value``."""
-    if value.node.op.kind is not Kind.VIEW:
-        return [value]
-    return [v for x in value.node.inputs for v in through(x)]
 
 
 def _elements(value: Value) -> dict[Value, int]:
@@ -220,10 +252,3 @@ def _elements(value: Value) -> dict[Value, int]:
         for v, size in _elements(x).items():
             found[v] = min(found.get(v, 0) + size, value.type.size)
     return found
-
-
-def read_index(group: Group, node: Node) -> Index:
-    """The index at which a member reads its operands."""
-    if node in group.runs:
-        return group.runs[node]
-    return group.domain if node.op.kind is Kind.REDUCTION else group.index[node.outputs[0]]

@@ -26,7 +26,7 @@ def recompute(f: Fusion) -> None:
             f.inlined[node] = readers
             for other in readers:
                 f.decide(node, other, Verdict(True, "computed again"), stored - again)
-                other.inlined.insert(0, node)
+                f.inline(other, node)
 
 
 def _cost(f: Fusion, group: Group, y: Value, readers: list[Group]) -> int | None:
@@ -37,7 +37,7 @@ def _cost(f: Fusion, group: Group, y: Value, readers: list[Group]) -> int | None
     cost = sum(v.type.nbytes for v in sources if v in group.index and not f.is_stored(v) and not f.reading(group, v))
     for other in readers:
         have = f.inputs(other)
-        if any(v in other.index for v in sources) or len(have | set(sources)) > MAX_INPUTS:
+        if any(v in other.index for v in sources) or len(have | set(sources)) > MAX_INPUTS or f.crowded(other, y.node):
             return None
         cost += sum(f.seen(y.node)[v] for v in sources if v not in have)
     return cost

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 from graphrt.ir import Value
 from graphrt.op import Kind
-from graphrt.schedule.group import Group
-from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, read_index
+from graphrt.schedule.group import Group, read_index
+from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned
+from graphrt.schedule.work import MOST
 
 MAX_ROW = 16384  # a reduced row up to this size is kept on chip; beyond it each pass reads it again
 
@@ -101,8 +102,14 @@ class _Rows:
             return None, 0
         trial = Group(early.name, early.anchor, early.shape, early.domain, index={**early.index, **late.index})
         trial.nodes = sorted((*early.nodes, *late.nodes), key=f.position.__getitem__)
-        meet = all(aligned(trial, n, read_index(trial, n)) for n in late.nodes)
-        if not meet or f.depends(f.after(early) - set(late.nodes), set(late.nodes)) or len(f.inputs(trial)) > MAX_INPUTS:
+        meet = all(aligned(f, trial, n, read_index(trial, n)) for n in late.nodes)
+        crowded = f.work(late).operations + f.work(early).operations > MOST
+        if (
+            not meet
+            or crowded
+            or f.depends(f.after(early) - set(late.nodes), set(late.nodes))
+            or len(f.inputs(trial)) > MAX_INPUTS
+        ):
             return None, 0
         return trial, sum(2 * v.type.nbytes for v in follows) + sum(v.type.nbytes for v in shared)
 

@@ -99,7 +99,7 @@ def _fits(f: Fusion, group: Group, node: Node, path: list[Node]) -> tuple[Verdic
     trial = Group(group.name, group.anchor, group.shape, group.domain, list(group.nodes), dict(group.index))
     found: dict[Node, Index] = {}
     for n in (*path, node):
-        index = next((i for i in candidates(trial, n) if aligned(trial, n, i)), None)
+        index = next((i for i in candidates(trial, n) if aligned(f, trial, n, i)), None)
         if index is None or (n is not node and _sums_runs(n)):
             return Verdict(False, "needs neighbours"), {}
         found[n] = index
