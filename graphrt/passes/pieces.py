@@ -16,6 +16,7 @@ from graphrt.op import Kind
 from graphrt.ops import clone
 from graphrt.ops.base import apply
 from graphrt.passes.rewrite import rewrite
+from graphrt.passes.simplify import dead_code
 
 PIECES = 12  # of a view that is looked through, at most: reflection in two dimensions has 9
 
@@ -41,4 +42,4 @@ def store_pieces(graph: Graph) -> Graph:
         whole = apply(node.op.name, *(clone(v) for v in node.inputs if v.type.size), **node.attrs)
         return (clone(whole) if node.name in copied else whole,)
 
-    return rewrite(graph, rule)
+    return dead_code(rewrite(graph, rule))

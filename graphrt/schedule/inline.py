@@ -21,7 +21,7 @@ def inline(f: Fusion) -> None:
                 if g not in groups:
                     groups.append(g)
         homeless = [r for r in readers if r not in f.owner and r not in f.inlined]
-        if homeless or not groups:
+        if homeless or not groups or f.refused.get(node) == (situation := f.situation(groups, node)):
             continue
         index = _common_index(f, groups, node)
         if index is not None and _joins(f, groups[0], node, index):
@@ -36,6 +36,8 @@ def inline(f: Fusion) -> None:
             f.inlined[node] = groups
             for group in groups:
                 f.inline(group, node)
+        else:
+            f.refused[node] = situation
 
 
 def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,7 +44,10 @@ class Fusion:
         self._bases: dict[Node, tuple[Value, ...]] = {}
         self._seen: dict[Node, dict[Value, int]] = {}
         self._buffered: dict[Node, frozenset[Value]] = {}
+        self._weights: dict[Value, int] = {}
         self._readers: dict[Value, tuple[Node, ...]] = {}
+        self.refused: dict[Node, object] = {}  # the situation in which a node could not be computed on load
+        self._changes: Counter[Group | None] = Counter()  # of each group; None: what was taken out of any
         self._work: dict[Group, Work] = {}  # of groups that are asked for, until something is taken out of them
         self._reach: Reachability | None = None  # made when first asked, and after something was taken out of a group
 
@@ -87,8 +91,8 @@ class Fusion:
 
     def weight(self, value: Value) -> int:
         """Bytes to read for ``value``: its own, or those of what it may be computed from on load, if they are fewer."""
-        pending, found = [value], dict[Value, int]()
-        while pending:
+        pending, found = [value], self._weights
+        while value not in found:
             v = pending[-1]
             free = v.node.op.kind is Kind.ELEMENTWISE and v.node.op.cheap and v.node not in self.owner and v not in self.results
             missing = [x for x in self.bases(v.node) if x not in found] if free else []
@@ -96,9 +100,17 @@ class Fusion:
                 pending += missing
                 continue
             pending.pop()
-            read = (min(found[x], size) for x, size in self.seen(v.node).items() if x in found) if free else ()
+            read = (min(found[x], size) for x, size in self.seen(v.node).items()) if free else ()
             found[v] = min(v.type.nbytes, sum(read)) if free else v.type.nbytes
         return found[value]
+
+    def _moved(self, node: Node) -> None:
+        """Forgets the weights that follow from whether ``node`` is in a group."""
+        pending = list(node.outputs)
+        while pending:
+            v = pending.pop()
+            if self._weights.pop(v, None) is not None:  # else nothing that is known follows from it
+                pending += [y for reader in self.readers(v) for y in reader.outputs]
 
     def inputs(self, group: Group) -> set[Value]:
         """The buffers ``group`` would read as it stands."""
@@ -135,6 +147,7 @@ class Fusion:
         group = make_group(f"g{len(self.groups)}", node)
         self.groups.append(group)
         self.owner[node] = group
+        self._moved(node)
         return group
 
     def dissolve(self, group: Group) -> Node:
@@ -147,6 +160,8 @@ class Fusion:
 
     def _leave(self, node: Node) -> None:
         """Notes that ``node`` is in no group again."""
+        self._changes[None] += 1
+        self._moved(node)
         if node.op.kind in FUSABLE and node not in self._homeless:
             bisect.insort(self._homeless, node, key=lambda n: -self.position[n])
 
@@ -156,14 +171,22 @@ class Fusion:
         group.nodes.sort(key=self.position.__getitem__)
         group.index.update(dict.fromkeys(node.outputs, index))
         self.owner[node] = group
+        self._moved(node)
+        self._changes[group] += 1
         if group in self._work:
             self._work[group].take(node)
 
     def inline(self, group: Group, node: Node) -> None:
         """Notes that ``group`` computes ``node``, whose readers it has, on load."""
         group.inlined.insert(0, node)
+        self._changes[group] += 1
         if group in self._work:
             self._work[group].take(node)
+
+    def situation(self, groups: list[Group], node: Node) -> object:
+        """All that decides whether ``groups``, who read ``node``, can compute it on load."""
+        seen = [*groups, None]
+        return seen, [self._changes[g] for g in seen], [self.weight(v) for v in self.bases(node)]
 
     def work(self, group: Group) -> Work:
         """What ``group`` computes as it stands."""
