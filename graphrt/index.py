@@ -67,9 +67,9 @@ class Expr:
     def __mod__(self, c: int) -> Expr:
         return _mod(self, c)
 
-    def axes(self) -> frozenset[str]:
+    def axes(self) -> set[str]:
         """Names of the axes the expression depends on."""
-        return self._axes
+        return set(self._axes)
 
     @functools.cached_property
     def _axes(self) -> frozenset[str]:

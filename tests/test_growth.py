@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from conftest import INTERPRETED, check
+from hypothesis import given, settings
+from strategies import draw
 
 import graphrt as grt
 from bench.compile_growth import KINDS, assignments, paddings, shifts
@@ -16,6 +19,7 @@ from graphrt.compiler import _lower
 from graphrt.config import Flags
 from graphrt.passes.pieces import PIECES
 from graphrt.schedule import fusion, inline, kernel_ir, partition
+from graphrt.schedule.memory import blocks
 from graphrt.schedule.work import MOST
 from graphrt.targets.cpu.codegen import generate
 
@@ -109,3 +113,28 @@ def test_a_kernel_is_bounded() -> None:
     sizes = [len(kernel.group.nodes) for launch in lowering.kernels for kernel in launch]
     assert len(sizes) > 1 and max(sizes) <= MOST
     check(g, {"x": np.linspace(0.5, 1, 50, dtype="f")}, "cpu", length=MOST)
+
+
+@once
+@settings(max_examples=10)
+@given(st.integers(0, 2**32))
+def test_every_launch_gives_something(seed: int) -> None:
+    """No group is launched for what all its readers compute again, whether or not templates have tiles; none is too large."""
+    graph = draw(seed, dags=2).graph
+    for target in ("cpu", "null"):
+        lowering = _lower(graph, target, {}, Flags.read(), "highest", "never")
+        for kernel in (kernel for launch in lowering.kernels for kernel in launch):
+            assert any(block.stores for block in blocks(kernel)), f"{kernel.group} stores nothing"
+            assert len(kernel.group.nodes) <= MOST
+
+
+@once
+def test_what_all_readers_compute_again_is_no_launch() -> None:
+    """A half is not worth storing for three kernels that read what it is made of anyway."""
+    g = grt.Graph()
+    x = g.input("x", (64, 64, 8))
+    half = F.cast(F.cast(x, "float16"), "float32")
+    for d in range(3):
+        g.output(f"y{d}", F.sum((x + float(d)) * half, d))
+    program = grt.compile(g, target="cpu")
+    assert program.launches == 3 and "out=()" not in program.plan_text()
