@@ -1,14 +1,29 @@
-# Everything runs in .venv, made once from requirements.txt; `make clean` removes it.
+# Everything runs in .venv, made once from requirements.txt; `make clean` removes it. Without a GPU, `make demo CPU=1` and the
+# like take torch's wheel for CPUs (0.2 GB) and not the one that brings 3 GB of CUDA.
 
 PYTHON ?= python3
 BIN := .venv/bin
 # Triton warns at import unless this is settled.
 export TRITON_DEFAULT_FP_FUSION ?= 1
 
-# The oldest Triton, in an environment that outlives the checkout.
-OLDEST := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/graphrt/oldest-$(shell sha256sum requirements-oldest.txt | cut -c1-12)
+# Versions to try in place of the pinned ones; "newest" is what pip offers.
+pinned = $(shell sed -n 's/^$1==\([^;]*\).*/\1/p' requirements.txt)
+TORCH := $(call pinned,torch)
+TRITON := $(call pinned,triton)
+pin = '$1$(if $(filter newest,$2),,==$2)'
 
-.PHONY: demo test kernels kernels-oldest samples docs lint clean
+# Other versions and the built package have environments that outlive the checkout.
+ENVIRONMENTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/graphrt/environments/$(shell sha256sum requirements.txt | cut -c1-12)
+LANE := $(ENVIRONMENTS)/$(notdir $(PYTHON))-torch-$(TORCH)-triton-$(TRITON)$(if $(CPU),-cpu)
+PACKAGE := $(ENVIRONMENTS)/$(notdir $(PYTHON))-package$(if $(CPU),-cpu)
+export VERSIONS := import platform, torch, triton; \
+	print(f"Python {platform.python_version()}, torch {torch.__version__}, Triton {triton.__version__}")
+
+# With CPU=1 torch's wheel for CPUs is in the environment $1 before the other packages are, and satisfies them.
+cpu_wheel = $(if $(CPU),$1/bin/python -m pip install --quiet --no-deps --retries 1 --timeout 30 \
+	--extra-index-url https://download.pytorch.org/whl/cpu $(call pin,torch,$(TORCH)+cpu))
+
+.PHONY: demo test kernels kernels-oldest lane-kernels lane-kernels-ahead lane-torch lane-package lanes samples docs lint clean
 
 demo: .venv/ready
 	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
@@ -22,8 +37,40 @@ kernels: .venv/ready
 	$(BIN)/python -m pytest --durations=12 -m kernels tests/test_aot.py
 
 # The small networks and the templates on the oldest version of Triton.
-kernels-oldest: $(OLDEST)/ready
-	PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest -n 2 -m "aot and not kernels" tests/test_aot.py tests/kernels/test_triton_aot.py
+kernels-oldest:
+	$(MAKE) lane-kernels-ahead TRITON=3.6.0
+
+# Kernels on another Triton: compiled ahead of time, and interpreted. make lane-kernels TRITON=3.8.0
+lane-kernels: lane-kernels-ahead
+	TRITON_INTERPRET=1 PYTHONPATH=$(CURDIR) $(LANE)/bin/python -m pytest -n 2 -m interpret tests/kernels
+
+lane-kernels-ahead: $(LANE)/ready
+	@$(LANE)/bin/python -c "$$VERSIONS"
+	PYTHONPATH=$(CURDIR) $(LANE)/bin/python -m pytest -n 2 -m "aot and not kernels" tests/test_aot.py tests/kernels/test_triton_aot.py
+
+# The front end on another torch. make lane-torch TORCH=2.14.1 TRITON=3.8.0
+lane-torch: $(LANE)/ready
+	@$(LANE)/bin/python -c "$$VERSIONS"
+	PYTHONPATH=$(CURDIR) $(LANE)/bin/python -m pytest -n 2 -m "not interpret and not slow and not kernels" \
+		tests/test_from_torch.py tests/test_to_torch.py tests/test_torch_compile.py
+
+# The package as it is installed: built, put into an environment of its own, tried outside the checkout.
+# make lane-package PYTHON=python3.10
+lane-package: $(PACKAGE)/ready
+	rm -rf dist
+	$(PACKAGE)/bin/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')"
+	$(PACKAGE)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+	$(PACKAGE)/bin/python -m pip install --quiet --no-deps --force-reinstall dist/*.whl
+	@$(PACKAGE)/bin/python -c "$$VERSIONS"
+	cd $(PACKAGE) && bin/python -I $(CURDIR)/tests/installed.py
+
+# All of them. torch's own pairs of torch and Triton: the oldest, the pinned, the last that was tried, the newest.
+lanes:
+	$(MAKE) lane-kernels lane-torch TORCH=2.11.0 TRITON=3.6.0
+	$(MAKE) lane-kernels lane-torch
+	$(MAKE) lane-kernels lane-torch TORCH=2.14.1 TRITON=3.8.0
+	$(MAKE) lane-kernels lane-torch TORCH=newest TRITON=newest
+	for version in 3.10 3.11 3.12 3.13; do $(MAKE) lane-package PYTHON=python$$version || exit 1; done
 
 samples: .venv/ready
 	$(BIN)/python -m pytest -m slow tests/test_torch_samples.py
@@ -43,11 +90,22 @@ clean:
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
+	$(call cpu_wheel,.venv)
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-$(OLDEST)/ready: requirements-oldest.txt
-	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet -r requirements-oldest.txt
+# A wheel of torch for GPUs takes its own Triton; one for CPUs requires none, and any goes with it.
+$(LANE)/ready: requirements.txt
+	$(PYTHON) -m venv $(LANE)
+	$(call cpu_wheel,$(LANE))
+	grep -v -E '^(torch|triton)==' requirements.txt > $(LANE)/requirements.txt
+	$(LANE)/bin/python -m pip install --quiet -r $(LANE)/requirements.txt $(call pin,torch,$(TORCH))
+	$(LANE)/bin/python -m pip install --quiet --upgrade --no-deps $(call pin,triton,$(TRITON))
+	touch $@
+
+$(PACKAGE)/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(PACKAGE)
+	$(call cpu_wheel,$(PACKAGE))
+	$(PACKAGE)/bin/python -m pip install --quiet -r requirements.txt
 	touch $@
