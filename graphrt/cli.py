@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from graphrt.errors import GraphrtError
+from graphrt.errors import ArgumentError, GraphrtError, NumericError
+from graphrt.files import writable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -30,8 +32,6 @@ def _prepare(target: str) -> None:
 
 def _autocast(dtype: str) -> str | None:
     """The half that ``dtype`` asks for, None for float32. Raises ArgumentError."""
-    from graphrt.errors import ArgumentError
-
     names = {
         "float32": None,
         **dict.fromkeys(("bf16", "bfloat16"), "bfloat16"),
@@ -67,12 +67,14 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="a checkpoint to go on from")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the results (runs/MODEL)")] = None,
 ) -> None:
-    """Trains MODEL and leaves checkpoint.safetensors, curves.png and history.json in a folder."""
+    """Trains MODEL and leaves checkpoint.safetensors, curves.png and history.json in a folder.
+
+    The checkpoint and the history are written after every epoch, so a run that is interrupted can be resumed. A loss that is
+    not finite ends the run with exit status 1, an interruption with 130.
+    """
     _prepare(target)
     from graphrt import models, optim
     from graphrt.data import load_mnist
-    from graphrt.errors import ArgumentError
-    from graphrt.train import save_curves
 
     if data != "mnist":
         raise ArgumentError(f"no dataset {data!r}; there is mnist")
@@ -82,6 +84,7 @@ def train(
     if channels != 1:
         fitting = ", ".join(name for name, m in models.MODELS.items() if m.input_shape[0] == 1)
         raise ArgumentError(f"{model} takes images of {channels} channels, mnist has 1; {fitting} fit")
+    results = _Results(out or Path("runs") / model, model)
     optimizer = optim.SGD(lr, momentum=momentum, weight_decay=weight_decay)
     trainer = _trainer(model, target, seed, optimizer, optim.SCHEDULES[schedule]())
     training, test = load_mnist(pad=(side - 28) // 2)
@@ -89,14 +92,65 @@ def train(
         training, test = training.take(limit), test.take(limit)
     if resume is not None:
         trainer.load(resume)
-    history = trainer.fit(training, epochs, batch_size, test)
-    folder = out or Path("runs") / model
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer.save(folder / "checkpoint.safetensors")
-    history.save(folder / "history.json")
-    save_curves(history, folder / "curves.png", model)
+        results.keep(trainer)
+    try:
+        trainer.fit(training, epochs, batch_size, test, callbacks=[results])
+    except KeyboardInterrupt:
+        results.draw(trainer)
+        typer.echo(f"graphrt: interrupted; {results}", err=True)
+        raise typer.Exit(130) from None
+    except NumericError as error:
+        results.draw(trainer)
+        raise NumericError(f"{error}; try a lower --lr than {lr:g}; {results}") from None
+    results.draw(trainer)
+    if results.failed:
+        raise NumericError(f"{results.failed}, so the run ends: try a lower --lr than {lr:g}; {results}")
     program = trainer.program("train", training.x[:batch_size], training.y[:batch_size])
-    _report(trainer, program, len(training) // batch_size, folder)
+    _report(trainer, program, len(training) // batch_size, results.folder)
+
+
+class _Results:
+    """The folder of a training run and what is in it; called after each epoch. Raises ArgumentError if it cannot be written."""
+
+    def __init__(self, folder: Path, title: str) -> None:
+        from graphrt.train import curves
+
+        _check_folder(folder)
+        curves.figure()  # a missing package is found before the training, not behind it
+        self.folder, self.title, self.epochs, self.failed = folder, title, 0, ""
+
+    def __call__(self, trainer: Any, row: dict[str, float]) -> bool:
+        """Keeps the epoch; ends the training at one whose figures are not finite, which leaves the files of the one before."""
+        bad = [f"{name} {value}" for name, value in row.items() if not math.isfinite(value)]
+        if bad:
+            self.failed = f"epoch {trainer.epoch} ended with {', '.join(bad)}"
+            return False
+        self.keep(trainer)
+        return True
+
+    def keep(self, trainer: Any) -> None:
+        trainer.save(self.folder / "checkpoint.safetensors")
+        trainer.history.save(self.folder / "history.json")
+        self.epochs = trainer.epoch
+
+    def draw(self, trainer: Any) -> None:
+        from graphrt.train import save_curves
+
+        if self.epochs:
+            save_curves(trainer.history, self.folder / "curves.png", self.title)
+
+    def __str__(self) -> str:
+        if not self.epochs:
+            return "no epoch was done, so nothing is kept"
+        return f"{self.folder / 'checkpoint.safetensors'} is of epoch {self.epochs}, and --resume goes on from it"
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises ArgumentError where the results could not be written in the end."""
+    try:
+        writable(folder)
+    except OSError as error:
+        raise ArgumentError(f"--out {folder} cannot be written: {error.strerror}") from None
 
 
 def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
@@ -138,7 +192,6 @@ def explain(
     _prepare(target)
     from graphrt import compile as compile_graph
     from graphrt import models, optim
-    from graphrt.errors import ArgumentError
     from graphrt.runtime.roofline import find_device, predict
 
     half = _autocast(dtype)
@@ -183,6 +236,7 @@ def compile_model(
     from graphrt import compile as compile_graph
     from graphrt import models, optim
 
+    _check_folder(out)
     trainer = _trainer(model, target, seed, optim.SGD(lr, momentum=momentum), autocast=_autocast(dtype))
     x, y = ((batch, *models.get(model).input_shape), "float32"), ((batch,), "int64")
     graph = trainer.evaluation_graph(x) if evaluate else trainer.training_graph(x, y)

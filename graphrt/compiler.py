@@ -166,6 +166,10 @@ def _target(target: str, flags: Flags) -> str:
         return available() or "cpu"
     if target not in TARGETS and ":" not in target:
         raise TargetError(f"target must be auto, {', '.join(TARGETS)}, or like cuda:sm_90; got {target!r}")
+    if target not in ("cpu", "reference"):
+        from graphrt.targets.triton.device import require
+
+        require(target, "triton")
     return target
 
 

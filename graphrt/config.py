@@ -7,6 +7,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 
+def _cache() -> Path:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphrt"
+    except RuntimeError:  # a user without a home: a folder that nobody can make, so ``files.cache`` makes another
+        return Path(os.devnull) / "graphrt"
+
+
 def _bool(name: str, default: str = "0") -> bool:
     return os.environ.get(name, default) not in ("", "0")
 
@@ -36,7 +43,7 @@ class Flags:
         """The flags in force now."""
         env = os.environ
         return Flags(
-            cache=Path(env.get("GRAPHRT_CACHE") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphrt"),
+            cache=Path(env.get("GRAPHRT_CACHE") or _cache()),
             target=env.get("GRAPHRT_TARGET", ""),
             threads=int(env.get("GRAPHRT_THREADS", "0") or 0),
             debug=int(env.get("GRAPHRT_DEBUG", "0") or 0),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +102,8 @@ def test_flags_and_version() -> None:
         (["compile", "mlp", "--target", "cuda:90", "-o", "f.grt"], "looks like cuda:sm_80, cuda:sm_90"),
         (["compile", "mlp", "--target", "reference", "-o", "f.grt"], "this one is of reference"),
         (["train", "mlp", "--resume", "/nowhere"], "nowhere"),
+        (["train", "mlp", "--out", f"{os.devnull}/runs"], "--out /dev/null/runs cannot be written: Not a directory"),
+        (["compile", "mlp", "--out", f"{os.devnull}/f.grt"], "--out /dev/null/f.grt cannot be written"),
     ],
 )
 def test_errors_are_one_message(
@@ -110,3 +115,75 @@ def test_errors_are_one_message(
     assert stop.value.code == 1
     error = capsys.readouterr().err
     assert error.startswith("graphrt: ") and message in error and "Traceback" not in error
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The message of a command that ends with status 1."""
+    monkeypatch.setattr(sys, "argv", ["graphrt", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_an_interrupted_run_keeps_its_epochs(tmp_path: Path) -> None:
+    """Ctrl-C in a process of its own; resumed, it is bit for bit the run that was not interrupted."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    common = ["train", "mlp", "--target", "cpu", "--limit", "128", "--schedule", "constant"]
+    command = [sys.executable, "-m", "graphrt.cli", *common, "--epochs", "1000000", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (out / "history.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate()[1]
+    assert process.returncode == 130, error
+    assert {p.name for p in out.iterdir()} == {"checkpoint.safetensors", "curves.png", "history.json"}
+    done = len(json.loads((out / "history.json").read_text())["loss"])
+    assert f"graphrt: interrupted; {out / 'checkpoint.safetensors'} is of epoch {done}, and --resume goes on from it" in error
+    run(*common, "--epochs", str(done + 2), "--out", str(out), "--resume", str(out / "checkpoint.safetensors"))
+    run(*common, "--epochs", str(done + 2), "--out", str(other))
+    whole, parts = (json.loads((p / "history.json").read_text())["loss"] for p in (other, out))
+    assert len(whole) == done + 2 and whole == parts
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("train", "mlp", "--target", "cpu", "--limit", "128", "--out", str(tmp_path))
+    run(*common, "--epochs", "1")
+    error = fails(
+        monkeypatch, capsys, *common, "--epochs", "9", "--lr", "1e30", "--resume", str(tmp_path / "checkpoint.safetensors")
+    )
+    assert error.startswith("graphrt: the loss is NaN at step ") and "lower --lr than 1e+30" in error
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert len(history["loss"]) == 1 and "is of epoch 1" in error  # what was good is still there
+
+
+def test_resume_names_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("train", "lenet5", "--target", "cpu", "--limit", "64", "--epochs", "1", "--out", str(tmp_path))
+    path = str(tmp_path / "checkpoint.safetensors")
+    error = fails(monkeypatch, capsys, "train", "mlp", "--target", "cpu", "--limit", "64", "--resume", path)
+    assert error.startswith(f"graphrt: {path} is a checkpoint of another network: 3.weight is [16, 6, 5, 5], here [10, 128]")
+    assert ".py" not in error
+
+
+def test_a_read_only_home_is_one_warning(tmp_path: Path) -> None:
+    """The cache is a temporary folder then, which is gone when the process ends; so is Triton's."""
+    for target in ("cpu", "cuda:sm_90"):
+        command = [sys.executable, "-m", "graphrt.cli", "compile", "mlp", "--batch", "4", "--target", target]
+        environment = {n: v for n, v in os.environ.items() if n not in ("GRAPHRT_CACHE", "XDG_CACHE_HOME", "TRITON_INTERPRET")}
+        environment |= {"HOME": os.devnull, "TMPDIR": str(tmp_path)}
+        command += ["--out", str(tmp_path / "net.grt")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and "launches" in done.stdout, done.stderr
+        assert done.stderr.count("UserWarning") == done.stderr.count("GRAPHRT_CACHE") == 1, done.stderr
+        assert [p.name for p in tmp_path.iterdir()] == ["net.grt"]
+
+
+def test_a_missing_triton_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")  # the command sets it
+    for target in ("cuda:sm_90", "null", "interpret"):
+        error = fails(monkeypatch, capsys, "explain", "mlp", "--target", target)
+        assert f"target '{target}' needs the package triton" in error and "pip install triton" in error

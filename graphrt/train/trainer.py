@@ -27,7 +27,7 @@ from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
 from graphrt.train.batch import Batch, Spec, as_batch, count_batches, one_epoch, plain, spec_of
-from graphrt.train.checkpoint import read_metadata, save_checkpoint
+from graphrt.train.checkpoint import check_network, read_metadata, save_checkpoint
 from graphrt.train.history import History
 from graphrt.train.metrics import Metrics, accuracy, has_classes, measured, named
 from graphrt.train.nan import why_nan
@@ -317,6 +317,7 @@ class Trainer:
     def load(self, path: str | Path) -> None:
         """Reads what ``save`` wrote, made with the same network and optimizer. Raises InputError listing what differs."""
         metadata = read_metadata(path)
+        check_network(path, self.net.state_dict())
         x, y = ((tuple(shape), dtype) for shape, dtype in metadata["batch"])
         counted = metadata.get("counted", {})
         own = self.optimizer.counted

@@ -25,13 +25,13 @@ def from_onnx(
         program = grt.compile(graph, target="cpu")
         program(x=images)
 
-    Needs the package onnx (``pip install 'graphrt[onnx]'``). Raises ConversionError for an operator that is not in the table
+    Needs the package onnx (``pip install onnx``). Raises ConversionError for an operator that is not in the table
     (docs/onnx_coverage.md lists it), ArgumentError for a model that is none or an open dimension, ShapeError, DTypeError.
     """
     try:
         import onnx
     except ModuleNotFoundError:
-        raise ArgumentError("from_onnx needs the package onnx: pip install 'graphrt[onnx]'") from None
+        raise ArgumentError("from_onnx needs the package onnx: pip install onnx") from None
     from graphrt.frontends.onnx.importer import import_model
     from graphrt.frontends.onnx.model import load, prepare
 

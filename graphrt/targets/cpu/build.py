@@ -25,6 +25,7 @@ from typing import Any
 
 from graphrt.config import Flags
 from graphrt.errors import TargetError
+from graphrt.files import cache
 from graphrt.runtime.forking import TARGET, make_lock
 from graphrt.targets.cpu.elf import empty
 from graphrt.targets.templates import kernels
@@ -124,9 +125,10 @@ def build(sources: Sequence[str], name: str, kernels: Sequence[str] = ()) -> Pat
     target = folder() / f"{name}-{key}.so"
     if target.exists():
         return target
-    folder().mkdir(parents=True, exist_ok=True)
-    texts = [folder() / f"{name}-{key}{f'-{i}' if i else ''}.c" for i in range(len(sources))]
-    with tempfile.TemporaryDirectory(dir=folder()) as scratch:
+    place = cache("cpu")
+    target = place / target.name
+    texts = [place / f"{name}-{key}{f'-{i}' if i else ''}.c" for i in range(len(sources))]
+    with tempfile.TemporaryDirectory(dir=place) as scratch:
         for text, source in zip(texts, sources, strict=True):  # whole at any moment: another process may be compiling it
             (Path(scratch) / text.name).write_text(source)
             os.replace(Path(scratch) / text.name, text)

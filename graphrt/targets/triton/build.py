@@ -26,7 +26,7 @@ from typing import Any
 
 from graphrt.config import Flags
 from graphrt.errors import TargetError
-from graphrt.files import whole
+from graphrt.files import cache, whole, writable
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.instructions import amd
 from graphrt.targets.triton.launch import WARPS, LaunchCode
@@ -124,6 +124,7 @@ def _compile(code: LaunchCode, module: ModuleType, target: str, options: Mapping
     import triton
     from triton.compiler import ASTSource
 
+    _settle()
     kernel, constants = resolve(code, module)
     pointers = _pointers(code)
     aligned = [["tt.divisibility", 16]]
@@ -135,6 +136,17 @@ def _compile(code: LaunchCode, module: ModuleType, target: str, options: Mapping
     )
     compiled = triton.compile(source, target=gpu_target(target), options={**options, "enable_fp_fusion": False})
     return compiled, *usage(compiled.kernel, target)
+
+
+@functools.cache
+def _settle() -> None:
+    """Triton keeps what it has compiled in a folder of its own; where that cannot be written it gets one in graphrt's cache."""
+    import triton
+
+    try:
+        writable(Path(triton.knobs.cache.dir))
+    except OSError:
+        os.environ["TRITON_CACHE_DIR"] = str(cache("triton/compiled"))
 
 
 def _pointers(code: LaunchCode) -> tuple[str, ...]:
@@ -197,6 +209,7 @@ def cached(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary | 
     path = _path(key(code, target))
     if not path.exists():
         binary = _binary(code, module, target)
+        path = cache("triton/kernels") / path.name
         with whole(path) as file:  # others may compile the same kernel
             file.write_bytes(json.dumps(binary.described()).encode() + b"\n" + binary.code)
     head, content = path.read_bytes().split(b"\n", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -37,15 +38,21 @@ def _gpu() -> str | None:
 
 def driver(target: str) -> Driver:
     """The driver of ``target``: cuda, hip, null or interpret. Raises TargetError saying what is missing."""
-    for package in ("torch", "triton"):
-        if find_spec(package) is None:
-            raise TargetError(f"target {target!r} needs {package}; pip install {package}")
+    require(target, "torch", "triton")
     if target == "interpret":
         from graphrt.targets.triton.interpret import InterpretDriver
 
         return InterpretDriver()
     compiles(target)
     return null_driver(NULL) if target == "null" else gpu_driver(target)
+
+
+def require(target: str, *packages: str) -> None:
+    """Raises TargetError naming the first of ``packages`` that is not installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            system = ", which exists for Linux only" if package == "triton" and sys.platform != "linux" else ""
+            raise TargetError(f"target {target!r} needs the package {package}{system}: pip install {package}")
 
 
 def null_driver(architecture: str) -> Driver:

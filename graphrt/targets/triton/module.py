@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from graphrt.config import Flags
-from graphrt.files import whole
+from graphrt.files import cache, whole
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.launch import LaunchCode
 
@@ -21,6 +21,7 @@ def write_module(source: str) -> ModuleType:
     key = hashlib.sha256(source.encode()).hexdigest()[:24]
     path = Flags.read().cache / "triton" / f"program_{key}.py"
     if not path.exists():
+        path = cache("triton") / path.name
         with whole(path) as file:
             file.write_text(source)
     return import_module(path)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.config import Flags
+from graphrt.files import cache
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.build import content, digest
 from graphrt.targets.triton.launch import Choice, LaunchCode
@@ -128,7 +129,6 @@ def read(path: Path) -> dict[str, Record]:
 
 def append(device: str, records: Iterable[Record]) -> None:
     """Adds ``records`` to the file of ``device``."""
-    path = file(device)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = cache("tune") / file(device).name
     with path.open("a") as out:
         out.write("".join(r.line() + "\n" for r in records))  # in one piece: others may append too
