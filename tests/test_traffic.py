@@ -6,6 +6,8 @@ The aim, of published recipes: 300 MB an image and 230 launches for ResNet-50, 9
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,12 @@ CEILINGS = {
     ("googlenet", 64, "bfloat16"): (99.3, 220),  # 117.1 in 279 with its sibling convolutions and concatenations apart
 }
 
+# what docs/gpu.md says
+STATED = {
+    "resnet50": r"the step moves ([\d.]+) MB an image in (\d+) launches",
+    "googlenet": r"\) moves ([\d.]+) MB an image in (\d+) ",
+}
+
 
 @pytest.mark.parametrize(("model", "batch", "dtype"), CEILINGS)
 def test_traffic(model: str, batch: int, dtype: str) -> None:
@@ -33,3 +41,6 @@ def test_traffic(model: str, batch: int, dtype: str) -> None:
     megabytes, launches = CEILINGS[model, batch, dtype]
     assert estimate.bytes / batch / 1e6 <= megabytes
     assert len(estimate.launches) <= launches
+    if model in STATED:
+        stated = re.findall(STATED[model], " ".join((Path(__file__).parents[1] / "docs" / "gpu.md").read_text().split()))
+        assert stated == [(f"{estimate.bytes / batch / 1e6:.1f}", str(len(estimate.launches)))]
