@@ -23,7 +23,7 @@ export VERSIONS := import platform, torch, triton; \
 cpu_wheel = $(if $(CPU),$1/bin/python -m pip install --quiet --no-deps --retries 1 --timeout 30 \
 	--extra-index-url https://download.pytorch.org/whl/cpu $(call pin,torch,$(TORCH)+cpu))
 
-.PHONY: demo test kernels kernels-oldest lane-kernels lane-kernels-ahead lane-torch lane-package lanes samples docs lint clean
+.PHONY: demo test kernels kernels-oldest lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes samples docs lint clean
 
 demo: .venv/ready
 	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
@@ -42,17 +42,19 @@ kernels-oldest:
 
 # Kernels on another Triton: compiled ahead of time, and interpreted. make lane-kernels TRITON=3.8.0
 lane-kernels: lane-kernels-ahead
-	TRITON_INTERPRET=1 PYTHONPATH=$(CURDIR) $(LANE)/bin/python -m pytest -n 2 -m interpret tests/kernels
+	TRITON_INTERPRET=1 $(LANE)/bin/python -m pytest -n 2 -m interpret tests/kernels
 
-lane-kernels-ahead: $(LANE)/ready
-	@$(LANE)/bin/python -c "$$VERSIONS"
-	PYTHONPATH=$(CURDIR) $(LANE)/bin/python -m pytest -n 2 -m "aot and not kernels" tests/test_aot.py tests/kernels/test_triton_aot.py
+lane-kernels-ahead: lane
+	$(LANE)/bin/python -m pytest -n 2 -m "aot and not kernels" tests/test_aot.py tests/kernels/test_triton_aot.py
 
 # The front end on another torch. make lane-torch TORCH=2.14.1 TRITON=3.8.0
-lane-torch: $(LANE)/ready
-	@$(LANE)/bin/python -c "$$VERSIONS"
-	PYTHONPATH=$(CURDIR) $(LANE)/bin/python -m pytest -n 2 -m "not interpret and not slow and not kernels" \
+lane-torch: lane
+	$(LANE)/bin/python -m pytest -n 2 -m "not interpret and not slow and not kernels" \
 		tests/test_from_torch.py tests/test_to_torch.py tests/test_torch_compile.py
+
+lane: $(LANE)/ready
+	$(LANE)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(LANE)/bin/python -c "$$VERSIONS"
 
 # The package as it is installed: built, put into an environment of its own, tried outside the checkout.
 # make lane-package PYTHON=python3.10
