@@ -52,7 +52,7 @@ class LoopPrinter(Printer):
             tasks = max(-(-row // CHUNK), 1)
             loop = [
                 f"  enum {{ SIZE = {row}, CHUNK = {CHUNK} }};",
-                "  const int begin = (int)task * CHUNK, end = SIZE - begin < CHUNK ? SIZE : begin + CHUNK;",
+                f"  const {self.int} begin = ({self.int})task * CHUNK, end = SIZE - begin < CHUNK ? SIZE : begin + CHUNK;",
                 *self.run("  ", "GRT_SIMD ", ("begin", "end"), kernel.block, at, row),
             ]
         else:
@@ -60,8 +60,8 @@ class LoopPrinter(Printer):
             tasks = max(-(-rows // step), 1)
             loop = [
                 f"  enum {{ ROWS = {rows}, SIZE = {row}, STEP = {step} }};",
-                "  const int begin = (int)task * STEP, end = ROWS - begin < STEP ? ROWS : begin + STEP;",
-                "  for (int o = begin; o < end; o++)",
+                f"  const {self.int} begin = ({self.int})task * STEP, end = ROWS - begin < STEP ? ROWS : begin + STEP;",
+                f"  for ({self.int} o = begin; o < end; o++)",
                 *self.run("  ", "GRT_SIMD ", ("0", "SIZE"), kernel.block, at, row),
             ]
         return (tasks if rows * row else 0), self.closed([*head, *loop])
@@ -86,13 +86,13 @@ class LoopPrinter(Printer):
             body.append(f"{inside}{part}[j - k] = {self.converted(s.var, s.slot.type.dtype)};")
         body += [f"{inside}{line}" for line in rest]
         if not streamed:
-            return [f"{indent}{hint}for (int j = {span[0]}; j < {span[1]}; j++) {{", *body, f"{indent}}}"]
+            return [f"{indent}{hint}for ({self.int} j = {span[0]}; j < {span[1]}; j++) {{", *body, f"{indent}}}"]
         here = {name: e.substitute({"j": axis("k", row)}) for name, e in at.items()}
         lines = [
-            f"{indent}for (int k = {span[0]}; k < {span[1]}; k += {STRIP}) {{",
-            f"{indent}  const int stop = {span[1]} - k < {STRIP} ? {span[1]} : k + {STRIP};",
+            f"{indent}for ({self.int} k = {span[0]}; k < {span[1]}; k += {STRIP}) {{",
+            f"{indent}  const {self.int} stop = {span[1]} - k < {STRIP} ? {span[1]} : k + {STRIP};",
             *(f"{indent}  {C_TYPES[s.slot.type.dtype]} {p}[{STRIP}];" for s, p in zip(streamed, parts, strict=True)),
-            f"{indent}  {hint}for (int j = k; j < stop; j++) {{",
+            f"{indent}  {hint}for ({self.int} j = k; j < stop; j++) {{",
             *body,
             f"{indent}  }}",
         ]
@@ -135,9 +135,9 @@ class LoopPrinter(Printer):
             *self.opened(),
             *self.task(),
             f"  enum {{ ROWS = {rows}, OUTER = {many}, SIZE = {row}, STEP = {step} }};",
-            "  const int begin = (int)task * STEP, end = ROWS - begin < STEP ? ROWS : begin + STEP;",
+            f"  const {self.int} begin = ({self.int})task * STEP, end = ROWS - begin < STEP ? ROWS : begin + STEP;",
             *(f"  {C_TYPES[v.dtype]} {v.name}_row[OUTER * SIZE];" for v in kept),
-            "  for (int x = begin; x < end; x++) {",
+            f"  for ({self.int} x = begin; x < end; x++) {{",
         ]
         lines += self._fetched(inner_blocks, at, rows, row) if many == 1 else []
         passes = list(kernel.passes)
@@ -164,7 +164,7 @@ class LoopPrinter(Printer):
         if not lines:
             return []
         step = 64 // max(slot.type.dtype.itemsize for slot in lines)
-        loop = f"    for (int next = x + 1, j = 0; j < SIZE; j += {step}) {{"
+        loop = f"    for ({self.int} next = x + 1, j = 0; j < SIZE; j += {step}) {{"
         return [loop, *(f"      {line}" for line in lines.values()), "    }"]
 
     def _guessed(
@@ -214,7 +214,7 @@ class LoopPrinter(Printer):
             fold = {"sum": "+", "prod": "*"} | (EXTREMA if f.result.dtype.is_float else {})
             before.append(f"    {f'{dtype} ' if declare else ''}{r} = {number};")
             if f.at is not None:
-                before.append(f"    int {f.at.name} = 0;")
+                before.append(f"    {self.int} {f.at.name} = 0;")
                 body.append(f"{r}_of[j - first] = {value};")
                 end.append(f"        GRT_FIND({beats}, {r}, {f.at.name}, {r}_of, {r}_best, {r}_nan, first)")
                 start += [f"        {dtype} {r}_of[{min(BLOCK, row)}], {r}_best = {number};", f"        int {r}_nan = 0;"]
@@ -240,12 +240,12 @@ class LoopPrinter(Printer):
         hint = f'_Pragma("omp simd {" ".join(hints)}") ' if hints and not short else ""
         if not end:
             loop = self.run("    ", hint, ("0", str(stop or "SIZE")), p.inner, at, row, body)
-            return [*before, "    for (int o = 0; o < OUTER; o++)", *loop, *after]
+            return [*before, f"    for ({self.int} o = 0; o < OUTER; o++)", *loop, *after]
         length = BLOCK if any(f.at is not None for f in p.folds) else TERMS
         head = [
-            "    for (int o = 0; o < OUTER; o++)",
-            f"      for (int first = 0; first < SIZE; first += {length}) {{",
-            f"        const int last = SIZE - first < {length} ? SIZE : first + {length};",
+            f"    for ({self.int} o = 0; o < OUTER; o++)",
+            f"      for ({self.int} first = 0; first < SIZE; first += {length}) {{",
+            f"        const {self.int} last = SIZE - first < {length} ? SIZE : first + {length};",
         ]
         loop = self.run("        ", hint, ("first", "last"), p.inner, at, row, body)
         return [*before, *head, *start, *loop, *end, "      }", *after]
@@ -283,28 +283,31 @@ class LoopPrinter(Printer):
             *self.opened(),
             *self.task(),
             f"  enum {{ SIZE = {size}, LANES = {lanes}, BLOCKS = {per}, REDUCED = {reduced} }};",
-            "  const int o = (int)task / BLOCKS, start = (int)task % BLOCKS * LANES;",
-            "  const int lanes = SIZE - start < LANES ? SIZE - start : LANES;",
+            f"  const {self.int} o = ({self.int})task / BLOCKS, start = ({self.int})task % BLOCKS * LANES;",
+            f"  const {self.int} lanes = SIZE - start < LANES ? SIZE - start : LANES;",
             "  (void)o;",
         ]
         loop = "GRT_SIMD for (int j = 0; j < lanes; j++) {"
         for p in kernel.passes:
             for f in p.folds:
-                for v, kind, first in ((f.result, C_TYPES[f.result.dtype], initial(f.op, f.result.dtype)), (f.at, "int", "0")):
+                for v, kind, first in (
+                    (f.result, C_TYPES[f.result.dtype], initial(f.op, f.result.dtype)),
+                    (f.at, self.int, "0"),
+                ):
                     if v is not None:
                         lines.append(f"  {kind} {v.name}[LANES];")
                         lines.append(f"  for (int j = 0; j < LANES; j++) {v.name}[j] = {first};")
                         self.arrays.add(v.name)
             sums = [f.result for f in p.folds if f.op == "sum" and f.result.dtype.is_float and reduced > STEPS]
-            steps = ["  for (int r = 0; r < REDUCED; r++) {"]
+            steps = [f"  for ({self.int} r = 0; r < REDUCED; r++) {{"]
             if sums:
                 lines += [f"  double {r.name}_sum[LANES] = {{0}};" for r in sums]
                 steps = [
-                    f"  for (int block = 0; block < REDUCED; block += {STEPS}) {{",
-                    f"  const int last = REDUCED - block < {STEPS} ? REDUCED : block + {STEPS};",
-                    "  for (int r = block; r < last; r++) {",
+                    f"  for ({self.int} block = 0; block < REDUCED; block += {STEPS}) {{",
+                    f"  const {self.int} last = REDUCED - block < {STEPS} ? REDUCED : block + {STEPS};",
+                    f"  for ({self.int} r = block; r < last; r++) {{",
                 ]
-            lines += [*steps, f"    {loop}", "      const int x = start + j;", "      (void)x;"]
+            lines += [*steps, f"    {loop}", f"      const {self.int} x = start + j;", "      (void)x;"]
             lines += self.insts(p.inner, at, "      ")
             lines += [f"      {line}" for f in p.folds for line in self._folded(f)]
             lines += [*self.stores(p.inner.stores, at, "      "), "    }", "  }"]
@@ -316,7 +319,7 @@ class LoopPrinter(Printer):
             if p.after.insts or p.after.stores:
                 declared = [i.out for i in p.after.insts]
                 lines += [f"  {C_TYPES[v.dtype]} {v.name}_[LANES];" for v in declared]
-                lines += [f"  {loop}", "      const int x = start + j;", "      (void)x;"]
+                lines += [f"  {loop}", f"      const {self.int} x = start + j;", "      (void)x;"]
                 lines += self.insts(p.after, at, "      ")
                 lines += self.stores(p.after.stores, at, "      ")
                 lines += [f"      {v.name}_[j] = {v.name};" for v in declared] + ["  }"]

@@ -27,6 +27,7 @@ from graphrt.schedule.kernel_ir import (
 from graphrt.schedule.memory import MemoryPlan, blocks, loads
 from graphrt.schedule.order import Slot
 from graphrt.targets.cpu.loops import unit
+from graphrt.targets.limits import LIMIT, check_counts, counts
 from graphrt.targets.scalar import C_TYPES, C, c_number, guard_text, identity, scalar, wrapping
 from graphrt.types import DType, bfloat16
 
@@ -99,6 +100,7 @@ class Printer:
         self.first = {slot: first if 0 <= first < slot.type.size else 0 for slot, first in self.first.items()}
         self.fields = {slot: f"@{number}" for number, slot in enumerate(self.first)}
         self.places = [buffers.place(slot, first) for slot, first in self.first.items()]
+        self.int = "long" if counts(kernel) > LIMIT else "int"  # of what indices are made: loops of int are vectorised better
 
     def named(self, text: str) -> str:
         """``text`` with the names of the kernel's group and of the graph's values."""
@@ -183,7 +185,10 @@ class Printer:
     # --- templates ------------------------------------------------------------------------------------------------
 
     def template(self, kernel: TemplateKernel) -> list[str]:
+        """The closures, macros and the template. Raises TargetError where the template's own loops cannot count so far."""
         spec, ctype = kernel.spec, C_TYPES[kernel.dtype]
+        assert kernel.group.anchor is not None
+        check_counts(kernel, max(spec.extents(kernel.group.anchor).values()), "the loops of templates")
         lines, macros = self.opened(), {"NAME": "@", "T": ctype, "ACC": ctype}
         matmul = spec.family == "matmul"
         letters = kernel.sizes if matmul else {(f"C{k}" if len(k) == 1 else k): v for k, v in kernel.sizes.items()}
@@ -191,14 +196,14 @@ class Printer:
         if "OP" in kernel.sizes:
             macros["START"] = initial(kernel.sizes["OP"], kernel.dtype)
         for operand, block in kernel.loaders.items():
-            params = ", ".join(f"int {p}" for p in block.params)
+            params = ", ".join(f"{self.int} {p}" for p in block.params)
             assert block.result is not None
             kind = ctype if block.result.dtype.is_float else C_TYPES[block.result.dtype]
             lines.append(f"GRT_INLINE {kind} @_{operand}(const @_buffers buf, {params}) {{")
             lines += [*self.insts(block, {}, "  "), f"  return {block.result.name};", "}"]
             macros[f"LOAD_{operand}"] = f"@_{operand}"
         given = ", ".join(f"{'int' if i else C_TYPES[v.dtype]} {v.name}" for i, v in enumerate(kernel.epilogue.given))
-        params = ", ".join(f"int {p}" for p in kernel.epilogue.params)
+        params = ", ".join(f"{self.int} {p}" for p in kernel.epilogue.params)
         lines.append(f"GRT_INLINE void @_store(const @_buffers buf, {params}, {given}) {{")
         lines += [*self.insts(kernel.epilogue, {}, "  "), *self.stores(kernel.epilogue.stores, {}, "  "), "}"]
         macros["STORE_C" if matmul else "STORE"] = "@_store"

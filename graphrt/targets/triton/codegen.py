@@ -15,6 +15,7 @@ from typing import Any
 from graphrt.config import Flags
 from graphrt.schedule.kernel_ir import Inst, Kernel, TemplateKernel, Var
 from graphrt.schedule.order import Schedule
+from graphrt.targets.limits import check_counts, counts
 from graphrt.targets.scalar import TRITON_TYPES, identity
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.descriptors import described, lying
@@ -50,6 +51,8 @@ def generate(
     find_kernels()
     launches = []
     for launch, group in zip(kernels, schedule.launches, strict=True):
+        for kernel in launch:
+            check_counts(kernel, counts(kernel), "Triton kernels")
         slots = slots_of(launch)
         offer = offered(schedule, launch, slots, "cpu" if interpret else arch) if library != "never" else ""
         if isinstance(offer, LibraryCall):
