@@ -24,7 +24,7 @@ from graphrt.runtime.program import Executable, Program
 from graphrt.runtime.state import State
 from graphrt.schedule.fusion import fuse
 from graphrt.schedule.joined import NONE, join
-from graphrt.schedule.kernel_ir import lower
+from graphrt.schedule.lower import lower
 from graphrt.schedule.memory import plan_memory
 from graphrt.schedule.order import arrange
 

@@ -18,7 +18,7 @@ from graphrt import ops as F
 from graphrt.compiler import _lower
 from graphrt.config import Flags
 from graphrt.passes.pieces import PIECES
-from graphrt.schedule import fusion, inline, kernel_ir, partition
+from graphrt.schedule import fusion, inline, lower, partition
 from graphrt.schedule.memory import blocks
 from graphrt.schedule.work import MOST
 from graphrt.targets.cpu.codegen import generate
@@ -43,7 +43,7 @@ def counts(graph: grt.Graph, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counted(fusion, "legal")
         counted(inline, "_inlinable")
         counted(partition, "reads")
-        counted(kernel_ir.Emitter, "_compute")
+        counted(lower.Emitter, "_compute")
         lowering = _lower(graph, "cpu", {}, Flags.read(), "highest", "never")
     source = str(generate(lowering)[0])
     return Counter({**found, "lines": len(source.splitlines()), "characters": len(source)})
