@@ -48,13 +48,18 @@ def test_a_kernel_without_elements_is_not_printed(rng: np.random.Generator) -> N
     g.output("product", F.matmul(x, y))
     g.output("sum", F.tanh(x) + 1.0)
     g.output("columns", F.sum(x, 0))
-    outputs = check(g, {"x": np.zeros((0, 3), "f"), "y": rng.standard_normal((3, 4)).astype("f")}, "cpu")
+    z = g.input("z", (4, 8, 0))
+    g.output("scaled", z * F.prod(z, (1, 2), keepdim=True))
+    outputs = check(
+        g, {"x": np.zeros((0, 3), "f"), "z": np.zeros((4, 8, 0), "f"), "y": rng.standard_normal((3, 4)).astype("f")}, "cpu"
+    )
     np.testing.assert_array_equal(outputs["columns"], np.zeros(3))
     assert grt.compile(g, target="cpu").source().count("_open(void **table)") == 1
 
 
 @elf
-def test_a_function_that_does_nothing_is_refused() -> None:
+def test_a_function_that_does_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHRT_CACHE", str(tmp_path))
     text = "void g0_task(long task, void **table) {} void g1_task(long task, void **table) { *(long *)*table = task; }"
     with pytest.raises(TargetError, match="bare return of g0_task"):
         build([text], "test", ["g0", "g1"])

@@ -55,7 +55,7 @@ def fuse(
                 _grow(f, group)
                 if len(group.nodes) == 1 and node.op.cheap and not f.is_stored(node.outputs[0]):
                     single.append(f.dissolve(group))  # its readers have no groups yet that could compute it
-                else:
+                elif any(f.is_homeless(v.node) for n in group.nodes for v in f.bases(n)):
                     inline(f)
     inline(f)
     for node in single:

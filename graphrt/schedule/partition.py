@@ -138,9 +138,13 @@ class Fusion:
         """Whether ``group`` takes nothing in: a library computes it."""
         return self.alone and group.anchor is not None and group.anchor.op.kind is Kind.CONTRACTION
 
+    def is_homeless(self, node: Node) -> bool:
+        """Whether ``node`` could be in any group and is in none."""
+        return node.op.kind in FUSABLE and node not in self.owner and node not in self.inlined
+
     def homeless(self) -> list[Node]:
         """What could be in any group and is in none, last first."""
-        self._homeless = [n for n in self._homeless if n not in self.owner and n not in self.inlined]
+        self._homeless = list(filter(self.is_homeless, self._homeless))
         return self._homeless
 
     def start(self, node: Node) -> Group:

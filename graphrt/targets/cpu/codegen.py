@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from graphrt.config import Flags
 from graphrt.runtime.lowering import Lowering
 from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
+from graphrt.schedule.memory import blocks
 from graphrt.targets.cpu.generated import LoopPrinter
 from graphrt.targets.cpu.printer import Buffers, PlaceInTable, Printer
 
@@ -105,9 +106,9 @@ def generate(lowering: Lowering, freeze: bool = False) -> tuple[Source, Buffers]
     for launch in lowering.kernels:
         source.launches.append([])
         for kernel in launch:
+            if not any(store.size for block in blocks(kernel) for store in block.stores):
+                continue  # its results have no elements
             printer, tasks, text = _printed(kernel, buffers, winograd)
-            if tasks == 0:
-                continue  # nothing to compute
             if text not in known:
                 known[text] = kernel.group.name
                 comment = f"/* {_comment(str(kernel.group))} */\n"
@@ -120,7 +121,7 @@ def _printed(kernel: Kernel, buffers: Buffers, winograd: int) -> tuple[Printer, 
     """The printer of ``kernel``, the number of its tasks and its text under the names that stand for its own."""
     if isinstance(kernel, TemplateKernel):
         printer = Printer(kernel, buffers, winograd)
-        return printer, None if any(s.size for s in kernel.epilogue.stores) else 0, "\n".join([*printer.template(kernel), ""])
+        return printer, None, "\n".join([*printer.template(kernel), ""])
     loops = LoopPrinter(kernel, buffers, winograd)
     tasks, lines = loops.generate(kernel)
     return loops, tasks, "\n".join([*lines, ""])
