@@ -253,6 +253,30 @@ for _reduce in ("sum", "mean", "amax", "amin"):
         label=_reduce,
         fixed=lambda x, i, s, r=_reduce: F.scatter_reduce(x, 0, i, s, r, False),
     )
+for _reduce in ("prod", "mean", "amax", "amin"):
+    call(
+        "index_reduce",
+        X,
+        np.array([2, 0]),
+        spread(2, 4),
+        label=_reduce,
+        fixed=lambda x, i, s, r=_reduce: F.index_reduce(x, 0, i, s, r),
+    )
+call("put", X, np.array([7, 2, 0]), spread(3))
+call("masked_scatter", X, X > 0, spread(12, seed=1))
+call("select_scatter", X, spread(4), dim=0, index=1)
+call("slice_scatter", X, spread(3, 2), dim=1, start=1, end=4, step=2)
+call("diagonal_scatter", X, spread(3), offset=1)
+call("as_strided", X, size=(2, 3), stride=(3, 2), storage_offset=1)
+call("as_strided_scatter", X, spread(2, 2), size=(2, 2), stride=(4, 2), storage_offset=1)
+call("embedding_renorm", X, np.array([0, 2]), fixed=lambda w, i: F.embedding_renorm(w, i, 0.7))
+for _mode in ("sum", "mean", "max"):
+    call("embedding_bag", np.array([[0, 2], [1, 2]]), X, label=_mode, mode=_mode)
+call("grid_sample", IMAGE, unit(2, 4, 3, 2), align_corners=False)
+call("grid_sample", IMAGE, unit(2, 4, 3, 2), label="bicubic", mode="bicubic", padding_mode="border", align_corners=True)
+call("affine_grid", spread(2, 2, 3), size=(2, 3, 4, 5), align_corners=False)
+call("addbmm", spread(3, 5), spread(2, 3, 4), spread(2, 4, 5), beta=0.5, alpha=2.0)
+call("dist", X, spread(3, 4, seed=1), p=3.0)
 call("index_add", X, np.array([2, 0]), spread(2, 4), fixed=lambda x, i, s: F.index_add(x, 0, i, s, alpha=0.5))
 
 # views and movements

@@ -22,7 +22,7 @@ NO_GRADIENT = {  # booleans, integers and steps
     *("all any argmax argmin argsort ceil eq floor floor_divide ge gt heaviside isclose isfinite isinf isnan le lt ne".split()),
     *("bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor".split()),
     *("logical_and logical_not logical_or logical_xor nms one_hot round sign step stop_gradient trunc".split()),
-    *("full_like ones_like zeros_like".split()),
+    *("bucketize full_like ones_like searchsorted signbit zeros_like".split()),
 }
 DRAWN = {  # random numbers
     *("alpha_dropout bernoulli dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout".split()),
@@ -80,7 +80,7 @@ def _ulps(got: np.ndarray, exact: np.ndarray, dtype: DType) -> float:
 
 
 ROUNDED_INSIDE = {  # made of products that are halves themselves, as torch's are
-    *("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear local_conv2d bilinear baddbmm".split()),
+    *("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear local_conv2d bilinear addbmm baddbmm".split()),
     *("gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell addmm scaled_dot_product_attention".split()),
 }
 

@@ -329,6 +329,7 @@ def _rooted(total: Value, p: float) -> Value:
 
 
 @function
+@in_float32
 def dist(input: Value, other: Value, p: float = 2) -> Value:
     """The p-norm of all of ``input - other``, broadcast."""
     return norm(input - other, p)

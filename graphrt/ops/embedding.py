@@ -39,6 +39,7 @@ def _shortened(rows: Value, max_norm: float, norm_type: float) -> Value:
 
 
 @function
+@in_float32
 def embedding_renorm(weight: Value, indices: Value, max_norm: float, norm_type: float = 2.0) -> Value:
     """``weight`` [V, D] with those rows that ``indices`` names scaled down to a norm of ``max_norm`` where they exceed it."""
     _table(weight, None)

@@ -108,6 +108,7 @@ def grid_sample(
 
 
 @function
+@in_float32
 def affine_grid(theta: Value, size: Sequence[int], align_corners: bool | None = None) -> Value:
     """The grid of an affine map for ``grid_sample``: ``theta`` [N, 2, 3] and ``size`` (N, C, H, W) give [N, H, W, 2]; [N, 3, 4]
     and (N, C, D, H, W) give [N, D, H, W, 3]. ``align_corners`` as there."""

@@ -369,6 +369,7 @@ def index_reduce(input: Value, dim: int, index: Value, source: Value, reduce: st
 
 
 @function
+@in_float32
 def put(input: Value, index: Value, source: Value, accumulate: bool = False) -> Value:
     """``input`` with ``source`` at the positions ``index`` of the flattened tensor, or added there; negative ones from its end.
 
