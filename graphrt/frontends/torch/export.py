@@ -212,6 +212,7 @@ def _export(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)  # torch's own use of it
+            warnings.filterwarnings("ignore", "The tensor attributes? .*assigned during export")  # recurrent modules' weights
             warnings.filterwarnings("error", _FORGOTTEN)
             program = torch.export.export(module, args, kwargs, strict=False)
             return program.run_decompositions(decompositions(torch.export.default_decompositions()))
