@@ -25,6 +25,8 @@ from graphrt.schedule.recompute import recompute
 from graphrt.schedule.rows import MAX_ROW, merge_rows
 from graphrt.schedule.runs import absorb_sums
 
+FEW = 64  # bytes that no kernel should wait for
+
 
 def fuse(
     graph: Graph, enabled: bool = True, tiles: bool = True, alone: bool = False, joined: Joined = NONE
@@ -89,6 +91,8 @@ def _grow(f: Fusion, group: Group) -> None:
         saved = benefit(f, group, node) if verdict.ok else 0
         if verdict.ok and saved <= 0:
             verdict = Verdict(False, "saves no memory traffic")
+        elif verdict.ok and saved <= FEW and _delays(f, group, node):
+            verdict = Verdict(False, "would let all that waits for the group wait for more")
         if f.decide(node, group, verdict, saved) and index is not None:
             f.add(group, node, index)
         else:
@@ -127,6 +131,20 @@ def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
     if kind is Kind.REDUCTION:
         return Verdict(True, "same rows"), tuple(e for d, e in enumerate(group.domain) if d not in group.reduced)
     return Verdict(True, "same element"), index
+
+
+def _delays(f: Fusion, group: Group, node: Node) -> bool:
+    """Whether others wait for ``group``, and ``node`` follows from an anchor for which it does not wait."""
+    members, seen, pending = set(group.nodes), {node}, [node]
+    if not f.after(group) - seen:
+        return False
+    while pending:
+        found = {v.node for v in f.bases(pending.pop()) if v.node.op.kind not in FREE} - members - seen
+        if any(n.op.kind not in FUSABLE and not f.depends({n}, members) for n in found):
+            return True
+        pending += [n for n in found if n.op.kind in FUSABLE]
+        seen |= found
+    return False
 
 
 def _is_waited_for(f: Fusion, group: Group) -> bool:

@@ -129,6 +129,6 @@ def read(path: Path) -> dict[str, Record]:
 
 def append(device: str, records: Iterable[Record]) -> None:
     """Adds ``records`` to the file of ``device``."""
-    path = cache("tune") / file(device).name
-    with path.open("a") as out:
+    cache("tune")  # made, or another found
+    with file(device).open("a") as out:
         out.write("".join(r.line() + "\n" for r in records))  # in one piece: others may append too
