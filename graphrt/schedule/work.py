@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 
 from graphrt.index import axes
 from graphrt.ir import Node, Value
+from graphrt.op import Kind
 from graphrt.schedule.group import ANYWHERE, Group, Guard, Index, Read, pull, read_index, reads
 
 MOST = 512  # of one kernel: a C compiler's time grows with the square
@@ -48,8 +49,9 @@ class Work:
         return [(self._at(node), ())] if places is None else list(places)
 
     def _at(self, node: Node) -> Index:
-        inside = node in self._group.runs or node.outputs[0] in self._group.index
-        return read_index(self._group, node) if inside else axes("i", node.types[0].shape)
+        if node in self._group.runs or node.outputs[0] in self._group.index:
+            return read_index(self._group, node)
+        return axes("i", node.inputs[0].shape if node.op.kind is Kind.REDUCTION else node.types[0].shape)
 
     def _reads(self, node: Node, place: Place) -> list[Read]:
         index, guards = place

@@ -83,6 +83,9 @@ class Printer:
             return f"tl.load({where}, mask={mask}, other=0)" if mask else f"tl.load({where})"
         if inst.op == "const":
             number, dtype = triton_number(inst.args[0], inst.out.dtype), inst.out.dtype
+            if number == "-0.0":  # which Triton takes for 0
+                bits = 8 * dtype.itemsize
+                return f"tl.full((1,), {-(2 ** (bits - 1))}, tl.int{bits}).to({TRITON_TYPES[dtype]}, bitcast=True)"
             if inst.out.name in self.wide or dtype is float64:  # a bare number may be rounded to float32
                 return f"tl.full((1,), {number}, {TRITON_TYPES[dtype]})"
             narrow = dtype.is_bool or (dtype.is_int and dtype.itemsize < 4)
