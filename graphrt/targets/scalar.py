@@ -53,7 +53,7 @@ TRITON = {
     "ceil": "tl.ceil({0})", "log2": "tl.log2({0})",
     **{f: f"grt_{f}({{0}})" for f in ("tanh", "trunc", "round", "exp2", "expm1", "log1p", "log10", "atan", "erfc", "erfinv")},
     **{f: f"grt_{f}({{0}}, {{1}})" for f in ("div", "pow", "atan2", "fmod", "quotient", "copysign")},
-    "bitwise_and": "{0} & {1}", "bitwise_or": "{0} | {1}", "bitwise_xor": "{0} ^ {1}", "bitwise_not": "~{0}",
+    "bitwise_and": "{0} & {1}", "bitwise_or": "{0} | {1}", "bitwise_xor": "{0} ^ {1}", "bitwise_not": "grt_not({0})",
     "left_shift": "{0} << {1}", "right_shift": "{0} >> {1}",
 }  # fmt: skip
 

@@ -95,7 +95,16 @@ def _whole(x):
 
 @triton.jit
 def grt_copysign(x, sign):
-    return tl.where(_bits(sign) < 0, -tl.abs(x), tl.abs(x))
+    return tl.where(_bits(sign) < 0, tl.abs(x) * -1.0, tl.abs(x))  # a minus is 0 - x, which loses the sign of 0
+
+
+@triton.jit
+def grt_not(x):
+    """Every bit of an integer turned; the interpreter has no -1 of an unsigned type, of which there is one."""
+    if x.dtype.is_int_unsigned():
+        return (255 - x).to(x.dtype)
+    else:
+        return ~x
 
 
 # --- division, remainder, roundings --------------------------------------------------------------------------------------
