@@ -150,9 +150,7 @@ def _walk(module: fx.GraphModule, graph: Graph, inputs: Sequence[Any], phase: st
                 with graph.at(origin(node, phase)):
                     if node.target is torch.ops.aten.as_strided.default:
                         args, kwargs = _in_memory(node, args, kwargs, env, strides_of), {}
-                    elif node.target is torch.ops.aten.as_strided_scatter.default:
-                        _check_rows(args[0], strides_of(node.all_input_nodes[0]))
-                    env[node] = _call(module, graph, node, args, dict(kwargs), phase)
+                    env[node] = _call(module, graph, node, args, dict(kwargs), phase, strides_of)
             except GraphrtError as error:
                 if isinstance(error, ConversionError) and error.located:
                     raise
@@ -162,7 +160,15 @@ def _walk(module: fx.GraphModule, graph: Graph, inputs: Sequence[Any], phase: st
     raise AssertionError("an FX graph ends in an output")
 
 
-def _call(module: fx.GraphModule, graph: Graph, node: fx.Node, args: Any, kwargs: Any, phase: str) -> Any:
+def _call(
+    module: fx.GraphModule,
+    graph: Graph,
+    node: fx.Node,
+    args: Any,
+    kwargs: Any,
+    phase: str,
+    strides_of: Callable[[fx.Node], Strides],
+) -> Any:
     inner = _wrapped(module, node)
     if inner is not None:
         first = args.index(inner)
@@ -177,8 +183,8 @@ def _call(module: fx.GraphModule, graph: Graph, node: fx.Node, args: Any, kwargs
         return node.target(*args, **kwargs)
     before: list[Any] = [graph] if entry.creates else []
     if entry.reads_memory:
-        first = node.args[0].meta["val"]  # type: ignore[union-attr]
-        before = [(*first.stride(), first.storage_offset())]
+        tensor = node.all_input_nodes[0]
+        before = [(*strides_of(tensor), tensor.meta["val"].storage_offset())]
     result = entry.function(*before, *args, **kwargs)
     return _fitted(result, node.meta.get("val"), node)
 
@@ -195,12 +201,6 @@ def _in_memory(
     place = kwargs.get("storage_offset", args[3] if len(args) > 3 else None)
     offset = (tensor.meta["val"].storage_offset() if place is None else place) - plan.storage_offset()
     return F.permute(env[base], order), args[1], args[2], offset
-
-
-def _check_rows(value: Value, strides: Strides) -> None:
-    """Raises ConversionError unless torch's tensor is row-major, as ``value`` counts as."""
-    if not is_dense(value.shape, strides, range(value.ndim)):
-        raise ConversionError(f"it writes by place in memory into a tensor of strides {list(strides)}, which must be row-major")
 
 
 def _size(node: fx.Node, value: Value, dim: int | None = None) -> int:

@@ -128,8 +128,14 @@ def _in_memory(input: Value, place: Sequence[int]) -> tuple[Value, list[int]]:
     return F.permute(input, order), order
 
 
-@aten("as_strided.default", "as_strided_copy.default", reads_memory=True)
-def as_strided(
+@aten("as_strided.default")
+def as_strided(input: Value, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Value:
+    """Of what ``build.py`` hands over in the order of torch's memory."""
+    return F.as_strided(input, list(size), list(stride), storage_offset)
+
+
+@aten("as_strided_copy.default", reads_memory=True)
+def as_strided_copy(
     place: Sequence[int], input: Value, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
 ) -> Value:
     offset = None if storage_offset is None else storage_offset - place[-1]
