@@ -273,7 +273,7 @@ def grt_pow(x, p):
         y = _power(x, p)
         whole = tl.floor(p) == p
         odd = whole & (tl.floor(p * 0.5) * 2 != p)
-        y = tl.where((_bits(x) < 0) & odd, -y, y)
+        y = tl.where((_bits(x) < 0) & odd, y * -1.0, y)
         y = tl.where((x < 0) & (x > float("-inf")) & (whole == 0) | (x != x) | (p != p), float("nan"), y)
         return tl.where((p == 0) | (x == 1), 1.0, y)
 
