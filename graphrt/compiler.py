@@ -1,6 +1,6 @@
 """compile: from a graph to a Program, one stage after the other.
 
-passes -> fuse -> arrange -> lower -> plan memory -> target
+target = parse(name): passes -> fuse -> arrange -> lower -> plan memory -> target.build
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from graphrt.config import Flags
-from graphrt.errors import ArgumentError, GraphError, TargetError
+from graphrt.errors import ArgumentError, GraphError
 from graphrt.ir import Graph, Value
 from graphrt.op import Order
-from graphrt.passes.pipeline import Policy, run_passes
+from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
 from graphrt.runtime.lowering import Interface, Lowering
-from graphrt.runtime.program import Executable, Program
+from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
 from graphrt.schedule.fusion import fuse
 from graphrt.schedule.joined import NONE, join
 from graphrt.schedule.lower import lower
 from graphrt.schedule.memory import plan_memory
 from graphrt.schedule.order import arrange
-
-TARGETS = ("cuda", "hip", "cpu", "interpret", "reference", "null")
+from graphrt.targets.target import Settings, Target, parse
 
 Outputs = Graph | Value | Sequence[Value] | Mapping[str, Value]
 TRACERS: dict[type, Callable[[Any, Any], Graph]] = {}  # how a Graph is made of a model of a class and example inputs
@@ -54,8 +54,9 @@ def compile(  # noqa: A001 - the name every framework has for it
 
     ``target`` is auto, cuda, hip, cpu, interpret or reference, or an absent GPU's name such as cuda:sm_90 (then it is
     compiled, and saved for where there is one, but cannot run). On null everything of a program for cuda:sm_90 runs but its
-    kernels: results are zeros, or whatever a buffer held. ``state`` shares parameters with other programs; without it those
-    of a graph of ``from_torch`` are the model's own. ``precision`` float64 computes in double on the reference target.
+    kernels: results are zeros, or whatever a buffer held. On debug, a slow cpu, each op is a kernel of its own, and every
+    access to memory is checked. ``state`` shares parameters with other programs; without it those of a graph of
+    ``from_torch`` are the model's own. ``precision`` float64 computes in double on the reference target.
     ``float32_matmul_precision``, named as torch names it, is what a GPU's tensor cores may do to float32 products: nothing
     (highest), three products of split tf32 (high), or one (medium); the other targets compute the highest. ``freeze`` lets
     the program keep what it makes of parameters that it does not update (the cpu target packs weights once): it sees what
@@ -69,8 +70,9 @@ def compile(  # noqa: A001 - the name every framework has for it
     """
     if example_inputs is not None:
         outputs = next(TRACERS[kind] for kind in type(outputs).__mro__ if kind in TRACERS)(outputs, example_inputs)
+    settings = Settings(precision, float32_matmul_precision, freeze, tune, library)
     with _uncollected():
-        return _compile(outputs, target, state, precision, float32_matmul_precision, freeze, tune, library)
+        return _compile(outputs, target, state, settings)
 
 
 @contextmanager
@@ -85,48 +87,20 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _compile(
-    outputs: Outputs | Callable[..., Any],
-    target: str,
-    state: State | None,
-    precision: str,
-    float32_matmul_precision: str,
-    freeze: bool,
-    tune: int | None,
-    library: str | None,
-) -> Program:
+def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | None, settings: Settings) -> Program:
     start = time.perf_counter()
-    flags = Flags.read()
     graph, unpack = _graph(outputs)
-    target = _target(target, flags)
-    if precision not in ("float32", "float64") or (precision == "float64" and target != "reference"):
-        raise ArgumentError(f"precision must be float32, or float64 on the reference target, got {precision!r}")
-    if float32_matmul_precision not in ("highest", "high", "medium"):
-        raise ArgumentError(f"float32_matmul_precision must be highest, high or medium, got {float32_matmul_precision!r}")
-    level = flags.tune if tune is None else tune
-    if level not in (0, 1, 2):
-        raise ArgumentError(f"tune (or GRAPHRT_TUNE) must be 0, 1 or 2, got {level!r}")
-    if tune and target not in ("cuda", "hip", "null"):
-        raise ArgumentError(f"tune={tune} times kernels on a GPU; the target is {target!r}, so leave it out")
-    asked = library in ("auto", "always")
-    library = flags.library if library is None else library
-    if library not in ("never", "auto", "always"):
-        raise ArgumentError(f"library (or GRAPHRT_LIBRARY) must be never, auto or always, got {library!r}")
-    if asked and target in ("cpu", "reference"):
-        raise ArgumentError(f"library={library!r} is about contractions on a GPU; the target is {target!r}, so leave it out")
+    target = parse(name, settings)
+    target.require()
     state = graph.state if state is None else state
     state = State() if state is None else state
     wrong = {n for n, node in graph.sources.items() if n in state.types and not state.types[n].same(node.types[0])}
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
-
-    @functools.cache
-    def lowered() -> Lowering:
-        return _lower(graph, target, orders, flags, float32_matmul_precision, library)
-
-    executable, interface = _executable(target, graph, orders, lowered, precision, freeze, level, library)
+    lowered = functools.cache(lambda: lower_graph(graph, target, orders))
+    executable, interface = target.find(graph, orders) or (target.build(lowered()), Interface.of(lowered().graph))
     state.extend(interface.state, graph.initial, interface.copies)
-    program = Program(graph, target, executable, state, interface, lowered, unpack, time.perf_counter() - start)
-    _debug(program, flags)
+    program = Program(graph, target.name, executable, state, interface, lowered, unpack, time.perf_counter() - start)
+    _debug(program, Flags.read())
     return program
 
 
@@ -157,89 +131,23 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
     return copy, unpack
 
 
-def _target(target: str, flags: Flags) -> str:
-    if target == "auto":
-        target = flags.target or "auto"
-    if target == "auto":
-        from graphrt.targets.triton.device import available
-
-        return available() or "cpu"
-    if target not in TARGETS and ":" not in target:
-        raise TargetError(f"target must be auto, {', '.join(TARGETS)}, or like cuda:sm_90; got {target!r}")
-    if target not in ("cpu", "reference"):
-        from graphrt.targets.triton.device import require
-
-        require(target, "triton")
-    return target
-
-
-def _policy(target: str, precision: str, library: str) -> Policy:
-    if target == "reference":
-        return Policy(splits=lambda node: 0)
-    if target == "cpu":
-        from graphrt.targets.cpu.runner import policy
-
-        return policy()
-    from graphrt.targets.triton.runner import policy as triton_policy
-
-    return triton_policy(target, precision, library)
-
-
-def _row_limit(target: str) -> int:
-    if target == "cpu":
-        return 0
-    from graphrt.targets.triton.generated import ROW_LIMIT
-
-    return ROW_LIMIT
-
-
-def _lower(
-    graph: Graph, target: str, orders: Mapping[str, Order], flags: Flags, float32_matmul_precision: str, library: str
-) -> Lowering:
-    """Everything before the target's own part; ``orders`` are those of state that exists already."""
-    policy = _policy(target, float32_matmul_precision, library)
-    steps, merged = run_passes(graph, policy, orders, flags.check)
+def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lowering:
+    """Everything before the target's own part; ``orders`` are those of state that exists already. Raises TargetError."""
+    flags = Flags.read()
+    steps, merged = run_passes(graph, target.passes(), orders, flags.check)
+    policy = target.schedule()
+    if policy is None:
+        return Lowering(steps, merged, orders)
+    policy = replace(policy, fuse=policy.fuse and not flags.no_fuse, in_place=policy.in_place and not flags.no_inplace)
     final = steps[-1][1]
-    if target == "reference":
-        return Lowering(steps, merged)
-    joined = NONE if flags.no_fuse else join(final)
-    groups, decisions = fuse(final, not flags.no_fuse, policy.tiles, policy.alone, joined)
-    schedule = arrange(final, groups, joined, not flags.no_fuse, not flags.no_inplace, policy.tiles, policy.pairs)
-    limit = _row_limit(target)
-    kernels = [[lower(schedule, g, limit, float32_matmul_precision) for g in launch.groups] for launch in schedule.launches]
-    plan = plan_memory(schedule, kernels, not flags.no_inplace)
-    return Lowering(steps, [*merged, *decisions], schedule, kernels, plan)
-
-
-def _executable(
-    target: str,
-    graph: Graph,
-    orders: Mapping[str, Order],
-    lowered: Callable[[], Lowering],
-    precision: str,
-    freeze: bool,
-    level: int,
-    library: str,
-) -> tuple[Executable, Interface]:
-    if target == "cpu":
-        from graphrt.targets.cpu.runner import executable
-
-        return executable(graph, orders, freeze, lowered)
-    lowering = lowered()
-    interface = Interface.of(lowering.graph)
-    if target == "reference":
-        from graphrt.targets.reference import ReferenceExecutable
-
-        return ReferenceExecutable(lowering.graph, precision), interface
-    assert lowering.schedule is not None and lowering.plan is not None
-    made = (target, lowering.schedule, lowering.kernels, lowering.plan)
-    if ":" in target:
-        from graphrt.targets.triton.aot import AheadExecutable
-
-        return AheadExecutable(*made, library), interface
-    from graphrt.targets.triton.runner import TritonExecutable
-
-    return TritonExecutable(*made, level, library), interface
+    joined = join(final) if policy.fuse else NONE
+    groups, decisions = fuse(final, policy, joined)
+    schedule = arrange(final, groups, joined, policy)
+    kernels = [[lower(schedule, group, policy) for group in launch.groups] for launch in schedule.launches]
+    for launch in kernels:
+        for kernel in launch:
+            target.check(kernel)
+    return Lowering(steps, [*merged, *decisions], orders, schedule, kernels, plan_memory(schedule, kernels, policy))
 
 
 def _debug(program: Program, flags: Flags) -> None:

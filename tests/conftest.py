@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import graphrt as grt
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 from graphrt.types import as_dtype
 
 hypothesis.settings.register_profile("graphrt", deadline=None, derandomize=True, max_examples=25, print_blob=False)

@@ -15,7 +15,7 @@ import graphrt as grt
 from graphrt import nn
 from graphrt import ops as F
 from graphrt.errors import GraphrtError
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 SMOOTH = np.concatenate([data(40), np.array([30.0, -30.0, 88.0, -88.0, 1e-4, -1e-4], np.float32)])

@@ -23,8 +23,8 @@ triton = pytest.importorskip("triton", reason="needs the triton package, which e
 
 import golden_kernels  # noqa: E402
 
-from graphrt.targets.triton.aot import ARCHITECTURES  # noqa: E402
-from graphrt.targets.triton.usage import resident  # noqa: E402
+from graphrt.targets.triton.compile.usage import resident  # noqa: E402
+from graphrt.targets.triton.target import ARCHITECTURES  # noqa: E402
 
 pytestmark = pytest.mark.aot
 SMALL = [("mlp", "float32"), ("lenet5", "float32"), ("lenet5", "bfloat16"), ("resnet20", "float32"), ("resnet20", "bfloat16")]
@@ -188,7 +188,7 @@ def whole_numbers() -> grt.Graph:
 
 def test_no_approximate_quotient_becomes_whole() -> None:
     """NVIDIA's ordinary division of float32 is off by up to two units: floor(41 / 41) may be 0."""
-    from graphrt.targets.triton.build import compile_kernel
+    from graphrt.targets.triton.compile.build import compile_kernel
 
     made = grt.compile(whole_numbers(), target="cuda:sm_90")._executable._compilation
     texts = [str(compile_kernel(code, made.module, "cuda:sm_90").asm["ptx"]) for code in made.codes]
@@ -199,7 +199,7 @@ def test_no_approximate_quotient_becomes_whole() -> None:
 
 def test_float64_is_computed_in_double() -> None:
     """No function of a float64 goes through float32."""
-    from graphrt.targets.triton.build import compile_kernel
+    from graphrt.targets.triton.compile.build import compile_kernel
 
     g = grt.Graph()
     x = g.input("x", (4096,), "float64")

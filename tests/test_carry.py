@@ -13,7 +13,7 @@ from gpu_programs import DEVICES, needs_compiler
 import graphrt as grt
 from graphrt import ops as F
 from graphrt.passes.carry import carry_halves
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 from graphrt.types import as_dtype
 
 COPIES = {"w.bfloat16": "w", "f.bfloat16": "f"}

@@ -14,7 +14,7 @@ import graphrt as grt
 from graphrt import Value
 from graphrt import ops as F
 from graphrt.ops import FUNCTIONS
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 from graphrt.types import HALVES, DType, float64
 
 STEP = 1e-5

@@ -17,7 +17,7 @@ from graphrt import ops as F
 
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 
-from graphrt.targets.triton import compilation, runner
+from graphrt.targets.triton import target
 
 Build = Callable[[np.random.Generator], tuple[grt.Graph, dict[str, np.ndarray]]]
 if INTERPRETED:
@@ -27,8 +27,7 @@ TARGET = "interpret" if INTERPRETED else "hip:gfx942"
 
 @pytest.fixture(autouse=True)
 def architecture(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (compilation, runner):
-        monkeypatch.setattr(module, "architecture", lambda target: "hip:gfx942")
+    monkeypatch.setattr(target, "NULL", "hip:gfx942")
 
 
 def convolutions(rng: np.random.Generator) -> tuple[grt.Graph, dict[str, np.ndarray]]:

@@ -19,7 +19,7 @@ from graphrt import ops as F
 from graphrt.op import Kind
 from graphrt.schedule.group import FREE
 from graphrt.schedule.order import MOST
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 
 TARGET = "interpret" if INTERPRETED else "cpu"
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []

@@ -40,7 +40,7 @@ def test_like_launches_share_one_kernel() -> None:
 def test_kernels_are_compiled_by_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import triton
 
-    from graphrt.targets.triton import build
+    from graphrt.targets.triton.compile import build
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("this process compiles nothing")
@@ -150,7 +150,7 @@ def test_buffers_do_not_overlap() -> None:
 @pytest.mark.parametrize("target", ["cuda:sm_90", "hip:gfx942"])
 def test_kernels_take_their_pointers_and_two_more(target: str) -> None:
     """What ``KernelBinary`` says of the arguments is what Triton compiled; it differs from version to version."""
-    from graphrt.targets.triton.build import cached, compile_kernel
+    from graphrt.targets.triton.compile.build import cached, compile_kernel
 
     compilation = grt.compile(step(False), target=target)._executable._compilation
     code = compilation.codes[0]

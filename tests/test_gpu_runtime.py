@@ -17,7 +17,7 @@ from gpu_programs import DEVICES, feeds, needs_compiler, slots, step
 import graphrt as grt
 from graphrt import errors
 from graphrt import ops as F
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 from graphrt.targets.triton.binary import TOGETHER
 from graphrt.targets.triton.null import NullDriver
 

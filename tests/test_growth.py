@@ -15,13 +15,13 @@ from strategies import draw
 import graphrt as grt
 from bench.compile_growth import KINDS, assignments, paddings, shifts
 from graphrt import ops as F
-from graphrt.compiler import _lower
-from graphrt.config import Flags
+from graphrt.compiler import lower_graph
 from graphrt.passes.pieces import PIECES
 from graphrt.schedule import fusion, inline, lower, partition
 from graphrt.schedule.memory import blocks
 from graphrt.schedule.work import MOST
 from graphrt.targets.cpu.codegen import generate
+from graphrt.targets.target import parse
 
 once = pytest.mark.skipif(INTERPRETED, reason="the schedule is the same in both lanes")
 
@@ -44,7 +44,7 @@ def counts(graph: grt.Graph, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counted(inline, "_inlinable")
         counted(partition, "reads")
         counted(lower.Emitter, "_compute")
-        lowering = _lower(graph, "cpu", {}, Flags.read(), "highest", "never")
+        lowering = lower_graph(graph, parse("cpu"), {})
     source = str(generate(lowering)[0])
     return Counter({**found, "lines": len(source.splitlines()), "characters": len(source)})
 
@@ -109,7 +109,7 @@ def test_a_kernel_is_bounded() -> None:
     for i in range(MOST + 100):
         v = v + x * float(i % 3)
     g.output("y", v)
-    lowering = _lower(g, "cpu", {}, Flags.read(), "highest", "never")
+    lowering = lower_graph(g, parse("cpu"), {})
     sizes = [len(kernel.group.nodes) for launch in lowering.kernels for kernel in launch]
     assert len(sizes) > 1 and max(sizes) <= MOST
     check(g, {"x": np.linspace(0.5, 1, 50, dtype="f")}, "cpu", length=MOST)
@@ -122,7 +122,7 @@ def test_every_launch_gives_something(seed: int) -> None:
     """No group is launched for what all its readers compute again, whether or not templates have tiles; none is too large."""
     graph = draw(seed, dags=2).graph
     for target in ("cpu", "null"):
-        lowering = _lower(graph, target, {}, Flags.read(), "highest", "never")
+        lowering = lower_graph(graph, parse(target), {})
         for kernel in (kernel for launch in lowering.kernels for kernel in launch):
             assert any(block.stores for block in blocks(kernel)), f"{kernel.group} stores nothing"
             assert len(kernel.group.nodes) <= MOST

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 
 TARGET = "interpret" if INTERPRETED else "cpu"
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []

@@ -23,11 +23,13 @@ from graphrt.op import REGISTRY, Kind
 
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 
-from graphrt.targets.triton import library, records, tune
+from graphrt.targets.triton import library
 from graphrt.targets.triton.interpret import InterpretDriver
 from graphrt.targets.triton.library import LIBRARY, LibraryCall, View
 from graphrt.targets.triton.null import NullDriver
-from graphrt.targets.triton.trial import Trial, difference, reference
+from graphrt.targets.triton.tune import records
+from graphrt.targets.triton.tune import tuner as tune
+from graphrt.targets.triton.tune.trial import Trial, difference, reference
 
 needs_interpreter = pytest.mark.skipif(not INTERPRETED, reason="runs in Triton's interpreter, which needs TRITON_INTERPRET=1")
 

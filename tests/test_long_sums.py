@@ -12,7 +12,7 @@ from conftest import INTERPRETED, target_parameters
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 from graphrt.types import HALVES, DType
 
 HALF_ULP = 2.0**-24  # of float32
@@ -122,7 +122,7 @@ def test_long_products_and_pools(target: str) -> None:
 @pytest.mark.interpret
 def test_long_rows_on_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU's tiles are small, and long rows are blocks of them; the interpreter's own would hold a whole row."""
-    from graphrt.targets.triton import generated
+    from graphrt.targets.triton.emit import generated
 
     monkeypatch.setattr(generated, "_TILE", {False: 4096, True: 128})
     monkeypatch.setattr(generated, "STEPS", 4)

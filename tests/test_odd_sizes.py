@@ -22,7 +22,7 @@ from graphrt import ops as F
 from graphrt.ir import Node
 from graphrt.op import Kind
 from graphrt.runtime.program import Program
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 from graphrt.types import HALVES, as_dtype
 
 if not INTERPRETED:

@@ -17,7 +17,7 @@ from conftest import INTERPRETED, assert_close
 import graphrt as grt
 from graphrt.errors import GraphError, GraphrtError
 from graphrt.op import REGISTRY, Kind, OpDef, Sample
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 from graphrt.types import DTYPES, DType, as_dtype, float32
 
 OPS = [op for op in REGISTRY.values() if op.kind is not Kind.SOURCE]

@@ -15,7 +15,7 @@ from graphrt.passes.layout import assign_layouts
 from graphrt.passes.simplify import dead_code, simplify
 from graphrt.passes.split import split_reductions
 from graphrt.passes.stage import stage_updates
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 
 PASSES: dict[str, Callable[[grt.Graph], grt.Graph]] = {
     "dead_code": dead_code,

@@ -19,7 +19,7 @@ from conftest import INTERPRETED
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.targets.triton.tiling import PRECISIONS
+from graphrt.targets.triton.emit.tiling import PRECISIONS
 
 DOCS = (Path(__file__).parent.parent / "docs" / "gpu.md").read_text()
 LEVELS = ("highest", "high", "medium")
@@ -143,8 +143,8 @@ def test_bounds_are_not_loose() -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_kernels_of_a_level(level: str, target: str) -> None:
     """Exact products are FFMA; the others are tensor cores on tf32, of all that a convolution and a product launch."""
-    from graphrt.targets.triton.build import compile_kernel
-    from graphrt.targets.triton.cubin import listings
+    from graphrt.targets.triton.compile.build import compile_kernel
+    from graphrt.targets.triton.compile.cubin import listings
 
     g = grt.Graph()
     x, w, v = g.input("x", (4, 64, 16, 16)), g.parameter("w", shape=(64, 64, 3, 3)), g.parameter("v", shape=(64, 64))

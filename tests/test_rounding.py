@@ -116,7 +116,7 @@ def test_templates_fuse_their_products(rows: int) -> None:
 @pytest.mark.skipif(INTERPRETED, reason="compiles kernels, which cannot be under TRITON_INTERPRET=1")
 @pytest.mark.parametrize("target", ["cuda:sm_90", "hip:gfx942"])
 def test_compiled_kernels_fuse_nothing_unasked(target: str) -> None:
-    from graphrt.targets.triton.build import compile_kernel
+    from graphrt.targets.triton.compile.build import compile_kernel
 
     graph = grt.Graph()
     x, a, b = (graph.input(name, (64, 512)) for name in "xab")

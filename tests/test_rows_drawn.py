@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import graphrt as grt
 from graphrt import ops as F
 from graphrt.targets.cpu import generated
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 
 ROWS = 7
 LENGTHS = (1, 2, 15, 16, 17, 255, 256, 257, 512, 1000, 1300, 20000)  # around vectors, guesses, blocks; longer than what is kept

@@ -10,10 +10,10 @@ from conftest import check
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.compiler import _policy
 from graphrt.passes.partial import Runs, partial_sums
 from graphrt.passes.simplify import simplify
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
+from graphrt.targets.target import parse
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 GPU = "interpret" if INTERPRETED else "cuda:sm_90"
@@ -124,4 +124,4 @@ def test_strided_gradients_sum_by_phases(size: int, down: int, target: str) -> N
 
 
 def test_cpu_keeps_whole_sums() -> None:
-    assert _policy("cpu", "highest", "never").runs(next(n for n in _net(4, 16, 8).nodes if n.op.name == "reduce"), None) is None
+    assert parse("cpu").passes().runs(next(n for n in _net(4, 16, 8).nodes if n.op.name == "reduce"), None) is None

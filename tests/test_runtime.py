@@ -21,7 +21,7 @@ from graphrt import errors
 from graphrt import ops as F
 from graphrt.runtime.arrays import to_numpy
 from graphrt.targets.cpu import build
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 
 
 def classifier(train: bool) -> grt.Graph:

@@ -16,8 +16,8 @@ from graphrt import ops as F
 
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 
-from graphrt.targets.triton import records
-from graphrt.targets.triton.tiling import DESCRIBED
+from graphrt.targets.triton.emit.tiling import DESCRIBED
+from graphrt.targets.triton.tune import records
 
 HALF = "float16"
 

@@ -21,12 +21,14 @@ from graphrt import ops as F
 
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 
-from graphrt.targets.triton import build, records, tune, usage
+from graphrt.targets.triton.compile import build, usage
+from graphrt.targets.triton.emit.launch import Choice
+from graphrt.targets.triton.emit.module import resolve
 from graphrt.targets.triton.interpret import InterpretDriver, JitKernel
-from graphrt.targets.triton.launch import Choice
-from graphrt.targets.triton.module import resolve
 from graphrt.targets.triton.null import NullDriver
-from graphrt.targets.triton.trial import Trial, difference, reference
+from graphrt.targets.triton.tune import records
+from graphrt.targets.triton.tune import tuner as tune
+from graphrt.targets.triton.tune.trial import Trial, difference, reference
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def test_tiles_hold_whole_runs() -> None:
 
 
 def test_a_dispatcher_finds_its_part_by_halving() -> None:
-    from graphrt.targets.triton.generated import Part, dispatcher
+    from graphrt.targets.triton.emit.generated import Part, dispatcher
 
     matmul = Part("", 0, call="matmul.matmul(ARGS, BM=BM)")
     parts = [

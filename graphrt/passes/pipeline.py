@@ -20,22 +20,23 @@ from graphrt.passes.stage import stage_updates
 
 
 @dataclass(frozen=True)
-class Policy:
-    """What a target wants of the passes: how many partial sums a node is split into, in what runs a sum over pixels takes
-    them, what it predicts for sibling convolutions (None: they stay apart), and where channels-last pays."""
+class PassPolicy:
+    """What a target wants of the passes.
+
+    ``splits`` says into how many partial sums a node is cut, ``runs`` in what runs a sum over pixels takes them, ``times`` what
+    is predicted for sibling convolutions (None: they stay apart). Convolutions of at least ``min_channels`` lie channels-last.
+    With ``carry`` halves of weights are kept from run to run.
+    """
 
     splits: Callable[[Node], int]
     runs: Callable[[Node, Node | None], Runs | None] = lambda node, producer: None
     times: Times | None = None
     min_channels: int = 1
-    tiles: bool = True  # whether a contraction's epilogue has a tile at hand, whose rows it can add up
-    carry: bool = False  # whether halves of weights are kept from run to run
-    pairs: bool = False  # whether a launch may hold a reduction beside a contraction
-    alone: bool = False  # whether a contraction takes nothing along: a library computes it
+    carry: bool = False
 
 
 def run_passes(
-    graph: Graph, policy: Policy, state_orders: Mapping[str, Order], check: bool = False
+    graph: Graph, policy: PassPolicy, state_orders: Mapping[str, Order], check: bool = False
 ) -> tuple[list[tuple[str, Graph]], list[Decision]]:
     """The graph after each pass, by name, last one final, and what was decided.
 

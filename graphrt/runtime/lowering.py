@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphrt.ir import Graph
+from graphrt.op import Order
 from graphrt.passes.decision import Decision
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
@@ -15,13 +16,22 @@ from graphrt.types import TensorType
 
 @dataclass(frozen=True)
 class Lowering:
-    """A graph after each pass, by name, then its schedule, kernels and memory plan, which the reference target has none of."""
+    """A graph after each pass, by name, then its schedule, kernels and memory plan, which the reference target has none of.
+
+    ``orders`` are the memory orders of the state that existed before.
+    """
 
     passes: Sequence[tuple[str, Graph]]
     decisions: Sequence[Decision]
+    orders: Mapping[str, Order]
     schedule: Schedule | None = None
     kernels: Sequence[Sequence[Kernel]] = ()
     plan: MemoryPlan | None = None
+
+    @property
+    def built(self) -> Graph:
+        """The graph as it was built."""
+        return self.passes[0][1]
 
     @property
     def graph(self) -> Graph:

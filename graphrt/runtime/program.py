@@ -65,8 +65,8 @@ class Executable(Binary, Protocol):
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs once and returns the seconds of each launch."""
 
-    def source(self, launch: int | None) -> str:
-        """Generated source: of one launch, or all of it."""
+    def source(self, lowering: Lowering, launch: int | None) -> str:
+        """Generated source of ``lowering``, of which this was built: of one launch, or all of it."""
 
 
 class Signature(Protocol):
@@ -323,7 +323,7 @@ class Program(Runnable):
         """The generated code: of launch number ``launch``, or all of it."""
         if launch is not None and not 0 <= launch < self.launches:
             raise ArgumentError(f"launch must lie in 0..{self.launches - 1}, got {launch}")
-        return self._executable.source(launch)
+        return self._executable.source(self._lower(), launch)
 
     def kernels(self) -> list[Any]:
         """What the compiler made of each distinct kernel, for a program compiled ahead of time. Raises ArgumentError."""

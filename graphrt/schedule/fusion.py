@@ -21,6 +21,7 @@ from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull, thr
 from graphrt.schedule.inline import inline
 from graphrt.schedule.joined import NONE, Joined
 from graphrt.schedule.partition import LARGE, MAX_INPUTS, Fusion, Verdict, aligned, candidates
+from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.recompute import recompute
 from graphrt.schedule.rows import MAX_ROW, merge_rows
 from graphrt.schedule.runs import absorb_sums
@@ -28,24 +29,18 @@ from graphrt.schedule.runs import absorb_sums
 FEW = 64  # bytes that no kernel should wait for
 
 
-def fuse(
-    graph: Graph, enabled: bool = True, tiles: bool = True, alone: bool = False, joined: Joined = NONE
-) -> tuple[list[Group], list[Decision]]:
-    """Groups of ``graph`` in no particular order, and every decision taken. ``enabled`` False leaves each node alone.
-
-    ``tiles`` says that templates compute whole tiles, over whose rows an epilogue can sum, ``alone`` that a contraction is
-    computed by itself, from operands that are stored; what is ``joined`` is stored.
-    """
-    f = Fusion(graph, tiles, alone, joined)
+def fuse(graph: Graph, policy: SchedulePolicy, joined: Joined = NONE) -> tuple[list[Group], list[Decision]]:
+    """Groups of ``graph`` in no particular order, and every decision taken; what is ``joined`` is stored."""
+    f = Fusion(graph, policy, joined)
     anchors = [n for n in graph.nodes if n.op.kind not in (*FREE, *FUSABLE)]
     for node in anchors:
         if node not in f.owner:
             group = f.start(node)
-            if enabled and not f.closed(group):
-                if tiles:
+            if policy.fuse and not f.closed(group):
+                if policy.tiles:
                     absorb_sums(f, group)
                 _grow(f, group)
-    if enabled:
+    if policy.fuse:
         merge_rows(f)
         inline(f)
         merge_rows(f)  # those that read one tensor now
@@ -53,7 +48,7 @@ def fuse(
     for node in graph.nodes:
         if node.op.kind in FUSABLE and node not in f.owner and node not in f.inlined:
             group = f.start(node)
-            if enabled:
+            if policy.fuse:
                 _grow(f, group)
                 if len(group.nodes) == 1 and node.op.cheap and not f.is_stored(node.outputs[0]):
                     single.append(f.dissolve(group))  # its readers have no groups yet that could compute it
@@ -63,10 +58,10 @@ def fuse(
     for node in single:
         if node not in f.owner and node not in f.inlined:
             f.start(node)
-    if enabled:
+    if policy.fuse:
         recompute(f)
         _leave_out(f)
-    _copies(f, enabled, joined)
+    _copies(f, policy.fuse, joined)
     copied = {base for g in f.groups for v in g.copies for base in through(v)}
     for group in f.groups:
         _edges(f, group, copied)
@@ -107,7 +102,7 @@ def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
         return Verdict(False, f"is a {kind.value}: a kernel of its own"), None
     if node.origin.phase == "bwd" and group.kind == "template" and group.phase == "fwd" and node.op.cheap:
         return Verdict(False, "is cheap: computed again in the backward pass"), None
-    if f.tiles and node.origin.phase == "opt" and group.kind == "reduction" and _is_waited_for(f, group):
+    if f.policy.tiles and node.origin.phase == "opt" and group.kind == "reduction" and _is_waited_for(f, group):
         return Verdict(False, "is an update, which would keep its kernel behind all readers of the parameter"), None
     if kind is Kind.REDUCTION:
         if node.inputs[0].shape != group.shape or tuple(node.attrs["dims"]) != group.reduced:

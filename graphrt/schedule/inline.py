@@ -90,7 +90,7 @@ def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) 
         return Verdict(False, "costs too much to compute more than once"), saved
     if saved <= 0:
         return Verdict(False, "storing it once moves fewer bytes"), saved
-    if f.tiles and template_operand and _is_half_of_weight(node):
+    if f.policy.tiles and template_operand and _is_half_of_weight(node):
         return Verdict(False, "is a weight's half: tensor cores take it as it lies"), saved
     for group in groups:
         if len(f.inputs(group) | set(sources)) > MAX_INPUTS:

@@ -27,6 +27,7 @@ from graphrt.schedule.kernel_ir import (
     Var,
 )
 from graphrt.schedule.order import Schedule
+from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.types import HALVES, DType, as_dtype, bool_, float32, int64
 
@@ -223,14 +224,12 @@ class Emitter:
             self.block.stores.append(Store(place.slot, place.offset(self.place(index)), var, v.type.size, self.guarded(guards)))
 
 
-def lower(schedule: Schedule, group: Group, row_limit: int = 0, precision: str = "highest") -> Kernel:
-    """The kernel of ``group``. Rows of a reduction up to ``row_limit`` elements stay in registers from pass to pass, columns
-    up to a 32nd of that: some of them must fit side by side, or what is loaded together goes to waste;
-    ``precision`` is what float32 products may be computed in."""
+def lower(schedule: Schedule, group: Group, policy: SchedulePolicy) -> Kernel:
+    """The kernel of ``group``."""
     if group.kind == "template":
-        return _template(schedule, group, precision)
+        return _template(schedule, group, policy.precision)
     if group.kind == "reduction":
-        return _reduction(schedule, group, row_limit)
+        return _reduction(schedule, group, policy.row_limit)
     return _pointwise(schedule, group)
 
 
@@ -301,6 +300,7 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
     passes: list[Pass] = []
     rows: dict[Any, Var] = {}
     columns = next((d not in group.reduced for d in reversed(order) if group.shape[d] > 1), False)
+    # Some columns must fit side by side, or what is loaded together goes to waste.
     keep = row_limit > 0 and group.reduced_size <= (row_limit // 32 if columns else row_limit)
     for number in range(last + 1):
         emitter.known = dict(emitter.known) if keep else dict(rows)

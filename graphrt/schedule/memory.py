@@ -14,6 +14,7 @@ from graphrt.index import Expr
 from graphrt.schedule.group import Guard
 from graphrt.schedule.kernel_ir import Block, Kernel, PointwiseKernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.order import Schedule, Slot
+from graphrt.schedule.policy import SchedulePolicy
 
 ALIGNMENT = 256  # bytes: a GPU's widest transaction, several cache lines
 
@@ -52,7 +53,7 @@ def loads(block: Block) -> list[tuple[Slot, Expr, tuple[Guard, ...]]]:
     return [i.args for i in block.insts if i.op == "load"]
 
 
-def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], in_place: bool = True) -> MemoryPlan:
+def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], policy: SchedulePolicy) -> MemoryPlan:
     """Places every arena slot of ``schedule``; ``kernels`` are those of each launch."""
     lifetime: dict[Slot, tuple[int, int]] = {}
     for step, launch in enumerate(kernels):
@@ -62,7 +63,7 @@ def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], in_plac
                     if slot.space == "arena":
                         lifetime[slot] = (lifetime.get(slot, (step, step))[0], step)
     alias: dict[Slot, Slot] = {}
-    if in_place:
+    if policy.in_place:
         for step, launch in enumerate(kernels):
             if len(launch) == 1:
                 _alias(launch[0], step, lifetime, alias)

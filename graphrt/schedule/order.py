@@ -20,6 +20,7 @@ from graphrt.op import Kind
 from graphrt.schedule.group import Group, Index, Launch, reads
 from graphrt.schedule.joined import Joined, Start
 from graphrt.schedule.pairs import pair
+from graphrt.schedule.policy import SchedulePolicy
 from graphrt.types import TensorType
 
 MOST = 256  # groups of a launch, of a few pointers each: CUDA takes 32,764 bytes of arguments
@@ -70,19 +71,10 @@ class Schedule:
         return [g for launch in self.launches for g in launch.groups]
 
 
-def arrange(
-    graph: Graph,
-    groups: list[Group],
-    joined: Joined,
-    horizontal: bool = True,
-    in_place: bool = True,
-    first: bool = False,
-    pairs: bool = False,
-) -> Schedule:
+def arrange(graph: Graph, groups: list[Group], joined: Joined, policy: SchedulePolicy) -> Schedule:
     """The schedule of ``groups``, with the values of ``joined`` in one buffer.
 
-    ``horizontal`` merges sibling launches, with ``first`` those at the start too; ``in_place`` lets updates overwrite;
-    ``pairs`` puts reductions into launches of contractions.
+    Siblings share a launch if the policy fuses; where templates compute tiles those at the start do too.
     """
     groups = list(groups)
     owner = {v: g for g in groups for v in (*g.values(), *g.copies)}
@@ -113,7 +105,7 @@ def arrange(
         place = Place(Slot("state", name, parameter.type))
         readers = list(reading[parameter])
         writer = owner[v]
-        if not _overwrites(dag, writer, v, parameter, readers, in_place):
+        if not _overwrites(dag, writer, v, parameter, readers, policy.in_place):
             writer = Group(f"g{len(groups)}", None, v.shape, axes("i", v.shape), copies=[v], inputs=[v])
             groups.append(writer)
             reading[v].append(writer)
@@ -131,8 +123,8 @@ def arrange(
             if any(other is not g for other in reading[v]) and v not in schedule.home and owner[v] is g:
                 schedule.home[v] = Place(Slot("arena", v.name, v.type))
                 schedule.stores.setdefault((g, v), []).append(schedule.home[v])
-    parts = _ordered(graph, dag, _siblings(dag, first, joined) if horizontal else [[g] for g in groups])
-    if horizontal and pairs:
+    parts = _ordered(graph, dag, _siblings(dag, policy.tiles, joined) if policy.fuse else [[g] for g in groups])
+    if policy.fuse and policy.pairs:
         parts = _ordered(graph, dag, pair(dag, parts))
     schedule.launches = [Launch(part) for part in parts]
     for i, g in enumerate(schedule.groups()):

@@ -12,6 +12,7 @@ from graphrt.op import Kind
 from graphrt.passes.decision import Decision
 from graphrt.schedule.group import FUSABLE, Group, Index, chain, make_group, reads, through
 from graphrt.schedule.joined import NONE, Joined
+from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.reach import Reachability
 from graphrt.schedule.work import MOST, Work
 
@@ -30,8 +31,8 @@ class Verdict:
 class Fusion:
     """The state of one run of ``fuse``: who reads whom, which group owns which node, and the decisions so far."""
 
-    def __init__(self, graph: Graph, tiles: bool, alone: bool = False, joined: Joined = NONE) -> None:
-        self.graph, self.tiles, self.alone, self.joined = graph, tiles, alone, joined.place
+    def __init__(self, graph: Graph, policy: SchedulePolicy, joined: Joined = NONE) -> None:
+        self.graph, self.policy, self.joined = graph, policy, joined.place
         self.buffers = joined.buffers
         self.position = {n: i for i, n in enumerate(graph.nodes)}
         self.users = graph.users()
@@ -136,7 +137,7 @@ class Fusion:
 
     def closed(self, group: Group) -> bool:
         """Whether ``group`` takes nothing in: a library computes it."""
-        return self.alone and group.anchor is not None and group.anchor.op.kind is Kind.CONTRACTION
+        return self.policy.alone and group.anchor is not None and group.anchor.op.kind is Kind.CONTRACTION
 
     def is_homeless(self, node: Node) -> bool:
         """Whether ``node`` could be in any group and is in none."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graphrt.errors import TargetError
 from graphrt.runtime.program import Runnable
 from graphrt.targets.saved import read_manifest
+from graphrt.targets.target import parse
 
 
 def load(path: str | Path, target: str = "auto") -> Runnable:
@@ -18,13 +18,5 @@ def load(path: str | Path, target: str = "auto") -> Runnable:
     """
     folder = Path(path).resolve()
     manifest = read_manifest(folder)
-    kind = manifest["target"].split(":")[0]
-    if target not in ("auto", kind) and (target != "null" or kind == "cpu"):
-        raise TargetError(f"{folder} is a program of {manifest['target']}; it does not run on {target!r}")
-    if kind == "cpu":
-        from graphrt.targets.cpu.saved import load as load_cpu
-
-        return load_cpu(folder, manifest)
-    from graphrt.targets.triton.saved import load as load_gpu
-
-    return load_gpu(folder, manifest, "" if target == "auto" else target)
+    kind: str = manifest["target"].split(":")[0]
+    return parse(kind if target == "auto" else target).load(folder, manifest)

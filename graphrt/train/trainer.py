@@ -26,6 +26,7 @@ from graphrt.optim import Constant, GradScaler, Optimizer, Schedule
 from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
+from graphrt.targets.target import parse
 from graphrt.train.batch import Batch, Spec, as_batch, count_batches, one_epoch, plain, spec_of
 from graphrt.train.checkpoint import check_network, read_metadata, save_checkpoint
 from graphrt.train.history import History
@@ -173,7 +174,7 @@ class Trainer:
         results = {name: float(value) for name, value in program({**given, "lr": float(lr)}).items()}
         self.steps += 1
         self._nans = self._nans + 1 if math.isnan(results["loss"]) else 0
-        if self._nans > self._skips and self.check_nan and program.target != "null":
+        if self._nans > self._skips and self.check_nan and parse(program.target).computes:
             raise NumericError(
                 f"the loss is NaN at step {self.steps} (epoch {self.epoch + 1}, learning rate {lr:g}): "
                 f"{why_nan(batch, self._classes, self._ignored)}. The step was done: go on from a checkpoint, or with "

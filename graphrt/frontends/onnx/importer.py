@@ -17,7 +17,7 @@ from graphrt.frontends.onnx.expand import body, definition
 from graphrt.frontends.onnx.table import TABLE, Items, Operator, Tensor, lift
 from graphrt.ir import Graph, Origin, Value
 from graphrt.runtime.arrays import to_numpy
-from graphrt.targets.reference import evaluate
+from graphrt.targets.reference.evaluate import evaluate
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ from graphrt.schedule.kernel_ir import Block, Fold, Pass, PointwiseKernel, Reduc
 from graphrt.schedule.memory import loads
 from graphrt.targets.cpu.loops import bind, innermost, merge
 from graphrt.targets.cpu.printer import Printer, combine, initial
-from graphrt.targets.cpu.rows import Guess, bounded, choose, guessed, keep
+from graphrt.targets.cpu.reduction_rewrites import Guess, bounded, choose, guessed, keep
 from graphrt.targets.scalar import C_TYPES
 
 CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out

@@ -16,7 +16,7 @@ from graphrt.runtime.program import Binary
 from graphrt.runtime.state import State
 from graphrt.targets.triton.driver import Driver, Launch
 from graphrt.targets.triton.image import Buffer, Image, aligned
-from graphrt.targets.triton.slots import Slots, flat, view
+from graphrt.targets.triton.staging import Slots, flat, view
 from graphrt.types import TensorType
 
 TOGETHER = 64 << 10  # bytes of outputs up to which one copy takes them all

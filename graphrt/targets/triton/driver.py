@@ -18,13 +18,14 @@ Launch = Callable[[Any], object]
 class Driver(Protocol):
     """One device. ``target`` names its architecture (cuda:sm_90), ``where`` it for messages (cuda:0).
 
-    ``model`` is what its maker calls it (NVIDIA H200). ``simulated`` is one that runs no kernels: neither its results nor its
-    times mean anything.
+    ``model`` is what its maker calls it (NVIDIA H200), ``units`` are its multiprocessors (None: as many as such a GPU usually
+    has). ``simulated`` is one that runs no kernels: neither its results nor its times mean anything.
     """
 
     target: str
     where: str
     model: str
+    units: int | None
     simulated: bool
 
     def allocate(self, size: int) -> Any:
@@ -91,6 +92,7 @@ class HostDriver:
     """What drivers that use the CPU's memory have in common."""
 
     where = model = "cpu"
+    units: int | None = None
     simulated = False
     _stream = HostStream()
 

@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from graphrt.errors import TargetError
-from graphrt.targets.triton.build import KernelBinary
 from graphrt.targets.triton.driver import Launch
+from graphrt.targets.triton.kernel import KernelBinary
 from graphrt.targets.triton.library import LibraryCall
 
 _SHARED = 48 << 10  # bytes of shared memory that a CUDA kernel may have without asking
@@ -149,6 +149,7 @@ class GpuDriver:
         self._device = torch.device("cuda", index)
         self.where, self.target = str(self._device), architecture(index)
         self.model = str(torch.cuda.get_device_name(index))
+        self.units: int | None = torch.cuda.get_device_properties(index).multi_processor_count
 
     def allocate(self, size: int) -> Any:
         """From torch's allocator."""

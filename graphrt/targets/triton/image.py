@@ -12,8 +12,8 @@ from typing import Any
 
 from graphrt.schedule.memory import ALIGNMENT, MemoryPlan
 from graphrt.schedule.order import Slot
-from graphrt.targets.triton.build import KernelBinary
-from graphrt.targets.triton.launch import LaunchCode
+from graphrt.targets.triton.emit.launch import LaunchCode
+from graphrt.targets.triton.kernel import KernelBinary
 from graphrt.types import TensorType
 
 

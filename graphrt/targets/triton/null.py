@@ -17,8 +17,8 @@ from typing import Any
 
 from graphrt.errors import TargetError
 from graphrt.runtime.forking import TARGET, make_lock
-from graphrt.targets.triton.build import KernelBinary
 from graphrt.targets.triton.driver import HostDriver, Launch
+from graphrt.targets.triton.kernel import KernelBinary
 from graphrt.targets.triton.library import LibraryCall
 
 ALIGNED = 16  # bytes, as compiled kernels assume

@@ -9,11 +9,12 @@ from graphrt.schedule.cost import Cost, launch_cost
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import blocks as blocks_of
 from graphrt.schedule.memory import loads
-from graphrt.targets.triton import instructions
-from graphrt.targets.triton.build import KernelBinary
 from graphrt.targets.triton.compilation import Compilation
-from graphrt.targets.triton.cubin import listings
-from graphrt.targets.triton.usage import lanes, resident, usage
+from graphrt.targets.triton.compile import instructions
+from graphrt.targets.triton.compile.cubin import listings
+from graphrt.targets.triton.compile.usage import resident, usage
+from graphrt.targets.triton.emit.options import lanes
+from graphrt.targets.triton.kernel import KernelBinary
 
 _MUCH = 16  # a buffer of a smaller part of the bytes moved may be read or written as it comes
 
@@ -46,7 +47,7 @@ class KernelReport:
 
 def reports(compilation: Compilation) -> list[KernelReport]:
     """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
-    image, arch = compilation.image, compilation.architecture.split(":")[1]
+    image, arch = compilation.image, compilation.options.arch
     working = [i for i, code in enumerate(compilation.codes) if code.grid]
     numbers = [launch.kernel for launch in image.launches]
     kernels = [(n, k) for n, k in enumerate(image.kernels) if isinstance(k, KernelBinary)]  # and no library's calls

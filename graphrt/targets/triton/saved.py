@@ -17,10 +17,10 @@ from graphrt.errors import TargetError
 from graphrt.runtime.program import Runnable
 from graphrt.targets.saved import Types, file, read_program, write_program
 from graphrt.targets.triton.binary import DeviceBinary
-from graphrt.targets.triton.build import KernelBinary
 from graphrt.targets.triton.device import gpu_driver, null_driver
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.image import Buffer, Image, ImageLaunch
+from graphrt.targets.triton.kernel import KernelBinary
 from graphrt.targets.triton.library import LibraryCall
 from graphrt.types import TensorType
 

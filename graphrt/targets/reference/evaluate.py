@@ -9,8 +9,6 @@ import numpy as np
 
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind
-from graphrt.runtime.program import Binary
-from graphrt.runtime.state import State, dense
 from graphrt.types import HALVES
 
 
@@ -39,26 +37,3 @@ def evaluate(graph: Graph, feeds: Mapping[str, Any], precision: str = "float64")
             many = results if isinstance(results, tuple) else (results,)
             table.update({v: fit(r, v) for v, r in zip(node.outputs, many, strict=True)})
     return table
-
-
-class ReferenceExecutable(Binary):
-    """Runs a graph by ``evaluate``; new parameter values are written when everything has been computed."""
-
-    def __init__(self, graph: Graph, precision: str) -> None:
-        self._graph, self._precision = graph, precision
-
-    def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
-        table = evaluate(self._graph, {**state, **inputs}, self._precision)
-        outputs = {name: dense(v.type) for name, v in self._graph.outputs.items()}
-        for name, v in self._graph.outputs.items():
-            outputs[name][...] = table[v]
-        for name, v in self._graph.updates.items():
-            state.set(name, table[v])
-        return outputs
-
-    def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
-        self.run(inputs, state)
-        return []
-
-    def source(self, launch: int | None) -> str:
-        return str(self._graph)

@@ -23,13 +23,15 @@ from typing import Any
 from graphrt.errors import TargetError
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.order import Schedule
-from graphrt.targets.triton import build, records
-from graphrt.targets.triton.build import cached, overdue
+from graphrt.targets.triton.compile import build
+from graphrt.targets.triton.compile.build import cached, overdue
+from graphrt.targets.triton.compile.usage import resident, usage
 from graphrt.targets.triton.driver import Driver
-from graphrt.targets.triton.launch import Choice, LaunchCode
+from graphrt.targets.triton.emit.launch import Choice, LaunchCode
+from graphrt.targets.triton.emit.options import lanes
 from graphrt.targets.triton.library import LIBRARY, LibraryCall
-from graphrt.targets.triton.trial import Trial, difference, reference
-from graphrt.targets.triton.usage import lanes, resident, usage
+from graphrt.targets.triton.tune import records
+from graphrt.targets.triton.tune.trial import Trial, difference, reference
 
 CANDIDATES = 12  # of level 1
 COMPILING = 120.0  # seconds that a candidate may take to compile

@@ -13,7 +13,8 @@ import graphrt as grt
 from graphrt import compiler, errors, optim
 from graphrt import ops as F
 from graphrt.op import REGISTRY
-from graphrt.targets.cpu import known
+from graphrt.targets.cpu import program_cache
+from graphrt.targets.target import Target
 
 
 @pytest.fixture
@@ -21,13 +22,13 @@ def lowered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A cache of the test's own, and the targets for which anything was lowered."""
     monkeypatch.setenv("GRAPHRT_CACHE", str(tmp_path))
     monkeypatch.setenv("GRAPHRT_KNOWN", "1")
-    real, found = compiler._lower, list[str]()
+    real, found = compiler.lower_graph, list[str]()
 
-    def count(graph: grt.Graph, target: str, *rest: Any) -> Any:
-        found.append(target)
+    def count(graph: grt.Graph, target: Target, *rest: Any) -> Any:
+        found.append(target.name)
         return real(graph, target, *rest)
 
-    monkeypatch.setattr(compiler, "_lower", count)
+    monkeypatch.setattr(compiler, "lower_graph", count)
     return found
 
 
@@ -64,7 +65,7 @@ def test_a_known_program_is_not_lowered(lowered: list[str]) -> None:
     same(first, again)
     assert lowered == ["cpu"], "what runs needs no schedule"
     assert again.inputs == first.inputs and again.outputs == first.outputs
-    with pytest.raises(errors.InputError, match=r"missing input 'y' \(defined at .*test_known.py"):
+    with pytest.raises(errors.InputError, match=r"missing input 'y' \(defined at .*test_program_cache.py"):
         again(x=feeds()["x"])
 
 
@@ -126,7 +127,7 @@ def test_frozen_programs_and_memory_orders_are_told_apart(lowered: list[str]) ->
 
 def test_other_code_of_this_package_compiles_anew(lowered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     grt.compile(step(), target="cpu")
-    monkeypatch.setattr(known, "_sources", lambda: "another version")
+    monkeypatch.setattr(program_cache, "_sources", lambda: "another version")
     grt.compile(step(), target="cpu")
     assert lowered == ["cpu", "cpu"]
 
@@ -134,7 +135,7 @@ def test_other_code_of_this_package_compiles_anew(lowered: list[str], monkeypatc
 @pytest.mark.parametrize("harm", ["empty", "cut", "list", "no interface", "no object"])
 def test_a_broken_cache_is_compiled_again(harm: str, lowered: list[str], tmp_path: Path) -> None:
     first = grt.compile(step(), target="cpu")
-    (record,) = (tmp_path / "cpu").glob("known-*.json")
+    (record,) = (tmp_path / "cpu").glob("program-*.json")
     if harm == "no object":
         for object in (tmp_path / "cpu").glob("program-*.so"):
             object.unlink()
@@ -150,7 +151,7 @@ def test_a_broken_cache_is_compiled_again(harm: str, lowered: list[str], tmp_pat
 def test_a_record_that_cannot_be_written_is_left_out(lowered: list[str], tmp_path: Path) -> None:
     """As in a cache that holds objects and is read-only."""
     first = grt.compile(step(), target="cpu")
-    (record,) = (tmp_path / "cpu").glob("known-*.json")
+    (record,) = (tmp_path / "cpu").glob("program-*.json")
     record.unlink()
     record.mkdir()
     same(first, grt.compile(step(), target="cpu"))

@@ -6,7 +6,7 @@ import functools
 
 from graphrt.errors import TargetError
 from graphrt.targets.templates import kernels as find_kernels
-from graphrt.targets.triton import cubin
+from graphrt.targets.triton.compile import cubin
 
 
 @functools.lru_cache(256)
@@ -23,22 +23,6 @@ def resident(registers: int, shared: int, warps: int, target: str) -> int:
     from graphrt.kernels.triton.cost import occupancy  # type: ignore[import-not-found]
 
     return int(occupancy(registers, shared, warps, target.split(":")[1]))
-
-
-def stores_fragments(arch: str) -> bool:
-    """Whether Triton stores a product's tile as the matrix units leave it, without going through shared memory.
-
-    AMD's leave four neighbours of a row in one thread; so rows should lie as memory does.
-    """
-    return arch.startswith("gfx")
-
-
-def lanes(target: str) -> int:
-    """Threads of a warp of ``target``, as cuda:sm_90 or sm_90."""
-    find_kernels()
-    from graphrt.kernels.triton.cost import device
-
-    return int(device(target.split(":")[-1]).lanes)
 
 
 def _note(code: bytes, name: bytes) -> int:

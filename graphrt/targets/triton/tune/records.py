@@ -23,8 +23,8 @@ from typing import Any
 from graphrt.config import Flags
 from graphrt.files import cache
 from graphrt.targets.templates import kernels as find_kernels
-from graphrt.targets.triton.build import content, digest
-from graphrt.targets.triton.launch import Choice, LaunchCode
+from graphrt.targets.triton.compile.build import content, digest
+from graphrt.targets.triton.emit.launch import Choice, LaunchCode
 
 
 @dataclass(frozen=True)

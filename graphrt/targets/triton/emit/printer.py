@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from graphrt.errors import TargetError
 from graphrt.index import Expr
 from graphrt.schedule.kernel_ir import Block, Inst, Kernel, ReductionKernel, TemplateKernel, Var
 from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.order import Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, scalar, triton_number
-from graphrt.targets.triton.usage import stores_fragments
+from graphrt.targets.triton.emit.options import Options
 from graphrt.types import DType, bfloat16, float64
-
-_INT32 = 2**31
 
 
 @dataclass
@@ -36,8 +33,8 @@ class Masks:
 class Printer:
     """Prints the blocks of one launch, whose pointers are ``slots`` in order."""
 
-    def __init__(self, slots: list[Slot], interpret: bool, arch: str, units: int) -> None:
-        self.slots, self.interpret, self.arch, self.units = slots, interpret, arch, units
+    def __init__(self, slots: list[Slot], options: Options) -> None:
+        self.slots, self.options = slots, options
         self.wide: set[str] = set()  # constants that must be tensors
         self.spans: dict[str, set[str]] = {}  # the axes along which a variable of a generated kernel varies
 
@@ -75,7 +72,7 @@ class Printer:
             mask, zeros = masks.of(used)
             if condition:
                 mask = f"{mask} & {condition}" if mask else condition
-            if self.interpret and not used and not zeros:
+            if self.options.interpret and not used and not zeros:
                 zeros = " + tl.zeros((1,), tl.int32)"  # the interpreter gives comparisons of scalars no type
             elif not zeros:  # guards may run along axes that the offset does not
                 zeros = "".join(f" + {a} * 0" for a in sorted(used - self.used(e)))
@@ -112,11 +109,11 @@ class Printer:
     ) -> list[str]:
         """The stores of ``block``; ``zeros`` widens an offset to the shape of ``mask``.
 
-        Four neighbours of a ``product``'s row that a thread is left with (``usage.stores_fragments``) are 8 bytes of halves.
+        Four neighbours of a ``product``'s row that a thread is left with (``Options.stores_fragments``) are 8 bytes of halves.
         With another axis in front a tile does go through shared memory (Triton 3.9), and is stored 16 bytes at a time.
         """
         lines = []
-        product = product and stores_fragments(self.arch)
+        product = product and self.options.stores_fragments
         for s in block.stores:
             value = s.var.name
             if s.slot.type.dtype.is_bool and not s.var.dtype.is_bool:
@@ -133,15 +130,12 @@ class Printer:
 
 
 def slots_of(launch: Sequence[Kernel]) -> list[Slot]:
-    """What the kernels of a launch read and write, in the order of their pointers. Raises TargetError for what is too large."""
+    """What the kernels of a launch read and write, in the order of their pointers."""
     found: dict[Slot, None] = {}
     for kernel in launch:
         for block in blocks(kernel):
             found.update(dict.fromkeys(load[0] for load in loads(block)))
             found.update(dict.fromkeys(s.slot for s in block.stores))
-    for slot in found:
-        if slot.type.size >= _INT32:
-            raise TargetError(f"{slot.name} has {slot.type.size} elements; the Triton target addresses less than 2**31")
     return list(found)
 
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from graphrt.index import axis, delinearize
 from graphrt.schedule.kernel_ir import Fold, Kernel, PointwiseKernel, ReductionKernel, Var
 from graphrt.targets.scalar import TRITON_TYPES, identity, triton_number
-from graphrt.targets.triton.printer import Masks, Printer, slots_of, tensors
-from graphrt.targets.triton.usage import lanes
+from graphrt.targets.triton.emit.printer import Masks, Printer, slots_of, tensors
 from graphrt.types import DType
 
 WARPS = 4  # of a generated kernel
@@ -55,7 +54,7 @@ class Generated(Printer):
         shape = [kernel.shape[d] for d in kernel.order]
         size = math.prod(shape)
         at = dict(zip([f"i{d}" for d in kernel.order], delinearize(axis("i", size), shape), strict=True))
-        block = min(_power(size), _BLOCK if self.interpret else _VECTOR * WARPS * lanes(self.arch))
+        block = min(_power(size), _BLOCK if self.options.interpret else _VECTOR * WARPS * self.options.lanes)
         masks = Masks("mask", {"i"}, "", {"i": "mask"})
         lines = [
             f"    i = pid * {block} + tl.arange(0, {block})",
@@ -72,10 +71,11 @@ class Generated(Printer):
         at = dict(zip([f"i{d}" for d in kernel.kept], delinearize(axis("x", rows), kept), strict=True))
         at.update(zip([f"i{d}" for d in kernel.reduced], delinearize(axis("r", size), reduced), strict=True))
         whole = kernel.whole
-        tile = _TILE[self.interpret]
+        tile = _TILE[self.options.interpret]
         br = _power(size) if whole else min(_power(size), max(tile // min(_power(rows), 64), 64))
         sizes = [s.slot.type.dtype.itemsize for p in kernel.passes for s in p.after.stores]
-        vectors = 16 // max(min(sizes, default=4), 2) * WARPS * lanes(self.arch) if br <= _VECTOR else 0  # one for each thread
+        threads = WARPS * self.options.lanes
+        vectors = 16 // max(min(sizes, default=4), 2) * threads if br <= _VECTOR else 0  # one for each thread
         bx = max(min(_power(rows), max(tile // br, vectors)), 1)
         masks = Masks("mask", {"x", "r"}, "", {"x": "x_ok", "r": "r_ok"})
         lines = [

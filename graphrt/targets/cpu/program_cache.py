@@ -28,7 +28,7 @@ _TYPES = ("inputs", "outputs", "state")
 
 
 @dataclass(frozen=True)
-class Known:
+class CachedProgram:
     """A compiled program: its interface and what ``CpuBinary`` is made with; ``object`` is the file of its code."""
 
     interface: Interface
@@ -52,7 +52,7 @@ def key(graph: Graph, orders: Mapping[str, Order], freeze: bool) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
-def find(key: str) -> Known | None:
+def find(key: str) -> CachedProgram | None:
     """The record of ``key``, if it is there whole, and the object too."""
     try:
         found: dict[str, Any] = json.loads(_path(key).read_text()) if key else {}
@@ -60,25 +60,25 @@ def find(key: str) -> Known | None:
         for kind in _TYPES:
             made[kind] = {name: TensorType.parse(type) for name, type in made[kind].items()}
         entries = [(space, name) for space, name in found.pop("entries")]
-        known = Known(Interface(**made), entries=entries, **found)
-        return known if (folder() / known.object).exists() else None
+        program = CachedProgram(Interface(**made), entries=entries, **found)
+        return program if (folder() / program.object).exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none, or one that was cut short: compile again
 
 
-def keep(key: str, known: Known) -> None:
+def keep(key: str, program: CachedProgram) -> None:
     """Writes the record of ``key``, if the cache can be written: objects may lie in one that cannot."""
     if not key:
         return
-    made = dict(vars(known.interface))
+    made = dict(vars(program.interface))
     for kind in _TYPES:
         made[kind] = {name: str(type) for name, type in made[kind].items()}
     with contextlib.suppress(OSError), whole(_path(key)) as file:
-        file.write_text(json.dumps({**vars(known), "interface": made}))
+        file.write_text(json.dumps({**vars(program), "interface": made}))
 
 
 def _path(key: str) -> Path:
-    return folder() / f"known-{key}.json"
+    return folder() / f"program-{key}.json"
 
 
 @functools.cache

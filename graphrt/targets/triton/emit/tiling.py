@@ -11,8 +11,8 @@ from graphrt.passes.siblings import Times
 from graphrt.schedule.kernel_ir import TemplateKernel
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.targets.templates import kernels as find_kernels
-from graphrt.targets.triton.launch import WARPS, Choice, Form
-from graphrt.targets.triton.usage import lanes, stores_fragments
+from graphrt.targets.triton.emit.launch import WARPS, Choice, Form
+from graphrt.targets.triton.emit.options import Options
 
 PRECISIONS = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}  # torch's names for float32 products, and Triton's
 _FUNCTIONS = {"conv": "conv_fwd", "max_pool": "pool", "sum_pool": "pool"}
@@ -28,9 +28,7 @@ def choices(
     constants: Mapping[str, Any],
     described: Mapping[str, Any] | None,
     loads: tuple[int, ...],
-    interpret: bool,
-    arch: str,
-    units: int,
+    options: Options,
 ) -> list[Choice]:
     """The ways to launch ``kernel``, the heuristic first.
 
@@ -39,7 +37,8 @@ def choices(
     """
     from graphrt.kernels.triton import config  # type: ignore[import-not-found]
 
-    spec, sizes, itemsize, threads = kernel.spec, kernel.sizes, kernel.factors.itemsize, lanes(arch)
+    spec, sizes, itemsize, threads = kernel.spec, kernel.sizes, kernel.factors.itemsize, options.lanes
+    interpret, arch, units = options.interpret, options.arch, options.units
     precision, rows = PRECISIONS[kernel.precision], next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)
     target: dict[str, Any] = {"loads": loads, "rows": rows, "precision": precision, "target": arch, "units": units}
     known: dict[str, Any] = {**sizes, "INPUT_PRECISION": precision}
@@ -63,7 +62,7 @@ def choices(
             blocks = config.depthwise_config(kind, sizes, itemsize, interpret, lanes=threads)
             f = form("depthwise", f"depthwise_{kind}", constants, sizes)
             return warps(f, blocks, config.depthwise_grid(kind, sizes, blocks), interpret)
-        turn = oriented(kind, arch)
+        turn = oriented(kind, options)
         if turn.get("K_AXIS"):  # the input is the left operand
             target["loads"] = loads[::-1]
         sizes = {**sizes, **turn}
@@ -91,12 +90,12 @@ def choices(
     return [Choice(f, c, config.pool_grid(sizes, c, gradient)) for c in configs]
 
 
-def oriented(kind: str, arch: str) -> dict[str, int]:
+def oriented(kind: str, options: Options) -> dict[str, int]:
     """Which axis of a weight gradient's tile output channels lie along; nothing for other convolutions.
 
     Filters lie in rows of them, but what a prologue makes of their gradient is better taken as the left operand.
     """
-    return {"K_AXIS": int(stores_fragments(arch))} if kind == "wgrad" else {}
+    return {"K_AXIS": int(options.stores_fragments)} if kind == "wgrad" else {}
 
 
 def warps(form: Form, config: dict[str, int], grid: int, interpret: bool) -> list[Choice]:
@@ -105,48 +104,43 @@ def warps(form: Form, config: dict[str, int], grid: int, interpret: bool) -> lis
     return [Choice(form, config, grid), *(Choice(form, {**config, "num_warps": w}, grid) for w in others)]
 
 
-def splits(node: Node, precision: str, interpret: bool, arch: str, units: int) -> int:
-    """Into how many partial sums to cut a product or a weight gradient so that it fills the device; 0 for not at all.
-
-    ``precision`` is that of float32 products: highest, high or medium.
-    """
+def splits(node: Node, options: Options) -> int:
+    """Into how many partial sums to cut a product or a weight gradient so that it fills the device; 0 for not at all."""
     if node.op.template is None:
         return 0
     sizes = TEMPLATES[node.op.template].sizes(node)
     matmul, itemsize = node.op.template == "matmul", node.inputs[0].dtype.itemsize
-    sizes |= oriented(_KINDS.get(node.op.template, ""), arch)
-    count = _parts(matmul, tuple(sizes.items()), itemsize, PRECISIONS[precision], interpret, arch, units)
+    sizes |= oriented(_KINDS.get(node.op.template, ""), options)
+    count = _parts(matmul, tuple(sizes.items()), itemsize, options)
     return count if count > 1 else 0
 
 
 @functools.cache
-def _parts(
-    matmul: bool, sizes: tuple[tuple[str, int], ...], itemsize: int, precision: str, interpret: bool, arch: str, units: int
-) -> int:
+def _parts(matmul: bool, sizes: tuple[tuple[str, int], ...], itemsize: int, options: Options) -> int:
     """A network has many layers of few sizes, and every number of parts is tried."""
     find_kernels()
     from graphrt.kernels.triton import config
 
     rule = config.matmul_splits if matmul else config.wgrad_splits
-    return int(rule(dict(sizes), itemsize, interpret, precision=precision, target=arch, units=units))
+    how = {"precision": PRECISIONS[options.precision], "target": options.arch, "units": options.units}
+    return int(rule(dict(sizes), itemsize, options.interpret, **how))
 
 
-def times(precision: str, interpret: bool, arch: str, units: int) -> Times:
-    """What convolutions are predicted to take: the longest of their tiles' time and their bytes' from memory, and a launch.
-
-    ``precision`` is that of float32 products: highest, high or medium.
-    """
+def times(options: Options) -> Times:
+    """What convolutions are predicted to take: the longest of their tiles' time and their bytes' from memory, and a launch."""
     find_kernels()
     from graphrt.kernels.triton import config, cost
 
+    arch, units = options.arch, options.units
     byte = 1 / (cost.device(arch).memory * units)  # clocks
 
     def convolution(node: Node, filters: int) -> float:
         sizes, itemsize = {**TEMPLATES[node.op.template or ""].sizes(node), "K": filters}, node.inputs[0].dtype.itemsize
         kind = _KINDS[node.op.template or ""]
         if kind == "wgrad":
-            sizes |= {"SPLITS": max(splits(node, precision, interpret, arch, units), 1), **oriented(kind, arch)}
-        found = config.conv_configs(kind, sizes, itemsize, interpret, precision=PRECISIONS[precision], target=arch, units=units)
+            sizes |= {"SPLITS": max(splits(node, options), 1), **oriented(kind, options)}
+        precision = PRECISIONS[options.precision]
+        found = config.conv_configs(kind, sizes, itemsize, options.interpret, precision=precision, target=arch, units=units)
         image, result = sizes["C"] * sizes["H"] * sizes["W"], filters * sizes["P"] * sizes["Q"]
         moved = itemsize * (sizes["N"] * (image + result) + sizes["C"] * filters * sizes["R"] * sizes["S"])
         return (max(found[0][0], moved * byte) + cost.LAUNCH) / CLOCK

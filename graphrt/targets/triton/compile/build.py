@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,11 +27,12 @@ from graphrt.config import Flags
 from graphrt.errors import TargetError
 from graphrt.files import cache, whole, writable
 from graphrt.targets.templates import kernels as find_kernels
-from graphrt.targets.triton.instructions import amd
-from graphrt.targets.triton.launch import WARPS, LaunchCode
+from graphrt.targets.triton.compile.instructions import amd
+from graphrt.targets.triton.compile.usage import resident, usage
+from graphrt.targets.triton.emit.launch import WARPS, LaunchCode
+from graphrt.targets.triton.emit.module import resolve
+from graphrt.targets.triton.kernel import KernelBinary
 from graphrt.targets.triton.library import LibraryCall
-from graphrt.targets.triton.module import resolve
-from graphrt.targets.triton.usage import resident, usage
 
 _MOST_REGISTERS = 255
 PARALLEL = 4  # kernels to compile, from which on other processes help: one takes a second to start
@@ -40,36 +40,6 @@ _POINTERS = {
     "bool": "*i1", "uint8": "*u8", "int8": "*i8", "int16": "*i16", "int32": "*i32", "int64": "*i64", "float16": "*fp16",
     "bfloat16": "*bf16", "float32": "*fp32", "float64": "*fp64",
 }  # fmt: skip
-_SUFFIX = {"cuda": "cubin", "hip": "hsaco"}
-
-
-@dataclass(frozen=True)
-class KernelBinary:
-    """Machine code of one kernel and how to launch it.
-
-    ``entry`` is its symbol, ``threads`` the size of a block, ``shared`` the bytes of shared memory of a block, ``scratch`` the
-    bytes of global memory that each block wants for itself, ``pointers`` how many pointers it takes. Behind these it takes
-    two more, to its scratch memory and to the profiler's. ``instructions`` counts the telling ones of AMD's machine code, for
-    which Triton brings no disassembler (``report``).
-    """
-
-    target: str
-    entry: str
-    threads: int
-    shared: int
-    scratch: int
-    pointers: int
-    instructions: Mapping[str, int]
-    code: bytes
-
-    @property
-    def file(self) -> str:
-        """A file name that follows from the content."""
-        return f"kernel-{hashlib.sha256(self.code).hexdigest()[:24]}.{_SUFFIX[self.target.split(':')[0]]}"
-
-    def described(self) -> dict[str, Any]:
-        """Everything but the code, for a manifest."""
-        return {k: v for k, v in self.__dict__.items() if k != "code"}
 
 
 def gpu_target(target: str) -> Any:
@@ -306,7 +276,7 @@ def _worker(task: bytes) -> subprocess.Popen[bytes]:
 
 def _work() -> None:
     """What another process does: compiles the kernels that standard input names into the cache."""
-    from graphrt.targets.triton.module import import_module
+    from graphrt.targets.triton.emit.module import import_module
 
     codes, path, target, folder, seconds = pickle.load(sys.stdin.buffer)
     module = import_module(Path(path))

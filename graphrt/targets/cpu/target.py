@@ -1,0 +1,113 @@
+"""The cpu target: C, compiled by the system's compiler, one native call on the thread pool of the process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphrt.config import Flags
+from graphrt.ir import Graph, Node
+from graphrt.op import Order
+from graphrt.passes.pipeline import PassPolicy
+from graphrt.runtime.lowering import Interface, Lowering
+from graphrt.runtime.program import Executable, Runnable
+from graphrt.runtime.state import State
+from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
+from graphrt.schedule.policy import SchedulePolicy
+from graphrt.targets.cpu.binary import CpuBinary
+from graphrt.targets.cpu.build import build, folder, units
+from graphrt.targets.cpu.codegen import Source, generate
+from graphrt.targets.cpu.generated import TASKS
+from graphrt.targets.cpu.program_cache import CachedProgram, find, keep, key
+from graphrt.targets.cpu.saved import load, save
+from graphrt.targets.limits import check_counts
+from graphrt.targets.target import Settings, Target
+
+
+def parse(name: str, settings: Settings) -> Target:
+    """The target ``cpu``."""
+    return CpuTarget(name, settings)
+
+
+class CpuTarget(Target):
+    """C, compiled by the system's compiler."""
+
+    def passes(self) -> PassPolicy:
+        """Siblings stay apart: docs/cpu.md has the measurement."""
+        return PassPolicy(splits=splits, min_channels=12)
+
+    def schedule(self) -> SchedulePolicy:
+        """Templates have no whole tile at hand; rows are read again from cache by each pass."""
+        return SchedulePolicy(tiles=False)
+
+    def check(self, kernel: Kernel) -> None:
+        """Templates count in 32 bits, all other kernels in 64 where they must."""
+        if isinstance(kernel, TemplateKernel) and kernel.group.anchor is not None:
+            check_counts(kernel, max(kernel.spec.extents(kernel.group.anchor).values()), "the loops of templates")
+
+    def find(self, graph: Graph, orders: Mapping[str, Order]) -> tuple[Executable, Interface] | None:
+        program = find(self._key(graph, orders))
+        return None if program is None else (CpuExecutable(program, self.settings.freeze), program.interface)
+
+    def build(self, lowering: Lowering) -> CpuExecutable:
+        assert lowering.plan is not None
+        text, buffers = generate(lowering, self.settings.freeze)
+        object = build(text.units(units(len(text.kernels))), "program", list(text.kernels))
+        interface, frozen = Interface.of(lowering.graph), len(buffers.frozen)
+        program = CachedProgram(interface, object.name, lowering.plan.size, list(buffers.entries), frozen, len(text.launches))
+        keep(self._key(lowering.built, lowering.orders), program)
+        return CpuExecutable(program, self.settings.freeze, text)
+
+    def load(self, folder: Path, manifest: Mapping[str, Any]) -> Runnable:
+        return load(folder, manifest) if manifest["target"] == self.name else self.refuse(folder, manifest)
+
+    def _key(self, graph: Graph, orders: Mapping[str, Order]) -> str:
+        """What finds the program of ``graph`` in the cache; empty where it is not to be looked for."""
+        return key(graph, orders, self.settings.freeze) if Flags.read().known else ""
+
+
+def splits(node: Node) -> int:
+    """Parts that give two to a few dozen threads work, whatever their number: results do not depend on it."""
+    x = node.inputs[-1].shape
+    if node.op.template == "matmul":  # has its own threads over rows and columns
+        return 0
+    if node.op.template is not None:  # the weight gradient: parts of the batch, unless its blocks are tasks enough
+        k, per_group, *window = node.types[0].shape
+        blocks = -(-k // 64) * -(-per_group * math.prod(window) // 320)
+        parts = min(-(-TASKS // blocks), x[0])
+        return parts if parts > 1 else 0
+    kept, size = node.types[0].size, node.inputs[0].type.size
+    long = kept < 1024 and size // max(kept, 1) >= 4096
+    return next((s for s in (16, 8, 4, 2) if x[node.attrs["dims"][0]] % s == 0), 0) if long else 0
+
+
+class CpuExecutable(CpuBinary):
+    """The binary of a program, which also knows its launches and its source ``text``, once that has been generated."""
+
+    def __init__(self, program: CachedProgram, freeze: bool, text: Source | None = None) -> None:
+        self._program, self._freeze, self._text = program, freeze, text
+        path, outputs = folder() / program.object, program.interface.outputs
+        super().__init__(path, program.arena, program.entries, outputs, program.frozen)
+
+    def save(self, path: str | Path, program: Runnable) -> None:
+        """Writes ``program``, whose executable this is, as the folder ``path``. Raises OSError."""
+        save(path, self, program)
+
+    def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
+        outputs = self._bind(inputs, state)
+        seconds = []
+        for i in range(self._program.launches):
+            start = time.perf_counter()
+            self._library.graphrt_launch(i, self._table)
+            seconds.append(time.perf_counter() - start)
+        self._written(state)
+        del outputs  # the launches write to their memory
+        return seconds
+
+    def source(self, lowering: Lowering, launch: int | None) -> str:
+        if self._text is None:
+            self._text = generate(lowering, self._freeze)[0]
+        return str(self._text) if launch is None else self._text.launch(launch)

@@ -1,0 +1,54 @@
+"""The reference target: a graph after its passes, walked in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graphrt.ir import Graph
+from graphrt.passes.pipeline import PassPolicy
+from graphrt.runtime.lowering import Lowering
+from graphrt.runtime.program import Executable
+from graphrt.runtime.state import State, dense
+from graphrt.targets.reference.evaluate import evaluate
+from graphrt.targets.target import Settings, Target
+
+
+def parse(name: str, settings: Settings) -> Target:
+    """The target ``reference``."""
+    return ReferenceTarget(name, settings)
+
+
+class ReferenceTarget(Target):
+    """NumPy, one op at a time."""
+
+    doubles = True
+
+    def passes(self) -> PassPolicy:
+        return PassPolicy(splits=lambda node: 0)
+
+    def build(self, lowering: Lowering) -> Executable:
+        return ReferenceExecutable(lowering.graph, self.settings.precision)
+
+
+class ReferenceExecutable(Executable):
+    """Runs a graph by ``evaluate``; new parameter values are written when everything has been computed."""
+
+    def __init__(self, graph: Graph, precision: str) -> None:
+        self._graph, self._precision = graph, precision
+
+    def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
+        table = evaluate(self._graph, {**state, **inputs}, self._precision)
+        outputs = {name: dense(v.type) for name, v in self._graph.outputs.items()}
+        for name, v in self._graph.outputs.items():
+            outputs[name][...] = table[v]
+        for name, v in self._graph.updates.items():
+            state.set(name, table[v])
+        return outputs
+
+    def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
+        self.run(inputs, state)
+        return []
+
+    def source(self, lowering: Lowering, launch: int | None) -> str:
+        return str(self._graph)

@@ -1,0 +1,138 @@
+"""Target: what a graph is compiled for. One says what it wants of the passes and of the scheduler, and builds what they make.
+
+    parse(name) ──▶ Target ──▶ find(graph), or build(lowering) ──▶ Executable
+
+Each backend is a folder with a ``target.py``, whose ``parse`` makes the targets of its names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+from graphrt.config import Flags
+from graphrt.errors import ArgumentError, TargetError
+from graphrt.ir import Graph
+from graphrt.op import Order
+from graphrt.passes.pipeline import PassPolicy
+from graphrt.runtime.lowering import Interface, Lowering
+from graphrt.runtime.program import Executable, Runnable
+from graphrt.schedule.kernel_ir import Kernel
+from graphrt.schedule.policy import SchedulePolicy
+
+BACKENDS = {  # the folder of each kind of target
+    "cuda": "triton",
+    "hip": "triton",
+    "cpu": "cpu",
+    "interpret": "triton",
+    "reference": "reference",
+    "debug": "debug",
+    "null": "triton",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may ask of a target: the arguments of ``graphrt.compile``, which explains them.
+
+    ``tune`` and ``library`` are None where it is for GRAPHRT_TUNE and GRAPHRT_LIBRARY to say.
+    """
+
+    precision: str = "float32"
+    float32_matmul_precision: str = "highest"
+    freeze: bool = False
+    tune: int | None = None
+    library: str | None = None
+
+
+class Target(ABC):
+    """One target with its settings; ``name`` is how programs call it: cpu, cuda:sm_90.
+
+    The attributes say what it can do: compute in ``doubles``, ``tune`` kernels by timing them, leave contractions to
+    ``libraries``, and ``check`` its numbers for NaN (the null target has none).
+    """
+
+    doubles = tunes = libraries = False
+    computes = True
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        """Raises ArgumentError for settings that make no sense, or none for this target."""
+        self.name, self.settings = name, settings
+        flags = Flags.read()
+        precision, tf32, tune, library = settings.precision, settings.float32_matmul_precision, settings.tune, settings.library
+        if precision not in ("float32", "float64") or (precision == "float64" and not self.doubles):
+            raise ArgumentError(f"precision must be float32, or float64 on the reference target, got {precision!r}")
+        if tf32 not in ("highest", "high", "medium"):
+            raise ArgumentError(f"float32_matmul_precision must be highest, high or medium, got {tf32!r}")
+        self.tune = flags.tune if tune is None else tune
+        if self.tune not in (0, 1, 2):
+            raise ArgumentError(f"tune (or GRAPHRT_TUNE) must be 0, 1 or 2, got {self.tune!r}")
+        if tune and not self.tunes:
+            raise ArgumentError(f"tune={tune} times kernels on a GPU; the target is {name!r}, so leave it out")
+        self.library = flags.library if library is None else library
+        if self.library not in ("never", "auto", "always"):
+            raise ArgumentError(f"library (or GRAPHRT_LIBRARY) must be never, auto or always, got {self.library!r}")
+        if library in ("auto", "always") and not self.libraries:
+            raise ArgumentError(f"library={library!r} is about contractions on a GPU; the target is {name!r}, so leave it out")
+
+    def require(self) -> None:
+        """Raises TargetError unless this machine can compile for it."""
+
+    @abstractmethod
+    def passes(self) -> PassPolicy:
+        """What it wants of the passes."""
+
+    def schedule(self) -> SchedulePolicy | None:
+        """What it wants of the scheduler; None where graphs are run as they are."""
+        return None
+
+    def check(self, kernel: Kernel) -> None:
+        """Raises TargetError, with the user's line, for a kernel that counts further than it can."""
+
+    def find(self, graph: Graph, orders: Mapping[str, Order]) -> tuple[Executable, Interface] | None:
+        """What was built of ``graph`` before, if that is at hand. ``orders`` are those of state that exists already."""
+        return None
+
+    @abstractmethod
+    def build(self, lowering: Lowering) -> Executable:
+        """Compiles what the passes and the scheduler made. Raises TargetError."""
+
+    def load(self, folder: Path, manifest: Mapping[str, Any]) -> Runnable:
+        """The saved program in ``folder``. Raises InputError, TargetError when it does not run on this target."""
+        self.refuse(folder, manifest)
+
+    def refuse(self, folder: Path, manifest: Mapping[str, Any]) -> NoReturn:
+        """Raises TargetError: the saved program in ``folder`` is another target's."""
+        raise TargetError(f"{folder} is a program of {manifest['target']}; it does not run on {self.name!r}")
+
+
+def parse(name: str, settings: Settings = Settings()) -> Target:
+    """The target that ``name`` stands for; auto is GRAPHRT_TARGET, else the GPU that is here, else the cpu.
+
+    Raises TargetError for a name that is none, ArgumentError for settings that it does not take.
+    """
+    if name == "auto":
+        name = Flags.read().target or "auto"
+    if name == "auto":
+        from graphrt.targets.triton.device import available
+
+        name = available() or "cpu"
+    kind, _, architecture = name.partition(":")
+    if kind not in BACKENDS or (architecture and kind not in ("cuda", "hip")):
+        raise TargetError(f"target must be auto, {', '.join(BACKENDS)}, or like cuda:sm_90; got {name!r}")
+    found: Target = importlib.import_module(f"graphrt.targets.{BACKENDS[kind]}.target").parse(name, settings)
+    return found
+
+
+def require(target: str, *packages: str) -> None:
+    """Raises TargetError naming the first of ``packages`` that is not installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            system = ", which exists for Linux only" if package == "triton" and sys.platform != "linux" else ""
+            raise TargetError(f"target {target!r} needs the package {package}{system}: pip install {package}")

@@ -1,0 +1,49 @@
+"""What all kernels of a program are printed for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphrt.targets.templates import kernels as find_kernels
+
+
+@dataclass(frozen=True)
+class Options:
+    """What kernels are printed for: a GPU's ``arch``, as sm_90 or gfx942, of so many ``units`` (multiprocessors).
+
+    With ``interpret`` they run in Triton's interpreter, which likes large blocks. ``precision`` is that of float32 products
+    (highest, high, medium), ``library`` what may be done by one instead: never anything, what tuning finds (auto), or all it
+    can (always).
+    """
+
+    arch: str
+    units: int
+    interpret: bool = False
+    precision: str = "highest"
+    library: str = "never"
+
+    @property
+    def gpu(self) -> str:
+        """The architecture as compilers name it: cuda:sm_90, hip:gfx942."""
+        return f"{'hip' if self.arch.startswith('gfx') else 'cuda'}:{self.arch}"
+
+    @property
+    def lanes(self) -> int:
+        """Threads of a warp."""
+        return lanes(self.arch)
+
+    @property
+    def stores_fragments(self) -> bool:
+        """Whether Triton stores a product's tile as the matrix units leave it, without going through shared memory.
+
+        AMD's leave four neighbours of a row in one thread; so rows should lie as memory does.
+        """
+        return self.arch.startswith("gfx")
+
+
+def lanes(arch: str) -> int:
+    """Threads of a warp of ``arch``, as cuda:sm_90 or sm_90."""
+    find_kernels()
+    from graphrt.kernels.triton.cost import device  # type: ignore[import-not-found]
+
+    return int(device(arch.split(":")[-1]).lanes)

@@ -1,0 +1,78 @@
+"""Executables of the Triton targets: compiled, and bound to a driver where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphrt.errors import TargetError
+from graphrt.runtime.lowering import Lowering
+from graphrt.runtime.program import Executable, Runnable
+from graphrt.runtime.state import State
+from graphrt.targets.triton.binary import DeviceBinary
+from graphrt.targets.triton.compilation import Compilation
+from graphrt.targets.triton.driver import Driver
+from graphrt.targets.triton.report import KernelReport, reports
+from graphrt.targets.triton.tune.tuner import Configuration
+
+
+class TritonExecutable(DeviceBinary):
+    """The binary of a compilation on the device of ``driver``, which also knows its source."""
+
+    def __init__(self, lowering: Lowering, compilation: Compilation, driver: Driver) -> None:
+        self._compilation = compilation
+        super().__init__(compilation.image, driver, {name: v.type for name, v in lowering.graph.outputs.items()})
+
+    def source(self, lowering: Lowering, launch: int | None) -> str:
+        """Generated source: of one launch, or all of it."""
+        return self._compilation.source(launch)
+
+    def configurations(self) -> list[Configuration]:
+        """How each distinct kernel is launched, and who says so."""
+        return self._compilation.configurations
+
+
+class GpuExecutable(TritonExecutable):
+    """That of compiled kernels, which can be read and saved."""
+
+    def reports(self) -> list[KernelReport]:
+        """What the compiler made of every distinct kernel that has work, in the order of their first launches."""
+        return reports(self._compilation)
+
+    def save(self, path: str | Path, program: Runnable) -> None:
+        """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""
+        self._compilation.save(path, program)
+
+
+class AheadExecutable(Executable):
+    """A program compiled for an absent GPU: it can be read, reported on and saved, not run.
+
+    The compiler's result tells a good kernel from a bad one: registers, spilled bytes, shared memory and instructions (tensor
+    cores, 128-bit accesses).
+    """
+
+    def __init__(self, target: str, compilation: Compilation) -> None:
+        self._target, self._compilation = target, compilation
+
+    def reports(self) -> list[KernelReport]:
+        """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
+        return reports(self._compilation)
+
+    def configurations(self) -> list[Configuration]:
+        """What a library computes; how kernels are launched is known where the GPU is."""
+        return self._compilation.configurations
+
+    def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
+        raise TargetError(f"a program compiled ahead of time for {self._target} cannot run on this machine")
+
+    def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
+        self.run(inputs, state)
+        return []
+
+    def source(self, lowering: Lowering, launch: int | None) -> str:
+        return self._compilation.source(launch)
+
+    def save(self, path: str | Path, program: Runnable) -> None:
+        """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""
+        self._compilation.save(path, program)

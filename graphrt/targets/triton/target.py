@@ -1,0 +1,159 @@
+"""The targets whose kernels are Triton's: a GPU that is here, one that is not, none at all, and Triton's interpreter."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphrt.ir import Node
+from graphrt.passes.partial import Runs
+from graphrt.passes.pipeline import PassPolicy
+from graphrt.runtime.lowering import Lowering
+from graphrt.runtime.program import Executable, Runnable
+from graphrt.schedule.kernel_ir import Kernel
+from graphrt.schedule.policy import SchedulePolicy
+from graphrt.schedule.templates import phases
+from graphrt.targets.limits import check_counts, counts
+from graphrt.targets.target import Settings, Target, require
+from graphrt.targets.triton import device
+from graphrt.targets.triton.compilation import Compilation
+from graphrt.targets.triton.compile.build import gpu_target
+from graphrt.targets.triton.driver import Driver
+from graphrt.targets.triton.emit.generated import ROW_LIMIT
+from graphrt.targets.triton.emit.options import Options
+from graphrt.targets.triton.emit.tiling import splits, times
+from graphrt.targets.triton.executable import AheadExecutable, GpuExecutable, TritonExecutable
+from graphrt.targets.triton.interpret import InterpretDriver
+from graphrt.targets.triton.saved import load
+
+ARCHITECTURES = ("cuda:sm_80", "cuda:sm_90", "hip:gfx942")  # whose kernels the tests read
+NULL = "cuda:sm_90"  # what the null target compiles for, and the interpreter's kernels are written for
+RUN = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
+UNITS = {"sm_80": 108, "sm_100": 148, "gfx942": 304}  # multiprocessors of A100, B200, MI300X
+_UNITS = 132  # of H100, H200, and of what is not known
+
+
+def parse(name: str, settings: Settings) -> Target:
+    """The targets cuda, hip, null, interpret, and like cuda:sm_90 for a GPU that is not here."""
+    kinds = {"interpret": InterpretTarget, "null": NullTarget}
+    return (AheadTarget if ":" in name else kinds.get(name, GpuTarget))(name, settings)
+
+
+class TritonTarget(Target):
+    """What they have in common: weight gradients and deep products are split to fill the device, halves of weights are kept."""
+
+    libraries = True
+    pixels = 64 * RUN  # from which on a sum over them is taken in runs
+
+    @functools.cached_property
+    def options(self) -> Options:
+        """What kernels are printed for."""
+        return self._options(NULL)
+
+    def require(self) -> None:
+        require(self.name, "triton")
+
+    def passes(self) -> PassPolicy:
+        """Results depend on the device, never on the run. What is always left to a library stays whole."""
+        options = self.options
+        if self._alone:
+            return PassPolicy(splits=lambda node: 0, runs=self._runs, carry=True)
+        return PassPolicy(lambda node: splits(node, options), self._runs, times(options), carry=True)
+
+    def schedule(self) -> SchedulePolicy:
+        """What is always left to a library stays alone."""
+        pairs = not self.options.stores_fragments and not self._alone  # AMD's compiler spills when a kernel holds two things
+        precision = self.settings.float32_matmul_precision
+        return SchedulePolicy(pairs=pairs, alone=self._alone, row_limit=ROW_LIMIT, precision=precision)
+
+    def check(self, kernel: Kernel) -> None:
+        check_counts(kernel, counts(kernel), "Triton kernels")
+
+    @property
+    def _alone(self) -> bool:
+        return self.library == "always"
+
+    def _options(self, gpu: str, units: int | None = None, interpret: bool = False) -> Options:
+        arch = gpu.split(":")[1]
+        wide = UNITS.get(arch, _UNITS) if units is None else units
+        return Options(arch, wide, interpret, self.settings.float32_matmul_precision, self.library)
+
+    def _runs(self, node: Node, producer: Node | None) -> Runs | None:
+        pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
+        apart = phases(producer) if producer is not None and not self._alone else (1, 1)
+        length = math.gcd(pixels // math.prod(apart), RUN)
+        return Runs(length, apart) if length >= 16 and pixels >= self.pixels else None
+
+
+class GpuTarget(TritonTarget):
+    """``cuda`` or ``hip``: torch's current GPU."""
+
+    tunes = True
+
+    def require(self) -> None:
+        require(self.name, "torch", "triton")
+
+    def driver(self) -> Driver:
+        """What runs kernels. Raises TargetError when there is no such GPU."""
+        return device.gpu_driver(self.name)
+
+    @functools.cached_property
+    def options(self) -> Options:
+        return self._options(self.driver().target, self.driver().units)
+
+    def build(self, lowering: Lowering) -> Executable:
+        device.compiles(self.name)
+        driver = self.driver()
+        return GpuExecutable(lowering, Compilation(lowering, self.options, driver, self.tune), driver)
+
+    def load(self, folder: Path, manifest: Mapping[str, Any]) -> Runnable:
+        if manifest["target"].split(":")[0] != self.name:
+            self.refuse(folder, manifest)
+        return load(folder, manifest, "")
+
+
+class NullTarget(GpuTarget):
+    """Everything of a program for ``NULL`` but the kernels."""
+
+    computes = False
+
+    def driver(self) -> Driver:
+        return device.null_driver(NULL)
+
+    def load(self, folder: Path, manifest: Mapping[str, Any]) -> Runnable:
+        if ":" not in manifest["target"]:
+            self.refuse(folder, manifest)
+        return load(folder, manifest, self.name)
+
+
+class InterpretTarget(TritonTarget):
+    """Triton's interpreter: kernels are Python functions over CPU tensors."""
+
+    pixels = 4 * RUN  # or no test would see it
+
+    def require(self) -> None:
+        require(self.name, "torch", "triton")
+
+    @functools.cached_property
+    def options(self) -> Options:
+        return self._options(NULL, interpret=True)
+
+    def build(self, lowering: Lowering) -> Executable:
+        driver = InterpretDriver()
+        return TritonExecutable(lowering, Compilation(lowering, self.options), driver)
+
+
+class AheadTarget(TritonTarget):
+    """A GPU that is not here, as cuda:sm_90: programs are compiled, read and saved, not run."""
+
+    @functools.cached_property
+    def options(self) -> Options:
+        return self._options(self.name)
+
+    def build(self, lowering: Lowering) -> Executable:
+        device.compiles(self.name)
+        gpu_target(self.name)
+        return AheadExecutable(self.name, Compilation(lowering, self.options))
