@@ -254,9 +254,11 @@ def test_the_gpu_driver_speaks_torch_cuda(monkeypatch: pytest.MonkeyPatch) -> No
         cuda[name].return_value = nullcontext()
     monkeypatch.setattr(gpu, "architecture", lambda index: "cuda:sm_90")
     monkeypatch.setattr(torch.cuda, "get_device_name", create_autospec(torch.cuda.get_device_name, return_value="NVIDIA H200"))
+    properties = create_autospec(torch.cuda.get_device_properties, return_value=SimpleNamespace(multi_processor_count=132))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
     library = RecordingLibrary()
     driver = gpu.GpuDriver(3, library)
-    assert driver.model == "NVIDIA H200" and not driver.simulated
+    assert driver.model == "NVIDIA H200" and driver.units == 132 and not driver.simulated
     driver._device = torch.device("cpu")
     driver._torch = SimpleNamespace(
         zeros=torch.zeros,

@@ -83,6 +83,7 @@ class Target(ABC):
 
     def require(self) -> None:
         """Raises TargetError unless this machine can compile for it."""
+        return
 
     @abstractmethod
     def passes(self) -> PassPolicy:
@@ -94,6 +95,7 @@ class Target(ABC):
 
     def check(self, kernel: Kernel) -> None:
         """Raises TargetError, with the user's line, for a kernel that counts further than it can."""
+        return
 
     def find(self, graph: Graph, orders: Mapping[str, Order]) -> tuple[Executable, Interface] | None:
         """What was built of ``graph`` before, if that is at hand. ``orders`` are those of state that exists already."""

@@ -86,8 +86,11 @@ class Source:
         return "\n".join(lines) + "\n"
 
 
-def generate(lowering: Lowering, freeze: bool = False) -> tuple[Source, Buffers]:
-    """The C source of a program and the table of its buffers; ``freeze`` keeps packed what no launch writes."""
+def generate(lowering: Lowering, freeze: bool = False, checked: bool = False) -> tuple[Source, Buffers]:
+    """The C source of a program and the table of its buffers.
+
+    ``freeze`` keeps packed what no launch writes; ``checked`` looks at each index before it is used.
+    """
     schedule, plan = lowering.schedule, lowering.plan
     assert schedule is not None and plan is not None
     entries: dict[tuple[str, str], int] = {}
@@ -99,10 +102,11 @@ def generate(lowering: Lowering, freeze: bool = False) -> tuple[Source, Buffers]
         for name in names:
             entries[space, name] = len(entries) + 1
     kept = {place.slot for place in schedule.home.values() if place.slot.space == "state"} if freeze else set()
-    buffers = Buffers(entries, plan, kept - {place.slot for places in schedule.stores.values() for place in places})
+    buffers = Buffers(entries, plan, kept - {place.slot for places in schedule.stores.values() for place in places}, checked)
     winograd = Flags.read().winograd
     known: dict[str, str] = {}  # the kernel of each text, by name
-    source = Source('#include "runtime.h"\n#include "elementwise.h"\n#include "stream.h"\n', {}, [])
+    headers = ("runtime.h", "elementwise.h", "stream.h", *(("checked.h",) if checked else ()))
+    source = Source("".join(f'#include "{header}"\n' for header in headers), {}, [])
     for launch in lowering.kernels:
         source.launches.append([])
         for kernel in launch:

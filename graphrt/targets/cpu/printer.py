@@ -52,12 +52,14 @@ PlaceInTable = tuple[int, int]  # entry of the program's table of pointers, byte
 class Buffers:
     """Where each slot is: entry of the pointer table, and byte offset for what lies in the arena (entry 0).
 
-    ``constant`` slots never change; ``frozen`` names the kernels that keep what they pack of them, behind the last entry.
+    ``constant`` slots never change; ``frozen`` names the kernels that keep what they pack of them, behind the last entry. If
+    ``checked``, kernels look at each index before they use it (``kernels/c/checked.h``).
     """
 
     entries: dict[tuple[str, str], int]
     plan: MemoryPlan
     constant: set[Slot]
+    checked: bool = False
     frozen: list[str] = field(default_factory=list)
 
     def place(self, slot: Slot, element: int) -> PlaceInTable:
@@ -132,7 +134,7 @@ class Printer:
     def expression(self, inst: Inst, at: dict[str, Expr]) -> str:
         if inst.op == "load":
             slot, offset, guards = inst.args
-            place, condition = self.expr(offset - self.first[slot], at), self.guard(guards, at)
+            place, condition = self.index(slot, offset, at), self.guard(guards, at)
             if not condition:
                 return f"buf.{self.fields[slot]}[{place}]"
             if slot.space != "arena":  # GCC may read what a mask hides; only the arena has room around it
@@ -168,6 +170,11 @@ class Printer:
         lanes = {name: f"{name}[j]" for name in e.axes() & self.arrays}  # positions found at run time
         return (e.renamed(lanes) if lanes else e).substitute(at).render("/")
 
+    def index(self, slot: Slot, offset: Expr, at: dict[str, Expr]) -> str:
+        """The index of a slot's element at ``offset`` behind its field."""
+        text, first = self.expr(offset - self.first[slot], at), self.first[slot]
+        return f'grt_at({text}, {first}, {slot.type.size}, "{self.fields[slot]}")' if self.buffers.checked else text
+
     def guard(self, guards: tuple[tuple[Expr, int, int], ...], at: dict[str, Expr]) -> str:
         text = guard_text(tuple((e.substitute(at), lo, hi) for e, lo, hi in guards), "/", " && ")
         return f"({text})" if text else ""
@@ -179,7 +186,7 @@ class Printer:
         lines = []
         for s in stores:
             value = self.converted(s.var, s.slot.type.dtype)
-            lines.append(f"{indent}buf.{self.fields[s.slot]}[{self.expr(s.offset - self.first[s.slot], at)}] = {value};")
+            lines.append(f"{indent}buf.{self.fields[s.slot]}[{self.index(s.slot, s.offset, at)}] = {value};")
         return lines
 
     # --- templates ------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from graphrt.targets.cpu.binary import CpuBinary
 from graphrt.targets.cpu.build import build, folder, units
 from graphrt.targets.cpu.codegen import Source, generate
 from graphrt.targets.cpu.generated import TASKS
+from graphrt.targets.cpu.printer import Buffers
 from graphrt.targets.cpu.program_cache import CachedProgram, find, keep, key
 from graphrt.targets.cpu.saved import load, save
 from graphrt.targets.limits import check_counts
@@ -53,11 +54,8 @@ class CpuTarget(Target):
         return None if program is None else (CpuExecutable(program, self.settings.freeze), program.interface)
 
     def build(self, lowering: Lowering) -> CpuExecutable:
-        assert lowering.plan is not None
         text, buffers = generate(lowering, self.settings.freeze)
-        object = build(text.units(units(len(text.kernels))), "program", list(text.kernels))
-        interface, frozen = Interface.of(lowering.graph), len(buffers.frozen)
-        program = CachedProgram(interface, object.name, lowering.plan.size, list(buffers.entries), frozen, len(text.launches))
+        program = compiled(lowering, text, buffers)
         keep(self._key(lowering.built, lowering.orders), program)
         return CpuExecutable(program, self.settings.freeze, text)
 
@@ -67,6 +65,14 @@ class CpuTarget(Target):
     def _key(self, graph: Graph, orders: Mapping[str, Order]) -> str:
         """What finds the program of ``graph`` in the cache; empty where it is not to be looked for."""
         return key(graph, orders, self.settings.freeze) if Flags.read().known else ""
+
+
+def compiled(lowering: Lowering, text: Source, buffers: Buffers) -> CachedProgram:
+    """What the C compiler makes of ``text``. Raises TargetError."""
+    assert lowering.plan is not None
+    object = build(text.units(units(len(text.kernels))), "program", list(text.kernels))
+    interface, entries, frozen = Interface.of(lowering.graph), list(buffers.entries), len(buffers.frozen)
+    return CachedProgram(interface, object.name, lowering.plan.size, entries, frozen, len(text.launches))
 
 
 def splits(node: Node) -> int:

@@ -1,0 +1,109 @@
+"""The debug target: the cpu target with a kernel for each op, every access to memory checked, and a word on each new NaN.
+
+It shows how little a backend is: what differs from another is said here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphrt.errors import TargetError
+from graphrt.ir import Graph, Node, Value
+from graphrt.op import Order
+from graphrt.runtime.lowering import Interface, Lowering
+from graphrt.runtime.program import Executable, Runnable
+from graphrt.runtime.state import State
+from graphrt.schedule.memory import ALIGNMENT
+from graphrt.schedule.order import Place
+from graphrt.schedule.policy import SchedulePolicy
+from graphrt.targets.cpu.codegen import generate
+from graphrt.targets.cpu.target import CpuExecutable, CpuTarget, compiled
+from graphrt.targets.target import Settings, Target
+
+
+def parse(name: str, settings: Settings) -> Target:
+    """The target ``debug``."""
+    return DebugTarget(name, settings)
+
+
+class DebugTarget(CpuTarget):
+    """The cpu target, unfused and checked."""
+
+    def schedule(self) -> SchedulePolicy:
+        return replace(super().schedule(), fuse=False, in_place=False)
+
+    def find(self, graph: Graph, orders: Mapping[str, Order]) -> tuple[Executable, Interface] | None:
+        """Nothing: a schedule is at hand when something goes wrong."""
+        return None
+
+    def build(self, lowering: Lowering) -> CpuExecutable:
+        return DebugExecutable(lowering, self.settings.freeze)
+
+
+class _Fault(ctypes.Structure):
+    """``grt_fault`` of kernels/c/checked.h."""
+
+    _fields_ = (("buffer", ctypes.c_char_p), ("index", ctypes.c_long), ("size", ctypes.c_long))
+
+
+class DebugExecutable(CpuExecutable):
+    """Runs one launch after the other, and looks at what each has done."""
+
+    def __init__(self, lowering: Lowering, freeze: bool) -> None:
+        text, buffers = generate(lowering, freeze, checked=True)
+        super().__init__(compiled(lowering, text, buffers), freeze, text)
+        assert lowering.schedule is not None and lowering.plan is not None
+        self._schedule, self._offsets = lowering.schedule, lowering.plan.offset
+
+    def save(self, path: str | Path, program: Runnable) -> None:
+        """Raises TargetError: what is found out while a program runs is lost in a file."""
+        raise TargetError("only programs of a cpu or a GPU can be saved; this one is of debug")
+
+    def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
+        """Raises TargetError where a kernel reaches outside of a buffer; warns of an op that makes the first NaN."""
+        outputs = self._bind(inputs, state)
+        given = {v: place for v, place in self._schedule.home.items() if place.slot.space in ("input", "state")}
+        nan = {v for v, place in given.items() if self._has_nan(v, place, inputs, state, outputs)}
+        for i, launch in enumerate(self._schedule.launches):
+            self._library.graphrt_launch(i, self._table)
+            for group in launch.groups:
+                self._check_bounds(group.nodes)
+                for v in (*group.values(), *group.copies):
+                    places = self._schedule.stores.get((group, v), ())
+                    if not any(self._has_nan(v, place, inputs, state, outputs) for place in places):
+                        continue
+                    if nan.isdisjoint(group.inputs):
+                        warnings.warn(f"{v.node.where()}: {v.name} = {v.node.op.name}(...) has the first NaN", stacklevel=4)
+                    nan.add(v)
+        self._written(state)
+        return outputs
+
+    def _check_bounds(self, nodes: list[Node]) -> None:
+        fault = _Fault()
+        self._library.graphrt_fault(ctypes.byref(fault))
+        if fault.buffer is not None:
+            where, what = (nodes[0].where(), nodes[0].op.name) if nodes else ("a copy", "copy")
+            raise TargetError(
+                f"{where}: the kernel of {what} reaches for element {fault.index} of {fault.buffer.decode()}, which has "
+                f"{fault.size}; this is a fault of graphrt"
+            )
+
+    def _has_nan(self, value: Value, place: Place, inputs: Mapping[str, Any], state: State, outputs: Mapping[str, Any]) -> bool:
+        """Whether ``value``, which lies at ``place``, has a NaN."""
+        slot = place.slot
+        if not value.dtype.is_float:
+            return False
+        if slot.space == "arena":
+            start, itemsize = ALIGNMENT + self._offsets[slot], slot.type.dtype.itemsize
+            strides = [s * itemsize for s in slot.type.strides]
+            array: Any = np.ndarray(slot.type.shape, slot.type.dtype.numpy, self._memory.data, start, strides)
+        else:
+            array = {"input": inputs, "state": state, "output": outputs}[slot.space].get(slot.name)
+        return array is not None and bool(np.isnan(place.part(array, value)).any())
