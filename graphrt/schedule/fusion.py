@@ -24,6 +24,7 @@ from graphrt.schedule.partition import LARGE, MAX_INPUTS, Fusion, Verdict, align
 from graphrt.schedule.recompute import recompute
 from graphrt.schedule.rows import MAX_ROW, merge_rows
 from graphrt.schedule.runs import absorb_sums
+from graphrt.schedule.totals import share_totals
 
 FEW = 64  # bytes that no kernel should wait for
 
@@ -65,6 +66,7 @@ def fuse(
             f.start(node)
     if enabled:
         recompute(f)
+        share_totals(f)
         _leave_out(f)
     _copies(f, enabled, joined)
     copied = {base for g in f.groups for v in g.copies for base in through(v)}
