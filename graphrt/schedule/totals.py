@@ -12,6 +12,7 @@ import math
 from graphrt.ir import Node
 from graphrt.op import Kind
 from graphrt.schedule.group import Group
+from graphrt.schedule.inline import common_index, joins
 from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict
 
 FEW = 1024  # elements of a total: a small part of what a program does anyway
@@ -23,7 +24,7 @@ def share_totals(f: Fusion) -> None:
         if _is_total(f, group):
             needed = _needed(f, group)
             if needed and all(_takes(f, other, nodes) for other, nodes in needed.items()):
-                _dissolve(f, group, needed)
+                _dissolve(f, group)
 
 
 def _is_total(f: Fusion, group: Group) -> bool:
@@ -64,16 +65,26 @@ def _takes(f: Fusion, other: Group, nodes: list[Node]) -> bool:
     return len(f.inputs(other) | sources) <= MAX_INPUTS
 
 
-def _dissolve(f: Fusion, group: Group, needed: dict[Group, list[Node]]) -> None:
-    for other, nodes in needed.items():
-        for node in nodes:
-            if node not in other.inlined:
-                f.decide(node, other, Verdict(True, "a small total is found again"), 2 * node.outputs[0].type.nbytes)
-                f.inlined.setdefault(node, []).append(other)
-                f.inline(other, node)
-        other.inlined.sort(key=f.position.__getitem__)
-    for node in group.inlined:
-        f.inlined[node] = [g for g in f.inlined[node] if g is not group]
+def _dissolve(f: Fusion, group: Group) -> None:
+    """Moves what ``group`` computes to those who read it: as a member where that is one group at one element."""
+    nodes = sorted({*group.nodes, *group.inlined}, key=f.position.__getitem__, reverse=True)
     for node in list(group.nodes):
         f.remove(group, node)
+    for node in group.inlined:
+        f.inlined[node].remove(group)
     f.groups.remove(group)
+    for node in nodes:
+        y = node.outputs[0]
+        readers = [g for g in f.reading(group, y) if node not in g.inlined]
+        saved = 2 * y.type.nbytes
+        index = None if node is group.anchor or f.inlined.get(node) else common_index(f, readers, node)
+        if index is not None and joins(f, readers[0], node, index):
+            f.decide(node, readers[0], Verdict(True, "same element"), saved)
+            f.add(readers[0], node, index)
+            f.inlined.pop(node, None)
+            continue
+        for other in readers:
+            f.decide(node, other, Verdict(True, "a small total is found again"), saved)
+            f.inlined.setdefault(node, []).append(other)
+            f.inline(other, node)
+            other.inlined.sort(key=f.position.__getitem__)
