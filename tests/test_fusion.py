@@ -191,7 +191,10 @@ def test_small_totals_are_found_by_each_kernel_that_reads_them(target: str, rng:
     feeds: dict[str, Any] = {}
     for n, c in ((37, 20), (1, 3), (512, 5)):
         a, b = graph.input(f"a{n}", (n, c)), graph.input(f"b{n}", (2, n), "int32")
-        feeds |= {f"a{n}": rng.standard_normal((n, c)).astype(np.float32), f"b{n}": rng.integers(-3, 3, (2, n)).astype(np.int32)}
+        feeds |= {
+            f"a{n}": rng.standard_normal((n, c)).astype(np.float32),
+            f"b{n}": rng.integers(-3, 3, (2, n)).astype(np.int32),
+        }
         count = F.cast(F.sum(F.ne(F.transpose(b, 0, 1), 0)), "float32")
         most = F.amax(F.abs(F.cast(b, "float32")))
         graph.output(f"rows{n}", F.softmax(a * count, 1) + most)
