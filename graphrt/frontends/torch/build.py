@@ -189,7 +189,7 @@ def _call(
 
 
 def _memory(env: Mapping[fx.Node, Any], strides_of: Callable[[fx.Node], Strides], tensor: fx.Node, base: fx.Node) -> Memory:
-    """Where ``tensor`` lies in that of ``base`` in torch. Raises ConversionError where there are gaps: anything may lie there."""
+    """Where ``tensor`` lies in that of ``base`` in torch. Raises ConversionError where there are gaps."""
     order = by_stride(strides_of(base))
     if not is_dense(env[base].shape, strides_of(base), order):
         raise ConversionError("it reads what lies beside its tensor in memory, which a graph does not know")

@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Memory:
     """What torch has in memory where a tensor lies: that of ``base``, of which it is a view, or which it is.
 
-    The dimensions of ``base`` lie there in ``order``, outermost first, from element ``start`` on; the tensor begins at ``place``.
+    The dimensions of ``base`` lie there in ``order``, outermost first, from element ``start`` on; the tensor is at ``place``.
     """
 
     base: Value
