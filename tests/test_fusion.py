@@ -185,6 +185,30 @@ def test_softmax_cross_entropy_and_its_gradient_are_one_kernel(rng: np.random.Ge
     assert program.launches == 1, program.plan_text()
 
 
+def test_small_totals_are_found_by_each_kernel_that_reads_them(target: str, rng: np.random.Generator) -> None:
+    """By rows, by columns and element by element; not sums of floats, whose rounding is another in each kernel."""
+    graph = grt.Graph()
+    feeds: dict[str, Any] = {}
+    for n, c in ((37, 20), (1, 3), (512, 5)):
+        a, b = graph.input(f"a{n}", (n, c)), graph.input(f"b{n}", (2, n), "int32")
+        feeds |= {
+            f"a{n}": rng.standard_normal((n, c)).astype(np.float32),
+            f"b{n}": rng.integers(-3, 3, (2, n)).astype(np.int32),
+        }
+        count = F.cast(F.sum(F.ne(F.transpose(b, 0, 1), 0)), "float32")
+        most = F.amax(F.abs(F.cast(b, "float32")))
+        graph.output(f"rows{n}", F.softmax(a * count, 1) + most)
+        graph.output(f"columns{n}", F.amax(a, 0) - count)
+        graph.output(f"elements{n}", F.tanh(a) * most)
+    check(graph, feeds, target, 20)
+    program = grt.compile(graph, target=target)
+    groups = [g for launch in program.schedule.launches for g in launch.groups]
+    assert not [g for g in groups if g.anchor is not None and g.anchor.types[0].shape == () and g.shape], program.plan_text()
+    x, w = graph.input("x", (8, 5)), graph.input("w", (64,))
+    program = grt.compile({"y": F.softmax(x, 1) / F.sum(w), "z": F.tanh(x) * F.sum(w)}, target=target)
+    assert sum("reduce" in str(launch) and "in=(w)" in str(launch) for launch in program.schedule.launches) == 1
+
+
 def test_runs_repeat_bit_for_bit_and_results_stay() -> None:
     graph = grt.Graph()
     x, w = (

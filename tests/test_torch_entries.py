@@ -58,6 +58,8 @@ def functions(x: Tensor, y: Tensor, n: Tensor, mask: Tensor, table: Tensor, plac
         "reflect and crop": T.pad(x.reshape(1, 4, 6), (-4, 4), "reflect"),
         "circular and crop": T.pad(x.reshape(1, 4, 6), (-2, 4), "circular"),
         "strided": torch.as_strided(x.t() * 1.0, (3, 2), (1, 5), 2),
+        "strided view": torch.as_strided_scatter((x * 2.0)[1:], x[0, :2] * 1.0, (2,), (3,)),
+        "strided copy": torch.as_strided_copy((x * 2.0)[1:], (2,), (3,), 0),
         "gaussian": T.gaussian_nll_loss(x, y, y.abs(), full=True),
         "negative variance": T.gaussian_nll_loss(x, y, x.abs() + 1.0, eps=1.5, reduction="none"),
         "narrow": torch.narrow(x, 1, n[0, 0] % 3, 2),

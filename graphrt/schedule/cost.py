@@ -75,7 +75,8 @@ def launch_cost(kernels: Sequence[Kernel]) -> Cost:
 def _passes(kernel: Kernel) -> list[tuple[int, Block]]:
     """The blocks of ``kernel``, those that read memory in turns numbered apart."""
     if isinstance(kernel, ReductionKernel) and (kernel.columns or kernel.group.reduced_size > CACHED_ROW):
-        return [(i, block) for i, p in enumerate(kernel.passes) for block in (p.inner, p.after)]
+        first = [(0, total.block) for total in kernel.totals]
+        return first + [(i, block) for i, p in enumerate(kernel.passes) for block in (p.inner, p.after)]
     return [(0, block) for block in blocks(kernel)]
 
 

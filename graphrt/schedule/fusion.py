@@ -25,6 +25,7 @@ from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.recompute import recompute
 from graphrt.schedule.rows import MAX_ROW, merge_rows
 from graphrt.schedule.runs import absorb_sums
+from graphrt.schedule.totals import share_totals
 
 FEW = 64  # bytes that no kernel should wait for
 
@@ -60,6 +61,7 @@ def fuse(graph: Graph, policy: SchedulePolicy, joined: Joined = NONE) -> tuple[l
             f.start(node)
     if policy.fuse:
         recompute(f)
+        share_totals(f)
         _leave_out(f)
     _copies(f, policy.fuse, joined)
     copied = {base for g in f.groups for v in g.copies for base in through(v)}

@@ -126,13 +126,13 @@ class Group:
 
     def levels(self) -> dict[Node, int]:
         """The pass over the rows that computes each member or inlined node: how many reductions lie before it."""
-        members = {*self.nodes, *self.inlined}
+        members, rows = {*self.nodes, *self.inlined}, {n for n in self.nodes if n.op.kind is Kind.REDUCTION}
         dag = nx.DiGraph()
         dag.add_nodes_from(members)
         dag.add_edges_from((x.node, n) for n in members for x in _behind(n) if x.node in members)
         found: dict[Node, int] = {}
         for node in nx.topological_sort(dag):
-            found[node] = max((found[x] + (x.op.kind is Kind.REDUCTION) for x in dag.predecessors(node)), default=0)
+            found[node] = max((found[x] + (x in rows) for x in dag.predecessors(node)), default=0)
         return found
 
     def values(self) -> Iterator[Value]:

@@ -23,8 +23,8 @@ def inline(f: Fusion) -> None:
         homeless = [r for r in readers if r not in f.owner and r not in f.inlined]
         if homeless or not groups or f.refused.get(node) == (situation := f.situation(groups, node)):
             continue
-        index = _common_index(f, groups, node)
-        if index is not None and _joins(f, groups[0], node, index):
+        index = common_index(f, groups, node)
+        if index is not None and joins(f, groups[0], node, index):
             saved = 2 * node.outputs[0].type.nbytes
             f.decide(node, groups[0], Verdict(True, "same element"), saved)
             f.add(groups[0], node, index)
@@ -40,7 +40,7 @@ def inline(f: Fusion) -> None:
             f.refused[node] = situation
 
 
-def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
+def common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
     """Where in the domain of its only reading group ``node`` is read, if that is one element."""
     y = node.outputs[0]
     if len(groups) > 1:
@@ -59,7 +59,7 @@ def _common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _joins(f: Fusion, group: Group, node: Node, index: Index) -> bool:
+def joins(f: Fusion, group: Group, node: Node, index: Index) -> bool:
     """Whether ``node``, read by ``group`` alone at ``index``, can be a member of it."""
     sources = set(f.bases(node))
     after = f.after(group) - {node}

@@ -89,16 +89,6 @@ class TemplateKernel:
         return found.pop() if exact else dtype
 
 
-@dataclass
-class PointwiseKernel:
-    """One block over ``shape``; axes i0, i1, ... in the order ``order`` of memory."""
-
-    group: Group
-    shape: Shape
-    order: tuple[int, ...]
-    block: Block
-
-
 @dataclass(frozen=True)
 class Fold:
     """``result`` is the sum, prod, max or min (``op``) of ``x`` over a row; ``at``, of an extreme, where it is met first."""
@@ -107,6 +97,26 @@ class Fold:
     x: Var
     result: Var
     at: Var | None = None
+
+
+@dataclass(frozen=True)
+class Total:
+    """A ``fold`` of what ``block`` computes over axes i0, i1, ... of ``shape``, one number that each task finds for itself."""
+
+    shape: Shape
+    block: Block
+    fold: Fold
+
+
+@dataclass
+class PointwiseKernel:
+    """One block over ``shape``; axes i0, i1, ... in the order ``order`` of memory. ``totals`` are found before."""
+
+    group: Group
+    shape: Shape
+    order: tuple[int, ...]
+    block: Block
+    totals: list[Total]
 
 
 @dataclass
@@ -122,6 +132,7 @@ class Pass:
 class ReductionKernel:
     """Rows are the kept axes of ``shape`` (in memory order ``kept``), elements the reduced ones (``reduced``).
 
+    ``totals`` are found before the first pass.
     ``columns``: neighbours in memory belong to different rows. ``whole``: later passes use what the first one loaded.
     """
 
@@ -132,6 +143,7 @@ class ReductionKernel:
     passes: list[Pass]
     columns: bool
     whole: bool
+    totals: list[Total]
 
 
 Kernel = TemplateKernel | PointwiseKernel | ReductionKernel

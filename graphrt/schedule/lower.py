@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from graphrt.index import Expr, axis
+from graphrt.index import Expr, axes, axis
 from graphrt.ir import Node, Value
 from graphrt.op import Kind
 from graphrt.schedule.group import Group, Guard, Index, Read
@@ -24,6 +24,7 @@ from graphrt.schedule.kernel_ir import (
     ReductionKernel,
     Store,
     TemplateKernel,
+    Total,
     Var,
 )
 from graphrt.schedule.order import Schedule
@@ -143,7 +144,7 @@ class Emitter:
 
     def _computed(self, node: Node) -> bool:
         if node.op.kind is Kind.REDUCTION:
-            return node in self.group.runs
+            return node in self.group.runs  # and totals are known beforehand
         return node in self.members and node is not self.group.anchor
 
     def _needs(self, read: Read) -> list[Read]:
@@ -244,8 +245,23 @@ def memory_order(group: Group, schedule: Schedule) -> tuple[int, ...]:
     return best
 
 
+def _totals(schedule: Schedule, group: Group, counter: list[int]) -> tuple[list[Total], dict[Any, Var]]:
+    """The totals that ``group`` finds for itself, and how its blocks know of them."""
+    totals, known = list[Total](), dict[Any, Var]()
+    for node in (n for n in group.inlined if n.op.kind is Kind.REDUCTION):
+        x, y, emitter = node.inputs[0], node.outputs[0], Emitter(schedule, group, {}, counter)
+        emitter.block.params = tuple(f"i{d}" for d in range(x.ndim))
+        each = emitter.read(x, axes("i", x.shape))
+        known["read", y, ()] = found = emitter.new(each.dtype)
+        totals.append(Total(x.shape, emitter.block, Fold(node.attrs["op"], each, found)))
+    return totals, known
+
+
 def _pointwise(schedule: Schedule, group: Group) -> PointwiseKernel:
-    emitter = Emitter(schedule, group, {}, [0])
+    counter = [0]
+    totals, known = _totals(schedule, group, counter)
+    emitter = Emitter(schedule, group, {}, counter)
+    emitter.known.update(known)
     emitter.block.params = tuple(f"i{d}" for d in range(len(group.shape)))
     for node in group.nodes:
         v = node.outputs[0]
@@ -253,7 +269,7 @@ def _pointwise(schedule: Schedule, group: Group) -> PointwiseKernel:
             emitter.store(v, group.index[v], emitter.read(v, group.index[v]))
     for v in group.copies:
         emitter.store(v, group.domain, emitter.read(v, group.domain))
-    return PointwiseKernel(group, group.shape, memory_order(group, schedule), emitter.block)
+    return PointwiseKernel(group, group.shape, memory_order(group, schedule), emitter.block, totals)
 
 
 def _template(schedule: Schedule, group: Group, precision: str) -> TemplateKernel:
@@ -294,11 +310,12 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
     level = group.levels()
     order = memory_order(group, schedule)
     counter = [0]
+    totals, rows = _totals(schedule, group, counter)
     emitter = Emitter(schedule, group, {}, counter)
+    emitter.known = dict(rows)
     stored = [v for v in group.values() if v in group.outputs]
     last = max(level[n] for n in group.nodes)
     passes: list[Pass] = []
-    rows: dict[Any, Var] = {}
     columns = next((d not in group.reduced for d in reversed(order) if group.shape[d] > 1), False)
     # Some columns must fit side by side, or what is loaded together goes to waste.
     keep = row_limit > 0 and group.reduced_size <= (row_limit // 32 if columns else row_limit)
@@ -332,7 +349,7 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
         passes[-1].after.stores += tail.after.stores
     reduced = tuple(d for d in order if d in group.reduced)
     kept = tuple(d for d in order if d not in group.reduced)
-    return ReductionKernel(group, group.shape, kept, reduced, _asked_for(passes), columns, keep)
+    return ReductionKernel(group, group.shape, kept, reduced, _asked_for(passes), columns, keep, totals)
 
 
 def _asked_for(passes: Sequence[Pass]) -> list[Pass]:

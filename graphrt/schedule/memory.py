@@ -42,10 +42,10 @@ class MemoryPlan:
 def blocks(kernel: Kernel) -> list[Block]:
     """Every block of ``kernel`` in the order it runs."""
     if isinstance(kernel, PointwiseKernel):
-        return [kernel.block]
+        return [*(t.block for t in kernel.totals), kernel.block]
     if isinstance(kernel, TemplateKernel):
         return [*kernel.loaders.values(), kernel.epilogue]
-    return [b for p in kernel.passes for b in (p.inner, p.after)]
+    return [*(t.block for t in kernel.totals), *(b for p in kernel.passes for b in (p.inner, p.after))]
 
 
 def loads(block: Block) -> list[tuple[Slot, Expr, tuple[Guard, ...]]]:

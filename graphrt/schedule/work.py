@@ -54,7 +54,7 @@ class Work:
         return axes("i", node.inputs[0].shape if node.op.kind is Kind.REDUCTION else node.types[0].shape)
 
     def _reads(self, node: Node, place: Place) -> list[Read]:
-        index, guards = place
+        index, guards = place if node.op.kind is not Kind.REDUCTION else (self._at(node), ())  # a total has no place
         if node is self._group.anchor and self._group.kind == "template":  # its operands have coordinates of their own
             return [r for i, x in enumerate(node.inputs) for r in pull(x, axes(f"x{i}_", x.shape), guards, self._buffers)]
         return list(reads(node, index, guards, self._buffers))

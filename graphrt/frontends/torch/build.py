@@ -7,6 +7,7 @@ was called as their origin.
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 import re
@@ -22,7 +23,7 @@ import graphrt.frontends.torch.aten  # noqa: F401 - fills the table
 import graphrt.ops as F
 from graphrt.errors import ConversionError, GraphrtError
 from graphrt.frontends.torch.rewrite import Rewritten
-from graphrt.frontends.torch.table import ATEN, REFUSED, Entry
+from graphrt.frontends.torch.table import ATEN, REFUSED, Entry, Memory
 from graphrt.frontends.torch.views import Strides, by_stride, chain, is_dense, planned
 from graphrt.ir import Graph, Origin, Value
 from graphrt.op import Kind
@@ -134,7 +135,7 @@ def where(node: fx.Node) -> str:
 def _walk(module: fx.GraphModule, graph: Graph, inputs: Sequence[Any], phase: str) -> list[Any]:
     env: dict[fx.Node, Any] = {}
     given = iter(inputs)
-    strides_of = planned(module.graph.find_nodes(op="placeholder"), inputs)
+    memory_of = functools.partial(_memory, env, planned(module.graph.find_nodes(op="placeholder"), inputs))
     for node in module.graph.nodes:
         if node.op == "placeholder":
             env[node] = next(given)
@@ -148,9 +149,7 @@ def _walk(module: fx.GraphModule, graph: Graph, inputs: Sequence[Any], phase: st
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
             try:
                 with graph.at(origin(node, phase)):
-                    if node.target is torch.ops.aten.as_strided.default:
-                        args, kwargs = _in_memory(node, args, kwargs, env, strides_of), {}
-                    env[node] = _call(module, graph, node, args, dict(kwargs), phase, strides_of)
+                    env[node] = _call(module, graph, node, args, dict(kwargs), phase, memory_of)
             except GraphrtError as error:
                 if isinstance(error, ConversionError) and error.located:
                     raise
@@ -167,7 +166,7 @@ def _call(
     args: Any,
     kwargs: Any,
     phase: str,
-    strides_of: Callable[[fx.Node], Strides],
+    memory_of: Callable[[fx.Node, fx.Node], Memory],
 ) -> Any:
     inner = _wrapped(module, node)
     if inner is not None:
@@ -182,25 +181,20 @@ def _call(
         assert callable(node.target)
         return node.target(*args, **kwargs)
     before: list[Any] = [graph] if entry.creates else []
-    if entry.reads_memory:
+    if entry.reads_memory or entry.writes_memory:
         tensor = node.all_input_nodes[0]
-        before = [(*strides_of(tensor), tensor.meta["val"].storage_offset())]
+        before = [memory_of(tensor, chain(tensor)[0] if entry.reads_memory else tensor)]
     result = entry.function(*before, *args, **kwargs)
     return _fitted(result, node.meta.get("val"), node)
 
 
-def _in_memory(
-    node: fx.Node, args: Any, kwargs: Any, env: Mapping[fx.Node, Any], strides_of: Callable[[fx.Node], Strides]
-) -> tuple[Any, ...]:
-    """The arguments of ``as_strided`` with the elements that its operand is a view of, as they lie in memory in torch."""
-    tensor = node.all_input_nodes[0]
-    base, _ = chain(tensor)
-    order, plan = by_stride(strides_of(base)), base.meta["val"]
+def _memory(env: Mapping[fx.Node, Any], strides_of: Callable[[fx.Node], Strides], tensor: fx.Node, base: fx.Node) -> Memory:
+    """Where ``tensor`` lies in that of ``base`` in torch. Raises ConversionError where there are gaps."""
+    order = by_stride(strides_of(base))
     if not is_dense(env[base].shape, strides_of(base), order):
         raise ConversionError("it reads what lies beside its tensor in memory, which a graph does not know")
-    place = kwargs.get("storage_offset", args[3] if len(args) > 3 else None)
-    offset = (tensor.meta["val"].storage_offset() if place is None else place) - plan.storage_offset()
-    return F.permute(env[base], order), args[1], args[2], offset
+    start, place = (n.meta["val"].storage_offset() for n in (base, tensor))
+    return Memory(env[base], order, start, place)
 
 
 def _size(node: fx.Node, value: Value, dim: int | None = None) -> int:

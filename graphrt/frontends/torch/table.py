@@ -13,35 +13,58 @@ from typing import Any, TypeVar
 
 from graphrt.autodiff import grad
 from graphrt.ir import Value
+from graphrt.ops import permute
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What torch has in memory where a tensor lies: that of ``base``, of which it is a view, or which it is.
+
+    The dimensions of ``base`` lie there in ``order``, outermost first, from element ``start`` on; the tensor is at ``place``.
+    """
+
+    base: Value
+    order: Sequence[int]
+    start: int
+    place: int
+
+    def elements(self) -> Value:
+        """``base`` with its dimensions as they lie in memory."""
+        return permute(self.base, list(self.order))
+
+    def offset(self, storage_offset: int | None) -> int:
+        """Where a view with this ``storage_offset``, by default the tensor's own, begins among ``elements``."""
+        return (self.place if storage_offset is None else storage_offset) - self.start
 
 
 @dataclass(frozen=True)
 class Entry:
     """What an ATen operator is: a function of its arguments.
 
-    Before them stands the Graph if it ``creates`` a tensor, and the strides and offset that torch's first tensor has in its
-    memory if it ``reads_memory``.
+    Before them stands the Graph if it ``creates`` a tensor, and the Memory of its first tensor if it ``reads_memory``, of
+    what that is a view of, or ``writes_memory``, of the tensor alone.
     """
 
     function: Callable[..., Any]
     creates: bool = False
     reads_memory: bool = False
+    writes_memory: bool = False
 
 
 ATEN: dict[str, Entry] = {}
 REFUSED: dict[str, str] = {}  # operators that a graph cannot hold, and what to write instead
 
 
-def aten(*names: str, creates: bool = False, reads_memory: bool = False) -> Callable[[F], F]:
+def aten(*names: str, creates: bool = False, reads_memory: bool = False, writes_memory: bool = False) -> Callable[[F], F]:
     """Makes the decorated function the entry of the operators ``names``."""
 
     def enter(function: F) -> F:
         for name in names:
             if name in ATEN:
                 raise KeyError(f"aten.{name} has an entry already")
-            ATEN[name] = Entry(function, creates, reads_memory)
+            ATEN[name] = Entry(function, creates, reads_memory, writes_memory)
         return function
 
     return enter

@@ -47,7 +47,7 @@ class LoopPrinter(Printer):
         """One loop nest over the domain."""
         outer, inner = merge(kernel.order, kernel.shape, [kernel.block], {}, "o", "j")
         at, rows, row = bind(kernel.shape, outer, inner, "o", "j")
-        head = [*self.opened(), *self.task()]
+        head = [*self.opened(), *self.task(), *self.totals(kernel)]
         if rows == 1:
             tasks = max(-(-row // CHUNK), 1)
             loop = [
@@ -65,6 +65,21 @@ class LoopPrinter(Printer):
                 *self.run("  ", "GRT_SIMD ", ("0", "SIZE"), kernel.block, at, row),
             ]
         return (tasks if rows * row else 0), self.closed([*head, *loop])
+
+    def totals(self, kernel: PointwiseKernel | ReductionKernel) -> list[str]:
+        """The totals that a task finds before it begins."""
+        lines = []
+        for total in kernel.totals:
+            f, size = total.fold, math.prod(total.shape)
+            at = dict(zip(total.block.params, delinearize(axis("t", size), total.shape), strict=True))
+            lines += [
+                f"  {C_TYPES[f.result.dtype]} {f.result.name} = {initial(f.op, f.result.dtype)};",
+                f"  for ({self.int} t = 0; t < {size}; t++) {{",
+                *self.insts(total.block, at, "    "),
+                f"    {f.result.name} = {combine(f.op, f.result.name, self.var(f.x), f.result.dtype)};",
+                "  }",
+            ]
+        return lines
 
     def run(
         self,
@@ -134,6 +149,7 @@ class LoopPrinter(Printer):
         lines = [
             *self.opened(),
             *self.task(),
+            *self.totals(kernel),
             f"  enum {{ ROWS = {rows}, OUTER = {many}, SIZE = {row}, STEP = {step} }};",
             f"  const {self.int} begin = ({self.int})task * STEP, end = ROWS - begin < STEP ? ROWS : begin + STEP;",
             *(f"  {C_TYPES[v.dtype]} {v.name}_row[OUTER * SIZE];" for v in kept),
@@ -282,6 +298,7 @@ class LoopPrinter(Printer):
         lines = [
             *self.opened(),
             *self.task(),
+            *self.totals(kernel),
             f"  enum {{ SIZE = {size}, LANES = {lanes}, BLOCKS = {per}, REDUCED = {reduced} }};",
             f"  const {self.int} o = ({self.int})task / BLOCKS, start = ({self.int})task % BLOCKS * LANES;",
             f"  const {self.int} lanes = SIZE - start < LANES ? SIZE - start : LANES;",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import graphrt.ops as F
 from graphrt.errors import ConversionError
-from graphrt.frontends.torch.table import aten, pullback, same
+from graphrt.frontends.torch.table import Memory, aten, pullback, same
 from graphrt.ir import Value
 from graphrt.ops.base import constant_of
 from graphrt.types import promote
@@ -113,45 +113,21 @@ def replication_pad_backward(dy: Value, input: Value, padding: Sequence[int]) ->
     return pullback(lambda x: replication_pad(x, padding), [input], dy)[0]
 
 
-def _in_memory(input: Value, place: Sequence[int]) -> tuple[Value, list[int]]:
-    """``input`` with its dimensions in the order in which torch has them in memory, by strides and offset; and that order.
-
-    Raises ConversionError where there are gaps between its elements.
-    """
-    *strides, _ = place
-    order = sorted(range(input.ndim), key=lambda d: (-strides[d], d))
-    step = 1
-    for d in reversed(order):
-        if strides[d] != step and input.shape[d] > 1:
-            raise ConversionError("as_strided of a tensor with gaps in memory; write it with slices, or clone the tensor first")
-        step *= input.shape[d]
-    return F.permute(input, order), order
-
-
-@aten("as_strided.default")
-def as_strided(input: Value, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Value:
-    """Of what ``build.py`` hands over in the order of torch's memory."""
-    return F.as_strided(input, list(size), list(stride), storage_offset)
-
-
-@aten("as_strided_copy.default", reads_memory=True)
-def as_strided_copy(
-    place: Sequence[int], input: Value, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+@aten("as_strided.default", "as_strided_copy.default", reads_memory=True)
+def as_strided(
+    memory: Memory, input: Value, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
 ) -> Value:
-    offset = None if storage_offset is None else storage_offset - place[-1]
-    return F.as_strided(_in_memory(input, place)[0], list(size), list(stride), offset)
+    return F.as_strided(memory.elements(), list(size), list(stride), memory.offset(storage_offset))
 
 
-@aten("as_strided_scatter.default", reads_memory=True)
+@aten("as_strided_scatter.default", writes_memory=True)
 def as_strided_scatter(
-    place: Sequence[int],
+    memory: Memory,
     input: Value,
     src: Value,
     size: Sequence[int],
     stride: Sequence[int],
     storage_offset: int | None = None,
 ) -> Value:
-    memory, order = _in_memory(input, place)
-    offset = None if storage_offset is None else storage_offset - place[-1]
-    written = F.as_strided_scatter(memory, src, list(size), list(stride), offset)
-    return F.permute(written, [order.index(d) for d in range(input.ndim)])
+    written = F.as_strided_scatter(memory.elements(), src, list(size), list(stride), memory.offset(storage_offset))
+    return F.permute(written, [memory.order.index(d) for d in range(input.ndim)])

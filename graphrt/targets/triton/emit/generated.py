@@ -59,10 +59,29 @@ class Generated(Printer):
         lines = [
             f"    i = pid * {block} + tl.arange(0, {block})",
             f"    mask = i < {size}",
+            *self._totals(kernel),
             *self.lines(kernel.block, at, masks),
             *self.stores(kernel.block, at, "mask", f"tl.zeros(({block},), tl.int32)"),
         ]
         return lines, -(-size // block)
+
+    def _totals(self, kernel: PointwiseKernel | ReductionKernel) -> list[str]:
+        """The totals that a program finds before it begins: of the shape that its elements or rows have."""
+        lines, column = [], isinstance(kernel, ReductionKernel)
+        for total in kernel.totals:
+            size = math.prod(total.shape)
+            at = dict(zip(total.block.params, delinearize(axis("t", size), total.shape), strict=True))
+            inside = Masks("t_ok", {"t"}, "", {"t": "t_ok"})
+            lines += [
+                f"    t = tl.arange(0, {_power(size)})[None, :]",
+                f"    t_ok = t < {size}",
+                *self.lines(total.block, at, inside),
+                *(f"    {line}" for line in _fold(total.fold, _masked(total.fold, "t_ok"))),
+            ]
+            name = total.fold.result.name
+            lines += [] if column else [f"    {name} = tl.reshape({name}, (1,))"]
+            self.spans[name] = set()
+        return lines
 
     def _reduction(self, kernel: ReductionKernel) -> tuple[list[str], int]:
         shape = kernel.shape
@@ -81,6 +100,7 @@ class Generated(Printer):
         lines = [
             f"    x = pid * {bx} + tl.arange(0, {bx})[:, None]",
             f"    x_ok = x < {rows}",
+            *self._totals(kernel),
         ]
         row, full = f"tl.zeros(({bx}, 1), tl.int32)", f"tl.zeros(({bx}, {br}), tl.int32)"
         once = [f"    r = tl.arange(0, {br})[None, :]", f"    r_ok = r < {size}", "    mask = x_ok & r_ok"]
@@ -185,10 +205,10 @@ _COMBINE = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum"
 _NOWHERE = 2**31 - 1  # the position of what is masked off
 
 
-def _masked(f: Fold) -> list[str]:
+def _masked(f: Fold, mask: str = "mask") -> list[str]:
     """What ``f`` folds, with nothing in it outside the row; then where, if that is wanted."""
-    value = f"tl.where(mask, {f.x.name}, {_identity(f.op, f.x.dtype)})"
-    return [value] if f.at is None else [value, f"tl.where(mask, r, {_NOWHERE})"]
+    value = f"tl.where({mask}, {f.x.name}, {_identity(f.op, f.x.dtype)})"
+    return [value] if f.at is None else [value, f"tl.where({mask}, r, {_NOWHERE})"]
 
 
 def _fold(f: Fold, of: Sequence[str]) -> list[str]:

@@ -154,6 +154,8 @@ def tensors(kernel: Kernel) -> set[str]:
         names |= {i.out.name for block in kernel.loaders.values() for i in block.insts if i.op == "const" and i.out in results}
     if isinstance(kernel, ReductionKernel):
         names |= {f.x.name for p in kernel.passes for f in p.folds}
+    if not isinstance(kernel, TemplateKernel):
+        names |= {total.fold.x.name for total in kernel.totals}
     return names
 
 
