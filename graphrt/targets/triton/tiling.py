@@ -40,55 +40,54 @@ def choices(
     from graphrt.kernels.triton import config  # type: ignore[import-not-found]
 
     spec, sizes, itemsize, threads = kernel.spec, kernel.sizes, kernel.factors.itemsize, lanes(arch)
-    precision, rows = PRECISIONS[kernel.precision], next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)
-    target: dict[str, Any] = {"loads": loads, "rows": rows, "precision": precision, "target": arch, "units": units}
-    known: dict[str, Any] = {**sizes, "INPUT_PRECISION": precision}
+    options = config.Options(arch, units, interpret, PRECISIONS[kernel.precision])
+    known: dict[str, Any] = {"INPUT_PRECISION": options.precision}
+    tile: dict[str, Any] = {"loads": loads, "rows": next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)}
 
     def form(module: str, function: str, *more: Mapping[str, Any]) -> Form:
         return Form(function, module, function, {k: v for given in more for k, v in given.items()})
 
     if spec.family == "matmul":
-        m, n, k = sizes["M"], sizes["N"], sizes["K"]
-        forms = [(form("matmul", "matmul", constants, known), False)]
+        forms = [(form("matmul", "matmul", constants, sizes, known), False)]
         if described is not None:
-            forms.append((form("matmul_tma", "matmul_tma", described, known), True))
+            forms.append((form("matmul_tma", "matmul_tma", described, sizes, known), True))
         return [
             Choice(f, c, config.matmul_grid(sizes, c), clocks)
             for f, tma in forms
-            for clocks, c in config.matmul_configs(m, n, k, itemsize, interpret, batch=sizes["BATCH"], tma=tma, **target)
+            for clocks, c in config.matmul_configs(sizes, itemsize, options, tma=tma, **tile)
         ]
-    if spec.family == "conv":
-        kind = _KINDS[spec.name]
-        if config.is_depthwise(sizes):
-            blocks = config.depthwise_config(kind, sizes, itemsize, interpret, lanes=threads)
-            f = form("depthwise", f"depthwise_{kind}", constants, sizes)
-            return warps(f, blocks, config.depthwise_grid(kind, sizes, blocks), interpret)
-        turn = oriented(kind, arch)
-        if turn.get("K_AXIS"):  # the input is the left operand
-            target["loads"] = loads[::-1]
-        sizes = {**sizes, **turn}
-        f = form("conv", _FUNCTIONS.get(spec.name, spec.name), constants, known, turn)
-        found = config.conv_configs(kind, sizes, itemsize, interpret, **target)
-        pointers = [Choice(f, c, config.conv_grid(kind, sizes, c), clocks) for clocks, c in found]
-        if described is None:
-            return pointers
-        f = form("conv_tma", "conv_tma", described, known)
-        found = config.conv_tma_configs(kind, sizes, itemsize, interpret, **target)
-        return [*pointers, *(Choice(f, c, config.conv_tma_grid(kind, sizes, c), clocks) for clocks, c in found)]
     if spec.family == "line":
         blocks, grid = config.line_config(spec.name, sizes, interpret)
         return warps(form(spec.name, spec.name, constants, sizes), blocks, grid, interpret)
-    gradient, function = spec.name.endswith("_grad"), _FUNCTIONS.get(spec.name, spec.name)
-    more: dict[str, Any] = {"CHANNELS_LAST": any(s.offset.stride("c") == 1 for s in kernel.epilogue.stores)}
+    function = _FUNCTIONS.get(spec.name, spec.name)
+    if spec.family == "conv":
+        kind = _KINDS[spec.name]
+        g = config.Geometry(**sizes, **oriented(kind, arch))
+        if config.is_depthwise(g):
+            blocks = config.depthwise_config(kind, g, itemsize, options, lanes=threads)
+            f = form("depthwise", f"depthwise_{kind}", constants, {"G": g})
+            return warps(f, blocks, config.depthwise_grid(kind, g, blocks), interpret)
+        if g.K_AXIS:  # the input is the left operand
+            tile["loads"] = loads[::-1]
+        f = form("conv", function, constants, {"G": g}, known)
+        found = config.conv_configs(kind, g, itemsize, options, **tile)
+        pointers = [Choice(f, c, config.conv_grid(kind, g, c), clocks) for clocks, c in found]
+        if described is None:
+            return pointers
+        f = form("conv_tma", "conv_tma", described, {"G": g}, known)
+        found = config.conv_tma_configs(kind, g, itemsize, options, **tile)
+        return [*pointers, *(Choice(f, c, config.conv_tma_grid(kind, g, c), clocks) for clocks, c in found)]
+    g, gradient = config.Geometry(**sizes), spec.name.endswith("_grad")
+    more: dict[str, Any] = {"G": g, "CHANNELS_LAST": any(s.offset.stride("c") == 1 for s in kernel.epilogue.stores)}
     if function == "pool":
         more["OP"] = "max" if spec.name == "max_pool" else "sum"
-    f = form("pool", function, constants, sizes, more)
+    f = form("pool", function, constants, more)
     stores = [s.slot.type.dtype for s in kernel.epilogue.stores]  # positions alone, where nobody reads the maxima
     stored = min((dtype.itemsize for dtype in stores if not dtype.is_int), default=stores[0].itemsize)
-    first = config.pool_config(config.pool_outputs(sizes, gradient), stored, interpret, units=units, lanes=threads)
+    first = config.pool_config(config.pool_outputs(g, gradient), stored, options, lanes=threads)
     others = [] if interpret else [{**first, "BLOCK": threads * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
     configs = [first, *(c for c in others if c != first)]
-    return [Choice(f, c, config.pool_grid(sizes, c, gradient)) for c in configs]
+    return [Choice(f, c, config.pool_grid(g, c, gradient)) for c in configs]
 
 
 def oriented(kind: str, arch: str) -> dict[str, int]:
@@ -112,23 +111,26 @@ def splits(node: Node, precision: str, interpret: bool, arch: str, units: int) -
     """
     if node.op.template is None:
         return 0
-    sizes = TEMPLATES[node.op.template].sizes(node)
-    matmul, itemsize = node.op.template == "matmul", node.inputs[0].dtype.itemsize
-    sizes |= oriented(_KINDS.get(node.op.template, ""), arch)
-    count = _parts(matmul, tuple(sizes.items()), itemsize, PRECISIONS[precision], interpret, arch, units)
+    find_kernels()
+    from graphrt.kernels.triton import config
+
+    sizes, options = TEMPLATES[node.op.template].sizes(node), config.Options(arch, units, interpret, PRECISIONS[precision])
+    if node.op.template == "matmul":
+        count = _parts(tuple(sizes.items()), node.inputs[0].dtype.itemsize, options)
+    else:
+        g = config.Geometry(**sizes, **oriented(_KINDS.get(node.op.template, ""), arch))
+        count = _parts(g, node.inputs[0].dtype.itemsize, options)
     return count if count > 1 else 0
 
 
 @functools.cache
-def _parts(
-    matmul: bool, sizes: tuple[tuple[str, int], ...], itemsize: int, precision: str, interpret: bool, arch: str, units: int
-) -> int:
+def _parts(sizes: Any, itemsize: int, options: Any) -> int:
     """A network has many layers of few sizes, and every number of parts is tried."""
-    find_kernels()
     from graphrt.kernels.triton import config
 
-    rule = config.matmul_splits if matmul else config.wgrad_splits
-    return int(rule(dict(sizes), itemsize, interpret, precision=precision, target=arch, units=units))
+    if isinstance(sizes, config.Geometry):
+        return int(config.wgrad_splits(sizes, itemsize, options))
+    return int(config.matmul_splits(dict(sizes), itemsize, options))
 
 
 def times(precision: str, interpret: bool, arch: str, units: int) -> Times:
@@ -139,16 +141,17 @@ def times(precision: str, interpret: bool, arch: str, units: int) -> Times:
     find_kernels()
     from graphrt.kernels.triton import config, cost
 
+    options = config.Options(arch, units, interpret, PRECISIONS[precision])
     byte = 1 / (cost.device(arch).memory * units)  # clocks
 
     def convolution(node: Node, filters: int) -> float:
-        sizes, itemsize = {**TEMPLATES[node.op.template or ""].sizes(node), "K": filters}, node.inputs[0].dtype.itemsize
-        kind = _KINDS[node.op.template or ""]
+        kind, itemsize = _KINDS[node.op.template or ""], node.inputs[0].dtype.itemsize
+        g = config.Geometry(**{**TEMPLATES[node.op.template or ""].sizes(node), "K": filters}, **oriented(kind, arch))
         if kind == "wgrad":
-            sizes |= {"SPLITS": max(splits(node, precision, interpret, arch, units), 1), **oriented(kind, arch)}
-        found = config.conv_configs(kind, sizes, itemsize, interpret, precision=PRECISIONS[precision], target=arch, units=units)
-        image, result = sizes["C"] * sizes["H"] * sizes["W"], filters * sizes["P"] * sizes["Q"]
-        moved = itemsize * (sizes["N"] * (image + result) + sizes["C"] * filters * sizes["R"] * sizes["S"])
+            g = g._replace(SPLITS=max(splits(node, precision, interpret, arch, units), 1))
+        found = config.conv_configs(kind, g, itemsize, options)
+        image, result = g.C * g.H * g.W, filters * g.P * g.Q
+        moved = itemsize * (g.N * (image + result) + g.C * filters * g.R * g.S)
         return (max(found[0][0], moved * byte) + cost.LAUNCH) / CLOCK
 
     return Times(convolution, byte / CLOCK)
