@@ -11,10 +11,10 @@
 #define V_Q CQ
 #define V_R CR
 #define V_S CS
-#define V_SH STRIDE_H
-#define V_SW STRIDE_W
-#define V_DH DIL_H
-#define V_DW DIL_W
+#define V_STRIDE_H STRIDE_H
+#define V_STRIDE_W STRIDE_W
+#define V_DIL_H DIL_H
+#define V_DIL_W DIL_W
 #define V_REACHES(h) ((h) >= PAD_H && (h) < CH + PAD_H)
 #define V_INSIDE(h, w) (V_REACHES(h) && (w) >= PAD_W && (w) < CW + PAD_W)
 #define V_WHOLE (PAD_H == 0 && PAD_W == 0 && (CP - 1) * STRIDE_H + (CR - 1) * DIL_H < CH && (CQ - 1) * STRIDE_W + (CS - 1) * DIL_W < CW)

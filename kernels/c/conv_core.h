@@ -5,7 +5,7 @@
  * conv_depthwise.h and conv_pointwise.h without a patch. With WINOGRAD 2 or 4, the largest tile, 3x3 filters of stride 1 take
  * conv_winograd.h.
  *
- * Macros: V_G groups, V_C and V_K channels of a group, V_P V_Q output, V_R V_S filter, V_SH V_SW V_DH V_DW, V_N batch,
+ * Macros: V_N batch, V_G groups, V_C and V_K channels of a group, V_P V_Q output, V_R V_S filter, V_STRIDE_H/W, V_DIL_H/W,
  * V_INSIDE(h, w) whether h, w >= 0 of the padded input is inside, V_WHOLE whether everything is, V_REACHES(h) and V_MEETS_W(w)
  * whether row h, column w holds more than zeros, V_PHASES after how many columns the latter repeats: a tile takes columns of
  * one phase, so that all of them skip the same taps; V_X(buf, n, g, c, h, w) what is inside, V_CHANNELS_LAST (a hint on how it
@@ -27,38 +27,14 @@
   }
 #if V_C == 1 && V_K == 1 && V_G > 1 && V_CHANNELS_LAST
 #include "conv_depthwise.h"
-#elif WINOGRAD && V_R == 3 && V_S == 3 && V_SH == 1 && V_SW == 1 && V_DH == 1 && V_DW == 1 && V_PHASES == 1 && \
-    V_C >= 8 && 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T) && V_P > 1 && V_Q > 1 && (FROZEN || V_N * V_P * V_Q >= 128)
+#elif WINOGRAD && V_R == 3 && V_S == 3 && V_STRIDE_H == 1 && V_STRIDE_W == 1 && V_DIL_H == 1 && V_DIL_W == 1 && \
+    V_PHASES == 1 && V_C >= 8 && 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T) && V_P > 1 && V_Q > 1 && \
+    (FROZEN || V_N * V_P * V_Q >= 128)
 #include "conv_winograd.h"
 #elif V_R == 1 && V_S == 1 && V_PHASES == 1 && V_WHOLE && 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T)
 #include "conv_pointwise.h"
-#elif 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T) || V_SW != 1
+#elif 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T) || V_STRIDE_W != 1
 #include "conv_wide.h"
 #else
 #include "conv_narrow.h"
 #endif
-#undef V_N
-#undef V_G
-#undef V_C
-#undef V_K
-#undef V_P
-#undef V_Q
-#undef V_R
-#undef V_S
-#undef V_SH
-#undef V_SW
-#undef V_DH
-#undef V_DW
-#undef V_X
-#undef V_REACHES
-#undef V_INSIDE
-#undef V_WHOLE
-#undef V_DIRECT
-#undef V_MEETS_W
-#undef V_PHASES
-#undef V_CHANNELS_LAST
-#undef V_W
-#undef V_W_ALONG_C
-#undef GRT_FILTER
-#undef V_STORE
-#include "undef.h"

@@ -17,7 +17,7 @@ static void FN(_task)(long task, void **launch) { /* one row of output, read whe
       const int last = MIN_OF(V_G - g0, GB);
       for (int r = 0; r < V_R; r++)
         for (int s = 0; s < V_S; s++) {
-          const int h = p * V_SH + r * V_DH, w = q * V_SW + s * V_DW;
+          const int h = p * V_STRIDE_H + r * V_DIL_H, w = q * V_STRIDE_W + s * V_DIL_W;
           const T *f = (const T *)launch[0] + (r * V_S + s) * V_G + g0;
           if (!V_INSIDE(h, w)) continue;
           if (last == GB) {

@@ -8,11 +8,10 @@
  * STORE(buf, n, c, h, w, value).
  */
 #include "tile.h"
-#define V_VECTORS(count) CEIL_DIV(count, GRT_VECTOR / GRT_BYTES(T))
+#define GRT_VECTORS(count) CEIL_DIV(count, GRT_VECTOR / GRT_BYTES(T))
 #if 4 * (CC / GROUPS) < 3 * GRT_VECTOR / GRT_BYTES(T) && STRIDE_W == 1 && CN * GROUPS >= 8 && CK / GROUPS >= 8 && \
-    (CR * CS + CK / GROUPS) * CP * CQ <= 1 << 16 && 3 * V_VECTORS(CW) * STRIDE_H * (CP + 3) >= 4 * V_VECTORS(CP * CQ)
+    (CR * CS + CK / GROUPS) * CP * CQ <= 1 << 16 && 3 * GRT_VECTORS(CW) * STRIDE_H * (CP + 3) >= 4 * GRT_VECTORS(CP * CQ)
 #include "conv_dgrad_taps.h"
-#include "undef.h"
 #else
 #define V_N CN
 #define V_G GROUPS
@@ -22,27 +21,23 @@
 #define V_Q CW
 #define V_R CR
 #define V_S CS
-#define V_SH 1
-#define V_SW 1
-#define V_DH DIL_H
-#define V_DW DIL_W
-#define V_U(h) ((h) + PAD_H - (CR - 1) * DIL_H)
-#define V_V(w) ((w) + PAD_W - (CS - 1) * DIL_W)
-#define V_MEETS_W(w) (V_V(w) % STRIDE_W == 0)
+#define V_STRIDE_H 1
+#define V_STRIDE_W 1
+#define V_DIL_H DIL_H
+#define V_DIL_W DIL_W
+#define V_ROW(h) ((h) + PAD_H - (CR - 1) * DIL_H)
+#define V_COLUMN(w) ((w) + PAD_W - (CS - 1) * DIL_W)
+#define V_MEETS_W(w) (V_COLUMN(w) % STRIDE_W == 0)
 #define V_PHASES STRIDE_W
-#define V_COL(w) (V_V(w) >= 0 && V_MEETS_W(w) && V_V(w) / STRIDE_W < CQ)
-#define V_REACHES(h) (V_U(h) >= 0 && V_U(h) % STRIDE_H == 0 && V_U(h) / STRIDE_H < CP)
-#define V_INSIDE(h, w) (V_REACHES(h) && V_COL(w))
+#define V_REACHES_COLUMN(w) (V_COLUMN(w) >= 0 && V_MEETS_W(w) && V_COLUMN(w) / STRIDE_W < CQ)
+#define V_REACHES(h) (V_ROW(h) >= 0 && V_ROW(h) % STRIDE_H == 0 && V_ROW(h) / STRIDE_H < CP)
+#define V_INSIDE(h, w) (V_REACHES(h) && V_REACHES_COLUMN(w))
 #define V_WHOLE (STRIDE_H == 1 && STRIDE_W == 1 && PAD_H == (CR - 1) * DIL_H && PAD_W == (CS - 1) * DIL_W && CH <= CP && CW <= CQ)
 #define V_DIRECT DY_DIRECT
-#define V_X(buf, n, g, c, h, w) LOAD_DY(buf, n, (g)*V_C + (c), V_U(h) / STRIDE_H, V_V(w) / STRIDE_W)
+#define V_X(buf, n, g, c, h, w) LOAD_DY(buf, n, (g)*V_C + (c), V_ROW(h) / STRIDE_H, V_COLUMN(w) / STRIDE_W)
 #define V_CHANNELS_LAST DY_CHANNELS_LAST
 #define V_W(buf, g, k, c, r, s) LOAD_W(buf, (g)*V_C + (c), k, CR - 1 - (r), CS - 1 - (s))
 #define V_W_ALONG_C W_FAST_K
 #define V_STORE(buf, n, g, k, p, q, value) STORE(buf, n, (g)*V_K + (k), p, q, value)
 #include "conv_core.h"
-#undef V_U
-#undef V_V
-#undef V_COL
 #endif
-#undef V_VECTORS

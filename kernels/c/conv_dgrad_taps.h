@@ -7,20 +7,20 @@
  * are rows of dx, multiplies twice as much where 5x5 taps spread 10x10 pixels over 14x14. A task owns an image of a group.
  */
 enum {
-  FN(_GC) = CC / GROUPS,
-  FN(_GK) = CK / GROUPS,
+  FN(_GROUP_C) = CC / GROUPS,
+  FN(_GROUP_K) = CK / GROUPS,
   FN(_TAPS) = CR * CS,
-  FN(_NT) = CEIL_DIV(CR * CS, CEIL_DIV(CR * CS, TILE_ROWS(TILE_VECTORS))), /* even tiles */
-  FN(_TT) = CEIL_DIV(CR * CS, FN(_NT)),
-  FN(_NV) = CEIL_DIV(CP * CQ, GRT_LANES(T)),
-  FN(_WIDTH) = FN(_NV) * GRT_LANES(T), /* of a row of products */
+  FN(_TILE_TAPS) = CEIL_DIV(CR * CS, CEIL_DIV(CR * CS, TILE_ROWS(TILE_VECTORS))), /* even tiles */
+  FN(_TAP_TILES) = CEIL_DIV(CR * CS, FN(_TILE_TAPS)),
+  FN(_PIXEL_VECTORS) = CEIL_DIV(CP * CQ, GRT_LANES(T)),
+  FN(_WIDTH) = FN(_PIXEL_VECTORS) * GRT_LANES(T), /* of a row of products */
   FN(_LINE) = CEIL_DIV(CW, GRT_LANES(T)) * GRT_LANES(T)
 };
 
 /* [group][channel][tile of taps][k][tap], zero where there is no tap; launch[0] is the packed filter, launch[1] the buffers */
 static void FN(_pack)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
-  enum { NT = FN(_NT), TT = FN(_TT), GC = FN(_GC), GK = FN(_GK) };
+  enum { NT = FN(_TILE_TAPS), TT = FN(_TAP_TILES), GC = FN(_GROUP_C), GK = FN(_GROUP_K) };
   const int g = (int)task / GC, c = (int)task % GC;
   T *out = (T *)launch[0] + task * TT * GK * NT;
   for (int t = 0; t < TT; t++)
@@ -33,7 +33,7 @@ static void FN(_pack)(long task, void **launch) {
 
 /* dy[k][WIDTH] <- the pixels of all channels of group g, zero behind the last */
 GRT_INLINE void FN(_pixels)(const FN(_buffers) buf, T *dy, int n, int g) {
-  enum { L = GRT_LANES(T), GK = FN(_GK), WIDTH = FN(_WIDTH), PIXELS = CP * CQ };
+  enum { L = GRT_LANES(T), GK = FN(_GROUP_K), WIDTH = FN(_WIDTH), PIXELS = CP * CQ };
   int i = 0; /* pixels that are there */
   if (DY_CHANNELS_LAST && GK % L == 0)
     for (; i + L <= PIXELS; i += L) /* a transposition, in registers */
@@ -59,16 +59,16 @@ GRT_INLINE void FN(_pixels)(const FN(_buffers) buf, T *dy, int n, int g) {
     for (int j = PIXELS; j < WIDTH; j++) dy[k * WIDTH + j] = 0;
 }
 
-/* One tile: NT taps of vt vectors of pixels. */
+/* One tile: TILE_TAPS taps of vt vectors of pixels. */
 GRT_INLINE void FN(_products)(const T *w, const T *dy, T *products, const int vt) {
   typedef GRT_VEC(T) vec;
-  enum { L = GRT_LANES(T), NT = FN(_NT), WIDTH = FN(_WIDTH) };
+  enum { L = GRT_LANES(T), NT = FN(_TILE_TAPS), WIDTH = FN(_WIDTH) };
   vec acc[NT][TILE_VECTORS];
 #pragma GCC unroll 8
   for (int i = 0; i < NT; i++)
 #pragma GCC unroll 4
     for (int v = 0; v < vt; v++) acc[i][v] = (vec){0};
-  for (int k = 0; k < FN(_GK); k++) {
+  for (int k = 0; k < FN(_GROUP_K); k++) {
     vec x[TILE_VECTORS];
 #pragma GCC unroll 4
     for (int v = 0; v < vt; v++) x[v] = *(const vec *)(dy + k * WIDTH + v * L);
@@ -85,7 +85,8 @@ GRT_INLINE void FN(_products)(const T *w, const T *dy, T *products, const int vt
 
 static void FN(_task)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
-  enum { L = GRT_LANES(T), NT = FN(_NT), TT = FN(_TT), GC = FN(_GC), GK = FN(_GK), WIDTH = FN(_WIDTH), LINE = FN(_LINE) };
+  enum { L = GRT_LANES(T), NT = FN(_TILE_TAPS), TT = FN(_TAP_TILES), NV = FN(_PIXEL_VECTORS), GC = FN(_GROUP_C) };
+  enum { GK = FN(_GROUP_K), WIDTH = FN(_WIDTH), LINE = FN(_LINE) };
   const int n = (int)(task / GROUPS), g = (int)(task % GROUPS);
   T *dy = grt_scratch(sizeof(T) * (GK + TT * NT + 2) * (WIDTH + LINE)); /* with room for loads that are masked */
   T *products = dy + GK * WIDTH + LINE;
@@ -94,9 +95,9 @@ static void FN(_task)(long task, void **launch) {
     const T *w = (const T *)launch[0] + (size_t)(g * GC + c) * TT * GK * NT;
     for (int t = 0; t < TT; t++, w += GK * NT) {
       int v = 0;
-      for (; v + TILE_VECTORS <= FN(_NV); v += TILE_VECTORS)
+      for (; v + TILE_VECTORS <= NV; v += TILE_VECTORS)
         FN(_products)(w, dy + v * L, products + t * NT * WIDTH + v * L, TILE_VECTORS);
-      if (FN(_NV) % TILE_VECTORS) FN(_products)(w, dy + v * L, products + t * NT * WIDTH + v * L, FN(_NV) % TILE_VECTORS);
+      if (NV % TILE_VECTORS) FN(_products)(w, dy + v * L, products + t * NT * WIDTH + v * L, NV % TILE_VECTORS);
     }
     for (int h = 0; h < CH; h++) {
       T line[LINE] __attribute__((aligned(64))) = {0};
@@ -119,8 +120,8 @@ static void FN(_task)(long task, void **launch) {
   }
 }
 GRT_LAUNCH void NAME(void **table) {
-  enum { FILTERS = GROUPS * FN(_GC) };
+  enum { FILTERS = GROUPS * FN(_GROUP_C), SIZE = FN(_TAP_TILES) * FN(_GROUP_K) * FN(_TILE_TAPS) };
   void **kept = GRT_KEPT(table, FROZEN);
-  void *launch[2] = {grt_prepare(FN(_pack), FILTERS, sizeof(T) * FILTERS * FN(_TT) * FN(_GK) * FN(_NT), kept, table), table};
+  void *launch[2] = {grt_prepare(FN(_pack), FILTERS, sizeof(T) * FILTERS * SIZE, kept, table), table};
   GRT_PARALLEL(FN(_task), (long)CN * GROUPS, launch);
 }

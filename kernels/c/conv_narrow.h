@@ -1,37 +1,37 @@
 /* Convolution to few output channels: tiles of [channels] x [rows x vectors of columns], one weight broadcast (conv_core.h). */
 enum {
-  FN(_L) = GRT_LANES(T),
-  FN(_NK) = CEIL_DIV(V_K, CEIL_DIV(V_K, 6)), /* even blocks */
-  FN(_KB) = CEIL_DIV(V_K, FN(_NK)),
+  FN(_TILE_K) = CEIL_DIV(V_K, CEIL_DIV(V_K, 6)), /* even blocks */
+  FN(_BLOCKS_K) = CEIL_DIV(V_K, FN(_TILE_K)),
   FN(_TAPS) = V_C * V_R * V_S,
-  FN(_CT) = MIN_OF(2, CEIL_DIV(V_Q, GRT_LANES(T))), /* a tile of vectors, columns x rows, four in all */
-  FN(_RT) = 4 / FN(_CT),
-  FN(_STEP) = FN(_CT) * GRT_LANES(T),
-  FN(_WIDTH) = CEIL_DIV(V_Q, FN(_STEP)) * FN(_STEP) + (V_S - 1) * V_DW,
-  FN(_FIT) = (24576 / (V_C * FN(_WIDTH)) - (V_R - 1) * V_DH) / V_SH,
+  FN(_COLUMN_VECTORS) = MIN_OF(2, CEIL_DIV(V_Q, GRT_LANES(T))), /* a tile of vectors, columns x rows, four in all */
+  FN(_TILE_ROWS) = 4 / FN(_COLUMN_VECTORS),
+  FN(_TILE_COLUMNS) = FN(_COLUMN_VECTORS) * GRT_LANES(T),
+  FN(_WIDTH) = CEIL_DIV(V_Q, FN(_TILE_COLUMNS)) * FN(_TILE_COLUMNS) + (V_S - 1) * V_DIL_W,
+  FN(_FIT) = (24576 / (V_C * FN(_WIDTH)) - (V_R - 1) * V_DIL_H) / V_STRIDE_H,
   FN(_SHARE) = V_N * V_G >= 8 ? V_P : CEIL_DIV(V_P, CEIL_DIV(8, MAX_OF(V_N * V_G, 1))),
-  FN(_PB) = MAX_OF(1, MIN_OF(FN(_SHARE), FN(_FIT))),
-  FN(_ROWS) = (FN(_PB) - 1) * V_SH + (V_R - 1) * V_DH + 1
+  FN(_BLOCK_ROWS) = MAX_OF(1, MIN_OF(FN(_SHARE), FN(_FIT))),
+  FN(_PATCH_ROWS) = (FN(_BLOCK_ROWS) - 1) * V_STRIDE_H + (V_R - 1) * V_DIL_H + 1
 };
 
 /* [group][block][row of taps][channel][tap][lane], as the tiles meet them; launch[0] is the packed filter, launch[1] the buffers */
 static void FN(_pack)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
-  const int g = (int)task / FN(_KB), kb = (int)task % FN(_KB);
-  T *out = (T *)launch[0] + task * FN(_TAPS) * FN(_NK);
+  const int g = (int)task / FN(_BLOCKS_K), kb = (int)task % FN(_BLOCKS_K);
+  T *out = (T *)launch[0] + task * FN(_TAPS) * FN(_TILE_K);
   for (int r = 0; r < V_R; r++)
     for (int c = 0; c < V_C; c++)
       for (int s = 0; s < V_S; s++)
-        for (int i = 0; i < FN(_NK); i++) {
-          const int k = kb * FN(_NK) + i;
+        for (int i = 0; i < FN(_TILE_K); i++) {
+          const int k = kb * FN(_TILE_K) + i;
           *out++ = k < V_K ? V_W(buf, g, k, c, r, s) : 0;
         }
 }
 
 /* rt rows of outputs from row p; `row` is where they begin in the patch. Rows of taps that meet only padding are left out. */
-GRT_INLINE void FN(_channels)(const FN(_buffers) buf, const T *patch, const T *w, int n, int g, int kb, int p, int row, int q, const int rt) {
+GRT_INLINE void FN(_channels)(const FN(_buffers) buf, const T *patch, const T *w, int n, int g, int kb, int p, int row, int q,
+                              const int rt) {
   typedef GRT_VEC(T) vec;
-  enum { L = FN(_L), NK = FN(_NK), WIDTH = FN(_WIDTH), CT = FN(_CT) };
+  enum { L = GRT_LANES(T), NK = FN(_TILE_K), WIDTH = FN(_WIDTH), CT = FN(_COLUMN_VECTORS) };
   vec acc[6][4];
 #pragma GCC unroll 8
   for (int k = 0; k < NK; k++)
@@ -40,15 +40,15 @@ GRT_INLINE void FN(_channels)(const FN(_buffers) buf, const T *patch, const T *w
   for (int r = 0; r < V_R; r++, w += V_C * V_S * NK) {
     int met = 0;
 #pragma GCC unroll 4
-    for (int i = 0; i < rt; i++) met |= V_REACHES((p + i) * V_SH + r * V_DH);
+    for (int i = 0; i < rt; i++) met |= V_REACHES((p + i) * V_STRIDE_H + r * V_DIL_H);
     if (!met) continue;
     const T *tap = w;
     for (int c = 0; c < V_C; c++) {
-      const T *x = patch + (c * FN(_ROWS) + row * V_SH + r * V_DH) * WIDTH + q;
+      const T *x = patch + (c * FN(_PATCH_ROWS) + row * V_STRIDE_H + r * V_DIL_H) * WIDTH + q;
       for (int s = 0; s < V_S; s++, tap += NK) {
         vec f[4];
 #pragma GCC unroll 4
-        for (int v = 0; v < rt * CT; v++) f[v] = *(const vec *)(x + v / CT * V_SH * WIDTH + v % CT * L + s * V_DW);
+        for (int v = 0; v < rt * CT; v++) f[v] = *(const vec *)(x + v / CT * V_STRIDE_H * WIDTH + v % CT * L + s * V_DIL_W);
 #pragma GCC unroll 8
         for (int k = 0; k < NK; k++)
 #pragma GCC unroll 4
@@ -72,44 +72,44 @@ GRT_INLINE void FN(_channels)(const FN(_buffers) buf, const T *patch, const T *w
 
 static void FN(_task)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
-  enum { PARTS = CEIL_DIV(V_P, FN(_PB)), WIDTH = FN(_WIDTH) };
-  const int n = (int)(task / (V_G * PARTS)), g = (int)(task / PARTS % V_G), p0 = (int)(task % PARTS) * FN(_PB);
-  const int rows = MIN_OF(V_P - p0, FN(_PB)), height = (rows - 1) * V_SH + (V_R - 1) * V_DH + 1;
-  T *patch = grt_scratch(sizeof(T) * V_C * FN(_ROWS) * WIDTH); /* [channel][row][column] */
-  if (V_CHANNELS_LAST) memset(patch, 0, sizeof(T) * V_C * FN(_ROWS) * WIDTH);
+  enum { PARTS = CEIL_DIV(V_P, FN(_BLOCK_ROWS)), WIDTH = FN(_WIDTH) };
+  const int n = (int)(task / (V_G * PARTS)), g = (int)(task / PARTS % V_G), p0 = (int)(task % PARTS) * FN(_BLOCK_ROWS);
+  const int rows = MIN_OF(V_P - p0, FN(_BLOCK_ROWS)), height = (rows - 1) * V_STRIDE_H + (V_R - 1) * V_DIL_H + 1;
+  T *patch = grt_scratch(sizeof(T) * V_C * FN(_PATCH_ROWS) * WIDTH); /* [channel][row][column] */
+  if (V_CHANNELS_LAST) memset(patch, 0, sizeof(T) * V_C * FN(_PATCH_ROWS) * WIDTH);
   for (int h = 0; h < height; h++) {
-    const int row = p0 * V_SH + h;
+    const int row = p0 * V_STRIDE_H + h;
     if (V_CHANNELS_LAST) {
       for (int x = 0; x < WIDTH; x++) {
         T *to = patch + h * WIDTH + x;
         if (!V_INSIDE(row, x)) continue;
-        GRT_SIMD for (int c = 0; c < V_C; c++) to[c * FN(_ROWS) * WIDTH] = V_X(buf, n, g, c, row, x);
+        GRT_SIMD for (int c = 0; c < V_C; c++) to[c * FN(_PATCH_ROWS) * WIDTH] = V_X(buf, n, g, c, row, x);
       }
     } else {
       int first = 0, last = WIDTH; /* a load beyond them, though masked, might be made */
       while (first < last && !V_INSIDE(row, first)) first++;
       while (first < last && !V_INSIDE(row, last - 1)) last--;
       for (int c = 0; c < V_C; c++) {
-        T *to = patch + (c * FN(_ROWS) + h) * WIDTH;
+        T *to = patch + (c * FN(_PATCH_ROWS) + h) * WIDTH;
         memset(to, 0, sizeof(T) * WIDTH);
         GRT_SIMD for (int x = first; x < last; x++) to[x] = V_INSIDE(row, x) ? V_X(buf, n, g, c, row, x) : 0;
       }
     }
   }
-  for (int kb = 0; kb < FN(_KB); kb++) {
-    const T *w = (const T *)launch[0] + (size_t)(g * FN(_KB) + kb) * FN(_TAPS) * FN(_NK);
+  for (int kb = 0; kb < FN(_BLOCKS_K); kb++) {
+    const T *w = (const T *)launch[0] + (size_t)(g * FN(_BLOCKS_K) + kb) * FN(_TAPS) * FN(_TILE_K);
     int row = 0;
-    for (; row + FN(_RT) <= rows; row += FN(_RT))
-      for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, FN(_RT));
-    for (; FN(_RT) > 2 && row + 2 <= rows; row += 2)
-      for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 2);
+    for (; row + FN(_TILE_ROWS) <= rows; row += FN(_TILE_ROWS))
+      for (int q = 0; q < V_Q; q += FN(_TILE_COLUMNS)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, FN(_TILE_ROWS));
+    for (; FN(_TILE_ROWS) > 2 && row + 2 <= rows; row += 2)
+      for (int q = 0; q < V_Q; q += FN(_TILE_COLUMNS)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 2);
     for (; row < rows; row++)
-      for (int q = 0; q < V_Q; q += FN(_STEP)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 1);
+      for (int q = 0; q < V_Q; q += FN(_TILE_COLUMNS)) FN(_channels)(buf, patch, w, n, g, kb, p0 + row, row, q, 1);
   }
 }
 GRT_LAUNCH void NAME(void **table) {
-  enum { BLOCKS = V_G * FN(_KB) };
+  enum { BLOCKS = V_G * FN(_BLOCKS_K) };
   void **kept = GRT_KEPT(table, FROZEN);
-  void *launch[2] = {grt_prepare(FN(_pack), BLOCKS, sizeof(T) * BLOCKS * FN(_TAPS) * FN(_NK), kept, table), table};
-  GRT_PARALLEL(FN(_task), (long)V_N * V_G * CEIL_DIV(V_P, FN(_PB)), launch);
+  void *launch[2] = {grt_prepare(FN(_pack), BLOCKS, sizeof(T) * BLOCKS * FN(_TAPS) * FN(_TILE_K), kept, table), table};
+  GRT_PARALLEL(FN(_task), (long)V_N * V_G * CEIL_DIV(V_P, FN(_BLOCK_ROWS)), launch);
 }

@@ -3,7 +3,7 @@
 #define M (V_N * V_P * V_Q)
 #define N V_K
 #define K V_C
-#define LOAD_A(buf, b, m, k) V_X(buf, (m) / (V_P * V_Q), b, k, (m) / V_Q % V_P * V_SH, (m) % V_Q * V_SW)
+#define LOAD_A(buf, b, m, k) V_X(buf, (m) / (V_P * V_Q), b, k, (m) / V_Q % V_P * V_STRIDE_H, (m) % V_Q * V_STRIDE_W)
 #define LOAD_B(buf, b, k, n) V_W(buf, b, n, k, 0, 0)
 #define STORE_C(buf, b, m, n, value) V_STORE(buf, (m) / (V_P * V_Q), b, n, (m) / V_Q % V_P, (m) % V_Q, value)
 #define A_FAST_M !V_CHANNELS_LAST

@@ -16,4 +16,3 @@
 #else
 #include "conv_wgrad_narrow.h"
 #endif
-#include "undef.h"

@@ -1,13 +1,12 @@
 /* Gradient of a filter with few output channels: a tile of [taps] x [channels], vectors of columns, added across at the end. */
 enum {
-  FN(_L) = GRT_LANES(T),
-  FN(_GC) = CC / GROUPS,
-  FN(_GK) = CK / GROUPS,
-  FN(_NK) = CEIL_DIV(CK / GROUPS, CEIL_DIV(CK / GROUPS, 6)),
-  FN(_KB) = CEIL_DIV(CK / GROUPS, FN(_NK)),
+  FN(_GROUP_C) = CC / GROUPS,
+  FN(_GROUP_K) = CK / GROUPS,
+  FN(_TILE_K) = CEIL_DIV(CK / GROUPS, CEIL_DIV(CK / GROUPS, 6)),
+  FN(_BLOCKS_K) = CEIL_DIV(CK / GROUPS, FN(_TILE_K)),
   FN(_TAPS) = CC / GROUPS * CR * CS,
-  FN(_QP) = CEIL_DIV(CQ, GRT_LANES(T)) * GRT_LANES(T),
-  FN(_WIDTH) = (FN(_QP) - 1) * STRIDE_W + (CS - 1) * DIL_W + 1,
+  FN(_PADDED_Q) = CEIL_DIV(CQ, GRT_LANES(T)) * GRT_LANES(T),
+  FN(_WIDTH) = (FN(_PADDED_Q) - 1) * STRIDE_W + (CS - 1) * DIL_W + 1,
   FN(_HEIGHT) = (CP - 1) * STRIDE_H + (CR - 1) * DIL_H + 1
 };
 #define TAP_OFFSET(j) \
@@ -15,7 +14,7 @@ enum {
 
 GRT_INLINE void FN(_few)(const T *dy, const T *x, T *sum, int j0, const int jt) {
   typedef GRT_VEC(T) vec;
-  enum { L = FN(_L), NK = FN(_NK), QP = FN(_QP) };
+  enum { L = GRT_LANES(T), NK = FN(_TILE_K), QP = FN(_PADDED_Q) };
   vec acc[4][6];
 #pragma GCC unroll 4
   for (int j = 0; j < jt; j++)
@@ -44,14 +43,15 @@ GRT_INLINE void FN(_few)(const T *dy, const T *x, T *sum, int j0, const int jt) 
 
 static void FN(_task)(long task, void **table) {
   const FN(_buffers) buf = FN(_open)(table);
-  enum { L = FN(_L), NK = FN(_NK), TAPS = FN(_TAPS), CHUNK = CEIL_DIV(CN, SPLITS), QP = FN(_QP) };
-  const int split = (int)(task / (GROUPS * FN(_KB))), g = (int)(task / FN(_KB) % GROUPS), k0 = (int)(task % FN(_KB)) * NK;
+  enum { L = GRT_LANES(T), NK = FN(_TILE_K), TAPS = FN(_TAPS), CHUNK = CEIL_DIV(CN, SPLITS), QP = FN(_PADDED_Q) };
+  const int split = (int)(task / (GROUPS * FN(_BLOCKS_K))), g = (int)(task / FN(_BLOCKS_K) % GROUPS);
+  const int k0 = (int)(task % FN(_BLOCKS_K)) * NK;
   const int first = split * CHUNK, last = MIN_OF(first + CHUNK, CN);
-  T *sum = grt_scratch(sizeof(T) * (TAPS * NK * L + CP * QP * NK + FN(_GC) * FN(_HEIGHT) * FN(_WIDTH) + 64));
+  T *sum = grt_scratch(sizeof(T) * (TAPS * NK * L + CP * QP * NK + FN(_GROUP_C) * FN(_HEIGHT) * FN(_WIDTH) + 64));
   T *dy = sum + TAPS * NK * L, *x = dy + CP * QP * NK;
   memset(sum, 0, sizeof(T) * (TAPS * NK * L + CP * QP * NK)); /* dy is zero beyond its columns and channels */
   for (int n = first; n < last; n++) {
-    for (int c = 0; c < FN(_GC); c++)
+    for (int c = 0; c < FN(_GROUP_C); c++)
       for (int h = 0; h < FN(_HEIGHT); h++) {
         T *row = x + (c * FN(_HEIGHT) + h) * FN(_WIDTH);
         const int hh = h - PAD_H, left = MIN_OF(PAD_W, FN(_WIDTH)), right = MIN_OF(CW + PAD_W, FN(_WIDTH));
@@ -60,22 +60,21 @@ static void FN(_task)(long task, void **table) {
           continue;
         }
         for (int w = 0; w < left; w++) row[w] = 0;
-        GRT_SIMD for (int w = left; w < right; w++) row[w] = LOAD_X(buf, n, g * FN(_GC) + c, hh, w - PAD_W);
+        GRT_SIMD for (int w = left; w < right; w++) row[w] = LOAD_X(buf, n, g * FN(_GROUP_C) + c, hh, w - PAD_W);
         for (int w = right; w < FN(_WIDTH); w++) row[w] = 0;
       }
-    for (int k = 0; k < MIN_OF(FN(_GK) - k0, NK); k++)
+    for (int k = 0; k < MIN_OF(FN(_GROUP_K) - k0, NK); k++)
       for (int p = 0; p < CP; p++)
-        GRT_SIMD for (int q = 0; q < CQ; q++) dy[(k * CP + p) * QP + q] = LOAD_DY(buf, n, g * FN(_GK) + k0 + k, p, q);
+        GRT_SIMD for (int q = 0; q < CQ; q++) dy[(k * CP + p) * QP + q] = LOAD_DY(buf, n, g * FN(_GROUP_K) + k0 + k, p, q);
     int j = 0;
     for (; j + 4 <= TAPS; j += 4) FN(_few)(dy, x, sum, j, 4);
     if (TAPS % 4) FN(_few)(dy, x, sum, j, TAPS % 4);
   }
   for (int j = 0; j < TAPS; j++)
-    for (int k = 0; k < NK && k0 + k < FN(_GK); k++) {
+    for (int k = 0; k < NK && k0 + k < FN(_GROUP_K); k++) {
       T total = 0;
       for (int l = 0; l < L; l++) total += sum[(j * NK + k) * L + l];
-      STORE(buf, split, g * FN(_GK) + k0 + k, j / (CR * CS), j / CS % CR, j % CS, total);
+      STORE(buf, split, g * FN(_GROUP_K) + k0 + k, j / (CR * CS), j / CS % CR, j % CS, total);
     }
 }
-GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_KB), table); }
-#undef TAP_OFFSET
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_BLOCKS_K), table); }

@@ -2,37 +2,38 @@
  *
  *   dg = G' [ sum over tiles of (B' d B) * (A dy A') ] G
  *
- * A task owns NK output and CB input channels. It takes TR rows of tiles, or NB small images, at a time, transforms both sides
- * and adds up N * N products [CB x tiles] [tiles x NK].
+ * A task owns TILE_K output and BLOCK_C input channels. It takes BLOCK_DOWN rows of tiles, or BLOCK_IMAGES small images, at a
+ * time, transforms both sides and adds up POINTS = N * N products [BLOCK_C x tiles] [tiles x TILE_K].
  */
 #include "winograd.h"
-enum { FN(_CB) = CEIL_DIV(CC / GROUPS, CEIL_DIV(CC / GROUPS, 32)) };
+enum { FN(_BLOCK_C) = CEIL_DIV(CC / GROUPS, CEIL_DIV(CC / GROUPS, 32)) };
 #include "conv_wgrad_tile.h"
 /* Products of one channel by one channel */
 #define GRT_PRODUCTS(m) (((m) + 2) * ((m) + 2) * CEIL_DIV(CP, m) * CEIL_DIV(CQ, m))
 enum {
-  FN(_M) = WINOGRAD >= 4 && GRT_PRODUCTS(4) < GRT_PRODUCTS(2) ? 4 : 2,
-  FN(_N) = FN(_M) + 2,
-  FN(_NN) = FN(_N) * FN(_N),
-  FN(_TP) = CEIL_DIV(CP, FN(_M)),
-  FN(_TQ) = CEIL_DIV(CQ, FN(_M)),
-  FN(_WANT) = 81920 / (FN(_NN) * (FN(_NK) + FN(_CB))), /* tiles at a time: 320 KB of both transformed sides */
-  FN(_PARTS) = CEIL_DIV(FN(_TP), MAX_OF(1, MIN_OF(FN(_TP), FN(_WANT) / MAX_OF(FN(_TQ), 1)))),
-  FN(_TR) = CEIL_DIV(FN(_TP), FN(_PARTS)),
-  FN(_NB) = FN(_PARTS) > 1 ? 1 : MAX_OF(1, MIN_OF(CEIL_DIV(CN, SPLITS), FN(_WANT) / MAX_OF(FN(_TP) * FN(_TQ), 1))),
-  FN(_TILES) = FN(_NB) * FN(_TR) * FN(_TQ),
-  FN(_WIDTH) = FN(_M) * FN(_TQ) + 2,
-  FN(_PITCH) = FN(_WIDTH) * FN(_CB),
-  FN(_HEIGHT) = FN(_M) * FN(_TR) + 2,
+  /* M and N of winograd.h: a tile of SIDE x SIDE outputs is made from IN_SIDE x IN_SIDE inputs. */
+  FN(_SIDE) = WINOGRAD >= 4 && GRT_PRODUCTS(4) < GRT_PRODUCTS(2) ? 4 : 2,
+  FN(_IN_SIDE) = FN(_SIDE) + 2,
+  FN(_POINTS) = FN(_IN_SIDE) * FN(_IN_SIDE),
+  FN(_TILES_DOWN) = CEIL_DIV(CP, FN(_SIDE)),
+  FN(_TILES_ACROSS) = CEIL_DIV(CQ, FN(_SIDE)),
+  FN(_WANTED_TILES) = 81920 / (FN(_POINTS) * (FN(_TILE_K) + FN(_BLOCK_C))), /* at a time: 320 KB of both transformed sides */
+  FN(_PARTS) = CEIL_DIV(FN(_TILES_DOWN), MAX_OF(1, MIN_OF(FN(_TILES_DOWN), FN(_WANTED_TILES) / MAX_OF(FN(_TILES_ACROSS), 1)))),
+  FN(_BLOCK_DOWN) = CEIL_DIV(FN(_TILES_DOWN), FN(_PARTS)),
+  FN(_IMAGES_FIT) = FN(_PARTS) > 1 ? 1 : FN(_WANTED_TILES) / MAX_OF(FN(_TILES_DOWN) * FN(_TILES_ACROSS), 1),
+  FN(_BLOCK_IMAGES) = MAX_OF(1, MIN_OF(CEIL_DIV(CN, SPLITS), FN(_IMAGES_FIT))),
+  FN(_TILES) = FN(_BLOCK_IMAGES) * FN(_BLOCK_DOWN) * FN(_TILES_ACROSS),
+  FN(_WIDTH) = FN(_SIDE) * FN(_TILES_ACROSS) + 2,
+  FN(_PITCH) = FN(_WIDTH) * FN(_BLOCK_C),
+  FN(_HEIGHT) = FN(_SIDE) * FN(_BLOCK_DOWN) + 2,
   /* From one of the N * N matrices to the next: not a power of two, or all would meet in the same lines of a cache. */
-  FN(_XSTEP) = FN(_TILES) * FN(_CB) + GRT_LANES(T),
-  FN(_DSTEP) = FN(_TILES) * FN(_NK) + GRT_LANES(T)
+  FN(_INPUT_STEP) = FN(_TILES) * FN(_BLOCK_C) + GRT_LANES(T),
+  FN(_GRADIENT_STEP) = FN(_TILES) * FN(_TILE_K) + GRT_LANES(T)
 };
-#undef GRT_PRODUCTS
 
 /* A dy A' for one tile, zero where it hangs over the edge or has no channel */
 GRT_INLINE void FN(_gradient)(const FN(_buffers) buf, T *d, int n, int k0, const int width, int p, int q) {
-  enum { M = FN(_M), N = FN(_N), NK = FN(_NK), STEP = FN(_DSTEP) };
+  enum { M = FN(_SIDE), N = FN(_IN_SIDE), NK = FN(_TILE_K), STEP = FN(_GRADIENT_STEP) };
   T dy[M][M][NK] __attribute__((aligned(64))), columns[N][M][NK] __attribute__((aligned(64)));
   const int whole = p + M <= CP && q + M <= CQ;
   if (width < NK || !whole) memset(dy, 0, sizeof dy);
@@ -52,16 +53,18 @@ GRT_INLINE void FN(_gradient)(const FN(_buffers) buf, T *d, int n, int k0, const
 
 static void FN(_task)(long task, void **table) {
   const FN(_buffers) buf = FN(_open)(table);
-  enum { M = FN(_M), N = FN(_N), NN = FN(_NN), NK = FN(_NK), CB = FN(_CB), TQ = FN(_TQ), WIDTH = FN(_WIDTH), PITCH = FN(_PITCH) };
-  enum { NUMBERS = NN * (CB * NK + FN(_XSTEP) + FN(_DSTEP)) + (FN(_HEIGHT) + N) * PITCH };
+  enum { M = FN(_SIDE), N = FN(_IN_SIDE), NN = FN(_POINTS), NK = FN(_TILE_K), CB = FN(_BLOCK_C) };
+  enum { TQ = FN(_TILES_ACROSS), WIDTH = FN(_WIDTH), PITCH = FN(_PITCH) };
+  enum { NUMBERS = NN * (CB * NK + FN(_INPUT_STEP) + FN(_GRADIENT_STEP)) + (FN(_HEIGHT) + N) * PITCH };
   const FN(_share) own = FN(_block)(task);
   T *sum = grt_scratch(sizeof(T) * (NUMBERS + 64));
-  T *v = sum + NN * CB * NK, *d = v + NN * FN(_XSTEP), *patch = d + NN * FN(_DSTEP), *columns = patch + FN(_HEIGHT) * PITCH;
+  T *v = sum + NN * CB * NK, *d = v + NN * FN(_INPUT_STEP);
+  T *patch = d + NN * FN(_GRADIENT_STEP), *columns = patch + FN(_HEIGHT) * PITCH;
   memset(sum, 0, sizeof(T) * NN * CB * NK);
   memset(patch, 0, sizeof(T) * FN(_HEIGHT) * PITCH);
-  for (int n0 = own.first; n0 < own.last; n0 += FN(_NB))
-    for (int row0 = 0; row0 < FN(_TP); row0 += FN(_TR)) {
-      const int images = MIN_OF(own.last - n0, FN(_NB)), rows = MIN_OF(FN(_TP) - row0, FN(_TR));
+  for (int n0 = own.first; n0 < own.last; n0 += FN(_BLOCK_IMAGES))
+    for (int row0 = 0; row0 < FN(_TILES_DOWN); row0 += FN(_BLOCK_DOWN)) {
+      const int images = MIN_OF(own.last - n0, FN(_BLOCK_IMAGES)), rows = MIN_OF(FN(_TILES_DOWN) - row0, FN(_BLOCK_DOWN));
       int tiles = 0;
       for (int n = n0; n < n0 + images; n++) {
         for (int h = 0; h < M * rows + 2; h++) {
@@ -76,16 +79,16 @@ static void FN(_task)(long task, void **table) {
           }
         }
         for (int row = 0; row < rows; row++, tiles += TQ) {
-          FN(_transform)(M, patch + M * row * PITCH, columns, v + tiles * CB, TQ, CB, CB, FN(_XSTEP));
+          FN(_transform)(M, patch + M * row * PITCH, columns, v + tiles * CB, TQ, CB, CB, FN(_INPUT_STEP));
           for (int q = 0; q < TQ; q++)
             FN(_gradient)(buf, d + (tiles + q) * NK, n, own.k0, own.width, M * (row0 + row), M * q);
         }
       }
       for (int i = 0; i < NN; i++)
-        FN(_tiles)(v + i * FN(_XSTEP), d + i * FN(_DSTEP), sum + i * CB * NK, 1, 1, tiles, 0, 0, CB, CB);
+        FN(_tiles)(v + i * FN(_INPUT_STEP), d + i * FN(_GRADIENT_STEP), sum + i * CB * NK, 1, 1, tiles, 0, 0, CB, CB);
     }
   for (int c = 0; c < own.channels; c++) {
-    enum { STEP = FN(_CB) * FN(_NK) };
+    enum { STEP = FN(_BLOCK_C) * FN(_TILE_K) };
     T rows[3][N][NK] __attribute__((aligned(64))), dw[3][3][NK] __attribute__((aligned(64)));
     for (int j = 0; j < N; j++)
       GRT_SIMD for (int k = 0; k < NK; k++) FN(_gathered)(M, sum + c * NK + j * STEP + k, N * STEP, &rows[0][j][k], N * NK);
@@ -95,4 +98,4 @@ static void FN(_task)(long task, void **table) {
       GRT_SIMD for (int k = 0; k < own.width; k++) STORE(buf, own.split, own.k0 + k, own.cb * CB + c, i / 3, i % 3, dw[i / 3][i % 3][k]);
   }
 }
-GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_KB) * FN(_CPARTS), table); }
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_BLOCKS_K) * FN(_BLOCKS_C), table); }

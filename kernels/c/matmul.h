@@ -2,41 +2,43 @@
  *
  *            N                 Macros: NAME, T, BATCH, M, N, K, LOAD_A(buf, b, m, k), LOAD_B(buf, b, k, n),
  *        K [ B ]               STORE_C(buf, b, m, n, value), A_FAST_M and B_FAST_N (1 if that is the unit stride), A_DIRECT and
- *   K                          B_DIRECT (1 if LOAD_A, LOAD_B is no more than a load, along k and along n: then A is read where it
- * M[ A ] [ C ]                 lies, and B if A has few rows). A task owns one BM x BN block of C and hands every element to
- *                              STORE_C once, when its sum is complete. Else B is packed into panels of NR columns through its
- *                              loader, so that a transposed, cast or computed operand costs nothing more: once for all tasks if
- *                              it is small, else by each. FROZEN is the number of B among what the program keeps packed, 0 if
- *                              it is none. A few rows are multiplied without packing (matmul_thin.h).
+ *   K                          B_DIRECT (1 if LOAD_A, LOAD_B is no more than a load, along k and along n: then A is read where
+ * M[ A ] [ C ]                 it lies, and B if A has few rows). A task owns a BLOCK_M x BLOCK_N block of C and hands every
+ *                              element to STORE_C once, when its sum is complete. Else B is packed into panels of TILE_N
+ *                              columns through its loader, so that a transposed, cast or computed operand costs nothing more:
+ *                              once for all tasks if it is small, else by each. FROZEN is the number of B among what the program
+ *                              keeps packed, 0 if it is none. A few rows are multiplied without packing (matmul_thin.h).
  */
 #include "tile.h"
 #if M > 0 && M <= 4 && N > 0
 #include "matmul_thin.h"
 #else
 enum {
-  FN(_KB) = MAX_OF(1, CEIL_DIV(K, 512)), /* blocks of k: a panel of B is at most 128 KB */
-  FN(_KC) = CEIL_DIV(MAX_OF(K, 1), FN(_KB)),
-  FN(_VECTORS) = CEIL_DIV(MAX_OF(N, 1), GRT_LANES(T)),
-  FN(_TN) = CEIL_DIV(FN(_VECTORS), TILE_VECTORS), /* panels, even ones */
-  FN(_NV) = CEIL_DIV(FN(_VECTORS), FN(_TN)),
-  FN(_NR) = FN(_NV) * GRT_LANES(T),
-  FN(_MR) = CEIL_DIV(MAX_OF(M, 1), CEIL_DIV(MAX_OF(M, 1), TILE_ROWS(FN(_NV)))), /* even tiles */
-  FN(_TM) = CEIL_DIV(MAX_OF(M, 1), FN(_MR)),
-  FN(_WHOLE) = BATCH * CEIL_DIV(FN(_TM), 32) * CEIL_DIV(FN(_TN), 4), /* tasks, if they are as large as caches like */
-  FN(_NB) = CEIL_DIV(FN(_TN), FN(_WHOLE) < 16 && FN(_TM) > 1 ? 1 : 4),
-  FN(_ENOUGH) = CEIL_DIV(16, MAX_OF(1, BATCH * FN(_NB))), /* blocks of rows, so that there are 16 tasks */
-  FN(_MB) = CEIL_DIV(FN(_TM), MAX_OF(1, MIN_OF(32, FN(_TM) / FN(_ENOUGH)))),
-  FN(_BM) = CEIL_DIV(FN(_TM), FN(_MB)) * FN(_MR),
-  FN(_BN) = CEIL_DIV(FN(_TN), FN(_NB)) * FN(_NR),
-  FN(_INPLACE) = B_DIRECT && !FROZEN && M <= 256 && N >= FN(_NR) && N <= 2048, /* packing takes many rows, or long ones, to pay */
-  FN(_SHARED) = !FN(_INPLACE) && K > 0 && (FROZEN || (FN(_MB) > 1 && (long)BATCH * K * N <= 1 << 23)), /* 32 MB */
-  FN(_AHEAD) = FN(_SHARED) && M <= 256, /* with more rows there is time enough */
-  FN(_PITCH) = (A_FAST_M ? FN(_BM) : FN(_KC)) + 16 /* of packed A: no power of two, which would crowd one set of a cache */
+  FN(_BLOCKS_K) = MAX_OF(1, CEIL_DIV(K, 512)), /* blocks of k: a panel of B is at most 128 KB */
+  FN(_BLOCK_K) = CEIL_DIV(MAX_OF(K, 1), FN(_BLOCKS_K)),
+  FN(_VECTORS_N) = CEIL_DIV(MAX_OF(N, 1), GRT_LANES(T)),
+  FN(_TILES_N) = CEIL_DIV(FN(_VECTORS_N), TILE_VECTORS), /* panels, even ones */
+  FN(_VECTORS) = CEIL_DIV(FN(_VECTORS_N), FN(_TILES_N)),
+  FN(_TILE_N) = FN(_VECTORS) * GRT_LANES(T),
+  FN(_TILE_M) = CEIL_DIV(MAX_OF(M, 1), CEIL_DIV(MAX_OF(M, 1), TILE_ROWS(FN(_VECTORS)))), /* even tiles */
+  FN(_TILES_M) = CEIL_DIV(MAX_OF(M, 1), FN(_TILE_M)),
+  FN(_LARGE_TASKS) = BATCH * CEIL_DIV(FN(_TILES_M), 32) * CEIL_DIV(FN(_TILES_N), 4), /* if tasks are as large as caches like */
+  FN(_BLOCKS_N) = CEIL_DIV(FN(_TILES_N), FN(_LARGE_TASKS) < 16 && FN(_TILES_M) > 1 ? 1 : 4),
+  FN(_WANTED_BLOCKS_M) = CEIL_DIV(16, MAX_OF(1, BATCH * FN(_BLOCKS_N))), /* blocks of rows, so that there are 16 tasks */
+  FN(_BLOCKS_M) = CEIL_DIV(FN(_TILES_M), MAX_OF(1, MIN_OF(32, FN(_TILES_M) / FN(_WANTED_BLOCKS_M)))),
+  FN(_BLOCK_M) = CEIL_DIV(FN(_TILES_M), FN(_BLOCKS_M)) * FN(_TILE_M),
+  FN(_BLOCK_N) = CEIL_DIV(FN(_TILES_N), FN(_BLOCKS_N)) * FN(_TILE_N),
+  /* Packing takes many rows, or long ones, to pay. */
+  FN(_IN_PLACE) = B_DIRECT && !FROZEN && M <= 256 && N >= FN(_TILE_N) && N <= 2048,
+  FN(_SHARED) = !FN(_IN_PLACE) && K > 0 && (FROZEN || (FN(_BLOCKS_M) > 1 && (long)BATCH * K * N <= 1 << 23)), /* 32 MB */
+  FN(_FETCHES) = FN(_SHARED) && M <= 256, /* with more rows there is time enough */
+  /* Of packed A: no power of two, which would crowd one set of a cache. */
+  FN(_PITCH) = (A_FAST_M ? FN(_BLOCK_M) : FN(_BLOCK_K)) + 16
 };
 
-/* to[k][NR] <- columns n0 ... of B from row k0, zero right of the last column */
+/* to[k][TILE_N] <- columns n0 ... of B from row k0, zero right of the last column */
 GRT_INLINE void FN(_panel)(const FN(_buffers) buf, T *to, int b, int k0, int depth, int n0) {
-  enum { L = GRT_LANES(T), NV = FN(_NV), NR = FN(_NR) };
+  enum { L = GRT_LANES(T), NV = FN(_VECTORS), NR = FN(_TILE_N) };
   const int width = MIN_OF(N - n0, NR);
   int k = 0;
 #if !B_FAST_N
@@ -63,11 +65,12 @@ GRT_INLINE void FN(_panel)(const FN(_buffers) buf, T *to, int b, int k0, int dep
   }
 }
 
-/* [batch][panel][k][NR]; launch[0] is the packed B, launch[1] the buffers */
+/* [batch][panel][k][TILE_N]; launch[0] is the packed B, launch[1] the buffers */
 static void FN(_pack)(long task, void **launch) {
-  const int tn = (int)(task / FN(_KB) % FN(_TN)), b = (int)(task / (FN(_KB) * FN(_TN))), k0 = (int)(task % FN(_KB)) * FN(_KC);
-  T *to = (T *)launch[0] + (((size_t)b * FN(_TN) + tn) * K + k0) * FN(_NR);
-  FN(_panel)(FN(_open)(launch[1]), to, b, k0, MIN_OF(K - k0, FN(_KC)), tn * FN(_NR));
+  const int tn = (int)(task / FN(_BLOCKS_K) % FN(_TILES_N)), b = (int)(task / (FN(_BLOCKS_K) * FN(_TILES_N)));
+  const int k0 = (int)(task % FN(_BLOCKS_K)) * FN(_BLOCK_K);
+  T *to = (T *)launch[0] + (((size_t)b * FN(_TILES_N) + tn) * K + k0) * FN(_TILE_N);
+  FN(_panel)(FN(_open)(launch[1]), to, b, k0, MIN_OF(K - k0, FN(_BLOCK_K)), tn * FN(_TILE_N));
 }
 
 /* Rows m ... of C, one panel of columns from n; `sums` holds what blocks of k before the ``first`` ... ``last`` have added. Rows
@@ -77,8 +80,8 @@ static void FN(_pack)(long task, void **launch) {
 GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T *sums, int b, int m, int n, int k0, int depth,
                           const char *next, long stride, const int rows) {
   typedef GRT_VEC(T) vec;
-  enum { L = GRT_LANES(T), NV = FN(_NV), MR = FN(_MR), NR = FN(_NR) };
-  const int width = MIN_OF(N - n, NR), shift = FN(_INPLACE) ? NR - width : 0;
+  enum { L = GRT_LANES(T), NV = FN(_VECTORS), MR = FN(_TILE_M), NR = FN(_TILE_N) };
+  const int width = MIN_OF(N - n, NR), shift = FN(_IN_PLACE) ? NR - width : 0;
   vec acc[MR][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++)
@@ -86,12 +89,12 @@ GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T 
     for (int v = 0; v < NV; v++) acc[i][v] = (vec){0};
   for (int k = 0; k < depth; k++) {
     vec w[NV];
-    if (FN(_AHEAD)) GRT_FETCH(next + k * stride);
+    if (FN(_FETCHES)) GRT_FETCH(next + k * stride);
 #pragma GCC unroll 4
     for (int v = 0; v < NV; v++) {
       T row[L] __attribute__((aligned(64)));
-      if (FN(_INPLACE)) GRT_SIMD for (int j = 0; j < L; j++) row[j] = LOAD_B(buf, b, k0 + k, n - shift + v * L + j);
-      w[v] = *(const vec *)(FN(_INPLACE) ? row : panel + (k * NV + v) * L);
+      if (FN(_IN_PLACE)) GRT_SIMD for (int j = 0; j < L; j++) row[j] = LOAD_B(buf, b, k0 + k, n - shift + v * L + j);
+      w[v] = *(const vec *)(FN(_IN_PLACE) ? row : panel + (k * NV + v) * L);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
@@ -135,9 +138,10 @@ GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T 
 static void FN(_task)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
   enum {
-    MR = FN(_MR), NR = FN(_NR), MB = FN(_MB), NB = FN(_NB), BM = FN(_BM), BN = FN(_BN), KC = FN(_KC), PITCH = FN(_PITCH),
-    OWN = !FN(_SHARED) && !FN(_INPLACE), /* a task packs its own part of B */
-    SIZE_A = A_DIRECT ? 0 : (A_FAST_M ? KC : BM) * PITCH, SIZE_B = OWN ? KC * BN : 0, SUMS = FN(_KB) > 1 ? BM * BN : 0
+    MR = FN(_TILE_M), NR = FN(_TILE_N), MB = FN(_BLOCKS_M), NB = FN(_BLOCKS_N), BM = FN(_BLOCK_M), BN = FN(_BLOCK_N),
+    KC = FN(_BLOCK_K), PITCH = FN(_PITCH),
+    OWN = !FN(_SHARED) && !FN(_IN_PLACE), /* a task packs its own part of B */
+    SIZE_A = A_DIRECT ? 0 : (A_FAST_M ? KC : BM) * PITCH, SIZE_B = OWN ? KC * BN : 0, SUMS = FN(_BLOCKS_K) > 1 ? BM * BN : 0
   };
   const int b = (int)(task / (MB * NB)), t = (int)(task % (MB * NB)); /* neighbours share what is larger */
   const int m0 = (M < N ? t % MB : t / NB) * BM, n0 = (M < N ? t / MB : t % NB) * BN;
@@ -157,7 +161,7 @@ static void FN(_task)(long task, void **launch) {
     for (int tile = 0; tile < down * across; tile++) { /* down each panel, which stays in the first cache */
       const int tm = tile % down * MR, tn = tile / down * NR;
       const T *a = pa + tm * (A_FAST_M ? 1 : PITCH), *panel = pb + tn * KC;
-      if (FN(_SHARED)) panel = (const T *)launch[0] + (((size_t)b * FN(_TN) + (n0 + tn) / NR) * K + k0) * NR;
+      if (FN(_SHARED)) panel = (const T *)launch[0] + (((size_t)b * FN(_TILES_N) + (n0 + tn) / NR) * K + k0) * NR;
       const char *next = (const char *)(panel + (size_t)(across > 1 ? K : depth) * NR) + tile % down * depth * stride;
       T *sum = sums + (SUMS > 0) * (tn * BM + tm * NR);
       if (tm + MR <= rows) {
@@ -169,21 +173,11 @@ static void FN(_task)(long task, void **launch) {
   }
 }
 GRT_LAUNCH void NAME(void **table) {
-  enum { PANELS = BATCH * FN(_TN) };
+  enum { PANELS = BATCH * FN(_TILES_N) };
   void *launch[2] = {NULL, table}, **kept = GRT_KEPT(table, FROZEN);
   if (M == 0 || N == 0) return;
-  if (FN(_SHARED)) launch[0] = grt_prepare(FN(_pack), PANELS * FN(_KB), sizeof(T) * PANELS * FN(_NR) * K, kept, table);
-  GRT_PARALLEL(FN(_task), (long)BATCH * FN(_MB) * FN(_NB), launch);
+  const size_t bytes = sizeof(T) * PANELS * FN(_TILE_N) * K;
+  if (FN(_SHARED)) launch[0] = grt_prepare(FN(_pack), PANELS * FN(_BLOCKS_K), bytes, kept, table);
+  GRT_PARALLEL(FN(_task), (long)BATCH * FN(_BLOCKS_M) * FN(_BLOCKS_N), launch);
 }
 #endif
-#undef M
-#undef N
-#undef K
-#undef LOAD_A
-#undef LOAD_B
-#undef STORE_C
-#undef A_FAST_M
-#undef B_FAST_N
-#undef A_DIRECT
-#undef B_DIRECT
-#include "undef.h"

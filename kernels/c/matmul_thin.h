@@ -1,20 +1,20 @@
 /* Matrix product of a few rows: B is read once, where it lies, and never packed (matmul.h has the macros).
  *
- * A task owns NT columns. Where B runs along k it adds up products of vectors of k, one column after the other; where B runs along
- * n, vectors of columns. Sums of KC products are added in double.
+ * A task owns TILE_N columns. Where B runs along k it adds up products of vectors of k, one column after the other; where B runs
+ * along n, vectors of columns. Sums of BLOCK_K products are added in double.
  */
 enum {
-  FN(_KC) = 1024,
-  FN(_NT) = MAX_OF(GRT_LANES(T), MIN_OF(64, CEIL_DIV(CEIL_DIV(N, 16), GRT_LANES(T)) * GRT_LANES(T))),
-  FN(_TN) = CEIL_DIV(N, FN(_NT))
+  FN(_BLOCK_K) = 1024,
+  FN(_TILE_N) = MAX_OF(GRT_LANES(T), MIN_OF(64, CEIL_DIV(CEIL_DIV(N, 16), GRT_LANES(T)) * GRT_LANES(T))),
+  FN(_TILES_N) = CEIL_DIV(N, FN(_TILE_N))
 };
 static void FN(_task)(long task, void **table) {
   const FN(_buffers) buf = FN(_open)(table);
-  const int b = (int)(task / FN(_TN)), n0 = (int)(task % FN(_TN)) * FN(_NT), width = MIN_OF(N - n0, FN(_NT));
-  double total[M][FN(_NT)] __attribute__((aligned(64))) = {{0}};
-  for (int k0 = 0; k0 < K; k0 += FN(_KC)) {
-    const int end = MIN_OF(K, k0 + FN(_KC));
-    T sum[M][FN(_NT)] __attribute__((aligned(64))) = {{0}};
+  const int b = (int)(task / FN(_TILES_N)), n0 = (int)(task % FN(_TILES_N)) * FN(_TILE_N), width = MIN_OF(N - n0, FN(_TILE_N));
+  double total[M][FN(_TILE_N)] __attribute__((aligned(64))) = {{0}};
+  for (int k0 = 0; k0 < K; k0 += FN(_BLOCK_K)) {
+    const int end = MIN_OF(K, k0 + FN(_BLOCK_K));
+    T sum[M][FN(_TILE_N)] __attribute__((aligned(64))) = {{0}};
 #if B_FAST_N
     for (int k = k0; k < end; k++)
       for (int m = 0; m < M; m++) {
@@ -39,4 +39,4 @@ static void FN(_task)(long task, void **table) {
   }
   for (int m = 0; m < M; m++) GRT_SIMD for (int j = 0; j < width; j++) STORE_C(buf, b, m, n0 + j, (T)total[m][j]);
 }
-GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)BATCH * FN(_TN), table); }
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)BATCH * FN(_TILES_N), table); }

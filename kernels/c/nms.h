@@ -15,4 +15,3 @@ static void FN(_task)(long task, void **table) {
   for (int n = 0; n < CN; n++) STORE(buf, (int)task, n, keep[n]);
 }
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), CN ? BATCH : 0, table); }
-#include "undef.h"

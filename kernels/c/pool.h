@@ -73,10 +73,6 @@ static void FN(_task)(long task, void **table) {
     }
 }
 #endif
-#undef FOLD
-#undef RESULT
-#undef TAP
-#undef PUT
 #else
 #if defined(OP_SUM) && CR * CS > 64
 #define LONG 1
@@ -149,6 +145,3 @@ static void FN(_task)(long task, void **table) {
 }
 #endif
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CP : CC), table); }
-#undef INSIDE
-#undef LONG
-#include "undef.h"

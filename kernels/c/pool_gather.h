@@ -15,4 +15,3 @@ static void FN(_task)(long task, void **table) {
     }
 }
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * CC, table); }
-#include "undef.h"

@@ -105,6 +105,3 @@ static void FN(_task)(long task, void **table) {
 #endif
 }
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CH : CC), table); }
-#undef APART
-#undef MEETS
-#include "undef.h"

@@ -17,4 +17,3 @@ static void FN(_task)(long task, void **table) {
     }
 }
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), CR ? (long)CO * CEIL_DIV(CI, CI < 1 ? 1 : MIN_OF(CI, 64)) : 0, table); }
-#include "undef.h"

@@ -22,4 +22,3 @@ static void FN(_task)(long task, void **table) {
     for (int j = 0; j < lanes; j++) STORE(buf, o, at, start + j, (T)total[(long)at * LANES + j]);
 }
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), CJ ? (long)CO * CEIL_DIV(CI, CI < 1 ? 1 : MIN_OF(CI, 64)) : 0, table); }
-#include "undef.h"

@@ -28,4 +28,3 @@ static void FN(_task)(long task, void **table) {
   for (int r = 0; r < CR; r++) STORE(buf, o, r, i, from[r].key, from[r].index);
 }
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), CR ? (long)CO * CI : 0, table); }
-#include "undef.h"

@@ -99,7 +99,3 @@ GRT_INLINE void FN(_gathered)(const int m, const T *from, const long in, T *to, 
     to[2 * out] = GRT_FMA(GRT_A2, even, GRT_FMA(GRT_B2, even_b, s5));
   }
 }
-#undef GRT_A2
-#undef GRT_B2
-#undef GRT_NA
-#undef GRT_NB

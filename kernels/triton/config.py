@@ -1,10 +1,10 @@
 """Launch configurations and grids of the templates: arithmetic in plain Python, no measurement.
 
 ``*_config`` take sizes and return the block sizes, num_warps and num_stages to compile with; ``*_grid`` return the number
-of programs. Sizes are the mapping of upper-case names that the template takes as constants. ``loads`` are the bytes that
-a prologue loads for each element of the left and of the right operand; 0 is a plain load. Tiles of GEMMs are chosen by
-predicted time (``cost``). Under the interpreter a program costs milliseconds whatever its size, so there tiles are large
-and few, below Triton's limit of 1,048,576 elements per tensor.
+of programs. Sizes are a ``Geometry``, or of other templates the mapping of upper-case names that they take as constants.
+``loads`` are the bytes that a prologue loads for each element of the left and of the right operand; 0 is a plain load.
+Tiles of GEMMs are chosen by predicted time (``cost``). Under the interpreter a program costs milliseconds whatever its
+size, so there tiles are large and few, below Triton's limit of 1,048,576 elements per tensor.
 """
 
 from __future__ import annotations
@@ -14,64 +14,59 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .cost import LAUNCH, Config, Gemm, cdiv, choose, device, persistent, power, ranked, walking
+from .cost import LAUNCH, Config, Gemm, Options, cdiv, choose, device, persistent, power, ranked, walking
+from .geometry import Geometry
 
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
+_HERE = Options()
 
 
 def _interpreted(m: int, n: int, k: int) -> Config:
     return {"BM": power(m, 16, 512), "BN": power(n, 16, 256), "BK": power(k, 16, 256), "num_warps": 1, "num_stages": 1}
 
 
-def matmul_config(m: int, n: int, k: int, itemsize: int, interpret: bool = False, **target: Any) -> Config:
+def matmul_config(sizes: Sizes, itemsize: int, options: Options = _HERE, **more: Any) -> Config:
     """BM, BN, BK, num_warps, num_stages, PROGRAMS of ``matmul``: the first of ``matmul_configs``."""
-    return matmul_configs(m, n, k, itemsize, interpret, **target)[0][1]
+    return matmul_configs(sizes, itemsize, options, **more)[0][1]
 
 
 def matmul_configs(
-    m: int,
-    n: int,
-    k: int,
+    sizes: Sizes,
     itemsize: int,
-    interpret: bool = False,
+    options: Options = _HERE,
     *,
-    batch: int = 1,
     loads: tuple[int, int] = (0, 0),
     rows: int = 1,
-    precision: str = "tf32",
-    target: str = "sm_90",
-    units: int = 132,
     tma: bool = False,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``matmul``, or of ``matmul_tma`` with ``tma``, the fastest first.
 
-    ``units`` is how many multiprocessors there are.
+    ``rows`` is what the rows of a tile are to be a multiple of.
     """
-    if interpret:
-        return [(0.0, {**_interpreted(m, n, k), "PROGRAMS": 0})]
-    gemm = matmul_gemm(m, n, k, itemsize, batch=batch, loads=loads)._replace(rows=rows, tma=tma)
+    if options.interpret:
+        return [(0.0, {**_interpreted(sizes["M"], sizes["N"], sizes["K"]), "PROGRAMS": 0})]
+    gemm = matmul_gemm(sizes, itemsize, loads=loads)._replace(rows=rows, tma=tma)
     if tma:
-        return walking(gemm, precision, target, units)
+        return walking(gemm, options)
     # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory, and
     # accesses get narrow. Tuning may find that it pays nonetheless.
     found = []
-    for clocks, plan in ranked(gemm, precision, target, units):
-        programs = persistent(plan, gemm, target, units)
+    for clocks, plan in ranked(gemm, options):
+        programs = persistent(plan, gemm, options)
         found += [(clocks, {**plan, "PROGRAMS": count}) for count in dict.fromkeys((0, programs))]
     return found
 
 
-def takes_tma(inner: tuple[int, int], itemsize: int, target: str) -> bool:
+def takes_tma(inner: tuple[int, int], itemsize: int, arch: str) -> bool:
     """Whether descriptors can read operands with these innermost sizes, both dense and from an aligned address."""
     fits = all(size and size * itemsize % 16 == 0 for size in inner)
-    return target.startswith("sm_") and int(target[3:]) >= 90 and fits
+    return arch.startswith("sm_") and int(arch[3:]) >= 90 and fits
 
 
-def matmul_gemm(
-    m: int, n: int, k: int, itemsize: int, *, batch: int = 1, loads: tuple[int, int] = (0, 0), output: int = 0
-) -> Gemm:
+def matmul_gemm(sizes: Sizes, itemsize: int, *, loads: tuple[int, int] = (0, 0), output: int = 0) -> Gemm:
     """What ``cost`` needs to know of a product; ``output`` is the bytes of a result's element if not ``itemsize``."""
+    batch, m, n, k = (sizes[d] for d in ("BATCH", "M", "N", "K"))
 
     def tiles(bm: int, bn: int) -> int:
         return batch * cdiv(m, bm) * cdiv(n, bn)
@@ -79,34 +74,27 @@ def matmul_gemm(
     return Gemm(tiles, k, k, (True, True), itemsize, loads, output or itemsize)
 
 
-def matmul_splits(
-    sizes: Sizes,
-    itemsize: int,
-    interpret: bool = False,
-    *,
-    precision: str = "tf32",
-    target: str = "sm_90",
-    units: int = 132,
-) -> int:
+def matmul_splits(sizes: Sizes, itemsize: int, options: Options = _HERE) -> int:
     """Into how many partial products to cut the depth of ``matmul``, each a batch entry of its own; a divisor of K.
 
     Pays where few tiles have a long way to go. Parts are at least 128 deep, and multiples of 16 where K is.
     """
     batch, m, n, k = (sizes[d] for d in ("BATCH", "M", "N", "K"))
-    if interpret or not batch * m * n * k:
+    if options.interpret or not batch * m * n * k:
         return 1
 
     def clocks(splits: int) -> float:
-        gemm = matmul_gemm(m, n, k // splits, itemsize, batch=splits * batch, output=4 if splits > 1 else 0)
-        return choose(gemm, precision, target, units)[0] + _finish(splits, batch * m * n, target, units)
+        part = {"BATCH": splits * batch, "M": m, "N": n, "K": k // splits}
+        gemm = matmul_gemm(part, itemsize, output=4 if splits > 1 else 0)
+        return choose(gemm, options)[0] + _finish(splits, batch * m * n, options)
 
     step = math.gcd(k, 16)
     return min((s for s in range(1, max(k // 128, 1) + 1) if k % (s * step) == 0 or s == 1), key=clocks)
 
 
-def _finish(splits: int, elements: int, target: str, units: int) -> float:
+def _finish(splits: int, elements: int, options: Options) -> float:
     """Clocks of adding up ``splits`` partial results in float32: another launch, and another reading."""
-    return LAUNCH + splits * elements * 4 / (device(target).memory * units) if splits > 1 else 0.0
+    return LAUNCH + splits * elements * 4 / (device(options.arch).memory * options.units) if splits > 1 else 0.0
 
 
 def matmul_grid(sizes: Sizes, config: Config) -> int:
@@ -115,112 +103,105 @@ def matmul_grid(sizes: Sizes, config: Config) -> int:
     return min(tiles, config["PROGRAMS"] or tiles)
 
 
-def _matrix(kind: str, z: Sizes) -> tuple[int, int, float, int, int]:
+def _matrix(kind: str, g: Geometry) -> tuple[int, int, float, int, int]:
     """(rows, columns, mean depth, batches, channels of one tap) of the GEMM behind a convolution of this kind."""
-    cg, kg = z["C"] // z["GROUPS"], z["K"] // z["GROUPS"]
+    cg, kg = g.C // g.GROUPS, g.K // g.GROUPS
     if kind == "fwd":
-        return z["N"] * z["P"] * z["Q"], kg, z["R"] * z["S"] * cg, z["GROUPS"], cg
+        return g.N * g.P * g.Q, kg, g.R * g.S * cg, g.GROUPS, cg
     if kind == "dgrad":
-        sh, sw = z["STRIDE_H"], z["STRIDE_W"]
-        rows = z["N"] * cdiv(z["H"], sh) * cdiv(z["W"], sw)
-        return rows, cg, z["R"] * z["S"] * kg / (sh * sw), z["GROUPS"] * sh * sw, kg
+        rows, phases = g.N * cdiv(g.H, g.STRIDE_H) * cdiv(g.W, g.STRIDE_W), g.STRIDE_H * g.STRIDE_W
+        return rows, cg, g.R * g.S * kg / phases, g.GROUPS * phases, kg
     if kind == "wgrad":
-        splits, sides = z.get("SPLITS", 1), (kg, z["R"] * z["S"] * cg)
-        rows, columns = sides[::-1] if z.get("K_AXIS") else sides
-        return rows, columns, split_pixels(z, splits), z["GROUPS"] * splits, cg
+        sides = kg, g.R * g.S * cg
+        rows, columns = sides[::-1] if g.K_AXIS else sides
+        return rows, columns, split_pixels(g), g.GROUPS * g.SPLITS, cg
     raise ValueError(f"kind must be 'fwd', 'dgrad' or 'wgrad', got {kind!r}")
 
 
-def split_pixels(sizes: Sizes, splits: int) -> int:
-    """The most pixels that one of ``splits`` parts of a weight gradient adds up."""
-    n, p, q = sizes["N"], sizes["P"], sizes["Q"]
-    return cdiv(n, splits) * p * q if splits <= n or not n else cdiv(p, splits // n) * q
+def split_pixels(g: Geometry) -> int:
+    """The most pixels that one of the parts of a weight gradient adds up."""
+    return cdiv(g.N, g.SPLITS) * g.P * g.Q if g.SPLITS <= g.N or not g.N else cdiv(g.P, g.SPLITS // g.N) * g.Q
 
 
-def is_depthwise(sizes: Sizes) -> bool:
+def is_depthwise(g: Geometry) -> bool:
     """Whether groups have so few channels that a convolution is a vector kernel of ``depthwise`` and not a GEMM."""
-    return sizes["GROUPS"] > 1 and max(sizes["C"], sizes["K"]) <= 4 * sizes["GROUPS"]
+    return g.GROUPS > 1 and max(g.C, g.K) <= 4 * g.GROUPS
 
 
-def depthwise_config(kind: str, sizes: Sizes, itemsize: int, interpret: bool = False, *, lanes: int = 32) -> Config:
+def depthwise_config(kind: str, g: Geometry, itemsize: int, options: Options = _HERE, *, lanes: int = 32) -> Config:
     """BM, BN, num_warps, num_stages of ``depthwise_fwd``, ``_dgrad`` or ``_wgrad``: a vector of 16 bytes for each thread."""
-    channels = sizes["C"] if kind == "dgrad" else sizes["K"]
+    channels = g.C if kind == "dgrad" else g.K
     bn = power(channels, 16, 64)
-    if interpret:
-        pixels = {"fwd": "NPQ", "dgrad": "NHW", "wgrad": "NPQ"}[kind]
-        bm = power(math.prod(sizes[d] for d in pixels), 16, 1024)
+    if options.interpret:
+        bm = power(g.N * g.H * g.W if kind == "dgrad" else g.N * g.P * g.Q, 16, 1024)
         return {"BM": bm, "BN": power(channels, 16, 256), "num_warps": 1, "num_stages": 1}
     return {"BM": 4 * lanes * 16 // itemsize // bn, "BN": bn, "num_warps": 4, "num_stages": 3}
 
 
-def depthwise_grid(kind: str, sizes: Sizes, config: Config) -> int:
+def depthwise_grid(kind: str, g: Geometry, config: Config) -> int:
     """Programs of ``depthwise_fwd``, ``depthwise_dgrad`` or ``depthwise_wgrad``."""
-    n, bm, bn = sizes["N"], config["BM"], config["BN"]
+    bm, bn = config["BM"], config["BN"]
     if kind == "wgrad":
-        taps = sizes["R"] * sizes["S"] * (sizes["C"] // sizes["GROUPS"])
-        return sizes.get("SPLITS", 1) * taps * cdiv(sizes["K"], bn)
+        return g.SPLITS * g.R * g.S * (g.C // g.GROUPS) * cdiv(g.K, bn)
     if kind == "dgrad":
-        return cdiv(n * sizes["H"] * sizes["W"], bm) * cdiv(sizes["C"], bn)
-    return cdiv(n * sizes["P"] * sizes["Q"], bm) * cdiv(sizes["K"], bn)
+        return cdiv(g.N * g.H * g.W, bm) * cdiv(g.C, bn)
+    return cdiv(g.N * g.P * g.Q, bm) * cdiv(g.K, bn)
 
 
-def conv_grid(kind: str, sizes: Sizes, config: Config) -> int:
+def conv_grid(kind: str, g: Geometry, config: Config) -> int:
     """Programs of ``conv_fwd``, ``conv_dgrad`` or ``conv_wgrad`` ("fwd", "dgrad", "wgrad")."""
-    return _conv_tiles(kind, sizes, config["BM"], config["BN"])
+    return _conv_tiles(kind, g, config["BM"], config["BN"])
 
 
-def _conv_tiles(kind: str, sizes: Sizes, bm: int, bn: int) -> int:
-    rows, columns, _, batches, channels = _matrix(kind, sizes)
+def _conv_tiles(kind: str, g: Geometry, bm: int, bn: int) -> int:
+    rows, columns, _, batches, channels = _matrix(kind, g)
     down, across = cdiv(rows, bm), cdiv(columns, bn)
     if kind == "wgrad":
-        taps = sizes["R"] * sizes["S"]
-        if sizes.get("K_AXIS"):
+        taps = g.R * g.S
+        if g.K_AXIS:
             down = taps * cdiv(channels, bm) if channels >= bm else down  # a tile keeps to one tap
         else:
             across = taps * cdiv(channels, bn) if channels >= bn else across
     return batches * down * across
 
 
-def _conv_gemm(kind: str, sizes: Sizes, itemsize: int, loads: tuple[int, int]) -> Gemm:
-    _, _, depth, _, channels = _matrix(kind, sizes)
-    c, k = (sizes[d] // sizes["GROUPS"] * itemsize % 16 == 0 for d in "CK")
+def _conv_gemm(kind: str, g: Geometry, itemsize: int, loads: tuple[int, int]) -> Gemm:
+    _, _, depth, _, channels = _matrix(kind, g)
+    c, k = (n // g.GROUPS * itemsize % 16 == 0 for n in (g.C, g.K))
     return Gemm(
-        lambda bm, bn: _conv_tiles(kind, sizes, bm, bn),
+        lambda bm, bn: _conv_tiles(kind, g, bm, bn),
         depth,
         math.ceil(depth) if kind == "wgrad" else channels,
-        {"fwd": (c, k), "dgrad": (k, k), "wgrad": (c, k) if sizes.get("K_AXIS") else (k, c)}[kind],
+        {"fwd": (c, k), "dgrad": (k, k), "wgrad": (c, k) if g.K_AXIS else (k, c)}[kind],
         itemsize,
         loads,
-        4 if sizes.get("SPLITS", 1) > 1 else itemsize,
+        4 if g.SPLITS > 1 else itemsize,
     )
 
 
-def conv_config(kind: str, sizes: Sizes, itemsize: int, interpret: bool = False, **target: Any) -> Config:
+def conv_config(kind: str, g: Geometry, itemsize: int, options: Options = _HERE, **more: Any) -> Config:
     """BM, BN, BK, num_warps, num_stages of a convolution kernel: the first of ``conv_configs``."""
-    return conv_configs(kind, sizes, itemsize, interpret, **target)[0][1]
+    return conv_configs(kind, g, itemsize, options, **more)[0][1]
 
 
 def conv_configs(
     kind: str,
-    sizes: Sizes,
+    g: Geometry,
     itemsize: int,
-    interpret: bool = False,
+    options: Options = _HERE,
     *,
     loads: tuple[int, int] = (0, 0),
     rows: int = 1,
-    precision: str = "tf32",
-    target: str = "sm_90",
-    units: int = 132,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of a convolution kernel, the fastest first.
 
-    For "wgrad" sizes should have SPLITS and K_AXIS already.
+    ``rows`` is what the rows of a tile are to be a multiple of. For "wgrad" g should have SPLITS and K_AXIS already.
     """
-    if interpret:
-        rows, columns, depth, _, _ = _matrix(kind, sizes)
-        return [(0.0, _interpreted(rows, columns, math.ceil(depth)))]
-    found = ranked(_conv_gemm(kind, sizes, itemsize, loads)._replace(rows=rows), precision, target, units)
-    if kind == "dgrad" and precision == "ieee" and itemsize == 4:
+    if options.interpret:
+        m, n, depth, _, _ = _matrix(kind, g)
+        return [(0.0, _interpreted(m, n, math.ceil(depth)))]
+    found = ranked(_conv_gemm(kind, g, itemsize, loads)._replace(rows=rows), options)
+    if kind == "dgrad" and options.precision == "ieee" and itemsize == 4:
         for _, config in found:
             config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
             if rows > 1:
@@ -228,36 +209,35 @@ def conv_configs(
     return found
 
 
-def _output(kind: str, z: Sizes) -> tuple[int, int, int, int]:
+def _output(kind: str, g: Geometry) -> tuple[int, int, int, int]:
     """(images, rows, columns, channels) of what "fwd" or "dgrad" writes."""
-    return (z["N"], z["P"], z["Q"], z["K"]) if kind == "fwd" else (z["N"], z["H"], z["W"], z["C"])
+    return (g.N, g.P, g.Q, g.K) if kind == "fwd" else (g.N, g.H, g.W, g.C)
 
 
-def is_pointwise(sizes: Sizes) -> bool:
+def is_pointwise(g: Geometry) -> bool:
     """Whether a convolution is a product for each pixel, which may stand in any order."""
-    return all(sizes[d] == 1 for d in ("R", "S", "STRIDE_H", "STRIDE_W")) and sizes["P"] * sizes["Q"] == sizes["H"] * sizes["W"]
+    return g.R == g.S == g.STRIDE_H == g.STRIDE_W == 1 and g.P * g.Q == g.H * g.W
 
 
-def conv_takes_tma(kind: str, sizes: Sizes, itemsize: int, target: str) -> bool:
+def conv_takes_tma(kind: str, g: Geometry, itemsize: int, arch: str) -> bool:
     """Whether ``conv_tma`` can compute "fwd" or "dgrad" of these sizes, from dense operands at aligned addresses."""
-    stride, taps = max(sizes["STRIDE_H"], sizes["STRIDE_W"]), sizes["R"] * sizes["S"]
-    skips = kind == "fwd" and taps == 1 and not (sizes["PAD_H"] or sizes["PAD_W"])
-    fits = kind in ("fwd", "dgrad") and sizes["GROUPS"] == 1 and (stride == 1 or skips)
-    return fits and takes_tma((sizes["C"], sizes["K"]), itemsize, target)
+    skips = kind == "fwd" and g.R * g.S == 1 and not (g.PAD_H or g.PAD_W)
+    fits = kind in ("fwd", "dgrad") and g.GROUPS == 1 and (max(g.STRIDE_H, g.STRIDE_W) == 1 or skips)
+    return fits and takes_tma((g.C, g.K), itemsize, arch)
 
 
 def _boxes(images: int, rows: int, columns: int, bh: int, bw: int, bm: int) -> int:
     return cdiv(images, max(bm // (bh * bw), 1)) * cdiv(rows, bh) * cdiv(columns, bw)
 
 
-def conv_box(kind: str, sizes: Sizes, bm: int, run: int = 1) -> tuple[int, int] | None:
+def conv_box(kind: str, g: Geometry, bm: int, run: int = 1) -> tuple[int, int] | None:
     """BH, BW of ``conv_tma`` for tiles of bm pixels: the fewest boxes, among those the widest.
 
     With ``run`` more than 1 such that pixels stand in a tile as they do in memory, or None: there is no such box.
     """
-    if is_pointwise(sizes):
+    if is_pointwise(g):
         return 1, bm
-    images, rows, columns, _ = _output(kind, sizes)
+    images, rows, columns, _ = _output(kind, g)
     powers = [1 << i for i in range(bm.bit_length())]
     shapes = [(bh, bw) for bw in powers for bh in powers if bh * bw <= bm and bh <= 256 and bw <= 256]
     if run > 1:
@@ -266,94 +246,83 @@ def conv_box(kind: str, sizes: Sizes, bm: int, run: int = 1) -> tuple[int, int] 
     return min(shapes, key=lambda s: (_boxes(images, rows, columns, *s, bm), -s[1], -s[0]), default=None)
 
 
-def conv_tma_grid(kind: str, sizes: Sizes, config: Config) -> int:
+def conv_tma_grid(kind: str, g: Geometry, config: Config) -> int:
     """Programs of ``conv_tma``."""
-    tiles = _box_tiles(kind, sizes, config["BM"], config["BN"], (config["BH"], config["BW"]))
+    tiles = _box_tiles(kind, g, config["BM"], config["BN"], (config["BH"], config["BW"]))
     return min(tiles, config["PROGRAMS"] or tiles)
 
 
-def _box_tiles(kind: str, sizes: Sizes, bm: int, bn: int, box: tuple[int, int]) -> int:
-    images, rows, columns, channels = _output(kind, sizes)
-    if is_pointwise(sizes):
+def _box_tiles(kind: str, g: Geometry, bm: int, bn: int, box: tuple[int, int]) -> int:
+    images, rows, columns, channels = _output(kind, g)
+    if is_pointwise(g):
         images, rows, columns = 1, 1, images * rows * columns
     return _boxes(images, rows, columns, *box, bm) * cdiv(channels, bn)
 
 
 def conv_tma_configs(
     kind: str,
-    sizes: Sizes,
+    g: Geometry,
     itemsize: int,
-    interpret: bool = False,
+    options: Options = _HERE,
     *,
     loads: tuple[int, int] = (0, 0),
     rows: int = 1,
-    precision: str = "tf32",
-    target: str = "sm_90",
-    units: int = 132,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``conv_tma`` for "fwd" or "dgrad", the fastest first; none where no box fits."""
 
     @functools.cache
     def box(bm: int) -> tuple[int, int] | None:
-        return conv_box(kind, sizes, bm, rows)
+        return conv_box(kind, g, bm, rows)
 
-    gemm = _conv_gemm(kind, sizes, itemsize, loads)._replace(rows=rows, tma=True)
-    gemm = gemm._replace(tiles=lambda bm, bn: _box_tiles(kind, sizes, bm, bn, box(bm) or (1, 1)))
-    if interpret:
-        m, n, _, _, k = _matrix(kind, sizes)
+    gemm = _conv_gemm(kind, g, itemsize, loads)._replace(rows=rows, tma=True)
+    gemm = gemm._replace(tiles=lambda bm, bn: _box_tiles(kind, g, bm, bn, box(bm) or (1, 1)))
+    if options.interpret:
+        m, n, _, _, k = _matrix(kind, g)
         found = [(0.0, {**_interpreted(m, n, k), "PROGRAMS": 0})]
     else:
-        found = walking(gemm, precision, target, units)
+        found = walking(gemm, options)
     return [(clocks, {**config, "BH": at[0], "BW": at[1]}) for clocks, config in found if (at := box(config["BM"])) is not None]
 
 
-def wgrad_splits(
-    sizes: Sizes,
-    itemsize: int,
-    interpret: bool = False,
-    *,
-    precision: str = "tf32",
-    target: str = "sm_90",
-    units: int = 132,
-) -> int:
+def wgrad_splits(g: Geometry, itemsize: int, options: Options = _HERE) -> int:
     """Into how many partial sums to cut ``conv_wgrad``: parts of the batch, or of each image's rows if those are too few.
 
     The number with the least predicted time, the reading of the partial sums included.
     """
-    n, p = sizes["N"], sizes["P"]
-    if interpret or not n * p * sizes["Q"]:
+    if options.interpret or not g.N * g.P * g.Q:
         return 1
-    parts = {cdiv(n, size) for size in range(1, n + 1)} | {n * cdiv(p, rows) for rows in range(1, p)}
-    enough = [s for s in sorted(parts) if s == 1 or (s <= 8 * units and split_pixels(sizes, s) >= _FEWEST_PIXELS)]
-    if is_depthwise(sizes):
-        wanted = cdiv(4 * units, depthwise_grid("wgrad", sizes, depthwise_config("wgrad", sizes, itemsize)))
-        return next((s for s in enough if s >= wanted), enough[-1])
-    filters = sizes["K"] * (sizes["C"] // sizes["GROUPS"]) * sizes["R"] * sizes["S"]
+    parts = {cdiv(g.N, size) for size in range(1, g.N + 1)} | {g.N * cdiv(g.P, rows) for rows in range(1, g.P)}
+    cut = [g._replace(SPLITS=splits) for splits in sorted(parts)]
+    enough = [p for p in cut if p.SPLITS == 1 or (p.SPLITS <= 8 * options.units and split_pixels(p) >= _FEWEST_PIXELS)]
+    if is_depthwise(g):
+        wanted = cdiv(4 * options.units, depthwise_grid("wgrad", g, depthwise_config("wgrad", g, itemsize)))
+        return next((p.SPLITS for p in enough if p.SPLITS >= wanted), enough[-1].SPLITS)
+    filters = g.K * (g.C // g.GROUPS) * g.R * g.S
 
-    def clocks(splits: int) -> float:
-        gemm = _conv_gemm("wgrad", {**sizes, "SPLITS": splits}, itemsize, (0, 0))
-        return choose(gemm, precision, target, units)[0] + _finish(splits, filters, target, units)
+    def clocks(part: Geometry) -> float:
+        gemm = _conv_gemm("wgrad", part, itemsize, (0, 0))
+        return choose(gemm, options)[0] + _finish(part.SPLITS, filters, options)
 
-    return min(enough, key=clocks)
+    return min(enough, key=clocks).SPLITS
 
 
-def pool_config(outputs: int, itemsize: int, interpret: bool = False, *, units: int = 132, lanes: int = 32) -> Config:
+def pool_config(outputs: int, itemsize: int, options: Options = _HERE, *, lanes: int = 32) -> Config:
     """BLOCK, num_warps, num_stages of the pooling kernels for a number of output elements: 16 bytes a thread, or more."""
-    if interpret:
+    if options.interpret:
         return {"BLOCK": power(outputs, 16, 1 << 17), "num_warps": 1, "num_stages": 1}
     vector = 16 // min(itemsize, 4) * lanes
-    block = power(outputs // (4 * units), vector, 32 * lanes)
+    block = power(outputs // (4 * options.units), vector, 32 * lanes)
     return {"BLOCK": block, "num_warps": min(4, block // vector), "num_stages": 1}
 
 
-def pool_outputs(sizes: Sizes, gradient: bool) -> int:
+def pool_outputs(g: Geometry, gradient: bool) -> int:
     """Elements a pooling kernel computes: the input's for the two gradients, else the output's."""
-    return math.prod(sizes[d] for d in (("N", "C", "H", "W") if gradient else ("N", "C", "P", "Q")))
+    return g.N * g.C * (g.H * g.W if gradient else g.P * g.Q)
 
 
-def pool_grid(sizes: Sizes, config: Config, gradient: bool = False) -> int:
+def pool_grid(g: Geometry, config: Config, gradient: bool = False) -> int:
     """Programs of ``pool`` and ``max_pool_gather``, or with ``gradient`` of ``max_pool_grad`` and ``sum_pool_grad``."""
-    return cdiv(pool_outputs(sizes, gradient), config["BLOCK"])
+    return cdiv(pool_outputs(g, gradient), config["BLOCK"])
 
 
 def line_config(name: str, sizes: Sizes, interpret: bool = False) -> tuple[Config, int]:

@@ -2,12 +2,12 @@
 
 Each kernel takes two loader closures, which return tiles of one element type that are 0 where mask is false (indices
 may be out of range there), and an epilogue that stores the accumulated tile; k and c given to closures are channels of
-the whole tensor, except the c of a filter and of ``conv_wgrad``'s epilogue, which counts within the group. PAD_H and
-PAD_W are the low-side pads; the high side follows from H, W, P, Q. Reduction lanes: taps (r, s) outside and blocks of
-channels inside, or, when a group has fewer channels than a block, taps and channels flattened into one axis so that no
-lane idles. Algorithms: implicit GEMM (cuDNN); ``conv_dgrad`` is its gather form split into stride phases, so that no
-multiply meets an inserted zero; ``conv_wgrad`` is split-K over parts of the batch or of its images, with partial
-results: deterministic, without atomics. Grids: ``config.conv_grid``.
+the whole tensor, except the c of a filter and of ``conv_wgrad``'s epilogue, which counts within the group. G is the
+``geometry.Geometry``, one constant. Reduction lanes: taps (r, s) outside and blocks of channels inside, or, when a group
+has fewer channels than a block, taps and channels flattened into one axis so that no lane idles. Algorithms: implicit
+GEMM (cuDNN); ``conv_dgrad`` is its gather form split into stride phases, so that no multiply meets an inserted zero;
+``conv_wgrad`` is split-K over parts of the batch or of its images, with partial results: deterministic, without atomics.
+Grids: ``config.conv_grid``.
 """
 
 import triton
@@ -22,22 +22,7 @@ def conv_fwd(
     LOAD_X: tl.constexpr,
     LOAD_W: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    N: tl.constexpr,
-    C: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    PAD_H: tl.constexpr,
-    PAD_W: tl.constexpr,
-    DIL_H: tl.constexpr,
-    DIL_W: tl.constexpr,
-    GROUPS: tl.constexpr,
+    G: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
     ACC: tl.constexpr,
     BM: tl.constexpr,
@@ -50,49 +35,49 @@ def conv_fwd(
     GEMM rows are (n, p, q), columns the group's output channels. Closures: ``LOAD_X(n, c, h, w, mask, ARGS)``,
     ``LOAD_W(k, c, r, s, mask, ARGS)``, ``EPILOGUE(acc, n, k, p, q, mask, ARGS)``.
     """
-    CG: tl.constexpr = C // GROUPS
-    KG: tl.constexpr = K // GROUPS
-    TILES_M: tl.constexpr = (N * P * Q + BM - 1) // BM
+    CG: tl.constexpr = G.C // G.GROUPS
+    KG: tl.constexpr = G.K // G.GROUPS
+    TILES_M: tl.constexpr = (G.N * G.P * G.Q + BM - 1) // BM
     TILES_N: tl.constexpr = (KG + BN - 1) // BN
     pid = tl.program_id(0)
     group = pid // (TILES_M * TILES_N)
     tile_m, tile_n = grouped_tile(pid % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
 
     m = tile_m * BM + tl.arange(0, BM)
-    m_ok = inside(m, N * P * Q, BM)[:, None]
-    q = (m % Q)[:, None]
-    p = (m // Q % P)[:, None]
-    n = (m // (P * Q))[:, None]
-    h0 = p * STRIDE_H - PAD_H
-    w0 = q * STRIDE_W - PAD_W
+    m_ok = inside(m, G.N * G.P * G.Q, BM)[:, None]
+    q = (m % G.Q)[:, None]
+    p = (m // G.Q % G.P)[:, None]
+    n = (m // (G.P * G.Q))[:, None]
+    h0 = p * G.STRIDE_H - G.PAD_H
+    w0 = q * G.STRIDE_W - G.PAD_W
     kg = tile_n * BN + tl.arange(0, BN)
     k_ok = inside(kg, KG, BN)[None, :]
     k = group * KG + kg[None, :]
 
     acc = tl.zeros((BM, BN), ACC)
     if CG < BK:
-        for start in range(0, R * S * CG, BK):
+        for start in range(0, G.R * G.S * CG, BK):
             j = start + tl.arange(0, BK)
-            j_ok = inside(j, R * S * CG, BK)
+            j_ok = inside(j, G.R * G.S * CG, BK)
             c = j % CG
-            s = j // CG % S
-            r = j // (CG * S)
-            h = h0 + (r * DIL_H)[None, :]
-            w = w0 + (s * DIL_W)[None, :]
-            x_ok = m_ok & j_ok[None, :] & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+            s = j // CG % G.S
+            r = j // (CG * G.S)
+            h = h0 + (r * G.DIL_H)[None, :]
+            w = w0 + (s * G.DIL_W)[None, :]
+            x_ok = m_ok & j_ok[None, :] & (h >= 0) & (h < G.H) & (w >= 0) & (w < G.W)
             left = LOAD_X(n, group * CG + c[None, :], h, w, x_ok, ARGS)
             right = LOAD_W(k, c[:, None], r[:, None], s[:, None], j_ok[:, None] & k_ok, ARGS)
             acc = dot(left, right, acc, INPUT_PRECISION)
     else:
         BLOCKS: tl.constexpr = (CG + BK - 1) // BK
-        for t in range(0, R * S * BLOCKS):
-            r = t // (S * BLOCKS)
-            s = t // BLOCKS % S
+        for t in range(0, G.R * G.S * BLOCKS):
+            r = t // (G.S * BLOCKS)
+            s = t // BLOCKS % G.S
             c = t % BLOCKS * BK + tl.arange(0, BK)
             c_ok = inside(c, CG, BK)
-            h = h0 + r * DIL_H
-            w = w0 + s * DIL_W
-            x_ok = m_ok & (h >= 0) & (h < H) & (w >= 0) & (w < W) & c_ok[None, :]
+            h = h0 + r * G.DIL_H
+            w = w0 + s * G.DIL_W
+            x_ok = m_ok & (h >= 0) & (h < G.H) & (w >= 0) & (w < G.W) & c_ok[None, :]
             left = LOAD_X(n, group * CG + c[None, :], h, w, x_ok, ARGS)
             right = LOAD_W(k, c[:, None], r, s, c_ok[:, None] & k_ok, ARGS)
             acc = dot(left, right, acc, INPUT_PRECISION)
@@ -127,22 +112,7 @@ def conv_dgrad(
     LOAD_DY: tl.constexpr,
     LOAD_W: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    N: tl.constexpr,
-    C: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    PAD_H: tl.constexpr,
-    PAD_W: tl.constexpr,
-    DIL_H: tl.constexpr,
-    DIL_W: tl.constexpr,
-    GROUPS: tl.constexpr,
+    G: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
     ACC: tl.constexpr,
     BM: tl.constexpr,
@@ -156,27 +126,27 @@ def conv_dgrad(
     phase pair: within it the division by the stride is exact and every tap of the loop contributes. Closures:
     ``LOAD_DY(n, k, p, q, mask, ARGS)``, ``LOAD_W(k, c, r, s, mask, ARGS)``, ``EPILOGUE(acc, n, c, h, w, mask, ARGS)``.
     """
-    CG: tl.constexpr = C // GROUPS
-    KG: tl.constexpr = K // GROUPS
-    HP: tl.constexpr = (H + STRIDE_H - 1) // STRIDE_H  # rows of the largest phase; the others mask their last
-    WP: tl.constexpr = (W + STRIDE_W - 1) // STRIDE_W
-    TILES_M: tl.constexpr = (N * HP * WP + BM - 1) // BM
+    CG: tl.constexpr = G.C // G.GROUPS
+    KG: tl.constexpr = G.K // G.GROUPS
+    HP: tl.constexpr = (G.H + G.STRIDE_H - 1) // G.STRIDE_H  # rows of the largest phase; the others mask their last
+    WP: tl.constexpr = (G.W + G.STRIDE_W - 1) // G.STRIDE_W
+    TILES_M: tl.constexpr = (G.N * HP * WP + BM - 1) // BM
     TILES_N: tl.constexpr = (CG + BN - 1) // BN
     pid = tl.program_id(0)
     outer = pid // (TILES_M * TILES_N)
-    group = outer % GROUPS
-    phase = outer // GROUPS
+    group = outer % G.GROUPS
+    phase = outer // G.GROUPS
     tile_m, tile_n = grouped_tile(pid % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
-    h_first, r_first, r_step, r_taps = stride_phase(phase // STRIDE_W, R, STRIDE_H, PAD_H, DIL_H)
-    w_first, s_first, s_step, s_taps = stride_phase(phase % STRIDE_W, S, STRIDE_W, PAD_W, DIL_W)
+    h_first, r_first, r_step, r_taps = stride_phase(phase // G.STRIDE_W, G.R, G.STRIDE_H, G.PAD_H, G.DIL_H)
+    w_first, s_first, s_step, s_taps = stride_phase(phase % G.STRIDE_W, G.S, G.STRIDE_W, G.PAD_W, G.DIL_W)
 
     m = tile_m * BM + tl.arange(0, BM)
     w_in_phase = (m % WP)[:, None]
     h_in_phase = (m // WP % HP)[:, None]
     n = (m // (HP * WP))[:, None]
-    h = h_first + h_in_phase * STRIDE_H
-    w = w_first + w_in_phase * STRIDE_W
-    m_ok = inside(m, N * HP * WP, BM)[:, None] & (h < H) & (w < W)
+    h = h_first + h_in_phase * G.STRIDE_H
+    w = w_first + w_in_phase * G.STRIDE_W
+    m_ok = inside(m, G.N * HP * WP, BM)[:, None] & (h < G.H) & (w < G.W)
     cg = tile_n * BN + tl.arange(0, BN)
     c_ok = inside(cg, CG, BN)[None, :]
 
@@ -188,9 +158,9 @@ def conv_dgrad(
             k = group * KG + j % KG
             r = r_first + j // KG // s_taps * r_step
             s = s_first + j // KG % s_taps * s_step
-            p = h_in_phase + ((h_first + PAD_H - r * DIL_H) // STRIDE_H)[None, :]
-            q = w_in_phase + ((w_first + PAD_W - s * DIL_W) // STRIDE_W)[None, :]
-            dy_ok = m_ok & j_ok[None, :] & (p >= 0) & (p < P) & (q >= 0) & (q < Q)
+            p = h_in_phase + ((h_first + G.PAD_H - r * G.DIL_H) // G.STRIDE_H)[None, :]
+            q = w_in_phase + ((w_first + G.PAD_W - s * G.DIL_W) // G.STRIDE_W)[None, :]
+            dy_ok = m_ok & j_ok[None, :] & (p >= 0) & (p < G.P) & (q >= 0) & (q < G.Q)
             left = LOAD_DY(n, k[None, :], p, q, dy_ok, ARGS)
             right = LOAD_W(k[:, None], cg[None, :], r[:, None], s[:, None], j_ok[:, None] & c_ok, ARGS)
             acc = dot(left, right, acc, INPUT_PRECISION)
@@ -201,9 +171,9 @@ def conv_dgrad(
             s = s_first + t // BLOCKS % s_taps * s_step
             kg = t % BLOCKS * BK + tl.arange(0, BK)
             kg_ok = inside(kg, KG, BK)
-            p = h_in_phase + (h_first + PAD_H - r * DIL_H) // STRIDE_H
-            q = w_in_phase + (w_first + PAD_W - s * DIL_W) // STRIDE_W
-            dy_ok = m_ok & (p >= 0) & (p < P) & (q >= 0) & (q < Q) & kg_ok[None, :]
+            p = h_in_phase + (h_first + G.PAD_H - r * G.DIL_H) // G.STRIDE_H
+            q = w_in_phase + (w_first + G.PAD_W - s * G.DIL_W) // G.STRIDE_W
+            dy_ok = m_ok & (p >= 0) & (p < G.P) & (q >= 0) & (q < G.Q) & kg_ok[None, :]
             k = group * KG + kg
             left = LOAD_DY(n, k[None, :], p, q, dy_ok, ARGS)
             right = LOAD_W(k[:, None], cg[None, :], r, s, kg_ok[:, None] & c_ok, ARGS)
@@ -217,26 +187,9 @@ def conv_wgrad(
     LOAD_DY: tl.constexpr,
     LOAD_X: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    N: tl.constexpr,
-    C: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    PAD_H: tl.constexpr,
-    PAD_W: tl.constexpr,
-    DIL_H: tl.constexpr,
-    DIL_W: tl.constexpr,
-    GROUPS: tl.constexpr,
+    G: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
     ACC: tl.constexpr,
-    SPLITS: tl.constexpr,
-    K_AXIS: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -251,40 +204,40 @@ def conv_wgrad(
     ``LOAD_DY(n, k, p, q, mask, ARGS)``, ``LOAD_X(n, c, h, w, mask, ARGS)``,
     ``EPILOGUE(acc, split, k, c, r, s, mask, ARGS)``, whose c counts within the group.
     """
-    CG: tl.constexpr = C // GROUPS
-    KG: tl.constexpr = K // GROUPS
-    BLOCK_K: tl.constexpr = BN if K_AXIS else BM
-    BLOCK_J: tl.constexpr = BM if K_AXIS else BN
+    CG: tl.constexpr = G.C // G.GROUPS
+    KG: tl.constexpr = G.K // G.GROUPS
+    BLOCK_K: tl.constexpr = BN if G.K_AXIS else BM
+    BLOCK_J: tl.constexpr = BM if G.K_AXIS else BN
     FLAT: tl.constexpr = CG < BLOCK_J
     BLOCKS: tl.constexpr = (CG + BLOCK_J - 1) // BLOCK_J  # tiles of one tap when not flat
     TILES_K: tl.constexpr = (KG + BLOCK_K - 1) // BLOCK_K
-    TILES_J: tl.constexpr = (R * S * CG + BLOCK_J - 1) // BLOCK_J if FLAT else R * S * BLOCKS
-    RUNS: tl.constexpr = max(1, SPLITS // max(1, N))  # parts of one image's rows
-    ENTRIES: tl.constexpr = (N + SPLITS - 1) // SPLITS if RUNS == 1 else 1
-    SHARE: tl.constexpr = max(1, ENTRIES * ((P + RUNS - 1) // RUNS) * Q)  # pixels of one split
-    WHOLE: tl.constexpr = (N if RUNS == 1 else 1) * P * Q  # pixels that one run of splits shares out
+    TILES_J: tl.constexpr = (G.R * G.S * CG + BLOCK_J - 1) // BLOCK_J if FLAT else G.R * G.S * BLOCKS
+    RUNS: tl.constexpr = max(1, G.SPLITS // max(1, G.N))  # parts of one image's rows
+    ENTRIES: tl.constexpr = (G.N + G.SPLITS - 1) // G.SPLITS if RUNS == 1 else 1
+    SHARE: tl.constexpr = max(1, ENTRIES * ((G.P + RUNS - 1) // RUNS) * G.Q)  # pixels of one split
+    WHOLE: tl.constexpr = (G.N if RUNS == 1 else 1) * G.P * G.Q  # pixels that one run of splits shares out
     pid = tl.program_id(0)
     outer = pid // (TILES_K * TILES_J)
-    group = outer % GROUPS
-    split = outer // GROUPS
+    group = outer % G.GROUPS
+    split = outer // G.GROUPS
     tile_k, tile_j = grouped_tile(pid % (TILES_K * TILES_J), TILES_K, TILES_J, 8)
 
     kg = tile_k * BLOCK_K + tl.arange(0, BLOCK_K)
-    k = group * KG + tl.expand_dims(kg, 1 - K_AXIS)
-    k_ok = tl.expand_dims(inside(kg, KG, BLOCK_K), 1 - K_AXIS)
+    k = group * KG + tl.expand_dims(kg, 1 - G.K_AXIS)
+    k_ok = tl.expand_dims(inside(kg, KG, BLOCK_K), 1 - G.K_AXIS)
     if FLAT:
-        j = tl.expand_dims(tile_j * BLOCK_J + tl.arange(0, BLOCK_J), K_AXIS)
-        j_ok = inside(j, R * S * CG, BLOCK_J)
+        j = tl.expand_dims(tile_j * BLOCK_J + tl.arange(0, BLOCK_J), G.K_AXIS)
+        j_ok = inside(j, G.R * G.S * CG, BLOCK_J)
         c = j % CG
-        s = j // CG % S
-        r = j // (CG * S)
+        s = j // CG % G.S
+        r = j // (CG * G.S)
     else:  # one tap per tile: r and s are scalars, so the loop's h and w stay vectors
-        c = tl.expand_dims(tile_j % BLOCKS * BLOCK_J + tl.arange(0, BLOCK_J), K_AXIS)
+        c = tl.expand_dims(tile_j % BLOCKS * BLOCK_J + tl.arange(0, BLOCK_J), G.K_AXIS)
         j_ok = inside(c, CG, BLOCK_J)
-        s = tile_j // BLOCKS % S
-        r = tile_j // (BLOCKS * S)
-    dh = r * DIL_H - PAD_H
-    dw = s * DIL_W - PAD_W
+        s = tile_j // BLOCKS % G.S
+        r = tile_j // (BLOCKS * G.S)
+    dh = r * G.DIL_H - G.PAD_H
+    dw = s * G.DIL_W - G.PAD_W
 
     acc = tl.zeros((BM, BN), ACC)
     first = 0 if RUNS == 1 else split // RUNS * WHOLE
@@ -296,14 +249,14 @@ def conv_wgrad(
             m_ok = inside(m - begin, SHARE, BK)
         else:
             m_ok = m < end
-        q = m % Q
-        p = m // Q % P
-        n = m // (P * Q)
-        h = tl.expand_dims(p * STRIDE_H, 1 - K_AXIS) + dh
-        w = tl.expand_dims(q * STRIDE_W, 1 - K_AXIS) + dw
-        x_ok = tl.expand_dims(m_ok, 1 - K_AXIS) & j_ok & (h >= 0) & (h < H) & (w >= 0) & (w < W)
-        dy_ok = k_ok & tl.expand_dims(m_ok, K_AXIS)
-        dy = LOAD_DY(tl.expand_dims(n, K_AXIS), k, tl.expand_dims(p, K_AXIS), tl.expand_dims(q, K_AXIS), dy_ok, ARGS)
-        x = LOAD_X(tl.expand_dims(n, 1 - K_AXIS), group * CG + c, h, w, x_ok, ARGS)
-        acc = dot(x, dy, acc, INPUT_PRECISION) if K_AXIS else dot(dy, x, acc, INPUT_PRECISION)
+        q = m % G.Q
+        p = m // G.Q % G.P
+        n = m // (G.P * G.Q)
+        h = tl.expand_dims(p * G.STRIDE_H, 1 - G.K_AXIS) + dh
+        w = tl.expand_dims(q * G.STRIDE_W, 1 - G.K_AXIS) + dw
+        x_ok = tl.expand_dims(m_ok, 1 - G.K_AXIS) & j_ok & (h >= 0) & (h < G.H) & (w >= 0) & (w < G.W)
+        dy_ok = k_ok & tl.expand_dims(m_ok, G.K_AXIS)
+        dy = LOAD_DY(tl.expand_dims(n, G.K_AXIS), k, tl.expand_dims(p, G.K_AXIS), tl.expand_dims(q, G.K_AXIS), dy_ok, ARGS)
+        x = LOAD_X(tl.expand_dims(n, 1 - G.K_AXIS), group * CG + c, h, w, x_ok, ARGS)
+        acc = dot(x, dy, acc, INPUT_PRECISION) if G.K_AXIS else dot(dy, x, acc, INPUT_PRECISION)
     EPILOGUE(acc, split, k, c, r, s, k_ok & j_ok, ARGS)

@@ -32,22 +32,7 @@ def conv_tma(
     W_PLACE: tl.constexpr,
     W_ROWS: tl.constexpr,
     GRADIENT: tl.constexpr,
-    N: tl.constexpr,
-    C: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    PAD_H: tl.constexpr,
-    PAD_W: tl.constexpr,
-    DIL_H: tl.constexpr,
-    DIL_W: tl.constexpr,
-    GROUPS: tl.constexpr,
+    G: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
     ACC: tl.constexpr,
     BM: tl.constexpr,
@@ -59,19 +44,19 @@ def conv_tma(
     NAME: tl.constexpr,
 ):
     # What is read, summed over and written: x, c, y; of the gradient dy, k, dx.
-    DEPTH: tl.constexpr = K if GRADIENT else C
-    COLUMNS: tl.constexpr = C if GRADIENT else K
-    IN_H: tl.constexpr = P if GRADIENT else H
-    IN_W: tl.constexpr = Q if GRADIENT else W
-    OUT_H: tl.constexpr = H if GRADIENT else P
-    OUT_W: tl.constexpr = W if GRADIENT else Q
+    DEPTH: tl.constexpr = G.K if GRADIENT else G.C
+    COLUMNS: tl.constexpr = G.C if GRADIENT else G.K
+    IN_H: tl.constexpr = G.P if GRADIENT else G.H
+    IN_W: tl.constexpr = G.Q if GRADIENT else G.W
+    OUT_H: tl.constexpr = G.H if GRADIENT else G.P
+    OUT_W: tl.constexpr = G.W if GRADIENT else G.Q
     # Images, rows and pixels as boxes see them: those that meet only themselves are one long row, without edges.
-    POINTWISE: tl.constexpr = R * S * STRIDE_H * STRIDE_W == 1 and H * W == P * Q
-    IMAGES: tl.constexpr = 1 if POINTWISE else N
-    ROWS: tl.constexpr = 1 if POINTWISE else (IN_H + STRIDE_H - 1) // STRIDE_H
-    PIXELS: tl.constexpr = N * H * W if POINTWISE else (IN_W + STRIDE_W - 1) // STRIDE_W
+    POINTWISE: tl.constexpr = G.R * G.S * G.STRIDE_H * G.STRIDE_W == 1 and G.H * G.W == G.P * G.Q
+    IMAGES: tl.constexpr = 1 if POINTWISE else G.N
+    ROWS: tl.constexpr = 1 if POINTWISE else (IN_H + G.STRIDE_H - 1) // G.STRIDE_H
+    PIXELS: tl.constexpr = G.N * G.H * G.W if POINTWISE else (IN_W + G.STRIDE_W - 1) // G.STRIDE_W
     OUT_ROWS: tl.constexpr = 1 if POINTWISE else OUT_H
-    OUT_PIXELS: tl.constexpr = N * H * W if POINTWISE else OUT_W
+    OUT_PIXELS: tl.constexpr = G.N * G.H * G.W if POINTWISE else OUT_W
     BB: tl.constexpr = BM // (BH * BW)
     DOWN: tl.constexpr = (OUT_ROWS + BH - 1) // BH
     ACROSS: tl.constexpr = (OUT_PIXELS + BW - 1) // BW
@@ -80,16 +65,18 @@ def conv_tma(
     TILES: tl.constexpr = TILES_M * TILES_N
     BLOCKS: tl.constexpr = (DEPTH + BK - 1) // BK
 
-    first_map = maps_in_memory(ARGS[X_PLACES[0]], IMAGES, ROWS, PIXELS, DEPTH, IN_H, IN_W, STRIDE_H, STRIDE_W, BB, BH, BW, BK)
+    first_map = maps_in_memory(
+        ARGS[X_PLACES[0]], IMAGES, ROWS, PIXELS, DEPTH, IN_H, IN_W, G.STRIDE_H, G.STRIDE_W, BB, BH, BW, BK
+    )
     if len(X_PLACES) > 1:
         second_map = maps_in_memory(
-            ARGS[X_PLACES[1]], IMAGES, ROWS, PIXELS, DEPTH, IN_H, IN_W, STRIDE_H, STRIDE_W, BB, BH, BW, BK
+            ARGS[X_PLACES[1]], IMAGES, ROWS, PIXELS, DEPTH, IN_H, IN_W, G.STRIDE_H, G.STRIDE_W, BB, BH, BW, BK
         )
     if len(X_PLACES) > 2:
         third_map = maps_in_memory(
-            ARGS[X_PLACES[2]], IMAGES, ROWS, PIXELS, DEPTH, IN_H, IN_W, STRIDE_H, STRIDE_W, BB, BH, BW, BK
+            ARGS[X_PLACES[2]], IMAGES, ROWS, PIXELS, DEPTH, IN_H, IN_W, G.STRIDE_H, G.STRIDE_W, BB, BH, BW, BK
         )
-    filters = filters_in_memory(ARGS[W_PLACE], C, K, R * S, BN if GRADIENT else BK, BK if GRADIENT else BN, W_ROWS)
+    filters = filters_in_memory(ARGS[W_PLACE], G.C, G.K, G.R * G.S, BN if GRADIENT else BK, BK if GRADIENT else BN, W_ROWS)
     for tile in tl.range(tl.program_id(0), TILES, PROGRAMS if PROGRAMS else TILES, flatten=PROGRAMS > 0):
         tile_m, tile_n = grouped_tile(tile, TILES_M, TILES_N, 8)
         n0 = tile_m // (DOWN * ACROSS) * BB
@@ -101,12 +88,12 @@ def conv_tma(
         q = q0 + m % BW
         n_ok = inside(n, IMAGES, BB)
         acc = tl.zeros((BM, BN), ACC)
-        for t in range(0, R * S * BLOCKS):
+        for t in range(0, G.R * G.S * BLOCKS):
             tap = t // BLOCKS
             first = t % BLOCKS * BK
             # Tap 0 of forward meets the row PAD above; the gradient goes the other way.
-            dh = PAD_H - tap // S * DIL_H if GRADIENT else tap // S * DIL_H - PAD_H
-            dw = PAD_W - tap % S * DIL_W if GRADIENT else tap % S * DIL_W - PAD_W
+            dh = G.PAD_H - tap // G.S * G.DIL_H if GRADIENT else tap // G.S * G.DIL_H - G.PAD_H
+            dw = G.PAD_W - tap % G.S * G.DIL_W if GRADIENT else tap % G.S * G.DIL_W - G.PAD_W
             x = (first_map.load([n0, p0 + dh, q0 + dw, first]).reshape(BM, BK),)
             if len(X_PLACES) > 1:
                 x += (second_map.load([n0, p0 + dh, q0 + dw, first]).reshape(BM, BK),)
@@ -117,9 +104,9 @@ def conv_tma(
             w = q + dw
             x_ok = n_ok & (h >= 0) & (h < ROWS) & (w >= 0) & (w < PIXELS) & inside(c, DEPTH, BK)[None, :]
             if POINTWISE:
-                left = PREPARE_X(x, w // (H * W), c[None, :], w // W % H, w % W, x_ok, ARGS)
+                left = PREPARE_X(x, w // (G.H * G.W), c[None, :], w // G.W % G.H, w % G.W, x_ok, ARGS)
             else:
-                left = PREPARE_X(x, n, c[None, :], h * STRIDE_H, w * STRIDE_W, x_ok, ARGS)
+                left = PREPARE_X(x, n, c[None, :], h * G.STRIDE_H, w * G.STRIDE_W, x_ok, ARGS)
             if GRADIENT:
                 right = filter_block(filters, tap, tile_n * BN, first, BN, BK, W_ROWS).trans()
             else:
@@ -128,7 +115,7 @@ def conv_tma(
         k = tile_n * BN + tl.arange(0, BN)
         y_ok = n_ok & inside(p, OUT_ROWS, BH) & inside(q, OUT_PIXELS, BW) & inside(k, COLUMNS, BN)[None, :]
         if POINTWISE:
-            EPILOGUE(acc, q // (H * W), k[None, :], q // W % H, q % W, y_ok, ARGS)
+            EPILOGUE(acc, q // (G.H * G.W), k[None, :], q // G.W % G.H, q % G.W, y_ok, ARGS)
         else:
             EPILOGUE(acc, n, k[None, :], p, q, y_ok, ARGS)
 

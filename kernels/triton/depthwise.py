@@ -1,7 +1,7 @@
 """2-D convolution with few channels in a group, and its two gradients, as vector kernels over channels-last maps.
 
 A group of one to four channels leaves tensor cores idle, so here every lane owns one channel: a tile is BM pixels x BN
-channels, the taps are a loop of multiply-adds, and a load is a run of neighbouring channels. Closures, sizes and
+channels, the taps are a loop of multiply-adds, and a load is a run of neighbouring channels. Closures, geometry and
 results are those of ``conv``; so is the split of ``depthwise_wgrad``. Grids: ``config.conv_grid``.
 """
 
@@ -17,45 +17,31 @@ def depthwise_fwd(
     LOAD_X: tl.constexpr,
     LOAD_W: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    N: tl.constexpr,
-    C: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    PAD_H: tl.constexpr,
-    PAD_W: tl.constexpr,
-    DIL_H: tl.constexpr,
-    DIL_W: tl.constexpr,
-    GROUPS: tl.constexpr,
+    G: tl.constexpr,
     ACC: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     NAME: tl.constexpr,
 ):
     """``conv_fwd`` for few channels in a group."""
-    CG: tl.constexpr = C // GROUPS
-    KG: tl.constexpr = K // GROUPS
-    TILES_N: tl.constexpr = (K + BN - 1) // BN
+    S: tl.constexpr = G.S  # static_range takes no field (Triton 3.7)
+    CG: tl.constexpr = G.C // G.GROUPS
+    KG: tl.constexpr = G.K // G.GROUPS
+    TILES_N: tl.constexpr = (G.K + BN - 1) // BN
     m = tl.program_id(0) // TILES_N * BM + tl.arange(0, BM)
-    m_ok = inside(m, N * P * Q, BM)[:, None]
-    q = (m % Q)[:, None]
-    p = (m // Q % P)[:, None]
-    n = (m // (P * Q))[:, None]
+    m_ok = inside(m, G.N * G.P * G.Q, BM)[:, None]
+    q = (m % G.Q)[:, None]
+    p = (m // G.Q % G.P)[:, None]
+    n = (m // (G.P * G.Q))[:, None]
     k = (tl.program_id(0) % TILES_N * BN + tl.arange(0, BN))[None, :]
-    k_ok = inside(k, K, BN)
+    k_ok = inside(k, G.K, BN)
     one = tl.zeros((1, 1), tl.int32)
     acc = tl.zeros((BM, BN), ACC)
-    for r in range(R):
-        h = p * STRIDE_H - PAD_H + r * DIL_H
+    for r in range(G.R):
+        h = p * G.STRIDE_H - G.PAD_H + r * G.DIL_H
         for s in tl.static_range(S):
-            w = q * STRIDE_W - PAD_W + s * DIL_W
-            ok = m_ok & k_ok & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+            w = q * G.STRIDE_W - G.PAD_W + s * G.DIL_W
+            ok = m_ok & k_ok & (h >= 0) & (h < G.H) & (w >= 0) & (w < G.W)
             for i in tl.static_range(CG):
                 x = LOAD_X(n, k // KG * CG + i, h, w, ok, ARGS)
                 weight = LOAD_W(k, one + i, one + r, one + s, k_ok, ARGS)
@@ -69,48 +55,34 @@ def depthwise_dgrad(
     LOAD_DY: tl.constexpr,
     LOAD_W: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    N: tl.constexpr,
-    C: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    PAD_H: tl.constexpr,
-    PAD_W: tl.constexpr,
-    DIL_H: tl.constexpr,
-    DIL_W: tl.constexpr,
-    GROUPS: tl.constexpr,
+    G: tl.constexpr,
     ACC: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     NAME: tl.constexpr,
 ):
     """``conv_dgrad`` for few channels in a group; taps that fall between the outputs of a stride are masked."""
-    CG: tl.constexpr = C // GROUPS
-    KG: tl.constexpr = K // GROUPS
-    TILES_N: tl.constexpr = (C + BN - 1) // BN
+    S: tl.constexpr = G.S  # static_range takes no field (Triton 3.7)
+    CG: tl.constexpr = G.C // G.GROUPS
+    KG: tl.constexpr = G.K // G.GROUPS
+    TILES_N: tl.constexpr = (G.C + BN - 1) // BN
     m = tl.program_id(0) // TILES_N * BM + tl.arange(0, BM)
-    m_ok = inside(m, N * H * W, BM)[:, None]
-    w = (m % W)[:, None]
-    h = (m // W % H)[:, None]
-    n = (m // (H * W))[:, None]
+    m_ok = inside(m, G.N * G.H * G.W, BM)[:, None]
+    w = (m % G.W)[:, None]
+    h = (m // G.W % G.H)[:, None]
+    n = (m // (G.H * G.W))[:, None]
     c = (tl.program_id(0) % TILES_N * BN + tl.arange(0, BN))[None, :]
-    c_ok = inside(c, C, BN)
+    c_ok = inside(c, G.C, BN)
     one = tl.zeros((1, 1), tl.int32)
     acc = tl.zeros((BM, BN), ACC)
-    for r in range(R):
-        up = h + PAD_H - r * DIL_H
-        p = up // STRIDE_H
+    for r in range(G.R):
+        up = h + G.PAD_H - r * G.DIL_H
+        p = up // G.STRIDE_H
         for s in tl.static_range(S):
-            left = w + PAD_W - s * DIL_W
-            q = left // STRIDE_W
-            ok = m_ok & c_ok & (up >= 0) & (p < P) & (left >= 0) & (q < Q)
-            ok &= (up % STRIDE_H == 0) & (left % STRIDE_W == 0)
+            left = w + G.PAD_W - s * G.DIL_W
+            q = left // G.STRIDE_W
+            ok = m_ok & c_ok & (up >= 0) & (p < G.P) & (left >= 0) & (q < G.Q)
+            ok &= (up % G.STRIDE_H == 0) & (left % G.STRIDE_W == 0)
             for i in tl.static_range(KG):
                 k = c // CG * KG + i
                 dy = LOAD_DY(n, k, p, q, ok, ARGS)
@@ -125,24 +97,8 @@ def depthwise_wgrad(
     LOAD_DY: tl.constexpr,
     LOAD_X: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    N: tl.constexpr,
-    C: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    K: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    PAD_H: tl.constexpr,
-    PAD_W: tl.constexpr,
-    DIL_H: tl.constexpr,
-    DIL_W: tl.constexpr,
-    GROUPS: tl.constexpr,
+    G: tl.constexpr,
     ACC: tl.constexpr,
-    SPLITS: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     NAME: tl.constexpr,
@@ -151,19 +107,19 @@ def depthwise_wgrad(
 
     Programs of one split's taps are neighbours, so that they find dy and x in L2.
     """
-    CG: tl.constexpr = C // GROUPS
-    KG: tl.constexpr = K // GROUPS
-    TAPS: tl.constexpr = R * S * CG
-    TILES_N: tl.constexpr = (K + BN - 1) // BN
-    RUNS: tl.constexpr = max(1, SPLITS // max(1, N))  # parts of one image's rows
-    ENTRIES: tl.constexpr = (N + SPLITS - 1) // SPLITS if RUNS == 1 else 1
-    SHARE: tl.constexpr = max(1, ENTRIES * ((P + RUNS - 1) // RUNS) * Q)  # pixels of one split
-    WHOLE: tl.constexpr = (N if RUNS == 1 else 1) * P * Q  # pixels that one run of splits shares out
+    CG: tl.constexpr = G.C // G.GROUPS
+    KG: tl.constexpr = G.K // G.GROUPS
+    TAPS: tl.constexpr = G.R * G.S * CG
+    TILES_N: tl.constexpr = (G.K + BN - 1) // BN
+    RUNS: tl.constexpr = max(1, G.SPLITS // max(1, G.N))  # parts of one image's rows
+    ENTRIES: tl.constexpr = (G.N + G.SPLITS - 1) // G.SPLITS if RUNS == 1 else 1
+    SHARE: tl.constexpr = max(1, ENTRIES * ((G.P + RUNS - 1) // RUNS) * G.Q)  # pixels of one split
+    WHOLE: tl.constexpr = (G.N if RUNS == 1 else 1) * G.P * G.Q  # pixels that one run of splits shares out
     pid = tl.program_id(0)
     tap = pid % TAPS + tl.zeros((1, 1), tl.int32)
-    i, s, r = tap % CG, tap // CG % S, tap // (CG * S)
+    i, s, r = tap % CG, tap // CG % G.S, tap // (CG * G.S)
     k = (pid // TAPS % TILES_N * BN + tl.arange(0, BN))[None, :]
-    k_ok = inside(k, K, BN)
+    k_ok = inside(k, G.K, BN)
     split = pid // (TAPS * TILES_N) + tl.zeros((1, 1), tl.int32)
     number = pid // (TAPS * TILES_N)
     first = 0 if RUNS == 1 else number // RUNS * WHOLE
@@ -172,13 +128,13 @@ def depthwise_wgrad(
     acc = tl.zeros((BM, BN), ACC)
     for start in range(begin, end, BM):
         m = (start + tl.arange(0, BM))[:, None]
-        q = m % Q
-        p = m // Q % P
-        n = m // (P * Q)
-        h = p * STRIDE_H - PAD_H + r * DIL_H
-        w = q * STRIDE_W - PAD_W + s * DIL_W
+        q = m % G.Q
+        p = m // G.Q % G.P
+        n = m // (G.P * G.Q)
+        h = p * G.STRIDE_H - G.PAD_H + r * G.DIL_H
+        w = q * G.STRIDE_W - G.PAD_W + s * G.DIL_W
         dy_ok = (m < end) & k_ok
         dy = LOAD_DY(n, k, p, q, dy_ok, ARGS)
-        x = LOAD_X(n, k // KG * CG + i, h, w, dy_ok & (h >= 0) & (h < H) & (w >= 0) & (w < W), ARGS)
+        x = LOAD_X(n, k // KG * CG + i, h, w, dy_ok & (h >= 0) & (h < G.H) & (w >= 0) & (w < G.W), ARGS)
         acc = tl.fma(dy.to(ACC), x.to(ACC), acc)
     EPILOGUE(tl.sum(acc, 0)[None, :], split, k, i, r, s, k_ok, ARGS)

@@ -5,8 +5,8 @@ CHANNELS_LAST, else column innermost), and hands them to the epilogue; loaders r
 pooling: NaN wins over everything, the first tap wins a tie, padding never wins; the winner is named by its tap ``r * S
 + s`` (int32, 0 for a window that lies wholly in padding, whose maximum is -inf). Gradients visit, for each input pixel,
 the windows that cover it and add in a fixed order: deterministic, no atomics. ACC is the type of comparison and
-accumulation. PAD is the low side. Grids: ``cdiv(outputs, BLOCK)`` programs (``config.pool_grid``), outputs being
-N*C*P*Q, for gradients N*C*H*W.
+accumulation. G is the ``geometry.Geometry``. Grids: ``cdiv(outputs, BLOCK)`` programs (``config.pool_grid``), outputs
+being N*C*P*Q, for gradients N*C*H*W.
 """
 
 import triton
@@ -49,20 +49,7 @@ def pool(
     ARGS,
     LOAD_X: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    N: tl.constexpr,
-    C: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    PAD_H: tl.constexpr,
-    PAD_W: tl.constexpr,
-    DIL_H: tl.constexpr,
-    DIL_W: tl.constexpr,
+    G: tl.constexpr,
     OP: tl.constexpr,
     ACC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
@@ -71,7 +58,9 @@ def pool(
 ):
     """y[n,c,p,q] = max or sum (OP) of the window's x. ``LOAD_X(n, c, h, w, mask, ARGS)``,
     ``EPILOGUE(acc, index, n, c, p, q, mask, ARGS)``; for "sum" the index is 0."""
-    n, c, p, q, mask = element(tl.program_id(0), N, C, P, Q, CHANNELS_LAST, BLOCK)
+    R: tl.constexpr = G.R  # static_range takes no field (Triton 3.7)
+    S: tl.constexpr = G.S
+    n, c, p, q, mask = element(tl.program_id(0), G.N, G.C, G.P, G.Q, CHANNELS_LAST, BLOCK)
     index = tl.full((BLOCK,), -1, tl.int32)
     if OP == "max":
         acc = tl.full((BLOCK,), float("-inf"), ACC)
@@ -79,9 +68,9 @@ def pool(
         acc = tl.zeros((BLOCK,), ACC)
     for r in tl.static_range(R):
         for s in tl.static_range(S):
-            h = p * STRIDE_H - PAD_H + r * DIL_H
-            w = q * STRIDE_W - PAD_W + s * DIL_W
-            ok = mask & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+            h = p * G.STRIDE_H - G.PAD_H + r * G.DIL_H
+            w = q * G.STRIDE_W - G.PAD_W + s * G.DIL_W
+            ok = mask & (h >= 0) & (h < G.H) & (w >= 0) & (w < G.W)
             x = LOAD_X(n, c, h, w, ok, ARGS).to(ACC)
             if OP == "max":
                 # A window of -inf only must still name a tap that it has, hence index < 0.
@@ -99,20 +88,7 @@ def max_pool_grad(
     LOAD_DY: tl.constexpr,
     LOAD_INDEX: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    N: tl.constexpr,
-    C: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    PAD_H: tl.constexpr,
-    PAD_W: tl.constexpr,
-    DIL_H: tl.constexpr,
-    DIL_W: tl.constexpr,
+    G: tl.constexpr,
     ACC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -120,18 +96,18 @@ def max_pool_grad(
 ):
     """dx[n,c,h,w] = sum of dy over the windows that chose (h, w). ``LOAD_DY(n, c, p, q, mask, ARGS)``,
     ``LOAD_INDEX(n, c, p, q, mask, ARGS)`` of any integer type, ``EPILOGUE(acc, n, c, h, w, mask, ARGS)``."""
-    n, c, h, w, mask = element(tl.program_id(0), N, C, H, W, CHANNELS_LAST, BLOCK)
-    COVER_H: tl.constexpr = min(R, (R - 1) * DIL_H // STRIDE_H + 1)
-    COVER_W: tl.constexpr = min(S, (S - 1) * DIL_W // STRIDE_W + 1)
+    n, c, h, w, mask = element(tl.program_id(0), G.N, G.C, G.H, G.W, CHANNELS_LAST, BLOCK)
+    COVER_H: tl.constexpr = min(G.R, (G.R - 1) * G.DIL_H // G.STRIDE_H + 1)
+    COVER_W: tl.constexpr = min(G.S, (G.S - 1) * G.DIL_W // G.STRIDE_W + 1)
     acc = tl.zeros((BLOCK,), ACC)
     for i in tl.static_range(COVER_H):
-        p, r, p_ok = covering(h, i, R, P, STRIDE_H, PAD_H, DIL_H)
+        p, r, p_ok = covering(h, i, G.R, G.P, G.STRIDE_H, G.PAD_H, G.DIL_H)
         for j in tl.static_range(COVER_W):
-            q, s, q_ok = covering(w, j, S, Q, STRIDE_W, PAD_W, DIL_W)
+            q, s, q_ok = covering(w, j, G.S, G.Q, G.STRIDE_W, G.PAD_W, G.DIL_W)
             ok = mask & p_ok & q_ok
             index = LOAD_INDEX(n, c, p, q, ok, ARGS).to(tl.int32)
             dy = LOAD_DY(n, c, p, q, ok, ARGS).to(ACC)
-            acc += tl.where(ok & (index == r * S + s), dy, 0)
+            acc += tl.where(ok & (index == r * G.S + s), dy, 0)
     EPILOGUE(acc, n, c, h, w, mask, ARGS)
 
 
@@ -140,20 +116,7 @@ def sum_pool_grad(
     ARGS,
     LOAD_DY: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    N: tl.constexpr,
-    C: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    PAD_H: tl.constexpr,
-    PAD_W: tl.constexpr,
-    DIL_H: tl.constexpr,
-    DIL_W: tl.constexpr,
+    G: tl.constexpr,
     ACC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -161,14 +124,14 @@ def sum_pool_grad(
 ):
     """dx[n,c,h,w] = sum of dy over the windows that cover (h, w). ``LOAD_DY(n, c, p, q, mask, ARGS)``,
     ``EPILOGUE(acc, n, c, h, w, mask, ARGS)``. Average pooling divides in LOAD_DY."""
-    n, c, h, w, mask = element(tl.program_id(0), N, C, H, W, CHANNELS_LAST, BLOCK)
-    COVER_H: tl.constexpr = min(R, (R - 1) * DIL_H // STRIDE_H + 1)
-    COVER_W: tl.constexpr = min(S, (S - 1) * DIL_W // STRIDE_W + 1)
+    n, c, h, w, mask = element(tl.program_id(0), G.N, G.C, G.H, G.W, CHANNELS_LAST, BLOCK)
+    COVER_H: tl.constexpr = min(G.R, (G.R - 1) * G.DIL_H // G.STRIDE_H + 1)
+    COVER_W: tl.constexpr = min(G.S, (G.S - 1) * G.DIL_W // G.STRIDE_W + 1)
     acc = tl.zeros((BLOCK,), ACC)
     for i in tl.static_range(COVER_H):
-        p, r, p_ok = covering(h, i, R, P, STRIDE_H, PAD_H, DIL_H)
+        p, r, p_ok = covering(h, i, G.R, G.P, G.STRIDE_H, G.PAD_H, G.DIL_H)
         for j in tl.static_range(COVER_W):
-            q, s, q_ok = covering(w, j, S, Q, STRIDE_W, PAD_W, DIL_W)
+            q, s, q_ok = covering(w, j, G.S, G.Q, G.STRIDE_W, G.PAD_W, G.DIL_W)
             ok = mask & p_ok & q_ok
             acc += tl.where(ok, LOAD_DY(n, c, p, q, ok, ARGS).to(ACC), 0)
     EPILOGUE(acc, n, c, h, w, mask, ARGS)
@@ -180,20 +143,7 @@ def max_pool_gather(
     LOAD_X: tl.constexpr,
     LOAD_INDEX: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    N: tl.constexpr,
-    C: tl.constexpr,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    P: tl.constexpr,
-    Q: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    PAD_H: tl.constexpr,
-    PAD_W: tl.constexpr,
-    DIL_H: tl.constexpr,
-    DIL_W: tl.constexpr,
+    G: tl.constexpr,
     ACC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -203,9 +153,9 @@ def max_pool_gather(
 
     ``LOAD_X(n, c, h, w, mask, ARGS)``, ``LOAD_INDEX(n, c, p, q, mask, ARGS)``,
     ``EPILOGUE(acc, n, c, p, q, mask, ARGS)``."""
-    n, c, p, q, mask = element(tl.program_id(0), N, C, P, Q, CHANNELS_LAST, BLOCK)
+    n, c, p, q, mask = element(tl.program_id(0), G.N, G.C, G.P, G.Q, CHANNELS_LAST, BLOCK)
     index = LOAD_INDEX(n, c, p, q, mask, ARGS).to(tl.int32)
-    h = p * STRIDE_H - PAD_H + index // S * DIL_H
-    w = q * STRIDE_W - PAD_W + index % S * DIL_W
-    ok = mask & (index < R * S) & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+    h = p * G.STRIDE_H - G.PAD_H + index // G.S * G.DIL_H
+    w = q * G.STRIDE_W - G.PAD_W + index % G.S * G.DIL_W
+    ok = mask & (index < G.R * G.S) & (h >= 0) & (h < G.H) & (w >= 0) & (w < G.W)
     EPILOGUE(tl.where(ok, LOAD_X(n, c, h, w, ok, ARGS).to(ACC), 0), n, c, p, q, mask, ARGS)

@@ -1,20 +1,20 @@
-"""The convolutions and products of the published networks, as sizes of the templates."""
+"""The convolutions and products of the published networks, as the templates take them."""
 
 from __future__ import annotations
 
-Sizes = dict[str, int]
+from kernels.triton.geometry import Geometry
 
 
-def conv(n: int, c: int, hw: int, k: int, rs: int, stride: int = 1, pad: int | None = None, groups: int = 1) -> Sizes:
+def conv(n: int, c: int, hw: int, k: int, rs: int, stride: int = 1, pad: int | None = None, groups: int = 1) -> Geometry:
     pad = rs // 2 if pad is None else pad
     p = (hw + 2 * pad - rs) // stride + 1
-    return dict(
+    return Geometry(
         N=n, C=c, H=hw, W=hw, K=k, R=rs, S=rs, P=p, Q=p, STRIDE_H=stride, STRIDE_W=stride, PAD_H=pad, PAD_W=pad, DIL_H=1,
         DIL_W=1, GROUPS=groups,
     )  # fmt: skip
 
 
-def _named(net: str, batch: int, *layers: tuple[int, ...]) -> dict[str, Sizes]:
+def _named(net: str, batch: int, *layers: tuple[int, ...]) -> dict[str, Geometry]:
     found = {}
     for c, hw, k, rs, *more in layers:
         found[f"{net}-{c}x{hw}-{k}-{rs}x{rs}" + (f"s{more[0]}" if more else "")] = conv(batch, c, hw, k, rs, *more)

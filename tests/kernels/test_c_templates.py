@@ -25,6 +25,7 @@ import pytest
 
 import graphrt
 from graphrt.targets.cpu.build import FLAGS, compiler, headers
+from graphrt.targets.cpu.printer import included
 
 HEAD = r"""
 #include "runtime.h"
@@ -71,11 +72,9 @@ def store(name: str, kind: str, slot: int, dims: str, sizes: Sequence[int], orde
 
 
 def group(name: str, header: str, closures: Sequence[str], macros: dict[str, object]) -> str:
-    defines = "\n".join(f"#define {k} {v}" for k, v in {"NAME": name, "FROZEN": 0, **macros}.items())
     opened = f"typedef void *const *{name}_buffers;\nGRT_INLINE {name}_buffers {name}_open(void **table) {{ return table; }}"
-    return "\n".join(
-        [opened, *closures, defines, f'#include "{header}"', f"void run_{name}(void **buf) {{ {name}(buf); }}", ""]
-    )
+    template = included(header, {"NAME": name, "FROZEN": 0, **macros})
+    return "\n".join([opened, *closures, *template, f"void run_{name}(void **buf) {{ {name}(buf); }}", ""])
 
 
 def lay(x: np.ndarray, dims: str, order: str) -> np.ndarray:
@@ -108,7 +107,7 @@ class Matmul:
     def text(self, name: str) -> str:
         a, b = "bkm" if self.a_fast_m else "bmk", "bkn" if self.b_fast_n else "bnk"
         macros = {
-            **{"T": self.kind, "ACC": self.kind, "BATCH": self.b, "M": self.m, "N": self.n, "K": self.k},
+            **{"T": self.kind, "BATCH": self.b, "M": self.m, "N": self.n, "K": self.k},
             **{"LOAD_A": f"{name}_a", "LOAD_B": f"{name}_b", "STORE_C": f"{name}_store"},
             **{"A_FAST_M": self.a_fast_m, "B_FAST_N": self.b_fast_n, "A_DIRECT": self.a_direct},
             "B_DIRECT": self.b_direct,
@@ -188,10 +187,10 @@ class Conv:
         last = int(self.last)
         return {
             **{"WINOGRAD": self.winograd, "W_FAST_K": int(self.filter.endswith("k"))},
-            **{"T": self.kind, "ACC": self.kind, "CN": self.n, "CC": self.c, "CH": self.h, "CW": self.w, "CK": self.k},
+            **{"T": self.kind, "CN": self.n, "CC": self.c, "CH": self.h, "CW": self.w, "CK": self.k},
             **{"CR": self.r, "CS": self.s, "CP": p, "CQ": q, "STRIDE_H": self.stride[0], "STRIDE_W": self.stride[1]},
             **{"PAD_H": self.pad[0], "PAD_W": self.pad[2], "DIL_H": self.dil[0], "DIL_W": self.dil[1]},
-            **{"GROUPS": self.groups, "X_CHANNELS_LAST": last, "OUT_CHANNELS_LAST": last},
+            **{"GROUPS": self.groups, "X_CHANNELS_LAST": last},
             **{"X_DIRECT": 1, "DY_DIRECT": 1, "STORE": f"{name}_store"},
         }
 
@@ -320,7 +319,7 @@ class Pool(Conv):
     def text(self, name: str) -> str:
         macros, (x, y, _) = self.macros(name), ("nhwc", "npqc", "") if self.last else ("nchw", "ncpq", "")
         macros |= {"CHANNELS_LAST": int(self.last), "OP_MAX" if self.mode == "max" else "OP_SUM": 1}
-        for unused in ("CK", "GROUPS", "X_CHANNELS_LAST", "OUT_CHANNELS_LAST"):
+        for unused in ("CK", "GROUPS", "X_CHANNELS_LAST"):
             macros.pop(unused)
         source, order, out, out_order = ("ncpq", y, "nchw", x) if self.op == "pool_grad" else ("nchw", x, "ncpq", y)
         load = "LOAD_DY" if self.op == "pool_grad" else "LOAD_X"
@@ -482,6 +481,26 @@ def test_template_agrees_with_numpy(op: str, number: int, objects: dict[str, Pat
 # --- the pool of threads -----------------------------------------------------------------------------------------------
 
 BUSY = 1  # a convolution of several tasks that packs its filter first
+
+
+@pytest.mark.parametrize("hints", [{}, {"CHANNELS_LAST": 1, "X_CHANNELS_LAST": 1, "OP_MAX": 1, "WINOGRAD": 4, "PAD_H": 1}])
+def test_templates_leave_no_macros_behind(hints: dict[str, int], tmp_path: Path) -> None:
+    """The next kernel of a text may define its own."""
+    sizes = dict.fromkeys("BATCH M N K CN CC CH CW CK CR CS CP CQ CO CI CJ STRIDE_H STRIDE_W DIL_H DIL_W".split(), 32)
+    known = {"NAME": "g0", "T": "float", "GROUPS": 1, "PAD_W": 0, **sizes, "CR": 3, "CS": 3, "OP": "sum", **hints}
+    names = [p.name for p in sorted(headers().glob("*.h")) if "#ifndef GRAPHRT_" not in p.read_text()]
+    assert {"conv.h", "matmul.h", "pool.h", "sort.h"} < set(names)
+
+    def defined(lines: Sequence[str]) -> set[str]:
+        text = tmp_path / "macros.c"
+        text.write_text("\n".join([HEAD, '#include "tile.h"', *lines, ""]))
+        found = subprocess.run(
+            [*compiler(), "-E", "-dM", "-Werror", "-I", str(headers()), str(text)], check=True, capture_output=True, text=True
+        ).stdout
+        return {line.split()[1] for line in found.splitlines()}
+
+    assert defined([line for name in names for line in included(name, known)]) == defined([])
+    assert "V_STRIDE_H" in defined([f"#define {name} {value}" for name, value in known.items()] + ['#include "conv.h"'])
 
 
 def conv_result(library: ctypes.CDLL, seed: int) -> tuple[Callable[[], bytes], bytes]:

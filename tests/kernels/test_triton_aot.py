@@ -21,13 +21,14 @@ triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
 from ahead import SIZES, TARGETS, Report, build  # noqa: E402
-from layers import CONVS, LINEAR, Sizes, conv  # noqa: E402
+from layers import CONVS, LINEAR, conv  # noqa: E402
 
 from kernels.triton import closures as cl  # noqa: E402
 from kernels.triton import config as cfg  # noqa: E402
 from kernels.triton.conv import conv_dgrad, conv_fwd, conv_wgrad  # noqa: E402
-from kernels.triton.cost import plans  # noqa: E402
+from kernels.triton.cost import Options, plans  # noqa: E402
 from kernels.triton.depthwise import depthwise_dgrad, depthwise_fwd, depthwise_wgrad  # noqa: E402
+from kernels.triton.geometry import Geometry  # noqa: E402
 from kernels.triton.matmul import matmul  # noqa: E402
 from kernels.triton.matmul_tma import matmul_tma  # noqa: E402
 from kernels.triton.philox import uniform  # noqa: E402
@@ -92,10 +93,11 @@ def build_matmul(
 ) -> Report:
     (m, n, k), size, batch = mnk, SIZES[ty], 1
     if not tile:
-        batch = cfg.matmul_splits(dict(BATCH=1, M=m, N=n, K=k), size, precision=precision, target=target)
+        options = Options(target, precision=precision)
+        batch = cfg.matmul_splits(dict(BATCH=1, M=m, N=n, K=k), size, options)
         loads = (size if a is load_a_relu else 0, 0)
         k //= batch
-        tile = cfg.matmul_config(m, n, k, size, batch=batch, loads=loads, precision=precision, target=target)
+        tile = cfg.matmul_config(dict(BATCH=batch, M=m, N=n, K=k), size, options, loads=loads)
     types = ["*" + ty, "*" + ty, "*fp32" if batch > 1 else "*" + ty, "*fp32"]
     acc = tl.float64 if ty == "fp64" else tl.float32
     report = build(
@@ -173,8 +175,9 @@ def test_split_products_are_three(target: str) -> None:
 @pytest.mark.parametrize("ty,precision", [("bf16", "tf32"), *FLOATS])
 @pytest.mark.kernels
 def test_every_tile(ty: str, precision: str, target: str) -> None:
-    gemm = cfg.matmul_gemm(1000, 1000, 1000, SIZES[ty])
-    found = {(p.bm, p.bn, p.bk, p.warps): p for p in plans(gemm, precision, target)}  # of each the one with most stages
+    gemm = cfg.matmul_gemm(dict(BATCH=1, M=1000, N=1000, K=1000), SIZES[ty])
+    options = Options(target, precision=precision)
+    found = {(p.bm, p.bn, p.bk, p.warps): p for p in plans(gemm, options)}  # of each the one with most stages
     assert len(found) >= 5
     for p in found.values():
         tile = dict(BM=p.bm, BN=p.bn, BK=p.bk, num_warps=p.warps, num_stages=p.stages, PROGRAMS=0)
@@ -202,31 +205,31 @@ FUSED: dict[str, tuple[Any, ...]] = {
 LOADS = {"fwd": (1, 0), "dgrad": (2, 0), "wgrad": (2, 1)}  # maps of each prologue
 
 
-def build_conv(kind: str, z: Sizes, target: str, ty: str = "bf16", precision: str = "tf32", fused: bool = False) -> Report:
+def build_conv(kind: str, z: Geometry, target: str, ty: str = "bf16", precision: str = "tf32", fused: bool = False) -> Report:
     """Also checks everything that holds for each of them."""
     fn, few = KINDS[kind]
-    size, depthwise = SIZES[ty], cfg.is_depthwise(z)
-    z, turn = dict(z), kind == "wgrad" and target == "gfx942"  # there rows are filters' (tiling.oriented)
+    size, depthwise, options = SIZES[ty], cfg.is_depthwise(z), Options(target, precision=precision)
+    turn = kind == "wgrad" and target == "gfx942"  # there rows are filters' (tiling.oriented)
     if kind == "wgrad":
-        z |= {} if depthwise else {"K_AXIS": int(turn)}
-        z["SPLITS"] = cfg.wgrad_splits(z, size, precision=precision, target=target)
+        z = z._replace(K_AXIS=int(turn and not depthwise))
+        z = z._replace(SPLITS=cfg.wgrad_splits(z, size, options))
     if depthwise:
         fn, config = few, cfg.depthwise_config(kind, z, size)
     else:
         loads = tuple(size * maps if fused else 0 for maps in LOADS[kind][:: -1 if turn else 1])
-        config = cfg.conv_config(kind, z, size, loads=loads, precision=precision, target=target)
-    types = ["*" + ty, "*fp32" if z.get("SPLITS", 1) > 1 else "*" + ty, "*" + ty, "*fp32"]
-    sizes = [z[d] for d in ("C", "H", "W", "K", "R", "S")] + [z["C"] // z["GROUPS"], z["P"], z["Q"]]
+        config = cfg.conv_config(kind, z, size, options, loads=loads)
+    types = ["*" + ty, "*fp32" if z.SPLITS > 1 else "*" + ty, "*" + ty, "*fp32"]
+    sizes = [z.C, z.H, z.W, z.K, z.R, z.S, z.C // z.GROUPS, z.P, z.Q]
     constants = dict(zip(fn.arg_names[1:4], (FUSED if fused else PLAIN)[kind], strict=True))
     precisions = {} if depthwise else {"INPUT_PRECISION": precision}
     acc = tl.float64 if ty == "fp64" else tl.float32
     r = build(
-        fn, target, [*types, *sizes, "*fp32", "*fp32", "*" + ty], config, **constants, **z, **precisions, ACC=acc, NAME=kind
+        fn, target, [*types, *sizes, "*fp32", "*fp32", "*" + ty], config, **constants, G=z, **precisions, ACC=acc, NAME=kind
     )
     check(r, target, kind)
     if size == 2 and not depthwise:
         check_cores(r, target, config["BM"])
-    if size == 2 and z["C"] // z["GROUPS"] % 8 == z["K"] // z["GROUPS"] % 8 == 0:
+    if size == 2 and z.C // z.GROUPS % 8 == z.K // z.GROUPS % 8 == 0:
         check_vectors(r, target, not fused)
     return r
 
@@ -288,11 +291,10 @@ POOLS: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize("name", POOLS)
 def test_pool(name: str, target: str) -> None:
     fn, extra, gradient = POOLS[name]
-    sizes = conv(32, 64, 112, 64, 3, 2, 1)
-    config = cfg.pool_config(cfg.pool_outputs(sizes, gradient), 2)
-    constants = {d: v for d, v in sizes.items() if d in fn.arg_names}
-    args = ["*fp16", "*fp16", "*u8", *(sizes[d] for d in "CHWPQ")]
-    report = build(fn, target, args, config, **constants, **extra, ACC=tl.float32, CHANNELS_LAST=True, NAME=name)
+    z = conv(32, 64, 112, 64, 3, 2, 1)
+    config = cfg.pool_config(cfg.pool_outputs(z, gradient), 2)
+    args = ["*fp16", "*fp16", "*u8", z.C, z.H, z.W, z.P, z.Q]
+    report = build(fn, target, args, config, G=z, **extra, ACC=tl.float32, CHANNELS_LAST=True, NAME=name)
     check(report, target, name)
     if target != "gfx942" and name != "gather":
         assert "LDG.E.128" in report.instructions

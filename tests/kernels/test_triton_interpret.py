@@ -26,7 +26,9 @@ import triton.language as tl  # noqa: E402
 from kernels.triton import closures as cl  # noqa: E402
 from kernels.triton import config as cfg  # noqa: E402
 from kernels.triton.conv import conv_dgrad, conv_fwd, conv_wgrad  # noqa: E402
+from kernels.triton.cost import Options  # noqa: E402
 from kernels.triton.depthwise import depthwise_dgrad, depthwise_fwd, depthwise_wgrad  # noqa: E402
+from kernels.triton.geometry import Geometry  # noqa: E402
 from kernels.triton.matmul import matmul  # noqa: E402
 from kernels.triton.matmul_tma import matmul_tma  # noqa: E402
 from kernels.triton.philox import uniform  # noqa: E402
@@ -36,6 +38,7 @@ from kernels.triton.tiles import cast  # noqa: E402
 
 pytestmark = pytest.mark.interpret
 
+HERE = Options(interpret=True)
 TAIL = 64
 
 
@@ -76,7 +79,7 @@ def test_matmul(batch: int, m: int, n: int, k: int, tile: tuple[int, int, int] |
     rng = np.random.default_rng(0)
     a = rng.standard_normal((batch, m, k)).astype(np.float32)
     b = rng.standard_normal((batch, k, n)).astype(np.float32)
-    config = cfg.matmul_config(m, n, k, 4, True)
+    config = cfg.matmul_config(dict(BATCH=batch, M=m, N=n, K=k), 4, HERE)
     if tile:
         config.update(zip(("BM", "BN", "BK"), tile, strict=True))
     out = poisoned(batch * m * n)
@@ -146,11 +149,11 @@ def test_matmul_tma(a_rows: bool, b_rows: bool, sizes: tuple[int, int, int, int]
 def conv_case(
     n: int, c: int, hw: tuple[int, int], k: int, rs: tuple[int, int], stride: tuple[int, int] = (1, 1),
     pads: tuple[int, int, int, int] = (0, 0, 0, 0), dil: tuple[int, int] = (1, 1), groups: int = 1,
-) -> dict[str, int]:  # fmt: skip
-    """The sizes of a convolution; pads are low and high of H, then of W."""
+) -> Geometry:  # fmt: skip
+    """The geometry of a convolution; pads are low and high of H, then of W."""
     p = (hw[0] + pads[0] + pads[1] - dil[0] * (rs[0] - 1) - 1) // stride[0] + 1
     q = (hw[1] + pads[2] + pads[3] - dil[1] * (rs[1] - 1) - 1) // stride[1] + 1
-    return dict(
+    return Geometry(
         N=n, C=c, H=hw[0], W=hw[1], K=k, R=rs[0], S=rs[1], P=p, Q=q, STRIDE_H=stride[0], STRIDE_W=stride[1],
         PAD_H=pads[0], PAD_W=pads[2], DIL_H=dil[0], DIL_W=dil[1], GROUPS=groups,
     )  # fmt: skip
@@ -179,34 +182,34 @@ KERNELS = {
 TILES = {"flat": (64, 16, 256), "blocks": (32, 16, 16), "config": None}
 
 
-def meetings(z: dict[str, int]) -> Any:
+def meetings(z: Geometry) -> Any:
     """(r, s, p, q, h, w): which input row and column each output meets at each tap, where inside."""
-    for r, s, p, q in itertools.product(range(z["R"]), range(z["S"]), range(z["P"]), range(z["Q"])):
-        h = p * z["STRIDE_H"] - z["PAD_H"] + r * z["DIL_H"]
-        w = q * z["STRIDE_W"] - z["PAD_W"] + s * z["DIL_W"]
-        if 0 <= h < z["H"] and 0 <= w < z["W"]:
+    for r, s, p, q in itertools.product(range(z.R), range(z.S), range(z.P), range(z.Q)):
+        h = p * z.STRIDE_H - z.PAD_H + r * z.DIL_H
+        w = q * z.STRIDE_W - z.PAD_W + s * z.DIL_W
+        if 0 <= h < z.H and 0 <= w < z.W:
             yield r, s, p, q, h, w
 
 
-def conv_data(z: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def conv_data(z: Geometry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(2)
     shapes = (
-        (z["N"], z["C"], z["H"], z["W"]),
-        (z["K"], z["C"] // z["GROUPS"], z["R"], z["S"]),
-        (z["N"], z["K"], z["P"], z["Q"]),
+        (z.N, z.C, z.H, z.W),
+        (z.K, z.C // z.GROUPS, z.R, z.S),
+        (z.N, z.K, z.P, z.Q),
     )
     x, w, dy = (rng.standard_normal(s).astype(np.float32) for s in shapes)
     return x, w, dy
 
 
-def conv_reference(z: dict[str, int], x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, ...]:
+def conv_reference(z: Geometry, x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, ...]:
     """y, dx and, for each batch entry and row of the output, dw, in float64."""
-    g = z["GROUPS"]
+    g = z.GROUPS
     x, w, dy = (t.astype(np.float64) for t in (x, w, dy))
-    y, dx, dw = np.zeros_like(dy), np.zeros_like(x), np.zeros((z["N"], z["P"], *w.shape))
-    xg, dxg = (t.reshape(z["N"], g, -1, z["H"], z["W"]) for t in (x, dx))
-    yg, dyg = (t.reshape(z["N"], g, -1, z["P"], z["Q"]) for t in (y, dy))
-    wg, dwg = w.reshape(g, -1, *w.shape[1:]), dw.reshape(z["N"], z["P"], g, -1, *w.shape[1:])
+    y, dx, dw = np.zeros_like(dy), np.zeros_like(x), np.zeros((z.N, z.P, *w.shape))
+    xg, dxg = (t.reshape(z.N, g, -1, z.H, z.W) for t in (x, dx))
+    yg, dyg = (t.reshape(z.N, g, -1, z.P, z.Q) for t in (y, dy))
+    wg, dwg = w.reshape(g, -1, *w.shape[1:]), dw.reshape(z.N, z.P, g, -1, *w.shape[1:])
     for r, s, p, q, i, j in meetings(z):
         yg[..., p, q] += np.einsum("ngc,gkc->ngk", xg[..., i, j], wg[..., r, s])
         dxg[..., i, j] += np.einsum("ngk,gkc->ngc", dyg[..., p, q], wg[..., r, s])
@@ -214,17 +217,17 @@ def conv_reference(z: dict[str, int], x: np.ndarray, w: np.ndarray, dy: np.ndarr
     return y, dx, dw
 
 
-def conv_args(z: dict[str, int], x: Any, w: Any, y: Any) -> tuple[Any, ...]:
-    sizes = [z[d] for d in ("C", "H", "W", "K", "R", "S")]
-    return (x, w, y, torch.zeros(z["K"]), *sizes, z["C"] // z["GROUPS"], z["P"], z["Q"])
+def conv_args(z: Geometry, x: Any, w: Any, y: Any) -> tuple[Any, ...]:
+    return (x, w, y, torch.zeros(z.K), z.C, z.H, z.W, z.K, z.R, z.S, z.C // z.GROUPS, z.P, z.Q)
 
 
-def run_conv(kernel: Any, kind: str, z: dict[str, int], tile: str, args: Any, *closures: Any, **extra: int) -> None:
-    config = cfg.conv_config(kind, {**z, **extra}, 4, True)
+def run_conv(kernel: Any, kind: str, z: Geometry, tile: str, args: Any, *closures: Any, **extra: int) -> None:
+    g = z._replace(**extra)
+    config = cfg.conv_config(kind, g, 4, HERE)
     if TILES[tile]:
         config.update(zip(("BM", "BN", "BK"), TILES[tile], strict=True))
-    grid = (cfg.conv_grid(kind, {**z, **extra}, config),)
-    kernel[grid](args, *closures, **z, **extra, INPUT_PRECISION="ieee", ACC=tl.float32, NAME="conv", **config)
+    grid = (cfg.conv_grid(kind, g, config),)
+    kernel[grid](args, *closures, G=g, INPUT_PRECISION="ieee", ACC=tl.float32, NAME="conv", **config)
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -264,16 +267,16 @@ def test_conv_wgrad(name: str, tile: str, splits: int, k_axis: int) -> None:
     np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-5, atol=1e-4)
 
 
-def wgrad_parts(z: dict[str, int], dw: np.ndarray, splits: int) -> np.ndarray:
+def wgrad_parts(z: Geometry, dw: np.ndarray, splits: int) -> np.ndarray:
     """Each split's filters [split, R, S, C / groups, K] from those of each batch entry and row."""
     each = dw.transpose(0, 1, 4, 5, 3, 2)
-    if splits <= z["N"] or splits % z["N"]:
+    if splits <= z.N or splits % z.N:
         parts = each.sum(1)
     else:  # an image has several splits, of whole rows
-        cuts = splits // z["N"]
-        rows = -(-z["P"] // cuts)
+        cuts = splits // z.N
+        rows = -(-z.P // cuts)
         parts = np.concatenate([np.stack([x[i * rows : (i + 1) * rows].sum(0) for i in range(cuts)]) for x in each])
-    share = max(1, -(-z["N"] // splits))
+    share = max(1, -(-z.N // splits))
     return np.stack([parts[i * share : (i + 1) * share].sum(0) for i in range(splits)])
 
 
@@ -287,8 +290,8 @@ def test_conv_with_prologue_and_epilogue(name: str, dtype: Any) -> None:
     rng = np.random.default_rng(5)
     x, w, dy = (t.astype(dtype) for t in conv_data(z))
     kept, residual = rng.standard_normal(x.shape).astype(dtype), rng.standard_normal(dy.shape).astype(dtype)
-    bias, scale_k, shift_k = rng.standard_normal((3, z["K"])).astype(np.float32)
-    scale_c, shift_c = rng.standard_normal((2, z["C"])).astype(np.float32)
+    bias, scale_k, shift_k = rng.standard_normal((3, z.K)).astype(np.float32)
+    scale_c, shift_c = rng.standard_normal((2, z.C)).astype(np.float32)
 
     def each(v: np.ndarray) -> np.ndarray:
         return v[:, None, None]
@@ -303,9 +306,9 @@ def test_conv_with_prologue_and_epilogue(name: str, dtype: Any) -> None:
         args = (*args[:3], device(bias), *args[4:])
         gemm, vector = KERNELS[kind]
         if depthwise:
-            config = cfg.depthwise_config(kind, z, 4, True)
-            grid = (cfg.depthwise_grid(kind, {**z, **extra}, config),)
-            vector[grid](args, *closures, **z, **extra, ACC=tl.float32, NAME="depthwise", **config)
+            g, config = z._replace(**extra), cfg.depthwise_config(kind, z, 4, HERE)
+            grid = (cfg.depthwise_grid(kind, g, config),)
+            vector[grid](args, *closures, G=g, ACC=tl.float32, NAME="depthwise", **config)
         else:
             run_conv(gemm, kind, z, "config", args, *closures, **extra)
 
@@ -346,9 +349,9 @@ def test_depthwise(name: str, blocks: dict[str, int]) -> None:
     x_, w_, dy_ = device(x, *LAST), device(w, 2, 3, 1, 0), device(dy, *LAST)
 
     def run(kernel: Any, kind: str, args: Any, *closures: Any, **extra: int) -> None:
-        config = cfg.depthwise_config(kind, z, 4, True) | blocks
-        grid = (cfg.depthwise_grid(kind, {**z, **extra}, config),)
-        kernel[grid](args, *closures, **z, **extra, ACC=tl.float32, NAME="depthwise", **config)
+        g, config = z._replace(**extra), cfg.depthwise_config(kind, z, 4, HERE) | blocks
+        grid = (cfg.depthwise_grid(kind, g, config),)
+        kernel[grid](args, *closures, G=g, ACC=tl.float32, NAME="depthwise", **config)
 
     assert cfg.is_depthwise(z)
     out = poisoned(y.size)
@@ -359,7 +362,7 @@ def test_depthwise(name: str, blocks: dict[str, int]) -> None:
     run(depthwise_dgrad, "dgrad", conv_args(z, out, w_, dy_), cl.load_y, cl.load_w, cl.store_x)
     expected = dx.transpose(LAST)
     np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-5, atol=1e-5)
-    for splits in (1, 2, 2 * z["N"]):
+    for splits in (1, 2, 2 * z.N):
         out = poisoned(splits * w.size)
         run(depthwise_wgrad, "wgrad", conv_args(z, x_, out, dy_), cl.load_y, cl.load_x, cl.store_w, SPLITS=splits)
         expected = wgrad_parts(z, dw, splits)
@@ -388,7 +391,7 @@ def test_conv_closures_own_the_layout() -> None:
     z = CONVS["grouped"]
     x, w, dy = conv_data(z)
     out = poisoned(dy.size)
-    shift = np.linspace(-1, 1, z["C"], dtype=np.float32)
+    shift = np.linspace(-1, 1, z.C, dtype=np.float32)
     args = list(conv_args(z, device(x), device(w), out))
     args[3] = device(shift)
     run_conv(conv_fwd, "fwd", z, "flat", tuple(args), load_x_nchw_scaled, load_w_kcrs, store_y_nchw)
@@ -449,27 +452,26 @@ def first_store_sum(acc, index, n, c, p, q, mask, ARGS):
     tl.store(ARGS[1] + ((n * ARGS[3] + c) * ARGS[6] + p) * ARGS[7] + q, acc, mask=mask)
 
 
-def pool_reference(z: dict[str, int], x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pool_reference(z: Geometry, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Maximum, its tap, sum."""
-    shape = tuple(z[d] for d in _FIRST["y"])
+    shape = tuple(getattr(z, d) for d in _FIRST["y"])
     best, index, total = np.full(shape, -np.inf, np.float32), np.full(shape, -1), np.zeros(shape, np.float32)
     for r, s, p, q, h, w in meetings(z):
         v, b = x[:, :, h, w], best[:, :, p, q]
         wins = (v > b) | (np.isnan(v) & ~np.isnan(b)) | (index[:, :, p, q] < 0)
         best[:, :, p, q] = np.where(wins, v, b)
-        index[:, :, p, q] = np.where(wins, r * z["S"] + s, index[:, :, p, q])
+        index[:, :, p, q] = np.where(wins, r * z.S + s, index[:, :, p, q])
         total[:, :, p, q] += v
     return best, np.maximum(index, 0), total
 
 
-def run_pool(kernel: Any, z: dict[str, int], last: bool, block: int, args: Any, *closures: Any, **extra: Any) -> None:
+def run_pool(kernel: Any, z: Geometry, last: bool, block: int, args: Any, *closures: Any, **extra: Any) -> None:
     gradient = kernel in (max_pool_grad, sum_pool_grad)
-    config = cfg.pool_config(cfg.pool_outputs(z, gradient), 4, True)
+    config = cfg.pool_config(cfg.pool_outputs(z, gradient), 4, HERE)
     if block:
         config["BLOCK"] = block
-    sizes = {d: v for d, v in z.items() if d not in ("K", "GROUPS")}
     grid = (cfg.pool_grid(z, config, gradient),)
-    kernel[grid](args, *closures, **sizes, **extra, ACC=tl.float32, CHANNELS_LAST=last, NAME="pool", **config)
+    kernel[grid](args, *closures, G=z, **extra, ACC=tl.float32, CHANNELS_LAST=last, NAME="pool", **config)
 
 
 def pool_closures(last: bool) -> tuple[Any, ...]:
@@ -485,7 +487,7 @@ def pool_closures(last: bool) -> tuple[Any, ...]:
 def test_pools(name: str, last: bool, block: int) -> None:
     z = POOLS[name]
     rng = np.random.default_rng(3)
-    x_shape, y_shape = (tuple(z[d] for d in _FIRST[t]) for t in "xy")
+    x_shape, y_shape = (tuple(getattr(z, d) for d in _FIRST[t]) for t in "xy")
     x = rng.integers(-3, 3, x_shape).astype(np.float32)  # many ties
     x[rng.random(x_shape) < 0.05] = np.nan
     x[rng.random(x_shape) < 0.3] = -np.inf
@@ -494,7 +496,7 @@ def test_pools(name: str, last: bool, block: int) -> None:
     best, index, _ = pool_reference(z, x)
     load_x, load_y, load_index, store_x, store_y, store_both, store_sum = pool_closures(last)
     order = LAST if last else (0, 1, 2, 3)
-    tail = tuple(z[d] for d in ("C", "H", "W", "P", "Q"))
+    tail = (z.C, z.H, z.W, z.P, z.Q)
 
     def check(out: Any, expected: np.ndarray) -> None:
         expected = expected.transpose(order)
@@ -513,7 +515,7 @@ def test_pools(name: str, last: bool, block: int) -> None:
     run_pool(max_pool_grad, z, last, block, (dx, device(dy, *order), stored, *tail), load_y, load_index, store_x)
     expected = np.zeros(x_shape)
     for r, s, p, q, h, w in meetings(z):
-        expected[:, :, h, w] += np.where(index[:, :, p, q] == r * z["S"] + s, dy[:, :, p, q], 0)
+        expected[:, :, h, w] += np.where(index[:, :, p, q] == r * z.S + s, dy[:, :, p, q], 0)
     check(dx, expected)
 
     dx = poisoned(x.size)
@@ -527,7 +529,7 @@ def test_pools(name: str, last: bool, block: int) -> None:
     run_pool(max_pool_gather, z, last, block, (device(finite, *order), y, stored, *tail), load_x, load_index, store_y)
     expected = np.zeros(y_shape)
     for r, s, p, q, h, w in meetings(z):
-        expected[:, :, p, q] += np.where(index[:, :, p, q] == r * z["S"] + s, finite[:, :, h, w], 0)
+        expected[:, :, p, q] += np.where(index[:, :, p, q] == r * z.S + s, finite[:, :, h, w], 0)
     check(y, expected)
 
 

@@ -15,8 +15,10 @@ from layers import RESNET50, conv  # noqa: E402
 from kernels.triton import closures as cl  # noqa: E402
 from kernels.triton import config as cfg  # noqa: E402
 from kernels.triton.conv_tma import conv_tma, unprepared  # noqa: E402
+from kernels.triton.cost import Options  # noqa: E402
 from kernels.triton.tiles import cast  # noqa: E402
 
+HERE = Options(interpret=True)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1, set before Triton is imported")
 compiled = pytest.mark.skipif(INTERPRETED, reason="compiles, so it cannot run under TRITON_INTERPRET=1")
@@ -102,9 +104,9 @@ def test_conv_tma(name: str, w_rows: bool, tile: str) -> None:
     for kind, expected in (("fwd", y), ("dgrad", dx)):
         gradient = kind == "dgrad"
         if not cfg.conv_takes_tma(kind, z, 2, "sm_90"):
-            assert gradient and z["STRIDE_H"] > 1
+            assert gradient and z.STRIDE_H > 1
             continue
-        ((_, config),) = cfg.conv_tma_configs(kind, z, 2, True)
+        ((_, config),) = cfg.conv_tma_configs(kind, z, 2, HERE)
         config |= TILES[tile]
         if cfg.is_pointwise(z):
             config |= dict(BH=1, BW=config["BM"])
@@ -112,7 +114,7 @@ def test_conv_tma(name: str, w_rows: bool, tile: str) -> None:
         args = conv_args(z, out, w_, dy_) if gradient else conv_args(z, x_, w_, out)
         conv_tma[(cfg.conv_tma_grid(kind, z, config),)](
             args, unprepared, cl.store_x if gradient else cl.store_y, X_PLACES=(2 if gradient else 0,), W_PLACE=1,
-            W_ROWS=w_rows, GRADIENT=gradient, **z, INPUT_PRECISION="ieee", ACC=tl.float32, NAME="conv", **config,
+            W_ROWS=w_rows, GRADIENT=gradient, G=z, INPUT_PRECISION="ieee", ACC=tl.float32, NAME="conv", **config,
         )  # fmt: skip
         expected = expected.transpose(0, 2, 3, 1)
         np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-3, atol=1e-3)
@@ -130,18 +132,18 @@ def test_a_prologue_is_masked_at_the_edges(name: str, prepare: Any) -> None:
 
     z = conv_case(*CASES[name][0], **CASES[name][1])
     x, w, dy = (t.astype(np.float16) for t in conv_data(z))
-    scale, shift = np.random.default_rng(4).standard_normal((2, z["C"])).astype(np.float32) + 1
+    scale, shift = np.random.default_rng(4).standard_normal((2, z.C)).astype(np.float32) + 1
     if prepare is affine_relu:
         a = np.maximum(x.astype(np.float32) * scale[:, None, None] + shift[:, None, None], 0).astype(np.float16)
     else:
-        n, h, w_at = (np.arange(z[d], dtype=np.float32) for d in "NHW")
+        n, h, w_at = (np.arange(size, dtype=np.float32) for size in (z.N, z.H, z.W))
         a = (x + n[:, None, None, None] + h[:, None] + w_at).astype(np.float16)
     expected = conv_reference(z, a, w, dy)[0].transpose(0, 2, 3, 1)
-    ((_, config),) = cfg.conv_tma_configs("fwd", z, 2, True)
+    ((_, config),) = cfg.conv_tma_configs("fwd", z, 2, HERE)
     out = poisoned(expected.size)
     args = (*conv_args(z, device(x, 0, 2, 3, 1), device(w, 2, 3, 1, 0), out), *map(torch.from_numpy, (scale, shift)))
     conv_tma[(cfg.conv_tma_grid("fwd", z, config),)](
-        args, prepare, cl.store_y, X_PLACES=(0,), W_PLACE=1, W_ROWS=True, GRADIENT=False, **z, INPUT_PRECISION="ieee",
+        args, prepare, cl.store_y, X_PLACES=(0,), W_PLACE=1, W_ROWS=True, GRADIENT=False, G=z, INPUT_PRECISION="ieee",
         ACC=tl.float32, NAME="conv", **config,
     )  # fmt: skip
     np.testing.assert_allclose(written(out, expected.shape), expected, rtol=2e-3, atol=2e-2)
@@ -158,16 +160,16 @@ def test_a_prologue_makes_one_operand_of_two_maps(name: str) -> None:
     z = conv_case(*CASES[name][0], **CASES[name][1])
     x, w, dy = (t.astype(np.float16) for t in conv_data(z))
     rng = np.random.default_rng(4)
-    scale, shift = rng.standard_normal((2, z["K"])).astype(np.float32)
+    scale, shift = rng.standard_normal((2, z.K)).astype(np.float32)
     other = rng.standard_normal(dy.shape).astype(np.float16)
     given = dy.astype(np.float32) * scale[:, None, None] + other.astype(np.float32) * shift[:, None, None] + 1
     expected = conv_reference(z, x, w, given.astype(np.float16))[1].transpose(0, 2, 3, 1)
-    ((_, config),) = cfg.conv_tma_configs("dgrad", z, 2, True)
+    ((_, config),) = cfg.conv_tma_configs("dgrad", z, 2, HERE)
     out = poisoned(expected.size)
     args = conv_args(z, out, device(w, 2, 3, 1, 0), device(dy, 0, 2, 3, 1))
     args = (*args, *map(torch.from_numpy, (scale, shift)), device(other, 0, 2, 3, 1))
     conv_tma[(cfg.conv_tma_grid("dgrad", z, config),)](
-        args, norm_gradient, cl.store_x, X_PLACES=(2, 15), W_PLACE=1, W_ROWS=True, GRADIENT=True, **z, INPUT_PRECISION="ieee",
+        args, norm_gradient, cl.store_x, X_PLACES=(2, 15), W_PLACE=1, W_ROWS=True, GRADIENT=True, G=z, INPUT_PRECISION="ieee",
         ACC=tl.float32, NAME="conv", **config,
     )  # fmt: skip
     np.testing.assert_allclose(written(out, expected.shape), expected, rtol=2e-3, atol=2e-2)
@@ -201,22 +203,21 @@ def test_code(layer: str, kind: str, prepare: Any, target: str, cores: str) -> N
     if gradient and layer == "strided":
         assert not cfg.conv_takes_tma(kind, z, 2, target)
         return
-    found = [
-        c for _, c in cfg.conv_tma_configs(kind, z, 2, loads=(2 * prologue * len(places), 0), target=target) if c["BM"] >= 64
-    ]
+    loads = (2 * prologue * len(places), 0)
+    found = [c for _, c in cfg.conv_tma_configs(kind, z, 2, Options(target), loads=loads) if c["BM"] >= 64]
     walking = [c for c in found if c["PROGRAMS"]]
     assert walking or prologue
     for config, w_rows in ((next(c for c in found if not c["PROGRAMS"]), True), *((c, False) for c in walking[:1])):
         args = ["*bf16"] * 3 + [
             "*fp32",
-            *(z[d] for d in ("C", "H", "W", "K", "R", "S", "C", "P", "Q")),
+            *(z.C, z.H, z.W, z.K, z.R, z.S, z.C, z.P, z.Q),
             "*fp32",
             "*fp32",
             "*bf16",
         ]
         r = build(
             conv_tma, target, args, config, PREPARE_X=prepare, EPILOGUE=cl.store_x if gradient else cl.store_y,
-            X_PLACES=places, W_PLACE=1, W_ROWS=w_rows, GRADIENT=gradient, **z, INPUT_PRECISION="tf32",
+            X_PLACES=places, W_PLACE=1, W_ROWS=w_rows, GRADIENT=gradient, G=z, INPUT_PRECISION="tf32",
             ACC=tl.float32, NAME="conv",
         )  # fmt: skip
         assert r.name == "conv" and r.spills == 0 and r.uses("UTMALDG") and r.uses(cores), r

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
 
 from graphrt.index import Expr
@@ -29,6 +30,7 @@ from graphrt.schedule.order import Slot
 from graphrt.targets.cpu.loops import unit
 from graphrt.targets.limits import LIMIT, counts
 from graphrt.targets.scalar import C_TYPES, C, c_number, guard_text, identity, scalar, wrapping
+from graphrt.targets.templates import kernels as find_kernels
 from graphrt.types import DType, bfloat16
 
 _TAKEN = {
@@ -84,6 +86,28 @@ def identifiers(names: Sequence[str]) -> list[str]:
             text = f"the_{text}"
         found.append(text if text not in found else next(t for i in count(1) if (t := f"{text}_{i}") not in found))
     return found
+
+
+def included(header: str, macros: Mapping[str, object]) -> list[str]:
+    """The template ``header`` with ``macros``, and behind it nothing that either has defined."""
+    defined = dict.fromkeys([*macros, *_macros(header)])
+    return [
+        *(f"#define {name} {value}" for name, value in macros.items()),
+        f'#include "{header}"',
+        *(f"#undef {name}" for name in defined),
+    ]
+
+
+@cache
+def _macros(header: str) -> tuple[str, ...]:
+    """What a template defines for one kernel, in its own file and in those it includes; guarded files are for all kernels."""
+    text = (find_kernels() / "c" / header).read_text()
+    if "#ifndef GRAPHRT_" in text:
+        return ()
+    found = dict.fromkeys(re.findall(r"^#define (\w+)", text, re.M))
+    for name in re.findall(r'^#include "(.+)"', text, re.M):
+        found.update(dict.fromkeys(_macros(name)))
+    return tuple(found)
 
 
 class Printer:
@@ -195,7 +219,7 @@ class Printer:
         """The closures, macros and the template."""
         spec, ctype = kernel.spec, C_TYPES[kernel.dtype]
         assert kernel.group.anchor is not None
-        lines, macros = self.opened(), {"NAME": "@", "T": ctype, "ACC": ctype}
+        lines, macros = self.opened(), {"NAME": "@", "T": ctype}
         matmul = spec.family == "matmul"
         letters = kernel.sizes if matmul else {(f"C{k}" if len(k) == 1 else k): v for k, v in kernel.sizes.items()}
         macros.update({k: str(int(v) if isinstance(v, bool) else v) for k, v in letters.items()})
@@ -216,8 +240,7 @@ class Printer:
         macros.update(self._hints(kernel))
         for operand in kernel.loaders.keys() & {"B", "W"}:  # what is packed
             macros["FROZEN"] = str(self._frozen(kernel.loaders[operand]))
-        lines += [f"#define {k} {v}" for k, v in macros.items()]
-        return [*lines, f'#include "{_HEADERS.get(spec.name, spec.name + ".h")}"']
+        return [*lines, *included(_HEADERS.get(spec.name, spec.name + ".h"), macros)]
 
     def _frozen(self, block: Block) -> int:
         """Which of the kernel's places says where the values of ``block`` are kept packed; 0 if they may change."""
@@ -248,8 +271,6 @@ class Printer:
                 hints["W_FAST_K"] = unit(loaders["W"], "k", "c")
             if "DY" in loaders:
                 hints["DY_CHANNELS_LAST"] = unit(loaders["DY"], "k", "q")
-            run, across = ("k", "q") if name == "conv" else ("c", "w") if name == "conv_dgrad" else ("k", "s")
-            hints["OUT_CHANNELS_LAST"] = unit(kernel.epilogue, run, across)
             return hints
         operand, block = next(iter(loaders.items()))
         larger = (kernel.epilogue, "w") if name.endswith("_grad") else (block, kernel.spec.operands[operand][-1])

@@ -278,6 +278,7 @@ def _work() -> None:
     """What another process does: compiles the kernels that standard input names into the cache."""
     from graphrt.targets.triton.emit.module import import_module
 
+    find_kernels()  # whose types are among the constants
     codes, path, target, folder, seconds = pickle.load(sys.stdin.buffer)
     module = import_module(Path(path))
     for i, code in enumerate(codes):

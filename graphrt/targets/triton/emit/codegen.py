@@ -34,6 +34,7 @@ import triton.language as tl
 
 from graphrt.kernels.triton import conv, conv_tma, depthwise, matmul, matmul_tma
 from graphrt.kernels.triton.conv_tma import unprepared
+from graphrt.kernels.triton.geometry import Geometry
 from graphrt.kernels.triton.philox import uniform
 from graphrt.kernels.triton.reduce import add, argmax, argmax_combine, argmin, argmin_combine, maximum, minimum, multiply
 from graphrt.kernels.triton.scalar import *

@@ -42,7 +42,7 @@ def described(kernel: TemplateKernel, plain: Mapping[str, bool], arch: str, slot
         rows = {f"{o}_ROWS": orders[o] == "".join(spec.operands[o]) for o in "AB"}
         return {"A": places["A"][0], "B": places["B"][0], **rows} if config.takes_tma(inner, itemsize, arch) else None
     kind = {"conv": "fwd", "conv_dgrad": "dgrad"}.get(spec.name, "")
-    if not config.conv_takes_tma(kind, kernel.sizes, itemsize, arch):
+    if not config.conv_takes_tma(kind, config.Geometry(**kernel.sizes), itemsize, arch):
         return None
     left = "DY" if kind == "dgrad" else "X"
     return {

@@ -38,56 +38,54 @@ def choices(
     from graphrt.kernels.triton import config  # type: ignore[import-not-found]
 
     spec, sizes, itemsize, threads = kernel.spec, kernel.sizes, kernel.factors.itemsize, options.lanes
-    interpret, arch, units = options.interpret, options.arch, options.units
-    precision, rows = PRECISIONS[kernel.precision], next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)
-    target: dict[str, Any] = {"loads": loads, "rows": rows, "precision": precision, "target": arch, "units": units}
-    known: dict[str, Any] = {**sizes, "INPUT_PRECISION": precision}
+    interpret, how = options.interpret, _machine(options)
+    known: dict[str, Any] = {"INPUT_PRECISION": how.precision}
+    tile: dict[str, Any] = {"loads": loads, "rows": next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)}
 
     def form(module: str, function: str, *more: Mapping[str, Any]) -> Form:
         return Form(function, module, function, {k: v for given in more for k, v in given.items()})
 
     if spec.family == "matmul":
-        m, n, k = sizes["M"], sizes["N"], sizes["K"]
-        forms = [(form("matmul", "matmul", constants, known), False)]
+        forms = [(form("matmul", "matmul", constants, sizes, known), False)]
         if described is not None:
-            forms.append((form("matmul_tma", "matmul_tma", described, known), True))
+            forms.append((form("matmul_tma", "matmul_tma", described, sizes, known), True))
         return [
             Choice(f, c, config.matmul_grid(sizes, c), clocks)
             for f, tma in forms
-            for clocks, c in config.matmul_configs(m, n, k, itemsize, interpret, batch=sizes["BATCH"], tma=tma, **target)
+            for clocks, c in config.matmul_configs(sizes, itemsize, how, tma=tma, **tile)
         ]
-    if spec.family == "conv":
-        kind = _KINDS[spec.name]
-        if config.is_depthwise(sizes):
-            blocks = config.depthwise_config(kind, sizes, itemsize, interpret, lanes=threads)
-            f = form("depthwise", f"depthwise_{kind}", constants, sizes)
-            return warps(f, blocks, config.depthwise_grid(kind, sizes, blocks), interpret)
-        turn = oriented(kind, options)
-        if turn.get("K_AXIS"):  # the input is the left operand
-            target["loads"] = loads[::-1]
-        sizes = {**sizes, **turn}
-        f = form("conv", _FUNCTIONS.get(spec.name, spec.name), constants, known, turn)
-        found = config.conv_configs(kind, sizes, itemsize, interpret, **target)
-        pointers = [Choice(f, c, config.conv_grid(kind, sizes, c), clocks) for clocks, c in found]
-        if described is None:
-            return pointers
-        f = form("conv_tma", "conv_tma", described, known)
-        found = config.conv_tma_configs(kind, sizes, itemsize, interpret, **target)
-        return [*pointers, *(Choice(f, c, config.conv_tma_grid(kind, sizes, c), clocks) for clocks, c in found)]
     if spec.family == "line":
         blocks, grid = config.line_config(spec.name, sizes, interpret)
         return warps(form(spec.name, spec.name, constants, sizes), blocks, grid, interpret)
-    gradient, function = spec.name.endswith("_grad"), _FUNCTIONS.get(spec.name, spec.name)
-    more: dict[str, Any] = {"CHANNELS_LAST": any(s.offset.stride("c") == 1 for s in kernel.epilogue.stores)}
+    function = _FUNCTIONS.get(spec.name, spec.name)
+    if spec.family == "conv":
+        kind = _KINDS[spec.name]
+        g = config.Geometry(**sizes, **oriented(kind, options))
+        if config.is_depthwise(g):
+            blocks = config.depthwise_config(kind, g, itemsize, how, lanes=threads)
+            f = form("depthwise", f"depthwise_{kind}", constants, {"G": g})
+            return warps(f, blocks, config.depthwise_grid(kind, g, blocks), interpret)
+        if g.K_AXIS:  # the input is the left operand
+            tile["loads"] = loads[::-1]
+        f = form("conv", function, constants, {"G": g}, known)
+        found = config.conv_configs(kind, g, itemsize, how, **tile)
+        pointers = [Choice(f, c, config.conv_grid(kind, g, c), clocks) for clocks, c in found]
+        if described is None:
+            return pointers
+        f = form("conv_tma", "conv_tma", described, {"G": g}, known)
+        found = config.conv_tma_configs(kind, g, itemsize, how, **tile)
+        return [*pointers, *(Choice(f, c, config.conv_tma_grid(kind, g, c), clocks) for clocks, c in found)]
+    g, gradient = config.Geometry(**sizes), spec.name.endswith("_grad")
+    more: dict[str, Any] = {"G": g, "CHANNELS_LAST": any(s.offset.stride("c") == 1 for s in kernel.epilogue.stores)}
     if function == "pool":
         more["OP"] = "max" if spec.name == "max_pool" else "sum"
-    f = form("pool", function, constants, sizes, more)
+    f = form("pool", function, constants, more)
     stores = [s.slot.type.dtype for s in kernel.epilogue.stores]  # positions alone, where nobody reads the maxima
     stored = min((dtype.itemsize for dtype in stores if not dtype.is_int), default=stores[0].itemsize)
-    first = config.pool_config(config.pool_outputs(sizes, gradient), stored, interpret, units=units, lanes=threads)
+    first = config.pool_config(config.pool_outputs(g, gradient), stored, how, lanes=threads)
     others = [] if interpret else [{**first, "BLOCK": threads * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
     configs = [first, *(c for c in others if c != first)]
-    return [Choice(f, c, config.pool_grid(sizes, c, gradient)) for c in configs]
+    return [Choice(f, c, config.pool_grid(g, c, gradient)) for c in configs]
 
 
 def oriented(kind: str, options: Options) -> dict[str, int]:
@@ -108,22 +106,32 @@ def splits(node: Node, options: Options) -> int:
     """Into how many partial sums to cut a product or a weight gradient so that it fills the device; 0 for not at all."""
     if node.op.template is None:
         return 0
-    sizes = TEMPLATES[node.op.template].sizes(node)
-    matmul, itemsize = node.op.template == "matmul", node.inputs[0].dtype.itemsize
-    sizes |= oriented(_KINDS.get(node.op.template, ""), options)
-    count = _parts(matmul, tuple(sizes.items()), itemsize, options)
+    find_kernels()
+    from graphrt.kernels.triton import config
+
+    sizes, itemsize = TEMPLATES[node.op.template].sizes(node), node.inputs[0].dtype.itemsize
+    if node.op.template == "matmul":
+        count = _parts(tuple(sizes.items()), itemsize, options)
+    else:
+        count = _parts(config.Geometry(**sizes, **oriented(_KINDS.get(node.op.template, ""), options)), itemsize, options)
     return count if count > 1 else 0
 
 
 @functools.cache
-def _parts(matmul: bool, sizes: tuple[tuple[str, int], ...], itemsize: int, options: Options) -> int:
+def _parts(sizes: Any, itemsize: int, options: Options) -> int:
     """A network has many layers of few sizes, and every number of parts is tried."""
-    find_kernels()
     from graphrt.kernels.triton import config
 
-    rule = config.matmul_splits if matmul else config.wgrad_splits
-    how = {"precision": PRECISIONS[options.precision], "target": options.arch, "units": options.units}
-    return int(rule(dict(sizes), itemsize, options.interpret, **how))
+    if isinstance(sizes, config.Geometry):
+        return int(config.wgrad_splits(sizes, itemsize, _machine(options)))
+    return int(config.matmul_splits(dict(sizes), itemsize, _machine(options)))
+
+
+def _machine(options: Options) -> Any:
+    """What the templates' arithmetic is told of ``options``."""
+    from graphrt.kernels.triton import config
+
+    return config.Options(options.arch, options.units, options.interpret, PRECISIONS[options.precision])
 
 
 def times(options: Options) -> Times:
@@ -131,18 +139,16 @@ def times(options: Options) -> Times:
     find_kernels()
     from graphrt.kernels.triton import config, cost
 
-    arch, units = options.arch, options.units
-    byte = 1 / (cost.device(arch).memory * units)  # clocks
+    byte = 1 / (cost.device(options.arch).memory * options.units)  # clocks
 
     def convolution(node: Node, filters: int) -> float:
-        sizes, itemsize = {**TEMPLATES[node.op.template or ""].sizes(node), "K": filters}, node.inputs[0].dtype.itemsize
-        kind = _KINDS[node.op.template or ""]
+        kind, itemsize = _KINDS[node.op.template or ""], node.inputs[0].dtype.itemsize
+        g = config.Geometry(**{**TEMPLATES[node.op.template or ""].sizes(node), "K": filters}, **oriented(kind, options))
         if kind == "wgrad":
-            sizes |= {"SPLITS": max(splits(node, options), 1), **oriented(kind, options)}
-        precision = PRECISIONS[options.precision]
-        found = config.conv_configs(kind, sizes, itemsize, options.interpret, precision=precision, target=arch, units=units)
-        image, result = sizes["C"] * sizes["H"] * sizes["W"], filters * sizes["P"] * sizes["Q"]
-        moved = itemsize * (sizes["N"] * (image + result) + sizes["C"] * filters * sizes["R"] * sizes["S"])
+            g = g._replace(SPLITS=max(splits(node, options), 1))
+        found = config.conv_configs(kind, g, itemsize, _machine(options))
+        image, result = g.C * g.H * g.W, filters * g.P * g.Q
+        moved = itemsize * (g.N * (image + result) + g.C * filters * g.R * g.S)
         return (max(found[0][0], moved * byte) + cost.LAUNCH) / CLOCK
 
     return Times(convolution, byte / CLOCK)
