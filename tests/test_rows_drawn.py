@@ -1,7 +1,7 @@
 """Kernels of rows, drawn: several reductions, several uses of each, numerators, second rows, kept values, elements chosen.
 
-Whatever ``targets/cpu/reduction_rewrites.py`` makes of a kernel computes what the kernel says: compared with the same program without these
-rewrites, and with the float64 reference.
+Whatever ``targets/cpu/reduction_rewrites.py`` makes of a kernel computes what the kernel says: compared with the same program
+without these rewrites, and with the float64 reference.
 """
 
 from __future__ import annotations
