@@ -81,11 +81,11 @@ def _report(kernel: KernelBinary, compilation: Compilation, launch: int, launche
         operands=cost.dtype.name if product and cost.dtype else "",
         bytes=cost.bytes,
         flops=cost.flops,
-        narrow=tuple(_narrow(kernels, cost, found, lanes(kernel.target))),
+        narrow=tuple(_narrow(kernels, cost, found)),
     )
 
 
-def _narrow(kernels: Sequence[Kernel], cost: Cost, found: Mapping[str, int], lanes: int) -> Iterator[str]:
+def _narrow(kernels: Sequence[Kernel], cost: Cost, found: Mapping[str, int]) -> Iterator[str]:
     every = [block for kernel in kernels for block in blocks_of(kernel)]
     loaded = {load[0] for block in every for load in loads(block)}
     stored = {store.slot for block in every for store in block.stores}
@@ -93,8 +93,6 @@ def _narrow(kernels: Sequence[Kernel], cost: Cost, found: Mapping[str, int], lan
         largest = max(slots, key=lambda s: (s.type.nbytes, s.name), default=None)  # by name: the same one in every process
         if largest is None or not largest.type.ndim or largest.type.nbytes * _MUCH < cost.bytes:
             continue
-        if largest.type.nbytes < 16 * lanes:
-            continue  # less than one warp moves at a time
         run = largest.type.shape[(largest.type.order or range(largest.type.ndim))[-1]] * largest.type.dtype.itemsize
         wide = (*full, *instructions.EIGHT_BYTES) if largest.type.dtype.itemsize == 1 else full  # eight elements of a mask
         if run % 16 == 0 and not any(name.startswith(wide) for name in found):
