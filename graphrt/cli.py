@@ -17,7 +17,7 @@ from graphrt.files import writable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
-Target = Annotated[str, typer.Option(help="auto, cuda, hip, cpu, interpret or reference")]
+Target = Annotated[str, typer.Option(help="auto, cuda, hip, cpu, interpret, reference or debug")]
 AnyTarget = Annotated[str, typer.Option(help="as for train, or a GPU that need not be here: cuda:sm_90, hip:gfx942, ...")]
 Dtype = Annotated[str, typer.Option(help="float32, or bf16 or fp16 by autocast")]
 Library = Annotated[str | None, typer.Option(help="cuBLAS and cuDNN for contractions on a GPU: never, auto or always")]

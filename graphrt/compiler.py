@@ -20,7 +20,7 @@ from graphrt.ir import Graph, Value
 from graphrt.op import Order
 from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
-from graphrt.runtime.lowering import Interface, Lowering
+from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
 from graphrt.schedule.fusion import fuse
@@ -54,18 +54,18 @@ def compile(  # noqa: A001 - the name every framework has for it
 
     ``target`` is auto, cuda, hip, cpu, interpret or reference, or an absent GPU's name such as cuda:sm_90 (then it is
     compiled, and saved for where there is one, but cannot run). On null everything of a program for cuda:sm_90 runs but its
-    kernels: results are zeros, or whatever a buffer held. On debug, a slow cpu, each op is a kernel of its own, and every
-    access to memory is checked. ``state`` shares parameters with other programs; without it those of a graph of
-    ``from_torch`` are the model's own. ``precision`` float64 computes in double on the reference target.
-    ``float32_matmul_precision``, named as torch names it, is what a GPU's tensor cores may do to float32 products: nothing
-    (highest), three products of split tf32 (high), or one (medium); the other targets compute the highest. ``freeze`` lets
-    the program keep what it makes of parameters that it does not update (the cpu target packs weights once): it sees what
-    ``State.set``, ``State.load`` and other programs write later, and not what is written into the arrays of the state.
-    ``tune`` is how far the configurations of a GPU's kernels are searched (GRAPHRT_TUNE where it is None): 0 takes those that
-    are known for the device, and the heuristic's, 1 also times a dozen candidates of each other kernel, 2 all that fit.
-    ``library`` (GRAPHRT_LIBRARY where it is None) says when cuBLAS and cuDNN, called through torch, compute a contraction on
-    a GPU: never, which is the default; auto, where nothing is fused with it and tuning measured them faster; always, and then
-    nothing is. ``explain`` lists what they compute, and what they cannot, which templates do.
+    kernels: results are zeros, or whatever a buffer held. On debug, a slow cpu, each op is a kernel of its own, every access
+    to memory is checked, and a warning names the op that makes the first NaN. ``state`` shares parameters with other
+    programs; without it those of a graph of ``from_torch`` are the model's own. ``precision`` float64 computes in double on
+    the reference target. ``float32_matmul_precision``, named as torch names it, is what a GPU's tensor cores may do to
+    float32 products: nothing (highest), three products of split tf32 (high), or one (medium); the other targets compute the
+    highest. ``freeze`` lets the program keep what it makes of parameters that it does not update (the cpu target packs
+    weights once): it sees what ``State.set``, ``State.load`` and other programs write later, and not what is written into the
+    arrays of the state. ``tune`` is how far the configurations of a GPU's kernels are searched (GRAPHRT_TUNE where it is
+    None): 0 takes those that are known for the device, and the heuristic's, 1 also times a dozen candidates of each other
+    kernel, 2 all that fit. ``library`` (GRAPHRT_LIBRARY where it is None) says when cuBLAS and cuDNN, called through torch,
+    compute a contraction on a GPU: never, which is the default; auto, where nothing is fused with it and tuning measured them
+    faster; always, and then nothing is. ``explain`` lists what they compute, and what they cannot, which templates do.
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
     if example_inputs is not None:
@@ -97,7 +97,7 @@ def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | No
     wrong = {n for n, node in graph.sources.items() if n in state.types and not state.types[n].same(node.types[0])}
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
     lowered = functools.cache(lambda: lower_graph(graph, target, orders))
-    executable, interface = target.find(graph, orders) or (target.build(lowered()), Interface.of(lowered().graph))
+    executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
     state.extend(interface.state, graph.initial, interface.copies)
     program = Program(graph, target.name, executable, state, interface, lowered, unpack, time.perf_counter() - start)
     _debug(program, Flags.read())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from graphrt.ir import Graph
 from graphrt.op import Order
@@ -37,6 +38,11 @@ class Lowering:
     def graph(self) -> Graph:
         """The graph after the last pass."""
         return self.passes[-1][1]
+
+    @cached_property
+    def interface(self) -> Interface:
+        """What a program of it takes and gives."""
+        return Interface.of(self.graph)
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,10 @@ class Executable(Binary, Protocol):
     def source(self, lowering: Lowering, launch: int | None) -> str:
         """Generated source of ``lowering``, of which this was built: of one launch, or all of it."""
 
+    def save(self, path: str | Path, program: Runnable) -> None:
+        """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""
+        raise TargetError(f"only programs of a cpu or a GPU can be saved; this one is of {program.target}")
+
 
 class Signature(Protocol):
     """How a program is called when not by name, and what it then gives back; a front end sets it."""
@@ -276,10 +280,8 @@ class Program(Runnable):
         """Writes the program and its state as a folder that ``graphrt.load`` runs without a compiler.
 
         One compiled for a GPU runs where there is such a GPU. A folder that is there already is overwritten. Raises
-        TargetError for the targets interpret and reference, OSError.
+        TargetError for the targets interpret, debug and reference, OSError.
         """
-        if not hasattr(self._executable, "save"):
-            raise TargetError(f"only programs of a cpu or a GPU can be saved; this one is of {self.target}")
         self._executable.save(path, self)
 
     # --- seeing inside --------------------------------------------------------------------------------------------

@@ -54,8 +54,8 @@ class Settings:
 class Target(ABC):
     """One target with its settings; ``name`` is how programs call it: cpu, cuda:sm_90.
 
-    The attributes say what it can do: compute in ``doubles``, ``tune`` kernels by timing them, leave contractions to
-    ``libraries``, and ``check`` its numbers for NaN (the null target has none).
+    The attributes say what it can do: whether it can compute in ``doubles``, ``tunes`` kernels by timing them and leaves
+    contractions to ``libraries``; whether it ``computes`` at all, which null does not.
     """
 
     doubles = tunes = libraries = False

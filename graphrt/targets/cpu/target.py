@@ -71,8 +71,8 @@ def compiled(lowering: Lowering, text: Source, buffers: Buffers) -> CachedProgra
     """What the C compiler makes of ``text``. Raises TargetError."""
     assert lowering.plan is not None
     object = build(text.units(units(len(text.kernels))), "program", list(text.kernels))
-    interface, entries, frozen = Interface.of(lowering.graph), list(buffers.entries), len(buffers.frozen)
-    return CachedProgram(interface, object.name, lowering.plan.size, entries, frozen, len(text.launches))
+    entries, frozen = list(buffers.entries), len(buffers.frozen)
+    return CachedProgram(lowering.interface, object.name, lowering.plan.size, entries, frozen, len(text.launches))
 
 
 def splits(node: Node) -> int:
@@ -90,7 +90,7 @@ def splits(node: Node) -> int:
     return next((s for s in (16, 8, 4, 2) if x[node.attrs["dims"][0]] % s == 0), 0) if long else 0
 
 
-class CpuExecutable(CpuBinary):
+class CpuExecutable(CpuBinary, Executable):
     """The binary of a program, which also knows its launches and its source ``text``, once that has been generated."""
 
     def __init__(self, program: CachedProgram, freeze: bool, text: Source | None = None) -> None:

@@ -9,7 +9,6 @@ import ctypes
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from graphrt.errors import TargetError
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Order
 from graphrt.runtime.lowering import Interface, Lowering
-from graphrt.runtime.program import Executable, Runnable
+from graphrt.runtime.program import Executable
 from graphrt.runtime.state import State
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.schedule.order import Place
@@ -56,15 +55,13 @@ class _Fault(ctypes.Structure):
 class DebugExecutable(CpuExecutable):
     """Runs one launch after the other, and looks at what each has done."""
 
+    save = Executable.save  # refused: what goes wrong could not be named without the schedule
+
     def __init__(self, lowering: Lowering, freeze: bool) -> None:
         text, buffers = generate(lowering, freeze, checked=True)
         super().__init__(compiled(lowering, text, buffers), freeze, text)
         assert lowering.schedule is not None and lowering.plan is not None
         self._schedule, self._offsets = lowering.schedule, lowering.plan.offset
-
-    def save(self, path: str | Path, program: Runnable) -> None:
-        """Raises TargetError: what is found out while a program runs is lost in a file."""
-        raise TargetError("only programs of a cpu or a GPU can be saved; this one is of debug")
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         """Raises TargetError where a kernel reaches outside of a buffer; warns of an op that makes the first NaN."""

@@ -17,7 +17,7 @@ from graphrt.targets.triton.report import KernelReport, reports
 from graphrt.targets.triton.tune.tuner import Configuration
 
 
-class TritonExecutable(DeviceBinary):
+class TritonExecutable(DeviceBinary, Executable):
     """The binary of a compilation on the device of ``driver``, which also knows its source."""
 
     def __init__(self, lowering: Lowering, compilation: Compilation, driver: Driver) -> None:
