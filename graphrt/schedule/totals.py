@@ -15,7 +15,7 @@ from graphrt.schedule.group import Group
 from graphrt.schedule.inline import common_index, joins
 from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict
 
-FEW = 1024  # elements of a total: a small part of what a program does anyway
+SMALL = 1024  # elements of a total: a small part of what a program does anyway
 
 
 def share_totals(f: Fusion) -> None:
@@ -38,17 +38,21 @@ def _is_total(f: Fusion, group: Group) -> bool:
     return (
         (len(anchor.outputs), anchor.types[0].ndim) == (1, 0)
         and (not anchor.types[0].dtype.is_float or anchor.attrs["op"] in ("max", "min"))
-        and 0 < math.prod(group.shape) <= FEW
+        and 0 < math.prod(group.shape) <= SMALL
         and all(n.op.kind is Kind.ELEMENTWISE and n.op.cheap for n in rest)
         and all(n.op.kind in (Kind.SOURCE, Kind.GENERATED) for n in sources)
     )
 
 
+def _computed(f: Fusion, group: Group) -> list[Node]:
+    """What ``group`` computes, last first."""
+    return sorted({*group.nodes, *group.inlined}, key=f.position.__getitem__, reverse=True)
+
+
 def _needed(f: Fusion, group: Group) -> dict[Group, list[Node]]:
     """What each reader of ``group`` needs of it, last first."""
-    nodes = sorted({*group.nodes, *group.inlined}, key=f.position.__getitem__, reverse=True)
     found: dict[Group, list[Node]] = {}
-    for node in nodes:
+    for node in _computed(f, group):
         readers = dict.fromkeys(f.reading(group, node.outputs[0]))
         readers |= {g: None for g, wanted in found.items() if any(node.outputs[0] in f.bases(n) for n in wanted)}
         for other in readers:
@@ -67,7 +71,7 @@ def _takes(f: Fusion, other: Group, nodes: list[Node]) -> bool:
 
 def _dissolve(f: Fusion, group: Group) -> None:
     """Moves what ``group`` computes to those who read it: as a member where that is one group at one element."""
-    nodes = sorted({*group.nodes, *group.inlined}, key=f.position.__getitem__, reverse=True)
+    nodes = _computed(f, group)
     for node in list(group.nodes):
         f.remove(group, node)
     for node in group.inlined:

@@ -14,27 +14,27 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .cost import LAUNCH, Config, Gemm, Options, cdiv, choose, device, persistent, power, ranked, walking
+from .cost import LAUNCH, Config, Gemm, Machine, cdiv, choose, device, persistent, power, ranked, walking
 from .geometry import Geometry
 
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
-_HERE = Options()
+_HERE = Machine()
 
 
 def _interpreted(m: int, n: int, k: int) -> Config:
     return {"BM": power(m, 16, 512), "BN": power(n, 16, 256), "BK": power(k, 16, 256), "num_warps": 1, "num_stages": 1}
 
 
-def matmul_config(sizes: Sizes, itemsize: int, options: Options = _HERE, **more: Any) -> Config:
+def matmul_config(sizes: Sizes, itemsize: int, machine: Machine = _HERE, **more: Any) -> Config:
     """BM, BN, BK, num_warps, num_stages, PROGRAMS of ``matmul``: the first of ``matmul_configs``."""
-    return matmul_configs(sizes, itemsize, options, **more)[0][1]
+    return matmul_configs(sizes, itemsize, machine, **more)[0][1]
 
 
 def matmul_configs(
     sizes: Sizes,
     itemsize: int,
-    options: Options = _HERE,
+    machine: Machine = _HERE,
     *,
     loads: tuple[int, int] = (0, 0),
     rows: int = 1,
@@ -44,16 +44,16 @@ def matmul_configs(
 
     ``rows`` is what the rows of a tile are to be a multiple of.
     """
-    if options.interpret:
+    if machine.interpret:
         return [(0.0, {**_interpreted(sizes["M"], sizes["N"], sizes["K"]), "PROGRAMS": 0})]
     gemm = matmul_gemm(sizes, itemsize, loads=loads)._replace(rows=rows, tma=tma)
     if tma:
-        return walking(gemm, options)
+        return walking(gemm, machine)
     # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory, and
     # accesses get narrow. Tuning may find that it pays nonetheless.
     found = []
-    for clocks, plan in ranked(gemm, options):
-        programs = persistent(plan, gemm, options)
+    for clocks, plan in ranked(gemm, machine):
+        programs = persistent(plan, gemm, machine)
         found += [(clocks, {**plan, "PROGRAMS": count}) for count in dict.fromkeys((0, programs))]
     return found
 
@@ -74,27 +74,27 @@ def matmul_gemm(sizes: Sizes, itemsize: int, *, loads: tuple[int, int] = (0, 0),
     return Gemm(tiles, k, k, (True, True), itemsize, loads, output or itemsize)
 
 
-def matmul_splits(sizes: Sizes, itemsize: int, options: Options = _HERE) -> int:
+def matmul_splits(sizes: Sizes, itemsize: int, machine: Machine = _HERE) -> int:
     """Into how many partial products to cut the depth of ``matmul``, each a batch entry of its own; a divisor of K.
 
     Pays where few tiles have a long way to go. Parts are at least 128 deep, and multiples of 16 where K is.
     """
     batch, m, n, k = (sizes[d] for d in ("BATCH", "M", "N", "K"))
-    if options.interpret or not batch * m * n * k:
+    if machine.interpret or not batch * m * n * k:
         return 1
 
     def clocks(splits: int) -> float:
         part = {"BATCH": splits * batch, "M": m, "N": n, "K": k // splits}
         gemm = matmul_gemm(part, itemsize, output=4 if splits > 1 else 0)
-        return choose(gemm, options)[0] + _finish(splits, batch * m * n, options)
+        return choose(gemm, machine)[0] + _finish(splits, batch * m * n, machine)
 
     step = math.gcd(k, 16)
     return min((s for s in range(1, max(k // 128, 1) + 1) if k % (s * step) == 0 or s == 1), key=clocks)
 
 
-def _finish(splits: int, elements: int, options: Options) -> float:
+def _finish(splits: int, elements: int, machine: Machine) -> float:
     """Clocks of adding up ``splits`` partial results in float32: another launch, and another reading."""
-    return LAUNCH + splits * elements * 4 / (device(options.arch).memory * options.units) if splits > 1 else 0.0
+    return LAUNCH + splits * elements * 4 / (device(machine.arch).memory * machine.units) if splits > 1 else 0.0
 
 
 def matmul_grid(sizes: Sizes, config: Config) -> int:
@@ -128,11 +128,11 @@ def is_depthwise(g: Geometry) -> bool:
     return g.GROUPS > 1 and max(g.C, g.K) <= 4 * g.GROUPS
 
 
-def depthwise_config(kind: str, g: Geometry, itemsize: int, options: Options = _HERE, *, lanes: int = 32) -> Config:
+def depthwise_config(kind: str, g: Geometry, itemsize: int, machine: Machine = _HERE, *, lanes: int = 32) -> Config:
     """BM, BN, num_warps, num_stages of ``depthwise_fwd``, ``_dgrad`` or ``_wgrad``: a vector of 16 bytes for each thread."""
     channels = g.C if kind == "dgrad" else g.K
     bn = power(channels, 16, 64)
-    if options.interpret:
+    if machine.interpret:
         bm = power(g.N * g.H * g.W if kind == "dgrad" else g.N * g.P * g.Q, 16, 1024)
         return {"BM": bm, "BN": power(channels, 16, 256), "num_warps": 1, "num_stages": 1}
     return {"BM": 4 * lanes * 16 // itemsize // bn, "BN": bn, "num_warps": 4, "num_stages": 3}
@@ -179,16 +179,16 @@ def _conv_gemm(kind: str, g: Geometry, itemsize: int, loads: tuple[int, int]) ->
     )
 
 
-def conv_config(kind: str, g: Geometry, itemsize: int, options: Options = _HERE, **more: Any) -> Config:
+def conv_config(kind: str, g: Geometry, itemsize: int, machine: Machine = _HERE, **more: Any) -> Config:
     """BM, BN, BK, num_warps, num_stages of a convolution kernel: the first of ``conv_configs``."""
-    return conv_configs(kind, g, itemsize, options, **more)[0][1]
+    return conv_configs(kind, g, itemsize, machine, **more)[0][1]
 
 
 def conv_configs(
     kind: str,
     g: Geometry,
     itemsize: int,
-    options: Options = _HERE,
+    machine: Machine = _HERE,
     *,
     loads: tuple[int, int] = (0, 0),
     rows: int = 1,
@@ -197,11 +197,11 @@ def conv_configs(
 
     ``rows`` is what the rows of a tile are to be a multiple of. For "wgrad" g should have SPLITS and K_AXIS already.
     """
-    if options.interpret:
+    if machine.interpret:
         m, n, depth, _, _ = _matrix(kind, g)
         return [(0.0, _interpreted(m, n, math.ceil(depth)))]
-    found = ranked(_conv_gemm(kind, g, itemsize, loads)._replace(rows=rows), options)
-    if kind == "dgrad" and options.precision == "ieee" and itemsize == 4:
+    found = ranked(_conv_gemm(kind, g, itemsize, loads)._replace(rows=rows), machine)
+    if kind == "dgrad" and machine.precision == "ieee" and itemsize == 4:
         for _, config in found:
             config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
             if rows > 1:
@@ -263,7 +263,7 @@ def conv_tma_configs(
     kind: str,
     g: Geometry,
     itemsize: int,
-    options: Options = _HERE,
+    machine: Machine = _HERE,
     *,
     loads: tuple[int, int] = (0, 0),
     rows: int = 1,
@@ -276,42 +276,42 @@ def conv_tma_configs(
 
     gemm = _conv_gemm(kind, g, itemsize, loads)._replace(rows=rows, tma=True)
     gemm = gemm._replace(tiles=lambda bm, bn: _box_tiles(kind, g, bm, bn, box(bm) or (1, 1)))
-    if options.interpret:
+    if machine.interpret:
         m, n, _, _, k = _matrix(kind, g)
         found = [(0.0, {**_interpreted(m, n, k), "PROGRAMS": 0})]
     else:
-        found = walking(gemm, options)
+        found = walking(gemm, machine)
     return [(clocks, {**config, "BH": at[0], "BW": at[1]}) for clocks, config in found if (at := box(config["BM"])) is not None]
 
 
-def wgrad_splits(g: Geometry, itemsize: int, options: Options = _HERE) -> int:
+def wgrad_splits(g: Geometry, itemsize: int, machine: Machine = _HERE) -> int:
     """Into how many partial sums to cut ``conv_wgrad``: parts of the batch, or of each image's rows if those are too few.
 
     The number with the least predicted time, the reading of the partial sums included.
     """
-    if options.interpret or not g.N * g.P * g.Q:
+    if machine.interpret or not g.N * g.P * g.Q:
         return 1
     parts = {cdiv(g.N, size) for size in range(1, g.N + 1)} | {g.N * cdiv(g.P, rows) for rows in range(1, g.P)}
     cut = [g._replace(SPLITS=splits) for splits in sorted(parts)]
-    enough = [p for p in cut if p.SPLITS == 1 or (p.SPLITS <= 8 * options.units and split_pixels(p) >= _FEWEST_PIXELS)]
+    enough = [p for p in cut if p.SPLITS == 1 or (p.SPLITS <= 8 * machine.units and split_pixels(p) >= _FEWEST_PIXELS)]
     if is_depthwise(g):
-        wanted = cdiv(4 * options.units, depthwise_grid("wgrad", g, depthwise_config("wgrad", g, itemsize)))
+        wanted = cdiv(4 * machine.units, depthwise_grid("wgrad", g, depthwise_config("wgrad", g, itemsize)))
         return next((p.SPLITS for p in enough if p.SPLITS >= wanted), enough[-1].SPLITS)
     filters = g.K * (g.C // g.GROUPS) * g.R * g.S
 
     def clocks(part: Geometry) -> float:
         gemm = _conv_gemm("wgrad", part, itemsize, (0, 0))
-        return choose(gemm, options)[0] + _finish(part.SPLITS, filters, options)
+        return choose(gemm, machine)[0] + _finish(part.SPLITS, filters, machine)
 
     return min(enough, key=clocks).SPLITS
 
 
-def pool_config(outputs: int, itemsize: int, options: Options = _HERE, *, lanes: int = 32) -> Config:
+def pool_config(outputs: int, itemsize: int, machine: Machine = _HERE, *, lanes: int = 32) -> Config:
     """BLOCK, num_warps, num_stages of the pooling kernels for a number of output elements: 16 bytes a thread, or more."""
-    if options.interpret:
+    if machine.interpret:
         return {"BLOCK": power(outputs, 16, 1 << 17), "num_warps": 1, "num_stages": 1}
     vector = 16 // min(itemsize, 4) * lanes
-    block = power(outputs // (4 * options.units), vector, 32 * lanes)
+    block = power(outputs // (4 * machine.units), vector, 32 * lanes)
     return {"BLOCK": block, "num_warps": min(4, block // vector), "num_stages": 1}
 
 

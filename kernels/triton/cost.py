@@ -13,7 +13,7 @@ from typing import NamedTuple
 Config = dict[str, int]
 
 
-class Options(NamedTuple):
+class Machine(NamedTuple):
     """What kernels are compiled for: an architecture, as many multiprocessors, Triton's name of how float32 is multiplied."""
 
     arch: str = "sm_90"
@@ -129,10 +129,10 @@ def _registers(d: Device, area: int, stage: int, turned: float, threads: int) ->
     return min(255, 20 + round((area * (1.25 + d.fragments) + stage / 8 + turned) / threads))
 
 
-def plans(gemm: Gemm, options: Options) -> Iterator[Plan]:
+def plans(gemm: Gemm, machine: Machine) -> Iterator[Plan]:
     """The tiles that fit, at each depth of block and number of stages."""
-    d, size = device(options.arch), gemm.itemsize
-    table = _HALF if size <= 2 else _DOUBLE if size == 8 else _IEEE if options.precision == "ieee" else _SINGLE
+    d, size = device(machine.arch), gemm.itemsize
+    table = _HALF if size <= 2 else _DOUBLE if size == 8 else _IEEE if machine.precision == "ieee" else _SINGLE
     left, right = gemm.loads
     rows = (128, 64) if all(gemm.vectors) else (128, 64, 32)  # bytes of a block's depth
     for bm, bn, warps in table:
@@ -153,20 +153,20 @@ def plans(gemm: Gemm, options: Options) -> Iterator[Plan]:
             registers = _registers(d, bm * bn, 0 if gemm.tma else stage, turned, threads)
             for stages in (2,) if d.waiting else (3,) if d.fragments else (3, 4):
                 held = min(stages, math.ceil(gemm.steps(bk))) - d.waiting
-                resident = occupancy(registers, max(held, 1) * stage, warps, options.arch)
+                resident = occupancy(registers, max(held, 1) * stage, warps, machine.arch)
                 if resident * warps >= 4:
                     yield Plan(bm, bn, bk, warps, stages, resident)
 
 
-def clocks(plan: Plan, gemm: Gemm, options: Options, programs: int = 0) -> float:
+def clocks(plan: Plan, gemm: Gemm, machine: Machine, programs: int = 0) -> float:
     """The predicted time of a launch: waves of resident programs, each bound by its slowest unit or by latency.
 
     With ``programs`` so many walk all tiles, and their first loads wait only once.
     """
-    d, bm, bn, bk = device(options.arch), plan.bm, plan.bn, plan.bk
+    d, bm, bn, bk = device(machine.arch), plan.bm, plan.bn, plan.bk
     left, right = gemm.loads
     steps = gemm.steps(bk)
-    multiply = 2 * bm * bn * bk / d.flops * (1 if gemm.itemsize <= 2 else _COST[options.precision])
+    multiply = 2 * bm * bn * bk / d.flops * (1 if gemm.itemsize <= 2 else _COST[machine.precision])
     # Both tiles are written once; rows are read by one group of four warps, columns by every group.
     shared = bk * gemm.itemsize * (2 * bm + bn + bn * max(1, plan.warps // 4)) / _SHARED
     moved = bk * (bm * (left or gemm.itemsize) + bn * (right or gemm.itemsize)) / d.l2
@@ -177,55 +177,55 @@ def clocks(plan: Plan, gemm: Gemm, options: Options, programs: int = 0) -> float
     chain = _LATENCY * steps / ahead
     if programs:
         turns = cdiv(gemm.tiles(bm, bn), programs)
-        return max((turns * cdiv(programs, options.units) + 0.25) * work, start + turns * chain)
+        return max((turns * cdiv(programs, machine.units) + 0.25) * work, start + turns * chain)
 
     def wave(count: int) -> float:
         """Programs of one multiprocessor share it, but the first and the last quarter of one is never hidden."""
         return max((count + 0.25) * work, start + chain) if count else 0.0
 
-    full, rest = divmod(gemm.tiles(bm, bn), options.units * plan.resident)
-    return full * wave(plan.resident) + wave(cdiv(rest, options.units))
+    full, rest = divmod(gemm.tiles(bm, bn), machine.units * plan.resident)
+    return full * wave(plan.resident) + wave(cdiv(rest, machine.units))
 
 
-def ranked(gemm: Gemm, options: Options) -> list[tuple[float, Config]]:
+def ranked(gemm: Gemm, machine: Machine) -> list[tuple[float, Config]]:
     """(clocks, configuration) of every plan, the fastest first; among equals the least waste, then the largest tile."""
 
     def order(plan: Plan) -> tuple[float, ...]:
         area = plan.bm * plan.bn
-        return clocks(plan, gemm, options), area * gemm.tiles(plan.bm, plan.bn), -area * plan.bk, -plan.stages
+        return clocks(plan, gemm, machine), area * gemm.tiles(plan.bm, plan.bn), -area * plan.bk, -plan.stages
 
     names = ("BM", "BN", "BK", "num_warps", "num_stages")
-    fitting = list(plans(gemm, options)) or [Plan(max(gemm.rows, 32), 32, 16, 1, 2, 1)]  # too little for more threads
+    fitting = list(plans(gemm, machine)) or [Plan(max(gemm.rows, 32), 32, 16, 1, 2, 1)]  # too little for more threads
     found = sorted(((order(plan), plan) for plan in fitting), key=lambda pair: pair[0])
     return [(rank[0], dict(zip(names, plan[:5], strict=True))) for rank, plan in found]
 
 
-def choose(gemm: Gemm, options: Options) -> tuple[float, Config]:
+def choose(gemm: Gemm, machine: Machine) -> tuple[float, Config]:
     """(clocks, configuration) of the fastest plan."""
-    return ranked(gemm, options)[0]
+    return ranked(gemm, machine)[0]
 
 
-def walking(gemm: Gemm, options: Options) -> list[tuple[float, Config]]:
+def walking(gemm: Gemm, machine: Machine) -> list[tuple[float, Config]]:
     """As ``ranked``, with PROGRAMS: 0 for one tile each, and where that may pay so many programs as walk the tiles."""
     found = []
-    for one, config in ranked(gemm, options):
+    for one, config in ranked(gemm, machine):
         found.append((one, {**config, "PROGRAMS": 0}))
-        if programs := persistent(config, gemm, options):
-            time = clocks(Plan(*config.values(), programs // options.units), gemm, options, programs)
+        if programs := persistent(config, gemm, machine):
+            time = clocks(Plan(*config.values(), programs // machine.units), gemm, machine, programs)
             found.append((time, {**config, "PROGRAMS": programs}))
     return sorted(found, key=lambda pair: pair[0])
 
 
-def persistent(config: Config, gemm: Gemm, options: Options) -> int:
+def persistent(config: Config, gemm: Gemm, machine: Machine) -> int:
     """How many programs should walk a launch's tiles; 0 for one tile each.
 
     Pays from the third wave on where tiles are plainly loaded and products run beside the epilogue: each tile's first
     loads then hide behind the last tile's stores, for some registers, and shared memory that those stores do not give back.
     """
-    d, (bm, bn, bk, warps, stages) = device(options.arch), config.values()
+    d, (bm, bn, bk, warps, stages) = device(machine.arch), config.values()
     if d.fragments or any(gemm.loads):
         return 0
     stage = bk * (bm + bn) * gemm.itemsize
     registers = _registers(d, bm * bn, 0 if gemm.tma else stage, 0.0, warps * d.lanes) + 16
-    programs = options.units * occupancy(registers, stages * stage + bm * bn * gemm.output, warps, options.arch)
+    programs = machine.units * occupancy(registers, stages * stage + bm * bn * gemm.output, warps, machine.arch)
     return programs if gemm.tiles(bm, bn) > 2 * programs else 0

@@ -26,7 +26,7 @@ from layers import CONVS, LINEAR, conv  # noqa: E402
 from kernels.triton import closures as cl  # noqa: E402
 from kernels.triton import config as cfg  # noqa: E402
 from kernels.triton.conv import conv_dgrad, conv_fwd, conv_wgrad  # noqa: E402
-from kernels.triton.cost import Options, plans  # noqa: E402
+from kernels.triton.cost import Machine, plans  # noqa: E402
 from kernels.triton.depthwise import depthwise_dgrad, depthwise_fwd, depthwise_wgrad  # noqa: E402
 from kernels.triton.geometry import Geometry  # noqa: E402
 from kernels.triton.matmul import matmul  # noqa: E402
@@ -93,7 +93,7 @@ def build_matmul(
 ) -> Report:
     (m, n, k), size, batch = mnk, SIZES[ty], 1
     if not tile:
-        options = Options(target, precision=precision)
+        options = Machine(target, precision=precision)
         batch = cfg.matmul_splits(dict(BATCH=1, M=m, N=n, K=k), size, options)
         loads = (size if a is load_a_relu else 0, 0)
         k //= batch
@@ -176,7 +176,7 @@ def test_split_products_are_three(target: str) -> None:
 @pytest.mark.kernels
 def test_every_tile(ty: str, precision: str, target: str) -> None:
     gemm = cfg.matmul_gemm(dict(BATCH=1, M=1000, N=1000, K=1000), SIZES[ty])
-    options = Options(target, precision=precision)
+    options = Machine(target, precision=precision)
     found = {(p.bm, p.bn, p.bk, p.warps): p for p in plans(gemm, options)}  # of each the one with most stages
     assert len(found) >= 5
     for p in found.values():
@@ -208,7 +208,7 @@ LOADS = {"fwd": (1, 0), "dgrad": (2, 0), "wgrad": (2, 1)}  # maps of each prolog
 def build_conv(kind: str, z: Geometry, target: str, ty: str = "bf16", precision: str = "tf32", fused: bool = False) -> Report:
     """Also checks everything that holds for each of them."""
     fn, few = KINDS[kind]
-    size, depthwise, options = SIZES[ty], cfg.is_depthwise(z), Options(target, precision=precision)
+    size, depthwise, options = SIZES[ty], cfg.is_depthwise(z), Machine(target, precision=precision)
     turn = kind == "wgrad" and target == "gfx942"  # there rows are filters' (tiling.oriented)
     if kind == "wgrad":
         z = z._replace(K_AXIS=int(turn and not depthwise))

@@ -26,7 +26,7 @@ import triton.language as tl  # noqa: E402
 from kernels.triton import closures as cl  # noqa: E402
 from kernels.triton import config as cfg  # noqa: E402
 from kernels.triton.conv import conv_dgrad, conv_fwd, conv_wgrad  # noqa: E402
-from kernels.triton.cost import Options  # noqa: E402
+from kernels.triton.cost import Machine  # noqa: E402
 from kernels.triton.depthwise import depthwise_dgrad, depthwise_fwd, depthwise_wgrad  # noqa: E402
 from kernels.triton.geometry import Geometry  # noqa: E402
 from kernels.triton.matmul import matmul  # noqa: E402
@@ -38,7 +38,7 @@ from kernels.triton.tiles import cast  # noqa: E402
 
 pytestmark = pytest.mark.interpret
 
-HERE = Options(interpret=True)
+HERE = Machine(interpret=True)
 TAIL = 64
 
 

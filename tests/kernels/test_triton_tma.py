@@ -15,10 +15,10 @@ from layers import RESNET50, conv  # noqa: E402
 from kernels.triton import closures as cl  # noqa: E402
 from kernels.triton import config as cfg  # noqa: E402
 from kernels.triton.conv_tma import conv_tma, unprepared  # noqa: E402
-from kernels.triton.cost import Options  # noqa: E402
+from kernels.triton.cost import Machine  # noqa: E402
 from kernels.triton.tiles import cast  # noqa: E402
 
-HERE = Options(interpret=True)
+HERE = Machine(interpret=True)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1, set before Triton is imported")
 compiled = pytest.mark.skipif(INTERPRETED, reason="compiles, so it cannot run under TRITON_INTERPRET=1")
@@ -204,7 +204,7 @@ def test_code(layer: str, kind: str, prepare: Any, target: str, cores: str) -> N
         assert not cfg.conv_takes_tma(kind, z, 2, target)
         return
     loads = (2 * prologue * len(places), 0)
-    found = [c for _, c in cfg.conv_tma_configs(kind, z, 2, Options(target), loads=loads) if c["BM"] >= 64]
+    found = [c for _, c in cfg.conv_tma_configs(kind, z, 2, Machine(target), loads=loads) if c["BM"] >= 64]
     walking = [c for c in found if c["PROGRAMS"]]
     assert walking or prologue
     for config, w_rows in ((next(c for c in found if not c["PROGRAMS"]), True), *((c, False) for c in walking[:1])):

@@ -131,7 +131,7 @@ def _machine(options: Options) -> Any:
     """What the templates' arithmetic is told of ``options``."""
     from graphrt.kernels.triton import config
 
-    return config.Options(options.arch, options.units, options.interpret, PRECISIONS[options.precision])
+    return config.Machine(options.arch, options.units, options.interpret, PRECISIONS[options.precision])
 
 
 def times(options: Options) -> Times:
