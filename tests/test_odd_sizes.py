@@ -17,12 +17,12 @@ import pytest
 from conftest import INTERPRETED, tolerance
 
 import graphrt as grt
-from graphrt import compiler
 from graphrt import ops as F
 from graphrt.ir import Node
 from graphrt.op import Kind
 from graphrt.runtime.program import Program
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.targets.triton.target import InterpretTarget
 from graphrt.types import HALVES, as_dtype
 
 if not INTERPRETED:
@@ -323,8 +323,8 @@ def test_odd_sizes(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> No
     for n, c, size in family.sizes:
         family.build(Case(graph, feeds, dtype, n, c, size, rng))
     if family.build is split:
-        policy = compiler._policy
-        monkeypatch.setattr(compiler, "_policy", lambda *given: replace(policy(*given), splits=_parts))
+        passes = InterpretTarget.passes
+        monkeypatch.setattr(InterpretTarget, "passes", lambda target: replace(passes(target), splits=_parts))
     program = grt.compile(graph, target="interpret")
     extra = HALVES_TOO.get(name, {}) if dtype == "float16" else {}
     wanted = {f"{op}: {kind}" for there in (family.there, extra) for op, kinds in there.items() for kind in kinds}
