@@ -22,6 +22,9 @@ SPECIAL = torch.tensor([0.0, -0.0, 1.0, -1.0, 0.5, 2.0, -3.0, 6.0, inf, -inf, na
 FINITE = SPECIAL[:8]
 PAIRS = torch.cartesian_prod(torch.tensor([0.0, -0.0, 1.0, -1.0, 2.0]), torch.tensor([0.0, -0.0, 1.0, -1.0, 0.5])).T
 ROWS = torch.tensor([[1.0, 1, 1, 1], [0, 0, 0, 0], [1, 2, 2, 0], [0, -0.0, 1, -1], [1, 0, 0, 2], [-3, 4, 4, -3]])
+BROKEN = torch.tensor([[nan, 1, 2, 3], [nan, nan, 1, inf], [1, nan, inf, 1], [1, inf, 0, 2], [-inf, 4, 4, -3], [2, 2, 2, 2]])
+BETWEEN = torch.cartesian_prod(*[torch.tensor([0.0, 1.0, -1.0, inf])] * 3).T
+ACTIVATIONS = (T.relu, T.leaky_relu, T.softshrink, T.hardshrink, T.elu, T.celu, T.selu, T.hardsigmoid, T.hardtanh, T.softplus)
 P, Y = torch.tensor([[0.0, 1, 0.5, 1e-10, 0, 1, 0.2, 0, 1], [0, 1, 1, 0, 1, 0, 0.3, 0.5, 0.5]])
 HEADS = torch.sin(torch.arange(36.0)).view(3, 1, 3, 4)
 SEEN = torch.tensor([[True, True, False], [False, False, False], [True, True, True]])
@@ -35,8 +38,17 @@ CASES: dict[str, tuple[Callable[..., torch.Tensor], tuple[torch.Tensor, ...]]] =
     "clamp, NaN below": (lambda x: x.clamp(nan, 1), (SPECIAL,)),
     "clamp, NaN above": (lambda x: x.clamp(-1, nan), (SPECIAL,)),
     "clamp, tensors": (lambda x, b: torch.clamp(x, b - 1, b + 1), (SPECIAL, SPECIAL.flip(0).nan_to_num(nan, 9, -9))),
-    "relu6": (T.relu6, (FINITE,)),
-    "elu": (T.elu, (FINITE,)),
+    "clamp, tensors that meet": (torch.clamp, tuple(BETWEEN)),
+    "relu6": (T.relu6, (SPECIAL,)),
+    "rsqrt": (torch.rsqrt, (SPECIAL,)),
+    "acosh": (torch.acosh, (SPECIAL,)),
+    "maximum": (torch.maximum, (SPECIAL, SPECIAL.roll(4))),
+    "minimum": (torch.minimum, (SPECIAL, SPECIAL.roll(4))),
+    "max": (lambda x: x.max(), (BROKEN,)),
+    "min, of equal numbers": (lambda x: x.min(), (ROWS,)),
+    "median": (lambda x: x.median(), (ROWS,)),
+    "median, NaN": (lambda x: x.median(), (BROKEN,)),
+    "median of rows": (lambda x: x.median(1)[0], (BROKEN,)),
     "prelu": (lambda x, w: T.prelu(x[None, :], w), (SPECIAL[:10], torch.ones(10) / 4)),
     "atan2": (torch.atan2, tuple(PAIRS)),
     "fmax": (torch.fmax, (SPECIAL, SPECIAL.roll(4))),
@@ -50,6 +62,8 @@ CASES: dict[str, tuple[Callable[..., torch.Tensor], tuple[torch.Tensor, ...]]] =
     "attention, a row sees nothing": (lambda q, k, v: T.scaled_dot_product_attention(q, k, v, SEEN), tuple(HEADS)),
     "softmax, a row of -inf": (lambda x: torch.ops.aten._safe_softmax(x.masked_fill(x < 3, -inf), 1), (ROWS,)),
 }
+CASES |= {f.__name__: (f, (SPECIAL,)) for f in ACTIVATIONS}
+CASES |= {f"norm {p}, NaN": (lambda x, p=p: torch.linalg.vector_norm(x, p, dim=1), (BROKEN,)) for p in (1, 2, inf, -inf)}
 CASES |= {
     f"norm {p}": (lambda x, p=p: torch.linalg.vector_norm(x, p, dim=1), (ROWS,))
     for p in (0.5, 1, 1.5, 2, 3, -1, -0.5, inf, -inf)
@@ -61,6 +75,7 @@ CASES |= {
     )
     for c in (0, 0.5, 1, 1.3, 3.7)
 }
+CASES["correction, infinity"] = (lambda x: torch.stack([x.var(1), x.std(1)]), (BROKEN,))
 COUNTS = (4, 4.5, 6)  # corrections that leave nothing to divide by
 
 

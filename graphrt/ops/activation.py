@@ -100,46 +100,48 @@ def softshrink(input: Value, lambd: float = 0.5) -> Value:
     """``input`` moved towards 0 by ``lambd``, 0 within [-lambd, lambd]."""
     if lambd < 0:
         raise ArgumentError(f"lambd must be >= 0, got {lambd}")
-    return where(input > lambd, input - lambd, where(input < -lambd, input + lambd, input * 0.0))
+    return where((input >= -lambd) & (input <= lambd), 0.0, where(input < 0.0, input + lambd, input - lambd))
 
 
 @function
 @in_float32
 def hardsigmoid(input: Value) -> Value:
     """``relu6(input + 3) / 6`` (MobileNetV3's)."""
-    return hardtanh(input + 3.0, 0.0, 6.0) * (1 / 6)
+    held = stop_gradient(hardtanh(input, -3.0, 3.0))  # NaN among it
+    return (where((input > -3.0) & (input < 3.0), input, held) + 3.0) * (1 / 6)
 
 
 @function
 @in_float32
 def hardswish(input: Value) -> Value:
     """``input * relu6(input + 3) / 6`` (Howard et al., "MobileNetV3", 2019)."""
-    low, high = le(input, -3.0), ge(input, 3.0)
-    x = where(low | high, 0.0, input)
-    return where(low, 0.0, where(high, input, x * (x + 3.0) * (1 / 6)))
+    inside = (input > -3.0) & (input < 3.0)
+    x = where(inside, input, 0.0)
+    return where(inside, x * (x + 3.0) * (1 / 6), where(le(input, -3.0), 0.0, input))
 
 
 # --- smooth --------------------------------------------------------------------------------------------------------
 
 
-def _below(input: Value, alpha: float) -> Value:
-    """``alpha * (exp(input) - 1)`` for what is not positive, without overflow for what is."""
-    return expm1(where(input > 0.0, 0.0, input)) * alpha
+def scaled_elu(input: Value, alpha: float, scale: float = 1.0, input_scale: float = 1.0) -> Value:
+    """``scale`` times ``input``, but ``alpha * (exp(input_scale * input) - 1)`` where that is not positive."""
+    low = le(input, 0.0)
+    below = expm1(where(low, input * input_scale, 0.0)) * (alpha * scale)
+    return where(low, below, input * scale)
 
 
 @function
 @in_float32
 def elu(input: Value, alpha: float = 1.0) -> Value:
     """``input`` where positive, else ``alpha * (exp(input) - 1)`` (Clevert et al., 2015)."""
-    return where(input > 0.0, input, _below(input, alpha))
+    return scaled_elu(input, alpha)
 
 
 @function
 @in_float32
 def selu(input: Value) -> Value:
     """ELU with the two constants that keep mean and variance (Klambauer et al., 2017)."""
-    alpha, scale = 1.6732632423543772, 1.0507009873554805
-    return where(input > 0.0, input * scale, _below(input, alpha * scale))
+    return scaled_elu(input, 1.6732632423543772, 1.0507009873554805)
 
 
 @function
@@ -148,7 +150,7 @@ def celu(input: Value, alpha: float = 1.0) -> Value:
     """``input`` where positive, else ``alpha * (exp(input / alpha) - 1)`` (Barron, 2017)."""
     if alpha == 0:
         raise ArgumentError("alpha must not be 0")
-    return where(input > 0.0, input, _below(input * (1.0 / alpha), alpha))
+    return scaled_elu(input, alpha, 1.0, 1.0 / alpha)
 
 
 @function

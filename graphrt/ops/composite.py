@@ -23,6 +23,7 @@ from graphrt.ops.elementwise import (
     mul,
     ne,
     sin,
+    stop_gradient,
     where,
 )
 from graphrt.ops.transcendental import floor_divide, fmod, log1p, trunc
@@ -71,6 +72,9 @@ def clamp(input: Value, min: Operand | None = None, max: Operand | None = None) 
         raise ArgumentError("clamp needs min, max or both")
     x = input
     if min is not None:
+        if isinstance(min, Value) and isinstance(max, Value):  # between equal bounds neither has a gradient from below
+            low, high = lift(min, max)
+            min = where(lt(low, high), low, stop_gradient(low))
         x, low = lift(x, min)
         x = where(ge(x, low), x, where(lt(x, low), low, math.nan) if x.dtype.is_float else low)
     if max is not None:

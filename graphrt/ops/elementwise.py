@@ -15,7 +15,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import Number, apply, broadcast_shape, broadcast_to, constant_of, function, lift, tensor
+from graphrt.ops.base import Number, apply, broadcast_shape, broadcast_to, constant_of, function, lift, tensor, widened
 from graphrt.ops.base import cast as cast_to
 from graphrt.ops.routing import masked
 from graphrt.ops.shares import product
@@ -170,6 +170,11 @@ def _sin_vjp(node: Node, dy: Value) -> Grads:
     return [dy * cos(node.inputs[0])]
 
 
+def _rsqrt_vjp(node: Node, dy: Value) -> Grads:
+    y = widened(node.outputs[0])  # a half does not hold its cube
+    return [cast_to(widened(dy) * -0.5 * (y * y * y), dy.dtype)]
+
+
 _B: dict[str, Any] = dict(names=_TWO, result="same")
 _add = define("add", lambda s, a, b: s.add(a, b), np.add, lambda n, dy: [dy, dy], simplify=_neutral(0), **_B)
 _sub = define("sub", lambda s, a, b: s.sub(a, b), np.subtract, lambda n, dy: [dy, -dy], simplify=_neutral(0, False), **_B)
@@ -234,6 +239,13 @@ logical_or = binary(
     "Either holds.",
     bool_,
 )
+
+
+def leads(x: Value, extreme: Value) -> Value:
+    """Where an element is the ``extreme`` of those it is among; NaN always is."""
+    return logical_or(eq(x, extreme), ne(x, x)) if x.dtype.is_float else eq(x, extreme)
+
+
 _not = define("logical_not", lambda s, a: s.logical_not(a), np.logical_not, None, result="logical")
 
 
@@ -286,7 +298,7 @@ rsqrt = unary(
         "rsqrt",
         lambda s, x: s.rsqrt(x),
         lambda x: 1 / np.sqrt(x),
-        lambda n, dy: [dy * -0.5 * n.outputs[0] / n.inputs[0]],
+        _rsqrt_vjp,
         domain=(0.1, 4.0),
         cheap=False,
     ),
@@ -332,7 +344,7 @@ relu = unary(
         "relu",
         lambda s, x: s.maximum(x, s.const(0.0, x)),
         lambda x: np.maximum(x, 0),
-        lambda n, dy: [where(gt(n.outputs[0], 0.0), dy, 0.0)],
+        lambda n, dy: [where(le(n.outputs[0], 0.0), 0.0, dy)],
     ),
     "``max(input, 0)``. The gradient at 0 is 0.",
 )

@@ -17,7 +17,7 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, dim_index, function, in_float32, tensor, widened
-from graphrt.ops.elementwise import eq, ge, maximum, minimum, where
+from graphrt.ops.elementwise import eq, ge, leads, maximum, minimum, where
 from graphrt.ops.slicing import getitem
 from graphrt.ops.source import iota
 from graphrt.ops.transcendental import floor_divide
@@ -109,19 +109,23 @@ def _scatter_vjp(node: Node, dy: Value) -> list[Value | None]:
     if op == "prod":
         return [None, cast(apply("gather", widened(dy), index, dim=dim) * _others(index, widened(src), dim, size), src.dtype)]
     dy = widened(dy)
-    winner = cast(eq(src, apply("gather", node.outputs[0], index, dim=dim)), dy.dtype)  # equal extremes share
+    winner = cast(leads(src, apply("gather", node.outputs[0], index, dim=dim)), dy.dtype)  # equal extremes share
     share = dy / _scatter(index, winner, dim, size)
     return [None, cast(where(winner > 0.0, apply("gather", share, index, dim=dim), 0.0), src.dtype)]
 
 
 def _others(index: Value, src: Value, dim: int, size: int) -> Value:
-    """For each element the product of the others that land where it does, right also where zeros are among them."""
+    """For each element the product of the others that land where it does, right also where zeros are among them.
+
+    One zero among the others is written as their sum, which has the product's gradient.
+    """
     zero = eq(src, 0.0)
+    one, nothing = cast(zero, src.dtype), where(zero, src, 0.0)
     ones = where(zero, 1.0, src)
-    landed = (_scatter(index, cast(zero, src.dtype), dim, size), _scatter(index, ones, dim, size, "prod"))
-    zeros, product = (apply("gather", v, index, dim=dim) for v in landed)
-    alone = where(zero, eq(zeros, 1.0), eq(zeros, 0.0))
-    return where(alone, product / ones, 0.0)
+    landed = (_scatter(index, one, dim, size), _scatter(index, nothing, dim, size), _scatter(index, ones, dim, size, "prod"))
+    zeros, total, product = (apply("gather", v, index, dim=dim) for v in landed)
+    others = zeros - one
+    return where(eq(others, 0.0), 1.0, where(eq(others, 1.0), total - nothing, 0.0)) * (product / ones)
 
 
 def _scatter_samples(rng: np.random.Generator) -> list[Sample]:

@@ -27,7 +27,7 @@ from graphrt.ops.base import (
     tensor,
     widened,
 )
-from graphrt.ops.elementwise import abs, eq, log, lt, ne, pow, sqrt, stop_gradient, where
+from graphrt.ops.elementwise import abs, eq, leads, log, lt, ne, pow, sqrt, stop_gradient, where
 from graphrt.ops.elementwise import exp as _exp
 from graphrt.ops.linear import factored
 from graphrt.ops.routing import moved
@@ -65,7 +65,7 @@ def _reduce_vjp(node: Node, dy: Value) -> list[Value | None]:
         return [widen(dy)]
     if op == "prod":
         return [cast(widen(widened(dy)) * _others(widened(x), dims), x.dtype)]
-    tie = cast(eq(x, widen(y)), widened(dy).dtype)  # equal extremes share the gradient, as torch's amax does
+    tie = cast(leads(x, widen(y)), widened(dy).dtype)  # equal extremes share the gradient, NaN among NaN
     return [cast(tie * widen(widened(dy) / apply("reduce", tie, op="sum", dims=dims)), x.dtype)]
 
 
@@ -156,13 +156,13 @@ def mean(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
 
 @function
 def amax(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
-    """Largest value over ``dim``; NaN wins; equal values share the gradient."""
+    """Largest value over ``dim``; NaN wins; equal values share the gradient, NaN among them."""
     return _reduce(input, "max", dim, keepdim)
 
 
 @function
 def amin(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
-    """Smallest value over ``dim``; NaN wins; equal values share the gradient."""
+    """Smallest value over ``dim``; NaN wins; equal values share the gradient, NaN among them."""
     return _reduce(input, "min", dim, keepdim)
 
 

@@ -15,7 +15,7 @@ from graphrt.errors import ArgumentError, DTypeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, broadcast_to, cast, dim_index, function, in_float32, require_float, tensor, widened
-from graphrt.ops.elementwise import abs, eq, exp, logical_and, logical_or, ne, where
+from graphrt.ops.elementwise import abs, eq, exp, leads, logical_and, where
 from graphrt.ops.indexing import gather
 from graphrt.ops.slicing import concat, flip, getitem
 from graphrt.ops.source import iota
@@ -46,7 +46,7 @@ def _scan_vjp(node: Node, dy: Value) -> list[Value | None]:
         else:  # no exponent is positive
             dx = exp(_less(x, y)) * _carried(exp(_less(_previous(y, dim), y)), dy, dim)
         return [cast(dx, node.types[0].dtype)]
-    winner = apply("scan", where(_leads(x, y), iota(x, dim), 0), dim=dim, op="max")
+    winner = apply("scan", where(leads(x, y), iota(x, dim), 0), dim=dim, op="max")
     return [apply("scatter", winner, dy, dim=dim, size=x.shape[dim], op="sum")]
 
 
@@ -66,11 +66,6 @@ def _carried(decay: Value, dy: Value, dim: int) -> Value:
 def _less(a: Value, b: Value) -> Value:
     """``a - b``, 0 where both are the same infinity."""
     return where(logical_and(eq(a, b), eq(abs(a), math.inf)), 0.0, a - b)
-
-
-def _leads(x: Value, best: Value) -> Value:
-    """Where an element is the extreme so far; NaN is."""
-    return logical_or(eq(x, best), ne(x, x)) if x.dtype.is_float else eq(x, best)
 
 
 def _reference_scan(x: np.ndarray, dim: int, op: str) -> np.ndarray:
@@ -187,7 +182,7 @@ def cummax(input: Value, dim: int) -> tuple[Value, Value]:
     """Running maximum along ``dim`` and the index (int64) of the last element equal to it; NaN wins."""
     at = dim_index(dim, tensor(input).ndim)
     best = apply("scan", input, dim=at, op="max")
-    index = apply("scan", where(_leads(input, best), iota(input, at), 0), dim=at, op="max")
+    index = apply("scan", where(leads(input, best), iota(input, at), 0), dim=at, op="max")
     return gather(input, at, index), index
 
 

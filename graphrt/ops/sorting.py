@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Graph, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, cast, creation, dim_index, function, integer, tensor
-from graphrt.ops.elementwise import ne, where
+from graphrt.ops.base import apply, broadcast_to, cast, creation, dim_index, function, integer, tensor
+from graphrt.ops.elementwise import leads, ne, stop_gradient, where
 from graphrt.ops.random import uniform
-from graphrt.ops.reduction import any as any_of
+from graphrt.ops.reduction import amax, sum
 from graphrt.ops.slicing import cut
 from graphrt.ops.view import reshape, squeeze
 from graphrt.types import TensorType, bool_, int32, int64
@@ -99,20 +100,27 @@ def kthvalue(input: Value, k: int, dim: int = -1, keepdim: bool = False) -> tupl
 
 @function
 def median(input: Value, dim: int | None = None, keepdim: bool = False) -> Any:
-    """The median, the lower one of two; NaN if there is one. With ``dim`` also its index (int64), as torch."""
+    """The median, the lower one of two; NaN, the first, if there is one. With ``dim`` also its index (int64).
+
+    Without ``dim`` equal elements share the gradient, NaN among them.
+    """
     if dim is None:
-        return median(reshape(input, (-1,)), 0)[0]
+        middle = median(reshape(input, (-1,)), 0)[0]
+        if not input.dtype.is_float:
+            return middle
+        level = broadcast_to(stop_gradient(middle), input.shape)
+        return amax(where(leads(input, level), input, -math.inf))  # as NaN does, equal elements share the gradient
     at = dim_index(dim, tensor(input).ndim)
     n = input.shape[at]
     if not n:
         raise ShapeError(f"the median over an empty dimension of {list(input.shape)} has no value")
     values, index = sort(input, at)
-    middle = (n - 1) // 2
-    found = [cut(v, at, middle, middle + 1) for v in (values, index)]
     if input.dtype.is_float:  # NaN is sorted to the end
-        broken = any_of(ne(input, input), at, keepdim=True)
-        last = [cut(v, at, n - 1, n) for v in (values, index)]
-        found = [where(broken, b, a) for a, b in zip(found, last, strict=True)]
+        broken = sum(ne(input, input), at, keepdim=True)
+        middle = where(broken > 0, n - broken, (n - 1) // 2)
+        found = [apply("gather", v, middle, dim=at) for v in (values, index)]
+    else:
+        found = [cut(v, at, (n - 1) // 2, (n + 1) // 2) for v in (values, index)]
     return tuple(found) if keepdim else tuple(squeeze(v, at) for v in found)
 
 

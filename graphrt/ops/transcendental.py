@@ -13,7 +13,7 @@ import numpy as np
 
 from graphrt.ir import Value
 from graphrt.ops.base import apply, cast, widened
-from graphrt.ops.elementwise import binary, define, div, eq, exp, le, log, rsqrt, unary, where
+from graphrt.ops.elementwise import abs, binary, define, div, eq, exp, le, log, rsqrt, unary, where
 
 _TWO = ("input", "other")
 
@@ -199,7 +199,7 @@ acosh = _formula(
     "acosh",
     _acosh,
     np.arccosh,
-    lambda x, y, dy: dy * rsqrt((x - 1.0) * (x + 1.0)),
+    lambda x, y, dy: dy * rsqrt((abs(x) - 1.0) * (abs(x) + 1.0)),  # at -1 the root of 0, and not of -0
     "Inverse hyperbolic cosine of numbers from 1 on.",
     (1.1, 4.0),
 )

@@ -1,4 +1,5 @@
-"""Functions of torch that look at their tensors' numbers while they run, written without, for as long as a model is traced."""
+"""Functions of torch written in another way for as long as a model is traced: those that look at their tensors' numbers while
+they run, and those that torch takes apart, entry or not, into what has other gradients."""
 
 from __future__ import annotations
 
@@ -43,8 +44,18 @@ def _narrow(input: torch.Tensor, dim: int, start: Any, length: int) -> torch.Ten
     return torch.index_select(input, dim, first + torch.arange(length, device=input.device))
 
 
+def _softshrink(input: torch.Tensor, lambd: float = 0.5) -> torch.Tensor:
+    """With a gradient at NaN, as in eager mode."""
+    if lambd < 0:
+        raise ValueError(f"lambda must be greater or equal to 0, but found to be {lambd}")
+    moved = torch.where(input < 0, input + lambd, input - lambd)
+    return torch.where((input >= -lambd) & (input <= lambd), 0.0, moved)
+
+
 _REWRITTEN: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.nn.functional.gaussian_nll_loss: _gaussian_nll_loss,
+    torch.nn.functional.softshrink: _softshrink,
+    torch.ops.aten.softshrink.default: _softshrink,
     torch.narrow: _narrow,
     torch.Tensor.narrow: _narrow,
 }

@@ -9,6 +9,7 @@ from typing import Any
 import graphrt.ops as F
 from graphrt.frontends.torch.table import aten, same
 from graphrt.ir import Value
+from graphrt.ops.activation import scaled_elu
 
 Operand = Value | bool | int | float
 
@@ -108,8 +109,7 @@ def relu(input: Value) -> Value:
 
 @aten("elu.default")
 def elu(input: Value, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Value:
-    below = F.where(input > 0.0, 0.0, input)
-    return F.where(input > 0.0, input * scale, F.expm1(below * input_scale) * (alpha * scale))
+    return scaled_elu(input, alpha, scale, input_scale)
 
 
 @aten("_prelu_kernel.default")
