@@ -183,6 +183,34 @@ def same(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return ((actual == expected) & ~zeros) | (np.isnan(actual) & np.isnan(expected))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_negation_turns_the_sign_of_zero(dtype: str, target: str) -> None:
+    x = np.array([0.0, -0.0, 1, -2.5, 1e-7, math.inf, -math.inf, math.nan]).astype(as_dtype(dtype).numpy)
+    g = grt.Graph()
+    v = g.input("x", x.shape, dtype)
+    with np.errstate(all="ignore"):
+        expected = {
+            "alone": -x,
+            "reciprocal": 1 / -x,
+            "behind a copy of the sign": np.copysign(np.ones_like(x), -x),
+            "of a sum": -(x + x),
+            "gradient": -x,
+        }
+    g.output("alone", -v)
+    g.output("reciprocal", 1.0 / -v)
+    g.output("behind a copy of the sign", F.copysign(F.ones_like(v), -v))
+    g.output("of a sum", -(v + v))
+    g.output("gradient", grt.grad(1.0 - v, [v], v)[0])
+    g.output("signbit", F.signbit(-v))
+    found = grt.compile(g, target=target)(x=x)
+    for name, right in expected.items():
+        number = ~np.isnan(x)
+        assert same(found[name].astype(np.float64), right.astype(np.float64))[number].all(), (
+            f"{name}: {found[name]} is not {right}"
+        )
+    np.testing.assert_array_equal(found["signbit"][:-1], np.signbit(-x)[:-1])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_whole_division_of_floats(dtype: str, target: str) -> None:
     """Bit for bit torch's: floor_divide(1, 0.1) is 9 and floor_divide(-1, inf) is -1; remainders are exact."""

@@ -132,6 +132,17 @@ def test_native_functions_have_these_gradients(target: str) -> None:
             lambda p: T.binary_cross_entropy(p, torch.where(p > 0.4, 0.0, 1.0), reduction="none"),
             (torch.cat([P, 1 - P]),),
         ),
+        "clamp by tensors": (F.clamp, torch.clamp, tuple(BETWEEN)),
+        "maximum": (F.maximum, torch.maximum, (SPECIAL, SPECIAL.roll(4))),
+        "max": (F.max, torch.max, (BROKEN,)),
+        "min": (F.min, torch.min, (ROWS,)),
+        "norm inf": (lambda x: F.norm(x, inf, 1), lambda x: torch.linalg.vector_norm(x, inf, dim=1), (BROKEN,)),
+        "median": (F.median, torch.median, (ROWS,)),
+        "median, NaN": (F.median, torch.median, (BROKEN,)),
+        "median of rows": (lambda x: F.median(x, 1)[0], lambda x: x.median(1)[0], (BROKEN,)),
+        **{f: (getattr(F, f), getattr(torch, f), (SPECIAL,)) for f in ("rsqrt", "acosh")},
+        **{f.__name__: (getattr(F, f.__name__), f, (SPECIAL,)) for f in ACTIVATIONS},
+        "hardswish": (F.hardswish, T.hardswish, (torch.cat([SPECIAL[:9], SPECIAL[10:]]),)),
     }
     feeds, expected = {}, {}
     for name, (ours, theirs, inputs) in calls.items():
@@ -147,3 +158,29 @@ def test_native_functions_have_these_gradients(target: str) -> None:
     for name, results in expected.items():
         for i, right in enumerate(results):
             np.testing.assert_allclose(found[f"{name} {i}"], right.detach(), rtol=1e-4, atol=1e-5, err_msg=f"{name} {i}")
+
+
+def test_second_gradients_of_products_at_zeros(target: str) -> None:
+    """Of whole, scattered and running products, which are polynomials: differences of their gradients are exact."""
+    rows = np.array([[1, 2, 3, 4], [0, 2, 3, 4], [0, 5, 0, 4], [3, 0, 0, 0], [0, 0, 0, 0]], np.float64)
+    functions: dict[str, Callable[[grt.Value], grt.Value]] = {
+        "prod": lambda x: F.prod(x, 1),
+        "scatter_reduce": lambda x: F.scatter_reduce(F.ones_like(x), 1, F.zeros_like(x, "int64"), x, "prod")[:, 0],
+        "cumprod": lambda x: F.cumprod(x, 1),
+    }
+    g, exact = grt.Graph(), grt.Graph()
+    weights = np.linspace(0.5, 1.5, 4)
+    for graph, dtype in ((g, "float32"), (exact, "float64")):
+        for name, f in functions.items():
+            x = graph.input(name, rows.shape, dtype)
+            y = f(x)
+            (first,) = grt.grad(F.sum(y * y + y), [x])
+            graph.output(name, grt.grad(F.sum(first * weights), [x])[0])
+            graph.output(f"slope of {name}", F.sum(first * weights, 1))
+    found = grt.compile(g, target=target)({name: rows.astype(np.float32) for name in functions})
+    slopes = grt.compile(exact, target="reference", precision="float64")
+    for k in range(4):
+        up, down = (slopes({name: rows + s * 1e-4 * np.eye(4)[k] for name in functions}) for s in (1, -1))
+        for name in functions:
+            numeric = (up[f"slope of {name}"] - down[f"slope of {name}"]) / 2e-4
+            np.testing.assert_allclose(found[name][:, k], numeric, rtol=1e-5, atol=1e-5, err_msg=name)

@@ -44,6 +44,7 @@ C = {
 WRAPPING = ("add", "sub", "mul", "neg", "left_shift")  # of integers: they wrap around, which C promises for unsigned only
 TRITON = {
     **_COMMON,
+    "neg": "{0} * -1.0",  # Triton's -x is 0 - x, which is no -0; LLVM makes this the negation
     "logical_and": "{0} & {1}", "logical_or": "{0} | {1}", "logical_not": "{0} == 0", "where": "tl.where({0}, {1}, {2})",
     "abs": "tl.abs({0})",
     "minimum": "tl.minimum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
@@ -56,6 +57,7 @@ TRITON = {
     "bitwise_and": "{0} & {1}", "bitwise_or": "{0} | {1}", "bitwise_xor": "{0} ^ {1}", "bitwise_not": "grt_not({0})",
     "left_shift": "{0} << {1}", "right_shift": "{0} >> {1}",
 }  # fmt: skip
+TRITON_INTEGERS = {"neg": "-{0}", **{f: f"tl.{f}({{0}}, {{1}})" for f in ("minimum", "maximum")}}  # where those differ
 
 
 def c_number(number: float | int, dtype: DType) -> str:
@@ -96,12 +98,10 @@ def scalar(inst: Inst, table: dict[str, str], name: Callable[[Var], str]) -> str
     dtype = inst.args[0].dtype
     if table is C and dtype.is_int and inst.op in WRAPPING:
         return wrapping(table[inst.op], args, dtype)
+    if table is TRITON and dtype.is_int and inst.op in TRITON_INTEGERS:
+        return TRITON_INTEGERS[inst.op].format(*args)
     text = table[inst.op].format(*args, f="f" if dtype is float32 else "")
-    if table is TRITON and dtype is float64:
-        text = text.replace("tl.sqrt_rn", "tl.sqrt")
-    if inst.op in ("minimum", "maximum") and dtype.is_int and table is TRITON:
-        text = f"tl.{inst.op}({args[0]}, {args[1]})"
-    return text
+    return text.replace("tl.sqrt_rn", "tl.sqrt") if table is TRITON and dtype is float64 else text
 
 
 def wrapping(form: str, args: Sequence[str], dtype: DType) -> str:
