@@ -15,7 +15,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import Number, apply, broadcast_shape, broadcast_to, constant_of, function, lift, tensor, widened
+from graphrt.ops.base import Number, apply, broadcast_shape, broadcast_to, constant_of, function, lift, tensor
 from graphrt.ops.base import cast as cast_to
 from graphrt.ops.routing import masked
 from graphrt.ops.shares import product
@@ -170,11 +170,6 @@ def _sin_vjp(node: Node, dy: Value) -> Grads:
     return [dy * cos(node.inputs[0])]
 
 
-def _rsqrt_vjp(node: Node, dy: Value) -> Grads:
-    y = widened(node.outputs[0])  # a half does not hold its cube
-    return [cast_to(widened(dy) * -0.5 * (y * y * y), dy.dtype)]
-
-
 _B: dict[str, Any] = dict(names=_TWO, result="same")
 _add = define("add", lambda s, a, b: s.add(a, b), np.add, lambda n, dy: [dy, dy], simplify=_neutral(0), **_B)
 _sub = define("sub", lambda s, a, b: s.sub(a, b), np.subtract, lambda n, dy: [dy, -dy], simplify=_neutral(0, False), **_B)
@@ -298,7 +293,7 @@ rsqrt = unary(
         "rsqrt",
         lambda s, x: s.rsqrt(x),
         lambda x: 1 / np.sqrt(x),
-        _rsqrt_vjp,
+        lambda n, dy: [dy * -0.5 * n.outputs[0] / n.inputs[0]],
         domain=(0.1, 4.0),
         cheap=False,
     ),
