@@ -23,8 +23,8 @@ from graphrt.passes.rewrite import rewrite
 from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
+from graphrt.schedule.concat_buffers import NO_BUFFERS, find_buffers
 from graphrt.schedule.fusion import fuse
-from graphrt.schedule.joined import NONE, join
 from graphrt.schedule.lower import lower
 from graphrt.schedule.memory import plan_memory
 from graphrt.schedule.order import arrange
@@ -134,20 +134,21 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
 def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lowering:
     """Everything before the target's own part; ``orders`` are those of state that exists already. Raises TargetError."""
     flags = Flags.read()
-    steps, merged = run_passes(graph, target.passes(), orders, flags.check)
+    steps, decisions = run_passes(graph, target.passes(), orders, flags.check)
     policy = target.schedule()
     if policy is None:
-        return Lowering(steps, merged, orders)
+        return Lowering(steps, decisions, orders)
     policy = replace(policy, fuse=policy.fuse and not flags.no_fuse, in_place=policy.in_place and not flags.no_inplace)
     final = steps[-1][1]
-    joined = join(final) if policy.fuse else NONE
-    groups, decisions = fuse(final, policy, joined)
-    schedule = arrange(final, groups, joined, policy)
+    buffers = find_buffers(final) if policy.fuse else NO_BUFFERS
+    groups, fused = fuse(final, policy, buffers)
+    schedule, arranged = arrange(final, groups, buffers, policy)
     kernels = [[lower(schedule, group, policy) for group in launch.groups] for launch in schedule.launches]
     for launch in kernels:
         for kernel in launch:
             target.check(kernel)
-    return Lowering(steps, [*merged, *decisions], orders, schedule, kernels, plan_memory(schedule, kernels, policy))
+    decisions += [*fused, *arranged]
+    return Lowering(steps, decisions, orders, schedule, kernels, plan_memory(schedule, kernels, policy))
 
 
 def _debug(program: Program, flags: Flags) -> None:

@@ -18,7 +18,7 @@ import graphrt as grt
 from graphrt import ops as F
 from graphrt.op import Kind
 from graphrt.schedule.group import FREE
-from graphrt.schedule.order import MOST
+from graphrt.schedule.horizontal import MOST
 from graphrt.targets.reference.evaluate import evaluate
 
 TARGET = "interpret" if INTERPRETED else "cpu"
@@ -249,7 +249,7 @@ def test_explain_names_every_verdict() -> None:
     x, w = graph.input("x", (2, 3, 8, 8)), graph.parameter("w", shape=(4, 3, 3, 3))
     graph.output("y", F.max_pool2d(F.relu(F.conv2d(x, w)), 2))
     program = grt.compile(graph, target=TARGET)
-    edges = [(d.node, d.group) for d in program.decisions]
+    edges = [(d.node, d.other) for d in program.decisions]
     assert len(set(edges)) == len(edges), "one verdict an edge"
     text = program.explain()
     assert "relu_0 into conv_0: fused, saves" in text

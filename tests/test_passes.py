@@ -13,14 +13,14 @@ import graphrt as grt
 from graphrt import ops as F
 from graphrt.passes.layout import assign_layouts
 from graphrt.passes.simplify import dead_code, simplify
+from graphrt.passes.snapshot_updates import snapshot_updates
 from graphrt.passes.split import split_reductions
-from graphrt.passes.stage import stage_updates
 from graphrt.targets.reference.evaluate import evaluate
 
 PASSES: dict[str, Callable[[grt.Graph], grt.Graph]] = {
     "dead_code": dead_code,
     "simplify": simplify,
-    "stage": stage_updates,
+    "snapshot_updates": snapshot_updates,
     "split": lambda g: split_reductions(g, lambda node: 2),
     "layout": assign_layouts,
 }
@@ -54,7 +54,7 @@ def test_a_pass_keeps_the_values(name: str) -> None:
     assert len({n.name for n in new.nodes}) == len(new.nodes), "two nodes have one name"
 
 
-@pytest.mark.parametrize("name", ["dead_code", "simplify", "stage", "layout"])
+@pytest.mark.parametrize("name", ["dead_code", "simplify", "snapshot_updates", "layout"])
 def test_a_pass_with_nothing_to_do_returns_the_same_object(name: str) -> None:
     g = grt.Graph()
     g.output("y", F.relu(g.input("x", (3,))))

@@ -85,7 +85,7 @@ def test_merged_graphs_compute_the_same(case: tuple[grt.Graph, dict[str, Any]]) 
     plain, decisions = simplify(graph), list[Decision]()
     merged = merge_siblings(plain, GAIN, decisions)
     agree(plain, merged, feeds, 2000)
-    joined = sum(d.fused for d in decisions)
+    joined = sum(d.taken for d in decisions)
     assert (merged is plain) == (joined == 0) and contractions(merged) <= contractions(plain) - joined
     again = rematerialise(merged)
     agree(plain, again, feeds, 2000)
@@ -96,7 +96,7 @@ def test_every_kind_is_merged() -> None:
     """Two blocks of four branches: three siblings each, whose gradients are two contractions and not six."""
     plain, decisions = simplify(inception_step(batch=2, channels=8, size=5)), list[Decision]()
     merged = merge_siblings(plain, GAIN, decisions)
-    assert contractions(plain) - contractions(merged) == 12 == sum(d.fused for d in decisions)
+    assert contractions(plain) - contractions(merged) == 12 == sum(d.taken for d in decisions)
     assert all("predicted to save" in d.reason for d in decisions)
     order = [n.types[0].shape[0] for n in merged.nodes if n.op.template == "conv_wgrad"]
     assert sorted(order) == [2, 2, 2, 2, 2, 2, 8, 8, 8], "stem, six branches alone, two families"
@@ -105,7 +105,7 @@ def test_every_kind_is_merged() -> None:
 def test_what_loses_stays_apart() -> None:
     plain, decisions = simplify(inception_step(batch=2, channels=8, size=5)), list[Decision]()
     assert merge_siblings(plain, LOSE, decisions) is plain and merge_siblings(plain, None, decisions) is plain
-    assert len(decisions) == 12 and not any(d.fused for d in decisions)
+    assert len(decisions) == 12 and not any(d.taken for d in decisions)
     assert all("predicted to lose" in d.reason for d in decisions)
 
 
@@ -122,7 +122,7 @@ def test_a_training_step_on_targets(half: str, monkeypatch: pytest.MonkeyPatch) 
     for gains in (GAIN, None):
         monkeypatch.setattr("graphrt.passes.pipeline.merge_siblings", lambda g, _, d, t=gains: merge_siblings(g, t, d))
         program = grt.compile(graph, target=target)
-        merged[gains is GAIN] = sum(d.fused and "siblings" in d.group for d in program.decisions)
+        merged[gains is GAIN] = sum(d.taken and "siblings" in d.other for d in program.decisions)
         program(feeds)
         for name, v in graph.updates.items():
             error = np.abs(np.asarray(program.state[name], np.float64) - expected[v]).max()

@@ -399,7 +399,7 @@ def test_tuning_on_a_gpu(folder: Path, name: str) -> None:
 
 
 def test_differences_beyond_rounding() -> None:
-    from graphrt.schedule.order import Slot
+    from graphrt.schedule.schedule import Slot
     from graphrt.types import TensorType, as_dtype
 
     slot = Slot("arena", "y", TensorType((4,), as_dtype("float32")))

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["siblings", "layout", "buffer", "fusion", "in place", "horizontal"]
+
+_VERBS = {  # of what is done, and of what is not
+    "siblings": ("is merged with", "is not merged with"),
+    "layout": ("lies", "does not lie"),
+    "buffer": ("lies in", "does not lie in"),
+    "in place": ("is updated", "is not updated"),
+    "horizontal": ("runs beside", "does not run beside"),
+}
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of one edge: ``node`` into ``group`` (by its anchor's name), and the bytes that saves."""
+    """One choice of one ``kind``: whether ``node`` and ``other`` come together, why (not), and the bytes that saves.
 
+    ``other`` is for a fusion the anchor of the group, or what the choice is about: "channels-last", "in place".
+    """
+
+    kind: Kind
     node: str
-    group: str
-    fused: bool
+    other: str
+    taken: bool
     reason: str
-    saved: int
+    saved: int = 0
+
+    def __str__(self) -> str:
+        if self.kind == "fusion":
+            verdict = f"fused, saves {self.saved} bytes" if self.taken else "not fused"
+            return f"{self.node} into {self.other}: {verdict}: {self.reason}"
+        return f"{self.node} {_VERBS[self.kind][not self.taken]} {self.other}: {self.reason}"

@@ -4,7 +4,7 @@
 
 Whoever reads a view of several pieces looks through it: a guard and a load for each, at every element. Of many, and of
 concatenations of concatenations, that is more code than a compiler takes and more work than a copy. A clone is stored where
-the whole has it (``schedule/joined.py``), be the part an input, a view, or in two places at once.
+the whole has it (``schedule/concat_buffers.py``), be the part an input, a view, or in two places at once.
 """
 
 from __future__ import annotations

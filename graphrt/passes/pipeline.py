@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node
 from graphrt.op import Order
-from graphrt.passes.carry import carry_halves
 from graphrt.passes.decision import Decision
+from graphrt.passes.half_copies import keep_half_copies
 from graphrt.passes.layout import assign_layouts
 from graphrt.passes.partial import Runs, partial_sums
 from graphrt.passes.pieces import store_pieces
 from graphrt.passes.remat import rematerialise
 from graphrt.passes.siblings import Times, merge_siblings
 from graphrt.passes.simplify import dead_code, simplify
+from graphrt.passes.snapshot_updates import snapshot_updates
 from graphrt.passes.split import split_reductions
-from graphrt.passes.stage import stage_updates
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class PassPolicy:
 
     ``splits`` says into how many partial sums a node is cut, ``runs`` in what runs a sum over pixels takes them, ``times`` what
     is predicted for sibling convolutions (None: they stay apart). Convolutions of at least ``min_channels`` lie channels-last.
-    With ``carry`` halves of weights are kept from run to run.
+    With ``half_copies`` halves of weights are kept from run to run.
     """
 
     splits: Callable[[Node], int]
     runs: Callable[[Node, Node | None], Runs | None] = lambda node, producer: None
     times: Times | None = None
     min_channels: int = 1
-    carry: bool = False
+    half_copies: bool = False
 
 
 def run_passes(
@@ -48,14 +48,14 @@ def run_passes(
         ("simplify", simplify),  # fold, identities, common subexpressions
         ("siblings", lambda g: merge_siblings(g, policy.times, decisions)),  # one convolution of several
         ("remat", rematerialise),  # parts of concatenations, again for the backward pass
-        ("stage", stage_updates),  # updates read old values
+        ("snapshot_updates", snapshot_updates),  # updates read old values
         ("partial", lambda g: partial_sums(g, policy.runs)),  # sums over pixels from sums of runs
         ("split", lambda g: split_reductions(g, policy.splits)),  # long reductions in parallel parts
         ("pieces", store_pieces),  # concatenations of many parts get a buffer
         ("layout", lambda g: assign_layouts(g, policy.min_channels, state_orders)),  # channels-last inside
     ]
-    if policy.carry:
-        steps.append(("carry", lambda g: carry_halves(g, state_orders)))  # updates write weights and their halves
+    if policy.half_copies:
+        steps.append(("half_copies", lambda g: keep_half_copies(g, state_orders)))  # updates write weights and their halves
     done = [("build", graph)]
     for name, step in steps:
         graph = step(graph)

@@ -11,7 +11,7 @@ from graphrt.op import Order
 from graphrt.passes.decision import Decision
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
-from graphrt.schedule.order import Schedule
+from graphrt.schedule.schedule import Schedule
 from graphrt.types import TensorType
 
 

@@ -24,7 +24,7 @@ from graphrt.runtime.state import State
 from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
-from graphrt.schedule.order import Schedule
+from graphrt.schedule.schedule import Schedule
 from graphrt.types import TensorType
 
 AHEAD = 2  # batches that prefetch may bring before they are used
@@ -346,15 +346,10 @@ class Program(Runnable):
         return self.plan
 
     def explain(self) -> str:
-        """Every fusion decision: edge, verdict, reason and bytes saved; the kernels' configurations; then the totals."""
-        lines = []
-        for d in self.decisions:
-            verdict = f"fused, saves {d.saved} bytes" if d.fused else "not fused"
-            lines.append(f"{d.node} into {d.group}: {verdict}: {d.reason}")
-        lines += map(str, self.configurations())
-        saved = sum(d.saved for d in self.decisions if d.fused)
-        lines.append(f"{self.launches} launches, {sum(d.fused for d in self.decisions)} edges fused, {saved} bytes saved")
-        return "\n".join(lines)
+        """Every decision with its reason, and the bytes that a fusion saves; the kernels' configurations; then the totals."""
+        fused = [d for d in self.decisions if d.kind == "fusion" and d.taken]
+        totals = f"{self.launches} launches, {len(fused)} edges fused, {sum(d.saved for d in fused)} bytes saved"
+        return "\n".join([*map(str, self.decisions), *map(str, self.configurations()), totals])
 
     def profile(self, *args: Any, runs: int = 20, **inputs: Any) -> list[LaunchProfile]:
         """Median seconds of each launch over ``runs`` runs, with its flops and the bytes of its inputs and outputs.

@@ -12,7 +12,7 @@ from graphrt.op import Kind
 from graphrt.schedule.group import Guard
 from graphrt.schedule.kernel_ir import Block, Kernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.memory import blocks, loads
-from graphrt.schedule.order import Slot
+from graphrt.schedule.schedule import Slot
 from graphrt.types import DType
 
 CACHED_ROW = 16384  # elements: a longer row, or a column, is read from memory again by each pass that does not keep it

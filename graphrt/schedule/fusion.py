@@ -17,34 +17,34 @@ from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.passes.decision import Decision
+from graphrt.schedule.concat_buffers import NO_BUFFERS, ConcatBuffers
+from graphrt.schedule.fusion_state import LARGE, MAX_INPUTS, FusionState, Verdict, aligned, candidates
 from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull, through
 from graphrt.schedule.inline import inline
-from graphrt.schedule.joined import NONE, Joined
-from graphrt.schedule.partition import LARGE, MAX_INPUTS, Fusion, Verdict, aligned, candidates
+from graphrt.schedule.partial_reductions import absorb_partial_sums
 from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.recompute import recompute
-from graphrt.schedule.rows import MAX_ROW, merge_rows
-from graphrt.schedule.runs import absorb_sums
+from graphrt.schedule.reduction_fusion import MAX_ROW, fuse_reductions
 from graphrt.schedule.totals import share_totals
 
 FEW = 64  # bytes that no kernel should wait for
 
 
-def fuse(graph: Graph, policy: SchedulePolicy, joined: Joined = NONE) -> tuple[list[Group], list[Decision]]:
-    """Groups of ``graph`` in no particular order, and every decision taken; what is ``joined`` is stored."""
-    f = Fusion(graph, policy, joined)
+def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFERS) -> tuple[list[Group], list[Decision]]:
+    """Groups of ``graph`` in no particular order, and every decision taken; what lies in ``buffers`` is stored."""
+    f = FusionState(graph, policy, buffers)
     anchors = [n for n in graph.nodes if n.op.kind not in (*FREE, *FUSABLE)]
     for node in anchors:
         if node not in f.owner:
             group = f.start(node)
             if policy.fuse and not f.closed(group):
                 if policy.tiles:
-                    absorb_sums(f, group)
+                    absorb_partial_sums(f, group)
                 _grow(f, group)
     if policy.fuse:
-        merge_rows(f)
+        fuse_reductions(f)
         inline(f)
-        merge_rows(f)  # those that read one tensor now
+        fuse_reductions(f)  # those that read one tensor now
     single: list[Node] = []
     for node in graph.nodes:
         if node.op.kind in FUSABLE and node not in f.owner and node not in f.inlined:
@@ -63,18 +63,18 @@ def fuse(graph: Graph, policy: SchedulePolicy, joined: Joined = NONE) -> tuple[l
         recompute(f)
         share_totals(f)
         _leave_out(f)
-    _copies(f, policy.fuse, joined)
+    _copies(f, policy.fuse, buffers)
     copied = {base for g in f.groups for v in g.copies for base in through(v)}
     for group in f.groups:
         _edges(f, group, copied)
     _check(f)
-    return f.groups, [*joined.decisions, *f.decisions.values()]
+    return f.groups, [*buffers.decisions, *f.decisions.values()]
 
 
 # --- growing forward: epilogues, row operations, elementwise chains ----------------------------------------------
 
 
-def _grow(f: Fusion, group: Group) -> None:
+def _grow(f: FusionState, group: Group) -> None:
     refused: set[Node] = set()
     while True:
         found = {r for v in group.values() for r in f.readers(v)}
@@ -97,7 +97,7 @@ def _grow(f: Fusion, group: Group) -> None:
     _trim(f, group)
 
 
-def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
+def legal(f: FusionState, group: Group, node: Node) -> tuple[Verdict, Index | None]:
     """Whether ``node`` can be computed by ``group`` behind what it has, and the node's index in the domain."""
     kind = node.op.kind
     if kind not in FUSABLE and not (kind is Kind.REDUCTION and group.kind == "reduction"):
@@ -130,7 +130,7 @@ def legal(f: Fusion, group: Group, node: Node) -> tuple[Verdict, Index | None]:
     return Verdict(True, "same element"), index
 
 
-def _delays(f: Fusion, group: Group, node: Node) -> bool:
+def _delays(f: FusionState, group: Group, node: Node) -> bool:
     """Whether others wait for ``group``, and ``node`` follows from an anchor for which it does not wait."""
     members, seen, pending = set(group.nodes), {node}, [node]
     if not f.after(group) - seen:
@@ -144,12 +144,12 @@ def _delays(f: Fusion, group: Group, node: Node) -> bool:
     return False
 
 
-def _is_waited_for(f: Fusion, group: Group) -> bool:
+def _is_waited_for(f: FusionState, group: Group) -> bool:
     """Whether something that is no update needs what ``group`` computes."""
     return any(r.origin.phase != "opt" for r in f.after(group))
 
 
-def benefit(f: Fusion, group: Group, node: Node) -> int:
+def benefit(f: FusionState, group: Group, node: Node) -> int:
     """Bytes of memory traffic saved by computing ``node`` in ``group``: members read from registers, not from memory."""
     saved = 0
     for v in f.bases(node):
@@ -159,7 +159,7 @@ def benefit(f: Fusion, group: Group, node: Node) -> int:
     return saved
 
 
-def _better_later(f: Fusion, group: Group, node: Node) -> bool:
+def _better_later(f: FusionState, group: Group, node: Node) -> bool:
     """Whether computing ``node`` where it is read moves fewer bytes than storing it behind a template."""
     y = node.outputs[0]
     if not node.op.cheap or node.op.kind is not Kind.ELEMENTWISE or f.is_stored(y) or node.origin.phase == "opt":
@@ -172,7 +172,7 @@ def _better_later(f: Fusion, group: Group, node: Node) -> bool:
     return stored and readers * sum(f.seen(node)[v] for v in sources) <= (1 + readers) * y.type.nbytes
 
 
-def _trim(f: Fusion, group: Group) -> None:
+def _trim(f: FusionState, group: Group) -> None:
     """Takes elementwise members out of a reduction whose rows are read again by each pass, unless a reduction needs them.
 
     They would save nothing there, and cost the parallelism of a kernel of their own.
@@ -192,7 +192,7 @@ def _trim(f: Fusion, group: Group) -> None:
 # --- finishing -----------------------------------------------------------------------------------------------------
 
 
-def _copies(f: Fusion, enabled: bool, joined: Joined) -> None:
+def _copies(f: FusionState, enabled: bool, buffers: ConcatBuffers) -> None:
     """Gives each result that no kernel computes (a view, a constant, an input) a group that copies it out.
 
     A view that only reorders is stored in its own shape by the group that computes what it shows.
@@ -201,7 +201,7 @@ def _copies(f: Fusion, enabled: bool, joined: Joined) -> None:
         views = chain(v)
         base = views[-1].inputs[0] if views else v
         group = f.owner.get(base.node) if enabled else None
-        if v.node in f.owner or v in joined.wholes:
+        if v.node in f.owner or v in buffers.wholes:
             continue
         index = group.index.get(base) if group else None
         for view in reversed(views):
@@ -217,7 +217,7 @@ def _returns(group: Group, view: Value, index: Index) -> bool:
     return all(not read.guards and group.index.get(read.value) == read.index for read in pull(view, index))
 
 
-def _leave_out(f: Fusion) -> None:
+def _leave_out(f: FusionState) -> None:
     """Takes members that all who read them compute again out of their groups, and with the last the group."""
     for group in list(f.groups):
         for node in reversed(list(group.nodes)):
@@ -229,7 +229,7 @@ def _leave_out(f: Fusion) -> None:
             f.groups.remove(group)
 
 
-def _edges(f: Fusion, group: Group, copied: set[Value]) -> None:
+def _edges(f: FusionState, group: Group, copied: set[Value]) -> None:
     """Fills in what the group reads and what it must store: what others read, copy out (``copied``), or get as results."""
     members = {*group.nodes, *group.inlined}
     reads: dict[Value, None] = {}
@@ -243,7 +243,7 @@ def _edges(f: Fusion, group: Group, copied: set[Value]) -> None:
             group.outputs.append(v)
 
 
-def _check(f: Fusion) -> None:
+def _check(f: FusionState) -> None:
     """Every computed node is in exactly one group, or inlined into at least one, or both; every group gives something."""
     owners = Counter(node for g in f.groups for node in g.nodes)
     for node in f.graph.nodes:

@@ -103,6 +103,11 @@ class Group:
         return "reduction" if self.anchor.op.kind is Kind.REDUCTION else "template"
 
     @property
+    def label(self) -> str:
+        """The name of the anchor, or of the first thing that it computes or copies: the same in every plan."""
+        return self.anchor.name if self.anchor else next(v.name for v in (*self.values(), *self.copies))
+
+    @property
     def phase(self) -> str:
         """fwd, bwd or opt: of the anchor, or of the first node."""
         return (self.anchor or self.nodes[0]).origin.phase if self.nodes else "fwd"

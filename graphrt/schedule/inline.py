@@ -6,12 +6,12 @@ import math
 
 from graphrt.ir import Node
 from graphrt.op import Kind
+from graphrt.schedule.fusion_state import LARGE, MAX_INPUTS, FusionState, Verdict, aligned
 from graphrt.schedule.group import FREE, Group, Index, read_index, reads
-from graphrt.schedule.partition import LARGE, MAX_INPUTS, Fusion, Verdict, aligned
 from graphrt.types import HALVES
 
 
-def inline(f: Fusion) -> None:
+def inline(f: FusionState) -> None:
     """Moves unowned elementwise nodes whose only readers are groups into those groups, last first."""
     for node in f.homeless():
         readers = list(f.readers(node.outputs[0]))
@@ -40,7 +40,7 @@ def inline(f: Fusion) -> None:
             f.refused[node] = situation
 
 
-def common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
+def common_index(f: FusionState, groups: list[Group], node: Node) -> Index | None:
     """Where in the domain of its only reading group ``node`` is read, if that is one element."""
     y = node.outputs[0]
     if len(groups) > 1:
@@ -59,7 +59,7 @@ def common_index(f: Fusion, groups: list[Group], node: Node) -> Index | None:
     return found.pop() if len(found) == 1 else None
 
 
-def joins(f: Fusion, group: Group, node: Node, index: Index) -> bool:
+def joins(f: FusionState, group: Group, node: Node, index: Index) -> bool:
     """Whether ``node``, read by ``group`` alone at ``index``, can be a member of it."""
     sources = set(f.bases(node))
     after = f.after(group) - {node}
@@ -74,11 +74,11 @@ def joins(f: Fusion, group: Group, node: Node, index: Index) -> bool:
     )
 
 
-def _inlinable(f: Fusion, groups: list[Group], node: Node, readers: list[Node]) -> tuple[Verdict, int]:
+def _inlinable(f: FusionState, groups: list[Group], node: Node, readers: list[Node]) -> tuple[Verdict, int]:
     """Whether recomputing ``node`` wherever it is read beats storing it once."""
     y = node.outputs[0]
     if f.is_stored(y):
-        return Verdict(False, "lies in a buffer with others" if y in f.joined else "is a result and must be stored"), 0
+        return Verdict(False, "lies in a buffer with others" if y in f.placed else "is a result and must be stored"), 0
     if any(map(f.closed, groups)):
         return Verdict(False, "is an operand of a library, which takes it as it lies"), 0
     sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
@@ -110,7 +110,7 @@ def _is_half_of_weight(node: Node) -> bool:
     return node.types[0].dtype in HALVES and [n.op.name for n in sources] == ["parameter"] and len(node.inputs) == 1
 
 
-def _heirs(f: Fusion, node: Node) -> set[Node]:
+def _heirs(f: FusionState, node: Node) -> set[Node]:
     """What reads ``node`` directly or through inlined nodes."""
     found: set[Node] = set()
     stack = [node]

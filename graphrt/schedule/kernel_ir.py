@@ -12,7 +12,7 @@ from typing import Any
 
 from graphrt.index import Expr
 from graphrt.schedule.group import Group, Guard
-from graphrt.schedule.order import Slot
+from graphrt.schedule.schedule import Slot
 from graphrt.schedule.templates import TemplateSpec
 from graphrt.types import HALVES, DType, Shape, float32
 

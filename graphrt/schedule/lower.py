@@ -27,8 +27,8 @@ from graphrt.schedule.kernel_ir import (
     Total,
     Var,
 )
-from graphrt.schedule.order import Schedule
 from graphrt.schedule.policy import SchedulePolicy
+from graphrt.schedule.schedule import Schedule
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.types import HALVES, DType, as_dtype, bool_, float32, int64
 
@@ -140,7 +140,7 @@ class Emitter:
 
     def _seen_through(self, v: Value) -> bool:
         """Whether ``v`` is a view of something else; a group that copies a stored view out reads the view itself."""
-        return v.node.op.kind is Kind.VIEW and v not in self.group.inputs and v not in self.schedule.joined
+        return v.node.op.kind is Kind.VIEW and v not in self.group.inputs and v not in self.schedule.buffered
 
     def _computed(self, node: Node) -> bool:
         if node.op.kind is Kind.REDUCTION:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from graphrt.index import Expr
 from graphrt.schedule.group import Guard
 from graphrt.schedule.kernel_ir import Block, Kernel, PointwiseKernel, ReductionKernel, TemplateKernel
-from graphrt.schedule.order import Schedule, Slot
 from graphrt.schedule.policy import SchedulePolicy
+from graphrt.schedule.schedule import Schedule, Slot
 
 ALIGNMENT = 256  # bytes: a GPU's widest transaction, several cache lines
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from graphrt.ir import Value
 from graphrt.op import Kind
+from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict
 from graphrt.schedule.group import Group
-from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict
 
 
-def recompute(f: Fusion) -> None:
+def recompute(f: FusionState) -> None:
     """Inlines members into the groups that read them where that moves fewer bytes than storing them, last first."""
     for node in reversed(f.graph.nodes):
         group = f.owner.get(node)
@@ -29,7 +29,7 @@ def recompute(f: Fusion) -> None:
                 f.inline(other, node)
 
 
-def _cost(f: Fusion, group: Group, y: Value, readers: list[Group]) -> int | None:
+def _cost(f: FusionState, group: Group, y: Value, readers: list[Group]) -> int | None:
     """Bytes moved if ``readers`` compute ``y``; None if one cannot."""
     sources = [v for v in f.bases(y.node) if v.node.op.kind is not Kind.GENERATED]
     if any(v.node.op.kind is not Kind.SOURCE and v.node not in f.owner for v in sources):

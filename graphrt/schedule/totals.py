@@ -11,14 +11,14 @@ import math
 
 from graphrt.ir import Node
 from graphrt.op import Kind
+from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict
 from graphrt.schedule.group import Group
 from graphrt.schedule.inline import common_index, joins
-from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict
 
 SMALL = 1024  # elements of a total: a small part of what a program does anyway
 
 
-def share_totals(f: Fusion) -> None:
+def share_totals(f: FusionState) -> None:
     """Takes groups that find small totals apart: those who read of them compute it again."""
     for group in list(f.groups):
         if _is_total(f, group):
@@ -27,7 +27,7 @@ def share_totals(f: Fusion) -> None:
                 _dissolve(f, group)
 
 
-def _is_total(f: Fusion, group: Group) -> bool:
+def _is_total(f: FusionState, group: Group) -> bool:
     """Whether ``group`` is one small exact total, and what is cheaply made of it and of what lies in memory."""
     if group.kind != "reduction" or group.copies or any(map(f.is_stored, group.values())):
         return False
@@ -44,12 +44,12 @@ def _is_total(f: Fusion, group: Group) -> bool:
     )
 
 
-def _computed(f: Fusion, group: Group) -> list[Node]:
+def _computed(f: FusionState, group: Group) -> list[Node]:
     """What ``group`` computes, last first."""
     return sorted({*group.nodes, *group.inlined}, key=f.position.__getitem__, reverse=True)
 
 
-def _needed(f: Fusion, group: Group) -> dict[Group, list[Node]]:
+def _needed(f: FusionState, group: Group) -> dict[Group, list[Node]]:
     """What each reader of ``group`` needs of it, last first."""
     found: dict[Group, list[Node]] = {}
     for node in _computed(f, group):
@@ -60,7 +60,7 @@ def _needed(f: Fusion, group: Group) -> dict[Group, list[Node]]:
     return found
 
 
-def _takes(f: Fusion, other: Group, nodes: list[Node]) -> bool:
+def _takes(f: FusionState, other: Group, nodes: list[Node]) -> bool:
     """Whether ``other`` can compute ``nodes`` too."""
     if other.kind == "template" or any(f.crowded(other, n) for n in nodes):
         return False
@@ -69,7 +69,7 @@ def _takes(f: Fusion, other: Group, nodes: list[Node]) -> bool:
     return len(f.inputs(other) | sources) <= MAX_INPUTS
 
 
-def _dissolve(f: Fusion, group: Group) -> None:
+def _dissolve(f: FusionState, group: Group) -> None:
     """Moves what ``group`` computes to those who read it: as a member where that is one group at one element."""
     nodes = _computed(f, group)
     for node in list(group.nodes):

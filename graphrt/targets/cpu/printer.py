@@ -26,7 +26,7 @@ from graphrt.schedule.kernel_ir import (
     Var,
 )
 from graphrt.schedule.memory import MemoryPlan, blocks, loads
-from graphrt.schedule.order import Slot
+from graphrt.schedule.schedule import Slot
 from graphrt.targets.cpu.loops import unit
 from graphrt.targets.limits import LIMIT, counts
 from graphrt.targets.scalar import C_TYPES, C, c_number, guard_text, identity, scalar, wrapping

@@ -20,8 +20,8 @@ from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.program import Executable
 from graphrt.runtime.state import State
 from graphrt.schedule.memory import ALIGNMENT
-from graphrt.schedule.order import Place
 from graphrt.schedule.policy import SchedulePolicy
+from graphrt.schedule.schedule import Place
 from graphrt.targets.cpu.codegen import generate
 from graphrt.targets.cpu.target import CpuExecutable, CpuTarget, compiled
 from graphrt.targets.target import Settings, Target

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphrt.schedule.memory import ALIGNMENT, MemoryPlan
-from graphrt.schedule.order import Slot
+from graphrt.schedule.schedule import Slot
 from graphrt.targets.triton.emit.launch import LaunchCode
 from graphrt.targets.triton.kernel import KernelBinary
 from graphrt.types import TensorType

@@ -60,8 +60,8 @@ class TritonTarget(Target):
         """Results depend on the device, never on the run. What is always left to a library stays whole."""
         options = self.options
         if self._alone:
-            return PassPolicy(splits=lambda node: 0, runs=self._runs, carry=True)
-        return PassPolicy(lambda node: splits(node, options), self._runs, times(options), carry=True)
+            return PassPolicy(splits=lambda node: 0, runs=self._runs, half_copies=True)
+        return PassPolicy(lambda node: splits(node, options), self._runs, times(options), half_copies=True)
 
     def schedule(self) -> SchedulePolicy:
         """What is always left to a library stays alone."""

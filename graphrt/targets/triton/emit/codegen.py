@@ -14,7 +14,7 @@ from typing import Any
 
 from graphrt.config import Flags
 from graphrt.schedule.kernel_ir import Inst, Kernel, TemplateKernel, Var
-from graphrt.schedule.order import Schedule
+from graphrt.schedule.schedule import Schedule
 from graphrt.targets.scalar import TRITON_TYPES, identity
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.emit.descriptors import described, lying

@@ -11,7 +11,7 @@ from typing import Any
 
 from graphrt.index import axis, linearize, row_major
 from graphrt.schedule.kernel_ir import Inst, TemplateKernel
-from graphrt.schedule.order import Slot
+from graphrt.schedule.schedule import Slot
 from graphrt.types import HALVES, float32
 
 MAPS = 3  # that one operand is made of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from graphrt.schedule.order import Slot
+from graphrt.schedule.schedule import Slot
 from graphrt.targets.triton.library import LibraryCall
 
 OPTIONS = ("num_warps", "num_stages")

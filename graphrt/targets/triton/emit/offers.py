@@ -9,7 +9,7 @@ from graphrt.ir import Value
 from graphrt.op import Kind
 from graphrt.schedule.group import Read, pull
 from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
-from graphrt.schedule.order import Place, Schedule, Slot
+from graphrt.schedule.schedule import Place, Schedule, Slot
 from graphrt.targets.triton.emit.options import Options
 from graphrt.targets.triton.library import LibraryCall, View
 
@@ -51,7 +51,7 @@ def offered(schedule: Schedule, launch: Sequence[Kernel], slots: Sequence[Slot],
 def _view(schedule: Schedule, value: Value, slots: Sequence[Slot]) -> View | str:
     """``value`` as a view of the buffer that holds it, or why it is none."""
     index = axes("i", value.shape)
-    read, *others = [Read(value, index)] if value in schedule.joined else pull(value, index)
+    read, *others = [Read(value, index)] if value in schedule.buffered else pull(value, index)
     if others or read.guards:
         return "is padded or put together where it is read"
     place = schedule.home.get(read.value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from graphrt.index import Expr
 from graphrt.schedule.kernel_ir import Block, Inst, Kernel, ReductionKernel, TemplateKernel, Var
 from graphrt.schedule.memory import blocks, loads
-from graphrt.schedule.order import Slot
+from graphrt.schedule.schedule import Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, scalar, triton_number
 from graphrt.targets.triton.emit.options import Options
 from graphrt.types import DType, bfloat16, float64

@@ -16,7 +16,7 @@ from graphrt.ir import Node, Value
 from graphrt.runtime.arrays import to_numpy
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import blocks, loads
-from graphrt.schedule.order import Schedule, Slot
+from graphrt.schedule.schedule import Schedule, Slot
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.emit.launch import LaunchCode
 from graphrt.targets.triton.staging import flat, view

@@ -22,7 +22,7 @@ from typing import Any
 
 from graphrt.errors import TargetError
 from graphrt.schedule.kernel_ir import Kernel
-from graphrt.schedule.order import Schedule
+from graphrt.schedule.schedule import Schedule
 from graphrt.targets.triton.compile import build
 from graphrt.targets.triton.compile.build import cached, overdue
 from graphrt.targets.triton.compile.usage import resident, usage

@@ -12,37 +12,37 @@ from collections.abc import Iterator
 
 from graphrt.ir import Value
 from graphrt.op import Kind
+from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict, aligned
 from graphrt.schedule.group import Group, read_index
-from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned
 from graphrt.schedule.work import MOST
 
 MAX_ROW = 16384  # a reduced row up to this size is kept on chip; beyond it each pass reads it again
 
 
-def merge_rows(f: Fusion) -> None:
+def fuse_reductions(f: FusionState) -> None:
     """Joins groups, one pair of each kind of rows at a time, as long as there are some."""
     alike: dict[object, _Rows] = {}
     for g in f.groups:
         if g.kind == "reduction":
             alike.setdefault((g.shape, g.reduced), _Rows(f)).groups.append(g)
-    while any([rows.join_two() for rows in alike.values()]):
+    while any([rows.fuse_two() for rows in alike.values()]):
         pass
 
 
 class _Rows:
     """The groups over one kind of rows, in order; what each reads, and which pairs (late, early) do not fit."""
 
-    def __init__(self, f: Fusion) -> None:
+    def __init__(self, f: FusionState) -> None:
         self.f = f
         self.groups: list[Group] = []
         self._reads: dict[Group, set[Value]] = {}
         self._large: dict[Group, set[Value]] = {}
         self._refused: set[tuple[Group, Group]] = set()
 
-    def join_two(self) -> bool:
+    def fuse_two(self) -> bool:
         """Joins the first two groups for which that is legal and saves reads; False if there are no such two."""
         for late, early in self._pairs():
-            trial, saved = self._joined(late, early)
+            trial, saved = self._fused(late, early)
             if trial is None:
                 self._refused.add((late, early))
                 continue
@@ -93,7 +93,7 @@ class _Rows:
             return None
         return {self.f.owner[v.node] for v in self._large[g]}
 
-    def _joined(self, late: Group, early: Group) -> tuple[Group | None, int]:
+    def _fused(self, late: Group, early: Group) -> tuple[Group | None, int]:
         """Both as one group, and the bytes that saves; None where that is no good."""
         f = self.f
         shared = self._large[late] & self._large[early]

@@ -22,7 +22,7 @@ Start = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Joined:
+class ConcatBuffers:
     """``place`` of each value that lies in another's buffer: the whole, and from which element on; ``wholes`` are those.
 
     A smaller concatenation may lie in a larger one.
@@ -33,12 +33,12 @@ class Joined:
     decisions: tuple[Decision, ...] = ()
 
     @property
-    def buffers(self) -> set[Value]:
+    def read(self) -> set[Value]:
         """The views that are read from a buffer, and not looked through."""
         return {*self.wholes, *(v for v in self.place if v.node.op.kind is Kind.VIEW)}
 
 
-NONE = Joined()
+NO_BUFFERS = ConcatBuffers()
 
 
 def parts(node: Node) -> list[tuple[Value, Start]] | None:
@@ -56,7 +56,7 @@ def parts(node: Node) -> list[tuple[Value, Start]] | None:
     return [found[i] for i in range(len(node.inputs))] if len(found) == len(node.inputs) else None
 
 
-def join(graph: Graph) -> Joined:
+def find_buffers(graph: Graph) -> ConcatBuffers:
     """Finds a buffer for every concatenation whose parts may and should lie in one, the largest first."""
     users, results = graph.users(), graph.results()
     returned = list(graph.outputs.values())
@@ -111,5 +111,7 @@ def join(graph: Graph) -> Joined:
         elif not (reason := inside(v, (0,) * v.ndim, inner)):
             wholes.append(v)
             place.update({part: (v, start) for part, start in inner.items()})
-        decisions.append(Decision(v.node.name, "one buffer", not reason, reason or "each part is stored in its place", 0))
-    return Joined(place, tuple(wholes), tuple(decisions))
+        decisions.append(
+            Decision("buffer", v.node.name, "one buffer", not reason, reason or "each part is stored in its place")
+        )
+    return ConcatBuffers(place, tuple(wholes), tuple(decisions))

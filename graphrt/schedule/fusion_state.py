@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.passes.decision import Decision
+from graphrt.schedule.concat_buffers import NO_BUFFERS, ConcatBuffers
 from graphrt.schedule.group import FUSABLE, Group, Index, chain, make_group, reads, through
-from graphrt.schedule.joined import NONE, Joined
 from graphrt.schedule.policy import SchedulePolicy
-from graphrt.schedule.reach import Reachability
+from graphrt.schedule.reachability import Reachability
 from graphrt.schedule.work import MOST, Work
 
 MAX_INPUTS = 24  # buffers of one kernel; more only spills registers
@@ -28,12 +28,12 @@ class Verdict:
     reason: str
 
 
-class Fusion:
+class FusionState:
     """The state of one run of ``fuse``: who reads whom, which group owns which node, and the decisions so far."""
 
-    def __init__(self, graph: Graph, policy: SchedulePolicy, joined: Joined = NONE) -> None:
-        self.graph, self.policy, self.joined = graph, policy, joined.place
-        self.buffers = joined.buffers
+    def __init__(self, graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFERS) -> None:
+        self.graph, self.policy, self.placed = graph, policy, buffers.place
+        self.buffers = buffers.read
         self.position = {n: i for i, n in enumerate(graph.nodes)}
         self.users = graph.users()
         self.owner: dict[Node, Group] = {}
@@ -121,7 +121,7 @@ class Fusion:
 
     def is_stored(self, value: Value) -> bool:
         """Whether ``value`` must be stored: a run returns it, or a view of it, or it lies in a buffer with others."""
-        if value in self.results or value in self.joined:
+        if value in self.results or value in self.placed:
             return True
         views = (n for n in self.users[value] if n.op.kind is Kind.VIEW and n not in self.owner)
         return any(self.is_stored(n.outputs[0]) for n in views)
@@ -205,8 +205,8 @@ class Fusion:
         return work.operations + work.more(node) > MOST
 
     def decide(self, node: Node, group: Group, verdict: Verdict, saved: int) -> bool:
-        name = group.anchor.name if group.anchor else group.nodes[0].name
-        self.decisions[node.name, name] = Decision(node.name, name, verdict.ok, verdict.reason, saved)
+        edge = (node.name, group.label)
+        self.decisions[edge] = Decision("fusion", *edge, verdict.ok, verdict.reason, saved)
         if not verdict.ok:
             group.stopped.append(f"{node.name} {verdict.reason}")
         return verdict.ok
@@ -264,7 +264,7 @@ def candidates(group: Group, node: Node) -> Iterator[Index]:
         yield group.domain
 
 
-def aligned(f: Fusion, group: Group, node: Node, index: Index) -> bool:
+def aligned(f: FusionState, group: Group, node: Node, index: Index) -> bool:
     """Whether every member that ``node`` reads is read at the element where the group has it, and not from a buffer."""
     return group.index.keys().isdisjoint(f.buffered(node)) and not any(
         read.value in group.index and (read.guards or read.index != group.index[read.value]) for read in reads(node, index)

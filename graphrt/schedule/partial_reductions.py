@@ -10,15 +10,15 @@ import heapq
 
 from graphrt.ir import Node
 from graphrt.op import Kind
+from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict, aligned, candidates
 from graphrt.schedule.group import FREE, Group, Index
-from graphrt.schedule.partition import MAX_INPUTS, Fusion, Verdict, aligned, candidates
 from graphrt.schedule.templates import tile_row
 from graphrt.types import float32
 
 RUNS = (16, 32, 64)  # rows; no tile of a large contraction has fewer than the last
 
 
-def absorb_sums(f: Fusion, group: Group) -> None:
+def absorb_partial_sums(f: FusionState, group: Group) -> None:
     """Takes every sum of runs into the template ``group`` whose terms it can compute, with what lies between."""
     if group.anchor is None or tile_row(group.anchor, group.domain) is None:
         return
@@ -27,7 +27,7 @@ def absorb_sums(f: Fusion, group: Group) -> None:
         pass
 
 
-def _absorb_one(f: Fusion, group: Group, refused: set[Node]) -> bool:
+def _absorb_one(f: FusionState, group: Group, refused: set[Node]) -> bool:
     """Takes the first sum that fits and is not in ``refused``, and adds to these what comes before it."""
     downstream, behind = _downstream(f, group)
     sums = {n for n in downstream | behind if n.op.kind is Kind.REDUCTION} - refused
@@ -45,7 +45,7 @@ def _absorb_one(f: Fusion, group: Group, refused: set[Node]) -> bool:
     return False
 
 
-def _downstream(f: Fusion, group: Group) -> tuple[set[Node], set[Node]]:
+def _downstream(f: FusionState, group: Group) -> tuple[set[Node], set[Node]]:
     """What can be computed from the group's values alone or with others, up to sums of runs; and what cannot.
 
     The latter reads others that wait for the group, or is made of what does: in a chain of blocks that is all but the next.
@@ -82,7 +82,7 @@ def _sums_runs(node: Node) -> bool:
     return x.ndim == 3 and x.shape[1] in RUNS and x.dtype is float32
 
 
-def _path(f: Fusion, node: Node, downstream: set[Node]) -> set[Node]:
+def _path(f: FusionState, node: Node, downstream: set[Node]) -> set[Node]:
     """The nodes of ``downstream`` that ``node`` is made of."""
     found: set[Node] = set()
     stack = [node]
@@ -94,7 +94,7 @@ def _path(f: Fusion, node: Node, downstream: set[Node]) -> set[Node]:
     return found
 
 
-def _fits(f: Fusion, group: Group, node: Node, path: list[Node]) -> tuple[Verdict, dict[Node, Index]]:
+def _fits(f: FusionState, group: Group, node: Node, path: list[Node]) -> tuple[Verdict, dict[Node, Index]]:
     """Whether the sum can be an epilogue, and the index in the domain of each node of ``path`` and of the sum's operand."""
     trial = Group(group.name, group.anchor, group.shape, group.domain, list(group.nodes), dict(group.index))
     found: dict[Node, Index] = {}

@@ -12,7 +12,7 @@ from gpu_programs import DEVICES, needs_compiler
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.passes.carry import carry_halves
+from graphrt.passes.half_copies import keep_half_copies
 from graphrt.targets.reference.evaluate import evaluate
 from graphrt.types import as_dtype
 
@@ -53,7 +53,7 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("half", ["bfloat16", "float16"])
 def test_the_graph_computes_what_it_did(half: str, rng: np.random.Generator) -> None:
     graph = step(half)
-    carried = carry_halves(graph, {})
+    carried = keep_half_copies(graph, {})
     carried.verify()
     copies = {n.name: n.attrs["copy_of"] for n in carried.sources.values() if "copy_of" in n.attrs}
     assert copies == {f"w.{half}": "w", f"f.{half}": "f"} and carried.updates.keys() == graph.updates.keys() | copies.keys()
@@ -73,11 +73,11 @@ def test_only_halves_of_weights_that_are_updated() -> None:
     w = graph.parameter("w", shape=(4, 4))
     x = graph.input("x", (4, 4), "bfloat16")
     graph.output("y", F.matmul(x, F.cast(w, "bfloat16")))
-    assert "w.bfloat16" not in carry_halves(graph, {}).sources, "nobody updates it"
+    assert "w.bfloat16" not in keep_half_copies(graph, {}).sources, "nobody updates it"
     graph.update(w, w * 2.0)
-    assert "w.bfloat16" in carry_halves(graph, {}).sources
+    assert "w.bfloat16" in keep_half_copies(graph, {}).sources
     graph.parameter("w.bfloat16", shape=(2,))
-    assert carry_halves(graph, {}).sources["w.bfloat16"].types[0].shape == (2,), "the name is the user's"
+    assert keep_half_copies(graph, {}).sources["w.bfloat16"].types[0].shape == (2,), "the name is the user's"
 
 
 @pytest.mark.parametrize("target", [d for d in DEVICES if getattr(d, "values", [d])[0] != "null"])

@@ -13,7 +13,7 @@ from graphrt.passes.rewrite import rewrite
 from graphrt.types import HALVES, DType
 
 
-def carry_halves(graph: Graph, fixed: Mapping[str, Order]) -> Graph:
+def keep_half_copies(graph: Graph, fixed: Mapping[str, Order]) -> Graph:
     """``graph`` in which a half of a weight that it updates is a parameter of its own, ``weight.bfloat16``.
 
     ``State`` knows it for a copy of the weight and makes it anew when something else has written the weight. Vectors, such as

@@ -8,7 +8,7 @@ from graphrt.ops import clone
 from graphrt.passes.rewrite import rewrite
 
 
-def stage_updates(graph: Graph) -> Graph:
+def snapshot_updates(graph: Graph) -> Graph:
     """``graph`` with a copy in front of each update whose value is, or is a view of, a parameter that is updated too."""
     own = {name: graph.sources[name].outputs[0] for name in graph.updates}
     staged = [name for name, v in graph.updates.items() if _sources(v) & graph.updates.keys() and v is not own[name]]

@@ -1,0 +1,121 @@
+"""Horizontal fusion: groups that do not wait for each other in one launch.
+
+The generated ones that nothing waits for (all updates, the loss, running statistics) are as many launches as arguments ask
+for. So are, where templates compute tiles, elementwise ones that wait for nothing, such as the halves of all weights, those
+that compute parts of one buffer, and reductions of one template's sums of runs.
+
+A reduction also runs beside a contraction. The finish of batch norm's sums is little work between two large kernels. In the
+backward pass the weight gradient of the layer behind waits for nobody then, and takes it along:
+
+    dgrad 2 -> sums of runs -> [finish | wgrad 2] -> dgrad 1 -> sums of runs -> [finish | wgrad 1] -> ...
+"""
+
+from __future__ import annotations
+
+import networkx as nx
+
+from graphrt.ir import Value
+from graphrt.op import Kind
+from graphrt.passes.decision import Decision
+from graphrt.schedule.concat_buffers import ConcatBuffers
+from graphrt.schedule.group import Group
+
+MOST = 256  # groups of a launch, of a few pointers each: CUDA takes 32,764 bytes of arguments
+WINDOW = 16  # launches between which a contraction is looked for
+
+
+def share(dag: nx.DiGraph, buffers: ConcatBuffers, tiles: bool) -> tuple[list[list[Group]], list[Decision]]:
+    """A partition of the groups into launches; with ``tiles`` elementwise groups that wait for nothing share one, too."""
+    sinks = [g for g in dag.nodes if g.kind != "template" and dag.out_degree(g) == 0]  # sinks never wait for each other
+    sources = [g for g in dag.nodes if tiles and g.kind == "pointwise" and dag.in_degree(g) == 0 and g not in sinks]
+    taken = {*sinks, *sources}
+    beside = [
+        *(("neither waits for anything", part) for part in _launches(sources)),
+        *(("nothing waits for either", part) for part in _launches(sinks)),
+        *(("both finish sums of one kernel", part) for part in _finishes(dag, taken)),
+    ]
+    decisions = []
+    for part in _parts(dag, buffers, taken):
+        trial = [*beside, ("both compute a part of one buffer", part)]
+        if _acyclic(dag, [groups for _, groups in trial]):
+            beside = trial
+        else:
+            decisions += [
+                Decision("horizontal", g.label, part[0].label, False, "would wait for itself (cycle)") for g in part[1:]
+            ]
+    decisions += [Decision("horizontal", g.label, part[0].label, True, why) for why, part in beside for g in part[1:]]
+    shared = {g for _, part in beside for g in part}
+    return [[g] for g in dag.nodes if g not in shared] + [part for _, part in beside], decisions
+
+
+def _launches(groups: list[Group]) -> list[list[Group]]:
+    """``groups``, any of which may run side by side, as few launches of about equal size."""
+    count = -(-len(groups) // MOST)
+    return [groups[i * len(groups) // count : (i + 1) * len(groups) // count] for i in range(count)]
+
+
+def _finishes(dag: nx.DiGraph, shared: set[Group]) -> list[list[Group]]:
+    """Reductions of nothing but one template's sums of runs: with equal predecessors, none can wait for another."""
+    found: dict[Group, list[Group]] = {}
+    for g in dag.nodes:
+        before = list(dag.predecessors(g))
+        if g.kind == "reduction" and g not in shared and len(before) == 1 and before[0].runs:
+            if all(v.node in before[0].runs or v.type.ndim < 2 for v in g.inputs):
+                found.setdefault(before[0], []).append(g)
+    return [part for part in found.values() if len(part) > 1]
+
+
+def _parts(dag: nx.DiGraph, buffers: ConcatBuffers, shared: set[Group]) -> list[list[Group]]:
+    """Elementwise groups that compute parts of one buffer."""
+    found: dict[Value, list[Group]] = {whole: [] for whole in buffers.wholes}
+    for g in dag.nodes:
+        wholes = {buffers.place[v][0] for v in g.values() if v in buffers.place}
+        if g.kind == "pointwise" and len(wholes) == 1 and g not in shared:
+            found[wholes.pop()].append(g)
+    return [part for groups in found.values() for part in _launches(groups) if len(part) > 1]
+
+
+def _acyclic(dag: nx.DiGraph, parts: list[list[Group]]) -> bool:
+    """Whether no launch waits for itself when the groups of each of ``parts`` run side by side."""
+    at = {g: i for i, part in enumerate(parts) for g in part}
+    edges = ((at.get(a, a), at.get(b, b)) for a, b in dag.edges)
+    return nx.is_directed_acyclic_graph(nx.DiGraph((a, b) for a, b in edges if a is not b and a != b)) and not any(
+        at.get(a) == at[b] for a, b in dag.edges if b in at
+    )
+
+
+def pair(dag: nx.DiGraph, parts: list[list[Group]]) -> tuple[list[list[Group]], list[Decision]]:
+    """``parts``, the launches in some topological order, with each reduction in the launch of a contraction near it."""
+    decisions = []
+    part_of = {g: i for i, part in enumerate(parts) for g in part}
+    below = [0] * len(parts)  # who waits for each launch, as bits
+    for i in reversed(range(len(parts))):
+        for g in parts[i]:
+            for reader in dag.successors(g):
+                if (j := part_of[reader]) != i:
+                    below[i] |= below[j] | 1 << j
+    partner: dict[int, int] = {}
+    for i, part in enumerate(parts):
+        if part[0].kind != "reduction" or any(g.kind == "template" for g in part):
+            continue
+        near = [*range(i - 1, max(i - WINDOW, -1), -1), *range(i + 1, min(i + WINDOW, len(parts)))]
+        free = (j for j in near if j not in partner and _is_contraction(parts[j]))
+        found = next((j for j in free if not below[i] >> j & 1 and not below[j] >> i & 1), None)
+        if found is None:
+            reason = f"each within {WINDOW} launches waits for it, is waited for, or has a reduction"
+            decisions.append(Decision("horizontal", part[0].label, "a contraction", False, reason))
+        else:
+            decisions += [Decision("horizontal", g.label, parts[found][0].label, True, "neither waits") for g in part]
+            partner[found] = i
+            after, two = below[i] | below[found], 1 << i | 1 << found
+            below[i] = below[found] = after
+            for k in range(len(parts)):
+                if below[k] & two and k not in (i, found):
+                    below[k] |= after | two
+    taken = set(partner.values())
+    both = [[*part, *(parts[partner[i]] if i in partner else [])] for i, part in enumerate(parts) if i not in taken]
+    return both, decisions
+
+
+def _is_contraction(part: list[Group]) -> bool:
+    return len(part) == 1 and part[0].anchor is not None and part[0].anchor.op.kind is Kind.CONTRACTION
