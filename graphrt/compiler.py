@@ -92,8 +92,8 @@ def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | No
     graph, unpack = _graph(outputs)
     target = parse(name, settings)
     target.require()
-    state = graph.state if state is None else state
-    state = State() if state is None else state
+    if state is None:
+        state = graph.state if isinstance(graph.state, State) else State()
     wrong = {n for n, node in graph.sources.items() if n in state.types and not state.types[n].same(node.types[0])}
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
     lowered = functools.cache(lambda: lower_graph(graph, target, orders))

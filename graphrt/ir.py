@@ -17,23 +17,45 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import networkx as nx
 import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError, ShapeError
 from graphrt.node import BUILDING, OPERATORS, Node, Origin, Stand, Value
-from graphrt.op import REGISTRY, Kind, OpDef
+from graphrt.op import REGISTRY, Kind, OpDef, Order
 from graphrt.types import HALVES, DType, DTypeLike, TensorType, as_dtype, bfloat16, float32
 
-if TYPE_CHECKING:
-    from graphrt.runtime.program import Signature
-    from graphrt.runtime.state import State
-
-__all__ = ["BUILDING", "OPERATORS", "Graph", "Node", "Origin", "Stand", "Value"]
+__all__ = ["BUILDING", "OPERATORS", "Graph", "Memory", "Node", "Origin", "Signature", "Stand", "Value"]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class Signature(Protocol):
+    """How a program is called when not by name, and what it then gives back; a front end sets it."""
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """Names of the outputs that ``result`` puts together."""
+
+    @property
+    def written(self) -> Mapping[str, str]:
+        """The outputs that ``result`` writes into inputs, by the input's name."""
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs by name. Raises InputError for arguments of another structure than the example's."""
+
+    def result(self, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
+        """The outputs in the structure in which the model returned them; what the model writes into its inputs is written."""
+
+
+class Memory(Protocol):
+    """Where a model's parameters are: the ``State`` on which its programs run unless they are given another."""
+
+    def sync_to_torch(self) -> None:
+        """Copies into the model what could not be shared with it."""
 
 
 class Graph:
@@ -52,7 +74,7 @@ class Graph:
         self.initial: dict[str, np.ndarray] = {}
         self.sources: dict[str, Node] = {}  # inputs and parameters by name
         self.signature: Signature | None = None
-        self.state: State | None = None
+        self.state: Memory | None = None
         self.half: DType | None = None  # what contractions compute in while ``autocast`` is on
         self._counts: Counter[str] = Counter()
         self._phase: tuple[str, str] = ("fwd", "")
@@ -61,9 +83,17 @@ class Graph:
     # --- building -----------------------------------------------------------------------------------------------
 
     def append(
-        self, op: OpDef, inputs: Sequence[Value], attrs: Mapping[str, Any] | None = None, name: str | None = None
+        self,
+        op: OpDef,
+        inputs: Sequence[Value],
+        attrs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        orders: Sequence[Order] | None = None,
     ) -> Node:
-        """Adds ``op(*inputs, **attrs)``. Raises what the op's ``infer`` raises, or GraphError; then nothing is added."""
+        """Adds ``op(*inputs, **attrs)``, whose results lie in memory in ``orders`` (None: row-major).
+
+        Raises what the op's ``infer`` raises, or GraphError; then nothing is added.
+        """
         attrs = dict(attrs or {})
         for value in inputs:
             if value.graph is not self:
@@ -81,20 +111,35 @@ class Graph:
         elif op.kind is not Kind.SOURCE:  # a copy keeps its name: count past it
             tail = name.rpartition("_")[2]
             self._counts[op.name] = max(self._counts[op.name], int(tail) + 1 if tail.isdigit() else 0)
-        node = Node(self, op, tuple(inputs), attrs, types, name, self._origin or self._here())
+        if orders is not None:
+            types = tuple(t.with_order(order) for t, order in zip(types, orders, strict=True))
+        return self._added(Node(self, op, tuple(inputs), attrs, types, name, self._origin or self._here()))
+
+    def _added(self, node: Node) -> Node:
         self.nodes.append(node)
+        if node.op.kind is Kind.SOURCE:
+            self.sources[node.name] = node
         return node
 
-    def adopt(self, node: Node, inputs: Sequence[Value]) -> Node:
-        """Adds a copy of another graph's ``node``, name and layouts included, that reads ``inputs`` instead of its own."""
+    def adopt(self, node: Node, inputs: Sequence[Value], orders: Sequence[Order] | None = None) -> Node:
+        """Adds a copy of another graph's ``node`` that reads ``inputs`` instead of its own; None keeps its ``orders``."""
+        orders = [t.order for t in node.types] if orders is None else orders
         if all(new.type.same(old.type) for new, old in zip(inputs, node.inputs, strict=True)):
-            copy = Node(self, node.op, tuple(inputs), node.attrs, node.types, node.name, node.origin)
-            self.nodes.append(copy)
-            return copy
-        copy = self.append(node.op, inputs, node.attrs, node.name)
-        types = tuple(t.with_order(old.order) for t, old in zip(copy.types, node.types, strict=True))
-        object.__setattr__(copy, "types", types)
-        return copy
+            types = tuple(t.with_order(order) for t, order in zip(node.types, orders, strict=True))
+            return self._added(replace(node, graph=self, inputs=tuple(inputs), types=types))
+        return self.append(node.op, inputs, node.attrs, node.name, orders)
+
+    def like(self) -> Graph:
+        """An empty graph with the names, the starting values, the signature and the state of this one."""
+        new = Graph()
+        new.initial, new.signature, new.state, new._counts = self.initial, self.signature, self.state, self._counts.copy()
+        return new
+
+    def take_results(self, graph: Graph, table: Mapping[Value, Value]) -> None:
+        """Makes the outputs and updates of ``graph`` those of this graph, which has its values as in ``table``."""
+        self.outputs = {name: table[v] for name, v in graph.outputs.items()}
+        self.updates = {name: table[v] for name, v in graph.updates.items()}
+        self.orders = graph.orders
 
     def input(
         self, name: str, shape: Sequence[int] = (), dtype: DTypeLike = float32, order: Sequence[int] | None = None
@@ -105,9 +150,7 @@ class Graph:
         lie otherwise are copied at each run. None is row-major. Raises ArgumentError.
         """
         order = None if order is None else _permutation(order, len(shape), f"input {name!r}")
-        value = self._source("input", name, shape, dtype, {})
-        object.__setattr__(value.node, "types", (value.type.with_order(order),))
-        return value
+        return self._source("input", name, shape, dtype, {}, order)
 
     def parameter(
         self, name: str, value: Any = None, *, shape: Sequence[int] = (), dtype: DTypeLike = float32, trainable: bool = True
@@ -233,14 +276,14 @@ class Graph:
                 table.update(old)
             raise
 
-    def _source(self, op: str, name: str, shape: Sequence[int], dtype: DTypeLike, attrs: dict[str, Any]) -> Value:
+    def _source(
+        self, op: str, name: str, shape: Sequence[int], dtype: DTypeLike, attrs: dict[str, Any], order: Order = None
+    ) -> Value:
         _check_name(name, op)
         if name in self.sources:
             raise GraphError(f"{name!r} is already the {self.sources[name].op.name} {self.sources[name].where()}")
         attrs = {"shape": tuple(int(n) for n in shape), "dtype": as_dtype(dtype).name, **attrs}
-        node = self.append(REGISTRY[op], (), attrs, name)
-        self.sources[name] = node
-        return node.outputs[0]
+        return self.append(REGISTRY[op], (), attrs, name, [order]).outputs[0]
 
     def _own(self, value: Value, what: str) -> None:
         if not isinstance(value, Value):
@@ -420,14 +463,11 @@ def _parse_line(graph: Graph, table: dict[str, Value], line: str) -> None:
     name = _unquote(match["name"])
     where = _ORIGIN.fullmatch(match["origin"])
     origin = Origin(where[1], int(where[2]), where[3], where[4] or "") if where else Origin()
-    with graph.at(origin):
-        node = graph.append(REGISTRY[match["op"]], inputs, attrs, name)
     types = tuple(TensorType.parse(t) for t in re.findall(r"\w+\[[^\]]*\](?:\{[^}]*\})?", match["types"]))
-    if len(types) != len(node.types) or not all(a.same(b) for a, b in zip(types, node.types, strict=True)):
+    with graph.at(origin):
+        node = graph.append(REGISTRY[match["op"]], inputs, attrs, name, [t.order for t in types])
+    if node.types != types:
         raise ValueError(f"inference says {', '.join(map(str, node.types))}")
-    object.__setattr__(node, "types", types)  # the same types with the layouts that were printed
-    if node.op.kind is Kind.SOURCE:
-        graph.sources[name] = node
-        if node.op.name == "parameter":
-            graph.initial[name] = np.zeros(types[0].shape, types[0].dtype.numpy)
+    if node.op.name == "parameter":
+        graph.initial[name] = np.zeros(types[0].shape, types[0].dtype.numpy)
     table.update(zip(match["ids"].split(", "), node.outputs, strict=True))

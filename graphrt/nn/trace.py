@@ -34,10 +34,10 @@ def trace(module: Module, example_inputs: Any, train: bool = False) -> Graph:
         bound = call.bind(*args, **kwargs)
     except TypeError as error:
         raise ArgumentError(f"example_inputs do not fit {type(module).__name__}.forward{call}: {error}") from None
-    graph, taken = Graph(), dict(module._named())
-    graph.state = State()
+    graph, state, taken = Graph(), State(), dict(module._named())
+    graph.state = state
     for name, parameter in taken.items():
-        graph.state.share(name, parameter.array)
+        state.share(name, parameter.array)
 
     def source(path: str, leaf: Any) -> Any:
         type = _type(leaf)

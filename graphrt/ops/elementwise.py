@@ -17,7 +17,6 @@ from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import Number, apply, broadcast_shape, broadcast_to, constant_of, function, lift, tensor
 from graphrt.ops.base import cast as cast_to
-from graphrt.ops.routing import masked
 from graphrt.ops.shares import product
 from graphrt.types import DTypeLike, TensorType, as_dtype, bool_, float32, promote
 
@@ -389,7 +388,6 @@ register(
         reference=np.where,
         samples=lambda rng: [Sample(tuple(np.asarray(a) for a in s.inputs), {}) for s in _where_samples(rng)],
         body=lambda s, c, a, b: s.where(c, a, b),
-        simplify=masked,
     )
 )
 

@@ -29,8 +29,6 @@ from graphrt.ops.base import (
 )
 from graphrt.ops.elementwise import abs, eq, leads, log, lt, ne, pow, sqrt, stop_gradient, where
 from graphrt.ops.elementwise import exp as _exp
-from graphrt.ops.linear import factored
-from graphrt.ops.routing import moved
 from graphrt.ops.scan import cumprod
 from graphrt.ops.view import permute, reshape
 from graphrt.types import Shape, TensorType, int64
@@ -90,11 +88,6 @@ def _split_reduce(node: Node, splits: int) -> list[Value]:
     return [cast(whole, node.types[0].dtype)]
 
 
-def _simplify_reduce(node: Node) -> Value | None:
-    found = factored(node)
-    return moved(node) if found is None else found
-
-
 def _reference_reduce(x: np.ndarray, op: str, dims: Shape) -> np.ndarray:
     wide = x.astype(np.float64) if x.dtype.kind == "f" else x
     return np.asarray(_NUMPY[op](wide, axis=tuple(dims))).astype(x.dtype)
@@ -117,7 +110,6 @@ register(
         reference=_reference_reduce,
         samples=_samples,
         split=_split_reduce,
-        simplify=_simplify_reduce,
         flops=lambda n: n.inputs[0].type.size,
     )
 )

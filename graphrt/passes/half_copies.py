@@ -8,7 +8,6 @@ import numpy as np
 
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind, Order
-from graphrt.ops import cast
 from graphrt.passes.rewrite import rewrite
 from graphrt.types import HALVES, DType
 
@@ -20,7 +19,7 @@ def keep_half_copies(graph: Graph, fixed: Mapping[str, Order]) -> Graph:
     biases, are converted where they are read. ``fixed`` names state whose buffers exist already, with their order.
     """
 
-    users = graph.users()
+    users, conversions = graph.users(), dict[DType, Node]()
     beside = {  # what lies in one buffer with others, such as sibling convolutions' filters, is no parameter of its own
         n.name for n in graph.nodes for x in n.outputs if any(len(r.inputs) > 1 and r.op.kind is Kind.VIEW for r in users[x])
     }
@@ -30,14 +29,14 @@ def keep_half_copies(graph: Graph, fixed: Mapping[str, Order]) -> Graph:
         node, new = v.node, v.graph
         if node.op.kind is Kind.VIEW and len(node.inputs) == 1 and node.types[0].dtype == node.inputs[0].dtype:
             inner = half(node.inputs[0], dtype)
-            return None if inner is None else _ordered(new.append(node.op, [inner], node.attrs).outputs[0], v.type.order)
+            return None if inner is None else new.append(node.op, [inner], node.attrs, orders=[v.type.order]).outputs[0]
         name = f"{node.name}.{dtype}"
         if node.op.name != "parameter" or node.name not in graph.updates or name in graph.sources or v.ndim < 2:
             return None
         if name not in new.sources:
-            copy = new._source("parameter", name, v.shape, dtype, {"trainable": False, "copy_of": node.name})
+            attrs = {"trainable": False, "copy_of": node.name}
+            new._source("parameter", name, v.shape, dtype, attrs, fixed.get(name, v.type.order))
             new.initial[name] = np.zeros((), dtype.numpy)  # State has the values
-            _ordered(copy, fixed.get(name, v.type.order))
         return new.sources[name].outputs[0]
 
     def keep(node: Node) -> Sequence[Value] | None:
@@ -51,17 +50,15 @@ def keep_half_copies(graph: Graph, fixed: Mapping[str, Order]) -> Graph:
         ):
             return None  # of what has one operand only a conversion changes the type
         found = half(node.inputs[0], dtype)
-        return None if found is None else [found]
+        if found is None:
+            return None
+        conversions[dtype] = node
+        return [found]
 
     new = rewrite(graph, keep)
     for name in [n for n in new.sources if n not in graph.sources]:
         type, value = new.sources[name].types[0], new.updates[new.sources[name].attrs["copy_of"]]
         with new.at(value.node.origin):
-            new.updates[name] = _ordered(cast(value, type.dtype), type.order)
+            conversion = conversions[type.dtype]
+            new.updates[name] = new.append(conversion.op, [value], conversion.attrs, orders=[type.order]).outputs[0]
     return new
-
-
-def _ordered(v: Value, order: Order) -> Value:
-    """``v``, which lies in memory in ``order`` from now on."""
-    object.__setattr__(v.node, "types", tuple(t.with_order(order) for t in v.node.types))
-    return v

@@ -7,77 +7,124 @@ matmul behind it reads consecutive addresses. Inputs keep the order their caller
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind, Order
+from graphrt.passes.decision import Decision
 from graphrt.passes.rewrite import rewrite
 
 _ROUNDS = 4  # of wishes that go from what is read to what it is made of; a weight behind a cast takes three
 
 
-def assign_layouts(graph: Graph, min_channels: int = 1, fixed: Mapping[str, Order] | None = None) -> Graph:
+def assign_layouts(
+    graph: Graph,
+    min_channels: int = 1,
+    fixed: Mapping[str, Order] | None = None,
+    decisions: list[Decision] | None = None,
+) -> Graph:
     """``graph`` with an order on every value; feature maps of fewer than ``min_channels`` channels stay row-major.
 
-    ``fixed`` names parameters whose buffers exist already, with their order.
+    ``fixed`` names parameters whose buffers exist already, with their order. Verdicts on what templates like are added to
+    ``decisions``.
     """
-    users, results = graph.users(), set(graph.results())
-    rows: dict[Value, bool] = {}
-
-    def asks_for_rows(v: Value) -> bool:
-        """Whether ``v`` is returned, or read by a template that has no wish of its own, seen through views."""
-        if v not in rows:
-            rows[v] = v in results or any(
-                any(map(asks_for_rows, n.outputs)) if n.op.kind is Kind.VIEW else n.op.template is not None for n in users[v]
-            )
-        return rows[v]
-
-    wishes: dict[Value, list[Order]] = {v: [] for v in graph.values()}
-    for node in graph.nodes:
-        if node.op.orders is not None:
-            for v, order in zip(node.inputs, node.op.orders(node)[0], strict=True):
-                wishes[v].append(order)
-        elif node.op.kind is Kind.VIEW and any(map(asks_for_rows, node.outputs)):
-            for v in node.inputs:
-                wishes[v].append(None)
-    returned: dict[Value, Order] = {}
-    for name, order in graph.orders.items():
-        v = graph.outputs[name]
-        if _can_lie(v, order):
-            returned.setdefault(v, v.type.with_order(order).order)
-    chosen: dict[Value, Order] = {}
-    for _ in range(_ROUNDS):  # a later round knows what operands are asked to follow
-        before = dict(chosen)
-        for node in graph.nodes:
-            for i, v in enumerate(node.outputs):
-                order = _choose(node, i, wishes[v], chosen)
-                if fixed is not None and node.op.name == "parameter" and node.name in fixed:
-                    chosen[v] = fixed[node.name]
-                    continue
-                if v in returned:
-                    chosen[v] = returned[v]
-                    continue
-                chosen[v] = None if order is not None and _few_channels(v, order, min_channels) else order
-        if chosen == before:
-            break
-        for node in reversed(graph.nodes):
-            if follows(node):  # momentum * 0.9 + dw: the momentum lies as dw does
-                y = node.outputs[0]
-                orders = [o for o in (chosen[y], *wishes[y], *(chosen[v] for v in node.inputs if v.shape == y.shape)) if o]
-                for v in node.inputs:
-                    led = follows(v.node) or v.node.op.name == "parameter"
-                    if orders and led and v.shape == y.shape and not wishes[v]:
-                        wishes[v].append(orders[0])
-    for name, v in graph.updates.items():  # new state lies where the old lay
-        chosen[v] = chosen[graph.sources[name].outputs[0]]
-    if all(v.type.order == v.type.with_order(order).order for v, order in chosen.items()):
+    layouts = _Layouts(graph, min_channels, fixed or {})
+    layouts.choose()
+    if decisions is not None:
+        decisions += [d for node in graph.nodes if node.op.orders is not None for d in layouts.verdicts(node)]
+    if all(v.type.order == v.type.with_order(order).order for v, order in layouts.chosen.items()):
         return graph
-    result = rewrite(graph, lambda node: None)
-    for old, new in zip(graph.nodes, result.nodes, strict=True):
-        types = tuple(t.with_order(chosen[v]) for t, v in zip(old.types, old.outputs, strict=True))
-        object.__setattr__(new, "types", types)
-    return result
+    return rewrite(graph, lambda node: None, orders=layouts.chosen)
+
+
+class _Layouts:
+    """Orders ``chosen`` so far; ``wishes`` of those who read each value, ``fixed`` ones, and those of ``returned`` values."""
+
+    def __init__(self, graph: Graph, min_channels: int, fixed: Mapping[str, Order]) -> None:
+        self.graph, self.min_channels = graph, min_channels
+        self.users, self.results = graph.users(), set(graph.results())
+        self.chosen: dict[Value, Order] = {}
+        self._rows: dict[Value, bool] = {}
+        self.fixed = {n.outputs[0]: fixed[n.name] for n in graph.nodes if n.op.name == "parameter" and n.name in fixed}
+        self.returned: dict[Value, Order] = {}
+        for name, order in graph.orders.items():
+            v = graph.outputs[name]
+            if _can_lie(v, order):
+                self.returned.setdefault(v, v.type.with_order(order).order)
+        self.wishes: dict[Value, list[Order]] = {v: [] for v in graph.values()}
+        for node in graph.nodes:
+            if node.op.orders is not None:
+                for v, wish in zip(node.inputs, node.op.orders(node)[0], strict=True):
+                    self.wishes[v].append(wish)
+            elif node.op.kind is Kind.VIEW and any(map(self._asks_for_rows, node.outputs)):
+                for v in node.inputs:
+                    self.wishes[v].append(None)
+
+    def _asks_for_rows(self, v: Value) -> bool:
+        """Whether ``v`` is returned, or read by a template that has no wish of its own, seen through views."""
+        if v not in self._rows:
+            self._rows[v] = v in self.results or any(
+                any(map(self._asks_for_rows, n.outputs)) if n.op.kind is Kind.VIEW else n.op.template is not None
+                for n in self.users[v]
+            )
+        return self._rows[v]
+
+    def choose(self) -> None:
+        """Fills ``chosen``."""
+        for _ in range(_ROUNDS):  # a later round knows what operands are asked to follow
+            before = dict(self.chosen)
+            for v in self.graph.values():
+                self.chosen[v] = self._order(v)
+            if self.chosen == before:
+                break
+            self._pass_wishes_on()
+        for name, v in self.graph.updates.items():  # new state lies where the old lay
+            self.chosen[v] = self.chosen[self.graph.sources[name].outputs[0]]
+
+    def _order(self, v: Value) -> Order:
+        if v in self.fixed:
+            return self.fixed[v]
+        if v in self.returned:
+            return self.returned[v]
+        order = _choose(v.node, v.index, self.wishes[v], self.chosen)
+        return None if _few_channels(v, order, self.min_channels) else order
+
+    def _pass_wishes_on(self) -> None:
+        """Asks operands to lie as what is made of them: momentum * 0.9 + dw has the momentum lie as dw does."""
+        for node in reversed(self.graph.nodes):
+            if not follows(node):
+                continue
+            y = node.outputs[0]
+            alike = [v for v in node.inputs if v.shape == y.shape]
+            orders = [o for o in (self.chosen[y], *self.wishes[y], *(self.chosen[v] for v in alike)) if o]
+            for v in alike:
+                led = follows(v.node) or v.node.op.name == "parameter"
+                if orders and led and not self.wishes[v]:
+                    self.wishes[v].append(orders[0])
+
+    def verdicts(self, node: Node) -> Iterator[Decision]:
+        """Whether each result of ``node`` lies as its template likes it, and why (not)."""
+        assert node.op.orders is not None
+        for v, liked in zip(node.outputs, node.op.orders(node)[1], strict=True):
+            if liked is None:
+                continue
+            channels_last = liked == (0, *range(2, v.ndim), 1)
+            taken = self.chosen[v] == v.type.with_order(liked).order
+            yield Decision(
+                "layout", v.name, "channels-last" if channels_last else str(liked), taken, self._why(v, liked, taken)
+            )
+
+    def _why(self, v: Value, liked: Order, taken: bool) -> str:
+        if v in self.returned:
+            return "the caller asks for that order" if taken else "the caller asks for another order"
+        if v in self.graph.updates.values():
+            return "the parameter that it becomes lies so" if taken else "the parameter that it becomes lies otherwise"
+        if taken:
+            return "its template likes it so"
+        if _few_channels(v, liked, self.min_channels):
+            return f"{v.shape[1]} channels, fewer than {self.min_channels}"
+        return "who reads it likes rows"
 
 
 def _can_lie(v: Value, order: tuple[int, ...]) -> bool:

@@ -23,9 +23,9 @@ from graphrt.op import Kind
 from graphrt.ops import permute, reshape
 from graphrt.ops import sum as sum_over
 from graphrt.ops.base import cast, widened
-from graphrt.ops.linear import constant_along, variance
 from graphrt.ops.slicing import cut
 from graphrt.passes.layout import follows
+from graphrt.passes.patterns.sums import constant_along, variance
 from graphrt.passes.rewrite import copied, rewrite
 from graphrt.passes.simplify import dead_code
 

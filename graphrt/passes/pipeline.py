@@ -52,7 +52,7 @@ def run_passes(
         ("partial", lambda g: partial_sums(g, policy.runs)),  # sums over pixels from sums of runs
         ("split", lambda g: split_reductions(g, policy.splits)),  # long reductions in parallel parts
         ("pieces", store_pieces),  # concatenations of many parts get a buffer
-        ("layout", lambda g: assign_layouts(g, policy.min_channels, state_orders)),  # channels-last inside
+        ("layout", lambda g: assign_layouts(g, policy.min_channels, state_orders, decisions)),  # channels-last inside
     ]
     if policy.half_copies:
         steps.append(("half_copies", lambda g: keep_half_copies(g, state_orders)))  # updates write weights and their halves

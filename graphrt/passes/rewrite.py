@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from graphrt.ir import Graph, Node, Value
-from graphrt.op import Kind
+from graphrt.op import Kind, Order
 from graphrt.ops.base import apply
 
 Rule = Callable[[Node], Sequence[Value] | None]
 
 
-def rewrite(graph: Graph, rule: Rule, keep: set[Node] | None = None) -> Graph:
+def rewrite(graph: Graph, rule: Rule, keep: set[Node] | None = None, orders: Mapping[Value, Order] | None = None) -> Graph:
     """A copy of ``graph`` in which a node for which ``rule`` returns values is replaced by them.
 
     The rule is called with the copied node, the last of the new graph, and builds on its inputs; a node it replaces is
-    taken out again if nothing was built on it. ``keep`` limits the copy to these nodes.
+    taken out again if nothing was built on it. ``keep`` limits the copy to these nodes; ``orders`` is how
+    their values lie in memory, if otherwise than before.
     """
-    new, table = Graph(), dict[Value, Value]()
-    new.initial, new._counts = graph.initial, graph._counts.copy()
-    new.signature, new.state = graph.signature, graph.state
+    new, table = graph.like(), dict[Value, Value]()
     for node in graph.nodes:
         if keep is not None and node not in keep:
             continue
         with new.at(node.origin):
-            copy = new.adopt(node, [table[v] for v in node.inputs])
+            at_hand = [table[v] for v in node.inputs]
+            copy = new.adopt(node, at_hand, None if orders is None else [orders[v] for v in node.outputs])
             outputs: Sequence[Value] = copy.outputs
-            if node.op.kind is Kind.SOURCE:
-                new.sources[node.name] = copy
-            elif (found := rule(copy)) is not None:
+            if node.op.kind is not Kind.SOURCE and (found := rule(copy)) is not None:
                 outputs = found
                 at = new.nodes.index(copy, len(new.nodes) - 1 - _built(new, copy))
                 if not any(v.node is copy for n in new.nodes[at + 1 :] for v in n.inputs) and copy not in {
@@ -36,9 +34,7 @@ def rewrite(graph: Graph, rule: Rule, keep: set[Node] | None = None) -> Graph:
                 }:
                     del new.nodes[at]
         table.update(zip(node.outputs, outputs, strict=True))
-    new.outputs = {name: table[v] for name, v in graph.outputs.items()}
-    new.updates = {name: table[v] for name, v in graph.updates.items()}
-    new.orders = graph.orders
+    new.take_results(graph, table)
     return new
 
 

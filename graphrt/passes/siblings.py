@@ -20,9 +20,9 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.ops import clone, concat
 from graphrt.ops.base import apply
-from graphrt.ops.linear import addends, total
 from graphrt.ops.slicing import cut
 from graphrt.passes.decision import Decision
+from graphrt.passes.patterns.sums import addends, total
 from graphrt.passes.simplify import dead_code
 
 
@@ -182,9 +182,7 @@ def _nodes(unit: _Unit) -> Iterable[Node]:
 
 
 def _rebuilt(graph: Graph, order: Sequence[_Unit]) -> Graph:
-    new, table = Graph(), dict[Value, Value]()
-    new.initial, new._counts = graph.initial, graph._counts.copy()
-    new.signature, new.state = graph.signature, graph.state
+    new, table = graph.like(), dict[Value, Value]()
     wholes: dict[tuple[Value, ...], Value] = {}
     users = graph.users()
 
@@ -199,10 +197,7 @@ def _rebuilt(graph: Graph, order: Sequence[_Unit]) -> Graph:
         first = next(iter(_nodes(unit)))
         with new.at(first.origin):
             if isinstance(unit, Node):
-                copy = new.adopt(unit, [table[v] for v in unit.inputs])
-                if unit.op.kind is Kind.SOURCE:
-                    new.sources[unit.name] = copy
-                table.update(zip(unit.outputs, copy.outputs, strict=True))
+                table.update(zip(unit.outputs, new.adopt(unit, [table[v] for v in unit.inputs]).outputs, strict=True))
             elif isinstance(unit, _Family):
                 table.update(_merged(unit, table, whole))
             else:
@@ -210,9 +205,7 @@ def _rebuilt(graph: Graph, order: Sequence[_Unit]) -> Graph:
                 terms = [_gradient(family, whole) for family in unit.families]
                 terms += [table[v] for v in addends(unit.total, users) if v.node not in members]
                 table[unit.total] = functools.reduce(operator.add, terms)
-    new.outputs = {name: table[v] for name, v in graph.outputs.items()}
-    new.updates = {name: table[v] for name, v in graph.updates.items()}
-    new.orders = graph.orders
+    new.take_results(graph, table)
     return new
 
 

@@ -1,8 +1,8 @@
 """Canonicalise a graph: constant folding, per-op identities and view algebra, common subexpressions, dead code.
 
-Each op's own identities are its ``simplify`` rule; this pass only walks, folds and numbers values (value numbering after
-Cocke, "Global common subexpression elimination", 1970). Runs to a fixed point, and returns the same graph when nothing
-changes.
+Each op's own identities are its ``simplify`` rule, those of several ops are in ``patterns``; this pass only walks, folds and
+numbers values (value numbering after Cocke, "Global common subexpression elimination", 1970). Runs to a fixed point, and
+returns the same graph when nothing changes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.ops.base import broadcast_to, constant_of
+from graphrt.passes.patterns import RULES
 from graphrt.passes.rewrite import rewrite
 from graphrt.types import as_dtype
 
@@ -31,12 +32,10 @@ def simplify(graph: Graph) -> Graph:
 
         def rule(node: Node, seen: dict[Any, Node] = seen) -> Sequence[Value] | None:
             nonlocal changed
-            replacement = _folded(node)
-            if replacement is None and node.op.simplify is not None:
-                replacement = node.op.simplify(node)
-            if replacement is not None:
-                changed = True
-                return (replacement,)
+            for simpler in (_folded, node.op.simplify, *RULES.get(node.op.name, ())):
+                if simpler is not None and (found := simpler(node)) is not None:
+                    changed = True
+                    return (found,)
             key = (node.op.name, node.inputs, tuple(sorted((k, repr(a)) for k, a in node.attrs.items())))
             first = seen.setdefault(key, node)
             if first is not node:

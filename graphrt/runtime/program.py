@@ -73,24 +73,6 @@ class Executable(Binary, Protocol):
         raise TargetError(f"only programs of a cpu or a GPU can be saved; this one is of {program.target}")
 
 
-class Signature(Protocol):
-    """How a program is called when not by name, and what it then gives back; a front end sets it."""
-
-    @property
-    def outputs(self) -> Sequence[str]:
-        """Names of the outputs that ``result`` puts together."""
-
-    @property
-    def written(self) -> Mapping[str, str]:
-        """The outputs that ``result`` writes into inputs, by the input's name."""
-
-    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs by name. Raises InputError for arguments of another structure than the example's."""
-
-    def result(self, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
-        """The outputs in the structure in which the model returned them; what the model writes into its inputs is written."""
-
-
 @dataclass(frozen=True)
 class LaunchProfile:
     """Median time of one launch, and what it computes and moves."""

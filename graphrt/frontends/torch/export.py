@@ -50,13 +50,13 @@ def from_torch(model: Model, example_inputs: Any, train: bool = False) -> Graph:
     module = model if isinstance(model, torch.nn.Module) else _Function(model)
     call = inspect.signature(module.forward)
     args, kwargs = _arguments(call, example_inputs)
-    graph = Graph()
-    graph.state = State()
+    graph, state = Graph(), State()
+    graph.state = state
     with _mode(module, train), _attributes_as_buffers(module):
         with tracing():
             program = _export(module, args, kwargs)
         check(program.graph_module)
-        inputs, names = _inputs(graph, graph.state, module, program)
+        inputs, names = _inputs(graph, state, module, program)
     results = translate(program.graph_module, graph, inputs)
     spec = program.call_spec.out_spec
     assert spec is not None and program.call_spec.in_spec is not None

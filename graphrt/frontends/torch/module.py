@@ -170,8 +170,6 @@ def _cut(joint: Graph, gradients: Mapping[str, Value], known: set[Node], updated
         if node in copied:
             with new.at(node.origin):
                 copy = new.append(node.op, [table[v] for v in node.inputs], node.attrs, node.name)
-            if node.op.kind is Kind.SOURCE:
-                new.sources[node.name] = copy
             table.update(zip(node.outputs, copy.outputs, strict=True))
     for name, v in gradients.items():
         new.output(name, table[v])

@@ -14,18 +14,21 @@ from dataclasses import dataclass
 
 from graphrt.ir import Node, Value
 from graphrt.ops.base import apply, broadcast_to, constant_of
+from graphrt.passes.patterns.match import Match, Rule, op
 from graphrt.types import HALVES
 
 DEPTH = 12  # of a combination; a deeper one is summed as it is
 
 
-def factored(node: Node) -> Value | None:
+def _may_be_factored(node: Node, found: Match) -> bool:
+    x = found["x"]  # a sum without its factors, such as 1 / n, may overflow a half
+    combined = x.node.op.name in ("add", "sub", "neg") and x.dtype.is_float and x.dtype not in HALVES
+    return node.attrs["op"] == "sum" and combined
+
+
+def _factored(node: Node, found: Match) -> Value | None:
     """The value of a sum over a combination of one tensor and centred ones, without reading more than that tensor."""
-    x = node.inputs[0]
-    if node.attrs["op"] != "sum" or not x.dtype.is_float or x.node.op.name not in ("add", "sub", "neg"):
-        return None
-    if x.dtype in HALVES:
-        return None  # a sum without its factors, such as 1 / n, may overflow a half
+    x = found["x"]
     terms = _Sums(node).terms(x, 1.0, None, DEPTH)
     if terms is None or len({t.value for t in terms}) > 1:
         return None
@@ -36,6 +39,9 @@ def factored(node: Node) -> Value | None:
         part = part if t.sign > 0 else -part
         total = part if total is None else total + part
     return broadcast_to(x.graph.constant(0.0, x.dtype), node.types[0].shape) if total is None else total
+
+
+RULES = (Rule(op("reduce", "x"), _may_be_factored, _factored),)
 
 
 @dataclass(frozen=True)
