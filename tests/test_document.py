@@ -17,7 +17,7 @@ from graphrt.frontends.onnx.table import TABLE
 from graphrt.frontends.torch import document as torch_coverage
 from graphrt.frontends.torch.table import ATEN
 from graphrt.op import REGISTRY
-from graphrt.ops import FUNCTIONS
+from graphrt.ops import CREATIONS, FUNCTIONS
 from graphrt.ops.document import document
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -32,7 +32,7 @@ def test_the_page_is_up_to_date(page: str, write: Callable[[], str]) -> None:
 
 def test_every_op_and_function_has_a_row() -> None:
     rows = [line for line in document().splitlines() if line.startswith("| `")]
-    for name in FUNCTIONS:
+    for name in (*FUNCTIONS, *CREATIONS):
         assert sum(line.startswith(f"| `{name}(") for line in rows) == 1
     for op in REGISTRY.values():
         (row,) = [line for line in rows if line.startswith(f"| `{op.name}` ")]

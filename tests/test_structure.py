@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
+from graphrt import ops as F
+from graphrt.errors import GraphError
 from graphrt.op import REGISTRY, Kind
+from graphrt.ops.base import check_exports
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(p for folder in ("graphrt", "kernels", "bench", "examples") for p in (ROOT / folder).rglob("*.py"))
@@ -103,10 +108,37 @@ def test_every_op_has_samples_and_a_lowering() -> None:
 
 
 def test_public_functions_are_documented() -> None:
-    from graphrt.ops import FUNCTIONS
-
-    missing = [name for name, f in FUNCTIONS.items() if not f.__doc__]
+    missing = [name for name, f in {**F.FUNCTIONS, **F.CREATIONS}.items() if not f.__doc__]
     assert not missing
+
+
+def test_what_is_registered_is_exported() -> None:
+    """Every module of ops belongs to the package, and each public function is found in it under its name."""
+    ops = dict(REGISTRY)
+    for module in pkgutil.iter_modules(F.__path__):
+        importlib.import_module(f"graphrt.ops.{module.name}")
+    assert ops == REGISTRY, "graphrt/ops/__init__.py does not import the module of an op"
+    registered = {**F.FUNCTIONS, **F.CREATIONS}
+    assert set(F.__all__) == {"CREATIONS", "FUNCTIONS", *registered}
+    assert [name for name, f in registered.items() if getattr(F, name) is not f] == []
+
+
+def test_a_function_that_is_not_exported_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered = {*F.FUNCTIONS, *F.CREATIONS}
+    check_exports(registered)
+    with pytest.raises(GraphError, match="no public function: rellu"):
+        check_exports(registered | {"rellu"})
+    monkeypatch.setitem(F.FUNCTIONS, "rellu", F.relu)
+    with pytest.raises(GraphError, match=r"rellu of graphrt\.ops\.elementwise"):
+        check_exports(registered)
+
+
+@pytest.mark.parametrize("name", ["data", "models", "nn", "ops", "optim", "train"])
+def test_names_are_exported_to_type_checkers(name: str) -> None:
+    """A checker in strict mode knows only what ``__all__`` lists; it is all that is defined in the package."""
+    module = importlib.import_module(f"graphrt.{name}")
+    origins = {n: str(getattr(x, "__module__", "")) for n, x in vars(module).items() if not n.startswith("_")}
+    assert {n for n, origin in origins.items() if origin.startswith(module.__name__)} <= set(module.__all__) <= set(dir(module))
 
 
 def test_nothing_is_left_unfinished() -> None:

@@ -1,6 +1,9 @@
-"""Every op of graphrt, each defined in one place. The public functions are the entries of FUNCTIONS."""
+"""Every op of graphrt, each defined in one place, and the public functions over them.
 
-from graphrt.ops import window  # importing registers
+A function is registered where it is defined and exported here; importing this package fails where the two differ.
+"""
+
+from graphrt.ops import base, window  # noqa: F401 - importing registers
 from graphrt.ops.activation import (
     celu,
     elu,
@@ -30,7 +33,7 @@ from graphrt.ops.activation import (
     threshold,
 )
 from graphrt.ops.attention import scaled_dot_product_attention
-from graphrt.ops.base import FUNCTIONS
+from graphrt.ops.base import CREATIONS, FUNCTIONS
 from graphrt.ops.composite import (
     addcdiv,
     addcmul,
@@ -223,7 +226,7 @@ from graphrt.ops.reduction import all, amax, amin, any, logsumexp, mean, norm, p
 from graphrt.ops.resize import interpolate
 from graphrt.ops.scan import cummax, cummin, cumprod, cumsum, logcumsumexp
 from graphrt.ops.search import bucketize, searchsorted
-from graphrt.ops.slicing import cat, concat, flip, pad, stack
+from graphrt.ops.slicing import cat, concat, flip, getitem, pad, stack
 from graphrt.ops.sorting import argsort, kthvalue, median, randperm, sort, topk
 from graphrt.ops.transcendental import (
     acos,
@@ -281,3 +284,43 @@ from graphrt.ops.view_scatter import (
     select_scatter,
     slice_scatter,
 )
+
+__all__ = [
+    "CREATIONS", "FUNCTIONS", "abs", "acos", "acosh", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "add", "addbmm", "addcdiv", "addcmul", "addmm",
+    "affine_grid", "all", "alpha_dropout", "amax", "amin", "any", "arange", "argmax", "argmin", "argsort", "as_strided",
+    "as_strided_scatter", "asin", "asinh", "atan", "atan2", "atanh", "avg_pool1d", "avg_pool2d", "avg_pool3d", "baddbmm",
+    "batch_norm", "bernoulli", "bilinear", "binary_cross_entropy", "binary_cross_entropy_with_logits", "bitwise_and",
+    "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "bmm", "box_area", "box_iou",
+    "broadcast_tensors", "broadcast_to", "bucketize", "cast", "cat", "cdist", "ceil", "celu", "channel_pool",
+    "channel_shuffle", "chunk", "clamp", "clip", "clone", "concat", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
+    "conv_transpose2d", "conv_transpose3d", "copysign", "cos", "cosh", "cosine_embedding_loss", "cosine_similarity", "cross",
+    "cross_entropy", "cummax", "cummin", "cumprod", "cumsum", "deg2rad", "diag", "diag_embed", "diagonal", "diagonal_scatter",
+    "dist", "div", "divide", "dot", "dropout", "dropout1d", "dropout2d", "dropout3d", "dstack", "einsum", "elu", "embedding",
+    "embedding_bag", "embedding_renorm", "eq", "erf", "erfc", "erfinv", "exp", "exp2", "expand", "expand_as", "expm1",
+    "exponential", "eye", "feature_alpha_dropout", "feature_dropout", "flatten", "flip", "fliplr", "flipud", "floor",
+    "floor_divide", "fmod", "fold", "frac", "full", "full_like", "gather", "gaussian_nll_loss", "ge", "gelu", "getitem",
+    "global_avg_pool", "global_avg_pool2d", "global_max_pool", "glu", "grid_sample", "group_norm", "gru", "gru_cell", "gt",
+    "gumbel_softmax", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "heaviside", "hinge_embedding_loss", "hinge_loss",
+    "hstack", "huber_loss", "hypot", "index_add", "index_reduce", "index_select", "inner", "instance_norm", "interpolate",
+    "isclose", "isfinite", "isinf", "isnan", "kl_div", "kron", "kthvalue", "l1_loss", "layer_norm", "le", "leaky_relu",
+    "lerp", "linear", "linspace", "local_conv2d", "local_response_norm", "log", "log1p", "log2", "log10", "log_softmax",
+    "logaddexp", "logcumsumexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logsigmoid", "logsumexp",
+    "lp_pool1d", "lp_pool2d", "lp_pool3d", "lstm", "lstm_cell", "lt", "manual_seed", "margin_ranking_loss", "masked_fill",
+    "masked_scatter", "matmul", "max", "max_pool1d", "max_pool2d", "max_pool3d", "maximum", "maxout", "mean", "median",
+    "meshgrid", "min", "minimum", "mish", "mm", "moveaxis", "movedim", "mse_loss", "mul", "multi_margin_loss",
+    "multilabel_margin_loss", "multilabel_soft_margin_loss", "mv", "nan_to_num", "narrow", "ne", "neg", "nll_loss", "nms",
+    "norm", "normal", "normal_like", "normalize", "one_hot", "ones", "ones_like", "outer", "pad", "pairwise_distance",
+    "permute", "pixel_shuffle", "pixel_unshuffle", "poisson_nll_loss", "pow", "prelu", "prod", "put", "rad2deg", "randint",
+    "randperm", "reciprocal", "relu", "relu6", "remainder", "repeat", "repeat_interleave", "reshape", "rms_norm", "rnn_relu",
+    "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell", "roi_align", "roi_pool", "roll", "rot90", "round", "rrelu", "rsqrt",
+    "scaled_dot_product_attention", "scatter", "scatter_add", "scatter_reduce", "searchsorted", "select", "select_scatter",
+    "selu", "sigmoid", "sign", "signbit", "silu", "sin", "sinc", "sinh", "slice_scatter", "smooth_l1_loss",
+    "soft_margin_loss", "softmax", "softmin", "softplus", "softshrink", "softsign", "sort", "split", "sqrt", "square",
+    "squeeze", "stack", "std", "step", "stop_gradient", "sub", "sum", "sum_pool1d", "sum_pool2d", "sum_pool3d", "swapaxes",
+    "swapdims", "take", "take_along_dim", "tan", "tanh", "tanhshrink", "tensor_split", "tensordot", "threshold", "tile",
+    "topk", "trace", "transpose", "tril", "triplet_margin_loss", "triu", "trunc", "unbind", "unflatten", "unfold", "uniform",
+    "uniform_like", "unsqueeze", "var", "vstack", "weight_norm", "where", "windows", "xlogy", "zeros", "zeros_like",
+]  # fmt: skip
+
+base.check_exports(set(__all__) - {"CREATIONS", "FUNCTIONS"})

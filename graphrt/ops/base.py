@@ -20,7 +20,8 @@ from graphrt.op import REGISTRY, Kind
 from graphrt.types import HALVES, DType, Shape, as_dtype, float32, promote
 
 F = TypeVar("F", bound=Callable[..., Any])
-FUNCTIONS: dict[str, Callable[..., Any]] = {}
+FUNCTIONS: dict[str, Callable[..., Any]] = {}  # public functions that take a Value first
+CREATIONS: dict[str, Callable[..., Any]] = {}  # public functions that take a Graph first
 Number = bool | int | float
 
 
@@ -38,19 +39,36 @@ def function(f: F) -> F:
             raise GraphError(f"{f.__name__} needs at least one Value of a Graph among its arguments{hint}")
         return graph
 
-    FUNCTIONS[f.__name__] = OPERATORS[f.__name__] = wrapped = _transactional(f, find)
-    return wrapped
+    return alias(f.__name__, _transactional(f, find))
+
+
+def alias(name: str, f: F) -> F:
+    """Gives the public function ``f`` another ``name``, also as a method of Values, and returns it."""
+    FUNCTIONS[name] = OPERATORS[name] = f
+    return f
 
 
 def creation(f: F) -> F:
-    """As ``function`` for one that takes the Graph first and makes a tensor from nothing; not a method of Values."""
+    """As ``function`` for one that takes the Graph first, to make a tensor from nothing: in CREATIONS, no method of Values."""
 
     def find(*args: Any) -> Graph:
         if not args or not isinstance(args[0], Graph):
             raise ArgumentError(f"{f.__name__} takes the Graph first, got {type(args[0]).__name__ if args else 'nothing'}")
         return args[0]
 
-    return _transactional(f, find)
+    CREATIONS[f.__name__] = wrapped = _transactional(f, find)
+    return wrapped
+
+
+def check_exports(exported: Iterable[str]) -> None:
+    """Raises GraphError for a public function that is registered and not ``exported``, or exported and not registered."""
+    names = set(exported)
+    registered = {name: f.__module__ for name, f in (*FUNCTIONS.items(), *CREATIONS.items())}
+    if missing := registered.keys() - names:
+        where = ", ".join(f"{name} of {registered[name]}" for name in sorted(missing))
+        raise GraphError(f"graphrt/ops/__init__.py neither imports nor lists in __all__: {where}")
+    if unknown := names - registered.keys():
+        raise GraphError(f"__all__ of graphrt/ops/__init__.py lists what is no public function: {', '.join(sorted(unknown))}")
 
 
 def _transactional(f: F, find: Callable[..., Graph]) -> F:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
-from graphrt.ir import OPERATORS, Node, Value
+from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, biased, broadcast_shape, broadcast_to, function, tensor, widened
 from graphrt.ops.base import cast as cast_to
@@ -409,6 +409,3 @@ register(
         flops=_flops,
     )
 )
-
-
-OPERATORS["matmul"] = matmul

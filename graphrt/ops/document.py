@@ -9,7 +9,7 @@ import numpy as np
 
 from graphrt.errors import GraphrtError
 from graphrt.op import REGISTRY, OpDef, Sample
-from graphrt.ops import FUNCTIONS
+from graphrt.ops import CREATIONS, FUNCTIONS
 from graphrt.types import DTYPES, DType, TensorType
 
 _HEAD = """# Operators
@@ -32,7 +32,7 @@ Every op runs on every target: cpu, cuda, hip, interpret and reference. Its *kin
 def document() -> str:
     """The page as Markdown."""
     parts = [_HEAD, "## Functions", "", "| function | what it is |", "| --- | --- |"]
-    parts += [f"| `{name}{_signature(f)}` | {_first(f)} |" for name, f in sorted(FUNCTIONS.items())]
+    parts += [f"| `{name}{_signature(f)}` | {_first(f)} |" for name, f in sorted({**FUNCTIONS, **CREATIONS}.items())]
     parts += ["", "## Ops of the graph", "", "| op | arguments | dtypes | kind | lowered by | gradient |", "| --- " * 6 + "|"]
     parts += [f"| {' | '.join(_row(op))} |" for op in sorted(REGISTRY.values(), key=lambda op: (op.kind.value, op.name))]
     return "\n".join([*parts, ""])

@@ -71,6 +71,7 @@ register(
 )
 
 
+@creation
 def manual_seed(graph: Graph, seed: int) -> None:
     """Sets the seed that the graph's random ops start from; without it the seed is 0."""
     (number,) = integers((seed,), "seed")

@@ -10,9 +10,9 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.index import as_expr
-from graphrt.ir import OPERATORS, Node, Value
+from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Piece, Sample, Types, register
-from graphrt.ops.base import FUNCTIONS, apply, cast, dim_index, dim_indices, function
+from graphrt.ops.base import alias, apply, cast, dim_index, dim_indices, function
 from graphrt.ops.base import broadcast_to as _broadcast_to
 from graphrt.ops.view import Index, arrays, reshape, unsqueeze
 from graphrt.types import Shape, TensorType, promote
@@ -329,6 +329,4 @@ def stack(tensors: Sequence[Value], dim: int = 0) -> Value:
     return concat([unsqueeze(t, at) for t in tensors], at)
 
 
-cat = concat
-FUNCTIONS["cat"] = OPERATORS["cat"] = concat
-OPERATORS["getitem"] = getitem
+cat = alias("cat", concat)

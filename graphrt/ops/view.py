@@ -14,9 +14,9 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.index import Expr, as_expr, delinearize, linearize, row_major
-from graphrt.ir import OPERATORS, Node, Value
+from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Piece, Sample, Types, register
-from graphrt.ops.base import FUNCTIONS, apply, broadcast_shape, cast, dim_index, dim_indices, function, integers, unbroadcast
+from graphrt.ops.base import alias, apply, broadcast_shape, cast, dim_index, dim_indices, function, integers, unbroadcast
 from graphrt.ops.base import broadcast_to as _broadcast_to
 from graphrt.types import HALVES, Shape, TensorType, float32
 
@@ -184,10 +184,9 @@ def movedim(input: Value, source: int | Sequence[int], destination: int | Sequen
     return permute(input, order)
 
 
-swapaxes = swapdims = transpose
-moveaxis = movedim
-for _name, _alias in (("swapaxes", transpose), ("swapdims", transpose), ("moveaxis", movedim)):
-    FUNCTIONS[_name] = OPERATORS[_name] = _alias
+swapaxes = alias("swapaxes", transpose)
+swapdims = alias("swapdims", transpose)
+moveaxis = alias("moveaxis", movedim)
 
 
 # --- broadcast ---------------------------------------------------------------------------------------------------
