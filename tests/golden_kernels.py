@@ -1,20 +1,21 @@
 """Golden files of kernels: what the compiler made of each distinct kernel of a training step, for GPUs that are not here.
 
-A file has one line a kernel. A change that makes a figure worse, or that changes which kernels there are, fails until it is
-accepted: ``GRAPHRT_ACCEPT=1 make kernels`` (or pytest on one test), after a look at what changed. Some things are never
-accepted: spilled registers, a product of halves without tensor cores.
+A file has one line a field. A change that makes a figure worse, or that changes which kernels there are, fails until it is
+accepted, after a look at the difference that the failure shows: ``GRAPHRT_ACCEPT=1 make kernels``, or pytest on one test. Some
+things are never accepted: spilled registers, a product of halves without tensor cores.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import triton
+from accept import ACCEPT, difference
 
 import graphrt as grt
 from graphrt import models, nn, optim
@@ -65,6 +66,15 @@ def _row(r: KernelReport) -> dict[str, Any]:
     return {**table, "instructions": dict(r.instructions)}
 
 
+def _text(table: Mapping[str, Any]) -> str:
+    """A golden file's text: JSON with a line a field."""
+
+    def lines(row: Mapping[str, Any]) -> str:
+        return "{\n" + ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in row.items()) + "\n}"
+
+    return f'{{"totals": {lines(table["totals"])},\n"kernels": [' + ",\n".join(map(lines, table["kernels"])) + "]}\n"
+
+
 def _numbered(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Rows by title; of several kernels with one title the second is called ``#2``."""
     seen: Counter[str] = Counter()
@@ -107,10 +117,11 @@ def check(name: str, program: grt.Program, reports: list[KernelReport]) -> None:
         "bytes": sum(r.bytes * r.launches for r in reports),
         "arena": program.plan.size if program.plan else 0,
     }
-    if os.environ.get("GRAPHRT_ACCEPT") == "1":
-        lines = ",\n".join("  " + json.dumps(row) for row in found)
-        path.write_text(f'{{"totals": {json.dumps(totals)}, "kernels": [\n{lines}\n]}}\n')
-    golden = json.loads(path.read_text())
+    text = _text({"totals": totals, "kernels": found})
+    if ACCEPT:
+        path.write_text(text)
+    accepted = path.read_text() if path.exists() else _text({"totals": {**totals, "triton": ""}, "kernels": []})
+    golden = json.loads(accepted)
     same = golden["totals"]["triton"] == triton.__version__
     new, old = _numbered(found), _numbered(golden["kernels"])
     problems = [f"new kernel {t}" for t in new.keys() - old.keys()] + [f"no more {t}" for t in old.keys() - new.keys()]
@@ -120,4 +131,5 @@ def check(name: str, program: grt.Program, reports: list[KernelReport]) -> None:
     for figure in ("launches", "kernels", "bytes", "arena"):
         if totals[figure] > golden["totals"][figure] * (1.0 if figure in ("launches", "kernels") else 1.01):
             problems.append(f"{figure} {totals[figure]}, were {golden['totals'][figure]}")
-    assert not problems, f"{path.name} differs; look, then accept with GRAPHRT_ACCEPT=1:\n" + "\n".join(sorted(problems))
+    if problems:
+        pytest.fail("\n".join([*sorted(problems), "", difference(path, accepted, text)]), pytrace=False)

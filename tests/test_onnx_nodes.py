@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import onnx
 import onnx_cases
 import pytest
+from accept import check_golden
 from conftest import INTERPRETED
 
 GOLDEN = Path(__file__).parent / "golden" / "onnx_nodes.txt"
@@ -32,9 +32,7 @@ def test_all_cases_by_the_reference() -> None:
     every = onnx_cases.cases() | onnx_cases.shipped()
     outcomes = {name: onnx_cases.run(case, "reference") for name, case in every.items()}
     assert not {name: o.wrong for name, o in outcomes.items() if o.wrong}
-    if os.environ.get("GRAPHRT_ACCEPT") == "1":
-        GOLDEN.write_text(_page(outcomes))
-    assert _page(outcomes) == GOLDEN.read_text(), "the cases that run changed; look at the difference, then accept it"
+    check_golden(GOLDEN, _page(outcomes))
 
 
 def test_some_cases_natively() -> None:
