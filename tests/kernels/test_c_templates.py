@@ -1,8 +1,8 @@
 """The C templates by themselves, with closures written here by hand and NumPy in float64 as the oracle.
 
-Every case becomes one group of a C file; the file of a template is compiled once, as the compiler's own programs are. The
-closures note an index out of range and count the stores of each element; outputs start as NaN. Each case runs on the pool
-and again in one thread with its tasks in reverse, and must give the same bits.
+Every case becomes one group of its template's C file, which is compiled, as the compiler's own programs are, for the first
+test that needs it. The closures note an index out of range and count the stores of each element; outputs start as NaN. Each
+case runs on the pool and again in one thread with its tasks in reverse, and must give the same bits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -425,18 +424,31 @@ def shared_object(source: str, path: Path) -> Path:
     return path
 
 
+def source(name: str) -> str:
+    """The C file of a template's cases, of the pool of threads, or of the scalars."""
+    if name == "pool_of_threads":
+        return (headers() / "runtime.c").read_text()
+    return SCALAR if name == "scalar" else HEAD + "\n".join(c.text(f"g{i}") for i, c in enumerate(CASES[name]))
+
+
+class Objects(dict[str, Path]):
+    """Shared objects by the name of their source, each compiled when a test first asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def __missing__(self, name: str) -> Path:
+        self[name] = shared_object(source(name), self.folder / f"{name}.so")
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One shared object per template, the pool's, and one of scalars; compiled side by side."""
-    folder = tmp_path_factory.mktemp("templates")
-    sources = {op: HEAD + "\n".join(c.text(f"g{i}") for i, c in enumerate(cases)) for op, cases in CASES.items()}
-    sources |= {"pool_of_threads": (headers() / "runtime.c").read_text(), "scalar": SCALAR}
-    with ThreadPoolExecutor(2) as workers:
-        built = workers.map(lambda item: shared_object(item[1], folder / f"{item[0]}.so"), sources.items())
-        return dict(zip(sources, built, strict=True))
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    return Objects(tmp_path_factory.mktemp("templates"))
 
 
-def bound(objects: dict[str, Path], op: str) -> ctypes.CDLL:
+def bound(objects: Objects, op: str) -> ctypes.CDLL:
     library = ctypes.CDLL(str(objects[op]))
     pool = ctypes.CDLL(str(objects["pool_of_threads"]))
     library.grt_bind(*(ctypes.cast(function, ctypes.c_void_p) for function in (pool.grt_parallel, pool.grt_memory)))
@@ -456,7 +468,7 @@ ALL = [(op, i) for op, cases in CASES.items() for i in range(len(cases))]
 
 
 @pytest.mark.parametrize(("op", "number"), ALL, ids=[f"{op}-{i}" for op, i in ALL])
-def test_template_agrees_with_numpy(op: str, number: int, objects: dict[str, Path], rng: np.random.Generator) -> None:
+def test_template_agrees_with_numpy(op: str, number: int, objects: Objects, rng: np.random.Generator) -> None:
     case = CASES[op][number]
     arrays, shape, expected = case.data(rng)
     library = bound(objects, op)
@@ -518,7 +530,7 @@ def conv_result(library: ctypes.CDLL, seed: int) -> tuple[Callable[[], bytes], b
     return run, first
 
 
-def test_the_same_code_serves_two_python_threads(objects: dict[str, Path]) -> None:
+def test_the_same_code_serves_two_python_threads(objects: Objects) -> None:
     """Two programs with the same text are one shared object: what a launch packs must belong to the launch."""
     library, wrong = bound(objects, "conv"), []
     runs = [conv_result(library, seed) for seed in range(2)]
@@ -536,7 +548,7 @@ def test_the_same_code_serves_two_python_threads(objects: dict[str, Path]) -> No
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_computes_too(objects: dict[str, Path]) -> None:
+def test_a_forked_child_computes_too(objects: Objects) -> None:
     run, first = conv_result(bound(objects, "conv"), 3)
     child = os.fork()
     if child == 0:
@@ -545,14 +557,16 @@ def test_a_forked_child_computes_too(objects: dict[str, Path]) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+CONTRACTIONS = ("matmul", "conv", "conv_dgrad", "conv_wgrad")
 DIGEST = "import sys; sys.path.insert(0, sys.argv[1]); import test_c_templates as t; print(t.digest(sys.argv[2]))"
 
 
 def digest(folder: str) -> str:
     """A hash of the results of every case of the contractions."""
-    objects = {p.stem: p for p in Path(folder).glob("*.so")}
+    objects = Objects(Path(folder))
+    objects.update({p.stem: p for p in Path(folder).glob("*.so")})
     total = hashlib.sha256()
-    for op in ("matmul", "conv", "conv_dgrad", "conv_wgrad"):
+    for op in CONTRACTIONS:
         library = bound(objects, op)
         for i, case in enumerate(CASES[op]):
             arrays, shape, _ = case.data(np.random.default_rng(i))
@@ -562,8 +576,9 @@ def digest(folder: str) -> str:
     return total.hexdigest()
 
 
-def test_the_number_of_threads_changes_no_bit(objects: dict[str, Path]) -> None:
-    here, folder = str(Path(__file__).parent), str(objects["conv"].parent)
+def test_the_number_of_threads_changes_no_bit(objects: Objects) -> None:
+    here, folder = str(Path(__file__).parent), str(objects.folder)
+    assert all(objects[name].exists() for name in ("pool_of_threads", *CONTRACTIONS))
     root = str(Path(graphrt.__file__).parents[1])
     found = []
     for threads in ("1", "2", "5"):
@@ -590,7 +605,7 @@ void smallest(const double *restrict a, const double *restrict b, double *restri
 """
 
 
-def test_philox_known_answer(objects: dict[str, Path]) -> None:
+def test_philox_known_answer(objects: Objects) -> None:
     uniform = ctypes.CDLL(str(objects["scalar"])).uniform
     uniform.restype = ctypes.c_float
     uniform.argtypes = [ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint, ctypes.c_uint]
@@ -605,7 +620,7 @@ def test_philox_known_answer(objects: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind", "oracle"), [("largest", "float", np.maximum), ("smallest", "double", np.minimum)])
-def test_extremes_carry_nan(name: str, kind: str, oracle: Any, objects: dict[str, Path], rng: np.random.Generator) -> None:
+def test_extremes_carry_nan(name: str, kind: str, oracle: Any, objects: Objects, rng: np.random.Generator) -> None:
     values = np.array([np.nan, np.inf, -np.inf, 0.0, 1.0, -1.0], CTYPES[kind])
     a, b, y = rng.choice(values, 4096), rng.choice(values, 4096), np.empty(4096, CTYPES[kind])
     getattr(ctypes.CDLL(str(objects["scalar"])), name)(*(ctypes.c_void_p(x.ctypes.data) for x in (a, b, y)))
