@@ -1,5 +1,6 @@
 """graphrt: a compiler-style graph runtime for deep learning."""
 
+from importlib import metadata
 from typing import Any
 
 from graphrt import data, errors, frontends, models, nn, ops, optim
@@ -12,6 +13,11 @@ from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
 from graphrt.targets.load import load
 from graphrt.train import Trainer
+
+try:
+    __version__ = metadata.version("graphrt")
+except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "0+unknown"
 
 
 def __getattr__(name: str) -> Any:
@@ -31,6 +37,7 @@ __all__ = [
     "State",
     "Trainer",
     "Value",
+    "__version__",
     "compile",
     "data",
     "errors",

@@ -261,12 +261,9 @@ def flags() -> None:
 @app.command()
 def version() -> None:
     """Prints the version."""
-    from importlib import metadata
+    from graphrt import __version__
 
-    try:
-        typer.echo(metadata.version("graphrt"))
-    except metadata.PackageNotFoundError:
-        typer.echo("0.1.0 (not installed)")
+    typer.echo(__version__)
 
 
 def main() -> None:

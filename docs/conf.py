@@ -1,0 +1,50 @@
+"""How `make site` builds these pages: Markdown by MyST, the reference from docstrings by autodoc, the furo theme."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import graphrt
+
+project = "graphrt"
+author = copyright = "graphrt contributors"
+version = release = graphrt.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+suppress_warnings = ["misc.highlighting_failure"]  # listings leave lines out: "[...]" is not C
+autosummary_generate = False
+autodoc_default_options = {"members": True, "imported-members": True, "show-inheritance": False}
+autodoc_member_order = "groupwise"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 100
+
+html_theme = "furo"
+html_title = f"graphrt {release}"
+html_show_sphinx = False
+
+_LITERAL = re.compile(r"(``.+?``)")
+
+
+def _markup(lines: list[str]) -> Iterator[str]:
+    """A docstring as reStructuredText: only ``literals`` and lists mean something, what is indented behind a blank line is code."""
+    code = False
+    for i, line in enumerate(lines):
+        indented = line.startswith("    ")
+        if indented and not code and i and not lines[i - 1].strip():
+            yield from ("::", "")
+            code = True
+        code = code and (indented or not line.strip())
+        parts = _LITERAL.split(line)
+        yield line if code else "".join(p if k % 2 else re.sub(r"([*|`\\]|_\b)", r"\\\1", p) for k, p in enumerate(parts))
+
+
+def _docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = list(_markup(lines))
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", _docstring)
