@@ -1,9 +1,12 @@
-"""The worked examples, against the numbers that the lectures print (two digits, truncated)."""
+"""The worked examples, against the numbers that the lectures print (two digits, truncated), and their index."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
+import re
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,24 @@ def test_equivariance(shift: int) -> None:
     found = run("equivariance", shift=shift, seed=shift)
     assert found["conv"] < 1e-5 and found["global max pool"] == 0.0
     assert found["fully connected"] > 0.1
+
+
+INDEX = re.findall(r"^\| `([\w/.]+)` \| (.+?) \| `python examples/([\w/.]+)` \|$", (EXAMPLES / "README.md").read_text(), re.M)
+
+
+def test_the_index_lists_every_example() -> None:
+    assert sorted(path for path, *_ in INDEX) == sorted(str(p.relative_to(EXAMPLES)) for p in EXAMPLES.rglob("*.py"))
+    assert all(path == command for path, _, command in INDEX)
+
+
+@pytest.mark.parametrize("path", [path for *_, path in INDEX])
+def test_the_command_of_an_example_runs(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [path])
+    runpy.run_path(str(EXAMPLES / path), run_name="__main__")
+    assert capsys.readouterr().out.strip()
 
 
 def test_every_example_is_tested() -> None:
