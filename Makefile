@@ -23,14 +23,20 @@ export VERSIONS := import platform, torch, triton; \
 cpu_wheel = $(if $(CPU),$1/bin/python -m pip install --quiet --no-deps --retries 1 --timeout 30 \
 	--extra-index-url https://download.pytorch.org/whl/cpu $(call pin,torch,$(TORCH)+cpu))
 
-.PHONY: demo test kernels kernels-oldest lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes samples docs lint clean
+.PHONY: demo test proofs kernels kernels-oldest lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes samples docs site lint clean
 
 demo: .venv/ready
 	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
 
+# What every change is tried with, in minutes: each op, pass, template and front end on the targets of this machine.
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 -m "not interpret and not slow and not kernels"
+	$(BIN)/python -m pytest -n 2 -m "not interpret and not slow and not kernels and not proof"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 -m interpret
+
+# What takes long because it proves much: every op under the sanitizers, small networks' kernels for each GPU against golden files,
+# the guides from nothing to their checks, the package from its own wheel.
+proofs: .venv/ready
+	$(BIN)/python -m pytest -n 2 --durations=12 -m "proof and not kernels"
 
 # Every kernel of the large networks' training steps, for GPUs that are not here; GRAPHRT_ACCEPT=1 accepts new figures.
 kernels: .venv/ready
@@ -82,9 +88,13 @@ docs: .venv/ready
 	$(BIN)/python -m graphrt.frontends.onnx.document > docs/onnx_coverage.md
 	$(BIN)/python -m graphrt.frontends.torch.document > docs/torch_coverage.md
 
+# The documentation site in build/site, without a warning.
+site: .venv/ready
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
+
 lint: .venv/ready
-	$(BIN)/ruff check graphrt kernels tests bench examples
-	$(BIN)/ruff format --check graphrt kernels tests bench examples
+	$(BIN)/ruff check graphrt kernels tests bench examples docs/conf.py
+	$(BIN)/ruff format --check graphrt kernels tests bench examples docs/conf.py
 	$(BIN)/mypy
 
 clean:

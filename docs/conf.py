@@ -30,7 +30,7 @@ _LITERAL = re.compile(r"(``.+?``)")
 
 
 def _markup(lines: list[str]) -> Iterator[str]:
-    """A docstring as reStructuredText: only ``literals`` and lists mean something, what is indented behind a blank line is code."""
+    """A docstring as reStructuredText: only literals and lists mean something; what is indented behind a blank line is code."""
     code = False
     for i, line in enumerate(lines):
         indented = line.startswith("    ")

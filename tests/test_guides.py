@@ -12,6 +12,7 @@ BEFORE = {"triton_template": ["c_template"]}  # guides that go on from another
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="guides run in processes of their own")
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("guide", [p.stem for p in sorted(guides.GUIDES.glob("*.md"))])
 def test_a_guide_leads_where_it_says(guide: str, tmp_path: Path) -> None:
     guides.copy(tmp_path)
