@@ -1,6 +1,7 @@
 """Every distinct kernel of training steps compiled for GPUs that are not here, and what the compiler made of it.
 
-``make test`` has the small networks, ``make kernels`` the large ones; golden files hold the figures (see golden_kernels).
+``make test`` has the small networks, ``make proofs`` ResNet-20, ``make kernels`` the large ones; golden files hold the figures
+(see golden_kernels).
 """
 
 from __future__ import annotations
@@ -27,12 +28,20 @@ from graphrt.targets.triton.compile.usage import resident  # noqa: E402
 from graphrt.targets.triton.target import ARCHITECTURES  # noqa: E402
 
 pytestmark = pytest.mark.aot
-SMALL = [("mlp", "float32"), ("lenet5", "float32"), ("lenet5", "bfloat16"), ("resnet20", "float32"), ("resnet20", "bfloat16")]
+SMALL = [("mlp", "float32"), ("lenet5", "float32"), ("lenet5", "bfloat16")]
+MIDDLE = [("resnet20", "float32"), ("resnet20", "bfloat16")]
 LARGE = [("resnet50", "bfloat16"), ("resnet50", "float32"), ("vgg16", "bfloat16"), ("alexnet", "bfloat16")]
 
 
 @pytest.mark.parametrize("target", ARCHITECTURES)
-@pytest.mark.parametrize(("model", "dtype"), [*SMALL, *(pytest.param(*x, marks=pytest.mark.kernels) for x in LARGE)])
+@pytest.mark.parametrize(
+    ("model", "dtype"),
+    [
+        *SMALL,
+        *(pytest.param(*x, marks=pytest.mark.proof) for x in MIDDLE),
+        *(pytest.param(*x, marks=pytest.mark.kernels) for x in LARGE),
+    ],
+)
 def test_training_step(model: str, dtype: str, target: str) -> None:
     program = golden_kernels.training_step(model, dtype, target)
     reports = program.kernels()
@@ -155,6 +164,7 @@ def test_architecture_is_checked() -> None:
         grt.compile(lenet_step(), target="cuda:90")
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("target", ARCHITECTURES)
 def test_sibling_convolutions_and_concatenations(target: str) -> None:
     """A block of GoogLeNet: slices of channels are loaded and stored as wide as whole tensors."""

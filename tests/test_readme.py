@@ -1,4 +1,4 @@
-"""README and docs/*.md against the program: samples run, listings are what it prints, figures are those of bench/results."""
+"""README, CONTRIBUTING and docs against the program: samples run, listings are what it prints, figures are bench/results'."""
 
 from __future__ import annotations
 
@@ -116,14 +116,41 @@ def test_lenets_launches() -> None:
 
 
 def test_commands_and_files_exist() -> None:
-    """Make targets, scripts of bench, documents and folders that README names."""
+    """Make targets, scripts of bench, documents and folders that README, CONTRIBUTING and the guides name."""
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {n for line in re.findall(r"\bmake ([a-z][\w -]*)", "\n".join(blocks(README, "sh"))) for n in line.split()[:1]}
-    assert named and named <= targets
-    for script in re.findall(r"python -m (bench\.\w+)", README):
-        assert (ROOT / f"{script.replace('.', '/')}.py").exists()
-    for path in re.findall(r"`((?:docs|bench|examples|kernels|tests)/[\w/.]+)`", README):
-        assert (ROOT / path).exists(), path
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        text = page.read_text()
+        named = set(re.findall(r"`make ([a-z][\w-]*)", text)) | set(re.findall(r"^make ([a-z][\w-]*)", text, re.MULTILINE))
+        assert named <= targets, page.name
+        for script in re.findall(r"python -m (bench\.\w+)", text):
+            assert (ROOT / f"{script.replace('.', '/')}.py").exists(), f"{page.name}: {script}"
+        for path in re.findall(r"`((?:docs|bench|examples|kernels|tests|graphrt)/[\w/.]+)`", text):
+            assert any(ROOT.glob(re.sub(r"[A-Z_]{4,}", "*", path.rstrip("/")))), f"{page.name}: {path}"  # MODEL stands for any
+
+
+def test_everything_is_run_by_ci() -> None:
+    """.ci/run names the lanes, GitHub's workflow calls it, and the tests of no marker but slow (make samples) are left out."""
+    (lanes,) = re.findall(r"^make (.+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert lanes.split() == ["lint", "test", "proofs", "site", "kernels", "kernels-oldest"]
+    makefile = (ROOT / "Makefile").read_text()
+    (left,) = re.findall(r'pytest -n 2 -m "not interpret and (.+)"', makefile.split("\ntest:")[1].split("\n\n")[0])
+    assert left == "not slow and not kernels and not proof"
+    for lane, marker in (
+        ("test", "interpret"),
+        ("proofs", '"proof and not kernels"'),
+        ("kernels", "kernels"),
+        ("samples", "slow"),
+    ):
+        assert f"-m {marker}" in makefile.split(f"\n{lane}:")[1].split("\n\n")[0], lane
+    assert "- run: .ci/run\n" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+
+
+def test_the_version_is_said_once() -> None:
+    """In pyproject.toml; the package, the citation and the changelog agree."""
+    (version,) = re.findall(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert grt.__version__ == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 # --- measured figures: those of committed rows ----------------------------------------------------------------------

@@ -51,7 +51,7 @@ int main(void) {
   return 0;
 }
 """
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="the C target has no interpreted lane")
+pytestmark = [pytest.mark.proof, pytest.mark.skipif(INTERPRETED, reason="the C target has no interpreted lane")]
 
 
 def library(name: str) -> str:

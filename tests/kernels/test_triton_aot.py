@@ -35,7 +35,7 @@ from kernels.triton.philox import uniform  # noqa: E402
 from kernels.triton.pool import max_pool_gather, max_pool_grad, pool, sum_pool_grad  # noqa: E402
 from kernels.triton.reduce import argmax, argmin, maximum  # noqa: E402
 
-pytestmark = pytest.mark.aot
+pytestmark = [pytest.mark.aot, pytest.mark.proof]
 
 CORES = {"sm_80": "HMMA", "sm_90": "HGMMA", "gfx942": "v_mfma"}
 

@@ -187,6 +187,7 @@ LAYERS = {
 
 @compiled
 @pytest.mark.aot
+@pytest.mark.proof
 @pytest.mark.parametrize("target,cores", [("sm_90", "HGMMA"), ("sm_100", "UTCHMMA")])
 @pytest.mark.parametrize("kind,prepare", [("fwd", unprepared), ("fwd", affine_relu), ("dgrad", unprepared),
                                           ("dgrad", norm_gradient)],
