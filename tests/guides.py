@@ -73,12 +73,12 @@ def _replacements(text: str) -> Iterator[tuple[str, str]]:
         yield old, new
 
 
-def check(guide: str, folder: Path, **variables: str) -> None:
+def check(guide: str, folder: Path) -> None:
     """Runs the guide's script and its commands, which must succeed."""
     script = "\n".join(b.text for b in blocks(guide) if b.language == "python" and not b.path)
     (folder / f"{guide}_check.py").write_text(script)
     commands = [line for b in blocks(guide) if b.language == "sh" for line in b.text.splitlines() if line.strip()]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), **variables}
+    environment = {**os.environ, "PYTHONPATH": str(folder), "GRAPHRT_CACHE": str(folder / "cache")}
     for name in ("TRITON_INTERPRET", "PYTEST_ADDOPTS"):
         environment.pop(name, None)
     for command in [f"{_PYTHON} {guide}_check.py", *commands]:

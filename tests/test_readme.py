@@ -88,6 +88,10 @@ def test_the_docs_samples_run(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert re.fullmatch(pattern, printed.rstrip()), printed
 
+    (sample,) = blocks((ROOT / "docs" / "index.md").read_text(), "python")
+    exec(sample, {})
+    assert sample.strip().splitlines()[1:] and all(line in README for line in sample.splitlines()[2:])
+
     (sample,) = blocks((ROOT / "docs" / "gpu.md").read_text(), "python")
     trainer = grt.Trainer(nn.Linear(3, 2), nn.CrossEntropyLoss(), optim.SGD(0.1))
     x, y = numbers((3, 4, 3)), np.zeros((3, 4), np.int64)
@@ -150,7 +154,7 @@ def test_the_version_is_said_once() -> None:
     (version,) = re.findall(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert grt.__version__ == version
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
-    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 # --- measured figures: those of committed rows ----------------------------------------------------------------------
