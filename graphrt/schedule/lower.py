@@ -307,49 +307,72 @@ def _template(schedule: Schedule, group: Group, precision: str) -> TemplateKerne
 
 
 def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKernel:
-    level = group.levels()
     order = memory_order(group, schedule)
-    counter = [0]
-    totals, rows = _totals(schedule, group, counter)
-    emitter = Emitter(schedule, group, {}, counter)
-    emitter.known = dict(rows)
-    stored = [v for v in group.values() if v in group.outputs]
-    last = max(level[n] for n in group.nodes)
-    passes: list[Pass] = []
     columns = next((d not in group.reduced for d in reversed(order) if group.shape[d] > 1), False)
     # Some columns must fit side by side, or what is loaded together goes to waste.
     keep = row_limit > 0 and group.reduced_size <= (row_limit // 32 if columns else row_limit)
-    for number in range(last + 1):
-        emitter.known = dict(emitter.known) if keep else dict(rows)
-        emitter.block = inner = Block(tuple(f"i{d}" for d in range(len(group.shape))))
-        folds = []
-        for node in group.nodes:
-            if node.op.kind is Kind.REDUCTION and level[node] == number:
-                x = emitter.read(node.inputs[0], group.domain)
-                x = emitter.as_stored(x, node.inputs[0].dtype) if len(node.outputs) > 1 else x  # elements are compared
-                results = [emitter.new(x.dtype), *(emitter.new(v.dtype) for v in node.outputs[1:])]
-                folds.append(Fold(node.attrs["op"], x, *results))
-                rows.update({("read", v, group.index[v]): var for v, var in zip(node.outputs, results, strict=True)})
-        for v in stored:
-            if level[v.node] == number and group.is_full(v):
-                emitter.store(v, group.index[v], emitter.read(v, group.index[v]))
-        full, emitter.known = emitter.known, dict(rows)
-        emitter.block = after = Block(inner.params)
-        for v in group.values():
-            ready = level[v.node] + (v.node.op.kind is Kind.REDUCTION)
-            if not group.is_full(v) and ready == number + 1 or (ready == 0 and number == 0 and not group.is_full(v)):
-                rows["read", v, group.index[v]] = emitter.read(v, group.index[v])
-                if v in group.outputs:
-                    emitter.store(v, group.index[v], rows["read", v, group.index[v]])
-        emitter.known = {**full, **rows}
-        passes.append(Pass(inner, folds, after))
+    rows = _Rows(schedule, group, keep)
+    passes = [rows.next() for _ in range(max(rows.level[n] for n in group.nodes) + 1)]
     if not passes[-1].inner.stores and not passes[-1].folds:
         tail = passes.pop()
         passes[-1].after.insts += tail.after.insts
         passes[-1].after.stores += tail.after.stores
     reduced = tuple(d for d in order if d in group.reduced)
     kept = tuple(d for d in order if d not in group.reduced)
-    return ReductionKernel(group, group.shape, kept, reduced, _asked_for(passes), columns, keep, totals)
+    return ReductionKernel(group, group.shape, kept, reduced, _asked_for(passes), columns, keep, rows.totals)
+
+
+class _Rows:
+    """Writes the passes over the rows of a reduction, one after the other; with ``keep`` what one computes the next has.
+
+    ``level`` is the pass that computes each member, ``of_row`` what is known of a row as a whole.
+    """
+
+    def __init__(self, schedule: Schedule, group: Group, keep: bool) -> None:
+        self.group, self.level, self.keep, self.number = group, group.levels(), keep, 0
+        counter = [0]
+        self.totals, self.of_row = _totals(schedule, group, counter)
+        self.emitter = Emitter(schedule, group, {}, counter)
+        self.emitter.known = dict(self.of_row)
+
+    def next(self) -> Pass:
+        """The next pass: the loop over a row with what is folded and stored in it, and what comes behind the loop."""
+        emitter = self.emitter
+        emitter.known = dict(emitter.known) if self.keep else dict(self.of_row)
+        emitter.block = inner = Block(tuple(f"i{d}" for d in range(len(self.group.shape))))
+        folds = [self._fold(n) for n in self.group.nodes if n.op.kind is Kind.REDUCTION and self.level[n] == self.number]
+        for v in self.group.outputs:
+            if self.level[v.node] == self.number and self.group.is_full(v):
+                emitter.store(v, self.group.index[v], emitter.read(v, self.group.index[v]))
+        full, emitter.known = emitter.known, dict(self.of_row)
+        emitter.block = after = Block(inner.params)
+        for v in self.group.values():
+            if not self.group.is_full(v) and self._is_ready(v):
+                self._find(v)
+        emitter.known = {**full, **self.of_row}
+        self.number += 1
+        return Pass(inner, folds, after)
+
+    def _fold(self, node: Node) -> Fold:
+        """What ``node`` folds, and the variables that hold its results from then on."""
+        x = self.emitter.read(node.inputs[0], self.group.domain)
+        x = self.emitter.as_stored(x, node.inputs[0].dtype) if len(node.outputs) > 1 else x  # elements are compared
+        results = [self.emitter.new(x.dtype), *(self.emitter.new(v.dtype) for v in node.outputs[1:])]
+        for v, var in zip(node.outputs, results, strict=True):
+            self.of_row["read", v, self.group.index[v]] = var
+        return Fold(node.attrs["op"], x, *results)
+
+    def _is_ready(self, v: Value) -> bool:
+        """Whether ``v`` follows from this pass, or, in the first, from nothing in the rows."""
+        ready = self.level[v.node] + (v.node.op.kind is Kind.REDUCTION)
+        return ready == self.number + 1 or ready == self.number == 0
+
+    def _find(self, v: Value) -> None:
+        """Computes ``v``, of which a row has one, and stores it if it is an output."""
+        at = self.group.index[v]
+        self.of_row["read", v, at] = found = self.emitter.read(v, at)
+        if v in self.group.outputs:
+            self.emitter.store(v, at, found)
 
 
 def _asked_for(passes: Sequence[Pass]) -> list[Pass]:
