@@ -36,10 +36,10 @@ class _Network(Module):
     """
 
     gates, states = 1, 1
+    function = ""  # of ops
 
     def __init__(
         self,
-        function: str,
         input_size: int,
         hidden_size: int,
         num_layers: int,
@@ -49,7 +49,6 @@ class _Network(Module):
         bidirectional: bool,
         proj_size: int = 0,
     ) -> None:
-        self.function = function
         self.input_size, self.hidden_size = integer(input_size, "input_size", 1), integer(hidden_size, "hidden_size", 1)
         self.num_layers, self.proj_size = integer(num_layers, "num_layers", 1), integer(proj_size, "proj_size", 0)
         if proj_size >= hidden_size:
@@ -114,14 +113,14 @@ class RNN(_Network):
         dropout: float = 0.0,
         bidirectional: bool = False,
     ) -> None:
-        function = _nonlinearity(nonlinearity, "")
-        super().__init__(function, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+        self.function = _nonlinearity(nonlinearity, "")
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
 
 
 class LSTM(_Network):
     """Long short-term memory; states are (h, c); ``proj_size`` projects h to that size (Sak et al., 2014)."""
 
-    gates, states = 4, 2
+    gates, states, function = 4, 2, "lstm"
 
     def __init__(
         self,
@@ -134,13 +133,13 @@ class LSTM(_Network):
         bidirectional: bool = False,
         proj_size: int = 0,
     ) -> None:
-        super().__init__("lstm", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
 
 
 class GRU(_Network):
     """Gated recurrent units (Cho et al., 2014)."""
 
-    gates = 3
+    gates, function = 3, "gru"
 
     def __init__(
         self,
@@ -152,7 +151,7 @@ class GRU(_Network):
         dropout: float = 0.0,
         bidirectional: bool = False,
     ) -> None:
-        super().__init__("gru", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
 
 
 class _Cell(Module):

@@ -151,17 +151,10 @@ def _scatter(x: Value, w: Value, shape: Shape, strides: Shape, pads: Pads, dilat
 
 
 def _conv_transpose(
-    rank: int,
-    input: Value,
-    weight: Value,
-    bias: Value | None,
-    stride: Size,
-    padding: Any,
-    output_padding: Size,
-    groups: int,
-    dilation: Size,
+    rank: int, input: Value, weight: Value, bias: Value | None, window: tuple[Size, Any, Size, Size], groups: int
 ) -> Value:
-    name = f"conv_transpose{rank}d"
+    """``window`` is stride, padding, output_padding and dilation."""
+    name, (stride, padding, output_padding, dilation) = f"conv_transpose{rank}d", window
     x = _check(rank, name, input, weight, groups)
     _bias(bias, weight.shape[1] * groups)
     if x.shape[1] != weight.shape[0] or x.shape[1] % groups:
@@ -208,7 +201,7 @@ def conv_transpose1d(
     dilation: Size = 1,
 ) -> Value:
     """The gradient of conv1d as a layer: input [N, C, L] or [C, L], weight [C, K/groups, R], bias [K] -> [N, K, P]."""
-    return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv_transpose(1, input, weight, bias, (stride, padding, output_padding, dilation), groups)
 
 
 @function
@@ -223,7 +216,7 @@ def conv_transpose2d(
     dilation: Size = 1,
 ) -> Value:
     """The gradient of conv2d as a layer: input [N, C, H, W], weight [C, K/groups, R, S], bias [K]; without N as well."""
-    return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv_transpose(2, input, weight, bias, (stride, padding, output_padding, dilation), groups)
 
 
 @function
@@ -238,7 +231,7 @@ def conv_transpose3d(
     dilation: Size = 1,
 ) -> Value:
     """The gradient of conv3d as a layer: input [N, C, D, H, W], weight [C, K/groups, T, R, S], bias [K]; without N as well."""
-    return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv_transpose(3, input, weight, bias, (stride, padding, output_padding, dilation), groups)
 
 
 # --- locally connected -------------------------------------------------------------------------------------------

@@ -76,10 +76,12 @@ def define(
     names: Sequence[str] = ("input",),
     result: str = "float",
     domain: tuple[float, float] = (-3.0, 3.0),
-    cheap: bool = True,
-    simplify: Callable[[Node], Value | None] | None = None,
-    barrier: bool = False,
+    **rules: Any,
 ) -> OpDef:
+    """Registers an elementwise op of the operands ``names``, with samples drawn from ``domain``; ``rules`` are OpDef's others.
+
+    ``result`` says what its operands may be and what comes of them (``_infer``).
+    """
     return register(
         OpDef(
             name=name,
@@ -89,9 +91,7 @@ def define(
             reference=reference,
             samples=_samples(len(names), *domain, result),
             body=body,
-            cheap=cheap,
-            simplify=simplify,
-            barrier=barrier,
+            **rules,
         )
     )
 

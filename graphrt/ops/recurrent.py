@@ -149,45 +149,38 @@ def _direction(cell: _Cell, input: Value, state: State, weights: _Weights, rever
     return stack(outputs[::-1] if reverse else outputs), state
 
 
-def _network(
-    cell: _Cell,
-    input: Value,
-    hx: Any,
-    params: Sequence[Value],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> State:
-    """Layers over layers. ``params`` holds w_ih, w_hh, b_ih, b_hh, w_hr, as far as there are, by layer and direction."""
-    states = tuple(hx) if isinstance(hx, list | tuple) else (hx,)
-    cells = integer(num_layers, "num_layers", 1) * (2 if bidirectional else 1)
-    require_float(input.dtype, "input")
-    if len(states) != cell.states or input.ndim != 3:
-        raise ShapeError(f"a recurrent network needs a 3-D input and {cell.states} states, got {input!r} and {len(states)}")
-    x = transpose(input, 0, 1) if batch_first else input
-    if any(tensor(s, "hx").ndim != 3 or s.shape[:2] != (cells, x.shape[1]) for s in states):
-        raise ShapeError(f"states must be [{cells}, {x.shape[1]}, H], got {[list(s.shape) for s in states]}")
-    if x.shape[0] == 0:
-        raise ShapeError(f"a sequence needs at least one step, got input {list(input.shape)}")
-    if not isinstance(params, list | tuple) or len(params) % cells or not 2 <= (each := len(params) // cells) <= 5:
-        raise ArgumentError(f"params must hold the parameters of {cells} cells one after the other")
-    weights = [_weights(params[i * each : (i + 1) * each], has_biases) for i in range(cells)]
+def _layers(cell: _Cell, x: Value, states: State, layers: list[list[_Weights]], drop: Callable[[Value], Value]) -> State:
+    """Layers over layers, each in one or two directions, ``drop`` between them: [T, N, I] gives outputs and last states."""
     initial = list(zip(*(unbind(s, 0) for s in states), strict=True))
     last = list[State]()
-    for layer in range(num_layers):
-        outputs = list[Value]()
-        for at in range(2 if bidirectional else 1):
-            i = len(last)
-            y, state = _direction(cell, x, initial[i], weights[i], reverse=at == 1)
+    for i, directions in enumerate(layers):
+        x, outputs = drop(x) if i else x, list[Value]()
+        for reverse, weights in zip((False, True), directions, strict=False):
+            y, state = _direction(cell, x, initial[len(last)], weights, reverse)
             outputs.append(y)
             last.append(state)
         x = concat(outputs, -1)
-        if layer + 1 < num_layers:
-            x = _dropout(x, dropout, train)
-    return (transpose(x, 0, 1) if batch_first else x, *(stack(s) for s in zip(*last, strict=True)))
+    return (x, *(stack(s) for s in zip(*last, strict=True)))
+
+
+def _check_network(cell: _Cell, x: Value, states: State, cells: int) -> None:
+    """Raises DTypeError, ShapeError when x [T, N, I] and the states [cells, N, H] do not fit."""
+    require_float(x.dtype, "input")
+    if len(states) != cell.states or x.ndim != 3:
+        raise ShapeError(f"a recurrent network needs a 3-D input and {cell.states} states, got {x!r} and {len(states)}")
+    if any(tensor(s, "hx").ndim != 3 or s.shape[:2] != (cells, x.shape[1]) for s in states):
+        raise ShapeError(f"states must be [{cells}, {x.shape[1]}, H], got {[list(s.shape) for s in states]}")
+    if x.shape[0] == 0:
+        raise ShapeError(f"a sequence needs at least one step, got [T, N, I] {list(x.shape)}")
+
+
+def _by_layer(params: Sequence[Value], has_biases: bool, num_layers: int, directions: int) -> list[list[_Weights]]:
+    """w_ih, w_hh, b_ih, b_hh, w_hr, as far as there are, for each direction of each layer."""
+    cells = num_layers * directions
+    if not isinstance(params, list | tuple) or len(params) % cells or not 2 <= (each := len(params) // cells) <= 5:
+        raise ArgumentError(f"params must hold the parameters of {cells} cells one after the other")
+    weights = [_weights(params[i * each : (i + 1) * each], has_biases) for i in range(cells)]
+    return [weights[i : i + directions] for i in range(0, cells, directions)]
 
 
 def _weights(params: Sequence[Value], has_biases: bool) -> _Weights:
@@ -210,7 +203,12 @@ def _network_function(name: str, cell: _Cell, doc: str) -> Callable[..., State]:
         bidirectional: bool,
         batch_first: bool,
     ) -> State:
-        return _network(cell, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+        states, directions = tuple(hx) if isinstance(hx, list | tuple) else (hx,), 2 if bidirectional else 1
+        x = transpose(input, 0, 1) if batch_first and input.ndim == 3 else input
+        _check_network(cell, x, states, integer(num_layers, "num_layers", 1) * directions)
+        layers = _by_layer(params, has_biases, num_layers, directions)
+        y, *last = _layers(cell, x, states, layers, lambda v: _dropout(v, dropout, train))
+        return (transpose(y, 0, 1) if batch_first else y, *last)
 
     f.__name__, f.__doc__ = name, doc
     return function(f)

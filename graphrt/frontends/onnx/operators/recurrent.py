@@ -62,6 +62,15 @@ class _Cell:
         return gate if weight is None else gate + c * weight
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """One kind of network: its step, the activations of one direction unless the model names others, and the switch."""
+
+    step: Callable[[_Cell, Value, States], States]
+    activations: Sequence[str]
+    flag: int = 0
+
+
 def _rnn_step(cell: _Cell, x: Value, state: States) -> States:
     return (cell.act[0](x + cell.recur(state[0], 0)),)
 
@@ -117,32 +126,29 @@ def _direction(
 
 
 def _network(
-    step: Callable[[_Cell, Value, States], States],
-    tensors: Sequence[Value],
-    b: Value | None,
+    kind: _Kind,
+    x: Value,
+    weights: tuple[Value, Value, Value | None, Value | None],
     lens: Value | None,
     initial: Sequence[Value | None],
-    p: Value | None,
-    defaults: Sequence[str],
-    flag: int,
     options: dict[str, Any],
 ) -> list[Value]:
-    """Both directions over ``tensors`` (X, W, R); ``defaults`` are the activations of one direction."""
-    x, w, r = tensors
+    """Both directions over ``x``; ``weights`` are W, R, B and P, the peepholes."""
+    w, r, b, p = weights
     if options["layout"]:
         x = F.transpose(x, 0, 1)
         initial = [None if s is None else F.transpose(s, 0, 1) for s in initial]
-    count, hidden, each = w.shape[0], r.shape[-1], len(defaults)
-    named = list(options["activations"]) or list(defaults) * count
+    count, hidden, each = w.shape[0], r.shape[-1], len(kind.activations)
+    named = list(options["activations"]) or list(kind.activations) * count
     act = _activations(named, options["activation_alpha"], options["activation_beta"], options["clip"])
     zeros = F.full(x.graph, (x.shape[1], hidden), 0.0, x.dtype)
     ys, lasts = list[Value](), list[States]()
     for d in range(count):
         half, gate = w.shape[1], slice(d * each, (d + 1) * each)
         gates = F.linear(x, w[d], None if b is None else b[d, :half])
-        cell = _Cell(r[d], None if b is None else b[d, half:], None if p is None else p[d], act[gate], flag)
+        cell = _Cell(r[d], None if b is None else b[d, half:], None if p is None else p[d], act[gate], kind.flag)
         state = tuple(zeros if s is None else s[d] for s in initial)
-        y, last = _direction(step, cell, gates, state, lens, options["direction"] == "reverse" or d == 1)
+        y, last = _direction(kind.step, cell, gates, state, lens, options["direction"] == "reverse" or d == 1)
         ys.append(y)
         lasts.append(last)
     results = [F.stack(ys, 1), *(F.stack(s) for s in zip(*lasts, strict=True))]
@@ -176,7 +182,7 @@ def rnn(
         direction=direction,
         layout=layout,
     )
-    return _network(_rnn_step, (x, w, r), b, sequence_lens, [initial_h], None, ["Tanh"], 0, options)
+    return _network(_Kind(_rnn_step, ["Tanh"]), x, (w, r, b, None), sequence_lens, [initial_h], options)
 
 
 @operator("LSTM")
@@ -207,8 +213,8 @@ def lstm(
         direction=direction,
         layout=layout,
     )
-    names = ["Sigmoid", "Tanh", "Tanh"]
-    return _network(_lstm_step, (x, w, r), b, sequence_lens, [initial_h, initial_c], p, names, input_forget, options)
+    kind = _Kind(_lstm_step, ["Sigmoid", "Tanh", "Tanh"], input_forget)
+    return _network(kind, x, (w, r, b, p), sequence_lens, [initial_h, initial_c], options)
 
 
 @operator("GRU")
@@ -237,5 +243,5 @@ def gru(
         direction=direction,
         layout=layout,
     )
-    names = ["Sigmoid", "Tanh"]
-    return _network(_gru_step, (x, w, r), b, sequence_lens, [initial_h], None, names, linear_before_reset, options)
+    kind = _Kind(_gru_step, ["Sigmoid", "Tanh"], linear_before_reset)
+    return _network(kind, x, (w, r, b, None), sequence_lens, [initial_h], options)
