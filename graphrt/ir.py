@@ -310,6 +310,7 @@ class Graph:
     # --- reading ------------------------------------------------------------------------------------------------
 
     def values(self) -> Iterator[Value]:
+        """Every result of every node, in definition order."""
         return (v for node in self.nodes for v in node.outputs)
 
     def results(self) -> list[Value]:

@@ -129,33 +129,43 @@ BUILDING: ContextVar[Graph | None] = ContextVar("graphrt_building", default=None
 
 @dataclass(frozen=True, eq=False)
 class Value(Operand):
-    """One result of a node. Arithmetic on values appends nodes to their graph."""
+    """One result of a node: the ``index``-th of ``node``. Arithmetic on values appends nodes to their graph.
+
+    Functions of ``graphrt.ops`` are methods too: ``x.relu()`` is ``ops.relu(x)``. A Value has no numbers, and so no truth
+    value, while the graph is built.
+    """
 
     node: Node
     index: int
 
     @property
     def type(self) -> TensorType:
+        """Shape, dtype and order in memory."""
         return self.node.types[self.index]
 
     @property
     def shape(self) -> Shape:
+        """The size of each dimension."""
         return self.type.shape
 
     @property
     def dtype(self) -> DType:
+        """The type of its elements."""
         return self.type.dtype
 
     @property
     def ndim(self) -> int:
+        """The number of dimensions."""
         return len(self.shape)
 
     @property
     def graph(self) -> Graph:
+        """The graph it belongs to."""
         return self.node.graph
 
     @property
     def name(self) -> str:
+        """The node's name, with ``.index`` behind it for other results than the first."""
         return self.node.name if self.index == 0 else f"{self.node.name}.{self.index}"
 
     def __repr__(self) -> str:
@@ -181,7 +191,10 @@ class Value(Operand):
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One equation: ``op`` applied to ``inputs`` with ``attrs``. Identity is the object."""
+    """One equation of ``graph``: ``op`` of ``inputs`` with ``attrs`` gives results of ``types``. Identity is the object.
+
+    ``name`` is unique in the graph; ``origin`` is the user's file and line, the phase, and for a gradient the forward node.
+    """
 
     graph: Graph = field(repr=False)
     op: OpDef

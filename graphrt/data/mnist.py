@@ -36,9 +36,10 @@ def batches(
     rng: np.random.Generator | None = None,
     drop_last: bool = False,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(x, y) of ``batch_size`` examples each, the last one smaller or dropped; ``shuffle`` draws the order from ``rng``.
+    """(x, y) of ``batch_size`` examples of ``dataset`` each; the last one is smaller, or left out with ``drop_last``.
 
-    Raises ArgumentError for a batch size under 1, or shuffling without ``rng``: the order must be reproducible.
+    ``shuffle`` draws the order from ``rng``. Raises ArgumentError for a batch size under 1, or shuffling without ``rng``: the
+    order must be reproducible.
     """
     if batch_size < 1:
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")

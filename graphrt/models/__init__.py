@@ -18,7 +18,7 @@ from graphrt.nn import Module
 
 @dataclass(frozen=True)
 class Model:
-    """How to build a network, and the shape of one image it takes."""
+    """How to build a network, ``build()``, and ``input_shape``, the shape of one image it takes, without the batch."""
 
     build: Callable[[], Module]
     input_shape: tuple[int, ...]

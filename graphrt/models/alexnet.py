@@ -6,7 +6,11 @@ from graphrt import nn
 
 
 def alexnet(num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:
-    """[N, 3, 224, 224] -> logits; 61,100,840 parameters with 1000 classes."""
+    """[N, 3, 224, 224] -> logits [N, num_classes]; 61,100,840 parameters with 1000 classes.
+
+    Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014. ``dropout`` is before each of the first
+    two linear layers.
+    """
     features = nn.Sequential(
         *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
         *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),

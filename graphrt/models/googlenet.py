@@ -59,5 +59,8 @@ class GoogLeNet(nn.Module):
 
 
 def googlenet(num_classes: int = 1000, dropout: float = 0.2) -> nn.Module:
-    """[N, 3, H, W] -> logits; 6,624,904 parameters with 1000 classes."""
+    """[N, 3, H, W] -> logits [N, num_classes]; 6,624,904 parameters with 1000 classes.
+
+    Szegedy et al., "Going deeper with convolutions", CVPR 2015. ``dropout`` is before the last layer.
+    """
     return GoogLeNet(num_classes, dropout)

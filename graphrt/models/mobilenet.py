@@ -52,5 +52,8 @@ class MobileNetV2(nn.Module):
 
 
 def mobilenet_v2(num_classes: int = 1000, dropout: float = 0.2) -> nn.Module:
-    """[N, 3, H, W] -> logits; 3,504,872 parameters with 1000 classes."""
+    """[N, 3, H, W] -> logits [N, num_classes]; 3,504,872 parameters with 1000 classes.
+
+    Sandler et al., "Inverted residuals and linear bottlenecks", CVPR 2018. ``dropout`` is before the last layer.
+    """
     return MobileNetV2(num_classes, dropout)

@@ -112,30 +112,49 @@ class CifarResNet(nn.Module):
 
 
 def resnet20(num_classes: int = 10) -> nn.Module:
-    """[N, 3, 32, 32] -> logits [N, 10]; 269,722 parameters (0.27 M in the paper)."""
+    """[N, 3, 32, 32] -> logits [N, num_classes]; 269,722 parameters with 10 classes (0.27 M in the paper).
+
+    The network for CIFAR-10 of He et al., "Deep residual learning for image recognition", CVPR 2016, with shortcuts of no
+    parameters.
+    """
     return CifarResNet(3, num_classes)
 
 
 def resnet18(num_classes: int = 1000) -> nn.Module:
-    """[N, 3, H, W] -> logits; 11,689,512 parameters with 1000 classes."""
+    """[N, 3, H, W] -> logits [N, num_classes]; 11,689,512 parameters with 1000 classes.
+
+    He et al., "Deep residual learning for image recognition", CVPR 2016. Names of parameters are torchvision's.
+    """
     return ResNet(BasicBlock, (2, 2, 2, 2), num_classes)
 
 
 def resnet34(num_classes: int = 1000) -> nn.Module:
-    """[N, 3, H, W] -> logits; 21,797,672 parameters with 1000 classes."""
+    """[N, 3, H, W] -> logits [N, num_classes]; 21,797,672 parameters with 1000 classes.
+
+    He et al., "Deep residual learning for image recognition", CVPR 2016. Names of parameters are torchvision's.
+    """
     return ResNet(BasicBlock, (3, 4, 6, 3), num_classes)
 
 
 def resnet50(num_classes: int = 1000) -> nn.Module:
-    """[N, 3, H, W] -> logits; 25,557,032 parameters with 1000 classes."""
+    """[N, 3, H, W] -> logits [N, num_classes]; 25,557,032 parameters with 1000 classes.
+
+    He et al., "Deep residual learning for image recognition", CVPR 2016. Names of parameters are torchvision's.
+    """
     return ResNet(Bottleneck, (3, 4, 6, 3), num_classes)
 
 
 def resnet101(num_classes: int = 1000) -> nn.Module:
-    """[N, 3, H, W] -> logits; 44,549,160 parameters with 1000 classes."""
+    """[N, 3, H, W] -> logits [N, num_classes]; 44,549,160 parameters with 1000 classes.
+
+    He et al., "Deep residual learning for image recognition", CVPR 2016. Names of parameters are torchvision's.
+    """
     return ResNet(Bottleneck, (3, 4, 23, 3), num_classes)
 
 
 def resnet152(num_classes: int = 1000) -> nn.Module:
-    """[N, 3, H, W] -> logits; 60,192,808 parameters with 1000 classes."""
+    """[N, 3, H, W] -> logits [N, num_classes]; 60,192,808 parameters with 1000 classes.
+
+    He et al., "Deep residual learning for image recognition", CVPR 2016. Names of parameters are torchvision's.
+    """
     return ResNet(Bottleneck, (3, 8, 36, 3), num_classes)

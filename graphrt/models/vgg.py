@@ -34,15 +34,19 @@ def _vgg(stages: Sequence[Sequence[int]], num_classes: int, batch_norm: bool, dr
 
 
 def vgg11(num_classes: int = 1000, batch_norm: bool = False, dropout: float = 0.5) -> nn.Module:
-    """[N, 3, 224, 224] -> logits (configuration A); 132,863,336 parameters, 132,868,840 with batch norm."""
+    """[N, 3, 224, 224] -> logits [N, num_classes]; 132,863,336 parameters with 1000 classes, 132,868,840 with ``batch_norm``.
+
+    Configuration A of Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition", ICLR 2015.
+    ``dropout`` is behind each of the first two linear layers.
+    """
     return _vgg(_VGG11, num_classes, batch_norm, dropout)
 
 
 def vgg16(num_classes: int = 1000, batch_norm: bool = False, dropout: float = 0.5) -> nn.Module:
-    """[N, 3, 224, 224] -> logits (configuration D); 138,357,544 parameters, 138,365,992 with batch norm.
+    """[N, 3, 224, 224] -> logits [N, num_classes]; 138,357,544 parameters with 1000 classes, 138,365,992 with ``batch_norm``.
 
-    The convolutions are initialised as torchvision does (He et al., "Delving deep into rectifiers", ICCV 2015): with torch's
-    default the signal dies out on the way through 13 of them.
+    Configuration D; ``dropout`` and the paper as of ``vgg11``. The convolutions are initialised as torchvision does (He et al.,
+    "Delving deep into rectifiers", ICCV 2015): with torch's default the signal dies out on the way through 13 of them.
     """
     net = _vgg(_VGG16, num_classes, batch_norm, dropout)
     for module in net.modules():
@@ -54,12 +58,15 @@ def vgg16(num_classes: int = 1000, batch_norm: bool = False, dropout: float = 0.
 
 
 def vgg16_bn(num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:
-    """``vgg16`` with a batch norm behind each convolution."""
+    """``vgg16`` with a batch norm behind each convolution; ``num_classes`` and ``dropout`` as there."""
     return vgg16(num_classes, True, dropout)
 
 
 def vgg11_cifar(num_classes: int = 10, batch_norm: bool = True) -> nn.Module:
-    """[N, 3, 32, 32] -> logits, with one linear layer behind the features; 9,231,114 parameters, 9,225,610 without norm."""
+    """[N, 3, 32, 32] -> logits [N, num_classes]: ``vgg11``'s features, with ``batch_norm``, and one linear layer behind them.
+
+    9,231,114 parameters with 10 classes, 9,225,610 without norm.
+    """
     return nn.Sequential(
         {"features": _features(_VGG11, batch_norm), "flatten": nn.Flatten(), "classifier": nn.Linear(512, num_classes)}
     )

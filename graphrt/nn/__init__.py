@@ -1,4 +1,11 @@
-"""Networks: modules that own their parameters and build graphs when called."""
+"""Networks: modules that own their parameters and build graphs when called.
+
+Layers and losses have torch's names, arguments, defaults and starting values. What means the same in all of them: ``bias``
+False leaves the bias out; ``reduction`` of a loss is "mean", "sum" or "none"; ``eps`` is a small number that keeps a divisor
+from zero; ``inplace`` is accepted and ignored, for values of a graph never change. N is the batch, C are channels, D, H, W or L
+the sizes of an image or a sequence. Arguments that make no sense raise ArgumentError when a module is made, operands that do
+not fit it ShapeError or DTypeError when it is called.
+"""
 
 from graphrt.nn import init
 from graphrt.nn.activation import (

@@ -14,7 +14,7 @@ from graphrt.nn.module import Module, Parameter
 
 
 class ReLU(Module):
-    """``max(input, 0)``."""
+    """``max(input, 0)``; the gradient at 0 is 0."""
 
     def __init__(self, inplace: bool = False) -> None: ...
 
@@ -32,7 +32,7 @@ class ReLU6(Module):
 
 
 class LeakyReLU(Module):
-    """``input`` where positive, else ``negative_slope * input``."""
+    """``input`` where positive, else ``negative_slope * input`` (Maas et al., ICML 2013)."""
 
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
         self.negative_slope = negative_slope
@@ -42,7 +42,7 @@ class LeakyReLU(Module):
 
 
 class ELU(Module):
-    """``input`` where positive, else ``alpha * (exp(input) - 1)``."""
+    """``input`` where positive, else ``alpha * (exp(input) - 1)`` (Clevert et al., ICLR 2016)."""
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         self.alpha = alpha
@@ -61,7 +61,7 @@ class SELU(Module):
 
 
 class CELU(Module):
-    """``input`` where positive, else ``alpha * (exp(input / alpha) - 1)``."""
+    """``input`` where positive, else ``alpha * (exp(input / alpha) - 1)`` (Barron, 2017)."""
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         self.alpha = alpha
@@ -71,7 +71,7 @@ class CELU(Module):
 
 
 class GELU(Module):
-    """``input * Phi(input)``, exact or with ``approximate="tanh"``."""
+    """``input * Phi(input)``, exact or with ``approximate="tanh"`` (Hendrycks and Gimpel, 2016)."""
 
     def __init__(self, approximate: str = "none") -> None:
         self.approximate = approximate
@@ -81,7 +81,7 @@ class GELU(Module):
 
 
 class SiLU(Module):
-    """``input * sigmoid(input)``."""
+    """``input * sigmoid(input)``, also called swish."""
 
     def __init__(self, inplace: bool = False) -> None: ...
 
@@ -163,7 +163,7 @@ class Hardsigmoid(Module):
 
 
 class Hardswish(Module):
-    """``input * relu6(input + 3) / 6``."""
+    """``input * relu6(input + 3) / 6`` (Howard et al., MobileNetV3, ICCV 2019)."""
 
     def __init__(self, inplace: bool = False) -> None: ...
 
@@ -212,7 +212,7 @@ class GLU(Module):
 
 
 class Softmax(Module):
-    """Softmax over ``dim`` (the last by default; torch guesses and warns)."""
+    """``exp(input) / sum(exp(input))`` along ``dim`` (the last by default; torch guesses and warns)."""
 
     def __init__(self, dim: int = -1) -> None:
         self.dim = dim
@@ -251,7 +251,10 @@ class Softmax2d(Module):
 
 
 class PReLU(Module):
-    """``input`` where positive, else ``weight * input`` with one learned slope, or one for each channel (He et al., 2015)."""
+    """``input`` where positive, else ``weight * input`` with learned slopes (He et al., ICCV 2015).
+
+    ``num_parameters`` is 1, or the number of channels, dimension 1, for a slope each; they start at ``init``.
+    """
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
         self.weight = Parameter(np.full(num_parameters, init, np.float32))
@@ -261,7 +264,7 @@ class PReLU(Module):
 
 
 class RReLU(Module):
-    """Leaky ReLU with a slope drawn from [lower, upper) for each element in training (Xu et al., 2015)."""
+    """Leaky ReLU with a slope drawn from [lower, upper) for each element in training, else their mean (Xu et al., 2015)."""
 
     def __init__(self, lower: float = 1 / 8, upper: float = 1 / 3, inplace: bool = False) -> None:
         self.lower, self.upper = lower, upper

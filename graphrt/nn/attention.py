@@ -29,11 +29,12 @@ def _rows(parameter: Value, at: int, size: int) -> Value:
 class MultiheadAttention(Module):
     """Attention in several subspaces at once (Vaswani et al., NeurIPS 2017).
 
-    query [L, N, E], key [S, N, kdim], value [S, N, vdim] ([N, L, E] ... with ``batch_first``, no N unbatched) give the output
-    and, with ``need_weights``, the weights [N, L, S] (averaged over heads) or [N, heads, L, S]; else None. A bool mask is
-    True where a key must NOT be seen, a float mask is added. A query that sees no key gives NaN with ``need_weights`` and 0
-    without, as in torch. ``add_bias_kv`` appends a learned key and value, ``add_zero_attn`` zero ones, which every query sees.
-    Raises ArgumentError, ShapeError.
+    query [L, N, embed_dim], key [S, N, kdim], value [S, N, vdim] ([N, L, embed_dim] ... with ``batch_first``, no N unbatched)
+    give the output, and with ``need_weights`` the weights [N, L, S] (averaged over heads) or [N, heads, L, S]; else None.
+    ``num_heads`` must divide ``embed_dim``; ``dropout`` is the probability with which weights are dropped in training. A bool
+    mask is True where a key must NOT be seen, a float mask is added. A query that sees no key gives NaN with ``need_weights``
+    and 0 without, as in torch. ``add_bias_kv`` appends a learned key and value, ``add_zero_attn`` zero ones, which every query
+    sees. Raises ArgumentError, ShapeError.
     """
 
     def __init__(
@@ -153,8 +154,10 @@ class MultiheadAttention(Module):
 class TransformerEncoderLayer(Module):
     """Self-attention and a feed-forward network, each with a residual and a layer norm (Vaswani et al., NeurIPS 2017).
 
-    src [S, N, d_model] ([N, S, d_model] with ``batch_first``); ``norm_first`` puts the norms before each part.
-    ``activation`` is "relu", "gelu" or a function of a Value. Masks as MultiheadAttention takes them.
+    src [S, N, d_model] ([N, S, d_model] with ``batch_first``) gives a result of its shape. ``nhead`` heads as of
+    ``MultiheadAttention``, whose masks it takes; ``dim_feedforward`` features between the two linear layers; ``dropout`` behind
+    the attention, the activation and the second layer; ``norm_first`` puts the norms, with ``layer_norm_eps``, before each
+    part. ``activation`` is "relu", "gelu" or a function of a Value.
     """
 
     def __init__(

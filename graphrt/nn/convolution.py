@@ -65,22 +65,35 @@ class _Conv(Module):
 
 
 class Conv1d(_Conv):
-    """1-D cross-correlation of [N, C, L]; weight [out_channels, in_channels / groups, *kernel_size].
+    """1-D cross-correlation: [N, in_channels, L] -> [N, out_channels, P]; arguments as ``Conv2d``, for one dimension.
 
-    ``padding`` is also "same" or "valid"; ``padding_mode`` zeros, reflect, replicate or circular. Raises ArgumentError.
+    ``weight`` is [out_channels, in_channels / groups, R].
     """
 
     rank = 1
 
 
 class Conv2d(_Conv):
-    """2-D cross-correlation of [N, C, H, W]; arguments as Conv1d."""
+    """2-D cross-correlation: [N, in_channels, H, W] -> [N, out_channels, P, Q]; without N as well.
+
+    ``P = floor((H + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``, and Q likewise from W. ``kernel_size``,
+    ``stride``, ``padding`` and ``dilation`` are an int, or one for each of H and W; ``padding`` is also (low, high) pairs,
+    "same" (stride 1: P is H) or "valid" (none). ``padding_mode`` says what stands in the padding: zeros, reflect, replicate or
+    circular. Channels in ``groups`` see only the inputs of their group: ``groups=in_channels`` is a depthwise convolution.
+
+    ``weight`` [out_channels, in_channels / groups, R, S] and ``bias`` [out_channels] start uniform within ``1 /
+    sqrt(in_channels / groups * R * S)`` of 0, as torch's. 3x3 filters of stride 1 run by Winograd's method on the cpu target
+    (docs/cpu.md). Raises ArgumentError; when called, ShapeError and DTypeError.
+    """
 
     rank = 2
 
 
 class Conv3d(_Conv):
-    """3-D cross-correlation of [N, C, D, H, W]; arguments as Conv1d."""
+    """3-D cross-correlation: [N, in_channels, D, H, W] -> [N, out_channels, *spatial]; arguments as ``Conv2d``, for three.
+
+    ``weight`` is [out_channels, in_channels / groups, T, R, S].
+    """
 
     rank = 3
 
@@ -119,27 +132,38 @@ class _ConvTranspose(Module):
 
 
 class ConvTranspose1d(_ConvTranspose):
-    """The gradient of Conv1d as a layer: [N, C, L]; weight [in_channels, out_channels / groups, *kernel_size]."""
+    """The gradient of ``Conv1d`` as a layer: [N, in_channels, P] -> [N, out_channels, L]; arguments as ``ConvTranspose2d``."""
 
     rank = 1
 
 
 class ConvTranspose2d(_ConvTranspose):
-    """The gradient of Conv2d as a layer: [N, C, H, W]; arguments as ConvTranspose1d."""
+    """The gradient of ``Conv2d`` as a layer: [N, in_channels, P, Q] -> [N, out_channels, H, W]; without N as well.
+
+    ``H = (P - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1``: the size that ``Conv2d`` with
+    these arguments takes to P. Several sizes lead to one P when ``stride`` is above 1; ``output_padding``, less than ``stride``
+    or ``dilation``, chooses. ``kernel_size`` to ``groups`` as of ``Conv2d``; ``padding_mode`` is "zeros".
+
+    ``weight`` is [in_channels, out_channels / groups, R, S]. Raises ArgumentError; when called, ShapeError and DTypeError.
+    """
 
     rank = 2
 
 
 class ConvTranspose3d(_ConvTranspose):
-    """The gradient of Conv3d as a layer: [N, C, D, H, W]; arguments as ConvTranspose1d."""
+    """The gradient of ``Conv3d`` as a layer: [N, in_channels, *spatial] -> [N, out_channels, D, H, W].
+
+    Arguments as ``ConvTranspose2d``.
+    """
 
     rank = 3
 
 
 class LocalConv2d(Module):
-    """Conv2d with a filter of its own at each of the output's positions, so for one ``input_size`` (H, W) only.
+    """``Conv2d`` with a filter of its own at each of the output's positions, so for one ``input_size`` (H, W) only.
 
-    weight [P, Q, out_channels, in_channels, R, S], bias [out_channels, P, Q].
+    ``weight`` [P, Q, out_channels, in_channels, R, S], ``bias`` [out_channels, P, Q]; ``kernel_size``, ``stride``, ``padding``
+    and ``dilation`` are an int or two. torch has no such layer.
     """
 
     def __init__(
@@ -172,7 +196,10 @@ class LocalConv2d(Module):
 
 
 class Unfold(Module):
-    """im2col: the windows of [N, C, H, W] as columns [N, C * R * S, L]."""
+    """im2col: the windows of [N, C, H, W] as columns [N, C * R * S, L], where L counts the windows.
+
+    ``kernel_size`` (R, S), ``dilation``, ``padding`` and ``stride`` are an int or two, as of ``Conv2d``.
+    """
 
     def __init__(self, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1) -> None:
         self.kernel_size, self.dilation, self.padding, self.stride = kernel_size, dilation, padding, stride
@@ -182,7 +209,10 @@ class Unfold(Module):
 
 
 class Fold(Module):
-    """col2im: columns [N, C * R * S, L] added into [N, C, *output_size]."""
+    """col2im: columns [N, C * R * S, L] added into [N, C, *output_size], the transpose of ``Unfold``.
+
+    ``kernel_size``, ``dilation``, ``padding`` and ``stride`` are those that ``Unfold`` was given.
+    """
 
     def __init__(self, output_size: Size, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1) -> None:
         self.output_size, self.kernel_size = output_size, kernel_size
@@ -193,7 +223,7 @@ class Fold(Module):
 
 
 class PixelShuffle(Module):
-    """[..., C * r * r, H, W] -> [..., C, H * r, W * r]."""
+    """[..., C * r * r, H, W] -> [..., C, H * r, W * r] for ``upscale_factor`` r (Shi et al., CVPR 2016)."""
 
     def __init__(self, upscale_factor: int) -> None:
         self.upscale_factor = upscale_factor
@@ -203,7 +233,7 @@ class PixelShuffle(Module):
 
 
 class PixelUnshuffle(Module):
-    """[..., C, H * r, W * r] -> [..., C * r * r, H, W]."""
+    """[..., C, H * r, W * r] -> [..., C * r * r, H, W] for ``downscale_factor`` r, the inverse of ``PixelShuffle``."""
 
     def __init__(self, downscale_factor: int) -> None:
         self.downscale_factor = downscale_factor
@@ -213,7 +243,7 @@ class PixelUnshuffle(Module):
 
 
 class ChannelShuffle(Module):
-    """[N, g * C, ...] with the channels of the groups interleaved."""
+    """[N, g * C, ...] with the channels of the ``groups`` g interleaved (Zhang et al., ShuffleNet, CVPR 2018)."""
 
     def __init__(self, groups: int) -> None:
         self.groups = groups

@@ -21,34 +21,41 @@ class _Dropout(Module):
 
 
 class Dropout(_Dropout):
-    """Zeroes elements with probability ``p`` in training, scaling the rest (Srivastava et al., JMLR 2014)."""
+    """Zeroes each element with probability ``p`` in training, scaling the rest by ``1 / (1 - p)``; the identity in evaluation.
+
+    Srivastava et al., JMLR 2014. New elements are drawn at each step of a program, from the seed of the graph
+    (``ops.manual_seed``, the Trainer's ``seed``). Raises ArgumentError for a ``p`` outside [0, 1].
+    """
 
 
 class Dropout1d(_Dropout):
-    """Zeroes whole channels of [N, C, L] or [C, L] in training."""
+    """``Dropout`` of whole channels of [N, C, L] or [C, L], with probability ``p``."""
 
     function = staticmethod(F.dropout1d)
 
 
 class Dropout2d(_Dropout):
-    """Zeroes whole channels of [N, C, H, W] or [C, H, W] in training (Tompson et al., 2015)."""
+    """``Dropout`` of whole channels of [N, C, H, W] or [C, H, W], with probability ``p`` (Tompson et al., CVPR 2015)."""
 
     function = staticmethod(F.dropout2d)
 
 
 class Dropout3d(_Dropout):
-    """Zeroes whole channels of [N, C, D, H, W] or [C, D, H, W] in training."""
+    """``Dropout`` of whole channels of [N, C, D, H, W] or [C, D, H, W], with probability ``p``."""
 
     function = staticmethod(F.dropout3d)
 
 
 class AlphaDropout(_Dropout):
-    """Dropout that keeps SELU's mean and variance (Klambauer et al., 2017)."""
+    """Sets elements to SELU's lowest value with probability ``p`` in training, and keeps mean and variance.
+
+    Klambauer et al., NeurIPS 2017.
+    """
 
     function = staticmethod(F.alpha_dropout)
 
 
 class FeatureAlphaDropout(_Dropout):
-    """Alpha dropout of whole channels of [N, C, ...]."""
+    """``AlphaDropout`` of whole channels of [N, C, ...], with probability ``p``."""
 
     function = staticmethod(F.feature_alpha_dropout)

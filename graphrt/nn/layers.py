@@ -17,7 +17,11 @@ from graphrt.ops.base import integer, integers
 
 
 class Sequential(Module):
-    """Modules one after the other, named by position or by the keys of one dict."""
+    """Modules one after the other, each called with the result of the one before it.
+
+    ``modules`` are Modules, named by position, or one dict of them, named by its keys: ``Sequential({"conv": Conv2d(3, 8,
+    3)})`` has the parameter ``conv.weight``. ``net[0]``, ``len(net)`` and iteration are those of a list. Raises ArgumentError.
+    """
 
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         table: dict[str, Any] = {str(i): m for i, m in enumerate(modules)}
@@ -47,14 +51,14 @@ class Sequential(Module):
 
 
 class Identity(Module):
-    """Its input."""
+    """Its input. It takes no arguments, and stands where a layer is left out."""
 
     def forward(self, input: Value) -> Value:
         return input
 
 
 class Flatten(Module):
-    """Dimensions ``start_dim`` to ``end_dim`` joined into one."""
+    """Dimensions ``start_dim`` to ``end_dim`` joined into one: [N, C, H, W] -> [N, C * H * W] by default."""
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         self.start_dim, self.end_dim = start_dim, end_dim
@@ -64,7 +68,7 @@ class Flatten(Module):
 
 
 class Unflatten(Module):
-    """Dimension ``dim`` as several of sizes ``unflattened_size``, one of which may be -1."""
+    """Dimension ``dim`` as several of sizes ``unflattened_size``, one of which may be -1; the inverse of ``Flatten``."""
 
     def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
         self.dim, self.unflattened_size = integer(dim, "dim"), tuple(integers(unflattened_size, "unflattened_size", -1))
@@ -74,7 +78,11 @@ class Unflatten(Module):
 
 
 class Linear(Module):
-    """``input @ weight.T + bias``: input [..., in_features], weight [out_features, in_features]."""
+    """``input @ weight.T + bias``: [..., in_features] -> [..., out_features].
+
+    ``weight`` [out_features, in_features] and ``bias`` [out_features] start uniform within ``1 / sqrt(in_features)`` of 0, as
+    torch's. Raises ArgumentError; when called, ShapeError and DTypeError.
+    """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         if in_features < 1 or out_features < 1:
@@ -87,7 +95,11 @@ class Linear(Module):
 
 
 class Bilinear(Module):
-    """``input1 @ weight[o] @ input2 + bias[o]`` for each output: weight [out_features, in1_features, in2_features]."""
+    """``input1 @ weight[o] @ input2 + bias[o]`` for each of ``out_features`` outputs o.
+
+    [..., in1_features] and [..., in2_features] give [..., out_features]; ``weight`` is [out_features, in1_features,
+    in2_features]. Raises ArgumentError; when called, ShapeError.
+    """
 
     def __init__(self, in1_features: int, in2_features: int, out_features: int, bias: bool = True) -> None:
         sizes = (out_features, in1_features, in2_features)

@@ -18,8 +18,10 @@ def _buffer(array: Any) -> Buffer | None:
 class CrossEntropyLoss(Module):
     """Softmax cross-entropy of logits [N, C, ...] with class indices [N, ...] or probabilities [N, C, ...].
 
-    ``weight`` [C] scales classes; ``ignore_index`` is an index that does not count, None for none. Other indices outside
-    [0, C) make the loss NaN.
+    ``-log(softmax(input)[target])``, in nats. ``weight`` [C] scales classes; the mean over indices is then weighted. An index
+    equal to ``ignore_index`` does not count (None: all do); others outside [0, C) make the loss NaN. ``label_smoothing`` e in
+    [0, 1] takes ``1 - e`` of the target and e of the uniform distribution (Szegedy et al., CVPR 2016). Raises ShapeError,
+    DTypeError, ArgumentError when called.
     """
 
     def __init__(
@@ -34,7 +36,10 @@ class CrossEntropyLoss(Module):
 
 
 class NLLLoss(Module):
-    """Negative log-likelihood of log-probabilities [N, C, ...] and class indices [N, ...] as of ``CrossEntropyLoss``."""
+    """Negative log-likelihood of log-probabilities [N, C, ...] and class indices [N, ...].
+
+    Behind a ``LogSoftmax`` it is the ``CrossEntropyLoss``, which says what ``weight`` [C] and ``ignore_index`` are.
+    """
 
     def __init__(self, weight: Any = None, *, ignore_index: int | None = -100, reduction: str = "mean") -> None:
         self.weight, self.ignore_index, self.reduction = _buffer(weight), ignore_index, reduction
@@ -44,7 +49,10 @@ class NLLLoss(Module):
 
 
 class BCELoss(Module):
-    """Binary cross-entropy of probabilities with targets in [0, 1]."""
+    """Binary cross-entropy of probabilities with targets in [0, 1], of one shape; ``weight`` broadcasts and scales elements.
+
+    Logarithms end at -100, as torch's.
+    """
 
     def __init__(self, weight: Any = None, *, reduction: str = "mean") -> None:
         self.weight, self.reduction = _buffer(weight), reduction
@@ -54,7 +62,10 @@ class BCELoss(Module):
 
 
 class BCEWithLogitsLoss(Module):
-    """Binary cross-entropy of logits with targets in [0, 1] of the same shape."""
+    """Binary cross-entropy of ``sigmoid(input)`` with targets in [0, 1] of the same shape, stable for large logits.
+
+    ``weight`` scales elements, ``pos_weight`` the positive ones; both broadcast.
+    """
 
     def __init__(self, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None) -> None:
         self.weight, self.reduction, self.pos_weight = _buffer(weight), reduction, _buffer(pos_weight)
@@ -65,7 +76,11 @@ class BCEWithLogitsLoss(Module):
 
 
 class MultiMarginLoss(Module):
-    """Multi-class hinge loss of [N, C] with class indices [N]."""
+    """Multi-class hinge loss of [N, C] with class indices [N].
+
+    ``sum_j weight[y] * max(0, margin - input[y] + input[j])**p / C`` over the classes j that are not the target y. A target
+    outside [0, C) makes the loss NaN.
+    """
 
     def __init__(self, p: int = 1, margin: float = 1.0, weight: Any = None, *, reduction: str = "mean") -> None:
         self.p, self.margin, self.weight, self.reduction = p, margin, _buffer(weight), reduction
@@ -85,7 +100,7 @@ class MultiLabelMarginLoss(Module):
 
 
 class MultiLabelSoftMarginLoss(Module):
-    """Binary cross-entropy with logits averaged over the classes, the last dimension."""
+    """Binary cross-entropy with logits averaged over the classes, the last dimension; ``weight`` [C] scales them."""
 
     def __init__(self, weight: Any = None, *, reduction: str = "mean") -> None:
         self.weight, self.reduction = _buffer(weight), reduction
@@ -115,7 +130,7 @@ class L1Loss(Module):
 
 
 class SmoothL1Loss(Module):
-    """Squared difference below ``beta``, absolute above."""
+    """``0.5 * d**2 / beta`` for differences d below ``beta``, else ``d - 0.5 * beta`` (Girshick, Fast R-CNN, ICCV 2015)."""
 
     def __init__(self, beta: float = 1.0, *, reduction: str = "mean") -> None:
         self.beta, self.reduction = beta, reduction
@@ -125,7 +140,7 @@ class SmoothL1Loss(Module):
 
 
 class HuberLoss(Module):
-    """Squared difference up to ``delta``, absolute above."""
+    """``0.5 * d**2`` for differences d up to ``delta``, else ``delta * (d - 0.5 * delta)`` (Huber, 1964)."""
 
     def __init__(self, delta: float = 1.0, *, reduction: str = "mean") -> None:
         self.delta, self.reduction = delta, reduction
@@ -155,7 +170,11 @@ class HingeEmbeddingLoss(Module):
 
 
 class KLDivLoss(Module):
-    """Kullback-Leibler divergence of log-probabilities; reduction also "batchmean"."""
+    """Kullback-Leibler divergence ``target * (log(target) - input)`` of log-probabilities ``input``.
+
+    With ``log_target`` targets are log-probabilities too. ``reduction`` is also "batchmean", the sum over N, which is the
+    divergence; "mean" divides by all elements.
+    """
 
     def __init__(self, log_target: bool = False, *, reduction: str = "mean") -> None:
         self.log_target, self.reduction = log_target, reduction
@@ -165,7 +184,10 @@ class KLDivLoss(Module):
 
 
 class PoissonNLLLoss(Module):
-    """Poisson negative log-likelihood of counts."""
+    """Poisson negative log-likelihood of counts, for rates or, with ``log_input``, their logarithms.
+
+    ``full`` adds Stirling's approximation of ``log(target!)``; ``eps`` is added to rates before their logarithm.
+    """
 
     def __init__(self, log_input: bool = True, full: bool = False, eps: float = 1e-8, *, reduction: str = "mean") -> None:
         self.log_input, self.full, self.eps, self.reduction = log_input, full, eps, reduction
@@ -177,7 +199,10 @@ class PoissonNLLLoss(Module):
 
 
 class GaussianNLLLoss(Module):
-    """Gaussian negative log-likelihood; called with input, target and variance."""
+    """``0.5 * (log(var) + (input - target)**2 / var)`` with ``var`` at least ``eps``; called with input, target and variance.
+
+    ``full`` adds ``0.5 * log(2 pi)``.
+    """
 
     def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> None:
         self.full, self.eps, self.reduction = full, eps, reduction
@@ -187,7 +212,7 @@ class GaussianNLLLoss(Module):
 
 
 class CosineEmbeddingLoss(Module):
-    """``1 - cos`` where the target is 1, ``max(0, cos - margin)`` where it is -1."""
+    """``1 - cos`` of vectors [N, D] where the target is 1, ``max(0, cos - margin)`` where it is -1."""
 
     def __init__(self, margin: float = 0.0, *, reduction: str = "mean") -> None:
         self.margin, self.reduction = margin, reduction
@@ -197,7 +222,7 @@ class CosineEmbeddingLoss(Module):
 
 
 class MarginRankingLoss(Module):
-    """``max(0, -target * (input1 - input2) + margin)``."""
+    """``max(0, -target * (input1 - input2) + margin)``: target 1 wants input1 above input2, -1 below."""
 
     def __init__(self, margin: float = 0.0, *, reduction: str = "mean") -> None:
         self.margin, self.reduction = margin, reduction
@@ -207,7 +232,10 @@ class MarginRankingLoss(Module):
 
 
 class TripletMarginLoss(Module):
-    """``max(0, d(anchor, positive) - d(anchor, negative) + margin)``."""
+    """``max(0, d(anchor, positive) - d(anchor, negative) + margin)``, d the ``p``-norm of the difference plus ``eps``.
+
+    ``swap`` takes the smaller of the distances of the negative to anchor and to positive (Balntas et al., BMVC 2016).
+    """
 
     def __init__(
         self, margin: float = 1.0, p: float = 2.0, eps: float = 1e-6, swap: bool = False, *, reduction: str = "mean"
@@ -219,7 +247,7 @@ class TripletMarginLoss(Module):
 
 
 class CosineSimilarity(Module):
-    """The cosine of the angle between two tensors along ``dim``."""
+    """The cosine of the angle between two tensors along ``dim``; lengths are at least ``eps``."""
 
     def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
         self.dim, self.eps = dim, eps
@@ -229,7 +257,7 @@ class CosineSimilarity(Module):
 
 
 class PairwiseDistance(Module):
-    """The p-norm of the difference over the last dimension."""
+    """The ``p``-norm of ``x1 - x2 + eps`` over the last dimension, which ``keepdim`` keeps with size 1."""
 
     def __init__(self, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> None:
         self.p, self.eps, self.keepdim = p, eps, keepdim

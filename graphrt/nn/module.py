@@ -61,14 +61,17 @@ class Parameter(Stand):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The array's."""
         return self.array.shape
 
     @property
     def ndim(self) -> int:
+        """The number of dimensions."""
         return self.array.ndim
 
     @property
     def dtype(self) -> DType:
+        """The array's, as graphrt names it."""
         return as_dtype(self.array.dtype)
 
     def value(self, graph: Graph) -> Value:
@@ -99,7 +102,7 @@ class Parameter(Stand):
 
 
 class Buffer(Parameter):
-    """State that is saved with a module but never trained, such as running statistics."""
+    """State that is saved with a module but never trained, such as running statistics; ``array`` as of ``Parameter``."""
 
     def __init__(self, array: Any) -> None:
         super().__init__(array, trainable=False)
@@ -125,7 +128,15 @@ def changes() -> int:
 class Module:
     """Base of layers, losses and networks: assign Parameters and Modules as attributes, write ``forward``.
 
-    Lists, tuples and dicts of modules count as children under ``attribute.key``.
+        class Net(nn.Module):
+            def __init__(self):
+                self.conv, self.head = nn.Conv2d(1, 6, 5), nn.Linear(6, 10)
+
+            def forward(self, x):
+                return self.head(F.mean(F.relu(self.conv(x)), (2, 3)))
+
+    Lists, tuples and dicts of modules count as children under ``attribute.key``. ``training`` is the mode that calls build in,
+    which ``train`` and ``eval`` set. There is no ``super().__init__()`` to call.
     """
 
     training: bool = True
@@ -198,6 +209,7 @@ class Module:
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def modules(self) -> Iterator[Module]:
+        """This module and all below it."""
         return (m for _, m in self.named_modules())
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
@@ -205,9 +217,11 @@ class Module:
         return ((n, p) for n, p in self._named() if not isinstance(p, Buffer))
 
     def parameters(self) -> Iterator[Parameter]:
+        """``named_parameters`` without the names."""
         return (p for _, p in self.named_parameters())
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        """Buffers by dotted path: what is saved with the module and not trained."""
         return ((n, p) for n, p in self._named() if isinstance(p, Buffer))
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -284,7 +298,7 @@ def in_mode(module: Module, training: bool) -> Iterator[None]:
 
 
 def count_parameters(module: Module, trainable: bool = True) -> int:
-    """Elements of the trainable parameters, or of all parameters; buffers do not count."""
+    """Elements of the ``trainable`` parameters of ``module``, or of all its parameters; buffers do not count."""
     return sum(p.array.size for p in module.parameters() if p.trainable or not trainable)
 
 

@@ -43,8 +43,11 @@ class _Norm(Module):
 class _BatchNorm(_Norm):
     """Batch normalisation over all dimensions but 1 (Ioffe and Szegedy, ICML 2015).
 
-    Training uses the batch's statistics and updates the running ones, which evaluation uses; ``momentum`` None makes them the
-    plain average of all batches so far. Raises ArgumentError.
+    ``(input - mean) / sqrt(var + eps) * weight + bias`` for each of ``num_features`` channels. Training uses the batch's mean
+    and variance, and moves the running ones towards them: ``running = (1 - momentum) * running + momentum * batch``, the
+    variance unbiased. Evaluation uses the running ones. ``momentum`` None makes them the plain average of all batches so far,
+    and without ``track_running_stats`` there are none. ``affine`` False leaves out ``weight`` and ``bias`` [num_features].
+    Raises ArgumentError; when called, ShapeError.
     """
 
     def __init__(
@@ -87,7 +90,9 @@ class BatchNorm3d(_BatchNorm):
 class _InstanceNorm(_Norm):
     """Normalisation of each channel of each sample over its own pixels (Ulyanov et al., 2016).
 
-    Running statistics, if tracked, are updated in training and used in evaluation.
+    ``num_features`` is the number of channels. ``eps``, ``momentum``, ``affine`` and ``track_running_stats`` as of
+    ``BatchNorm2d``, but that ``affine`` and ``track_running_stats`` are False by default. Running statistics are updated in
+    training and used in evaluation.
     """
 
     def __init__(
@@ -124,7 +129,11 @@ class InstanceNorm3d(_InstanceNorm):
 
 
 class GroupNorm(Module):
-    """Normalisation of each of ``num_groups`` groups of channels of [N, C, ...] (Wu and He, 2018)."""
+    """Normalisation of each of ``num_groups`` groups of the ``num_channels`` channels of [N, C, ...] (Wu and He, ECCV 2018).
+
+    Mean and variance are taken over a group's channels and pixels, of one sample. ``eps`` is added to the variance; ``affine``
+    False leaves out ``weight`` and ``bias`` [num_channels]. Raises ArgumentError.
+    """
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
         if num_groups < 1 or num_channels % num_groups:
@@ -138,7 +147,11 @@ class GroupNorm(Module):
 
 
 class RMSNorm(Module):
-    """``input`` over its root mean square in the last dimensions (Zhang and Sennrich, 2019)."""
+    """``input`` over its root mean square in the last dimensions (Zhang and Sennrich, NeurIPS 2019).
+
+    ``normalized_shape`` has the sizes of these dimensions. ``eps`` is added to the mean square (None: the dtype's);
+    ``elementwise_affine`` False leaves out ``weight`` [*normalized_shape].
+    """
 
     def __init__(self, normalized_shape: Size, eps: float | None = None, elementwise_affine: bool = True) -> None:
         self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
@@ -150,7 +163,10 @@ class RMSNorm(Module):
 
 
 class LocalResponseNorm(Module):
-    """Normalisation across ``size`` neighbouring channels (Krizhevsky et al., AlexNet, 2012)."""
+    """``input / (k + alpha * mean) ** beta``, the mean of squares over ``size`` neighbouring channels.
+
+    Krizhevsky et al. (AlexNet), NeurIPS 2012. Channels outside count as zeros.
+    """
 
     def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
@@ -160,7 +176,11 @@ class LocalResponseNorm(Module):
 
 
 class LayerNorm(Module):
-    """Normalisation over the last dimensions, whose sizes are ``normalized_shape`` (Ba et al., 2016)."""
+    """Normalisation over the last dimensions, whose sizes are ``normalized_shape``, an int or several (Ba et al., 2016).
+
+    ``(input - mean) / sqrt(var + eps) * weight + bias``. ``elementwise_affine`` False leaves out ``weight`` and ``bias``,
+    ``bias`` False the latter, both [*normalized_shape].
+    """
 
     def __init__(self, normalized_shape: Size, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True) -> None:
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)

@@ -31,8 +31,8 @@ def _nonlinearity(nonlinearity: str, name: str) -> str:
 class _Network(Module):
     """Layers of cells over input [T, N, I] ([N, T, I] with ``batch_first``, [T, I] unbatched).
 
-    Called with the input and, if they are not zero, the initial states [layers * directions, N, H]; gives the outputs
-    [T, N, directions * H] and the last states. T is static: the steps are unrolled, and compile time grows with them.
+    Called with the input and, if they are not zero, the initial states [layers * directions, N, H]; gives the outputs [T, N,
+    directions * H] and the last states. T is static: the steps are unrolled, and compile time grows with them.
     """
 
     gates, states = 1, 1
@@ -100,7 +100,15 @@ class _Network(Module):
 
 
 class RNN(_Network):
-    """Elman network: ``h' = tanh(W_ih x + b_ih + W_hh h + b_hh)``, or relu."""
+    """Elman network (1990): ``h' = tanh(W_ih x + b_ih + W_hh h + b_hh)``, or relu by ``nonlinearity``.
+
+    Called with the input [T, N, input_size] ([N, T, input_size] with ``batch_first``, [T, input_size] unbatched) and, if it is
+    not zero, the first h [num_layers * directions, N, hidden_size]; gives the outputs [T, N, directions * hidden_size] and the
+    last h. ``bidirectional`` runs over the sequence from both ends, so that directions is 2; of ``num_layers`` layers each
+    reads the outputs of the one before it, with ``dropout`` of that probability between them. T is static: the steps are
+    unrolled, and compile time grows with them. Parameters have torch's names: ``weight_ih_l0`` and so on. Raises ArgumentError;
+    when called, ShapeError.
+    """
 
     def __init__(
         self,
@@ -118,7 +126,10 @@ class RNN(_Network):
 
 
 class LSTM(_Network):
-    """Long short-term memory; states are (h, c); ``proj_size`` projects h to that size (Sak et al., 2014)."""
+    """Long short-term memory (Hochreiter and Schmidhuber, 1997); arguments and shapes as ``RNN``.
+
+    States are pairs (h, c). ``proj_size`` projects h, and with it the outputs, to that size (Sak et al., 2014).
+    """
 
     gates, states, function = 4, 2, "lstm"
 
@@ -137,7 +148,7 @@ class LSTM(_Network):
 
 
 class GRU(_Network):
-    """Gated recurrent units (Cho et al., 2014)."""
+    """Gated recurrent units (Cho et al., EMNLP 2014); arguments and shapes as ``RNN``."""
 
     gates, function = 3, "gru"
 
@@ -179,14 +190,17 @@ class _Cell(Module):
 
 
 class RNNCell(_Cell):
-    """One step of RNN."""
+    """One step of ``RNN``: input [N, input_size] and h [N, hidden_size] give the next h; without N as well.
+
+    ``h`` None is zeros. ``nonlinearity`` is tanh or relu.
+    """
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh") -> None:
         super().__init__(_nonlinearity(nonlinearity, "_cell"), input_size, hidden_size, bias)
 
 
 class LSTMCell(_Cell):
-    """One step of LSTM: (h, c) from (h, c)."""
+    """One step of ``LSTM``: input [N, input_size] and (h, c), each [N, hidden_size], zeros when None, give the next (h, c)."""
 
     gates, states = 4, 2
 
@@ -195,7 +209,10 @@ class LSTMCell(_Cell):
 
 
 class GRUCell(_Cell):
-    """One step of GRU."""
+    """One step of ``GRU``: input [N, input_size] and h [N, hidden_size] give the next h; without N as well.
+
+    ``h`` None is zeros.
+    """
 
     gates = 3
 

@@ -1,5 +1,12 @@
 """Every op of graphrt, each defined in one place, and the public functions over them.
 
+Names, arguments and meaning are torch's. What means the same in all of them: ``input`` and ``other`` are Values, one of which
+may be a number or an array, and are broadcast and promoted as in torch; ``graph`` is where a tensor that is made of nothing
+belongs, and ``dtype`` its type; ``dim`` counts from the end where it is negative; ``keepdim`` keeps a dimension that is reduced
+with size 1; ``reduction`` of a loss is "mean", "sum" or "none"; ``training`` False is evaluation. Operands that do not fit
+raise ShapeError or DTypeError, other arguments ArgumentError, with the user's line; a call that fails leaves nothing in the
+graph.
+
 A function is registered where it is defined and exported here; importing this package fails where the two differ.
 """
 

@@ -206,7 +206,7 @@ def mish(input: Value) -> Value:
 @function
 @in_float32
 def gelu(input: Value, approximate: str = "none") -> Value:
-    """``input * Phi(input)`` (Hendrycks and Gimpel, 2016), exact by erf or approximated by tanh."""
+    """``input * Phi(input)`` (Hendrycks and Gimpel, 2016), exact by erf; with ``approximate="tanh"`` by tanh."""
     if approximate == "tanh":
         inner = (input + input * input * input * 0.044715) * math.sqrt(2 / math.pi)
         return input * 0.5 * (tanh(inner) + 1.0)
@@ -263,7 +263,10 @@ def softmin(input: Value, dim: int = -1) -> Value:
 @function
 @in_float32
 def gumbel_softmax(logits: Value, tau: float = 1.0, hard: bool = False, dim: int = -1) -> Value:
-    """A sample of the Gumbel-softmax distribution (Jang et al., 2017); ``hard`` makes it one-hot with the soft gradient."""
+    """A sample along ``dim`` of the Gumbel-softmax distribution of ``logits`` (Jang et al., 2017) at the temperature ``tau``.
+
+    ``hard`` makes it one-hot with the soft gradient.
+    """
     if tau <= 0:
         raise ArgumentError(f"tau must be positive, got {tau}")
     require_float(logits.dtype, "logits")

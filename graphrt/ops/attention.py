@@ -76,8 +76,9 @@ def scaled_dot_product_attention(
     """``softmax(query @ key.T * scale + mask) @ value``: [..., L, E], [..., S, E], [..., S, V] -> [..., L, V].
 
     ``attn_mask`` broadcasts to [..., L, S]: bool, True where a key takes part, or float, added. ``is_causal`` lets row i see
-    keys 0 to i. A row that sees no key gives 0, as torch does. ``scale`` is 1/sqrt(E) by default. With ``enable_gqa``
-    several query heads share a key head (Ainslie et al., "GQA", EMNLP 2023). Dropout is always active; pass 0 to evaluate.
+    keys 0 to i. A row that sees no key gives 0, as torch does. ``scale`` is 1/sqrt(E) by default. With ``enable_gqa`` several
+    query heads share a key head (Ainslie et al., "GQA", EMNLP 2023). Weights are dropped with probability ``dropout_p``,
+    always: pass 0 to evaluate.
     """
     group = _check(query, key, value, enable_gqa)
     if is_causal and attn_mask is not None:

@@ -85,7 +85,7 @@ def clamp(input: Value, min: Operand | None = None, max: Operand | None = None) 
 
 @function
 def clip(input: Value, min: Operand | None = None, max: Operand | None = None) -> Value:
-    """``clamp`` by its other name."""
+    """``clamp`` by its other name: ``input`` held within [min, max]."""
     return clamp(input, min, max)
 
 
@@ -146,7 +146,10 @@ def isclose(input: Value, other: Value, rtol: float = 1e-5, atol: float = 1e-8, 
 
 @function
 def nan_to_num(input: Value, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Value:
-    """``input`` with NaN and the infinities replaced; an infinity becomes the dtype's largest number when None."""
+    """``input`` with ``nan`` for NaN, ``posinf`` and ``neginf`` for the infinities.
+
+    None stands for the dtype's largest number, of either sign.
+    """
     if not input.dtype.is_float:
         return input
     largest = float(ml_dtypes.finfo(input.dtype.numpy).max)

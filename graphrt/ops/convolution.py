@@ -98,7 +98,7 @@ def conv1d(
 ) -> Value:
     """1-D cross-correlation: input [N, C, L] or [C, L], weight [K, C/groups, R], bias [K] -> [N, K, P] or [K, P].
 
-    ``padding`` as in conv2d. Raises ShapeError, ArgumentError, DTypeError.
+    ``stride``, ``padding``, ``dilation`` and ``groups`` as in ``conv2d``. Raises ShapeError, ArgumentError, DTypeError.
     """
     return _conv(1, input, weight, bias, stride, padding, dilation, groups)
 
@@ -115,7 +115,9 @@ def conv2d(
 ) -> Value:
     """2-D cross-correlation: input [N, C, H, W], weight [K, C/groups, R, S], bias [K] -> [N, K, P, Q]; without N as well.
 
-    ``padding`` is an int, two, two (low, high) pairs, "same" or "valid". Raises ShapeError, ArgumentError, DTypeError.
+    ``P = floor((H + 2 * padding - dilation * (R - 1) - 1) / stride) + 1``, and Q likewise. ``stride`` and ``dilation`` are an
+    int or two; ``padding`` is an int, two, two (low, high) pairs, "same" (stride 1) or "valid". Channels in ``groups`` see only
+    the inputs of their group. Raises ShapeError, ArgumentError, DTypeError.
     """
     return _conv(2, input, weight, bias, stride, padding, dilation, groups)
 
@@ -132,7 +134,7 @@ def conv3d(
 ) -> Value:
     """3-D cross-correlation: input [N, C, D, H, W], weight [K, C/groups, T, R, S], bias [K]; without N as well.
 
-    ``padding`` as in conv2d. Raises ShapeError, ArgumentError, DTypeError.
+    ``stride``, ``padding``, ``dilation`` and ``groups`` as in ``conv2d``. Raises ShapeError, ArgumentError, DTypeError.
     """
     return _conv(3, input, weight, bias, stride, padding, dilation, groups)
 
@@ -200,7 +202,10 @@ def conv_transpose1d(
     groups: int = 1,
     dilation: Size = 1,
 ) -> Value:
-    """The gradient of conv1d as a layer: input [N, C, L] or [C, L], weight [C, K/groups, R], bias [K] -> [N, K, P]."""
+    """The gradient of conv1d as a layer: input [N, C, P] or [C, P], weight [C, K/groups, R], bias [K] -> [N, K, L].
+
+    ``stride``, ``padding``, ``output_padding``, ``groups`` and ``dilation`` as in ``conv_transpose2d``.
+    """
     return _conv_transpose(1, input, weight, bias, (stride, padding, output_padding, dilation), groups)
 
 
@@ -215,7 +220,12 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Size = 1,
 ) -> Value:
-    """The gradient of conv2d as a layer: input [N, C, H, W], weight [C, K/groups, R, S], bias [K]; without N as well."""
+    """The gradient of conv2d as a layer: input [N, C, P, Q], weight [C, K/groups, R, S], bias [K] -> [N, K, H, W].
+
+    Without N as well. ``H = (P - 1) * stride - 2 * padding + dilation * (R - 1) + output_padding + 1``; ``output_padding`` is
+    less than ``stride`` or ``dilation``. ``padding`` is an int, two, or two (low, high) pairs. Raises ShapeError,
+    ArgumentError, DTypeError.
+    """
     return _conv_transpose(2, input, weight, bias, (stride, padding, output_padding, dilation), groups)
 
 
@@ -230,7 +240,10 @@ def conv_transpose3d(
     groups: int = 1,
     dilation: Size = 1,
 ) -> Value:
-    """The gradient of conv3d as a layer: input [N, C, D, H, W], weight [C, K/groups, T, R, S], bias [K]; without N as well."""
+    """The gradient of conv3d as a layer: input [N, C, *spatial], weight [C, K/groups, T, R, S], bias [K]; without N as well.
+
+    ``stride``, ``padding``, ``output_padding``, ``groups`` and ``dilation`` as in ``conv_transpose2d``.
+    """
     return _conv_transpose(3, input, weight, bias, (stride, padding, output_padding, dilation), groups)
 
 
@@ -243,7 +256,8 @@ def local_conv2d(
 ) -> Value:
     """conv2d with a filter of its own at each output position: locally connected, weights unshared.
 
-    input [N, C, H, W] or [C, H, W], weight [P, Q, K, C, R, S], bias [K, P, Q] -> [N, K, P, Q]. Raises ShapeError.
+    input [N, C, H, W] or [C, H, W], weight [P, Q, K, C, R, S], bias [K, P, Q] -> [N, K, P, Q]. ``stride``, ``padding`` and
+    ``dilation`` are an int or two. Raises ShapeError.
     """
     x, w = batched(input, 2, "local_conv2d"), tensor(weight, "weight")
     if w.ndim != 6 or w.shape[3] != x.shape[1]:

@@ -71,7 +71,7 @@ def box_area(boxes: Value) -> Value:
 @function
 @in_float32
 def box_iou(boxes1: Value, boxes2: Value) -> Value:
-    """Intersection over union of each of [N, 4] with each of [M, 4] boxes, as [N, M]."""
+    """Intersection over union of each of ``boxes1`` [N, 4] with each of ``boxes2`` [M, 4], as [N, M]."""
     a, b = unsqueeze(_boxes(boxes1, 4, "boxes1"), 1), unsqueeze(_boxes(boxes2, 4, "boxes2"), 0)
     width = maximum(minimum(a[..., 2], b[..., 2]) - maximum(a[..., 0], b[..., 0]), 0.0)
     height = maximum(minimum(a[..., 3], b[..., 3]) - maximum(a[..., 1], b[..., 1]), 0.0)
@@ -82,8 +82,9 @@ def box_iou(boxes1: Value, boxes2: Value) -> Value:
 
 @function
 def nms(boxes: Value, scores: Value, iou_threshold: float) -> Value:
-    """Greedy non-maximum suppression of boxes [N, 4] with scores [N].
+    """Greedy non-maximum suppression of boxes [N, 4] (x1, y1, x2, y2) with scores [N].
 
+    A box is suppressed whose intersection over union with one that is kept, of a higher score, exceeds ``iou_threshold``.
     Returns int64 [N]: the indices of the boxes kept, by decreasing score, then -1 for each that was suppressed.
     """
     count = _boxes(boxes, 4).shape[0]
@@ -121,8 +122,9 @@ def roi_align(
 ) -> Value:
     """RoIAlign (He et al., "Mask R-CNN", 2017): the mean of bilinear samples in each cell, [K, C, *output_size].
 
-    boxes [K, 5] are (batch index, x1, y1, x2, y2). ``sampling_ratio`` samples a side are taken in each cell; torchvision's -1,
-    a number that the data decides, does not exist here. ``aligned`` shifts boxes by half a pixel.
+    boxes [K, 5] are (batch index, x1, y1, x2, y2), in coordinates that ``spatial_scale`` multiplies to those of ``input``.
+    ``sampling_ratio`` samples a side are taken in each cell; torchvision's -1, a number that the data decides, does not exist
+    here. ``aligned`` shifts boxes by half a pixel.
     """
     height, width = _regions(input, boxes, output_size)
     (ratio,) = ntuple(sampling_ratio, 1, "sampling_ratio", 1)
@@ -168,7 +170,7 @@ def roi_align(
 def roi_pool(input: Value, boxes: Value, output_size: int | Sequence[int], spatial_scale: float = 1.0) -> Value:
     """RoI pooling (Girshick, "Fast R-CNN", 2015): the largest pixel in each cell, [K, C, *output_size]; empty cells are 0.
 
-    boxes [K, 5] are (batch index, x1, y1, x2, y2), rounded to whole pixels.
+    boxes [K, 5] are (batch index, x1, y1, x2, y2), times ``spatial_scale``, rounded to whole pixels.
     """
     height, width = _regions(input, boxes, output_size)
     channels, h, w = input.shape[1:]

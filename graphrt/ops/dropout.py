@@ -52,28 +52,28 @@ def dropout(input: Value, p: float = 0.5, training: bool = True) -> Value:
 @function
 @in_float32
 def feature_dropout(input: Value, p: float = 0.5, training: bool = True) -> Value:
-    """``dropout`` of whole channels of [N, C, ...] (Tompson et al., 2015)."""
+    """``dropout`` of whole channels of [N, C, ...], with probability ``p`` (Tompson et al., 2015)."""
     return _dropout(input, p, training, True)
 
 
 @function
 @in_float32
 def dropout1d(input: Value, p: float = 0.5, training: bool = True) -> Value:
-    """``dropout`` of whole channels of [N, C, L] or [C, L]."""
+    """``dropout`` of whole channels of [N, C, L] or [C, L], with probability ``p``."""
     return _of_rank(input, p, training, 1)
 
 
 @function
 @in_float32
 def dropout2d(input: Value, p: float = 0.5, training: bool = True) -> Value:
-    """``dropout`` of whole channels of [N, C, H, W] or [C, H, W]."""
+    """``dropout`` of whole channels of [N, C, H, W] or [C, H, W], with probability ``p``."""
     return _of_rank(input, p, training, 2)
 
 
 @function
 @in_float32
 def dropout3d(input: Value, p: float = 0.5, training: bool = True) -> Value:
-    """``dropout`` of whole channels of [N, C, D, H, W] or [C, D, H, W]."""
+    """``dropout`` of whole channels of [N, C, D, H, W] or [C, D, H, W], with probability ``p``."""
     return _of_rank(input, p, training, 3)
 
 
@@ -88,12 +88,12 @@ def _of_rank(input: Value, p: float, training: bool, rank: int) -> Value:
 @function
 @in_float32
 def alpha_dropout(input: Value, p: float = 0.5, training: bool = False) -> Value:
-    """Dropout to SELU's lowest value, with mean and variance kept (Klambauer et al., 2017)."""
+    """Dropout to SELU's lowest value with probability ``p``, with mean and variance kept (Klambauer et al., 2017)."""
     return _alpha_dropout(input, p, training, False)
 
 
 @function
 @in_float32
 def feature_alpha_dropout(input: Value, p: float = 0.5, training: bool = False) -> Value:
-    """``alpha_dropout`` of whole channels of [N, C, ...]."""
+    """``alpha_dropout`` of whole channels of [N, C, ...], with probability ``p``."""
     return _alpha_dropout(input, p, training, True)

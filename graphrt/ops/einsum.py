@@ -141,8 +141,8 @@ def _spelled(args: Sequence[Any]) -> tuple[str, list[Any]]:
 def einsum(equation: Any, *operands: Any) -> Value:
     """The operands' product over named dimensions, summed over names that the output lacks: ``einsum("bik,bkj->bij", x, y)``.
 
-    As torch.einsum: without ``->`` the output has the ellipsis and every name that occurs once, sorted; ``...`` stands for
-    dimensions that broadcast; a name twice in one operand takes its diagonal; size 1 broadcasts.
+    ``equation`` as of torch.einsum: without ``->`` the output has the ellipsis and every name that occurs once, sorted; ``...``
+    stands for dimensions that broadcast; a name twice in one operand takes its diagonal; size 1 broadcasts.
     """
     if isinstance(equation, Value):
         equation, spelled = _spelled((equation, *operands))
@@ -203,14 +203,14 @@ def _ranks(name: str, *operands: tuple[Value, int]) -> None:
 
 @function
 def mm(input: Value, mat2: Value) -> Value:
-    """[m, k] @ [k, n]."""
+    """[m, k] @ [k, n], the matrices ``input`` and ``mat2``."""
     _ranks("mm", (input, 2), (mat2, 2))
     return matmul(input, mat2)
 
 
 @function
 def bmm(input: Value, mat2: Value) -> Value:
-    """[b, m, k] @ [b, k, n], a product for each b."""
+    """[b, m, k] @ [b, k, n], a product of ``input`` and ``mat2`` for each b."""
     _ranks("bmm", (input, 3), (mat2, 3))
     if input.shape[0] != mat2.shape[0]:
         raise ShapeError(f"bmm needs one batch size, got input {list(input.shape)} and mat2 {list(mat2.shape)}")
@@ -219,7 +219,7 @@ def bmm(input: Value, mat2: Value) -> Value:
 
 @function
 def mv(input: Value, vec: Value) -> Value:
-    """[m, k] @ [k]."""
+    """[m, k] @ [k], a matrix times the vector ``vec``."""
     _ranks("mv", (input, 2), (vec, 1))
     return matmul(input, vec)
 
@@ -243,7 +243,7 @@ def inner(input: Value, other: Value) -> Value:
 
 @function
 def outer(input: Value, vec2: Value) -> Value:
-    """[m] and [n] -> [m, n], the product of every pair."""
+    """[m] and ``vec2`` [n] -> [m, n], the product of every pair."""
     _ranks("outer", (input, 1), (vec2, 1))
     return unsqueeze(input, 1) * vec2
 
@@ -264,13 +264,16 @@ def addmm(input: Value, mat1: Value, mat2: Value, *, beta: float = 1, alpha: flo
 
 @function
 def baddbmm(input: Value, batch1: Value, batch2: Value, *, beta: float = 1, alpha: float = 1) -> Value:
-    """``addmm`` for each of a batch: input [b, m, n], batch1 [b, m, k], batch2 [b, k, n]."""
+    """``beta * input + alpha * batch1 @ batch2`` for each of a batch: input [b, m, n], batch1 [b, m, k], batch2 [b, k, n]."""
     return _blend(input, bmm(batch1, batch2), beta, alpha)
 
 
 @function
 def addbmm(input: Value, batch1: Value, batch2: Value, *, beta: float = 1, alpha: float = 1) -> Value:
-    """``addmm`` with the sum of the products of a batch: input [m, n], batch1 [b, m, k], batch2 [b, k, n]."""
+    """``beta * input`` plus ``alpha`` times the sum of a batch's products ``batch1 @ batch2``.
+
+    input is [m, n], batch1 [b, m, k], batch2 [b, k, n]; with ``beta`` 0 whatever ``input`` holds.
+    """
     _ranks("addbmm", (batch1, 3), (batch2, 3))
     if batch1.shape[0] != batch2.shape[0] or batch1.shape[2] != batch2.shape[1]:
         raise ShapeError(f"addbmm needs [b, m, k] and [b, k, n], got {list(batch1.shape)} and {list(batch2.shape)}")
@@ -344,7 +347,7 @@ def _euclidean(x1: Value, x2: Value) -> Value:
 @function
 @in_float32
 def cdist(x1: Value, x2: Value, p: float = 2.0, compute_mode: str = _MODES[0]) -> Value:
-    """The p-norm of each difference: [..., n, k] and [..., m, k] -> [..., n, m]; batches broadcast.
+    """The p-norm of each difference: ``x1`` [..., n, k] and ``x2`` [..., m, k] -> [..., n, m]; batches broadcast.
 
     ``compute_mode`` says whether p = 2 goes through a matmul: "use_mm_for_euclid_dist_if_necessary" (above 25 points),
     "use_mm_for_euclid_dist" or "donot_use_mm_for_euclid_dist".

@@ -41,7 +41,10 @@ def _shortened(rows: Value, max_norm: float, norm_type: float) -> Value:
 @function
 @in_float32
 def embedding_renorm(weight: Value, indices: Value, max_norm: float, norm_type: float = 2.0) -> Value:
-    """``weight`` [V, D] with those rows that ``indices`` names scaled down to a norm of ``max_norm`` where they exceed it."""
+    """``weight`` [V, D] with those rows that ``indices`` names scaled down to a norm of ``max_norm`` where they exceed it.
+
+    ``norm_type`` is the p of the norm.
+    """
     _table(weight, None)
     positions = reshape(_numbers(indices, "indices"), (-1,))
     ones = broadcast_to(weight.graph.constant(1, int64), positions.shape)
@@ -108,11 +111,11 @@ def embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Value:
-    """Sums, means or maxima of bags of rows of ``weight`` [V, D], as [B, D]; a bag of nothing gives 0.
+    """Sums, means or maxima (``mode`` sum, mean, max) of bags of rows of ``weight`` [V, D], as [B, D]; an empty bag gives 0.
 
-    ``input`` is [B, L], bags of one size, or [N] with ``offsets`` [B], where each bag starts (with ``include_last_offset``
-    one more, the end). ``per_sample_weights``, for "sum" only, is one factor for each element of ``input``. The row
-    ``padding_idx`` takes no part. ``max_norm`` as in ``embedding``.
+    ``input`` is [B, L], bags of one size, or [N] with ``offsets`` [B], where each bag starts (with ``include_last_offset`` one
+    more, the end). ``per_sample_weights``, for "sum" only, is one factor for each element of ``input``. The row ``padding_idx``
+    takes no part. ``max_norm``, ``norm_type`` and ``scale_grad_by_freq`` as in ``embedding``.
     """
     positions = _numbers(input)
     padding = _table(weight, padding_idx)

@@ -205,7 +205,10 @@ def gather(input: Value, dim: int, index: Value) -> Value:
 
 @function
 def take_along_dim(input: Value, indices: Value, dim: int | None = None) -> Value:
-    """``gather`` with broadcasting; of the flattened tensors when ``dim`` is None. Negative positions count from the end."""
+    """``gather`` at ``indices`` with broadcasting; of the flattened tensors when ``dim`` is None.
+
+    Negative positions count from the end.
+    """
     if dim is None:
         return take_along_dim(reshape(input, (-1,)), reshape(indices, (-1,)), 0)
     at = dim_index(dim, input.ndim)
@@ -302,7 +305,7 @@ def scatter_add(input: Value, dim: int, index: Value, src: Value) -> Value:
 @function
 @in_float32
 def scatter_reduce(input: Value, dim: int, index: Value, src: Value, reduce: str, include_self: bool = True) -> Value:
-    """``input`` joined with the elements of ``src`` sent to it by "sum", "prod", "mean", "amax" or "amin".
+    """``input`` joined with the elements of ``src`` sent to ``index`` by ``reduce``: "sum", "prod", "mean", "amax" or "amin".
 
     Without ``include_self`` the elements of ``input`` that something lands on do not take part.
     """
@@ -360,7 +363,7 @@ def index_add(input: Value, dim: int, index: Value, source: Value, alpha: float 
 @function
 @in_float32
 def index_reduce(input: Value, dim: int, index: Value, source: Value, reduce: str, include_self: bool = True) -> Value:
-    """``input`` joined with the slices of ``source`` sent to the 1-D ``index`` by "prod", "mean", "amax" or "amin".
+    """``input`` joined with the slices of ``source`` sent to the 1-D ``index`` by ``reduce``: "prod", "mean", "amax" or "amin".
 
     Without ``include_self`` the slices of ``input`` that something lands on do not take part.
     """
@@ -375,9 +378,10 @@ def index_reduce(input: Value, dim: int, index: Value, source: Value, reduce: st
 @function
 @in_float32
 def put(input: Value, index: Value, source: Value, accumulate: bool = False) -> Value:
-    """``input`` with ``source`` at the positions ``index`` of the flattened tensor, or added there; negative ones from its end.
+    """``input`` with ``source`` at the positions ``index`` of the flattened tensor, or added there with ``accumulate``.
 
-    ``source`` has as many elements as ``index``. Of several at one position the last one stays.
+    Negative positions count from the end. ``source`` has as many elements as ``index``. Of several at one position the last one
+    stays.
     """
     positions, count = _index(index), tensor(input).type.size
     if tensor(source, "source").type.size != positions.type.size:

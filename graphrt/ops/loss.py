@@ -128,10 +128,11 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Value:
-    """Softmax cross-entropy of logits [N, C, ...] with class indices [N, ...] or probabilities [N, C, ...].
+    """Softmax cross-entropy of logits [N, C, ...] with ``target``, class indices [N, ...] or probabilities [N, C, ...].
 
     Targets that are the index ``ignore_index`` (None: none are) contribute zero and are out of the mean. Any other index
-    outside [0, C) makes loss and gradient NaN. ``weight`` [C] scales classes; the mean over indices is then weighted. Raises
+    outside [0, C) makes loss and gradient NaN. ``weight`` [C] scales classes; the mean over indices is then weighted.
+    ``label_smoothing`` e takes ``1 - e`` of the target and e of the uniform distribution (Szegedy et al., CVPR 2016). Raises
     ShapeError, DTypeError, ArgumentError.
     """
     if not 0.0 <= label_smoothing <= 1.0:
@@ -249,7 +250,7 @@ define(
 @function
 @full_precision
 def binary_cross_entropy(input: Value, target: Value, weight: Value | None = None, reduction: str = "mean") -> Value:
-    """Binary cross-entropy of probabilities with ``target`` in [0, 1].
+    """Binary cross-entropy of probabilities with ``target`` in [0, 1], times ``weight``.
 
     As torch's, logarithms end at -100 and the gradient is (input - target) / max(input * (1 - input), 1e-12).
     """
@@ -289,7 +290,10 @@ def soft_margin_loss(input: Value, target: Value, reduction: str = "mean") -> Va
 @function
 @full_precision
 def multilabel_soft_margin_loss(input: Value, target: Value, weight: Value | None = None, reduction: str = "mean") -> Value:
-    """Binary cross-entropy with logits averaged over the classes, the last dimension."""
+    """Binary cross-entropy of logits with ``target``, averaged over the classes, the last dimension.
+
+    ``weight`` [C] scales the classes.
+    """
     _same_shape(input, target)
     loss = _softplus(input) - input * cast(target, input.dtype)
     return _reduced(mean(_scaled(loss, weight), -1), reduction)
@@ -318,7 +322,7 @@ def hinge_embedding_loss(input: Value, target: Value, margin: float = 1.0, reduc
 @function
 @full_precision
 def mse_loss(input: Value, target: Value, reduction: str = "mean", weight: Value | None = None) -> Value:
-    """Squared difference, times ``weight``; the mean is then over the weights."""
+    """Squared difference of ``input`` and ``target``, times ``weight``; the mean is then over the weights."""
     _same_shape(input, target)
     d = input - target
     return _weighted_mean(d * d, weight, reduction)
@@ -327,7 +331,7 @@ def mse_loss(input: Value, target: Value, reduction: str = "mean", weight: Value
 @function
 @full_precision
 def l1_loss(input: Value, target: Value, reduction: str = "mean", weight: Value | None = None) -> Value:
-    """Absolute difference, times ``weight``; the mean is then over the weights."""
+    """Absolute difference of ``input`` and ``target``, times ``weight``; the mean is then over the weights."""
     _same_shape(input, target)
     return _weighted_mean(abs(input - target), weight, reduction)
 
@@ -343,7 +347,10 @@ def _weighted_mean(loss: Value, weight: Value | None, reduction: str) -> Value:
 @function
 @full_precision
 def smooth_l1_loss(input: Value, target: Value, reduction: str = "mean", beta: float = 1.0) -> Value:
-    """``0.5 * d**2 / beta`` for differences d below ``beta``, else ``d - 0.5 * beta`` (Girshick, "Fast R-CNN", 2015)."""
+    """``0.5 * d**2 / beta`` for differences d of ``input`` and ``target`` below ``beta``, else ``d - 0.5 * beta``.
+
+    Girshick, "Fast R-CNN", 2015. ``weight`` scales elements.
+    """
     if beta < 0:
         raise ArgumentError(f"beta must be >= 0, got {beta}")
     _same_shape(input, target)
@@ -357,9 +364,9 @@ def smooth_l1_loss(input: Value, target: Value, reduction: str = "mean", beta: f
 @function
 @full_precision
 def huber_loss(input: Value, target: Value, reduction: str = "mean", delta: float = 1.0, weight: Value | None = None) -> Value:
-    """``0.5 * d**2`` for differences d up to ``delta``, else ``delta * (d - 0.5 * delta)`` (Huber, 1964).
+    """``0.5 * d**2`` for differences d of ``input`` and ``target`` up to ``delta``, else ``delta * (d - 0.5 * delta)``.
 
-    ``weight`` scales elements; unlike that of ``mse_loss`` its mean is over the elements, as in torch.
+    Huber, 1964. ``weight`` scales elements; unlike that of ``mse_loss`` its mean is over the elements, as in torch.
     """
     if delta <= 0:
         raise ArgumentError(f"delta must be positive, got {delta}")
@@ -375,7 +382,10 @@ def huber_loss(input: Value, target: Value, reduction: str = "mean", delta: floa
 @function
 @full_precision
 def kl_div(input: Value, target: Value, reduction: str = "mean", log_target: bool = False) -> Value:
-    """``target * (log(target) - input)`` for log-probabilities ``input``; reduction also "batchmean", the sum over N."""
+    """``target * (log(target) - input)`` for log-probabilities ``input``, and with ``log_target`` for such targets.
+
+    ``reduction`` is also "batchmean", the sum over N, which is the divergence.
+    """
     _same_shape(input, target)
     loss = exp(target) * (target - input) if log_target else xlogy(target, target) - target * input
     if reduction == "batchmean":
@@ -388,9 +398,9 @@ def kl_div(input: Value, target: Value, reduction: str = "mean", log_target: boo
 def poisson_nll_loss(
     input: Value, target: Value, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean"
 ) -> Value:
-    """Poisson negative log-likelihood of counts for rates ``input`` (their logarithms with ``log_input``).
+    """Poisson negative log-likelihood of counts ``target`` for rates ``input`` (their logarithms with ``log_input``).
 
-    ``full`` adds Stirling's approximation of ``log(target!)``.
+    ``full`` adds Stirling's approximation of ``log(target!)``; ``eps`` is added to rates before their logarithm.
     """
     _same_shape(input, target)
     goal = cast(target, input.dtype)
@@ -448,7 +458,7 @@ def cosine_similarity(x1: Value, x2: Value, dim: int = 1, eps: float = 1e-8) -> 
 @function
 @full_precision
 def cosine_embedding_loss(input1: Value, input2: Value, target: Value, margin: float = 0.0, reduction: str = "mean") -> Value:
-    """``1 - cos`` where ``target`` is 1, ``max(0, cos - margin)`` where it is -1; vectors are [N, D] or [D]."""
+    """``1 - cos(input1, input2)`` where ``target`` is 1, ``max(0, cos - margin)`` where it is -1; vectors are [N, D] or [D]."""
     if input1.ndim not in (1, 2) or input1.shape != input2.shape or target.shape != input1.shape[:-1]:
         raise ShapeError(
             f"input1 and input2 must both be [N, D] or [D] and target [N] or a scalar, got {list(input1.shape)}, "
@@ -478,7 +488,10 @@ def triplet_margin_loss(
     swap: bool = False,
     reduction: str = "mean",
 ) -> Value:
-    """``max(0, d(anchor, positive) - d(anchor, negative) + margin)`` (Balntas et al., 2016; ``swap`` is theirs)."""
+    """``max(0, d(anchor, positive) - d(anchor, negative) + margin)``, d the ``p``-norm of the difference plus ``eps``.
+
+    ``swap`` takes the smaller of the distances of the negative to anchor and to positive (Balntas et al., BMVC 2016).
+    """
     if margin <= 0:
         raise ArgumentError(f"margin must be positive, got {margin}")
     near, far = pairwise_distance(anchor, positive, p, eps), pairwise_distance(anchor, negative, p, eps)

@@ -57,7 +57,10 @@ def unbind(input: Value, dim: int = 0) -> tuple[Value, ...]:
 
 @function
 def split(tensor: Value, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Value, ...]:
-    """Pieces along ``dim`` of one size (the last may be smaller), or of the sizes given, which add up to the whole."""
+    """Pieces along ``dim`` of one size (the last may be smaller), or of the sizes given, which add up to the whole.
+
+    ``split_size_or_sections`` is the size, or the list of them.
+    """
     at, n = _size(tensor, dim)
     if isinstance(split_size_or_sections, int):
         size = integer(split_size_or_sections, "split_size_or_sections", 0 if n == 0 else 1)
@@ -83,7 +86,10 @@ def chunk(input: Value, chunks: int, dim: int = 0) -> tuple[Value, ...]:
 
 @function
 def tensor_split(input: Value, indices_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Value, ...]:
-    """That many pieces along ``dim``, the first ones one larger where needed, or the pieces between the indices given."""
+    """Pieces along ``dim``: that many, the first ones one larger where needed, or those between the indices given.
+
+    ``indices_or_sections`` is the number, or the list of indices.
+    """
     at, n = _size(input, dim)
     if isinstance(indices_or_sections, int):
         count = integer(indices_or_sections, "indices_or_sections", 1)
@@ -169,7 +175,10 @@ def repeat_interleave(input: Value, repeats: int, dim: int | None = None) -> Val
 
 @function
 def roll(input: Value, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None) -> Value:
-    """``input`` shifted along ``dims``, what falls off one end coming in at the other; flattened when ``dims`` is None."""
+    """``input`` shifted by ``shifts`` along ``dims``, what falls off one end coming in at the other.
+
+    It is flattened, and then has its shape again, when ``dims`` is None.
+    """
     by = integers([shifts] if isinstance(shifts, int) else shifts, "shifts")
     if dims is None:
         if len(by) != 1:
@@ -254,7 +263,10 @@ def dstack(tensors: Sequence[Value]) -> Value:
 
 @function
 def meshgrid(*tensors: Value | Sequence[Value], indexing: str = "ij") -> tuple[Value, ...]:
-    """The coordinates of a grid: the i-th result is the i-th vector along dimension i; "xy" exchanges the first two."""
+    """The coordinates of a grid: the i-th result is the i-th of the vectors ``tensors`` along dimension i.
+
+    ``indexing`` is "ij", or "xy", which exchanges the first two dimensions.
+    """
     if indexing not in ("ij", "xy"):
         raise ArgumentError(f"indexing must be 'ij' or 'xy', got {indexing!r}")
     given: Any = tensors[0] if len(tensors) == 1 and not isinstance(tensors[0], Value) else tensors
@@ -300,7 +312,7 @@ def _plane(ndim: int, dim1: int, dim2: int) -> tuple[int, int]:
 
 @function
 def diagonal(input: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
-    """The diagonal ``offset`` columns to the right in the plane of two dimensions, as the last dimension."""
+    """The diagonal ``offset`` columns to the right in the plane of dimensions ``dim1`` and ``dim2``, as the last dimension."""
     a, b = _plane(input.ndim, dim1, dim2)
     k = integer(offset, "offset")
     x = permute(input, [*(d for d in range(input.ndim) if d not in (a, b)), a, b])
@@ -314,7 +326,10 @@ def diagonal(input: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Val
 
 @function
 def diag_embed(input: Value, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Value:
-    """Square matrices in the plane of two new dimensions, zero but for ``input``'s last one on a diagonal."""
+    """Square matrices in the plane of new dimensions ``dim1`` and ``dim2``, zero but for the last of ``input`` on a diagonal.
+
+    The diagonal is ``offset`` columns to the right.
+    """
     a, b = _plane(input.ndim + 1, dim1, dim2)
     if input.ndim == 0:
         raise ShapeError("diag_embed needs at least 1 dimension, got a scalar")

@@ -62,8 +62,10 @@ def batch_norm(
 ) -> Value:
     """Batch normalisation over all dimensions but 1 (Ioffe and Szegedy, 2015).
 
-    In training the batch's statistics are used and the running ones are updated (the variance unbiased), as in torch; a
-    scalar Value as ``momentum`` serves averages whose factor changes from step to step.
+    ``(input - mean) / sqrt(var + eps) * weight + bias``, with ``weight``, ``bias``, ``running_mean`` and ``running_var`` [C] or
+    None. In training the batch's statistics are used, and the running ones move towards them by ``momentum`` (the variance
+    unbiased), as in torch; a scalar Value as ``momentum`` serves averages whose factor changes from step to step. In evaluation
+    the running ones are used.
     """
     require_float(input.dtype, "input")
     _per_channel(input, "batch_norm", running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
@@ -103,8 +105,8 @@ def instance_norm(
 ) -> Value:
     """Normalisation of each channel of each sample of [N, C, ...] over its own pixels (Ulyanov et al., 2016).
 
-    With running statistics given they are updated by the means over the batch, and used instead without
-    ``use_input_stats``.
+    With ``running_mean`` and ``running_var`` given they move by ``momentum`` towards the means over the batch, and are used
+    instead without ``use_input_stats``. ``weight``, ``bias`` and ``eps`` as in ``batch_norm``.
     """
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
@@ -129,7 +131,10 @@ def instance_norm(
 def group_norm(
     input: Value, num_groups: int, weight: Value | None = None, bias: Value | None = None, eps: float = 1e-5
 ) -> Value:
-    """Normalisation of each of ``num_groups`` groups of channels of [N, C, ...] (Wu and He, 2018)."""
+    """Normalisation of each of ``num_groups`` groups of channels of [N, C, ...] (Wu and He, 2018).
+
+    ``(input - mean) / sqrt(var + eps) * weight + bias``, with ``weight`` and ``bias`` [C] or None.
+    """
     w, b = _per_channel(input, "group_norm", weight=weight, bias=bias)
     if num_groups < 1 or input.shape[1] % num_groups:
         raise ArgumentError(f"num_groups must divide the {input.shape[1]} channels, got {num_groups}")
@@ -161,7 +166,10 @@ def layer_norm(
     bias: Value | None = None,
     eps: float = 1e-5,
 ) -> Value:
-    """Normalisation over the last dimensions, whose sizes are ``normalized_shape`` (Ba et al., 2016)."""
+    """Normalisation over the last dimensions, whose sizes are ``normalized_shape`` (Ba et al., 2016).
+
+    ``(input - mean) / sqrt(var + eps) * weight + bias``, with ``weight`` and ``bias`` of that shape or None.
+    """
     dims = _last(input, normalized_shape, weight=weight, bias=bias)
     return _as(_scaled(_normalised(widened(input), dims, eps), weight, bias), input)
 
@@ -170,7 +178,10 @@ def layer_norm(
 def rms_norm(
     input: Value, normalized_shape: int | Sequence[int], weight: Value | None = None, eps: float | None = None
 ) -> Value:
-    """``input`` over its root mean square in the last dimensions (Zhang and Sennrich, 2019); eps None: the dtype's."""
+    """``input`` over its root mean square in the last dimensions (Zhang and Sennrich, 2019), times ``weight`` if it is given.
+
+    ``normalized_shape`` has the sizes of these dimensions; ``eps`` is added to the mean square (None: the dtype's).
+    """
     require_float(input.dtype, "input")
     dims = _last(input, normalized_shape, weight=weight)
     small = float(ml_dtypes.finfo(input.dtype.numpy).eps) if eps is None else eps

@@ -238,7 +238,7 @@ _RANKS = (1, 2, 3)
 
 def _public(rank: int, name: str, doc: str, f: Callable[..., Any]) -> Callable[..., Any]:
     f.__name__ = f.__qualname__ = f"{name}{rank}d"
-    f.__doc__ = doc.replace("<input>", _INPUT[rank - 1])
+    f.__doc__ = doc.replace("<input>", _INPUT[rank - 1]).replace("<rank>", str(rank))
     return function(f)
 
 
@@ -256,8 +256,9 @@ def _define_max(rank: int) -> Callable[..., Any]:
 
     doc = """Largest element of each window of <input>; NaN wins, the first of equal elements gets the gradient.
 
-    ``padding`` is an int, one for each dimension, or (low, high) pairs. With ``return_indices`` also where it lies in the
-    flattened spatial dimensions, int64. Raises ShapeError, ArgumentError."""
+    ``kernel_size``, ``stride`` (None: the window's) and ``dilation`` are an int, or one for each dimension; ``padding`` may be
+    (low, high) pairs as well. ``ceil_mode`` rounds the number of windows up. With ``return_indices`` also where each lies in
+    the flattened spatial dimensions, int64. Raises ShapeError, ArgumentError."""
     return _public(rank, "max_pool", doc, in_float32(f) if rank == 3 else f)  # two of them, one behind the other
 
 
@@ -274,7 +275,8 @@ def _define_sum(rank: int) -> Callable[..., Any]:
 
     doc = """Sum of each window of <input>; padding counts as zero.
 
-    ``padding`` as in max pooling. Raises ShapeError, ArgumentError."""
+    ``kernel_size``, ``stride``, ``padding``, ``dilation`` and ``ceil_mode`` as in ``max_pool<rank>d``. Raises ShapeError,
+    ArgumentError."""
     return _public(rank, "sum_pool", doc, in_float32(f))
 
 
@@ -292,7 +294,8 @@ def _define_avg(rank: int) -> Callable[..., Any]:
 
     doc = """Mean of each window of <input>; padding counts as zero elements unless ``count_include_pad`` is False.
 
-    ``divisor_override`` divides the sum instead of the number of elements. Raises ShapeError, ArgumentError."""
+    ``divisor_override`` divides the sum instead of the number of elements. ``kernel_size``, ``stride``, ``padding`` and
+    ``ceil_mode`` as in ``max_pool<rank>d``. Raises ShapeError, ArgumentError."""
     return _public(rank, "avg_pool", doc, in_float32(f))
 
 
@@ -300,7 +303,9 @@ def _define_lp(rank: int) -> Callable[..., Any]:
     def f(input: Value, norm_type: float, kernel_size: Size, stride: Size | None = None, ceil_mode: bool = False) -> Value:
         return _lp_pool(rank, input, norm_type, kernel_size, stride, ceil_mode)
 
-    doc = "``sum(input ** norm_type) ** (1 / norm_type)`` of each window of <input>."
+    doc = """``sum(input ** norm_type) ** (1 / norm_type)`` of each window of <input>.
+
+    ``kernel_size``, ``stride`` and ``ceil_mode`` as in ``max_pool<rank>d``. Raises ArgumentError, DTypeError, ShapeError."""
     return _public(rank, "lp_pool", doc, in_float32(f))
 
 
@@ -316,7 +321,9 @@ def _define_adaptive_max(rank: int) -> Callable[..., Any]:
     def f(input: Value, output_size: Any, return_indices: bool = False) -> Any:
         return _adaptive_max_pool(rank, input, output_size, return_indices)
 
-    doc = "Largest elements of <input> in ``output_size`` windows of nearly equal size; None keeps a dimension's size."
+    doc = """Largest elements of <input> in ``output_size`` windows of nearly equal size; None keeps a dimension's size.
+
+    ``return_indices`` as in ``max_pool<rank>d``."""
     return _public(rank, "adaptive_max_pool", doc, f)
 
 
@@ -357,7 +364,10 @@ def global_max_pool(input: Value) -> Value:
 @function
 @in_float32
 def channel_pool(input: Value, kernel_size: int, stride: int | None = None, mode: str = "max") -> Value:
-    """Pooling across the channels of [N, C, *rest]: windows of ``kernel_size`` of them; ``mode`` max, sum or avg."""
+    """Pooling across the channels of [N, C, *rest]: windows of ``kernel_size`` channels, ``stride`` apart.
+
+    ``stride`` None is the window's; ``mode`` is max, sum or avg.
+    """
     if tensor(input).ndim < 2:
         raise ShapeError(f"channel_pool needs input [N, C, *rest], got {list(input.shape)}")
     if mode not in ("max", "sum", "avg"):

@@ -92,7 +92,7 @@ def state(graph: Graph) -> tuple[Value, Value]:
 
 @creation
 def uniform(graph: Graph, shape: Sequence[int]) -> Value:
-    """float32 numbers in [0, 1), new ones at every run. Raises ArgumentError for more than 2**32 of them."""
+    """float32 numbers [*shape] in [0, 1), new ones at every run. Raises ArgumentError for more than 2**32 of them."""
     sizes = integers(shape, "shape", 0)
     if math.prod(sizes) >= 2**32:
         raise ArgumentError(f"one draw makes less than 2**32 numbers, got {math.prod(sizes)}")
@@ -104,7 +104,10 @@ def uniform(graph: Graph, shape: Sequence[int]) -> Value:
 
 @creation
 def normal(graph: Graph, shape: Sequence[int], mean: float = 0.0, std: float = 1.0) -> Value:
-    """float32 normal numbers, new ones at every run, by Box and Muller (1958) from two uniform draws."""
+    """float32 normal numbers [*shape] of that ``mean`` and deviation ``std``, new ones at every run.
+
+    Box and Muller (1958), from two uniform draws.
+    """
     if not (0 <= std < math.inf and math.isfinite(mean)):
         raise ArgumentError(f"mean and std must be finite, std >= 0, got {mean} and {std}")
     radius = sqrt(log(1.0 - uniform(graph, shape)) * -2.0)  # 1 - u is never 0
@@ -113,7 +116,7 @@ def normal(graph: Graph, shape: Sequence[int], mean: float = 0.0, std: float = 1
 
 @creation
 def randint(graph: Graph, low: int, high: int, shape: Sequence[int]) -> Value:
-    """int64 numbers in [low, high), new ones at every run; at most 2**24 different ones."""
+    """int64 numbers [*shape] in [low, high), new ones at every run; at most 2**24 different ones."""
     low, high = integers((low, high), "low and high")
     if not 0 < high - low <= 2**24:
         raise ArgumentError(f"high must lie 1 to 2**24 above low, got {low} and {high}")
@@ -122,7 +125,7 @@ def randint(graph: Graph, low: int, high: int, shape: Sequence[int]) -> Value:
 
 @creation
 def exponential(graph: Graph, shape: Sequence[int], lambd: float = 1.0) -> Value:
-    """float32 numbers with density ``lambd * exp(-lambd * x)``, new ones at every run."""
+    """float32 numbers [*shape] with density ``lambd * exp(-lambd * x)``, new ones at every run."""
     if not 0 < lambd < math.inf:
         raise ArgumentError(f"lambd must be positive and finite, got {lambd}")
     return log(1.0 - uniform(graph, shape)) * (-1.0 / lambd)

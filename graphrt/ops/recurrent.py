@@ -109,7 +109,10 @@ def _run_cell(cell: _Cell, input: Value, hx: Any, *parameters: Value | None) -> 
 def rnn_tanh_cell(
     input: Value, hx: Value, w_ih: Value, w_hh: Value, b_ih: Value | None = None, b_hh: Value | None = None
 ) -> Value:
-    """``tanh(input @ w_ih.T + b_ih + hx @ w_hh.T + b_hh)``: input [N, I], hx [N, H], w_ih [H, I], w_hh [H, H]."""
+    """``tanh(input @ w_ih.T + b_ih + hx @ w_hh.T + b_hh)``: the next h of an Elman network (1990).
+
+    input [N, I], hx [N, H], w_ih [H, I], w_hh [H, H], b_ih and b_hh [H].
+    """
     return _run_cell(_TANH, input, hx, w_ih, w_hh, b_ih, b_hh)[0]
 
 
@@ -117,7 +120,7 @@ def rnn_tanh_cell(
 def rnn_relu_cell(
     input: Value, hx: Value, w_ih: Value, w_hh: Value, b_ih: Value | None = None, b_hh: Value | None = None
 ) -> Value:
-    """``rnn_tanh_cell`` with relu."""
+    """``relu`` of what is the same as in ``rnn_tanh_cell``, which says what the operands are."""
     return _run_cell(_RELU, input, hx, w_ih, w_hh, b_ih, b_hh)[0]
 
 
@@ -125,13 +128,19 @@ def rnn_relu_cell(
 def lstm_cell(
     input: Value, hx: Sequence[Value], w_ih: Value, w_hh: Value, b_ih: Value | None = None, b_hh: Value | None = None
 ) -> State:
-    """The next (h, c) of an LSTM from input [N, I] and hx (h, c) [N, H]; w_ih [4H, I], gates in the order i, f, g, o."""
+    """The next (h, c) of an LSTM from input [N, I] and ``hx`` (h, c), each [N, H].
+
+    ``w_ih`` [4H, I], ``w_hh`` [4H, H], ``b_ih`` and ``b_hh`` [4H], gates in the order i, f, g, o.
+    """
     return _run_cell(_LSTM, input, hx, w_ih, w_hh, b_ih, b_hh)
 
 
 @function
 def gru_cell(input: Value, hx: Value, w_ih: Value, w_hh: Value, b_ih: Value | None = None, b_hh: Value | None = None) -> Value:
-    """The next h of a GRU from input [N, I] and hx [N, H]; w_ih [3H, I], gates in the order r, z, n."""
+    """The next h of a GRU from input [N, I] and ``hx`` [N, H].
+
+    ``w_ih`` [3H, I], ``w_hh`` [3H, H], ``b_ih`` and ``b_hh`` [3H], gates in the order r, z, n.
+    """
     return _run_cell(_GRU, input, hx, w_ih, w_hh, b_ih, b_hh)[0]
 
 
@@ -217,8 +226,15 @@ def _network_function(name: str, cell: _Cell, doc: str) -> Callable[..., State]:
 rnn_tanh = _network_function(
     "rnn_tanh",
     _TANH,
-    "Outputs [T, N, D*H] and last states [layers*D, N, H] of layers of tanh cells over input [T, N, I]; D directions.",
+    """Outputs [T, N, D*H] and last states [num_layers*D, N, H] of layers of tanh cells over input [T, N, I].
+
+    D is 2 if ``bidirectional``, else 1; with ``batch_first`` input and outputs are [N, T, ...]. ``hx`` has the first states.
+    ``params`` lists w_ih, w_hh and, with ``has_biases``, b_ih and b_hh, of each direction of each layer. ``dropout`` is the
+    probability of dropping elements between layers, in ``train`` only. T is static: the steps are unrolled.
+    """,
 )
-rnn_relu = _network_function("rnn_relu", _RELU, "``rnn_tanh`` with relu cells.")
-lstm = _network_function("lstm", _LSTM, "Outputs, last h and last c of LSTM layers; ``hx`` is (h, c).")
-gru = _network_function("gru", _GRU, "Outputs and last h of GRU layers.")
+rnn_relu = _network_function("rnn_relu", _RELU, "``rnn_tanh`` with relu cells; all arguments as in ``rnn_tanh``.")
+lstm = _network_function(
+    "lstm", _LSTM, "Outputs, last h and last c of LSTM layers; ``hx`` is (h, c), the other arguments as in ``rnn_tanh``."
+)
+gru = _network_function("gru", _GRU, "Outputs and last h of GRU layers; arguments as in ``rnn_tanh``.")

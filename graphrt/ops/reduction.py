@@ -173,7 +173,7 @@ def var(input: Value, dim: Dims = None, correction: float = 1, keepdim: bool = F
 @function
 @in_float32
 def std(input: Value, dim: Dims = None, correction: float = 1, keepdim: bool = False) -> Value:
-    """Standard deviation: the square root of ``var``. The gradient of equal numbers is 0."""
+    """Standard deviation: the square root of ``var``, with its ``correction``. The gradient of equal numbers is 0."""
     return _root(var(input, dim, correction, keepdim))
 
 

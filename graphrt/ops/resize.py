@@ -34,10 +34,11 @@ def interpolate(
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,
 ) -> Value:
-    """[N, C, *spatial] resized to ``size`` or by ``scale_factor``: nearest, nearest-exact, linear, bilinear, trilinear,
-    bicubic (Keys, 1981, a = -0.75) or area. Raises ArgumentError, ShapeError.
+    """[N, C, *spatial] resized to ``size`` or by ``scale_factor``.
 
-    ``align_corners`` makes the corner pixels' centres meet; otherwise the images' edges do.
+    ``mode`` is nearest, nearest-exact, linear, bilinear, trilinear, bicubic (Keys, 1981, a = -0.75) or area. ``align_corners``
+    makes the corner pixels' centres meet; otherwise the images' edges do. ``recompute_scale_factor`` takes the factor from the
+    sizes in place of the one given. Raises ArgumentError, ShapeError.
     """
     require_float(tensor(input).dtype, "input")
     rank = input.ndim - 2

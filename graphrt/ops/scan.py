@@ -172,7 +172,7 @@ def cumprod(input: Value, dim: int, reverse: bool = False, exclusive: bool = Fal
 @function
 @in_float32
 def logcumsumexp(input: Value, dim: int, reverse: bool = False, exclusive: bool = False) -> Value:
-    """``log(cumsum(exp(input)))`` without overflow."""
+    """``log(cumsum(exp(input)))`` along ``dim`` without overflow; ``reverse`` and ``exclusive`` as in ``cumsum``."""
     require_float(tensor(input).dtype, "input")
     return _scan(input, dim, "logaddexp", reverse, exclusive, float("-inf"))
 

@@ -34,11 +34,10 @@ def searchsorted(
     side: str | None = None,
     sorter: Value | None = None,
 ) -> Value:
-    """Where in ``sorted_sequence`` [..., n] each of ``input`` [..., m], or a number, would be put, int64: before its equals,
-    or behind them with ``right`` (``side`` "right").
+    """Where in ``sorted_sequence`` [..., n] each of ``input`` [..., m], or a number, would be put.
 
-    A 1-D sequence serves any ``input``; else all sizes but the last are equal. ``sorter`` holds the positions that put the
-    sequence in order.
+    Before its equals, or behind them with ``right`` (``side`` "right"); int64, or int32 with ``out_int32``. A 1-D sequence
+    serves any ``input``; else all sizes but the last are equal. ``sorter`` holds the positions that put the sequence in order.
     """
     sequence = tensor(sorted_sequence, "sorted_sequence")
     if side not in (None, "left", "right") or (right and side == "left"):
@@ -65,8 +64,10 @@ def searchsorted(
 
 @function
 def bucketize(input: Any, boundaries: Value, out_int32: bool = False, right: bool = False) -> Value:
-    """The number of the bucket between the sorted 1-D ``boundaries`` that each element of ``input`` lies in, int64: b[i-1] <
-    input <= b[i], or with ``right`` b[i-1] <= input < b[i]."""
+    """The number of the bucket between the sorted 1-D ``boundaries`` that each element of ``input`` lies in.
+
+    b[i-1] < input <= b[i], or with ``right`` b[i-1] <= input < b[i]. int64, or int32 with ``out_int32``.
+    """
     if tensor(boundaries, "boundaries").ndim != 1:
         raise ShapeError(f"boundaries must have one dimension, got {list(boundaries.shape)}")
     return searchsorted(boundaries, input, out_int32, right)

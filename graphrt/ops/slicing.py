@@ -160,8 +160,8 @@ register(
 def pad(input: Value, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Value:
     """torch.nn.functional.pad: ``pad`` lists (low, high) for the last dimension, then the one before it, and so on.
 
-    Negative widths crop, in mode circular before anything is repeated, else behind. Modes: constant, reflect, symmetric,
-    replicate, circular.
+    Negative widths crop, in mode circular before anything is repeated, else behind. ``mode`` is constant (``value``), reflect,
+    symmetric, replicate or circular.
     """
     widths = [int(n) for n in pad]
     if len(widths) % 2 or len(widths) > 2 * input.ndim:

@@ -64,7 +64,10 @@ register(
 
 @function
 def sort(input: Value, dim: int = -1, descending: bool = False) -> tuple[Value, Value]:
-    """``input`` in order along ``dim``, and where each element was (int64). Equal elements keep their order."""
+    """``input`` in order along ``dim``, the largest first if ``descending``, and where each element was (int64).
+
+    Equal elements keep their order.
+    """
     at = dim_index(dim, tensor(input).ndim)
     narrow = input.dtype.is_bool
     x = cast(input, int32) if narrow else input
@@ -74,7 +77,7 @@ def sort(input: Value, dim: int = -1, descending: bool = False) -> tuple[Value, 
 
 @function
 def argsort(input: Value, dim: int = -1, descending: bool = False) -> Value:
-    """The indices (int64) that put ``input`` in order along ``dim``."""
+    """The indices (int64) that put ``input`` in order along ``dim``, the largest first if ``descending``."""
     return sort(input, dim, descending)[1]
 
 

@@ -182,7 +182,10 @@ def _geometry(kernel_size: Size, dilation: Size, padding: Size, stride: Size) ->
 
 @function
 def unfold(input: Value, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1) -> Value:
-    """im2col: the windows of [N, C, H, W] as columns [N, C * R * S, P * Q]; without N as well."""
+    """im2col: the windows of [N, C, H, W] as columns [N, C * R * S, P * Q]; without N as well.
+
+    ``kernel_size`` (R, S), ``dilation``, ``padding`` and ``stride`` are an int or two, as in ``conv2d``.
+    """
     kernel, gaps, pads, steps = _geometry(kernel_size, dilation, padding, stride)
     x = batched(input, 2, "unfold")
     x = pad(x, (pads[1], pads[1], pads[0], pads[0]))
@@ -194,7 +197,10 @@ def unfold(input: Value, kernel_size: Size, dilation: Size = 1, padding: Size = 
 
 @function
 def fold(input: Value, output_size: Size, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1) -> Value:
-    """col2im, the transpose of unfold: columns [N, C * R * S, P * Q] added into [N, C, H, W]; without N as well."""
+    """col2im, the transpose of unfold: columns [N, C * R * S, P * Q] added into [N, C, H, W]; without N as well.
+
+    ``output_size`` is (H, W); ``kernel_size``, ``dilation``, ``padding`` and ``stride`` are those that ``unfold`` was given.
+    """
     kernel, gaps, pads, steps = _geometry(kernel_size, dilation, padding, stride)
     size = ntuple(output_size, 2, "output_size", 1)
     x = batched(input, 1, "fold")
@@ -217,7 +223,7 @@ def fold(input: Value, output_size: Size, kernel_size: Size, dilation: Size = 1,
 
 @function
 def pixel_shuffle(input: Value, upscale_factor: int) -> Value:
-    """[..., C * r * r, H, W] -> [..., C, H * r, W * r] (Shi et al., CVPR 2016)."""
+    """[..., C * r * r, H, W] -> [..., C, H * r, W * r] for ``upscale_factor`` r (Shi et al., CVPR 2016)."""
     r = integer(upscale_factor, "upscale_factor", 1)
     if tensor(input).ndim < 3 or input.shape[-3] % (r * r):
         raise ShapeError(f"pixel_shuffle needs input [..., C * {r * r}, H, W], got {list(input.shape)}")
@@ -230,7 +236,7 @@ def pixel_shuffle(input: Value, upscale_factor: int) -> Value:
 
 @function
 def pixel_unshuffle(input: Value, downscale_factor: int) -> Value:
-    """[..., C, H * r, W * r] -> [..., C * r * r, H, W], the inverse of pixel_shuffle."""
+    """[..., C, H * r, W * r] -> [..., C * r * r, H, W] for ``downscale_factor`` r, the inverse of pixel_shuffle."""
     r = integer(downscale_factor, "downscale_factor", 1)
     if tensor(input).ndim < 3 or input.shape[-2] % r or input.shape[-1] % r:
         raise ShapeError(f"pixel_unshuffle needs input [..., C, H * {r}, W * {r}], got {list(input.shape)}")
@@ -243,7 +249,10 @@ def pixel_unshuffle(input: Value, downscale_factor: int) -> Value:
 
 @function
 def channel_shuffle(input: Value, groups: int) -> Value:
-    """[N, g * C, ...] with channel ``i * C + j`` moved to ``j * g + i`` (Zhang et al., ShuffleNet, CVPR 2018)."""
+    """[N, g * C, ...], of ``groups`` g, with channel ``i * C + j`` moved to ``j * g + i``.
+
+    Zhang et al., ShuffleNet, CVPR 2018.
+    """
     g = integer(groups, "groups", 1)
     if tensor(input).ndim < 3 or input.shape[1] % g:
         raise ShapeError(f"channel_shuffle needs input [N, C, *spatial] with C divisible by {g}, got {list(input.shape)}")

@@ -156,7 +156,7 @@ def permute(input: Value, dims: Sequence[int]) -> Value:
 
 @function
 def transpose(input: Value, dim0: int, dim1: int) -> Value:
-    """``input`` with two dimensions exchanged; a scalar counts as a vector."""
+    """``input`` with dimensions ``dim0`` and ``dim1`` exchanged; a scalar counts as a vector."""
     a, b = (dim_index(d, max(input.ndim, 1), what) for d, what in ((dim0, "dim0"), (dim1, "dim1")))
     if not input.ndim:
         return input

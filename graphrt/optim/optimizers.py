@@ -22,13 +22,13 @@ Groups = Sequence[tuple[Any, Mapping[str, Any]]]
 
 
 class Optimizer(ABC):
-    """Base: holds the base learning rate ``lr``; subclasses write ``_update``.
+    """Base: holds the base learning rate ``lr`` and ``weight_decay``; subclasses write ``_update``.
 
-    ``groups`` are torch's param_groups, each (which, options), such as ``("*.bias", {"weight_decay": 0.0})``. ``which``
-    is a pattern of names as of ``fnmatch``, a list of patterns, or a function of the parameter's Value that says whether it
-    belongs; a parameter is in the first group that fits. ``options`` are arguments of the optimizer; the others, and all of
-    the parameters that no group has, are the optimizer's own. A group's ``lr`` keeps its ratio to ``lr`` when a schedule
-    changes that.
+    ``groups`` are torch's param_groups, each (which, options), such as ``("*.bias", {"weight_decay": 0.0})``. ``which`` is a
+    pattern of names as of ``fnmatch``, a list of patterns, or a function of the parameter's Value that says whether it belongs;
+    a parameter is in the first group that fits. ``options`` are arguments of the optimizer; the others, and all of the
+    parameters that no group has, are the optimizer's own. A group's ``lr`` keeps its ratio to ``lr`` when a schedule changes
+    that.
 
     ``name`` keeps the state of two optimizers apart that update the same parameters in programs on one State.
     """
@@ -126,7 +126,11 @@ class Optimizer(ABC):
 
 
 class SGD(Optimizer):
-    """Gradient descent with momentum (Sutskever et al., ICML 2013, for Nesterov's form), as torch.optim.SGD.
+    """Gradient descent with momentum, as torch.optim.SGD.
+
+    ``v = momentum * v + (1 - dampening) * (g + weight_decay * p)``, then ``p = p - lr * v``; the first step is not dampened.
+    With ``nesterov`` the step is ``g + momentum * v`` (Sutskever et al., ICML 2013). ``groups`` and ``name`` as of
+    ``Optimizer``.
 
     Raises ArgumentError for negative arguments, and for ``nesterov`` without momentum or with dampening.
     """
@@ -166,7 +170,11 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba, ICLR 2015) as torch.optim.Adam: ``eps`` outside the root, decay added to the gradient.
+    """Adam (Kingma and Ba, ICLR 2015), as torch.optim.Adam.
+
+    ``p = p - lr * m / (sqrt(v) + eps)`` with m and v the means of gradients and of their squares, which decay by ``betas`` and
+    are corrected for starting at 0. ``weight_decay`` times p is added to the gradient. ``groups`` and ``name`` as of
+    ``Optimizer``.
 
     Raises ArgumentError for negative arguments and betas outside [0, 1).
     """
@@ -213,7 +221,10 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled decay (Loshchilov and Hutter, ICLR 2019) as torch.optim.AdamW."""
+    """``Adam`` with decoupled decay, as torch.optim.AdamW: p is multiplied by ``1 - lr * weight_decay`` before the step.
+
+    Loshchilov and Hutter, ICLR 2019. ``lr``, ``betas``, ``eps``, ``groups`` and ``name`` as of ``Adam``.
+    """
 
     decoupled = True
 
@@ -232,7 +243,9 @@ class AdamW(Adam):
 class Adagrad(Optimizer):
     """Steps shrink with the sum of squared gradients (Duchi et al., JMLR 2011), as torch.optim.Adagrad.
 
-    Raises ArgumentError for negative arguments.
+    ``p = p - lr / (1 + t * lr_decay) * g / (sqrt(sum) + eps)`` at step t from 0; the sum starts at
+    ``initial_accumulator_value``, and ``weight_decay`` times p is added to the gradient g. ``groups`` and ``name`` as of
+    ``Optimizer``. Raises ArgumentError for negative arguments.
     """
 
     def __init__(
@@ -268,8 +281,9 @@ class Adagrad(Optimizer):
 class RMSprop(Optimizer):
     """Steps over the root of a running mean of squared gradients (Hinton, 2012), as torch.optim.RMSprop.
 
-    ``centered`` subtracts the squared running mean of the gradient (Graves, 2013). Raises ArgumentError for negative
-    arguments and ``alpha`` outside [0, 1).
+    ``p = p - lr * g / (sqrt(mean) + eps)``; the mean decays by ``alpha``, ``momentum`` is that of the steps, ``weight_decay``
+    times p is added to the gradient g. ``centered`` subtracts the squared running mean of the gradient (Graves, 2013).
+    ``groups`` and ``name`` as of ``Optimizer``. Raises ArgumentError for negative arguments and ``alpha`` outside [0, 1).
     """
 
     def __init__(

@@ -11,7 +11,11 @@ from graphrt.errors import ArgumentError
 
 
 class Schedule(ABC):
-    """Base: write ``factor``. ``epochs`` is the length of training in epochs when it is not that of ``fit``."""
+    """Base: write ``factor``, by which the optimizer's ``lr`` is multiplied.
+
+    Progress is the share of training that is done, from 0 to 1; ``epochs`` is the length of training in epochs when it is not
+    that of ``fit``.
+    """
 
     epochs: int | None = None
 
@@ -36,7 +40,7 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Step(Schedule):
-    """Multiplied by ``gamma`` at each of ``milestones`` (progress)."""
+    """Multiplied by ``gamma`` at each of ``milestones``, which are points of progress in [0, 1]."""
 
     milestones: tuple[float, ...] = (0.5, 0.75)
     gamma: float = 0.1
@@ -69,7 +73,7 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class InverseSqrt(Schedule):
-    """1 up to progress ``start``, then falling as ``sqrt(start / progress)``."""
+    """1 up to progress ``start``, then falling as ``sqrt(start / progress)`` (Vaswani et al., NeurIPS 2017, after warm-up)."""
 
     start: float = 0.1
 
@@ -81,7 +85,7 @@ class InverseSqrt(Schedule):
 class Warmup(Schedule):
     """Rises in a line to ``schedule``'s value over the first ``fraction`` of training; ``schedule`` runs over the rest.
 
-    The first step is not zero: a line that starts at ``first``.
+    The line starts at ``first``, so that the first step is not zero. Raises ArgumentError for a ``fraction`` outside (0, 1).
     """
 
     schedule: Schedule
@@ -100,7 +104,7 @@ class Warmup(Schedule):
 
 
 def warmup(schedule: Schedule, fraction: float = 0.05, first: float = 0.01) -> Schedule:
-    """``schedule`` after a linear rise over the first ``fraction`` of training."""
+    """``schedule`` after a line from ``first`` to its value over the first ``fraction`` of training: ``Warmup``."""
     return Warmup(schedule, fraction, first)
 
 

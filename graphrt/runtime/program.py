@@ -320,7 +320,7 @@ class Program(Runnable):
         return self._executable.configurations() if hasattr(self._executable, "configurations") else []
 
     def plan_text(self) -> str:
-        """One line a group: what the golden tests compare."""
+        """One line a group: its kernel, what it reads and writes, and why it ends where it does."""
         return "\n".join(map(str, self.schedule.launches)) + "\n" if self.schedule else ""
 
     def memory(self) -> MemoryPlan | None:

@@ -21,7 +21,10 @@ def figure() -> Any:
 
 
 def save_curves(history: History, path: str | Path, title: str = "") -> None:
-    """Draws loss and accuracy by epoch, training and validation, to ``path`` (PNG). Raises ImportError."""
+    """Draws loss and accuracy of ``history`` by epoch, training and validation, to ``path`` (PNG) under ``title``.
+
+    Raises ImportError where matplotlib is missing.
+    """
     picture = figure()
     for axes, name in zip(picture.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for column, label in ((name, "training"), (f"val_{name}", "validation")):

@@ -11,9 +11,11 @@ from graphrt.errors import InputError
 
 @dataclass
 class History:
-    """Lists of one number per epoch; columns stay empty when they were not asked for.
+    """What a run recorded: lists of one number per epoch; columns stay empty when they were not asked for.
 
-    ``others`` has those of other metrics by name, ``val_`` before the name for validation.
+    ``loss`` and ``accuracy`` are means over the training examples, measured before each step; ``val_loss`` and ``val_accuracy``
+    over the validation data after the epoch; ``lr`` is that of the last step. ``images_per_second`` and ``seconds`` are of the
+    training steps alone. ``others`` has those of other metrics by name, ``val_`` before the name for validation.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -42,6 +44,7 @@ class History:
         return {name: values[-1] for name, values in self._columns().items() if values}
 
     def to_json(self) -> str:
+        """All columns as one JSON object."""
         return json.dumps({f.name: getattr(self, f.name) for f in fields(self)})
 
     @staticmethod

@@ -10,7 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class TrainingProgress:
-    """Context manager: ``start`` an epoch, ``advance`` by a batch, ``finish`` it with the epoch's row."""
+    """Context manager: ``start`` an epoch, ``advance`` by a batch, ``finish`` it with the epoch's row.
+
+    ``epochs`` is how many there will be. ``console`` (None: standard output) shows a live line where it is a terminal, and a
+    line an epoch elsewhere; nothing is shown unless ``enabled``.
+    """
 
     def __init__(self, epochs: int, enabled: bool = True, console: Console | None = None) -> None:
         self._epochs, self._enabled = epochs, enabled

@@ -40,18 +40,21 @@ Callback = Callable[["Trainer", dict[str, float]], bool | None]
 
 
 class Trainer:
-    """Trains ``net`` with ``loss(net(x), target)``.
+    """Trains ``net`` with ``loss(net(x), target)`` and ``optimizer``, at its rate times ``schedule`` (None: constant).
 
-    The trainer's ``state`` holds the parameters while it runs; ``fit``, ``load`` and ``sync`` copy them back into the net.
-    A new batch size compiles another program on the same state, and so does a network of which other parameters are to be
-    trained or other parts are in eval mode, in which they stay while the rest trains (``nn.Module.requires_grad_``, ``eval``).
+        trainer = grt.Trainer(net, nn.CrossEntropyLoss(), optim.SGD(lr=0.05, momentum=0.9), optim.Cosine())
+        trainer.fit(train_data, epochs=10, batch_size=64, validation=test_data)
+
+    The trainer's ``state`` holds the parameters while it runs; ``fit``, ``load`` and ``sync`` copy them back into the net. A
+    new batch size compiles another program on the same state, and so does a network of which other parameters are to be trained
+    or other parts are in eval mode, in which they stay while the rest trains (``nn.Module.requires_grad_``, ``eval``).
 
     ``metrics`` are names (accuracy, mae, mse), functions of (output, target) that return a scalar Value, or a dict of either;
     by default the accuracy of class indices, and nothing for other targets. ``seed`` decides the order of examples and dropout;
     the same seed, data and target give the same bits. ``autocast`` bfloat16 or float16 trains in mixed precision
-    (``Graph.autocast``), with dynamic loss scaling for float16. ``float32_matmul_precision`` and ``library`` are those of
-    ``compile``. ``check_nan`` stops with a NumericError at a loss that is NaN. Floats come as float32 from float64 examples.
-    Raises ArgumentError for an unknown metric.
+    (``Graph.autocast``), with dynamic loss scaling for float16. ``target``, ``float32_matmul_precision`` and ``library`` are
+    those of ``compile``. ``check_nan`` stops with a NumericError at a loss that is NaN. Floats come as float32 from float64
+    examples. Raises ArgumentError for an unknown metric.
     """
 
     def __init__(

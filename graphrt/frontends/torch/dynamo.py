@@ -32,7 +32,10 @@ _warned: set[str] = set()
 
 
 def backend(module: fx.GraphModule, example_inputs: Sequence[Any], options: Mapping[str, Any] | None = None) -> Any:
-    """The backend that torch.compile calls. ``options`` may name the ``target``; else it follows the tensors' device."""
+    """What ``torch.compile(model, backend="graphrt")`` calls with the ``module`` it traced and ``example_inputs``.
+
+    ``options`` may name the ``target``; else it follows the tensors' device. Raises ArgumentError for other options.
+    """
     unknown = set(options or {}) - {"target"}
     if unknown:
         raise ArgumentError(f"the options of backend graphrt are target, got {', '.join(sorted(unknown))}")
