@@ -17,7 +17,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 suppress_warnings = ["misc.highlighting_failure"]  # listings leave lines out: "[...]" is not C
 autosummary_generate = False
-autodoc_default_options = {"members": True, "imported-members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True, "imported-members": True}
 autodoc_member_order = "groupwise"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 100
@@ -26,20 +26,24 @@ html_theme = "furo"
 html_title = f"graphrt {release}"
 html_show_sphinx = False
 
-_LITERAL = re.compile(r"(``.+?``)")
+_SPECIAL = re.compile(r"([*|`\\]|_\b)")
 
 
 def _markup(lines: list[str]) -> Iterator[str]:
     """A docstring as reStructuredText: only literals and lists mean something; what is indented behind a blank line is code."""
-    code = False
+    code = literal = False
     for i, line in enumerate(lines):
-        indented = line.startswith("    ")
+        indented, blank = line.startswith("    "), not line.strip()
         if indented and not code and i and not lines[i - 1].strip():
             yield from ("::", "")
             code = True
-        code = code and (indented or not line.strip())
-        parts = _LITERAL.split(line)
-        yield line if code else "".join(p if k % 2 else re.sub(r"([*|`\\]|_\b)", r"\\\1", p) for k, p in enumerate(parts))
+        code, literal = code and (indented or blank), literal and not blank
+        if code:
+            yield line
+            continue
+        parts = line.split("``")  # a literal may go on in the next line
+        yield "``".join(p if literal ^ (k % 2 == 1) else _SPECIAL.sub(r"\\\1", p) for k, p in enumerate(parts))
+        literal ^= len(parts) % 2 == 0
 
 
 def _docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
