@@ -126,6 +126,7 @@ class Expr:
 
 
 def as_expr(value: Expr | int) -> Expr:
+    """``value`` as an expression; an int as a constant."""
     return value if isinstance(value, Expr) else Expr(const=value)
 
 

@@ -29,18 +29,22 @@ class DType:
 
     @property
     def itemsize(self) -> int:
+        """Bytes of one element."""
         return int(self.numpy.itemsize)
 
     @property
     def is_float(self) -> bool:
+        """Whether it is a floating-point type, bfloat16 among them."""
         return self.numpy.kind == "f" or self.name == "bfloat16"  # NumPy does not know ml_dtypes' type as a float
 
     @property
     def is_bool(self) -> bool:
+        """Whether it is bool."""
         return self.numpy.kind == "b"
 
     @property
     def is_int(self) -> bool:
+        """Whether it is an integer type, signed or not; bool is none."""
         return self.numpy.kind in "iu"
 
     def __repr__(self) -> str:
@@ -120,10 +124,12 @@ class TensorType:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all elements."""
         return self.size * self.dtype.itemsize
 
     @property
     def ndim(self) -> int:
+        """Number of dimensions."""
         return len(self.shape)
 
     @property

@@ -323,6 +323,7 @@ def dim_indices(dim: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
 
 
 def require_float(dtype: DType, what: str) -> None:
+    """Raises DTypeError, naming ``what``, unless ``dtype`` is a floating-point type."""
     if not dtype.is_float:
         raise DTypeError(f"{what} must be floating point, got {dtype}; cast it first")
 

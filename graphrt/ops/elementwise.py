@@ -115,6 +115,8 @@ def _float(x: Any) -> Value:
 
 
 def unary(op: OpDef, doc: str, integers: bool = False) -> Callable[[Value], Value]:
+    """The public function of an op of one operand, with ``doc``; integers become float32 unless it takes ``integers``."""
+
     def f(input: Value) -> Value:
         return apply(op.name, tensor(input) if integers else _float(input))
 
@@ -123,6 +125,8 @@ def unary(op: OpDef, doc: str, integers: bool = False) -> Callable[[Value], Valu
 
 
 def binary(op: OpDef, doc: str, dtype: Any = None) -> Callable[[Any, Any], Value]:
+    """The public function of an op of two operands, with ``doc``; they are broadcast, and promoted or cast to ``dtype``."""
+
     def f(input: Any, other: Any) -> Value:
         a, b = lift(input, other, dtype=dtype)
         if op.name in ("div", "atan2", "copysign", "hypot", "xlogy") and not a.dtype.is_float:

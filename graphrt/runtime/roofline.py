@@ -62,10 +62,12 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
+        """Those of all launches, one after the other."""
         return sum(p.seconds for p in self.launches)
 
     @property
     def bytes(self) -> int:
+        """Those that all launches read and write."""
         return sum(p.bytes for p in self.launches)
 
     def to_json(self) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Known:
         return bool(self.name) and _floating(self.array) and self.array.ndim > 0
 
     def value(self, graph: Graph, trainable: bool = True) -> Value:
+        """What stands for it in ``graph``: a parameter under its name if it has one, else a constant."""
         if self.made is None or self.made.graph is not graph:
             trained = trainable and _floating(self.array)
             self.made = graph.parameter(self.name, self.array, trainable=trained) if self.name else lift(graph, self.array)

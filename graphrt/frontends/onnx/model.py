@@ -28,6 +28,7 @@ def load(path: str | Path) -> onnx.ModelProto:
 
 
 def opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that ``model`` is written in; the oldest that is known if it does not say."""
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), OLDEST)
 
 
@@ -40,6 +41,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def key(node: onnx.NodeProto) -> tuple[str, str]:
+    """The domain and the type of ``node``, under which the table has it."""
     return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
 
 

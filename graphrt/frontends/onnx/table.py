@@ -92,6 +92,7 @@ class Operator:
 
     @property
     def takes_call(self) -> bool:
+        """Whether it has the parameter ``call``, the node being imported."""
         return "call" in self.hints
 
 
