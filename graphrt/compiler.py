@@ -48,24 +48,28 @@ def compile(  # noqa: A001 - the name every framework has for it
 ) -> Program:
     """Compiles a graph, or the part of one that some values need, for ``target``.
 
-    ``outputs`` is a Graph with its own outputs and updates, one Value, a list or a dict of them (then no parameter is
-    updated); the program returns a dict, one array, a list or a dict. With ``example_inputs`` it is a module of ``graphrt.nn``,
-    or a torch module or function, taken in eval mode (``nn.trace``, ``from_torch``), and the program is called as it is.
+    ``outputs`` is a Graph with its own outputs and updates, one Value, a list or a dict of them (then no parameter is updated);
+    the program returns a dict, one array, a list or a dict. With ``example_inputs`` it is a module of ``graphrt.nn``, or a
+    torch module or function, taken in eval mode (``nn.trace``, ``from_torch``), and the program is called as it is.
 
-    ``target`` is auto, cuda, hip, cpu, interpret or reference, or an absent GPU's name such as cuda:sm_90 (then it is
-    compiled, and saved for where there is one, but cannot run). On null everything of a program for cuda:sm_90 runs but its
-    kernels: results are zeros, or whatever a buffer held. On debug, a slow cpu, each op is a kernel of its own, every access
-    to memory is checked, and a warning names the op that makes the first NaN. ``state`` shares parameters with other
-    programs; without it those of a graph of ``from_torch`` are the model's own. ``precision`` float64 computes in double on
-    the reference target. ``float32_matmul_precision``, named as torch names it, is what a GPU's tensor cores may do to
-    float32 products: nothing (highest), three products of split tf32 (high), or one (medium); the other targets compute the
-    highest. ``freeze`` lets the program keep what it makes of parameters that it does not update (the cpu target packs
-    weights once): it sees what ``State.set``, ``State.load`` and other programs write later, and not what is written into the
-    arrays of the state. ``tune`` is how far the configurations of a GPU's kernels are searched (GRAPHRT_TUNE where it is
-    None): 0 takes those that are known for the device, and the heuristic's, 1 also times a dozen candidates of each other
-    kernel, 2 all that fit. ``library`` (GRAPHRT_LIBRARY where it is None) says when cuBLAS and cuDNN, called through torch,
-    compute a contraction on a GPU: never, which is the default; auto, where nothing is fused with it and tuning measured them
-    faster; always, and then nothing is. ``explain`` lists what they compute, and what they cannot, which templates do.
+    - ``target`` is auto (GRAPHRT_TARGET, else the GPU that is here, else the cpu), cuda, hip, cpu, interpret or reference; or
+      an absent GPU's name such as cuda:sm_90, for which it is compiled, and saved for where there is one, but cannot run. On
+      null everything of a program for cuda:sm_90 runs but its kernels: results are zeros, or whatever a buffer held. On debug,
+      a slow cpu, each op is a kernel of its own, every access to memory is checked, and a warning names the op that makes the
+      first NaN.
+    - ``state`` shares parameters with other programs; without it those of a graph of ``from_torch`` are the model's own.
+    - ``precision`` float64 computes in double on the reference target.
+    - ``float32_matmul_precision``, named as torch names it, is what a GPU's tensor cores may do to float32 products: nothing
+      (highest), three products of split tf32 (high), or one (medium). The other targets compute the highest.
+    - ``freeze`` lets the program keep what it makes of parameters that it does not update (the cpu target packs weights once):
+      it sees what ``State.set``, ``State.load`` and other programs write later, and not what is written into the arrays of the
+      state.
+    - ``tune`` is how far the configurations of a GPU's kernels are searched (None: GRAPHRT_TUNE): 0 takes those that are known
+      for the device, and the heuristic's, 1 also times a dozen candidates of each other kernel, 2 all that fit.
+    - ``library`` says when cuBLAS and cuDNN, called through torch, compute a contraction on a GPU (None: GRAPHRT_LIBRARY):
+      never, which is the default; auto, where nothing is fused with it and tuning measured them faster; always, and then
+      nothing is. ``explain`` lists what they compute, and what they cannot, which templates do.
+
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
     if example_inputs is not None:
