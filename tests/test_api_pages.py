@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import graphrt as grt
+from graphrt import nn
 
 API = Path(__file__).parent.parent / "docs" / "api"
 PAGES = sorted(p.stem for p in API.glob("*.md"))
@@ -79,3 +80,10 @@ def test_a_docstring_says_what_each_parameter_is(page: str) -> None:
         text = documented(name, thing)
         silent += [f"{name}({p})" for p in inspect.signature(thing).parameters if not re.search(rf"\b{p}\b", text)]
     assert not silent
+
+
+def test_the_tables_of_layers_list_all_of_them() -> None:
+    """The page of nn has a table for each kind of layer before the reference."""
+    tables = re.findall(r"\.\. autosummary::\n   :nosignatures:\n\n((?:   \w+\n)+)", (API / "nn.md").read_text())
+    listed = [name for table in tables for name in table.split()]
+    assert sorted(listed) == sorted(name for name in nn.__all__ if callable(getattr(nn, name)))

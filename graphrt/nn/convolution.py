@@ -65,7 +65,7 @@ class _Conv(Module):
 
 
 class Conv1d(_Conv):
-    """1-D cross-correlation: [N, in_channels, L] -> [N, out_channels, P]; arguments as ``Conv2d``, for one dimension.
+    """1-D cross-correlation: [N, in_channels, L] -> [N, out_channels, P]; arguments as ``Conv2d``.
 
     ``weight`` is [out_channels, in_channels / groups, R].
     """
@@ -90,7 +90,7 @@ class Conv2d(_Conv):
 
 
 class Conv3d(_Conv):
-    """3-D cross-correlation: [N, in_channels, D, H, W] -> [N, out_channels, *spatial]; arguments as ``Conv2d``, for three.
+    """3-D cross-correlation: [N, in_channels, D, H, W] -> [N, out_channels, *spatial]; arguments as ``Conv2d``.
 
     ``weight`` is [out_channels, in_channels / groups, T, R, S].
     """

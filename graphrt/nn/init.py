@@ -57,12 +57,12 @@ def _fill(parameter: Parameter, values: np.ndarray) -> Parameter:
 
 
 def uniform_(parameter: Parameter, low: float = 0.0, high: float = 1.0, rng: np.random.Generator | None = None) -> Parameter:
-    """Fills with numbers of [low, high)."""
+    """Fills ``parameter`` with numbers of [low, high) from ``rng``, or from the next generator of the series; returns it."""
     return _fill(parameter, (rng or generator()).uniform(low, high, parameter.array.shape))
 
 
 def normal_(parameter: Parameter, mean: float = 0.0, std: float = 1.0, rng: np.random.Generator | None = None) -> Parameter:
-    """Fills from the normal distribution."""
+    """Fills with normal numbers of that ``mean`` and deviation ``std``; ``rng`` as of ``uniform_``."""
     return _fill(parameter, (rng or generator()).normal(mean, std, parameter.array.shape))
 
 
@@ -95,7 +95,12 @@ def kaiming_uniform_(
     nonlinearity: str = "leaky_relu",
     rng: np.random.Generator | None = None,
 ) -> Parameter:
-    """Keeps the variance through rectifiers, uniform: He et al., "Delving Deep into Rectifiers", ICCV 2015."""
+    """Keeps the variance through rectifiers, uniform: He et al., "Delving Deep into Rectifiers", ICCV 2015.
+
+    ``a`` is the negative slope of ``leaky_relu``, ``nonlinearity`` what follows the layer (``calculate_gain``), ``mode`` whose
+    variance is kept: fan_in that of the forward pass, fan_out that of the backward pass. ``rng`` as of ``uniform_``. Raises
+    ArgumentError.
+    """
     bound = math.sqrt(3.0) * _kaiming_std(parameter, a, mode, nonlinearity)
     return uniform_(parameter, -bound, bound, rng)
 
@@ -107,23 +112,36 @@ def kaiming_normal_(
     nonlinearity: str = "leaky_relu",
     rng: np.random.Generator | None = None,
 ) -> Parameter:
-    """Keeps the variance through rectifiers, normal: He et al., "Delving Deep into Rectifiers", ICCV 2015."""
+    """Keeps the variance through rectifiers, normal: He et al., "Delving Deep into Rectifiers", ICCV 2015.
+
+    ``a`` is the negative slope of ``leaky_relu``, ``nonlinearity`` what follows the layer (``calculate_gain``), ``mode`` whose
+    variance is kept: fan_in that of the forward pass, fan_out that of the backward pass. ``rng`` as of ``uniform_``. Raises
+    ArgumentError.
+    """
     return normal_(parameter, 0.0, _kaiming_std(parameter, a, mode, nonlinearity), rng)
 
 
 def xavier_uniform_(parameter: Parameter, gain: float = 1.0, rng: np.random.Generator | None = None) -> Parameter:
-    """Keeps the variance both ways, uniform: Glorot and Bengio, "Understanding the difficulty...", AISTATS 2010."""
+    """Keeps the variance both ways, uniform: Glorot and Bengio, "Understanding the difficulty...", AISTATS 2010.
+
+    The bound of uniform numbers, or the deviation of normal ones, is multiplied by ``gain``. ``rng`` as of ``uniform_``. Raises
+    ArgumentError for fewer than 2 dimensions.
+    """
     bound = gain * math.sqrt(6.0 / sum(fans(parameter)))
     return uniform_(parameter, -bound, bound, rng)
 
 
 def xavier_normal_(parameter: Parameter, gain: float = 1.0, rng: np.random.Generator | None = None) -> Parameter:
-    """Keeps the variance both ways, normal: Glorot and Bengio, "Understanding the difficulty...", AISTATS 2010."""
+    """Keeps the variance both ways, normal: Glorot and Bengio, "Understanding the difficulty...", AISTATS 2010.
+
+    The bound of uniform numbers, or the deviation of normal ones, is multiplied by ``gain``. ``rng`` as of ``uniform_``. Raises
+    ArgumentError for fewer than 2 dimensions.
+    """
     return normal_(parameter, 0.0, gain * math.sqrt(2.0 / sum(fans(parameter))), rng)
 
 
 def weights(shape: tuple[int, ...], bias: bool) -> tuple[Parameter, Parameter | None]:
-    """Weight [out, in, ...] and bias [out], both uniform in +-1/sqrt(fan in), which is torch's kaiming_uniform_(a=sqrt 5)."""
+    """Weight [*shape], [out, in, ...], and bias [out], both uniform in +-1/sqrt(fan in): torch's kaiming_uniform_(a=sqrt 5)."""
     weight = kaiming_uniform_(Parameter(np.empty(shape, np.float32)), a=math.sqrt(5.0))
     if not bias:
         return weight, None
