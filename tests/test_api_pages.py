@@ -17,6 +17,7 @@ import pytest
 
 import graphrt as grt
 from graphrt import nn
+from graphrt import ops as F
 
 API = Path(__file__).parent.parent / "docs" / "api"
 PAGES = sorted(p.stem for p in API.glob("*.md"))
@@ -87,3 +88,12 @@ def test_the_tables_of_layers_list_all_of_them() -> None:
     tables = re.findall(r"\.\. autosummary::\n   :nosignatures:\n\n((?:   \w+\n)+)", (API / "nn.md").read_text())
     listed = [name for table in tables for name in table.split()]
     assert sorted(listed) == sorted(name for name in nn.__all__ if callable(getattr(nn, name)))
+
+
+def test_functions_name_no_argument_that_they_lack() -> None:
+    """A word in double backticks is an argument, another function, or a letter that counts."""
+    wrong = []
+    for name, f in {**F.FUNCTIONS, **F.CREATIONS}.items():
+        words = set(re.findall(r"``(\w\w+)``", inspect.getdoc(f) or ""))
+        wrong += [f"{name}: {word}" for word in words - set(inspect.signature(f).parameters) - set(F.__all__)]
+    assert not wrong

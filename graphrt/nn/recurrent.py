@@ -192,7 +192,7 @@ class _Cell(Module):
 class RNNCell(_Cell):
     """One step of ``RNN``: input [N, input_size] and h [N, hidden_size] give the next h; without N as well.
 
-    ``h`` None is zeros. ``nonlinearity`` is tanh or relu.
+    h None is zeros. ``nonlinearity`` is tanh or relu.
     """
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh") -> None:
@@ -211,7 +211,7 @@ class LSTMCell(_Cell):
 class GRUCell(_Cell):
     """One step of ``GRU``: input [N, input_size] and h [N, hidden_size] give the next h; without N as well.
 
-    ``h`` None is zeros.
+    h None is zeros.
     """
 
     gates = 3

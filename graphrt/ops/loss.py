@@ -349,7 +349,7 @@ def _weighted_mean(loss: Value, weight: Value | None, reduction: str) -> Value:
 def smooth_l1_loss(input: Value, target: Value, reduction: str = "mean", beta: float = 1.0) -> Value:
     """``0.5 * d**2 / beta`` for differences d of ``input`` and ``target`` below ``beta``, else ``d - 0.5 * beta``.
 
-    Girshick, "Fast R-CNN", 2015. ``weight`` scales elements.
+    Girshick, "Fast R-CNN", 2015.
     """
     if beta < 0:
         raise ArgumentError(f"beta must be >= 0, got {beta}")
