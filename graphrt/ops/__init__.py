@@ -41,6 +41,7 @@ from graphrt.ops.activation import (
 )
 from graphrt.ops.attention import scaled_dot_product_attention
 from graphrt.ops.base import CREATIONS, FUNCTIONS
+from graphrt.ops.classification import cross_entropy, multi_margin_loss, multilabel_margin_loss, nll_loss
 from graphrt.ops.composite import (
     addcdiv,
     addcmul,
@@ -144,7 +145,6 @@ from graphrt.ops.loss import (
     binary_cross_entropy_with_logits,
     cosine_embedding_loss,
     cosine_similarity,
-    cross_entropy,
     gaussian_nll_loss,
     hinge_embedding_loss,
     hinge_loss,
@@ -153,10 +153,7 @@ from graphrt.ops.loss import (
     l1_loss,
     margin_ranking_loss,
     mse_loss,
-    multi_margin_loss,
-    multilabel_margin_loss,
     multilabel_soft_margin_loss,
-    nll_loss,
     pairwise_distance,
     poisson_nll_loss,
     smooth_l1_loss,
