@@ -9,6 +9,7 @@ from graphrt.compiler import compile
 from graphrt.frontends.onnx import from_onnx
 from graphrt.ir import Graph, Node, Value
 from graphrt.nn.weights import LoadReport, load_weights
+from graphrt.passes.stages import STAGES
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
 from graphrt.targets.load import load
@@ -30,6 +31,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "STAGES",
     "Graph",
     "LoadReport",
     "Node",

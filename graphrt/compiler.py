@@ -5,11 +5,12 @@ target = parse(name): passes -> fuse -> arrange -> lower -> plan memory -> targe
 
 from __future__ import annotations
 
+import difflib
 import functools
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from graphrt.ir import Graph, Value
 from graphrt.op import Order
 from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
+from graphrt.passes.stages import Fusion
 from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
@@ -45,6 +47,8 @@ def compile(  # noqa: A001 - the name every framework has for it
     freeze: bool = False,
     tune: int | None = None,
     library: str | None = None,
+    fusion: str | None = None,
+    forbid: Sequence[Collection[str]] = (),
 ) -> Program:
     """Compiles a graph, or the part of one that some values need, for ``target``.
 
@@ -70,11 +74,15 @@ def compile(  # noqa: A001 - the name every framework has for it
       never, which is the default; auto, where nothing is fused with it and tuning measured them faster; always, and then
       nothing is. ``explain`` lists what they compute, and what they cannot, which templates do.
 
+    - ``fusion`` says which stages of fusion are used (None: GRAPHRT_FUSE, else all): all, none, some as "chain,rowops", or all
+      but some as "-epilogue,-pairs"; ``graphrt.STAGES`` says what each does. Results do not depend on it but for rounding.
+    - ``forbid`` is pairs of nodes, by name, that shall not share a kernel: [("conv_0", "relu_0")].
+
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
     if example_inputs is not None:
         outputs = next(TRACERS[kind] for kind in type(outputs).__mro__ if kind in TRACERS)(outputs, example_inputs)
-    settings = Settings(precision, float32_matmul_precision, freeze, tune, library)
+    settings = Settings(precision, float32_matmul_precision, freeze, tune, library, fusion, forbid)
     with _uncollected():
         return _compile(outputs, target, state, settings)
 
@@ -138,13 +146,14 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
 def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lowering:
     """Everything before the target's own part; ``orders`` are those of state that exists already. Raises TargetError."""
     flags = Flags.read()
-    steps, decisions = run_passes(graph, target.passes(), orders, flags.check)
+    steps, decisions = run_passes(graph, target.passes(), orders, target.fusion, flags.check)
     policy = target.schedule()
     if policy is None:
         return Lowering(steps, decisions, orders)
-    policy = replace(policy, fuse=policy.fuse and not flags.no_fuse, in_place=policy.in_place and not flags.no_inplace)
+    policy = replace(policy, fusion=policy.fusion & target.fusion)
     final = steps[-1][1]
-    buffers = find_buffers(final) if policy.fuse else NO_BUFFERS
+    _check_names(target.fusion, final)
+    buffers = find_buffers(final) if "concat" in policy.fusion else NO_BUFFERS
     groups, fused = fuse(final, policy, buffers)
     schedule, arranged = arrange(final, groups, buffers, policy)
     kernels = [[lower(schedule, group, policy) for group in launch.groups] for launch in schedule.launches]
@@ -153,6 +162,14 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lo
             target.check(kernel)
     decisions += [*fused, *arranged]
     return Lowering(steps, decisions, orders, schedule, kernels, plan_memory(schedule, kernels, policy))
+
+
+def _check_names(fusion: Fusion, graph: Graph) -> None:
+    """Raises ArgumentError for a node to be kept apart that ``graph``, which is what is scheduled, has not."""
+    names = [node.name for node in graph.nodes]
+    for name in sorted(set().union(*fusion.apart) - {*names}):
+        near = ", ".join(difflib.get_close_matches(name, names, 3, 0)) or "none"
+        raise ArgumentError(f"forbid names {name!r}, which is no node of what is compiled (program.graph); there is {near}")
 
 
 def _debug(program: Program, flags: Flags) -> None:

@@ -27,8 +27,7 @@ class Flags:
     threads: int = field(metadata={"env": "GRAPHRT_THREADS", "doc": "threads of the cpu target (0: as torch, else every core)"})
     debug: int = field(metadata={"env": "GRAPHRT_DEBUG", "doc": "1 summary, 3 every fusion verdict, 4 source, 5 the IR"})
     check: bool = field(metadata={"env": "GRAPHRT_CHECK", "doc": "verify the graph after every pass"})
-    no_fuse: bool = field(metadata={"env": "GRAPHRT_NOFUSE", "doc": "one kernel per op"})
-    no_inplace: bool = field(metadata={"env": "GRAPHRT_NOINPLACE", "doc": "no value takes another's bytes"})
+    fuse: str = field(metadata={"env": "GRAPHRT_FUSE", "doc": "stages of fusion: all, none, some, or -some (docs/fusion.md)"})
     no_graph: bool = field(metadata={"env": "GRAPHRT_NO_GRAPH", "doc": "launch GPU kernels one by one, not as a graph"})
     tune: int = field(metadata={"env": "GRAPHRT_TUNE", "doc": "GPU kernels: 0 known configurations, 1 a dozen timed, 2 all"})
     tma: bool = field(metadata={"env": "GRAPHRT_TMA", "doc": "GPU kernels: operands through tensor descriptors where they can"})
@@ -48,8 +47,7 @@ class Flags:
             threads=int(env.get("GRAPHRT_THREADS", "0") or 0),
             debug=int(env.get("GRAPHRT_DEBUG", "0") or 0),
             check=_bool("GRAPHRT_CHECK"),
-            no_fuse=_bool("GRAPHRT_NOFUSE"),
-            no_inplace=_bool("GRAPHRT_NOINPLACE"),
+            fuse=env.get("GRAPHRT_FUSE") or "all",
             no_graph=_bool("GRAPHRT_NO_GRAPH"),
             tune=int(env.get("GRAPHRT_TUNE", "0") or 0),
             tma=_bool("GRAPHRT_TMA"),

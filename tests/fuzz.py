@@ -50,12 +50,12 @@ class Fault:
 
 @contextmanager
 def unfused(value: bool) -> Iterator[None]:
-    before = os.environ.get("GRAPHRT_NOFUSE")
-    os.environ["GRAPHRT_NOFUSE"] = "1" if value else "0"
+    before = os.environ.get("GRAPHRT_FUSE")
+    os.environ["GRAPHRT_FUSE"] = "none" if value else "all"
     try:
         yield
     finally:
-        os.environ.pop("GRAPHRT_NOFUSE") if before is None else os.environ.update(GRAPHRT_NOFUSE=before)
+        os.environ.pop("GRAPHRT_FUSE") if before is None else os.environ.update(GRAPHRT_FUSE=before)
 
 
 def run(graph: grt.Graph, feeds: Feeds, target: str, fuse: bool) -> dict[str, np.ndarray]:

@@ -102,21 +102,23 @@ def programs(draw: Any) -> tuple[grt.Graph, dict[str, Any]]:
     return graph, feeds
 
 
-@given(programs())
+SUBSETS = st.one_of(st.just("none"), st.lists(st.sampled_from(list(grt.STAGES)), min_size=1, unique=True).map(",".join))
+
+
+@given(programs(), SUBSETS)
 @settings(max_examples=8 if INTERPRETED else 16)
-def test_random_graphs(case: tuple[grt.Graph, dict[str, Any]]) -> None:
+def test_random_graphs(case: tuple[grt.Graph, dict[str, Any]], stages: str) -> None:
+    """Whatever the stages of fusion, the numbers are the same."""
     graph, feeds = case
     table = evaluate(graph, {**graph.initial, **feeds})
-    with pytest.MonkeyPatch.context() as patch:
-        for unfused in ("0", "1"):
-            patch.setenv("GRAPHRT_NOFUSE", unfused)
-            program = grt.compile(graph, target=TARGET)
-            outputs = program(feeds)
-            for name, v in graph.outputs.items():
-                assert_close(outputs[name], table[v], 2000, f"{name}, unfused={unfused}\n{graph}")
-            for name, v in graph.updates.items():
-                assert_close(program.state[name], table[v], 2000, f"{name}, unfused={unfused}\n{graph}")
-            _plan_keeps_its_promises(program)
+    for fusion in ("all", stages):
+        program = grt.compile(graph, target=TARGET, fusion=fusion)
+        outputs = program(feeds)
+        for name, v in graph.outputs.items():
+            assert_close(outputs[name], table[v], 2000, f"{name}, fused {fusion}\n{graph}")
+        for name, v in graph.updates.items():
+            assert_close(program.state[name], table[v], 2000, f"{name}, fused {fusion}\n{graph}")
+        _plan_keeps_its_promises(program)
 
 
 def _plan_keeps_its_promises(program: grt.Program) -> None:
@@ -369,7 +371,7 @@ def test_what_the_fuzzer_found(
     rng: np.random.Generator,
 ) -> None:
     """Graphs that once failed: results and updates that show a reduction, empty rows, memory taken over too early."""
-    monkeypatch.setenv("GRAPHRT_NOFUSE", "0" if fused else "1")
+    monkeypatch.setenv("GRAPHRT_FUSE", "all" if fused else "none")
     graph = grt.Graph()
     build(graph)
     feeds = {n.name: rng.standard_normal(n.types[0].shape).astype(np.float32) for n in graph.nodes if n.op.name == "input"}

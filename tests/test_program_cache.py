@@ -96,10 +96,10 @@ def test_another_graph_is_another_program(other: str, lowered: list[str]) -> Non
     assert lowered == ["cpu", "cpu"]
 
 
-@pytest.mark.parametrize("name", ["GRAPHRT_NOFUSE", "GRAPHRT_NOINPLACE", "GRAPHRT_CFLAGS", "GRAPHRT_KNOWN"])
+@pytest.mark.parametrize("name", ["GRAPHRT_FUSE", "GRAPHRT_CFLAGS", "GRAPHRT_KNOWN"])
 def test_flags_make_other_programs(name: str, lowered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     first = grt.compile(step(), target="cpu")
-    monkeypatch.setenv(name, {"GRAPHRT_CFLAGS": "-DNOTHING", "GRAPHRT_KNOWN": "0"}.get(name, "1"))
+    monkeypatch.setenv(name, {"GRAPHRT_CFLAGS": "-DNOTHING", "GRAPHRT_KNOWN": "0", "GRAPHRT_FUSE": "-in_place"}[name])
     again = grt.compile(step(), target="cpu")
     assert lowered == ["cpu", "cpu"]
     if name in ("GRAPHRT_CFLAGS", "GRAPHRT_KNOWN"):

@@ -17,6 +17,7 @@ from graphrt.passes.siblings import Times, merge_siblings
 from graphrt.passes.simplify import dead_code, simplify
 from graphrt.passes.snapshot_updates import snapshot_updates
 from graphrt.passes.split import split_reductions
+from graphrt.passes.stages import ALL, STAGES, Fusion
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ class PassPolicy:
 
 
 def run_passes(
-    graph: Graph, policy: PassPolicy, state_orders: Mapping[str, Order], check: bool = False
+    graph: Graph, policy: PassPolicy, state_orders: Mapping[str, Order], fusion: Fusion = ALL, check: bool = False
 ) -> tuple[list[tuple[str, Graph]], list[Decision]]:
     """The graph after each pass, by name, last one final, and what was decided.
 
-    ``state_orders`` fixes layouts of state that exists already.
+    ``state_orders`` fixes layouts of state that exists already. Passes that are stages of fusion run if ``fusion`` has them.
     """
     decisions: list[Decision] = []
     steps: list[tuple[str, Callable[[Graph], Graph]]] = [
@@ -56,6 +57,7 @@ def run_passes(
     ]
     if policy.half_copies:
         steps.append(("half_copies", lambda g: keep_half_copies(g, state_orders)))  # updates write weights and their halves
+    steps = [(name, step) for name, step in steps if name not in STAGES or name in fusion]
     done = [("build", graph)]
     for name, step in steps:
         graph = step(graph)

@@ -37,33 +37,34 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
     for node in anchors:
         if node not in f.owner:
             group = f.start(node)
-            if policy.fuse and not f.closed(group):
-                if policy.tiles:
+            if not f.closed(group):
+                if policy.tiles and "runs" in policy.fusion:
                     absorb_partial_sums(f, group)
                 _grow(f, group)
-    if policy.fuse:
+    if "rows" in policy.fusion:
         fuse_reductions(f)
-        inline(f)
+    inline(f)
+    if "rows" in policy.fusion:
         fuse_reductions(f)  # those that read one tensor now
     single: list[Node] = []
     for node in graph.nodes:
         if node.op.kind in FUSABLE and node not in f.owner and node not in f.inlined:
             group = f.start(node)
-            if policy.fuse:
-                _grow(f, group)
-                if len(group.nodes) == 1 and node.op.cheap and not f.is_stored(node.outputs[0]):
-                    single.append(f.dissolve(group))  # its readers have no groups yet that could compute it
-                elif any(f.is_homeless(v.node) for n in group.nodes for v in f.bases(n)):
-                    inline(f)
+            _grow(f, group)
+            if len(group.nodes) == 1 and node.op.cheap and not f.is_stored(node.outputs[0]):
+                single.append(f.dissolve(group))  # its readers have no groups yet that could compute it
+            elif any(f.is_homeless(v.node) for n in group.nodes for v in f.bases(n)):
+                inline(f)
     inline(f)
     for node in single:
         if node not in f.owner and node not in f.inlined:
             f.start(node)
-    if policy.fuse:
+    if "recompute" in policy.fusion:
         recompute(f)
+    if "totals" in policy.fusion:
         share_totals(f)
-        _leave_out(f)
-    _copies(f, policy.fuse, buffers)
+    _leave_out(f)
+    _copies(f, buffers)
     copied = {base for g in f.groups for v in g.copies for base in through(v)}
     for group in f.groups:
         _edges(f, group, copied)
@@ -100,6 +101,8 @@ def _grow(f: FusionState, group: Group) -> None:
 def legal(f: FusionState, group: Group, node: Node) -> tuple[Verdict, Index | None]:
     """Whether ``node`` can be computed by ``group`` behind what it has, and the node's index in the domain."""
     kind = node.op.kind
+    if (off := f.parted(group, node)) is not None:
+        return off, None
     if kind not in FUSABLE and not (kind is Kind.REDUCTION and group.kind == "reduction"):
         return Verdict(False, f"is a {kind.value}: a kernel of its own"), None
     if node.origin.phase == "bwd" and group.kind == "template" and group.phase == "fwd" and node.op.cheap:
@@ -192,7 +195,7 @@ def _trim(f: FusionState, group: Group) -> None:
 # --- finishing -----------------------------------------------------------------------------------------------------
 
 
-def _copies(f: FusionState, enabled: bool, buffers: ConcatBuffers) -> None:
+def _copies(f: FusionState, buffers: ConcatBuffers) -> None:
     """Gives each result that no kernel computes (a view, a constant, an input) a group that copies it out.
 
     A view that only reorders is stored in its own shape by the group that computes what it shows.
@@ -200,13 +203,14 @@ def _copies(f: FusionState, enabled: bool, buffers: ConcatBuffers) -> None:
     for v in dict.fromkeys(f.graph.results()):
         views = chain(v)
         base = views[-1].inputs[0] if views else v
-        group = f.owner.get(base.node) if enabled else None
+        group = f.owner.get(base.node)
         if v.node in f.owner or v in buffers.wholes:
             continue
         index = group.index.get(base) if group else None
         for view in reversed(views):
             index = view.op.push(view, index) if index is not None and view.op.push is not None else None
-        if group is not None and not f.closed(group) and index is not None and _returns(group, v, index):
+        taken = group is not None and not f.closed(group) and f.parted(group, v.node) is None
+        if group is not None and taken and index is not None and _returns(group, v, index):
             f.add(group, v.node, index)
         else:
             f.groups.append(Group(f"g{len(f.groups)}", None, v.shape, axes("i", v.shape), copies=[v]))

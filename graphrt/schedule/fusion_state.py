@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node, Value
@@ -138,6 +138,21 @@ class FusionState:
     def closed(self, group: Group) -> bool:
         """Whether ``group`` takes nothing in: a library computes it."""
         return self.policy.alone and group.anchor is not None and group.anchor.op.kind is Kind.CONTRACTION
+
+    def parted(self, group: Group, node: Node) -> Verdict | None:
+        """Why ``group`` may not compute ``node`` behind what it has, whatever it needs; None if nothing forbids it."""
+        stage = {"template": "epilogue", "reduction": "rowops", "pointwise": "chain"}[group.kind]
+        stage = "rows" if node.op.kind is Kind.REDUCTION else stage
+        if stage not in self.policy.fusion:
+            return Verdict(False, f"the stage {stage} is off")
+        return self.forbidden([group], [node])
+
+    def forbidden(self, groups: Iterable[Group], nodes: Iterable[Node]) -> Verdict | None:
+        """Why one of ``groups`` may not compute one of ``nodes``: the user keeps them apart; None if not."""
+        members = (n.name for g in groups for n in (*g.nodes, *g.inlined))
+        if self.policy.fusion.parted(members, [n.name for n in nodes]):
+            return Verdict(False, "is kept apart (forbid)")
+        return None
 
     def is_homeless(self, node: Node) -> bool:
         """Whether ``node`` could be in any group and is in none."""

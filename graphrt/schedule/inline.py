@@ -13,7 +13,7 @@ from graphrt.types import HALVES
 
 def inline(f: FusionState) -> None:
     """Moves unowned elementwise nodes whose only readers are groups into those groups, last first."""
-    for node in f.homeless():
+    for node in f.homeless() if "inline" in f.policy.fusion else ():
         readers = list(f.readers(node.outputs[0]))
         groups: list[Group] = []
         for reader in readers:
@@ -67,6 +67,7 @@ def joins(f: FusionState, group: Group, node: Node, index: Index) -> bool:
     repeats = math.prod(group.shape) > max(node.types[0].size, 1) and not node.op.cheap
     return (
         not repeats
+        and f.forbidden([group], [node]) is None
         and aligned(f, group, node, index)
         and len(f.inputs(group) | sources) <= MAX_INPUTS
         and not f.crowded(group, node)
@@ -79,6 +80,8 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node, readers: list[No
     y = node.outputs[0]
     if f.is_stored(y):
         return Verdict(False, "lies in a buffer with others" if y in f.placed else "is a result and must be stored"), 0
+    if (off := f.forbidden(groups, [node])) is not None:
+        return off, 0
     if any(map(f.closed, groups)):
         return Verdict(False, "is an operand of a library, which takes it as it lies"), 0
     sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]

@@ -63,7 +63,7 @@ def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], policy:
                     if slot.space == "arena":
                         lifetime[slot] = (lifetime.get(slot, (step, step))[0], step)
     alias: dict[Slot, Slot] = {}
-    if policy.in_place:
+    if "in_place" in policy.fusion:
         for step, launch in enumerate(kernels):
             if len(launch) == 1:
                 _alias(launch[0], step, lifetime, alias)

@@ -20,13 +20,13 @@ def arrange(
     graph: Graph, groups: list[Group], buffers: ConcatBuffers, policy: SchedulePolicy
 ) -> tuple[Schedule, list[Decision]]:
     """The schedule of ``groups``, with concatenations in ``buffers``, and what was decided on the way."""
-    schedule, dag, decisions = place(graph, groups, buffers, policy.in_place)
+    schedule, dag, decisions = place(graph, groups, buffers, "in_place" in policy.fusion)
     launches = [[g] for g in dag.nodes]
-    if policy.fuse:
+    if "horizontal" in policy.fusion:
         launches, found = share(dag, buffers, policy.tiles)
         decisions += found
     launches = order(graph, dag, launches)
-    if policy.fuse and policy.pairs:
+    if policy.pairs and "pairs" in policy.fusion:
         launches, found = pair(dag, launches)
         decisions += found
         launches = order(graph, dag, launches)

@@ -96,6 +96,8 @@ def _path(f: FusionState, node: Node, downstream: set[Node]) -> set[Node]:
 
 def _fits(f: FusionState, group: Group, node: Node, path: list[Node]) -> tuple[Verdict, dict[Node, Index]]:
     """Whether the sum can be an epilogue, and the index in the domain of each node of ``path`` and of the sum's operand."""
+    if (off := f.forbidden([group], [*path, node])) is not None:
+        return off, {}
     trial = Group(group.name, group.anchor, group.shape, group.domain, list(group.nodes), dict(group.index))
     found: dict[Node, Index] = {}
     for n in (*path, node):

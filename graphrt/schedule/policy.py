@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graphrt.passes.stages import ALL, Fusion
+
 
 @dataclass(frozen=True)
 class SchedulePolicy:
     """What a target wants of the scheduler.
 
-    ``fuse`` False makes a kernel of each op, ``in_place`` False gives each value bytes of its own. ``tiles`` says that a
+    ``fusion`` has the stages that may be used; without any, each op is a kernel of its own. ``tiles`` says that a
     contraction's epilogue has a tile at hand, over whose rows it can sum; ``pairs`` that a launch may hold a reduction beside
     a contraction; ``alone`` that a contraction takes nothing along, since a library computes it. A row of at most ``row_limit``
     elements is held by a kernel from one pass over it to the next. ``precision`` is that of float32 products: highest, high
     or medium.
     """
 
-    fuse: bool = True
-    in_place: bool = True
+    fusion: Fusion = ALL
     tiles: bool = True
     pairs: bool = False
     alone: bool = False

@@ -18,7 +18,13 @@ def recompute(f: FusionState) -> None:
             continue
         y = node.outputs[0]
         readers = f.reading(group, y)
-        if not readers or f.is_stored(y) or node not in group.nodes or any(map(f.closed, readers)):
+        if (
+            not readers
+            or f.is_stored(y)
+            or node not in group.nodes
+            or any(map(f.closed, readers))
+            or f.forbidden(readers, [node])
+        ):
             continue
         stored = y.type.nbytes * (1 + len(readers))
         again = _cost(f, group, y, readers)

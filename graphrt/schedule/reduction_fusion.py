@@ -103,6 +103,7 @@ class _Rows:
         trial = Group(early.name, early.anchor, early.shape, early.domain, index={**early.index, **late.index})
         trial.nodes = sorted((*early.nodes, *late.nodes), key=f.position.__getitem__)
         meet = all(aligned(f, trial, n, read_index(trial, n)) for n in late.nodes)
+        meet = meet and f.forbidden([early], [*late.nodes, *late.inlined]) is None
         crowded = f.work(late).operations + f.work(early).operations > MOST
         if (
             not meet

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from graphrt.errors import ArgumentError, TargetError
 from graphrt.ir import Graph
 from graphrt.op import Order
 from graphrt.passes.pipeline import PassPolicy
+from graphrt.passes.stages import Fusion
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.program import Executable, Runnable
 from graphrt.schedule.kernel_ir import Kernel
@@ -41,7 +42,7 @@ BACKENDS = {  # the folder of each kind of target
 class Settings:
     """What a user may ask of a target: the arguments of ``graphrt.compile``, which explains them.
 
-    ``tune`` and ``library`` are None where it is for GRAPHRT_TUNE and GRAPHRT_LIBRARY to say.
+    ``tune``, ``library`` and ``fusion`` are None where it is for GRAPHRT_TUNE, GRAPHRT_LIBRARY and GRAPHRT_FUSE to say.
     """
 
     precision: str = "float32"
@@ -49,6 +50,8 @@ class Settings:
     freeze: bool = False
     tune: int | None = None
     library: str | None = None
+    fusion: str | None = None
+    forbid: Sequence[Collection[str]] = ()
 
 
 class Target(ABC):
@@ -80,6 +83,8 @@ class Target(ABC):
             raise ArgumentError(f"library (or GRAPHRT_LIBRARY) must be never, auto or always, got {self.library!r}")
         if library in ("auto", "always") and not self.libraries:
             raise ArgumentError(f"library={library!r} is about contractions on a GPU; the target is {name!r}, so leave it out")
+
+        self.fusion = Fusion.parse(flags.fuse if settings.fusion is None else settings.fusion, settings.forbid)
 
     def require(self) -> None:
         """Raises TargetError unless this machine can compile for it."""

@@ -19,6 +19,7 @@ from graphrt.config import Flags
 from graphrt.files import whole
 from graphrt.ir import Graph
 from graphrt.op import Order
+from graphrt.passes.stages import Fusion
 from graphrt.runtime.lowering import Interface
 from graphrt.targets.cpu.build import folder, identity
 from graphrt.types import TensorType
@@ -39,16 +40,16 @@ class CachedProgram:
     launches: int
 
 
-def key(graph: Graph, orders: Mapping[str, Order], freeze: bool) -> str:
+def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool) -> str:
     """What finds the record of ``graph`` compiled with the flags in force; empty where an op is not graphrt's own.
 
     ``orders`` are the memory orders of state that exists already.
     """
     if not all(node.op.infer.__module__.startswith("graphrt.") for node in graph.nodes):
         return ""  # what it does may have changed with the program that defines it
-    flags = replace(Flags.read(), cache=Path(), target="", threads=0, debug=0, poison=False)
+    flags = replace(Flags.read(), cache=Path(), target="", threads=0, debug=0, poison=False, fuse="")
     held = sorted((name, order) for name, order in orders.items() if name in graph.sources)
-    parts = (graph.text(lines=False), held, freeze, flags, _sources(), identity())
+    parts = (graph.text(lines=False), held, str(fusion), freeze, flags, _sources(), identity())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 

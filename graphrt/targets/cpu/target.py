@@ -64,7 +64,7 @@ class CpuTarget(Target):
 
     def _key(self, graph: Graph, orders: Mapping[str, Order]) -> str:
         """What finds the program of ``graph`` in the cache; empty where it is not to be looked for."""
-        return key(graph, orders, self.settings.freeze) if Flags.read().known else ""
+        return key(graph, orders, self.fusion, self.settings.freeze) if Flags.read().known else ""
 
 
 def compiled(lowering: Lowering, text: Source, buffers: Buffers) -> CachedProgram:

@@ -16,6 +16,7 @@ import numpy as np
 from graphrt.errors import TargetError
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Order
+from graphrt.passes.stages import NONE
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.program import Executable
 from graphrt.runtime.state import State
@@ -36,7 +37,7 @@ class DebugTarget(CpuTarget):
     """The cpu target, unfused and checked."""
 
     def schedule(self) -> SchedulePolicy:
-        return replace(super().schedule(), fuse=False, in_place=False)
+        return replace(super().schedule(), fusion=NONE)
 
     def find(self, graph: Graph, orders: Mapping[str, Order]) -> tuple[Executable, Interface] | None:
         """Nothing: a schedule is at hand when something goes wrong."""
