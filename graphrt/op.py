@@ -39,6 +39,7 @@ class Kind(Enum):
     SCATTER = "scatter"  # elements sent to computed positions: a template of loops
     SCAN = "scan"  # one axis walked in order, each result from those before it: a template of loops
     SORT = "sort"  # one axis put in order: a template of loops
+    DECOMPOSITION = "decomposition"  # matrices as products of others, made where the result lies: a template of loops
     CONTRACTION = "contraction"  # matmul, convolution and its gradients: a template of loops
     WINDOW = "window"  # pooling and its gradients: a template of loops
 

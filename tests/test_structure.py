@@ -100,6 +100,7 @@ def test_every_op_has_samples_and_a_lowering() -> None:
             Kind.SCAN: op.template,
             Kind.SCATTER: op.template,
             Kind.SORT: op.template,
+            Kind.DECOMPOSITION: op.template,
         }
         assert has.get(op.kind, True), f"{op.name} has no lowering"
 

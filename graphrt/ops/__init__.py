@@ -69,6 +69,7 @@ from graphrt.ops.composite import (
 from graphrt.ops.contraction import linear, matmul
 from graphrt.ops.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, local_conv2d
 from graphrt.ops.creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
+from graphrt.ops.decomposition import cond, matrix_norm, matrix_rank, svd, svdvals
 from graphrt.ops.detection import box_area, box_iou, nms, roi_align, roi_pool
 from graphrt.ops.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout, feature_dropout
 from graphrt.ops.einsum import (

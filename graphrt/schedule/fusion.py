@@ -37,7 +37,7 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
     for node in anchors:
         if node not in f.owner:
             group = f.start(node)
-            if not f.closed(group):
+            if not f.ends(group):
                 if policy.tiles and "runs" in policy.fusion:
                     absorb_partial_sums(f, group)
                 _grow(f, group)
@@ -209,7 +209,7 @@ def _copies(f: FusionState, buffers: ConcatBuffers) -> None:
         index = group.index.get(base) if group else None
         for view in reversed(views):
             index = view.op.push(view, index) if index is not None and view.op.push is not None else None
-        taken = group is not None and not f.closed(group) and f.parted(group, v.node) is None
+        taken = group is not None and not f.ends(group) and f.parted(group, v.node) is None
         if group is not None and taken and index is not None and _returns(group, v, index):
             f.add(group, v.node, index)
         else:

@@ -139,6 +139,10 @@ class FusionState:
         """Whether ``group`` takes nothing in: a library computes it."""
         return self.policy.alone and group.anchor is not None and group.anchor.op.kind is Kind.CONTRACTION
 
+    def ends(self, group: Group) -> bool:
+        """Whether nothing joins ``group`` behind its anchor: a library computes it, or its template reads what it stored."""
+        return self.closed(group) or (group.anchor is not None and group.anchor.op.kind is Kind.DECOMPOSITION)
+
     def parted(self, group: Group, node: Node) -> Verdict | None:
         """Why ``group`` may not compute ``node`` behind what it has, whatever it needs; None if nothing forbids it."""
         stage = {"template": "epilogue", "reduction": "rowops", "pointwise": "chain"}[group.kind]

@@ -285,6 +285,12 @@ def _template(schedule: Schedule, group: Group, precision: str) -> TemplateKerne
         at = spec.operand_index(node, name, {c: axis(c, extents[c]) for c in coordinates})
         emitter.block.result = emitter.read(operand, at)
         loaders[name] = emitter.block
+    if spec.result:
+        emitter = Emitter(schedule, group, {}, [0])
+        emitter.block.params = spec.output
+        at = spec.output_index(node, {c: axis(c, spec.extents(node)[c]) for c in spec.output})
+        emitter.block.result = emitter.read(node.outputs[0], at)
+        loaders[spec.result] = emitter.block
     extents = spec.extents(node)
     names = spec.output[len(spec.output) - len(node.types[0].shape) :]
     if spec.output[0] not in "ob":  # a filter's c counts within its group: only the exact extent folds reshapes away

@@ -23,7 +23,8 @@ Coordinates = dict[str, Expr]
 class TemplateSpec:
     """``operands`` and ``output`` name the coordinates of each closure; ``sizes`` gives the template's constants.
 
-    ``family`` is matmul, conv, pool or line: what is launched and tiled alike.
+    ``family`` is matmul, conv, pool or line: what is launched and tiled alike. ``result`` names the operand by which a template
+    reads what it has stored.
     """
 
     name: str
@@ -32,18 +33,22 @@ class TemplateSpec:
     output: tuple[str, ...]
     sizes: Callable[[Node], dict[str, Any]]
     extents: Callable[[Node], dict[str, int]]
+    result: str = ""
 
     def operand_index(self, node: Node, operand: str, at: Coordinates) -> Index:
         """The index of operand ``operand`` at the closure's coordinates."""
+        if operand == self.result:
+            return self.output_index(node, at)
         v = node.inputs[list(self.operands).index(operand)]
         return self._index(node, v.shape, self.operands[operand], at)
 
     def operand_extents(self, node: Node, operand: str) -> dict[str, int]:
         """The range of each coordinate of an operand."""
-        names, v = self.operands[operand], node.inputs[list(self.operands).index(operand)]
+        names = self.output if operand == self.result else self.operands[operand]
         extents = {c: self.extents(node)[c] for c in names}
         if names[0] in "ob":
             return extents
+        v = node.inputs[list(self.operands).index(operand)]
         return {**extents, **dict(zip(names[len(names) - v.ndim :], v.shape, strict=True))}  # c of a filter is of its group
 
     def output_index(self, node: Node, at: Coordinates) -> Index:
@@ -140,6 +145,16 @@ def _nms_extents(node: Node) -> dict[str, int]:
     return {"b": s["BATCH"], "m": s["N"], "n": s["N"]}
 
 
+def _matrix_sizes(node: Node) -> dict[str, Any]:
+    *batch, m, n = node.inputs[0].shape
+    return {"BATCH": math.prod(batch), "M": m, "N": n}
+
+
+def _matrix_extents(node: Node) -> dict[str, int]:
+    s = _matrix_sizes(node)
+    return {"b": s["BATCH"], "m": s["M"], "n": s["N"], "k": node.types[0].shape[-2]}
+
+
 _X, _Y, _W = tuple("nchw"), tuple("ncpq"), tuple("kcrs")
 _DY = tuple("nkpq")
 
@@ -160,6 +175,7 @@ TEMPLATES: dict[str, TemplateSpec] = {
         TemplateSpec("sort", "line", {"X": tuple("ori")}, tuple("ori"), _line_sizes, _line_extents),
         TemplateSpec("scatter", "line", {"INDEX": tuple("ori"), "X": tuple("ori")}, tuple("oji"), _line_sizes, _line_extents),
         TemplateSpec("nms", "line", {"X": tuple("bmn")}, tuple("bn"), _nms_sizes, _nms_extents),
+        TemplateSpec("svd", "line", {"X": tuple("bmn")}, tuple("bkn"), _matrix_sizes, _matrix_extents, "Y"),
         TemplateSpec("max_pool_gather", "pool", {"X": _X, "INDEX": _Y}, _Y, _pool_sizes, _pool_extents),
     )
 }
