@@ -27,12 +27,14 @@ static int FN(_sweep)(double *w, double *norm) {
     for (long j = i + 1; j < CN; j++) {
       double *const a = w + i * FN(_LD), *const b = w + j * FN(_LD);
       const double product = FN(_dot)(a, b, CM), size = __builtin_fabs(product);
-      const int turn = norm[i] > SVD_NULL && norm[j] > SVD_NULL && size > tolerance * __builtin_sqrt(norm[i] * norm[j]);
-      double c = 1, s = 0;
+      const double least = tolerance * __builtin_sqrt(norm[i]) * __builtin_sqrt(norm[j]);
+      const int turn = norm[i] > SVD_NULL && norm[j] > SVD_NULL && size > least;
+      double s = 0, lean = 0; /* the cosine is 1 - s * lean: what is rounded is the change, not the element (Rutishauser, 1966) */
       if (turn) {
         const double zeta = (norm[j] - norm[i]) / (2 * product);
         const double t = (zeta < 0 ? -1 : 1) / (__builtin_fabs(zeta) + __builtin_sqrt(1 + zeta * zeta));
-        c = 1 / __builtin_sqrt(1 + t * t), s = c * t;
+        const double c = 1 / __builtin_sqrt(1 + t * t);
+        s = c * t, lean = s / (1 + c);
         norm[i] -= t * product, norm[j] += t * product;
       }
       const int exchange = norm[i] < norm[j];
@@ -41,7 +43,7 @@ static int FN(_sweep)(double *w, double *norm) {
       double *const first = exchange ? b : a, *const second = exchange ? a : b;
       GRT_SIMD for (long k = 0; k < FN(_LD); k++) {
         const double x = a[k], y = b[k];
-        first[k] = c * x - s * y, second[k] = s * x + c * y;
+        first[k] = x - s * (y + lean * x), second[k] = y + s * (x - lean * y);
       }
       if (exchange) {
         const double other = norm[i];
@@ -105,9 +107,9 @@ static void FN(_task)(long task, void **table) {
     long lead = 0;
     for (long k = 0; k < CN; k++) top = MAX_OF(top, __builtin_fabs(v[k]));
     while (__builtin_fabs(v[lead]) < 0.9 * top) lead++;
-    const double sign = v[lead] < 0 ? -1 : 1;
+    const double sign = (v[lead] < 0 ? -1 : 1) / __builtin_sqrt(FN(_dot)(v, v, CN));
     if (length > 0) rank = n + 1;
-    for (long m = 0; m < CM; m++) u[m] = length > 0 ? sign * u[m] / length : 0;
+    for (long m = 0; m < CM; m++) u[m] = length > 0 ? (v[lead] < 0 ? -u[m] : u[m]) / length : 0;
     STORE(buf, b, CM, n, (T)__builtin_ldexp(length, exponent));
     for (int k = 0; k < CN; k++) STORE(buf, b, CM + 1 + k, n, (T)(sign * v[k]));
   }

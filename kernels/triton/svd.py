@@ -71,20 +71,21 @@ def _sweep(
                 alpha += tl.sum(x * x, 0)[None, :]
                 beta += tl.sum(y * y, 0)[None, :]
                 gamma += tl.sum(x * y, 0)[None, :]
-            small = EPSILON * M**0.5 * _root(alpha * beta)
+            small = EPSILON * M**0.5 * _root(alpha) * _root(beta)
             rotated = there & (alpha > NULL) & (beta > NULL) & (tl.abs(gamma) > small)
             zeta = grt_div(beta - alpha, tl.where(rotated, 2 * gamma, 1.0))
             t = grt_div(tl.where(zeta < 0, -1.0, 1.0).to(ACC), tl.abs(zeta) + _root(1.0 + zeta * zeta))
             t = tl.where(rotated, t, 0.0)
             c = grt_div(t * 0.0 + 1.0, _root(1.0 + t * t))
             s = c * t
+            lean = grt_div(s, 1.0 + c)  # 1 - c is s times this: what is rounded is the change, not the element (Rutishauser, 1966)
             exchanged = there & (alpha - t * gamma < beta + t * gamma)
             touched = rotated | exchanged
             for block in range(0, M + 1 + N, BK):
                 k = block + rows
                 mask = (k < M + 1 + N) & (k != M) & touched
                 x, y = LOAD_Y(b, k, i, mask, ARGS), LOAD_Y(b, k, j, mask, ARGS)
-                first, second = c * x - s * y, s * x + c * y
+                first, second = x - s * (y + lean * x), y + s * (x - lean * y)
                 tl.debug_barrier()  # a thread may hold what another one stores
                 EPILOGUE(tl.where(exchanged, second, first), b, k, i, mask, ARGS)
                 EPILOGUE(tl.where(exchanged, first, second), b, k, j, mask, ARGS)
@@ -171,7 +172,7 @@ def _farthest(b, j, ARGS, LOAD_Y: tl.constexpr, M: tl.constexpr, ACC: tl.constex
     for block in range(0, M, BK):
         k = block + tl.arange(0, BK)[:, None]
         total = tl.zeros((BK, 1), ACC)
-        for start in range(0, j, BN):
+        for start in range(0, N, BN):
             n = start + tl.arange(0, BN)[None, :]
             y = LOAD_Y(b, k, n, (k < M) & (n < j), ARGS)
             total += tl.sum(y * y, 1)[:, None]
@@ -198,7 +199,8 @@ def _complete(
 ):
     """Makes columns ``rank`` and on of U unit vectors that are orthogonal to all before them."""
     rows = tl.arange(0, BK)[:, None]
-    for j in range(rank, N):
+    j = rank
+    while j < N:
         own = j + tl.zeros((1, 1), tl.int32)
         axis = _farthest(b, j, ARGS, LOAD_Y, M, ACC, BK, BN)
         for block in range(0, M, BK):
@@ -206,7 +208,7 @@ def _complete(
             EPILOGUE((k == axis).to(ACC), b, k, own, k < M, ARGS)
         tl.debug_barrier()
         for _ in range(2):
-            for start in range(0, j, BN):
+            for start in range(0, N, BN):
                 n = start + tl.arange(0, BN)[None, :]
                 part = tl.zeros((1, BN), ACC)
                 for block in range(0, M, BK):
@@ -227,6 +229,7 @@ def _complete(
             tl.debug_barrier()
             EPILOGUE(u, b, k, own, k < M, ARGS)
         tl.debug_barrier()
+        j += 1
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
