@@ -38,12 +38,6 @@ refuse(
     "linalg_eigvals.default",
 )
 refuse(
-    "graphrt has no singular values; torch.linalg.matrix_norm's 'fro', 1 and inf need none; compute others outside the model, "
-    "or write them as a fixed number of steps of torch.matmul: power iteration gives the largest, and the trace of "
-    "y @ x.T, for y the polar factor of x by Newton and Schulz's iteration, their sum",
-    "_linalg_svd.default",
-)
-refuse(
     "graphrt has no factorisations of matrices; compute it outside the model and pass the result, or write it as a fixed "
     "number of steps of torch.matmul (Newton's iteration gives inverses and square roots)",
     "cholesky.default",
