@@ -35,7 +35,7 @@ static int FN(_sweep)(double *w, double *norm) {
         const double t = (zeta < 0 ? -1 : 1) / (__builtin_fabs(zeta) + __builtin_sqrt(1 + zeta * zeta));
         const double c = 1 / __builtin_sqrt(1 + t * t);
         s = c * t, lean = s / (1 + c);
-        norm[i] -= t * product, norm[j] += t * product;
+        norm[i] = MAX_OF(norm[i] - t * product, 0), norm[j] = MAX_OF(norm[j] + t * product, 0);
       }
       const int exchange = norm[i] < norm[j];
       if (!turn && !exchange) continue;
