@@ -140,6 +140,13 @@ for _name, _a, _b in (
     call(_name, spread(*_a), spread(*_b, seed=1))
 call("addmm", spread(3, 5), spread(3, 4), spread(4, 5), beta=0.5, alpha=2)
 call("baddbmm", spread(2, 3, 5), spread(2, 3, 4), spread(2, 4, 5), beta=0.5, alpha=2)
+for _shape in ((2, 4, 3), (2, 3), (1, 3)):
+    call("svd", spread(*_shape), label=str(_shape), full_matrices=False)
+    call("svdvals", spread(*_shape), label=str(_shape))
+call("svd", spread(4, 2), label="full", fixed=lambda x: F.svd(x)[1])
+for _p in ("nuc", 2, 1):
+    call("matrix_norm", spread(2, 4, 3), label=str(_p), ord=_p)
+call("cond", spread(4, 3))
 call("einsum", spread(2, 3), spread(3, 4), fixed=lambda a, b: F.einsum("ij,jk->k", a, b))
 call("tensordot", spread(2, 3, 4), spread(4, 3, 5), dims=([1, 2], [1, 0]))
 call("linear", spread(2, 4), spread(3, 4, seed=1), spread(3))

@@ -201,6 +201,14 @@ def suppression(case: Case) -> None:
     case.result("kept", F.nms(boxes, scores, 0.35))
 
 
+def decomposed(case: Case) -> None:
+    """Singular values, and the product of all three, whose signs do not matter, of what is computed on load."""
+    x = case.input(case.n, case.size, case.c)
+    u, s, vh = F.svd(F.relu(x + 0.25), full_matrices=False)
+    case.result("values", F.svdvals(x * 0.5))
+    case.result("product", F.matmul(u * F.unsqueeze(s, -2), vh) + x)
+
+
 def rows(case: Case) -> None:
     """Row reductions: softmax and the norms, the loss with its gradient, sums and extremes along each dimension."""
     x = case.input(*case.maps)
@@ -294,6 +302,7 @@ FAMILIES = {
     ),
     "lines": Family(lines, dict.fromkeys(("scan", "sort", "scatter"), {ON_LOAD, BEHIND}), exact=True),
     "suppression": Family(suppression, {"nms": {ON_LOAD}}, exact=True, sizes=[(1, 1, 1), (1, 3, 7), (1, 20, 9)]),
+    "decomposed": Family(decomposed, {"svd": {ON_LOAD}}, sizes=[(1, 1, 1), (1, 3, 7)]),
     "rows": Family(rows, {"reduce": {ON_LOAD, BEHIND, "several results"}}),
     "dropped": Family(
         dropped,

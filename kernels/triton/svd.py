@@ -166,7 +166,17 @@ def _finish(
 
 
 @triton.jit
-def _farthest(b, j, ARGS, LOAD_Y: tl.constexpr, M: tl.constexpr, ACC: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr):
+def _farthest(
+    b,
+    j,
+    ARGS,
+    LOAD_Y: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    ACC: tl.constexpr,
+    BK: tl.constexpr,
+    BN: tl.constexpr,
+):
     """Which axis is the farthest from the columns before ``j``: the first whose elements there have the least squares."""
     least, axis = 2.0, 0
     for block in range(0, M, BK):
@@ -202,7 +212,7 @@ def _complete(
     j = rank
     while j < N:
         own = j + tl.zeros((1, 1), tl.int32)
-        axis = _farthest(b, j, ARGS, LOAD_Y, M, ACC, BK, BN)
+        axis = _farthest(b, j, ARGS, LOAD_Y, M, N, ACC, BK, BN)
         for block in range(0, M, BK):
             k = block + rows
             EPILOGUE((k == axis).to(ACC), b, k, own, k < M, ARGS)
