@@ -126,6 +126,7 @@ from graphrt.ops.elementwise import (
     tanh,
     where,
 )
+from graphrt.ops.elimination import det, inv, lu_factor, slogdet, solve
 from graphrt.ops.embedding import embedding, embedding_bag, embedding_renorm, one_hot
 from graphrt.ops.extremum import argmax, argmin, max, min
 from graphrt.ops.grid import affine_grid, grid_sample

@@ -20,7 +20,7 @@ from graphrt.ops.contraction import matmul
 from graphrt.ops.elementwise import eq, gt, maximum, where
 from graphrt.ops.movement import diag_embed
 from graphrt.ops.reduction import amax, amin, norm, sum
-from graphrt.ops.slicing import pad
+from graphrt.ops.slicing import pad, used
 from graphrt.ops.view import movedim, reshape, squeeze, transpose, unsqueeze
 from graphrt.types import HALVES, TensorType, int64
 
@@ -53,17 +53,6 @@ def _parts(y: Value) -> tuple[Value, Value, Value]:
     return y[..., :m, :], y[..., m, :], y[..., m + 1 :, :]
 
 
-def _rows(dy: Value, start: int, stop: int) -> Value | None:
-    """Rows of a cotangent; None if they are known to be zero, because what was used are other rows."""
-    node = dy.node
-    if node.op.name == "add":
-        found = [part for x in node.inputs if (part := _rows(x, start, stop)) is not None]
-        return None if not found else found[0] if len(found) == 1 else found[0] + found[1]
-    if node.op.name == "pad" and (stop <= node.attrs["low"][-2] or start >= dy.shape[-2] - node.attrs["high"][-2]):
-        return None
-    return dy[..., start:stop, :]
-
-
 def _inverse(x: Value) -> Value:
     """``1 / x``, and 0 for 0."""
     zero = eq(x, 0.0)
@@ -74,7 +63,7 @@ def _svd_vjp(node: Node, dy: Value) -> list[Value | None]:
     """As torch's (Townsend, "Differentiating the singular value decomposition", 2016), with 0 for what equal values divide."""
     m, n = node.inputs[0].shape[-2:]
     u, s, v = _parts(node.outputs[0])
-    du, ds, dv = (_rows(dy, a, b) for a, b in ((0, m), (m, m + 1), (m + 1, m + 1 + n)))
+    du, ds, dv = (used(dy, (a, 0), (b, n)) for a, b in ((0, m), (m, m + 1), (m + 1, m + 1 + n)))
     column, row = unsqueeze(s, -1), unsqueeze(s, -2)
     apart = _inverse((row - column) * (row + column))
     inner = None if ds is None else diag_embed(squeeze(ds, -2))  # the gradient is U inner V^T, and what leaves U's columns

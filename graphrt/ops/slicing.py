@@ -196,6 +196,20 @@ def cut(x: Value, dim: int, start: int, stop: int) -> Value:
     return getitem(x, (*[slice(None)] * dim, slice(start, stop)))
 
 
+def used(dy: Value, start: Sequence[int], stop: Sequence[int]) -> Value | None:
+    """A block of the last dimensions of a cotangent; None if it is known to be zero, because what was used lies elsewhere."""
+    node, offset = dy.node, dy.ndim - len(start)
+    if node.op.name == "add":
+        found = [part for x in node.inputs if (part := used(x, start, stop)) is not None]
+        return None if not found else found[0] if len(found) == 1 else apply("add", *found)
+    if node.op.name == "pad":
+        low, high = node.attrs["low"][offset:], node.attrs["high"][offset:]
+        ends = [size - h for size, h in zip(dy.shape[offset:], high, strict=True)]
+        if any(b <= first or a >= end for a, b, first, end in zip(start, stop, low, ends, strict=True)):
+            return None
+    return getitem(dy, (..., *map(slice, start, stop)))
+
+
 def _edge(skip: int, mirrored: bool, what: str) -> Any:
     def border(x: Value, dim: int, width: int, low: bool) -> list[Value]:
         n = x.shape[dim]

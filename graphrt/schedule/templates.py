@@ -155,6 +155,16 @@ def _matrix_extents(node: Node) -> dict[str, int]:
     return {"b": s["BATCH"], "m": s["M"], "n": s["N"], "k": node.types[0].shape[-2]}
 
 
+def _system_sizes(node: Node) -> dict[str, Any]:
+    *batch, n, r = node.inputs[1].shape
+    return {"BATCH": math.prod(batch), "N": n, "R": r}
+
+
+def _system_extents(node: Node) -> dict[str, int]:
+    s = _system_sizes(node)
+    return {"b": s["BATCH"], "m": s["N"], "n": s["N"] + s["R"], "k": s["N"] + 2, "c": s["N"], "r": s["R"]}
+
+
 _X, _Y, _W = tuple("nchw"), tuple("ncpq"), tuple("kcrs")
 _DY = tuple("nkpq")
 
@@ -176,6 +186,7 @@ TEMPLATES: dict[str, TemplateSpec] = {
         TemplateSpec("scatter", "line", {"INDEX": tuple("ori"), "X": tuple("ori")}, tuple("oji"), _line_sizes, _line_extents),
         TemplateSpec("nms", "line", {"X": tuple("bmn")}, tuple("bn"), _nms_sizes, _nms_extents),
         TemplateSpec("svd", "line", {"X": tuple("bmn")}, tuple("bkn"), _matrix_sizes, _matrix_extents, "Y"),
+        TemplateSpec("lu", "line", {"A": tuple("bmc"), "B": tuple("bmr")}, tuple("bkn"), _system_sizes, _system_extents, "Y"),
         TemplateSpec("max_pool_gather", "pool", {"X": _X, "INDEX": _Y}, _Y, _pool_sizes, _pool_extents),
     )
 }

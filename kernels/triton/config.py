@@ -326,7 +326,7 @@ def pool_grid(g: Geometry, config: Config, gradient: bool = False) -> int:
 
 
 def line_config(name: str, sizes: Sizes, interpret: bool = False) -> tuple[Config, int]:
-    """Blocks, num_warps and num_stages of ``scan``, ``recurrence``, ``sort``, ``scatter``, ``nms`` or ``svd``, and the grid."""
+    """Blocks, num_warps and num_stages of a template of the family line, and the grid."""
     budget = 1 << 16 if interpret else 4096  # elements of the largest tile
     options = {"num_warps": 1 if interpret else 4, "num_stages": 1}
     if name == "nms":
@@ -336,6 +336,11 @@ def line_config(name: str, sizes: Sizes, interpret: bool = False) -> tuple[Confi
         bk = power(sizes["M"] + 1 + sizes["N"], 1, budget // bn)
         options["num_warps"] = 1 if interpret else min(max(bk * bn // 256, 1), 8)
         return {"BK": bk, "BN": bn, **options}, sizes["BATCH"] if sizes["N"] else 0
+    if name == "lu":
+        bn = power(sizes["N"] + sizes["R"], 1, 1 << 8 if interpret else 64)
+        bk = power(sizes["N"] + 2, 1, budget // bn)
+        options["num_warps"] = 1 if interpret else min(max(bk * bn // 256, 1), 8)
+        return {"BK": bk, "BN": bn, **options}, sizes["BATCH"]
     lines, length = sizes["O"] * sizes["I"], sizes["R"]
     if name in ("scan", "recurrence"):
         br = power(length, 1, 1024)

@@ -9,7 +9,7 @@ from graphrt.ir import Value
 
 @aten("_linalg_svd.default")
 def svd(
-    A: Value,  # noqa: N803 - torch's names
+    A: Value,
     full_matrices: bool = False,
     compute_uv: bool = True,
     *,
