@@ -32,7 +32,9 @@ from graphrt.types import as_dtype
 
 _OURS = tuple(os.path.dirname(os.path.abspath(f)) + os.sep for f in (torch.__file__, F.__file__, __file__))
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_CHECKS = ("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range")  # of what is known here
+# Of what is known here, or of what no graph stops for.
+_CHECKS = ("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range", "_linalg_check_errors")
+_EFFECT = "with_effects"
 
 
 def translate(module: fx.GraphModule, graph: Graph, inputs: Sequence[Any], phase: str = "fwd") -> list[Any]:
@@ -85,7 +87,9 @@ def _calls(module: fx.GraphModule) -> Iterable[fx.Node]:
 
 
 def _is_check(node: fx.Node) -> bool:
-    return any(c in str(node.target) for c in _CHECKS)
+    """Whether ``node`` is a check, by itself or as an effect, which takes a token and returns it."""
+    called = node.args[1] if str(node.target) == _EFFECT else node.target
+    return any(c in str(called) for c in _CHECKS)
 
 
 def _wrapped(module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
@@ -145,7 +149,9 @@ def _walk(module: fx.GraphModule, graph: Graph, inputs: Sequence[Any], phase: st
         elif node.op == "output":
             (results,) = fx.map_arg(node.args, lambda n: env[n])
             return list(results) if isinstance(results, list | tuple) else [results]
-        elif not _is_check(node):
+        elif _is_check(node):
+            env[node] = (env[node.args[0]],) if str(node.target) == _EFFECT else None
+        else:
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
             try:
                 with graph.at(origin(node, phase)):
@@ -214,6 +220,8 @@ def _fitted(result: Any, expected: Any, node: fx.Node) -> Any:
     if isinstance(result, list | tuple):
         pairs = enumerate(zip(result, expected, strict=True))
         return [_fitted(r, e, node) if _reads(node, i) else r for i, (r, e) in pairs]
+    if result is None and isinstance(expected, torch.Tensor):
+        raise ConversionError("one of its results that are used is kept by torch for a gradient of its own, and not given here")
     if not isinstance(result, Value) or not isinstance(expected, torch.Tensor):
         return result
     shape = tuple(expected.shape)

@@ -256,6 +256,8 @@ def _inputs(graph: Graph, state: State, module: torch.nn.Module, program: Export
                 seen[id(tensor)] = graph.parameter(path, to_numpy(tensor), trainable=trainable)
                 state.share(path, tensor)
             values.append(seen[id(tensor)])
+        elif spec.kind is InputKind.TOKEN:
+            values.append(None)
         elif spec.kind is InputKind.CONSTANT_TENSOR:
             values.append(graph.constant(to_numpy(program.constants[str(spec.target)])))
         else:
@@ -292,7 +294,7 @@ def _outputs(
             graph.output(name, value)
         elif out.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
             graph.update(graph.sources[str(out.target)].outputs[0], value)
-        else:
+        elif out.kind is not OutputKind.TOKEN:
             raise ConversionError(f"the model returns {out.kind.name.lower()} {out.target}, which graphrt does not know")
     assert len(leaves) == count
     return leaves, written

@@ -116,7 +116,7 @@ def planned(arguments: Sequence[fx.Node], inputs: Sequence[Any]) -> Callable[[fx
 
     for node, given in zip(arguments, inputs, strict=True):
         plan = node.meta.get("val")
-        if isinstance(plan, torch.Tensor):
+        if isinstance(plan, torch.Tensor) and given is not None:  # a token of effects is nothing
             strides = given.stride() if isinstance(given, torch.Tensor) else given.type.strides
             for size, number in zip([*plan.shape, *plan.stride()], [*given.shape, *strides], strict=True):
                 bind(size, number)
