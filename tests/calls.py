@@ -147,6 +147,11 @@ call("svd", spread(4, 2), label="full", fixed=lambda x: F.svd(x)[1])
 for _p in ("nuc", 2, 1):
     call("matrix_norm", spread(2, 4, 3), label=str(_p), ord=_p)
 call("cond", spread(4, 3))
+for _name in ("inv", "det", "slogdet", "lu_factor"):
+    call(_name, spread(2, 3, 3) + np.roll(np.eye(3) * 5, 1, 1))
+call("solve", spread(2, 3, 3) + np.eye(3) * 5, spread(3, 4, seed=1))
+call("solve", spread(3, 3) + np.eye(3) * 5, spread(3, seed=1), label="vector")
+call("solve", spread(3, 3) + np.eye(3) * 5, spread(2, 3, seed=1), label="right", left=False)
 call("einsum", spread(2, 3), spread(3, 4), fixed=lambda a, b: F.einsum("ij,jk->k", a, b))
 call("tensordot", spread(2, 3, 4), spread(4, 3, 5), dims=([1, 2], [1, 0]))
 call("linear", spread(2, 4), spread(3, 4, seed=1), spread(3))

@@ -202,11 +202,15 @@ def suppression(case: Case) -> None:
 
 
 def decomposed(case: Case) -> None:
-    """Singular values, and the product of all three, whose signs do not matter, of what is computed on load."""
+    """Singular values, and the product of all three, whose signs do not matter, of what is computed on load; a solution."""
     x = case.input(case.n, case.size, case.c)
     u, s, vh = F.svd(F.relu(x + 0.25), full_matrices=False)
     case.result("values", F.svdvals(x * 0.5))
     case.result("product", F.matmul(u * F.unsqueeze(s, -2), vh) + x)
+    square = case.input(
+        case.n, case.size, case.size, values=case.quarters(case.n, case.size, case.size) + 9 * np.eye(case.size)
+    )
+    case.result("solution", F.relu(F.solve(square * 0.5, F.relu(x))), (square, x))
 
 
 def rows(case: Case) -> None:
@@ -302,7 +306,7 @@ FAMILIES = {
     ),
     "lines": Family(lines, dict.fromkeys(("scan", "sort", "scatter"), {ON_LOAD, BEHIND}), exact=True),
     "suppression": Family(suppression, {"nms": {ON_LOAD}}, exact=True, sizes=[(1, 1, 1), (1, 3, 7), (1, 20, 9)]),
-    "decomposed": Family(decomposed, {"svd": {ON_LOAD}}, sizes=[(1, 1, 1), (1, 3, 7)]),
+    "decomposed": Family(decomposed, {"svd": {ON_LOAD}, "lu": {ON_LOAD}}, sizes=[(1, 1, 1), (1, 3, 7)]),
     "rows": Family(rows, {"reduce": {ON_LOAD, BEHIND, "several results"}}),
     "dropped": Family(
         dropped,

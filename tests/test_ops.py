@@ -168,7 +168,15 @@ TORCH: dict[str, Callable[..., Any]] = {  # where torch calls it otherwise, or t
     "reduce": lambda x, op, dims: {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[op](x, dims),
     "slice": lambda x, start, stop, step: x[tuple(map(slice, start, stop, step))],
 }
-NOT_TORCH = {"gather", "scatter", "sort", "pad", "floor_divide", "lu", "svd"}  # the same name for something else, or no gradient
+NOT_TORCH = {
+    "gather",
+    "scatter",
+    "sort",
+    "pad",
+    "floor_divide",
+    "lu",
+    "svd",
+}  # the same name for something else, or no gradient
 NAMED = [op for op in OPS if op.name not in NOT_TORCH and (op.name in TORCH or callable(getattr(torch, op.name, None)))]
 
 
