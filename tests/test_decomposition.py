@@ -168,6 +168,7 @@ def test_svd_between_other_ops(target: str) -> None:
     np.testing.assert_allclose(found["full"], np.broadcast_to(np.eye(4), (2, 4, 4)))
 
 
+@pytest.mark.skipif(INTERPRETED, reason="gradients are graph code, the same on every target")
 def test_gradients_of_singular_values_and_vectors() -> None:
     """Of functions that do not depend on the signs of vectors, for tall, square and wide matrices, thin and full."""
     calls: dict[str, Call] = {}
@@ -179,7 +180,7 @@ def test_gradients_of_singular_values_and_vectors() -> None:
         "vectors in full": (lambda u, s, vh: u[..., :2] * u[..., :2] * s[..., :1, None], True),
         "product": (lambda u, s, vh: (u[..., :, :, None] * vh[..., None, :, :] * s[..., None, :, None])[..., 0, :], False),
     }
-    for shape in ((2, 4, 3), (3, 3), (2, 5))[: 1 if INTERPRETED else 3]:
+    for shape in ((2, 4, 3), (3, 3), (2, 5)):
         for name, (f, full) in functions.items():
             calls[f"{name} {shape}"] = (
                 lambda x, f=f, full=full: f(*F.svd(x, full)),

@@ -34,6 +34,7 @@ GOLDEN = Path(__file__).parent / "golden" / "torch_samples.json"
 SAMPLES = 5  # of each operator, at most
 TABLE = decompositions(core_aten_decompositions())
 RANDOM = "draws random numbers, which are graphrt's own"
+CHOSEN = "its vectors are one choice of several"
 DATA = "the shape or the path depends on the data"
 
 
@@ -77,6 +78,8 @@ def compare(op: Any, sample: Any) -> None:
     """Raises Skip, or AssertionError where the results differ."""
     if op.name.startswith("sparse."):
         raise Skip("complex or sparse tensors")
+    if op.name in ("svd", "linalg.svd"):
+        raise Skip(CHOSEN)
     if "empty" in op.name:
         raise Skip("its numbers are whatever was in memory")
     tree = (sample.input, sample.args, sample.kwargs)

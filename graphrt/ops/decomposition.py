@@ -171,6 +171,7 @@ def matrix_norm(input: Value, ord: float | str = "fro", dim: Sequence[int] = (-2
     if ord == "nuc":
         y = sum(svdvals(x), -1)
     else:
+        assert not isinstance(ord, str)
         sizes = svdvals(x) if abs(ord) == 2 else sum(abs(x), -2 if abs(ord) == 1 else -1)
         y = (amax if ord > 0 else amin)(sizes, -1)
     return reshape(y, [1 if d in dims else k for d, k in enumerate(input.shape)]) if keepdim else y

@@ -234,7 +234,7 @@ def _fitted(result: Any, expected: Any, node: fx.Node) -> Any:
 
 def _reads(node: fx.Node, i: int) -> bool:
     """Whether any user of ``node`` takes its result number ``i``, or all of them."""
-    return any(user.target is not operator.getitem or user.args[1] == i for user in node.users)
+    return any(user.target is not operator.getitem or (user.args[1] == i and user.users) for user in node.users)
 
 
 def decompositions(table: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -28,6 +28,8 @@ def svd(
 
 def _info(A: Value) -> Value:
     """For each matrix 0, or which pivot, counted from 1, is the first that is 0."""
+    if not A.shape[-1]:
+        return F.zeros(A.graph, A.shape[:-2], int32)
     factors, _ = F.lu_factor(A)
     zero = F.eq(F.diagonal(factors, 0, -2, -1), 0.0)
     first = F.argmax(F.cast(zero, int32), -1) + 1
