@@ -26,6 +26,7 @@ Every op runs on every target: cpu, cuda, hip, interpret and reference. Its *kin
 | gather | elementwise in its positions, fused like it |
 | reduction | a kernel of its own or fused with what comes before, behind and beside it over the same rows |
 | contraction, window, scan, scatter, sort | a template of loops with fused prologues and, where it says so, epilogues |
+| decomposition | a template of loops with fused prologues, which works where its result lies |
 """
 
 
