@@ -1,4 +1,4 @@
-"""Matrix products."""
+"""Matrix products and determinants."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def gemm(
 @operator("Einsum")
 def einsum(*inputs: Value, equation: str) -> Value:
     return F.einsum(equation.replace(" ", ""), *inputs)
+
+
+@operator("Det")
+def det(x: Value) -> Value:
+    return F.det(x)
