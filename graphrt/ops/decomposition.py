@@ -154,7 +154,7 @@ def svdvals(input: Value) -> Value:
 @function
 @in_float32
 def matrix_norm(input: Value, ord: float | str = "fro", dim: Sequence[int] = (-2, -1), keepdim: bool = False) -> Value:  # noqa: A002
-    """The norm of the matrices in two dimensions, as torch.linalg.matrix_norm.
+    """The norm ``ord`` of the matrices in the two dimensions ``dim``, as torch.linalg.matrix_norm.
 
     "fro" is the root of the sum of squares, "nuc" the sum of the singular values, 2 and -2 the largest and smallest of them; 1
     and -1 the largest and smallest sum of sizes in a column, inf and -inf in a row.
