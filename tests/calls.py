@@ -93,6 +93,7 @@ for _name in ("add", "atan2", "div", "hypot", "logaddexp", "maximum", "minimum",
     call(_name, spread(3, 4), positive(3, 1, seed=1))
 call("pow", positive(3, 4), spread(3, 4, seed=1))
 call("xlogy", spread(3, 4), positive(3, 4))
+call("straight_through", X, fixed=lambda x: F.straight_through(x, x))
 call("copysign", spread(3, 4), fixed=lambda x: F.copysign(x, -1.0))
 call("lerp", X, spread(3, 4, seed=1), spread(3, 4, seed=2))
 call("addcmul", X, spread(3, 4, seed=1), spread(3, 4, seed=2), value=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import hypothesis.strategies as st
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from test_functional import Call, compare, data
 
 import graphrt as grt
-from graphrt import errors
+from graphrt import errors, nn, optim
 from graphrt import ops as F
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
@@ -56,6 +57,11 @@ def test_embedding_bag() -> None:
         lambda i, w: T.embedding(i, w, scale_grad_by_freq=True),
         [square, table],
     )
+    calls["bags by frequency"] = (  # torch's own bags divide by the frequency of another row on CPUs
+        lambda i, w: F.embedding_bag(i, w, scale_grad_by_freq=True, mode="sum"),
+        lambda i, w: T.embedding(i, w, scale_grad_by_freq=True).sum(1),
+        [square, table],
+    )
     compare(calls, 16)
 
 
@@ -92,6 +98,97 @@ def test_rows_longer_than_max_norm_are_read_shortened(p: float) -> None:
     np.testing.assert_allclose(found["y"], expected.detach(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["dw"], theirs.grad, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["table"], theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+LAYERS: dict[str, Any] = {  # of graphrt.nn, or of torch.nn
+    "plain": lambda m: m.Embedding(9, 4),
+    "padding": lambda m: m.Embedding(9, 4, padding_idx=-7),
+    "short": lambda m: m.Embedding(9, 4, max_norm=1.0),
+    "frequent": lambda m: m.Embedding(9, 4, padding_idx=2, max_norm=1.5, norm_type=1.0, scale_grad_by_freq=True),
+    "bag": lambda m: m.EmbeddingBag(9, 4),
+    "bag max": lambda m: m.EmbeddingBag(9, 4, mode="max", padding_idx=2),
+    "bag sum": lambda m: m.EmbeddingBag(9, 4, max_norm=1.0, mode="sum", include_last_offset=True),
+}
+SQUARE, AGAIN, ENDS = rows(3, 5), rows(2, 2, seed=1), np.array([0, 2, 2, 6])
+
+
+def forward(layers: dict[str, Any], square: Any, again: Any, flat: Any, ends: Any, weights: Any) -> Any:
+    """A sum over what the layers read, all but the last of them twice."""
+    *first, last = layers.values()
+    found = last(flat, ends, per_sample_weights=weights)
+    total = (found.tanh() * found).sum()
+    for layer in first:
+        for part in (layer(square), layer(again)):
+            total = total + (part.tanh() * part).sum()
+    return total
+
+
+class Tables(nn.Module):
+    def __init__(self) -> None:
+        self.layers = {name.replace(" ", "_"): make(nn) for name, make in LAYERS.items()}
+
+    def forward(self, *given: Any) -> Any:
+        return forward(self.layers, *given)
+
+
+class TorchTables(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleDict({name.replace(" ", "_"): make(torch.nn) for name, make in LAYERS.items()})
+
+    def forward(self, *given: Any) -> Any:
+        return forward(dict(self.layers.items()), *given)
+
+
+@pytest.mark.parametrize("door", ["native", "from_torch"])
+def test_layers_train_as_torchs(door: str, target: str) -> None:
+    """Every option, momentum and decay: rows that were scaled down are stepped from where they are then."""
+    torch.manual_seed(0)
+    theirs = TorchTables()
+    start, feeds = copy.deepcopy(theirs), [SQUARE, AGAIN, rows(6, seed=2), ENDS, data(6)]
+    names = ["square", "again", "flat", "ends", "weights"]
+    if door == "native":
+        net, graph = Tables(), grt.Graph()
+        net.load_state_dict(start.state_dict())
+        loss = net(*(graph.input(n, a.shape, a.dtype) for n, a in zip(names, feeds, strict=True)))
+        graph.output("out", loss)
+    else:
+        graph = grt.from_torch(start, tuple(map(torch.from_numpy, feeds)), train=True)
+        loss = graph.outputs["out"]
+        names = list(graph.signature.names)
+    params = graph.parameters()
+    optim.SGD(0.05, momentum=0.9, weight_decay=0.01).apply(params, grt.grad(loss, params), graph.input("lr"))
+    program = grt.compile(graph, target=target)
+    optimizer = torch.optim.SGD(theirs.parameters(), 0.05, momentum=0.9, weight_decay=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        expected = theirs(*map(torch.from_numpy, feeds))
+        expected.backward()
+        optimizer.step()
+        found = program({**dict(zip(names, feeds, strict=True)), "lr": 0.05})
+        assert float(found["out"] if isinstance(found, dict) else found) == pytest.approx(expected.item(), rel=1e-4)
+    for name, tensor in theirs.state_dict().items():
+        np.testing.assert_allclose(program.state[name], tensor, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="no kernel of its own")
+def test_layers_outside_training() -> None:
+    table = data(5, 3)
+    layer = nn.Embedding.from_pretrained(torch.from_numpy(table), max_norm=0.5)
+    assert not layer.weight.trainable and nn.EmbeddingBag.from_pretrained(table, freeze=False, mode="max").weight.trainable
+    program = grt.compile(layer.eval(), (np.array([1, 3]),), target="reference")
+    np.testing.assert_allclose(np.linalg.norm(program(np.array([1, 3])), axis=1), 0.5, rtol=1e-5)
+    assert np.array_equal(layer.weight.array, table)
+    assert not nn.Embedding(5, 3, padding_idx=-2).weight.array[3].any()
+    for make, message in (
+        (lambda: nn.Embedding(5, 3, sparse=True), "no sparse gradients; leave sparse out"),
+        (lambda: nn.EmbeddingBag(5, 3, sparse=True), "no sparse gradients; leave sparse out"),
+        (lambda: nn.Embedding(5, 3, padding_idx=5), "padding_idx 5 is out of range"),
+        (lambda: nn.Embedding(0, 3), "num_embeddings must be an int >= 1"),
+        (lambda: nn.Embedding.from_pretrained(table[0]), r"embeddings must be \[V, D\]"),
+    ):
+        with pytest.raises(errors.GraphrtError, match=message):
+            make()
 
 
 def _i(g: grt.Graph) -> grt.Value:

@@ -204,6 +204,30 @@ def test_frozen_parameters_and_detached_values_get_no_gradient() -> None:
     torch.testing.assert_close(found, net.weight.grad)
 
 
+class Clipped(nn.Module):
+    """A layer that holds its weights in a range, as the critics of Wasserstein GANs do, and scales them in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.scale = nn.Linear(4, 3), nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.fc.weight.clamp_(-0.2, 0.2)
+            self.scale.mul_(self.fc.weight.abs().max()).add_(1.0)
+        return self.fc(x) * self.scale + self.fc.weight.sum()
+
+
+def test_what_is_written_into_a_parameter_has_its_gradient(target: str) -> None:
+    compare(Clipped(), (torch.randn(5, 4),), target, True)
+    net = Clipped()
+    theirs, x = copy.deepcopy(net), torch.randn(5, 4)
+    grt.compile(grt.from_torch(net, x), target=target)(x)
+    theirs(x)
+    for mine, other in zip(net.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
 def test_dropout_drops_in_training_mode_only() -> None:
     x = torch.ones(1000)
     program = grt.compile(grt.from_torch(nn.Dropout(0.25), x, train=True), target="reference")

@@ -156,6 +156,20 @@ def test_two_scalers_in_one_graph() -> None:
     assert run.state["scaler.growth_tracker"] == run.state["other.growth_tracker"] == run.state["b.weight.step"] == 1
 
 
+def test_a_skipped_step_keeps_what_the_network_wrote() -> None:
+    """A parameter that the network holds in a range is stepped from there, and stays there when the step is skipped."""
+    for overflows in (False, True):
+        graph = grt.Graph()
+        w = graph.parameter("w", np.array([3.0, 0.5], np.float32))
+        held = graph.advance(w, F.clamp(w, -1.0, 1.0))
+        loss = F.sum(F.straight_through(held, w) * graph.input("x", (2,)))
+        scaler = optim.GradScaler(8.0)
+        scaler.apply(optim.SGD(0.5), [w], grt.grad(scaler.scale(loss), [w]), graph.input("lr"))
+        run = grt.compile(graph, target="reference")
+        run(x=[1.0, np.inf if overflows else 2.0], lr=0.5)
+        assert run.state["w"].tolist() == ([1.0, 0.5] if overflows else [0.5, -0.5])
+
+
 def _twice(graph: grt.Graph) -> None:
     loss, params = loss_of(graph)
     lr, chosen = graph.input("lr"), list(params.values())

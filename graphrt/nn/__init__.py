@@ -54,6 +54,7 @@ from graphrt.nn.convolution import (
     Unfold,
 )
 from graphrt.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from graphrt.nn.embedding import Embedding, EmbeddingBag
 from graphrt.nn.init import manual_seed
 from graphrt.nn.layers import Bilinear, Flatten, Identity, Linear, Sequential, Unflatten
 from graphrt.nn.loss import (

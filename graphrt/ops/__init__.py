@@ -122,6 +122,7 @@ from graphrt.ops.elementwise import (
     sin,
     sqrt,
     stop_gradient,
+    straight_through,
     sub,
     tanh,
     where,

@@ -22,6 +22,7 @@ from graphrt.ops.elementwise import (
     minimum,
     sigmoid,
     stop_gradient,
+    straight_through,
     tanh,
     where,
 )
@@ -277,4 +278,4 @@ def gumbel_softmax(logits: Value, tau: float = 1.0, hard: bool = False, dim: int
     at = dim_index(dim, soft.ndim)
     chosen = iota(soft, at)
     one = cast(apply("eq", chosen, broadcast_to(unsqueeze(argmax(soft, at), at), soft.shape)), soft.dtype)
-    return one - stop_gradient(soft) + soft
+    return straight_through(one, soft)

@@ -352,6 +352,32 @@ stop_gradient = unary(
 )
 
 
+def _straight_through_samples(rng: np.random.Generator) -> list[Sample]:
+    """Round numbers only: the gradient is not the value's, and is compared with no difference."""
+    edges = np.array(_EDGES, np.float32)
+    return [Sample((edges, edges[::-1].copy()), {})]
+
+
+_straight_through = register(
+    OpDef(
+        name="straight_through",
+        kind=Kind.ELEMENTWISE,
+        infer=lambda *types: _infer(("value", "input"), "float", *types),
+        vjp=lambda n, dy: [None, dy],
+        reference=lambda value, x: value,
+        samples=_straight_through_samples,
+        body=lambda s, value, x: value,
+        simplify=lambda n: n.inputs[0],
+    )
+)
+
+
+@function
+def straight_through(value: Value, input: Value) -> Value:
+    """``value`` with the gradient of ``input``, of its shape and dtype (the straight-through estimator of Bengio, 2013)."""
+    return apply(_straight_through.name, value, input)
+
+
 clone = unary(
     define("clone", lambda s, x: x, lambda x: x, lambda n, dy: [dy], result="any", cheap=False),  # to be stored
     "A copy: the same value, computed when the program runs and not merely another name.",

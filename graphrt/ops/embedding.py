@@ -7,7 +7,7 @@ import math
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import apply, broadcast_to, cast, dim_index, function, in_float32, tensor
-from graphrt.ops.elementwise import eq, ge, gt, lt, maximum, ne, stop_gradient, where
+from graphrt.ops.elementwise import eq, ge, gt, lt, maximum, ne, stop_gradient, straight_through, where
 from graphrt.ops.indexing import index_select, scatter_add
 from graphrt.ops.reduction import amax, mean, norm, sum
 from graphrt.ops.search import searchsorted
@@ -52,11 +52,6 @@ def embedding_renorm(weight: Value, indices: Value, max_norm: float, norm_type: 
     return where(unsqueeze(gt(named, 0), 1), _shortened(weight, max_norm, norm_type), weight)
 
 
-def _through(value: Value, x: Value) -> Value:
-    """``value`` with the gradient of ``x``."""
-    return stop_gradient(value) + (x - stop_gradient(x))
-
-
 @function
 def embedding(
     input: Value,
@@ -80,9 +75,9 @@ def embedding(
     flat = reshape(positions, (-1,))
     rows = index_select(weight, 0, flat)
     if scale_grad_by_freq:
-        rows = _through(rows, rows * unsqueeze(_shares(flat, weight), 1))
+        rows = straight_through(rows, rows * unsqueeze(_shares(flat, weight), 1))
     if max_norm is not None:
-        rows = _through(_shortened(rows, max_norm, norm_type), rows)
+        rows = straight_through(_shortened(rows, max_norm, norm_type), rows)
     rows = reshape(rows, (*positions.shape, weight.shape[1]))
     if not weight.dtype.is_float:
         return rows

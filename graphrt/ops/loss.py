@@ -11,7 +11,7 @@ from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.ops.activation import _softplus
 from graphrt.ops.base import apply, broadcast_shape, cast, full_precision, function, lift
-from graphrt.ops.elementwise import abs, define, eq, exp, log, maximum, minimum, ne, rsqrt, stop_gradient, where
+from graphrt.ops.elementwise import abs, define, eq, exp, log, maximum, minimum, ne, rsqrt, straight_through, where
 from graphrt.ops.reduction import mean, norm, sum
 from graphrt.ops.transcendental import xlogy
 from graphrt.ops.view import unsqueeze
@@ -260,7 +260,7 @@ def gaussian_nll_loss(
     differing = [a for a, b in zip(v.shape, input.shape, strict=False) if a != b]
     if isinstance(var, Value) and (v.ndim != input.ndim or differing not in ([], [1])):
         raise ShapeError(f"var must be {list(input.shape)}, with one size 1 or without the last, got {list(var.shape)}")
-    v = v + stop_gradient(maximum(v, eps) - v)  # the bound does not stop the gradient, as in torch
+    v = straight_through(maximum(v, eps), v)  # the bound does not stop the gradient, as in torch
     d = input - target
     loss = (log(v) + d * d / v) * 0.5
     return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)

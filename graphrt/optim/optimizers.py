@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import graphrt.ops as F
-from graphrt.errors import ArgumentError, DTypeError
+from graphrt.errors import ArgumentError, DTypeError, GraphError
 from graphrt.ir import Graph, Value
 
 Groups = Sequence[tuple[Any, Mapping[str, Any]]]
@@ -60,8 +60,9 @@ class Optimizer(ABC):
     def apply(self, params: Sequence[Value], grads: Sequence[Value], lr: Value) -> None:
         """Updates each of ``params`` (float parameters of one graph) by its gradient of the same shape.
 
-        ``lr`` is a float scalar of the graph. Raises ArgumentError for lists of two lengths and a group's pattern that no
-        parameter of the graph has, DTypeError, GraphError for a parameter that has an update already.
+        ``lr`` is a float scalar of the graph. A parameter that the network itself has written is stepped from what was
+        written. Raises ArgumentError for lists of two lengths and a group's pattern that no parameter of the graph has,
+        DTypeError, GraphError for a parameter that an optimizer has updated.
         """
         if len(params) != len(grads) or not params:
             raise ArgumentError(f"need a gradient for each of at least one parameter, got {len(params)} and {len(grads)}")
@@ -83,7 +84,10 @@ class Optimizer(ABC):
                 for first, pairs in parts.items():
                     shared = optimizer._shared(graph, first)
                     for p, g in pairs:
-                        graph.update(p, optimizer._update(graph, p, g, rate, shared))
+                        now = graph.latest(p)
+                        if now.node.origin.phase == "opt":
+                            raise GraphError(f"parameter {p.name!r} has an update already: {now!r}")
+                        graph.advance(p, optimizer._update(graph, p.name, now, g, rate, shared))
         self.counted = counted
 
     def _check_patterns(self, graph: Graph) -> None:
@@ -114,8 +118,8 @@ class Optimizer(ABC):
         return []
 
     @abstractmethod
-    def _update(self, graph: Graph, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
-        """The next value of ``p``; updates of the optimizer's own state go into ``graph``."""
+    def _update(self, graph: Graph, name: str, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
+        """The next value of the parameter ``name``, which is ``p``; updates of the optimizer's own state go into ``graph``."""
 
     def _options(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if k not in ("counted", "groups", "name")}
@@ -158,11 +162,11 @@ class SGD(Optimizer):
         started, _ = self._counter(graph, of, "started", lambda v: F.maximum(v, 1.0))  # torch's first step is not dampened
         return [1.0 - started * self.dampening]
 
-    def _update(self, graph: Graph, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
+    def _update(self, graph: Graph, name: str, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
         if self.weight_decay:
             g = g + p * self.weight_decay
         if self.momentum:
-            buffer = self._own(graph, p.name, "momentum", shape=p.shape, dtype=p.dtype)
+            buffer = self._own(graph, name, "momentum", shape=p.shape, dtype=p.dtype)
             moved = buffer * self.momentum + (g * shared[0] if shared else g)
             graph.update(buffer, moved)
             g = g + moved * self.momentum if self.nesterov else moved
@@ -205,14 +209,14 @@ class Adam(Optimizer):
         _, correction2 = self._counter(graph, of, "correction2", lambda v: v * second + (1.0 - second))
         return [correction1, F.sqrt(correction2)]
 
-    def _update(self, graph: Graph, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
+    def _update(self, graph: Graph, name: str, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
         if self.weight_decay and self.decoupled:
             p_old = p * (1.0 - lr * self.weight_decay)
         else:
             p_old = p
             g = g + p * self.weight_decay if self.weight_decay else g
-        m = self._own(graph, p.name, "exp_avg", shape=p.shape, dtype=p.dtype)
-        v = self._own(graph, p.name, "exp_avg_sq", shape=p.shape, dtype=p.dtype)
+        m = self._own(graph, name, "exp_avg", shape=p.shape, dtype=p.dtype)
+        v = self._own(graph, name, "exp_avg_sq", shape=p.shape, dtype=p.dtype)
         m_new = m + (g - m) * (1.0 - self.betas[0])
         v_new = v * self.betas[1] + g * g * (1.0 - self.betas[1])
         graph.update(m, m_new)
@@ -269,10 +273,10 @@ class Adagrad(Optimizer):
         step, _ = self._counter(graph, of, "step", lambda v: v + 1, "int64")  # those done before this one
         return [1.0 + F.cast(step, "float32") * self.lr_decay]
 
-    def _update(self, graph: Graph, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
+    def _update(self, graph: Graph, name: str, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
         g = g + p * self.weight_decay if self.weight_decay else g
         start = np.full(p.shape, self.initial_accumulator_value, p.dtype.numpy)
-        total = self._own(graph, p.name, "sum", start)
+        total = self._own(graph, name, "sum", start)
         grown = total + g * g
         graph.update(total, grown)
         return p - g / (F.sqrt(grown) + self.eps) * (lr / shared[0] if shared else lr)
@@ -304,9 +308,9 @@ class RMSprop(Optimizer):
         self.alpha, self.eps, self.momentum, self.centered = alpha, eps, momentum, centered
         self._grouped(groups, name)
 
-    def _update(self, graph: Graph, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
-        def running(name: str, new: Value) -> Value:
-            old = self._own(graph, p.name, name, shape=p.shape, dtype=p.dtype)
+    def _update(self, graph: Graph, name: str, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
+        def running(what: str, new: Value) -> Value:
+            old = self._own(graph, name, what, shape=p.shape, dtype=p.dtype)
             mean = old * self.alpha + new * (1.0 - self.alpha)
             graph.update(old, mean)
             return mean
@@ -319,7 +323,7 @@ class RMSprop(Optimizer):
         step = g / (F.sqrt(squares) + self.eps)
         if not self.momentum:
             return p - step * lr
-        buffer = self._own(graph, p.name, "momentum_buffer", shape=p.shape, dtype=p.dtype)
+        buffer = self._own(graph, name, "momentum_buffer", shape=p.shape, dtype=p.dtype)
         moved = buffer * self.momentum + step
         graph.update(buffer, moved)
         return p - moved * lr

@@ -58,10 +58,12 @@ class GradScaler:
             for g in grads[1:]:
                 largest = F.maximum(largest, F.amax(F.abs(g)))
             finite = F.isfinite(largest)
-            before = set(graph.updates)
+            before = dict(graph.updates)
             optimizer.apply(params, [g * (1.0 / factor) for g in grads], lr)
-            for name in [n for n in graph.updates if n not in before]:
-                graph.updates[name] = F.where(finite, graph.updates[name], graph.sources[name].outputs[0])
+            for name, new in list(graph.updates.items()):
+                old = before.get(name, graph.sources[name].outputs[0])
+                if new is not old:
+                    graph.updates[name] = F.where(finite, new, old)
             steps = graph.parameter(f"{self.name}.growth_tracker", shape=(), dtype="int64", trainable=False)
             grown = F.eq(steps, self.growth_interval - 1)
             graph.update(steps, F.where(finite & ~grown, steps + 1, 0))

@@ -11,6 +11,7 @@ import functools
 import operator
 import os
 import re
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,13 +38,20 @@ _CHECKS = ("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_co
 _EFFECT = "with_effects"
 
 
-def translate(module: fx.GraphModule, graph: Graph, inputs: Sequence[Any], phase: str = "fwd") -> list[Any]:
+def translate(
+    module: fx.GraphModule,
+    graph: Graph,
+    inputs: Sequence[Any],
+    phase: str = "fwd",
+    written: Mapping[fx.Node, fx.Node] = types.MappingProxyType({}),
+) -> list[Any]:
     """Appends what ``module`` computes of ``inputs`` (Values, numbers, None) to ``graph``; returns its flat outputs.
 
-    Raises ConversionError naming the operator and the user's line.
+    ``written`` has the parameter that a node's result was written into, whose gradient that of the result is. Raises
+    ConversionError naming the operator and the user's line.
     """
     check(module)
-    return _walk(module, graph, inputs, phase)
+    return _walk(module, graph, inputs, phase, written)
 
 
 def output(graph: Graph, name: str, value: Value, order: Sequence[int] | None) -> None:
@@ -136,7 +144,9 @@ def where(node: fx.Node) -> str:
     return f"{found.file}:{found.line}" + (f" in {found.source}" if found.source else "")
 
 
-def _walk(module: fx.GraphModule, graph: Graph, inputs: Sequence[Any], phase: str) -> list[Any]:
+def _walk(
+    module: fx.GraphModule, graph: Graph, inputs: Sequence[Any], phase: str, written: Mapping[fx.Node, fx.Node]
+) -> list[Any]:
     env: dict[fx.Node, Any] = {}
     given = iter(inputs)
     memory_of = functools.partial(_memory, env, planned(module.graph.find_nodes(op="placeholder"), inputs))
@@ -156,6 +166,8 @@ def _walk(module: fx.GraphModule, graph: Graph, inputs: Sequence[Any], phase: st
             try:
                 with graph.at(origin(node, phase)):
                     env[node] = _call(module, graph, node, args, dict(kwargs), phase, memory_of)
+                    if node in written:
+                        env[node] = F.straight_through(env[node], env[written[node]])
             except GraphrtError as error:
                 if isinstance(error, ConversionError) and error.located:
                     raise
@@ -177,7 +189,7 @@ def _call(
     inner = _wrapped(module, node)
     if inner is not None:
         first = args.index(inner)
-        results = _walk(inner, graph, args[first + 1 :], phase)
+        results = _walk(inner, graph, args[first + 1 :], phase, {})
         no_grad = str(node.target) == "wrap_with_set_grad_enabled" and not args[0]
         return [F.stop_gradient(v) if no_grad and isinstance(v, Value) and v.dtype.is_float else v for v in results]
     entry = _entry(node)

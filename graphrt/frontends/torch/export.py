@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
@@ -57,7 +58,7 @@ def from_torch(model: Model, example_inputs: Any, train: bool = False) -> Graph:
             program = _export(module, args, kwargs)
         check(program.graph_module)
         inputs, names = _inputs(graph, state, module, program)
-    results = translate(program.graph_module, graph, inputs)
+    results = translate(program.graph_module, graph, inputs, written=_written(program))
     spec = program.call_spec.out_spec
     assert spec is not None and program.call_spec.in_spec is not None
     leaves, written = _outputs(graph, program, results, spec)
@@ -263,6 +264,29 @@ def _inputs(graph: Graph, state: State, module: torch.nn.Module, program: Export
         else:
             raise ConversionError(f"the model takes {spec.kind.name.lower()} {spec.target}, which graphrt does not know")
     return values, names
+
+
+def _written(program: ExportedProgram) -> dict[fx.Node, fx.Node]:
+    """The parameter for each result that was written into one, which torch allows where no gradient is recorded only.
+
+    What is read there afterwards has the gradient of the parameter, whatever the result was made of.
+    """
+    placeholders = {n.name: n for n in program.graph.find_nodes(op="placeholder")}
+    parameters = {
+        s.target: placeholders[s.arg.name] for s in program.graph_signature.input_specs if s.kind is InputKind.PARAMETER
+    }
+    found: dict[fx.Node, fx.Node] = {}
+    (nodes,) = program.graph.output_node().args
+    for node, out in zip(nodes, program.graph_signature.output_specs, strict=True):
+        if out.kind is not OutputKind.PARAMETER_MUTATION:
+            continue
+        parameter, contents = parameters[out.target], []
+        while node.op == "call_function" and isinstance(node.args[0], fx.Node):
+            contents.append(node)
+            node = node.args[0]  # what was written before
+        if node is parameter:  # else it is a copy of something, of which it has the name here
+            found.update((n, parameter) for n in contents if str(n.target) != "aten.detach.default")
+    return found
 
 
 def _free(graph: Graph, name: str) -> str:
