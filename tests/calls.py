@@ -93,6 +93,8 @@ for _name in ("add", "atan2", "div", "hypot", "logaddexp", "maximum", "minimum",
     call(_name, spread(3, 4), positive(3, 1, seed=1))
 call("pow", positive(3, 4), spread(3, 4, seed=1))
 call("xlogy", spread(3, 4), positive(3, 4))
+call("bincount", whole(4, 7), spread(7), minlength=4)
+call("histogram", spread(20), fixed=lambda x: F.histogram(x, 4, (-2.0, 2.0), x * x))
 call("straight_through", X, fixed=lambda x: F.straight_through(x, x))
 call("copysign", spread(3, 4), fixed=lambda x: F.copysign(x, -1.0))
 call("lerp", X, spread(3, 4, seed=1), spread(3, 4, seed=2))

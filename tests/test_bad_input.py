@@ -140,6 +140,11 @@ TABLE: dict[str, list[Wrong]] = {
         lambda v: F.linear(v.x, v.v),
         lambda v: F.linear(v.x, 1),
     ],
+    "straight_through": [
+        lambda v: F.straight_through(v.x, v.y),
+        lambda v: F.straight_through(v.x, v.d),
+        lambda v: F.straight_through(v.i, v.i),
+    ],
     "where": [
         lambda v: F.where(v.x, v.x, v.x),
         lambda v: F.where(v.b, v.x, v.y),

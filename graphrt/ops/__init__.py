@@ -131,6 +131,7 @@ from graphrt.ops.elimination import det, inv, lu_factor, slogdet, solve
 from graphrt.ops.embedding import embedding, embedding_bag, embedding_renorm, one_hot
 from graphrt.ops.extremum import argmax, argmin, max, min
 from graphrt.ops.grid import affine_grid, grid_sample
+from graphrt.ops.histogram import bincount, histc, histogram
 from graphrt.ops.indexing import (
     gather,
     index_add,

@@ -362,7 +362,7 @@ _straight_through = register(
     OpDef(
         name="straight_through",
         kind=Kind.ELEMENTWISE,
-        infer=lambda *types: _infer(("value", "input"), "float", *types),
+        infer=lambda value, input: _infer(("value", "input"), "float", value, input),
         vjp=lambda n, dy: [None, dy],
         reference=lambda value, x: value,
         samples=_straight_through_samples,

@@ -17,7 +17,6 @@ refuse(
     "unique_dim.default",
     "unique_consecutive.default",
 )
-refuse(f"{_SIZE}; write torch.histc, or one_hot(x, n).sum(0), with a known number of bins", "bincount.default")
 refuse(
     "its result is a number of Python's, which the graph cannot go on with; compare with torch.eq and torch.all",
     "equal.default",
