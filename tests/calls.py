@@ -191,6 +191,8 @@ for _mode, _shape in (
     call(
         "interpolate", spread(*_shape), label=f"{_mode} aligned", size=(7,) * (len(_shape) - 2), mode=_mode, align_corners=True
     )
+for _mode in ("bilinear", "bicubic", "lanczos"):
+    call("interpolate", IMAGE, label=f"{_mode} antialiased", size=(3, 7), mode=_mode, antialias=True)
 _BOXES = np.array([[0.3, 0.4, 3.31, 4.42], [1.1, 0.7, 3.93, 4.87]])
 for _name in ("roi_align", "roi_pool"):
     call(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as T
 from conftest import INTERPRETED, check
 from test_functional import TARGET, Call, compare, data
@@ -34,11 +35,27 @@ def test_interpolate() -> None:
             sizes += [{"scale_factor": (2.0, 0.5)}, {"scale_factor": 1.3, "recompute_scale_factor": True}]
             for options in sizes[: 3 if INTERPRETED else None]:
                 calls[f"{mode} {align} {options}"] = _resize(mode, align_corners=align, **options)
+    for mode in ("bilinear", "bicubic", "lanczos"):
+        for align in (False,) if mode == "lanczos" else (False, True):
+            for options in ({"size": (3, 11)}, {"size": (1, 2)}, {"scale_factor": 0.47}, {"scale_factor": (1.3, 1.7)})[
+                : 1 if INTERPRETED else 4
+            ]:
+                calls[f"smooth {mode} {align} {options}"] = _resize(mode, align_corners=align, antialias=True, **options)
     calls["linear"] = _resize("linear", size=9)
     calls["trilinear"] = _resize("trilinear", size=(2, 9, 8))
     calls["area"] = _resize("area", size=(3, 4))
     calls["same size"] = _resize("bilinear", size=(5, 7))
     compare(calls, 60)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "lanczos"])
+def test_a_factor_that_changes_no_size_smooths_nothing(mode: str) -> None:
+    """torch's result; its gradient there is that of another factor."""
+    x, options = data(2, 3, 5, 7), {"scale_factor": (1.05, 0.6), "mode": mode, "antialias": True}
+    graph = grt.Graph()
+    graph.output("y", F.interpolate(graph.input("x", x.shape), **options))
+    found = grt.compile(graph, target=TARGET)(x=x)["y"]
+    np.testing.assert_allclose(found, T.interpolate(torch.from_numpy(x), **options), rtol=1e-5, atol=1e-6)
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -123,6 +140,9 @@ BAD: list[tuple[str, Any]] = [
     ("interpolate", lambda g: F.interpolate(_map(g), 3, mode="trilinear")),
     ("interpolate", lambda g: F.interpolate(_map(g), 3, align_corners=True)),
     ("interpolate", lambda g: F.interpolate(_map(g), scale_factor=0.1)),
+    ("interpolate", lambda g: F.interpolate(_map(g), 3, mode="nearest", antialias=True)),
+    ("interpolate", lambda g: F.interpolate(_map(g), 3, mode="lanczos")),
+    ("interpolate", lambda g: F.interpolate(_map(g), 3, mode="lanczos", align_corners=True, antialias=True)),
     ("box_area", lambda g: F.box_area(g.input("b", (3, 5)))),
     ("box_area", lambda g: F.box_area(g.input("b", (4,)))),
     ("box_area", lambda g: F.box_area(g.input("b", (3, 4), "int64"))),

@@ -91,6 +91,19 @@ def _padding_and_resizing() -> Iterator[Case]:
         forms.append(dict(size=(5, 6, 7)[:rank], mode=linear, align_corners=True))
         yield from _each(nn.Upsample, forms, image(rank))
     yield from _each(nn.Upsample, [dict(scale_factor=s, mode="bicubic") for s in (2, 1.3)], image(2))
+    for mode in ("bilinear", "bicubic"):
+        yield from _each(_Smooth, [dict(size=(3, 5), mode=mode), dict(scale_factor=0.6, mode=mode)], image(2))
+
+
+class _Smooth(nn.Module):
+    """``interpolate`` with antialiasing."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.interpolate(x, antialias=True, **self.options)
 
 
 def _activation() -> Iterator[Case]:

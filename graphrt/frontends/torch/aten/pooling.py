@@ -89,15 +89,16 @@ for _rank in (1, 2, 3):
     _enter(_rank)
 
 
-def _enter_resize(operator: str, mode: str, rank: int, aligns: bool) -> None:
+def _enter_resize(operator: str, mode: str, rank: int, aligns: bool, antialias: bool = False) -> None:
     """Enters an interpolation in its three forms: as called, with sizes, and its gradient."""
 
     def resize(input: Value, size: Ints | None, align: bool, scales: Sequence[float | None]) -> Value:
         corners = align if aligns else None
         if None in scales or not scales or align:  # a scale is where pixels lie; with aligned corners, the sizes are
             assert size is not None
-            return F.interpolate(input, list(size), None, mode, corners)
-        return F.interpolate(input, None, [float(s) for s in scales if s is not None], mode, corners)
+            return F.interpolate(input, list(size), None, mode, corners, antialias=antialias)
+        factors = [float(s) for s in scales if s is not None]
+        return F.interpolate(input, None, factors, mode, corners, antialias=antialias)
 
     @aten(f"{operator}.vec")
     def called(input: Value, output_size: Ints | None, *rest: Any) -> Value:
@@ -122,3 +123,5 @@ for _rank, _linear in enumerate(("linear", "bilinear", "trilinear"), 1):
     _enter_resize(f"_upsample_nearest_exact{_rank}d", "nearest-exact", _rank, False)
     _enter_resize(f"upsample_{_linear}{_rank}d", _linear, _rank, True)
 _enter_resize("upsample_bicubic2d", "bicubic", 2, True)
+for _mode in ("bilinear", "bicubic", "lanczos"):
+    _enter_resize(f"_upsample_{_mode}2d_aa", _mode, 2, True, True)
