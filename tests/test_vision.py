@@ -35,12 +35,12 @@ def test_interpolate() -> None:
             sizes += [{"scale_factor": (2.0, 0.5)}, {"scale_factor": 1.3, "recompute_scale_factor": True}]
             for options in sizes[: 3 if INTERPRETED else None]:
                 calls[f"{mode} {align} {options}"] = _resize(mode, align_corners=align, **options)
+    smooth: list[dict[str, Any]] = [{"size": (3, 11)}, {"size": (1, 2)}, {"scale_factor": 0.47}, {"scale_factor": (1.3, 1.7)}]
     for mode in ("bilinear", "bicubic", "lanczos"):
-        for align in (False,) if mode == "lanczos" else (False, True):
-            for options in ({"size": (3, 11)}, {"size": (1, 2)}, {"scale_factor": 0.47}, {"scale_factor": (1.3, 1.7)})[
-                : 1 if INTERPRETED else 4
-            ]:
-                calls[f"smooth {mode} {align} {options}"] = _resize(mode, align_corners=align, antialias=True, **options)
+        for options in smooth[: 1 if INTERPRETED else None]:
+            calls[f"smooth {mode} {options}"] = _resize(mode, antialias=True, **options)
+        if mode != "lanczos" and not INTERPRETED:
+            calls[f"smooth {mode}"] = _resize(mode, size=(3, 11), align_corners=True, antialias=True)
     calls["linear"] = _resize("linear", size=9)
     calls["trilinear"] = _resize("trilinear", size=(2, 9, 8))
     calls["area"] = _resize("area", size=(3, 4))
