@@ -342,6 +342,40 @@ def test_accuracy_leaves_out_what_does_not_count(target: str) -> None:
     assert found["accuracy"] == pytest.approx((scores.argmax(1) == y)[y != -100].mean())
 
 
+def test_evaluation_is_that_of_all_examples_at_once(target: str) -> None:
+    """Maps of labels of which batches ignore more or fewer, one batch all of them; the last batch is smaller."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((22, 2, 4, 4)).astype("f"), rng.integers(0, 3, (22, 4, 4))
+    y[rng.random(y.shape) < np.linspace(0, 1.2, 22)[:, None, None]] = 255
+    nn.manual_seed(1)
+    net, data = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1)), Dataset(x, y)
+    scores = torch.from_numpy(Trainer(net, nn.MSELoss(), optim.SGD(0.1), target=target).predict(x))
+    labels, scales = torch.from_numpy(y), [0.5, 1.0, 3.0]
+
+    class Recall:
+        """The share of class 1 that is found."""
+
+        def __call__(self, output: Any, label: Any) -> Any:
+            found = F.eq(F.argmax(output, 1), 1) & F.eq(label, 1)
+            return F.cast(F.sum(found), "float32") / F.maximum(self.denominator(output, label), 1.0)
+
+        def denominator(self, output: Any, label: Any) -> Any:
+            return F.cast(F.sum(F.eq(label, 1)), "float32")
+
+    accuracy = (scores.argmax(1) == labels)[labels != 255].double().mean()
+    recall = (scores.argmax(1) == 1)[labels == 1].double().mean()
+    for options in ({}, {"weight": scales}, {"reduction": "sum"}, {"label_smoothing": 0.1}):
+        loss = nn.CrossEntropyLoss(ignore_index=255, **options)
+        trainer = Trainer(net, loss, optim.SGD(0.1), metrics=["accuracy", Recall()], target=target)
+        given = {k: torch.tensor(v) if k == "weight" else v for k, v in options.items()}
+        expected = torch.nn.functional.cross_entropy(scores, labels, ignore_index=255, **given)
+        whole = {"loss": expected.item(), "accuracy": accuracy.item(), "Recall": recall.item()}
+        assert trainer.evaluate(data, 4) == pytest.approx(whole, rel=1e-5)
+    assert trainer.step(x[:4], y[:4]).keys() == whole.keys()
+    (nothing,) = Trainer(net, loss, optim.SGD(0.1), metrics=(), target=target).evaluate(Dataset(x[-2:], y[-2:])).values()
+    assert np.isnan(nothing)
+
+
 def test_batches_of_a_loader() -> None:
     """A DataLoader trains as the same batches by hand; its last batch is smaller."""
     from torch.utils.data import DataLoader, TensorDataset

@@ -15,7 +15,21 @@ def _buffer(array: Any) -> Buffer | None:
     return None if array is None else Buffer(np.asarray(array, np.float32))
 
 
-class CrossEntropyLoss(Module):
+class _OverClasses(Module):
+    """Of class indices [N, ...], which ``weight`` [C] scales and of which ``ignore_index`` is none."""
+
+    weight: Buffer | None
+    ignore_index: int | None
+
+    def denominator(self, input: Value, target: Value) -> Value | None:
+        """What "mean" divides by, the weights of the targets that count; None where it is the number of elements."""
+        if target.dtype.is_float:
+            return None
+        certain = F.full_like(input, -1.0)  # each target that counts loses its weight
+        return F.nll_loss(certain, target, optional(self.weight, input), self.ignore_index, "sum")
+
+
+class CrossEntropyLoss(_OverClasses):
     """Softmax cross-entropy of logits [N, C, ...] with class indices [N, ...] or probabilities [N, C, ...].
 
     ``-log(softmax(input)[target])``, in nats. ``weight`` [C] scales classes; the mean over indices is then weighted. An index
@@ -35,7 +49,7 @@ class CrossEntropyLoss(Module):
         return F.cross_entropy(input, target, weight, self.ignore_index, self.reduction, self.label_smoothing)
 
 
-class NLLLoss(Module):
+class NLLLoss(_OverClasses):
     """Negative log-likelihood of log-probabilities [N, C, ...] and class indices [N, ...].
 
     Behind a ``LogSoftmax`` it is the ``CrossEntropyLoss``, which says what ``weight`` [C] and ``ignore_index`` are.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import graphrt.ops as F
@@ -10,6 +11,7 @@ from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import widened
 
+DENOMINATOR = "denominator of "  # and the name of the mean that it is of
 Metric = Callable[[Any, Value], Value]
 Metrics = str | Metric | Sequence[str | Metric] | Mapping[str, str | Metric] | None
 
@@ -47,6 +49,19 @@ def mse(output: Value, target: Value) -> Value:
     return F.mse_loss(output, target)
 
 
+class Accuracy:
+    """``accuracy`` for one ``ignore_index``, with what it divides by."""
+
+    def __init__(self, ignore_index: int | None) -> None:
+        self.ignore_index = ignore_index
+
+    def __call__(self, output: Value, target: Value) -> Value:
+        return accuracy(output, target, self.ignore_index)
+
+    def denominator(self, output: Value, target: Value) -> Value | None:
+        return None if self.ignore_index is None else F.sum(F.ne(F.cast(target, "int64"), self.ignore_index))
+
+
 METRICS: dict[str, Metric] = {f.__name__: f for f in (accuracy, mae, mse)}
 
 
@@ -66,6 +81,43 @@ def named(metrics: Metrics) -> dict[str, Metric] | None:
             "a scalar Value, such as lambda output, target: F.mean(F.abs(output - target))"
         )
     return {name: METRICS[m] if isinstance(m, str) else m for name, m in pairs}
+
+
+def denominator(metric: Callable[..., Value], output: Any, target: Value) -> Value | None:
+    """What ``metric`` divides by if it is a mean of something else than the examples: its method ``denominator`` says so."""
+    found = getattr(metric, "denominator", None)
+    share = None if found is None or is_sum(metric) else found(output, target)
+    return None if share is None else F.cast(widened(share), "float32")
+
+
+def is_sum(metric: Any) -> bool:
+    """Whether ``metric`` adds up over the examples: its ``reduction`` says so, as that of a loss does."""
+    return getattr(metric, "reduction", "mean") == "sum"
+
+
+class Pooled:
+    """Loss and metrics over a data set, from those of its batches."""
+
+    def __init__(self, summed: Collection[str]) -> None:
+        self._summed = summed
+        self._totals: dict[str, float] = {}
+        self._shares: dict[str, float] = {}
+
+    def add(self, found: Mapping[str, float], examples: int) -> None:
+        """Takes in what was ``found`` of a batch; means of nothing are left out."""
+        for name, value in found.items():
+            if name.startswith(DENOMINATOR):
+                continue
+            share = 1.0 if name in self._summed else found.get(DENOMINATOR + name, examples)
+            self._totals[name] = self._totals.get(name, 0.0) + (value * share if share else 0.0)
+            self._shares[name] = self._shares.get(name, 0.0) + share
+
+    def values(self) -> dict[str, float]:
+        """Sums, and means over all batches; NaN for the mean of nothing."""
+        return {
+            name: total if name in self._summed else total / self._shares[name] if self._shares[name] else math.nan
+            for name, total in self._totals.items()
+        }
 
 
 def measured(name: str, metric: Callable[..., Value], output: Any, target: Value) -> Value:

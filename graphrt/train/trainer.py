@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections import deque
@@ -30,7 +29,18 @@ from graphrt.targets.target import parse
 from graphrt.train.batch import Batch, Spec, as_batch, count_batches, one_epoch, plain, spec_of
 from graphrt.train.checkpoint import check_network, read_metadata, save_checkpoint
 from graphrt.train.history import History
-from graphrt.train.metrics import Metrics, accuracy, has_classes, measured, named
+from graphrt.train.metrics import (
+    DENOMINATOR,
+    Accuracy,
+    Metrics,
+    Pooled,
+    accuracy,
+    denominator,
+    has_classes,
+    is_sum,
+    measured,
+    named,
+)
 from graphrt.train.nan import why_nan
 from graphrt.train.progress import TrainingProgress
 from graphrt.types import as_dtype, float16
@@ -50,11 +60,12 @@ class Trainer:
     or other parts are in eval mode, in which they stay while the rest trains (``nn.Module.requires_grad_``, ``eval``).
 
     ``metrics`` are names (accuracy, mae, mse), functions of (output, target) that return a scalar Value, or a dict of either;
-    by default the accuracy of class indices, and nothing for other targets. ``seed`` decides the order of examples and dropout;
-    the same seed, data and target give the same bits. ``autocast`` bfloat16 or float16 trains in mixed precision
-    (``Graph.autocast``), with dynamic loss scaling for float16. ``target``, ``float32_matmul_precision`` and ``library`` are
-    those of ``compile``. ``check_nan`` stops with a NumericError at a loss that is NaN. Floats come as float32 from float64
-    examples. Raises ArgumentError for an unknown metric.
+    by default the accuracy of class indices, and nothing for other targets. A loss or metric that is a mean of something else
+    than the examples has a method ``denominator(output, target)``, the scalar that it divides by. ``seed`` decides the order of
+    examples and dropout; the same seed, data and target give the same bits. ``autocast`` bfloat16 or float16 trains in mixed
+    precision (``Graph.autocast``), with dynamic loss scaling for float16. ``target``, ``float32_matmul_precision`` and
+    ``library`` are those of ``compile``. ``check_nan`` stops with a NumericError at a loss that is NaN. Floats come as float32
+    from float64 examples. Raises ArgumentError for an unknown metric.
     """
 
     def __init__(
@@ -91,7 +102,7 @@ class Trainer:
         graph = Graph()
         xv, yv = graph.input("x", *x), graph.input("y", *y)
         with self._building(graph, True):
-            loss = self._outputs(graph, xv, yv)
+            loss = self._outputs(graph, xv, yv, False)
         params = graph.parameters()
         if not params:
             raise ArgumentError("the network has no trainable parameters")
@@ -106,25 +117,29 @@ class Trainer:
         return graph
 
     def evaluation_graph(self, x: Spec, y: Spec | None = None) -> Graph:
-        """The graph of evaluation mode: inputs x and y, outputs loss and metrics; without ``y`` the network's output, out."""
+        """The graph of evaluation mode: inputs x and y, outputs loss and metrics, with what those are means of that are none of
+        the examples; without ``y`` the network's output, out."""
         graph = Graph()
         with self._building(graph, False):
             if y is None:
                 for name, value in _outputs(self.net(graph.input("x", *x))).items():
                     graph.output(name, widened(value))
             else:
-                self._outputs(graph, graph.input("x", *x), graph.input("y", *y))
+                self._outputs(graph, graph.input("x", *x), graph.input("y", *y), True)
         return graph
 
-    def _outputs(self, graph: Graph, x: Value, y: Value) -> Value:
+    def _outputs(self, graph: Graph, x: Value, y: Value, denominators: bool) -> Value:
+        """Makes loss and metrics outputs, and their ``denominators`` if those are asked for. Returns the loss."""
         found = self.net(x)
-        loss = graph.output("loss", measured("loss", self.loss, found, y))
         classes = has_classes(found, y)
         self._classes = found.shape[1] if classes else None
-        for name, metric in (({"accuracy": accuracy} if classes else {}) if self.metrics is None else self.metrics).items():
-            chosen = functools.partial(accuracy, ignore_index=self._ignored) if metric is accuracy else metric
-            graph.output(name, measured(name, chosen, found, y))
-        return loss
+        metrics = ({"accuracy": accuracy} if classes else {}) if self.metrics is None else self.metrics
+        for name, given in {"loss": self.loss, **metrics}.items():
+            metric = Accuracy(self._ignored) if given is accuracy else given
+            graph.output(name, measured(name, metric, found, y))
+            if denominators and (share := denominator(metric, found, y)) is not None:
+                graph.output(DENOMINATOR + name, share)
+        return graph.outputs["loss"]
 
     @property
     def _ignored(self) -> int | None:
@@ -259,20 +274,19 @@ class Trainer:
         return {**means, "lr": lr, "images_per_second": images / seconds, "seconds": seconds}
 
     def evaluate(self, data: Dataset | Iterable[Any], batch_size: int = 256) -> dict[str, float]:
-        """Means of loss and metrics over ``data``, in evaluation mode: a Dataset, or batches (x, y) as a DataLoader gives them.
+        """Loss and metrics over ``data``, in evaluation mode: a Dataset, or batches (x, y) as a DataLoader gives them.
 
+        They are those of all examples at once, however they are cut: a mean over labels that count is one over all of them.
         Raises ArgumentError when it is empty.
         """
-        sums: dict[str, float] = {}
-        images = 0
+        pooled = Pooled([n for n, m in {"loss": self.loss, **(self.metrics or {})}.items() if is_sum(m)])
         for given in batches(data, batch_size) if isinstance(data, Dataset) else data:
             batch = as_batch(given)
-            images += len(batch[0])
-            for name, value in self.program("eval", *batch)(_named(batch)).items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(batch[0])
-        if not images:
+            found = self.program("eval", *batch)(_named(batch))
+            pooled.add({name: float(value) for name, value in found.items()}, len(batch[0]))
+        if not (values := pooled.values()):
             raise ArgumentError("there is nothing to evaluate: the dataset is empty")
-        return {name: value / images for name, value in sums.items()}
+        return values
 
     def predict(self, x: Any, batch_size: int = 256) -> Any:
         """The network's outputs for examples ``x`` [N, ...] in evaluation mode: an array, or a dict of several.
