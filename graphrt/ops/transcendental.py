@@ -6,6 +6,7 @@ What a target's language lacks has a row in ``targets.scalar``; what is a short 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Any
 
@@ -30,17 +31,17 @@ expm1 = unary(
     define("expm1", lambda s, x: s.expm1(x), np.expm1, lambda n, dy: [dy * exp(n.inputs[0])], cheap=False),
     "``exp(input) - 1``, accurate near 0.",
 )
-log2 = unary(
-    define(
-        "log2",
-        lambda s, x: s.log2(x),
-        np.log2,
-        lambda n, dy: [dy / (n.inputs[0] * math.log(2))],
-        domain=(0.1, 4.0),
-        cheap=False,
-    ),
-    "Logarithm to base 2.",
-)
+
+
+def _logarithm(name: str, reference: Any, base: int) -> Callable[[Value], Value]:
+    def vjp(node: Any, dy: Value) -> list[Value | None]:
+        return [dy / (node.inputs[0] * math.log(base))]
+
+    op = define(name, lambda s, x: getattr(s, name)(x), reference, vjp, domain=(0.1, 4.0), cheap=False)
+    return unary(op, f"Logarithm to base {base}.")
+
+
+log2, log10 = _logarithm("log2", np.log2, 2), _logarithm("log10", np.log10, 10)
 log1p = unary(
     define(
         "log1p", lambda s, x: s.log1p(x), np.log1p, lambda n, dy: [dy / (n.inputs[0] + 1.0)], domain=(-0.9, 4.0), cheap=False
@@ -104,17 +105,6 @@ erfc = unary(
         cheap=False,
     ),
     "``1 - erf(input)``, accurate where that is small.",
-)
-log10 = unary(
-    define(
-        "log10",
-        lambda s, x: s.log10(x),
-        np.log10,
-        lambda n, dy: [dy / (n.inputs[0] * math.log(10))],
-        domain=(0.1, 4.0),
-        cheap=False,
-    ),
-    "Logarithm to base 10.",
 )
 
 
