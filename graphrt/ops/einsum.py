@@ -257,18 +257,21 @@ def _blend(input: Value, product: Value, beta: float, alpha: float) -> Value:
 
 
 @function
+@in_float32
 def addmm(input: Value, mat1: Value, mat2: Value, *, beta: float = 1, alpha: float = 1) -> Value:
     """``beta * input + alpha * mat1 @ mat2``; with ``beta`` 0 whatever ``input`` holds."""
     return _blend(input, mm(mat1, mat2), beta, alpha)
 
 
 @function
+@in_float32
 def baddbmm(input: Value, batch1: Value, batch2: Value, *, beta: float = 1, alpha: float = 1) -> Value:
     """``beta * input + alpha * batch1 @ batch2`` for each of a batch: input [b, m, n], batch1 [b, m, k], batch2 [b, k, n]."""
     return _blend(input, bmm(batch1, batch2), beta, alpha)
 
 
 @function
+@in_float32
 def addbmm(input: Value, batch1: Value, batch2: Value, *, beta: float = 1, alpha: float = 1) -> Value:
     """``beta * input`` plus ``alpha`` times the sum of a batch's products ``batch1 @ batch2``.
 
