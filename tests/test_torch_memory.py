@@ -11,6 +11,8 @@ from torch_cases import tensors
 
 import graphrt.frontends.torch  # noqa: F401 - registers the backend where the package is not installed
 
+pytestmark = pytest.mark.filterwarnings("error:graphrt leaves")  # nothing runs in eager mode
+
 ends_here = torch._dynamo.graph_break
 CASES: dict[str, Callable[..., Any]] = {}
 

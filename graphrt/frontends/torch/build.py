@@ -25,7 +25,7 @@ import graphrt.ops as F
 from graphrt.errors import ConversionError, GraphrtError
 from graphrt.frontends.torch.rewrite import Rewritten
 from graphrt.frontends.torch.table import ATEN, REFUSED, Entry, Memory
-from graphrt.frontends.torch.views import Strides, by_stride, chain, is_dense, planned
+from graphrt.frontends.torch.views import Plan, by_stride, chain, is_dense
 from graphrt.ir import Graph, Origin, Value
 from graphrt.op import Kind
 from graphrt.runtime.arrays import to_numpy
@@ -149,7 +149,7 @@ def _walk(
 ) -> list[Any]:
     env: dict[fx.Node, Any] = {}
     given = iter(inputs)
-    memory_of = functools.partial(_memory, env, planned(module.graph.find_nodes(op="placeholder"), inputs))
+    memory_of = functools.partial(_memory, env, Plan(module.graph.find_nodes(op="placeholder"), inputs))
     for node in module.graph.nodes:
         if node.op == "placeholder":
             env[node] = next(given)
@@ -206,13 +206,12 @@ def _call(
     return _fitted(result, node.meta.get("val"), node)
 
 
-def _memory(env: Mapping[fx.Node, Any], strides_of: Callable[[fx.Node], Strides], tensor: fx.Node, base: fx.Node) -> Memory:
+def _memory(env: Mapping[fx.Node, Any], plan: Plan, tensor: fx.Node, base: fx.Node) -> Memory:
     """Where ``tensor`` lies in that of ``base`` in torch. Raises ConversionError where there are gaps."""
-    order = by_stride(strides_of(base))
-    if not is_dense(env[base].shape, strides_of(base), order):
+    order = by_stride(plan.strides(base))
+    if not is_dense(env[base].shape, plan.strides(base), order):
         raise ConversionError("it reads what lies beside its tensor in memory, which a graph does not know")
-    start, place = (n.meta["val"].storage_offset() for n in (base, tensor))
-    return Memory(env[base], order, start, place)
+    return Memory(env[base], order, plan.start(base), plan.start(tensor))
 
 
 def _size(node: fx.Node, value: Value, dim: int | None = None) -> int:

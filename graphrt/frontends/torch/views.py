@@ -12,7 +12,7 @@ the views themselves are torch's own, taken of it after each run.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,27 +103,33 @@ class Views:
             found[node] = call(found[of], *args, **kwargs)
 
 
-def planned(arguments: Sequence[fx.Node], inputs: Sequence[Any]) -> Callable[[fx.Node], Strides]:
-    """The strides that torch planned for a node of the graph with these ``arguments``, given ``inputs``, tensors or Values."""
-    known: dict[Any, int] = {}
+class Plan:
+    """How torch planned that tensors lie in a graph with these ``arguments``, given ``inputs``, tensors or Values."""
 
-    def bind(size: Any, number: int) -> None:
+    def __init__(self, arguments: Sequence[fx.Node], inputs: Sequence[Any]) -> None:
+        self._known: dict[Any, int] = {}
+        for node, given in zip(arguments, inputs, strict=True):
+            plan = node.meta.get("val")
+            if isinstance(plan, torch.Tensor) and given is not None:  # a token of effects is nothing
+                strides = given.stride() if isinstance(given, torch.Tensor) else given.type.strides
+                for size, number in zip([*plan.shape, *plan.stride()], [*given.shape, *strides], strict=True):
+                    self._bind(size, number)
+            elif isinstance(plan, torch.SymInt):
+                self._bind(plan, given)
+
+    def _bind(self, size: Any, number: int) -> None:
         if not isinstance(size, int) and size.node.expr.is_Symbol:
-            known[size.node.expr] = number
+            self._known[size.node.expr] = number
 
-    def known_number(size: Any) -> int:
-        return size if isinstance(size, int) else int(size.node.expr.xreplace(known))
+    def _number(self, size: Any) -> int:
+        return size if isinstance(size, int) else int(size.node.expr.xreplace(self._known))
 
-    for node, given in zip(arguments, inputs, strict=True):
-        plan = node.meta.get("val")
-        if isinstance(plan, torch.Tensor) and given is not None:  # a token of effects is nothing
-            strides = given.stride() if isinstance(given, torch.Tensor) else given.type.strides
-            for size, number in zip([*plan.shape, *plan.stride()], [*given.shape, *strides], strict=True):
-                bind(size, number)
-        elif isinstance(plan, torch.SymInt):
-            bind(plan, given)
+    def strides(self, node: fx.Node) -> Strides:
+        return tuple(map(self._number, node.meta["val"].stride()))
 
-    return lambda node: tuple(map(known_number, node.meta["val"].stride()))
+    def start(self, node: fx.Node) -> int:
+        """Where in its memory the tensor begins."""
+        return self._number(node.meta["val"].storage_offset())
 
 
 def by_stride(strides: Sequence[int]) -> tuple[int, ...]:
