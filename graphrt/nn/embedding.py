@@ -90,8 +90,9 @@ class Embedding(_Table):
 class EmbeddingBag(_Table):
     __doc__ = f"""Sums, means or maxima of bags of rows, as [B, embedding_dim].
 
-    Called with ``input``, ``offsets`` and ``per_sample_weights`` as of ``ops.embedding_bag``; the row ``padding_idx`` takes no
-    part.
+    ``mode`` is sum, mean or max; the row ``padding_idx`` takes no part. Called with integers ``input`` [B, L], or [N] and where
+    each bag starts, ``offsets`` [B], of which ``include_last_offset`` has one more, the end; and, for "sum",
+    ``per_sample_weights`` of the shape of ``input``. Raises ShapeError, DTypeError, ArgumentError when called.
 
     {_Table.__doc__}"""
 
