@@ -107,13 +107,16 @@ clean:
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
+# Triton 3.6's interpreter takes arrays of one element for numbers, which NumPy 2.4 refuses.
+older_numpy = $(if $(filter 3.6.%,$(TRITON)),'numpy<2.4')
+
 # A wheel of torch for GPUs takes its own Triton; one for CPUs requires none, and any goes with it.
 $(LANE)/ready: requirements.txt
 	$(PYTHON) -m venv $(LANE)
 	$(call cpu_wheel,$(LANE))
 	grep -v -E '^(torch|triton)==' requirements.txt > $(LANE)/requirements.txt
 	$(LANE)/bin/python -m pip install --quiet -r $(LANE)/requirements.txt $(call pin,torch,$(TORCH))
-	$(LANE)/bin/python -m pip install --quiet --upgrade --no-deps $(call pin,triton,$(TRITON))
+	$(LANE)/bin/python -m pip install --quiet --upgrade --no-deps $(call pin,triton,$(TRITON)) $(older_numpy)
 	touch $@
 
 $(PACKAGE)/ready: requirements.txt pyproject.toml
