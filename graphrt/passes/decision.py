@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["siblings", "layout", "buffer", "fusion", "in place", "horizontal"]
+Kind = Literal["siblings", "layout", "buffer", "fusion", "in place", "horizontal", "template"]
 
 _VERBS = {  # of what is done, and of what is not
     "siblings": ("is merged with", "is not merged with"),
@@ -13,6 +13,7 @@ _VERBS = {  # of what is done, and of what is not
     "buffer": ("lies in", "does not lie in"),
     "in place": ("is updated", "is not updated"),
     "horizontal": ("runs beside", "does not run beside"),
+    "template": ("is computed by", "is not computed by"),
 }
 
 
@@ -20,7 +21,8 @@ _VERBS = {  # of what is done, and of what is not
 class Decision:
     """One choice of one ``kind``: whether ``node`` and ``other`` come together, why (not), and the bytes that saves.
 
-    ``other`` is for a fusion the anchor of the group, or what the choice is about: "channels-last", "in place".
+    ``other`` is for a fusion the anchor of the group, or what the choice is about: "channels-last", "in place",
+    a template's file.
     """
 
     kind: Kind

@@ -68,6 +68,14 @@ class Executable(Binary, Protocol):
     def source(self, lowering: Lowering, launch: int | None) -> str:
         """Generated source of ``lowering``, of which this was built: of one launch, or all of it."""
 
+    def configurations(self, lowering: Lowering) -> Sequence[Any]:
+        """How each distinct kernel of ``lowering``, of which this was built, computes, in objects that print as lines."""
+        return []
+
+    def reports(self, program: Runnable) -> Sequence[Any]:
+        """What the compiler made of each distinct kernel of ``program``, whose executable this is. Raises ArgumentError."""
+        raise ArgumentError(f"the {program.target} target has no kernel reports; compile for one like cuda:sm_90")
+
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""
         raise TargetError(f"only programs of a cpu or a GPU can be saved; this one is of {program.target}")
@@ -311,13 +319,12 @@ class Program(Runnable):
 
     def kernels(self) -> list[Any]:
         """What the compiler made of each distinct kernel, for a program compiled ahead of time. Raises ArgumentError."""
-        if not hasattr(self._executable, "reports"):
-            raise ArgumentError(f"the {self.target} target has no kernel reports; compile for one like cuda:sm_90")
-        return self._executable.reports()
+        return list(self._executable.reports(self))
 
     def configurations(self) -> list[Any]:
-        """How each distinct kernel of a GPU program is launched: blocks, warps, and whether that was tuned."""
-        return self._executable.configurations() if hasattr(self._executable, "configurations") else []
+        """How each distinct kernel computes: on a GPU its blocks, warps, and whether that was tuned, on the cpu the loops of a
+        template and what stood in the way of others (``Decision``)."""
+        return list(self._executable.configurations(self._lower()))
 
     def plan_text(self) -> str:
         """One line a group: its kernel, what it reads and writes, and why it ends where it does."""

@@ -1,9 +1,8 @@
 /* Direct convolution in register tiles: what conv.h and conv_dgrad.h share.
  *
  * A task copies the input it needs into a patch (zero padding included, so that the inner loops never branch) and runs tiles
- * over it; filters are packed once per launch. Which tile depends on the number of output channels: conv_wide.h, conv_narrow.h,
- * conv_depthwise.h and conv_pointwise.h without a patch. With WINOGRAD 2 or 4, the largest tile, 3x3 filters of stride 1 take
- * conv_winograd.h.
+ * over it; filters are packed once per launch. VARIANT is the file of the tiles: conv_wide.h or conv_narrow.h (many or few output
+ * channels), conv_winograd.h, conv_dgrad_taps.h, and without a patch conv_depthwise.h and conv_pointwise.h.
  *
  * Macros: V_N batch, V_G groups, V_C and V_K channels of a group, V_P V_Q output, V_R V_S filter, V_STRIDE_H/W, V_DIL_H/W,
  * V_INSIDE(h, w) whether h, w >= 0 of the padded input is inside, V_WHOLE whether everything is, V_REACHES(h) and V_MEETS_W(w)
@@ -25,16 +24,4 @@
         GRT_SIMD for (int k = 0; k < width; k++) to[c * (NK) + k] = V_W(buf, g, k0 + k, c0 + c, r, s);                        \
     }                                                                                                                          \
   }
-#if V_C == 1 && V_K == 1 && V_G > 1 && V_CHANNELS_LAST
-#include "conv_depthwise.h"
-#elif WINOGRAD && V_R == 3 && V_S == 3 && V_STRIDE_H == 1 && V_STRIDE_W == 1 && V_DIL_H == 1 && V_DIL_W == 1 && \
-    V_PHASES == 1 && V_C >= 8 && 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T) && V_P > 1 && V_Q > 1 && \
-    (FROZEN || V_N * V_P * V_Q >= 128)
-#include "conv_winograd.h"
-#elif V_R == 1 && V_S == 1 && V_PHASES == 1 && V_WHOLE && 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T)
-#include "conv_pointwise.h"
-#elif 4 * V_K >= 3 * GRT_VECTOR / GRT_BYTES(T) || V_STRIDE_W != 1
-#include "conv_wide.h"
-#else
-#include "conv_narrow.h"
-#endif
+#include VARIANT

@@ -3,16 +3,9 @@
  *   dx[n,c,h,w] = sum over k,r,s of dy[n, k, (h + pad - r*dil) / stride, ...] * w[k,c,r,s]
  *
  * dy is read as if spread out with stride-1 zeros between its rows and columns and padded by (R-1)*dil - pad, which may be
- * negative (a crop); tiles skip the taps that meet only those zeros, so a stride costs no multiplications. Few channels whose
- * tiles would meet much of that padding take conv_dgrad_taps.h. Macros as conv.h, with LOAD_DY(buf, n, k, p, q), LOAD_W and
- * STORE(buf, n, c, h, w, value).
+ * negative (a crop); tiles skip the taps that meet only those zeros, so a stride costs no multiplications. Macros as conv.h, with
+ * LOAD_DY(buf, n, k, p, q), LOAD_W and STORE(buf, n, c, h, w, value).
  */
-#include "tile.h"
-#define GRT_VECTORS(count) CEIL_DIV(count, GRT_VECTOR / GRT_BYTES(T))
-#if 4 * (CC / GROUPS) < 3 * GRT_VECTOR / GRT_BYTES(T) && STRIDE_W == 1 && CN * GROUPS >= 8 && CK / GROUPS >= 8 && \
-    (CR * CS + CK / GROUPS) * CP * CQ <= 1 << 16 && 3 * GRT_VECTORS(CW) * STRIDE_H * (CP + 3) >= 4 * GRT_VECTORS(CP * CQ)
-#include "conv_dgrad_taps.h"
-#else
 #define V_N CN
 #define V_G GROUPS
 #define V_C (CK / GROUPS)
@@ -40,4 +33,3 @@
 #define V_W_ALONG_C W_FAST_K
 #define V_STORE(buf, n, g, k, p, q, value) STORE(buf, n, (g)*V_K + (k), p, q, value)
 #include "conv_core.h"
-#endif

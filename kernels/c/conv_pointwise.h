@@ -1,4 +1,6 @@
-/* Convolution with 1x1 filters and no padding: a matrix product of the pixels' channels and the filter (conv_core.h). */
+/* Convolution with 1x1 filters and no padding: a matrix product of the pixels' channels and the filter (conv_core.h), by the loops
+ * of PRODUCT (matmul.h).
+ */
 #define BATCH V_G
 #define M (V_N * V_P * V_Q)
 #define N V_K
@@ -10,4 +12,4 @@
 #define A_DIRECT (V_CHANNELS_LAST && V_DIRECT)
 #define B_FAST_N !V_W_ALONG_C
 #define B_DIRECT 0
-#include "matmul.h"
+#include PRODUCT

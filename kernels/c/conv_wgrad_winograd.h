@@ -8,24 +8,21 @@
 #include "winograd.h"
 enum { FN(_BLOCK_C) = CEIL_DIV(CC / GROUPS, CEIL_DIV(CC / GROUPS, 32)) };
 #include "conv_wgrad_tile.h"
-/* Products of one channel by one channel */
-#define GRT_PRODUCTS(m) (((m) + 2) * ((m) + 2) * CEIL_DIV(CP, m) * CEIL_DIV(CQ, m))
 enum {
   /* M and N of winograd.h: a tile of SIDE x SIDE outputs is made from IN_SIDE x IN_SIDE inputs. */
-  FN(_SIDE) = WINOGRAD >= 4 && GRT_PRODUCTS(4) < GRT_PRODUCTS(2) ? 4 : 2,
-  FN(_IN_SIDE) = FN(_SIDE) + 2,
+  FN(_IN_SIDE) = SIDE + 2,
   FN(_POINTS) = FN(_IN_SIDE) * FN(_IN_SIDE),
-  FN(_TILES_DOWN) = CEIL_DIV(CP, FN(_SIDE)),
-  FN(_TILES_ACROSS) = CEIL_DIV(CQ, FN(_SIDE)),
+  FN(_TILES_DOWN) = CEIL_DIV(CP, SIDE),
+  FN(_TILES_ACROSS) = CEIL_DIV(CQ, SIDE),
   FN(_WANTED_TILES) = 81920 / (FN(_POINTS) * (FN(_TILE_K) + FN(_BLOCK_C))), /* at a time: 320 KB of both transformed sides */
   FN(_PARTS) = CEIL_DIV(FN(_TILES_DOWN), MAX_OF(1, MIN_OF(FN(_TILES_DOWN), FN(_WANTED_TILES) / MAX_OF(FN(_TILES_ACROSS), 1)))),
   FN(_BLOCK_DOWN) = CEIL_DIV(FN(_TILES_DOWN), FN(_PARTS)),
   FN(_IMAGES_FIT) = FN(_PARTS) > 1 ? 1 : FN(_WANTED_TILES) / MAX_OF(FN(_TILES_DOWN) * FN(_TILES_ACROSS), 1),
   FN(_BLOCK_IMAGES) = MAX_OF(1, MIN_OF(CEIL_DIV(CN, SPLITS), FN(_IMAGES_FIT))),
   FN(_TILES) = FN(_BLOCK_IMAGES) * FN(_BLOCK_DOWN) * FN(_TILES_ACROSS),
-  FN(_WIDTH) = FN(_SIDE) * FN(_TILES_ACROSS) + 2,
+  FN(_WIDTH) = SIDE * FN(_TILES_ACROSS) + 2,
   FN(_PITCH) = FN(_WIDTH) * FN(_BLOCK_C),
-  FN(_HEIGHT) = FN(_SIDE) * FN(_BLOCK_DOWN) + 2,
+  FN(_HEIGHT) = SIDE * FN(_BLOCK_DOWN) + 2,
   /* From one of the N * N matrices to the next: not a power of two, or all would meet in the same lines of a cache. */
   FN(_INPUT_STEP) = FN(_TILES) * FN(_BLOCK_C) + GRT_LANES(T),
   FN(_GRADIENT_STEP) = FN(_TILES) * FN(_TILE_K) + GRT_LANES(T)
@@ -33,7 +30,7 @@ enum {
 
 /* A dy A' for one tile, zero where it hangs over the edge or has no channel */
 GRT_INLINE void FN(_gradient)(const FN(_buffers) buf, T *d, int n, int k0, const int width, int p, int q) {
-  enum { M = FN(_SIDE), N = FN(_IN_SIDE), NK = FN(_TILE_K), STEP = FN(_GRADIENT_STEP) };
+  enum { M = SIDE, N = FN(_IN_SIDE), NK = FN(_TILE_K), STEP = FN(_GRADIENT_STEP) };
   T dy[M][M][NK] __attribute__((aligned(64))), columns[N][M][NK] __attribute__((aligned(64)));
   const int whole = p + M <= CP && q + M <= CQ;
   if (width < NK || !whole) memset(dy, 0, sizeof dy);
@@ -53,7 +50,7 @@ GRT_INLINE void FN(_gradient)(const FN(_buffers) buf, T *d, int n, int k0, const
 
 static void FN(_task)(long task, void **table) {
   const FN(_buffers) buf = FN(_open)(table);
-  enum { M = FN(_SIDE), N = FN(_IN_SIDE), NN = FN(_POINTS), NK = FN(_TILE_K), CB = FN(_BLOCK_C) };
+  enum { M = SIDE, N = FN(_IN_SIDE), NN = FN(_POINTS), NK = FN(_TILE_K), CB = FN(_BLOCK_C) };
   enum { TQ = FN(_TILES_ACROSS), WIDTH = FN(_WIDTH), PITCH = FN(_PITCH) };
   enum { NUMBERS = NN * (CB * NK + FN(_INPUT_STEP) + FN(_GRADIENT_STEP)) + (FN(_HEIGHT) + N) * PITCH };
   const FN(_share) own = FN(_block)(task);

@@ -1,5 +1,5 @@
-/* 3x3 convolution of stride 1 by Winograd's minimal filtering F(MxM, 3x3), M = 4 or 2, whichever has fewer products: for 4x4
- * outputs 36 where sums take 144, for 2x2 outputs 16 where sums take 36.
+/* 3x3 convolution of stride 1 by Winograd's minimal filtering F(MxM, 3x3), M = SIDE: for 4x4 outputs 36 products where
+ * sums take 144, for 2x2 outputs 16 where sums take 36.
  *
  *   Y = A' [ (G g G') * (B' d B) ] A      winograd.h
  *
@@ -8,12 +8,9 @@
  * [BLOCK_C x TILE_K], and transforms back (macros: conv_core.h).
  */
 #include "winograd.h"
-/* Products of one channel by one channel; as many as eight tiles stand for the transform of the filter. */
-#define GRT_PRODUCTS(m) (((m) + 2) * ((m) + 2) * ((long)V_N * CEIL_DIV(V_P, m) * CEIL_DIV(V_Q, m) + 8))
 enum {
   /* M and N: a tile of SIDE x SIDE outputs is made from IN_SIDE x IN_SIDE inputs. */
-  FN(_SIDE) = WINOGRAD >= 4 && GRT_PRODUCTS(4) < GRT_PRODUCTS(2) ? 4 : 2,
-  FN(_IN_SIDE) = FN(_SIDE) + 2,
+  FN(_IN_SIDE) = SIDE + 2,
   FN(_POINTS) = FN(_IN_SIDE) * FN(_IN_SIDE),
   FN(_VECTORS) = MIN_OF(TILE_VECTORS, CEIL_DIV(V_K, GRT_LANES(T))),
   FN(_TILE_K) = FN(_VECTORS) * GRT_LANES(T),
@@ -21,8 +18,8 @@ enum {
   FN(_PARTS_C) = CEIL_DIV(V_C * FN(_TILE_K), 4096), /* a block of the filter: N * N * 4096 numbers, up to 576 KB */
   FN(_BLOCK_C) = FN(_PARTS_C) == 1 ? V_C : CEIL_DIV(CEIL_DIV(V_C, FN(_PARTS_C)), GRT_LANES(T)) * GRT_LANES(T),
   FN(_BLOCKS_C) = CEIL_DIV(V_C, FN(_BLOCK_C)),
-  FN(_TILES_DOWN) = CEIL_DIV(V_P, FN(_SIDE)),
-  FN(_TILES_ACROSS) = CEIL_DIV(V_Q, FN(_SIDE)),
+  FN(_TILES_DOWN) = CEIL_DIV(V_P, SIDE),
+  FN(_TILES_ACROSS) = CEIL_DIV(V_Q, SIDE),
   /* Tiles of a task: 128 KB of transformed input, or enough to pay for the filter. */
   FN(_WANTED_TILES) = MAX_OF(48, 32768 / (FN(_POINTS) * FN(_BLOCK_C))),
   FN(_PARTS) = CEIL_DIV(FN(_TILES_DOWN), MAX_OF(1, MIN_OF(FN(_TILES_DOWN), FN(_WANTED_TILES) / MAX_OF(FN(_TILES_ACROSS), 1)))),
@@ -35,9 +32,9 @@ enum {
   FN(_REGISTER_TILES) = CEIL_DIV(FN(_TASK_TILES), FN(_VECTORS) == 1 ? 16 : TILE_ROWS(FN(_VECTORS))),
   FN(_REGISTER_ROWS) = CEIL_DIV(FN(_TASK_TILES), FN(_REGISTER_TILES)), /* tiles of a register tile, evenly */
   FN(_TILES) = FN(_REGISTER_TILES) * FN(_REGISTER_ROWS),
-  FN(_WIDTH) = FN(_SIDE) * FN(_TILES_ACROSS) + 2,
+  FN(_WIDTH) = SIDE * FN(_TILES_ACROSS) + 2,
   FN(_PITCH) = FN(_WIDTH) * FN(_BLOCK_C),
-  FN(_IMAGE) = (FN(_SIDE) * FN(_BLOCK_DOWN) + 2) * FN(_PITCH),
+  FN(_IMAGE) = (SIDE * FN(_BLOCK_DOWN) + 2) * FN(_PITCH),
   /* From one of the N * N matrices to the next: not a power of two, or all would meet in the same lines of a cache. */
   FN(_INPUT_STEP) = FN(_TILES) * FN(_BLOCK_C) + GRT_LANES(T),
   FN(_PRODUCT_STEP) = FN(_TILES) * FN(_TILE_K) + GRT_LANES(T),
@@ -52,7 +49,7 @@ GRT_FILTER(FN(_TILE_K))
 /* [group][block of k][block of c][N * N][channel][lane]; launch[0] is the transformed filter, launch[1] the buffers */
 static void FN(_pack)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
-  enum { M = FN(_SIDE), N = FN(_IN_SIDE), CB = FN(_BLOCK_C), NK = FN(_TILE_K), STEP = FN(_FILTER_STEP) };
+  enum { M = SIDE, N = FN(_IN_SIDE), CB = FN(_BLOCK_C), NK = FN(_TILE_K), STEP = FN(_FILTER_STEP) };
   const int c0 = (int)task % FN(_SLICES) * 16, block = (int)task / FN(_SLICES);
   const int cb = block % FN(_BLOCKS_C), kb = block / FN(_BLOCKS_C) % FN(_BLOCKS_K), g = block / (FN(_BLOCKS_C) * FN(_BLOCKS_K));
   const int width = MIN_OF(V_K - kb * NK, NK), channels = MIN_OF(MIN_OF(V_C - cb * CB, CB) - c0, 16);
@@ -96,7 +93,7 @@ GRT_INLINE void FN(_product)(const T *v, const T *u, T *m, const int channels, c
 
 /* A' m A for one tile: stores up to M x M outputs of TILE_K channels */
 GRT_INLINE void FN(_finish)(const FN(_buffers) buf, const T *m, int n, int g, int k0, int p, int q) {
-  enum { M = FN(_SIDE), N = FN(_IN_SIDE), NK = FN(_TILE_K), STEP = FN(_PRODUCT_STEP) };
+  enum { M = SIDE, N = FN(_IN_SIDE), NK = FN(_TILE_K), STEP = FN(_PRODUCT_STEP) };
   T columns[M][N][NK] __attribute__((aligned(64))), out[M][M][NK] __attribute__((aligned(64)));
   for (int j = 0; j < N; j++)
     GRT_SIMD for (int k = 0; k < NK; k++) FN(_output)(M, m + j * STEP + k, N * STEP, &columns[0][j][k], N * NK);
@@ -116,7 +113,7 @@ GRT_INLINE void FN(_finish)(const FN(_buffers) buf, const T *m, int n, int g, in
 static void FN(_task)(long task, void **launch) {
   const FN(_buffers) buf = FN(_open)(launch[1]);
   enum {
-    M = FN(_SIDE), NN = FN(_POINTS), CB = FN(_BLOCK_C), NK = FN(_TILE_K), TQ = FN(_TILES_ACROSS), WB = FN(_REGISTER_ROWS),
+    M = SIDE, NN = FN(_POINTS), CB = FN(_BLOCK_C), NK = FN(_TILE_K), TQ = FN(_TILES_ACROSS), WB = FN(_REGISTER_ROWS),
     VSTEP = FN(_INPUT_STEP), USTEP = FN(_FILTER_STEP), MSTEP = FN(_PRODUCT_STEP), WIDTH = FN(_WIDTH), PARTS = FN(_PARTS),
     KGROUPS = CEIL_DIV(FN(_BLOCKS_K), FN(_TASK_BLOCKS_K)), CPARTS = FN(_BLOCKS_C), KEPT = CPARTS == 1 ? 1 : FN(_TASK_BLOCKS_K)
   };

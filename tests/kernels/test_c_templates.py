@@ -23,8 +23,9 @@ import numpy as np
 import pytest
 
 import graphrt
-from graphrt.targets.cpu.build import FLAGS, compiler, headers
-from graphrt.targets.cpu.printer import included
+from graphrt.targets.cpu.build import FLAGS, compiler, headers, vector_bytes
+from graphrt.targets.cpu.template import included
+from graphrt.targets.cpu.variants import Machine, choose
 
 HEAD = r"""
 #include "runtime.h"
@@ -76,6 +77,12 @@ def group(name: str, header: str, closures: Sequence[str], macros: dict[str, obj
     return "\n".join([opened, *closures, *template, f"void run_{name}(void **buf) {{ {name}(buf); }}", ""])
 
 
+def variant(template: str, kind: str, sizes: dict[str, int], last: bool = False, winograd: int = 0) -> dict[str, str]:
+    """The macros that name the loops of ``template``, as the compiler chooses them."""
+    chosen = choose(template, sizes, last, False, Machine(vector_bytes() // np.dtype(CTYPES[kind]).itemsize, winograd))
+    return chosen.macros if chosen else {}
+
+
 def lay(x: np.ndarray, dims: str, order: str) -> np.ndarray:
     return np.ascontiguousarray(x.transpose([dims.index(d) for d in order]))
 
@@ -109,7 +116,7 @@ class Matmul:
             **{"T": self.kind, "BATCH": self.b, "M": self.m, "N": self.n, "K": self.k},
             **{"LOAD_A": f"{name}_a", "LOAD_B": f"{name}_b", "STORE_C": f"{name}_store"},
             **{"A_FAST_M": self.a_fast_m, "B_FAST_N": self.b_fast_n, "A_DIRECT": self.a_direct},
-            "B_DIRECT": self.b_direct,
+            **{"B_DIRECT": self.b_direct, **variant("matmul", self.kind, {"M": self.m, "N": self.n})},
         }
         closures = [
             closure(f"{name}_a", self.kind, 0, "bmk", (self.b, self.m, self.k), a, shift=1),
@@ -185,7 +192,7 @@ class Conv:
         p, q = self.out
         last = int(self.last)
         return {
-            **{"WINOGRAD": self.winograd, "W_FAST_K": int(self.filter.endswith("k"))},
+            **{"W_FAST_K": int(self.filter.endswith("k"))},
             **{"T": self.kind, "CN": self.n, "CC": self.c, "CH": self.h, "CW": self.w, "CK": self.k},
             **{"CR": self.r, "CS": self.s, "CP": p, "CQ": q, "STRIDE_H": self.stride[0], "STRIDE_W": self.stride[1]},
             **{"PAD_H": self.pad[0], "PAD_W": self.pad[2], "DIL_H": self.dil[0], "DIL_W": self.dil[1]},
@@ -193,8 +200,12 @@ class Conv:
             **{"X_DIRECT": 1, "DY_DIRECT": 1, "STORE": f"{name}_store"},
         }
 
+    def variant(self, template: str) -> dict[str, str]:
+        letters = {name[-1] if len(name) == 2 else name: n for name, n in self.macros("").items() if isinstance(n, int)}
+        return variant(template, self.kind, letters, self.last, self.winograd)
+
     def text(self, name: str) -> str:
-        macros, (x, dy, w) = self.macros(name), self.orders()
+        macros, (x, dy, w) = {**self.macros(name), **self.variant(self.op)}, self.orders()
 
         def load(letter: str, slot: int, dims: str, order: str, shift: int) -> str:
             macros[f"LOAD_{letter}"] = f"{name}_{letter}"
@@ -322,7 +333,11 @@ class Pool(Conv):
             macros.pop(unused)
         source, order, out, out_order = ("ncpq", y, "nchw", x) if self.op == "pool_grad" else ("nchw", x, "ncpq", y)
         load = "LOAD_DY" if self.op == "pool_grad" else "LOAD_X"
-        macros |= {load: f"{name}_load", "LOAD_INDEX": f"{name}_index"}
+        macros |= {
+            load: f"{name}_load",
+            "LOAD_INDEX": f"{name}_index",
+            **self.variant(self.op.replace("pool", f"{self.mode}_pool")),
+        }
         indexed = self.op == "pool" and self.mode == "max"
         closures = [
             closure(f"{name}_load", self.kind, 0, source, self.sizes(source), order),
@@ -495,13 +510,25 @@ def test_template_agrees_with_numpy(op: str, number: int, objects: Objects, rng:
 BUSY = 1  # a convolution of several tasks that packs its filter first
 
 
-@pytest.mark.parametrize("hints", [{}, {"CHANNELS_LAST": 1, "X_CHANNELS_LAST": 1, "OP_MAX": 1, "WINOGRAD": 4, "PAD_H": 1}])
+VARIANTS = {
+    "matmul.h": ("matmul_thin.h", "matmul_packed.h"),
+    "conv.h": ("conv_wide.h", "conv_narrow.h", "conv_winograd.h", "conv_depthwise.h", "conv_pointwise.h"),
+    "conv_dgrad.h": ("conv_wide.h", "conv_narrow.h", "conv_winograd.h", "conv_pointwise.h", "conv_dgrad_taps.h"),
+    "conv_wgrad.h": ("conv_wgrad_wide.h", "conv_wgrad_narrow.h", "conv_wgrad_winograd.h"),
+    "pool.h": ("pool_windows.h", "pool_lines.h"),
+    "pool_grad.h": ("pool_grad_apart.h", "pool_grad_sums.h"),
+}
+
+
+@pytest.mark.parametrize("hints", [{}, {"CHANNELS_LAST": 1, "X_CHANNELS_LAST": 1, "OP_MAX": 1, "PAD_H": 1}])
 def test_templates_leave_no_macros_behind(hints: dict[str, int], tmp_path: Path) -> None:
     """The next kernel of a text may define its own."""
     sizes = dict.fromkeys("BATCH M N K CN CC CH CW CK CR CS CP CQ CO CI CJ STRIDE_H STRIDE_W DIL_H DIL_W".split(), 32)
-    known = {"NAME": "g0", "T": "float", "GROUPS": 1, "PAD_W": 0, **sizes, "CR": 3, "CS": 3, "OP": "sum", **hints}
-    names = [p.name for p in sorted(headers().glob("*.h")) if "#ifndef GRAPHRT_" not in p.read_text()]
-    assert {"conv.h", "matmul.h", "pool.h", "sort.h"} < set(names)
+    known = {"NAME": "g0", "T": "float", "GROUPS": 1, "PAD_W": 0, **sizes, "CR": 3, "CS": 3, "SIDE": 4, "OP": "sum", **hints}
+    files = {p.name for p in headers().glob("*.h") if "#ifndef GRAPHRT_" not in p.read_text()}
+    included_elsewhere = {"conv_core.h", "conv_wgrad_tile.h", *(v for found in VARIANTS.values() for v in found)}
+    names = [(name, v) for name in sorted(files - included_elsewhere) for v in VARIANTS.get(name, ("",))]
+    assert included_elsewhere < files and {name for name, _ in names} > VARIANTS.keys()
 
     def defined(lines: Sequence[str]) -> set[str]:
         text = tmp_path / "macros.c"
@@ -511,8 +538,12 @@ def test_templates_leave_no_macros_behind(hints: dict[str, int], tmp_path: Path)
         ).stdout
         return {line.split()[1] for line in found.splitlines()}
 
-    assert defined([line for name in names for line in included(name, known)]) == defined([])
-    assert "V_STRIDE_H" in defined([f"#define {name} {value}" for name, value in known.items()] + ['#include "conv.h"'])
+    def macros(variant: str) -> dict[str, object]:
+        return {**known, "VARIANT": f'"{variant}"', "PRODUCT": '"matmul_packed.h"'} if variant else known
+
+    assert defined([line for name, variant in names for line in included(name, macros(variant))]) == defined([])
+    before = [f"#define {name} {value}" for name, value in macros("conv_wide.h").items()]
+    assert "V_STRIDE_H" in defined([*before, '#include "conv.h"'])
 
 
 def conv_result(library: ctypes.CDLL, seed: int) -> tuple[Callable[[], bytes], bytes]:

@@ -94,10 +94,21 @@ def processor() -> tuple[str, ...]:
 
 def required() -> list[str]:
     """Those of ``processor()`` that compiled objects may use: the ones that the compiler announces by a macro."""
-    command = [*compiler(), *options(), "-dM", "-E", "-x", "c", os.devnull]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    macros = {w.lower().replace("_", "").removeprefix("armfeature") for w in re.findall(r"^#define (\w+)", text, re.M)}
+    macros = {w.lower().replace("_", "").removeprefix("armfeature") for w in _announced((*compiler(), *options()))}
     return sorted(name for name in set(processor()) if _EMITTED.match(name) and name.replace("_", "") in macros)
+
+
+def vector_bytes() -> int:
+    """Bytes of a vector of compiled objects, as ``kernels/c/tile.h`` has it."""
+    macros = _announced((*compiler(), *options()))
+    return 64 if "__AVX512F__" in macros else 32 if "__AVX__" in macros else 16
+
+
+@functools.cache
+def _announced(command: tuple[str, ...]) -> frozenset[str]:
+    """The macros that the compiler defines by itself. Raises TargetError."""
+    text = _run([*command, "-dM", "-E", "-x", "c", os.devnull])
+    return frozenset(re.findall(r"^#define (\w+)", text, re.M))
 
 
 def options() -> list[str]:
@@ -132,14 +143,14 @@ def build(sources: Sequence[str], name: str, kernels: Sequence[str] = ()) -> Pat
         for text, source in zip(texts, sources, strict=True):  # whole at any moment: another process may be compiling it
             (Path(scratch) / text.name).write_text(source)
             os.replace(Path(scratch) / text.name, text)
-        linked, flags = Path(scratch) / "linked.so", [*options(), "-I", str(headers())]
+        linked, flags = Path(scratch) / "linked.so", [*compiler(), *options(), "-I", str(headers())]
         if len(texts) == 1:
             _run([*flags, str(texts[0]), "-o", str(linked), "-lm"])
         else:
             objects = [str(Path(scratch) / f"{i}.o") for i in range(len(texts))]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 list(pool.map(lambda text, out: _run([*flags, "-c", str(text), "-o", out]), texts, objects))
-            _run([*options(), *objects, "-o", str(linked), "-lm"])
+            _run([*compiler(), *options(), *objects, "-o", str(linked), "-lm"])
         if found := empty(linked, tuple(f"{kernel}_" for kernel in kernels)):
             raise TargetError(
                 f"the C compiler made a bare return of {', '.join(found)}, whose results would never be written. "
@@ -149,11 +160,12 @@ def build(sources: Sequence[str], name: str, kernels: Sequence[str] = ()) -> Pat
     return target
 
 
-def _run(arguments: Sequence[str]) -> None:
-    command = [*compiler(), *arguments]
+def _run(command: Sequence[str]) -> str:
+    """What the C compiler prints. Raises TargetError with its complaints."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise TargetError(f"the C compiler failed:\n{shlex.join(command)}\n{result.stderr[:4000]}")
+    return result.stdout
 
 
 def runtime() -> Path:

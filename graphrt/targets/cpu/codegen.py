@@ -9,16 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphrt.config import Flags
+from graphrt.passes.decision import Decision
 from graphrt.runtime.lowering import Lowering
 from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
 from graphrt.schedule.memory import blocks
+from graphrt.targets.cpu.build import vector_bytes
 from graphrt.targets.cpu.generated import LoopPrinter
-from graphrt.targets.cpu.printer import Buffers, PlaceInTable, Printer
+from graphrt.targets.cpu.printer import Buffers, CPrinter, PlaceInTable
+from graphrt.targets.cpu.template import TemplatePrinter
+from graphrt.targets.cpu.variants import Machine
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a launch runs of one group: a kernel, in ``tasks`` tasks (None: the kernel shares out its work itself)."""
+    """A group's part of a launch: a kernel, in ``tasks`` tasks (None: the kernel shares out its work itself)."""
 
     group: str
     kernel: str
@@ -28,11 +32,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """The C text of a program: what comes first, the text of each kernel by name, and what each launch runs."""
+    """The C text of a program: its head, the text of each kernel by name, and the parts of each launch.
+
+    ``decisions`` say which loops compute each template.
+    """
 
     head: str
     kernels: dict[str, str]
     launches: list[list[Part]]
+    decisions: list[Decision]
 
     def __str__(self) -> str:
         return "\n".join([self.head, *self.kernels.values(), self.entry()])
@@ -91,44 +99,44 @@ def generate(lowering: Lowering, freeze: bool = False, checked: bool = False) ->
 
     ``freeze`` keeps packed what no launch writes; ``checked`` looks at each index before it is used.
     """
-    schedule, plan = lowering.schedule, lowering.plan
-    assert schedule is not None and plan is not None
-    entries: dict[tuple[str, str], int] = {}
-    for space, names in (
-        ("input", [n.name for n in schedule.graph.nodes if n.op.name == "input"]),
-        ("state", [n.name for n in schedule.graph.nodes if n.op.name == "parameter"]),
-        ("output", list(schedule.graph.outputs)),
-    ):
-        for name in names:
-            entries[space, name] = len(entries) + 1
-    kept = {place.slot for place in schedule.home.values() if place.slot.space == "state"} if freeze else set()
-    buffers = Buffers(entries, plan, kept - {place.slot for places in schedule.stores.values() for place in places}, checked)
-    winograd = Flags.read().winograd
-    known: dict[str, str] = {}  # the kernel of each text, by name
+    buffers = _buffers(lowering, freeze, checked)
+    vector, winograd = vector_bytes(), Flags.read().winograd
+    names: dict[str, str] = {}  # the kernel of each text
     headers = ("runtime.h", "elementwise.h", "stream.h", *(("checked.h",) if checked else ()))
-    source = Source("".join(f'#include "{header}"\n' for header in headers), {}, [])
+    source = Source("".join(f'#include "{header}"\n' for header in headers), {}, [], [])
     for launch in lowering.kernels:
         source.launches.append([])
         for kernel in launch:
             if not any(store.size for block in blocks(kernel) for store in block.stores):
                 continue  # its results have no elements
-            printer, tasks, text = _printed(kernel, buffers, winograd)
-            if text not in known:
-                known[text] = kernel.group.name
-                comment = f"/* {_comment(str(kernel.group))} */\n"
-                source.kernels[kernel.group.name] = comment + printer.named(text)
-            source.launches[-1].append(Part(kernel.group.name, known[text], tasks, printer.places))
+            group, printer = kernel.group, _printer(kernel, buffers, vector, winograd)
+            tasks, lines = printer.generate()
+            text = "\n".join([*lines, ""])
+            if text not in names:
+                names[text] = group.name
+                source.kernels[group.name] = f"/* {_comment(str(group))} */\n{printer.named(text)}"
+                source.decisions.extend(printer.decisions)
+            source.launches[-1].append(Part(group.name, names[text], tasks, printer.places))
     return source, buffers
 
 
-def _printed(kernel: Kernel, buffers: Buffers, winograd: int) -> tuple[Printer, int | None, str]:
-    """The printer of ``kernel``, the number of its tasks and its text under the names that stand for its own."""
+def _printer(kernel: Kernel, buffers: Buffers, vector: int, winograd: int) -> CPrinter:
+    """The printer of ``kernel`` for a machine with vectors of so many bytes."""
     if isinstance(kernel, TemplateKernel):
-        printer = Printer(kernel, buffers, winograd)
-        return printer, None, "\n".join([*printer.template(kernel), ""])
-    loops = LoopPrinter(kernel, buffers, winograd)
-    tasks, lines = loops.generate(kernel)
-    return loops, tasks, "\n".join([*lines, ""])
+        return TemplatePrinter(kernel, buffers, Machine(vector // kernel.dtype.itemsize, winograd))
+    return LoopPrinter(kernel, buffers)
+
+
+def _buffers(lowering: Lowering, freeze: bool, checked: bool) -> Buffers:
+    """The table of the program's buffers: entry 0 is the arena, the others inputs, state and outputs by name."""
+    schedule, plan = lowering.schedule, lowering.plan
+    assert schedule is not None and plan is not None
+    sources = {op: [n.name for n in schedule.graph.nodes if n.op.name == op] for op in ("input", "parameter")}
+    names = {"input": sources["input"], "state": sources["parameter"], "output": list(schedule.graph.outputs)}
+    keys = [(space, name) for space in names for name in names[space]]
+    stored = {place.slot for places in schedule.stores.values() for place in places}
+    state = {place.slot for place in schedule.home.values() if place.slot.space == "state"} if freeze else set()
+    return Buffers({key: i for i, key in enumerate(keys, 1)}, plan, state - stored, checked)
 
 
 def _comment(text: str) -> str:

@@ -14,7 +14,7 @@ from graphrt.index import Expr, axis, delinearize
 from graphrt.schedule.kernel_ir import Block, Fold, Pass, PointwiseKernel, ReductionKernel, Store, Var
 from graphrt.schedule.memory import loads
 from graphrt.targets.cpu.loops import bind, innermost, merge
-from graphrt.targets.cpu.printer import Printer, combine, initial
+from graphrt.targets.cpu.printer import Buffers, CPrinter, combine, initial
 from graphrt.targets.cpu.reduction_rewrites import Guess, bounded, choose, guessed, keep
 from graphrt.targets.scalar import C_TYPES
 
@@ -36,11 +36,16 @@ NEAR = 8  # how far above its guess a maximum may be: x - guess is rounded to ha
 TASKS = 8  # of a launch, at least, where there is so much to do: enough for a few threads to share evenly
 
 
-class LoopPrinter(Printer):
+class LoopPrinter(CPrinter):
     """Prints one pointwise or reduction kernel."""
 
-    def generate(self, kernel: PointwiseKernel | ReductionKernel) -> tuple[int, list[str]]:
-        """Number of tasks and the text of ``@_task``."""
+    def __init__(self, kernel: PointwiseKernel | ReductionKernel, buffers: Buffers) -> None:
+        super().__init__(kernel, buffers)
+        self.kernel = kernel
+
+    def generate(self) -> tuple[int, list[str]]:
+        """The number of tasks and the text of ``@_task``."""
+        kernel = self.kernel
         return self.pointwise(kernel) if isinstance(kernel, PointwiseKernel) else self.reduction(kernel)
 
     def pointwise(self, kernel: PointwiseKernel) -> tuple[int, list[str]]:

@@ -9,14 +9,16 @@ from graphrt.index import Expr, axis, delinearize
 from graphrt.schedule.kernel_ir import Block, ReductionKernel
 
 
-def unit(block: Block, fast: str, slow: str) -> str:
-    """ "1" if the block's memory runs along ``fast``: its smallest stride there is below that along ``slow``."""
+def unit_stride(block: Block, fast: str, slow: str) -> bool:
+    """Whether the block's memory lies along ``fast``: its smallest stride there is below that along ``slow``."""
     offsets = [i.args[1] for i in block.insts if i.op == "load"] + [s.offset for s in block.stores]
     if not offsets:
-        return "0"
+        return False
     largest = max(offsets, key=lambda e: len(e.axes()))
     a, b = largest.stride(fast), largest.stride(slow)
-    return "1" if a is not None and abs(a) == 1 else "0" if b is not None and abs(b) == 1 else "1" if a else "0"
+    if a is not None and abs(a) == 1:
+        return True
+    return bool(a) and not (b is not None and abs(b) == 1)
 
 
 def _expressions(block: Block) -> list[Expr]:

@@ -1,36 +1,27 @@
-"""Prints blocks of Kernel IR as C, and the kernels that have a template.
+"""Prints blocks of Kernel IR as C: loads, arithmetic and stores of one kernel.
 
-A template kernel becomes closures (always-inline functions), macros and an ``#include`` of the template from ``kernels/c``.
-Each kernel opens its buffers into a struct of typed pointers, named after the graph's values: locals, which no store can
-change, so that addresses are computed once. Where they lie is no part of the text: a launch hands its kernel a table of
-places, so that launches that differ in nothing else share a kernel. Until ``named`` puts names in, ``@`` stands for the
-kernel's and ``@0``, ``@1`` for the fields'.
+Each kernel opens its buffers into a struct of typed pointers, named after the graph's values. They are locals, which no store
+can change, so addresses are computed once. The text does not say where buffers lie: a launch gives its kernel a table of
+places, so launches that differ in nothing else share a kernel. ``@`` stands for the kernel's name and ``@0``, ``@1`` for the
+fields', until ``named`` puts them in.
 """
 
 from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import count
 
 from graphrt.index import Expr
-from graphrt.schedule.kernel_ir import (
-    Block,
-    Inst,
-    Kernel,
-    Store,
-    TemplateKernel,
-    Var,
-)
+from graphrt.passes.decision import Decision
+from graphrt.schedule.kernel_ir import Block, Inst, Kernel, Store, Var
 from graphrt.schedule.memory import MemoryPlan, blocks, loads
 from graphrt.schedule.schedule import Slot
-from graphrt.targets.cpu.loops import unit
 from graphrt.targets.limits import LIMIT, counts
 from graphrt.targets.scalar import C_TYPES, C, c_number, guard_text, identity, scalar, wrapping
-from graphrt.targets.templates import kernels as find_kernels
 from graphrt.types import DType, bfloat16
 
 _TAKEN = {
@@ -38,21 +29,12 @@ _TAKEN = {
     *"register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split(),
     *("asm", "typeof", "linux", "unix", "i386"),  # words and macros of GNU C
 }
-_HEADERS = {
-    "max_pool": "pool.h",
-    "sum_pool": "pool.h",
-    "max_pool_grad": "pool_grad.h",
-    "sum_pool_grad": "pool_grad.h",
-    "max_pool_gather": "pool_gather.h",
-}
-
-
 PlaceInTable = tuple[int, int]  # entry of the program's table of pointers, bytes from where it points
 
 
 @dataclass(frozen=True)
 class Buffers:
-    """Where each slot is: entry of the pointer table, and byte offset for what lies in the arena (entry 0).
+    """The place of each slot: entry of the pointer table, and byte offset for what lies in the arena (entry 0).
 
     ``constant`` slots never change; ``frozen`` names the kernels that keep what they pack of them, behind the last entry. If
     ``checked``, kernels look at each index before they use it (``kernels/c/checked.h``).
@@ -65,7 +47,7 @@ class Buffers:
     frozen: list[str] = field(default_factory=list)
 
     def place(self, slot: Slot, element: int) -> PlaceInTable:
-        """Where ``element`` of ``slot`` is."""
+        """The place of ``element`` of ``slot``."""
         offset = element * slot.type.dtype.itemsize
         if slot.space == "arena":
             return 0, self.plan.offset[slot] + offset
@@ -88,33 +70,11 @@ def identifiers(names: Sequence[str]) -> list[str]:
     return found
 
 
-def included(header: str, macros: Mapping[str, object]) -> list[str]:
-    """The template ``header`` with ``macros``, and behind it nothing that either has defined."""
-    defined = dict.fromkeys([*macros, *_macros(header)])
-    return [
-        *(f"#define {name} {value}" for name, value in macros.items()),
-        f'#include "{header}"',
-        *(f"#undef {name}" for name in defined),
-    ]
+class CPrinter(ABC):
+    """Prints the blocks of one kernel; ``arrays`` names the variables that hold a value per lane, read as ``name[j]``."""
 
-
-@cache
-def _macros(header: str) -> tuple[str, ...]:
-    """What a template defines for one kernel, in its own file and in those it includes; guarded files are for all kernels."""
-    text = (find_kernels() / "c" / header).read_text()
-    if "#ifndef GRAPHRT_" in text:
-        return ()
-    found = dict.fromkeys(re.findall(r"^#define (\w+)", text, re.M))
-    for name in re.findall(r'^#include "(.+)"', text, re.M):
-        found.update(dict.fromkeys(_macros(name)))
-    return tuple(found)
-
-
-class Printer:
-    """Prints one kernel; ``arrays`` names the variables that hold a value per lane, read as ``name[j]``."""
-
-    def __init__(self, kernel: Kernel, buffers: Buffers, winograd: int) -> None:
-        self.group, self.buffers, self.winograd = kernel.group.name, buffers, winograd
+    def __init__(self, kernel: Kernel, buffers: Buffers) -> None:
+        self.group, self.buffers = kernel.group.name, buffers
         self.arrays: set[str] = set()
         stores = [s for b in blocks(kernel) for s in b.stores]
         self.stored = {s.slot for s in stores}
@@ -127,6 +87,15 @@ class Printer:
         self.fields = {slot: f"@{number}" for number, slot in enumerate(self.first)}
         self.places = [buffers.place(slot, first) for slot, first in self.first.items()]
         self.int = "long" if counts(kernel) > LIMIT else "int"  # of what indices are made: loops of int are vectorised better
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """The choices that the text has in it."""
+        return []
+
+    @abstractmethod
+    def generate(self) -> tuple[int | None, list[str]]:
+        """The number of tasks and the text; None where the text shares out its work itself."""
 
     def named(self, text: str) -> str:
         """``text`` with the names of the kernel's group and of the graph's values."""
@@ -212,76 +181,6 @@ class Printer:
             value = self.converted(s.var, s.slot.type.dtype)
             lines.append(f"{indent}buf.{self.fields[s.slot]}[{self.index(s.slot, s.offset, at)}] = {value};")
         return lines
-
-    # --- templates ------------------------------------------------------------------------------------------------
-
-    def template(self, kernel: TemplateKernel) -> list[str]:
-        """The closures, macros and the template."""
-        spec, ctype = kernel.spec, C_TYPES[kernel.dtype]
-        assert kernel.group.anchor is not None
-        lines, macros = self.opened(), {"NAME": "@", "T": ctype}
-        matmul = spec.family == "matmul"
-        letters = kernel.sizes if matmul else {(f"C{k}" if len(k) == 1 else k): v for k, v in kernel.sizes.items()}
-        macros.update({k: str(int(v) if isinstance(v, bool) else v) for k, v in letters.items()})
-        if "OP" in kernel.sizes:
-            macros["START"] = initial(kernel.sizes["OP"], kernel.dtype)
-        for operand, block in kernel.loaders.items():
-            params = ", ".join(f"{self.int} {p}" for p in block.params)
-            assert block.result is not None
-            kind = ctype if block.result.dtype.is_float else C_TYPES[block.result.dtype]
-            lines.append(f"GRT_INLINE {kind} @_{operand}(const @_buffers buf, {params}) {{")
-            lines += [*self.insts(block, {}, "  "), f"  return {block.result.name};", "}"]
-            macros[f"LOAD_{operand}"] = f"@_{operand}"
-        given = ", ".join(f"{'int' if i else C_TYPES[v.dtype]} {v.name}" for i, v in enumerate(kernel.epilogue.given))
-        params = ", ".join(f"{self.int} {p}" for p in kernel.epilogue.params)
-        lines.append(f"GRT_INLINE void @_store(const @_buffers buf, {params}, {given}) {{")
-        lines += [*self.insts(kernel.epilogue, {}, "  "), *self.stores(kernel.epilogue.stores, {}, "  "), "}"]
-        macros["STORE_C" if matmul else "STORE"] = "@_store"
-        macros.update(self._hints(kernel))
-        for operand in kernel.loaders.keys() & {"B", "W"}:  # what is packed
-            macros["FROZEN"] = str(self._frozen(kernel.loaders[operand]))
-        return [*lines, *included(_HEADERS.get(spec.name, spec.name + ".h"), macros)]
-
-    def _frozen(self, block: Block) -> int:
-        """Which of the kernel's places says where the values of ``block`` are kept packed; 0 if they may change."""
-        slots = {slot for slot, *_ in loads(block)}
-        if not slots or slots - self.buffers.constant or any(i.op == "uniform" for i in block.insts):
-            return 0
-        self.places.append(self.buffers.keep(self.group))
-        return len(self.places) - 1
-
-    def _hints(self, kernel: TemplateKernel) -> dict[str, str]:
-        """Which coordinate is the unit stride of each operand: it decides loop orders, never results."""
-        loaders, name, family = kernel.loaders, kernel.spec.name, kernel.spec.family
-        if family == "line":
-            return {}
-        if family == "matmul":
-            fast = {"A_FAST_M": unit(loaders["A"], "m", "k"), "B_FAST_N": unit(loaders["B"], "n", "k")}
-            read = {"A_DIRECT": fast["A_FAST_M"] == "0", "B_DIRECT": fast["B_FAST_N"] == "1"}
-            return {**fast, **{k: str(int(there and _direct(loaders[k[0]]))) for k, there in read.items()}}
-        hints = {}
-        if family == "conv":
-            hints["WINOGRAD"] = str(self.winograd)
-            first = next(iter(loaders.values()))
-            hints["X_CHANNELS_LAST"] = unit(
-                loaders.get("X", first), "c" if "X" in loaders else "k", "w" if "X" in loaders else "q"
-            )
-            hints |= {f"{operand}_DIRECT": str(int(_direct(block))) for operand, block in loaders.items() if operand != "W"}
-            if "W" in loaders:
-                hints["W_FAST_K"] = unit(loaders["W"], "k", "c")
-            if "DY" in loaders:
-                hints["DY_CHANNELS_LAST"] = unit(loaders["DY"], "k", "q")
-            return hints
-        operand, block = next(iter(loaders.items()))
-        larger = (kernel.epilogue, "w") if name.endswith("_grad") else (block, kernel.spec.operands[operand][-1])
-        hints["CHANNELS_LAST"] = unit(larger[0], "c", larger[1])
-        hints["OP_MAX" if name.startswith("max") else "OP_SUM"] = "1"
-        return hints
-
-
-def _direct(block: Block) -> bool:
-    """Whether ``block`` is no more than a load."""
-    return [(i.op, i.args[-1]) for i in block.insts] == [("load", ())]
 
 
 def initial(op: str, dtype: DType) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from graphrt.config import Flags
 from graphrt.ir import Graph, Node
 from graphrt.op import Order
+from graphrt.passes.decision import Decision
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.program import Executable, Runnable
@@ -114,6 +115,15 @@ class CpuExecutable(CpuBinary, Executable):
         return seconds
 
     def source(self, lowering: Lowering, launch: int | None) -> str:
+        """The generated C: of one launch, or all of it."""
+        text = self._generated(lowering)
+        return str(text) if launch is None else text.launch(launch)
+
+    def configurations(self, lowering: Lowering) -> list[Decision]:
+        """The loops that compute each template."""
+        return self._generated(lowering).decisions
+
+    def _generated(self, lowering: Lowering) -> Source:
         if self._text is None:
             self._text = generate(lowering, self._freeze)[0]
-        return str(self._text) if launch is None else self._text.launch(launch)
+        return self._text

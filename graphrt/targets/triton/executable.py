@@ -28,16 +28,16 @@ class TritonExecutable(DeviceBinary, Executable):
         """Generated source: of one launch, or all of it."""
         return self._compilation.source(launch)
 
-    def configurations(self) -> list[Configuration]:
-        """How each distinct kernel is launched, and who says so."""
+    def configurations(self, lowering: Lowering) -> list[Configuration]:
+        """The launch of each distinct kernel, and who says so."""
         return self._compilation.configurations
 
 
 class GpuExecutable(TritonExecutable):
     """That of compiled kernels, which can be read and saved."""
 
-    def reports(self) -> list[KernelReport]:
-        """What the compiler made of every distinct kernel that has work, in the order of their first launches."""
+    def reports(self, program: Runnable) -> list[KernelReport]:
+        """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
         return reports(self._compilation)
 
     def save(self, path: str | Path, program: Runnable) -> None:
@@ -55,12 +55,12 @@ class AheadExecutable(Executable):
     def __init__(self, target: str, compilation: Compilation) -> None:
         self._target, self._compilation = target, compilation
 
-    def reports(self) -> list[KernelReport]:
+    def reports(self, program: Runnable) -> list[KernelReport]:
         """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
         return reports(self._compilation)
 
-    def configurations(self) -> list[Configuration]:
-        """What a library computes; how kernels are launched is known where the GPU is."""
+    def configurations(self, lowering: Lowering) -> list[Configuration]:
+        """The kernels that a library computes; how others are launched is known where the GPU is."""
         return self._compilation.configurations
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:

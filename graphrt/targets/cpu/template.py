@@ -1,0 +1,144 @@
+"""Prints the kernels that have a template: closures (always-inline functions), macros, an ``#include`` from ``kernels/c``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+
+from graphrt.passes.decision import Decision
+from graphrt.schedule.kernel_ir import Block, TemplateKernel
+from graphrt.schedule.memory import loads
+from graphrt.targets.cpu.loops import unit_stride
+from graphrt.targets.cpu.printer import Buffers, CPrinter, initial
+from graphrt.targets.cpu.variants import Machine, choose
+from graphrt.targets.scalar import C_TYPES
+from graphrt.targets.templates import kernels as find_kernels
+
+_HEADERS = {
+    "max_pool": "pool.h",
+    "sum_pool": "pool.h",
+    "max_pool_grad": "pool_grad.h",
+    "sum_pool_grad": "pool_grad.h",
+    "max_pool_gather": "pool_gather.h",
+}
+
+
+class TemplatePrinter(CPrinter):
+    """Prints one template kernel; ``variant`` are the loops that compute it, None where the template has no choice."""
+
+    def __init__(self, kernel: TemplateKernel, buffers: Buffers, machine: Machine) -> None:
+        super().__init__(kernel, buffers)
+        self.kernel = kernel
+        self.hints = _hints(kernel)
+        packed = next((kernel.loaders[o] for o in ("B", "W") if o in kernel.loaders), None)
+        self.frozen = self._frozen(packed) if packed is not None else None
+        last = self.hints.get("DY_CHANNELS_LAST" if kernel.spec.name == "conv_dgrad" else "X_CHANNELS_LAST", False)
+        self.variant = choose(kernel.spec.name, kernel.sizes, last, bool(self.frozen), machine)
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """The choice of the loops."""
+        assert self.kernel.group.anchor is not None
+        return self.variant.decisions(self.kernel.group.anchor.outputs[0].name) if self.variant is not None else []
+
+    def generate(self) -> tuple[int | None, list[str]]:
+        """The closures, macros and the template; it shares out its work itself."""
+        kernel = self.kernel
+        matmul = kernel.spec.family == "matmul"
+        lines, macros = self.opened(), {"NAME": "@", "T": C_TYPES[kernel.dtype]}
+        letters = kernel.sizes if matmul else {(f"C{k}" if len(k) == 1 else k): v for k, v in kernel.sizes.items()}
+        macros.update({k: str(int(v) if isinstance(v, bool) else v) for k, v in letters.items()})
+        if "OP" in kernel.sizes:
+            macros["START"] = initial(kernel.sizes["OP"], kernel.dtype)
+        for operand, block in kernel.loaders.items():
+            lines += self._loader(operand, block)
+            macros[f"LOAD_{operand}"] = f"@_{operand}"
+        lines += self._store()
+        macros["STORE_C" if matmul else "STORE"] = "@_store"
+        macros.update({name: str(int(hint)) for name, hint in self.hints.items()})
+        if self.frozen is not None:
+            macros["FROZEN"] = str(self.frozen)
+        if self.variant is not None:
+            macros.update(self.variant.macros)
+        name = kernel.spec.name
+        return None, [*lines, *included(_HEADERS.get(name, f"{name}.h"), macros)]
+
+    def _loader(self, operand: str, block: Block) -> list[str]:
+        """The closure that computes an element of ``operand``."""
+        assert block.result is not None
+        params = ", ".join(f"{self.int} {p}" for p in block.params)
+        kind = C_TYPES[self.kernel.dtype if block.result.dtype.is_float else block.result.dtype]
+        head = f"GRT_INLINE {kind} @_{operand}(const @_buffers buf, {params}) {{"
+        return [head, *self.insts(block, {}, "  "), f"  return {block.result.name};", "}"]
+
+    def _store(self) -> list[str]:
+        """The closure that stores an element of the result."""
+        block = self.kernel.epilogue
+        given = [f"{'int' if i else C_TYPES[v.dtype]} {v.name}" for i, v in enumerate(block.given)]
+        params = ", ".join([*(f"{self.int} {p}" for p in block.params), *given])
+        head = f"GRT_INLINE void @_store(const @_buffers buf, {params}) {{"
+        return [head, *self.insts(block, {}, "  "), *self.stores(block.stores, {}, "  "), "}"]
+
+    def _frozen(self, block: Block) -> int:
+        """The number of the kernel's place that says where the values of ``block`` are kept packed; 0 if they may change."""
+        slots = {slot for slot, *_ in loads(block)}
+        if not slots or slots - self.buffers.constant or any(i.op == "uniform" for i in block.insts):
+            return 0
+        self.places.append(self.buffers.keep(self.group))
+        return len(self.places) - 1
+
+
+def _hints(kernel: TemplateKernel) -> dict[str, bool]:
+    """Which coordinate is the unit stride of each operand: it decides loop orders, never results."""
+    loaders, name = kernel.loaders, kernel.spec.name
+    if kernel.spec.family == "line":
+        return {}
+    if kernel.spec.family == "matmul":
+        a, b = unit_stride(loaders["A"], "m", "k"), unit_stride(loaders["B"], "n", "k")
+        direct = {"A_DIRECT": not a and _direct(loaders["A"]), "B_DIRECT": b and _direct(loaders["B"])}
+        return {"A_FAST_M": a, "B_FAST_N": b, **direct}
+    if kernel.spec.family == "conv":
+        first = next(iter(loaders.values()))
+        last = unit_stride(loaders["X"], "c", "w") if "X" in loaders else unit_stride(first, "k", "q")
+        hints = {"X_CHANNELS_LAST": last}
+        hints |= {f"{operand}_DIRECT": _direct(block) for operand, block in loaders.items() if operand != "W"}
+        if "W" in loaders:
+            hints["W_FAST_K"] = unit_stride(loaders["W"], "k", "c")
+        if "DY" in loaders:
+            hints["DY_CHANNELS_LAST"] = unit_stride(loaders["DY"], "k", "q")
+        return hints
+    operand, block = next(iter(loaders.items()))
+    larger = (kernel.epilogue, "w") if name.endswith("_grad") else (block, kernel.spec.operands[operand][-1])
+    return {"CHANNELS_LAST": unit_stride(larger[0], "c", larger[1]), "OP_MAX" if name.startswith("max") else "OP_SUM": True}
+
+
+def _direct(block: Block) -> bool:
+    """Whether ``block`` is no more than a load."""
+    return [(i.op, i.args[-1]) for i in block.insts] == [("load", ())]
+
+
+def included(header: str, macros: Mapping[str, object]) -> list[str]:
+    """The template ``header`` with ``macros``, and behind it an #undef of all that either has defined."""
+    files = [header, *(value.strip('"') for value in macros.values() if isinstance(value, str) and value.endswith('.h"'))]
+    defined = dict.fromkeys([*macros, *(name for file in files for name in _macros(file))])
+    return [
+        *(f"#define {name} {value}" for name, value in macros.items()),
+        f'#include "{header}"',
+        *(f"#undef {name}" for name in defined),
+    ]
+
+
+@cache
+def _macros(header: str) -> tuple[str, ...]:
+    """The macros that a template defines for one kernel, in its own file and in those it includes.
+
+    Guarded files are for all kernels.
+    """
+    text = (find_kernels() / "c" / header).read_text()
+    if "#ifndef GRAPHRT_" in text:
+        return ()
+    found = dict.fromkeys(re.findall(r"^#define (\w+)", text, re.M))
+    for name in re.findall(r'^#include "(.+)"', text, re.M):
+        found.update(dict.fromkeys(_macros(name)))
+    return tuple(found)
