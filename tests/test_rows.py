@@ -10,7 +10,7 @@ from conftest import check
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.targets.cpu import generated
+from graphrt.targets.cpu import loop_ir
 
 
 def chosen(x: grt.Value, position: grt.Value) -> grt.Value:
@@ -62,8 +62,8 @@ def test_costly_values_are_kept_for_the_next_pass(rng: np.random.Generator) -> N
 def test_results_written_past_the_caches(
     dtype: str, columns: int, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    monkeypatch.setattr(generated, "STREAM", 1)
-    monkeypatch.setattr(generated, "LINES", 1)
+    monkeypatch.setattr(loop_ir, "STREAM", 1)
+    monkeypatch.setattr(loop_ir, "LINES", 1)
     x = rng.standard_normal((9, columns)).astype(np.float32)
 
     def built() -> grt.Program:
@@ -100,8 +100,8 @@ def test_a_sum_of_bounded_exponentials(columns: int, spread: float, monkeypatch:
 
     Long rows guess their maximum, which is right for those of the smaller spread.
     """
-    monkeypatch.setattr(generated, "FETCH", 1)
-    monkeypatch.setattr(generated, "LINES", 1)
+    monkeypatch.setattr(loop_ir, "FETCH", 1)
+    monkeypatch.setattr(loop_ir, "LINES", 1)
     x = special_rows(columns, spread)
     graph = grt.Graph()
     values = graph.input("x", x.shape)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.targets.cpu import generated
+from graphrt.targets.cpu import loop_ir
 from graphrt.targets.reference.evaluate import evaluate
 
 ROWS = 7
@@ -112,10 +112,10 @@ def numbers(draw: Draw, length: int) -> dict[str, np.ndarray]:
 def plainly(graph: grt.Graph) -> grt.Program:
     """``graph`` compiled without the rewrites of rows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generated, "bounded", lambda kernel: kernel)
-        patch.setattr(generated, "choose", lambda kernel: kernel)
-        patch.setattr(generated, "keep", lambda kernel: (kernel, []))
-        patch.setattr(generated, "guessed", lambda passes, kept: None)
+        patch.setattr(loop_ir, "bound_exponentials", lambda kernel: kernel)
+        patch.setattr(loop_ir, "read_chosen", lambda kernel: kernel)
+        patch.setattr(loop_ir, "keep_costly", lambda kernel: (kernel, []))
+        patch.setattr(loop_ir, "guess_maximum", lambda passes, kept: None)
         program = grt.compile(graph, target="cpu")
         program.source()
         return program

@@ -1,39 +1,55 @@
-"""Prints the kernels that have no template: loops over a domain, over rows, over columns side by side.
-
-Axes are merged while every address stays affine in the inner one, so that the C compiler sees a plain vectorisable loop. Such
-a loop runs in strips where its result is too large for any cache: each is written past the caches (``kernels/c/stream.h``).
-"""
+"""Prints the loops of kernels that have no template, as ``loop_ir.decide`` decided them: elements, rows, or columns."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 
-from graphrt.index import Expr, axis, delinearize
+from graphrt.index import axis, delinearize
 from graphrt.schedule.kernel_ir import Block, Fold, Pass, PointwiseKernel, ReductionKernel, Store, Var
-from graphrt.schedule.memory import loads
-from graphrt.targets.cpu.loops import bind, innermost, merge
+from graphrt.targets.cpu.loop_ir import (
+    BLOCK,
+    CHUNK,
+    STEPS,
+    Accumulator,
+    ColumnPass,
+    Columns,
+    Elements,
+    RowPass,
+    Rows,
+    Sweep,
+    decide,
+)
+from graphrt.targets.cpu.loops import Nest
 from graphrt.targets.cpu.printer import Buffers, CPrinter, combine, initial
-from graphrt.targets.cpu.reduction_rewrites import Guess, bounded, choose, guessed, keep
 from graphrt.targets.scalar import C_TYPES
 
-CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
-ROWS_CHUNK = 1 << 18  # elements, over all passes, of a task of rows: long runs of memory suit the prefetcher
 STRIP = 512  # elements: what is collected before it is streamed
-STREAM = 32 << 20  # bytes of the smallest result that is streamed: nobody finds it in a cache
-LINES = 1024  # bytes of the shortest run that is worth it
-FETCH = 8 << 20  # bytes of the smallest operand whose rows are fetched ahead: it comes from memory
-PAGE = 4096  # bytes beyond which the processor's own prefetching has long begun
-TERMS = 4096  # of a row that are summed one behind the other, in vectors; of more, sums of so many are added in double
-STEPS = 64  # rows of a column reduction, likewise
-LANES = 128  # columns a column reduction accumulates side by side, at most
-VECTOR = 16  # at least: a cache line of floats
-EXTREMA = {"max": "grt_most", "min": "grt_least"}  # the reductions of elementwise.h
-BLOCK = 1024  # elements of a row among which an extreme is found before it is looked for
-LOOK = 64  # elements at the front of a row whose maximum is the guess for all of it
 NEAR = 8  # how far above its guess a maximum may be: x - guess is rounded to half an ULP of that
-TASKS = 8  # of a launch, at least, where there is so much to do: enough for a few threads to share evenly
+_EXTREMA = {"max": "grt_most", "min": "grt_least"}  # the reductions of elementwise.h
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """The innermost loop, of ``j`` from ``begin`` to ``end``, with a ``hint`` for the compiler in front of it."""
+
+    indent: str
+    hint: str
+    begin: str
+    end: str
+
+
+@dataclass
+class _Folds:
+    """The lines of a sweep's folds by where they stand: around the loop, around a block of it, inside; and the loop's hints."""
+
+    before: list[str] = field(default_factory=list)
+    start: list[str] = field(default_factory=list)
+    body: list[str] = field(default_factory=list)
+    end: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
 
 
 class LoopPrinter(CPrinter):
@@ -44,37 +60,21 @@ class LoopPrinter(CPrinter):
         self.kernel = kernel
 
     def generate(self) -> tuple[int, list[str]]:
-        """The number of tasks and the text of ``@_task``."""
-        kernel = self.kernel
-        return self.pointwise(kernel) if isinstance(kernel, PointwiseKernel) else self.reduction(kernel)
-
-    def pointwise(self, kernel: PointwiseKernel) -> tuple[int, list[str]]:
-        """One loop nest over the domain."""
-        outer, inner = merge(kernel.order, kernel.shape, [kernel.block], {}, "o", "j")
-        at, rows, row = bind(kernel.shape, outer, inner, "o", "j")
-        head = [*self.opened(), *self.task(), *self.totals(kernel)]
-        if rows == 1:
-            tasks = max(-(-row // CHUNK), 1)
-            loop = [
-                f"  enum {{ SIZE = {row}, CHUNK = {CHUNK} }};",
-                f"  const {self.int} begin = ({self.int})task * CHUNK, end = SIZE - begin < CHUNK ? SIZE : begin + CHUNK;",
-                *self.run("  ", "GRT_SIMD ", ("begin", "end"), kernel.block, at, row),
-            ]
+        """The number of tasks and the text of ``@_task``; what it streamed is seen by all before it counts as done."""
+        loops = decide(self.kernel)
+        head = [*self.opened(), *self.task(), *self._totals()]
+        if isinstance(loops, Elements):
+            assert isinstance(self.kernel, PointwiseKernel)
+            lines = self._elements(loops, self.kernel.block)
         else:
-            step = max(CHUNK // max(row, 1), 1)
-            tasks = max(-(-rows // step), 1)
-            loop = [
-                f"  enum {{ ROWS = {rows}, SIZE = {row}, STEP = {step} }};",
-                f"  const {self.int} begin = ({self.int})task * STEP, end = ROWS - begin < STEP ? ROWS : begin + STEP;",
-                f"  for ({self.int} o = begin; o < end; o++)",
-                *self.run("  ", "GRT_SIMD ", ("0", "SIZE"), kernel.block, at, row),
-            ]
-        return (tasks if rows * row else 0), self.closed([*head, *loop])
+            lines = self._rows(loops) if isinstance(loops, Rows) else self._columns(loops)
+        fence = ["  grt_fence();"] if any("grt_stream(" in line for line in lines) else []
+        return loops.tasks, [*head, *lines, *fence, "}"]
 
-    def totals(self, kernel: PointwiseKernel | ReductionKernel) -> list[str]:
+    def _totals(self) -> list[str]:
         """The totals that a task finds before it begins."""
         lines = []
-        for total in kernel.totals:
+        for total in self.kernel.totals:
             f, size = total.fold, math.prod(total.shape)
             at = dict(zip(total.block.params, delinearize(axis("t", size), total.shape), strict=True))
             lines += [
@@ -86,33 +86,45 @@ class LoopPrinter(CPrinter):
             ]
         return lines
 
-    def run(
-        self,
-        indent: str,
-        hint: str,
-        span: tuple[str, str],
-        block: Block,
-        at: dict[str, Expr],
-        row: int,
-        rest: Sequence[str] = (),
-    ) -> list[str]:
-        """The loop of ``j`` over ``span`` of a row of ``row``: ``block``, then ``rest``; in strips if results are streamed."""
-        streamed = [s for s in block.stores if self.streams(s, at, row)]
+    def _share(self, count: str, step: str) -> str:
+        """The part of ``count`` turns that a task takes."""
+        return (
+            f"  const {self.int} begin = ({self.int})task * {step}, end = {count} - begin < {step} ? {count} : begin + {step};"
+        )
+
+    # --- elements -------------------------------------------------------------------------------------------------
+
+    def _elements(self, loops: Elements, block: Block) -> list[str]:
+        many, size = loops.nest.many, loops.nest.size
+        if many == 1:
+            head = [f"  enum {{ SIZE = {size}, CHUNK = {CHUNK} }};", self._share("SIZE", "CHUNK")]
+            return [*head, *self._loop(_Loop("  ", "GRT_SIMD ", "begin", "end"), block, loops.nest, loops.streamed)]
+        return [
+            f"  enum {{ ROWS = {many}, SIZE = {size}, STEP = {loops.step} }};",
+            self._share("ROWS", "STEP"),
+            f"  for ({self.int} o = begin; o < end; o++)",
+            *self._loop(_Loop("  ", "GRT_SIMD ", "0", "SIZE"), block, loops.nest, loops.streamed),
+        ]
+
+    def _loop(self, loop: _Loop, block: Block, nest: Nest, streamed: Sequence[Store], folds: Sequence[str] = ()) -> list[str]:
+        """``block``, then ``folds``, for each ``j``; in strips where results are streamed, each collected in a small array."""
+        indent = loop.indent
         inside = indent + ("    " if streamed else "  ")
         parts = [f"part{n}" for n in range(len(streamed))]
-        body = self.insts(block, at, inside)
-        body += self.stores([s for s in block.stores if s not in streamed], at, inside)
+        body = self.insts(block, nest.at, inside)
+        body += self.stores([s for s in block.stores if s not in streamed], nest.at, inside)
         for s, part in zip(streamed, parts, strict=True):
             body.append(f"{inside}{part}[j - k] = {self.converted(s.var, s.slot.type.dtype)};")
-        body += [f"{inside}{line}" for line in rest]
+        body += [f"{inside}{line}" for line in folds]
         if not streamed:
-            return [f"{indent}{hint}for ({self.int} j = {span[0]}; j < {span[1]}; j++) {{", *body, f"{indent}}}"]
-        here = {name: e.substitute({"j": axis("k", row)}) for name, e in at.items()}
+            head = f"{indent}{loop.hint}for ({self.int} j = {loop.begin}; j < {loop.end}; j++) {{"
+            return [head, *body, f"{indent}}}"]
+        here = {name: e.substitute({"j": axis("k", nest.size)}) for name, e in nest.at.items()}
         lines = [
-            f"{indent}for ({self.int} k = {span[0]}; k < {span[1]}; k += {STRIP}) {{",
-            f"{indent}  const {self.int} stop = {span[1]} - k < {STRIP} ? {span[1]} : k + {STRIP};",
+            f"{indent}for ({self.int} k = {loop.begin}; k < {loop.end}; k += {STRIP}) {{",
+            f"{indent}  const {self.int} stop = {loop.end} - k < {STRIP} ? {loop.end} : k + {STRIP};",
             *(f"{indent}  {C_TYPES[s.slot.type.dtype]} {p}[{STRIP}];" for s, p in zip(streamed, parts, strict=True)),
-            f"{indent}  {hint}for ({self.int} j = k; j < stop; j++) {{",
+            f"{indent}  {loop.hint}for ({self.int} j = k; j < stop; j++) {{",
             *body,
             f"{indent}  }}",
         ]
@@ -121,158 +133,169 @@ class LoopPrinter(CPrinter):
             lines.append(f"{indent}  grt_stream({there}, {part}, (size_t)(stop - k) * sizeof *{part});")
         return [*lines, f"{indent}}}"]
 
-    def streams(self, s: Store, at: dict[str, Expr], row: int) -> bool:
-        """Whether ``s`` fills runs of a result that is too large for a cache."""
-        itemsize = s.slot.type.dtype.itemsize
-        large = s.size * itemsize >= STREAM and row * itemsize >= LINES
-        return large and s.offset.substitute(at).stride("j") == 1
+    # --- rows -----------------------------------------------------------------------------------------------------
 
-    def closed(self, lines: list[str]) -> list[str]:
-        """The whole text of a task; what it streamed is seen by all before it counts as done."""
-        return [*lines, *(["  grt_fence();"] if any("grt_stream(" in line for line in lines) else []), "}"]
-
-    def reduction(self, kernel: ReductionKernel) -> tuple[int, list[str]]:
-        """Row by row if the innermost axis is reduced, else many columns side by side."""
-        fastest = innermost(kernel)
-        columns = bool(kernel.kept) and fastest in kernel.kept and kernel.shape[fastest] > 1
-        kernel = choose(bounded(kernel))
-        return self._columns(kernel) if columns else self._rows(*keep(kernel))
-
-    def _rows(self, kernel: ReductionKernel, kept: Sequence[Var]) -> tuple[int, list[str]]:
-        shape = kernel.shape
-        rows = math.prod(shape[d] for d in kernel.kept)
-        fixed = dict(
-            zip([f"i{d}" for d in kernel.kept], delinearize(axis("x", rows), [shape[d] for d in kernel.kept]), strict=True)
-        )
-        inner_blocks = [p.inner for p in kernel.passes]
-        outer, inner = merge(kernel.reduced, shape, inner_blocks, fixed, "o", "j")
-        loops, many, row = bind(shape, outer, inner, "o", "j")
-        at = {**fixed, **loops}
-        size = max(many * row * len(kernel.passes), 1)
-        step = max(min(ROWS_CHUNK // size, rows // TASKS), CHUNK // size, 1)
-        tasks = -(-rows // step)
+    def _rows(self, loops: Rows) -> list[str]:
+        nest = loops.nest
         lines = [
-            *self.opened(),
-            *self.task(),
-            *self.totals(kernel),
-            f"  enum {{ ROWS = {rows}, OUTER = {many}, SIZE = {row}, STEP = {step} }};",
-            f"  const {self.int} begin = ({self.int})task * STEP, end = ROWS - begin < STEP ? ROWS : begin + STEP;",
-            *(f"  {C_TYPES[v.dtype]} {v.name}_row[OUTER * SIZE];" for v in kept),
+            f"  enum {{ ROWS = {loops.rows}, OUTER = {nest.many}, SIZE = {nest.size}, STEP = {loops.step} }};",
+            self._share("ROWS", "STEP"),
+            *(f"  {C_TYPES[v.dtype]} {v.name}_row[OUTER * SIZE];" for v in loops.kept),
             f"  for ({self.int} x = begin; x < end; x++) {{",
+            *self._fetches(loops),
         ]
-        lines += self._fetched(inner_blocks, at, rows, row) if many == 1 else []
-        passes = list(kernel.passes)
-        while passes:
-            guess = guessed(passes, kept) if many == 1 and row >= 4 * LOOK else None
-            p = passes.pop(0)
-            if guess:
-                lines += self._guessed(p, passes.pop(0), guess, at, kept, row)
-                p = guess.both
-            elif p.folds or p.inner.stores:
-                lines += self._over_row(p, at, kept, row, many)
-            lines += [*self.insts(p.after, at, "    "), *self.stores(p.after.stores, at, "    ")]
-        return tasks, self.closed([*lines, "  }"])
+        for p in loops.passes:
+            lines += [*self._row_pass(p, nest), *self.insts(p.after, nest.at, "    ")]
+            lines += self.stores(p.after.stores, nest.at, "    ")
+        return [*lines, "  }"]
 
-    def _fetched(self, blocks: Sequence[Block], at: dict[str, Expr], rows: int, row: int) -> list[str]:
-        """Fetches the next row of each large operand: it is short, and the processor begins anew on every page."""
-        there = {name: e.substitute({"x": axis("next", rows)}) for name, e in at.items()}
-        lines = {}
-        for slot, offset, _ in (load for block in blocks for load in loads(block)):
-            size, itemsize = math.prod(slot.type.shape), slot.type.dtype.itemsize
-            along = offset.substitute(at).stride("j") == 1 and LINES <= row * itemsize <= PAGE
-            if size * itemsize >= FETCH and size == rows * row and along:
-                lines[slot] = f"__builtin_prefetch(&buf.{self.fields[slot]}[{self.expr(offset - self.first[slot], there)}]);"
-        if not lines:
+    def _fetches(self, loops: Rows) -> list[str]:
+        """The loop that fetches the next row of operands."""
+        if not loops.fetched:
             return []
-        step = 64 // max(slot.type.dtype.itemsize for slot in lines)
-        loop = f"    for ({self.int} next = x + 1, j = 0; j < SIZE; j += {step}) {{"
-        return [loop, *(f"      {line}" for line in lines.values()), "    }"]
-
-    def _guessed(
-        self, maximum: Pass, total: Pass, found: Guess, at: dict[str, Expr], kept: Sequence[Var], row: int
-    ) -> list[str]:
-        """``found.both``, which does the work of the passes ``maximum`` and ``total`` at once, and these if the guess was bad.
-
-        A row that has a NaN makes the sum one; one whose maximum is far above the guess, or infinite, fails the comparison.
-        """
-        most, s = maximum.folds[0].result.name, total.folds[0].result.name
-        guess, raw = found.guess.name, found.raw.name
-        first = replace(maximum, folds=[replace(maximum.folds[0], result=found.guess)])
         lines = [
-            *self._over_row(first, at, (), row, stop=LOOK, strict=False),
-            *self._over_row(found.both, at, kept, row, strict=False),
-            f"    {C_TYPES[found.raw.dtype]} {raw} = {s};",
+            f"      __builtin_prefetch(&buf.{self.fields[slot]}[{(offset - self.first[slot]).render('/')}]);"
+            for slot, offset in loops.fetched.items()
+        ]
+        step = 64 // max(slot.type.dtype.itemsize for slot in loops.fetched)
+        return [f"    for ({self.int} next = x + 1, j = 0; j < SIZE; j += {step}) {{", *lines, "    }"]
+
+    def _row_pass(self, p: RowPass, nest: Nest) -> list[str]:
+        """The loops of a pass. A guess fails where the row has a NaN, which the sum then is, or a maximum far above it."""
+        if p.loop is None:
+            return []
+        if isinstance(p.loop, Sweep):
+            return self._sweep(p.loop, nest)
+        guess, raw = p.loop.found.guess.name, p.loop.found.raw
+        most, s = (sweep.work.folds[0].result.name for sweep in p.loop.again)
+        return [
+            *self._sweep(p.loop.first, nest),
+            *self._sweep(p.loop.both, nest),
+            f"    {C_TYPES[raw.dtype]} {raw.name} = {s};",
             f"    if ({most} - {guess} <= {NEAR} && {s} == {s}) {{",
             f"      {s} *= grt_exp({guess} - {most});",
             "    } else {",
+            *(f"  {line}" for sweep in p.loop.again for line in self._sweep(sweep, nest)),
+            f"      {raw.name} = {s};",
+            "    }",
         ]
-        for p in (maximum, total):
-            lines += [f"  {line}" for line in self._over_row(p, at, kept, row, declare=False)]
-        return [*lines, f"      {raw} = {s};", "    }"]
 
-    def _over_row(
-        self,
-        p: Pass,
-        at: dict[str, Expr],
-        kept: Sequence[Var],
-        row: int,
-        many: int = 1,
-        stop: int | None = None,
-        declare: bool = True,
-        strict: bool = True,
-    ) -> list[str]:
-        """The loop of one pass over ``many`` runs of a row, or over what lies before ``stop``; its results declared or set.
-
-        Extrema are folded without regard to NaN, which a loop can do in vectors, and NaN is looked for beside if ``strict``.
-        Where one's position is wanted, elements are kept a block at a time, and a block that beats those before is searched.
-        Long sums are added up in double, block by block: rounding errors grow with a block's length, not with a row's.
-        """
-        before, body, hints, after = list[str](), list[str](), list[str](), list[str]()
-        start, end = list[str](), list[str]()  # of a block
-        for f in p.folds:
-            op, r, value, dtype = f.op, f.result.name, self.var(f.x), C_TYPES[f.result.dtype]
-            number, beats = initial(op, f.result.dtype), ">" if op == "max" else "<"
-            fold = {"sum": "+", "prod": "*"} | (EXTREMA if f.result.dtype.is_float else {})
-            before.append(f"    {f'{dtype} ' if declare else ''}{r} = {number};")
-            if f.at is not None:
-                before.append(f"    {self.int} {f.at.name} = 0;")
-                body.append(f"{r}_of[j - first] = {value};")
-                end.append(f"        GRT_FIND({beats}, {r}, {f.at.name}, {r}_of, {r}_best, {r}_nan, first)")
-                start += [f"        {dtype} {r}_of[{min(BLOCK, row)}], {r}_best = {number};", f"        int {r}_nan = 0;"]
-            elif op == "sum" and f.result.dtype.is_float and many * (stop or row) > TERMS:
-                before.append(f"    double {r}_sum = 0;")
-                start.append(f"        {r} = 0;")
-                end.append(f"        {r}_sum += {r};")
-                after.append(f"    {r} = ({dtype}){r}_sum;")
-            best = r if f.at is None else f"{r}_best"
-            hints.append(f"reduction({fold.get(op, op)}:{best})")
-            if op in ("sum", "prod"):
-                body.append(f"{r} = {combine(op, r, value, f.result.dtype)};")
-                continue
-            body.append(f"{best} = {best} {beats} {value} ? {best} : {value};")
-            if f.result.dtype.is_float and strict:
-                hints.append(f"reduction(|:{r}_nan)")
-                body.append(f"{r}_nan |= {value} != {value};")
-                if f.at is None:
-                    before.append(f"    int {r}_nan = 0;")
-                    after.append(f"    if ({r}_nan) {r} = NAN;")
-        body = [f"{i.out.name}_row[o * SIZE + j] = {i.out.name};" for i in p.inner.insts if i.out in kept] + body
-        short = row < 2 * VECTOR and any(f.op != "sum" for f in p.folds)
-        hint = f'_Pragma("omp simd {" ".join(hints)}") ' if hints and not short else ""
-        if not end:
-            loop = self.run("    ", hint, ("0", str(stop or "SIZE")), p.inner, at, row, body)
-            return [*before, f"    for ({self.int} o = 0; o < OUTER; o++)", *loop, *after]
-        length = BLOCK if any(f.at is not None for f in p.folds) else TERMS
-        head = [
-            f"    for ({self.int} o = 0; o < OUTER; o++)",
-            f"      for ({self.int} first = 0; first < SIZE; first += {length}) {{",
-            f"        const {self.int} last = SIZE - first < {length} ? SIZE : first + {length};",
+    def _sweep(self, sweep: Sweep, nest: Nest) -> list[str]:
+        """The loop over a row, or over blocks of it."""
+        folds = _Folds()
+        for a in sweep.accumulators:
+            self._accumulate(a, sweep, nest, folds)
+        body = [f"{v.name}_row[o * SIZE + j] = {v.name};" for v in sweep.kept] + folds.body
+        hint = f'_Pragma("omp simd {" ".join(folds.hints)}") ' if folds.hints and sweep.vectors else ""
+        outer = f"    for ({self.int} o = 0; o < OUTER; o++)"
+        if not sweep.block:
+            loop = _Loop("    ", hint, "0", str(sweep.stop or "SIZE"))
+            lines = self._loop(loop, sweep.work.inner, nest, sweep.streamed, body)
+            return [*folds.before, outer, *lines, *folds.after]
+        return [
+            *folds.before,
+            outer,
+            f"      for ({self.int} first = 0; first < SIZE; first += {sweep.block}) {{",
+            f"        const {self.int} last = SIZE - first < {sweep.block} ? SIZE : first + {sweep.block};",
+            *folds.start,
+            *self._loop(_Loop("        ", hint, "first", "last"), sweep.work.inner, nest, sweep.streamed, body),
+            *folds.end,
+            "      }",
+            *folds.after,
         ]
-        loop = self.run("        ", hint, ("first", "last"), p.inner, at, row, body)
-        return [*before, *head, *start, *loop, *end, "      }", *after]
+
+    def _accumulate(self, a: Accumulator, sweep: Sweep, nest: Nest, lines: _Folds) -> None:
+        """Adds the lines of one fold to ``lines``."""
+        f = a.fold
+        r, dtype = f.result.name, C_TYPES[f.result.dtype]
+        lines.before.append(f"    {f'{dtype} ' if sweep.declares else ''}{r} = {initial(f.op, f.result.dtype)};")
+        if f.op in ("max", "min"):
+            self._extreme(a, nest, lines)
+            return
+        lines.hints.append(f"reduction({'+' if f.op == 'sum' else '*'}:{r})")
+        lines.body.append(f"{r} = {combine(f.op, r, self.var(f.x), f.result.dtype)};")
+        if a.blocked:
+            lines.before.append(f"    double {r}_sum = 0;")
+            lines.start.append(f"        {r} = 0;")
+            lines.end.append(f"        {r}_sum += {r};")
+            lines.after.append(f"    {r} = ({dtype}){r}_sum;")
+
+    def _extreme(self, a: Accumulator, nest: Nest, lines: _Folds) -> None:
+        """An extreme; where its position is wanted, a block's elements are kept in ``_of`` and searched if they beat others."""
+        f, value, beats = a.fold, self.var(a.fold.x), ">" if a.fold.op == "max" else "<"
+        r = best = f.result.name
+        if f.at is not None:
+            best, dtype, start = f"{r}_best", C_TYPES[f.result.dtype], initial(f.op, f.result.dtype)
+            lines.before.append(f"    {self.int} {f.at.name} = 0;")
+            lines.start += [f"        {dtype} {r}_of[{min(BLOCK, nest.size)}], {best} = {start};", f"        int {r}_nan = 0;"]
+            lines.body.append(f"{r}_of[j - first] = {value};")
+            lines.end.append(f"        GRT_FIND({beats}, {r}, {f.at.name}, {r}_of, {best}, {r}_nan, first)")
+        lines.hints.append(f"reduction({_EXTREMA[f.op] if f.result.dtype.is_float else f.op}:{best})")
+        lines.body.append(f"{best} = {best} {beats} {value} ? {best} : {value};")
+        if not a.checked:
+            return
+        lines.hints.append(f"reduction(|:{r}_nan)")
+        lines.body.append(f"{r}_nan |= {value} != {value};")
+        if f.at is None:
+            lines.before.append(f"    int {r}_nan = 0;")
+            lines.after.append(f"    if ({r}_nan) {r} = NAN;")
+
+    # --- columns --------------------------------------------------------------------------------------------------
+
+    def _columns(self, loops: Columns) -> list[str]:
+        size = f"SIZE = {loops.nest.size}, LANES = {loops.lanes}, BLOCKS = {loops.blocks}, REDUCED = {loops.reduced}"
+        lines = [
+            f"  enum {{ {size} }};",
+            f"  const {self.int} o = ({self.int})task / BLOCKS, start = ({self.int})task % BLOCKS * LANES;",
+            f"  const {self.int} lanes = SIZE - start < LANES ? SIZE - start : LANES;",
+            "  (void)o;",
+        ]
+        for p in loops.passes:
+            for f in p.work.folds:
+                lines += self._array(f.result, C_TYPES[f.result.dtype], initial(f.op, f.result.dtype))
+                lines += self._array(f.at, self.int, "0") if f.at is not None else []
+            lines += self._column_pass(p, loops.nest)
+            if p.work.after.insts or p.work.after.stores:
+                lines += self._after_columns(p.work, loops.nest)
+        return lines
+
+    def _array(self, v: Var, kind: str, start: str) -> list[str]:
+        """The array of ``v``, one element for each column."""
+        self.arrays.add(v.name)
+        return [f"  {kind} {v.name}[LANES];", f"  for (int j = 0; j < LANES; j++) {v.name}[j] = {start};"]
+
+    _LANE_LOOP = "GRT_SIMD for (int j = 0; j < lanes; j++) {"
+
+    def _column_pass(self, p: ColumnPass, nest: Nest) -> list[str]:
+        """The rows of the task's columns, in blocks where sums are put together in double."""
+        inside = [
+            *self._column_head(),
+            *self.insts(p.work.inner, nest.at, "      "),
+            *(f"      {line}" for f in p.work.folds for line in self._folded(f)),
+            *self.stores(p.work.inner.stores, nest.at, "      "),
+        ]
+        rows = [f"    {self._LANE_LOOP}", *inside, "    }", "  }"]
+        if not p.doubles:
+            return [f"  for ({self.int} r = 0; r < REDUCED; r++) {{", *rows]
+        added = "".join(f" {v.name}_sum[j] += {v.name}[j], {v.name}[j] = 0;" for v in p.doubles)
+        total = "".join(f" {v.name}[j] = ({C_TYPES[v.dtype]}){v.name}_sum[j];" for v in p.doubles)
+        return [
+            *(f"  double {v.name}_sum[LANES] = {{0}};" for v in p.doubles),
+            f"  for ({self.int} block = 0; block < REDUCED; block += {STEPS}) {{",
+            f"  const {self.int} last = REDUCED - block < {STEPS} ? REDUCED : block + {STEPS};",
+            f"  for ({self.int} r = block; r < last; r++) {{",
+            *rows,
+            f"  {self._LANE_LOOP}{added} }}",
+            "  }",
+            f"  {self._LANE_LOOP}{total} }}",
+        ]
+
+    def _column_head(self) -> list[str]:
+        """The column of a lane."""
+        return [f"      const {self.int} x = start + j;", "      (void)x;"]
 
     def _folded(self, f: Fold) -> list[str]:
-        """One more element of row ``r`` joined to what ``f`` has of a column."""
+        """Element ``x`` of row ``r`` folded into what ``f`` has of its column."""
         x, so_far = self.var(f.x), self.var(f.result)
         if f.at is None:
             return [f"{so_far} = {combine(f.op, so_far, x, f.result.dtype)};"]
@@ -283,69 +306,18 @@ class LoopPrinter(CPrinter):
             *(f"{self.var(v)} = {wins} ? {new} : {self.var(v)};" for v, new in ((f.result, x), (f.at, "r"))),
         ]
 
-    def _columns(self, kernel: ReductionKernel) -> tuple[int, list[str]]:
-        shape = kernel.shape
-        reduced = math.prod(shape[d] for d in kernel.reduced)
-        fixed = dict(
-            zip(
-                [f"i{d}" for d in kernel.reduced],
-                delinearize(axis("r", reduced), [shape[d] for d in kernel.reduced]),
-                strict=True,
-            )
-        )
-        blocks = [b for p in kernel.passes for b in (p.inner, p.after)]
-        outer, inner = merge(kernel.kept, shape, blocks, fixed, "o", "x")
-        loops, many, size = bind(shape, outer, inner, "o", "x")
-        at = {**fixed, **loops}
-        fair = math.ceil(size * many / TASKS / VECTOR) * VECTOR  # columns of a task when all are shared out
-        lanes = max(min(size, LANES, fair), 1)
-        per = -(-size // lanes)
+    def _after_columns(self, work: Pass, nest: Nest) -> list[str]:
+        """What is computed once a column; later passes find it in arrays."""
+        made = [i.out for i in work.after.insts]
         lines = [
-            *self.opened(),
-            *self.task(),
-            *self.totals(kernel),
-            f"  enum {{ SIZE = {size}, LANES = {lanes}, BLOCKS = {per}, REDUCED = {reduced} }};",
-            f"  const {self.int} o = ({self.int})task / BLOCKS, start = ({self.int})task % BLOCKS * LANES;",
-            f"  const {self.int} lanes = SIZE - start < LANES ? SIZE - start : LANES;",
-            "  (void)o;",
+            *(f"  {C_TYPES[v.dtype]} {v.name}_[LANES];" for v in made),
+            f"  {self._LANE_LOOP}",
+            *self._column_head(),
+            *self.insts(work.after, nest.at, "      "),
+            *self.stores(work.after.stores, nest.at, "      "),
+            *(f"      {v.name}_[j] = {v.name};" for v in made),
+            "  }",
+            *(f"  {C_TYPES[v.dtype]} *const {v.name} = {v.name}_;" for v in made),
         ]
-        loop = "GRT_SIMD for (int j = 0; j < lanes; j++) {"
-        for p in kernel.passes:
-            for f in p.folds:
-                for v, kind, first in (
-                    (f.result, C_TYPES[f.result.dtype], initial(f.op, f.result.dtype)),
-                    (f.at, self.int, "0"),
-                ):
-                    if v is not None:
-                        lines.append(f"  {kind} {v.name}[LANES];")
-                        lines.append(f"  for (int j = 0; j < LANES; j++) {v.name}[j] = {first};")
-                        self.arrays.add(v.name)
-            sums = [f.result for f in p.folds if f.op == "sum" and f.result.dtype.is_float and reduced > STEPS]
-            steps = [f"  for ({self.int} r = 0; r < REDUCED; r++) {{"]
-            if sums:
-                lines += [f"  double {r.name}_sum[LANES] = {{0}};" for r in sums]
-                steps = [
-                    f"  for ({self.int} block = 0; block < REDUCED; block += {STEPS}) {{",
-                    f"  const {self.int} last = REDUCED - block < {STEPS} ? REDUCED : block + {STEPS};",
-                    f"  for ({self.int} r = block; r < last; r++) {{",
-                ]
-            lines += [*steps, f"    {loop}", f"      const {self.int} x = start + j;", "      (void)x;"]
-            lines += self.insts(p.inner, at, "      ")
-            lines += [f"      {line}" for f in p.folds for line in self._folded(f)]
-            lines += [*self.stores(p.inner.stores, at, "      "), "    }", "  }"]
-            if sums:
-                added = "".join(f" {r.name}_sum[j] += {r.name}[j], {r.name}[j] = 0;" for r in sums)
-                lines += [f"  {loop}{added} }}", "  }"]
-                total = "".join(f" {r.name}[j] = ({C_TYPES[r.dtype]}){r.name}_sum[j];" for r in sums)
-                lines += [f"  {loop}{total} }}"]
-            if p.after.insts or p.after.stores:
-                declared = [i.out for i in p.after.insts]
-                lines += [f"  {C_TYPES[v.dtype]} {v.name}_[LANES];" for v in declared]
-                lines += [f"  {loop}", f"      const {self.int} x = start + j;", "      (void)x;"]
-                lines += self.insts(p.after, at, "      ")
-                lines += self.stores(p.after.stores, at, "      ")
-                lines += [f"      {v.name}_[j] = {v.name};" for v in declared] + ["  }"]
-                for v in declared:
-                    lines.append(f"  {C_TYPES[v.dtype]} *const {v.name} = {v.name}_;")
-                    self.arrays.add(v.name)
-        return many * per, [*lines, "}"]
+        self.arrays.update(v.name for v in made)
+        return lines

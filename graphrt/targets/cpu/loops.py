@@ -3,10 +3,60 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from graphrt.index import Expr, axis, delinearize
 from graphrt.schedule.kernel_ir import Block, ReductionKernel
+
+
+@dataclass(frozen=True)
+class Nest:
+    """Two loops, ``many`` times ``size`` elements; ``at`` are the domain's axes in terms of theirs."""
+
+    at: dict[str, Expr]
+    many: int
+    size: int
+
+
+def nest(
+    dims: Sequence[int], shape: Sequence[int], blocks: Sequence[Block], names: tuple[str, str], fixed: Mapping[str, Expr]
+) -> Nest:
+    """The loops ``names``, outer and inner, over ``dims`` (in memory order) for ``blocks``; other axes are ``fixed``.
+
+    As many axes are merged into the inner loop as keep every index affine in it.
+    """
+    expressions = [e for block in blocks for e in _expressions(block)]
+    for cut in range(len(dims) + 1):
+        outer, inner = dims[:cut], dims[cut:]
+        found = Nest(
+            {**fixed, **walk(outer, shape, names[0]), **walk(inner, shape, names[1])}, count(outer, shape), count(inner, shape)
+        )
+        if len(inner) <= 1 or all(e.substitute(found.at).stride(names[1]) is not None for e in expressions):
+            break
+    return found
+
+
+def walk(dims: Sequence[int], shape: Sequence[int], name: str) -> dict[str, Expr]:
+    """The axes ``dims`` of a domain in terms of one loop over all of them."""
+    sizes = [shape[d] for d in dims]
+    return dict(zip([f"i{d}" for d in dims], delinearize(axis(name, math.prod(sizes)), sizes), strict=True))
+
+
+def count(dims: Sequence[int], shape: Sequence[int]) -> int:
+    """The elements along ``dims``."""
+    return math.prod(shape[d] for d in dims)
+
+
+def innermost(kernel: ReductionKernel) -> int:
+    """The axis along which the largest tensor that the rows read is contiguous."""
+    best, chosen = -1, (*kernel.kept, *kernel.reduced)[-1]
+    for inst in kernel.passes[0].inner.insts:
+        if inst.op == "load" and inst.args[0].type.size > best:
+            for d, n in enumerate(kernel.shape):
+                if n > 1 and inst.args[1].stride(f"i{d}") == 1:
+                    best, chosen = inst.args[0].type.size, d
+    return chosen
 
 
 def unit_stride(block: Block, fast: str, slow: str) -> bool:
@@ -22,6 +72,7 @@ def unit_stride(block: Block, fast: str, slow: str) -> bool:
 
 
 def _expressions(block: Block) -> list[Expr]:
+    """Every index expression of ``block``."""
     found = [s.offset for s in block.stores]
     for inst in block.insts:
         for arg in inst.args:
@@ -30,36 +81,3 @@ def _expressions(block: Block) -> list[Expr]:
             elif isinstance(arg, tuple):
                 found += [g[0] for g in arg]
     return found
-
-
-def merge(
-    dims: Sequence[int], shape: Sequence[int], blocks: Sequence[Block], fixed: dict[str, Expr], o: str, j: str
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Cuts ``dims`` (memory order) into outer and inner ones: as many inner as keep every index affine in one axis."""
-    for cut in range(len(dims) + 1):
-        outer, inner = tuple(dims[:cut]), tuple(dims[cut:])
-        if len(inner) <= 1:
-            break
-        at, _, _ = bind(shape, outer, inner, o, j)
-        if all(e.substitute({**fixed, **at}).stride(j) is not None for b in blocks for e in _expressions(b)):
-            break
-    return outer, inner
-
-
-def bind(shape: Sequence[int], outer: Sequence[int], inner: Sequence[int], o: str, j: str) -> tuple[dict[str, Expr], int, int]:
-    """The domain's axes in terms of the loop axes, and the two trip counts."""
-    many, size = math.prod(shape[d] for d in outer), math.prod(shape[d] for d in inner)
-    at = dict(zip([f"i{d}" for d in outer], delinearize(axis(o, many), [shape[d] for d in outer]), strict=True))
-    at.update(zip([f"i{d}" for d in inner], delinearize(axis(j, size), [shape[d] for d in inner]), strict=True))
-    return at, many, size
-
-
-def innermost(kernel: ReductionKernel) -> int:
-    """The axis along which the largest tensor that the rows read is contiguous."""
-    best, chosen = -1, (*kernel.kept, *kernel.reduced)[-1]
-    for inst in kernel.passes[0].inner.insts:
-        if inst.op == "load" and inst.args[0].type.size > best:
-            for d, n in enumerate(kernel.shape):
-                if n > 1 and inst.args[1].stride(f"i{d}") == 1:
-                    best, chosen = inst.args[0].type.size, d
-    return chosen

@@ -1,4 +1,4 @@
-"""What a loop over rows need not do: functions from one reduction kernel to another that computes the same values.
+"""Takes work out of loops over rows: functions from one reduction kernel to another that computes the same values.
 
 A sum over a row of which one element is chosen (``where(index == k, x, 0)``, the class of a loss) reads that element. A value
 that took many instructions (an exponential) is kept for later passes over the row, when the row is short enough for a cache.
@@ -24,7 +24,7 @@ COSTLY = {
 }
 
 
-def choose(kernel: ReductionKernel) -> ReductionKernel:
+def read_chosen(kernel: ReductionKernel) -> ReductionKernel:
     """``kernel`` with each sum over a row of which one element is chosen replaced by a read of that element.
 
     It is read behind the pass: what a reduction reads is never overwritten by its own kernel (``schedule/order.py``).
@@ -50,18 +50,18 @@ def choose(kernel: ReductionKernel) -> ReductionKernel:
     return replace(kernel, passes=passes)
 
 
-def keep(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
+def keep_costly(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
     """``kernel`` with costly values of a pass read back by later ones (op ``kept``), and the values to write down."""
     row = math.prod(kernel.shape[d] for d in kernel.reduced)
     number = _numbered(kernel)
-    known: dict[int, Var] = {}
+    earlier: dict[int, Var] = {}  # costly values of the passes before, by number
     kept: list[Var] = []
     passes = []
     for p in kernel.passes:
         found: dict[int, Var] = {}
         insts = []
         for inst in p.inner.insts:
-            first = known.get(number[inst.out])
+            first = earlier.get(number[inst.out])
             if first is not None and (first in kept or row * (len(kept) + 1) <= ROW):
                 kept += [first] if first not in kept else []
                 insts.append(Inst(inst.out, "kept", (first,)))
@@ -69,12 +69,12 @@ def keep(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
                 insts.append(inst)
                 if inst.op in COSTLY and first is None:
                     found[number[inst.out]] = inst.out
-        known |= found
+        earlier |= found
         passes.append(replace(p, inner=_pruned(replace(p.inner, insts=insts), p.folds)))
     return replace(kernel, passes=passes), kept
 
 
-def bounded(kernel: ReductionKernel) -> ReductionKernel:
+def bound_exponentials(kernel: ReductionKernel) -> ReductionKernel:
     """``kernel`` with ``exp(x - max(x))`` as op ``exp_bounded``: wherever it is computed, so that it is the same everywhere."""
     over = _over_maxima(kernel)
     passes = []
@@ -85,7 +85,7 @@ def bounded(kernel: ReductionKernel) -> ReductionKernel:
 
 
 def _over_maxima(kernel: ReductionKernel) -> set[Var]:
-    """What is ``exp(x - max(x))`` of an element ``x`` and the maximum of its row."""
+    """The variables that are ``exp(x - max(x))`` of an element ``x`` and the maximum of its row."""
     number = _numbered(kernel)
     maxima = {f.result: number.get(f.x, f.x) for p in kernel.passes for f in p.folds if f.op == "max"}
     found = set()
@@ -111,46 +111,70 @@ class Guess:
     raw: Var
 
 
-def guessed(passes: Sequence[Pass], kept: Sequence[Var]) -> Guess | None:
-    """The first two of ``passes`` as one.
+def guess_maximum(passes: Sequence[Pass], kept: Sequence[Var]) -> Guess | None:
+    """The first two of ``passes``, the maximum of a row and the sum of its exponentials less that, as one.
 
     None if they are anything else, there is work between them, or later ones use what was kept other than in products with the
     reciprocal of the sum, ``1 / sum``.
     """
-    if len(passes) < 2:
+    if len(passes) < 2 or not _maximum_and_sum(*passes[:2]):
         return None
     maximum, total, *later = passes
-    stores = [s for block in (maximum.inner, maximum.after, total.inner) for s in block.stores]
-    if stores or maximum.after.insts or [(f.op, f.at) for f in maximum.folds + total.folds] != [("max", None), ("sum", None)]:
-        return None
     (most,), (s,) = maximum.folds, total.folds
-    by = {i.out: i for i in total.inner.insts}
-    users = [i for i in total.inner.insts if most.result in i.args]
-    if s.x not in by or by[s.x].op != "exp_bounded" or [i.out for i in users] != [by[s.x].args[0]]:
+    difference = _difference(total.inner, s.x, most.result)
+    if difference is None:
         return None
-    guess, raw = (Var(f"{v.name}_{what}", v.dtype) for v, what in ((most.result, "guess"), (s.result, "raw")))
-    less = users[0].args[0]
-    insts, after = [replace(i, args=(less, guess)) if i is users[0] else i for i in total.inner.insts], total.after
+    guess, raw = Var(f"{most.result.name}_guess", most.result.dtype), Var(f"{s.result.name}_raw", s.result.dtype)
+    after = total.after
     if kept:
-        ones = {i.out for i in after.insts if i.op == "const" and i.args == (1,)}
-        inverses = [i for i in after.insts if i.op == "div" and i.args[0] in ones and i.args[1] == s.result]
-        if list(kept) != [s.x] or len(inverses) != 1 or not _only_shares(inverses[0].out, after, later):
+        inverse = _reciprocal(after, s.result)
+        if inverse is None or list(kept) != [s.x] or not _only_shares(inverse.out, after, later):
             return None
-        after = replace(after, insts=[replace(i, args=(i.args[0], raw)) if i is inverses[0] else i for i in after.insts])
-    both = Pass(replace(total.inner, insts=insts), [replace(most, x=less), s], after)
+        after = replace(after, insts=_replaced(after, inverse, raw))
+    x = difference.args[0]
+    both = Pass(replace(total.inner, insts=_replaced(total.inner, difference, guess)), [replace(most, x=x), s], after)
     return Guess(both, guess, raw)
+
+
+def _maximum_and_sum(maximum: Pass, total: Pass) -> bool:
+    """Whether the passes are a maximum and a sum, with nothing stored or computed before the sum is there."""
+    stores = [s for block in (maximum.inner, maximum.after, total.inner) for s in block.stores]
+    folds = [(f.op, f.at) for f in (*maximum.folds, *total.folds)]
+    return folds == [("max", None), ("sum", None)] and not stores and not maximum.after.insts
+
+
+def _difference(block: Block, exponential: Var, maximum: Var) -> Inst | None:
+    """The instruction ``x - maximum`` if ``exponential`` is that of its result, and nothing else uses ``maximum``."""
+    made = {i.out: i for i in block.insts}.get(exponential)
+    users = [i for i in block.insts if maximum in i.args]
+    alone = made is not None and made.op == "exp_bounded" and [i.out for i in users] == [made.args[0]]
+    return users[0] if alone else None
+
+
+def _reciprocal(block: Block, x: Var) -> Inst | None:
+    """The instruction ``1 / x`` of ``block``, if there is just one."""
+    ones = {i.out for i in block.insts if i.op == "const" and i.args == (1,)}
+    found = [i for i in block.insts if i.op == "div" and i.args[0] in ones and i.args[1] == x]
+    return found[0] if len(found) == 1 else None
+
+
+def _replaced(block: Block, inst: Inst, second: Var) -> list[Inst]:
+    """The instructions of ``block`` with ``second`` as the second argument of ``inst``."""
+    return [replace(i, args=(i.args[0], second)) if i is inst else i for i in block.insts]
 
 
 def _only_shares(inverse: Var, after: Block, later: Sequence[Pass]) -> bool:
     """Whether kept values and the ``inverse`` of their sum are used in nothing but products of the two."""
-    kept = {i.out for p in later for i in p.inner.insts if i.op == "kept"}
     blocks = [after, *(block for p in later for block in (p.inner, p.after))]
-    for i in (i for block in blocks for i in block.insts):
-        used = [a for a in i.args if isinstance(a, Var) and (a in kept or a == inverse)]
-        if used and not (i.op == "mul" and len({a in kept for a in used}) == 2):
+    kept = {i.out for p in later for i in p.inner.insts if i.op == "kept"}
+    either = {*kept, inverse}
+    for inst in (i for block in blocks for i in block.insts):
+        used = [a for a in inst.args if isinstance(a, Var) and a in either]
+        share = inst.op == "mul" and len(used) == 2 and (used[0] in kept) != (used[1] in kept)
+        if used and not share:
             return False
-    ends = [s.var for block in blocks for s in block.stores] + [f.x for p in later for f in p.folds]
-    return not any(v in kept or v == inverse for v in ends)
+    ends = {s.var for block in blocks for s in block.stores} | {f.x for p in later for f in p.folds}
+    return either.isdisjoint(ends)
 
 
 def _numbered(kernel: ReductionKernel) -> dict[Var, int]:

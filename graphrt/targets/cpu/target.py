@@ -21,7 +21,7 @@ from graphrt.schedule.policy import SchedulePolicy
 from graphrt.targets.cpu.binary import CpuBinary
 from graphrt.targets.cpu.build import build, folder, units
 from graphrt.targets.cpu.codegen import Source, generate
-from graphrt.targets.cpu.generated import TASKS
+from graphrt.targets.cpu.loop_ir import TASKS
 from graphrt.targets.cpu.printer import Buffers
 from graphrt.targets.cpu.program_cache import CachedProgram, find, keep, key
 from graphrt.targets.cpu.saved import load, save

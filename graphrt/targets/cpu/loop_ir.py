@@ -1,0 +1,238 @@
+"""Loop IR: the loops of a kernel that has no template. ``decide`` makes it of Kernel IR, ``generated.py`` prints it.
+
+    Elements    each element by itself        for o of the task: for j: block
+    Rows        rows of neighbours in memory  for x of the task: sweep after sweep over the o, j of row x
+    Columns     rows side by side             for each pass: for r: for j of the task's columns: block, folds
+
+A nest says how axes become two loops; what is left to decide is the work of a task, and for each loop over a row whether it is
+blocked, what it keeps and what it streams. So this is no tree: one record for each kind of kernel, with a list of its sweeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from graphrt.index import Expr, axis
+from graphrt.schedule.kernel_ir import Block, Fold, Pass, PointwiseKernel, ReductionKernel, Store, Var
+from graphrt.schedule.memory import loads
+from graphrt.schedule.schedule import Slot
+from graphrt.targets.cpu.loops import Nest, count, innermost, nest, walk
+from graphrt.targets.cpu.reduction_rewrites import Guess, bound_exponentials, guess_maximum, keep_costly, read_chosen
+
+CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
+ROWS_CHUNK = 1 << 18  # elements, over all passes, of a task of rows: long stretches of memory suit the prefetcher
+STREAM = 32 << 20  # bytes of the smallest result that is streamed: nobody finds it in a cache
+LINES = 1024  # bytes of the shortest stretch of memory that is worth it
+FETCH = 8 << 20  # bytes of the smallest operand whose rows are fetched ahead: it comes from memory
+PAGE = 4096  # bytes beyond which the processor's own prefetching has long begun
+TERMS = 4096  # of a row that are summed one behind the other, in vectors; of more, sums of so many are added in double
+STEPS = 64  # rows of a column reduction, likewise
+LANES = 128  # columns a column reduction accumulates side by side, at most
+VECTOR = 16  # at least: a cache line of floats
+BLOCK = 1024  # elements of a row among which an extreme is found before it is looked for
+LOOK = 64  # elements at the front of a row whose maximum is the guess for all of it
+TASKS = 8  # of a launch, at least, where there is so much to do: enough for a few threads to share evenly
+
+
+@dataclass(frozen=True)
+class Elements:
+    """A pointwise kernel: a task computes ``step`` turns of the outer loop, or of the inner one where that is all there is."""
+
+    nest: Nest
+    tasks: int
+    step: int
+    streamed: Sequence[Store]
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """A fold of a sweep. ``blocked``: it starts anew with each block of the row, and what blocks give is put together.
+
+    Sums are put together in double: rounding errors grow with a block's length, not with a row's. A block whose extreme beats
+    those before is searched for its position. ``checked``: extrema are folded without regard to NaN, which a loop can do in
+    vectors, and NaN is looked for beside.
+    """
+
+    fold: Fold
+    blocked: bool
+    checked: bool
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A loop over a row, or over its first ``stop`` elements, that does the work of one pass.
+
+    ``block`` is the length of its blocks (0: none), ``kept`` are the values written down for later sweeps, ``streamed`` the
+    stores that leave past the caches. It runs in ``vectors``, and ``declares`` its results or sets those that are there.
+    """
+
+    work: Pass
+    stop: int | None
+    accumulators: Sequence[Accumulator]
+    block: int
+    vectors: bool
+    kept: Sequence[Var]
+    streamed: Sequence[Store]
+    declares: bool
+
+
+@dataclass(frozen=True)
+class Guessed:
+    """``both`` does the work of the sweeps ``again`` with a maximum that ``first`` guessed; they run if it was far off."""
+
+    first: Sweep
+    both: Sweep
+    again: tuple[Sweep, Sweep]
+    found: Guess
+
+
+@dataclass(frozen=True)
+class RowPass:
+    """The loop of a pass, None where it has no elements to look at, and what is computed behind it once a row."""
+
+    loop: Sweep | Guessed | None
+    after: Block
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A reduction along memory: a task takes ``step`` of the ``rows``; ``fetched`` are operands whose next row is fetched."""
+
+    nest: Nest
+    rows: int
+    tasks: int
+    step: int
+    kept: Sequence[Var]
+    fetched: dict[Slot, Expr]
+    passes: Sequence[RowPass]
+
+
+@dataclass(frozen=True)
+class ColumnPass:
+    """A pass over columns; ``doubles`` are the sums that are added up in double, a block of rows at a time."""
+
+    work: Pass
+    doubles: Sequence[Var]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A reduction across memory: a task accumulates ``lanes`` columns; an outer turn has ``blocks`` of them."""
+
+    nest: Nest
+    tasks: int
+    lanes: int
+    blocks: int
+    reduced: int
+    passes: Sequence[ColumnPass]
+
+
+def decide(kernel: PointwiseKernel | ReductionKernel) -> Elements | Rows | Columns:
+    """The loops of ``kernel``: rows if the innermost axis is reduced, columns if neighbours belong to different rows."""
+    if isinstance(kernel, PointwiseKernel):
+        return _elements(kernel)
+    fastest = innermost(kernel)
+    columns = bool(kernel.kept) and fastest in kernel.kept and kernel.shape[fastest] > 1
+    kernel = read_chosen(bound_exponentials(kernel))
+    return _columns(kernel) if columns else _rows(*keep_costly(kernel))
+
+
+def _elements(kernel: PointwiseKernel) -> Elements:
+    found = nest(kernel.order, kernel.shape, [kernel.block], ("o", "j"), {})
+    step = CHUNK if found.many == 1 else max(CHUNK // max(found.size, 1), 1)
+    turns = found.size if found.many == 1 else found.many
+    tasks = max(-(-turns // step), 1) if found.many * found.size else 0
+    return Elements(found, tasks, step, _streamed(kernel.block, found))
+
+
+def _streamed(block: Block, nest: Nest) -> list[Store]:
+    """The stores of ``block`` that fill long stretches of a result too large for a cache."""
+
+    def streams(s: Store) -> bool:
+        itemsize = s.slot.type.dtype.itemsize
+        large = s.size * itemsize >= STREAM and nest.size * itemsize >= LINES
+        return large and s.offset.substitute(nest.at).stride("j") == 1
+
+    return [s for s in block.stores if streams(s)]
+
+
+def _rows(kernel: ReductionKernel, kept: Sequence[Var]) -> Rows:
+    rows, inner = count(kernel.kept, kernel.shape), [p.inner for p in kernel.passes]
+    found = nest(kernel.reduced, kernel.shape, inner, ("o", "j"), walk(kernel.kept, kernel.shape, "x"))
+    size = max(found.many * found.size * len(kernel.passes), 1)
+    step = max(min(ROWS_CHUNK // size, rows // TASKS), CHUNK // size, 1)
+    fetched = _fetched(inner, found, rows) if found.many == 1 else {}
+    return Rows(found, rows, -(-rows // step), step, kept, fetched, _row_passes(kernel.passes, found, kept))
+
+
+def _fetched(blocks: Sequence[Block], nest: Nest, rows: int) -> dict[Slot, Expr]:
+    """The large operands that lie row by row, and where the next row is: the processor begins anew on every page."""
+    there = {name: e.substitute({"x": axis("next", rows)}) for name, e in nest.at.items()}
+    found = {}
+    for slot, offset, _ in (load for block in blocks for load in loads(block)):
+        size, itemsize = math.prod(slot.type.shape), slot.type.dtype.itemsize
+        along = offset.substitute(nest.at).stride("j") == 1 and LINES <= nest.size * itemsize <= PAGE
+        if size * itemsize >= FETCH and size == rows * nest.size and along:
+            found[slot] = offset.substitute(there)
+    return found
+
+
+def _row_passes(passes: Sequence[Pass], nest: Nest, kept: Sequence[Var]) -> list[RowPass]:
+    """The sweeps of ``passes``; two of them with a guess where that computes the same."""
+    found = []
+    while passes:
+        guess = guess_maximum(passes, kept) if nest.many == 1 and nest.size >= 4 * LOOK else None
+        if guess:
+            found.append(RowPass(_guessed(passes[0], passes[1], guess, nest, kept), guess.both.after))
+            passes = passes[2:]
+            continue
+        work = passes[0]
+        loop = _sweep(work, nest, kept) if work.folds or work.inner.stores else None
+        found.append(RowPass(loop, work.after))
+        passes = passes[1:]
+    return found
+
+
+def _guessed(maximum: Pass, total: Pass, found: Guess, nest: Nest, kept: Sequence[Var]) -> Guessed:
+    first = replace(maximum, folds=[replace(maximum.folds[0], result=found.guess)])
+    return Guessed(
+        _sweep(first, nest, (), LOOK, strict=False),
+        _sweep(found.both, nest, kept, strict=False),
+        (_sweep(maximum, nest, kept, declares=False), _sweep(total, nest, kept, declares=False)),
+        found,
+    )
+
+
+def _sweep(
+    work: Pass, nest: Nest, kept: Sequence[Var], stop: int | None = None, declares: bool = True, strict: bool = True
+) -> Sweep:
+    """The loop of ``work`` over a row; only if ``strict`` it looks for NaN."""
+    long = nest.many * (stop or nest.size) > TERMS
+    accumulators = []
+    for f in work.folds:
+        extreme, is_float = f.op in ("max", "min"), f.result.dtype.is_float
+        blocked = f.at is not None or (f.op == "sum" and is_float and long)
+        accumulators.append(Accumulator(f, blocked, extreme and is_float and strict))
+    searched = any(f.at is not None for f in work.folds)
+    block = BLOCK if searched else TERMS if any(a.blocked for a in accumulators) else 0
+    short = nest.size < 2 * VECTOR and any(f.op != "sum" for f in work.folds)
+    here = [i.out for i in work.inner.insts if i.out in kept]
+    return Sweep(work, stop, accumulators, block, not short, here, _streamed(work.inner, nest), declares)
+
+
+def _columns(kernel: ReductionKernel) -> Columns:
+    reduced = count(kernel.reduced, kernel.shape)
+    blocks = [b for p in kernel.passes for b in (p.inner, p.after)]
+    found = nest(kernel.kept, kernel.shape, blocks, ("o", "x"), walk(kernel.reduced, kernel.shape, "r"))
+    fair = math.ceil(found.size * found.many / TASKS / VECTOR) * VECTOR  # columns of a task when all are shared out
+    lanes = max(min(found.size, LANES, fair), 1)
+    passes = [ColumnPass(p, _doubles(p.folds) if reduced > STEPS else []) for p in kernel.passes]
+    per = -(-found.size // lanes)
+    return Columns(found, found.many * per, lanes, per, reduced, passes)
+
+
+def _doubles(folds: Sequence[Fold]) -> list[Var]:
+    """The sums of floats among ``folds``."""
+    return [f.result for f in folds if f.op == "sum" and f.result.dtype.is_float]
