@@ -19,7 +19,7 @@ from conftest import INTERPRETED
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.targets.triton.emit.tiling import PRECISIONS
+from graphrt.targets.triton.emit.options import PRECISIONS
 
 DOCS = (Path(__file__).parent.parent / "docs" / "gpu.md").read_text()
 LEVELS = ("highest", "high", "medium")

@@ -12,10 +12,9 @@ from graphrt.op import Kind
 from graphrt.schedule.group import Guard
 from graphrt.schedule.kernel_ir import Block, Kernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.memory import blocks, loads
+from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.schedule import Slot
 from graphrt.types import DType
-
-CACHED_ROW = 16384  # elements: a longer row, or a column, is read from memory again by each pass that does not keep it
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def launch_cost(kernels: Sequence[Kernel]) -> Cost:
 
 def _passes(kernel: Kernel) -> list[tuple[int, Block]]:
     """The blocks of ``kernel``, those that read memory in turns numbered apart."""
-    if isinstance(kernel, ReductionKernel) and (kernel.columns or kernel.group.reduced_size > CACHED_ROW):
+    if isinstance(kernel, ReductionKernel) and (kernel.columns or kernel.group.reduced_size > ROW_LIMIT):
         first = [(0, total.block) for total in kernel.totals]
         return first + [(i, block) for i, p in enumerate(kernel.passes) for block in (p.inner, p.after)]
     return [(0, block) for block in blocks(kernel)]

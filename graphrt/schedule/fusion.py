@@ -22,9 +22,9 @@ from graphrt.schedule.fusion_state import LARGE, MAX_INPUTS, FusionState, Verdic
 from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull, through
 from graphrt.schedule.inline import inline
 from graphrt.schedule.partial_reductions import absorb_partial_sums
-from graphrt.schedule.policy import SchedulePolicy
+from graphrt.schedule.policy import ROW_LIMIT, SchedulePolicy
 from graphrt.schedule.recompute import recompute
-from graphrt.schedule.reduction_fusion import MAX_ROW, fuse_reductions
+from graphrt.schedule.reduction_fusion import fuse_reductions
 from graphrt.schedule.totals import share_totals
 
 FEW = 64  # bytes that no kernel should wait for
@@ -180,7 +180,7 @@ def _trim(f: FusionState, group: Group) -> None:
 
     They would save nothing there, and cost the parallelism of a kernel of their own.
     """
-    if group.kind != "reduction" or group.reduced_size <= MAX_ROW:
+    if group.kind != "reduction" or group.reduced_size <= ROW_LIMIT:
         return
     needed: set[Node] = set()
     for node in reversed(group.nodes):

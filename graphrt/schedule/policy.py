@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from graphrt.passes.stages import ALL, Fusion
 
+ROW_LIMIT = 16384  # elements of a row that stay near, in a cache or in a program of a GPU; each pass reads longer ones again
+
 
 @dataclass(frozen=True)
 class SchedulePolicy:

@@ -14,9 +14,8 @@ from graphrt.ir import Value
 from graphrt.op import Kind
 from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict, aligned
 from graphrt.schedule.group import Group, read_index
+from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.work import MOST
-
-MAX_ROW = 16384  # a reduced row up to this size is kept on chip; beyond it each pass reads it again
 
 
 def fuse_reductions(f: FusionState) -> None:
@@ -98,7 +97,7 @@ class _Rows:
         f = self.f
         shared = self._large[late] & self._large[early]
         follows = self._reads[late] & set(early.values())
-        if not (follows and late.reduced_size <= MAX_ROW) and (follows or not self._apart(late, early)):
+        if not (follows and late.reduced_size <= ROW_LIMIT) and (follows or not self._apart(late, early)):
             return None, 0
         trial = Group(early.name, early.anchor, early.shape, early.domain, index={**early.index, **late.index})
         trial.nodes = sorted((*early.nodes, *late.nodes), key=f.position.__getitem__)

@@ -15,9 +15,9 @@ from typing import Any
 
 from graphrt.index import Expr, axis
 from graphrt.schedule.kernel_ir import Block, Fold, Inst, Pass, ReductionKernel, Var
+from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.types import bool_
 
-ROW = 16384  # elements that are kept of a row, at most: 64 KB of floats
 COSTLY = {
     *("exp", "exp_bounded", "exp2", "expm1", "log", "log2", "log10", "log1p", "pow", "sin", "cos", "tanh", "erf", "erfc"),
     *("erfinv", "atan", "atan2", "div", "sqrt", "rsqrt", "fmod", "quotient", "uniform"),
@@ -62,7 +62,7 @@ def keep_costly(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
         insts = []
         for inst in p.inner.insts:
             first = earlier.get(number[inst.out])
-            if first is not None and (first in kept or row * (len(kept) + 1) <= ROW):
+            if first is not None and (first in kept or row * (len(kept) + 1) <= ROW_LIMIT):
                 kept += [first] if first not in kept else []
                 insts.append(Inst(inst.out, "kept", (first,)))
             else:

@@ -14,7 +14,7 @@ from graphrt.passes.pipeline import PassPolicy
 from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.program import Executable, Runnable
 from graphrt.schedule.kernel_ir import Kernel
-from graphrt.schedule.policy import SchedulePolicy
+from graphrt.schedule.policy import ROW_LIMIT, SchedulePolicy
 from graphrt.schedule.templates import phases
 from graphrt.targets.limits import check_counts, counts
 from graphrt.targets.target import Settings, Target, require
@@ -22,7 +22,6 @@ from graphrt.targets.triton import device
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.compile.build import gpu_target
 from graphrt.targets.triton.driver import Driver
-from graphrt.targets.triton.emit.generated import ROW_LIMIT
 from graphrt.targets.triton.emit.options import Options
 from graphrt.targets.triton.emit.tiling import splits, times
 from graphrt.targets.triton.executable import AheadExecutable, GpuExecutable, TritonExecutable

@@ -18,12 +18,12 @@ from graphrt.schedule.schedule import Schedule
 from graphrt.targets.scalar import TRITON_TYPES, identity
 from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.emit.descriptors import described, lying
-from graphrt.targets.triton.emit.generated import WARPS, Generated, Part, dispatcher
+from graphrt.targets.triton.emit.generated import WARPS, GeneratedPrinter, Part, dispatcher
 from graphrt.targets.triton.emit.launch import OPTIONS, Choice, Form, LaunchCode
 from graphrt.targets.triton.emit.offers import offered
 from graphrt.targets.triton.emit.options import Options
 from graphrt.targets.triton.emit.printer import Masks, slots_of, tensors
-from graphrt.targets.triton.emit.tiling import DESCRIBED, choices, warps
+from graphrt.targets.triton.emit.tiling import DESCRIBED, Closures, choices, warps
 from graphrt.targets.triton.library import LIBRARY, LibraryCall
 from graphrt.types import HALVES, DType
 
@@ -54,7 +54,7 @@ def generate(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], options: O
         if isinstance(offer, LibraryCall) and options.library == "always":
             code = LaunchCode(offer.name, slots, [f"# {offer}"], [call], call, "asked for")
         else:
-            code = Launcher(slots, options).launch(launch)
+            code = LaunchPrinter(slots, options).launch(launch)
             if isinstance(offer, LibraryCall):
                 code.choices.insert(1, call)
             elif options.library == "always":
@@ -64,7 +64,7 @@ def generate(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], options: O
     return "\n".join([_HEADER, *("\n" + "\n".join(code.text) + "\n" for code in launches)]), launches
 
 
-class Launcher(Generated):
+class LaunchPrinter(GeneratedPrinter):
     """Prints the kernels of one launch."""
 
     def launch(self, launch: Sequence[Kernel]) -> LaunchCode:
@@ -100,7 +100,7 @@ class Launcher(Generated):
             constants["START"] = identity(kernel.sizes["OP"], kernel.dtype)
         through = None if places is None else {**places, **constants}
         loads = tuple(moved.values())
-        found = choices(kernel, {**loaders, **constants}, through, loads, self.options)
+        found = choices(kernel, Closures({**loaders, **constants}, through, loads), self.options)
         if Flags.read().tma:
             found = [c for c in found if c.form.name in DESCRIBED] or found
         fused = "_".join(n.op.name for n in kernel.group.nodes if n is not kernel.group.anchor)

@@ -10,21 +10,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from graphrt.index import axis, delinearize
-from graphrt.schedule.kernel_ir import Fold, Kernel, PointwiseKernel, ReductionKernel, Var
+from graphrt.index import Expr, axis, delinearize
+from graphrt.schedule.kernel_ir import Fold, Kernel, Pass, PointwiseKernel, ReductionKernel, Var
 from graphrt.targets.scalar import TRITON_TYPES, identity, triton_number
-from graphrt.targets.triton.emit.printer import Masks, Printer, slots_of, tensors
+from graphrt.targets.triton.emit.printer import Masks, TritonPrinter, slots_of, tensors
 from graphrt.types import DType
 
 WARPS = 4  # of a generated kernel
-ROW_LIMIT = 16384  # elements of a row that one program holds
 STEPS = 64  # of a row that are added one behind the other; of more, blocks of so many are summed
 _TILE = {False: 4096, True: 1 << 18}  # elements of a reduction's tile: compiled, interpreted
 _BLOCK = 1 << 17  # elements of an elementwise kernel's block, interpreted
 _VECTOR = 8  # and compiled, those of a thread: 16 bytes of halves
 
 
-class Generated(Printer):
+class GeneratedPrinter(TritonPrinter):
     """Prints groups that have no template."""
 
     def parts(self, launch: Sequence[Kernel]) -> tuple[list[str], list[Part]]:
@@ -51,9 +50,7 @@ class Generated(Printer):
         return text, list(parts.values())
 
     def _pointwise(self, kernel: PointwiseKernel) -> tuple[list[str], int]:
-        shape = [kernel.shape[d] for d in kernel.order]
-        size = math.prod(shape)
-        at = dict(zip([f"i{d}" for d in kernel.order], delinearize(axis("i", size), shape), strict=True))
+        size, at = math.prod(kernel.shape), _walk(kernel.order, kernel.shape, "i")
         block = min(_power(size), _BLOCK if self.options.interpret else _VECTOR * WARPS * self.options.lanes)
         masks = Masks("mask", {"i"}, "", {"i": "mask"})
         lines = [
@@ -84,60 +81,79 @@ class Generated(Printer):
         return lines
 
     def _reduction(self, kernel: ReductionKernel) -> tuple[list[str], int]:
-        shape = kernel.shape
-        kept, reduced = [shape[d] for d in kernel.kept], [shape[d] for d in kernel.reduced]
-        rows, size = math.prod(kept), math.prod(reduced)
-        at = dict(zip([f"i{d}" for d in kernel.kept], delinearize(axis("x", rows), kept), strict=True))
-        at.update(zip([f"i{d}" for d in kernel.reduced], delinearize(axis("r", size), reduced), strict=True))
-        whole = kernel.whole
-        tile = _TILE[self.options.interpret]
-        br = _power(size) if whole else min(_power(size), max(tile // min(_power(rows), 64), 64))
-        sizes = [s.slot.type.dtype.itemsize for p in kernel.passes for s in p.after.stores]
-        threads = WARPS * self.options.lanes
-        vectors = 16 // max(min(sizes, default=4), 2) * threads if br <= _VECTOR else 0  # one for each thread
-        bx = max(min(_power(rows), max(tile // br, vectors)), 1)
+        """Rows ``x``, elements ``r``: all of a row at once if it is ``whole``, else block after block in each pass."""
+        rows, size = (math.prod(kernel.shape[d] for d in dims) for dims in (kernel.kept, kernel.reduced))
+        at = {**_walk(kernel.kept, kernel.shape, "x"), **_walk(kernel.reduced, kernel.shape, "r")}
+        tile = self._tile(kernel, rows, size)
         masks = Masks("mask", {"x", "r"}, "", {"x": "x_ok", "r": "r_ok"})
         lines = [
-            f"    x = pid * {bx} + tl.arange(0, {bx})[:, None]",
+            f"    x = pid * {tile.rows} + tl.arange(0, {tile.rows})[:, None]",
             f"    x_ok = x < {rows}",
             *self._totals(kernel),
         ]
-        row, full = f"tl.zeros(({bx}, 1), tl.int32)", f"tl.zeros(({bx}, {br}), tl.int32)"
-        once = [f"    r = tl.arange(0, {br})[None, :]", f"    r_ok = r < {size}", "    mask = x_ok & r_ok"]
-        if whole:
-            lines += once
+        if kernel.whole:
+            lines += [f"    r = tl.arange(0, {tile.columns})[None, :]", f"    r_ok = r < {size}", "    mask = x_ok & r_ok"]
         for p in kernel.passes:
             self.spans.update({v.name: {"x"} for f in p.folds for v in _found(f)})
-            if whole:
-                lines += self.lines(p.inner, at, masks)
-                lines += [f"    {line}" for f in p.folds for line in _fold(f, _masked(f))]
-                if p.inner.stores:
-                    lines += self.stores(p.inner, at, "mask", full)
-            else:
-                steps, blocks = _blocks(-(-size // br))
-                running = {f: [f"{v.name}_all" for v in _found(f)] for f in p.folds}
-                totals = {f: [f"{v.name}_total" for v in _found(f)] for f in p.folds}
-                pad, start = "    ", f"    for start in range(0, {size}, {br}):"
-                if blocks > 1:
-                    lines += [f"    {line}" for f in p.folds for line in _started(f, totals[f], bx, 1)]
-                    pad, start = "        ", f"        for start in range(block, block + {steps * br}, {br}):"
-                    lines.append(f"    for block in range(0, {blocks * steps * br}, {steps * br}):")
-                lines += [f"{pad}{line}" for f in p.folds for line in _started(f, running[f], bx, br)]
-                lines += [start, f"{pad}    r = start + tl.arange(0, {br})[None, :]"]
-                lines += [f"{pad}    r_ok = r < {size}", f"{pad}    mask = x_ok & r_ok"]
-                lines += self.lines(p.inner, at, masks, pad + "    ")
-                lines += [f"{pad}    {_combined(f, running[f], _masked(f))}" for f in p.folds]
-                if p.inner.stores:
-                    lines += self.stores(p.inner, at, "mask", full, pad + "    ")
-                lines += [f"{pad}{line}" for f in p.folds for line in _fold(f, running[f])]
-                if blocks > 1:
-                    found = {f: [v.name for v in _found(f)] for f in p.folds}
-                    lines += [f"{pad}{_combined(f, totals[f], found[f])}" for f in p.folds]
-                    lines += [f"    {', '.join(found[f])} = {', '.join(totals[f])}" for f in p.folds]
+            lines += self._whole(p, at, masks, tile) if kernel.whole else self._blockwise(p, at, masks, tile, size)
             lines += self.lines(p.after, at, masks)
             if p.after.stores:
-                lines += self.stores(p.after, at, "x_ok", row)
-        return lines, -(-rows // bx)
+                lines += self.stores(p.after, at, "x_ok", f"tl.zeros(({tile.rows}, 1), tl.int32)")
+        return lines, -(-rows // tile.rows)
+
+    def _tile(self, kernel: ReductionKernel, rows: int, size: int) -> _Tile:
+        """As many elements as registers like, and short rows enough for a vector of each thread to store."""
+        most = _TILE[self.options.interpret]
+        columns = _power(size) if kernel.whole else min(_power(size), max(most // min(_power(rows), 64), 64))
+        sizes = [s.slot.type.dtype.itemsize for p in kernel.passes for s in p.after.stores]
+        threads = WARPS * self.options.lanes
+        vectors = 16 // max(min(sizes, default=4), 2) * threads if columns <= _VECTOR else 0  # one for each thread
+        return _Tile(max(min(_power(rows), max(most // columns, vectors)), 1), columns)
+
+    def _whole(self, p: Pass, at: dict[str, Expr], masks: Masks, tile: _Tile) -> list[str]:
+        """A pass over rows that lie in registers."""
+        lines = self.lines(p.inner, at, masks)
+        lines += [f"    {line}" for f in p.folds for line in _fold(f, _masked(f))]
+        return lines + (self.stores(p.inner, at, "mask", tile.zeros) if p.inner.stores else [])
+
+    def _blockwise(self, p: Pass, at: dict[str, Expr], masks: Masks, tile: _Tile, size: int) -> list[str]:
+        """A pass over rows in blocks, which are joined element by element; long ones in groups of blocks, each folded."""
+        columns = tile.columns
+        steps, groups = _blocks(-(-size // columns))
+        running = {f: [f"{v.name}_all" for v in _found(f)] for f in p.folds}
+        totals = {f: [f"{v.name}_total" for v in _found(f)] for f in p.folds}
+        lines: list[str] = []
+        pad, start = "    ", f"    for start in range(0, {size}, {columns}):"
+        if groups > 1:
+            lines += [f"    {line}" for f in p.folds for line in _started(f, totals[f], tile.rows, 1)]
+            pad, start = "        ", f"        for start in range(block, block + {steps * columns}, {columns}):"
+            lines.append(f"    for block in range(0, {groups * steps * columns}, {steps * columns}):")
+        lines += [f"{pad}{line}" for f in p.folds for line in _started(f, running[f], tile.rows, columns)]
+        lines += [start, f"{pad}    r = start + tl.arange(0, {columns})[None, :]"]
+        lines += [f"{pad}    r_ok = r < {size}", f"{pad}    mask = x_ok & r_ok"]
+        lines += self.lines(p.inner, at, masks, pad + "    ")
+        lines += [f"{pad}    {_combined(f, running[f], _masked(f))}" for f in p.folds]
+        if p.inner.stores:
+            lines += self.stores(p.inner, at, "mask", tile.zeros, pad + "    ")
+        lines += [f"{pad}{line}" for f in p.folds for line in _fold(f, running[f])]
+        if groups > 1:
+            found = {f: [v.name for v in _found(f)] for f in p.folds}
+            lines += [f"{pad}{_combined(f, totals[f], found[f])}" for f in p.folds]
+            lines += [f"    {', '.join(found[f])} = {', '.join(totals[f])}" for f in p.folds]
+        return lines
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """The elements that a program of a reduction has at hand: so many rows, so many columns of each."""
+
+    rows: int
+    columns: int
+
+    @property
+    def zeros(self) -> str:
+        """Zeros of its shape."""
+        return f"tl.zeros(({self.rows}, {self.columns}), tl.int32)"
 
 
 @dataclass
@@ -151,6 +167,7 @@ class Part:
 
     @property
     def programs(self) -> int:
+        """The programs of all its groups."""
         return self.count * len(self.pointers)
 
     def lines(self, pid: str) -> list[str]:
@@ -206,7 +223,7 @@ _NOWHERE = 2**31 - 1  # the position of what is masked off
 
 
 def _masked(f: Fold, mask: str = "mask") -> list[str]:
-    """What ``f`` folds, with nothing in it outside the row; then where, if that is wanted."""
+    """The value that ``f`` folds, masked off outside the row; then its position, if that is wanted."""
     value = f"tl.where({mask}, {f.x.name}, {_identity(f.op, f.x.dtype)})"
     return [value] if f.at is None else [value, f"tl.where({mask}, r, {_NOWHERE})"]
 
@@ -223,7 +240,7 @@ def _fold(f: Fold, of: Sequence[str]) -> list[str]:
 
 
 def _found(f: Fold) -> list[Var]:
-    """What ``f`` makes: a result, and where that was if it is wanted."""
+    """The variables that ``f`` makes: a result, and its position if that is wanted."""
     return [v for v in (f.result, f.at) if v is not None]
 
 
@@ -249,6 +266,12 @@ def _blocks(steps: int) -> tuple[int, int]:
 
 def _identity(op: str, dtype: DType) -> str:
     return triton_number(identity(op, dtype), dtype)
+
+
+def _walk(dims: Sequence[int], shape: Sequence[int], name: str) -> dict[str, Expr]:
+    """The axes ``dims`` of a domain in terms of one axis over all of them."""
+    sizes = [shape[d] for d in dims]
+    return dict(zip([f"i{d}" for d in dims], delinearize(axis(name, math.prod(sizes)), sizes), strict=True))
 
 
 def _power(n: int) -> int:

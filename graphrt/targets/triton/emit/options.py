@@ -1,15 +1,19 @@
-"""What all kernels of a program are printed for."""
+"""The options of all kernels of a program."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 from graphrt.targets.templates import kernels as find_kernels
+
+PRECISIONS = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}  # torch's names for float32 products, and Triton's
 
 
 @dataclass(frozen=True)
 class Options:
-    """What kernels are printed for: a GPU's ``arch``, as sm_90 or gfx942, of so many ``units`` (multiprocessors).
+    """The GPU that kernels are printed for: its ``arch``, as sm_90 or gfx942, and so many ``units`` (multiprocessors).
 
     With ``interpret`` they run in Triton's interpreter, which likes large blocks. ``precision`` is that of float32 products
     (highest, high, medium), ``library`` what may be done by one instead: never anything, what tuning finds (auto), or all it
@@ -26,6 +30,14 @@ class Options:
     def gpu(self) -> str:
         """The architecture as compilers name it: cuda:sm_90, hip:gfx942."""
         return f"{'hip' if self.arch.startswith('gfx') else 'cuda'}:{self.arch}"
+
+    @functools.cached_property
+    def machine(self) -> Any:
+        """The ``Machine`` of the templates' arithmetic."""
+        find_kernels()
+        from graphrt.kernels.triton.config import Machine  # type: ignore[import-not-found]
+
+        return Machine(self.arch, self.units, self.interpret, PRECISIONS[self.precision])
 
     @property
     def lanes(self) -> int:

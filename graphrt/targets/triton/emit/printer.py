@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphrt.index import Expr
+from graphrt.schedule.group import Guard
 from graphrt.schedule.kernel_ir import Block, Inst, Kernel, ReductionKernel, TemplateKernel, Var
 from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.schedule import Slot
@@ -30,7 +31,7 @@ class Masks:
         return " & ".join(dict.fromkeys(self.bounds[a] for a in sorted(used) if self.bounds[a])), ""
 
 
-class Printer:
+class TritonPrinter:
     """Prints the blocks of one launch, whose pointers are ``slots`` in order."""
 
     def __init__(self, slots: list[Slot], options: Options) -> None:
@@ -39,6 +40,7 @@ class Printer:
         self.spans: dict[str, set[str]] = {}  # the axes along which a variable of a generated kernel varies
 
     def pointer(self, slot: Slot) -> str:
+        """The pointer to ``slot``."""
         return f"ARGS[{self.slots.index(slot)}]"
 
     def lines(self, block: Block, at: dict[str, Expr], masks: Masks, indent: str = "    ") -> list[str]:
@@ -60,38 +62,20 @@ class Printer:
         return names
 
     def used(self, e: Expr) -> set[str]:
+        """The axes along which ``e`` varies, those of positions found at run time included."""
         return set().union(*(self.spans.get(name, {name}) for name in e.axes()))
 
     def expression(self, inst: Inst, at: dict[str, Expr], masks: Masks) -> str:
+        """The right-hand side of ``inst`` with axes replaced by ``at``."""
         if inst.op == "load":
-            slot, offset, guards = inst.args
-            e = offset.substitute(at)
-            checks = tuple((g.substitute(at), lo, hi) for g, lo, hi in guards)
-            condition = guard_text(checks, "//", " & ")
-            used = self.used(e).union(*(self.used(g) for g, _, _ in checks))
-            mask, zeros = masks.of(used)
-            if condition:
-                mask = f"{mask} & {condition}" if mask else condition
-            if self.options.interpret and not used and not zeros:
-                zeros = " + tl.zeros((1,), tl.int32)"  # the interpreter gives comparisons of scalars no type
-            elif not zeros:  # guards may run along axes that the offset does not
-                zeros = "".join(f" + {a} * 0" for a in sorted(used - self.used(e)))
-            where = f"{self.pointer(slot)} + ({e.render()}{zeros})"
-            return f"tl.load({where}, mask={mask}, other=0)" if mask else f"tl.load({where})"
+            return self._load(inst, at, masks)
         if inst.op == "const":
-            number, dtype = triton_number(inst.args[0], inst.out.dtype), inst.out.dtype
-            if number == "-0.0":  # which Triton takes for 0
-                bits = 8 * dtype.itemsize
-                return f"tl.full((1,), {-(2 ** (bits - 1))}, tl.int{bits}).to({TRITON_TYPES[dtype]}, bitcast=True)"
-            if inst.out.name in self.wide or dtype is float64:  # a bare number may be rounded to float32
-                return f"tl.full((1,), {number}, {TRITON_TYPES[dtype]})"
-            narrow = dtype.is_bool or (dtype.is_int and dtype.itemsize < 4)
-            return f"tl.cast({number}, {TRITON_TYPES[dtype]})" if narrow else number
+            return self._constant(inst)
         if inst.op == "index":
             e = inst.args[0].substitute(at)
             return f"({e.render()}).to(tl.int64)" if e.terms else f"tl.full((1,), {e.const}, tl.int64)"
         if inst.op == "guard":
-            return guard_text(tuple((e.substitute(at), lo, hi) for e, lo, hi in inst.args[0]), "//", " & ") or "True"
+            return guard_text(_substituted(inst.args[0], at), "//", " & ") or "True"
         if inst.op == "uniform":
             seed, counter, stream, element = inst.args
             e = element.substitute(at)
@@ -103,6 +87,31 @@ class Printer:
             x = inst.args[0]
             return f"{x.name} != 0" if inst.out.dtype.is_bool else cast_to(x.name, inst.out.dtype)
         return scalar(inst, TRITON, lambda v: v.name)
+
+    def _load(self, inst: Inst, at: dict[str, Expr], masks: Masks) -> str:
+        """A load under the mask of the axes that its offset and guards have, and under the guards."""
+        slot, offset, guards = inst.args
+        e, checks = offset.substitute(at), _substituted(guards, at)
+        condition = guard_text(checks, "//", " & ")
+        used = self.used(e).union(*(self.used(g) for g, _, _ in checks))
+        mask, zeros = masks.of(used)
+        mask = " & ".join(text for text in (mask, condition) if text)
+        if self.options.interpret and not used and not zeros:
+            zeros = " + tl.zeros((1,), tl.int32)"  # the interpreter gives comparisons of scalars no type
+        elif not zeros:  # guards may run along axes that the offset does not
+            zeros = "".join(f" + {a} * 0" for a in sorted(used - self.used(e)))
+        where = f"{self.pointer(slot)} + ({e.render()}{zeros})"
+        return f"tl.load({where}, mask={mask}, other=0)" if mask else f"tl.load({where})"
+
+    def _constant(self, inst: Inst) -> str:
+        number, dtype = triton_number(inst.args[0], inst.out.dtype), inst.out.dtype
+        if number == "-0.0":  # which Triton takes for 0
+            bits = 8 * dtype.itemsize
+            return f"tl.full((1,), {-(2 ** (bits - 1))}, tl.int{bits}).to({TRITON_TYPES[dtype]}, bitcast=True)"
+        if inst.out.name in self.wide or dtype is float64:  # a bare number may be rounded to float32
+            return f"tl.full((1,), {number}, {TRITON_TYPES[dtype]})"
+        narrow = dtype.is_bool or (dtype.is_int and dtype.itemsize < 4)
+        return f"tl.cast({number}, {TRITON_TYPES[dtype]})" if narrow else number
 
     def stores(
         self, block: Block, at: dict[str, Expr], mask: str, zeros: str, indent: str = "    ", product: bool = False
@@ -121,7 +130,7 @@ class Printer:
             elif s.slot.type.dtype is bfloat16:  # a store alone may round towards zero
                 value = cast_to(value, bfloat16)
             offset = f"({s.offset.substitute(at).render()} + {zeros})"
-            first = guard_text(tuple((e.substitute(at), lo, hi) for e, lo, hi in s.guards), "//", " & ")
+            first = guard_text(_substituted(s.guards, at), "//", " & ")
             written = f"{mask} & {first}" if first else mask
             if product and s.slot.type.dtype.itemsize < 4 and all(i.out != s.var for i in block.insts if i.op == "const"):
                 offset, value, written = f"{offset}[None]", f"({value})[None]", f"({written})[None]"
@@ -129,8 +138,13 @@ class Printer:
         return lines or [f"{indent}pass"]
 
 
+def _substituted(guards: Sequence[Guard], at: dict[str, Expr]) -> tuple[Guard, ...]:
+    """``guards`` with axes replaced by ``at``."""
+    return tuple((e.substitute(at), low, high) for e, low, high in guards)
+
+
 def slots_of(launch: Sequence[Kernel]) -> list[Slot]:
-    """What the kernels of a launch read and write, in the order of their pointers."""
+    """The slots that the kernels of a launch read and write, in the order of their pointers."""
     found: dict[Slot, None] = {}
     for kernel in launch:
         for block in blocks(kernel):
@@ -143,21 +157,20 @@ def tensors(kernel: Kernel) -> set[str]:
     """Variables that must not be bare numbers: what functions take, what is reduced, and one side of each choice."""
     names: set[str] = set()
     numbers = {i.out.name for block in blocks(kernel) for i in block.insts if i.op == "const"}
-    for block in blocks(kernel):
-        for inst in block.insts:
-            if TRITON.get(inst.op, "").startswith("grt_"):
-                names |= {a.name for a in inst.args}
-            elif inst.op == "where" and {a.name for a in inst.args[1:]} <= numbers:
-                names.add(inst.args[1].name)
+    for inst in (i for block in blocks(kernel) for i in block.insts):
+        if TRITON.get(inst.op, "").startswith("grt_"):
+            names |= {a.name for a in inst.args}
+        elif inst.op == "where" and {a.name for a in inst.args[1:]} <= numbers:
+            names.add(inst.args[1].name)
     if isinstance(kernel, TemplateKernel):
-        results = {block.result for block in kernel.loaders.values()}
-        names |= {i.out.name for block in kernel.loaders.values() for i in block.insts if i.op == "const" and i.out in results}
-    if isinstance(kernel, ReductionKernel):
-        names |= {f.x.name for p in kernel.passes for f in p.folds}
-    if not isinstance(kernel, TemplateKernel):
-        names |= {total.fold.x.name for total in kernel.totals}
-    return names
+        loaded = {block.result for block in kernel.loaders.values()}
+        return names | {
+            i.out.name for block in kernel.loaders.values() for i in block.insts if i.op == "const" and i.out in loaded
+        }
+    names |= {total.fold.x.name for total in kernel.totals}
+    return names | ({f.x.name for p in kernel.passes for f in p.folds} if isinstance(kernel, ReductionKernel) else set())
 
 
 def cast_to(name: str, dtype: DType) -> str:
+    """The variable ``name`` as ``dtype``; a cast alone may round to bfloat16 in a way of its own."""
     return f"cast({name}, tl.bfloat16)" if dtype is bfloat16 else f"{name}.to({TRITON_TYPES[dtype]})"

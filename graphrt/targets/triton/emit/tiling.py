@@ -1,9 +1,10 @@
-"""Which template functions could compute a node, on which tiles, in how many programs; into how many parts it is split."""
+"""The template functions that could compute a node, with tiles and programs; and the parts that a node is split into."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from graphrt.ir import Node
@@ -14,78 +15,103 @@ from graphrt.targets.templates import kernels as find_kernels
 from graphrt.targets.triton.emit.launch import WARPS, Choice, Form
 from graphrt.targets.triton.emit.options import Options
 
-PRECISIONS = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}  # torch's names for float32 products, and Triton's
 _FUNCTIONS = {"conv": "conv_fwd", "max_pool": "pool", "sum_pool": "pool"}
 _KINDS = {"conv": "fwd", "conv_dgrad": "dgrad", "conv_wgrad": "wgrad"}
-
-
 DESCRIBED = ("conv_tma", "matmul_tma")  # the forms whose operands come through descriptors
 CLOCK = 1.7e9  # a second, about what GPUs sustain
+Constants = Mapping[str, Any]
 
 
-def choices(
-    kernel: TemplateKernel,
-    constants: Mapping[str, Any],
-    described: Mapping[str, Any] | None,
-    loads: tuple[int, ...],
-    options: Options,
-) -> list[Choice]:
-    """The ways to launch ``kernel``, the heuristic first.
+@dataclass(frozen=True)
+class Closures:
+    """What a template kernel is given: ``plain`` are its closures and types.
 
-    ``constants`` are closures and types, ``described`` the same for the form whose operands come through descriptors, if they
-    can (``descriptors``). ``loads`` are the bytes that each operand's prologue loads for an element, 0 without one.
+    ``described`` are those of the form whose operands come through descriptors, None if they cannot (``descriptors``).
+    ``loads`` are the bytes that each operand's prologue loads for an element, 0 without one.
     """
+
+    plain: Constants
+    described: Constants | None
+    loads: tuple[int, ...]
+
+
+def choices(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
+    """The ways to launch ``kernel``, the heuristic first."""
+    find_kernels()
+    family = {"matmul": _matmul, "line": _line, "conv": _conv, "pool": _pool}[kernel.spec.family]
+    return family(kernel, closures, options)
+
+
+def _form(module: str, function: str, *constants: Constants) -> Form:
+    return Form(function, module, function, {k: v for given in constants for k, v in given.items()})
+
+
+def _tile(kernel: TemplateKernel, loads: tuple[int, ...]) -> dict[str, Any]:
+    """What the arithmetic of tiles is told of ``kernel``: its prologues, and the runs of rows that are summed behind it."""
+    return {"loads": loads, "rows": next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)}
+
+
+def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
     from graphrt.kernels.triton import config  # type: ignore[import-not-found]
 
-    spec, sizes, itemsize, threads = kernel.spec, kernel.sizes, kernel.factors.itemsize, options.lanes
-    interpret, how = options.interpret, _machine(options)
-    known: dict[str, Any] = {"INPUT_PRECISION": how.precision}
-    tile: dict[str, Any] = {"loads": loads, "rows": next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)}
+    sizes, machine, precision = kernel.sizes, options.machine, {"INPUT_PRECISION": options.machine.precision}
+    forms = [(_form("matmul", "matmul", closures.plain, sizes, precision), False)]
+    if closures.described is not None:
+        forms.append((_form("matmul_tma", "matmul_tma", closures.described, sizes, precision), True))
+    return [
+        Choice(f, c, config.matmul_grid(sizes, c), clocks)
+        for f, tma in forms
+        for clocks, c in config.matmul_configs(
+            sizes, kernel.factors.itemsize, machine, tma=tma, **_tile(kernel, closures.loads)
+        )
+    ]
 
-    def form(module: str, function: str, *more: Mapping[str, Any]) -> Form:
-        return Form(function, module, function, {k: v for given in more for k, v in given.items()})
 
-    if spec.family == "matmul":
-        forms = [(form("matmul", "matmul", constants, sizes, known), False)]
-        if described is not None:
-            forms.append((form("matmul_tma", "matmul_tma", described, sizes, known), True))
-        return [
-            Choice(f, c, config.matmul_grid(sizes, c), clocks)
-            for f, tma in forms
-            for clocks, c in config.matmul_configs(sizes, itemsize, how, tma=tma, **tile)
-        ]
-    if spec.family == "line":
-        blocks, grid = config.line_config(spec.name, sizes, interpret)
-        return warps(form(spec.name, spec.name, constants, sizes), blocks, grid, interpret)
-    function = _FUNCTIONS.get(spec.name, spec.name)
-    if spec.family == "conv":
-        kind = _KINDS[spec.name]
-        g = config.Geometry(**sizes, **oriented(kind, options))
-        if config.is_depthwise(g):
-            blocks = config.depthwise_config(kind, g, itemsize, how, lanes=threads)
-            f = form("depthwise", f"depthwise_{kind}", constants, {"G": g})
-            return warps(f, blocks, config.depthwise_grid(kind, g, blocks), interpret)
-        if g.K_AXIS:  # the input is the left operand
-            tile["loads"] = loads[::-1]
-        f = form("conv", function, constants, {"G": g}, known)
-        found = config.conv_configs(kind, g, itemsize, how, **tile)
-        pointers = [Choice(f, c, config.conv_grid(kind, g, c), clocks) for clocks, c in found]
-        if described is None:
-            return pointers
-        f = form("conv_tma", "conv_tma", described, {"G": g}, known)
-        found = config.conv_tma_configs(kind, g, itemsize, how, **tile)
-        return [*pointers, *(Choice(f, c, config.conv_tma_grid(kind, g, c), clocks) for clocks, c in found)]
-    g, gradient = config.Geometry(**sizes), spec.name.endswith("_grad")
+def _line(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
+    from graphrt.kernels.triton import config
+
+    name = kernel.spec.name
+    blocks, grid = config.line_config(name, kernel.sizes, options.interpret)
+    return warps(_form(name, name, closures.plain, kernel.sizes), blocks, grid, options.interpret)
+
+
+def _conv(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
+    """Few channels a group are a vector kernel, others a product by pointers or by descriptors."""
+    from graphrt.kernels.triton import config
+
+    name, itemsize, machine = kernel.spec.name, kernel.factors.itemsize, options.machine
+    kind, precision = _KINDS[name], {"INPUT_PRECISION": machine.precision}
+    g = config.Geometry(**kernel.sizes, **oriented(kind, options))
+    if config.is_depthwise(g):
+        blocks = config.depthwise_config(kind, g, itemsize, machine, lanes=options.lanes)
+        f = _form("depthwise", f"depthwise_{kind}", closures.plain, {"G": g})
+        return warps(f, blocks, config.depthwise_grid(kind, g, blocks), options.interpret)
+    tile = _tile(kernel, closures.loads[::-1] if g.K_AXIS else closures.loads)  # the input is the left operand
+    f = _form("conv", _FUNCTIONS.get(name, name), closures.plain, {"G": g}, precision)
+    found = config.conv_configs(kind, g, itemsize, machine, **tile)
+    pointers = [Choice(f, c, config.conv_grid(kind, g, c), clocks) for clocks, c in found]
+    if closures.described is None:
+        return pointers
+    f = _form("conv_tma", "conv_tma", closures.described, {"G": g}, precision)
+    found = config.conv_tma_configs(kind, g, itemsize, machine, **tile)
+    return [*pointers, *(Choice(f, c, config.conv_tma_grid(kind, g, c), clocks) for clocks, c in found)]
+
+
+def _pool(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
+    from graphrt.kernels.triton import config
+
+    name, lanes = kernel.spec.name, options.lanes
+    function, gradient = _FUNCTIONS.get(name, name), name.endswith("_grad")
+    g = config.Geometry(**kernel.sizes)
     more: dict[str, Any] = {"G": g, "CHANNELS_LAST": any(s.offset.stride("c") == 1 for s in kernel.epilogue.stores)}
     if function == "pool":
-        more["OP"] = "max" if spec.name == "max_pool" else "sum"
-    f = form("pool", function, constants, more)
+        more["OP"] = "max" if name == "max_pool" else "sum"
     stores = [s.slot.type.dtype for s in kernel.epilogue.stores]  # positions alone, where nobody reads the maxima
     stored = min((dtype.itemsize for dtype in stores if not dtype.is_int), default=stores[0].itemsize)
-    first = config.pool_config(config.pool_outputs(g, gradient), stored, how, lanes=threads)
-    others = [] if interpret else [{**first, "BLOCK": threads * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
-    configs = [first, *(c for c in others if c != first)]
-    return [Choice(f, c, config.pool_grid(g, c, gradient)) for c in configs]
+    first = config.pool_config(config.pool_outputs(g, gradient), stored, options.machine, lanes=lanes)
+    others = [] if options.interpret else [{**first, "BLOCK": lanes * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
+    f = _form("pool", function, closures.plain, more)
+    return [Choice(f, c, config.pool_grid(g, c, gradient)) for c in (first, *(c for c in others if c != first))]
 
 
 def oriented(kind: str, options: Options) -> dict[str, int]:
@@ -103,7 +129,7 @@ def warps(form: Form, config: dict[str, int], grid: int, interpret: bool) -> lis
 
 
 def splits(node: Node, options: Options) -> int:
-    """Into how many partial sums to cut a product or a weight gradient so that it fills the device; 0 for not at all."""
+    """The partial sums that a product or a weight gradient is cut into so that it fills the device; 0 for not at all."""
     if node.op.template is None:
         return 0
     find_kernels()
@@ -123,19 +149,12 @@ def _parts(sizes: Any, itemsize: int, options: Options) -> int:
     from graphrt.kernels.triton import config
 
     if isinstance(sizes, config.Geometry):
-        return int(config.wgrad_splits(sizes, itemsize, _machine(options)))
-    return int(config.matmul_splits(dict(sizes), itemsize, _machine(options)))
-
-
-def _machine(options: Options) -> Any:
-    """What the templates' arithmetic is told of ``options``."""
-    from graphrt.kernels.triton import config
-
-    return config.Machine(options.arch, options.units, options.interpret, PRECISIONS[options.precision])
+        return int(config.wgrad_splits(sizes, itemsize, options.machine))
+    return int(config.matmul_splits(dict(sizes), itemsize, options.machine))
 
 
 def times(options: Options) -> Times:
-    """What convolutions are predicted to take: the longest of their tiles' time and their bytes' from memory, and a launch."""
+    """Predicted times of convolutions: the longer of their tiles' time and their bytes' from memory, and a launch."""
     find_kernels()
     from graphrt.kernels.triton import config, cost
 
@@ -146,7 +165,7 @@ def times(options: Options) -> Times:
         g = config.Geometry(**{**TEMPLATES[node.op.template or ""].sizes(node), "K": filters}, **oriented(kind, options))
         if kind == "wgrad":
             g = g._replace(SPLITS=max(splits(node, options), 1))
-        found = config.conv_configs(kind, g, itemsize, _machine(options))
+        found = config.conv_configs(kind, g, itemsize, options.machine)
         image, result = g.C * g.H * g.W, filters * g.P * g.Q
         moved = itemsize * (g.N * (image + result) + g.C * filters * g.R * g.S)
         return (max(found[0][0], moved * byte) + cost.LAUNCH) / CLOCK
