@@ -112,11 +112,11 @@ def test_the_null_driver_refuses_what_a_device_would() -> None:
     with pytest.raises(errors.TargetError, match="in no live allocation"):
         NULL.run([NULL.bind(dataclasses.replace(kernel, scratch=128), 1 << 12, views, memory[1 << 15 :])])
     with pytest.raises(errors.TargetError, match="shared memory and 128 threads"):
-        NULL.load(dataclasses.replace(kernel, shared=300 << 10, threads=128))
+        NULL.load_kernel(dataclasses.replace(kernel, shared=300 << 10, threads=128))
     with pytest.raises(errors.TargetError, match="a kernel for cuda:sm_80 does not run"):
-        NULL.load(dataclasses.replace(kernel, target="cuda:sm_80"))
+        NULL.load_kernel(dataclasses.replace(kernel, target="cuda:sm_80"))
     with pytest.raises(errors.TargetError, match="is damaged"):
-        NULL.load(dataclasses.replace(kernel, code=kernel.code[100:]))
+        NULL.load_kernel(dataclasses.replace(kernel, code=kernel.code[100:]))
     replay = NULL.capture([NULL.bind(kernel, 1, views, None)])
     replay()
     del memory, views
@@ -204,7 +204,7 @@ def test_launches_reach_the_library_packed(tmp_path: Path) -> None:
     subprocess.run([*compiler(), "-shared", "-fPIC", str(tmp_path / "cuda.c"), "-o", str(library)], check=True)
     cuda = gpu.Cuda(str(library))
     cuda.activate(1)
-    function = cuda.load(b"code", "entry", 100 << 10)
+    function = cuda.load_kernel(b"code", "entry", 100 << 10)
     pointers = [0x7F0000000000, 0x7F0000000100, 0xFFFF0000FFFF, 0, 0]
     launch = gpu.prepare(cuda, function, 12, 256, 100 << 10, pointers)
     launch(0x1234567890)
@@ -213,9 +213,9 @@ def test_launches_reach_the_library_packed(tmp_path: Path) -> None:
     assert list((ctypes.c_uint * 7).in_dll(raw, "sizes")) == [12, 1, 1, 256, 1, 1, 100 << 10]
     assert ctypes.c_void_p.in_dll(raw, "on").value == 0x1234567890 and ctypes.c_int.in_dll(raw, "asked").value == 100 << 10
     with pytest.raises(errors.TargetError, match="CUDA error 500: named symbol not found"):
-        cuda.load(b"code", "other", 0)
+        cuda.load_kernel(b"code", "other", 0)
     with pytest.raises(errors.TargetError, match="CUDA error 200: no image"):
-        cuda.load(b"junk", "entry", 0)
+        cuda.load_kernel(b"junk", "entry", 0)
     with pytest.raises(errors.TargetError, match="driver library cannot be loaded"):
         gpu.Cuda("libno-such-cuda.so")
 
@@ -230,7 +230,7 @@ class RecordingLibrary:
     def activate(self, device: int) -> None:
         self.active.append(device)
 
-    def load(self, code: bytes, entry: str, shared: int) -> str:
+    def load_kernel(self, code: bytes, entry: str, shared: int) -> str:
         return entry
 
     def launch(self, *args: Any) -> int:

@@ -94,7 +94,7 @@ def test_never_is_the_default(make: Callable[[], grt.Graph], monkeypatch: pytest
     auto = grt.compile(graph, target="cuda:sm_90", library="auto")
     assert default.plan_text() == never.plan_text() == auto.plan_text()
     assert default.source() == never.source() == auto.source()
-    assert not calls(default) and not calls(auto) and not [c for c in codes(default) if c.offer or c.kept]
+    assert not calls(default) and not calls(auto) and not [c for c in codes(default) if c.offer or c.refused]
     assert [records.key(c, "x") for c in codes(default)] == [records.key(c, "x") for c in codes(never)]
     changed = [records.key(a, "x") != records.key(b, "x") for a, b in zip(codes(default), codes(auto), strict=True)]
     assert changed == [c.offer is not None for c in codes(auto)] and not all(changed)

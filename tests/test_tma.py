@@ -157,13 +157,25 @@ def test_a_launch_that_other_groups_share_has_forms_too(monkeypatch: pytest.Monk
 
 
 @needs_compiler
-@pytest.mark.parametrize("change", ["sm_80", "float32", "odd", "order"])
-def test_where_descriptors_cannot_serve_pointers_do(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("sm_80", ""),  # out of the question
+        ("float32", ""),
+        ("odd", "12 or 16 channels of 2 bytes are no multiple of 16 bytes"),
+        ("order", "X does not lie densely in an order that the kernel knows"),
+    ],
+)
+def test_where_descriptors_cannot_serve_pointers_do(change: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAPHRT_TMA", "1")
     g = grt.Graph()
     dtype, c = "float32" if change == "float32" else HALF, 12 if change == "odd" else 16
     x = g.input("x", (2, c, 5, 9), dtype, order=None if change == "order" else (0, 2, 3, 1))
     g.output("y", F.conv2d(x, g.input("w", (16, c, 3, 3), dtype, order=(0, 2, 3, 1))))
     target = "cuda:sm_80" if change == "sm_80" else "cuda:sm_90"
-    (code,) = grt.compile(g, target=target)._executable._compilation.codes
+    program = grt.compile(g, target=target)
+    (code,) = program._executable._compilation.codes
     assert {c.form.name for c in code.choices} == {"conv_fwd"}
+    found = [text for configuration in program.configurations() for text in configuration.rejected]
+    assert len(found) == bool(reason) and all(text.startswith("conv_tma: ") and text.endswith(reason) for text in found)
+    assert all(f"  rejected {text}" in program.explain() for text in found)

@@ -40,7 +40,7 @@ BACKENDS = {  # the folder of each kind of target
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user may ask of a target: the arguments of ``graphrt.compile``, which explains them.
+    """The settings of a target: the arguments of ``graphrt.compile``, which explains them.
 
     ``tune``, ``library`` and ``fusion`` are None where it is for GRAPHRT_TUNE, GRAPHRT_LIBRARY and GRAPHRT_FUSE to say.
     """
@@ -92,10 +92,10 @@ class Target(ABC):
 
     @abstractmethod
     def passes(self) -> PassPolicy:
-        """What it wants of the passes."""
+        """The policy that the passes follow for it."""
 
     def schedule(self) -> SchedulePolicy | None:
-        """What it wants of the scheduler; None where graphs are run as they are."""
+        """The policy that the scheduler follows for it; None where graphs are run as they are."""
         return None
 
     def check(self, kernel: Kernel) -> None:
@@ -103,12 +103,12 @@ class Target(ABC):
         return
 
     def find(self, graph: Graph, orders: Mapping[str, Order]) -> tuple[Executable, Interface] | None:
-        """What was built of ``graph`` before, if that is at hand. ``orders`` are those of state that exists already."""
+        """An executable of ``graph`` that was built before, if at hand. ``orders`` are those of state that exists already."""
         return None
 
     @abstractmethod
     def build(self, lowering: Lowering) -> Executable:
-        """Compiles what the passes and the scheduler made. Raises TargetError."""
+        """Compiles ``lowering``, which the passes and the scheduler made. Raises TargetError."""
 
     def load(self, folder: Path, manifest: Mapping[str, Any]) -> Runnable:
         """The saved program in ``folder``. Raises InputError, TargetError when it does not run on this target."""

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 
-def kernels() -> Path:
+def find_kernels() -> Path:
     """The folder of ``graphrt.kernels``, importable under that name afterwards."""
     try:
         package = importlib.import_module("graphrt.kernels")

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .cost import LAUNCH, Config, Gemm, Machine, cdiv, choose, device, persistent, power, ranked, walking
+from .cost import LAUNCH, Config, Gemm, Machine, cdiv, choose, multiprocessor, persistent, power, ranked, walking
 from .geometry import Geometry
 
 Sizes = Mapping[str, int]
@@ -60,8 +60,12 @@ def matmul_configs(
 
 def takes_tma(inner: tuple[int, int], itemsize: int, arch: str) -> bool:
     """Whether descriptors can read operands with these innermost sizes, both dense and from an aligned address."""
-    fits = all(size and size * itemsize % 16 == 0 for size in inner)
-    return arch.startswith("sm_") and int(arch[3:]) >= 90 and fits
+    return has_tma(arch) and all(size and size * itemsize % 16 == 0 for size in inner)
+
+
+def has_tma(arch: str) -> bool:
+    """Whether GPUs of ``arch`` read tensors through descriptors."""
+    return arch.startswith("sm_") and int(arch[3:]) >= 90
 
 
 def matmul_gemm(sizes: Sizes, itemsize: int, *, loads: tuple[int, int] = (0, 0), output: int = 0) -> Gemm:
@@ -94,7 +98,7 @@ def matmul_splits(sizes: Sizes, itemsize: int, machine: Machine = _HERE) -> int:
 
 def _finish(splits: int, elements: int, machine: Machine) -> float:
     """Clocks of adding up ``splits`` partial results in float32: another launch, and another reading."""
-    return LAUNCH + splits * elements * 4 / (device(machine.arch).memory * machine.units) if splits > 1 else 0.0
+    return LAUNCH + splits * elements * 4 / (multiprocessor(machine.arch).memory * machine.units) if splits > 1 else 0.0
 
 
 def matmul_grid(sizes: Sizes, config: Config) -> int:

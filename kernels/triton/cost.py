@@ -22,7 +22,7 @@ class Machine(NamedTuple):
     precision: str = "tf32"
 
 
-class Device(NamedTuple):
+class Multiprocessor(NamedTuple):
     """A multiprocessor (compute unit). Rates are per clock."""
 
     shared: int  # bytes of shared memory that a program can have
@@ -37,25 +37,25 @@ class Device(NamedTuple):
     reserved: int = 1024  # bytes of shared memory that the system takes for each program
 
 
-_DEVICES = {
-    "sm_80": Device(163 << 10, 2048, 40, 10, 0.75),
-    "sm_86": Device(99 << 10, 1024, 40, 5, 0.75, warps=48, programs=16),
-    "sm_89": Device(99 << 10, 1024, 40, 4, 0.75, warps=48, programs=24),
-    "sm_90": Device(227 << 10, 4096, 48, 18),
-    "sm_100": Device(227 << 10, 8192, 48, 26),
-    "gfx942": Device(64 << 10, 2048, 48, 8, 0.75, waiting=1, lanes=64, warps=32, reserved=0),
+_MULTIPROCESSORS = {
+    "sm_80": Multiprocessor(163 << 10, 2048, 40, 10, 0.75),
+    "sm_86": Multiprocessor(99 << 10, 1024, 40, 5, 0.75, warps=48, programs=16),
+    "sm_89": Multiprocessor(99 << 10, 1024, 40, 4, 0.75, warps=48, programs=24),
+    "sm_90": Multiprocessor(227 << 10, 4096, 48, 18),
+    "sm_100": Multiprocessor(227 << 10, 8192, 48, 26),
+    "gfx942": Multiprocessor(64 << 10, 2048, 48, 8, 0.75, waiting=1, lanes=64, warps=32, reserved=0),
 }
 _SCHEDULERS = 4  # of a multiprocessor, each with 512 registers for every lane, given out by eights
 
 
-def device(arch: str) -> Device:
+def multiprocessor(arch: str) -> Multiprocessor:
     """The architecture ``arch``, as sm_90 or gfx942; an unknown one is taken for a small card."""
-    return _DEVICES.get(arch, _DEVICES["sm_89"])
+    return _MULTIPROCESSORS.get(arch, _MULTIPROCESSORS["sm_89"])
 
 
 def occupancy(registers: int, shared: int, num_warps: int, arch: str) -> int:
     """Programs resident on a multiprocessor, from registers a thread, bytes of shared memory and warps of each."""
-    d = device(arch)
+    d = multiprocessor(arch)
     by_registers = _SCHEDULERS * min(512 // (cdiv(max(registers, 1), 8) * 8), d.warps // _SCHEDULERS) // num_warps
     room = shared + d.reserved
     by_shared = (d.shared + d.reserved) // room if room else d.programs
@@ -124,14 +124,14 @@ class Plan(NamedTuple):
     resident: int  # programs on a multiprocessor at a time
 
 
-def _registers(d: Device, area: int, stage: int, turned: float, threads: int) -> int:
+def _registers(d: Multiprocessor, area: int, stage: int, turned: float, threads: int) -> int:
     """Accumulators, an address for each 16 bytes on their way, and elements that pass through registers in float32."""
     return min(255, 20 + round((area * (1.25 + d.fragments) + stage / 8 + turned) / threads))
 
 
 def plans(gemm: Gemm, machine: Machine) -> Iterator[Plan]:
     """The tiles that fit, at each depth of block and number of stages."""
-    d, size = device(machine.arch), gemm.itemsize
+    d, size = multiprocessor(machine.arch), gemm.itemsize
     table = _HALF if size <= 2 else _DOUBLE if size == 8 else _IEEE if machine.precision == "ieee" else _SINGLE
     left, right = gemm.loads
     rows = (128, 64) if all(gemm.vectors) else (128, 64, 32)  # bytes of a block's depth
@@ -163,7 +163,7 @@ def clocks(plan: Plan, gemm: Gemm, machine: Machine, programs: int = 0) -> float
 
     With ``programs`` so many walk all tiles, and their first loads wait only once.
     """
-    d, bm, bn, bk = device(machine.arch), plan.bm, plan.bn, plan.bk
+    d, bm, bn, bk = multiprocessor(machine.arch), plan.bm, plan.bn, plan.bk
     left, right = gemm.loads
     steps = gemm.steps(bk)
     multiply = 2 * bm * bn * bk / d.flops * (1 if gemm.itemsize <= 2 else _COST[machine.precision])
@@ -222,7 +222,7 @@ def persistent(config: Config, gemm: Gemm, machine: Machine) -> int:
     Pays from the third wave on where tiles are plainly loaded and products run beside the epilogue: each tile's first
     loads then hide behind the last tile's stores, for some registers, and shared memory that those stores do not give back.
     """
-    d, (bm, bn, bk, warps, stages) = device(machine.arch), config.values()
+    d, (bm, bn, bk, warps, stages) = multiprocessor(machine.arch), config.values()
     if d.fragments or any(gemm.loads):
         return 0
     stage = bk * (bm + bn) * gemm.itemsize

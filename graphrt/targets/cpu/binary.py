@@ -18,7 +18,7 @@ from graphrt.config import Flags
 from graphrt.runtime.program import Binary
 from graphrt.runtime.state import State, dense
 from graphrt.schedule.memory import ALIGNMENT
-from graphrt.targets.cpu.build import load
+from graphrt.targets.cpu.build import open_library
 from graphrt.types import TensorType
 
 HUGE = 2 << 20  # bytes of a huge page
@@ -72,7 +72,7 @@ class CpuBinary(Binary):
     ) -> None:
         self.path, self.arena, self.entries, self.frozen = path, arena, list(entries), frozen
         self._outputs = dict(outputs)
-        self._library = load(path, runtime)
+        self._library = open_library(path, runtime)
         self._memory = _arena(arena)
         self._table = (ctypes.c_void_p * (len(self.entries) + 2))()
         self._table[0] = self._memory.ctypes.data + ALIGNMENT
@@ -133,6 +133,7 @@ class CpuBinary(Binary):
         state.push(name for _, name in self._places["state"])
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
+        """Runs every launch in one native call; results are new arrays."""
         outputs = self._bind(inputs, state)
         self._library.graphrt_run(self._table)
         self._written(state)

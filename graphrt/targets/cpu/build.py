@@ -28,7 +28,7 @@ from graphrt.errors import TargetError
 from graphrt.files import cache
 from graphrt.runtime.forking import TARGET, make_lock
 from graphrt.targets.cpu.elf import empty
-from graphrt.targets.templates import kernels
+from graphrt.targets.templates import find_kernels
 
 FLAGS = (
     "-O3 -march=native -std=gnu11 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -ffp-contract=off "
@@ -42,7 +42,7 @@ _lock = make_lock(TARGET)
 
 def headers() -> Path:
     """The folder of the C templates."""
-    return kernels() / "c"
+    return find_kernels() / "c"
 
 
 @functools.cache
@@ -65,26 +65,26 @@ def compiler() -> list[str]:
 
 
 def folder() -> Path:
-    """Where objects are kept."""
+    """The folder of compiled objects."""
     return Flags.read().cache / "cpu"
 
 
 @functools.cache
 def _version() -> str:
-    """What the compiler says of itself."""
+    """The compiler's version, in its own words."""
     return subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
 
 
 @functools.cache
 def _identity() -> str:
-    """What distinguishes this machine's objects: compiler version, headers, processor."""
+    """The text that distinguishes this machine's objects: compiler version, headers, processor."""
     text = "".join(p.read_text() for p in sorted(headers().iterdir()) if p.suffix in (".h", ".c"))
     return _version() + text + (" ".join(processor()) or platform.processor())
 
 
 @functools.cache
 def processor() -> tuple[str, ...]:
-    """What this processor can do, as Linux names it (avx2, fma); empty where the system does not say."""
+    """The features of this processor, as Linux names them (avx2, fma); empty where the system does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -118,7 +118,7 @@ def options() -> list[str]:
 
 
 def units(kernels: int) -> int:
-    """How many texts a program of ``kernels`` kernels is compiled as: enough for every core, none of them tiny."""
+    """The number of texts that a program of ``kernels`` kernels is compiled as: enough for every core, none of them tiny."""
     return min(kernels // 4, 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
@@ -161,7 +161,7 @@ def build(sources: Sequence[str], name: str, kernels: Sequence[str] = ()) -> Pat
 
 
 def _run(command: Sequence[str]) -> str:
-    """What the C compiler prints. Raises TargetError with its complaints."""
+    """Runs the C compiler and returns what it prints. Raises TargetError with its complaints."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise TargetError(f"the C compiler failed:\n{shlex.join(command)}\n{result.stderr[:4000]}")
@@ -184,13 +184,13 @@ def pool(path: Path | None = None) -> ctypes.CDLL:
 
 
 def _torch_threads() -> int:
-    """How many threads torch uses, if somebody has imported it; else 0."""
+    """The number of torch's threads, if somebody has imported it; else 0."""
     torch: Any = sys.modules.get("torch")
     return int(torch.get_num_threads()) if hasattr(torch, "get_num_threads") else 0
 
 
-def load(path: Path, runtime: Path | None = None) -> ctypes.CDLL:
-    """The program at ``path``, bound to the pool."""
+def open_library(path: Path, runtime: Path | None = None) -> ctypes.CDLL:
+    """The shared object at ``path``, bound to the pool of threads."""
     library = ctypes.CDLL(str(path))
     threads = pool(runtime)
     library.grt_bind(*(ctypes.cast(f, ctypes.c_void_p) for f in (threads.grt_parallel, threads.grt_memory)))

@@ -307,7 +307,7 @@ class LoopPrinter(CPrinter):
         ]
 
     def _after_columns(self, work: Pass, nest: Nest) -> list[str]:
-        """What is computed once a column; later passes find it in arrays."""
+        """The block that runs once a column; later passes find its variables in arrays."""
         made = [i.out for i in work.after.insts]
         lines = [
             *(f"  {C_TYPES[v.dtype]} {v.name}_[LANES];" for v in made),

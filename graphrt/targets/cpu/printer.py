@@ -122,9 +122,11 @@ class CPrinter(ABC):
     # --- blocks ---------------------------------------------------------------------------------------------------
 
     def var(self, v: Var) -> str:
+        """The name of ``v``, or its element of an array."""
         return f"{v.name}[j]" if v.name in self.arrays else v.name
 
     def expression(self, inst: Inst, at: dict[str, Expr]) -> str:
+        """The right-hand side of ``inst`` with axes replaced by ``at``."""
         if inst.op == "load":
             slot, offset, guards = inst.args
             place, condition = self.index(slot, offset, at), self.guard(guards, at)
@@ -160,6 +162,7 @@ class CPrinter(ABC):
         return f"({C_TYPES[dtype]})" + (f"grt_from_bf16({text})" if x.dtype is bfloat16 else text)
 
     def expr(self, e: Expr, at: dict[str, Expr]) -> str:
+        """The index expression ``e`` with axes replaced by ``at``."""
         lanes = {name: f"{name}[j]" for name in e.axes() & self.arrays}  # positions found at run time
         return (e.renamed(lanes) if lanes else e).substitute(at).render("/")
 
@@ -169,13 +172,16 @@ class CPrinter(ABC):
         return f'grt_at({text}, {first}, {slot.type.size}, "{self.fields[slot]}")' if self.buffers.checked else text
 
     def guard(self, guards: tuple[tuple[Expr, int, int], ...], at: dict[str, Expr]) -> str:
+        """The condition that all ``guards`` hold; empty where they always do."""
         text = guard_text(tuple((e.substitute(at), lo, hi) for e, lo, hi in guards), "/", " && ")
         return f"({text})" if text else ""
 
     def insts(self, block: Block, at: dict[str, Expr], indent: str) -> list[str]:
+        """The instructions of ``block``, a constant each."""
         return [f"{indent}const {C_TYPES[i.out.dtype]} {i.out.name} = {self.expression(i, at)};" for i in block.insts]
 
     def stores(self, stores: Sequence[Store], at: dict[str, Expr], indent: str) -> list[str]:
+        """The assignments of ``stores``."""
         lines = []
         for s in stores:
             value = self.converted(s.var, s.slot.type.dtype)
@@ -184,9 +190,11 @@ class CPrinter(ABC):
 
 
 def initial(op: str, dtype: DType) -> str:
+    """The C literal that a fold ``op`` starts from."""
     return c_number(identity(op, dtype), dtype)
 
 
 def combine(op: str, total: str, x: str, dtype: DType) -> str:
+    """The C expression of ``total`` with ``x`` folded in."""
     form = {"sum": "{0} + {1}", "prod": "{0} * {1}", "max": "grt_max({0}, {1})", "min": "grt_min({0}, {1})"}[op]
     return wrapping(form, (total, x), dtype) if dtype.is_int and op in ("sum", "prod") else form.format(total, x)

@@ -41,7 +41,7 @@ class CachedProgram:
 
 
 def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool) -> str:
-    """What finds the record of ``graph`` compiled with the flags in force; empty where an op is not graphrt's own.
+    """The key of the record of ``graph`` compiled with the flags in force; empty where an op is not graphrt's own.
 
     ``orders`` are the memory orders of state that exists already.
     """

@@ -51,25 +51,28 @@ class CpuTarget(Target):
             check_counts(kernel, max(kernel.spec.extents(kernel.group.anchor).values()), "the loops of templates")
 
     def find(self, graph: Graph, orders: Mapping[str, Order]) -> tuple[Executable, Interface] | None:
+        """The program that the cache has of ``graph``."""
         program = find(self._key(graph, orders))
         return None if program is None else (CpuExecutable(program, self.settings.freeze), program.interface)
 
     def build(self, lowering: Lowering) -> CpuExecutable:
+        """Compiles the C of ``lowering``. Raises TargetError."""
         text, buffers = generate(lowering, self.settings.freeze)
         program = compiled(lowering, text, buffers)
         keep(self._key(lowering.built, lowering.orders), program)
         return CpuExecutable(program, self.settings.freeze, text)
 
     def load(self, folder: Path, manifest: Mapping[str, Any]) -> Runnable:
+        """The saved program in ``folder``. Raises InputError, TargetError."""
         return load(folder, manifest) if manifest["target"] == self.name else self.refuse(folder, manifest)
 
     def _key(self, graph: Graph, orders: Mapping[str, Order]) -> str:
-        """What finds the program of ``graph`` in the cache; empty where it is not to be looked for."""
+        """The key of the program of ``graph`` in the cache; empty where it is not to be looked for."""
         return key(graph, orders, self.fusion, self.settings.freeze) if Flags.read().known else ""
 
 
 def compiled(lowering: Lowering, text: Source, buffers: Buffers) -> CachedProgram:
-    """What the C compiler makes of ``text``. Raises TargetError."""
+    """The program that the C compiler makes of ``text``. Raises TargetError."""
     assert lowering.plan is not None
     object = build(text.units(units(len(text.kernels))), "program", list(text.kernels))
     entries, frozen = list(buffers.entries), len(buffers.frozen)
@@ -104,6 +107,7 @@ class CpuExecutable(CpuBinary, Executable):
         save(path, self, program)
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
+        """Runs launch by launch and returns the seconds of each."""
         outputs = self._bind(inputs, state)
         seconds = []
         for i in range(self._program.launches):

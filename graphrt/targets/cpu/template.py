@@ -13,7 +13,7 @@ from graphrt.targets.cpu.loops import unit_stride
 from graphrt.targets.cpu.printer import Buffers, CPrinter, initial
 from graphrt.targets.cpu.variants import Machine, choose
 from graphrt.targets.scalar import C_TYPES
-from graphrt.targets.templates import kernels as find_kernels
+from graphrt.targets.templates import find_kernels
 
 _HEADERS = {
     "max_pool": "pool.h",

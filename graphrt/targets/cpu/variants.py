@@ -1,4 +1,4 @@
-"""Which loops compute a template, and why: the file of ``kernels/c`` that the template includes as VARIANT.
+"""The loops that compute a template, and the reason: the file of ``kernels/c`` that the template includes as VARIANT.
 
 The choice follows from sizes, from the lanes of a vector and from GRAPHRT_WINOGRAD. Each special variant has a function that
 says what stands in its way; the first that nothing does is taken. ``program.explain()`` prints the reasons.
@@ -32,7 +32,7 @@ class Variant:
 
     @property
     def macros(self) -> dict[str, str]:
-        """What the template is included with."""
+        """The macros that the template is included with."""
         return {"VARIANT": f'"{self.file}"', **self.more}
 
     def decisions(self, node: str) -> list[Decision]:

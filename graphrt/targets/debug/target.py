@@ -37,6 +37,7 @@ class DebugTarget(CpuTarget):
     """The cpu target, unfused and checked."""
 
     def schedule(self) -> SchedulePolicy:
+        """A kernel for each op, and bytes of its own for each value."""
         return replace(super().schedule(), fusion=NONE)
 
     def find(self, graph: Graph, orders: Mapping[str, Order]) -> tuple[Executable, Interface] | None:
@@ -44,6 +45,7 @@ class DebugTarget(CpuTarget):
         return None
 
     def build(self, lowering: Lowering) -> CpuExecutable:
+        """Compiles the checked C of ``lowering``. Raises TargetError."""
         return DebugExecutable(lowering, self.settings.freeze)
 
 

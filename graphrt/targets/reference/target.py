@@ -25,9 +25,11 @@ class ReferenceTarget(Target):
     doubles = True
 
     def passes(self) -> PassPolicy:
+        """Nothing is split."""
         return PassPolicy(splits=lambda node: 0)
 
     def build(self, lowering: Lowering) -> Executable:
+        """The graph after the passes, ready to be walked."""
         return ReferenceExecutable(lowering.graph, self.settings.precision)
 
 
@@ -38,6 +40,7 @@ class ReferenceExecutable(Executable):
         self._graph, self._precision = graph, precision
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
+        """Walks the graph; results are new arrays."""
         table = evaluate(self._graph, {**state, **inputs}, self._precision)
         outputs = {name: dense(v.type) for name, v in self._graph.outputs.items()}
         for name, v in self._graph.outputs.items():
@@ -47,8 +50,10 @@ class ReferenceExecutable(Executable):
         return outputs
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
+        """Runs once; there are no launches to time."""
         self.run(inputs, state)
         return []
 
     def source(self, lowering: Lowering, launch: int | None) -> str:
+        """The graph itself."""
         return str(self._graph)

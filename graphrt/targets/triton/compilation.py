@@ -31,7 +31,7 @@ class Compilation:
         self.launches, self.kernels = lowering.schedule.launches, lowering.kernels
         self.text, self.codes = generate(lowering.schedule, lowering.kernels, options)
         self.module = write_module(self.text)
-        self.configurations = configurations([code for code in self.codes if code.call is not None or code.kept])
+        self.configurations = configurations([code for code in self.codes if code.call is not None or code.refused])
         if driver is not None:
             tuner = Tuner(driver, lowering.schedule, lowering.kernels, self.module)
             self.codes, self.configurations = tuner.configure(self.codes, tune)

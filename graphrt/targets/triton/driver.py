@@ -1,4 +1,4 @@
-"""Driver: what a device must do so that a program runs on it. Three do: a GPU, none (null), Triton's interpreter.
+"""Driver: the operations of a device that a program runs on. Three do: a GPU, none (null), Triton's interpreter.
 
 Memory is torch's: a buffer is a torch tensor, and streams and events have the methods of torch.cuda's. Everything but
 ``fetch`` is asynchronous where the device is: it returns when the work is on the current stream.
@@ -55,7 +55,7 @@ class Driver(Protocol):
     def keep(self, tensor: Any, stream: Any) -> None:
         """Tells the allocator that ``tensor`` is used on ``stream`` too, so that its memory outlives the work there."""
 
-    def load(self, kernel: Any) -> Any:
+    def load_kernel(self, kernel: Any) -> Any:
         """A compiled kernel, or a library's call as it is, loaded. Raises TargetError when this device cannot run it."""
 
     def bind(self, loaded: Any, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
@@ -89,7 +89,7 @@ class HostStream:
 
 
 class HostDriver:
-    """What drivers that use the CPU's memory have in common."""
+    """The common part of drivers that use the CPU's memory."""
 
     where = model = "cpu"
     units: int | None = None

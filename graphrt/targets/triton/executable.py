@@ -64,13 +64,16 @@ class AheadExecutable(Executable):
         return self._compilation.configurations
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
+        """Raises TargetError: the GPU is not here."""
         raise TargetError(f"a program compiled ahead of time for {self._target} cannot run on this machine")
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
+        """Raises TargetError: the GPU is not here."""
         self.run(inputs, state)
         return []
 
     def source(self, lowering: Lowering, launch: int | None) -> str:
+        """Generated source: of one launch, or all of it."""
         return self._compilation.source(launch)
 
     def save(self, path: str | Path, program: Runnable) -> None:

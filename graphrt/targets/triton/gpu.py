@@ -34,7 +34,7 @@ class Library(Protocol):
     def activate(self, device: int) -> None:
         """Makes ``device`` the one of this thread."""
 
-    def load(self, code: bytes, entry: str, shared: int) -> Any:
+    def load_kernel(self, code: bytes, entry: str, shared: int) -> Any:
         """The function ``entry`` of a module. Raises TargetError in the library's words."""
 
     def check(self, status: int) -> None:
@@ -58,7 +58,7 @@ class Cuda:
             self._contexts[device] = context
         self.check(self._lib.cuCtxSetCurrent(self._contexts[device]))
 
-    def load(self, code: bytes, entry: str, shared: int) -> ctypes.c_void_p:
+    def load_kernel(self, code: bytes, entry: str, shared: int) -> ctypes.c_void_p:
         """Loads a cubin; large shared memory is asked for."""
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
         self.check(self._lib.cuModuleLoadData(ctypes.byref(module), code))
@@ -87,7 +87,7 @@ class Hip:
         """Selects the device in this thread."""
         self.check(self._lib.hipSetDevice(device))
 
-    def load(self, code: bytes, entry: str, shared: int) -> ctypes.c_void_p:
+    def load_kernel(self, code: bytes, entry: str, shared: int) -> ctypes.c_void_p:
         """Loads an hsaco."""
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
         self.check(self._lib.hipModuleLoadData(ctypes.byref(module), code))
@@ -187,15 +187,15 @@ class GpuDriver:
         """record_stream."""
         tensor.record_stream(stream)
 
-    def load(self, kernel: KernelBinary | LibraryCall) -> Any:
+    def load_kernel(self, kernel: KernelBinary | LibraryCall) -> Any:
         """The kernel's function on this GPU."""
         if isinstance(kernel, LibraryCall):
             return kernel
-        if not runs(kernel.target, self.target):
+        if not can_run(kernel.target, self.target):
             raise TargetError(f"a kernel for {kernel.target} does not run on {self.where}, which is {self.target}")
         with self._torch.cuda.device(self._device):
             self._library.activate(self._index)
-            return kernel, self._library.load(kernel.code, kernel.entry, kernel.shared)
+            return kernel, self._library.load_kernel(kernel.code, kernel.entry, kernel.shared)
 
     def bind(self, loaded: Any, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
         """Arguments packed for the library's launch."""
@@ -248,7 +248,7 @@ def architecture(index: int) -> str:
     return f"cuda:sm_{properties.major}{properties.minor}"
 
 
-def runs(built: str, device: str) -> bool:
+def can_run(built: str, device: str) -> bool:
     """Whether code for ``built`` runs on ``device``: the same, or before sm_90 a later one of the same generation."""
     if built == device:
         return True

@@ -66,7 +66,7 @@ def make_image(codes: Sequence[LaunchCode], kernels: Sequence[Any], numbers: Seq
 
 
 def _places(codes: Sequence[LaunchCode], plan: MemoryPlan) -> tuple[Callable[[Slot], Buffer], int]:
-    """Where each slot lies, and where the temporary part of the arena ends: outputs lie side by side, as do inputs."""
+    """The place of each slot, and the end of the temporary part of the arena: outputs lie side by side, as do inputs."""
     found = dict.fromkeys(slot for code in codes for slot in code.slots)
     end = temporary = aligned(plan.size)
     offsets = dict(plan.offset)

@@ -56,11 +56,12 @@ class LibraryCall:
 
     @property
     def name(self) -> str:
+        """Its name in reports."""
         return f"library_{self.op}"
 
     @property
     def buffers(self) -> int:
-        """How many buffers it takes."""
+        """The number of buffers that it takes."""
         return 1 + max(v.buffer for v in (*self.operands, *self.results))
 
     def __str__(self) -> str:
@@ -69,7 +70,7 @@ class LibraryCall:
         return f"{self.op} of {shapes}{more}, by {self.library} through torch"
 
     def described(self) -> dict[str, Any]:
-        """What ``parse`` reads, for a manifest."""
+        """The fields of it, for a manifest, as ``parse`` reads them."""
         return asdict(self)
 
     @staticmethod

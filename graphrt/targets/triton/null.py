@@ -30,7 +30,7 @@ SHARED = {"cuda:sm_75": 64, "cuda:sm_80": 163, "cuda:sm_86": 99, "cuda:sm_89": 9
 
 @dataclass(frozen=True)
 class Event:
-    """What the driver was asked to do: allocate, place, load, launch, capture, replay or fetch; and the name or the size."""
+    """An order that the driver was given: allocate, place, load, launch, capture, replay or fetch; and the name or the size."""
 
     kind: str
     name: str = ""
@@ -100,7 +100,7 @@ class NullDriver(HostDriver):
 
     # --- kernels --------------------------------------------------------------------------------------------------
 
-    def load(self, kernel: KernelBinary | LibraryCall) -> KernelBinary | LibraryCall:
+    def load_kernel(self, kernel: KernelBinary | LibraryCall) -> KernelBinary | LibraryCall:
         """Checks what a device would refuse."""
         if isinstance(kernel, LibraryCall):
             return kernel

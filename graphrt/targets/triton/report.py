@@ -1,4 +1,4 @@
-"""What a compiler made of a kernel: registers, spills, shared memory, telling instructions, and how many blocks fit."""
+"""Reports on compiled kernels: registers, spills, shared memory, telling instructions, and how many blocks fit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class KernelReport:
     Registers and spilled bytes are by thread, shared memory by block; ``blocks`` and ``warps`` is what fits on one
     multiprocessor; ``tile`` is rows, columns and depth of a contraction and ``operands`` the dtype it multiplies;
     ``bytes`` and ``flops`` are those of one launch as predicted from the plan. ``narrow`` names what could move 16 bytes at a
-    time and does not: loads or stores of a buffer that lies in runs of so many bytes and makes much of the traffic.
+    time and does not: loads or stores of a buffer that lies in stretches of so many bytes and makes much of the traffic.
     """
 
     name: str

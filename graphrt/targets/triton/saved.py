@@ -75,9 +75,9 @@ def _driver(folder: Path, architecture: str, target: str) -> Driver:
             f"{folder} was compiled for {architecture}, and there is no such GPU that torch can use here; "
             "load(path, target='null') runs everything but the kernels"
         ) from None
-    from graphrt.targets.triton.gpu import runs
+    from graphrt.targets.triton.gpu import can_run
 
-    if not runs(architecture, driver.target):
+    if not can_run(architecture, driver.target):
         raise TargetError(f"{folder} was compiled for {architecture}; the GPU here is {driver.target}; compile it for that")
     return driver
 

@@ -42,33 +42,35 @@ def parse(name: str, settings: Settings) -> Target:
 
 
 class TritonTarget(Target):
-    """What they have in common: weight gradients and deep products are split to fill the device, halves of weights are kept."""
+    """The common part: weight gradients and deep products are split to fill the device, halves of weights are kept."""
 
     libraries = True
     pixels = 64 * RUN  # from which on a sum over them is taken in runs
 
     @functools.cached_property
     def options(self) -> Options:
-        """What kernels are printed for."""
+        """The options that kernels are printed with."""
         return self._options(NULL)
 
     def require(self) -> None:
+        """Raises TargetError unless Triton is installed."""
         require(self.name, "triton")
 
     def passes(self) -> PassPolicy:
-        """Results depend on the device, never on the run. What is always left to a library stays whole."""
+        """Results depend on the device, never on the run. A contraction that is always left to a library stays whole."""
         options = self.options
         if self._alone:
             return PassPolicy(splits=lambda node: 0, runs=self._runs, half_copies=True)
         return PassPolicy(lambda node: splits(node, options), self._runs, times(options), half_copies=True)
 
     def schedule(self) -> SchedulePolicy:
-        """What is always left to a library stays alone."""
+        """A contraction that is always left to a library stays alone."""
         pairs = not self.options.stores_fragments and not self._alone  # AMD's compiler spills when a kernel holds two things
         precision = self.settings.float32_matmul_precision
         return SchedulePolicy(pairs=pairs, alone=self._alone, row_limit=ROW_LIMIT, precision=precision)
 
     def check(self, kernel: Kernel) -> None:
+        """Raises TargetError for a kernel that counts further than 32 bits."""
         check_counts(kernel, counts(kernel), "Triton kernels")
 
     @property
@@ -93,22 +95,26 @@ class GpuTarget(TritonTarget):
     tunes = True
 
     def require(self) -> None:
+        """Raises TargetError unless torch and Triton are installed."""
         require(self.name, "torch", "triton")
 
     def driver(self) -> Driver:
-        """What runs kernels. Raises TargetError when there is no such GPU."""
+        """The driver that runs kernels. Raises TargetError when there is no such GPU."""
         return device.gpu_driver(self.name)
 
     @functools.cached_property
     def options(self) -> Options:
+        """The options that kernels are printed with: those of the GPU that is here."""
         return self._options(self.driver().target, self.driver().units)
 
     def build(self, lowering: Lowering) -> Executable:
+        """The compilation of ``lowering``, tuned as far as asked for, on the GPU. Raises TargetError."""
         device.compiles(self.name)
         driver = self.driver()
         return GpuExecutable(lowering, Compilation(lowering, self.options, driver, self.tune), driver)
 
     def load(self, folder: Path, manifest: Mapping[str, Any]) -> Runnable:
+        """The saved program in ``folder``, on the GPU. Raises InputError, TargetError."""
         if manifest["target"].split(":")[0] != self.name:
             self.refuse(folder, manifest)
         return load(folder, manifest, "")
@@ -120,9 +126,11 @@ class NullTarget(GpuTarget):
     computes = False
 
     def driver(self) -> Driver:
+        """The driver that runs no kernels."""
         return device.null_driver(NULL)
 
     def load(self, folder: Path, manifest: Mapping[str, Any]) -> Runnable:
+        """The saved program of a GPU in ``folder``, without its kernels. Raises InputError, TargetError."""
         if ":" not in manifest["target"]:
             self.refuse(folder, manifest)
         return load(folder, manifest, self.name)
@@ -134,13 +142,16 @@ class InterpretTarget(TritonTarget):
     pixels = 4 * RUN  # or no test would see it
 
     def require(self) -> None:
+        """Raises TargetError unless torch and Triton are installed."""
         require(self.name, "torch", "triton")
 
     @functools.cached_property
     def options(self) -> Options:
+        """The options that kernels are printed with: large blocks."""
         return self._options(NULL, interpret=True)
 
     def build(self, lowering: Lowering) -> Executable:
+        """The compilation of ``lowering`` on the interpreter. Raises TargetError."""
         driver = InterpretDriver()
         return TritonExecutable(lowering, Compilation(lowering, self.options), driver)
 
@@ -150,9 +161,11 @@ class AheadTarget(TritonTarget):
 
     @functools.cached_property
     def options(self) -> Options:
+        """The options that kernels are printed with: those of the GPU that is named."""
         return self._options(self.name)
 
     def build(self, lowering: Lowering) -> Executable:
+        """The compilation of ``lowering``, without a driver. Raises TargetError."""
         device.compiles(self.name)
         gpu_target(self.name)
         return AheadExecutable(self.name, Compilation(lowering, self.options))

@@ -26,7 +26,7 @@ from typing import Any
 from graphrt.config import Flags
 from graphrt.errors import TargetError
 from graphrt.files import cache, whole, writable
-from graphrt.targets.templates import kernels as find_kernels
+from graphrt.targets.templates import find_kernels
 from graphrt.targets.triton.compile.instructions import amd
 from graphrt.targets.triton.compile.usage import resident, usage
 from graphrt.targets.triton.emit.launch import WARPS, LaunchCode
@@ -55,7 +55,7 @@ def gpu_target(target: str) -> Any:
 
 
 def compile_kernel(code: LaunchCode, module: ModuleType, target: str) -> Any:
-    """What Triton makes of one launch's kernel, with the 16-byte alignment that its pointers have at run time.
+    """The kernel that Triton makes of one launch, with the 16-byte alignment that its pointers have at run time.
 
     A kernel that spills registers is compiled again in ways that want fewer of them or are given more (``_roomier``); the
     first that does not spill is taken, or where all do, the one that spills least.
@@ -191,7 +191,7 @@ def _path(key: str) -> Path:
 
 
 def key(code: LaunchCode, target: str) -> str:
-    """What the compiled kernel of ``code`` depends on; neither which buffers it works on nor its display name."""
+    """A digest of all that the compiled kernel of ``code`` depends on: not its buffers, nor its display name."""
     if code.call is not None:
         return digest((code.call,))
     return digest((*content(code), sorted(code.options.items()), target, _compiler()))
@@ -216,7 +216,7 @@ def digest(parts: tuple[Any, ...]) -> str:
 
 @functools.cache
 def _compiler() -> str:
-    """What distinguishes compilers: Triton's version, the templates, this package's way of calling both."""
+    """The text that distinguishes compilers: Triton's version, the templates, this package's way of calling both."""
     import triton
 
     sources = [*sorted((find_kernels() / "triton").glob("*.py")), Path(__file__)]
@@ -275,7 +275,7 @@ def _worker(task: bytes) -> subprocess.Popen[bytes]:
 
 
 def _work() -> None:
-    """What another process does: compiles the kernels that standard input names into the cache."""
+    """The work of another process: it compiles the kernels that standard input names into the cache."""
     from graphrt.targets.triton.emit.module import import_module
 
     find_kernels()  # whose types are among the constants

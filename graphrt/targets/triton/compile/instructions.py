@@ -18,7 +18,7 @@ EIGHT_BYTES = (
 
 
 def nvidia(listing: str) -> dict[str, int]:
-    """How often each telling instruction occurs in the disassembler's listing."""
+    """Counts of each telling instruction in the disassembler's listing."""
     return _sorted(_short(*match.groups()) for match in _SASS.finditer(listing))
 
 

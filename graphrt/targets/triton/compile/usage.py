@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from graphrt.errors import TargetError
-from graphrt.targets.templates import kernels as find_kernels
+from graphrt.targets.templates import find_kernels
 from graphrt.targets.triton.compile import cubin
 
 
@@ -18,7 +18,7 @@ def usage(code: bytes, target: str) -> tuple[int, int]:
 
 
 def resident(registers: int, shared: int, warps: int, target: str) -> int:
-    """How many programs a multiprocessor holds that take so many registers a thread, bytes of shared memory and warps."""
+    """The number of programs of so many registers a thread, bytes of shared memory and warps that a multiprocessor holds."""
     find_kernels()
     from graphrt.kernels.triton.cost import occupancy  # type: ignore[import-not-found]
 

@@ -117,7 +117,7 @@ class GeneratedPrinter(TritonPrinter):
         return lines + (self.stores(p.inner, at, "mask", tile.zeros) if p.inner.stores else [])
 
     def _blockwise(self, p: Pass, at: dict[str, Expr], masks: Masks, tile: _Tile, size: int) -> list[str]:
-        """A pass over rows in blocks, which are joined element by element; long ones in groups of blocks, each folded."""
+        """A pass over rows in blocks, which are combined element by element; long ones in groups of blocks, each folded."""
         columns = tile.columns
         steps, groups = _blocks(-(-size // columns))
         running = {f: [f"{v.name}_all" for v in _found(f)] for f in p.folds}
@@ -251,7 +251,7 @@ def _started(f: Fold, names: Sequence[str], rows: int, columns: int) -> list[str
 
 
 def _combined(f: Fold, names: Sequence[str], more: Sequence[str]) -> str:
-    """``names`` joined by ``more`` of the same."""
+    """``names`` combined with ``more`` of the same."""
     combine = _COMBINE[f.op] if f.at is None else f"arg{f.op}_combine"
     return f"{', '.join(names)} = {combine}({', '.join([*names, *more])})"
 

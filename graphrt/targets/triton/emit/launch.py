@@ -41,7 +41,7 @@ class Choice:
 
 @dataclass
 class LaunchCode:
-    """How to launch one kernel: what it is called in reports, its pointers, its closures' text, and one of ``choices``.
+    """The launch of one kernel: its name in reports, its pointers, its closures' text, and one of ``choices``.
 
     The heuristic is the first of these; tuning may take another.
     """
@@ -52,7 +52,7 @@ class LaunchCode:
     choices: list[Choice]
     choice: Choice
     origin: str = "heuristic"  # of the choice: heuristic, shipped, tuned or asked for
-    kept: str = ""  # why a library that was asked for does not compute it
+    refused: tuple[str, ...] = ()  # forms that could have computed it, each with the reason why it does not
 
     def configured(self, choice: Choice, origin: str) -> LaunchCode:
         """The same launch as ``choice`` says."""
@@ -65,12 +65,12 @@ class LaunchCode:
 
     @property
     def call(self) -> LibraryCall | None:
-        """What a library computes instead of a kernel."""
+        """The library's call that stands in place of a kernel."""
         return self.form.call
 
     @property
     def offer(self) -> LibraryCall | None:
-        """What a library could compute."""
+        """The library's call that could stand in place of a kernel."""
         return next((c.form.call for c in self.choices if c.form.call is not None), None)
 
     @property
@@ -80,7 +80,7 @@ class LaunchCode:
 
     @property
     def options(self) -> dict[str, int]:
-        """Of the compiler: warps and stages."""
+        """The compiler's options: warps and stages."""
         return {n: self.config[n] for n in OPTIONS}
 
     @property

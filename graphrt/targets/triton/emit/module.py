@@ -12,7 +12,7 @@ from typing import Any
 
 from graphrt.config import Flags
 from graphrt.files import cache, whole
-from graphrt.targets.templates import kernels as find_kernels
+from graphrt.targets.templates import find_kernels
 from graphrt.targets.triton.emit.launch import LaunchCode
 
 

@@ -1,4 +1,4 @@
-"""Which contractions a library could compute in place of a template: those that compute nothing on load and nothing behind."""
+"""Contractions that a library could compute in place of a template: those that compute nothing on load and nothing behind."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from graphrt.targets.templates import kernels as find_kernels
+from graphrt.targets.templates import find_kernels
 
 PRECISIONS = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}  # torch's names for float32 products, and Triton's
 
@@ -56,6 +56,6 @@ class Options:
 def lanes(arch: str) -> int:
     """Threads of a warp of ``arch``, as cuda:sm_90 or sm_90."""
     find_kernels()
-    from graphrt.kernels.triton.cost import device  # type: ignore[import-not-found]
+    from graphrt.kernels.triton.cost import multiprocessor  # type: ignore[import-not-found]
 
-    return int(device(arch.split(":")[-1]).lanes)
+    return int(multiprocessor(arch.split(":")[-1]).lanes)

@@ -159,16 +159,17 @@ def tensors(kernel: Kernel) -> set[str]:
     numbers = {i.out.name for block in blocks(kernel) for i in block.insts if i.op == "const"}
     for inst in (i for block in blocks(kernel) for i in block.insts):
         if TRITON.get(inst.op, "").startswith("grt_"):
-            names |= {a.name for a in inst.args}
-        elif inst.op == "where" and {a.name for a in inst.args[1:]} <= numbers:
+            names.update(a.name for a in inst.args)
+        elif inst.op == "where" and numbers.issuperset(a.name for a in inst.args[1:]):
             names.add(inst.args[1].name)
     if isinstance(kernel, TemplateKernel):
         loaded = {block.result for block in kernel.loaders.values()}
         return names | {
             i.out.name for block in kernel.loaders.values() for i in block.insts if i.op == "const" and i.out in loaded
         }
-    names |= {total.fold.x.name for total in kernel.totals}
-    return names | ({f.x.name for p in kernel.passes for f in p.folds} if isinstance(kernel, ReductionKernel) else set())
+    if isinstance(kernel, ReductionKernel):
+        names |= {f.x.name for p in kernel.passes for f in p.folds}
+    return names | {total.fold.x.name for total in kernel.totals}
 
 
 def cast_to(name: str, dtype: DType) -> str:

@@ -11,7 +11,7 @@ from graphrt.ir import Node
 from graphrt.passes.siblings import Times
 from graphrt.schedule.kernel_ir import TemplateKernel
 from graphrt.schedule.templates import TEMPLATES
-from graphrt.targets.templates import kernels as find_kernels
+from graphrt.targets.templates import find_kernels
 from graphrt.targets.triton.emit.launch import WARPS, Choice, Form
 from graphrt.targets.triton.emit.options import Options
 
@@ -24,7 +24,7 @@ Constants = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Closures:
-    """What a template kernel is given: ``plain`` are its closures and types.
+    """The compile-time arguments of a template kernel: ``plain`` are its closures and types.
 
     ``described`` are those of the form whose operands come through descriptors, None if they cannot (``descriptors``).
     ``loads`` are the bytes that each operand's prologue loads for an element, 0 without one.
@@ -47,7 +47,7 @@ def _form(module: str, function: str, *constants: Constants) -> Form:
 
 
 def _tile(kernel: TemplateKernel, loads: tuple[int, ...]) -> dict[str, Any]:
-    """What the arithmetic of tiles is told of ``kernel``: its prologues, and the runs of rows that are summed behind it."""
+    """Arguments of the arithmetic of tiles: prologues, and the length of the runs of rows that are summed behind."""
     return {"loads": loads, "rows": next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)}
 
 
@@ -158,7 +158,7 @@ def times(options: Options) -> Times:
     find_kernels()
     from graphrt.kernels.triton import config, cost
 
-    byte = 1 / (cost.device(options.arch).memory * options.units)  # clocks
+    byte = 1 / (cost.multiprocessor(options.arch).memory * options.units)  # clocks
 
     def convolution(node: Node, filters: int) -> float:
         kind, itemsize = _KINDS[node.op.template or ""], node.inputs[0].dtype.itemsize

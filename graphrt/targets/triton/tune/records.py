@@ -22,7 +22,7 @@ from typing import Any
 
 from graphrt.config import Flags
 from graphrt.files import cache
-from graphrt.targets.templates import kernels as find_kernels
+from graphrt.targets.templates import find_kernels
 from graphrt.targets.triton.compile.build import content, digest
 from graphrt.targets.triton.emit.launch import Choice, LaunchCode
 
@@ -51,7 +51,7 @@ class Record:
 
 
 def key(code: LaunchCode, device: str) -> str:
-    """What the record of a kernel on ``device`` goes by: everything that it depends on but its configuration."""
+    """The key of a kernel's record on ``device``: everything that it depends on but its configuration."""
     forms = {c.form.name: c for c in reversed(code.choices)}  # the first choice of each
     parts: list[Any] = []
     for choice in forms.values():
@@ -99,7 +99,7 @@ def _torch() -> str:
 
 
 def file(device: str) -> Path:
-    """Where the records of this machine's ``device`` are."""
+    """The file of the records of this machine's ``device``."""
     return Flags.read().cache / "tune" / f"{re.sub(r'[^A-Za-z0-9.]+', '_', device).strip('_')}.jsonl"
 
 

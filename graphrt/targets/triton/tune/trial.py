@@ -48,14 +48,14 @@ class Trial:
         self._before = {s: self._sets[0][s].clone() for s in self.written if s in read}
 
     def arrays(self) -> dict[Slot, np.ndarray]:
-        """What the kernel finds in its buffers, by slot."""
+        """The contents of the kernel's buffers, by slot."""
         self._reset()
         return {s: to_numpy(self._driver.fetch(view(m, 0, s.type))) for s, m in self._sets[0].items()}
 
     def result(self, kernel: Any, grid: int) -> dict[Slot, Any]:
-        """What ``kernel``, a binary, writes, by slot. Buffers that it only writes are full of ones (NaN) before."""
+        """The results that ``kernel``, a binary, writes, by slot. Buffers that it only writes are full of ones (NaN) before."""
         self._reset()
-        self._driver.run([self._bind(self._driver.load(kernel), kernel, grid, self._sets[0])])
+        self._driver.run([self._bind(self._driver.load_kernel(kernel), kernel, grid, self._sets[0])])
         return {s: view(self._sets[0][s], 0, s.type).clone() for s in self.written}
 
     def _reset(self) -> None:
@@ -67,7 +67,7 @@ class Trial:
 
     def clock(self, kernel: Any, grid: int) -> Callable[[], float]:
         """A function that runs ``kernel`` some times and returns the seconds of one launch; the first call warms up."""
-        loaded = self._driver.load(kernel)
+        loaded = self._driver.load_kernel(kernel)
         launches = [self._bind(loaded, kernel, grid, memory) for memory in self._sets]
         launches = launches * -(-LAUNCHES // len(launches))
         self._driver.run(launches[:1])
@@ -93,7 +93,7 @@ def _fill(tensor: Any, seed: int, positive: bool) -> None:
 
 
 def difference(results: Mapping[Slot, Any], expected: Mapping[Slot, Any], factor: float = 1) -> str:
-    """Where ``results`` differ from ``expected`` beyond rounding, in words; empty where they do not.
+    """The first difference of ``results`` from ``expected`` beyond rounding, in words; empty where there is none.
 
     Floats may differ by ``factor`` times what another order of summation makes, in the norm, and must be finite at the same
     places; everything else must be equal.
@@ -120,7 +120,7 @@ def difference(results: Mapping[Slot, Any], expected: Mapping[Slot, Any], factor
 
 
 def reference(schedule: Schedule, launch: int, trial: Trial) -> dict[Slot, Any] | None:
-    """What launch number ``launch`` should write, computed by the reference in float64; None where that takes long."""
+    """The results of launch number ``launch``, computed by the reference in float64; None where that takes long."""
     groups = schedule.launches[launch].groups
     own = {n for g in groups for n in (*g.nodes, *g.inlined)}
     if sum(n.op.flops(n) for n in own) > CHEAP or trial.elements > CHEAP:

@@ -42,11 +42,11 @@ MARGIN = 0.98  # of the heuristic's time that a winner must stay below: less may
 
 @dataclass(frozen=True)
 class Configuration:
-    """How a kernel is launched: ``origin`` is heuristic, shipped or tuned; ``record`` what is known of its time.
+    """The launch of a kernel: ``origin`` is heuristic, shipped or tuned; ``record`` what is known of its time.
 
     ``form`` is the template's function that computes it, empty where there is none. ``origin`` is asked for where a library
-    computes it, which ``call`` names, because the user said so. ``rejected`` says of each candidate that this compilation
-    refused why.
+    computes it, which ``call`` names, because the user said so. ``rejected`` are the forms and candidates that this
+    compilation refused, each with the reason.
     """
 
     kernel: str
@@ -67,17 +67,13 @@ class Configuration:
 
 
 def configurations(codes: Sequence[LaunchCode]) -> list[Configuration]:
-    """How ``codes`` are launched where nothing is tuned, each way once."""
-    found = [_shown(code, None, _kept(code)) for code in codes]
+    """The launches of ``codes`` where nothing is tuned, each way once."""
+    found = [_shown(code, None, code.refused) for code in codes]
     return [*{str(c): c for c in found}.values()]
 
 
 def _shown(code: LaunchCode, record: records.Record | None, rejected: tuple[str, ...]) -> Configuration:
     return Configuration(code.display, code.form.name, code.config, code.origin, record, rejected, code.call)
-
-
-def _kept(code: LaunchCode) -> tuple[str, ...]:
-    return (f"library: {code.kept}",) if code.kept else ()
 
 
 def _text(form: str, config: Mapping[str, int]) -> str:
@@ -115,7 +111,7 @@ class Tuner:
             entry, origin = known[k] if choice is not None else (None, code.origin)
             configured.append(code.configured(choice, origin) if choice is not None else code)
             if code.grid:
-                shown[k] = _shown(configured[-1], entry, (*_kept(code), *self._rejected.get(k, ())))
+                shown[k] = _shown(configured[-1], entry, (*code.refused, *self._rejected.get(k, ())))
         return configured, list(shown.values())
 
     def _search(self, wanted: Mapping[str, tuple[int, LaunchCode]], level: int) -> list[records.Record]:
@@ -169,7 +165,7 @@ class Tuner:
         return f"{warps} warps fit on a multiprocessor" if warps < least else ""
 
     def _warps(self, kernel: Any) -> int:
-        """How many warps of ``kernel`` a multiprocessor holds."""
+        """The warps of ``kernel`` that a multiprocessor holds."""
         each = kernel.threads // lanes(kernel.target)
         return each * resident(usage(kernel.code, kernel.target)[0], kernel.shared, each, kernel.target)
 
