@@ -1,1 +1,1 @@
-"""Targets: a printer of Kernel IR, a set of templates and a runner each."""
+"""Targets: each prints Kernel IR, has templates, and runs what it built."""

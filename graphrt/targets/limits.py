@@ -1,4 +1,4 @@
-"""How far kernels count: 32-bit indices reach 2**31 - 1 elements, and most kernels have no others."""
+"""Limits of what kernels count: 32-bit indices reach 2**31 - 1 elements, and most kernels have no others."""
 
 from __future__ import annotations
 

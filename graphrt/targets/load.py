@@ -1,4 +1,4 @@
-"""load: a saved program, whichever target it is of."""
+"""Loads a saved program, whichever target it is of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs as folders, which run without a graph and without a compiler: what all targets have in common.
+"""Programs as folders, which run without a graph and without a compiler: the common part of all targets.
 
     manifest.json        format, target, inputs, outputs and state by name, what the target needs to load the rest
     state.safetensors    parameters and whatever else the program keeps, in logical layout

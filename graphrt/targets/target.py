@@ -1,4 +1,4 @@
-"""Target: what a graph is compiled for. One says what it wants of the passes and of the scheduler, and builds what they make.
+"""Target: a graph is compiled for one. It says what it wants of the passes and of the scheduler, and builds what they make.
 
     parse(name) ──▶ Target ──▶ find(graph), or build(lowering) ──▶ Executable
 

@@ -27,6 +27,7 @@ from graphrt.targets.scalar import C_TYPES
 
 STRIP = 512  # elements: what is collected before it is streamed
 NEAR = 8  # how far above its guess a maximum may be: x - guess is rounded to half an ULP of that
+_LANES = "GRT_SIMD for (int j = 0; j < lanes; j++) {"
 _EXTREMA = {"max": "grt_most", "min": "grt_least"}  # the reductions of elementwise.h
 
 
@@ -264,8 +265,6 @@ class LoopPrinter(CPrinter):
         self.arrays.add(v.name)
         return [f"  {kind} {v.name}[LANES];", f"  for (int j = 0; j < LANES; j++) {v.name}[j] = {start};"]
 
-    _LANE_LOOP = "GRT_SIMD for (int j = 0; j < lanes; j++) {"
-
     def _column_pass(self, p: ColumnPass, nest: Nest) -> list[str]:
         """The rows of the task's columns, in blocks where sums are put together in double."""
         inside = [
@@ -274,7 +273,7 @@ class LoopPrinter(CPrinter):
             *(f"      {line}" for f in p.work.folds for line in self._folded(f)),
             *self.stores(p.work.inner.stores, nest.at, "      "),
         ]
-        rows = [f"    {self._LANE_LOOP}", *inside, "    }", "  }"]
+        rows = [f"    {_LANES}", *inside, "    }", "  }"]
         if not p.doubles:
             return [f"  for ({self.int} r = 0; r < REDUCED; r++) {{", *rows]
         added = "".join(f" {v.name}_sum[j] += {v.name}[j], {v.name}[j] = 0;" for v in p.doubles)
@@ -285,9 +284,9 @@ class LoopPrinter(CPrinter):
             f"  const {self.int} last = REDUCED - block < {STEPS} ? REDUCED : block + {STEPS};",
             f"  for ({self.int} r = block; r < last; r++) {{",
             *rows,
-            f"  {self._LANE_LOOP}{added} }}",
+            f"  {_LANES}{added} }}",
             "  }",
-            f"  {self._LANE_LOOP}{total} }}",
+            f"  {_LANES}{total} }}",
         ]
 
     def _column_head(self) -> list[str]:
@@ -311,7 +310,7 @@ class LoopPrinter(CPrinter):
         made = [i.out for i in work.after.insts]
         lines = [
             *(f"  {C_TYPES[v.dtype]} {v.name}_[LANES];" for v in made),
-            f"  {self._LANE_LOOP}",
+            f"  {_LANES}",
             *self._column_head(),
             *self.insts(work.after, nest.at, "      "),
             *self.stores(work.after.stores, nest.at, "      "),

@@ -41,7 +41,7 @@ class DebugTarget(CpuTarget):
         return replace(super().schedule(), fusion=NONE)
 
     def find(self, graph: Graph, orders: Mapping[str, Order]) -> tuple[Executable, Interface] | None:
-        """Nothing: a schedule is at hand when something goes wrong."""
+        """Finds nothing: a schedule is at hand when something goes wrong."""
         return None
 
     def build(self, lowering: Lowering) -> CpuExecutable:

@@ -34,7 +34,7 @@ class TritonExecutable(DeviceBinary, Executable):
 
 
 class GpuExecutable(TritonExecutable):
-    """That of compiled kernels, which can be read and saved."""
+    """The executable of compiled kernels, which can be read and saved."""
 
     def reports(self, program: Runnable) -> list[KernelReport]:
         """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""

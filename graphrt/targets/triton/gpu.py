@@ -26,7 +26,7 @@ _capturing = threading.Lock()  # torch captures one graph at a time
 _PREFER_SHARED = 1  # CU_FUNC_CACHE_PREFER_SHARED
 
 
-class Library(Protocol):
+class DriverLibrary(Protocol):
     """The part of a vendor's driver library that runs kernels."""
 
     launch: Any  # f(function, grid x y z, block x y z, shared bytes, stream, arguments, extra) -> status
@@ -42,7 +42,7 @@ class Library(Protocol):
 
 
 class Cuda:
-    """libcuda."""
+    """The driver library of CUDA, libcuda."""
 
     def __init__(self, path: str = "libcuda.so.1") -> None:
         self._lib = _open(path)
@@ -77,7 +77,7 @@ class Cuda:
 
 
 class Hip:
-    """libamdhip64."""
+    """The driver library of HIP, libamdhip64."""
 
     def __init__(self, path: str = "") -> None:
         self._lib = _open(path or _torch_library("libamdhip64.so"))
@@ -123,7 +123,7 @@ def _launcher(function: Any) -> Any:
     return function
 
 
-def prepare(library: Library, function: Any, grid: int, threads: int, shared: int, pointers: Sequence[int]) -> Launch:
+def prepare(library: DriverLibrary, function: Any, grid: int, threads: int, shared: int, pointers: Sequence[int]) -> Launch:
     """A launch of ``grid`` blocks with its arguments packed: addresses of a kernel's arguments, the last two its scratch."""
     values = (ctypes.c_void_p * len(pointers))(*pointers)
     step = ctypes.sizeof(ctypes.c_void_p)
@@ -142,7 +142,7 @@ class GpuDriver:
 
     simulated = False
 
-    def __init__(self, index: int, library: Library) -> None:
+    def __init__(self, index: int, library: DriverLibrary) -> None:
         import torch
 
         self._torch, self._library, self._index = torch, library, index
@@ -152,7 +152,7 @@ class GpuDriver:
         self.units: int | None = torch.cuda.get_device_properties(index).multi_processor_count
 
     def allocate(self, size: int) -> Any:
-        """From torch's allocator."""
+        """Allocates with torch's allocator."""
         return self._torch.zeros(size, dtype=self._torch.uint8, device=self._device)
 
     def pinned(self, size: int) -> Any:
@@ -180,11 +180,11 @@ class GpuDriver:
         return self._torch.cuda.Stream(self._device)
 
     def using(self, stream: Any) -> AbstractContextManager[Any]:
-        """torch.cuda.stream."""
+        """Makes the stream torch's current one (torch.cuda.stream)."""
         return self._torch.cuda.stream(stream)
 
     def keep(self, tensor: Any, stream: Any) -> None:
-        """record_stream."""
+        """Keeps the tensor's memory until the stream is done with it (record_stream)."""
         tensor.record_stream(stream)
 
     def load_kernel(self, kernel: KernelBinary | LibraryCall) -> Any:
@@ -206,7 +206,7 @@ class GpuDriver:
         return prepare(self._library, function, grid, kernel.threads, kernel.shared, pointers)
 
     def run(self, launches: Sequence[Launch]) -> None:
-        """On torch's current stream."""
+        """Runs ``launches`` in order on torch's current stream."""
         stream = self.stream().cuda_stream
         with self._torch.cuda.device(self._device):  # and gives the thread its own device back
             self._library.activate(self._index)
@@ -228,7 +228,7 @@ class GpuDriver:
         return graph.replay
 
     def time(self, launches: Sequence[Launch]) -> list[float]:
-        """By events on the stream."""
+        """Runs ``launches`` and returns the seconds of each, by events on the stream."""
         events = [self._torch.cuda.Event(enable_timing=True) for _ in range(len(launches) + 1)]
         events[0].record()
         for launch, event in zip(launches, events[1:], strict=True):

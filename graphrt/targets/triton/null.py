@@ -72,7 +72,7 @@ class NullDriver(HostDriver):
         return self._known(super().allocate(size))
 
     def place(self, flat: Any) -> Any:
-        """A copy."""
+        """Copies in CPU memory."""
         self._note("place", size=flat.nbytes)
         memory = self.allocate(max(flat.nbytes, 1))
         placed = memory[: flat.nbytes].view(flat.dtype)
@@ -94,7 +94,7 @@ class NullDriver(HostDriver):
             del self._ends[start]
 
     def fetch(self, tensor: Any) -> Any:
-        """A copy."""
+        """Copies in CPU memory."""
         self._note("fetch", size=tensor.nbytes)
         return super().fetch(tensor)
 

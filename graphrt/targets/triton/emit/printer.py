@@ -17,7 +17,7 @@ from graphrt.types import DType, bfloat16, float64
 
 @dataclass
 class Masks:
-    """Which mask a load takes: the whole one when its offset covers ``axes``, else the bounds of those it covers."""
+    """The masks that loads take: the whole one when its offset covers ``axes``, else the bounds of those it covers."""
 
     whole: str
     axes: set[str]

@@ -115,7 +115,7 @@ def _pool(kernel: TemplateKernel, closures: Closures, options: Options) -> list[
 
 
 def oriented(kind: str, options: Options) -> dict[str, int]:
-    """Which axis of a weight gradient's tile output channels lie along; nothing for other convolutions.
+    """The axis of a weight gradient's tile that output channels lie along; nothing for other convolutions.
 
     Filters lie in rows of them, but what a prologue makes of their gradient is better taken as the left operand.
     """

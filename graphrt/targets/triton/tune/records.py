@@ -1,4 +1,4 @@
-"""Records of tuning: which configuration won for a kernel on a device, one JSON line each.
+"""Records of tuning: the configuration that won for a kernel on a device, one JSON line each.
 
     {"key": "51ab...", "kernel": "conv__add_relu", "sizes": {"N": 64, ...}, "dtypes": ["*fp32", ...], "device": "NVIDIA ...",
      "triton": "3.9.0", "form": "conv_fwd", "config": {"BM": 64, ...}, "microseconds": ..., "heuristic_microseconds": ...}
@@ -46,7 +46,7 @@ class Record:
     heuristic_microseconds: float
 
     def line(self) -> str:
-        """As JSON."""
+        """The record as one line of JSON."""
         return json.dumps({**asdict(self), "dtypes": list(self.dtypes)})
 
 

@@ -1,4 +1,4 @@
-"""Tuning: which of its configurations each kernel of a program is launched with.
+"""Tuning: the choice among the configurations of each kernel of a program.
 
     level 0   what the cache or the package holds for this kernel on this device, else the heuristic; nothing is timed
     level 1   where there is nothing yet, the dozen candidates of least predicted time; level 2, all that fit
