@@ -112,11 +112,11 @@ def test_the_null_driver_refuses_what_a_device_would() -> None:
     with pytest.raises(errors.TargetError, match="in no live allocation"):
         NULL.run([NULL.bind(dataclasses.replace(kernel, scratch=128), 1 << 12, views, memory[1 << 15 :])])
     with pytest.raises(errors.TargetError, match="shared memory and 128 threads"):
-        NULL.load_kernel(dataclasses.replace(kernel, shared=300 << 10, threads=128))
+        NULL.load(dataclasses.replace(kernel, shared=300 << 10, threads=128))
     with pytest.raises(errors.TargetError, match="a kernel for cuda:sm_80 does not run"):
-        NULL.load_kernel(dataclasses.replace(kernel, target="cuda:sm_80"))
+        NULL.load(dataclasses.replace(kernel, target="cuda:sm_80"))
     with pytest.raises(errors.TargetError, match="is damaged"):
-        NULL.load_kernel(dataclasses.replace(kernel, code=kernel.code[100:]))
+        NULL.load(dataclasses.replace(kernel, code=kernel.code[100:]))
     replay = NULL.capture([NULL.bind(kernel, 1, views, None)])
     replay()
     del memory, views

@@ -33,7 +33,7 @@ class DeviceBinary(Binary):
         flags = Flags.read()
         self._poison, self._graphs = flags.poison, not flags.no_graph
         self._memory = driver.allocate(image.size)
-        self._kernels = [driver.load_kernel(kernel) for kernel in image.kernels]
+        self._kernels = [driver.load(kernel) for kernel in image.kernels]
         inputs = image.buffers("input")
         slots = {name: view(self._memory, b.offset, b.type) for name, b in inputs.items()}
         self._slots = Slots(driver, slots, {name: b.type for name, b in inputs.items()})

@@ -55,7 +55,7 @@ class Driver(Protocol):
     def keep(self, tensor: Any, stream: Any) -> None:
         """Tells the allocator that ``tensor`` is used on ``stream`` too, so that its memory outlives the work there."""
 
-    def load_kernel(self, kernel: Any) -> Any:
+    def load(self, kernel: Any) -> Any:
         """A compiled kernel, or a library's call as it is, loaded. Raises TargetError when this device cannot run it."""
 
     def bind(self, loaded: Any, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:

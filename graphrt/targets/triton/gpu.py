@@ -187,7 +187,7 @@ class GpuDriver:
         """Keeps the tensor's memory until the stream is done with it (record_stream)."""
         tensor.record_stream(stream)
 
-    def load_kernel(self, kernel: KernelBinary | LibraryCall) -> Any:
+    def load(self, kernel: KernelBinary | LibraryCall) -> Any:
         """The kernel's function on this GPU."""
         if isinstance(kernel, LibraryCall):
             return kernel

@@ -37,7 +37,7 @@ class InterpretDriver(HostDriver):
         """Kernels work on the state's own memory."""
         return flat
 
-    def load_kernel(self, kernel: JitKernel | LibraryCall) -> JitKernel | LibraryCall:
+    def load(self, kernel: JitKernel | LibraryCall) -> JitKernel | LibraryCall:
         """The function itself."""
         return kernel
 

@@ -100,7 +100,7 @@ class NullDriver(HostDriver):
 
     # --- kernels --------------------------------------------------------------------------------------------------
 
-    def load_kernel(self, kernel: KernelBinary | LibraryCall) -> KernelBinary | LibraryCall:
+    def load(self, kernel: KernelBinary | LibraryCall) -> KernelBinary | LibraryCall:
         """Checks what a device would refuse."""
         if isinstance(kernel, LibraryCall):
             return kernel

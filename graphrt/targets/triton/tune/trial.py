@@ -55,7 +55,7 @@ class Trial:
     def result(self, kernel: Any, grid: int) -> dict[Slot, Any]:
         """The results that ``kernel``, a binary, writes, by slot. Buffers that it only writes are full of ones (NaN) before."""
         self._reset()
-        self._driver.run([self._bind(self._driver.load_kernel(kernel), kernel, grid, self._sets[0])])
+        self._driver.run([self._bind(self._driver.load(kernel), kernel, grid, self._sets[0])])
         return {s: view(self._sets[0][s], 0, s.type).clone() for s in self.written}
 
     def _reset(self) -> None:
@@ -67,7 +67,7 @@ class Trial:
 
     def clock(self, kernel: Any, grid: int) -> Callable[[], float]:
         """A function that runs ``kernel`` some times and returns the seconds of one launch; the first call warms up."""
-        loaded = self._driver.load_kernel(kernel)
+        loaded = self._driver.load(kernel)
         launches = [self._bind(loaded, kernel, grid, memory) for memory in self._sets]
         launches = launches * -(-LAUNCHES // len(launches))
         self._driver.run(launches[:1])
