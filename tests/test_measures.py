@@ -1,0 +1,116 @@
+"""How large a function may grow: at most 60 lines and 8 parameters of its own; ruff's C901 holds paths to 20 (pyproject.toml).
+
+A parameter is a function's own unless its interface is another's, which it has to follow: the function or layer of torch whose
+name it has, the operator of ATen or ONNX that it is an entry for, a command of the command line, or ``compile``, to which
+the Trainer hands it on.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+
+import graphrt as grt
+from graphrt import nn
+from graphrt import ops as F
+from graphrt.targets.target import Settings
+
+ROOT = Path(__file__).parent.parent
+LINES, PARAMETERS = 60, 8
+FOREIGN = ("aten", "operator", "command")  # decorators of what another decides the parameters of
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of the package: where it is defined, the class around it ("": none), and its syntax."""
+
+    path: Path
+    owner: str
+    tree: ast.FunctionDef | ast.AsyncFunctionDef
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.tree.lineno} {self.owner}{'.' * bool(self.owner)}{self.tree.name}"
+
+
+def functions() -> Iterator[Function]:
+    """Every function of graphrt, methods and nested ones among them."""
+    for path in sorted((ROOT / "graphrt").rglob("*.py")):
+        yield from inside(ast.parse(path.read_text()), path, "")
+
+
+def inside(tree: ast.AST, path: Path, owner: str) -> Iterator[Function]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield Function(path, owner, node)
+        yield from inside(node, path, node.name if isinstance(node, ast.ClassDef) else owner)
+
+
+def parameters(f: Function) -> list[str]:
+    a = f.tree.args
+    return [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs) if p.arg not in ("self", "cls")]
+
+
+def own_parameters(f: Function) -> list[str]:
+    """Those that no other interface decides."""
+    decorators = [ast.unparse(d.func if isinstance(d, ast.Call) else d) for d in f.tree.decorator_list]
+    if any(d.rpartition(".")[2] in FOREIGN for d in decorators):
+        return []
+    return [name for name in parameters(f) if name not in {*torch_parameters(f), *settings(f)}]
+
+
+def settings(f: Function) -> Iterator[str]:
+    """What a user may ask of a target, in ``compile``; what the Trainer asks of ``compile``."""
+    if f.tree.name == grt.compile.__name__ and f.path.name == "compiler.py":
+        yield from (field.name for field in fields(Settings))
+    if f.owner == grt.Trainer.__name__:
+        yield from signature(grt.compile)
+
+
+def torch_parameters(f: Function) -> Iterator[str]:
+    """The parameters of what torch has under the names of ``f``: those of its class, or those it is registered under."""
+    if f.path.parent.name == "nn" and f.owner:
+        for name, layer in vars(nn).items():
+            if inspect.isclass(layer) and f.owner in (c.__name__ for c in layer.__mro__):
+                yield from signature(getattr(getattr(torch.nn, name, None), f.tree.name, None))
+    for name in registered(f):
+        for home in (torch.nn.functional, torch):
+            yield from signature(getattr(home, name, None))
+        packet = getattr(torch.ops.aten, name, None)
+        for overload in packet.overloads() if packet is not None else ():
+            yield from (a.name for a in getattr(packet, overload)._schema.arguments)
+
+
+def signature(thing: Callable[..., object] | None) -> Iterator[str]:
+    """The parameters of ``thing``; none where it is written in C and does not say."""
+    try:
+        yield from inspect.signature(thing).parameters if thing is not None else ()
+    except ValueError:
+        return
+
+
+def registered(f: Function) -> list[str]:
+    """The public names of a function of ``graphrt.ops``; a nested one may have several."""
+    found = []
+    for name, public in F.FUNCTIONS.items():
+        code = inspect.unwrap(public).__code__
+        first = min([f.tree.lineno, *(d.lineno for d in f.tree.decorator_list)])
+        if (Path(code.co_filename), code.co_firstlineno) == (f.path, first):
+            found.append(name)
+    return found
+
+
+def test_functions_can_be_seen_at_once() -> None:
+    every = list(functions())
+    assert every
+    assert not [f"{f} has {n} lines" for f in every if (n := f.tree.end_lineno - f.tree.lineno + 1) > LINES]
+
+
+def test_functions_have_few_parameters_of_their_own() -> None:
+    many = [f for f in functions() if len(parameters(f)) > PARAMETERS]
+    assert many, "nothing follows torch"
+    assert not [f"{f} has {own}" for f in many if len(own := own_parameters(f)) > PARAMETERS]
