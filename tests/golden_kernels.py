@@ -19,7 +19,9 @@ from accept import ACCEPT, difference
 
 import graphrt as grt
 from graphrt import models, nn, optim
+from graphrt.targets.triton.emit.tiling import SHARE
 from graphrt.targets.triton.report import KernelReport
+from graphrt.targets.triton.target import multiprocessors
 
 GOLDEN = Path(__file__).parent / "golden"
 SLACK = 1.1  # a tenth more registers, shared memory or bytes is not yet worse
@@ -50,6 +52,8 @@ def faults(r: KernelReport, target: str) -> Iterator[str]:
     """What no kernel may have."""
     if r.spills:
         yield f"{r.title}: spills {r.spills} bytes a thread of {r.registers} registers"
+    if r.tile is None and r.bytes > SHARE * r.programs and r.programs < multiprocessors(target.split(":")[1]):
+        yield f"{r.title}: {r.programs} programs for {r.bytes} bytes, on {target}"
     narrow = [what for what in r.narrow if not any(r.title.startswith(title) and what == known for title, known in NARROW)]
     if narrow:
         yield f"{r.title}: {' and '.join(narrow)} are narrow: {dict(r.instructions)}"

@@ -91,24 +91,23 @@ def test_a_dispatcher_finds_its_part_by_halving() -> None:
 
     matmul = Part("", 0, call="matmul.matmul(ARGS, BM=BM)")
     parts = [
-        matmul,
         Part("a", 3, [[0, 1]]),
         Part("b", 2, [[2, 3, 5], [4, 3, 6], [7, 3, 8]]),
         Part("c", 5, [[1]]),
         Part("d", 1, [[]]),
+        matmul,
     ]
-    text = dispatcher("k", parts, ("BM", "TILES"))
-    assert text[1] == "def k(ARGS, NAME: tl.constexpr, BM: tl.constexpr, TILES: tl.constexpr):"
+    text = dispatcher("k", parts, ("BM",))
+    assert text[1] == "def k(ARGS, NAME: tl.constexpr, BM: tl.constexpr):"
     body = "\n".join(text[3:])
     found: list[tuple[Any, ...]] = []
     names: dict[str, Any] = {f"{p}_part": lambda pid, pointers, p=p: found.append((p, pid, *pointers)) for p in "abcd"}
     names["matmul"] = type("matmul", (), {"matmul": staticmethod(lambda ARGS, BM: found.append(("matmul", BM)))})
-    for pid in range(6 + 3 + 6 + 5 + 1):
-        exec(f"if True:\n{body}", {"pid": pid, "TILES": 6, "BM": 16, "ARGS": tuple(range(9)), **names})
+    for pid in range(3 + 6 + 5 + 1 + 6):
+        exec(f"if True:\n{body}", {"pid": pid, "BM": 16, "ARGS": tuple(range(9)), **names})
     alike = [("b", i, *pointers) for pointers in ((2, 3, 5), (4, 3, 6), (7, 3, 8)) for i in range(2)]
-    assert found == [("matmul", 16)] * 6 + [("a", i, 0, 1) for i in range(3)] + alike + [("c", i, 1) for i in range(5)] + [
-        ("d", 0)
-    ]
+    rest = [("c", i, 1) for i in range(5)] + [("d", 0)] + [("matmul", 16)] * 6
+    assert found == [("a", i, 0, 1) for i in range(3)] + alike + rest
     many = dispatcher("k", [Part(f"g{i}", 1, [[i]]) for i in range(300)])
     assert max(len(line) - len(line.lstrip()) for line in many) <= 4 * 11 and "g299_part(pid - 299, (ARGS[299],))" in many[-1]
 

@@ -9,10 +9,13 @@ rest is added at the end (Chan, Golub and LeVeque, "Updating formulae and a pair
 variances", 1979):
 
     sum((x - mean)^2) = sum over runs of (sum((x - m)^2) + run * (m - mean)^2)
+
+Of many runs, runs are summed in the same way: one program a channel would read for longer than all others compute.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,10 +35,14 @@ from graphrt.passes.simplify import dead_code
 
 @dataclass(frozen=True)
 class Runs:
-    """``length`` pixels are summed at a time; those taken one after the other lie ``phases`` apart."""
+    """``length`` pixels are summed at a time; those taken one after the other lie ``phases`` apart.
+
+    Of such sums so many as ``of_runs`` are summed before the last sum.
+    """
 
     length: int
     phases: tuple[int, int] = (1, 1)
+    of_runs: int = 1
 
 
 def partial_sums(graph: Graph, runs: Callable[[Node, Node | None], Runs | None]) -> Graph:
@@ -53,7 +60,7 @@ def partial_sums(graph: Graph, runs: Callable[[Node, Node | None], Runs | None])
                 plans[node.name] = _Plan(found, cone, variance(node))
     if not plans:
         return graph
-    known: dict[tuple[Value, Runs, bool], Value] = {}
+    known: dict[tuple[Value, Runs], _Sums] = {}
 
     def rule(node: Node) -> Sequence[Value] | None:
         plan = plans.pop(node.name, None)
@@ -105,7 +112,7 @@ def _cone(node: Node, position: dict[Node, int]) -> tuple[Node | None, set[str]]
     return last, {n.name for n in found if n is not last}
 
 
-def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, Runs, bool], Value]) -> Value:
+def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, Runs], _Sums]) -> Value:
     """The sum ``node`` from float32 sums of runs [runs, C]; ``known`` holds those that exist by what they sum.
 
     Of a slice of channels, such as one of several sibling convolutions' results, all channels are summed, once for all.
@@ -114,21 +121,44 @@ def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, Runs, bool], Value]) 
     if plan.variance:
         base, centre = base.node.inputs[0].node.inputs
     base, start = _all_channels(base)
-    rows = widened(_rows(copied(base, plan.cone, {}), plan.runs))
-    if (base, plan.runs, False) not in known:
-        known[base, plan.runs, False] = sum_over(rows, 1)
-    every = known[base, plan.runs, False]
-    sums = cut(every, 1, start, start + node.types[0].size)
+    if (base, plan.runs) not in known:
+        rows = widened(_rows(copied(base, plan.cone, {}), plan.runs))
+        sums = _Sums(rows, sum_over(rows, 1), plan.runs.length)
+        known[base, plan.runs] = sums.grouped(plan.runs.of_runs) if plan.runs.of_runs > 1 else sums
+    of_runs = known[base, plan.runs]
+    result = cut(of_runs.total, 1, start, start + node.types[0].size)
     if plan.variance:
         mean = constant_along(centre, node)
         assert mean is not None
-        own = every * (1.0 / plan.runs.length)
-        off = rows - reshape(own, (own.shape[0], 1, own.shape[1]))
-        apart = sums * (1.0 / plan.runs.length) - mean  # not ``own``, which would be stored for this
-        if (base, plan.runs, True) not in known:
-            known[base, plan.runs, True] = sum_over(off * off, 1)
-        sums = cut(known[base, plan.runs, True], 1, start, start + node.types[0].size) + apart * apart * plan.runs.length
-    return cast(sum_over(sums, 0), node.types[0].dtype)
+        apart = result * (1.0 / of_runs.length) - mean  # not the run's own mean, which would be stored for this
+        squares = cut(of_runs.squares, 1, start, start + node.types[0].size)
+        result = squares + apart * apart * float(of_runs.length)
+    return cast(sum_over(result, 0), node.types[0].dtype)
+
+
+class _Sums:
+    """``total`` [runs, C] of ``rows`` [runs, terms, C], and their ``squares`` about each run's own mean, if asked for.
+
+    A run has ``length`` pixels. Its rows are pixels, or are sums themselves: those of ``inner``.
+    """
+
+    def __init__(self, rows: Value, total: Value, length: int, inner: _Sums | None = None) -> None:
+        self.rows, self.total, self.length, self.inner = rows, total, length, inner
+
+    def grouped(self, count: int) -> _Sums:
+        """The sums of ``count`` runs each."""
+        rows = reshape(self.total, (-1, count, self.total.shape[1]))
+        return _Sums(rows, sum_over(rows, 1), self.length * count, self)
+
+    @functools.cached_property
+    def squares(self) -> Value:
+        own = self.total * (1.0 / self.length)
+        own = reshape(own, (own.shape[0], 1, own.shape[1]))
+        if self.inner is None:
+            off = self.rows - own
+            return sum_over(off * off, 1)
+        off = self.rows * (1.0 / self.inner.length) - own
+        return sum_over(reshape(self.inner.squares, self.rows.shape) + off * off * float(self.inner.length), 1)
 
 
 def _all_channels(x: Value) -> tuple[Value, int]:

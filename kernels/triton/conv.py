@@ -29,6 +29,7 @@ def conv_fwd(
     BN: tl.constexpr,
     BK: tl.constexpr,
     NAME: tl.constexpr,
+    FIRST: tl.constexpr = 0,
 ):
     """y[n,k,p,q] = sum over c,r,s of x[n,c,p*stride-pad+r*dil, ...] * w[k,c,r,s].
 
@@ -39,7 +40,7 @@ def conv_fwd(
     KG: tl.constexpr = G.K // G.GROUPS
     TILES_M: tl.constexpr = (G.N * G.P * G.Q + BM - 1) // BM
     TILES_N: tl.constexpr = (KG + BN - 1) // BN
-    pid = tl.program_id(0)
+    pid = tl.program_id(0) - FIRST
     group = pid // (TILES_M * TILES_N)
     tile_m, tile_n = grouped_tile(pid % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
 
@@ -119,6 +120,7 @@ def conv_dgrad(
     BN: tl.constexpr,
     BK: tl.constexpr,
     NAME: tl.constexpr,
+    FIRST: tl.constexpr = 0,
 ):
     """dx[n,c,h,w] = sum over k,r,s of dy[n,k,p,q] * w[k,c,r,s] with p*stride = h + pad - r*dil, and so for q.
 
@@ -132,7 +134,7 @@ def conv_dgrad(
     WP: tl.constexpr = (G.W + G.STRIDE_W - 1) // G.STRIDE_W
     TILES_M: tl.constexpr = (G.N * HP * WP + BM - 1) // BM
     TILES_N: tl.constexpr = (CG + BN - 1) // BN
-    pid = tl.program_id(0)
+    pid = tl.program_id(0) - FIRST
     outer = pid // (TILES_M * TILES_N)
     group = outer % G.GROUPS
     phase = outer // G.GROUPS
@@ -194,6 +196,7 @@ def conv_wgrad(
     BN: tl.constexpr,
     BK: tl.constexpr,
     NAME: tl.constexpr,
+    FIRST: tl.constexpr = 0,
 ):
     """dw[k,c,r,s] = sum over n,p,q of dy[n,k,p,q] * x[n,c,p*stride-pad+r*dil, ...], in SPLITS partial sums.
 
@@ -216,7 +219,7 @@ def conv_wgrad(
     ENTRIES: tl.constexpr = (G.N + G.SPLITS - 1) // G.SPLITS if RUNS == 1 else 1
     SHARE: tl.constexpr = max(1, ENTRIES * ((G.P + RUNS - 1) // RUNS) * G.Q)  # pixels of one split
     WHOLE: tl.constexpr = (G.N if RUNS == 1 else 1) * G.P * G.Q  # pixels that one run of splits shares out
-    pid = tl.program_id(0)
+    pid = tl.program_id(0) - FIRST
     outer = pid // (TILES_K * TILES_J)
     group = outer % G.GROUPS
     split = outer // G.GROUPS

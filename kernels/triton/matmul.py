@@ -32,8 +32,9 @@ def matmul(
     BK: tl.constexpr,
     PROGRAMS: tl.constexpr,
     NAME: tl.constexpr,
+    FIRST: tl.constexpr = 0,
 ):
-    pid = tl.program_id(0)
+    pid = tl.program_id(0) - FIRST
     if PROGRAMS:
         TILES: tl.constexpr = BATCH * ((M + BM - 1) // BM) * ((N + BN - 1) // BN)
         for tile in tl.range(pid, TILES, PROGRAMS, flatten=True):

@@ -21,7 +21,7 @@ _MUCH = 16  # a buffer of a smaller part of the bytes moved may be read or writt
 
 @dataclass(frozen=True)
 class KernelReport:
-    """One distinct kernel: ``title`` says what it computes, ``launches`` how often a run launches it.
+    """One distinct kernel: ``title`` says what it computes, ``launches`` how often a run launches it, by ``programs``.
 
     Registers and spilled bytes are by thread, shared memory by block; ``blocks`` and ``warps`` is what fits on one
     multiprocessor; ``tile`` is rows, columns and depth of a contraction and ``operands`` the dtype it multiplies;
@@ -32,6 +32,7 @@ class KernelReport:
     name: str
     title: str
     launches: int
+    programs: int
     registers: int
     spills: int
     shared: int
@@ -71,6 +72,7 @@ def _report(kernel: KernelBinary, compilation: Compilation, launch: int, launche
         name=code.display,
         title=compilation.launches[launch].description(),
         launches=launches,
+        programs=code.grid,
         registers=registers,
         spills=spills,
         shared=kernel.shared,

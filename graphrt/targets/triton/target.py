@@ -23,7 +23,7 @@ from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.compile.build import gpu_target
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.emit.options import Options
-from graphrt.targets.triton.emit.tiling import splits, times
+from graphrt.targets.triton.emit.tiling import runs_of_runs, splits, times
 from graphrt.targets.triton.executable import AheadExecutable, GpuExecutable, TritonExecutable
 from graphrt.targets.triton.interpret import InterpretDriver
 from graphrt.targets.triton.saved import load
@@ -31,8 +31,12 @@ from graphrt.targets.triton.saved import load
 ARCHITECTURES = ("cuda:sm_80", "cuda:sm_90", "hip:gfx942")  # whose kernels the tests read
 NULL = "cuda:sm_90"  # what the null target compiles for, and the interpreter's kernels are written for
 RUN = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
-UNITS = {"sm_80": 108, "sm_100": 148, "gfx942": 304}  # multiprocessors of A100, B200, MI300X
-_UNITS = 132  # of H100, H200, and of what is not known
+_UNITS = {"sm_80": 108, "sm_100": 148, "gfx942": 304}  # of A100, B200, MI300X
+
+
+def multiprocessors(arch: str) -> int:
+    """How many multiprocessors a GPU of ``arch`` has that is not here; of what is not known as many as an H100 or H200."""
+    return _UNITS.get(arch, 132)
 
 
 def parse(name: str, settings: Settings) -> Target:
@@ -79,14 +83,16 @@ class TritonTarget(Target):
 
     def _options(self, gpu: str, units: int | None = None, interpret: bool = False) -> Options:
         arch = gpu.split(":")[1]
-        wide = UNITS.get(arch, _UNITS) if units is None else units
+        wide = multiprocessors(arch) if units is None else units
         return Options(arch, wide, interpret, self.settings.float32_matmul_precision, self.library)
 
     def _runs(self, node: Node, producer: Node | None) -> Runs | None:
         pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
         apart = phases(producer) if producer is not None and not self._alone else (1, 1)
         length = math.gcd(pixels // math.prod(apart), RUN)
-        return Runs(length, apart) if length >= 16 and pixels >= self.pixels else None
+        if length < 16 or pixels < self.pixels:
+            return None
+        return Runs(length, apart, runs_of_runs(pixels // length, node.types[0].size))
 
 
 class GpuTarget(TritonTarget):

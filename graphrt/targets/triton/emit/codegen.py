@@ -154,8 +154,9 @@ class LaunchPrinter(GeneratedPrinter):
         return LaunchCode(display, self.slots, text, found, found[0])
 
     def beside(self, template: LaunchCode, launch: Sequence[Kernel]) -> LaunchCode:
-        """The launch of ``template`` with generated groups behind its programs."""
+        """The launch of ``template`` with generated groups before its programs, or these would be all that runs at last."""
         text, parts = self.parts(launch)
+        others = sum(part.programs for part in parts)
         forms: dict[str, Form] = {}  # each called by a kernel of its own
         for choice in template.choices:
             inner = choice.form
@@ -164,14 +165,13 @@ class LaunchPrinter(GeneratedPrinter):
             name = f"{launch[0].group.name}_{inner.name}_kernel"
             forms[inner.name] = Form(inner.name, "", name, {})
             blocks = [n for n in choice.config if n not in OPTIONS]  # these are arguments, so that tuning may choose
-            given = {**{n: _literal(v) for n, v in inner.constants.items()}, **{n: n for n in blocks}}
+            given = {n: _literal(v) for n, v in inner.constants.items()} | {n: n for n in blocks} | {"FIRST": str(others)}
             body = ", ".join(["ARGS", *(f"{n}={v}" for n, v in given.items()), f"NAME={template.display!r}"])
             tiles = Part("", 0, call=f"{inner.module}.{inner.function}({body})")
-            text += dispatcher(name, [tiles, *parts], (*blocks, "TILES"))
-        others = sum(part.programs for part in parts)
+            text += dispatcher(name, [*parts, tiles], blocks)
         found = []
         for c in template.choices:  # rows are spread over so many warps at least
-            config = {**c.config, "num_warps": max(c.config["num_warps"], WARPS), "TILES": c.grid}
+            config = {**c.config, "num_warps": max(c.config["num_warps"], WARPS)}
             found.append(Choice(forms[c.form.name], config, c.grid + others, c.clocks))
         # A small tile leaves the threads that rows want less than 16 bytes each.
         four = 4 * self.options.lanes

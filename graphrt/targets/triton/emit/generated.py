@@ -14,11 +14,11 @@ from graphrt.index import Expr, axis, delinearize
 from graphrt.schedule.kernel_ir import Fold, Kernel, Pass, PointwiseKernel, ReductionKernel, Var
 from graphrt.targets.scalar import TRITON_TYPES, identity, triton_number
 from graphrt.targets.triton.emit.printer import Masks, TritonPrinter, slots_of, tensors
+from graphrt.targets.triton.emit.tiling import power, reduction_tile
 from graphrt.types import DType
 
 WARPS = 4  # of a generated kernel
 STEPS = 64  # of a row that are added one behind the other; of more, blocks of so many are summed
-_TILE = {False: 4096, True: 1 << 18}  # elements of a reduction's tile: compiled, interpreted
 _BLOCK = 1 << 17  # elements of an elementwise kernel's block, interpreted
 _VECTOR = 8  # and compiled, those of a thread: 16 bytes of halves
 
@@ -51,7 +51,7 @@ class GeneratedPrinter(TritonPrinter):
 
     def _pointwise(self, kernel: PointwiseKernel) -> tuple[list[str], int]:
         size, at = math.prod(kernel.shape), _walk(kernel.order, kernel.shape, "i")
-        block = min(_power(size), _BLOCK if self.options.interpret else _VECTOR * WARPS * self.options.lanes)
+        block = min(power(size), _BLOCK if self.options.interpret else _VECTOR * WARPS * self.options.lanes)
         masks = Masks("mask", {"i"}, "", {"i": "mask"})
         lines = [
             f"    i = pid * {block} + tl.arange(0, {block})",
@@ -70,7 +70,7 @@ class GeneratedPrinter(TritonPrinter):
             at = dict(zip(total.block.params, delinearize(axis("t", size), total.shape), strict=True))
             inside = Masks("t_ok", {"t"}, "", {"t": "t_ok"})
             lines += [
-                f"    t = tl.arange(0, {_power(size)})[None, :]",
+                f"    t = tl.arange(0, {power(size)})[None, :]",
                 f"    t_ok = t < {size}",
                 *self.lines(total.block, at, inside),
                 *(f"    {line}" for line in _fold(total.fold, _masked(total.fold, "t_ok"))),
@@ -103,12 +103,11 @@ class GeneratedPrinter(TritonPrinter):
 
     def _tile(self, kernel: ReductionKernel, rows: int, size: int) -> _Tile:
         """As many elements as registers like, and short rows enough for a vector of each thread to store."""
-        most = _TILE[self.options.interpret]
-        columns = _power(size) if kernel.whole else min(_power(size), max(most // min(_power(rows), 64), 64))
+        most, columns = reduction_tile(rows, size, kernel.whole, self.options.interpret)
         sizes = [s.slot.type.dtype.itemsize for p in kernel.passes for s in p.after.stores]
         threads = WARPS * self.options.lanes
         vectors = 16 // max(min(sizes, default=4), 2) * threads if columns <= _VECTOR else 0  # one for each thread
-        return _Tile(max(min(_power(rows), max(most // columns, vectors)), 1), columns)
+        return _Tile(max(min(power(rows), vectors), most), columns)
 
     def _whole(self, p: Pass, at: dict[str, Expr], masks: Masks, tile: _Tile) -> list[str]:
         """A pass over rows that lie in registers."""
@@ -195,22 +194,19 @@ class Part:
 def dispatcher(name: str, parts: Sequence[Part], blocks: Sequence[str] = ()) -> list[str]:
     """A kernel that gives its programs to ``parts`` in turn.
 
-    ``blocks`` are its arguments; with TILES among them the first part gets so many programs. The right part is found by
-    halving: a chain of hundreds is slow, and deeper than Triton's compiler can go.
+    ``blocks`` are its arguments. The last part gets what programs are left. The right part is found by halving: a chain of
+    hundreds is slow, and deeper than Triton's compiler can go.
     """
     names = "".join(f", {n}: tl.constexpr" for n in ("NAME", *blocks))
     head = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS{names}):", "    pid = tl.program_id(0)"]
-    first = ["TILES"] if "TILES" in blocks else []
     starts = [*itertools.accumulate((part.programs for part in parts), initial=0)]
-
-    def behind(i: int) -> list[str]:
-        return [*(first if i else []), *([str(starts[i])] if starts[i] else [])]
 
     def branch(low: int, high: int, indent: str) -> list[str]:
         if high - low == 1:
-            return [indent + line for line in parts[low].lines(" - ".join(["pid", *behind(low)]))]
-        middle = 1 if first and low == 0 else (low + high) // 2
-        test = f"{indent}if pid < {' + '.join(behind(middle)) or 0}:"
+            pid = f"pid - {starts[low]}" if starts[low] else "pid"
+            return [indent + line for line in parts[low].lines(pid)]
+        middle = (low + high) // 2
+        test = f"{indent}if pid < {starts[middle]}:"
         return [test, *branch(low, middle, indent + "    "), f"{indent}else:", *branch(middle, high, indent + "    ")]
 
     return [*head, *branch(0, len(parts), "    ")]
@@ -272,7 +268,3 @@ def _walk(dims: Sequence[int], shape: Sequence[int], name: str) -> dict[str, Exp
     """The axes ``dims`` of a domain in terms of one axis over all of them."""
     sizes = [shape[d] for d in dims]
     return dict(zip([f"i{d}" for d in dims], delinearize(axis(name, math.prod(sizes)), sizes), strict=True))
-
-
-def _power(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from graphrt.ir import Node
 from graphrt.passes.siblings import Times
 from graphrt.schedule.kernel_ir import TemplateKernel
+from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.targets.templates import find_kernels
 from graphrt.targets.triton.emit.launch import WARPS, Choice, Form
@@ -18,6 +20,8 @@ from graphrt.targets.triton.emit.options import Options
 _FUNCTIONS = {"conv": "conv_fwd", "max_pool": "pool", "sum_pool": "pool"}
 _KINDS = {"conv": "fwd", "conv_dgrad": "dgrad", "conv_wgrad": "wgrad"}
 DESCRIBED = ("conv_tma", "matmul_tma")  # the forms whose operands come through descriptors
+_TILE = {False: 4096, True: 1 << 18}  # elements of a reduction's tile: compiled, interpreted
+SHARE = 1 << 18  # bytes that a program reads in about the time of a launch
 CLOCK = 1.7e9  # a second, about what GPUs sustain
 Constants = Mapping[str, Any]
 
@@ -54,7 +58,8 @@ def _tile(kernel: TemplateKernel, loads: tuple[int, ...]) -> dict[str, Any]:
 def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
     from graphrt.kernels.triton import config  # type: ignore[import-not-found]
 
-    sizes, machine, precision = kernel.sizes, options.machine, {"INPUT_PRECISION": options.machine.precision}
+    sizes, machine = kernel.sizes, options.machine
+    precision = {"INPUT_PRECISION": machine.precision, "FIRST": 0}
     forms = [(_form("matmul", "matmul", closures.plain, sizes, precision), False)]
     if closures.described is not None:
         forms.append((_form("matmul_tma", "matmul_tma", closures.described, sizes, precision), True))
@@ -80,11 +85,11 @@ def _conv(kernel: TemplateKernel, closures: Closures, options: Options) -> list[
     from graphrt.kernels.triton import config
 
     name, itemsize, machine = kernel.spec.name, kernel.factors.itemsize, options.machine
-    kind, precision = _KINDS[name], {"INPUT_PRECISION": machine.precision}
+    kind, precision = _KINDS[name], {"INPUT_PRECISION": machine.precision, "FIRST": 0}
     g = config.Geometry(**kernel.sizes, **oriented(kind, options))
     if config.is_depthwise(g):
         blocks = config.depthwise_config(kind, g, itemsize, machine, lanes=options.lanes)
-        f = _form("depthwise", f"depthwise_{kind}", closures.plain, {"G": g})
+        f = _form("depthwise", f"depthwise_{kind}", closures.plain, {"G": g, "FIRST": 0})
         return warps(f, blocks, config.depthwise_grid(kind, g, blocks), options.interpret)
     tile = _tile(kernel, closures.loads[::-1] if g.K_AXIS else closures.loads)  # the input is the left operand
     f = _form("conv", _FUNCTIONS.get(name, name), closures.plain, {"G": g}, precision)
@@ -129,9 +134,9 @@ def warps(form: Form, config: dict[str, int], grid: int, interpret: bool) -> lis
 
 
 def splits(node: Node, options: Options) -> int:
-    """The partial sums that a product or a weight gradient is cut into so that it fills the device; 0 for not at all."""
+    """The partial sums that what sums for long is cut into so that it fills the device; 0 for not at all."""
     if node.op.template is None:
-        return 0
+        return _reduction_splits(node, options)
     find_kernels()
     from graphrt.kernels.triton import config
 
@@ -141,6 +146,38 @@ def splits(node: Node, options: Options) -> int:
     else:
         count = _parts(config.Geometry(**sizes, **oriented(_KINDS.get(node.op.template, ""), options)), itemsize, options)
     return count if count > 1 else 0
+
+
+def reduction_tile(rows: int, size: int, whole: bool, interpret: bool) -> tuple[int, int]:
+    """Rows, and elements of each, that a program of a reduction has at a time; ``whole`` rows are held between passes."""
+    tile = _TILE[interpret]
+    columns = power(size) if whole else min(power(size), max(tile // min(power(rows), 64), 64))
+    return max(min(power(rows), tile // columns), 1), columns
+
+
+def power(n: int) -> int:
+    """The least power of two that is not below ``n``."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def runs_of_runs(runs: int, channels: int) -> int:
+    """The number of ``runs`` sums of ``channels`` numbers to add in a step of their own; 1 where they are added in one."""
+    rows, _ = reduction_tile(channels, runs, False, False)
+    if runs * min(channels, rows) * 8 <= SHARE:  # sums, and those of squares
+        return 1
+    return max((n for n in range(1, math.isqrt(runs) + 1) if runs % n == 0), default=1)
+
+
+def _reduction_splits(node: Node, options: Options) -> int:
+    """The parts to cut a reduction into whose programs are few and would each read more than a share."""
+    x, rows = node.inputs[0], node.types[0].size
+    if node.op.split is None or not x.type.size:
+        return 0
+    size = x.type.size // rows
+    programs = -(-rows // reduction_tile(rows, size, 32 * size <= ROW_LIMIT, options.interpret)[0])
+    wanted = -(-min(options.units, -(-x.type.nbytes // SHARE)) // programs)
+    parts = (n for d in node.attrs["dims"] for n in range(wanted, x.shape[d] + 1) if x.shape[d] % n == 0)
+    return min(parts, default=0) if wanted > 1 else 0
 
 
 @functools.cache
