@@ -174,7 +174,8 @@ def test_all_kernels_of_a_step_are_tuned(folder: Path) -> None:
     program = grt.compile(step(), target="null", tune=1)
     found = program.configurations()
     assert {c.origin for c in found} == {"tuned"} and len(found) >= 4
-    assert any(c.config.keys() >= {"BM", "TILES"} for c in found)  # a template that shares its launch with other groups
+    codes = program._executable._compilation.codes
+    assert any("BM" in c.config and not c.form.module for c in codes)  # a template that shares its launch with other groups
     assert [c.config for c in found] == [h.config for h in _heuristics(step())]
     program(feeds())
 
@@ -321,7 +322,7 @@ def test_keys_follow_the_template(folder: Path, monkeypatch: pytest.MonkeyPatch)
     before = [records.key(c, "a") for c in codes]
     monkeypatch.setattr(records, "_source", lambda module: f"another {module}")
     after = [records.key(c, "a") for c in codes]
-    alone = [not c.form.module and "TILES" not in c.constants for c in codes]
+    alone = [not c.form.module and "BM" not in c.constants for c in codes]
     assert [a == b for a, b in zip(before, after, strict=True)] == alone and any(alone) and not all(alone)
 
 
