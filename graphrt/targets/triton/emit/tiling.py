@@ -174,7 +174,7 @@ def _reduction_splits(node: Node, options: Options) -> int:
     if node.op.split is None or not x.type.size:
         return 0
     size = x.type.size // rows
-    programs = -(-rows // reduction_tile(rows, size, 32 * size <= ROW_LIMIT, options.interpret)[0])
+    programs = -(-rows // reduction_tile(rows, size, 32 * size <= ROW_LIMIT, False)[0])  # interpreted plans are a GPU's
     wanted = -(-min(options.units, -(-x.type.nbytes // SHARE)) // programs)
     parts = (n for d in node.attrs["dims"] for n in range(wanted, x.shape[d] + 1) if x.shape[d] % n == 0)
     return min(parts, default=0) if wanted > 1 else 0
