@@ -35,6 +35,7 @@ ORDER = [
     ("models",),
     ("train",),
     ("frontends",),
+    ("bench",),
     ("cli",),
 ]
 RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
