@@ -126,8 +126,8 @@ def legal(f: FusionState, group: Group, node: Node) -> tuple[Verdict, Index | No
         return Verdict(False, LARGE), None
     outside = {v.node for v in f.bases(node) if v.node.op.kind not in FREE} - set(group.nodes)
     after = f.after(group) - {node}
-    if f.depends(after, outside):
-        return Verdict(False, "would wait for itself (cycle)"), None
+    if (waits := f.blocker(group, after, outside)) is not None:
+        return waits, None
     if kind is Kind.REDUCTION:
         return Verdict(True, "same rows"), tuple(e for d, e in enumerate(group.domain) if d not in group.reduced)
     return Verdict(True, "same element"), index

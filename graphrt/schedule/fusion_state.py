@@ -252,6 +252,13 @@ class FusionState:
                 self._reach.join(group.nodes[0], node)
         return self._reach.reaches(start, goals)
 
+    def blocker(self, group: Group, start: set[Node], goals: set[Node]) -> Verdict | None:
+        """Why ``group``, for which ``start`` waits, cannot compute what is made of ``goals``; None if it can."""
+        if not self.depends(start, goals):
+            return None
+        needed = min((n for n in goals if self.depends(start, {n})), key=self.position.__getitem__)
+        return Verdict(False, f"needs {needed.name}, which waits for {group.label}")
+
     def join(self, a: Node, b: Node) -> None:
         """Notes that ``a`` and ``b`` are in one group from now on."""
         if self._reach is not None:

@@ -41,7 +41,7 @@ def share(dag: nx.DiGraph, buffers: ConcatBuffers, tiles: bool) -> tuple[list[li
             beside = trial
         else:
             decisions += [
-                Decision("horizontal", g.label, part[0].label, False, "would wait for itself (cycle)") for g in part[1:]
+                Decision("horizontal", g.label, part[0].label, False, "a launch would wait for itself") for g in part[1:]
             ]
     decisions += [Decision("horizontal", g.label, part[0].label, True, why) for why, part in beside for g in part[1:]]
     shared = {g for _, part in beside for g in part}

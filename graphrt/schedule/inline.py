@@ -100,8 +100,8 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node, readers: list[No
             return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), saved
         if f.crowded(group, node):
             return Verdict(False, LARGE), saved
-        if f.depends(f.after(group), {v.node for v in sources}):
-            return Verdict(False, "would wait for itself (cycle)"), saved
+        if (waits := f.blocker(group, f.after(group), {v.node for v in sources})) is not None:
+            return waits, saved
         if any(v in group.index for v in sources):
             return Verdict(False, "reads what the group computes at other elements"), saved
     return Verdict(True, "computed on load"), saved

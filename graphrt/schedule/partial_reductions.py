@@ -33,7 +33,7 @@ def _absorb_one(f: FusionState, group: Group, refused: set[Node]) -> bool:
     sums = {n for n in downstream | behind if n.op.kind is Kind.REDUCTION} - refused
     for node in sorted(sums, key=f.position.__getitem__):
         path = sorted(_path(f, node, downstream), key=f.position.__getitem__)
-        waits = Verdict(False, "would wait for itself (cycle)")
+        waits = Verdict(False, f"needs what waits for {group.label}")
         verdict, index = (waits, {}) if node in behind else _fits(f, group, node, path)
         if f.decide(node, group, verdict, node.inputs[0].type.nbytes if verdict.ok else 0):
             for n in path:
@@ -115,8 +115,8 @@ def _fits(f: FusionState, group: Group, node: Node, path: list[Node]) -> tuple[V
     members = {*group.nodes, *path, node}
     outside = {v.node for n in (*path, node) for v in f.bases(n) if v.node.op.kind not in FREE} - members
     after = f.after(group).union(*(f.successors(n) for n in (*path, node))) - members
-    if f.depends(after, outside):
-        return Verdict(False, "would wait for itself (cycle)"), {}
+    if (waits := f.blocker(group, after, outside)) is not None:
+        return waits, {}
     return Verdict(True, "sums of runs are in the tile"), found
 
 
