@@ -1,23 +1,18 @@
-"""How the benchmarks measure: candidates take turns (A B A B), medians of many rounds, spread beside them.
+"""How the benchmarks measure: as ``graphrt bench`` does (graphrt.bench.measure), in tables and files of the project's own.
 
-Turns matter: clocks, caches and neighbours drift, and a ratio of interleaved medians does not. Rows carry versions and the
-machine's name, so that a committed file says what it measured.
+Rows carry versions and the machine's name, so that a committed file says what it measured.
 """
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,46 +20,22 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-LOAD = os.getloadavg()[0]  # of the machine over the minute before the run; a busy neighbour hurts threaded candidates unevenly
-SETTLE = 0.02  # seconds of untimed calls at the start of a turn
+from graphrt.bench.measure import LOAD, Timing, device_name, environment, interleave, spread
+
+__all__ = [
+    "RESULTS",
+    "Timing",
+    "compared",
+    "cores",
+    "device_name",
+    "elsewhere",
+    "environment",
+    "interleave",
+    "report",
+    "spread",
+]
+
 RESULTS = Path(__file__).parent / "results"
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds of one call: median, and the 10th and 90th percentile."""
-
-    median: float
-    low: float
-    high: float
-
-
-def spread(seconds: Sequence[float]) -> Timing:
-    """The timing that ``seconds`` of single calls amount to."""
-    return Timing(*(1e3 * float(np.percentile(seconds, p)) for p in (50, 10, 90)))
-
-
-def interleave(
-    candidates: Mapping[str, Callable[[], Any] | None], rounds: int = 40, calls: int = 5
-) -> dict[str, Timing | None]:
-    """Times each candidate ``calls`` times in each of ``rounds`` turns; a call must return only when its work is done.
-
-    A turn begins with 20 ms of untimed calls: threads of the candidate before spin for a while after their last task, and
-    would be measured as contention. A candidate that is None, because its package is missing, gets None.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, call in candidates.items():
-            if call is None:
-                continue
-            begin = time.perf_counter()
-            while time.perf_counter() - begin < SETTLE:
-                call()
-            for _ in range(calls):
-                start = time.perf_counter()
-                call()
-                seconds[name].append(time.perf_counter() - start)
-    return {name: spread(s) if s else None for name, s in seconds.items()}
 
 
 def cores(threads: int) -> float:
@@ -107,38 +78,6 @@ def elsewhere(module: str, function: str, *arguments: Any, **env: str) -> Any:
     command = [sys.executable, "-c", f"{code}; print(json.dumps(r))", module, function, json.dumps(arguments)]
     done = subprocess.run(command, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def device_name() -> str:
-    """The GPU's name, or the processor's with the number of cores this process may use."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{_processor()}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    """The processor's name, and its family and model where Linux tells: names of virtual ones say little."""
-    try:
-        lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
-    except OSError:
-        lines = []
-    found = {key.strip(): value.strip() for key, value in reversed(lines)}  # of the first core
-    name = found.get("model name", platform.processor() or platform.machine())
-    return f"{name} (family {found['cpu family']}, model {found['model']})" if "cpu family" in found else name
-
-
-def environment() -> dict[str, str]:
-    """Versions, device, date of a run, and the load that it met."""
-    found = {"device": device_name(), "load": f"{LOAD:.1f}", "date": datetime.date.today().isoformat()}
-    found["python"] = platform.python_version()
-    for package in ("graphrt", "torch", "triton", "numpy", "jax", "onnxruntime"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "missing"
-    return found
 
 
 def report(title: str, rows: Sequence[Mapping[str, Any]], save_as: str | None) -> None:

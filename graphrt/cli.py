@@ -12,10 +12,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from graphrt.bench.command import app as bench
 from graphrt.errors import ArgumentError, GraphrtError, NumericError
 from graphrt.files import writable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+app.add_typer(bench, name="bench")
 
 Target = Annotated[str, typer.Option(help="auto, cuda, hip, cpu, interpret, reference or debug")]
 AnyTarget = Annotated[str, typer.Option(help="as for train, or a GPU that need not be here: cuda:sm_90, hip:gfx942, ...")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
@@ -135,3 +136,11 @@ def test_a_training_step_computes_the_same(stages: set[str]) -> None:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=f"{name}: {sorted(stages)}")
     for name in graph.updates:
         np.testing.assert_allclose(some.state[name], every.state[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="one page, read once")
+def test_the_page_has_every_stage_and_its_sample_runs() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "fusion.md").read_text()
+    assert all(f"| `{name}` | {text} |" in page for name, text in STAGES.items())
+    sample = page.split("```python\n")[1].split("```")[0]
+    exec(sample, {})

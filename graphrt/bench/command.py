@@ -1,0 +1,111 @@
+"""``graphrt bench``: measurements that anyone can repeat."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from graphrt.bench import fusion as runs
+from graphrt.bench import report
+from graphrt.bench.fusion import Row
+from graphrt.bench.patterns import PATTERNS
+from graphrt.bench.trial import Spec
+from graphrt.errors import ArgumentError
+
+app = typer.Typer(no_args_is_help=True, help=__doc__)
+
+
+@app.callback()
+def main() -> None:
+    """Measurements that anyone can repeat."""
+
+
+@app.command()
+def fusion(
+    filter: Annotated[str, typer.Option(help="patterns by name, as 'conv*'")] = "*",
+    list_only: Annotated[bool, typer.Option("--list", help="name the patterns, and run nothing")] = False,
+    targets: Annotated[str, typer.Option(help="cpu, cuda, ..., or cuda:sm_90 and the like, with commas between them")] = "cpu",
+    size: Annotated[str, typer.Option(help="small, for a CPU, or large, for a GPU")] = "small",
+    peers: Annotated[str, typer.Option(help="torch, torch.compile: with commas between them")] = "",
+    ablate: Annotated[str, typer.Option(help="cumulative or leave-one-out: what each stage is worth")] = "",
+    backward: Annotated[bool, typer.Option("--backward", help="with gradients")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="that each measure everything; intervals are over them")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="turns in each process")] = 9,
+    save: Annotated[Path | None, typer.Option(help="append the rows, with every sample, to this .jsonl file")] = None,
+    md: Annotated[Path | None, typer.Option(help="write the table as Markdown")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="write one page with plots")] = None,
+    png: Annotated[Path | None, typer.Option(help="write the plots to this folder")] = None,
+    compare: Annotated[Path | None, typer.Option(help="a file of --save; exit 2 on a regression, 3 on noise")] = None,
+) -> None:
+    """What fusion is worth, pattern by pattern: launches, bytes, times, unfused and fused, checked against the reference."""
+    console = Console()
+    chosen = [p for p in PATTERNS.values() if fnmatch.fnmatchcase(p.name, filter)]
+    if not chosen:
+        raise ArgumentError(f"no pattern is called like {filter!r}; --list names them all")
+    if size not in ("small", "large"):
+        raise ArgumentError(f"size is small or large, got {size!r}")
+    if list_only:
+        for pattern in chosen:
+            console.print(f"{pattern.name:32} {pattern.family:12} {pattern.about}", highlight=False)
+        return
+    before = runs.read(compare) if compare is not None else []
+    labels, beside = runs.variants(ablate), [p.strip() for p in peers.split(",") if p.strip()]
+    if unknown := set(beside) - {"torch", "torch.compile"}:
+        raise ArgumentError(f"peers are torch and torch.compile, got {min(unknown)!r}")
+    specs = [
+        Spec(p.name, size, backward and p.backward, target.strip(), labels, beside, rounds)
+        for p in chosen
+        for target in targets.split(",")
+    ]
+    about = runs.about()
+    found, failures = _measured(specs, {p.name: p.family for p in chosen}, processes, about, save, console)
+    wide = console if console.is_terminal else Console(width=220)
+    wide.print(report.table(found, about, "what fusion is worth"))
+    console.print(report.about(about, found))
+    if md is not None:
+        md.write_text(report.markdown(found, about))
+    if page is not None:
+        page.write_text(report.page(found, about))
+    if png is not None:
+        report.pictures(found, about, png)
+    if compare is not None:
+        verdict = runs.compare(before, found)
+        for line in (*verdict.larger, *verdict.slower):
+            console.print(f"[red]worse[/] {line}")
+        console.print(f"{verdict.rows} rows compared; the same thing measured twice differs by up to {verdict.noise:.1%}")
+        raise typer.Exit(verdict.status)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _measured(
+    specs: Sequence[Spec],
+    family: Mapping[str, str],
+    processes: int,
+    about: Mapping[str, Any],
+    save: Path | None,
+    console: Console,
+) -> tuple[list[Row], list[str]]:
+    """Rows, saved as they come, and failures; an interrupt ends it and loses nothing."""
+    found, failures = list[Row](), list[str]()
+    try:
+        with console.status("") as status:
+            outcomes = runs.run(specs, family, processes)
+            for number, spec in enumerate(specs, 1):
+                status.update(f"{number} of {len(specs)}: {spec.pattern}, {spec.target}")
+                outcome = next(outcomes)
+                if isinstance(outcome, str):
+                    failures.append(outcome)
+                    console.print(f"[red]failed[/] {outcome}")
+                    continue
+                found += outcome
+                if save is not None:
+                    runs.save(save, outcome, about)
+    except KeyboardInterrupt:
+        console.print(f"stopped: {len({(r.pattern, r.target) for r in found})} of {len(specs)} were measured")
+    return found, failures

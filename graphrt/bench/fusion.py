@@ -1,0 +1,184 @@
+"""What fusion is worth, pattern by pattern: every stage added in turn, or left out alone, beside the least bytes and peers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphrt.bench.measure import environment
+from graphrt.bench.statistics import LEAST, LEVEL, holm, ratio, welch
+from graphrt.bench.trial import AGAIN, Spec
+from graphrt.errors import ArgumentError
+from graphrt.passes.stages import STAGES
+
+SCHEMA = 1
+NOISY = 0.15  # two measurements of the same thing that differ by more say nothing about anything else
+
+
+@dataclass
+class Row:
+    """One variant of one pattern. ``medians`` are milliseconds, one of each process; ``logs`` those of fused over it."""
+
+    pattern: str
+    family: str
+    size: str
+    backward: bool
+    target: str
+    variant: str
+    launches: int = 0
+    bytes: int = 0
+    least: int = 0
+    flops: int = 0
+    arena: int = 0
+    compile_seconds: float = 0.0
+    registers: int = 0
+    predicted_ms: float = 0.0
+    error: float = 0.0
+    medians: list[float] = field(default_factory=list)
+    samples: list[list[float]] = field(default_factory=list)
+    logs: list[float] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """What tells this row from the others of a run."""
+        return f"{self.pattern} {self.size} {'forward + backward' if self.backward else 'forward'} {self.target} {self.variant}"
+
+    @property
+    def ms(self) -> float:
+        return float(np.median(self.medians)) if self.medians else 0.0
+
+
+def variants(ablate: str) -> dict[str, str]:
+    """What is compiled, by label: unfused and fused; with ``ablate`` cumulative or leave-one-out the stages between."""
+    found = {"unfused": "none"}
+    names = list(STAGES)
+    if ablate == "cumulative":
+        found |= {f"+ {name}": ",".join(names[: i + 1]) for i, name in enumerate(names[:-1])}
+    elif ablate == "leave-one-out":
+        found |= {f"- {name}": f"-{name}" for name in names}
+    elif ablate:
+        raise ArgumentError(f"ablate is cumulative or leave-one-out, got {ablate!r}")
+    return {**found, "fused": "all", AGAIN: "all"}
+
+
+def run(specs: Sequence[Spec], family: Mapping[str, str], processes: int) -> Iterator[list[Row] | str]:
+    """The rows of each spec as soon as its ``processes`` are done, or what went wrong."""
+    for spec in specs:
+        outcomes: list[dict[str, Any]] = []
+        for number in range(processes if ":" not in spec.target else 1):
+            given = {**asdict(spec), "check": spec.check and number == 0}
+            done = subprocess.run(
+                [sys.executable, "-m", "graphrt.bench.trial"], input=json.dumps(given), capture_output=True, text=True
+            )
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                yield f"{spec.pattern}, {spec.target}: {last}"
+                break
+            outcomes.append(json.loads(done.stdout.splitlines()[-1]))
+        else:
+            yield rows(spec, family[spec.pattern], outcomes)
+
+
+def rows(spec: Spec, family: str, outcomes: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """A row for each variant that has a plan of its own, and for each peer; the same plan twice is measured once."""
+    first, found = outcomes[0], list[Row]()
+    fused = [float(np.median(o["variants"]["fused"]["seconds"] or [0.0])) for o in outcomes]
+    about = (spec.pattern, family, spec.size, spec.backward, spec.target)
+    for label, of in first["variants"].items():
+        if of["same"] and label != "fused":
+            continue
+        row = Row(*about, label, least=first["least"])
+        for name in ("launches", "bytes", "flops", "arena", "compile_seconds", "registers", "error"):
+            setattr(row, name, of[name])
+        row.predicted_ms = 1e3 * of["predicted"]
+        _timed(row, [o["variants"][label]["seconds"] for o in outcomes], fused)
+        found.append(row)
+    for label in first["peers"]:
+        row = Row(*about, label, least=first["least"])
+        _timed(row, [o["peers"][label] for o in outcomes], fused)
+        found.append(row)
+    return found
+
+
+def _timed(row: Row, seconds: Sequence[Sequence[float]], fused: Sequence[float]) -> None:
+    for of, base in zip(seconds, fused, strict=True):
+        if of:
+            row.samples.append([1e3 * s for s in of])
+            row.medians.append(1e3 * float(np.median(of)))
+            row.logs.append(float(np.log(np.median(of) / base)))
+
+
+def save(path: Path, found: Sequence[Row], about: Mapping[str, Any]) -> None:
+    """Appends a line for each row, with the schema's number and the environment."""
+    with path.open("a") as file:
+        for row in found:
+            file.write(json.dumps({"schema": SCHEMA, **asdict(row), "environment": dict(about)}) + "\n")
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file that ``save`` wrote. Raises ArgumentError for another schema, OSError."""
+    found = []
+    for line in path.read_text().splitlines():
+        about = json.loads(line)
+        if about.pop("schema", None) != SCHEMA:
+            raise ArgumentError(f"{path} has rows of another schema than {SCHEMA}: measure it again")
+        about.pop("environment")
+        found.append(Row(**about))
+    return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is worse than before, and whether the machine was quiet enough to say so; ``noise`` is what chance did."""
+
+    slower: list[str]
+    larger: list[str]
+    noise: float
+    rows: int
+
+    @property
+    def status(self) -> int:
+        """0 for no regression, 2 for one, 3 where the machine was too noisy to say."""
+        return 2 if self.larger else 3 if self.noise > NOISY else 2 if self.slower else 0
+
+
+def compare(old: Sequence[Row], new: Sequence[Row]) -> Comparison:
+    """Launches and bytes are compared exactly; times by Welch's test over processes, for all rows together."""
+    before = {row.key: row for row in old}
+    common = [(before[row.key], row) for row in new if row.key in before]
+    larger = [
+        f"{b.key}: {what} {getattr(b, what)}, were {getattr(a, what)}"
+        for a, b in common
+        for what in ("launches", "bytes")
+        if getattr(b, what) > getattr(a, what)
+    ]
+    noise = floor([*old, *new])
+    timed = [(a, b) for a, b in common if a.medians and b.medians]
+    chances = {b.key: welch(np.log(a.medians).tolist(), np.log(b.medians).tolist()) for a, b in timed}
+    changed = holm(chances, LEVEL)
+    effect = {b.key: float(np.mean(np.log(b.medians)) - np.mean(np.log(a.medians))) for a, b in timed}
+    slower = [
+        f"{b.key}: {b.ms:.4f} ms, were {a.ms:.4f} ({np.exp(effect[b.key]):.3f} times)"
+        for a, b in timed
+        if b.key in changed and effect[b.key] > np.log1p(max(LEAST, noise))
+    ]
+    return Comparison(slower, larger, noise, len(common))
+
+
+def floor(found: Sequence[Row]) -> float:
+    """What two measurements of the same program differed by, the 95th percentile: fused, and fused again."""
+    logs = [abs(ratio(row.logs).value - 1) for row in found if row.variant == AGAIN and row.logs]
+    return float(np.percentile(logs, 95)) if logs else 0.0
+
+
+def about() -> dict[str, Any]:
+    """The environment of a run, and what the machine was seen to do, measured in a process of its own."""
+    done = subprocess.run([sys.executable, "-m", "graphrt.bench.trial"], input="{}", capture_output=True, text=True, check=True)
+    return {**environment(), **json.loads(done.stdout.splitlines()[-1])}

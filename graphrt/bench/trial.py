@@ -1,0 +1,190 @@
+"""One pattern in one process: its variants compiled, checked against the reference, and timed in turns.
+
+``python -m graphrt.bench.trial`` reads a ``Spec`` as JSON and prints what it found as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graphrt.bench.measure import samples
+from graphrt.bench.patterns import PATTERNS, Builder, Pattern, graph
+from graphrt.compiler import compile as compile_graph
+from graphrt.ir import Graph
+from graphrt.runtime.program import Program
+from graphrt.schedule.cost import launch_cost
+from graphrt.targets.reference.evaluate import evaluate
+
+AGAIN = "fused again"  # measured beside fused, to see what chance does
+TOLERANCE = 2e-3  # of the largest element of a result: float32 sums in another order
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a process does: ``variants`` are what compile's ``fusion`` is, by label; without ``rounds`` nothing is timed."""
+
+    pattern: str
+    size: str
+    backward: bool
+    target: str
+    variants: Mapping[str, str]
+    peers: Sequence[str] = ()
+    rounds: int = 9
+    calls: int = 3
+    check: bool = True
+
+
+@dataclass
+class Found:
+    """What is known of one variant; ``seconds`` of single calls, ``same`` the variant whose plan it has."""
+
+    launches: int = 0
+    bytes: int = 0
+    flops: int = 0
+    arena: int = 0
+    compile_seconds: float = 0.0
+    same: str = ""
+    registers: int = 0
+    predicted: float = 0.0
+    error: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+
+
+def trial(spec: Spec) -> dict[str, Any]:
+    """``least``, the bytes that the pattern cannot but move, and what was found of each variant and peer.
+
+    Raises AssertionError for a variant whose results are not the reference's.
+    """
+    pattern = PATTERNS[spec.pattern]
+    built, builder = graph(pattern, spec.size, spec.backward)
+    feeds = builder.feeds(np.random.default_rng(0))
+    variants, programs, plans = dict[str, Found](), dict[str, Program](), dict[str, str]()
+    for label, fusion in spec.variants.items():
+        start = time.perf_counter()
+        program = compile_graph(built, target=spec.target, fusion=fusion)
+        variants[label] = found = _plan(program, time.perf_counter() - start)
+        digest = hashlib.sha256(program.plan_text().encode()).hexdigest()
+        found.same = "" if label == AGAIN or plans.setdefault(digest, label) == label else plans[digest]
+        if not found.same:
+            programs[label] = program
+            if ":" in spec.target:
+                _ahead(program, found)
+    runs = ":" not in spec.target
+    if runs and spec.check:
+        _check(built, feeds, programs, variants)
+    calls: dict[str, Callable[[], Any] | None] = {}
+    if runs:
+        calls |= {label: _call(program, feeds) for label, program in programs.items()}
+        if pattern.peer is not None:
+            calls |= {name: _peer(pattern, builder, feeds, spec.backward, name) for name in spec.peers}
+    times = samples(calls, spec.rounds, spec.calls, 0.005) if calls and spec.rounds else {}
+    peers = {name: times[name] for name in spec.peers if name in times}
+    for label, found in variants.items():
+        found.seconds = times.get(found.same or label, [])
+    return {"least": least(built), "variants": {n: asdict(f) for n, f in variants.items()}, "peers": peers}
+
+
+def least(built: Graph) -> int:
+    """Bytes of what is read of inputs and parameters, and of the results: what no plan can do without."""
+    users = built.users()
+    read = sum(n.types[0].nbytes for n in built.sources.values() if users[n.outputs[0]])
+    return read + sum(v.type.nbytes for v in built.results())
+
+
+def _plan(program: Program, seconds: float) -> Found:
+    costs = [launch_cost(kernels) for kernels in program.kernel_ir]
+    arena = program.plan.size if program.plan else 0
+    return Found(program.launches, sum(c.bytes for c in costs), sum(c.flops for c in costs), arena, seconds)
+
+
+def _ahead(program: Program, found: Found) -> None:
+    """What is known of a program for a GPU that is not here."""
+    from graphrt.runtime.roofline import find_device, predict
+
+    found.registers = max((r.registers for r in program.kernels()), default=0)
+    found.predicted = predict(program, find_device(program.target), 1).seconds
+
+
+def _check(built: Graph, feeds: Mapping[str, Any], programs: Mapping[str, Program], variants: Mapping[str, Found]) -> None:
+    exact = evaluate(built, {**built.initial, **feeds})
+    for label, program in programs.items():
+        found: dict[str, Any] = program(dict(feeds))
+        found |= {f"update {name}": program.state[name] for name in built.updates}
+        for name, v in [*built.outputs.items(), *((f"update {name}", v) for name, v in built.updates.items())]:
+            got, want = np.asarray(found[name], np.float64), np.asarray(exact[v], np.float64)
+            size = max(float(np.abs(want).max(initial=0.0)), 1e-6)
+            error = float(np.abs(got - want).max(initial=0.0)) / size
+            variants[label].error = max(variants[label].error, error)
+            assert error <= TOLERANCE, f"{label}: {name} is off by {error:.1e} of its largest element"
+
+
+def _call(program: Program, feeds: Mapping[str, Any]) -> Callable[[], Any]:
+    given = {name: array for name, array in feeds.items() if name in program.inputs}
+    if program.target.partition(":")[0] in ("cuda", "hip"):
+        import torch
+
+        tensors = {name: torch.as_tensor(array, device="cuda") for name, array in given.items()}
+
+        def on_device() -> None:
+            program(tensors)
+            torch.cuda.synchronize()
+
+        return on_device
+    return lambda: program(given)
+
+
+def _peer(pattern: Pattern, builder: Builder, feeds: Mapping[str, Any], backward: bool, name: str) -> Callable[[], Any]:
+    """The pattern by torch: eager, or compiled by torch.compile."""
+    import torch
+
+    function, sizes = pattern.peer, builder.sizes
+    assert function is not None
+
+    def eager(*args: Any) -> Any:
+        return function(sizes, *args)
+
+    step = torch.compile(eager, dynamic=False) if name == "torch.compile" else eager
+    tensors = {n: torch.as_tensor(array) for n, array in builder.operands(feeds).items()}
+    if not backward:
+
+        def forward() -> None:
+            with torch.no_grad():
+                step(*tensors.values())
+
+        return forward
+    leaves = [tensors[n].requires_grad_() for n in builder.wrt]
+    cotangents = {i: torch.as_tensor(feeds[f"dy{i}"]) for i in range(len(feeds)) if f"dy{i}" in feeds}
+
+    def both() -> None:
+        found = step(*tensors.values())
+        every = enumerate(found if isinstance(found, tuple | list) else [found])
+        results = [(y, cotangents.get(i)) for i, y in every if y.requires_grad]
+        torch.autograd.grad([y for y, _ in results], leaves, [dy for _, dy in results], allow_unused=True)
+
+    return both
+
+
+def machine(rounds: int = 7) -> dict[str, float]:
+    """What this machine was seen to do: GB/s of copying 64 MB, GFLOP/s of a float32 product of 1024 by 1024."""
+    x, y = np.ones(1 << 24, np.float32), np.empty(1 << 24, np.float32)
+    a = np.ones((1024, 1024), np.float32)
+    times = samples({"copy": lambda: np.copyto(y, x), "product": lambda: a @ a}, rounds, 1)
+    return {"gbs": 2 * x.nbytes / min(times["copy"]) / 1e9, "gflops": 2 * 1024**3 / min(times["product"]) / 1e9}
+
+
+def main() -> None:
+    """Runs the spec on standard input; ``{}`` measures the machine."""
+    given = json.load(sys.stdin)
+    print(json.dumps(trial(Spec(**given)) if given else machine()))
+
+
+if __name__ == "__main__":
+    main()

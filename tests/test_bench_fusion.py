@@ -1,0 +1,160 @@
+"""``graphrt bench fusion``: its statistics on numbers that are known, and the command from its first option to its last."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from graphrt.bench.fusion import NOISY, Row, compare, read, save, variants
+from graphrt.bench.statistics import holm, ratio, welch
+from graphrt.bench.trial import AGAIN
+from graphrt.cli import app
+from graphrt.errors import ArgumentError
+from graphrt.passes.stages import STAGES
+
+NOISE = 0.01  # by which medians of processes differ, in the runs that are made up here
+
+
+def made_up(rng: np.random.Generator, name: str, slower: float = 1.0, processes: int = 5) -> Row:
+    medians = np.exp(NOISE * rng.standard_normal(processes)) * slower
+    return Row(name, "conv", "small", False, "cpu", "fused", 1, 100, 50, medians=medians.tolist())
+
+
+def test_reruns_without_a_change_raise_no_alarm(rng: np.random.Generator) -> None:
+    """At most 1 of 1,000 rows."""
+    alarms = 0
+    for _ in range(10):
+        old, new = ([made_up(rng, f"p{i}") for i in range(100)] for _ in range(2))
+        alarms += len(compare(old, new).slower)
+    assert alarms <= 1
+
+
+def test_what_is_slower_by_a_twentieth_is_found(rng: np.random.Generator) -> None:
+    """In at least 95 of 100 runs, each of 20 rows."""
+    found = 0
+    for _ in range(100):
+        old = [made_up(rng, f"p{i}") for i in range(20)]
+        new = [made_up(rng, f"p{i}", 1.05 if i == 7 else 1.0) for i in range(20)]
+        found += [line.split()[0] for line in compare(old, new).slower] == ["p7"]
+    assert found >= 95
+
+
+def test_welch_is_uniform_where_nothing_differs(rng: np.random.Generator) -> None:
+    chances = [welch(rng.standard_normal(5).tolist(), (3 * rng.standard_normal(7)).tolist()) for _ in range(2000)]
+    for level in (0.01, 0.1, 0.5, 0.9):
+        assert abs(np.mean([p <= level for p in chances]) - level) < 0.05
+    assert welch([1.0, 1.0], [1.0, 1.0]) == 1.0 and welch([1.0, 1.0], [2.0, 2.0]) == 0.0 and welch([1.0], [2.0]) == 1.0
+    np.testing.assert_allclose(welch([1, 2, 3, 4], [3, 5, 7, 9]), 0.066459, rtol=1e-4)  # t = -2.4249, 4.41 degrees
+
+
+def test_holm_rejects_in_turn() -> None:
+    chances = {"a": 0.01, "b": 0.02, "c": 0.04, "d": 0.5}
+    assert holm(chances, 0.05) == {"a"}
+    assert holm({"a": 0.01, "b": 0.02, "c": 0.04}, 0.05) == {"a", "b", "c"}
+
+
+def test_intervals_hold_the_ratio(rng: np.random.Generator) -> None:
+    held = 0
+    for _ in range(200):
+        found = ratio((np.log(2) + 0.1 * rng.standard_normal(10)).tolist())
+        held += found.low <= 2 <= found.high
+    assert held >= 170 and str(ratio([0.0])) == "1.00 [1.00, 1.00]"
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path: Path, rng: np.random.Generator) -> None:
+    found = [made_up(rng, "a"), made_up(rng, "b")]
+    save(tmp_path / "run.jsonl", found, {"device": "a machine"})
+    assert read(tmp_path / "run.jsonl") == found
+    line = json.loads((tmp_path / "run.jsonl").read_text().splitlines()[0])
+    assert line["environment"] == {"device": "a machine"} and len(line["medians"]) == 5
+    (tmp_path / "old.jsonl").write_text(json.dumps({**line, "schema": 0}))
+    with pytest.raises(ArgumentError, match="another schema"):
+        read(tmp_path / "old.jsonl")
+
+
+def test_status_says_worse_or_noisy(rng: np.random.Generator) -> None:
+    row, more = made_up(rng, "a"), made_up(rng, "a")
+    assert compare([row], [more]).status == 0
+    more.launches = 2
+    assert compare([row], [more]).status == 2 and "launches 2, were 1" in compare([row], [more]).larger[0]
+    more.launches = 1
+    noisy = made_up(rng, "a")
+    noisy.variant, noisy.logs = AGAIN, [np.log(1 + 2 * NOISY)] * 5
+    assert compare([row], [more, noisy]).status == 3
+    assert compare([row], [made_up(rng, "a", 1.5)]).status == 2
+
+
+def test_stages_are_added_in_turn_or_left_out() -> None:
+    assert list(variants("")) == ["unfused", "fused", AGAIN]
+    steps = [v for name, v in variants("cumulative").items() if name.startswith("+")]
+    assert [len(v.split(",")) for v in steps] == list(range(1, len(STAGES)))
+    assert [v for name, v in variants("leave-one-out").items() if name.startswith("- ")] == [f"-{s}" for s in STAGES]
+    with pytest.raises(ArgumentError, match="cumulative or leave-one-out"):
+        variants("both")
+
+
+def _command(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["bench", "fusion", *words])
+    return done.exit_code, done.output if done.exception is None else f"{done.output}{done.exception}"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--filter", "nothing*"], "no pattern is called like 'nothing.'"),
+        (["--size", "huge"], "small or large"),
+        (["--peers", "caffe"], "torch and torch.compile"),
+        (["--ablate", "both"], "cumulative or leave-one-out"),
+    ],
+)
+def test_what_the_command_refuses(words: list[str], message: str) -> None:
+    status, output = _command(*words)
+    assert status != 0 and re.search(message, output)
+
+
+def test_the_command_lists_patterns() -> None:
+    status, output = _command("--list", "--filter", "conv*")
+    assert status == 0 and "conv_bias_relu" in output and "softmax" not in output
+
+
+def test_the_command_measures_saves_and_compares(tmp_path: Path) -> None:
+    words = [
+        "--filter",
+        "conv_bias_relu",
+        "--processes",
+        "2",
+        "--rounds",
+        "2",
+        "--peers",
+        "torch",
+        "--save",
+        str(tmp_path / "a.jsonl"),
+    ]
+    status, output = _command(
+        *words, "--md", str(tmp_path / "a.md"), "--html", str(tmp_path / "a.html"), "--png", str(tmp_path / "a")
+    )
+    assert status == 0, output
+    found = read(tmp_path / "a.jsonl")
+    by = {row.variant: row for row in found}
+    assert {"unfused", "fused", AGAIN, "torch"} <= by.keys() and all(len(r.medians) == 2 for r in found)
+    assert by["fused"].launches < by["unfused"].launches and by["fused"].bytes < by["unfused"].bytes
+    assert by["fused"].bytes >= by["fused"].least
+    page = (tmp_path / "a.html").read_text()
+    assert "conv_bias_relu" in page and "http" not in page and "<script" not in page
+    assert "| conv_bias_relu, cpu | fused | 1 |" in (tmp_path / "a.md").read_text()
+    assert {p.name for p in (tmp_path / "a").glob("*.png")} >= {"speed-up.png", "bytes.png", "roofline.png"}
+    status, output = _command(*words[:-2], "--compare", str(tmp_path / "a.jsonl"))
+    assert status in (0, 2, 3) and "rows compared" in output
+
+
+def test_a_gpu_that_is_not_here_has_launches_bytes_and_registers(tmp_path: Path) -> None:
+    words = ["--filter", "softmax", "--targets", "cuda:sm_90", "--save", str(tmp_path / "a.jsonl")]
+    status, output = _command(*words)
+    assert status == 0, output
+    row = next(r for r in read(tmp_path / "a.jsonl") if r.variant == "fused")
+    assert row.launches == 1 and row.registers > 0 and row.predicted_ms > 0 and not row.medians
