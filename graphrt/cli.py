@@ -185,10 +185,13 @@ def explain(
     precision: Annotated[str, typer.Option(help="of float32 products on a GPU: highest, high or medium")] = "highest",
     library: Library = None,
     device: Annotated[str, typer.Option(help="whose data sheet predicts times: H200, H100, A100 or MI300X")] = "",
+    why: Annotated[tuple[str, str], typer.Option(metavar="A B", help="only the decisions on two nodes")] = ("", ""),
+    group: Annotated[str, typer.Option(help="only a group of the plan and the decisions on it: g5")] = "",
+    full: Annotated[bool, typer.Option("--full", help="every decision and every launch")] = False,
     source: Annotated[bool, typer.Option(help="the generated code too")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="the predicted launches alone, as JSON")] = False,
 ) -> None:
-    """Prints the fusion decisions, the launches and the memory plan of MODEL, and for a GPU what each launch should take.
+    """Prints what was fused and why, the memory plan of MODEL, and for a GPU what each launch should take.
 
     Nothing is run, and no Triton kernel is compiled. Times are predictions from bytes, flops and the device's data sheet.
     """
@@ -213,8 +216,14 @@ def explain(
             json.dumps({"model": model, "dtype": half or "float32", "training": training, **estimate.to_json()}, indent=1)
         )
         return
+    explanation = program.explain()
+    if any(why) or group:
+        typer.echo("\n".join(map(str, explanation.why(*why))) if any(why) else explanation.group(group))
+        return
     typer.echo(f"{model}, batch {batch}, target {program.target}: {len(program.graph.nodes)} nodes\n")
-    typer.echo(f"fusion\n{program.explain()}\n\nlaunches\n{program.plan_text()}")
+    typer.echo(f"fusion\n{explanation.full() if full else explanation}\n")
+    if full:
+        typer.echo(f"launches\n{program.plan_text()}")
     typer.echo(f"memory\n{program.plan if program.plan else 'the target has no plan'}")
     if estimate is not None:
         typer.echo(f"\nprediction\n{estimate}")

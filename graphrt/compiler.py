@@ -178,7 +178,7 @@ def _debug(program: Program, flags: Flags) -> None:
         for name, graph in program.passes:
             print(f"--- {name} ---\n{graph}", file=sys.stderr)
     if flags.debug >= 3:
-        print(program.explain(), file=sys.stderr)
+        print(program.explain().full(), file=sys.stderr)
     if flags.debug >= 4:
         print(program.source(), file=sys.stderr)
     if flags.debug >= 1 and (plan := program.plan) is not None:

@@ -172,7 +172,7 @@ def test_architecture_is_checked() -> None:
 def test_sibling_convolutions_and_concatenations(target: str) -> None:
     """A block of GoogLeNet: slices of channels are loaded and stored as wide as whole tensors."""
     program = grt.compile(inception_step(batch=32, channels=256, size=14, blocks=1, autocast="bfloat16"), target=target)
-    assert {d.other for d in program.decisions if d.taken} >= {"one buffer", "conv_2 (siblings)"}, program.explain()
+    assert {d.other for d in program.decisions if d.taken} >= {"one buffer", "conv_2 (siblings)"}, program.explain().full()
     reports = program.kernels()
     found = [fault for r in reports for fault in golden_kernels.faults(r, target)]
     assert not found, "\n".join(found)

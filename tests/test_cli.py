@@ -51,7 +51,7 @@ def test_train_on_interpret(tmp_path: Path) -> None:
 
 
 def test_explain() -> None:
-    output = run("explain", "lenet5", "--batch", "4", "--target", "cpu", "--source")
+    output = run("explain", "lenet5", "--batch", "4", "--target", "cpu", "--source", "--full")
     assert "fused, saves" in output and "conv[" in output and "arena" in output and "/* launch" in output
     assert "the target has no plan" in run("explain", "mlp", "--target", "reference")
 

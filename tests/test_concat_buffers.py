@@ -77,7 +77,7 @@ def test_refusals_are_explained(why: str, build: Any) -> None:
     graph = grt.Graph()
     graph.output("y", build(graph.input("x", (4, 4))))
     program = grt.compile(graph, target=TARGET)
-    assert any(not d.taken and d.other == "one buffer" and why in d.reason for d in program.decisions), program.explain()
+    assert any(not d.taken and d.other == "one buffer" and why in d.reason for d in program.decisions), program.explain().full()
 
 
 def test_an_inception_block_trains(target: str, rng: np.random.Generator) -> None:

@@ -253,7 +253,7 @@ def test_explain_names_every_verdict() -> None:
     program = grt.compile(graph, target=TARGET)
     edges = [(d.node, d.other) for d in program.decisions]
     assert len(set(edges)) == len(edges), "one verdict an edge"
-    text = program.explain()
+    text = program.explain().full()
     assert "relu_0 into conv_0: fused, saves" in text
     assert "max_pool_0 into conv_0: not fused: is a window: a kernel of its own" in text
 

@@ -113,7 +113,7 @@ def test_always_leaves_contractions_alone(half: str | None, arch: str) -> None:
     assert len(found) == len(calls(program)) == 5 + 5 + 4  # no gradient of the image
     assert all(len(m.groups) == 1 and len(m.groups[0].nodes) == 1 and not m.groups[0].inlined for m in found)
     vendors = {"conv": "cuDNN", "matmul": "cuBLAS"} if arch == "cuda:sm_90" else {"conv": "MIOpen", "matmul": "hipBLAS"}
-    text = program.explain()
+    text = program.explain().full()
     for call in calls(program):
         assert call.library == vendors[call.op.split("_")[0]]
         assert f"library: {call}: asked for" in text
@@ -139,7 +139,7 @@ def test_what_the_library_cannot_do_is_said() -> None:
     assert not calls(program) and len(reasons) == 5
     for reason in ("is padded or put together where it is read", "one that runs backwards", "it is empty"):
         assert any(r.startswith("library: ") and r.endswith(reason) for r in reasons), (reason, reasons)
-    assert all(f"  rejected {r}" in program.explain() for r in reasons)
+    assert all(f"  rejected {r}" in program.explain().full() for r in reasons)
 
 
 def test_the_command_line_and_the_trainer_take_it() -> None:
@@ -424,7 +424,7 @@ def test_auto_takes_what_tuning_found_faster(folder: Path, monkeypatch: pytest.M
     assert row["config"] == LIBRARY and row["kernel"] == "matmul" and row["microseconds"] == 1
     again = grt.compile(product(), target="null", library="auto")  # level 0: from the record
     (known,) = again.configurations()
-    assert known == dataclasses.replace(found, rejected=()) and str(known) in again.explain()
+    assert known == dataclasses.replace(found, rejected=()) and str(known) in again.explain().full()
     assert again._binary.image.kernels == [found.call]
     again(feeds(product()))
     for mode in (None, "never"):  # who did not ask gets none, whatever is on record

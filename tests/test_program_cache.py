@@ -72,7 +72,7 @@ def test_a_known_program_is_not_lowered(lowered: list[str]) -> None:
 def test_it_shows_what_it_is_when_asked(lowered: list[str], tmp_path: Path) -> None:
     first = grt.compile(step(), target="cpu")
     again = grt.compile(step(), target="cpu")
-    assert again.explain() == first.explain() and again.plan_text() == first.plan_text()
+    assert again.explain().full() == first.explain().full() and again.plan_text() == first.plan_text()
     assert again.source() == first.source() and again.launches == first.launches
     assert lowered == ["cpu", "cpu"], "once for each program"
     assert [p.name for p in again.profile(feeds(), runs=1)] == [launch.title() for launch in again.schedule.launches]  # type: ignore[union-attr]

@@ -74,7 +74,7 @@ def test_forbidden_pairs_are_in_two_kernels() -> None:
     assert {"conv_0", "relu_0", "mul_0", "sigmoid_0"} in _groups(whole)
     apart = grt.compile(_net(), target=TARGET, forbid=[("relu_0", "conv_0")])
     assert not any({"conv_0", "relu_0"} <= group for group in _groups(apart))
-    assert "relu_0 into conv_0: not fused: is kept apart (forbid)" in apart.explain()
+    assert "relu_0 into conv_0: not fused: is kept apart (forbid)" in apart.explain().full()
     np.testing.assert_array_equal(whole(x=x)["y"], apart(x=x)["y"])
 
 
@@ -87,7 +87,7 @@ def test_the_variable_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAPHRT_FUSE", "-epilogue")
     program = grt.compile(_net(), target=TARGET)
     assert program.launches == grt.compile(_net(), target=TARGET, fusion="-epilogue").launches == 2
-    assert "the stage epilogue is off" in program.explain()
+    assert "the stage epilogue is off" in program.explain().full()
     assert grt.compile(_net(), target=TARGET, fusion="all").launches == 1
 
 

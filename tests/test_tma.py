@@ -178,4 +178,4 @@ def test_where_descriptors_cannot_serve_pointers_do(change: str, reason: str, mo
     assert {c.form.name for c in code.choices} == {"conv_fwd"}
     found = [text for configuration in program.configurations() for text in configuration.rejected]
     assert len(found) == bool(reason) and all(text.startswith("conv_tma: ") and text.endswith(reason) for text in found)
-    assert all(f"  rejected {text}" in program.explain() for text in found)
+    assert all(f"  rejected {text}" in program.explain().full() for text in found)

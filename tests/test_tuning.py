@@ -154,7 +154,7 @@ def test_the_winner_is_recorded_and_found_again(folder: Path, monkeypatch: pytes
     for level in (0, 1, 2):
         again = grt.compile(product(), target="null", tune=level)
         assert only(again).config == liked.config and only(again).origin == "tuned"
-    assert "tuned, 1 predicted kiloclocks, heuristic 2" in again.explain()
+    assert "tuned, 1 predicted kiloclocks, heuristic 2" in again.explain().full()
     assert (folder / "null cuda:sm_90.jsonl").read_text() == text
     assert only(grt.compile(product(m=97), target="null")).origin == "heuristic"  # another size is another kernel
     again(a=np.zeros((96, 128), "bfloat16"), b=np.zeros((128, 64), "bfloat16"))

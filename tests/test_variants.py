@@ -123,9 +123,9 @@ def test_explain_prints_the_choice(rng: np.random.Generator) -> None:
     for _ in range(2):
         program = grt.compile(convolution(), target="cpu")
         taken = next(d for d in program.configurations() if d.taken)
-        assert str(taken) in program.explain() and f'#define VARIANT "{taken.other}"' in program.source()
+        assert str(taken) in program.explain().full() and f'#define VARIANT "{taken.other}"' in program.source()
         assert f"{taken.node} is computed by conv_winograd.h: 3x3 of stride 1: 4x4 outputs take 36 products" in str(taken)
-        texts.append(program.explain())
+        texts.append(program.explain().full())
     assert texts[0] == texts[1]
 
 

@@ -22,7 +22,7 @@ class Decision:
     """One choice of one ``kind``: whether ``node`` and ``other`` come together, why (not), and the bytes that saves.
 
     ``other`` is for a fusion the anchor of the group, or what the choice is about: "channels-last", "in place",
-    a template's file.
+    a template's file. ``stage`` is that of a fusion.
     """
 
     kind: Kind
@@ -31,6 +31,7 @@ class Decision:
     taken: bool
     reason: str
     saved: int = 0
+    stage: str = ""
 
     def __str__(self) -> str:
         if self.kind == "fusion":

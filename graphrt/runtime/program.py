@@ -18,6 +18,7 @@ from graphrt.errors import ArgumentError, InputError, TargetError
 from graphrt.ir import Graph
 from graphrt.passes.decision import Decision
 from graphrt.runtime.arrays import from_numpy, to_numpy
+from graphrt.runtime.explanation import Explanation
 from graphrt.runtime.forking import PROGRAM, make_lock
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.state import State
@@ -334,11 +335,9 @@ class Program(Runnable):
         """The arena: offsets, lifetimes, its size beside the lower bound."""
         return self.plan
 
-    def explain(self) -> str:
-        """Every decision with its reason, and the bytes that a fusion saves; the kernels' configurations; then the totals."""
-        fused = [d for d in self.decisions if d.kind == "fusion" and d.taken]
-        totals = f"{self.launches} launches, {len(fused)} edges fused, {sum(d.saved for d in fused)} bytes saved"
-        return "\n".join([*map(str, self.decisions), *map(str, self.configurations()), totals])
+    def explain(self) -> Explanation:
+        """What was decided and why: printed, a summary; ``full()``, ``why(a, b)``, ``refused()``, ``group(name)`` say more."""
+        return Explanation(self._lower(), self.configurations())
 
     def profile(self, *args: Any, runs: int = 20, **inputs: Any) -> list[LaunchProfile]:
         """Median seconds of each launch over ``runs`` runs, with its flops and the bytes of its inputs and outputs.

@@ -18,7 +18,7 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.passes.decision import Decision
 from graphrt.schedule.concat_buffers import NO_BUFFERS, ConcatBuffers
-from graphrt.schedule.fusion_state import LARGE, MAX_INPUTS, FusionState, Verdict, aligned, candidates
+from graphrt.schedule.fusion_state import LARGE, MAX_INPUTS, FusionState, Verdict, aligned, candidates, stage_of
 from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull, through
 from graphrt.schedule.inline import inline
 from graphrt.schedule.partial_reductions import absorb_partial_sums
@@ -91,7 +91,7 @@ def _grow(f: FusionState, group: Group) -> None:
             verdict = Verdict(False, "saves no memory traffic")
         elif verdict.ok and saved <= FEW and _delays(f, group, node):
             verdict = Verdict(False, "would let all that waits for the group wait for more")
-        if f.decide(node, group, verdict, saved) and index is not None:
+        if f.decide(node, group, verdict, saved, stage_of(group, node)) and index is not None:
             f.add(group, node, index)
         else:
             refused.add(node)
@@ -189,7 +189,8 @@ def _trim(f: FusionState, group: Group) -> None:
             needed.update(v.node for v in f.bases(node))
     for node in [n for n in group.nodes if n not in needed]:
         f.remove(group, node)
-        f.decide(node, group, Verdict(False, f"follows a row of {group.reduced_size} elements, too long to keep on chip"), 0)
+        long = Verdict(False, f"follows a row of {group.reduced_size} elements, too long to keep on chip")
+        f.decide(node, group, long, 0, "rowops")
 
 
 # --- finishing -----------------------------------------------------------------------------------------------------

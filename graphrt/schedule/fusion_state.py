@@ -145,8 +145,7 @@ class FusionState:
 
     def parted(self, group: Group, node: Node) -> Verdict | None:
         """Why ``group`` may not compute ``node`` behind what it has, whatever it needs; None if nothing forbids it."""
-        stage = {"template": "epilogue", "reduction": "rowops", "pointwise": "chain"}[group.kind]
-        stage = "rows" if node.op.kind is Kind.REDUCTION else stage
+        stage = stage_of(group, node)
         if stage not in self.policy.fusion:
             return Verdict(False, f"the stage {stage} is off")
         return self.forbidden([group], [node])
@@ -223,9 +222,10 @@ class FusionState:
         work = self.work(group)
         return work.operations + work.more(node) > MOST
 
-    def decide(self, node: Node, group: Group, verdict: Verdict, saved: int) -> bool:
+    def decide(self, node: Node, group: Group, verdict: Verdict, saved: int, stage: str) -> bool:
+        """Keeps the verdict of ``stage`` on computing ``node`` in ``group``; returns whether it may be."""
         edge = (node.name, group.label)
-        self.decisions[edge] = Decision("fusion", *edge, verdict.ok, verdict.reason, saved)
+        self.decisions[edge] = Decision("fusion", *edge, verdict.ok, verdict.reason, saved, stage)
         if not verdict.ok:
             group.stopped.append(f"{node.name} {verdict.reason}")
         return verdict.ok
@@ -273,6 +273,13 @@ class FusionState:
         self._work.pop(group, None)
         self._leave(node)
         self._reach = None  # what is joined is not parted
+
+
+def stage_of(group: Group, node: Node) -> str:
+    """The stage by which ``node`` would be computed by ``group`` behind what it has."""
+    if node.op.kind is Kind.REDUCTION:
+        return "rows"
+    return {"template": "epilogue", "reduction": "rowops", "pointwise": "chain"}[group.kind]
 
 
 def candidates(group: Group, node: Node) -> Iterator[Index]:

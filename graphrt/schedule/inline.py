@@ -26,12 +26,12 @@ def inline(f: FusionState) -> None:
         index = common_index(f, groups, node)
         if index is not None and joins(f, groups[0], node, index):
             saved = 2 * node.outputs[0].type.nbytes
-            f.decide(node, groups[0], Verdict(True, "same element"), saved)
+            f.decide(node, groups[0], Verdict(True, "same element"), saved, "inline")
             f.add(groups[0], node, index)
             continue
         verdict, saved = _inlinable(f, groups, node, readers)
         for group in groups:
-            f.decide(node, group, verdict, saved)
+            f.decide(node, group, verdict, saved, "inline")
         if verdict.ok:
             f.inlined[node] = groups
             for group in groups:

@@ -35,7 +35,7 @@ def _absorb_one(f: FusionState, group: Group, refused: set[Node]) -> bool:
         path = sorted(_path(f, node, downstream), key=f.position.__getitem__)
         waits = Verdict(False, f"needs what waits for {group.label}")
         verdict, index = (waits, {}) if node in behind else _fits(f, group, node, path)
-        if f.decide(node, group, verdict, node.inputs[0].type.nbytes if verdict.ok else 0):
+        if f.decide(node, group, verdict, node.inputs[0].type.nbytes if verdict.ok else 0, "runs"):
             for n in path:
                 f.add(group, n, index[n])
             group.runs[node] = index[node]

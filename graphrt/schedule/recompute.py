@@ -31,7 +31,7 @@ def recompute(f: FusionState) -> None:
         if again is not None and again < stored:
             f.inlined[node] = readers
             for other in readers:
-                f.decide(node, other, Verdict(True, "computed again"), stored - again)
+                f.decide(node, other, Verdict(True, "computed again"), stored - again, "recompute")
                 f.inline(other, node)
 
 

@@ -47,7 +47,7 @@ class _Rows:
                 continue
             f = self.f
             assert late.anchor is not None
-            f.decide(late.anchor, early, Verdict(True, "same rows"), saved)
+            f.decide(late.anchor, early, Verdict(True, "same rows"), saved, "rows")
             trial.stopped = early.stopped + late.stopped
             trial.inlined = sorted({*early.inlined, *late.inlined}, key=f.position.__getitem__)
             for n in trial.inlined:

@@ -83,12 +83,12 @@ def _dissolve(f: FusionState, group: Group) -> None:
         saved = 2 * y.type.nbytes
         index = None if node is group.anchor or f.inlined.get(node) else common_index(f, readers, node)
         if index is not None and joins(f, readers[0], node, index):
-            f.decide(node, readers[0], Verdict(True, "same element"), saved)
+            f.decide(node, readers[0], Verdict(True, "same element"), saved, "totals")
             f.add(readers[0], node, index)
             f.inlined.pop(node, None)
             continue
         for other in readers:
-            f.decide(node, other, Verdict(True, "a small total is found again"), saved)
+            f.decide(node, other, Verdict(True, "a small total is found again"), saved, "totals")
             f.inlined.setdefault(node, []).append(other)
             f.inline(other, node)
             other.inlined.sort(key=f.position.__getitem__)

@@ -1,0 +1,153 @@
+"""Explanation: what a program decided and why, short enough to be read, with everything to be asked for."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from graphrt.errors import ArgumentError
+from graphrt.passes.decision import Decision
+from graphrt.runtime.lowering import Lowering
+from graphrt.schedule.cost import launch_cost
+from graphrt.schedule.group import Launch
+
+REASONS = 14  # that a summary lists, the most frequent first
+MODULES = 12
+
+
+class Explanation:
+    """The decisions of a program; printed, a summary of at most 60 lines: by stage, by reason and by module.
+
+    ``configurations`` are how kernels are launched, where that was chosen.
+    """
+
+    def __init__(self, lowering: Lowering, configurations: Sequence[Any] = ()) -> None:
+        self.decisions, self.configurations = lowering.decisions, configurations
+        self._launches: Sequence[Launch] = lowering.schedule.launches if lowering.schedule else ()
+        self._costs = [launch_cost(kernels) for kernels in lowering.kernels]
+        self._names = {n.name for _, graph in lowering.passes for n in graph.nodes}
+
+    def __str__(self) -> str:
+        more = "full() lists every decision; why(a, b), refused() and group(name) answer questions"
+        return "\n".join([self.totals(), *self._fused(), *self._refusals(), *self._choices(), *self._modules(), more])
+
+    def totals(self) -> str:
+        """Launches, fusions, and the bytes that these save."""
+        fused = [d for d in self.decisions if d.kind == "fusion" and d.taken]
+        return f"{len(self._launches)} launches, {len(fused)} edges fused, {sum(d.saved for d in fused)} bytes saved"
+
+    def full(self) -> str:
+        """Every decision with its reason, and the bytes that a fusion saves; the kernels' configurations; then the totals."""
+        return "\n".join([*map(str, self.decisions), *map(str, self.configurations), self.totals()])
+
+    def refused(self) -> list[Decision]:
+        """What was not done."""
+        return [d for d in self.decisions if not d.taken]
+
+    def why(self, a: str, b: str) -> list[Decision]:
+        """The decisions on nodes ``a`` and ``b``, or on ``a`` and what the choice is about ("channels-last").
+
+        Raises ArgumentError for a name that is none.
+        """
+        known = self._names | {d.node for d in self.decisions} | {d.other for d in self.decisions}
+        for name in (a, b):
+            if name not in known:
+                near = ", ".join(difflib.get_close_matches(name, known, 3, 0))
+                raise ArgumentError(f"{name!r} is no node of this program; there is {near}")
+        found = [d for d in self.decisions if {d.node, d.other} == {a, b}]
+        return found or self._together(a, b)
+
+    def _together(self, a: str, b: str) -> list[Decision]:
+        """What follows for two nodes of which nothing was decided: whether they share a kernel all the same."""
+        for launch in self._launches:
+            for group in launch.groups:
+                names = {n.name for n in (*group.nodes, *group.inlined)}
+                if {a, b} <= names:
+                    return [Decision("fusion", a, b, True, f"both are in {group.name}, of {group.label}, by way of others")]
+        return [Decision("fusion", a, b, False, "no edge between them was looked at: neither reads what the other computes")]
+
+    def group(self, name: str) -> str:
+        """The line of group ``name`` of the plan, its bytes and operations, and each decision on what it computes.
+
+        Raises ArgumentError for a name that is none.
+        """
+        for launch, cost in zip(self._launches, self._costs, strict=True):
+            for group in launch.groups:
+                if group.name == name:
+                    names = {n.name for n in (*group.nodes, *group.inlined)}
+                    about = [d for d in self.decisions if d.node in names and d.other in names | {group.label}]
+                    refused = [d for d in self.decisions if d.other == group.label and d.node not in names]
+                    where = dict.fromkeys(f"  {n.name} at {n.origin.file}:{n.origin.line}" for n in group.nodes)
+                    moved = f"  its launch moves {cost.bytes} bytes and computes {cost.flops} operations"
+                    return "\n".join([str(group), moved, *where, *(f"  {d}" for d in (*about, *refused))])
+        raise ArgumentError(f"there is no group {name!r}: groups are g0 to g{sum(len(x.groups) for x in self._launches) - 1}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Launches and decisions as plain data."""
+        launches = [
+            {"name": launch.name, "title": launch.title(), "bytes": cost.bytes, "flops": cost.flops}
+            for launch, cost in zip(self._launches, self._costs, strict=True)
+        ]
+        return {"launches": launches, "decisions": [asdict(d) for d in self.decisions]}
+
+    def _fused(self) -> Iterator[str]:
+        taken = [d for d in self.decisions if d.kind == "fusion" and d.taken]
+        stages = Counter(d.stage for d in taken)
+        if stages:
+            yield "fused, by stage"
+        for stage, count in stages.most_common():
+            some = [d for d in taken if d.stage == stage]
+            most = max(some, key=lambda d: d.saved)
+            yield f"  {stage:<12}{count:>6}{_size(sum(d.saved for d in some)):>12}  such as {most.node} into {most.other}"
+
+    def _refusals(self) -> Iterator[str]:
+        refused = [d for d in self.decisions if d.kind == "fusion" and not d.taken]
+        kinds: dict[str, list[Decision]] = {}
+        for d in refused:
+            kinds.setdefault(self._general(d.reason), []).append(d)
+        if kinds:
+            yield "not fused, by reason"
+        ordered = sorted(kinds.items(), key=lambda item: -len(item[1]))
+        for reason, some in ordered[:REASONS]:
+            yield f"  {len(some):>6}  {reason}: {some[0].node} into {some[0].other}"
+        if len(ordered) > REASONS:
+            yield f"  {sum(len(some) for _, some in ordered[REASONS:]):>6}  for {len(ordered) - REASONS} other reasons"
+
+    def _general(self, reason: str) -> str:
+        """``reason`` without the names of nodes, and without numbers."""
+        return re.sub(r"\d+", "n", re.sub(r"[\w.]+", lambda m: "..." if m[0] in self._names else m[0], reason))
+
+    def _choices(self) -> Iterator[str]:
+        for kind in dict.fromkeys(d.kind for d in self.decisions if d.kind != "fusion"):
+            of = [d for d in self.decisions if d.kind == kind]
+            reasons = Counter(self._general(d.reason) for d in of if not d.taken)
+            against = f", {len(of) - sum(d.taken for d in of)} not: {reasons.most_common(1)[0][0]}" if reasons else ""
+            yield f"{kind}: {sum(d.taken for d in of)}{against}"
+
+    def _modules(self) -> Iterator[str]:
+        found: dict[str, list[int]] = {}
+        module = ""
+        for launch, cost in zip(self._launches, self._costs, strict=True):
+            read = [v.name for g in launch.groups for v in g.inputs if v.node.op.name == "parameter" and "." in v.name]
+            module = read[0].partition(".")[0] if read else module  # what reads no parameter belongs to what came before
+            found.setdefault(module, []).append(cost.bytes)
+        if len(found) > 1:
+            yield "by module"
+            shown = sorted(found.items(), key=lambda item: -sum(item[1]))
+            for name, moved in shown[:MODULES]:
+                yield f"  {name or '(none)':<20}{len(moved):>5} launches{_size(sum(moved)):>12}"
+            if len(shown) > MODULES:
+                rest = [size for _, moved in shown[MODULES:] for size in moved]
+                yield f"  {f'{len(shown) - MODULES} others':<20}{len(rest):>5} launches{_size(sum(rest)):>12}"
+
+
+def _size(count: int) -> str:
+    """Bytes as people write them."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
