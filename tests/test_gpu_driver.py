@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import gc
+import os
+import signal
 import subprocess
+import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,6 +61,48 @@ def test_kernels_are_compiled_by_other_processes(tmp_path: Path, monkeypatch: py
     with pytest.raises(AssertionError, match="compiles nothing"):
         monkeypatch.setattr(build, "cores", lambda: 1)
         grt.compile(step(batch=24), target="null")
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended may be listed until somebody asks how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@needs_compiler
+def test_compilers_die_with_the_process_that_asked(tmp_path: Path) -> None:
+    """Even where it is killed; and the assembler with them, for which a script that sleeps stands here."""
+    from triton import knobs
+
+    real, fake, started = knobs.nvidia.ptxas.path, tmp_path / "ptxas", tmp_path / "started"
+    wait = f"echo $$ $PPID >> {started}; exec sleep 600"
+    fake.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then exec {real} --version; fi\n{wait}\n')
+    fake.chmod(0o755)
+    places = {"GRAPHRT_CACHE": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path / "triton"), "TRITON_PTXAS_PATH": str(fake)}
+    code = (
+        "import graphrt as grt; from gpu_programs import step; from graphrt.targets.triton.compile import build;"
+        "build.cores = lambda: 2; grt.compile(step(), target='null')"
+    )
+    asking = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, **places, "PYTHONPATH": os.path.dirname(__file__)}
+    )
+    end, pids = time.monotonic() + 120, []
+    try:
+        while len(pids) < 4 and time.monotonic() < end and asking.poll() is None:
+            time.sleep(0.05)
+            pids = started.read_text().split() if started.exists() else []
+        assert len(pids) == 4 and all(alive(int(p)) for p in pids), "two compilers are at work, with an assembler each"
+        asking.kill()
+        asking.wait()
+        while any(alive(int(p)) for p in pids) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not any(alive(int(p)) for p in pids)
+    finally:
+        asking.kill()
+        for pid in filter(alive, map(int, pids)):
+            os.kill(pid, signal.SIGKILL)
 
 
 @needs_compiler
@@ -226,6 +273,7 @@ class RecordingLibrary:
     def __init__(self) -> None:
         self.launched: list[tuple[Any, ...]] = []
         self.active: list[int] = []
+        self.collecting: list[bool] = []  # whether garbage may be collected at each launch
 
     def activate(self, device: int) -> None:
         self.active.append(device)
@@ -235,6 +283,7 @@ class RecordingLibrary:
 
     def launch(self, *args: Any) -> int:
         self.launched.append(args)
+        self.collecting.append(gc.isenabled())
         return 0
 
     def check(self, status: int) -> None:
@@ -242,7 +291,8 @@ class RecordingLibrary:
 
 
 @needs_compiler
-def test_the_gpu_driver_speaks_torch_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hip", [None, "7.0"])
+def test_the_gpu_driver_speaks_torch_cuda(monkeypatch: pytest.MonkeyPatch, hip: str | None) -> None:
     """A run over stand-ins for torch.cuda that accept only calls which its classes would take."""
     stream, graph = (create_autospec(c, instance=True) for c in (torch.cuda.Stream, torch.cuda.CUDAGraph))
     stream.cuda_stream = 7
@@ -261,6 +311,7 @@ def test_the_gpu_driver_speaks_torch_cuda(monkeypatch: pytest.MonkeyPatch) -> No
     assert driver.model == "NVIDIA H200" and driver.units == 132 and not driver.simulated
     driver._device = torch.device("cpu")
     driver._torch = SimpleNamespace(
+        version=SimpleNamespace(hip=hip),
         zeros=torch.zeros,
         uint8=torch.uint8,
         empty=lambda *a, pin_memory, **k: torch.empty(*a, **k),
@@ -274,10 +325,22 @@ def test_the_gpu_driver_speaks_torch_cuda(monkeypatch: pytest.MonkeyPatch) -> No
         binary.run(program._bind(feeds(i)), program.state)
     graph.capture_begin.assert_called_once_with(capture_error_mode="thread_local")
     assert graph.capture_end.call_count == 1 and graph.replay.call_count == 2 and set(library.active) == {3}
-    assert len(library.launched) == 2 * len(image.launches)  # the first run, and the capture
+    assert len(library.launched) == 2 * len(image.launches)  # the first run, and the capture, when nothing is collected
+    assert library.collecting == [True] * len(image.launches) + [False] * len(image.launches) and gc.isenabled()
     for (entry, gx, gy, gz, threads, *_, shared, on, _, extra), made in zip(library.launched, image.launches * 2, strict=True):
         kernel = image.kernels[made.kernel]
         assert (entry, gx, gy, gz, threads, shared) == (kernel.entry, made.grid, 1, 1, kernel.threads, kernel.shared)
         assert on == 7 and extra is None
-    assert len(binary.time(program._bind(feeds()), program.state)) == len(image.launches)
+    # Clocks: events within a graph that is captured once; on HIP the launches go one by one between events outside.
+    count, event = len(image.launches), cuda["Event"]
+    event.return_value.elapsed_time.return_value = 3.0
+    event.reset_mock()
+    for _ in range(2):
+        assert binary.time(program._bind(feeds()), program.state) == [0.003] * count
+    event.assert_called_with(enable_timing=True, external=hip is None)
+    assert event.call_count == count + 1 and graph.capture_end.call_count == (2 if hip is None else 1)
+    assert len(library.launched) == (2 + (1 if hip is None else 2)) * count
+    assert binary.elapsed(program._bind(feeds()), program.state, 5) == 0.003
+    assert event.call_count == count + 3 and event.return_value.record.call_count == (count + 1) * (1 if hip is None else 2) + 2
+    assert graph.replay.call_count == 2 + (3 if hip is None else 0)
     assert binary.prefetch(program._bind({n: v for n, v in feeds().items()})).keys() == {"x", "y", "lr"}

@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close
+from conftest import INTERPRETED, assert_close
 from gpu_programs import DEVICES, feeds, needs_compiler, slots, step
 
 import graphrt as grt
@@ -240,3 +240,24 @@ def test_streams_of_torch_are_followed() -> None:
 def test_profile_times_every_launch(device: str) -> None:
     program = grt.compile(step(), target=device)
     assert len(program.profile(feeds(), runs=2)) == program.launches
+    assert program.elapsed(feeds(), runs=2) >= 0
+    for call in (program.profile, program.elapsed):
+        with pytest.raises(errors.ArgumentError, match="runs must be 1 or more, got 0"):
+            call(feeds(), runs=0)
+
+
+@pytest.mark.parametrize("target", [*DEVICES, *([] if INTERPRETED else ["cpu"])])
+def test_profiles_hold_launches_without_work(target: str) -> None:
+    """Between launches that have some: each time is that of its own launch."""
+    g = grt.Graph()
+    w = g.parameter("w", np.zeros((4, 4), np.float32))
+    g.update(w, w + F.matmul(g.input("x", (4, 4)), w))
+    g.output("empty", F.matmul(g.input("e", (0, 4)), g.input("f", (4, 4))))
+    program = grt.compile(g, target=target)
+    given = {"x": np.zeros((4, 4), np.float32), "e": np.zeros((0, 4), np.float32), "f": np.zeros((4, 4), np.float32)}
+    found = program.profile(given, runs=2)
+    assert len(found) == program.launches and any(f.flops for f in found)
+    assert all(f.seconds > 0 for f in found if f.flops)
+    if target != "cpu":
+        (idle,) = (i for i, code in enumerate(program._executable._compilation.codes) if not code.grid)
+        assert 0 < idle < len(found) - 1 and [i for i, f in enumerate(found) if f.seconds == 0] == [idle]

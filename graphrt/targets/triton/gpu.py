@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from graphrt.errors import TargetError
@@ -218,7 +219,7 @@ class GpuDriver:
         graph = self._torch.cuda.CUDAGraph()
         side = self.fork()
         side.wait_stream(self.stream())
-        with _capturing, self.using(side):
+        with _capturing, no_collection(), self.using(side):
             graph.capture_begin(capture_error_mode="thread_local")
             try:
                 self.run(launches)
@@ -227,15 +228,34 @@ class GpuDriver:
         self.stream().wait_stream(side)
         return graph.replay
 
-    def time(self, launches: Sequence[Launch]) -> list[float]:
-        """Runs ``launches`` and returns the seconds of each, by events on the stream."""
-        events = [self._torch.cuda.Event(enable_timing=True) for _ in range(len(launches) + 1)]
-        events[0].record()
-        for launch, event in zip(launches, events[1:], strict=True):
-            self.run([launch])
-            event.record()
-        events[-1].synchronize()
-        return [a.elapsed_time(b) / 1e3 for a, b in zip(events, events[1:], strict=False)]
+    def clock(self, groups: Sequence[Sequence[Launch]], graph: bool = True) -> Callable[[], list[float]]:
+        """By events between the groups, which are part of the graph. Graphs of HIP have none: there launches go one by one."""
+        graph = graph and not self._torch.version.hip
+        events = [self._torch.cuda.Event(enable_timing=True, external=graph) for _ in range(len(groups) + 1)]
+        launches: list[Launch] = [lambda stream: events[0].record()]
+        for group, event in zip(groups, events[1:], strict=True):
+            launches += [*group, lambda stream, event=event: event.record()]
+        run = self.capture(launches) if graph else functools.partial(self.run, launches)
+
+        def seconds() -> list[float]:
+            run()
+            self.stream().synchronize()
+            return [a.elapsed_time(b) / 1e3 for a, b in zip(events, events[1:], strict=False)]
+
+        return seconds
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Nothing is collected as garbage inside, but all that there is before: what CUDA objects do when they go ends a capture."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def architecture(index: int) -> str:

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -255,6 +256,9 @@ def _compile_aside(codes: Sequence[LaunchCode], module: ModuleType, target: str,
                     if worker.poll() is None or worker.returncode < 0:  # with the assembler, which it may have left at work
                         with contextlib.suppress(ProcessLookupError):
                             os.killpg(worker.pid, signal.SIGKILL)
+                    assert worker.stdin is not None
+                    with contextlib.suppress(BrokenPipeError):
+                        worker.stdin.close()
             before, taken = taken, len(os.listdir(folder))
         begun = {int(name) for name in os.listdir(folder)}
         keys = {i: key(ordered[i], target) for i in begun if seconds and not (Path(folder) / str(i) / "failed").exists()}
@@ -262,7 +266,7 @@ def _compile_aside(codes: Sequence[LaunchCode], module: ModuleType, target: str,
 
 
 def _worker(task: bytes) -> subprocess.Popen[bytes]:
-    """Another process that does ``task``."""
+    """Another process that does ``task``, as long as this one keeps its standard input open."""
     command = [sys.executable, "-c", "import sys; exec(sys.stdin.buffer.readline())"]
     worker = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -270,16 +274,17 @@ def _worker(task: bytes) -> subprocess.Popen[bytes]:
     assert worker.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it has died; what it leaves undone is compiled here
         worker.stdin.write(task)
-        worker.stdin.close()
+        worker.stdin.flush()
     return worker
 
 
 def _work() -> None:
-    """The work of another process: it compiles the kernels that standard input names into the cache."""
+    """The work of another process: it compiles the kernels that standard input names into the cache, and dies with who asked."""
     from graphrt.targets.triton.emit.module import import_module
 
     find_kernels()  # whose types are among the constants
     codes, path, target, folder, seconds = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     module = import_module(Path(path))
     for i, code in enumerate(codes):
         taken = Path(folder) / str(i)
@@ -293,3 +298,13 @@ def _work() -> None:
         except Exception:
             (taken / "failed").touch()
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _die_with_parent() -> None:
+    """Waits for the end of standard input, then kills this process and the assembler that it may have at work.
+
+    However the process at the other end dies, the system closes its files.
+    """
+    while os.read(sys.stdin.fileno(), 1 << 16):
+        continue
+    os.killpg(0, signal.SIGKILL)  # the session that _worker began

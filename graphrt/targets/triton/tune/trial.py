@@ -71,8 +71,8 @@ class Trial:
         launches = [self._bind(loaded, kernel, grid, memory) for memory in self._sets]
         launches = launches * -(-LAUNCHES // len(launches))
         self._driver.run(launches[:1])
-        replay = self._driver.capture(launches)
-        return lambda: self._driver.time([lambda stream: replay()])[0] / len(launches)
+        seconds = self._driver.clock([launches])
+        return lambda: seconds()[0] / len(launches)
 
     def _bind(self, loaded: Any, kernel: Any, grid: int, memory: Mapping[Slot, Any]) -> Any:
         wanted = grid * getattr(kernel, "scratch", 0)
