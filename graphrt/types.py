@@ -162,3 +162,27 @@ class TensorType:
             raise ValueError(f"{text!r} is no tensor type; one looks like f32[64,10] or f32[8,3,9,9]{{0,2,3,1}}")
         ints = [tuple(int(i) for i in part.split(",") if i) for part in (match[2], match[3] or "")]
         return TensorType(ints[0], _BY_SHORT[match[1]], ints[1] if match[3] is not None else None)
+
+
+# --- strides ----------------------------------------------------------------------------------------------------------
+
+
+def by_stride(strides: Sequence[int]) -> tuple[int, ...]:
+    """The dimensions from the outermost in memory to the innermost."""
+    return tuple(sorted(range(len(strides)), key=lambda d: (-strides[d], d)))
+
+
+def is_dense(sizes: Sequence[int], strides: Sequence[int], order: Sequence[int]) -> bool:
+    """Whether dimensions in this order lie one inside the other without gaps; those of one element lie anywhere."""
+    step = 1
+    for d in reversed(order):
+        if sizes[d] != 1 and strides[d] != step:
+            return 0 in sizes
+        step *= sizes[d]
+    return True
+
+
+def dense_order(sizes: Sequence[int], strides: Sequence[int]) -> tuple[int, ...] | None:
+    """The dimensions as they lie in memory, outermost first; None for row-major, and where there are gaps."""
+    order = by_stride(strides)
+    return order if not is_dense(sizes, strides, range(len(sizes))) and is_dense(sizes, strides, order) else None

@@ -87,6 +87,18 @@ class Nested(nn.Module):
         return {"total": total, "parts": (total * 2.0, flag)}
 
 
+def test_inputs_lie_as_the_example_does(target: str) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 5, 6, 16)).astype(np.float32).transpose(0, 3, 1, 2)
+    net = nn.Conv2d(16, 8, 3)
+    examples = {"array": x, "tensor": torch.from_numpy(x), "type": TensorType(x.shape, float32, (0, 2, 3, 1))}
+    plain = grt.compile(net, (np.ascontiguousarray(x),), target=target)
+    assert plain.inputs["input"].order is None
+    for name, example in examples.items():
+        program = grt.compile(net, (example,), target=target)
+        assert program.inputs["input"].order == (0, 2, 3, 1), name
+    np.testing.assert_allclose(program(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
 def test_structures_of_arguments_and_results() -> None:
     example = {"x": X, "pair": (X, {"deep": X}), "named": X, "factor": 3.0}
     program = grt.compile(Nested(), example, target="reference")

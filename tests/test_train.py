@@ -425,6 +425,27 @@ def test_a_loss_that_is_nan_stops_the_training() -> None:
 # --- data --------------------------------------------------------------------------------------------------------
 
 
+def test_inputs_lie_as_the_first_batch_does(target: str, tmp_path: Path) -> None:
+    """Channels last as tensors or as arrays; batches that lie otherwise run by the same program, and learn the same."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 4, 16, 5, 6)).astype(np.float32), rng.integers(0, 3, (2, 4))
+    last = torch.from_numpy(x[0]).to(memory_format=torch.channels_last)
+    losses = []
+    array = np.ascontiguousarray(x[0].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    for first, order in ((x[0], None), (last, (0, 2, 3, 1)), (array, (0, 2, 3, 1))):
+        nn.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
+        trainer = grt.Trainer(net, nn.CrossEntropyLoss(), optim.SGD(lr=0.1), target=target)
+        losses.append([trainer.step(first, y[0])["loss"], trainer.step(x[1], y[1])["loss"], trainer.step(first, y[0])["loss"]])
+        program = trainer.program("train", x[1], y[1])
+        assert program.inputs["x"].order == order and program is trainer.program("train", first, y[0])
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-4)
+    trainer.save(tmp_path / "net")
+    other = grt.Trainer(net, nn.CrossEntropyLoss(), optim.SGD(lr=0.1), target=target)
+    other.load(tmp_path / "net")
+    assert other.program("train", x[0], y[0]).inputs["x"].order == (0, 2, 3, 1), "it goes on with the program that it had"
+
+
 def test_batches() -> None:
     data = Dataset(np.arange(10), np.arange(10))
     assert [len(x) for x, _ in batches(data, 4)] == [4, 4, 2]

@@ -15,12 +15,13 @@ from graphrt.compiler import TRACERS
 from graphrt.errors import ArgumentError, InputError
 from graphrt.ir import Graph, Value
 from graphrt.nn.module import Module, in_mode
+from graphrt.runtime.arrays import order_of
 from graphrt.runtime.state import State
 from graphrt.types import TensorType, as_dtype
 
 
 def trace(module: Module, example_inputs: Any, train: bool = False) -> Graph:
-    """The graph of ``module(*example_inputs)``, for inputs of the shapes and dtypes of the example's.
+    """The graph of ``module(*example_inputs)``, for inputs of the shapes, dtypes and memory order of the example's.
 
     ``example_inputs`` is a tuple of arguments, a dict of keyword arguments, or a single tensor. Tensors are arrays, torch
     tensors or TensorTypes, and may lie in nested tuples, lists and dicts; what is none is a constant. ``train`` builds in
@@ -45,7 +46,7 @@ def trace(module: Module, example_inputs: Any, train: bool = False) -> Graph:
             return leaf
         while path in taken or path in graph.sources:
             path += "_"
-        return _Name(graph.input(path, type.shape, type.dtype).name)
+        return _Name(graph.input(path, type.shape, type.dtype, type.order).name)
 
     inputs = {name: _mapped(source, name, leaf) for name, leaf in bound.arguments.items()}
     bound.arguments.update(
@@ -104,7 +105,9 @@ def _type(leaf: Any) -> TensorType | None:
     """The type of a tensor, None for what is none."""
     if isinstance(leaf, TensorType):
         return leaf
-    return TensorType(tuple(leaf.shape), as_dtype(leaf.dtype)) if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else None
+    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+        return None
+    return TensorType(tuple(leaf.shape), as_dtype(leaf.dtype), order_of(leaf))
 
 
 def _mapped(f: Callable[[str, Any], Any], path: str, tree: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from graphrt.types import bfloat16
+from graphrt.types import bfloat16, dense_order
 
 
 def to_numpy(value: Any) -> np.ndarray:
@@ -22,6 +22,15 @@ def to_numpy(value: Any) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(bfloat16.numpy)
     return tensor.numpy()
+
+
+def order_of(value: Any) -> tuple[int, ...] | None:
+    """The dimensions of an array or tensor in memory, outermost first; None for row-major, and where there are gaps."""
+    if hasattr(value, "stride"):
+        return dense_order(value.shape, value.stride()) if "strided" in str(value.layout) else None
+    if hasattr(value, "strides"):
+        return dense_order(value.shape, [step // value.itemsize for step in value.strides])
+    return None
 
 
 def from_numpy(array: np.ndarray) -> Any:

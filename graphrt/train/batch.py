@@ -9,11 +9,12 @@ import numpy as np
 
 from graphrt.data import Dataset, batches
 from graphrt.errors import ArgumentError
-from graphrt.runtime.arrays import to_numpy
+from graphrt.op import Order
+from graphrt.runtime.arrays import order_of, to_numpy
 from graphrt.types import as_dtype, float64
 
 Batch = tuple[Any, Any]
-Spec = tuple[tuple[int, ...], str]  # shape and dtype of an array
+Spec = tuple[tuple[int, ...], str] | tuple[tuple[int, ...], str, Order]  # shape and dtype of an array, and how it lies
 
 
 def count_batches(train: Dataset | Collection[Any], batch_size: int | None) -> int:
@@ -58,7 +59,12 @@ def one_epoch(train: Dataset | Collection[Any], batch_size: int | None, rng: np.
     return batches(train, batch_size or 1, True, rng, True) if isinstance(train, Dataset) else iter(train)
 
 
-def spec_of(value: Any) -> Spec:
+def spec_of(value: Any) -> tuple[tuple[int, ...], str]:
     """Shape and dtype of ``value``."""
     array = value if hasattr(value, "dtype") else to_numpy(value)
     return tuple(array.shape), as_dtype(array.dtype).name
+
+
+def laid_spec_of(value: Any) -> Spec:
+    """Shape and dtype of ``value``, and its dimensions as they lie in memory."""
+    return *spec_of(value), order_of(value)

@@ -26,7 +26,7 @@ from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
 from graphrt.targets.target import parse
-from graphrt.train.batch import Batch, Spec, as_batch, count_batches, one_epoch, plain, spec_of
+from graphrt.train.batch import Batch, Spec, as_batch, count_batches, laid_spec_of, one_epoch, plain, spec_of
 from graphrt.train.checkpoint import check_network, read_metadata, save_checkpoint
 from graphrt.train.history import History
 from graphrt.train.metrics import (
@@ -46,6 +46,7 @@ from graphrt.train.progress import TrainingProgress
 from graphrt.types import as_dtype, float16
 
 SKIPS = 64  # steps in a row whose loss may be NaN while float16's loss scale, 2**16 at first, is halved
+_Key = tuple[str, tuple[tuple[int, ...], str], tuple[tuple[int, ...], str] | None, tuple[bool, ...]]  # of a program
 Callback = Callable[["Trainer", dict[str, float]], bool | None]
 
 
@@ -88,8 +89,8 @@ class Trainer:
         self.autocast, self.float32_matmul_precision, self.library = autocast, float32_matmul_precision, library
         self.state, self.history = State(), History()
         self.epoch, self.steps = 0, 0  # done so far
-        self._programs: dict[tuple[str, Spec, Spec | None, tuple[bool, ...]], Program] = {}
-        self._batch: tuple[Spec, Spec] | None = None  # of the last training step, for checkpoints
+        self._programs: dict[_Key, Program] = {}
+        self._trained: Program | None = None  # of the last training step, for checkpoints
         self._classes: int | None = None  # of the network's logits, where targets are class indices
         half = None if autocast is None else as_dtype(autocast)
         self._nans, self._skips = 0, SKIPS if half is float16 else 0  # losses in a row that were NaN, and how many may be
@@ -146,23 +147,30 @@ class Trainer:
         return getattr(self.loss, "ignore_index", -100)
 
     def program(self, kind: str, x: Any, y: Any = None) -> Program:
-        """The compiled "train", "eval" or "predict" program for a batch like arrays ``x`` and ``y``; made once."""
-        return self._program(kind, spec_of(x), None if y is None else spec_of(y))
+        """The compiled "train", "eval" or "predict" program for a batch like arrays ``x`` and ``y``; made once.
 
-    def _program(self, kind: str, x: Spec, y: Spec | None) -> Program:
-        key = (kind, x, y, self._mode() if kind == "train" else ())
+        Its inputs lie in memory as the first batch does, which may be channels last; batches that lie otherwise are rearranged.
+        """
+        key = self._key(kind, spec_of(x), None if y is None else spec_of(y))
         if key not in self._programs:
-            graph = self.training_graph(x, y) if kind == "train" and y is not None else self.evaluation_graph(x, y)
-            self._programs[key] = compile_graph(
-                graph,
-                target=self.target,
-                state=self.state,
-                float32_matmul_precision=self.float32_matmul_precision,
-                library=self.library,
-            )
-        if kind == "train" and y is not None:
-            self._batch = (x, y)
-        return self._programs[key]
+            self._programs[key] = self._compiled(kind, laid_spec_of(x), None if y is None else laid_spec_of(y))
+        program = self._programs[key]
+        if kind == "train":
+            self._trained = program
+        return program
+
+    def _key(self, kind: str, x: Spec, y: Spec | None) -> _Key:
+        return kind, x[:2], None if y is None else y[:2], self._mode() if kind == "train" else ()
+
+    def _compiled(self, kind: str, x: Spec, y: Spec | None) -> Program:
+        graph = self.training_graph(x, y) if kind == "train" and y is not None else self.evaluation_graph(x, y)
+        return compile_graph(
+            graph,
+            target=self.target,
+            state=self.state,
+            float32_matmul_precision=self.float32_matmul_precision,
+            library=self.library,
+        )
 
     def _mode(self) -> tuple[bool, ...]:
         """The modes of the net's parts and which parameters are trainable."""
@@ -318,13 +326,13 @@ class Trainer:
 
         A run that goes on from a checkpoint taken between epochs equals one that was never interrupted, bit for bit.
         """
-        if self._batch is None:
+        if self._trained is None:
             raise ArgumentError("there is nothing to save yet: a checkpoint is taken after at least one training step")
         metadata = {
             "epoch": self.epoch,
             "steps": self.steps,
             "seed": self.seed,  # with the epoch it is the state of the shuffling generator
-            "batch": self._batch,
+            "batch": [(t.shape, t.dtype.name, t.order) for t in (self._trained.inputs["x"], self._trained.inputs["y"])],
             "optimizer": repr(self.optimizer),
             "counted": self.optimizer.counted,
             "weights": [n for n in self.net.state_dict() if n in self.state],
@@ -336,13 +344,17 @@ class Trainer:
         """Reads what ``save`` wrote, made with the same network and optimizer. Raises InputError listing what differs."""
         metadata = read_metadata(path)
         check_network(path, self.net.state_dict())
-        x, y = ((tuple(shape), dtype) for shape, dtype in metadata["batch"])
+        batch = (spec if len(spec) == 3 else (*spec, None) for spec in metadata["batch"])  # older files say no order
+        x, y = ((tuple(shape), dtype, None if order is None else tuple(order)) for shape, dtype, order in batch)
         counted = metadata.get("counted", {})
         own = self.optimizer.counted
         if any(own.get(name, first) != first for name, first in counted.items()):
             raise ArgumentError("the optimizer was given parameters in another order than the checkpoint's; make a new one")
         self.optimizer.counted = {**own, **counted}
-        self._program("train", x, y)
+        key = self._key("train", x, y)
+        if key not in self._programs:
+            self._programs[key] = self._compiled("train", x, y)
+        self._trained = self._programs[key]
         first = next(iter(self.optimizer.counted.values()))  # older files name counters after no parameter
         old = {f"optimizer.{what}": f"{first}.{what}" for what in ("step", "started", "correction1", "correction2")}
         self.state.load(path, old)

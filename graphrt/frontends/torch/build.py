@@ -25,11 +25,11 @@ import graphrt.ops as F
 from graphrt.errors import ConversionError, GraphrtError
 from graphrt.frontends.torch.rewrite import Rewritten
 from graphrt.frontends.torch.table import ATEN, REFUSED, Entry, Memory
-from graphrt.frontends.torch.views import Plan, by_stride, chain, is_dense
+from graphrt.frontends.torch.views import Plan, chain
 from graphrt.ir import Graph, Origin, Value
 from graphrt.op import Kind
 from graphrt.runtime.arrays import to_numpy
-from graphrt.types import as_dtype
+from graphrt.types import as_dtype, by_stride, is_dense
 
 _OURS = tuple(os.path.dirname(os.path.abspath(f)) + os.sep for f in (torch.__file__, F.__file__, __file__))
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')

@@ -22,10 +22,10 @@ from torch._dynamo.backends.common import aot_autograd
 from graphrt.compiler import compile
 from graphrt.errors import ArgumentError, GraphrtError, TargetError
 from graphrt.frontends.torch.build import check, decompositions, output, tracing, translate
-from graphrt.frontends.torch.views import Cut, Plan, Strides, Views, cut, dense_order, laid
+from graphrt.frontends.torch.views import Cut, Plan, Strides, Views, cut, laid
 from graphrt.ir import Graph, Value
 from graphrt.runtime.arrays import from_numpy
-from graphrt.types import as_dtype
+from graphrt.types import as_dtype, dense_order
 
 Runner = Callable[[list[Any]], Sequence[Any]]
 _warned: set[str] = set()

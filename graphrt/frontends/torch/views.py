@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphrt.op import Order
+from graphrt.types import by_stride, dense_order, is_dense
 
 Strides = tuple[int, ...]
 
@@ -130,27 +130,6 @@ class Plan:
     def start(self, node: fx.Node) -> int:
         """Where in its memory the tensor begins."""
         return self._number(node.meta["val"].storage_offset())
-
-
-def by_stride(strides: Sequence[int]) -> tuple[int, ...]:
-    """The dimensions from the outermost in memory to the innermost."""
-    return tuple(sorted(range(len(strides)), key=lambda d: (-strides[d], d)))
-
-
-def is_dense(sizes: Sequence[int], strides: Sequence[int], order: Sequence[int]) -> bool:
-    """Whether dimensions in this order lie one inside the other without gaps; those of one element lie anywhere."""
-    step = 1
-    for d in reversed(order):
-        if sizes[d] != 1 and strides[d] != step:
-            return 0 in sizes
-        step *= sizes[d]
-    return True
-
-
-def dense_order(sizes: Sequence[int], strides: Sequence[int]) -> Order:
-    """The dimensions as they lie in memory, outermost first; None for row-major, and where there are gaps."""
-    order = by_stride(strides)
-    return order if not is_dense(sizes, strides, range(len(sizes))) and is_dense(sizes, strides, order) else None
 
 
 def order_of(plan: Any) -> tuple[int, ...] | None:

@@ -232,9 +232,13 @@ class GpuDriver:
         """By events between the groups, which are part of the graph. Graphs of HIP have none: there launches go one by one."""
         graph = graph and not self._torch.version.hip
         events = [self._torch.cuda.Event(enable_timing=True, external=graph) for _ in range(len(groups) + 1)]
-        launches: list[Launch] = [lambda stream: events[0].record()]
+
+        def recorded(event: Any) -> Launch:
+            return lambda stream: event.record()
+
+        launches = [recorded(events[0])]
         for group, event in zip(groups, events[1:], strict=True):
-            launches += [*group, lambda stream, event=event: event.record()]
+            launches += [*group, recorded(event)]
         run = self.capture(launches) if graph else functools.partial(self.run, launches)
 
         def seconds() -> list[float]:
@@ -247,7 +251,7 @@ class GpuDriver:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Nothing is collected as garbage inside, but all that there is before: what CUDA objects do when they go ends a capture."""
+    """Garbage is collected before, and none inside: what a CUDA object does when it goes would break a capture."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
