@@ -1,14 +1,17 @@
 """Single kernels on a GPU: the convolutions of ResNet-50 beside cuDNN, memory-bound groups beside a copy; bfloat16.
 
 Operands and results of graphrt's programs are parameters, which stay where they are, as a training step's values do; results
-are permuted so that they lie channels-last, which costs nothing. torch has channels_last tensors and cudnn.benchmark.
+are permuted so that they lie channels-last, which costs nothing. torch has channels_last tensors and cudnn.benchmark. Both
+sides are timed as many runs in one captured graph: a kernel of a few microseconds ends before the host launches the next.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,14 +21,14 @@ import torch.nn.functional as T
 import graphrt
 import graphrt.ops as F
 from bench.conv_shapes import Layer, layers
-from bench.gpu_parts import Row, Settings, timed
-from graphrt import Graph, Value
+from bench.gpu_parts import Clock, Part, Row, Settings, clocked, ours, theirs
+from graphrt import Graph, Program, Value
 
 GOALS = {"forward": 0.90, "dgrad": 0.85, "wgrad": 0.85, "forward + BN + ReLU": 1.15}
 LAST = (0, 2, 3, 1)
 
 
-def running(graph: Graph, settings: Settings) -> Callable[[], Any]:
+def running(graph: Graph, settings: Settings) -> Program:
     """The program of ``graph``, which takes no inputs; its parameters get random values."""
     program = graphrt.compile(graph, target=settings.target)
     for value in graph.parameters():
@@ -39,7 +42,7 @@ def kept(graph: Graph, result: Value) -> None:
     graph.update(graph.parameter("result", shape=result.shape, dtype=result.dtype.name, trainable=False), result)
 
 
-def our_conv(layer: Layer, kind: str, settings: Settings) -> Callable[[], Any]:
+def our_conv(layer: Layer, kind: str, settings: Settings) -> Program:
     """One convolution or gradient of graphrt."""
     g = Graph()
     (n, _, *image), (k, _, *kernel), stride, padding = layer
@@ -78,7 +81,7 @@ def their_conv(layer: Layer, kind: str, device: str) -> Callable[[], Any]:
     return call
 
 
-def convolutions(kind: str) -> Callable[[Settings], Iterator[Row]]:
+def convolutions(kind: str) -> Part:
     """The part for ``kind``: each distinct convolution of ResNet-50 at batch 256, and the geometric mean of the ratios."""
     part = f"ResNet-50 convolutions b256, {kind}"
 
@@ -88,14 +91,15 @@ def convolutions(kind: str) -> Callable[[Settings], Iterator[Row]]:
         shapes = [*layers("ResNet-50", 2 if settings.dry else 256)]
         wanted = [shape for shape in shapes if kind != "dgrad" or shape[0][1] != 3]  # nobody asks for the images' gradient
         for layer in wanted[:2] if settings.dry else wanted:
+            if ratios and settings.left() < 0:
+                break  # the next kind is measured too
             (n, c, h, w), (k, _, r, s), stride, _ = layer
             what = f"{n}x{c}x{h}x{w} {k}x{r}x{s} /{stride}"
-            timings = timed(
-                {"graphrt": our_conv(layer, kind, settings), "torch": their_conv(layer, kind, settings.device)}, settings, 5
-            )
-            ours, theirs = timings["graphrt"].median, timings["torch"].median
-            ratios.append(theirs / ours if ours else 1.0)
-            yield Row(part, what, ours, "ms", ratios[-1], note=f"cuDNN {theirs:.4g} ms")
+            peer = theirs(their_conv(layer, kind, settings.device), settings)
+            timings = clocked({"graphrt": ours(our_conv(layer, kind, settings)), "torch": peer}, settings, 5)
+            ms, library = timings["graphrt"].median, timings["torch"].median
+            ratios.append(library / ms if ms else 1.0)
+            yield Row(part, what, ms, "ms", ratios[-1], note=f"cuDNN {library:.4g} ms", detail=True)
             name = "geometric mean, cuDNN / graphrt"
             if len(ratios) < len(wanted):
                 yield Row(part, name, note=f"not complete: {len(ratios)} of {len(wanted)} shapes")
@@ -105,6 +109,12 @@ def convolutions(kind: str) -> Callable[[Settings], Iterator[Row]]:
     return run
 
 
+def all_convolutions(settings: Settings) -> Iterator[Row]:
+    """Every kind, each within its share of what is left; the first shape of each at least."""
+    for i, kind in enumerate(GOALS):
+        yield from convolutions(kind)(replace(settings, seconds=settings.left() / (len(GOALS) - i), start=time.monotonic()))
+
+
 def descriptors(settings: Settings) -> Iterator[Row]:
     """The same convolutions of graphrt with pointer loads and through tensor descriptors (TMA), where these can serve."""
     part = "ResNet-50 convolutions b256, by pointers and through descriptors"
@@ -112,17 +122,17 @@ def descriptors(settings: Settings) -> Iterator[Row]:
     wanted = [(kind, shape) for kind, shape in shapes if shape[0][1] % 8 == 0 and (kind == "forward" or shape[2] == 1)]
     for kind, layer in wanted[:2] if settings.dry else wanted:
         (n, c, h, w), (k, _, r, s), stride, _ = layer
-        calls: dict[str, Any] = {"pointers": our_conv(layer, kind, settings)}
+        programs = {"pointers": our_conv(layer, kind, settings)}
         with described():
-            calls["descriptors"] = our_conv(layer, kind, settings)
+            programs["descriptors"] = our_conv(layer, kind, settings)
         what = f"{kind} {n}x{c}x{h}x{w} {k}x{r}x{s} /{stride}"
-        if not any(found.form == "conv_tma" for found in calls["descriptors"].configurations()):
+        if not any(found.form == "conv_tma" for found in programs["descriptors"].configurations()):
             yield Row(part, what, note="no descriptors here: they are of sm_90 and newer, and some strides have none")
             continue
-        timings = timed(calls, settings, 5)
+        timings = clocked({name: ours(program) for name, program in programs.items()}, settings, 5)
         pointers, through = timings["pointers"].median, timings["descriptors"].median
         note = f"ratio beside pointers, {pointers:.4g} ms"
-        yield Row(part, what, through, "ms", pointers / through if through else 1.0, note=note)
+        yield Row(part, what, through, "ms", pointers / through if through else 1.0, note=note, detail=True)
 
 
 @contextmanager
@@ -173,7 +183,7 @@ GROUPS: dict[str, tuple[Callable[[Graph, int], Value], int]] = {  # and the byte
 }
 
 
-def momentum(n: int, settings: Settings) -> tuple[Callable[[], Any], int]:
+def momentum(n: int, settings: Settings) -> tuple[Program, int]:
     """SGD with momentum on a float32 parameter, and the bytes that it moves: three tensors read, two written."""
     g = Graph()
     w, v, d = (g.parameter(name, shape=(n, 1024)) for name in ("w", "v", "d"))
@@ -191,14 +201,15 @@ def bandwidth(settings: Settings) -> Iterator[Row]:
             build, each = GROUPS[name]
             g = Graph()
             kept(g, build(g, n))
-            call, moved = running(g, settings), each * n * 1024
+            program, moved = running(g, settings), each * n * 1024
         else:
-            call, moved = momentum(n, settings)
+            program, moved = momentum(n, settings)
         source = torch.ones(moved // 8, device=settings.device)
         target = torch.zeros_like(source)
-        timings = timed({"graphrt": call, "copy": lambda a=source, b=target: b.copy_(a)}, settings)
-        ours, theirs = timings["graphrt"].median, timings["copy"].median
-        speed = moved / ours / 1e6 if ours else 0.0
-        note = f"copy {moved / theirs / 1e6:.0f} GB/s" if theirs else ""
-        yield Row("memory-bound groups", name, speed, "GB/s", theirs / ours if ours else 0.0, 0.9, note=note)
-        del source, target, call
+        clocks: dict[str, Clock] = {"graphrt": ours(program), "copy": theirs(lambda a=source, b=target: b.copy_(a), settings)}
+        timings = clocked(clocks, settings)
+        ms, copy = timings["graphrt"].median, timings["copy"].median
+        speed = moved / ms / 1e6 if ms else 0.0
+        note = f"copy {moved / copy / 1e6:.0f} GB/s" if copy else ""
+        yield Row("memory-bound groups", name, speed, "GB/s", copy / ms if ms else 0.0, 0.9, note=note)
+        del source, target, program, clocks

@@ -1,17 +1,22 @@
-"""What the parts of bench.gpu share: where they run, their rows and goals, how a call is timed."""
+"""What the steps of bench.gpu share: where they run, their rows and goals, how a call or the device's part of it is timed.
+
+Nothing is imported here that a machine may lack: bench.gpu says what is missing before a step begins.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from bench.measure import Timing, interleave
+if TYPE_CHECKING:
+    from bench.measure import Timing
+    from graphrt import Program
 
 TURN = 0.01  # seconds of work between two waits for the device, at least
+MOST = 200  # runs that one captured graph holds
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Row:
     """One line of the table. ``ratio`` is how the figure compares with the other side's, as ``what`` says.
 
     ``goal`` is the least (or with ``at_most`` the largest) value of the figure or, where there is one, of the ratio. A row
-    without a figure says in ``note`` why.
+    without a figure says in ``note`` why. One that is a ``detail`` is kept and not printed.
     """
 
     part: str
@@ -30,6 +35,7 @@ class Row:
     goal: float | None = None
     at_most: bool = False
     note: str = ""
+    detail: bool = False
 
     @property
     def met(self) -> bool | None:
@@ -39,17 +45,26 @@ class Row:
             return None
         return value <= self.goal if self.at_most else value >= self.goal
 
+    @property
+    def failed(self) -> bool:
+        """Whether the note says that something did not run to its end."""
+        return self.note.startswith(("failed", "cannot", "stopped", "not run"))
+
     def described(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a part runs: for real, or ``dry``: graphrt on the null target, torch on the CPU, tiny, and no figures."""
+    """How a step runs: for real, or ``dry``: graphrt on the null target, torch on the CPU, tiny, and no figures.
+
+    ``out`` is the folder for logs and records.
+    """
 
     dry: bool
     seconds: float
     tune: int = 0
+    out: Path = Path("runs/gpu")
     start: float = field(default_factory=time.monotonic)
 
     @property
@@ -58,15 +73,19 @@ class Settings:
 
     @property
     def target(self) -> str:
+        import torch
+
         return "null" if self.dry else "hip" if torch.version.hip else "cuda"
 
     def left(self) -> float:
-        """Seconds until this part's time is over."""
+        """Seconds until this step's time is over."""
         return self.seconds - (time.monotonic() - self.start)
 
     def sync(self) -> None:
         """Waits for the device."""
         if not self.dry:
+            import torch
+
             torch.cuda.synchronize()
 
 
@@ -76,8 +95,10 @@ Part = Callable[[Settings], Iterator[Row]]
 def timed(calls: Mapping[str, Callable[[], Any]], settings: Settings, rounds: int = 10) -> dict[str, Timing]:
     """Milliseconds of each call, taken in turns; a turn is many calls of a short one, and one wait at its end.
 
-    In a dry run each is called once, and that is all there is to see.
+    What a call costs the host is in it. In a dry run each is called once, and that is all there is to see.
     """
+    from bench.measure import Timing, interleave
+
     if settings.dry:
         for call in calls.values():
             call()
@@ -103,3 +124,69 @@ def timed(calls: Mapping[str, Callable[[], Any]], settings: Settings, rounds: in
     return {
         n: Timing(t.median / repeats[n], t.low / repeats[n], t.high / repeats[n]) for n, t in found.items() if t is not None
     }
+
+
+# --- without the host -----------------------------------------------------------------------------------------------
+
+Clock = Callable[[int], float]
+"""Seconds of one run on the device, as the mean of so many that lie in one captured graph: no run waits for the host."""
+
+
+def ours(program: Program, inputs: Mapping[str, Any] | None = None) -> Clock:
+    """The clock of a program."""
+    return lambda runs: program.elapsed(inputs or {}, runs=runs)
+
+
+def theirs(call: Callable[[], Any], settings: Settings) -> Clock:
+    """The clock of a call of torch."""
+    if settings.dry:
+
+        def once(runs: int) -> float:
+            call()
+            return 0.0
+
+        return once
+    import torch
+
+    graphs: dict[int, Any] = {}
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # what is chosen or loaded at first is not captured
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+
+    def seconds(runs: int) -> float:
+        if runs not in graphs:
+            graphs[runs] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graphs[runs]):
+                for _ in range(runs):
+                    call()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graphs[runs].replay()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3 / runs
+
+    return seconds
+
+
+def clocked(clocks: Mapping[str, Clock], settings: Settings, rounds: int = 10) -> dict[str, Timing]:
+    """Milliseconds of a run by each clock, taken in turns of TURN seconds or MOST runs."""
+    from bench.measure import Timing, spread
+
+    if settings.dry:
+        for clock in clocks.values():
+            clock(2)
+        return {name: Timing(0.0, 0.0, 0.0) for name in clocks}
+    runs: dict[str, int] = {}
+    for name, clock in clocks.items():
+        clock(2)
+        runs[name] = min(max(1, int(TURN / max(clock(2), 1e-6))), MOST)
+        clock(runs[name])
+    found: dict[str, list[float]] = {name: [] for name in clocks}
+    for _ in range(rounds):
+        for name, clock in clocks.items():
+            found[name].append(clock(runs[name]))
+    return {name: spread(seconds) for name, seconds in found.items()}

@@ -1,9 +1,10 @@
-"""Training on a GPU, beside torch: milliseconds of a step, loss curves, peak memory."""
+"""Training on a GPU, beside torch: milliseconds of a step and of its launches, losses, peak memory; tuning."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,13 @@ from torch import nn
 
 import graphrt
 from bench import peers
-from bench.gpu_parts import Row, Settings, timed
-from graphrt import models, optim
+from bench.gpu_parts import Part, Row, Settings, clocked, ours, timed
+from graphrt import Program, models, optim
+from graphrt.runtime.roofline import Device, find_device, predict
+from graphrt.targets.triton.tune.records import file as records_of
 
 MODES = ("eager", "default", "reduce-overhead", "max-autotune")
+WORST = 5  # launches that are printed: those that lose most beside their predictions
 BY_LIBRARY = "graphrt library=always"  # every contraction by cuBLAS or cuDNN: what the templates gain, and what fusion does
 IMAGES = 1e3  # milliseconds in a second: batch / ms to images a second
 
@@ -61,15 +65,20 @@ def batch_of(name: str, size: int, device: str) -> tuple[torch.Tensor, torch.Ten
     return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x, y
 
 
-def our_step(
-    net: graphrt.nn.Module, x: Any, y: Any, settings: Settings, half: bool, library: str = "never"
-) -> Callable[[], Any]:
-    """One step of graphrt; its loss stays on the device."""
+def step_of(net: graphrt.nn.Module, x: Any, y: Any, settings: Settings, half: bool, library: str = "never") -> Program:
+    """The program of one step."""
     optimizer = optim.SGD(lr=0.01, momentum=0.9)
     autocast = "bfloat16" if half else None
     loss = graphrt.nn.CrossEntropyLoss()
     trainer = graphrt.Trainer(net, loss, optimizer, metrics=(), target=settings.target, autocast=autocast, library=library)
-    program = trainer.program("train", x, y)
+    return trainer.program("train", x, y)
+
+
+def our_step(
+    net: graphrt.nn.Module, x: Any, y: Any, settings: Settings, half: bool, library: str = "never"
+) -> Callable[[], Any]:
+    """One step of graphrt; its loss stays on the device."""
+    program = step_of(net, x, y, settings, half, library)
     return lambda: program({"x": x, "y": y, "lr": 0.01})["loss"]
 
 
@@ -102,8 +111,11 @@ class Goals:
     ms: float | None = None
 
 
-def training(name: str, batch: int, goals: Goals, half: bool = True, at: str = "") -> Callable[[Settings], Iterator[Row]]:
-    """The part that measures the step of ``name``; after each further peer there are new rows, which replace the old ones."""
+PEERS = (*(f"torch {mode}" for mode in MODES), BY_LIBRARY)
+
+
+def training(name: str, batch: int, goals: Goals, half: bool = True, at: str = "", peers: Sequence[str] = PEERS) -> Part:
+    """The part that measures the step of ``name`` beside ``peers``; after each, new rows replace the old ones."""
     part = at or f"{name} train b{batch}"
 
     def run(settings: Settings) -> Iterator[Row]:
@@ -117,7 +129,7 @@ def training(name: str, batch: int, goals: Goals, half: bool = True, at: str = "
         x, y = batch_of(name, 2 if settings.dry else batch, settings.device)
         steps = {"graphrt": our_step(ours, x, y, settings, half)}
         missing: dict[str, str] = {}
-        for peer in (*(f"torch {mode}" for mode in MODES), BY_LIBRARY):
+        for peer in peers:
             mode = peer.removeprefix("torch ")
             if settings.dry and mode in MODES[1:]:
                 missing[peer] = "dry run: nothing is compiled by torch"
@@ -139,6 +151,8 @@ def training(name: str, batch: int, goals: Goals, half: bool = True, at: str = "
                 missing[peer] = f"failed: {type(error).__name__}"
                 continue
             yield from rows(part, batch, timings, goals)
+        if len(steps) == 1:
+            yield from rows(part, batch, timed(steps, settings), goals)
         yield from (Row(part, peer, note=why) for peer, why in missing.items())
 
     return run
@@ -156,6 +170,91 @@ def rows(part: str, batch: int, timings: Any, goals: Goals) -> Iterator[Row]:
     if "best" in goals.modes and theirs:
         best = min(theirs)
         yield Row(part, "best of torch", best, "ms", best / ours if ours else 0.0, goals.modes["best"])
+
+
+def compared(name: str, batch: int, goals: Mapping[str, Any], **more: Any) -> Part:
+    """``training`` with its goals as plain data."""
+    return training(name, batch, Goals(**{"modes": {}, **goals}), **more)
+
+
+def looked_into(name: str, batch: int, goals: Mapping[str, Any]) -> Part:
+    """The part that looks into the step of ``name``: losses beside torch, milliseconds, each launch beside its prediction."""
+    part = f"{name} train b{batch}"
+
+    def run(settings: Settings) -> Iterator[Row]:
+        torch.backends.cudnn.benchmark = True
+        net, theirs = pair(name)
+        x, y = batch_of(name, 2 if settings.dry else batch, settings.device)
+        yield Row(part, "graphrt", note="not run: the time was over while it compiled")
+        program, other = step_of(net, x, y, settings, True), their_step(theirs, x, y, "eager", True)
+        found: tuple[list[float], list[float]] = ([], [])
+        for _ in range(1 if settings.dry else 5):
+            found[0].append(float(program({"x": x, "y": y, "lr": 0.01})["loss"]))
+            found[1].append(float(other()))
+        yield Row(part, "losses of five steps, bfloat16: largest difference", apart(found), "", None, 3e-2, True)
+        step = timed({"graphrt": lambda: program({"x": x, "y": y, "lr": 0.01})["loss"]}, settings)["graphrt"]
+        yield Row(part, "graphrt", step.median, "ms", note=f"p10 {step.low:.4g}")
+        speed = IMAGES * batch / step.median if step.median else 0.0
+        yield Row(part, "graphrt throughput", speed, "images/s", goal=goals.get("images"))
+        measured = program.profile({"x": x, "y": y, "lr": 0.01}, runs=1 if settings.dry else 10)
+        predicted = predict(program, sheet(settings), batch).launches
+        lost = []
+        for one, promise in zip(measured, predicted, strict=True):
+            figures = 1e3 * one.seconds, "ms", promise.seconds / one.seconds if one.seconds else None
+            note = f"predicted {1e3 * promise.seconds:.4g} ms, bound by {promise.bound}; {one.bytes} bytes, {one.flops} flops"
+            yield Row(part, f"launch {promise.name}", *figures, note=note, detail=True)
+            lost.append((one.seconds - promise.seconds, Row(part, promise.name[:60], *figures, note=note)))
+        yield from (row for _, row in sorted(lost, key=lambda pair: -pair[0])[:WORST])
+        total = 1e3 * sum(one.seconds for one in measured)
+        note = f"predicted {1e3 * sum(p.seconds for p in predicted):.4g} ms; an event behind each launch"
+        yield Row(part, f"all {len(measured)} launches", total, "ms", note=note)
+
+    return run
+
+
+def sheet(settings: Settings) -> Device:
+    """The data sheet of this GPU, or of the first of its architecture."""
+    from graphrt.targets.triton.gpu import architecture
+
+    target = "cuda:sm_90" if settings.dry else architecture(0)
+    model = "" if settings.dry else torch.cuda.get_device_name(0)
+    return next((d for d in graphrt.runtime.roofline.DEVICES if d.name in model), find_device(target))
+
+
+def alone(settings: Settings) -> Iterator[Row]:
+    """Small networks: the captured graph of a step by itself, and a whole call, which the host takes part in."""
+    for name, batch in (("LeNet-5", 64), ("MLP 784-128-10", 64)):
+        part = f"{name} train b{batch}"
+        x, y = batch_of(name, 2 if settings.dry else batch, settings.device)
+        program = step_of(models.get(NETWORKS[name].model).build(), x, y, settings, False)
+        given = {"x": x, "y": y, "lr": 0.01}
+        graph = clocked({"graph": ours(program, given)}, settings)["graph"]
+        call = timed({"call": lambda program=program, given=given: program(given)["loss"]}, settings)["call"]
+        yield Row(part, f"graph of {program.launches} launches", graph.median, "ms", note=f"p10 {graph.low:.4g}")
+        ratio = graph.median / call.median if call.median else 0.0
+        yield Row(part, "whole call", call.median, "ms", None, 0.040, True, f"the graph is {ratio:.0%} of it")
+
+
+def tuned(name: str, batch: int) -> Part:
+    """The part that tunes the step of ``name``, and measures it; what was found is copied to the folder of results.
+
+    GRAPHRT_TUNE is at least 1 in it. Tuned or not is the difference between this part's milliseconds and an earlier one's.
+    """
+    part = f"{name} train b{batch}, tuned"
+
+    def run(settings: Settings) -> Iterator[Row]:
+        yield Row(part, "graphrt", note="not run: the time was over while it was tuned")
+        network, size = ("MLP 784-128-10", 2) if settings.dry else (name, batch)
+        x, y = batch_of(network, size, settings.device)
+        step = our_step(models.get(NETWORKS[network].model).build(), x, y, settings, True)
+        found = timed({"graphrt": step}, settings)["graphrt"]
+        yield Row(part, "graphrt", found.median, "ms", note=f"p10 {found.low:.4g}")
+        if not settings.dry and (records := records_of(torch.cuda.get_device_name(0))).exists():
+            settings.out.mkdir(parents=True, exist_ok=True)
+            shutil.copy(records, settings.out)
+            yield Row(part, "records", float(len(records.read_text().splitlines())), "kernels", note=f"in {records.name}")
+
+    return run
 
 
 def curve(name: str, steps: int, batch: int, target: str, device: str) -> tuple[list[float], list[float]]:

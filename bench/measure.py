@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from graphrt.bench.measure import LOAD, Timing, device_name, environment, interleave, spread
 
@@ -85,6 +83,9 @@ def report(title: str, rows: Sequence[Mapping[str, Any]], save_as: str | None) -
 
     None stands for a figure of a candidate that is missing here.
     """
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title)
     for column in rows[0]:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")

@@ -1,4 +1,4 @@
-"""bench.gpu without a GPU: the budget, the goals, what is kept; its parts on the null target and the CPU."""
+"""bench.gpu without a GPU: the budget, the goals, what is kept and printed; its steps on the null target and the CPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import pytest
 from conftest import INTERPRETED
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from bench import gpu
-from bench.gpu_kernels import GOALS, bandwidth, convolutions, descriptors
+import graphrt as grt
+from bench import gpu, gpu_checks
+from bench.gpu_kernels import GOALS, convolutions, descriptors
 from bench.gpu_parts import Row, Settings
-from bench.gpu_training import BY_LIBRARY, NETWORKS, Goals, apart, curve, pair, rows, training
+from bench.gpu_training import BY_LIBRARY, NETWORKS, Goals, apart, curve, looked_into, pair, rows, training
 from bench.measure import RESULTS, Timing
 from graphrt import models
+from graphrt.targets.reference.evaluate import evaluate
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="compiles kernels, so it cannot run under TRITON_INTERPRET=1")
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
@@ -29,34 +31,41 @@ def nothing(settings: Settings) -> Iterator[Row]:
     yield Row("a", "b", 1.5, "ms", 2.0, 1.0)
 
 
-def test_parts_share_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that ends early leaves its time to the others; when none is left, that is said."""
+def step(name: str, seconds: float = 10, function: str = "nothing") -> gpu.Step:
+    return gpu.Step(name, seconds, "gpu_parts", function)
+
+
+def test_steps_share_what_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that ends early leaves its time to the others; when none is left, that is said, and kept."""
     now = [0.0]
     monkeypatch.setattr(gpu.time, "monotonic", lambda: now[0])
     given: list[float] = []
 
-    def measure(share: gpu.Share, dry: bool, seconds: float, tune: int) -> list[Row]:
+    def measure(share: gpu.Step, dry: bool, seconds: float, tune: int, out: Path) -> list[Row]:
         given.append(seconds)
         now[0] += 10 if share.name == "first" else seconds
         return [Row(share.name, "x", 1.0)]
 
-    parts = [gpu.Share(name, nothing, seconds) for name, seconds in (("first", 60), ("second", 20), ("third", 20))]
-    found = gpu.everything(parts, 100 / 60, False, 0, lambda text: None, measure)
+    steps = [step(name, seconds) for name, seconds in (("first", 60), ("second", 20), ("third", 20))]
+    found = gpu.everything(steps, 100 / 60, False, 0, tmp_path, lambda text: None, measure)
     assert given == pytest.approx([60, 45, 45]) and [r.part for r in found] == ["first", "second", "third"]
-    found = gpu.everything(parts, 4 / 60, False, 0, lambda text: None, measure)
+    found = gpu.everything(steps, 4 / 60, False, 0, tmp_path, lambda text: None, measure)
     assert [r.note for r in found] == ["not run: no time was left"] * 3 and len(given) == 3
-    found = gpu.everything(parts, 100 / 60, True, 0, lambda text: None, measure)
+    assert gpu.rows_of(tmp_path / "gpu.jsonl") == found
+    found = gpu.everything(steps, 100 / 60, True, 0, tmp_path, lambda text: None, measure)
     assert given[3:] == pytest.approx([100, 90]), "a dry run has no shares"
     assert found[-1].note == "not run: no time was left"
 
 
-def test_every_goal_of_the_list_has_a_part() -> None:
-    names = [share.name for share in gpu.PARTS]
-    assert len(set(names)) == len(names) and names[0] == "correctness"
+def test_every_goal_of_the_list_has_a_step() -> None:
+    names = [share.name for share in gpu.STEPS]
+    planned = [share for share in gpu.STEPS if share.planned]
+    assert len(set(names)) == len(names) and len(planned) == 10 and sum(share.seconds for share in planned) == 9 * 60
     for network, batch in (("ResNet-50", 256), ("ResNet-50", 32), ("VGG-16", 256), ("AlexNet", 128), ("ResNet-152", 256)):
         assert f"{network} train b{batch}" in names
     assert {f"convolutions, {kind}" for kind in GOALS} <= {*names}
     assert all(net.model in models.MODELS for net in NETWORKS.values())
+    assert all(callable(share.part()) for share in gpu.STEPS)
 
 
 def test_both_sides_are_one_network() -> None:
@@ -78,27 +87,110 @@ def test_goals() -> None:
     assert found["best of torch"].ratio == 1.5 and found["best of torch"].met
 
 
-def test_a_dry_run_has_no_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(gpu, "PARTS", [gpu.Share("n", nothing, 10)])
-    gpu.child("n", True, 10.0, 0)
-    gpu.child("n", False, 10.0, 0)
-    dry, wet = (Row(**json.loads(line.removeprefix(gpu._MARK))) for line in capsys.readouterr().out.splitlines())
+def test_rows_are_kept_as_they_come(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without figures in a dry run; of two about the same the later counts, and a line that was cut off does not."""
+    monkeypatch.setattr(gpu.Step, "part", lambda self: nothing)
+    monkeypatch.setattr(gpu, "STEPS", [step("n")])
+    gpu.child("n", True, 10.0, 0, str(tmp_path))
+    (dry,) = gpu.rows_of(tmp_path / "gpu.jsonl")
+    gpu.child("n", False, 10.0, 0, str(tmp_path))
+    (wet,) = gpu.rows_of(tmp_path / "gpu.jsonl")
     assert (dry.figure, dry.ratio, dry.note) == (None, None, "dry run") and (wet.figure, wet.ratio, wet.note) == (1.5, 2.0, "")
+    lines = (tmp_path / "gpu.jsonl").read_text().splitlines()
+    first, second = map(json.loads, lines)
+    assert first["dry"] and not second["dry"] and second["met"] and {"device", "torch", "date", "step"} <= second.keys()
+    with (tmp_path / "gpu.jsonl").open("a") as file:
+        file.write(lines[1][:40])
+    assert gpu.rows_of(tmp_path / "gpu.jsonl") == [wet]
+    assert gpu.rows_of(tmp_path / "gpu.jsonl", len(lines[0]) + 1) == [wet] and not gpu.rows_of(tmp_path / "none")
 
 
-def test_only_what_was_measured_is_kept(tmp_path: Path) -> None:
-    found = [Row("p", "measured", 5.0, "ms", 1.3, 1.25), Row("p", "missing", note="not run")]
-    assert gpu.save(found[1:], {}, tmp_path) == 0 and not [*tmp_path.iterdir()]
-    assert gpu.save(found, {"minutes": 8}, tmp_path) == 1
-    (row,) = map(json.loads, (tmp_path / "gpu.jsonl").read_text().splitlines())
-    assert row["what"] == "measured" and row["met"] and row["minutes"] == 8 and {"device", "torch", "date"} <= row.keys()
-
-
-def test_a_part_that_fails_or_hangs_is_a_row() -> None:
-    (failed,) = gpu.measured(gpu.Share("no such part", nothing, 10), True, 60.0, 0)
-    assert failed.note.startswith("failed: ValueError")
-    stopped = gpu.measured(gpu.Share("loss curves", nothing, 10), True, 0.5, 0)
+def test_a_step_that_fails_or_hangs_is_a_row(tmp_path: Path) -> None:
+    """And nothing that it started goes on."""
+    (failed,) = gpu.measured(step("no such step"), True, 60.0, 0, tmp_path)
+    assert failed.note.startswith("failed: ValueError") and failed.failed
+    stopped = gpu.measured(step("loss curves"), True, 0.5, 0, tmp_path)
     assert stopped[-1].note == "stopped: its time was over"
+    assert gpu.rows_of(tmp_path / "gpu.jsonl") == [failed, stopped[-1]]
+
+
+def test_the_most_important_lines_are_the_last() -> None:
+    rows = [
+        Row("machine", "copy", 5.0),
+        Row("correctness", "tests", 2.0, "failures", None, 0.0, True),
+        Row("first", "goal", 1.0, goal=2.0),
+        *(Row("second", f"plain {i}", 1.0) for i in range(60)),
+        *(Row("second", f"{i}", 1.0, detail=True) for i in range(60)),
+        Row("second", "goal", 3.0, goal=2.0),
+        Row("third", "all", note="failed: ValueError"),
+    ]
+    found = gpu.summary(rows, 20)
+    assert len(found) == 20 and found[0] == "46 more rows are in the file"
+    assert [text.split(":")[0] for text in found[-4:]] == [
+        "second | goal",
+        "first | goal",
+        "third | all",
+        "correctness | tests",
+    ]
+    assert found[-1] == "correctness | tests: 2 failures, goal <= 0 MISSED" and "met" in found[-4]
+    assert gpu.summary(rows[:3], 20)[0] == "machine | copy: 5" and len(gpu.summary(rows[:3], 20)) == 3
+
+
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.setattr(gpu, "NEEDED", ("json", "no_such_module"))
+    assert gpu.main(["--dry-run", "--out", str(tmp_path)]) == 1
+    assert "needed: no_such_module" in capsys.readouterr().err and not [*tmp_path.iterdir()]
+    with pytest.raises(SystemExit):
+        gpu.main(["--only", "nothing"])
+    assert "no step 'nothing'; there is machine, results" in capsys.readouterr().err
+    lean = "import sys; import bench.gpu; print({'torch', 'numpy', 'rich', 'typer', 'graphrt'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", lean], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
+
+
+LOG = """
+[gw0] [ 10%] PASSED tests/test_a.py::test_one[cuda]
+[gw1] [ 20%] FAILED tests/test_a.py::test_two[x y]
+tests/test_b.py::test_three PASSED  [ 30%]
+worker 'gw1' crashed while running 'tests/test_b.py::test_four'
+[gw1] [ 40%] FAILED tests/test_b.py::test_four
+=== short test summary info ===
+FAILED tests/test_a.py::test_two[x y] - AssertionError: 1 != 2
+=== 2 failed, 2 passed in 3.00s ===
+"""
+
+
+def test_verdicts_of_the_suite() -> None:
+    *failures, total = gpu_checks.verdicts("c", "tests", LOG, False)
+    assert [row.what for row in failures] == ["test_b.py::test_four", "test_a.py::test_two[x y]"]
+    assert [row.note for row in failures] == [
+        "failed: it ended its process, or took too long",
+        "failed: AssertionError: 1 != 2",
+    ]
+    assert total.figure == 2 and total.met is False and total.note == "2 passed"
+    *_, rest, total = gpu_checks.verdicts("c", "tests", LOG[: LOG.index("worker")], True)
+    assert rest.note.startswith("stopped: 2 passed until then") and rest.failed and total.figure == 1
+    (clean,) = gpu_checks.verdicts("c", "tests", "tests/a.py::t PASSED", False)
+    assert clean.met
+
+
+def test_a_test_that_hangs_ends_its_process(tmp_path: Path) -> None:
+    (tmp_path / "test_hang.py").write_text("import time\ndef test_quick(): pass\ndef test_hang(): time.sleep(600)\n")
+    code = (
+        "import pytest, bench.gpu_limit as limit; limit.SECONDS = 1.0;"
+        f"pytest.main(['-v', '-p', 'no:cacheprovider', {str(tmp_path)!r}], plugins=[limit])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "test_quick PASSED" in done.stdout and "Timeout (0:00:01)!" in done.stderr
+    assert 'test_hang.py", line 3 in test_hang' in done.stderr
+
+
+def test_results_beside_the_reference() -> None:
+    """What the kinds are is run by the target of this machine; a wrong element is seen."""
+    for name, (make, allowed) in gpu_checks.KINDS.items():
+        graph, feeds = make()
+        found, expected = grt.compile(graph, target="cpu")(feeds), evaluate(graph, {**graph.initial, **feeds})
+        assert all(gpu_checks.error(found[n], expected[v]) <= allowed for n, v in graph.outputs.items()), name
+    assert gpu_checks.error([1.0, 2.5], [1.0, 2.0]) == 0.25 and gpu_checks.error([float("nan")], [1.0]) == float("inf")
 
 
 def test_losses_are_torchs() -> None:
@@ -108,33 +200,42 @@ def test_losses_are_torchs() -> None:
     assert apart(([1.0, 2.0], [2.0, 2.0])) == 0.5
 
 
-@pytest.mark.parametrize(
-    "part",
-    [training("MLP 784-128-10", 64, gpu.SMALL, half=False), bandwidth, *map(convolutions, ("wgrad", "forward + BN + ReLU"))],
-    ids=["training", "bandwidth", "wgrad", "forward + BN + ReLU"],
-)
-def test_parts_run_dry(part: gpu.Part) -> None:
-    found = {row.what: row for row in part(Settings(True, 600.0))}
-    assert len(found) >= 3 and not any("failed" in row.note or "time was over" in row.note for row in found.values())
-    assert any(row.goal is not None for row in found.values()) or any("not complete" in row.note for row in found.values())
+def test_parts_run_dry() -> None:
+    """Those that compile little; all of them are one of the proofs."""
+    parts = [training("MLP 784-128-10", 64, Goals({"eager": 3.0}), half=False), convolutions("wgrad"), descriptors]
+    for part in parts:
+        found = {row.what: row for row in part(Settings(True, 600.0))}
+        assert len(found) >= 2 and not any(row.failed for row in found.values())
+    assert [*found] and all("beside pointers" in row.note for row in found.values())
 
 
-def test_descriptors_run_dry() -> None:
-    """Beside the same convolution by pointers."""
-    found = [*descriptors(Settings(True, 600.0))]
-    assert [row.what.split()[0] for row in found] == ["forward", "dgrad"]
-    assert all(row.figure is not None and "beside pointers" in row.note for row in found)
+def test_launches_beside_their_predictions_run_dry() -> None:
+    found = [*looked_into("LeNet-5", 64, {"images": 1.0})(Settings(True, 600.0))]
+    details = [row for row in found if row.detail]
+    assert len(details) > 10 and all(row.what.startswith("launch g") and "bound by" in row.note for row in details)
+    assert found[-1].what == f"all {len(details)} launches" and not any(row.failed for row in found[1:])
 
 
-def test_the_command() -> None:
+@pytest.mark.proof
+def test_the_ten_steps_run_dry(tmp_path: Path) -> None:
+    """One command, from nothing to its last line: every step, no figure, at most 40 lines."""
     before = sorted(RESULTS.iterdir())
-    command = [sys.executable, "-m", "bench.gpu", "--dry-run", "--minutes", "5", "--only", "memory-bound groups"]
-    done = subprocess.run([*command, "--only", "MLP train b64"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "dry run: no figures" in done.stdout and "MLP train b64" in done.stdout and "memory-bound groups" in done.stdout
-    figures = [line.split("│")[3].strip() for line in done.stdout.splitlines() if line.startswith("│")]
-    assert figures and {*figures} == {"-"} and sorted(RESULTS.iterdir()) == before
-    late = subprocess.run([*command[:-3], "0.1", "--only", "ResNet-152 train b256"], cwd=ROOT, capture_output=True, text=True)
-    assert late.returncode == 1 and "its time was over" in late.stdout, "a part that did not end shows nothing"
-    wrong = subprocess.run([*command[:-1], "nothing"], cwd=ROOT, capture_output=True, text=True)
-    assert wrong.returncode == 2 and "no part 'nothing'" in wrong.stderr
+    command = [sys.executable, "-m", "bench.gpu", "--dry-run", "--minutes", "60", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in rows} == {share.name for share in gpu.STEPS if share.planned}
+    assert all(row["figure"] is row["ratio"] is None for row in rows) and sorted(RESULTS.iterdir()) == before
+    assert len(done.stdout.splitlines()) <= gpu.LINES and "dry run: no figures" in done.stdout
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """What runs is kept, and one that did not end is a failure."""
+    command = [sys.executable, "-m", "bench.gpu", "--dry-run", "--out", str(tmp_path), "--only", "machine"]
+    done = subprocess.run([*command, "--minutes", "5"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "dry run: no figures" in done.stdout and "machine | copy: - (dry run)" in done.stdout
+    assert all(row.figure is None for row in gpu.rows_of(tmp_path / "gpu.jsonl"))
+    late = [*command[:-1], "ResNet-152 train b256", "--minutes", "0.1"]
+    done = subprocess.run(late, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "its time was over" in done.stdout
