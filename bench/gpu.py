@@ -82,7 +82,9 @@ STEPS = [
     Step("correctness", 60, "gpu_checks", "suite"),
     Step("ResNet-50 train b256", 60, "gpu_training", "looked_into", (*_BIG, {"images": 7900})),
     Step("small networks", 20, "gpu_training", "alone"),
-    _training("ResNet-50 beside eager", 40, *_BIG, {}, peers=("torch eager", "graphrt library=always")),
+    _training(
+        "ResNet-50 beside eager", 40, *_BIG, {}, at="ResNet-50 beside eager", peers=("torch eager", "graphrt library=always")
+    ),
     Step("convolutions", 60, "gpu_kernels", "all_convolutions"),
     Step("memory-bound groups", 20, "gpu_kernels", "bandwidth"),
     Step("tuning", 150, "gpu_training", "tuned", _BIG, tune=1),
@@ -91,6 +93,7 @@ STEPS = [
         85,
         *_BIG,
         {"modes": {"max-autotune": 1.25}},
+        at="ResNet-50 beside torch.compile",
         peers=("torch default", "torch max-autotune"),
     ),
     Step("loss curves", 20, "gpu_training", "curves", planned=False),

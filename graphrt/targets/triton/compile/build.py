@@ -279,7 +279,7 @@ def _worker(task: bytes) -> subprocess.Popen[bytes]:
 
 
 def _work() -> None:
-    """The work of another process: it compiles the kernels that standard input names into the cache; it dies with its parent."""
+    """The work of another process, which dies with its parent: it compiles what standard input names into the cache."""
     from graphrt.targets.triton.emit.module import import_module
 
     find_kernels()  # whose types are among the constants
