@@ -17,7 +17,7 @@ from bench.compile_growth import KINDS, assignments, paddings, shifts
 from graphrt import ops as F
 from graphrt.compiler import lower_graph
 from graphrt.passes.pieces import PIECES
-from graphrt.schedule import fusion, inline, lower, partition
+from graphrt.schedule import fusion, fusion_state, inline, lower
 from graphrt.schedule.memory import blocks
 from graphrt.schedule.work import MOST
 from graphrt.targets.cpu.codegen import generate
@@ -42,7 +42,7 @@ def counts(graph: grt.Graph, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     with monkeypatch.context() as patch:
         counted(fusion, "legal")
         counted(inline, "_inlinable")
-        counted(partition, "reads")
+        counted(fusion_state, "reads")
         counted(lower.Emitter, "_compute")
         lowering = lower_graph(graph, parse("cpu"), {})
     source = str(generate(lowering)[0])
