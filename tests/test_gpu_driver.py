@@ -172,6 +172,17 @@ def test_the_null_driver_refuses_what_a_device_would() -> None:
 
 
 @needs_compiler
+def test_a_slot_lies_as_its_input() -> None:
+    """So that a tensor which lies so too is copied as it is."""
+    g = grt.Graph()
+    g.output("y", g.input("x", (2, 3, 4, 5), order=(0, 2, 3, 1)) * 2.0)
+    program, x = grt.compile(g, target="null"), torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    program(x=x)
+    slot = slots(program)["x"]
+    assert slot.stride() == x.stride() and torch.equal(slot, x)
+
+
+@needs_compiler
 def test_scratch_memory_lies_in_the_arena() -> None:
     program = grt.compile(step(False), target="null")
     compilation = program._executable._compilation
