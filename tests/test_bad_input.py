@@ -228,7 +228,8 @@ TABLE["scatter_reduce"] += [lambda v, r=r: F.scatter_reduce(v.x, 0, v.i, v.x, r)
 
 BY_SIGNATURE = """swapaxes swapdims moveaxis scaled_dot_product_attention conv_transpose1d conv_transpose2d conv_transpose3d
 local_conv2d full_like zeros_like ones_like broadcast_tensors repeat_interleave hstack vstack dstack tril triu diag lp_pool1d
-lp_pool2d lp_pool3d channel_pool rnn_tanh_cell rnn_relu_cell lstm_cell rnn_tanh rnn_relu""".split()
+lp_pool2d lp_pool3d channel_pool rnn_tanh_cell rnn_relu_cell lstm_cell rnn_tanh rnn_relu
+svd matrix_norm cond matrix_rank solve""".split()
 ANY_SHAPES = ("expand_as", "kron")  # wrong calls are in the BAD lists: these take operands that others refuse
 
 

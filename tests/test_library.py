@@ -147,7 +147,7 @@ def test_the_command_line_and_the_trainer_take_it() -> None:
 
     from graphrt.cli import app
 
-    command = ["explain", "lenet5", "--target", "cuda:sm_90", "--batch", "2"]
+    command = ["explain", "lenet5", "--target", "cuda:sm_90", "--batch", "2", "--full"]
     for options, said in (([], False), (["--library", "always"], True)):
         result = CliRunner().invoke(app, [*command, *options])
         assert result.exit_code == 0 and ("by cuDNN through torch: asked for" in result.output) == said, result.output
