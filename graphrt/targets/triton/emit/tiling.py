@@ -13,6 +13,7 @@ from graphrt.passes.siblings import Times
 from graphrt.schedule.kernel_ir import TemplateKernel
 from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.templates import TEMPLATES
+from graphrt.targets.limits import LIMIT
 from graphrt.targets.templates import find_kernels
 from graphrt.targets.triton.emit.launch import WARPS, Choice, Form
 from graphrt.targets.triton.emit.options import Options
@@ -21,6 +22,7 @@ _FUNCTIONS = {"conv": "conv_fwd", "max_pool": "pool", "sum_pool": "pool"}
 _KINDS = {"conv": "fwd", "conv_dgrad": "dgrad", "conv_wgrad": "wgrad"}
 DESCRIBED = ("conv_tma", "matmul_tma")  # the forms whose operands come through descriptors
 _TILE = {False: 4096, True: 1 << 18}  # elements of a reduction's tile: compiled, interpreted
+_FINEST = 16  # parts of a reduction at most, for each that is wanted: sizes have few divisors
 SHARE = 1 << 18  # bytes that a program reads in about the time of a launch
 CLOCK = 1.7e9  # a second, about what GPUs sustain
 Constants = Mapping[str, Any]
@@ -171,13 +173,16 @@ def runs_of_runs(runs: int, channels: int) -> int:
 def _reduction_splits(node: Node, options: Options) -> int:
     """The parts to cut a reduction into whose programs are few and would each read more than a share."""
     x, rows = node.inputs[0], node.types[0].size
-    if node.op.split is None or not x.type.size:
+    if node.op.split is None or not 0 < x.type.size <= LIMIT:  # what is larger is refused as the user wrote it
         return 0
     size = x.type.size // rows
     programs = -(-rows // reduction_tile(rows, size, 32 * size <= ROW_LIMIT, False)[0])  # interpreted plans are a GPU's
     wanted = -(-min(options.units, -(-x.type.nbytes // SHARE)) // programs)
-    parts = (n for d in node.attrs["dims"] for n in range(wanted, x.shape[d] + 1) if x.shape[d] % n == 0)
-    return min(parts, default=0) if wanted > 1 else 0
+    if wanted <= 1:
+        return 0
+    lengths = [x.shape[d] for d in node.attrs["dims"]]
+    parts = (n for length in lengths for n in range(wanted, min(length, _FINEST * wanted) + 1) if length % n == 0)
+    return min(parts, default=0)
 
 
 @functools.cache
