@@ -35,7 +35,8 @@ def test_every_op_and_most_functions_are_drawn() -> None:
     """A new op is drawn by being registered; and programs are of the size they are meant to be."""
     graphs = [draw(seed).graph for seed in range(24)]
     drawn = {node.op.name for graph in graphs for node in graph.nodes}
-    assert not {op.name for op in REGISTRY.values()} - drawn
+    unique = {op.name for op in REGISTRY.values() if op.kind is not Kind.DECOMPOSITION}  # of what has one right answer
+    assert not unique - drawn
     assert all(30 < sum(n.op.kind is not Kind.SOURCE for n in g.nodes) < 4000 for g in graphs)
     assert sum(len(g.updates) for g in graphs) > 30 and sum(len(g.outputs) for g in graphs) > 300
 

@@ -236,6 +236,7 @@ CASES: dict[str, Callable[[int], Case]] = {
     "Concat": lambda v: ({} if v == 1 else {"axis": 1}, [f(2, 3), f(2, 2)]),
     "Compress": lambda v: ({"axis": 1}, [X, fixed([True, False, True], bool)]),
     "CumSum": lambda v: ({"reverse": 1}, [X, fixed(1, np.int64)]),
+    "Det": lambda v: ({}, [f(2, 3, 3)]),
     "DepthToSpace": lambda v: ({"blocksize": 2}, [f(1, 4, 2, 3)]),
     "SpaceToDepth": lambda v: ({"blocksize": 2}, [f(1, 2, 4, 6)]),
     "Einsum": lambda v: ({"equation": "ij,jk->ik"}, [f(2, 3), f(3, 4)]),

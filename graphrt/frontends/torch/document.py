@@ -74,17 +74,15 @@ def _has_gradient(name: str) -> bool:
 
 def _core() -> list[str]:
     """Names of the overloads that torch tags as core and that a functional graph of tensors may hold."""
-    found = []
-    for name in dir(torch.ops.aten):
-        packet = getattr(torch.ops.aten, name)
-        if isinstance(packet, torch._ops.OpOverloadPacket):
-            ops = (getattr(packet, o) for o in packet.overloads())
-            found += [str(op).removeprefix("aten.") for op in ops if torch.Tag.core in op.tags and not _is_inner(str(op))]
-    return sorted(found)
+    every = {name.removeprefix("aten::") for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::")}
+    packets = [getattr(torch.ops.aten, name) for name in sorted({name.partition(".")[0] for name in every})]
+    ops = [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
+    return sorted(str(op).removeprefix("aten.") for op in ops if torch.Tag.core in op.tags and not _is_inner(str(op)))
 
 
 def _is_inner(name: str) -> bool:
-    return name.startswith("aten.sym_") or name.endswith(".out")
+    """Whether a functional graph of tensors holds no such operator: one of sizes, or one that writes into an argument."""
+    return name.startswith("aten.sym_") or name.endswith(".out") or name.split(".")[1].endswith("_")
 
 
 def _uses(entry: Entry) -> str:
