@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import inspect
 import re
 import subprocess
 import tempfile
@@ -58,7 +59,8 @@ def build(fn: Any, target: str, args: list[str | int], config: Mapping[str, int]
     numbers, which are constants as they are in generated closures.
     """
     options = {"num_warps": config["num_warps"], "num_stages": config["num_stages"], "enable_fp_fusion": False}
-    known: dict[Any, Any] = constants | {k: v for k, v in config.items() if k in fn.arg_names}
+    defaults = {p.name: p.default for p in inspect.signature(fn.fn).parameters.values() if p.default is not p.empty}
+    known: dict[Any, Any] = defaults | constants | {k: v for k, v in config.items() if k in fn.arg_names}
     known |= {(0, i): a for i, a in enumerate(args) if isinstance(a, int)}
     attrs = {(0, i): [["tt.divisibility", 16]] for i, a in enumerate(args) if isinstance(a, str)}
     signature: dict[str, Any] = dict.fromkeys(fn.arg_names, "constexpr")
