@@ -337,7 +337,7 @@ def line_config(name: str, sizes: Sizes, interpret: bool = False) -> tuple[Confi
         return {"BN": power(sizes["N"], 16, 1 << 16), **options}, sizes["BATCH"] if sizes["N"] else 0
     if name == "svd":
         bn = power(sizes["N"], 1, 1 << 10 if interpret else 32)
-        bk = power(sizes["M"] + 1 + sizes["N"], 1, budget // bn)
+        bk = power(sizes["M"] + 1 + sizes["N"], 1, budget // (2 * bn))  # several columns of doubles are at hand at a time
         options["num_warps"] = 1 if interpret else min(max(bk * bn // 256, 1), 8)
         return {"BK": bk, "BN": bn, **options}, sizes["BATCH"] if sizes["N"] else 0
     if name == "lu":
