@@ -73,7 +73,6 @@ def compile(  # noqa: A001 - the name every framework has for it
     - ``library`` says when cuBLAS and cuDNN, called through torch, compute a contraction on a GPU (None: GRAPHRT_LIBRARY):
       never, which is the default; auto, where nothing is fused with it and tuning measured them faster; always, and then
       nothing is. ``explain`` lists what they compute, and what they cannot, which templates do.
-
     - ``fusion`` says which stages of fusion are used (None: GRAPHRT_FUSE, else all): all, none, some as "chain,rowops", or all
       but some as "-epilogue,-pairs"; ``graphrt.STAGES`` says what each does. Results do not depend on it but for rounding.
     - ``forbid`` is pairs of nodes, by name, that shall not share a kernel: [("conv_0", "relu_0")].

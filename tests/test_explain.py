@@ -30,13 +30,13 @@ def test_a_large_training_step_is_told_in_sixty_lines() -> None:
     lines, text = str(found).splitlines(), str(found)
     assert len(lines) <= 60 and lines[0].endswith("bytes saved") and len(found.full().splitlines()) > 1000
     assert all(f"  {name}" in text for name in ("layer1", "layer4", "fc", "epilogue", "inline", "rows"))
-    assert "which waits for ..." in text and "layout: " in text and "in place: " in text
+    assert "which waits for ..." in text and "layout: " in text and "in_place: " in text
 
 
-def test_every_fusion_has_its_stage(lenet: Explanation) -> None:
-    fusions = [d for d in lenet.decisions if d.kind == "fusion"]
-    assert fusions and {d.stage for d in fusions} <= STAGES.keys() and all(d.reason for d in lenet.decisions)
-    assert not any(d.stage for d in lenet.decisions if d.kind != "fusion")
+def test_every_decision_has_its_stage(lenet: Explanation) -> None:
+    fusions = {d.stage for d in lenet.decisions if d.fuses}
+    assert {"epilogue", "rowops", "rows"} <= fusions <= STAGES.keys() and all(d.reason for d in lenet.decisions)
+    assert {d.stage for d in lenet.decisions} <= {*STAGES, "layout", "template"}
 
 
 def test_why(lenet: Explanation) -> None:
@@ -44,7 +44,7 @@ def test_why(lenet: Explanation) -> None:
     assert found == lenet.why("conv_0", "relu_0")[0] and found.taken and found.stage == "epilogue"
     (found,) = lenet.why("max_pool_0", "conv_0")
     assert not found.taken and "kernel of its own" in found.reason
-    assert lenet.why("conv_0", "channels-last")[0].kind == "layout"
+    assert lenet.why("conv_0", "channels-last")[0].stage == "layout"
     assert "by way of others" in lenet.why("add_0", "relu_0")[0].reason
     assert "neither reads" in lenet.why("conv_0", "matmul_2")[0].reason
     with pytest.raises(ArgumentError, match="'relu_99' is no node .* relu_"):

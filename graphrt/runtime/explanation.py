@@ -37,7 +37,7 @@ class Explanation:
 
     def totals(self) -> str:
         """Launches, fusions, and the bytes that these save."""
-        fused = [d for d in self.decisions if d.kind == "fusion" and d.taken]
+        fused = [d for d in self.decisions if d.fuses and d.taken]
         return f"{len(self._launches)} launches, {len(fused)} edges fused, {sum(d.saved for d in fused)} bytes saved"
 
     def full(self) -> str:
@@ -95,7 +95,7 @@ class Explanation:
         return {"launches": launches, "decisions": [asdict(d) for d in self.decisions]}
 
     def _fused(self) -> Iterator[str]:
-        taken = [d for d in self.decisions if d.kind == "fusion" and d.taken]
+        taken = [d for d in self.decisions if d.fuses and d.taken]
         stages = Counter(d.stage for d in taken)
         if stages:
             yield "fused, by stage"
@@ -105,7 +105,7 @@ class Explanation:
             yield f"  {stage:<12}{count:>6}{_size(sum(d.saved for d in some)):>12}  such as {most.node} into {most.other}"
 
     def _refusals(self) -> Iterator[str]:
-        refused = [d for d in self.decisions if d.kind == "fusion" and not d.taken]
+        refused = [d for d in self.decisions if d.fuses and not d.taken]
         kinds: dict[str, list[Decision]] = {}
         for d in refused:
             kinds.setdefault(self._general(d.reason), []).append(d)
@@ -122,11 +122,11 @@ class Explanation:
         return re.sub(r"\d+", "n", re.sub(r"[\w.]+", lambda m: "..." if m[0] in self._names else m[0], reason))
 
     def _choices(self) -> Iterator[str]:
-        for kind in dict.fromkeys(d.kind for d in self.decisions if d.kind != "fusion"):
-            of = [d for d in self.decisions if d.kind == kind]
+        for stage in dict.fromkeys(d.stage for d in self.decisions if not d.fuses):
+            of = [d for d in self.decisions if d.stage == stage]
             reasons = Counter(self._general(d.reason) for d in of if not d.taken)
             against = f", {len(of) - sum(d.taken for d in of)} not: {reasons.most_common(1)[0][0]}" if reasons else ""
-            yield f"{kind}: {sum(d.taken for d in of)}{against}"
+            yield f"{stage}: {sum(d.taken for d in of)}{against}"
 
     def _modules(self) -> Iterator[str]:
         found: dict[str, list[int]] = {}

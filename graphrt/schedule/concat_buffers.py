@@ -112,6 +112,6 @@ def find_buffers(graph: Graph) -> ConcatBuffers:
             wholes.append(v)
             place.update({part: (v, start) for part, start in inner.items()})
         decisions.append(
-            Decision("buffer", v.node.name, "one buffer", not reason, reason or "each part is stored in its place")
+            Decision("concat", v.node.name, "one buffer", not reason, reason or "each part is stored in its place")
         )
     return ConcatBuffers(place, tuple(wholes), tuple(decisions))

@@ -225,7 +225,7 @@ class FusionState:
     def decide(self, node: Node, group: Group, verdict: Verdict, saved: int, stage: str) -> bool:
         """Keeps the verdict of ``stage`` on computing ``node`` in ``group``; returns whether it may be."""
         edge = (node.name, group.label)
-        self.decisions[edge] = Decision("fusion", *edge, verdict.ok, verdict.reason, saved, stage)
+        self.decisions[edge] = Decision(stage, *edge, verdict.ok, verdict.reason, saved)
         if not verdict.ok:
             group.stopped.append(f"{node.name} {verdict.reason}")
         return verdict.ok

@@ -103,9 +103,9 @@ def pair(dag: nx.DiGraph, parts: list[list[Group]]) -> tuple[list[list[Group]], 
         found = next((j for j in free if not below[i] >> j & 1 and not below[j] >> i & 1), None)
         if found is None:
             reason = f"each within {WINDOW} launches waits for it, is waited for, or has a reduction"
-            decisions.append(Decision("horizontal", part[0].label, "a contraction", False, reason))
+            decisions.append(Decision("pairs", part[0].label, "a contraction", False, reason))
         else:
-            decisions += [Decision("horizontal", g.label, parts[found][0].label, True, "neither waits") for g in part]
+            decisions += [Decision("pairs", g.label, parts[found][0].label, True, "neither waits") for g in part]
             partner[found] = i
             after, two = below[i] | below[found], 1 << i | 1 << found
             below[i] = below[found] = after

@@ -85,7 +85,7 @@ class _Placing:
                 self.schedule.stores[writer, v] = [place]
             else:
                 self._store(writer, v, place)
-            decisions.append(Decision("in place", name, "in place", not reason, reason or "the old value is read before"))
+            decisions.append(Decision("in_place", name, "in place", not reason, reason or "the old value is read before"))
         return decisions
 
     def _copier(self, v: Value) -> Group:

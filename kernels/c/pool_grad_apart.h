@@ -51,13 +51,3 @@ GRT_INLINE void FN(_plane)(const FN(_buffers) buf, int n, int c) {
     }
 }
 #endif
-static void FN(_task)(long task, void **table) {
-  const FN(_buffers) buf = FN(_open)(table);
-#if CHANNELS_LAST
-  const int n = (int)(task / CH), h = (int)(task % CH);
-  for (int w = 0; w < CW; w++) FN(_line)(buf, n, 0, h, w);
-#else
-  const int n = (int)(task / CC), c = (int)(task % CC);
-  FN(_plane)(buf, n, c);
-#endif
-}

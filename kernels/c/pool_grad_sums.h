@@ -23,13 +23,8 @@ GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int h, int w0) 
   GRT_SIMD for (int i = 0; i < FN(_LINE); i++)
       STORE(buf, n, CHANNELS_LAST ? i : c0, h, CHANNELS_LAST ? w0 : i, total[i]);
 }
-static void FN(_task)(long task, void **table) {
-  const FN(_buffers) buf = FN(_open)(table);
-#if CHANNELS_LAST
-  const int n = (int)(task / CH), h = (int)(task % CH);
-  for (int w = 0; w < CW; w++) FN(_line)(buf, n, 0, h, w);
-#else
-  const int n = (int)(task / CC), c = (int)(task % CC);
+#if !CHANNELS_LAST
+GRT_INLINE void FN(_plane)(const FN(_buffers) buf, int n, int c) {
   for (int h = 0; h < CH; h++) FN(_line)(buf, n, c, h, 0);
-#endif
 }
+#endif

@@ -78,9 +78,8 @@ def _sweep(
             t = tl.where(rotated, t, 0.0)
             c = grt_div(t * 0.0 + 1.0, _root(1.0 + t * t))
             s = c * t
-            lean = grt_div(
-                s, 1.0 + c
-            )  # 1 - c is s times this: what is rounded is the change, not the element (Rutishauser, 1966)
+            # 1 - c is s times this: what is rounded is the change, not the element (Rutishauser, 1966)
+            lean = grt_div(s, 1.0 + c)
             exchanged = there & (alpha - t * gamma < beta + t * gamma)
             touched = rotated | exchanged
             for block in range(0, M + 1 + N, BK):

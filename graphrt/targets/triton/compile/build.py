@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import inspect
 import json
 import os
 import pickle
@@ -96,7 +97,9 @@ def _compile(code: LaunchCode, module: ModuleType, target: str, options: Mapping
     from triton.compiler import ASTSource
 
     _settle()
-    kernel, constants = resolve(code, module)
+    kernel, given = resolve(code, module)
+    parameters = inspect.signature(kernel.fn).parameters.values()
+    constants = {p.name: p.default for p in parameters if p.default is not p.empty} | given
     pointers = _pointers(code)
     aligned = [["tt.divisibility", 16]]
     source = ASTSource(

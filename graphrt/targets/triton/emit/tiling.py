@@ -61,7 +61,7 @@ def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> lis
     from graphrt.kernels.triton import config  # type: ignore[import-not-found]
 
     sizes, machine = kernel.sizes, options.machine
-    precision = {"INPUT_PRECISION": machine.precision, "FIRST": 0}
+    precision = {"INPUT_PRECISION": machine.precision}
     forms = [(_form("matmul", "matmul", closures.plain, sizes, precision), False)]
     if closures.described is not None:
         forms.append((_form("matmul_tma", "matmul_tma", closures.described, sizes, precision), True))
@@ -87,11 +87,11 @@ def _conv(kernel: TemplateKernel, closures: Closures, options: Options) -> list[
     from graphrt.kernels.triton import config
 
     name, itemsize, machine = kernel.spec.name, kernel.factors.itemsize, options.machine
-    kind, precision = _KINDS[name], {"INPUT_PRECISION": machine.precision, "FIRST": 0}
+    kind, precision = _KINDS[name], {"INPUT_PRECISION": machine.precision}
     g = config.Geometry(**kernel.sizes, **oriented(kind, options))
     if config.is_depthwise(g):
         blocks = config.depthwise_config(kind, g, itemsize, machine, lanes=options.lanes)
-        f = _form("depthwise", f"depthwise_{kind}", closures.plain, {"G": g, "FIRST": 0})
+        f = _form("depthwise", f"depthwise_{kind}", closures.plain, {"G": g})
         return warps(f, blocks, config.depthwise_grid(kind, g, blocks), options.interpret)
     tile = _tile(kernel, closures.loads[::-1] if g.K_AXIS else closures.loads)  # the input is the left operand
     f = _form("conv", _FUNCTIONS.get(name, name), closures.plain, {"G": g}, precision)

@@ -70,7 +70,7 @@ def record(code: LaunchCode, device: str, choice: Choice, seconds: float, heuris
     first = code.configured(code.choices[0], "")
     _, _, constants, pointers, _ = content(first)
     given = {**constants, **(constants["G"]._asdict() if "G" in constants else {})}
-    sizes = {n: v for n, v in given.items() if type(v) is int and n not in (*first.config, "FIRST")}
+    sizes = {n: v for n, v in given.items() if type(v) is int and n not in first.config}
     how = choice.form.name, dict(choice.config), round(1e6 * seconds, 3), round(1e6 * heuristic, 3)
     return Record(key(code, device), code.display, sizes, pointers, device, _triton(), *how)
 
