@@ -131,7 +131,7 @@ def test_a_training_step_on_targets(half: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_sums_of_slices_are_sums_of_the_whole(rng: np.random.Generator) -> None:
-    """Two slices of one tensor: their means and variances come from two sums of runs, not four."""
+    """Two slices of one tensor: their means and variances come from two sums of segments, not four."""
     graph = grt.Graph()
     x = graph.input("x", (2, 6, 4, 4))
     for i, part in enumerate((x[:, :2], x[:, 2:])):

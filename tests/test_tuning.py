@@ -73,15 +73,15 @@ def test_candidates_are_listed_by_predicted_time(target: str) -> None:
 
 
 @needs_compiler
-def test_tiles_hold_whole_runs() -> None:
-    """Sums over pixels in an epilogue are of runs of rows: every candidate keeps them in one tile."""
+def test_tiles_hold_whole_segments() -> None:
+    """Sums over pixels in an epilogue are of segments of rows: every candidate keeps them in one tile."""
     g = grt.Graph()
     x = g.input("x", (64, 16, 16, 16), order=(0, 2, 3, 1))
     y = F.conv2d(x, g.parameter("w", shape=(16, 16, 3, 3)), padding=1)
     g.output("y", F.relu(y - F.mean(y, (0, 2, 3), keepdim=True)))
     compilation = grt.compile(g, target="cuda:sm_90")._executable._compilation
     code = next(c for c in compilation.codes if c.display.startswith("conv"))
-    assert "sum_runs" in "\n".join(code.text)
+    assert "segment_sum" in "\n".join(code.text)
     rows = [c.config["BM"] for c in code.choices]
     assert len(set(rows)) < len(rows) and all(r % 64 == 0 for r in rows)
 

@@ -38,7 +38,7 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
         if node not in f.owner:
             group = f.start(node)
             if not f.ends(group):
-                if policy.tiles and "runs" in policy.fusion:
+                if policy.tiles and "segments" in policy.fusion:
                     absorb_partial_sums(f, group)
                 _grow(f, group)
     if "rows" in policy.fusion:

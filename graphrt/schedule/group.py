@@ -1,6 +1,6 @@
 """What a fused group is: data, printed as one line.
 
-A group is the nodes of one kernel (or of one segment of a horizontally fused launch). Its ``domain`` is an index space: the
+A group is the nodes of one kernel (or of one part of a horizontally fused launch). Its ``domain`` is an index space: the
 output of a template, the input of a reduction, or the shape of an elementwise group; every member value has an index in it,
 which is how fusion knows that two values meet at the same element.
 """
@@ -88,7 +88,7 @@ class Group:
     domain: Index
     nodes: list[Node] = field(default_factory=list)
     index: dict[Value, Index] = field(default_factory=dict)
-    runs: dict[Node, Index] = field(default_factory=dict)  # sums of runs behind a template: the index of what they sum
+    segments: dict[Node, Index] = field(default_factory=dict)  # sums of segments behind a template: the index of what they sum
     inlined: list[Node] = field(default_factory=list)
     copies: list[Value] = field(default_factory=list)  # results that are views or inputs, copied out
     inputs: list[Value] = field(default_factory=list)
@@ -198,6 +198,6 @@ def make_group(name: str, node: Node) -> Group:
 
 def read_index(group: Group, node: Node) -> Index:
     """The index at which a member reads its operands."""
-    if node in group.runs:
-        return group.runs[node]
+    if node in group.segments:
+        return group.segments[node]
     return group.domain if node.op.kind is Kind.REDUCTION else group.index[node.outputs[0]]

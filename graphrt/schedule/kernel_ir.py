@@ -28,8 +28,8 @@ class Var:
 @dataclass(frozen=True)
 class Inst:
     """``out = op(*args)``; ops: load(Slot, offset, guards), const(number), index(Expr), guard(guards),
-    uniform(seed, counter, stream, Expr), cast(Var), where, sum_runs(Var, length): over runs of the
-    rows of a tile, each row gets its run's; and the scalar operations."""
+    uniform(seed, counter, stream, Expr), cast(Var), where, segment_sum(Var, length): over segments of the
+    rows of a tile, each row gets its segment's; and the scalar operations."""
 
     out: Var
     op: str

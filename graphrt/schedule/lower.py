@@ -144,7 +144,7 @@ class Emitter:
 
     def _computed(self, node: Node) -> bool:
         if node.op.kind is Kind.REDUCTION:
-            return node in self.group.runs  # and totals are known beforehand
+            return node in self.group.segments  # and totals are known beforehand
         return node in self.members and node is not self.group.anchor
 
     def _needs(self, read: Read) -> list[Read]:
@@ -157,8 +157,8 @@ class Emitter:
             return [Read(node.inputs[p.operand], p.index, guards + p.mask) for p in node.op.pull(node, index)]
         if not self._computed(node):
             return []
-        if node in self.group.runs:
-            return [Read(node.inputs[0], self.group.runs[node])]
+        if node in self.group.segments:
+            return [Read(node.inputs[0], self.group.segments[node])]
         if node.op.kind is Kind.GATHER:
             position = Read(node.inputs[1], index, guards)
             return [position] if self._found(position) is None else [position, self._gathered(node, index, position)]
@@ -189,8 +189,8 @@ class Emitter:
             return self._view(node, index, needs)
         if self._computed(node):
             operands = [self._have(r) for r in needs]
-            if node in self.group.runs:
-                return self.emit("sum_runs", (operands[0], node.inputs[0].shape[1]), operands[0].dtype)
+            if node in self.group.segments:
+                return self.emit("segment_sum", (operands[0], node.inputs[0].shape[1]), operands[0].dtype)
             if node.op.kind is Kind.GATHER:
                 return self.where(self._inside(node, needs[0]), operands[1], self.const(0, v.dtype))
             if v.dtype.is_bool:
@@ -303,12 +303,12 @@ def _template(schedule: Schedule, group: Group, precision: str) -> TemplateKerne
     emitter.block.given = tuple(accumulators)
     for v, var in zip(node.outputs, accumulators, strict=True):
         emitter.known["read", v, group.index[v]] = emitter.cast(var, compute_dtype(v.dtype))
-    inside = [(i[1], 0, 1) for i in group.runs.values()]  # the first row of a run stores for all
-    of_runs = {group.index[n.outputs[0]] for n in group.runs}
+    inside = [(i[1], 0, 1) for i in group.segments.values()]  # the first row of a segment stores for all
+    of_segments = {group.index[n.outputs[0]] for n in group.segments}
     for v in group.values():
         if v in group.outputs:
             at = group.index[v]
-            emitter.store(v, at, emitter.read(v, at), tuple(inside[:1]) if group.index[v] in of_runs else ())
+            emitter.store(v, at, emitter.read(v, at), tuple(inside[:1]) if group.index[v] in of_segments else ())
     return TemplateKernel(group, spec, sizes, dtype, loaders, emitter.block, precision)
 
 

@@ -1,5 +1,5 @@
 """Joins reductions over the same rows: one that reads another's result, those that read one tensor, so that it is read once,
-and those that read what one kernel wrote for them, such as sums of runs: that saves a launch.
+and those that read what one kernel wrote for them, such as sums of segments: that saves a launch.
 
 Networks have hundreds of such groups, so pairs are looked for among those that share something, and none is tried twice:
 joining others never makes a pair fit that did not.

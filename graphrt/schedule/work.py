@@ -44,12 +44,12 @@ class Work:
 
     def _computed(self, node: Node) -> list[Place]:
         """Where ``node`` is computed: at each place it is read at, if it is no member and will be none."""
-        member = node in self._group.runs or node.outputs[0] in self._group.index
+        member = node in self._group.segments or node.outputs[0] in self._group.index
         places = None if member else self._places.get(node.outputs[0])
         return [(self._at(node), ())] if places is None else list(places)
 
     def _at(self, node: Node) -> Index:
-        if node in self._group.runs or node.outputs[0] in self._group.index:
+        if node in self._group.segments or node.outputs[0] in self._group.index:
             return read_index(self._group, node)
         return axes("i", node.inputs[0].shape if node.op.kind is Kind.REDUCTION else node.types[0].shape)
 

@@ -37,16 +37,16 @@ def matmul_configs(
     machine: Machine = _HERE,
     *,
     loads: tuple[int, int] = (0, 0),
-    rows: int = 1,
+    segment: int = 1,
     tma: bool = False,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``matmul``, or of ``matmul_tma`` with ``tma``, the fastest first.
 
-    ``rows`` is what the rows of a tile are to be a multiple of.
+    ``segment`` is what the rows of a tile are to be a multiple of.
     """
     if machine.interpret:
         return [(0.0, {**_interpreted(sizes["M"], sizes["N"], sizes["K"]), "PROGRAMS": 0})]
-    gemm = matmul_gemm(sizes, itemsize, loads=loads)._replace(rows=rows, tma=tma)
+    gemm = matmul_gemm(sizes, itemsize, loads=loads)._replace(segment=segment, tma=tma)
     if tma:
         return walking(gemm, machine)
     # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory, and
@@ -195,21 +195,21 @@ def conv_configs(
     machine: Machine = _HERE,
     *,
     loads: tuple[int, int] = (0, 0),
-    rows: int = 1,
+    segment: int = 1,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of a convolution kernel, the fastest first.
 
-    ``rows`` is what the rows of a tile are to be a multiple of. For "wgrad" g should have SPLITS and K_AXIS already.
+    ``segment`` is what the rows of a tile are to be a multiple of. For "wgrad" g should have SPLITS and K_AXIS already.
     """
     if machine.interpret:
         m, n, depth, _, _ = _matrix(kind, g)
         return [(0.0, _interpreted(m, n, math.ceil(depth)))]
-    found = ranked(_conv_gemm(kind, g, itemsize, loads)._replace(rows=rows), machine)
+    found = ranked(_conv_gemm(kind, g, itemsize, loads)._replace(segment=segment), machine)
     if kind == "dgrad" and machine.precision == "ieee" and itemsize == 4:
         for _, config in found:
             config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
-            if rows > 1:
-                config["num_warps"] = max(config["num_warps"], 4)  # sums of runs want registers too
+            if segment > 1:
+                config["num_warps"] = max(config["num_warps"], 4)  # sums of segments want registers too
     return found
 
 
@@ -234,17 +234,17 @@ def _boxes(images: int, rows: int, columns: int, bh: int, bw: int, bm: int) -> i
     return cdiv(images, max(bm // (bh * bw), 1)) * cdiv(rows, bh) * cdiv(columns, bw)
 
 
-def conv_box(kind: str, g: Geometry, bm: int, run: int = 1) -> tuple[int, int] | None:
+def conv_box(kind: str, g: Geometry, bm: int, segment: int = 1) -> tuple[int, int] | None:
     """BH, BW of ``conv_tma`` for tiles of bm pixels: the fewest boxes, among those the widest.
 
-    With ``run`` more than 1 such that pixels stand in a tile as they do in memory, or None: there is no such box.
+    With ``segment`` more than 1 such that pixels stand in a tile as they do in memory, or None: there is no such box.
     """
     if is_pointwise(g):
         return 1, bm
     images, rows, columns, _ = _output(kind, g)
     powers = [1 << i for i in range(bm.bit_length())]
     shapes = [(bh, bw) for bw in powers for bh in powers if bh * bw <= bm and bh <= 256 and bw <= 256]
-    if run > 1:
+    if segment > 1:
         whole = [(h, w) for h, w in shapes if w == columns and rows % h == 0 and h in (bm // w, rows)]
         shapes = [*whole, *((h, w) for h, w in shapes if w == bm and columns % w == 0)]
     return min(shapes, key=lambda s: (_boxes(images, rows, columns, *s, bm), -s[1], -s[0]), default=None)
@@ -270,15 +270,15 @@ def conv_tma_configs(
     machine: Machine = _HERE,
     *,
     loads: tuple[int, int] = (0, 0),
-    rows: int = 1,
+    segment: int = 1,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``conv_tma`` for "fwd" or "dgrad", the fastest first; none where no box fits."""
 
     @functools.cache
     def box(bm: int) -> tuple[int, int] | None:
-        return conv_box(kind, g, bm, rows)
+        return conv_box(kind, g, bm, segment)
 
-    gemm = _conv_gemm(kind, g, itemsize, loads)._replace(rows=rows, tma=True)
+    gemm = _conv_gemm(kind, g, itemsize, loads)._replace(segment=segment, tma=True)
     gemm = gemm._replace(tiles=lambda bm, bn: _box_tiles(kind, g, bm, bn, box(bm) or (1, 1)))
     if machine.interpret:
         m, n, _, _, k = _matrix(kind, g)

@@ -97,12 +97,12 @@ class Gemm(NamedTuple):
 
     tiles: Callable[[int, int], int]  # programs for (BM, BN)
     depth: float  # of the reduction; the mean one, where programs differ
-    run: int  # the piece of depth that blocks do not cross; blocks longer than it take several runs
+    piece: int  # the piece of depth that blocks do not cross; blocks longer than it take several
     vectors: tuple[bool, bool]  # whether 16 bytes of the left, of the right operand lie side by side
     itemsize: int
     loads: tuple[int, int]
     output: int  # bytes of an element of the result
-    rows: int = 1  # that tiles must have a multiple of
+    segment: int = 1  # rows that an epilogue sums: tiles have a multiple of them
     tma: bool = False  # operands come through descriptors, which every program makes
 
     def scattered(self, bm: int, bn: int) -> int:
@@ -110,9 +110,9 @@ class Gemm(NamedTuple):
         return bm * (not self.vectors[0]) + bn * (not self.vectors[1])
 
     def steps(self, bk: int) -> float:
-        if self.run < bk and not self.tma:
+        if self.piece < bk and not self.tma:
             return max(1.0, math.ceil(self.depth / bk))
-        return self.depth / self.run * cdiv(self.run, bk)
+        return self.depth / self.piece * cdiv(self.piece, bk)
 
 
 class Plan(NamedTuple):
@@ -136,8 +136,8 @@ def plans(gemm: Gemm, machine: Machine) -> Iterator[Plan]:
     left, right = gemm.loads
     rows = (128, 64) if all(gemm.vectors) else (128, 64, 32)  # bytes of a block's depth
     for bm, bn, warps in table:
-        if bm % gemm.rows:
-            continue  # sums of runs need whole runs
+        if bm % gemm.segment:
+            continue  # sums of segments need whole segments
         threads = warps * d.lanes
         if d.fragments and bm * bn >= 64 * threads and gemm.depth * size <= 1024:
             continue  # so short a loop is unrolled, and then operands and accumulators do not all fit in registers
@@ -195,7 +195,7 @@ def ranked(gemm: Gemm, machine: Machine) -> list[tuple[float, Config]]:
         return clocks(plan, gemm, machine), area * gemm.tiles(plan.bm, plan.bn), -area * plan.bk, -plan.stages
 
     names = ("BM", "BN", "BK", "num_warps", "num_stages")
-    fitting = list(plans(gemm, machine)) or [Plan(max(gemm.rows, 32), 32, 16, 1, 2, 1)]  # too little for more threads
+    fitting = list(plans(gemm, machine)) or [Plan(max(gemm.segment, 32), 32, 16, 1, 2, 1)]  # too little for more threads
     found = sorted(((order(plan), plan) for plan in fitting), key=lambda pair: pair[0])
     return [(rank[0], dict(zip(names, plan[:5], strict=True))) for rank, plan in found]
 

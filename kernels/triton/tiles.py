@@ -54,10 +54,10 @@ def cast(value, TYPE: tl.constexpr):
 
 
 @triton.jit
-def sum_runs(tile, mask, RUN: tl.constexpr):
-    """For each row of ``tile`` the sum over its run of RUN rows, of what mask has; RUN divides the rows."""
+def segment_sum(tile, mask, SEGMENT: tl.constexpr):
+    """For each row of ``tile`` the sum over its segment of SEGMENT rows, of what mask has; SEGMENT divides the rows."""
     ROWS: tl.constexpr = tile.shape[0]
     COLUMNS: tl.constexpr = tile.shape[1]
-    runs = tl.reshape(tl.where(mask, tile, 0.0), (ROWS // RUN, RUN, COLUMNS))
-    sums = tl.broadcast_to(tl.sum(runs, 1)[:, None, :], (ROWS // RUN, RUN, COLUMNS))
+    segments = tl.reshape(tl.where(mask, tile, 0.0), (ROWS // SEGMENT, SEGMENT, COLUMNS))
+    sums = tl.broadcast_to(tl.sum(segments, 1)[:, None, :], (ROWS // SEGMENT, SEGMENT, COLUMNS))
     return tl.reshape(sums, (ROWS, COLUMNS))

@@ -38,7 +38,7 @@ from graphrt.kernels.triton.geometry import Geometry
 from graphrt.kernels.triton.philox import uniform
 from graphrt.kernels.triton.reduce import add, argmax, argmax_combine, argmin, argmin_combine, maximum, minimum, multiply
 from graphrt.kernels.triton.scalar import *
-from graphrt.kernels.triton.tiles import cast, sum_runs
+from graphrt.kernels.triton.tiles import cast, segment_sum
 '''
 
 
@@ -214,7 +214,7 @@ def _loader_masks(kernel: TemplateKernel, operand: str) -> Masks:
 def turned(kernel: TemplateKernel) -> TemplateKernel:
     """A product C = A @ B as C^T = B^T @ A^T where most of what it stores lies along its columns."""
     along = {c: sum(s.slot.type.nbytes for s in kernel.epilogue.stores if s.offset.stride(c) == 1) for c in "mn"}
-    if kernel.spec.name != "matmul" or kernel.group.runs or along["m"] <= along["n"]:
+    if kernel.spec.name != "matmul" or kernel.group.segments or along["m"] <= along["n"]:
         return kernel
     operands, output = {"A": tuple("bnk"), "B": tuple("bkm")}, tuple("bnm")
     return replace(

@@ -53,8 +53,8 @@ def _form(module: str, function: str, *constants: Constants) -> Form:
 
 
 def _tile(kernel: TemplateKernel, loads: tuple[int, ...]) -> dict[str, Any]:
-    """Arguments of the arithmetic of tiles: prologues, and the length of the runs of rows that are summed behind."""
-    return {"loads": loads, "rows": next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)}
+    """Arguments of the arithmetic of tiles: prologues, and the length of the segments of rows that are summed behind."""
+    return {"loads": loads, "segment": next((n.inputs[0].shape[1] for n in kernel.group.segments), 1)}
 
 
 def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
@@ -162,12 +162,12 @@ def power(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def runs_of_runs(runs: int, channels: int) -> int:
-    """The number of ``runs`` sums of ``channels`` numbers to add in a step of their own; 1 where they are added in one."""
-    rows, _ = reduction_tile(channels, runs, False, False)
-    if runs * min(channels, rows) * 8 <= SHARE:  # sums, and those of squares
+def segment_group(segments: int, channels: int) -> int:
+    """How many of the sums of ``segments``, of ``channels`` numbers each, a step of their own adds up; 1 for no such step."""
+    rows, _ = reduction_tile(channels, segments, False, False)
+    if segments * min(channels, rows) * 8 <= SHARE:  # sums, and those of squares
         return 1
-    return max((n for n in range(1, math.isqrt(runs) + 1) if runs % n == 0), default=1)
+    return max((n for n in range(1, math.isqrt(segments) + 1) if segments % n == 0), default=1)
 
 
 def _reduction_splits(node: Node, options: Options) -> int:
