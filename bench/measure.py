@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from graphrt.bench.measure import LOAD, Timing, device_name, environment, interleave, spread
+from graphrt.bench.measure import LOAD_AVERAGE, Timing, device_name, environment, interleave, spread
 
 __all__ = [
     "RESULTS",
@@ -97,7 +97,7 @@ def report(title: str, rows: Sequence[Mapping[str, Any]], save_as: str | None) -
     console.print(table)
     about = environment()
     console.print(", ".join(f"{k} {v}" for k, v in about.items()))
-    if LOAD > 0.5:
+    if LOAD_AVERAGE > 0.5:
         console.print("[yellow]the machine was busy before this run: do not trust ratios between threaded candidates[/]")
     if save_as is not None:
         RESULTS.mkdir(exist_ok=True)

@@ -198,7 +198,7 @@ def explain(
     _prepare(target)
     from graphrt import compile as compile_graph
     from graphrt import models, optim
-    from graphrt.runtime.roofline import find_device, predict
+    from graphrt.runtime.roofline import find_data_sheet, predict
 
     half = _autocast(dtype)
     trainer = _trainer(model, target, 0, optim.SGD(0.05, momentum=0.9), autocast=half)
@@ -206,7 +206,7 @@ def explain(
     graph = trainer.training_graph(x, ((batch,), "int64")) if training else trainer.evaluation_graph(x)
     program = compile_graph(graph, target=target, float32_matmul_precision=precision, library=library)
     known = device or ":" in program.target
-    estimate = predict(program, find_device(program.target, device or None), batch) if known else None
+    estimate = predict(program, find_data_sheet(program.target, device or None), batch) if known else None
     if as_json:
         if estimate is None:
             raise ArgumentError(

@@ -107,10 +107,10 @@ def _plan(program: Program, seconds: float) -> Found:
 
 def _ahead(program: Program, found: Found) -> None:
     """What is known of a program for a GPU that is not here."""
-    from graphrt.runtime.roofline import find_device, predict
+    from graphrt.runtime.roofline import find_data_sheet, predict
 
     found.registers = max((r.registers for r in program.kernels()), default=0)
-    found.predicted = predict(program, find_device(program.target), 1).seconds
+    found.predicted = predict(program, find_data_sheet(program.target), 1).seconds
 
 
 def _check(built: Graph, feeds: Mapping[str, Any], programs: Mapping[str, Program], variants: Mapping[str, Found]) -> None:

@@ -56,10 +56,10 @@ def _check(query: Value, key: Value, value: Value, enable_gqa: bool) -> int:
     return query.shape[-3] // max(key.shape[-3], 1)
 
 
-def _heads(x: Value, group: int, join: bool) -> Value:
+def _heads(x: Value, group: int, merge: bool) -> Value:
     """[..., heads, L, n] as [..., heads / group, group * L, n], or back: heads that share a key become rows of one product."""
     *batch, heads, rows, n = x.shape
-    return reshape(x, (*batch, heads // group, group * rows, n) if join else (*batch, heads * group, rows // group, n))
+    return reshape(x, (*batch, heads // group, group * rows, n) if merge else (*batch, heads * group, rows // group, n))
 
 
 @function

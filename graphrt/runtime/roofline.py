@@ -20,7 +20,7 @@ LAUNCH = 1.5e-6  # seconds that a kernel of a CUDA graph takes at least: an assu
 
 
 @dataclass(frozen=True)
-class Device:
+class DataSheet:
     """Data-sheet peaks, dense: terabytes a second, and teraflops a second by operands; float32 is exact, without tf32."""
 
     name: str
@@ -32,11 +32,11 @@ class Device:
     float64: float
 
 
-DEVICES = (
-    Device("H200", "sm_90", 4.8, 989.4, 494.7, 66.9, 66.9),
-    Device("H100", "sm_90", 3.35, 989.4, 494.7, 66.9, 66.9),
-    Device("A100", "sm_80", 2.04, 312.0, 156.0, 19.5, 19.5),
-    Device("MI300X", "gfx942", 5.3, 1307.4, 653.7, 163.4, 163.4),
+DATA_SHEETS = (
+    DataSheet("H200", "sm_90", 4.8, 989.4, 494.7, 66.9, 66.9),
+    DataSheet("H100", "sm_90", 3.35, 989.4, 494.7, 66.9, 66.9),
+    DataSheet("A100", "sm_80", 2.04, 312.0, 156.0, 19.5, 19.5),
+    DataSheet("MI300X", "gfx942", 5.3, 1307.4, 653.7, 163.4, 163.4),
 )
 
 
@@ -53,9 +53,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A program's launches on a device; ``batch`` is what the figures of one image are by."""
+    """A program's launches on the device of ``sheet``; ``batch`` is what the figures of one image are by."""
 
-    device: Device
+    sheet: DataSheet
     batch: int
     launches: Sequence[Prediction]
     arena: int
@@ -72,7 +72,7 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """Totals and launches as plain data."""
-        totals = {"device": asdict(self.device), "predicted": True, "batch": self.batch, "launches": len(self.launches)}
+        totals = {"device": asdict(self.sheet), "predicted": True, "batch": self.batch, "launches": len(self.launches)}
         figures = {
             "bytes_per_image": self.bytes / self.batch,
             "flops": sum(p.flops for p in self.launches),
@@ -83,55 +83,55 @@ class Estimate:
         return {**totals, **figures, "kernels": [asdict(p) for p in self.launches]}
 
     def __str__(self) -> str:
-        d, total = self.device, max(self.seconds, 1e-12)
+        d, total = self.sheet, max(self.seconds, 1e-12)
         head = f"{'':>4} {'kernel':<58} {'MB':>9} {'GFLOP':>9} {'us':>8} {'bound':>8} {'share':>6}"
-        rows = [
+        lines = [
             f"{i:>4} {p.name[:58]:<58} {p.bytes / 1e6:>9.2f} {p.flops / 1e9:>9.3f} {1e6 * p.seconds:>8.1f} {p.bound:>8}"
             f" {p.seconds / total:>6.1%}"
             for i, p in enumerate(self.launches)
         ]
         peaks = f"{d.memory} TB/s, {d.half:.0f} TFLOP/s in half precision, {d.float32} in float32"
         planned = f"{MEMORY:.0%} of memory's and {COMPUTE:.0%} of arithmetic's peak, {1e6 * LAUNCH} us a launch at least"
-        totals = f"{self.bytes / self.batch / 1e6:.2f} MB an image, {len(rows)} launches, {1e3 * total:.3f} ms a step"
+        totals = f"{self.bytes / self.batch / 1e6:.2f} MB an image, {len(lines)} launches, {1e3 * total:.3f} ms a step"
         speed = f"{self.batch / total:,.0f} images/s, arena {self.arena / 1e6:,.1f} MB"
         about = f"predicted from the data sheet of {d.name}, not measured: {peaks}; planned with {planned}"
-        return "\n".join([head, *rows, about, f"{totals}, {speed}"])
+        return "\n".join([head, *lines, about, f"{totals}, {speed}"])
 
 
-def find_device(target: str, name: str | None = None) -> Device:
+def find_data_sheet(target: str, name: str | None = None) -> DataSheet:
     """The device called ``name``, or the first of the architecture in ``target`` (cuda:sm_90). Raises ArgumentError."""
     arch = target.split(":")[-1]
-    found = [d for d in DEVICES if (d.name == name if name else d.arch == arch)]
+    found = [d for d in DATA_SHEETS if (d.name == name if name else d.arch == arch)]
     if not found or (":" in target and found[0].arch != arch):
-        known = ", ".join(f"{d.name} ({d.arch})" for d in DEVICES)
+        known = ", ".join(f"{d.name} ({d.arch})" for d in DATA_SHEETS)
         raise ArgumentError(f"no data sheet of {name or target} for target {target!r}; there is {known}")
     return found[0]
 
 
-def predict(program: Program, device: Device, batch: int) -> Estimate:
-    """What ``program`` should take on ``device``. Raises ArgumentError for one without launches."""
+def predict(program: Program, sheet: DataSheet, batch: int) -> Estimate:
+    """What ``program`` should take on the device of ``sheet``. Raises ArgumentError for one without launches."""
     if program.schedule is None or program.plan is None:
         raise ArgumentError(f"the {program.target} target has no launches to predict")
     found = []
     for launch, kernels in zip(program.schedule.launches, program.kernel_ir, strict=True):
         cost = launch_cost(kernels)
-        seconds, bound = _time(cost, device)
+        seconds, bound = _time(cost, sheet)
         found.append(Prediction(f"{launch.name} {launch.description()}", cost.bytes, cost.flops, seconds, bound))
-    return Estimate(device, batch, found, program.plan.size)
+    return Estimate(sheet, batch, found, program.plan.size)
 
 
-def _time(cost: Cost, device: Device) -> tuple[float, str]:
+def _time(cost: Cost, sheet: DataSheet) -> tuple[float, str]:
     peak = 1e12 * COMPUTE
-    compute = max(cost.contraction / (peak * _rate(cost, device)), cost.other / (peak * device.float32))
-    times = {"memory": cost.bytes / (1e12 * MEMORY * device.memory), "compute": compute, "launch": LAUNCH}
+    compute = max(cost.contraction / (peak * _rate(cost, sheet)), cost.other / (peak * sheet.float32))
+    times = {"memory": cost.bytes / (1e12 * MEMORY * sheet.memory), "compute": compute, "launch": LAUNCH}
     bound = max(times, key=times.__getitem__)
     return times[bound], bound
 
 
-def _rate(cost: Cost, device: Device) -> float:
+def _rate(cost: Cost, sheet: DataSheet) -> float:
     """Teraflops a second of products: a high-precision one of float32 operands is three of tf32."""
     if cost.dtype in HALVES:
-        return device.half
+        return sheet.half
     if cost.dtype is float64:
-        return device.float64
-    return {"highest": device.float32, "high": device.tf32 / 3, "medium": device.tf32}[cost.precision]
+        return sheet.float64
+    return {"highest": sheet.float32, "high": sheet.tf32 / 3, "medium": sheet.tf32}[cost.precision]

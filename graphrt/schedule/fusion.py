@@ -1,7 +1,7 @@
 """Fusion: cut a graph into groups, each one kernel.
 
 Anchors, then what follows them, then what can be computed on load, then leftover elementwise nodes (hidet's order; Ding et
-al., ASPLOS 2023). ``legal`` says whether a node may join a group, ``benefit`` what that saves in bytes; every answer is kept
+al., ASPLOS 2023). ``legal`` says whether a node may be in a group, ``benefit`` what that saves in bytes; every answer is kept
 as a decision with its reason.
 
        prologue: x -> bn, relu -\

@@ -140,7 +140,7 @@ class FusionState:
         return self.policy.alone and group.anchor is not None and group.anchor.op.kind is Kind.CONTRACTION
 
     def ends(self, group: Group) -> bool:
-        """Whether nothing joins ``group`` behind its anchor: a library computes it, or its template reads what it stored."""
+        """Whether ``group`` takes nothing behind its anchor: a library computes it, or its template reads what it stored."""
         return self.closed(group) or (group.anchor is not None and group.anchor.op.kind is Kind.DECOMPOSITION)
 
     def parted(self, group: Group, node: Node) -> Verdict | None:
@@ -189,7 +189,7 @@ class FusionState:
             bisect.insort(self._homeless, node, key=lambda n: -self.position[n])
 
     def add(self, group: Group, node: Node, index: Index) -> None:
-        self.join(group.nodes[0], node)
+        self.merge(group.nodes[0], node)
         group.nodes.append(node)
         group.nodes.sort(key=self.position.__getitem__)
         group.index.update(dict.fromkeys(node.outputs, index))
@@ -249,7 +249,7 @@ class FusionState:
         if self._reach is None:
             self._reach = Reachability(self.graph)
             for node, group in self.owner.items():
-                self._reach.join(group.nodes[0], node)
+                self._reach.merge(group.nodes[0], node)
         return self._reach.reaches(start, goals)
 
     def blocker(self, group: Group, start: set[Node], goals: set[Node]) -> Verdict | None:
@@ -259,10 +259,10 @@ class FusionState:
         needed = min((n for n in goals if self.depends(start, {n})), key=self.position.__getitem__)
         return Verdict(False, f"needs {needed.name}, which waits for {group.label}")
 
-    def join(self, a: Node, b: Node) -> None:
+    def merge(self, a: Node, b: Node) -> None:
         """Notes that ``a`` and ``b`` are in one group from now on."""
         if self._reach is not None:
-            self._reach.join(a, b)
+            self._reach.merge(a, b)
 
     def remove(self, group: Group, node: Node) -> None:
         """Takes ``node`` out of ``group`` again."""
@@ -272,7 +272,7 @@ class FusionState:
         del self.owner[node]
         self._work.pop(group, None)
         self._leave(node)
-        self._reach = None  # what is joined is not parted
+        self._reach = None  # what is merged is not parted
 
 
 def stage_of(group: Group, node: Node) -> str:

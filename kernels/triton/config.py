@@ -2,7 +2,7 @@
 
 ``*_config`` take sizes and return the block sizes, num_warps and num_stages to compile with; ``*_grid`` return the number
 of programs. Sizes are a ``Geometry``, or of other templates the mapping of upper-case names that they take as constants.
-``loads`` are the bytes that a prologue loads for each element of the left and of the right operand; 0 is a plain load.
+``prologues`` are the bytes that a prologue loads for each element of the left and of the right operand; 0 is a plain load.
 Tiles of GEMMs are chosen by predicted time (``cost``). Under the interpreter a program costs milliseconds whatever its
 size, so there tiles are large and few, below Triton's limit of 1,048,576 elements per tensor.
 """
@@ -36,7 +36,7 @@ def matmul_configs(
     itemsize: int,
     machine: Machine = _HERE,
     *,
-    loads: tuple[int, int] = (0, 0),
+    prologues: tuple[int, int] = (0, 0),
     segment: int = 1,
     tma: bool = False,
 ) -> list[tuple[float, Config]]:
@@ -46,15 +46,15 @@ def matmul_configs(
     """
     if machine.interpret:
         return [(0.0, {**_interpreted(sizes["M"], sizes["N"], sizes["K"]), "PROGRAMS": 0})]
-    gemm = matmul_gemm(sizes, itemsize, loads=loads)._replace(segment=segment, tma=tma)
+    gemm = matmul_gemm(sizes, itemsize, prologues=prologues)._replace(segment=segment, tma=tma)
     if tma:
         return walking(gemm, machine)
     # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory, and
     # accesses get narrow. Tuning may find that it pays nonetheless.
     found = []
-    for clocks, plan in ranked(gemm, machine):
-        programs = persistent(plan, gemm, machine)
-        found += [(clocks, {**plan, "PROGRAMS": count}) for count in dict.fromkeys((0, programs))]
+    for clocks, config in ranked(gemm, machine):
+        programs = persistent(config, gemm, machine)
+        found += [(clocks, {**config, "PROGRAMS": count}) for count in dict.fromkeys((0, programs))]
     return found
 
 
@@ -68,14 +68,14 @@ def has_tma(arch: str) -> bool:
     return arch.startswith("sm_") and int(arch[3:]) >= 90
 
 
-def matmul_gemm(sizes: Sizes, itemsize: int, *, loads: tuple[int, int] = (0, 0), output: int = 0) -> Gemm:
+def matmul_gemm(sizes: Sizes, itemsize: int, *, prologues: tuple[int, int] = (0, 0), output: int = 0) -> Gemm:
     """What ``cost`` needs to know of a product; ``output`` is the bytes of a result's element if not ``itemsize``."""
     batch, m, n, k = (sizes[d] for d in ("BATCH", "M", "N", "K"))
 
     def tiles(bm: int, bn: int) -> int:
         return batch * cdiv(m, bm) * cdiv(n, bn)
 
-    return Gemm(tiles, k, k, (True, True), itemsize, loads, output or itemsize)
+    return Gemm(tiles, k, k, (True, True), itemsize, prologues, output or itemsize)
 
 
 def matmul_splits(sizes: Sizes, itemsize: int, machine: Machine = _HERE) -> int:
@@ -169,7 +169,7 @@ def _conv_tiles(kind: str, g: Geometry, bm: int, bn: int) -> int:
     return batches * down * across
 
 
-def _conv_gemm(kind: str, g: Geometry, itemsize: int, loads: tuple[int, int]) -> Gemm:
+def _conv_gemm(kind: str, g: Geometry, itemsize: int, prologues: tuple[int, int]) -> Gemm:
     _, _, depth, _, channels = _matrix(kind, g)
     c, k = (n // g.GROUPS * itemsize % 16 == 0 for n in (g.C, g.K))
     return Gemm(
@@ -178,7 +178,7 @@ def _conv_gemm(kind: str, g: Geometry, itemsize: int, loads: tuple[int, int]) ->
         math.ceil(depth) if kind == "wgrad" else channels,
         {"fwd": (c, k), "dgrad": (k, k), "wgrad": (c, k) if g.K_AXIS else (k, c)}[kind],
         itemsize,
-        loads,
+        prologues,
         4 if g.SPLITS > 1 else itemsize,
     )
 
@@ -194,7 +194,7 @@ def conv_configs(
     itemsize: int,
     machine: Machine = _HERE,
     *,
-    loads: tuple[int, int] = (0, 0),
+    prologues: tuple[int, int] = (0, 0),
     segment: int = 1,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of a convolution kernel, the fastest first.
@@ -204,7 +204,7 @@ def conv_configs(
     if machine.interpret:
         m, n, depth, _, _ = _matrix(kind, g)
         return [(0.0, _interpreted(m, n, math.ceil(depth)))]
-    found = ranked(_conv_gemm(kind, g, itemsize, loads)._replace(segment=segment), machine)
+    found = ranked(_conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment), machine)
     if kind == "dgrad" and machine.precision == "ieee" and itemsize == 4:
         for _, config in found:
             config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
@@ -269,7 +269,7 @@ def conv_tma_configs(
     itemsize: int,
     machine: Machine = _HERE,
     *,
-    loads: tuple[int, int] = (0, 0),
+    prologues: tuple[int, int] = (0, 0),
     segment: int = 1,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``conv_tma`` for "fwd" or "dgrad", the fastest first; none where no box fits."""
@@ -278,7 +278,7 @@ def conv_tma_configs(
     def box(bm: int) -> tuple[int, int] | None:
         return conv_box(kind, g, bm, segment)
 
-    gemm = _conv_gemm(kind, g, itemsize, loads)._replace(segment=segment, tma=True)
+    gemm = _conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment, tma=True)
     gemm = gemm._replace(tiles=lambda bm, bn: _box_tiles(kind, g, bm, bn, box(bm) or (1, 1)))
     if machine.interpret:
         m, n, _, _, k = _matrix(kind, g)

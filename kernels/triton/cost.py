@@ -100,7 +100,7 @@ class Gemm(NamedTuple):
     piece: int  # the piece of depth that blocks do not cross; blocks longer than it take several
     vectors: tuple[bool, bool]  # whether 16 bytes of the left, of the right operand lie side by side
     itemsize: int
-    loads: tuple[int, int]
+    prologues: tuple[int, int]
     output: int  # bytes of an element of the result
     segment: int = 1  # rows that an epilogue sums: tiles have a multiple of them
     tma: bool = False  # operands come through descriptors, which every program makes
@@ -115,7 +115,7 @@ class Gemm(NamedTuple):
         return self.depth / self.piece * cdiv(self.piece, bk)
 
 
-class Plan(NamedTuple):
+class Tiling(NamedTuple):
     bm: int
     bn: int
     bk: int
@@ -129,19 +129,19 @@ def _registers(d: Multiprocessor, area: int, stage: int, turned: float, threads:
     return min(255, 20 + round((area * (1.25 + d.fragments) + stage / 8 + turned) / threads))
 
 
-def plans(gemm: Gemm, machine: Machine) -> Iterator[Plan]:
+def tilings(gemm: Gemm, machine: Machine) -> Iterator[Tiling]:
     """The tiles that fit, at each depth of block and number of stages."""
     d, size = multiprocessor(machine.arch), gemm.itemsize
     table = _HALF if size <= 2 else _DOUBLE if size == 8 else _IEEE if machine.precision == "ieee" else _SINGLE
-    left, right = gemm.loads
-    rows = (128, 64) if all(gemm.vectors) else (128, 64, 32)  # bytes of a block's depth
+    left, right = gemm.prologues
+    depths = (128, 64) if all(gemm.vectors) else (128, 64, 32)  # bytes of a block's depth
     for bm, bn, warps in table:
         if bm % gemm.segment:
             continue  # sums of segments need whole segments
         threads = warps * d.lanes
         if d.fragments and bm * bn >= 64 * threads and gemm.depth * size <= 1024:
             continue  # so short a loop is unrolled, and then operands and accumulators do not all fit in registers
-        for bk in sorted({max(16, min(row // size, power(math.ceil(gemm.depth), 16, 64))) for row in rows}):
+        for bk in sorted({max(16, min(depth // size, power(math.ceil(gemm.depth), 16, 64))) for depth in depths}):
             if min(bm * bk, bn * bk, bm * bn) * size < 16 * threads:
                 continue  # less than a vector for each thread
             computed = bk * (bm * (left > 0) + bn * (right > 0))
@@ -155,24 +155,24 @@ def plans(gemm: Gemm, machine: Machine) -> Iterator[Plan]:
                 held = min(stages, math.ceil(gemm.steps(bk))) - d.waiting
                 resident = occupancy(registers, max(held, 1) * stage, warps, machine.arch)
                 if resident * warps >= 4:
-                    yield Plan(bm, bn, bk, warps, stages, resident)
+                    yield Tiling(bm, bn, bk, warps, stages, resident)
 
 
-def clocks(plan: Plan, gemm: Gemm, machine: Machine, programs: int = 0) -> float:
+def clocks(tiling: Tiling, gemm: Gemm, machine: Machine, programs: int = 0) -> float:
     """The predicted time of a launch: waves of resident programs, each bound by its slowest unit or by latency.
 
     With ``programs`` so many walk all tiles, and their first loads wait only once.
     """
-    d, bm, bn, bk = multiprocessor(machine.arch), plan.bm, plan.bn, plan.bk
-    left, right = gemm.loads
+    d, bm, bn, bk = multiprocessor(machine.arch), tiling.bm, tiling.bn, tiling.bk
+    left, right = gemm.prologues
     steps = gemm.steps(bk)
     multiply = 2 * bm * bn * bk / d.flops * (1 if gemm.itemsize <= 2 else _COST[machine.precision])
     # Both tiles are written once; rows are read by one group of four warps, columns by every group.
-    shared = bk * gemm.itemsize * (2 * bm + bn + bn * max(1, plan.warps // 4)) / _SHARED
+    shared = bk * gemm.itemsize * (2 * bm + bn + bn * max(1, tiling.warps // 4)) / _SHARED
     moved = bk * (bm * (left or gemm.itemsize) + bn * (right or gemm.itemsize)) / d.l2
     scalar = bk * (8 * (bm * (left > 0) + bn * (right > 0)) + 12 * gemm.scattered(bm, bn)) / _ALU
     work = steps * (max(multiply, shared, moved, scalar) + _BARRIER) + bm * bn * gemm.output / d.memory
-    ahead = plan.stages - 1 if d.fragments else max(plan.stages - 2, 0.5)  # a product under way holds on to its stage
+    ahead = tiling.stages - 1 if d.fragments else max(tiling.stages - 2, 0.5)  # a product under way holds on to its stage
     start = 2 * _LATENCY + _DESCRIPTOR * gemm.tma
     chain = _LATENCY * steps / ahead
     if programs:
@@ -183,25 +183,25 @@ def clocks(plan: Plan, gemm: Gemm, machine: Machine, programs: int = 0) -> float
         """Programs of one multiprocessor share it, but the first and the last quarter of one is never hidden."""
         return max((count + 0.25) * work, start + chain) if count else 0.0
 
-    full, rest = divmod(gemm.tiles(bm, bn), machine.units * plan.resident)
-    return full * wave(plan.resident) + wave(cdiv(rest, machine.units))
+    full, rest = divmod(gemm.tiles(bm, bn), machine.units * tiling.resident)
+    return full * wave(tiling.resident) + wave(cdiv(rest, machine.units))
 
 
 def ranked(gemm: Gemm, machine: Machine) -> list[tuple[float, Config]]:
-    """(clocks, configuration) of every plan, the fastest first; among equals the least waste, then the largest tile."""
+    """(clocks, configuration) of every tiling, the fastest first; among equals the least waste, then the largest tile."""
 
-    def order(plan: Plan) -> tuple[float, ...]:
-        area = plan.bm * plan.bn
-        return clocks(plan, gemm, machine), area * gemm.tiles(plan.bm, plan.bn), -area * plan.bk, -plan.stages
+    def order(tiling: Tiling) -> tuple[float, ...]:
+        area = tiling.bm * tiling.bn
+        return clocks(tiling, gemm, machine), area * gemm.tiles(tiling.bm, tiling.bn), -area * tiling.bk, -tiling.stages
 
     names = ("BM", "BN", "BK", "num_warps", "num_stages")
-    fitting = list(plans(gemm, machine)) or [Plan(max(gemm.segment, 32), 32, 16, 1, 2, 1)]  # too little for more threads
-    found = sorted(((order(plan), plan) for plan in fitting), key=lambda pair: pair[0])
-    return [(rank[0], dict(zip(names, plan[:5], strict=True))) for rank, plan in found]
+    fitting = list(tilings(gemm, machine)) or [Tiling(max(gemm.segment, 32), 32, 16, 1, 2, 1)]  # too little for more threads
+    found = sorted(((order(tiling), tiling) for tiling in fitting), key=lambda pair: pair[0])
+    return [(rank[0], dict(zip(names, tiling[:5], strict=True))) for rank, tiling in found]
 
 
 def choose(gemm: Gemm, machine: Machine) -> tuple[float, Config]:
-    """(clocks, configuration) of the fastest plan."""
+    """(clocks, configuration) of the fastest tiling."""
     return ranked(gemm, machine)[0]
 
 
@@ -211,7 +211,7 @@ def walking(gemm: Gemm, machine: Machine) -> list[tuple[float, Config]]:
     for one, config in ranked(gemm, machine):
         found.append((one, {**config, "PROGRAMS": 0}))
         if programs := persistent(config, gemm, machine):
-            time = clocks(Plan(*config.values(), programs // machine.units), gemm, machine, programs)
+            time = clocks(Tiling(*config.values(), programs // machine.units), gemm, machine, programs)
             found.append((time, {**config, "PROGRAMS": programs}))
     return sorted(found, key=lambda pair: pair[0])
 
@@ -223,7 +223,7 @@ def persistent(config: Config, gemm: Gemm, machine: Machine) -> int:
     loads then hide behind the last tile's stores, for some registers, and shared memory that those stores do not give back.
     """
     d, (bm, bn, bk, warps, stages) = multiprocessor(machine.arch), config.values()
-    if d.fragments or any(gemm.loads):
+    if d.fragments or any(gemm.prologues):
         return 0
     stage = bk * (bm + bn) * gemm.itemsize
     registers = _registers(d, bm * bn, 0 if gemm.tma else stage, 0.0, warps * d.lanes) + 16

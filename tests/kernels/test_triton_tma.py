@@ -205,7 +205,7 @@ def test_code(layer: str, kind: str, prepare: Any, target: str, cores: str) -> N
         assert not cfg.conv_takes_tma(kind, z, 2, target)
         return
     loads = (2 * prologue * len(places), 0)
-    found = [c for _, c in cfg.conv_tma_configs(kind, z, 2, Machine(target), loads=loads) if c["BM"] >= 64]
+    found = [c for _, c in cfg.conv_tma_configs(kind, z, 2, Machine(target), prologues=loads) if c["BM"] >= 64]
     walking = [c for c in found if c["PROGRAMS"]]
     assert walking or prologue
     for config, w_rows in ((next(c for c in found if not c["PROGRAMS"]), True), *((c, False) for c in walking[:1])):

@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Memory:
+class Storage:
     """What torch has in memory where a tensor lies: that of ``base``, of which it is a view, or which it is.
 
     The dimensions of ``base`` lie there in ``order``, outermost first, from element ``start`` on; the tensor is at ``place``.
@@ -43,7 +43,7 @@ class Memory:
 class Entry:
     """What an ATen operator is: a function of its arguments.
 
-    Before them stands the Graph if it ``creates`` a tensor, and the Memory of its first tensor if it ``reads_memory``, of
+    Before them stands the Graph if it ``creates`` a tensor, and the Storage of its first tensor if it ``reads_memory``, of
     what that is a view of, or ``writes_memory``, of the tensor alone.
     """
 

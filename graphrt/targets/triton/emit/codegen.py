@@ -85,7 +85,7 @@ class LaunchPrinter(GeneratedPrinter):
         loaders = {o: self._loader(f"{name}_{o.lower()}", kernel, o) for o in kernel.loaders}
         text = [line for loader in loaders.values() for line in loader.lines]
         plain: dict[str, Any] = {f"LOAD_{o}": f"@{name}_{o.lower()}" for o in kernel.loaders}
-        places = described(kernel, {o: not x.loads for o, x in loaders.items()}, self.options.arch, self.slots)
+        places = described(kernel, {o: not x.prologue for o, x in loaders.items()}, self.options.arch, self.slots)
         if isinstance(places, dict) and "X_PLACES" in places:
             text += self._prepare(kernel, loaders, places)
         text += self._epilogue(f"{name}_store", kernel)
@@ -93,8 +93,8 @@ class LaunchPrinter(GeneratedPrinter):
         if "OP" in kernel.sizes:
             constants["START"] = identity(kernel.sizes["OP"], kernel.dtype)
         through = {**places, **constants} if isinstance(places, dict) else None
-        loads = tuple(loader.loads for loader in loaders.values())
-        found = choices(kernel, Closures({**plain, **constants}, through, loads), self.options)
+        prologues = tuple(loader.prologue for loader in loaders.values())
+        found = choices(kernel, Closures({**plain, **constants}, through, prologues), self.options)
         if Flags.read().tma:
             found = [c for c in found if c.form.name in DESCRIBED] or found
         fused = "_".join(n.op.name for n in kernel.group.nodes if n is not kernel.group.anchor)
@@ -105,7 +105,7 @@ class LaunchPrinter(GeneratedPrinter):
     def _prepare(self, kernel: TemplateKernel, loaders: Mapping[str, _Loader], places: dict[str, Any]) -> list[str]:
         """The prologue of the left operand where it comes through descriptors, named in ``places``; nothing if it has none."""
         left, name = next(iter(loaders)), f"{kernel.group.name}_prepare"
-        maps = lying(kernel, left) if loaders[left].loads else None
+        maps = lying(kernel, left) if loaders[left].prologue else None
         places["PREPARE_X"] = f"@{name}" if maps else "@unprepared"
         return self._loader(name, kernel, left, maps[0]).lines if maps else []
 
@@ -181,10 +181,10 @@ class LaunchPrinter(GeneratedPrinter):
 
 @dataclass(frozen=True)
 class _Loader:
-    """The text of a closure, and the bytes of a tile's element that a prologue ``loads`` (0: a plain load of the operand)."""
+    """The text of a closure, and the bytes of a tile's element that its ``prologue`` loads (0: a plain load of the operand)."""
 
     lines: list[str]
-    loads: int
+    prologue: int
 
 
 def _as_factors(kernel: TemplateKernel, block: Block) -> Block:

@@ -33,12 +33,12 @@ class Closures:
     """The compile-time arguments of a template kernel: ``plain`` are its closures and types.
 
     ``described`` are those of the form whose operands come through descriptors, None if they cannot (``descriptors``).
-    ``loads`` are the bytes that each operand's prologue loads for an element, 0 without one.
+    ``prologues`` are the bytes that each operand's prologue loads for an element, 0 without one.
     """
 
     plain: Constants
     described: Constants | None
-    loads: tuple[int, ...]
+    prologues: tuple[int, ...]
 
 
 def choices(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
@@ -52,9 +52,9 @@ def _form(module: str, function: str, *constants: Constants) -> Form:
     return Form(function, module, function, {k: v for given in constants for k, v in given.items()})
 
 
-def _tile(kernel: TemplateKernel, loads: tuple[int, ...]) -> dict[str, Any]:
+def _tile(kernel: TemplateKernel, prologues: tuple[int, ...]) -> dict[str, Any]:
     """Arguments of the arithmetic of tiles: prologues, and the length of the segments of rows that are summed behind."""
-    return {"loads": loads, "segment": next((n.inputs[0].shape[1] for n in kernel.group.segments), 1)}
+    return {"prologues": prologues, "segment": next((n.inputs[0].shape[1] for n in kernel.group.segments), 1)}
 
 
 def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
@@ -69,7 +69,7 @@ def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> lis
         Choice(f, c, config.matmul_grid(sizes, c), clocks)
         for f, tma in forms
         for clocks, c in config.matmul_configs(
-            sizes, kernel.factors.itemsize, machine, tma=tma, **_tile(kernel, closures.loads)
+            sizes, kernel.factors.itemsize, machine, tma=tma, **_tile(kernel, closures.prologues)
         )
     ]
 
@@ -93,7 +93,7 @@ def _conv(kernel: TemplateKernel, closures: Closures, options: Options) -> list[
         blocks = config.depthwise_config(kind, g, itemsize, machine, lanes=options.lanes)
         f = _form("depthwise", f"depthwise_{kind}", closures.plain, {"G": g})
         return warps(f, blocks, config.depthwise_grid(kind, g, blocks), options.interpret)
-    tile = _tile(kernel, closures.loads[::-1] if g.K_AXIS else closures.loads)  # the input is the left operand
+    tile = _tile(kernel, closures.prologues[::-1] if g.K_AXIS else closures.prologues)  # the input is the left operand
     f = _form("conv", _FUNCTIONS.get(name, name), closures.plain, {"G": g}, precision)
     found = config.conv_configs(kind, g, itemsize, machine, **tile)
     pointers = [Choice(f, c, config.conv_grid(kind, g, c), clocks) for clocks, c in found]
