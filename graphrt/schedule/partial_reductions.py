@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import heapq
 
+from graphrt.index import Expr
 from graphrt.ir import Node
 from graphrt.op import Kind
 from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict, aligned, candidates
 from graphrt.schedule.group import FREE, Group, Index
-from graphrt.schedule.templates import tile_row
 from graphrt.types import float32
 
 SEGMENTS = (16, 32, 64)  # rows; no tile of a large contraction has fewer than the last
@@ -20,7 +20,7 @@ SEGMENTS = (16, 32, 64)  # rows; no tile of a large contraction has fewer than t
 
 def absorb_partial_sums(f: FusionState, group: Group) -> None:
     """Takes every sum of segments into the template ``group`` whose terms it can compute, with what lies between."""
-    if group.anchor is None or tile_row(group.anchor, group.domain) is None:
+    if _tile_row(f, group) is None:
         return
     refused: set[Node] = set()
     while _absorb_one(f, group, refused):
@@ -108,7 +108,7 @@ def _fits(f: FusionState, group: Group, node: Node, path: list[Node]) -> tuple[V
         trial.nodes.append(n)
         if n is not node:
             trial.index[n.outputs[0]] = index
-    if not _is_segment(group, node, found[node]):
+    if not _is_segment(f, group, node, found[node]):
         return Verdict(False, "sums what lies in several tiles"), {}
     if len(f.inputs(trial)) > MAX_INPUTS:
         return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), {}
@@ -120,9 +120,15 @@ def _fits(f: FusionState, group: Group, node: Node, path: list[Node]) -> tuple[V
     return Verdict(True, "sums of segments are in the tile"), found
 
 
-def _is_segment(group: Group, node: Node, index: Index) -> bool:
+def _is_segment(f: FusionState, group: Group, node: Node, index: Index) -> bool:
     """Whether ``node`` sums rows next to each other in a tile, and every sum of the group as many."""
-    assert group.anchor is not None
-    segment = node.inputs[0].shape[1]
-    alike = all(n.inputs[0].shape[1] == segment for n in group.segments)
-    return alike and index[0] * segment + index[1] == tile_row(group.anchor, group.domain) and index[2:] == group.domain[1:2]
+    length = node.inputs[0].shape[1]
+    alike = all(n.inputs[0].shape[1] == length for n in group.segments)
+    return alike and index[0] * length + index[1] == _tile_row(f, group) and index[2:] == group.domain[1:2]
+
+
+def _tile_row(f: FusionState, group: Group) -> Expr | None:
+    """The row of the template's tiles in which each element of ``group`` is; None where it has no such tiles."""
+    if group.anchor is None or f.policy.tile_row is None:
+        return None
+    return f.policy.tile_row(group.anchor, group.domain)

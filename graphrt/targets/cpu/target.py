@@ -43,7 +43,7 @@ class CpuTarget(Target):
 
     def schedule(self) -> SchedulePolicy:
         """Templates have no whole tile at hand; rows are read again from cache by each pass."""
-        return SchedulePolicy(tiles=False)
+        return SchedulePolicy()
 
     def check(self, kernel: Kernel) -> None:
         """Templates count in 32 bits, all other kernels in 64 where they must."""

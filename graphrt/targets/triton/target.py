@@ -15,7 +15,6 @@ from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.program import Executable, Runnable
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.policy import ROW_LIMIT, SchedulePolicy
-from graphrt.schedule.templates import phases
 from graphrt.targets.limits import check_counts, counts
 from graphrt.targets.target import Settings, Target, require
 from graphrt.targets.triton import device
@@ -27,6 +26,7 @@ from graphrt.targets.triton.emit.tiling import segment_group, splits, times
 from graphrt.targets.triton.executable import AheadExecutable, GpuExecutable, TritonExecutable
 from graphrt.targets.triton.interpret import InterpretDriver
 from graphrt.targets.triton.saved import load
+from graphrt.targets.triton.tile_order import phases, tile_row
 
 ARCHITECTURES = ("cuda:sm_80", "cuda:sm_90", "hip:gfx942")  # whose kernels the tests read
 NULL = "cuda:sm_90"  # what the null target compiles for, and the interpreter's kernels are written for
@@ -71,7 +71,7 @@ class TritonTarget(Target):
         """A contraction that is always left to a library stays alone."""
         pairs = not self.options.stores_fragments and not self._alone  # AMD's compiler spills when a kernel holds two things
         precision = self.settings.float32_matmul_precision
-        return SchedulePolicy(pairs=pairs, alone=self._alone, row_limit=ROW_LIMIT, precision=precision)
+        return SchedulePolicy(tile_row=tile_row, pairs=pairs, alone=self._alone, row_limit=ROW_LIMIT, precision=precision)
 
     def check(self, kernel: Kernel) -> None:
         """Raises TargetError for a kernel that counts further than 32 bits."""
