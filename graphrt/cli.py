@@ -199,13 +199,14 @@ def explain(
     from graphrt import compile as compile_graph
     from graphrt import models, optim
     from graphrt.runtime.roofline import find_data_sheet, predict
+    from graphrt.targets.target import names_architecture
 
     half = _autocast(dtype)
     trainer = _trainer(model, target, 0, optim.SGD(0.05, momentum=0.9), autocast=half)
     x = ((batch, *models.get(model).input_shape), "float32")
     graph = trainer.training_graph(x, ((batch,), "int64")) if training else trainer.evaluation_graph(x)
     program = compile_graph(graph, target=target, float32_matmul_precision=precision, library=library)
-    known = device or ":" in program.target
+    known = device or names_architecture(program.target)
     estimate = predict(program, find_data_sheet(program.target, device or None), batch) if known else None
     if as_json:
         if estimate is None:

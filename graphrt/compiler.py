@@ -42,7 +42,6 @@ def compile(  # noqa: A001 - the name every framework has for it
     *,
     target: str = "auto",
     state: State | None = None,
-    precision: str = "float32",
     float32_matmul_precision: str = "highest",
     freeze: bool = False,
     tune: int | None = None,
@@ -56,13 +55,12 @@ def compile(  # noqa: A001 - the name every framework has for it
     the program returns a dict, one array, a list or a dict. With ``example_inputs`` it is a module of ``graphrt.nn``, or a
     torch module or function, taken in eval mode (``nn.trace``, ``from_torch``), and the program is called as it is.
 
-    - ``target`` is auto (GRAPHRT_TARGET, else the GPU that is here, else the cpu), cuda, hip, cpu, interpret or reference; or
-      an absent GPU's name such as cuda:sm_90, for which it is compiled, and saved for where there is one, but cannot run. On
-      null everything of a program for cuda:sm_90 runs but its kernels: results are zeros, or whatever a buffer held. On debug,
-      a slow cpu, each op is a kernel of its own, every access to memory is checked, and a warning names the op that makes the
-      first NaN.
+    - ``target`` is auto (GRAPHRT_TARGET, else the GPU that is here, else the cpu), cuda, hip, cpu, interpret or reference
+      (reference:float64 computes in double); or an absent GPU's name such as cuda:sm_90, for which it is compiled, and saved
+      for where there is one, but cannot run. On null everything of a program for cuda:sm_90 runs but its kernels: results are
+      zeros, or whatever a buffer held. On debug, a slow cpu, each op is a kernel of its own, every access to memory is checked,
+      and a warning names the op that makes the first NaN.
     - ``state`` shares parameters with other programs; without it those of a graph of ``from_torch`` are the model's own.
-    - ``precision`` float64 computes in double on the reference target.
     - ``float32_matmul_precision``, named as torch names it, is what a GPU's tensor cores may do to float32 products: nothing
       (highest), three products of split tf32 (high), or one (medium). The other targets compute the highest.
     - ``freeze`` lets the program keep what it makes of parameters that it does not update (the cpu target packs weights once):
@@ -81,7 +79,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     """
     if example_inputs is not None:
         outputs = next(TRACERS[kind] for kind in type(outputs).__mro__ if kind in TRACERS)(outputs, example_inputs)
-    settings = Settings(precision, float32_matmul_precision, freeze, tune, library, fusion, forbid)
+    settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid)
     with _uncollected():
         return _compile(outputs, target, state, settings)
 

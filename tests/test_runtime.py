@@ -329,6 +329,18 @@ def test_the_reference_computes_halves_in_float32(dtype: str) -> None:
     assert_close(program(arrays), evaluate(graph, arrays)[graph.nodes[-1].outputs[0]])
 
 
+def test_the_reference_may_compute_in_double() -> None:
+    """So does what is made of its programs, which is compiled for the target by its name."""
+    g = grt.Graph()
+    x = g.input("x", (2,))
+    g.output("y", (x + 1e8) - 1e8)
+    programs = {name: grt.compile(g, target=name) for name in ("reference", "reference:float64")}
+    differentiable = torch.tensor([0.5, 3.0], requires_grad=True)
+    for program in (programs, {name: grt.to_torch(p) for name, p in programs.items()}):
+        assert program["reference"](x=differentiable)["y"].tolist() == [0.0, 0.0]
+        assert program["reference:float64"](x=differentiable)["y"].tolist() == [0.5, 3.0]
+
+
 @pytest.mark.parametrize("target", ["cpu", "reference"])
 def test_an_input_that_nothing_reads_need_not_be_given(target: str) -> None:
     graph = grt.Graph()

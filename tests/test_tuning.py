@@ -393,7 +393,7 @@ def test_tuning_on_a_gpu(folder: Path, name: str) -> None:
         n: rng.integers(0, 8, t.shape) if t.dtype.is_int else np.abs(rng.standard_normal(t.shape)).astype(np.float32)
         for n, t in program.inputs.items()
     }
-    expected = grt.compile(graph, target="reference", precision="float64")(inputs)
+    expected = grt.compile(graph, target="reference:float64")(inputs)
     for output, value in program(inputs).items():
         np.testing.assert_allclose(value, expected[output], rtol=1e-3, atol=1e-3)
 

@@ -17,6 +17,7 @@ from graphrt.bench.statistics import LEAST, LEVEL, holm, ratio, welch
 from graphrt.bench.trial import AGAIN, Spec
 from graphrt.errors import ArgumentError
 from graphrt.passes.stages import STAGES
+from graphrt.targets.target import names_architecture
 
 SCHEMA = 1
 NOISY = 0.15  # two measurements of the same thing that differ by more say nothing about anything else
@@ -72,7 +73,7 @@ def run(specs: Sequence[Spec], family: Mapping[str, str], processes: int) -> Ite
     """The rows of each spec as soon as its ``processes`` are done, or what went wrong."""
     for spec in specs:
         outcomes: list[dict[str, Any]] = []
-        for number in range(processes if ":" not in spec.target else 1):
+        for number in range(processes if not names_architecture(spec.target) else 1):
             given = {**asdict(spec), "check": spec.check and number == 0}
             done = subprocess.run(
                 [sys.executable, "-m", "graphrt.bench.trial"], input=json.dumps(given), capture_output=True, text=True

@@ -22,6 +22,7 @@ from graphrt.ir import Graph
 from graphrt.runtime.program import Program
 from graphrt.schedule.cost import launch_cost
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.targets.target import names_architecture
 
 AGAIN = "fused again"  # measured beside fused, to see what chance does
 TOLERANCE = 5e-3  # of a result's norm: float32 sums in another order, and now and then the other side of a kink
@@ -75,9 +76,9 @@ def trial(spec: Spec) -> dict[str, Any]:
         found.same = "" if label == AGAIN or plans.setdefault(digest, label) == label else plans[digest]
         if not found.same:
             programs[label] = program
-            if ":" in spec.target:
+            if names_architecture(spec.target):
                 _ahead(program, found)
-    runs = ":" not in spec.target
+    runs = not names_architecture(spec.target)
     if runs and spec.check:
         _check(built, feeds, programs, variants)
     calls: dict[str, Callable[[], Any] | None] = {}

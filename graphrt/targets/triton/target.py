@@ -16,7 +16,7 @@ from graphrt.runtime.program import Executable, Runnable
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.policy import ROW_LIMIT, SchedulePolicy
 from graphrt.targets.limits import check_counts, counts
-from graphrt.targets.target import Settings, Target, require
+from graphrt.targets.target import Settings, Target, names_architecture, require
 from graphrt.targets.triton import device
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.compile.build import gpu_target
@@ -42,7 +42,7 @@ def multiprocessors(arch: str) -> int:
 def parse(name: str, settings: Settings) -> Target:
     """The targets cuda, hip, null, interpret, and like cuda:sm_90 for a GPU that is not here."""
     kinds = {"interpret": InterpretTarget, "null": NullTarget}
-    return (AheadTarget if ":" in name else kinds.get(name, GpuTarget))(name, settings)
+    return (AheadTarget if names_architecture(name) else kinds.get(name, GpuTarget))(name, settings)
 
 
 class TritonTarget(Target):
@@ -137,7 +137,7 @@ class NullTarget(GpuTarget):
 
     def load(self, folder: Path, manifest: Mapping[str, Any]) -> Runnable:
         """The saved program of a GPU in ``folder``, without its kernels. Raises InputError, TargetError."""
-        if ":" not in manifest["target"]:
+        if not names_architecture(manifest["target"]):
             self.refuse(folder, manifest)
         return load(folder, manifest, self.name)
 
