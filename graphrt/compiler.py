@@ -108,7 +108,8 @@ def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | No
     lowered = functools.cache(lambda: lower_graph(graph, target, orders))
     executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
     state.extend(interface.state, graph.initial, interface.copies)
-    program = Program(graph, target.name, executable, state, interface, lowered, unpack, time.perf_counter() - start)
+    program = Program(graph, target.name, executable, state, interface, lowered, unpack, target.fusion)
+    program.compile_seconds = time.perf_counter() - start
     _debug(program, Flags.read())
     return program
 

@@ -301,6 +301,8 @@ def test_a_program_shows_what_it_is() -> None:
     profile = program.profile(batch(), runs=3)
     assert len(profile) == program.launches and all(p.seconds > 0 and p.bytes > 0 for p in profile)
     assert "launches" in str(program.explain()) and program.plan_text().startswith("g0 ")
+    assert "(target=cpu, x : f32[" in repr(program) and repr(program).endswith(", fusion=all)")
+    assert repr(grt.compile(classifier(True), target="cpu", fusion="-epilogue")).endswith(", fusion=-epilogue)")
     with pytest.raises(errors.ArgumentError, match="launch must lie in"):
         program.source(99)
     with pytest.raises(errors.ArgumentError, match="no kernel reports"):

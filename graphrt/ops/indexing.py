@@ -363,7 +363,7 @@ def index_add(input: Value, dim: int, index: Value, source: Value, alpha: float 
 @function
 @in_float32
 def index_reduce(input: Value, dim: int, index: Value, source: Value, reduce: str, include_self: bool = True) -> Value:
-    """``input`` and the slices of ``source`` sent to the 1-D ``index``, combined by "prod", "mean", "amax" or "amin".
+    """``input`` and slices of ``source`` sent to the 1-D ``index``, combined by ``reduce``: "prod", "mean", "amax" or "amin".
 
     Without ``include_self`` the slices of ``input`` that something lands on do not take part.
     """

@@ -18,6 +18,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, InputError, TargetError
 from graphrt.ir import Graph
 from graphrt.passes.decision import Decision
+from graphrt.passes.stages import ALL, Fusion
 from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.explanation import Explanation
 from graphrt.runtime.forking import PROGRAM, make_lock
@@ -235,6 +236,12 @@ class Runnable:
     def _signature(self) -> str:
         return ", ".join(f"{n} : {t}" for n, t in self.inputs.items()) or "none"
 
+    def _about(self) -> str:
+        return f"target={self.target}, {self._signature()} -> {', '.join(self.outputs)}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._about()})"
+
 
 class Program(Runnable):
     """A compiled graph. Call it with inputs by name; it returns the outputs by name (a dict).
@@ -252,12 +259,15 @@ class Program(Runnable):
         interface: Interface,
         lower: Callable[[], Lowering],
         unpack: str = "dict",
-        seconds: float = 0.0,
+        fusion: Fusion = ALL,
     ) -> None:
         """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked."""
         inputs, outputs = interface.inputs, interface.outputs
         super().__init__(target, inputs, outputs, state, executable, interface.needed, unpack, interface.updates)
-        self.built, self._executable, self._lower, self.compile_seconds = built, executable, lower, seconds
+        self.built, self._executable, self._lower, self.fusion, self.compile_seconds = built, executable, lower, fusion, 0.0
+
+    def _about(self) -> str:
+        return f"{super()._about()}, fusion={self.fusion}"
 
     def _named(self, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
         signature = self.built.signature
