@@ -12,9 +12,9 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.activation import softmax
 from graphrt.ops.base import broadcast_shape, cast, function, in_float32, require_float, tensor
-from graphrt.ops.contraction import matmul
 from graphrt.ops.dropout import dropout
 from graphrt.ops.elementwise import eq, exp, ge, stop_gradient, where
+from graphrt.ops.matmul import matmul
 from graphrt.ops.reduction import amax, sum
 from graphrt.ops.source import iota
 from graphrt.ops.view import reshape, transpose

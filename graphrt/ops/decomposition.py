@@ -16,8 +16,8 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, cast, dim_index, function, in_float32, require_float, tensor
-from graphrt.ops.contraction import matmul
 from graphrt.ops.elementwise import eq, gt, maximum, where
+from graphrt.ops.matmul import matmul
 from graphrt.ops.movement import diag_embed
 from graphrt.ops.reduction import amax, amin, norm, sum
 from graphrt.ops.slicing import pad, used

@@ -12,10 +12,10 @@ from graphrt.errors import DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, function, in_float32, require_float, tensor
-from graphrt.ops.contraction import matmul
 from graphrt.ops.creation import eye
 from graphrt.ops.elementwise import abs, log, ne, sign, where
 from graphrt.ops.indexing import take_along_dim
+from graphrt.ops.matmul import matmul
 from graphrt.ops.movement import diagonal, tril, triu
 from graphrt.ops.reduction import prod, sum
 from graphrt.ops.slicing import used

@@ -14,7 +14,8 @@ import numpy as np
 
 from graphrt.ir import Value
 from graphrt.ops.base import apply, cast, widened
-from graphrt.ops.elementwise import abs, binary, define, div, eq, exp, le, log, rsqrt, unary, where
+from graphrt.ops.definition import binary, define, unary
+from graphrt.ops.elementwise import abs, div, eq, exp, le, log, rsqrt, where
 
 _TWO = ("input", "other")
 
