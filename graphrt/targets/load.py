@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graphrt.runtime.program import Runnable
+from graphrt.runtime.runnable import Runnable
 from graphrt.targets.saved import read_manifest
 from graphrt.targets.target import parse
 

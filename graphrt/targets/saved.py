@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from graphrt.errors import InputError
 from graphrt.files import whole
-from graphrt.runtime.program import Binary, Runnable
+from graphrt.runtime.runnable import Binary, Runnable
 from graphrt.runtime.state import State
 from graphrt.types import TensorType
 

@@ -23,7 +23,8 @@ from graphrt.op import Order
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.lowering import Interface, Lowering
-from graphrt.runtime.program import Executable, Runnable
+from graphrt.runtime.program import Executable
+from graphrt.runtime.runnable import Runnable
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.policy import SchedulePolicy
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.config import Flags
-from graphrt.runtime.program import Binary
+from graphrt.runtime.runnable import Binary
 from graphrt.runtime.state import State, dense
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.targets.cpu.build import open_library

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.errors import TargetError
-from graphrt.runtime.program import Runnable
+from graphrt.runtime.runnable import Runnable
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.targets.cpu.binary import CpuBinary
 from graphrt.targets.cpu.build import processor, required, runtime

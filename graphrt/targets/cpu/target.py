@@ -14,7 +14,8 @@ from graphrt.op import Order
 from graphrt.passes.decision import Decision
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.runtime.lowering import Interface, Lowering
-from graphrt.runtime.program import Executable, Runnable
+from graphrt.runtime.program import Executable
+from graphrt.runtime.runnable import Runnable
 from graphrt.runtime.state import State
 from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
 from graphrt.schedule.policy import SchedulePolicy

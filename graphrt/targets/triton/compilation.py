@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.runtime.lowering import Lowering
-from graphrt.runtime.program import Runnable
+from graphrt.runtime.runnable import Runnable
 from graphrt.targets.triton.compile.build import build
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.emit.codegen import generate

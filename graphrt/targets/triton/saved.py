@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.errors import TargetError
-from graphrt.runtime.program import Runnable
+from graphrt.runtime.runnable import Runnable
 from graphrt.targets.saved import Types, file, read_program, write_program
 from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.device import gpu_driver, null_driver

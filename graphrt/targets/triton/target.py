@@ -12,7 +12,8 @@ from graphrt.ir import Node
 from graphrt.passes.partial import Segments
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.runtime.lowering import Lowering
-from graphrt.runtime.program import Executable, Runnable
+from graphrt.runtime.program import Executable
+from graphrt.runtime.runnable import Runnable
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.policy import ROW_LIMIT, SchedulePolicy
 from graphrt.targets.limits import check_counts, counts
