@@ -104,7 +104,7 @@ def their_step(net: nn.Module, x: torch.Tensor, y: torch.Tensor, mode: str, half
 
 @dataclass(frozen=True)
 class Goals:
-    """What a training step is to reach: ratios to torch by mode ("best" of all), images a second, milliseconds."""
+    """The goals of a training step: ratios to torch by mode ("best" of all), images a second, milliseconds."""
 
     modes: dict[str, float]
     images: float | None = None

@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def cores(threads: int) -> float:
-    """How many cores' work ``threads`` threads do at once: they hash, each as much as one does alone.
+    """The number of cores whose work ``threads`` threads do at once: they hash, each as much as one does alone.
 
     A host may run two virtual cores on one real one for seconds, and be back as suddenly.
     """
@@ -68,7 +68,7 @@ def compared(about: Mapping[str, Any], timings: Mapping[str, Timing | None]) -> 
 
 
 def elsewhere(module: str, function: str, *arguments: Any, **env: str) -> Any:
-    """What ``module.function(*arguments)`` returns in a process of its own with ``env`` added to the environment.
+    """The result of ``module.function(*arguments)`` in a process of its own with ``env`` added to the environment.
 
     Arguments and result pass as JSON. Raises CalledProcessError.
     """

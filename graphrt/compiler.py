@@ -171,7 +171,7 @@ def _check_names(fusion: Fusion, graph: Graph) -> None:
 
 
 def _debug(program: Program, flags: Flags) -> None:
-    """What GRAPHRT_DEBUG asks for, on standard error."""
+    """Prints what GRAPHRT_DEBUG asks for, on standard error."""
     if flags.debug >= 5:
         for name, graph in program.passes:
             print(f"--- {name} ---\n{graph}", file=sys.stderr)

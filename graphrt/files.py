@@ -18,7 +18,7 @@ from graphrt.config import Flags
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Where to write the file ``path``: it takes its place when the block ends, and an old one stays if the block raises.
+    """A file to write, which takes the place of ``path`` when the block ends; an old one stays if the block raises.
 
     Others, who may have the old file open or want to write the same one, meet the old or the new. The folder is made.
     """

@@ -186,7 +186,7 @@ class Graph:
         self.updates[name] = value
 
     def latest(self, value: Value) -> Value:
-        """What a parameter is behind the updates said so far; any other value is itself."""
+        """The value of a parameter behind the updates said so far; any other value is itself."""
         return self.updates.get(value.node.name, value) if value.node.op.name == "parameter" else value
 
     def advance(self, parameter: Value, value: Value) -> Value:

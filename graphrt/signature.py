@@ -1,4 +1,4 @@
-"""What a front end may leave on a graph: how its programs are called, and where their parameters are."""
+"""The interfaces of what a front end may leave on a graph: how its programs are called, and where their parameters are."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Signature(Protocol):
 
 
 class Memory(Protocol):
-    """Where a model's parameters are: the ``State`` on which its programs run unless they are given another."""
+    """The memory of a model's parameters: the ``State`` on which its programs run unless they are given another."""
 
     def sync_to_torch(self) -> None:
         """Copies into the model what could not be shared with it."""

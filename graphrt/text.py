@@ -65,7 +65,7 @@ def result_line(kind: str, name: str, value: str, order: Order = None) -> str:
 
 
 def parse_line(line: str) -> NodeLine | ResultLine:
-    """What ``line`` says. Raises ValueError, SyntaxError."""
+    """The node, output or update that ``line`` says. Raises ValueError, SyntaxError."""
     found = _RESULT.fullmatch(line)
     if found:
         order = None if found[4] is None else [int(d) for d in found[4].split(",") if d]

@@ -42,7 +42,7 @@ def fusion(
     png: Annotated[Path | None, typer.Option(help="write the plots to this folder")] = None,
     compare: Annotated[Path | None, typer.Option(help="a file of --save; exit 2 on a regression, 3 on noise")] = None,
 ) -> None:
-    """What fusion is worth, pattern by pattern: launches, bytes, times, unfused and fused, checked against the reference."""
+    """Measures fusion, pattern by pattern: launches, bytes, times, unfused and fused, checked against the reference."""
     console = Console()
     chosen = [p for p in PATTERNS.values() if fnmatch.fnmatchcase(p.name, filter)]
     if not chosen:

@@ -1,4 +1,4 @@
-"""What fusion is worth, pattern by pattern: every stage added in turn, or left out alone, beside the least bytes and peers."""
+"""The worth of fusion, pattern by pattern: every stage added in turn, or left out alone, beside the least bytes and peers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """What tells this row from the others of a run."""
+        """The text that tells this row from the others of a run."""
         return f"{self.pattern} {self.size} {'forward + backward' if self.backward else 'forward'} {self.target} {self.variant}"
 
     @property
@@ -57,7 +57,7 @@ class Row:
 
 
 def variants(ablate: str) -> dict[str, str]:
-    """What is compiled, by label: unfused and fused; with ``ablate`` cumulative or leave-one-out the stages between."""
+    """The variants to compile, by label: unfused and fused; with ``ablate`` cumulative or leave-one-out the stages between."""
     found = {"unfused": "none"}
     names = list(STAGES)
     if ablate == "cumulative":
@@ -137,7 +137,7 @@ def read(path: Path) -> list[Row]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is worse than before, and whether the machine was quiet enough to say so; ``noise`` is what chance did."""
+    """The rows that are worse than before, and whether the machine was quiet enough to say so; ``noise`` is what chance did."""
 
     slower: list[str]
     larger: list[str]
@@ -174,7 +174,7 @@ def compare(old: Sequence[Row], new: Sequence[Row]) -> Comparison:
 
 
 def floor(found: Sequence[Row]) -> float:
-    """What two measurements of the same program differed by, the 95th percentile: fused, and fused again."""
+    """The 95th percentile of the difference between two measurements of one program: fused, and fused again."""
     logs = [abs(ratio(row.logs).value - 1) for row in found if row.variant == AGAIN and row.logs]
     return float(np.percentile(logs, 95)) if logs else 0.0
 

@@ -30,7 +30,7 @@ TOLERANCE = 5e-3  # of a result's norm: float32 sums in another order, and now a
 
 @dataclass(frozen=True)
 class Spec:
-    """What a process does: ``variants`` are what compile's ``fusion`` is, by label; without ``rounds`` nothing is timed."""
+    """A process's work: ``variants`` are values of compile's ``fusion``, by label; without ``rounds`` nothing is timed."""
 
     pattern: str
     size: str
@@ -45,7 +45,7 @@ class Spec:
 
 @dataclass
 class Found:
-    """What is known of one variant; ``seconds`` of single calls, ``same`` the variant whose plan it has."""
+    """The findings on one variant; ``seconds`` of single calls, ``same`` the variant whose plan it has."""
 
     launches: int = 0
     bytes: int = 0
@@ -107,7 +107,7 @@ def _plan(program: Program, seconds: float) -> Found:
 
 
 def _ahead(program: Program, found: Found) -> None:
-    """What is known of a program for a GPU that is not here."""
+    """The findings on a program for a GPU that is not here."""
     from graphrt.runtime.roofline import find_data_sheet, predict
 
     found.registers = max((r.registers for r in program.kernels()), default=0)
@@ -173,7 +173,7 @@ def _peer(pattern: Pattern, builder: Builder, feeds: Mapping[str, Any], backward
 
 
 def machine(rounds: int = 7) -> dict[str, float]:
-    """What this machine was seen to do: GB/s of copying 64 MB, GFLOP/s of a float32 product of 1024 by 1024."""
+    """The measured speed of this machine: GB/s of copying 64 MB, GFLOP/s of a float32 product of 1024 by 1024."""
     x, y = np.ones(1 << 24, np.float32), np.empty(1 << 24, np.float32)
     a = np.ones((1024, 1024), np.float32)
     times = samples({"copy": lambda: np.copyto(y, x), "product": lambda: a @ a}, rounds, 1)

@@ -1,4 +1,4 @@
-"""What matrix products and convolutions have in common: the dtypes of operands, and sums of parts of the products."""
+"""The common part of matrix products and convolutions: the dtypes of operands, and sums of parts of the products."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def cond(input: Value, p: float | str | None = None) -> Value:
 @function
 @in_float32
 def matrix_rank(input: Value, atol: float | None = None, rtol: float | None = None) -> Value:
-    """How many singular values of [..., M, N] matrices (int64) exceed ``atol`` and ``rtol`` times the largest.
+    """The number of singular values of [..., M, N] matrices (int64) that exceed ``atol`` and ``rtol`` times the largest.
 
     ``rtol`` is by default the larger of M and N times the distance from 1 to the next number, or 0 beside an ``atol``.
     """

@@ -119,7 +119,7 @@ logical_or = binary(
 
 
 def leads(x: Value, extreme: Value) -> Value:
-    """Where an element is the ``extreme`` of those it is among; NaN always is."""
+    """True where an element is the ``extreme`` of those it is among; NaN always is."""
     return logical_or(eq(x, extreme), ne(x, x)) if x.dtype.is_float else eq(x, extreme)
 
 

@@ -268,7 +268,7 @@ def _source(input: Value, index: Any, src: Any, dim: int) -> tuple[Value, Value]
 
 
 def _scattered(input: Value, dim: int, positions: Value, src: Value, op: str) -> Value:
-    """What lands on each element of ``input``; elements beyond the index's sizes get the op's neutral element."""
+    """The ``op`` of what lands on each element of ``input``; its neutral element where nothing does."""
     y = _scatter(positions, src, dim, input.shape[dim], op)
     return _pad_to(y, input.shape, _identity(op, y.dtype.numpy))
 

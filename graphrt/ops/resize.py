@@ -123,7 +123,7 @@ def _nearest(x: Value, dim: int, n: int, scale: float | None, exact: Any) -> Val
 
 
 def _source(x: Value, dim: int, n: int, scale: float | None, align: Any) -> Value:
-    """Where, in pixels of ``x``, each output pixel's centre lies."""
+    """The position of each output pixel's centre, in pixels of ``x``."""
     size = x.shape[dim]
     if align:
         return _positions(x, dim, n) * ((size - 1) / (n - 1) if n > 1 else 0.0)

@@ -21,7 +21,7 @@ class LRSchedule(ABC):
 
     @abstractmethod
     def factor(self, progress: float) -> float:
-        """What the base learning rate is multiplied by at ``progress`` in [0, 1]."""
+        """The factor of the base learning rate at ``progress`` in [0, 1]."""
 
     def lr(self, step: int, total_steps: int) -> float:
         """The factor for step number ``step`` (from 0) of ``total_steps``. Raises ArgumentError."""

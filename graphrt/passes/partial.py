@@ -72,7 +72,7 @@ def partial_sums(graph: Graph, segments: Callable[[Node, Node | None], Segments 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What becomes of one sum: its segments, the nodes to copy for it, whether it is a variance's."""
+    """The plan of one sum: its segments, the nodes to copy for it, whether it is a variance's."""
 
     segments: Segments
     cone: set[str]
@@ -163,7 +163,7 @@ class _Sums:
 
 
 def _all_channels(x: Value) -> tuple[Value, int]:
-    """What ``x`` shows some channels of, and the first of them; ``x`` itself if it is no such slice."""
+    """The value that ``x`` shows some channels of, and the first of them; ``x`` itself if it is no such slice."""
     v = x
     while v.node.op.kind is Kind.VIEW and follows(v.node):
         v = v.node.inputs[0]

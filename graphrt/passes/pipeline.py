@@ -22,7 +22,7 @@ from graphrt.passes.stages import ALL, STAGES, Fusion
 
 @dataclass(frozen=True)
 class PassPolicy:
-    """What a target wants of the passes.
+    """A target's policy for the passes.
 
     ``splits`` says into how many partial sums a node is cut, ``segments`` in what segments a sum over pixels takes them,
     ``times`` what is predicted for sibling convolutions (None: they stay apart). Convolutions of at least ``min_channels`` lie

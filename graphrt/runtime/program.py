@@ -25,7 +25,7 @@ from graphrt.schedule.schedule import Schedule
 
 
 class Executable(Binary, Protocol):
-    """What a target makes of a schedule."""
+    """A schedule as a target built it."""
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs once and returns the seconds of each launch."""
@@ -45,7 +45,7 @@ class Executable(Binary, Protocol):
         return []
 
     def reports(self, program: Runnable) -> Sequence[Any]:
-        """What the compiler made of each distinct kernel of ``program``, whose executable this is. Raises ArgumentError."""
+        """A report on each distinct kernel of ``program``, whose executable this is. Raises ArgumentError."""
         raise ArgumentError(f"the {program.target} target has no kernel reports; compile for one like cuda:sm_90")
 
     def save(self, path: str | Path, program: Runnable) -> None:
@@ -127,7 +127,7 @@ class Program(Runnable):
 
     @property
     def decisions(self) -> Sequence[Decision]:
-        """What was fused, merged and refused, with reasons."""
+        """The decisions on what to fuse and merge, with reasons."""
         return self._lower().decisions
 
     @property
@@ -137,12 +137,12 @@ class Program(Runnable):
 
     @property
     def kernel_ir(self) -> Sequence[Sequence[Kernel]]:
-        """What each launch computes, free of any target."""
+        """The kernels of each launch, free of any target."""
         return self._lower().kernels
 
     @property
     def plan(self) -> MemoryPlan | None:
-        """Where each value lies in the arena, and for how long; None on the reference target."""
+        """The place of each value in the arena, and for how long; None on the reference target."""
         return self._lower().plan
 
     @property
@@ -157,7 +157,7 @@ class Program(Runnable):
         return self._executable.source(self._lower(), launch)
 
     def kernels(self) -> list[Any]:
-        """What the compiler made of each distinct kernel, for a program compiled ahead of time. Raises ArgumentError."""
+        """A report on each distinct kernel of a program compiled ahead of time. Raises ArgumentError."""
         return list(self._executable.reports(self))
 
     def configurations(self) -> list[Any]:
@@ -174,7 +174,7 @@ class Program(Runnable):
         return self.plan
 
     def explain(self) -> Explanation:
-        """What was decided and why: printed, a summary; ``full()``, ``why(a, b)``, ``refused()``, ``group(name)`` say more."""
+        """Decisions and their reasons: printed, a summary; ``full()``, ``why(a, b)``, ``refused()``, ``group(name)`` say more."""
         return Explanation(self._lower(), self.configurations())
 
     def profile(self, *args: Any, runs: int = 20, **inputs: Any) -> list[LaunchProfile]:

@@ -62,12 +62,12 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Those of all launches, one after the other."""
+        """The seconds of all launches, one after the other."""
         return sum(p.seconds for p in self.launches)
 
     @property
     def bytes(self) -> int:
-        """Those that all launches read and write."""
+        """The bytes that all launches read and write."""
         return sum(p.bytes for p in self.launches)
 
     def to_json(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def find_data_sheet(target: str, name: str | None = None) -> DataSheet:
 
 
 def predict(program: Program, sheet: DataSheet, batch: int) -> Estimate:
-    """What ``program`` should take on the device of ``sheet``. Raises ArgumentError for one without launches."""
+    """The time that ``program`` should take on the device of ``sheet``. Raises ArgumentError for one without launches."""
     if program.schedule is None or program.plan is None:
         raise ArgumentError(f"the {program.target} target has no launches to predict")
     found = []

@@ -22,7 +22,7 @@ AHEAD = 2  # batches that prefetch may bring before they are used
 
 
 class Binary(Protocol):
-    """What runs. Those that work in host memory only leave all but ``run`` as it is here."""
+    """A program as it runs. One that works in host memory only leaves all but ``run`` as it is here."""
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         """Runs every launch, reading ``inputs`` and ``state``, writing ``state``; returns the outputs.
@@ -75,7 +75,7 @@ class Runnable:
         self._ahead: deque[tuple[Mapping[str, Any], str]] = deque()  # inputs from prefetch, and their kind (_asked)
 
     def _where(self, name: str) -> str:
-        """Where input ``name`` comes from, for messages."""
+        """The origin of input ``name``, for messages."""
         return "a saved program"
 
     def __call__(self, *args: Any, **inputs: Any) -> Any:
@@ -120,7 +120,7 @@ class Runnable:
             self._ahead.clear()
 
     def _asked(self, inputs: Mapping[str, Any]) -> str:
-        """What results should be: tensors on the program's ``device``, torch tensors on the ``cpu``, or ("") arrays."""
+        """The kind of results to give: tensors on the program's ``device``, torch tensors on the ``cpu``, or ("") arrays."""
         tensors = [v for v in inputs.values() if type(v).__module__.split(".")[0] == "torch"]
         return ("device" if any(map(self._binary.takes, tensors)) else "cpu") if tensors else ""
 
@@ -131,7 +131,7 @@ class Runnable:
         return {**(args[0] if args else {}), **inputs}
 
     def _given(self, results: dict[str, Any], inputs: Mapping[str, Any]) -> Any:
-        """What a call with ``inputs`` returns."""
+        """The return value of a call with ``inputs``."""
         if self._unpack == "dict":
             return results
         values = list(results.values())

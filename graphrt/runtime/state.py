@@ -33,7 +33,7 @@ def dense(type: TensorType) -> np.ndarray:
 
 
 class Device(Protocol):
-    """Where a state's buffers lie while programs of a GPU use them."""
+    """The device on which a state's buffers lie while programs of a GPU use them."""
 
     where: str
 

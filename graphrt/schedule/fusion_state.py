@@ -62,7 +62,7 @@ class FusionState:
         return self._readers[value]
 
     def bases(self, node: Node) -> tuple[Value, ...]:
-        """What ``node`` reads, seen through views, each value once."""
+        """The values that ``node`` reads, seen through views, each once."""
         if node not in self._bases:
             self._bases[node] = tuple(dict.fromkeys(v for x in node.inputs for v in through(x)))
         return self._bases[node]
@@ -78,7 +78,7 @@ class FusionState:
         return self._seen[node]
 
     def buffered(self, node: Node) -> frozenset[Value]:
-        """Those of its bases that ``node`` reads from a buffer in which they lie with others, wherever they are computed."""
+        """The bases that ``node`` reads from a buffer in which they lie with others, wherever they are computed."""
         if node not in self._buffered:
             found, pending = set[Value](), list(node.inputs)
             while pending:
@@ -162,7 +162,7 @@ class FusionState:
         return node.op.kind in FUSABLE and node not in self.owner and node not in self.inlined
 
     def homeless(self) -> list[Node]:
-        """What could be in any group and is in none, last first."""
+        """Fusible nodes not yet in a group, in reverse order."""
         self._homeless = list(filter(self.is_homeless, self._homeless))
         return self._homeless
 
@@ -212,7 +212,7 @@ class FusionState:
         return seen, [self._changes[g] for g in seen], [self.weight(v) for v in self.bases(node)]
 
     def work(self, group: Group) -> Work:
-        """What ``group`` computes as it stands."""
+        """The work of ``group`` as it stands."""
         if group not in self._work:
             self._work[group] = Work(group, self.position.__getitem__, self.buffers)
         return self._work[group]
@@ -241,7 +241,7 @@ class FusionState:
                         yield from other.nodes
 
     def after(self, group: Group) -> set[Node]:
-        """What waits for ``group`` from outside; any member's successors are those of all."""
+        """The nodes outside that wait for ``group``; any member's successors are those of all."""
         return set(self.successors(group.nodes[0])) - set(group.nodes)
 
     def depends(self, start: set[Node], goals: set[Node]) -> bool:
@@ -305,7 +305,7 @@ def aligned(f: FusionState, group: Group, node: Node, index: Index) -> bool:
 
 
 def _elements(value: Value) -> dict[Value, int]:
-    """How many elements ``value`` shows of each value behind its views, at most."""
+    """The number of elements that ``value`` shows of each value behind its views, at most."""
     if value.node.op.kind is not Kind.VIEW:
         return {value: value.type.size}
     found: dict[Value, int] = {}

@@ -1,4 +1,4 @@
-"""What a fused group is: data, printed as one line.
+"""A fused group: data, printed as one line.
 
 A group is the nodes of one kernel (or of one part of a horizontally fused launch). Its ``domain`` is an index space: the
 output of a template, the input of a reduction, or the shape of an elementwise group; every member value has an index in it,
@@ -45,7 +45,7 @@ def pull(value: Value, index: Index, guards: tuple[Guard, ...] = (), buffers: Co
 
 
 def reads(node: Node, index: Index, guards: tuple[Guard, ...] = (), buffers: Collection[Value] = ()) -> Iterator[Read]:
-    """What ``node`` reads for its element at ``index`` (operands are of one shape, or scalars; a view, stored, is pulled)."""
+    """The reads of ``node`` for its element at ``index`` (operands have one shape, or are scalars; a stored view is pulled)."""
     if node.op.kind is Kind.VIEW:
         yield from pull(node.outputs[0], index, guards, buffers)
         return
@@ -74,7 +74,7 @@ def through(value: Value) -> list[Value]:
 
 
 def _behind(node: Node) -> Iterator[Value]:
-    """What ``node`` reads, seen through views."""
+    """The values that ``node`` reads, seen through views."""
     return (read.value for v in node.inputs for read in pull(v, axes("i", v.shape)))
 
 
@@ -154,7 +154,7 @@ class Group:
 
 @dataclass(eq=False)
 class Launch:
-    """What one kernel launch runs: one group, or several independent ones side by side (horizontal fusion)."""
+    """One kernel launch: of one group, or of several independent ones side by side (horizontal fusion)."""
 
     groups: list[Group]
 
@@ -167,7 +167,7 @@ class Launch:
         return str(self).split(" in=")[0].split("\n")[0]
 
     def description(self) -> str:
-        """What it computes, without names: ``conv 256x64x56x56 of 64x64x3x3 add relu`` is result, last operand, fused ops."""
+        """The computation without names: ``conv 256x64x56x56 of 64x64x3x3 add relu`` is result, last operand, fused ops."""
         first = self.groups[0]
         if len(self.groups) > 1:
             return f"{len(self.groups)} groups side by side"

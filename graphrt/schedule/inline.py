@@ -41,7 +41,7 @@ def inline(f: FusionState) -> None:
 
 
 def common_index(f: FusionState, groups: list[Group], node: Node) -> Index | None:
-    """Where in the domain of its only reading group ``node`` is read, if that is one element."""
+    """The index in the domain of its only reading group at which ``node`` is read, if that is one element."""
     y = node.outputs[0]
     if len(groups) > 1:
         return None
@@ -114,7 +114,7 @@ def _is_half_of_weight(node: Node) -> bool:
 
 
 def _heirs(f: FusionState, node: Node) -> set[Node]:
-    """What reads ``node`` directly or through inlined nodes."""
+    """The nodes that read ``node`` directly or through inlined nodes."""
     found: set[Node] = set()
     stack = [node]
     while stack:

@@ -78,7 +78,7 @@ class TemplateKernel:
 
     @property
     def factors(self) -> DType:
-        """What a contraction takes its operands in: their dtype, or the half that all of them are cast from, which is exact.
+        """The dtype in which a contraction takes its operands: theirs, or the half that all are cast from, which is exact.
 
         For other templates it is what the first operand is stored in.
         """

@@ -42,7 +42,7 @@ SAME = (
 
 
 def compute_dtype(dtype: DType) -> DType:
-    """What a value is computed in: halves in float32, everything else as it is."""
+    """The dtype in which a value is computed: float32 for halves, its own for everything else."""
     return float32 if dtype in HALVES else dtype
 
 
@@ -148,7 +148,7 @@ class Emitter:
         return node in self.members and node is not self.group.anchor
 
     def _needs(self, read: Read) -> list[Read]:
-        """What must be known before ``read`` can be computed."""
+        """The nodes that must be known before ``read`` can be computed."""
         node, index, guards = read.value.node, read.index, read.guards
         if not read.value.type.size:
             return []  # code that is written but never runs
@@ -165,7 +165,7 @@ class Emitter:
         return [Read(x, index if x.ndim == len(index) else (), guards) for x in node.inputs]
 
     def _gathered(self, node: Node, index: Index, position: Read) -> Read:
-        """Where ``node`` reads its data: a position found at run time is an axis named after the variable that holds it."""
+        """The index at which ``node`` reads its data: a position found at run time is an axis named after its variable."""
         dim, size = node.attrs["dim"], node.inputs[0].shape[node.attrs["dim"]]
         return Read(node.inputs[0], (*index[:dim], axis(self._position(node, position).name, size), *index[dim + 1 :]))
 
@@ -360,7 +360,7 @@ class _Rows:
         return Pass(inner, folds, after)
 
     def _fold(self, node: Node) -> Fold:
-        """What ``node`` folds, and the variables that hold its results from then on."""
+        """The fold of ``node``, and the variables that hold its results from then on."""
         x = self.emitter.read(node.inputs[0], self.group.domain)
         x = self.emitter.as_stored(x, node.inputs[0].dtype) if len(node.outputs) > 1 else x  # elements are compared
         results = [self.emitter.new(x.dtype), *(self.emitter.new(v.dtype) for v in node.outputs[1:])]

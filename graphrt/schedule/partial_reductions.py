@@ -46,7 +46,7 @@ def _absorb_one(f: FusionState, group: Group, refused: set[Node]) -> bool:
 
 
 def _downstream(f: FusionState, group: Group) -> tuple[set[Node], set[Node]]:
-    """What can be computed from the group's values alone or with others, up to sums of segments; and what cannot.
+    """The nodes that can be computed from the group's values and others, up to sums of segments; and those that cannot.
 
     The latter reads others that wait for the group, or is made of what does: in a chain of blocks that is all but the next.
     """

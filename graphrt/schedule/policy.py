@@ -1,4 +1,4 @@
-"""What a target wants of the scheduler."""
+"""A target's policy for the scheduler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROW_LIMIT = 16384  # elements of a row that stay near, in a cache or in a progra
 
 @dataclass(frozen=True)
 class SchedulePolicy:
-    """What a target wants of the scheduler.
+    """A target's policy for the scheduler.
 
     ``fusion`` has the stages that may be used; without any, each op is a kernel of its own. ``tile_row`` gives the number of a
     contraction's element, by its index, among the rows of the tiles, over which an epilogue can sum, and None for what has

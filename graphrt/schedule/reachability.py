@@ -12,7 +12,7 @@ from graphrt.ir import Graph, Node
 
 
 class Reachability:
-    """What waits for each node of ``graph``: its readers, theirs, and everything that is merged with one of them."""
+    """The nodes that wait for each node of ``graph``: its readers, theirs, and all that are merged with one of them."""
 
     def __init__(self, graph: Graph) -> None:
         self._number = {node: i for i, node in enumerate(graph.nodes)}

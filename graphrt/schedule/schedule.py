@@ -27,7 +27,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value lies: in ``slot``, with its element 0 at ``start``; empty where the value has the slot for itself."""
+    """The place of a value: in ``slot``, with its element 0 at ``start``; empty where the value has the slot for itself."""
 
     slot: Slot
     start: Start = ()

@@ -1,4 +1,4 @@
-"""What each kernel template is called with: its operands' and output's coordinates, and its sizes.
+"""The interface of each kernel template: its operands' and output's coordinates, and its sizes.
 
 The letters are the field's: N batch, C input channels, H W input, K output channels, R S filter, P Q output; B M N K for
 matrix products; for what walks one dimension O before it, R along it, I behind it and J along a scattered result. A template

@@ -45,12 +45,12 @@ def _is_total(f: FusionState, group: Group) -> bool:
 
 
 def _computed(f: FusionState, group: Group) -> list[Node]:
-    """What ``group`` computes, last first."""
+    """The nodes that ``group`` computes, in reverse order."""
     return sorted({*group.nodes, *group.inlined}, key=f.position.__getitem__, reverse=True)
 
 
 def _needed(f: FusionState, group: Group) -> dict[Group, list[Node]]:
-    """What each reader of ``group`` needs of it, last first."""
+    """The nodes that each reader of ``group`` needs of it, in reverse order."""
     found: dict[Group, list[Node]] = {}
     for node in _computed(f, group):
         readers = dict.fromkeys(f.reading(group, node.outputs[0]))

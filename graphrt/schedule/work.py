@@ -43,7 +43,7 @@ class Work:
                 self._places.setdefault(read.value, set()).add((read.index, read.guards))
 
     def _computed(self, node: Node) -> list[Place]:
-        """Where ``node`` is computed: at each place it is read at, if it is no member and will be none."""
+        """The places at which ``node`` is computed: all at which it is read, if it is no member and will be none."""
         member = node in self._group.segments or node.outputs[0] in self._group.index
         places = None if member else self._places.get(node.outputs[0])
         return [(self._at(node), ())] if places is None else list(places)

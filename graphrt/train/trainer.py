@@ -181,7 +181,7 @@ class Trainer:
 
     @contextmanager
     def _building(self, graph: Graph, training: bool) -> Iterator[None]:
-        """What holds while a forward graph is built: the modules' mode, and autocast."""
+        """The context in which a forward graph is built: the modules' mode, and autocast."""
         with in_mode(self.net, training), graph.autocast(self.autocast or "bfloat16", enabled=self.autocast is not None):
             yield
 
@@ -375,7 +375,7 @@ class Trainer:
 
 
 def _outputs(found: Any) -> dict[str, Value]:
-    """What a network returned by name: out, or out0 and so on, or a dict's own names. Raises ArgumentError."""
+    """The results of a network by name: out, or out0 and so on, or a dict's own names. Raises ArgumentError."""
     pairs = (
         found.items() if isinstance(found, Mapping) else enumerate(found) if isinstance(found, list | tuple) else [("", found)]
     )

@@ -69,7 +69,7 @@ def has_tma(arch: str) -> bool:
 
 
 def matmul_gemm(sizes: Sizes, itemsize: int, *, prologues: tuple[int, int] = (0, 0), output: int = 0) -> Gemm:
-    """What ``cost`` needs to know of a product; ``output`` is the bytes of a result's element if not ``itemsize``."""
+    """A product as ``cost`` knows it; ``output`` is the bytes of a result's element if not ``itemsize``."""
     batch, m, n, k = (sizes[d] for d in ("BATCH", "M", "N", "K"))
 
     def tiles(bm: int, bn: int) -> int:

@@ -87,7 +87,7 @@ def conv_fwd(
 
 @triton.jit
 def stride_phase(phase, R: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DIL: tl.constexpr):
-    """What meets the input coordinates x with (x + PAD) % STRIDE == phase along one axis.
+    """The taps that meet the input coordinates x with (x + PAD) % STRIDE == phase along one axis.
 
     Returns the first such coordinate, the first filter tap that reaches them, the step from tap to tap and how many
     taps do (none when the dilation skips the phase). Everything but ``phase`` is constant, so the loops fold away.

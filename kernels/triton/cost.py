@@ -1,4 +1,4 @@
-"""What a tile costs: the multiprocessors of each architecture, how many programs fit on one, and the time of a launch.
+"""The cost of a tile: the multiprocessors of each architecture, how many programs fit on one, and the time of a launch.
 
 Arithmetic, no measurement. Rates are from the makers' data sheets, those of memories three quarters of them, which good
 kernels reach. ``ranked`` lists the tiles that leave room for four warps by predicted time; ``choose`` takes the first.
@@ -14,7 +14,7 @@ Config = dict[str, int]
 
 
 class Machine(NamedTuple):
-    """What kernels are compiled for: an architecture, as many multiprocessors, Triton's name of how float32 is multiplied."""
+    """The machine of kernels: an architecture, as many multiprocessors, Triton's name of how float32 is multiplied."""
 
     arch: str = "sm_90"
     units: int = 132
@@ -217,7 +217,7 @@ def walking(gemm: Gemm, machine: Machine) -> list[tuple[float, Config]]:
 
 
 def persistent(config: Config, gemm: Gemm, machine: Machine) -> int:
-    """How many programs should walk a launch's tiles; 0 for one tile each.
+    """The number of programs that should walk a launch's tiles; 0 for one tile each.
 
     Pays from the third wave on where tiles are plainly loaded and products run beside the epilogue: each tile's first
     loads then hide behind the last tile's stores, for some registers, and shared memory that those stores do not give back.

@@ -73,7 +73,7 @@ class Operator:
     hints: Mapping[str, Any]
 
     def wants(self, name: str) -> str:
-        """What the function takes for input ``name``: "value", "array", "either", "items", or "any" of these."""
+        """The kind of argument that the function takes for ``name``: "value", "array", "either", "items", or "any" of these."""
         hint = self.hints[name]
         parts = set(getattr(hint, "__args__", (hint,))) - {type(None)}
         if Items in parts:

@@ -207,7 +207,7 @@ def _call(
 
 
 def _storage(env: Mapping[fx.Node, Any], plan: Plan, tensor: fx.Node, base: fx.Node) -> Storage:
-    """Where ``tensor`` lies in that of ``base`` in torch. Raises ConversionError where there are gaps."""
+    """The place of ``tensor`` in the storage of ``base`` in torch. Raises ConversionError where there are gaps."""
     order = by_stride(plan.strides(base))
     if not is_dense(env[base].shape, plan.strides(base), order):
         raise ConversionError("it reads what lies beside its tensor in memory, which a graph does not know")

@@ -32,7 +32,7 @@ _warned: set[str] = set()
 
 
 def backend(module: fx.GraphModule, example_inputs: Sequence[Any], options: Mapping[str, Any] | None = None) -> Any:
-    """What ``torch.compile(model, backend="graphrt")`` calls with the ``module`` it traced and ``example_inputs``.
+    """The function that ``torch.compile(model, backend="graphrt")`` calls with the ``module`` it traced and ``example_inputs``.
 
     ``options`` may name the ``target``; else it follows the tensors' device. Raises ArgumentError for other options.
     """
@@ -65,7 +65,7 @@ def _compile(module: fx.GraphModule, kind: str, target: str) -> Runner:
 
 
 def _visible(kind: str) -> int | None:
-    """How many results of a graph the user sees; those behind them the forward pass keeps. None: all."""
+    """The number of results of a graph that the user sees; the forward pass keeps those behind them. None: all."""
     context = torch._guards.TracingContext.try_get()
     if kind != "forward" or context is None or context.fw_metadata is None:
         return None
@@ -106,7 +106,7 @@ def _fall_back(eager: Runner, error: object) -> Runner:
 
 
 def _described(v: Any) -> Any:
-    """What a program is made for: a tensor's dtype, sizes and order in memory, or a number."""
+    """The kind of argument that a program is made for: a tensor's dtype, sizes and order in memory, or a number."""
     return (v.dtype, tuple(v.shape), dense_order(v.shape, v.stride()), v.device.type) if isinstance(v, torch.Tensor) else v
 
 

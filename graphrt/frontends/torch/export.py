@@ -234,7 +234,7 @@ def _place(error: BaseException) -> str:
 
 
 def _inputs(graph: Graph, state: State, module: torch.nn.Module, program: ExportedProgram) -> tuple[list[Any], list[Any]]:
-    """What the placeholders are, in order: parameters of ``graph``, its inputs, constants; and the names of user inputs."""
+    """The placeholders' values, in order: parameters of ``graph``, its inputs, constants; and the names of user inputs."""
     values: list[Any] = []
     names: list[Any] = []
     seen: dict[int, Value] = {}

@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Storage:
-    """What torch has in memory where a tensor lies: that of ``base``, of which it is a view, or which it is.
+    """The memory of torch in which a tensor lies: that of ``base``, of which it is a view, or which it is.
 
     The dimensions of ``base`` lie there in ``order``, outermost first, from element ``start`` on; the tensor is at ``place``.
     """
@@ -35,13 +35,13 @@ class Storage:
         return permute(self.base, list(self.order))
 
     def offset(self, storage_offset: int | None) -> int:
-        """Where a view with this ``storage_offset``, by default the tensor's own, begins among ``elements``."""
+        """The start of a view with this ``storage_offset``, by default the tensor's own, among ``elements``."""
         return (self.place if storage_offset is None else storage_offset) - self.start
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What an ATen operator is: a function of its arguments.
+    """The entry of an ATen operator: a function of its arguments.
 
     Before them stands the Graph if it ``creates`` a tensor, and the Storage of its first tensor if it ``reads_memory``, of
     what that is a view of, or ``writes_memory``, of the tensor alone.

@@ -93,7 +93,7 @@ def processor() -> tuple[str, ...]:
 
 
 def required() -> list[str]:
-    """Those of ``processor()`` that compiled objects may use: the ones that the compiler announces by a macro."""
+    """The features of ``processor()`` that compiled objects may use: those that the compiler announces by a macro."""
     macros = {w.lower().replace("_", "").removeprefix("armfeature") for w in _announced((*compiler(), *options()))}
     return sorted(name for name in set(processor()) if _EMITTED.match(name) and name.replace("_", "") in macros)
 

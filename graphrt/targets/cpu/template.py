@@ -90,7 +90,7 @@ class TemplatePrinter(CPrinter):
 
 
 def _hints(kernel: TemplateKernel) -> dict[str, bool]:
-    """Which coordinate is the unit stride of each operand: it decides loop orders, never results."""
+    """The coordinate of unit stride of each operand: it decides loop orders, never results."""
     loaders, name = kernel.loaders, kernel.spec.name
     if kernel.spec.family == "line":
         return {}

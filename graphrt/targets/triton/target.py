@@ -36,7 +36,7 @@ _UNITS = {"sm_80": 108, "sm_100": 148, "gfx942": 304}  # of A100, B200, MI300X
 
 
 def multiprocessors(arch: str) -> int:
-    """How many multiprocessors a GPU of ``arch`` has that is not here; of what is not known as many as an H100 or H200."""
+    """The number of multiprocessors of a GPU that is not here; of an unknown ``arch`` as many as an H100 or H200."""
     return _UNITS.get(arch, 132)
 
 

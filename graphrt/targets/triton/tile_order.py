@@ -12,7 +12,7 @@ from graphrt.schedule.group import Index
 
 
 def phases(node: Node) -> tuple[int, int]:
-    """How many pixels apart along each axis those lie that a tile takes one after the other: a strided gradient's stride."""
+    """The distance along each axis of the pixels that a tile takes one after the other: a strided gradient's stride."""
     if node.op.template != "conv_dgrad" or any(
         n % s for n, s in zip(node.types[0].shape[2:], node.attrs["stride"], strict=True)
     ):

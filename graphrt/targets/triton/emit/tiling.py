@@ -163,7 +163,7 @@ def power(n: int) -> int:
 
 
 def segment_group(segments: int, channels: int) -> int:
-    """How many of the sums of ``segments``, of ``channels`` numbers each, a step of their own adds up; 1 for no such step."""
+    """The number of ``segments``' sums, of ``channels`` numbers each, that a step of their own adds up; 1 for no such step."""
     rows, _ = reduction_tile(channels, segments, False, False)
     if segments * min(channels, rows) * 8 <= SHARE:  # sums, and those of squares
         return 1
