@@ -53,6 +53,7 @@ class Row:
 
     @property
     def ms(self) -> float:
+        """The median of the processes' medians, in milliseconds; 0 where nothing was timed."""
         return float(np.median(self.medians)) if self.medians else 0.0
 
 

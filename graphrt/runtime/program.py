@@ -174,7 +174,7 @@ class Program(Runnable):
         return self.plan
 
     def explain(self) -> Explanation:
-        """Decisions and their reasons: printed, a summary; ``full()``, ``why(a, b)``, ``refused()``, ``group(name)`` say more."""
+        """Decisions with reasons: printed, a summary; ``full()``, ``why(a, b)``, ``refused()``, ``group(name)`` say more."""
         return Explanation(self._lower(), self.configurations())
 
     def profile(self, *args: Any, runs: int = 20, **inputs: Any) -> list[LaunchProfile]:

@@ -33,10 +33,12 @@ class Cost:
 
     @property
     def bytes(self) -> int:
+        """Bytes of memory, read and written."""
         return self.read + self.written
 
     @property
     def flops(self) -> int:
+        """Flops of all kinds."""
         return self.contraction + self.other
 
 

@@ -167,6 +167,7 @@ class FusionState:
         return self._homeless
 
     def start(self, node: Node) -> Group:
+        """Makes a group of ``node`` alone, which owns it."""
         group = make_group(f"g{len(self.groups)}", node)
         self.groups.append(group)
         self.owner[node] = group
@@ -189,6 +190,7 @@ class FusionState:
             bisect.insort(self._homeless, node, key=lambda n: -self.position[n])
 
     def add(self, group: Group, node: Node, index: Index) -> None:
+        """Makes ``node``, which lies at ``index`` of the domain, a member of ``group``."""
         self.merge(group.nodes[0], node)
         group.nodes.append(node)
         group.nodes.sort(key=self.position.__getitem__)

@@ -119,6 +119,7 @@ class Group:
 
     @property
     def reduced_size(self) -> int:
+        """The number of elements that a reduction group reduces to one."""
         size = 1
         for d in self.reduced:
             size *= self.shape[d]
@@ -141,6 +142,7 @@ class Group:
         return found
 
     def values(self) -> Iterator[Value]:
+        """Every result of every member, in order."""
         return (v for n in self.nodes for v in n.outputs)
 
     def __str__(self) -> str:
@@ -160,6 +162,7 @@ class Launch:
 
     @property
     def name(self) -> str:
+        """The first group's name."""
         return self.groups[0].name
 
     def title(self) -> str:

@@ -62,6 +62,7 @@ class Emitter:
         self.members = {*group.nodes, *group.inlined}
 
     def emit(self, op: str, args: tuple[Any, ...], dtype: DType) -> Var:
+        """The variable that holds ``op(*args)``: a new instruction, or the one that computes it already."""
         key = (op, repr(args) if op == "const" else args, dtype)  # 0.0 and -0.0 are equal, and two values
         if key not in self.known:
             out = self.new(dtype)
@@ -70,6 +71,7 @@ class Emitter:
         return self.known[key]
 
     def new(self, dtype: DType) -> Var:
+        """A variable of a name of its own."""
         self.counter[0] += 1
         return Var(f"v{self.counter[0]}", dtype)
 
@@ -81,15 +83,18 @@ class Emitter:
         raise AttributeError(f"{op!r} is no scalar operation")
 
     def const(self, number: Any, like: Any) -> Var:
+        """``number`` in the dtype in which ``like``, a variable or a dtype, is computed."""
         dtype = compute_dtype(like.dtype if isinstance(like, Var) else like)
         var = self.emit("const", (float(number) if dtype.is_float else int(number),), dtype)
         self.numbers[var] = number
         return var
 
     def where(self, condition: Var, a: Var, b: Var) -> Var:
+        """``a`` where ``condition`` holds, else ``b``."""
         return self.emit("where", (condition, a, b), a.dtype)
 
     def cast(self, x: Var, like: Any) -> Var:
+        """``x`` in the dtype of ``like``, a variable or a dtype; rounded to a half it is computed on in float32."""
         dtype = like.dtype if isinstance(like, Var) else as_dtype(like)
         if dtype in HALVES and x.dtype.is_float:  # round to half, then compute on in float
             half = self.cast(self.emit("cast", (x,), dtype), float32)
@@ -102,9 +107,11 @@ class Emitter:
         return x if x.dtype == dtype else self.emit("cast", (x,), dtype)
 
     def index(self, e: Expr) -> Var:
+        """The number that ``e``, over the domain's axes, is, as int64."""
         return self.emit("index", (e.substitute(self.axes),), int64)
 
     def uniform(self, seed: Var, counter: Var, stream: int, element: Expr) -> Var:
+        """The random number in [0, 1) of number ``element`` of the stream."""
         return self.emit("uniform", (seed, counter, stream, element.substitute(self.axes)), float32)
 
     def place(self, index: Index) -> Index:
@@ -221,6 +228,7 @@ class Emitter:
         return result
 
     def store(self, v: Value, index: Index, var: Var, guards: tuple[Guard, ...] = ()) -> None:
+        """Stores ``var`` as the element of ``v`` at ``index`` wherever the group stores ``v``, where ``guards`` hold."""
         for place in self.schedule.stores.get((self.group, v), []):
             self.block.stores.append(Store(place.slot, place.offset(self.place(index)), var, v.type.size, self.guarded(guards)))
 

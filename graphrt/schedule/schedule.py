@@ -55,4 +55,5 @@ class Schedule:
     buffered: set[Value] = field(default_factory=set)
 
     def groups(self) -> list[Group]:
+        """The groups of all launches, in order."""
         return [g for launch in self.launches for g in launch.groups]

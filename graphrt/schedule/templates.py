@@ -52,6 +52,7 @@ class TemplateSpec:
         return {**extents, **dict(zip(names[len(names) - v.ndim :], v.shape, strict=True))}  # c of a filter is of its group
 
     def output_index(self, node: Node, at: Coordinates) -> Index:
+        """The index of the result at the closure's coordinates."""
         return self._index(node, node.types[0].shape, self.output, at)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""How much a kernel computes for one element: its members once, and what is computed on load for each place it is read at.
+"""The work of a kernel for one element: its members once, and what is computed on load for each place it is read at.
 
 A node that is computed where it is read is computed as often as it is read at different elements, and so is what it is made
 of: of ``x + shifted(x)``, taken n times, one kernel would load 2^n elements. So a group takes nothing in beyond ``MOST``.

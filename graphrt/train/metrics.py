@@ -59,6 +59,7 @@ class Accuracy:
         return accuracy(output, target, self.ignore_index)
 
     def denominator(self, output: Value, target: Value) -> Value | None:
+        """The number of targets that count; None where all of them do."""
         return None if self.ignore_index is None else F.sum(F.ne(F.cast(target, "int64"), self.ignore_index))
 
 

@@ -120,6 +120,7 @@ class TorchSignature:
 
     @property
     def outputs(self) -> Sequence[str]:
+        """Names of the outputs, those that are written into inputs first."""
         return list(dict.fromkeys([*self.written.values(), *(leaf for leaf in self.leaves if isinstance(leaf, str))]))
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

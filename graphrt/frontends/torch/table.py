@@ -2,7 +2,8 @@
 
 An entry is a small function that takes the operator's arguments as torch passes them, with graphrt Values for tensors, and
 says what it is in functions of ``graphrt.ops``. The entries stand in ``graphrt/frontends/torch/aten``, by kind; to add one is
-all that a new operator needs. Results are cast to the dtype that torch says the operator has, so entries need not.
+all that a new operator needs. Results are cast to the dtype that torch says the operator has, so entries need not. PyTorch
+says what an operator means; an entry has a docstring only where something is to be added to that.
 """
 
 from __future__ import annotations

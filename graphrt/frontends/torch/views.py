@@ -125,6 +125,7 @@ class Plan:
         return size if isinstance(size, int) else int(size.node.expr.xreplace(self._known))
 
     def strides(self, node: fx.Node) -> Strides:
+        """The strides of the tensor, in elements."""
         return tuple(map(self._number, node.meta["val"].stride()))
 
     def start(self, node: fx.Node) -> int:
