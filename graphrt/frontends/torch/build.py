@@ -25,7 +25,7 @@ import graphrt.ops as F
 from graphrt.errors import ConversionError, GraphrtError
 from graphrt.frontends.torch.rewrite import Rewritten
 from graphrt.frontends.torch.table import ATEN, REFUSED, Entry, Storage
-from graphrt.frontends.torch.views import Plan, chain
+from graphrt.frontends.torch.views import Layouts, chain
 from graphrt.ir import Graph, Origin, Value
 from graphrt.op import Kind
 from graphrt.runtime.arrays import to_numpy
@@ -149,7 +149,7 @@ def _walk(
 ) -> list[Any]:
     env: dict[fx.Node, Any] = {}
     given = iter(inputs)
-    storage_of = functools.partial(_storage, env, Plan(module.graph.find_nodes(op="placeholder"), inputs))
+    storage_of = functools.partial(_storage, env, Layouts(module.graph.find_nodes(op="placeholder"), inputs))
     for node in module.graph.nodes:
         if node.op == "placeholder":
             env[node] = next(given)
@@ -206,12 +206,12 @@ def _call(
     return _fitted(result, node.meta.get("val"), node)
 
 
-def _storage(env: Mapping[fx.Node, Any], plan: Plan, tensor: fx.Node, base: fx.Node) -> Storage:
+def _storage(env: Mapping[fx.Node, Any], layouts: Layouts, tensor: fx.Node, base: fx.Node) -> Storage:
     """The place of ``tensor`` in the storage of ``base`` in torch. Raises ConversionError where there are gaps."""
-    order = by_stride(plan.strides(base))
-    if not is_dense(env[base].shape, plan.strides(base), order):
+    order = by_stride(layouts.strides(base))
+    if not is_dense(env[base].shape, layouts.strides(base), order):
         raise ConversionError("it reads what lies beside its tensor in memory, which a graph does not know")
-    return Storage(env[base], order, plan.start(base), plan.start(tensor))
+    return Storage(env[base], order, layouts.start(base), layouts.start(tensor))
 
 
 def _size(node: fx.Node, value: Value, dim: int | None = None) -> int:

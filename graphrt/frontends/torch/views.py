@@ -103,8 +103,8 @@ class Views:
             found[node] = call(found[of], *args, **kwargs)
 
 
-class Plan:
-    """How torch planned that tensors lie in a graph with these ``arguments``, given ``inputs``, tensors or Values."""
+class Layouts:
+    """The layouts that torch planned in a graph with these ``arguments``, given ``inputs``, tensors or Values."""
 
     def __init__(self, arguments: Sequence[fx.Node], inputs: Sequence[Any]) -> None:
         self._known: dict[Any, int] = {}
