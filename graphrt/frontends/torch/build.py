@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import graphrt.frontends.torch.aten  # noqa: F401 - fills the table
 import graphrt.ops as F
 from graphrt.errors import ConversionError, GraphrtError
-from graphrt.frontends.torch.rewrite import Rewritten
+from graphrt.frontends.torch.rewrite import Rewritten, states_of_lstm
 from graphrt.frontends.torch.table import ATEN, REFUSED, Entry, Storage
 from graphrt.frontends.torch.views import Layouts, chain
 from graphrt.ir import Graph, Origin, Value
@@ -257,5 +257,5 @@ def decompositions(table: Mapping[Any, Any]) -> dict[Any, Any]:
 def tracing() -> Iterator[None]:
     """While a model is traced attention is products and a softmax, for forward and backward, and not one opaque operator; and
     functions that look at their tensors' numbers do not."""
-    with sdpa_kernel(SDPBackend.MATH), Rewritten():
+    with sdpa_kernel(SDPBackend.MATH), states_of_lstm(), Rewritten():
         yield
