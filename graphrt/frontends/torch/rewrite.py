@@ -72,7 +72,7 @@ class Rewritten(TorchFunctionMode):
 
 @contextmanager
 def states_of_lstm() -> Iterator[None]:
-    """While it is entered, torch knows the shapes of an LSTM's last states: torch 2.11 gives them the batch's axis to squeeze."""
+    """While it is entered, the last states of an LSTM have their shapes: torch 2.11 squeezes the batch."""
     layer = decompositions.one_layer_lstm
 
     def one_layer_lstm(*args: Any, **kwargs: Any) -> Any:
