@@ -22,6 +22,7 @@ from graphrt import ops as F
 from graphrt.runtime.arrays import to_numpy
 from graphrt.targets.cpu import build
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.types import TensorType, float32
 
 
 def classifier(train: bool) -> grt.Graph:
@@ -291,6 +292,22 @@ def test_state_saves_in_logical_layout_and_loads(tmp_path: Path) -> None:
             ),
             target="cpu",
         ).state.load(path)
+
+
+@pytest.mark.parametrize("place", [0.05, 0.5, 0.99])
+def test_altered_state_is_not_loaded(tmp_path: Path, place: float) -> None:
+    """Neither numbers nor what a checkpoint says of them."""
+    state, path = grt.State(), tmp_path / "state.safetensors"
+    state.extend({"w": TensorType((1000,), float32)}, {"w": np.arange(1000)}, {})
+    state.save(path, {"epoch": "5" * 400})
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(errors.InputError, match=f"{path} is not"):
+        state.load(path)
+    path.write_bytes(content[:-1])
+    with pytest.raises(errors.InputError, match="not all of one"):
+        state.load(path)
 
 
 def test_a_program_shows_what_it_is() -> None:

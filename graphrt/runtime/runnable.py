@@ -94,8 +94,10 @@ class Runnable:
             bound, kind = {**ahead, **self._bind(inputs, ahead)}, max(kind, self._asked(inputs))
             if self._ahead:
                 self._ahead.popleft()
-            results = self._binary.run(bound, self.state, kind == "device")
-            self.state.wrote(self._updates)
+            try:
+                results = self._binary.run(bound, self.state, kind == "device")
+            finally:
+                self.state.wrote(self._updates)  # as far as it came
         if kind == "cpu":
             results = {name: from_numpy(a) for name, a in results.items()}
         return self._given(results, inputs)
