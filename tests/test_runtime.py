@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,34 @@ def test_state_saves_in_logical_layout_and_loads(tmp_path: Path) -> None:
             ),
             target="cpu",
         ).state.load(path)
+
+
+def test_programs_that_share_a_state_take_turns() -> None:
+    """Two that count, and one that compares what both write: no step is lost, and none is seen half done."""
+    state, size, runs, wrong = grt.State(), 100_000, 200, list[float]()
+
+    def program(made: Callable[[grt.Graph, grt.Value, grt.Value], None]) -> grt.Program:
+        g = grt.Graph()
+        made(g, g.parameter("a", shape=(size,)), g.parameter("b", shape=(size,)))
+        return grt.compile(g, target="cpu", state=state, fusion="none")  # several launches, between which others could run
+
+    def count(g: grt.Graph, a: grt.Value, b: grt.Value) -> None:
+        g.update(a, a + 1.0)
+        g.update(b, b + 1.0)
+
+    compare = program(lambda g, a, b: g.output("differ", F.amax(F.abs(a - b))))
+
+    def watch() -> None:
+        wrong.extend(float(d) for _ in range(runs) if (d := compare()["differ"]))
+
+    counters = [program(count) for _ in range(2)]
+    threads = [threading.Thread(target=lambda p=p: [p() for _ in range(runs)]) for p in counters]
+    threads.append(threading.Thread(target=watch))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and (state["a"] == 2 * runs).all() and (state["b"] == 2 * runs).all()
 
 
 @pytest.mark.parametrize("place", [0.05, 0.5, 0.99])

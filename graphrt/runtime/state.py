@@ -69,8 +69,9 @@ def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> st
 class State(Mapping[str, np.ndarray]):
     """Arrays by name. Reading gives the current values, live on the CPU and copied from a GPU; ``set`` overwrites.
 
-    A buffer never moves once a program has its address. ``lock`` is held by whoever puts work on it in order; ``done`` is the
-    event after the last program that did.
+    A buffer never moves once a program has its address. ``lock`` is held by whoever puts work on it in order, so programs that
+    share a state run one after the other, from whatever threads; ``done`` is the event after the last one of a GPU. What is
+    read by name beside a run in another thread may be half written.
 
     A copy is a parameter in another dtype, which programs that update the parameter write as well; ``refresh`` makes it anew
     after anything else has written the parameter. Copies are not among the names.
@@ -235,9 +236,10 @@ class State(Mapping[str, np.ndarray]):
         array = np.asarray(value)
         if array.shape != self._arrays[name].shape:
             raise InputError(f"state {name!r} has shape {list(self._arrays[name].shape)}, got {list(array.shape)}")
-        self._arrays[name][...] = array
-        self.wrote([name])
-        self.push([name])
+        with self.lock:
+            self._arrays[name][...] = array
+            self.wrote([name])
+            self.push([name])
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None, names: Iterable[str] | None = None) -> None:
         """Writes everything, or ``names``, as a safetensors file, in logical (OIHW) layout, with a digest in its metadata."""

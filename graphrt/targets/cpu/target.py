@@ -109,14 +109,15 @@ class CpuExecutable(CpuBinary, Executable):
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs launch by launch and returns the seconds of each."""
-        outputs = self._bind(inputs, state)
-        seconds = []
-        for i in range(self._program.launches):
-            start = time.perf_counter()
-            self._library.graphrt_launch(i, self._table)
-            seconds.append(time.perf_counter() - start)
-        self._written(state)
-        del outputs  # the launches write to their memory
+        seconds = list[float]()
+        with state.lock:
+            outputs = self._bind(inputs, state)
+            for i in range(self._program.launches):
+                start = time.perf_counter()
+                self._library.graphrt_launch(i, self._table)
+                seconds.append(time.perf_counter() - start)
+            self._written(state)
+            del outputs  # the launches write to their memory
         return seconds
 
     def source(self, lowering: Lowering, launch: int | None) -> str:
