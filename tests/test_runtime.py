@@ -295,6 +295,16 @@ def test_state_saves_in_logical_layout_and_loads(tmp_path: Path) -> None:
         ).state.load(path)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bool", "int32", "float16"])
+def test_state_of_another_dtype_is_not_loaded(tmp_path: Path, dtype: str) -> None:
+    own, other = grt.State(), grt.State()
+    own.add("w", TensorType((2,), float32), np.ones(2))
+    other.share("w", np.ones(2, dtype))
+    other.save(tmp_path / "file")
+    with pytest.raises(errors.InputError, match=r"of another dtype \['w'\]"):
+        own.load(tmp_path / "file")
+
+
 def test_programs_that_share_a_state_take_turns() -> None:
     """Two that count, and one that compares what both write: no step is lost, and none is seen half done."""
     state, size, runs, wrong = grt.State(), 100_000, 200, list[float]()

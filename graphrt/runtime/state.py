@@ -252,14 +252,17 @@ class State(Mapping[str, np.ndarray]):
         """Reads what ``save`` wrote; ``names`` says what is called otherwise here.
 
         Raises InputError for a file that is no safetensors file or has been altered, and listing missing, unexpected and
-        misshapen names; then nothing is changed.
+        misshapen names and those of another dtype; then nothing is changed.
         """
         found = {(names or {}).get(name, name): array for name, array in read_arrays(path).items()}
         missing, unexpected = self.keys() - found.keys(), found.keys() - self.keys()
-        shapes = [n for n in found.keys() & self.keys() if found[n].shape != self._arrays[n].shape]
-        if missing or unexpected or shapes:
+        both = sorted(found.keys() & self.keys())
+        shapes = [n for n in both if found[n].shape != self._arrays[n].shape]
+        dtypes = [n for n in both if found[n].dtype != self._arrays[n].dtype]
+        if missing or unexpected or shapes or dtypes:
             raise InputError(
-                f"{path} does not fit: missing {sorted(missing)}, unexpected {sorted(unexpected)}, misshapen {sorted(shapes)}"
+                f"{path} does not fit: missing {sorted(missing)}, unexpected {sorted(unexpected)}, misshapen {shapes}, "
+                f"of another dtype {dtypes}"
             )
         for name, array in found.items():
             self.set(name, array)
