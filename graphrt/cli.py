@@ -172,7 +172,7 @@ def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
     table = Table(show_header=False, box=None)
     for name, value in rows.items():
         table.add_row(name, value)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 @app.command()
@@ -268,7 +268,7 @@ def flags() -> None:
     table = Table("variable", "value", "meaning", box=None)
     for row in Flags.read().table():
         table.add_row(*row)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 @app.command()

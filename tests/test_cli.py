@@ -181,6 +181,15 @@ def test_a_read_only_home_is_one_warning(tmp_path: Path) -> None:
         assert [p.name for p in tmp_path.iterdir()] == ["net.grt"]
 
 
+def test_brackets_in_a_path_are_no_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "a[" / "x]"  # a closing tag of nothing
+    monkeypatch.setenv("GRAPHRT_CACHE", str(place))
+    assert "a[/x]" in "".join(run("flags").split())
+    assert "a[/x]" in "".join(run("train", "mlp", "--limit", "64", "--epochs", "1", "--out", str(place)).split())
+
+
 @pytest.mark.parametrize("name", ["GRAPHRT_THREADS", "GRAPHRT_DEBUG", "GRAPHRT_TUNE", "GRAPHRT_WINOGRAD", "GRAPHRT_CACHE_SIZE"])
 def test_flags_that_are_no_numbers_are_named(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
