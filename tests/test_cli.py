@@ -181,13 +181,11 @@ def test_a_read_only_home_is_one_warning(tmp_path: Path) -> None:
         assert [p.name for p in tmp_path.iterdir()] == ["net.grt"]
 
 
-def test_brackets_in_a_path_are_no_markup(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place = tmp_path / "a[" / "x]"  # a closing tag of nothing
-    monkeypatch.setenv("GRAPHRT_CACHE", str(place))
-    assert "a[/x]" in "".join(run("flags").split())
-    assert "a[/x]" in "".join(run("train", "mlp", "--limit", "64", "--epochs", "1", "--out", str(place)).split())
+def test_brackets_in_a_path_are_no_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRAPHRT_CACHE", "a[/x]")  # a closing tag of nothing
+    assert "a[/x]" in run("flags")
+    assert "a[/x]" in run("train", "mlp", "--limit", "64", "--epochs", "1", "--out", "a[/x]")
 
 
 @pytest.mark.parametrize("name", ["GRAPHRT_THREADS", "GRAPHRT_DEBUG", "GRAPHRT_TUNE", "GRAPHRT_WINOGRAD", "GRAPHRT_CACHE_SIZE"])
