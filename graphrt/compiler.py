@@ -42,6 +42,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     *,
     target: str = "auto",
     state: State | None = None,
+    precision: str = "float32",
     float32_matmul_precision: str = "highest",
     freeze: bool = False,
     tune: int | None = None,
@@ -61,6 +62,7 @@ def compile(  # noqa: A001 - the name every framework has for it
       zeros, or whatever a buffer held. On debug, a slow cpu, each op is a kernel of its own, every access to memory is checked,
       and a warning names the op that makes the first NaN.
     - ``state`` shares parameters with other programs; without it those of a graph of ``from_torch`` are the model's own.
+    - ``precision`` float64 beside the target reference is an older way to say reference:float64.
     - ``float32_matmul_precision``, named as torch names it, is what a GPU's tensor cores may do to float32 products: nothing
       (highest), three products of split tf32 (high), or one (medium). The other targets compute the highest.
     - ``freeze`` lets the program keep what it makes of parameters that it does not update (the cpu target packs weights once):
@@ -79,6 +81,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     """
     if example_inputs is not None:
         outputs = next(TRACERS[kind] for kind in type(outputs).__mro__ if kind in TRACERS)(outputs, example_inputs)
+    target = target if precision == "float32" else f"{target}:{precision}"
     settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid)
     with _uncollected():
         return _compile(outputs, target, state, settings)

@@ -397,6 +397,7 @@ def test_the_reference_may_compute_in_double() -> None:
     for program in (programs, {name: grt.to_torch(p) for name, p in programs.items()}):
         assert program["reference"](x=differentiable)["y"].tolist() == [0.0, 0.0]
         assert program["reference:float64"](x=differentiable)["y"].tolist() == [0.5, 3.0]
+    assert grt.compile(g, target="reference", precision="float64").target == "reference:float64"
 
 
 @pytest.mark.parametrize("target", ["cpu", "reference"])
