@@ -54,6 +54,14 @@ def _trainer(model: str, target: str, seed: int, optimizer: Any, schedule: Any =
     return Trainer(net, nn.CrossEntropyLoss(), optimizer, schedule, target=target, seed=seed, autocast=autocast)
 
 
+def _specs(model: str, batch: int) -> tuple[Any, Any]:
+    """Shapes and dtypes of a batch of examples and of their classes."""
+    from graphrt import models
+
+    one = models.get(model)
+    return ((batch, *one.input_shape), one.dtype), ((batch, *(one.input_shape if one.dtype == "int64" else ())), "int64")
+
+
 @app.command()
 def train(
     model: Model,
@@ -63,7 +71,7 @@ def train(
     lr: Annotated[float, typer.Option(help="base learning rate")] = 0.05,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
-    schedule: Annotated[str, typer.Option(help="constant, step, cosine, linear or inverse_sqrt")] = "cosine",
+    schedule: Annotated[str, typer.Option(help="constant, step, cosine, linear, one_cycle, plateau, ...")] = "cosine",
     target: Target = "auto",
     seed: Annotated[int, typer.Option(min=0, help="of weights and the order of examples")] = 0,
     limit: Annotated[int, typer.Option(min=0, help="train on the first so many images only; 0 means all")] = 0,
@@ -83,10 +91,12 @@ def train(
         raise ArgumentError(f"no dataset {data!r}; there is mnist")
     if schedule not in optim.SCHEDULES:
         raise ArgumentError(f"no schedule {schedule!r}; there is {', '.join(optim.SCHEDULES)}")
-    channels, *_, side = models.get(model).input_shape
-    if channels != 1:
-        fitting = ", ".join(name for name, m in models.MODELS.items() if m.input_shape[0] == 1)
-        raise ArgumentError(f"{model} takes images of {channels} channels, mnist has 1; {fitting} fit")
+    shape = models.get(model).input_shape
+    if len(shape) != 3 or shape[0] != 1:
+        takes = f"images of {shape[0]} channels, mnist has 1" if len(shape) == 3 else f"{list(shape)}, mnist has images"
+        fitting = ", ".join(name for name, m in models.MODELS.items() if m.input_shape[0] == 1 and len(m.input_shape) == 3)
+        raise ArgumentError(f"{model} takes {takes}; {fitting} fit")
+    side = shape[-1]
     results = _Results(out or Path("runs") / model, model)
     optimizer = optim.SGD(lr, momentum=momentum, weight_decay=weight_decay)
     trainer = _trainer(model, target, seed, optimizer, optim.SCHEDULES[schedule]())
@@ -197,14 +207,14 @@ def explain(
     """
     _prepare(target)
     from graphrt import compile as compile_graph
-    from graphrt import models, optim
+    from graphrt import optim
     from graphrt.runtime.roofline import find_data_sheet, predict
     from graphrt.targets.target import names_architecture
 
     half = _autocast(dtype)
     trainer = _trainer(model, target, 0, optim.SGD(0.05, momentum=0.9), autocast=half)
-    x = ((batch, *models.get(model).input_shape), "float32")
-    graph = trainer.training_graph(x, ((batch,), "int64")) if training else trainer.evaluation_graph(x)
+    x, y = _specs(model, batch)
+    graph = trainer.training_graph(x, y) if training else trainer.evaluation_graph(x)
     program = compile_graph(graph, target=target, float32_matmul_precision=precision, library=library)
     known = device or names_architecture(program.target)
     estimate = predict(program, find_data_sheet(program.target, device or None), batch) if known else None
@@ -232,6 +242,20 @@ def explain(
         typer.echo(f"\nsource\n{program.source()}")
 
 
+@app.command()
+def summary(
+    model: Model,
+    batch: Annotated[int, typer.Option(min=1, help="batch size")] = 1,
+) -> None:
+    """Prints MODEL by layer: output shape, parameters, multiplications, bytes of the output and receptive field."""
+    from graphrt import models, nn
+
+    one = models.get(model)
+    with nn.init.skip_init():
+        net = one.build()
+    typer.echo(nn.summary(net, (batch, *one.input_shape), one.dtype))
+
+
 @app.command("compile")
 def compile_model(
     model: Model,
@@ -247,11 +271,11 @@ def compile_model(
 ) -> None:
     """Compiles MODEL's training step to a folder, which graphrt.load runs without a compiler; the GPU need not be here."""
     from graphrt import compile as compile_graph
-    from graphrt import models, optim
+    from graphrt import optim
 
     _check_folder(out)
     trainer = _trainer(model, target, seed, optim.SGD(lr, momentum=momentum), autocast=_autocast(dtype))
-    x, y = ((batch, *models.get(model).input_shape), "float32"), ((batch,), "int64")
+    x, y = _specs(model, batch)
     graph = trainer.evaluation_graph(x) if evaluate else trainer.training_graph(x, y)
     program = compile_graph(graph, target=target, library=library)
     program.save(out)

@@ -202,3 +202,8 @@ def test_a_missing_triton_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     for target in ("cuda:sm_90", "null", "interpret"):
         error = fails(monkeypatch, capsys, "explain", "mlp", "--target", target)
         assert f"target '{target}' needs the package triton" in error and "pip install triton" in error
+
+
+def test_summary() -> None:
+    text = run("summary", "lenet5", "--batch", "2")
+    assert "2x6x28x28" in text and "61,706" in text.splitlines()[-1]

@@ -180,9 +180,9 @@ def test_other_losses_and_errors() -> None:
         wrong = Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), metrics=["accuracy"], target="reference")
         wrong.step(values.x, values.y)
     with pytest.raises(ArgumentError, match="unknown metrics"):
-        Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), metrics=("recall",))
+        Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), metrics=("recal",))
     with pytest.raises(ArgumentError, match="16 examples make no batch of 32"):
-        trainer.fit(values, 5, 32)
+        trainer.fit(values, 5, 32, drop_last=True)
     with pytest.raises(ArgumentError, match="empty"):
         trainer.evaluate(values.take(0))
 
@@ -328,7 +328,7 @@ def test_metrics_by_name_function_and_default() -> None:
     two = trainer(net=Two(), loss=lambda out, y: F.mse_loss(out[0], y) + F.mean(out[1] * out[1]))
     assert set(two.step(values.x, values.y)) == {"loss"}
     assert {n: a.shape for n, a in two.predict(values.x).items()} == {"out0": (32, 3), "out1": (32, 2)}
-    for metrics, message in ((["recall"], "any function of"), ([lambda o, t: o], "<lambda> must return a scalar Value")):
+    for metrics, message in ((["recal"], "any function of"), ([lambda o, t: o], "<lambda> must return a scalar Value")):
         with pytest.raises(ArgumentError, match=message):
             trainer(metrics).step(values.x, values.y)
 
@@ -395,7 +395,7 @@ def test_batches_of_a_loader() -> None:
         (data, None, r"fit\(data, epochs, batch_size=64\)"),
         (iter(loader), None, "an iterator is used up after one, a DataLoader is not"),
         ((batch for batch in loader), None, "with a len"),
-        ([data.x], None, r"a batch is \(x, y\), got ndarray"),
+        ([data.x], None, r"a batch is \(x, y\) or \(x, y, sample_weight\), got ndarray"),
         ([], None, "holds no batch"),
     ):
         with pytest.raises(ArgumentError, match=message):

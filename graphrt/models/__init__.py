@@ -6,41 +6,118 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from graphrt.errors import ArgumentError
-from graphrt.models.alexnet import alexnet
+from graphrt.models.alexnet import alexnet, alexnet_2012
+from graphrt.models.convnext import convnext_tiny
+from graphrt.models.densenet import densenet121, densenet169, densenet201
+from graphrt.models.efficientnet import efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3, efficientnet_b4
 from graphrt.models.googlenet import googlenet
 from graphrt.models.lenet import lenet5
-from graphrt.models.mlp import mlp
-from graphrt.models.mobilenet import mobilenet_v2
-from graphrt.models.resnet import resnet18, resnet20, resnet34, resnet50, resnet101, resnet152
-from graphrt.models.vgg import vgg11, vgg11_cifar, vgg16, vgg16_bn
+from graphrt.models.mlp import logistic, mlp, playground
+from graphrt.models.mobilenet import mobilenet_v1, mobilenet_v2
+from graphrt.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from graphrt.models.resnet import (
+    resnet18,
+    resnet20,
+    resnet32,
+    resnet34,
+    resnet44,
+    resnet50,
+    resnet56,
+    resnet101,
+    resnet110,
+    resnet152,
+    resnext50_32x4d,
+    resnext101_32x8d,
+    wide_resnet50_2,
+    wide_resnet101_2,
+)
+from graphrt.models.shufflenet import shufflenet_v2_x0_5, shufflenet_v2_x1_0
+from graphrt.models.squeezenet import squeezenet1_0, squeezenet1_1
+from graphrt.models.text import char_lstm, gpt2, gpt_small
+from graphrt.models.vgg import (
+    vgg11,
+    vgg11_bn,
+    vgg11_cifar,
+    vgg11_lrn,
+    vgg13,
+    vgg13_bn,
+    vgg16,
+    vgg16_bn,
+    vgg16_c,
+    vgg19,
+    vgg19_bn,
+)
+from graphrt.models.vit import mixer_b16, mixer_s16, vit_b_16, vit_tiny
 from graphrt.nn import Module
 
 
 @dataclass(frozen=True)
 class Model:
-    """How to build a network, ``build()``, and ``input_shape``, the shape of one image it takes, without the batch."""
+    """How to build a network, ``build()``, and the ``input_shape`` and ``dtype`` of one example it takes, without the batch."""
 
     build: Callable[[], Module]
     input_shape: tuple[int, ...]
+    dtype: str = "float32"
 
 
-_IMAGENET = (3, 224, 224)
+_IMAGENET, _CIFAR = (3, 224, 224), (3, 32, 32)
 MODELS: dict[str, Model] = {
     "alexnet": Model(alexnet, _IMAGENET),
+    "alexnet_2012": Model(alexnet_2012, (3, 227, 227)),
+    "char_lstm": Model(char_lstm, (64,), "int64"),
+    "convnext_tiny": Model(convnext_tiny, _IMAGENET),
+    "densenet121": Model(densenet121, _IMAGENET),
+    "densenet169": Model(densenet169, _IMAGENET),
+    "densenet201": Model(densenet201, _IMAGENET),
+    "efficientnet_b0": Model(efficientnet_b0, _IMAGENET),
+    "efficientnet_b1": Model(efficientnet_b1, (3, 240, 240)),
+    "efficientnet_b2": Model(efficientnet_b2, (3, 260, 260)),
+    "efficientnet_b3": Model(efficientnet_b3, (3, 300, 300)),
+    "efficientnet_b4": Model(efficientnet_b4, (3, 380, 380)),
     "googlenet": Model(googlenet, _IMAGENET),
+    "gpt2": Model(gpt2, (1024,), "int64"),
+    "gpt_small": Model(gpt_small, (64,), "int64"),
     "lenet5": Model(lenet5, (1, 32, 32)),
+    "logistic": Model(logistic, (1, 28, 28)),
+    "mixer_b16": Model(mixer_b16, _IMAGENET),
+    "mixer_s16": Model(mixer_s16, _IMAGENET),
     "mlp": Model(mlp, (1, 28, 28)),
+    "mobilenet_v1": Model(mobilenet_v1, _IMAGENET),
     "mobilenet_v2": Model(mobilenet_v2, _IMAGENET),
+    "mobilenet_v3_large": Model(mobilenet_v3_large, _IMAGENET),
+    "mobilenet_v3_small": Model(mobilenet_v3_small, _IMAGENET),
+    "playground": Model(playground, (2,)),
     "resnet18": Model(resnet18, _IMAGENET),
-    "resnet20": Model(resnet20, (3, 32, 32)),
+    "resnet20": Model(resnet20, _CIFAR),
+    "resnet32": Model(resnet32, _CIFAR),
     "resnet34": Model(resnet34, _IMAGENET),
+    "resnet44": Model(resnet44, _CIFAR),
     "resnet50": Model(resnet50, _IMAGENET),
+    "resnet56": Model(resnet56, _CIFAR),
     "resnet101": Model(resnet101, _IMAGENET),
+    "resnet110": Model(resnet110, _CIFAR),
     "resnet152": Model(resnet152, _IMAGENET),
+    "resnext50_32x4d": Model(resnext50_32x4d, _IMAGENET),
+    "resnext101_32x8d": Model(resnext101_32x8d, _IMAGENET),
+    "shufflenet_v2_x0_5": Model(shufflenet_v2_x0_5, _IMAGENET),
+    "shufflenet_v2_x1_0": Model(shufflenet_v2_x1_0, _IMAGENET),
+    "squeezenet1_0": Model(squeezenet1_0, _IMAGENET),
+    "squeezenet1_1": Model(squeezenet1_1, _IMAGENET),
     "vgg11": Model(vgg11, _IMAGENET),
-    "vgg11_cifar": Model(vgg11_cifar, (3, 32, 32)),
+    "vgg11_bn": Model(vgg11_bn, _IMAGENET),
+    "vgg11_cifar": Model(vgg11_cifar, _CIFAR),
+    "vgg11_lrn": Model(vgg11_lrn, _IMAGENET),
+    "vgg13": Model(vgg13, _IMAGENET),
+    "vgg13_bn": Model(vgg13_bn, _IMAGENET),
     "vgg16": Model(vgg16, _IMAGENET),
     "vgg16_bn": Model(vgg16_bn, _IMAGENET),
+    "vgg16_c": Model(vgg16_c, _IMAGENET),
+    "vgg19": Model(vgg19, _IMAGENET),
+    "vgg19_bn": Model(vgg19_bn, _IMAGENET),
+    "vit_b_16": Model(vit_b_16, _IMAGENET),
+    "vit_tiny": Model(vit_tiny, _CIFAR),
+    "wide_resnet50_2": Model(wide_resnet50_2, _IMAGENET),
+    "wide_resnet101_2": Model(wide_resnet101_2, _IMAGENET),
 }
 
 
@@ -55,19 +132,60 @@ __all__ = [
     "MODELS",
     "Model",
     "alexnet",
+    "alexnet_2012",
+    "char_lstm",
+    "convnext_tiny",
+    "densenet121",
+    "densenet169",
+    "densenet201",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
     "get",
     "googlenet",
+    "gpt2",
+    "gpt_small",
     "lenet5",
+    "logistic",
+    "mixer_b16",
+    "mixer_s16",
     "mlp",
+    "mobilenet_v1",
     "mobilenet_v2",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "playground",
     "resnet18",
     "resnet20",
+    "resnet32",
     "resnet34",
+    "resnet44",
     "resnet50",
+    "resnet56",
     "resnet101",
+    "resnet110",
     "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
+    "squeezenet1_0",
+    "squeezenet1_1",
     "vgg11",
+    "vgg11_bn",
     "vgg11_cifar",
+    "vgg11_lrn",
+    "vgg13",
+    "vgg13_bn",
     "vgg16",
     "vgg16_bn",
+    "vgg16_c",
+    "vgg19",
+    "vgg19_bn",
+    "vit_b_16",
+    "vit_tiny",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
 ]

@@ -1,6 +1,8 @@
-"""A perceptron with one hidden layer."""
+"""Linear models and perceptrons."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from graphrt import nn
 
@@ -8,3 +10,22 @@ from graphrt import nn
 def mlp() -> nn.Module:
     """784-128-10 with ReLU: [N, 784] or [N, 1, 28, 28] -> logits [N, 10]; 101,770 parameters."""
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def logistic(num_features: int = 784, num_classes: int = 1) -> nn.Module:
+    """[N, num_features], or images of so many pixels -> logits [N, num_classes]: one linear layer.
+
+    785 parameters by default: "is this digit a 5?", with BCEWithLogitsLoss. With several classes it is multinomial, with
+    CrossEntropyLoss; with MSELoss linear regression.
+    """
+    return nn.Sequential(nn.Flatten(), nn.Linear(num_features, num_classes))
+
+
+def playground(num_features: int = 2, hidden: Sequence[int] = (4, 2), num_classes: int = 1) -> nn.Module:
+    """[N, num_features] -> logits [N, num_classes]: layers of ``hidden`` neurons with tanh, 25 parameters by default.
+
+    The network of two hidden layers with which rings, spirals and the like are separated in the plane.
+    """
+    sizes = [num_features, *hidden]
+    layers = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.Tanh())]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))

@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., "MobileNetV2: inverted residuals and linear bottlenecks", CVPR 2018)."""
+"""MobileNetV1 (Howard et al., 2017) and V2 (Sandler et al., "Inverted residuals and linear bottlenecks", CVPR 2018)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int =
     return conv
 
 
-def _unit(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    return nn.Sequential(_conv(inputs, outputs, kernel, stride, groups), nn.BatchNorm2d(outputs), nn.ReLU6())
+def _unit(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: type[nn.Module] = nn.ReLU6
+) -> nn.Sequential:
+    return nn.Sequential(_conv(inputs, outputs, kernel, stride, groups), nn.BatchNorm2d(outputs), act())
 
 
 class InvertedResidual(nn.Module):
@@ -57,3 +59,19 @@ def mobilenet_v2(num_classes: int = 1000, dropout: float = 0.2) -> nn.Module:
     Sandler et al., "Inverted residuals and linear bottlenecks", CVPR 2018. ``dropout`` is before the last layer.
     """
     return MobileNetV2(num_classes, dropout)
+
+
+def mobilenet_v1(num_classes: int = 1000) -> nn.Module:
+    """[N, 3, H, W] -> logits [N, num_classes]; 4,231,976 parameters with 1000 classes.
+
+    Howard et al., "MobileNets: efficient convolutional neural networks for mobile vision applications", 2017: 3x3 convolutions
+    in each channel and 1x1 ones across them.
+    """
+    steps = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
+    layers: list[nn.Module] = [_unit(3, 32, 3, 2, act=nn.ReLU)]
+    channels = 32
+    for outputs, stride in steps:
+        layers += [_unit(channels, channels, 3, stride, channels, nn.ReLU), _unit(channels, outputs, 1, act=nn.ReLU)]
+        channels = outputs
+    pool = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    return nn.Sequential({"features": nn.Sequential(*layers), **pool, "fc": nn.Linear(1024, num_classes)})

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import graphrt.ops as F
 from graphrt import nn
 from graphrt.ir import Value
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """A convolution without bias that keeps the image's size but for ``stride``, initialised as the paper does."""
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 
@@ -50,15 +51,19 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the 3x3 one has the stride, as torchvision has it."""
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the 3x3 one has the stride, as torchvision has it.
+
+    With ``groups`` the inner ones have ``groups * base`` channels for each 64 of ``width``.
+    """
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int = 1) -> None:
+    def __init__(self, inputs: int, width: int, stride: int = 1, groups: int = 1, base: int = 64) -> None:
         outputs = width * self.expansion
-        self.conv1, self.bn1 = _conv(inputs, width, 1), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = _conv(width, width, 3, stride), nn.BatchNorm2d(width)
-        self.conv3, self.bn3 = _conv(width, outputs, 1), nn.BatchNorm2d(outputs)
+        inner = width * base // 64 * groups
+        self.conv1, self.bn1 = _conv(inputs, inner, 1), nn.BatchNorm2d(inner)
+        self.conv2, self.bn2 = _conv(inner, inner, 3, stride, groups), nn.BatchNorm2d(inner)
+        self.conv3, self.bn3 = _conv(inner, outputs, 1), nn.BatchNorm2d(outputs)
         self.downsample = _projection(inputs, outputs, stride) if stride != 1 or inputs != outputs else nn.Identity()
 
     def forward(self, input: Value) -> Value:
@@ -70,17 +75,17 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """[N, 3, H, W] -> logits [N, num_classes]; names of parameters as torchvision has them."""
 
-    def __init__(self, block: type[BasicBlock] | type[Bottleneck], layers: Sequence[int], num_classes: int = 1000) -> None:
+    def __init__(self, block: Callable[..., BasicBlock | Bottleneck], layers: Sequence[int], num_classes: int = 1000) -> None:
         self.conv1, self.bn1 = _conv(3, 64, 7, 2), nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         channels = 64
 
         def stage(width: int, count: int, stride: int) -> nn.Sequential:
             nonlocal channels
-            blocks = []
+            blocks: list[BasicBlock | Bottleneck] = []
             for i in range(count):
                 blocks.append(block(channels, width, stride if i == 0 else 1))
-                channels = width * block.expansion
+                channels = width * blocks[-1].expansion
             return nn.Sequential(*blocks)
 
         self.layer1, self.layer2 = stage(64, layers[0], 1), stage(128, layers[1], 2)
@@ -158,3 +163,57 @@ def resnet152(num_classes: int = 1000) -> nn.Module:
     He et al., "Deep residual learning for image recognition", CVPR 2016. Names of parameters are torchvision's.
     """
     return ResNet(Bottleneck, (3, 8, 36, 3), num_classes)
+
+
+def resnet32(num_classes: int = 10) -> nn.Module:
+    """``resnet20`` with 32 layers; 464,154 parameters with 10 classes (0.46 M in the paper); ``num_classes`` as there."""
+    return CifarResNet(5, num_classes)
+
+
+def resnet44(num_classes: int = 10) -> nn.Module:
+    """``resnet20`` with 44 layers; 658,586 parameters with 10 classes (0.66 M in the paper); ``num_classes`` as there."""
+    return CifarResNet(7, num_classes)
+
+
+def resnet56(num_classes: int = 10) -> nn.Module:
+    """``resnet20`` with 56 layers; 853,018 parameters with 10 classes (0.85 M in the paper); ``num_classes`` as there."""
+    return CifarResNet(9, num_classes)
+
+
+def resnet110(num_classes: int = 10) -> nn.Module:
+    """``resnet20`` with 110 layers; 1,727,962 parameters with 10 classes (1.7 M in the paper); ``num_classes`` as there."""
+    return CifarResNet(18, num_classes)
+
+
+def resnext50_32x4d(num_classes: int = 1000) -> nn.Module:
+    """[N, 3, H, W] -> logits [N, num_classes]; 25,028,904 parameters with 1000 classes.
+
+    Xie et al., "Aggregated residual transformations for deep neural networks", CVPR 2017. Parameters are called as in
+    torchvision.
+    """
+    return ResNet(partial(Bottleneck, groups=32, base=4), (3, 4, 6, 3), num_classes)
+
+
+def resnext101_32x8d(num_classes: int = 1000) -> nn.Module:
+    """[N, 3, H, W] -> logits [N, num_classes]; 88,791,336 parameters with 1000 classes.
+
+    Xie et al., "Aggregated residual transformations for deep neural networks", CVPR 2017. Parameters are called as in
+    torchvision.
+    """
+    return ResNet(partial(Bottleneck, groups=32, base=8), (3, 4, 23, 3), num_classes)
+
+
+def wide_resnet50_2(num_classes: int = 1000) -> nn.Module:
+    """[N, 3, H, W] -> logits [N, num_classes]; 68,883,240 parameters with 1000 classes.
+
+    Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016. Names of parameters are torchvision's.
+    """
+    return ResNet(partial(Bottleneck, groups=1, base=128), (3, 4, 6, 3), num_classes)
+
+
+def wide_resnet101_2(num_classes: int = 1000) -> nn.Module:
+    """[N, 3, H, W] -> logits [N, num_classes]; 126,886,696 parameters with 1000 classes.
+
+    Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016. Names of parameters are torchvision's.
+    """
+    return ResNet(partial(Bottleneck, groups=1, base=128), (3, 4, 23, 3), num_classes)

@@ -80,7 +80,7 @@ from graphrt.nn.loss import (
     SoftMarginLoss,
     TripletMarginLoss,
 )
-from graphrt.nn.module import Buffer, Module, Parameter, count_parameters, summary
+from graphrt.nn.module import Buffer, Module, Parameter, count_parameters
 from graphrt.nn.normalization import (
     BatchNorm1d,
     BatchNorm2d,
@@ -115,6 +115,7 @@ from graphrt.nn.pooling import (
     SumPool3d,
 )
 from graphrt.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from graphrt.nn.summary import Layer, layers, summary
 from graphrt.nn.trace import trace
 
 __all__ = [
@@ -125,12 +126,12 @@ __all__ = [
     "CosineSimilarity", "CrossEntropyLoss", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Embedding", "EmbeddingBag",
     "FeatureAlphaDropout", "Flatten", "Fold", "GRUCell", "GaussianNLLLoss", "GroupNorm", "Hardshrink", "Hardsigmoid",
     "Hardswish", "Hardtanh", "HingeEmbeddingLoss", "HuberLoss", "Identity", "InstanceNorm1d", "InstanceNorm2d",
-    "InstanceNorm3d", "KLDivLoss", "L1Loss", "LPPool1d", "LPPool2d", "LPPool3d", "LSTMCell", "LayerNorm", "LeakyReLU",
+    "InstanceNorm3d", "KLDivLoss", "L1Loss", "LPPool1d", "LPPool2d", "LPPool3d", "LSTMCell", "Layer", "LayerNorm", "LeakyReLU",
     "Linear", "LocalConv2d", "LocalResponseNorm", "LogSigmoid", "LogSoftmax", "MSELoss", "MarginRankingLoss", "MaxPool1d",
     "MaxPool2d", "MaxPool3d", "Mish", "Module", "MultiLabelMarginLoss", "MultiLabelSoftMarginLoss", "MultiMarginLoss",
     "MultiheadAttention", "NLLLoss", "PReLU", "PairwiseDistance", "Parameter", "PixelShuffle", "PixelUnshuffle",
     "PoissonNLLLoss", "RMSNorm", "RNNCell", "RReLU", "ReLU", "ReLU6", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss",
     "SoftMarginLoss", "Softmax", "Softmax2d", "Softmin", "Softplus", "Softshrink", "Softsign", "SumPool1d", "SumPool2d",
     "SumPool3d", "Tanh", "Tanhshrink", "Threshold", "TransformerEncoderLayer", "TripletMarginLoss", "Unflatten", "Unfold",
-    "count_parameters", "init", "manual_seed", "summary", "trace", "weight_norm",
+    "count_parameters", "init", "layers", "manual_seed", "summary", "trace", "weight_norm",
 ]  # fmt: skip

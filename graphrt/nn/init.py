@@ -7,13 +7,15 @@ the seed and on how many draws came before it, not on their sizes, nor on the or
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from graphrt.errors import ArgumentError
 from graphrt.nn.module import Parameter
 
-_seed, _draws = 0, 0
+_seed, _draws, _skipping = 0, 0, False
 
 _GAINS = {"linear": 1.0, "conv2d": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3.0, "relu": math.sqrt(2.0)}
 
@@ -31,6 +33,17 @@ def generator() -> np.random.Generator:
     global _draws
     _draws += 1
     return np.random.default_rng([_seed, _draws])
+
+
+@contextmanager
+def skip_init() -> Iterator[None]:
+    """Modules made inside keep what is in memory for random starting values: to be counted, or filled with weights."""
+    global _skipping
+    before, _skipping = _skipping, True
+    try:
+        yield
+    finally:
+        _skipping = before
 
 
 def calculate_gain(nonlinearity: str, a: float = 0.0) -> float:
@@ -58,12 +71,12 @@ def _fill(parameter: Parameter, values: np.ndarray) -> Parameter:
 
 def uniform_(parameter: Parameter, low: float = 0.0, high: float = 1.0, rng: np.random.Generator | None = None) -> Parameter:
     """Fills ``parameter`` with numbers of [low, high) from ``rng``, or from the next generator of the series; returns it."""
-    return _fill(parameter, (rng or generator()).uniform(low, high, parameter.array.shape))
+    return parameter if _skipping else _fill(parameter, (rng or generator()).uniform(low, high, parameter.array.shape))
 
 
 def normal_(parameter: Parameter, mean: float = 0.0, std: float = 1.0, rng: np.random.Generator | None = None) -> Parameter:
     """Fills with normal numbers of that ``mean`` and deviation ``std``; ``rng`` as of ``uniform_``."""
-    return _fill(parameter, (rng or generator()).normal(mean, std, parameter.array.shape))
+    return parameter if _skipping else _fill(parameter, (rng or generator()).normal(mean, std, parameter.array.shape))
 
 
 def constant_(parameter: Parameter, value: float) -> Parameter:
@@ -142,8 +155,15 @@ def xavier_normal_(parameter: Parameter, gain: float = 1.0, rng: np.random.Gener
 
 def weights(shape: tuple[int, ...], bias: bool) -> tuple[Parameter, Parameter | None]:
     """Weight [*shape], [out, in, ...], and bias [out], both uniform in +-1/sqrt(fan in): torch's kaiming_uniform_(a=sqrt 5)."""
-    weight = kaiming_uniform_(Parameter(np.empty(shape, np.float32)), a=math.sqrt(5.0))
+    weight = kaiming_uniform_(_empty(shape), a=math.sqrt(5.0))
     if not bias:
         return weight, None
     bound = 1.0 / math.sqrt(max(fans(weight)[0], 1))
-    return weight, uniform_(Parameter(np.empty(shape[:1], np.float32)), -bound, bound)
+    return weight, uniform_(_empty(shape[:1]), -bound, bound)
+
+
+def _empty(shape: tuple[int, ...]) -> Parameter:
+    """A float32 parameter whose memory nothing has touched yet."""
+    made = Parameter(np.empty(0, np.float32))
+    made.array = np.empty(shape, np.float32)
+    return made

@@ -9,6 +9,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -163,15 +165,23 @@ class Module:
             )
         args, kwargs = tuple(resolved(args, graph)), dict(zip(kwargs, resolved(kwargs.values(), graph), strict=True))
         if BUILDING.get() is graph:
-            return self.forward(*args, **kwargs)
-        for name, parameter in self._named():
+            return self._built(graph, args, kwargs)
+        for name, parameter in self._named(_PREFIX.get()):
             parameter.name = name
         token = BUILDING.set(graph)
         try:
             with graph.transaction():
-                return self.forward(*args, **kwargs)
+                return self._built(graph, args, kwargs)
         finally:
             BUILDING.reset(token)
+
+    def _built(self, graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """``forward``, of which a note is taken where somebody asked for it."""
+        calls, first = _CALLS.get(), len(graph.nodes)
+        found = self.forward(*args, **kwargs)
+        if calls is not None:
+            calls.append(Call(self, first, len(graph.nodes), found))
+        return found
 
     # --- members --------------------------------------------------------------------------------------------------
 
@@ -281,6 +291,43 @@ class Module:
         return f"{name}(\n" + "\n".join(children) + "\n)" if children else f"{name}({self.extra_repr()})"
 
 
+@dataclass(frozen=True)
+class Call:
+    """A ``module`` that was called: it appended the nodes from ``first`` to before ``stop``, and returned ``output``."""
+
+    module: Module
+    first: int
+    stop: int
+    output: Any
+
+
+_CALLS: ContextVar[list[Call] | None] = ContextVar("calls", default=None)
+
+
+@contextmanager
+def noted() -> Iterator[list[Call]]:
+    """A list of the calls of modules inside, in the order in which they return."""
+    calls: list[Call] = []
+    token = _CALLS.set(calls)
+    try:
+        yield calls
+    finally:
+        _CALLS.reset(token)
+
+
+_PREFIX: ContextVar[str] = ContextVar("prefix", default="")  # before the names of parameters of modules that are called
+
+
+@contextmanager
+def under(name: str) -> Iterator[None]:
+    """Modules that are called inside are children of ``name``: a loss whose weight is called as a parameter of the network."""
+    token = _PREFIX.set(f"{name}.")
+    try:
+        yield
+    finally:
+        _PREFIX.reset(token)
+
+
 @contextmanager
 def in_mode(module: Module, training: bool) -> Iterator[None]:
     """All of ``module`` in eval mode, or in training what is so by its own mode, then each part in the mode it had.
@@ -300,19 +347,6 @@ def in_mode(module: Module, training: bool) -> Iterator[None]:
 def count_parameters(module: Module, trainable: bool = True) -> int:
     """Elements of the ``trainable`` parameters of ``module``, or of all its parameters; buffers do not count."""
     return sum(p.array.size for p in module.parameters() if p.trainable or not trainable)
-
-
-def summary(module: Module) -> str:
-    """One line for each module with parameters of its own: path, kind, shapes, elements; then the total."""
-    lines = []
-    for path, child in module.named_modules():
-        own = {n: p for n, p in child._members() if isinstance(p, Parameter) and not isinstance(p, Buffer)}
-        if own:
-            shapes = ", ".join(f"{n} {list(p.shape)}" for n, p in own.items())
-            count = sum(p.array.size for p in own.values())
-            lines.append(f"{path or '.':<20} {type(child).__name__:<14} {shapes:<40} {count:>12,}")
-    lines.append(f"{'total':<76} {count_parameters(module, trainable=False):>12,}")
-    return "\n".join(lines)
 
 
 def optional(parameter: Parameter | None, like: Value) -> Value | None:

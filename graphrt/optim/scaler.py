@@ -12,7 +12,7 @@ import numpy as np
 import graphrt.ops as F
 from graphrt.errors import ArgumentError
 from graphrt.ir import Value
-from graphrt.optim.optimizers import Optimizer
+from graphrt.optim.optimizer import Optimizer, keep_unless
 
 
 class GradScaler:
@@ -60,10 +60,7 @@ class GradScaler:
             finite = F.isfinite(largest)
             before = dict(graph.updates)
             optimizer.apply(params, [g * (1.0 / factor) for g in grads], lr)
-            for name, new in list(graph.updates.items()):
-                old = before.get(name, graph.sources[name].outputs[0])
-                if new is not old:
-                    graph.updates[name] = F.where(finite, new, old)
+            keep_unless(graph, before, finite)
             steps = graph.parameter(f"{self.name}.growth_tracker", shape=(), dtype="int64", trainable=False)
             grown = F.eq(steps, self.growth_interval - 1)
             graph.update(steps, F.where(finite & ~grown, steps + 1, 0))

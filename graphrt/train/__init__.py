@@ -1,9 +1,17 @@
-"""Training: the loop, checkpoints, progress and curves."""
+"""Training: the loop, metrics, callbacks, checkpoints, progress and curves."""
 
+from graphrt.train.callbacks import Callback, CSVLogger, EarlyStopping, ModelCheckpoint
 from graphrt.train.checkpoint import read_metadata, save_checkpoint
+from graphrt.train.counted import AUC, F1, R2, ConfusionMatrix, MeanIoU, Metric, Precision, Recall
 from graphrt.train.curves import save_curves
 from graphrt.train.history import History
+from graphrt.train.metrics import TopK
 from graphrt.train.progress import TrainingProgress
+from graphrt.train.range_test import RangeTest, lr_range_test
 from graphrt.train.trainer import Trainer
 
-__all__ = ["History", "Trainer", "TrainingProgress", "read_metadata", "save_checkpoint", "save_curves"]
+__all__ = [
+    "AUC", "F1", "R2", "CSVLogger", "Callback", "ConfusionMatrix", "EarlyStopping", "History", "MeanIoU", "Metric",
+    "ModelCheckpoint", "Precision", "RangeTest", "Recall", "TopK", "Trainer", "TrainingProgress", "lr_range_test",
+    "read_metadata", "save_checkpoint", "save_curves",
+]  # fmt: skip

@@ -1,30 +1,53 @@
-"""Batches for training: of a Dataset, or of whatever makes its own, such as a torch DataLoader."""
+"""Batches for training: of a Dataset, or of whatever makes its own, such as a torch DataLoader.
+
+A batch is (x, y), or (x, y, sample_weight) with a weight for each example. x and y are each an array, or several of them as a
+tuple or a dict; a program's inputs are called x and y, x.0 and x.1, or x.NAME.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphrt.data import Dataset, batches
+from graphrt.data import Source, as_source, batches, prefetched
+from graphrt.data.dataset import Dataset
 from graphrt.errors import ArgumentError
+from graphrt.ir import Graph
 from graphrt.op import Order
 from graphrt.runtime.arrays import order_of, to_numpy
 from graphrt.types import as_dtype, float64
 
-Batch = tuple[Any, Any]
 Spec = tuple[tuple[int, ...], str] | tuple[tuple[int, ...], str, Order]  # shape and dtype of an array, and how it lies
+Tree = Any  # an array, a Spec or a Value; or a tuple or dict of them
+WEIGHT = "sample_weight"
 
 
-def count_batches(train: Dataset | Collection[Any], batch_size: int | None) -> int:
+class Batch(NamedTuple):
+    """The arrays that one step is given."""
+
+    x: Tree
+    y: Tree
+    weight: Any = None
+
+    def named(self) -> dict[str, Any]:
+        """The arrays by the names of a program's inputs."""
+        targets = {} if self.y is None else leaves("y", self.y)
+        return {**leaves("x", self.x), **targets, **({} if self.weight is None else {WEIGHT: self.weight})}
+
+    def __len__(self) -> int:
+        return len(next(iter(leaves("x", self.x).values())))
+
+
+def count_batches(train: Source | Collection[Any], batch_size: int | None, drop_last: bool) -> int:
     """Batches of an epoch. Raises ArgumentError."""
-    if isinstance(train, Dataset):
+    if (source := as_source(train)) is not None:
         if batch_size is None:
             raise ArgumentError("a Dataset needs a batch size: fit(data, epochs, batch_size=64)")
-        count = len(train) // max(batch_size, 1)
+        count = (len(source) + (0 if drop_last else batch_size - 1)) // max(batch_size, 1)
         if batch_size < 1 or count < 1:
-            raise ArgumentError(f"{len(train)} examples make no batch of {batch_size}")
+            raise ArgumentError(f"{len(source)} examples make no batch of {batch_size}")
         return count
     if isinstance(train, tuple) or not (hasattr(train, "__iter__") and hasattr(train, "__len__")):
         raise ArgumentError(
@@ -38,33 +61,95 @@ def count_batches(train: Dataset | Collection[Any], batch_size: int | None) -> i
 
 
 def as_batch(given: Any) -> Batch:
-    """(x, y) as arrays or tensors. Raises ArgumentError."""
-    if not isinstance(given, tuple | list) or len(given) != 2:
+    """``given`` as arrays or tensors. Raises ArgumentError."""
+    if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         raise ArgumentError(
-            f"a batch is (x, y), got {type(given).__name__}{f' of {len(given)}' if hasattr(given, '__len__') else ''}"
+            f"a batch is (x, y) or (x, y, sample_weight), got {type(given).__name__}"
+            f"{f' of {len(given)}' if hasattr(given, '__len__') else ''}"
         )
-    return plain(given[0]), plain(given[1])
+    batch = Batch(plain(given[0]), plain(given[1]), plain(given[2]) if len(given) == 3 else None)
+    sizes = {name: array.shape[0] if array.ndim else 0 for name, array in batch.named().items()}
+    if len(set(sizes.values())) > 1:
+        raise ArgumentError(f"the parts of a batch hold as many examples, got {sizes}")
+    return batch
 
 
-def plain(value: Any) -> Any:
-    """An array or tensor; float64 as float32."""
+def plain(value: Any) -> Tree:
+    """An array or tensor, or several; float64 as float32."""
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, tuple | list) and value and all(hasattr(part, "shape") and np.ndim(part) for part in value):
+        return tuple(plain(part) for part in value)
     array = value if hasattr(value, "dtype") else np.asarray(value)
     if as_dtype(array.dtype) is not float64:
         return array
     return array.astype(np.float32) if isinstance(array, np.ndarray) else array.float()
 
 
-def one_epoch(train: Dataset | Collection[Any], batch_size: int | None, rng: np.random.Generator) -> Iterator[Any]:
-    """The batches of one epoch, those of a Dataset in an order that ``rng`` draws."""
-    return batches(train, batch_size or 1, True, rng, True) if isinstance(train, Dataset) else iter(train)
+def leaves(name: str, tree: Tree) -> dict[str, Any]:
+    """The leaves of ``tree`` by the names of a program's inputs."""
+    if isinstance(tree, Mapping):
+        return {f"{name}.{key}": leaf for key, leaf in tree.items()}
+    if isinstance(tree, tuple) and not is_spec(tree):
+        return {f"{name}.{i}": leaf for i, leaf in enumerate(tree)}
+    return {name: tree}
 
 
-def spec_of(value: Any) -> tuple[tuple[int, ...], str]:
-    """Shape and dtype of ``value``."""
-    array = value if hasattr(value, "dtype") else to_numpy(value)
-    return tuple(array.shape), as_dtype(array.dtype).name
+def mapped(function: Callable[[str, Any], Any], name: str, tree: Tree) -> Tree:
+    """``tree`` with ``function`` of the name and of what is there in the place of each leaf."""
+    found = [function(*leaf) for leaf in leaves(name, tree).items()]
+    if isinstance(tree, Mapping):
+        return dict(zip(tree, found, strict=True))
+    return tuple(found) if isinstance(tree, tuple) and not is_spec(tree) else found[0]
 
 
-def laid_spec_of(value: Any) -> Spec:
-    """Shape and dtype of ``value``, and its dimensions as they lie in memory."""
-    return *spec_of(value), order_of(value)
+def is_spec(tree: Tree) -> bool:
+    """Whether it is the shape and dtype of one array."""
+    return isinstance(tree, tuple) and len(tree) in (2, 3) and isinstance(tree[1], str)
+
+
+def inputs(graph: Graph, name: str, spec: Tree) -> Tree:
+    """Inputs of ``graph`` for what ``spec`` describes."""
+    return mapped(lambda key, leaf: graph.input(key, *leaf), name, spec)
+
+
+def called(net: Callable[..., Any], x: Tree) -> Any:
+    """``net`` of one input, of several in a row, or of several by name."""
+    if isinstance(x, Mapping):
+        return net(**x)
+    return net(*x) if isinstance(x, tuple) else net(x)
+
+
+def one_epoch(
+    train: Source | Collection[Any], batch_size: int | None, rng: np.random.Generator, drop_last: bool
+) -> Iterator[Any]:
+    """The batches of one epoch, those of a Source in an order that ``rng`` draws."""
+    if (source := as_source(train)) is None:
+        return iter(train)  # type: ignore[arg-type]
+    return _ahead(source, batches(source, batch_size or 1, True, rng, drop_last))
+
+
+def in_order(data: Source | Iterable[Any], batch_size: int) -> Iterator[Any]:
+    """All batches of ``data``, of ``batch_size`` where it is a Source."""
+    source = as_source(data)
+    return iter(data) if source is None else _ahead(source, batches(source, batch_size))  # type: ignore[arg-type]
+
+
+def _ahead(source: Source, given: Iterator[Any]) -> Iterator[Any]:
+    """Batches of arrays as they are; others are read by a thread while steps are computed."""
+    return given if isinstance(source, Dataset) else prefetched(given)
+
+
+def spec_of(tree: Tree) -> Tree:
+    """Shape and dtype of each array."""
+
+    def one(_: str, value: Any) -> Spec:
+        array = value if hasattr(value, "dtype") else to_numpy(value)
+        return tuple(array.shape), as_dtype(array.dtype).name
+
+    return mapped(one, "", tree)
+
+
+def laid_spec_of(tree: Tree) -> Tree:
+    """Shape and dtype of each array, and its dimensions as they lie in memory."""
+    return mapped(lambda _, value: (*spec_of(value), order_of(value)), "", tree)

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from graphrt.errors import InputError
 from graphrt.files import whole
 from graphrt.runtime.state import State
+from graphrt.train.batch import WEIGHT, Batch, Spec, Tree, mapped
+from graphrt.types import TensorType
 
 FORMAT = "graphrt-checkpoint-1"
 
@@ -35,6 +37,31 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     found = json.loads(metadata["graphrt"])
     assert isinstance(found, dict)
     return found
+
+
+def specs_to_json(specs: Batch, types: Mapping[str, TensorType]) -> dict[str, Any]:
+    """Shapes, dtypes and orders of a program's inputs, which are of ``types``, as JSON; ``specs_from_json`` reads them."""
+
+    def laid(name: str, spec: Spec) -> Spec:
+        return types[name].shape, types[name].dtype.name, types[name].order
+
+    names = {"x": "x", "y": "y", "weight": WEIGHT}
+    return {part: mapped(laid, names[part], tree) for part, tree in specs._asdict().items() if tree is not None}
+
+
+def specs_from_json(found: Any) -> Batch:
+    """Reads what ``specs_to_json`` wrote, or the list [x, y] of older files."""
+    found = found if isinstance(found, Mapping) else dict(zip(("x", "y"), found, strict=True))
+    return Batch(**{name: _tree(part) for name, part in found.items()})
+
+
+def _tree(part: Any) -> Tree:
+    if isinstance(part, Mapping):
+        return {name: _tree(leaf) for name, leaf in part.items()}
+    if len(part) in (2, 3) and isinstance(part[1], str):
+        shape, dtype, order = part if len(part) == 3 else (*part, None)  # older files say no order
+        return tuple(shape), dtype, None if order is None else tuple(order)
+    return tuple(_tree(leaf) for leaf in part)
 
 
 def check_network(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:

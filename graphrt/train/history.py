@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from graphrt.errors import InputError
 
@@ -25,23 +29,25 @@ class History:
     lr: list[float] = field(default_factory=list)
     images_per_second: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    others: dict[str, list[float]] = field(default_factory=dict)
+    others: dict[str, list[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.loss)
 
-    def append(self, row: dict[str, float]) -> None:
-        """Adds one epoch's values."""
-        columns = self._columns()
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Adds one epoch's values; an array, such as a confusion matrix, as lists."""
+        columns = self.columns()
         for name, value in row.items():
-            (columns[name] if name in columns else self.others.setdefault(name, [])).append(float(value))
+            kept = np.asarray(value).tolist() if np.ndim(value) else float(value)
+            (columns[name] if name in columns else self.others.setdefault(name, [])).append(kept)
 
-    def _columns(self) -> dict[str, list[float]]:
+    def columns(self) -> dict[str, list[Any]]:
+        """All columns by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "others"} | self.others
 
-    def last(self) -> dict[str, float]:
+    def last(self) -> dict[str, Any]:
         """The last epoch's values."""
-        return {name: values[-1] for name, values in self._columns().items() if values}
+        return {name: values[-1] for name, values in self.columns().items() if values}
 
     def to_json(self) -> str:
         """All columns as one JSON object."""

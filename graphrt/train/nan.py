@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from graphrt.runtime.arrays import to_numpy
+from graphrt.train.batch import Batch
 
 
-def why_nan(batch: tuple[Any, Any], classes: int | None, ignored: int | None) -> str:
-    """The fault of ``batch``, in words; ``classes`` is the number of them where its targets are class indices."""
-    x, y = (np.asarray(to_numpy(part)) for part in batch)
+def why_nan(batch: Batch, classes: int | None, ignored: int | None) -> str:
+    """The fault of ``batch``, in words; ``classes`` is the number of them where its first targets are class indices."""
+    arrays = {name: np.asarray(to_numpy(part)) for name, part in batch.named().items()}
+    y = next(array for name, array in arrays.items() if name.split(".")[0] == "y")
     found = []
-    for name, array in (("x", x), ("y", y)):
+    for name, array in arrays.items():
         if array.dtype.kind not in "iub" and not np.isfinite(array.astype(np.float32)).all():
             found.append(f"{name} holds NaN or infinity")
     if classes is not None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -41,7 +44,7 @@ class TrainingProgress:
         if self._bar and self._task is not None:
             self._bar.reset(self._task, total=batches, description=f"epoch {epoch}/{self._epochs}", values="")
 
-    def advance(self, images: int, values: dict[str, float]) -> None:
+    def advance(self, images: int, values: Mapping[str, float]) -> None:
         """One batch of ``images`` is done; ``values`` are the epoch's means so far. Redrawn ten times a second."""
         self._images += images
         if self._bar and self._task is not None:
@@ -52,7 +55,7 @@ class TrainingProgress:
                 rate = self._images / max(now - self._started, 1e-9)
                 self._bar.update(self._task, values=f"{_text(values)}  {rate:,.0f} images/s")
 
-    def finish(self, row: dict[str, float]) -> None:
+    def finish(self, row: Mapping[str, Any]) -> None:
         """Prints the epoch's line."""
         if self._enabled:
             shown = {k: v for k, v in row.items() if k not in ("lr", "images_per_second", "seconds")}
@@ -64,5 +67,10 @@ class TrainingProgress:
             )
 
 
-def _text(values: dict[str, float]) -> str:
-    return "  ".join(f"{k} {100 * v:.2f} %" if k.endswith("accuracy") else f"{k} {v:.4f}" for k, v in values.items())
+def _text(values: Mapping[str, Any]) -> str:
+    shares = ("accuracy", "top_")
+    return "  ".join(
+        f"{k} {100 * v:.2f} %" if k.removeprefix("val_").startswith(shares) or k.endswith("accuracy") else f"{k} {v:.4f}"
+        for k, v in values.items()
+        if np.ndim(v) == 0
+    )

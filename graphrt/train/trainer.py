@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,39 +13,42 @@ import numpy as np
 import graphrt.ops as F
 from graphrt.autodiff import grad
 from graphrt.compiler import compile as compile_graph
-from graphrt.data import Dataset, batches
+from graphrt.data import Source
 from graphrt.errors import ArgumentError, NumericError
 from graphrt.ir import Graph, Value
 from graphrt.nn import Module, count_parameters, summary
 from graphrt.nn.module import changes, in_mode
 from graphrt.ops.base import widened
-from graphrt.optim import Constant, GradScaler, LRSchedule, Optimizer
+from graphrt.optim import Constant, GradScaler, LRSchedule, Optimizer, total_norm
 from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
 from graphrt.targets.target import parse
-from graphrt.train.batch import Batch, Spec, as_batch, count_batches, laid_spec_of, one_epoch, plain, spec_of
-from graphrt.train.checkpoint import check_network, read_metadata, save_checkpoint
-from graphrt.train.history import History
-from graphrt.train.metrics import (
-    DENOMINATOR,
-    Accuracy,
-    Metrics,
-    Pooled,
-    accuracy,
-    denominator,
-    has_classes,
-    is_sum,
-    measured,
-    named,
+from graphrt.train.batch import (
+    WEIGHT,
+    Batch,
+    Spec,
+    Tree,
+    as_batch,
+    called,
+    in_order,
+    inputs,
+    laid_spec_of,
+    leaves,
+    mapped,
+    plain,
+    spec_of,
 )
+from graphrt.train.checkpoint import check_network, read_metadata, save_checkpoint, specs_from_json, specs_to_json
+from graphrt.train.history import History
+from graphrt.train.loop import Loop
+from graphrt.train.metrics import Metrics, Pooled, read
 from graphrt.train.nan import why_nan
-from graphrt.train.progress import TrainingProgress
+from graphrt.train.objective import Losses, Objective, outputs_by_name
 from graphrt.types import as_dtype, float16
 
 SKIPS = 64  # steps in a row whose loss may be NaN while float16's loss scale, 2**16 at first, is halved
-_Key = tuple[str, tuple[tuple[int, ...], str], tuple[tuple[int, ...], str] | None, tuple[bool, ...]]  # of a program
-Callback = Callable[["Trainer", dict[str, float]], bool | None]
+_Key = tuple[str, tuple[tuple[str, Any], ...], tuple[bool, ...], bool]  # of a program: its inputs, modes, running means
 
 
 class Trainer:
@@ -60,19 +61,29 @@ class Trainer:
     new batch size compiles another program on the same state, and so does a network of which other parameters are to be trained
     or other parts are in eval mode, in which they stay while the rest trains (``nn.Module.requires_grad_``, ``eval``).
 
-    ``metrics`` are names (accuracy, mae, mse), functions of (output, target) that return a scalar Value, or a dict of either;
-    by default the accuracy of class indices, and nothing for other targets. A loss or metric that is a mean of something else
-    than the examples has a method ``denominator(output, target)``, the scalar that it divides by. ``seed`` decides the order of
-    examples and dropout; the same seed, data and target give the same bits. ``autocast`` bfloat16 or float16 trains in mixed
-    precision (``Graph.autocast``), with dynamic loss scaling for float16. ``target``, ``float32_matmul_precision`` and
-    ``library`` are those of ``compile``. ``check_nan`` stops with a NumericError at a loss that is NaN. Floats come as float32
-    from float64 examples. Raises ArgumentError for an unknown metric.
+    A batch is (x, y) or (x, y, sample_weight). x may be a tuple, which is ``net(*x)``, or a dict, ``net(**x)``; y may be
+    either. ``loss`` is a function of what the network returns and y. For a network of several outputs it may be a sequence of
+    losses, of which each gets its output of a tuple, or a mapping of those of a dict by name; (loss, weight) weighs one, and a
+    y that is one array is the target of all. A network that returns one output in evaluation mode is then measured by the
+    first. Example weights make the loss a mean weighted by them, of losses with a ``reduction`` or that return [N, ...].
+
+    ``metrics`` are names (accuracy, top_5 and the like, precision, recall, f1, auc, mean_iou, confusion_matrix, mse, mae, r2,
+    grad_norm), functions of (output, target) that return a scalar Value, a ``Metric``, or a dict of them; by default the
+    accuracy of class indices, and nothing for other targets. With losses by name it may be a dict of metrics by those names;
+    with a sequence of losses the metrics are of the first output. A loss or metric that is a mean of something else than the
+    examples has a method ``denominator(output, target)``, the scalar that it divides by.
+
+    ``seed`` decides the order of examples and dropout; the same seed, data and target give the same bits. ``autocast``
+    bfloat16 or float16 trains in mixed precision (``Graph.autocast``), with dynamic loss scaling for float16. ``target``,
+    ``float32_matmul_precision`` and ``library`` are those of ``compile``. ``check_nan`` stops with a NumericError at a loss
+    that is NaN. Floats come as float32 from float64 examples. An optimizer with ``ema_decay`` evaluates with the running means.
+    Raises ArgumentError for an unknown metric.
     """
 
     def __init__(
         self,
         net: Module,
-        loss: Module | Callable[[Value, Value], Value],
+        loss: Losses,
         optimizer: Optimizer,
         schedule: LRSchedule | None = None,
         metrics: Metrics = None,
@@ -85,92 +96,115 @@ class Trainer:
     ) -> None:
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.schedule: LRSchedule = schedule or Constant()
-        self.metrics, self.target, self.seed, self.check_nan = named(metrics), target, seed, check_nan
+        self.objective = Objective(loss, metrics)
+        self.measures = self.objective.measures()
+        self.target, self.seed, self.check_nan = target, seed, check_nan
         self.autocast, self.float32_matmul_precision, self.library = autocast, float32_matmul_precision, library
         self.state, self.history = State(), History()
         self.epoch, self.steps = 0, 0  # done so far
+        self.batches, self.pooled = 0, Pooled(self.measures)  # done in this epoch, and what they gave
         self._programs: dict[_Key, Program] = {}
-        self._trained: Program | None = None  # of the last training step, for checkpoints
-        self._classes: int | None = None  # of the network's logits, where targets are class indices
+        self._specs: dict[_Key, Batch] = {}
+        self._trained: _Key | None = None  # of the last training step, for checkpoints
+        self._means, self._means_at = State(), -1  # what is evaluated where the optimizer keeps means, and of which step
         half = None if autocast is None else as_dtype(autocast)
         self._nans, self._skips = 0, SKIPS if half is float16 else 0  # losses in a row that were NaN, and how many may be
         self._marks: tuple[int, tuple[bool, ...]] = (-1, ())  # modes and what is trainable, as of a number of changes
 
     # --- programs -------------------------------------------------------------------------------------------------
 
-    def training_graph(self, x: Spec, y: Spec) -> Graph:
-        """The graph of one training step: inputs x, y, lr; outputs loss and metrics; updates of everything trainable."""
+    def training_graph(self, x: Tree, y: Tree, sample_weight: Spec | None = None) -> Graph:
+        """The graph of one training step: inputs x, y, lr; outputs loss and metrics; updates of everything trainable.
+
+        ``x`` and ``y`` are (shape, dtype) of an array, or a tuple or dict of them; ``sample_weight`` is one, or None.
+        """
         graph = Graph()
-        xv, yv = graph.input("x", *x), graph.input("y", *y)
+        xv, yv, weight = self._inputs(graph, Batch(x, y, sample_weight))
         with self._building(graph, True):
-            loss = self._outputs(graph, xv, yv, False)
+            loss = self.objective.outputs(graph, called(self.net, xv), yv, weight, False)
         params = graph.parameters()
         if not params:
             raise ArgumentError("the network has no trainable parameters")
         lr = graph.input("lr")
         if self.autocast is not None and as_dtype(self.autocast) is float16:
             scaler = GradScaler()
-            scaler.apply(self.optimizer, params, grad(scaler.scale(loss), params), lr)
+            grads = grad(scaler.scale(loss), params)
+            scaler.apply(self.optimizer, params, grads, lr)
+            factor = graph.sources[f"{scaler.name}.scale"].outputs[0]
+            self._measure_gradients(graph, [g * (1.0 / factor) for g in grads] if self.objective.grad_norm else [])
         else:
-            self.optimizer.apply(params, grad(loss, params), lr)
+            grads = grad(loss, params)
+            self.optimizer.apply(params, grads, lr)
+            self._measure_gradients(graph, grads)
         if "rng.seed" in graph.sources:
             F.manual_seed(graph, self.seed)
         return graph
 
-    def evaluation_graph(self, x: Spec, y: Spec | None = None) -> Graph:
+    def _inputs(self, graph: Graph, batch: Batch) -> tuple[Tree, Tree, Value | None]:
+        weight = None if batch.weight is None else graph.input(WEIGHT, *batch.weight)
+        return inputs(graph, "x", batch.x), inputs(graph, "y", batch.y), weight
+
+    def _measure_gradients(self, graph: Graph, grads: list[Value]) -> None:
+        if self.objective.grad_norm is not None:
+            with graph.phase("opt"):
+                graph.output(self.objective.grad_norm, total_norm(grads))
+
+    def evaluation_graph(self, x: Tree, y: Tree | None = None, sample_weight: Spec | None = None) -> Graph:
         """The graph of evaluation mode: inputs x and y, outputs loss and metrics, with what those are means of that are none of
-        the examples; without ``y`` the network's output, out."""
+        the examples; without ``y`` the network's output, out. Arguments as of ``training_graph``."""
         graph = Graph()
         with self._building(graph, False):
             if y is None:
-                for name, value in _outputs(self.net(graph.input("x", *x))).items():
+                for name, value in outputs_by_name(called(self.net, inputs(graph, "x", x))).items():
                     graph.output(name, widened(value))
             else:
-                self._outputs(graph, graph.input("x", *x), graph.input("y", *y), True)
+                xv, yv, weight = self._inputs(graph, Batch(x, y, sample_weight))
+                self.objective.outputs(graph, called(self.net, xv), yv, weight, True)
         return graph
 
-    def _outputs(self, graph: Graph, x: Value, y: Value, denominators: bool) -> Value:
-        """Makes loss and metrics outputs, and their ``denominators`` if those are asked for. Returns the loss."""
-        found = self.net(x)
-        classes = has_classes(found, y)
-        self._classes = found.shape[1] if classes else None
-        metrics = ({"accuracy": accuracy} if classes else {}) if self.metrics is None else self.metrics
-        for name, given in {"loss": self.loss, **metrics}.items():
-            metric = Accuracy(self._ignored) if given is accuracy else given
-            graph.output(name, measured(name, metric, found, y))
-            if denominators and (share := denominator(metric, found, y)) is not None:
-                graph.output(DENOMINATOR + name, share)
-        return graph.outputs["loss"]
-
-    @property
-    def _ignored(self) -> int | None:
-        return getattr(self.loss, "ignore_index", -100)
-
-    def program(self, kind: str, x: Any, y: Any = None) -> Program:
-        """The compiled "train", "eval" or "predict" program for a batch like arrays ``x`` and ``y``; made once.
+    def program(self, kind: str, x: Any, y: Any = None, sample_weight: Any = None) -> Program:
+        """The compiled "train", "eval" or "predict" program for a batch like arrays ``x``, ``y``, ``sample_weight``; made once.
 
         Its inputs lie in memory as the first batch does, which may be channels last; batches that lie otherwise are rearranged.
         """
-        key = self._key(kind, spec_of(x), None if y is None else spec_of(y))
+        return self.program_of(kind, Batch(plain(x), None if y is None else plain(y), sample_weight))
+
+    def program_of(self, kind: str, batch: Batch) -> Program:
+        """``program`` for ``batch``."""
+        key = self._key(kind, Batch(*(None if part is None else spec_of(part) for part in batch)))
         if key not in self._programs:
-            self._programs[key] = self._compiled(kind, laid_spec_of(x), None if y is None else laid_spec_of(y))
-        program = self._programs[key]
+            self._compile(key, Batch(*(None if part is None else laid_spec_of(part) for part in batch)))
         if kind == "train":
-            self._trained = program
-        return program
+            self._trained = key
+        return self._programs[key]
 
-    def _key(self, kind: str, x: Spec, y: Spec | None) -> _Key:
-        return kind, x[:2], None if y is None else y[:2], self._mode() if kind == "train" else ()
+    def _key(self, kind: str, specs: Batch) -> _Key:
+        named = tuple((name, spec[:2]) for name, spec in specs.named().items())
+        return kind, named, self._mode() if kind == "train" else (), kind != "train" and self.optimizer.ema_decay is not None
 
-    def _compiled(self, kind: str, x: Spec, y: Spec | None) -> Program:
-        graph = self.training_graph(x, y) if kind == "train" and y is not None else self.evaluation_graph(x, y)
-        return compile_graph(
+    def _compile(self, key: _Key, specs: Batch) -> None:
+        kind, *_, means = key
+        graph = self.training_graph(*specs) if kind == "train" else self.evaluation_graph(*specs)
+        self._specs[key] = specs
+        self._programs[key] = compile_graph(
             graph,
             target=self.target,
-            state=self.state,
+            state=self._means if means else self.state,
             float32_matmul_precision=self.float32_matmul_precision,
             library=self.library,
         )
+        self._means_at = -1
+
+    def _evaluated(self, kind: str, batch: Batch) -> Program:
+        """The program for ``batch``; where the optimizer keeps running means, they are what it reads."""
+        program = self.program_of(kind, batch)
+        if self.optimizer.ema_decay is not None and self._means_at != self.steps:
+            for name in self._means:
+                mean = self.optimizer.mean_of(name)
+                if (source := mean if mean in self.state else name) in self.state:
+                    self._means.set(name, self.state[source])
+            self._means_at = self.steps
+        return program
 
     def _mode(self) -> tuple[bool, ...]:
         """The modes of the net's parts and which parameters are trainable."""
@@ -187,111 +221,82 @@ class Trainer:
 
     # --- running --------------------------------------------------------------------------------------------------
 
-    def step(self, xb: Any, yb: Any, lr: float | None = None) -> dict[str, float]:
+    def step(self, xb: Any, yb: Any, lr: float | None = None, sample_weight: Any = None) -> dict[str, Any]:
         """One optimizer step on one batch, at the optimizer's rate unless ``lr`` is given: loss and metrics before it.
 
-        Raises NumericError where the loss is NaN, unless ``check_nan`` is off.
+        ``sample_weight`` [N] are weights of the examples. Raises NumericError where the loss is NaN, unless ``check_nan`` is
+        off.
         """
-        batch = as_batch((xb, yb))
-        return self._step(self.program("train", *batch), _named(batch), batch, self.optimizer.lr if lr is None else lr)
+        batch = as_batch((xb, yb) if sample_weight is None else (xb, yb, sample_weight))
+        found = self.run_step(self.program_of("train", batch), batch.named(), batch, self.optimizer.lr if lr is None else lr)
+        return read(found, self.measures)
 
-    def _step(self, program: Program, given: Mapping[str, Any], batch: Batch, lr: float) -> dict[str, float]:
-        """A step on ``batch``, of which ``program`` is ``given`` what it has not prefetched."""
-        results = {name: float(value) for name, value in program({**given, "lr": float(lr)}).items()}
+    def run_step(self, program: Program, given: Mapping[str, Any], batch: Batch, lr: float) -> Mapping[str, Any]:
+        """A step on ``batch``, of which ``program`` is ``given`` what it has not prefetched. Returns the program's results."""
+        found = program({**given, "lr": float(lr)})
         self.steps += 1
-        self._nans = self._nans + 1 if math.isnan(results["loss"]) else 0
+        self._nans = self._nans + 1 if math.isnan(found["loss"]) else 0
         if self._nans > self._skips and self.check_nan and parse(program.target).computes:
             raise NumericError(
                 f"the loss is NaN at step {self.steps} (epoch {self.epoch + 1}, learning rate {lr:g}): "
-                f"{why_nan(batch, self._classes, self._ignored)}. The step was done: go on from a checkpoint, or with "
-                "check_nan=False"
+                f"{why_nan(batch, self.objective.classes, self.objective.heads[0].ignored)}. The step was done: go on from a "
+                "checkpoint, or with check_nan=False"
             )
-        return results
+        return found
 
     def fit(
         self,
-        train: Dataset | Collection[Any],
+        train: Source | Collection[Any],
         epochs: int,
         batch_size: int | None = None,
-        validation: Dataset | Iterable[Any] | None = None,
-        callbacks: Iterable[Callback] = (),
+        validation: Source | Iterable[Any] | None = None,
+        callbacks: Iterable[Any] = (),
         progress: bool = True,
+        drop_last: bool = False,
+        resume: bool = False,
     ) -> History:
         """Trains until ``epochs`` epochs are done, those before this call or before a checkpoint included.
 
-        ``train`` is a Dataset, of which batches of ``batch_size`` are made, or what makes its own, such as a torch DataLoader:
-        iterated once an epoch it gives batches (x, y), ``len`` of them. The order of each epoch of a Dataset follows from the
-        seed and the epoch's number; a last smaller batch is dropped. The schedule runs over all ``epochs`` unless it names its
-        own. After each epoch every callback gets (trainer, the epoch's row); one that returns False ends the training.
-        Raises ArgumentError when ``train`` has less than one batch, NumericError where the loss is NaN.
+        ``train`` is a Dataset or another Source, of which batches of ``batch_size`` are made, such as a torch Dataset, or what
+        makes its own, such as a torch DataLoader: iterated once an epoch it gives batches (x, y), ``len`` of them. The order of
+        each epoch of a Source follows from the seed and the epoch's number; the last batch may be smaller, which is another
+        program, and ``drop_last`` leaves it out.
+        The schedule runs over all ``epochs`` unless it names its own. ``callbacks`` are ``Callback``s, or functions that get
+        (trainer, the epoch's row) after each epoch and may return False to end the training. Loss and metrics are measured on
+        ``validation`` after each epoch; ``progress`` shows them.
+
+        ``resume`` goes on from the latest checkpoint of a ModelCheckpoint among the callbacks, if there is one, bit for bit.
+        Ctrl-C is heard between two steps: that callback then leaves a checkpoint, which the KeyboardInterrupt names, and
+        another ``fit`` goes on in the middle of the epoch. Raises ArgumentError when ``train`` has less than one batch,
+        NumericError where the loss is NaN.
         """
-        per_epoch = count_batches(train, batch_size)
-        callbacks = list(callbacks)
-        going = True
-        with TrainingProgress(epochs, progress) as bar:
-            while going and self.epoch < epochs:
-                bar.start(self.epoch + 1, per_epoch)
-                row = self._epoch(train, batch_size, per_epoch, epochs, bar)
-                if validation is not None:
-                    row |= {f"val_{k}": v for k, v in self.evaluate(validation, batch_size or 256).items()}
-                self.epoch += 1
-                self.history.append(row)
-                bar.finish(row)
-                going = all([callback(self, row) is not False for callback in callbacks])
-        self.sync()
+        loop = Loop(self, train, epochs, batch_size, validation, callbacks, progress, drop_last)
+        if resume:
+            loop.resume()
+        loop.run()
         return self.history
 
-    def _epoch(
-        self, train: Dataset | Collection[Any], batch_size: int | None, per_epoch: int, epochs: int, bar: TrainingProgress
-    ) -> dict[str, float]:
-        rng = np.random.default_rng([self.seed, self.epoch])
+    def rate(self, per_epoch: int, epochs: int, batches: int) -> float:
+        """The learning rate of the step behind ``batches`` of this epoch, of ``per_epoch`` each of ``epochs``."""
         total = per_epoch * (self.schedule.epochs or epochs)
-        coming = one_epoch(train, batch_size, rng)
-        waiting: deque[tuple[Program, Batch]] = deque()
+        return self.optimizer.lr * self.schedule.lr(self.epoch * per_epoch + batches, total, per_epoch)
 
-        def bring() -> None:
-            """Compiles for the next batch if need be, and sends it on its way."""
-            if (given := next(coming, None)) is not None:
-                batch = as_batch(given)
-                program = self.program("train", *batch)
-                program.prefetch(_named(batch))
-                waiting.append((program, batch))
+    def finish_epoch(self, row: dict[str, Any]) -> None:
+        """Counts an epoch of which ``row`` is the record."""
+        self.epoch += 1
+        self.batches, self.pooled = 0, Pooled(self.measures)
+        self.history.append(row)
 
-        sums: dict[str, float] = {}
-        lr, images, steps = self.optimizer.lr, 0, 0
-        try:
-            bring()
-            start = time.perf_counter()  # the first batch was waited for, and its program
-            while waiting:
-                program, batch = waiting[0]
-                bring()  # it travels while this step is computed
-                waiting.popleft()
-                lr = self.optimizer.lr * self.schedule.lr(self.epoch * per_epoch + steps, total)
-                size = len(batch[0])
-                images, steps = images + size, steps + 1
-                for name, value in self._step(program, {}, batch, lr).items():
-                    sums[name] = sums.get(name, 0.0) + value * size
-                bar.advance(size, {name: value / images for name, value in sums.items()})
-        finally:
-            for program in {program for program, _ in waiting}:
-                program.forget()  # an interrupted epoch leaves nothing behind
-        if not images:
-            raise ArgumentError("the loader gave no batch in this epoch; an iterator is used up after one, a DataLoader is not")
-        seconds = time.perf_counter() - start
-        means = {name: value / images for name, value in sums.items()}
-        return {**means, "lr": lr, "images_per_second": images / seconds, "seconds": seconds}
-
-    def evaluate(self, data: Dataset | Iterable[Any], batch_size: int = 256) -> dict[str, float]:
+    def evaluate(self, data: Source | Iterable[Any], batch_size: int = 256) -> dict[str, Any]:
         """Loss and metrics over ``data``, in evaluation mode: a Dataset, or batches (x, y) as a DataLoader gives them.
 
         They are those of all examples at once, however they are cut: a mean over labels that count is one over all of them.
         Raises ArgumentError when it is empty.
         """
-        pooled = Pooled([n for n, m in {"loss": self.loss, **(self.metrics or {})}.items() if is_sum(m)])
-        for given in batches(data, batch_size) if isinstance(data, Dataset) else data:
+        pooled = Pooled(self.measures)
+        for given in in_order(data, batch_size):
             batch = as_batch(given)
-            found = self.program("eval", *batch)(_named(batch))
-            pooled.add({name: float(value) for name, value in found.items()}, len(batch[0]))
+            pooled.add(self._evaluated("eval", batch)(batch.named()), len(batch))
         if not (values := pooled.values()):
             raise ArgumentError("there is nothing to evaluate: the dataset is empty")
         return values
@@ -299,22 +304,30 @@ class Trainer:
     def predict(self, x: Any, batch_size: int = 256) -> Any:
         """The network's outputs for examples ``x`` [N, ...] in evaluation mode: an array, or a dict of several.
 
-        Raises ArgumentError when N is 0.
+        ``x`` may be a tuple or dict of arrays. Raises ArgumentError when N is 0.
         """
-        array = to_numpy(plain(x))
-        if not len(array):
+        arrays = mapped(lambda _, part: to_numpy(part), "x", plain(x))
+        count = len(Batch(arrays, None))
+        if not count:
             raise ArgumentError("there is nothing to predict: x is empty")
-        parts = [array[i : i + batch_size] for i in range(0, len(array), batch_size)]
-        found = [self.program("predict", part)(x=part) for part in parts]
-        outputs = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
-        return outputs["out"] if [*outputs] == ["out"] else outputs
 
-    def sync(self) -> None:
-        """Copies the state's parameters and buffers into the network."""
-        self.net.load_state_dict({n: self.state[n] for n in self.net.state_dict() if n in self.state}, strict=False)
+        def outputs(rows: slice) -> dict[str, np.ndarray]:
+            part = Batch(mapped(lambda _, array: array[rows], "x", arrays), None)
+            return self._evaluated("predict", part)(leaves("x", part.x))
+
+        found = [outputs(slice(i, i + batch_size)) for i in range(0, count, batch_size)]
+        joined = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
+        return joined["out"] if [*joined] == ["out"] else joined
+
+    def sync(self, means: bool = False) -> None:
+        """Copies the state's parameters and buffers into the network, or with ``means`` the running means of parameters."""
+        names = {n: self.optimizer.mean_of(n) if means else n for n in self.net.state_dict()}
+        found = {n: self.state[mean if mean in self.state else n] for n, mean in names.items() if n in self.state}
+        self.net.load_state_dict(found, strict=False)
 
     def push(self) -> None:
         """Copies the network's parameters and buffers into the state, after they were changed by hand."""
+        self._means_at = -1
         for name, array in self.net.state_dict().items():
             if name in self.state:
                 self.state.set(name, array)
@@ -324,15 +337,17 @@ class Trainer:
     def save(self, path: str | Path) -> None:
         """Writes parameters, optimizer state, random counters, position and history. Raises ArgumentError before a step.
 
-        A run that goes on from a checkpoint taken between epochs equals one that was never interrupted, bit for bit.
+        A run that goes on from a checkpoint equals one that was never interrupted, bit for bit.
         """
         if self._trained is None:
             raise ArgumentError("there is nothing to save yet: a checkpoint is taken after at least one training step")
         metadata = {
             "epoch": self.epoch,
             "steps": self.steps,
+            "batches": self.batches,
+            "pooled": self.pooled.to_json(),
             "seed": self.seed,  # with the epoch it is the state of the shuffling generator
-            "batch": [(t.shape, t.dtype.name, t.order) for t in (self._trained.inputs["x"], self._trained.inputs["y"])],
+            "batch": specs_to_json(self._specs[self._trained], self._programs[self._trained].inputs),
             "optimizer": repr(self.optimizer),
             "counted": self.optimizer.counted,
             "weights": [n for n in self.net.state_dict() if n in self.state],
@@ -344,49 +359,35 @@ class Trainer:
         """Reads what ``save`` wrote, made with the same network and optimizer. Raises InputError listing what differs."""
         metadata = read_metadata(path)
         check_network(path, self.net.state_dict())
-        batch = (spec if len(spec) == 3 else (*spec, None) for spec in metadata["batch"])  # older files say no order
-        x, y = ((tuple(shape), dtype, None if order is None else tuple(order)) for shape, dtype, order in batch)
+        specs = specs_from_json(metadata["batch"])
         counted = metadata.get("counted", {})
         own = self.optimizer.counted
         if any(own.get(name, first) != first for name, first in counted.items()):
             raise ArgumentError("the optimizer was given parameters in another order than the checkpoint's; make a new one")
         self.optimizer.counted = {**own, **counted}
-        key = self._key("train", x, y)
+        key = self._key("train", specs)
         if key not in self._programs:
-            self._programs[key] = self._compiled("train", x, y)
-        self._trained = self._programs[key]
+            self._compile(key, specs)
+        self._trained = key
         first = next(iter(self.optimizer.counted.values()))  # older files name counters after no parameter
         old = {f"optimizer.{what}": f"{first}.{what}" for what in ("step", "started", "correction1", "correction2")}
-        self.state.load(path, old)
+        bare = {n.removeprefix("loss."): n for n in self.state if n.startswith("loss.")}  # and a loss's as if it were the net's
+        self.state.load(path, old | {name: n for name, n in bare.items() if name not in self.state})
         self.epoch, self.steps, self.seed = metadata["epoch"], metadata["steps"], metadata["seed"]
-        self.history = History.from_json(metadata["history"])
+        self.batches, self.pooled = metadata.get("batches", 0), Pooled(self.measures)
+        if "pooled" in metadata:
+            self.pooled.take(metadata["pooled"])
+        self.history, self._means_at = History.from_json(metadata["history"]), -1
         self.sync()
 
     def summary(self) -> str:
         """The network by module, and what its training step compiled to."""
         lines = [summary(self.net), f"{count_parameters(self.net):,} trainable parameters, {self.optimizer!r}"]
-        for (kind, (shape, _), *_), program in self._programs.items():
+        for (kind, named, *_), program in self._programs.items():
             arena = f", arena {program.plan.size:,} bytes" if program.plan else ""
+            shapes = ", ".join(str(list(shape)) for name, (shape, _) in named if name.startswith("x"))
             lines.append(
-                f"{kind} {list(shape)} on {program.target}: {program.launches} launches{arena}, "
+                f"{kind} {shapes} on {program.target}: {program.launches} launches{arena}, "
                 f"compiled in {program.compile_seconds:.2f} s"
             )
         return "\n".join(lines)
-
-
-def _outputs(found: Any) -> dict[str, Value]:
-    """The results of a network by name: out, or out0 and so on, or a dict's own names. Raises ArgumentError."""
-    pairs = (
-        found.items() if isinstance(found, Mapping) else enumerate(found) if isinstance(found, list | tuple) else [("", found)]
-    )
-    named = {key if isinstance(key, str) and key else f"out{key}": value for key, value in pairs}
-    for value in named.values():
-        if not isinstance(value, Value):
-            raise ArgumentError(
-                f"predict needs a network that returns a Value, or a tuple or dict of them, got {type(value).__name__}"
-            )
-    return named
-
-
-def _named(batch: Batch) -> dict[str, Any]:
-    return {"x": batch[0], "y": batch[1]}

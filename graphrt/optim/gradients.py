@@ -1,0 +1,51 @@
+"""Gradients before an update: their norm, and bounds on it and on each element."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import graphrt.ops as F
+from graphrt.errors import ArgumentError
+from graphrt.ir import Value
+
+
+def total_norm(grads: Sequence[Value], norm_type: float = 2.0) -> Value:
+    """The norm of all ``grads`` as one vector, a float32 scalar; ``norm_type`` inf is the largest absolute value.
+
+    As torch.nn.utils.get_total_norm. Raises ArgumentError for no gradient and a ``norm_type`` that is not above 0.
+    """
+    if not grads or not norm_type > 0.0:
+        raise ArgumentError(f"a norm needs at least one gradient and a norm_type above 0, got {len(grads)} and {norm_type}")
+    sizes = [F.abs(F.cast(g, "float32")) for g in grads]
+    if math.isinf(norm_type):
+        found = F.amax(sizes[0])
+        for size in sizes[1:]:
+            found = F.maximum(found, F.amax(size))
+        return found
+    total = F.sum(sizes[0] * sizes[0] if norm_type == 2.0 else sizes[0] ** norm_type)
+    for size in sizes[1:]:
+        total = total + F.sum(size * size if norm_type == 2.0 else size**norm_type)
+    return F.sqrt(total) if norm_type == 2.0 else total ** (1.0 / norm_type)
+
+
+def clip_grad_norm(grads: Sequence[Value], max_norm: float, norm_type: float = 2.0) -> tuple[list[Value], Value]:
+    """``grads`` scaled down together so that their norm is at most ``max_norm``, and the norm before.
+
+    As torch.nn.utils.clip_grad_norm_ (Pascanu et al., ICML 2013); ``norm_type`` as of ``total_norm``. Raises ArgumentError.
+    """
+    if not max_norm >= 0.0:
+        raise ArgumentError(f"max_norm must be at least 0, got {max_norm}")
+    norm = total_norm(grads, norm_type)
+    factor = F.minimum(max_norm / (norm + 1e-6), 1.0)
+    return [g * F.cast(factor, g.dtype) for g in grads], norm
+
+
+def clip_grad_value(grads: Sequence[Value], clip_value: float) -> list[Value]:
+    """``grads`` with each element in [-clip_value, clip_value], as torch.nn.utils.clip_grad_value_.
+
+    Raises ArgumentError for a negative ``clip_value``.
+    """
+    if not clip_value >= 0.0:
+        raise ArgumentError(f"clip_value must be at least 0, got {clip_value}")
+    return [F.clamp(g, -clip_value, clip_value) for g in grads]

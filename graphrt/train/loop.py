@@ -1,0 +1,172 @@
+"""The loop of ``Trainer.fit``: epochs of steps, validation and callbacks. It stops between two steps and never within one."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphrt.data import Source
+from graphrt.errors import ArgumentError
+from graphrt.runtime.program import Program
+from graphrt.train.batch import Batch, as_batch, count_batches, one_epoch
+from graphrt.train.callbacks import Callback, as_callbacks
+from graphrt.train.metrics import read
+from graphrt.train.progress import TrainingProgress
+
+if TYPE_CHECKING:
+    from graphrt.train.trainer import Trainer
+
+
+class Interruption:
+    """Holds Ctrl-C back while ``whole`` blocks run, so that a step is done or not begun."""
+
+    def __init__(self) -> None:
+        self._busy = self._asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler; a second Ctrl-C is not held back."""
+        if not self._busy or self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Lets the block come to its end; then comes the KeyboardInterrupt that was held back."""
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+        if self._asked:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """An Interruption that handles Ctrl-C, where Python's own handler would have."""
+    guard = Interruption()
+    usual = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if usual:
+        signal.signal(signal.SIGINT, guard)
+    try:
+        yield guard
+    finally:
+        if usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@dataclass
+class Loop:
+    """One call of ``fit``."""
+
+    trainer: Trainer
+    train: Source | Collection[Any]
+    epochs: int
+    batch_size: int | None
+    validation: Source | Iterable[Any] | None
+    callbacks: Iterable[Any]
+    progress: bool
+    drop_last: bool
+
+    def __post_init__(self) -> None:
+        self.per_epoch = count_batches(self.train, self.batch_size, self.drop_last)
+        self.called = as_callbacks(self.callbacks)
+        self.stepping = [c for c in self.called if type(c).on_step_end is not Callback.on_step_end]
+
+    def resume(self) -> None:
+        """Goes on from the latest checkpoint of a callback, if there is one. Raises ArgumentError where none keeps any."""
+        if not any(type(c).latest is not Callback.latest for c in self.called):
+            raise ArgumentError("resume=True needs a callback that keeps checkpoints: ModelCheckpoint(folder)")
+        found = [path for c in self.called if (path := c.latest()) is not None]
+        if found:
+            self.trainer.load(found[0])
+
+    def run(self) -> None:
+        """Trains until all epochs are done or a callback ends it."""
+        trainer = self.trainer
+        with TrainingProgress(self.epochs, self.progress) as bar, interruptible() as guard:
+            try:
+                for callback in self.called:
+                    callback.on_train_begin(trainer)
+                going = True
+                while going and trainer.epoch < self.epochs:
+                    bar.start(trainer.epoch + 1, self.per_epoch)
+                    trainer.schedule.observe(trainer.history.columns())
+                    for callback in self.called:
+                        callback.on_epoch_begin(trainer)
+                    row = self._epoch(bar, guard)
+                    if self.validation is not None:
+                        found = trainer.evaluate(self.validation, self.batch_size or 256)
+                        row |= {f"val_{name}": value for name, value in found.items()}
+                    with guard.whole():
+                        trainer.finish_epoch(row)
+                        bar.finish(row)
+                        going = all([callback.on_epoch_end(trainer, row) is not False for callback in self.called])
+            except KeyboardInterrupt:
+                trainer.sync()
+                kept = [str(path) for c in self.called if (path := c.on_interrupt(trainer)) is not None]
+                where = f"; {' and '.join(kept)} goes on from there" if kept else ""
+                at = f"interrupted in epoch {trainer.epoch + 1}, after {trainer.steps} steps{where}"
+                raise KeyboardInterrupt(at) from None
+            finally:
+                trainer.sync()
+                for callback in self.called:
+                    callback.on_train_end(trainer)
+
+    def _epoch(self, bar: TrainingProgress, guard: Interruption) -> dict[str, Any]:
+        """Runs the rest of an epoch. Returns its row."""
+        trainer = self.trainer
+        coming = one_epoch(self.train, self.batch_size, np.random.default_rng([trainer.seed, trainer.epoch]), self.drop_last)
+        pooled = trainer.pooled
+        for _ in range(trainer.batches):  # done before an interruption
+            next(coming, None)
+        waiting: deque[tuple[Program, Batch]] = deque()
+        compiling = 0.0
+
+        def bring() -> None:
+            """Compiles for the next batch if need be, and sends it on its way."""
+            nonlocal compiling
+            if (given := next(coming, None)) is not None:
+                batch = as_batch(given)
+                start = time.perf_counter()
+                program = trainer.program_of("train", batch)
+                compiling += time.perf_counter() - start
+                program.prefetch(batch.named())
+                waiting.append((program, batch))
+
+        lr, images = trainer.rate(self.per_epoch, self.epochs, max(trainer.batches - 1, 0)), 0
+        try:
+            bring()
+            start, compiling = time.perf_counter(), 0.0  # the first batch was waited for, and its program
+            while waiting:
+                program, batch = waiting[0]
+                bring()  # it travels while this step is computed
+                waiting.popleft()
+                lr = trainer.rate(self.per_epoch, self.epochs, trainer.batches)
+                with guard.whole():
+                    found = trainer.run_step(program, {}, batch, lr)
+                    trainer.batches += 1
+                    pooled.add(found, len(batch))
+                images += len(batch)
+                bar.advance(len(batch), pooled.means())
+                for callback in self.stepping:
+                    callback.on_step_end(trainer, {**read(found, trainer.measures), "lr": lr})
+        finally:
+            for program in {program for program, _ in waiting}:
+                program.forget()  # an interrupted epoch leaves nothing behind
+        if not trainer.batches:
+            raise ArgumentError("the loader gave no batch in this epoch; an iterator is used up after one, a DataLoader is not")
+        seconds = max(time.perf_counter() - start - compiling, 1e-9)
+        return {**pooled.values(), "lr": lr, "images_per_second": images / seconds if images else math.nan, "seconds": seconds}
