@@ -256,7 +256,7 @@ class Optimizer(ABC):
         return p * (1.0 - lr * decay) if decay else p
 
     def _shared(self, graph: Graph, of: str) -> list[Value]:
-        """The values that all parameters of a group share, as bias corrections; their state is named after the first, ``of``."""
+        """The values that all parameters of a group share, as bias corrections; state is named after the first, ``of``."""
         return []
 
     @abstractmethod
