@@ -68,19 +68,22 @@ def as_batch(given: Any) -> Batch:
             f"{f' of {len(given)}' if hasattr(given, '__len__') else ''}"
         )
     batch = Batch(plain(given[0]), plain(given[1]), plain(given[2]) if len(given) == 3 else None)
-    sizes = {name: array.shape[0] if array.ndim else 0 for name, array in batch.named().items()}
+    sizes = {name: array.shape[:1] for name, array in batch.named().items()}
     if len(set(sizes.values())) > 1:
+        sizes = {name: size[0] if size else "none" for name, size in sizes.items()}
         raise ArgumentError(f"the parts of a batch hold as many examples, got {sizes}")
     return batch
 
 
 def plain(value: Any) -> Tree:
-    """An array or tensor, or several; float64 as float32."""
-    if isinstance(value, Mapping):
-        return {name: plain(part) for name, part in value.items()}
-    if isinstance(value, tuple | list) and value and all(hasattr(part, "shape") and np.ndim(part) for part in value):
-        return tuple(plain(part) for part in value)
-    array = value if hasattr(value, "dtype") else np.asarray(value)
+    """An array or tensor, or a tuple or dict of them; float64 as float32."""
+    array = value
+    if not hasattr(value, "dtype"):
+        if isinstance(value, Mapping):
+            return {name: plain(part) for name, part in value.items()}
+        if isinstance(value, tuple | list) and value and all(hasattr(part, "shape") and np.ndim(part) for part in value):
+            return tuple(plain(part) for part in value)
+        array = np.asarray(value)
     if as_dtype(array.dtype) is not float64:
         return array
     return array.astype(np.float32) if isinstance(array, np.ndarray) else array.float()
@@ -88,9 +91,9 @@ def plain(value: Any) -> Tree:
 
 def leaves(name: str, tree: Tree) -> dict[str, Any]:
     """The leaves of ``tree`` by the names of a program's inputs."""
-    if isinstance(tree, Mapping):
+    if type(tree) is dict:
         return {f"{name}.{key}": leaf for key, leaf in tree.items()}
-    if isinstance(tree, tuple) and not is_spec(tree):
+    if type(tree) is tuple and not is_spec(tree):
         return {f"{name}.{i}": leaf for i, leaf in enumerate(tree)}
     return {name: tree}
 
@@ -105,7 +108,7 @@ def mapped(function: Callable[[str, Any], Any], name: str, tree: Tree) -> Tree:
 
 def is_spec(tree: Tree) -> bool:
     """Whether it is the shape and dtype of one array."""
-    return isinstance(tree, tuple) and len(tree) in (2, 3) and isinstance(tree[1], str)
+    return type(tree) is tuple and len(tree) in (2, 3) and type(tree[1]) is str
 
 
 def inputs(graph: Graph, name: str, spec: Tree) -> Tree:
@@ -142,12 +145,9 @@ def _ahead(source: Source, given: Iterator[Any]) -> Iterator[Any]:
 
 def spec_of(tree: Tree) -> Tree:
     """Shape and dtype of each array."""
-
-    def one(_: str, value: Any) -> Spec:
-        array = value if hasattr(value, "dtype") else to_numpy(value)
-        return tuple(array.shape), as_dtype(array.dtype).name
-
-    return mapped(one, "", tree)
+    if not hasattr(tree, "dtype"):
+        return mapped(lambda _, value: spec_of(value if hasattr(value, "dtype") else to_numpy(value)), "", tree)
+    return tuple(tree.shape), as_dtype(tree.dtype).name
 
 
 def laid_spec_of(tree: Tree) -> Tree:
