@@ -107,6 +107,11 @@ def matmul_grid(sizes: Sizes, config: Config) -> int:
     return min(tiles, config["PROGRAMS"] or tiles)
 
 
+def matmul_steps(sizes: Sizes, config: Config) -> tuple[float, int]:
+    """The blocks of depth that a tile of ``matmul`` takes, and the tiles."""
+    return cdiv(sizes["K"], config["BK"]), matmul_grid(sizes, {**config, "PROGRAMS": 0})
+
+
 def _matrix(kind: str, g: Geometry) -> tuple[int, int, float, int, int]:
     """(rows, columns, mean depth, batches, channels of one tap) of the GEMM behind a convolution of this kind."""
     cg, kg = g.C // g.GROUPS, g.K // g.GROUPS
@@ -155,6 +160,13 @@ def depthwise_grid(kind: str, g: Geometry, config: Config) -> int:
 def conv_grid(kind: str, g: Geometry, config: Config) -> int:
     """Programs of ``conv_fwd``, ``conv_dgrad`` or ``conv_wgrad`` ("fwd", "dgrad", "wgrad")."""
     return _conv_tiles(kind, g, config["BM"], config["BN"])
+
+
+def conv_steps(kind: str, g: Geometry, config: Config) -> tuple[float, int]:
+    """The blocks of depth that a tile of a convolution takes on average, and the tiles; those of ``conv_tma`` have a box."""
+    box = (config["BH"], config["BW"]) if "BH" in config else None
+    tiles = _box_tiles(kind, g, config["BM"], config["BN"], box) if box else conv_grid(kind, g, config)
+    return _conv_gemm(kind, g, 1, (0, 0))._replace(tma=box is not None).steps(config["BK"]), tiles
 
 
 def _conv_tiles(kind: str, g: Geometry, bm: int, bn: int) -> int:

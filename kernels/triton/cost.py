@@ -84,9 +84,9 @@ _IEEE = [(64, 32, 4), (32, 64, 4), (64, 16, 2), (16, 64, 2), (32, 32, 2), (16, 1
 _DOUBLE = [(64, 32, 4), (32, 64, 4), (32, 32, 4), (16, 16, 1)]
 
 _COST = {"tf32": 2, "tf32x3": 6, "bf16x3": 3, "ieee": 16}  # of a float32 product, in products of halves
-_LATENCY = 800  # clocks from a load to its data, or from a store to the next program's first
+LATENCY = 800  # clocks from a load to its data, or from a store to the next program's first
 LAUNCH = 4000  # clocks from one kernel's end to the next one's first result, inside a graph
-_SHARED = 128  # bytes of shared memory read or written in a clock
+SHARED = 128  # bytes of shared memory read or written in a clock
 _BARRIER = 40  # clocks of a step that are neither
 _DESCRIPTOR = 1800  # clocks until a program has made its descriptors, about a microsecond
 _ALU = 128  # scalar instructions in a clock
@@ -168,13 +168,13 @@ def clocks(plan: Plan, gemm: Gemm, machine: Machine, programs: int = 0) -> float
     steps = gemm.steps(bk)
     multiply = 2 * bm * bn * bk / d.flops * (1 if gemm.itemsize <= 2 else _COST[machine.precision])
     # Both tiles are written once; rows are read by one group of four warps, columns by every group.
-    shared = bk * gemm.itemsize * (2 * bm + bn + bn * max(1, plan.warps // 4)) / _SHARED
+    shared = bk * gemm.itemsize * (2 * bm + bn + bn * max(1, plan.warps // 4)) / SHARED
     moved = bk * (bm * (left or gemm.itemsize) + bn * (right or gemm.itemsize)) / d.l2
     scalar = bk * (8 * (bm * (left > 0) + bn * (right > 0)) + 12 * gemm.scattered(bm, bn)) / _ALU
     work = steps * (max(multiply, shared, moved, scalar) + _BARRIER) + bm * bn * gemm.output / d.memory
     ahead = plan.stages - 1 if d.fragments else max(plan.stages - 2, 0.5)  # a product under way holds on to its stage
-    start = 2 * _LATENCY + _DESCRIPTOR * gemm.tma
-    chain = _LATENCY * steps / ahead
+    start = 2 * LATENCY + _DESCRIPTOR * gemm.tma
+    chain = LATENCY * steps / ahead
     if programs:
         turns = cdiv(gemm.tiles(bm, bn), programs)
         return max((turns * cdiv(programs, machine.units) + 0.25) * work, start + turns * chain)

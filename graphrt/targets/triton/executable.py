@@ -9,11 +9,12 @@ from typing import Any
 from graphrt.errors import TargetError
 from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.program import Executable, Runnable
+from graphrt.runtime.roofline import Work
 from graphrt.runtime.state import State
 from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.driver import Driver
-from graphrt.targets.triton.report import KernelReport, reports
+from graphrt.targets.triton.report import KernelReport, reports, works
 from graphrt.targets.triton.tune.tuner import Configuration
 
 
@@ -45,6 +46,10 @@ class GpuExecutable(TritonExecutable):
         """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
         return reports(self._compilation)
 
+    def work(self, program: Runnable) -> list[Work | None]:
+        """What the compiled code of each launch does; None where that is not known."""
+        return works(self._compilation)
+
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""
         self._compilation.save(path, program)
@@ -63,6 +68,10 @@ class AheadExecutable(Executable):
     def reports(self, program: Runnable) -> list[KernelReport]:
         """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
         return reports(self._compilation)
+
+    def work(self, program: Runnable) -> list[Work | None]:
+        """What the compiled code of each launch does; None where that is not known."""
+        return works(self._compilation)
 
     def configurations(self, lowering: Lowering) -> list[Configuration]:
         """The kernels that a library computes; how others are launched is known where the GPU is."""

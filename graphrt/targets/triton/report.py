@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from graphrt.runtime.roofline import Work
 from graphrt.schedule.cost import Cost, launch_cost
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import blocks as blocks_of
@@ -12,9 +13,12 @@ from graphrt.schedule.memory import loads
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.compile import instructions
 from graphrt.targets.triton.compile.cubin import listings
+from graphrt.targets.triton.compile.sass import Task, unread, work
 from graphrt.targets.triton.compile.usage import resident, usage
+from graphrt.targets.triton.emit.launch import Choice
 from graphrt.targets.triton.emit.options import lanes
 from graphrt.targets.triton.kernel import KernelBinary
+from graphrt.types import float32
 
 _MUCH = 16  # a buffer of a smaller part of the bytes moved may be read or written as it comes
 
@@ -27,6 +31,7 @@ class KernelReport:
     multiprocessor; ``tile`` is rows, columns and depth of a contraction and ``operands`` the dtype it multiplies;
     ``bytes`` and ``flops`` are those of one launch as predicted from the plan. ``narrow`` names what could move 16 bytes at a
     time and does not: loads or stores of a buffer that lies in stretches of so many bytes and makes much of the traffic.
+    ``work`` is what a static model reads in the code, of NVIDIA's GPUs; of others how many programs share a multiprocessor.
     """
 
     name: str
@@ -44,6 +49,7 @@ class KernelReport:
     bytes: int
     flops: int
     narrow: tuple[str, ...]
+    work: Work
 
 
 def reports(compilation: Compilation) -> list[KernelReport]:
@@ -52,18 +58,39 @@ def reports(compilation: Compilation) -> list[KernelReport]:
     working = [i for i, code in enumerate(compilation.codes) if code.grid]
     numbers = [launch.kernel for launch in image.launches]
     kernels = [(n, k) for n, k in enumerate(image.kernels) if isinstance(k, KernelBinary)]  # and no library's calls
-    if arch.startswith("sm"):
-        found = [instructions.nvidia(listing) for listing in listings([k.code for _, k in kernels], arch)]
-    else:
-        found = [dict(k.instructions) for _, k in kernels]
+    texts = listings([k.code for _, k in kernels], arch) if arch.startswith("sm") else [""] * len(kernels)
     return [
-        _report(kernel, compilation, working[numbers.index(n)], numbers.count(n), names)
-        for (n, kernel), names in zip(kernels, found, strict=True)
+        _report(kernel, compilation, working[numbers.index(n)], numbers.count(n), text)
+        for (n, kernel), text in zip(kernels, texts, strict=True)
     ]
 
 
-def _report(kernel: KernelBinary, compilation: Compilation, launch: int, launches: int, found: dict[str, int]) -> KernelReport:
+def works(compilation: Compilation) -> list[Work | None]:
+    """What the compiled code of each launch does; None of a library's calls and of launches without work."""
+    kernels = [n for n, k in enumerate(compilation.image.kernels) if isinstance(k, KernelBinary)]
+    found = dict(zip(kernels, (r.work for r in reports(compilation)), strict=True))
+    numbers = iter(compilation.image.launches)
+    return [found.get(next(numbers).kernel) if code.grid else None for code in compilation.codes]
+
+
+def work_of(kernel: KernelBinary, text: str, choice: Choice, cost: Cost) -> Work:
+    """What ``kernel`` does, whose listing is ``text``, launched as ``choice`` says to do what costs ``cost``."""
+    warps = kernel.threads // lanes(kernel.target)
+    blocks = resident(usage(kernel.code, kernel.target)[0], kernel.shared, warps, kernel.target)
+    programs, c = choice.grid - choice.beside, choice.config
+    per = 1 / max(programs, 1)
+    if not text:
+        return unread(programs, blocks, cost.bytes * per)
+    products = {"high": 3}.get(cost.precision, 1) if cost.dtype is float32 else 1
+    flops = 2.0 * c["BM"] * c["BN"] * c["BK"] * choice.steps * choice.tiles * products * per if choice.steps else 0.0
+    ahead = max(c["num_stages"] - 2, 0.5)  # a product under way holds on to its stage
+    task = Task(flops, choice.tiles * per, cost.read * per, cost.bytes * per, ahead)
+    return work(text, kernel.target.split(":")[1], warps, programs, blocks, task)
+
+
+def _report(kernel: KernelBinary, compilation: Compilation, launch: int, launches: int, text: str) -> KernelReport:
     code, kernels, warps = compilation.codes[launch], compilation.kernels[launch], kernel.threads // lanes(kernel.target)
+    found = instructions.nvidia(text) if text else dict(kernel.instructions)
     registers, spills = usage(kernel.code, kernel.target)
     blocks = resident(registers, kernel.shared, warps, kernel.target)
     c, cost = code.constants, launch_cost(kernels)
@@ -84,6 +111,7 @@ def _report(kernel: KernelBinary, compilation: Compilation, launch: int, launche
         bytes=cost.bytes,
         flops=cost.flops,
         narrow=tuple(_narrow(kernels, cost, found)),
+        work=work_of(kernel, text, code.choice, cost),
     )
 
 

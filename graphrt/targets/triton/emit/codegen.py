@@ -172,7 +172,7 @@ class LaunchPrinter(GeneratedPrinter):
         found = []
         for c in template.choices:  # rows are spread over so many warps at least
             config = {**c.config, "num_warps": max(c.config["num_warps"], WARPS)}
-            found.append(Choice(forms[c.form.name], config, c.grid + others, c.clocks))
+            found.append(replace(c, form=forms[c.form.name], config=config, grid=c.grid + others, beside=others))
         # A small tile leaves the threads that rows want less than 16 bytes each.
         four = 4 * self.options.lanes
         found.sort(key=lambda c: c.config.get("BM", 1) * c.config.get("BN", 512) < four * c.config["num_warps"])

@@ -66,7 +66,7 @@ def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> lis
     if closures.described is not None:
         forms.append((_form("matmul_tma", "matmul_tma", closures.described, sizes, precision), True))
     return [
-        Choice(f, c, config.matmul_grid(sizes, c), clocks)
+        Choice(f, c, config.matmul_grid(sizes, c), clocks, *config.matmul_steps(sizes, c))
         for f, tma in forms
         for clocks, c in config.matmul_configs(
             sizes, kernel.factors.itemsize, machine, tma=tma, **_tile(kernel, closures.loads)
@@ -96,12 +96,13 @@ def _conv(kernel: TemplateKernel, closures: Closures, options: Options) -> list[
     tile = _tile(kernel, closures.loads[::-1] if g.K_AXIS else closures.loads)  # the input is the left operand
     f = _form("conv", _FUNCTIONS.get(name, name), closures.plain, {"G": g}, precision)
     found = config.conv_configs(kind, g, itemsize, machine, **tile)
-    pointers = [Choice(f, c, config.conv_grid(kind, g, c), clocks) for clocks, c in found]
+    pointers = [Choice(f, c, config.conv_grid(kind, g, c), clocks, *config.conv_steps(kind, g, c)) for clocks, c in found]
     if closures.described is None:
         return pointers
     f = _form("conv_tma", "conv_tma", closures.described, {"G": g}, precision)
     found = config.conv_tma_configs(kind, g, itemsize, machine, **tile)
-    return [*pointers, *(Choice(f, c, config.conv_tma_grid(kind, g, c), clocks) for clocks, c in found)]
+    boxes = [Choice(f, c, config.conv_tma_grid(kind, g, c), clocks, *config.conv_steps(kind, g, c)) for clocks, c in found]
+    return [*pointers, *boxes]
 
 
 def _pool(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
