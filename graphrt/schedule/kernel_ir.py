@@ -29,7 +29,7 @@ class Var:
 class Inst:
     """``out = op(*args)``; ops: load(Slot, offset, guards), const(number), index(Expr), guard(guards),
     uniform(seed, counter, stream, Expr), cast(Var), where, sum_runs(Var, length): over runs of the
-    rows of a tile, each row gets its run's; and the scalar operations."""
+    rows of a tile, each row gets its run's; and the scalar operations. A printer may add to these."""
 
     out: Var
     op: str

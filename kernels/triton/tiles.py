@@ -55,9 +55,22 @@ def cast(value, TYPE: tl.constexpr):
 
 @triton.jit
 def sum_runs(tile, mask, RUN: tl.constexpr):
-    """For each row of ``tile`` the sum over its run of RUN rows, of what mask has; RUN divides the rows."""
+    """The sums over each run of RUN rows of ``tile``, of what mask has: a row for each run. RUN divides the rows."""
     ROWS: tl.constexpr = tile.shape[0]
     COLUMNS: tl.constexpr = tile.shape[1]
-    runs = tl.reshape(tl.where(mask, tile, 0.0), (ROWS // RUN, RUN, COLUMNS))
-    sums = tl.broadcast_to(tl.sum(runs, 1)[:, None, :], (ROWS // RUN, RUN, COLUMNS))
-    return tl.reshape(sums, (ROWS, COLUMNS))
+    return tl.sum(tl.reshape(tl.where(mask, tile, 0.0), (ROWS // RUN, RUN, COLUMNS)), 1)
+
+
+@triton.jit
+def spread_runs(sums, RUN: tl.constexpr):
+    """``sums`` of runs for each of their RUN rows."""
+    RUNS: tl.constexpr = sums.shape[0]
+    COLUMNS: tl.constexpr = sums.shape[1]
+    return tl.reshape(tl.broadcast_to(sums[:, None, :], (RUNS, RUN, COLUMNS)), (RUNS * RUN, COLUMNS))
+
+
+@triton.jit
+def most_of_runs(column, RUN: tl.constexpr):
+    """The largest number in each run of RUN rows of ``column``."""
+    ROWS: tl.constexpr = column.shape[0]
+    return tl.max(tl.reshape(column, (ROWS // RUN, RUN)), 1)[:, None]

@@ -22,6 +22,7 @@ _LANES, _SCHEDULERS, _GROUP = 32, 4, 4  # of a warp; of a multiprocessor; warps 
 _L2 = 64  # bytes that a multiprocessor takes from L2 in a clock at most
 _MATRIX, _FUSED = ("HGMMA", "HMMA", "DMMA"), ("FFMA", "DFMA")  # fused only in products: other arithmetic is not contracted
 _LOADS, _STORES = ("LDG", "LDGSTS", "UTMALDG"), ("STG", "UTMASTG", "RED", "ATOMG")
+_PATH = ("LDS", "STS", "LDSM", "STSM", "LDGSTS", "LDG", "STG", "SHFL")  # 32 lanes a clock, to L1, shared memory, other lanes
 _WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 # What half as many lanes do as a scheduler has, and an eighth; of the rest one starts in each clock.
 _HALF = frozenset(
@@ -246,7 +247,7 @@ def _busy(code: Iterable[tuple[Instruction, float]], warps: int, arch: str) -> d
             m, n, _ = i.shape
             left = i.operands.split(",")[1].strip().startswith("gdesc")
             shared += times * 32 * (m * left + n) * warps / _GROUP / SHARED
-        elif i.name in ("LDS", "STS", "LDSM", "STSM", "LDGSTS", "LDG", "STG"):  # one path leads to L1 and shared memory
+        elif i.name in _PATH:
             shared += times * max(i.bytes(warps) / SHARED, warps)
         if i.name == "LDGSTS":
             l2 += times * i.bytes(warps) / _L2
