@@ -124,6 +124,11 @@ class Plan(NamedTuple):
     resident: int  # programs on a multiprocessor at a time
 
 
+def _prologue(loads: int, itemsize: int) -> int:
+    """Instructions for each element of an operand that is computed from so many bytes: 13 from one map, 19 from two."""
+    return 7 + 6 * max(loads // itemsize, 1) if loads else 0
+
+
 def _registers(d: Multiprocessor, area: int, stage: int, turned: float, threads: int) -> int:
     """Accumulators, an address for each 16 bytes on their way, and elements that pass through registers in float32."""
     return min(255, 20 + round((area * (1.25 + d.fragments) + stage / 8 + turned) / threads))
@@ -169,8 +174,11 @@ def clocks(plan: Plan, gemm: Gemm, machine: Machine, programs: int = 0) -> float
     multiply = 2 * bm * bn * bk / d.flops * (1 if gemm.itemsize <= 2 else _COST[machine.precision])
     # Both tiles are written once; rows are read by one group of four warps, columns by every group.
     shared = bk * gemm.itemsize * (2 * bm + bn + bn * max(1, plan.warps // 4)) / SHARED
+    # What is computed on load is read from there and written again, as much as was loaded and as it is multiplied.
+    shared += bk * (bm * (2 * left if left else 0) + bn * (2 * right if right else 0)) / SHARED
     moved = bk * (bm * (left or gemm.itemsize) + bn * (right or gemm.itemsize)) / d.l2
-    scalar = bk * (8 * (bm * (left > 0) + bn * (right > 0)) + 12 * gemm.scattered(bm, bn)) / _ALU
+    computed = bm * _prologue(left, gemm.itemsize) + bn * _prologue(right, gemm.itemsize)
+    scalar = bk * (computed + 12 * gemm.scattered(bm, bn)) / _ALU
     work = steps * (max(multiply, shared, moved, scalar) + _BARRIER) + bm * bn * gemm.output / d.memory
     ahead = plan.stages - 1 if d.fragments else max(plan.stages - 2, 0.5)  # a product under way holds on to its stage
     start = 2 * LATENCY + _DESCRIPTOR * gemm.tma

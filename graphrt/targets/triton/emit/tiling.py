@@ -11,7 +11,7 @@ from typing import Any
 from graphrt.ir import Node
 from graphrt.passes.siblings import Times
 from graphrt.schedule.kernel_ir import TemplateKernel
-from graphrt.schedule.policy import ROW_LIMIT
+from graphrt.schedule.policy import ROW_LIMIT, OnLoad
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.targets.limits import LIMIT
 from graphrt.targets.templates import find_kernels
@@ -214,3 +214,39 @@ def times(options: Options) -> Times:
         return (max(found[0][0], moved * byte) + cost.LAUNCH) / CLOCK
 
     return Times(convolution, byte / CLOCK)
+
+
+def on_load(options: Options) -> OnLoad:
+    """Predicted times of operands that are computed on load; interpreted plans are a GPU's."""
+    find_kernels()
+    from graphrt.kernels.triton import cost
+
+    machine = options.machine._replace(interpret=False)
+    byte = 1 / (cost.multiprocessor(options.arch).memory * options.units)  # clocks
+
+    @functools.cache
+    def clocks(sizes: Any, kind: str, itemsize: int, loads: tuple[int, int]) -> float:
+        from graphrt.kernels.triton import config
+
+        if kind:
+            return float(config.conv_configs(kind, sizes, itemsize, machine, loads=loads)[0][0])
+        return float(config.matmul_configs(dict(sizes), itemsize, machine, loads=loads)[0][0])
+
+    def extra(node: Node, operand: int, loads: int) -> float:
+        from graphrt.kernels.triton import config
+
+        template, itemsize = node.op.template or "", node.inputs[0].dtype.itemsize
+        spec, kind = TEMPLATES[template], _KINDS.get(template, "")
+        sizes: Any = tuple(spec.sizes(node).items())
+        if kind:
+            sizes = config.Geometry(**dict(sizes), **oriented(kind, options))
+            if config.is_depthwise(sizes):
+                return 0.0
+        both = (loads, 0) if operand == 0 else (0, loads)
+        both = both[::-1] if kind and sizes.K_AXIS else both
+        moved = byte * (sum(v.type.nbytes for v in node.inputs) + node.types[0].nbytes)
+        more = byte * (loads * node.inputs[operand].type.size - node.inputs[operand].type.nbytes)
+        plain = max(clocks(sizes, kind, itemsize, (0, 0)), moved)
+        return max(max(clocks(sizes, kind, itemsize, both), moved + more) - plain, 0.0) / CLOCK
+
+    return OnLoad(extra, byte / CLOCK, cost.LAUNCH / CLOCK)
