@@ -113,6 +113,25 @@ def test_a_large_product_is_bound_by_tensor_cores_or_shared_memory(dtype: str, p
     assert "bound by " in str(found) and "not measured" in str(found) and found.to_json()["compiled"] is True
 
 
+def test_a_plain_product_on_halves_takes_a_larger_tile() -> None:
+    """Shared memory is no longer slower than tensor cores; what else a kernel has to hold leaves no room for it."""
+
+    def product(g: grt.Graph, behind: str, dtype: str = "bfloat16") -> grt.Value:
+        y = g.input("x", (4096, 4096), dtype) @ g.input("w", (4096, 4096), dtype)
+        return y + g.input("z", (4096, 4096) if behind == "map" else (4096,), dtype) if behind else y
+
+    def tile(behind: str, target: str = "cuda:sm_90", dtype: str = "bfloat16") -> tuple[int, int]:
+        g = grt.Graph()
+        g.output("y", product(g, behind, dtype))
+        (code,) = grt.compile(g, target=target)._executable._compilation.codes
+        return code.config["BM"], code.config["BN"]
+
+    assert tile("") == tile("vector") == (128, 256) and tile("map") == (128, 128)
+    assert max(tile("", "cuda:sm_80")) == max(tile("", "hip:gfx942")) == max(tile("", dtype="float32")) * 2 == 128
+    (large,), (small,) = (estimate(lambda g, behind=behind: product(g, behind)).launches for behind in ("", "map"))
+    assert large.limits["shared"] <= 1.01 * large.limits["tensor"] and large.seconds < 0.85 * small.seconds
+
+
 def test_exact_products_are_bound_by_what_is_issued() -> None:
     (product,) = estimate(lambda g: g.input("x", (2048, 2048)) @ g.input("w", (2048, 2048))).launches
     least = 2048**3 / (132 * 128 * 1e9 * H200.clock)  # a fused operation of each lane in each clock

@@ -76,6 +76,7 @@ _HALF = [
     (128, 128, 8), (128, 64, 8), (128, 64, 4), (64, 128, 4), (128, 32, 4), (64, 64, 4), (64, 32, 4), (32, 64, 4), (128, 16, 4),
     (64, 16, 4), (16, 64, 2), (32, 32, 2), (32, 16, 2), (16, 32, 2), (16, 16, 1),
 ]  # fmt: skip
+_LARGE = [(128, 256, 8), (256, 128, 8)]  # on halves, half of a thread's registers in accumulators: nothing else may want many
 _SINGLE = [
     (128, 128, 8), (128, 64, 8), (64, 128, 8), (64, 64, 4), (64, 32, 4), (32, 64, 4), (64, 16, 4), (16, 64, 2), (32, 32, 2),
     (32, 16, 2), (16, 32, 2), (16, 16, 1),
@@ -104,6 +105,7 @@ class Gemm(NamedTuple):
     output: int  # bytes of an element of the result
     rows: int = 1  # that tiles must have a multiple of
     tma: bool = False  # operands come through descriptors, which every program makes
+    plain: bool = False  # nothing is computed on load, and no other map is read or summed where a tile is stored
 
     def scattered(self, bm: int, bn: int) -> int:
         """Rows and columns that are loaded element by element."""
@@ -139,6 +141,8 @@ def plans(gemm: Gemm, machine: Machine) -> Iterator[Plan]:
     d, size = multiprocessor(machine.arch), gemm.itemsize
     table = _HALF if size <= 2 else _DOUBLE if size == 8 else _IEEE if machine.precision == "ieee" else _SINGLE
     left, right = gemm.loads
+    if gemm.plain and all(gemm.vectors) and size <= 2 and not d.fragments:
+        table = [*_LARGE, *table]
     rows = (128, 64) if all(gemm.vectors) else (128, 64, 32)  # bytes of a block's depth
     for bm, bn, warps in table:
         if bm % gemm.rows:

@@ -53,8 +53,12 @@ def _form(module: str, function: str, *constants: Constants) -> Form:
 
 
 def _tile(kernel: TemplateKernel, loads: tuple[int, ...]) -> dict[str, Any]:
-    """Arguments of the arithmetic of tiles: prologues, and the length of the runs of rows that are summed behind."""
-    return {"loads": loads, "rows": next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)}
+    """Arguments of the arithmetic of tiles: prologues, the length of the runs of rows that are summed behind, if neither is."""
+    rows = next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)
+    params = kernel.epilogue.params
+    across = {*params} - {params[1] if kernel.spec.family == "conv" else params[-1]}
+    maps = any(i.op == "load" and i.args[1].axes() & across for i in kernel.epilogue.insts)
+    return {"loads": loads, "rows": rows, "plain": not any(loads) and rows == 1 and not maps}
 
 
 def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
