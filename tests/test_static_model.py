@@ -63,6 +63,11 @@ def test_loops_run_until_the_work_is_done() -> None:
     assert loads.latency == 8 * 800 and loads.loops["issue"] == found.loops["issue"]
 
 
+def test_a_jump_by_a_table_leads_to_what_nothing_else_leads_to() -> None:
+    code = listing("S2R R0, SR_CTAID.X", "BRX R6 -0x10", "EXIT", "MOV R1, R2", "STG.E [R12.64], R4", "EXIT", "BRA 0x60")
+    assert list(flow(instructions(code)).blocks) == [0x00, 0x30]
+
+
 def test_loops_in_loops_and_ways_that_part() -> None:
     code = listing(
         "MOV R1, R2",

@@ -19,6 +19,7 @@ from .geometry import Geometry
 
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
+_MOST_PHASES = 9  # of a stride, each a part of the kernel
 _HERE = Machine()
 
 
@@ -340,8 +341,16 @@ def pool_outputs(g: Geometry, gradient: bool) -> int:
     return g.N * g.C * (g.H * g.W if gradient else g.P * g.Q)
 
 
-def pool_grid(g: Geometry, config: Config, gradient: bool = False) -> int:
+def pool_phases(g: Geometry, channels_last: bool) -> int:
+    """PHASES of ``max_pool_grad``: 1 where pixels of one phase are no better, or their kernels too many."""
+    phases = g.STRIDE_H * g.STRIDE_W
+    return phases if channels_last and g.C % 8 == 0 and phases <= _MOST_PHASES else 1
+
+
+def pool_grid(g: Geometry, config: Config, gradient: bool = False, phases: int = 1) -> int:
     """Programs of ``pool`` and ``max_pool_gather``, or with ``gradient`` of ``max_pool_grad`` and ``sum_pool_grad``."""
+    if phases > 1:
+        return phases * cdiv(g.N * g.C * cdiv(g.H, g.STRIDE_H) * cdiv(g.W, g.STRIDE_W), config["BLOCK"])
     return cdiv(pool_outputs(g, gradient), config["BLOCK"])
 
 

@@ -115,6 +115,9 @@ def flow(code: Sequence[Instruction]) -> Flow:
             graph.add_edge(start, after)
         if last.goes is not None:
             graph.add_edge(start, last.goes)
+    tables = [b for b in starts if blocks[b][-1].name == "BRX"]  # a jump by a table leads to what nothing else leads to
+    lonely = [b for b in starts[1:] if not set(graph.predecessors(b)) - {b}]
+    graph.add_edges_from((table, b) for table in tables for b in lonely if b > table)
     graph = graph.subgraph({starts[0]} | nx.descendants(graph, starts[0])).copy()
     above = nx.immediate_dominators(graph, starts[0])
     back = [(u, v) for u, v in graph.edges if v in _dominators(u, above)]
