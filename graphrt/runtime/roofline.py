@@ -181,6 +181,11 @@ def predict(program: Program, device: Device, batch: int, compiled: bool = False
     return Estimate(device, batch, found, program.plan.size, any(work is not None for work in works))
 
 
+def least(cost: Cost, device: Device, work: Work | None) -> float:
+    """Seconds that a launch takes at least."""
+    return max(_limits(cost, device, work).values())
+
+
 def _limits(cost: Cost, device: Device, work: Work | None) -> dict[str, float]:
     """Seconds that a launch takes at least, by what limits it."""
     limits = {"memory": cost.bytes / (1e12 * MEMORY * device.memory), "launch": LAUNCH}

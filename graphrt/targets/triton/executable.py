@@ -77,6 +77,13 @@ class AheadExecutable(Executable):
         """The kernels that a library computes; how others are launched is known where the GPU is."""
         return self._compilation.configurations
 
+    def prepared(self, tune: int = 0) -> list[str]:
+        """Fills the cache with all kernels, and those that tuning at level ``tune`` tries, for a machine that has the GPU.
+
+        Returns their keys. Raises ArgumentError for an architecture without a data sheet.
+        """
+        return self._compilation.prepared(tune)
+
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         """Raises TargetError: the GPU is not here."""
         raise TargetError(f"a program compiled ahead of time for {self._target} cannot run on this machine")

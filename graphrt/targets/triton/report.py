@@ -13,12 +13,10 @@ from graphrt.schedule.memory import loads
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.compile import instructions
 from graphrt.targets.triton.compile.cubin import listings
-from graphrt.targets.triton.compile.sass import Task, unread, work
+from graphrt.targets.triton.compile.sass import work_of
 from graphrt.targets.triton.compile.usage import resident, usage
-from graphrt.targets.triton.emit.launch import Choice
 from graphrt.targets.triton.emit.options import lanes
 from graphrt.targets.triton.kernel import KernelBinary
-from graphrt.types import float32
 
 _MUCH = 16  # a buffer of a smaller part of the bytes moved may be read or written as it comes
 
@@ -71,21 +69,6 @@ def works(compilation: Compilation) -> list[Work | None]:
     found = dict(zip(kernels, (r.work for r in reports(compilation)), strict=True))
     numbers = iter(compilation.image.launches)
     return [found.get(next(numbers).kernel) if code.grid else None for code in compilation.codes]
-
-
-def work_of(kernel: KernelBinary, text: str, choice: Choice, cost: Cost) -> Work:
-    """What ``kernel`` does, whose listing is ``text``, launched as ``choice`` says to do what costs ``cost``."""
-    warps = kernel.threads // lanes(kernel.target)
-    blocks = resident(usage(kernel.code, kernel.target)[0], kernel.shared, warps, kernel.target)
-    programs, c = choice.grid - choice.beside, choice.config
-    per = 1 / max(programs, 1)
-    if not text:
-        return unread(programs, blocks, cost.bytes * per)
-    products = {"high": 3}.get(cost.precision, 1) if cost.dtype is float32 else 1
-    flops = 2.0 * c["BM"] * c["BN"] * c["BK"] * choice.steps * choice.tiles * products * per if choice.steps else 0.0
-    ahead = max(c["num_stages"] - 2, 0.5)  # a product under way holds on to its stage
-    task = Task(flops, choice.tiles * per, cost.read * per, cost.bytes * per, ahead)
-    return work(text, kernel.target.split(":")[1], warps, programs, blocks, task)
 
 
 def _report(kernel: KernelBinary, compilation: Compilation, launch: int, launches: int, text: str) -> KernelReport:

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 import networkx as nx
 
 from graphrt.runtime.roofline import Work
+from graphrt.schedule.cost import Cost
 from graphrt.targets.templates import find_kernels
+from graphrt.targets.triton.compile.usage import resident, usage
+from graphrt.targets.triton.emit.launch import Choice
+from graphrt.targets.triton.emit.options import lanes
+from graphrt.targets.triton.kernel import KernelBinary
+from graphrt.types import float32
 
 _LINE = re.compile(r"/\*([0-9a-f]+)\*/\s+(?:@(!?)(U?P[T\d])\s+)?([A-Z]\w*)([.\w]*)\s*([^;]*);")
 _LANES, _SCHEDULERS, _GROUP = 32, 4, 4  # of a warp; of a multiprocessor; warps that share an HGMMA
@@ -193,6 +199,21 @@ def work(listing: str, arch: str, warps: int, programs: int, resident: int, task
     chain = sum(max((times[b] for b in loop if waits[b]), default=0.0) / task.ahead for loop in way.loops)
     first = any(waiting and b not in inside for b, waiting in waits.items())
     return Work(programs, resident, busy[0], busy[1], LATENCY * (chain + first))
+
+
+def work_of(kernel: KernelBinary, text: str, choice: Choice, cost: Cost) -> Work:
+    """What ``kernel`` does, whose listing is ``text``, launched as ``choice`` says to do what costs ``cost``."""
+    warps = kernel.threads // lanes(kernel.target)
+    blocks = resident(usage(kernel.code, kernel.target)[0], kernel.shared, warps, kernel.target)
+    programs, c = choice.grid - choice.beside, choice.config
+    per = 1 / max(programs, 1)
+    if not text:
+        return unread(programs, blocks, cost.bytes * per)
+    products = {"high": 3}.get(cost.precision, 1) if cost.dtype is float32 else 1
+    flops = 2.0 * c["BM"] * c["BN"] * c["BK"] * choice.steps * choice.tiles * products * per if choice.steps else 0.0
+    ahead = max(c["num_stages"] - 2, 0.5)  # a product under way holds on to its stage
+    task = Task(flops, choice.tiles * per, cost.read * per, cost.bytes * per, ahead)
+    return work(text, kernel.target.split(":")[1], warps, programs, blocks, task)
 
 
 def unread(programs: int, resident: int, moved: float) -> Work:
