@@ -44,7 +44,7 @@ def prepared(
             assert isinstance(binary, KernelBinary)
             binaries[key] = binary
     new = [key for key in binaries if bound(key) is None]
-    if target.startswith("cuda"):
+    if new and target.startswith("cuda"):
         for key, text in zip(new, listings([binaries[key].code for key in new], target.split(":")[1]), strict=True):
             code, group = wanted[key]
             cost = launch_cost(group)
