@@ -29,13 +29,11 @@ BATCH = {"mlp": 64, "lenet5": 64, "resnet20": 64, "resnet50": 256, "vgg16": 256,
 HALVES = ("bfloat16", "float16")
 COMPILED = ("registers", "shared", "warps", "narrow")  # what differs between versions of Triton
 # What cannot move 16 bytes at a time, though a row has a multiple of 16 bytes: LeNet-5's filter over a map of one channel,
-# whose taps lie apart, the gradients of flattened maps, which lie channels-last (AlexNet's in two parts), and images, whose three
-# planes are read side by side to be stored as halves with channels last.
+# whose taps lie apart, and the gradients of flattened maps, which lie channels-last (AlexNet's in two parts).
 NARROW = {
     ("conv 64x6x28x28 of 6x1x5x5", "loads"),
     ("matmul 64x400 of 120x400", "stores"),
     ("reduce 2x128x9216 cast where mul le", "stores"),
-    *((f"pointwise {batch}x3x{size}x{size} cast", "loads") for batch, size in ((64, 32), (128, 224), (256, 224))),
 }
 
 

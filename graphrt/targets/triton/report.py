@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from graphrt.index import Expr
 from graphrt.runtime.roofline import Work
 from graphrt.schedule.cost import Cost, launch_cost
-from graphrt.schedule.kernel_ir import Kernel
+from graphrt.schedule.kernel_ir import Kernel, PointwiseKernel
 from graphrt.schedule.memory import blocks as blocks_of
 from graphrt.schedule.memory import loads
 from graphrt.targets.triton.compilation import Compilation
@@ -99,9 +100,9 @@ def _report(kernel: KernelBinary, compilation: Compilation, launch: int, launche
 
 
 def _narrow(kernels: Sequence[Kernel], cost: Cost, found: Mapping[str, int]) -> Iterator[str]:
-    every = [block for kernel in kernels for block in blocks_of(kernel)]
-    loaded = {load[0] for block in every for load in loads(block)}
-    stored = {store.slot for block in every for store in block.stores}
+    every = [(kernel, block) for kernel in kernels for block in blocks_of(kernel)]
+    loaded = {slot for kernel, block in every for slot, offset, _ in loads(block) if _lies_along(kernel, offset)}
+    stored = {store.slot for _, block in every for store in block.stores}
     for what, slots, full in (("loads", loaded, instructions.WIDE_LOADS), ("stores", stored, instructions.WIDE_STORES)):
         largest = max(slots, key=lambda s: (s.type.nbytes, s.name), default=None)  # by name: the same one in every process
         if largest is None or not largest.type.ndim or largest.type.nbytes * _MUCH < cost.bytes:
@@ -110,3 +111,11 @@ def _narrow(kernels: Sequence[Kernel], cost: Cost, found: Mapping[str, int]) -> 
         wide = (*full, *instructions.EIGHT_BYTES) if largest.type.dtype.itemsize == 1 else full  # eight elements of a mask
         if run % 16 == 0 and not any(name.startswith(wide) for name in found):
             yield what
+
+
+def _lies_along(kernel: Kernel, offset: Expr) -> bool:
+    """Whether neighbours in memory are loaded together: not where an elementwise kernel stores in another order."""
+    if not isinstance(kernel, PointwiseKernel):
+        return True
+    inner = next((d for d in reversed(kernel.order) if kernel.shape[d] > 1), None)
+    return inner is None or offset.stride(f"i{inner}") in (1, None)
