@@ -259,7 +259,7 @@ def line(row: Row) -> str:
 
 
 def missing(names: Sequence[str]) -> list[str]:
-    """Those of the modules that are not installed."""
+    """The modules that are not installed."""
     return [name for name in names if find_spec(name) is None]
 
 

@@ -217,5 +217,5 @@ def verdicts(part: str, name: str, text: str, over: bool) -> Iterator[Row]:
 
 
 def _swapped(line: str) -> list[tuple[str, str]]:
-    """What pytest-xdist says of a test: [gw0] [ 12%] PASSED tests/test_a.py::test_b."""
+    """A line of pytest-xdist on a test: [gw0] [ 12%] PASSED tests/test_a.py::test_b."""
     return [(test, verdict) for verdict, test in re.findall(r"^\[gw\d+\].*? (PASSED|FAILED|ERROR) (\S+::.+?)\s*$", line)]

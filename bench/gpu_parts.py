@@ -1,4 +1,4 @@
-"""What the steps of bench.gpu share: where they run, their rows and goals, how a call or the device's part of it is timed.
+"""The common part of bench.gpu's steps: where they run, their rows and goals, how a call or the device's part is timed.
 
 Nothing is imported here that a machine may lack: bench.gpu says what is missing before a step begins.
 """

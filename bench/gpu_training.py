@@ -17,7 +17,7 @@ import graphrt
 from bench import peers
 from bench.gpu_parts import Part, Row, Settings, clocked, ours, timed
 from graphrt import Program, models, optim
-from graphrt.runtime.roofline import Device, find_device, predict
+from graphrt.runtime.roofline import DataSheet, find_data_sheet, predict
 from graphrt.targets.triton.tune.records import file as records_of
 
 MODES = ("eager", "default", "reduce-overhead", "max-autotune")
@@ -104,7 +104,7 @@ def their_step(net: nn.Module, x: torch.Tensor, y: torch.Tensor, mode: str, half
 
 @dataclass(frozen=True)
 class Goals:
-    """What a training step is to reach: ratios to torch by mode ("best" of all), images a second, milliseconds."""
+    """The goals of a training step: ratios to torch by mode ("best" of all), images a second, milliseconds."""
 
     modes: dict[str, float]
     images: float | None = None
@@ -212,13 +212,13 @@ def looked_into(name: str, batch: int, goals: Mapping[str, Any]) -> Part:
     return run
 
 
-def sheet(settings: Settings) -> Device:
+def sheet(settings: Settings) -> DataSheet:
     """The data sheet of this GPU, or of the first of its architecture."""
     from graphrt.targets.triton.gpu import architecture
 
     target = "cuda:sm_90" if settings.dry else architecture(0)
     model = "" if settings.dry else torch.cuda.get_device_name(0)
-    return next((d for d in graphrt.runtime.roofline.DEVICES if d.name in model), find_device(target))
+    return next((d for d in graphrt.runtime.roofline.DATA_SHEETS if d.name in model), find_data_sheet(target))
 
 
 def alone(settings: Settings) -> Iterator[Row]:

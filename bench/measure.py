@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from graphrt.bench.measure import LOAD, Timing, device_name, environment, interleave, spread
+from graphrt.bench.measure import LOAD_AVERAGE, Timing, device_name, environment, interleave, spread
 
 __all__ = [
     "RESULTS",
@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def cores(threads: int) -> float:
-    """How many cores' work ``threads`` threads do at once: they hash, each as much as one does alone.
+    """The number of cores whose work ``threads`` threads do at once: they hash, each as much as one does alone.
 
     A host may run two virtual cores on one real one for seconds, and be back as suddenly.
     """
@@ -68,7 +68,7 @@ def compared(about: Mapping[str, Any], timings: Mapping[str, Timing | None]) -> 
 
 
 def elsewhere(module: str, function: str, *arguments: Any, **env: str) -> Any:
-    """What ``module.function(*arguments)`` returns in a process of its own with ``env`` added to the environment.
+    """The result of ``module.function(*arguments)`` in a process of its own with ``env`` added to the environment.
 
     Arguments and result pass as JSON. Raises CalledProcessError.
     """
@@ -97,7 +97,7 @@ def report(title: str, rows: Sequence[Mapping[str, Any]], save_as: str | None) -
     console.print(table)
     about = environment()
     console.print(", ".join(f"{k} {v}" for k, v in about.items()))
-    if LOAD > 0.5:
+    if LOAD_AVERAGE > 0.5:
         console.print("[yellow]the machine was busy before this run: do not trust ratios between threaded candidates[/]")
     if save_as is not None:
         RESULTS.mkdir(exist_ok=True)

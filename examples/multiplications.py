@@ -1,4 +1,4 @@
-"""How many multiplications a convolution takes, and what a 1x1 bottleneck in front of it saves (GoogLeNet, 2014)."""
+"""The multiplications of a convolution, and what a 1x1 bottleneck in front of it saves (GoogLeNet, 2014)."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
     table = Table(show_header=False, box=None)
     for name, value in rows.items():
         table.add_row(name, value)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 @app.command()
@@ -202,7 +202,8 @@ def explain(
     _prepare(target)
     from graphrt import compile as compile_graph
     from graphrt import models, optim
-    from graphrt.runtime.roofline import find_device, predict
+    from graphrt.runtime.roofline import find_data_sheet, predict
+    from graphrt.targets.target import names_architecture
 
     half = _autocast(dtype)
     trainer = _trainer(model, target, 0, optim.SGD(0.05, momentum=0.9), autocast=half)
@@ -213,8 +214,8 @@ def explain(
     if any(why) or group:
         typer.echo("\n".join(map(str, explanation.why(*why))) if any(why) else explanation.group(group))
         return
-    known = device or ":" in program.target
-    estimate = predict(program, find_device(program.target, device or None), batch, compiled) if known else None
+    known = device or names_architecture(program.target)
+    estimate = predict(program, find_data_sheet(program.target, device or None), batch, compiled) if known else None
     if as_json:
         if estimate is None:
             raise ArgumentError(
@@ -271,7 +272,7 @@ def flags() -> None:
     table = Table("variable", "value", "meaning", box=None)
     for row in Flags.read().table():
         table.add_row(*row)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 @app.command()

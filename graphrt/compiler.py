@@ -56,13 +56,13 @@ def compile(  # noqa: A001 - the name every framework has for it
     the program returns a dict, one array, a list or a dict. With ``example_inputs`` it is a module of ``graphrt.nn``, or a
     torch module or function, taken in eval mode (``nn.trace``, ``from_torch``), and the program is called as it is.
 
-    - ``target`` is auto (GRAPHRT_TARGET, else the GPU that is here, else the cpu), cuda, hip, cpu, interpret or reference; or
-      an absent GPU's name such as cuda:sm_90, for which it is compiled, and saved for where there is one, but cannot run. On
-      null everything of a program for cuda:sm_90 runs but its kernels: results are zeros, or whatever a buffer held. On debug,
-      a slow cpu, each op is a kernel of its own, every access to memory is checked, and a warning names the op that makes the
-      first NaN.
+    - ``target`` is auto (GRAPHRT_TARGET, else the GPU that is here, else the cpu), cuda, hip, cpu, interpret or reference
+      (reference:float64 computes in double); or an absent GPU's name such as cuda:sm_90, for which it is compiled, and saved
+      for where there is one, but cannot run. On null everything of a program for cuda:sm_90 runs but its kernels: results are
+      zeros, or whatever a buffer held. On debug, a slow cpu, each op is a kernel of its own, every access to memory is checked,
+      and a warning names the op that makes the first NaN.
     - ``state`` shares parameters with other programs; without it those of a graph of ``from_torch`` are the model's own.
-    - ``precision`` float64 computes in double on the reference target.
+    - ``precision`` float64 beside the target reference is an older way to say reference:float64.
     - ``float32_matmul_precision``, named as torch names it, is what a GPU's tensor cores may do to float32 products: nothing
       (highest), three products of split tf32 (high), or one (medium). The other targets compute the highest.
     - ``freeze`` lets the program keep what it makes of parameters that it does not update (the cpu target packs weights once):
@@ -81,7 +81,8 @@ def compile(  # noqa: A001 - the name every framework has for it
     """
     if example_inputs is not None:
         outputs = next(TRACERS[kind] for kind in type(outputs).__mro__ if kind in TRACERS)(outputs, example_inputs)
-    settings = Settings(precision, float32_matmul_precision, freeze, tune, library, fusion, forbid)
+    target = target if precision == "float32" else f"{target}:{precision}"
+    settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid)
     with _uncollected():
         return _compile(outputs, target, state, settings)
 
@@ -110,7 +111,8 @@ def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | No
     lowered = functools.cache(lambda: lower_graph(graph, target, orders))
     executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
     state.extend(interface.state, graph.initial, interface.copies)
-    program = Program(graph, target.name, executable, state, interface, lowered, unpack, time.perf_counter() - start)
+    program = Program(graph, target.name, executable, state, interface, lowered, unpack, target.fusion)
+    program.compile_seconds = time.perf_counter() - start
     _debug(program, Flags.read())
     return program
 
@@ -172,7 +174,7 @@ def _check_names(fusion: Fusion, graph: Graph) -> None:
 
 
 def _debug(program: Program, flags: Flags) -> None:
-    """What GRAPHRT_DEBUG asks for, on standard error."""
+    """Prints what GRAPHRT_DEBUG asks for, on standard error."""
     if flags.debug >= 5:
         for name, graph in program.passes:
             print(f"--- {name} ---\n{graph}", file=sys.stderr)

@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TypeVar
+
+from graphrt.errors import ArgumentError
+
+Number = TypeVar("Number", int, float)
 
 
 def _cache() -> Path:
@@ -18,11 +23,21 @@ def _bool(name: str, default: str = "0") -> bool:
     return os.environ.get(name, default) not in ("", "0")
 
 
+def _number(name: str, default: Number) -> Number:
+    """The number, of the type of ``default``, that ``name`` is set to. Raises ArgumentError."""
+    kind, text = type(default), os.environ.get(name) or default
+    try:
+        return kind(text)
+    except ValueError:
+        raise ArgumentError(f"{name} must be {'an integer' if kind is int else 'a number'}, got {text!r}") from None
+
+
 @dataclass(frozen=True)
 class Flags:
     """The flags as they were when ``read`` was called; ``doc`` of each field is its help."""
 
     cache: Path = field(metadata={"env": "GRAPHRT_CACHE", "doc": "where compiled code is kept (~/.cache/graphrt)"})
+    cache_size: float = field(metadata={"env": "GRAPHRT_CACHE_SIZE", "doc": "GB that it may take; what was used last stays"})
     target: str = field(metadata={"env": "GRAPHRT_TARGET", "doc": "the target that 'auto' means"})
     threads: int = field(metadata={"env": "GRAPHRT_THREADS", "doc": "threads of the cpu target (0: as torch, else every core)"})
     debug: int = field(metadata={"env": "GRAPHRT_DEBUG", "doc": "1 summary, 3 every fusion verdict, 4 source, 5 the IR"})
@@ -43,17 +58,18 @@ class Flags:
         env = os.environ
         return Flags(
             cache=Path(env.get("GRAPHRT_CACHE") or _cache()),
+            cache_size=_number("GRAPHRT_CACHE_SIZE", 4.0),
             target=env.get("GRAPHRT_TARGET", ""),
-            threads=int(env.get("GRAPHRT_THREADS", "0") or 0),
-            debug=int(env.get("GRAPHRT_DEBUG", "0") or 0),
+            threads=_number("GRAPHRT_THREADS", 0),
+            debug=_number("GRAPHRT_DEBUG", 0),
             check=_bool("GRAPHRT_CHECK"),
             fuse=env.get("GRAPHRT_FUSE") or "all",
             no_graph=_bool("GRAPHRT_NO_GRAPH"),
-            tune=int(env.get("GRAPHRT_TUNE", "0") or 0),
+            tune=_number("GRAPHRT_TUNE", 0),
             tma=_bool("GRAPHRT_TMA"),
             library=env.get("GRAPHRT_LIBRARY") or "never",
             poison=_bool("GRAPHRT_POISON"),
-            winograd=int(env.get("GRAPHRT_WINOGRAD", "4") or 4),
+            winograd=_number("GRAPHRT_WINOGRAD", 4),
             known=_bool("GRAPHRT_KNOWN", "1"),
             cflags=env.get("GRAPHRT_CFLAGS", ""),
         )

@@ -26,7 +26,7 @@ class ArgumentError(GraphrtError, ValueError):
 
 
 class InputError(GraphrtError, ValueError):
-    """What a program was called with does not fit its inputs."""
+    """The arguments of a call do not fit the program's inputs."""
 
 
 class NumericError(GraphrtError, ArithmeticError):

@@ -1,13 +1,21 @@
-"""Files that appear whole or not at all, and the cache that they lie in."""
+"""Files that appear whole or not at all, and the cache that compiled code lies in.
+
+What is in the cache is run, so it is trusted only if nobody else can have put it there, and only if it is what was written:
+each file ends in a seal, the digest of its name and content.
+"""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,37 +23,158 @@ from pathlib import Path
 
 from graphrt.config import Flags
 
+_SEAL = b"\n# sha256 "  # a comment in Python, and behind the end of what ELF and JSON readers look at
+_DAY = 24 * 3600.0
+
+
+class DamagedError(OSError):
+    """A file of the cache is not what was written, or somebody else may have written it."""
+
+
+# --- files that appear whole --------------------------------------------------------------------------------------
+
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
-    """Where to write the file ``path``: it takes its place when the block ends, and an old one stays if the block raises.
+def whole(path: str | Path, durable: bool = False, sealed: bool = False) -> Iterator[Path]:
+    """A file to write, which takes the place of ``path`` when the block ends; an old one stays if the block raises.
 
-    Others, who may have the old file open or want to write the same one, meet the old or the new. The folder is made.
+    Others, who may have the old file open or want to write the same one, meet the old or the new. The folder is made. A
+    ``durable`` file is on the disk before it takes its place, so that it is whole after a power cut too. A ``sealed`` one
+    gets its seal, and nobody else may write it; other files have the mode that the umask gives.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
+        if sealed:
+            _seal(temporary, path.name)
+        os.chmod(temporary, 0o600 if sealed else mode)  # libraries make files with modes of their own
+        if durable:
+            sync(temporary)
         os.replace(temporary, path)
+        if durable:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Waits until the file or folder ``path`` is on the disk; where the file system cannot say, goes on."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# --- what can be trusted ------------------------------------------------------------------------------------------
+
+
+def _seal(path: Path, name: str) -> None:
+    content = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(_SEAL + _digest(name, content) + b"\n")
+
+
+def _digest(name: str, content: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + b"\0" + content).hexdigest().encode()
+
+
+def sealed(path: Path) -> bytes:
+    """The content of a file that ``whole`` has sealed, without the seal.
+
+    Raises FileNotFoundError where there is none; DamagedError when it is not what was written under this name, or when
+    somebody else may have written it.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NOFOLLOW", 0))) as file:
+        if why := _foreign(os.fstat(file.fileno())):
+            raise DamagedError(f"{path} {why}")
+        content, _, seal = file.read().rpartition(_SEAL)
+    if seal.strip() != _digest(path.name, content):
+        raise DamagedError(f"{path} is not what was written")
+    with contextlib.suppress(OSError):
+        os.utime(path)  # what is used stays longest
+    return content
+
+
+def intact(path: Path) -> bool:
+    """Whether ``path`` is there and is what was written; what is not is to be made again."""
+    try:
+        sealed(path)
+    except OSError:
+        return False
+    return True
+
+
+def foreign(path: Path, group: bool = True) -> str:
+    """Why ``path`` may be somebody else's work, and what to do; empty where only this user or the system writes there.
+
+    ``group`` is whether what the user's group can write counts.
+    """
+    for place in dict.fromkeys((path, path.resolve())):  # a link, and where it leads
+        with contextlib.suppress(OSError):  # what is not there is nobody's
+            if why := _foreign(place.lstat(), group):
+                return f"{place} {why}"
+    return ""
+
+
+def _foreign(found: os.stat_result, group: bool = True) -> str:
+    if not hasattr(os, "geteuid"):
+        return ""
+    if found.st_uid not in (os.geteuid(), 0):
+        return f"belongs to another user (number {found.st_uid})"
+    if found.st_mode & (0o022 if group else 0o002) and not stat.S_ISLNK(found.st_mode):
+        return "can be written by others; chmod go-w takes that from them"
+    return ""
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+
+def cache_path(part: str) -> Path:
+    """The folder ``part`` of the cache, to read from: it need not be there.
+
+    Where others can write to it, a temporary folder takes the whole cache's place, as in ``cache``.
+    """
+    root = Flags.read().cache
+    if why := _untrusted(root, root / part):
+        _move_cache(why)
+    return Flags.read().cache / part
+
+
 def cache(part: str) -> Path:
-    """The folder ``part`` of the cache, made to be written to.
+    """The folder ``part`` of the cache, made to be written to, by this user alone.
 
     Where that fails, as in a home that is read-only, a temporary folder takes the whole cache's place: in this process and
     those it starts, until it ends, with a warning. What the old place holds already can be read there before.
     """
-    folder = Flags.read().cache / part
+    folder = cache_path(part)
     try:
         writable(folder)
+        _make(folder)
     except OSError as error:
         _move_cache(f"{error.strerror}: {folder}")
         folder = Flags.read().cache / part
-    folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
+    _sweep(Flags.read().cache, Flags.read().cache_size)
     return folder
+
+
+def _make(folder: Path) -> None:
+    """Makes ``folder``; those of the cache are for its user only."""
+    root = Flags.read().cache
+    root.parent.mkdir(parents=True, exist_ok=True)
+    for each in (root, *reversed([p for p in (folder, *folder.parents) if root in p.parents])):
+        each.mkdir(mode=0o700, exist_ok=True)
+
+
+@functools.cache
+def _untrusted(root: Path, folder: Path) -> str:
+    return foreign(root) or foreign(folder)
 
 
 @functools.cache
@@ -70,3 +199,25 @@ def _move_cache(why: str) -> None:
         f"compiled code cannot be kept ({why}) and lies in {place} until this process ends; GRAPHRT_CACHE names a better place",
         stacklevel=2,
     )
+
+
+@functools.cache
+def _sweep(root: Path, limit: float) -> None:
+    """Once a day: removes what killed processes left, and what was not used for longest, until ``limit`` GB are left."""
+    stamp, now = root / "swept", time.time()
+    with contextlib.suppress(OSError):
+        if stamp.exists() and now - stamp.stat().st_mtime < _DAY:
+            return
+        stamp.touch()
+        files = list[tuple[float, int, Path]]()
+        for part in ("cpu", "triton"):
+            for folder, _, names in os.walk(root / part):
+                files += [(s.st_mtime, s.st_size, p) for p in (Path(folder) / n for n in names) if (s := p.lstat())]
+        total = sum(size for _, size, _ in files)
+        for used, size, path in sorted(files):
+            left = now - used > _DAY and (path.name.startswith(".") or path.parent.name.startswith("tmp"))
+            if left or total > limit * 1e9:
+                path.unlink(missing_ok=True)
+                total -= size
+        for scratch in (root / "cpu").glob("tmp*"):
+            scratch.rmdir()  # if it is empty

@@ -8,17 +8,14 @@ effects are ``graph.updates``, which say what a parameter (or other state) becom
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -26,36 +23,13 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError, ShapeError
 from graphrt.node import BUILDING, OPERATORS, Node, Origin, Stand, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Order
-from graphrt.types import HALVES, DType, DTypeLike, TensorType, as_dtype, bfloat16, float32
+from graphrt.signature import Memory, Signature
+from graphrt.text import NodeLine, ResultLine, node_line, parse_line, result_line
+from graphrt.types import HALVES, DType, DTypeLike, as_dtype, bfloat16, float32
 
-__all__ = ["BUILDING", "OPERATORS", "Graph", "Memory", "Node", "Origin", "Signature", "Stand", "Value"]
+__all__ = ["BUILDING", "OPERATORS", "Graph", "Node", "Origin", "Stand", "Value"]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-
-
-class Signature(Protocol):
-    """How a program is called when not by name, and what it then gives back; a front end sets it."""
-
-    @property
-    def outputs(self) -> Sequence[str]:
-        """Names of the outputs that ``result`` puts together."""
-
-    @property
-    def written(self) -> Mapping[str, str]:
-        """The outputs that ``result`` writes into inputs, by the input's name."""
-
-    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs by name. Raises InputError for arguments of another structure than the example's."""
-
-    def result(self, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
-        """The outputs in the structure in which the model returned them; what the model writes into its inputs is written."""
-
-
-class Memory(Protocol):
-    """Where a model's parameters are: the ``State`` on which its programs run unless they are given another."""
-
-    def sync_to_torch(self) -> None:
-        """Copies into the model what could not be shared with it."""
 
 
 class Graph:
@@ -212,7 +186,7 @@ class Graph:
         self.updates[name] = value
 
     def latest(self, value: Value) -> Value:
-        """What a parameter is behind the updates said so far; any other value is itself."""
+        """The value of a parameter behind the updates said so far; any other value is itself."""
         return self.updates.get(value.node.name, value) if value.node.op.name == "parameter" else value
 
     def advance(self, parameter: Value, value: Value) -> Value:
@@ -364,19 +338,10 @@ class Graph:
     def text(self, lines: bool = True) -> str:
         """A line for each node, output and update; without ``lines`` it does not say where in the user's files nodes are."""
         number = {v: f"%{i}" for i, v in enumerate(self.values())}
-        text = []
-        for node in self.nodes:
-            ids = ", ".join(number[v] for v in node.outputs)
-            types = ", ".join(map(str, node.types))
-            args = ", ".join([*(number[v] for v in node.inputs), *(f"{k}={_show(a)}" for k, a in node.attrs.items())])
-            origin = node.origin if lines else f"{node.origin.phase} of {node.origin.source}"
-            text.append(f"{ids} {_quote(node.name)} : {types} = {node.op.name}({args})   # {origin}")
-        text += [f"output {_quote(name)} = {number[v]}{self._order(name)}" for name, v in self.outputs.items()]
-        text += [f"update {_quote(name)} = {number[v]}" for name, v in self.updates.items()]
-        return "\n".join(text) + "\n"
-
-    def _order(self, output: str) -> str:
-        return "{" + ",".join(map(str, self.orders[output])) + "}" if output in self.orders else ""
+        found = [node_line(node, number, lines) for node in self.nodes]
+        found += [result_line("output", name, number[v], self.orders.get(name)) for name, v in self.outputs.items()]
+        found += [result_line("update", name, number[v]) for name, v in self.updates.items()]
+        return "\n".join(found) + "\n"
 
     @staticmethod
     def parse(text: str) -> Graph:
@@ -385,11 +350,28 @@ class Graph:
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
                 try:
-                    _parse_line(graph, table, line)
+                    graph._read(parse_line(line.strip()), table)
                 except (ValueError, KeyError, SyntaxError, IndexError) as error:
                     raise GraphError(f"line {number}: {line.strip()!r}: {error}") from None
         graph.verify()
         return graph
+
+    def _read(self, line: NodeLine | ResultLine, table: dict[str, Value]) -> None:
+        """Adds what ``line`` says; ``table`` has the values of the lines before by number. Raises ValueError, KeyError."""
+        if isinstance(line, ResultLine):
+            if line.kind == "output":
+                self.output(line.name, table[line.value], line.order)
+            else:
+                self.update(self.sources[line.name].outputs[0], table[line.value])
+            return
+        with self.at(line.origin):
+            orders = [t.order for t in line.types]
+            node = self.append(REGISTRY[line.op], [table[v] for v in line.inputs], line.attrs, line.name, orders)
+        if node.types != line.types:
+            raise ValueError(f"inference says {', '.join(map(str, node.types))}")
+        if node.op.name == "parameter":
+            self.initial[line.name] = np.zeros(node.types[0].shape, node.types[0].dtype.numpy)
+        table.update(zip(line.results, node.outputs, strict=True))
 
 
 def _check_name(name: Any, what: str) -> None:
@@ -412,63 +394,3 @@ def _integer(number: bool | int | float, dtype: DType) -> int:
     if not math.isfinite(number) or not (info.min or -info.max) <= int(number) <= info.max:
         raise ArgumentError(f"{number!r} does not fit {dtype}, which holds {info.min} to {info.max}")
     return int(number) if info.min else int(number) % (info.max + 1)
-
-
-_NAME = r'(?:"(?:[^"\\]|\\.)*"|[\w.]+)'
-_LINE = re.compile(
-    rf"(?P<ids>%\d+(?:, %\d+)*) (?P<name>{_NAME}) : (?P<types>.*?) = (?P<op>\w+)\((?P<args>.*)\)   # (?P<origin>.*)"
-)
-_RESULT = re.compile(rf"(output|update) ({_NAME}) = (%\d+)(?:{{([\d,]*)}})?")
-_ORIGIN = re.compile(r"(.*):(\d+) (\w+)(?: of (.*))?")
-
-
-def _quote(name: str) -> str:
-    return name if re.fullmatch(r"[\w.]+", name) and name.isascii() else json.dumps(name)
-
-
-def _unquote(text: str) -> str:
-    return json.loads(text) if text.startswith('"') else text
-
-
-def _show(attr: Any) -> str:
-    return repr(attr)
-
-
-def _literal(node: ast.expr) -> Any:
-    """A Python literal, with ``inf`` and ``nan`` as floats."""
-    if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
-        return float(node.id)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_literal(node.operand)
-    if isinstance(node, ast.Tuple):
-        return tuple(_literal(e) for e in node.elts)
-    return ast.literal_eval(node)
-
-
-def _parse_line(graph: Graph, table: dict[str, Value], line: str) -> None:
-    result = _RESULT.fullmatch(line.strip())
-    if result:
-        name, value = _unquote(result[2]), table[result[3]]
-        if result[1] == "output":
-            graph.output(name, value, None if result[4] is None else [int(d) for d in result[4].split(",") if d])
-        else:
-            graph.update(graph.sources[name].outputs[0], value)
-        return
-    match = _LINE.fullmatch(line.strip())
-    if match is None:
-        raise ValueError("not a node, output or update line")
-    call = ast.parse("f(" + re.sub(r"%(\d+)", r"_\1", match["args"]) + ")", mode="eval").body
-    assert isinstance(call, ast.Call)
-    inputs = [table["%" + arg.id[1:]] for arg in call.args if isinstance(arg, ast.Name)]
-    attrs = {str(k.arg): _literal(k.value) for k in call.keywords}
-    name = _unquote(match["name"])
-    where = _ORIGIN.fullmatch(match["origin"])
-    origin = Origin(where[1], int(where[2]), where[3], where[4] or "") if where else Origin()
-    types = tuple(TensorType.parse(t) for t in re.findall(r"\w+\[[^\]]*\](?:\{[^}]*\})?", match["types"]))
-    with graph.at(origin):
-        node = graph.append(REGISTRY[match["op"]], inputs, attrs, name, [t.order for t in types])
-    if node.types != types:
-        raise ValueError(f"inference says {', '.join(map(str, node.types))}")
-    if node.op.name == "parameter":
-        graph.initial[name] = np.zeros(types[0].shape, types[0].dtype.numpy)
-    table.update(zip(match["ids"].split(", "), node.outputs, strict=True))

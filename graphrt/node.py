@@ -25,7 +25,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {}  # what Value's operators call; gr
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a node comes from: the user's file and line, the phase (fwd, bwd, opt), and its forward node's name."""
+    """The origin of a node: the user's file and line, the phase (fwd, bwd, opt), and its forward node's name."""
 
     file: str = "?"
     line: int = 0
@@ -39,7 +39,7 @@ class Origin:
 
 
 class Operand:
-    """What arithmetic appends nodes for: a Value, and what stands for one (``Stand``)."""
+    """An operand of arithmetic, which appends nodes: a Value, and what stands for one (``Stand``)."""
 
     __array_ufunc__ = None  # numpy leaves `array * value` to us
 

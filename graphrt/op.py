@@ -1,4 +1,4 @@
-"""What an op is: one frozen ``OpDef`` with every rule about it, and the registry of all of them.
+"""The definition of an op: one frozen ``OpDef`` with every rule about it, and the registry of all of them.
 
 The fields without a default are required, so an op that lacks a rule fails when its module is imported. Everything that
 must know about ops (verification, autodiff, fusion, lowering, the reference target, tests, documentation) asks an OpDef;
@@ -54,7 +54,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Piece:
-    """Where one part of a view's output comes from: operand number, index into it, and where that holds (None: always)."""
+    """The source of one part of a view's output: operand number, index into it, and where that holds (None: always)."""
 
     operand: int
     index: tuple[Expr, ...]

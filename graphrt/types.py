@@ -158,9 +158,9 @@ class TensorType:
     def parse(text: str) -> TensorType:
         """Reads what ``str`` printed. Raises ValueError."""
         match = re.fullmatch(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)\})?", text.strip())
-        if match is None or match[1] not in _BY_SHORT:
+        ints = [tuple(int(i) for i in part.split(",") if i) for part in (match[2], match[3] or "")] if match else []
+        if match is None or match[1] not in _BY_SHORT or (match[3] is not None and {*ints[1]} != {*range(len(ints[0]))}):
             raise ValueError(f"{text!r} is no tensor type; one looks like f32[64,10] or f32[8,3,9,9]{{0,2,3,1}}")
-        ints = [tuple(int(i) for i in part.split(",") if i) for part in (match[2], match[3] or "")]
         return TensorType(ints[0], _BY_SHORT[match[1]], ints[1] if match[3] is not None else None)
 
 

@@ -184,6 +184,21 @@ def test_a_read_only_home_is_one_warning(tmp_path: Path) -> None:
         assert [p.name for p in tmp_path.iterdir()] == ["net.grt"]
 
 
+def test_brackets_in_a_path_are_no_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRAPHRT_CACHE", "a[/x]")  # a closing tag of nothing
+    assert "a[/x]" in run("flags")
+    assert "a[/x]" in run("train", "mlp", "--limit", "64", "--epochs", "1", "--out", "a[/x]")
+
+
+@pytest.mark.parametrize("name", ["GRAPHRT_THREADS", "GRAPHRT_DEBUG", "GRAPHRT_TUNE", "GRAPHRT_WINOGRAD", "GRAPHRT_CACHE_SIZE"])
+def test_flags_that_are_no_numbers_are_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "abc")
+    assert f"{name} must be a" in fails(monkeypatch, capsys, "flags")
+
+
 def test_a_missing_triton_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.setenv("TRITON_INTERPRET", "0")  # the command sets it

@@ -12,7 +12,7 @@ import pytest
 import graphrt as grt
 from graphrt import ops as F
 from graphrt.errors import ArgumentError
-from graphrt.runtime.roofline import COMPUTE, DEVICES, LAUNCH, MEMORY, Estimate, find_device, predict
+from graphrt.runtime.roofline import COMPUTE, DATA_SHEETS, LAUNCH, MEMORY, Estimate, find_data_sheet, predict
 from graphrt.schedule.cost import launch_cost
 
 CUDA = pytest.mark.skipif(
@@ -62,7 +62,7 @@ def test_rows_that_do_not_fit_are_read_by_each_pass() -> None:
 
 @CUDA
 def test_prediction_is_the_roofline() -> None:
-    device = find_device("cuda:sm_90")
+    device = find_data_sheet("cuda:sm_90")
 
     def one(build: Callable[[grt.Graph], grt.Value]) -> Estimate:
         g = grt.Graph()
@@ -97,14 +97,14 @@ def test_products_run_at_the_rate_of_their_operands(dtype: str, precision: str, 
     g = grt.Graph()
     g.output("y", g.input("x", (4096, 4096), dtype) @ g.input("w", (4096, 4096), dtype))
     program = grt.compile(g, target="cuda:sm_90", float32_matmul_precision=precision)
-    (found,) = predict(program, find_device("cuda:sm_90"), 1).launches
+    (found,) = predict(program, find_data_sheet("cuda:sm_90"), 1).launches
     assert found.bound == "compute" and found.seconds == pytest.approx(2 * 4096**3 / (COMPUTE * rate * 1e12))
 
 
 def test_devices() -> None:
-    assert find_device("cuda:sm_90", "H100").name == "H100" and find_device("hip:gfx942").name == "MI300X"
-    assert find_device("cpu", "A100").arch == "sm_80"
-    assert len({d.name for d in DEVICES}) == len(DEVICES)
+    assert find_data_sheet("cuda:sm_90", "H100").name == "H100" and find_data_sheet("hip:gfx942").name == "MI300X"
+    assert find_data_sheet("cpu", "A100").arch == "sm_80"
+    assert len({d.name for d in DATA_SHEETS}) == len(DATA_SHEETS)
     for target, name in (("cuda:sm_90", "A100"), ("cuda:sm_75", None), ("cuda:sm_90", "B200")):
         with pytest.raises(ArgumentError, match=r"there is H200 \(sm_90\)"):
-            find_device(target, name)
+            find_data_sheet(target, name)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from graphrt.files import whole
+from graphrt import files
+from graphrt.files import DamagedError, foreign, intact, sealed, whole
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
@@ -40,3 +45,101 @@ def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(write, ("a" * 1000, "b" * 1000)))
     assert path.read_text() in ("a" * 1000, "b" * 1000) and [*tmp_path.iterdir()] == [path]
+
+
+def test_a_seal_holds_name_and_content(tmp_path: Path) -> None:
+    path, umask = tmp_path / "file", os.umask(0)
+    try:
+        with whole(path, sealed=True) as file:
+            file.write_bytes(b"code")
+        with whole(tmp_path / "plain", durable=True) as file:
+            file.write_bytes(b"code")
+            file.chmod(0o600)
+    finally:
+        os.umask(umask)
+    assert sealed(path) == b"code" and path.stat().st_mode & 0o777 == 0o600, "whatever the umask"
+    assert (tmp_path / "plain").stat().st_mode & 0o777 == 0o666, "as the umask has it"
+    path.rename(tmp_path / "other")
+    with pytest.raises(DamagedError, match="other is not what was written"):
+        sealed(tmp_path / "other")
+    assert not intact(path) and not intact(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("harm", ["empty", "cut", "altered", "longer", "writable", "link"])
+def test_a_file_that_was_altered_is_not_intact(harm: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with whole(path, sealed=True) as file:
+        file.write_bytes(b"code")
+    content = path.read_bytes()
+    if harm == "writable":
+        path.chmod(0o666)
+    elif harm == "link":
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        path.write_bytes({"empty": b"", "cut": content[:-9], "altered": b"C" + content[1:], "longer": content + b"x"}[harm])
+    assert not intact(path)
+
+
+def test_a_folder_of_others_is_foreign(tmp_path: Path) -> None:
+    assert foreign(tmp_path) == "" == foreign(tmp_path / "missing")
+    tmp_path.chmod(0o770)
+    assert "can be written by others" in foreign(tmp_path) and foreign(tmp_path, group=False) == ""
+    tmp_path.chmod(0o700)
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert foreign(tmp_path / "link") == "", "a link of one's own"
+    if os.geteuid():
+        pytest.skip("needs root, to make a folder another user's")
+    os.chown(tmp_path / "link", 12345, 12345, follow_symlinks=False)
+    assert "belongs to another user" in foreign(tmp_path / "link")
+
+
+RUN = """
+import numpy as np, graphrt as grt
+g = grt.Graph()
+g.output("y", grt.ops.tanh(g.input("x", (4,))) * %s)
+print(grt.compile(g, target="cpu")(x=np.ones(4, "f"))["y"][0])
+"""
+
+
+def run(cache: Path, factor: int = 3) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "GRAPHRT_CACHE": str(cache)}
+    return subprocess.run([sys.executable, "-c", RUN % factor], env=environment, capture_output=True, text=True, check=True)
+
+
+def test_code_that_others_can_plant_is_not_run(tmp_path: Path) -> None:
+    """The cache is one's own, and made so; in one that is not, nothing is read and nothing written."""
+    cache = tmp_path / "cache"
+    value = float(run(cache).stdout)
+    assert cache.stat().st_mode & 0o777 == (cache / "cpu").stat().st_mode & 0o777 == 0o700
+    cache.chmod(0o777)
+    before = {p: p.stat().st_mtime_ns for p in (cache / "cpu").iterdir()}
+    done = run(cache, 5)
+    assert float(done.stdout) == pytest.approx(value * 5 / 3)
+    assert done.stderr.count("UserWarning") == 1 and "can be written by others; chmod go-w" in done.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in (cache / "cpu").iterdir()}
+
+
+def test_code_that_was_exchanged_or_emptied_is_compiled_again(tmp_path: Path) -> None:
+    values = [float(run(tmp_path, factor).stdout) for factor in (3, 5)]
+    one, other = (tmp_path / "cpu").glob("program-*.so")
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    next((tmp_path / "cpu").glob("runtime-*.so")).write_bytes(b"")
+    assert [float(run(tmp_path, factor).stdout) for factor in (3, 5)] == values
+    for record in (tmp_path / "cpu").glob("program-*.json"):
+        record.write_text(record.read_text().replace(one.name, other.name))
+    assert [float(run(tmp_path, factor).stdout) for factor in (3, 5)] == values
+
+
+def test_the_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
+    (tmp_path / "cpu").mkdir()
+    for age, name in enumerate(["new", "used", "old", ".torn"]):
+        (tmp_path / "cpu" / name).write_bytes(bytes(1000))
+        os.utime(tmp_path / "cpu" / name, (time.time() - age * 86401,) * 2)
+    files._sweep(tmp_path, 2e-6)
+    assert {p.name for p in (tmp_path / "cpu").iterdir()} == {"new", "used"}
+    (tmp_path / "cpu" / "more").write_bytes(bytes(9000))
+    files._sweep.__wrapped__(tmp_path, 2e-6)
+    assert len([*(tmp_path / "cpu").iterdir()]) == 3, "once a day"

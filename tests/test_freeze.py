@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,27 @@ def test_a_training_step_on_the_same_state_is_seen() -> None:
     plain, _ = program("wide", freeze=False, state=frozen.state)
     np.testing.assert_array_equal(frozen(inputs)["y"], plain(inputs)["y"])
     assert (frozen(inputs)["y"] != first).any()
+
+
+def test_a_training_step_that_is_interrupted_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C during a native call is raised when it returns: the parameters are new by then."""
+    frozen, inputs = program("wide", freeze=True)
+    frozen(inputs)
+    g = grt.Graph()
+    w = g.parameter("w", shape=frozen.state["w"].shape)
+    g.update(w, w * 2.0)
+    step = grt.compile(g, target="cpu", state=frozen.state)
+    run = step._binary.run
+
+    def interrupted(*args: Any) -> Any:
+        run(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(step._binary, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        step()
+    plain, _ = program("wide", freeze=False, state=frozen.state)
+    np.testing.assert_array_equal(frozen(inputs)["y"], plain(inputs)["y"])
 
 
 def test_what_a_program_updates_is_not_frozen() -> None:

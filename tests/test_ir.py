@@ -109,6 +109,7 @@ def wrong_calls() -> dict[str, tuple[type[Exception], list[str], Callable[[grt.G
         "unknown dtype": (TypeError, ["is no dtype"], lambda g, x, y: F.cast(x, "float13")),
         "no outputs": (errors.GraphError, ["no outputs"], lambda g, x, y: grt.compile(grt.Graph())),
         "target": (errors.TargetError, ["target must be"], lambda g, x, y: grt.compile(x, target="tpu")),
+        "variant": (errors.TargetError, ["reference:float64"], lambda g, x, y: grt.compile(x, target="reference:float16")),
     }
 
 

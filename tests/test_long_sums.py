@@ -65,7 +65,7 @@ def test_sums_of_halves_are_float32(target: str) -> None:
     graph, feeds = grt.Graph(), dict[str, Any]()
     for dtype in HALVES[: 1 if INTERPRETED else 2]:
         halves(graph, dtype, feeds)
-    program = grt.compile(graph, target=target, **({"precision": "float32"} if target == "reference" else {}))
+    program = grt.compile(graph, target=target)
     outputs, exact = program(feeds), evaluate(graph, feeds)
     for name, v in graph.outputs.items():
         want, got = exact[v].astype(v.dtype.numpy).astype(np.float64), outputs[name].astype(np.float64)
@@ -93,7 +93,7 @@ def test_errors_do_not_grow_with_the_number_of_terms(shape: tuple[int, ...], dim
     if target != "interpret":
         graph.output("logsumexp", F.logsumexp(value, dims))
     graph.output("every second", F.sum(half, dims))
-    program = grt.compile(graph, target=target, **({"precision": "float32"} if target == "reference" else {}))
+    program = grt.compile(graph, target=target)
     outputs, exact = program(x=x), evaluate(graph, {"x": x})
     for name, v in graph.outputs.items():
         error = float(np.abs(outputs[name] / exact[v] - 1).max()) / HALF_ULP
@@ -111,7 +111,7 @@ def test_long_products_and_pools(target: str) -> None:
     graph.output("few rows", F.matmul(a[:2], b))
     graph.output("pool", F.avg_pool2d(x, pool))
     graph.output("global", F.global_avg_pool(x))
-    program = grt.compile(graph, target=target, **({"precision": "float32"} if target == "reference" else {}))
+    program = grt.compile(graph, target=target)
     outputs, exact = program(feeds), evaluate(graph, feeds)
     for name, v in graph.outputs.items():
         error = float(np.abs(outputs[name] / exact[v] - 1).max()) / HALF_ULP

@@ -1,4 +1,6 @@
 """How large a function may grow: at most 60 lines and 8 parameters of its own; ruff's C901 holds paths to 20 (pyproject.toml).
+And how it is described: a public function has a docstring, its own or that of what it overrides; only entries of the tables of
+ATen's and ONNX's operators mean what these say. A docstring begins with its subject or its verb.
 
 A parameter is a function's own unless its interface is another's, which it has to follow: the function or layer of torch whose
 name it has, the operator of ATen or ONNX that it is an entry for, a command of the command line, or ``compile``, to which
@@ -8,7 +10,9 @@ the Trainer hands it on.
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,7 +26,8 @@ from graphrt.targets.target import Settings
 
 ROOT = Path(__file__).parent.parent
 LINES, PARAMETERS = 60, 8
-FOREIGN = ("aten", "operator", "command")  # decorators of what another decides the parameters of
+FOREIGN = ("aten", "entry", "operator", "command")  # decorators of what another decides the parameters of
+CLAUSE = re.compile(r"(What|Where|When|Which|Who|Whose|Whoever|Whatever|Of|Those)\b")  # no subject, no verb
 
 
 @dataclass(frozen=True)
@@ -50,21 +55,43 @@ def inside(tree: ast.AST, path: Path, owner: str) -> Iterator[Function]:
         yield from inside(node, path, node.name if isinstance(node, ast.ClassDef) else owner)
 
 
+def public() -> Iterator[Function]:
+    """Functions and methods that a reader meets outside the tables of operators."""
+    for path in sorted((ROOT / "graphrt").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        scopes = {"": tree.body, **{node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}}
+        for owner, body in scopes.items():
+            found = (Function(path, owner, node) for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+            yield from (f for f in found if not owner.startswith("_") and not f.tree.name.startswith("_") and not is_entry(f))
+
+
+def is_entry(f: Function) -> bool:
+    decorators = [ast.unparse(d.func if isinstance(d, ast.Call) else d) for d in f.tree.decorator_list]
+    return any(d.rpartition(".")[2] in FOREIGN for d in decorators)
+
+
+def docstring(f: Function) -> str | None:
+    """The docstring of ``f``, or of the method that it overrides."""
+    if (own := ast.get_docstring(f.tree)) or not f.owner:
+        return own
+    module = importlib.import_module(".".join(f.path.relative_to(ROOT).with_suffix("").parts))
+    return inspect.getdoc(getattr(getattr(module, f.owner), f.tree.name))
+
+
 def parameters(f: Function) -> list[str]:
     a = f.tree.args
     return [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs) if p.arg not in ("self", "cls")]
 
 
 def own_parameters(f: Function) -> list[str]:
-    """Those that no other interface decides."""
-    decorators = [ast.unparse(d.func if isinstance(d, ast.Call) else d) for d in f.tree.decorator_list]
-    if any(d.rpartition(".")[2] in FOREIGN for d in decorators):
+    """The parameters that no other interface decides."""
+    if is_entry(f):
         return []
     return [name for name in parameters(f) if name not in {*torch_parameters(f), *settings(f)}]
 
 
 def settings(f: Function) -> Iterator[str]:
-    """What a user may ask of a target, in ``compile``; what the Trainer asks of ``compile``."""
+    """The settings of a target, in ``compile``; those of ``compile``, in the Trainer."""
     if f.tree.name == grt.compile.__name__ and f.path.name == "compiler.py":
         yield from (field.name for field in fields(Settings))
     if f.owner == grt.Trainer.__name__:
@@ -114,3 +141,20 @@ def test_functions_have_few_parameters_of_their_own() -> None:
     many = [f for f in functions() if len(parameters(f)) > PARAMETERS]
     assert many, "nothing follows torch"
     assert not [f"{f} has {own}" for f in many if len(own := own_parameters(f)) > PARAMETERS]
+
+
+def test_public_functions_have_docstrings() -> None:
+    every = list(public())
+    assert len(every) > 1000, "few functions are public"
+    assert not [str(f) for f in every if not docstring(f)]
+
+
+def test_docstrings_begin_with_their_subject() -> None:
+    """A clause such as "What waits for a group" names neither a thing nor an action: "The nodes that wait for a group" does."""
+    found = {}
+    for path in (p for folder in ("graphrt", "kernels", "bench", "examples") for p in sorted((ROOT / folder).rglob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                found[f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"] = ast.get_docstring(node) or ""
+    assert len(found) > 2000
+    assert not [f"{place} {text.splitlines()[0]}" for place, text in found.items() if CLAUSE.match(text)]

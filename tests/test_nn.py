@@ -268,5 +268,5 @@ def test_optimizer_arguments() -> None:
         (optim.warmup(optim.Linear(), 0.5, first=0.2), (0.2, 1, 0)),
     ],
 )
-def test_schedules(schedule: optim.Schedule, factors: tuple[float, ...]) -> None:
+def test_schedules(schedule: optim.LRSchedule, factors: tuple[float, ...]) -> None:
     assert [schedule.lr(step, 10) for step in (0, 5, 10)] == pytest.approx(factors)

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.interpret
 BATCHES, CHANNELS, MAPS = (1, 3), (1, 3, 20), (1, 7, 9)
 # Every pair of channels, map and batch.
 SIZES = [(BATCHES[(i + j) % 2], c, size) for i, c in enumerate(CHANNELS) for j, size in enumerate(MAPS)]
-RUNS = [(n, c, 16) for n in BATCHES for c in CHANNELS]  # pixels that have runs of 64, which tiles can sum
+SEGMENTS = [(n, c, 16) for n in BATCHES for c in CHANNELS]  # pixels that have segments of 64, which tiles can sum
 DTYPES = ("float32", "float16")
 
 
@@ -109,7 +109,7 @@ def closures(program: Program) -> set[str]:
                 "computed on load": group.inlined,
                 "computed behind": any(n.op.kind is Kind.ELEMENTWISE for n in fused),
                 "random numbers": any(n.op.kind is Kind.RANDOM for n in fused),
-                "sums of runs": group.runs,
+                "sums of segments": group.segments,
                 "updates": updates & {*group.outputs},
                 "several results": group.outputs[1:],
                 "halves of weights": any(v.dtype in HALVES for v in updates & {*group.outputs}),
@@ -317,7 +317,7 @@ FAMILIES = {
         },
     ),
     "training": Family(training, {"conv_wgrad": {"updates", BESIDE}, "matmul": {"updates", BESIDE}, "reduce": {"updates"}}),
-    "runs": Family(training, dict.fromkeys(("conv", "conv_dgrad"), {"sums of runs"}), sizes=RUNS),
+    "segments": Family(training, dict.fromkeys(("conv", "conv_dgrad"), {"sums of segments"}), sizes=SEGMENTS),
 }
 HALVES_TOO = {"training": {"conv": {ON_LOAD}, "conv_wgrad": {ON_LOAD, "halves of weights"}}}
 

@@ -8,7 +8,7 @@ import pytest
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.runtime.roofline import find_device, predict
+from graphrt.runtime.roofline import find_data_sheet, predict
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("plans for a GPU are made in the lane that compiles", allow_module_level=True)
@@ -54,7 +54,7 @@ def test_what_is_stored_is_faster_by_the_compiled_code(monkeypatch: pytest.Monke
         if way == "on load":
             monkeypatch.setattr(triton_target, "on_load", lambda options: None)
         program = grt.compile(layer(256, 256, 14, 256, 3), target="cuda:sm_90")
-        estimate = predict(program, find_device("cuda:sm_90"), 256, compiled=True)
+        estimate = predict(program, find_data_sheet("cuda:sm_90"), 256, compiled=True)
         seconds[way, len(estimate.launches)] = estimate.seconds
     assert seconds["stored", 2] < 0.8 * seconds["on load", 1]
 

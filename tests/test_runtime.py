@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from graphrt import ops as F
 from graphrt.runtime.arrays import to_numpy
 from graphrt.targets.cpu import build
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.types import TensorType, float32
 
 
 def classifier(train: bool) -> grt.Graph:
@@ -293,6 +295,60 @@ def test_state_saves_in_logical_layout_and_loads(tmp_path: Path) -> None:
         ).state.load(path)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bool", "int32", "float16"])
+def test_state_of_another_dtype_is_not_loaded(tmp_path: Path, dtype: str) -> None:
+    own, other = grt.State(), grt.State()
+    own.add("w", TensorType((2,), float32), np.ones(2))
+    other.share("w", np.ones(2, dtype))
+    other.save(tmp_path / "file")
+    with pytest.raises(errors.InputError, match=r"of another dtype \['w'\]"):
+        own.load(tmp_path / "file")
+
+
+def test_programs_that_share_a_state_take_turns() -> None:
+    """Two that count, and one that compares what both write: no step is lost, and none is seen half done."""
+    state, size, runs, wrong = grt.State(), 100_000, 200, list[float]()
+
+    def program(made: Callable[[grt.Graph, grt.Value, grt.Value], None]) -> grt.Program:
+        g = grt.Graph()
+        made(g, g.parameter("a", shape=(size,)), g.parameter("b", shape=(size,)))
+        return grt.compile(g, target="cpu", state=state, fusion="none")  # several launches, between which others could run
+
+    def count(g: grt.Graph, a: grt.Value, b: grt.Value) -> None:
+        g.update(a, a + 1.0)
+        g.update(b, b + 1.0)
+
+    compare = program(lambda g, a, b: g.output("differ", F.amax(F.abs(a - b))))
+
+    def watch() -> None:
+        wrong.extend(float(d) for _ in range(runs) if (d := compare()["differ"]))
+
+    counters = [program(count) for _ in range(2)]
+    threads = [threading.Thread(target=lambda p=p: [p() for _ in range(runs)]) for p in counters]
+    threads.append(threading.Thread(target=watch))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and (state["a"] == 2 * runs).all() and (state["b"] == 2 * runs).all()
+
+
+@pytest.mark.parametrize("place", [0.05, 0.5, 0.99])
+def test_altered_state_is_not_loaded(tmp_path: Path, place: float) -> None:
+    """Neither numbers nor what a checkpoint says of them."""
+    state, path = grt.State(), tmp_path / "state.safetensors"
+    state.extend({"w": TensorType((1000,), float32)}, {"w": np.arange(1000)}, {})
+    state.save(path, {"epoch": "5" * 400})
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(errors.InputError, match=f"{path} is not"):
+        state.load(path)
+    path.write_bytes(content[:-1])
+    with pytest.raises(errors.InputError, match="not all of one"):
+        state.load(path)
+
+
 def test_a_program_shows_what_it_is() -> None:
     program = grt.compile(classifier(True), target="cpu")
     assert "void graphrt_run" in program.source() and "#include" in program.source(0)
@@ -301,6 +357,8 @@ def test_a_program_shows_what_it_is() -> None:
     profile = program.profile(batch(), runs=3)
     assert len(profile) == program.launches and all(p.seconds > 0 and p.bytes > 0 for p in profile)
     assert "launches" in str(program.explain()) and program.plan_text().startswith("g0 ")
+    assert "(target=cpu, x : f32[" in repr(program) and repr(program).endswith(", fusion=all)")
+    assert repr(grt.compile(classifier(True), target="cpu", fusion="-epilogue")).endswith(", fusion=-epilogue)")
     with pytest.raises(errors.ArgumentError, match="launch must lie in"):
         program.source(99)
     with pytest.raises(errors.ArgumentError, match="no kernel reports"):
@@ -327,6 +385,19 @@ def test_the_reference_computes_halves_in_float32(dtype: str) -> None:
     rng = np.random.default_rng(0)
     arrays = {n: rng.standard_normal(v.shape).astype(v.dtype.numpy) for n, v in (("x", x), ("w", w))}
     assert_close(program(arrays), evaluate(graph, arrays)[graph.nodes[-1].outputs[0]])
+
+
+def test_the_reference_may_compute_in_double() -> None:
+    """So does what is made of its programs, which is compiled for the target by its name."""
+    g = grt.Graph()
+    x = g.input("x", (2,))
+    g.output("y", (x + 1e8) - 1e8)
+    programs = {name: grt.compile(g, target=name) for name in ("reference", "reference:float64")}
+    differentiable = torch.tensor([0.5, 3.0], requires_grad=True)
+    for program in (programs, {name: grt.to_torch(p) for name, p in programs.items()}):
+        assert program["reference"](x=differentiable)["y"].tolist() == [0.0, 0.0]
+        assert program["reference:float64"](x=differentiable)["y"].tolist() == [0.5, 3.0]
+    assert grt.compile(g, target="reference", precision="float64").target == "reference:float64"
 
 
 @pytest.mark.parametrize("target", ["cpu", "reference"])

@@ -18,6 +18,7 @@ import pytest
 import graphrt as grt
 from graphrt import errors, models, nn, optim
 from graphrt import ops as F
+from graphrt.targets import saved
 from graphrt.targets.cpu import build
 
 ROOT = Path(__file__).parent.parent
@@ -149,7 +150,8 @@ def test_only_cpu_programs_are_saved(tmp_path: Path) -> None:
 def _changed(key: str, value: Any) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         path = folder / "manifest.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+        manifest = {**json.loads(path.read_text()), key: value}
+        path.write_text(json.dumps({**manifest, "sha256": saved._digest(manifest)}))
 
     return change
 
@@ -163,9 +165,13 @@ def _changed(key: str, value: Any) -> Callable[[Path], object]:
         (_changed("runtime", "runtime-0.so"), errors.InputError, "it has no runtime-0.so"),
         (lambda folder: (folder / "manifest.json").unlink(), errors.InputError, "it has no manifest.json"),
         (lambda folder: (folder / "manifest.json").write_text("{"), errors.InputError, "is not JSON"),
-        (lambda folder: (folder / "state.safetensors").unlink(), errors.InputError, "it has no state.safetensors"),
-        (lambda folder: (folder / "state.safetensors").write_text("{"), errors.InputError, "is not a safetensors file"),
-        (lambda folder: next(folder.glob("program-*")).write_text("x"), errors.TargetError, "this machine cannot load"),
+        (lambda folder: next(folder.glob("state-*")).unlink(), errors.InputError, "it has no state-"),
+        (_changed("program", "../program.so"), errors.InputError, "it has no ../program.so"),
+        (_changed("files", {"../x.so": ""}), errors.InputError, "'../x.so' is not a name"),
+        (_changed("table", [{"space": "state"}]), errors.InputError, "'table' is .*, which a program cannot have"),
+        (_changed("inputs", {"x": "f32[4,3]{0,0}"}), errors.InputError, "'inputs' is .*, which a program cannot have"),
+        (_changed("unpack", "tuple"), errors.InputError, "'tuple' is not a name"),
+        (_changed("needed", ["y"]), errors.InputError, "'y' is not a name"),
     ],
 )
 def test_what_cannot_be_loaded_says_why(
@@ -175,6 +181,62 @@ def test_what_cannot_be_loaded_says_why(
     damage(tmp_path)
     with pytest.raises(error, match=message):
         grt.load(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("kind", ["manifest.json", "program-*", "runtime-*", "state-*"])
+def test_no_altered_file_is_loaded(tmp_path: Path, kind: str, place: float) -> None:
+    linear().save(tmp_path)
+    (path,) = tmp_path.glob(kind)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(errors.InputError, match=f"{path.name}|is not a saved program of this version"):
+        grt.load(tmp_path)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(errors.InputError, match=path.name):
+        grt.load(tmp_path)
+
+
+def test_a_save_that_is_stopped_leaves_the_old_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is stopped: each file takes its place by a rename."""
+    x = np.ones((4, 3), np.float32)
+    linear().save(tmp_path)
+    real, left = os.replace, 0
+
+    def replace(*args: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        real(*args)
+
+    monkeypatch.setattr(os, "replace", replace)
+    for stop in range(10):
+        left = stop
+        try:
+            linear(2.0).save(tmp_path)
+        except KeyboardInterrupt:
+            assert (grt.load(tmp_path)(x=x) == 4).all()
+        else:
+            break
+    assert stop > 2 and (grt.load(tmp_path)(x=x) == 8).all()
+    assert len([*tmp_path.iterdir()]) == 4, "the old files are gone"
+
+
+def test_programs_of_others_are_refused(tmp_path: Path) -> None:
+    linear().save(tmp_path / "p")
+    (tmp_path / "p").chmod(0o777)
+    with pytest.raises(errors.InputError, match=r"can be written by others; chmod go-w .*load\(path, trusted=True\)"):
+        grt.load(tmp_path / "p")
+    grt.load(tmp_path / "p", trusted=True)
+    (tmp_path / "p").chmod(0o775)
+    grt.load(tmp_path / "p")  # as a umask of 002 makes it
+    if os.geteuid():
+        pytest.skip("needs root, to make a file another user's")
+    os.chown(next((tmp_path / "p").glob("program-*")), 12345, 12345)
+    with pytest.raises(errors.InputError, match="belongs to another user"):
+        grt.load(tmp_path / "p")
 
 
 def test_the_processor_is_named_by_what_the_compiler_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import graphrt as grt
 from graphrt import ops as F
 from graphrt.op import Kind
 from graphrt.passes.decision import Decision
-from graphrt.passes.partial import Runs, partial_sums
+from graphrt.passes.partial import Segments, partial_sums
 from graphrt.passes.remat import rematerialise
 from graphrt.passes.siblings import Times, merge_siblings
 from graphrt.passes.simplify import simplify
@@ -89,7 +89,7 @@ def test_merged_graphs_compute_the_same(case: tuple[grt.Graph, dict[str, Any]]) 
     assert (merged is plain) == (joined == 0) and contractions(merged) <= contractions(plain) - joined
     again = rematerialise(merged)
     agree(plain, again, feeds, 2000)
-    agree(plain, partial_sums(again, lambda node, producer: Runs(math.prod(node.inputs[0].shape[2:]))), feeds, 2000)
+    agree(plain, partial_sums(again, lambda node, producer: Segments(math.prod(node.inputs[0].shape[2:]))), feeds, 2000)
 
 
 def test_every_kind_is_merged() -> None:
@@ -131,13 +131,13 @@ def test_a_training_step_on_targets(half: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_sums_of_slices_are_sums_of_the_whole(rng: np.random.Generator) -> None:
-    """Two slices of one tensor: their means and variances come from two sums of runs, not four."""
+    """Two slices of one tensor: their means and variances come from two sums of segments, not four."""
     graph = grt.Graph()
     x = graph.input("x", (2, 6, 4, 4))
     for i, part in enumerate((x[:, :2], x[:, 2:])):
         mean = F.mean(part, (0, 2, 3), keepdim=True)
         graph.output(f"var{i}", F.mean((part - mean) * (part - mean), (0, 2, 3)))
     plain = simplify(graph)
-    cut = simplify(partial_sums(plain, lambda node, producer: Runs(16)))
+    cut = simplify(partial_sums(plain, lambda node, producer: Segments(16)))
     agree(plain, cut, {"x": rng.standard_normal((2, 6, 4, 4)).astype("f")}, 100)
     assert sum(n.op.kind is Kind.REDUCTION and n.types[0].ndim == 2 for n in cut.nodes) == 2, str(cut)

@@ -9,7 +9,7 @@ import pytest
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.runtime.roofline import Estimate, Work, find_device, predict
+from graphrt.runtime.roofline import Estimate, Work, find_data_sheet, predict
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("compiles kernels, so it cannot run under TRITON_INTERPRET=1", allow_module_level=True)
@@ -18,7 +18,7 @@ pytest.importorskip("triton", reason="needs the triton package, which exists for
 
 from graphrt.targets.triton.compile.sass import Task, flow, instructions, work
 
-H200 = find_device("cuda:sm_90")
+H200 = find_data_sheet("cuda:sm_90")
 
 
 def listing(*lines: str) -> str:
@@ -102,7 +102,7 @@ def estimate(build: Callable[[grt.Graph], grt.Value], target: str = "cuda:sm_90"
     """The bound from the compiled code of one output."""
     g = grt.Graph()
     g.output("y", build(g))
-    return predict(grt.compile(g, target=target, **options), find_device(target), 1, compiled=True)
+    return predict(grt.compile(g, target=target, **options), find_data_sheet(target), 1, compiled=True)
 
 
 @pytest.mark.parametrize(("dtype", "precision", "rate"), [("bfloat16", "highest", 4096), ("float32", "medium", 2048)])

@@ -177,7 +177,7 @@ def test_second_gradients_of_products_at_zeros(target: str) -> None:
             graph.output(name, grt.grad(F.sum(first * weights), [x])[0])
             graph.output(f"slope of {name}", F.sum(first * weights, 1))
     found = grt.compile(g, target=target)({name: rows.astype(np.float32) for name in functions})
-    slopes = grt.compile(exact, target="reference", precision="float64")
+    slopes = grt.compile(exact, target="reference:float64")
     for k in range(4):
         up, down = (slopes({name: rows + s * 1e-4 * np.eye(4)[k] for name in functions}) for s in (1, -1))
         for name in functions:

@@ -19,7 +19,7 @@ pytest.importorskip("triton", reason="needs the triton package, which exists for
 
 from golden_kernels import training_step
 
-from graphrt.runtime.roofline import find_device, predict
+from graphrt.runtime.roofline import find_data_sheet, predict
 
 # MB an image and launches at most
 CEILINGS = {
@@ -38,7 +38,7 @@ STATED = {
 
 @pytest.mark.parametrize(("model", "batch", "dtype"), CEILINGS)
 def test_traffic(model: str, batch: int, dtype: str) -> None:
-    estimate = predict(training_step(model, dtype, "cuda:sm_90", batch), find_device("cuda:sm_90"), batch)
+    estimate = predict(training_step(model, dtype, "cuda:sm_90", batch), find_data_sheet("cuda:sm_90"), batch)
     megabytes, launches = CEILINGS[model, batch, dtype]
     assert estimate.bytes / batch / 1e6 <= megabytes
     assert len(estimate.launches) <= launches

@@ -74,15 +74,15 @@ def test_candidates_are_listed_by_predicted_time(target: str) -> None:
 
 
 @needs_compiler
-def test_tiles_hold_whole_runs() -> None:
-    """Sums over pixels in an epilogue are of runs of rows: every candidate keeps them in one tile."""
+def test_tiles_hold_whole_segments() -> None:
+    """Sums over pixels in an epilogue are of segments of rows: every candidate keeps them in one tile."""
     g = grt.Graph()
     x = g.input("x", (64, 16, 16, 16), order=(0, 2, 3, 1))
     y = F.conv2d(x, g.parameter("w", shape=(16, 16, 3, 3)), padding=1)
     g.output("y", F.relu(y - F.mean(y, (0, 2, 3), keepdim=True)))
     compilation = grt.compile(g, target="cuda:sm_90")._executable._compilation
     code = next(c for c in compilation.codes if c.display.startswith("conv"))
-    assert "sum_runs" in "\n".join(code.text)
+    assert "segment_sum" in "\n".join(code.text)
     rows = [c.config["BM"] for c in code.choices]
     assert len(set(rows)) < len(rows) and all(r % 64 == 0 for r in rows)
 
@@ -408,7 +408,7 @@ def test_tuning_on_a_gpu(folder: Path, name: str) -> None:
         n: rng.integers(0, 8, t.shape) if t.dtype.is_int else np.abs(rng.standard_normal(t.shape)).astype(np.float32)
         for n, t in program.inputs.items()
     }
-    expected = grt.compile(graph, target="reference", precision="float64")(inputs)
+    expected = grt.compile(graph, target="reference:float64")(inputs)
     for output, value in program(inputs).items():
         np.testing.assert_allclose(value, expected[output], rtol=1e-3, atol=1e-3)
 

@@ -14,7 +14,7 @@ from graphrt.compiler import lower_graph
 from graphrt.passes.decision import Decision
 from graphrt.targets.cpu.build import compiler, headers, options, vector_bytes
 from graphrt.targets.cpu.codegen import generate
-from graphrt.targets.cpu.variants import Machine, choose
+from graphrt.targets.cpu.variants import Processor, choose
 from graphrt.targets.target import parse
 
 
@@ -110,7 +110,7 @@ def test_side_of_a_winograd_tile() -> None:
 
     def side(n: int, size: int, largest: int) -> str:
         of = {**sizes, "N": n, "H": size, "W": size, "P": size, "Q": size}
-        found = choose("conv", of, True, True, Machine(16, largest))
+        found = choose("conv", of, True, True, Processor(16, largest))
         assert found is not None and found.file == "conv_winograd.h"
         return found.macros["SIDE"]
 

@@ -22,7 +22,7 @@ CONSTANTS = ("program", "runtime", "arena", "alignment", "frozen")
 
 
 def header(manifest: dict) -> str:
-    """What main.c includes: constants, and one line for each entry of the pointer table behind the arena."""
+    """The header that main.c includes: constants, and one line for each entry of the pointer table behind the arena."""
     lines = [f"#define {name.upper()} {json.dumps(manifest[name])}" for name in manifest if name in CONSTANTS]
     lines.append("static const struct { const char *space, *name; unsigned long bytes; } entries[] = {")
     for entry in manifest["table"]:

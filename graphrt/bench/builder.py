@@ -1,4 +1,4 @@
-"""What a pattern is, and what builds its graph.
+"""A pattern of fusion, and the builder of its graph.
 
 A pattern is a few operations of real networks between which something should fuse, with its sizes and the same in torch:
 
@@ -176,7 +176,7 @@ class Builder:
         return {name: draw(rng) for name, draw in self._draws.items()}
 
     def operands(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What ``Pattern.peer`` is called with: inputs from ``feeds`` and copies of parameters' first values.
+        """The arguments of ``Pattern.peer``: inputs from ``feeds`` and copies of parameters' first values.
 
         They are in the order in which they were made, and at the end an optimizer's state.
         """

@@ -42,8 +42,8 @@ def fusion(
     png: Annotated[Path | None, typer.Option(help="write the plots to this folder")] = None,
     compare: Annotated[Path | None, typer.Option(help="a file of --save; exit 2 on a regression, 3 on noise")] = None,
 ) -> None:
-    """What fusion is worth, pattern by pattern: launches, bytes, times, unfused and fused, checked against the reference."""
-    console = Console()
+    """Measures fusion, pattern by pattern: launches, bytes, times, unfused and fused, checked against the reference."""
+    console = Console(markup=False)
     chosen = [p for p in PATTERNS.values() if fnmatch.fnmatchcase(p.name, filter)]
     if not chosen:
         raise ArgumentError(f"no pattern is called like {filter!r}; --list names them all")
@@ -64,7 +64,7 @@ def fusion(
     ]
     about = runs.about()
     found, failures = _measured(specs, {p.name: p.family for p in chosen}, processes, about, save, console)
-    wide = console if console.is_terminal else Console(width=220)
+    wide = console if console.is_terminal else Console(width=220, markup=False)
     wide.print(report.table(found, about, "what fusion is worth"))
     console.print(report.about(about, found))
     if md is not None:
@@ -76,7 +76,7 @@ def fusion(
     if compare is not None:
         verdict = runs.compare(before, found)
         for line in (*verdict.larger, *verdict.slower):
-            console.print(f"[red]worse[/] {line}")
+            console.print(f"worse {line}", style="red")
         console.print(f"{verdict.rows} rows compared; the same thing measured twice differs by up to {verdict.noise:.1%}")
         raise typer.Exit(verdict.status)
     if failures:
@@ -101,7 +101,7 @@ def _measured(
                 outcome = next(outcomes)
                 if isinstance(outcome, str):
                     failures.append(outcome)
-                    console.print(f"[red]failed[/] {outcome}")
+                    console.print(f"failed {outcome}", style="red")
                     continue
                 found += outcome
                 if save is not None:

@@ -1,4 +1,4 @@
-"""What fusion is worth, pattern by pattern: every stage added in turn, or left out alone, beside the least bytes and peers."""
+"""The worth of fusion, pattern by pattern: every stage added in turn, or left out alone, beside the least bytes and peers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from graphrt.bench.statistics import LEAST, LEVEL, holm, ratio, welch
 from graphrt.bench.trial import AGAIN, Spec
 from graphrt.errors import ArgumentError
 from graphrt.passes.stages import STAGES
+from graphrt.targets.target import names_architecture
 
 SCHEMA = 1
 NOISY = 0.15  # two measurements of the same thing that differ by more say nothing about anything else
@@ -47,16 +48,17 @@ class Row:
 
     @property
     def key(self) -> str:
-        """What tells this row from the others of a run."""
+        """The text that tells this row from the others of a run."""
         return f"{self.pattern} {self.size} {'forward + backward' if self.backward else 'forward'} {self.target} {self.variant}"
 
     @property
     def ms(self) -> float:
+        """The median of the processes' medians, in milliseconds; 0 where nothing was timed."""
         return float(np.median(self.medians)) if self.medians else 0.0
 
 
 def variants(ablate: str) -> dict[str, str]:
-    """What is compiled, by label: unfused and fused; with ``ablate`` cumulative or leave-one-out the stages between."""
+    """The variants to compile, by label: unfused and fused; with ``ablate`` cumulative or leave-one-out the stages between."""
     found = {"unfused": "none"}
     names = list(STAGES)
     if ablate == "cumulative":
@@ -72,7 +74,7 @@ def run(specs: Sequence[Spec], family: Mapping[str, str], processes: int) -> Ite
     """The rows of each spec as soon as its ``processes`` are done, or what went wrong."""
     for spec in specs:
         outcomes: list[dict[str, Any]] = []
-        for number in range(processes if ":" not in spec.target else 1):
+        for number in range(processes if not names_architecture(spec.target) else 1):
             given = {**asdict(spec), "check": spec.check and number == 0}
             done = subprocess.run(
                 [sys.executable, "-m", "graphrt.bench.trial"], input=json.dumps(given), capture_output=True, text=True
@@ -136,7 +138,7 @@ def read(path: Path) -> list[Row]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is worse than before, and whether the machine was quiet enough to say so; ``noise`` is what chance did."""
+    """The rows that are worse than before, and whether the machine was quiet enough to say so; ``noise`` is what chance did."""
 
     slower: list[str]
     larger: list[str]
@@ -173,7 +175,7 @@ def compare(old: Sequence[Row], new: Sequence[Row]) -> Comparison:
 
 
 def floor(found: Sequence[Row]) -> float:
-    """What two measurements of the same program differed by, the 95th percentile: fused, and fused again."""
+    """The 95th percentile of the difference between two measurements of one program: fused, and fused again."""
     logs = [abs(ratio(row.logs).value - 1) for row in found if row.variant == AGAIN and row.logs]
     return float(np.percentile(logs, 95)) if logs else 0.0
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-LOAD = os.getloadavg()[0]  # of the machine over the minute before the run; a busy neighbour hurts threaded candidates unevenly
+LOAD_AVERAGE = os.getloadavg()[0]  # over the minute before the run; a busy neighbour hurts threaded candidates unevenly
 SETTLE = 0.02  # seconds of untimed calls at the start of a turn
 
 
@@ -87,7 +87,7 @@ def _processor() -> str:
 
 def environment() -> dict[str, str]:
     """Versions, device, date of a run, and the load that it met."""
-    found = {"device": device_name(), "load": f"{LOAD:.1f}", "date": datetime.date.today().isoformat()}
+    found = {"device": device_name(), "load": f"{LOAD_AVERAGE:.1f}", "date": datetime.date.today().isoformat()}
     found["python"] = platform.python_version()
     for package in ("graphrt", "torch", "triton", "numpy", "jax", "onnxruntime"):
         try:

@@ -56,7 +56,7 @@ def table(found: Sequence[Row], machine: Mapping[str, Any], title: str = "") -> 
 
 
 def about(machine: Mapping[str, Any], found: Sequence[Row]) -> str:
-    """What the figures were measured on."""
+    """A sentence on the machine that the figures were measured on."""
     seen = f"copying {machine['gbs']:.1f} GB/s, float32 products {machine['gflops']:.0f} GFLOP/s"
     rest = ", ".join(f"{k} {v}" for k, v in machine.items() if k not in ("gbs", "gflops"))
     processes = max((len(r.medians) for r in found), default=0)

@@ -1,4 +1,4 @@
-"""What can be said of two runs: ratios with intervals, and which differences are none of chance's.
+"""Comparison of two runs: ratios with intervals, and the differences that are not chance's.
 
 The unit is a process: its median says how fast it was, and processes differ more than calls do (memory that lies otherwise,
 a processor that was warmer). A difference counts if Welch's test says so for all rows together (Holm, "A simple sequentially
@@ -62,7 +62,7 @@ def _tails(t: float, freedom: float) -> float:
 
 
 def holm(probabilities: Mapping[str, float], level: float = LEVEL) -> set[str]:
-    """Those of so many tests that are rejected when all of them together may fail once with probability ``level``."""
+    """The tests that are rejected when all of them together may fail once with probability ``level``."""
     rejected = set[str]()
     ordered = sorted(probabilities, key=probabilities.__getitem__)
     for i, name in enumerate(ordered):

@@ -22,6 +22,7 @@ from graphrt.ir import Graph
 from graphrt.runtime.program import Program
 from graphrt.schedule.cost import launch_cost
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.targets.target import names_architecture
 
 AGAIN = "fused again"  # measured beside fused, to see what chance does
 TOLERANCE = 5e-3  # of a result's norm: float32 sums in another order, and now and then the other side of a kink
@@ -29,7 +30,7 @@ TOLERANCE = 5e-3  # of a result's norm: float32 sums in another order, and now a
 
 @dataclass(frozen=True)
 class Spec:
-    """What a process does: ``variants`` are what compile's ``fusion`` is, by label; without ``rounds`` nothing is timed."""
+    """A process's work: ``variants`` are values of compile's ``fusion``, by label; without ``rounds`` nothing is timed."""
 
     pattern: str
     size: str
@@ -44,7 +45,7 @@ class Spec:
 
 @dataclass
 class Found:
-    """What is known of one variant; ``seconds`` of single calls, ``same`` the variant whose plan it has."""
+    """The findings on one variant; ``seconds`` of single calls, ``same`` the variant whose plan it has."""
 
     launches: int = 0
     bytes: int = 0
@@ -75,9 +76,9 @@ def trial(spec: Spec) -> dict[str, Any]:
         found.same = "" if label == AGAIN or plans.setdefault(digest, label) == label else plans[digest]
         if not found.same:
             programs[label] = program
-            if ":" in spec.target:
+            if names_architecture(spec.target):
                 _ahead(program, found)
-    runs = ":" not in spec.target
+    runs = not names_architecture(spec.target)
     if runs and spec.check:
         _check(built, feeds, programs, variants)
     calls: dict[str, Callable[[], Any] | None] = {}
@@ -106,11 +107,11 @@ def _plan(program: Program, seconds: float) -> Found:
 
 
 def _ahead(program: Program, found: Found) -> None:
-    """What is known of a program for a GPU that is not here."""
-    from graphrt.runtime.roofline import find_device, predict
+    """The findings on a program for a GPU that is not here."""
+    from graphrt.runtime.roofline import find_data_sheet, predict
 
     found.registers = max((r.registers for r in program.kernels()), default=0)
-    found.predicted = predict(program, find_device(program.target), 1, compiled=True).seconds
+    found.predicted = predict(program, find_data_sheet(program.target), 1, compiled=True).seconds
 
 
 def _check(built: Graph, feeds: Mapping[str, Any], programs: Mapping[str, Program], variants: Mapping[str, Found]) -> None:
@@ -172,7 +173,7 @@ def _peer(pattern: Pattern, builder: Builder, feeds: Mapping[str, Any], backward
 
 
 def machine(rounds: int = 7) -> dict[str, float]:
-    """What this machine was seen to do: GB/s of copying 64 MB, GFLOP/s of a float32 product of 1024 by 1024."""
+    """The measured speed of this machine: GB/s of copying 64 MB, GFLOP/s of a float32 product of 1024 by 1024."""
     x, y = np.ones(1 << 24, np.float32), np.empty(1 << 24, np.float32)
     a = np.ones((1024, 1024), np.float32)
     times = samples({"copy": lambda: np.copyto(y, x), "product": lambda: a @ a}, rounds, 1)

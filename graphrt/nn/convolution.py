@@ -14,7 +14,7 @@ from graphrt.ir import Value
 from graphrt.nn.init import uniform_, weights
 from graphrt.nn.module import Module, Parameter, optional
 from graphrt.ops.base import ntuple
-from graphrt.ops.contraction import out_size
+from graphrt.ops.conv import out_size
 from graphrt.ops.convolution import paddings
 
 Size = int | Sequence[int]

@@ -16,13 +16,13 @@ def _buffer(array: Any) -> Buffer | None:
 
 
 class _OverClasses(Module):
-    """Of class indices [N, ...], which ``weight`` [C] scales and of which ``ignore_index`` is none."""
+    """A loss of class indices [N, ...], which ``weight`` [C] scales and of which ``ignore_index`` is none."""
 
     weight: Buffer | None
     ignore_index: int | None
 
     def denominator(self, input: Value, target: Value) -> Value | None:
-        """What "mean" divides by, the weights of the targets that count; None where it is the number of elements."""
+        """The divisor of "mean", the weights of the targets that count; None where it is the number of elements."""
         if target.dtype.is_float:
             return None
         certain = F.full_like(input, -1.0)  # each target that counts loses its weight

@@ -82,11 +82,13 @@ class ModuleSignature:
 
     @property
     def outputs(self) -> Sequence[str]:
+        """Names of the outputs, in the order in which the module returns them."""
         return [leaf for leaf in _leaves(self.results) if isinstance(leaf, _Name)]
 
     @property
     def written(self) -> Mapping[str, str]:
-        return {}  # values never change
+        """Nothing: values never change."""
+        return {}
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs by name. Raises InputError for arguments of another structure, or other constants, than the example's."""

@@ -23,7 +23,7 @@ _COUNTER = "num_batches_tracked"  # steps a batch norm has seen: some files have
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What came of loading weights, in the names of the target but for ``unexpected`` ones, which have no target.
+    """The outcome of loading weights, in the names of the target but for ``unexpected`` ones, which have no target.
 
     ``loaded`` were copied, ``missing`` were not given. ``mismatched`` maps a name to what the target has and what was given;
     ``ignored`` were left out by the name map, or are an optimizer's state in a checkpoint, or counters of batch norms that only

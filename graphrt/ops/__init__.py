@@ -66,7 +66,6 @@ from graphrt.ops.composite import (
     sinc,
     square,
 )
-from graphrt.ops.contraction import linear, matmul
 from graphrt.ops.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, local_conv2d
 from graphrt.ops.creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
 from graphrt.ops.decomposition import cond, matrix_norm, matrix_rank, svd, svdvals
@@ -164,6 +163,7 @@ from graphrt.ops.loss import (
     soft_margin_loss,
     triplet_margin_loss,
 )
+from graphrt.ops.matmul import linear, matmul
 from graphrt.ops.movement import (
     broadcast_tensors,
     broadcast_to,

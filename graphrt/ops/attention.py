@@ -12,9 +12,9 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.activation import softmax
 from graphrt.ops.base import broadcast_shape, cast, function, in_float32, require_float, tensor
-from graphrt.ops.contraction import matmul
 from graphrt.ops.dropout import dropout
 from graphrt.ops.elementwise import eq, exp, ge, stop_gradient, where
+from graphrt.ops.matmul import matmul
 from graphrt.ops.reduction import amax, sum
 from graphrt.ops.source import iota
 from graphrt.ops.view import reshape, transpose
@@ -56,10 +56,10 @@ def _check(query: Value, key: Value, value: Value, enable_gqa: bool) -> int:
     return query.shape[-3] // max(key.shape[-3], 1)
 
 
-def _heads(x: Value, group: int, join: bool) -> Value:
+def _heads(x: Value, group: int, merge: bool) -> Value:
     """[..., heads, L, n] as [..., heads / group, group * L, n], or back: heads that share a key become rows of one product."""
     *batch, heads, rows, n = x.shape
-    return reshape(x, (*batch, heads // group, group * rows, n) if join else (*batch, heads * group, rows // group, n))
+    return reshape(x, (*batch, heads // group, group * rows, n) if merge else (*batch, heads * group, rows // group, n))
 
 
 @function

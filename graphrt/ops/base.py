@@ -1,4 +1,4 @@
-"""What every op module shares: turning arguments into values, broadcasting, promotion, and public functions.
+"""The common part of all op modules: turning arguments into values, broadcasting, promotion, and public functions.
 
 A public function of ``graphrt.ops`` is written with ``@function``: it runs as a transaction (an error leaves nothing
 half-built on the graph) and can be called as a method of a Value.

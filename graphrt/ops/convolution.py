@@ -12,7 +12,8 @@ from typing import Any
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import apply, biased, function, ntuple, tensor
-from graphrt.ops.contraction import Pads, check_channels, matmul, out_size
+from graphrt.ops.conv import Pads, check_channels, out_size
+from graphrt.ops.matmul import matmul
 from graphrt.ops.reduction import sum as sum_over
 from graphrt.ops.slicing import pad
 from graphrt.ops.unfold import batched, crop, tapped, unbatched, unfold

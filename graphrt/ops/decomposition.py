@@ -16,8 +16,8 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, cast, dim_index, function, in_float32, require_float, tensor
-from graphrt.ops.contraction import matmul
 from graphrt.ops.elementwise import eq, gt, maximum, where
+from graphrt.ops.matmul import matmul
 from graphrt.ops.movement import diag_embed
 from graphrt.ops.reduction import amax, amin, norm, sum
 from graphrt.ops.slicing import pad, used
@@ -192,7 +192,7 @@ def cond(input: Value, p: float | str | None = None) -> Value:
 @function
 @in_float32
 def matrix_rank(input: Value, atol: float | None = None, rtol: float | None = None) -> Value:
-    """How many singular values of [..., M, N] matrices (int64) exceed ``atol`` and ``rtol`` times the largest.
+    """The number of singular values of [..., M, N] matrices (int64) that exceed ``atol`` and ``rtol`` times the largest.
 
     ``rtol`` is by default the larger of M and N times the distance from 1 to the next number, or 0 beside an ``atol``.
     """

@@ -26,8 +26,8 @@ from graphrt.ops.base import (
     require_float,
     tensor,
 )
-from graphrt.ops.contraction import matmul
 from graphrt.ops.elementwise import abs, eq, maximum, ne, pow, sqrt, where
+from graphrt.ops.matmul import matmul
 from graphrt.ops.movement import diagonal, roll
 from graphrt.ops.reduction import amax, norm, sum
 from graphrt.ops.view import permute, reshape, transpose, unsqueeze

@@ -1,141 +1,20 @@
-"""Elementwise ops: each output element from the same element of every input.
-
-Operands of one op have one shape and (but for ``where`` and ``cast``) one dtype; the public functions broadcast and promote
-before they append a node. A body is scalar code over a handler ``s``, written once for Triton, C and analysis.
-"""
+"""Elementwise ops: each output element from the same element of every input (``definition.py`` says how one is defined)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from graphrt.errors import ArgumentError, DTypeError, ShapeError
+from graphrt.errors import ArgumentError, DTypeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import Number, apply, broadcast_shape, broadcast_to, constant_of, function, lift, tensor
 from graphrt.ops.base import cast as cast_to
+from graphrt.ops.definition import EDGES, Grads, binary, define, infer, neutral, same_shape, unary
 from graphrt.ops.shares import product
 from graphrt.types import DTypeLike, TensorType, as_dtype, bool_, float32, promote
-
-Grads = Sequence[Value | None]
-_EDGES = [0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -3.0, 7.5]
-
-
-def _shape(types: Types, names: Sequence[str]) -> None:
-    if any(t.shape != types[0].shape for t in types):
-        raise ShapeError(f"{', '.join(names)} must have one shape, got {[list(t.shape) for t in types]}")
-
-
-def _infer(names: Sequence[str], result: str, *types: TensorType) -> Types:
-    """Shape and dtype rule; ``result``: any, same (any number), float, integer, bits (or bool), compare, logical."""
-    _shape(types, names)
-    dtypes = {t.dtype for t in types}
-    if len(dtypes) > 1:
-        raise DTypeError(f"{', '.join(names)} must have one dtype, got {[t.dtype for t in types]}")
-    dtype = types[0].dtype
-    if result == "float" and not dtype.is_float:
-        raise DTypeError(f"{names[0]} must be floating point, got {dtype}; cast it first")
-    if result == "logical" and not dtype.is_bool:
-        raise DTypeError(f"{names[0]} must be bool, got {dtype}; compare it with something first")
-    if result == "integer" and not dtype.is_int:
-        raise DTypeError(f"{names[0]} must be an integer, got {dtype}; cast it first")
-    if result == "bits" and dtype.is_float:
-        raise DTypeError(f"{names[0]} must be an integer or bool, got {dtype}; cast it first")
-    if result == "same" and dtype.is_bool:
-        raise DTypeError(f"{names[0]} must be a number, got bool; cast it first")
-    return (TensorType(types[0].shape, bool_ if result == "compare" else dtype),)
-
-
-def _samples(arity: int, low: float, high: float, kind: str) -> Callable[[np.random.Generator], list[Sample]]:
-    def make(rng: np.random.Generator) -> list[Sample]:
-        found = []
-        for shape in ((3, 5), (), (1,), (2, 0, 3)):
-            arrays: list[Any] = [rng.uniform(low, high, shape).astype(np.float32) for _ in range(arity)]
-            if kind == "logical":
-                arrays = [a > (low + high) / 2 for a in arrays]
-            elif kind in ("integer", "bits"):
-                arrays = [a.astype(np.int32) for a in arrays]
-            found.append(Sample(tuple(np.asarray(a) for a in arrays), {}))
-        edges = np.array([e for e in _EDGES if low <= e <= high], np.int32 if kind in ("integer", "bits") else np.float32)
-        if len(edges) and kind != "logical":
-            found.append(Sample(tuple(np.roll(edges, i) for i in range(arity)), {}))
-        return found
-
-    return make
-
-
-def define(
-    name: str,
-    body: Callable[..., Any],
-    reference: Callable[..., Any],
-    vjp: Callable[..., Grads] | None,
-    *,
-    names: Sequence[str] = ("input",),
-    result: str = "float",
-    domain: tuple[float, float] = (-3.0, 3.0),
-    **rules: Any,
-) -> OpDef:
-    """Registers an elementwise op of the operands ``names``, with samples drawn from ``domain``; ``rules`` are OpDef's others.
-
-    ``result`` says what its operands may be and what comes of them (``_infer``).
-    """
-    return register(
-        OpDef(
-            name=name,
-            kind=Kind.ELEMENTWISE,
-            infer=lambda *types: _infer(names, result, *types),
-            vjp=vjp,
-            reference=reference,
-            samples=_samples(len(names), *domain, result),
-            body=body,
-            **rules,
-        )
-    )
-
-
-def _neutral(number: float, left: bool = True) -> Callable[[Node], Value | None]:
-    """Drops an operand that is ``number``: the right one, or also the left one."""
-
-    def simplify(node: Node) -> Value | None:
-        a, b = node.inputs
-        if constant_of(b) == number:
-            return a
-        return b if left and constant_of(a) == number else None
-
-    return simplify
-
-
-def _float(x: Any) -> Value:
-    """The operand of a float-only op: integers become float32, as in torch."""
-    x = tensor(x)
-    return x if x.dtype.is_float else cast_to(x, float32)
-
-
-def unary(op: OpDef, doc: str, integers: bool = False) -> Callable[[Value], Value]:
-    """The public function of an op of one operand, with ``doc``; integers become float32 unless it takes ``integers``."""
-
-    def f(input: Value) -> Value:
-        return apply(op.name, tensor(input) if integers else _float(input))
-
-    f.__name__, f.__doc__ = op.name, doc
-    return function(f)
-
-
-def binary(op: OpDef, doc: str, dtype: Any = None) -> Callable[[Any, Any], Value]:
-    """The public function of an op of two operands, with ``doc``; they are broadcast, and promoted or cast to ``dtype``."""
-
-    def f(input: Any, other: Any) -> Value:
-        a, b = lift(input, other, dtype=dtype)
-        if op.name in ("div", "atan2", "copysign", "hypot", "xlogy") and not a.dtype.is_float:
-            a, b = cast_to(a, float32), cast_to(b, float32)
-        return apply(op.name, a, b)
-
-    f.__name__, f.__doc__ = op.name, doc
-    return function(f)
-
 
 _TWO = ("input", "other")
 
@@ -174,14 +53,14 @@ def _sin_vjp(node: Node, dy: Value) -> Grads:
 
 
 _B: dict[str, Any] = dict(names=_TWO, result="same")
-_add = define("add", lambda s, a, b: s.add(a, b), np.add, lambda n, dy: [dy, dy], simplify=_neutral(0), **_B)
-_sub = define("sub", lambda s, a, b: s.sub(a, b), np.subtract, lambda n, dy: [dy, -dy], simplify=_neutral(0, False), **_B)
+_add = define("add", lambda s, a, b: s.add(a, b), np.add, lambda n, dy: [dy, dy], simplify=neutral(0), **_B)
+_sub = define("sub", lambda s, a, b: s.sub(a, b), np.subtract, lambda n, dy: [dy, -dy], simplify=neutral(0, False), **_B)
 _mul = define(
     "mul",
     lambda s, a, b: s.mul(a, b),
     np.multiply,
     lambda n, dy: [dy * n.inputs[1], dy * n.inputs[0]],
-    simplify=_neutral(1),
+    simplify=neutral(1),
     **_B,
 )
 _div = define(
@@ -191,7 +70,7 @@ _div = define(
     lambda n, dy: [dy / n.inputs[1], -(dy * n.outputs[0]) / n.inputs[1]],
     names=_TWO,
     domain=(0.5, 3.0),
-    simplify=lambda n: product(n) if (x := _neutral(1, False)(n)) is None else x,
+    simplify=lambda n: product(n) if (x := neutral(1, False)(n)) is None else x,
 )
 define("pow", lambda s, a, b: s.pow(a, b), _reference_pow, _pow_vjp, names=_TWO, result="same", domain=(0.2, 3.0), cheap=False)
 _maximum = define("maximum", lambda s, a, b: s.maximum(a, b), np.maximum, _extremum_vjp, **_B)
@@ -228,19 +107,19 @@ ge = binary(define("ge", lambda s, a, b: s.ge(a, b), np.greater_equal, None, **_
 
 _L: dict[str, Any] = dict(names=_TWO, result="logical")
 logical_and = binary(
-    define("logical_and", lambda s, a, b: s.logical_and(a, b), np.logical_and, None, simplify=_neutral(True), **_L),
+    define("logical_and", lambda s, a, b: s.logical_and(a, b), np.logical_and, None, simplify=neutral(True), **_L),
     "Both hold.",
     bool_,
 )
 logical_or = binary(
-    define("logical_or", lambda s, a, b: s.logical_or(a, b), np.logical_or, None, simplify=_neutral(False), **_L),
+    define("logical_or", lambda s, a, b: s.logical_or(a, b), np.logical_or, None, simplify=neutral(False), **_L),
     "Either holds.",
     bool_,
 )
 
 
 def leads(x: Value, extreme: Value) -> Value:
-    """Where an element is the ``extreme`` of those it is among; NaN always is."""
+    """True where an element is the ``extreme`` of those it is among; NaN always is."""
     return logical_or(eq(x, extreme), ne(x, x)) if x.dtype.is_float else eq(x, extreme)
 
 
@@ -354,7 +233,7 @@ stop_gradient = unary(
 
 def _straight_through_samples(rng: np.random.Generator) -> list[Sample]:
     """Round numbers only: the gradient is not the value's, and is compared with no difference."""
-    edges = np.array(_EDGES, np.float32)
+    edges = np.array(EDGES, np.float32)
     return [Sample((edges, edges[::-1].copy()), {})]
 
 
@@ -362,7 +241,7 @@ _straight_through = register(
     OpDef(
         name="straight_through",
         kind=Kind.ELEMENTWISE,
-        infer=lambda value, input: _infer(("value", "input"), "float", value, input),
+        infer=lambda value, input: infer(("value", "input"), "float", value, input),
         vjp=lambda n, dy: [None, dy],
         reference=lambda value, x: value,
         samples=_straight_through_samples,
@@ -386,7 +265,7 @@ clone = unary(
 
 
 def _infer_where(condition: TensorType, input: TensorType, other: TensorType) -> Types:
-    _shape((condition, input, other), ("condition", "input", "other"))
+    same_shape((condition, input, other), ("condition", "input", "other"))
     if not condition.dtype.is_bool or input.dtype != other.dtype:
         raise DTypeError(
             f"where takes a bool condition and two tensors of one dtype, got {condition.dtype}, {input.dtype}, {other.dtype}"

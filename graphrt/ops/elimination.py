@@ -12,10 +12,10 @@ from graphrt.errors import DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, function, in_float32, require_float, tensor
-from graphrt.ops.contraction import matmul
 from graphrt.ops.creation import eye
 from graphrt.ops.elementwise import abs, log, ne, sign, where
 from graphrt.ops.indexing import take_along_dim
+from graphrt.ops.matmul import matmul
 from graphrt.ops.movement import diagonal, tril, triu
 from graphrt.ops.reduction import prod, sum
 from graphrt.ops.slicing import used
@@ -54,7 +54,7 @@ def _reference_lu(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _lu_vjp(node: Node, dy: Value) -> list[Value | None]:
-    """Of the solutions X: of B, ``A^-T dX``, and of A the product of that with -X^T. Of the factors: two systems with them."""
+    """Gradients by the solutions X: of B, ``A^-T dX``, of A its product with -X^T; by the factors: two systems with them."""
     a, _ = node.inputs
     y, n = node.outputs[0], a.shape[-1]
     d_factors, d_x = used(dy, (0, 0), (n, n)), used(dy, (0, n), (n, y.shape[-1])) if y.shape[-1] > n else None

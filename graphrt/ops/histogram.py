@@ -24,8 +24,10 @@ def _counted(bin: Value, weight: Value | None, bins: int) -> Value:
 
 
 def _bounds(x: Value, low: float, high: float, wanted: bool, margin: float) -> tuple[Value, Value]:
-    """Where the first bin begins and the last one ends: where ``x`` does, unless that is ``wanted`` otherwise; never at one
-    point, from which both move by ``margin``."""
+    """The start of the first bin and the end of the last one: those of ``x``, unless others are ``wanted``.
+
+    They are never one point, from which both move by ``margin``.
+    """
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise ArgumentError(f"a histogram needs finite bounds in order, got {low} and {high}")
     if wanted or not x.shape[0]:
@@ -40,7 +42,7 @@ def _bounds(x: Value, low: float, high: float, wanted: bool, margin: float) -> t
 @function
 @in_float32
 def histc(input: Value, bins: int = 100, min: float = 0.0, max: float = 0.0) -> Value:
-    """How many elements lie in each of ``bins`` equal parts of [min, max], as [bins] in the dtype of ``input``.
+    """The number of elements in each of ``bins`` equal parts of [min, max], as [bins] in the dtype of ``input``.
 
     Elements outside and NaN count nowhere; ``max`` itself lies in the last part. Where ``min`` and ``max`` are equal they are
     the least and the largest element. Raises ArgumentError, DTypeError.

@@ -268,7 +268,7 @@ def _source(input: Value, index: Any, src: Any, dim: int) -> tuple[Value, Value]
 
 
 def _scattered(input: Value, dim: int, positions: Value, src: Value, op: str) -> Value:
-    """What lands on each element of ``input``; elements beyond the index's sizes get the op's neutral element."""
+    """The ``op`` of what lands on each element of ``input``; its neutral element where nothing does."""
     y = _scatter(positions, src, dim, input.shape[dim], op)
     return _pad_to(y, input.shape, _identity(op, y.dtype.numpy))
 
@@ -305,7 +305,7 @@ def scatter_add(input: Value, dim: int, index: Value, src: Value) -> Value:
 @function
 @in_float32
 def scatter_reduce(input: Value, dim: int, index: Value, src: Value, reduce: str, include_self: bool = True) -> Value:
-    """``input`` joined with the elements of ``src`` sent to ``index`` by ``reduce``: "sum", "prod", "mean", "amax" or "amin".
+    """``input`` and the elements of ``src`` sent to ``index``, combined by ``reduce``: "sum", "prod", "mean", "amax" or "amin".
 
     Without ``include_self`` the elements of ``input`` that something lands on do not take part.
     """
@@ -314,13 +314,13 @@ def scatter_reduce(input: Value, dim: int, index: Value, src: Value, reduce: str
     x = _line(tensor(input))
     at = dim_index(dim, x.ndim)
     positions, source = _source(x, index, src, at)
-    return reshape(_joined(x, at, positions, source, reduce, include_self), input.shape)
+    return reshape(_combined(x, at, positions, source, reduce, include_self), input.shape)
 
 
 _REDUCES = {"sum": "sum", "prod": "prod", "mean": "sum", "amax": "max", "amin": "min"}  # torch's names: the op's
 
 
-def _joined(input: Value, dim: int, positions: Value, source: Value, reduce: str, include_self: bool) -> Value:
+def _combined(input: Value, dim: int, positions: Value, source: Value, reduce: str, include_self: bool) -> Value:
     op = _REDUCES[reduce]
     ones = broadcast_to(input.graph.constant(1, int64), positions.shape)
     count = _scattered(input, dim, positions, ones, "sum")
@@ -363,7 +363,7 @@ def index_add(input: Value, dim: int, index: Value, source: Value, alpha: float 
 @function
 @in_float32
 def index_reduce(input: Value, dim: int, index: Value, source: Value, reduce: str, include_self: bool = True) -> Value:
-    """``input`` joined with the slices of ``source`` sent to the 1-D ``index`` by ``reduce``: "prod", "mean", "amax" or "amin".
+    """``input`` and slices of ``source`` sent to the 1-D ``index``, combined by ``reduce``: "prod", "mean", "amax" or "amin".
 
     Without ``include_self`` the slices of ``input`` that something lands on do not take part.
     """
@@ -372,7 +372,7 @@ def index_reduce(input: Value, dim: int, index: Value, source: Value, reduce: st
     x, at, wide, src = _slices(input, dim, index, source)
     if src.dtype != x.dtype:
         raise DTypeError(f"source must be {x.dtype} as input, got {src.dtype}")
-    return reshape(_joined(x, at, wide, src, reduce, include_self), input.shape)
+    return reshape(_combined(x, at, wide, src, reduce, include_self), input.shape)
 
 
 @function

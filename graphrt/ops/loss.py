@@ -11,7 +11,8 @@ from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.ops.activation import _softplus
 from graphrt.ops.base import apply, broadcast_shape, cast, full_precision, function, lift
-from graphrt.ops.elementwise import abs, define, eq, exp, log, maximum, minimum, ne, rsqrt, straight_through, where
+from graphrt.ops.definition import define
+from graphrt.ops.elementwise import abs, eq, exp, log, maximum, minimum, ne, rsqrt, straight_through, where
 from graphrt.ops.reduction import mean, norm, sum
 from graphrt.ops.transcendental import xlogy
 from graphrt.ops.view import unsqueeze

@@ -15,9 +15,9 @@ from typing import Any
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import function, integer, require_float, tensor
-from graphrt.ops.contraction import linear
 from graphrt.ops.dropout import dropout as _dropout
 from graphrt.ops.elementwise import relu, sigmoid, tanh
+from graphrt.ops.matmul import linear
 from graphrt.ops.movement import chunk, unbind
 from graphrt.ops.slicing import concat, stack
 from graphrt.ops.view import transpose

@@ -15,8 +15,8 @@ import numpy as np
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import apply, broadcast_to, cast, function, in_float32, require_float, tensor
-from graphrt.ops.contraction import linear, matmul
 from graphrt.ops.elementwise import floor, le, maximum, minimum, where
+from graphrt.ops.matmul import linear, matmul
 from graphrt.ops.pooling import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from graphrt.ops.slicing import getitem
 from graphrt.ops.source import iota
@@ -123,7 +123,7 @@ def _nearest(x: Value, dim: int, n: int, scale: float | None, exact: Any) -> Val
 
 
 def _source(x: Value, dim: int, n: int, scale: float | None, align: Any) -> Value:
-    """Where, in pixels of ``x``, each output pixel's centre lies."""
+    """The position of each output pixel's centre, in pixels of ``x``."""
     size = x.shape[dim]
     if align:
         return _positions(x, dim, n) * ((size - 1) / (n - 1) if n > 1 else 0.0)

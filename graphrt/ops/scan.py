@@ -51,7 +51,7 @@ def _scan_vjp(node: Node, dy: Value) -> list[Value | None]:
 
 
 def _previous(x: Value, dim: int, first: float | None = None) -> Value:
-    """What lies one place before each element along ``dim``; before the first one ``first``, or itself again."""
+    """The element one place before each one along ``dim``; before the first one ``first``, or itself again."""
     before = getitem(x, tuple(slice(0, n - 1 if d == dim else n) for d, n in enumerate(x.shape)))
     edge = [1 if d == dim else n for d, n in enumerate(x.shape)]
     start = getitem(x, tuple(map(slice, edge))) if first is None else broadcast_to(x.graph.constant(first, x.dtype), edge)

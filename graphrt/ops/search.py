@@ -13,7 +13,7 @@ from graphrt.types import int32, int64, promote
 
 
 def _count_below(sequence: Value, values: Value, right: bool) -> Value:
-    """How many of the last dimension of ``sequence`` [..., n] lie below each of ``values`` [..., m]; NaN is above all."""
+    """The number of elements of ``sequence`` [..., n] that lie below each of ``values`` [..., m]; NaN is above all."""
     n, dtype = sequence.shape[-1], promote(sequence.dtype, values.dtype)
     at = broadcast_to(values.graph.constant(0, int64), values.shape)
     wanted = cast(values, dtype)
@@ -34,7 +34,7 @@ def searchsorted(
     side: str | None = None,
     sorter: Value | None = None,
 ) -> Value:
-    """Where in ``sorted_sequence`` [..., n] each of ``input`` [..., m], or a number, would be put.
+    """The position in ``sorted_sequence`` [..., n] at which each of ``input`` [..., m], or a number, would be put.
 
     Before its equals, or behind them with ``right`` (``side`` "right"); int64, or int32 with ``out_int32``. A 1-D sequence
     serves any ``input``; else all sizes but the last are equal. ``sorter`` holds the positions that put the sequence in order.

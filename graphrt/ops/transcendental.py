@@ -14,7 +14,8 @@ import numpy as np
 
 from graphrt.ir import Value
 from graphrt.ops.base import apply, cast, widened
-from graphrt.ops.elementwise import abs, binary, define, div, eq, exp, le, log, rsqrt, unary, where
+from graphrt.ops.definition import binary, define, unary
+from graphrt.ops.elementwise import abs, div, eq, exp, le, log, rsqrt, where
 
 _TWO = ("input", "other")
 
@@ -159,7 +160,7 @@ def _atanh(s: Any, x: Any) -> Any:
 
 def _formula(name: str, body: Any, reference: Any, vjp: Any, doc: str, domain: tuple[float, float] = (-3.0, 3.0)) -> Any:
     def gradient(node: Any, dy: Value) -> list[Value | None]:
-        """Of halves in float32, rounded once."""
+        """The gradient of halves is computed in float32 and rounded once."""
         return [cast(vjp(*map(widened, (node.inputs[0], node.outputs[0], dy))), dy.dtype)]
 
     return unary(define(name, body, reference, gradient, domain=domain, cheap=False), doc)
@@ -275,7 +276,7 @@ def _remainder(s: Any, a: Any, b: Any) -> Any:
 
 
 def _floor_divide(s: Any, a: Any, b: Any) -> Any:
-    """Of what the remainder leaves, which is whole but for rounding; so 1 // 0.1 is 9, although 1 / 0.1 rounds to 10."""
+    """The quotient of what the remainder leaves, whole but for rounding; so 1 // 0.1 is 9, although 1 / 0.1 rounds to 10."""
     r, one = _fmod(s, a, b), s.const(1, a)
     if not a.dtype.is_float:
         q = s.quotient(a, b)

@@ -16,7 +16,7 @@ from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import OPERATORS, Node, Value
 from graphrt.op import Kind, OpDef, Piece, Types, register
 from graphrt.ops.base import apply, broadcast_to, dim_index, function, integer, ntuple, tensor
-from graphrt.ops.contraction import out_size
+from graphrt.ops.conv import out_size
 from graphrt.ops.reduction import sum as sum_over
 from graphrt.ops.slicing import pad
 from graphrt.ops.view import Index, arrays, movedim, permute, reshape, unsqueeze

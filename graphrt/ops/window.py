@@ -16,7 +16,7 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, require_float
-from graphrt.ops.contraction import Pads, channels_last, out_size
+from graphrt.ops.conv import Pads, channels_last, out_size
 from graphrt.types import Shape, TensorType, int32, uint8
 
 _ATTRS = ("kernel", "stride", "padding", "dilation")

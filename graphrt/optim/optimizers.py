@@ -114,7 +114,7 @@ class Optimizer(ABC):
         return before, graph.updates[name]
 
     def _shared(self, graph: Graph, of: str) -> list[Value]:
-        """What all parameters of a group share, such as bias corrections; its state is named after the first, ``of``."""
+        """A value that all parameters of a group share, as a bias correction; its state is named after the first, ``of``."""
         return []
 
     @abstractmethod

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from graphrt.errors import ArgumentError
 
 
-class Schedule(ABC):
+class LRSchedule(ABC):
     """Base: write ``factor``, by which the optimizer's ``lr`` is multiplied.
 
     Progress is the share of training that is done, from 0 to 1; ``epochs`` is the length of training in epochs when it is not
@@ -21,7 +21,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def factor(self, progress: float) -> float:
-        """What the base learning rate is multiplied by at ``progress`` in [0, 1]."""
+        """The factor of the base learning rate at ``progress`` in [0, 1]."""
 
     def lr(self, step: int, total_steps: int) -> float:
         """The factor for step number ``step`` (from 0) of ``total_steps``. Raises ArgumentError."""
@@ -31,7 +31,7 @@ class Schedule(ABC):
 
 
 @dataclass(frozen=True)
-class Constant(Schedule):
+class Constant(LRSchedule):
     """Always 1."""
 
     def factor(self, progress: float) -> float:
@@ -39,7 +39,7 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True)
-class Step(Schedule):
+class Step(LRSchedule):
     """Multiplied by ``gamma`` at each of ``milestones``, which are points of progress in [0, 1]."""
 
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -50,7 +50,7 @@ class Step(Schedule):
 
 
 @dataclass(frozen=True)
-class Cosine(Schedule):
+class Cosine(LRSchedule):
     """Half a cosine from 1 to ``final`` over ``epochs`` (Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts)."""
 
     epochs: int | None = None
@@ -61,7 +61,7 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True)
-class Linear(Schedule):
+class Linear(LRSchedule):
     """A straight line from 1 to ``final`` over ``epochs``."""
 
     epochs: int | None = None
@@ -72,7 +72,7 @@ class Linear(Schedule):
 
 
 @dataclass(frozen=True)
-class InverseSqrt(Schedule):
+class InverseSqrt(LRSchedule):
     """1 up to progress ``start``, then falling as ``sqrt(start / progress)`` (Vaswani et al., NeurIPS 2017, after warm-up)."""
 
     start: float = 0.1
@@ -82,13 +82,13 @@ class InverseSqrt(Schedule):
 
 
 @dataclass(frozen=True)
-class Warmup(Schedule):
+class Warmup(LRSchedule):
     """Rises in a line to ``schedule``'s value over the first ``fraction`` of training; ``schedule`` runs over the rest.
 
     The line starts at ``first``, so that the first step is not zero. Raises ArgumentError for a ``fraction`` outside (0, 1).
     """
 
-    schedule: Schedule
+    schedule: LRSchedule
     fraction: float = 0.05
     first: float = 0.01
 
@@ -103,12 +103,12 @@ class Warmup(Schedule):
         return self.schedule.factor((progress - self.fraction) / (1.0 - self.fraction))
 
 
-def warmup(schedule: Schedule, fraction: float = 0.05, first: float = 0.01) -> Schedule:
+def warmup(schedule: LRSchedule, fraction: float = 0.05, first: float = 0.01) -> LRSchedule:
     """``schedule`` after a line from ``first`` to its value over the first ``fraction`` of training: ``Warmup``."""
     return Warmup(schedule, fraction, first)
 
 
-SCHEDULES: dict[str, Callable[[], Schedule]] = {
+SCHEDULES: dict[str, Callable[[], LRSchedule]] = {
     "constant": Constant,
     "step": Step,
     "cosine": Cosine,

@@ -1,4 +1,4 @@
-"""What passes and the scheduler decided, kept with its reason: ``program.explain()`` prints it."""
+"""A decision of a pass or of the scheduler, kept with its reason: ``program.explain()`` prints it."""
 
 from __future__ import annotations
 

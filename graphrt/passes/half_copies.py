@@ -25,7 +25,7 @@ def keep_half_copies(graph: Graph, fixed: Mapping[str, Order]) -> Graph:
     }
 
     def half(v: Value, dtype: DType) -> Value | None:
-        """What ``v``, a weight or a view of one, is in ``dtype``; None if it is something else."""
+        """The half in ``dtype`` of ``v``, a weight or a view of one; None if it is something else."""
         node, new = v.node, v.graph
         if node.op.kind is Kind.VIEW and len(node.inputs) == 1 and node.types[0].dtype == node.inputs[0].dtype:
             inner = half(node.inputs[0], dtype)

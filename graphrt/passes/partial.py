@@ -1,16 +1,17 @@
-"""Long sums over all but the channels become sums of runs, and a short sum of those.
+"""Long sums over all but the channels become sums of segments, and a short sum of those.
 
-A run is a few dozen pixels next to each other in memory, no more than a tile of the template that computes them, so the sums
-of runs can be an epilogue of that template: batch norm's statistics cost no pass over the feature map. Where they cannot,
-there is work for as many programs as there are runs, and not only for one a channel.
+A segment is a few dozen pixels next to each other in memory, no more than a tile of the template that computes them, so the
+sums of segments can be an epilogue of that template: batch norm's statistics cost no pass over the feature map. Where they
+cannot, there is work for as many programs as there are segments, and not only for one a channel.
 
-A sum of squares of what is centred would have to wait for the mean. Each run is centred by its own mean m instead, and the
-rest is added at the end (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+A sum of squares of what is centred would have to wait for the mean. Each segment is centred by its own mean m instead, and
+the rest is added at the end (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
 variances", 1979):
 
-    sum((x - mean)^2) = sum over runs of (sum((x - m)^2) + run * (m - mean)^2)
+    sum((x - mean)^2) = sum over segments of (sum((x - m)^2) + length * (m - mean)^2)
 
-Of many runs, runs are summed in the same way: one program a channel would read for longer than all others compute.
+The sums of many segments are summed a group at a time first: one program a channel would read for longer than all others
+compute.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ from graphrt.passes.simplify import dead_code
 
 
 @dataclass(frozen=True)
-class Runs:
+class Segments:
     """``length`` pixels are summed at a time; those taken one after the other lie ``phases`` apart.
 
-    Of such sums so many as ``of_runs`` are summed before the last sum.
+    ``group`` such sums are summed before the last sum.
     """
 
     length: int
     phases: tuple[int, int] = (1, 1)
-    of_runs: int = 1
+    group: int = 1
 
 
-def partial_sums(graph: Graph, runs: Callable[[Node, Node | None], Runs | None]) -> Graph:
-    """Cuts each sum for which ``runs`` (a target's policy) gives some; their length divides the pixels of a phase.
+def partial_sums(graph: Graph, segments: Callable[[Node, Node | None], Segments | None]) -> Graph:
+    """Cuts each sum for which ``segments`` (a target's policy) gives some; their length divides the pixels of a phase.
 
     The policy is asked with the sum and the contraction whose epilogue it could be, or None.
     """
@@ -55,12 +56,12 @@ def partial_sums(graph: Graph, runs: Callable[[Node, Node | None], Runs | None])
     for node in graph.nodes:
         if _over_pixels(node):
             producer, cone = _cone(node, position)
-            found = runs(node, producer)
+            found = segments(node, producer)
             if found is not None:
                 plans[node.name] = _Plan(found, cone, variance(node))
     if not plans:
         return graph
-    known: dict[tuple[Value, Runs], _Sums] = {}
+    known: dict[tuple[Value, Segments], _Sums] = {}
 
     def rule(node: Node) -> Sequence[Value] | None:
         plan = plans.pop(node.name, None)
@@ -71,9 +72,9 @@ def partial_sums(graph: Graph, runs: Callable[[Node, Node | None], Runs | None])
 
 @dataclass(frozen=True)
 class _Plan:
-    """What becomes of one sum: its runs, the nodes to copy for it, whether it is a variance's."""
+    """The plan of one sum: its segments, the nodes to copy for it, whether it is a variance's."""
 
-    runs: Runs
+    segments: Segments
     cone: set[str]
     variance: bool
 
@@ -112,8 +113,8 @@ def _cone(node: Node, position: dict[Node, int]) -> tuple[Node | None, set[str]]
     return last, {n.name for n in found if n is not last}
 
 
-def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, Runs], _Sums]) -> Value:
-    """The sum ``node`` from float32 sums of runs [runs, C]; ``known`` holds those that exist by what they sum.
+def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, Segments], _Sums]) -> Value:
+    """The sum ``node`` from float32 sums of segments [segments, C]; ``known`` holds those that exist by what they sum.
 
     Of a slice of channels, such as one of several sibling convolutions' results, all channels are summed, once for all.
     """
@@ -121,48 +122,48 @@ def _cut(node: Node, plan: _Plan, known: dict[tuple[Value, Runs], _Sums]) -> Val
     if plan.variance:
         base, centre = base.node.inputs[0].node.inputs
     base, start = _all_channels(base)
-    if (base, plan.runs) not in known:
-        rows = widened(_rows(copied(base, plan.cone, {}), plan.runs))
-        sums = _Sums(rows, sum_over(rows, 1), plan.runs.length)
-        known[base, plan.runs] = sums.grouped(plan.runs.of_runs) if plan.runs.of_runs > 1 else sums
-    of_runs = known[base, plan.runs]
-    result = cut(of_runs.total, 1, start, start + node.types[0].size)
+    if (base, plan.segments) not in known:
+        terms = widened(_terms(copied(base, plan.cone, {}), plan.segments))
+        sums = _Sums(terms, sum_over(terms, 1), plan.segments.length)
+        known[base, plan.segments] = sums.grouped(plan.segments.group) if plan.segments.group > 1 else sums
+    parts = known[base, plan.segments]
+    result = cut(parts.total, 1, start, start + node.types[0].size)
     if plan.variance:
         mean = constant_along(centre, node)
         assert mean is not None
-        apart = result * (1.0 / of_runs.length) - mean  # not the run's own mean, which would be stored for this
-        squares = cut(of_runs.squares, 1, start, start + node.types[0].size)
-        result = squares + apart * apart * float(of_runs.length)
+        apart = result * (1.0 / parts.length) - mean  # not the segment's own mean, which would be stored for this
+        squares = cut(parts.squares, 1, start, start + node.types[0].size)
+        result = squares + apart * apart * float(parts.length)
     return cast(sum_over(result, 0), node.types[0].dtype)
 
 
 class _Sums:
-    """``total`` [runs, C] of ``rows`` [runs, terms, C], and their ``squares`` about each run's own mean, if asked for.
+    """``total`` [segments, C] of ``terms`` [segments, n, C], and their ``squares`` about each segment's own mean.
 
-    A run has ``length`` pixels. Its rows are pixels, or are sums themselves: those of ``inner``.
+    A segment has ``length`` pixels. Its terms are pixels, or are sums themselves: those of ``inner``.
     """
 
-    def __init__(self, rows: Value, total: Value, length: int, inner: _Sums | None = None) -> None:
-        self.rows, self.total, self.length, self.inner = rows, total, length, inner
+    def __init__(self, terms: Value, total: Value, length: int, inner: _Sums | None = None) -> None:
+        self.terms, self.total, self.length, self.inner = terms, total, length, inner
 
     def grouped(self, count: int) -> _Sums:
-        """The sums of ``count`` runs each."""
-        rows = reshape(self.total, (-1, count, self.total.shape[1]))
-        return _Sums(rows, sum_over(rows, 1), self.length * count, self)
+        """The sums of ``count`` segments each."""
+        terms = reshape(self.total, (-1, count, self.total.shape[1]))
+        return _Sums(terms, sum_over(terms, 1), self.length * count, self)
 
     @functools.cached_property
     def squares(self) -> Value:
         own = self.total * (1.0 / self.length)
         own = reshape(own, (own.shape[0], 1, own.shape[1]))
         if self.inner is None:
-            off = self.rows - own
+            off = self.terms - own
             return sum_over(off * off, 1)
-        off = self.rows * (1.0 / self.inner.length) - own
-        return sum_over(reshape(self.inner.squares, self.rows.shape) + off * off * float(self.inner.length), 1)
+        off = self.terms * (1.0 / self.inner.length) - own
+        return sum_over(reshape(self.inner.squares, self.terms.shape) + off * off * float(self.inner.length), 1)
 
 
 def _all_channels(x: Value) -> tuple[Value, int]:
-    """What ``x`` shows some channels of, and the first of them; ``x`` itself if it is no such slice."""
+    """The value that ``x`` shows some channels of, and the first of them; ``x`` itself if it is no such slice."""
     v = x
     while v.node.op.kind is Kind.VIEW and follows(v.node):
         v = v.node.inputs[0]
@@ -177,12 +178,12 @@ def _all_channels(x: Value) -> tuple[Value, int]:
     return (whole, offset[1].const) if alike and not any(e.terms for e in offset) else (x, 0)
 
 
-def _rows(x: Value, runs: Runs) -> Value:
-    """``x`` [N, C, ...] as [runs, length, C]."""
-    if runs.phases == (1, 1):
+def _terms(x: Value, segments: Segments) -> Value:
+    """``x`` [N, C, ...] as [segments, length, C]."""
+    if segments.phases == (1, 1):
         last = permute(x, (0, *range(2, x.ndim), 1))
     else:
         n, c, h, w = x.shape
-        down, across = runs.phases
+        down, across = segments.phases
         last = permute(reshape(x, (n, c, h // down, down, w // across, across)), (3, 5, 0, 2, 4, 1))
-    return reshape(last, (math.prod(last.shape[:-1]) // runs.length, runs.length, x.shape[1]))
+    return reshape(last, (math.prod(last.shape[:-1]) // segments.length, segments.length, x.shape[1]))

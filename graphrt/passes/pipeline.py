@@ -10,7 +10,7 @@ from graphrt.op import Order
 from graphrt.passes.decision import Decision
 from graphrt.passes.half_copies import keep_half_copies
 from graphrt.passes.layout import assign_layouts
-from graphrt.passes.partial import Runs, partial_sums
+from graphrt.passes.partial import Segments, partial_sums
 from graphrt.passes.pieces import store_pieces
 from graphrt.passes.remat import rematerialise
 from graphrt.passes.siblings import Times, merge_siblings
@@ -22,15 +22,15 @@ from graphrt.passes.stages import ALL, STAGES, Fusion
 
 @dataclass(frozen=True)
 class PassPolicy:
-    """What a target wants of the passes.
+    """A target's policy for the passes.
 
-    ``splits`` says into how many partial sums a node is cut, ``runs`` in what runs a sum over pixels takes them, ``times`` what
-    is predicted for sibling convolutions (None: they stay apart). Convolutions of at least ``min_channels`` lie channels-last.
-    With ``half_copies`` halves of weights are kept from run to run.
+    ``splits`` says into how many partial sums a node is cut, ``segments`` in what segments a sum over pixels takes them,
+    ``times`` what is predicted for sibling convolutions (None: they stay apart). Convolutions of at least ``min_channels`` lie
+    channels-last. With ``half_copies`` halves of weights are kept from run to run.
     """
 
     splits: Callable[[Node], int]
-    runs: Callable[[Node, Node | None], Runs | None] = lambda node, producer: None
+    segments: Callable[[Node, Node | None], Segments | None] = lambda node, producer: None
     times: Times | None = None
     min_channels: int = 1
     half_copies: bool = False
@@ -50,7 +50,7 @@ def run_passes(
         ("siblings", lambda g: merge_siblings(g, policy.times, decisions)),  # one convolution of several
         ("remat", rematerialise),  # parts of concatenations, again for the backward pass
         ("snapshot_updates", snapshot_updates),  # updates read old values
-        ("partial", lambda g: partial_sums(g, policy.runs)),  # sums over pixels from sums of runs
+        ("partial", lambda g: partial_sums(g, policy.segments)),  # sums over pixels from sums of segments
         ("split", lambda g: split_reductions(g, policy.splits)),  # long reductions in parallel parts
         ("pieces", store_pieces),  # concatenations of many parts get a buffer
         ("layout", lambda g: assign_layouts(g, policy.min_channels, state_orders, decisions)),  # channels-last inside

@@ -39,7 +39,7 @@ def rewrite(graph: Graph, rule: Rule, keep: set[Node] | None = None, orders: Map
 
 
 def _built(graph: Graph, node: Node) -> int:
-    """How many nodes were appended behind ``node``."""
+    """The number of nodes that were appended behind ``node``."""
     count = 0
     while graph.nodes[-1 - count] is not node:
         count += 1

@@ -28,7 +28,7 @@ from graphrt.passes.simplify import dead_code
 
 @dataclass(frozen=True)
 class Times:
-    """What a target predicts, in seconds: of a convolution or gradient as if it had so many filters, and of moving a byte."""
+    """The predictions of a target, in seconds: of a convolution or gradient with so many filters, and of moving a byte."""
 
     convolution: Callable[[Node, int], float]
     byte: float
@@ -218,7 +218,7 @@ def _gradient(family: _Family, whole: Callable[[Sequence[Value], int], Value]) -
 def _merged(
     family: _Family, table: Mapping[Value, Value], whole: Callable[[Sequence[Value], int], Value]
 ) -> dict[Value, Value]:
-    """What becomes of the members' results: slices of one."""
+    """The members' results as slices of one."""
     members = family.members
     first, inputs = members[0], [n.inputs for n in members]
     if first.op.template == "conv":

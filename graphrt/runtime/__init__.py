@@ -1,1 +1,1 @@
-"""What a user runs: programs and the state they share."""
+"""The runtime: programs and the state they share."""

@@ -45,7 +45,7 @@ class Explanation:
         return "\n".join([*map(str, self.decisions), *map(str, self.configurations), self.totals()])
 
     def refused(self) -> list[Decision]:
-        """What was not done."""
+        """The decisions against something."""
         return [d for d in self.decisions if not d.taken]
 
     def why(self, a: str, b: str) -> list[Decision]:
@@ -62,7 +62,7 @@ class Explanation:
         return found or self._together(a, b)
 
     def _together(self, a: str, b: str) -> list[Decision]:
-        """What follows for two nodes of which nothing was decided: whether they share a kernel all the same."""
+        """The answer for two nodes of which nothing was decided: whether they share a kernel all the same."""
         for launch in self._launches:
             for group in launch.groups:
                 names = {n.name for n in (*group.nodes, *group.inlined)}

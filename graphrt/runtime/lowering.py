@@ -1,4 +1,4 @@
-"""What the compiler makes of a graph before a target does: what a program says of itself when it is looked into."""
+"""The common part of all programs' compilation, before a target's: what a program says of itself when it is looked into."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Lowering:
 
     @cached_property
     def interface(self) -> Interface:
-        """What a program of it takes and gives."""
+        """The inputs, outputs and state of a program of it."""
         return Interface.of(self.graph)
 
 
 @dataclass(frozen=True)
 class Interface:
-    """What a program takes and gives, by name.
+    """The inputs, outputs and state of a program, by name.
 
     ``inputs`` and ``outputs``, and ``state``, which it reads or writes, with their types; ``copies`` says of what other state
     some is a copy; ``needed`` are the inputs that are read, ``updates`` the state that is written.
@@ -62,7 +62,7 @@ class Interface:
 
     @staticmethod
     def of(graph: Graph) -> Interface:
-        """That of a program whose last pass gave ``graph``."""
+        """The interface of a program whose last pass gave ``graph``."""
         read = {v.node.name for n in graph.nodes for v in n.inputs} | {v.node.name for v in graph.results()}
         sources = {op: {n.name: n.types[0] for n in graph.nodes if n.op.name == op} for op in ("input", "parameter")}
         return Interface(

@@ -21,7 +21,7 @@ LAUNCH = 1.5e-6  # seconds that a kernel of a CUDA graph takes at least: an assu
 
 
 @dataclass(frozen=True)
-class Device:
+class DataSheet:
     """Data-sheet peaks, dense: terabytes a second, and teraflops a second by operands; float32 is exact, without tf32.
 
     ``units`` multiprocessors run at ``clock`` gigahertz, 0.93 of what the peaks are for: what they sustain under load.
@@ -38,11 +38,11 @@ class Device:
     clock: float
 
 
-DEVICES = (
-    Device("H200", "sm_90", 4.8, 989.4, 494.7, 66.9, 66.9, 132, 1.7),
-    Device("H100", "sm_90", 3.35, 989.4, 494.7, 66.9, 66.9, 132, 1.7),
-    Device("A100", "sm_80", 2.04, 312.0, 156.0, 19.5, 19.5, 108, 1.31),
-    Device("MI300X", "gfx942", 5.3, 1307.4, 653.7, 163.4, 163.4, 304, 1.95),
+DATA_SHEETS = (
+    DataSheet("H200", "sm_90", 4.8, 989.4, 494.7, 66.9, 66.9, 132, 1.7),
+    DataSheet("H100", "sm_90", 3.35, 989.4, 494.7, 66.9, 66.9, 132, 1.7),
+    DataSheet("A100", "sm_80", 2.04, 312.0, 156.0, 19.5, 19.5, 108, 1.31),
+    DataSheet("MI300X", "gfx942", 5.3, 1307.4, 653.7, 163.4, 163.4, 304, 1.95),
 )
 
 
@@ -93,12 +93,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A program's launches on a device; ``batch`` is what the figures of one image are by.
+    """A program's launches on the device of ``sheet``; ``batch`` is what the figures of one image are by.
 
     ``compiled`` tells predictions from compiled code from those of the plan alone.
     """
 
-    device: Device
+    sheet: DataSheet
     batch: int
     launches: Sequence[Prediction]
     arena: int
@@ -106,12 +106,12 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Those of all launches, one after the other."""
+        """The seconds of all launches, one after the other."""
         return sum(p.seconds for p in self.launches)
 
     @property
     def bytes(self) -> int:
-        """Those that all launches read and write."""
+        """The bytes that all launches read and write."""
         return sum(p.bytes for p in self.launches)
 
     def bounds(self) -> dict[str, float]:
@@ -123,7 +123,7 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """Totals and launches as plain data."""
-        totals = {"device": asdict(self.device), "predicted": True, "compiled": self.compiled, "batch": self.batch}
+        totals = {"device": asdict(self.sheet), "predicted": True, "compiled": self.compiled, "batch": self.batch}
         totals["launches"] = len(self.launches)
         figures = {
             "bytes_per_image": self.bytes / self.batch,
@@ -135,9 +135,9 @@ class Estimate:
         return {**totals, **figures, "kernels": [asdict(p) for p in self.launches]}
 
     def __str__(self) -> str:
-        d, total = self.device, max(self.seconds, 1e-12)
+        d, total = self.sheet, max(self.seconds, 1e-12)
         head = f"{'':>4} {'kernel':<58} {'MB':>9} {'GFLOP':>9} {'us':>8} {'bound':>8} {'share':>6}"
-        rows = [
+        lines = [
             f"{i:>4} {p.name[:58]:<58} {p.bytes / 1e6:>9.2f} {p.flops / 1e9:>9.3f} {1e6 * p.seconds:>8.1f} {p.bound:>8}"
             f" {p.seconds / total:>6.1%}"
             for i, p in enumerate(self.launches)
@@ -147,24 +147,24 @@ class Estimate:
         planned = f"{MEMORY:.0%} of memory's peak, {arithmetic}, {1e6 * LAUNCH} us a launch at least"
         source = "a bound from the compiled code's instructions and" if self.compiled else "predicted from"
         bounds = ", ".join(f"{bound} {1e3 * seconds:.3f} ms" for bound, seconds in self.bounds().items())
-        totals = f"{self.bytes / self.batch / 1e6:.2f} MB an image, {len(rows)} launches, {1e3 * total:.3f} ms a step"
+        totals = f"{self.bytes / self.batch / 1e6:.2f} MB an image, {len(lines)} launches, {1e3 * total:.3f} ms a step"
         speed = f"{self.batch / total:,.0f} images/s, arena {self.arena / 1e6:,.1f} MB"
         about = f"{source} the data sheet of {d.name}, not measured: {peaks}; planned with {planned}"
-        return "\n".join([head, *rows, about, f"bound by {bounds}", f"{totals}, {speed}"])
+        return "\n".join([head, *lines, about, f"bound by {bounds}", f"{totals}, {speed}"])
 
 
-def find_device(target: str, name: str | None = None) -> Device:
+def find_data_sheet(target: str, name: str | None = None) -> DataSheet:
     """The device called ``name``, or the first of the architecture in ``target`` (cuda:sm_90). Raises ArgumentError."""
     arch = target.split(":")[-1]
-    found = [d for d in DEVICES if (d.name == name if name else d.arch == arch)]
+    found = [d for d in DATA_SHEETS if (d.name == name if name else d.arch == arch)]
     if not found or (":" in target and found[0].arch != arch):
-        known = ", ".join(f"{d.name} ({d.arch})" for d in DEVICES)
+        known = ", ".join(f"{d.name} ({d.arch})" for d in DATA_SHEETS)
         raise ArgumentError(f"no data sheet of {name or target} for target {target!r}; there is {known}")
     return found[0]
 
 
-def predict(program: Program, device: Device, batch: int, compiled: bool = False) -> Estimate:
-    """What ``program`` should take on ``device``, by its plan, or with ``compiled`` by the code that its kernels compile to.
+def predict(program: Program, sheet: DataSheet, batch: int, compiled: bool = False) -> Estimate:
+    """The time that ``program`` should take on the device of ``sheet``: by its plan, or with ``compiled`` by its kernels' code.
 
     Raises ArgumentError for one without launches.
     """
@@ -174,34 +174,34 @@ def predict(program: Program, device: Device, batch: int, compiled: bool = False
     found = []
     for launch, kernels, work in zip(program.schedule.launches, program.kernel_ir, works, strict=True):
         cost = launch_cost(kernels)
-        limits = _limits(cost, device, work)
+        limits = _limits(cost, sheet, work)
         bound = max(limits, key=limits.__getitem__)
         name = f"{launch.name} {launch.description()}"
         found.append(Prediction(name, cost.bytes, cost.flops, limits[bound], bound, limits))
-    return Estimate(device, batch, found, program.plan.size, any(work is not None for work in works))
+    return Estimate(sheet, batch, found, program.plan.size, any(work is not None for work in works))
 
 
-def least(cost: Cost, device: Device, work: Work | None) -> float:
+def least(cost: Cost, sheet: DataSheet, work: Work | None) -> float:
     """Seconds that a launch takes at least."""
-    return max(_limits(cost, device, work).values())
+    return max(_limits(cost, sheet, work).values())
 
 
-def _limits(cost: Cost, device: Device, work: Work | None) -> dict[str, float]:
+def _limits(cost: Cost, sheet: DataSheet, work: Work | None) -> dict[str, float]:
     """Seconds that a launch takes at least, by what limits it."""
-    limits = {"memory": cost.bytes / (1e12 * MEMORY * device.memory), "launch": LAUNCH}
+    limits = {"memory": cost.bytes / (1e12 * MEMORY * sheet.memory), "launch": LAUNCH}
     if work is not None:
-        clocks = work.limits(device.units)
-        limits.update({name: 1e-9 * n / device.clock for name, n in clocks.items()})
+        clocks = work.limits(sheet.units)
+        limits.update({name: 1e-9 * n / sheet.clock for name, n in clocks.items()})
     if work is None or "issue" not in work.rest:
         peak = 1e12 * COMPUTE
-        limits["compute"] = max(cost.contraction / (peak * _rate(cost, device)), cost.other / (peak * device.float32))
+        limits["compute"] = max(cost.contraction / (peak * _rate(cost, sheet)), cost.other / (peak * sheet.float32))
     return limits
 
 
-def _rate(cost: Cost, device: Device) -> float:
+def _rate(cost: Cost, sheet: DataSheet) -> float:
     """Teraflops a second of products: a high-precision one of float32 operands is three of tf32."""
     if cost.dtype in HALVES:
-        return device.half
+        return sheet.half
     if cost.dtype is float64:
-        return device.float64
-    return {"highest": device.float32, "high": device.tf32 / 3, "medium": device.tf32}[cost.precision]
+        return sheet.float64
+    return {"highest": sheet.float32, "high": sheet.tf32 / 3, "medium": sheet.tf32}[cost.precision]

@@ -6,6 +6,7 @@ copied and weights stay OIHW outside whatever they are inside.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ def dense(type: TensorType) -> np.ndarray:
 
 
 class Device(Protocol):
-    """Where a state's buffers lie while programs of a GPU use them."""
+    """The device on which a state's buffers lie while programs of a GPU use them."""
 
     where: str
 
@@ -41,11 +42,36 @@ class Device(Protocol):
         """The flat CPU tensor's values in the device's memory: a new tensor, or itself."""
 
 
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file, by name; of one that ``State.save`` wrote, as they were. Raises InputError, OSError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            arrays, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file, or not all of one: {error}") from None
+    digest = metadata.pop("sha256", None)
+    if digest is not None and digest != _digest(arrays, metadata):
+        raise InputError(f"{path} is not what was written: its content has changed since")
+    return arrays
+
+
+def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """The digest of what a safetensors file holds."""
+    digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
 class State(Mapping[str, np.ndarray]):
     """Arrays by name. Reading gives the current values, live on the CPU and copied from a GPU; ``set`` overwrites.
 
-    A buffer never moves once a program has its address. ``lock`` is held by whoever puts work on it in order; ``done`` is the
-    event after the last program that did.
+    A buffer never moves once a program has its address. ``lock`` is held by whoever puts work on it in order, so programs that
+    share a state run one after the other, from whatever threads; ``done`` is the event after the last one of a GPU. What is
+    read by name beside a run in another thread may be half written.
 
     A copy is a parameter in another dtype, which programs that update the parameter write as well; ``refresh`` makes it anew
     after anything else has written the parameter. Copies are not among the names.
@@ -210,31 +236,33 @@ class State(Mapping[str, np.ndarray]):
         array = np.asarray(value)
         if array.shape != self._arrays[name].shape:
             raise InputError(f"state {name!r} has shape {list(self._arrays[name].shape)}, got {list(array.shape)}")
-        self._arrays[name][...] = array
-        self.wrote([name])
-        self.push([name])
+        with self.lock:
+            self._arrays[name][...] = array
+            self.wrote([name])
+            self.push([name])
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None, names: Iterable[str] | None = None) -> None:
-        """Writes everything, or ``names``, as a safetensors file, in logical (OIHW) layout."""
+        """Writes everything, or ``names``, as a safetensors file, in logical (OIHW) layout, with a digest in its metadata."""
         from safetensors.numpy import save_file
 
-        save_file(
-            {k: np.array(self[k], order="C") for k in (self if names is None else names)}, path, metadata=dict(metadata or {})
-        )
+        arrays, found = {k: np.array(self[k], order="C") for k in (self if names is None else names)}, dict(metadata or {})
+        save_file(arrays, path, metadata={**found, "sha256": _digest(arrays, found)})
 
     def load(self, path: str | Path, names: Mapping[str, str] | None = None) -> None:
         """Reads what ``save`` wrote; ``names`` says what is called otherwise here.
 
-        Raises InputError listing missing, unexpected and misshapen names; then nothing is changed.
+        Raises InputError for a file that is no safetensors file or has been altered, and listing missing, unexpected and
+        misshapen names and those of another dtype; then nothing is changed.
         """
-        from safetensors.numpy import load_file
-
-        found = {(names or {}).get(name, name): array for name, array in load_file(path).items()}
+        found = {(names or {}).get(name, name): array for name, array in read_arrays(path).items()}
         missing, unexpected = self.keys() - found.keys(), found.keys() - self.keys()
-        shapes = [n for n in found.keys() & self.keys() if found[n].shape != self._arrays[n].shape]
-        if missing or unexpected or shapes:
+        both = sorted(found.keys() & self.keys())
+        shapes = [n for n in both if found[n].shape != self._arrays[n].shape]
+        dtypes = [n for n in both if found[n].dtype != self._arrays[n].dtype]
+        if missing or unexpected or shapes or dtypes:
             raise InputError(
-                f"{path} does not fit: missing {sorted(missing)}, unexpected {sorted(unexpected)}, misshapen {sorted(shapes)}"
+                f"{path} does not fit: missing {sorted(missing)}, unexpected {sorted(unexpected)}, misshapen {shapes}, "
+                f"of another dtype {dtypes}"
             )
         for name, array in found.items():
             self.set(name, array)

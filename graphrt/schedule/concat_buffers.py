@@ -85,7 +85,7 @@ def find_buffers(graph: Graph) -> ConcatBuffers:
         return ""
 
     def within(v: Value) -> tuple[Value, Start] | None:
-        """Where the parts of ``v`` lie as in ``v``, side by side in another whole."""
+        """The place in another whole where the parts of ``v`` lie as in ``v``, side by side."""
         spots = set[tuple[Value, Start] | None]()
         for part, offset in laid[v]:
             at = place.get(part)

@@ -1,4 +1,4 @@
-"""What a launch moves and computes, counted from its Kernel IR: the figures behind profiles and predictions."""
+"""The bytes and flops of a launch, counted from its Kernel IR: the figures behind profiles and predictions."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ class Cost:
 
     @property
     def bytes(self) -> int:
+        """Bytes of memory, read and written."""
         return self.read + self.written
 
     @property
     def flops(self) -> int:
+        """Flops of all kinds."""
         return self.contraction + self.other
 
 
@@ -91,7 +93,7 @@ def _reads(kernel: Kernel, block: Block) -> dict[Slot, int]:
 
 
 def _reach(offset: Expr, guards: Sequence[Guard]) -> int:
-    """How many elements ``offset`` may reach where ``guards`` hold, at most."""
+    """The number of elements that ``offset`` may reach where ``guards`` hold, at most."""
     limits = {name: extent for (kind, name, extent), _ in offset.terms if kind == "axis"}
     if len(limits) < len(offset.terms):
         return 2**63

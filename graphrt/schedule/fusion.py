@@ -1,7 +1,7 @@
 """Fusion: cut a graph into groups, each one kernel.
 
 Anchors, then what follows them, then what can be computed on load, then leftover elementwise nodes (hidet's order; Ding et
-al., ASPLOS 2023). ``legal`` says whether a node may join a group, ``benefit`` what that saves in bytes; every answer is kept
+al., ASPLOS 2023). ``legal`` says whether a node may be in a group, ``benefit`` what that saves in bytes; every answer is kept
 as a decision with its reason.
 
        prologue: x -> bn, relu -\
@@ -38,7 +38,7 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
         if node not in f.owner:
             group = f.start(node)
             if not f.ends(group):
-                if policy.tiles and "runs" in policy.fusion:
+                if policy.tiles and "segments" in policy.fusion:
                     absorb_partial_sums(f, group)
                 _grow(f, group)
     if "rows" in policy.fusion:

@@ -62,7 +62,7 @@ class FusionState:
         return self._readers[value]
 
     def bases(self, node: Node) -> tuple[Value, ...]:
-        """What ``node`` reads, seen through views, each value once."""
+        """The values that ``node`` reads, seen through views, each once."""
         if node not in self._bases:
             self._bases[node] = tuple(dict.fromkeys(v for x in node.inputs for v in through(x)))
         return self._bases[node]
@@ -78,7 +78,7 @@ class FusionState:
         return self._seen[node]
 
     def buffered(self, node: Node) -> frozenset[Value]:
-        """Those of its bases that ``node`` reads from a buffer in which they lie with others, wherever they are computed."""
+        """The bases that ``node`` reads from a buffer in which they lie with others, wherever they are computed."""
         if node not in self._buffered:
             found, pending = set[Value](), list(node.inputs)
             while pending:
@@ -140,7 +140,7 @@ class FusionState:
         return self.policy.alone and group.anchor is not None and group.anchor.op.kind is Kind.CONTRACTION
 
     def ends(self, group: Group) -> bool:
-        """Whether nothing joins ``group`` behind its anchor: a library computes it, or its template reads what it stored."""
+        """Whether ``group`` takes nothing behind its anchor: a library computes it, or its template reads what it stored."""
         return self.closed(group) or (group.anchor is not None and group.anchor.op.kind is Kind.DECOMPOSITION)
 
     def parted(self, group: Group, node: Node) -> Verdict | None:
@@ -162,11 +162,12 @@ class FusionState:
         return node.op.kind in FUSABLE and node not in self.owner and node not in self.inlined
 
     def homeless(self) -> list[Node]:
-        """What could be in any group and is in none, last first."""
+        """Fusible nodes not yet in a group, in reverse order."""
         self._homeless = list(filter(self.is_homeless, self._homeless))
         return self._homeless
 
     def start(self, node: Node) -> Group:
+        """Makes a group of ``node`` alone, which owns it."""
         group = make_group(f"g{len(self.groups)}", node)
         self.groups.append(group)
         self.owner[node] = group
@@ -189,7 +190,8 @@ class FusionState:
             bisect.insort(self._homeless, node, key=lambda n: -self.position[n])
 
     def add(self, group: Group, node: Node, index: Index) -> None:
-        self.join(group.nodes[0], node)
+        """Makes ``node``, which lies at ``index`` of the domain, a member of ``group``."""
+        self.merge(group.nodes[0], node)
         group.nodes.append(node)
         group.nodes.sort(key=self.position.__getitem__)
         group.index.update(dict.fromkeys(node.outputs, index))
@@ -212,7 +214,7 @@ class FusionState:
         return seen, [self._changes[g] for g in seen], [self.weight(v) for v in self.bases(node)]
 
     def work(self, group: Group) -> Work:
-        """What ``group`` computes as it stands."""
+        """The work of ``group`` as it stands."""
         if group not in self._work:
             self._work[group] = Work(group, self.position.__getitem__, self.buffers)
         return self._work[group]
@@ -241,7 +243,7 @@ class FusionState:
                         yield from other.nodes
 
     def after(self, group: Group) -> set[Node]:
-        """What waits for ``group`` from outside; any member's successors are those of all."""
+        """The nodes outside that wait for ``group``; any member's successors are those of all."""
         return set(self.successors(group.nodes[0])) - set(group.nodes)
 
     def depends(self, start: set[Node], goals: set[Node]) -> bool:
@@ -249,7 +251,7 @@ class FusionState:
         if self._reach is None:
             self._reach = Reachability(self.graph)
             for node, group in self.owner.items():
-                self._reach.join(group.nodes[0], node)
+                self._reach.merge(group.nodes[0], node)
         return self._reach.reaches(start, goals)
 
     def blocker(self, group: Group, start: set[Node], goals: set[Node]) -> Verdict | None:
@@ -259,10 +261,10 @@ class FusionState:
         needed = min((n for n in goals if self.depends(start, {n})), key=self.position.__getitem__)
         return Verdict(False, f"needs {needed.name}, which waits for {group.label}")
 
-    def join(self, a: Node, b: Node) -> None:
+    def merge(self, a: Node, b: Node) -> None:
         """Notes that ``a`` and ``b`` are in one group from now on."""
         if self._reach is not None:
-            self._reach.join(a, b)
+            self._reach.merge(a, b)
 
     def remove(self, group: Group, node: Node) -> None:
         """Takes ``node`` out of ``group`` again."""
@@ -272,7 +274,7 @@ class FusionState:
         del self.owner[node]
         self._work.pop(group, None)
         self._leave(node)
-        self._reach = None  # what is joined is not parted
+        self._reach = None  # what is merged is not parted
 
 
 def stage_of(group: Group, node: Node) -> str:
@@ -305,7 +307,7 @@ def aligned(f: FusionState, group: Group, node: Node, index: Index) -> bool:
 
 
 def _elements(value: Value) -> dict[Value, int]:
-    """How many elements ``value`` shows of each value behind its views, at most."""
+    """The number of elements that ``value`` shows of each value behind its views, at most."""
     if value.node.op.kind is not Kind.VIEW:
         return {value: value.type.size}
     found: dict[Value, int] = {}

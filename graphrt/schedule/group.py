@@ -1,6 +1,6 @@
-"""What a fused group is: data, printed as one line.
+"""A fused group: data, printed as one line.
 
-A group is the nodes of one kernel (or of one segment of a horizontally fused launch). Its ``domain`` is an index space: the
+A group is the nodes of one kernel (or of one part of a horizontally fused launch). Its ``domain`` is an index space: the
 output of a template, the input of a reduction, or the shape of an elementwise group; every member value has an index in it,
 which is how fusion knows that two values meet at the same element.
 """
@@ -45,7 +45,7 @@ def pull(value: Value, index: Index, guards: tuple[Guard, ...] = (), buffers: Co
 
 
 def reads(node: Node, index: Index, guards: tuple[Guard, ...] = (), buffers: Collection[Value] = ()) -> Iterator[Read]:
-    """What ``node`` reads for its element at ``index`` (operands are of one shape, or scalars; a view, stored, is pulled)."""
+    """The reads of ``node`` for its element at ``index`` (operands have one shape, or are scalars; a stored view is pulled)."""
     if node.op.kind is Kind.VIEW:
         yield from pull(node.outputs[0], index, guards, buffers)
         return
@@ -74,7 +74,7 @@ def through(value: Value) -> list[Value]:
 
 
 def _behind(node: Node) -> Iterator[Value]:
-    """What ``node`` reads, seen through views."""
+    """The values that ``node`` reads, seen through views."""
     return (read.value for v in node.inputs for read in pull(v, axes("i", v.shape)))
 
 
@@ -88,7 +88,7 @@ class Group:
     domain: Index
     nodes: list[Node] = field(default_factory=list)
     index: dict[Value, Index] = field(default_factory=dict)
-    runs: dict[Node, Index] = field(default_factory=dict)  # sums of runs behind a template: the index of what they sum
+    segments: dict[Node, Index] = field(default_factory=dict)  # sums of segments behind a template: the index of what they sum
     inlined: list[Node] = field(default_factory=list)
     copies: list[Value] = field(default_factory=list)  # results that are views or inputs, copied out
     inputs: list[Value] = field(default_factory=list)
@@ -119,6 +119,7 @@ class Group:
 
     @property
     def reduced_size(self) -> int:
+        """The number of elements that a reduction group reduces to one."""
         size = 1
         for d in self.reduced:
             size *= self.shape[d]
@@ -141,6 +142,7 @@ class Group:
         return found
 
     def values(self) -> Iterator[Value]:
+        """Every result of every member, in order."""
         return (v for n in self.nodes for v in n.outputs)
 
     def __str__(self) -> str:
@@ -154,12 +156,13 @@ class Group:
 
 @dataclass(eq=False)
 class Launch:
-    """What one kernel launch runs: one group, or several independent ones side by side (horizontal fusion)."""
+    """One kernel launch: of one group, or of several independent ones side by side (horizontal fusion)."""
 
     groups: list[Group]
 
     @property
     def name(self) -> str:
+        """The first group's name."""
         return self.groups[0].name
 
     def title(self) -> str:
@@ -167,7 +170,7 @@ class Launch:
         return str(self).split(" in=")[0].split("\n")[0]
 
     def description(self) -> str:
-        """What it computes, without names: ``conv 256x64x56x56 of 64x64x3x3 add relu`` is result, last operand, fused ops."""
+        """The computation without names: ``conv 256x64x56x56 of 64x64x3x3 add relu`` is result, last operand, fused ops."""
         first = self.groups[0]
         if len(self.groups) > 1:
             return f"{len(self.groups)} groups side by side"
@@ -198,6 +201,6 @@ def make_group(name: str, node: Node) -> Group:
 
 def read_index(group: Group, node: Node) -> Index:
     """The index at which a member reads its operands."""
-    if node in group.runs:
-        return group.runs[node]
+    if node in group.segments:
+        return group.segments[node]
     return group.domain if node.op.kind is Kind.REDUCTION else group.index[node.outputs[0]]

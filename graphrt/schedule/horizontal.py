@@ -2,12 +2,12 @@
 
 The generated ones that nothing waits for (all updates, the loss, running statistics) are as many launches as arguments ask
 for. So are, where templates compute tiles, elementwise ones that wait for nothing, such as the halves of all weights, those
-that compute parts of one buffer, and reductions of one template's sums of runs.
+that compute parts of one buffer, and reductions of one template's sums of segments.
 
 A reduction also runs beside a contraction. The finish of batch norm's sums is little work between two large kernels. In the
 backward pass the weight gradient of the layer behind waits for nobody then, and takes it along:
 
-    dgrad 2 -> sums of runs -> [finish | wgrad 2] -> dgrad 1 -> sums of runs -> [finish | wgrad 1] -> ...
+    dgrad 2 -> sums of segments -> [finish | wgrad 2] -> dgrad 1 -> sums of segments -> [finish | wgrad 1] -> ...
 
 What moves much has a launch of its own: beside a contraction its programs would have that one's registers, and few fit then.
 """
@@ -58,12 +58,12 @@ def _launches(groups: list[Group]) -> list[list[Group]]:
 
 
 def _finishes(dag: nx.DiGraph, shared: set[Group]) -> list[list[Group]]:
-    """Reductions of nothing but one template's sums of runs: with equal predecessors, none can wait for another."""
+    """Reductions of nothing but one template's sums of segments: with equal predecessors, none can wait for another."""
     found: dict[Group, list[Group]] = {}
     for g in dag.nodes:
         before = list(dag.predecessors(g))
-        if g.kind == "reduction" and g not in shared and len(before) == 1 and before[0].runs:
-            if all(v.node in before[0].runs or v.type.ndim < 2 for v in g.inputs):
+        if g.kind == "reduction" and g not in shared and len(before) == 1 and before[0].segments:
+            if all(v.node in before[0].segments or v.type.ndim < 2 for v in g.inputs):
                 found.setdefault(before[0], []).append(g)
     return [part for part in found.values() if len(part) > 1]
 

@@ -24,7 +24,7 @@ def inline(f: FusionState) -> None:
         if homeless or not groups or f.refused.get(node) == (situation := f.situation(groups, node)):
             continue
         index = common_index(f, groups, node)
-        if index is not None and joins(f, groups[0], node, index):
+        if index is not None and can_be_member(f, groups[0], node, index):
             saved = 2 * node.outputs[0].type.nbytes
             f.decide(node, groups[0], Verdict(True, "same element"), saved, "inline")
             f.add(groups[0], node, index)
@@ -41,7 +41,7 @@ def inline(f: FusionState) -> None:
 
 
 def common_index(f: FusionState, groups: list[Group], node: Node) -> Index | None:
-    """Where in the domain of its only reading group ``node`` is read, if that is one element."""
+    """The index in the domain of its only reading group at which ``node`` is read, if that is one element."""
     y = node.outputs[0]
     if len(groups) > 1:
         return None
@@ -59,7 +59,7 @@ def common_index(f: FusionState, groups: list[Group], node: Node) -> Index | Non
     return found.pop() if len(found) == 1 else None
 
 
-def joins(f: FusionState, group: Group, node: Node, index: Index) -> bool:
+def can_be_member(f: FusionState, group: Group, node: Node, index: Index) -> bool:
     """Whether ``node``, read by ``group`` alone at ``index``, can be a member of it."""
     sources = set(f.bases(node))
     after = f.after(group) - {node}
@@ -133,7 +133,7 @@ def _is_half_of_weight(node: Node) -> bool:
 
 
 def _heirs(f: FusionState, node: Node) -> set[Node]:
-    """What reads ``node`` directly or through inlined nodes."""
+    """The nodes that read ``node`` directly or through inlined nodes."""
     found: set[Node] = set()
     stack = [node]
     while stack:

@@ -28,8 +28,8 @@ class Var:
 @dataclass(frozen=True)
 class Inst:
     """``out = op(*args)``; ops: load(Slot, offset, guards), const(number), index(Expr), guard(guards),
-    uniform(seed, counter, stream, Expr), cast(Var), where, sum_runs(Var, length): over runs of the
-    rows of a tile, each row gets its run's; and the scalar operations. A printer may add to these."""
+    uniform(seed, counter, stream, Expr), cast(Var), where, segment_sum(Var, length): over segments of the
+    rows of a tile, each row gets its segment's; and the scalar operations. A printer may add to these."""
 
     out: Var
     op: str
@@ -78,7 +78,7 @@ class TemplateKernel:
 
     @property
     def factors(self) -> DType:
-        """What a contraction takes its operands in: their dtype, or the half that all of them are cast from, which is exact.
+        """The dtype in which a contraction takes its operands: theirs, or the half that all are cast from, which is exact.
 
         For other templates it is what the first operand is stored in.
         """

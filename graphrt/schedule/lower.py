@@ -42,7 +42,7 @@ SAME = (
 
 
 def compute_dtype(dtype: DType) -> DType:
-    """What a value is computed in: halves in float32, everything else as it is."""
+    """The dtype in which a value is computed: float32 for halves, its own for everything else."""
     return float32 if dtype in HALVES else dtype
 
 
@@ -62,6 +62,7 @@ class Emitter:
         self.members = {*group.nodes, *group.inlined}
 
     def emit(self, op: str, args: tuple[Any, ...], dtype: DType) -> Var:
+        """The variable that holds ``op(*args)``: a new instruction, or the one that computes it already."""
         key = (op, repr(args) if op == "const" else args, dtype)  # 0.0 and -0.0 are equal, and two values
         if key not in self.known:
             out = self.new(dtype)
@@ -70,6 +71,7 @@ class Emitter:
         return self.known[key]
 
     def new(self, dtype: DType) -> Var:
+        """A variable of a name of its own."""
         self.counter[0] += 1
         return Var(f"v{self.counter[0]}", dtype)
 
@@ -81,15 +83,18 @@ class Emitter:
         raise AttributeError(f"{op!r} is no scalar operation")
 
     def const(self, number: Any, like: Any) -> Var:
+        """``number`` in the dtype in which ``like``, a variable or a dtype, is computed."""
         dtype = compute_dtype(like.dtype if isinstance(like, Var) else like)
         var = self.emit("const", (float(number) if dtype.is_float else int(number),), dtype)
         self.numbers[var] = number
         return var
 
     def where(self, condition: Var, a: Var, b: Var) -> Var:
+        """``a`` where ``condition`` holds, else ``b``."""
         return self.emit("where", (condition, a, b), a.dtype)
 
     def cast(self, x: Var, like: Any) -> Var:
+        """``x`` in the dtype of ``like``, a variable or a dtype; rounded to a half it is computed on in float32."""
         dtype = like.dtype if isinstance(like, Var) else as_dtype(like)
         if dtype in HALVES and x.dtype.is_float:  # round to half, then compute on in float
             half = self.cast(self.emit("cast", (x,), dtype), float32)
@@ -102,9 +107,11 @@ class Emitter:
         return x if x.dtype == dtype else self.emit("cast", (x,), dtype)
 
     def index(self, e: Expr) -> Var:
+        """The number that ``e``, over the domain's axes, is, as int64."""
         return self.emit("index", (e.substitute(self.axes),), int64)
 
     def uniform(self, seed: Var, counter: Var, stream: int, element: Expr) -> Var:
+        """The random number in [0, 1) of number ``element`` of the stream."""
         return self.emit("uniform", (seed, counter, stream, element.substitute(self.axes)), float32)
 
     def place(self, index: Index) -> Index:
@@ -144,11 +151,11 @@ class Emitter:
 
     def _computed(self, node: Node) -> bool:
         if node.op.kind is Kind.REDUCTION:
-            return node in self.group.runs  # and totals are known beforehand
+            return node in self.group.segments  # and totals are known beforehand
         return node in self.members and node is not self.group.anchor
 
     def _needs(self, read: Read) -> list[Read]:
-        """What must be known before ``read`` can be computed."""
+        """The nodes that must be known before ``read`` can be computed."""
         node, index, guards = read.value.node, read.index, read.guards
         if not read.value.type.size:
             return []  # code that is written but never runs
@@ -157,15 +164,15 @@ class Emitter:
             return [Read(node.inputs[p.operand], p.index, guards + p.mask) for p in node.op.pull(node, index)]
         if not self._computed(node):
             return []
-        if node in self.group.runs:
-            return [Read(node.inputs[0], self.group.runs[node])]
+        if node in self.group.segments:
+            return [Read(node.inputs[0], self.group.segments[node])]
         if node.op.kind is Kind.GATHER:
             position = Read(node.inputs[1], index, guards)
             return [position] if self._found(position) is None else [position, self._gathered(node, index, position)]
         return [Read(x, index if x.ndim == len(index) else (), guards) for x in node.inputs]
 
     def _gathered(self, node: Node, index: Index, position: Read) -> Read:
-        """Where ``node`` reads its data: a position found at run time is an axis named after the variable that holds it."""
+        """The index at which ``node`` reads its data: a position found at run time is an axis named after its variable."""
         dim, size = node.attrs["dim"], node.inputs[0].shape[node.attrs["dim"]]
         return Read(node.inputs[0], (*index[:dim], axis(self._position(node, position).name, size), *index[dim + 1 :]))
 
@@ -189,8 +196,8 @@ class Emitter:
             return self._view(node, index, needs)
         if self._computed(node):
             operands = [self._have(r) for r in needs]
-            if node in self.group.runs:
-                return self.emit("sum_runs", (operands[0], node.inputs[0].shape[1]), operands[0].dtype)
+            if node in self.group.segments:
+                return self.emit("segment_sum", (operands[0], node.inputs[0].shape[1]), operands[0].dtype)
             if node.op.kind is Kind.GATHER:
                 return self.where(self._inside(node, needs[0]), operands[1], self.const(0, v.dtype))
             if v.dtype.is_bool:
@@ -221,6 +228,7 @@ class Emitter:
         return result
 
     def store(self, v: Value, index: Index, var: Var, guards: tuple[Guard, ...] = ()) -> None:
+        """Stores ``var`` as the element of ``v`` at ``index`` wherever the group stores ``v``, where ``guards`` hold."""
         for place in self.schedule.stores.get((self.group, v), []):
             self.block.stores.append(Store(place.slot, place.offset(self.place(index)), var, v.type.size, self.guarded(guards)))
 
@@ -303,12 +311,12 @@ def _template(schedule: Schedule, group: Group, precision: str) -> TemplateKerne
     emitter.block.given = tuple(accumulators)
     for v, var in zip(node.outputs, accumulators, strict=True):
         emitter.known["read", v, group.index[v]] = emitter.cast(var, compute_dtype(v.dtype))
-    inside = [(i[1], 0, 1) for i in group.runs.values()]  # the first row of a run stores for all
-    of_runs = {group.index[n.outputs[0]] for n in group.runs}
+    inside = [(i[1], 0, 1) for i in group.segments.values()]  # the first row of a segment stores for all
+    of_segments = {group.index[n.outputs[0]] for n in group.segments}
     for v in group.values():
         if v in group.outputs:
             at = group.index[v]
-            emitter.store(v, at, emitter.read(v, at), tuple(inside[:1]) if group.index[v] in of_runs else ())
+            emitter.store(v, at, emitter.read(v, at), tuple(inside[:1]) if group.index[v] in of_segments else ())
     return TemplateKernel(group, spec, sizes, dtype, loaders, emitter.block, precision)
 
 
@@ -360,7 +368,7 @@ class _Rows:
         return Pass(inner, folds, after)
 
     def _fold(self, node: Node) -> Fold:
-        """What ``node`` folds, and the variables that hold its results from then on."""
+        """The fold of ``node``, and the variables that hold its results from then on."""
         x = self.emitter.read(node.inputs[0], self.group.domain)
         x = self.emitter.as_stored(x, node.inputs[0].dtype) if len(node.outputs) > 1 else x  # elements are compared
         results = [self.emitter.new(x.dtype), *(self.emitter.new(v.dtype) for v in node.outputs[1:])]

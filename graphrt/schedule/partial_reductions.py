@@ -1,26 +1,26 @@
-"""Sums of runs as epilogues: ``passes.partial`` cuts a sum over pixels into runs, a tile of a template has whole runs in it.
+"""Sums of segments as epilogues: ``passes.partial`` cuts a sum over pixels into segments, a tile of a template has whole ones.
 
 conv --> y ---------------------> stored
-          \\--> sum of each run --> stored, one row a run      (and through what is computed on the tile)
+          \\--> sum of each segment --> stored, one row a segment      (and through what is computed on the tile)
 """
 
 from __future__ import annotations
 
 import heapq
 
+from graphrt.index import Expr
 from graphrt.ir import Node
 from graphrt.op import Kind
 from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict, aligned, candidates
 from graphrt.schedule.group import FREE, Group, Index
-from graphrt.schedule.templates import tile_row
 from graphrt.types import float32
 
-RUNS = (16, 32, 64)  # rows; no tile of a large contraction has fewer than the last
+SEGMENTS = (16, 32, 64)  # rows; no tile of a large contraction has fewer than the last
 
 
 def absorb_partial_sums(f: FusionState, group: Group) -> None:
-    """Takes every sum of runs into the template ``group`` whose terms it can compute, with what lies between."""
-    if group.anchor is None or tile_row(group.anchor, group.domain) is None:
+    """Takes every sum of segments into the template ``group`` whose terms it can compute, with what lies between."""
+    if _tile_row(f, group) is None:
         return
     refused: set[Node] = set()
     while _absorb_one(f, group, refused):
@@ -35,10 +35,10 @@ def _absorb_one(f: FusionState, group: Group, refused: set[Node]) -> bool:
         path = sorted(_path(f, node, downstream), key=f.position.__getitem__)
         waits = Verdict(False, f"needs what waits for {group.label}")
         verdict, index = (waits, {}) if node in behind else _fits(f, group, node, path)
-        if f.decide(node, group, verdict, node.inputs[0].type.nbytes if verdict.ok else 0, "runs"):
+        if f.decide(node, group, verdict, node.inputs[0].type.nbytes if verdict.ok else 0, "segments"):
             for n in path:
                 f.add(group, n, index[n])
-            group.runs[node] = index[node]
+            group.segments[node] = index[node]
             f.add(group, node, (index[node][0], *index[node][2:]))
             return True
         refused.add(node)
@@ -46,7 +46,7 @@ def _absorb_one(f: FusionState, group: Group, refused: set[Node]) -> bool:
 
 
 def _downstream(f: FusionState, group: Group) -> tuple[set[Node], set[Node]]:
-    """What can be computed from the group's values alone or with others, up to sums of runs; and what cannot.
+    """The nodes that can be computed from the group's values and others, up to sums of segments; and those that cannot.
 
     The latter reads others that wait for the group, or is made of what does: in a chain of blocks that is all but the next.
     """
@@ -58,7 +58,7 @@ def _downstream(f: FusionState, group: Group) -> tuple[set[Node], set[Node]]:
     while pending:  # in the graph's order: what a node is made of comes before it
         node = f.graph.nodes[heapq.heappop(pending)]
         goes_on = _is_cheap(node)
-        if node in f.owner or node in f.inlined or not (goes_on or _sums_runs(node)):
+        if node in f.owner or node in f.inlined or not (goes_on or _sums_segments(node)):
             continue
         others = {v.node for v in f.bases(node) if v.node.op.kind not in FREE} - members - found
         waits = not others.isdisjoint(behind) or bool(others and f.depends(after, others))
@@ -74,12 +74,12 @@ def _is_cheap(node: Node) -> bool:
     return node.op.kind is Kind.ELEMENTWISE and node.op.cheap
 
 
-def _sums_runs(node: Node) -> bool:
-    """Whether ``node`` adds up runs of a length that a tile can have several of."""
+def _sums_segments(node: Node) -> bool:
+    """Whether ``node`` adds up segments of a length that a tile can have several of."""
     x = node.inputs[0]
     if node.op.kind is not Kind.REDUCTION or node.attrs["op"] != "sum" or tuple(node.attrs["dims"]) != (1,):
         return False
-    return x.ndim == 3 and x.shape[1] in RUNS and x.dtype is float32
+    return x.ndim == 3 and x.shape[1] in SEGMENTS and x.dtype is float32
 
 
 def _path(f: FusionState, node: Node, downstream: set[Node]) -> set[Node]:
@@ -102,13 +102,13 @@ def _fits(f: FusionState, group: Group, node: Node, path: list[Node]) -> tuple[V
     found: dict[Node, Index] = {}
     for n in (*path, node):
         index = next((i for i in candidates(trial, n) if aligned(f, trial, n, i)), None)
-        if index is None or (n is not node and _sums_runs(n)):
+        if index is None or (n is not node and _sums_segments(n)):
             return Verdict(False, "needs neighbours"), {}
         found[n] = index
         trial.nodes.append(n)
         if n is not node:
             trial.index[n.outputs[0]] = index
-    if not _is_run(group, node, found[node]):
+    if not _is_segment(f, group, node, found[node]):
         return Verdict(False, "sums what lies in several tiles"), {}
     if len(f.inputs(trial)) > MAX_INPUTS:
         return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), {}
@@ -117,12 +117,18 @@ def _fits(f: FusionState, group: Group, node: Node, path: list[Node]) -> tuple[V
     after = f.after(group).union(*(f.successors(n) for n in (*path, node))) - members
     if (waits := f.blocker(group, after, outside)) is not None:
         return waits, {}
-    return Verdict(True, "sums of runs are in the tile"), found
+    return Verdict(True, "sums of segments are in the tile"), found
 
 
-def _is_run(group: Group, node: Node, index: Index) -> bool:
+def _is_segment(f: FusionState, group: Group, node: Node, index: Index) -> bool:
     """Whether ``node`` sums rows next to each other in a tile, and every sum of the group as many."""
-    assert group.anchor is not None
-    run = node.inputs[0].shape[1]
-    alike = all(n.inputs[0].shape[1] == run for n in group.runs)
-    return alike and index[0] * run + index[1] == tile_row(group.anchor, group.domain) and index[2:] == group.domain[1:2]
+    length = node.inputs[0].shape[1]
+    alike = all(n.inputs[0].shape[1] == length for n in group.segments)
+    return alike and index[0] * length + index[1] == _tile_row(f, group) and index[2:] == group.domain[1:2]
+
+
+def _tile_row(f: FusionState, group: Group) -> Expr | None:
+    """The row of the template's tiles in which each element of ``group`` is; None where it has no such tiles."""
+    if group.anchor is None or f.policy.tile_row is None:
+        return None
+    return f.policy.tile_row(group.anchor, group.domain)

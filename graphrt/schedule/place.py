@@ -35,7 +35,7 @@ def place(
 
 
 class _Placing:
-    """What is placed so far. ``dag`` has an edge from each group to those that wait for it."""
+    """The places given so far. ``dag`` has an edge from each group to those that wait for it."""
 
     def __init__(self, graph: Graph, groups: Sequence[Group], buffers: ConcatBuffers) -> None:
         self.graph, self.buffers = graph, buffers
@@ -103,7 +103,7 @@ class _Placing:
                 self.schedule.stores.setdefault((self.owner[v], v), []).append(self.schedule.home[v])
 
     def arena(self) -> None:
-        """What else another group reads lies in the arena."""
+        """The other values that another group reads lie in the arena."""
         for g in self.dag.nodes:
             for v in (*g.outputs, *g.copies):
                 if self.owner[v] is g and v not in self.schedule.home and any(r is not g for r in self.readers[v]):

@@ -1,12 +1,14 @@
-"""What a target wants of the scheduler."""
+"""A target's policy for the scheduler."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from graphrt.index import Expr
 from graphrt.ir import Node
 from graphrt.passes.stages import ALL, Fusion
+from graphrt.schedule.group import Index
 
 ROW_LIMIT = 16384  # elements of a row that stay near, in a cache or in a program of a GPU; each pass reads longer ones again
 
@@ -26,19 +28,25 @@ class OnLoad:
 
 @dataclass(frozen=True)
 class SchedulePolicy:
-    """What a target wants of the scheduler.
+    """A target's policy for the scheduler.
 
-    ``fusion`` has the stages that may be used; without any, each op is a kernel of its own. ``tiles`` says that a
-    contraction's epilogue has a tile at hand, over whose rows it can sum; ``pairs`` that a launch may hold a reduction beside
-    a contraction; ``alone`` that a contraction takes nothing along, since a library computes it. A row of at most ``row_limit``
-    elements is held by a kernel from one pass over it to the next. ``precision`` is that of float32 products: highest, high
-    or medium. ``on_load`` weighs storing an operand against computing it wherever a tile is loaded; without it bytes decide.
+    ``fusion`` has the stages that may be used; without any, each op is a kernel of its own. ``tile_row`` gives the number of a
+    contraction's element, by its index, among the rows of the tiles, over which an epilogue can sum, and None for what has
+    no such tiles; it is None where no template has. ``pairs`` says that a launch may hold a reduction beside a contraction,
+    ``alone`` that a contraction takes nothing along, since a library computes it. A row of at most ``row_limit`` elements is
+    held by a kernel from one pass over it to the next. ``precision`` is that of float32 products: highest, high or medium.
+    ``on_load`` weighs storing an operand against computing it wherever a tile is loaded; without it bytes decide.
     """
 
     fusion: Fusion = ALL
-    tiles: bool = True
+    tile_row: Callable[[Node, Index], Expr | None] | None = None
     pairs: bool = False
     alone: bool = False
     row_limit: int = 0
     precision: str = "highest"
     on_load: OnLoad | None = None
+
+    @property
+    def tiles(self) -> bool:
+        """Whether a contraction's epilogue has a tile at hand."""
+        return self.tile_row is not None

@@ -1,7 +1,7 @@
-"""Reachability in a graph some of whose nodes are joined into groups, kept up to date as groups grow.
+"""Reachability in a graph some of whose nodes are merged into groups, kept up to date as groups grow.
 
-Each unit (a node, or nodes that are joined) has the set of what waits for it as the bits of a Python integer, so that a
-query is one operation on a few hundred bytes and a join one for each unit (an incremental transitive closure; Italiano, 1986).
+Each unit (a node, or nodes that are merged) has the set of what waits for it as the bits of a Python integer, so that a
+query is one operation on a few hundred bytes and a merge one for each unit (an incremental transitive closure; Italiano, 1986).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from graphrt.ir import Graph, Node
 
 
 class Reachability:
-    """What waits for each node of ``graph``: its readers, theirs, and everything that is joined with one of them."""
+    """The nodes that wait for each node of ``graph``: its readers, theirs, and all that are merged with one of them."""
 
     def __init__(self, graph: Graph) -> None:
         self._number = {node: i for i, node in enumerate(graph.nodes)}
@@ -29,7 +29,7 @@ class Reachability:
                     below |= self._below[number] | 1 << number
             self._below[i] = below
 
-    def join(self, a: Node, b: Node) -> None:
+    def merge(self, a: Node, b: Node) -> None:
         """Makes one unit of those of ``a`` and ``b``."""
         one, other = self._unit[self._number[a]], self._unit[self._number[b]]
         if one == other:
@@ -53,7 +53,7 @@ class Reachability:
                     stack += [v.node for n in self._nodes[reaching] for v in n.inputs]
 
     def reaches(self, start: Iterable[Node], goals: Iterable[Node]) -> bool:
-        """Whether a node of ``start`` is one of ``goals``, is joined with one, or has one wait for it."""
+        """Whether a node of ``start`` is one of ``goals``, is merged with one, or has one wait for it."""
         wanted = 0
         for unit in {self._unit[self._number[node]] for node in goals}:
             wanted |= self._members[unit]

@@ -1,8 +1,8 @@
-"""Joins reductions over the same rows: one that reads another's result, those that read one tensor, so that it is read once,
-and those that read what one kernel wrote for them, such as sums of runs: that saves a launch.
+"""Fuses reductions over the same rows: one that reads another's result, those that read one tensor, so that it is read once,
+and those that read what one kernel wrote for them, such as sums of segments: that saves a launch.
 
 Networks have hundreds of such groups, so pairs are looked for among those that share something, and none is tried twice:
-joining others never makes a pair fit that did not.
+fusing others never makes a pair fit that did not.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from graphrt.schedule.work import MOST
 
 
 def fuse_reductions(f: FusionState) -> None:
-    """Joins groups, one pair of each kind of rows at a time, as long as there are some."""
-    alike: dict[object, _Rows] = {}
+    """Fuses groups, one pair of each kind of rows at a time, as long as there are some."""
+    alike: dict[object, _SameRows] = {}
     for g in f.groups:
         if g.kind == "reduction":
-            alike.setdefault((g.shape, g.reduced), _Rows(f)).groups.append(g)
+            alike.setdefault((g.shape, g.reduced), _SameRows(f)).groups.append(g)
     while any([rows.fuse_two() for rows in alike.values()]):
         pass
 
 
-class _Rows:
+class _SameRows:
     """The groups over one kind of rows, in order; what each reads, and which pairs (late, early) do not fit."""
 
     def __init__(self, f: FusionState) -> None:
@@ -39,7 +39,7 @@ class _Rows:
         self._refused: set[tuple[Group, Group]] = set()
 
     def fuse_two(self) -> bool:
-        """Joins the first two groups for which that is legal and saves reads; False if there are no such two."""
+        """Fuses the first two groups for which that is legal and saves reads; False if there are no such two."""
         for late, early in self._pairs():
             trial, saved = self._fused(late, early)
             if trial is None:
@@ -56,7 +56,7 @@ class _Rows:
                 groups[groups.index(early)] = trial
                 groups.remove(late)
             f.owner.update(dict.fromkeys(trial.nodes, trial))
-            f.join(early.nodes[0], late.nodes[0])
+            f.merge(early.nodes[0], late.nodes[0])
             return True
         return False
 

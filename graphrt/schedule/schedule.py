@@ -27,7 +27,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value lies: in ``slot``, with its element 0 at ``start``; empty where the value has the slot for itself."""
+    """The place of a value: in ``slot``, with its element 0 at ``start``; empty where the value has the slot for itself."""
 
     slot: Slot
     start: Start = ()
@@ -55,4 +55,5 @@ class Schedule:
     buffered: set[Value] = field(default_factory=set)
 
     def groups(self) -> list[Group]:
+        """The groups of all launches, in order."""
         return [g for launch in self.launches for g in launch.groups]

@@ -1,4 +1,4 @@
-"""What each kernel template is called with: its operands' and output's coordinates, and its sizes.
+"""The interface of each kernel template: its operands' and output's coordinates, and its sizes.
 
 The letters are the field's: N batch, C input channels, H W input, K output channels, R S filter, P Q output; B M N K for
 matrix products; for what walks one dimension O before it, R along it, I behind it and J along a scattered result. A template
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from graphrt.index import Expr, delinearize, linearize, row_major
+from graphrt.index import Expr, delinearize
 from graphrt.ir import Node
 from graphrt.schedule.group import Index
 
@@ -52,6 +52,7 @@ class TemplateSpec:
         return {**extents, **dict(zip(names[len(names) - v.ndim :], v.shape, strict=True))}  # c of a filter is of its group
 
     def output_index(self, node: Node, at: Coordinates) -> Index:
+        """The index of the result at the closure's coordinates."""
         return self._index(node, node.types[0].shape, self.output, at)
 
     @staticmethod
@@ -190,27 +191,3 @@ TEMPLATES: dict[str, TemplateSpec] = {
         TemplateSpec("max_pool_gather", "pool", {"X": _X, "INDEX": _Y}, _Y, _pool_sizes, _pool_extents),
     )
 }
-
-
-def phases(node: Node) -> tuple[int, int]:
-    """How many pixels apart along each axis those lie that a tile takes one after the other: a strided gradient's stride."""
-    if node.op.template != "conv_dgrad" or any(
-        n % s for n, s in zip(node.types[0].shape[2:], node.attrs["stride"], strict=True)
-    ):
-        return 1, 1
-    return node.attrs["stride"]
-
-
-def tile_row(node: Node, index: Index) -> Expr | None:
-    """The number of the result's element at ``index`` among the rows of a contraction's tiles; None where there is none."""
-    shape = node.types[0].shape
-    if node.op.template == "matmul":
-        return index[0] if len(shape) == 2 else None
-    if node.op.template not in ("conv", "conv_dgrad") or node.attrs["groups"] > 1:
-        return None  # groups of few channels have no tiles of pixels
-    down, across = phases(node)
-    if node.op.template == "conv_dgrad" and (down, across) != tuple(node.attrs["stride"]):
-        return None
-    n, _, h, w = index
-    rows = (h % down, w % across, n, h // down, w // across)
-    return linearize(rows, row_major((down, across, shape[0], shape[2] // down, shape[3] // across)))

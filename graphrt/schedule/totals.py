@@ -13,7 +13,7 @@ from graphrt.ir import Node
 from graphrt.op import Kind
 from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict
 from graphrt.schedule.group import Group
-from graphrt.schedule.inline import common_index, joins
+from graphrt.schedule.inline import can_be_member, common_index
 
 SMALL = 1024  # elements of a total: a small part of what a program does anyway
 
@@ -45,12 +45,12 @@ def _is_total(f: FusionState, group: Group) -> bool:
 
 
 def _computed(f: FusionState, group: Group) -> list[Node]:
-    """What ``group`` computes, last first."""
+    """The nodes that ``group`` computes, in reverse order."""
     return sorted({*group.nodes, *group.inlined}, key=f.position.__getitem__, reverse=True)
 
 
 def _needed(f: FusionState, group: Group) -> dict[Group, list[Node]]:
-    """What each reader of ``group`` needs of it, last first."""
+    """The nodes that each reader of ``group`` needs of it, in reverse order."""
     found: dict[Group, list[Node]] = {}
     for node in _computed(f, group):
         readers = dict.fromkeys(f.reading(group, node.outputs[0]))
@@ -82,7 +82,7 @@ def _dissolve(f: FusionState, group: Group) -> None:
         readers = [g for g in f.reading(group, y) if node not in g.inlined]
         saved = 2 * y.type.nbytes
         index = None if node is group.anchor or f.inlined.get(node) else common_index(f, readers, node)
-        if index is not None and joins(f, readers[0], node, index):
+        if index is not None and can_be_member(f, readers[0], node, index):
             f.decide(node, readers[0], Verdict(True, "same element"), saved, "totals")
             f.add(readers[0], node, index)
             f.inlined.pop(node, None)

@@ -1,4 +1,4 @@
-"""How much a kernel computes for one element: its members once, and what is computed on load for each place it is read at.
+"""The work of a kernel for one element: its members once, and what is computed on load for each place it is read at.
 
 A node that is computed where it is read is computed as often as it is read at different elements, and so is what it is made
 of: of ``x + shifted(x)``, taken n times, one kernel would load 2^n elements. So a group takes nothing in beyond ``MOST``.
@@ -43,13 +43,13 @@ class Work:
                 self._places.setdefault(read.value, set()).add((read.index, read.guards))
 
     def _computed(self, node: Node) -> list[Place]:
-        """Where ``node`` is computed: at each place it is read at, if it is no member and will be none."""
-        member = node in self._group.runs or node.outputs[0] in self._group.index
+        """The places at which ``node`` is computed: all at which it is read, if it is no member and will be none."""
+        member = node in self._group.segments or node.outputs[0] in self._group.index
         places = None if member else self._places.get(node.outputs[0])
         return [(self._at(node), ())] if places is None else list(places)
 
     def _at(self, node: Node) -> Index:
-        if node in self._group.runs or node.outputs[0] in self._group.index:
+        if node in self._group.segments or node.outputs[0] in self._group.index:
             return read_index(self._group, node)
         return axes("i", node.inputs[0].shape if node.op.kind is Kind.REDUCTION else node.types[0].shape)
 

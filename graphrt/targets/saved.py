@@ -1,31 +1,52 @@
 """Programs as folders, which run without a graph and without a compiler: the common part of all targets.
 
-    manifest.json        format, target, inputs, outputs and state by name, what the target needs to load the rest
-    state.safetensors    parameters and whatever else the program keeps, in logical layout
+    manifest.json           format, target, inputs, outputs and state by name, what the target needs to load the rest, and
+                            the digest of each file, its own among them
+    state-KEY.safetensors   parameters and whatever else the program keeps, in logical layout
 
-and the machine code, under names that follow from its content. ``table`` lists the program's buffers; the type of each says
-in braces, where it is not row-major, how the dimensions lie in memory, outermost first.
+and the machine code. Names but the manifest's follow from the content: a new program lies beside the old one until the new
+manifest takes the place of the old. ``table`` lists the program's buffers; the type of each says in braces, where it is not
+row-major, how the dimensions lie in memory, outermost first.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 
 from graphrt.errors import InputError
-from graphrt.files import whole
-from graphrt.runtime.program import Binary, Runnable
+from graphrt.files import foreign, sync, whole
+from graphrt.runtime.runnable import Binary, Runnable
 from graphrt.runtime.state import State
 from graphrt.types import TensorType
 
-FORMAT = "graphrt-program-5"
-MANIFEST, STATE = "manifest.json", "state.safetensors"
+FORMAT = "graphrt-program-6"
+MANIFEST = "manifest.json"
+_SUFFIXES = (".so", ".cubin", ".hsaco", ".safetensors")
 Types = dict[tuple[str, str], TensorType]  # by space and name
+# What a manifest must have, whatever the target: a type, a list of one, or a mapping of names to one.
+_SCHEMA: Mapping[str, Any] = {
+    "format": str,
+    "target": str,
+    "state": str,
+    "files": {"": str},
+    "updates": [str],
+    "copies": {"": str},
+    "table": [{"space": str, "name": str, "type": TensorType}],
+    "needed": [str],
+    "unpack": str,
+    "inputs": {"": TensorType},
+    "outputs": {"": TensorType},
+}
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
 
 
 def write_program(
@@ -38,16 +59,22 @@ def write_program(
 ) -> None:
     """Writes ``program`` as the folder ``path``; ``files`` make the machine code, by name, and the manifest comes last.
 
-    ``table`` has space, name and type of each buffer; ``special`` is the target's own. Raises OSError.
+    ``table`` has space, name and type of each buffer; ``special`` is the target's own. A program that was there is whole until
+    this one is. Raises OSError.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     table = list(table)
+    old = {p.name for p in folder.glob("*-*") if p.suffix in _SUFFIXES}
     names = sorted({entry["name"] for entry in table if entry["space"] == "state"})
+    digests = {name: _write(folder / name, make) for name, make in files.items()}
+    state, digest = _write_state(folder, program.state, [name for name in names if name not in program.state.copies])
     manifest = {
         "format": FORMAT,
         "target": target,
         **special,
+        "state": state,
+        "files": {**digests, state: digest},
         "updates": sorted(program._updates),
         "copies": {name: of for name, of in program.state.copies.items() if name in names},
         "table": table,
@@ -56,36 +83,107 @@ def write_program(
         "inputs": {name: str(type) for name, type in program.inputs.items()},
         "outputs": {name: str(type) for name, type in program.outputs.items()},
     }
-    old = {p.name for p in folder.glob("*-*") if p.suffix in (".so", ".cubin", ".hsaco")} - files.keys()
-    for name, make in files.items():
-        with whole(folder / name) as file:  # another process may have the old one loaded
-            make(file)
-    kept = [name for name in names if name not in program.state.copies]
-    with whole(folder / STATE) as file:
-        program.state.save(file, {"format": FORMAT}, kept)
-    with whole(folder / MANIFEST) as file:
-        file.write_text(json.dumps(manifest, indent=1) + "\n")
-    for name in old:
-        (folder / name).unlink()
+    with whole(folder / MANIFEST, durable=True) as file:
+        file.write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1) + "\n")
+    for name in old - {*digests, state}:
+        (folder / name).unlink(missing_ok=True)
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of the saved program ``folder``. Raises InputError when it is none, or of another version."""
-    folder = Path(folder)
+def _write(path: Path, make: Callable[[Path], object]) -> str:
+    """The digest of the file ``path``, which ``make`` writes."""
+    with whole(path, durable=True) as file:  # another process may have the old one loaded
+        make(file)
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _write_state(folder: Path, state: State, names: Sequence[str]) -> tuple[str, str]:
+    """The name and the digest of a file of ``names``."""
+    temporary = folder / f".state.{os.getpid()}"
     try:
-        found = json.loads(file(folder, MANIFEST).read_text())
-    except ValueError as error:
-        raise InputError(f"{folder / MANIFEST} is not JSON: {error}") from None
+        digest = _write(temporary, lambda file: state.save(file, {"format": FORMAT}, names))
+        name = f"state-{digest[:24]}.safetensors"
+        os.replace(temporary, folder / name)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(folder)
+    return name, digest
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """The digest of a manifest but for the digest itself, however its text is laid out."""
+    rest = {k: v for k, v in manifest.items() if k != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: str | Path, trusted: bool = False) -> dict[str, Any]:
+    """The manifest of the saved program ``folder``.
+
+    Raises InputError when it is none, of another version, altered, or, unless ``trusted``, may be somebody else's.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{folder} is no saved program, or not all of one: it has no {MANIFEST}")
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
     version = found.get("format") if isinstance(found, dict) else None
     if version != FORMAT:
         raise InputError(f"{folder} is not a saved program of this version ({FORMAT}); its format is {version!r}")
+    if found.get("sha256") != _digest(found):
+        raise InputError(f"{path} is not what was written; save the program again")
+    _check(found, path)
+    for name in () if trusted else (".", MANIFEST, *found["files"]):
+        if why := foreign(folder / name, group=False):
+            raise InputError(f"{why}, and loading a program runs its machine code; if you trust it: load(path, trusted=True)")
     return found
 
 
-def file(folder: Path, name: str) -> Path:
-    """The file ``name`` of a saved program. Raises InputError when it is not there."""
-    if not (folder / name).is_file():
+def _check(manifest: Mapping[str, Any], path: Path) -> None:
+    """Raises InputError when ``manifest`` lacks a part, has one of another kind, or one that names what is not there."""
+    for key, kind in _SCHEMA.items():
+        if not _fits(manifest.get(key), kind):
+            raise InputError(f"{path}: {key!r} is {manifest.get(key)!r}, which a program cannot have")
+    buffers = [(entry["space"], entry["name"]) for entry in manifest["table"]]
+    state = {name for space, name in buffers if space == "state"}
+    wrong = [name for name in manifest["files"] if Path(name).name != name or name in (".", "..", MANIFEST)]
+    wrong += [space for space, _ in buffers if space not in ("arena", "input", "output", "state")]
+    wrong += [name for name in (manifest["state"],) if name not in manifest["files"]]
+    wrong += [name for name in manifest["needed"] if name not in manifest["inputs"]]
+    wrong += [name for pair in manifest["copies"].items() for name in pair if name not in state]
+    wrong += [unpack for unpack in (manifest["unpack"],) if unpack not in ("dict", "list", "single")]
+    if wrong:
+        raise InputError(f"{path}: {wrong[0]!r} is not a name that it can have there")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether ``value`` is of ``kind``, as ``_SCHEMA`` writes it."""
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_fits(v, kind[0]) for v in value)
+    if isinstance(kind, dict):
+        parts = dict.fromkeys(value, kind[""]) if "" in kind and isinstance(value, dict) else kind
+        return isinstance(value, dict) and all(_fits(value.get(k), v) for k, v in parts.items())
+    if kind is not TensorType:
+        return isinstance(value, kind)
+    try:
+        return isinstance(value, str) and TensorType.parse(value) is not None
+    except ValueError:
+        return False
+
+
+def part(folder: Path, manifest: Mapping[str, Any], name: Any) -> Path:
+    """The file ``name`` of a saved program, as it was written.
+
+    Raises InputError when the program has none of that name, it is not there, or it has been altered.
+    """
+    if name not in manifest["files"] or not (folder / name).is_file():
         raise InputError(f"{folder} is no saved program, or not all of one: it has no {name}")
+    if hashlib.sha256((folder / name).read_bytes()).hexdigest() != manifest["files"][name]:
+        raise InputError(f"{folder / name} is not what was written; save the program again")
     return folder / name
 
 
@@ -98,10 +196,7 @@ def read_program(folder: Path, manifest: Mapping[str, Any], target: str, binary:
     state = State()
     own = {name: type for (space, name), type in types.items() if space == "state"}
     state.extend(own, {name: np.zeros((), type.dtype.numpy) for name, type in own.items()}, manifest["copies"])
-    try:
-        state.load(file(folder, STATE))
-    except SafetensorError as error:
-        raise InputError(f"{folder / STATE} is not a safetensors file: {error}") from None
+    state.load(part(folder, manifest, manifest["state"]))
     inputs, outputs = ({n: TensorType.parse(t) for n, t in manifest[kind].items()} for kind in ("inputs", "outputs"))
     how = (manifest["needed"], manifest["unpack"], manifest["updates"])
     return Runnable(target, inputs, outputs, state, binary(types), *how)

@@ -23,7 +23,8 @@ from graphrt.op import Order
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.lowering import Interface, Lowering
-from graphrt.runtime.program import Executable, Runnable
+from graphrt.runtime.program import Executable
+from graphrt.runtime.runnable import Runnable
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.policy import SchedulePolicy
 
@@ -36,6 +37,7 @@ BACKENDS = {  # the folder of each kind of target
     "debug": "debug",
     "null": "triton",
 }
+GPUS = ("cuda", "hip")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,6 @@ class Settings:
     ``tune``, ``library`` and ``fusion`` are None where it is for GRAPHRT_TUNE, GRAPHRT_LIBRARY and GRAPHRT_FUSE to say.
     """
 
-    precision: str = "float32"
     float32_matmul_precision: str = "highest"
     freeze: bool = False
     tune: int | None = None
@@ -57,20 +58,18 @@ class Settings:
 class Target(ABC):
     """One target with its settings; ``name`` is how programs call it: cpu, cuda:sm_90.
 
-    The attributes say what it can do: whether it can compute in ``doubles``, ``tunes`` kernels by timing them and leaves
-    contractions to ``libraries``; whether it ``computes`` at all, which null does not.
+    The attributes say what it can do: whether it ``tunes`` kernels by timing them and leaves contractions to ``libraries``;
+    whether it ``computes`` at all, which null does not.
     """
 
-    doubles = tunes = libraries = False
+    tunes = libraries = False
     computes = True
 
     def __init__(self, name: str, settings: Settings) -> None:
         """Raises ArgumentError for settings that make no sense, or none for this target."""
         self.name, self.settings = name, settings
         flags = Flags.read()
-        precision, tf32, tune, library = settings.precision, settings.float32_matmul_precision, settings.tune, settings.library
-        if precision not in ("float32", "float64") or (precision == "float64" and not self.doubles):
-            raise ArgumentError(f"precision must be float32, or float64 on the reference target, got {precision!r}")
+        tf32, tune, library = settings.float32_matmul_precision, settings.tune, settings.library
         if tf32 not in ("highest", "high", "medium"):
             raise ArgumentError(f"float32_matmul_precision must be highest, high or medium, got {tf32!r}")
         self.tune = flags.tune if tune is None else tune
@@ -130,11 +129,17 @@ def parse(name: str, settings: Settings = Settings()) -> Target:
         from graphrt.targets.triton.device import available
 
         name = available() or "cpu"
-    kind, _, architecture = name.partition(":")
-    if kind not in BACKENDS or (architecture and kind not in ("cuda", "hip")):
-        raise TargetError(f"target must be auto, {', '.join(BACKENDS)}, or like cuda:sm_90; got {name!r}")
+    kind, _, variant = name.partition(":")
+    if kind not in BACKENDS or (variant and kind not in GPUS and name != "reference:float64"):
+        raise TargetError(f"target must be auto, {', '.join(BACKENDS)}, reference:float64 or like cuda:sm_90; got {name!r}")
     found: Target = importlib.import_module(f"graphrt.targets.{BACKENDS[kind]}.target").parse(name, settings)
     return found
+
+
+def names_architecture(name: str) -> bool:
+    """Whether ``name`` is that of a GPU by its architecture, as cuda:sm_90, for which programs are compiled and do not run."""
+    kind, _, architecture = name.partition(":")
+    return kind in GPUS and bool(architecture)
 
 
 def require(target: str, *packages: str) -> None:

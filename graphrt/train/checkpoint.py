@@ -19,7 +19,7 @@ FORMAT = "graphrt-checkpoint-1"
 
 def save_checkpoint(path: str | Path, state: State, metadata: dict[str, Any]) -> None:
     """Writes ``state`` and ``metadata`` (JSON values) to ``path``, a safetensors file that appears whole or not at all."""
-    with whole(path) as file:
+    with whole(path, durable=True) as file:
         state.save(file, {"format": FORMAT, "graphrt": json.dumps(metadata)})
 
 

@@ -1,4 +1,4 @@
-"""What a training run recorded, one value an epoch."""
+"""The history of a training run, one value an epoch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graphrt.errors import InputError
 
 @dataclass
 class History:
-    """What a run recorded: lists of one number per epoch; columns stay empty when they were not asked for.
+    """The history of a run: lists of one number per epoch; columns stay empty when they were not asked for.
 
     ``loss`` and ``accuracy`` are means over the training examples, measured before each step; ``val_loss`` and ``val_accuracy``
     over the validation data after the epoch; ``lr`` is that of the last step. ``images_per_second`` and ``seconds`` are of the

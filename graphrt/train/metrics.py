@@ -59,6 +59,7 @@ class Accuracy:
         return accuracy(output, target, self.ignore_index)
 
     def denominator(self, output: Value, target: Value) -> Value | None:
+        """The number of targets that count; None where all of them do."""
         return None if self.ignore_index is None else F.sum(F.ne(F.cast(target, "int64"), self.ignore_index))
 
 
@@ -84,7 +85,7 @@ def named(metrics: Metrics) -> dict[str, Metric] | None:
 
 
 def denominator(metric: Callable[..., Value], output: Any, target: Value) -> Value | None:
-    """What ``metric`` divides by if it is a mean of something else than the examples: its method ``denominator`` says so."""
+    """The divisor of ``metric`` if it is a mean of something else than the examples: its method ``denominator`` says so."""
     found = getattr(metric, "denominator", None)
     share = None if found is None or is_sum(metric) else found(output, target)
     return None if share is None else F.cast(widened(share), "float32")
@@ -121,7 +122,7 @@ class Pooled:
 
 
 def measured(name: str, metric: Callable[..., Value], output: Any, target: Value) -> Value:
-    """What ``metric`` gives, a float32 scalar. Raises ArgumentError for anything else."""
+    """The result of ``metric``, a float32 scalar. Raises ArgumentError for anything else."""
     found = metric(output, target)
     if not isinstance(found, Value) or found.shape:
         given = found.type if isinstance(found, Value) else type(found).__name__

@@ -1,4 +1,4 @@
-"""What may have made a loss NaN, looked for in the batch that did."""
+"""The cause of a loss that is NaN, looked for in the batch that made it so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from graphrt.runtime.arrays import to_numpy
 
 
 def why_nan(batch: tuple[Any, Any], classes: int | None, ignored: int | None) -> str:
-    """What is wrong with ``batch``, in words; ``classes`` is the number of them where its targets are class indices."""
+    """The fault of ``batch``, in words; ``classes`` is the number of them where its targets are class indices."""
     x, y = (np.asarray(to_numpy(part)) for part in batch)
     found = []
     for name, array in (("x", x), ("y", y)):

@@ -18,7 +18,7 @@ class TrainingProgress:
 
     def __init__(self, epochs: int, enabled: bool = True, console: Console | None = None) -> None:
         self._epochs, self._enabled = epochs, enabled
-        self._console = console or Console()
+        self._console = console or Console(markup=False)
         self._bar: Progress | None = None
         if enabled and self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())

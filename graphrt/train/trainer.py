@@ -21,7 +21,7 @@ from graphrt.ir import Graph, Value
 from graphrt.nn import Module, count_parameters, summary
 from graphrt.nn.module import changes, in_mode
 from graphrt.ops.base import widened
-from graphrt.optim import Constant, GradScaler, Optimizer, Schedule
+from graphrt.optim import Constant, GradScaler, LRSchedule, Optimizer
 from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
@@ -74,7 +74,7 @@ class Trainer:
         net: Module,
         loss: Module | Callable[[Value, Value], Value],
         optimizer: Optimizer,
-        schedule: Schedule | None = None,
+        schedule: LRSchedule | None = None,
         metrics: Metrics = None,
         target: str = "auto",
         seed: int = 0,
@@ -84,7 +84,7 @@ class Trainer:
         check_nan: bool = True,
     ) -> None:
         self.net, self.loss, self.optimizer = net, loss, optimizer
-        self.schedule: Schedule = schedule or Constant()
+        self.schedule: LRSchedule = schedule or Constant()
         self.metrics, self.target, self.seed, self.check_nan = named(metrics), target, seed, check_nan
         self.autocast, self.float32_matmul_precision, self.library = autocast, float32_matmul_precision, library
         self.state, self.history = State(), History()
@@ -181,7 +181,7 @@ class Trainer:
 
     @contextmanager
     def _building(self, graph: Graph, training: bool) -> Iterator[None]:
-        """What holds while a forward graph is built: the modules' mode, and autocast."""
+        """The context in which a forward graph is built: the modules' mode, and autocast."""
         with in_mode(self.net, training), graph.autocast(self.autocast or "bfloat16", enabled=self.autocast is not None):
             yield
 
@@ -306,8 +306,8 @@ class Trainer:
             raise ArgumentError("there is nothing to predict: x is empty")
         parts = [array[i : i + batch_size] for i in range(0, len(array), batch_size)]
         found = [self.program("predict", part)(x=part) for part in parts]
-        joined = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
-        return joined["out"] if [*joined] == ["out"] else joined
+        outputs = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
+        return outputs["out"] if [*outputs] == ["out"] else outputs
 
     def sync(self) -> None:
         """Copies the state's parameters and buffers into the network."""
@@ -375,7 +375,7 @@ class Trainer:
 
 
 def _outputs(found: Any) -> dict[str, Value]:
-    """What a network returned by name: out, or out0 and so on, or a dict's own names. Raises ArgumentError."""
+    """The results of a network by name: out, or out0 and so on, or a dict's own names. Raises ArgumentError."""
     pairs = (
         found.items() if isinstance(found, Mapping) else enumerate(found) if isinstance(found, list | tuple) else [("", found)]
     )

@@ -2,7 +2,7 @@
 
 ``*_config`` take sizes and return the block sizes, num_warps and num_stages to compile with; ``*_grid`` return the number
 of programs. Sizes are a ``Geometry``, or of other templates the mapping of upper-case names that they take as constants.
-``loads`` are the bytes that a prologue loads for each element of the left and of the right operand; 0 is a plain load.
+``prologues`` are the bytes that a prologue loads for each element of the left and of the right operand; 0 is a plain load.
 Tiles of GEMMs are chosen by predicted time (``cost``). Under the interpreter a program costs milliseconds whatever its
 size, so there tiles are large and few, below Triton's limit of 1,048,576 elements per tensor.
 """
@@ -37,26 +37,26 @@ def matmul_configs(
     itemsize: int,
     machine: Machine = _HERE,
     *,
-    loads: tuple[int, int] = (0, 0),
-    rows: int = 1,
+    prologues: tuple[int, int] = (0, 0),
+    segment: int = 1,
     plain: bool = False,
     tma: bool = False,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``matmul``, or of ``matmul_tma`` with ``tma``, the fastest first.
 
-    ``rows`` is what the rows of a tile are to be a multiple of; a ``plain`` kernel has room for larger tiles.
+    ``segment`` is what the rows of a tile are to be a multiple of; a ``plain`` kernel has room for larger tiles.
     """
     if machine.interpret:
         return [(0.0, {**_interpreted(sizes["M"], sizes["N"], sizes["K"]), "PROGRAMS": 0})]
-    gemm = matmul_gemm(sizes, itemsize, loads=loads)._replace(rows=rows, tma=tma, plain=plain)
+    gemm = matmul_gemm(sizes, itemsize, prologues=prologues)._replace(segment=segment, tma=tma, plain=plain)
     if tma:
         return walking(gemm, machine)
     # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory, and
     # accesses get narrow. Tuning may find that it pays nonetheless.
     found = []
-    for clocks, plan in ranked(gemm, machine):
-        programs = persistent(plan, gemm, machine)
-        found += [(clocks, {**plan, "PROGRAMS": count}) for count in dict.fromkeys((0, programs))]
+    for clocks, config in ranked(gemm, machine):
+        programs = persistent(config, gemm, machine)
+        found += [(clocks, {**config, "PROGRAMS": count}) for count in dict.fromkeys((0, programs))]
     return found
 
 
@@ -70,14 +70,14 @@ def has_tma(arch: str) -> bool:
     return arch.startswith("sm_") and int(arch[3:]) >= 90
 
 
-def matmul_gemm(sizes: Sizes, itemsize: int, *, loads: tuple[int, int] = (0, 0), output: int = 0) -> Gemm:
-    """What ``cost`` needs to know of a product; ``output`` is the bytes of a result's element if not ``itemsize``."""
+def matmul_gemm(sizes: Sizes, itemsize: int, *, prologues: tuple[int, int] = (0, 0), output: int = 0) -> Gemm:
+    """A product as ``cost`` knows it; ``output`` is the bytes of a result's element if not ``itemsize``."""
     batch, m, n, k = (sizes[d] for d in ("BATCH", "M", "N", "K"))
 
     def tiles(bm: int, bn: int) -> int:
         return batch * cdiv(m, bm) * cdiv(n, bn)
 
-    return Gemm(tiles, k, k, (True, True), itemsize, loads, output or itemsize)
+    return Gemm(tiles, k, k, (True, True), itemsize, prologues, output or itemsize)
 
 
 def matmul_splits(sizes: Sizes, itemsize: int, machine: Machine = _HERE) -> int:
@@ -183,7 +183,7 @@ def _conv_tiles(kind: str, g: Geometry, bm: int, bn: int) -> int:
     return batches * down * across
 
 
-def _conv_gemm(kind: str, g: Geometry, itemsize: int, loads: tuple[int, int]) -> Gemm:
+def _conv_gemm(kind: str, g: Geometry, itemsize: int, prologues: tuple[int, int]) -> Gemm:
     _, _, depth, _, channels = _matrix(kind, g)
     c, k = (n // g.GROUPS * itemsize % 16 == 0 for n in (g.C, g.K))
     return Gemm(
@@ -192,7 +192,7 @@ def _conv_gemm(kind: str, g: Geometry, itemsize: int, loads: tuple[int, int]) ->
         math.ceil(depth) if kind == "wgrad" else channels,
         {"fwd": (c, k), "dgrad": (k, k), "wgrad": (c, k) if g.K_AXIS else (k, c)}[kind],
         itemsize,
-        loads,
+        prologues,
         4 if g.SPLITS > 1 else itemsize,
     )
 
@@ -208,24 +208,24 @@ def conv_configs(
     itemsize: int,
     machine: Machine = _HERE,
     *,
-    loads: tuple[int, int] = (0, 0),
-    rows: int = 1,
+    prologues: tuple[int, int] = (0, 0),
+    segment: int = 1,
     plain: bool = False,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of a convolution kernel, the fastest first.
 
-    ``rows`` is what the rows of a tile are to be a multiple of; a ``plain`` kernel has room for larger tiles. For "wgrad" g
+    ``segment`` is what the rows of a tile are to be a multiple of; a ``plain`` kernel has room for larger tiles. For "wgrad" g
     should have SPLITS and K_AXIS already.
     """
     if machine.interpret:
         m, n, depth, _, _ = _matrix(kind, g)
         return [(0.0, _interpreted(m, n, math.ceil(depth)))]
-    found = ranked(_conv_gemm(kind, g, itemsize, loads)._replace(rows=rows, plain=plain), machine)
+    found = ranked(_conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment, plain=plain), machine)
     if kind == "dgrad" and machine.precision == "ieee" and itemsize == 4:
         for _, config in found:
             config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
-            if rows > 1:
-                config["num_warps"] = max(config["num_warps"], 4)  # sums of runs want registers too
+            if segment > 1:
+                config["num_warps"] = max(config["num_warps"], 4)  # sums of segments want registers too
     return found
 
 
@@ -250,17 +250,17 @@ def _boxes(images: int, rows: int, columns: int, bh: int, bw: int, bm: int) -> i
     return cdiv(images, max(bm // (bh * bw), 1)) * cdiv(rows, bh) * cdiv(columns, bw)
 
 
-def conv_box(kind: str, g: Geometry, bm: int, run: int = 1) -> tuple[int, int] | None:
+def conv_box(kind: str, g: Geometry, bm: int, segment: int = 1) -> tuple[int, int] | None:
     """BH, BW of ``conv_tma`` for tiles of bm pixels: the fewest boxes, among those the widest.
 
-    With ``run`` more than 1 such that pixels stand in a tile as they do in memory, or None: there is no such box.
+    With ``segment`` more than 1 such that pixels stand in a tile as they do in memory, or None: there is no such box.
     """
     if is_pointwise(g):
         return 1, bm
     images, rows, columns, _ = _output(kind, g)
     powers = [1 << i for i in range(bm.bit_length())]
     shapes = [(bh, bw) for bw in powers for bh in powers if bh * bw <= bm and bh <= 256 and bw <= 256]
-    if run > 1:
+    if segment > 1:
         whole = [(h, w) for h, w in shapes if w == columns and rows % h == 0 and h in (bm // w, rows)]
         shapes = [*whole, *((h, w) for h, w in shapes if w == bm and columns % w == 0)]
     return min(shapes, key=lambda s: (_boxes(images, rows, columns, *s, bm), -s[1], -s[0]), default=None)
@@ -285,17 +285,17 @@ def conv_tma_configs(
     itemsize: int,
     machine: Machine = _HERE,
     *,
-    loads: tuple[int, int] = (0, 0),
-    rows: int = 1,
+    prologues: tuple[int, int] = (0, 0),
+    segment: int = 1,
     plain: bool = False,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``conv_tma`` for "fwd" or "dgrad", the fastest first; none where no box fits."""
 
     @functools.cache
     def box(bm: int) -> tuple[int, int] | None:
-        return conv_box(kind, g, bm, rows)
+        return conv_box(kind, g, bm, segment)
 
-    gemm = _conv_gemm(kind, g, itemsize, loads)._replace(rows=rows, tma=True, plain=plain)
+    gemm = _conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment, tma=True, plain=plain)
     gemm = gemm._replace(tiles=lambda bm, bn: _box_tiles(kind, g, bm, bn, box(bm) or (1, 1)))
     if machine.interpret:
         m, n, _, _, k = _matrix(kind, g)

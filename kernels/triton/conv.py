@@ -87,7 +87,7 @@ def conv_fwd(
 
 @triton.jit
 def stride_phase(phase, R: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DIL: tl.constexpr):
-    """What meets the input coordinates x with (x + PAD) % STRIDE == phase along one axis.
+    """The taps that meet the input coordinates x with (x + PAD) % STRIDE == phase along one axis.
 
     Returns the first such coordinate, the first filter tap that reaches them, the step from tap to tap and how many
     taps do (none when the dilation skips the phase). Everything but ``phase`` is constant, so the loops fold away.
@@ -203,7 +203,7 @@ def conv_wgrad(
     The group's output channels are the GEMM's rows and the filter's (r, s, c) its columns with K_AXIS 0, the other way round
     with 1, where a tile lies as filters do. Split i of up to N sums batch entries
     [i * ceil(N / SPLITS), (i+1) * ceil(N / SPLITS)). More than N splits are a multiple of N: they cut the rows p of each
-    entry into SPLITS / N runs in the same way. The last splits may be empty and store zeros. Closures:
+    entry into SPLITS / N parts in the same way. The last splits may be empty and store zeros. Closures:
     ``LOAD_DY(n, k, p, q, mask, ARGS)``, ``LOAD_X(n, c, h, w, mask, ARGS)``,
     ``EPILOGUE(acc, split, k, c, r, s, mask, ARGS)``, whose c counts within the group.
     """
@@ -215,10 +215,10 @@ def conv_wgrad(
     BLOCKS: tl.constexpr = (CG + BLOCK_J - 1) // BLOCK_J  # tiles of one tap when not flat
     TILES_K: tl.constexpr = (KG + BLOCK_K - 1) // BLOCK_K
     TILES_J: tl.constexpr = (G.R * G.S * CG + BLOCK_J - 1) // BLOCK_J if FLAT else G.R * G.S * BLOCKS
-    RUNS: tl.constexpr = max(1, G.SPLITS // max(1, G.N))  # parts of one image's rows
-    ENTRIES: tl.constexpr = (G.N + G.SPLITS - 1) // G.SPLITS if RUNS == 1 else 1
-    SHARE: tl.constexpr = max(1, ENTRIES * ((G.P + RUNS - 1) // RUNS) * G.Q)  # pixels of one split
-    WHOLE: tl.constexpr = (G.N if RUNS == 1 else 1) * G.P * G.Q  # pixels that one run of splits shares out
+    PARTS: tl.constexpr = max(1, G.SPLITS // max(1, G.N))  # parts of one image's rows
+    ENTRIES: tl.constexpr = (G.N + G.SPLITS - 1) // G.SPLITS if PARTS == 1 else 1
+    SHARE: tl.constexpr = max(1, ENTRIES * ((G.P + PARTS - 1) // PARTS) * G.Q)  # pixels of one split
+    WHOLE: tl.constexpr = (G.N if PARTS == 1 else 1) * G.P * G.Q  # pixels that one set of splits shares out
     pid = tl.program_id(0) - FIRST
     outer = pid // (TILES_K * TILES_J)
     group = outer % G.GROUPS
@@ -243,8 +243,8 @@ def conv_wgrad(
     dw = s * G.DIL_W - G.PAD_W
 
     acc = tl.zeros((BM, BN), ACC)
-    first = 0 if RUNS == 1 else split // RUNS * WHOLE
-    begin = first + (split if RUNS == 1 else split % RUNS) * SHARE
+    first = 0 if PARTS == 1 else split // PARTS * WHOLE
+    begin = first + (split if PARTS == 1 else split % PARTS) * SHARE
     end = tl.minimum(begin + SHARE, first + WHOLE)
     for start in range(begin, end, BK):
         m = start + tl.arange(0, BK)

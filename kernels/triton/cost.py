@@ -1,4 +1,4 @@
-"""What a tile costs: the multiprocessors of each architecture, how many programs fit on one, and the time of a launch.
+"""The cost of a tile: the multiprocessors of each architecture, how many programs fit on one, and the time of a launch.
 
 Arithmetic, no measurement. Rates are from the makers' data sheets, those of memories three quarters of them, which good
 kernels reach. ``ranked`` lists the tiles that leave room for four warps by predicted time; ``choose`` takes the first.
@@ -14,7 +14,7 @@ Config = dict[str, int]
 
 
 class Machine(NamedTuple):
-    """What kernels are compiled for: an architecture, as many multiprocessors, Triton's name of how float32 is multiplied."""
+    """The machine of kernels: an architecture, as many multiprocessors, Triton's name of how float32 is multiplied."""
 
     arch: str = "sm_90"
     units: int = 132
@@ -98,12 +98,12 @@ class Gemm(NamedTuple):
 
     tiles: Callable[[int, int], int]  # programs for (BM, BN)
     depth: float  # of the reduction; the mean one, where programs differ
-    run: int  # the piece of depth that blocks do not cross; blocks longer than it take several runs
+    piece: int  # the piece of depth that blocks do not cross; blocks longer than it take several
     vectors: tuple[bool, bool]  # whether 16 bytes of the left, of the right operand lie side by side
     itemsize: int
-    loads: tuple[int, int]
+    prologues: tuple[int, int]
     output: int  # bytes of an element of the result
-    rows: int = 1  # that tiles must have a multiple of
+    segment: int = 1  # rows that an epilogue sums: tiles have a multiple of them
     tma: bool = False  # operands come through descriptors, which every program makes
     plain: bool = False  # nothing is computed on load, and no other map is read or summed where a tile is stored
 
@@ -112,12 +112,12 @@ class Gemm(NamedTuple):
         return bm * (not self.vectors[0]) + bn * (not self.vectors[1])
 
     def steps(self, bk: int) -> float:
-        if self.run < bk and not self.tma:
+        if self.piece < bk and not self.tma:
             return max(1.0, math.ceil(self.depth / bk))
-        return self.depth / self.run * cdiv(self.run, bk)
+        return self.depth / self.piece * cdiv(self.piece, bk)
 
 
-class Plan(NamedTuple):
+class Tiling(NamedTuple):
     bm: int
     bn: int
     bk: int
@@ -136,21 +136,21 @@ def _registers(d: Multiprocessor, area: int, stage: int, turned: float, threads:
     return min(255, 20 + round((area * (1.25 + d.fragments) + stage / 8 + turned) / threads))
 
 
-def plans(gemm: Gemm, machine: Machine) -> Iterator[Plan]:
+def tilings(gemm: Gemm, machine: Machine) -> Iterator[Tiling]:
     """The tiles that fit, at each depth of block and number of stages."""
     d, size = multiprocessor(machine.arch), gemm.itemsize
     table = _HALF if size <= 2 else _DOUBLE if size == 8 else _IEEE if machine.precision == "ieee" else _SINGLE
-    left, right = gemm.loads
+    left, right = gemm.prologues
     if gemm.plain and all(gemm.vectors) and size <= 2 and not d.fragments:
         table = [*_LARGE, *table]
-    rows = (128, 64) if all(gemm.vectors) else (128, 64, 32)  # bytes of a block's depth
+    depths = (128, 64) if all(gemm.vectors) else (128, 64, 32)  # bytes of a block's depth
     for bm, bn, warps in table:
-        if bm % gemm.rows:
-            continue  # sums of runs need whole runs
+        if bm % gemm.segment:
+            continue  # sums of segments need whole segments
         threads = warps * d.lanes
         if d.fragments and bm * bn >= 64 * threads and gemm.depth * size <= 1024:
             continue  # so short a loop is unrolled, and then operands and accumulators do not all fit in registers
-        for bk in sorted({max(16, min(row // size, power(math.ceil(gemm.depth), 16, 64))) for row in rows}):
+        for bk in sorted({max(16, min(depth // size, power(math.ceil(gemm.depth), 16, 64))) for depth in depths}):
             if min(bm * bk, bn * bk, bm * bn) * size < 16 * threads:
                 continue  # less than a vector for each thread
             computed = bk * (bm * (left > 0) + bn * (right > 0))
@@ -164,27 +164,27 @@ def plans(gemm: Gemm, machine: Machine) -> Iterator[Plan]:
                 held = min(stages, math.ceil(gemm.steps(bk))) - d.waiting
                 resident = occupancy(registers, max(held, 1) * stage, warps, machine.arch)
                 if resident * warps >= 4:
-                    yield Plan(bm, bn, bk, warps, stages, resident)
+                    yield Tiling(bm, bn, bk, warps, stages, resident)
 
 
-def clocks(plan: Plan, gemm: Gemm, machine: Machine, programs: int = 0) -> float:
+def clocks(tiling: Tiling, gemm: Gemm, machine: Machine, programs: int = 0) -> float:
     """The predicted time of a launch: waves of resident programs, each bound by its slowest unit or by latency.
 
     With ``programs`` so many walk all tiles, and their first loads wait only once.
     """
-    d, bm, bn, bk = multiprocessor(machine.arch), plan.bm, plan.bn, plan.bk
-    left, right = gemm.loads
+    d, bm, bn, bk = multiprocessor(machine.arch), tiling.bm, tiling.bn, tiling.bk
+    left, right = gemm.prologues
     steps = gemm.steps(bk)
     multiply = 2 * bm * bn * bk / d.flops * (1 if gemm.itemsize <= 2 else _COST[machine.precision])
     # Both tiles are written once; rows are read by one group of four warps, columns by every group.
-    shared = bk * gemm.itemsize * (2 * bm + bn + bn * max(1, plan.warps // 4)) / SHARED
+    shared = bk * gemm.itemsize * (2 * bm + bn + bn * max(1, tiling.warps // 4)) / SHARED
     # What is computed on load is read from there and written again, as much as was loaded and as it is multiplied.
     shared += bk * (bm * (2 * left if left else 0) + bn * (2 * right if right else 0)) / SHARED
     moved = bk * (bm * (left or gemm.itemsize) + bn * (right or gemm.itemsize)) / d.l2
     computed = bm * _prologue(left, gemm.itemsize) + bn * _prologue(right, gemm.itemsize)
     scalar = bk * (computed + 12 * gemm.scattered(bm, bn)) / _ALU
     work = steps * (max(multiply, shared, moved, scalar) + _BARRIER) + bm * bn * gemm.output / d.memory
-    ahead = plan.stages - 1 if d.fragments else max(plan.stages - 2, 0.5)  # a product under way holds on to its stage
+    ahead = tiling.stages - 1 if d.fragments else max(tiling.stages - 2, 0.5)  # a product under way holds on to its stage
     start = 2 * LATENCY + _DESCRIPTOR * gemm.tma
     chain = LATENCY * steps / ahead
     if programs:
@@ -195,25 +195,25 @@ def clocks(plan: Plan, gemm: Gemm, machine: Machine, programs: int = 0) -> float
         """Programs of one multiprocessor share it, but the first and the last quarter of one is never hidden."""
         return max((count + 0.25) * work, start + chain) if count else 0.0
 
-    full, rest = divmod(gemm.tiles(bm, bn), machine.units * plan.resident)
-    return full * wave(plan.resident) + wave(cdiv(rest, machine.units))
+    full, rest = divmod(gemm.tiles(bm, bn), machine.units * tiling.resident)
+    return full * wave(tiling.resident) + wave(cdiv(rest, machine.units))
 
 
 def ranked(gemm: Gemm, machine: Machine) -> list[tuple[float, Config]]:
-    """(clocks, configuration) of every plan, the fastest first; among equals the least waste, then the largest tile."""
+    """(clocks, configuration) of every tiling, the fastest first; among equals the least waste, then the largest tile."""
 
-    def order(plan: Plan) -> tuple[float, ...]:
-        area = plan.bm * plan.bn
-        return clocks(plan, gemm, machine), area * gemm.tiles(plan.bm, plan.bn), -area * plan.bk, -plan.stages
+    def order(tiling: Tiling) -> tuple[float, ...]:
+        area = tiling.bm * tiling.bn
+        return clocks(tiling, gemm, machine), area * gemm.tiles(tiling.bm, tiling.bn), -area * tiling.bk, -tiling.stages
 
     names = ("BM", "BN", "BK", "num_warps", "num_stages")
-    fitting = list(plans(gemm, machine)) or [Plan(max(gemm.rows, 32), 32, 16, 1, 2, 1)]  # too little for more threads
-    found = sorted(((order(plan), plan) for plan in fitting), key=lambda pair: pair[0])
-    return [(rank[0], dict(zip(names, plan[:5], strict=True))) for rank, plan in found]
+    fitting = list(tilings(gemm, machine)) or [Tiling(max(gemm.segment, 32), 32, 16, 1, 2, 1)]  # too little for more threads
+    found = sorted(((order(tiling), tiling) for tiling in fitting), key=lambda pair: pair[0])
+    return [(rank[0], dict(zip(names, tiling[:5], strict=True))) for rank, tiling in found]
 
 
 def choose(gemm: Gemm, machine: Machine) -> tuple[float, Config]:
-    """(clocks, configuration) of the fastest plan."""
+    """(clocks, configuration) of the fastest tiling."""
     return ranked(gemm, machine)[0]
 
 
@@ -223,19 +223,19 @@ def walking(gemm: Gemm, machine: Machine) -> list[tuple[float, Config]]:
     for one, config in ranked(gemm, machine):
         found.append((one, {**config, "PROGRAMS": 0}))
         if programs := persistent(config, gemm, machine):
-            time = clocks(Plan(*config.values(), programs // machine.units), gemm, machine, programs)
+            time = clocks(Tiling(*config.values(), programs // machine.units), gemm, machine, programs)
             found.append((time, {**config, "PROGRAMS": programs}))
     return sorted(found, key=lambda pair: pair[0])
 
 
 def persistent(config: Config, gemm: Gemm, machine: Machine) -> int:
-    """How many programs should walk a launch's tiles; 0 for one tile each.
+    """The number of programs that should walk a launch's tiles; 0 for one tile each.
 
     Pays from the third wave on where tiles are plainly loaded and products run beside the epilogue: each tile's first
     loads then hide behind the last tile's stores, for some registers, and shared memory that those stores do not give back.
     """
     d, (bm, bn, bk, warps, stages) = multiprocessor(machine.arch), config.values()
-    if d.fragments or any(gemm.loads):
+    if d.fragments or any(gemm.prologues):
         return 0
     stage = bk * (bm + bn) * gemm.itemsize
     registers = _registers(d, bm * bn, 0 if gemm.tma else stage, 0.0, warps * d.lanes) + 16

@@ -114,10 +114,10 @@ def depthwise_wgrad(
     KG: tl.constexpr = G.K // G.GROUPS
     TAPS: tl.constexpr = G.R * G.S * CG
     TILES_N: tl.constexpr = (G.K + BN - 1) // BN
-    RUNS: tl.constexpr = max(1, G.SPLITS // max(1, G.N))  # parts of one image's rows
-    ENTRIES: tl.constexpr = (G.N + G.SPLITS - 1) // G.SPLITS if RUNS == 1 else 1
-    SHARE: tl.constexpr = max(1, ENTRIES * ((G.P + RUNS - 1) // RUNS) * G.Q)  # pixels of one split
-    WHOLE: tl.constexpr = (G.N if RUNS == 1 else 1) * G.P * G.Q  # pixels that one run of splits shares out
+    PARTS: tl.constexpr = max(1, G.SPLITS // max(1, G.N))  # parts of one image's rows
+    ENTRIES: tl.constexpr = (G.N + G.SPLITS - 1) // G.SPLITS if PARTS == 1 else 1
+    SHARE: tl.constexpr = max(1, ENTRIES * ((G.P + PARTS - 1) // PARTS) * G.Q)  # pixels of one split
+    WHOLE: tl.constexpr = (G.N if PARTS == 1 else 1) * G.P * G.Q  # pixels that one set of splits shares out
     pid = tl.program_id(0) - FIRST
     tap = pid % TAPS + tl.zeros((1, 1), tl.int32)
     i, s, r = tap % CG, tap // CG % G.S, tap // (CG * G.S)
@@ -125,8 +125,8 @@ def depthwise_wgrad(
     k_ok = inside(k, G.K, BN)
     split = pid // (TAPS * TILES_N) + tl.zeros((1, 1), tl.int32)
     number = pid // (TAPS * TILES_N)
-    first = 0 if RUNS == 1 else number // RUNS * WHOLE
-    begin = first + (number if RUNS == 1 else number % RUNS) * SHARE
+    first = 0 if PARTS == 1 else number // PARTS * WHOLE
+    begin = first + (number if PARTS == 1 else number % PARTS) * SHARE
     end = tl.minimum(begin + SHARE, first + WHOLE)
     acc = tl.zeros((BM, BN), ACC)
     for start in range(begin, end, BM):

@@ -178,7 +178,7 @@ def _farthest(
     BK: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """Which axis is the farthest from the columns before ``j``: the first whose elements there have the least squares."""
+    """The axis that is farthest from the columns before ``j``: the first whose elements there have the least squares."""
     least, axis = 2.0, 0
     for block in range(0, M, BK):
         k = block + tl.arange(0, BK)[:, None]

@@ -54,23 +54,23 @@ def cast(value, TYPE: tl.constexpr):
 
 
 @triton.jit
-def sum_runs(tile, mask, RUN: tl.constexpr):
-    """The sums over each run of RUN rows of ``tile``, of what mask has: a row for each run. RUN divides the rows."""
+def segment_sum(tile, mask, SEGMENT: tl.constexpr):
+    """The sums over each segment of SEGMENT rows of ``tile``, of what mask has: a row for each. SEGMENT divides the rows."""
     ROWS: tl.constexpr = tile.shape[0]
     COLUMNS: tl.constexpr = tile.shape[1]
-    return tl.sum(tl.reshape(tl.where(mask, tile, 0.0), (ROWS // RUN, RUN, COLUMNS)), 1)
+    return tl.sum(tl.reshape(tl.where(mask, tile, 0.0), (ROWS // SEGMENT, SEGMENT, COLUMNS)), 1)
 
 
 @triton.jit
-def spread_runs(sums, RUN: tl.constexpr):
-    """``sums`` of runs for each of their RUN rows."""
-    RUNS: tl.constexpr = sums.shape[0]
+def spread_segments(sums, SEGMENT: tl.constexpr):
+    """``sums`` of segments for each of their SEGMENT rows."""
+    SEGMENTS: tl.constexpr = sums.shape[0]
     COLUMNS: tl.constexpr = sums.shape[1]
-    return tl.reshape(tl.broadcast_to(sums[:, None, :], (RUNS, RUN, COLUMNS)), (RUNS * RUN, COLUMNS))
+    return tl.reshape(tl.broadcast_to(sums[:, None, :], (SEGMENTS, SEGMENT, COLUMNS)), (SEGMENTS * SEGMENT, COLUMNS))
 
 
 @triton.jit
-def most_of_runs(column, RUN: tl.constexpr):
-    """The largest number in each run of RUN rows of ``column``."""
+def most_of_segments(column, SEGMENT: tl.constexpr):
+    """The largest number in each segment of SEGMENT rows of ``column``."""
     ROWS: tl.constexpr = column.shape[0]
-    return tl.max(tl.reshape(column, (ROWS // RUN, RUN)), 1)[:, None]
+    return tl.max(tl.reshape(column, (ROWS // SEGMENT, SEGMENT)), 1)[:, None]

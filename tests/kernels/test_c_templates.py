@@ -25,7 +25,7 @@ import pytest
 import graphrt
 from graphrt.targets.cpu.build import FLAGS, compiler, headers, vector_bytes
 from graphrt.targets.cpu.template import included
-from graphrt.targets.cpu.variants import Machine, choose
+from graphrt.targets.cpu.variants import Processor, choose
 
 HEAD = r"""
 #include "runtime.h"
@@ -79,7 +79,7 @@ def group(name: str, header: str, closures: Sequence[str], macros: dict[str, obj
 
 def variant(template: str, kind: str, sizes: dict[str, int], last: bool = False, winograd: int = 0) -> dict[str, str]:
     """The macros that name the loops of ``template``, as the compiler chooses them."""
-    chosen = choose(template, sizes, last, False, Machine(vector_bytes() // np.dtype(CTYPES[kind]).itemsize, winograd))
+    chosen = choose(template, sizes, last, False, Processor(vector_bytes() // np.dtype(CTYPES[kind]).itemsize, winograd))
     return chosen.macros if chosen else {}
 
 

@@ -64,14 +64,14 @@ def test_takes() -> None:
 
 
 def test_boxes() -> None:
-    """Powers of two that waste least; with runs only those that take pixels in the order of memory."""
+    """Powers of two that waste least; with segments only those that take pixels in the order of memory."""
     assert [cfg.conv_box("fwd", conv(256, 64, s, 64, 3), 128) for s in (56, 28, 14, 7)] == [(8, 8), (4, 4), (2, 2), (1, 1)]
     assert cfg.conv_box("fwd", conv(256, 64, 7, 64, 1), 128) == (1, 128)  # every pixel by itself: in any order
     assert cfg.conv_box("fwd", conv(256, 64, 14, 64, 3), 128, 64) is None
     assert cfg.conv_box("fwd", conv(4, 64, 8, 64, 3), 128, 64) == (8, 8)
     assert cfg.conv_box("dgrad", conv(4, 64, 32, 64, 3), 128, 64) == (4, 32)
     assert cfg.conv_box("fwd", conv(4, 64, 128, 64, 3), 64, 64) == (1, 64)
-    assert not cfg.conv_tma_configs("fwd", conv(256, 64, 14, 64, 3), 2, rows=64)
+    assert not cfg.conv_tma_configs("fwd", conv(256, 64, 14, 64, 3), 2, segment=64)
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_code(layer: str, kind: str, prepare: Any, target: str, cores: str) -> N
         assert not cfg.conv_takes_tma(kind, z, 2, target)
         return
     loads = (2 * prologue * len(places), 0)
-    found = [c for _, c in cfg.conv_tma_configs(kind, z, 2, Machine(target), loads=loads) if c["BM"] >= 64]
+    found = [c for _, c in cfg.conv_tma_configs(kind, z, 2, Machine(target), prologues=loads) if c["BM"] >= 64]
     walking = [c for c in found if c["PROGRAMS"]]
     assert walking or prologue
     for config, w_rows in ((next(c for c in found if not c["PROGRAMS"]), True), *((c, False) for c in walking[:1])):

@@ -33,11 +33,11 @@ def from_onnx(
     except ModuleNotFoundError:
         raise ArgumentError("from_onnx needs the package onnx: pip install onnx") from None
     from graphrt.frontends.onnx.importer import import_model
-    from graphrt.frontends.onnx.model import load, prepare
+    from graphrt.frontends.onnx.model import prepare, read_model
 
     name = "model.onnx"
     if isinstance(model, str | Path):
-        model, name = load(model), Path(model).name
+        model, name = read_model(model), Path(model).name
     if not isinstance(model, onnx.ModelProto):
         raise ArgumentError(f"from_onnx takes a path or a ModelProto, got {type(model).__name__}")
     return import_model(prepare(model), name, shapes or {}, constants or {})

@@ -16,7 +16,7 @@ Rename = Callable[[str], str]
 
 
 def definition(node: onnx.NodeProto, opset: int, inputs: Sequence[Tensor | Items | None]) -> onnx.FunctionProto | None:
-    """What ONNX defines ``node`` by, of the newest opset up to ``opset``; None for a primitive or unknown operator."""
+    """ONNX's definition of ``node`` in the newest opset up to ``opset``; None for a primitive or unknown operator."""
     try:
         schema: Any = defs.get_schema(node.op_type, opset if node.domain in ("", "ai.onnx") else 1, node.domain)
     except defs.SchemaError:

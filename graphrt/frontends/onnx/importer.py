@@ -34,7 +34,7 @@ class Known:
         return bool(self.name) and _floating(self.array) and self.array.ndim > 0
 
     def value(self, graph: Graph, trainable: bool = True) -> Value:
-        """What stands for it in ``graph``: a parameter under its name if it has one, else a constant."""
+        """Its value in ``graph``: a parameter under its name if it has one, else a constant."""
         if self.made is None or self.made.graph is not graph:
             trained = trainable and _floating(self.array)
             self.made = graph.parameter(self.name, self.array, trainable=trained) if self.name else lift(graph, self.array)
@@ -139,7 +139,7 @@ class Importer:
         return [self._tensor(env[v.name]) for v in branch.output]
 
     def _tensor(self, x: Value | Known | Items | None) -> Tensor | Items:
-        """What a table function that takes any tensor gets: weights as values, other known tensors as arrays."""
+        """The argument of a table function that takes any tensor: weights as values, other known tensors as arrays."""
         if isinstance(x, Known):
             return x.value(self.graph) if x.weight else x.array
         assert x is not None

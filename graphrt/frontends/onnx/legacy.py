@@ -1,4 +1,4 @@
-"""What operators meant in old opsets, where onnx's converter leaves it out: put into the nodes that it made, or refused."""
+"""The meaning of operators in old opsets, where onnx's converter leaves it out: put into the nodes that it made, or refused."""
 
 from __future__ import annotations
 

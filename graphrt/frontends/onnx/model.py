@@ -19,7 +19,7 @@ from graphrt.types import DType
 Dim = int | str  # a size, or the name of one ("?" where it has none)
 
 
-def load(path: str | Path) -> onnx.ModelProto:
+def read_model(path: str | Path) -> onnx.ModelProto:
     """The model at ``path`` with its external data. Raises ArgumentError, OSError."""
     try:
         return onnx.load(path)

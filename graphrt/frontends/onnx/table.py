@@ -7,6 +7,8 @@ Parameters before the star are ONNX's inputs, in order: a ``Value`` is computed 
 known at import (a shape, axes), a ``Tensor`` may be either, ``Items`` are a sequence. Those behind the star are attributes with
 ONNX's names and defaults. What was an attribute in one opset and is an input in another is written as an input and taken from
 either. One more parameter is no attribute: ``call``, the node being imported (its graph, its opset, which outputs it names).
+ONNX says what an operator means; an entry has a docstring, which docs/onnx_coverage.md shows, only where something is to be
+added to that.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ class Operator:
     hints: Mapping[str, Any]
 
     def wants(self, name: str) -> str:
-        """What the function takes for input ``name``: "value", "array", "either", "items", or "any" of these."""
+        """The kind of argument that the function takes for ``name``: "value", "array", "either", "items", or "any" of these."""
         hint = self.hints[name]
         parts = set(getattr(hint, "__args__", (hint,))) - {type(None)}
         if Items in parts:

@@ -23,9 +23,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import graphrt.frontends.torch.aten  # noqa: F401 - fills the table
 import graphrt.ops as F
 from graphrt.errors import ConversionError, GraphrtError
-from graphrt.frontends.torch.rewrite import Rewritten
-from graphrt.frontends.torch.table import ATEN, REFUSED, Entry, Memory
-from graphrt.frontends.torch.views import Plan, chain
+from graphrt.frontends.torch.rewrite import Rewritten, states_of_lstm
+from graphrt.frontends.torch.table import ATEN, REFUSED, Entry, Storage
+from graphrt.frontends.torch.views import Layouts, chain
 from graphrt.ir import Graph, Origin, Value
 from graphrt.op import Kind
 from graphrt.runtime.arrays import to_numpy
@@ -149,7 +149,7 @@ def _walk(
 ) -> list[Any]:
     env: dict[fx.Node, Any] = {}
     given = iter(inputs)
-    memory_of = functools.partial(_memory, env, Plan(module.graph.find_nodes(op="placeholder"), inputs))
+    storage_of = functools.partial(_storage, env, Layouts(module.graph.find_nodes(op="placeholder"), inputs))
     for node in module.graph.nodes:
         if node.op == "placeholder":
             env[node] = next(given)
@@ -165,7 +165,7 @@ def _walk(
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
             try:
                 with graph.at(origin(node, phase)):
-                    env[node] = _call(module, graph, node, args, dict(kwargs), phase, memory_of)
+                    env[node] = _call(module, graph, node, args, dict(kwargs), phase, storage_of)
                     if node in written:
                         env[node] = F.straight_through(env[node], env[written[node]])
             except GraphrtError as error:
@@ -184,7 +184,7 @@ def _call(
     args: Any,
     kwargs: Any,
     phase: str,
-    memory_of: Callable[[fx.Node, fx.Node], Memory],
+    storage_of: Callable[[fx.Node, fx.Node], Storage],
 ) -> Any:
     inner = _wrapped(module, node)
     if inner is not None:
@@ -201,17 +201,17 @@ def _call(
     before: list[Any] = [graph] if entry.creates else []
     if entry.reads_memory or entry.writes_memory:
         tensor = node.all_input_nodes[0]
-        before = [memory_of(tensor, chain(tensor)[0] if entry.reads_memory else tensor)]
+        before = [storage_of(tensor, chain(tensor)[0] if entry.reads_memory else tensor)]
     result = entry.function(*before, *args, **kwargs)
     return _fitted(result, node.meta.get("val"), node)
 
 
-def _memory(env: Mapping[fx.Node, Any], plan: Plan, tensor: fx.Node, base: fx.Node) -> Memory:
-    """Where ``tensor`` lies in that of ``base`` in torch. Raises ConversionError where there are gaps."""
-    order = by_stride(plan.strides(base))
-    if not is_dense(env[base].shape, plan.strides(base), order):
+def _storage(env: Mapping[fx.Node, Any], layouts: Layouts, tensor: fx.Node, base: fx.Node) -> Storage:
+    """The place of ``tensor`` in the storage of ``base`` in torch. Raises ConversionError where there are gaps."""
+    order = by_stride(layouts.strides(base))
+    if not is_dense(env[base].shape, layouts.strides(base), order):
         raise ConversionError("it reads what lies beside its tensor in memory, which a graph does not know")
-    return Memory(env[base], order, plan.start(base), plan.start(tensor))
+    return Storage(env[base], order, layouts.start(base), layouts.start(tensor))
 
 
 def _size(node: fx.Node, value: Value, dim: int | None = None) -> int:
@@ -257,5 +257,5 @@ def decompositions(table: Mapping[Any, Any]) -> dict[Any, Any]:
 def tracing() -> Iterator[None]:
     """While a model is traced attention is products and a softmax, for forward and backward, and not one opaque operator; and
     functions that look at their tensors' numbers do not."""
-    with sdpa_kernel(SDPBackend.MATH), Rewritten():
+    with sdpa_kernel(SDPBackend.MATH), states_of_lstm(), Rewritten():
         yield

@@ -22,7 +22,7 @@ from torch._dynamo.backends.common import aot_autograd
 from graphrt.compiler import compile
 from graphrt.errors import ArgumentError, GraphrtError, TargetError
 from graphrt.frontends.torch.build import check, decompositions, output, tracing, translate
-from graphrt.frontends.torch.views import Cut, Plan, Strides, Views, cut, laid
+from graphrt.frontends.torch.views import Cut, Layouts, Strides, Views, cut, laid
 from graphrt.ir import Graph, Value
 from graphrt.runtime.arrays import from_numpy
 from graphrt.types import as_dtype, dense_order
@@ -32,7 +32,7 @@ _warned: set[str] = set()
 
 
 def backend(module: fx.GraphModule, example_inputs: Sequence[Any], options: Mapping[str, Any] | None = None) -> Any:
-    """What ``torch.compile(model, backend="graphrt")`` calls with the ``module`` it traced and ``example_inputs``.
+    """The function that ``torch.compile(model, backend="graphrt")`` calls with the ``module`` it traced and ``example_inputs``.
 
     ``options`` may name the ``target``; else it follows the tensors' device. Raises ArgumentError for other options.
     """
@@ -65,7 +65,7 @@ def _compile(module: fx.GraphModule, kind: str, target: str) -> Runner:
 
 
 def _visible(kind: str) -> int | None:
-    """How many results of a graph the user sees; those behind them the forward pass keeps. None: all."""
+    """The number of results of a graph that the user sees; the forward pass keeps those behind them. None: all."""
     context = torch._guards.TracingContext.try_get()
     if kind != "forward" or context is None or context.fw_metadata is None:
         return None
@@ -79,9 +79,9 @@ def _eager(module: fx.GraphModule, kind: str) -> Runner:
     nodes = module.graph.find_nodes(op="placeholder")
 
     def run(*args: Any) -> Any:
-        plan = Plan(nodes, args)
+        layouts = Layouts(nodes, args)
         return module.forward(
-            *(laid(v, plan.strides(n)) if isinstance(v, torch.Tensor) else v for n, v in zip(nodes, args, strict=True))
+            *(laid(v, layouts.strides(n)) if isinstance(v, torch.Tensor) else v for n, v in zip(nodes, args, strict=True))
         )
 
     return make_boxed_func(run)
@@ -106,7 +106,7 @@ def _fall_back(eager: Runner, error: object) -> Runner:
 
 
 def _described(v: Any) -> Any:
-    """What a program is made for: a tensor's dtype, sizes and order in memory, or a number."""
+    """The kind of argument that a program is made for: a tensor's dtype, sizes and order in memory, or a number."""
     return (v.dtype, tuple(v.shape), dense_order(v.shape, v.stride()), v.device.type) if isinstance(v, torch.Tensor) else v
 
 
@@ -152,7 +152,7 @@ class _Static:
         numbers = dict(zip(graph.numbers, found[len(graph.bases) :], strict=True))
         self._views, self._results = Views(graph.views, numbers), graph.results
         place = {n: i for i, n in enumerate(graph.arguments)}
-        plan = Plan(graph.arguments, inputs)
+        layouts = Layouts(graph.arguments, inputs)
         self._arguments = [(n, place[n]) for n in graph.bases if n in place]
         self._constants: dict[Any, Any] = {}
         self._outputs: list[tuple[fx.Node, str, Strides | None]] = []
@@ -162,7 +162,7 @@ class _Static:
             if not isinstance(v, Value):
                 self._constants[node] = v
                 continue
-            strides = plan.strides(node) if node in graph.visible else None
+            strides = layouts.strides(node) if node in graph.visible else None
             # a name for each node: a clone is another tensor, although its value is the same
             output(built, node.name, v, None if strides is None else dense_order(v.shape, strides) or tuple(range(v.ndim)))
             self._outputs.append((node, node.name, strides))

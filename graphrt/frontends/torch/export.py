@@ -120,6 +120,7 @@ class TorchSignature:
 
     @property
     def outputs(self) -> Sequence[str]:
+        """Names of the outputs, those that are written into inputs first."""
         return list(dict.fromkeys([*self.written.values(), *(leaf for leaf in self.leaves if isinstance(leaf, str))]))
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,7 +235,7 @@ def _place(error: BaseException) -> str:
 
 
 def _inputs(graph: Graph, state: State, module: torch.nn.Module, program: ExportedProgram) -> tuple[list[Any], list[Any]]:
-    """What the placeholders are, in order: parameters of ``graph``, its inputs, constants; and the names of user inputs."""
+    """The placeholders' values, in order: parameters of ``graph``, its inputs, constants; and the names of user inputs."""
     values: list[Any] = []
     names: list[Any] = []
     seen: dict[int, Value] = {}

@@ -74,7 +74,7 @@ class ProgramModule(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """Target, inputs and outputs."""
-        return f"target={self._program.target}, {self._program._signature()} -> {', '.join(self._program.outputs)}"
+        return self._program._about()
 
 
 @dataclass(frozen=True)

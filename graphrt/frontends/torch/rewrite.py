@@ -4,10 +4,12 @@ they run, and those that torch takes apart, entry or not, into what has other gr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._decomp import decompositions
 from torch.overrides import TorchFunctionMode
 
 
@@ -66,3 +68,19 @@ class Rewritten(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _REWRITTEN.get(func, func)(*args, **(kwargs or {}))
+
+
+@contextmanager
+def states_of_lstm() -> Iterator[None]:
+    """While it is entered, the last states of an LSTM have their shapes: torch 2.11 squeezes the batch."""
+    layer = decompositions.one_layer_lstm
+
+    def one_layer_lstm(*args: Any, **kwargs: Any) -> Any:
+        out, states = layer(*args, **kwargs)
+        return out, tuple(s.reshape(out.shape[1], s.shape[-1]) for s in states)
+
+    decompositions.one_layer_lstm = one_layer_lstm
+    try:
+        yield
+    finally:
+        decompositions.one_layer_lstm = layer

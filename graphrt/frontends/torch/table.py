@@ -2,7 +2,8 @@
 
 An entry is a small function that takes the operator's arguments as torch passes them, with graphrt Values for tensors, and
 says what it is in functions of ``graphrt.ops``. The entries stand in ``graphrt/frontends/torch/aten``, by kind; to add one is
-all that a new operator needs. Results are cast to the dtype that torch says the operator has, so entries need not.
+all that a new operator needs. Results are cast to the dtype that torch says the operator has, so entries need not. PyTorch
+says what an operator means; an entry has a docstring only where something is to be added to that.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What torch has in memory where a tensor lies: that of ``base``, of which it is a view, or which it is.
+class Storage:
+    """The memory of torch in which a tensor lies: that of ``base``, of which it is a view, or which it is.
 
     The dimensions of ``base`` lie there in ``order``, outermost first, from element ``start`` on; the tensor is at ``place``.
     """
@@ -35,15 +36,15 @@ class Memory:
         return permute(self.base, list(self.order))
 
     def offset(self, storage_offset: int | None) -> int:
-        """Where a view with this ``storage_offset``, by default the tensor's own, begins among ``elements``."""
+        """The start of a view with this ``storage_offset``, by default the tensor's own, among ``elements``."""
         return (self.place if storage_offset is None else storage_offset) - self.start
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What an ATen operator is: a function of its arguments.
+    """The entry of an ATen operator: a function of its arguments.
 
-    Before them stands the Graph if it ``creates`` a tensor, and the Memory of its first tensor if it ``reads_memory``, of
+    Before them stands the Graph if it ``creates`` a tensor, and the Storage of its first tensor if it ``reads_memory``, of
     what that is a view of, or ``writes_memory``, of the tensor alone.
     """
 

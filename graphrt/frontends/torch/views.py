@@ -1,4 +1,4 @@
-"""Which results of torch's graph share memory, and how the others lie there.
+"""The results of torch's graph that share memory, and the order in which the others lie.
 
 Values of graphrt have no memory, and torch's tensors do: ``a, b = y[:2], y[2:]`` gives three tensors over one storage, and who
 writes into ``a`` writes into ``y``. So a program returns only what the results are views of, in the order of torch's plan, and
@@ -71,7 +71,7 @@ def cut(module: fx.GraphModule, visible: int | None) -> Cut:
 
 
 def chain(node: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
-    """What ``node`` is a view of, and the views from there on to it."""
+    """The tensor that ``node`` is a view of, and the views from there on to it."""
     views: list[fx.Node] = []
     while _is_view(node):
         views.insert(0, node)
@@ -103,8 +103,8 @@ class Views:
             found[node] = call(found[of], *args, **kwargs)
 
 
-class Plan:
-    """How torch planned that tensors lie in a graph with these ``arguments``, given ``inputs``, tensors or Values."""
+class Layouts:
+    """The layouts that torch planned in a graph with these ``arguments``, given ``inputs``, tensors or Values."""
 
     def __init__(self, arguments: Sequence[fx.Node], inputs: Sequence[Any]) -> None:
         self._known: dict[Any, int] = {}
@@ -125,10 +125,11 @@ class Plan:
         return size if isinstance(size, int) else int(size.node.expr.xreplace(self._known))
 
     def strides(self, node: fx.Node) -> Strides:
+        """The strides of the tensor, in elements."""
         return tuple(map(self._number, node.meta["val"].stride()))
 
     def start(self, node: fx.Node) -> int:
-        """Where in its memory the tensor begins."""
+        """The element of its storage with which the tensor begins."""
         return self._number(node.meta["val"].storage_offset())
 
 

@@ -24,7 +24,7 @@ class Op:
     inputs: tuple[Pattern, ...]
 
     def __call__(self, node: Node) -> Match | None:
-        """What the names of the pattern stand for where ``node`` is the op; None where it is not."""
+        """The values that the names of the pattern stand for where ``node`` is the op; None where it is not."""
         found: Match = {}
         return found if self._matches(node, found) else None
 

@@ -122,7 +122,7 @@ def _centred(node: Node, reduction: Node) -> bool:
 
 
 def _unreshaped(v: Value) -> Value:
-    """What ``v`` is a view of with as many elements in the same order."""
+    """The value that ``v`` is a view of with as many elements in the same order."""
     while v.node.op.name in ("reshape", "broadcast") and v.type.size == v.node.inputs[0].type.size:
         v = v.node.inputs[0]
     return v

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.config import Flags
-from graphrt.runtime.program import Binary
+from graphrt.runtime.runnable import Binary
 from graphrt.runtime.state import State, dense
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.targets.cpu.build import open_library
@@ -133,8 +133,9 @@ class CpuBinary(Binary):
         state.push(name for _, name in self._places["state"])
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
-        """Runs every launch in one native call; results are new arrays."""
-        outputs = self._bind(inputs, state)
-        self._library.graphrt_run(self._table)
-        self._written(state)
-        return outputs
+        """Runs every launch in one native call; results are new arrays. No other program runs on ``state`` meanwhile."""
+        with state.lock:
+            outputs = self._bind(inputs, state)
+            self._library.graphrt_run(self._table)
+            self._written(state)
+            return outputs

@@ -25,7 +25,7 @@ from typing import Any
 
 from graphrt.config import Flags
 from graphrt.errors import TargetError
-from graphrt.files import cache
+from graphrt.files import cache, cache_path, intact, whole
 from graphrt.runtime.forking import TARGET, make_lock
 from graphrt.targets.cpu.elf import empty
 from graphrt.targets.templates import find_kernels
@@ -66,7 +66,7 @@ def compiler() -> list[str]:
 
 def folder() -> Path:
     """The folder of compiled objects."""
-    return Flags.read().cache / "cpu"
+    return cache_path("cpu")
 
 
 @functools.cache
@@ -93,7 +93,7 @@ def processor() -> tuple[str, ...]:
 
 
 def required() -> list[str]:
-    """Those of ``processor()`` that compiled objects may use: the ones that the compiler announces by a macro."""
+    """The features of ``processor()`` that compiled objects may use: those that the compiler announces by a macro."""
     macros = {w.lower().replace("_", "").removeprefix("armfeature") for w in _announced((*compiler(), *options()))}
     return sorted(name for name in set(processor()) if _EMITTED.match(name) and name.replace("_", "") in macros)
 
@@ -134,7 +134,7 @@ def build(sources: Sequence[str], name: str, kernels: Sequence[str] = ()) -> Pat
     """
     key = hashlib.sha256("\0".join([*sources, *identity()]).encode()).hexdigest()[:24]
     target = folder() / f"{name}-{key}.so"
-    if target.exists():
+    if intact(target):
         return target
     place = cache("cpu")
     target = place / target.name
@@ -156,7 +156,8 @@ def build(sources: Sequence[str], name: str, kernels: Sequence[str] = ()) -> Pat
                 f"the C compiler made a bare return of {', '.join(found)}, whose results would never be written. "
                 f"Name another compiler in CC, or set GRAPHRT_CFLAGS=-O2\n{_version()}"
             )
-        os.replace(linked, target)  # atomic: two processes may build the same object
+        with whole(target, sealed=True) as file:  # two processes may build the same object
+            os.replace(linked, file)
     return target
 
 

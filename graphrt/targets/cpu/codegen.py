@@ -17,7 +17,7 @@ from graphrt.targets.cpu.build import vector_bytes
 from graphrt.targets.cpu.generated import LoopPrinter
 from graphrt.targets.cpu.printer import Buffers, CPrinter, PlaceInTable
 from graphrt.targets.cpu.template import TemplatePrinter
-from graphrt.targets.cpu.variants import Machine
+from graphrt.targets.cpu.variants import Processor
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def generate(lowering: Lowering, freeze: bool = False, checked: bool = False) ->
 def _printer(kernel: Kernel, buffers: Buffers, vector: int, winograd: int) -> CPrinter:
     """The printer of ``kernel`` for a machine with vectors of so many bytes."""
     if isinstance(kernel, TemplateKernel):
-        return TemplatePrinter(kernel, buffers, Machine(vector // kernel.dtype.itemsize, winograd))
+        return TemplatePrinter(kernel, buffers, Processor(vector // kernel.dtype.itemsize, winograd))
     return LoopPrinter(kernel, buffers)
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.config import Flags
-from graphrt.files import whole
+from graphrt.files import intact, sealed, whole
 from graphrt.ir import Graph
-from graphrt.op import Order
+from graphrt.op import OpDef, Order
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.lowering import Interface
 from graphrt.targets.cpu.build import folder, identity
@@ -45,7 +45,7 @@ def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool)
 
     ``orders`` are the memory orders of state that exists already.
     """
-    if not all(node.op.infer.__module__.startswith("graphrt.") for node in graph.nodes):
+    if not all(map(_own, {node.op for node in graph.nodes})):
         return ""  # what it does may have changed with the program that defines it
     flags = replace(Flags.read(), cache=Path(), target="", threads=0, debug=0, poison=False, fuse="")
     held = sorted((name, order) for name, order in orders.items() if name in graph.sources)
@@ -56,15 +56,15 @@ def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool)
 def find(key: str) -> CachedProgram | None:
     """The record of ``key``, if it is there whole, and the object too."""
     try:
-        found: dict[str, Any] = json.loads(_path(key).read_text()) if key else {}
+        found: dict[str, Any] = json.loads(sealed(_path(key))) if key else {}
         made = found.pop("interface")
         for kind in _TYPES:
             made[kind] = {name: TensorType.parse(type) for name, type in made[kind].items()}
         entries = [(space, name) for space, name in found.pop("entries")]
         program = CachedProgram(Interface(**made), entries=entries, **found)
-        return program if (folder() / program.object).exists() else None
+        return program if Path(program.object).name == program.object and intact(folder() / program.object) else None
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # none, or one that was cut short: compile again
+        return None  # none, or none that is whole: compile again
 
 
 def keep(key: str, program: CachedProgram) -> None:
@@ -74,8 +74,15 @@ def keep(key: str, program: CachedProgram) -> None:
     made = dict(vars(program.interface))
     for kind in _TYPES:
         made[kind] = {name: str(type) for name, type in made[kind].items()}
-    with contextlib.suppress(OSError), whole(_path(key)) as file:
+    with contextlib.suppress(OSError), whole(_path(key), sealed=True) as file:
         file.write_text(json.dumps({**vars(program), "interface": made}))
+
+
+@functools.cache
+def _own(op: OpDef) -> bool:
+    """Whether every rule of ``op`` is this package's, whose sources are part of the key, or NumPy's."""
+    rules = [rule for rule in vars(op).values() if callable(rule)]
+    return all(str(getattr(rule, "__module__", "numpy")).split(".")[0] in ("graphrt", "numpy", "_operator") for rule in rules)
 
 
 def _path(key: str) -> Path:

@@ -44,7 +44,7 @@ def read_chosen(kernel: ReductionKernel) -> ReductionKernel:
                 read += _element(p.inner, *choice, along, f.result)
         inner, after = _pruned(p.inner, left), replace(p.after, insts=read + p.after.insts)
         if passes and not left and not inner.stores:
-            passes[-1] = replace(passes[-1], after=_joined(passes[-1].after, after))
+            passes[-1] = replace(passes[-1], after=_concatenated(passes[-1].after, after))
         else:
             passes.append(Pass(inner, left, after))
     return replace(kernel, passes=passes)
@@ -270,5 +270,5 @@ def _pruned(block: Block, folds: Sequence[Fold]) -> Block:
     return replace(block, insts=_slice(block, [*(f.x for f in folds), *(s.var for s in block.stores), *at]))
 
 
-def _joined(a: Block, b: Block) -> Block:
+def _concatenated(a: Block, b: Block) -> Block:
     return replace(a, insts=a.insts + b.insts, stores=a.stores + b.stores)

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.errors import TargetError
-from graphrt.runtime.program import Runnable
+from graphrt.runtime.runnable import Runnable
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.targets.cpu.binary import CpuBinary
 from graphrt.targets.cpu.build import processor, required, runtime
-from graphrt.targets.saved import Types, file, read_program, write_program
+from graphrt.targets.saved import Types, part, read_program, write_program
 
 
 def save(path: str | Path, binary: CpuBinary, program: Runnable) -> None:
@@ -52,7 +52,7 @@ def load(folder: Path, manifest: Mapping[str, Any]) -> Runnable:
     _check_machine(folder, manifest)
 
     def binary(types: Types) -> CpuBinary:
-        program, pool = file(folder, manifest["program"]), file(folder, manifest["runtime"])
+        program, pool = (part(folder, manifest, manifest.get(name)) for name in ("program", "runtime"))
         outputs = {n: t for (space, n), t in types.items() if space == "output"}
         try:
             return CpuBinary(program, manifest["arena"], types, outputs, manifest["frozen"], pool)

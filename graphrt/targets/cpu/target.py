@@ -14,7 +14,8 @@ from graphrt.op import Order
 from graphrt.passes.decision import Decision
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.runtime.lowering import Interface, Lowering
-from graphrt.runtime.program import Executable, Runnable
+from graphrt.runtime.program import Executable
+from graphrt.runtime.runnable import Runnable
 from graphrt.runtime.state import State
 from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
 from graphrt.schedule.policy import SchedulePolicy
@@ -43,7 +44,7 @@ class CpuTarget(Target):
 
     def schedule(self) -> SchedulePolicy:
         """Templates have no whole tile at hand; rows are read again from cache by each pass."""
-        return SchedulePolicy(tiles=False)
+        return SchedulePolicy()
 
     def check(self, kernel: Kernel) -> None:
         """Templates count in 32 bits, all other kernels in 64 where they must."""
@@ -108,14 +109,15 @@ class CpuExecutable(CpuBinary, Executable):
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs launch by launch and returns the seconds of each."""
-        outputs = self._bind(inputs, state)
-        seconds = []
-        for i in range(self._program.launches):
-            start = time.perf_counter()
-            self._library.graphrt_launch(i, self._table)
-            seconds.append(time.perf_counter() - start)
-        self._written(state)
-        del outputs  # the launches write to their memory
+        seconds = list[float]()
+        with state.lock:
+            outputs = self._bind(inputs, state)
+            for i in range(self._program.launches):
+                start = time.perf_counter()
+                self._library.graphrt_launch(i, self._table)
+                seconds.append(time.perf_counter() - start)
+            self._written(state)
+            del outputs  # the launches write to their memory
         return seconds
 
     def source(self, lowering: Lowering, launch: int | None) -> str:

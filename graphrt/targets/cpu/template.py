@@ -11,7 +11,7 @@ from graphrt.schedule.kernel_ir import Block, TemplateKernel
 from graphrt.schedule.memory import loads
 from graphrt.targets.cpu.loops import unit_stride
 from graphrt.targets.cpu.printer import Buffers, CPrinter, initial
-from graphrt.targets.cpu.variants import Machine, choose
+from graphrt.targets.cpu.variants import Processor, choose
 from graphrt.targets.scalar import C_TYPES
 from graphrt.targets.templates import find_kernels
 
@@ -27,14 +27,14 @@ _HEADERS = {
 class TemplatePrinter(CPrinter):
     """Prints one template kernel; ``variant`` are the loops that compute it, None where the template has no choice."""
 
-    def __init__(self, kernel: TemplateKernel, buffers: Buffers, machine: Machine) -> None:
+    def __init__(self, kernel: TemplateKernel, buffers: Buffers, processor: Processor) -> None:
         super().__init__(kernel, buffers)
         self.kernel = kernel
         self.hints = _hints(kernel)
         packed = next((kernel.loaders[o] for o in ("B", "W") if o in kernel.loaders), None)
         self.frozen = self._frozen(packed) if packed is not None else None
         last = self.hints.get("DY_CHANNELS_LAST" if kernel.spec.name == "conv_dgrad" else "X_CHANNELS_LAST", False)
-        self.variant = choose(kernel.spec.name, kernel.sizes, last, bool(self.frozen), machine)
+        self.variant = choose(kernel.spec.name, kernel.sizes, last, bool(self.frozen), processor)
 
     @property
     def decisions(self) -> list[Decision]:
@@ -90,7 +90,7 @@ class TemplatePrinter(CPrinter):
 
 
 def _hints(kernel: TemplateKernel) -> dict[str, bool]:
-    """Which coordinate is the unit stride of each operand: it decides loop orders, never results."""
+    """The coordinate of unit stride of each operand: it decides loop orders, never results."""
     loaders, name = kernel.loaders, kernel.spec.name
     if kernel.spec.family == "line":
         return {}

@@ -42,8 +42,8 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """The machine, as far as it matters here: ``lanes`` of a vector, and the side of the largest Winograd tile (0: none)."""
+class Processor:
+    """The processor, as far as it matters here: ``lanes`` of a vector, and the side of the largest Winograd tile (0: none)."""
 
     lanes: int
     winograd: int
@@ -66,7 +66,7 @@ class _Convolution:
     whole: bool  # nothing is read outside of the input
 
 
-def choose(template: str, sizes: Sizes, channels_last: bool, frozen: bool, machine: Machine) -> Variant | None:
+def choose(template: str, sizes: Sizes, channels_last: bool, frozen: bool, processor: Processor) -> Variant | None:
     """The variant of ``template`` for its ``sizes``; None where it has but one.
 
     ``channels_last`` says how what it reads lies in memory, ``frozen`` whether the program keeps what it packs.
@@ -74,11 +74,11 @@ def choose(template: str, sizes: Sizes, channels_last: bool, frozen: bool, machi
     if template == "matmul":
         return _product(sizes["M"], sizes["N"])
     if template == "conv":
-        return _conv(_forward(sizes), channels_last, frozen, machine)
+        return _conv(_forward(sizes), channels_last, frozen, processor)
     if template == "conv_dgrad":
-        return _dgrad(sizes, channels_last, frozen, machine)
+        return _dgrad(sizes, channels_last, frozen, processor)
     if template == "conv_wgrad":
-        return _wgrad(_forward(sizes), machine)
+        return _wgrad(_forward(sizes), processor)
     if template in ("max_pool", "sum_pool"):
         return _pool(sizes)
     return _pool_grad(sizes) if template in ("max_pool_grad", "sum_pool_grad") else None
@@ -127,45 +127,45 @@ def _backward(s: Sizes) -> _Convolution:
     )
 
 
-def _conv(c: _Convolution, channels_last: bool, frozen: bool, machine: Machine) -> Variant:
+def _conv(c: _Convolution, channels_last: bool, frozen: bool, processor: Processor) -> Variant:
     if c.inputs == c.outputs == 1 < c.groups and channels_last:
         return Variant("conv_depthwise.h", f"{c.groups} groups of one channel, which lie side by side")
-    against = _against_winograd(c, machine)
+    against = _against_winograd(c, processor)
     pixels = c.images * c.rows * c.columns
     if not against and not frozen and pixels < PIXELS:
         against = f"{pixels} pixels, fewer than {PIXELS}, do not pay for transforming the filter in each run"
     if not against:
-        return _winograd("conv_winograd.h", c, machine, c.images, 8)  # 8 tiles stand for the transform of the filter
+        return _winograd("conv_winograd.h", c, processor, c.images, 8)  # 8 tiles stand for the transform of the filter
     refused = {"conv_winograd.h": against} if c.taps == (3, 3) else {}
-    if c.taps == (1, 1) and c.phases == 1 and c.whole and _fills(c.outputs, machine.lanes)[0]:
+    if c.taps == (1, 1) and c.phases == 1 and c.whole and _fills(c.outputs, processor.lanes)[0]:
         product = _product(pixels, c.outputs)
         reason = f"1x1 without padding is a product: {product.reason}"
         return Variant("conv_pointwise.h", reason, {"PRODUCT": f'"{product.file}"'})
-    return _direct("conv", c, machine, refused)
+    return _direct("conv", c, processor, refused)
 
 
-def _dgrad(s: Sizes, channels_last: bool, frozen: bool, machine: Machine) -> Variant:
+def _dgrad(s: Sizes, channels_last: bool, frozen: bool, processor: Processor) -> Variant:
     c = _backward(s)
-    against = _against_taps(s, c, machine.lanes)
+    against = _against_taps(s, c, processor.lanes)
     if not against:
         return Variant("conv_dgrad_taps.h", f"{c.outputs} channels: taps would meet much padding, vectors of pixels meet none")
-    found = _conv(c, channels_last, frozen, machine)
+    found = _conv(c, channels_last, frozen, processor)
     few = found.file == "conv_narrow.h"
     refused = {**found.refused, "conv_dgrad_taps.h": against} if few else found.refused
     return Variant(found.file, found.reason, found.more, refused)
 
 
-def _wgrad(c: _Convolution, machine: Machine) -> Variant:
-    against = _against_winograd(c, machine)
+def _wgrad(c: _Convolution, processor: Processor) -> Variant:
+    against = _against_winograd(c, processor)
     if not against:
-        return _winograd("conv_wgrad_winograd.h", c, machine, 1, 0)
+        return _winograd("conv_wgrad_winograd.h", c, processor, 1, 0)
     refused = {"conv_wgrad_winograd.h": against} if c.taps == (3, 3) else {}
-    return _direct("conv_wgrad", c, machine, refused)
+    return _direct("conv_wgrad", c, processor, refused)
 
 
-def _direct(name: str, c: _Convolution, machine: Machine, refused: Mapping[str, str]) -> Variant:
+def _direct(name: str, c: _Convolution, processor: Processor, refused: Mapping[str, str]) -> Variant:
     """Products are summed as they are written, in vectors of output channels (wide) or of columns (narrow)."""
-    many, channels = _fills(c.outputs, machine.lanes)
+    many, channels = _fills(c.outputs, processor.lanes)
     if many or c.stride[1] != 1:
         reason = channels if many else f"columns lie {c.stride[1]} apart, so vectors are channels"
         return Variant(f"{name}_wide.h", reason, {}, refused)
@@ -178,10 +178,10 @@ def _fills(channels: int, lanes: int) -> tuple[bool, str]:
     return many, f"{channels} output channels fill {'' if many else 'less than '}three quarters of a vector of {lanes}"
 
 
-def _against_winograd(c: _Convolution, machine: Machine) -> str:
+def _against_winograd(c: _Convolution, processor: Processor) -> str:
     """Why Winograd's transforms do not compute ``c``; empty if they do."""
-    many, channels = _fills(c.outputs, machine.lanes)
-    if not machine.winograd:
+    many, channels = _fills(c.outputs, processor.lanes)
+    if not processor.winograd:
         return "GRAPHRT_WINOGRAD is 0"
     if c.taps != (3, 3) or c.stride != (1, 1) or c.dilation != (1, 1) or c.phases != 1:
         return "it is not 3x3 of stride 1 without dilation"
@@ -192,13 +192,13 @@ def _against_winograd(c: _Convolution, machine: Machine) -> str:
     return "" if many else channels
 
 
-def _winograd(file: str, c: _Convolution, machine: Machine, images: int, extra: int) -> Variant:
+def _winograd(file: str, c: _Convolution, processor: Processor, images: int, extra: int) -> Variant:
     """The loops of ``file`` with the tile that takes fewer products; ``extra`` tiles stand for other work."""
 
     def products(side: int) -> int:  # of one channel by one channel
         return (side + 2) ** 2 * (images * -(-c.rows // side) * -(-c.columns // side) + extra)
 
-    side = 4 if machine.winograd >= 4 and products(4) < products(2) else 2
+    side = 4 if processor.winograd >= 4 and products(4) < products(2) else 2
     reason = f"3x3 of stride 1: {side}x{side} outputs take {(side + 2) ** 2} products where sums take {9 * side**2}"
     return Variant(file, reason, {"SIDE": str(side)})
 

@@ -15,14 +15,12 @@ from graphrt.targets.target import Settings, Target
 
 
 def parse(name: str, settings: Settings) -> Target:
-    """The target ``reference``."""
+    """The targets ``reference``, and ``reference:float64``, which computes all floats in double."""
     return ReferenceTarget(name, settings)
 
 
 class ReferenceTarget(Target):
     """NumPy, one op at a time."""
-
-    doubles = True
 
     def passes(self) -> PassPolicy:
         """Nothing is split."""
@@ -30,7 +28,7 @@ class ReferenceTarget(Target):
 
     def build(self, lowering: Lowering) -> Executable:
         """The graph after the passes, ready to be walked."""
-        return ReferenceExecutable(lowering.graph, self.settings.precision)
+        return ReferenceExecutable(lowering.graph, self.name.partition(":")[2] or "float32")
 
 
 class ReferenceExecutable(Executable):

@@ -12,7 +12,7 @@ from typing import Any
 
 from graphrt.config import Flags
 from graphrt.runtime.arrays import to_numpy
-from graphrt.runtime.program import Binary
+from graphrt.runtime.runnable import Binary
 from graphrt.runtime.state import State
 from graphrt.targets.triton.driver import Driver, Launch
 from graphrt.targets.triton.image import Buffer, Image, aligned

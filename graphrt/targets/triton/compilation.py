@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.runtime.lowering import Lowering
-from graphrt.runtime.program import Runnable
-from graphrt.runtime.roofline import find_device
+from graphrt.runtime.roofline import find_data_sheet
+from graphrt.runtime.runnable import Runnable
 from graphrt.targets.triton.compile.build import build
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.emit.codegen import generate
@@ -53,8 +53,8 @@ class Compilation:
 
     def prepared(self, tune: int) -> list[str]:
         """Keys of the kernels of all launches and of tuning's candidates, which are in the cache then."""
-        device = find_device(self.options.gpu)
-        return prepared(self.codes, self.kernels, self.module, self.options.gpu, device, tune)
+        sheet = find_data_sheet(self.options.gpu)
+        return prepared(self.codes, self.kernels, self.module, self.options.gpu, sheet, tune)
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program`` as the folder ``path``. Raises OSError."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from graphrt.errors import TargetError
 from graphrt.runtime.lowering import Lowering
-from graphrt.runtime.program import Executable, Runnable
+from graphrt.runtime.program import Executable
 from graphrt.runtime.roofline import Work
+from graphrt.runtime.runnable import Runnable
 from graphrt.runtime.state import State
 from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.compilation import Compilation

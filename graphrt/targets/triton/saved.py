@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.errors import TargetError
-from graphrt.runtime.program import Runnable
-from graphrt.targets.saved import Types, file, read_program, write_program
+from graphrt.runtime.runnable import Runnable
+from graphrt.targets.saved import Types, part, read_program, write_program
 from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.device import gpu_driver, null_driver
 from graphrt.targets.triton.driver import Driver
@@ -90,7 +90,7 @@ def _image(folder: Path, manifest: Mapping[str, Any]) -> Image:
             kernels.append(LibraryCall.parse(entry["call"]))
             continue
         fields = dict(entry)
-        code = file(folder, fields.pop("file")).read_bytes()
+        code = part(folder, manifest, fields.pop("file")).read_bytes()
         kernels.append(KernelBinary(**fields, code=code))
     launches = [ImageLaunch(kernel, grid, tuple(buffers[i] for i in table)) for kernel, grid, table in manifest["launches"]]
     return Image(kernels, launches, manifest["arena"], manifest["temporary"], manifest["scratch"])

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphrt.runtime.arrays import from_numpy
-from graphrt.runtime.program import AHEAD
+from graphrt.runtime.runnable import AHEAD
 from graphrt.targets.triton.driver import Driver
 from graphrt.types import TensorType
 

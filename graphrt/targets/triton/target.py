@@ -9,47 +9,48 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.ir import Node
-from graphrt.passes.partial import Runs
+from graphrt.passes.partial import Segments
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.runtime.lowering import Lowering
-from graphrt.runtime.program import Executable, Runnable
+from graphrt.runtime.program import Executable
+from graphrt.runtime.runnable import Runnable
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.policy import ROW_LIMIT, SchedulePolicy
-from graphrt.schedule.templates import phases
 from graphrt.targets.limits import check_counts, counts
-from graphrt.targets.target import Settings, Target, require
+from graphrt.targets.target import Settings, Target, names_architecture, require
 from graphrt.targets.triton import device
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.compile.build import gpu_target
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.emit.options import Options
-from graphrt.targets.triton.emit.tiling import on_load, runs_of_runs, splits, times
+from graphrt.targets.triton.emit.tiling import on_load, segment_group, splits, times
 from graphrt.targets.triton.executable import AheadExecutable, GpuExecutable, TritonExecutable
 from graphrt.targets.triton.interpret import InterpretDriver
 from graphrt.targets.triton.saved import load
+from graphrt.targets.triton.tile_order import phases, tile_row
 
 ARCHITECTURES = ("cuda:sm_80", "cuda:sm_90", "hip:gfx942")  # whose kernels the tests read
 NULL = "cuda:sm_90"  # what the null target compiles for, and the interpreter's kernels are written for
-RUN = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
+SEGMENT = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
 _UNITS = {"sm_80": 108, "sm_100": 148, "gfx942": 304}  # of A100, B200, MI300X
 
 
 def multiprocessors(arch: str) -> int:
-    """How many multiprocessors a GPU of ``arch`` has that is not here; of what is not known as many as an H100 or H200."""
+    """The number of multiprocessors of a GPU that is not here; of an unknown ``arch`` as many as an H100 or H200."""
     return _UNITS.get(arch, 132)
 
 
 def parse(name: str, settings: Settings) -> Target:
     """The targets cuda, hip, null, interpret, and like cuda:sm_90 for a GPU that is not here."""
     kinds = {"interpret": InterpretTarget, "null": NullTarget}
-    return (AheadTarget if ":" in name else kinds.get(name, GpuTarget))(name, settings)
+    return (AheadTarget if names_architecture(name) else kinds.get(name, GpuTarget))(name, settings)
 
 
 class TritonTarget(Target):
     """The common part: weight gradients and deep products are split to fill the device, halves of weights are kept."""
 
     libraries = True
-    pixels = 64 * RUN  # from which on a sum over them is taken in runs
+    pixels = 64 * SEGMENT  # from which on a sum over them is taken in segments
 
     @functools.cached_property
     def options(self) -> Options:
@@ -64,15 +65,17 @@ class TritonTarget(Target):
         """Results depend on the device, never on the run. A contraction that is always left to a library stays whole."""
         options = self.options
         if self._alone:
-            return PassPolicy(splits=lambda node: 0, runs=self._runs, half_copies=True)
-        return PassPolicy(lambda node: splits(node, options), self._runs, times(options), half_copies=True)
+            return PassPolicy(splits=lambda node: 0, segments=self._segments, half_copies=True)
+        return PassPolicy(lambda node: splits(node, options), self._segments, times(options), half_copies=True)
 
     def schedule(self) -> SchedulePolicy:
         """A contraction that is always left to a library stays alone."""
         pairs = not self.options.stores_fragments and not self._alone  # AMD's compiler spills when a kernel holds two things
         precision = self.settings.float32_matmul_precision
         loads = None if self._alone else on_load(self.options)
-        return SchedulePolicy(pairs=pairs, alone=self._alone, row_limit=ROW_LIMIT, precision=precision, on_load=loads)
+        return SchedulePolicy(
+            tile_row=tile_row, pairs=pairs, alone=self._alone, row_limit=ROW_LIMIT, precision=precision, on_load=loads
+        )
 
     def check(self, kernel: Kernel) -> None:
         """Raises TargetError for a kernel that counts further than 32 bits."""
@@ -87,13 +90,13 @@ class TritonTarget(Target):
         wide = multiprocessors(arch) if units is None else units
         return Options(arch, wide, interpret, self.settings.float32_matmul_precision, self.library)
 
-    def _runs(self, node: Node, producer: Node | None) -> Runs | None:
+    def _segments(self, node: Node, producer: Node | None) -> Segments | None:
         pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
         apart = phases(producer) if producer is not None and not self._alone else (1, 1)
-        length = math.gcd(pixels // math.prod(apart), RUN)
+        length = math.gcd(pixels // math.prod(apart), SEGMENT)
         if length < 16 or pixels < self.pixels:
             return None
-        return Runs(length, apart, runs_of_runs(pixels // length, node.types[0].size))
+        return Segments(length, apart, segment_group(pixels // length, node.types[0].size))
 
 
 class GpuTarget(TritonTarget):
@@ -138,7 +141,7 @@ class NullTarget(GpuTarget):
 
     def load(self, folder: Path, manifest: Mapping[str, Any]) -> Runnable:
         """The saved program of a GPU in ``folder``, without its kernels. Raises InputError, TargetError."""
-        if ":" not in manifest["target"]:
+        if not names_architecture(manifest["target"]):
             self.refuse(folder, manifest)
         return load(folder, manifest, self.name)
 
@@ -146,7 +149,7 @@ class NullTarget(GpuTarget):
 class InterpretTarget(TritonTarget):
     """Triton's interpreter: kernels are Python functions over CPU tensors."""
 
-    pixels = 4 * RUN  # or no test would see it
+    pixels = 4 * SEGMENT  # or no test would see it
 
     def require(self) -> None:
         """Raises TargetError unless torch and Triton are installed."""

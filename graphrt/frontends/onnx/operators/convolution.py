@@ -42,6 +42,7 @@ def halves(total: int, auto_pad: str) -> tuple[int, int]:
 
 
 def spatial_rank(x: Value, what: str) -> int:
+    """The number of spatial dimensions of ``x`` [N, C, ...]. Raises ConversionError for more than three, or none."""
     if not 1 <= x.ndim - 2 <= 3:
         raise ConversionError(f"{what} has one to three spatial dimensions here, the input is {list(x.shape)}")
     return x.ndim - 2

@@ -87,7 +87,7 @@ def mod(a: Value, b: Value, *, fmod: int = 0) -> Value:
 
 @operator("Pow")
 def pow(x: Value, y: Tensor) -> Value:  # noqa: A001 - ONNX's name
-    """Of the type of ``x``; a known number keeps the cheap form that the graph has for it. Integers wrap around."""
+    """The result has the type of ``x``; a known number keeps the cheap form that the graph has for it. Integers wrap around."""
     if isinstance(y, np.ndarray) and y.size == 1 and y.ndim <= x.ndim and x.dtype.is_float:
         return F.pow(x, float(y.item()))
     exponent = lift(x.graph, y)

@@ -114,13 +114,13 @@ def compress(x: Value, condition: np.ndarray, *, axis: int | None = None) -> Val
 
 @operator("NonZero")
 def non_zero(x: np.ndarray) -> np.ndarray:
-    """Of a known tensor only: how many there are decides a shape."""
+    """Takes a known tensor only: the number of its nonzero elements decides a shape."""
     return np.stack(np.nonzero(np.atleast_1d(x))).astype(np.int64)[: max(x.ndim, 0)]
 
 
 @operator("Unique")
 def unique(x: np.ndarray, *, axis: int | None = None, sorted: int = 1) -> list[np.ndarray]:  # noqa: A002 - ONNX's name
-    """Of a known tensor only."""
+    """Takes a known tensor only."""
     values, first, inverse, counts = np.unique(x, return_index=True, return_inverse=True, return_counts=True, axis=axis)
     order = np.arange(first.size) if sorted else np.argsort(first, kind="stable")
     place = np.argsort(order, kind="stable")

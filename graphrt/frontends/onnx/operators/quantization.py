@@ -59,7 +59,7 @@ def dequantize_linear(
     block_size: int = 0,
     output_dtype: int = 0,
 ) -> Value:
-    """Of known integers too when the program runs, which therefore keeps the integers."""
+    """Dequantizes known integers too when the program runs, which therefore keeps the integers."""
     y = F.cast(x, "float32")
     if x_zero_point is not None:
         y = y - F.cast(_along(x_zero_point, x, axis, block_size), "float32")

@@ -32,7 +32,7 @@ class _Dim:
     end: float
 
     def positions(self, mode: str) -> np.ndarray:
-        """Where in the input each output element lies, by one of ONNX's coordinate transformation modes."""
+        """The position in the input of each output element, by one of ONNX's coordinate transformation modes."""
         i, wide = np.arange(self.out, dtype=np.float64), self.n * self.scale
         if mode == "half_pixel" or (mode == "pytorch_half_pixel" and self.out > 1):
             return (i + 0.5) / self.scale - 0.5

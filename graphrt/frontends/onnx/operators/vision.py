@@ -64,7 +64,7 @@ def non_max_suppression(
     *,
     center_point_box: int = 0,
 ) -> np.ndarray:
-    """Of known boxes only, since how many are left decides a shape; in a program use ``graphrt.ops.nms``."""
+    """Takes known boxes only, since the number that is left decides a shape; in a program use ``graphrt.ops.nms``."""
     limit = 0 if max_output_boxes_per_class is None else int(max_output_boxes_per_class.item())
     overlap = 0.0 if iou_threshold is None else float(iou_threshold.item())
     if center_point_box:

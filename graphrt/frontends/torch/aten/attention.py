@@ -15,7 +15,7 @@ def _heads(x: Value, heads: int) -> Value:
 
 
 def _mask(mask: Value, mask_type: int | None) -> Value:
-    """Where a key takes no part, to stand beside [N, heads, L, S]: a mask of pairs, of keys, or of all four (types 0, 1, 2)."""
+    """True where a key takes no part, beside [N, heads, L, S]: of a mask of pairs, keys, or all four (types 0, 1, 2)."""
     hidden = mask if mask.dtype.is_bool else F.ne(mask, 0)
     if mask_type == 1 or (mask_type is None and mask.ndim == 2 and mask.shape[0] != mask.shape[1]):
         return F.reshape(hidden, [hidden.shape[0], 1, 1, hidden.shape[1]])

@@ -74,7 +74,7 @@ def ldexp(input: Value, other: Value) -> Value:
 
 @aten("angle.default")
 def angle(input: Value) -> Value:
-    """Of a real number: pi if it is negative, else 0."""
+    """The angle of a real number: pi if it is negative, else 0."""
     return F.where(F.isnan(input), input, F.where(input < 0, math.pi, 0.0))
 
 

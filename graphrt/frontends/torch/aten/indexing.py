@@ -41,7 +41,7 @@ def _rows(input: Value, indices: Indices) -> tuple[list[int], Value, Shape, Valu
 
 
 def _front(dims: Sequence[int], rank: int, ndim: int) -> list[int]:
-    """Where the dimensions of an indexed tensor go when those of the indices, ``rank`` of them, stood in front.
+    """The order of the dimensions of an indexed tensor when those of the indices, ``rank`` of them, stood in front.
 
     They take the place of the indexed dimensions if these are neighbours, else they stay there.
     """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import graphrt.ops as F
 from graphrt.errors import ConversionError
-from graphrt.frontends.torch.table import Memory, aten, pullback, same
+from graphrt.frontends.torch.table import Storage, aten, pullback, same
 from graphrt.ir import Value
 from graphrt.ops.base import constant_of
 from graphrt.types import promote
@@ -115,14 +115,14 @@ def replication_pad_backward(dy: Value, input: Value, padding: Sequence[int]) ->
 
 @aten("as_strided.default", "as_strided_copy.default", reads_memory=True)
 def as_strided(
-    memory: Memory, input: Value, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
+    memory: Storage, input: Value, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None
 ) -> Value:
     return F.as_strided(memory.elements(), list(size), list(stride), memory.offset(storage_offset))
 
 
 @aten("as_strided_scatter.default", writes_memory=True)
 def as_strided_scatter(
-    memory: Memory,
+    memory: Storage,
     input: Value,
     src: Value,
     size: Sequence[int],

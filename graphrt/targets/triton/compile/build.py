@@ -25,9 +25,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from graphrt.config import Flags
 from graphrt.errors import TargetError
-from graphrt.files import cache, whole, writable
+from graphrt.files import cache, cache_path, intact, sealed, whole, writable
 from graphrt.targets.templates import find_kernels
 from graphrt.targets.triton.compile.instructions import amd
 from graphrt.targets.triton.compile.usage import resident, usage
@@ -173,7 +172,7 @@ def _distinct(codes: Sequence[LaunchCode], target: str) -> dict[str, LaunchCode]
 
 
 def _missing(codes: Mapping[str, LaunchCode]) -> list[LaunchCode]:
-    return [code for k, code in codes.items() if code.call is None and not _path(k).exists()]
+    return [code for k, code in codes.items() if code.call is None and not intact(_path(k))]
 
 
 def cached(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary | LibraryCall:
@@ -181,17 +180,17 @@ def cached(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary | 
     if code.call is not None:
         return code.call
     path = _path(key(code, target))
-    if not path.exists():
+    if not intact(path):
         binary = _binary(code, module, target)
         path = cache("triton/kernels") / path.name
-        with whole(path) as file:  # others may compile the same kernel
+        with whole(path, sealed=True) as file:  # others may compile the same kernel
             file.write_bytes(json.dumps(binary.described()).encode() + b"\n" + binary.code)
-    head, content = path.read_bytes().split(b"\n", 1)
+    head, content = sealed(path).split(b"\n", 1)
     return KernelBinary(**json.loads(head), code=content)
 
 
 def _path(key: str) -> Path:
-    return Flags.read().cache / "triton" / "kernels" / key
+    return cache_path("triton/kernels") / key
 
 
 def key(code: LaunchCode, target: str) -> str:

@@ -1,4 +1,4 @@
-"""What is in a cubin: machine code, the registers of a thread, what it spills; and the disassembler's listing of the code."""
+"""The contents of a cubin: machine code, the registers of a thread, what it spills; and the disassembler's listing."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _sections(cubin: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _attributes(cubin: bytes) -> Iterator[tuple[int, int]]:
-    """Those attributes of the one kernel that are numbers."""
+    """The attributes of the one kernel that are numbers."""
     info = next(content for name, content in _sections(cubin) if name == ".nv.info")
     at = 0
     while at < len(info):

@@ -1,4 +1,4 @@
-"""What machine code takes of a device: registers, spilled bytes, and how many programs fit on a multiprocessor."""
+"""The resources that machine code takes: registers, spilled bytes, and how many programs fit on a multiprocessor."""
 
 from __future__ import annotations
 

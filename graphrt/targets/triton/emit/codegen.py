@@ -24,7 +24,7 @@ from graphrt.targets.triton.emit.launch import OPTIONS, Choice, Form, LaunchCode
 from graphrt.targets.triton.emit.offers import offered
 from graphrt.targets.triton.emit.options import Options
 from graphrt.targets.triton.emit.printer import Masks, cast_to, slots_of, tensors
-from graphrt.targets.triton.emit.runs import spread
+from graphrt.targets.triton.emit.segments import spread
 from graphrt.targets.triton.emit.tiling import DESCRIBED, Closures, choices, warps
 from graphrt.targets.triton.library import LIBRARY, LibraryCall
 from graphrt.types import HALVES, bfloat16
@@ -40,7 +40,7 @@ from graphrt.kernels.triton.geometry import Geometry
 from graphrt.kernels.triton.philox import uniform
 from graphrt.kernels.triton.reduce import add, argmax, argmax_combine, argmin, argmin_combine, maximum, minimum, multiply
 from graphrt.kernels.triton.scalar import *
-from graphrt.kernels.triton.tiles import cast, most_of_runs, spread_runs, sum_runs
+from graphrt.kernels.triton.tiles import cast, most_of_segments, segment_sum, spread_segments
 '''
 
 
@@ -87,7 +87,7 @@ class LaunchPrinter(GeneratedPrinter):
         loaders = {o: self._loader(f"{name}_{o.lower()}", kernel, o) for o in kernel.loaders}
         text = [line for loader in loaders.values() for line in loader.lines]
         plain: dict[str, Any] = {f"LOAD_{o}": f"@{name}_{o.lower()}" for o in kernel.loaders}
-        places = described(kernel, {o: not x.loads for o, x in loaders.items()}, self.options.arch, self.slots)
+        places = described(kernel, {o: not x.prologue for o, x in loaders.items()}, self.options.arch, self.slots)
         if isinstance(places, dict) and "X_PLACES" in places:
             text += self._prepare(kernel, loaders, places)
         text += self._epilogue(f"{name}_store", kernel)
@@ -95,8 +95,8 @@ class LaunchPrinter(GeneratedPrinter):
         if "OP" in kernel.sizes:
             constants["START"] = identity(kernel.sizes["OP"], kernel.dtype)
         through = {**places, **constants} if isinstance(places, dict) else None
-        loads = tuple(loader.loads for loader in loaders.values())
-        found = choices(kernel, Closures({**plain, **constants}, through, loads), self.options)
+        prologues = tuple(loader.prologue for loader in loaders.values())
+        found = choices(kernel, Closures({**plain, **constants}, through, prologues), self.options)
         if Flags.read().tma:
             found = [c for c in found if c.form.name in DESCRIBED] or found
         fused = "_".join(n.op.name for n in kernel.group.nodes if n is not kernel.group.anchor)
@@ -107,7 +107,7 @@ class LaunchPrinter(GeneratedPrinter):
     def _prepare(self, kernel: TemplateKernel, loaders: Mapping[str, _Loader], places: dict[str, Any]) -> list[str]:
         """The prologue of the left operand where it comes through descriptors, named in ``places``; nothing if it has none."""
         left, name = next(iter(loaders)), f"{kernel.group.name}_prepare"
-        maps = lying(kernel, left) if loaders[left].loads else None
+        maps = lying(kernel, left) if loaders[left].prologue else None
         places["PREPARE_X"] = f"@{name}" if maps else "@unprepared"
         return self._loader(name, kernel, left, maps[0]).lines if maps else []
 
@@ -133,7 +133,7 @@ class LaunchPrinter(GeneratedPrinter):
         column = 1 if kernel.spec.family == "conv" else len(kernel.epilogue.params) - 1
         rows = [*kernel.epilogue.params]
         along = rows.pop(column)
-        block, runs = spread(kernel.epilogue, rows, kernel.sizes.get("GROUPS", 1) == 1)
+        block, segments = spread(kernel.epilogue, rows, kernel.sizes.get("GROUPS", 1) == 1)
         extents = kernel.spec.extents(kernel.group.anchor) if kernel.group.anchor else {}
         bounds = {a: f"({a} < {extents[a]})" if a != "b" else "" for a in block.params}  # a batch entry is never outside
         given = [v.name for v in block.given]
@@ -142,16 +142,16 @@ class LaunchPrinter(GeneratedPrinter):
         head = ["@triton.jit", f"def {name}({', '.join([*given, *block.params])}, mask, ARGS):"]
         masks = Masks("mask", set(block.params), "", bounds)
         product = kernel.spec.family in ("matmul", "conv")
-        short = [s for s in block.stores if s.var.name in runs]
-        block = replace(block, stores=[s for s in block.stores if s.var.name not in runs])
+        short = [s for s in block.stores if s.var.name in segments]
+        block = replace(block, stores=[s for s in block.stores if s.var.name not in segments])
         stores = self.stores(block, {}, "mask", "tl.zeros(mask.shape, tl.int32)", product=product) if block.stores else []
-        stores += [line for s in short for line in self._run_store(s, runs, rows, along, bounds)]
+        stores += [line for s in short for line in self._segment_store(s, segments, rows, along, bounds)]
         return [*head, *self.lines(block, {}, masks), *(stores or ["    pass"]), ""]
 
-    def _run_store(
-        self, s: Store, runs: Mapping[str, int], rows: Sequence[str], along: str, bounds: Mapping[str, str]
+    def _segment_store(
+        self, s: Store, segments: Mapping[str, int], rows: Sequence[str], along: str, bounds: Mapping[str, str]
     ) -> list[str]:
-        """Stores a row for each run, where the first of its rows of a tile says; what lies outside has no place."""
+        """Stores a row for each segment, where the first of its rows of a tile says; what lies outside has no place."""
         of_rows = Expr(tuple(term for term in s.offset.terms if Expr((term,)).axes() & {*rows}), s.offset.const)
         inside = [guard_text(s.guards, "//", " & "), *(bounds[a] for a in rows)]
         at, columns = f"{s.var.name}_at", s.offset - of_rows
@@ -159,7 +159,7 @@ class LaunchPrinter(GeneratedPrinter):
         where = f"{at} + {columns.render()}" if along in columns.axes() else f"{at} + {columns.render()} + {along} * 0"
         value = cast_to(s.var.name, s.slot.type.dtype) if s.slot.type.dtype is bfloat16 else s.var.name
         return [
-            f"    {at} = most_of_runs({first}, {runs[s.var.name]})",
+            f"    {at} = most_of_segments({first}, {segments[s.var.name]})",
             f"    tl.store({self.pointer(s.slot)} + ({where}), {value}, mask=({at} >= 0) & {bounds[along]})",
         ]
 
@@ -204,10 +204,10 @@ class LaunchPrinter(GeneratedPrinter):
 
 @dataclass(frozen=True)
 class _Loader:
-    """The text of a closure, and the bytes of a tile's element that a prologue ``loads`` (0: a plain load of the operand)."""
+    """The text of a closure, and the bytes of a tile's element that its ``prologue`` loads (0: a plain load of the operand)."""
 
     lines: list[str]
-    loads: int
+    prologue: int
 
 
 def _as_factors(kernel: TemplateKernel, block: Block) -> Block:
@@ -237,7 +237,7 @@ def _loader_masks(kernel: TemplateKernel, operand: str) -> Masks:
 def turned(kernel: TemplateKernel) -> TemplateKernel:
     """A product C = A @ B as C^T = B^T @ A^T where most of what it stores lies along its columns."""
     along = {c: sum(s.slot.type.nbytes for s in kernel.epilogue.stores if s.offset.stride(c) == 1) for c in "mn"}
-    if kernel.spec.name != "matmul" or kernel.group.runs or along["m"] <= along["n"]:
+    if kernel.spec.name != "matmul" or kernel.group.segments or along["m"] <= along["n"]:
         return kernel
     operands, output = {"A": tuple("bnk"), "B": tuple("bkm")}, tuple("bnm")
     return replace(

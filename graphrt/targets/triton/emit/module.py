@@ -10,8 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from graphrt.config import Flags
-from graphrt.files import cache, whole
+from graphrt.files import cache, cache_path, intact, whole
 from graphrt.targets.templates import find_kernels
 from graphrt.targets.triton.emit.launch import LaunchCode
 
@@ -19,10 +18,10 @@ from graphrt.targets.triton.emit.launch import LaunchCode
 def write_module(source: str) -> ModuleType:
     """``source`` as an imported module, kept as a file in the cache."""
     key = hashlib.sha256(source.encode()).hexdigest()[:24]
-    path = Flags.read().cache / "triton" / f"program_{key}.py"
-    if not path.exists():
+    path = cache_path("triton") / f"program_{key}.py"
+    if not intact(path):
         path = cache("triton") / path.name
-        with whole(path) as file:
+        with whole(path, sealed=True) as file:
             file.write_text(source)
     return import_module(path)
 

@@ -81,10 +81,10 @@ class TritonPrinter:
             e = element.substitute(at)
             text = e.render() if e.terms else f"tl.full((1,), {e.const}, tl.int32)"
             return f"uniform({seed.name}, {counter.name}, {stream}, {text})"
-        if inst.op == "sum_runs":
-            return f"sum_runs({inst.args[0].name}, mask, {inst.args[1]})"
+        if inst.op == "segment_sum":
+            return f"segment_sum({inst.args[0].name}, mask, {inst.args[1]})"
         if inst.op == "spread":
-            return f"spread_runs({inst.args[0].name}, {inst.args[1]})"
+            return f"spread_segments({inst.args[0].name}, {inst.args[1]})"
         if inst.op == "cast":
             x = inst.args[0]
             return f"{x.name} != 0" if inst.out.dtype.is_bool else cast_to(x.name, inst.out.dtype)

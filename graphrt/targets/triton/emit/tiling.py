@@ -33,12 +33,12 @@ class Closures:
     """The compile-time arguments of a template kernel: ``plain`` are its closures and types.
 
     ``described`` are those of the form whose operands come through descriptors, None if they cannot (``descriptors``).
-    ``loads`` are the bytes that each operand's prologue loads for an element, 0 without one.
+    ``prologues`` are the bytes that each operand's prologue loads for an element, 0 without one.
     """
 
     plain: Constants
     described: Constants | None
-    loads: tuple[int, ...]
+    prologues: tuple[int, ...]
 
 
 def choices(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
@@ -52,13 +52,13 @@ def _form(module: str, function: str, *constants: Constants) -> Form:
     return Form(function, module, function, {k: v for given in constants for k, v in given.items()})
 
 
-def _tile(kernel: TemplateKernel, loads: tuple[int, ...]) -> dict[str, Any]:
-    """Arguments of the arithmetic of tiles: prologues, the length of the runs of rows that are summed behind, if neither is."""
-    rows = next((n.inputs[0].shape[1] for n in kernel.group.runs), 1)
+def _tile(kernel: TemplateKernel, prologues: tuple[int, ...]) -> dict[str, Any]:
+    """Arguments of the arithmetic of tiles: prologues, the length of the segments summed behind, whether there is neither."""
+    segment = next((n.inputs[0].shape[1] for n in kernel.group.segments), 1)
     params = kernel.epilogue.params
     across = {*params} - {params[1] if kernel.spec.family == "conv" else params[-1]}
     maps = any(i.op == "load" and i.args[1].axes() & across for i in kernel.epilogue.insts)
-    return {"loads": loads, "rows": rows, "plain": not any(loads) and rows == 1 and not maps}
+    return {"prologues": prologues, "segment": segment, "plain": not any(prologues) and segment == 1 and not maps}
 
 
 def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
@@ -73,7 +73,7 @@ def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> lis
         Choice(f, c, config.matmul_grid(sizes, c), clocks, *config.matmul_steps(sizes, c))
         for f, tma in forms
         for clocks, c in config.matmul_configs(
-            sizes, kernel.factors.itemsize, machine, tma=tma, **_tile(kernel, closures.loads)
+            sizes, kernel.factors.itemsize, machine, tma=tma, **_tile(kernel, closures.prologues)
         )
     ]
 
@@ -97,7 +97,7 @@ def _conv(kernel: TemplateKernel, closures: Closures, options: Options) -> list[
         blocks = config.depthwise_config(kind, g, itemsize, machine, lanes=options.lanes)
         f = _form("depthwise", f"depthwise_{kind}", closures.plain, {"G": g})
         return warps(f, blocks, config.depthwise_grid(kind, g, blocks), options.interpret)
-    tile = _tile(kernel, closures.loads[::-1] if g.K_AXIS else closures.loads)  # the input is the left operand
+    tile = _tile(kernel, closures.prologues[::-1] if g.K_AXIS else closures.prologues)  # the input is the left operand
     f = _form("conv", _FUNCTIONS.get(name, name), closures.plain, {"G": g}, precision)
     found = config.conv_configs(kind, g, itemsize, machine, **tile)
     pointers = [Choice(f, c, config.conv_grid(kind, g, c), clocks, *config.conv_steps(kind, g, c)) for clocks, c in found]
@@ -170,12 +170,12 @@ def power(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def runs_of_runs(runs: int, channels: int) -> int:
-    """The number of ``runs`` sums of ``channels`` numbers to add in a step of their own; 1 where they are added in one."""
-    rows, _ = reduction_tile(channels, runs, False, False)
-    if runs * min(channels, rows) * 8 <= SHARE:  # sums, and those of squares
+def segment_group(segments: int, channels: int) -> int:
+    """The number of ``segments``' sums, of ``channels`` numbers each, that a step of their own adds up; 1 for no such step."""
+    rows, _ = reduction_tile(channels, segments, False, False)
+    if segments * min(channels, rows) * 8 <= SHARE:  # sums, and those of squares
         return 1
-    return max((n for n in range(1, math.isqrt(runs) + 1) if runs % n == 0), default=1)
+    return max((n for n in range(1, math.isqrt(segments) + 1) if segments % n == 0), default=1)
 
 
 def _reduction_splits(node: Node, options: Options) -> int:
@@ -236,8 +236,8 @@ def on_load(options: Options) -> OnLoad:
         from graphrt.kernels.triton import config
 
         if kind:
-            return float(config.conv_configs(kind, sizes, itemsize, machine, loads=loads)[0][0])
-        return float(config.matmul_configs(dict(sizes), itemsize, machine, loads=loads)[0][0])
+            return float(config.conv_configs(kind, sizes, itemsize, machine, prologues=loads)[0][0])
+        return float(config.matmul_configs(dict(sizes), itemsize, machine, prologues=loads)[0][0])
 
     def extra(node: Node, operand: int, loads: int) -> float:
         from graphrt.kernels.triton import config

@@ -1,4 +1,4 @@
-"""Sums over pixels: from sums of runs, in the epilogue of the convolution that computes the pixels."""
+"""Sums over pixels: from sums of segments, in the epilogue of the convolution that computes the pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conftest import check
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.passes.partial import Runs, partial_sums
+from graphrt.passes.partial import Segments, partial_sums
 from graphrt.passes.simplify import simplify
 from graphrt.targets.reference.evaluate import evaluate
 from graphrt.targets.target import parse
@@ -54,10 +54,10 @@ def test_values_do_not_change(shape: tuple[int, int, int], rng: np.random.Genera
     """The pass against the graph it is given, evaluated by the reference."""
     graph = simplify(_net(*shape, blocks=1))
     cut = partial_sums(
-        graph, lambda node, producer: Runs(4) if node.inputs[0].type.size // node.types[0].size % 4 == 0 else None
+        graph, lambda node, producer: Segments(4) if node.inputs[0].type.size // node.types[0].size % 4 == 0 else None
     )
     cut.verify()
-    assert (cut is graph) == (shape == (1, 7, 6)), "49 pixels have no runs of 4"
+    assert (cut is graph) == (shape == (1, 7, 6)), "49 pixels have no segments of 4"
     feeds = {**graph.initial, "x": rng.standard_normal(graph.sources["x"].types[0].shape).astype(np.float32)}
     before, after = evaluate(graph, feeds), evaluate(cut, feeds)
     for name, v in graph.outputs.items():
@@ -108,20 +108,20 @@ def test_statistics_are_epilogues() -> None:
         if n.op.name == "reduce" and n.inputs[0].type.size >= pixels and n.types[0].ndim == 2 and group.kind != "template"
     ]
     assert len(alone) == 2, f"only the gradient of the last norm comes from no convolution: {alone}"
-    assert len([g for g in program.schedule.groups() if g.runs]) == 9
+    assert len([g for g in program.schedule.groups() if g.segments]) == 9
 
 
 @pytest.mark.parametrize(("size", "down"), [(16, 2), (12, 3)])
 def test_strided_gradients_sum_by_phases(size: int, down: int, target: str) -> None:
-    """A tile of a strided gradient has every second pixel, or third, and its runs are of those."""
+    """A tile of a strided gradient has every second pixel, or third, and its segments are of those."""
     g = _net(4, size, 8, blocks=2, down=down)
     check(g, {"x": np.random.default_rng(1).standard_normal((4, 3, size, size)).astype(np.float32)}, target, length=4000)
     graph = _net(16, 4 * size, 32, down=down)
     program = grt.compile(graph, target=GPU)
     assert program.schedule is not None
     strided = [g for g in program.schedule.groups() if g.anchor is not None and g.anchor.attrs.get("stride") == (down, down)]
-    assert {g.anchor.op.name for g in strided if g.runs and g.anchor is not None} == {"conv", "conv_dgrad"}
+    assert {g.anchor.op.name for g in strided if g.segments and g.anchor is not None} == {"conv", "conv_dgrad"}
 
 
 def test_cpu_keeps_whole_sums() -> None:
-    assert parse("cpu").passes().runs(next(n for n in _net(4, 16, 8).nodes if n.op.name == "reduce"), None) is None
+    assert parse("cpu").passes().segments(next(n for n in _net(4, 16, 8).nodes if n.op.name == "reduce"), None) is None

@@ -1,0 +1,208 @@
+"""Runnable: what a compiled program and one loaded from a folder have in common; Binary: what either runs.
+
+Calling it runs one plan over one arena. Results are new arrays each time, so a later call never overwrites them; parameters
+are updated in the shared ``State``. The same inputs and state give the same bits, run after run, on one target.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from graphrt.errors import InputError
+from graphrt.runtime.arrays import from_numpy, to_numpy
+from graphrt.runtime.forking import PROGRAM, make_lock
+from graphrt.runtime.state import State
+from graphrt.types import TensorType
+
+AHEAD = 2  # batches that prefetch may bring before they are used
+
+
+class Binary(Protocol):
+    """A program as it runs. One that works in host memory only leaves all but ``run`` as it is here."""
+
+    def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
+        """Runs every launch, reading ``inputs`` and ``state``, writing ``state``; returns the outputs.
+
+        Inputs are arrays, or tensors that it ``takes``. With ``tensors`` the outputs are such tensors, else arrays.
+        """
+
+    def attach(self, state: State, written: Collection[str] = ()) -> None:
+        """Makes ready to run with ``state``, of which it writes ``written``.
+
+        On a GPU, whatever that holds for this program moves there for good.
+        """
+        return
+
+    def takes(self, value: Any) -> bool:
+        """Whether ``value`` is a tensor on the device where this runs, which need not pass through host memory."""
+        return False
+
+    def misplaced(self, value: Any) -> str:
+        """Why a tensor lies where it cannot be read; empty where it can."""
+        return ""
+
+    def prefetch(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Starts to bring ``inputs`` to where the next run needs them; it is given what this returns."""
+        return inputs
+
+
+class Runnable:
+    """A program that can be called, whether compiled here or loaded. Call it with inputs by name.
+
+    ``inputs`` and ``outputs`` are types by name; ``needed`` names the inputs that are read; ``unpack`` says how results are
+    given back: dict, list or single; ``updates`` names the state that the program writes.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        inputs: Mapping[str, TensorType],
+        outputs: Mapping[str, TensorType],
+        state: State,
+        binary: Binary,
+        needed: Sequence[str],
+        unpack: str = "dict",
+        updates: Iterable[str] = (),
+    ) -> None:
+        self.target, self.inputs, self.outputs, self.state = target, dict(inputs), dict(outputs), state
+        self._binary, self._needed, self._unpack, self._updates = binary, list(needed), unpack, frozenset(updates)
+        binary.attach(state, self._updates)
+        self._lock = make_lock(PROGRAM)
+        self._ahead: deque[tuple[Mapping[str, Any], str]] = deque()  # inputs from prefetch, and their kind (_asked)
+
+    def _where(self, name: str) -> str:
+        """The origin of input ``name``, for messages."""
+        return "a saved program"
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        """Runs once. Inputs by name, as arrays, torch tensors, numbers or lists of numbers; one dict also serves (odd names).
+
+        Numbers and lists become the input's dtype; arrays and tensors must have it: nothing is converted behind one's back.
+
+        Arrays are read in place when they have the input's dtype, lie densely in its order and apart from the state that
+        the program writes: those that do not are copied first, and none is ever written. Tensors of the GPU on which
+        the program runs stay there, and so do the results, which are ready when torch's current stream is; results are
+        torch tensors where an input is one. Inputs given to ``prefetch`` may be left out. Raises InputError.
+        """
+        inputs = self._named(args, inputs)
+        with self._lock:
+            ahead, kind = self._ahead[0] if self._ahead else ({}, "")
+            bound, kind = {**ahead, **self._bind(inputs, ahead)}, max(kind, self._asked(inputs))
+            if self._ahead:
+                self._ahead.popleft()
+            try:
+                results = self._binary.run(bound, self.state, kind == "device")
+            finally:
+                self.state.wrote(self._updates)  # as far as it came
+        if kind == "cpu":
+            results = {name: from_numpy(a) for name, a in results.items()}
+        return self._given(results, inputs)
+
+    def prefetch(self, *args: Any, **inputs: Any) -> None:
+        """Starts copying inputs, as a call takes them, to the device while the work of other calls is under way.
+
+        Calls take what was prefetched in that order, and use it where they are not given other inputs. Two batches may
+        be on their way: prefetch(first); then for each, prefetch(the next) and call. The arrays must stay as they are until
+        the call. Raises InputError, also for a third batch.
+        """
+        inputs = self._named(args, inputs)
+        with self._lock:
+            if len(self._ahead) == AHEAD:
+                raise InputError(f"{AHEAD} prefetched batches wait already; call the program before the next prefetch")
+            bound = self._bind(inputs, self.inputs)
+            self._ahead.append((self._binary.prefetch(bound), self._asked(inputs)))
+
+    def forget(self) -> None:
+        """Drops the batches that were prefetched and not used."""
+        with self._lock:
+            self._ahead.clear()
+
+    def _asked(self, inputs: Mapping[str, Any]) -> str:
+        """The kind of results to give: tensors on the program's ``device``, torch tensors on the ``cpu``, or ("") arrays."""
+        tensors = [v for v in inputs.values() if type(v).__module__.split(".")[0] == "torch"]
+        return ("device" if any(map(self._binary.takes, tensors)) else "cpu") if tensors else ""
+
+    def _named(self, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call as inputs by name."""
+        if len(args) > 1 or (args and not isinstance(args[0], Mapping)):
+            raise InputError("inputs are passed by name: program(x=..., y=...) or program({'x': ...})")
+        return {**(args[0] if args else {}), **inputs}
+
+    def _given(self, results: dict[str, Any], inputs: Mapping[str, Any]) -> Any:
+        """The return value of a call with ``inputs``."""
+        if self._unpack == "dict":
+            return results
+        values = list(results.values())
+        return values[0] if self._unpack == "single" else values
+
+    def _bind(self, inputs: Mapping[str, Any], ahead: Container[str] = ()) -> dict[str, Any]:
+        """The inputs as the binary takes them; those of ``ahead`` need not be among them."""
+        unknown = inputs.keys() - self.inputs.keys()
+        if unknown:
+            raise InputError(f"no input {', '.join(map(repr, sorted(unknown)))}; the inputs are {self._signature()}")
+        missing = [n for n in self._needed if n not in inputs and n not in ahead]
+        if missing:
+            names, where = ", ".join(map(repr, missing)), self._where(missing[0])
+            raise InputError(f"missing input {names} (defined at {where}); the inputs are {self._signature()}")
+        return {name: self._array(name, value) for name, value in inputs.items()}
+
+    def _array(self, name: str, value: Any) -> Any:
+        type = self.inputs[name]
+        if self._binary.takes(value):
+            return self._tensor(name, value)
+        if misplaced := self._binary.misplaced(value):
+            raise InputError(f"{self._described(name)}, got a tensor that {misplaced}")
+        try:
+            plain = isinstance(value, bool | int | float | np.generic | list | tuple)
+            array = _converted(value, type) if plain else to_numpy(value)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            raise InputError(f"{self._described(name)}; {value!r} does not fit: {error}") from None
+        if array.shape != type.shape:
+            raise InputError(f"{self._described(name)}, got shape {list(array.shape)}")
+        if array.dtype != type.dtype.numpy:
+            convert = f"convert it first, an array with .astype({type.dtype.name!r})"
+            raise InputError(f"{self._described(name)}, got {array.dtype}; {convert}")
+        if type.order is None:
+            return np.ascontiguousarray(array).reshape(type.shape)
+        return np.ascontiguousarray(array.transpose(type.order)).transpose(np.argsort(type.order))
+
+    def _tensor(self, name: str, value: Any) -> Any:
+        """A tensor of the program's device, in any memory order."""
+        type = self.inputs[name]
+        if "strided" not in str(value.layout):
+            raise InputError(f"{self._described(name)}; a tensor of layout {value.layout} has no dense memory")
+        if tuple(value.shape) != type.shape:
+            raise InputError(f"{self._described(name)}, got shape {list(value.shape)}")
+        if str(value.dtype) != f"torch.{type.dtype.name}":
+            raise InputError(f"{self._described(name)}, got {value.dtype}; convert it first, with .to(torch.{type.dtype.name})")
+        return value.detach()
+
+    def _described(self, name: str) -> str:
+        return f"input {name!r} is {self.inputs[name]} ({self._where(name)})"
+
+    def _signature(self) -> str:
+        return ", ".join(f"{n} : {t}" for n, t in self.inputs.items()) or "none"
+
+    def _about(self) -> str:
+        return f"target={self.target}, {self._signature()} -> {', '.join(self.outputs)}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._about()})"
+
+
+def _converted(value: Any, type: TensorType) -> np.ndarray:
+    """A number, or a list of them, which has no dtype of its own, as an array.
+
+    Raises ValueError, OverflowError where the dtype does not hold it.
+    """
+    given = np.asarray(value)
+    if given.dtype.kind not in "biuf" and given.dtype != type.dtype.numpy:
+        raise ValueError(f"these are no numbers but {given.dtype}")
+    array = np.asarray(value, type.dtype.numpy) if given.ndim == 0 else given.astype(type.dtype.numpy)
+    if not type.dtype.is_float and not np.array_equal(array, given):
+        raise ValueError(f"{type.dtype} does not hold it")
+    return array

@@ -1,0 +1,106 @@
+"""The text of a graph: how a node, an output and an update are printed as one line each, and what such a line says.
+
+%7 relu_2 : f32[64,6,28,28] = relu(%6)   # lenet.py:41 fwd
+output y = %7{0,2,3,1}
+update w = %9
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphrt.node import Node, Origin, Value
+from graphrt.op import Order
+from graphrt.types import TensorType
+
+_NAME = r'(?:"(?:[^"\\]|\\.)*"|[\w.]+)'
+_LINE = re.compile(
+    rf"(?P<ids>%\d+(?:, %\d+)*) (?P<name>{_NAME}) : (?P<types>.*?) = (?P<op>\w+)\((?P<args>.*)\)   # (?P<origin>.*)"
+)
+_TYPE = re.compile(r"\w+\[[^\]]*\](?:\{[^}]*\})?")
+_RESULT = re.compile(rf"(output|update) ({_NAME}) = (%\d+)(?:{{([\d,]*)}})?")
+_ORIGIN = re.compile(r"(.*):(\d+) (\w+)(?: of (.*))?")
+
+
+@dataclass(frozen=True)
+class NodeLine:
+    """A node as its line says; values are numbers, such as %7."""
+
+    results: Sequence[str]
+    name: str
+    types: tuple[TensorType, ...]
+    op: str
+    inputs: Sequence[str]
+    attrs: Mapping[str, Any]
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class ResultLine:
+    """An output with its order in memory, or an update, as its line says: ``kind`` is output or update."""
+
+    kind: str
+    name: str
+    value: str
+    order: Sequence[int] | None
+
+
+def node_line(node: Node, number: Mapping[Value, str], origin: bool = True) -> str:
+    """The line of ``node``, whose values have a ``number``; without ``origin`` it names no file of the user's."""
+    ids = ", ".join(number[v] for v in node.outputs)
+    types = ", ".join(map(str, node.types))
+    args = ", ".join([*(number[v] for v in node.inputs), *(f"{k}={a!r}" for k, a in node.attrs.items())])
+    comes_from = node.origin if origin else f"{node.origin.phase} of {node.origin.source}"
+    return f"{ids} {_quote(node.name)} : {types} = {node.op.name}({args})   # {comes_from}"
+
+
+def result_line(kind: str, name: str, value: str, order: Order = None) -> str:
+    """The line of an output or an update."""
+    return f"{kind} {_quote(name)} = {value}" + ("" if order is None else "{" + ",".join(map(str, order)) + "}")
+
+
+def parse_line(line: str) -> NodeLine | ResultLine:
+    """The node, output or update that ``line`` says. Raises ValueError, SyntaxError."""
+    found = _RESULT.fullmatch(line)
+    if found:
+        order = None if found[4] is None else [int(d) for d in found[4].split(",") if d]
+        return ResultLine(found[1], _unquote(found[2]), found[3], order)
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise ValueError("not a node, output or update line")
+    call = ast.parse("f(" + re.sub(r"%(\d+)", r"_\1", match["args"]) + ")", mode="eval").body
+    assert isinstance(call, ast.Call)
+    where = _ORIGIN.fullmatch(match["origin"])
+    return NodeLine(
+        results=match["ids"].split(", "),
+        name=_unquote(match["name"]),
+        types=tuple(map(TensorType.parse, _TYPE.findall(match["types"]))),
+        op=match["op"],
+        inputs=["%" + arg.id[1:] for arg in call.args if isinstance(arg, ast.Name)],
+        attrs={str(k.arg): _literal(k.value) for k in call.keywords},
+        origin=Origin(where[1], int(where[2]), where[3], where[4] or "") if where else Origin(),
+    )
+
+
+def _quote(name: str) -> str:
+    return name if re.fullmatch(r"[\w.]+", name) and name.isascii() else json.dumps(name)
+
+
+def _unquote(text: str) -> str:
+    return json.loads(text) if text.startswith('"') else text
+
+
+def _literal(node: ast.expr) -> Any:
+    """A Python literal, with ``inf`` and ``nan`` as floats."""
+    if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
+        return float(node.id)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_literal(node.operand)
+    if isinstance(node, ast.Tuple):
+        return tuple(_literal(e) for e in node.elts)
+    return ast.literal_eval(node)
