@@ -23,7 +23,7 @@ export VERSIONS := import platform, torch, triton; \
 cpu_wheel = $(if $(CPU),$1/bin/python -m pip install --quiet --no-deps --retries 1 --timeout 30 \
 	--extra-index-url https://download.pytorch.org/whl/cpu $(call pin,torch,$(TORCH)+cpu))
 
-.PHONY: demo test proofs kernels kernels-oldest lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes samples docs site lint clean
+.PHONY: demo test proofs kernels kernels-oldest lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes gpu-kit samples docs site lint clean
 
 demo: .venv/ready
 	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
@@ -41,6 +41,12 @@ proofs: .venv/ready
 # Every kernel of the large networks' training steps, for GPUs that are not here; GRAPHRT_ACCEPT=1 accepts new figures.
 kernels: .venv/ready
 	$(BIN)/python -m pytest --durations=12 -m kernels tests/test_aot.py
+
+# Every kernel of bench.gpu and of its tuning, in an archive for a machine with the GPU, its sources and its version of Triton:
+# make gpu-kit TRITON=3.6.0, then there python -m bench.gpu --kit build/gpu-kit.tar
+gpu-kit: lane
+	mkdir -p build
+	$(LANE)/bin/python -m bench.gpu_kit --out build/gpu-kit.tar
 
 # The small networks and the templates on the oldest version of Triton.
 kernels-oldest:

@@ -270,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="the folder of gpu.jsonl, logs and tuning records")
     parser.add_argument("--only", action="append", help="steps to run; the ten when left out")
     parser.add_argument("--tune", type=int, choices=(0, 1, 2), default=0, help="GRAPHRT_TUNE of graphrt's side, not timed")
+    parser.add_argument("--kit", type=Path, help="an archive of make gpu-kit: its kernels are not compiled again")
     parser.add_argument("--dry-run", action="store_true", help="without a GPU and without figures, at a batch of two")
     given = parser.parse_args(arguments)
     names = [step.name for step in STEPS]
@@ -284,6 +285,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.dry_run and not _gpu():
         print("bench.gpu: there is no GPU that torch can use; --dry-run runs everything but the GPU", file=sys.stderr)
         return 1
+    if given.kit is not None:
+        from bench.gpu_kit import unpacked
+
+        print(unpacked(given.kit), flush=True)
     chosen = [step for step in STEPS if (step.name in given.only if given.only else step.planned)]
     shown = 2  # and the last line
 

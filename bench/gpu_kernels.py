@@ -31,7 +31,7 @@ LAST = (0, 2, 3, 1)
 def running(graph: Graph, settings: Settings) -> Program:
     """The program of ``graph``, which takes no inputs; its parameters get random values."""
     program = graphrt.compile(graph, target=settings.target)
-    for value in graph.parameters():
+    for value in graph.parameters() if not settings.ahead else ():
         program.state.tensor(value.node.name).normal_()
     return program
 

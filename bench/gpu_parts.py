@@ -58,7 +58,7 @@ class Row:
 class Settings:
     """How a step runs: for real, or ``dry``: graphrt on the null target, torch on the CPU, tiny, and no figures.
 
-    ``out`` is the folder for logs and records.
+    ``out`` is the folder for logs and records. ``ahead`` is a target, as cuda:sm_90, that programs are only compiled for.
     """
 
     dry: bool
@@ -66,13 +66,16 @@ class Settings:
     tune: int = 0
     out: Path = Path("runs/gpu")
     start: float = field(default_factory=time.monotonic)
+    ahead: str = ""
 
     @property
     def device(self) -> str:
-        return "cpu" if self.dry else "cuda"
+        return "cpu" if self.dry or self.ahead else "cuda"
 
     @property
     def target(self) -> str:
+        if self.ahead:
+            return self.ahead
         import torch
 
         return "null" if self.dry else "hip" if torch.version.hip else "cuda"

@@ -197,7 +197,7 @@ def looked_into(name: str, batch: int, goals: Mapping[str, Any]) -> Part:
         speed = IMAGES * batch / step.median if step.median else 0.0
         yield Row(part, "graphrt throughput", speed, "images/s", goal=goals.get("images"))
         measured = program.profile({"x": x, "y": y, "lr": 0.01}, runs=1 if settings.dry else 10)
-        predicted = predict(program, sheet(settings), batch).launches
+        predicted = predict(program, sheet(settings), batch, compiled=True).launches
         lost = []
         for one, promise in zip(measured, predicted, strict=True):
             figures = 1e3 * one.seconds, "ms", promise.seconds / one.seconds if one.seconds else None

@@ -199,11 +199,15 @@ def explain(
     group: Annotated[str, typer.Option(help="only a group of the plan and the decisions on it: g5")] = "",
     full: Annotated[bool, typer.Option("--full", help="every decision and every launch")] = False,
     source: Annotated[bool, typer.Option(help="the generated code too")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compiled/--plan", help="predict by compiled kernels, or by the plan alone")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="the predicted launches alone, as JSON")] = False,
 ) -> None:
     """Prints what was fused and why, the memory plan of MODEL, and for a GPU what each launch should take.
 
-    Nothing is run, and no Triton kernel is compiled. Times are predictions from bytes, flops and the device's data sheet.
+    Nothing is run. Times are static bounds, by the instructions of the compiled kernels or with --plan by bytes and flops
+    alone, in seconds and not minutes for a large network, and by the device's data sheet; no measurements.
     """
     _prepare(target)
     from graphrt import compile as compile_graph
@@ -216,8 +220,12 @@ def explain(
     x, y = _specs(model, batch)
     graph = trainer.training_graph(x, y) if training else trainer.evaluation_graph(x)
     program = compile_graph(graph, target=target, float32_matmul_precision=precision, library=library)
+    explanation = program.explain()
+    if any(why) or group:
+        typer.echo("\n".join(map(str, explanation.why(*why))) if any(why) else explanation.group(group))
+        return
     known = device or names_architecture(program.target)
-    estimate = predict(program, find_data_sheet(program.target, device or None), batch) if known else None
+    estimate = predict(program, find_data_sheet(program.target, device or None), batch, compiled) if known else None
     if as_json:
         if estimate is None:
             raise ArgumentError(
@@ -226,10 +234,6 @@ def explain(
         typer.echo(
             json.dumps({"model": model, "dtype": half or "float32", "training": training, **estimate.to_json()}, indent=1)
         )
-        return
-    explanation = program.explain()
-    if any(why) or group:
-        typer.echo("\n".join(map(str, explanation.why(*why))) if any(why) else explanation.group(group))
         return
     typer.echo(f"{model}, batch {batch}, target {program.target}: {len(program.graph.nodes)} nodes\n")
     typer.echo(f"fusion\n{explanation.full() if full else explanation}\n")

@@ -66,7 +66,7 @@ def faults(r: KernelReport, target: str) -> Iterator[str]:
 
 def _row(r: KernelReport) -> dict[str, Any]:
     """A report as a line of a golden file; what is empty is left out."""
-    table = {name: value for name, value in vars(r).items() if value or name in ("registers", "shared")}
+    table = {n: value for n, value in vars(r).items() if n != "work" and (value or n in ("registers", "shared"))}
     return {**table, "instructions": dict(r.instructions)}
 
 

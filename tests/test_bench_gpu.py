@@ -13,13 +13,14 @@ from conftest import INTERPRETED
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import graphrt as grt
-from bench import gpu, gpu_checks
-from bench.gpu_kernels import GOALS, convolutions, descriptors
+from bench import gpu, gpu_checks, gpu_kit
+from bench.gpu_kernels import GOALS, bandwidth, convolutions, descriptors
 from bench.gpu_parts import Row, Settings
 from bench.gpu_training import BY_LIBRARY, NETWORKS, Goals, apart, curve, looked_into, pair, rows, training
 from bench.measure import RESULTS, Timing
 from graphrt import models
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.targets.triton.compile import build
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="compiles kernels, so it cannot run under TRITON_INTERPRET=1")
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
@@ -217,6 +218,21 @@ def test_launches_beside_their_predictions_run_dry() -> None:
 
 
 @pytest.mark.proof
+def test_a_kit_leaves_nothing_to_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its kernels are found by the steps in an empty cache; those of other sources are left where they are."""
+    kit, empty = tmp_path / "kit.tar", tmp_path / "empty"
+    count = gpu_kit.pack(kit, Settings(True, 0.0, ahead="cuda:sm_90"), show=False)
+    assert count > 20
+    monkeypatch.setenv("GRAPHRT_CACHE", str(empty))
+    with monkeypatch.context() as other:
+        other.setattr(gpu_kit, "compiler", lambda: "3.6.0 and others")
+        assert "compiled again" in gpu_kit.unpacked(kit) and not (empty / "triton").exists()
+    assert gpu_kit.unpacked(kit) == f"kit.tar: {count} kernels for cuda:sm_90 need not be compiled"
+    monkeypatch.setattr(build, "_binary", lambda *given: pytest.fail("compiles"))
+    for part in (bandwidth, gpu_checks.kinds, convolutions("wgrad")):
+        assert not [row for row in part(Settings(True, 60.0)) if row.failed]
+
+
 def test_the_ten_steps_run_dry(tmp_path: Path) -> None:
     """One command, from nothing to its last line: every step, no figure, at most 40 lines."""
     before = sorted(RESULTS.iterdir())

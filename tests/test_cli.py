@@ -63,7 +63,10 @@ def test_explain_predicts_for_a_gpu_that_is_not_here() -> None:
     half = run("explain", "lenet5", "--train", "--dtype", "bf16", "--target", "cuda:sm_90")
     assert "bf16[" in half and "bf16[" not in output
     data = json.loads(run("explain", "mlp", "--eval", "--target", "cuda:sm_80", "--json"))
-    assert data["predicted"] and data["device"]["name"] == "A100" and data["kernels"][0]["bound"] in ("memory", "launch")
+    assert data["predicted"] and data["compiled"] and data["device"]["name"] == "A100"
+    assert data["kernels"][0]["limits"].keys() >= {"memory", "launch", "issue", "shared", "l2", "latency"}
+    data = json.loads(run("explain", "mlp", "--eval", "--target", "cuda:sm_80", "--plan", "--json"))
+    assert not data["compiled"] and data["kernels"][0]["bound"] == "launch"
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda:sm_90"])

@@ -78,7 +78,7 @@ def test_prediction_is_the_roofline() -> None:
     assert product.bound == "compute"
     assert product.seconds == pytest.approx(2 * 4096**3 / (COMPUTE * device.float32 * 1e12))
     shown = str(estimate)
-    assert "not measured" in shown and "images/s" in shown and shown.count("\n") == len(estimate.launches) + 2
+    assert "not measured" in shown and "images/s" in shown and shown.count("\n") == len(estimate.launches) + 3
     again = json.loads(json.dumps(estimate.to_json()))
     assert again["predicted"] is True and again["device"]["name"] == "H200" and len(again["kernels"]) == again["launches"]
 

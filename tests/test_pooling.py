@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import hypothesis.strategies as st
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as T
-from conftest import INTERPRETED, assert_close
+from conftest import INTERPRETED, assert_close, check
 from hypothesis import given, settings
 from test_functional import TARGET, Call, compare, data, same
 
@@ -206,3 +207,24 @@ BAD += [
     ("channel kernel", lambda g: F.channel_pool(_x(g, 1, 4, 2), 5)),
     ("channel mode", lambda g: F.channel_pool(_x(g, 1, 4, 2), 2, mode="min")),
 ]
+
+
+def test_gradients_of_maxima_by_phases_of_the_stride(target: str) -> None:
+    """Channels last on a GPU: odd sizes, phases without a tap, dilated taps, strides of one axis; ties go to the first."""
+    g, rng = grt.Graph(), np.random.default_rng(0)
+    cases = [
+        ((2, 16, 9, 11), 3, 2, 1, 1),
+        ((1, 8, 12, 7), (2, 3), (2, 3), 1, 1),
+        ((1, 8, 11, 10), 3, (1, 2), 1, 2),
+        ((1, 8, 9, 9), 1, 3, 0, 1),
+    ]
+    feeds = {}
+    for i, (shape, *window) in enumerate(cases):
+        x = g.input(f"x{i}", shape, order=(0, 2, 3, 1))
+        y = F.max_pool2d(x, *window)
+        g.output(f"dx{i}", grt.grad(F.sum(y * y), [x])[0])
+        feeds[f"x{i}"] = rng.integers(-3, 4, shape).astype(np.float32)
+    check(g, feeds, target)
+    if not INTERPRETED and find_spec("triton"):
+        codes = grt.compile(g, target="cuda:sm_90")._executable._compilation.codes
+        assert sorted(c.constants.get("PHASES", 1) for c in codes if c.display == "max_pool_grad") == [2, 4, 6, 9]

@@ -28,6 +28,7 @@ from graphrt.targets.triton.interpret import InterpretDriver, JitKernel
 from graphrt.targets.triton.null import NullDriver
 from graphrt.targets.triton.tune import records
 from graphrt.targets.triton.tune import tuner as tune
+from graphrt.targets.triton.tune.bounds import bound
 from graphrt.targets.triton.tune.trial import Trial, difference, reference
 
 
@@ -184,6 +185,20 @@ def _heuristics(graph: grt.Graph) -> list[tune.Configuration]:
     codes = grt.compile(graph, target="cuda:sm_90")._executable._compilation.codes
     shown = {records.key(c, ""): tune.Configuration(c.display, c.form.name, c.config, "heuristic") for c in codes if c.grid}
     return [*shown.values()]
+
+
+@needs_compiler
+def test_a_candidate_whose_bound_is_hopeless_is_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds are kept beside kernels by who prepares them ahead; without them nobody reads machine code while tuning."""
+    monkeypatch.setattr(tune, "HOPELESS", 0.0)
+    assert not [r for r in only(grt.compile(product(m=80), target="null", tune=1)).rejected if "by its instructions" in r]
+    code = code_of(product())
+    keys = grt.compile(product(), target="cuda:sm_90")._executable.prepared(1)
+    bounds = [bound(key) for key in keys]
+    assert len(keys) == len(tune.candidates_of(code, 1)) and all(b is not None and 0 < b < 1e-4 for b in bounds)
+    found = only(grt.compile(product(), target="null", tune=1))
+    assert (found.form, found.config) == (code.form.name, code.config)
+    assert len(found.rejected) == len(keys) - 1 and all("us at least by its instructions" in r for r in found.rejected)
 
 
 def test_levels_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

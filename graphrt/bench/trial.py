@@ -111,7 +111,7 @@ def _ahead(program: Program, found: Found) -> None:
     from graphrt.runtime.roofline import find_data_sheet, predict
 
     found.registers = max((r.registers for r in program.kernels()), default=0)
-    found.predicted = predict(program, find_data_sheet(program.target), 1).seconds
+    found.predicted = predict(program, find_data_sheet(program.target), 1, compiled=True).seconds
 
 
 def _check(built: Graph, feeds: Mapping[str, Any], programs: Mapping[str, Program], variants: Mapping[str, Found]) -> None:

@@ -48,6 +48,10 @@ class Executable(Binary, Protocol):
         """A report on each distinct kernel of ``program``, whose executable this is. Raises ArgumentError."""
         raise ArgumentError(f"the {program.target} target has no kernel reports; compile for one like cuda:sm_90")
 
+    def work(self, program: Runnable) -> Sequence[Any]:
+        """What the compiled code of each launch does (``roofline.Work``), None where that is not known."""
+        return []
+
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""
         raise TargetError(f"only programs of a cpu or a GPU can be saved; this one is of {program.target}")
@@ -159,6 +163,10 @@ class Program(Runnable):
     def kernels(self) -> list[Any]:
         """A report on each distinct kernel of a program compiled ahead of time. Raises ArgumentError."""
         return list(self._executable.reports(self))
+
+    def work(self) -> list[Any]:
+        """What the compiled code of each launch does (``roofline.Work``), None where that is not known. Compiles kernels."""
+        return list(self._executable.work(self)) or [None] * self.launches
 
     def configurations(self) -> list[Any]:
         """How each distinct kernel computes: on a GPU its blocks, warps, and whether that was tuned, on the cpu the loops of a

@@ -8,6 +8,8 @@ A reduction also runs beside a contraction. The finish of batch norm's sums is l
 backward pass the weight gradient of the layer behind waits for nobody then, and takes it along:
 
     dgrad 2 -> sums of segments -> [finish | wgrad 2] -> dgrad 1 -> sums of segments -> [finish | wgrad 1] -> ...
+
+What moves much has a launch of its own: beside a contraction its programs would have that one's registers, and few fit then.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from graphrt.schedule.concat_buffers import ConcatBuffers
 from graphrt.schedule.group import Group
 
 MOST = 256  # groups of a launch, of a few pointers each: CUDA takes 32,764 bytes of arguments
+LITTLE = 32 << 20  # bytes that may be moved beside a contraction, about as much as memory moves in a few launches' time
 WINDOW = 16  # launches between which a contraction is looked for
 
 
@@ -97,6 +100,10 @@ def pair(dag: nx.DiGraph, parts: list[list[Group]]) -> tuple[list[list[Group]], 
     partner: dict[int, int] = {}
     for i, part in enumerate(parts):
         if part[0].kind != "reduction" or any(g.kind == "template" for g in part):
+            continue
+        if (moved := sum(v.type.nbytes for g in part for v in {*g.inputs, *g.outputs})) > LITTLE:
+            reason = f"moves {moved} bytes, for which a contraction's registers leave too few programs"
+            decisions.append(Decision("pairs", part[0].label, "a contraction", False, reason))
             continue
         near = [*range(i - 1, max(i - WINDOW, -1), -1), *range(i + 1, min(i + WINDOW, len(parts)))]
         free = (j for j in near if j not in partner and _is_contraction(parts[j]))

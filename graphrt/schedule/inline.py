@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from graphrt.ir import Node
+from graphrt.ir import Node, Value
 from graphrt.op import Kind
 from graphrt.schedule.fusion_state import LARGE, MAX_INPUTS, FusionState, Verdict, aligned
-from graphrt.schedule.group import FREE, Group, Index, read_index, reads
+from graphrt.schedule.group import FREE, Group, Index, read_index, reads, through
 from graphrt.types import HALVES
 
 
@@ -93,6 +93,8 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node, readers: list[No
         return Verdict(False, "costs too much to compute more than once"), saved
     if saved <= 0:
         return Verdict(False, "storing it once moves fewer bytes"), saved
+    if slow := _slow_on_load(f, groups, y, read):
+        return Verdict(False, slow), saved
     if f.policy.tiles and template_operand and _is_half_of_weight(node):
         return Verdict(False, "is a weight's half: tensor cores take it as it lies"), saved
     for group in groups:
@@ -105,6 +107,23 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node, readers: list[No
         if any(v in group.index for v in sources):
             return Verdict(False, "reads what the group computes at other elements"), saved
     return Verdict(True, "computed on load"), saved
+
+
+def _slow_on_load(f: FusionState, groups: list[Group], y: Value, read: int) -> str:
+    """Why computing ``y`` from so many bytes wherever a contraction loads it takes longer than storing it, or nothing.
+
+    A tile's operand is computed again for each tap of a filter and for each tile beside it.
+    """
+    predicted = f.policy.on_load
+    if predicted is None or not y.type.size:
+        return ""
+    loads = max(round(read / y.type.size), 1)
+    contractions = [g.anchor for g in groups if g.anchor is not None and g.anchor.op.kind is Kind.CONTRACTION]
+    extra = sum(predicted.extra(n, i, loads) for n in contractions for i, x in enumerate(n.inputs) if y in through(x))
+    stored = predicted.byte * (y.type.nbytes + read) + predicted.launch
+    if extra <= stored:
+        return ""
+    return f"computed on load it would take {1e6 * extra:.1f} us, storing it once takes {1e6 * stored:.1f} us"
 
 
 def _is_half_of_weight(node: Node) -> bool:

@@ -29,7 +29,7 @@ class Var:
 class Inst:
     """``out = op(*args)``; ops: load(Slot, offset, guards), const(number), index(Expr), guard(guards),
     uniform(seed, counter, stream, Expr), cast(Var), where, segment_sum(Var, length): over segments of the
-    rows of a tile, each row gets its segment's; and the scalar operations."""
+    rows of a tile, each row gets its segment's; and the scalar operations. A printer may add to these."""
 
     out: Var
     op: str

@@ -14,6 +14,19 @@ ROW_LIMIT = 16384  # elements of a row that stay near, in a cache or in a progra
 
 
 @dataclass(frozen=True)
+class OnLoad:
+    """What a target predicts, in seconds, of operands that are computed where a contraction loads them.
+
+    ``extra`` is how much longer a contraction takes if so many bytes are loaded, and then computed, for each element of operand
+    number so-and-so; ``byte`` and ``launch`` are the price of a byte from or to memory, and of another launch.
+    """
+
+    extra: Callable[[Node, int, int], float]
+    byte: float
+    launch: float
+
+
+@dataclass(frozen=True)
 class SchedulePolicy:
     """A target's policy for the scheduler.
 
@@ -22,6 +35,7 @@ class SchedulePolicy:
     no such tiles; it is None where no template has. ``pairs`` says that a launch may hold a reduction beside a contraction,
     ``alone`` that a contraction takes nothing along, since a library computes it. A row of at most ``row_limit`` elements is
     held by a kernel from one pass over it to the next. ``precision`` is that of float32 products: highest, high or medium.
+    ``on_load`` weighs storing an operand against computing it wherever a tile is loaded; without it bytes decide.
     """
 
     fusion: Fusion = ALL
@@ -30,6 +44,7 @@ class SchedulePolicy:
     alone: bool = False
     row_limit: int = 0
     precision: str = "highest"
+    on_load: OnLoad | None = None
 
     @property
     def tiles(self) -> bool:

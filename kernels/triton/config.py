@@ -19,6 +19,7 @@ from .geometry import Geometry
 
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
+_MOST_PHASES = 9  # of a stride, each a part of the kernel
 _HERE = Machine()
 
 
@@ -38,15 +39,16 @@ def matmul_configs(
     *,
     prologues: tuple[int, int] = (0, 0),
     segment: int = 1,
+    plain: bool = False,
     tma: bool = False,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``matmul``, or of ``matmul_tma`` with ``tma``, the fastest first.
 
-    ``segment`` is what the rows of a tile are to be a multiple of.
+    ``segment`` is what the rows of a tile are to be a multiple of; a ``plain`` kernel has room for larger tiles.
     """
     if machine.interpret:
         return [(0.0, {**_interpreted(sizes["M"], sizes["N"], sizes["K"]), "PROGRAMS": 0})]
-    gemm = matmul_gemm(sizes, itemsize, prologues=prologues)._replace(segment=segment, tma=tma)
+    gemm = matmul_gemm(sizes, itemsize, prologues=prologues)._replace(segment=segment, tma=tma, plain=plain)
     if tma:
         return walking(gemm, machine)
     # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory, and
@@ -107,6 +109,11 @@ def matmul_grid(sizes: Sizes, config: Config) -> int:
     return min(tiles, config["PROGRAMS"] or tiles)
 
 
+def matmul_steps(sizes: Sizes, config: Config) -> tuple[float, int]:
+    """The blocks of depth that a tile of ``matmul`` takes, and the tiles."""
+    return cdiv(sizes["K"], config["BK"]), matmul_grid(sizes, {**config, "PROGRAMS": 0})
+
+
 def _matrix(kind: str, g: Geometry) -> tuple[int, int, float, int, int]:
     """(rows, columns, mean depth, batches, channels of one tap) of the GEMM behind a convolution of this kind."""
     cg, kg = g.C // g.GROUPS, g.K // g.GROUPS
@@ -157,6 +164,13 @@ def conv_grid(kind: str, g: Geometry, config: Config) -> int:
     return _conv_tiles(kind, g, config["BM"], config["BN"])
 
 
+def conv_steps(kind: str, g: Geometry, config: Config) -> tuple[float, int]:
+    """The blocks of depth that a tile of a convolution takes on average, and the tiles; those of ``conv_tma`` have a box."""
+    box = (config["BH"], config["BW"]) if "BH" in config else None
+    tiles = _box_tiles(kind, g, config["BM"], config["BN"], box) if box else conv_grid(kind, g, config)
+    return _conv_gemm(kind, g, 1, (0, 0))._replace(tma=box is not None).steps(config["BK"]), tiles
+
+
 def _conv_tiles(kind: str, g: Geometry, bm: int, bn: int) -> int:
     rows, columns, _, batches, channels = _matrix(kind, g)
     down, across = cdiv(rows, bm), cdiv(columns, bn)
@@ -196,15 +210,17 @@ def conv_configs(
     *,
     prologues: tuple[int, int] = (0, 0),
     segment: int = 1,
+    plain: bool = False,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of a convolution kernel, the fastest first.
 
-    ``segment`` is what the rows of a tile are to be a multiple of. For "wgrad" g should have SPLITS and K_AXIS already.
+    ``segment`` is what the rows of a tile are to be a multiple of; a ``plain`` kernel has room for larger tiles. For "wgrad" g
+    should have SPLITS and K_AXIS already.
     """
     if machine.interpret:
         m, n, depth, _, _ = _matrix(kind, g)
         return [(0.0, _interpreted(m, n, math.ceil(depth)))]
-    found = ranked(_conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment), machine)
+    found = ranked(_conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment, plain=plain), machine)
     if kind == "dgrad" and machine.precision == "ieee" and itemsize == 4:
         for _, config in found:
             config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
@@ -271,6 +287,7 @@ def conv_tma_configs(
     *,
     prologues: tuple[int, int] = (0, 0),
     segment: int = 1,
+    plain: bool = False,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``conv_tma`` for "fwd" or "dgrad", the fastest first; none where no box fits."""
 
@@ -278,7 +295,7 @@ def conv_tma_configs(
     def box(bm: int) -> tuple[int, int] | None:
         return conv_box(kind, g, bm, segment)
 
-    gemm = _conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment, tma=True)
+    gemm = _conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment, tma=True, plain=plain)
     gemm = gemm._replace(tiles=lambda bm, bn: _box_tiles(kind, g, bm, bn, box(bm) or (1, 1)))
     if machine.interpret:
         m, n, _, _, k = _matrix(kind, g)
@@ -324,8 +341,16 @@ def pool_outputs(g: Geometry, gradient: bool) -> int:
     return g.N * g.C * (g.H * g.W if gradient else g.P * g.Q)
 
 
-def pool_grid(g: Geometry, config: Config, gradient: bool = False) -> int:
+def pool_phases(g: Geometry, channels_last: bool) -> int:
+    """PHASES of ``max_pool_grad``: 1 where pixels of one phase are no better, or their kernels too many."""
+    phases = g.STRIDE_H * g.STRIDE_W
+    return phases if channels_last and g.C % 8 == 0 and phases <= _MOST_PHASES else 1
+
+
+def pool_grid(g: Geometry, config: Config, gradient: bool = False, phases: int = 1) -> int:
     """Programs of ``pool`` and ``max_pool_gather``, or with ``gradient`` of ``max_pool_grad`` and ``sum_pool_grad``."""
+    if phases > 1:
+        return phases * cdiv(g.N * g.C * cdiv(g.H, g.STRIDE_H) * cdiv(g.W, g.STRIDE_W), config["BLOCK"])
     return cdiv(pool_outputs(g, gradient), config["BLOCK"])
 
 

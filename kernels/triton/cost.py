@@ -76,6 +76,7 @@ _HALF = [
     (128, 128, 8), (128, 64, 8), (128, 64, 4), (64, 128, 4), (128, 32, 4), (64, 64, 4), (64, 32, 4), (32, 64, 4), (128, 16, 4),
     (64, 16, 4), (16, 64, 2), (32, 32, 2), (32, 16, 2), (16, 32, 2), (16, 16, 1),
 ]  # fmt: skip
+_LARGE = [(128, 256, 8), (256, 128, 8)]  # on halves, half of a thread's registers in accumulators: nothing else may want many
 _SINGLE = [
     (128, 128, 8), (128, 64, 8), (64, 128, 8), (64, 64, 4), (64, 32, 4), (32, 64, 4), (64, 16, 4), (16, 64, 2), (32, 32, 2),
     (32, 16, 2), (16, 32, 2), (16, 16, 1),
@@ -84,9 +85,9 @@ _IEEE = [(64, 32, 4), (32, 64, 4), (64, 16, 2), (16, 64, 2), (32, 32, 2), (16, 1
 _DOUBLE = [(64, 32, 4), (32, 64, 4), (32, 32, 4), (16, 16, 1)]
 
 _COST = {"tf32": 2, "tf32x3": 6, "bf16x3": 3, "ieee": 16}  # of a float32 product, in products of halves
-_LATENCY = 800  # clocks from a load to its data, or from a store to the next program's first
+LATENCY = 800  # clocks from a load to its data, or from a store to the next program's first
 LAUNCH = 4000  # clocks from one kernel's end to the next one's first result, inside a graph
-_SHARED = 128  # bytes of shared memory read or written in a clock
+SHARED = 128  # bytes of shared memory read or written in a clock
 _BARRIER = 40  # clocks of a step that are neither
 _DESCRIPTOR = 1800  # clocks until a program has made its descriptors, about a microsecond
 _ALU = 128  # scalar instructions in a clock
@@ -104,6 +105,7 @@ class Gemm(NamedTuple):
     output: int  # bytes of an element of the result
     segment: int = 1  # rows that an epilogue sums: tiles have a multiple of them
     tma: bool = False  # operands come through descriptors, which every program makes
+    plain: bool = False  # nothing is computed on load, and no other map is read or summed where a tile is stored
 
     def scattered(self, bm: int, bn: int) -> int:
         """Rows and columns that are loaded element by element."""
@@ -124,6 +126,11 @@ class Tiling(NamedTuple):
     resident: int  # programs on a multiprocessor at a time
 
 
+def _prologue(loads: int, itemsize: int) -> int:
+    """Instructions for each element of an operand that is computed from so many bytes: 13 from one map, 19 from two."""
+    return 7 + 6 * max(loads // itemsize, 1) if loads else 0
+
+
 def _registers(d: Multiprocessor, area: int, stage: int, turned: float, threads: int) -> int:
     """Accumulators, an address for each 16 bytes on their way, and elements that pass through registers in float32."""
     return min(255, 20 + round((area * (1.25 + d.fragments) + stage / 8 + turned) / threads))
@@ -134,6 +141,8 @@ def tilings(gemm: Gemm, machine: Machine) -> Iterator[Tiling]:
     d, size = multiprocessor(machine.arch), gemm.itemsize
     table = _HALF if size <= 2 else _DOUBLE if size == 8 else _IEEE if machine.precision == "ieee" else _SINGLE
     left, right = gemm.prologues
+    if gemm.plain and all(gemm.vectors) and size <= 2 and not d.fragments:
+        table = [*_LARGE, *table]
     depths = (128, 64) if all(gemm.vectors) else (128, 64, 32)  # bytes of a block's depth
     for bm, bn, warps in table:
         if bm % gemm.segment:
@@ -168,13 +177,16 @@ def clocks(tiling: Tiling, gemm: Gemm, machine: Machine, programs: int = 0) -> f
     steps = gemm.steps(bk)
     multiply = 2 * bm * bn * bk / d.flops * (1 if gemm.itemsize <= 2 else _COST[machine.precision])
     # Both tiles are written once; rows are read by one group of four warps, columns by every group.
-    shared = bk * gemm.itemsize * (2 * bm + bn + bn * max(1, tiling.warps // 4)) / _SHARED
+    shared = bk * gemm.itemsize * (2 * bm + bn + bn * max(1, tiling.warps // 4)) / SHARED
+    # What is computed on load is read from there and written again, as much as was loaded and as it is multiplied.
+    shared += bk * (bm * (2 * left if left else 0) + bn * (2 * right if right else 0)) / SHARED
     moved = bk * (bm * (left or gemm.itemsize) + bn * (right or gemm.itemsize)) / d.l2
-    scalar = bk * (8 * (bm * (left > 0) + bn * (right > 0)) + 12 * gemm.scattered(bm, bn)) / _ALU
+    computed = bm * _prologue(left, gemm.itemsize) + bn * _prologue(right, gemm.itemsize)
+    scalar = bk * (computed + 12 * gemm.scattered(bm, bn)) / _ALU
     work = steps * (max(multiply, shared, moved, scalar) + _BARRIER) + bm * bn * gemm.output / d.memory
     ahead = tiling.stages - 1 if d.fragments else max(tiling.stages - 2, 0.5)  # a product under way holds on to its stage
-    start = 2 * _LATENCY + _DESCRIPTOR * gemm.tma
-    chain = _LATENCY * steps / ahead
+    start = 2 * LATENCY + _DESCRIPTOR * gemm.tma
+    chain = LATENCY * steps / ahead
     if programs:
         turns = cdiv(gemm.tiles(bm, bn), programs)
         return max((turns * cdiv(programs, machine.units) + 0.25) * work, start + turns * chain)

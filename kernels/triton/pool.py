@@ -4,7 +4,9 @@ Every kernel computes BLOCK consecutive output elements per program, in memory o
 CHANNELS_LAST, else column innermost), and hands them to the epilogue; loaders return 0 where mask is false. Max
 pooling: NaN wins over everything, the first tap wins a tie, padding never wins; the winner is named by its tap ``r * S
 + s`` (int32, 0 for a window that lies wholly in padding, whose maximum is -inf). Gradients visit, for each input pixel,
-the windows that cover it and add in a fixed order: deterministic, no atomics. ACC is the type of comparison and
+the windows that cover it and add in a fixed order: deterministic, no atomics. With PHASES, those of the stride, a program
+has pixels of one phase, whose windows all take it at the same taps: nothing is divided, and no window is looked at in vain.
+ACC is the type of comparison and
 accumulation. G is the ``geometry.Geometry``. Grids: ``cdiv(outputs, BLOCK)`` programs (``config.pool_grid``), outputs
 being N*C*P*Q, for gradients N*C*H*W.
 """
@@ -42,6 +44,34 @@ def covering(
         tap = x * 0 + i
         valid = (offset >= 0) & (offset % STRIDE == 0)
     return window, tap, valid & (window >= 0) & (window < OUT)
+
+
+@triton.jit
+def phase_element(pid, G: tl.constexpr, PHASE_H: tl.constexpr, PHASE_W: tl.constexpr, BLOCK: tl.constexpr):
+    """(n, c, row, column, h, w, mask) of the elements of block ``pid`` among the pixels with (h + PAD) % STRIDE == PHASE.
+
+    Channels are innermost; row and column count within the phase.
+    """
+    HP: tl.constexpr = (G.H + G.STRIDE_H - 1) // G.STRIDE_H
+    WP: tl.constexpr = (G.W + G.STRIDE_W - 1) // G.STRIDE_W
+    i = pid * BLOCK + tl.arange(0, BLOCK)
+    row = i // (WP * G.C) % HP
+    column = i // G.C % WP
+    h = row * G.STRIDE_H + (PHASE_H + G.STRIDE_H - G.PAD_H % G.STRIDE_H) % G.STRIDE_H
+    w = column * G.STRIDE_W + (PHASE_W + G.STRIDE_W - G.PAD_W % G.STRIDE_W) % G.STRIDE_W
+    mask = inside(i, G.N * HP * WP * G.C, BLOCK)
+    if G.H % G.STRIDE_H:
+        mask = mask & (h < G.H)
+    if G.W % G.STRIDE_W:
+        mask = mask & (w < G.W)
+    return i // (HP * WP * G.C), i % G.C, row, column, h, w, mask
+
+
+@triton.jit
+def met(row, TAP: tl.constexpr, PHASE: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DIL: tl.constexpr):
+    """The window that takes pixel ``row`` of a phase at its tap TAP, one of the phase's."""
+    FIRST: tl.constexpr = (PHASE + STRIDE - PAD % STRIDE) % STRIDE
+    return row + (FIRST + PAD - TAP * DIL) // STRIDE  # without a rest
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -93,9 +123,63 @@ def max_pool_grad(
     CHANNELS_LAST: tl.constexpr,
     BLOCK: tl.constexpr,
     NAME: tl.constexpr,
+    PHASES: tl.constexpr = 1,
 ):
     """dx[n,c,h,w] = sum of dy over the windows that chose (h, w). ``LOAD_DY(n, c, p, q, mask, ARGS)``,
     ``LOAD_INDEX(n, c, p, q, mask, ARGS)`` of any integer type, ``EPILOGUE(acc, n, c, h, w, mask, ARGS)``."""
+    if PHASES > 1:
+        pid = tl.program_id(0)
+        for phase in tl.static_range(PHASES):
+            if pid % PHASES == phase:
+                max_pool_grad_phase(pid // PHASES, phase, ARGS, LOAD_DY, LOAD_INDEX, EPILOGUE, G, ACC, BLOCK)
+    else:
+        max_pool_grad_block(ARGS, LOAD_DY, LOAD_INDEX, EPILOGUE, G, ACC, CHANNELS_LAST, BLOCK)
+
+
+@triton.jit
+def max_pool_grad_phase(
+    pid,
+    PHASE: tl.constexpr,
+    ARGS,
+    LOAD_DY: tl.constexpr,
+    LOAD_INDEX: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    G: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """``max_pool_grad`` of block ``pid`` of a phase."""
+    R: tl.constexpr = G.R
+    S: tl.constexpr = G.S
+    PHASE_H: tl.constexpr = PHASE // G.STRIDE_W
+    PHASE_W: tl.constexpr = PHASE % G.STRIDE_W
+    n, c, row, column, h, w, mask = phase_element(pid, G, PHASE_H, PHASE_W, BLOCK)
+    acc = tl.zeros((BLOCK,), ACC)
+    for r in tl.static_range(R):
+        if r * G.DIL_H % G.STRIDE_H == PHASE_H:
+            p = met(row, r, PHASE_H, G.STRIDE_H, G.PAD_H, G.DIL_H)
+            for s in tl.static_range(S):
+                if s * G.DIL_W % G.STRIDE_W == PHASE_W:
+                    q = met(column, s, PHASE_W, G.STRIDE_W, G.PAD_W, G.DIL_W)
+                    ok = mask & (p >= 0) & (p < G.P) & (q >= 0) & (q < G.Q)
+                    index = LOAD_INDEX(n, c, p, q, ok, ARGS).to(tl.int32)
+                    dy = LOAD_DY(n, c, p, q, ok, ARGS).to(ACC)
+                    acc += tl.where(ok & (index == r * S + s), dy, 0)
+    EPILOGUE(acc, n, c, h, w, mask, ARGS)
+
+
+@triton.jit
+def max_pool_grad_block(
+    ARGS,
+    LOAD_DY: tl.constexpr,
+    LOAD_INDEX: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    G: tl.constexpr,
+    ACC: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """``max_pool_grad`` of a block of pixels in memory order."""
     n, c, h, w, mask = element(tl.program_id(0), G.N, G.C, G.H, G.W, CHANNELS_LAST, BLOCK)
     COVER_H: tl.constexpr = min(G.R, (G.R - 1) * G.DIL_H // G.STRIDE_H + 1)
     COVER_W: tl.constexpr = min(G.S, (G.S - 1) * G.DIL_W // G.STRIDE_W + 1)

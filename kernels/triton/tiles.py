@@ -55,9 +55,22 @@ def cast(value, TYPE: tl.constexpr):
 
 @triton.jit
 def segment_sum(tile, mask, SEGMENT: tl.constexpr):
-    """For each row of ``tile`` the sum over its segment of SEGMENT rows, of what mask has; SEGMENT divides the rows."""
+    """The sums over each segment of SEGMENT rows of ``tile``, of what mask has: a row for each. SEGMENT divides the rows."""
     ROWS: tl.constexpr = tile.shape[0]
     COLUMNS: tl.constexpr = tile.shape[1]
-    segments = tl.reshape(tl.where(mask, tile, 0.0), (ROWS // SEGMENT, SEGMENT, COLUMNS))
-    sums = tl.broadcast_to(tl.sum(segments, 1)[:, None, :], (ROWS // SEGMENT, SEGMENT, COLUMNS))
-    return tl.reshape(sums, (ROWS, COLUMNS))
+    return tl.sum(tl.reshape(tl.where(mask, tile, 0.0), (ROWS // SEGMENT, SEGMENT, COLUMNS)), 1)
+
+
+@triton.jit
+def spread_segments(sums, SEGMENT: tl.constexpr):
+    """``sums`` of segments for each of their SEGMENT rows."""
+    SEGMENTS: tl.constexpr = sums.shape[0]
+    COLUMNS: tl.constexpr = sums.shape[1]
+    return tl.reshape(tl.broadcast_to(sums[:, None, :], (SEGMENTS, SEGMENT, COLUMNS)), (SEGMENTS * SEGMENT, COLUMNS))
+
+
+@triton.jit
+def most_of_segments(column, SEGMENT: tl.constexpr):
+    """The largest number in each segment of SEGMENT rows of ``column``."""
+    ROWS: tl.constexpr = column.shape[0]
+    return tl.max(tl.reshape(column, (ROWS // SEGMENT, SEGMENT)), 1)[:, None]

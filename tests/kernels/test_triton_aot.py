@@ -97,7 +97,7 @@ def build_matmul(
         batch = cfg.matmul_splits(dict(BATCH=1, M=m, N=n, K=k), size, options)
         loads = (size if a is load_a_relu else 0, 0)
         k //= batch
-        tile = cfg.matmul_config(dict(BATCH=batch, M=m, N=n, K=k), size, options, prologues=loads)
+        tile = cfg.matmul_config(dict(BATCH=batch, M=m, N=n, K=k), size, options, prologues=loads, plain=not any(loads))
     types = ["*" + ty, "*" + ty, "*fp32" if batch > 1 else "*" + ty, "*fp32"]
     acc = tl.float64 if ty == "fp64" else tl.float32
     report = build(
@@ -175,7 +175,7 @@ def test_split_products_are_three(target: str) -> None:
 @pytest.mark.parametrize("ty,precision", [("bf16", "tf32"), *FLOATS])
 @pytest.mark.kernels
 def test_every_tile(ty: str, precision: str, target: str) -> None:
-    gemm = cfg.matmul_gemm(dict(BATCH=1, M=1000, N=1000, K=1000), SIZES[ty])
+    gemm = cfg.matmul_gemm(dict(BATCH=1, M=1000, N=1000, K=1000), SIZES[ty])._replace(plain=True)
     options = Machine(target, precision=precision)
     found = {(p.bm, p.bn, p.bk, p.warps): p for p in tilings(gemm, options)}  # of each the one with most stages
     assert len(found) >= 5
@@ -217,7 +217,7 @@ def build_conv(kind: str, z: Geometry, target: str, ty: str = "bf16", precision:
         fn, config = few, cfg.depthwise_config(kind, z, size)
     else:
         loads = tuple(size * maps if fused else 0 for maps in LOADS[kind][:: -1 if turn else 1])
-        config = cfg.conv_config(kind, z, size, options, prologues=loads)
+        config = cfg.conv_config(kind, z, size, options, prologues=loads, plain=not fused)
     types = ["*" + ty, "*fp32" if z.SPLITS > 1 else "*" + ty, "*" + ty, "*fp32"]
     sizes = [z.C, z.H, z.W, z.K, z.R, z.S, z.C // z.GROUPS, z.P, z.Q]
     constants = dict(zip(fn.arg_names[1:4], (FUSED if fused else PLAIN)[kind], strict=True))

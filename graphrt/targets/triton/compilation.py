@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.runtime.lowering import Lowering
+from graphrt.runtime.roofline import find_data_sheet
 from graphrt.runtime.runnable import Runnable
 from graphrt.targets.triton.compile.build import build
 from graphrt.targets.triton.driver import Driver
@@ -16,6 +17,7 @@ from graphrt.targets.triton.emit.options import Options
 from graphrt.targets.triton.image import Image, make_image
 from graphrt.targets.triton.interpret import JitKernel
 from graphrt.targets.triton.saved import save
+from graphrt.targets.triton.tune.ahead import prepared
 from graphrt.targets.triton.tune.tuner import Tuner, configurations
 
 
@@ -48,6 +50,11 @@ class Compilation:
     def source(self, launch: int | None) -> str:
         """Generated source: of one launch, or all of it."""
         return self.text if launch is None else "\n".join(self.codes[launch].text)
+
+    def prepared(self, tune: int) -> list[str]:
+        """Keys of the kernels of all launches and of tuning's candidates, which are in the cache then."""
+        sheet = find_data_sheet(self.options.gpu)
+        return prepared(self.codes, self.kernels, self.module, self.options.gpu, sheet, tune)
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program`` as the folder ``path``. Raises OSError."""

@@ -9,12 +9,13 @@ from typing import Any
 from graphrt.errors import TargetError
 from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.program import Executable
+from graphrt.runtime.roofline import Work
 from graphrt.runtime.runnable import Runnable
 from graphrt.runtime.state import State
 from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.driver import Driver
-from graphrt.targets.triton.report import KernelReport, reports
+from graphrt.targets.triton.report import KernelReport, reports, works
 from graphrt.targets.triton.tune.tuner import Configuration
 
 
@@ -46,6 +47,10 @@ class GpuExecutable(TritonExecutable):
         """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
         return reports(self._compilation)
 
+    def work(self, program: Runnable) -> list[Work | None]:
+        """What the compiled code of each launch does; None where that is not known."""
+        return works(self._compilation)
+
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""
         self._compilation.save(path, program)
@@ -65,9 +70,20 @@ class AheadExecutable(Executable):
         """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
         return reports(self._compilation)
 
+    def work(self, program: Runnable) -> list[Work | None]:
+        """What the compiled code of each launch does; None where that is not known."""
+        return works(self._compilation)
+
     def configurations(self, lowering: Lowering) -> list[Configuration]:
         """The kernels that a library computes; how others are launched is known where the GPU is."""
         return self._compilation.configurations
+
+    def prepared(self, tune: int = 0) -> list[str]:
+        """Fills the cache with all kernels, and those that tuning at level ``tune`` tries, for a machine that has the GPU.
+
+        Returns their keys. Raises ArgumentError for an architecture without a data sheet.
+        """
+        return self._compilation.prepared(tune)
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         """Raises TargetError: the GPU is not here."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from graphrt.index import Expr
+from graphrt.runtime.roofline import Work
 from graphrt.schedule.cost import Cost, launch_cost
-from graphrt.schedule.kernel_ir import Kernel
+from graphrt.schedule.kernel_ir import Kernel, PointwiseKernel
 from graphrt.schedule.memory import blocks as blocks_of
 from graphrt.schedule.memory import loads
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.compile import instructions
 from graphrt.targets.triton.compile.cubin import listings
+from graphrt.targets.triton.compile.sass import work_of
 from graphrt.targets.triton.compile.usage import resident, usage
 from graphrt.targets.triton.emit.options import lanes
 from graphrt.targets.triton.kernel import KernelBinary
@@ -27,6 +30,7 @@ class KernelReport:
     multiprocessor; ``tile`` is rows, columns and depth of a contraction and ``operands`` the dtype it multiplies;
     ``bytes`` and ``flops`` are those of one launch as predicted from the plan. ``narrow`` names what could move 16 bytes at a
     time and does not: loads or stores of a buffer that lies in stretches of so many bytes and makes much of the traffic.
+    ``work`` is what a static model reads in the code, of NVIDIA's GPUs; of others how many programs share a multiprocessor.
     """
 
     name: str
@@ -44,6 +48,7 @@ class KernelReport:
     bytes: int
     flops: int
     narrow: tuple[str, ...]
+    work: Work
 
 
 def reports(compilation: Compilation) -> list[KernelReport]:
@@ -52,18 +57,24 @@ def reports(compilation: Compilation) -> list[KernelReport]:
     working = [i for i, code in enumerate(compilation.codes) if code.grid]
     numbers = [launch.kernel for launch in image.launches]
     kernels = [(n, k) for n, k in enumerate(image.kernels) if isinstance(k, KernelBinary)]  # and no library's calls
-    if arch.startswith("sm"):
-        found = [instructions.nvidia(listing) for listing in listings([k.code for _, k in kernels], arch)]
-    else:
-        found = [dict(k.instructions) for _, k in kernels]
+    texts = listings([k.code for _, k in kernels], arch) if arch.startswith("sm") else [""] * len(kernels)
     return [
-        _report(kernel, compilation, working[numbers.index(n)], numbers.count(n), names)
-        for (n, kernel), names in zip(kernels, found, strict=True)
+        _report(kernel, compilation, working[numbers.index(n)], numbers.count(n), text)
+        for (n, kernel), text in zip(kernels, texts, strict=True)
     ]
 
 
-def _report(kernel: KernelBinary, compilation: Compilation, launch: int, launches: int, found: dict[str, int]) -> KernelReport:
+def works(compilation: Compilation) -> list[Work | None]:
+    """What the compiled code of each launch does; None of a library's calls and of launches without work."""
+    kernels = [n for n, k in enumerate(compilation.image.kernels) if isinstance(k, KernelBinary)]
+    found = dict(zip(kernels, (r.work for r in reports(compilation)), strict=True))
+    numbers = iter(compilation.image.launches)
+    return [found.get(next(numbers).kernel) if code.grid else None for code in compilation.codes]
+
+
+def _report(kernel: KernelBinary, compilation: Compilation, launch: int, launches: int, text: str) -> KernelReport:
     code, kernels, warps = compilation.codes[launch], compilation.kernels[launch], kernel.threads // lanes(kernel.target)
+    found = instructions.nvidia(text) if text else dict(kernel.instructions)
     registers, spills = usage(kernel.code, kernel.target)
     blocks = resident(registers, kernel.shared, warps, kernel.target)
     c, cost = code.constants, launch_cost(kernels)
@@ -84,13 +95,14 @@ def _report(kernel: KernelBinary, compilation: Compilation, launch: int, launche
         bytes=cost.bytes,
         flops=cost.flops,
         narrow=tuple(_narrow(kernels, cost, found)),
+        work=work_of(kernel, text, code.choice, cost),
     )
 
 
 def _narrow(kernels: Sequence[Kernel], cost: Cost, found: Mapping[str, int]) -> Iterator[str]:
-    every = [block for kernel in kernels for block in blocks_of(kernel)]
-    loaded = {load[0] for block in every for load in loads(block)}
-    stored = {store.slot for block in every for store in block.stores}
+    every = [(kernel, block) for kernel in kernels for block in blocks_of(kernel)]
+    loaded = {slot for kernel, block in every for slot, offset, _ in loads(block) if _lies_along(kernel, offset)}
+    stored = {store.slot for _, block in every for store in block.stores}
     for what, slots, full in (("loads", loaded, instructions.WIDE_LOADS), ("stores", stored, instructions.WIDE_STORES)):
         largest = max(slots, key=lambda s: (s.type.nbytes, s.name), default=None)  # by name: the same one in every process
         if largest is None or not largest.type.ndim or largest.type.nbytes * _MUCH < cost.bytes:
@@ -99,3 +111,14 @@ def _narrow(kernels: Sequence[Kernel], cost: Cost, found: Mapping[str, int]) -> 
         wide = (*full, *instructions.EIGHT_BYTES) if largest.type.dtype.itemsize == 1 else full  # eight elements of a mask
         if run % 16 == 0 and not any(name.startswith(wide) for name in found):
             yield what
+
+
+def _lies_along(kernel: Kernel, offset: Expr) -> bool:
+    """Whether neighbours in memory are loaded together: not where an elementwise kernel stores in another order."""
+    if not isinstance(kernel, PointwiseKernel):
+        return True
+    inner = next((d for d in reversed(kernel.order) if kernel.shape[d] > 1), None)
+    if inner is None:
+        return True
+    zero = dict.fromkeys(offset.axes(), Expr())
+    return (offset.substitute({**zero, f"i{inner}": Expr(const=1)}) - offset.substitute(zero)).const == 1

@@ -23,7 +23,7 @@ from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.compile.build import gpu_target
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.emit.options import Options
-from graphrt.targets.triton.emit.tiling import segment_group, splits, times
+from graphrt.targets.triton.emit.tiling import on_load, segment_group, splits, times
 from graphrt.targets.triton.executable import AheadExecutable, GpuExecutable, TritonExecutable
 from graphrt.targets.triton.interpret import InterpretDriver
 from graphrt.targets.triton.saved import load
@@ -72,7 +72,10 @@ class TritonTarget(Target):
         """A contraction that is always left to a library stays alone."""
         pairs = not self.options.stores_fragments and not self._alone  # AMD's compiler spills when a kernel holds two things
         precision = self.settings.float32_matmul_precision
-        return SchedulePolicy(tile_row=tile_row, pairs=pairs, alone=self._alone, row_limit=ROW_LIMIT, precision=precision)
+        loads = None if self._alone else on_load(self.options)
+        return SchedulePolicy(
+            tile_row=tile_row, pairs=pairs, alone=self._alone, row_limit=ROW_LIMIT, precision=precision, on_load=loads
+        )
 
     def check(self, kernel: Kernel) -> None:
         """Raises TargetError for a kernel that counts further than 32 bits."""

@@ -31,12 +31,18 @@ class Form:
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to launch: a form, blocks and options by name, the programs, and the predicted clocks (0: no prediction)."""
+    """One way to launch: a form, blocks and options by name, the programs, and the predicted clocks (0: no prediction).
+
+    Each of ``tiles`` takes so many ``steps`` of a product's blocks on average; ``beside`` programs are those of other groups.
+    """
 
     form: Form
     config: dict[str, int]
     grid: int
     clocks: float = 0.0
+    steps: float = 0.0
+    tiles: int = 0
+    beside: int = 0
 
 
 @dataclass

@@ -83,6 +83,8 @@ class TritonPrinter:
             return f"uniform({seed.name}, {counter.name}, {stream}, {text})"
         if inst.op == "segment_sum":
             return f"segment_sum({inst.args[0].name}, mask, {inst.args[1]})"
+        if inst.op == "spread":
+            return f"spread_segments({inst.args[0].name}, {inst.args[1]})"
         if inst.op == "cast":
             x = inst.args[0]
             return f"{x.name} != 0" if inst.out.dtype.is_bool else cast_to(x.name, inst.out.dtype)

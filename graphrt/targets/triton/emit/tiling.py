@@ -11,7 +11,7 @@ from typing import Any
 from graphrt.ir import Node
 from graphrt.passes.siblings import Times
 from graphrt.schedule.kernel_ir import TemplateKernel
-from graphrt.schedule.policy import ROW_LIMIT
+from graphrt.schedule.policy import ROW_LIMIT, OnLoad
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.targets.limits import LIMIT
 from graphrt.targets.templates import find_kernels
@@ -53,8 +53,12 @@ def _form(module: str, function: str, *constants: Constants) -> Form:
 
 
 def _tile(kernel: TemplateKernel, prologues: tuple[int, ...]) -> dict[str, Any]:
-    """Arguments of the arithmetic of tiles: prologues, and the length of the segments of rows that are summed behind."""
-    return {"prologues": prologues, "segment": next((n.inputs[0].shape[1] for n in kernel.group.segments), 1)}
+    """Arguments of the arithmetic of tiles: prologues, the length of the segments summed behind, whether there is neither."""
+    segment = next((n.inputs[0].shape[1] for n in kernel.group.segments), 1)
+    params = kernel.epilogue.params
+    across = {*params} - {params[1] if kernel.spec.family == "conv" else params[-1]}
+    maps = any(i.op == "load" and i.args[1].axes() & across for i in kernel.epilogue.insts)
+    return {"prologues": prologues, "segment": segment, "plain": not any(prologues) and segment == 1 and not maps}
 
 
 def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
@@ -66,7 +70,7 @@ def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> lis
     if closures.described is not None:
         forms.append((_form("matmul_tma", "matmul_tma", closures.described, sizes, precision), True))
     return [
-        Choice(f, c, config.matmul_grid(sizes, c), clocks)
+        Choice(f, c, config.matmul_grid(sizes, c), clocks, *config.matmul_steps(sizes, c))
         for f, tma in forms
         for clocks, c in config.matmul_configs(
             sizes, kernel.factors.itemsize, machine, tma=tma, **_tile(kernel, closures.prologues)
@@ -96,12 +100,13 @@ def _conv(kernel: TemplateKernel, closures: Closures, options: Options) -> list[
     tile = _tile(kernel, closures.prologues[::-1] if g.K_AXIS else closures.prologues)  # the input is the left operand
     f = _form("conv", _FUNCTIONS.get(name, name), closures.plain, {"G": g}, precision)
     found = config.conv_configs(kind, g, itemsize, machine, **tile)
-    pointers = [Choice(f, c, config.conv_grid(kind, g, c), clocks) for clocks, c in found]
+    pointers = [Choice(f, c, config.conv_grid(kind, g, c), clocks, *config.conv_steps(kind, g, c)) for clocks, c in found]
     if closures.described is None:
         return pointers
     f = _form("conv_tma", "conv_tma", closures.described, {"G": g}, precision)
     found = config.conv_tma_configs(kind, g, itemsize, machine, **tile)
-    return [*pointers, *(Choice(f, c, config.conv_tma_grid(kind, g, c), clocks) for clocks, c in found)]
+    boxes = [Choice(f, c, config.conv_tma_grid(kind, g, c), clocks, *config.conv_steps(kind, g, c)) for clocks, c in found]
+    return [*pointers, *boxes]
 
 
 def _pool(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
@@ -111,6 +116,9 @@ def _pool(kernel: TemplateKernel, closures: Closures, options: Options) -> list[
     function, gradient = _FUNCTIONS.get(name, name), name.endswith("_grad")
     g = config.Geometry(**kernel.sizes)
     more: dict[str, Any] = {"G": g, "CHANNELS_LAST": any(s.offset.stride("c") == 1 for s in kernel.epilogue.stores)}
+    phases = config.pool_phases(g, more["CHANNELS_LAST"]) if name == "max_pool_grad" else 1
+    if phases > 1:
+        more["PHASES"] = phases
     if function == "pool":
         more["OP"] = "max" if name == "max_pool" else "sum"
     stores = [s.slot.type.dtype for s in kernel.epilogue.stores]  # positions alone, where nobody reads the maxima
@@ -118,7 +126,7 @@ def _pool(kernel: TemplateKernel, closures: Closures, options: Options) -> list[
     first = config.pool_config(config.pool_outputs(g, gradient), stored, options.machine, lanes=lanes)
     others = [] if options.interpret else [{**first, "BLOCK": lanes * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
     f = _form("pool", function, closures.plain, more)
-    return [Choice(f, c, config.pool_grid(g, c, gradient)) for c in (first, *(c for c in others if c != first))]
+    return [Choice(f, c, config.pool_grid(g, c, gradient, phases)) for c in (first, *(c for c in others if c != first))]
 
 
 def oriented(kind: str, options: Options) -> dict[str, int]:
@@ -213,3 +221,39 @@ def times(options: Options) -> Times:
         return (max(found[0][0], moved * byte) + cost.LAUNCH) / CLOCK
 
     return Times(convolution, byte / CLOCK)
+
+
+def on_load(options: Options) -> OnLoad:
+    """Predicted times of operands that are computed on load; interpreted plans are a GPU's."""
+    find_kernels()
+    from graphrt.kernels.triton import cost
+
+    machine = options.machine._replace(interpret=False)
+    byte = 1 / (cost.multiprocessor(options.arch).memory * options.units)  # clocks
+
+    @functools.cache
+    def clocks(sizes: Any, kind: str, itemsize: int, loads: tuple[int, int]) -> float:
+        from graphrt.kernels.triton import config
+
+        if kind:
+            return float(config.conv_configs(kind, sizes, itemsize, machine, prologues=loads)[0][0])
+        return float(config.matmul_configs(dict(sizes), itemsize, machine, prologues=loads)[0][0])
+
+    def extra(node: Node, operand: int, loads: int) -> float:
+        from graphrt.kernels.triton import config
+
+        template, itemsize = node.op.template or "", node.inputs[0].dtype.itemsize
+        spec, kind = TEMPLATES[template], _KINDS.get(template, "")
+        sizes: Any = tuple(spec.sizes(node).items())
+        if kind:
+            sizes = config.Geometry(**dict(sizes), **oriented(kind, options))
+            if config.is_depthwise(sizes):
+                return 0.0
+        both = (loads, 0) if operand == 0 else (0, loads)
+        both = both[::-1] if kind and sizes.K_AXIS else both
+        moved = byte * (sum(v.type.nbytes for v in node.inputs) + node.types[0].nbytes)
+        more = byte * (loads * node.inputs[operand].type.size - node.inputs[operand].type.nbytes)
+        plain = max(clocks(sizes, kind, itemsize, (0, 0)), moved)
+        return max(max(clocks(sizes, kind, itemsize, both), moved + more) - plain, 0.0) / CLOCK
+
+    return OnLoad(extra, byte / CLOCK, cost.LAUNCH / CLOCK)

@@ -3,7 +3,8 @@
     level 0   what the cache or the package holds for this kernel on this device, else the heuristic; nothing is timed
     level 1   where there is nothing yet, the dozen candidates of least predicted time; level 2, all that fit
 
-    candidates ─▶ compile side by side ─▶ prune by registers, spills, occupancy ─▶ compare results ─▶ time in turns ─▶ record
+    candidates ─▶ compile side by side ─▶ prune by registers, spills, occupancy and, where they are kept, static bounds
+               ─▶ compare results ─▶ time in turns ─▶ record
 
 Where a library was allowed (``library="auto"``), its call is a candidate of each kernel that it could compute.
 
@@ -13,6 +14,7 @@ cheap, and each candidate's with the heuristic's; one that differs beyond roundi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -31,12 +33,14 @@ from graphrt.targets.triton.emit.launch import Choice, LaunchCode
 from graphrt.targets.triton.emit.options import lanes
 from graphrt.targets.triton.library import LIBRARY, LibraryCall
 from graphrt.targets.triton.tune import records
+from graphrt.targets.triton.tune.bounds import bound
 from graphrt.targets.triton.tune.trial import Trial, difference, reference
 
 CANDIDATES = 12  # of level 1
 COMPILING = 120.0  # seconds that a candidate may take to compile
 ROUNDS = 7
 BEHIND = 1.3  # a candidate so much slower than the best of the first round is not timed again
+HOPELESS = 1.5  # times as long as the heuristic was measured: a static bound above it leaves a candidate no chance
 MARGIN = 0.98  # of the heuristic's time that a winner must stay below: less may be noise
 
 
@@ -133,9 +137,15 @@ class Tuner:
             return None
         kept = [(heuristic, first)]
         least = min(4, self._warps(first))
+        names = {id(c): build.key(code.configured(c, "tuned"), self._driver.target) for c in others if c.form.call is None}
+        bounds = {name: known for name in names.values() if (known := bound(name)) is not None}
+        most = HOPELESS * self._times(trial, kept)[0] if bounds else math.inf
         for choice in others:
             try:
-                if build.key(code.configured(choice, "tuned"), self._driver.target) in self._overdue:
+                name = names.get(id(choice), "")
+                if bounds.get(name, 0.0) > most:
+                    raise TargetError(f"takes {1e6 * bounds[name]:.1f} us at least by its instructions")
+                if name in self._overdue:
                     raise TargetError(f"takes more than {COMPILING:g} s to compile")
                 kernel = self._compiled(code, choice)
                 reason = self._refused(kernel, first, least) or difference(trial.result(kernel, choice.grid), expected)

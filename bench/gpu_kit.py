@@ -1,0 +1,117 @@
+"""The kernels of bench.gpu, compiled where there is no GPU: an archive that a run unpacks, so that none of its time goes there.
+
+python -m bench.gpu_kit [--out build/gpu-kit.tar] [--target cuda:sm_90]      make gpu-kit
+python -m bench.gpu --kit build/gpu-kit.tar
+
+It holds the files of graphrt's cache of kernels for the programs of the planned steps, at their batches, and the candidates of
+tuning with what a static model says of them. Their names follow from all that they are made of: Triton's version and graphrt's
+sources must be those of the machine with the GPU, which is said where they are not. The tests of the step "correctness" are not
+in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import graphrt
+from bench.conv_shapes import layers
+from bench.gpu_checks import KINDS, descriptor
+from bench.gpu_kernels import GOALS, GROUPS, described, kept, momentum, our_conv, running
+from bench.gpu_parts import Settings
+from bench.gpu_training import NETWORKS, batch_of, step_of
+from graphrt import Graph, Program, models
+from graphrt.config import Flags
+from graphrt.targets.triton.compile.build import _compiler as compiler
+from graphrt.targets.triton.tune.bounds import FOLDER
+
+KERNELS = "triton/kernels"
+MANIFEST = "kit.json"
+STEPS = (("ResNet-50", 256, True, "never"), ("ResNet-50", 256, True, "always"), ("LeNet-5", 64, False, "never"))
+STEPS += (("MLP 784-128-10", 64, False, "never"),)
+
+
+def programs(settings: Settings) -> Iterator[tuple[str, Program, int]]:
+    """Name, program and level of tuning of all that the planned steps compile; with ``dry`` settings little of each."""
+    for name, batch, half, library in STEPS[-1:] if settings.dry else STEPS:
+        x, y = batch_of(name, 2 if settings.dry else batch, "cpu")
+        net = models.get(NETWORKS[name].model).build()
+        tuned = name == "ResNet-50" and library == "never"
+        yield f"{name} b{batch}, library {library}", step_of(net, x, y, settings, half, library), int(tuned)
+    for name, (make, _) in KINDS.items():
+        with described() if make is descriptor else nullcontext():
+            yield name, graphrt.compile(make()[0], target=settings.target), 0
+    for kind in GOALS:
+        shapes = [s for s in layers("ResNet-50", 2 if settings.dry else 256) if kind != "dgrad" or s[0][1] != 3]
+        for layer in shapes[:2] if settings.dry else shapes:
+            yield f"{kind} {layer}", our_conv(layer, kind, settings), 0
+    n = 64 if settings.dry else 1 << 18
+    for name, (build, _) in GROUPS.items():
+        g = Graph()
+        kept(g, build(g, n))
+        yield name, running(g, settings), 0
+    yield "SGD with momentum", momentum(n, settings)[0], 0
+
+
+def pack(out: Path, settings: Settings, show: bool = True) -> int:
+    """Compiles everything and writes the archive; returns how many kernels are in it."""
+    keys: dict[str, None] = {}
+    for name, program, tune in programs(settings):
+        found = program._executable.prepared(tune)  # type: ignore[attr-defined]
+        keys.update(dict.fromkeys(found))
+        if show:
+            print(f"{name}: {len(found)} kernels, {len(keys)} in all", flush=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    root = Flags.read().cache
+    with tarfile.open(out, "w") as archive:
+        about = json.dumps({"target": settings.target, "compiler": compiler(), "kernels": len(keys)}).encode()
+        head = tarfile.TarInfo(MANIFEST)
+        head.size = len(about)
+        archive.addfile(head, io.BytesIO(about))
+        for folder in (KERNELS, FOLDER):
+            for path in (root / folder / key for key in keys):
+                if path.exists():
+                    archive.add(path, f"{folder}/{path.name}")
+    return len(keys)
+
+
+def unpacked(file: Path) -> str:
+    """Puts the kernels of an archive into the cache, and says how many, or why they are of no use here."""
+    root, count = Flags.read().cache, 0
+    with tarfile.open(file) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            if content is None:
+                continue
+            if member.name == MANIFEST:
+                about = json.loads(content.read())
+                if about["compiler"] != compiler():
+                    return f"{file.name} is of {about['compiler']}, here is {compiler()}: kernels are compiled again"
+            elif re.fullmatch(f"({KERNELS}|{FOLDER})/[0-9a-f]{{32}}", member.name):
+                path = root / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content.read())
+                count += member.name.startswith(KERNELS)
+    return f"{file.name}: {count} kernels for {about['target']} need not be compiled"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the archive."""
+    parser = argparse.ArgumentParser("bench.gpu_kit", description="the kernels of bench.gpu, compiled without a GPU")
+    parser.add_argument("--out", type=Path, default=Path("build/gpu-kit.tar"))
+    parser.add_argument("--target", default="cuda:sm_90", help="as ahead of time")
+    given = parser.parse_args(arguments)
+    count = pack(given.out, Settings(False, 0.0, ahead=given.target))
+    print(f"{given.out}: {count} kernels, {given.out.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
