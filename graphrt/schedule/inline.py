@@ -8,7 +8,10 @@ from graphrt.ir import Node
 from graphrt.op import Kind
 from graphrt.schedule.fusion_state import LARGE, MAX_INPUTS, FusionState, Verdict, aligned
 from graphrt.schedule.group import FREE, Group, Index, read_index, reads
+from graphrt.schedule.work import COSTLY
 from graphrt.types import HALVES
+
+LITTLE = 8  # times an operation's work
 
 
 def inline(f: FusionState) -> None:
@@ -64,7 +67,7 @@ def can_be_member(f: FusionState, group: Group, node: Node, index: Index) -> boo
     sources = set(f.bases(node))
     after = f.after(group) - {node}
     outside = {v.node for v in sources if v.node.op.kind not in FREE and v not in group.index}
-    repeats = math.prod(group.shape) > max(node.types[0].size, 1) and not node.op.cheap
+    repeats = math.prod(group.shape) > max(node.types[0].size, 1) and not node.op.cheap and not _is_little(group)
     return (
         not repeats
         and f.forbidden([group], [node]) is None
@@ -73,6 +76,13 @@ def can_be_member(f: FusionState, group: Group, node: Node, index: Index) -> boo
         and not f.crowded(group, node)
         and not f.depends(after, outside)
     )
+
+
+def _is_little(group: Group) -> bool:
+    """Whether a costly operation for each element of ``group`` is little beside what its contraction computes for one."""
+    anchor = group.anchor
+    contracts = anchor is not None and anchor.op.kind is Kind.CONTRACTION
+    return contracts and anchor is not None and anchor.op.flops(anchor) >= LITTLE * COSTLY * math.prod(group.shape)
 
 
 def _inlinable(f: FusionState, groups: list[Group], node: Node, readers: list[Node]) -> tuple[Verdict, int]:
