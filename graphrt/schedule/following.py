@@ -20,7 +20,7 @@ import networkx as nx
 from graphrt.ir import Node, Value
 from graphrt.op import Kind
 from graphrt.schedule.fusion_state import FusionState
-from graphrt.schedule.group import FREE, FUSABLE, Group
+from graphrt.schedule.group import FREE, Group
 
 LAUNCH = 64  # bytes for which no kernel of its own is worth it
 
