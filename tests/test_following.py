@@ -107,3 +107,12 @@ def test_batch_norm_in_eval_mode_is_no_launch_behind_a_convolution(target: str, 
     program = grt.compile(g, target=target)
     assert program.launches == 1
     assert moved(program) == sum(v.type.nbytes for v in (x, w, mean, var, gamma, beta, *g.outputs.values()))
+
+
+def test_why_rows_and_columns_are_read_apart_is_said(target: str) -> None:
+    g = grt.Graph()
+    x = g.input("x", (48, 40))
+    g.output("rows", F.sum(x, 1))
+    g.output("columns", F.sum(x, 0))
+    said = "\n".join(map(str, grt.compile(g, target=target).explain().why("reduce_1", "reduce_0")))
+    assert "reads it again: a kernel has whole rows at hand, or whole columns" in said
