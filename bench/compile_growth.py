@@ -100,7 +100,7 @@ def recurrence(n: int) -> grt.Graph:
 KINDS: dict[str, tuple[Callable[[int], grt.Graph], int]] = {  # with the smallest size
     "concat": (concat, 80),
     "stack": (stack, 200),
-    "branches": (branches, 20),
+    "branches": (branches, 40),  # fewer follow the product in its own kernel
     "chain": (chain, 50),
     "shifts": (shifts, 8),
     "paddings": (paddings, 4),

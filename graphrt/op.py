@@ -41,6 +41,7 @@ class Kind(Enum):
     SORT = "sort"  # one axis put in order: a template of loops
     DECOMPOSITION = "decomposition"  # matrices as products of others, made where the result lies: a template of loops
     CONTRACTION = "contraction"  # matmul, convolution and its gradients: a template of loops
+    ATTENTION = "attention"  # products with a softmax between them: a template of loops
     WINDOW = "window"  # pooling and its gradients: a template of loops
 
 

@@ -98,6 +98,7 @@ def test_every_op_has_samples_and_a_lowering() -> None:
             Kind.RANDOM: op.body,
             Kind.GENERATED: op.body,
             Kind.CONTRACTION: op.template,
+            Kind.ATTENTION: op.template,
             Kind.WINDOW: op.template,
             Kind.SCAN: op.template,
             Kind.SCATTER: op.template,

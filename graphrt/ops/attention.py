@@ -1,6 +1,8 @@
-"""Attention: a masked softmax between two matmuls. Scale, mask, softmax and dropout fuse into one kernel.
+"""Attention: a masked softmax between two products (Vaswani et al., "Attention Is All You Need", NeurIPS 2017).
 
-Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
+The op ``attention`` is both products and what lies between them in one kernel, which stores no score (Dao et al.,
+"FlashAttention", 2022); its second result, the logarithm of each row's sum of exponentials, gives the weights back.
+Masks are a bias of the scores, dropout a factor of the weights: both are computed where the kernel loads them.
 """
 
 from __future__ import annotations
@@ -8,17 +10,108 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
-from graphrt.ir import Value
+from graphrt.ir import Node, Value
+from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.activation import softmax
-from graphrt.ops.base import broadcast_shape, cast, function, in_float32, require_float, tensor
+from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, function, in_float32, require_float, tensor
 from graphrt.ops.dropout import dropout
 from graphrt.ops.elementwise import eq, exp, ge, stop_gradient, where
 from graphrt.ops.matmul import matmul
 from graphrt.ops.reduction import amax, sum
 from graphrt.ops.source import iota
-from graphrt.ops.view import reshape, transpose
-from graphrt.types import HALVES
+from graphrt.ops.view import reshape, transpose, unsqueeze
+from graphrt.types import HALVES, TensorType, float32
+
+
+def _infer(query: TensorType, key: TensorType, value: TensorType, bias: TensorType, keep: TensorType, **attrs: float) -> Types:
+    (*batch, m, k), (n, v) = query.shape, value.shape[-2:]
+    wide = float32 if query.dtype in HALVES else query.dtype
+    wanted = [
+        (key, (*batch, n, k), query.dtype),
+        (value, (*batch, n, v), query.dtype),
+        (bias, (*batch, m, n), wide),
+        (keep, (*batch, m, n), wide),
+    ]
+    if any(t.shape != shape for t, shape, _ in wanted):
+        shapes = [list(t.shape) for t in (query, key, value, bias, keep)]
+        raise ShapeError(f"attention needs [..., M, K], [..., N, K], [..., N, V] and twice [..., M, N], got {shapes}")
+    if not query.dtype.is_float or any(t.dtype is not dtype for t, _, dtype in wanted):
+        dtypes = ", ".join(str(t.dtype) for t in (query, key, value, bias, keep))
+        raise DTypeError(f"attention needs query, key and value of one float dtype, bias and keep in {wide}, got {dtypes}")
+    return TensorType((*batch, m, v), query.dtype), TensorType((*batch, m), wide)
+
+
+def _seen(scores: Value, rows: int) -> Value:
+    """bool: the keys that each query sees, those up to its number, counted anew after ``rows``."""
+    return ge(iota(scores, -2) % rows, iota(scores, -1))
+
+
+def _vjp(node: Node, dy: Value | None, dlse: Value | None) -> list[Value | None]:
+    """The weights are found again from the scores and the logarithms of their sums; their gradient needs no other sum of rows
+    than that of ``dy * y``."""
+    query, key, value, bias, keep = node.inputs
+    y, lse = node.outputs
+    scale, rows = node.attrs["scale"], node.attrs["rows"]
+    q, k, v = (cast(x, bias.dtype) for x in (query, key, value))
+    scores = matmul(q, transpose(k, -1, -2)) * scale + bias
+    if rows:
+        scores = where(_seen(scores, rows), scores, -math.inf)
+    weights = exp(scores - unsqueeze(lse, -1))
+    d_value = d_keep = None
+    d_scores = weights * unsqueeze(dlse, -1) if dlse is not None else None
+    if dy is not None:
+        wide = cast(dy, bias.dtype)
+        d_value = matmul(transpose(cast(weights * keep, dy.dtype), -1, -2), dy)
+        d_weights = matmul(wide, transpose(v, -1, -2))
+        d_keep = weights * d_weights
+        d_softmax = weights * (d_weights * keep - sum(wide * cast(y, bias.dtype), -1, keepdim=True))
+        d_scores = d_softmax if d_scores is None else d_softmax + d_scores
+    assert d_scores is not None
+    small = cast(d_scores * scale, query.dtype)
+    return [matmul(small, key), matmul(transpose(small, -1, -2), query), d_value, d_scores, d_keep]
+
+
+def _reference(
+    query: np.ndarray, key: np.ndarray, value: np.ndarray, bias: np.ndarray, keep: np.ndarray, scale: float, rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    q, k, v = (x.astype(np.float64) for x in (query, key, value))
+    scores = np.einsum("...mk,...nk->...mn", q, k) * scale + bias
+    m, n = scores.shape[-2:]
+    if rows:
+        scores = np.where(np.arange(n) <= np.arange(m)[:, None] % rows, scores, -np.inf)
+    top = scores.max(-1, keepdims=True, initial=-np.inf)
+    e = np.exp(scores - np.where(np.isneginf(top), 0, top))
+    total = e.sum(-1, keepdims=True)
+    share = np.where(total == 0, 1, total)
+    lse = np.where(total == 0, np.inf, top + np.log(share))[..., 0]
+    return np.einsum("...mn,...nv->...mv", e / share * keep, v).astype(query.dtype), lse.astype(bias.dtype)
+
+
+def _samples(rng: np.random.Generator) -> list[Sample]:
+    found = []
+    for batch, m, n, k, v, rows in (((2,), 3, 4, 5, 2, 0), ((), 5, 7, 3, 3, 5), ((1, 2), 6, 3, 1, 1, 3), ((2,), 2, 0, 3, 2, 0)):
+        shapes = (*batch, m, k), (*batch, n, k), (*batch, n, v), (*batch, m, n)
+        q, key, value, bias = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+        keep = rng.integers(0, 2, bias.shape).astype(np.float32) * 2
+        found.append(Sample((q, key, value, bias, keep), {"scale": 0.5, "rows": rows}))
+    return found
+
+
+register(
+    OpDef(
+        name="attention",
+        kind=Kind.ATTENTION,
+        infer=_infer,
+        vjp=_vjp,
+        reference=_reference,
+        samples=_samples,
+        template="attention",
+        flops=lambda n: 2 * n.inputs[3].type.size * (n.inputs[0].shape[-1] + n.inputs[2].shape[-1] + 8),
+    )
+)
 
 
 def masked(scores: Value, mask: Value, what: str = "attn_mask") -> Value:
@@ -83,18 +176,25 @@ def scaled_dot_product_attention(
     group = _check(query, key, value, enable_gqa)
     if is_causal and attn_mask is not None:
         raise ArgumentError("is_causal must not be True together with attn_mask; make the mask causal")
-    factor = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else float(scale)
-    q = query if group == 1 else _heads(query, group, True)
-    if q.dtype in HALVES:  # whose range the products could leave
-        q, factor = q * factor, 1.0
-    scores = matmul(q, transpose(key, -1, -2)) * factor
+    wide = float32 if query.dtype in HALVES else query.dtype
+    *heads, rows, size = query.shape
+    columns = key.shape[-2]
+    batch = broadcast_shape(tuple(heads), key.shape[:-2] if group == 1 else tuple(heads))
+    batch = broadcast_shape(batch, value.shape[:-2] if group == 1 else batch)
+
+    def each(number: float) -> Value:
+        """``number`` for each score."""
+        return broadcast_to(query.graph.constant(number, wide), (*batch, rows, columns))
+
+    bias = each(0.0) if attn_mask is None else masked(each(0.0), attn_mask)
+    keep = dropout(each(1.0), dropout_p)
+    q = broadcast_to(query, (*batch, rows, size))
     if group > 1:
-        scores = _heads(scores, group, False)
-    masks = [] if attn_mask is None else [attn_mask]
-    if is_causal:
-        masks = [ge(iota(scores, -2), iota(scores, -1))]
-    weights = attention_weights(scores, masks, dropout_p)
-    return matmul(weights, value) if group == 1 else _heads(matmul(_heads(weights, group, True), value), group, False)
+        q, bias, keep = (_heads(x, group, True) for x in (q, bias, keep))
+    k, v = (broadcast_to(x, (*q.shape[:-2], *x.shape[-2:])) for x in (key, value))
+    factor = 1 / math.sqrt(max(size, 1)) if scale is None else float(scale)
+    node = apply("attention", q, k, v, bias, keep, scale=factor, rows=rows if is_causal else 0).node
+    return node.outputs[0] if group == 1 else _heads(node.outputs[0], group, False)
 
 
 def attention_weights(scores: Value, masks: Sequence[Value], dropout_p: float, safe: bool = True) -> Value:

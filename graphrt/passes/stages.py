@@ -9,7 +9,7 @@ from graphrt.errors import ArgumentError
 
 STAGES: Mapping[str, str] = {
     "siblings": "convolutions that read one tensor become one (GPUs)",
-    "remat": "the backward pass computes again what a concatenation would store for it",
+    "remat": "the backward pass computes again what a concatenation, or an activation, would store for it",
     "partial": "sums over pixels come from sums of segments of pixels (GPUs)",
     "split": "long sums become partial sums side by side, and a short sum of these",
     "half_copies": "whoever updates a weight writes its half too (GPUs)",

@@ -18,6 +18,7 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.passes.decision import Decision
 from graphrt.schedule.concat_buffers import NO_BUFFERS, ConcatBuffers
+from graphrt.schedule.following import behind, left_over, returns
 from graphrt.schedule.fusion_state import LARGE, MAX_INPUTS, FusionState, Verdict, aligned, candidates, stage_of
 from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull, through
 from graphrt.schedule.inline import inline
@@ -46,6 +47,9 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
     inline(f)
     if "rows" in policy.fusion:
         fuse_reductions(f)  # those that read one tensor now
+    for group in list(f.groups):
+        if group.kind == "template" and not f.ends(group):
+            _grow(f, group, late=True)
     single: list[Node] = []
     for node in graph.nodes:
         if node.op.kind in FUSABLE and node not in f.owner and node not in f.inlined:
@@ -75,16 +79,19 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
 # --- growing forward: epilogues, row operations, elementwise chains ----------------------------------------------
 
 
-def _grow(f: FusionState, group: Group) -> None:
+def _grow(f: FusionState, group: Group, late: bool = False) -> None:
+    """Takes in what follows ``group``; ``late``, when others have what they compute on load, what is left over."""
     refused: set[Node] = set()
     while True:
         found = {r for v in group.values() for r in f.readers(v)}
         found = {n for n in found if n not in f.owner and n not in f.inlined and n not in refused}
+        if late and found:
+            found &= left_over(f, group, refused)
         if not found:
             break
         node = min(found, key=f.position.__getitem__)
-        verdict, index = legal(f, group, node)
-        if verdict.ok and group.kind == "template" and _better_later(f, group, node):
+        verdict, index = legal(f, group, node, late)
+        if verdict.ok and group.kind == "template" and not late and node not in behind(f, group, refused):
             verdict = Verdict(False, "is cheap and reads what is stored anyway: computed where it is read")
         saved = benefit(f, group, node) if verdict.ok else 0
         if verdict.ok and saved <= 0:
@@ -98,15 +105,19 @@ def _grow(f: FusionState, group: Group) -> None:
     _trim(f, group)
 
 
-def legal(f: FusionState, group: Group, node: Node) -> tuple[Verdict, Index | None]:
-    """Whether ``node`` can be computed by ``group`` behind what it has, and the node's index in the domain."""
+def legal(f: FusionState, group: Group, node: Node, late: bool = False) -> tuple[Verdict, Index | None]:
+    """Whether ``node`` can be computed by ``group`` behind what it has, and the node's index in the domain.
+
+    ``late`` it is known that those who read it do not compute it again.
+    """
     kind = node.op.kind
     if (off := f.parted(group, node)) is not None:
         return off, None
     if kind not in FUSABLE and not (kind is Kind.REDUCTION and group.kind == "reduction"):
         return Verdict(False, f"is a {kind.value}: a kernel of its own"), None
-    if node.origin.phase == "bwd" and group.kind == "template" and group.phase == "fwd" and node.op.cheap:
-        return Verdict(False, "is cheap: computed again in the backward pass"), None
+    if not late and group.kind == "template" and returns(group, node):
+        where = "is cheap: computed again" if node.op.cheap else "is computed"
+        return Verdict(False, f"{where} in the backward pass"), None
     if f.policy.tiles and node.origin.phase == "opt" and group.kind == "reduction" and _is_waited_for(f, group):
         return Verdict(False, "is an update, which would keep its kernel behind all readers of the parameter"), None
     if kind is Kind.REDUCTION:
@@ -160,19 +171,6 @@ def benefit(f: FusionState, group: Group, node: Node) -> int:
             alone = all(r is node or r in group.nodes for r in f.readers(v)) and not f.is_stored(v)
             saved += v.type.nbytes * (2 if alone else 1)
     return saved
-
-
-def _better_later(f: FusionState, group: Group, node: Node) -> bool:
-    """Whether computing ``node`` where it is read moves fewer bytes than storing it behind a template."""
-    y = node.outputs[0]
-    if not node.op.cheap or node.op.kind is not Kind.ELEMENTWISE or f.is_stored(y) or node.origin.phase == "opt":
-        return False  # an update goes on to a result, which its own kernel would have to read and write
-    sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
-    stored = all(
-        f.is_stored(v) or any(r is not node and r not in group.nodes for r in f.readers(v)) for v in sources if v in group.index
-    )
-    readers = len(set(f.readers(y)))
-    return stored and readers * sum(f.seen(node)[v] for v in sources) <= (1 + readers) * y.type.nbytes
 
 
 def _trim(f: FusionState, group: Group) -> None:

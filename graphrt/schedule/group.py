@@ -195,7 +195,7 @@ def make_group(name: str, node: Node) -> Group:
     kept = domain
     if node.op.kind is Kind.REDUCTION:
         kept = tuple(e for d, e in enumerate(domain) if d not in node.attrs["dims"])
-    group.index.update({v: kept for v in node.outputs})
+    group.index.update({v: kept[: v.ndim] for v in node.outputs})  # what has fewer dimensions lacks the last ones
     return group
 
 

@@ -8,7 +8,11 @@ from graphrt.ir import Node, Value
 from graphrt.op import Kind
 from graphrt.schedule.fusion_state import LARGE, MAX_INPUTS, FusionState, Verdict, aligned
 from graphrt.schedule.group import FREE, Group, Index, read_index, reads, through
+from graphrt.schedule.templates import TEMPLATES
+from graphrt.schedule.work import COSTLY
 from graphrt.types import HALVES
+
+LITTLE = 8  # times an operation's work
 
 
 def inline(f: FusionState) -> None:
@@ -29,7 +33,7 @@ def inline(f: FusionState) -> None:
             f.decide(node, groups[0], Verdict(True, "same element"), saved, "inline")
             f.add(groups[0], node, index)
             continue
-        verdict, saved = _inlinable(f, groups, node, readers)
+        verdict, saved = _inlinable(f, groups, node)
         for group in groups:
             f.decide(node, group, verdict, saved, "inline")
         if verdict.ok:
@@ -64,7 +68,7 @@ def can_be_member(f: FusionState, group: Group, node: Node, index: Index) -> boo
     sources = set(f.bases(node))
     after = f.after(group) - {node}
     outside = {v.node for v in sources if v.node.op.kind not in FREE and v not in group.index}
-    repeats = math.prod(group.shape) > max(node.types[0].size, 1) and not node.op.cheap
+    repeats = math.prod(group.shape) > max(node.types[0].size, 1) and not node.op.cheap and not _is_little(group)
     return (
         not repeats
         and f.forbidden([group], [node]) is None
@@ -75,7 +79,14 @@ def can_be_member(f: FusionState, group: Group, node: Node, index: Index) -> boo
     )
 
 
-def _inlinable(f: FusionState, groups: list[Group], node: Node, readers: list[Node]) -> tuple[Verdict, int]:
+def _is_little(group: Group) -> bool:
+    """Whether a costly operation for each element of ``group`` is little beside what its contraction computes for one."""
+    anchor = group.anchor
+    contracts = anchor is not None and anchor.op.kind is Kind.CONTRACTION
+    return contracts and anchor is not None and anchor.op.flops(anchor) >= LITTLE * COSTLY * math.prod(group.shape)
+
+
+def _inlinable(f: FusionState, groups: list[Group], node: Node) -> tuple[Verdict, int]:
     """Whether recomputing ``node`` wherever it is read beats storing it once."""
     y = node.outputs[0]
     if f.is_stored(y):
@@ -87,15 +98,16 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node, readers: list[No
     sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
     read = sum(min(f.weight(v), f.seen(node)[v]) for v in sources)
     saved = y.type.nbytes * (1 + len(groups)) + read - read * len(groups)
-    template_operand = any(g.anchor in readers or g.anchor in _heirs(f, node) for g in groups if g.kind == "template")
-    repeats = max((math.prod(g.shape) for g in groups), default=0) // max(y.type.size, 1)
-    if not node.op.cheap and (template_operand or len(groups) > 1 or repeats > 1):
+    operands = {g: _operands(f, g, node) for g in groups if g.kind == "template"}  # True: of what is loaded again and again
+    along = [g for g in groups if operands.get(g) != {False}]
+    repeats = max((math.prod(g.shape) for g in along), default=0) // max(y.type.size, 1)
+    if not node.op.cheap and (any(True in found for found in operands.values()) or len(groups) > 1 or repeats > 1):
         return Verdict(False, "costs too much to compute more than once"), saved
     if saved <= 0:
         return Verdict(False, "storing it once moves fewer bytes"), saved
     if slow := _slow_on_load(f, groups, y, read):
         return Verdict(False, slow), saved
-    if f.policy.tiles and template_operand and _is_half_of_weight(node):
+    if f.policy.tiles and any(operands.values()) and _is_half_of_weight(node):
         return Verdict(False, "is a weight's half: tensor cores take it as it lies"), saved
     for group in groups:
         if len(f.inputs(group) | set(sources)) > MAX_INPUTS:
@@ -130,6 +142,15 @@ def _is_half_of_weight(node: Node) -> bool:
     """Whether ``node`` is a parameter in half precision."""
     sources = [v.node for v in node.inputs if v.dtype not in HALVES]
     return node.types[0].dtype in HALVES and [n.op.name for n in sources] == ["parameter"] and len(node.inputs) == 1
+
+
+def _operands(f: FusionState, group: Group, node: Node) -> set[bool]:
+    """Of the operands of the template ``group`` that ``node`` is part of: whether it loads an element more than once."""
+    anchor, made = group.anchor, {node, *_heirs(f, node)}
+    assert anchor is not None and anchor.op.template is not None
+    spec = TEMPLATES[anchor.op.template]
+    operands = zip(anchor.inputs, spec.operands, strict=True)
+    return {name not in spec.once for x, name in operands if any(v.node in made for v in through(x))}
 
 
 def _heirs(f: FusionState, node: Node) -> set[Node]:

@@ -84,8 +84,9 @@ class TemplateKernel:
         """
         assert self.group.anchor is not None
         dtype = self.group.anchor.inputs[0].dtype
-        found = {block.narrow.dtype for block in self.loaders.values() if block.narrow is not None}
-        exact = dtype is float32 and len(found) == 1 and self.spec.family in ("matmul", "conv")
+        factors = (self.loaders[operand] for operand in self.spec.factors)
+        found = {block.narrow.dtype for block in factors if block.narrow is not None}
+        exact = dtype is float32 and len(found) == 1
         return found.pop() if exact else dtype
 
 

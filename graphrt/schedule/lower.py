@@ -307,7 +307,8 @@ def _template(schedule: Schedule, group: Group, precision: str) -> TemplateKerne
     emitter = Emitter(schedule, group, {f"i{d}": e for d, e in enumerate(out)}, [0])
     dtype = compute_dtype(node.types[0].dtype)
     emitter.block.params = spec.output
-    accumulators = [Var("acc", dtype), *(Var(f"acc{i}", int64) for i in range(1, len(node.outputs)))]
+    others = (int64 if v.dtype.is_int else compute_dtype(v.dtype) for v in node.outputs[1:])
+    accumulators = [Var("acc", dtype), *(Var(f"acc{i}", other) for i, other in enumerate(others, 1))]
     emitter.block.given = tuple(accumulators)
     for v, var in zip(node.outputs, accumulators, strict=True):
         emitter.known["read", v, group.index[v]] = emitter.cast(var, compute_dtype(v.dtype))
@@ -316,8 +317,14 @@ def _template(schedule: Schedule, group: Group, precision: str) -> TemplateKerne
     for v in group.values():
         if v in group.outputs:
             at = group.index[v]
-            emitter.store(v, at, emitter.read(v, at), tuple(inside[:1]) if group.index[v] in of_segments else ())
+            emitter.store(v, at, emitter.read(v, at), tuple(inside[:1]) if group.index[v] in of_segments else _first(group, at))
     return TemplateKernel(group, spec, sizes, dtype, loaders, emitter.block, precision)
+
+
+def _first(group: Group, index: Index) -> tuple[Guard, ...]:
+    """Guards by which the first element along each axis that ``index`` lacks stores for all."""
+    used = set().union(*(e.axes() for e in index))
+    return tuple((e, 0, 1) for e in group.domain if e.axes() and not e.axes() & used)
 
 
 def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKernel:

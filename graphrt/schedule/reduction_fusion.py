@@ -17,6 +17,8 @@ from graphrt.schedule.group import Group, read_index
 from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.work import MOST
 
+OTHER_AXES = "reads it again: a kernel has whole rows at hand, or whole columns"
+
 
 def fuse_reductions(f: FusionState) -> None:
     """Fuses groups, one pair of each kind of rows at a time, as long as there are some."""
@@ -26,6 +28,18 @@ def fuse_reductions(f: FusionState) -> None:
             alike.setdefault((g.shape, g.reduced), _SameRows(f)).groups.append(g)
     while any([rows.fuse_two() for rows in alike.values()]):
         pass
+    _say_who_reads_again(f)
+
+
+def _say_who_reads_again(f: FusionState) -> None:
+    """Keeps the reason why a tensor is read by a reduction of its rows and by one of its columns."""
+    readers: dict[Value, Group] = {}
+    for g in f.groups:
+        for v in sorted(f.inputs(g), key=lambda v: f.position[v.node]) if g.kind == "reduction" else ():
+            early = readers.setdefault(v, g)
+            if v.type.size == math.prod(g.shape) > 1 and early.shape == g.shape and early.reduced != g.reduced:
+                assert g.anchor is not None
+                f.decide(g.anchor, early, Verdict(False, OTHER_AXES), 0, "rows")
 
 
 class _SameRows:

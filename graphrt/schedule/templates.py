@@ -23,8 +23,9 @@ Coordinates = dict[str, Expr]
 class TemplateSpec:
     """``operands`` and ``output`` name the coordinates of each closure; ``sizes`` gives the template's constants.
 
-    ``family`` is matmul, conv, pool or line: what is launched and tiled alike. ``result`` names the operand by which a template
-    reads what it has stored.
+    ``family`` is matmul, conv, pool, attention or line: what is launched and tiled alike. ``result`` names the operand by which
+    a template reads what it has stored, ``factors`` those that tensor cores multiply, ``once`` those of which each element is
+    loaded once.
     """
 
     name: str
@@ -34,6 +35,8 @@ class TemplateSpec:
     sizes: Callable[[Node], dict[str, Any]]
     extents: Callable[[Node], dict[str, int]]
     result: str = ""
+    factors: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
 
     def operand_index(self, node: Node, operand: str, at: Coordinates) -> Index:
         """The index of operand ``operand`` at the closure's coordinates."""
@@ -166,6 +169,19 @@ def _system_extents(node: Node) -> dict[str, int]:
     return {"b": s["BATCH"], "m": s["N"], "n": s["N"] + s["R"], "k": s["N"] + 2, "c": s["N"], "r": s["R"]}
 
 
+def _attention_sizes(node: Node) -> dict[str, Any]:
+    *batch, m, k = node.inputs[0].shape
+    n, v = node.inputs[2].shape[-2:]
+    sizes = {"BATCH": math.prod(batch), "M": m, "N": n, "K": k, "V": v}
+    return {**sizes, "SCALE": node.attrs["scale"], "ROWS": node.attrs["rows"]}
+
+
+def _attention_extents(node: Node) -> dict[str, int]:
+    s = _attention_sizes(node)
+    return {"b": s["BATCH"], **{c.lower(): s[c] for c in "MNKV"}}
+
+
+_SCORES = {name: tuple(at) for name, at in (("Q", "bmk"), ("K", "bnk"), ("V", "bnv"), ("BIAS", "bmn"), ("KEEP", "bmn"))}
 _X, _Y, _W = tuple("nchw"), tuple("ncpq"), tuple("kcrs")
 _DY = tuple("nkpq")
 
@@ -173,10 +189,30 @@ _DY = tuple("nkpq")
 TEMPLATES: dict[str, TemplateSpec] = {
     spec.name: spec
     for spec in (
-        TemplateSpec("matmul", "matmul", {"A": tuple("bmk"), "B": tuple("bkn")}, tuple("bmn"), _matmul_sizes, _matmul_extents),
-        TemplateSpec("conv", "conv", {"X": _X, "W": _W}, _DY, _conv_sizes, _conv_extents),
-        TemplateSpec("conv_dgrad", "conv", {"DY": _DY, "W": _W}, _X, _conv_sizes, _conv_extents),
-        TemplateSpec("conv_wgrad", "conv", {"DY": _DY, "X": _X}, ("split", *_W), _conv_sizes, _conv_extents),
+        TemplateSpec(
+            "matmul",
+            "matmul",
+            {"A": tuple("bmk"), "B": tuple("bkn")},
+            tuple("bmn"),
+            _matmul_sizes,
+            _matmul_extents,
+            factors=("A", "B"),
+        ),
+        TemplateSpec("conv", "conv", {"X": _X, "W": _W}, _DY, _conv_sizes, _conv_extents, factors=("X", "W")),
+        TemplateSpec("conv_dgrad", "conv", {"DY": _DY, "W": _W}, _X, _conv_sizes, _conv_extents, factors=("DY", "W")),
+        TemplateSpec(
+            "conv_wgrad", "conv", {"DY": _DY, "X": _X}, ("split", *_W), _conv_sizes, _conv_extents, factors=("DY", "X")
+        ),
+        TemplateSpec(
+            "attention",
+            "attention",
+            _SCORES,
+            tuple("bmv"),
+            _attention_sizes,
+            _attention_extents,
+            factors=("Q", "K", "V"),
+            once=("BIAS", "KEEP"),
+        ),
         TemplateSpec("max_pool", "pool", {"X": _X}, _Y, _pool_sizes, _pool_extents),
         TemplateSpec("sum_pool", "pool", {"X": _X}, _Y, _pool_sizes, _pool_extents),
         TemplateSpec("max_pool_grad", "pool", {"DY": _Y, "INDEX": _Y}, _X, _pool_sizes, _pool_extents),

@@ -75,7 +75,7 @@ class TemplatePrinter(CPrinter):
     def _store(self) -> list[str]:
         """The closure that stores an element of the result."""
         block = self.kernel.epilogue
-        given = [f"{'int' if i else C_TYPES[v.dtype]} {v.name}" for i, v in enumerate(block.given)]
+        given = [f"{'int' if i and v.dtype.is_int else C_TYPES[v.dtype]} {v.name}" for i, v in enumerate(block.given)]
         params = ", ".join([*(f"{self.int} {p}" for p in block.params), *given])
         head = f"GRT_INLINE void @_store(const @_buffers buf, {params}) {{"
         return [head, *self.insts(block, {}, "  "), *self.stores(block.stores, {}, "  "), "}"]
@@ -92,7 +92,7 @@ class TemplatePrinter(CPrinter):
 def _hints(kernel: TemplateKernel) -> dict[str, bool]:
     """The coordinate of unit stride of each operand: it decides loop orders, never results."""
     loaders, name = kernel.loaders, kernel.spec.name
-    if kernel.spec.family == "line":
+    if kernel.spec.family in ("line", "attention"):
         return {}
     if kernel.spec.family == "matmul":
         a, b = unit_stride(loaders["A"], "m", "k"), unit_stride(loaders["B"], "n", "k")

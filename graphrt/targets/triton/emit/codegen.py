@@ -116,7 +116,7 @@ class LaunchPrinter(GeneratedPrinter):
 
         It returns the operand in its own type, so that halves reach the tensor cores as halves, and 0 outside.
         """
-        block = _as_factors(kernel, kernel.loaders[operand])
+        block = _as_factors(kernel, operand)
         assert block.result is not None
         insts, result = block.insts, block.result
         lines = self.lines(block, {}, _loader_masks(kernel, operand))
@@ -210,9 +210,9 @@ class _Loader:
     prologue: int
 
 
-def _as_factors(kernel: TemplateKernel, block: Block) -> Block:
-    """``block`` with the result in the half type that a contraction takes, if it takes one: not widened, or narrowed."""
-    dtype = kernel.factors if kernel.spec.family in ("matmul", "conv") else kernel.dtype
+def _as_factors(kernel: TemplateKernel, operand: str) -> Block:
+    """The block of ``operand`` with the result in the half type that tensor cores take, if so: not widened, or narrowed."""
+    block, dtype = kernel.loaders[operand], kernel.factors if operand in kernel.spec.factors else kernel.dtype
     if dtype not in HALVES or block.result is None:
         return block
     if block.narrow is not None and block.narrow.dtype is dtype:  # it was about to be widened

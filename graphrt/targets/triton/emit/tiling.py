@@ -44,7 +44,7 @@ class Closures:
 def choices(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
     """The ways to launch ``kernel``, the heuristic first."""
     find_kernels()
-    family = {"matmul": _matmul, "line": _line, "conv": _conv, "pool": _pool}[kernel.spec.family]
+    family = {"matmul": _matmul, "line": _line, "conv": _conv, "pool": _pool, "attention": _attention}[kernel.spec.family]
     return family(kernel, closures, options)
 
 
@@ -76,6 +76,15 @@ def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> lis
             sizes, kernel.factors.itemsize, machine, tma=tma, **_tile(kernel, closures.prologues)
         )
     ]
+
+
+def _attention(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
+    from graphrt.kernels.triton import config
+
+    blocks, grid = config.attention_config(kernel.sizes, kernel.factors.itemsize, options.machine)
+    precision = {"INPUT_PRECISION": options.machine.precision}
+    form = _form("attention", "attention", closures.plain, kernel.sizes, precision)
+    return warps(form, blocks, grid, options.interpret)
 
 
 def _line(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
