@@ -47,7 +47,7 @@ def _activations(graph: Graph) -> Graph:
 
 
 def _again(z: Value, users: Mapping[Value, Sequence[Node]], results: set[Value]) -> set[Node]:
-    """What the backward pass should compute again of what is made of ``z`` element by element; none if nothing is saved."""
+    """The values made of ``z`` element by element that the backward pass should compute again; none if nothing is saved."""
 
     def lies(v: Value) -> bool:
         """Whether ``v`` is stored for somebody else."""
@@ -102,7 +102,7 @@ def _size(v: Value) -> int:
 
 
 def _readers(v: Value, users: Mapping[Value, Sequence[Node]]) -> Iterator[Node]:
-    """Those who read ``v``, seen through views."""
+    """The readers of ``v``, seen through views."""
     for n in users[v]:
         if n.op.kind is Kind.VIEW:
             yield from _readers(n.outputs[0], users)

@@ -49,7 +49,7 @@ class Executable(Binary, Protocol):
         raise ArgumentError(f"the {program.target} target has no kernel reports; compile for one like cuda:sm_90")
 
     def work(self, program: Runnable) -> Sequence[Any]:
-        """What the compiled code of each launch does (``roofline.Work``), None where that is not known."""
+        """The work of each launch's compiled code (``roofline.Work``), None where that is not known."""
         return []
 
     def save(self, path: str | Path, program: Runnable) -> None:
@@ -165,7 +165,7 @@ class Program(Runnable):
         return list(self._executable.reports(self))
 
     def work(self) -> list[Any]:
-        """What the compiled code of each launch does (``roofline.Work``), None where that is not known. Compiles kernels."""
+        """The work of each launch's compiled code (``roofline.Work``), None where that is not known. Compiles kernels."""
         return list(self._executable.work(self)) or [None] * self.launches
 
     def configurations(self) -> list[Any]:

@@ -48,7 +48,7 @@ DATA_SHEETS = (
 
 @dataclass(frozen=True)
 class Work:
-    """What compiled code makes of a launch: ``programs``, so many ``resident`` on a multiprocessor at a time.
+    """A launch as compiled code makes it: ``programs``, so many ``resident`` on a multiprocessor at a time.
 
     ``loops`` and ``rest`` are the clocks that one program keeps each unit of its multiprocessor busy, in its loops and outside:
     tensor cores, shared memory (and L1), issue of instructions, l2 (the way from there). ``latency`` are the clocks that it

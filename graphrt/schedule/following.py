@@ -1,4 +1,4 @@
-"""What is computed behind a template before its results are stored, and what is better computed where it is read.
+"""The ops computed behind a template before its results are stored, apart from those better computed where they are read.
 
 An activation reads its input more than once, and whether that is stored depends on all who read it. So what could follow a
 template is decided together, by a minimum cut through it: above the cut is what the template computes, and what crosses the
@@ -54,7 +54,7 @@ class _Cut:
             self._node(node, {v for v in f.bases(node) if v in group.index or v.node in near})
 
     def here(self) -> set[Node]:
-        """What is above the cut."""
+        """The nodes above the cut."""
         if "there" not in self.flow or "here" not in self.flow:
             return self.near
         _, (_, there) = nx.minimum_cut(self.flow, "here", "there")
@@ -65,7 +65,7 @@ class _Cut:
         return node.op.template is not None and node not in self.f.owner
 
     def _outside(self, y: Value) -> set[Node]:
-        """Those who read ``y`` elsewhere in any case."""
+        """The readers of ``y`` that are elsewhere in any case."""
         return set(self.f.readers(y)) - self.near - self.members
 
     def _node(self, node: Node, here: set[Value]) -> None:
@@ -111,7 +111,7 @@ def _needs_a_kernel(f: FusionState, node: Node) -> bool:
 
 
 def following(f: FusionState, group: Group, refused: Collection[Node], again: bool = True) -> set[Node]:
-    """What could be computed behind the template ``group`` at its elements, from its values and what does not wait for it.
+    """The ops that could follow the template ``group`` at its elements, from its values and what does not wait for it.
 
     Nodes of the backward pass that follow forward ones are not among it if they are computed ``again`` there.
     """
@@ -145,7 +145,7 @@ def returns(group: Group, node: Node) -> bool:
 
 
 def left_over(f: FusionState, group: Group, refused: Collection[Node]) -> set[Node]:
-    """What could follow the template ``group`` and would need a kernel of its own: all who read it have theirs."""
+    """The ops that could follow the template ``group`` and would need a kernel of their own: all their readers have theirs."""
     found, near = set[Node](), following(f, group, refused, again=False)
     for node in sorted(near, key=f.position.__getitem__, reverse=True):  # first who reads, then what is read
         y = node.outputs[0]

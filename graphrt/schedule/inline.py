@@ -145,7 +145,7 @@ def _is_half_of_weight(node: Node) -> bool:
 
 
 def _operands(f: FusionState, group: Group, node: Node) -> set[bool]:
-    """Of the operands of the template ``group`` that ``node`` is part of: whether it loads an element more than once."""
+    """Whether the template ``group`` loads an element more than once, for each operand that ``node`` is part of."""
     anchor, made = group.anchor, {node, *_heirs(f, node)}
     assert anchor is not None and anchor.op.template is not None
     spec = TEMPLATES[anchor.op.template]

@@ -15,7 +15,7 @@ ROW_LIMIT = 16384  # elements of a row that stay near, in a cache or in a progra
 
 @dataclass(frozen=True)
 class OnLoad:
-    """What a target predicts, in seconds, of operands that are computed where a contraction loads them.
+    """A target's prediction, in seconds, of operands that are computed where a contraction loads them.
 
     ``extra`` is how much longer a contraction takes if so many bytes are loaded, and then computed, for each element of operand
     number so-and-so; ``byte`` and ``launch`` are the price of a byte from or to memory, and of another launch.

@@ -48,7 +48,7 @@ class GpuExecutable(TritonExecutable):
         return reports(self._compilation)
 
     def work(self, program: Runnable) -> list[Work | None]:
-        """What the compiled code of each launch does; None where that is not known."""
+        """The work of each launch's compiled code; None where that is not known."""
         return works(self._compilation)
 
     def save(self, path: str | Path, program: Runnable) -> None:
@@ -71,7 +71,7 @@ class AheadExecutable(Executable):
         return reports(self._compilation)
 
     def work(self, program: Runnable) -> list[Work | None]:
-        """What the compiled code of each launch does; None where that is not known."""
+        """The work of each launch's compiled code; None where that is not known."""
         return works(self._compilation)
 
     def configurations(self, lowering: Lowering) -> list[Configuration]:

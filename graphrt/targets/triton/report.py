@@ -65,7 +65,7 @@ def reports(compilation: Compilation) -> list[KernelReport]:
 
 
 def works(compilation: Compilation) -> list[Work | None]:
-    """What the compiled code of each launch does; None of a library's calls and of launches without work."""
+    """The work of each launch's compiled code; None of a library's calls and of launches without work."""
     kernels = [n for n, k in enumerate(compilation.image.kernels) if isinstance(k, KernelBinary)]
     found = dict(zip(kernels, (r.work for r in reports(compilation)), strict=True))
     numbers = iter(compilation.image.launches)

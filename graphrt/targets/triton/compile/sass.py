@@ -1,4 +1,4 @@
-"""What a program of a kernel does to each unit of its multiprocessor, read from NVIDIA's machine code.
+"""The work of a kernel's program for each unit of its multiprocessor, read from NVIDIA's machine code.
 
 The ways through a kernel are a graph of blocks; a branch back to a block through which every way to it leads closes a loop
 (natural loops: Aho, Sethi and Ullman). How often a loop runs is not read but follows from what a program has to do: so many
@@ -168,7 +168,7 @@ def _longest(graph: nx.DiGraph, blocks: Mapping[int, Sequence[Instruction]]) -> 
 
 @dataclass(frozen=True)
 class Task:
-    """What a program has to do: ``flops`` of products on whole tiles, of ``turns`` tiles; ``read`` of the bytes it ``moved``.
+    """The task of a program: ``flops`` of products on whole tiles, of ``turns`` tiles; ``read`` of the bytes it ``moved``.
 
     ``ahead`` is how many blocks are on their way while one is worked on.
     """
@@ -181,7 +181,7 @@ class Task:
 
 
 def work(listing: str, arch: str, warps: int, programs: int, resident: int, task: Task) -> Work:
-    """What each of ``programs`` of so many ``warps`` does that has such a ``task``; ``resident`` share a multiprocessor."""
+    """The work of each of ``programs`` of so many ``warps`` that has such a ``task``; ``resident`` share a multiprocessor."""
     find_kernels()
     from graphrt.kernels.triton.cost import LATENCY  # type: ignore[import-not-found]
 
@@ -202,7 +202,7 @@ def work(listing: str, arch: str, warps: int, programs: int, resident: int, task
 
 
 def work_of(kernel: KernelBinary, text: str, choice: Choice, cost: Cost) -> Work:
-    """What ``kernel`` does, whose listing is ``text``, launched as ``choice`` says to do what costs ``cost``."""
+    """The work of ``kernel``, whose listing is ``text``, launched as ``choice`` says to do what costs ``cost``."""
     warps = kernel.threads // lanes(kernel.target)
     blocks = resident(usage(kernel.code, kernel.target)[0], kernel.shared, warps, kernel.target)
     programs, c = choice.grid - choice.beside, choice.config

@@ -1,4 +1,4 @@
-"""What a static model says that a kernel takes at least, kept beside it in the cache.
+"""The least time that a static model says a kernel takes, kept beside it in the cache.
 
 To read machine code takes longer than to time what it is of. So a bound is found where time is cheap (``ahead``), and a tuner
 asks only for what is kept.
