@@ -147,10 +147,11 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
 def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lowering:
     """Everything before the target's own part; ``orders`` are those of state that exists already. Raises TargetError."""
     flags = Flags.read()
-    steps, decisions = run_passes(graph, target.passes(), orders, target.fusion, flags.check)
+    passing = target.passes()
+    steps, decisions = run_passes(graph, passing, orders, target.fusion, flags.check)
     policy = target.schedule()
     if policy is None:
-        return Lowering(steps, decisions, orders)
+        return Lowering(steps, decisions, orders, passing)
     policy = replace(policy, fusion=policy.fusion & target.fusion)
     final = steps[-1][1]
     _check_names(target.fusion, final)
@@ -162,7 +163,8 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lo
         for kernel in launch:
             target.check(kernel)
     decisions += [*fused, *arranged]
-    return Lowering(steps, decisions, orders, schedule, kernels, plan_memory(schedule, kernels, policy))
+    memory = plan_memory(schedule, kernels, policy)
+    return Lowering(steps, decisions, orders, passing, policy, buffers, schedule, kernels, memory)
 
 
 def _check_names(fusion: Fusion, graph: Graph) -> None:
