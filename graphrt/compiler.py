@@ -111,7 +111,11 @@ def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | No
     lowered = functools.cache(lambda: lower_graph(graph, target, orders))
     executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
     state.extend(interface.state, graph.initial, interface.copies)
-    program = Program(graph, target.name, executable, state, interface, lowered, unpack, target.fusion)
+
+    def again(fusion: Fusion, state: State) -> Program:
+        return _compile(graph, target.name, state, replace(settings, fusion=fusion.named, forbid=[*map(tuple, fusion.apart)]))
+
+    program = Program(graph, target.name, executable, state, interface, lowered, unpack, target.fusion, again)
     program.compile_seconds = time.perf_counter() - start
     _debug(program, Flags.read())
     return program

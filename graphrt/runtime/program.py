@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from graphrt.errors import ArgumentError, TargetError
 from graphrt.ir import Graph
 from graphrt.passes.decision import Decision
 from graphrt.passes.stages import ALL, Fusion
+from graphrt.runtime.checking import Difference, check
 from graphrt.runtime.explanation import Explanation
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.runnable import Binary, Runnable
@@ -21,7 +22,7 @@ from graphrt.runtime.state import State
 from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
-from graphrt.schedule.schedule import Schedule
+from graphrt.schedule.schedule import Schedule, Slot
 
 
 class Executable(Binary, Protocol):
@@ -36,6 +37,10 @@ class Executable(Binary, Protocol):
         for _ in range(runs):
             self.run(inputs, state)
         return time.perf_counter() - start
+
+    def steps(self, lowering: Lowering, inputs: Mapping[str, Any], state: State) -> Iterator[Callable[[Slot], np.ndarray]]:
+        """Runs once, launch by launch: before the first and behind each, what reads the place of a tensor as it is then."""
+        raise ArgumentError("this target's launches cannot be run one by one")
 
     def source(self, lowering: Lowering, launch: int | None) -> str:
         """Generated source of ``lowering``, of which this was built: of one launch, or all of it."""
@@ -80,11 +85,16 @@ class Program(Runnable):
         lower: Callable[[], Lowering],
         unpack: str = "dict",
         fusion: Fusion = ALL,
+        again: Callable[[Fusion, State], Program] | None = None,
     ) -> None:
-        """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked."""
+        """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked.
+
+        ``fusion`` are the stages that it was compiled with; ``again`` compiles it with others, on another state.
+        """
         inputs, outputs = interface.inputs, interface.outputs
         super().__init__(target, inputs, outputs, state, executable, interface.needed, unpack, interface.updates)
         self.built, self._executable, self._lower, self.fusion, self.compile_seconds = built, executable, lower, fusion, 0.0
+        self._again = again
 
     def _about(self) -> str:
         return f"{super()._about()}, fusion={self.fusion}"
@@ -114,6 +124,11 @@ class Program(Runnable):
         self._executable.save(path, self)
 
     # --- seeing inside --------------------------------------------------------------------------------------------
+
+    def with_fusion(self, fusion: Fusion, state: State) -> Program:
+        """The same graph compiled with other stages of fusion, on ``state``."""
+        assert self._again is not None
+        return self._again(fusion, state)
 
     @property
     def passes(self) -> Sequence[tuple[str, Graph]]:
@@ -197,6 +212,20 @@ class Program(Runnable):
         for launch, kernels, seconds in rows:
             cost = launch_cost(kernels)
             found.append(LaunchProfile(launch.title(), float(seconds), cost.flops, cost.bytes))
+        return found
+
+    def check(self, *args: Any, **inputs: Any) -> Difference | None:
+        """The first result of a launch that differs from what the reference makes of that launch's own inputs; None: all agree.
+
+        Prints as a line with the launch, the value, the element furthest off, both numbers and the user's line. Inputs are
+        given as in a call; state advances as in any run, up to the launch that differs. Raises ArgumentError, InputError.
+        """
+        if self.schedule is None:
+            raise ArgumentError(f"the {self.target} target has no launches to check")
+        bound = self._bind(self._named(args, inputs))
+        with self._lock:
+            found = check(self._lower(), self._executable.steps(self._lower(), bound, self.state))
+            self.state.wrote(self._updates)
         return found
 
     def elapsed(self, *args: Any, runs: int = 20, **inputs: Any) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from graphrt.config import Flags
 from graphrt.ir import Graph, Node
@@ -18,7 +20,9 @@ from graphrt.runtime.program import Executable
 from graphrt.runtime.runnable import Runnable
 from graphrt.runtime.state import State
 from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
+from graphrt.schedule.memory import ALIGNMENT
 from graphrt.schedule.policy import SchedulePolicy
+from graphrt.schedule.schedule import Slot
 from graphrt.targets.cpu.binary import CpuBinary
 from graphrt.targets.cpu.build import build, folder, units
 from graphrt.targets.cpu.codegen import Source, generate
@@ -119,6 +123,32 @@ class CpuExecutable(CpuBinary, Executable):
             self._written(state)
             del outputs  # the launches write to their memory
         return seconds
+
+    def steps(self, lowering: Lowering, inputs: Mapping[str, Any], state: State) -> Iterator[Callable[[Slot], np.ndarray]]:
+        """Runs once, launch by launch: before the first and behind each, what reads the place of a tensor as it is then."""
+        outputs = self._bind(inputs, state)
+        read = self._reader(lowering, inputs, state, outputs)
+        yield read
+        for i in range(self._program.launches):
+            self._library.graphrt_launch(i, self._table)
+            yield read
+        self._written(state)
+
+    def _reader(
+        self, lowering: Lowering, inputs: Mapping[str, Any], state: State, outputs: Mapping[str, Any]
+    ) -> Callable[[Slot], np.ndarray]:
+        """What reads the place of a tensor while a run is under way."""
+        assert lowering.plan is not None
+        offsets = lowering.plan.offset
+        spaces: dict[str, Mapping[str, np.ndarray]] = {"input": inputs, "state": state, "output": outputs}
+
+        def read(slot: Slot) -> np.ndarray:
+            if slot.space != "arena":
+                return spaces[slot.space][slot.name]
+            strides = [s * slot.type.dtype.itemsize for s in slot.type.strides]
+            return np.ndarray(slot.type.shape, slot.type.dtype.numpy, self._memory.data, ALIGNMENT + offsets[slot], strides)
+
+        return read
 
     def source(self, lowering: Lowering, launch: int | None) -> str:
         """The generated C: of one launch, or all of it."""

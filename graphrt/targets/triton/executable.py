@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from graphrt.errors import TargetError
+from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.program import Executable
 from graphrt.runtime.runnable import Runnable
 from graphrt.runtime.state import State
+from graphrt.schedule.schedule import Slot
 from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.driver import Driver
+from graphrt.targets.triton.image import Buffer
 from graphrt.targets.triton.report import KernelReport, reports
 from graphrt.targets.triton.tune.tuner import Configuration
 
@@ -29,6 +34,25 @@ class TritonExecutable(DeviceBinary, Executable):
         """Runs once and returns the seconds of each launch: none of one that has no work, which the image leaves out."""
         seconds = iter(super().time(inputs, state))
         return [next(seconds) if code.grid else 0.0 for code in self._compilation.codes]
+
+    def steps(self, lowering: Lowering, inputs: Mapping[str, Any], state: State) -> Iterator[Callable[[Slot], np.ndarray]]:
+        """Runs once, launch by launch: before the first and behind each, what reads the place of a tensor as it is then."""
+        assert lowering.plan is not None
+        offsets = {("arena", slot.name): at for slot, at in lowering.plan.offset.items()}
+        offsets |= {(b.space, b.name): b.offset for launch in self.image.launches for b in launch.buffers if b.space != "arena"}
+        runs = self.one_by_one(inputs, state)
+        fetch = next(runs)
+
+        def read(slot: Slot) -> np.ndarray:
+            return to_numpy(fetch(Buffer(slot.space, slot.name, slot.type, offsets.get((slot.space, slot.name), 0))))
+
+        yield read
+        for code in self._compilation.codes:
+            if code.grid:  # the image leaves out what has no work
+                next(runs)
+            yield read
+        for _ in runs:
+            pass
 
     def source(self, lowering: Lowering, launch: int | None) -> str:
         """Generated source: of one launch, or all of it."""
