@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from graphrt.config import Flags
@@ -22,6 +23,7 @@ from graphrt.op import Order
 from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import Fusion
+from graphrt.runtime.dump import dump
 from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
@@ -180,7 +182,9 @@ def _check_names(fusion: Fusion, graph: Graph) -> None:
 
 
 def _debug(program: Program, flags: Flags) -> None:
-    """Prints what GRAPHRT_DEBUG asks for, on standard error."""
+    """Prints what GRAPHRT_DEBUG asks for, on standard error; writes what GRAPHRT_DUMP does, in its folder."""
+    if flags.dump:
+        dump(program, Path(flags.dump))
     if flags.debug >= 5:
         for name, graph in program.passes:
             print(f"--- {name} ---\n{graph}", file=sys.stderr)

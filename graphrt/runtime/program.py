@@ -45,6 +45,10 @@ class Executable(Binary, Protocol):
     def source(self, lowering: Lowering, launch: int | None) -> str:
         """Generated source of ``lowering``, of which this was built: of one launch, or all of it."""
 
+    def stages(self, lowering: Lowering) -> Mapping[str, str]:
+        """The target's own stages of ``lowering``, of which this was built, as text by file name: its source, at least."""
+        return {"source.txt": self.source(lowering, None)}
+
     def configurations(self, lowering: Lowering) -> Sequence[Any]:
         """How each distinct kernel of ``lowering``, of which this was built, computes, in objects that print as lines."""
         return []

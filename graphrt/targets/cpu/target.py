@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pprint
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from graphrt.schedule.schedule import Slot
 from graphrt.targets.cpu.binary import CpuBinary
 from graphrt.targets.cpu.build import build, folder, units
 from graphrt.targets.cpu.codegen import Source, generate
-from graphrt.targets.cpu.loop_ir import TASKS
+from graphrt.targets.cpu.loop_ir import TASKS, decide
 from graphrt.targets.cpu.printer import Buffers
 from graphrt.targets.cpu.program_cache import CachedProgram, find, keep, key
 from graphrt.targets.cpu.saved import load, save
@@ -154,6 +155,16 @@ class CpuExecutable(CpuBinary, Executable):
         """The generated C: of one launch, or all of it."""
         text = self._generated(lowering)
         return str(text) if launch is None else text.launch(launch)
+
+    def stages(self, lowering: Lowering) -> dict[str, str]:
+        """The loops of each kernel that has no template, and the C."""
+        loops = [
+            f"{kernel.group}\n{pprint.pformat(decide(kernel), width=128)}\n"
+            for launch in lowering.kernels
+            for kernel in launch
+            if not isinstance(kernel, TemplateKernel)
+        ]
+        return {"loop_ir.txt": "\n".join(loops), "source.c": self.source(lowering, None)}
 
     def configurations(self, lowering: Lowering) -> list[Decision]:
         """The loops that compute each template."""

@@ -58,6 +58,10 @@ class TritonExecutable(DeviceBinary, Executable):
         """Generated source: of one launch, or all of it."""
         return self._compilation.source(launch)
 
+    def stages(self, lowering: Lowering) -> dict[str, str]:
+        """The Triton source."""
+        return {"source.py": self._compilation.source(None)}
+
     def configurations(self, lowering: Lowering) -> list[Configuration]:
         """The launch of each distinct kernel, and who says so."""
         return self._compilation.configurations
@@ -105,6 +109,10 @@ class AheadExecutable(Executable):
     def source(self, lowering: Lowering, launch: int | None) -> str:
         """Generated source: of one launch, or all of it."""
         return self._compilation.source(launch)
+
+    def stages(self, lowering: Lowering) -> dict[str, str]:
+        """The Triton source."""
+        return {"source.py": self._compilation.source(None)}
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""
