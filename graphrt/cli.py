@@ -198,7 +198,8 @@ def explain(
     _prepare(target)
     from graphrt import compile as compile_graph
     from graphrt import models, optim
-    from graphrt.runtime.roofline import find_data_sheet, predict
+    from graphrt.runtime.machine import find_data_sheet
+    from graphrt.runtime.roofline import predict
     from graphrt.targets.target import names_architecture
 
     half = _autocast(dtype)

@@ -31,12 +31,5 @@ def main(text: str, target: str, fusion: str) -> None:
     batch = random_inputs(graph, np.random.default_rng(asked.seed))
     different = program.check(batch)
     print(different or "agrees with the reference")
-    rows = program.profile(batch, runs=asked.runs)
-    for row in rows:
-        rate = (
-            f"{row.bytes / row.seconds / 1e9:.2f} GB/s, {row.flops / row.seconds / 1e9:.2f} GFLOP/s"
-            if row.seconds
-            else "no work"
-        )
-        print(f"{row.name}: {1e6 * row.seconds:.1f} us, {rate}")
+    print(program.profile(batch, runs=asked.runs))
     raise SystemExit(different is not None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +16,12 @@ from graphrt.passes.stages import ALL, Fusion
 from graphrt.runtime.checking import Difference, check
 from graphrt.runtime.explanation import Explanation
 from graphrt.runtime.lowering import Interface, Lowering
+from graphrt.runtime.machine import DataSheet, expected
+from graphrt.runtime.profile import LaunchProfile, Profile, Span
 from graphrt.runtime.runnable import Binary, Runnable
 from graphrt.runtime.state import State
 from graphrt.schedule.cost import launch_cost
+from graphrt.schedule.group import Launch
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.schedule import Schedule, Slot
@@ -30,6 +32,17 @@ class Executable(Binary, Protocol):
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs once and returns the seconds of each launch."""
+
+    def spans(self, inputs: Mapping[str, Any], state: State) -> list[list[Span]]:
+        """Runs once and returns when each launch ran, and each thread was at work on it where that is known."""
+        found, now = [], 0
+        for seconds in self.time(inputs, state):
+            found.append([Span(None, now, now := now + round(1e9 * seconds))])
+        return found
+
+    def device(self) -> DataSheet | None:
+        """The machine by whose roofline launches are predicted; None where their times mean nothing."""
+        return None
 
     def elapsed(self, inputs: Mapping[str, Any], state: State, runs: int) -> float:
         """The seconds that ``runs`` runs take, one behind the other."""
@@ -62,14 +75,6 @@ class Executable(Binary, Protocol):
         raise TargetError(f"only programs of a cpu or a GPU can be saved; this one is of {program.target}")
 
 
-@dataclass(frozen=True)
-class LaunchProfile:
-    """Median time of one launch, and what it computes and moves."""
-
-    name: str
-    seconds: float
-    flops: int
-    bytes: int
 
 
 class Program(Runnable):
@@ -196,8 +201,11 @@ class Program(Runnable):
         """Decisions with reasons: printed, a summary; ``full()``, ``why(a, b)``, ``refused()``, ``group(name)`` say more."""
         return Explanation(self._lower(), self.configurations())
 
-    def profile(self, *args: Any, runs: int = 20, **inputs: Any) -> list[LaunchProfile]:
-        """Median seconds of each launch over ``runs`` runs, with its flops and the bytes of its inputs and outputs.
+    def profile(self, *args: Any, runs: int = 20, **inputs: Any) -> Profile:
+        """Seconds of each launch over ``runs`` runs, with its flops and the bytes of its inputs and outputs.
+
+        Prints as a table with median, percentiles, rates, shares, what bounds each launch and what it should take; and
+        ``.trace("t.json")`` writes one run for Perfetto. On a cpu the roofline is this machine's, measured once a process.
 
         Inputs are given as in a call; state advances as in any run. On a GPU the runs are one captured graph with an event
         behind each launch, and where the program was never called a run that is not timed comes first. A launch without work
@@ -210,13 +218,17 @@ class Program(Runnable):
         bound = self._bind(self._named(args, inputs))
         with self._lock:
             times = np.array([self._executable.time(bound, self.state) for _ in range(runs)])
+            spans = self._executable.spans(bound, self.state)
             self.state.wrote(self._updates)
-        found = []
-        rows = zip(self.schedule.launches, self.kernel_ir, np.median(times, axis=0), strict=True)
-        for launch, kernels, seconds in rows:
+        device, found = self._executable.device(), []
+        percentiles = np.percentile(times, (50, 10, 90), axis=0).T.tolist()
+        for launch, kernels, (seconds, low, high) in zip(self.schedule.launches, self.kernel_ir, percentiles, strict=True):
             cost = launch_cost(kernels)
-            found.append(LaunchProfile(launch.title(), float(seconds), cost.flops, cost.bytes))
-        return found
+            predicted, limit = expected(cost, device) if device else (None, "")
+            groups = tuple(Launch([group]).title() for group in launch.groups)
+            row = LaunchProfile(launch.title(), seconds, cost.flops, cost.bytes, low, high, limit, predicted, groups)
+            found.append(row)
+        return Profile(found, spans, device.name if device else "")
 
     def check(self, *args: Any, **inputs: Any) -> Difference | None:
         """The first result of a launch that differs from what the reference makes of that launch's own inputs; None: all agree.

@@ -1,8 +1,4 @@
-"""How long a program should take on a GPU by its data sheet: predictions from bytes and flops, never measurements.
-
-A launch takes as long as the slowest of its memory traffic, its matrix products, its other arithmetic, and being launched
-at all. Data-sheet peaks are not reached, so they are derated as published kernels suggest.
-"""
+"""How long a program should take on a GPU by its data sheet: predictions from bytes and flops, never measurements."""
 
 from __future__ import annotations
 
@@ -11,33 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from graphrt.errors import ArgumentError
+from graphrt.runtime.machine import COMPUTE, LAUNCH, MEMORY, DataSheet, expected
 from graphrt.runtime.program import Program
-from graphrt.schedule.cost import Cost, launch_cost
-from graphrt.types import HALVES, float64
-
-COMPUTE, MEMORY = 0.79, 0.87  # of the data sheet's peaks, what is planned with
-LAUNCH = 1.5e-6  # seconds that a kernel of a CUDA graph takes at least: an assumption
-
-
-@dataclass(frozen=True)
-class DataSheet:
-    """Data-sheet peaks, dense: terabytes a second, and teraflops a second by operands; float32 is exact, without tf32."""
-
-    name: str
-    arch: str
-    memory: float
-    half: float
-    tf32: float
-    float32: float
-    float64: float
-
-
-DATA_SHEETS = (
-    DataSheet("H200", "sm_90", 4.8, 989.4, 494.7, 66.9, 66.9),
-    DataSheet("H100", "sm_90", 3.35, 989.4, 494.7, 66.9, 66.9),
-    DataSheet("A100", "sm_80", 2.04, 312.0, 156.0, 19.5, 19.5),
-    DataSheet("MI300X", "gfx942", 5.3, 1307.4, 653.7, 163.4, 163.4),
-)
+from graphrt.schedule.cost import launch_cost
 
 
 @dataclass(frozen=True)
@@ -98,16 +70,6 @@ class Estimate:
         return "\n".join([head, *lines, about, f"{totals}, {speed}"])
 
 
-def find_data_sheet(target: str, name: str | None = None) -> DataSheet:
-    """The device called ``name``, or the first of the architecture in ``target`` (cuda:sm_90). Raises ArgumentError."""
-    arch = target.split(":")[-1]
-    found = [d for d in DATA_SHEETS if (d.name == name if name else d.arch == arch)]
-    if not found or (":" in target and found[0].arch != arch):
-        known = ", ".join(f"{d.name} ({d.arch})" for d in DATA_SHEETS)
-        raise ArgumentError(f"no data sheet of {name or target} for target {target!r}; there is {known}")
-    return found[0]
-
-
 def predict(program: Program, sheet: DataSheet, batch: int) -> Estimate:
     """The time that ``program`` should take on the device of ``sheet``. Raises ArgumentError for one without launches."""
     if program.schedule is None or program.plan is None:
@@ -115,23 +77,6 @@ def predict(program: Program, sheet: DataSheet, batch: int) -> Estimate:
     found = []
     for launch, kernels in zip(program.schedule.launches, program.kernel_ir, strict=True):
         cost = launch_cost(kernels)
-        seconds, bound = _time(cost, sheet)
+        seconds, bound = expected(cost, sheet)
         found.append(Prediction(f"{launch.name} {launch.description()}", cost.bytes, cost.flops, seconds, bound))
     return Estimate(sheet, batch, found, program.plan.size)
-
-
-def _time(cost: Cost, sheet: DataSheet) -> tuple[float, str]:
-    peak = 1e12 * COMPUTE
-    compute = max(cost.contraction / (peak * _rate(cost, sheet)), cost.other / (peak * sheet.float32))
-    times = {"memory": cost.bytes / (1e12 * MEMORY * sheet.memory), "compute": compute, "launch": LAUNCH}
-    bound = max(times, key=times.__getitem__)
-    return times[bound], bound
-
-
-def _rate(cost: Cost, sheet: DataSheet) -> float:
-    """Teraflops a second of products: a high-precision one of float32 operands is three of tf32."""
-    if cost.dtype in HALVES:
-        return sheet.half
-    if cost.dtype is float64:
-        return sheet.float64
-    return {"highest": sheet.float32, "high": sheet.tf32 / 3, "medium": sheet.tf32}[cost.precision]

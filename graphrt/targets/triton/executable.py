@@ -11,6 +11,7 @@ import numpy as np
 from graphrt.errors import TargetError
 from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.lowering import Lowering
+from graphrt.runtime.machine import DATA_SHEETS, DataSheet
 from graphrt.runtime.program import Executable
 from graphrt.runtime.runnable import Runnable
 from graphrt.runtime.state import State
@@ -69,6 +70,12 @@ class TritonExecutable(DeviceBinary, Executable):
 
 class GpuExecutable(TritonExecutable):
     """The executable of compiled kernels, which can be read and saved."""
+
+    def device(self) -> DataSheet | None:
+        """The data sheet of the GPU, or of one of its architecture."""
+        driver = self._driver
+        found = [d for d in DATA_SHEETS if d.arch == driver.target.split(":")[1]]
+        return next((d for d in found if d.name in driver.model), found[0] if found and not driver.simulated else None)
 
     def reports(self, program: Runnable) -> list[KernelReport]:
         """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
