@@ -86,7 +86,7 @@ def _best(call: Callable[[], object], rounds: int) -> float:
 
 
 def expected(cost: Cost, sheet: DataSheet) -> tuple[float, str]:
-    """Seconds that a launch of ``cost`` should take on the device of ``sheet``, and what bounds it: memory, compute or launch."""
+    """Seconds that a launch of ``cost`` should take by ``sheet``, and what bounds it: memory, compute or launch."""
     compute_share, memory_share = (1.0, 1.0) if sheet.measured else (COMPUTE, MEMORY)
     peak = 1e12 * compute_share
     compute = max(cost.contraction / (peak * _rate(cost, sheet)), cost.other / (peak * sheet.float32))
