@@ -117,7 +117,13 @@ def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | No
     def again(fusion: Fusion, state: State) -> Program:
         return _compile(graph, target.name, state, replace(settings, fusion=fusion.named, forbid=[*map(tuple, fusion.apart)]))
 
-    program = Program(graph, target.name, executable, state, interface, lowered, unpack, target.fusion, again)
+    recipe = {
+        "fusion": target.fusion.named,
+        "forbid": sorted(map(sorted, target.fusion.apart)),
+        "float32_matmul_precision": settings.float32_matmul_precision,
+        "library": settings.library,
+    }
+    program = Program(graph, target.name, executable, state, interface, lowered, unpack, target.fusion, again, recipe)
     program.compile_seconds = time.perf_counter() - start
     _debug(program, Flags.read())
     return program

@@ -21,11 +21,12 @@ def main(text: str, target: str, fusion: str) -> None:
     from graphrt.compiler import compile as compile_graph
     from graphrt.inspection.data import random_inputs
     from graphrt.ir import Graph
+    from graphrt.targets.target import names_architecture
 
     graph = Graph.parse(text)
     program = compile_graph(graph, target=asked.target, fusion=fusion)
     print(program.plan_text(), end="")
-    if ":" in asked.target:
+    if names_architecture(asked.target):
         print(*program.kernels(), sep="\n")
         return
     batch = random_inputs(graph, np.random.default_rng(asked.seed))

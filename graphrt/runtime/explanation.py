@@ -32,6 +32,7 @@ class Explanation:
         self._launches: Sequence[Launch] = lowering.schedule.launches if lowering.schedule else ()
         self._costs = [launch_cost(kernels) for kernels in lowering.kernels]
         self._names = {n.name for _, graph in lowering.passes for n in graph.nodes}
+        self._modules_of = list(_modules(self._launches))
 
     def __str__(self) -> str:
         more = "full() lists every decision; why(a, b), refused() and group(name) answer questions"
@@ -89,6 +90,27 @@ class Explanation:
                     return "\n".join([str(group), moved, *where, *(f"  {d}" for d in (*about, *refused))])
         raise ArgumentError(f"there is no group {name!r}: groups are g0 to g{sum(len(x.groups) for x in self._launches) - 1}")
 
+    def module(self, name: str) -> str:
+        """The launches of module ``name``, such as layer1.0, with their bytes, and what was not fused in them and why.
+
+        A launch belongs to the module whose parameters it reads, or to that of the launch before. Raises ArgumentError for a
+        name that is none.
+        """
+        of = [i for i, module in enumerate(self._modules_of) if f"{module}.".startswith(f"{name}.")]
+        if not of:
+            known = dict.fromkeys(".".join(m.split(".")[: name.count(".") + 1]) for m in self._modules_of)
+            raise ArgumentError(f"no launch belongs to a module {name!r}; there is {', '.join(filter(None, known)) or 'none'}")
+        lines = [f"{_size(self._costs[i].bytes):>10}  {self._launches[i].title()}" for i in of]
+        labels = {group.label for i in of for group in self._launches[i].groups}
+        moved = sum(self._costs[i].bytes for i in of)
+        return "\n".join(
+            [
+                f"{name}: {len(of)} launches move {_size(moved)}",
+                *lines,
+                *(f"  {d}" for d in self.decisions if d.fuses and not d.taken and d.other in labels),
+            ]
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Launches, the ledger's totals and decisions as plain data."""
         launches = [
@@ -137,11 +159,8 @@ class Explanation:
 
     def _modules(self) -> Iterator[str]:
         found: dict[str, list[int]] = {}
-        module = ""
-        for launch, cost in zip(self._launches, self._costs, strict=True):
-            read = [v.name for g in launch.groups for v in g.inputs if v.node.op.name == "parameter" and "." in v.name]
-            module = read[0].partition(".")[0] if read else module  # what reads no parameter belongs to what came before
-            found.setdefault(module, []).append(cost.bytes)
+        for module, cost in zip(self._modules_of, self._costs, strict=True):
+            found.setdefault(module.partition(".")[0], []).append(cost.bytes)
         if len(found) > 1:
             yield "by module"
             shown = sorted(found.items(), key=lambda item: -sum(item[1]))
@@ -150,6 +169,15 @@ class Explanation:
             if len(shown) > MODULES:
                 rest = [size for _, moved in shown[MODULES:] for size in moved]
                 yield f"  {f'{len(shown) - MODULES} others':<20}{len(rest):>5} launches{_size(sum(rest)):>12}"
+
+
+def _modules(launches: Sequence[Launch]) -> Iterator[str]:
+    """The module of each launch: that of the first parameter it reads, or where it reads none of the launch before."""
+    module = ""
+    for launch in launches:
+        read = [v.name for g in launch.groups for v in g.inputs if v.node.op.name == "parameter" and "." in v.name]
+        module = read[0].rpartition(".")[0] if read else module
+        yield module
 
 
 def _size(count: int) -> str:

@@ -95,15 +95,17 @@ class Program(Runnable):
         unpack: str = "dict",
         fusion: Fusion = ALL,
         again: Callable[[Fusion, State], Program] | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> None:
         """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked.
 
-        ``fusion`` are the stages that it was compiled with; ``again`` compiles it with others, on another state.
+        ``fusion`` are the stages that it was compiled with; ``again`` compiles it with others, on another state. ``recipe`` are
+        the arguments of ``compile`` that decide what it computes by, as plain data.
         """
         inputs, outputs = interface.inputs, interface.outputs
         super().__init__(target, inputs, outputs, state, executable, interface.needed, unpack, interface.updates)
         self.built, self._executable, self._lower, self.fusion, self.compile_seconds = built, executable, lower, fusion, 0.0
-        self._again = again
+        self._again, self.recipe = again, dict(recipe or {})
 
     def _about(self) -> str:
         return f"{super()._about()}, fusion={self.fusion}"
