@@ -13,7 +13,7 @@ from rich.table import Table
 from graphrt.bench.command import app as bench
 from graphrt.errors import ArgumentError, GraphrtError, NumericError
 from graphrt.files import writable
-from graphrt.inspection.command import Dtype, Library, bisect, explain
+from graphrt.inspection.command import Dtype, Library, bisect, explain, report
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -147,8 +147,8 @@ def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
     Console(markup=False).print(table)
 
 
-app.command()(explain)
-app.command()(bisect)
+for command in (explain, report, bisect):
+    app.command()(command)
 
 
 @app.command("compile")

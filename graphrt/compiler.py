@@ -158,9 +158,10 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
 
 def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lowering:
     """Everything before the target's own part; ``orders`` are those of state that exists already. Raises TargetError."""
-    flags = Flags.read()
+    flags, clock = Flags.read(), _Clock()
     passing = target.passes()
     steps, decisions = run_passes(graph, passing, orders, target.fusion, flags.check)
+    clock.note("passes")
     policy = target.schedule()
     if policy is None:
         return Lowering(steps, decisions, orders, passing)
@@ -169,14 +170,31 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lo
     _check_names(target.fusion, final)
     buffers = find_buffers(final) if "concat" in policy.fusion else NO_BUFFERS
     groups, fused = fuse(final, policy, buffers)
+    clock.note("fusion")
     schedule, arranged = arrange(final, groups, buffers, policy)
+    clock.note("order")
     kernels = [[lower(schedule, group, policy) for group in launch.groups] for launch in schedule.launches]
     for launch in kernels:
         for kernel in launch:
             target.check(kernel)
+    clock.note("lowering")
     decisions += [*fused, *arranged]
     memory = plan_memory(schedule, kernels, policy)
-    return Lowering(steps, decisions, orders, passing, policy, buffers, schedule, kernels, memory)
+    clock.note("memory")
+    return Lowering(steps, decisions, orders, passing, policy, buffers, schedule, kernels, memory, clock.seconds)
+
+
+class _Clock:
+    """What each stage took, as ``seconds`` by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def note(self, stage: str) -> None:
+        """Says that ``stage`` is over."""
+        self._last, before = time.perf_counter(), self._last
+        self.seconds[stage] = self._last - before
 
 
 def _check_names(fusion: Fusion, graph: Graph) -> None:

@@ -1,9 +1,10 @@
-"""The commands that look into programs: explain and bisect."""
+"""The commands that look into programs: explain, report and bisect."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -108,3 +109,23 @@ def bisect(
     typer.echo(f"{title}, target {program.target}: {found}")
     if found.different is not None:
         raise typer.Exit(1)
+
+
+def report(
+    model: Named,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="the page (MODEL.html)")] = None,
+    batch: Batch = 64,
+    target: AnyTarget = "auto",
+    training: Training = True,
+    dtype: Dtype = "float32",
+    runs: Annotated[int, typer.Option(min=0, help="runs on random data that times are taken of; 0: predictions alone")] = 0,
+    kernels: Annotated[bool, typer.Option("--kernels", help="compile every kernel for its registers (cuda:sm_90)")] = False,
+) -> None:
+    """Writes what was decided for MODEL as one page of HTML that needs no network."""
+    from graphrt.inspection.data import random_inputs
+
+    title, program = _program(model, target, batch, training, dtype)
+    profile = program.profile(random_inputs(program.built, np.random.default_rng(0)), runs=runs) if runs else None
+    path = out or Path(f"{Path(model).name.replace(':', '_')}.html")
+    program.report(path, profile, program.kernels() if kernels else (), title)
+    typer.echo(f"{path}: {title}, {program.target}, {program.launches} launches, {path.stat().st_size:,} bytes")

@@ -50,8 +50,8 @@ class Bisection:
 def bisect(program: Program, *args: Any, **inputs: Any) -> Bisection:
     """The least set of fusion decisions without which ``program`` gives the reference's result for a batch.
 
-    Inputs are given as in a call. The program's state is left as it is. Raises ArgumentError for the reference target,
-    InputError.
+    ``args`` and ``inputs`` are the batch, as in a call. The program's state is left as it is. Raises ArgumentError for the
+    reference target, InputError.
     """
     if program.schedule is None:
         raise ArgumentError(f"the {program.target} target fuses nothing")

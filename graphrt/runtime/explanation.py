@@ -32,7 +32,7 @@ class Explanation:
         self._launches: Sequence[Launch] = lowering.schedule.launches if lowering.schedule else ()
         self._costs = [launch_cost(kernels) for kernels in lowering.kernels]
         self._names = {n.name for _, graph in lowering.passes for n in graph.nodes}
-        self._modules_of = list(_modules(self._launches))
+        self._modules_of = list(modules(self._launches))
 
     def __str__(self) -> str:
         more = "full() lists every decision; why(a, b), refused() and group(name) answer questions"
@@ -171,12 +171,16 @@ class Explanation:
                 yield f"  {f'{len(shown) - MODULES} others':<20}{len(rest):>5} launches{_size(sum(rest)):>12}"
 
 
-def _modules(launches: Sequence[Launch]) -> Iterator[str]:
-    """The module of each launch: that of the first parameter it reads, or where it reads none of the launch before."""
+def modules(launches: Sequence[Launch]) -> Iterator[str]:
+    """The module of each launch: that of a parameter it reads, or where it reads none of the launch before.
+
+    An optimizer's state is named after its parameter, with more behind it: the shortest path is the parameter's.
+    """
     module = ""
     for launch in launches:
-        read = [v.name for g in launch.groups for v in g.inputs if v.node.op.name == "parameter" and "." in v.name]
-        module = read[0].rpartition(".")[0] if read else module
+        parameters = (v.node for g in launch.groups for v in g.inputs if v.node.op.name == "parameter")
+        read = [name for n in parameters if "." in (name := n.attrs.get("copy_of", n.name))]
+        module = min(read, key=lambda name: name.count(".")).rpartition(".")[0] if read else module
         yield module
 
 

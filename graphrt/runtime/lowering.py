@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from graphrt.ir import Graph
@@ -25,8 +25,8 @@ from graphrt.types import TensorType
 class Lowering:
     """A graph after each pass, by name, then its schedule, kernels and memory plan, which the reference target has none of.
 
-    ``orders`` are the memory orders of the state that existed before, ``passing`` and ``policy`` what the target wanted, and
-    ``buffers`` those of concatenations.
+    ``orders`` are the memory orders of the state that existed before, ``passing`` and ``policy`` what the target wanted,
+    ``buffers`` those of concatenations, ``seconds`` what each stage took.
     """
 
     passes: Sequence[tuple[str, Graph]]
@@ -38,6 +38,7 @@ class Lowering:
     schedule: Schedule | None = None
     kernels: Sequence[Sequence[Kernel]] = ()
     plan: MemoryPlan | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def built(self) -> Graph:

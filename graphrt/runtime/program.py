@@ -18,6 +18,7 @@ from graphrt.runtime.explanation import Explanation
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.machine import DataSheet, expected
 from graphrt.runtime.profile import LaunchProfile, Profile, Span
+from graphrt.runtime.report import write
 from graphrt.runtime.runnable import Binary, Runnable
 from graphrt.runtime.state import State
 from graphrt.schedule.cost import launch_cost
@@ -73,8 +74,6 @@ class Executable(Binary, Protocol):
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""
         raise TargetError(f"only programs of a cpu or a GPU can be saved; this one is of {program.target}")
-
-
 
 
 class Program(Runnable):
@@ -202,6 +201,19 @@ class Program(Runnable):
     def explain(self) -> Explanation:
         """Decisions with reasons: printed, a summary; ``full()``, ``why(a, b)``, ``refused()``, ``group(name)`` say more."""
         return Explanation(self._lower(), self.configurations())
+
+    def report(
+        self, path: str | Path, profile: Profile | None = None, kernels: Sequence[Any] = (), title: str = "a program"
+    ) -> None:
+        """Writes one page of HTML that needs no network: launches with nodes, lines of yours, sources and verdicts; the ledger,
+        roofline, arena, the IR after each pass, and compile times.
+
+        Times of launches are those of ``profile``, where given, beside what they should take; registers and spills those of
+        ``kernels``, which ``kernels()`` gives. Raises ArgumentError for the reference target, OSError.
+        """
+        if self.schedule is None:
+            raise ArgumentError(f"the {self.target} target has no launches to report on")
+        write(self, path, profile, kernels, self._executable.device(), f"{title}, {self.target}")
 
     def profile(self, *args: Any, runs: int = 20, **inputs: Any) -> Profile:
         """Seconds of each launch over ``runs`` runs, with its flops and the bytes of its inputs and outputs.

@@ -96,6 +96,10 @@ class AheadExecutable(Executable):
     def __init__(self, target: str, compilation: Compilation) -> None:
         self._target, self._compilation = target, compilation
 
+    def device(self) -> DataSheet | None:
+        """The first data sheet of the architecture."""
+        return next((d for d in DATA_SHEETS if d.arch == self._target.split(":")[1]), None)
+
     def reports(self, program: Runnable) -> list[KernelReport]:
         """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
         return reports(self._compilation)
