@@ -17,7 +17,8 @@ import graphrt
 from bench import peers
 from bench.gpu_parts import Part, Row, Settings, clocked, ours, timed
 from graphrt import Program, models, optim
-from graphrt.runtime.roofline import DataSheet, find_data_sheet, predict
+from graphrt.runtime.machine import DataSheet, find_data_sheet
+from graphrt.runtime.roofline import predict
 from graphrt.targets.triton.tune.records import file as records_of
 
 MODES = ("eager", "default", "reduce-overhead", "max-autotune")
@@ -218,7 +219,7 @@ def sheet(settings: Settings) -> DataSheet:
 
     target = "cuda:sm_90" if settings.dry else architecture(0)
     model = "" if settings.dry else torch.cuda.get_device_name(0)
-    return next((d for d in graphrt.runtime.roofline.DATA_SHEETS if d.name in model), find_data_sheet(target))
+    return next((d for d in graphrt.runtime.machine.DATA_SHEETS if d.name in model), find_data_sheet(target))
 
 
 def alone(settings: Settings) -> Iterator[Row]:

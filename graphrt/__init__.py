@@ -10,6 +10,7 @@ from graphrt.frontends.onnx import from_onnx
 from graphrt.ir import Graph, Node, Value
 from graphrt.nn.weights import LoadReport, load_weights
 from graphrt.passes.stages import STAGES
+from graphrt.runtime.bisection import bisect
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
 from graphrt.targets.load import load
@@ -40,6 +41,7 @@ __all__ = [
     "Trainer",
     "Value",
     "__version__",
+    "bisect",
     "compile",
     "data",
     "errors",

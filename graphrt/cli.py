@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,51 +13,14 @@ from rich.table import Table
 from graphrt.bench.command import app as bench
 from graphrt.errors import ArgumentError, GraphrtError, NumericError
 from graphrt.files import writable
+from graphrt.inspection.command import Dtype, Library, bisect, explain, report
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 app.add_typer(bench, name="bench")
 
 Target = Annotated[str, typer.Option(help="auto, cuda, hip, cpu, interpret, reference or debug")]
-AnyTarget = Annotated[str, typer.Option(help="as for train, or a GPU that need not be here: cuda:sm_90, hip:gfx942, ...")]
-Dtype = Annotated[str, typer.Option(help="float32, or bf16 or fp16 by autocast")]
-Library = Annotated[str | None, typer.Option(help="cuBLAS and cuDNN for contractions on a GPU: never, auto or always")]
 Model = Annotated[str, typer.Argument(help="lenet5, mlp, resnet50, ...: a name of graphrt.models")]
-
-
-def _prepare(target: str) -> None:
-    """Triton chooses between compiler and interpreter when it is imported, so this comes before any import of it."""
-    if target == "interpret":
-        os.environ["TRITON_INTERPRET"] = "1"
-
-
-def _autocast(dtype: str) -> str | None:
-    """The half that ``dtype`` asks for, None for float32. Raises ArgumentError."""
-    names = {
-        "float32": None,
-        **dict.fromkeys(("bf16", "bfloat16"), "bfloat16"),
-        **dict.fromkeys(("fp16", "float16"), "float16"),
-    }
-    if dtype not in names:
-        raise ArgumentError(f"dtype must be float32, bf16 or fp16, got {dtype!r}")
-    return names[dtype]
-
-
-def _trainer(model: str, target: str, seed: int, optimizer: Any, schedule: Any = None, autocast: str | None = None) -> Any:
-    from graphrt import models, nn
-    from graphrt.train import Trainer
-
-    nn.manual_seed(seed)
-    net = models.get(model).build()
-    return Trainer(net, nn.CrossEntropyLoss(), optimizer, schedule, target=target, seed=seed, autocast=autocast)
-
-
-def _specs(model: str, batch: int) -> tuple[Any, Any]:
-    """Shapes and dtypes of a batch of examples and of their classes."""
-    from graphrt import models
-
-    one = models.get(model)
-    return ((batch, *one.input_shape), one.dtype), ((batch, *(one.input_shape if one.dtype == "int64" else ())), "int64")
 
 
 @app.command()
@@ -83,9 +44,12 @@ def train(
     The checkpoint and the history are written after every epoch, so a run that is interrupted can be resumed. A loss that is
     not finite ends the run with exit status 1, an interruption with 130.
     """
-    _prepare(target)
     from graphrt import models, optim
     from graphrt.data import load_mnist
+    from graphrt.inspection.subject import prepare
+    from graphrt.inspection.subject import trainer as trainer_of
+
+    prepare(target)
 
     if data != "mnist":
         raise ArgumentError(f"no dataset {data!r}; there is mnist")
@@ -99,7 +63,7 @@ def train(
     side = shape[-1]
     results = _Results(out or Path("runs") / model, model)
     optimizer = optim.SGD(lr, momentum=momentum, weight_decay=weight_decay)
-    trainer = _trainer(model, target, seed, optimizer, optim.SCHEDULES[schedule]())
+    trainer = trainer_of(model, target, seed, optimizer, optim.SCHEDULES[schedule]())
     training, test = load_mnist(pad=(side - 28) // 2)
     if limit:
         training, test = training.take(limit), test.take(limit)
@@ -185,65 +149,8 @@ def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
     Console(markup=False).print(table)
 
 
-@app.command()
-def explain(
-    model: Model,
-    batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
-    target: AnyTarget = "auto",
-    training: Annotated[bool, typer.Option("--train/--eval", help="the training step, or the network alone")] = True,
-    dtype: Dtype = "float32",
-    precision: Annotated[str, typer.Option(help="of float32 products on a GPU: highest, high or medium")] = "highest",
-    library: Library = None,
-    device: Annotated[str, typer.Option(help="whose data sheet predicts times: H200, H100, A100 or MI300X")] = "",
-    why: Annotated[tuple[str, str], typer.Option(metavar="A B", help="only the decisions on two nodes")] = ("", ""),
-    group: Annotated[str, typer.Option(help="only a group of the plan and the decisions on it: g5")] = "",
-    full: Annotated[bool, typer.Option("--full", help="every decision and every launch")] = False,
-    source: Annotated[bool, typer.Option(help="the generated code too")] = False,
-    compiled: Annotated[
-        bool, typer.Option("--compiled/--plan", help="predict by compiled kernels, or by the plan alone")
-    ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="the predicted launches alone, as JSON")] = False,
-) -> None:
-    """Prints what was fused and why, the memory plan of MODEL, and for a GPU what each launch should take.
-
-    Nothing is run. Times are static bounds, by the instructions of the compiled kernels or with --plan by bytes and flops
-    alone, in seconds and not minutes for a large network, and by the device's data sheet; no measurements.
-    """
-    _prepare(target)
-    from graphrt import compile as compile_graph
-    from graphrt import optim
-    from graphrt.runtime.roofline import find_data_sheet, predict
-    from graphrt.targets.target import names_architecture
-
-    half = _autocast(dtype)
-    trainer = _trainer(model, target, 0, optim.SGD(0.05, momentum=0.9), autocast=half)
-    x, y = _specs(model, batch)
-    graph = trainer.training_graph(x, y) if training else trainer.evaluation_graph(x)
-    program = compile_graph(graph, target=target, float32_matmul_precision=precision, library=library)
-    explanation = program.explain()
-    if any(why) or group:
-        typer.echo("\n".join(map(str, explanation.why(*why))) if any(why) else explanation.group(group))
-        return
-    known = device or names_architecture(program.target)
-    estimate = predict(program, find_data_sheet(program.target, device or None), batch, compiled) if known else None
-    if as_json:
-        if estimate is None:
-            raise ArgumentError(
-                f"nothing is predicted for the {program.target} target; name a --device or a target like cuda:sm_90"
-            )
-        typer.echo(
-            json.dumps({"model": model, "dtype": half or "float32", "training": training, **estimate.to_json()}, indent=1)
-        )
-        return
-    typer.echo(f"{model}, batch {batch}, target {program.target}: {len(program.graph.nodes)} nodes\n")
-    typer.echo(f"fusion\n{explanation.full() if full else explanation}\n")
-    if full:
-        typer.echo(f"launches\n{program.plan_text()}")
-    typer.echo(f"memory\n{program.plan if program.plan else 'the target has no plan'}")
-    if estimate is not None:
-        typer.echo(f"\nprediction\n{estimate}")
-    if source:
-        typer.echo(f"\nsource\n{program.source()}")
+for command in (explain, report, bisect):
+    app.command()(command)
 
 
 @app.command()
@@ -276,10 +183,12 @@ def compile_model(
     """Compiles MODEL's training step to a folder, which graphrt.load runs without a compiler; the GPU need not be here."""
     from graphrt import compile as compile_graph
     from graphrt import optim
+    from graphrt.inspection.subject import half, specs
+    from graphrt.inspection.subject import trainer as trainer_of
 
     _check_folder(out)
-    trainer = _trainer(model, target, seed, optim.SGD(lr, momentum=momentum), autocast=_autocast(dtype))
-    x, y = _specs(model, batch)
+    trainer = trainer_of(model, target, seed, optim.SGD(lr, momentum=momentum), autocast=half(dtype))
+    x, y = specs(model, batch)
     graph = trainer.evaluation_graph(x) if evaluate else trainer.training_graph(x, y)
     program = compile_graph(graph, target=target, library=library)
     program.save(out)

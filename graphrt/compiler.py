@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from graphrt.config import Flags
@@ -22,6 +23,7 @@ from graphrt.op import Order
 from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import Fusion
+from graphrt.runtime.dump import dump
 from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
@@ -111,7 +113,17 @@ def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | No
     lowered = functools.cache(lambda: lower_graph(graph, target, orders))
     executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
     state.extend(interface.state, graph.initial, interface.copies)
-    program = Program(graph, target.name, executable, state, interface, lowered, unpack, target.fusion)
+
+    def again(fusion: Fusion, state: State) -> Program:
+        return _compile(graph, target.name, state, replace(settings, fusion=fusion.named, forbid=[*map(tuple, fusion.apart)]))
+
+    recipe = {
+        "fusion": target.fusion.named,
+        "forbid": sorted(map(sorted, target.fusion.apart)),
+        "float32_matmul_precision": settings.float32_matmul_precision,
+        "library": settings.library,
+    }
+    program = Program(graph, target.name, executable, state, interface, lowered, unpack, target.fusion, again, recipe)
     program.compile_seconds = time.perf_counter() - start
     _debug(program, Flags.read())
     return program
@@ -146,23 +158,43 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
 
 def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lowering:
     """Everything before the target's own part; ``orders`` are those of state that exists already. Raises TargetError."""
-    flags = Flags.read()
-    steps, decisions = run_passes(graph, target.passes(), orders, target.fusion, flags.check)
+    flags, clock = Flags.read(), _Clock()
+    passing = target.passes()
+    steps, decisions = run_passes(graph, passing, orders, target.fusion, flags.check)
+    clock.note("passes")
     policy = target.schedule()
     if policy is None:
-        return Lowering(steps, decisions, orders)
+        return Lowering(steps, decisions, orders, passing)
     policy = replace(policy, fusion=policy.fusion & target.fusion)
     final = steps[-1][1]
     _check_names(target.fusion, final)
     buffers = find_buffers(final) if "concat" in policy.fusion else NO_BUFFERS
     groups, fused = fuse(final, policy, buffers)
+    clock.note("fusion")
     schedule, arranged = arrange(final, groups, buffers, policy)
+    clock.note("order")
     kernels = [[lower(schedule, group, policy) for group in launch.groups] for launch in schedule.launches]
     for launch in kernels:
         for kernel in launch:
             target.check(kernel)
+    clock.note("lowering")
     decisions += [*fused, *arranged]
-    return Lowering(steps, decisions, orders, schedule, kernels, plan_memory(schedule, kernels, policy))
+    memory = plan_memory(schedule, kernels, policy)
+    clock.note("memory")
+    return Lowering(steps, decisions, orders, passing, policy, buffers, schedule, kernels, memory, clock.seconds)
+
+
+class _Clock:
+    """What each stage took, as ``seconds`` by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def note(self, stage: str) -> None:
+        """Says that ``stage`` is over."""
+        self._last, before = time.perf_counter(), self._last
+        self.seconds[stage] = self._last - before
 
 
 def _check_names(fusion: Fusion, graph: Graph) -> None:
@@ -174,7 +206,9 @@ def _check_names(fusion: Fusion, graph: Graph) -> None:
 
 
 def _debug(program: Program, flags: Flags) -> None:
-    """Prints what GRAPHRT_DEBUG asks for, on standard error."""
+    """Prints what GRAPHRT_DEBUG asks for, on standard error; writes what GRAPHRT_DUMP does, in its folder."""
+    if flags.dump:
+        dump(program, Path(flags.dump))
     if flags.debug >= 5:
         for name, graph in program.passes:
             print(f"--- {name} ---\n{graph}", file=sys.stderr)

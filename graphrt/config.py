@@ -41,6 +41,7 @@ class Flags:
     target: str = field(metadata={"env": "GRAPHRT_TARGET", "doc": "the target that 'auto' means"})
     threads: int = field(metadata={"env": "GRAPHRT_THREADS", "doc": "threads of the cpu target (0: as torch, else every core)"})
     debug: int = field(metadata={"env": "GRAPHRT_DEBUG", "doc": "1 summary, 3 every fusion verdict, 4 source, 5 the IR"})
+    dump: str = field(metadata={"env": "GRAPHRT_DUMP", "doc": "folder for every stage as text, and a script for each kernel"})
     check: bool = field(metadata={"env": "GRAPHRT_CHECK", "doc": "verify the graph after every pass"})
     fuse: str = field(metadata={"env": "GRAPHRT_FUSE", "doc": "stages of fusion: all, none, some, or -some (docs/fusion.md)"})
     no_graph: bool = field(metadata={"env": "GRAPHRT_NO_GRAPH", "doc": "launch GPU kernels one by one, not as a graph"})
@@ -62,6 +63,7 @@ class Flags:
             target=env.get("GRAPHRT_TARGET", ""),
             threads=_number("GRAPHRT_THREADS", 0),
             debug=_number("GRAPHRT_DEBUG", 0),
+            dump=env.get("GRAPHRT_DUMP", ""),
             check=_bool("GRAPHRT_CHECK"),
             fuse=env.get("GRAPHRT_FUSE") or "all",
             no_graph=_bool("GRAPHRT_NO_GRAPH"),

@@ -145,7 +145,7 @@ def test_the_command_measures_saves_and_compares(tmp_path: Path) -> None:
     assert by["fused"].launches < by["unfused"].launches and by["fused"].bytes < by["unfused"].bytes
     assert by["fused"].bytes >= by["fused"].least
     page = (tmp_path / "a.html").read_text()
-    assert "conv_bias_relu" in page and "http" not in page and "<script" not in page
+    assert "conv_bias_relu" in page and "://" not in page and "<script" not in page
     assert "| conv_bias_relu, cpu | fused | 1 |" in (tmp_path / "a.md").read_text()
     assert {p.name for p in (tmp_path / "a").glob("*.png")} >= {"speed-up.png", "bytes.png", "roofline.png"}
     status, output = _command(*words[:-2], "--compare", str(tmp_path / "a.jsonl"))

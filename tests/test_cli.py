@@ -69,6 +69,51 @@ def test_explain_predicts_for_a_gpu_that_is_not_here() -> None:
     assert not data["compiled"] and data["kernels"][0]["bound"] == "launch"
 
 
+def branches() -> graphrt.Graph:
+    """What the command line is given by name."""
+    g = graphrt.Graph()
+    x = g.input("x", (4, 8))
+    g.output("y", graphrt.ops.relu(x @ g.parameter("block.w", shape=(8, 3))))
+    return g
+
+
+def model() -> tuple[graphrt.nn.Module, tuple[np.ndarray, ...]]:
+    return graphrt.nn.Sequential(graphrt.nn.Linear(8, 3), graphrt.nn.ReLU()), (np.zeros((4, 8), np.float32),)
+
+
+def test_explain_takes_what_there_is(tmp_path: Path) -> None:
+    """A function of a file, one that returns a model with its inputs, an ONNX file, and a saved program."""
+    line = "relu_0 into matmul_0: fused, saves 96 bytes: same element"
+    assert run("explain", f"{__file__}:branches", "--target", "cpu", "--why", "relu_0", "matmul_0").strip() == line
+    assert "relu_0 into matmul_0: fused" in run("explain", f"{__file__}:model", "--target", "cpu", "--full")
+    program = graphrt.compile(branches(), target="cpu", fusion="-epilogue")
+    program.save(tmp_path / "saved")
+    saved = str(tmp_path / "saved")
+    assert "relu_0 into matmul_0: not fused: the stage epilogue is off" in run("explain", saved, "--refused")
+    output = run("explain", saved, "--module", "block")
+    assert output.startswith("block: 2 launches move") and "g0 matmul[]" in output and "epilogue is off" in output
+    data = json.loads(run("explain", saved, "--json"))
+    assert data["target"] == "cpu" and len(data["launches"]) == 2 and data["bytes"]["unfused"] == data["bytes"]["fused"]
+    (one,) = json.loads(run("explain", saved, "--json", "--why", "relu_0", "matmul_0"))["decisions"]
+    assert not one["taken"] and one["stage"] == "epilogue"
+
+
+def test_explain_takes_an_onnx_file(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    make = onnx.helper
+    x = make.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 8])
+    y = make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 8])
+    nodes = [make.make_node("Exp", ["x"], ["h"]), make.make_node("Relu", ["h"], ["y"])]
+    file = tmp_path / "net.onnx"
+    onnx.save(make.make_model(make.make_graph(nodes, "net", [x], [y]), opset_imports=[make.make_opsetid("", 17)]), file)
+    output = run("explain", str(file), "--target", "cpu", "--batch", "3")
+    assert "net.onnx, target cpu" in output and "1 launches, 1 edges fused" in output and "of 384 without fusion" in output
+
+
+def test_bisect_finds_nothing_where_nothing_is_wrong() -> None:
+    assert "the result is the reference's" in run("bisect", f"{__file__}:branches", "--target", "cpu")
+
+
 @pytest.mark.parametrize("target", ["cpu", "cuda:sm_90"])
 def test_compile_writes_a_program_for_a_machine(tmp_path: Path, target: str) -> None:
     if target != "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
@@ -98,7 +143,12 @@ def test_flags_and_version() -> None:
         (["train", "mlp", "--data", "cifar"], "no dataset 'cifar'"),
         (["train", "mlp", "--schedule", "x"], "no schedule 'x'"),
         (["explain", "mlp", "--target", "tpu"], "target must be"),
-        (["explain", "mlp", "--target", "cpu", "--json"], "nothing is predicted for the cpu target"),
+        (["explain", "nothing.onnx"], "there is no file nothing.onnx"),
+        (["explain", "nothing.py:f"], "there is no file nothing.py"),
+        (["explain", "nothing"], "no model 'nothing'; there is alexnet"),
+        (["explain", __file__ + ":nothing"], "has no function 'nothing'; there is run"),
+        (["explain", "mlp", "--target", "cpu", "--module", "x"], "no launch belongs to a module 'x'; there is "),
+        (["bisect", "mlp", "--target", "cuda:sm_90"], "cannot run here"),
         (["explain", "mlp", "--target", "cpu", "--device", "TPU"], "no data sheet of TPU"),
         (["explain", "mlp", "--dtype", "int8"], "dtype must be"),
         (["compile", "mlp", "--dtype", "int8", "-o", "f.grt"], "dtype must be"),

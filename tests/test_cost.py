@@ -12,7 +12,8 @@ import pytest
 import graphrt as grt
 from graphrt import ops as F
 from graphrt.errors import ArgumentError
-from graphrt.runtime.roofline import COMPUTE, DATA_SHEETS, LAUNCH, MEMORY, Estimate, find_data_sheet, predict
+from graphrt.runtime.machine import COMPUTE, DATA_SHEETS, LAUNCH, MEMORY, find_data_sheet
+from graphrt.runtime.roofline import Estimate, predict
 from graphrt.schedule.cost import launch_cost
 
 CUDA = pytest.mark.skipif(

@@ -74,7 +74,7 @@ def test_plain_data(lenet: Explanation) -> None:
         (["--why", "relu_0", "conv_0"], "relu_0 into conv_0: fused"),
         (["--group", "g0"], "g0 conv[add_0, relu_0]"),
         (["--full"], "launches"),
-        ([], "fused, by stage"),
+        ([], "saved, by stage"),
     ],
 )
 def test_the_command(words: list[str], expected: str) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.runtime.roofline import find_data_sheet, predict
+from graphrt.runtime.machine import find_data_sheet
+from graphrt.runtime.roofline import predict
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("plans for a GPU are made in the lane that compiles", allow_module_level=True)

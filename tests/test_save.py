@@ -221,7 +221,7 @@ def test_a_save_that_is_stopped_leaves_the_old_program(tmp_path: Path, monkeypat
         else:
             break
     assert stop > 2 and (grt.load(tmp_path)(x=x) == 8).all()
-    assert len([*tmp_path.iterdir()]) == 4, "the old files are gone"
+    assert len([*tmp_path.iterdir()]) == 5, "the old files are gone"
 
 
 def test_programs_of_others_are_refused(tmp_path: Path) -> None:

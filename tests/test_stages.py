@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,8 +140,8 @@ def test_a_training_step_computes_the_same(stages: set[str]) -> None:
 
 
 @pytest.mark.skipif(INTERPRETED, reason="one page, read once")
-def test_the_page_has_every_stage_and_its_sample_runs() -> None:
+def test_the_page_has_every_stage_and_its_samples_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parent.parent / "docs" / "fusion.md").read_text()
     assert all(f"| `{name}` | {text} |" in page for name, text in STAGES.items())
-    sample = page.split("```python\n")[1].split("```")[0]
-    exec(sample, {})
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), {})

@@ -9,7 +9,8 @@ import pytest
 
 import graphrt as grt
 from graphrt import ops as F
-from graphrt.runtime.roofline import Estimate, Work, find_data_sheet, predict
+from graphrt.runtime.machine import Work, find_data_sheet
+from graphrt.runtime.roofline import Estimate, predict
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("compiles kernels, so it cannot run under TRITON_INTERPRET=1", allow_module_level=True)

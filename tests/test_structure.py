@@ -37,6 +37,7 @@ ORDER = [
     ("train",),
     ("frontends",),
     ("bench",),
+    ("inspection",),
     ("cli",),
 ]
 RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}

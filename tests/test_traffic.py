@@ -19,7 +19,8 @@ pytest.importorskip("triton", reason="needs the triton package, which exists for
 
 from golden_kernels import training_step
 
-from graphrt.runtime.roofline import find_data_sheet, predict
+from graphrt.runtime.machine import find_data_sheet
+from graphrt.runtime.roofline import predict
 
 # MB an image and launches at most
 CEILINGS = {

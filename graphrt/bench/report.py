@@ -14,6 +14,7 @@ from rich.table import Table
 
 from graphrt.bench.fusion import AGAIN, Row, floor
 from graphrt.bench.statistics import ratio
+from graphrt.runtime.page import document
 
 COLUMNS = (
     *("pattern", "variant", "launches", "MB", "of least", "ms", "p10-p90", "fused is faster by"),
@@ -87,14 +88,11 @@ def page(found: Sequence[Row], machine: Mapping[str, Any]) -> str:
     plots = "".join(
         f'<img alt="{name}" src="data:image/png;base64,{_encoded(figure)}">' for name, figure in figures(found, machine)
     )
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>What fusion is worth</title><style>'
-        "body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1200px;padding:0 1em}"
-        "table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2em .7em;text-align:right;"
-        "border-bottom:1px solid #ddd}td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}img{max-width:100%}</style>"
+    content = (
         f"<h1>What fusion is worth</h1><p>{html.escape(about(machine, found))}</p>{plots}"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></html>\n"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
+    return document("What fusion is worth", content, "td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}")
 
 
 def _encoded(figure: Any) -> str:

@@ -19,6 +19,7 @@ from graphrt.bench.measure import samples
 from graphrt.bench.patterns import PATTERNS, Builder, Pattern, graph
 from graphrt.compiler import compile as compile_graph
 from graphrt.ir import Graph
+from graphrt.runtime.machine import machine
 from graphrt.runtime.program import Program
 from graphrt.schedule.cost import launch_cost
 from graphrt.targets.reference.evaluate import evaluate
@@ -108,7 +109,8 @@ def _plan(program: Program, seconds: float) -> Found:
 
 def _ahead(program: Program, found: Found) -> None:
     """The findings on a program for a GPU that is not here."""
-    from graphrt.runtime.roofline import find_data_sheet, predict
+    from graphrt.runtime.machine import find_data_sheet
+    from graphrt.runtime.roofline import predict
 
     found.registers = max((r.registers for r in program.kernels()), default=0)
     found.predicted = predict(program, find_data_sheet(program.target), 1, compiled=True).seconds
@@ -172,18 +174,16 @@ def _peer(pattern: Pattern, builder: Builder, feeds: Mapping[str, Any], backward
     return both
 
 
-def machine(rounds: int = 7) -> dict[str, float]:
-    """The measured speed of this machine: GB/s of copying 64 MB, GFLOP/s of a float32 product of 1024 by 1024."""
-    x, y = np.ones(1 << 24, np.float32), np.empty(1 << 24, np.float32)
-    a = np.ones((1024, 1024), np.float32)
-    times = samples({"copy": lambda: np.copyto(y, x), "product": lambda: a @ a}, rounds, 1)
-    return {"gbs": 2 * x.nbytes / min(times["copy"]) / 1e9, "gflops": 2 * 1024**3 / min(times["product"]) / 1e9}
+def seen() -> dict[str, float]:
+    """What this machine was seen to do: GB/s of copying, GFLOP/s of a float32 product."""
+    found = machine()
+    return {"gbs": 1e3 * found.memory, "gflops": 1e3 * found.float32}
 
 
 def main() -> None:
     """Runs the spec on standard input; ``{}`` measures the machine."""
     given = json.load(sys.stdin)
-    print(json.dumps(trial(Spec(**given)) if given else machine()))
+    print(json.dumps(trial(Spec(**given)) if given else seen()))
 
 
 if __name__ == "__main__":

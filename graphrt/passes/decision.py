@@ -19,6 +19,8 @@ _VERBS = {  # of what is done, and of what is not, but for fusions
 class Decision:
     """One choice of a ``stage``: whether ``node`` and ``other`` come together, why (not), and the bytes that saves.
 
+    ``saved`` is what the stage reckoned with; the ledger, which ``program.explain()`` prints, has it exactly, and negative
+    where a decision costs traffic.
     ``stage`` is one of ``stages.STAGES``, or layout, or template. ``other`` is for a fusion the anchor of the group, or what
     the choice is about: "channels-last", "in place", a template's file.
     """
@@ -36,7 +38,7 @@ class Decision:
         return self.stage not in _VERBS
 
     def __str__(self) -> str:
+        bytes = f", {'saves' if self.saved > 0 else 'costs'} {abs(self.saved)} bytes" if self.taken and self.saved else ""
         if self.fuses:
-            verdict = f"fused, saves {self.saved} bytes" if self.taken else "not fused"
-            return f"{self.node} into {self.other}: {verdict}: {self.reason}"
-        return f"{self.node} {_VERBS[self.stage][not self.taken]} {self.other}: {self.reason}"
+            return f"{self.node} into {self.other}: {'fused' if self.taken else 'not fused'}{bytes}: {self.reason}"
+        return f"{self.node} {_VERBS[self.stage][not self.taken]} {self.other}{bytes}: {self.reason}"

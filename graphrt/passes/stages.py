@@ -72,13 +72,17 @@ class Fusion:
         """Whether a node of ``a`` is to be kept apart from one of ``b``."""
         return bool(self.apart) and any(frozenset((x, y)) in self.apart for x in a for y in b)
 
-    def __str__(self) -> str:
-        """The stages as ``parse`` reads them, then the pairs."""
+    @property
+    def named(self) -> str:
+        """The stages as ``parse`` reads them."""
         some = [s for s in STAGES if s in self.stages]
         off = [f"-{s}" for s in STAGES if s not in self.stages]
-        text = "all" if not off else "none" if not some else ",".join(off if len(off) < len(some) else some)
+        return "all" if not off else "none" if not some else ",".join(off if len(off) < len(some) else some)
+
+    def __str__(self) -> str:
+        """The stages as ``parse`` reads them, then the pairs."""
         pairs = sorted("|".join(sorted(pair)) for pair in self.apart)
-        return f"{text}, apart {', '.join(pairs)}" if pairs else text
+        return f"{self.named}, apart {', '.join(pairs)}" if pairs else self.named
 
 
 ALL = Fusion()

@@ -11,6 +11,7 @@ from typing import Any
 
 from graphrt.errors import ArgumentError
 from graphrt.passes.decision import Decision
+from graphrt.passes.stages import STAGES
 from graphrt.runtime.lowering import Lowering
 from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.group import Launch
@@ -26,19 +27,22 @@ class Explanation:
     """
 
     def __init__(self, lowering: Lowering, configurations: Sequence[Any] = ()) -> None:
-        self.decisions, self.configurations = lowering.decisions, configurations
+        self.ledger, self.configurations = lowering.ledger, configurations
+        self.decisions = self.ledger.decisions
         self._launches: Sequence[Launch] = lowering.schedule.launches if lowering.schedule else ()
         self._costs = [launch_cost(kernels) for kernels in lowering.kernels]
         self._names = {n.name for _, graph in lowering.passes for n in graph.nodes}
+        self._modules_of = list(modules(self._launches))
 
     def __str__(self) -> str:
         more = "full() lists every decision; why(a, b), refused() and group(name) answer questions"
         return "\n".join([self.totals(), *self._fused(), *self._refusals(), *self._choices(), *self._modules(), more])
 
     def totals(self) -> str:
-        """Launches, fusions, and the bytes that these save."""
-        fused = [d for d in self.decisions if d.fuses and d.taken]
-        return f"{len(self._launches)} launches, {len(fused)} edges fused, {sum(d.saved for d in fused)} bytes saved"
+        """Launches, fusions, the bytes that are moved, and those that were saved."""
+        fused, ledger = sum(d.fuses and d.taken for d in self.decisions), self.ledger
+        moved = f"{ledger.fused} bytes moved of {ledger.unfused} without fusion"
+        return f"{len(self._launches)} launches, {fused} edges fused, {moved}, {ledger.saved} bytes saved"
 
     def full(self) -> str:
         """Every decision with its reason, and the bytes that a fusion saves; the kernels' configurations; then the totals."""
@@ -86,23 +90,48 @@ class Explanation:
                     return "\n".join([str(group), moved, *where, *(f"  {d}" for d in (*about, *refused))])
         raise ArgumentError(f"there is no group {name!r}: groups are g0 to g{sum(len(x.groups) for x in self._launches) - 1}")
 
+    def module(self, name: str) -> str:
+        """The launches of module ``name``, such as layer1.0, with their bytes, and what was not fused in them and why.
+
+        A launch belongs to the module whose parameters it reads, or to that of the launch before. Raises ArgumentError for a
+        name that is none.
+        """
+        of = [i for i, module in enumerate(self._modules_of) if f"{module}.".startswith(f"{name}.")]
+        if not of:
+            known = dict.fromkeys(".".join(m.split(".")[: name.count(".") + 1]) for m in self._modules_of)
+            raise ArgumentError(f"no launch belongs to a module {name!r}; there is {', '.join(filter(None, known)) or 'none'}")
+        lines = [f"{_size(self._costs[i].bytes):>10}  {self._launches[i].title()}" for i in of]
+        labels = {group.label for i in of for group in self._launches[i].groups}
+        moved = sum(self._costs[i].bytes for i in of)
+        return "\n".join(
+            [
+                f"{name}: {len(of)} launches move {_size(moved)}",
+                *lines,
+                *(f"  {d}" for d in self.decisions if d.fuses and not d.taken and d.other in labels),
+            ]
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """Launches and decisions as plain data."""
+        """Launches, the ledger's totals and decisions as plain data."""
         launches = [
             {"name": launch.name, "title": launch.title(), "bytes": cost.bytes, "flops": cost.flops}
             for launch, cost in zip(self._launches, self._costs, strict=True)
         ]
-        return {"launches": launches, "decisions": [asdict(d) for d in self.decisions]}
+        totals = {"unfused": self.ledger.unfused, "fused": self.ledger.fused, "passes": dict(self.ledger.passes)}
+        return {"launches": launches, "bytes": totals, "decisions": [asdict(d) for d in self.decisions]}
 
     def _fused(self) -> Iterator[str]:
-        taken = [d for d in self.decisions if d.fuses and d.taken]
+        taken = [d for d in self.decisions if d.taken and (d.fuses or d.saved)]
         stages = Counter(d.stage for d in taken)
-        if stages:
-            yield "fused, by stage"
+        if stages or self.ledger.passes:
+            yield "saved, by stage"
+        for stage, saved in self.ledger.passes.items():
+            yield f"  {stage:<12}{'pass':>6}{_size(saved):>12}  {STAGES[stage]}"
         for stage, count in stages.most_common():
             some = [d for d in taken if d.stage == stage]
             most = max(some, key=lambda d: d.saved)
-            yield f"  {stage:<12}{count:>6}{_size(sum(d.saved for d in some)):>12}  such as {most.node} into {most.other}"
+            example = f"{most.node} into {most.other}" if most.fuses else most.node
+            yield f"  {stage:<12}{count:>6}{_size(sum(d.saved for d in some)):>12}  such as {example}"
 
     def _refusals(self) -> Iterator[str]:
         refused = [d for d in self.decisions if d.fuses and not d.taken]
@@ -130,11 +159,8 @@ class Explanation:
 
     def _modules(self) -> Iterator[str]:
         found: dict[str, list[int]] = {}
-        module = ""
-        for launch, cost in zip(self._launches, self._costs, strict=True):
-            read = [v.name for g in launch.groups for v in g.inputs if v.node.op.name == "parameter" and "." in v.name]
-            module = read[0].partition(".")[0] if read else module  # what reads no parameter belongs to what came before
-            found.setdefault(module, []).append(cost.bytes)
+        for module, cost in zip(self._modules_of, self._costs, strict=True):
+            found.setdefault(module.partition(".")[0], []).append(cost.bytes)
         if len(found) > 1:
             yield "by module"
             shown = sorted(found.items(), key=lambda item: -sum(item[1]))
@@ -145,9 +171,22 @@ class Explanation:
                 yield f"  {f'{len(shown) - MODULES} others':<20}{len(rest):>5} launches{_size(sum(rest)):>12}"
 
 
+def modules(launches: Sequence[Launch]) -> Iterator[str]:
+    """The module of each launch: that of a parameter it reads, or where it reads none of the launch before.
+
+    An optimizer's state is named after its parameter, with more behind it: the shortest path is the parameter's.
+    """
+    module = ""
+    for launch in launches:
+        parameters = (v.node for g in launch.groups for v in g.inputs if v.node.op.name == "parameter")
+        read = [name for n in parameters if "." in (name := n.attrs.get("copy_of", n.name))]
+        module = min(read, key=lambda name: name.count(".")).rpartition(".")[0] if read else module
+        yield module
+
+
 def _size(count: int) -> str:
     """Bytes as people write them."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
+        if abs(count) >= size:
             return f"{count / size:.2f} {unit}"
     return f"{count} B"

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from graphrt.ir import Graph
 from graphrt.op import Order
 from graphrt.passes.decision import Decision
+from graphrt.passes.pipeline import PassPolicy, run_passes
+from graphrt.passes.stages import STAGES, Fusion
+from graphrt.schedule.concat_buffers import NO_BUFFERS, ConcatBuffers
+from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.kernel_ir import Kernel
+from graphrt.schedule.ledger import settle, unfused_bytes
 from graphrt.schedule.memory import MemoryPlan
+from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Schedule
 from graphrt.types import TensorType
 
@@ -19,15 +25,20 @@ from graphrt.types import TensorType
 class Lowering:
     """A graph after each pass, by name, then its schedule, kernels and memory plan, which the reference target has none of.
 
-    ``orders`` are the memory orders of the state that existed before.
+    ``orders`` are the memory orders of the state that existed before, ``passing`` and ``policy`` what the target wanted,
+    ``buffers`` those of concatenations, ``seconds`` what each stage took.
     """
 
     passes: Sequence[tuple[str, Graph]]
     decisions: Sequence[Decision]
     orders: Mapping[str, Order]
+    passing: PassPolicy
+    policy: SchedulePolicy | None = None
+    buffers: ConcatBuffers = NO_BUFFERS
     schedule: Schedule | None = None
     kernels: Sequence[Sequence[Kernel]] = ()
     plan: MemoryPlan | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def built(self) -> Graph:
@@ -40,9 +51,46 @@ class Lowering:
         return self.passes[-1][1]
 
     @cached_property
+    def ledger(self) -> Ledger:
+        """What every decision saves; found when asked for, which takes a few times as long as scheduling did."""
+        if self.schedule is None or self.policy is None:
+            return Ledger(0, 0, {}, self.decisions)
+        start, decisions = settle(self.graph, self.schedule.groups(), self.buffers, self.decisions, self.policy)
+        fused = sum(launch_cost(kernels).bytes for kernels in self.kernels)
+        steps = zip(self.passes, self.passes[1:], strict=False)
+        changed = [name for (_, before), (name, after) in steps if name in STAGES and before is not after]
+        moved = [self._unfused(changed[:i]) for i in range(len(changed))] + [start]
+        passes = {name: a - b for name, a, b in zip(changed, moved, moved[1:], strict=False)}
+        return Ledger(moved[0], fused, passes, decisions)
+
+    def _unfused(self, stages: Sequence[str]) -> int:
+        """The bytes of the plan with a kernel for each node after passes of which only ``stages`` are stages of fusion."""
+        assert self.policy is not None
+        steps, _ = run_passes(self.built, self.passing, self.orders, Fusion(frozenset(stages)))
+        return unfused_bytes(steps[-1][1], self.policy)
+
+    @cached_property
     def interface(self) -> Interface:
         """The inputs, outputs and state of a program of it."""
         return Interface.of(self.graph)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What fusion saves, in bytes: the plan without it moves ``unfused``, the plan ``fused``.
+
+    The difference is what ``passes`` save, by name, and what ``decisions`` do, each with its share.
+    """
+
+    unfused: int
+    fused: int
+    passes: Mapping[str, int]
+    decisions: Sequence[Decision]
+
+    @property
+    def saved(self) -> int:
+        """The sum of the entries."""
+        return sum(self.passes.values()) + sum(d.saved for d in self.decisions if d.taken)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,14 +13,19 @@ from graphrt.errors import ArgumentError, TargetError
 from graphrt.ir import Graph
 from graphrt.passes.decision import Decision
 from graphrt.passes.stages import ALL, Fusion
+from graphrt.runtime.checking import Difference, check
 from graphrt.runtime.explanation import Explanation
 from graphrt.runtime.lowering import Interface, Lowering
+from graphrt.runtime.machine import DataSheet, expected
+from graphrt.runtime.profile import LaunchProfile, Profile, Span
+from graphrt.runtime.report import write
 from graphrt.runtime.runnable import Binary, Runnable
 from graphrt.runtime.state import State
 from graphrt.schedule.cost import launch_cost
+from graphrt.schedule.group import Launch
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan
-from graphrt.schedule.schedule import Schedule
+from graphrt.schedule.schedule import Schedule, Slot
 
 
 class Executable(Binary, Protocol):
@@ -30,6 +34,17 @@ class Executable(Binary, Protocol):
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs once and returns the seconds of each launch."""
 
+    def spans(self, inputs: Mapping[str, Any], state: State) -> list[list[Span]]:
+        """Runs once and returns when each launch ran, and each thread was at work on it where that is known."""
+        found, now = [], 0
+        for seconds in self.time(inputs, state):
+            found.append([Span(None, now, now := now + round(1e9 * seconds))])
+        return found
+
+    def device(self) -> DataSheet | None:
+        """The machine by whose roofline launches are predicted; None where their times mean nothing."""
+        return None
+
     def elapsed(self, inputs: Mapping[str, Any], state: State, runs: int) -> float:
         """The seconds that ``runs`` runs take, one behind the other."""
         start = time.perf_counter()
@@ -37,8 +52,16 @@ class Executable(Binary, Protocol):
             self.run(inputs, state)
         return time.perf_counter() - start
 
+    def steps(self, lowering: Lowering, inputs: Mapping[str, Any], state: State) -> Iterator[Callable[[Slot], np.ndarray]]:
+        """Runs once, launch by launch: before the first and behind each, what reads the place of a tensor as it is then."""
+        raise ArgumentError("this target's launches cannot be run one by one")
+
     def source(self, lowering: Lowering, launch: int | None) -> str:
         """Generated source of ``lowering``, of which this was built: of one launch, or all of it."""
+
+    def stages(self, lowering: Lowering) -> Mapping[str, str]:
+        """The target's own stages of ``lowering``, of which this was built, as text by file name: its source, at least."""
+        return {"source.txt": self.source(lowering, None)}
 
     def configurations(self, lowering: Lowering) -> Sequence[Any]:
         """How each distinct kernel of ``lowering``, of which this was built, computes, in objects that print as lines."""
@@ -49,22 +72,12 @@ class Executable(Binary, Protocol):
         raise ArgumentError(f"the {program.target} target has no kernel reports; compile for one like cuda:sm_90")
 
     def work(self, program: Runnable) -> Sequence[Any]:
-        """The work of each launch's compiled code (``roofline.Work``), None where that is not known."""
+        """The work of each launch's compiled code (``machine.Work``), None where that is not known."""
         return []
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""
         raise TargetError(f"only programs of a cpu or a GPU can be saved; this one is of {program.target}")
-
-
-@dataclass(frozen=True)
-class LaunchProfile:
-    """Median time of one launch, and what it computes and moves."""
-
-    name: str
-    seconds: float
-    flops: int
-    bytes: int
 
 
 class Program(Runnable):
@@ -84,11 +97,18 @@ class Program(Runnable):
         lower: Callable[[], Lowering],
         unpack: str = "dict",
         fusion: Fusion = ALL,
+        again: Callable[[Fusion, State], Program] | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> None:
-        """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked."""
+        """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked.
+
+        ``fusion`` are the stages that it was compiled with; ``again`` compiles it with others, on another state. ``recipe`` are
+        the arguments of ``compile`` that decide what it computes by, as plain data.
+        """
         inputs, outputs = interface.inputs, interface.outputs
         super().__init__(target, inputs, outputs, state, executable, interface.needed, unpack, interface.updates)
         self.built, self._executable, self._lower, self.fusion, self.compile_seconds = built, executable, lower, fusion, 0.0
+        self._again, self.recipe = again, dict(recipe or {})
 
     def _about(self) -> str:
         return f"{super()._about()}, fusion={self.fusion}"
@@ -118,6 +138,11 @@ class Program(Runnable):
         self._executable.save(path, self)
 
     # --- seeing inside --------------------------------------------------------------------------------------------
+
+    def with_fusion(self, fusion: Fusion, state: State) -> Program:
+        """The same graph compiled with other stages of fusion, on ``state``."""
+        assert self._again is not None
+        return self._again(fusion, state)
 
     @property
     def passes(self) -> Sequence[tuple[str, Graph]]:
@@ -165,7 +190,7 @@ class Program(Runnable):
         return list(self._executable.reports(self))
 
     def work(self) -> list[Any]:
-        """The work of each launch's compiled code (``roofline.Work``), None where that is not known. Compiles kernels."""
+        """The work of each launch's compiled code (``machine.Work``), None where that is not known. Compiles kernels."""
         return list(self._executable.work(self)) or [None] * self.launches
 
     def configurations(self) -> list[Any]:
@@ -185,8 +210,24 @@ class Program(Runnable):
         """Decisions with reasons: printed, a summary; ``full()``, ``why(a, b)``, ``refused()``, ``group(name)`` say more."""
         return Explanation(self._lower(), self.configurations())
 
-    def profile(self, *args: Any, runs: int = 20, **inputs: Any) -> list[LaunchProfile]:
-        """Median seconds of each launch over ``runs`` runs, with its flops and the bytes of its inputs and outputs.
+    def report(
+        self, path: str | Path, profile: Profile | None = None, kernels: Sequence[Any] = (), title: str = "a program"
+    ) -> None:
+        """Writes one page of HTML that needs no network: launches with nodes, lines of yours, sources and verdicts; the ledger,
+        roofline, arena, the IR after each pass, and compile times.
+
+        Times of launches are those of ``profile``, where given, beside what they should take; registers and spills those of
+        ``kernels``, which ``kernels()`` gives. Raises ArgumentError for the reference target, OSError.
+        """
+        if self.schedule is None:
+            raise ArgumentError(f"the {self.target} target has no launches to report on")
+        write(self, path, profile, kernels, self._executable.device(), f"{title}, {self.target}")
+
+    def profile(self, *args: Any, runs: int = 20, **inputs: Any) -> Profile:
+        """Seconds of each launch over ``runs`` runs, with its flops and the bytes of its inputs and outputs.
+
+        Prints as a table with median, percentiles, rates, shares, what bounds each launch and what it should take; and
+        ``.trace("t.json")`` writes one run for Perfetto. On a cpu the roofline is this machine's, measured once a process.
 
         Inputs are given as in a call; state advances as in any run. On a GPU the runs are one captured graph with an event
         behind each launch, and where the program was never called a run that is not timed comes first. A launch without work
@@ -199,12 +240,30 @@ class Program(Runnable):
         bound = self._bind(self._named(args, inputs))
         with self._lock:
             times = np.array([self._executable.time(bound, self.state) for _ in range(runs)])
+            spans = self._executable.spans(bound, self.state)
             self.state.wrote(self._updates)
-        found = []
-        rows = zip(self.schedule.launches, self.kernel_ir, np.median(times, axis=0), strict=True)
-        for launch, kernels, seconds in rows:
+        device, found = self._executable.device(), []
+        percentiles = np.percentile(times, (50, 10, 90), axis=0).T.tolist()
+        for launch, kernels, (seconds, low, high) in zip(self.schedule.launches, self.kernel_ir, percentiles, strict=True):
             cost = launch_cost(kernels)
-            found.append(LaunchProfile(launch.title(), float(seconds), cost.flops, cost.bytes))
+            predicted, limit = expected(cost, device) if device else (None, "")
+            groups = tuple(Launch([group]).title() for group in launch.groups)
+            row = LaunchProfile(launch.title(), seconds, cost.flops, cost.bytes, low, high, limit, predicted, groups)
+            found.append(row)
+        return Profile(found, spans, device.name if device else "")
+
+    def check(self, *args: Any, **inputs: Any) -> Difference | None:
+        """The first result of a launch that differs from what the reference makes of that launch's own inputs; None: all agree.
+
+        Prints as a line with the launch, the value, the element furthest off, both numbers and the user's line. Inputs are
+        given as in a call; state advances as in any run, up to the launch that differs. Raises ArgumentError, InputError.
+        """
+        if self.schedule is None:
+            raise ArgumentError(f"the {self.target} target has no launches to check")
+        bound = self._bind(self._named(args, inputs))
+        with self._lock:
+            found = check(self._lower(), self._executable.steps(self._lower(), bound, self.state))
+            self.state.wrote(self._updates)
         return found
 
     def elapsed(self, *args: Any, runs: int = 20, **inputs: Any) -> float:

@@ -1,9 +1,4 @@
-"""How long a program should take on a GPU at least: predictions from bytes, flops and compiled code, never measurements.
-
-A launch takes as long as the slowest of its limits: traffic to memory, and being launched at all; by the plan alone, its
-matrix products and its other arithmetic; where its compiled code is known (``Work``), the units of the multiprocessor with
-most programs, and what these wait for memory. Peaks are not reached, so they are derated as published kernels suggest.
-"""
+"""Predictions of how long a program takes on a GPU at least: by its plan, or by its compiled code; never measurements."""
 
 from __future__ import annotations
 
@@ -12,68 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from graphrt.errors import ArgumentError
+from graphrt.runtime.machine import COMPUTE, LAUNCH, MEMORY, DataSheet, limits
 from graphrt.runtime.program import Program
-from graphrt.schedule.cost import Cost, launch_cost
-from graphrt.types import HALVES, float64
-
-COMPUTE, MEMORY = 0.79, 0.87  # of the data sheet's peaks, what is planned with
-LAUNCH = 1.5e-6  # seconds that a kernel of a CUDA graph takes at least: an assumption
-
-
-@dataclass(frozen=True)
-class DataSheet:
-    """Data-sheet peaks, dense: terabytes a second, and teraflops a second by operands; float32 is exact, without tf32.
-
-    ``units`` multiprocessors run at ``clock`` gigahertz, 0.93 of what the peaks are for: what they sustain under load.
-    """
-
-    name: str
-    arch: str
-    memory: float
-    half: float
-    tf32: float
-    float32: float
-    float64: float
-    units: int
-    clock: float
-
-
-DATA_SHEETS = (
-    DataSheet("H200", "sm_90", 4.8, 989.4, 494.7, 66.9, 66.9, 132, 1.7),
-    DataSheet("H100", "sm_90", 3.35, 989.4, 494.7, 66.9, 66.9, 132, 1.7),
-    DataSheet("A100", "sm_80", 2.04, 312.0, 156.0, 19.5, 19.5, 108, 1.31),
-    DataSheet("MI300X", "gfx942", 5.3, 1307.4, 653.7, 163.4, 163.4, 304, 1.95),
-)
-
-
-@dataclass(frozen=True)
-class Work:
-    """A launch as compiled code makes it: ``programs``, so many ``resident`` on a multiprocessor at a time.
-
-    ``loops`` and ``rest`` are the clocks that one program keeps each unit of its multiprocessor busy, in its loops and outside:
-    tensor cores, shared memory (and L1), issue of instructions, l2 (the way from there). ``latency`` are the clocks that it
-    waits for its loads at least.
-    """
-
-    programs: int
-    resident: int
-    loops: Mapping[str, float]
-    rest: Mapping[str, float]
-    latency: float
-
-    def limits(self, units: int) -> dict[str, float]:
-        """The clocks that each limit says a launch on so many multiprocessors takes at least.
-
-        The multiprocessor that has most programs decides. One that has a program at a time is either in its loops or not,
-        and where it waits there is nothing else to do.
-        """
-        most = -(-self.programs // units)
-        turns = -(-most // max(self.resident, 1))
-        found = {u: most * (self.loops.get(u, 0.0) + self.rest.get(u, 0.0)) for u in {**self.loops, **self.rest}}
-        if turns == most:
-            phases = [max(((n, u) for u, n in phase.items()), default=(0.0, "issue")) for phase in (self.loops, self.rest)]
-            found[max(phases)[1]] = most * sum(clocks for clocks, _ in phases)
-        return {**found, "latency": turns * self.latency}
+from graphrt.schedule.cost import launch_cost
 
 
 @dataclass(frozen=True)
@@ -153,16 +89,6 @@ class Estimate:
         return "\n".join([head, *lines, about, f"bound by {bounds}", f"{totals}, {speed}"])
 
 
-def find_data_sheet(target: str, name: str | None = None) -> DataSheet:
-    """The device called ``name``, or the first of the architecture in ``target`` (cuda:sm_90). Raises ArgumentError."""
-    arch = target.split(":")[-1]
-    found = [d for d in DATA_SHEETS if (d.name == name if name else d.arch == arch)]
-    if not found or (":" in target and found[0].arch != arch):
-        known = ", ".join(f"{d.name} ({d.arch})" for d in DATA_SHEETS)
-        raise ArgumentError(f"no data sheet of {name or target} for target {target!r}; there is {known}")
-    return found[0]
-
-
 def predict(program: Program, sheet: DataSheet, batch: int, compiled: bool = False) -> Estimate:
     """The time that ``program`` should take on the device of ``sheet``: by its plan, or with ``compiled`` by its kernels' code.
 
@@ -174,34 +100,8 @@ def predict(program: Program, sheet: DataSheet, batch: int, compiled: bool = Fal
     found = []
     for launch, kernels, work in zip(program.schedule.launches, program.kernel_ir, works, strict=True):
         cost = launch_cost(kernels)
-        limits = _limits(cost, sheet, work)
-        bound = max(limits, key=limits.__getitem__)
+        least = limits(cost, sheet, work)
+        bound = max(least, key=least.__getitem__)
         name = f"{launch.name} {launch.description()}"
-        found.append(Prediction(name, cost.bytes, cost.flops, limits[bound], bound, limits))
+        found.append(Prediction(name, cost.bytes, cost.flops, least[bound], bound, least))
     return Estimate(sheet, batch, found, program.plan.size, any(work is not None for work in works))
-
-
-def least(cost: Cost, sheet: DataSheet, work: Work | None) -> float:
-    """Seconds that a launch takes at least."""
-    return max(_limits(cost, sheet, work).values())
-
-
-def _limits(cost: Cost, sheet: DataSheet, work: Work | None) -> dict[str, float]:
-    """Seconds that a launch takes at least, by what limits it."""
-    limits = {"memory": cost.bytes / (1e12 * MEMORY * sheet.memory), "launch": LAUNCH}
-    if work is not None:
-        clocks = work.limits(sheet.units)
-        limits.update({name: 1e-9 * n / sheet.clock for name, n in clocks.items()})
-    if work is None or "issue" not in work.rest:
-        peak = 1e12 * COMPUTE
-        limits["compute"] = max(cost.contraction / (peak * _rate(cost, sheet)), cost.other / (peak * sheet.float32))
-    return limits
-
-
-def _rate(cost: Cost, sheet: DataSheet) -> float:
-    """Teraflops a second of products: a high-precision one of float32 operands is three of tf32."""
-    if cost.dtype in HALVES:
-        return sheet.half
-    if cost.dtype is float64:
-        return sheet.float64
-    return {"highest": sheet.float32, "high": sheet.tf32 / 3, "medium": sheet.tf32}[cost.precision]

@@ -45,26 +45,24 @@ class Cost:
 def launch_cost(kernels: Sequence[Kernel]) -> Cost:
     """The cost of one launch.
 
-    Each buffer counts once as read and once as written, however many blocks touch it: what a broadcast operand or a tile's
-    neighbour reads again comes from a cache. What only a part of a buffer is read of counts as the part where that is known
-    (gathered rows, slices), as the whole buffer in a template.
+    A buffer counts once as read by each kernel, and by each of a kernel's passes over rows that it does not hold, and once as
+    written, however many blocks touch it: what a broadcast operand or a tile's neighbour reads again comes from a cache. What
+    only a part of a buffer is read of counts as the part where that is known (gathered rows, slices), as the whole buffer in a
+    template.
     """
-    touched: dict[Slot, int] = {}
-    read: dict[tuple[Slot, int], int] = {}  # by buffer and pass
+    read: dict[tuple[int, int, Slot], int] = {}  # by kernel, pass and buffer
     written: dict[tuple[Slot, Expr], int] = {}  # by buffer and part
     nodes: set[Node] = set()
-    for kernel in kernels:
+    for i, kernel in enumerate(kernels):
         nodes.update(kernel.group.nodes, kernel.group.inlined)
         for number, block in _passes(kernel):
             for slot, most in _reads(kernel, block).items():
-                read[slot, number] = min(read.get((slot, number), 0) + most, slot.type.nbytes)
+                read[i, number, slot] = min(read.get((i, number, slot), 0) + most, slot.type.nbytes)
             written.update({(s.slot, s.offset): s.size * s.slot.type.dtype.itemsize for s in block.stores})
-    for (slot, _), size in read.items():
-        touched[slot] = touched.get(slot, 0) + size
     products = sum(n.op.flops(n) for n in nodes if n.op.kind is Kind.CONTRACTION)
     contraction = next((k for k in kernels if isinstance(k, TemplateKernel)), None) if products else None
     return Cost(
-        read=sum(touched.values()),
+        read=sum(read.values()),
         written=sum(written.values()),
         contraction=products,
         other=sum(n.op.flops(n) for n in nodes) - products,
@@ -75,7 +73,7 @@ def launch_cost(kernels: Sequence[Kernel]) -> Cost:
 
 def _passes(kernel: Kernel) -> list[tuple[int, Block]]:
     """The blocks of ``kernel``, those that read memory in turns numbered apart."""
-    if isinstance(kernel, ReductionKernel) and (kernel.columns or kernel.group.reduced_size > ROW_LIMIT):
+    if isinstance(kernel, ReductionKernel) and not kernel.whole and (kernel.columns or kernel.group.reduced_size > ROW_LIMIT):
         first = [(0, total.block) for total in kernel.totals]
         return first + [(i, block) for i, p in enumerate(kernel.passes) for block in (p.inner, p.after)]
     return [(0, block) for block in blocks(kernel)]

@@ -71,7 +71,7 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
     _copies(f, buffers)
     copied = {base for g in f.groups for v in g.copies for base in through(v)}
     for group in f.groups:
-        _edges(f, group, copied)
+        fill_edges(f, group, copied)
     _check(f)
     return f.groups, [*buffers.decisions, *f.decisions.values()]
 
@@ -210,6 +210,7 @@ def _copies(f: FusionState, buffers: ConcatBuffers) -> None:
             index = view.op.push(view, index) if index is not None and view.op.push is not None else None
         taken = group is not None and not f.ends(group) and f.parted(group, v.node) is None
         if group is not None and taken and index is not None and _returns(group, v, index):
+            f.decide(v.node, group, Verdict(True, "a view that is returned"), 2 * v.type.nbytes, stage_of(group, v.node))
             f.add(group, v.node, index)
         else:
             f.groups.append(Group(f"g{len(f.groups)}", None, v.shape, axes("i", v.shape), copies=[v]))
@@ -232,7 +233,7 @@ def _leave_out(f: FusionState) -> None:
             f.groups.remove(group)
 
 
-def _edges(f: FusionState, group: Group, copied: set[Value]) -> None:
+def fill_edges(f: FusionState, group: Group, copied: set[Value]) -> None:
     """Fills in what the group reads and what it must store: what others read, copy out (``copied``), or get as results."""
     members = {*group.nodes, *group.inlined}
     reads: dict[Value, None] = {}

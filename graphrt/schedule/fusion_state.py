@@ -126,7 +126,7 @@ class FusionState:
         views = (n for n in self.users[value] if n.op.kind is Kind.VIEW and n not in self.owner)
         return any(self.is_stored(n.outputs[0]) for n in views)
 
-    def reading(self, group: Group, value: Value) -> list[Group]:
+    def reading(self, group: Group | None, value: Value) -> list[Group]:
         """The groups other than ``group`` that read ``value``, also to compute something on load."""
         found: dict[Group, None] = {}
         for reader in self.readers(value):

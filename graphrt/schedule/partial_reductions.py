@@ -35,9 +35,10 @@ def _absorb_one(f: FusionState, group: Group, refused: set[Node]) -> bool:
         path = sorted(_path(f, node, downstream), key=f.position.__getitem__)
         waits = Verdict(False, f"needs what waits for {group.label}")
         verdict, index = (waits, {}) if node in behind else _fits(f, group, node, path)
+        for n in path if verdict.ok else ():
+            f.decide(n, group, Verdict(True, f"{node.name} sums it in the tile"), 0, "segments")
+            f.add(group, n, index[n])
         if f.decide(node, group, verdict, node.inputs[0].type.nbytes if verdict.ok else 0, "segments"):
-            for n in path:
-                f.add(group, n, index[n])
             group.segments[node] = index[node]
             f.add(group, node, (index[node][0], *index[node][2:]))
             return True

@@ -3,6 +3,7 @@
     manifest.json           format, target, inputs, outputs and state by name, what the target needs to load the rest, and
                             the digest of each file, its own among them
     state-KEY.safetensors   parameters and whatever else the program keeps, in logical layout
+    explain-KEY.json        the graph as it was built, and how it was compiled: what ``graphrt explain`` answers from
 
 and the machine code. Names but the manifest's follow from the content: a new program lies beside the old one until the new
 manifest takes the place of the old. ``table`` lists the program's buffers; the type of each says in braces, where it is not
@@ -11,6 +12,7 @@ row-major, how the dimensions lie in memory, outermost first.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -22,13 +24,14 @@ import numpy as np
 
 from graphrt.errors import InputError
 from graphrt.files import foreign, sync, whole
+from graphrt.runtime.program import Program
 from graphrt.runtime.runnable import Binary, Runnable
 from graphrt.runtime.state import State
 from graphrt.types import TensorType
 
 FORMAT = "graphrt-program-6"
 MANIFEST = "manifest.json"
-_SUFFIXES = (".so", ".cubin", ".hsaco", ".safetensors")
+_SUFFIXES = (".so", ".cubin", ".hsaco", ".safetensors", ".json")
 Types = dict[tuple[str, str], TensorType]  # by space and name
 # What a manifest must have, whatever the target: a type, a list of one, or a mapping of names to one.
 _SCHEMA: Mapping[str, Any] = {
@@ -67,6 +70,8 @@ def write_program(
     table = list(table)
     old = {p.name for p in folder.glob("*-*") if p.suffix in _SUFFIXES}
     names = sorted({entry["name"] for entry in table if entry["space"] == "state"})
+    explained = _explained(program, target)
+    files = {**files, **{name: functools.partial(Path.write_text, data=text) for name, text in explained.items()}}
     digests = {name: _write(folder / name, make) for name, make in files.items()}
     state, digest = _write_state(folder, program.state, [name for name in names if name not in program.state.copies])
     manifest = {
@@ -74,6 +79,7 @@ def write_program(
         "target": target,
         **special,
         "state": state,
+        "explain": next(iter(explained), ""),
         "files": {**digests, state: digest},
         "updates": sorted(program._updates),
         "copies": {name: of for name, of in program.state.copies.items() if name in names},
@@ -87,6 +93,14 @@ def write_program(
         file.write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1) + "\n")
     for name in old - {*digests, state}:
         (folder / name).unlink(missing_ok=True)
+
+
+def _explained(program: Runnable, target: str) -> dict[str, str]:
+    """What is kept of how ``program`` was made, as a file's text by its name."""
+    if not isinstance(program, Program):
+        return {}
+    text = json.dumps({"target": target, **program.recipe, "graph": str(program.built)}, indent=1) + "\n"
+    return {f"explain-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json": text}
 
 
 def _write(path: Path, make: Callable[[Path], object]) -> str:
@@ -140,6 +154,16 @@ def read_manifest(folder: str | Path, trusted: bool = False) -> dict[str, Any]:
     for name in () if trusted else (".", MANIFEST, *found["files"]):
         if why := foreign(folder / name, group=False):
             raise InputError(f"{why}, and loading a program runs its machine code; if you trust it: load(path, trusted=True)")
+    return found
+
+
+def read_explain(folder: str | Path) -> dict[str, Any]:
+    """How the saved program ``folder`` was made: its target, the arguments of ``compile``, and the graph as text.
+
+    Raises InputError, also where that was not kept.
+    """
+    manifest = read_manifest(folder, trusted=True)  # nothing of it is run
+    found: dict[str, Any] = json.loads(part(Path(folder), manifest, manifest.get("explain")).read_text())
     return found
 
 

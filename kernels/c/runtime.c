@@ -9,6 +9,8 @@
  * core delays nobody. Results cannot depend on who ran what, because a task owns what it writes. Workers spin briefly, then
  * sleep. One program runs at a time: a second Python thread waits; a call from inside a task runs serially. After fork the
  * child makes a pool of its own. Scratch memory belongs to the thread that uses it, whatever the program, and ends with it.
+ *
+ * Between grt_record(1) and grt_record(0) each thread notes when it was at work on each loop; grt_spans gives that away.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -17,11 +19,12 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 typedef void (*grt_task)(long index, void **buf);
 
-enum { MAX_THREADS = 256, SPINS = 20000, KINDS = 2 };
+enum { MAX_THREADS = 256, SPINS = 20000, KINDS = 2, SPANS = 1 << 16 };
 
 static pthread_mutex_t entry = PTHREAD_MUTEX_INITIALIZER; /* held while a program's loop runs */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* guards sleeping and waking */
@@ -38,6 +41,12 @@ static struct {
   atomic_long count;
   atomic_int shares;
 } loops[64]; /* by loop number; atomic because a late thread may read a slot that is being rewritten, and then draw in vain */
+static atomic_int recording;
+static atomic_long noted; /* spans so far; those beyond SPANS are not kept */
+static struct {
+  atomic_llong start, end; /* nanoseconds; atomic because a thread may still be at work when they are read */
+  atomic_int thread;
+} spans[SPANS];
 static int workers, wanted;
 static _Thread_local int inside;
 static _Thread_local struct {
@@ -58,9 +67,28 @@ static inline void relax(void) {
 /* The first task of a share of `count` tasks. */
 static inline long first(long count, int share, int of) { return count / of * share + count % of * share / of; }
 
+static long long now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+/* Notes that thread `me` is at work since `start`; `span` is its span of this loop, -1 at first. Returns that. */
+static long note(int me, long span, long long start) {
+  if (span < 0) {
+    span = atomic_fetch_add(&noted, 1);
+    if (span >= SPANS) return SPANS;
+    atomic_store_explicit(&spans[span].start, start, memory_order_relaxed);
+    atomic_store_explicit(&spans[span].thread, me, memory_order_relaxed);
+  }
+  if (span < SPANS) atomic_store_explicit(&spans[span].end, now(), memory_order_relaxed);
+  return span;
+}
+
 /* Thread `me` draws and runs tasks of a share until none is left; returns among how many shares its loop is cut. */
 static int drain(int me, int share) {
-  for (;;) {
+  const int records = atomic_load_explicit(&recording, memory_order_relaxed);
+  for (long span = -1;;) {
     unsigned long long t = atomic_load_explicit(&shares[share].ticket, memory_order_acquire);
     const unsigned slot = (unsigned)(t >> 32) % 64;
     const long i = (long)(t & 0xffffffffu), count = atomic_load_explicit(&loops[slot].count, memory_order_relaxed);
@@ -70,7 +98,9 @@ static int drain(int me, int share) {
     const long left = first(count, share + 1, of) - i, take = share == me ? 1 : (left + 1) / 2;
     if (left <= 0) return of;
     if (atomic_compare_exchange_weak_explicit(&shares[share].ticket, &t, t + take, memory_order_acq_rel, memory_order_relaxed)) {
+      const long long start = records ? now() : 0;
       for (long task = i; task < i + take; task++) function(task, buffers);
+      if (records) span = note(me, span, start); /* before the tasks count as done: who waits for them sees it */
       const long done = atomic_load_explicit(&shares[me].finished, memory_order_relaxed); /* nobody else counts here */
       atomic_store_explicit(&shares[me].finished, done + take, memory_order_release);
     }
@@ -156,9 +186,30 @@ __attribute__((visibility("default"))) void grt_set_threads(int threads) {
   pthread_mutex_unlock(&entry);
 }
 
+/* Starts anew to record what threads do, or stops. */
+__attribute__((visibility("default"))) void grt_record(int on) {
+  if (on) atomic_store(&noted, 0);
+  atomic_store(&recording, on);
+}
+
+/* Writes (thread, start, end) of at most `most` spans, in nanoseconds of CLOCK_MONOTONIC; returns how many. */
+__attribute__((visibility("default"))) long grt_spans(int64_t *out, long most) {
+  long count = atomic_load(&noted);
+  count = count < SPANS ? count : SPANS;
+  for (long i = 0; i < count && i < most; i++) {
+    out[3 * i] = atomic_load_explicit(&spans[i].thread, memory_order_relaxed);
+    out[3 * i + 1] = atomic_load_explicit(&spans[i].start, memory_order_relaxed);
+    out[3 * i + 2] = atomic_load_explicit(&spans[i].end, memory_order_relaxed);
+  }
+  return count < most ? count : most;
+}
+
 __attribute__((visibility("default"))) void grt_parallel(grt_task task, long tasks, void **buf) {
   if (tasks <= 1 || inside) {
+    const int records = !inside && atomic_load_explicit(&recording, memory_order_relaxed);
+    const long long start = records ? now() : 0;
     for (long i = 0; i < tasks; i++) task(i, buf);
+    if (records) note(0, -1, start);
     return;
   }
   pthread_once(&once, setup);

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
+import ctypes
 import math
+import pprint
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from graphrt.config import Flags
 from graphrt.ir import Graph, Node
@@ -14,20 +20,26 @@ from graphrt.op import Order
 from graphrt.passes.decision import Decision
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.runtime.lowering import Interface, Lowering
+from graphrt.runtime.machine import DataSheet, machine
+from graphrt.runtime.profile import Span
 from graphrt.runtime.program import Executable
 from graphrt.runtime.runnable import Runnable
 from graphrt.runtime.state import State
 from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
+from graphrt.schedule.memory import ALIGNMENT
 from graphrt.schedule.policy import SchedulePolicy
+from graphrt.schedule.schedule import Slot
 from graphrt.targets.cpu.binary import CpuBinary
-from graphrt.targets.cpu.build import build, folder, units
+from graphrt.targets.cpu.build import build, folder, pool, units
 from graphrt.targets.cpu.codegen import Source, generate
-from graphrt.targets.cpu.loop_ir import TASKS
+from graphrt.targets.cpu.loop_ir import TASKS, decide
 from graphrt.targets.cpu.printer import Buffers
 from graphrt.targets.cpu.program_cache import CachedProgram, find, keep, key
 from graphrt.targets.cpu.saved import load, save
 from graphrt.targets.limits import check_counts
 from graphrt.targets.target import Settings, Target
+
+MOST_SPANS = 1 << 16  # that the runtime keeps of one run
 
 
 def parse(name: str, settings: Settings) -> Target:
@@ -120,10 +132,72 @@ class CpuExecutable(CpuBinary, Executable):
             del outputs  # the launches write to their memory
         return seconds
 
+    def spans(self, inputs: Mapping[str, Any], state: State) -> list[list[Span]]:
+        """Runs once: for each launch when it ran, and when each thread was at work on it, by the runtime's clocks."""
+        threads, noted = pool(), np.zeros((MOST_SPANS, 3), np.int64)
+        with state.lock:
+            outputs = self._bind(inputs, state)
+            marks = [time.perf_counter_ns()]
+            threads.grt_record(1)
+            for i in range(self._program.launches):
+                self._library.graphrt_launch(i, self._table)
+                marks.append(time.perf_counter_ns())
+            threads.grt_record(0)
+            noted = noted[: threads.grt_spans(noted.ctypes.data_as(ctypes.c_void_p), ctypes.c_long(MOST_SPANS))]
+            self._written(state)
+            del outputs  # the launches write to their memory
+        found = [[Span(None, a, b)] for a, b in pairwise(n - marks[0] for n in marks)]
+        for thread, start, end in noted.tolist():
+            at = bisect.bisect_right(marks, start) - 1
+            if at < len(found):
+                found[at].append(Span(thread, start - marks[0], end - marks[0]))
+        return found
+
+    def device(self) -> DataSheet:
+        """This machine, as it was seen to copy and to multiply."""
+        return machine()
+
+    def steps(self, lowering: Lowering, inputs: Mapping[str, Any], state: State) -> Iterator[Callable[[Slot], np.ndarray]]:
+        """Runs once, launch by launch: before the first and behind each, what reads the place of a tensor as it is then."""
+        with state.lock:
+            outputs = self._bind(inputs, state)
+            read = self._reader(lowering, inputs, state, outputs)
+            yield read
+            for i in range(self._program.launches):
+                self._library.graphrt_launch(i, self._table)
+                yield read
+            self._written(state)
+
+    def _reader(
+        self, lowering: Lowering, inputs: Mapping[str, Any], state: State, outputs: Mapping[str, Any]
+    ) -> Callable[[Slot], np.ndarray]:
+        """What reads the place of a tensor while a run is under way."""
+        assert lowering.plan is not None
+        offsets = lowering.plan.offset
+        spaces: dict[str, Mapping[str, np.ndarray]] = {"input": inputs, "state": state, "output": outputs}
+
+        def read(slot: Slot) -> np.ndarray:
+            if slot.space != "arena":
+                return spaces[slot.space][slot.name]
+            strides = [s * slot.type.dtype.itemsize for s in slot.type.strides]
+            return np.ndarray(slot.type.shape, slot.type.dtype.numpy, self._memory.data, ALIGNMENT + offsets[slot], strides)
+
+        return read
+
     def source(self, lowering: Lowering, launch: int | None) -> str:
         """The generated C: of one launch, or all of it."""
         text = self._generated(lowering)
         return str(text) if launch is None else text.launch(launch)
+
+    def stages(self, lowering: Lowering) -> dict[str, str]:
+        """The loops of each kernel that has no template, and the C."""
+        loops = [
+            f"{kernel.group}\n{pprint.pformat(decide(kernel), width=128)}\n"
+            for launch in lowering.kernels
+            for kernel in launch
+            if not isinstance(kernel, TemplateKernel)
+        ]
+        return {"loop_ir.txt": "\n".join(loops), "source.c": self.source(lowering, None)}
 
     def configurations(self, lowering: Lowering) -> list[Decision]:
         """The loops that compute each template."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,9 +20,8 @@ from graphrt.passes.stages import NONE
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.program import Executable
 from graphrt.runtime.state import State
-from graphrt.schedule.memory import ALIGNMENT
 from graphrt.schedule.policy import SchedulePolicy
-from graphrt.schedule.schedule import Place
+from graphrt.schedule.schedule import Place, Slot
 from graphrt.targets.cpu.codegen import generate
 from graphrt.targets.cpu.target import CpuExecutable, CpuTarget, compiled
 from graphrt.targets.target import Settings, Target
@@ -63,21 +62,23 @@ class DebugExecutable(CpuExecutable):
     def __init__(self, lowering: Lowering, freeze: bool) -> None:
         text, buffers = generate(lowering, freeze, checked=True)
         super().__init__(compiled(lowering, text, buffers), freeze, text)
-        assert lowering.schedule is not None and lowering.plan is not None
-        self._schedule, self._offsets = lowering.schedule, lowering.plan.offset
+        assert lowering.schedule is not None
+        self._lowering, self._schedule = lowering, lowering.schedule
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         """Raises TargetError where a kernel reaches outside of a buffer; warns of an op that makes the first NaN."""
         outputs = self._bind(inputs, state)
-        given = {v: place for v, place in self._schedule.home.items() if place.slot.space in ("input", "state")}
-        nan = {v for v, place in given.items() if self._has_nan(v, place, inputs, state, outputs)}
+        read = self._reader(self._lowering, inputs, state, outputs)
+        there = {("input", name) for name in inputs} | {("state", name) for name in state}
+        given = {v: place for v, place in self._schedule.home.items() if (place.slot.space, place.slot.name) in there}
+        nan = {v for v, place in given.items() if _has_nan(v, place, read)}
         for i, launch in enumerate(self._schedule.launches):
             self._library.graphrt_launch(i, self._table)
             for group in launch.groups:
                 self._check_bounds(group.nodes)
                 for v in (*group.values(), *group.copies):
                     places = self._schedule.stores.get((group, v), ())
-                    if not any(self._has_nan(v, place, inputs, state, outputs) for place in places):
+                    if not any(_has_nan(v, place, read) for place in places):
                         continue
                     if nan.isdisjoint(group.inputs):
                         warnings.warn(f"{v.node.where()}: {v.name} = {v.node.op.name}(...) has the first NaN", stacklevel=4)
@@ -95,15 +96,7 @@ class DebugExecutable(CpuExecutable):
                 f"{fault.size}; this is a fault of graphrt"
             )
 
-    def _has_nan(self, value: Value, place: Place, inputs: Mapping[str, Any], state: State, outputs: Mapping[str, Any]) -> bool:
-        """Whether ``value``, which lies at ``place``, has a NaN."""
-        slot = place.slot
-        if not value.dtype.is_float:
-            return False
-        if slot.space == "arena":
-            start, itemsize = ALIGNMENT + self._offsets[slot], slot.type.dtype.itemsize
-            strides = [s * itemsize for s in slot.type.strides]
-            array: Any = np.ndarray(slot.type.shape, slot.type.dtype.numpy, self._memory.data, start, strides)
-        else:
-            array = {"input": inputs, "state": state, "output": outputs}[slot.space].get(slot.name)
-        return array is not None and bool(np.isnan(place.part(array, value)).any())
+
+def _has_nan(value: Value, place: Place, read: Callable[[Slot], np.ndarray]) -> bool:
+    """Whether ``value``, which lies at ``place``, has a NaN."""
+    return value.dtype.is_float and bool(np.isnan(place.part(read(place.slot), value)).any())

@@ -9,31 +9,15 @@ import numpy as np
 
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind
-from graphrt.types import HALVES
+from graphrt.runtime.reference import fit, walk
 
 
 def evaluate(graph: Graph, feeds: Mapping[str, Any], precision: str = "float64") -> dict[Value, np.ndarray]:
-    """Every value of ``graph`` for ``feeds`` (inputs and parameters by name).
+    """Every value of ``graph`` for ``feeds`` (inputs and parameters by name), as ``walk`` computes them.
 
-    ``precision`` float64 computes all floats in double, float32 each in its own dtype; halves in float32, and rounded.
+    An input that nothing reads need not be given.
     """
-    table: dict[Value, np.ndarray] = {}
-
-    def fit(array: Any, v: Value) -> np.ndarray:
-        wide = v.dtype.is_float and precision == "float64"
-        return np.asarray(array).astype(np.float64 if wide else v.dtype.numpy)
-
-    def operand(v: Value) -> np.ndarray:
-        return table[v].astype(np.float32) if v.dtype in HALVES and precision == "float32" else table[v]
-
-    with np.errstate(all="ignore"):
-        for node in graph.nodes:
-            if node.op.kind is Kind.SOURCE:
-                if node.name not in feeds:
-                    continue  # an input that nothing reads need not be given
-                results: Any = feeds[node.name]
-            else:
-                results = node.op.reference(*map(operand, node.inputs), **node.attrs)
-            many = results if isinstance(results, tuple) else (results,)
-            table.update({v: fit(r, v) for v, r in zip(node.outputs, many, strict=True)})
+    sources = [n for n in graph.nodes if n.op.kind is Kind.SOURCE and n.name in feeds]
+    table = {n.outputs[0]: fit(feeds[n.name], n.outputs[0], precision) for n in sources}
+    walk((n for n in graph.nodes if n.op.kind is not Kind.SOURCE), table, precision)
     return table

@@ -7,7 +7,7 @@ streams.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from graphrt.config import Flags
@@ -90,6 +90,23 @@ class DeviceBinary(Binary):
         results = self._results(tensors)
         self._done = self._driver.stream().record_event(self._done)
         return results
+
+    def one_by_one(self, inputs: Mapping[str, Any], state: State) -> Iterator[Callable[[Buffer], Any]]:
+        """Runs once, launch by launch: before the first and behind each, what reads a buffer as it is then."""
+
+        def read(b: Buffer) -> Any:
+            if b.space == "state":
+                return self._driver.fetch(state.on_device(b.name, self._driver).as_strided(b.type.shape, b.type.strides))
+            return self._driver.fetch(view(self._memory, b.offset, b.type))
+
+        with state.lock:
+            self._begin(inputs, state)
+            yield read
+            for launch in self._launches:
+                self._driver.run([launch])
+                yield read
+            self._computed = state.done = self._driver.stream().record_event(self._computed)
+        self._done = self._driver.stream().record_event(self._done)
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs once and returns the seconds of each launch."""

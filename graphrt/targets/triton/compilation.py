@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.runtime.lowering import Lowering
-from graphrt.runtime.roofline import find_data_sheet
+from graphrt.runtime.machine import find_data_sheet
 from graphrt.runtime.runnable import Runnable
 from graphrt.targets.triton.compile.build import build
 from graphrt.targets.triton.driver import Driver

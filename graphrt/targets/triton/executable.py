@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from graphrt.errors import TargetError
+from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.lowering import Lowering
+from graphrt.runtime.machine import DATA_SHEETS, DataSheet, Work
 from graphrt.runtime.program import Executable
-from graphrt.runtime.roofline import Work
 from graphrt.runtime.runnable import Runnable
 from graphrt.runtime.state import State
+from graphrt.schedule.schedule import Slot
 from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.driver import Driver
+from graphrt.targets.triton.image import Buffer
 from graphrt.targets.triton.report import KernelReport, reports, works
 from graphrt.targets.triton.tune.tuner import Configuration
 
@@ -31,9 +36,32 @@ class TritonExecutable(DeviceBinary, Executable):
         seconds = iter(super().time(inputs, state))
         return [next(seconds) if code.grid else 0.0 for code in self._compilation.codes]
 
+    def steps(self, lowering: Lowering, inputs: Mapping[str, Any], state: State) -> Iterator[Callable[[Slot], np.ndarray]]:
+        """Runs once, launch by launch: before the first and behind each, what reads the place of a tensor as it is then."""
+        assert lowering.plan is not None
+        offsets = {("arena", slot.name): at for slot, at in lowering.plan.offset.items()}
+        offsets |= {(b.space, b.name): b.offset for launch in self.image.launches for b in launch.buffers if b.space != "arena"}
+        runs = self.one_by_one(inputs, state)
+        fetch = next(runs)
+
+        def read(slot: Slot) -> np.ndarray:
+            return to_numpy(fetch(Buffer(slot.space, slot.name, slot.type, offsets.get((slot.space, slot.name), 0))))
+
+        yield read
+        for code in self._compilation.codes:
+            if code.grid:  # the image leaves out what has no work
+                next(runs)
+            yield read
+        for _ in runs:
+            pass
+
     def source(self, lowering: Lowering, launch: int | None) -> str:
         """Generated source: of one launch, or all of it."""
         return self._compilation.source(launch)
+
+    def stages(self, lowering: Lowering) -> dict[str, str]:
+        """The Triton source."""
+        return {"source.py": self._compilation.source(None)}
 
     def configurations(self, lowering: Lowering) -> list[Configuration]:
         """The launch of each distinct kernel, and who says so."""
@@ -42,6 +70,12 @@ class TritonExecutable(DeviceBinary, Executable):
 
 class GpuExecutable(TritonExecutable):
     """The executable of compiled kernels, which can be read and saved."""
+
+    def device(self) -> DataSheet | None:
+        """The data sheet of the GPU, or of one of its architecture."""
+        driver = self._driver
+        found = [d for d in DATA_SHEETS if d.arch == driver.target.split(":")[1]]
+        return next((d for d in found if d.name in driver.model), found[0] if found and not driver.simulated else None)
 
     def reports(self, program: Runnable) -> list[KernelReport]:
         """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
@@ -65,6 +99,10 @@ class AheadExecutable(Executable):
 
     def __init__(self, target: str, compilation: Compilation) -> None:
         self._target, self._compilation = target, compilation
+
+    def device(self) -> DataSheet | None:
+        """The first data sheet of the architecture."""
+        return next((d for d in DATA_SHEETS if d.arch == self._target.split(":")[1]), None)
 
     def reports(self, program: Runnable) -> list[KernelReport]:
         """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
@@ -97,6 +135,10 @@ class AheadExecutable(Executable):
     def source(self, lowering: Lowering, launch: int | None) -> str:
         """Generated source: of one launch, or all of it."""
         return self._compilation.source(launch)
+
+    def stages(self, lowering: Lowering) -> dict[str, str]:
+        """The Triton source."""
+        return {"source.py": self._compilation.source(None)}
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises TargetError, OSError."""

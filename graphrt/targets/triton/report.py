@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from graphrt.index import Expr
-from graphrt.runtime.roofline import Work
+from graphrt.runtime.machine import Work
 from graphrt.schedule.cost import Cost, launch_cost
 from graphrt.schedule.kernel_ir import Kernel, PointwiseKernel
 from graphrt.schedule.memory import blocks as blocks_of

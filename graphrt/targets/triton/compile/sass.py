@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from graphrt.runtime.roofline import Work
+from graphrt.runtime.machine import Work
 from graphrt.schedule.cost import Cost
 from graphrt.targets.templates import find_kernels
 from graphrt.targets.triton.compile.usage import resident, usage

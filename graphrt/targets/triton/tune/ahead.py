@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from types import ModuleType
 
-from graphrt.runtime.roofline import DataSheet, least
+from graphrt.runtime.machine import DataSheet, expected
 from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.targets.triton.compile import build
@@ -48,5 +48,5 @@ def prepared(
         for key, text in zip(new, listings([binaries[key].code for key in new], target.split(":")[1]), strict=True):
             code, group = wanted[key]
             cost = launch_cost(group)
-            keep(key, least(cost, sheet, work_of(binaries[key], text, code.choice, cost)))
+            keep(key, expected(cost, sheet, work_of(binaries[key], text, code.choice, cost))[0])
     return list(binaries)

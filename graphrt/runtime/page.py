@@ -1,0 +1,78 @@
+"""One file of HTML that needs no network: styles, a script and its data inside, and a policy that lets nothing else in."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+STYLE = """
+body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1200px;padding:0 1em}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.2em .7em;text-align:right;border-bottom:1px solid #ddd}img{max-width:100%}
+"""
+
+
+def document(title: str, body: str, style: str = "", script: str = "", data: Any = None) -> str:
+    """The page; ``body`` is HTML, ``style`` comes behind ``STYLE``.
+
+    ``data`` is for ``script``: JSON, gzipped, in base64, as the text of the element with the id data. The policy allows that
+    one script, that style, and images that are in the page.
+    """
+    style = STYLE + style
+    policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'"
+    policy += f"; script-src '{_digest(script)}'" if script else ""
+    packed = base64.b64encode(gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 9, mtime=0)).decode()
+    parts = [f'<script type="text/plain" id="data">{packed}</script>', f"<script>{script}</script>"] if script else []
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<title>{html.escape(title)}</title><style>{style}</style></head><body>{body}{''.join(parts)}</body></html>\n"
+    )
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+KINDS = ("", "comment", "keyword", "string", "number", "directive", "name")  # of the pieces of highlighted source
+
+
+def highlighter(language: str) -> Callable[[str], list[Any]]:
+    """What makes of source its text, and kinds and lengths of its pieces in turn: by Pygments, or as one piece without it."""
+    try:
+        from pygments import lexers, token
+    except ModuleNotFoundError:
+        return lambda text: [text, [0, len(text)]]
+    kinds = [
+        (token.Comment.Preproc, 5),
+        (token.Comment.PreprocFile, 5),
+        (token.Comment, 1),
+        (token.Keyword, 2),
+        (token.String, 3),
+        (token.Number, 4),
+        (token.Name.Function, 6),
+        (token.Name.Decorator, 5),
+    ]
+    lexer = lexers.get_lexer_by_name(language, stripnl=False, ensurenl=False)
+
+    def pieces(text: str) -> list[Any]:
+        found = ((next((n for of, n in kinds if kind in of), 0), len(piece)) for kind, piece in lexer.get_tokens(text))
+        return [text.replace("\r\n", "\n").replace("\r", "\n"), _joined(found)]
+
+    return pieces
+
+
+def _joined(pieces: Iterable[tuple[int, int]]) -> list[int]:
+    """Kind and length of each piece in turn, neighbours of one kind as one."""
+    found: list[int] = []
+    for kind, length in pieces:
+        if found and found[-2] == kind:
+            found[-1] += length
+        else:
+            found += [kind, length]
+    return found

@@ -1,0 +1,146 @@
+"""``program.report``: everything that a program decided, as one page that works without a network."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphrt.ir import Graph, Node
+from graphrt.runtime.explanation import modules
+from graphrt.runtime.machine import DataSheet, expected
+from graphrt.runtime.page import KINDS, document, highlighter
+from graphrt.runtime.profile import Profile
+from graphrt.schedule.cost import launch_cost
+from graphrt.schedule.group import Launch
+
+if TYPE_CHECKING:
+    from graphrt.runtime.program import Program
+
+BODY = """
+<header><h1 id="title"></h1><p id="totals"></p>
+<nav id="tabs"></nav>
+<input id="search" type="search" placeholder="node, op or launch" autocomplete="off"><ol id="found"></ol></header>
+<main id="main"></main>
+"""
+
+
+def write(
+    program: Program, path: str | Path, profile: Profile | None, kernels: Sequence[Any], device: DataSheet | None, title: str
+) -> None:
+    """Writes the page of ``program`` to ``path``, with the times of ``profile`` and the registers of ``kernels`` where given.
+
+    Raises OSError.
+    """
+    data = collect(program, profile, kernels, device, title)
+    assets = resources.files("graphrt.runtime") / "assets"
+    style, script = ((assets / f"report.{kind}").read_text() for kind in ("css", "js"))
+    Path(path).write_text(document(title, BODY, style, script, data))
+
+
+def collect(
+    program: Program, profile: Profile | None, kernels: Sequence[Any], device: DataSheet | None, title: str
+) -> dict[str, Any]:
+    """What the page shows, as plain data."""
+    explanation, schedule, plan = program.explain(), program.schedule, program.plan
+    assert schedule is not None and plan is not None
+    ledger, launches = explanation.ledger, schedule.launches
+    numbers = {g: i for i, launch in enumerate(launches) for g in launch.groups}
+    makers = {v: numbers[g] for g in numbers for v in (*g.outputs, *g.copies)}
+    paint = highlighter("c" if program.target in ("cpu", "debug") else "python")
+    texts: dict[str, int] = {}
+    peaks = (device.memory, device.float32, device.half) if device else ()
+    rows = []
+    for i, (launch, module, costs) in enumerate(zip(launches, modules(launches), program.kernel_ir, strict=True)):
+        cost = launch_cost(costs)
+        predicted, bound = expected(cost, device) if device else (0.0, "")
+        reads = dict.fromkeys(v for g in launch.groups for v in g.inputs)
+        row = {
+            "title": launch.title(),
+            "about": launch.description(),
+            "module": module,
+            "phase": Counter(g.phase for g in launch.groups if g.nodes or len(launch.groups) == 1).most_common(1)[0][0],
+            "groups": [_group(g) for g in launch.groups],
+            "reads": [[v.name, str(v.type), makers.get(v, -1)] for v in reads],
+            "writes": [[v.name, str(v.type)] for g in launch.groups for v in (*g.outputs, *g.copies)],
+            "read": cost.read,
+            "written": cost.written,
+            "flops": cost.flops,
+            "predicted": predicted,
+            "bound": bound,
+            "source": texts.setdefault(program.source(i), len(texts)),
+        }
+        if profile is not None:
+            row |= {"seconds": profile[i].seconds, "low": profile[i].low, "high": profile[i].high}
+        if (kernel := next((k for k in kernels if k.title == launch.description()), None)) is not None:
+            row["kernel"] = {name: getattr(kernel, name) for name in ("registers", "spills", "shared", "blocks", "warps")}
+        rows.append(row)
+    return {
+        "title": title,
+        "target": program.target,
+        "launches": rows,
+        "kinds": KINDS,
+        "sources": [paint(text) for text in texts],
+        "decisions": [[d.stage, d.node, d.other, d.taken, d.saved, str(d)] for d in explanation.decisions],
+        "ledger": {"unfused": ledger.unfused, "fused": ledger.fused, "passes": dict(ledger.passes)},
+        "passes": list(_passes(program.passes)),
+        "arena": {
+            "size": plan.size,
+            "separate": plan.unplanned,
+            "least": plan.bound,
+            "slots": [
+                [s.name, str(s.type), at, s.type.nbytes, *plan.lifetime[s], plan.alias[s].name if s in plan.alias else ""]
+                for s, at in plan.offset.items()
+            ],
+        },
+        "compiling": {"all": program.compile_seconds, **program._lower().seconds},
+        "device": [device.name, *(1e3 * n for n in peaks), device.measured] if device else None,
+    }
+
+
+def _group(group: Any) -> dict[str, Any]:
+    """A group with its nodes, those computed on load first."""
+    inside = {v: n.name for n in (*group.inlined, *group.nodes) for v in n.outputs}
+
+    def node(n: Node, inlined: bool) -> list[Any]:
+        where = f"{Path(n.origin.file).name}:{n.origin.line}"
+        return [n.name, n.op.name, str(n.types[0]), where, n.origin.phase, inlined, sorted(_inside(n, inside))]
+
+    nodes = [*(node(n, True) for n in group.inlined), *(node(n, False) for n in group.nodes)]
+    return {"line": Launch([group]).title(), "label": group.label, "nodes": nodes, "stopped": [*dict.fromkeys(group.stopped)]}
+
+
+def _inside(node: Node, inside: dict[Any, str]) -> set[str]:
+    """What of the group ``node`` reads, seen through views."""
+    found, pending = set[str](), list(node.inputs)
+    while pending:
+        v = pending.pop()
+        if v in inside:
+            found.add(inside[v])
+        elif v.node.op.kind.value == "view":
+            pending += v.node.inputs
+    return found
+
+
+def _passes(passes: Sequence[tuple[str, Graph]]) -> Iterator[list[Any]]:
+    """Name, nodes, and lines of each pass: of the first all, then what differs, with what is around it."""
+    before: list[str] | None = None
+    for name, graph in passes:
+        lines = _named(graph)
+        if before is None:
+            yield [name, len(graph.nodes), [f" {line}" for line in lines]]
+        else:
+            changed = [] if lines == before else list(difflib.unified_diff(before, lines, lineterm="", n=2))[2:]
+            yield [name, len(graph.nodes), changed]
+        before = lines
+
+
+def _named(graph: Graph) -> list[str]:
+    """The lines of ``graph`` with names in place of numbers, so that a node that goes changes no other line."""
+    names = {f"%{i}": v.name for i, v in enumerate(graph.values())}
+    lines = (re.sub(r"^%\d+(, %\d+)* ", "", line) for line in str(graph).splitlines())
+    return [re.sub(r"(?<![\w.\"])%\d+\b", lambda m: names.get(m[0], m[0]), line) for line in lines]

@@ -1,0 +1,70 @@
+"""Kernel IR as text: a kernel's loops and blocks, an instruction a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from graphrt.schedule.group import Guard
+from graphrt.schedule.kernel_ir import Block, Fold, Kernel, PointwiseKernel, TemplateKernel, Total, Var
+from graphrt.schedule.schedule import Slot
+
+
+def text(kernel: Kernel) -> str:
+    """``kernel`` under the line of its group."""
+    return "\n".join([str(kernel.group), *(f"  {line}" for line in _kernel(kernel))]) + "\n"
+
+
+def _kernel(kernel: Kernel) -> Iterator[str]:
+    if isinstance(kernel, TemplateKernel):
+        sizes = ", ".join(f"{name}={size}" for name, size in kernel.sizes.items())
+        yield f"template {kernel.spec.family}({sizes}) in {kernel.dtype}, products {kernel.precision}"
+        for name, block in kernel.loaders.items():
+            yield from _block(f"load {name}", block)
+        yield from _block("epilogue", kernel.epilogue)
+        return
+    yield from _totals(kernel.totals)
+    if isinstance(kernel, PointwiseKernel):
+        yield from _block(f"for each of {list(kernel.shape)}, axes in memory {list(kernel.order)}", kernel.block)
+        return
+    kind = "columns" if kernel.columns else "rows"
+    yield f"{kind} {list(kernel.kept)} of {list(kernel.shape)}, reduced {list(kernel.reduced)}{', held' * kernel.whole}"
+    for number, p in enumerate(kernel.passes):
+        yield from _block(f"pass {number}, each element", p.inner)
+        yield from (f"  {_fold(f)}" for f in p.folds)
+        yield from _block(f"pass {number}, each row", p.after)
+
+
+def _totals(totals: Sequence[Total]) -> Iterator[str]:
+    for total in totals:
+        yield from _block(f"total over {list(total.shape)}", total.block)
+        yield f"  {_fold(total.fold)}"
+
+
+def _fold(fold: Fold) -> str:
+    return f"{fold.result.name} = {fold.op} of {fold.x.name}" + (f", first met at {fold.at.name}" if fold.at else "")
+
+
+def _block(title: str, block: Block) -> Iterator[str]:
+    given = f" given {', '.join(f'{v.name} : {v.dtype}' for v in block.given)}" if block.given else ""
+    yield f"{title} ({', '.join(block.params)}){given}"
+    for i in block.insts:
+        yield f"  {i.out.name} : {i.out.dtype} = {i.op}({', '.join(map(_argument, i.args))})"
+    for s in block.stores:
+        yield f"  {s.slot.space} {s.slot.name}[{s.offset}] = {s.var.name}{_guards(s.guards)}"
+    if block.result is not None:
+        yield f"  result {block.result.name}"
+
+
+def _argument(a: Any) -> str:
+    if isinstance(a, Var):
+        return a.name
+    if isinstance(a, Slot):
+        return f"{a.space} {a.name} {a.type}"
+    if isinstance(a, tuple):
+        return _guards(a).strip() or "always"
+    return str(a)
+
+
+def _guards(guards: Sequence[Guard]) -> str:
+    return "".join(f" where {low} <= {e} < {high}" for e, low, high in guards)
