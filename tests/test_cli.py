@@ -138,8 +138,8 @@ def test_flags_and_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "vgg"], "no model 'vgg'; there is alexnet, googlenet"),
-        (["train", "resnet20"], "resnet20 takes images of 3 channels, mnist has 1; lenet5, mlp fit"),
+        (["train", "vgg"], "no model 'vgg'; there is alexnet, alexnet_2012"),
+        (["train", "resnet20"], "resnet20 takes images of 3 channels, mnist has 1; lenet5, logistic, mlp fit"),
         (["train", "mlp", "--data", "cifar"], "no dataset 'cifar'"),
         (["train", "mlp", "--schedule", "x"], "no schedule 'x'"),
         (["explain", "mlp", "--target", "tpu"], "target must be"),

@@ -12,11 +12,11 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
-def logistic(num_features: int = 784, num_classes: int = 1) -> nn.Module:
+def logistic(num_features: int = 784, num_classes: int = 10) -> nn.Module:
     """[N, num_features], or images of so many pixels -> logits [N, num_classes]: one linear layer.
 
-    785 parameters by default: "is this digit a 5?", with BCEWithLogitsLoss. With several classes it is multinomial, with
-    CrossEntropyLoss; with MSELoss linear regression.
+    7,850 parameters by default: multinomial, with CrossEntropyLoss. With one class it says whether a digit is a 5, with
+    BCEWithLogitsLoss, by 785 parameters; with MSELoss it is linear regression.
     """
     return nn.Sequential(nn.Flatten(), nn.Linear(num_features, num_classes))
 
