@@ -60,7 +60,10 @@ def _again(z: Value, users: Mapping[Value, Sequence[Node]], results: set[Value])
                 near[n] = None
                 pending.append(n.outputs[0])
     read = {v for n in near for v in n.outputs if any(_is_backward(r) for r in users[v])}
-    normalised = lies(z) and all(n.op.cheap for n in near)  # then the scheduler computes again what is cheap
+    made = [z, *(v for n in near for v in n.outputs)]
+    normalised = all(n.op.cheap for n in near) and (  # then the scheduler computes again what is cheap
+        lies(z) or any(r.op.kind is Kind.REDUCTION for v in made for r in _readers(v, users))
+    )
     if normalised or not _follows_a_contraction([r for v in read for r in users[v]], users):
         return set()
     flow = nx.DiGraph()
