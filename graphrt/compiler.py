@@ -185,7 +185,7 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lo
 
 
 class _Clock:
-    """What each stage took, as ``seconds`` by name."""
+    """The ``seconds`` that each stage took, by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

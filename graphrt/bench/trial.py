@@ -175,7 +175,7 @@ def _peer(pattern: Pattern, builder: Builder, feeds: Mapping[str, Any], backward
 
 
 def seen() -> dict[str, float]:
-    """What this machine was seen to do: GB/s of copying, GFLOP/s of a float32 product."""
+    """The rates that this machine was seen to reach: GB/s of copying, GFLOP/s of a float32 product."""
     found = machine()
     return {"gbs": 1e3 * found.memory, "gflops": 1e3 * found.float32}
 

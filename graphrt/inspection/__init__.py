@@ -1,1 +1,1 @@
-"""What looks into programs from the command line: explain, report, bisect, and kernels that run alone."""
+"""The commands that look into programs: explain, report, bisect, and kernels that run alone."""

@@ -1,4 +1,4 @@
-"""What a user names on the command line, as a graph: a model, an ONNX file, a function of a Python file, a saved program."""
+"""The subject that a user names on the command line, as a graph: a model, an ONNX file, a function of a Python file, a saved program."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def half(dtype: str) -> str | None:
 
 
 def trainer(model: str, target: str, seed: int, optimizer: Any, schedule: Any = None, autocast: str | None = None) -> Trainer:
-    """What trains the model called ``model``. Raises ArgumentError for a name that is none."""
+    """A trainer of the model called ``model``. Raises ArgumentError for a name that is none."""
     nn.manual_seed(seed)
     net = models.get(model).build()
     return Trainer(net, nn.CrossEntropyLoss(), optimizer, schedule, target=target, seed=seed, autocast=autocast)
@@ -53,7 +53,7 @@ def specs(model: str, batch: int) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be looked into: what ``compile`` takes, and the arguments it is compiled with."""
+    """A thing to be looked into: what ``compile`` takes, and the arguments it is compiled with."""
 
     title: str
     outputs: Any
@@ -66,7 +66,7 @@ class Subject:
 
 
 def find(name: str, target: str, batch: int, training: bool, dtype: str, arguments: Mapping[str, Any]) -> Subject:
-    """What ``name`` names: one of ``KINDS``. Raises ArgumentError, ConversionError, InputError, ImportError.
+    """The subject that ``name`` names: one of ``KINDS``. Raises ArgumentError, ConversionError, InputError, ImportError.
 
     ``batch``, ``training`` and ``dtype`` are for models; ``batch`` is also the size of an ONNX file's open dimensions.
     """
@@ -104,7 +104,7 @@ def _onnx(path: str, batch: int) -> Graph:
 
 
 def _called(file: Path, function: str) -> Any:
-    """What ``function()`` of a Python file returns, as ``compile`` takes it: a graph, values, or a model and its inputs.
+    """The result of ``function()`` of a Python file, as ``compile`` takes it: a graph, values, or a model and its inputs.
 
     Raises ArgumentError.
     """

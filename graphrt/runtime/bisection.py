@@ -27,7 +27,7 @@ Pair = frozenset[str]
 
 @dataclass(frozen=True)
 class Bisection:
-    """What was found: ``different`` is what is wrong, None where nothing is.
+    """The result of a search: ``different`` is what is wrong, None where nothing is.
 
     ``stages`` are those that it takes, none where the result is wrong without fusion too; ``decisions`` those of them that it
     takes, none where that is not for want of two nodes in one kernel. ``trials`` were compiled and run.
@@ -112,7 +112,7 @@ class _Search:
         return self.program.with_fusion(fusion, state)
 
     def run(self, trial: Program) -> Difference | None:
-        """What is wrong after a run of ``trial``."""
+        """The difference after a run of ``trial``, or None."""
         self.trials += 1
         results = trial._binary.run({n: np.array(a) for n, a in self.inputs.items()}, trial.state)
         graph = self.program.built

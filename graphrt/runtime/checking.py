@@ -128,7 +128,7 @@ def compare(
 
 
 def _far(array: np.ndarray, expected: np.ndarray, near: float | np.ndarray) -> np.ndarray:
-    """Where ``array`` is further from ``expected`` than ``near``; NaN and infinities must agree."""
+    """The elements at which ``array`` is further from ``expected`` than ``near``; NaN and infinities must agree."""
     a, b = array.astype(np.float64), expected.astype(np.float64)
     with np.errstate(all="ignore"):
         same = (a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= near)

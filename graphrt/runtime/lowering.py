@@ -52,7 +52,7 @@ class Lowering:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """What every decision saves; found when asked for, which takes a few times as long as scheduling did."""
+        """The bytes that every decision saves; found when asked for, which takes a few times as long as scheduling did."""
         if self.schedule is None or self.policy is None:
             return Ledger(0, 0, {}, self.decisions)
         start, decisions = settle(self.graph, self.schedule.groups(), self.buffers, self.decisions, self.policy)
@@ -77,7 +77,7 @@ class Lowering:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What fusion saves, in bytes: the plan without it moves ``unfused``, the plan ``fused``.
+    """The bytes that fusion saves: the plan without it moves ``unfused``, the plan ``fused``.
 
     The difference is what ``passes`` save, by name, and what ``decisions`` do, each with its share.
     """

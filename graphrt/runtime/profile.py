@@ -40,7 +40,7 @@ class LaunchProfile:
 
 @dataclass(frozen=True)
 class Span:
-    """When a launch ran (``thread`` None), or a thread was at work on it, in nanoseconds from the start of the run."""
+    """The time when a launch ran (``thread`` None), or a thread was at work on it, in nanoseconds from the start of the run."""
 
     thread: int | None
     start: int

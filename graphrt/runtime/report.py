@@ -45,7 +45,7 @@ def write(
 def collect(
     program: Program, profile: Profile | None, kernels: Sequence[Any], device: DataSheet | None, title: str
 ) -> dict[str, Any]:
-    """What the page shows, as plain data."""
+    """The content of the page, as plain data."""
     explanation, schedule, plan = program.explain(), program.schedule, program.plan
     assert schedule is not None and plan is not None
     ledger, launches = explanation.ledger, schedule.launches
@@ -115,7 +115,7 @@ def _group(group: Any) -> dict[str, Any]:
 
 
 def _inside(node: Node, inside: dict[Any, str]) -> set[str]:
-    """What of the group ``node`` reads, seen through views."""
+    """The nodes of the group that ``node`` reads, seen through views."""
     found, pending = set[str](), list(node.inputs)
     while pending:
         v = pending.pop()

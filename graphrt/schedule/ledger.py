@@ -84,7 +84,7 @@ class _Plan:
     # --- decisions ------------------------------------------------------------------------------------------------
 
     def lay(self, buffers: ConcatBuffers, name: str) -> int:
-        """What it saves that the concatenation ``name`` has a buffer, or lies in that of another."""
+        """The bytes it saves that the concatenation ``name`` has a buffer, or lies in that of another."""
         before, f = self.total, self.f
         wholes = [v for v in buffers.wholes if v in self.buffers.wholes or v.node.name == name]
         place = {v: at for v, at in buffers.place.items() if at[0] in wholes}
@@ -101,7 +101,7 @@ class _Plan:
         return before - self.total
 
     def edges(self, taken: Iterable[Decision]) -> dict[tuple[str, str], list[tuple[Node, Group]]]:
-        """What each of the decisions ``taken`` put where: by its two names, each node and group for which it is the last word.
+        """The nodes that each of the decisions ``taken`` put somewhere: by its two names, each node and group for which it is the last word.
 
         What no decision put into its group is where that began.
         """
@@ -125,7 +125,7 @@ class _Plan:
         return edges
 
     def join(self, node: Node, group: Group) -> int:
-        """What it saves that ``group``, one of the final ones, computes ``node``."""
+        """The bytes it saves that ``group``, one of the final ones, computes ``node``."""
         f, before, into = self.f, self.total, self.grown[group]
         changed = {into, *self._makers(f.bases(node))}
         if node in group.inlined:
@@ -142,7 +142,7 @@ class _Plan:
         return before - self.total
 
     def update(self, name: str) -> int:
-        """What it saves that parameter ``name`` is updated in place."""
+        """The bytes it saves that parameter ``name`` is updated in place."""
         f, before, v = self.f, self.total, self.graph.updates[name]
         self._drop(self.updates.pop(name))
         self.returned[v].append(Place(Slot("state", name, self.graph.sources[name].types[0])))
@@ -201,6 +201,6 @@ class _Plan:
             self.total += self.bytes[group]
 
     def _places(self, v: Value) -> list[Place]:
-        """Where the group that computes ``v`` stores it."""
+        """The place where the group that computes ``v`` stores it."""
         found = [*self.returned.get(v, ()), *([self.home[v]] if v in self.buffers.place else [])]
         return found or [self.home[v]]

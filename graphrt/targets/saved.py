@@ -96,7 +96,7 @@ def write_program(
 
 
 def _explained(program: Runnable, target: str) -> dict[str, str]:
-    """What is kept of how ``program`` was made, as a file's text by its name."""
+    """A record of how ``program`` was made, as a file's text by its name."""
     if not isinstance(program, Program):
         return {}
     text = json.dumps({"target": target, **program.recipe, "graph": str(program.built)}, indent=1) + "\n"

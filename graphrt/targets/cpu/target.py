@@ -171,7 +171,7 @@ class CpuExecutable(CpuBinary, Executable):
     def _reader(
         self, lowering: Lowering, inputs: Mapping[str, Any], state: State, outputs: Mapping[str, Any]
     ) -> Callable[[Slot], np.ndarray]:
-        """What reads the place of a tensor while a run is under way."""
+        """A function that reads the place of a tensor while a run is under way."""
         assert lowering.plan is not None
         offsets = lowering.plan.offset
         spaces: dict[str, Mapping[str, np.ndarray]] = {"input": inputs, "state": state, "output": outputs}
