@@ -1,4 +1,4 @@
-"""The subject that a user names on the command line, as a graph: a model, an ONNX file, a function of a Python file, a saved program."""
+"""The subject of a command, as a graph: a model, an ONNX file, a function of a Python file, a saved program."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def script(program: Program, name: str, number: int) -> str:
 
 
 def kernel_graph(lowering: Lowering, number: int) -> Graph:
-    """The graph that launch ``number`` computes: its inputs are what it reads, its outputs what it stores, as they lie in memory."""
+    """The graph of launch ``number``: its inputs are what it reads, its outputs what it stores, as they lie in memory."""
     schedule = lowering.schedule
     assert schedule is not None
     groups = schedule.launches[number].groups

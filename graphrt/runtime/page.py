@@ -43,7 +43,7 @@ KINDS = ("", "comment", "keyword", "string", "number", "directive", "name")  # o
 
 
 def highlighter(language: str) -> Callable[[str], list[Any]]:
-    """A function that makes of source its text, and kinds and lengths of its pieces in turn: by Pygments, or as one piece without it."""
+    """A function that makes of source its text, and kinds and lengths of its pieces in turn; one piece without Pygments."""
     try:
         from pygments import lexers, token
     except ModuleNotFoundError:

@@ -101,7 +101,7 @@ class _Plan:
         return before - self.total
 
     def edges(self, taken: Iterable[Decision]) -> dict[tuple[str, str], list[tuple[Node, Group]]]:
-        """The nodes that each of the decisions ``taken`` put somewhere: by its two names, each node and group for which it is the last word.
+        """The nodes and groups for which each of the decisions ``taken`` is the last word, by its two names.
 
         What no decision put into its group is where that began.
         """
