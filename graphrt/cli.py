@@ -13,11 +13,12 @@ from rich.table import Table
 from graphrt.bench.command import app as bench
 from graphrt.errors import ArgumentError, GraphrtError, NumericError
 from graphrt.files import writable
-from graphrt.inspection.command import Dtype, Library, bisect, explain, report
+from graphrt.inspection.command import Dtype, Library, commands
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 app.add_typer(bench, name="bench")
+app.add_typer(commands)
 
 Target = Annotated[str, typer.Option(help="auto, cuda, hip, cpu, interpret, reference or debug")]
 Model = Annotated[str, typer.Argument(help="lenet5, mlp, resnet50, ...: a name of graphrt.models")]
@@ -147,10 +148,6 @@ def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     Console(markup=False).print(table)
-
-
-for command in (explain, report, bisect):
-    app.command()(command)
 
 
 @app.command()

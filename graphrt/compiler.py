@@ -25,7 +25,7 @@ from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.dump import dump
 from graphrt.runtime.lowering import Lowering
-from graphrt.runtime.program import Program
+from graphrt.runtime.program import Program, Recipe
 from graphrt.runtime.state import State
 from graphrt.schedule.concat_buffers import NO_BUFFERS, find_buffers
 from graphrt.schedule.fusion import fuse
@@ -117,13 +117,14 @@ def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | No
     def again(fusion: Fusion, state: State) -> Program:
         return _compile(graph, target.name, state, replace(settings, fusion=fusion.named, forbid=[*map(tuple, fusion.apart)]))
 
-    recipe = {
+    arguments = {
         "fusion": target.fusion.named,
         "forbid": sorted(map(sorted, target.fusion.apart)),
         "float32_matmul_precision": settings.float32_matmul_precision,
         "library": settings.library,
     }
-    program = Program(graph, target.name, executable, state, interface, lowered, unpack, target.fusion, again, recipe)
+    recipe = Recipe(target.fusion, arguments, again)
+    program = Program(graph, target.name, executable, state, interface, lowered, unpack, recipe)
     program.compile_seconds = time.perf_counter() - start
     _debug(program, Flags.read())
     return program

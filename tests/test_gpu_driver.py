@@ -119,7 +119,7 @@ def test_launches_are_captured_once_and_replayed() -> None:
     assert kinds(later) == {"replay": 3, "fetch": 3}  # no memory is allocated, nothing is launched by itself
     with NULL.recorded() as profiled:
         program.profile(feeds(), runs=1)
-    assert kinds(profiled) == {"launch": count}
+    assert kinds(profiled) == {"launch": 2 * count}  # the run that is timed, and one whose launches a trace shows
 
 
 @needs_compiler

@@ -163,8 +163,9 @@ def test_every_tab_shows_something(browser: Any, lenet: Path) -> None:
         page.click(f"#tabs >> text={tab}")
         page.wait_for_selector(selector)
     page.click("#tabs >> text=IR")
-    page.click("summary >> text=simplify")
-    assert page.locator(".pass .removed").count() > 0
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert page.locator(".pass .removed").count() > 0, "no pass has changed a line"
     opened.close()
 
 

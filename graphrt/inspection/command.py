@@ -12,6 +12,7 @@ import typer
 
 from graphrt.errors import ArgumentError
 
+commands = typer.Typer()
 AnyTarget = Annotated[str, typer.Option(help="auto, cpu, cuda, ..., or a GPU that need not be here: cuda:sm_90, ...")]
 Dtype = Annotated[str, typer.Option(help="float32, or bf16 or fp16 by autocast")]
 Library = Annotated[str | None, typer.Option(help="cuBLAS and cuDNN for contractions on a GPU: never, auto or always")]
@@ -36,6 +37,7 @@ def _program(
     return subject.title, compile_graph(subject.outputs, **subject.arguments)
 
 
+@commands.command()
 def explain(
     model: Named,
     batch: Batch = 64,
@@ -91,6 +93,7 @@ def explain(
         typer.echo(f"\nsource\n{program.source()}")
 
 
+@commands.command()
 def bisect(
     model: Named,
     batch: Batch = 4,
@@ -116,6 +119,7 @@ def bisect(
         raise typer.Exit(1)
 
 
+@commands.command()
 def report(
     model: Named,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="the page (MODEL.html)")] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,6 +81,18 @@ class Executable(Binary, Protocol):
         raise TargetError(f"only programs of a cpu or a GPU can be saved; this one is of {program.target}")
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a program was made: with which stages of ``fusion``, and which ``arguments`` of ``compile`` it computes by.
+
+    The arguments are plain data. ``again`` compiles the same graph with other stages, on another state.
+    """
+
+    fusion: Fusion = ALL
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    again: Callable[[Fusion, State], Program] | None = None
+
+
 class Program(Runnable):
     """A compiled graph. Call it with inputs by name; it returns the outputs by name (a dict).
 
@@ -96,19 +109,14 @@ class Program(Runnable):
         interface: Interface,
         lower: Callable[[], Lowering],
         unpack: str = "dict",
-        fusion: Fusion = ALL,
-        again: Callable[[Fusion, State], Program] | None = None,
-        recipe: Mapping[str, Any] | None = None,
+        recipe: Recipe | None = None,
     ) -> None:
-        """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked.
-
-        ``fusion`` are the stages that it was compiled with; ``again`` compiles it with others, on another state. ``recipe`` are
-        the arguments of ``compile`` that decide what it computes by, as plain data.
-        """
+        """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked."""
         inputs, outputs = interface.inputs, interface.outputs
         super().__init__(target, inputs, outputs, state, executable, interface.needed, unpack, interface.updates)
-        self.built, self._executable, self._lower, self.fusion, self.compile_seconds = built, executable, lower, fusion, 0.0
-        self._again, self.recipe = again, dict(recipe or {})
+        self.built, self._executable, self._lower, self.compile_seconds = built, executable, lower, 0.0
+        self.recipe = recipe or Recipe()
+        self.fusion = self.recipe.fusion
 
     def _about(self) -> str:
         return f"{super()._about()}, fusion={self.fusion}"
@@ -141,8 +149,8 @@ class Program(Runnable):
 
     def with_fusion(self, fusion: Fusion, state: State) -> Program:
         """The same graph compiled with other stages of fusion, on ``state``."""
-        assert self._again is not None
-        return self._again(fusion, state)
+        assert self.recipe.again is not None
+        return self.recipe.again(fusion, state)
 
     @property
     def passes(self) -> Sequence[tuple[str, Graph]]:

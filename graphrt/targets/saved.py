@@ -99,7 +99,7 @@ def _explained(program: Runnable, target: str) -> dict[str, str]:
     """A record of how ``program`` was made, as a file's text by its name."""
     if not isinstance(program, Program):
         return {}
-    text = json.dumps({"target": target, **program.recipe, "graph": str(program.built)}, indent=1) + "\n"
+    text = json.dumps({"target": target, **program.recipe.arguments, "graph": str(program.built)}, indent=1) + "\n"
     return {f"explain-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json": text}
 
 
