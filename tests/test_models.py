@@ -200,9 +200,12 @@ def vgg16_features() -> tuple[nn.Module, torch.nn.Module]:
     ],
     ids=["resnet20", "vgg11", "blocks", "mobilenet", "inception", "alexnet", "vgg16"],
 )
-def test_gradients_equal_torch(pair: object, shape: tuple[int, ...]) -> None:
+def test_gradients_equal_torch(pair: object, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 that is summed directly: by more rounding more ReLUs near 0 turn over, and with one of them the gradients of a
+    network that is one pixel wide in the end."""
     assert callable(pair)
-    nn.manual_seed(0)  # whatever ran before: with a few weights a ReLU near 0 turns over, in torch's float32 too
+    nn.manual_seed(0)  # whatever ran before
+    monkeypatch.setenv("GRAPHRT_WINOGRAD", "0")
     ours, theirs = pair()
     parameters = list(ours.named_parameters())
     for (name, p), q in zip(parameters, theirs.parameters(), strict=True):
