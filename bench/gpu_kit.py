@@ -29,7 +29,7 @@ from bench.gpu_parts import Settings
 from bench.gpu_training import NETWORKS, batch_of, step_of
 from graphrt import Graph, Program, models
 from graphrt.config import Flags
-from graphrt.targets.triton.compile.build import _compiler as compiler
+from graphrt.targets.triton.compile.build import identity
 from graphrt.targets.triton.tune.bounds import FOLDER
 
 KERNELS = "triton/kernels"
@@ -71,7 +71,7 @@ def pack(out: Path, settings: Settings, show: bool = True) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     root = Flags.read().cache
     with tarfile.open(out, "w") as archive:
-        about = json.dumps({"target": settings.target, "compiler": compiler(), "kernels": len(keys)}).encode()
+        about = json.dumps({"target": settings.target, "compiler": identity(), "kernels": len(keys)}).encode()
         head = tarfile.TarInfo(MANIFEST)
         head.size = len(about)
         archive.addfile(head, io.BytesIO(about))
@@ -92,8 +92,8 @@ def unpacked(file: Path) -> str:
                 continue
             if member.name == MANIFEST:
                 about = json.loads(content.read())
-                if about["compiler"] != compiler():
-                    return f"{file.name} is of {about['compiler']}, here is {compiler()}: kernels are compiled again"
+                if about["compiler"] != identity():
+                    return f"{file.name} is of {about['compiler']}, here is {identity()}: kernels are compiled again"
             elif re.fullmatch(f"({KERNELS}|{FOLDER})/[0-9a-f]{{32}}", member.name):
                 path = root / member.name
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,7 @@ def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | No
     executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
     state.extend(interface.state, graph.initial, interface.copies)
 
-    def again(fusion: Fusion, state: State) -> Program:
+    def again(graph: Graph, fusion: Fusion, state: State) -> Program:
         return _compile(graph, target.name, state, replace(settings, fusion=fusion.named, forbid=[*map(tuple, fusion.apart)]))
 
     arguments = {

@@ -81,16 +81,22 @@ def test_a_file_that_was_altered_is_not_intact(harm: str, tmp_path: Path) -> Non
     assert not intact(path)
 
 
-def test_a_folder_of_others_is_foreign(tmp_path: Path) -> None:
+def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes ``path`` another user's: root can; for anybody else the tests' own user becomes another."""
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 12345, follow_symlinks=False)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+
+def test_a_folder_of_others_is_foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert foreign(tmp_path) == "" == foreign(tmp_path / "missing")
     tmp_path.chmod(0o770)
     assert "can be written by others" in foreign(tmp_path) and foreign(tmp_path, group=False) == ""
     tmp_path.chmod(0o700)
     (tmp_path / "link").symlink_to(tmp_path)
     assert foreign(tmp_path / "link") == "", "a link of one's own"
-    if os.geteuid():
-        pytest.skip("needs root, to make a folder another user's")
-    os.chown(tmp_path / "link", 12345, 12345, follow_symlinks=False)
+    give_away(tmp_path / "link", monkeypatch)
     assert "belongs to another user" in foreign(tmp_path / "link")
 
 

@@ -63,7 +63,8 @@ def test_a_training_step_on_the_same_state_is_seen() -> None:
     assert (frozen(inputs)["y"] != first).any()
 
 
-def test_a_training_step_that_is_interrupted_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["run", "time", "elapsed"])
+def test_a_training_step_that_is_interrupted_is_seen(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C during a native call is raised when it returns: the parameters are new by then."""
     frozen, inputs = program("wide", freeze=True)
     frozen(inputs)
@@ -71,15 +72,15 @@ def test_a_training_step_that_is_interrupted_is_seen(monkeypatch: pytest.MonkeyP
     w = g.parameter("w", shape=frozen.state["w"].shape)
     g.update(w, w * 2.0)
     step = grt.compile(g, target="cpu", state=frozen.state)
-    run = step._binary.run
+    run = getattr(step._binary, how)
 
     def interrupted(*args: Any) -> Any:
         run(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(step._binary, "run", interrupted)
+    monkeypatch.setattr(step._binary, how, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        step()
+        {"run": step, "time": step.profile, "elapsed": step.elapsed}[how]()
     plain, _ = program("wide", freeze=False, state=frozen.state)
     np.testing.assert_array_equal(frozen(inputs)["y"], plain(inputs)["y"])
 

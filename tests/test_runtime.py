@@ -305,14 +305,15 @@ def test_state_of_another_dtype_is_not_loaded(tmp_path: Path, dtype: str) -> Non
         own.load(tmp_path / "file")
 
 
-def test_programs_that_share_a_state_take_turns() -> None:
+@pytest.mark.parametrize("target", ["cpu", "debug"])
+def test_programs_that_share_a_state_take_turns(target: str) -> None:
     """Two that count, and one that compares what both write: no step is lost, and none is seen half done."""
-    state, size, runs, wrong = grt.State(), 100_000, 200, list[float]()
+    state, size, runs, wrong = grt.State(), 100_000, 100, list[float]()
 
     def program(made: Callable[[grt.Graph, grt.Value, grt.Value], None]) -> grt.Program:
         g = grt.Graph()
         made(g, g.parameter("a", shape=(size,)), g.parameter("b", shape=(size,)))
-        return grt.compile(g, target="cpu", state=state, fusion="none")  # several launches, between which others could run
+        return grt.compile(g, target=target, state=state, fusion="none")  # several launches, between which others could run
 
     def count(g: grt.Graph, a: grt.Value, b: grt.Value) -> None:
         g.update(a, a + 1.0)

@@ -86,3 +86,16 @@ def test_a_parameter_changed_between_the_passes_is_noticed() -> None:
 def test_only_programs_become_modules() -> None:
     with pytest.raises(errors.ArgumentError, match="takes a Program"):
         grt.to_torch(nn.ReLU())  # type: ignore[arg-type]
+
+
+def test_programs_of_gradients_are_compiled_as_the_program_was() -> None:
+    """With its stages of fusion, and nodes kept apart where they are."""
+    g = two_outputs()
+    names = [n.name for n in grt.compile(g, target="cpu", fusion="none").graph.nodes if n.op.name not in ("input", "parameter")]
+    apart = [(names[0], names[1])]
+    module = grt.to_torch(grt.compile(g, target="cpu", fusion="-epilogue", forbid=apart))
+    inputs = {n: torch.zeros(t.shape, requires_grad=True) for n, t in module._program.inputs.items() if t.dtype.is_float}
+    module(**inputs)
+    (pair,) = module._pairs.values()
+    assert "epilogue" not in pair.forward.fusion and pair.forward.fusion.apart == {frozenset(apart[0])}
+    assert "epilogue" not in pair.backward.fusion and "chain" in pair.backward.fusion

@@ -97,7 +97,21 @@ class Adamax(_Moments):
 
 
 @dataclass(eq=False, repr=False)
-class NAdam(_Moments):
+class _EitherDecay(_Moments):
+    """Base: decay of weights as a penalty, or decoupled."""
+
+    weight_decay: float = 0.0
+    decoupled_weight_decay: bool = False
+
+    def _decayed(self, p: Value, g: Value, lr: Value) -> tuple[Value, Value]:
+        """The parameter and the gradient with decay in one of them."""
+        if self.decoupled_weight_decay:
+            return self._shrunk(p, lr, self.weight_decay), g
+        return p, self._penalized(p, g, self.weight_decay)
+
+
+@dataclass(eq=False, repr=False)
+class NAdam(_EitherDecay):
     """Adam with Nesterov's momentum (Dozat, ICLR workshop 2016), as torch.optim.NAdam.
 
     The momentum of step t is ``mu = betas[0] * (1 - 0.96**(t * momentum_decay) / 2)``; the step is
@@ -107,9 +121,7 @@ class NAdam(_Moments):
     """
 
     lr: float = 2e-3
-    weight_decay: float = 0.0
     momentum_decay: float = 4e-3
-    decoupled_weight_decay: bool = False
 
     def _shared(self, graph: Graph, of: str) -> list[Value]:
         step = F.cast(self._count(graph, of), "float32")
@@ -120,16 +132,13 @@ class NAdam(_Moments):
         return [(1.0 - mu) / rest, following / following_rest, self._correction(graph, of, 2, self.betas[1])]
 
     def _update(self, graph: Graph, name: str, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
-        if self.decoupled_weight_decay:
-            p = self._shrunk(p, lr, self.weight_decay)
-        else:
-            g = self._penalized(p, g, self.weight_decay)
+        p, g = self._decayed(p, g, lr)
         m, v = self._means(graph, name, p, g)
         return p - (g * (lr * shared[0]) + m * (lr * shared[1])) / (F.sqrt(v / shared[2]) + self.eps)
 
 
 @dataclass(eq=False, repr=False)
-class RAdam(_Moments):
+class RAdam(_EitherDecay):
     """Adam that waits for its variance (Liu et al., "On the variance of the adaptive learning rate", ICLR 2020).
 
     As torch.optim.RAdam: while the length rho of the mean of squares is at most 5 the step is ``lr * m``, later
@@ -137,9 +146,6 @@ class RAdam(_Moments):
     or with ``decoupled_weight_decay`` p is multiplied by ``1 - lr * weight_decay``. ``betas`` and the others as of ``Adam``.
     Raises ArgumentError.
     """
-
-    weight_decay: float = 0.0
-    decoupled_weight_decay: bool = False
 
     def _shared(self, graph: Graph, of: str) -> list[Value]:
         first, second = super()._shared(graph, of)
@@ -153,10 +159,7 @@ class RAdam(_Moments):
         return [first, F.sqrt(second * F.maximum(square, 0.0)), F.gt(rho, 5.0)]
 
     def _update(self, graph: Graph, name: str, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
-        if self.decoupled_weight_decay:
-            p = self._shrunk(p, lr, self.weight_decay)
-        else:
-            g = self._penalized(p, g, self.weight_decay)
+        p, g = self._decayed(p, g, lr)
         m, v = self._means(graph, name, p, g)
         return p - m * (lr / shared[0]) * F.where(shared[2], shared[1] / (F.sqrt(v) + self.eps), 1.0)
 

@@ -109,7 +109,7 @@ class _Search:
         state = State()
         for name, array in self.first.items():
             state.add(name, self.program.state.types[name], array)
-        return self.program.with_fusion(fusion, state)
+        return self.program.recipe.again(self.program.built, fusion, state)
 
     def run(self, trial: Program) -> Difference | None:
         """The difference after a run of ``trial``, or None."""

@@ -30,7 +30,6 @@ GRAPH = "\\n".join(
 if __name__ == "__main__":
     main(GRAPH, {kind!r}, {fusion!r})
 '''
-PASSES = frozenset(("siblings", "remat", "partial", "split", "half_copies"))  # stages that a kernel has behind it
 
 
 def dump(program: Program, folder: Path) -> Path:
@@ -71,7 +70,8 @@ def script(program: Program, name: str, number: int) -> str:
     assert lowering.schedule is not None
     title = lowering.schedule.launches[number].title().replace("\\", "/").replace('"""', "'''")
     lines = "\n".join(f"        {line!r}," for line in str(kernel_graph(lowering, number)).splitlines())
-    fusion = Fusion(frozenset(STAGES) - PASSES) & program.fusion
+    behind = {stage for stage, _ in program.passes}  # the graph of the kernel has been through them
+    fusion = Fusion(frozenset(STAGES) - behind) & program.fusion
     kind = program.target.partition(":")[0]
     return SCRIPT.format(title=title, target=program.target, name=name, lines=lines, kind=kind, fusion=fusion.named)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, TargetError
 from graphrt.ir import Graph
 from graphrt.passes.decision import Decision
-from graphrt.passes.stages import ALL, Fusion
+from graphrt.passes.stages import Fusion
 from graphrt.runtime.checking import Difference, check
 from graphrt.runtime.explanation import Explanation
 from graphrt.runtime.lowering import Interface, Lowering
@@ -53,7 +54,7 @@ class Executable(Binary, Protocol):
             self.run(inputs, state)
         return time.perf_counter() - start
 
-    def steps(self, lowering: Lowering, inputs: Mapping[str, Any], state: State) -> Iterator[Callable[[Slot], np.ndarray]]:
+    def steps(self, lowering: Lowering, inputs: Mapping[str, Any], state: State) -> Generator[Callable[[Slot], np.ndarray]]:
         """Runs once, launch by launch: before the first and behind each, what reads the place of a tensor as it is then."""
         raise ArgumentError("this target's launches cannot be run one by one")
 
@@ -85,12 +86,12 @@ class Executable(Binary, Protocol):
 class Recipe:
     """How a program was made: with which stages of ``fusion``, and which ``arguments`` of ``compile`` it computes by.
 
-    The arguments are plain data. ``again`` compiles the same graph with other stages, on another state.
+    The arguments are plain data. ``again`` compiles a graph as this program was, but for the stages, on another state.
     """
 
-    fusion: Fusion = ALL
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    again: Callable[[Fusion, State], Program] | None = None
+    fusion: Fusion
+    arguments: Mapping[str, Any]
+    again: Callable[[Graph, Fusion, State], Program]
 
 
 class Program(Runnable):
@@ -108,15 +109,14 @@ class Program(Runnable):
         state: State,
         interface: Interface,
         lower: Callable[[], Lowering],
-        unpack: str = "dict",
-        recipe: Recipe | None = None,
+        unpack: str,
+        recipe: Recipe,
     ) -> None:
         """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked."""
         inputs, outputs = interface.inputs, interface.outputs
         super().__init__(target, inputs, outputs, state, executable, interface.needed, unpack, interface.updates)
         self.built, self._executable, self._lower, self.compile_seconds = built, executable, lower, 0.0
-        self.recipe = recipe or Recipe()
-        self.fusion = self.recipe.fusion
+        self.recipe, self.fusion = recipe, recipe.fusion
 
     def _about(self) -> str:
         return f"{super()._about()}, fusion={self.fusion}"
@@ -146,11 +146,6 @@ class Program(Runnable):
         self._executable.save(path, self)
 
     # --- seeing inside --------------------------------------------------------------------------------------------
-
-    def with_fusion(self, fusion: Fusion, state: State) -> Program:
-        """The same graph compiled with other stages of fusion, on ``state``."""
-        assert self.recipe.again is not None
-        return self.recipe.again(fusion, state)
 
     @property
     def passes(self) -> Sequence[tuple[str, Graph]]:
@@ -246,10 +241,9 @@ class Program(Runnable):
         if runs < 1:
             raise ArgumentError(f"runs must be 1 or more, got {runs}")
         bound = self._bind(self._named(args, inputs))
-        with self._lock:
+        with self._running():
             times = np.array([self._executable.time(bound, self.state) for _ in range(runs)])
             spans = self._executable.spans(bound, self.state)
-            self.state.wrote(self._updates)
         device, found = self._executable.device(), []
         percentiles = np.percentile(times, (50, 10, 90), axis=0).T.tolist()
         for launch, kernels, (seconds, low, high) in zip(self.schedule.launches, self.kernel_ir, percentiles, strict=True):
@@ -269,10 +263,8 @@ class Program(Runnable):
         if self.schedule is None:
             raise ArgumentError(f"the {self.target} target has no launches to check")
         bound = self._bind(self._named(args, inputs))
-        with self._lock:
-            found = check(self._lower(), self._executable.steps(self._lower(), bound, self.state))
-            self.state.wrote(self._updates)
-        return found
+        with self._running(), closing(self._executable.steps(self._lower(), bound, self.state)) as steps:
+            return check(self._lower(), steps)
 
     def elapsed(self, *args: Any, runs: int = 20, **inputs: Any) -> float:
         """Seconds of one run, as the mean of ``runs`` runs one behind the other.
@@ -283,7 +275,5 @@ class Program(Runnable):
         if runs < 1:
             raise ArgumentError(f"runs must be 1 or more, got {runs}")
         bound = self._bind(self._named(args, inputs))
-        with self._lock:
-            seconds = self._executable.elapsed(bound, self.state, runs)
-            self.state.wrote(self._updates)
-        return seconds / runs
+        with self._running():
+            return self._executable.elapsed(bound, self.state, runs) / runs

@@ -7,7 +7,8 @@ are updated in the shared ``State``. The same inputs and state give the same bit
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -94,13 +95,20 @@ class Runnable:
             bound, kind = {**ahead, **self._bind(inputs, ahead)}, max(kind, self._asked(inputs))
             if self._ahead:
                 self._ahead.popleft()
-            try:
+            with self._running():
                 results = self._binary.run(bound, self.state, kind == "device")
-            finally:
-                self.state.wrote(self._updates)  # as far as it came
         if kind == "cpu":
             results = {name: from_numpy(a) for name, a in results.items()}
         return self._given(results, inputs)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """No other thread runs the program in the block, and all learn that it has written its state, as far as it came."""
+        with self._lock:
+            try:
+                yield
+            finally:
+                self.state.wrote(self._updates)
 
     def prefetch(self, *args: Any, **inputs: Any) -> None:
         """Starts copying inputs, as a call takes them, to the device while the work of other calls is under way.

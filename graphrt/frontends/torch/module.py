@@ -16,11 +16,11 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from graphrt.autodiff import grad
-from graphrt.compiler import compile
 from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.passes.rewrite import rewrite
+from graphrt.passes.stages import Fusion
 from graphrt.runtime.arrays import from_numpy
 from graphrt.runtime.program import Program
 
@@ -139,8 +139,9 @@ def _pair(program: Program, wanted: frozenset[str]) -> _Pair:
     for name, v in kept.items():
         forward.output(name, twin[v])
     forward.signature = None
-    run = compile(forward, target=program.target, state=program.state)
-    back = compile(backward, target=program.target, state=program.state)
+    recipe, state = program.recipe, program.state
+    run = recipe.again(forward, recipe.fusion, state)
+    back = recipe.again(backward, Fusion(recipe.fusion.stages), state)  # which has not all nodes that are kept apart
     return _Pair(run, back, list(kept), list(outputs), base.signature.written if base.signature else ())
 
 

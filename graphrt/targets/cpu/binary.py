@@ -7,8 +7,9 @@ import ctypes
 import mmap
 import os
 import weakref
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,14 +129,21 @@ class CpuBinary(Binary):
             self._seen = state.version
         return outputs
 
-    def _written(self, state: State) -> None:
-        """Programs of a GPU that share ``state`` see what this one wrote."""
-        state.push(name for _, name in self._places["state"])
+    @contextmanager
+    def _running(self, inputs: Mapping[str, Any], state: State) -> Iterator[dict[str, np.ndarray]]:
+        """The results, in whose memory launches write in the block.
 
-    def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
-        """Runs every launch in one native call; results are new arrays. No other program runs on ``state`` meanwhile."""
+        No other program runs on ``state`` meanwhile; those of a GPU that share it see what the launches wrote.
+        """
         with state.lock:
             outputs = self._bind(inputs, state)
+            try:
+                yield outputs
+            finally:
+                state.push(name for _, name in self._places["state"])
+
+    def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
+        """Runs every launch in one native call; results are new arrays."""
+        with self._running(inputs, state) as outputs:
             self._library.graphrt_run(self._table)
-            self._written(state)
             return outputs

@@ -7,7 +7,7 @@ import ctypes
 import math
 import pprint
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -122,30 +122,26 @@ class CpuExecutable(CpuBinary, Executable):
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs launch by launch and returns the seconds of each."""
         seconds = list[float]()
-        with state.lock:
-            outputs = self._bind(inputs, state)
+        with self._running(inputs, state):
             for i in range(self._program.launches):
                 start = time.perf_counter()
                 self._library.graphrt_launch(i, self._table)
                 seconds.append(time.perf_counter() - start)
-            self._written(state)
-            del outputs  # the launches write to their memory
         return seconds
 
     def spans(self, inputs: Mapping[str, Any], state: State) -> list[list[Span]]:
         """Runs once: for each launch when it ran, and when each thread was at work on it, by the runtime's clocks."""
         threads, noted = pool(), np.zeros((MOST_SPANS, 3), np.int64)
-        with state.lock:
-            outputs = self._bind(inputs, state)
+        with self._running(inputs, state):
             marks = [time.perf_counter_ns()]
             threads.grt_record(1)
-            for i in range(self._program.launches):
-                self._library.graphrt_launch(i, self._table)
-                marks.append(time.perf_counter_ns())
-            threads.grt_record(0)
+            try:
+                for i in range(self._program.launches):
+                    self._library.graphrt_launch(i, self._table)
+                    marks.append(time.perf_counter_ns())
+            finally:
+                threads.grt_record(0)
             noted = noted[: threads.grt_spans(noted.ctypes.data_as(ctypes.c_void_p), ctypes.c_long(MOST_SPANS))]
-            self._written(state)
-            del outputs  # the launches write to their memory
         found = [[Span(None, a, b)] for a, b in pairwise(n - marks[0] for n in marks)]
         for thread, start, end in noted.tolist():
             at = bisect.bisect_right(marks, start) - 1
@@ -157,16 +153,14 @@ class CpuExecutable(CpuBinary, Executable):
         """This machine, as it was seen to copy and to multiply."""
         return machine()
 
-    def steps(self, lowering: Lowering, inputs: Mapping[str, Any], state: State) -> Iterator[Callable[[Slot], np.ndarray]]:
+    def steps(self, lowering: Lowering, inputs: Mapping[str, Any], state: State) -> Generator[Callable[[Slot], np.ndarray]]:
         """Runs once, launch by launch: before the first and behind each, what reads the place of a tensor as it is then."""
-        with state.lock:
-            outputs = self._bind(inputs, state)
+        with self._running(inputs, state) as outputs:
             read = self._reader(lowering, inputs, state, outputs)
             yield read
             for i in range(self._program.launches):
                 self._library.graphrt_launch(i, self._table)
                 yield read
-            self._written(state)
 
     def _reader(
         self, lowering: Lowering, inputs: Mapping[str, Any], state: State, outputs: Mapping[str, Any]

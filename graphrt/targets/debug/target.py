@@ -20,6 +20,7 @@ from graphrt.passes.stages import NONE
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.program import Executable
 from graphrt.runtime.state import State
+from graphrt.schedule.group import Group
 from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Place, Slot
 from graphrt.targets.cpu.codegen import generate
@@ -67,24 +68,27 @@ class DebugExecutable(CpuExecutable):
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         """Raises TargetError where a kernel reaches outside of a buffer; warns of an op that makes the first NaN."""
-        outputs = self._bind(inputs, state)
-        read = self._reader(self._lowering, inputs, state, outputs)
-        there = {("input", name) for name in inputs} | {("state", name) for name in state}
-        given = {v: place for v, place in self._schedule.home.items() if (place.slot.space, place.slot.name) in there}
-        nan = {v for v, place in given.items() if _has_nan(v, place, read)}
-        for i, launch in enumerate(self._schedule.launches):
-            self._library.graphrt_launch(i, self._table)
-            for group in launch.groups:
-                self._check_bounds(group.nodes)
-                for v in (*group.values(), *group.copies):
-                    places = self._schedule.stores.get((group, v), ())
-                    if not any(_has_nan(v, place, read) for place in places):
-                        continue
-                    if nan.isdisjoint(group.inputs):
-                        warnings.warn(f"{v.node.where()}: {v.name} = {v.node.op.name}(...) has the first NaN", stacklevel=4)
-                    nan.add(v)
-        self._written(state)
-        return outputs
+        with self._running(inputs, state) as outputs:
+            read = self._reader(self._lowering, inputs, state, outputs)
+            there = {("input", name) for name in inputs} | {("state", name) for name in state}
+            given = {v: place for v, place in self._schedule.home.items() if (place.slot.space, place.slot.name) in there}
+            nan = {v for v, place in given.items() if _has_nan(v, place, read)}
+            for i, launch in enumerate(self._schedule.launches):
+                self._library.graphrt_launch(i, self._table)
+                for group in launch.groups:
+                    self._check_bounds(group.nodes)
+                    nan |= self._new_nan(group, nan, read)
+            return outputs
+
+    def _new_nan(self, group: Group, nan: set[Value], read: Callable[[Slot], np.ndarray]) -> set[Value]:
+        """The results of ``group`` that have a NaN; warns of those if no input was among the values ``nan``."""
+        found = set()
+        for v in (*group.values(), *group.copies):
+            if any(_has_nan(v, place, read) for place in self._schedule.stores.get((group, v), ())):
+                if nan.isdisjoint(group.inputs):
+                    warnings.warn(f"{v.node.where()}: {v.name} = {v.node.op.name}(...) has the first NaN", stacklevel=5)
+                found.add(v)
+        return found
 
     def _check_bounds(self, nodes: list[Node]) -> None:
         fault = _Fault()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class TritonExecutable(DeviceBinary, Executable):
         seconds = iter(super().time(inputs, state))
         return [next(seconds) if code.grid else 0.0 for code in self._compilation.codes]
 
-    def steps(self, lowering: Lowering, inputs: Mapping[str, Any], state: State) -> Iterator[Callable[[Slot], np.ndarray]]:
+    def steps(self, lowering: Lowering, inputs: Mapping[str, Any], state: State) -> Generator[Callable[[Slot], np.ndarray]]:
         """Runs once, launch by launch: before the first and behind each, what reads the place of a tensor as it is then."""
         assert lowering.plan is not None
         offsets = {("arena", slot.name): at for slot, at in lowering.plan.offset.items()}

@@ -197,7 +197,7 @@ def key(code: LaunchCode, target: str) -> str:
     """A digest of all that the compiled kernel of ``code`` depends on: not its buffers, nor its display name."""
     if code.call is not None:
         return digest((code.call,))
-    return digest((*content(code), sorted(code.options.items()), target, _compiler()))
+    return digest((*content(code), sorted(code.options.items()), target, identity()))
 
 
 def content(code: LaunchCode) -> tuple[Any, ...]:
@@ -218,7 +218,7 @@ def digest(parts: tuple[Any, ...]) -> str:
 
 
 @functools.cache
-def _compiler() -> str:
+def identity() -> str:
     """The text that distinguishes compilers: Triton's version, the templates, this package's way of calling both."""
     import triton
 
