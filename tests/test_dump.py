@@ -16,8 +16,7 @@ import graphrt as grt
 from graphrt import ops as F
 from graphrt.compiler import lower_graph
 from graphrt.inspection.data import random_inputs
-from graphrt.passes.stages import Fusion
-from graphrt.runtime.dump import PASSES, kernel_graph
+from graphrt.runtime.dump import kernel_graph, to_come
 from graphrt.targets.target import Settings, parse
 
 TARGETS = ["cpu", pytest.param("cuda:sm_90", marks=pytest.mark.skipif(INTERPRETED, reason="plans for a GPU are made apart"))]
@@ -78,7 +77,7 @@ def test_a_kernel_alone_is_that_kernel(target: str) -> None:
         for number, launch in enumerate(lowering.schedule.launches):
             alone = kernel_graph(lowering, number)
             again = grt.Graph.parse(str(alone))
-            found = lower_graph(again, parse(target, Settings(fusion=",".join(f"-{s}" for s in PASSES))), {}).schedule
+            found = lower_graph(again, parse(target, Settings(fusion=to_come(lowering).named)), {}).schedule
             assert found is not None and len(found.launches) == 1, f"{launch}\nbecomes\n{found.launches}"
             assert [len(x.groups) for x in found.launches] == [len(launch.groups)]
 
@@ -95,4 +94,3 @@ def test_random_inputs_have_finite_results(rng: np.random.Generator) -> None:
 def test_the_reference_target_has_its_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _, path = written(monkeypatch, tmp_path / "dump", "reference")
     assert {p.name[:5] for p in path.iterdir()} == {"pass_", "decis"}
-    assert Fusion.parse(",".join(f"-{s}" for s in PASSES)).stages.isdisjoint(PASSES)

@@ -70,10 +70,14 @@ def script(program: Program, name: str, number: int) -> str:
     assert lowering.schedule is not None
     title = lowering.schedule.launches[number].title().replace("\\", "/").replace('"""', "'''")
     lines = "\n".join(f"        {line!r}," for line in str(kernel_graph(lowering, number)).splitlines())
-    behind = {stage for stage, _ in program.passes}  # the graph of the kernel has been through them
-    fusion = Fusion(frozenset(STAGES) - behind) & program.fusion
+    fusion = to_come(lowering) & program.fusion
     kind = program.target.partition(":")[0]
     return SCRIPT.format(title=title, target=program.target, name=name, lines=lines, kind=kind, fusion=fusion.named)
+
+
+def to_come(lowering: Lowering) -> Fusion:
+    """The stages that the graph of a kernel alone has not been through: all but the passes."""
+    return Fusion(frozenset(STAGES) - {name for name, _ in lowering.passes})
 
 
 def kernel_graph(lowering: Lowering, number: int) -> Graph:
