@@ -225,7 +225,7 @@ def test_a_kit_leaves_nothing_to_compile(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert count > 20
     monkeypatch.setenv("GRAPHRT_CACHE", str(empty))
     with monkeypatch.context() as other:
-        other.setattr(gpu_kit, "compiler", lambda: "3.6.0 and others")
+        other.setattr(gpu_kit, "identity", lambda: "3.6.0 and others")
         assert "compiled again" in gpu_kit.unpacked(kit) and not (empty / "triton").exists()
     assert gpu_kit.unpacked(kit) == f"kit.tar: {count} kernels for cuda:sm_90 need not be compiled"
     monkeypatch.setattr(build, "_binary", lambda *given: pytest.fail("compiles"))
