@@ -11,7 +11,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.index import as_expr
 from graphrt.ir import Node, Value
-from graphrt.op import Kind, OpDef, Piece, Sample, Types, register
+from graphrt.op import REGISTRY, Kind, OpDef, Piece, Sample, Types, register
 from graphrt.ops.base import alias, apply, cast, dim_index, dim_indices, function
 from graphrt.ops.base import broadcast_to as _broadcast_to
 from graphrt.ops.view import Index, arrays, reshape, unsqueeze
@@ -298,6 +298,16 @@ def _pull_concat(node: Node, index: Index) -> list[Piece]:
     return pieces
 
 
+def _simplify_concat(node: Node) -> Value | None:
+    """Of tensors with a new dimension of size 1, which is where they are joined: their concatenation, seen with it."""
+    dim, x = node.attrs["dim"], node.inputs[0].node
+    shown = [v.node.inputs[0] for v in node.inputs if v.node.op is REGISTRY["reshape"]]
+    whole = (*x.types[0].shape[:dim], *x.types[0].shape[dim + 1 :])
+    if len(shown) < len(node.inputs) or dim >= len(whole) or any(v.shape != whole for v in shown):
+        return None
+    return reshape(apply("concat", *shown, dim=dim), node.types[0].shape)
+
+
 def _concat_vjp(node: Node, dy: Value) -> list[Value | None]:
     dim, offset, grads = node.attrs["dim"], 0, list[Value | None]()
     for x in node.inputs:
@@ -318,6 +328,7 @@ register(
             Sample(tuple(rng.standard_normal((n, 2)).astype(np.float32) for n in (0, 4)), {"dim": 0}),
         ],
         pull=_pull_concat,
+        simplify=_simplify_concat,
         flops=lambda n: 0,
     )
 )

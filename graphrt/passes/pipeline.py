@@ -11,6 +11,7 @@ from graphrt.passes.decision import Decision
 from graphrt.passes.half_copies import keep_half_copies
 from graphrt.passes.layout import assign_layouts
 from graphrt.passes.partial import Segments, partial_sums
+from graphrt.passes.patterns.addends import merge_addends
 from graphrt.passes.pieces import store_pieces
 from graphrt.passes.remat import rematerialise
 from graphrt.passes.siblings import Times, merge_siblings
@@ -47,6 +48,7 @@ def run_passes(
     steps: list[tuple[str, Callable[[Graph], Graph]]] = [
         ("dead_code", dead_code),  # what no output and no update needs
         ("simplify", simplify),  # fold, identities, common subexpressions
+        ("addends", merge_addends),  # sums of products, and of slices' gradients
         ("siblings", lambda g: merge_siblings(g, policy.times, decisions)),  # one convolution of several
         ("remat", rematerialise),  # parts of concatenations, again for the backward pass
         ("snapshot_updates", snapshot_updates),  # updates read old values

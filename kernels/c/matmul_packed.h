@@ -102,23 +102,27 @@ GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T 
     }
   }
   (void)a;
-  if (k0 > 0) { /* only now: rounding errors grow with a block's length, not with K */
+  if (FN(_BLOCKS_K) > 1) { /* only now: rounding errors grow with a block's length, not with K */
+    /* In memory, not in `acc`: a register with two values to hold is stored at every step of the loop above. */
+    if (k0 > 0) {
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; i++)
+      for (int i = 0; i < MR; i++)
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) acc[i][v] += *(const vec *)(sums + (i * NV + v) * L);
-  }
-  if (k0 + depth < K) {
+        for (int v = 0; v < NV; v++) *(vec *)(sums + (i * NV + v) * L) += acc[i][v];
+    } else {
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; i++)
+      for (int i = 0; i < MR; i++)
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) *(vec *)(sums + (i * NV + v) * L) = acc[i][v];
-    return;
+        for (int v = 0; v < NV; v++) *(vec *)(sums + (i * NV + v) * L) = acc[i][v];
+    }
+    if (k0 + depth < K) return;
   }
   for (int i = 0; i < rows; i++) {
-    T out[NR] __attribute__((aligned(64)));
+    T row[NR] __attribute__((aligned(64)));
+    const T *out = FN(_BLOCKS_K) > 1 ? sums + i * NR : row;
+    if (FN(_BLOCKS_K) == 1)
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) *(vec *)(out + v * L) = acc[i][v];
+      for (int v = 0; v < NV; v++) *(vec *)(row + v * L) = acc[i][v];
     if (width == NR) {
       GRT_SIMD for (int j = 0; j < NR; j++) STORE_C(buf, b, m + i, n + j, out[j]);
     } else {

@@ -111,17 +111,17 @@ def _centred(node: Node, reduction: Node) -> bool:
     """Whether ``node`` is ``x - mean(x)`` over the dimensions that ``reduction`` sums."""
     if node.op.name != "sub" or not _is_constant(node.inputs[1], reduction):
         return False
-    mean, count = _unreshaped(node.inputs[1].node.inputs[0]), node.types[0].size / max(reduction.types[0].size, 1)
+    mean, count = unreshaped(node.inputs[1].node.inputs[0]), node.types[0].size / max(reduction.types[0].size, 1)
     if mean.node.op.name != "mul" or not count:
         return False
     for total, part in (mean.node.inputs, mean.node.inputs[::-1]):
-        share, sum_of = constant_of(part), _unreshaped(total).node
+        share, sum_of = constant_of(part), unreshaped(total).node
         if share is not None and abs(share * count - 1) < 1e-6 and sum_of.op is reduction.op:
             return sum_of.inputs[0] is node.inputs[0] and sum_of.attrs == reduction.attrs
     return False
 
 
-def _unreshaped(v: Value) -> Value:
+def unreshaped(v: Value) -> Value:
     """The value that ``v`` is a view of with as many elements in the same order."""
     while v.node.op.name in ("reshape", "broadcast") and v.type.size == v.node.inputs[0].type.size:
         v = v.node.inputs[0]
