@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import platform
+import re
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,7 @@ import graphrt as grt
 from graphrt import nn
 from graphrt import ops as F
 from graphrt.errors import TargetError
-from graphrt.targets.cpu.build import build
+from graphrt.targets.cpu.build import build, compiler, headers, options
 from graphrt.targets.cpu.elf import empty, functions
 
 elf = pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF object, which this system does not make")
@@ -71,3 +75,31 @@ def test_a_function_that_does_nothing_is_refused(tmp_path: Path, monkeypatch: py
 def test_what_is_no_object_has_no_functions(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("Mach-O")
     assert not list(functions(tmp_path / "text"))
+
+
+def main_loops(assembly: str) -> Iterator[list[str]]:
+    """The bodies of the innermost loops of x86 code that have a tile of products to add."""
+    lines, label, inner = assembly.splitlines(), dict[str, int](), -1
+    for number, line in enumerate(lines):
+        if found := re.match(r"(\.L\w+):", line):
+            label[found[1]] = number
+        elif (found := re.match(r"\tj\w+\t(\.L\w+)", line)) and label.get(found[1], -1) > inner:
+            body, inner = lines[label[found[1]] : number], number
+            if sum("vfmadd" in line for line in body) >= 8:
+                yield body
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the code of an x86 processor")
+@pytest.mark.parametrize("length", [300, 2048])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_products_main_loop_stores_nothing(length: int, transposed: bool, tmp_path: Path) -> None:
+    """Accumulators stay in registers, also where a long product is summed in blocks."""
+    g = grt.Graph()
+    a = F.transpose(g.input("a", (length, 96)), 0, 1) if transposed else g.input("a", (96, length))
+    path = tmp_path / "product.c"
+    path.write_text(grt.compile(a @ g.input("b", (length, 128)), target="cpu").source())
+    command = [*compiler(), *options(), "-I", str(headers()), "-S", "-o", "-", str(path)]
+    loops = [*main_loops(subprocess.run(command, capture_output=True, text=True, check=True).stdout)]
+    assert loops
+    for body in loops:
+        assert sum(bool(re.match(r"\tvmov\w+\t%[xyz]mm\d+, .*\(%r[sb]p", line)) for line in body) <= 2, "\n".join(body)

@@ -299,7 +299,7 @@ def _pull_concat(node: Node, index: Index) -> list[Piece]:
 
 
 def _simplify_concat(node: Node) -> Value | None:
-    """Of tensors with a new dimension of size 1, which is where they are joined: their concatenation, seen with it."""
+    """The concatenation of tensors to each of which a dimension was given to join them along, seen with that dimension."""
     dim, x = node.attrs["dim"], node.inputs[0].node
     shown = [v.node.inputs[0] for v in node.inputs if v.node.op is REGISTRY["reshape"]]
     whole = (*x.types[0].shape[:dim], *x.types[0].shape[dim + 1 :])

@@ -118,7 +118,7 @@ def _parts(graph: Graph) -> Graph:
     users = graph.users()
     cones: dict[str, set[str]] = {}  # of a part, by name: the nodes to copy
     for node in graph.nodes:
-        if node.op.kind is Kind.VIEW and len(node.inputs) > 1:
+        if node.op.kind is Kind.VIEW and len(node.inputs) > 1 and node.origin.phase == "fwd":
             for v in node.inputs:
                 cone = _cone(v)
                 if cone and any(_is_backward(r) for n in cone - {v.node} for x in n.outputs for r in users[x]):

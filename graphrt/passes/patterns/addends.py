@@ -63,8 +63,8 @@ def merge_addends(graph: Graph) -> Graph:
     families: dict[Node, list[_Family]] = {}
     for total, found in slices.items():
         products = _products([v for v in terms[total] if len(users[v]) == 1], orders)
-        if merged := [*found, *products]:
-            families[total.node] = merged
+        if found or products:
+            families[total.node] = [*found, *products]
     if not families:
         return graph
     new, table = graph.like(), dict[Value, Value]()
