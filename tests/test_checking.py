@@ -16,8 +16,8 @@ from graphrt.bench.patterns import PATTERNS, graph
 from graphrt.errors import ArgumentError, InputError
 from graphrt.runtime.bisection import least
 from graphrt.schedule import place
+from graphrt.schedule.emitter import Emitter
 from graphrt.schedule.kernel_ir import Var
-from graphrt.schedule.lower import Emitter
 
 
 def block() -> grt.Graph:

@@ -1,6 +1,6 @@
 """The scalar operations of Kernel IR as source text, one table per language.
 
-A new scalar operation is one row here per language and one name in ``schedule.lower``; nothing else prints arithmetic.
+A new scalar operation is one row here per language and one name in ``schedule.emitter``; nothing else prints arithmetic.
 """
 
 from __future__ import annotations
