@@ -7,7 +7,7 @@ interpret; ``make test`` runs both.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 os.environ.setdefault("GRAPHRT_CHECK", "1")
@@ -21,6 +21,7 @@ import pytest
 
 import graphrt as grt
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.targets.triton.compile import build
 from graphrt.types import as_dtype
 
 hypothesis.settings.register_profile("graphrt", deadline=None, derandomize=True, max_examples=25, print_blob=False)
@@ -47,6 +48,15 @@ def target_parameters() -> list[Any]:
 def target(request: pytest.FixtureRequest) -> str:
     """Each target of this process in turn."""
     return request.param
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compile_here() -> Iterator[None]:
+    """Under xdist, which keeps every core busy, GPU kernels are compiled without helpers: each takes a second to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            patch.setattr(build, "cores", lambda: 1)
+        yield
 
 
 def tolerance(dtype: np.dtype, length: int = 1) -> float:

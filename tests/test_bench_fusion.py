@@ -148,12 +148,12 @@ def test_the_command_measures_saves_and_compares(tmp_path: Path) -> None:
     assert "conv_bias_relu" in page and "://" not in page and "<script" not in page
     assert "| conv_bias_relu, cpu | fused | 1 |" in (tmp_path / "a.md").read_text()
     assert {p.name for p in (tmp_path / "a").glob("*.png")} >= {"speed-up.png", "bytes.png", "roofline.png"}
-    status, output = _command(*words[:-2], "--compare", str(tmp_path / "a.jsonl"))
+    status, output = _command(*words[:-2], "--processes", "1", "--compare", str(tmp_path / "a.jsonl"))
     assert status in (0, 2, 3) and "rows compared" in output
 
 
 def test_a_gpu_that_is_not_here_has_launches_bytes_and_registers(tmp_path: Path) -> None:
-    words = ["--filter", "softmax", "--targets", "cuda:sm_90", "--save", str(tmp_path / "a.jsonl")]
+    words = ["--filter", "softmax", "--processes", "1", "--targets", "cuda:sm_90", "--save", str(tmp_path / "a.jsonl")]
     status, output = _command(*words)
     assert status == 0, output
     row = next(r for r in read(tmp_path / "a.jsonl") if r.variant == "fused")

@@ -233,6 +233,7 @@ def test_a_kit_leaves_nothing_to_compile(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert not [row for row in part(Settings(True, 60.0)) if row.failed]
 
 
+@pytest.mark.proof
 def test_the_ten_steps_run_dry(tmp_path: Path) -> None:
     """One command, from nothing to its last line: every step, no figure, at most 40 lines."""
     before = sorted(RESULTS.iterdir())

