@@ -30,6 +30,27 @@ hypothesis.settings.load_profile("graphrt")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def _patch_known_builtins() -> None:
+    """Lets Triton's interpreter look for the functions that it replaces once, and not at each call of a function."""
+    from triton.language.core import is_builtin
+    from triton.runtime import interpreter
+
+    names: dict[Any, list[str]] = {}
+
+    def patch(package: Any, builder: Any, scope: Any) -> None:
+        if package not in names:
+            names[package] = [name for name in dir(package) if is_builtin(getattr(package, name, None))]
+        for name in names[package]:
+            if is_builtin(member := getattr(package, name)):
+                interpreter._patch_attr(package, name, member, builder, scope)
+
+    interpreter._patch_builtin = patch
+
+
+if INTERPRETED:
+    _patch_known_builtins()
+
+
 def _gpu() -> bool:
     import torch
 

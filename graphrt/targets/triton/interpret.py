@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphrt.errors import TargetError
@@ -20,18 +20,23 @@ class JitKernel:
 
 
 class InterpretDriver(HostDriver):
-    """Runs kernels one after the other in NumPy. Raises TargetError unless Triton was imported as an interpreter."""
+    """Runs kernels one after the other in NumPy. Raises TargetError unless Triton was imported as an interpreter.
+
+    Integers wrap unchecked, as they do in compiled kernels: looking at each sum and product takes a third of the time.
+    """
 
     target = "interpret"
 
     def __init__(self) -> None:
         import triton
+        from triton.runtime.interpreter import interpreter_builder
 
         if not triton.knobs.runtime.interpret:
             raise TargetError(
                 "target 'interpret' needs TRITON_INTERPRET=1 in the environment before Triton is imported, "
                 "in a process of its own"
             )
+        interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
 
     def place(self, flat: Any) -> Any:
         """Kernels work on the state's own memory."""
