@@ -23,7 +23,7 @@ export VERSIONS := import platform, torch, triton; \
 cpu_wheel = $(if $(CPU),$1/bin/python -m pip install --quiet --no-deps --retries 1 --timeout 30 \
 	--extra-index-url https://download.pytorch.org/whl/cpu $(call pin,torch,$(TORCH)+cpu))
 
-.PHONY: demo test proofs kernels kernels-oldest browser lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes gpu-kit samples docs site lint clean
+.PHONY: demo test proofs campaign kernels kernels-oldest browser lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes gpu-kit samples docs site lint clean
 
 demo: .venv/ready
 	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
@@ -37,6 +37,13 @@ test: .venv/ready
 # template, of ResNet-20's steps and of a block of GoogLeNet for each GPU that is not here, the guides from nothing to their checks.
 proofs: .venv/ready
 	$(BIN)/python -m pytest -n 2 --durations=12 -m "proof and not kernels"
+
+# Hours of looking for faults: random graphs on the CPU and in the interpreter, other ones each time, and faults planted in the
+# compiler, to see whether the tests find them.
+campaign: .venv/ready
+	$(BIN)/python -m tests.fuzz --graphs 100000 --seed $$(date +%s)
+	$(BIN)/python -m tests.fuzz --graphs 2000 --seed $$(date +%s) --target interpret
+	$(BIN)/python -m tests.mutation --count 200 --seed $$(date +%s)
 
 # Every kernel of the large networks' training steps, for GPUs that are not here; GRAPHRT_ACCEPT=1 accepts new figures.
 kernels: .venv/ready

@@ -1,8 +1,10 @@
-"""The graph fuzzer: random programs, fused, unfused and by the float64 reference; what differs is cut down and printed.
+"""The graph fuzzer: random programs, fused, with a part of fusion, and by the float64 reference; what differs is cut down.
 
 ``python -m tests.fuzz --minutes 20 --seed 0 --target cpu`` runs until the time is over or a fault is found. A program holds
 several disjoint DAGs, because a compile costs more than running them; a fault is looked for in its DAG alone, then nodes
-are replaced by inputs and outputs dropped while it stays.
+are replaced by inputs and outputs dropped while it stays. What is left is printed; its graph belongs into ``FOUND`` of
+``tests/test_fusion.py``, which every run of the tests tries again. At the end there is a table of what was fused with what, at
+which stage, and how often.
 """
 
 from __future__ import annotations
@@ -11,14 +13,15 @@ import faulthandler
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 os.environ.setdefault("GRAPHRT_CHECK", "1")
 os.environ.setdefault("GRAPHRT_POISON", "1")
+os.environ.setdefault("GRAPHRT_KNOWN", "0")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
@@ -29,9 +32,12 @@ import graphrt as grt
 from graphrt import Value
 from graphrt.op import Kind
 from graphrt.passes.rewrite import rewrite
+from graphrt.passes.stages import STAGES
+from graphrt.targets.cpu.build import pool
 
 SAFETY = 2.0  # a result may differ by so many times what noise of several roundings at each node made of it
 Feeds = dict[str, np.ndarray]
+fused: Counter[tuple[str, str, str]] = Counter()  # (kind of producer, kind of consumer, stage) of what was fused
 
 
 @dataclass
@@ -48,21 +54,24 @@ class Fault:
         return f"seed {self.seed}: {self.what}\n{self.graph or ''}" + "".join(f"{n} = {a!r}\n" for n, a in shown.items())
 
 
-@contextmanager
-def unfused(value: bool) -> Iterator[None]:
-    before = os.environ.get("GRAPHRT_FUSE")
-    os.environ["GRAPHRT_FUSE"] = "none" if value else "all"
-    try:
-        yield
-    finally:
-        os.environ.pop("GRAPHRT_FUSE") if before is None else os.environ.update(GRAPHRT_FUSE=before)
+def switch(seed: int) -> str:
+    """The value of compile's ``fusion`` beside which the program of ``seed`` is held: none, all but some stages, or some."""
+    rng = np.random.default_rng(seed)
+    some = [str(s) for s in rng.permutation(list(STAGES))[: rng.integers(1, 6)]]
+    return ["none", ",".join(f"-{s}" for s in some), ",".join(some)][seed % 3]
 
 
-def run(graph: grt.Graph, feeds: Feeds, target: str, fuse: bool) -> dict[str, np.ndarray]:
+def run(graph: grt.Graph, feeds: Feeds, target: str, fusion: str) -> dict[str, np.ndarray]:
     """Outputs by name and new parameters as ``update NAME``."""
-    with unfused(not fuse):
-        program = grt.compile(graph, target=target)
-        outputs = program({n: a for n, a in feeds.items() if n in program.inputs})
+    program = grt.compile(graph, target=target, fusion=fusion)
+    outputs = program({n: a for n, a in feeds.items() if n in program.inputs})
+    if program.schedule is not None and fusion == "all":
+        kinds = {n.name: n.op.kind.name.lower() for n in program.graph.nodes}
+        place = {name: i for i, name in enumerate(kinds)}
+        for d in program.decisions:
+            if d.taken and d.fuses and d.node in kinds and d.other in kinds:
+                first, second = sorted((d.node, d.other), key=place.__getitem__)
+                fused[kinds[first], kinds[second], d.stage] += 1
     return {**outputs, **{f"update {n}": np.array(program.state[n]) for n in graph.updates}}
 
 
@@ -77,20 +86,24 @@ def tolerances(numbers: Numbers, v: Value) -> np.ndarray:
     return SAFETY * (numbers.spread(v) + epsilon(v.dtype) * np.abs(numbers.exact(v))) + 1e-37
 
 
-def differences(graph: grt.Graph, feeds: Feeds, numbers: Numbers, target: str, compare_unfused: bool) -> dict[str, str]:
-    """What is wrong with ``graph`` on ``target``, by the name of the result; an error is the result "compile"."""
+def differences(graph: grt.Graph, feeds: Feeds, numbers: Numbers, target: str, beside: str = "") -> dict[str, str]:
+    """What is wrong with ``graph`` on ``target``, by the name of the result; an error is the result "compile".
+
+    It is compiled as usual, and with the switch of fusion ``beside`` if that is given.
+    """
     found: dict[str, str] = {}
     try:
-        fused = run(graph, feeds, target, True)
-        plain = run(graph, feeds, target, False) if compare_unfused else {}
+        usual = run(graph, feeds, target, "all")
+        other = run(graph, feeds, target, beside) if beside else {}
     except Exception as error:  # whatever it is, a graph that was built must compile and run
         return {"compile": f"{type(error).__name__}: {str(error)[-2000:]}"}
     for name, v in results(graph).items():
         exact, allowed = numbers.exact(v), tolerances(numbers, v)
-        pairs = {"fused": (fused[name], exact, allowed)}
-        if compare_unfused:
-            pairs["unfused"] = plain[name], exact, allowed
-            pairs["fused against unfused"] = fused[name], _wide(plain[name], v), 2 * allowed  # each may err by that much
+        pairs = {"fused": (usual[name], exact, allowed)}
+        if beside:
+            pairs[f"with fusion {beside}"] = other[name], exact, allowed
+            both = f"fused against fusion {beside}"
+            pairs[both] = usual[name], _wide(other[name], v), 2 * allowed  # each may err by that much
         for what, (got, wanted, most) in pairs.items():
             if got.shape != v.shape or got.dtype != v.dtype.numpy:
                 found[name] = f"{what} {name} is {got.dtype}{list(got.shape)}, not {v.type}"
@@ -187,13 +200,16 @@ def fuzz(
     target: str,
     dags: int = 10,
     largest: int = 400,
-    compare_unfused: bool = True,
+    beside: str = "",
     kind: type[Builder] = Builder,
 ) -> tuple[Fault | None, int]:
-    """Draws the program of ``seed`` and checks it: the first fault, cut down, and how many nodes the program has."""
+    """Draws the program of ``seed`` and checks it: the first fault, cut down, and how many nodes the program has.
+
+    ``beside`` is a switch of fusion.
+    """
     builder = draw(seed, dags, largest, kind)
     graph, feeds, numbers = builder.graph, builder.feeds, builder.numbers
-    found = differences(graph, feeds, numbers, target, compare_unfused)
+    found = differences(graph, feeds, numbers, target, beside)
     if not found:
         escaped = Fault(f"not a GraphrtError: {builder.escaped[0]}", seed) if builder.escaped else None
         return escaped, len(graph.nodes)
@@ -206,7 +222,7 @@ def fuzz(
         numbers.extend()
         if not all(map(numbers.tame, graph.results())):
             return False
-        found = differences(graph, feeds, numbers, target, compare_unfused)
+        found = differences(graph, feeds, numbers, target, beside)
         return found.get("compile", "").startswith(kind) if kind else bool(found) and "compile" not in found
 
     for i in range(dags):
@@ -217,38 +233,49 @@ def fuzz(
     graph, feeds = shrink(graph, feeds, fails)
     numbers = Numbers(graph, feeds)
     numbers.extend()
-    found = differences(graph, feeds, numbers, target, compare_unfused)
+    found = differences(graph, feeds, numbers, target, beside)
     return Fault(next(iter(found.values()), what), seed, graph, feeds), len(graph.nodes)
+
+
+def table() -> str:
+    """What was fused with what: a line for each pair of kinds, with the stages at which that happened."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for (first, second, stage), count in sorted(fused.items()):
+        pairs.setdefault((first, second), []).append(f"{stage} {count}")
+    return "\n".join(f"{first:>14} {second:14} {', '.join(stages)}" for (first, second), stages in pairs.items())
 
 
 def main(
     minutes: Annotated[float, typer.Option(help="how long")] = 1.0,
+    graphs: Annotated[int, typer.Option(help="how many, instead of how long")] = 0,
     seed: Annotated[int, typer.Option(help="of the first program; the next has the next")] = 0,
     target: Annotated[str, typer.Option(help="cpu, interpret, reference or cuda")] = "cpu",
     dags: Annotated[int, typer.Option(min=1, help="DAGs in a program")] = 10,
-    kind: Annotated[str, typer.Option(help=", ".join(KINDS))] = "builder",
+    kind: Annotated[str, typer.Option(help=f"{', '.join(KINDS)}; by turns when left out")] = "",
     keep_going: Annotated[bool, typer.Option(help="look for more faults after the first")] = False,
 ) -> None:
     """Fuzzes TARGET with random graphs; exit status 1 when a fault was found."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     faulthandler.enable()
-    end, faults, graphs, nodes = time.monotonic() + 60 * minutes, 0, 0, 0
+    start, faults, drawn, nodes = time.monotonic(), 0, 0, 0
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns) as bar:
-        task = bar.add_task("", total=60 * minutes)
-        while (left := end - time.monotonic()) > 0:
-            text = f"seed {seed}  {graphs} graphs  {nodes} nodes  {faults} faults"
-            bar.update(task, completed=60 * minutes - left, description=text)
+        task = bar.add_task("", total=graphs or 60 * minutes)
+        while (done := drawn if graphs else time.monotonic() - start) < (graphs or 60 * minutes):
+            bar.update(task, completed=done, description=f"seed {seed}  {drawn} graphs  {nodes} nodes  {faults} faults")
             largest = 48 if target == "interpret" else 400
-            fault, size = fuzz(seed, target, dags, largest, target != "reference", KINDS[kind])
-            graphs, nodes, seed = graphs + dags, nodes + size, seed + 1
+            if target == "cpu":
+                pool().grt_set_threads(1 + seed % 5)
+            builder = KINDS[kind] if kind else list(KINDS.values())[seed % len(KINDS)]
+            fault, size = fuzz(seed, target, dags, largest, switch(seed) if target != "reference" else "", builder)
+            drawn, nodes, seed = drawn + dags, nodes + size, seed + 1
             if fault is not None:
                 faults += 1
                 bar.console.print(str(fault), markup=False, highlight=False, soft_wrap=True)
                 if not keep_going:
                     break
-    print(f"{graphs} graphs, {nodes} nodes, {faults} faults on {target}; the next seed is {seed}")
+    print(f"{table()}\n{drawn} graphs, {nodes} nodes, {faults} faults on {target}; the next seed is {seed}")
     raise SystemExit(int(faults > 0))
 
 

@@ -20,6 +20,8 @@ import numpy as np
 import graphrt as grt
 from graphrt import Value
 from graphrt import ops as F
+from graphrt.bench import builder as bench
+from graphrt.bench.patterns import PATTERNS
 from graphrt.errors import GraphrtError
 from graphrt.op import REGISTRY, Kind, OpDef, Sample
 from graphrt.types import DTYPES, DType, as_dtype
@@ -85,6 +87,8 @@ class Numbers:
     def tame(self, v: Value) -> bool:
         """Whether ``v`` is finite, of moderate size and moved little by noise."""
         x = self.exact(v)
+        if _is_constant(v):
+            return True  # such as the NaN that a loss becomes for a class that there is not
         if not v.dtype.is_float:
             return self.spread(v) == 0 and not self._knife_edge(v.node)
         largest = float(np.abs(x).max(initial=0.0))
@@ -99,6 +103,12 @@ class Numbers:
             np.abs(a), np.abs(b)
         )
         return bool(((a != b) & (np.abs(a - b) <= close)).any())
+
+
+def _is_constant(v: Value) -> bool:
+    while v.node.op.kind is Kind.VIEW:
+        v = v.node.inputs[0]
+    return v.node.op.kind is Kind.GENERATED
 
 
 def epsilon(dtype: DType) -> float:
@@ -174,9 +184,9 @@ class Builder:
             return np.asarray(self.rng.random(shape) < 0.5)
         return self.rng.integers(0 if dtype.name == "uint8" else -9, 10, shape).astype(dtype.numpy)
 
-    def leaf(self, array: np.ndarray) -> Value:
-        """``array`` as an input, or as a parameter."""
-        name, self.count = f"{self.prefix}.{'px'[self.count % 2]}{self.count}", self.count + 1
+    def leaf(self, array: np.ndarray, kind: str = "") -> Value:
+        """``array`` as a parameter, "p", or as an input, "x"; by turns unless ``kind`` says which."""
+        name, self.count = f"{self.prefix}.{kind or 'px'[self.count % 2]}{self.count}", self.count + 1
         if name.split(".")[1][0] == "p":
             return self.graph.parameter(name, array)
         self.feeds[name] = array
@@ -509,7 +519,40 @@ class Ones(Builder):
     SIZES = (1, 1, 1, 2, 3)
 
 
-KINDS = {kind.__name__.lower(): kind for kind in (Builder, Chains, Ones)}
+class Spliced(Builder):
+    """What passes and the scheduler look for, the patterns that fusion is measured on, behind and before anything else."""
+
+    REACH = 1.0
+    MOVES = ("pattern",) * 4 + ("elementwise",) * 3 + ("view",) * 3 + ("reduction", "contraction")
+
+    def pattern(self) -> Any:
+        pattern = self.pick([p for p in PATTERNS.values() if p.backward])
+        found = pattern.build(_Host(self, pattern.at("tiny")))
+        return found if isinstance(found, Value) or found is None else tuple(found)
+
+
+class _Host(bench.Builder):
+    """Builds a pattern onto the graph of ``host``, most of its operands made of values at hand."""
+
+    def __init__(self, host: Builder, sizes: bench.Sizes) -> None:
+        super().__init__(sizes)
+        self.host, self.graph = host, host.graph
+
+    def input(self, name: str, *shape: int | str, **drawn: Any) -> Value:
+        return self._operand(name, shape, drawn, 0.7, "x")
+
+    def parameter(self, name: str, *shape: int | str, trainable: bool = True, **drawn: Any) -> Value:
+        return self._operand(name, shape, drawn, 0.2 if trainable else 0.0, "p")  # statistics are updated
+
+    def _operand(self, name: str, shape: Sequence[int | str], drawn: dict[str, Any], chain: float, kind: str) -> Value:
+        found = {"dtype": "float32", "low": None, "high": 1.0, "kind": "uniform", **drawn}
+        draw = self._draw(name, shape, found["dtype"], found["low"], found["high"] or 1.0, found["kind"])
+        if draw.dtype.is_float and (found["low"] or -1.0) < 0 and self.host.chance(chain):
+            return self.host.adapted(self.host.floating(), draw.shape, draw.dtype)
+        return self.host.leaf(draw(self.host.rng), kind)
+
+
+KINDS = {kind.__name__.lower(): kind for kind in (Builder, Chains, Ones, Spliced)}
 
 
 def draw(seed: int, dags: int = 10, largest: int = 400, kind: type[Builder] = Builder) -> Builder:

@@ -1,0 +1,330 @@
+"""Mutation test of the suite: faults planted one at a time in the compiler, each looked for by the tests of what it is in.
+
+``python -m tests.mutation --count 40 --seed 0`` draws faults (a flipped operator, a dropped guard, a bound off by one, swapped
+operands, steps in the wrong order), plants each in a copy of the repository, and runs the tests named after the module, those
+that import it, and those of its folder, until one fails. A fault that none finds is printed as a diff: either it changes
+nothing that is promised, or a test is missing. Results are added to ``--out``, and what is in there is not tried again.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ROOT = Path(__file__).parent.parent
+TREES = ("graphrt", "kernels", "tests", "bench", "examples", "docs")
+OPERATORS: dict[type[ast.AST], tuple[str, str]] = {  # what an operator is written as, and as what it is mutated
+    ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
+    ast.NotEq: ("!=", "=="), ast.In: ("in", "not in"), ast.NotIn: ("not in", "in"), ast.Is: ("is", "is not"),
+    ast.IsNot: ("is not", "is"), ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "+"), ast.FloorDiv: ("//", "*"),
+    ast.Mod: ("%", "//"), ast.BitOr: ("|", "&"), ast.BitAnd: ("&", "|"),
+}  # fmt: skip
+NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "reversed": "list", "minimum": "maximum", "maximum": "minimum"}
+IN_C = [  # pattern, replacement and kind of the faults in C templates
+    (r" < ", " <= ", "bound"), (r" <= ", " < ", "bound"), (r" > ", " >= ", "bound"), (r" >= ", " > ", "bound"),
+    (r" \+ ", " - ", "operator"), (r" - ", " + ", "operator"), (r" \* ", " + ", "operator"), (r" && ", " || ", "guard"),
+    (r"\bMIN_OF\b", "MAX_OF", "operator"), (r"\bMAX_OF\b", "MIN_OF", "operator"), (r" == ", " != ", "operator"),
+    (r"(?<![\w.])1(?![\w.])", "2", "bound"), (r"(?<![\w.])0(?![\w.])", "1", "bound"),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Area:
+    """Files in which faults are planted, and the tests that any of them is looked for by; ``interpret``: by Triton's."""
+
+    files: str
+    tests: tuple[str, ...]
+    interpret: bool = False
+
+
+FUZZ = "tests/test_fuzz.py::test_random_graphs"
+AREAS = [
+    Area("graphrt/autodiff.py", ("tests/test_passes.py", "tests/test_every_function.py", "tests/test_ops.py")),
+    Area("graphrt/index.py", ("tests/test_index.py", "tests/test_movement.py", FUZZ)),
+    Area("graphrt/passes/**/*.py", ("tests/test_passes.py", "tests/test_patterns.py", "tests/test_plans.py", FUZZ)),
+    Area(
+        "graphrt/schedule/*.py",
+        (
+            "tests/test_plans.py",
+            "tests/test_fusion.py",
+            "tests/test_rows.py",
+            "tests/test_ledger.py",
+            "tests/test_cost.py",
+            FUZZ,
+        ),
+    ),
+    Area(
+        "graphrt/targets/cpu/*.py",
+        ("tests/test_generated_c.py", "tests/test_variants.py", "tests/test_rows_drawn.py", "tests/test_freeze.py", FUZZ),
+    ),
+    Area("graphrt/targets/scalar.py", ("tests/test_scalar.py", FUZZ)),
+    Area("graphrt/targets/triton/emit/*.py", ("tests/test_odd_sizes.py", "tests/test_rows_drawn.py", FUZZ), interpret=True),
+    Area("kernels/c/*.h", ("tests/kernels/test_c_templates.py", "tests/test_odd_sizes.py", "tests/test_ops.py", FUZZ)),
+    Area("kernels/triton/*.py", ("tests/kernels/test_triton_interpret.py", "tests/test_odd_sizes.py", FUZZ), interpret=True),
+]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault: ``new`` in place of the text from ``start`` to ``end`` of the file at ``path``."""
+
+    path: str
+    start: int
+    end: int
+    new: str
+    kind: str
+
+    def text(self) -> str:
+        old = (ROOT / self.path).read_text()
+        return old[: self.start] + self.new + old[self.end :]
+
+    def __str__(self) -> str:
+        old = (ROOT / self.path).read_text()
+        lines = difflib.unified_diff(old.splitlines(), self.text().splitlines(), self.path, f"{self.kind}", "", "", 1, "")
+        return "\n".join(lines)
+
+
+class Faults(ast.NodeVisitor):
+    """The faults that can be planted in a module of Python."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self.path, self.text, self.found = path, text, list[Mutant]()
+        lengths = [len(line.encode()) for line in text.splitlines(keepends=True)]
+        self.starts = [0, *itertools.accumulate(lengths)]
+        self.bytes = text.encode()
+
+    def at(self, line: int, column: int) -> int:
+        """The position in the text of a position in ast's terms, which counts bytes."""
+        return len(self.bytes[: self.starts[line - 1] + column].decode())
+
+    def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        return self.at(node.lineno, node.col_offset), self.at(node.end_lineno, node.end_col_offset)
+
+    def source(self, node: ast.expr | ast.stmt) -> str:
+        start, end = self.span(node)
+        return self.text[start:end]
+
+    def plant(self, start: int, end: int, new: str, kind: str) -> None:
+        if self.text[start:end] != new:
+            self.found.append(Mutant(self.path, start, end, new, kind))
+
+    def operator(self, op: ast.AST, left: ast.expr, right: ast.expr, kind: str) -> None:
+        """Flips ``op``, which stands between ``left`` and ``right``."""
+        if type(op) not in OPERATORS:
+            return
+        old, new = OPERATORS[type(op)]
+        start, end = self.span(left)[1], self.span(right)[0]
+        if (offset := self.text[start:end].find(old)) >= 0:
+            self.plant(start + offset, start + offset + len(old), new, kind)
+
+    def skip(self, node: ast.AST) -> None:
+        """Words for people, and what is promised to hold, are no behaviour."""
+
+    visit_Assert = visit_Raise = visit_JoinedStr = visit_arguments = skip
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        if node.name not in ("__str__", "__repr__"):
+            for statement in node.body:
+                self.visit(statement)
+            self.order(node.body)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.visit(node.value)
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        for op, left, right in zip(node.ops, [node.left, *node.comparators], node.comparators, strict=False):
+            self.operator(op, left, right, "bound" if isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE) else "operator")
+        self.generic_visit(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        if not isinstance(node.left, ast.Constant | ast.JoinedStr) or isinstance(node.left.__dict__.get("value"), int):
+            self.operator(node.op, node.left, node.right, "operator")
+        self.generic_visit(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
+        for value in node.values:
+            self.plant(*self.span(value), "True" if isinstance(node.op, ast.And) else "False", "guard")
+        self.generic_visit(node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
+        if isinstance(node.op, ast.Not):
+            self.plant(*self.span(node), f"bool({self.source(node.operand)})", "guard")
+        self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> None:
+        if isinstance(node.body[-1], ast.Return | ast.Continue | ast.Break) and not node.orelse:
+            self.plant(*self.span(node.test), "False", "guard")
+        self.generic_visit(node)
+        self.order(node.body)
+
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        self.plant(*self.span(node.test), f"not ({self.source(node.test)})", "guard")
+        self.generic_visit(node)
+
+    def visit_comprehension(self, node: ast.comprehension) -> None:
+        for test in node.ifs:
+            self.plant(*self.span(test), "True", "guard")
+        self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if type(node.value) is int:
+            self.plant(*self.span(node), str(node.value + 1), "bound")
+        elif type(node.value) is bool:
+            self.plant(*self.span(node), str(not node.value), "operator")
+
+    def visit_Call(self, node: ast.Call) -> None:
+        if isinstance(node.func, ast.Name) and node.func.id in NAMES:
+            self.plant(*self.span(node.func), NAMES[node.func.id], "order" if node.func.id == "reversed" else "operator")
+        plain = [a for a in node.args if isinstance(a, ast.Name | ast.Attribute | ast.Subscript)]
+        for a, b in itertools.pairwise(plain):
+            start, end = self.span(a)[0], self.span(b)[1]
+            between = self.text[self.span(a)[1] : self.span(b)[0]]
+            self.plant(start, end, self.source(b) + between + self.source(a), "operands")
+        self.generic_visit(node)
+
+    def order(self, body: list[ast.stmt]) -> None:
+        """Swaps statements that stand one after the other, unless both name values, which do not wait for each other."""
+        for a, b in itertools.pairwise(body):
+            if "\n" in self.source(a) + self.source(b) or (isinstance(a, ast.Expr) and isinstance(a.value, ast.Constant)):
+                continue
+            kinds = (ast.Expr, ast.AugAssign, ast.Assign)
+            if isinstance(a, kinds) and isinstance(b, kinds) and not (_names(a) and _names(b)):
+                between = self.text[self.span(a)[1] : self.span(b)[0]]
+                self.plant(self.span(a)[0], self.span(b)[1], self.source(b) + between + self.source(a), "order")
+
+
+def _names(statement: ast.stmt) -> bool:
+    """Whether ``statement`` gives names to values, and nothing else."""
+    return isinstance(statement, ast.Assign) and all(isinstance(t, ast.Name | ast.Tuple) for t in statement.targets)
+
+
+def faults(path: Path) -> list[Mutant]:
+    """Every fault that can be planted in the file at ``path``."""
+    text, name = path.read_text(), str(path.relative_to(ROOT))
+    if path.suffix == ".py":
+        visitor = Faults(name, text)
+        visitor.visit(ast.parse(text))
+        return list(dict.fromkeys(visitor.found))
+    blank = re.compile(r"/\*.*?\*/|//[^\n]*|^#[^\n]*(if|include|error|pragma|ifndef)[^\n]*", re.S | re.M)
+    code = blank.sub(lambda m: re.sub(r"[^\n]", " ", m.group()), text)
+    return [Mutant(name, m.start(), m.end(), new, kind) for pattern, new, kind in IN_C for m in re.finditer(pattern, code)]
+
+
+def drawn(areas: Sequence[Area], seed: int) -> Iterator[tuple[Area, Mutant]]:
+    """Faults without end: an area after the other, in each a kind of fault, and one of that kind."""
+    rng = random.Random(seed)
+    tables = []
+    for area in areas:
+        kinds: dict[str, list[Mutant]] = {}
+        for path in sorted(ROOT.glob(area.files)):
+            for mutant in faults(path):
+                kinds.setdefault(mutant.kind, []).append(mutant)
+        tables.append((area, kinds))
+    while True:
+        for area, kinds in tables:
+            yield area, rng.choice(kinds[rng.choice(sorted(kinds))])
+
+
+def covering(area: Area, path: str) -> list[str]:
+    """The tests that a fault in ``path`` is looked for by: of its name, those that import it, those of its area."""
+    module = path.removesuffix(".py").replace("/", ".")
+    stem = Path(path).stem
+    own = [t for t in (f"tests/test_{stem}.py",) if (ROOT / t).exists()]
+    imported = re.compile(
+        rf"^(from {re.escape(module)} import|from {re.escape(module.rpartition('.')[0])} import .*\b{stem}\b)", re.M
+    )
+    by_import = [f"tests/{p.name}" for p in sorted((ROOT / "tests").glob("test_*.py")) if imported.search(p.read_text())]
+    return list(dict.fromkeys([*own, *by_import[:4], *area.tests]))
+
+
+def copied(to: Path) -> None:
+    """A copy of the repository at ``to`` whose own kernels are imported."""
+    for tree in TREES:
+        shutil.copytree(ROOT / tree, to / tree, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "Makefile", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / file, to / file)
+    (to / "graphrt" / "kernels").symlink_to(to / "kernels")
+
+
+def verdict(copy: Path, area: Area, tests: Sequence[str], seconds: float) -> str:
+    """``survived``, or what found the fault: the test that failed first, or that no end came within ``seconds``."""
+    half = "interpret" if area.interpret else "not interpret and not slow and not kernels and not proof"
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "-m", half, *tests]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "TRITON_DEFAULT_FP_FUSION": "1"}
+    if area.interpret:
+        environment["TRITON_INTERPRET"] = "1"
+    process = subprocess.Popen(
+        command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return f"no end within {seconds:.0f} s"
+    if process.returncode == 0:
+        return "survived"
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.M)
+    return (
+        found.group(1) if found else output.strip().splitlines()[-1][:200] if output.strip() else f"exit {process.returncode}"
+    )
+
+
+def main(
+    count: Annotated[int, typer.Option(help="how many faults are planted")] = 40,
+    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+    files: Annotated[str, typer.Option(help="only in areas whose pattern contains this")] = "",
+    seconds: Annotated[float, typer.Option(help="after which a run counts as without end")] = 900.0,
+    out: Annotated[Path, typer.Option(help="results, a line each")] = Path("build/mutation.jsonl"),
+) -> None:
+    """Plants COUNT faults and prints those that no test finds; exit status 1 when fewer than 95 % were found."""
+    areas = [a for a in AREAS if files in a.files]
+    if not areas:
+        raise typer.BadParameter(f"no area has {files!r}: {', '.join(a.files for a in AREAS)}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    before = {json.loads(line)["diff"]: json.loads(line) for line in out.read_text().splitlines()} if out.exists() else {}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        copied(copy)
+        for number, (area, mutant) in enumerate(itertools.islice(drawn(areas, seed), count), 1):
+            row = before.get(str(mutant))
+            if row is None:
+                tests, start = covering(area, mutant.path), time.monotonic()
+                (copy / mutant.path).write_text(mutant.text())
+                result = verdict(copy, area, tests, seconds)
+                shutil.copy(ROOT / mutant.path, copy / mutant.path)
+                row = {"path": mutant.path, "kind": mutant.kind, "result": result, "seconds": round(time.monotonic() - start)}
+                row |= {"diff": str(mutant)}
+                with out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            rows.append(row)
+            print(f"{number:3} {row['path']} {row['kind']}: {row['result']}", flush=True)
+            if row["result"] == "survived":
+                print(row["diff"], flush=True)
+    found = sum(row["result"] != "survived" for row in rows)
+    print(f"{found} of {len(rows)} faults were found")
+    raise SystemExit(int(found < 0.95 * len(rows)))
+
+
+if __name__ == "__main__":
+    typer.run(main)
