@@ -121,3 +121,22 @@ def test_without_onnx_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_importing_graphrt_does_not_import_onnx() -> None:
     code = "import sys, graphrt; sys.exit('onnx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def doubled(times: int) -> onnx.ModelProto:
+    """A model that doubles a kilobyte of zeros so many times, and adds their sum."""
+    nodes = [helper.make_node("ConstantOfShape", ["n"], ["c0"])]
+    nodes += [helper.make_node("Concat", [f"c{i}", f"c{i}"], [f"c{i + 1}"], axis=0) for i in range(times)]
+    nodes += [helper.make_node("ReduceSum", [f"c{times}"], ["s"], keepdims=0), helper.make_node("Add", ["x", "s"], ["y"])]
+    return model(nodes, [X], initial={"n": np.asarray([256])})
+
+
+def test_constants_that_double_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is looked at before a node is computed."""
+    assert not [n for n in grt.from_onnx(doubled(2)).nodes if n.op.name == "concat"]
+    message = r"Concat \(node 'c\d+'.* takes 1.* GB, and the bound is 1; set GRAPHRT_FOLD to more"
+    with pytest.raises(ConversionError, match=message):
+        grt.from_onnx(doubled(40))
+    monkeypatch.setenv("GRAPHRT_FOLD", "0.00001")
+    with pytest.raises(ConversionError, match="the bound is 1e-05"):
+        grt.from_onnx(doubled(4))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from graphrt.config import Flags
 from graphrt.errors import ArgumentError, ConversionError, GraphrtError
 from graphrt.frontends.onnx import model as file
 from graphrt.frontends.onnx import operators  # noqa: F401 - fills the table
@@ -113,6 +114,7 @@ class Importer:
     def __init__(self, graph: Graph, name: str, opset: int) -> None:
         self.graph, self.name, self.opset = graph, name, opset
         self.outputs: Sequence[bool] = ()
+        self._folded = 0  # bytes that were computed of constants so far
         self._env: Env = {}
         self._count = 0
 
@@ -159,12 +161,28 @@ class Importer:
         call = self
         if entry.folds and all(x is None or (isinstance(x, Known) and not x.weight) for x in inputs):
             call = Importer(Graph(), self.name, self.opset)
-            call.outputs = self.outputs
+            call.outputs, call._folded = self.outputs, self._folded
             inputs = [Known(x.array) if isinstance(x, Known) else None for x in inputs]
         results = call._build(entry, node, inputs)
         if call is not self:
+            self._folded = call._fold(results)
             results = [_computed(r) for r in results]
         env.update({name: _entered(r) for name, r in zip(node.output, results, strict=False) if name})
+
+    def _fold(self, results: Sequence[Tensor | Items | None]) -> int:
+        """Bytes that all constants take with those of this graph, which is about to be computed, and of ``results``.
+
+        Raises ConversionError where that is more than GRAPHRT_FOLD allows: a few nodes may double a constant until no memory
+        holds it.
+        """
+        arrays = sum(x.nbytes for r in results for x in (r if isinstance(r, Items) else [r]) if isinstance(x, np.ndarray))
+        folded = self._folded + arrays + sum(v.type.nbytes for node in self.graph.nodes for v in node.outputs)
+        if folded > (most := Flags.read().fold) * 1e9:
+            raise ConversionError(
+                f"with it, what is computed of constants at import takes {folded / 1e9:.3g} GB, and the bound is {most:g}; "
+                "set GRAPHRT_FOLD to more GB if the model means it"
+            )
+        return folded
 
     def _expand(self, node: onnx.NodeProto, inputs: Sequence[Value | Known | Items | None], env: Env, label: str) -> None:
         """Imports the definition of an operator that ONNX defines by others. Raises ConversionError where there is none."""
