@@ -30,13 +30,13 @@ demo: .venv/ready
 
 # What every change is tried with, in minutes: each op, pass, template and front end on the targets of this machine.
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 -m "not interpret and not slow and not kernels and not proof"
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 -m interpret
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not interpret and not slow and not kernels and not proof"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m interpret
 
 # What takes long because it proves much: every op and training steps under the sanitizers, what the compiler makes of each Triton
 # template, of ResNet-20's steps and of a block of GoogLeNet for each GPU that is not here, the guides from nothing to their checks.
 proofs: .venv/ready
-	$(BIN)/python -m pytest -n 2 --durations=12 -m "proof and not kernels"
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=12 -m "proof and not kernels"
 
 # Hours of looking for faults: random graphs on the CPU and in the interpreter, other ones each time, and faults planted in the
 # compiler, to see whether the tests find them.

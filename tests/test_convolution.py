@@ -19,7 +19,7 @@ from graphrt import nn
 from graphrt import ops as F
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
-EXAMPLES = 2 if INTERPRETED else 12
+EXAMPLES = 2 if INTERPRETED else 8
 
 
 @st.composite
