@@ -139,7 +139,9 @@ def test_everything_is_run_by_ci() -> None:
     (lanes,) = re.findall(r"^make (.+)$", script, re.MULTILINE)
     assert lanes.split() == ["lint", "test", "proofs", "site", "kernels", "kernels-oldest"]
     makefile = (ROOT / "Makefile").read_text()
-    (left,) = re.findall(r'pytest -n 2 -m "not interpret and (.+)"', makefile.split("\ntest:")[1].split("\n\n")[0])
+    (left,) = re.findall(
+        r'pytest -n 2 --dist worksteal -m "not interpret and (.+)"', makefile.split("\ntest:")[1].split("\n\n")[0]
+    )
     assert left == "not slow and not kernels and not proof"
     for lane, marker in (
         ("test", "interpret"),
