@@ -1,7 +1,7 @@
 """Every distinct kernel of training steps compiled for GPUs that are not here, and what the compiler made of it.
 
-``make test`` has MLP and LeNet-5 in bfloat16, ``make proofs`` LeNet-5 in float32 and ResNet-20, ``make kernels`` the large ones;
-golden files hold the figures (see golden_kernels).
+``make test`` has MLP and LeNet-5 in bfloat16, ``make proofs`` LeNet-5 in float32 and ResNet-20, ``make kernels`` the large
+ones; golden files hold the figures (see golden_kernels).
 """
 
 from __future__ import annotations
