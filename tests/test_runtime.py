@@ -231,6 +231,49 @@ time.sleep((time.perf_counter() - start) / 3)
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("updates", [False, True])
+def test_an_interruption_leaves_the_state_whole(updates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two launches of a program that writes no state; behind the last of one that does."""
+    graph = grt.Graph()
+    x, w = graph.input("x", (8, 8)), graph.parameter("w", np.eye(8, dtype=np.float32))
+    y = x
+    for _ in range(4):
+        y = y @ w
+    graph.output("y", y)
+    if updates:
+        graph.update(w, w + F.mean(y))
+    program = grt.compile(graph, target="cpu", fusion="none")
+    binary: Any = program._binary
+    library, launched = binary._library, list[int]()
+
+    class Interrupted:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(library, name)
+
+        def graphrt_launch(self, number: int, table: Any) -> None:
+            library.graphrt_launch(number, table)
+            launched.append(number)
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    feeds = {"x": np.full((8, 8), 0.5, np.float32)}
+    monkeypatch.setattr(binary, "_library", Interrupted())
+    monkeypatch.setattr("graphrt.targets.cpu.target.QUICK", float("inf"))
+    if updates:
+        program(feeds)
+        np.testing.assert_array_equal(program.state["w"], np.eye(8, dtype=np.float32) + np.float32(0.5))
+        assert not launched
+        return
+    with pytest.raises(KeyboardInterrupt):
+        program(feeds)
+    assert launched == [0, 1] and program.launches > 2
+    np.testing.assert_array_equal(program.state["w"], np.eye(8))
+    monkeypatch.setattr(binary, "_library", library)
+    for _ in range(2):  # launch by launch, and then in one call
+        np.testing.assert_array_equal(program(feeds)["y"], feeds["x"])
+    assert binary._quick
+
+
 def test_the_number_of_threads_changes_no_bit() -> None:
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_runtime; print(test_runtime.digest())"
     found = {
