@@ -334,6 +334,21 @@ def _old_row_in_a_later_pass(g: grt.Graph) -> None:
     g.update(p, p + first)
 
 
+def _old_row_in_a_later_loop(g: grt.Graph) -> None:
+    p, x = g.parameter("p", np.arange(1, 8, dtype=np.float32)), g.input("x", (7, 30))
+    total = F.sum(x, 1)
+    g.update(p, p + total)
+    g.output("y", (x - F.unsqueeze(total, 1)) * F.unsqueeze(p, 1))
+
+
+def _new_row_before_the_last_pass(g: grt.Graph) -> None:
+    p = g.parameter("p", np.random.default_rng(1).standard_normal((7, 30)).astype(np.float32))
+    new = p * F.rsqrt(F.mean(p * p, 1, keepdim=True))
+    g.update(p, new)
+    g.output("sum", F.sum(new, 1))
+    g.output("y", new - F.mean(new, 1, keepdim=True))
+
+
 def _wider_elements_in_as_many_bytes(g: grt.Graph) -> None:
     x = (g.input("x", (528,)) + 0.5) * 1000.0
     g.output("y", F.cast(x[:264], "int64") + 1)
@@ -358,6 +373,8 @@ FOUND = [
     _reordered,
     _old_value_in_a_later_pass,
     _old_row_in_a_later_pass,
+    _old_row_in_a_later_loop,
+    _new_row_before_the_last_pass,
     _wider_elements_in_as_many_bytes,
 ]
 
@@ -370,7 +387,7 @@ def test_what_the_fuzzer_found(
     monkeypatch: pytest.MonkeyPatch,
     rng: np.random.Generator,
 ) -> None:
-    """Graphs that once failed: results and updates that show a reduction, empty rows, memory taken over too early."""
+    """Graphs that failed once, or with a planted fault: results that show a reduction, empty rows, memory taken over early."""
     monkeypatch.setenv("GRAPHRT_FUSE", "all" if fused else "none")
     graph = grt.Graph()
     build(graph)
