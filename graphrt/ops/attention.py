@@ -16,62 +16,49 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.activation import softmax
+from graphrt.ops.attention_grad import check_operands, weights_again, wide
 from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, function, in_float32, require_float, tensor
 from graphrt.ops.dropout import dropout
-from graphrt.ops.elementwise import eq, exp, ge, stop_gradient, where
+from graphrt.ops.elementwise import eq, exp, stop_gradient, where
 from graphrt.ops.matmul import matmul
+from graphrt.ops.movement import narrow
 from graphrt.ops.reduction import amax, sum
-from graphrt.ops.source import iota
-from graphrt.ops.view import reshape, transpose, unsqueeze
-from graphrt.types import HALVES, TensorType, float32
+from graphrt.ops.slicing import pad
+from graphrt.ops.view import reshape, transpose
+from graphrt.types import TensorType
 
 
 def _infer(query: TensorType, key: TensorType, value: TensorType, bias: TensorType, keep: TensorType, **attrs: float) -> Types:
     (*batch, m, k), (n, v) = query.shape, value.shape[-2:]
-    wide = float32 if query.dtype in HALVES else query.dtype
-    wanted = [
-        (key, (*batch, n, k), query.dtype),
-        (value, (*batch, n, v), query.dtype),
-        (bias, (*batch, m, n), wide),
-        (keep, (*batch, m, n), wide),
-    ]
-    if any(t.shape != shape for t, shape, _ in wanted):
-        shapes = [list(t.shape) for t in (query, key, value, bias, keep)]
-        raise ShapeError(f"attention needs [..., M, K], [..., N, K], [..., N, V] and twice [..., M, N], got {shapes}")
-    if not query.dtype.is_float or any(t.dtype is not dtype for t, _, dtype in wanted):
-        dtypes = ", ".join(str(t.dtype) for t in (query, key, value, bias, keep))
-        raise DTypeError(f"attention needs query, key and value of one float dtype, bias and keep in {wide}, got {dtypes}")
-    return TensorType((*batch, m, v), query.dtype), TensorType((*batch, m), wide)
+    small, large = query.dtype, wide(query.dtype)
+    check_operands(
+        "attention",
+        small,
+        key=(key, (*batch, n, k), small),
+        value=(value, (*batch, n, v), small),
+        bias=(bias, (*batch, m, n), large),
+        keep=(keep, (*batch, m, n), large),
+    )
+    return TensorType((*batch, m, v), small), TensorType((*batch, m), large)
 
 
-def _seen(scores: Value, rows: int) -> Value:
-    """bool: the keys that each query sees, those up to its number, counted anew after ``rows``."""
-    return ge(iota(scores, -2) % rows, iota(scores, -1))
+def _vjp(node: Node, dy: Value, dlse: Value) -> list[Value | None]:
+    """Of queries, keys, values and a bias by kernels that store no score; of ``keep``, which nobody learns, by products.
 
-
-def _vjp(node: Node, dy: Value | None, dlse: Value | None) -> list[Value | None]:
-    """The weights are found again from the scores and the logarithms of their sums; their gradient needs no other sum of rows
-    than that of ``dy * y``."""
+    Keys as long as values leave one kernel both gradients: the shorter get zeros behind.
+    """
     query, key, value, bias, keep = node.inputs
     y, lse = node.outputs
-    scale, rows = node.attrs["scale"], node.attrs["rows"]
-    q, k, v = (cast(x, bias.dtype) for x in (query, key, value))
-    scores = matmul(q, transpose(k, -1, -2)) * scale + bias
-    if rows:
-        scores = where(_seen(scores, rows), scores, -math.inf)
-    weights = exp(scores - unsqueeze(lse, -1))
-    d_value = d_keep = None
-    d_scores = weights * unsqueeze(dlse, -1) if dlse is not None else None
-    if dy is not None:
-        wide = cast(dy, bias.dtype)
-        d_value = matmul(transpose(cast(weights * keep, dy.dtype), -1, -2), dy)
-        d_weights = matmul(wide, transpose(v, -1, -2))
-        d_keep = weights * d_weights
-        d_softmax = weights * (d_weights * keep - sum(wide * cast(y, bias.dtype), -1, keepdim=True))
-        d_scores = d_softmax if d_scores is None else d_softmax + d_scores
-    assert d_scores is not None
-    small = cast(d_scores * scale, query.dtype)
-    return [matmul(small, key), matmul(transpose(small, -1, -2), query), d_value, d_scores, d_keep]
+    size = max(query.shape[-1], value.shape[-1], 1)
+    q, k, v, g, o = (pad(x, (0, size - x.shape[-1])) for x in (query, key, value, dy, y))
+    d_query, delta = apply("attention_dq", q, k, v, g, bias, keep, o, lse, dlse, **node.attrs).node.outputs
+    known = (q, k, v, g, bias, keep, lse, delta)
+    d_key, d_value = apply("attention_dkv", *known, **node.attrs).node.outputs
+    d_query, d_key = (narrow(x, -1, 0, query.shape[-1]) for x in (d_query, d_key))
+    d_scores = apply("attention_dscores", *known, **node.attrs)
+    weights = weights_again(query, key, bias, lse, **node.attrs)
+    d_keep = weights * matmul(cast(dy, bias.dtype), transpose(cast(value, bias.dtype), -1, -2))
+    return [d_query, d_key, narrow(d_value, -1, 0, value.shape[-1]), d_scores, d_keep]
 
 
 def _reference(
@@ -176,7 +163,6 @@ def scaled_dot_product_attention(
     group = _check(query, key, value, enable_gqa)
     if is_causal and attn_mask is not None:
         raise ArgumentError("is_causal must not be True together with attn_mask; make the mask causal")
-    wide = float32 if query.dtype in HALVES else query.dtype
     *heads, rows, size = query.shape
     columns = key.shape[-2]
     batch = broadcast_shape(tuple(heads), key.shape[:-2] if group == 1 else tuple(heads))
@@ -184,7 +170,7 @@ def scaled_dot_product_attention(
 
     def each(number: float) -> Value:
         """``number`` for each score."""
-        return broadcast_to(query.graph.constant(number, wide), (*batch, rows, columns))
+        return broadcast_to(query.graph.constant(number, wide(query.dtype)), (*batch, rows, columns))
 
     bias = each(0.0) if attn_mask is None else masked(each(0.0), attn_mask)
     keep = dropout(each(1.0), dropout_p)
