@@ -45,14 +45,18 @@ def _infer(query: TensorType, key: TensorType, value: TensorType, bias: TensorTy
 def _vjp(node: Node, dy: Value, dlse: Value) -> list[Value | None]:
     """Of queries, keys, values and a bias by kernels that store no score; of ``keep``, which nobody learns, by products.
 
-    Keys as long as values leave one kernel both gradients: the shorter get zeros behind.
+    One kernel finds the gradients of keys and values, which it takes to be equally long: zeros stand behind the shorter.
     """
     query, key, value, bias, keep = node.inputs
     y, lse = node.outputs
     size = max(query.shape[-1], value.shape[-1], 1)
-    q, k, v, g, o = (pad(x, (0, size - x.shape[-1])) for x in (query, key, value, dy, y))
-    d_query, delta = apply("attention_dq", q, k, v, g, bias, keep, o, lse, dlse, **node.attrs).node.outputs
-    known = (q, k, v, g, bias, keep, lse, delta)
+
+    def long(x: Value, size: int = size) -> Value:
+        return pad(x, (0, max(size - x.shape[-1], 0)))
+
+    at = (long(query, 1), long(key, 1), value, dy, bias, keep, y, lse, dlse)
+    d_query, delta = apply("attention_dq", *at, **node.attrs).node.outputs
+    known = (long(query), long(key), long(value), long(dy), bias, keep, lse, delta)
     d_key, d_value = apply("attention_dkv", *known, **node.attrs).node.outputs
     d_query, d_key = (narrow(x, -1, 0, query.shape[-1]) for x in (d_query, d_key))
     d_scores = apply("attention_dscores", *known, **node.attrs)
