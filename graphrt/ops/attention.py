@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +19,15 @@ from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.activation import softmax
 from graphrt.ops.attention_grad import check_operands, weights_again, wide
 from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, function, in_float32, require_float, tensor
+from graphrt.ops.creation import zeros_like
 from graphrt.ops.dropout import dropout
 from graphrt.ops.elementwise import eq, exp, stop_gradient, where
 from graphrt.ops.matmul import matmul
 from graphrt.ops.movement import narrow
 from graphrt.ops.reduction import amax, sum
 from graphrt.ops.slicing import pad
-from graphrt.ops.view import reshape, transpose
-from graphrt.types import TensorType
+from graphrt.ops.view import reshape, squeeze, transpose, unsqueeze
+from graphrt.types import TensorType, float32
 
 
 def _infer(query: TensorType, key: TensorType, value: TensorType, bias: TensorType, keep: TensorType, **attrs: float) -> Types:
@@ -42,25 +44,26 @@ def _infer(query: TensorType, key: TensorType, value: TensorType, bias: TensorTy
     return TensorType((*batch, m, v), small), TensorType((*batch, m), large)
 
 
-def _vjp(node: Node, dy: Value, dlse: Value) -> list[Value | None]:
-    """Of queries, keys, values and a bias by kernels that store no score; of ``keep``, which nobody learns, by products.
+def gradients(operands: Sequence[Value], results: Sequence[Value], dy: Value, dlse: Value, **attrs: float) -> list[Value]:
+    """Of the five ``operands`` of attention, by its ``results`` and the gradients of these: of queries, keys, values and a bias by
+    kernels that store no score, of ``keep``, which nobody learns, by products.
 
     One kernel finds the gradients of keys and values, which it takes to be equally long: zeros stand behind the shorter.
     """
-    query, key, value, bias, keep = node.inputs
-    y, lse = node.outputs
+    query, key, value, bias, keep = operands
+    y, lse = results
     size = max(query.shape[-1], value.shape[-1], 1)
 
     def long(x: Value, size: int = size) -> Value:
         return pad(x, (0, max(size - x.shape[-1], 0)))
 
     at = (long(query, 1), long(key, 1), value, dy, bias, keep, y, lse, dlse)
-    d_query, delta = apply("attention_dq", *at, **node.attrs).node.outputs
+    d_query, delta = apply("attention_dq", *at, **attrs).node.outputs
     known = (long(query), long(key), long(value), long(dy), bias, keep, lse, delta)
-    d_key, d_value = apply("attention_dkv", *known, **node.attrs).node.outputs
+    d_key, d_value = apply("attention_dkv", *known, **attrs).node.outputs
     d_query, d_key = (narrow(x, -1, 0, query.shape[-1]) for x in (d_query, d_key))
-    d_scores = apply("attention_dscores", *known, **node.attrs)
-    weights = weights_again(query, key, bias, lse, **node.attrs)
+    d_scores = apply("attention_dscores", *known, **attrs)
+    weights = weights_again(query, key, bias, lse, **attrs)
     d_keep = weights * matmul(cast(dy, bias.dtype), transpose(cast(value, bias.dtype), -1, -2))
     return [d_query, d_key, narrow(d_value, -1, 0, value.shape[-1]), d_scores, d_keep]
 
@@ -96,7 +99,7 @@ register(
         name="attention",
         kind=Kind.ATTENTION,
         infer=_infer,
-        vjp=_vjp,
+        vjp=lambda node, dy, dlse: gradients(node.inputs, node.outputs, dy, dlse, **node.attrs),
         reference=_reference,
         samples=_samples,
         template="attention",
@@ -164,6 +167,40 @@ def scaled_dot_product_attention(
     query heads share a key head (Ainslie et al., "GQA", EMNLP 2023). Weights are dropped with probability ``dropout_p``,
     always: pass 0 to evaluate.
     """
+    return attend(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)[0]
+
+
+def attend(query: Value, key: Value, value: Value, *options: Any) -> tuple[Value, Value]:
+    """What ``scaled_dot_product_attention`` of the same arguments returns, and the logarithm of each row's sum, [..., L]."""
+    operands, attrs, group = _operands(query, key, value, *options)
+    y, lse = apply("attention", *operands, **attrs).node.outputs
+    return (y, lse) if group == 1 else (_heads(y, group, False), squeeze(_heads(unsqueeze(lse, -1), group, False), -1))
+
+
+def attend_backward(
+    dy: Value, query: Value, key: Value, value: Value, y: Value, lse: Value, *options: Any
+) -> tuple[Value, Value, Value]:
+    """Gradients of query, key and value, which have the same batch, by the results of ``attend``."""
+    operands, attrs, group = _operands(query, key, value, *options)
+    if group > 1:
+        y, lse, dy = _heads(y, group, True), squeeze(_heads(unsqueeze(lse, -1), group, True), -1), _heads(dy, group, True)
+    d_query, d_key, d_value, *_ = gradients(operands, (y, lse), dy, zeros_like(lse), **attrs)
+    return d_query if group == 1 else _heads(d_query, group, False), d_key, d_value
+
+
+def _operands(
+    query: Value,
+    key: Value,
+    value: Value,
+    attn_mask: Value | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[list[Value], dict[str, Any], int]:
+    """Operands and attributes of the op, and the number of query heads that are rows of one of its heads."""
+    if (half := query.graph.half) is not None:
+        query, key, value = (cast(x, half) if x.dtype is float32 else x for x in (query, key, value))
     group = _check(query, key, value, enable_gqa)
     if is_causal and attn_mask is not None:
         raise ArgumentError("is_causal must not be True together with attn_mask; make the mask causal")
@@ -183,8 +220,7 @@ def scaled_dot_product_attention(
         q, bias, keep = (_heads(x, group, True) for x in (q, bias, keep))
     k, v = (broadcast_to(x, (*q.shape[:-2], *x.shape[-2:])) for x in (key, value))
     factor = 1 / math.sqrt(max(size, 1)) if scale is None else float(scale)
-    node = apply("attention", q, k, v, bias, keep, scale=factor, rows=rows if is_causal else 0).node
-    return node.outputs[0] if group == 1 else _heads(node.outputs[0], group, False)
+    return [q, k, v, bias, keep], {"scale": factor, "rows": rows if is_causal else 0}, group
 
 
 def attention_weights(scores: Value, masks: Sequence[Value], dropout_p: float, safe: bool = True) -> Value:

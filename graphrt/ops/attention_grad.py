@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -155,21 +156,21 @@ def _found(operands: Sequence[np.ndarray], lse: np.ndarray, delta: np.ndarray, s
     return q, k, dy, weights * keep, weights * (np.einsum("...mv,...nv->...mn", dy, v) * keep - delta[..., None])
 
 
-def _dq_reference(*operands: np.ndarray, scale: float, rows: int) -> Arrays:
+def _dq_reference(*operands: Any, scale: float, rows: int) -> Arrays:
     query, dy, (y, lse, d_lse) = operands[0], operands[3], operands[6:]
     delta = np.einsum("...mv,...mv->...m", dy.astype(np.float64), y.astype(np.float64)) - d_lse
     _, k, _, _, d_scores = _found(operands[:6], lse, delta, scale, rows)
     return (scale * np.einsum("...mn,...nk->...mk", d_scores, k)).astype(query.dtype), delta.astype(lse.dtype)
 
 
-def _dkv_reference(*operands: np.ndarray, scale: float, rows: int) -> Arrays:
-    q, _, dy, weights, d_scores = _found(operands[:6], *operands[6:], scale, rows)
+def _dkv_reference(*operands: Any, scale: float, rows: int) -> Arrays:
+    q, _, dy, weights, d_scores = _found(operands[:6], operands[6], operands[7], scale, rows)
     d_key, d_value = scale * np.einsum("...mn,...mk->...nk", d_scores, q), np.einsum("...mn,...mv->...nv", weights, dy)
     return d_key.astype(operands[1].dtype), d_value.astype(operands[2].dtype)
 
 
-def _dscores_reference(*operands: np.ndarray, scale: float, rows: int) -> np.ndarray:
-    return _found(operands[:6], *operands[6:], scale, rows)[-1].astype(operands[4].dtype)
+def _dscores_reference(*operands: Any, scale: float, rows: int) -> np.ndarray:
+    return _found(operands[:6], operands[6], operands[7], scale, rows)[-1].astype(operands[4].dtype)
 
 
 def _samples(square: bool, output: bool) -> Callable[[np.random.Generator], list[Sample]]:

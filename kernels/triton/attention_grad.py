@@ -1,10 +1,10 @@
 """The gradients of attention, which store no score either.
 
-Beside the closures of ``attention`` they take ``LOAD_DY(b, m, v, mask, ARGS)`` and, of each query, ``LOAD_LSE(b, m, mask, ARGS)``
-and the like. With the weights P = exp(scores - lse), found again, scores get P * (dY V' * keep - delta), where delta is the sum
-of a row of dy * y less the gradient of lse (Dao et al., "FlashAttention", 2022). ``attention_dq`` walks over blocks of keys and
-finds delta, ``attention_dkv`` over blocks of queries; ``attention_dscores`` stores what the scores get, for a bias that is
-learned. Grid: ``attention_config.blocks``.
+Beside the closures of ``attention`` they take ``LOAD_DY(b, m, v, mask, ARGS)`` and, of each query, ``LOAD_LSE(b, m, mask,
+ARGS)`` and the like. With the weights P = exp(scores - lse), found again, scores get P * (dY V' * keep - delta), where delta is
+the sum of a row of dy * y less the gradient of lse (Dao et al., "FlashAttention", 2022). ``attention_dq`` walks over blocks of
+keys and finds delta, ``attention_dkv`` over blocks of queries; ``attention_dscores`` stores what the scores get, for a bias that
+is learned. Grid: ``attention_config.blocks``.
 """
 
 import triton
@@ -139,8 +139,9 @@ def attention_dkv(
     BD: tl.constexpr,
     NAME: tl.constexpr,
 ):
-    """BN keys, BD columns of their gradients and of the values', which are as long: ``EPILOGUE(of the key, of the value, b, n, k,
-    mask, ARGS)``. Tiles have a row for each key."""
+    """BN keys, BD columns of their gradients and of the values', which are as long; tiles have a row for each key.
+
+    ``EPILOGUE(of the key, of the value, b, n, k, mask, ARGS)``."""
     TILES_N: tl.constexpr = (N + BN - 1) // BN
     TILES_D: tl.constexpr = (K + BD - 1) // BD
     b = tl.program_id(0) // (TILES_N * TILES_D)

@@ -79,7 +79,7 @@ def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> lis
 
 
 def _attention(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
-    from graphrt.kernels.triton import attention_config  # type: ignore[import-not-found]
+    from graphrt.kernels.triton import attention_config
 
     name = kernel.spec.name
     blocks, grid = attention_config.blocks(name, kernel.sizes, kernel.factors.itemsize, options.machine)
