@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
-from graphrt.ir import Node, Value
+from graphrt.ir import Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.activation import softmax
 from graphrt.ops.attention_grad import check_operands, weights_again, wide
@@ -44,10 +44,10 @@ def _infer(query: TensorType, key: TensorType, value: TensorType, bias: TensorTy
     return TensorType((*batch, m, v), small), TensorType((*batch, m), large)
 
 
-def gradients(operands: Sequence[Value], results: Sequence[Value], dy: Value, dlse: Value, **attrs: float) -> list[Value]:
-    """Of the five ``operands`` of attention, by its ``results`` and the gradients of these: of queries, keys, values and a bias by
-    kernels that store no score, of ``keep``, which nobody learns, by products.
+def gradients(operands: Sequence[Value], results: Sequence[Value], dy: Value, dlse: Value, **attrs: Any) -> list[Value]:
+    """The gradients of the five ``operands`` of attention, by its ``results`` and the gradients of these.
 
+    Kernels that store no score find those of queries, keys, values and a bias, products that of ``keep``, which nobody learns.
     One kernel finds the gradients of keys and values, which it takes to be equally long: zeros stand behind the shorter.
     """
     query, key, value, bias, keep = operands

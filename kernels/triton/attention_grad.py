@@ -3,8 +3,8 @@
 Beside the closures of ``attention`` they take ``LOAD_DY(b, m, v, mask, ARGS)`` and, of each query, ``LOAD_LSE(b, m, mask,
 ARGS)`` and the like. With the weights P = exp(scores - lse), found again, scores get P * (dY V' * keep - delta), where delta is
 the sum of a row of dy * y less the gradient of lse (Dao et al., "FlashAttention", 2022). ``attention_dq`` walks over blocks of
-keys and finds delta, ``attention_dkv`` over blocks of queries; ``attention_dscores`` stores what the scores get, for a bias that
-is learned. Grid: ``attention_config.blocks``.
+keys and finds delta, ``attention_dkv`` over blocks of queries; ``attention_dscores`` stores what the scores get, for a bias
+that is learned. Grid: ``attention_config.blocks``.
 """
 
 import triton

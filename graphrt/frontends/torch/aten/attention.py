@@ -1,5 +1,7 @@
-"""Attention, which torch.export leaves whole and torch.compile makes one operator of on a CPU; and ATen operators that are whole
-layers of a transformer, torch's fast path of encoder layers in eval mode."""
+"""Attention, which torch.export leaves whole and torch.compile makes one operator of on a CPU.
+
+And ATen operators that are whole layers of a transformer: torch's fast path of encoder layers in eval mode.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,6 @@ import graphrt.ops as F
 from graphrt.frontends.torch.table import aten, same
 from graphrt.ir import Value
 from graphrt.ops.attention import attend, attend_backward
-
 
 same([F.scaled_dot_product_attention])
 
