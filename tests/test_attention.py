@@ -95,6 +95,14 @@ def test_attention_keeps_its_dtype(dtype: str) -> None:
     assert F.gru_cell(q[0], q[1], w, w).dtype.name == dtype
 
 
+def test_attention_in_autocast_takes_halves() -> None:
+    graph = grt.Graph()
+    q, k = graph.input("q", (2, 4, 8)), graph.input("k", (2, 5, 8), "bfloat16")
+    with graph.autocast("bfloat16"):
+        y = F.scaled_dot_product_attention(q, k, k)
+    assert y.dtype.name == "bfloat16" and [v.dtype.name for v in y.node.inputs] == ["bfloat16"] * 3 + ["float32"] * 2
+
+
 def test_attention_dropout() -> None:
     """Weights are dropped and the rest scaled: with values of 1 a row's sum is not 1 any more, but is on average."""
     graph = grt.Graph()
