@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as T
-from conftest import INTERPRETED, check
+from conftest import INTERPRETED, assert_close, check
 from hypothesis import given, settings
 from modules import Case, compare_layers
 from test_functional import TARGET, Call, compare, data, same
@@ -93,6 +93,14 @@ def test_attention_keeps_its_dtype(dtype: str) -> None:
     assert F.scaled_dot_product_attention(q, q, q, is_causal=True).dtype.name == dtype
     w = graph.input("w", (24, 8), dtype)
     assert F.gru_cell(q[0], q[1], w, w).dtype.name == dtype
+
+
+def test_attention_in_autocast_takes_halves() -> None:
+    graph = grt.Graph()
+    q, k = graph.input("q", (2, 4, 8)), graph.input("k", (2, 5, 8), "bfloat16")
+    with graph.autocast("bfloat16"):
+        y = F.scaled_dot_product_attention(q, k, k)
+    assert y.dtype.name == "bfloat16" and [v.dtype.name for v in y.node.inputs] == ["bfloat16"] * 3 + ["float32"] * 2
 
 
 def test_attention_dropout() -> None:
@@ -218,31 +226,77 @@ BAD: list[tuple[str, Callable[[grt.Graph], Any]]] = [
 ]
 
 
-def _attended(
-    graph: grt.Graph, shape: tuple[int, ...], keys: int, size: int, **kwargs: Any
-) -> tuple[grt.Value, list[grt.Value]]:
-    """Attention of queries of ``shape`` to so many keys with values of ``size``, and its operands."""
-    query = graph.input("query", shape)
-    key, value = graph.input("key", (*shape[:-2], keys, shape[-1])), graph.input("value", (*shape[:-2], keys, size))
-    return F.scaled_dot_product_attention(query, key, value, **kwargs), [query, key, value]
+FORMS: dict[str, dict[str, Any]] = {
+    "plain": {"shape": (2, 37, 20), "keys": 301, "size": 70},
+    "causal": {"shape": (1, 150, 20), "keys": 150, "size": 20, "is_causal": True},
+    "grouped": {"shape": (4, 70, 8), "keys": 70, "size": 8, "groups": 2, "is_causal": True},
+    "biased": {"shape": (2, 3, 130, 8), "keys": 65, "size": 3, "bias": (3, 130, 65)},
+    "long rows": {"shape": (1, 70, 300), "keys": 90, "size": 140},
+    "dropped": {"shape": (2, 100, 8), "keys": 140, "size": 8, "dropout_p": 0.25},
+}
 
 
-@pytest.mark.parametrize(
-    ("shape", "keys", "size", "causal"),
-    [((2, 150, 20), 150, 20, True), ((1, 3, 37), 301, 70, False), ((3, 130, 8), 65, 3, True), ((1, 70, 300), 90, 140, False)],
-)
-def test_blocks_of_attention(shape: tuple[int, ...], keys: int, size: int, causal: bool, rng: np.random.Generator) -> None:
-    """Sizes that no block divides, large scores, and gradients."""
+def attended(graph: grt.Graph, name: str, rng: np.random.Generator) -> tuple[dict[str, grt.Value], dict[str, np.ndarray], Any]:
+    """Attention of a form with gradients: ``(results, feeds, what torch makes of them)``, all under names that begin with
+    the form's. torch drops nothing."""
+    form = dict(FORMS[name])
+    *heads, rows, width = form.pop("shape")
+    keys, size, groups, bias = form.pop("keys"), form.pop("size"), form.pop("groups", 1), form.pop("bias", None)
+    few = (heads[0] // groups, *heads[1:])
+    shapes = {"query": (*heads, rows, width), "key": (*few, keys, width), "value": (*few, keys, size)}
+    shapes |= {"bias": bias} if bias else {}
+    operands = {n: graph.input(f"{name} {n}", shape) for n, shape in shapes.items()}
+    feeds = {v.name: rng.standard_normal(v.shape).astype(np.float32) for v in operands.values()}
+    feeds[f"{name} query"] *= 10  # large scores
+    options = {**form, "enable_gqa": groups > 1}
+    y = F.scaled_dot_product_attention(*operands.values(), **options)
+    dy = graph.input(f"{name} dy", y.shape)
+    feeds[dy.name] = rng.standard_normal(y.shape).astype(np.float32)
+    gradients = grt.grad(y, list(operands.values()), dy)
+    found = {f"{name} y": y, **{f"{name} d {n}": d for n, d in zip(operands, gradients, strict=True)}}
+    ts = [torch.from_numpy(feeds[v.name].astype(np.float64)).requires_grad_() for v in operands.values()]
+    z = T.scaled_dot_product_attention(*ts, **{**options, "dropout_p": 0.0})
+    of_torch = torch.autograd.grad(z, ts, torch.from_numpy(feeds[dy.name].astype(np.float64)))
+    return found, feeds, dict(zip(found, (t.detach().numpy() for t in (z, *of_torch)), strict=True))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_blocks_of_attention(name: str, rng: np.random.Generator) -> None:
+    """Sizes that no block divides, large scores, and gradients, beside the reference and torch: no score is stored, and there
+    are two launches behind the first, two more for a learned bias and its sum over the batch, one to count draws."""
     graph = grt.Graph()
-    y, operands = _attended(graph, shape, keys, size, is_causal=causal)
-    graph.output("y", y)
-    feeds = {v.name: rng.standard_normal(v.shape).astype(np.float32) for v in operands}
-    feeds["query"] *= 10
-    dy = graph.input("dy", y.shape)
-    feeds["dy"] = rng.standard_normal(y.shape).astype(np.float32)
-    for v, d in zip(operands, grt.grad(y, operands, dy), strict=True):
-        graph.output(f"d {v.name}", d)
-    check(graph, feeds, TARGET, 100 * keys)  # scores are 100 times as large as usual
+    results, feeds, expected = attended(graph, name, rng)
+    for n, v in results.items():
+        graph.output(n, v)
+    length = 100 * FORMS[name]["keys"]  # scores are 100 times as large as usual
+    found = check(graph, feeds, TARGET, length)
+    for n in expected if name != "dropped" else ():
+        assert_close(found[n], expected[n], length, n)
+    program = grt.compile(graph, target=TARGET)
+    more = {"dropped": 1, "biased": 2, "plain": 1, "long rows": 1}  # the shorter of the keys' and values' gradients is copied
+    assert program.launches == 3 + more.get(name, 0), program.plan_text()
+    plan = program.memory()
+    assert plan is not None
+    scores = FORMS[name]["shape"][-2] * FORMS[name].get("groups", 1), FORMS[name]["keys"]
+    if name != "biased":  # whose gradient is one for each score, to be summed over the batch
+        assert all(slot.type.shape[-2:] != scores for slot in plan.offset), plan
+
+
+def test_gradients_of_gradients_of_attention(rng: np.random.Generator) -> None:
+    """Of every operand, from the gradients of every operand, beside torch."""
+    graph, shapes = grt.Graph(), [(2, 6, 3), (2, 5, 3), (2, 5, 3), (2, 6, 5)]
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    operands = [graph.input(n, shape) for n, shape in zip("qkvb", shapes, strict=True)]
+    ts = [torch.from_numpy(a.astype(np.float64)).requires_grad_() for a in arrays]
+    first = grt.grad(F.sum(F.scaled_dot_product_attention(*operands) ** 3), operands)
+    second = grt.grad(F.sum(sum(F.sum(d**2) for d in first)), operands)
+    for n, d in zip("qkvb", second, strict=True):
+        graph.output(n, d)
+    of_torch = torch.autograd.grad((T.scaled_dot_product_attention(*ts) ** 3).sum(), ts, create_graph=True)
+    expected = torch.autograd.grad(sum((d**2).sum() for d in of_torch), ts)
+    found = grt.compile(graph, target="reference:float64")(dict(zip("qkvb", arrays, strict=True)))
+    for n, d in zip("qkvb", expected, strict=True):
+        np.testing.assert_allclose(found[n], d.numpy(), 1e-5, 1e-6)
 
 
 def test_attention_in_halves_keeps_scores_in_float32(rng: np.random.Generator) -> None:

@@ -234,3 +234,16 @@ BAD: list[tuple[str, Any]] = [
     *_bad("weight_norm", lambda g: (_x(g), g.input("g", (3,))), lambda g: (_x(g), g.input("g", (3, 1, 1)), 3),
           lambda g: (_x(g), None)),
 ]  # fmt: skip
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the plan of the cpu target")
+def test_group_norm_of_long_rows_is_one_launch_on_a_cpu(rng: np.random.Generator) -> None:
+    """Two where a row is too long to be kept; few rows are cut, so that threads share them."""
+    for n, size, launches in ((32, 32, 1), (16, 64, 2), (1, 64, 5)):
+        graph = grt.Graph()
+        x = graph.input("x", (n, 64, size, size))
+        graph.output("y", F.silu(F.group_norm(x, 8)))
+        program = grt.compile(graph, target="cpu")
+        assert program.launches == launches, program.plan_text()
+        value = rng.standard_normal(x.shape).astype(np.float32)
+        assert_close(program(x=value)["y"], T.silu(T.group_norm(torch.from_numpy(value).double(), 8)).numpy(), 8 * size * size)

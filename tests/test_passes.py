@@ -139,3 +139,10 @@ def test_a_mean_of_halves_does_not_overflow() -> None:
     graph.output("y", F.sum(-(x * (1 / 4096))))
     y = grt.compile(graph, target="cpu")(x=np.full(4096, 60, np.float16))["y"]
     assert np.isfinite(y) and abs(float(y) + 60) < 0.1
+
+
+def test_many_parts_without_an_element_need_no_buffer() -> None:
+    g = grt.Graph()
+    x = g.input("x", (0, 3))
+    g.output("y", F.cat([x + float(i) for i in range(20)]))
+    assert grt.compile(g, target="reference")(x=np.zeros((0, 3), np.float32))["y"].shape == (0, 3)

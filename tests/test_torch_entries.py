@@ -155,6 +155,46 @@ def test_an_encoder_layer_in_eval_mode_stays_in_graphrt(first: bool) -> None:
             close(a, b, 1e-5, "encoder layer")
 
 
+def attended(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, added: Tensor) -> list[Tensor]:
+    """Attention in each of torch's forms."""
+    attend = T.scaled_dot_product_attention
+    grouped = attend(q, k[:, :2], v[:, :2], is_causal=True, enable_gqa=True)
+    matrices = attend(q[0, 0], k[0, 0], v[0, 0])
+    return [
+        attend(q, k, v),
+        attend(q, k, v, is_causal=True, scale=0.3),
+        attend(q, k, v, seen),
+        attend(q, k, v, added),
+        grouped,
+        matrices,
+    ]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="torch.compile runs on the cpu target here, and on a GPU's in its own tests")
+def test_attention_stays_whole() -> None:
+    """One launch each by from_torch; by torch.compile with gradients, those of the operator of torch's CPU kernel."""
+    heads = [normal(2, 4, 9, 8) for _ in range(3)]
+    seen, added = torch.arange(9) <= torch.tensor([3, 9])[:, None, None, None], normal(9, 9)
+    seen = seen & torch.ones(2, 1, 9, 1, dtype=torch.bool)
+    seen[0, 0, 3] = False
+    program = grt.compile(grt.from_torch(attended, (*heads, seen, added)), target="cpu")
+    assert program.launches == 6, program.plan_text()
+    for a, b in zip(program(*heads, seen, added), attended(*heads, seen, added), strict=True):
+        close(torch.as_tensor(a), b, 1e-5, "from_torch")
+
+    def gradients(function: Callable[..., list[Tensor]]) -> list[Tensor]:
+        leaves = [x.clone().requires_grad_() for x in heads]
+        ys = function(*leaves, seen, added)
+        dys = [torch.linspace(-1, 1, y.numel()).view(y.shape) for y in ys]
+        return [*ys, *torch.autograd.grad(ys, leaves, dys)]
+
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*to eager mode.*")
+        for a, b in zip(gradients(torch.compile(attended, backend="graphrt")), gradients(attended), strict=True):
+            close(a, b, 1e-5, "torch.compile")
+
+
 ADVICE: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "masked_select": (lambda x: torch.masked_select(x, x > 0), r"masked_select.default at .*depends on the data.*torch.where"),
     "nonzero": (lambda x: torch.nonzero(x), "nonzero.default at .*torch.nonzero_static"),

@@ -9,69 +9,63 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
-from graphrt.ir import Node, Value
+from graphrt.ir import Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.activation import softmax
+from graphrt.ops.attention_grad import check_operands, weights_again, wide
 from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, function, in_float32, require_float, tensor
+from graphrt.ops.creation import zeros_like
 from graphrt.ops.dropout import dropout
-from graphrt.ops.elementwise import eq, exp, ge, stop_gradient, where
+from graphrt.ops.elementwise import eq, exp, stop_gradient, where
 from graphrt.ops.matmul import matmul
+from graphrt.ops.movement import narrow
 from graphrt.ops.reduction import amax, sum
-from graphrt.ops.source import iota
-from graphrt.ops.view import reshape, transpose, unsqueeze
-from graphrt.types import HALVES, TensorType, float32
+from graphrt.ops.slicing import pad
+from graphrt.ops.view import reshape, squeeze, transpose, unsqueeze
+from graphrt.types import TensorType, float32
 
 
 def _infer(query: TensorType, key: TensorType, value: TensorType, bias: TensorType, keep: TensorType, **attrs: float) -> Types:
     (*batch, m, k), (n, v) = query.shape, value.shape[-2:]
-    wide = float32 if query.dtype in HALVES else query.dtype
-    wanted = [
-        (key, (*batch, n, k), query.dtype),
-        (value, (*batch, n, v), query.dtype),
-        (bias, (*batch, m, n), wide),
-        (keep, (*batch, m, n), wide),
-    ]
-    if any(t.shape != shape for t, shape, _ in wanted):
-        shapes = [list(t.shape) for t in (query, key, value, bias, keep)]
-        raise ShapeError(f"attention needs [..., M, K], [..., N, K], [..., N, V] and twice [..., M, N], got {shapes}")
-    if not query.dtype.is_float or any(t.dtype is not dtype for t, _, dtype in wanted):
-        dtypes = ", ".join(str(t.dtype) for t in (query, key, value, bias, keep))
-        raise DTypeError(f"attention needs query, key and value of one float dtype, bias and keep in {wide}, got {dtypes}")
-    return TensorType((*batch, m, v), query.dtype), TensorType((*batch, m), wide)
+    small, large = query.dtype, wide(query.dtype)
+    check_operands(
+        "attention",
+        small,
+        key=(key, (*batch, n, k), small),
+        value=(value, (*batch, n, v), small),
+        bias=(bias, (*batch, m, n), large),
+        keep=(keep, (*batch, m, n), large),
+    )
+    return TensorType((*batch, m, v), small), TensorType((*batch, m), large)
 
 
-def _seen(scores: Value, rows: int) -> Value:
-    """bool: the keys that each query sees, those up to its number, counted anew after ``rows``."""
-    return ge(iota(scores, -2) % rows, iota(scores, -1))
+def gradients(operands: Sequence[Value], results: Sequence[Value], dy: Value, dlse: Value, **attrs: Any) -> list[Value]:
+    """The gradients of the five ``operands`` of attention, by its ``results`` and the gradients of these.
 
+    Kernels that store no score find those of queries, keys, values and a bias, products that of ``keep``, which nobody learns.
+    One kernel finds the gradients of keys and values, which it takes to be equally long: zeros stand behind the shorter.
+    """
+    query, key, value, bias, keep = operands
+    y, lse = results
+    size = max(query.shape[-1], value.shape[-1], 1)
 
-def _vjp(node: Node, dy: Value | None, dlse: Value | None) -> list[Value | None]:
-    """The weights are found again from the scores and the logarithms of their sums; their gradient needs no other sum of rows
-    than that of ``dy * y``."""
-    query, key, value, bias, keep = node.inputs
-    y, lse = node.outputs
-    scale, rows = node.attrs["scale"], node.attrs["rows"]
-    q, k, v = (cast(x, bias.dtype) for x in (query, key, value))
-    scores = matmul(q, transpose(k, -1, -2)) * scale + bias
-    if rows:
-        scores = where(_seen(scores, rows), scores, -math.inf)
-    weights = exp(scores - unsqueeze(lse, -1))
-    d_value = d_keep = None
-    d_scores = weights * unsqueeze(dlse, -1) if dlse is not None else None
-    if dy is not None:
-        wide = cast(dy, bias.dtype)
-        d_value = matmul(transpose(cast(weights * keep, dy.dtype), -1, -2), dy)
-        d_weights = matmul(wide, transpose(v, -1, -2))
-        d_keep = weights * d_weights
-        d_softmax = weights * (d_weights * keep - sum(wide * cast(y, bias.dtype), -1, keepdim=True))
-        d_scores = d_softmax if d_scores is None else d_softmax + d_scores
-    assert d_scores is not None
-    small = cast(d_scores * scale, query.dtype)
-    return [matmul(small, key), matmul(transpose(small, -1, -2), query), d_value, d_scores, d_keep]
+    def long(x: Value, size: int = size) -> Value:
+        return pad(x, (0, max(size - x.shape[-1], 0)))
+
+    at = (long(query, 1), long(key, 1), value, dy, bias, keep, y, lse, dlse)
+    d_query, delta = apply("attention_dq", *at, **attrs).node.outputs
+    known = (long(query), long(key), long(value), long(dy), bias, keep, lse, delta)
+    d_key, d_value = apply("attention_dkv", *known, **attrs).node.outputs
+    d_query, d_key = (narrow(x, -1, 0, query.shape[-1]) for x in (d_query, d_key))
+    d_scores = apply("attention_dscores", *known, **attrs)
+    weights = weights_again(query, key, bias, lse, **attrs)
+    d_keep = weights * matmul(cast(dy, bias.dtype), transpose(cast(value, bias.dtype), -1, -2))
+    return [d_query, d_key, narrow(d_value, -1, 0, value.shape[-1]), d_scores, d_keep]
 
 
 def _reference(
@@ -105,7 +99,7 @@ register(
         name="attention",
         kind=Kind.ATTENTION,
         infer=_infer,
-        vjp=_vjp,
+        vjp=lambda node, dy, dlse: gradients(node.inputs, node.outputs, dy, dlse, **node.attrs),
         reference=_reference,
         samples=_samples,
         template="attention",
@@ -173,10 +167,43 @@ def scaled_dot_product_attention(
     query heads share a key head (Ainslie et al., "GQA", EMNLP 2023). Weights are dropped with probability ``dropout_p``,
     always: pass 0 to evaluate.
     """
+    return attend(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)[0]
+
+
+def attend(query: Value, key: Value, value: Value, *options: Any) -> tuple[Value, Value]:
+    """What ``scaled_dot_product_attention`` of the same arguments returns, and the logarithm of each row's sum, [..., L]."""
+    operands, attrs, group = _operands(query, key, value, *options)
+    y, lse = apply("attention", *operands, **attrs).node.outputs
+    return (y, lse) if group == 1 else (_heads(y, group, False), squeeze(_heads(unsqueeze(lse, -1), group, False), -1))
+
+
+def attend_backward(
+    dy: Value, query: Value, key: Value, value: Value, y: Value, lse: Value, *options: Any
+) -> tuple[Value, Value, Value]:
+    """Gradients of query, key and value, which have the same batch, by the results of ``attend``."""
+    operands, attrs, group = _operands(query, key, value, *options)
+    if group > 1:
+        y, lse, dy = _heads(y, group, True), squeeze(_heads(unsqueeze(lse, -1), group, True), -1), _heads(dy, group, True)
+    d_query, d_key, d_value, *_ = gradients(operands, (y, lse), dy, zeros_like(lse), **attrs)
+    return d_query if group == 1 else _heads(d_query, group, False), d_key, d_value
+
+
+def _operands(
+    query: Value,
+    key: Value,
+    value: Value,
+    attn_mask: Value | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[list[Value], dict[str, Any], int]:
+    """Operands and attributes of the op, and the number of query heads that are rows of one of its heads."""
+    if (half := query.graph.half) is not None:
+        query, key, value = (cast(x, half) if x.dtype is float32 else x for x in (query, key, value))
     group = _check(query, key, value, enable_gqa)
     if is_causal and attn_mask is not None:
         raise ArgumentError("is_causal must not be True together with attn_mask; make the mask causal")
-    wide = float32 if query.dtype in HALVES else query.dtype
     *heads, rows, size = query.shape
     columns = key.shape[-2]
     batch = broadcast_shape(tuple(heads), key.shape[:-2] if group == 1 else tuple(heads))
@@ -184,7 +211,7 @@ def scaled_dot_product_attention(
 
     def each(number: float) -> Value:
         """``number`` for each score."""
-        return broadcast_to(query.graph.constant(number, wide), (*batch, rows, columns))
+        return broadcast_to(query.graph.constant(number, wide(query.dtype)), (*batch, rows, columns))
 
     bias = each(0.0) if attn_mask is None else masked(each(0.0), attn_mask)
     keep = dropout(each(1.0), dropout_p)
@@ -193,8 +220,7 @@ def scaled_dot_product_attention(
         q, bias, keep = (_heads(x, group, True) for x in (q, bias, keep))
     k, v = (broadcast_to(x, (*q.shape[:-2], *x.shape[-2:])) for x in (key, value))
     factor = 1 / math.sqrt(max(size, 1)) if scale is None else float(scale)
-    node = apply("attention", q, k, v, bias, keep, scale=factor, rows=rows if is_causal else 0).node
-    return node.outputs[0] if group == 1 else _heads(node.outputs[0], group, False)
+    return [q, k, v, bias, keep], {"scale": factor, "rows": rows if is_causal else 0}, group
 
 
 def attention_weights(scores: Value, masks: Sequence[Value], dropout_p: float, safe: bool = True) -> Value:

@@ -37,7 +37,7 @@ def store_pieces(graph: Graph) -> Graph:
     copied = {v.node.name for v in graph.results() if returned.count(v) != 1 or v in graph.updates.values()}
 
     def rule(node: Node) -> Sequence[Value] | None:
-        if node.name not in many or node.op.kind is not Kind.VIEW:
+        if node.name not in many or node.op.kind is not Kind.VIEW or not node.types[0].size:
             return None
         whole = apply(node.op.name, *(clone(v) for v in node.inputs if v.type.size), **node.attrs)
         return (clone(whole) if node.name in copied else whole,)

@@ -95,13 +95,16 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node) -> tuple[Verdict
         return off, 0
     if any(map(f.closed, groups)):
         return Verdict(False, "is an operand of a library, which takes it as it lies"), 0
-    sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
-    read = sum(min(f.weight(v), f.seen(node)[v]) for v in sources)
-    saved = y.type.nbytes * (1 + len(groups)) + read - read * len(groups)
     operands = {g: _operands(f, g, node) for g in groups if g.kind == "template"}  # True: of what is loaded again and again
+    once = all(operands.get(g) == {False} for g in groups)  # by attention, which would store as many numbers as it has scores
+    free = (Kind.GENERATED, Kind.RANDOM) if once else (Kind.GENERATED,)
+    sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
+    read = sum(min(f.weight(v), f.seen(node)[v]) for v in sources if v.node.op.kind not in free)
+    saved = y.type.nbytes * (1 + len(groups)) + read - read * len(groups)
     along = [g for g in groups if operands.get(g) != {False}]
     repeats = max((math.prod(g.shape) for g in along), default=0) // max(y.type.size, 1)
-    if not node.op.cheap and (any(True in found for found in operands.values()) or len(groups) > 1 or repeats > 1):
+    again = any(True in found for found in operands.values()) or len(groups) > 1 or repeats > 1
+    if not node.op.cheap and again and node.op.kind not in free:
         return Verdict(False, "costs too much to compute more than once"), saved
     if saved <= 0:
         return Verdict(False, "storing it once moves fewer bytes"), saved
@@ -146,7 +149,7 @@ def _is_half_of_weight(node: Node) -> bool:
 
 def _operands(f: FusionState, group: Group, node: Node) -> set[bool]:
     """Whether the template ``group`` loads an element more than once, for each operand that ``node`` is part of."""
-    anchor, made = group.anchor, {node, *_heirs(f, node)}
+    anchor, made = group.anchor, {node, *(n for n in _heirs(f, node) if n in f.inlined)}
     assert anchor is not None and anchor.op.template is not None
     spec = TEMPLATES[anchor.op.template]
     operands = zip(anchor.inputs, spec.operands, strict=True)

@@ -181,7 +181,18 @@ def _attention_extents(node: Node) -> dict[str, int]:
     return {"b": s["BATCH"], **{c.lower(): s[c] for c in "MNKV"}}
 
 
-_SCORES = {name: tuple(at) for name, at in (("Q", "bmk"), ("K", "bnk"), ("V", "bnv"), ("BIAS", "bmn"), ("KEEP", "bmn"))}
+def _attention(name: str, output: str, *rows: str) -> TemplateSpec:
+    """The forward pass, or with ``rows``, which are known of each query, a gradient."""
+    operands = {"Q": "bmk", "K": "bnk", "V": "bnv", **({"DY": "bmv"} if rows else {}), "BIAS": "bmn", "KEEP": "bmn"}
+    operands |= {row: "bmv" if row == "Y" else "bm" for row in rows}
+    coordinates = {operand: tuple(at) for operand, at in operands.items()}
+    factors = ("Q", "K", "V", "DY") if rows else ("Q", "K", "V")
+    once = ("BIAS", "KEEP", "Y", "DLSE")
+    return TemplateSpec(
+        name, "attention", coordinates, tuple(output), _attention_sizes, _attention_extents, factors=factors, once=once
+    )
+
+
 _X, _Y, _W = tuple("nchw"), tuple("ncpq"), tuple("kcrs")
 _DY = tuple("nkpq")
 
@@ -203,16 +214,10 @@ TEMPLATES: dict[str, TemplateSpec] = {
         TemplateSpec(
             "conv_wgrad", "conv", {"DY": _DY, "X": _X}, ("split", *_W), _conv_sizes, _conv_extents, factors=("DY", "X")
         ),
-        TemplateSpec(
-            "attention",
-            "attention",
-            _SCORES,
-            tuple("bmv"),
-            _attention_sizes,
-            _attention_extents,
-            factors=("Q", "K", "V"),
-            once=("BIAS", "KEEP"),
-        ),
+        _attention("attention", "bmv"),
+        _attention("attention_dq", "bmk", "Y", "LSE", "DLSE"),
+        _attention("attention_dkv", "bnk", "LSE", "DELTA"),
+        _attention("attention_dscores", "bmn", "LSE", "DELTA"),
         TemplateSpec("max_pool", "pool", {"X": _X}, _Y, _pool_sizes, _pool_extents),
         TemplateSpec("sum_pool", "pool", {"X": _X}, _Y, _pool_sizes, _pool_extents),
         TemplateSpec("max_pool_grad", "pool", {"DY": _Y, "INDEX": _Y}, _X, _pool_sizes, _pool_extents),

@@ -7,7 +7,7 @@ With ROWS a query sees no key behind its own number, counted anew after so many.
 
 A program has BM queries and BV columns of the values, and walks over blocks of BN keys: by what the largest score of a block is
 larger than all before, it shrinks what these have added up to (Milakov and Gimelshein, "Online normalizer calculation for
-softmax", 2018; Dao et al., "FlashAttention", 2022). Grid: ``config.attention_config``.
+softmax", 2018; Dao et al., "FlashAttention", 2022). Grid: ``attention_config.blocks``.
 """
 
 import triton

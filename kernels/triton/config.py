@@ -354,21 +354,6 @@ def pool_grid(g: Geometry, config: Config, gradient: bool = False, phases: int =
     return cdiv(pool_outputs(g, gradient), config["BLOCK"])
 
 
-def attention_config(sizes: Sizes, itemsize: int, machine: Machine = _HERE) -> tuple[Config, int]:
-    """BM, BN, BK, BV, num_warps and num_stages of ``attention``, and the grid."""
-    m, n, k, v = (sizes[d] for d in "MNKV")
-    if machine.interpret:
-        blocks = {"BM": power(m, 16, 256), "BN": power(n, 16, 256), "BK": power(k, 16, 256), "BV": power(v, 16, 256)}
-        options = {"num_warps": 1, "num_stages": 1}
-    else:
-        side = 64 if itemsize <= 2 else 32  # what float32 takes in registers and in shared memory is twice that
-        blocks = {"BM": power(m, 16, 2 * side), "BN": power(n, 16, side)}
-        blocks |= {"BK": power(k, 16, side), "BV": power(v, 16, 2 * side)}
-        options = {"num_warps": 8 if blocks["BM"] * blocks["BV"] > 64 * 64 else 4, "num_stages": 2}
-    grid = sizes["BATCH"] * cdiv(m, blocks["BM"]) * cdiv(v, blocks["BV"])
-    return {**blocks, **options}, grid
-
-
 def line_config(name: str, sizes: Sizes, interpret: bool = False) -> tuple[Config, int]:
     """Blocks, num_warps and num_stages of a template of the family line, and the grid."""
     budget = 1 << 16 if interpret else 4096  # elements of the largest tile

@@ -254,8 +254,10 @@ def decompositions(table: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 @contextmanager
-def tracing() -> Iterator[None]:
-    """While a model is traced attention is products and a softmax, for forward and backward, and not one opaque operator; and
-    functions that look at their tensors' numbers do not."""
-    with sdpa_kernel(SDPBackend.MATH), states_of_lstm(), Rewritten():
+def tracing(inputs: Iterable[Any] = ()) -> Iterator[None]:
+    """While a model is traced, attention that is differentiated is the operators of torch's CPU kernel if ``inputs`` lie there,
+    else products and a softmax, and never a GPU's kernel; and functions that look at their tensors' numbers do not."""
+    there = [x for x in inputs if isinstance(x, torch.Tensor)]
+    whole = [SDPBackend.FLASH_ATTENTION] if there and all(x.device.type == "cpu" for x in there) else []
+    with sdpa_kernel([*whole, SDPBackend.MATH]), states_of_lstm(), Rewritten():
         yield

@@ -44,7 +44,7 @@ def backend(module: fx.GraphModule, example_inputs: Sequence[Any], options: Mapp
     def compiler(kind: str) -> Callable[[fx.GraphModule, Sequence[Any]], Runner]:
         return lambda module, inputs: _compile(module, kind, target)
 
-    with tracing():
+    with tracing(example_inputs):
         return aot_autograd(
             fw_compiler=compiler("forward"),
             bw_compiler=compiler("backward"),

@@ -103,8 +103,10 @@ def splits(node: Node) -> int:
         blocks = -(-k // 64) * -(-per_group * math.prod(window) // 320)
         parts = min(-(-TASKS // blocks), x[0])
         return parts if parts > 1 else 0
-    kept, size = node.types[0].size, node.inputs[0].type.size
-    long = kept < 1024 and size // max(kept, 1) >= 4096
+    kept, size, dims = node.types[0].size, node.inputs[0].type.size, tuple(node.attrs["dims"])
+    columns = dims[-1] < len(x) - 1 or len(dims) < dims[-1] - dims[0] + 1 or (len(x), dims[0]) == (4, 2)  # maybe channels last
+    few = 1024 if columns else 64  # neighbouring columns are one task, a row that lies in one piece is a task of its own
+    long = kept < few and size // max(kept, 1) >= 4096
     return next((s for s in (16, 8, 4, 2) if x[node.attrs["dims"][0]] % s == 0), 0) if long else 0
 
 

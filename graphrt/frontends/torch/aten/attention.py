@@ -1,12 +1,53 @@
-"""ATen operators that are whole layers of a transformer: torch's fast path of encoder layers in eval mode."""
+"""Attention, which torch.export leaves whole and torch.compile makes one operator of on a CPU.
+
+And ATen operators that are whole layers of a transformer: torch's fast path of encoder layers in eval mode.
+"""
 
 from __future__ import annotations
 
 import math
 
 import graphrt.ops as F
-from graphrt.frontends.torch.table import aten
+from graphrt.frontends.torch.table import aten, same
 from graphrt.ir import Value
+from graphrt.ops.attention import attend, attend_backward
+
+same([F.scaled_dot_product_attention])
+
+
+def _grouped(query: Value, key: Value) -> bool:
+    """Whether several query heads share a key head, of which the operator itself says nothing."""
+    return query.shape[-3] != key.shape[-3]
+
+
+@aten("_scaled_dot_product_flash_attention_for_cpu.default")
+def flash_attention(
+    query: Value,
+    key: Value,
+    value: Value,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    attn_mask: Value | None = None,
+    scale: float | None = None,
+) -> tuple[Value, Value]:
+    return attend(query, key, value, attn_mask, dropout_p, is_causal, scale, _grouped(query, key))
+
+
+@aten("_scaled_dot_product_flash_attention_for_cpu_backward.default")
+def flash_attention_backward(
+    grad_out: Value,
+    query: Value,
+    key: Value,
+    value: Value,
+    out: Value,
+    logsumexp: Value,
+    dropout_p: float,
+    is_causal: bool,
+    attn_mask: Value | None = None,
+    scale: float | None = None,
+) -> tuple[Value, Value, Value]:
+    options = (attn_mask, dropout_p, is_causal, scale, _grouped(query, key))
+    return attend_backward(grad_out, query, key, value, out, logsumexp, *options)
 
 
 def _heads(x: Value, heads: int) -> Value:
@@ -41,15 +82,16 @@ def multi_head_attention(
     """[N, L, E] attending to key and value [N, S, E]; and the weights [N, L, S], or of nothing where they are not needed."""
     inputs, weights, biases = (query, key, value), F.chunk(qkv_weight, 3), F.chunk(qkv_bias, 3)
     q, k, v = (_heads(F.linear(x, w, b), num_heads) for x, w, b in zip(inputs, weights, biases, strict=True))
-    scores = F.matmul(q, F.transpose(k, -1, -2)) * (1 / math.sqrt(q.shape[-1]))
-    if mask is not None:
-        scores = F.where(_mask(mask, mask_type), -math.inf, scores)
-    shares = F.softmax(scores, -1)
-    y = F.reshape(F.permute(F.matmul(shares, v), [0, 2, 1, 3]), [*query.shape[:2], embed_dim])
-    if not need_weights:
-        shares = F.zeros(y.graph, [0], y.dtype)
-    elif average_attn_weights:
-        shares = F.mean(shares, 1)
+    if mask is None and not need_weights:
+        y, shares = F.scaled_dot_product_attention(q, k, v), F.zeros(query.graph, [0], query.dtype)
+    else:
+        scores = F.matmul(q, F.transpose(k, -1, -2)) * (1 / math.sqrt(q.shape[-1]))
+        if mask is not None:
+            scores = F.where(_mask(mask, mask_type), -math.inf, scores)
+        shares = F.softmax(scores, -1)
+        y = F.matmul(shares, v)
+        shares = F.mean(shares, 1) if average_attn_weights else shares
+    y = F.reshape(F.permute(y, [0, 2, 1, 3]), [*query.shape[:2], embed_dim])
     return F.linear(y, proj_weight, proj_bias), shares
 
 

@@ -79,11 +79,12 @@ def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> lis
 
 
 def _attention(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
-    from graphrt.kernels.triton import config
+    from graphrt.kernels.triton import attention_config
 
-    blocks, grid = config.attention_config(kernel.sizes, kernel.factors.itemsize, options.machine)
+    name = kernel.spec.name
+    blocks, grid = attention_config.blocks(name, kernel.sizes, kernel.factors.itemsize, options.machine)
     precision = {"INPUT_PRECISION": options.machine.precision}
-    form = _form("attention", "attention", closures.plain, kernel.sizes, precision)
+    form = _form("attention" if name == "attention" else "attention_grad", name, closures.plain, kernel.sizes, precision)
     return warps(form, blocks, grid, options.interpret)
 
 
