@@ -66,7 +66,7 @@ class Lowering:
         return Ledger(moved[0], fused, passes, decisions)
 
     def _without(self, stage: str, before: Graph) -> Graph:
-        """The last graph without the pass ``stage``, which took ``before``, and without later ones that are stages of fusion."""
+        """The last graph without the pass ``stage``, which took ``before``, and later ones that are stages of fusion."""
         return run_passes(before, self.passing, self.orders, NONE, begin=stage)[0][-1][1]
 
     @cached_property

@@ -132,7 +132,7 @@ class Traffic:
     def closures(self, anchor: Node) -> tuple[list[Request], dict[str, Expr]]:
         """What the loaders of a template read first, each in a block of its own; and the epilogue's axes."""
         if anchor not in self._closures:
-            first = [(v, at, ()) for _, _, v, at in closures(anchor)]
+            first: list[Request] = [(v, at, ()) for _, _, v, at in closures(anchor)]
             self._closures[anchor] = first, {f"i{d}": e for d, e in enumerate(result_index(anchor))}
         return self._closures[anchor]
 
