@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from graphrt.bench.fusion import NOISY, Row, compare, read, save, variants
+import graphrt as grt
+from graphrt.bench import report
+from graphrt.bench.builder import Builder
+from graphrt.bench.fusion import NOISY, Row, compare, longer, read, rows, save, variants
+from graphrt.bench.patterns import PATTERNS, graph
+from graphrt.bench.peers import count, peer
 from graphrt.bench.statistics import holm, ratio, welch
-from graphrt.bench.trial import AGAIN
+from graphrt.bench.trial import AGAIN, Spec, trial
 from graphrt.cli import app
 from graphrt.errors import ArgumentError
 from graphrt.passes.stages import STAGES
+from graphrt.targets.reference.evaluate import evaluate
 
 NOISE = 0.01  # by which medians of processes differ, in the runs that are made up here
 
@@ -108,7 +114,7 @@ def _command(*words: str) -> tuple[int, str]:
     [
         (["--filter", "nothing*"], "no pattern is called like 'nothing.'"),
         (["--size", "huge"], "small or large"),
-        (["--peers", "caffe"], "torch and torch.compile"),
+        (["--peers", "caffe"], "torch, torch.compile and jax"),
         (["--ablate", "both"], "cumulative or leave-one-out"),
     ],
 )
@@ -158,3 +164,77 @@ def test_a_gpu_that_is_not_here_has_launches_bytes_and_registers(tmp_path: Path)
     assert status == 0, output
     row = next(r for r in read(tmp_path / "a.jsonl") if r.variant == "fused")
     assert row.launches == 1 and row.registers > 0 and row.predicted_ms > 0 and not row.medians
+
+
+WRITTEN = """
+def call(self, args):
+        buf0 = empty_strided_cpu((4, 3), (3, 1), torch.float32)
+        cpp_fused_0(primals_1, buf0)
+        # Topologically Sorted Source Nodes: [conv2d], Original ATen: [aten.convolution]
+        buf1 = extern_kernels.convolution(buf0, primals_2, stride=(1, 1), bias=None)
+        assert_size_stride(buf1, (4, 32, 6, 6), (1152, 1, 192, 32), 'torch.ops.aten.convolution.default')
+        triton_poi_fused_relu_1.run(buf1, 4608, stream=stream0)
+        buf2 = torch.ops.aten.convolution_backward.default(buf1, primals_1, primals_2, [0], (1, 1), 1, [True, True, False])
+        buf3 = buf2[0]
+        return (buf3, )
+
+        cpp_fused_of_what_is_no_part_of_it(buf0)
+"""
+
+
+def test_the_kernels_of_torch_compile_are_lines_of_what_it_writes() -> None:
+    assert count(WRITTEN) == 5 and count(WRITTEN.replace("[True, True, False]", "[False, True, False]")) == 4
+
+
+@pytest.mark.parametrize(
+    "name, backward, kernels", [("softmax", False, 1), ("linear_bias_gelu", False, 2), ("rms_norm", True, 2)]
+)
+def test_launches_stand_beside_those_of_torch_compile(name: str, backward: bool, kernels: int) -> None:
+    """An elementwise chain or a softmax is one loop nest; a product is a library's, what follows it another."""
+    spec = Spec(name, "tiny", backward, "cpu", {"fused": "all"}, ["torch.compile"], rounds=0)
+    found = {r.variant: r for r in rows(spec, "", [trial(spec)])}
+    assert found["torch.compile"].launches == kernels and 0 < found["fused"].launches <= kernels
+    assert not found["torch.compile"].medians and len(found["fused"].apart) == found["fused"].launches - 1
+
+
+def test_more_launches_than_theirs_are_explained() -> None:
+    """Each line of ``apart`` is a refusal, or what is stored between the two."""
+    g, _ = graph(PATTERNS["conv_bn_relu_train"], "tiny", backward=True)
+    program = grt.compile(g, target="cpu")
+    apart = program.explain().apart()
+    assert len(apart) == program.launches - 1 and not any(d.taken for d in apart)
+    assert str(apart[0]).startswith("reduce_0 into conv_0: not fused: is a reduction: a kernel of its own; it would be if")
+    about = ("p", "conv", "small", True, "cpu")
+    ours = Row(*about, "fused", 3, apart=["b into a: not fused: so", "c into b: not fused: so"])
+    for others in ([], [Row(*about, "torch.compile")], [Row(*about, "torch.compile", 3)]):
+        assert longer([ours, *others]) == []
+    text = "p + backward, cpu: 3 launches, 2 of torch.compile: b into a: not fused: so | c into b: not fused: so"
+    assert longer([ours, Row(*about, "torch.compile", 2)]) == [text]
+    machine = {"gbs": 1.0, "gflops": 1.0}
+    assert text in report.markdown([ours, Row(*about, "torch.compile", 2)], machine)
+    assert text in report.page([ours, Row(*about, "torch.compile", 2)], machine)
+
+
+def test_patterns_in_jax_have_the_reference_s_results() -> None:
+    pytest.importorskip("jax", reason="needs the package jax: pip install jax")
+    from graphrt.bench import jax_patterns
+
+    assert jax_patterns.PATTERNS.keys() <= PATTERNS.keys() and len(jax_patterns.PATTERNS) > 30
+    for name in jax_patterns.PATTERNS:
+        pattern = PATTERNS[name]
+        built, builder = graph(pattern, "tiny", pattern.backward)
+        feeds = builder.feeds(np.random.default_rng(0))
+        exact = evaluate(built, {**built.initial, **feeds})
+        step = peer(pattern, builder, feeds, pattern.backward, "jax")
+        assert step is not None
+        results, gradients = step() if pattern.backward else (step(), ())
+        found = [*(results if isinstance(results, tuple) else [results]), *gradients]
+        assert len(found) == len(built.outputs)
+        for got, (output, v) in zip(found, built.outputs.items(), strict=True):
+            np.testing.assert_allclose(got, exact[v], rtol=2e-4, atol=2e-5, err_msg=f"{name}: {output}")
+    assert peer(PATTERNS["adam"], *_fed("adam"), False, "jax") is None
+
+
+def _fed(name: str) -> tuple[Builder, dict[str, np.ndarray]]:
+    builder = graph(PATTERNS[name], "tiny")[1]
+    return builder, builder.feeds(np.random.default_rng(0))

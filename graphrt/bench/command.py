@@ -14,6 +14,7 @@ from graphrt.bench import fusion as runs
 from graphrt.bench import report
 from graphrt.bench.fusion import Row
 from graphrt.bench.patterns import PATTERNS
+from graphrt.bench.peers import PEERS
 from graphrt.bench.trial import Spec
 from graphrt.errors import ArgumentError
 
@@ -31,11 +32,11 @@ def fusion(
     list_only: Annotated[bool, typer.Option("--list", help="name the patterns, and run nothing")] = False,
     targets: Annotated[str, typer.Option(help="cpu, cuda, ..., or cuda:sm_90 and the like, with commas between them")] = "cpu",
     size: Annotated[str, typer.Option(help="small, for a CPU, or large, for a GPU")] = "small",
-    peers: Annotated[str, typer.Option(help="torch, torch.compile: with commas between them")] = "",
+    peers: Annotated[str, typer.Option(help="torch, torch.compile, jax: with commas between them")] = "",
     ablate: Annotated[str, typer.Option(help="cumulative or leave-one-out: what each stage is worth")] = "",
     backward: Annotated[bool, typer.Option("--backward", help="with gradients")] = False,
     processes: Annotated[int, typer.Option(min=1, help="that each measure everything; intervals are over them")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, help="turns in each process")] = 9,
+    rounds: Annotated[int, typer.Option(min=0, help="turns in each process; 0: count, and time nothing")] = 9,
     save: Annotated[Path | None, typer.Option(help="append the rows, with every sample, to this .jsonl file")] = None,
     md: Annotated[Path | None, typer.Option(help="write the table as Markdown")] = None,
     page: Annotated[Path | None, typer.Option("--html", help="write one page with plots")] = None,
@@ -55,8 +56,8 @@ def fusion(
         return
     before = runs.read(compare) if compare is not None else []
     labels, beside = runs.variants(ablate), [p.strip() for p in peers.split(",") if p.strip()]
-    if unknown := set(beside) - {"torch", "torch.compile"}:
-        raise ArgumentError(f"peers are torch and torch.compile, got {min(unknown)!r}")
+    if unknown := set(beside) - {*PEERS}:
+        raise ArgumentError(f"peers are torch, torch.compile and jax, got {min(unknown)!r}")
     specs = [
         Spec(p.name, size, backward and p.backward, target.strip(), labels, beside, rounds)
         for p in chosen
@@ -67,6 +68,8 @@ def fusion(
     wide = console if console.is_terminal else Console(width=220, markup=False)
     wide.print(report.table(found, about, "what fusion is worth"))
     console.print(report.about(about, found))
+    for line in runs.longer(found):
+        console.print(f"more launches: {line}", highlight=False)
     if md is not None:
         md.write_text(report.markdown(found, about))
     if page is not None:

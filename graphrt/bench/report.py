@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
-from graphrt.bench.fusion import AGAIN, Row, floor
+from graphrt.bench.fusion import AGAIN, Row, floor, longer
 from graphrt.bench.statistics import ratio
 from graphrt.runtime.page import document
 
@@ -20,6 +20,7 @@ COLUMNS = (
     *("pattern", "variant", "launches", "MB", "of least", "ms", "p10-p90", "fused is faster by"),
     *("GB/s", "GFLOP/s", "arena MB", "s to compile"),
 )
+MORE = "More launches than torch.compile has kernels"
 
 
 def cells(row: Row, machine: Mapping[str, Any]) -> list[str]:
@@ -32,7 +33,7 @@ def cells(row: Row, machine: Mapping[str, Any]) -> list[str]:
     time = f"{row.ms:.3f}" if timed else f"{row.predicted_ms:.3f} predicted" if row.predicted_ms else ""
     faster = str(ratio(row.logs)) if timed and row.variant not in ("fused",) else ""
     return [
-        f"{row.pattern}{' + backward' if row.backward else ''}, {row.target}",
+        row.name,
         row.variant,
         str(row.launches or ""),
         f"{row.bytes / 1e6:.2f}" if row.bytes else "",
@@ -41,8 +42,8 @@ def cells(row: Row, machine: Mapping[str, Any]) -> list[str]:
         spread,
         faster,
         *shown,
-        f"{row.arena / 1e6:.2f}" if row.launches else "",
-        f"{row.compile_seconds:.2f}" if row.launches else "",
+        f"{row.arena / 1e6:.2f}" if row.bytes else "",
+        f"{row.compile_seconds:.2f}" if row.bytes else "",
     ]
 
 
@@ -78,6 +79,8 @@ def markdown(found: Sequence[Row], machine: Mapping[str, Any]) -> str:
         f"|{' --- |' * len(COLUMNS)}",
     ]
     lines += [f"| {' | '.join(cells(row, machine))} |" for row in found]
+    if more := longer(found):
+        lines += ["", f"## {MORE}", "", *(f"- {line}" for line in more)]
     return "\n".join(lines) + "\n"
 
 
@@ -92,6 +95,8 @@ def page(found: Sequence[Row], machine: Mapping[str, Any]) -> str:
         f"<h1>What fusion is worth</h1><p>{html.escape(about(machine, found))}</p>{plots}"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
+    if more := longer(found):
+        content += f"<h2>{MORE}</h2><ul>{''.join(f'<li>{html.escape(line)}</li>' for line in more)}</ul>"
     return document("What fusion is worth", content, "td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}")
 
 

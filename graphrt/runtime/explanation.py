@@ -53,6 +53,21 @@ class Explanation:
         """The decisions against something."""
         return [d for d in self.decisions if not d.taken]
 
+    def apart(self) -> list[Decision]:
+        """For each launch but the first, why no other launch computes it: the last word on an edge between the two."""
+        names = [{n.name for g in launch.groups for n in (*g.nodes, *g.inlined)} for launch in self._launches]
+        labels = [{g.label for g in launch.groups} for launch in self._launches]
+        refused, found = [d for d in self.decisions if d.fuses and not d.taken], list[Decision]()
+        for i, launch in enumerate(self._launches[1:], 1):
+            behind = [d for d in refused if d.node in names[i] and d.other in set().union(*labels[:i])]
+            before = [d for d in refused if d.other in labels[i] and d.node in set().union(*names[:i])]
+            first = launch.groups[0]
+            stored = next((v.name for v in first.inputs if v.node.name in set().union(*names[:i])), "")
+            why = f"reads {stored}, which is stored" if stored else "waits for nothing that another launch computes"
+            every = [*behind, *before, Decision("fusion", first.label, self._launches[i - 1].groups[0].label, False, why)]
+            found.append(every[0])
+        return found
+
     def why(self, a: str, b: str) -> list[Decision]:
         """The decisions on nodes ``a`` and ``b``, or on ``a`` and what the choice is about ("channels-last", "matmul_tma").
 

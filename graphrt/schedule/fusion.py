@@ -73,7 +73,7 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
     for group in f.groups:
         fill_edges(f, group, copied)
     _check(f)
-    return f.groups, [*buffers.decisions, *f.decisions.values()]
+    return f.groups, [*buffers.decisions, *_standing(f)]
 
 
 # --- growing forward: epilogues, row operations, elementwise chains ----------------------------------------------
@@ -254,6 +254,12 @@ def fill_edges(f: FusionState, group: Group, copied: set[Value]) -> None:
     for v in group.values():
         if v in copied or f.is_stored(v) or any(v.node not in g.inlined for g in f.reading(group, v)):
             group.outputs.append(v)
+
+
+def _standing(f: FusionState) -> list[Decision]:
+    """The decisions but for refusals that a later one has overtaken: the two are in one kernel by way of others."""
+    home = {n.name: {m.name for m in (*g.nodes, *g.inlined)} for g in f.groups for n in g.nodes}
+    return [d for d in f.decisions.values() if d.taken or d.node not in home.get(d.other, ())]
 
 
 def _check(f: FusionState) -> None:
