@@ -156,6 +156,11 @@ def longer(found: Sequence[Row]) -> list[str]:
     ]
 
 
+def environment_of(path: Path) -> dict[str, Any]:
+    """The environment of the last run of a file that ``save`` wrote, and what its machine was seen to do."""
+    return dict(json.loads(path.read_text().splitlines()[-1])["environment"])
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The rows that are worse than before, and whether the machine was quiet enough to say so; ``noise`` is what chance did."""

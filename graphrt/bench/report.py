@@ -68,13 +68,14 @@ def about(machine: Mapping[str, Any], found: Sequence[Row]) -> str:
     )
 
 
-def markdown(found: Sequence[Row], machine: Mapping[str, Any]) -> str:
-    """A page with the whole table."""
+def markdown(found: Sequence[Row], machine: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
+    """A page with the whole table, behind the pictures ``plots``, which are paths from it."""
     lines = [
         "# What fusion is worth",
         "",
         about(machine, found),
         "",
+        *(line for plot in plots for line in (f"![{Path(plot).stem.replace('_', ' ')}]({plot})", "")),
         f"| {' | '.join(COLUMNS)} |",
         f"|{' --- |' * len(COLUMNS)}",
     ]
