@@ -145,6 +145,12 @@ def read(path: Path) -> list[Row]:
     return found
 
 
+def kept_apart(found: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    """The reasons for each fused pattern that is more than one launch, behind how many it is."""
+    fused = [r for r in found if r.variant == "fused" and r.apart]
+    return [(f"{r.name}, {r.launches} launches", r.apart) for r in fused]
+
+
 def longer(found: Sequence[Row]) -> list[str]:
     """A line for each pattern with more launches than torch.compile has kernels: how many, and what keeps them apart."""
     peers = {r.key.removesuffix(r.variant): r.launches for r in found if r.variant == "torch.compile" and r.launches}

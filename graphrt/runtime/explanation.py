@@ -64,7 +64,9 @@ class Explanation:
             first = launch.groups[0]
             stored = next((v.name for v in first.inputs if v.node.name in set().union(*names[:i])), "")
             why = f"reads {stored}, which is stored" if stored else "waits for nothing that another launch computes"
-            every = [*behind, *before, Decision("fusion", first.label, self._launches[i - 1].groups[0].label, False, why)]
+            before_it = self._launches[i - 1].groups[0].label
+            change = f"one kernel had the loops of {first.label} and of {before_it}"
+            every = [*behind, *before, Decision("fusion", first.label, before_it, False, why, change=change)]
             found.append(every[0])
         return found
 

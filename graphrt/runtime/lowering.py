@@ -53,7 +53,7 @@ class Lowering:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The bytes that every decision saves; found when asked for, which takes a third as long as lowering did."""
+        """The bytes that every decision saves; found when asked for, which takes about as long as lowering did."""
         if self.schedule is None or self.policy is None:
             return Ledger(0, 0, {}, self.decisions)
         policy, traffic = self.policy, Traffic(self.policy)
