@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -247,3 +248,29 @@ def test_patterns_in_jax_have_the_reference_s_results() -> None:
 def _fed(name: str) -> tuple[Builder, dict[str, np.ndarray]]:
     builder = graph(PATTERNS[name], "tiny")[1]
     return builder, builder.feeds(np.random.default_rng(0))
+
+
+def test_an_interrupt_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    def interrupted(*_: object) -> Iterator[list[Row]]:
+        yield [made_up(rng, "conv_bias_relu")]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("graphrt.bench.fusion.run", interrupted)
+    monkeypatch.setattr("graphrt.bench.fusion.about", lambda: {"gbs": 1.0, "gflops": 1.0})
+    words = ["--filter", "conv_b*", "--save", str(tmp_path / "a.jsonl"), "--md", str(tmp_path / "a.md")]
+    status, output = _command(*words)
+    assert status == 0 and "stopped: 1 of 6 were measured" in output
+    assert [r.pattern for r in read(tmp_path / "a.jsonl")] == ["conv_bias_relu"]
+    assert "conv_bias_relu" in (tmp_path / "a.md").read_text()
+
+
+@pytest.mark.parametrize("slower, noisy, status", [(1.0, False, 0), (1.5, False, 2), (1.5, True, 3)])
+def test_the_command_exits_as_the_comparison_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator, slower: float, noisy: bool, status: int
+) -> None:
+    save(tmp_path / "a.jsonl", [made_up(rng, "softmax")], {"gbs": 1.0, "gflops": 1.0})
+    again = made_up(rng, "softmax")
+    again.variant, again.logs = AGAIN, [np.log(1 + 2 * NOISY) if noisy else 0.0] * 5
+    monkeypatch.setattr("graphrt.bench.fusion.run", lambda *_: iter([[made_up(rng, "softmax", slower), again]]))
+    monkeypatch.setattr("graphrt.bench.fusion.about", lambda: {"gbs": 1.0, "gflops": 1.0})
+    assert _command("--filter", "softmax", "--compare", str(tmp_path / "a.jsonl"))[0] == status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from conftest import INTERPRETED
@@ -94,6 +95,18 @@ def test_a_tile_has_its_reason_and_the_next_best() -> None:
     assert explanation.why("matmul_0", others[0].other.split()[0]) == others
     assert "predicted" in others[0].reason and "measured" in others[0].change
     assert str(taken) in explanation.group("g0") and taken in explanation.decisions
+
+
+def test_what_the_page_shows_is_said(lenet: Explanation) -> None:
+    """docs/fusion.md has lines of these programs."""
+    g = grt.Graph()
+    g.output("y", F.relu(F.conv2d(g.input("x", (2, 3, 8, 8)), g.parameter("w", shape=(4, 3, 3, 3)))))
+    apart = grt.compile(g, target="cpu", forbid=[("conv_0", "relu_0")]).explain()
+    block = grt.compile(graph(PATTERNS["conv_bn_relu_train"], "small", True)[0], target="cpu").explain()
+    said = {str(d) for e in (lenet, apart, block) for d in e.decisions}
+    page = (Path(__file__).parent.parent / "docs" / "fusion.md").read_text()
+    shown = re.findall(r"^\w+ (?:into \w+: not fused|is computed by|lies over) .*$|^\w+ into \w+: not fused: .*$", page, re.M)
+    assert len(shown) == 5 and set(shown) <= said
 
 
 def test_why(lenet: Explanation) -> None:
