@@ -23,7 +23,7 @@ export VERSIONS := import platform, torch, triton; \
 cpu_wheel = $(if $(CPU),$1/bin/python -m pip install --quiet --no-deps --retries 1 --timeout 30 \
 	--extra-index-url https://download.pytorch.org/whl/cpu $(call pin,torch,$(TORCH)+cpu))
 
-.PHONY: demo test proofs campaign kernels kernels-oldest browser lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes gpu-kit samples docs site lint clean
+.PHONY: demo test proofs campaign bench-page kernels kernels-oldest browser lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes gpu-kit samples docs site lint clean
 
 demo: .venv/ready
 	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
@@ -92,6 +92,15 @@ lanes:
 	$(MAKE) lane-kernels lane-torch TORCH=2.14.1 TRITON=3.8.0
 	$(MAKE) lane-kernels lane-torch TORCH=newest TRITON=newest
 	for version in 3.10 3.11 3.12 3.13; do $(MAKE) lane-package PYTHON=python$$version || exit 1; done
+
+# docs/fusion_results.md with its plots, from a run on this machine, which should be idle: every pattern with gradients beside its
+# peers (jax where it is installed), and four of them stage by stage. Takes an hour or two.
+bench-page: .venv/ready
+	rm -f bench/results/fusion.jsonl
+	$(BIN)/graphrt bench fusion --backward --peers torch,torch.compile,jax --save bench/results/fusion.jsonl
+	$(BIN)/graphrt bench fusion --backward --filter conv_bn_relu_train,swiglu,dropout_add_layer_norm,inception_block \
+		--ablate cumulative --save bench/results/fusion.jsonl
+	$(BIN)/graphrt bench fusion --read bench/results/fusion.jsonl --md docs/fusion_results.md --png docs/images/fusion
 
 samples: .venv/ready
 	$(BIN)/python -m pytest -m slow tests/test_torch_samples.py

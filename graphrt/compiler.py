@@ -179,8 +179,8 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lo
         for kernel in launch:
             target.check(kernel)
     clock.note("lowering")
-    decisions += [*fused, *arranged]
     memory = plan_memory(schedule, kernels, policy)
+    decisions += [*fused, *arranged, *memory.decisions]
     clock.note("memory")
     return Lowering(steps, decisions, orders, passing, policy, buffers, schedule, kernels, memory, clock.seconds)
 

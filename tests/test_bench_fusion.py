@@ -4,42 +4,53 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from graphrt.bench.fusion import NOISY, Row, compare, read, save, variants
+import graphrt as grt
+from graphrt.bench import report
+from graphrt.bench.builder import Builder
+from graphrt.bench.fusion import NOISY, Row, compare, longer, read, rows, save, variants
+from graphrt.bench.patterns import PATTERNS, graph
+from graphrt.bench.peers import count, peer
 from graphrt.bench.statistics import holm, ratio, welch
-from graphrt.bench.trial import AGAIN
+from graphrt.bench.trial import AGAIN, Spec, trial
 from graphrt.cli import app
 from graphrt.errors import ArgumentError
 from graphrt.passes.stages import STAGES
+from graphrt.targets.reference.evaluate import evaluate
 
 NOISE = 0.01  # by which medians of processes differ, in the runs that are made up here
+LATE, BY = 0.05, 0.05  # the share of processes that are later yet, and about how much: a neighbour was at work
 
 
-def made_up(rng: np.random.Generator, name: str, slower: float = 1.0, processes: int = 5) -> Row:
+def made_up(rng: np.random.Generator, name: str, slower: float = 1.0, processes: int = 5, late: float = 0.0) -> Row:
     medians = np.exp(NOISE * rng.standard_normal(processes)) * slower
+    medians *= np.exp((rng.random(processes) < late) * BY * abs(rng.standard_normal(processes)))
     return Row(name, "conv", "small", False, "cpu", "fused", 1, 100, 50, medians=medians.tolist())
 
 
-def test_reruns_without_a_change_raise_no_alarm(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("processes, late", [(5, 0.0), (5, LATE), (13, LATE)])
+def test_reruns_without_a_change_raise_no_alarm(rng: np.random.Generator, processes: int, late: float) -> None:
     """At most 1 of 1,000 rows."""
     alarms = 0
     for _ in range(10):
-        old, new = ([made_up(rng, f"p{i}") for i in range(100)] for _ in range(2))
+        old, new = ([made_up(rng, f"p{i}", 1.0, processes, late) for i in range(100)] for _ in range(2))
         alarms += len(compare(old, new).slower)
     assert alarms <= 1
 
 
-def test_what_is_slower_by_a_twentieth_is_found(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("processes, late", [(6, 0.0), (15, LATE)])
+def test_what_is_slower_by_a_twentieth_is_found(rng: np.random.Generator, processes: int, late: float) -> None:
     """In at least 95 of 100 runs, each of 20 rows."""
     found = 0
     for _ in range(100):
-        old = [made_up(rng, f"p{i}") for i in range(20)]
-        new = [made_up(rng, f"p{i}", 1.05 if i == 7 else 1.0) for i in range(20)]
+        old = [made_up(rng, f"p{i}", 1.0, processes, late) for i in range(20)]
+        new = [made_up(rng, f"p{i}", 1.05 if i == 7 else 1.0, processes, late) for i in range(20)]
         found += [line.split()[0] for line in compare(old, new).slower] == ["p7"]
     assert found >= 95
 
@@ -108,7 +119,7 @@ def _command(*words: str) -> tuple[int, str]:
     [
         (["--filter", "nothing*"], "no pattern is called like 'nothing.'"),
         (["--size", "huge"], "small or large"),
-        (["--peers", "caffe"], "torch and torch.compile"),
+        (["--peers", "caffe"], "torch, torch.compile and jax"),
         (["--ablate", "both"], "cumulative or leave-one-out"),
     ],
 )
@@ -148,6 +159,11 @@ def test_the_command_measures_saves_and_compares(tmp_path: Path) -> None:
     assert "conv_bias_relu" in page and "://" not in page and "<script" not in page
     assert "| conv_bias_relu, cpu | fused | 1 |" in (tmp_path / "a.md").read_text()
     assert {p.name for p in (tmp_path / "a").glob("*.png")} >= {"speed-up.png", "bytes.png", "roofline.png"}
+    again = ["--read", str(tmp_path / "a.jsonl"), "--md", str(tmp_path / "b.md"), "--png", str(tmp_path / "b")]
+    status, output = _command("--filter", "conv_b*,softmax", *again)
+    assert status == 0 and "![speed-up](b/speed-up.png)" in (tmp_path / "b.md").read_text()
+    table = (tmp_path / "a.md").read_text().partition("| pattern")[2]
+    assert table == (tmp_path / "b.md").read_text().partition("| pattern")[2]
     status, output = _command(*words[:-2], "--processes", "1", "--compare", str(tmp_path / "a.jsonl"))
     assert status in (0, 2, 3) and "rows compared" in output
 
@@ -158,3 +174,103 @@ def test_a_gpu_that_is_not_here_has_launches_bytes_and_registers(tmp_path: Path)
     assert status == 0, output
     row = next(r for r in read(tmp_path / "a.jsonl") if r.variant == "fused")
     assert row.launches == 1 and row.registers > 0 and row.predicted_ms > 0 and not row.medians
+
+
+WRITTEN = """
+def call(self, args):
+        buf0 = empty_strided_cpu((4, 3), (3, 1), torch.float32)
+        cpp_fused_0(primals_1, buf0)
+        # Topologically Sorted Source Nodes: [conv2d], Original ATen: [aten.convolution]
+        buf1 = extern_kernels.convolution(buf0, primals_2, stride=(1, 1), bias=None)
+        assert_size_stride(buf1, (4, 32, 6, 6), (1152, 1, 192, 32), 'torch.ops.aten.convolution.default')
+        triton_poi_fused_relu_1.run(buf1, 4608, stream=stream0)
+        buf2 = torch.ops.aten.convolution_backward.default(buf1, primals_1, primals_2, [0], (1, 1), 1, [True, True, False])
+        buf3 = buf2[0]
+        return (buf3, )
+
+        cpp_fused_of_what_is_no_part_of_it(buf0)
+"""
+
+
+def test_the_kernels_of_torch_compile_are_lines_of_what_it_writes() -> None:
+    assert count(WRITTEN) == 5 and count(WRITTEN.replace("[True, True, False]", "[False, True, False]")) == 4
+
+
+@pytest.mark.parametrize(
+    "name, backward, kernels", [("softmax", False, 1), ("linear_bias_gelu", False, 2), ("rms_norm", True, 2)]
+)
+def test_launches_stand_beside_those_of_torch_compile(name: str, backward: bool, kernels: int) -> None:
+    """An elementwise chain or a softmax is one loop nest; a product is a library's, what follows it another."""
+    spec = Spec(name, "tiny", backward, "cpu", {"fused": "all"}, ["torch.compile"], rounds=0)
+    found = {r.variant: r for r in rows(spec, "", [trial(spec)])}
+    assert found["torch.compile"].launches == kernels and 0 < found["fused"].launches <= kernels
+    assert not found["torch.compile"].medians and len(found["fused"].apart) == found["fused"].launches - 1
+
+
+def test_more_launches_than_theirs_are_explained() -> None:
+    """Each line of ``apart`` is a refusal, or what is stored between the two."""
+    g, _ = graph(PATTERNS["conv_bn_relu_train"], "tiny", backward=True)
+    program = grt.compile(g, target="cpu")
+    apart = program.explain().apart()
+    assert len(apart) == program.launches - 1 and not any(d.taken for d in apart)
+    assert str(apart[0]).startswith("reduce_0 into conv_0: not fused: is a reduction: a kernel of its own; it would be if")
+    about = ("p", "conv", "small", True, "cpu")
+    ours = Row(*about, "fused", 3, apart=["b into a: not fused: so", "c into b: not fused: so"])
+    for others in ([], [Row(*about, "torch.compile")], [Row(*about, "torch.compile", 3)]):
+        assert longer([ours, *others]) == []
+    text = "p + backward, cpu: 3 launches, 2 of torch.compile: b into a: not fused: so | c into b: not fused: so"
+    assert longer([ours, Row(*about, "torch.compile", 2)]) == [text]
+    machine = {"gbs": 1.0, "gflops": 1.0}
+    assert "- p + backward, cpu, 3 launches: *b into a: not fused: so*; *c into b" in report.markdown([ours], machine)
+    assert "<h3>p + backward, cpu, 3 launches</h3><ul><li>b into a: not fused: so</li>" in report.page([ours], machine)
+
+
+def test_patterns_in_jax_have_the_reference_s_results() -> None:
+    pytest.importorskip("jax", reason="needs the package jax: pip install jax")
+    from graphrt.bench import jax_patterns
+
+    assert jax_patterns.PATTERNS.keys() <= PATTERNS.keys() and len(jax_patterns.PATTERNS) > 30
+    for name in jax_patterns.PATTERNS:
+        pattern = PATTERNS[name]
+        built, builder = graph(pattern, "tiny", pattern.backward)
+        feeds = builder.feeds(np.random.default_rng(0))
+        exact = evaluate(built, {**built.initial, **feeds})
+        step = peer(pattern, builder, feeds, pattern.backward, "jax")
+        assert step is not None
+        results, gradients = step() if pattern.backward else (step(), ())
+        found = [*(results if isinstance(results, tuple) else [results]), *gradients]
+        assert len(found) == len(built.outputs)
+        for got, (output, v) in zip(found, built.outputs.items(), strict=True):
+            np.testing.assert_allclose(got, exact[v], rtol=2e-4, atol=2e-5, err_msg=f"{name}: {output}")
+    assert peer(PATTERNS["adam"], *_fed("adam"), False, "jax") is None
+
+
+def _fed(name: str) -> tuple[Builder, dict[str, np.ndarray]]:
+    builder = graph(PATTERNS[name], "tiny")[1]
+    return builder, builder.feeds(np.random.default_rng(0))
+
+
+def test_an_interrupt_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    def interrupted(*_: object) -> Iterator[list[Row]]:
+        yield [made_up(rng, "conv_bias_relu")]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("graphrt.bench.fusion.run", interrupted)
+    monkeypatch.setattr("graphrt.bench.fusion.about", lambda: {"gbs": 1.0, "gflops": 1.0})
+    words = ["--filter", "conv_b*", "--save", str(tmp_path / "a.jsonl"), "--md", str(tmp_path / "a.md")]
+    status, output = _command(*words)
+    assert status == 0 and "stopped: 1 of 6 were measured" in output
+    assert [r.pattern for r in read(tmp_path / "a.jsonl")] == ["conv_bias_relu"]
+    assert "conv_bias_relu" in (tmp_path / "a.md").read_text()
+
+
+@pytest.mark.parametrize("slower, noisy, status", [(1.0, False, 0), (1.5, False, 2), (1.5, True, 3)])
+def test_the_command_exits_as_the_comparison_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator, slower: float, noisy: bool, status: int
+) -> None:
+    save(tmp_path / "a.jsonl", [made_up(rng, "softmax")], {"gbs": 1.0, "gflops": 1.0})
+    again = made_up(rng, "softmax")
+    again.variant, again.logs = AGAIN, [np.log(1 + 2 * NOISY) if noisy else 0.0] * 5
+    monkeypatch.setattr("graphrt.bench.fusion.run", lambda *_: iter([[made_up(rng, "softmax", slower), again]]))
+    monkeypatch.setattr("graphrt.bench.fusion.about", lambda: {"gbs": 1.0, "gflops": 1.0})
+    assert _command("--filter", "softmax", "--compare", str(tmp_path / "a.jsonl"))[0] == status

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
-from graphs import lenet_step
+from conftest import INTERPRETED
+from graphs import inception_step, lenet_step
 from typer.testing import CliRunner
 
 import graphrt as grt
 from graphrt import models, nn, optim
+from graphrt import ops as F
+from graphrt.bench.patterns import PATTERNS, graph
 from graphrt.cli import app
 from graphrt.compiler import lower_graph
 from graphrt.errors import ArgumentError
+from graphrt.passes.decision import Decision
 from graphrt.passes.stages import STAGES
 from graphrt.runtime.explanation import Explanation
 from graphrt.targets.target import parse
 
+TARGETS = ["cpu", pytest.param("cuda:sm_90", marks=pytest.mark.skipif(INTERPRETED, reason="plans are made in another lane"))]
+
 
 @pytest.fixture(scope="module")
 def lenet() -> Explanation:
-    return Explanation(lower_graph(lenet_step(), parse("cpu"), {}))
+    return grt.compile(lenet_step(), target="cpu").explain()
 
 
 def test_a_large_training_step_is_told_in_sixty_lines() -> None:
@@ -36,7 +44,69 @@ def test_a_large_training_step_is_told_in_sixty_lines() -> None:
 def test_every_decision_has_its_stage(lenet: Explanation) -> None:
     fusions = {d.stage for d in lenet.decisions if d.fuses}
     assert {"epilogue", "rowops", "rows"} <= fusions <= STAGES.keys() and all(d.reason for d in lenet.decisions)
-    assert {d.stage for d in lenet.decisions} <= {*STAGES, "layout", "template"}
+    assert {d.stage for d in lenet.decisions} <= {*STAGES, "layout", "template", "alias"}
+
+
+def test_what_waits_names_the_blocker() -> None:
+    """Batch norm behind a convolution waits for the mean, which is made of all that the convolution stores."""
+    g = grt.Graph()
+    x, w = g.input("x", (4, 3, 8, 8)), g.parameter("w", shape=(16, 3, 3, 3))
+    y = F.conv2d(x, w)
+    g.output("y", y - F.mean(y, (0, 2, 3), keepdim=True))
+    (found,) = grt.compile(g, target="cpu").explain().why("sub_0", "conv_0")
+    assert not found.taken and found.reason.endswith("which waits for conv_0")
+    assert "computed here it would wait for reduce_0" in found.change and str(found).endswith(f"it would be if {found.change}")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_refusal_says_what_would_have_to_change(target: str) -> None:
+    refused = [d for name in PATTERNS for d in _refused(graph(PATTERNS[name], "small", PATTERNS[name].backward)[0], target)]
+    for build in (lenet_step, lambda: inception_step(4, 8, 6, 1)):
+        refused += _refused(build(), target)
+    assert len({d.stage for d in refused}) > 5 and len(refused) > 500
+    assert [str(d) for d in refused if not d.change] == []
+
+
+def _refused(g: grt.Graph, target: str) -> list[Decision]:
+    return [d for d in lower_graph(g, parse(target), {}).decisions if not d.taken]
+
+
+def test_aliases_are_decided_with_a_reason() -> None:
+    g = grt.Graph()
+    g.output("y", F.cumsum(F.exp(g.input("x", (64, 32))) * 2.0, 1) + 1.0)
+    program = grt.compile(g, target="cpu", fusion="in_place")
+    found = [d for d in program.explain().decisions if d.stage == "alias"]
+    assert {(d.node, d.other) for d in found if d.taken} == {(a.name, b.name) for a, b in program.plan.alias.items()}  # type: ignore[union-attr]
+    assert any(d.taken for d in found) and all(d.change for d in found if not d.taken)
+    without = grt.compile(g, target="cpu", fusion="none").explain().decisions
+    assert {d.reason for d in without if d.stage == "alias"} == {"the stage in_place is off"}
+
+
+@pytest.mark.skipif(INTERPRETED, reason="compiled code is read in the lane that compiles")
+def test_a_tile_has_its_reason_and_the_next_best() -> None:
+    pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
+    g = grt.Graph()
+    g.output("y", g.input("x", (512, 512), "bfloat16") @ g.input("w", (512, 512), "bfloat16"))
+    explanation = grt.compile(g, target="cuda:sm_90").explain()
+    taken, *others = [d for d in explanation.decisions if d.stage == "template"]
+    assert taken.taken and re.search(r"^[\d.]+ us predicted for \d+ programs of \d+ steps; the next tile, .* us$", taken.reason)
+    assert taken.other.startswith("matmul") and "BM" in taken.other and "num_warps" in taken.other
+    assert [d.other.split()[0] for d in others] == [{"matmul": "matmul_tma", "matmul_tma": "matmul"}[taken.other.split()[0]]]
+    assert explanation.why("matmul_0", others[0].other.split()[0]) == others
+    assert "predicted" in others[0].reason and "measured" in others[0].change
+    assert str(taken) in explanation.group("g0") and taken in explanation.decisions
+
+
+def test_what_the_page_shows_is_said(lenet: Explanation) -> None:
+    """docs/fusion.md has lines of these programs."""
+    g = grt.Graph()
+    g.output("y", F.relu(F.conv2d(g.input("x", (2, 3, 8, 8)), g.parameter("w", shape=(4, 3, 3, 3)))))
+    apart = grt.compile(g, target="cpu", forbid=[("conv_0", "relu_0")]).explain()
+    block = grt.compile(graph(PATTERNS["conv_bn_relu_train"], "small", True)[0], target="cpu").explain()
+    said = {str(d) for e in (lenet, apart, block) for d in e.decisions}
+    page = (Path(__file__).parent.parent / "docs" / "fusion.md").read_text()
+    shown = re.findall(r"^\w+ (?:into \w+: not fused|is computed by|lies over) .*$|^\w+ into \w+: not fused: .*$", page, re.M)
+    assert len(shown) == 5 and set(shown) <= said
 
 
 def test_why(lenet: Explanation) -> None:

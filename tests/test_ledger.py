@@ -17,6 +17,10 @@ from graphrt.passes.stages import STAGES
 from graphrt.runtime.explanation import Explanation
 from graphrt.runtime.lowering import Ledger
 from graphrt.schedule.cost import launch_cost
+from graphrt.schedule.group import Group
+from graphrt.schedule.lower import lower
+from graphrt.schedule.schedule import Schedule
+from graphrt.schedule.traffic import Traffic
 from graphrt.targets.target import Settings, parse
 
 TARGETS = [
@@ -33,6 +37,19 @@ TARGETS = [
 def moved(g: grt.Graph, target: str, fusion: str) -> int:
     """The bytes of the plan of ``g`` with the stages ``fusion``."""
     return sum(launch_cost(kernels).bytes for kernels in lower_graph(g, parse(target, Settings(fusion=fusion)), {}).kernels)
+
+
+@pytest.fixture(autouse=True)
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kernel on the way is lowered, too, and has as many bytes as were counted without that."""
+    count = Traffic.bytes
+
+    def both(traffic: Traffic, schedule: Schedule, group: Group) -> int:
+        found = count(traffic, schedule, group)
+        assert found == launch_cost([lower(schedule, group, traffic.policy)]).bytes, str(group)
+        return found
+
+    monkeypatch.setattr(Traffic, "bytes", both)
 
 
 def adds_up(g: grt.Graph, target: str, fusion: str = "all") -> Ledger:

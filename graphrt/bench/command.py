@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from graphrt.bench import fusion as runs
 from graphrt.bench import report
 from graphrt.bench.fusion import Row
 from graphrt.bench.patterns import PATTERNS
+from graphrt.bench.peers import PEERS
 from graphrt.bench.trial import Spec
 from graphrt.errors import ArgumentError
 
@@ -27,24 +29,25 @@ def main() -> None:
 
 @app.command()
 def fusion(
-    filter: Annotated[str, typer.Option(help="patterns by name, as 'conv*'")] = "*",
+    filter: Annotated[str, typer.Option(help="patterns by name, as 'conv*,softmax'")] = "*",
     list_only: Annotated[bool, typer.Option("--list", help="name the patterns, and run nothing")] = False,
     targets: Annotated[str, typer.Option(help="cpu, cuda, ..., or cuda:sm_90 and the like, with commas between them")] = "cpu",
     size: Annotated[str, typer.Option(help="small, for a CPU, or large, for a GPU")] = "small",
-    peers: Annotated[str, typer.Option(help="torch, torch.compile: with commas between them")] = "",
+    peers: Annotated[str, typer.Option(help="torch, torch.compile, jax: with commas between them")] = "",
     ablate: Annotated[str, typer.Option(help="cumulative or leave-one-out: what each stage is worth")] = "",
     backward: Annotated[bool, typer.Option("--backward", help="with gradients")] = False,
     processes: Annotated[int, typer.Option(min=1, help="that each measure everything; intervals are over them")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, help="turns in each process")] = 9,
+    rounds: Annotated[int, typer.Option(min=0, help="turns in each process; 0: count, and time nothing")] = 9,
     save: Annotated[Path | None, typer.Option(help="append the rows, with every sample, to this .jsonl file")] = None,
     md: Annotated[Path | None, typer.Option(help="write the table as Markdown")] = None,
     page: Annotated[Path | None, typer.Option("--html", help="write one page with plots")] = None,
     png: Annotated[Path | None, typer.Option(help="write the plots to this folder")] = None,
+    shown: Annotated[Path | None, typer.Option("--read", help="show the rows of a file of --save, and measure nothing")] = None,
     compare: Annotated[Path | None, typer.Option(help="a file of --save; exit 2 on a regression, 3 on noise")] = None,
 ) -> None:
     """Measures fusion, pattern by pattern: launches, bytes, times, unfused and fused, checked against the reference."""
     console = Console(markup=False)
-    chosen = [p for p in PATTERNS.values() if fnmatch.fnmatchcase(p.name, filter)]
+    chosen = [p for p in PATTERNS.values() if any(fnmatch.fnmatchcase(p.name, f.strip()) for f in filter.split(","))]
     if not chosen:
         raise ArgumentError(f"no pattern is called like {filter!r}; --list names them all")
     if size not in ("small", "large"):
@@ -55,24 +58,30 @@ def fusion(
         return
     before = runs.read(compare) if compare is not None else []
     labels, beside = runs.variants(ablate), [p.strip() for p in peers.split(",") if p.strip()]
-    if unknown := set(beside) - {"torch", "torch.compile"}:
-        raise ArgumentError(f"peers are torch and torch.compile, got {min(unknown)!r}")
+    if unknown := set(beside) - {*PEERS}:
+        raise ArgumentError(f"peers are torch, torch.compile and jax, got {min(unknown)!r}")
     specs = [
         Spec(p.name, size, backward and p.backward, target.strip(), labels, beside, rounds)
         for p in chosen
         for target in targets.split(",")
     ]
-    about = runs.about()
-    found, failures = _measured(specs, {p.name: p.family for p in chosen}, processes, about, save, console)
+    failures: list[str] = []
+    if shown is not None:
+        about, names = runs.environment_of(shown), {p.name for p in chosen}
+        found = [*{row.key: row for row in runs.read(shown) if row.pattern in names}.values()]  # of two runs the later
+    else:
+        about = runs.about()
+        found, failures = _measured(specs, {p.name: p.family for p in chosen}, processes, about, save, console)
     wide = console if console.is_terminal else Console(width=220, markup=False)
     wide.print(report.table(found, about, "what fusion is worth"))
     console.print(report.about(about, found))
+    for line in runs.longer(found):
+        console.print(f"more launches: {line}", highlight=False)
+    drawn = report.pictures(found, about, png) if png is not None else []
     if md is not None:
-        md.write_text(report.markdown(found, about))
+        md.write_text(report.markdown(found, about, [os.path.relpath(path, md.parent) for path in drawn]))
     if page is not None:
         page.write_text(report.page(found, about))
-    if png is not None:
-        report.pictures(found, about, png)
     if compare is not None:
         verdict = runs.compare(before, found)
         for line in (*verdict.larger, *verdict.slower):

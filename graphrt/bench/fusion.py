@@ -19,13 +19,16 @@ from graphrt.errors import ArgumentError
 from graphrt.passes.stages import STAGES
 from graphrt.targets.target import names_architecture
 
-SCHEMA = 1
+SCHEMA = 2
 NOISY = 0.15  # two measurements of the same thing that differ by more say nothing about anything else
 
 
 @dataclass
 class Row:
-    """One variant of one pattern. ``medians`` are milliseconds, one of each process; ``logs`` those of fused over it."""
+    """One variant of one pattern, or a peer, whose ``launches`` are known of torch.compile alone.
+
+    ``medians`` are milliseconds, one of each process; ``logs`` those of fused over it. ``apart`` are the reasons for launches.
+    """
 
     pattern: str
     family: str
@@ -45,11 +48,17 @@ class Row:
     medians: list[float] = field(default_factory=list)
     samples: list[list[float]] = field(default_factory=list)
     logs: list[float] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)
 
     @property
     def key(self) -> str:
         """The text that tells this row from the others of a run."""
         return f"{self.pattern} {self.size} {'forward + backward' if self.backward else 'forward'} {self.target} {self.variant}"
+
+    @property
+    def name(self) -> str:
+        """The pattern, with or without its gradients, and the target."""
+        return f"{self.pattern}{' + backward' if self.backward else ''}, {self.target}"
 
     @property
     def ms(self) -> float:
@@ -97,13 +106,13 @@ def rows(spec: Spec, family: str, outcomes: Sequence[Mapping[str, Any]]) -> list
         if of["same"] and label != "fused":
             continue
         row = Row(*about, label, least=first["least"])
-        for name in ("launches", "bytes", "flops", "arena", "compile_seconds", "registers", "error"):
+        for name in ("launches", "bytes", "flops", "arena", "compile_seconds", "registers", "error", "apart"):
             setattr(row, name, of[name])
         row.predicted_ms = 1e3 * of["predicted"]
         _timed(row, [o["variants"][label]["seconds"] for o in outcomes], fused)
         found.append(row)
     for label in first["peers"]:
-        row = Row(*about, label, least=first["least"])
+        row = Row(*about, label, first["kernels"].get(label, 0), least=first["least"])
         _timed(row, [o["peers"][label] for o in outcomes], fused)
         found.append(row)
     return found
@@ -134,6 +143,28 @@ def read(path: Path) -> list[Row]:
         about.pop("environment")
         found.append(Row(**about))
     return found
+
+
+def kept_apart(found: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    """The reasons for each fused pattern that is more than one launch, behind how many it is."""
+    fused = [r for r in found if r.variant == "fused" and r.apart]
+    return [(f"{r.name}, {r.launches} launches", r.apart) for r in fused]
+
+
+def longer(found: Sequence[Row]) -> list[str]:
+    """A line for each pattern with more launches than torch.compile has kernels: how many, and what keeps them apart."""
+    peers = {r.key.removesuffix(r.variant): r.launches for r in found if r.variant == "torch.compile" and r.launches}
+    fused = [(r, peers.get(r.key.removesuffix("fused"), 0)) for r in found if r.variant == "fused"]
+    return [
+        f"{r.name}: {r.launches} launches, {kernels} of torch.compile: {' | '.join(r.apart)}"
+        for r, kernels in fused
+        if 0 < kernels < r.launches
+    ]
+
+
+def environment_of(path: Path) -> dict[str, Any]:
+    """The environment of the last run of a file that ``save`` wrote, and what its machine was seen to do."""
+    return dict(json.loads(path.read_text().splitlines()[-1])["environment"])
 
 
 @dataclass(frozen=True)

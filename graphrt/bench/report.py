@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
-from graphrt.bench.fusion import AGAIN, Row, floor
+from graphrt.bench.fusion import AGAIN, Row, floor, kept_apart
 from graphrt.bench.statistics import ratio
 from graphrt.runtime.page import document
 
@@ -20,6 +20,7 @@ COLUMNS = (
     *("pattern", "variant", "launches", "MB", "of least", "ms", "p10-p90", "fused is faster by"),
     *("GB/s", "GFLOP/s", "arena MB", "s to compile"),
 )
+APART = "Why more than one launch"
 
 
 def cells(row: Row, machine: Mapping[str, Any]) -> list[str]:
@@ -32,7 +33,7 @@ def cells(row: Row, machine: Mapping[str, Any]) -> list[str]:
     time = f"{row.ms:.3f}" if timed else f"{row.predicted_ms:.3f} predicted" if row.predicted_ms else ""
     faster = str(ratio(row.logs)) if timed and row.variant not in ("fused",) else ""
     return [
-        f"{row.pattern}{' + backward' if row.backward else ''}, {row.target}",
+        row.name,
         row.variant,
         str(row.launches or ""),
         f"{row.bytes / 1e6:.2f}" if row.bytes else "",
@@ -41,8 +42,8 @@ def cells(row: Row, machine: Mapping[str, Any]) -> list[str]:
         spread,
         faster,
         *shown,
-        f"{row.arena / 1e6:.2f}" if row.launches else "",
-        f"{row.compile_seconds:.2f}" if row.launches else "",
+        f"{row.arena / 1e6:.2f}" if row.bytes else "",
+        f"{row.compile_seconds:.2f}" if row.bytes else "",
     ]
 
 
@@ -67,31 +68,35 @@ def about(machine: Mapping[str, Any], found: Sequence[Row]) -> str:
     )
 
 
-def markdown(found: Sequence[Row], machine: Mapping[str, Any]) -> str:
-    """A page with the whole table."""
+def markdown(found: Sequence[Row], machine: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
+    """A page with the whole table, behind the pictures ``plots``, which are paths from it."""
     lines = [
         "# What fusion is worth",
         "",
         about(machine, found),
         "",
+        *(line for plot in plots for line in (f"![{Path(plot).stem.replace('_', ' ')}]({plot})", "")),
         f"| {' | '.join(COLUMNS)} |",
         f"|{' --- |' * len(COLUMNS)}",
     ]
     lines += [f"| {' | '.join(cells(row, machine))} |" for row in found]
+    if reasons := kept_apart(found):
+        lines += ["", f"## {APART}", "", *(f"- {name}: {'; '.join(f'*{r}*' for r in why)}" for name, why in reasons)]
     return "\n".join(lines) + "\n"
 
 
 def page(found: Sequence[Row], machine: Mapping[str, Any]) -> str:
-    """One file of HTML that needs no network: plots, then the table."""
+    """One file of HTML that needs no network: plots, why fused patterns are several launches, then the table."""
     head = "".join(f"<th>{html.escape(c)}</th>" for c in COLUMNS)
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in cells(row, machine))}</tr>" for row in found)
     plots = "".join(
         f'<img alt="{name}" src="data:image/png;base64,{_encoded(figure)}">' for name, figure in figures(found, machine)
     )
-    content = (
-        f"<h1>What fusion is worth</h1><p>{html.escape(about(machine, found))}</p>{plots}"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    content = f"<h1>What fusion is worth</h1><p>{html.escape(about(machine, found))}</p>{plots}"
+    for name, why in kept_apart(found):
+        content += "" if f"<h2>{APART}" in content else f"<h2>{APART}</h2>"
+        content += f"<h3>{html.escape(name)}</h3><ul>{''.join(f'<li>{html.escape(r)}</li>' for r in why)}</ul>"
+    content += f"<h2>Every variant</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return document("What fusion is worth", content, "td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}")
 
 
@@ -143,10 +148,14 @@ def _speedup(axes: Any, pairs: Sequence[tuple[Row, Row]]) -> None:
     names = [r.pattern for _, r in pairs]
     values = [ratio(u.logs) for u, _ in pairs]
     error = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
-    axes.barh(names, [v.value for v in values], xerr=error, color="#4477aa")
+    colours = ["#ee6677" if v.value < 1 else "#4477aa" for v in values]
+    axes.barh(names, [v.value - 1 for v in values], left=1, color=colours)
+    axes.errorbar([v.value for v in values], names, xerr=error, fmt="none", ecolor="black", lw=1)
     axes.axvline(1, color="black", lw=0.8)
+    axes.set_xscale("log")
+    _plain(axes.xaxis)
     axes.invert_yaxis()
-    axes.set_xlabel("time without fusion over time with it")
+    axes.set_xlabel("time without fusion over time with it, with 95 % intervals; red where fusion loses")
 
 
 def _bytes(axes: Any, pairs: Sequence[tuple[Row, Row]]) -> None:
@@ -155,6 +164,7 @@ def _bytes(axes: Any, pairs: Sequence[tuple[Row, Row]]) -> None:
     axes.barh(names, [r.bytes / r.least for _, r in pairs], color="#4477aa", label="fused", height=0.5)
     axes.axvline(1, color="black", lw=0.8)
     axes.set_xscale("log")
+    _plain(axes.xaxis)
     axes.invert_yaxis()
     axes.set_xlabel("bytes moved over the least that the pattern can do with")
     axes.legend()
@@ -165,19 +175,36 @@ def _roofline(axes: Any, found: Sequence[Row], machine: Mapping[str, Any]) -> No
     intensity = [r.flops / r.bytes for r in shown]
     axes.loglog(intensity, [r.flops / r.ms / 1e6 for r in shown], "o", color="#4477aa")
     for x, r in zip(intensity, shown, strict=True):
-        axes.annotate(r.pattern, (x, r.flops / r.ms / 1e6), fontsize=6)
+        axes.annotate(r.pattern, (x, r.flops / r.ms / 1e6), (4, 2), textcoords="offset points", fontsize=7)
     if shown:
         low, high = min(intensity) / 2, max([*intensity, machine["gflops"] / machine["gbs"]]) * 2
         line = [low, machine["gflops"] / machine["gbs"], high]
         axes.plot(line, [min(machine["gflops"], x * machine["gbs"]) for x in line], color="black", lw=0.8)
-    axes.set_xlabel("operations a byte")
+    _plain(axes.xaxis)
+    _plain(axes.yaxis)
+    axes.set_xlabel("operations a byte; the line is what the machine was seen to do")
     axes.set_ylabel("GFLOP/s")
 
 
 def _ablation(axes: Any, steps: Sequence[Row], fused: Row) -> None:
-    values = [r.ms for r in steps]
-    slower = [b > a for a, b in zip([values[0], *values], values, strict=False)]
-    colours = ["#ee6677" if s else "#4477aa" for s in slower]
-    axes.barh([f"{r.variant} ({r.launches})" for r in steps], values, color=colours)
+    """Added in turn, each stage is a step from the time before to its own; left out alone, from that of all stages."""
+    adds, values = any(r.variant.startswith("+") for r in steps), [r.ms for r in steps]
+    for i, row in enumerate(steps):
+        whole = row.variant in ("unfused", "fused")
+        start = 0.0 if whole else values[i - 1] if adds else fused.ms
+        loses = (row.ms > start) == adds
+        colour = "#bbbbbb" if whole else "#ee6677" if loses else "#4477aa"
+        axes.barh(f"{row.variant} ({row.launches})", row.ms - start, left=start, color=colour)
+        axes.text(row.ms, i, f" {row.ms:.3g}", va="center", fontsize=8)
+    axes.margins(x=0.08)
     axes.invert_yaxis()
-    axes.set_xlabel(f"ms of {fused.pattern}; in brackets launches; red where a step loses")
+    axes.set_xlabel(f"ms of {fused.name}; in brackets launches; red where a stage loses")
+
+
+def _plain(axis: Any) -> None:
+    """Labels a logarithmic axis with numbers as people write them."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())

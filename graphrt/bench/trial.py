@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from graphrt.bench.measure import samples
-from graphrt.bench.patterns import PATTERNS, Builder, Pattern, graph
+from graphrt.bench.patterns import PATTERNS, graph
+from graphrt.bench.peers import kernels, peer
 from graphrt.compiler import compile as compile_graph
 from graphrt.ir import Graph
 from graphrt.runtime.machine import machine
@@ -46,7 +47,10 @@ class Spec:
 
 @dataclass
 class Found:
-    """The findings on one variant; ``seconds`` of single calls, ``same`` the variant whose plan it has."""
+    """The findings on one variant; ``seconds`` of single calls, ``same`` the variant whose plan it has.
+
+    ``apart`` says of each launch but the first why no other has it.
+    """
 
     launches: int = 0
     bytes: int = 0
@@ -58,10 +62,11 @@ class Found:
     predicted: float = 0.0
     error: float = 0.0
     seconds: list[float] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)
 
 
 def trial(spec: Spec) -> dict[str, Any]:
-    """``least``, the bytes that the pattern cannot but move, and what was found of each variant and peer.
+    """``least``, the bytes that the pattern cannot but move, and what was found of each variant and peer; ``kernels`` by peer.
 
     Raises AssertionError for a variant whose results are not the reference's.
     """
@@ -85,13 +90,14 @@ def trial(spec: Spec) -> dict[str, Any]:
     calls: dict[str, Callable[[], Any] | None] = {}
     if runs:
         calls |= {label: _call(program, feeds) for label, program in programs.items()}
-        if pattern.peer is not None:
-            calls |= {name: _peer(pattern, builder, feeds, spec.backward, name) for name in spec.peers}
+        calls |= {name: peer(pattern, builder, feeds, spec.backward, name) for name in spec.peers}
+    compiled = calls.get("torch.compile") if spec.check else None
+    launched = {"torch.compile": kernels(compiled)} if compiled is not None else {}
     times = samples(calls, spec.rounds, spec.calls, 0.005) if calls and spec.rounds else {}
-    peers = {name: times[name] for name in spec.peers if name in times}
+    peers = {name: times.get(name, []) for name in spec.peers if calls.get(name) is not None}
     for label, found in variants.items():
         found.seconds = times.get(found.same or label, [])
-    return {"least": least(built), "variants": {n: asdict(f) for n, f in variants.items()}, "peers": peers}
+    return {"least": least(built), "variants": {n: asdict(f) for n, f in variants.items()}, "peers": peers, "kernels": launched}
 
 
 def least(built: Graph) -> int:
@@ -104,7 +110,9 @@ def least(built: Graph) -> int:
 def _plan(program: Program, seconds: float) -> Found:
     costs = [launch_cost(kernels) for kernels in program.kernel_ir]
     arena = program.plan.size if program.plan else 0
-    return Found(program.launches, sum(c.bytes for c in costs), sum(c.flops for c in costs), arena, seconds)
+    moved, flops = sum(c.bytes for c in costs), sum(c.flops for c in costs)
+    apart = [str(d) for d in program.explain().apart()]
+    return Found(program.launches, moved, flops, arena, seconds, apart=apart)
 
 
 def _ahead(program: Program, found: Found) -> None:
@@ -141,37 +149,6 @@ def _call(program: Program, feeds: Mapping[str, Any]) -> Callable[[], Any]:
 
         return on_device
     return lambda: program(given)
-
-
-def _peer(pattern: Pattern, builder: Builder, feeds: Mapping[str, Any], backward: bool, name: str) -> Callable[[], Any]:
-    """The pattern by torch: eager, or compiled by torch.compile."""
-    import torch
-
-    function, sizes = pattern.peer, builder.sizes
-    assert function is not None
-
-    def eager(*args: Any) -> Any:
-        return function(sizes, *args)
-
-    step = torch.compile(eager, dynamic=False) if name == "torch.compile" else eager
-    tensors = {n: torch.as_tensor(array) for n, array in builder.operands(feeds).items()}
-    if not backward:
-
-        def forward() -> None:
-            with torch.no_grad():
-                step(*tensors.values())
-
-        return forward
-    leaves = [tensors[n].requires_grad_() for n in builder.wrt]
-    cotangents = {i: torch.as_tensor(feeds[f"dy{i}"]) for i in range(len(feeds)) if f"dy{i}" in feeds}
-
-    def both() -> None:
-        found = step(*tensors.values())
-        every = enumerate(found if isinstance(found, tuple | list) else [found])
-        results = [(y, cotangents.get(i)) for i, y in every if y.requires_grad]
-        torch.autograd.grad([y for y, _ in results], leaves, [dy for _, dy in results], allow_unused=True)
-
-    return both
 
 
 def seen() -> dict[str, float]:

@@ -12,6 +12,7 @@ _VERBS = {  # of what is done, and of what is not, but for fusions
     "horizontal": ("runs beside", "does not run beside"),
     "pairs": ("runs beside", "does not run beside"),
     "template": ("is computed by", "is not computed by"),
+    "alias": ("lies over", "does not lie over"),
 }
 
 
@@ -21,8 +22,9 @@ class Decision:
 
     ``saved`` is what the stage reckoned with; the ledger, which ``program.explain()`` prints, has it exactly, and negative
     where a decision costs traffic.
-    ``stage`` is one of ``stages.STAGES``, or layout, or template. ``other`` is for a fusion the anchor of the group, or what
-    the choice is about: "channels-last", "in place", a template's file.
+    ``stage`` is one of ``stages.STAGES``, or layout, template or alias. ``other`` is for a fusion the anchor of the group, or
+    what the choice is about: "channels-last", "in place", a template's file, the tensor whose bytes it takes over. ``change``
+    is of a refusal: what would have to be otherwise, behind "if".
     """
 
     stage: str
@@ -31,6 +33,7 @@ class Decision:
     taken: bool
     reason: str
     saved: int = 0
+    change: str = ""
 
     @property
     def fuses(self) -> bool:
@@ -40,5 +43,8 @@ class Decision:
     def __str__(self) -> str:
         bytes = f", {'saves' if self.saved > 0 else 'costs'} {abs(self.saved)} bytes" if self.taken and self.saved else ""
         if self.fuses:
-            return f"{self.node} into {self.other}: {'fused' if self.taken else 'not fused'}{bytes}: {self.reason}"
-        return f"{self.node} {_VERBS[self.stage][not self.taken]} {self.other}{bytes}: {self.reason}"
+            return f"{self.node} into {self.other}: {'fused' if self.taken else 'not fused'}{bytes}: {self._why()}"
+        return f"{self.node} {_VERBS[self.stage][not self.taken]} {self.other}{bytes}: {self._why()}"
+
+    def _why(self) -> str:
+        return f"{self.reason}; it would be if {self.change}" if self.change else self.reason

@@ -111,9 +111,8 @@ class _Layouts:
                 continue
             channels_last = liked == (0, *range(2, v.ndim), 1)
             taken = self.chosen[v] == v.type.with_order(liked).order
-            yield Decision(
-                "layout", v.name, "channels-last" if channels_last else str(liked), taken, self._why(v, liked, taken)
-            )
+            about, change = "channels-last" if channels_last else str(liked), "" if taken else self._change(v, liked)
+            yield Decision("layout", v.name, about, taken, self._why(v, liked, taken), change=change)
 
     def _why(self, v: Value, liked: Order, taken: bool) -> str:
         if v in self.returned:
@@ -125,6 +124,13 @@ class _Layouts:
         if _few_channels(v, liked, self.min_channels):
             return f"{v.shape[1]} channels, fewer than {self.min_channels}"
         return "who reads it likes rows"
+
+    def _change(self, v: Value, liked: Order) -> str:
+        """What would have to be otherwise for ``v`` to lie as ``liked``."""
+        if v in self.returned or v in self.graph.updates.values():
+            return f"{'the caller' if v in self.returned else 'the parameter'} had it so"
+        few = _few_channels(v, liked, self.min_channels)
+        return f"it had {self.min_channels} channels" if few else "another template read it"
 
 
 def _can_lie(v: Value, order: tuple[int, ...]) -> bool:

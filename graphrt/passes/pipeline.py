@@ -38,11 +38,17 @@ class PassPolicy:
 
 
 def run_passes(
-    graph: Graph, policy: PassPolicy, state_orders: Mapping[str, Order], fusion: Fusion = ALL, check: bool = False
+    graph: Graph,
+    policy: PassPolicy,
+    state_orders: Mapping[str, Order],
+    fusion: Fusion = ALL,
+    check: bool = False,
+    begin: str = "dead_code",
 ) -> tuple[list[tuple[str, Graph]], list[Decision]]:
     """The graph after each pass, by name, last one final, and what was decided.
 
     ``state_orders`` fixes layouts of state that exists already. Passes that are stages of fusion run if ``fusion`` has them.
+    ``graph`` is what the pass ``begin`` takes: those before it have run.
     """
     decisions: list[Decision] = []
     steps: list[tuple[str, Callable[[Graph], Graph]]] = [
@@ -59,7 +65,8 @@ def run_passes(
     ]
     if policy.half_copies:
         steps.append(("half_copies", lambda g: keep_half_copies(g, state_orders)))  # updates write weights and their halves
-    steps = [(name, step) for name, step in steps if name not in STAGES or name in fusion]
+    first = [name for name, _ in steps].index(begin)
+    steps = [(name, step) for name, step in steps[first:] if name not in STAGES or name in fusion]
     done = [("build", graph)]
     for name, step in steps:
         graph = step(graph)

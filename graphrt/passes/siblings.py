@@ -118,7 +118,10 @@ def _chosen(graph: Graph, families: Sequence[_Family], times: Times, decisions: 
             names = [n.name for n in family.members]
             gain = f"predicted to save {1e6 * saved:.1f} us" if saved > 0 else f"predicted to lose {-1e6 * saved:.1f} us"
             reason = f"siblings of {names[0]}: {gain}"
-            decisions += [Decision("siblings", name, f"{names[0]} (siblings)", saved > 0, reason) for name in names[1:]]
+            change = "" if saved > 0 else "one kernel were predicted to take less time than all"
+            decisions += [
+                Decision("siblings", name, f"{names[0]} (siblings)", saved > 0, reason, change=change) for name in names[1:]
+            ]
         if saved > 0:
             chosen += group
     return chosen

@@ -23,12 +23,13 @@ MODULES = 12
 class Explanation:
     """The decisions of a program; printed, a summary of at most 60 lines: by stage, by reason and by module.
 
-    ``configurations`` are how kernels are launched, where that was chosen.
+    ``chosen`` are the target's own, on the variants of templates; ``configurations`` are how kernels are launched, where that
+    was chosen.
     """
 
-    def __init__(self, lowering: Lowering, configurations: Sequence[Any] = ()) -> None:
+    def __init__(self, lowering: Lowering, chosen: Sequence[Decision] = (), configurations: Sequence[Any] = ()) -> None:
         self.ledger, self.configurations = lowering.ledger, configurations
-        self.decisions = self.ledger.decisions
+        self.decisions = [*self.ledger.decisions, *chosen]
         self._launches: Sequence[Launch] = lowering.schedule.launches if lowering.schedule else ()
         self._costs = [launch_cost(kernels) for kernels in lowering.kernels]
         self._names = {n.name for _, graph in lowering.passes for n in graph.nodes}
@@ -52,17 +53,34 @@ class Explanation:
         """The decisions against something."""
         return [d for d in self.decisions if not d.taken]
 
+    def apart(self) -> list[Decision]:
+        """For each launch but the first, why no other launch computes it: the last word on an edge between the two."""
+        names = [{n.name for g in launch.groups for n in (*g.nodes, *g.inlined)} for launch in self._launches]
+        labels = [{g.label for g in launch.groups} for launch in self._launches]
+        refused, found = [d for d in self.decisions if d.fuses and not d.taken], list[Decision]()
+        for i, launch in enumerate(self._launches[1:], 1):
+            behind = [d for d in refused if d.node in names[i] and d.other in set().union(*labels[:i])]
+            before = [d for d in refused if d.other in labels[i] and d.node in set().union(*names[:i])]
+            first = launch.groups[0]
+            stored = next((v.name for v in first.inputs if v.node.name in set().union(*names[:i])), "")
+            why = f"reads {stored}, which is stored" if stored else "waits for nothing that another launch computes"
+            before_it = self._launches[i - 1].groups[0].label
+            change = f"one kernel had the loops of {first.label} and of {before_it}"
+            every = [*behind, *before, Decision("fusion", first.label, before_it, False, why, change=change)]
+            found.append(every[0])
+        return found
+
     def why(self, a: str, b: str) -> list[Decision]:
-        """The decisions on nodes ``a`` and ``b``, or on ``a`` and what the choice is about ("channels-last").
+        """The decisions on nodes ``a`` and ``b``, or on ``a`` and what the choice is about ("channels-last", "matmul_tma").
 
         Raises ArgumentError for a name that is none.
         """
-        known = self._names | {d.node for d in self.decisions} | {d.other for d in self.decisions}
+        known = self._names | {d.node for d in self.decisions} | {_about(d) for d in self.decisions}
         for name in (a, b):
             if name not in known:
                 near = ", ".join(difflib.get_close_matches(name, known, 3, 0))
                 raise ArgumentError(f"{name!r} is no node of this program; there is {near}")
-        found = [d for d in self.decisions if {d.node, d.other} == {a, b}]
+        found = [d for d in self.decisions if {d.node, _about(d)} == {a, b}]
         return found or self._together(a, b)
 
     def _together(self, a: str, b: str) -> list[Decision]:
@@ -82,8 +100,8 @@ class Explanation:
         for launch, cost in zip(self._launches, self._costs, strict=True):
             for group in launch.groups:
                 if group.name == name:
-                    names = {n.name for n in (*group.nodes, *group.inlined)}
-                    about = [d for d in self.decisions if d.node in names and d.other in names | {group.label}]
+                    names = {v.name for n in (*group.nodes, *group.inlined) for v in n.outputs}
+                    about = [d for d in self.decisions if d.node in names and (d.other in names or not d.fuses)]
                     refused = [d for d in self.decisions if d.other == group.label and d.node not in names]
                     where = dict.fromkeys(f"  {n.name} at {n.origin.file}:{n.origin.line}" for n in group.nodes)
                     moved = f"  its launch moves {cost.bytes} bytes and computes {cost.flops} operations"
@@ -169,6 +187,11 @@ class Explanation:
             if len(shown) > MODULES:
                 rest = [size for _, moved in shown[MODULES:] for size in moved]
                 yield f"  {f'{len(shown) - MODULES} others':<20}{len(rest):>5} launches{_size(sum(rest)):>12}"
+
+
+def _about(decision: Decision) -> str:
+    """What ``decision`` is about beside a node, a template's form without its tile."""
+    return decision.other.partition(" ")[0] if decision.stage == "template" else decision.other
 
 
 def modules(launches: Sequence[Launch]) -> Iterator[str]:

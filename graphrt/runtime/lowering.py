@@ -10,7 +10,7 @@ from graphrt.ir import Graph
 from graphrt.op import Order
 from graphrt.passes.decision import Decision
 from graphrt.passes.pipeline import PassPolicy, run_passes
-from graphrt.passes.stages import STAGES, Fusion
+from graphrt.passes.stages import NONE, STAGES
 from graphrt.schedule.concat_buffers import NO_BUFFERS, ConcatBuffers
 from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.kernel_ir import Kernel
@@ -18,6 +18,7 @@ from graphrt.schedule.ledger import settle, unfused_bytes
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Schedule
+from graphrt.schedule.traffic import Traffic
 from graphrt.types import TensorType
 
 
@@ -52,22 +53,21 @@ class Lowering:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The bytes that every decision saves; found when asked for, which takes a few times as long as scheduling did."""
+        """The bytes that every decision saves; found when asked for, which takes about as long as lowering did."""
         if self.schedule is None or self.policy is None:
             return Ledger(0, 0, {}, self.decisions)
-        start, decisions = settle(self.graph, self.schedule.groups(), self.buffers, self.decisions, self.policy)
+        policy, traffic = self.policy, Traffic(self.policy)
+        start, decisions = settle(self.graph, self.schedule.groups(), self.buffers, self.decisions, policy, traffic)
         fused = sum(launch_cost(kernels).bytes for kernels in self.kernels)
         steps = zip(self.passes, self.passes[1:], strict=False)
-        changed = [name for (_, before), (name, after) in steps if name in STAGES and before is not after]
-        moved = [self._unfused(changed[:i]) for i in range(len(changed))] + [start]
-        passes = {name: a - b for name, a, b in zip(changed, moved, moved[1:], strict=False)}
+        changed = [(name, before) for (_, before), (name, after) in steps if name in STAGES and before is not after]
+        moved = [unfused_bytes(self._without(name, before), policy, traffic) for name, before in changed] + [start]
+        passes = {name: a - b for (name, _), a, b in zip(changed, moved, moved[1:], strict=False)}
         return Ledger(moved[0], fused, passes, decisions)
 
-    def _unfused(self, stages: Sequence[str]) -> int:
-        """The bytes of the plan with a kernel for each node after passes of which only ``stages`` are stages of fusion."""
-        assert self.policy is not None
-        steps, _ = run_passes(self.built, self.passing, self.orders, Fusion(frozenset(stages)))
-        return unfused_bytes(steps[-1][1], self.policy)
+    def _without(self, stage: str, before: Graph) -> Graph:
+        """The last graph without the pass ``stage``, which took ``before``, and later ones that are stages of fusion."""
+        return run_passes(before, self.passing, self.orders, NONE, begin=stage)[0][-1][1]
 
     @cached_property
     def interface(self) -> Interface:

@@ -69,6 +69,10 @@ class Executable(Binary, Protocol):
         """How each distinct kernel of ``lowering``, of which this was built, computes, in objects that print as lines."""
         return []
 
+    def decisions(self, lowering: Lowering) -> Sequence[Decision]:
+        """The choice of a template's variant for each contraction, pooling and the like of ``lowering``, with reasons."""
+        return []
+
     def reports(self, program: Runnable) -> Sequence[Any]:
         """A report on each distinct kernel of ``program``, whose executable this is. Raises ArgumentError."""
         raise ArgumentError(f"the {program.target} target has no kernel reports; compile for one like cuda:sm_90")
@@ -211,7 +215,9 @@ class Program(Runnable):
 
     def explain(self) -> Explanation:
         """Decisions with reasons: printed, a summary; ``full()``, ``why(a, b)``, ``refused()``, ``group(name)`` say more."""
-        return Explanation(self._lower(), self.configurations())
+        lowering = self._lower()
+        chosen = self._executable.decisions(lowering)
+        return Explanation(lowering, chosen, [c for c in self.configurations() if c not in chosen])
 
     def report(
         self, path: str | Path, profile: Profile | None = None, kernels: Sequence[Any] = (), title: str = "a program"

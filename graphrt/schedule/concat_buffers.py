@@ -68,21 +68,21 @@ def find_buffers(graph: Graph) -> ConcatBuffers:
     def reading(v: Value) -> list[Node]:
         return [r for n in users[v] for r in (reading(n.outputs[0]) if n.op.kind is Kind.VIEW else [n])]
 
-    def inside(whole: Value, start: Start, found: dict[Value, Start]) -> str:
-        """Fills ``found`` with where the parts of ``whole`` are; returns why one cannot be there."""
+    def inside(whole: Value, start: Start, found: dict[Value, Start]) -> tuple[str, str]:
+        """Fills ``found`` with where the parts of ``whole`` are; returns why one cannot be there, and what would change it."""
         for v, offset in laid[whole]:
             at = tuple(a + b for a, b in zip(start, offset, strict=True))
             if v in found or v in place:
-                return f"{v.name} lies elsewhere"
+                return f"{v.name} lies elsewhere", "it were part of this alone"
             if v in results:
-                return f"{v.name} is a result"
+                return f"{v.name} is a result", "it were not returned"
             found[v] = at
             if v in laid:
-                if reason := inside(v, at, found):
-                    return reason
+                if (against := inside(v, at, found))[0]:
+                    return against
             elif v.node.op.kind in FREE:
-                return f"{v.name} is not computed by a kernel"
-        return ""
+                return f"{v.name} is not computed by a kernel", "a kernel computed it"
+        return "", ""
 
     def within(v: Value) -> tuple[Value, Start] | None:
         """The place in another whole where the parts of ``v`` lie as in ``v``, side by side."""
@@ -103,15 +103,16 @@ def find_buffers(graph: Graph) -> ConcatBuffers:
         if not readers and v not in results:
             continue
         if spot is not None:
-            place[v], reason = spot, ""
+            place[v], reason, change = spot, "", ""
         elif v in results and (returned.count(v) != 1 or v in graph.updates.values()):
-            reason = "is returned more than once"
+            reason, change = "is returned more than once", "it were returned once, and no parameter became it"
         elif cheap and v not in results and not any(n.op.template for n in readers):
-            reason = f"{cheap[0]} is cheap: computed where it is read"
-        elif not (reason := inside(v, (0,) * v.ndim, inner)):
-            wholes.append(v)
-            place.update({part: (v, start) for part, start in inner.items()})
-        decisions.append(
-            Decision("concat", v.node.name, "one buffer", not reason, reason or "each part is stored in its place")
-        )
+            reason, change = f"{cheap[0]} is cheap: computed where it is read", "a template read the whole"
+        else:
+            reason, change = inside(v, (0,) * v.ndim, inner)
+            if not reason:
+                wholes.append(v)
+                place.update({part: (v, start) for part, start in inner.items()})
+        why = reason or "each part is stored in its place"
+        decisions.append(Decision("concat", v.node.name, "one buffer", not reason, why, change=change))
     return ConcatBuffers(place, tuple(wholes), tuple(decisions))

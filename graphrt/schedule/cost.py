@@ -85,12 +85,12 @@ def _reads(kernel: Kernel, block: Block) -> dict[Slot, int]:
     domain = 2**63 if isinstance(kernel, TemplateKernel) else math.prod(kernel.shape)
     for slot, offset, guards in loads(block):
         whole = slot.type.nbytes
-        once = min(_reach(offset, guards), domain, slot.type.size) * slot.type.dtype.itemsize
+        once = min(reach(offset, guards), domain, slot.type.size) * slot.type.dtype.itemsize
         found[slot] = min(found.get(slot, 0) + once, whole)
     return found
 
 
-def _reach(offset: Expr, guards: Sequence[Guard]) -> int:
+def reach(offset: Expr, guards: Sequence[Guard]) -> int:
     """The number of elements that ``offset`` may reach where ``guards`` hold, at most."""
     limits = {name: extent for (kind, name, extent), _ in offset.terms if kind == "axis"}
     if len(limits) < len(offset.terms):

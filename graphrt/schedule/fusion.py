@@ -19,7 +19,7 @@ from graphrt.op import Kind
 from graphrt.passes.decision import Decision
 from graphrt.schedule.concat_buffers import NO_BUFFERS, ConcatBuffers
 from graphrt.schedule.following import behind, left_over, returns
-from graphrt.schedule.fusion_state import LARGE, MAX_INPUTS, FusionState, Verdict, aligned, candidates, stage_of
+from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict, aligned, candidates, stage_of
 from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull, through
 from graphrt.schedule.inline import inline
 from graphrt.schedule.partial_reductions import absorb_partial_sums
@@ -73,7 +73,7 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
     for group in f.groups:
         fill_edges(f, group, copied)
     _check(f)
-    return f.groups, [*buffers.decisions, *f.decisions.values()]
+    return f.groups, [*buffers.decisions, *_standing(f)]
 
 
 # --- growing forward: epilogues, row operations, elementwise chains ----------------------------------------------
@@ -92,12 +92,16 @@ def _grow(f: FusionState, group: Group, late: bool = False) -> None:
         node = min(found, key=f.position.__getitem__)
         verdict, index = legal(f, group, node, late)
         if verdict.ok and group.kind == "template" and not late and node not in behind(f, group, refused):
-            verdict = Verdict(False, "is cheap and reads what is stored anyway: computed where it is read")
+            also = ", ".join(v.name for v in f.bases(node) if v in group.index)
+            verdict = Verdict(
+                False, "is cheap and reads what is stored anyway: computed where it is read", f"nobody else read {also}"
+            )
         saved = benefit(f, group, node) if verdict.ok else 0
         if verdict.ok and saved <= 0:
-            verdict = Verdict(False, "saves no memory traffic")
+            verdict = Verdict(False, "saves no memory traffic", f"it read what {group.label} computes")
         elif verdict.ok and saved <= FEW and _delays(f, group, node):
-            verdict = Verdict(False, "would let all that waits for the group wait for more")
+            change = f"all that it is made of were known when {group.label} runs"
+            verdict = Verdict(False, "would let all that waits for the group wait for more", change)
         if f.decide(node, group, verdict, saved, stage_of(group, node)) and index is not None:
             f.add(group, node, index)
         else:
@@ -114,15 +118,18 @@ def legal(f: FusionState, group: Group, node: Node, late: bool = False) -> tuple
     if (off := f.parted(group, node)) is not None:
         return off, None
     if kind not in FUSABLE and not (kind is Kind.REDUCTION and group.kind == "reduction"):
-        return Verdict(False, f"is a {kind.value}: a kernel of its own"), None
+        change = f"one template had the loops of {node.name} and of {group.label}"
+        return Verdict(False, f"is a {kind.value}: a kernel of its own", change), None
     if not late and group.kind == "template" and returns(group, node):
         where = "is cheap: computed again" if node.op.cheap else "is computed"
-        return Verdict(False, f"{where} in the backward pass"), None
-    if f.policy.tiles and node.origin.phase == "opt" and group.kind == "reduction" and _is_waited_for(f, group):
-        return Verdict(False, "is an update, which would keep its kernel behind all readers of the parameter"), None
+        change = "what it is made of were not stored for the backward pass"
+        return Verdict(False, f"{where} in the backward pass", change), None
+    if f.policy.tiles and node.origin.phase == "opt" and group.kind == "reduction" and (waiting := _waiting(f, group)):
+        reason = "is an update, which would keep its kernel behind all readers of the parameter"
+        return Verdict(False, reason, f"{waiting} did not wait for {group.label}"), None
     if kind is Kind.REDUCTION:
         if node.inputs[0].shape != group.shape or tuple(node.attrs["dims"]) != group.reduced:
-            return Verdict(False, "reduces other axes"), None
+            return Verdict(False, "reduces other axes", f"it reduced axes {[*group.reduced]} of {[*group.shape]}"), None
         options = [group.domain]
     else:
         options = list(candidates(group, node))
@@ -130,11 +137,11 @@ def legal(f: FusionState, group: Group, node: Node, late: bool = False) -> tuple
         if aligned(f, group, node, index):
             break
     else:
-        return Verdict(False, "needs neighbours"), None
-    if len(f.inputs(group) | set(f.bases(node))) > MAX_INPUTS:
-        return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), None
+        return Verdict(False, "needs neighbours", f"each element were made of one and the same element of {group.label}"), None
+    if (buffers := len(f.inputs(group) | set(f.bases(node)))) > MAX_INPUTS:
+        return f.too_many(group, buffers), None
     if f.crowded(group, node):
-        return Verdict(False, LARGE), None
+        return f.too_large(group), None
     outside = {v.node for v in f.bases(node) if v.node.op.kind not in FREE} - set(group.nodes)
     after = f.after(group) - {node}
     if (waits := f.blocker(group, after, outside)) is not None:
@@ -158,9 +165,10 @@ def _delays(f: FusionState, group: Group, node: Node) -> bool:
     return False
 
 
-def _is_waited_for(f: FusionState, group: Group) -> bool:
-    """Whether something that is no update needs what ``group`` computes."""
-    return any(r.origin.phase != "opt" for r in f.after(group))
+def _waiting(f: FusionState, group: Group) -> str:
+    """The first node that needs what ``group`` computes and is no update; empty if there is none."""
+    found = [r for r in f.after(group) if r.origin.phase != "opt"]
+    return min(found, key=f.position.__getitem__).name if found else ""
 
 
 def benefit(f: FusionState, group: Group, node: Node) -> int:
@@ -187,7 +195,8 @@ def _trim(f: FusionState, group: Group) -> None:
             needed.update(v.node for v in f.bases(node))
     for node in [n for n in group.nodes if n not in needed]:
         f.remove(group, node)
-        long = Verdict(False, f"follows a row of {group.reduced_size} elements, too long to keep on chip")
+        reason = f"follows a row of {group.reduced_size} elements, too long to keep on chip"
+        long = Verdict(False, reason, f"rows had at most {ROW_LIMIT}")
         f.decide(node, group, long, 0, "rowops")
 
 
@@ -245,6 +254,12 @@ def fill_edges(f: FusionState, group: Group, copied: set[Value]) -> None:
     for v in group.values():
         if v in copied or f.is_stored(v) or any(v.node not in g.inlined for g in f.reading(group, v)):
             group.outputs.append(v)
+
+
+def _standing(f: FusionState) -> list[Decision]:
+    """The decisions but for refusals that a later one has overtaken: the two are in one kernel by way of others."""
+    home = {n.name: {m.name for m in (*g.nodes, *g.inlined)} for g in f.groups for n in g.nodes}
+    return [d for d in f.decisions.values() if d.taken or d.node not in home.get(d.other, ())]
 
 
 def _check(f: FusionState) -> None:

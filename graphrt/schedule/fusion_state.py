@@ -17,15 +17,15 @@ from graphrt.schedule.reachability import Reachability
 from graphrt.schedule.work import MOST, Work
 
 MAX_INPUTS = 24  # buffers of one kernel; more only spills registers
-LARGE = f"would make a kernel of more than {MOST} operations"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether something may be done, and why (not)."""
+    """Whether something may be done, and why (not); ``change`` is what would have to be otherwise, behind "if"."""
 
     ok: bool
     reason: str
+    change: str = ""
 
 
 class FusionState:
@@ -147,15 +147,16 @@ class FusionState:
         """Why ``group`` may not compute ``node`` behind what it has, whatever it needs; None if nothing forbids it."""
         stage = stage_of(group, node)
         if stage not in self.policy.fusion:
-            return Verdict(False, f"the stage {stage} is off")
+            return Verdict(False, f"the stage {stage} is off", "it were on (fusion)")
         return self.forbidden([group], [node])
 
     def forbidden(self, groups: Iterable[Group], nodes: Iterable[Node]) -> Verdict | None:
         """Why one of ``groups`` may not compute one of ``nodes``: the user keeps them apart; None if not."""
-        members = (n.name for g in groups for n in (*g.nodes, *g.inlined))
-        if self.policy.fusion.parted(members, [n.name for n in nodes]):
-            return Verdict(False, "is kept apart (forbid)")
-        return None
+        members, names = [n.name for g in groups for n in (*g.nodes, *g.inlined)], [n.name for n in nodes]
+        if not self.policy.fusion.parted(members, names):
+            return None
+        a, b = next((a, b) for a in names for b in members if self.policy.fusion.parted([a], [b]))
+        return Verdict(False, "is kept apart (forbid)", f"forbid had not {a} and {b}")
 
     def is_homeless(self, node: Node) -> bool:
         """Whether ``node`` could be in any group and is in none."""
@@ -224,10 +225,21 @@ class FusionState:
         work = self.work(group)
         return work.operations + work.more(node) > MOST
 
+    def too_large(self, group: Group) -> Verdict:
+        """The refusal of a node that makes ``group`` crowded."""
+        reason = f"would make a kernel of more than {MOST} operations"
+        return Verdict(False, reason, f"{group.label} computed less than {self.work(group).operations} operations")
+
+    @staticmethod
+    def too_many(group: Group, buffers: int) -> Verdict:
+        """The refusal of a node with which ``group`` would read so many ``buffers``."""
+        reason = f"would need more than {MAX_INPUTS} buffers"
+        return Verdict(False, reason, f"it and {group.label} read {buffers - MAX_INPUTS} tensors fewer")
+
     def decide(self, node: Node, group: Group, verdict: Verdict, saved: int, stage: str) -> bool:
         """Keeps the verdict of ``stage`` on computing ``node`` in ``group``; returns whether it may be."""
         edge = (node.name, group.label)
-        self.decisions[edge] = Decision(stage, *edge, verdict.ok, verdict.reason, saved)
+        self.decisions[edge] = Decision(stage, *edge, verdict.ok, verdict.reason, saved, verdict.change)
         if not verdict.ok:
             group.stopped.append(f"{node.name} {verdict.reason}")
         return verdict.ok
@@ -259,7 +271,19 @@ class FusionState:
         if not self.depends(start, goals):
             return None
         needed = min((n for n in goals if self.depends(start, {n})), key=self.position.__getitem__)
-        return Verdict(False, f"needs {needed.name}, which waits for {group.label}")
+        between = self._between(start, needed)
+        change = f"{between} did not wait for this kernel: computed here it would wait for {between}"
+        return Verdict(False, f"needs {needed.name}, which waits for {group.label}", change)
+
+    def _between(self, start: set[Node], needed: Node) -> str:
+        """The last kernel, on the way from ``start`` to ``needed``, of a contraction, reduction or the like: the blocker."""
+        node = needed
+        while node not in self.owner and node.op.kind in FUSABLE:
+            before = [v.node for v in self.bases(node) if self.depends(start, {v.node})]
+            if not before:
+                break
+            node = max(before, key=self.position.__getitem__)
+        return self.owner[node].label if node in self.owner else node.name
 
     def merge(self, a: Node, b: Node) -> None:
         """Notes that ``a`` and ``b`` are in one group from now on."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
-import networkx as nx
-
 from graphrt.index import Expr, axes
 from graphrt.ir import Node, Value
 from graphrt.op import Kind
@@ -73,11 +71,6 @@ def through(value: Value) -> list[Value]:
     return [v for x in value.node.inputs for v in through(x)]
 
 
-def _behind(node: Node) -> Iterator[Value]:
-    """The values that ``node`` reads, seen through views."""
-    return (read.value for v in node.inputs for read in pull(v, axes("i", v.shape)))
-
-
 @dataclass(eq=False)
 class Group:
     """One kernel. ``index`` gives each member value's place in the domain; ``inlined`` nodes are computed on load."""
@@ -133,12 +126,16 @@ class Group:
     def levels(self) -> dict[Node, int]:
         """The pass over the rows that computes each member or inlined node: how many reductions lie before it."""
         members, rows = {*self.nodes, *self.inlined}, {n for n in self.nodes if n.op.kind is Kind.REDUCTION}
-        dag = nx.DiGraph()
-        dag.add_nodes_from(members)
-        dag.add_edges_from((x.node, n) for n in members for x in _behind(n) if x.node in members)
         found: dict[Node, int] = {}
-        for node in nx.topological_sort(dag):
-            found[node] = max((found[x] + (x in rows) for x in dag.predecessors(node)), default=0)
+        pending = [*self.inlined, *self.nodes]
+        while pending:  # not recursive: a chain may be thousands of nodes long
+            node = pending[-1]
+            before = [v.node for x in node.inputs for v in through(x) if v.node in members]
+            if missing := [n for n in before if n not in found]:
+                pending += missing
+                continue
+            found[node] = max((found[n] + (n in rows) for n in before), default=0)
+            pending.pop()
         return found
 
     def values(self) -> Iterator[Value]:

@@ -24,6 +24,7 @@ from graphrt.schedule.group import Group
 
 MOST = 256  # groups of a launch, of a few pointers each: CUDA takes 32,764 bytes of arguments
 LITTLE = 32 << 20  # bytes that may be moved beside a contraction, about as much as memory moves in a few launches' time
+BETWEEN = "no kernel waited for one of them and were waited for by another"
 WINDOW = 16  # launches between which a contraction is looked for
 
 
@@ -44,7 +45,8 @@ def share(dag: nx.DiGraph, buffers: ConcatBuffers, tiles: bool) -> tuple[list[li
             beside = trial
         else:
             decisions += [
-                Decision("horizontal", g.label, part[0].label, False, "a launch would wait for itself") for g in part[1:]
+                Decision("horizontal", g.label, part[0].label, False, "a launch would wait for itself", change=BETWEEN)
+                for g in part[1:]
             ]
     decisions += [Decision("horizontal", g.label, part[0].label, True, why) for why, part in beside for g in part[1:]]
     shared = {g for _, part in beside for g in part}
@@ -103,14 +105,16 @@ def pair(dag: nx.DiGraph, parts: list[list[Group]]) -> tuple[list[list[Group]], 
             continue
         if (moved := sum(v.type.nbytes for g in part for v in {*g.inputs, *g.outputs})) > LITTLE:
             reason = f"moves {moved} bytes, for which a contraction's registers leave too few programs"
-            decisions.append(Decision("pairs", part[0].label, "a contraction", False, reason))
+            change = f"it moved at most {LITTLE}"
+            decisions.append(Decision("pairs", part[0].label, "a contraction", False, reason, change=change))
             continue
         near = [*range(i - 1, max(i - WINDOW, -1), -1), *range(i + 1, min(i + WINDOW, len(parts)))]
         free = (j for j in near if j not in partner and _is_contraction(parts[j]))
         found = next((j for j in free if not below[i] >> j & 1 and not below[j] >> i & 1), None)
         if found is None:
             reason = f"each within {WINDOW} launches waits for it, is waited for, or has a reduction"
-            decisions.append(Decision("pairs", part[0].label, "a contraction", False, reason))
+            change = "one of them did neither and had none"
+            decisions.append(Decision("pairs", part[0].label, "a contraction", False, reason, change=change))
         else:
             decisions += [Decision("pairs", g.label, parts[found][0].label, True, "neither waits") for g in part]
             partner[found] = i

@@ -14,22 +14,25 @@ from graphrt.schedule.group import Group, reads
 
 def obstacle(
     dag: nx.DiGraph, writer: Group, v: Value, parameter: Value, readers: Sequence[Group], in_place: bool = True
-) -> str:
-    """Why ``writer`` may not store ``v`` straight over ``parameter``, which ``readers`` read; empty where it may.
+) -> tuple[str, str]:
+    """Why ``writer`` may not store ``v`` straight over ``parameter``, which ``readers`` read, and what would have to change.
 
-    Without ``in_place`` only what is a copy anyway may.
+    Both are empty where it may. Without ``in_place`` only what is a copy anyway may.
     """
     if v.node.op.kind is Kind.SOURCE:
-        return ""  # a copy of a buffer that has no update of its own (passes.snapshot_updates sees to that)
+        return "", ""  # a copy of a buffer that has no update of its own (passes.snapshot_updates sees to that)
     if not in_place:
-        return "each value has bytes of its own"
+        return "each value has bytes of its own", "the stage in_place were on (fusion)"
     if v.type.order != parameter.type.order:
-        return "the new value lies in another order in memory"
+        return "the new value lies in another order in memory", f"{v.name} lay as {parameter.name} does"
     if writer in readers and not (v in writer.index and _same_element(writer, parameter, v)):
-        return "its own kernel reads the old value at other elements, or later"
+        reason = "its own kernel reads the old value at other elements, or later"
+        return reason, f"{writer.label} read each element of it before it stores that one, and no other"
     after = nx.descendants(dag, writer)
     late = next((g for g in readers if g is not writer and g in after), None)
-    return "" if late is None else f"{late.label} needs both the new value and the old one"
+    if late is None:
+        return "", ""
+    return f"{late.label} needs both the new value and the old one", f"{late.label} could run before {writer.label}"
 
 
 def _same_element(group: Group, parameter: Value, v: Value) -> bool:

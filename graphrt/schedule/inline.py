@@ -6,7 +6,7 @@ import math
 
 from graphrt.ir import Node, Value
 from graphrt.op import Kind
-from graphrt.schedule.fusion_state import LARGE, MAX_INPUTS, FusionState, Verdict, aligned
+from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict, aligned
 from graphrt.schedule.group import FREE, Group, Index, read_index, reads, through
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.schedule.work import COSTLY
@@ -90,11 +90,14 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node) -> tuple[Verdict
     """Whether recomputing ``node`` wherever it is read beats storing it once."""
     y = node.outputs[0]
     if f.is_stored(y):
-        return Verdict(False, "lies in a buffer with others" if y in f.placed else "is a result and must be stored"), 0
+        if y in f.placed:
+            return Verdict(False, "lies in a buffer with others", f"{f.placed[y][0].name} had no buffer (stage concat)"), 0
+        return Verdict(False, "is a result and must be stored", "neither it nor a view of it were returned"), 0
     if (off := f.forbidden(groups, [node])) is not None:
         return off, 0
-    if any(map(f.closed, groups)):
-        return Verdict(False, "is an operand of a library, which takes it as it lies"), 0
+    if (closed := next(filter(f.closed, groups), None)) is not None:
+        reason = "is an operand of a library, which takes it as it lies"
+        return Verdict(False, reason, f"a template computed {closed.label}"), 0
     operands = {g: _operands(f, g, node) for g in groups if g.kind == "template"}  # True: of what is loaded again and again
     once = all(operands.get(g) == {False} for g in groups)  # by attention, which would store as many numbers as it has scores
     free = (Kind.GENERATED, Kind.RANDOM) if once else (Kind.GENERATED,)
@@ -105,22 +108,24 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node) -> tuple[Verdict
     repeats = max((math.prod(g.shape) for g in along), default=0) // max(y.type.size, 1)
     again = any(True in found for found in operands.values()) or len(groups) > 1 or repeats > 1
     if not node.op.cheap and again and node.op.kind not in free:
-        return Verdict(False, "costs too much to compute more than once"), saved
+        return Verdict(False, "costs too much to compute more than once", f"{node.op.name} were cheap, or read once"), saved
     if saved <= 0:
-        return Verdict(False, "storing it once moves fewer bytes"), saved
+        return Verdict(False, "storing it once moves fewer bytes", f"it were made of fewer than {read} bytes"), saved
     if slow := _slow_on_load(f, groups, y, read):
-        return Verdict(False, slow), saved
+        return Verdict(False, slow, "a tile loaded each element once, or from fewer bytes"), saved
     if f.policy.tiles and any(operands.values()) and _is_half_of_weight(node):
-        return Verdict(False, "is a weight's half: tensor cores take it as it lies"), saved
+        reason = "is a weight's half: tensor cores take it as it lies"
+        return Verdict(False, reason, "no contraction multiplied it"), saved
     for group in groups:
-        if len(f.inputs(group) | set(sources)) > MAX_INPUTS:
-            return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), saved
+        if (buffers := len(f.inputs(group) | set(sources))) > MAX_INPUTS:
+            return f.too_many(group, buffers), saved
         if f.crowded(group, node):
-            return Verdict(False, LARGE), saved
+            return f.too_large(group), saved
         if (waits := f.blocker(group, f.after(group), {v.node for v in sources})) is not None:
             return waits, saved
         if any(v in group.index for v in sources):
-            return Verdict(False, "reads what the group computes at other elements"), saved
+            change = f"it read them where {group.label} has them"
+            return Verdict(False, "reads what the group computes at other elements", change), saved
     return Verdict(True, "computed on load"), saved
 
 

@@ -18,20 +18,24 @@ from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.passes.decision import Decision
 from graphrt.schedule.concat_buffers import NO_BUFFERS, ConcatBuffers
-from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.fusion import fill_edges
 from graphrt.schedule.fusion_state import FusionState
 from graphrt.schedule.group import FREE, Group, through
-from graphrt.schedule.lower import lower
 from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Place, Schedule, Slot
+from graphrt.schedule.traffic import Traffic
 
 
 def settle(
-    graph: Graph, groups: Sequence[Group], buffers: ConcatBuffers, decisions: Iterable[Decision], policy: SchedulePolicy
+    graph: Graph,
+    groups: Sequence[Group],
+    buffers: ConcatBuffers,
+    decisions: Iterable[Decision],
+    policy: SchedulePolicy,
+    traffic: Traffic,
 ) -> tuple[int, list[Decision]]:
     """The bytes of the plan with a kernel for each node, and ``decisions`` with what each saves on the way to ``groups``."""
-    found, plan = list(decisions), _Plan(graph, groups, policy)
+    found, plan = list(decisions), _Plan(graph, groups, policy, traffic)
     start = plan.total
     taken = [(i, d) for i, d in enumerate(found) if d.taken]
     for i, d in taken:
@@ -47,16 +51,16 @@ def settle(
     return start, found
 
 
-def unfused_bytes(graph: Graph, policy: SchedulePolicy) -> int:
+def unfused_bytes(graph: Graph, policy: SchedulePolicy, traffic: Traffic) -> int:
     """The bytes of the plan that has a kernel for each node of ``graph``."""
-    return _Plan(graph, [], policy).total
+    return _Plan(graph, [], policy, traffic).total
 
 
 class _Plan:
     """A plan on its way from one kernel a node to the ``final`` groups, with the bytes that each of its kernels moves."""
 
-    def __init__(self, graph: Graph, final: Iterable[Group], policy: SchedulePolicy) -> None:
-        self.graph, self.policy, self.final = graph, policy, [g for g in final if g.nodes]
+    def __init__(self, graph: Graph, final: Iterable[Group], policy: SchedulePolicy, traffic: Traffic) -> None:
+        self.graph, self.traffic, self.final = graph, traffic, [g for g in final if g.nodes]
         self.members = {n for g in self.final for n in g.nodes}
         self.names = {g: {n.name for n in (*g.nodes, *g.inlined)} for g in self.final}
         self.buffers, self.f = NO_BUFFERS, FusionState(graph, policy)
@@ -74,6 +78,7 @@ class _Plan:
         self.updates = {  # of updates that are not in place
             name: Group(name, None, v.shape, axes("i", v.shape), copies=[v], inputs=[v]) for name, v in graph.updates.items()
         }
+        self.copiers = {g: name for name, g in self.updates.items()}
         self.home = {v: Place(Slot("arena", v.name, v.type)) for v in graph.values()}
         self.returned: dict[Value, list[Place]] = defaultdict(list)  # where results are stored
         for name, v in graph.outputs.items():
@@ -175,12 +180,10 @@ class _Plan:
     def _count(self, changed: Iterable[Group], anew: bool = False) -> None:
         """Lowers those of the groups ``changed`` that did change, or lie elsewhere (``anew``), and what changes with them."""
         copied = {base for v in self.copies for base in through(v)}
-        updates = {g: name for name, g in self.updates.items()}
         pending = list(changed)
         while pending:
             group = pending.pop()
-            if group in updates:
-                name = updates[group]
+            if (name := self.copiers.get(group)) is not None:
                 places = {group.inputs[0]: [Place(Slot("state", name, self.graph.sources[name].types[0]))]}
             else:
                 group.outputs = []
@@ -197,7 +200,7 @@ class _Plan:
                 continue
             self._drop(group)
             schedule = Schedule(self.graph, [], self.home, {(group, v): at for v, at in places.items()}, self.buffers.read)
-            self.counted[group], self.bytes[group] = shape, launch_cost([lower(schedule, group, self.policy)]).bytes
+            self.counted[group], self.bytes[group] = shape, self.traffic.bytes(schedule, group)
             self.total += self.bytes[group]
 
     def _places(self, v: Value) -> list[Place]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -69,27 +69,13 @@ def _template(schedule: Schedule, group: Group, precision: str) -> TemplateKerne
     node = group.anchor
     assert node is not None and node.op.template is not None
     spec = TEMPLATES[node.op.template]
-    sizes = spec.sizes(node)
     loaders = {}
-    for (name, coordinates), operand in zip(spec.operands.items(), node.inputs, strict=True):
-        extents = spec.extents(node)
+    for name, coordinates, v, at in closures(node):
         emitter = Emitter(schedule, group, {}, [0])
         emitter.block.params = coordinates
-        at = spec.operand_index(node, name, {c: axis(c, extents[c]) for c in coordinates})
-        emitter.block.result = emitter.read(operand, at)
+        emitter.block.result = emitter.read(v, at)
         loaders[name] = emitter.block
-    if spec.result:
-        emitter = Emitter(schedule, group, {}, [0])
-        emitter.block.params = spec.output
-        at = spec.output_index(node, {c: axis(c, spec.extents(node)[c]) for c in spec.output})
-        emitter.block.result = emitter.read(node.outputs[0], at)
-        loaders[spec.result] = emitter.block
-    extents = spec.extents(node)
-    names = spec.output[len(spec.output) - len(node.types[0].shape) :]
-    if spec.output[0] not in "ob":  # a filter's c counts within its group: only the exact extent folds reshapes away
-        extents = {**extents, **dict(zip(names, node.types[0].shape, strict=True))}
-    out = spec.output_index(node, {c: axis(c, extents[c]) for c in spec.output})
-    emitter = Emitter(schedule, group, {f"i{d}": e for d, e in enumerate(out)}, [0])
+    emitter = Emitter(schedule, group, {f"i{d}": e for d, e in enumerate(result_index(node))}, [0])
     dtype = compute_dtype(node.types[0].dtype)
     emitter.block.params = spec.output
     others = (int64 if v.dtype.is_int else compute_dtype(v.dtype) for v in node.outputs[1:])
@@ -103,7 +89,30 @@ def _template(schedule: Schedule, group: Group, precision: str) -> TemplateKerne
         if v in group.outputs:
             at = group.index[v]
             emitter.store(v, at, emitter.read(v, at), tuple(inside[:1]) if group.index[v] in of_segments else _first(group, at))
-    return TemplateKernel(group, spec, sizes, dtype, loaders, emitter.block, precision)
+    return TemplateKernel(group, spec, spec.sizes(node), dtype, loaders, emitter.block, precision)
+
+
+def closures(node: Node) -> Iterator[tuple[str, tuple[str, ...], Value, Index]]:
+    """The loaders of a template's ``node``: name, coordinates, and the value that each reads, at which index."""
+    assert node.op.template is not None
+    spec = TEMPLATES[node.op.template]
+    extents = spec.extents(node)
+    for (name, coordinates), v in zip(spec.operands.items(), node.inputs, strict=True):
+        yield name, coordinates, v, spec.operand_index(node, name, {c: axis(c, extents[c]) for c in coordinates})
+    if spec.result:
+        at = {c: axis(c, extents[c]) for c in spec.output}
+        yield spec.result, spec.output, node.outputs[0], spec.output_index(node, at)
+
+
+def result_index(node: Node) -> Index:
+    """The index of a template's result over the coordinates of its epilogue."""
+    assert node.op.template is not None
+    spec = TEMPLATES[node.op.template]
+    extents = spec.extents(node)
+    names = spec.output[len(spec.output) - len(node.types[0].shape) :]
+    if spec.output[0] not in "ob":  # a filter's c counts within its group: only the exact extent folds reshapes away
+        extents = {**extents, **dict(zip(names, node.types[0].shape, strict=True))}
+    return spec.output_index(node, {c: axis(c, extents[c]) for c in spec.output})
 
 
 def _first(group: Group, index: Index) -> tuple[Guard, ...]:
@@ -113,10 +122,7 @@ def _first(group: Group, index: Index) -> tuple[Guard, ...]:
 
 
 def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKernel:
-    order = memory_order(group, schedule)
-    columns = next((d not in group.reduced for d in reversed(order) if group.shape[d] > 1), False)
-    # Some columns must fit side by side, or what is loaded together goes to waste.
-    keep = row_limit > 0 and group.reduced_size <= (row_limit // 32 if columns else row_limit)
+    order, columns, keep = rows_of(group, schedule, row_limit)
     rows = _Rows(schedule, group, keep)
     passes = [rows.next() for _ in range(max(rows.level[n] for n in group.nodes) + 1)]
     if not passes[-1].inner.stores and not passes[-1].folds:
@@ -126,6 +132,14 @@ def _reduction(schedule: Schedule, group: Group, row_limit: int) -> ReductionKer
     reduced = tuple(d for d in order if d in group.reduced)
     kept = tuple(d for d in order if d not in group.reduced)
     return ReductionKernel(group, group.shape, kept, reduced, _asked_for(passes), columns, keep, rows.totals)
+
+
+def rows_of(group: Group, schedule: Schedule, row_limit: int) -> tuple[tuple[int, ...], bool, bool]:
+    """The order of the domain's axes in memory, whether neighbours there are of different rows, and whether a row is held."""
+    order = memory_order(group, schedule)
+    columns = next((d not in group.reduced for d in reversed(order) if group.shape[d] > 1), False)
+    # Some columns must fit side by side, or what is loaded together goes to waste.
+    return order, columns, row_limit > 0 and group.reduced_size <= (row_limit // 32 if columns else row_limit)
 
 
 class _Rows:

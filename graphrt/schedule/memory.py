@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphrt.index import Expr
+from graphrt.passes.decision import Decision
 from graphrt.schedule.group import Guard
 from graphrt.schedule.kernel_ir import Block, Kernel, PointwiseKernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Schedule, Slot
 
+SHARED = "kernels side by side in its launch may read the old one later"
 ALIGNMENT = 256  # bytes: a GPU's widest transaction, several cache lines
 
 
@@ -29,6 +31,7 @@ class MemoryPlan:
     size: int
     unplanned: int  # what separate allocations would take
     bound: int  # the largest sum of live bytes: no plan without in-place writes can be smaller
+    decisions: tuple[Decision, ...] = ()  # on each tensor that may lie over one that its kernel reads last
 
     def __str__(self) -> str:
         lines = [f"arena {self.size} bytes (separate {self.unplanned}, live at most {self.bound})"]
@@ -63,10 +66,12 @@ def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], policy:
                     if slot.space == "arena":
                         lifetime[slot] = (lifetime.get(slot, (step, step))[0], step)
     alias: dict[Slot, Slot] = {}
-    if "in_place" in policy.fusion:
-        for step, launch in enumerate(kernels):
-            if len(launch) == 1:
-                _alias(launch[0], step, lifetime, alias)
+    decisions: list[Decision] = []
+    for step, launch in enumerate(kernels):
+        for kernel in launch:
+            against = ("the stage in_place is off", "it were on (fusion)") if "in_place" not in policy.fusion else ("", "")
+            against = (SHARED, "one of them had a launch of its own") if len(launch) > 1 else against
+            decisions += _alias(kernel, step, lifetime, alias, against)
     root: dict[Slot, Slot] = {}
     for slot in lifetime:
         end = slot
@@ -92,6 +97,7 @@ def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], policy:
         size=max((placed[s] + _room(s) for s in placed), default=0),
         unplanned=sum(map(_room, lifetime)),
         bound=max((sum(_room(s) for s, (a, b) in lifetime.items() if a <= t <= b) for t in steps), default=0),
+        decisions=tuple(decisions),
     )
 
 
@@ -109,29 +115,45 @@ def _best_gap(busy: list[tuple[int, int]], size: int) -> int:
     return end if best is None else best
 
 
-def _alias(kernel: Kernel, step: int, lifetime: dict[Slot, tuple[int, int]], alias: dict[Slot, Slot]) -> None:
-    """Lets each store of a kernel take the place of a tensor read for the last time at the same element."""
+def _alias(
+    kernel: Kernel, step: int, lifetime: dict[Slot, tuple[int, int]], alias: dict[Slot, Slot], against: tuple[str, str]
+) -> list[Decision]:
+    """Lets each store of a kernel take the place of a tensor read for the last time at the same element, unless something is
+    ``against`` all of them: what, and what would have to change. Decides on the tensors that are large enough and read last."""
+    *before, final = blocks(kernel)
+    elsewhere = {load[0] for block in before for load in loads(block)}
+    read = dict.fromkeys(load[0] for block in (*before, final) for load in loads(block))
     if isinstance(kernel, ReductionKernel):
-        return  # a later pass reads its rows again
-    final = blocks(kernel)[-1]
-    elsewhere = {load[0] for block in blocks(kernel)[:-1] for load in loads(block)}
-    taken: set[Slot] = set()
-    for store in final.stores:
-        if store.slot.space != "arena" or lifetime[store.slot][0] != step:
+        against = against if against[0] else ("a later pass may read its rows again", "its kernel read each element once")
+    decisions, taken = list[Decision](), set[Slot]()
+    for store in dict.fromkeys(s.slot for block in blocks(kernel) for s in block.stores):
+        if store.space != "arena" or lifetime[store][0] != step:
             continue
-        for slot, offset, guards in loads(final):
-            reads = {(o, g) for s, o, g in loads(final) if s is slot or s == slot}
-            if (
-                slot.space == "arena"
-                and lifetime[slot][1] == step
-                and slot not in elsewhere
-                and slot not in taken
-                and slot.type.dtype.itemsize == store.slot.type.dtype.itemsize
-                and slot.type.nbytes >= store.slot.type.nbytes
-                and not guards
-                and reads == {(store.offset, ())}
-                and offset == store.offset
-            ):
-                alias[store.slot] = slot
-                taken.add(slot)
-                break
+        stored = {s.offset for s in final.stores if s.slot == store}
+        verdicts = {
+            slot: against if against[0] else _over(slot, stored, final, slot in elsewhere, slot in taken)
+            for slot in read
+            if slot.space == "arena" and slot != store and lifetime[slot][1] == step and lifetime[slot][0] < step
+            if slot.type.dtype.itemsize == store.type.dtype.itemsize and slot.type.nbytes >= store.type.nbytes
+        }
+        found = next((slot for slot, (reason, _) in verdicts.items() if not reason), None)
+        if found is not None:
+            alias[store] = found
+            taken.add(found)
+            decisions.append(Decision("alias", store.name, found.name, True, "each element is read before, for the last time"))
+        elif verdicts:
+            slot, (reason, change) = next(iter(verdicts.items()))
+            decisions.append(Decision("alias", store.name, slot.name, False, reason, change=change))
+    return decisions
+
+
+def _over(slot: Slot, stored: set[Expr], final: Block, elsewhere: bool, taken: bool) -> tuple[str, str]:
+    """Why what is ``stored`` at these offsets may not lie over ``slot``, and what would have to change; empty where it may."""
+    found = {(offset, guards) for s, offset, guards in loads(final) if s == slot}
+    if elsewhere:
+        return "its kernel reads the old one on load, again and again", "the epilogue alone read that"
+    if taken:
+        return "another result lies there", "that one lay elsewhere"
+    if found != {(offset, ()) for offset in stored}:
+        return "its kernel reads the old one at other elements", "each element were read where it is stored"
+    return "", ""

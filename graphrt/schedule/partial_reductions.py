@@ -33,7 +33,8 @@ def _absorb_one(f: FusionState, group: Group, refused: set[Node]) -> bool:
     sums = {n for n in downstream | behind if n.op.kind is Kind.REDUCTION} - refused
     for node in sorted(sums, key=f.position.__getitem__):
         path = sorted(_path(f, node, downstream), key=f.position.__getitem__)
-        waits = Verdict(False, f"needs what waits for {group.label}")
+        change = f"all it is made of were known when {group.label} runs"
+        waits = Verdict(False, f"needs what waits for {group.label}", change)
         verdict, index = (waits, {}) if node in behind else _fits(f, group, node, path)
         for n in path if verdict.ok else ():
             f.decide(n, group, Verdict(True, f"{node.name} sums it in the tile"), 0, "segments")
@@ -104,15 +105,15 @@ def _fits(f: FusionState, group: Group, node: Node, path: list[Node]) -> tuple[V
     for n in (*path, node):
         index = next((i for i in candidates(trial, n) if aligned(f, trial, n, i)), None)
         if index is None or (n is not node and _sums_segments(n)):
-            return Verdict(False, "needs neighbours"), {}
+            return Verdict(False, "needs neighbours", f"its terms were made of the same elements of {group.label}"), {}
         found[n] = index
         trial.nodes.append(n)
         if n is not node:
             trial.index[n.outputs[0]] = index
     if not _is_segment(f, group, node, found[node]):
-        return Verdict(False, "sums what lies in several tiles"), {}
-    if len(f.inputs(trial)) > MAX_INPUTS:
-        return Verdict(False, f"would need more than {MAX_INPUTS} buffers"), {}
+        return Verdict(False, "sums what lies in several tiles", f"segments were rows of one tile of {group.label}"), {}
+    if (buffers := len(f.inputs(trial))) > MAX_INPUTS:
+        return f.too_many(group, buffers), {}
     members = {*group.nodes, *path, node}
     outside = {v.node for n in (*path, node) for v in f.bases(n) if v.node.op.kind not in FREE} - members
     after = f.after(group).union(*(f.successors(n) for n in (*path, node))) - members

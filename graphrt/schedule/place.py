@@ -76,7 +76,7 @@ class _Placing:
         for name, v in self.graph.updates.items():
             parameter = self.graph.sources[name].outputs[0]
             writer, readers = self.owner[v], list(self.readers[parameter])
-            reason = obstacle(self.dag, writer, v, parameter, readers, in_place)
+            reason, change = obstacle(self.dag, writer, v, parameter, readers, in_place)
             if reason:
                 writer = self._copier(v)
             self.dag.add_edges_from((g, writer) for g in readers if g is not writer)
@@ -85,7 +85,8 @@ class _Placing:
                 self.schedule.stores[writer, v] = [place]
             else:
                 self._store(writer, v, place)
-            decisions.append(Decision("in_place", name, "in place", not reason, reason or "the old value is read before"))
+            why = reason or "the old value is read before"
+            decisions.append(Decision("in_place", name, "in place", not reason, why, change=change))
         return decisions
 
     def _copier(self, v: Value) -> Group:

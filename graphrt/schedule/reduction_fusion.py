@@ -39,7 +39,7 @@ def _say_who_reads_again(f: FusionState) -> None:
             early = readers.setdefault(v, g)
             if v.type.size == math.prod(g.shape) > 1 and early.shape == g.shape and early.reduced != g.reduced:
                 assert g.anchor is not None
-                f.decide(g.anchor, early, Verdict(False, OTHER_AXES), 0, "rows")
+                f.decide(g.anchor, early, Verdict(False, OTHER_AXES, f"both reduced axes {[*early.reduced]}"), 0, "rows")
 
 
 class _SameRows:

@@ -212,6 +212,10 @@ class CpuExecutable(CpuBinary, Executable):
         ]
         return {"loop_ir.txt": "\n".join(loops), "source.c": self.source(lowering, None)}
 
+    def decisions(self, lowering: Lowering) -> list[Decision]:
+        """The loops that compute each template, and what stood in the way of others."""
+        return self._generated(lowering).decisions
+
     def configurations(self, lowering: Lowering) -> list[Decision]:
         """The loops that compute each template."""
         return self._generated(lowering).decisions

@@ -37,7 +37,8 @@ class Variant:
 
     def decisions(self, node: str) -> list[Decision]:
         """The choice for the contraction or pooling ``node``, and what was refused."""
-        refused = [Decision("template", node, file, False, reason) for file, reason in self.refused.items()]
+        change = "its sizes, or the processor, were others"
+        refused = [Decision("template", node, file, False, reason, change=change) for file, reason in self.refused.items()]
         return [Decision("template", node, self.file, True, self.reason), *refused]
 
 

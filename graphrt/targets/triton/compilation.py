@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from graphrt.passes.decision import Decision
 from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.machine import find_data_sheet
 from graphrt.runtime.runnable import Runnable
@@ -46,6 +47,12 @@ class Compilation:
             kernels: list[Any] = [code.call or JitKernel(*resolve(code, self.module)) for code in working]
             return make_image(working, kernels, range(len(working)), self._plan)
         return make_image(working, *build(working, self.module, self.options.gpu), self._plan)
+
+    def decisions(self) -> list[Decision]:
+        """The form and tile of each template, and what others should take."""
+        anchors = [(code, kernels[0].group.anchor) for code, kernels in zip(self.codes, self.kernels, strict=True)]
+        templates = [(code, node) for code, node in anchors if node is not None and node.op.template is not None]
+        return [d for code, node in templates for d in code.decisions(node.outputs[0].name)]
 
     def source(self, launch: int | None) -> str:
         """Generated source: of one launch, or all of it."""

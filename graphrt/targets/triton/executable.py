@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.errors import TargetError
+from graphrt.passes.decision import Decision
 from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.machine import DATA_SHEETS, DataSheet, Work
@@ -63,6 +64,10 @@ class TritonExecutable(DeviceBinary, Executable):
         """The Triton source."""
         return {"source.py": self._compilation.source(None)}
 
+    def decisions(self, lowering: Lowering) -> list[Decision]:
+        """The form and tile of each template, and what others should take."""
+        return self._compilation.decisions()
+
     def configurations(self, lowering: Lowering) -> list[Configuration]:
         """The launch of each distinct kernel, and who says so."""
         return self._compilation.configurations
@@ -111,6 +116,10 @@ class AheadExecutable(Executable):
     def work(self, program: Runnable) -> list[Work | None]:
         """The work of each launch's compiled code; None where that is not known."""
         return works(self._compilation)
+
+    def decisions(self, lowering: Lowering) -> list[Decision]:
+        """The form and tile of each template, and what others should take."""
+        return self._compilation.decisions()
 
     def configurations(self, lowering: Lowering) -> list[Configuration]:
         """The kernels that a library computes; how others are launched is known where the GPU is."""

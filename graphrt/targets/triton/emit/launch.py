@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from graphrt.passes.decision import Decision
 from graphrt.schedule.schedule import Slot
-from graphrt.targets.triton.library import LibraryCall
+from graphrt.targets.triton.library import LIBRARY, LibraryCall
 
+FASTER = "it were predicted to be faster, or measured to be (tune=1)"
 OPTIONS = ("num_warps", "num_stages")
+CLOCK = 1.7e9  # a second, about what GPUs sustain
 WARPS = (4, 8, 2, 1)  # that a kernel may have, in the order in which tuning tries them
+
+
+def described(form: str, config: Mapping[str, int]) -> str:
+    """The text of a form, by its name, with blocks and options."""
+    return form if config == LIBRARY else " ".join([*([form] if form else []), *(f"{n} {v}" for n, v in config.items())])
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,17 @@ class Choice:
     tiles: int = 0
     beside: int = 0
 
+    @property
+    def text(self) -> str:
+        """The form, blocks and options: ``conv_fwd BM 128 BN 64 BK 32 num_warps 4 num_stages 3``."""
+        return described(self.form.name, self.config)
+
+    @property
+    def predicted(self) -> str:
+        """The predicted time, and what it comes of."""
+        steps = f" of {self.steps:.4g} steps" if self.steps else ""
+        return f"{1e6 * self.clocks / CLOCK:.1f} us predicted for {self.grid} programs{steps}"
+
 
 @dataclass
 class LaunchCode:
@@ -63,6 +83,25 @@ class LaunchCode:
     def configured(self, choice: Choice, origin: str) -> LaunchCode:
         """The same launch as ``choice`` says."""
         return replace(self, choice=choice, origin=origin)
+
+    def decisions(self, node: str) -> list[Decision]:
+        """The choice of form and tile for the contraction, pooling or the like ``node``; and the best of each other form."""
+        ranked = sorted((c for c in self.choices if 0 < c.clocks < math.inf), key=lambda c: c.clocks)
+        others = [c for c in ranked if c.text != self.choice.text]
+        reason = "the one way to compute it" if len(self.choices) == 1 else "by rule: none is predicted"
+        if self.origin != "heuristic":
+            reason = {"asked for": "a library was asked for"}.get(self.origin, f"measured to be the fastest ({self.origin})")
+        elif self.choice in ranked:
+            alike = next((c for c in others if c.form.name == self.form.name), None)
+            reason = self.choice.predicted
+            reason += f"; the next tile, {alike.text}, {1e6 * alike.clocks / CLOCK:.1f} us" if alike is not None else ""
+        found = [Decision("template", node, self.choice.text, True, reason)]
+        for name in dict.fromkeys(c.form.name for c in others if c.form.name != self.form.name):
+            best = next(c for c in others if c.form.name == name)
+            found.append(Decision("template", node, best.text, False, best.predicted, change=FASTER))
+        for name, _, reason in (refusal.partition(": ") for refusal in self.refused):
+            found.append(Decision("template", node, name, False, reason, change="that were otherwise"))
+        return found
 
     @property
     def form(self) -> Form:

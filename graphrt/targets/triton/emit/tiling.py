@@ -15,7 +15,7 @@ from graphrt.schedule.policy import ROW_LIMIT, OnLoad
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.targets.limits import LIMIT
 from graphrt.targets.templates import find_kernels
-from graphrt.targets.triton.emit.launch import WARPS, Choice, Form
+from graphrt.targets.triton.emit.launch import CLOCK, WARPS, Choice, Form
 from graphrt.targets.triton.emit.options import Options
 
 _FUNCTIONS = {"conv": "conv_fwd", "max_pool": "pool", "sum_pool": "pool"}
@@ -24,7 +24,6 @@ DESCRIBED = ("conv_tma", "matmul_tma")  # the forms whose operands come through 
 _TILE = {False: 4096, True: 1 << 18}  # elements of a reduction's tile: compiled, interpreted
 _FINEST = 16  # parts of a reduction at most, for each that is wanted: sizes have few divisors
 SHARE = 1 << 18  # bytes that a program reads in about the time of a launch
-CLOCK = 1.7e9  # a second, about what GPUs sustain
 Constants = Mapping[str, Any]
 
 

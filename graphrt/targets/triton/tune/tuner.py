@@ -29,9 +29,9 @@ from graphrt.targets.triton.compile import build
 from graphrt.targets.triton.compile.build import cached, overdue
 from graphrt.targets.triton.compile.usage import resident, usage
 from graphrt.targets.triton.driver import Driver
-from graphrt.targets.triton.emit.launch import Choice, LaunchCode
+from graphrt.targets.triton.emit.launch import Choice, LaunchCode, described
 from graphrt.targets.triton.emit.options import lanes
-from graphrt.targets.triton.library import LIBRARY, LibraryCall
+from graphrt.targets.triton.library import LibraryCall
 from graphrt.targets.triton.tune import records
 from graphrt.targets.triton.tune.bounds import bound
 from graphrt.targets.triton.tune.trial import Trial, difference, reference
@@ -62,7 +62,7 @@ class Configuration:
     call: LibraryCall | None = None
 
     def __str__(self) -> str:
-        how = f"library: {self.call}" if self.call else _text(self.form, self.config)
+        how = f"library: {self.call}" if self.call else described(self.form, self.config)
         text = f"{self.kernel}: {how}: {self.origin}"
         if self.record is not None:
             unit = "predicted kiloclocks" if self.record.device.startswith("null") else "us"
@@ -78,12 +78,6 @@ def configurations(codes: Sequence[LaunchCode]) -> list[Configuration]:
 
 def _shown(code: LaunchCode, record: records.Record | None, rejected: tuple[str, ...]) -> Configuration:
     return Configuration(code.display, code.form.name, code.config, code.origin, record, rejected, code.call)
-
-
-def _text(form: str, config: Mapping[str, int]) -> str:
-    if config == LIBRARY:
-        return form
-    return " ".join([*([form] if form else []), *(f"{n} {v}" for n, v in config.items())])
 
 
 class Tuner:
@@ -152,7 +146,7 @@ class Tuner:
             except Exception as error:  # the compiler raises anything
                 reason = f"{type(error).__name__}: {error}".split("\n")[0]
             if reason:
-                rejected.append(f"{_text(choice.form.name, choice.config)}: {reason}")
+                rejected.append(f"{choice.text}: {reason}")
             else:
                 kept.append((choice, kernel))
         seconds = self._times(trial, kept)
