@@ -219,17 +219,18 @@ def times(options: Options) -> Times:
 
     byte = 1 / (cost.multiprocessor(options.arch).memory * options.units)  # clocks
 
-    def convolution(node: Node, filters: int) -> float:
+    def convolution(node: Node, filters: int, channels: int | None = None) -> float:
         kind, itemsize = _KINDS[node.op.template or ""], node.inputs[0].dtype.itemsize
-        g = config.Geometry(**{**TEMPLATES[node.op.template or ""].sizes(node), "K": filters}, **oriented(kind, options))
+        sizes = TEMPLATES[node.op.template or ""].sizes(node)
+        g = config.Geometry(**{**sizes, "K": filters, "C": channels or sizes["C"]}, **oriented(kind, options))
         if kind == "wgrad":
-            g = g._replace(SPLITS=max(splits(node, options), 1))
+            g = g._replace(SPLITS=max(splits(node, options) if channels is None else _parts(g, itemsize, options), 1))
         found = config.conv_configs(kind, g, itemsize, options.machine)
         image, result = g.C * g.H * g.W, filters * g.P * g.Q
         moved = itemsize * (g.N * (image + result) + g.C * filters * g.R * g.S)
         return (max(found[0][0], moved * byte) + cost.LAUNCH) / CLOCK
 
-    return Times(convolution, byte / CLOCK)
+    return Times(convolution, byte / CLOCK, cost.LAUNCH / CLOCK)
 
 
 def on_load(options: Options) -> OnLoad:
