@@ -34,8 +34,9 @@ def pad_channels(graph: Graph, times: Times | None, decisions: list[Decision]) -
             readers.setdefault(_image(node), []).append(node)
     wanted: dict[str, int] = {}  # channels of each convolution
     for x, nodes in readers.items():
-        if x.shape[1] * x.dtype.itemsize < max(VECTORS):
-            widths = [-(-x.shape[1] * x.dtype.itemsize // v) * v // x.dtype.itemsize for v in VECTORS]
+        size = x.dtype.itemsize
+        widths = [n for v in VECTORS if (n := -(-x.shape[1] * size // v) * v // size) < 2 * x.shape[1]]  # not twice the work
+        if x.shape[1] * size < max(VECTORS) and widths:
             saved, channels = max(((_saved(x, nodes, n, times), n) for n in widths), key=lambda found: (found[0], -found[1]))
             gain = f"predicted to save {1e6 * saved:.1f} us" if saved > 0 else f"predicted to lose {-1e6 * saved:.1f} us"
             reason = f"{x.shape[1]} channels padded to {channels}: {gain}"

@@ -197,7 +197,7 @@ def _conv_gemm(kind: str, g: Geometry, itemsize: int, prologues: tuple[int, int]
         prologues,
         4 if g.SPLITS > 1 else itemsize,
         runs=(runs[left], runs[right]),
-        single=40 if g.R * g.S > 1 else 12,  # a tap and a channel are found for each, and what lies outside left out
+        single=40 if itemsize <= 2 and g.R * g.S > 1 else 12,  # a tap and a channel for each; FFMA hides that
     )
 
 
