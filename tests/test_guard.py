@@ -20,7 +20,6 @@ from graphrt.models import (
     convnext,
     densenet,
     efficientnet,
-    googlenet,
     mobilenet,
     mobilenet_v3,
     resnet,
@@ -29,6 +28,7 @@ from graphrt.models import (
     text,
     vit,
 )
+from graphrt.models.googlenet import Inception
 
 if not INTERPRETED:
     pytest.skip("needs TRITON_INTERPRET=1, set before Triton is imported", allow_module_level=True)
@@ -221,14 +221,14 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], str]]] = {
     "mobilenet_v3": (lambda: _image(mobilenet_v3.InvertedResidual(8, (5, 24, 16, True, True, 2))), IMAGES),
     "efficientnet": (lambda: _image(efficientnet.MBConv(8, 16, 2, 3, 2, 0.1)), IMAGES),
     "densenet": (lambda: _image(densenet.DenseBlock(8, 2, 4), nn.AvgPool2d(2)), IMAGES),
-    "googlenet": (lambda: _image(googlenet.Inception(8, 4, 3, 5, 2, 3, 4)), IMAGES),
+    "googlenet": (lambda: _image(Inception(8, 4, 3, 5, 2, 3, 4)), IMAGES),
     "shufflenet": (lambda: _image(shufflenet.InvertedResidual(8, 16, 2), shufflenet.InvertedResidual(16, 16, 1)), IMAGES),
     "squeezenet": (lambda: _image(squeezenet.Fire(8, 3, 8)), IMAGES),
     "convnext": (lambda: _image(nn.Conv2d(8, 16, 2, 2), convnext.CNBlock(16, 0.1)), IMAGES),
     "vgg": (lambda: _image(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout()), IMAGES),
-    "alexnet": (lambda: _image(nn.Conv2d(8, 16, 5, 2), nn.ReLU(), nn.LocalResponseNorm(5), nn.MaxPool2d(3, 2)), IMAGES),
+    "alexnet": (lambda: _image(nn.Conv2d(8, 16, 5, 2, 2), nn.ReLU(), nn.LocalResponseNorm(5), nn.MaxPool2d(3, 2)), IMAGES),
     "mixer": (lambda: vit.Mixer(16, 8, 12, 1, 5), IMAGES),
-    "vit": (lambda: vit.VisionTransformer(16, 8, 12, 1, 2, 20, 0.1, 5), IMAGES),
+    "vit": (lambda: vit.VisionTransformer(16, 8, 12, 1, 2, 5, 0.1), IMAGES),
     "gpt": (lambda: text.GPT(11, 6, 12, 1, 2, 0.1), WORDS),
     "char_lstm": (lambda: text.CharLSTM(11, 7, 9, 2, 0.1), WORDS),
 }
