@@ -23,7 +23,7 @@ export VERSIONS := import platform, torch, triton; \
 cpu_wheel = $(if $(CPU),$1/bin/python -m pip install --quiet --no-deps --retries 1 --timeout 30 \
 	--extra-index-url https://download.pytorch.org/whl/cpu $(call pin,torch,$(TORCH)+cpu))
 
-.PHONY: demo test proofs campaign bench-page kernels kernels-oldest browser lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes gpu-kit samples docs site lint clean
+.PHONY: demo test proofs campaign bench-page kernels kernels-checked kernels-oldest browser lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes gpu-kit samples docs site lint clean
 
 demo: .venv/ready
 	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
@@ -31,7 +31,7 @@ demo: .venv/ready
 # What every change is tried with, in minutes: each op, pass, template and front end on the targets of this machine.
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not interpret and not slow and not kernels and not proof"
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m interpret
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "interpret and not proof"
 
 # What takes long because it proves much: every op and training steps under the sanitizers, what the compiler makes of each Triton
 # template, of ResNet-20's steps and of a block of GoogLeNet for each GPU that is not here, the guides from nothing to their checks.
@@ -48,6 +48,11 @@ campaign: .venv/ready
 # Every kernel of the large networks' training steps, for GPUs that are not here; GRAPHRT_ACCEPT=1 accepts new figures.
 kernels: .venv/ready
 	$(BIN)/python -m pytest --durations=12 -m kernels tests/test_aot.py
+
+# Every template, op, closure and kind of network on blocks as large as a GPU's, interpreted, with each access of each program
+# checked: none outside a buffer, none that another program stores (GRAPHRT_GUARD).
+kernels-checked: .venv/ready
+	GRAPHRT_GUARD=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 --durations=12 -m interpret
 
 # Every kernel of bench.gpu and of its tuning, in an archive for a machine with the GPU, its sources and its version of Triton:
 # make gpu-kit TRITON=3.6.0, then there python -m bench.gpu --kit build/gpu-kit.tar

@@ -49,6 +49,7 @@ class Flags:
     tma: bool = field(metadata={"env": "GRAPHRT_TMA", "doc": "GPU kernels: operands through tensor descriptors where they can"})
     library: str = field(metadata={"env": "GRAPHRT_LIBRARY", "doc": "contractions by cuBLAS, cuDNN: never, auto or always"})
     poison: bool = field(metadata={"env": "GRAPHRT_POISON", "doc": "fill the arena with NaN before each run"})
+    guard: bool = field(metadata={"env": "GRAPHRT_GUARD", "doc": "interpret: a GPU's blocks, each access of a program checked"})
     winograd: int = field(metadata={"env": "GRAPHRT_WINOGRAD", "doc": "cpu: largest Winograd tile of 3x3 filters: 4, 2 or 0"})
     known: bool = field(metadata={"env": "GRAPHRT_KNOWN", "doc": "cpu: do not schedule again what the cache has compiled (1)"})
     fold: float = field(metadata={"env": "GRAPHRT_FOLD", "doc": "GB that from_onnx may compute of constants (1)"})
@@ -72,6 +73,7 @@ class Flags:
             tma=_bool("GRAPHRT_TMA"),
             library=env.get("GRAPHRT_LIBRARY") or "never",
             poison=_bool("GRAPHRT_POISON"),
+            guard=_bool("GRAPHRT_GUARD"),
             winograd=_number("GRAPHRT_WINOGRAD", 4),
             known=_bool("GRAPHRT_KNOWN", "1"),
             fold=_number("GRAPHRT_FOLD", 1.0),

@@ -37,5 +37,9 @@ class ConversionError(GraphrtError, ValueError):
     """A model of another framework that cannot be made into a graph: an operator without an entry, a trace that failed."""
 
 
+class AccessError(GraphrtError, RuntimeError):
+    """A kernel of which one program touches what is not its own (``GRAPHRT_GUARD``): kernel, program, buffer and element."""
+
+
 class TargetError(GraphrtError, RuntimeError):
     """A target that cannot be used on this machine, with the remedy."""

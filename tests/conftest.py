@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import graphrt as grt
+from graphrt.config import Flags
 from graphrt.targets.reference.evaluate import evaluate
 from graphrt.targets.triton.compile import build
 from graphrt.types import as_dtype
@@ -110,6 +111,19 @@ def check(graph: grt.Graph, feeds: Mapping[str, Any], target: str, length: int =
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=INTERPRETED and Flags.read().guard)
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With GRAPHRT_GUARD=1 kernels that a test launches itself are watched as those of programs are."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    from graphrt.targets.triton import guard
+
+    def run(function: Any, *args: Any, grid: tuple[int, ...], warmup: bool, **constants: Any) -> None:
+        guard.launch(function, grid, args, constants)
+
+    monkeypatch.setattr(InterpretedFunction, "run", run)
 
 
 Build = Callable[..., grt.Value]

@@ -25,7 +25,9 @@ import graphrt as grt
 from graphrt import errors, nn, optim
 from graphrt.targets.triton import gpu
 from graphrt.targets.triton.binary import DeviceBinary
+from graphrt.targets.triton.driver import HostStream
 from graphrt.targets.triton.image import Buffer, make_image
+from graphrt.targets.triton.null import NullDriver
 
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 
@@ -139,6 +141,68 @@ def test_numbers_are_values_not_constants() -> None:
     with NULL.recorded() as log:
         program({**feeds(), "lr": 0.25})
     assert slots(program)["lr"].item() == 0.25 and not kinds(log)["load"]
+
+
+@needs_compiler
+def test_a_number_is_written_where_it_is_not_there_yet() -> None:
+    """By its bits: 0.0 and -0.0 are two. A tensor that is copied into the slot is forgotten by nobody."""
+    program = grt.compile(step(), target="null")
+    filled: list[float] = []
+    slot = slots(program)["lr"]
+    slots(program)["lr"] = SimpleNamespace(copy_=slot.copy_, fill_=lambda v: filled.append(v) or slot.fill_(v))
+    rates = [0.5, 0.5, np.float32(0.5), 0.0, -0.0, -0.0, torch.tensor(0.25), -0.0, np.float32(np.nan), np.float32(np.nan)]
+    for rate in rates:
+        program({**feeds(), "lr": rate})
+        np.testing.assert_array_equal(np.float32(slot.item()).tobytes(), np.float32(rate).tobytes())
+    assert [str(v) for v in filled] == ["0.5", "0.0", "-0.0", "-0.0", "nan"]
+
+
+@needs_compiler
+def test_streams_wait_only_for_others() -> None:
+    """One event a run, which waits for the last one, and the last program on its state, where these were on other streams."""
+
+    class Stream(HostStream):
+        def __init__(self) -> None:
+            self.waited: list[Any] = []
+            self.recorded: list[Any] = []
+
+        def wait_event(self, event: Any) -> None:
+            self.waited.append(event)
+
+        def record_event(self, event: Any = None) -> Any:
+            self.recorded.append(event or object())
+            return self.recorded[-1]
+
+    one, other = Stream(), Stream()
+    driver = NullDriver("cuda:sm_90")
+    now = [one]
+    driver.stream = lambda: now[0]  # type: ignore[method-assign]
+    program = grt.compile(step(), target="cuda:sm_90")
+    image = program._executable._compilation.image
+    first, second = (DeviceBinary(image, driver, program.outputs) for _ in range(2))
+    for binary in (first, second):
+        binary.attach(program.state)
+    inputs = program._bind(feeds())
+    inputs |= {name: torch.from_numpy(inputs[name]) for name in ("x", "y")}
+
+    def run(binary: DeviceBinary, stream: Stream, tensors: bool) -> tuple[list[Any], int]:
+        now[0] = stream
+        before = len(one.recorded) + len(other.recorded)
+        stream.waited.clear()
+        binary.run(inputs, program.state, tensors)
+        return list(stream.waited), len(one.recorded) + len(other.recorded) - before
+
+    for tensors in (False, True):
+        run(first, one, tensors)
+        assert run(first, one, tensors) == ([], 1)
+        last = one.recorded[-1]
+        assert run(second, other, tensors)[0][-1] is last  # the state's; before it, that of its own memory
+        assert run(second, other, tensors) == ([], 1)
+        waited, count = run(first, one, tensors)
+        assert waited == [other.recorded[-1]] and count == 1  # of its own run it was behind anyway
+        waited, count = run(first, other, tensors)
+        assert waited == [one.recorded[-1]] * 2 and count == 1
+        run(first, one, tensors)
 
 
 @needs_compiler

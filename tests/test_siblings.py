@@ -22,7 +22,7 @@ from graphrt.passes.siblings import Times, merge_siblings
 from graphrt.passes.simplify import simplify
 from graphrt.targets.reference.evaluate import evaluate
 
-GAIN, LOSE = Times(lambda node, filters: 1.0, 0.0), Times(lambda node, filters: float(filters) ** 2, 0.0)
+GAIN, LOSE = Times(lambda node, filters: 1.0, 0.0, 0.0), Times(lambda node, filters: float(filters) ** 2, 0.0, 0.0)
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 _VERBS = {  # of what is done, and of what is not, but for fusions
     "siblings": ("is merged with", "is not merged with"),
+    "channels": ("pads", "does not pad"),
     "layout": ("lies", "does not lie"),
     "concat": ("lies in", "does not lie in"),
     "in_place": ("is updated", "is not updated"),
@@ -22,8 +23,8 @@ class Decision:
 
     ``saved`` is what the stage reckoned with; the ledger, which ``program.explain()`` prints, has it exactly, and negative
     where a decision costs traffic.
-    ``stage`` is one of ``stages.STAGES``, or layout, template or alias. ``other`` is for a fusion the anchor of the group, or
-    what the choice is about: "channels-last", "in place", a template's file, the tensor whose bytes it takes over. ``change``
+    ``stage`` is one of ``stages.STAGES``, or channels, layout, template or alias. ``other`` is for a fusion the anchor of the
+    group, or what the choice is about: "channels-last", "in place", a template's file, the tensor whose bytes it takes over. ``change``
     is of a refusal: what would have to be otherwise, behind "if".
     """
 

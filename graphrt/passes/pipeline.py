@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node
 from graphrt.op import Order
+from graphrt.passes.channels import pad_channels
 from graphrt.passes.decision import Decision
 from graphrt.passes.half_copies import keep_half_copies
 from graphrt.passes.layout import assign_layouts
@@ -26,8 +27,8 @@ class PassPolicy:
     """A target's policy for the passes.
 
     ``splits`` says into how many partial sums a node is cut, ``segments`` in what segments a sum over pixels takes them,
-    ``times`` what is predicted for sibling convolutions (None: they stay apart). Convolutions of at least ``min_channels`` lie
-    channels-last. With ``half_copies`` halves of weights are kept from run to run.
+    ``times`` what is predicted for convolutions that are merged or padded (None: none is). Convolutions of at least
+    ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run.
     """
 
     splits: Callable[[Node], int]
@@ -56,6 +57,7 @@ def run_passes(
         ("simplify", simplify),  # fold, identities, common subexpressions
         ("addends", merge_addends),  # sums of products, and of slices' gradients
         ("siblings", lambda g: merge_siblings(g, policy.times, decisions)),  # one convolution of several
+        ("channels", lambda g: pad_channels(g, policy.times, decisions)),  # images of few channels are given more
         ("remat", rematerialise),  # parts of concatenations, again for the backward pass
         ("snapshot_updates", snapshot_updates),  # updates read old values
         ("partial", lambda g: partial_sums(g, policy.segments)),  # sums over pixels from sums of segments

@@ -28,10 +28,12 @@ from graphrt.passes.simplify import dead_code
 
 @dataclass(frozen=True)
 class Times:
-    """The predictions of a target, in seconds: of a convolution or gradient with so many filters, and of moving a byte."""
+    """The predictions of a target, in seconds: of a convolution or gradient with so many filters on so many channels (None:
+    its own), of moving a byte, and of a launch."""
 
-    convolution: Callable[[Node, int], float]
+    convolution: Callable[..., float]
     byte: float
+    launch: float
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,8 @@ def _chosen(graph: Graph, families: Sequence[_Family], times: Times, decisions: 
         saved, moved = 0.0, 0
         for family in group:
             first, count = family.members[0], len(family.members)
-            filters = [_filters(n) for n in family.members]
-            saved += sum(map(times.convolution, family.members, filters)) - times.convolution(first, sum(filters))
+            widths = [filters(n) for n in family.members]
+            saved += sum(map(times.convolution, family.members, widths)) - times.convolution(first, sum(widths))
             if family.total is not None:  # terms that are read to be added
                 moved -= (count - 1) * first.types[0].nbytes
             elif first.op.template == "conv":
@@ -127,7 +129,8 @@ def _chosen(graph: Graph, families: Sequence[_Family], times: Times, decisions: 
     return chosen
 
 
-def _filters(node: Node) -> int:
+def filters(node: Node) -> int:
+    """The filters of a convolution, or of a gradient of one."""
     return node.inputs[1].shape[0] if node.op.template != "conv_wgrad" else node.types[0].shape[0]
 
 
@@ -230,6 +233,6 @@ def _merged(
         y, dim = apply(first.op.name, whole([dy for dy, _ in inputs], 1), table[first.inputs[1]], **first.attrs), 0
     found, start = {}, 0
     for n in members:
-        found[n.outputs[0]] = cut(y, dim, start, start + _filters(n))
-        start += _filters(n)
+        found[n.outputs[0]] = cut(y, dim, start, start + filters(n))
+        start += filters(n)
     return found

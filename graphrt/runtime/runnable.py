@@ -6,6 +6,8 @@ are updated in the shared ``State``. The same inputs and state give the same bit
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections import deque
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -73,6 +75,7 @@ class Runnable:
         self._binary, self._needed, self._unpack, self._updates = binary, list(needed), unpack, frozenset(updates)
         binary.attach(state, self._updates)
         self._lock = make_lock(PROGRAM)
+        self._numbers: dict[str, tuple[Any, np.ndarray]] = {}  # the last number of each input, and its array
         self._ahead: deque[tuple[Mapping[str, Any], str]] = deque()  # inputs from prefetch, and their kind (_asked)
 
     def _where(self, name: str) -> str:
@@ -95,8 +98,10 @@ class Runnable:
             bound, kind = {**ahead, **self._bind(inputs, ahead)}, max(kind, self._asked(inputs))
             if self._ahead:
                 self._ahead.popleft()
-            with self._running():
+            try:
                 results = self._binary.run(bound, self.state, kind == "device")
+            finally:
+                self.state.wrote(self._updates)
         if kind == "cpu":
             results = {name: from_numpy(a) for name, a in results.items()}
         return self._given(results, inputs)
@@ -131,7 +136,7 @@ class Runnable:
 
     def _asked(self, inputs: Mapping[str, Any]) -> str:
         """The kind of results to give: tensors on the program's ``device``, torch tensors on the ``cpu``, or ("") arrays."""
-        tensors = [v for v in inputs.values() if type(v).__module__.split(".")[0] == "torch"]
+        tensors = [v for v in inputs.values() if _of_torch(type(v).__module__)]
         return ("device" if any(map(self._binary.takes, tensors)) else "cpu") if tensors else ""
 
     def _named(self, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,6 +164,9 @@ class Runnable:
         return {name: self._array(name, value) for name, value in inputs.items()}
 
     def _array(self, name: str, value: Any) -> Any:
+        last = self._numbers.get(name)
+        if last is not None and value is last[0]:
+            return last[1]
         type = self.inputs[name]
         if self._binary.takes(value):
             return self._tensor(name, value)
@@ -175,19 +183,24 @@ class Runnable:
             convert = f"convert it first, an array with .astype({type.dtype.name!r})"
             raise InputError(f"{self._described(name)}, got {array.dtype}; {convert}")
         if type.order is None:
-            return np.ascontiguousarray(array).reshape(type.shape)
-        return np.ascontiguousarray(array.transpose(type.order)).transpose(np.argsort(type.order))
+            array = np.ascontiguousarray(array).reshape(type.shape)
+        else:
+            array = np.ascontiguousarray(array.transpose(type.order)).transpose(np.argsort(type.order))
+        if isinstance(value, int | float):
+            self._numbers[name] = value, array
+        return array
 
     def _tensor(self, name: str, value: Any) -> Any:
         """A tensor of the program's device, in any memory order."""
         type = self.inputs[name]
-        if "strided" not in str(value.layout):
+        torch = sys.modules["torch"]
+        if value.layout is not torch.strided:
             raise InputError(f"{self._described(name)}; a tensor of layout {value.layout} has no dense memory")
         if tuple(value.shape) != type.shape:
             raise InputError(f"{self._described(name)}, got shape {list(value.shape)}")
-        if str(value.dtype) != f"torch.{type.dtype.name}":
+        if value.dtype is not getattr(torch, type.dtype.name):
             raise InputError(f"{self._described(name)}, got {value.dtype}; convert it first, with .to(torch.{type.dtype.name})")
-        return value.detach()
+        return value.detach() if value.requires_grad else value
 
     def _described(self, name: str) -> str:
         return f"input {name!r} is {self.inputs[name]} ({self._where(name)})"
@@ -200,6 +213,12 @@ class Runnable:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._about()})"
+
+
+@functools.cache
+def _of_torch(module: str) -> bool:
+    """Whether ``module``, of a class, is a part of torch."""
+    return module.split(".")[0] == "torch"
 
 
 def _converted(value: Any, type: TensorType) -> np.ndarray:

@@ -70,8 +70,8 @@ class State(Mapping[str, np.ndarray]):
     """Arrays by name. Reading gives the current values, live on the CPU and copied from a GPU; ``set`` overwrites.
 
     A buffer never moves once a program has its address. ``lock`` is held by whoever puts work on it in order, so programs that
-    share a state run one after the other, from whatever threads; ``done`` is the event after the last one of a GPU. What is
-    read by name beside a run in another thread may be half written.
+    share a state run one after the other, from whatever threads; ``done`` is the event after the last one of a GPU, on
+    ``stream``. What is read by name beside a run in another thread may be half written.
 
     A copy is a parameter in another dtype, which programs that update the parameter write as well; ``refresh`` makes it anew
     after anything else has written the parameter. Copies are not among the names.
@@ -86,6 +86,7 @@ class State(Mapping[str, np.ndarray]):
         self._home: Device | None = None  # where those are
         self.lock = make_lock(STATE)
         self.done: Any = None
+        self.stream: Any = None
         self.types: dict[str, TensorType] = {}
         self.copies: dict[str, str] = {}  # the parameter of each
         self._stale: set[str] = set()  # copies to be made anew

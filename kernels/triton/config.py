@@ -186,14 +186,18 @@ def _conv_tiles(kind: str, g: Geometry, bm: int, bn: int) -> int:
 def _conv_gemm(kind: str, g: Geometry, itemsize: int, prologues: tuple[int, int]) -> Gemm:
     _, _, depth, _, channels = _matrix(kind, g)
     c, k = (n // g.GROUPS * itemsize % 16 == 0 for n in (g.C, g.K))
+    runs = [math.gcd(n // g.GROUPS, 16 // itemsize) for n in (g.C, g.K)]
+    left, right = {"fwd": (0, 1), "dgrad": (1, 1), "wgrad": (0, 1) if g.K_AXIS else (1, 0)}[kind]
     return Gemm(
         lambda bm, bn: _conv_tiles(kind, g, bm, bn),
         depth,
         math.ceil(depth) if kind == "wgrad" else channels,
-        {"fwd": (c, k), "dgrad": (k, k), "wgrad": (c, k) if g.K_AXIS else (k, c)}[kind],
+        ((c, k)[left], (c, k)[right]),
         itemsize,
         prologues,
         4 if g.SPLITS > 1 else itemsize,
+        runs=(runs[left], runs[right]),
+        single=40 if itemsize <= 2 and g.R * g.S > 1 else 12,  # a tap and a channel for each; FFMA hides that
     )
 
 

@@ -106,10 +106,16 @@ class Gemm(NamedTuple):
     segment: int = 1  # rows that an epilogue sums: tiles have a multiple of them
     tma: bool = False  # operands come through descriptors, which every program makes
     plain: bool = False  # nothing is computed on load, and no other map is read or summed where a tile is stored
+    runs: tuple[int, int] = (1, 1)  # elements of each operand that lie side by side where 16 bytes do not
+    single: int = 12  # instructions of a load of these
 
     def scattered(self, bm: int, bn: int) -> int:
         """Rows and columns that are loaded element by element."""
         return bm * (not self.vectors[0]) + bn * (not self.vectors[1])
+
+    def loads(self, bm: int, bn: int) -> float:
+        """Loads that these rows and columns take for each step of depth."""
+        return bm * (not self.vectors[0]) / self.runs[0] + bn * (not self.vectors[1]) / self.runs[1]
 
     def steps(self, bk: int) -> float:
         if self.piece < bk and not self.tma:
@@ -182,7 +188,7 @@ def clocks(tiling: Tiling, gemm: Gemm, machine: Machine, programs: int = 0) -> f
     shared += bk * (bm * (2 * left if left else 0) + bn * (2 * right if right else 0)) / SHARED
     moved = bk * (bm * (left or gemm.itemsize) + bn * (right or gemm.itemsize)) / d.l2
     computed = bm * _prologue(left, gemm.itemsize) + bn * _prologue(right, gemm.itemsize)
-    scalar = bk * (computed + 12 * gemm.scattered(bm, bn)) / _ALU
+    scalar = bk * (computed + gemm.single * gemm.loads(bm, bn)) / _ALU
     work = steps * (max(multiply, shared, moved, scalar) + _BARRIER) + bm * bn * gemm.output / d.memory
     ahead = tiling.stages - 1 if d.fragments else max(tiling.stages - 2, 0.5)  # a product under way holds on to its stage
     start = 2 * LATENCY + _DESCRIPTOR * gemm.tma

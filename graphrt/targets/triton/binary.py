@@ -42,9 +42,9 @@ class DeviceBinary(Binary):
         self._launches: list[Launch] = []
         self._replay: Callable[[], None] | None = None
         self._clocks: dict[int, Callable[[], list[float]]] = {}  # of all launches a number of times; 0: of each launch
-        self._done = driver.stream().record_event()  # the memory is zeroed, later: the last run's results are copied
-        self._computed: Any = None  # the last run's launches are over
-        self._streams: set[Any] = {driver.stream()}
+        self._stream = driver.stream()  # of the last run
+        self._done = self._stream.record_event()  # the memory is zeroed, later: the last run is over
+        self._streams: set[Any] = {self._stream}
 
     def attach(self, state: State, written: Collection[str] = ()) -> None:
         """Moves the state's buffers to the device and packs the launches: addresses are final."""
@@ -79,17 +79,18 @@ class DeviceBinary(Binary):
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         """Runs every launch. Results are new tensors of the device, or new NumPy arrays, which takes a wait."""
         with state.lock:
-            self._begin(inputs, state)
+            stream = self._begin(inputs, state)
             if self._replay is not None:
                 self._replay()
             elif self._graphs and self._launches:
                 self._first()
             else:
                 self._driver.run(self._launches)
-            self._computed = state.done = self._driver.stream().record_event(self._computed)
-        results = self._results(tensors)
-        self._done = self._driver.stream().record_event(self._done)
-        return results
+            results = self._outputs.copy(lambda t: t.clone()) if tensors else {}
+            self._end(state, stream)
+        if tensors:
+            return results
+        return {name: to_numpy(t) for name, t in self._outputs.copy(self._driver.fetch).items()}
 
     def one_by_one(self, inputs: Mapping[str, Any], state: State) -> Iterator[Callable[[Buffer], Any]]:
         """Runs once, launch by launch: before the first and behind each, what reads a buffer as it is then."""
@@ -100,13 +101,12 @@ class DeviceBinary(Binary):
             return self._driver.fetch(view(self._memory, b.offset, b.type))
 
         with state.lock:
-            self._begin(inputs, state)
+            stream = self._begin(inputs, state)
             yield read
             for launch in self._launches:
                 self._driver.run([launch])
                 yield read
-            self._computed = state.done = self._driver.stream().record_event(self._computed)
-        self._done = self._driver.stream().record_event(self._done)
+            self._end(state, stream)
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs once and returns the seconds of each launch."""
@@ -126,11 +126,12 @@ class DeviceBinary(Binary):
                 self._clocks[key] = self._driver.clock(groups, self._graphs)
             return self._clocks[key]()
 
-    def _begin(self, inputs: Mapping[str, Any], state: State) -> None:
-        """Everything before the launches, on the current stream."""
+    def _begin(self, inputs: Mapping[str, Any], state: State) -> Any:
+        """Everything before the launches, on the current stream, which is returned."""
         stream = self._driver.stream()
-        stream.wait_event(self._done)
-        if state.done is not None:
+        if stream != self._stream:  # else it is in order
+            stream.wait_event(self._done)
+        if state.done is not None and stream != state.stream:
             stream.wait_event(state.done)
         if stream not in self._streams:
             self._streams.add(stream)
@@ -138,9 +139,15 @@ class DeviceBinary(Binary):
             for buffer in self.image.buffers("state").values():
                 self._driver.keep(state.on_device(buffer.name, self._driver), stream)
         state.refresh(self._state)
-        self._slots.fill(inputs)
+        self._slots.fill(inputs, stream)
         if self._poison:
             self._memory[: self.image.temporary].fill_(0xFF)  # every float in it is NaN
+        return stream
+
+    def _end(self, state: State, stream: Any) -> None:
+        """Takes note that a run on ``stream`` is enqueued; what the host fetches behind it is there when the call returns."""
+        self._done = state.done = stream.record_event(self._done)
+        self._stream = state.stream = stream
 
     def _first(self) -> None:
         """The first run, on a side stream, loads what is loaded lazily; then the launches become a graph."""
@@ -150,12 +157,6 @@ class DeviceBinary(Binary):
             self._driver.run(self._launches)
         stream.wait_stream(side)
         self._replay = self._driver.capture(self._launches)
-
-    def _results(self, tensors: bool) -> dict[str, Any]:
-        """Copies of the outputs."""
-        copy = (lambda t: t.clone()) if tensors else self._driver.fetch
-        found = self._outputs.copy(copy)
-        return found if tensors else {name: to_numpy(t) for name, t in found.items()}
 
 
 class Outputs:
@@ -168,7 +169,7 @@ class Outputs:
         start = min((b.offset for b in buffers.values()), default=0)
         end = max((b.offset + aligned(b.type.nbytes) for b in buffers.values()), default=0)
         offsets = {name: buffers[name].offset if name in buffers else start for name in types}
-        self._region = memory[start:end] if end - start <= TOGETHER else None
+        self._region = memory[start:end] if len(types) > 1 and end - start <= TOGETHER else None
         self._apart = {name: view(memory, offsets[name], type) for name, type in types.items()}
         self._within = {
             name: (t.dtype, t.shape, t.stride(), (offsets[name] - start) // t.element_size()) for name, t in self._apart.items()

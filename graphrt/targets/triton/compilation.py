@@ -13,6 +13,7 @@ from graphrt.runtime.runnable import Runnable
 from graphrt.targets.triton.compile.build import build
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.emit.codegen import generate
+from graphrt.targets.triton.emit.launch import LaunchCode
 from graphrt.targets.triton.emit.module import resolve, write_module
 from graphrt.targets.triton.emit.options import Options
 from graphrt.targets.triton.image import Image, make_image
@@ -44,7 +45,7 @@ class Compilation:
         """The program as a driver runs it. Raises TargetError for what does not compile."""
         working = [code for code in self.codes if code.grid]
         if self.options.interpret:
-            kernels: list[Any] = [code.call or JitKernel(*resolve(code, self.module)) for code in working]
+            kernels: list[Any] = [code.call or self._interpreted(code) for code in working]
             return make_image(working, kernels, range(len(working)), self._plan)
         return make_image(working, *build(working, self.module, self.options.gpu), self._plan)
 
@@ -53,6 +54,9 @@ class Compilation:
         anchors = [(code, kernels[0].group.anchor) for code, kernels in zip(self.codes, self.kernels, strict=True)]
         templates = [(code, node) for code, node in anchors if node is not None and node.op.template is not None]
         return [d for code, node in templates for d in code.decisions(node.outputs[0].name)]
+
+    def _interpreted(self, code: LaunchCode) -> JitKernel:
+        return JitKernel(*resolve(code, self.module), tuple(f"{slot.space} {slot.name}" for slot in code.slots))
 
     def source(self, launch: int | None) -> str:
         """Generated source: of one launch, or all of it."""

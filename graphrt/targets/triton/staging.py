@@ -39,16 +39,20 @@ class Pinned:
         self._buffers: dict[str, Any] = {}
         self._taken: Any = None
 
-    def copy(self, values: Mapping[str, Any], slots: Mapping[str, Any], types: Mapping[str, TensorType]) -> None:
-        """Copies ``values``, arrays or tensors, into ``slots``, on the current stream."""
+    def copy(
+        self, values: Mapping[str, Any], slots: Mapping[str, Any], types: Mapping[str, TensorType], held: dict[str, bytes]
+    ) -> None:
+        """Copies ``values``, arrays or tensors, into ``slots``, on the current stream; ``held`` are numbers that are there."""
         arrays: dict[str, Any] = {}
         for name, value in values.items():
             if self._driver.owns(value):
                 slots[name].copy_(value)
-            elif value.size == 1:
-                slots[name].fill_(value.item())
-            else:
+                held.pop(name, None)
+            elif value.size != 1:
                 arrays[name] = value
+            elif held.get(name) != (number := value.tobytes()):
+                slots[name].fill_(value.item())
+                held[name] = number
         if not arrays:
             return
         if self._taken is not None:
@@ -67,6 +71,7 @@ class Staging:
     def __init__(self, driver: Driver) -> None:
         self._driver, self._pinned = driver, Pinned(driver)
         self.tensors: dict[str, Any] = {}
+        self._held: dict[str, bytes] = {}
         self.arrived: Any = None  # an event: the batch is here
         self.read: Any = None  # an event: it may be overwritten
 
@@ -76,7 +81,7 @@ class Staging:
             self.tensors[name] = view(self._driver.allocate(types[name].nbytes), 0, types[name])
         if self.read is not None:
             self._driver.stream().wait_event(self.read)
-        self._pinned.copy(values, self.tensors, types)
+        self._pinned.copy(values, self.tensors, types, self._held)
         self.arrived = self._driver.stream().record_event()
 
 
@@ -85,20 +90,21 @@ class Slots:
 
     def __init__(self, driver: Driver, slots: Mapping[str, Any], types: Mapping[str, TensorType]) -> None:
         self._driver, self._slots, self._types = driver, slots, types
+        self._held: dict[str, bytes] = {}
         self._pinned = [Pinned(driver) for _ in range(PINNED)]
         self._staging = [Staging(driver) for _ in range(AHEAD)]
         self._copies: Any = None  # the stream of prefetches
         self._turn = self._next = 0  # of the pinned memory, of the staging memory
 
-    def fill(self, values: Mapping[str, Any]) -> None:
-        """Copies the inputs ``values`` into their slots on the current stream. Inputs that nothing reads are left out."""
-        stream = self._driver.stream()
+    def fill(self, values: Mapping[str, Any], stream: Any) -> None:
+        """Copies ``values`` into their slots on ``stream``, the current one. Inputs that nothing reads are left out."""
         values = {n: v for n, v in values.items() if n in self._slots}
-        staged = [s for s in self._staging if any(v is s.tensors.get(n) for n, v in values.items())]
+        brought = self._staging if self._copies is not None else ()
+        staged = [s for s in brought if any(v is s.tensors.get(n) for n, v in values.items())]
         for s in staged:
             stream.wait_event(s.arrived)
         self._turn = (self._turn + 1) % PINNED
-        self._pinned[self._turn].copy(values, self._slots, self._types)
+        self._pinned[self._turn].copy(values, self._slots, self._types, self._held)
         for s in staged:
             s.read = stream.record_event()
             for tensor in s.tensors.values():

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from graphrt.config import Flags
 from graphrt.ir import Node
 from graphrt.passes.partial import Segments
 from graphrt.passes.pipeline import PassPolicy
@@ -85,10 +86,10 @@ class TritonTarget(Target):
     def _alone(self) -> bool:
         return self.library == "always"
 
-    def _options(self, gpu: str, units: int | None = None, interpret: bool = False) -> Options:
+    def _options(self, gpu: str, units: int | None = None, interpret: bool = False, guard: bool = False) -> Options:
         arch = gpu.split(":")[1]
         wide = multiprocessors(arch) if units is None else units
-        return Options(arch, wide, interpret, self.settings.float32_matmul_precision, self.library)
+        return Options(arch, wide, interpret, self.settings.float32_matmul_precision, self.library, guard)
 
     def _segments(self, node: Node, producer: Node | None) -> Segments | None:
         pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
@@ -157,12 +158,12 @@ class InterpretTarget(TritonTarget):
 
     @functools.cached_property
     def options(self) -> Options:
-        """The options that kernels are printed with: large blocks."""
-        return self._options(NULL, interpret=True)
+        """The options that kernels are printed with: large blocks, unless accesses are checked."""
+        return self._options(NULL, interpret=True, guard=Flags.read().guard)
 
     def build(self, lowering: Lowering) -> Executable:
         """The compilation of ``lowering`` on the interpreter. Raises TargetError."""
-        driver = InterpretDriver()
+        driver = InterpretDriver(self.options.guard)
         return TritonExecutable(lowering, Compilation(lowering, self.options), driver)
 
 

@@ -173,7 +173,7 @@ class LaunchPrinter(GeneratedPrinter):
         ops = list(dict.fromkeys(n.op.name for n in first.nodes))[:6]
         display = f"{first.phase}_updates" if len(launch) > 1 else "_".join(ops) or "copy"
         grid = sum(part.programs for part in parts)
-        found = warps(Form("", "", name, {}), {"num_warps": WARPS, "num_stages": 2}, grid, self.options.interpret)
+        found = warps(Form("", "", name, {}), {"num_warps": WARPS, "num_stages": 2}, grid, self.options.large)
         return LaunchCode(display, self.slots, text, found, found[0])
 
     def beside(self, template: LaunchCode, launch: Sequence[Kernel]) -> LaunchCode:

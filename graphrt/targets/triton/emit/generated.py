@@ -51,7 +51,7 @@ class GeneratedPrinter(TritonPrinter):
 
     def _pointwise(self, kernel: PointwiseKernel) -> tuple[list[str], int]:
         size, at = math.prod(kernel.shape), _walk(kernel.order, kernel.shape, "i")
-        block = min(power(size), _BLOCK if self.options.interpret else _VECTOR * WARPS * self.options.lanes)
+        block = min(power(size), _BLOCK if self.options.large else _VECTOR * WARPS * self.options.lanes)
         masks = Masks("mask", {"i"}, "", {"i": "mask"})
         lines = [
             f"    i = pid * {block} + tl.arange(0, {block})",
@@ -103,7 +103,7 @@ class GeneratedPrinter(TritonPrinter):
 
     def _tile(self, kernel: ReductionKernel, rows: int, size: int) -> _Tile:
         """As many elements as registers like, and short rows enough for a vector of each thread to store."""
-        most, columns = reduction_tile(rows, size, kernel.whole, self.options.interpret)
+        most, columns = reduction_tile(rows, size, kernel.whole, self.options.large)
         sizes = [s.slot.type.dtype.itemsize for p in kernel.passes for s in p.after.stores]
         threads = WARPS * self.options.lanes
         vectors = 16 // max(min(sizes, default=4), 2) * threads if columns <= _VECTOR else 0  # one for each thread

@@ -15,9 +15,9 @@ PRECISIONS = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}  # torch's 
 class Options:
     """The GPU that kernels are printed for: its ``arch``, as sm_90 or gfx942, and so many ``units`` (multiprocessors).
 
-    With ``interpret`` they run in Triton's interpreter, which likes large blocks. ``precision`` is that of float32 products
-    (highest, high, medium), ``library`` what may be done by one instead: never anything, what tuning finds (auto), or all it
-    can (always).
+    With ``interpret`` they run in Triton's interpreter, which likes large blocks; with ``guard`` it takes the GPU's, and is
+    watched. ``precision`` is that of float32 products (highest, high, medium), ``library`` what may be done by one instead:
+    never anything, what tuning finds (auto), or all it can (always).
     """
 
     arch: str
@@ -25,11 +25,17 @@ class Options:
     interpret: bool = False
     precision: str = "highest"
     library: str = "never"
+    guard: bool = False
 
     @property
     def gpu(self) -> str:
         """The architecture as compilers name it: cuda:sm_90, hip:gfx942."""
         return f"{'hip' if self.arch.startswith('gfx') else 'cuda'}:{self.arch}"
+
+    @property
+    def large(self) -> bool:
+        """Whether blocks are as large as the interpreter likes them."""
+        return self.interpret and not self.guard
 
     @functools.cached_property
     def machine(self) -> Any:
@@ -37,7 +43,7 @@ class Options:
         find_kernels()
         from graphrt.kernels.triton.config import Machine  # type: ignore[import-not-found]
 
-        return Machine(self.arch, self.units, self.interpret, PRECISIONS[self.precision])
+        return Machine(self.arch, self.units, self.large, PRECISIONS[self.precision])
 
     @property
     def lanes(self) -> int:

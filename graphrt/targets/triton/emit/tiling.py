@@ -84,15 +84,15 @@ def _attention(kernel: TemplateKernel, closures: Closures, options: Options) -> 
     blocks, grid = attention_config.blocks(name, kernel.sizes, kernel.factors.itemsize, options.machine)
     precision = {"INPUT_PRECISION": options.machine.precision}
     form = _form("attention" if name == "attention" else "attention_grad", name, closures.plain, kernel.sizes, precision)
-    return warps(form, blocks, grid, options.interpret)
+    return warps(form, blocks, grid, options.large)
 
 
 def _line(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
     from graphrt.kernels.triton import config
 
     name = kernel.spec.name
-    blocks, grid = config.line_config(name, kernel.sizes, options.interpret)
-    return warps(_form(name, name, closures.plain, kernel.sizes), blocks, grid, options.interpret)
+    blocks, grid = config.line_config(name, kernel.sizes, options.large)
+    return warps(_form(name, name, closures.plain, kernel.sizes), blocks, grid, options.large)
 
 
 def _conv(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
@@ -105,7 +105,7 @@ def _conv(kernel: TemplateKernel, closures: Closures, options: Options) -> list[
     if config.is_depthwise(g):
         blocks = config.depthwise_config(kind, g, itemsize, machine, lanes=options.lanes)
         f = _form("depthwise", f"depthwise_{kind}", closures.plain, {"G": g})
-        return warps(f, blocks, config.depthwise_grid(kind, g, blocks), options.interpret)
+        return warps(f, blocks, config.depthwise_grid(kind, g, blocks), options.large)
     tile = _tile(kernel, closures.prologues[::-1] if g.K_AXIS else closures.prologues)  # the input is the left operand
     f = _form("conv", _FUNCTIONS.get(name, name), closures.plain, {"G": g}, precision)
     found = config.conv_configs(kind, g, itemsize, machine, **tile)
@@ -133,7 +133,7 @@ def _pool(kernel: TemplateKernel, closures: Closures, options: Options) -> list[
     stores = [s.slot.type.dtype for s in kernel.epilogue.stores]  # positions alone, where nobody reads the maxima
     stored = min((dtype.itemsize for dtype in stores if not dtype.is_int), default=stores[0].itemsize)
     first = config.pool_config(config.pool_outputs(g, gradient), stored, options.machine, lanes=lanes)
-    others = [] if options.interpret else [{**first, "BLOCK": lanes * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
+    others = [] if options.large else [{**first, "BLOCK": lanes * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
     f = _form("pool", function, closures.plain, more)
     return [Choice(f, c, config.pool_grid(g, c, gradient, phases)) for c in (first, *(c for c in others if c != first))]
 
@@ -219,17 +219,18 @@ def times(options: Options) -> Times:
 
     byte = 1 / (cost.multiprocessor(options.arch).memory * options.units)  # clocks
 
-    def convolution(node: Node, filters: int) -> float:
+    def convolution(node: Node, filters: int, channels: int | None = None) -> float:
         kind, itemsize = _KINDS[node.op.template or ""], node.inputs[0].dtype.itemsize
-        g = config.Geometry(**{**TEMPLATES[node.op.template or ""].sizes(node), "K": filters}, **oriented(kind, options))
+        sizes = TEMPLATES[node.op.template or ""].sizes(node)
+        g = config.Geometry(**{**sizes, "K": filters, "C": channels or sizes["C"]}, **oriented(kind, options))
         if kind == "wgrad":
-            g = g._replace(SPLITS=max(splits(node, options), 1))
+            g = g._replace(SPLITS=max(splits(node, options) if channels is None else _parts(g, itemsize, options), 1))
         found = config.conv_configs(kind, g, itemsize, options.machine)
         image, result = g.C * g.H * g.W, filters * g.P * g.Q
         moved = itemsize * (g.N * (image + result) + g.C * filters * g.R * g.S)
         return (max(found[0][0], moved * byte) + cost.LAUNCH) / CLOCK
 
-    return Times(convolution, byte / CLOCK)
+    return Times(convolution, byte / CLOCK, cost.LAUNCH / CLOCK)
 
 
 def on_load(options: Options) -> OnLoad:
