@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 import graphrt.ops as F
-from graphrt.autodiff import grad
 from graphrt.compiler import compile as compile_graph
 from graphrt.data import Source
 from graphrt.errors import ArgumentError, NumericError
 from graphrt.ir import Graph, Value
 from graphrt.nn import Module, count_parameters, summary
-from graphrt.nn.module import changes, in_mode
+from graphrt.nn.augment import Compose
+from graphrt.nn.module import changes, in_mode, inside, stepped
 from graphrt.ops.base import widened
-from graphrt.optim import Constant, GradScaler, LRSchedule, Optimizer, total_norm
+from graphrt.optim import Constant, LRSchedule, total_norm
 from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
@@ -44,7 +44,8 @@ from graphrt.train.history import History
 from graphrt.train.loop import Loop
 from graphrt.train.metrics import Metrics, Pooled, read
 from graphrt.train.nan import why_nan
-from graphrt.train.objective import Losses, Objective, outputs_by_name
+from graphrt.train.objective import Losses, Objective, classes_of, outputs_by_name
+from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs_of_step
 from graphrt.types import as_dtype, float16
 
 SKIPS = 64  # steps in a row whose loss may be NaN while float16's loss scale, 2**16 at first, is halved
@@ -83,8 +84,8 @@ class Trainer:
     def __init__(
         self,
         net: Module,
-        loss: Losses,
-        optimizer: Optimizer,
+        loss: Losses | None = None,
+        optimizer: Optimizers | None = None,
         schedule: LRSchedule | None = None,
         metrics: Metrics = None,
         target: str = "auto",
@@ -93,8 +94,13 @@ class Trainer:
         float32_matmul_precision: str = "highest",
         library: str | None = None,
         check_nan: bool = True,
+        augment: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
+        step: Step | None = None,
     ) -> None:
-        self.net, self.loss, self.optimizer = net, loss, optimizer
+        if optimizer is None or (loss is None) == (step is None):
+            raise ArgumentError("a Trainer needs an optimizer, and either a loss or a step function")
+        self.net, self.loss, self.step_function, self.optimizer = net, loss, step, made_one(optimizer)
+        self.augment = Compose(augment) if isinstance(augment, Sequence) else augment
         self.schedule: LRSchedule = schedule or Constant()
         self.objective = Objective(loss, metrics)
         self.measures = self.objective.measures()
@@ -121,24 +127,33 @@ class Trainer:
         graph = Graph()
         xv, yv, weight = self._inputs(graph, Batch(x, y, sample_weight))
         with self._building(graph, True):
-            loss = self.objective.outputs(graph, called(self.net, xv), yv, weight, False)
-        params = graph.parameters()
-        if not params:
-            raise ArgumentError("the network has no trainable parameters")
-        lr = graph.input("lr")
-        if self.autocast is not None and as_dtype(self.autocast) is float16:
-            scaler = GradScaler()
-            grads = grad(scaler.scale(loss), params)
-            scaler.apply(self.optimizer, params, grads, lr)
-            factor = graph.sources[f"{scaler.name}.scale"].outputs[0]
-            self._measure_gradients(graph, [g * (1.0 / factor) for g in grads] if self.objective.grad_norm else [])
-        else:
-            grads = grad(loss, params)
-            self.optimizer.apply(params, grads, lr)
-            self._measure_gradients(graph, grads)
+            minimize = self._forward(graph, xv, yv, weight, True)
+        if self.step_function is None:
+            minimize(graph.outputs["loss"])
+        self._measure_gradients(graph, minimize.grads)
         if "rng.seed" in graph.sources:
             F.manual_seed(graph, self.seed)
         return graph
+
+    def _forward(self, graph: Graph, x: Tree, y: Tree, weight: Value | None, training: bool) -> Minimize:
+        """Loss and metrics, and the updates of a step function. Returns what updates."""
+        half = training and self.autocast is not None and as_dtype(self.autocast) is float16
+        labels = y
+        if training and self.augment is not None:
+            x, y = self.augment(x, y)
+            labels = classes_of(y, labels)
+        with stepped() as table:
+            minimize = Minimize(graph, self.optimizer if training else None, half, table)
+            if self.step_function is None:
+                self.objective.outputs(graph, called(self.net, x), y, labels, weight, not training)
+                return minimize
+            if weight is not None:
+                raise ArgumentError(f"a step function takes no {WEIGHT}; make it a part of y")
+            with inside(self.net, graph):
+                outputs_of_step(graph, self.step_function(self.net, x, y, minimize))
+        if training and not minimize.grads:
+            raise ArgumentError("the step function has minimised nothing: minimize(loss, net.part) is how it does")
+        return minimize
 
     def _inputs(self, graph: Graph, batch: Batch) -> tuple[Tree, Tree, Value | None]:
         weight = None if batch.weight is None else graph.input(WEIGHT, *batch.weight)
@@ -158,8 +173,9 @@ class Trainer:
                 for name, value in outputs_by_name(called(self.net, inputs(graph, "x", x))).items():
                     graph.output(name, widened(value))
             else:
-                xv, yv, weight = self._inputs(graph, Batch(x, y, sample_weight))
-                self.objective.outputs(graph, called(self.net, xv), yv, weight, True)
+                self._forward(graph, *self._inputs(graph, Batch(x, y, sample_weight)), False)
+        if "rng.seed" in graph.sources:
+            F.manual_seed(graph, self.seed)
         return graph
 
     def program(self, kind: str, x: Any, y: Any = None, sample_weight: Any = None) -> Program:
@@ -209,7 +225,8 @@ class Trainer:
     def _mode(self) -> tuple[bool, ...]:
         """The modes of the net's parts and which parameters are trainable."""
         if self._marks[0] != changes():
-            parts = [m.training for m in self.net.modules()]
+            augment = self.augment.modules() if isinstance(self.augment, Module) else ()
+            parts = [m.training for m in (*self.net.modules(), *augment)]
             self._marks = changes(), (*parts, *(p.trainable for p in self.net.parameters()))
         return self._marks[1]
 
@@ -239,7 +256,7 @@ class Trainer:
         if self._nans > self._skips and self.check_nan and parse(program.target).computes:
             raise NumericError(
                 f"the loss is NaN at step {self.steps} (epoch {self.epoch + 1}, learning rate {lr:g}): "
-                f"{why_nan(batch, self.objective.classes, self.objective.heads[0].ignored)}. The step was done: go on from a "
+                f"{why_nan(batch, self.objective.classes, self.objective.ignored)}. The step was done: go on from a "
                 "checkpoint, or with check_nan=False"
             )
         return found
