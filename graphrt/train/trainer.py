@@ -49,7 +49,7 @@ from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs
 from graphrt.types import as_dtype, float16
 
 SKIPS = 64  # steps in a row whose loss may be NaN while float16's loss scale, 2**16 at first, is halved
-_Key = tuple[str, tuple[tuple[str, Any], ...], tuple[bool, ...], bool]  # of a program: its inputs, modes, running means
+_Key = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], bool]  # of a program: its inputs, modes, running means
 
 
 class Trainer:
@@ -74,11 +74,21 @@ class Trainer:
     with a sequence of losses the metrics are of the first output. A loss or metric that is a mean of something else than the
     examples has a method ``denominator(output, target)``, the scalar that it divides by.
 
-    ``seed`` decides the order of examples and dropout; the same seed, data and target give the same bits. ``autocast``
-    bfloat16 or float16 trains in mixed precision (``Graph.autocast``), with dynamic loss scaling for float16. ``target``,
-    ``float32_matmul_precision`` and ``library`` are those of ``compile``. ``check_nan`` stops with a NumericError at a loss
-    that is NaN. Floats come as float32 from float64 examples. An optimizer with ``ema_decay`` evaluates with the running means.
-    Raises ArgumentError for an unknown metric.
+    ``augment`` changes a training batch in the graph: one of ``nn.augment``, a function of (x, y) that returns both, or a list
+    of them. Metrics of class indices that it mixed are of the class with the largest share.
+
+    ``step`` stands in for ``loss``, for several losses of several parts of the network, each updated on its own: a function of
+    (net, x, y, minimize). ``minimize(loss, net.part)`` updates the parameters of that part along the gradient of the loss; the
+    part has its new parameters where it is called after that, and no gradient flows through the update. It returns the loss,
+    or a dict of scalars with "loss" among them. In evaluation it is called too, and ``minimize`` does nothing. ``optimizer``
+    may be a dict of optimizers by the parts' names; the schedule and a rate given to ``step`` are the first one's, to which the
+    others keep their ratio.
+
+    ``seed`` decides the order of examples, augmentation and dropout; the same seed, data and target give the same bits.
+    ``autocast`` bfloat16 or float16 trains in mixed precision (``Graph.autocast``), with dynamic loss scaling for float16.
+    ``target``, ``float32_matmul_precision`` and ``library`` are those of ``compile``. ``check_nan`` stops with a NumericError
+    at a loss that is NaN. Floats come as float32 from float64 examples. An optimizer with ``ema_decay`` evaluates with the
+    running means. Raises ArgumentError for an unknown metric, and where there is no optimizer, or a loss and a step function.
     """
 
     def __init__(
@@ -115,6 +125,7 @@ class Trainer:
         self._means, self._means_at = State(), -1  # what is evaluated where the optimizer keeps means, and of which step
         half = None if autocast is None else as_dtype(autocast)
         self._nans, self._skips = 0, SKIPS if half is float16 else 0  # losses in a row that were NaN, and how many may be
+        self._parted = 0  # how often parameters that were frozen parted from those that were not
         self._marks: tuple[int, tuple[bool, ...]] = (-1, ())  # modes and what is trainable, as of a number of changes
 
     # --- programs -------------------------------------------------------------------------------------------------
@@ -150,6 +161,8 @@ class Trainer:
             if weight is not None:
                 raise ArgumentError(f"a step function takes no {WEIGHT}; make it a part of y")
             with inside(self.net, graph):
+                for parameter in self.net.parameters() if training else ():
+                    parameter.value(graph)  # known to groups before the part is called
                 outputs_of_step(graph, self.step_function(self.net, x, y, minimize))
         if training and not minimize.grads:
             raise ArgumentError("the step function has minimised nothing: minimize(loss, net.part) is how it does")
@@ -187,6 +200,8 @@ class Trainer:
 
     def program_of(self, kind: str, batch: Batch) -> Program:
         """``program`` for ``batch``."""
+        if kind == "train":
+            self._part_ways()
         key = self._key(kind, Batch(*(None if part is None else spec_of(part) for part in batch)))
         if key not in self._programs:
             self._compile(key, Batch(*(None if part is None else laid_spec_of(part) for part in batch)))
@@ -196,7 +211,8 @@ class Trainer:
 
     def _key(self, kind: str, specs: Batch) -> _Key:
         named = tuple((name, spec[:2]) for name, spec in specs.named().items())
-        return kind, named, self._mode() if kind == "train" else (), kind != "train" and self.optimizer.ema_decay is not None
+        mode = (self._parted, *self._mode()) if kind == "train" else ()
+        return kind, named, mode, kind != "train" and self.optimizer.ema_decay is not None
 
     def _compile(self, key: _Key, specs: Batch) -> None:
         kind, *_, means = key
@@ -221,6 +237,17 @@ class Trainer:
                     self._means.set(name, self.state[source])
             self._means_at = self.steps
         return program
+
+    def _part_ways(self) -> None:
+        """Parameters that were frozen keep the count of their own steps: programs made from now on count them apart."""
+        if self._marks[0] == changes():
+            return
+        frozen = {name for name, p in self.net.named_parameters() if not p.trainable}
+        copies = self.optimizer.part_ways(frozen)
+        for name, old in copies.items():
+            if old in self.state:
+                self.state.add(name, self.state.types[old], self.state[old])
+        self._parted += bool(copies)
 
     def _mode(self) -> tuple[bool, ...]:
         """The modes of the net's parts and which parameters are trainable."""
@@ -389,7 +416,9 @@ class Trainer:
         first = next(iter(self.optimizer.counted.values()))  # older files name counters after no parameter
         old = {f"optimizer.{what}": f"{first}.{what}" for what in ("step", "started", "correction1", "correction2")}
         bare = {n.removeprefix("loss."): n for n in self.state if n.startswith("loss.")}  # and a loss's as if it were the net's
-        self.state.load(path, old | {name: n for name, n in bare.items() if name not in self.state})
+        waiting = tuple(f"{name}." for name, p in self.net.named_parameters() if not p.trainable)
+        names = old | {name: n for name, n in bare.items() if name not in self.state}
+        self.state.load(path, names, more=lambda name: name.startswith(waiting))  # moments of what is frozen at the moment
         self.epoch, self.steps, self.seed = metadata["epoch"], metadata["steps"], metadata["seed"]
         self.batches, self.pooled = metadata.get("batches", 0), Pooled(self.measures)
         if "pooled" in metadata:

@@ -113,7 +113,7 @@ def probability(p: float) -> float:
 
 
 def size_of(size: int | tuple[int, int]) -> tuple[int, int]:
-    found = (size, size) if isinstance(size, int) else tuple(size)
+    found = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(found) != 2 or not all(isinstance(n, int) and n > 0 for n in found):
         raise ArgumentError(f"size is a number of pixels, or (height, width), got {size!r}")
     return found[0], found[1]
