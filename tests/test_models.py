@@ -28,7 +28,10 @@ COUNTS = {
     "alexnet": 61_100_840,
     "alexnet_2012": 62_378_344,
     "char_lstm": 103_552,
+    "circle_regressor": 136_387,
+    "conv_autoencoder": 9_569,
     "convnext_tiny": 28_589_128,
+    "dcgan": 462_656,
     "densenet121": 7_978_856,
     "densenet169": 14_149_480,
     "densenet201": 20_013_928,
@@ -40,6 +43,7 @@ COUNTS = {
     "googlenet": 6_624_904,
     "gpt2": 124_439_808,
     "gpt_small": 817_920,
+    "inception_v3": 23_834_568,
     "lenet5": 61_706,
     "logistic": 7_850,
     "mixer_b16": 59_880_472,
@@ -64,8 +68,10 @@ COUNTS = {
     "resnext101_32x8d": 88_791_336,
     "shufflenet_v2_x0_5": 1_366_792,
     "shufflenet_v2_x1_0": 2_278_604,
+    "spoof_classifier": 23_761,
     "squeezenet1_0": 1_248_424,
     "squeezenet1_1": 1_235_496,
+    "vae": 652_824,
     "vgg11": 132_863_336,
     "vgg11_bn": 132_868_840,
     "vgg11_cifar": 9_231_114,
@@ -84,9 +90,14 @@ COUNTS = {
 }
 OUTPUTS = {
     "char_lstm": (2, 128, 64),
+    "circle_regressor": (2, 3),
+    "conv_autoencoder": (2, 1, 28, 28),
+    "dcgan": (2, 1, 32, 32),
     "gpt2": (2, 50257, 1024),
     "gpt_small": (2, 128, 64),
     "playground": (2, 1),
+    "spoof_classifier": (2, 1),
+    "vae": (2, 1, 28, 28),
 }
 
 
@@ -107,7 +118,9 @@ def test_parameter_counts_of_options() -> None:
     with nn.init.skip_init():
         assert nn.count_parameters(models.vgg11_cifar(batch_norm=False)) == 9_225_610
         assert nn.count_parameters(models.googlenet(aux_logits=True)) == 13_004_888
+        assert nn.count_parameters(models.inception_v3(aux_logits=True)) == 27_161_264
         assert nn.count_parameters(models.logistic(784, 1)) == 785
+        assert nn.count_parameters(models.spoof_classifier(models.resnet20(), 10)) == 269_722 + 11
 
 
 @pytest.mark.parametrize(
