@@ -106,6 +106,35 @@ def test_equivariance(shift: int) -> None:
     assert found["fully connected"] > 0.1
 
 
+def test_linear_models() -> None:
+    found = run("linear_models")
+    assert found["distance from the closed form"] < 1e-5 and found["points on the wrong side"] == 0
+    assert found["right about 5"] > 0.97
+
+
+def test_in_the_plane() -> None:
+    found = run("in_the_plane")
+    assert found["rings"] == 1.0 and found["xor"] > 0.95 and found["spirals"] > 0.97
+
+
+def test_circles() -> None:
+    found = run("circles")
+    assert max(found.values()) < 1.0, "the recipe of bench.accuracy, which takes longer, has less than half a pixel"
+
+
+def test_live_or_spoof() -> None:
+    found = run("live_or_spoof")
+    assert found["what the trunk moved"] == 0.0
+    assert found["frozen trunk"] > 0.8 and found["tuned"] > 0.95
+
+
+def test_adversarial() -> None:
+    found = run("adversarial", epochs=1, count=400)
+    drawn = found["drawn"]
+    assert drawn.shape == (64, 1, 32, 32) and np.abs(drawn).max() <= 1 and drawn.std(0).mean() > 0.01
+    assert all(np.isfinite(found[name]).all() for name in ("loss", "generator_loss"))
+
+
 INDEX = re.findall(r"^\| `([\w/.]+)` \| (.+?) \| `python examples/([\w/.]+)` \|$", (EXAMPLES / "README.md").read_text(), re.M)
 
 
