@@ -393,7 +393,10 @@ def test_arguments_that_make_no_sense() -> None:
         lambda: augment.GaussianNoise(sigma=-1),
         lambda: augment.Cutout(2.5),  # type: ignore[arg-type]
         lambda: augment.MixUp(0),
-        lambda: augment.Compose([3]),  # type: ignore[list-item]
+        lambda: augment.Compose([3]),
+        lambda: augment.Compose([augment.MixUp]),
+        lambda: trainer("flip"),
+        lambda: trainer(lambda x, y: x).step(x, y % 3),
         lambda: run(augment.MixUp(), x),
         lambda: run(augment.MixUp(), x, y),
         lambda: run(augment.CutMix(num_classes=3), x, y.reshape(2, 3)),

@@ -304,6 +304,37 @@ def test_auxiliary_classifiers_of_googlenet() -> None:
     assert not any(n.startswith("aux") for n in evaluation.sources)
 
 
+def test_networks_that_give_their_input_back_learn() -> None:
+    """The variational one by its bound, which is that of hand-written NumPy where nothing is drawn."""
+    rng = np.random.default_rng(0)
+    x = (rng.random((32, 1, 28, 28)) < 0.2).astype("f")
+    for net, loss in ((models.conv_autoencoder(), nn.MSELoss()), (models.vae(), models.vae_loss)):
+        trainer = grt.Trainer(net, loss, optim.Adam(0.003), target="reference")
+        losses = [trainer.step(x, x)["loss"] for _ in range(8)]
+        assert losses[-1] < losses[0]
+    g = grt.Graph()
+    logits, mean, log_var = (g.input(n, s) for n, s in (("logits", (4, 1, 2, 2)), ("mean", (4, 3)), ("log_var", (4, 3))))
+    target = g.input("target", (4, 1, 2, 2))
+    g.output("both", models.vae_loss((logits, mean, log_var), target))
+    g.output("pixels", models.vae_loss(logits, target))
+    a, m, v = (rng.standard_normal(s) for s in ((4, 1, 2, 2), (4, 3), (4, 3)))
+    t = rng.random((4, 1, 2, 2))
+    found = grt.compile(g, target="reference")(
+        **{n: z.astype("f") for n, z in zip(("logits", "mean", "log_var", "target"), (a, m, v, t), strict=True)}
+    )
+    pixels = (np.log1p(np.exp(a)) - a * t).sum() / 4
+    divergence = 0.5 * (m**2 + np.exp(v) - v - 1).sum() / 4
+    assert found["pixels"] == pytest.approx(pixels, rel=1e-5) and found["both"] == pytest.approx(pixels + divergence, rel=1e-5)
+
+
+def test_a_generator_of_any_width_draws_pictures_of_one_size() -> None:
+    with nn.init.skip_init():
+        for width in (8, 16, 32):  # 16 has as many channels as a code has numbers
+            net, graph = models.dcgan(width=width), grt.Graph()
+            assert net(graph.input("z", (2, 64))).shape == (2, 1, 32, 32)
+            assert net.discriminator(grt.Graph().input("x", (2, 1, 32, 32))).shape == (2, 1)
+
+
 @pytest.mark.parametrize("name", ["gpt_small", "char_lstm"])
 def test_language_models_learn_and_do_not_look_ahead(name: str) -> None:
     nn.manual_seed(0)

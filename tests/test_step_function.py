@@ -178,7 +178,7 @@ def test_step_functions_that_do_not_fit() -> None:
         pair(loss=nn.MSELoss())
     with pytest.raises(ArgumentError, match="metrics may be grad_norm alone"):
         pair(metrics=["accuracy"])
-    with pytest.raises(ArgumentError, match="optimizers of parts"):
+    with pytest.raises(ArgumentError, match="an optimizer is one of graphrt.optim"):
         pair(optimizer={"critic": 3})
     with pytest.raises(ArgumentError, match="no parameter is named like 'generatr"):
         pair(optimizer={"critic": optim.SGD(0.1), "generatr": optim.SGD(0.1)}).step(x, z)

@@ -20,8 +20,7 @@ class DCGAN(nn.Module):
             return made
 
         up: list[nn.Module] = [nn.Unflatten(1, (latent, 1, 1))]
-        for inputs, outputs in ((latent, 4 * width), (4 * width, 2 * width), (2 * width, width)):
-            stride = 1 if inputs == latent else 2
+        for inputs, outputs, stride in ((latent, 4 * width, 1), (4 * width, 2 * width, 2), (2 * width, width, 2)):
             up += [conv(nn.ConvTranspose2d, inputs, outputs, stride), nn.BatchNorm2d(outputs), nn.ReLU()]
         self.generator = nn.Sequential(*up, conv(nn.ConvTranspose2d, width, channels, 2), nn.Tanh())
         down: list[nn.Module] = [conv(nn.Conv2d, channels, width, 2), nn.LeakyReLU(0.2)]

@@ -176,7 +176,7 @@ def _is_pair(loss: Any) -> bool:
 def _weighted(loss: Any) -> tuple[Loss, float]:
     """A loss and its weight. Raises ArgumentError."""
     found, weight = loss if _is_pair(loss) else (loss, 1.0)
-    if not callable(found):
+    if not callable(found) or isinstance(found, type):
         raise ArgumentError(f"a loss is a function of (output, target), or (function, weight), got {loss!r}")
     return found, float(weight)
 

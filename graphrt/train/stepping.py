@@ -65,8 +65,10 @@ def made_one(optimizer: Optimizers) -> Optimizer:
     """Optimizers of parts of the network, by their names, as one: the first with the others as its groups."""
     if isinstance(optimizer, Optimizer):
         return optimizer
-    if not optimizer or not all(isinstance(one, Optimizer) for one in optimizer.values()):
-        raise ArgumentError(f"optimizers of parts are a dict of them by the parts' names, got {optimizer!r}")
+    if not isinstance(optimizer, Mapping) or not optimizer or not all(isinstance(one, Optimizer) for one in optimizer.values()):
+        raise ArgumentError(
+            f"an optimizer is one of graphrt.optim, such as SGD(lr=0.1), or a dict of them by parts' names; got {optimizer!r}"
+        )
     (_, first), *others = optimizer.items()
     return replace(first, groups=[*first.groups, *((f"{name}.*", one) for name, one in others)])
 

@@ -43,7 +43,7 @@ from graphrt.train.checkpoint import check_network, read_metadata, save_checkpoi
 from graphrt.train.history import History
 from graphrt.train.loop import Loop
 from graphrt.train.metrics import Metrics, Pooled, read
-from graphrt.train.nan import why_nan
+from graphrt.train.nan import faults, why_nan
 from graphrt.train.objective import Losses, Objective, classes_of, outputs_by_name
 from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs_of_step
 from graphrt.types import as_dtype, float16
@@ -110,7 +110,7 @@ class Trainer:
         if optimizer is None or (loss is None) == (step is None):
             raise ArgumentError("a Trainer needs an optimizer, and either a loss or a step function")
         self.net, self.loss, self.step_function, self.optimizer = net, loss, step, made_one(optimizer)
-        self.augment = Compose(augment) if isinstance(augment, Sequence) else augment
+        self.augment = None if augment is None else Compose(augment if isinstance(augment, list | tuple) else [augment])
         self.schedule: LRSchedule = schedule or Constant()
         self.objective = Objective(loss, metrics)
         self.measures = self.objective.measures()
@@ -252,7 +252,7 @@ class Trainer:
     def _mode(self) -> tuple[bool, ...]:
         """The modes of the net's parts and which parameters are trainable."""
         if self._marks[0] != changes():
-            augment = self.augment.modules() if isinstance(self.augment, Module) else ()
+            augment = () if self.augment is None else self.augment.modules()
             parts = [m.training for m in (*self.net.modules(), *augment)]
             self._marks = changes(), (*parts, *(p.trainable for p in self.net.parameters()))
         return self._marks[1]
@@ -335,12 +335,17 @@ class Trainer:
         """Loss and metrics over ``data``, in evaluation mode: a Dataset, or batches (x, y) as a DataLoader gives them.
 
         They are those of all examples at once, however they are cut: a mean over labels that count is one over all of them.
-        Raises ArgumentError when it is empty.
+        Raises ArgumentError when it is empty, and NumericError for data that holds NaN or labels that name no class, unless
+        ``check_nan`` is off.
         """
         pooled = Pooled(self.measures)
         for given in in_order(data, batch_size):
             batch = as_batch(given)
-            pooled.add(self._evaluated("eval", batch)(batch.named()), len(batch))
+            found = self._evaluated("eval", batch)(batch.named())
+            if self.check_nan and math.isnan(found["loss"]):
+                if wrong := faults(batch, self.objective.classes, self.objective.ignored):
+                    raise NumericError(f"the loss is NaN in evaluation: {' and '.join(wrong)}")
+            pooled.add(found, len(batch))
         if not (values := pooled.values()):
             raise ArgumentError("there is nothing to evaluate: the dataset is empty")
         return values

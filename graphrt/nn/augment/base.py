@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import graphrt.ops as F
@@ -50,16 +50,19 @@ class Compose(Module):
     ArgumentError for a part that cannot be called.
     """
 
-    def __init__(self, parts: Sequence[Callable[..., Any]]) -> None:
+    def __init__(self, parts: Sequence[Any]) -> None:
         for part in parts:
-            if not callable(part):
+            if not callable(part) or isinstance(part, type):
                 raise ArgumentError(f"an augmentation is a Module or a function of (input, target), got {part!r}")
         self.parts = list(parts)
 
     def forward(self, input: Any, target: Any = None) -> Any:
         for part in self.parts if self.training else ():
             if target is not None:
-                input, target = part(input, target)
+                found = part(input, target)
+                if not isinstance(found, tuple) or len(found) != 2:
+                    raise ArgumentError(f"an augmentation returns (input, target), {part!r} gave {type(found).__name__}")
+                input, target = found
             elif isinstance(part, Module):
                 input = part(input)
         return input if target is None else (input, target)
