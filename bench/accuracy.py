@@ -260,8 +260,8 @@ def transferred(seed: int, frozen: bool, share: float = 1.0) -> tuple[float, flo
     before, low, high = train.subset(train.y < 5), train.subset(train.y >= 5), test.subset(test.y >= 5)
     after, held = Dataset(low.x, low.y - 5), Dataset(high.x, high.y - 5)
     nn.manual_seed(seed)
-    trunk = nn.Sequential(*list(models.conv_trunk(1))[:-2], nn.Flatten())  # features of each of 4x4 places
-    first = models.spoof_classifier(trunk, 1024, 5, 0.0)
+    trunk = nn.Sequential(*list(models.conv_trunk(1))[:8], nn.Flatten())  # two stages: features of each of 8x8 places
+    first = models.spoof_classifier(trunk, 2048, 5, 0.0)
     moved = [augment.RandomAffine(12, (0.08, 0.08), (0.9, 1.1))]
     epochs = max(round(15 * share), 1)
 
@@ -272,7 +272,7 @@ def transferred(seed: int, frozen: bool, share: float = 1.0) -> tuple[float, flo
         return trainer, time.process_time() - start
 
     fit(first, before)
-    net = models.spoof_classifier(trunk, 1024, 5, 0.0)
+    net = models.spoof_classifier(trunk, 2048, 5, 0.0)
     if frozen:
         net.trunk.requires_grad_(False).eval()
     trainer, seconds = fit(net, after)

@@ -44,7 +44,7 @@ def dcgan(latent: int = 64, width: int = 32, channels: int = 1) -> nn.Module:
 def dcgan_step(net: DCGAN, x: Value, y: Value, minimize: Callable[[Value, nn.Module], None]) -> dict[str, Value]:
     """The ``step`` of a Trainer: the discriminator learns from pictures ``x`` in [-1, 1] and drawn ones, the generator from it.
 
-    Gives both losses; ``y`` is not used.
+    ``net`` is a ``dcgan``, ``y`` is not used, and ``minimize`` updates a part by its loss. Gives both losses.
 
         Trainer(dcgan(), step=dcgan_step, optimizer={"discriminator": Adam(2e-4), "generator": Adam(2e-4)})
     """

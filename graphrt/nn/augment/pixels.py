@@ -25,7 +25,7 @@ from graphrt.nn.augment.base import (
 
 
 class ColorJitter(Augmentation):
-    """Brightness, contrast and saturation multiplied by factors, in this order.
+    """``brightness``, ``contrast`` and ``saturation`` multiplied by factors, in this order.
 
     Each is a number b, for factors from 1 - b (0 at least) to 1 + b, or (low, high). Contrast is about the picture's mean grey,
     saturation about each pixel's grey; the latter does nothing but to three channels. Results are clamped to ``clip`` (low,
