@@ -1,4 +1,4 @@
-"""Fixed filters as graphs: smoothing, edges, a Laplacian pyramid, and convolution as a Toeplitz matrix."""
+"""Fixed filters as graphs: smoothing, edges, a Laplacian pyramid, and convolution as a matrix."""
 
 from __future__ import annotations
 
@@ -46,20 +46,29 @@ def main(seed: int = 0) -> dict[str, np.ndarray]:
     matrix = np.zeros((15, 12), np.float32)
     for column in range(12):
         matrix[column : column + 4, column] = taps
+    # A picture that goes on at its other side: row k and column m of the filter say which circulant block has which number.
+    filter = rng.standard_normal((3, 3)).astype(np.float32)
+    blocks = np.zeros((16, 16, 16, 16), np.float32)  # [row, column] of the result, of the picture
+    for i, j, k, m in np.ndindex(16, 16, 3, 3):
+        blocks[(i + k) % 16, (j + m) % 16, i, j] += filter[k, m]
+    around = F.conv2d(F.pad(x, (2, 0, 2, 0), mode="circular"), F.flip(g.constant(filter[None, None]), (2, 3)))
     results = grt.compile(
         {
             "edges": F.conv2d(x, edge),
             "back": back,
             "convolution": F.flatten(convolution),
             "toeplitz": F.matmul(g.constant(matrix), s),
+            "around": F.flatten(around),
+            "circulant": F.matmul(g.constant(blocks.reshape(256, 256)), F.flatten(x)),
             "texture": F.mean(F.abs(F.conv2d(x, edge))),
         }
     )(x=picture, s=signal)
-    return {**results, "picture": picture, "signal": signal, "taps": taps}
+    return {**results, "picture": picture, "signal": signal, "taps": taps, "filter": filter}
 
 
 if __name__ == "__main__":
     found = main()
     print("the pyramid's levels add up to the picture within", np.abs(found["back"] - found["picture"]).max())
     print("convolution and Toeplitz matrix differ by", np.abs(found["convolution"] - found["toeplitz"]).max())
+    print("in two dimensions they differ by", np.abs(found["around"] - found["circulant"]).max())
     print("texture, the mean absolute edge response:", found["texture"])

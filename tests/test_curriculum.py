@@ -97,6 +97,9 @@ def test_filters() -> None:
     defined = np.convolve(found["signal"], found["taps"])
     np.testing.assert_allclose(found["convolution"], defined, atol=1e-5)
     np.testing.assert_allclose(found["toeplitz"], defined, atol=1e-5)
+    spectrum = np.fft.fft2(picture[0, 0]) * np.fft.fft2(found["filter"], (16, 16))  # what is circulant is diagonal there
+    for name in ("around", "circulant"):
+        np.testing.assert_allclose(found[name].reshape(16, 16), np.fft.ifft2(spectrum).real, atol=1e-4)
 
 
 @pytest.mark.parametrize("shift", [1, 2, 3])
@@ -104,6 +107,36 @@ def test_equivariance(shift: int) -> None:
     found = run("equivariance", shift=shift, seed=shift)
     assert found["conv"] < 1e-5 and found["global max pool"] == 0.0
     assert found["fully connected"] > 0.1
+
+
+def test_linear_models() -> None:
+    found = run("linear_models")
+    assert found["distance from the closed form"] < 1e-5 and found["points on the wrong side"] == 0
+    assert found["right about 5"] > 0.97
+
+
+def test_in_the_plane() -> None:
+    found = run("in_the_plane")
+    assert found["rings"] == 1.0 and found["xor"] > 0.95 and found["spirals"] > 0.97
+
+
+def test_circles() -> None:
+    found = run("circles")
+    assert max(found.values()) < 1.0, "the recipe of bench.accuracy, which takes longer, has less than half a pixel"
+
+
+def test_live_or_spoof() -> None:
+    found = run("live_or_spoof")
+    assert found["what the trunk moved"] == 0.0
+    assert found["frozen trunk"] > 0.8 and found["tuned"] > 0.95
+
+
+def test_adversarial() -> None:
+    found = run("adversarial", epochs=4)
+    drawn = found["drawn"]
+    assert drawn.shape == (64, 1, 32, 32) and np.abs(drawn).max() <= 1 and drawn.std(0).mean() > 0.01
+    assert drawn.mean() < -0.05, "most of a digit is dark, and of what is drawn at first nothing is"
+    assert all(np.isfinite(found[name]).all() for name in ("loss", "generator_loss"))
 
 
 INDEX = re.findall(r"^\| `([\w/.]+)` \| (.+?) \| `python examples/([\w/.]+)` \|$", (EXAMPLES / "README.md").read_text(), re.M)
@@ -128,3 +161,22 @@ def test_every_example_is_tested() -> None:
     text = Path(__file__).read_text()
     for path in EXAMPLES.glob("*.py"):
         assert f'run("{path.stem}"' in text, f"{path.name} has no test"
+
+
+def test_the_page_of_the_curriculum_names_what_is_there() -> None:
+    """Every file, test, module and model that docs/curriculum.md names."""
+    root = EXAMPLES.parent
+    text = (root / "docs" / "curriculum.md").read_text()
+    names = re.findall(r"`([^`]+)`", text)
+    for name in names:
+        file, _, test = name.partition("::")
+        if name.startswith("examples/") and name != "examples/NAME.py":
+            assert (root / name).is_file(), name
+        elif file.startswith("test_"):
+            assert not test or f"def {test}(" in (root / "tests" / file).read_text(), name
+            assert (root / "tests" / file).is_file(), name
+        elif name.split(".")[0] in ("nn", "optim", "data", "models", "train", "ops"):
+            found: Any = importlib.import_module("graphrt")
+            for part in name.split("(")[0].split("."):
+                found = getattr(found, part)
+    assert len(names) > 60

@@ -28,7 +28,10 @@ COUNTS = {
     "alexnet": 61_100_840,
     "alexnet_2012": 62_378_344,
     "char_lstm": 103_552,
+    "circle_regressor": 136_387,
+    "conv_autoencoder": 9_569,
     "convnext_tiny": 28_589_128,
+    "dcgan": 462_656,
     "densenet121": 7_978_856,
     "densenet169": 14_149_480,
     "densenet201": 20_013_928,
@@ -40,6 +43,7 @@ COUNTS = {
     "googlenet": 6_624_904,
     "gpt2": 124_439_808,
     "gpt_small": 817_920,
+    "inception_v3": 23_834_568,
     "lenet5": 61_706,
     "logistic": 7_850,
     "mixer_b16": 59_880_472,
@@ -64,8 +68,10 @@ COUNTS = {
     "resnext101_32x8d": 88_791_336,
     "shufflenet_v2_x0_5": 1_366_792,
     "shufflenet_v2_x1_0": 2_278_604,
+    "spoof_classifier": 23_761,
     "squeezenet1_0": 1_248_424,
     "squeezenet1_1": 1_235_496,
+    "vae": 652_824,
     "vgg11": 132_863_336,
     "vgg11_bn": 132_868_840,
     "vgg11_cifar": 9_231_114,
@@ -84,9 +90,14 @@ COUNTS = {
 }
 OUTPUTS = {
     "char_lstm": (2, 128, 64),
+    "circle_regressor": (2, 3),
+    "conv_autoencoder": (2, 1, 28, 28),
+    "dcgan": (2, 1, 32, 32),
     "gpt2": (2, 50257, 1024),
     "gpt_small": (2, 128, 64),
     "playground": (2, 1),
+    "spoof_classifier": (2, 1),
+    "vae": (2, 1, 28, 28),
 }
 
 
@@ -107,7 +118,9 @@ def test_parameter_counts_of_options() -> None:
     with nn.init.skip_init():
         assert nn.count_parameters(models.vgg11_cifar(batch_norm=False)) == 9_225_610
         assert nn.count_parameters(models.googlenet(aux_logits=True)) == 13_004_888
+        assert nn.count_parameters(models.inception_v3(aux_logits=True)) == 27_161_264
         assert nn.count_parameters(models.logistic(784, 1)) == 785
+        assert nn.count_parameters(models.spoof_classifier(models.resnet20(), 10)) == 269_722 + 11
 
 
 @pytest.mark.parametrize(
@@ -289,6 +302,37 @@ def test_auxiliary_classifiers_of_googlenet() -> None:
     assert {"loss", "0_loss", "accuracy"} == {n for n in evaluation.outputs if not n.startswith("denominator")}
     assert {"aux1.fc1.weight", "aux2.fc2.bias"} <= training.updates.keys()
     assert not any(n.startswith("aux") for n in evaluation.sources)
+
+
+def test_networks_that_give_their_input_back_learn() -> None:
+    """The variational one by its bound, which is that of hand-written NumPy where nothing is drawn."""
+    rng = np.random.default_rng(0)
+    x = (rng.random((32, 1, 28, 28)) < 0.2).astype("f")
+    for net, loss in ((models.conv_autoencoder(), nn.MSELoss()), (models.vae(), models.vae_loss)):
+        trainer = grt.Trainer(net, loss, optim.Adam(0.003), target="reference")
+        losses = [trainer.step(x, x)["loss"] for _ in range(8)]
+        assert losses[-1] < losses[0]
+    g = grt.Graph()
+    logits, mean, log_var = (g.input(n, s) for n, s in (("logits", (4, 1, 2, 2)), ("mean", (4, 3)), ("log_var", (4, 3))))
+    target = g.input("target", (4, 1, 2, 2))
+    g.output("both", models.vae_loss((logits, mean, log_var), target))
+    g.output("pixels", models.vae_loss(logits, target))
+    a, m, v = (rng.standard_normal(s) for s in ((4, 1, 2, 2), (4, 3), (4, 3)))
+    t = rng.random((4, 1, 2, 2))
+    found = grt.compile(g, target="reference")(
+        **{n: z.astype("f") for n, z in zip(("logits", "mean", "log_var", "target"), (a, m, v, t), strict=True)}
+    )
+    pixels = (np.log1p(np.exp(a)) - a * t).sum() / 4
+    divergence = 0.5 * (m**2 + np.exp(v) - v - 1).sum() / 4
+    assert found["pixels"] == pytest.approx(pixels, rel=1e-5) and found["both"] == pytest.approx(pixels + divergence, rel=1e-5)
+
+
+def test_a_generator_of_any_width_draws_pictures_of_one_size() -> None:
+    with nn.init.skip_init():
+        for width in (8, 16, 32):  # 16 has as many channels as a code has numbers
+            net, graph = models.dcgan(width=width), grt.Graph()
+            assert net(graph.input("z", (2, 64))).shape == (2, 1, 32, 32)
+            assert net.discriminator(grt.Graph().input("x", (2, 1, 32, 32))).shape == (2, 1)
 
 
 @pytest.mark.parametrize("name", ["gpt_small", "char_lstm"])

@@ -195,6 +195,7 @@ def test_default_bounds_are_torchs() -> None:
         (nn.init.xavier_normal_, np.sqrt(2 / 500)),
         (nn.init.xavier_uniform_, np.sqrt(2 / 500)),
         (lambda p: nn.init.normal_(p, std=0.3), 0.3),
+        (lambda p: nn.init.trunc_normal_(p, std=0.5, a=-0.5, b=0.5), 0.26985),  # of a normal cut at one deviation
         (nn.init.zeros_, 0.0),
         (lambda p: nn.init.constant_(p, 4.0), 0.0),
     ],

@@ -14,7 +14,7 @@ import graphrt as grt
 from graphrt import nn, optim, train
 from graphrt import ops as F
 from graphrt.data import Dataset
-from graphrt.errors import ArgumentError, ShapeError
+from graphrt.errors import ArgumentError, DTypeError, NumericError, ShapeError
 from graphrt.train import Trainer
 
 torch = pytest.importorskip("torch")
@@ -381,3 +381,23 @@ def test_the_range_of_learning_rates(tmp_path: Path) -> None:
     for bounds, message in (((1.0, 0.1), "0 < low < high"), ((1e30, 1e38), "begin with a lower rate than 1e\\+30")):
         with pytest.raises(ArgumentError, match=message):
             train.lr_range_test(trainer, data, 16, *bounds)
+
+
+def test_data_that_does_not_fit_is_named() -> None:
+    """In training and in evaluation: one message each, before anything is lost."""
+    data = blobs(32)
+    wrong = np.where(data.y == 2, 7, data.y)
+    spoilt = data.x.copy()
+    spoilt[3, 2] = np.inf
+    with pytest.raises(NumericError, match="evaluation: y holds 7, and the network has the classes 0 to 2"):
+        small().fit(data, 1, 16, validation=Dataset(data.x, wrong), progress=False)
+    with pytest.raises(NumericError, match="evaluation: x holds NaN or infinity"):
+        small().evaluate(Dataset(spoilt, data.y))
+    assert np.isnan(small(check_nan=False).evaluate(Dataset(data.x, wrong))["loss"])
+    ignored = small().evaluate(Dataset(data.x, np.full(32, -100)))
+    assert np.isnan(ignored["loss"]), "the mean of nothing"
+    with pytest.raises(DTypeError, match=r"class indices are integers, got f32\[32\]"):
+        small().step(data.x, data.y.astype("f"))
+    for given in ({"loss": nn.CrossEntropyLoss}, {"optimizer": optim.SGD}, {"optimizer": {}}, {"augment": 3}):
+        with pytest.raises(ArgumentError):
+            Trainer(**{"net": linear(), "loss": nn.CrossEntropyLoss(), "optimizer": optim.SGD(0.1), **given})

@@ -96,8 +96,9 @@ def load_safetensors(path: str | Path, x: str = "x", y: str = "y", weight: str |
 class Examples:
     """Examples that ``source`` gives one at a time: ``len(source)`` of them, ``source[i]`` is (x, y), as a torch Dataset has.
 
-    ``transform`` is applied to each x, and may be any library's augmentation; ``workers`` threads read at a time, in an order
-    that does not depend on them. Raises ArgumentError for fewer than 1 of them.
+    A Source will do too. ``transform`` is applied to each x, and may be any library's augmentation, whose own random numbers
+    are no part of a checkpoint; ``workers`` threads read at a time, in an order that does not depend on them. Raises
+    ArgumentError for fewer than 1 of them.
     """
 
     def __init__(self, source: Any, transform: Callable[[Any], Any] | None = None, workers: int = 1) -> None:
@@ -118,11 +119,18 @@ class Examples:
         return tuple(_stacked(part, numbers) for part in zip(*found, strict=True))
 
     def _one(self, row: int) -> tuple[Any, ...]:
-        x, *rest = self.source[row]
+        if hasattr(self.source, "__getitem__"):
+            x, *rest = self.source[row]
+        else:
+            x, *rest = (_each(part, lambda a: a[0]) for part in self.source.rows(np.array([row])))
         return (x if self.transform is None else self.transform(x), *rest)
 
 
-def _stacked(parts: Sequence[Any], rows: Sequence[int]) -> np.ndarray:
+def _stacked(parts: Sequence[Any], rows: Sequence[int]) -> Any:
+    if isinstance(parts[0], Mapping):
+        return {name: _stacked([part[name] for part in parts], rows) for name in parts[0]}
+    if isinstance(parts[0], tuple):
+        return tuple(_stacked(part, rows) for part in zip(*parts, strict=True))
     arrays = [np.asarray(to_numpy(part)) for part in parts]
     for row, array in zip(rows, arrays, strict=True):
         if array.shape != arrays[0].shape:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from graphrt.errors import ArgumentError
 from graphrt.models.alexnet import alexnet, alexnet_2012
+from graphrt.models.autoencoder import conv_autoencoder, vae, vae_loss
 from graphrt.models.convnext import convnext_tiny
+from graphrt.models.dcgan import dcgan, dcgan_step
 from graphrt.models.densenet import densenet121, densenet169, densenet201
 from graphrt.models.efficientnet import efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3, efficientnet_b4
 from graphrt.models.googlenet import googlenet
+from graphrt.models.inception import inception_v3
 from graphrt.models.lenet import lenet5
 from graphrt.models.mlp import logistic, mlp, playground
 from graphrt.models.mobilenet import mobilenet_v1, mobilenet_v2
@@ -32,6 +35,7 @@ from graphrt.models.resnet import (
     wide_resnet101_2,
 )
 from graphrt.models.shufflenet import shufflenet_v2_x0_5, shufflenet_v2_x1_0
+from graphrt.models.small import circle_regressor, conv_trunk, spoof_classifier
 from graphrt.models.squeezenet import squeezenet1_0, squeezenet1_1
 from graphrt.models.text import char_lstm, gpt2, gpt_small
 from graphrt.models.vgg import (
@@ -65,7 +69,10 @@ MODELS: dict[str, Model] = {
     "alexnet": Model(alexnet, _IMAGENET),
     "alexnet_2012": Model(alexnet_2012, (3, 227, 227)),
     "char_lstm": Model(char_lstm, (64,), "int64"),
+    "circle_regressor": Model(circle_regressor, (1, 32, 32)),
+    "conv_autoencoder": Model(conv_autoencoder, (1, 28, 28)),
     "convnext_tiny": Model(convnext_tiny, _IMAGENET),
+    "dcgan": Model(dcgan, (64,)),
     "densenet121": Model(densenet121, _IMAGENET),
     "densenet169": Model(densenet169, _IMAGENET),
     "densenet201": Model(densenet201, _IMAGENET),
@@ -77,6 +84,7 @@ MODELS: dict[str, Model] = {
     "googlenet": Model(googlenet, _IMAGENET),
     "gpt2": Model(gpt2, (1024,), "int64"),
     "gpt_small": Model(gpt_small, (64,), "int64"),
+    "inception_v3": Model(inception_v3, (3, 299, 299)),
     "lenet5": Model(lenet5, (1, 32, 32)),
     "logistic": Model(logistic, (1, 28, 28)),
     "mixer_b16": Model(mixer_b16, _IMAGENET),
@@ -101,8 +109,10 @@ MODELS: dict[str, Model] = {
     "resnext101_32x8d": Model(resnext101_32x8d, _IMAGENET),
     "shufflenet_v2_x0_5": Model(shufflenet_v2_x0_5, _IMAGENET),
     "shufflenet_v2_x1_0": Model(shufflenet_v2_x1_0, _IMAGENET),
+    "spoof_classifier": Model(spoof_classifier, _CIFAR),
     "squeezenet1_0": Model(squeezenet1_0, _IMAGENET),
     "squeezenet1_1": Model(squeezenet1_1, _IMAGENET),
+    "vae": Model(vae, (1, 28, 28)),
     "vgg11": Model(vgg11, _IMAGENET),
     "vgg11_bn": Model(vgg11_bn, _IMAGENET),
     "vgg11_cifar": Model(vgg11_cifar, _CIFAR),
@@ -134,7 +144,12 @@ __all__ = [
     "alexnet",
     "alexnet_2012",
     "char_lstm",
+    "circle_regressor",
+    "conv_autoencoder",
+    "conv_trunk",
     "convnext_tiny",
+    "dcgan",
+    "dcgan_step",
     "densenet121",
     "densenet169",
     "densenet201",
@@ -147,6 +162,7 @@ __all__ = [
     "googlenet",
     "gpt2",
     "gpt_small",
+    "inception_v3",
     "lenet5",
     "logistic",
     "mixer_b16",
@@ -171,8 +187,11 @@ __all__ = [
     "resnext101_32x8d",
     "shufflenet_v2_x0_5",
     "shufflenet_v2_x1_0",
+    "spoof_classifier",
     "squeezenet1_0",
     "squeezenet1_1",
+    "vae",
+    "vae_loss",
     "vgg11",
     "vgg11_bn",
     "vgg11_cifar",

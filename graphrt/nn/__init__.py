@@ -7,7 +7,7 @@ the sizes of an image or a sequence. Arguments that make no sense raise Argument
 not fit it ShapeError or DTypeError when it is called.
 """
 
-from graphrt.nn import init
+from graphrt.nn import augment, init
 from graphrt.nn.activation import (
     CELU,
     ELU,
@@ -133,5 +133,5 @@ __all__ = [
     "PoissonNLLLoss", "RMSNorm", "RNNCell", "RReLU", "ReLU", "ReLU6", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss",
     "SoftMarginLoss", "Softmax", "Softmax2d", "Softmin", "Softplus", "Softshrink", "Softsign", "SumPool1d", "SumPool2d",
     "SumPool3d", "Tanh", "Tanhshrink", "Threshold", "TransformerEncoderLayer", "TripletMarginLoss", "Unflatten", "Unfold",
-    "count_parameters", "init", "layers", "manual_seed", "summary", "trace", "weight_norm",
+    "augment", "count_parameters", "init", "layers", "manual_seed", "summary", "trace", "weight_norm",
 ]  # fmt: skip

@@ -79,6 +79,31 @@ def normal_(parameter: Parameter, mean: float = 0.0, std: float = 1.0, rng: np.r
     return parameter if _skipping else _fill(parameter, (rng or generator()).normal(mean, std, parameter.array.shape))
 
 
+def trunc_normal_(
+    parameter: Parameter,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    rng: np.random.Generator | None = None,
+) -> Parameter:
+    """Fills with normal numbers of which those outside [a, b] were drawn again; ``rng`` as of ``uniform_``.
+
+    Raises ArgumentError where that interval has none of ``mean`` and ``std`` within four deviations.
+    """
+    if not (a < b and std > 0 and mean - 4 * std < b and a < mean + 4 * std):
+        raise ArgumentError(
+            f"need numbers of [a, b] within 4 deviations of the mean, got [{a}, {b}], mean {mean} and std {std}"
+        )
+    if _skipping:
+        return parameter
+    rng = rng or generator()
+    values = rng.normal(mean, std, parameter.array.shape)
+    while (outside := (values < a) | (values > b)).any():
+        values[outside] = rng.normal(mean, std, int(outside.sum()))
+    return _fill(parameter, values)
+
+
 def constant_(parameter: Parameter, value: float) -> Parameter:
     """Fills with ``value``."""
     return _fill(parameter, np.asarray(value))

@@ -81,6 +81,8 @@ class Parameter(Stand):
 
         Raises GraphError when its name there belongs to another Parameter, ShapeError when its shape differs.
         """
+        if (stepped := _STEPPED.get()) and (found := stepped.get(self)) is not None and found.graph is graph:
+            return found
         names = _NAMES.setdefault(graph, {})
         name = names.get(self)
         if name in graph.sources:  # an op that failed may have taken it back
@@ -91,8 +93,8 @@ class Parameter(Stand):
                 f"two modules called on one graph both have a parameter {name!r}; make them children of one Module "
                 "(for example nn.Sequential) and call that"
             )
-        found = graph.sources.get(name)
-        value = found.outputs[0] if found else graph.parameter(name, self.array, trainable=self.trainable)
+        source = graph.sources.get(name)
+        value = source.outputs[0] if source else graph.parameter(name, self.array, trainable=self.trainable)
         if value.shape != self.shape:
             raise ShapeError(f"parameter {name!r} has shape {list(self.shape)}; the graph has {value!r}")
         names[self] = name
@@ -166,14 +168,8 @@ class Module:
         args, kwargs = tuple(resolved(args, graph)), dict(zip(kwargs, resolved(kwargs.values(), graph), strict=True))
         if BUILDING.get() is graph:
             return self._built(graph, args, kwargs)
-        for name, parameter in self._named(_PREFIX.get()):
-            parameter.name = name
-        token = BUILDING.set(graph)
-        try:
-            with graph.transaction():
-                return self._built(graph, args, kwargs)
-        finally:
-            BUILDING.reset(token)
+        with inside(self, graph), graph.transaction():
+            return self._built(graph, args, kwargs)
 
     def _built(self, graph: Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """``forward``, of which a note is taken where somebody asked for it."""
@@ -326,6 +322,32 @@ def under(name: str) -> Iterator[None]:
         yield
     finally:
         _PREFIX.reset(token)
+
+
+@contextmanager
+def inside(module: Module, graph: Graph) -> Iterator[None]:
+    """Parts of ``module`` that are called on ``graph`` are so as if from its ``forward``: names are those in ``module``."""
+    for name, parameter in module._named(_PREFIX.get()):
+        parameter.name = name
+    token = BUILDING.set(graph)
+    try:
+        yield
+    finally:
+        BUILDING.reset(token)
+
+
+_STEPPED: ContextVar[dict[Parameter, Value] | None] = ContextVar("stepped", default=None)
+
+
+@contextmanager
+def stepped() -> Iterator[dict[Parameter, Value]]:
+    """A table of the values that parameters have from now on for modules that are called within, empty at first."""
+    table: dict[Parameter, Value] = {}
+    token = _STEPPED.set(table)
+    try:
+        yield table
+    finally:
+        _STEPPED.reset(token)
 
 
 @contextmanager

@@ -128,6 +128,8 @@ def cross_entropy(
     logp = log_softmax(input, dim)
     if not target.dtype.is_float:
         return _over_classes(logp, target, weight, ignore_index, reduction, label_smoothing)
+    if target.shape == input.shape[:dim] + input.shape[dim + 1 :]:
+        raise DTypeError(f"class indices are integers, got {target.type}; probabilities are {list(input.shape)} as the input")
     same_shape(input, target)
     if ignore_index is not None and ignore_index >= 0:
         raise ArgumentError("ignore_index needs class indices, and target holds probabilities")

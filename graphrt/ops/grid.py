@@ -58,6 +58,34 @@ def _neighbours(at: Value, dim: int, n: int, mode: str, padding_mode: str, align
     return _held(wide + step, n, padding_mode, align_corners), cubic(abs(step - (at - low)))
 
 
+def sampled(
+    input: Value, places: Sequence[Value], mode: str = "bilinear", padding_mode: str = "zeros", align_corners: bool = False
+) -> Value:
+    """``input`` [N, C, *spatial] read at ``places``, as [N, C, *out]: for each spatial dimension the pixels' positions, floats
+    [N, *out] with the centre of the first pixel at 0. Modes as of ``grid_sample``."""
+    sizes, rank = input.shape[2:], input.ndim - 2
+    index = weight = inside = None
+    for d, (n, given) in enumerate(zip(sizes, places, strict=True)):
+        at = reshape(given, (given.shape[0], *[1] * rank, *given.shape[1:]))
+        place, share = _neighbours(at, 1 + d, n, mode, padding_mode, align_corners)
+        within = logical_and(ge(place, 0.0), le(place, n - 1.0))
+        step = cast(where(within, place, 0.0), int64)
+        index = step if index is None else index * n + step
+        inside = within if inside is None else logical_and(inside, within)
+        weight = share if weight is None else weight if share is None else weight * share
+    assert index is not None and inside is not None
+    taps, pixels = math.prod(index.shape[1 : 1 + rank]), math.prod(index.shape[1 + rank :])
+    lead = (*input.shape[:2], taps, pixels)
+
+    def wide(v: Value) -> Value:
+        return broadcast_to(reshape(v, (lead[0], 1, *lead[2:])), lead)
+
+    flat = reshape(input, (*lead[:2], math.prod(sizes)))
+    picked = reshape(apply("gather", flat, reshape(wide(index), (*lead[:2], taps * pixels)), dim=2), lead)
+    shares = picked if weight is None else picked * wide(cast(weight, input.dtype))
+    return reshape(sum(where(wide(inside), shares, 0.0), 2), (*lead[:2], *index.shape[1 + rank :]))
+
+
 @function
 @in_float32
 def grid_sample(
@@ -83,28 +111,11 @@ def grid_sample(
         raise ArgumentError(f"mode must be one of {', '.join(_TAPS)}, got {mode!r}")
     if padding_mode not in _PADDINGS:
         raise ArgumentError(f"padding_mode must be one of {', '.join(_PADDINGS)}, got {padding_mode!r}")
-    sizes, aligned = input.shape[2:], bool(align_corners)
-    index = weight = inside = None
+    sizes, aligned, places = input.shape[2:], bool(align_corners), []
     for d, n in enumerate(sizes):
-        g = reshape(getitem(grid, (..., rank - 1 - d)), (grid.shape[0], *[1] * rank, *grid.shape[1:-1])) + 1.0
-        at = g * ((n - 1) / 2) if aligned else (g * n - 1.0) * 0.5
-        place, share = _neighbours(at, 1 + d, n, mode, padding_mode, aligned)
-        within = logical_and(ge(place, 0.0), le(place, n - 1.0))
-        step = cast(where(within, place, 0.0), int64)
-        index = step if index is None else index * n + step
-        inside = within if inside is None else logical_and(inside, within)
-        weight = share if weight is None else weight if share is None else weight * share
-    assert index is not None and inside is not None
-    taps, pixels = math.prod(index.shape[1 : 1 + rank]), math.prod(index.shape[1 + rank :])
-    lead = (*input.shape[:2], taps, pixels)
-
-    def wide(v: Value) -> Value:
-        return broadcast_to(reshape(v, (lead[0], 1, *lead[2:])), lead)
-
-    flat = reshape(input, (*lead[:2], math.prod(sizes)))
-    picked = reshape(apply("gather", flat, reshape(wide(index), (*lead[:2], taps * pixels)), dim=2), lead)
-    shares = picked if weight is None else picked * wide(cast(weight, input.dtype))
-    return reshape(sum(where(wide(inside), shares, 0.0), 2), (*lead[:2], *grid.shape[1:-1]))
+        g = getitem(grid, (..., rank - 1 - d)) + 1.0
+        places.append(g * ((n - 1) / 2) if aligned else (g * n - 1.0) * 0.5)
+    return sampled(input, places, mode, padding_mode, aligned)
 
 
 @function

@@ -10,7 +10,7 @@ different parameters share a graph, or a State, and none of their own state. The
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any
@@ -68,6 +68,7 @@ class Optimizer(ABC):
 
     def __post_init__(self) -> None:
         self.counted: dict[str, str] = {}  # the parameter after which the counters of each are named, once it was updated
+        self._counters: set[str] = set()
         self._check()
         self._groups: list[tuple[Any, Optimizer | None]] = [self._group(given) for given in self.groups]  # None: frozen
 
@@ -159,6 +160,22 @@ class Optimizer(ABC):
             raise ArgumentError("every parameter is in a frozen group, so there is nothing to update")
         return [part for own in parts.values() for part in own.values()]
 
+    def part_ways(self, waiting: Collection[str]) -> dict[str, str]:
+        """Parameters ``waiting`` for later steps get counters of their own where others share theirs, which will run on.
+
+        Returns the names of new states, which programs built from now on have, and those of the states whose values are theirs.
+        """
+        copies: dict[str, str] = {}
+        for first in dict.fromkeys(self.counted.values()):
+            members = [name for name, of in self.counted.items() if of == first]
+            still = [name for name in members if name in waiting]
+            if 0 < len(still) < len(members):
+                moved = [name for name in members if name not in waiting] if first in waiting else still
+                self.counted |= dict.fromkeys(moved, moved[0])
+                for one in {self, *(made for _, made in self._groups if made is not None)}:
+                    copies |= {one._name(moved[0], what): one._name(first, what) for what in one._counters}
+        return copies
+
     def _accumulate(self, graph: Graph, part: _Part) -> Value | None:
         """Replaces the gradients by means over runs. Returns whether this run completes one, None where each does."""
         if self.accumulation_steps == 1:
@@ -229,6 +246,7 @@ class Optimizer(ABC):
         name = self._name(of, what)
         if name in graph.updates:  # applied before, to others of its parameters
             return graph.sources[name].outputs[0], graph.updates[name]
+        self._counters.add(what)
         before = self._own(graph, of, what, dtype=dtype)
         graph.update(before, advance(before))
         return before, graph.updates[name]

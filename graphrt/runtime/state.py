@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -249,14 +249,14 @@ class State(Mapping[str, np.ndarray]):
         arrays, found = {k: np.array(self[k], order="C") for k in (self if names is None else names)}, dict(metadata or {})
         save_file(arrays, path, metadata={**found, "sha256": _digest(arrays, found)})
 
-    def load(self, path: str | Path, names: Mapping[str, str] | None = None) -> None:
-        """Reads what ``save`` wrote; ``names`` says what is called otherwise here.
+    def load(self, path: str | Path, names: Mapping[str, str] | None = None, more: Callable[[str], bool] | None = None) -> None:
+        """Reads what ``save`` wrote; ``names`` says what is called otherwise here, ``more`` which names are welcome if new.
 
         Raises InputError for a file that is no safetensors file or has been altered, and listing missing, unexpected and
         misshapen names and those of another dtype; then nothing is changed.
         """
         found = {(names or {}).get(name, name): array for name, array in read_arrays(path).items()}
-        missing, unexpected = self.keys() - found.keys(), found.keys() - self.keys()
+        missing, unexpected = self.keys() - found.keys(), {n for n in found.keys() - self.keys() if more is None or not more(n)}
         both = sorted(found.keys() & self.keys())
         shapes = [n for n in both if found[n].shape != self._arrays[n].shape]
         dtypes = [n for n in both if found[n].dtype != self._arrays[n].dtype]
@@ -266,4 +266,7 @@ class State(Mapping[str, np.ndarray]):
                 f"of another dtype {dtypes}"
             )
         for name, array in found.items():
-            self.set(name, array)
+            if name in self._arrays:
+                self.set(name, array)
+            else:
+                self.add(name, TensorType(array.shape, as_dtype(array.dtype)), array)

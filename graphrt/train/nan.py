@@ -8,10 +8,10 @@ from graphrt.runtime.arrays import to_numpy
 from graphrt.train.batch import Batch
 
 
-def why_nan(batch: Batch, classes: int | None, ignored: int | None) -> str:
-    """The fault of ``batch``, in words; ``classes`` is the number of them where its first targets are class indices."""
+def faults(batch: Batch, classes: int | None, ignored: int | None) -> list[str]:
+    """What is wrong with the numbers of ``batch``; ``classes`` is the number of them where its first targets are indices."""
     arrays = {name: np.asarray(to_numpy(part)) for name, part in batch.named().items()}
-    y = next(array for name, array in arrays.items() if name.split(".")[0] == "y")
+    y = _first_target(batch)
     found = []
     for name, array in arrays.items():
         if array.dtype.kind not in "iub" and not np.isfinite(array.astype(np.float32)).all():
@@ -23,8 +23,18 @@ def why_nan(batch: Batch, classes: int | None, ignored: int | None) -> str:
             labels = f"{', '.join(map(str, outside[:5]))}{', ...' if outside.size > 5 else ''}"
             apart = "" if ignored is None else f", and {ignored} for a target that does not count"
             found.append(f"y holds {labels}, and the network has the classes 0 to {classes - 1}{apart}")
-        if not counts.any():
-            found.append(f"every target is {ignored}, which does not count, so there is nothing to take the mean of")
+    return found
+
+
+def _first_target(batch: Batch) -> np.ndarray:
+    return np.asarray(next(to_numpy(part) for name, part in batch.named().items() if name.split(".")[0] == "y"))
+
+
+def why_nan(batch: Batch, classes: int | None, ignored: int | None) -> str:
+    """The fault of ``batch``, in words; arguments as of ``faults``."""
+    found = faults(batch, classes, ignored)
+    if classes is not None and ignored is not None and (_first_target(batch) == ignored).all():
+        found.append(f"every target is {ignored}, which does not count, so there is nothing to take the mean of")
     if found:
         return " and ".join(found)
     return "nothing in the batch says why, so the learning rate may be too high, or a function left its range (log of 0, 0 / 0)"

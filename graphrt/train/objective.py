@@ -79,10 +79,19 @@ def _kind(tree: Any) -> str:
 
 
 class Objective:
-    """Loss and metrics of a network's outputs, as ``Trainer`` takes them. Raises ArgumentError for an unknown metric."""
+    """Loss and metrics of a network's outputs, as ``Trainer`` takes them; no loss where a step function has them.
 
-    def __init__(self, loss: Losses, metrics: Metrics) -> None:
+    Raises ArgumentError for an unknown metric.
+    """
+
+    def __init__(self, loss: Losses | None, metrics: Metrics) -> None:
         self.classes: int | None = None  # of the logits of the graph that was built last, where targets are class indices
+        if loss is None:
+            wanted = named(metrics) or {}
+            if any(measure is not grad_norm for measure in wanted.values()):
+                raise ArgumentError("a step function returns its metrics beside the loss; metrics may be grad_norm alone")
+            self.heads, self.grad_norm = [], next(iter(wanted), None)
+            return
         if isinstance(loss, Mapping):
             by_head = isinstance(metrics, Mapping) and bool(metrics.keys() & loss.keys())
             if by_head and (unknown := metrics.keys() - loss.keys()):  # type: ignore[union-attr]
@@ -100,6 +109,11 @@ class Objective:
         every = {name for head in self.heads for name, measure in (head.metrics or {}).items() if measure is grad_norm}
         self.grad_norm = next(iter(every), None)  # the name that the norm of the gradients goes by
 
+    @property
+    def ignored(self) -> int | None:
+        """The class index that does not count, of the first loss."""
+        return self.heads[0].ignored if self.heads else None
+
     def measures(self) -> dict[str, Measure]:
         """Losses and metrics by the names that programs give them."""
         found: dict[str, Measure] = {"loss": self.heads[0].loss if len(self.heads) == 1 else lambda output, target: output}
@@ -107,21 +121,20 @@ class Objective:
             found |= {head.named("loss"): head.loss} | {head.named(n): m for n, m in (head.metrics or {}).items()}
         return found
 
-    def outputs(self, graph: Graph, output: Any, target: Any, weight: Value | None, denominators: bool) -> Value:
+    def outputs(self, graph: Graph, output: Any, target: Any, labels: Any, weight: Value | None, denominators: bool) -> None:
         """Makes losses and metrics outputs of ``graph``, with their ``denominators`` if those are asked for.
 
-        ``weight`` [N] are those of the examples. Returns the loss.
+        ``labels`` are the targets for the metrics, ``weight`` [N] those of the examples.
         """
         heads = [head for head in self.heads if not (isinstance(output, Value) and isinstance(head.key, int) and head.key)]
-        parts = [(head, head.of(output), head.of(target)) for head in heads]
-        losses = [self._loss(head, found, wanted, weight) for head, found, wanted in parts]
+        parts = [(head, head.of(output), head.of(target), head.of(labels)) for head in heads]
+        losses = [self._loss(head, found, wanted, weight) for head, found, wanted, _ in parts]
         scaled = [loss if head.weight == 1.0 else loss * head.weight for head, loss in zip(heads, losses, strict=True)]
         graph.output("loss", functools.reduce(lambda a, b: a + b, scaled))
-        for (head, found, wanted), loss in zip(parts, losses, strict=True):
+        for (head, found, _, wanted), loss in zip(parts, losses, strict=True):
             if head.key is not None:
                 graph.output(head.named("loss"), loss)
             self._measure(graph, head, found, wanted, weight, denominators)
-        return graph.outputs["loss"]
 
     def _loss(self, head: Head, output: Any, target: Any, weight: Value | None) -> Value:
         with under(head.path):
@@ -163,7 +176,7 @@ def _is_pair(loss: Any) -> bool:
 def _weighted(loss: Any) -> tuple[Loss, float]:
     """A loss and its weight. Raises ArgumentError."""
     found, weight = loss if _is_pair(loss) else (loss, 1.0)
-    if not callable(found):
+    if not callable(found) or isinstance(found, type):
         raise ArgumentError(f"a loss is a function of (output, target), or (function, weight), got {loss!r}")
     return found, float(weight)
 
@@ -199,3 +212,9 @@ def outputs_by_name(found: Any) -> dict[str, Value]:
                 f"predict needs a network that returns a Value, or a tuple or dict of them, got {type(value).__name__}"
             )
     return named
+
+
+def classes_of(target: Any, given: Any) -> Any:
+    """What metrics compare with: ``target``, or the class of the largest share where it was ``given`` as class indices."""
+    mixed = isinstance(target, Value) and isinstance(given, Value) and given.dtype.is_int and target.dtype.is_float
+    return F.argmax(target, 1) if mixed and target.ndim == given.ndim + 1 else target

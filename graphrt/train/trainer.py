@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 import graphrt.ops as F
-from graphrt.autodiff import grad
 from graphrt.compiler import compile as compile_graph
 from graphrt.data import Source
 from graphrt.errors import ArgumentError, NumericError
 from graphrt.ir import Graph, Value
 from graphrt.nn import Module, count_parameters, summary
-from graphrt.nn.module import changes, in_mode
+from graphrt.nn.augment import Compose
+from graphrt.nn.module import changes, in_mode, inside, stepped
 from graphrt.ops.base import widened
-from graphrt.optim import Constant, GradScaler, LRSchedule, Optimizer, total_norm
+from graphrt.optim import Constant, LRSchedule, total_norm
 from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
@@ -43,12 +43,13 @@ from graphrt.train.checkpoint import check_network, read_metadata, save_checkpoi
 from graphrt.train.history import History
 from graphrt.train.loop import Loop
 from graphrt.train.metrics import Metrics, Pooled, read
-from graphrt.train.nan import why_nan
-from graphrt.train.objective import Losses, Objective, outputs_by_name
+from graphrt.train.nan import faults, why_nan
+from graphrt.train.objective import Losses, Objective, classes_of, outputs_by_name
+from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs_of_step
 from graphrt.types import as_dtype, float16
 
 SKIPS = 64  # steps in a row whose loss may be NaN while float16's loss scale, 2**16 at first, is halved
-_Key = tuple[str, tuple[tuple[str, Any], ...], tuple[bool, ...], bool]  # of a program: its inputs, modes, running means
+_Key = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], bool]  # of a program: its inputs, modes, running means
 
 
 class Trainer:
@@ -73,18 +74,28 @@ class Trainer:
     with a sequence of losses the metrics are of the first output. A loss or metric that is a mean of something else than the
     examples has a method ``denominator(output, target)``, the scalar that it divides by.
 
-    ``seed`` decides the order of examples and dropout; the same seed, data and target give the same bits. ``autocast``
-    bfloat16 or float16 trains in mixed precision (``Graph.autocast``), with dynamic loss scaling for float16. ``target``,
-    ``float32_matmul_precision`` and ``library`` are those of ``compile``. ``check_nan`` stops with a NumericError at a loss
-    that is NaN. Floats come as float32 from float64 examples. An optimizer with ``ema_decay`` evaluates with the running means.
-    Raises ArgumentError for an unknown metric.
+    ``augment`` changes a training batch in the graph: one of ``nn.augment``, a function of (x, y) that returns both, or a list
+    of them. Metrics of class indices that it mixed are of the class with the largest share.
+
+    ``step`` stands in for ``loss``, for several losses of several parts of the network, each updated on its own: a function of
+    (net, x, y, minimize). ``minimize(loss, net.part)`` updates the parameters of that part along the gradient of the loss; the
+    part has its new parameters where it is called after that, and no gradient flows through the update. It returns the loss,
+    or a dict of scalars with "loss" among them. In evaluation it is called too, and ``minimize`` does nothing. ``optimizer``
+    may be a dict of optimizers by the parts' names; the schedule and a rate given to ``step`` are the first one's, to which the
+    others keep their ratio.
+
+    ``seed`` decides the order of examples, augmentation and dropout; the same seed, data and target give the same bits.
+    ``autocast`` bfloat16 or float16 trains in mixed precision (``Graph.autocast``), with dynamic loss scaling for float16.
+    ``target``, ``float32_matmul_precision`` and ``library`` are those of ``compile``. ``check_nan`` stops with a NumericError
+    at a loss that is NaN. Floats come as float32 from float64 examples. An optimizer with ``ema_decay`` evaluates with the
+    running means. Raises ArgumentError for an unknown metric, and where there is no optimizer, or a loss and a step function.
     """
 
     def __init__(
         self,
         net: Module,
-        loss: Losses,
-        optimizer: Optimizer,
+        loss: Losses | None = None,
+        optimizer: Optimizers | None = None,
         schedule: LRSchedule | None = None,
         metrics: Metrics = None,
         target: str = "auto",
@@ -93,8 +104,13 @@ class Trainer:
         float32_matmul_precision: str = "highest",
         library: str | None = None,
         check_nan: bool = True,
+        augment: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
+        step: Step | None = None,
     ) -> None:
-        self.net, self.loss, self.optimizer = net, loss, optimizer
+        if optimizer is None or (loss is None) == (step is None):
+            raise ArgumentError("a Trainer needs an optimizer, and either a loss or a step function")
+        self.net, self.loss, self.step_function, self.optimizer = net, loss, step, made_one(optimizer)
+        self.augment = None if augment is None else Compose(augment if isinstance(augment, list | tuple) else [augment])
         self.schedule: LRSchedule = schedule or Constant()
         self.objective = Objective(loss, metrics)
         self.measures = self.objective.measures()
@@ -109,6 +125,7 @@ class Trainer:
         self._means, self._means_at = State(), -1  # what is evaluated where the optimizer keeps means, and of which step
         half = None if autocast is None else as_dtype(autocast)
         self._nans, self._skips = 0, SKIPS if half is float16 else 0  # losses in a row that were NaN, and how many may be
+        self._parted = 0  # how often parameters that were frozen parted from those that were not
         self._marks: tuple[int, tuple[bool, ...]] = (-1, ())  # modes and what is trainable, as of a number of changes
 
     # --- programs -------------------------------------------------------------------------------------------------
@@ -121,24 +138,35 @@ class Trainer:
         graph = Graph()
         xv, yv, weight = self._inputs(graph, Batch(x, y, sample_weight))
         with self._building(graph, True):
-            loss = self.objective.outputs(graph, called(self.net, xv), yv, weight, False)
-        params = graph.parameters()
-        if not params:
-            raise ArgumentError("the network has no trainable parameters")
-        lr = graph.input("lr")
-        if self.autocast is not None and as_dtype(self.autocast) is float16:
-            scaler = GradScaler()
-            grads = grad(scaler.scale(loss), params)
-            scaler.apply(self.optimizer, params, grads, lr)
-            factor = graph.sources[f"{scaler.name}.scale"].outputs[0]
-            self._measure_gradients(graph, [g * (1.0 / factor) for g in grads] if self.objective.grad_norm else [])
-        else:
-            grads = grad(loss, params)
-            self.optimizer.apply(params, grads, lr)
-            self._measure_gradients(graph, grads)
+            minimize = self._forward(graph, xv, yv, weight, True)
+        if self.step_function is None:
+            minimize(graph.outputs["loss"])
+        self._measure_gradients(graph, minimize.grads)
         if "rng.seed" in graph.sources:
             F.manual_seed(graph, self.seed)
         return graph
+
+    def _forward(self, graph: Graph, x: Tree, y: Tree, weight: Value | None, training: bool) -> Minimize:
+        """Loss and metrics, and the updates of a step function. Returns what updates."""
+        half = training and self.autocast is not None and as_dtype(self.autocast) is float16
+        labels = y
+        if training and self.augment is not None:
+            x, y = self.augment(x, y)
+            labels = classes_of(y, labels)
+        with stepped() as table:
+            minimize = Minimize(graph, self.optimizer if training else None, half, table)
+            if self.step_function is None:
+                self.objective.outputs(graph, called(self.net, x), y, labels, weight, not training)
+                return minimize
+            if weight is not None:
+                raise ArgumentError(f"a step function takes no {WEIGHT}; make it a part of y")
+            with inside(self.net, graph):
+                for parameter in self.net.parameters() if training else ():
+                    parameter.value(graph)  # known to groups before the part is called
+                outputs_of_step(graph, self.step_function(self.net, x, y, minimize))
+        if training and not minimize.grads:
+            raise ArgumentError("the step function has minimised nothing: minimize(loss, net.part) is how it does")
+        return minimize
 
     def _inputs(self, graph: Graph, batch: Batch) -> tuple[Tree, Tree, Value | None]:
         weight = None if batch.weight is None else graph.input(WEIGHT, *batch.weight)
@@ -158,8 +186,9 @@ class Trainer:
                 for name, value in outputs_by_name(called(self.net, inputs(graph, "x", x))).items():
                     graph.output(name, widened(value))
             else:
-                xv, yv, weight = self._inputs(graph, Batch(x, y, sample_weight))
-                self.objective.outputs(graph, called(self.net, xv), yv, weight, True)
+                self._forward(graph, *self._inputs(graph, Batch(x, y, sample_weight)), False)
+        if "rng.seed" in graph.sources:
+            F.manual_seed(graph, self.seed)
         return graph
 
     def program(self, kind: str, x: Any, y: Any = None, sample_weight: Any = None) -> Program:
@@ -171,6 +200,8 @@ class Trainer:
 
     def program_of(self, kind: str, batch: Batch) -> Program:
         """``program`` for ``batch``."""
+        if kind == "train":
+            self._part_ways()
         key = self._key(kind, Batch(*(None if part is None else spec_of(part) for part in batch)))
         if key not in self._programs:
             self._compile(key, Batch(*(None if part is None else laid_spec_of(part) for part in batch)))
@@ -180,7 +211,8 @@ class Trainer:
 
     def _key(self, kind: str, specs: Batch) -> _Key:
         named = tuple((name, spec[:2]) for name, spec in specs.named().items())
-        return kind, named, self._mode() if kind == "train" else (), kind != "train" and self.optimizer.ema_decay is not None
+        mode = (self._parted, *self._mode()) if kind == "train" else ()
+        return kind, named, mode, kind != "train" and self.optimizer.ema_decay is not None
 
     def _compile(self, key: _Key, specs: Batch) -> None:
         kind, *_, means = key
@@ -206,10 +238,22 @@ class Trainer:
             self._means_at = self.steps
         return program
 
+    def _part_ways(self) -> None:
+        """Parameters that were frozen keep the count of their own steps: programs made from now on count them apart."""
+        if self._marks[0] == changes():
+            return
+        frozen = {name for name, p in self.net.named_parameters() if not p.trainable}
+        copies = self.optimizer.part_ways(frozen)
+        for name, old in copies.items():
+            if old in self.state:
+                self.state.add(name, self.state.types[old], self.state[old])
+        self._parted += bool(copies)
+
     def _mode(self) -> tuple[bool, ...]:
         """The modes of the net's parts and which parameters are trainable."""
         if self._marks[0] != changes():
-            parts = [m.training for m in self.net.modules()]
+            augment = () if self.augment is None else self.augment.modules()
+            parts = [m.training for m in (*self.net.modules(), *augment)]
             self._marks = changes(), (*parts, *(p.trainable for p in self.net.parameters()))
         return self._marks[1]
 
@@ -239,7 +283,7 @@ class Trainer:
         if self._nans > self._skips and self.check_nan and parse(program.target).computes:
             raise NumericError(
                 f"the loss is NaN at step {self.steps} (epoch {self.epoch + 1}, learning rate {lr:g}): "
-                f"{why_nan(batch, self.objective.classes, self.objective.heads[0].ignored)}. The step was done: go on from a "
+                f"{why_nan(batch, self.objective.classes, self.objective.ignored)}. The step was done: go on from a "
                 "checkpoint, or with check_nan=False"
             )
         return found
@@ -291,12 +335,17 @@ class Trainer:
         """Loss and metrics over ``data``, in evaluation mode: a Dataset, or batches (x, y) as a DataLoader gives them.
 
         They are those of all examples at once, however they are cut: a mean over labels that count is one over all of them.
-        Raises ArgumentError when it is empty.
+        Raises ArgumentError when it is empty, and NumericError for data that holds NaN or labels that name no class, unless
+        ``check_nan`` is off.
         """
         pooled = Pooled(self.measures)
         for given in in_order(data, batch_size):
             batch = as_batch(given)
-            pooled.add(self._evaluated("eval", batch)(batch.named()), len(batch))
+            found = self._evaluated("eval", batch)(batch.named())
+            if self.check_nan and math.isnan(found["loss"]):
+                if wrong := faults(batch, self.objective.classes, self.objective.ignored):
+                    raise NumericError(f"the loss is NaN in evaluation: {' and '.join(wrong)}")
+            pooled.add(found, len(batch))
         if not (values := pooled.values()):
             raise ArgumentError("there is nothing to evaluate: the dataset is empty")
         return values
@@ -372,7 +421,9 @@ class Trainer:
         first = next(iter(self.optimizer.counted.values()))  # older files name counters after no parameter
         old = {f"optimizer.{what}": f"{first}.{what}" for what in ("step", "started", "correction1", "correction2")}
         bare = {n.removeprefix("loss."): n for n in self.state if n.startswith("loss.")}  # and a loss's as if it were the net's
-        self.state.load(path, old | {name: n for name, n in bare.items() if name not in self.state})
+        waiting = tuple(f"{name}." for name, p in self.net.named_parameters() if not p.trainable)
+        names = old | {name: n for name, n in bare.items() if name not in self.state}
+        self.state.load(path, names, more=lambda name: name.startswith(waiting))  # moments of what is frozen at the moment
         self.epoch, self.steps, self.seed = metadata["epoch"], metadata["steps"], metadata["seed"]
         self.batches, self.pooled = metadata.get("batches", 0), Pooled(self.measures)
         if "pooled" in metadata:

@@ -1,0 +1,27 @@
+"""Augmentation: pictures [N, C, H, W] changed at random in training, inside the compiled step; the identity in evaluation.
+
+    trainer = grt.Trainer(net, loss, optimizer, augment=[augment.RandomCrop(32, padding=4), augment.RandomHorizontalFlip()])
+
+Names and arguments are those of torchvision.transforms.v2, but each picture of a batch gets numbers of its own. They are drawn
+from the graph's counter (``ops.random``), so a run that goes on from a checkpoint draws what it would have drawn.
+
+    input ─▶ draw ─▶ numbers by name, [N] each ─┐
+    input ──────────────────────────────────────┴▶ change ─▶ output
+"""
+
+from graphrt.nn.augment.base import Augmentation, Compose
+from graphrt.nn.augment.geometry import (
+    RandomAffine,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    RandomVerticalFlip,
+)
+from graphrt.nn.augment.mixing import CutMix, MixUp
+from graphrt.nn.augment.pixels import ColorJitter, Cutout, GaussianNoise, RandomErasing
+
+__all__ = [
+    "Augmentation", "ColorJitter", "Compose", "CutMix", "Cutout", "GaussianNoise", "MixUp", "RandomAffine", "RandomCrop",
+    "RandomErasing", "RandomHorizontalFlip", "RandomResizedCrop", "RandomRotation", "RandomVerticalFlip",
+]  # fmt: skip
