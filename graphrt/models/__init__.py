@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from graphrt.errors import ArgumentError
+from graphrt.errors import ArgumentError, unknown
 from graphrt.models.alexnet import alexnet, alexnet_2012
 from graphrt.models.convnext import convnext_tiny
 from graphrt.models.densenet import densenet121, densenet169, densenet201
@@ -124,7 +124,7 @@ MODELS: dict[str, Model] = {
 def get(name: str) -> Model:
     """The model called ``name``. Raises ArgumentError with the names there are."""
     if name not in MODELS:
-        raise ArgumentError(f"no model {name!r}; there is {', '.join(MODELS)}")
+        raise ArgumentError(unknown("model", name, MODELS))
     return MODELS[name]
 
 
