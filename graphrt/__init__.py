@@ -7,6 +7,7 @@ from graphrt import data, errors, frontends, models, nn, ops, optim
 from graphrt.autodiff import grad
 from graphrt.compiler import compile
 from graphrt.frontends.onnx import from_onnx
+from graphrt.frontends.onnx.export import to_onnx
 from graphrt.ir import Graph, Node, Value
 from graphrt.nn.weights import LoadReport, load_weights
 from graphrt.passes.stages import STAGES
@@ -55,5 +56,6 @@ __all__ = [
     "nn",
     "ops",
     "optim",
+    "to_onnx",
     "to_torch",
 ]

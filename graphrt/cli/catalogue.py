@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphrt.cli.options import Model, show
+from graphrt.cli.options import show
 from graphrt.errors import ArgumentError, unknown
 
 commands = typer.Typer()

@@ -94,13 +94,10 @@ def load(name: str, shape: Sequence[int]) -> Examples:
     held = next((folder / part for part in ("test", "val") if (folder / part).is_dir()), None)
     parts = [folder / "train", held] if held is not None and (folder / "train").is_dir() else [folder]
     read = [ImageFolder(part, (shape[1], shape[2]), "L" if shape[0] == 1 else "RGB", workers=2) for part in parts]
-    if len(read) == 1:
-        train, test = split(read[0], (0.8, 0.2), stratify=read[0].labels)
-    else:
-        train, test = read
-        if read[0].classes != read[1].classes:
-            raise ArgumentError(f"{parts[0]} has the classes {read[0].classes}, {parts[1]} has {read[1].classes}")
-    return Examples(train, test, tuple(read[0].classes), tuple(shape), len(read[0].classes))
+    if read[0].classes != read[-1].classes:
+        raise ArgumentError(f"{parts[0]} has the classes {read[0].classes}, {parts[1]} has {read[1].classes}")
+    halves: list[Source] = split(read[0], (0.8, 0.2), stratify=read[0].labels) if len(read) == 1 else [*read]
+    return Examples(halves[0], halves[1], tuple(read[0].classes), tuple(shape), len(read[0].classes))
 
 
 def _built_in(entry: Entry) -> tuple[Dataset, Dataset]:
@@ -116,7 +113,7 @@ def _built_in(entry: Entry) -> tuple[Dataset, Dataset]:
 
 @dataclass(frozen=True)
 class Intake:
-    """What becomes of an example on its way into a network that takes ``shape``; its ``mean`` and ``std`` go out, by channel."""
+    """What becomes of an example on its way into a network that takes ``shape``; ``mean`` and ``std`` go out, by channel."""
 
     shape: tuple[int, ...]
     mean: tuple[float, ...]
