@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from graphrt.errors import InputError
-from graphrt.runtime.arrays import from_numpy, to_numpy
+from graphrt.runtime.arrays import from_dlpack, from_numpy, to_numpy
 from graphrt.runtime.forking import PROGRAM, make_lock
 from graphrt.runtime.state import State
 from graphrt.types import TensorType
@@ -159,7 +159,7 @@ class Runnable:
         return {name: self._array(name, value) for name, value in inputs.items()}
 
     def _array(self, name: str, value: Any) -> Any:
-        type = self.inputs[name]
+        type, value = self.inputs[name], from_dlpack(value)
         if self._binary.takes(value):
             return self._tensor(name, value)
         if misplaced := self._binary.misplaced(value):
