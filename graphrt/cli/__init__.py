@@ -7,12 +7,13 @@ import typer
 from graphrt.bench.command import app as bench
 from graphrt.cli.catalogue import commands as catalogue
 from graphrt.cli.compiling import commands as compiling
+from graphrt.cli.seeing import commands as seeing
 from graphrt.cli.training import commands as training
 from graphrt.errors import GraphrtError
 from graphrt.inspection.command import commands as inspection
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
-for group in (training, catalogue, compiling, inspection):
+for group in (training, seeing, catalogue, compiling, inspection):
     app.add_typer(group)
 app.add_typer(bench, name="bench")
 

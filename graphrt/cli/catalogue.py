@@ -80,7 +80,7 @@ def data() -> None:
 
 @commands.command()
 def ops(name: Annotated[str, typer.Argument(help="one of them: all that is said of it")] = "") -> None:
-    """Lists the functions of graphrt.ops and the ops of the graph, as docs/ops.md has them, or prints all that is said of one."""
+    """Lists the functions of graphrt.ops and the ops of the graph, as docs/ops.md has them, or all that is said of one."""
     import inspect
 
     from graphrt.op import REGISTRY

@@ -157,7 +157,7 @@ def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
     show(rows.items())
 
 
-def _trained(path: Path, target: str) -> tuple[Any, Mapping[str, Any], Any]:
+def trained(path: Path, target: str) -> tuple[Any, Mapping[str, Any], Any]:
     """The trainer of a checkpoint's network, its notes, and its intake. Raises InputError."""
     from graphrt import load_weights, models, nn, optim
     from graphrt.cli.datasets import Intake
@@ -192,7 +192,7 @@ def evaluate(
     """Measures a trained network on the test examples of its data, or of other data of the same classes."""
     from graphrt.cli.datasets import load
 
-    trainer, notes, intake = _trained(checkpoint, target)
+    trainer, notes, intake = trained(checkpoint, target)
     found = load(data or notes["data"], intake.shape)
     classes = list(notes["classes"])
     if list(found.classes) != classes:
@@ -231,7 +231,7 @@ def predict(
     """
     from graphrt.cli.examples import examples
 
-    trainer, notes, intake = _trained(checkpoint, target)
+    trainer, notes, intake = trained(checkpoint, target)
     classes = notes["classes"]
     rows = []
     for label, x in examples(files, intake.shape, len(intake.mean)):

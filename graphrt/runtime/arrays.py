@@ -8,7 +8,6 @@ import numpy as np
 
 from graphrt.types import bfloat16, dense_order
 
-
 _CPU = 1  # of DLPack's kinds of devices
 
 

@@ -1,0 +1,24 @@
+"""Looking into networks: what each layer computes, which pixels decide, what a unit answers to, and pictures of all of that.
+
+Functions that compute return arrays; those that draw return a matplotlib Figure, and write it to ``path`` (PNG) if that is
+given. Networks are taken in evaluation mode. A layer is named by its path, as ``nn.summary`` and ``named_modules`` have it.
+"""
+
+from graphrt.visualize.attribution import grad_cam, maximize_activation, saliency
+from graphrt.visualize.layers import Statistics, activations, gradient_norms, statistics
+from graphrt.visualize.pictures import (
+    confusion_matrix,
+    curves,
+    decision_boundary,
+    feature_maps,
+    filters,
+    heatmap,
+    histograms,
+    image_grid,
+    norms,
+)
+
+__all__ = [
+    "Statistics", "activations", "confusion_matrix", "curves", "decision_boundary", "feature_maps", "filters", "grad_cam",
+    "gradient_norms", "heatmap", "histograms", "image_grid", "maximize_activation", "norms", "saliency", "statistics",
+]  # fmt: skip
