@@ -381,3 +381,14 @@ def test_the_range_of_learning_rates(tmp_path: Path) -> None:
     for bounds, message in (((1.0, 0.1), "0 < low < high"), ((1e30, 1e38), "begin with a lower rate than 1e\\+30")):
         with pytest.raises(ArgumentError, match=message):
             train.lr_range_test(trainer, data, 16, *bounds)
+
+
+def test_an_epoch_without_validation_does_not_shift_the_best(tmp_path: Path) -> None:
+    """Epochs are counted from the first, and the best is looked for among those that were validated."""
+    nn.manual_seed(0)
+    data = grt.data.xor(32)
+    trainer = grt.Trainer(nn.Linear(2, 2), nn.CrossEntropyLoss(), optim.SGD(0.1), target="reference")
+    trainer.fit(data, 3, 32, progress=False)
+    stopping = grt.train.EarlyStopping(patience=3)
+    trainer.fit(data, 5, 32, data, callbacks=[stopping, grt.train.ModelCheckpoint(tmp_path)], progress=False)
+    assert trainer.epoch == 5 and stopping.best_epoch == 5 and (tmp_path / "best.safetensors").exists()
