@@ -107,15 +107,15 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 
 
 def test_commands_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ("--epochs", "1", "--limit", "64", "--target", "cpu", "--out")
+    common = ("--epochs", "1", "--limit", "16", "--target", "reference", "--out")
     run("train", "lenet5", "--data", "mnist", *common, str(tmp_path / "lenet5"))
     run("train", "playground", "--data", "xor", *common, str(tmp_path / "plane"))
     for kind in KINDS:
         path = tmp_path / f"{kind}.png"
         net = "plane" if kind == "boundary" else "lenet5"
-        output = run("see", kind, str(tmp_path / net), "--count", "2", "--target", "cpu", "-o", str(path))
+        output = run("see", kind, str(tmp_path / net), "--count", "1", "--target", "reference", "-o", str(path))
         assert f"{path}: {KINDS[kind]}" in output and path.read_bytes()[:4] == b"\x89PNG"
-    run("eval", str(tmp_path / "lenet5"), "--target", "cpu", "--confusion", str(tmp_path / "matrix.png"))
+    run("eval", str(tmp_path / "plane"), "--target", "reference", "--confusion", str(tmp_path / "matrix.png"))
     assert (tmp_path / "matrix.png").exists()
     error = fails(monkeypatch, capsys, "see", "saliencies", str(tmp_path / "lenet5"))
     assert "no picture 'saliencies'; did you mean saliency?" in error

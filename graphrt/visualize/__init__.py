@@ -1,7 +1,10 @@
 """Looking into networks: what each layer computes, which pixels decide, what a unit answers to, and pictures of all of that.
 
 Functions that compute return arrays; those that draw return a matplotlib Figure, and write it to ``path`` (PNG) if that is
-given. Networks are taken in evaluation mode. A layer is named by its path, as ``nn.summary`` and ``named_modules`` have it.
+given. A network ``net`` is taken in evaluation mode on a batch ``x`` [N, ...], with classes or numbers ``y`` to ``loss``;
+``found`` is what another function of this package returned. A ``layer`` is named by its path, as ``nn.summary`` and
+``named_modules`` have it, and ``target`` is that of ``compile``. ``most`` is the number of pictures at most, ``bins`` that of a
+histogram's bars; ``columns`` pictures stand side by side, under their ``titles``.
 """
 
 from graphrt.visualize.attribution import grad_cam, maximize_activation, saliency

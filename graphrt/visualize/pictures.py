@@ -37,13 +37,16 @@ def curves(history: History | Mapping[str, History], path: str | Path | None = N
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
+        drawn = np.concatenate([line.get_ydata() for line in axes.lines]) if axes.lines else np.ones(1)
+        if name == "loss" and drawn.min() > 0 and drawn.max() > 1000 * drawn.min():
+            axes.set_yscale("log")
         if axes.lines:
             axes.legend(fontsize="small")
     return _saved(picture, path)
 
 
 def confusion_matrix(matrix: Any, classes: Sequence[Any] = (), path: str | Path | None = None) -> Any:
-    """Counts [C, C], the true class in rows and the predicted one in columns, with the names of ``classes``."""
+    """The counts ``matrix`` [C, C], the true class in rows and the predicted one in columns, with the names of ``classes``."""
     counts = np.asarray(matrix)
     names = list(map(str, classes)) or list(map(str, range(len(counts))))
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
