@@ -47,7 +47,7 @@ class TargetError(GraphrtError, RuntimeError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a ``name`` of that ``kind`` that is none of those ``known``: what may have been meant, else what there is."""
+    """The message for a ``name`` of that ``kind`` that is none of those ``known``: what was meant, else what there is."""
     names = list(known)
     close = get_close_matches(name, names, 3)
     if not close:

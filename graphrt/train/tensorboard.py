@@ -22,7 +22,8 @@ class TensorBoard(Callback):
 
     def __init__(self, folder: str | Path, steps: bool = False, histograms: bool = False) -> None:
         self.steps, self.histograms = steps, histograms
-        self._make, self._folder, self._writer = _writer(), folder, None
+        self._make, self._folder = _writer(), folder
+        self._writer: Any = None
 
     def _write(self, prefix: str, row: Row, at: int) -> None:
         self._writer = self._writer or self._make(str(self._folder))

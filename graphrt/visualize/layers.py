@@ -86,7 +86,8 @@ def statistics(found: Mapping[str, np.ndarray]) -> list[Statistics]:
     rows = []
     for path, a in found.items():
         wide = a.astype(np.float64)
-        rows.append(Statistics(path, *(float(f(wide)) for f in (np.mean, np.std, np.min, np.max)), float((a == 0).mean())))
+        mean, std, low, high = (float(f(wide)) for f in (np.mean, np.std, np.min, np.max))
+        rows.append(Statistics(path, mean, std, low, high, float((a == 0).mean())))
     return rows
 
 
