@@ -3,10 +3,12 @@
 from importlib import metadata
 from typing import Any
 
-from graphrt import data, errors, frontends, models, nn, ops, optim
+from graphrt import data, errors, frontends, models, nn, ops, optim, visualize
 from graphrt.autodiff import grad
 from graphrt.compiler import compile
 from graphrt.frontends.onnx import from_onnx
+from graphrt.frontends.onnx.export import to_onnx
+from graphrt.gradcheck import GradcheckReport, backward_text, gradcheck
 from graphrt.ir import Graph, Node, Value
 from graphrt.nn.weights import LoadReport, load_weights
 from graphrt.passes.stages import STAGES
@@ -33,6 +35,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "STAGES",
+    "GradcheckReport",
     "Graph",
     "LoadReport",
     "Node",
@@ -41,6 +44,7 @@ __all__ = [
     "Trainer",
     "Value",
     "__version__",
+    "backward_text",
     "bisect",
     "compile",
     "data",
@@ -49,11 +53,14 @@ __all__ = [
     "from_torch",
     "frontends",
     "grad",
+    "gradcheck",
     "load",
     "load_weights",
     "models",
     "nn",
     "ops",
     "optim",
+    "to_onnx",
     "to_torch",
+    "visualize",
 ]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_FEW = 24  # names that are listed though there are some that are close
+
 
 class GraphrtError(Exception):
     """Base of every error graphrt raises itself; ``located`` once its message names the user's line."""
@@ -43,3 +48,13 @@ class AccessError(GraphrtError, RuntimeError):
 
 class TargetError(GraphrtError, RuntimeError):
     """A target that cannot be used on this machine, with the remedy."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for a ``name`` of that ``kind`` that is none of those ``known``: what was meant, else what there is."""
+    names = list(known)
+    close = get_close_matches(name, names, 3)
+    if not close:
+        return f"no {kind} {name!r}; there is {', '.join(names) or 'none'}"
+    there = f" There is {', '.join(names)}" if len(names) <= _FEW else ""
+    return f"no {kind} {name!r}; did you mean {' or '.join(close)}?{there}"

@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -50,6 +50,7 @@ class Graph:
         self.signature: Signature | None = None
         self.state: Memory | None = None
         self.half: DType | None = None  # what contractions compute in while ``autocast`` is on
+        self.reserved: Collection[str] = ()  # names that are to come, which no buffer may take
         self._counts: Counter[str] = Counter()
         self._phase: tuple[str, str] = ("fwd", "")
         self._origin: Origin | None = None
@@ -154,8 +155,10 @@ class Graph:
         array = array if dtype is None else array.astype(as_dtype(dtype).numpy)
         if array.ndim == 0:
             return self.constant(array.item(), as_dtype(array.dtype))
+        while (name := f"buffer_{self._counts['buffer'] + 1}") in self.sources or name in self.reserved:
+            self._counts["buffer"] += 1
         self._counts["buffer"] += 1
-        return self.parameter(f"buffer_{self._counts['buffer']}", array, trainable=False)
+        return self.parameter(name, array, trainable=False)
 
     def output(self, name: str, value: Value, order: Sequence[int] | None = None) -> Value:
         """Makes ``value`` a result of the program under ``name``. Raises GraphError on a name used twice, ArgumentError.

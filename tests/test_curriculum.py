@@ -180,3 +180,27 @@ def test_the_page_of_the_curriculum_names_what_is_there() -> None:
             for part in name.split("(")[0].split("."):
                 found = getattr(found, part)
     assert len(names) > 60
+
+
+def test_initialisation_collapses_saturates_or_stays() -> None:
+    found = run("initialisation", width=256)
+    small, large, xavier, relu, he = found.values()
+    assert small[-1] < 0.2 * small[0]  # times 0.64 a layer, and what tanh takes
+    assert large[-1] > 0.8  # nearly all at -1 and 1
+    assert xavier[-1] > 0.25 > 4 * small[-1]  # 0.29 after six layers of tanh, by which it narrows slowly
+    assert relu[-1] < 0.3 * relu[0] and 0.5 * he[0] < he[-1] < 2 * he[0]
+
+
+def test_optimizer_paths_come_near() -> None:
+    found = run("optimizer_paths")
+    assert len(found) == 6 and max(found.values()) < 2.0 and found["Adagrad"] < 1.0
+
+
+def test_rates_batches_and_regularisation() -> None:
+    """Too low does not arrive, too high does not learn; more steps an epoch learn faster; dropout overfits less."""
+    studies = run("rates_and_batches")
+    last = {name: run.val_accuracy[-1] for runs in studies.values() for name, run in runs.items()}
+    assert last["0.1"] > 0.95 > last["0.001"] and last["20"] < 0.5
+    assert last["8"] > last["512"]
+    plain, dropped = (studies["regularisation"][name] for name in ("none", "dropout 0.5"))
+    assert plain.loss[-1] < dropped.loss[-1]

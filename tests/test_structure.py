@@ -35,6 +35,7 @@ ORDER = [
     ("nn", "optim", "data"),
     ("models",),
     ("train",),
+    ("visualize", "gradcheck"),
     ("frontends",),
     ("bench",),
     ("inspection",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -401,3 +402,51 @@ def test_data_that_does_not_fit_is_named() -> None:
     for given in ({"loss": nn.CrossEntropyLoss}, {"optimizer": optim.SGD}, {"optimizer": {}}, {"augment": 3}):
         with pytest.raises(ArgumentError):
             Trainer(**{"net": linear(), "loss": nn.CrossEntropyLoss(), "optimizer": optim.SGD(0.1), **given})
+
+
+def test_an_epoch_without_validation_does_not_shift_the_best(tmp_path: Path) -> None:
+    """Epochs are counted from the first, and the best is looked for among those that were validated."""
+    nn.manual_seed(0)
+    data = grt.data.xor(32)
+    trainer = grt.Trainer(nn.Linear(2, 2), nn.CrossEntropyLoss(), optim.SGD(0.1), target="reference")
+    trainer.fit(data, 3, 32, progress=False)
+    stopping = grt.train.EarlyStopping(patience=3)
+    trainer.fit(data, 5, 32, data, callbacks=[stopping, grt.train.ModelCheckpoint(tmp_path)], progress=False)
+    assert trainer.epoch == 5 and stopping.best_epoch == 5 and (tmp_path / "best.safetensors").exists()
+
+
+def test_tensorboard_gets_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through a writer that takes notes: the packages that have one are optional."""
+    noted: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(tmp_path)
+
+        def add_scalar(self, name: str, value: float, at: int) -> None:
+            noted.append((name, value, at))
+
+        def add_histogram(self, name: str, array: np.ndarray, at: int) -> None:
+            noted.append((name, float(array.mean()), at))
+
+        def close(self) -> None:
+            noted.append(("closed", 0.0, 0))
+
+    monkeypatch.setattr("graphrt.train.tensorboard._writer", lambda: Writer)
+    trainer = Trainer(nn.Linear(2, 2), nn.CrossEntropyLoss(), optim.SGD(0.1), target="reference")
+    board = train.TensorBoard(tmp_path, steps=True, histograms=True)
+    data = grt.data.xor(32)
+    history = trainer.fit(data, 2, 16, data, callbacks=[board], progress=False)
+    found = {(name, at): value for name, value, at in noted}
+    for epoch in (1, 2):
+        assert found["training/loss", epoch] == history.loss[epoch - 1]
+        assert found["validation/accuracy", epoch] == history.val_accuracy[epoch - 1]
+    assert {at for name, at in found if name == "step/training/loss"} == {1, 2, 3, 4}
+    assert found["bias", 2] == pytest.approx(float(trainer.state["bias"].mean())) and noted[-1][0] == "closed"
+
+
+def test_tensorboard_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torch.utils.tensorboard", "tensorboardX"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match="pip install tensorboard, or tensorboardX"):
+        train.TensorBoard(tmp_path)

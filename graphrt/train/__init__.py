@@ -8,10 +8,11 @@ from graphrt.train.history import History
 from graphrt.train.metrics import TopK
 from graphrt.train.progress import TrainingProgress
 from graphrt.train.range_test import RangeTest, lr_range_test
+from graphrt.train.tensorboard import TensorBoard
 from graphrt.train.trainer import Trainer
 
 __all__ = [
     "AUC", "F1", "R2", "CSVLogger", "Callback", "ConfusionMatrix", "EarlyStopping", "History", "MeanIoU", "Metric",
-    "ModelCheckpoint", "Precision", "RangeTest", "Recall", "TopK", "Trainer", "TrainingProgress", "lr_range_test",
-    "read_metadata", "save_checkpoint", "save_curves",
+    "ModelCheckpoint", "Precision", "RangeTest", "Recall", "TensorBoard", "TopK", "Trainer", "TrainingProgress",
+    "lr_range_test", "read_metadata", "save_checkpoint", "save_curves",
 ]  # fmt: skip

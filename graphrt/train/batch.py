@@ -16,7 +16,7 @@ from graphrt.data.dataset import Dataset
 from graphrt.errors import ArgumentError
 from graphrt.ir import Graph
 from graphrt.op import Order
-from graphrt.runtime.arrays import order_of, to_numpy
+from graphrt.runtime.arrays import from_dlpack, order_of, to_numpy
 from graphrt.types import as_dtype, float64
 
 Spec = tuple[tuple[int, ...], str] | tuple[tuple[int, ...], str, Order]  # shape and dtype of an array, and how it lies
@@ -77,7 +77,7 @@ def as_batch(given: Any) -> Batch:
 
 def plain(value: Any) -> Tree:
     """An array or tensor, or a tuple or dict of them; float64 as float32."""
-    array = value
+    array = value = from_dlpack(value)
     if not hasattr(value, "dtype"):
         if isinstance(value, Mapping):
             return {name: plain(part) for name, part in value.items()}

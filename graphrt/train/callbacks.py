@@ -88,9 +88,10 @@ class Monitor:
             known = ", ".join(name for name, column in columns.items() if column)
             raise ArgumentError(f"no {self.name!r} to go by; the history has {known}")
         at, least = 0, math.inf
-        for i, value in enumerate(values):
+        first = len(trainer.history) - len(values) + 1  # epochs before were trained without it
+        for epoch, value in enumerate(values, first):
             if self.sign * value < least - self.min_delta:
-                at, least = i + 1, self.sign * value
+                at, least = epoch, self.sign * value
         return at, self.sign * least
 
 

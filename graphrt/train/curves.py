@@ -8,14 +8,14 @@ from typing import Any
 from graphrt.train.history import History
 
 
-def figure() -> Any:
-    """An empty picture. Raises ImportError where matplotlib is missing."""
+def figure(size: tuple[float, float] = (9, 3.5)) -> Any:
+    """An empty picture of that ``size`` in inches. Raises ImportError where matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(f"curves are drawn with a package that is missing ({error}): pip install matplotlib") from None
-    made = Figure(figsize=(9, 3.5), layout="constrained")
+    made = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(made)
     return made
 

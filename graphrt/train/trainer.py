@@ -117,6 +117,7 @@ class Trainer:
         self.target, self.seed, self.check_nan = target, seed, check_nan
         self.autocast, self.float32_matmul_precision, self.library = autocast, float32_matmul_precision, library
         self.state, self.history = State(), History()
+        self.notes: dict[str, Any] = {}  # what else checkpoints keep, as JSON values, such as the names of classes
         self.epoch, self.steps = 0, 0  # done so far
         self.batches, self.pooled = 0, Pooled(self.measures)  # done in this epoch, and what they gave
         self._programs: dict[_Key, Program] = {}
@@ -401,6 +402,7 @@ class Trainer:
             "counted": self.optimizer.counted,
             "weights": [n for n in self.net.state_dict() if n in self.state],
             "history": self.history.to_json(),
+            "notes": self.notes,
         }
         save_checkpoint(path, self.state, metadata)
 
@@ -429,6 +431,7 @@ class Trainer:
         if "pooled" in metadata:
             self.pooled.take(metadata["pooled"])
         self.history, self._means_at = History.from_json(metadata["history"]), -1
+        self.notes = {**metadata.get("notes", {}), **self.notes}
         self.sync()
 
     def summary(self) -> str:

@@ -54,6 +54,7 @@ def import_model(
 ) -> Graph:
     """``model``, as ``prepare`` left it, as a graph; ``name`` is the file that origins show."""
     graph = Graph()
+    graph.reserved = {t.name for t in model.graph.initializer}
     inputs = {v.name: v for v in model.graph.input}
     unknown = constants.keys() - inputs.keys()
     if unknown:

@@ -1,0 +1,146 @@
+"""What several commands take: names with completion, a target, a file of settings; and values such as ``sgd:momentum=0.9``."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphrt.errors import ArgumentError, InputError, unknown
+from graphrt.files import writable
+
+
+def names_of(module: str, table: str) -> Callable[[str], list[str]]:
+    """The completion of a name of ``graphrt.MODULE.TABLE``, which is imported when a shell asks for it."""
+
+    def complete(incomplete: str) -> list[str]:
+        from importlib import import_module
+
+        return [name for name in getattr(import_module(f"graphrt.{module}"), table) if name.startswith(incomplete)]
+
+    return complete
+
+
+Target = Annotated[str, typer.Option(help="auto, cuda, hip, cpu, interpret, reference or debug")]
+Model = Annotated[
+    str,
+    typer.Argument(help="lenet5, mlp, resnet50, ...: a name of graphrt.models", autocompletion=names_of("models", "MODELS")),
+]
+
+
+def configured(context: typer.Context, path: Path | None) -> Path | None:
+    """Makes the settings of a file the defaults of the command's options. Raises ArgumentError, InputError."""
+    if path is not None and not context.resilient_parsing:
+        known = [str(p.name) for p in context.command.params if p.name not in ("config", "help")]
+        found = {key.replace("-", "_"): value for key, value in read_settings(path).items()}
+        for key in found:
+            if key not in known:
+                raise ArgumentError(f"{path}: {unknown('setting', key, known)}")
+        context.default_map = {**(context.default_map or {}), **found}
+    return path
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="a YAML or JSON file of these options by name; the command line goes before it", is_eager=True, callback=configured
+    ),
+]
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a YAML or JSON file by name. Raises InputError, ImportError, OSError."""
+    text = path.read_text()
+    if path.suffix == ".json":
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{path} is no JSON: {error}") from None
+    else:
+        try:
+            import yaml
+        except ImportError as error:
+            raise ImportError(f"{path} is read with a package that is missing ({error}): pip install pyyaml") from None
+        try:
+            found = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"{path} is no YAML: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise InputError(f"{path} must hold settings by name, such as lr: 0.1")
+    return found
+
+
+def made(kind: str, text: str, table: Mapping[str, Callable[..., Any]], **defaults: Any) -> Any:
+    """What ``text`` asks for, ``NAME`` or ``NAME:key=value,key=value``, made of ``table``. Raises ArgumentError.
+
+    ``defaults`` are given to what has fields of these names, where ``text`` says nothing of them.
+    """
+    name, _, rest = text.partition(":")
+    if name not in table:
+        raise ArgumentError(unknown(kind, name, table))
+    make = table[name]
+    known = [f.name for f in fields(make)] if isinstance(make, type) and is_dataclass(make) else []
+    given = {key: value for key, value in defaults.items() if key in known}
+    for part in _parts(rest):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ArgumentError(f"--{kind} {text}: {part!r} is no key=value, as in {name}:key=value,key=value")
+        if key not in known:
+            raise ArgumentError(f"--{kind} {text}: {unknown('option', key, known)}")
+        given[key] = _value(value)
+    try:
+        return make(**given)
+    except TypeError as error:
+        raise ArgumentError(f"--{kind} {text}: {error}") from None
+
+
+def _parts(text: str) -> list[str]:
+    """``text`` at its commas, but for those in brackets."""
+    parts, depth = [""], 0
+    for c in text:
+        depth += (c in "([") - (c in ")]")
+        if c == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += c
+    return [part for part in parts if part]
+
+
+def _value(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ArgumentError where the results could not be written in the end."""
+    try:
+        writable(folder)
+    except OSError as error:
+        raise ArgumentError(f"--out {folder} cannot be written: {error.strerror}") from None
+
+
+def show(rows: Iterable[Sequence[Any]], columns: Sequence[str] = ()) -> None:
+    """Prints ``rows`` as a table in a terminal, and elsewhere a line each with tabs between the cells."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False)
+    cells = [[str(cell) for cell in row] for row in rows]
+    if not console.is_terminal:
+        for row in cells:
+            typer.echo("\t".join(row))
+        return
+    table = Table(*columns, box=None, show_header=bool(columns))
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)

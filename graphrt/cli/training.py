@@ -1,0 +1,249 @@
+"""The commands that train a network and use what was trained: train, eval and predict."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from graphrt.cli.options import Config, Model, Target, made, names_of, show
+from graphrt.errors import ArgumentError, InputError, NumericError
+
+commands = typer.Typer()
+Data = Annotated[
+    str,
+    typer.Option(
+        help="mnist, digits, iris, spirals, ... (graphrt data), or a folder of pictures, with a folder for each class",
+        autocompletion=names_of("cli.datasets", "DATA"),
+    ),
+]
+Checkpoint = Annotated[Path, typer.Argument(help="a checkpoint that graphrt train left, or its folder")]
+
+
+@commands.command()
+def train(
+    model: Model,
+    data: Data = "mnist",
+    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            help="sgd, adam, adamw, muon, ...; with options as in adamw:betas=(0.9,0.98),eps=1e-6",
+            autocompletion=names_of("optim", "OPTIMIZERS"),
+        ),
+    ] = "sgd",
+    lr: Annotated[float | None, typer.Option(help="base learning rate; 0.05 for sgd, else the optimizer's own")] = None,
+    momentum: Annotated[float, typer.Option(help="of optimizers that have one")] = 0.9,
+    weight_decay: Annotated[float, typer.Option(help="of optimizers that have it")] = 0.0,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="constant, step, cosine, linear, one_cycle, plateau, ...; with options as in step:milestones=(0.5,0.8)",
+            autocompletion=names_of("optim", "SCHEDULES"),
+        ),
+    ] = "cosine",
+    warmup: Annotated[float, typer.Option(min=0, max=0.99, help="share of the training in which the rate rises")] = 0.0,
+    autocast: Annotated[str | None, typer.Option(help="bfloat16 or float16: mixed precision")] = None,
+    target: Target = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="of weights and the order of examples")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="train on the first so many examples only; 0 means all")] = 0,
+    resume: Annotated[Path | None, typer.Option(help="a checkpoint to go on from")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the results (runs/MODEL)")] = None,
+    config: Config = None,
+) -> None:
+    """Trains MODEL and leaves checkpoint.safetensors, curves.png and history.json in a folder.
+
+    Examples are brought to what the network takes: grey pictures get its channels, small ones its size; its last layer gets as
+    many outputs as there are classes. The checkpoint and the history are written after every epoch, so a run that is
+    interrupted can be resumed. A loss that is not finite ends the run with exit status 1, an interruption with 130.
+    """
+    from graphrt import models, nn, optim
+    from graphrt.cli.datasets import Intake, first, load
+    from graphrt.cli.results import Results
+    from graphrt.inspection.subject import prepare
+    from graphrt.train import Trainer
+
+    prepare(target)
+    rate = lr if lr is not None else 0.05 if optimizer.partition(":")[0] == "sgd" else None
+    defaults = {"weight_decay": weight_decay, **({} if rate is None else {"lr": rate})}
+    if optimizer.partition(":")[0] in ("sgd", "lars", "muon"):
+        defaults["momentum"] = momentum
+    how = made("optimizer", optimizer, optim.OPTIMIZERS, **defaults)
+    along = made("schedule", schedule, optim.SCHEDULES)
+    shape = models.get(model).input_shape
+    found = load(data, shape)
+    build, settings, shape = _fitting(model, found.shape, found.outputs)
+    results = Results(out or Path("runs") / model, model)
+    nn.manual_seed(seed)
+    loss = nn.CrossEntropyLoss() if found.classes else nn.MSELoss()
+    if warmup:
+        along = optim.warmup(along, warmup)
+    metrics = None if found.classes else ["mae", "r2"]
+    trainer = Trainer(build(**settings), loss, how, along, metrics, target=target, seed=seed, autocast=autocast)
+    intake = Intake.fit(found.train, shape)
+    trainer.notes = {"model": model, "settings": settings, "data": data, "classes": found.classes, "intake": intake.to_json()}
+    training, test = (first(intake.of(part), limit) for part in (found.train, found.test))
+    if resume is not None:
+        trainer.load(resume)
+        results.keep(trainer)
+    try:
+        trainer.fit(training, epochs, batch_size, test, callbacks=[results])
+    except KeyboardInterrupt:
+        results.draw(trainer)
+        typer.echo(f"graphrt: interrupted; {results}", err=True)
+        raise typer.Exit(130) from None
+    except NumericError as error:
+        results.draw(trainer)
+        raise NumericError(f"{error}; try a lower --lr than {how.lr:g}; {results}") from None
+    results.draw(trainer)
+    if results.failed:
+        raise NumericError(f"{results.failed}, so the run ends: try a lower --lr than {how.lr:g}; {results}")
+    program = trainer.program("train", *training.rows(np.arange(min(batch_size, len(training)))))
+    _report(trainer, program, -(-len(training) // batch_size), results.folder)
+
+
+def _fitting(model: str, shape: tuple[int, ...], outputs: int) -> tuple[Any, dict[str, int], tuple[int, ...]]:
+    """How to build ``model`` for examples of ``shape`` with so many ``outputs``: what to call, with what, and what it takes.
+
+    Raises ArgumentError where it takes nothing of the kind.
+    """
+    from graphrt import models
+
+    one = models.get(model)
+    takes, parameters = one.input_shape, inspect.signature(one.build).parameters
+    settings = {}
+    if "num_features" in parameters:
+        settings["num_features"] = int(np.prod(shape))
+        takes = shape
+    if "num_classes" in parameters:
+        settings["num_classes"] = outputs
+    if one.dtype != "float32" or len(takes) != len(shape) or "num_classes" not in parameters:
+        kinds = {1: "numbers", 3: "pictures"}
+        fitting = [
+            name
+            for name, m in models.MODELS.items()
+            if m.dtype == "float32"
+            and (len(m.input_shape) == len(shape) or "num_features" in inspect.signature(m.build).parameters)
+            and "num_classes" in inspect.signature(m.build).parameters
+        ]
+        wants = "text" if one.dtype != "float32" else kinds.get(len(takes), str(list(takes)))
+        raise ArgumentError(
+            f"{model} takes {wants}, the data has {kinds.get(len(shape), list(shape))}; {', '.join(fitting)} fit"
+        )
+    return one.build, settings, takes
+
+
+def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
+    """The result on one screen."""
+    history = trainer.history
+    milliseconds = f"{1e3 * min(history.seconds) / per_epoch:.3f}" if history.seconds else "-"
+    accuracy, error = history.val_accuracy, history.others.get("val_mae")
+    measured = {"test error": f"{error[-1]:.4f} (mean, absolute)"} if error else {"test accuracy": "-"}
+    rows = {
+        **({"test accuracy": f"{100 * accuracy[-1]:.2f} %"} if accuracy else measured),
+        "target": program.target,
+        "kernels per step": str(program.launches) if program.schedule else "-",
+        "milliseconds per step": f"{milliseconds} (best epoch)",
+        "arena": f"{program.plan.size:,} of {program.plan.unplanned:,} bytes" if program.plan else "-",
+        "compile seconds": f"{program.compile_seconds:.2f}",
+        "results": str(folder),
+    }
+    show(rows.items())
+
+
+def trained(path: Path, target: str) -> tuple[Any, Mapping[str, Any], Any]:
+    """The trainer of a checkpoint's network, its notes, and its intake. Raises InputError."""
+    from graphrt import load_weights, models, nn, optim
+    from graphrt.cli.datasets import Intake
+    from graphrt.inspection.subject import prepare
+    from graphrt.train import Trainer, read_metadata
+
+    prepare(target)
+    path = path / "checkpoint.safetensors" if path.is_dir() else path
+    if not path.exists():
+        raise InputError(f"there is no checkpoint {path}; graphrt train MODEL leaves one in runs/MODEL")
+    notes = read_metadata(path).get("notes", {})
+    if missing := [name for name in ("model", "settings", "classes", "intake") if name not in notes]:
+        raise InputError(f"{path} does not say of which network it is ({', '.join(missing)}): graphrt train left no such file")
+    with nn.init.skip_init():
+        net = models.get(notes["model"]).build(**notes["settings"])
+    load_weights(net, path)
+    loss = nn.CrossEntropyLoss() if notes["classes"] else nn.MSELoss()
+    metrics = ["accuracy", "confusion_matrix"] if notes["classes"] else ["mse", "mae", "r2"]
+    trainer = Trainer(net.eval(), loss, optim.SGD(), metrics=metrics, target=target)
+    return trainer, notes, Intake.from_json(notes["intake"])
+
+
+@commands.command("eval")
+def evaluate(
+    checkpoint: Checkpoint,
+    data: Annotated[str, typer.Option(help="as of graphrt train, which it was trained on if left out")] = "",
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    target: Target = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="all as JSON, the confusion matrix too")] = False,
+    confusion: Annotated[Path | None, typer.Option(help="draw the confusion matrix to a PNG")] = None,
+) -> None:
+    """Measures a trained network on the test examples of its data, or of other data of the same classes."""
+    from graphrt.cli.datasets import load
+
+    trainer, notes, intake = trained(checkpoint, target)
+    found = load(data or notes["data"], intake.shape)
+    classes = list(notes["classes"])
+    if list(found.classes) != classes:
+        there = f"{data} has the classes {', '.join(found.classes) or 'none'}"
+        raise ArgumentError(f"{there}, the network was trained on {', '.join(classes) or 'numbers'}")
+    values = trainer.evaluate(intake.of(found.test), batch_size)
+    matrix = values.pop("confusion_matrix", None)
+    if confusion is not None:
+        if matrix is None:
+            raise ArgumentError("there is no confusion matrix of a network that predicts numbers")
+        from graphrt import visualize
+
+        visualize.confusion_matrix(matrix, classes, confusion)
+    if as_json:
+        typer.echo(json.dumps({**values, **({} if matrix is None else {"confusion_matrix": np.asarray(matrix).tolist()})}))
+        return
+    rows = [("examples", f"{len(found.test):,}"), *((name, f"{value:.4f}") for name, value in values.items())]
+    if matrix is not None:
+        for name, row in zip(classes, np.asarray(matrix), strict=True):
+            right = int(row[classes.index(name)])
+            rows.append((f"recall of {name}", f"{right / max(int(row.sum()), 1):.4f} ({right} of {int(row.sum())})"))
+    show(rows, ("measure", "value"))
+
+
+@commands.command()
+def predict(
+    checkpoint: Checkpoint,
+    files: Annotated[list[Path], typer.Argument(help="pictures, folders of them, or arrays: .npy, .npz, .safetensors")],
+    top: Annotated[int, typer.Option(min=1, help="print so many classes")] = 3,
+    target: Target = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="a line of JSON for each example")] = False,
+) -> None:
+    """Prints the likeliest classes of pictures or arrays with their probabilities, or the numbers that are predicted.
+
+    Arrays are examples as the data has them: [C, H, W] or [N, C, H, W] with pixels in [0, 1], or rows of numbers.
+    """
+    from graphrt.cli.examples import examples
+
+    trainer, notes, intake = trained(checkpoint, target)
+    classes = notes["classes"]
+    rows = []
+    for label, x in examples(files, intake.shape, len(intake.mean)):
+        found = trainer.predict(intake(x[None]))[0].astype(np.float64)
+        if classes:
+            share = np.exp(found - found.max())
+            share /= share.sum()
+            best = [(classes[i], float(share[i])) for i in np.argsort(-share, kind="stable")[:top]]
+        else:
+            best = [(str(i), float(value)) for i, value in enumerate(found.reshape(-1))]
+        if as_json:
+            typer.echo(json.dumps({"example": label, **dict(best)}))
+        rows.append((label, *(f"{name} {value:.4f}" if classes else f"{value:.4f}" for name, value in best)))
+    if not as_json:
+        show(rows)

@@ -1,0 +1,169 @@
+"""The commands train, eval and predict on each kind of data, settings from files, and the lists of what there is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import INTERPRETED
+from test_cli import fails, run
+from typer.testing import CliRunner
+
+import graphrt as grt
+from graphrt import cli, models, nn
+from graphrt.cli.datasets import DATA, Intake, load, resized
+from graphrt.cli.options import made
+from graphrt.models.weights import WEIGHTS
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="the commands that train on interpret are in test_cli")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of bright and dark pictures, 12 of each, of sizes that differ."""
+    image = pytest.importorskip("PIL.Image")
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name, level in (("bright", 200), ("dark", 40)):
+        (folder / name).mkdir()
+        for i in range(12):
+            pixels = rng.integers(level - 30, level + 30, (20 + i, 24, 3), np.uint8)
+            image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_a_folder_of_pictures_is_trained_on_and_told_apart(pictures: Path, tmp_path: Path) -> None:
+    """A net of one channel and 28x28 pixels gets pictures of three channels and other sizes; its head gets two classes."""
+    out = tmp_path / "run"
+    common = ("--target", "cpu", "--batch-size", "8", "--epochs", "6", "--optimizer", "adam:lr=0.01", "--schedule", "constant")
+    run("train", "mlp", "--data", str(pictures), "--out", str(out), *common)
+    assert "accuracy\t1.0000" in run("eval", str(out), "--target", "cpu")
+    found = json.loads(run("eval", str(out / "checkpoint.safetensors"), "--data", str(pictures), "--json", "--target", "cpu"))
+    assert found["accuracy"] == 1.0 and np.trace(found["confusion_matrix"]) == np.sum(found["confusion_matrix"])
+    lines = run("predict", str(out), str(pictures / "dark"), "--top", "1", "--target", "cpu").splitlines()
+    assert len(lines) == 12 and all(line.split("\t")[1].startswith("dark ") for line in lines)
+    np.save(tmp_path / "one.npy", np.full((3, 9, 9), 0.8, np.float32))
+    (line,) = run("predict", str(out), str(tmp_path / "one.npy"), "--json", "--target", "cpu").splitlines()
+    row = json.loads(line)
+    assert row["bright"] > 0.5 and abs(row["bright"] + row["dark"] - 1.0) < 1e-6
+
+
+def test_eval_is_what_training_measured(tmp_path: Path) -> None:
+    """Of a regression too, whose examples are drawn."""
+    run("train", "logistic", "--data", "iris", "--epochs", "2", "--target", "cpu", "--out", str(tmp_path / "iris"))
+    run("train", "mlp", "--data", "circles", "--epochs", "1", "--limit", "64", "--lr", "1e-4", "--target", "cpu",
+        "--out", str(tmp_path / "circles"))  # fmt: skip
+    for name, measure in (("iris", "val_accuracy"), ("circles", "val_loss")):
+        history = json.loads((tmp_path / name / "history.json").read_text())
+        found = json.loads(run("eval", str(tmp_path / name), "--json", "--target", "cpu"))
+        if name == "iris":
+            assert found["accuracy"] == pytest.approx(history[measure][-1]) and len(found["confusion_matrix"]) == 3
+        else:
+            assert {"loss", "mse", "mae", "r2"} == set(found) and found["loss"] == pytest.approx(found["mse"])
+    np.savez(tmp_path / "rows.npz", a=np.zeros((2, 4)), b=np.ones(4))
+    lines = run("predict", str(tmp_path / "iris"), str(tmp_path / "rows.npz"), "--target", "cpu").splitlines()
+    assert [line.split("\t")[0].rpartition(":")[2] for line in lines] == ["a[0]", "a[1]", "b"]
+
+
+def test_settings_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"model": "mlp", "optimizer": "adamw:betas=(0.9,0.99)", "epochs": 1, "limit": 64, "weight-decay": 0.1}
+    settings |= {"out": str(tmp_path / "out"), "target": "cpu"}
+    (tmp_path / "run.json").write_text(json.dumps(settings))
+    run("train", "--config", str(tmp_path / "run.json"), "--epochs", "2")
+    notes = grt.train.read_metadata(tmp_path / "out" / "checkpoint.safetensors")
+    assert notes["epoch"] == 2 and "AdamW" in notes["optimizer"] and "betas=(0.9, 0.99)" in notes["optimizer"]
+    assert "weight_decay=0.1" in notes["optimizer"] and notes["notes"]["model"] == "mlp"
+    for text, message in (
+        ('{"optimzer": "adam"}', "no setting 'optimzer'; did you mean optimizer? There is model, data"),
+        ("[1]", "must hold settings by name"),
+        ("{", "is no JSON"),
+    ):
+        (tmp_path / "bad.json").write_text(text)
+        assert message in fails(monkeypatch, capsys, "train", "mlp", "--config", str(tmp_path / "bad.json"))
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    (tmp_path / "run.yaml").write_text("epochs: 1\n")
+    assert "pip install pyyaml" in fails(monkeypatch, capsys, "train", "mlp", "--config", str(tmp_path / "run.yaml"))
+
+
+def test_settings_come_from_yaml(tmp_path: Path) -> None:
+    pytest.importorskip("yaml", reason="the package pyyaml is missing")
+    path = tmp_path / "run.yaml"
+    path.write_text(f"model: mlp\nepochs: 1\nlimit: 64\ntarget: cpu\nlr: 1.0e-2\nout: {tmp_path / 'out'}\n")
+    run("train", "--config", str(path))
+    assert "lr=0.01" in grt.train.read_metadata(tmp_path / "out" / "checkpoint.safetensors")["optimizer"]
+
+
+def test_a_usage_error_is_status_2_and_says_what_would_be_right() -> None:
+    for arguments, message in ((["trian"], "Did you mean 'train'"), (["train", "mlp", "--epchs", "3"], "--epochs")):
+        result = CliRunner().invoke(cli.app, arguments)
+        assert result.exit_code == 2 and message in result.output
+
+
+def test_shells_complete_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_GRAPHRT_COMPLETE", "complete_bash")
+    for words, cursor, expected in (
+        ("graphrt train resnet1", 2, {"resnet18", "resnet101", "resnet110", "resnet152"}),
+        ("graphrt train mlp --optimizer ada", 4, {"adam", "adamw", "adamax", "adagrad", "adadelta"}),
+        ("graphrt ev", 1, {"eval"}),
+    ):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(cursor))
+        assert set(CliRunner().invoke(cli.app, [], prog_name="graphrt").output.split()) == expected
+
+
+def test_options_of_a_name() -> None:
+    step = made("schedule", "step:milestones=(0.25,0.5),gamma=0.5", grt.optim.SCHEDULES)
+    assert step == grt.optim.Step((0.25, 0.5), 0.5)
+    plateau = made("schedule", "plateau:mode=max,monitor=val_accuracy", grt.optim.SCHEDULES)
+    assert plateau.mode == "max" and plateau.monitor == "val_accuracy"
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_every_set_is_what_a_network_takes(name: str) -> None:
+    """Normalised by the training part, in the network's shape."""
+    shape = (3, 32, 32)
+    found = load(name, shape)
+    intake = Intake.fit(found.train, shape if len(found.shape) == 3 else found.shape)
+    x, y = intake.of(found.train).rows(np.arange(len(found.train)))
+    assert x.dtype == np.float32 and x.shape[1:] == intake.shape and len(y) == len(x)
+    assert np.isfinite(x).all() and Intake.from_json(json.loads(json.dumps(intake.to_json()))) == intake
+    assert set(np.unique(y)) == set(range(len(found.classes))) if found.classes else y.shape[1] == found.outputs
+    if len(found.shape) == 1:
+        np.testing.assert_allclose([x.mean(0), x.std(0)], [np.zeros(x.shape[1]), np.ones(x.shape[1])], atol=1e-4)
+
+
+def test_resizing_is_torchs() -> None:
+    import torch
+
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 9)).astype(np.float32)
+    for size in ((10, 9), (7, 20), (3, 4)):
+        expected = torch.nn.functional.interpolate(torch.from_numpy(x), size, mode="bilinear").numpy()
+        np.testing.assert_allclose(resized(x, size), expected, atol=1e-5)
+
+
+def test_lists() -> None:
+    assert "mlp\t1x28x28\t101,770\t" in run("models")
+    assert "resnet18\ttorchvision.models.resnet18" in run("models", "--weights")
+    assert "digits\t" in run("data") and "relu\t" in run("ops")
+    assert run("ops", "relu").startswith("graphrt.ops.relu(input: Value) -> Value\n\nmax") or "max(input, 0)" in run(
+        "ops", "relu"
+    )
+    assert "conv_dgrad" in run("ops", "conv_dgrad") and "gradient yes" in run("ops", "conv_dgrad")
+
+
+def test_names_of_weights_are_torchvisions() -> None:
+    """Names and shapes of what the table says can be loaded."""
+    assert WEIGHTS.keys() <= models.MODELS.keys()
+    theirs = pytest.importorskip("torchvision.models", reason="the package torchvision is missing", exc_type=ImportError)
+    torch = pytest.importorskip("torch")
+    for name in WEIGHTS:
+        if (build := getattr(theirs, name, None)) is None:
+            continue
+        with torch.device("meta"):
+            net = build(**({"aux_logits": False, "init_weights": False} if name == "googlenet" else {}))
+        with nn.init.skip_init():
+            ours = {n: tuple(p.array.shape) for n, p in models.get(name).build()._named()}
+        found = {n: tuple(v.shape) for n, v in net.state_dict().items() if not n.endswith("num_batches_tracked")}
+        assert found == {n: shape for n, shape in ours.items() if not n.endswith("num_batches_tracked")}, name
