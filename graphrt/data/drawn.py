@@ -1,4 +1,4 @@
-"""Sets that are drawn from a seed, with exact labels: points, circles, shapes, scenes of them, and edges with their pictures."""
+"""Sets drawn from a seed, with exact labels: points in the plane, circles, shapes, scenes of them, edges with their pictures."""
 
 from __future__ import annotations
 
@@ -127,7 +127,9 @@ def shapes(count: int, size: int = 64, objects: int | None = None, noise: float 
 
 
 def scenes(count: int, size: int = 64, objects: int = 5, noise: float = 0.03, seed: int = 0) -> Dataset:
-    """``count`` pictures of 1 to ``objects`` shapes that may hide parts of one another: x float32 [N, 3, size, size] in [0, 1].
+    """``count`` pictures of 1 to ``objects`` shapes: x float32 [N, 3, size, size] in [0, 1].
+
+    Shapes may hide parts of one another, and are of different colours while there are any.
 
     y is a dict with a slot for each of K = ``objects``: ``present`` bool [N, K], ``class`` int64 [N, K], a number of SHAPES and
     -1 in an empty slot; ``box`` float32 [N, K, 4] and ``mask`` bool [N, K, size, size] as of ``shapes``, of what is seen, at
@@ -143,7 +145,7 @@ def scenes(count: int, size: int = 64, objects: int = 5, noise: float = 0.03, se
     for i in range(count):
         x[i] = rng.uniform(0.0, 0.25, (3, 1, 1))
         whole: list[int] = []  # pixels of each shape, hidden ones included
-        wanted = int(rng.integers(1, objects + 1))
+        wanted, colours = int(rng.integers(1, objects + 1)), rng.permutation(len(_COLOURS))
         for _ in range(100):  # tries; where shapes are many they may find no room
             if len(whole) == wanted:
                 break
@@ -155,7 +157,7 @@ def scenes(count: int, size: int = 64, objects: int = 5, noise: float = 0.03, se
                 continue
             masks[i, :j], masks[i, j], kinds[i, j] = behind, mask, kind
             whole.append(int(mask.sum()))
-            x[i][:, mask] = _COLOURS[rng.integers(len(_COLOURS))][:, None]
+            x[i][:, mask] = _COLOURS[colours[j % len(colours)]][:, None]
             label[i][mask] = kind + 1
         for j in range(len(whole)):
             boxes[i, j] = _around(masks[i, j])

@@ -1,4 +1,4 @@
-"""Mean average precision of detectors, counted as COCO does: over thresholds of overlap, sizes of objects, numbers of detections.
+"""Mean average precision of detectors, as COCO counts it: over thresholds of overlap, sizes of objects, numbers of detections.
 
 detections, truths ─▶ overlaps of each picture and class ─▶ which detection hits ─▶ precision by recall ─▶ means
 """
@@ -162,7 +162,7 @@ class MeanAveragePrecision:
 def _sizes(shapes: np.ndarray) -> np.ndarray:
     """Areas of boxes [K, 4] or masks [K, H, W], in float64."""
     if shapes.ndim > 2:
-        return shapes.reshape(len(shapes), -1).sum(1, dtype=np.float64)
+        return shapes.sum((1, 2), dtype=np.float64)
     wide = shapes.astype(np.float64)
     return (wide[:, 2] - wide[:, 0]) * (wide[:, 3] - wide[:, 1])
 
@@ -170,7 +170,7 @@ def _sizes(shapes: np.ndarray) -> np.ndarray:
 def _overlaps(found: np.ndarray, true: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     """Intersection over union [D, K]; over the detection alone where the truth is a crowd."""
     if found.ndim > 2:
-        shared = found.reshape(len(found), -1).astype(np.float64) @ true.reshape(len(true), -1).astype(np.float64).T
+        shared = np.einsum("dhw,khw->dk", found.astype(np.float64), true.astype(np.float64), optimize=True)
     else:
         a, b = found.astype(np.float64)[:, None], true.astype(np.float64)[None]
         sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
