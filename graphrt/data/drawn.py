@@ -1,4 +1,4 @@
-"""Sets drawn from a seed, with exact labels: points in the plane, circles, shapes, scenes of them, edges with their pictures."""
+"""Sets drawn from a seed, with exact labels: points in the plane, circles, shapes, scenes of them, edges and their pictures."""
 
 from __future__ import annotations
 
