@@ -151,7 +151,8 @@ def scenes(count: int, size: int = 64, objects: int = 5, noise: float = 0.03, se
                 break
             j, kind = len(whole), int(rng.integers(len(SHAPES)))
             radius = rng.uniform(0.1 * size, 0.22 * size)
-            mask = _inside(kind, size, *rng.uniform(radius, size - 1 - radius, 2), radius)
+            column, row = rng.uniform(radius, size - 1 - radius, 2)
+            mask = _inside(kind, size, column, row, radius)
             behind = masks[i, :j] & ~mask
             if any(seen.sum() * 2 < pixels for seen, pixels in zip(behind, whole, strict=True)):
                 continue

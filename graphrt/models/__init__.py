@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from graphrt.errors import ArgumentError
 from graphrt.models.alexnet import alexnet, alexnet_2012
+from graphrt.models.anchors import Detector, anchor_boxes, default_boxes, kept
 from graphrt.models.convnext import convnext_tiny
 from graphrt.models.densenet import densenet121, densenet169, densenet201
 from graphrt.models.efficientnet import efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3, efficientnet_b4
+from graphrt.models.fcn import FCN, fcn8s, fcn16s, fcn32s
 from graphrt.models.googlenet import googlenet
 from graphrt.models.lenet import lenet5
 from graphrt.models.mlp import logistic, mlp, playground
@@ -31,9 +33,12 @@ from graphrt.models.resnet import (
     wide_resnet50_2,
     wide_resnet101_2,
 )
+from graphrt.models.retinanet import RetinaNet, RetinaNetLoss, retinanet_resnet50_fpn
 from graphrt.models.shufflenet import shufflenet_v2_x0_5, shufflenet_v2_x1_0
 from graphrt.models.squeezenet import squeezenet1_0, squeezenet1_1
+from graphrt.models.ssd import SSD, SSDLoss, ssd300_vgg16
 from graphrt.models.text import char_lstm, gpt2, gpt_small
+from graphrt.models.unet import UNet, unet
 from graphrt.models.vgg import (
     vgg11,
     vgg11_bn,
@@ -48,6 +53,7 @@ from graphrt.models.vgg import (
     vgg19_bn,
 )
 from graphrt.models.vit import mixer_b16, mixer_s16, vit_b_16, vit_tiny
+from graphrt.models.yolo import YOLO, YOLOLoss, yolo_v1
 from graphrt.nn import Module
 
 
@@ -74,6 +80,9 @@ MODELS: dict[str, Model] = {
     "efficientnet_b2": Model(efficientnet_b2, (3, 260, 260)),
     "efficientnet_b3": Model(efficientnet_b3, (3, 300, 300)),
     "efficientnet_b4": Model(efficientnet_b4, (3, 380, 380)),
+    "fcn16s": Model(fcn16s, _IMAGENET),
+    "fcn32s": Model(fcn32s, _IMAGENET),
+    "fcn8s": Model(fcn8s, _IMAGENET),
     "googlenet": Model(googlenet, _IMAGENET),
     "gpt2": Model(gpt2, (1024,), "int64"),
     "gpt_small": Model(gpt_small, (64,), "int64"),
@@ -103,6 +112,7 @@ MODELS: dict[str, Model] = {
     "shufflenet_v2_x1_0": Model(shufflenet_v2_x1_0, _IMAGENET),
     "squeezenet1_0": Model(squeezenet1_0, _IMAGENET),
     "squeezenet1_1": Model(squeezenet1_1, _IMAGENET),
+    "unet": Model(unet, (1, 572, 572)),
     "vgg11": Model(vgg11, _IMAGENET),
     "vgg11_bn": Model(vgg11_bn, _IMAGENET),
     "vgg11_cifar": Model(vgg11_cifar, _CIFAR),
@@ -129,12 +139,23 @@ def get(name: str) -> Model:
 
 
 __all__ = [
+    "FCN",
     "MODELS",
+    "SSD",
+    "YOLO",
+    "Detector",
     "Model",
+    "RetinaNet",
+    "RetinaNetLoss",
+    "SSDLoss",
+    "UNet",
+    "YOLOLoss",
     "alexnet",
     "alexnet_2012",
+    "anchor_boxes",
     "char_lstm",
     "convnext_tiny",
+    "default_boxes",
     "densenet121",
     "densenet169",
     "densenet201",
@@ -143,10 +164,14 @@ __all__ = [
     "efficientnet_b2",
     "efficientnet_b3",
     "efficientnet_b4",
+    "fcn8s",
+    "fcn16s",
+    "fcn32s",
     "get",
     "googlenet",
     "gpt2",
     "gpt_small",
+    "kept",
     "lenet5",
     "logistic",
     "mixer_b16",
@@ -169,10 +194,13 @@ __all__ = [
     "resnet152",
     "resnext50_32x4d",
     "resnext101_32x8d",
+    "retinanet_resnet50_fpn",
     "shufflenet_v2_x0_5",
     "shufflenet_v2_x1_0",
     "squeezenet1_0",
     "squeezenet1_1",
+    "ssd300_vgg16",
+    "unet",
     "vgg11",
     "vgg11_bn",
     "vgg11_cifar",
@@ -188,4 +216,5 @@ __all__ = [
     "vit_tiny",
     "wide_resnet50_2",
     "wide_resnet101_2",
+    "yolo_v1",
 ]
