@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,43 @@ def test_boxes_and_labels_are_drawn() -> None:
     painted = pictures.painted(images, labels)[0]
     assert (painted[2, 3] > painted[0, 0]).any() and (painted.reshape(-1, 3) == painted[0, 0]).all(1).sum() == 63
     assert pictures.grid([pictures.plain(images)] * 2, scale=2, gap=1).shape == (40, 20, 3)
+
+
+@only_here
+@pytest.mark.proof
+@pytest.mark.parametrize("name", ["ssd300_vgg16", "retinanet_resnet50_fpn"])
+def test_heads_and_anchors_are_those_of_torchvision(name: str) -> None:
+    """With the same random weights, loaded by name, and as many of them."""
+    try:
+        from torchvision.models import detection
+        from torchvision.models.detection.image_list import ImageList
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"needs a torchvision that goes with this torch: {error}")
+    torch.manual_seed(0)
+    theirs = getattr(detection, name)(weights=None, weights_backbone=None).eval()
+    build, _, shape = BIG[name]
+    with nn.init.skip_init():
+        ours = build().eval()
+    report = grt.load_weights(ours, theirs.state_dict())
+    assert not report.missing and not report.unexpected and not report.mismatched
+    x = torch.randn(1, *shape)
+    with torch.no_grad():
+        maps = list(theirs.backbone(x).values())
+        heads = theirs.head(maps)
+        (anchors,) = theirs.anchor_generator(ImageList(x, [shape[1:]]), maps)
+    out = grt.compile(ours, (x.numpy(),), target="cpu")(x.numpy())
+    np.testing.assert_allclose(out["anchors"], anchors, atol=1e-4)
+    np.testing.assert_allclose(out["logits"], heads["cls_logits"], atol=1e-4)
+    np.testing.assert_allclose(out["deltas"], heads["bbox_regression"], atol=1e-4)
+
+
+@only_here
+@pytest.mark.proof
+def test_the_sample_of_the_page_on_detection_runs() -> None:
+    (sample,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs" / "detection.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {"grt": grt}
+    exec(sample.replace("train(seed=0)", "train(seed=0, share=0.05, progress=False)"), names)
+    assert names["found"].keys() == {"box", "score", "class", "anchor"}
 
 
 @only_here

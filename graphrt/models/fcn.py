@@ -41,7 +41,8 @@ class FCN(nn.Module):
     """[N, 3, H, W] -> logits [N, num_classes, H, W] for any H and W.
 
     ``stages`` are the channels of each 3x3 convolution by stage, behind each of which a pool halves the map; ``head`` channels
-    and a filter of ``head_kernel`` make the two layers that were VGG's linear ones. Scores are enlarged to the maps of earlier
+    and a filter of ``head_kernel`` make the two layers that were VGG's linear ones, behind each of which is ``dropout``;
+    ``batch_norm`` puts a norm behind each convolution of a stage. Scores are enlarged to the maps of earlier
     stages, whose own are added, down to ``stride`` pixels, and from there bilinearly. Raises ArgumentError for a stride that no
     stage has.
     """
@@ -86,7 +87,7 @@ def _cut(x: Value, like: Value) -> Value:
 
 
 def fcn32s(num_classes: int = 21) -> nn.Module:
-    """[N, 3, H, W] -> logits [N, num_classes, H, W]; 134,432,613 parameters with 21 classes (134 M in the paper).
+    """[N, 3, H, W] -> logits [N, num_classes, H, W]; 134,432,597 parameters with 21 classes (134 M in the paper).
 
     Long et al., "Fully convolutional networks for semantic segmentation", CVPR 2015, of VGG-16. Where the paper pads the image
     by 100 pixels and cuts the result, convolutions are padded and pools round sizes up.

@@ -145,7 +145,8 @@ class RetinaNetLoss(nn.Module):
 def retinanet_resnet50_fpn(num_classes: int = 91) -> nn.Module:
     """[N, 3, H, W] -> what ``RetinaNet`` returns; 34,068,119 parameters with 91 classes.
 
-    Lin et al., "Focal loss for dense object detection", ICCV 2017. Names of parameters are torchvision's.
+    Lin et al., "Focal loss for dense object detection", ICCV 2017. Names of parameters are torchvision's,
+    as is what ``num_classes`` counts.
     """
     body = ResNetMaps(ResNet(Bottleneck, (3, 4, 6, 3)), 2)
     sizes = [[int(size * 2 ** (octave / 3)) for octave in range(3)] for size in (32, 64, 128, 256, 512)]

@@ -28,7 +28,8 @@ class YOLO(nn.Module):
 
     x and y are shares of the cell; w and h are square roots of shares of the image, as the authors' program has them. S are
     ``cells``, B ``boxes``, C ``num_classes``. ``layers`` have channels, filter and stride of each convolution, or None for a
-    pool; ``hidden`` are the units between the linear layers. ``batch_norm`` puts a norm behind each convolution.
+    pool; ``hidden`` are the units between the linear layers, which ``dropout`` follows. ``batch_norm`` puts a norm behind each
+    convolution.
     """
 
     def __init__(
@@ -152,5 +153,6 @@ def yolo_v1(num_classes: int = 20) -> nn.Module:
     """[N, 3, 448, 448] -> [N, 7, 7, 30] with 20 classes; 271,703,550 parameters.
 
     Redmon et al., "You only look once: unified, real-time object detection", CVPR 2016: 24 convolutions and two linear layers.
+    ``num_classes`` C make 10 + C numbers for each cell.
     """
     return YOLO(num_classes)

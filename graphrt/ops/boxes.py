@@ -58,7 +58,7 @@ def _area(b: Value) -> Value:
 @function
 @in_float32
 def box_convert(boxes: Value, in_fmt: str, out_fmt: str) -> Value:
-    """Boxes [..., N, 4] from one format to another: "xyxy", corners; "xywh", a corner and sizes; "cxcywh", centre and sizes."""
+    """``boxes`` [..., N, 4] of format ``in_fmt`` in ``out_fmt``: corners "xyxy", a corner and sizes "xywh", centre "cxcywh"."""
     if in_fmt not in _FORMATS or out_fmt not in _FORMATS:
         raise ArgumentError(f"formats are {', '.join(_FORMATS)}, got {in_fmt!r} and {out_fmt!r}")
     boxes = require_boxes(boxes, 4)
@@ -79,7 +79,7 @@ def box_convert(boxes: Value, in_fmt: str, out_fmt: str) -> Value:
 @function
 @in_float32
 def clip_boxes_to_image(boxes: Value, size: Sequence[int]) -> Value:
-    """Boxes [..., N, 4] cut to a picture of ``size`` (H, W)."""
+    """``boxes`` [..., N, 4] cut to a picture of ``size`` (H, W)."""
     boxes, (height, width) = require_boxes(boxes, 4), size
     return stack([clamp(boxes[..., i], 0.0, float((width, height)[i % 2])) for i in range(4)], -1)
 
@@ -153,21 +153,30 @@ def box_iou(boxes1: Value, boxes2: Value) -> Value:
 @function
 @in_float32
 def generalized_box_iou(boxes1: Value, boxes2: Value) -> Value:
-    """``box_iou`` less the share of the smallest box around both that neither covers (Rezatofighi et al., CVPR 2019)."""
+    """Generalized IoU of ``boxes1`` and ``boxes2`` as of ``box_iou`` (Rezatofighi et al., CVPR 2019).
+
+    It is less by the share of the smallest box around both that neither covers.
+    """
     return _Pair.every(boxes1, boxes2).generalized()
 
 
 @function
 @in_float32
 def distance_box_iou(boxes1: Value, boxes2: Value) -> Value:
-    """``box_iou`` less the squared distance of centres over the diagonal around both (Zheng et al., AAAI 2020)."""
+    """Distance IoU of ``boxes1`` and ``boxes2`` as of ``box_iou`` (Zheng et al., AAAI 2020).
+
+    It is less by the squared distance of the centres over that of the corners of the smallest box around both.
+    """
     return _Pair.every(boxes1, boxes2).distance()
 
 
 @function
 @in_float32
 def complete_box_iou(boxes1: Value, boxes2: Value) -> Value:
-    """``distance_box_iou`` less a penalty of other aspect ratios, whose weight has no gradient (Zheng et al., AAAI 2020)."""
+    """Complete IoU of ``boxes1`` and ``boxes2`` as of ``distance_box_iou`` (Zheng et al., AAAI 2020).
+
+    It is less by a penalty of different aspect ratios, whose weight has no gradient.
+    """
     return _Pair.every(boxes1, boxes2).complete()
 
 
@@ -220,7 +229,7 @@ def encode_boxes(boxes: Value, anchors: Value, weights: Sequence[float] = (1.0, 
 def decode_boxes(
     deltas: Value, anchors: Value, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0), largest: float = LARGEST
 ) -> Value:
-    """The boxes [..., N, 4] to which ``deltas`` take ``anchors``: undoes ``encode_boxes``.
+    """The boxes [..., N, 4] to which ``deltas`` take ``anchors``: undoes ``encode_boxes`` of the same ``weights``.
 
     Logarithms of sizes end at ``largest``, so that an untrained network makes no infinite box.
     """

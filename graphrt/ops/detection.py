@@ -78,7 +78,10 @@ def nms(boxes: Value, scores: Value, iou_threshold: float, mask: Value | None = 
 
 @function
 def batched_nms(boxes: Value, scores: Value, idxs: Value, iou_threshold: float, mask: Value | None = None) -> Value:
-    """``nms`` of each class by itself: boxes of different ``idxs``, integers [..., N], suppress nothing of one another."""
+    """Suppression within classes: boxes of different ``idxs``, integers [..., N], suppress nothing of one another.
+
+    ``boxes``, ``scores``, ``iou_threshold`` and ``mask`` as of ``nms``, and so is what it returns.
+    """
     if tensor(idxs, "idxs").shape != tensor(scores, "scores").shape or not idxs.dtype.is_int:
         raise ShapeError(f"idxs must be integers {list(scores.shape)}, got {idxs.type}")
     return _suppressed(boxes, scores, iou_threshold, mask, idxs)

@@ -125,7 +125,7 @@ TASKS: dict[str, Task] = {
     "fcn": _segmentation(lambda: models.FCN(4, 2, ((24,), (32, 32), (48, 48), (64,)), **_SMALL), lr=0.005),
     "unet": _segmentation(lambda: models.UNet(3, 4, 12, 3, padded=True, batch_norm=True), examples=1000, epochs=8, lr=0.008),
     "yolo": Task(_yolo, "detection", lambda: models.YOLOLoss(2, 56), 56, "map_50", 0.60, 4000, 10, lr=0.002),
-    "ssd": Task(_ssd, "detection", models.SSDLoss, 64, "map_50", 0.70),
+    "ssd": Task(_ssd, "detection", models.SSDLoss, 64, "map_50", 0.70, epochs=6),
     "retinanet": Task(_retinanet, "detection", models.RetinaNetLoss, 64, "map_50", 0.70),
 }
 
