@@ -18,9 +18,11 @@ import graphrt as grt
 from graphrt import models, nn, optim
 from graphrt.data import scenes
 from graphrt.errors import ArgumentError, ShapeError
+from graphrt.models.faster_rcnn import sampled
 from graphrt.models.fpn import FPN, Pyramid, SmallMaps
 from graphrt.targets.reference.evaluate import evaluate
 from graphrt.train import pictures, tasks
+from graphrt.train.batch import Batch, spec_of
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 only_here = pytest.mark.skipif(INTERPRETED, reason="no kernel is run, or whole networks, which take too long interpreted")
@@ -28,6 +30,7 @@ BIG: dict[str, tuple[Any, int, tuple[int, ...]]] = {
     "yolo_v1": (models.yolo_v1, 271_703_550, (3, 448, 448)),
     "ssd300_vgg16": (models.ssd300_vgg16, 35_641_826, (3, 300, 300)),
     "retinanet_resnet50_fpn": (models.retinanet_resnet50_fpn, 34_068_119, (3, 128, 160)),
+    "fasterrcnn_resnet50_fpn": (models.fasterrcnn_resnet50_fpn, 41_808_406, (3, 128, 160)),
 }
 
 
@@ -42,6 +45,17 @@ def test_published_networks(name: str) -> None:
     if name == "yolo_v1":
         assert found.shape == (1, 7, 7, 30)
         assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) == 24
+        return
+    if name.startswith("faster"):
+        shapes = {n: v.shape for n, v in found.items()}
+        few = 3 * sum(h * w for h, w in ((32, 40), (16, 20), (8, 10), (4, 5), (2, 3)))  # no more than 2000 are candidates
+        slots = min(few, 1000)
+        assert shapes == {
+            "proposals": (1, slots, 4),
+            "present": (1, slots),
+            "logits": (1, slots, 91),
+            "deltas": (1, slots, 91, 4),
+        }
         return
     classes, maps = (91, [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)]) if name.startswith("retinanet") else (91, [])
     boxes = 9 * sum(h * w for h, w in maps) or 8732
@@ -88,6 +102,17 @@ def test_anchors_by_hand() -> None:
         models.anchor_boxes((8, 8), [(1, 1)], [])
     with pytest.raises(ArgumentError):
         models.default_boxes((8, 8), [(1, 1)], [(2,)], (0.2,))
+
+
+def test_boxes_of_each_class_are_kept() -> None:
+    rng = np.random.default_rng(1)
+    boxes, scores = drawn(rng, 1, 4, 2), np.array([[[0.9, 0.1], [0.2, 0.8], [0.0, 0.0], [0.0, 0.7]]], np.float32)
+    graph = grt.Graph()
+    for name, value in models.kept(graph.input("b", boxes.shape), graph.input("s", scores.shape), 0.5, 1.0, 8, 4).items():
+        graph.output(name, value)
+    out = grt.compile(graph, target=TARGET)(b=boxes, s=scores)
+    assert out["anchor"].tolist() == [[0, 1, 3, -1]] and out["class"].tolist() == [[0, 1, 1, -1]]
+    np.testing.assert_array_equal(out["box"][0, :3], boxes[0, [0, 1, 3], [0, 1, 1]])
 
 
 def test_what_a_detector_keeps() -> None:
@@ -257,6 +282,23 @@ def test_the_loss_of_retinanet() -> None:
     assert out["box"] == pytest.approx(boxes / positive, rel=1e-4)
 
 
+def test_samples_of_anchors_and_proposals() -> None:
+    """As many as asked for where there are enough, positives up to their share, none of those that are neither."""
+    found = np.full((3, 40), -1)
+    found[0, :20], found[0, 30:] = 2, -2
+    found[1, 5:8] = 0
+    found[2, :] = -2
+    found[2, 3] = 1
+    graph = grt.Graph()
+    graph.output("chosen", sampled(graph.input("found", found.shape, "int64"), 12, 0.5))
+    program = grt.compile(graph, target=TARGET)
+    runs = [program(found=found)["chosen"] for _ in range(3)]
+    for chosen in runs:
+        assert chosen.sum(1).tolist() == [12, 12, 1] and not chosen[found == -2].any()
+        assert (chosen & (found >= 0)).sum(1).tolist() == [6, 3, 1]
+    assert not np.array_equal(runs[0], runs[1])
+
+
 # --- training ------------------------------------------------------------------------------------------------------
 
 SMALL: dict[str, tuple[Any, Any]] = {
@@ -271,6 +313,13 @@ SMALL: dict[str, tuple[Any, Any]] = {
         lambda: models.RetinaNet(Pyramid(SmallMaps((4, 6, 8), 2), FPN((6, 8), 6)), 6, 3, [[10.0], [16.0]], depth=1),
         models.RetinaNetLoss(),
     ),
+    "faster_rcnn": (
+        lambda: models.FasterRCNN(
+            *(Pyramid(SmallMaps((4, 6, 8), 2), FPN((6, 8), 6)), 6, 3, [[10.0], [16.0]], (1.0,)),
+            **{"pooled": 2, "candidates": 24, "proposals": 8, "hidden": 8, "anchors_sampled": 24, "rois_sampled": 8},
+        ),
+        models.SumOfLosses(),
+    ),
 }
 
 
@@ -282,14 +331,10 @@ def test_a_training_step(name: str) -> None:
     nn.init.manual_seed(0)
     drawn = scenes(8, 32, 3, seed=3)
     y = drawn.y["label"] if name in ("fcn", "unet") else {n: drawn.y[n] for n in ("present", "class", "box")}
+    x = {"input": drawn.x, **y} if name == "faster_rcnn" else drawn.x
     trainer = grt.Trainer(build(), loss, optim.SGD(0.02), metrics=(), target="cpu")
-    graph = trainer.training_graph(
-        *(
-            (a.shape, a.dtype.name) if isinstance(a, np.ndarray) else {n: (v.shape, v.dtype.name) for n, v in a.items()}
-            for a in (drawn.x, y)
-        )
-    )
-    named = {"x": drawn.x, **({"y": y} if isinstance(y, np.ndarray) else {f"y.{n}": v for n, v in y.items()}), "lr": 1.0}
+    graph = trainer.training_graph(spec_of(x), spec_of(y))
+    named = {**Batch(x, y).named(), "lr": 1.0}
     exact = evaluate(graph, {**graph.initial, **named})
     program = grt.compile(graph, target="cpu")
     found = program(named)
@@ -298,7 +343,7 @@ def test_a_training_step(name: str) -> None:
     largest = max(float(np.abs(wanted).max()) for _, wanted in steps.values())
     for n, (step, wanted) in steps.items():
         np.testing.assert_allclose(step, wanted, rtol=2e-3, atol=2e-4 * largest, err_msg=n)
-    losses = [trainer.step(drawn.x, y)["loss"] for _ in range(4)]
+    losses = [trainer.step(x, y)["loss"] for _ in range(4)]
     assert losses[-1] < losses[0], losses
 
 

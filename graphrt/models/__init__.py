@@ -11,6 +11,7 @@ from graphrt.models.anchors import Detector, anchor_boxes, default_boxes, kept
 from graphrt.models.convnext import convnext_tiny
 from graphrt.models.densenet import densenet121, densenet169, densenet201
 from graphrt.models.efficientnet import efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3, efficientnet_b4
+from graphrt.models.faster_rcnn import FasterRCNN, SumOfLosses, fasterrcnn_resnet50_fpn
 from graphrt.models.fcn import FCN, fcn8s, fcn16s, fcn32s
 from graphrt.models.googlenet import googlenet
 from graphrt.models.lenet import lenet5
@@ -144,10 +145,12 @@ __all__ = [
     "SSD",
     "YOLO",
     "Detector",
+    "FasterRCNN",
     "Model",
     "RetinaNet",
     "RetinaNetLoss",
     "SSDLoss",
+    "SumOfLosses",
     "UNet",
     "YOLOLoss",
     "alexnet",
@@ -164,6 +167,7 @@ __all__ = [
     "efficientnet_b2",
     "efficientnet_b3",
     "efficientnet_b4",
+    "fasterrcnn_resnet50_fpn",
     "fcn8s",
     "fcn16s",
     "fcn32s",

@@ -90,7 +90,7 @@ def kept(
     candidates: int = 200,
     slots: int = 20,
 ) -> dict[str, Value]:
-    """What is left of ``boxes`` [N, A, 4] with ``scores`` [N, A, C] for each class: ``slots`` detections of each picture.
+    """What is left of ``boxes`` [N, A, 4], or [N, A, C, 4], with ``scores`` [N, A, C]: ``slots`` detections of each picture.
 
     The best ``candidates`` of all classes above ``score_threshold`` suppress one another within their class by
     ``iou_threshold``; the best of the rest are ``box`` [N, slots, 4], ``score`` [N, slots], ``class`` int64 [N, slots] and
@@ -102,7 +102,8 @@ def kept(
     some = F.ge(at, 0)
     anchor = F.where(some, F.floor_divide(at, classes), -1)
     label = F.where(some, F.remainder(at, classes), -1)
-    chosen = F.gather_rows(boxes, anchor)
+    by_class = boxes.ndim == 4
+    chosen = F.gather_rows(F.reshape(boxes, (n, -1, 4)), at if by_class else anchor)
     order = F.batched_nms(chosen, F.where(some, values, 0.0), label, iou_threshold, some)[:, :slots]
     good = F.ge(order, 0)
     return {
@@ -116,7 +117,7 @@ def kept(
 class Detector(nn.Module):
     """A trained detector as it is used: [N, 3, H, W] -> what ``kept`` returns, with its ``options``.
 
-    ``net`` has a method ``scored(output, image)`` that gives boxes [N, A, 4] and scores [N, A, C].
+    ``net`` has a method ``scored(output, image)`` that gives boxes and scores as ``kept`` takes them.
     """
 
     def __init__(self, net: Any, **options: Any) -> None:

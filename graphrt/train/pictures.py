@@ -14,10 +14,10 @@ COLOURS = np.array([[255, 80, 80], [80, 220, 100], [110, 150, 255], [250, 210, 6
 
 
 def painted(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """``images`` float [N, 3, H, W] in [0, 1], half covered by the colours of ``labels`` int [N, H, W], 0 for none."""
-    picture = images.transpose(0, 2, 3, 1) * 255.0
+    """``images`` float [N, 3, H, W] in [0, 1], without their colours, in those of ``labels`` int [N, H, W], 0 for none."""
+    picture = images.mean(1)[..., None] * 255.0
     colours = COLOURS[(labels - 1) % len(COLOURS)]
-    return np.where(labels[..., None] > 0, 0.35 * picture + 0.65 * colours, 0.6 * picture).clip(0, 255).astype(np.uint8)
+    return np.where(labels[..., None] > 0, 0.35 * picture + 0.65 * colours, picture).clip(0, 255).astype(np.uint8)
 
 
 def plain(images: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ class Task:
     """
 
     build: Callable[[], nn.Module]
-    kind: str  # "segmentation" or "detection"
+    kind: str  # "segmentation", "detection", or "proposals" of a detector in two stages
     loss: Callable[[], Any]
     size: int
     figure: str
@@ -71,6 +71,8 @@ class Task:
         """Trains a new network on pictures that ``seed`` draws, a ``share`` of them for as many epochs. Returns its trainer."""
         trainer = self.trainer(seed, target)
         examples = self.pictures(max(int(self.examples * share), self.batch_size), 2 * seed)
+        if self.kind == "proposals":  # the network chooses its samples by the truths
+            examples = Dataset({"input": examples.x, **examples.y}, examples.y["class"])
         trainer.fit(examples, self.epochs, self.batch_size, callbacks=callbacks, progress=progress, drop_last=True)
         return trainer
 
@@ -116,6 +118,12 @@ def _retinanet() -> nn.Module:
     return models.RetinaNet(backbone, 48, 3, [[10.0, 14.0], [20.0, 28.0]], depth=1)
 
 
+def _faster_rcnn() -> nn.Module:
+    backbone = Pyramid(SmallMaps((16, 32, 64), 2), FPN((32, 64), 48))
+    sizes = [[10.0, 14.0], [20.0, 28.0]]
+    return models.FasterRCNN(backbone, 48, 3, sizes, (1.0,), 1, 64, 16, 64, 64, 16)
+
+
 def _segmentation(build: Callable[[], nn.Module], **recipe: Any) -> Task:
     return Task(build, "segmentation", nn.CrossEntropyLoss, 48, "mean_iou", 0.90, **recipe)
 
@@ -126,7 +134,8 @@ TASKS: dict[str, Task] = {
     "unet": _segmentation(lambda: models.UNet(3, 4, 12, 3, padded=True, batch_norm=True), examples=1000, epochs=8, lr=0.008),
     "yolo": Task(_yolo, "detection", lambda: models.YOLOLoss(2, 56), 56, "map_50", 0.60, 4000, 10, lr=0.002),
     "ssd": Task(_ssd, "detection", models.SSDLoss, 64, "map_50", 0.70, epochs=6),
-    "retinanet": Task(_retinanet, "detection", models.RetinaNetLoss, 64, "map_50", 0.70),
+    "faster_rcnn": Task(_faster_rcnn, "proposals", models.SumOfLosses, 64, "map_50", 0.75, epochs=6),
+    "retinanet": Task(_retinanet, "detection", models.RetinaNetLoss, 64, "map_50", 0.70, epochs=6),
 }
 
 
