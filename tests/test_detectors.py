@@ -20,6 +20,7 @@ from graphrt.data import scenes
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.models.faster_rcnn import sampled
 from graphrt.models.fpn import FPN, Pyramid, SmallMaps
+from graphrt.models.ssd import box_loss
 from graphrt.targets.reference.evaluate import evaluate
 from graphrt.train import pictures, tasks
 from graphrt.train.batch import Batch, spec_of
@@ -280,6 +281,19 @@ def test_the_loss_of_retinanet() -> None:
     assert positive > 4 and between
     assert out["class"] == pytest.approx(classes / positive, rel=1e-4)
     assert out["box"] == pytest.approx(boxes / positive, rel=1e-4)
+
+
+def test_boxes_that_are_empty_have_no_part_in_a_loss() -> None:
+    """Neither an anchor without area, nor a truth; an infinity that is masked behind the loss would make its gradient NaN."""
+    anchors = np.array([[[1, 1, 5, 7], [0, 0, 0, 0], [2, 2, 6, 6]]], np.float32)
+    found, boxes = np.array([[1, -1, -1]]), np.array([[[0, 0, 0, 0], [1, 2, 6, 8]]], np.float32)
+    graph = grt.Graph()
+    deltas = graph.input("d", (1, 3, 4))
+    a, f, b = graph.input("a", anchors.shape), graph.input("f", found.shape, "int64"), graph.input("b", boxes.shape)
+    graph.output("dd", grt.grad(box_loss(deltas, a, b, f, (1.0,) * 4), [deltas])[0])
+    out = grt.compile(graph, target=TARGET)(d=np.ones((1, 3, 4), np.float32), a=anchors, f=found, b=boxes)["dd"]
+    np.testing.assert_allclose(out[0, 0], 1 - np.array([0.5 / 4, 1 / 6, np.log(5 / 4), np.log(6 / 6)]), rtol=1e-5)
+    assert not out[0, 1:].any()
 
 
 def test_samples_of_anchors_and_proposals() -> None:
