@@ -393,7 +393,7 @@ def test_boxes_and_labels_are_drawn() -> None:
 
 @only_here
 @pytest.mark.proof
-@pytest.mark.parametrize("name", ["ssd300_vgg16", "retinanet_resnet50_fpn"])
+@pytest.mark.parametrize("name", ["ssd300_vgg16", "retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn"])
 def test_heads_and_anchors_are_those_of_torchvision(name: str) -> None:
     """With the same random weights, loaded by name, and as many of them."""
     try:
@@ -408,6 +408,8 @@ def test_heads_and_anchors_are_those_of_torchvision(name: str) -> None:
         ours = build().eval()
     report = grt.load_weights(ours, theirs.state_dict())
     assert not report.missing and not report.unexpected and not report.mismatched
+    if name.startswith("faster"):  # which regions are pooled is up to torchvision's own suppression
+        return
     x = torch.randn(1, *shape)
     with torch.no_grad():
         maps = list(theirs.backbone(x).values())

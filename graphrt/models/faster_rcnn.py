@@ -207,7 +207,7 @@ class FasterRCNN(nn.Module):
 
 
 class SumOfLosses(nn.Module):
-    """The loss of a network that returns its losses itself, scalars by name: their sum."""
+    """The loss of a network that returns its losses itself, scalars by name: the sum of those called ``names``."""
 
     def __init__(self, names: Sequence[str] = ("objectness", "rpn_box", "class", "box")) -> None:
         self.names = tuple(names)
@@ -223,7 +223,7 @@ class SumOfLosses(nn.Module):
 def fasterrcnn_resnet50_fpn(num_classes: int = 90) -> nn.Module:
     """[N, 3, H, W] -> what ``FasterRCNN`` returns; 41,808,406 parameters with 90 classes.
 
-    Ren et al., "Faster R-CNN", 2015, with the feature pyramid of Lin et al., CVPR 2017. Names of parameters are torchvision's,
+    Ren et al., "Faster R-CNN", NeurIPS 2015, with the feature pyramid of Lin et al., CVPR 2017. Names of parameters are torchvision's,
     whose ``num_classes`` counts the background.
     """
     body = ResNetMaps(ResNet(Bottleneck, (3, 4, 6, 3)), 1)

@@ -59,13 +59,13 @@ def boxed(images: np.ndarray, found: Mapping[str, Any], names: Sequence[str], sc
 
 
 def grid(rows: Sequence[np.ndarray], scale: int = 1, gap: int = 2) -> np.ndarray:
-    """Rows of pictures uint8 [N, H, W, 3], all of one size, one below the other, ``scale`` times as large."""
+    """``rows`` of pictures uint8 [N, H, W, 3] of one size, ``gap`` pixels around each, ``scale`` times as large."""
     line = [np.concatenate([np.pad(p, ((gap, gap), (gap, gap), (0, 0))) for p in row], 1) for row in rows]
     return np.concatenate(line, 0).repeat(scale, 0).repeat(scale, 1)
 
 
 def save_picture(pixels: np.ndarray, path: str | Path) -> None:
-    """Writes ``pixels`` uint8 [H, W, 3] as a PNG file. Raises ImportError without Pillow, OSError."""
+    """Writes ``pixels`` uint8 [H, W, 3] as a PNG file at ``path``. Raises ImportError without Pillow, OSError."""
     try:
         from PIL import Image
     except ImportError as error:
