@@ -31,17 +31,14 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class _Tower(nn.Module):
-    """``depth`` convolutions with ReLU, then the ``last``, of which ``boxes`` share the channels; the same for all maps."""
+    """Base: ``depth`` convolutions with ReLU before a last one, of which ``boxes`` share the channels; the same for all maps."""
 
     def __init__(self, channels: int, depth: int, boxes: int) -> None:
         self.boxes = boxes
         self.conv = nn.Sequential(*(nn.Sequential(_conv(channels, channels), nn.ReLU()) for _ in range(depth)))
 
-    def last(self, x: Value) -> Value:
-        raise NotImplementedError
-
-    def forward(self, maps: Sequence[Value]) -> Value:
-        return F.concat([by_place(self.last(self.conv(x)), self.boxes) for x in maps], 1)
+    def _through(self, maps: Sequence[Value], last: nn.Conv2d) -> Value:
+        return F.concat([by_place(last(self.conv(x)), self.boxes) for x in maps], 1)
 
 
 class _Classes(_Tower):
@@ -51,8 +48,8 @@ class _Classes(_Tower):
         assert self.cls_logits.bias is not None
         nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior) / prior))
 
-    def last(self, x: Value) -> Value:
-        return self.cls_logits(x)
+    def forward(self, maps: Sequence[Value]) -> Value:
+        return self._through(maps, self.cls_logits)
 
 
 class _Deltas(_Tower):
@@ -60,8 +57,8 @@ class _Deltas(_Tower):
         super().__init__(channels, depth, boxes)
         self.bbox_reg = _conv(channels, boxes * 4)
 
-    def last(self, x: Value) -> Value:
-        return self.bbox_reg(x)
+    def forward(self, maps: Sequence[Value]) -> Value:
+        return self._through(maps, self.bbox_reg)
 
 
 class _Head(nn.Module):
