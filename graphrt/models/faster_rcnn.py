@@ -223,8 +223,8 @@ class SumOfLosses(nn.Module):
 def fasterrcnn_resnet50_fpn(num_classes: int = 90) -> nn.Module:
     """[N, 3, H, W] -> what ``FasterRCNN`` returns; 41,808,406 parameters with 90 classes.
 
-    Ren et al., "Faster R-CNN", NeurIPS 2015, with the feature pyramid of Lin et al., CVPR 2017. Names of parameters are torchvision's,
-    whose ``num_classes`` counts the background.
+    Ren et al., "Faster R-CNN", NeurIPS 2015, with the feature pyramid of Lin et al., CVPR 2017. Names of parameters are
+    torchvision's, whose ``num_classes`` counts the background.
     """
     body = ResNetMaps(ResNet(Bottleneck, (3, 4, 6, 3)), 1)
     fpn = FPN((256, 512, 1024, 2048), 256, "pool")

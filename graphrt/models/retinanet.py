@@ -31,7 +31,7 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class _Tower(nn.Module):
-    """Base: ``depth`` convolutions with ReLU before a last one, of which ``boxes`` share the channels; the same for all maps."""
+    """Base: ``depth`` convolutions with ReLU before a last one, whose channels ``boxes`` share; the same for all maps."""
 
     def __init__(self, channels: int, depth: int, boxes: int) -> None:
         self.boxes = boxes
