@@ -26,7 +26,7 @@ def plain(images: np.ndarray) -> np.ndarray:
     return np.repeat(pixels, 3, -1) if pixels.shape[-1] == 1 else pixels
 
 
-def boxed(images: np.ndarray, found: Mapping[str, Any], names: Sequence[str], scale: int = 3, least: float = 0.3) -> np.ndarray:
+def boxed(images: np.ndarray, found: Mapping[str, Any], names: Sequence[str], scale: int = 3, least: float = 0.2) -> np.ndarray:
     """``images`` float [N, 3, H, W] in [0, 1], ``scale`` times as large, with boxes, as uint8.
 
     ``found`` has ``box`` [N, K, 4], ``class`` [N, K] and perhaps ``score`` [N, K], of which those from ``least`` on are shown,

@@ -135,7 +135,7 @@ TASKS: dict[str, Task] = {
     "yolo": Task(_yolo, "detection", lambda: models.YOLOLoss(2, 56), 56, "map_50", 0.60, 4000, 10, lr=0.002),
     "ssd": Task(_ssd, "detection", models.SSDLoss, 64, "map_50", 0.70, epochs=6),
     "faster_rcnn": Task(_faster_rcnn, "proposals", models.SumOfLosses, 64, "map_50", 0.75, epochs=6),
-    "retinanet": Task(_retinanet, "detection", models.RetinaNetLoss, 64, "map_50", 0.70, epochs=6),
+    "retinanet": Task(_retinanet, "detection", models.RetinaNetLoss, 64, "map_50", 0.70),
 }
 
 
