@@ -141,6 +141,7 @@ for _name, _a, _b in (
     ),
 ):
     call(_name, spread(*_a), spread(*_b, seed=1))
+call("gram_matrix", IMAGE)
 call("addmm", spread(3, 5), spread(3, 4), spread(4, 5), beta=0.5, alpha=2)
 call("baddbmm", spread(2, 3, 5), spread(2, 3, 4), spread(2, 4, 5), beta=0.5, alpha=2)
 for _shape in ((2, 4, 3), (2, 3), (1, 3)):
@@ -200,8 +201,31 @@ for _name in ("roi_align", "roi_pool"):
         *(IMAGE, np.array([[1], [0]]), _BOXES),
         fixed=lambda x, i, b, f=F.FUNCTIONS[_name]: f(x, F.concat([F.cast(i, x.dtype), b], 1), 2),
     )
-call("box_area", np.array([[0.1, 0.2, 2.0, 1.5], [1.0, 0.9, 2.2, 3.0]]))
-call("box_iou", np.array([[0.1, 0.2, 2.0, 1.5], [1.0, 0.9, 2.2, 3.0]]), np.array([[0.3, 0.4, 1.8, 2.5]]))
+_FOUND, _TRUE = np.array([[0.1, 0.2, 1.97, 1.53], [1.03, 0.9, 2.2, 3.07]]), np.array([[0.3, 0.4, 1.8, 2.5]])
+call("box_area", _FOUND)
+call("box_convert", _FOUND, in_fmt="xyxy", out_fmt="cxcywh")
+call("box_convert", _FOUND, label="back", in_fmt="cxcywh", out_fmt="xywh")
+call("clip_boxes_to_image", _FOUND, size=(2, 1))
+for _name in ("box_iou", "generalized_box_iou", "distance_box_iou"):
+    call(_name, _FOUND, _TRUE)
+for _name in ("generalized_box_iou_loss", "distance_box_iou_loss"):
+    call(_name, _FOUND, _FOUND[::-1] * 1.1, reduction="mean")
+# Squares: where aspects differ, the weight of their penalty has no gradient, which a difference quotient would see.
+_SQUARES = np.array([[0.1, 0.2, 1.4, 1.5], [1.0, 0.9, 2.2, 2.1]]), np.array([[0.3, 0.4, 1.8, 1.9], [0.2, 0.3, 2.3, 2.4]])
+call("complete_box_iou", *_SQUARES)
+call("complete_box_iou_loss", *_SQUARES)
+call("encode_boxes", _FOUND, _FOUND[::-1] * 1.1, weights=(10.0, 10.0, 5.0, 5.0))
+call("decode_boxes", spread(2, 4) / 2, _FOUND, weights=(1.0, 1.0, 2.0, 2.0))
+call("gather_rows", spread(2, 3, 4), np.array([[0, 2, -1, 2], [3, 1, 1, 0]]))
+call(
+    "crop_and_resize",
+    IMAGE,
+    np.array([[1], [0]]),
+    _BOXES,
+    fixed=lambda x, i, b: F.crop_and_resize(x, F.concat([F.cast(i, x.dtype), b], 1), (2, 3)),
+)
+call("soft_nms", _FOUND, np.array([0.9, 0.7]), count=2)
+call("masked_topk", X, X > -1.0, fixed=lambda x, m: F.where(F.isfinite(v := F.masked_topk(x, m, 3)[0]), v, 0.0))
 
 # normalisation and attention
 call("batch_norm", IMAGE, spread(3), positive(3), positive(3, seed=1), spread(3, seed=1))
@@ -231,6 +255,9 @@ call(
     *_logits,
     fixed=lambda x, t, w, p: F.binary_cross_entropy_with_logits(x, t, w, pos_weight=p),
 )
+call("sigmoid_focal_loss", X, (signs(3, 4) + 1) / 2)
+call("sigmoid_focal_loss", X, spread(3, 4, low=0.1, high=0.9), label="other powers", alpha=-1.0, gamma=1.5, reduction="mean")
+call("dice_loss", spread(3, 4, low=0.1, high=0.9), spread(3, 4, seed=1, low=0.1, high=0.9))
 call("kl_div", X, positive(3, 4))
 call("poisson_nll_loss", X, positive(3, 4) * 3, full=True)
 call("gaussian_nll_loss", X, spread(3, 4, seed=1), positive(3, 4))

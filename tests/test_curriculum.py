@@ -139,6 +139,13 @@ def test_adversarial() -> None:
     assert all(np.isfinite(found[name]).all() for name in ("loss", "generator_loss"))
 
 
+@pytest.mark.proof
+def test_scenes(tmp_path: Path) -> None:
+    found = run("scenes", names=["fcn"], seeds=1, share=0.2, target="cpu", out=str(tmp_path))
+    assert found["fcn"][0] > 0.3 and (tmp_path / "fcn_0.png").exists()
+
+
+LONG = {"scenes.py"}  # trains for minutes
 INDEX = re.findall(r"^\| `([\w/.]+)` \| (.+?) \| `python examples/([\w/.]+)` \|$", (EXAMPLES / "README.md").read_text(), re.M)
 
 
@@ -147,7 +154,7 @@ def test_the_index_lists_every_example() -> None:
     assert all(path == command for path, _, command in INDEX)
 
 
-@pytest.mark.parametrize("path", [path for *_, path in INDEX])
+@pytest.mark.parametrize("path", [pytest.param(path, marks=[pytest.mark.proof] if path in LONG else []) for *_, path in INDEX])
 def test_the_command_of_an_example_runs(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

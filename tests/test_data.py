@@ -271,3 +271,25 @@ def test_shapes_have_exact_boxes_and_masks() -> None:
     np.testing.assert_array_equal(outline.y, data.shapes(3, 32, 1, 0.0).x)
     with pytest.raises(ArgumentError, match="under 8 pixels each"):
         data.shapes(1, 32, 30)
+
+
+def test_scenes_say_what_is_seen_of_each_shape() -> None:
+    drawn = data.scenes(40, 48, objects=4, noise=0.0, seed=1)
+    there, mask, box = drawn.y["present"], drawn.y["mask"], drawn.y["box"].astype(int)
+    counts = there.sum(1)
+    assert set(counts) == {1, 2, 3, 4} and (there == (np.arange(4) < counts[:, None])).all()
+    assert ((drawn.y["class"] >= 0) == there).all() and not (mask.sum(1) > 1).any()
+    assert not mask[~there].any() and not box[~there].any()
+    np.testing.assert_array_equal((mask * (drawn.y["class"] + 1)[..., None, None]).sum(1), drawn.y["label"])
+    hidden = 0
+    for i, j in np.argwhere(there):
+        (x1, y1, x2, y2), one = box[i, j], mask[i, j]
+        inside = one[y1:y2, x1:x2]
+        assert inside.any(0)[[0, -1]].all() and inside.any(1)[[0, -1]].all() and inside.sum() == one.sum()
+        assert np.ptp(drawn.x[i][:, one], axis=1).max() == 0
+        hidden += drawn.y["class"][i, j] == 1 and not inside.all()
+    assert hidden >= 3, "no square is covered in part"
+    again = data.scenes(40, 48, objects=4, noise=0.0, seed=1)
+    np.testing.assert_array_equal(drawn.x, again.x)
+    with pytest.raises(ArgumentError, match="at least 16"):
+        data.scenes(1, 8)

@@ -22,7 +22,7 @@ NO_GRADIENT = {  # booleans, integers and steps
     *("all any argmax argmin argsort ceil eq floor floor_divide ge gt heaviside isclose isfinite isinf isnan le lt ne".split()),
     *("bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor".split()),
     *("logical_and logical_not logical_or logical_xor matrix_rank nms one_hot round sign step stop_gradient trunc".split()),
-    *("bucketize full_like histc ones_like searchsorted signbit zeros_like".split()),
+    *("batched_nms bucketize full_like histc match_boxes ones_like searchsorted signbit zeros_like".split()),
 }
 DRAWN = {  # random numbers
     *("alpha_dropout bernoulli dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout".split()),

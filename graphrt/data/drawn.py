@@ -1,4 +1,4 @@
-"""Sets that are drawn from a seed, with exact labels: points in the plane, circles, shapes, and edges with their pictures."""
+"""Sets drawn from a seed, with exact labels: points in the plane, circles, shapes, scenes of them, edges and their pictures."""
 
 from __future__ import annotations
 
@@ -90,6 +90,12 @@ def _inside(kind: int, size: int, column: float, row: float, radius: float) -> n
     return (down <= radius) & (np.abs(across) <= (down + radius) / 2)
 
 
+def _around(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """The box (x1, y1, x2, y2) of the pixels of ``mask``, which ends behind the last of them."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def shapes(count: int, size: int = 64, objects: int | None = None, noise: float = 0.03, seed: int = 0) -> Dataset:
     """``count`` pictures of coloured circles, squares and triangles (classes 0, 1, 2): x float32 [N, 3, size, size] in [0, 1].
 
@@ -113,13 +119,52 @@ def shapes(count: int, size: int = 64, objects: int | None = None, noise: float 
             radius = rng.uniform(max(2.0, 0.2 * cell), 0.45 * cell)
             column, row = rng.uniform(radius, cell - 1 - radius, 2) + np.array([place % cells, place // cells]) * cell
             mask = _inside(int(kinds[i, j]), size, column, row, radius)
-            columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-            boxes[i, j] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-            masks[i, j] = mask
+            boxes[i, j], masks[i, j] = _around(mask), mask
             x[i][:, mask] = _COLOURS[rng.integers(len(_COLOURS))][:, None]
     x = np.clip(x + noise * rng.standard_normal(x.shape), 0.0, 1.0).astype(np.float32)
     y: dict[str, np.ndarray] = {"class": kinds.astype(np.int64), "box": boxes, "mask": masks}
     return Dataset(x, y if objects is not None else {name: part[:, 0] for name, part in y.items()})
+
+
+def scenes(count: int, size: int = 64, objects: int = 5, noise: float = 0.03, seed: int = 0) -> Dataset:
+    """``count`` pictures of 1 to ``objects`` shapes: x float32 [N, 3, size, size] in [0, 1].
+
+    Shapes may hide parts of one another, and are of different colours while there are any.
+
+    y is a dict with a slot for each of K = ``objects``: ``present`` bool [N, K], ``class`` int64 [N, K], a number of SHAPES and
+    -1 in an empty slot; ``box`` float32 [N, K, 4] and ``mask`` bool [N, K, size, size] as of ``shapes``, of what is seen, at
+    least half of each shape; and ``label`` int64 [N, size, size], the class at each pixel plus 1, 0 for the ground. ``noise``
+    is the deviation of the pixels, and ``seed`` draws all. Raises ArgumentError for a ``size`` under 16 or no objects.
+    """
+    if size < 16 or objects < 1:
+        raise ArgumentError(f"size must be at least 16 and objects at least 1, got {size} and {objects}")
+    rng = np.random.default_rng(seed)
+    x = np.empty((count, 3, size, size), np.float32)
+    kinds, boxes = np.full((count, objects), -1, np.int64), np.zeros((count, objects, 4), np.float32)
+    masks, label = np.zeros((count, objects, size, size), bool), np.zeros((count, size, size), np.int64)
+    for i in range(count):
+        x[i] = rng.uniform(0.0, 0.25, (3, 1, 1))
+        whole: list[int] = []  # pixels of each shape, hidden ones included
+        wanted, colours = int(rng.integers(1, objects + 1)), rng.permutation(len(_COLOURS))
+        for _ in range(100):  # tries; where shapes are many they may find no room
+            if len(whole) == wanted:
+                break
+            j, kind = len(whole), int(rng.integers(len(SHAPES)))
+            radius = rng.uniform(0.1 * size, 0.22 * size)
+            column, row = rng.uniform(radius, size - 1 - radius, 2)
+            mask = _inside(kind, size, column, row, radius)
+            behind = masks[i, :j] & ~mask
+            if any(seen.sum() * 2 < pixels for seen, pixels in zip(behind, whole, strict=True)):
+                continue
+            masks[i, :j], masks[i, j], kinds[i, j] = behind, mask, kind
+            whole.append(int(mask.sum()))
+            x[i][:, mask] = _COLOURS[colours[j % len(colours)]][:, None]
+            label[i][mask] = kind + 1
+        for j in range(len(whole)):
+            boxes[i, j] = _around(masks[i, j])
+    x = np.clip(x + noise * rng.standard_normal(x.shape), 0.0, 1.0).astype(np.float32)
+    y = {"present": kinds >= 0, "class": kinds, "box": boxes, "mask": masks, "label": label}
+    return Dataset(x, y)
 
 
 def edges(count: int, size: int = 64, objects: int = 3, noise: float = 0.0, seed: int = 0) -> Dataset:

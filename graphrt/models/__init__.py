@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from graphrt.errors import ArgumentError, unknown
 from graphrt.models.alexnet import alexnet, alexnet_2012
+from graphrt.models.anchors import Detector, anchor_boxes, default_boxes, kept
 from graphrt.models.autoencoder import conv_autoencoder, vae, vae_loss
 from graphrt.models.convnext import convnext_tiny
 from graphrt.models.dcgan import dcgan, dcgan_step
 from graphrt.models.densenet import densenet121, densenet169, densenet201
 from graphrt.models.efficientnet import efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3, efficientnet_b4
+from graphrt.models.faster_rcnn import FasterRCNN, SumOfLosses, fasterrcnn_resnet50_fpn
+from graphrt.models.fcn import FCN, fcn8s, fcn16s, fcn32s
 from graphrt.models.googlenet import googlenet
 from graphrt.models.inception import inception_v3
 from graphrt.models.lenet import lenet5
@@ -34,10 +37,13 @@ from graphrt.models.resnet import (
     wide_resnet50_2,
     wide_resnet101_2,
 )
+from graphrt.models.retinanet import RetinaNet, RetinaNetLoss, retinanet_resnet50_fpn
 from graphrt.models.shufflenet import shufflenet_v2_x0_5, shufflenet_v2_x1_0
 from graphrt.models.small import circle_regressor, conv_trunk, spoof_classifier
 from graphrt.models.squeezenet import squeezenet1_0, squeezenet1_1
+from graphrt.models.ssd import SSD, SSDLoss, ssd300_vgg16
 from graphrt.models.text import char_lstm, gpt2, gpt_small
+from graphrt.models.unet import UNet, unet
 from graphrt.models.vgg import (
     vgg11,
     vgg11_bn,
@@ -52,6 +58,7 @@ from graphrt.models.vgg import (
     vgg19_bn,
 )
 from graphrt.models.vit import mixer_b16, mixer_s16, vit_b_16, vit_tiny
+from graphrt.models.yolo import YOLO, YOLOLoss, yolo_v1
 from graphrt.nn import Module
 
 
@@ -81,6 +88,9 @@ MODELS: dict[str, Model] = {
     "efficientnet_b2": Model(efficientnet_b2, (3, 260, 260)),
     "efficientnet_b3": Model(efficientnet_b3, (3, 300, 300)),
     "efficientnet_b4": Model(efficientnet_b4, (3, 380, 380)),
+    "fcn16s": Model(fcn16s, _IMAGENET),
+    "fcn32s": Model(fcn32s, _IMAGENET),
+    "fcn8s": Model(fcn8s, _IMAGENET),
     "googlenet": Model(googlenet, _IMAGENET),
     "gpt2": Model(gpt2, (1024,), "int64"),
     "gpt_small": Model(gpt_small, (64,), "int64"),
@@ -112,6 +122,7 @@ MODELS: dict[str, Model] = {
     "spoof_classifier": Model(spoof_classifier, _CIFAR),
     "squeezenet1_0": Model(squeezenet1_0, _IMAGENET),
     "squeezenet1_1": Model(squeezenet1_1, _IMAGENET),
+    "unet": Model(unet, (1, 572, 572)),
     "vae": Model(vae, (1, 28, 28)),
     "vgg11": Model(vgg11, _IMAGENET),
     "vgg11_bn": Model(vgg11_bn, _IMAGENET),
@@ -139,10 +150,22 @@ def get(name: str) -> Model:
 
 
 __all__ = [
+    "FCN",
     "MODELS",
+    "SSD",
+    "YOLO",
+    "Detector",
+    "FasterRCNN",
     "Model",
+    "RetinaNet",
+    "RetinaNetLoss",
+    "SSDLoss",
+    "SumOfLosses",
+    "UNet",
+    "YOLOLoss",
     "alexnet",
     "alexnet_2012",
+    "anchor_boxes",
     "char_lstm",
     "circle_regressor",
     "conv_autoencoder",
@@ -150,6 +173,7 @@ __all__ = [
     "convnext_tiny",
     "dcgan",
     "dcgan_step",
+    "default_boxes",
     "densenet121",
     "densenet169",
     "densenet201",
@@ -158,11 +182,16 @@ __all__ = [
     "efficientnet_b2",
     "efficientnet_b3",
     "efficientnet_b4",
+    "fasterrcnn_resnet50_fpn",
+    "fcn8s",
+    "fcn16s",
+    "fcn32s",
     "get",
     "googlenet",
     "gpt2",
     "gpt_small",
     "inception_v3",
+    "kept",
     "lenet5",
     "logistic",
     "mixer_b16",
@@ -185,11 +214,14 @@ __all__ = [
     "resnet152",
     "resnext50_32x4d",
     "resnext101_32x8d",
+    "retinanet_resnet50_fpn",
     "shufflenet_v2_x0_5",
     "shufflenet_v2_x1_0",
     "spoof_classifier",
     "squeezenet1_0",
     "squeezenet1_1",
+    "ssd300_vgg16",
+    "unet",
     "vae",
     "vae_loss",
     "vgg11",
@@ -207,4 +239,5 @@ __all__ = [
     "vit_tiny",
     "wide_resnet50_2",
     "wide_resnet101_2",
+    "yolo_v1",
 ]

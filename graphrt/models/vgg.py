@@ -10,11 +10,11 @@ from graphrt import nn
 _VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 _VGG13 = ((64, 64), (128, 128), (256, 256), (512, 512), (512, 512))
 _VGG16_C = ((64, 64), (128, 128), (256, 256, -256), (512, 512, -512), (512, 512, -512))
-_VGG16 = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
+VGG16 = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 _VGG19 = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 
 
-def _features(stages: Sequence[Sequence[int]], batch_norm: bool, lrn: bool = False) -> nn.Sequential:
+def features(stages: Sequence[Sequence[int]], batch_norm: bool, lrn: bool = False, ceil_mode: bool = False) -> nn.Sequential:
     """Convolutions of so many channels, each stage with a pool behind it; ``lrn`` normalises behind the first."""
     layers: list[nn.Module] = []
     channels = 3
@@ -26,7 +26,7 @@ def _features(stages: Sequence[Sequence[int]], batch_norm: bool, lrn: bool = Fal
             layers.append(nn.ReLU())
             layers += [nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)] if lrn and channels == 3 else []
             channels = size
-        layers.append(nn.MaxPool2d(2))
+        layers.append(nn.MaxPool2d(2, ceil_mode=ceil_mode))
     return nn.Sequential(*layers)
 
 
@@ -35,7 +35,7 @@ def _vgg(stages: Sequence[Sequence[int]], num_classes: int, batch_norm: bool, dr
         *(nn.Linear(512 * 7 * 7, 4096), nn.ReLU(), nn.Dropout(dropout)),
         *(nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4096, num_classes)),
     )
-    table = {"features": _features(stages, batch_norm, lrn), "avgpool": nn.AdaptiveAvgPool2d(7), "flatten": nn.Flatten()}
+    table = {"features": features(stages, batch_norm, lrn), "avgpool": nn.AdaptiveAvgPool2d(7), "flatten": nn.Flatten()}
     return nn.Sequential({**table, "classifier": classifier})
 
 
@@ -88,7 +88,7 @@ def vgg16(num_classes: int = 1000, batch_norm: bool = False, dropout: float = 0.
     Configuration D; ``dropout`` and the paper as of ``vgg11``. The convolutions are initialised as torchvision does (He et al.,
     "Delving deep into rectifiers", ICCV 2015).
     """
-    return _deep(_vgg(_VGG16, num_classes, batch_norm, dropout))
+    return _deep(_vgg(VGG16, num_classes, batch_norm, dropout))
 
 
 def vgg19(num_classes: int = 1000, batch_norm: bool = False, dropout: float = 0.5) -> nn.Module:
@@ -125,5 +125,5 @@ def vgg11_cifar(num_classes: int = 10, batch_norm: bool = True) -> nn.Module:
     9,231,114 parameters with 10 classes, 9,225,610 without norm.
     """
     return nn.Sequential(
-        {"features": _features(_VGG11, batch_norm), "flatten": nn.Flatten(), "classifier": nn.Linear(512, num_classes)}
+        {"features": features(_VGG11, batch_norm), "flatten": nn.Flatten(), "classifier": nn.Linear(512, num_classes)}
     )

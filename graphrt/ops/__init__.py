@@ -41,6 +41,22 @@ from graphrt.ops.activation import (
 )
 from graphrt.ops.attention import scaled_dot_product_attention
 from graphrt.ops.base import CREATIONS, FUNCTIONS
+from graphrt.ops.boxes import (
+    box_area,
+    box_convert,
+    box_iou,
+    clip_boxes_to_image,
+    complete_box_iou,
+    complete_box_iou_loss,
+    decode_boxes,
+    distance_box_iou,
+    distance_box_iou_loss,
+    encode_boxes,
+    gather_rows,
+    generalized_box_iou,
+    generalized_box_iou_loss,
+    match_boxes,
+)
 from graphrt.ops.classification import cross_entropy, multi_margin_loss, multilabel_margin_loss, nll_loss
 from graphrt.ops.composite import (
     addcdiv,
@@ -69,7 +85,8 @@ from graphrt.ops.composite import (
 from graphrt.ops.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, local_conv2d
 from graphrt.ops.creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
 from graphrt.ops.decomposition import cond, matrix_norm, matrix_rank, svd, svdvals
-from graphrt.ops.detection import box_area, box_iou, nms, roi_align, roi_pool
+from graphrt.ops.detection import batched_nms, crop_and_resize, masked_topk, nms, roi_align, roi_pool, soft_nms
+from graphrt.ops.detection_loss import dice_loss, sigmoid_focal_loss
 from graphrt.ops.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_alpha_dropout, feature_dropout
 from graphrt.ops.einsum import (
     addbmm,
@@ -163,7 +180,7 @@ from graphrt.ops.loss import (
     soft_margin_loss,
     triplet_margin_loss,
 )
-from graphrt.ops.matmul import linear, matmul
+from graphrt.ops.matmul import gram_matrix, linear, matmul
 from graphrt.ops.movement import (
     broadcast_tensors,
     broadcast_to,
@@ -298,38 +315,41 @@ __all__ = [
     "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "add", "addbmm", "addcdiv", "addcmul", "addmm",
     "affine_grid", "all", "alpha_dropout", "amax", "amin", "any", "arange", "argmax", "argmin", "argsort", "as_strided",
     "as_strided_scatter", "asin", "asinh", "atan", "atan2", "atanh", "avg_pool1d", "avg_pool2d", "avg_pool3d", "baddbmm",
-    "batch_norm", "bernoulli", "bilinear", "binary_cross_entropy", "binary_cross_entropy_with_logits", "bincount",
-    "bitwise_and", "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "bmm", "box_area",
-    "box_iou", "broadcast_tensors", "broadcast_to", "bucketize", "cast", "cat", "cdist", "ceil", "celu", "channel_pool",
-    "channel_shuffle", "chunk", "clamp", "clip", "clone", "concat", "cond", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
-    "conv_transpose2d", "conv_transpose3d", "copysign", "cos", "cosh", "cosine_embedding_loss", "cosine_similarity", "cross",
-    "cross_entropy", "cummax", "cummin", "cumprod", "cumsum", "deg2rad", "det", "diag", "diag_embed", "diagonal",
-    "diagonal_scatter", "dist", "div", "divide", "dot", "dropout", "dropout1d", "dropout2d", "dropout3d", "dstack", "einsum",
-    "elu", "embedding", "embedding_bag", "embedding_renorm", "eq", "erf", "erfc", "erfinv", "exp", "exp2", "expand",
-    "expand_as", "expm1", "exponential", "eye", "feature_alpha_dropout", "feature_dropout", "flatten", "flip", "fliplr",
-    "flipud", "floor", "floor_divide", "fmod", "fold", "frac", "full", "full_like", "gather", "gaussian_nll_loss", "ge", "gelu",
-    "getitem", "global_avg_pool", "global_avg_pool2d", "global_max_pool", "glu", "grid_sample", "group_norm", "gru", "gru_cell",
-    "gt", "gumbel_softmax", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "heaviside", "hinge_embedding_loss",
-    "hinge_loss", "histc", "histogram", "hstack", "huber_loss", "hypot", "index_add", "index_reduce", "index_select", "inner",
-    "instance_norm", "interpolate", "inv", "isclose", "isfinite", "isinf", "isnan", "kl_div", "kron", "kthvalue", "l1_loss",
-    "layer_norm", "le", "leaky_relu", "lerp", "linear", "linspace", "local_conv2d", "local_response_norm", "log", "log1p",
-    "log2", "log10", "log_softmax", "logaddexp", "logcumsumexp", "logical_and", "logical_not", "logical_or", "logical_xor",
-    "logsigmoid", "logsumexp", "lp_pool1d", "lp_pool2d", "lp_pool3d", "lstm", "lstm_cell", "lt", "lu_factor", "manual_seed",
-    "margin_ranking_loss", "masked_fill", "masked_scatter", "matmul", "matrix_norm", "matrix_rank", "max", "max_pool1d",
-    "max_pool2d", "max_pool3d", "maximum", "maxout", "mean", "median", "meshgrid", "min", "minimum", "mish", "mm", "moveaxis",
-    "movedim", "mse_loss", "mul", "multi_margin_loss", "multilabel_margin_loss", "multilabel_soft_margin_loss", "mv",
-    "nan_to_num", "narrow", "ne", "neg", "nll_loss", "nms", "norm", "normal", "normal_like", "normalize", "one_hot", "ones",
-    "ones_like", "outer", "pad", "pairwise_distance", "permute", "pixel_shuffle", "pixel_unshuffle", "poisson_nll_loss", "pow",
-    "prelu", "prod", "put", "rad2deg", "randint", "randperm", "reciprocal", "relu", "relu6", "remainder", "repeat",
+    "batch_norm", "batched_nms", "bernoulli", "bilinear", "binary_cross_entropy", "binary_cross_entropy_with_logits",
+    "bincount", "bitwise_and", "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "bmm",
+    "box_area", "box_convert", "box_iou", "broadcast_tensors", "broadcast_to", "bucketize", "cast", "cat", "cdist", "ceil",
+    "celu", "channel_pool", "channel_shuffle", "chunk", "clamp", "clip", "clip_boxes_to_image", "clone", "complete_box_iou",
+    "complete_box_iou_loss", "concat", "cond", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "conv_transpose3d", "copysign", "cos", "cosh", "cosine_embedding_loss", "cosine_similarity", "crop_and_resize", "cross",
+    "cross_entropy", "cummax", "cummin", "cumprod", "cumsum", "decode_boxes", "deg2rad", "det", "diag", "diag_embed",
+    "diagonal", "diagonal_scatter", "dice_loss", "dist", "distance_box_iou", "distance_box_iou_loss", "div", "divide", "dot",
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "dstack", "einsum", "elu", "embedding", "embedding_bag",
+    "embedding_renorm", "encode_boxes", "eq", "erf", "erfc", "erfinv", "exp", "exp2", "expand", "expand_as", "expm1",
+    "exponential", "eye", "feature_alpha_dropout", "feature_dropout", "flatten", "flip", "fliplr", "flipud", "floor",
+    "floor_divide", "fmod", "fold", "frac", "full", "full_like", "gather", "gather_rows", "gaussian_nll_loss", "ge", "gelu",
+    "generalized_box_iou", "generalized_box_iou_loss", "getitem", "global_avg_pool", "global_avg_pool2d", "global_max_pool",
+    "glu", "gram_matrix", "grid_sample", "group_norm", "gru", "gru_cell", "gt", "gumbel_softmax", "hardshrink", "hardsigmoid",
+    "hardswish", "hardtanh", "heaviside", "hinge_embedding_loss", "hinge_loss", "histc", "histogram", "hstack", "huber_loss",
+    "hypot", "index_add", "index_reduce", "index_select", "inner", "instance_norm", "interpolate", "inv", "isclose",
+    "isfinite", "isinf", "isnan", "kl_div", "kron", "kthvalue", "l1_loss", "layer_norm", "le", "leaky_relu", "lerp", "linear",
+    "linspace", "local_conv2d", "local_response_norm", "log", "log1p", "log2", "log10", "log_softmax", "logaddexp",
+    "logcumsumexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logsigmoid", "logsumexp", "lp_pool1d",
+    "lp_pool2d", "lp_pool3d", "lstm", "lstm_cell", "lt", "lu_factor", "manual_seed", "margin_ranking_loss", "masked_fill",
+    "masked_scatter", "masked_topk", "match_boxes", "matmul", "matrix_norm", "matrix_rank", "max", "max_pool1d", "max_pool2d",
+    "max_pool3d", "maximum", "maxout", "mean", "median", "meshgrid", "min", "minimum", "mish", "mm", "moveaxis", "movedim",
+    "mse_loss", "mul", "multi_margin_loss", "multilabel_margin_loss", "multilabel_soft_margin_loss", "mv", "nan_to_num",
+    "narrow", "ne", "neg", "nll_loss", "nms", "norm", "normal", "normal_like", "normalize", "one_hot", "ones", "ones_like",
+    "outer", "pad", "pairwise_distance", "permute", "pixel_shuffle", "pixel_unshuffle", "poisson_nll_loss", "pow", "prelu",
+    "prod", "put", "rad2deg", "randint", "randperm", "reciprocal", "relu", "relu6", "remainder", "repeat",
     "repeat_interleave", "reshape", "rms_norm", "rnn_relu", "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell", "roi_align",
     "roi_pool", "roll", "rot90", "round", "rrelu", "rsqrt", "scaled_dot_product_attention", "scatter", "scatter_add",
-    "scatter_reduce", "searchsorted", "select", "select_scatter", "selu", "sigmoid", "sign", "signbit", "silu", "sin", "sinc",
-    "sinh", "slice_scatter", "slogdet", "smooth_l1_loss", "soft_margin_loss", "softmax", "softmin", "softplus", "softshrink",
-    "softsign", "solve", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "step", "stop_gradient",
-    "straight_through", "sub", "sum", "sum_pool1d", "sum_pool2d", "sum_pool3d", "svd", "svdvals", "swapaxes", "swapdims",
-    "take", "take_along_dim", "tan", "tanh", "tanhshrink", "tensor_split", "tensordot", "threshold", "tile", "topk", "trace",
-    "transpose", "tril", "triplet_margin_loss", "triu", "trunc", "unbind", "unflatten", "unfold", "uniform", "uniform_like",
-    "unsqueeze", "var", "vstack", "weight_norm", "where", "windows", "xlogy", "zeros", "zeros_like",
+    "scatter_reduce", "searchsorted", "select", "select_scatter", "selu", "sigmoid", "sigmoid_focal_loss", "sign", "signbit",
+    "silu", "sin", "sinc", "sinh", "slice_scatter", "slogdet", "smooth_l1_loss", "soft_margin_loss", "soft_nms", "softmax",
+    "softmin", "softplus", "softshrink", "softsign", "solve", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",
+    "step", "stop_gradient", "straight_through", "sub", "sum", "sum_pool1d", "sum_pool2d", "sum_pool3d", "svd", "svdvals",
+    "swapaxes", "swapdims", "take", "take_along_dim", "tan", "tanh", "tanhshrink", "tensor_split", "tensordot", "threshold",
+    "tile", "topk", "trace", "transpose", "tril", "triplet_margin_loss", "triu", "trunc", "unbind", "unflatten", "unfold",
+    "uniform", "uniform_like", "unsqueeze", "var", "vstack", "weight_norm", "where", "windows", "xlogy", "zeros", "zeros_like",
 ]  # fmt: skip
 
 base.check_exports(set(__all__) - {"CREATIONS", "FUNCTIONS"})

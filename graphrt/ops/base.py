@@ -174,11 +174,11 @@ def _widening(f: F, stays: Callable[[Graph], bool]) -> F:
 
 
 def _values(x: Any) -> Iterator[Value]:
-    """The values in ``x``, a value, anything else, or lists and tuples of them."""
+    """The values in ``x``, a value, anything else, or lists, tuples and dicts of them."""
     if isinstance(x, Value):
         yield x
-    elif isinstance(x, list | tuple):
-        for part in x:
+    elif isinstance(x, list | tuple | Mapping):
+        for part in x.values() if isinstance(x, Mapping) else x:
             yield from _values(part)
 
 

@@ -1,6 +1,6 @@
-"""Boxes and regions: overlap, non-maximum suppression, RoI pooling and RoIAlign. Boxes are (x1, y1, x2, y2).
+"""What is kept of detections, and what is read of regions: non-maximum suppression, RoI pooling and RoIAlign.
 
-Shapes are static, so what torchvision returns in a length that the data decides is padded here.
+Shapes are static, so what torchvision returns in a length that the data decides is padded here, with -1 where it is positions.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, broadcast_to, cast, function, in_float32, ntuple, require_float, tensor
-from graphrt.ops.elementwise import eq, floor, ge, gt, le, logical_and, lt, maximum, minimum, where
-from graphrt.ops.indexing import index_select, scatter, take
-from graphrt.ops.reduction import amax, mean
+from graphrt.ops.boxes import box_iou, gather_rows, require_boxes
+from graphrt.ops.composite import square
+from graphrt.ops.elementwise import eq, exp, floor, ge, gt, le, logical_and, lt, maximum, minimum, where
+from graphrt.ops.extremum import argmax
+from graphrt.ops.indexing import gather, index_select, scatter, take
+from graphrt.ops.reduction import amax, mean, sum
 from graphrt.ops.scan import cumsum
-from graphrt.ops.sorting import argsort
+from graphrt.ops.slicing import concat
+from graphrt.ops.sorting import argsort, topk
 from graphrt.ops.source import iota
 from graphrt.ops.transcendental import ceil
-from graphrt.ops.view import reshape, unsqueeze
+from graphrt.ops.view import reshape, squeeze, unsqueeze
 from graphrt.types import TensorType, bool_, int64
 
 
@@ -52,59 +56,111 @@ register(
 )
 
 
-def _boxes(boxes: Value, width: int, what: str = "boxes") -> Value:
-    boxes = tensor(boxes, what)
-    require_float(boxes.dtype, what)
-    if boxes.ndim != 2 or boxes.shape[1] != width:
-        raise ShapeError(f"{what} must be [N, {width}], got {list(boxes.shape)}")
-    return boxes
+def _scored(boxes: Value, scores: Value, threshold: float, what: str) -> None:
+    """Raises ShapeError, DTypeError, ArgumentError unless ``boxes`` [..., N, 4] have ``scores`` [..., N]."""
+    shape = require_boxes(boxes, 4).shape[:-1]
+    if tensor(scores, "scores").shape != shape:
+        raise ShapeError(f"scores must be {list(shape)}, got {list(scores.shape)}")
+    if not 0.0 <= threshold <= 1.0:
+        raise ArgumentError(f"{what} must lie in [0, 1], got {threshold!r}")
 
 
 @function
-@in_float32
-def box_area(boxes: Value) -> Value:
-    """Area of each of [N, 4] boxes, as [N]."""
-    b = _boxes(boxes, 4)
-    return (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
-
-
-@function
-@in_float32
-def box_iou(boxes1: Value, boxes2: Value) -> Value:
-    """Intersection over union of each of ``boxes1`` [N, 4] with each of ``boxes2`` [M, 4], as [N, M]."""
-    a, b = unsqueeze(_boxes(boxes1, 4, "boxes1"), 1), unsqueeze(_boxes(boxes2, 4, "boxes2"), 0)
-    width = maximum(minimum(a[..., 2], b[..., 2]) - maximum(a[..., 0], b[..., 0]), 0.0)
-    height = maximum(minimum(a[..., 3], b[..., 3]) - maximum(a[..., 1], b[..., 1]), 0.0)
-    shared = width * height
-    total = unsqueeze(box_area(boxes1), 1) + unsqueeze(box_area(boxes2), 0)
-    return shared / (total - shared)
-
-
-@function
-def nms(boxes: Value, scores: Value, iou_threshold: float) -> Value:
-    """Greedy non-maximum suppression of boxes [N, 4] (x1, y1, x2, y2) with scores [N].
+def nms(boxes: Value, scores: Value, iou_threshold: float, mask: Value | None = None) -> Value:
+    """Greedy non-maximum suppression of boxes [..., N, 4] (x1, y1, x2, y2) with scores [..., N].
 
     A box is suppressed whose intersection over union with one that is kept, of a higher score, exceeds ``iou_threshold``.
-    Returns int64 [N]: the indices of the boxes kept, by decreasing score, then -1 for each that was suppressed.
+    Returns int64 [..., N]: the indices of the boxes kept, by decreasing score, then -1 for each that was suppressed or that
+    ``mask`` [..., N] leaves out.
     """
-    count = _boxes(boxes, 4).shape[0]
-    if tensor(scores, "scores").shape != (count,):
-        raise ShapeError(f"scores must be [{count}], got {list(scores.shape)}")
-    if not isinstance(iou_threshold, int | float) or not 0.0 <= iou_threshold <= 1.0:
-        raise ArgumentError(f"iou_threshold must lie in [0, 1], got {iou_threshold!r}")
-    order = argsort(scores, 0, descending=True)
-    ordered = index_select(boxes, 0, order)
-    keep = apply("nms", gt(box_iou(ordered, ordered), float(iou_threshold)))
-    place = where(keep, cumsum(keep, 0) - 1, count)  # what is suppressed goes nowhere
-    none = broadcast_to(boxes.graph.constant(-1, int64), (count,))
-    return scatter(none, 0, place, order)
+    return _suppressed(boxes, scores, iou_threshold, mask, None)
+
+
+@function
+def batched_nms(boxes: Value, scores: Value, idxs: Value, iou_threshold: float, mask: Value | None = None) -> Value:
+    """Suppression within classes: boxes of different ``idxs``, integers [..., N], suppress nothing of one another.
+
+    ``boxes``, ``scores``, ``iou_threshold`` and ``mask`` as of ``nms``, and so is what it returns.
+    """
+    if tensor(idxs, "idxs").shape != tensor(scores, "scores").shape or not idxs.dtype.is_int:
+        raise ShapeError(f"idxs must be integers {list(scores.shape)}, got {idxs.type}")
+    return _suppressed(boxes, scores, iou_threshold, mask, idxs)
+
+
+def _suppressed(boxes: Value, scores: Value, threshold: float, mask: Value | None, classes: Value | None) -> Value:
+    _scored(boxes, scores, threshold, "iou_threshold")
+    if mask is not None and (tensor(mask, "mask").shape != scores.shape or not mask.dtype.is_bool):
+        raise ShapeError(f"mask must be bool {list(scores.shape)}, got {mask.type}")
+    count, last = scores.shape[-1], scores.ndim - 1
+    order = argsort(scores, -1, descending=True)
+    ordered = gather_rows(boxes, order)
+    against = gt(box_iou(ordered, ordered), float(threshold))
+    if classes is not None:
+        own = gather(classes, -1, order)
+        against = logical_and(against, eq(unsqueeze(own, -1), unsqueeze(own, -2)))
+    if mask is not None:
+        counts = gather(mask, -1, order)
+        against = logical_and(against, unsqueeze(counts, -1))
+    keep = apply("nms", against)
+    if mask is not None:
+        keep = logical_and(keep, counts)
+    place = where(keep, cumsum(keep, -1) - 1, count)  # what is suppressed goes nowhere
+    none = broadcast_to(boxes.graph.constant(-1, int64), scores.shape)
+    return scatter(none, last, place, order)
+
+
+@function
+@in_float32
+def soft_nms(
+    boxes: Value, scores: Value, count: int, sigma: float = 0.5, score_threshold: float = 0.001
+) -> tuple[Value, Value]:
+    """Soft-NMS (Bodla et al., ICCV 2017): the best of the boxes [..., N, 4], ``count`` times, each lowering the others' scores.
+
+    A score is multiplied by ``exp(-iou**2 / sigma)`` for each box that was taken before it. Returns int64 [..., count], indices
+    by decreasing score, -1 where the best that is left does not exceed ``score_threshold``; and those scores, else 0.
+    """
+    _scored(boxes, scores, score_threshold, "score_threshold")
+    if not 0 <= count <= scores.shape[-1] or sigma <= 0:
+        raise ArgumentError(f"count must lie in [0, {scores.shape[-1]}] and sigma be above 0, got {count} and {sigma}")
+    factors = exp(square(box_iou(boxes, boxes)) * (-1.0 / sigma))
+    places = iota(scores, scores.ndim - 1)
+    left, taken, values = scores, list[Value](), list[Value]()
+    for _ in range(count):
+        at = argmax(left, -1, keepdim=True)
+        best = gather(left, -1, at)
+        good = gt(best, score_threshold)
+        taken.append(where(good, at, -1))
+        values.append(where(good, best, 0.0))
+        left = where(eq(places, at), -math.inf, left * squeeze(gather_rows(factors, at), -2))
+    if not count:
+        empty = (*scores.shape[:-1], 0)
+        return broadcast_to(boxes.graph.constant(-1, int64), empty), broadcast_to(
+            boxes.graph.constant(0.0, scores.dtype), empty
+        )
+    return concat(taken, -1), concat(values, -1)
+
+
+@function
+def masked_topk(input: Value, mask: Value, k: int) -> tuple[Value, Value]:
+    """The ``k`` largest of the elements along the last dimension for which ``mask`` is true, in order, and their indices.
+
+    Where there are fewer, the rest is -inf with index -1.
+    """
+    if tensor(mask, "mask").shape != tensor(input).shape or not mask.dtype.is_bool:
+        raise ShapeError(f"mask must be bool {list(input.shape)}, got {mask.type}")
+    require_float(input.dtype, "input")
+    values, index = topk(where(mask, input, -math.inf), k)
+    counts = sum(cast(mask, int64), -1, keepdim=True)
+    return values, where(lt(iota(index, index.ndim - 1), counts), index, -1)
 
 
 def _regions(input: Value, boxes: Value, output_size: int | Sequence[int]) -> tuple[int, int]:
     require_float(tensor(input).dtype, "input")
     if input.ndim != 4:
         raise ShapeError(f"input must be [N, C, H, W], got {list(input.shape)}")
-    if _boxes(boxes, 5).dtype != input.dtype:
+    if require_boxes(boxes, 5).ndim != 2:
+        raise ShapeError(f"boxes must be [K, 5], got {list(boxes.shape)}")
+    if boxes.dtype != input.dtype:
         raise DTypeError(f"boxes must be {input.dtype} as input, got {boxes.dtype}")
     height, width = ntuple(output_size, 2, "output_size", 1)
     return height, width
@@ -128,41 +184,73 @@ def roi_align(
     """
     height, width = _regions(input, boxes, output_size)
     (ratio,) = ntuple(sampling_ratio, 1, "sampling_ratio", 1)
-    _, channels, h, w = input.shape
-    k, shift = boxes.shape[0], 0.5 if aligned else 0.0
-    corners = boxes[:, 1:] * spatial_scale - shift
+    corners = boxes[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
 
-    def lines(low: Value, high: Value, cells: int, size: int) -> tuple[Value, Value, Value, Value]:
-        """For the samples of one side, [K, cells * ratio]: both pixels, the upper one's share, and whether it counts."""
+    def line(low: Value, high: Value, cells: int) -> Value:
+        """The samples of one side, [K, cells * ratio]."""
         span = high - low
         span = span if aligned else maximum(span, 1.0)
-        like = broadcast_to(span.graph.constant(0.0, span.dtype), (k, cells * ratio))
-        at = unsqueeze(low, 1) + (cast(iota(like, 1), span.dtype) + 0.5) * unsqueeze(span * (1.0 / (cells * ratio)), 1)
-        valid = logical_and(ge(at, -1.0), le(at, float(size)))
+        like = broadcast_to(unsqueeze(low, 1), (*low.shape, cells * ratio))
+        return like + (cast(iota(like, 1), span.dtype) + 0.5) * unsqueeze(span * (1.0 / (cells * ratio)), 1)
+
+    x, y = line(corners[:, 0], corners[:, 2], width), line(corners[:, 1], corners[:, 3], height)
+    samples = _bilinear(input, boxes[:, 0], x, y, 1.0, 0.0)
+    return mean(reshape(samples, (*samples.shape[:2], height, ratio, width, ratio)), (3, 5))
+
+
+@function
+@in_float32
+def crop_and_resize(input: Value, boxes: Value, output_size: int | Sequence[int], extrapolation_value: float = 0.0) -> Value:
+    """The part of ``input`` [N, C, H, W] in each of boxes [K, 5], resized bilinearly to [K, C, *output_size].
+
+    boxes are (batch index, x1, y1, x2, y2) in pixels, the first of which has its centre at 0; the corners of the result are
+    sampled there, the middle where it is one pixel long. What lies outside is ``extrapolation_value``. TensorFlow's function of
+    that name takes boxes (y1, x1, y2, x2) in shares of H - 1 and W - 1.
+    """
+    height, width = _regions(input, boxes, output_size)
+
+    def line(low: Value, high: Value, count: int) -> Value:
+        """The samples of one side, [K, count]; the outer ones are the corners themselves, which may be the picture's."""
+        part = low.graph.constant(np.linspace(0.0, 1.0, count) if count > 1 else np.array([0.5]), low.dtype)
+        return unsqueeze(low, 1) * (1.0 - part) + unsqueeze(high, 1) * part
+
+    x, y = line(boxes[:, 1], boxes[:, 3], width), line(boxes[:, 2], boxes[:, 4], height)
+    return _bilinear(input, boxes[:, 0], x, y, 0.0, extrapolation_value)
+
+
+def _bilinear(input: Value, batch: Value, x: Value, y: Value, margin: float, outside: float) -> Value:
+    """``input`` [N, C, H, W] of image ``batch`` [K] at columns ``x`` [K, P] and rows ``y`` [K, Q], as [K, C, Q, P].
+
+    Positions up to ``margin`` beyond the outermost pixels read those; others are ``outside``.
+    """
+    channels, h, w = input.shape[1:]
+    k, (p, q) = x.shape[0], (x.shape[1], y.shape[1])
+    shape = (k, channels, q, p)
+
+    def line(at: Value, size: int) -> tuple[Value, Value, Value, Value]:
+        """Both pixels, the upper one's share, and whether a position counts."""
+        valid = logical_and(ge(at, -margin), le(at, size - 1 + margin))
         at = minimum(maximum(at, 0.0), float(size - 1))
         below = minimum(floor(at), float(max(size - 2, 0)))
         return below, minimum(below + 1.0, float(size - 1)), at - below, valid
 
-    x0, x1, fx, x_ok = lines(corners[:, 0], corners[:, 2], width, w)
-    y0, y1, fy, y_ok = lines(corners[:, 1], corners[:, 3], height, h)
-    shape = (k, channels, height * ratio, width * ratio)
-
     def row(v: Value) -> Value:
-        return broadcast_to(reshape(v, (k, 1, height * ratio, 1)), shape)
+        return broadcast_to(reshape(v, (k, 1, q, 1)), shape)
 
     def column(v: Value) -> Value:
-        return broadcast_to(reshape(v, (k, 1, 1, width * ratio)), shape)
+        return broadcast_to(reshape(v, (k, 1, 1, p)), shape)
 
-    batch = broadcast_to(reshape(cast(boxes[:, 0], int64), (k, 1, 1, 1)), shape)
-    plane = batch * channels + iota(batch, 1)
+    x0, x1, fx, x_ok = line(x, w)
+    y0, y1, fy, y_ok = line(y, h)
+    image = broadcast_to(reshape(cast(batch, int64), (k, 1, 1, 1)), shape)
+    plane = image * channels + iota(image, 1)
 
     def pixel(y: Value, x: Value) -> Value:
         return take(input, (plane * h + row(cast(y, int64))) * w + column(cast(x, int64)))
 
     top = pixel(y0, x0) * (1.0 - column(fx)) + pixel(y0, x1) * column(fx)
     bottom = pixel(y1, x0) * (1.0 - column(fx)) + pixel(y1, x1) * column(fx)
-    samples = where(logical_and(row(y_ok), column(x_ok)), top * (1.0 - row(fy)) + bottom * row(fy), 0.0)
-    return mean(reshape(samples, (k, channels, height, ratio, width, ratio)), (3, 5))
+    return where(logical_and(row(y_ok), column(x_ok)), top * (1.0 - row(fy)) + bottom * row(fy), outside)
 
 
 @function

@@ -9,7 +9,7 @@ import numpy as np
 from graphrt.errors import ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, biased, broadcast_shape, broadcast_to, function, tensor, widened
+from graphrt.ops.base import apply, biased, broadcast_shape, broadcast_to, function, in_float32, require_float, tensor, widened
 from graphrt.ops.base import cast as cast_to
 from graphrt.ops.contraction import one_float, sum_of_parts
 from graphrt.ops.view import permute, reshape, transpose, unsqueeze
@@ -112,3 +112,17 @@ def linear(input: Value, weight: Value, bias: Value | None = None) -> Value:
         raise ShapeError(f"bias must be [{weight.shape[0]}], got {list(bias.shape)}")
     y = matmul(input, transpose(weight, 0, 1))
     return biased(y, bias)
+
+
+@function
+@in_float32
+def gram_matrix(input: Value) -> Value:
+    """Products of every two channels of maps [N, C, ...], summed over positions, over the size of a map: [N, C, C].
+
+    The style of a picture is that of a network's features (Gatys et al., CVPR 2016), divided as Johnson et al. (ECCV 2016) do.
+    """
+    if tensor(input).ndim < 2:
+        raise ShapeError(f"input must be [N, C, ...], got {list(input.shape)}")
+    require_float(input.dtype, "input")
+    rows = reshape(input, (*input.shape[:2], math.prod(input.shape[2:])))
+    return matmul(rows, transpose(rows, 1, 2)) * (1.0 / max(math.prod(input.shape[1:]), 1))

@@ -25,9 +25,9 @@ Measure = Callable[[Any, Any], Value] | Metric
 Metrics = str | Measure | Sequence[str | Measure] | Mapping[str, str | Measure] | None
 
 
-def has_classes(output: Any, target: Value) -> bool:
+def has_classes(output: Any, target: Any) -> bool:
     """Whether ``target`` [N, ...] has a class index for each of the logits ``output`` [N, C, ...]."""
-    if not isinstance(output, Value) or output.ndim < 2 or not target.dtype.is_int:
+    if not isinstance(output, Value) or not isinstance(target, Value) or output.ndim < 2 or not target.dtype.is_int:
         return False
     return output.shape[:1] + output.shape[2:] == target.shape
 
