@@ -30,12 +30,12 @@ def test_what_is_shared() -> None:
 
 @pytest.mark.parametrize("name", SHARED)
 def test_a_network_of_the_same_name_is_the_same(name: str) -> None:
-    """Statistics of norms are drawn near 0, where an eps of another size shows."""
+    """By float64, and with statistics of norms that are small enough for an eps of another size to show."""
     net = theirs(name).eval()
     draw = np.random.default_rng(0)
     for key, tensor in net.state_dict().items():
         if key.endswith("running_var"):
-            tensor.copy_(torch.from_numpy(draw.uniform(0.02, 0.2, tensor.shape)))
+            tensor.copy_(torch.from_numpy(draw.uniform(0.2, 0.6, tensor.shape)))
         elif key.endswith(("running_mean", "layer_scale", "class_token")):
             tensor.copy_(torch.from_numpy(draw.normal(0, 0.1, tensor.shape)))
     with nn.init.skip_init():
@@ -47,7 +47,7 @@ def test_a_network_of_the_same_name_is_the_same(name: str) -> None:
     side = SIZES.get(name, 64)
     x = draw.standard_normal((2, 3, side, side)).astype(np.float32)
     with torch.no_grad():
-        expected = net(torch.from_numpy(x)).numpy()
+        expected = net.double()(torch.from_numpy(x).double()).numpy()
     found = grt.compile(own, (x,), target="cpu")(x)
     scale = np.abs(expected).max()
     assert expected.std() > 1e-3 * scale, "an output that says nothing"
