@@ -32,7 +32,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained, and what it has to reach: at least ``bar``, or at most where ``higher`` is False."""
+    """A recipe, and the figure that it has to reach: at least ``bar``, or at most where ``higher`` is False."""
 
     bar: float
     data: Callable[[int], tuple[Dataset, Dataset]]

@@ -329,8 +329,7 @@ SMALL: dict[str, tuple[Any, Any]] = {
     ),
     "faster_rcnn": (
         lambda: models.FasterRCNN(
-            *(Pyramid(SmallMaps((4, 6, 8), 2), FPN((6, 8), 6)), 6, 3, [[10.0], [16.0]], (1.0,)),
-            **{"pooled": 2, "candidates": 24, "proposals": 8, "hidden": 8, "anchors_sampled": 24, "rois_sampled": 8},
+            Pyramid(SmallMaps((4, 6, 8), 2), FPN((6, 8), 6)), 6, 3, [[10.0], [16.0]], (1.0,), (24, 8), (24, 8), (2, 8)
         ),
         models.SumOfLosses(),
     ),

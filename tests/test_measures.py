@@ -3,8 +3,8 @@ And how it is described: a public function has a docstring, its own or that of w
 ATen's and ONNX's operators mean what these say. A docstring begins with its subject or its verb.
 
 A parameter is a function's own unless its interface is another's, which it has to follow: the function or layer of torch whose
-name it has, the operator of ATen or ONNX that it is an entry for, a command of the command line, or ``compile``, to which
-the Trainer hands it on.
+name it has, the operator of ATen or ONNX that it is an entry for, a command of the command line, Keras's Model.compile, or
+``compile``, to which the Trainer hands it on.
 """
 
 from __future__ import annotations
@@ -91,10 +91,11 @@ def own_parameters(f: Function) -> list[str]:
 
 
 def settings(f: Function) -> Iterator[str]:
-    """The settings of a target, in ``compile``; those of ``compile``, in the Trainer."""
+    """The settings of a target, in ``compile``; in the Trainer those of ``compile``, and what Keras's Model.compile takes."""
     if f.tree.name == grt.compile.__name__ and f.path.name == "compiler.py":
         yield from (field.name for field in fields(Settings))
     if f.owner == grt.Trainer.__name__:
+        yield from ("optimizer", "loss", "metrics")
         yield from signature(grt.compile)
 
 

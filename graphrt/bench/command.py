@@ -77,11 +77,7 @@ def fusion(
     console.print(report.about(about, found))
     for line in runs.longer(found):
         console.print(f"more launches: {line}", highlight=False)
-    drawn = report.pictures(found, about, png) if png is not None else []
-    if md is not None:
-        md.write_text(report.markdown(found, about, [os.path.relpath(path, md.parent) for path in drawn]))
-    if page is not None:
-        page.write_text(report.page(found, about))
+    _write(found, about, png, md, page)
     if compare is not None:
         verdict = runs.compare(before, found)
         for line in (*verdict.larger, *verdict.slower):
@@ -90,6 +86,15 @@ def fusion(
         raise typer.Exit(verdict.status)
     if failures:
         raise typer.Exit(1)
+
+
+def _write(found: Sequence[Row], about: Mapping[str, Any], png: Path | None, md: Path | None, page: Path | None) -> None:
+    """Writes the plots, the table and the page that are asked for."""
+    drawn = report.pictures(found, about, png) if png is not None else []
+    if md is not None:
+        md.write_text(report.markdown(found, about, [os.path.relpath(path, md.parent) for path in drawn]))
+    if page is not None:
+        page.write_text(report.page(found, about))
 
 
 def _measured(

@@ -113,7 +113,7 @@ def _built_in(entry: Entry) -> tuple[Dataset, Dataset]:
 
 @dataclass(frozen=True)
 class Intake:
-    """What becomes of an example on its way into a network that takes ``shape``; ``mean`` and ``std`` go out, by channel."""
+    """Prepares examples for a network that takes ``shape``; ``mean`` and ``std`` go out, by channel."""
 
     shape: tuple[int, ...]
     mean: tuple[float, ...]

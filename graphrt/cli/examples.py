@@ -14,7 +14,7 @@ ARRAYS = (".npy", ".npz", ".safetensors")
 
 
 def examples(paths: Sequence[Path], shape: Sequence[int], channels: int) -> Iterator[tuple[str, np.ndarray]]:
-    """What ``paths`` hold, one example at a time with its name, for a network of input ``shape``.
+    """The examples in ``paths``, one at a time with its name, for a network of input ``shape``.
 
     Pictures come as float32 [channels, H, W] in [0, 1]. Raises InputError.
     """

@@ -1,4 +1,4 @@
-"""What several commands take: names with completion, a target, a file of settings; and values such as ``sgd:momentum=0.9``."""
+"""Options of several commands: names with completion, a target, a file of settings; and values such as ``sgd:momentum=0.9``."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def made(kind: str, text: str, table: Mapping[str, Callable[..., Any]], **defaults: Any) -> Any:
-    """What ``text`` asks for, ``NAME`` or ``NAME:key=value,key=value``, made of ``table``. Raises ArgumentError.
+    """The thing that ``text`` asks for, ``NAME`` or ``NAME:key=value,key=value``, made of ``table``. Raises ArgumentError.
 
     ``defaults`` are given to what has fields of these names, where ``text`` says nothing of them.
     """

@@ -6,13 +6,18 @@ import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
 from graphrt.cli.options import Config, Model, Target, made, names_of, show
 from graphrt.errors import ArgumentError, InputError, NumericError
+
+if TYPE_CHECKING:
+    from graphrt.cli.results import Results
+    from graphrt.data import Source
+    from graphrt.train import Trainer
 
 commands = typer.Typer()
 Data = Annotated[
@@ -63,49 +68,65 @@ def train(
     many outputs as there are classes. The checkpoint and the history are written after every epoch, so a run that is
     interrupted can be resumed. A loss that is not finite ends the run with exit status 1, an interruption with 130.
     """
-    from graphrt import models, nn, optim
-    from graphrt.cli.datasets import Intake, first, load
+    from graphrt import optim
     from graphrt.cli.results import Results
-    from graphrt.inspection.subject import prepare
-    from graphrt.train import Trainer
 
-    prepare(target)
     rate = lr if lr is not None else 0.05 if optimizer.partition(":")[0] == "sgd" else None
     defaults = {"weight_decay": weight_decay, **({} if rate is None else {"lr": rate})}
     if optimizer.partition(":")[0] in ("sgd", "lars", "muon"):
         defaults["momentum"] = momentum
-    how = made("optimizer", optimizer, optim.OPTIMIZERS, **defaults)
     along = made("schedule", schedule, optim.SCHEDULES)
-    shape = models.get(model).input_shape
-    found = load(data, shape)
-    build, settings, shape = _fitting(model, found.shape, found.outputs)
+    settings = {
+        "optimizer": made("optimizer", optimizer, optim.OPTIMIZERS, **defaults),
+        "schedule": optim.warmup(along, warmup) if warmup else along,
+        "target": target,
+        "seed": seed,
+        "autocast": autocast,
+    }
+    trainer, training, test = _prepared(model, data, limit, settings)
     results = Results(out or Path("runs") / model, model)
-    nn.manual_seed(seed)
-    loss = nn.CrossEntropyLoss() if found.classes else nn.MSELoss()
-    if warmup:
-        along = optim.warmup(along, warmup)
-    metrics = None if found.classes else ["mae", "r2"]
-    trainer = Trainer(build(**settings), loss, how, along, metrics, target=target, seed=seed, autocast=autocast)
-    intake = Intake.fit(found.train, shape)
-    trainer.notes = {"model": model, "settings": settings, "data": data, "classes": found.classes, "intake": intake.to_json()}
-    training, test = (first(intake.of(part), limit) for part in (found.train, found.test))
     if resume is not None:
         trainer.load(resume)
         results.keep(trainer)
+    _fit(trainer, (training, test), epochs, batch_size, results)
+    program = trainer.program("train", *training.rows(np.arange(min(batch_size, len(training)))))
+    _report(trainer, program, -(-len(training) // batch_size), results.folder)
+
+
+def _prepared(model: str, data: str, limit: int, settings: Mapping[str, Any]) -> tuple[Trainer, Source, Source]:
+    """A trainer of ``model`` for ``data``, of the Trainer's ``settings``, and the examples of training and test."""
+    from graphrt import models, nn
+    from graphrt.cli.datasets import Intake, first, load
+    from graphrt.inspection.subject import prepare
+    from graphrt.train import Trainer
+
+    prepare(settings["target"])
+    found = load(data, models.get(model).input_shape)
+    build, sizes, shape = _fitting(model, found.shape, found.outputs)
+    nn.manual_seed(settings["seed"])
+    loss = nn.CrossEntropyLoss() if found.classes else nn.MSELoss()
+    trainer = Trainer(build(**sizes), loss, metrics=None if found.classes else ["mae", "r2"], **settings)
+    intake = Intake.fit(found.train, shape)
+    trainer.notes = {"model": model, "settings": sizes, "data": data, "classes": found.classes, "intake": intake.to_json()}
+    training, test = (first(intake.of(part), limit) for part in (found.train, found.test))
+    return trainer, training, test
+
+
+def _fit(trainer: Trainer, data: tuple[Source, Source], epochs: int, batch_size: int, results: Results) -> None:
+    """Trains, and draws what there is however that ends. Raises NumericError, and Exit where it is interrupted."""
+    rate = trainer.optimizer.lr
     try:
-        trainer.fit(training, epochs, batch_size, test, callbacks=[results])
+        trainer.fit(data[0], epochs, batch_size, data[1], callbacks=[results])
     except KeyboardInterrupt:
         results.draw(trainer)
         typer.echo(f"graphrt: interrupted; {results}", err=True)
         raise typer.Exit(130) from None
     except NumericError as error:
         results.draw(trainer)
-        raise NumericError(f"{error}; try a lower --lr than {how.lr:g}; {results}") from None
+        raise NumericError(f"{error}; try a lower --lr than {rate:g}; {results}") from None
     results.draw(trainer)
     if results.failed:
-        raise NumericError(f"{results.failed}, so the run ends: try a lower --lr than {how.lr:g}; {results}")
-    program = trainer.program("train", *training.rows(np.arange(min(batch_size, len(training)))))
-    _report(trainer, program, -(-len(training) // batch_size), results.folder)
+        raise NumericError(f"{results.failed}, so the run ends: try a lower --lr than {rate:g}; {results}")
 
 
 def _fitting(model: str, shape: tuple[int, ...], outputs: int) -> tuple[Any, dict[str, int], tuple[int, ...]]:

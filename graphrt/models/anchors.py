@@ -76,7 +76,7 @@ def default_boxes(
 
 
 def by_place(map: Value, boxes: int) -> Value:
-    """What a head says of ``boxes`` at each place, [N, boxes * K, H, W], in the order of anchors: [N, H * W * boxes, K]."""
+    """The words of a head on ``boxes`` at each place, [N, boxes * K, H, W], in the order of anchors: [N, H * W * boxes, K]."""
     n, channels, h, w = map.shape
     apart = F.permute(F.reshape(map, (n, boxes, channels // boxes, h, w)), (0, 3, 4, 1, 2))
     return F.reshape(apart, (n, h * w * boxes, channels // boxes))
@@ -90,7 +90,7 @@ def kept(
     candidates: int = 200,
     slots: int = 20,
 ) -> dict[str, Value]:
-    """What is left of ``boxes`` [N, A, 4], or [N, A, C, 4], with ``scores`` [N, A, C]: ``slots`` detections of each picture.
+    """The rest of ``boxes`` [N, A, 4], or [N, A, C, 4], with ``scores`` [N, A, C]: ``slots`` detections of each picture.
 
     The best ``candidates`` of all classes above ``score_threshold`` suppress one another within their class by
     ``iou_threshold``; the best of the rest are ``box`` [N, slots, 4], ``score`` [N, slots], ``class`` int64 [N, slots] and

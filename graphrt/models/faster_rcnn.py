@@ -87,10 +87,10 @@ class FasterRCNN(nn.Module):
     Called with ``box`` [N, K, 4], ``class`` int64 [N, K] and ``present`` bool [N, K] as well it returns the paper's four losses
     instead, scalars by name, of a random sample of anchors and of proposals.
 
-    ``backbone`` returns maps of ``channels`` each; ``sizes`` are those of the anchors of each map, in each of ``ratios``. The
-    first ``pooled`` maps are pooled from, each for the proposals of its size. ``proposals`` P are kept of the best
-    ``candidates``, each of which overlaps no better one by more than 0.7; ``hidden`` are the units of the linear layers.
-    ``anchors_sampled`` and ``rois_sampled`` are the sizes of the samples. ``num_classes`` does not count the background.
+    ``backbone`` returns maps of ``channels`` each; ``sizes`` are those of the anchors of each map, in each of ``ratios``.
+    ``proposals`` says of how many of the best anchors how many are kept, P, each of which overlaps no better one by more than
+    0.7; ``sampled`` the sizes of the samples of anchors and of proposals. ``head`` says how many of the first maps are pooled
+    from, each for the proposals of its size, and the units of its linear layers. ``num_classes`` does not count the background.
     """
 
     def __init__(
@@ -100,19 +100,17 @@ class FasterRCNN(nn.Module):
         num_classes: int,
         sizes: Sequence[Sequence[float]],
         ratios: Sequence[float] = (0.5, 1.0, 2.0),
-        pooled: int = 4,
-        candidates: int = 2000,
-        proposals: int = 1000,
-        hidden: int = 1024,
-        anchors_sampled: int = 256,
-        rois_sampled: int = 512,
+        proposals: tuple[int, int] = (2000, 1000),
+        sampled: tuple[int, int] = (256, 512),
+        head: tuple[int, int] = (4, 1024),
     ) -> None:
+        pooled, hidden = head
         if pooled > len(sizes):
-            raise ArgumentError(f"pooled must be at most the number of maps, {len(sizes)}, got {pooled}")
+            raise ArgumentError(f"head must pool from at most all maps, {len(sizes)}, got {pooled}")
         self.backbone, self.num_classes, self.pooled = backbone, num_classes, pooled
         self._boxes = (sizes, ratios)
-        self.candidates, self.proposals = candidates, proposals
-        self.anchors_sampled, self.rois_sampled = anchors_sampled, rois_sampled
+        self.candidates, self.proposals = proposals
+        self.anchors_sampled, self.rois_sampled = sampled
         self.rpn = _RPN(channels, len(sizes[0]) * len(ratios))
         self.roi_heads = _RoIHeads(channels * 49, hidden, num_classes + 1)
 

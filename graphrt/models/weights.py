@@ -1,4 +1,4 @@
-"""Whose files of weights load by name, as they are: networks with another library's names and shapes of parameters."""
+"""Files of weights that load by name, as they are: networks with another library's names and shapes of parameters."""
 
 from __future__ import annotations
 

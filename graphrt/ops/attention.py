@@ -171,7 +171,7 @@ def scaled_dot_product_attention(
 
 
 def attend(query: Value, key: Value, value: Value, *options: Any) -> tuple[Value, Value]:
-    """What ``scaled_dot_product_attention`` of the same arguments returns, and the logarithm of each row's sum, [..., L]."""
+    """The result of ``scaled_dot_product_attention`` of the same arguments, and the logarithm of each row's sum, [..., L]."""
     operands, attrs, group = _operands(query, key, value, *options)
     y, lse = apply("attention", *operands, **attrs).node.outputs
     return (y, lse) if group == 1 else (_heads(y, group, False), squeeze(_heads(unsqueeze(lse, -1), group, False), -1))

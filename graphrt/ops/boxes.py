@@ -242,7 +242,7 @@ def decode_boxes(
 
 @function
 def match_boxes(iou: Value, mask: Value, above: float, below: float | None = None, rescue: str | None = None) -> Value:
-    """Which truth each anchor belongs to, from their ``iou`` [..., M, N]: int64 [..., N].
+    """The truth that each anchor belongs to, from their ``iou`` [..., M, N]: int64 [..., N].
 
     That of the largest overlap where it is at least ``above``; else -1, background, below ``below`` (by default ``above``), and
     -2, neither, from there on. ``mask`` bool [..., M] says which truths there are. ``rescue`` gives a truth at least one

@@ -1,4 +1,4 @@
-"""What is kept of detections, and what is read of regions: non-maximum suppression, RoI pooling and RoIAlign.
+"""Detections that are kept, and regions that are read: non-maximum suppression, RoI pooling and RoIAlign.
 
 Shapes are static, so what torchvision returns in a length that the data decides is padded here, with -1 where it is positions.
 """

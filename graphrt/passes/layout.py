@@ -126,7 +126,7 @@ class _Layouts:
         return "who reads it likes rows"
 
     def _change(self, v: Value, liked: Order) -> str:
-        """What would have to be otherwise for ``v`` to lie as ``liked``."""
+        """The condition that would have to be otherwise for ``v`` to lie as ``liked``."""
         if v in self.returned or v in self.graph.updates.values():
             return f"{'the caller' if v in self.returned else 'the parameter'} had it so"
         few = _few_channels(v, liked, self.min_channels)

@@ -190,7 +190,7 @@ class Explanation:
 
 
 def _about(decision: Decision) -> str:
-    """What ``decision`` is about beside a node, a template's form without its tile."""
+    """The thing that ``decision`` is about beside a node, a template's form without its tile."""
     return decision.other.partition(" ")[0] if decision.stage == "template" else decision.other
 
 

@@ -49,7 +49,7 @@ class Traffic:
         return self._bytes[key]
 
     def _alike(self, schedule: Schedule, group: Group) -> object:
-        """What groups that move as many bytes have in common; None of one that copies something, or reads a stored view."""
+        """A key that groups which move as many bytes share; None of one that copies something, or reads a stored view."""
         if group.copies:
             return None
         values, slots, outputs = dict[Value, int](), dict[Slot, int](), {*group.outputs}
@@ -106,7 +106,7 @@ class Traffic:
         return self._nodes[node]
 
     def pieces(self, v: Value, index: Index) -> list[Request]:
-        """What element ``index`` of the view ``v`` may be, one step on."""
+        """The reads that element ``index`` of the view ``v`` may be, one step on."""
         key = (v, index)
         if key not in self._pieces:
             pull = v.node.op.pull
@@ -130,7 +130,7 @@ class Traffic:
         return self._loads[key]
 
     def closures(self, anchor: Node) -> tuple[list[Request], dict[str, Expr]]:
-        """What the loaders of a template read first, each in a block of its own; and the epilogue's axes."""
+        """The reads of a template's loaders, each in a block of its own; and the epilogue's axes."""
         if anchor not in self._closures:
             first: list[Request] = [(v, at, ()) for _, _, v, at in closures(anchor)]
             self._closures[anchor] = first, {f"i{d}": e for d, e in enumerate(result_index(anchor))}
@@ -223,7 +223,7 @@ class _Count:
                 self.read[turn, slot] = min(found, slot.type.nbytes)
 
     def _needs(self, v: Value, index: Index, guards: Guards) -> list[Request] | None:
-        """What an element of ``v`` is made of in this kernel; None if it is loaded."""
+        """The reads that make an element of ``v`` in this kernel; None if it is loaded."""
         node, group = v.node, self.group
         kind = node.op.kind
         if kind is Kind.VIEW:

@@ -99,7 +99,7 @@ class MeanAveragePrecision:
             self._seen.setdefault((k, name), []).append(_Verdict(scores, hit, unjudged, int((~ignored).sum())))
 
     def _matched(self, iou: np.ndarray, ignored: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which detections have a truth of their own, and which of these do not count, [T, D]: greedily, the best score first.
+        """The detections with a truth of their own, and those of them that do not count, [T, D]: greedily, the best first.
 
         A detection takes the truth that it overlaps most of those that are left, the last of equals, one that counts if any
         does; a crowd is never used up.

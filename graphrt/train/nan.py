@@ -9,7 +9,7 @@ from graphrt.train.batch import Batch
 
 
 def faults(batch: Batch, classes: int | None, ignored: int | None) -> list[str]:
-    """What is wrong with the numbers of ``batch``; ``classes`` is the number of them where its first targets are indices."""
+    """The fault in the numbers of ``batch``; ``classes`` is the number of them where its first targets are indices."""
     arrays = {name: np.asarray(to_numpy(part)) for name, part in batch.named().items()}
     y = _first_target(batch)
     found = []

@@ -215,6 +215,6 @@ def outputs_by_name(found: Any) -> dict[str, Value]:
 
 
 def classes_of(target: Any, given: Any) -> Any:
-    """What metrics compare with: ``target``, or the class of the largest share where it was ``given`` as class indices."""
+    """The labels metrics compare with: ``target``, or the class of the largest share where class indices were ``given``."""
     mixed = isinstance(target, Value) and isinstance(given, Value) and given.dtype.is_int and target.dtype.is_float
     return F.argmax(target, 1) if mixed and target.ndim == given.ndim + 1 else target

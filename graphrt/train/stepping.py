@@ -1,4 +1,4 @@
-"""What a training step minimises: the objective, of all parameters, or what a step function of the user's says, of any parts.
+"""The losses that a training step minimises: the objective, of all parameters, or those of a user's step function, of parts.
 
 net, x, y ─▶ step function ─▶ minimize(loss, part), once or several times ─▶ gradients and updates, in one graph
 """

@@ -77,7 +77,7 @@ class Task:
         return trainer
 
     def predict(self, trainer: Trainer, x: np.ndarray) -> Any:
-        """What the network finds in pictures ``x`` [N, 3, size, size]: classes [N, size, size], or detections in slots."""
+        """The findings of the network in pictures ``x`` [N, 3, size, size]: classes [N, size, size], or detections in slots."""
         if self.kind == "segmentation":
             return np.argmax(trainer.predict(x), 1)
         trainer.sync()
@@ -121,7 +121,7 @@ def _retinanet() -> nn.Module:
 def _faster_rcnn() -> nn.Module:
     backbone = Pyramid(SmallMaps((16, 32, 64), 2), FPN((32, 64), 48))
     sizes = [[10.0, 14.0], [20.0, 28.0]]
-    return models.FasterRCNN(backbone, 48, 3, sizes, (1.0,), 1, 64, 16, 64, 64, 16)
+    return models.FasterRCNN(backbone, 48, 3, sizes, (1.0,), (64, 16), (64, 16), (1, 64))
 
 
 def _segmentation(build: Callable[[], nn.Module], **recipe: Any) -> Task:

@@ -1,4 +1,4 @@
-"""Which pixels decide, and what a unit answers to: gradients by the input."""
+"""Pixels that decide, and inputs that a unit answers to: gradients by the input."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def saliency(net: Module, x: Any, classes: Any = None, target: str = "auto") -> 
 
 
 def grad_cam(net: Module, x: Any, layer: str, classes: Any = None, target: str = "auto") -> np.ndarray:
-    """Where in ``x`` [N, C, H, W] a class was seen: maps [N, H, W] in [0, 1], of the feature maps of ``layer``.
+    """The places in ``x`` [N, C, H, W] where a class was seen: maps [N, H, W] in [0, 1], of the feature maps of ``layer``.
 
     The maps are weighted by the mean gradient of the class's logit, and brought to the size of ``x``. ``classes`` and
     ``target`` as of ``saliency``. Selvaraju et al., "Grad-CAM", ICCV 2017. Raises ArgumentError for a layer that is none, or
@@ -73,17 +73,16 @@ def maximize_activation(
     steps: int = 100,
     lr: float = 0.1,
     decay: float = 0.01,
-    seed: int = 0,
     target: str = "auto",
 ) -> tuple[np.ndarray, list[float]]:
     """The input of ``shape``, without the batch, that most excites ``unit`` of ``layer`` ("" is the network): gradient ascent.
 
     A unit is a channel of feature maps, of which the mean is raised, or an element of a vector. Each of ``steps`` moves by
-    ``lr`` along the normalised gradient and shrinks the input by ``decay``; ``seed`` draws the start. ``target`` is that of
-    ``compile``. Returns the input and the activation before each step. Erhan et al., "Visualizing higher-layer features of a
+    ``lr`` along the normalised gradient and shrinks the input by ``decay``, from the same noise each time. ``target`` is that
+    of ``compile``. Returns the input and the activation before each step. Erhan et al., "Visualizing higher-layer features of a
     deep network", 2009. Raises ArgumentError.
     """
-    x = (0.1 * np.random.default_rng(seed).standard_normal((1, *shape))).astype(np.float32)
+    x = (0.1 * np.random.default_rng(0).standard_normal((1, *shape))).astype(np.float32)
     built = probe(net, x)
     value = built.layer(layer)
     if value.ndim < 2 or not 0 <= unit < value.shape[1]:

@@ -1,4 +1,4 @@
-"""What the layers of a network compute: activations, their statistics, and the norms of gradients by layer."""
+"""Values that the layers of a network compute: activations, their statistics, and the norms of gradients by layer."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def activations(net: Module, x: Any, target: str = "auto") -> dict[str, np.ndarr
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of a layer's activations: ``mean``, ``std``, ``low`` and ``high``, and the share of ``zeros``."""
+    """Statistics of a layer's activations: ``mean``, ``std``, ``low`` and ``high``, and the share of ``zeros``."""
 
     path: str
     mean: float

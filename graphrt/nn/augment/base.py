@@ -1,4 +1,4 @@
-"""What augmentations share: the base, their sequence, what they draw, and checks of their arguments."""
+"""The common part of augmentations: the base, their sequence, what they draw, and checks of their arguments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Augmentation(Module):
     """
 
     def draw(self, input: Value) -> dict[str, Value]:
-        """What is drawn for a batch like ``input``, by the names that ``change`` takes it by."""
+        """The numbers drawn for a batch like ``input``, by the names that ``change`` takes it by."""
         return {}
 
     def change(self, input: Value, **drawn: Value) -> Value:
@@ -110,12 +110,14 @@ def box(input: Value, top: Value, bottom: Value, left: Value, right: Value) -> V
 
 
 def probability(p: float) -> float:
+    """``p``. Raises ArgumentError unless it is a probability."""
     if not 0.0 <= p <= 1.0:
         raise ArgumentError(f"p is a probability, got {p}")
     return p
 
 
 def size_of(size: int | tuple[int, int]) -> tuple[int, int]:
+    """``size`` as (height, width). Raises ArgumentError."""
     found = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(found) != 2 or not all(isinstance(n, int) and n > 0 for n in found):
         raise ArgumentError(f"size is a number of pixels, or (height, width), got {size!r}")
@@ -123,12 +125,14 @@ def size_of(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def pair(given: Sequence[float], name: str) -> tuple[float, float]:
+    """Two numbers. Raises ArgumentError, which calls them ``name``."""
     if isinstance(given, int | float) or len(given) != 2:
         raise ArgumentError(f"{name} is two numbers, got {given!r}")
     return float(given[0]), float(given[1])
 
 
 def ordered(given: Range, name: str) -> tuple[float, float]:
+    """(low, high). Raises ArgumentError, which calls them ``name``."""
     low, high = pair(given, name)  # type: ignore[arg-type]
     if not low <= high:
         raise ArgumentError(f"{name} is (low, high), got {given!r}")
@@ -145,6 +149,7 @@ def around(given: Range, name: str) -> tuple[float, float]:
 
 
 def share_of(scale: tuple[float, float]) -> tuple[float, float]:
+    """The least and the largest share of a picture's area. Raises ArgumentError."""
     low, high = ordered(scale, "scale")
     if not 0 <= low <= high <= 1:
         raise ArgumentError(f"scale is shares of the picture's area, 0 <= low <= high <= 1, got {scale}")
@@ -152,6 +157,7 @@ def share_of(scale: tuple[float, float]) -> tuple[float, float]:
 
 
 def ratio_of(ratio: tuple[float, float]) -> tuple[float, float]:
+    """The least and the largest ratio of width to height. Raises ArgumentError."""
     low, high = ordered(ratio, "ratio")
     if not low > 0:
         raise ArgumentError(f"ratio is 0 < low <= high, got {ratio}")

@@ -24,7 +24,7 @@ _NOBODY, _MANY = -1, -2
 
 
 class _Pointer:
-    """What a kernel is given in place of a tensor: its type, and an address that only the watch understands."""
+    """An argument in place of a tensor: its type, and an address that only the watch understands."""
 
     def __init__(self, dtype: Any, address: int) -> None:
         self.dtype, self._address = dtype, address

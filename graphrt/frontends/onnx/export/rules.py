@@ -300,7 +300,7 @@ def _sort(w: Writer, node: Node, attrs: Attrs) -> tuple[str, str]:
 
 
 def _inside(w: Writer, index: str, size: Dim) -> str:
-    """Where positions lie in a dimension of ``size``."""
+    """The positions in a dimension of ``size`` that lie in it."""
     end = w.emit("Squeeze", w.ints([size]), w.ints([0]))
     return w.emit("And", w.emit("GreaterOrEqual", index, w.number(0, int64)), w.emit("Less", index, end))
 

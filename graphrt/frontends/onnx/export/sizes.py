@@ -102,7 +102,7 @@ def _resized(tree: Any, batch: int) -> Any:
 
 
 def _merged(found: Sequence[Any], node: Node) -> Any:
-    """What is alike in all of ``found``, and sizes where integers differ. Raises ConversionError."""
+    """The common part of all of ``found``, and sizes where integers differ. Raises ConversionError."""
     first = found[0]
     if isinstance(first, tuple | list):
         if len({len(f) for f in found}) == 1:
