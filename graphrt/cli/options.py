@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,13 +78,13 @@ def read_settings(path: Path) -> dict[str, Any]:
 def made(kind: str, text: str, table: Mapping[str, Callable[..., Any]], **defaults: Any) -> Any:
     """The thing that ``text`` asks for, ``NAME`` or ``NAME:key=value,key=value``, made of ``table``. Raises ArgumentError.
 
-    ``defaults`` are given to what has fields of these names, where ``text`` says nothing of them.
+    ``defaults`` are given to what has parameters of these names, where ``text`` says nothing of them.
     """
     name, _, rest = text.partition(":")
     if name not in table:
         raise ArgumentError(unknown(kind, name, table))
     make = table[name]
-    known = [f.name for f in fields(make)] if isinstance(make, type) and is_dataclass(make) else []
+    known = list(inspect.signature(make).parameters)
     given = {key: value for key, value in defaults.items() if key in known}
     for part in _parts(rest):
         key, equals, value = part.partition("=")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,6 +53,13 @@ def train(
             autocompletion=names_of("optim", "SCHEDULES"),
         ),
     ] = "cosine",
+    augment: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="horizontal_flip, crop:padding=4, mixup, ... of pictures in training; may be given several times",
+            autocompletion=names_of("nn.augment", "AUGMENTATIONS"),
+        ),
+    ] = None,
     warmup: Annotated[float, typer.Option(min=0, max=0.99, help="share of the training in which the rate rises")] = 0.0,
     autocast: Annotated[str | None, typer.Option(help="bfloat16 or float16: mixed precision")] = None,
     target: Target = "auto",
@@ -83,7 +90,7 @@ def train(
         "seed": seed,
         "autocast": autocast,
     }
-    trainer, training, test = _prepared(model, data, limit, settings)
+    trainer, training, test = _prepared(model, data, limit, augment or [], settings)
     results = Results(out or Path("runs") / model, model)
     if resume is not None:
         trainer.load(resume)
@@ -93,11 +100,14 @@ def train(
     _report(trainer, program, -(-len(training) // batch_size), results.folder)
 
 
-def _prepared(model: str, data: str, limit: int, settings: Mapping[str, Any]) -> tuple[Trainer, Source, Source]:
+def _prepared(
+    model: str, data: str, limit: int, augment: Sequence[str], settings: Mapping[str, Any]
+) -> tuple[Trainer, Source, Source]:
     """A trainer of ``model`` for ``data``, of the Trainer's ``settings``, and the examples of training and test."""
     from graphrt import models, nn
     from graphrt.cli.datasets import Intake, first, load
     from graphrt.inspection.subject import prepare
+    from graphrt.nn.augment import AUGMENTATIONS
     from graphrt.train import Trainer
 
     prepare(settings["target"])
@@ -105,7 +115,11 @@ def _prepared(model: str, data: str, limit: int, settings: Mapping[str, Any]) ->
     build, sizes, shape = _fitting(model, found.shape, found.outputs)
     nn.manual_seed(settings["seed"])
     loss = nn.CrossEntropyLoss() if found.classes else nn.MSELoss()
-    trainer = Trainer(build(**sizes), loss, metrics=None if found.classes else ["mae", "r2"], **settings)
+    if augment and not (found.classes and len(shape) == 3):
+        raise ArgumentError(f"--augment changes pictures of classes, and the examples of {data} are none")
+    changes = [made("augment", a, AUGMENTATIONS, size=shape[1:], num_classes=found.outputs) for a in augment]
+    metrics = None if found.classes else ["mae", "r2"]
+    trainer = Trainer(build(**sizes), loss, metrics=metrics, augment=changes or None, **settings)
     intake = Intake.fit(found.train, shape)
     trainer.notes = {"model": model, "settings": sizes, "data": data, "classes": found.classes, "intake": intake.to_json()}
     training, test = (first(intake.of(part), limit) for part in (found.train, found.test))

@@ -21,7 +21,22 @@ from graphrt.nn.augment.geometry import (
 from graphrt.nn.augment.mixing import CutMix, MixUp
 from graphrt.nn.augment.pixels import ColorJitter, Cutout, GaussianNoise, RandomErasing
 
+AUGMENTATIONS: dict[str, type[Augmentation]] = {
+    "affine": RandomAffine,
+    "color_jitter": ColorJitter,
+    "crop": RandomCrop,
+    "cutmix": CutMix,
+    "cutout": Cutout,
+    "erasing": RandomErasing,
+    "gaussian_noise": GaussianNoise,
+    "horizontal_flip": RandomHorizontalFlip,
+    "mixup": MixUp,
+    "resized_crop": RandomResizedCrop,
+    "rotation": RandomRotation,
+    "vertical_flip": RandomVerticalFlip,
+}
+
 __all__ = [
-    "Augmentation", "ColorJitter", "Compose", "CutMix", "Cutout", "GaussianNoise", "MixUp", "RandomAffine", "RandomCrop",
-    "RandomErasing", "RandomHorizontalFlip", "RandomResizedCrop", "RandomRotation", "RandomVerticalFlip",
+    "AUGMENTATIONS", "Augmentation", "ColorJitter", "Compose", "CutMix", "Cutout", "GaussianNoise", "MixUp", "RandomAffine",
+    "RandomCrop", "RandomErasing", "RandomHorizontalFlip", "RandomResizedCrop", "RandomRotation", "RandomVerticalFlip",
 ]  # fmt: skip
