@@ -101,16 +101,16 @@ def test_a_usage_error_is_status_2_and_says_what_would_be_right() -> None:
         assert result.exit_code == 2 and message in result.output
 
 
-def test_pictures_are_augmented(tmp_path: Path) -> None:
+def test_pictures_are_augmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """In training alone; mixed labels are counted by the class of the larger share."""
     changes = ("--augment", "crop:padding=2", "--augment", "horizontal_flip:p=0", "--augment", "mixup:alpha=0.2")
     run("train", "mlp", "--limit", "64", "--epochs", "2", "--target", "cpu", "--out", str(tmp_path), *changes)
     history = json.loads((tmp_path / "history.json").read_text())
     assert all(0 < value <= 1 for value in history["accuracy"])
     for wrong, message in (("flip", "no augment 'flip'; there is affine"), ("crop:pad=1", "did you mean padding?")):
-        assert message in fails("train", "mlp", "--augment", wrong, "--target", "cpu", "--out", str(tmp_path))
-    found = fails("train", "logistic", "--data", "iris", "--augment", "mixup", "--target", "cpu", "--out", str(tmp_path))
-    assert "changes pictures of classes" in found
+        assert message in fails(monkeypatch, capsys, "train", "mlp", "--augment", wrong, "--out", str(tmp_path))
+    words = ("train", "logistic", "--data", "iris", "--augment", "mixup", "--out", str(tmp_path))
+    assert "changes pictures of classes" in fails(monkeypatch, capsys, *words)
 
 
 def test_shells_complete_names(monkeypatch: pytest.MonkeyPatch) -> None:
