@@ -30,9 +30,8 @@ class Encoder(nn.Module):
 
     def __init__(self, tokens: int, size: int, depth: int, heads: int, inner: int, dropout: float) -> None:
         self.pos_embedding = nn.init.normal_(nn.Parameter(np.empty((1, tokens, size), np.float32)), std=0.02)
-        self.dropout, self.ln = nn.Dropout(dropout), nn.LayerNorm(size, 1e-6)
         blocks = {f"encoder_layer_{i}": EncoderBlock(size, heads, inner, dropout) for i in range(depth)}
-        self.layers = nn.Sequential(blocks)
+        self.dropout, self.layers, self.ln = nn.Dropout(dropout), nn.Sequential(blocks), nn.LayerNorm(size, 1e-6)
 
     def forward(self, input: Value) -> Value:
         return self.ln(self.layers(self.dropout(input + self.pos_embedding)))
