@@ -9,7 +9,7 @@ import networkx as nx
 from graphrt.index import axes
 from graphrt.ir import Value
 from graphrt.op import Kind
-from graphrt.schedule.group import Group, reads
+from graphrt.schedule.group import Group, pull, reads
 
 
 def obstacle(
@@ -46,8 +46,11 @@ def _same_element(group: Group, parameter: Value, v: Value) -> bool:
         alone = node in group.inlined or node is group.anchor or node.op.kind is Kind.REDUCTION  # reads all over the place
         alone = alone or (rows and group.index[node.outputs[0]] != group.index[v])  # or in another loop
         alone = alone or (rows and ready[node] > ready[v.node])  # or behind a later pass
-        at = node.inputs[-1].shape if alone and node.inputs else ()
-        for read in reads(node, axes("i", at) if alone else group.index[node.outputs[0]]):
-            if read.value is parameter and (alone or read.guards or read.index != group.index[v]):
+        if alone:
+            if any(read.value is parameter for x in node.inputs for read in pull(x, axes("i", x.shape))):
+                return False
+            continue
+        for read in reads(node, group.index[node.outputs[0]]):
+            if read.value is parameter and (read.guards or read.index != group.index[v]):
                 return False
     return True
