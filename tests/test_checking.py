@@ -94,7 +94,7 @@ def test_bisection_finds_a_stage(monkeypatch: pytest.MonkeyPatch, rng: np.random
     program = grt.compile(g, target=target)
     assert grt.bisect(program).different is None
     obstacle = place.obstacle
-    monkeypatch.setattr(place, "obstacle", lambda *args: "" if args[-1] else obstacle(*args))
+    monkeypatch.setattr(place, "obstacle", lambda *args: ("", "") if args[-1] else obstacle(*args))
     found = grt.bisect(program)
     assert found.stages == ["in_place"] and not found.decisions and "right without any" in str(found)
     np.testing.assert_array_equal(program.state["w"], g.initial["w"], "the state is left as it is")

@@ -170,7 +170,7 @@ def test_parameters_are_called_as_in_torchvision(name: str, expected: list[str])
 
 
 def test_unknown_model() -> None:
-    with pytest.raises(ArgumentError, match="no model 'vgg'; there is alexnet, alexnet_2012, char_lstm"):
+    with pytest.raises(ArgumentError, match="no model 'vgg'; did you mean vgg19"):
         models.get("vgg")
 
 

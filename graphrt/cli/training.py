@@ -27,6 +27,27 @@ Data = Annotated[
         autocompletion=names_of("cli.datasets", "DATA"),
     ),
 ]
+Optimizer = Annotated[
+    str,
+    typer.Option(
+        help="sgd, adam, adamw, muon, ...; with options as in adamw:betas=(0.9,0.98),eps=1e-6",
+        autocompletion=names_of("optim", "OPTIMIZERS"),
+    ),
+]
+Schedule = Annotated[
+    str,
+    typer.Option(
+        help="constant, step, cosine, linear, one_cycle, plateau, ...; with options as in step:milestones=(0.5,0.8)",
+        autocompletion=names_of("optim", "SCHEDULES"),
+    ),
+]
+Augment = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="horizontal_flip, crop:padding=4, mixup, ... of pictures in training; may be given several times",
+        autocompletion=names_of("nn.augment", "AUGMENTATIONS"),
+    ),
+]
 Checkpoint = Annotated[Path, typer.Argument(help="a checkpoint that graphrt train left, or its folder")]
 
 
@@ -36,30 +57,12 @@ def train(
     data: Data = "mnist",
     epochs: Annotated[int, typer.Option(min=1)] = 10,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    optimizer: Annotated[
-        str,
-        typer.Option(
-            help="sgd, adam, adamw, muon, ...; with options as in adamw:betas=(0.9,0.98),eps=1e-6",
-            autocompletion=names_of("optim", "OPTIMIZERS"),
-        ),
-    ] = "sgd",
+    optimizer: Optimizer = "sgd",
     lr: Annotated[float | None, typer.Option(help="base learning rate; 0.05 for sgd, else the optimizer's own")] = None,
     momentum: Annotated[float, typer.Option(help="of optimizers that have one")] = 0.9,
     weight_decay: Annotated[float, typer.Option(help="of optimizers that have it")] = 0.0,
-    schedule: Annotated[
-        str,
-        typer.Option(
-            help="constant, step, cosine, linear, one_cycle, plateau, ...; with options as in step:milestones=(0.5,0.8)",
-            autocompletion=names_of("optim", "SCHEDULES"),
-        ),
-    ] = "cosine",
-    augment: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="horizontal_flip, crop:padding=4, mixup, ... of pictures in training; may be given several times",
-            autocompletion=names_of("nn.augment", "AUGMENTATIONS"),
-        ),
-    ] = None,
+    schedule: Schedule = "cosine",
+    augment: Augment = None,
     warmup: Annotated[float, typer.Option(min=0, max=0.99, help="share of the training in which the rate rises")] = 0.0,
     autocast: Annotated[str | None, typer.Option(help="bfloat16 or float16: mixed precision")] = None,
     target: Target = "auto",

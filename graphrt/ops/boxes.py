@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
-from graphrt.ops.base import broadcast_shape, broadcast_to, full_precision, function, in_float32, require_float, tensor
+from graphrt.ops.base import (
+    broadcast_shape,
+    broadcast_to,
+    full_precision,
+    function,
+    in_float32,
+    integers,
+    require_float,
+    tensor,
+)
 from graphrt.ops.composite import clamp, square
 from graphrt.ops.elementwise import eq, exp, ge, log, logical_and, lt, maximum, minimum, stop_gradient, where
 from graphrt.ops.extremum import argmax
@@ -79,8 +88,11 @@ def box_convert(boxes: Value, in_fmt: str, out_fmt: str) -> Value:
 @function
 @in_float32
 def clip_boxes_to_image(boxes: Value, size: Sequence[int]) -> Value:
-    """``boxes`` [..., N, 4] cut to a picture of ``size`` (H, W)."""
-    boxes, (height, width) = require_boxes(boxes, 4), size
+    """``boxes`` [..., N, 4] cut to a picture of ``size`` (H, W). Raises ArgumentError, ShapeError."""
+    boxes, sides = require_boxes(boxes, 4), integers(size, "size", 0)
+    if len(sides) != 2:
+        raise ArgumentError(f"size must be (H, W), got {size!r}")
+    height, width = sides
     return stack([clamp(boxes[..., i], 0.0, float((width, height)[i % 2])) for i in range(4)], -1)
 
 

@@ -22,6 +22,7 @@ def sigmoid_focal_loss(input: Value, target: Value, alpha: float = 0.25, gamma: 
     if not (0.0 <= alpha <= 1.0 or alpha == -1) or gamma < 0:
         raise ArgumentError(f"alpha must lie in [0, 1] or be -1 and gamma be at least 0, got {alpha} and {gamma}")
     same_shape(input, target)
+    require_float(input.dtype, "input")
     goal = cast(target, input.dtype)
     p = sigmoid(input)
     wrong = p * (1.0 - goal) + (1.0 - p) * goal
