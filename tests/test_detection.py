@@ -292,59 +292,54 @@ def test_what_does_not_fit_is_refused(name: str, build: Any) -> None:
         build(grt.Graph())
 
 
-def _boxes(g: grt.Graph, *shape: int, name: str = "boxes") -> grt.Value:
+def _some(g: grt.Graph, *shape: int, name: str = "boxes") -> grt.Value:
     return g.input(name, shape or (3, 4))
 
 
 BAD: list[tuple[str, Callable[[grt.Graph], Any]]] = [
-    ("box_convert", lambda g: F.box_convert(_boxes(g), "xyxy", "corners")),
-    ("box_convert", lambda g: F.box_convert(_boxes(g, 3, 5), "xyxy", "xywh")),
-    ("box_convert", lambda g: F.box_convert(_boxes(g), None, "xywh")),
-    ("clip_boxes_to_image", lambda g: F.clip_boxes_to_image(_boxes(g, 3, 5), (8, 8))),
-    ("clip_boxes_to_image", lambda g: F.clip_boxes_to_image(_boxes(g), (8,))),
-    ("clip_boxes_to_image", lambda g: F.clip_boxes_to_image(_boxes(g), "large")),
+    *WRONG,
+    ("box_convert", lambda g: F.box_convert(_some(g, 3, 5), "xyxy", "xywh")),
+    ("box_convert", lambda g: F.box_convert(_some(g), None, "xywh")),
+    ("clip_boxes_to_image", lambda g: F.clip_boxes_to_image(_some(g, 3, 5), (8, 8))),
+    ("clip_boxes_to_image", lambda g: F.clip_boxes_to_image(_some(g), (8,))),
+    ("clip_boxes_to_image", lambda g: F.clip_boxes_to_image(_some(g), "large")),
     *(
         (f.__name__, wrong)
         for f in (F.generalized_box_iou, F.distance_box_iou, F.complete_box_iou)
         for wrong in (
-            lambda g, f=f: f(_boxes(g), _boxes(g, 3, 5, name="others")),
-            lambda g, f=f: f(_boxes(g, 2, 3, 4), _boxes(g, 3, 3, 4, name="others")),
-            lambda g, f=f: f(_boxes(g), [0, 0, 1, 1]),
+            lambda g, f=f: f(_some(g), _some(g, 3, 5, name="others")),
+            lambda g, f=f: f(_some(g, 2, 3, 4), _some(g, 3, 3, 4, name="others")),
+            lambda g, f=f: f(_some(g), [0, 0, 1, 1]),
         )
     ),
     *(
         (f.__name__, wrong)
         for f in (F.generalized_box_iou_loss, F.distance_box_iou_loss, F.complete_box_iou_loss)
         for wrong in (
-            lambda g, f=f: f(_boxes(g), _boxes(g, 3, 5, name="others")),
-            lambda g, f=f: f(_boxes(g), _boxes(g, 2, 4, name="others")),
-            lambda g, f=f: f(_boxes(g), _boxes(g, name="others"), "median"),
+            lambda g, f=f: f(_some(g), _some(g, 3, 5, name="others")),
+            lambda g, f=f: f(_some(g), _some(g, 2, 4, name="others")),
+            lambda g, f=f: f(_some(g), _some(g, name="others"), "median"),
         )
     ),
-    ("encode_boxes", lambda g: F.encode_boxes(_boxes(g), _boxes(g, name="anchors"), (1.0, 1.0))),
-    ("encode_boxes", lambda g: F.encode_boxes(_boxes(g), _boxes(g, name="anchors"), (1.0, 1.0, 0.0, 1.0))),
-    ("encode_boxes", lambda g: F.encode_boxes(_boxes(g), _boxes(g, 3, 5, name="anchors"))),
-    ("decode_boxes", lambda g: F.decode_boxes(_boxes(g), _boxes(g, name="anchors"), "heavy")),
-    ("decode_boxes", lambda g: F.decode_boxes(_boxes(g, 3, 5), _boxes(g, name="anchors"))),
-    ("decode_boxes", lambda g: F.decode_boxes(_boxes(g), _boxes(g, 2, 4, name="anchors"))),
-    ("match_boxes", lambda g: F.match_boxes(g.input("iou", (2, 5)), g.input("m", (2,)), 0.5)),
-    ("match_boxes", lambda g: F.match_boxes(g.input("iou", (2, 5)), g.input("m", (2,), "bool"), 0.3, 0.5)),
-    ("match_boxes", lambda g: F.match_boxes(g.input("iou", (2, 5)), g.input("m", (2,), "bool"), 0.5, rescue="all")),
-    ("gather_rows", lambda g: F.gather_rows(g.input("x", (4,)), g.input("i", (2,), "int64"))),
+    ("encode_boxes", lambda g: F.encode_boxes(_some(g), _some(g, name="anchors"), (1.0, 1.0, 0.0, 1.0))),
+    ("encode_boxes", lambda g: F.encode_boxes(_some(g), _some(g, 3, 5, name="anchors"))),
+    ("decode_boxes", lambda g: F.decode_boxes(_some(g), _some(g, name="anchors"), "heavy")),
+    ("decode_boxes", lambda g: F.decode_boxes(_some(g, 3, 5), _some(g, name="anchors"))),
+    ("decode_boxes", lambda g: F.decode_boxes(_some(g), _some(g, 2, 4, name="anchors"))),
+    ("match_boxes", lambda g: F.match_some(g.input("iou", (2, 5)), g.input("m", (2,)), 0.5)),
+    ("match_boxes", lambda g: F.match_some(g.input("iou", (2, 5)), g.input("m", (2,), "bool"), 0.3, 0.5)),
+    ("match_boxes", lambda g: F.match_some(g.input("iou", (2, 5)), g.input("m", (2,), "bool"), 0.5, rescue="all")),
     ("gather_rows", lambda g: F.gather_rows(g.input("x", (2, 4, 3)), g.input("i", (3, 2), "int64"))),
     ("gather_rows", lambda g: F.gather_rows(g.input("x", (4, 3)), g.input("i", (2,)))),
-    ("batched_nms", lambda g: F.batched_nms(_boxes(g), g.input("s", (3,)), g.input("i", (3,)), 0.5)),
-    ("batched_nms", lambda g: F.batched_nms(_boxes(g), g.input("s", (2,)), g.input("i", (2,), "int64"), 0.5)),
-    ("batched_nms", lambda g: F.batched_nms(_boxes(g), g.input("s", (3,)), g.input("i", (3,), "int64"), 1.5)),
-    ("soft_nms", lambda g: F.soft_nms(_boxes(g), g.input("s", (3,)), 4)),
-    ("soft_nms", lambda g: F.soft_nms(_boxes(g), g.input("s", (3,)), 2, 0.0)),
-    ("soft_nms", lambda g: F.soft_nms(_boxes(g), g.input("s", (2,)), 2)),
+    ("batched_nms", lambda g: F.batched_nms(_some(g), g.input("s", (2,)), g.input("i", (2,), "int64"), 0.5)),
+    ("batched_nms", lambda g: F.batched_nms(_some(g), g.input("s", (3,)), g.input("i", (3,), "int64"), 1.5)),
+    ("soft_nms", lambda g: F.soft_nms(_some(g), g.input("s", (3,)), 2, 0.0)),
+    ("soft_nms", lambda g: F.soft_nms(_some(g), g.input("s", (2,)), 2)),
     ("masked_topk", lambda g: F.masked_topk(g.input("x", (3,)), g.input("m", (3,)), 2)),
-    ("masked_topk", lambda g: F.masked_topk(g.input("x", (3,)), g.input("m", (2,), "bool"), 2)),
     ("masked_topk", lambda g: F.masked_topk(g.input("x", (3,)), g.input("m", (3,), "bool"), 4)),
-    ("crop_and_resize", lambda g: F.crop_and_resize(g.input("x", (3, 8, 8)), _boxes(g, 2, 5), 4)),
-    ("crop_and_resize", lambda g: F.crop_and_resize(g.input("x", (1, 3, 8, 8)), _boxes(g), 4)),
-    ("crop_and_resize", lambda g: F.crop_and_resize(g.input("x", (1, 3, 8, 8)), _boxes(g, 2, 5), 0)),
+    ("crop_and_resize", lambda g: F.crop_and_resize(g.input("x", (3, 8, 8)), _some(g, 2, 5), 4)),
+    ("crop_and_resize", lambda g: F.crop_and_resize(g.input("x", (1, 3, 8, 8)), _some(g), 4)),
+    ("crop_and_resize", lambda g: F.crop_and_resize(g.input("x", (1, 3, 8, 8)), _some(g, 2, 5), 0)),
     *(
         (f.__name__, wrong)
         for f in (F.sigmoid_focal_loss, F.dice_loss)
