@@ -254,7 +254,7 @@ def test_an_interruption_leaves_the_state_whole(updates: bool, monkeypatch: pyte
             library.graphrt_launch(number, table)
             launched.append(number)
             if number == 1:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
     feeds = {"x": np.full((8, 8), 0.5, np.float32)}
     monkeypatch.setattr(binary, "_library", Interrupted())
