@@ -27,6 +27,7 @@ NEWEST = onnx.defs.onnx_opset_version()
 REFUSED = {  # by name, as an op that ONNX has no form for
     **dict.fromkeys(("atan2", "erfinv", "erfc"), "has no ONNX operator"),
     **dict.fromkeys(("bitwise_left_shift", "bitwise_right_shift"), "BitShift takes unsigned integers only"),
+    **dict.fromkeys(("attention_dq", "attention_dkv", "attention_dscores"), "has no ONNX form"),
     **dict.fromkeys(("conv_wgrad", "max_pool_grad", "max_pool_gather", "sum_pool_grad", "nms", "svd", "lu", "recurrence",
                      "uniform"), "has no ONNX form"),
 }  # fmt: skip

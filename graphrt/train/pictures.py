@@ -10,6 +10,8 @@ import numpy as np
 
 from graphrt.files import whole
 
+__all__ = ["boxed", "grid", "painted", "plain", "save_picture"]
+
 COLOURS = np.array([[255, 80, 80], [80, 220, 100], [110, 150, 255], [250, 210, 60], [220, 100, 230]], np.uint8)
 
 

@@ -25,6 +25,8 @@ from graphrt.train.average_precision import MeanAveragePrecision
 from graphrt.train.pictures import boxed, grid, painted, plain
 from graphrt.train.trainer import Trainer
 
+__all__ = ["TASKS", "Task", "get"]
+
 GROUND = 0.3  # about the mean of the pixels, which networks see without it
 
 
