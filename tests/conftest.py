@@ -7,6 +7,7 @@ interpret; ``make test`` runs both.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ from graphrt.types import as_dtype
 
 hypothesis.settings.register_profile("graphrt", deadline=None, derandomize=True, max_examples=25, print_blob=False)
 hypothesis.settings.load_profile("graphrt")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 

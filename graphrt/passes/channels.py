@@ -35,12 +35,14 @@ def pad_channels(graph: Graph, times: Times | None, decisions: list[Decision]) -
     wanted: dict[str, int] = {}  # channels of each convolution
     for x, nodes in readers.items():
         size = x.dtype.itemsize
-        widths = [n for v in VECTORS if (n := -(-x.shape[1] * size // v) * v // size) < 2 * x.shape[1]]  # not twice the work
+        widths = [-(-x.shape[1] * size // v) * v // size for v in VECTORS]
+        widths = [n for n in widths if x.shape[1] < n < 2 * x.shape[1]]  # not twice the work
         if x.shape[1] * size < max(VECTORS) and widths:
             saved, channels = max(((_saved(x, nodes, n, times), n) for n in widths), key=lambda found: (found[0], -found[1]))
             gain = f"predicted to save {1e6 * saved:.1f} us" if saved > 0 else f"predicted to lose {-1e6 * saved:.1f} us"
             reason = f"{x.shape[1]} channels padded to {channels}: {gain}"
-            decisions += [Decision("channels", n.name, x.node.name, saved > 0, reason) for n in nodes]
+            change = "" if saved > 0 else "the loads that it saves took longer than the pass that pads"
+            decisions += [Decision("channels", n.name, x.node.name, saved > 0, reason, change=change) for n in nodes]
             wanted |= {n.name: channels for n in nodes if saved > 0}
     if not wanted:
         return graph
