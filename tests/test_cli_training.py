@@ -107,7 +107,13 @@ def test_pictures_are_augmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     run("train", "mlp", "--limit", "64", "--epochs", "2", "--target", "cpu", "--out", str(tmp_path), *changes)
     history = json.loads((tmp_path / "history.json").read_text())
     assert all(0 < value <= 1 for value in history["accuracy"])
-    for wrong, message in (("flip", "no augment 'flip'; there is affine"), ("crop:pad=1", "did you mean padding?")):
+    for wrong, message in (
+        ("flip", "no augment 'flip'; there is affine"),
+        ("crop:pad=1", "did you mean padding?"),
+        ("horizontal_flip:p=often", "p is a number, got often"),
+        ("affine:scale=2", "scale is in brackets"),
+        ("rotation", "degrees"),
+    ):
         assert message in fails(monkeypatch, capsys, "train", "mlp", "--augment", wrong, "--out", str(tmp_path))
     words = ("train", "logistic", "--data", "iris", "--augment", "mixup", "--out", str(tmp_path))
     assert "changes pictures of classes" in fails(monkeypatch, capsys, *words)

@@ -182,6 +182,8 @@ def test_step_functions_that_do_not_fit() -> None:
         pair(optimizer={"critic": 3})
     with pytest.raises(ArgumentError, match="no parameter is named like 'generatr"):
         pair(optimizer={"critic": optim.SGD(0.1), "generatr": optim.SGD(0.1)}).step(x, z)
+    with pytest.raises(ArgumentError, match=r"critic\.\S+ has no optimizer: the parts that have one are generator"):
+        pair(optimizer={"generator": optim.SGD(0.1)}).step(x, z)
     with pytest.raises(NumericError, match="x holds NaN"):
         pair().step(np.full_like(x, np.nan), z)
 

@@ -84,7 +84,8 @@ def made(kind: str, text: str, table: Mapping[str, Callable[..., Any]], **defaul
     if name not in table:
         raise ArgumentError(unknown(kind, name, table))
     make = table[name]
-    known = list(inspect.signature(make).parameters)
+    parameters = inspect.signature(make).parameters
+    known = list(parameters)
     given = {key: value for key, value in defaults.items() if key in known}
     for part in _parts(rest):
         key, equals, value = part.partition("=")
@@ -92,10 +93,14 @@ def made(kind: str, text: str, table: Mapping[str, Callable[..., Any]], **defaul
             raise ArgumentError(f"--{kind} {text}: {part!r} is no key=value, as in {name}:key=value,key=value")
         if key not in known:
             raise ArgumentError(f"--{kind} {text}: {unknown('option', key, known)}")
-        given[key] = _value(value)
+        given[key] = found = _value(value)
+        usual = parameters[key].default
+        for kinds, what in (((int, float), "a number"), ((tuple,), "in brackets, as in (0.5,0.8)")):
+            if isinstance(usual, kinds) and not isinstance(found, (*kinds, list, type(None))):
+                raise ArgumentError(f"--{kind} {text}: {key} is {what}, got {value}")
     try:
         return make(**given)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ArgumentError(f"--{kind} {text}: {error}") from None
 
 

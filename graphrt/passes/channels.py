@@ -21,8 +21,6 @@ from graphrt.passes.rewrite import rewrite
 from graphrt.passes.siblings import Times, filters
 from graphrt.passes.simplify import dead_code
 
-VECTORS = (8, 16)  # bytes of a load
-
 
 def pad_channels(graph: Graph, times: Times | None, decisions: list[Decision]) -> Graph:
     """``graph`` with the images padded for which that is predicted to gain; appends to ``decisions``."""
@@ -35,9 +33,9 @@ def pad_channels(graph: Graph, times: Times | None, decisions: list[Decision]) -
     wanted: dict[str, int] = {}  # channels of each convolution
     for x, nodes in readers.items():
         size = x.dtype.itemsize
-        widths = [-(-x.shape[1] * size // v) * v // size for v in VECTORS]
+        widths = [-(-x.shape[1] * size // v) * v // size for v in times.loads]
         widths = [n for n in widths if x.shape[1] < n < 2 * x.shape[1]]  # not twice the work
-        if x.shape[1] * size < max(VECTORS) and widths:
+        if widths and x.shape[1] * size < max(times.loads):
             saved, channels = max(((_saved(x, nodes, n, times), n) for n in widths), key=lambda found: (found[0], -found[1]))
             gain = f"predicted to save {1e6 * saved:.1f} us" if saved > 0 else f"predicted to lose {-1e6 * saved:.1f} us"
             reason = f"{x.shape[1]} channels padded to {channels}: {gain}"

@@ -29,11 +29,12 @@ from graphrt.passes.simplify import dead_code
 @dataclass(frozen=True)
 class Times:
     """The predictions of a target, in seconds: of a convolution or gradient with so many filters on so many channels (None:
-    its own), of moving a byte, and of a launch."""
+    its own), of moving a byte, and of a launch. ``loads`` are bytes of loads beside which narrower ones are known to cost."""
 
     convolution: Callable[..., float]
     byte: float
     launch: float
+    loads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

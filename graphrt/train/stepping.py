@@ -5,7 +5,7 @@ net, x, y ─▶ step function ─▶ minimize(loss, part), once or several time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,19 +24,28 @@ Optimizers = Optimizer | Mapping[str, Optimizer]
 class Minimize:
     """Updates parameters along the gradient of a loss, as a step function asks; in evaluation it does nothing.
 
-    ``scaled`` says that losses are scaled, as float16 wants. ``stepped`` gets the parameters' new values, which modules called
-    from then on read; no gradient flows through an update.
+    ``parts`` are the names of those that have an optimizer of their own. ``scaled`` says that losses are scaled, as float16
+    wants. ``stepped`` gets the parameters' new values, which modules called from then on read; no gradient flows through an
+    update.
     """
 
-    def __init__(self, graph: Graph, optimizer: Optimizer | None, scaled: bool, stepped: dict[Parameter, Value]) -> None:
-        self.graph, self.optimizer, self.scaled, self.stepped = graph, optimizer, scaled, stepped
+    def __init__(
+        self,
+        graph: Graph,
+        optimizer: Optimizer | None,
+        parts: Collection[str],
+        scaled: bool,
+        stepped: dict[Parameter, Value],
+    ) -> None:
+        self.graph, self.optimizer, self.parts, self.scaled, self.stepped = graph, optimizer, parts, scaled, stepped
         self.grads: list[Value] = []  # of all parameters that were updated
         self._calls = 0
 
     def __call__(self, loss: Value, part: Module | None = None) -> None:
         """Updates the trainable parameters of ``part`` of the network, or all, by the gradient of the scalar ``loss``.
 
-        Raises ArgumentError where there are none, GraphError where a parameter was updated in this step already.
+        Raises ArgumentError where there are none, or one has no optimizer, GraphError where a parameter was updated in this
+        step already.
         """
         if self.optimizer is None:
             return
@@ -45,6 +54,9 @@ class Minimize:
         params = [p for p in graph.parameters() if own is None or p.name in own]
         if not params:
             raise ArgumentError(f"{'the network' if part is None else type(part).__name__} has no trainable parameters")
+        for p in params if self.parts else ():
+            if not any(p.name.startswith(f"{name}.") for name in self.parts):
+                raise ArgumentError(f"{p.name} has no optimizer: the parts that have one are {', '.join(self.parts)}")
         lr = graph.sources["lr"].outputs[0] if "lr" in graph.sources else graph.input("lr")
         if self.scaled:
             scaler = GradScaler(name=f"scaler{self._calls or ''}")

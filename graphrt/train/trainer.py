@@ -110,6 +110,7 @@ class Trainer:
         if optimizer is None or (loss is None) == (step is None):
             raise ArgumentError("a Trainer needs an optimizer, and either a loss or a step function")
         self.net, self.loss, self.step_function, self.optimizer = net, loss, step, made_one(optimizer)
+        self.parts = tuple(optimizer) if isinstance(optimizer, Mapping) else ()  # that have an optimizer of their own
         self.augment = None if augment is None else Compose(augment if isinstance(augment, list | tuple) else [augment])
         self.schedule: LRSchedule = schedule or Constant()
         self.objective = Objective(loss, metrics)
@@ -155,7 +156,7 @@ class Trainer:
             x, y = self.augment(x, y)
             labels = classes_of(y, labels)
         with stepped() as table:
-            minimize = Minimize(graph, self.optimizer if training else None, half, table)
+            minimize = Minimize(graph, self.optimizer if training else None, self.parts, half, table)
             if self.step_function is None:
                 self.objective.outputs(graph, called(self.net, x), y, labels, weight, not training)
                 return minimize

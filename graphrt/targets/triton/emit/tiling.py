@@ -230,7 +230,8 @@ def times(options: Options) -> Times:
         moved = itemsize * (g.N * (image + result) + g.C * filters * g.R * g.S)
         return (max(found[0][0], moved * byte) + cost.LAUNCH) / CLOCK
 
-    return Times(convolution, byte / CLOCK, cost.LAUNCH / CLOCK)
+    loads = (8, 16) if options.arch.startswith("sm_") else ()  # an AMD compiler's narrow loads were not looked at
+    return Times(convolution, byte / CLOCK, cost.LAUNCH / CLOCK, loads)
 
 
 def on_load(options: Options) -> OnLoad:
