@@ -82,11 +82,16 @@ def compile(  # noqa: A001 - the name every framework has for it
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
     if example_inputs is not None:
-        outputs = next(TRACERS[kind] for kind in type(outputs).__mro__ if kind in TRACERS)(outputs, example_inputs)
+        outputs = trace(outputs, example_inputs)
     target = target if precision == "float32" else f"{target}:{precision}"
     settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid)
     with _uncollected():
         return _compile(outputs, target, state, settings)
+
+
+def trace(model: Any, example_inputs: Any) -> Graph:
+    """The graph of a model of a class in ``TRACERS``, called with ``example_inputs``."""
+    return next(TRACERS[kind] for kind in type(model).__mro__ if kind in TRACERS)(model, example_inputs)
 
 
 @contextmanager

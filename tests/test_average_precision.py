@@ -56,6 +56,9 @@ def test_what_does_not_fit_is_refused() -> None:
     slots = {"class": np.zeros((2, 3), int), "box": np.zeros((2, 3, 4))}
     with pytest.raises(ShapeError, match="score must have"):
         precision.add({**slots, "score": np.zeros((2, 2))}, slots)
+    with pytest.raises(ArgumentError, match="class holds 7, and there are the classes 0 to"):
+        one = {"class": np.array([[7]]), "score": np.ones((1, 1)), "box": np.ones((1, 1, 4))}
+        MeanAveragePrecision(2).add(one, one)
     with pytest.raises(ShapeError, match="1 pictures"):
         precision.add({**{n: a[:1] for n, a in slots.items()}, "score": np.zeros((1, 3))}, slots)
 

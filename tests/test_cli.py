@@ -130,6 +130,14 @@ def test_compile_writes_a_program_for_a_machine(tmp_path: Path, target: str) -> 
     assert graphrt.load(tmp_path / "eval.grt", target=run_as)(x=x)["out"].shape == (4, 10)
 
 
+def test_a_file_that_is_no_onnx_model_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "words.onnx"
+    path.write_text("hello world")
+    assert "cannot be read as an ONNX model" in fails(monkeypatch, capsys, "explain", str(path))
+
+
 def test_flags_and_version() -> None:
     assert "GRAPHRT_CACHE" in run("flags")
     assert run("version").startswith("0.1.0")
@@ -140,8 +148,12 @@ def test_flags_and_version() -> None:
     [
         (["train", "xyz"], "no model 'xyz'; there is alexnet, alexnet_2012"),
         (["train", "lenet"], "no model 'lenet'; did you mean lenet5 or "),
-        (["train", "resnet20", "--data", "iris"], "resnet20 takes pictures, the data has numbers; logistic, playground fit"),
-        (["train", "gpt_small"], "gpt_small takes text, the data has pictures; alexnet, "),
+        (
+            ["train", "resnet20", "--data", "iris"],
+            "takes pictures, the data has numbers; networks for such examples are ",
+        ),
+        (["train", "gpt_small"], "gpt_small takes text, the data has pictures; networks for such examples are alexnet, "),
+        (["train", "conv_autoencoder"], "has no last layer that is made for a number of outputs, and the data has 10"),
         (["train", "mlp", "--data", "cifar"], "no data 'cifar'; there is mnist, digits"),
         (["train", "mlp", "--data", "minst"], "no data 'minst'; did you mean mnist or "),
         (["train", "mlp", "--optimizer", "adm"], "no optimizer 'adm'; did you mean adam or radam or nadam? There is sgd"),
@@ -203,7 +215,7 @@ def test_an_interrupted_run_keeps_its_epochs(tmp_path: Path) -> None:
     assert {p.name for p in out.iterdir()} == {"checkpoint.safetensors", "curves.png", "history.json"}
     done = len(json.loads((out / "history.json").read_text())["loss"])
     assert f"graphrt: interrupted; {out / 'checkpoint.safetensors'} is of epoch {done}, and --resume goes on from it" in error
-    run(*common, "--epochs", str(done + 2), "--out", str(out), "--resume", str(out / "checkpoint.safetensors"))
+    run(*common, "--epochs", str(done + 2), "--out", str(out), "--resume", str(out))
     run(*common, "--epochs", str(done + 2), "--out", str(other))
     whole, parts = (json.loads((p / "history.json").read_text())["loss"] for p in (other, out))
     assert len(whole) == done + 2 and whole == parts

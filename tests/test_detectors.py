@@ -180,7 +180,7 @@ def test_the_loss_of_yolo() -> None:
     size, s, b, c = 64, 3, 2, 3
     output, target = rng.uniform(0.05, 0.9, (2, s, s, 5 * b + c)).astype(np.float32), truths(size)
     out = run(models.YOLOLoss(b, size), {"all": output}, target, ["all"])
-    expected = dict.fromkeys(models.YOLOLoss.PARTS, 0.0)
+    expected = dict.fromkeys(models.YOLOLoss.names, 0.0)
     for n in range(2):
         owner: dict[tuple[int, int], int] = {}
         for k in np.flatnonzero(target["present"][n]):

@@ -119,6 +119,8 @@ def test_commands_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert (tmp_path / "matrix.png").exists()
     error = fails(monkeypatch, capsys, "see", "saliencies", str(tmp_path / "lenet5"))
     assert "no picture 'saliencies'; did you mean saliency?" in error
+    error = fails(monkeypatch, capsys, "see", "activations", str(tmp_path / "lenet5"), "--layer", "nope")
+    assert "no layer 'nope'; there is" in error
 
 
 # --- gradients ----------------------------------------------------------------------------------------------------

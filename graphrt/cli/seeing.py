@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from graphrt.cli.options import Target, show
-from graphrt.cli.training import Checkpoint, trained
+from graphrt.cli.training import Checkpoint, checkpoint_of, trained
 from graphrt.errors import ArgumentError, unknown
 
 commands = typer.Typer()
@@ -39,6 +39,7 @@ def see(
 ) -> None:
     """Draws what a trained network does to a PNG: its filters, activations, gradients, and which pixels decide."""
     from graphrt import visualize
+    from graphrt.visualize.layers import probe
 
     if what not in KINDS:
         raise ArgumentError(unknown("picture", what, KINDS))
@@ -47,8 +48,7 @@ def see(
     if what == "curves":
         from graphrt.train import History, read_metadata
 
-        file = checkpoint / "checkpoint.safetensors" if checkpoint.is_dir() else checkpoint
-        visualize.curves(History.from_json(read_metadata(file)["history"]), path)
+        visualize.curves(History.from_json(read_metadata(checkpoint_of(checkpoint))["history"]), path)
     elif what == "filters":
         visualize.filters(net, path, layer or None)
     elif what == "units":
@@ -58,6 +58,8 @@ def see(
         visualize.image_grid(found, [notes["classes"][u] if not layer else str(u) for u in units], path)
     else:
         x, y = _examples(files or [], notes, intake, count if what != "boundary" else 1000)
+        if layer:
+            probe(net, x[:1]).layer(layer)  # says which there are, if it is none
         _DRAWN[what](visualize, trainer, x, y, layer or _last_maps(net, x), path, target)
     typer.echo(f"{path}: {KINDS[what]}")
 

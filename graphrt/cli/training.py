@@ -68,7 +68,7 @@ def train(
     target: Target = "auto",
     seed: Annotated[int, typer.Option(min=0, help="of weights and the order of examples")] = 0,
     limit: Annotated[int, typer.Option(min=0, help="train on the first so many examples only; 0 means all")] = 0,
-    resume: Annotated[Path | None, typer.Option(help="a checkpoint to go on from")] = None,
+    resume: Annotated[Path | None, typer.Option(help="a checkpoint to go on from, or its folder")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the results (runs/MODEL)")] = None,
     config: Config = None,
 ) -> None:
@@ -96,7 +96,7 @@ def train(
     trainer, training, test = _prepared(model, data, limit, augment or [], settings)
     results = Results(out or Path("runs") / model, model)
     if resume is not None:
-        trainer.load(resume)
+        trainer.load(checkpoint_of(resume))
         results.keep(trainer)
     _fit(trainer, (training, test), epochs, batch_size, results)
     program = trainer.program("train", *training.rows(np.arange(min(batch_size, len(training)))))
@@ -171,9 +171,10 @@ def _fitting(model: str, shape: tuple[int, ...], outputs: int) -> tuple[Any, dic
             and "num_classes" in inspect.signature(m.build).parameters
         ]
         wants = "text" if one.dtype != "float32" else kinds.get(len(takes), str(list(takes)))
-        raise ArgumentError(
-            f"{model} takes {wants}, the data has {kinds.get(len(shape), list(shape))}; {', '.join(fitting)} fit"
-        )
+        has = f"takes {wants}, the data has {kinds.get(len(shape), list(shape))}"
+        if one.dtype == "float32" and len(takes) == len(shape):
+            has = f"has no last layer that is made for a number of outputs, and the data has {outputs}"
+        raise ArgumentError(f"{model} {has}; networks for such examples are {', '.join(fitting)}")
     return one.build, settings, takes
 
 
@@ -195,6 +196,14 @@ def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
     show(rows.items())
 
 
+def checkpoint_of(path: Path) -> Path:
+    """The checkpoint that ``path`` is, or is the folder of. Raises InputError."""
+    path = path / "checkpoint.safetensors" if path.is_dir() else path
+    if not path.exists():
+        raise InputError(f"there is no checkpoint {path}; graphrt train MODEL leaves one in runs/MODEL")
+    return path
+
+
 def trained(path: Path, target: str) -> tuple[Any, Mapping[str, Any], Any]:
     """The trainer of a checkpoint's network, its notes, and its intake. Raises InputError."""
     from graphrt import load_weights, models, nn, optim
@@ -203,9 +212,7 @@ def trained(path: Path, target: str) -> tuple[Any, Mapping[str, Any], Any]:
     from graphrt.train import Trainer, read_metadata
 
     prepare(target)
-    path = path / "checkpoint.safetensors" if path.is_dir() else path
-    if not path.exists():
-        raise InputError(f"there is no checkpoint {path}; graphrt train MODEL leaves one in runs/MODEL")
+    path = checkpoint_of(path)
     notes = read_metadata(path).get("notes", {})
     if missing := [name for name in ("model", "settings", "classes", "intake") if name not in notes]:
         raise InputError(f"{path} does not say of which network it is ({', '.join(missing)}): graphrt train left no such file")

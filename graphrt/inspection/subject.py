@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrt import models, nn, optim
-from graphrt.compiler import TRACERS
+from graphrt.compiler import trace
 from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Value
 from graphrt.targets.saved import MANIFEST, read_explain
@@ -93,13 +93,11 @@ def find(name: str, target: str, batch: int, training: bool, dtype: str, argumen
 def _onnx(path: str, batch: int) -> Graph:
     """The graph of an ONNX file, its open dimensions of size ``batch``."""
     from graphrt.frontends.onnx import from_onnx
+    from graphrt.frontends.onnx.model import read_model
 
     if not Path(path).is_file():
         raise ArgumentError(f"there is no file {path}")
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
-    dims = [d for x in model.graph.input for d in x.type.tensor_type.shape.dim]
+    dims = [d for x in read_model(path).graph.input for d in x.type.tensor_type.shape.dim]
     return from_onnx(path, shapes={d.dim_param: batch for d in dims if d.dim_param})
 
 
@@ -122,5 +120,5 @@ def _called(file: Path, function: str) -> Any:
     made = found()
     if isinstance(made, tuple) and len(made) == 2 and not isinstance(made[0], Value):
         model, inputs = made
-        return next(TRACERS[kind] for kind in type(model).__mro__ if kind in TRACERS)(model, inputs)
+        return trace(model, inputs)
     return made

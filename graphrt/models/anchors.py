@@ -6,7 +6,9 @@ of a place one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,6 +114,24 @@ def kept(
         "class": F.where(good, F.gather(label, 1, order), -1),
         "anchor": F.where(good, F.gather(anchor, 1, order), -1),
     }
+
+
+class LossOfParts(nn.Module):
+    """Base of losses of detectors: the sum of the ``parts`` called ``names``, which are metrics of Trainer too."""
+
+    names: tuple[str, ...] = ("class", "box")
+
+    def parts(self, output: Any, target: Any) -> Mapping[str, Value]:
+        """The parts of the loss, scalars by name."""
+        raise ArgumentError(f"{type(self).__name__} must define parts(self, output, target)")
+
+    def forward(self, output: Any, target: Any) -> Value:
+        parts = self.parts(output, target)
+        return functools.reduce(operator.add, [parts[name] for name in self.names])
+
+    def metrics(self) -> dict[str, Any]:
+        """Each part as a metric of Trainer."""
+        return {name: lambda output, target, name=name: self.parts(output, target)[name] for name in self.names}
 
 
 class Detector(nn.Module):

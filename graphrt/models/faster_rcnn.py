@@ -8,14 +8,14 @@ image ─▶ trunk ─▶ maps ─▶ 3x3 ─▶ for each anchor: object or not,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import graphrt.ops as F
 from graphrt import nn
 from graphrt.errors import ArgumentError
 from graphrt.ir import Value
-from graphrt.models.anchors import anchor_boxes, by_place
+from graphrt.models.anchors import LossOfParts, anchor_boxes, by_place
 from graphrt.models.fpn import FPN, Pyramid, ResNetMaps
 from graphrt.models.resnet import Bottleneck, ResNet
 from graphrt.models.ssd import box_loss
@@ -204,18 +204,15 @@ class FasterRCNN(nn.Module):
         return F.reshape(boxes, deltas.shape), scores[..., 1:]
 
 
-class SumOfLosses(nn.Module):
+class SumOfLosses(LossOfParts):
     """The loss of a network that returns its losses itself, scalars by name: the sum of those called ``names``."""
 
     def __init__(self, names: Sequence[str] = ("objectness", "rpn_box", "class", "box")) -> None:
         self.names = tuple(names)
 
-    def forward(self, output: dict[str, Value], target: Any) -> Value:
-        return sum((output[name] for name in self.names[1:]), output[self.names[0]])
-
-    def metrics(self) -> dict[str, Any]:
-        """Each of them as a metric of Trainer."""
-        return {name: lambda output, target, name=name: output[name] for name in self.names}
+    def parts(self, output: Mapping[str, Value], target: Any) -> Mapping[str, Value]:
+        """The losses that the network returned."""
+        return output
 
 
 def fasterrcnn_resnet50_fpn(num_classes: int = 90) -> nn.Module:

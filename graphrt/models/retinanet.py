@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import graphrt.ops as F
 from graphrt import nn
 from graphrt.ir import Value
-from graphrt.models.anchors import anchor_boxes, by_place
+from graphrt.models.anchors import LossOfParts, anchor_boxes, by_place
 from graphrt.models.fpn import FPN, Pyramid, ResNetMaps
 from graphrt.models.resnet import Bottleneck, ResNet
 from graphrt.models.ssd import box_loss
@@ -102,7 +101,7 @@ class RetinaNet(nn.Module):
         return F.decode_boxes(output["deltas"], output["anchors"], WEIGHTS), F.sigmoid(output["logits"])
 
 
-class RetinaNetLoss(nn.Module):
+class RetinaNetLoss(LossOfParts):
     """Focal loss of all anchors but those between ``below`` and ``above``, and smooth L1 of deltas, over the matched anchors.
 
     Called with the network's output and a target as ``SSDLoss``. An anchor belongs to the truth that it overlaps by ``above``,
@@ -114,14 +113,6 @@ class RetinaNetLoss(nn.Module):
         self, above: float = 0.5, below: float = 0.4, alpha: float = 0.25, gamma: float = 2.0, beta: float = 1 / 9
     ) -> None:
         self.above, self.below, self.alpha, self.gamma, self.beta = above, below, alpha, gamma, beta
-
-    def forward(self, output: dict[str, Value], target: dict[str, Value]) -> Value:
-        parts = self.parts(output, target)
-        return parts["class"] + parts["box"]
-
-    def metrics(self) -> dict[str, Any]:
-        """Both parts as metrics of Trainer."""
-        return {name: lambda output, target, name=name: self.parts(output, target)[name] for name in ("class", "box")}
 
     def parts(self, output: dict[str, Value], target: dict[str, Value]) -> dict[str, Value]:
         """The loss of classes and of boxes, scalars by name."""

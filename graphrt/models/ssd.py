@@ -7,14 +7,13 @@ image ─▶ trunk ─▶ map ─▶ map ─▶ ...
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 import graphrt.ops as F
 from graphrt import nn
 from graphrt.ir import Value
-from graphrt.models.anchors import by_place, default_boxes
+from graphrt.models.anchors import LossOfParts, by_place, default_boxes
 from graphrt.models.vgg import VGG16, features
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of deltas
@@ -76,7 +75,7 @@ class SSD(nn.Module):
         return F.decode_boxes(output["deltas"], output["anchors"], WEIGHTS), F.softmax(output["logits"], -1)[..., 1:]
 
 
-class SSDLoss(nn.Module):
+class SSDLoss(LossOfParts):
     """The paper's equation 1: smooth L1 of matched boxes' deltas and cross-entropy, over the number of matched boxes.
 
     Called with the network's output and a dict of ``box`` [N, K, 4] in pixels, ``class`` int64 [N, K] and ``present`` bool
@@ -86,14 +85,6 @@ class SSDLoss(nn.Module):
 
     def __init__(self, threshold: float = 0.5, negatives: int = 3) -> None:
         self.threshold, self.negatives = threshold, negatives
-
-    def forward(self, output: dict[str, Value], target: dict[str, Value]) -> Value:
-        parts = self.parts(output, target)
-        return parts["class"] + parts["box"]
-
-    def metrics(self) -> dict[str, Any]:
-        """Both parts as metrics of Trainer."""
-        return {name: lambda output, target, name=name: self.parts(output, target)[name] for name in ("class", "box")}
 
     def parts(self, output: dict[str, Value], target: dict[str, Value]) -> dict[str, Value]:
         """The loss of classes and of boxes, scalars by name."""

@@ -6,11 +6,11 @@ image ─▶ convolutions ─▶ linear ─▶ linear ─▶ S x S cells, each B
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import graphrt.ops as F
 from graphrt import nn
 from graphrt.ir import Value
+from graphrt.models.anchors import LossOfParts
 
 # Channels, filter and stride of each convolution; None is a 2x2 pool.
 PAPER: Sequence[tuple[int, int, int] | None] = (
@@ -96,7 +96,7 @@ def _pixels(boxes: Value, cells: int, image: Sequence[int]) -> Value:
     return F.box_convert(F.stack([*centre, *sizes], -1), "cxcywh", "xyxy")
 
 
-class YOLOLoss(nn.Module):
+class YOLOLoss(LossOfParts):
     """The paper's sum of five squared errors, over the pictures of a batch: its equation 3.
 
     Called with the network's output [N, S, S, 5 B + C] and a dict of ``box`` [N, K, 4] in pixels of a picture of ``size``,
@@ -104,22 +104,10 @@ class YOLOLoss(nn.Module):
     of its B boxes the one that overlaps most. ``coord`` and ``noobj`` are the paper's weights.
     """
 
-    PARTS = ("centre", "size", "object", "no_object", "class")
+    names = ("centre", "size", "object", "no_object", "class")
 
     def __init__(self, boxes: int = 2, size: int = 448, coord: float = 5.0, noobj: float = 0.5) -> None:
         self.boxes, self.size, self.coord, self.noobj = boxes, size, coord, noobj
-
-    def forward(self, output: Value, target: dict[str, Value]) -> Value:
-        parts = self.parts(output, target)
-        return sum((parts[name] for name in self.PARTS[1:]), parts[self.PARTS[0]])
-
-    def metrics(self) -> dict[str, Any]:
-        """Each of the five as a metric of Trainer."""
-
-        def part(name: str) -> Any:
-            return lambda output, target: self.parts(output, target)[name]
-
-        return {name: part(name) for name in self.PARTS}
 
     def parts(self, output: Value, target: dict[str, Value]) -> dict[str, Value]:
         """The five parts, scalars by name."""

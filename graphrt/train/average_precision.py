@@ -63,7 +63,7 @@ class MeanAveragePrecision:
 
         ``found`` has ``class`` [N, D], ``score`` [N, D] and ``box`` [N, D, 4] or ``mask`` bool [N, D, H, W]; ``truth`` has
         ``class`` [N, K] and such boxes or masks, and may have ``crowd`` bool [N, K], regions in which any number of detections
-        is neither right nor wrong, and ``area`` [N, K], the sizes. Raises ShapeError.
+        is neither right nor wrong, and ``area`` [N, K], the sizes. Raises ShapeError, ArgumentError for other classes.
         """
         detections = {name: np.asarray(found[name]) for name in ("class", "score", self.overlap)}
         truths = {name: np.asarray(truth[name]) for name in ("class", self.overlap, "crowd", "area") if name in truth}
@@ -75,6 +75,8 @@ class MeanAveragePrecision:
             raise ShapeError(
                 f"{len(detections['class'])} pictures were found something in, and {len(truths['class'])} are true"
             )
+        if (most := max(int(part["class"].max(initial=-1)) for part in (detections, truths))) >= self.classes:
+            raise ArgumentError(f"class holds {most}, and there are the classes 0 to {self.classes - 1}")
         for n in range(len(truths["class"])):
             for k in range(self.classes):
                 one, other = (

@@ -217,8 +217,8 @@ class CpuExecutable(CpuBinary, Executable):
         return self._generated(lowering).decisions
 
     def configurations(self, lowering: Lowering) -> list[Decision]:
-        """The loops that compute each template."""
-        return self._generated(lowering).decisions
+        """``decisions``: kernels have nothing else to choose."""
+        return self.decisions(lowering)
 
     def _generated(self, lowering: Lowering) -> Source:
         if self._text is None:

@@ -37,6 +37,7 @@ def to_onnx(
         import onnx
     except ModuleNotFoundError:
         raise ArgumentError("to_onnx needs the package onnx: pip install onnx") from None
+    from graphrt.compiler import trace
     from graphrt.files import whole
     from graphrt.frontends.onnx.export.sizes import alone, batched
     from graphrt.frontends.onnx.export.writer import write
@@ -49,7 +50,8 @@ def to_onnx(
     elif example_inputs is None:
         raise ArgumentError(f"to_onnx takes a Graph, or a model with example_inputs; got {type(model).__name__} without")
     else:
-        sized = batched(model, example_inputs) if dynamic_batch else alone(_traced(model, example_inputs))
+        arguments = example_inputs if isinstance(example_inputs, Mapping | tuple | list) else (example_inputs,)
+        sized = batched(model, arguments) if dynamic_batch else alone(trace(model, arguments))
     made = write(sized, opset)
     if path is not None:
         path = Path(path)
@@ -59,11 +61,3 @@ def to_onnx(
             with whole(path) as file:
                 Path(file).write_bytes(made.SerializeToString())
     return made
-
-
-def _traced(model: Any, example_inputs: Any) -> Graph:
-    from graphrt.compiler import TRACERS
-
-    if isinstance(example_inputs, Mapping | tuple | list):
-        return next(TRACERS[kind] for kind in type(model).__mro__ if kind in TRACERS)(model, example_inputs)
-    return next(TRACERS[kind] for kind in type(model).__mro__ if kind in TRACERS)(model, (example_inputs,))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graphrt.compiler import TRACERS
+from graphrt.compiler import trace
 from graphrt.errors import ConversionError
 from graphrt.ir import Graph, Node, Value
 from graphrt.types import TensorType
@@ -69,9 +69,7 @@ def batched(model: Any, example_inputs: Any) -> Sized:
 
     Raises ConversionError where anything but sizes depends on it.
     """
-    trace = next(TRACERS[kind] for kind in type(model).__mro__ if kind in TRACERS)
-    arguments = example_inputs if isinstance(example_inputs, Mapping | tuple | list) else (example_inputs,)
-    graphs = [trace(model, _resized(arguments, batch)) for batch in BATCHES]
+    graphs = [trace(model, _resized(example_inputs, batch)) for batch in BATCHES]
     first = graphs[0]
     if len({len(g.nodes) for g in graphs}) > 1:
         raise ConversionError(f"the graph of {type(model).__name__} has other nodes for other batches; use dynamic_batch=False")
