@@ -1,8 +1,7 @@
 """Reverse-mode differentiation: appends the backward graph to the same graph.
 
-One sweep over the nodes in reverse definition order (which is a reverse topological order): each node's cotangents, summed
-over its uses (fan-out), go through its op's ``vjp``, which is graph code. Only nodes between ``wrt`` and the loss are
-visited, so no dead path is built, and since a gradient is made of ops it can be differentiated again.
+One sweep over the nodes in reverse definition order, which is a reverse topological order (``ops/reverse.py``). Since a
+gradient is made of ops it can be differentiated again.
 """
 
 from __future__ import annotations
@@ -10,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphrt.errors import ArgumentError, DTypeError, GraphError, ShapeError
-from graphrt.ir import Node, Value
-from graphrt.ops import add
-from graphrt.ops.base import broadcast_to
+from graphrt.ir import Value
+from graphrt.ops.reverse import sweep
 
 
 def grad(loss: Value, wrt: Sequence[Value], dy: Value | None = None) -> list[Value]:
@@ -39,31 +37,4 @@ def grad(loss: Value, wrt: Sequence[Value], dy: Value | None = None) -> list[Val
         raise ShapeError(f"dy must be {loss.type} as the loss {loss.node.where()}, got {dy.type}")
     with graph.transaction(), graph.phase("bwd", loss.node.name):
         seed = graph.constant(1.0, loss.dtype) if dy is None else dy
-        return _sweep(loss, list(wrt), seed)
-
-
-def _sweep(loss: Value, wrt: list[Value], seed: Value) -> list[Value]:
-    graph = loss.graph
-    nodes = list(graph.nodes)
-    active: set[Node] = {v.node for v in wrt}  # nodes that depend on wrt
-    for node in nodes:
-        if any(v.node in active for v in node.inputs):
-            active.add(node)
-    cotangents: dict[Value, Value] = {loss: seed}
-    for node in reversed(nodes):
-        if node not in active or not any(v in cotangents for v in node.outputs) or not node.inputs:
-            continue
-        with graph.phase("bwd", node.name):
-            if node.op.vjp is None:
-                if not node.op.barrier and any(v in cotangents and v.dtype.is_float for v in node.outputs):
-                    raise GraphError(f"{node.where()}: op {node.op.name} has no gradient")
-                continue
-            dys = [cotangents[v] if v in cotangents else _zeros(v) if v.dtype.is_float else None for v in node.outputs]
-            for v, g in zip(node.inputs, node.op.vjp(node, *dys), strict=True):
-                if g is not None and v.node in active:
-                    cotangents[v] = add(cotangents[v], g) if v in cotangents else g
-    return [cotangents[v] if v in cotangents else _zeros(v) for v in wrt]
-
-
-def _zeros(v: Value) -> Value:
-    return broadcast_to(v.graph.constant(0.0, v.dtype), v.shape)
+        return sweep([(loss, seed)], list(wrt))

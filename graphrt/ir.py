@@ -24,7 +24,7 @@ from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError, 
 from graphrt.node import BUILDING, OPERATORS, Node, Origin, Stand, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Order
 from graphrt.signature import Memory, Signature
-from graphrt.text import NodeLine, ResultLine, node_line, parse_line, result_line
+from graphrt.text import NodeLine, ResultLine, lines_of, node_line, parse_line, result_line
 from graphrt.types import HALVES, DType, DTypeLike, as_dtype, bfloat16, float32
 
 __all__ = ["BUILDING", "OPERATORS", "Graph", "Node", "Origin", "Stand", "Value"]
@@ -350,12 +350,11 @@ class Graph:
     def parse(text: str) -> Graph:
         """Reads what ``str`` printed; parameters start at zero. Raises GraphError with the line at fault."""
         graph, table = Graph(), dict[str, Value]()
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                try:
-                    graph._read(parse_line(line.strip()), table)
-                except (ValueError, KeyError, SyntaxError, IndexError) as error:
-                    raise GraphError(f"line {number}: {line.strip()!r}: {error}") from None
+        for number, line in lines_of(text):
+            try:
+                graph._read(parse_line(line), table)
+            except (ValueError, KeyError, SyntaxError, IndexError) as error:
+                raise GraphError(f"line {number}: {line!r}: {error}") from None
         graph.verify()
         return graph
 

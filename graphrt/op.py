@@ -43,6 +43,7 @@ class Kind(Enum):
     CONTRACTION = "contraction"  # matmul, convolution and its gradients: a template of loops
     ATTENTION = "attention"  # products with a softmax between them: a template of loops
     WINDOW = "window"  # pooling and its gradients: a template of loops
+    LOOP = "loop"  # a graph of its own, run once for each step
 
 
 @dataclass(frozen=True)

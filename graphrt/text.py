@@ -3,6 +3,8 @@
 %7 relu_2 : f32[64,6,28,28] = relu(%6)   # lenet.py:41 fwd
 output y = %7{0,2,3,1}
 update w = %9
+
+An attribute that is a text of several lines, such as the body of a loop, stands behind its node, each line after a bar.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ _LINE = re.compile(
     rf"(?P<ids>%\d+(?:, %\d+)*) (?P<name>{_NAME}) : (?P<types>.*?) = (?P<op>\w+)\((?P<args>.*)\)   # (?P<origin>.*)"
 )
 _TYPE = re.compile(r"\w+\[[^\]]*\](?:\{[^}]*\})?")
+_BAR = "    | "
 _RESULT = re.compile(rf"(output|update) ({_NAME}) = (%\d+)(?:{{([\d,]*)}})?")
 _ORIGIN = re.compile(r"(.*):(\d+) (\w+)(?: of (.*))?")
 
@@ -54,9 +57,12 @@ def node_line(node: Node, number: Mapping[Value, str], origin: bool = True) -> s
     """The line of ``node``, whose values have a ``number``; without ``origin`` it names no file of the user's."""
     ids = ", ".join(number[v] for v in node.outputs)
     types = ", ".join(map(str, node.types))
-    args = ", ".join([*(number[v] for v in node.inputs), *(f"{k}={a!r}" for k, a in node.attrs.items())])
+    texts = {k: a for k, a in node.attrs.items() if isinstance(a, str) and "\n" in a}
+    attrs = (f"{k}={'...' if k in texts else repr(a)}" for k, a in node.attrs.items())
+    args = ", ".join([*(number[v] for v in node.inputs), *attrs])
     comes_from = node.origin if origin else f"{node.origin.phase} of {node.origin.source}"
-    return f"{ids} {_quote(node.name)} : {types} = {node.op.name}({args})   # {comes_from}"
+    line = f"{ids} {_quote(node.name)} : {types} = {node.op.name}({args})   # {comes_from}"
+    return "\n".join([line, *(f"{_BAR}{part}" for text in texts.values() for part in text.splitlines())])
 
 
 def result_line(kind: str, name: str, value: str, order: Order = None) -> str:
@@ -64,8 +70,21 @@ def result_line(kind: str, name: str, value: str, order: Order = None) -> str:
     return f"{kind} {_quote(name)} = {value}" + ("" if order is None else "{" + ",".join(map(str, order)) + "}")
 
 
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """The lines of a graph's ``text`` that are not empty, by number, each with those that belong to it."""
+    found: list[tuple[int, str]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith(_BAR) and found:
+            found[-1] = found[-1][0], f"{found[-1][1]}\n{line}"
+        elif line.strip():
+            found.append((number, line.strip()))
+    return iter(found)
+
+
 def parse_line(line: str) -> NodeLine | ResultLine:
     """The node, output or update that ``line`` says. Raises ValueError, SyntaxError."""
+    line, *block = line.split("\n")
+    text = "".join(f"{part.removeprefix(_BAR)}\n" for part in block)
     found = _RESULT.fullmatch(line)
     if found:
         order = None if found[4] is None else [int(d) for d in found[4].split(",") if d]
@@ -82,7 +101,7 @@ def parse_line(line: str) -> NodeLine | ResultLine:
         types=tuple(map(TensorType.parse, _TYPE.findall(match["types"]))),
         op=match["op"],
         inputs=["%" + arg.id[1:] for arg in call.args if isinstance(arg, ast.Name)],
-        attrs={str(k.arg): _literal(k.value) for k in call.keywords},
+        attrs={str(k.arg): text if (value := _literal(k.value)) is ... else value for k in call.keywords},
         origin=Origin(where[1], int(where[2]), where[3], where[4] or "") if where else Origin(),
     )
 

@@ -26,6 +26,7 @@ ORDER = [
     ("node", "signature"),
     ("text",),
     ("ir",),
+    ("reference",),
     ("ops",),
     ("autodiff", "passes"),
     ("schedule",),

@@ -84,6 +84,7 @@ from graphrt.ops.composite import (
 )
 from graphrt.ops.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, local_conv2d
 from graphrt.ops.creation import arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
+from graphrt.ops.cumulative import cummax, cummin, cumprod, cumsum, logcumsumexp
 from graphrt.ops.decomposition import cond, matrix_norm, matrix_rank, svd, svdvals
 from graphrt.ops.detection import batched_nms, crop_and_resize, masked_topk, nms, roi_align, roi_pool, soft_nms
 from graphrt.ops.detection_loss import dice_loss, sigmoid_focal_loss
@@ -160,6 +161,7 @@ from graphrt.ops.indexing import (
     take,
     take_along_dim,
 )
+from graphrt.ops.loop import scan
 from graphrt.ops.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -249,7 +251,6 @@ from graphrt.ops.random import bernoulli, exponential, manual_seed, normal, norm
 from graphrt.ops.recurrent import gru, gru_cell, lstm, lstm_cell, rnn_relu, rnn_relu_cell, rnn_tanh, rnn_tanh_cell
 from graphrt.ops.reduction import all, amax, amin, any, logsumexp, mean, norm, prod, std, sum, var
 from graphrt.ops.resize import interpolate
-from graphrt.ops.scan import cummax, cummin, cumprod, cumsum, logcumsumexp
 from graphrt.ops.search import bucketize, searchsorted
 from graphrt.ops.slicing import cat, concat, flip, getitem, pad, stack
 from graphrt.ops.sorting import argsort, kthvalue, median, randperm, sort, topk
@@ -342,7 +343,7 @@ __all__ = [
     "outer", "pad", "pairwise_distance", "permute", "pixel_shuffle", "pixel_unshuffle", "poisson_nll_loss", "pow", "prelu",
     "prod", "put", "rad2deg", "randint", "randperm", "reciprocal", "relu", "relu6", "remainder", "repeat",
     "repeat_interleave", "reshape", "rms_norm", "rnn_relu", "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell", "roi_align",
-    "roi_pool", "roll", "rot90", "round", "rrelu", "rsqrt", "scaled_dot_product_attention", "scatter", "scatter_add",
+    "roi_pool", "roll", "rot90", "round", "rrelu", "rsqrt", "scaled_dot_product_attention", "scan", "scatter", "scatter_add",
     "scatter_reduce", "searchsorted", "select", "select_scatter", "selu", "sigmoid", "sigmoid_focal_loss", "sign", "signbit",
     "silu", "sin", "sinc", "sinh", "slice_scatter", "slogdet", "smooth_l1_loss", "soft_margin_loss", "soft_nms", "softmax",
     "softmin", "softplus", "softshrink", "softsign", "solve", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",

@@ -11,11 +11,11 @@ from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.activation import log_softmax
 from graphrt.ops.base import broadcast_to, cast, full_precision, function, require_float
+from graphrt.ops.cumulative import cumsum
 from graphrt.ops.elementwise import eq, ge, lt, maximum, minimum, ne, where
 from graphrt.ops.indexing import take
 from graphrt.ops.loss import reduced, same_shape
 from graphrt.ops.reduction import mean, sum
-from graphrt.ops.scan import cumsum
 from graphrt.ops.source import iota
 from graphrt.ops.view import reshape, unsqueeze
 from graphrt.types import int64

@@ -16,11 +16,11 @@ from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, broadcast_to, cast, function, in_float32, ntuple, require_float, tensor
 from graphrt.ops.boxes import box_iou, gather_rows, require_boxes
 from graphrt.ops.composite import square
+from graphrt.ops.cumulative import cumsum
 from graphrt.ops.elementwise import eq, exp, floor, ge, gt, le, logical_and, lt, maximum, minimum, where
 from graphrt.ops.extremum import argmax
 from graphrt.ops.indexing import gather, index_select, scatter, take
 from graphrt.ops.reduction import amax, mean, sum
-from graphrt.ops.scan import cumsum
 from graphrt.ops.slicing import concat
 from graphrt.ops.sorting import argsort, topk
 from graphrt.ops.source import iota

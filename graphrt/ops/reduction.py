@@ -27,9 +27,9 @@ from graphrt.ops.base import (
     tensor,
     widened,
 )
+from graphrt.ops.cumulative import cumprod
 from graphrt.ops.elementwise import abs, eq, leads, log, lt, ne, pow, sqrt, stop_gradient, where
 from graphrt.ops.elementwise import exp as _exp
-from graphrt.ops.scan import cumprod
 from graphrt.ops.view import permute, reshape
 from graphrt.types import Shape, TensorType, int64
 

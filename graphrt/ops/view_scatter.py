@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, dim_index, function, integers, tensor
+from graphrt.ops.cumulative import cumsum
 from graphrt.ops.elementwise import eq, where
 from graphrt.ops.indexing import put, take
 from graphrt.ops.movement import diagonal as _diagonal
-from graphrt.ops.scan import cumsum
 from graphrt.ops.slicing import concat, cut
 from graphrt.ops.source import iota
 from graphrt.ops.transcendental import remainder

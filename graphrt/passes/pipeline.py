@@ -11,6 +11,7 @@ from graphrt.passes.channels import pad_channels
 from graphrt.passes.decision import Decision
 from graphrt.passes.half_copies import keep_half_copies
 from graphrt.passes.layout import assign_layouts
+from graphrt.passes.loops import tidy_loops
 from graphrt.passes.partial import Segments, partial_sums
 from graphrt.passes.patterns.addends import merge_addends
 from graphrt.passes.pieces import store_pieces
@@ -28,7 +29,8 @@ class PassPolicy:
 
     ``splits`` says into how many partial sums a node is cut, ``segments`` in what segments a sum over pixels takes them,
     ``times`` what is predicted for convolutions that are merged or padded (None: none is). Convolutions of at least
-    ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run.
+    ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run; with ``loops`` the steps
+    of loops are not written out.
     """
 
     splits: Callable[[Node], int]
@@ -36,6 +38,7 @@ class PassPolicy:
     times: Times | None = None
     min_channels: int = 1
     half_copies: bool = False
+    loops: bool = False
 
 
 def run_passes(
@@ -54,6 +57,7 @@ def run_passes(
     decisions: list[Decision] = []
     steps: list[tuple[str, Callable[[Graph], Graph]]] = [
         ("dead_code", dead_code),  # what no output and no update needs
+        ("loops", lambda g: tidy_loops(g, policy.loops)),  # less in them, or their steps one by one
         ("simplify", simplify),  # fold, identities, common subexpressions
         ("addends", merge_addends),  # sums of products, and of slices' gradients
         ("siblings", lambda g: merge_siblings(g, policy.times, decisions)),  # one convolution of several

@@ -16,8 +16,8 @@ import numpy as np
 
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
+from graphrt.reference import fit, walk
 from graphrt.runtime.lowering import Lowering
-from graphrt.runtime.reference import fit, walk
 from graphrt.schedule.schedule import Slot
 
 Read = Callable[[Slot], np.ndarray]

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind
-from graphrt.runtime.reference import fit, walk
+from graphrt.reference import fit, walk
 
 
 def evaluate(graph: Graph, feeds: Mapping[str, Any], precision: str = "float64") -> dict[Value, np.ndarray]:

@@ -23,8 +23,8 @@ class ReferenceTarget(Target):
     """NumPy, one op at a time."""
 
     def passes(self) -> PassPolicy:
-        """Nothing is split."""
-        return PassPolicy(splits=lambda node: 0)
+        """Nothing is split, and loops are walked."""
+        return PassPolicy(splits=lambda node: 0, loops=True)
 
     def build(self, lowering: Lowering) -> Executable:
         """The graph after the passes, ready to be walked."""

@@ -1,0 +1,48 @@
+"""The reverse sweep: cotangents of results become those of what they are made of.
+
+Each node's cotangents, summed over its uses (fan-out), go through its op's ``vjp``, which is graph code. Only nodes between
+what is asked for and the results are visited, so no dead path is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from graphrt.errors import GraphError
+from graphrt.ir import Node, Value
+from graphrt.ops.base import broadcast_to
+from graphrt.ops.elementwise import add
+
+
+def sweep(seeds: Iterable[tuple[Value, Value]], wrt: Sequence[Value]) -> list[Value]:
+    """The gradients with respect to each of ``wrt`` from ``seeds``, results with their cotangents; zeros where none arrives.
+
+    Raises GraphError for an op on the way that has no gradient.
+    """
+    cotangents: dict[Value, Value] = {}
+    for v, seed in seeds:
+        cotangents[v] = add(cotangents[v], seed) if v in cotangents else seed
+    graph = next(iter(cotangents)).graph
+    nodes = list(graph.nodes)
+    active: set[Node] = {v.node for v in wrt}  # nodes that depend on wrt
+    for node in nodes:
+        if any(v.node in active for v in node.inputs):
+            active.add(node)
+    for node in reversed(nodes):
+        if node not in active or not any(v in cotangents for v in node.outputs) or not node.inputs:
+            continue
+        with graph.phase("bwd", node.name):
+            if node.op.vjp is None:
+                if not node.op.barrier and any(v in cotangents and v.dtype.is_float for v in node.outputs):
+                    raise GraphError(f"{node.where()}: op {node.op.name} has no gradient")
+                continue
+            dys = [cotangents[v] if v in cotangents else zeros_like(v) if v.dtype.is_float else None for v in node.outputs]
+            for v, g in zip(node.inputs, node.op.vjp(node, *dys), strict=True):
+                if g is not None and v.node in active:
+                    cotangents[v] = add(cotangents[v], g) if v in cotangents else g
+    return [cotangents[v] if v in cotangents else zeros_like(v) for v in wrt]
+
+
+def zeros_like(v: Value) -> Value:
+    """Zeros of the shape and dtype of ``v``."""
+    return broadcast_to(v.graph.constant(0.0, v.dtype), v.shape)
