@@ -29,6 +29,7 @@ from graphrt.runtime.program import Program, Recipe
 from graphrt.runtime.state import State
 from graphrt.schedule.concat_buffers import NO_BUFFERS, find_buffers
 from graphrt.schedule.fusion import fuse
+from graphrt.schedule.kernel_ir import Scheduled
 from graphrt.schedule.lower import lower
 from graphrt.schedule.memory import plan_memory
 from graphrt.schedule.order import arrange
@@ -179,7 +180,16 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lo
     clock.note("fusion")
     schedule, arranged = arrange(final, groups, buffers, policy)
     clock.note("order")
-    kernels = [[lower(schedule, group, policy) for group in launch.groups] for launch in schedule.launches]
+
+    def scheduled(body: Graph) -> Scheduled:
+        """A loop's body, lowered as a program of its own whose results are row-major."""
+        copy = rewrite(body, lambda node: None)
+        copy.orders = {name: tuple(range(v.ndim)) for name, v in copy.outputs.items()}
+        inner = lower_graph(copy, target, {})
+        assert inner.schedule is not None and inner.plan is not None
+        return Scheduled(inner.schedule, inner.kernels, inner.plan)
+
+    kernels = [[lower(schedule, group, policy, scheduled) for group in launch.groups] for launch in schedule.launches]
     for launch in kernels:
         for kernel in launch:
             target.check(kernel)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from graphrt.index import axes, linearize, row_major
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
-from graphrt.ops import getitem, stack
+from graphrt.ops import clone, getitem, reshape, stack
 from graphrt.ops.loop import Loop
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.simplify import dead_code, simplify
@@ -36,9 +37,62 @@ def tidy_loops(graph: Graph, keep: bool) -> Graph:
 
         candidate = dead_code(rewrite(graph, rule))
         if not changed:
-            return graph
+            return _returned_apart(graph)
         graph = candidate
     return graph
+
+
+def _returned_apart(graph: Graph) -> Graph:
+    """``graph`` with copies of what loops return: a loop stores each of its results in one place, which is its own."""
+    if not any(v.node.op.kind is Kind.LOOP for v in graph.results()):
+        return graph
+    new = rewrite(graph, lambda node: None)
+    copies: dict[Value, Value] = {}
+    for results in (new.outputs, new.updates):
+        for name, v in results.items():
+            if v.node.op.kind is Kind.LOOP:
+                with new.at(v.node.origin):
+                    results[name] = copies[v] = copies.get(v) or clone(v)
+    return new
+
+
+def place_operands(graph: Graph) -> Graph:
+    """``graph`` with copies of those operands of loops of which a step's part does not lie in one piece, row-major."""
+    copies: dict[Value, Value] = {}
+
+    def placed(v: Value, stepped: bool) -> Value:
+        if _lies(v, stepped):
+            return v
+        if v not in copies:
+            copies[v] = clone(v) if v.ndim < 2 else reshape(clone(reshape(v, (v.type.size,))), v.shape)
+        return copies[v]
+
+    def rule(node: Node) -> Sequence[Value] | None:
+        if node.op.kind is not Kind.LOOP:
+            return None
+        states, sequences = len(node.attrs["history"]), node.attrs["sequences"]
+        inputs = [placed(v, states <= i < states + sequences) for i, v in enumerate(node.inputs)]
+        return None if tuple(inputs) == node.inputs else node.graph.append(node.op, inputs, node.attrs).outputs
+
+    if not any(node.op.kind is Kind.LOOP for node in graph.nodes):
+        return graph
+    return rewrite(graph, rule)
+
+
+def _lies(v: Value, stepped: bool) -> bool:
+    """Whether ``v``, or each part of it along the first dimension if it is ``stepped``, is stored in one piece, row-major."""
+    index = axes("i", v.shape)
+    x, at = v, index
+    while x.node.op.kind is Kind.VIEW and x.type.size:
+        assert x.node.op.pull is not None
+        piece, *others = x.node.op.pull(x.node, at)
+        if others or piece.mask:
+            return False
+        x, at = x.node.inputs[piece.operand], piece.index
+    if x.node.op.kind in (Kind.VIEW, Kind.GENERATED) or x.type.order is not None or x.dtype is not v.dtype:
+        return False
+    rest = linearize(at, x.type.strides) - linearize(index[stepped:], row_major(v.shape[stepped:]))
+    return rest.axes() <= ({"i0"} if stepped else set()) and rest.stride("i0") is not None
 
 
 def _trimmed(node: Node, used: Sequence[bool]) -> Sequence[Value] | None:

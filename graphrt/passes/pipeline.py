@@ -11,7 +11,7 @@ from graphrt.passes.channels import pad_channels
 from graphrt.passes.decision import Decision
 from graphrt.passes.half_copies import keep_half_copies
 from graphrt.passes.layout import assign_layouts
-from graphrt.passes.loops import tidy_loops
+from graphrt.passes.loops import place_operands, tidy_loops
 from graphrt.passes.partial import Segments, partial_sums
 from graphrt.passes.patterns.addends import merge_addends
 from graphrt.passes.pieces import store_pieces
@@ -29,8 +29,8 @@ class PassPolicy:
 
     ``splits`` says into how many partial sums a node is cut, ``segments`` in what segments a sum over pixels takes them,
     ``times`` what is predicted for convolutions that are merged or padded (None: none is). Convolutions of at least
-    ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run; with ``loops`` the steps
-    of loops are not written out.
+    ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run; with ``loops`` loops are
+    kept, and their steps not written out.
     """
 
     splits: Callable[[Node], int]
@@ -69,6 +69,8 @@ def run_passes(
         ("pieces", store_pieces),  # concatenations of many parts get a buffer
         ("layout", lambda g: assign_layouts(g, policy.min_channels, state_orders, decisions)),  # channels-last inside
     ]
+    if policy.loops:
+        steps.append(("loop_operands", place_operands))  # each step's part in one piece
     if policy.half_copies:
         steps.append(("half_copies", lambda g: keep_half_copies(g, state_orders)))  # updates write weights and their halves
     first = [name for name, _ in steps].index(begin)

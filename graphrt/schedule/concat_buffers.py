@@ -80,6 +80,8 @@ def find_buffers(graph: Graph) -> ConcatBuffers:
             if v in laid:
                 if (against := inside(v, at, found))[0]:
                     return against
+            elif v.node.op.kind is Kind.LOOP or any(n.op.kind is Kind.LOOP for n in reading(v)):
+                return f"a loop has {v.name} in one piece", "no loop computed or read it"
             elif v.node.op.kind in FREE:
                 return f"{v.name} is not computed by a kernel", "a kernel computed it"
         return "", ""

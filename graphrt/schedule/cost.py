@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from graphrt.index import Expr
 from graphrt.ir import Node
 from graphrt.op import Kind
+from graphrt.ops.loop import Loop
 from graphrt.schedule.group import Guard
-from graphrt.schedule.kernel_ir import Block, Kernel, ReductionKernel, TemplateKernel
+from graphrt.schedule.kernel_ir import Block, Kernel, LoopKernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.schedule import Slot
@@ -59,7 +60,7 @@ def launch_cost(kernels: Sequence[Kernel]) -> Cost:
             for slot, most in _reads(kernel, block).items():
                 read[i, number, slot] = min(read.get((i, number, slot), 0) + most, slot.type.nbytes)
             written.update({(s.slot, s.offset): s.size * s.slot.type.dtype.itemsize for s in block.stores})
-    products = sum(n.op.flops(n) for n in nodes if n.op.kind is Kind.CONTRACTION)
+    products = sum(map(_products, nodes))
     contraction = next((k for k in kernels if isinstance(k, TemplateKernel)), None) if products else None
     return Cost(
         read=sum(read.values()),
@@ -69,6 +70,14 @@ def launch_cost(kernels: Sequence[Kernel]) -> Cost:
         dtype=contraction.factors if contraction else None,
         precision=contraction.precision if contraction else "highest",
     )
+
+
+def _products(node: Node) -> int:
+    """The flops of ``node`` that contractions do."""
+    if node.op.kind is Kind.LOOP:
+        loop = Loop.of(node)
+        return loop.length * sum(map(_products, loop.body.nodes))
+    return node.op.flops(node) if node.op.kind is Kind.CONTRACTION else 0
 
 
 def _passes(kernel: Kernel) -> list[tuple[int, Block]]:
@@ -82,7 +91,7 @@ def _passes(kernel: Kernel) -> list[tuple[int, Block]]:
 def _reads(kernel: Kernel, block: Block) -> dict[Slot, int]:
     """Bytes that ``block`` may read of each buffer: of a load, one element for each step of the axes it runs along."""
     found: dict[Slot, int] = {}
-    domain = 2**63 if isinstance(kernel, TemplateKernel) else math.prod(kernel.shape)
+    domain = 2**63 if isinstance(kernel, TemplateKernel | LoopKernel) else math.prod(kernel.shape)
     for slot, offset, guards in loads(block):
         whole = slot.type.nbytes
         once = min(reach(offset, guards), domain, slot.type.size) * slot.type.dtype.itemsize

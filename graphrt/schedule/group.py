@@ -90,9 +90,11 @@ class Group:
 
     @property
     def kind(self) -> str:
-        """template, reduction or pointwise."""
+        """template, loop, reduction or pointwise."""
         if self.anchor is None:
             return "pointwise"
+        if self.anchor.op.kind is Kind.LOOP:
+            return "loop"
         return "reduction" if self.anchor.op.kind is Kind.REDUCTION else "template"
 
     @property

@@ -7,14 +7,18 @@ index expressions over the block's axes. Targets print blocks from one table of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphrt.index import Expr
 from graphrt.schedule.group import Group, Guard
-from graphrt.schedule.schedule import Slot
+from graphrt.schedule.schedule import Schedule, Slot
 from graphrt.schedule.templates import TemplateSpec
 from graphrt.types import HALVES, DType, Shape, float32
+
+if TYPE_CHECKING:
+    from graphrt.schedule.memory import MemoryPlan
 
 
 @dataclass(frozen=True)
@@ -147,4 +151,46 @@ class ReductionKernel:
     totals: list[Total]
 
 
-Kernel = TemplateKernel | PointwiseKernel | ReductionKernel
+@dataclass(frozen=True)
+class Moving:
+    """The place of a body's buffer: in ``slot`` from element ``first`` on, ``stride`` elements further at each step.
+
+    With ``other`` it is there and in ``slot`` by turns: what the last step leaves is in ``slot``, and ``ahead`` is 1 for that.
+    """
+
+    slot: Slot
+    first: int
+    stride: int
+    other: Slot | None = None
+    ahead: int = 0
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """The launches of a body in order, the kernels of each, and what lies where between them."""
+
+    schedule: Schedule
+    kernels: Sequence[Sequence[Kernel]]
+    plan: MemoryPlan
+
+
+@dataclass
+class LoopKernel:
+    """``length`` runs of a ``body`` whose inputs and outputs, by name, are ``inputs`` and ``outputs``, behind ``initial`` copies.
+
+    A copy goes from one place to another, so many elements. Of the ``constants`` among the inputs what is packed is kept from
+    step to step. ``scratch`` is what the body needs between its launches, ``block`` has what is loaded and stored in all.
+    """
+
+    group: Group
+    length: int
+    body: Scheduled
+    inputs: dict[str, Moving]
+    outputs: dict[str, Moving]
+    constants: frozenset[str]
+    initial: list[tuple[Moving, Moving, int]]
+    scratch: Slot
+    block: Block
+
+
+Kernel = TemplateKernel | PointwiseKernel | ReductionKernel | LoopKernel

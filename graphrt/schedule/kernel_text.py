@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from graphrt.schedule.group import Guard
-from graphrt.schedule.kernel_ir import Block, Fold, Kernel, PointwiseKernel, TemplateKernel, Total, Var
+from graphrt.schedule.kernel_ir import Block, Fold, Kernel, LoopKernel, PointwiseKernel, TemplateKernel, Total, Var
 from graphrt.schedule.schedule import Slot
 
 
@@ -22,6 +22,15 @@ def _kernel(kernel: Kernel) -> Iterator[str]:
         for name, block in kernel.loaders.items():
             yield from _block(f"load {name}", block)
         yield from _block("epilogue", kernel.epilogue)
+        return
+    if isinstance(kernel, LoopKernel):
+        yield f"{kernel.length} times:"
+        for launch in kernel.body.kernels:
+            yield from (f"  {line}" for inner in launch for line in text(inner).splitlines())
+        for kind, places in (("input", kernel.inputs), ("output", kernel.outputs)):
+            for name, p in places.items():
+                turns = f", by turns with {p.other.name}" if p.other is not None else f" + step * {p.stride}"
+                yield f"{kind} {name} at {p.slot.space} {p.slot.name}[{p.first}{turns}]"
         return
     yield from _totals(kernel.totals)
     if isinstance(kernel, PointwiseKernel):

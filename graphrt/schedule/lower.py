@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from graphrt.index import axes, axis
-from graphrt.ir import Node, Value
+from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.schedule.emitter import Emitter, compute_dtype
 from graphrt.schedule.group import Group, Guard, Index
-from graphrt.schedule.kernel_ir import Block, Fold, Kernel, Pass, PointwiseKernel, ReductionKernel, TemplateKernel, Total, Var
+from graphrt.schedule.kernel_ir import (
+    Block,
+    Fold,
+    Kernel,
+    Pass,
+    PointwiseKernel,
+    ReductionKernel,
+    Scheduled,
+    TemplateKernel,
+    Total,
+    Var,
+)
+from graphrt.schedule.loops import lower_loop
 from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Schedule
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.types import int64
 
 
-def lower(schedule: Schedule, group: Group, policy: SchedulePolicy) -> Kernel:
-    """The kernel of ``group``."""
+def lower(
+    schedule: Schedule, group: Group, policy: SchedulePolicy, scheduled: Callable[[Graph], Scheduled] | None = None
+) -> Kernel:
+    """The kernel of ``group``; ``scheduled`` schedules the bodies of loops."""
+    if group.kind == "loop":
+        assert scheduled is not None, "this target's loops are written out"
+        return lower_loop(schedule, group, scheduled)
     if group.kind == "template":
         return _template(schedule, group, policy.precision)
     if group.kind == "reduction":

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from graphrt.index import Expr
 from graphrt.passes.decision import Decision
 from graphrt.schedule.group import Guard
-from graphrt.schedule.kernel_ir import Block, Kernel, PointwiseKernel, ReductionKernel, TemplateKernel
+from graphrt.schedule.kernel_ir import Block, Kernel, LoopKernel, PointwiseKernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Schedule, Slot
 
@@ -46,6 +46,8 @@ def blocks(kernel: Kernel) -> list[Block]:
     """Every block of ``kernel`` in the order it runs."""
     if isinstance(kernel, PointwiseKernel):
         return [*(t.block for t in kernel.totals), kernel.block]
+    if isinstance(kernel, LoopKernel):
+        return [kernel.block]
     if isinstance(kernel, TemplateKernel):
         return [*kernel.loaders.values(), kernel.epilogue]
     return [*(t.block for t in kernel.totals), *(b for p in kernel.passes for b in (p.inner, p.after))]
@@ -125,6 +127,8 @@ def _alias(
     read = dict.fromkeys(load[0] for block in (*before, final) for load in loads(block))
     if isinstance(kernel, ReductionKernel):
         against = against if against[0] else ("a later pass may read its rows again", "its kernel read each element once")
+    if isinstance(kernel, LoopKernel):
+        against = against if against[0] else ("a later step may read it", "no loop read it")
     decisions, taken = list[Decision](), set[Slot]()
     for store in dict.fromkeys(s.slot for block in blocks(kernel) for s in block.stores):
         if store.space != "arena" or lifetime[store][0] != step:

@@ -143,7 +143,7 @@ class _Count:
     def __init__(self, traffic: Traffic, schedule: Schedule, group: Group) -> None:
         self.traffic, self.schedule, self.group = traffic, schedule, group
         self.members, self.inputs = {*group.nodes, *group.inlined}, {*group.inputs}
-        self.domain = ANY if group.kind == "template" else math.prod(group.shape)
+        self.domain = ANY if group.kind in ("template", "loop") else math.prod(group.shape)
         self.read: dict[tuple[int, Slot], int] = {}
 
     def total(self) -> int:
@@ -151,6 +151,9 @@ class _Count:
         group, given = self.group, Known()
         if group.kind == "template":
             self._template()
+        elif group.kind == "loop":
+            assert group.anchor is not None
+            self._block(0, [(v, axes("i", v.shape), ()) for v in group.anchor.inputs], given)
         else:
             for node in group.inlined:
                 if node.op.kind is Kind.REDUCTION:  # a total, which is found beforehand

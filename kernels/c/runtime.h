@@ -31,24 +31,6 @@ static inline void *grt_workspace(size_t bytes) { return GRT_MEMORY(1, bytes); }
 /* What a launch packs for its tasks: in every run, or once if the program keeps it. pack's table is (result, table). */
 GRT_HIDDEN void *grt_prepare(grt_task pack, long tasks, size_t bytes, void **kept, void **table);
 
-#ifndef GRT_UNIT
-#define GRT_EXPORT __attribute__((visibility("default")))
-grt_parallel_fn GRT_PARALLEL;
-grt_memory_fn GRT_MEMORY;
-GRT_EXPORT void grt_bind(grt_parallel_fn parallel, grt_memory_fn memory) { GRT_PARALLEL = parallel, GRT_MEMORY = memory; }
-GRT_EXPORT void grt_release(void **kept, long count) {
-  for (long i = 0; i < count; i++) free(kept[i]), kept[i] = NULL;
-}
-
-void *grt_prepare(grt_task pack, long tasks, size_t bytes, void **kept, void **table) {
-  if (kept != NULL && *kept != NULL) return *kept;
-  void *launch[2] = {kept == NULL ? grt_workspace(bytes) : aligned_alloc(64, (bytes + 64) & ~(size_t)63), table};
-  if (launch[0] == NULL) abort();
-  GRT_PARALLEL(pack, tasks, launch);
-  if (kept != NULL) *kept = launch[0];
-  return launch[0];
-}
-
 /* What launches run, as data: a kernel knows the shape of its buffers, and is told where they are by a table of places. */
 typedef struct {
   int entry; /* of the program's table of pointers */
@@ -68,7 +50,7 @@ typedef struct {
   void **there;
 } grt_parts;
 
-static void grt_part_task(long task, void **launch) {
+static inline void grt_part_task(long task, void **launch) {
   const grt_parts *all = (const grt_parts *)launch;
   int low = 0, high = all->count; /* the part of this task is one of them */
   while (high - low > 1) {
@@ -81,7 +63,7 @@ static void grt_part_task(long task, void **launch) {
 }
 
 /* Runs the parts of one launch side by side; `there` has room for where their places are. */
-static void grt_launch(const grt_part *parts, int count, const grt_place *places, void **there, void **table) {
+static inline void grt_launch(const grt_part *parts, int count, const grt_place *places, void **there, void **table) {
   if (count == 0) return;
   const grt_part *last = parts + count - 1;
   const int first = parts->place, end = last->place + last->places;
@@ -95,5 +77,27 @@ static void grt_launch(const grt_part *parts, int count, const grt_place *places
     GRT_PARALLEL(parts->kernel.task, parts->tasks, there);
   }
 }
+
+GRT_HIDDEN void grt_drop(void **kept, long count);
+
+#ifndef GRT_UNIT
+#define GRT_EXPORT __attribute__((visibility("default")))
+grt_parallel_fn GRT_PARALLEL;
+grt_memory_fn GRT_MEMORY;
+GRT_EXPORT void grt_bind(grt_parallel_fn parallel, grt_memory_fn memory) { GRT_PARALLEL = parallel, GRT_MEMORY = memory; }
+void grt_drop(void **kept, long count) {
+  for (long i = 0; i < count; i++) free(kept[i]), kept[i] = NULL;
+}
+GRT_EXPORT void grt_release(void **kept, long count) { grt_drop(kept, count); }
+
+void *grt_prepare(grt_task pack, long tasks, size_t bytes, void **kept, void **table) {
+  if (kept != NULL && *kept != NULL) return *kept;
+  void *launch[2] = {kept == NULL ? grt_workspace(bytes) : aligned_alloc(64, (bytes + 64) & ~(size_t)63), table};
+  if (launch[0] == NULL) abort();
+  GRT_PARALLEL(pack, tasks, launch);
+  if (kept != NULL) *kept = launch[0];
+  return launch[0];
+}
+
 #endif
 #endif

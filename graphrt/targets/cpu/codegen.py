@@ -6,28 +6,21 @@ says what is computed, the tables where. What a C compiler has to do grows with 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphrt.config import Flags
 from graphrt.passes.decision import Decision
 from graphrt.runtime.lowering import Lowering
-from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
+from graphrt.schedule.kernel_ir import Kernel, LoopKernel, TemplateKernel
 from graphrt.schedule.memory import blocks
 from graphrt.targets.cpu.build import vector_bytes
 from graphrt.targets.cpu.generated import LoopPrinter
-from graphrt.targets.cpu.printer import Buffers, CPrinter, PlaceInTable
+from graphrt.targets.cpu.launches import Part, tables
+from graphrt.targets.cpu.loop import RepeatPrinter, body_buffers
+from graphrt.targets.cpu.printer import Buffers, CPrinter
 from graphrt.targets.cpu.template import TemplatePrinter
 from graphrt.targets.cpu.variants import Processor
-
-
-@dataclass(frozen=True)
-class Part:
-    """A group's part of a launch: a kernel, in ``tasks`` tasks (None: the kernel shares out its work itself)."""
-
-    group: str
-    kernel: str
-    tasks: int | None
-    places: list[PlaceInTable]
 
 
 @dataclass(frozen=True)
@@ -60,31 +53,9 @@ class Source:
 
     def entry(self) -> str:
         """Tables of what there is to run, and the exported functions: one launch by number, and the whole program."""
-        tasks = {part.kernel: part.tasks for launch in self.launches for part in launch}
-        places, parts, first = list[str](), list[str](), [0]
-        for number, launch in enumerate(self.launches):
-            start = 0
-            for part in launch:
-                what = f"{{.run = {part.kernel}}}" if part.tasks is None else f"{{.task = {part.kernel}_task}}"
-                size = f"{start}, {part.tasks or 0}, {len(places)}, {len(part.places)}"
-                parts.append(f"  {{{what}, {size}}}, /* launch {number}: {part.group} */")
-                places += [f"{{{entry}, {offset}}}" for entry, offset in part.places]
-                start += part.tasks or 0
-            first.append(len(parts))
-        most = max((sum(len(part.places) for part in launch) for launch in self.launches), default=0)
         lines = [
             "/* entry */",
-            *(f"GRT_HIDDEN void {name}{'(void **)' if t is None else '_task(long, void **)'};" for name, t in tasks.items()),
-            f"enum {{ LAUNCHES = {len(self.launches)}, PLACES = {max(most, 1)} }};",
-            "static const grt_place places[] = {",
-            *(f"  {', '.join(places[i : i + 8])}," for i in range(0, len(places), 8)),
-            "  {0, 0},",
-            "};",
-            "static const grt_part parts[] = {",
-            *parts,
-            "  {{0}, 0, 0, 0, 0},",
-            "};",
-            f"static const int first[] = {{{', '.join(map(str, first))}}}; /* of the parts of each launch */",
+            *tables(self.launches),
             "void graphrt_launch(int number, void **table) {",
             "  void *there[PLACES];",
             "  grt_launch(parts + first[number], first[number + 1] - first[number], places, there, table);",
@@ -104,27 +75,45 @@ def generate(lowering: Lowering, freeze: bool = False, checked: bool = False) ->
     names: dict[str, str] = {}  # the kernel of each text
     headers = ("runtime.h", "elementwise.h", "stream.h", *(("checked.h",) if checked else ()))
     source = Source("".join(f'#include "{header}"\n' for header in headers), {}, [], [])
-    for launch in lowering.kernels:
-        source.launches.append([])
-        for kernel in launch:
-            if not any(store.size for block in blocks(kernel) for store in block.stores):
-                continue  # its results have no elements
-            group, printer = kernel.group, _printer(kernel, buffers, vector, winograd)
-            tasks, lines = printer.generate()
-            text = "\n".join([*lines, ""])
-            if text not in names:
-                names[text] = group.name
-                source.kernels[group.name] = f"/* {_comment(str(group))} */\n{printer.named(text)}"
-                source.decisions.extend(printer.decisions)
-            source.launches[-1].append(Part(group.name, names[text], tasks, printer.places))
+    source.launches.extend(_Printed(source, names, vector, winograd).launches(lowering.kernels, buffers))
     return source, buffers
 
 
-def _printer(kernel: Kernel, buffers: Buffers, vector: int, winograd: int) -> CPrinter:
-    """The printer of ``kernel`` for a machine with vectors of so many bytes."""
-    if isinstance(kernel, TemplateKernel):
-        return TemplatePrinter(kernel, buffers, Processor(vector // kernel.dtype.itemsize, winograd))
-    return LoopPrinter(kernel, buffers)
+@dataclass(frozen=True)
+class _Printed:
+    """The kernels printed so far: ``names`` has that of each text."""
+
+    source: Source
+    names: dict[str, str]
+    vector: int
+    winograd: int
+
+    def launches(self, kernels: Sequence[Sequence[Kernel]], buffers: Buffers) -> list[list[Part]]:
+        """The launches of ``kernels`` on ``buffers``, whose texts are added to the source."""
+        found: list[list[Part]] = []
+        for launch in kernels:
+            found.append([])
+            for kernel in launch:
+                if not any(store.size for block in blocks(kernel) for store in block.stores):
+                    continue  # its results have no elements
+                group, printer = kernel.group, self._printer(kernel, buffers)
+                tasks, lines = printer.generate()
+                text = "\n".join([*lines, ""])
+                if text not in self.names:
+                    self.names[text] = group.name
+                    self.source.kernels[group.name] = f"/* {_comment(str(group))} */\n{printer.named(text)}"
+                    self.source.decisions.extend(printer.decisions)
+                found[-1].append(Part(group.name, self.names[text], tasks, printer.places))
+        return found
+
+    def _printer(self, kernel: Kernel, buffers: Buffers) -> CPrinter:
+        """The printer of ``kernel``, and of what a loop runs."""
+        if isinstance(kernel, LoopKernel):
+            inner = body_buffers(kernel, buffers.checked)
+            return RepeatPrinter(kernel, buffers, inner, self.launches(kernel.body.kernels, inner))
+        if isinstance(kernel, TemplateKernel):
+            return TemplatePrinter(kernel, buffers, Processor(self.vector // kernel.dtype.itemsize, self.winograd))
+        return LoopPrinter(kernel, buffers)
 
 
 def _buffers(lowering: Lowering, freeze: bool, checked: bool) -> Buffers:

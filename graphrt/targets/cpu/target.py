@@ -25,7 +25,7 @@ from graphrt.runtime.profile import Span
 from graphrt.runtime.program import Executable
 from graphrt.runtime.runnable import Runnable
 from graphrt.runtime.state import State
-from graphrt.schedule.kernel_ir import Kernel, TemplateKernel
+from graphrt.schedule.kernel_ir import Kernel, PointwiseKernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Slot
@@ -53,7 +53,7 @@ class CpuTarget(Target):
 
     def passes(self) -> PassPolicy:
         """Siblings stay apart: docs/cpu.md has the measurement."""
-        return PassPolicy(splits=splits, min_channels=12)
+        return PassPolicy(splits=splits, min_channels=12, loops=True)
 
     def schedule(self) -> SchedulePolicy:
         """Templates have no whole tile at hand; rows are read again from cache by each pass."""
@@ -208,7 +208,7 @@ class CpuExecutable(CpuBinary, Executable):
             f"{kernel.group}\n{pprint.pformat(decide(kernel), width=128)}\n"
             for launch in lowering.kernels
             for kernel in launch
-            if not isinstance(kernel, TemplateKernel)
+            if isinstance(kernel, PointwiseKernel | ReductionKernel)
         ]
         return {"loop_ir.txt": "\n".join(loops), "source.c": self.source(lowering, None)}
 

@@ -16,6 +16,7 @@ import numpy as np
 from graphrt.errors import TargetError
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Order
+from graphrt.passes.pipeline import PassPolicy
 from graphrt.passes.stages import NONE
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.program import Executable
@@ -35,6 +36,10 @@ def parse(name: str, settings: Settings) -> Target:
 
 class DebugTarget(CpuTarget):
     """The cpu target, unfused and checked."""
+
+    def passes(self) -> PassPolicy:
+        """The steps of loops are written out, so that one can be named."""
+        return replace(super().passes(), loops=False)
 
     def schedule(self) -> SchedulePolicy:
         """A kernel for each op, and bytes of its own for each value."""
