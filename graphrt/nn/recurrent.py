@@ -32,7 +32,7 @@ class _Network(Module):
     """Layers of cells over input [T, N, I] ([N, T, I] with ``batch_first``, [T, I] unbatched).
 
     Called with the input and, if they are not zero, the initial states [layers * directions, N, H]; gives the outputs [T, N,
-    directions * H] and the last states. T is static: the steps are unrolled, and compile time grows with them.
+    directions * H] and the last states. T is static.
     """
 
     gates, states = 1, 1
@@ -105,9 +105,8 @@ class RNN(_Network):
     Called with the input [T, N, input_size] ([N, T, input_size] with ``batch_first``, [T, input_size] unbatched) and, if it is
     not zero, the first h [num_layers * directions, N, hidden_size]; gives the outputs [T, N, directions * hidden_size] and the
     last h. ``bidirectional`` runs over the sequence from both ends, so that directions is 2; of ``num_layers`` layers each
-    reads the outputs of the one before it, with ``dropout`` of that probability between them. T is static: the steps are
-    unrolled, and compile time grows with them. Parameters have torch's names: ``weight_ih_l0`` and so on. Raises ArgumentError;
-    when called, ShapeError.
+    reads the outputs of the one before it, with ``dropout`` of that probability between them. T is static. Parameters have
+    torch's names: ``weight_ih_l0`` and so on. Raises ArgumentError; when called, ShapeError.
     """
 
     def __init__(

@@ -343,8 +343,10 @@ class Trace:
             "reverse": self.reverse,
         }
         node = graph.append(REGISTRY["loop"], operands, attrs)
-        results = dict(zip([*self._states, *stacked], node.outputs, strict=True))
-        return Outputs(Loop.of(node), {**{s: self._operands[s] for s in self._sequences}, **results}, self._resolved)
+        count = len(self._states)
+        states = dict(zip(self._states, node.outputs[:count], strict=True))
+        results = {s: self._operands[s] for s in self._sequences} | dict(zip(stacked, node.outputs[count:], strict=True))
+        return Outputs(Loop.of(node), states, results, self._resolved)
 
     def _resolved(self, v: Value) -> Value:
         return self.known.get(v, v)
@@ -415,16 +417,17 @@ class Outputs:
     """The results of a loop by what they stand for in its step."""
 
     loop: Loop
+    states: Mapping[Value, Value]
     results: Mapping[Value, Value]
     resolved: Callable[[Value], Value]
 
     def history(self, state: Value) -> Value:
         """All that ``state`` was, or the last of it."""
-        return self.results[state]
+        return self.states[state]
 
     def final(self, state: Value) -> Value:
         """The last of what ``state`` was."""
-        found = self.results[state]
+        found = self.states[state]
         return getitem(found, self.loop.last) if found.ndim > state.ndim else found
 
     def stacked(self, v: Value) -> Value:

@@ -1,4 +1,4 @@
-"""Recurrent networks: cells, and networks of them unrolled over the time steps of a sequence of static length.
+"""Recurrent networks: cells, and networks of them, which are loops over the time steps of a sequence of static length.
 
     x [T, N, I] -- one matmul for all steps --> gates [T, N, G*H];   step t: gates[t] + h @ w_hh.T --> next h
 
@@ -17,6 +17,7 @@ from graphrt.ir import Value
 from graphrt.ops.base import function, integer, require_float, tensor
 from graphrt.ops.dropout import dropout as _dropout
 from graphrt.ops.elementwise import relu, sigmoid, tanh
+from graphrt.ops.loop import scan
 from graphrt.ops.matmul import linear
 from graphrt.ops.movement import chunk, unbind
 from graphrt.ops.slicing import concat, stack
@@ -150,12 +151,13 @@ def gru_cell(input: Value, hx: Value, w_ih: Value, w_hh: Value, b_ih: Value | No
 def _direction(cell: _Cell, input: Value, state: State, weights: _Weights, reverse: bool) -> tuple[Value, State]:
     """One layer in one direction: [T, N, I] and states [N, H] give the outputs [T, N, H] and the last states."""
     weights.check(cell, input.shape[-1], state)
-    outputs = list[Value]()
-    steps = unbind(weights.inputs(cell, input), 0)
-    for x in reversed(steps) if reverse else steps:
-        state = weights.step(cell, x, state)
-        outputs.append(state[0])
-    return stack(outputs[::-1] if reverse else outputs), state
+
+    def step(state: State, x: Value) -> tuple[State, Value]:
+        after = weights.step(cell, x, state)
+        return after, after[0]
+
+    last, outputs = scan(step, state, weights.inputs(cell, input), reverse=reverse)
+    return outputs, last
 
 
 def _layers(cell: _Cell, x: Value, states: State, layers: list[list[_Weights]], drop: Callable[[Value], Value]) -> State:
@@ -230,7 +232,7 @@ rnn_tanh = _network_function(
 
     D is 2 if ``bidirectional``, else 1; with ``batch_first`` input and outputs are [N, T, ...]. ``hx`` has the first states.
     ``params`` lists w_ih, w_hh and, with ``has_biases``, b_ih and b_hh, of each direction of each layer. ``dropout`` is the
-    probability of dropping elements between layers, in ``train`` only. T is static: the steps are unrolled.
+    probability of dropping elements between layers, in ``train`` only. T is static.
     """,
 )
 rnn_relu = _network_function("rnn_relu", _RELU, "``rnn_tanh`` with relu cells; all arguments as in ``rnn_tanh``.")

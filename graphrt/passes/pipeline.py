@@ -29,8 +29,8 @@ class PassPolicy:
 
     ``splits`` says into how many partial sums a node is cut, ``segments`` in what segments a sum over pixels takes them,
     ``times`` what is predicted for convolutions that are merged or padded (None: none is). Convolutions of at least
-    ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run; with ``loops`` loops are
-    kept, and their steps not written out.
+    ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run. The steps of loops are
+    written out unless ``loops``.
     """
 
     splits: Callable[[Node], int]

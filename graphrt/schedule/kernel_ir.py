@@ -176,10 +176,11 @@ class Scheduled:
 
 @dataclass
 class LoopKernel:
-    """``length`` runs of a ``body`` whose inputs and outputs, by name, are ``inputs`` and ``outputs``, behind ``initial`` copies.
+    """``length`` runs of a ``body``, whose inputs and outputs, by name, are ``inputs`` and ``outputs``.
 
-    A copy goes from one place to another, so many elements. Of the ``constants`` among the inputs what is packed is kept from
-    step to step. ``scratch`` is what the body needs between its launches, ``block`` has what is loaded and stored in all.
+    Before the first are the ``initial`` copies: from one place to another, so many elements each. What is packed of the
+    ``constants`` among the inputs is kept from step to step. ``scratch`` is what the body needs between its launches, ``block``
+    has what is loaded and stored in all.
     """
 
     group: Group

@@ -28,9 +28,9 @@ def _kernel(kernel: Kernel) -> Iterator[str]:
         for launch in kernel.body.kernels:
             yield from (f"  {line}" for inner in launch for line in text(inner).splitlines())
         for kind, places in (("input", kernel.inputs), ("output", kernel.outputs)):
-            for name, p in places.items():
-                turns = f", by turns with {p.other.name}" if p.other is not None else f" + step * {p.stride}"
-                yield f"{kind} {name} at {p.slot.space} {p.slot.name}[{p.first}{turns}]"
+            for name, at in places.items():
+                turns = f", by turns with {at.other.name}" if at.other is not None else f" + step * {at.stride}"
+                yield f"{kind} {name} at {at.slot.space} {at.slot.name}[{at.first}{turns}]"
         return
     yield from _totals(kernel.totals)
     if isinstance(kernel, PointwiseKernel):
