@@ -363,10 +363,10 @@ class Trace:
 
     def _check(self, region: Sequence[Node]) -> None:
         graph = self.graph
-        if changed := [name for name, v in graph.updates.items() if self._updates.get(name) is not v]:
-            raise ArgumentError(f"a step cannot update {changed[0]!r}: make it a state, and update it with the last one")
         if drawn := next((n for n in region if n.op.kind is Kind.RANDOM), None):
             raise ArgumentError(f"{drawn.where()} draws in a step: draw for all steps before, and pass that as a sequence")
+        if changed := [name for name, v in graph.updates.items() if self._updates.get(name) is not v]:
+            raise ArgumentError(f"a step cannot update {changed[0]!r}: make it a state, and update it with the last one")
         for i, state in enumerate(self._states):
             begins, becomes = state.type, self._next[state].type
             if not begins.same(becomes):
@@ -487,9 +487,7 @@ def scan(f: Callable[..., Any], init: Any, xs: Any = None, length: int | None = 
             raise ArgumentError(f"f must return (carry, y), got {type(result).__name__}")
         (after, _), (ys, together) = _flat(result[0]), _flat(result[1])
         if len(after) != len(states) or not all(isinstance(v, Value) and v.graph is graph for v in (*after, *ys)):
-            raise ArgumentError(
-                f"f must return a carry like init, of {len(states)} Values, and ys that are Values of the graph"
-            )
+            raise ArgumentError(f"f must return a carry of {len(states)} Values like init, and ys that are Values")
         for state, value in zip(begin, after, strict=True):
             trace.become(state, value)
         for y in ys:

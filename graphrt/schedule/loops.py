@@ -23,24 +23,34 @@ def lower_loop(schedule: Schedule, group: Group, scheduled: Callable[[Graph], Sc
     assert group.anchor is not None
     node, loop = group.anchor, Loop.of(group.anchor)
     body, places = scheduled(loop.body), _Places(schedule, group, loop)
-    for inner in body.schedule.groups():
-        inner.name = f"{group.name}_{inner.name}"
     arguments = [v.node.name for v in loop.arguments]
+    results = [*loop.body.outputs]
     count, sequences = len(loop.history), len(loop.sequences)
     inputs, outputs = dict[str, Moving](), dict[str, Moving]()
     initial: list[tuple[Moving, Moving, int]] = []
     for i, v in enumerate(loop.states):
-        read, outputs[f"{[*loop.body.outputs][i]}"] = places.state(node.outputs[i], v.type, loop.history[i])
+        read, outputs[results[i]] = places.state(node.outputs[i], v.type, loop.history[i])
         first = read if read.other is None or loop.length % 2 == 0 else Moving(read.other, 0, 0)
         inputs[arguments[i]] = read
         initial.append((places.operand(v), Moving(first.slot, first.first, 0), v.type.size))
     inputs |= {name: places.stepped(v) for name, v in zip(arguments[count:], loop.sequences, strict=False)}
     constants = {name: places.operand(v) for name, v in zip(arguments[count + sequences :], loop.constants, strict=True)}
-    for name, result in zip([*loop.body.outputs][count:], node.outputs[count:], strict=True):
+    for name, result in zip(results[count:], node.outputs[count:], strict=True):
         outputs[name] = places.result(result)
     scratch = Slot("arena", f"{node.name}.body", TensorType((max(body.plan.size, 1),), as_dtype("uint8")))
     block = places.block(scratch)
-    return LoopKernel(group, loop.length, body, inputs | constants, outputs, frozenset(constants), initial, scratch, block)
+    kernel = LoopKernel(group, loop.length, body, inputs | constants, outputs, frozenset(constants), initial, scratch, block)
+    _name_groups(kernel)
+    return kernel
+
+
+def _name_groups(kernel: LoopKernel) -> None:
+    """Names the groups of a loop's body after the loop's."""
+    for i, group in enumerate(kernel.body.schedule.groups()):
+        group.name = f"{kernel.group.name}_{i}"
+    for inner in (k for launch in kernel.body.kernels for k in launch):
+        if isinstance(inner, LoopKernel):
+            _name_groups(inner)
 
 
 class _Places:

@@ -154,6 +154,8 @@ class _Count:
         elif group.kind == "loop":
             assert group.anchor is not None
             self._block(0, [(v, axes("i", v.shape), ()) for v in group.anchor.inputs], given)
+            kept = [v for v in group.anchor.outputs if not self.schedule.stores.get((group, v))]  # states that nobody reads
+            return self._moved() + sum(v.type.nbytes for v in kept)
         else:
             for node in group.inlined:
                 if node.op.kind is Kind.REDUCTION:  # a total, which is found beforehand
@@ -165,10 +167,14 @@ class _Count:
                 stored = [n.outputs[0] for n in group.nodes if n.outputs[0] in group.outputs]
                 roots = [(v, group.index[v], ()) for v in stored]
                 self._block(0, [*roots, *((v, group.domain, ()) for v in group.copies)], given)
+        return self._moved()
+
+    def _moved(self) -> int:
+        """The bytes that were found to be read, and those that are written."""
         written = {
             (p.slot, p.start): v.type.size * p.slot.type.dtype.itemsize
-            for v in (*group.outputs, *group.copies)
-            for p in self.schedule.stores.get((group, v), ())
+            for v in (*self.group.outputs, *self.group.copies)
+            for p in self.schedule.stores.get((self.group, v), ())
         }
         return sum(self.read.values()) + sum(written.values())
 
