@@ -28,12 +28,12 @@ DRAWN = {  # random numbers
     *("alpha_dropout bernoulli dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout".split()),
     *("gumbel_softmax normal_like uniform_like".split()),
 }
-UNROLLED = {"gru", "lstm", "rnn_relu", "rnn_tanh"}  # of cells, which are tried
+LOOPS = {"gru", "lstm", "rnn_relu", "rnn_tanh", "scan"}  # of cells, which are tried, and of any step: test_loop.py
 only_here = pytest.mark.skipif(INTERPRETED, reason="the reference target only, the same in both lanes")
 
 
 def test_every_function_is_called() -> None:
-    assert {c.name for c in CALLS.values()} | NO_GRADIENT | DRAWN | UNROLLED == FUNCTIONS.keys()
+    assert {c.name for c in CALLS.values()} | NO_GRADIENT | DRAWN | LOOPS == FUNCTIONS.keys()
 
 
 def _weighted(values: list[Value], graph: grt.Graph, feeds: dict[str, Any], prefix: str) -> Value:

@@ -270,30 +270,43 @@ def test_a_loop_is_explained_checked_profiled_and_saved(tmp_path: Path) -> None:
     assert program(**feeds)["loss"] == loaded(**feeds)["loss"] == again(**feeds)["loss"]
 
 
-def test_steps_that_are_refused() -> None:
+def _scan(f: Any, init: Any = None, xs: Any = None, **options: Any) -> Callable[[grt.Graph], Any]:
+    """A scan from h [3] over x [5, 3], unless others are given."""
+
+    def call(g: grt.Graph) -> Any:
+        h, x = g.input("h", (3,)), g.input("x", (5, 3))
+        return F.scan(f, h if init is None else init(g), x if xs is None else xs(g, x), **options)
+
+    return call
+
+
+def _updates(h: grt.Value, x: grt.Value) -> Any:
+    graph = h.graph
+    graph.update(graph.parameter("w", np.zeros(3, np.float32)), h)
+    return h, x
+
+
+WRONG: list[tuple[str, str, Callable[[grt.Graph], Any]]] = [
+    ("update", "cannot update 'w'", _scan(_updates)),
+    ("random", "draws in a step", _scan(lambda h, x: (h * F.dropout(x, 0.5, True), x))),
+    ("shape", r"state 0 begins as f32\[3\] and a step makes f32\[2\]", _scan(lambda h, x: (h[:2], x))),
+    ("dtype", "state 0 begins as", _scan(lambda h, x: (F.cast(h, "int64"), x))),
+    ("no pair", r"return \(carry, y\)", _scan(lambda h, x: h)),
+    ("two states", "a carry of 1 Values", _scan(lambda h, x: ((h, h), x))),
+    ("number", "ys that are Values", _scan(lambda h, x: (h, 3.0))),
+    ("lengths", "the same first dimension", _scan(lambda h, x: (h, h), xs=lambda g, x: [x, g.input("z", (4, 3))])),
+    ("no length", "length", _scan(lambda h, x: (h, h), xs=lambda g, x: ())),
+    ("no steps", "at least one step", _scan(lambda h, x: (h, x), xs=lambda g, x: g.input("none", (0, 3)))),
+    ("no function", "f must be a Callable", _scan(3)),
+    ("length", "length is 4", _scan(lambda h, x: (h, x), length=4)),
+    ("number of states", "structures of Values", _scan(lambda h, x: (h, x), init=lambda g: [1.0])),
+]
+BAD = [(f"scan {name}", call) for name, _, call in WRONG]
+
+
+@pytest.mark.parametrize(("message", "call"), [pytest.param(*rest, id=name) for name, *rest in WRONG])
+def test_steps_that_are_refused(message: str, call: Callable[[grt.Graph], Any]) -> None:
     graph = grt.Graph()
-    h, x, w = graph.input("h", (3,)), graph.input("x", (5, 3)), graph.parameter("w", array(3))
-    before = len(graph.nodes)
-
-    def updates(h: Any, x: Any) -> Any:
-        graph.update(w, h)
-        return h, x
-
-    for f, init, xs, message in (
-        (updates, h, x, "cannot update 'w'"),
-        (lambda h, x: (h * F.dropout(x, 0.5, True), x), h, x, "draws"),
-        (lambda h, x: (h[:2], x), h, x, r"state 0 begins as f32\[3\] and a step makes f32\[2\]"),
-        (lambda h, x: (F.cast(h, "int64"), x), h, x, "state 0 begins as"),
-        (lambda h, x: h, h, x, r"return \(carry, y\)"),
-        (lambda h, x: ((h, h), x), h, x, "a carry of 1 Values"),
-        (lambda h, x: (h, 3.0), h, x, "ys that are Values"),
-        (lambda h, x: (h, x), h, [x, graph.input("z", (4, 3))], "the same first dimension"),
-        (lambda h, x: (h, x), h, None, "length"),
-        (lambda h, x: (h, x), h, graph.input("none", (0, 3)), "at least one step"),
-        (3, h, x, "f must be a Callable"),
-    ):
-        with pytest.raises(GraphrtError, match=message):
-            F.scan(f, init, xs)  # type: ignore[arg-type]
-    with pytest.raises(GraphrtError, match="length is 4"):
-        F.scan(lambda h, x: (h, x), h, x, length=4)
-    assert not graph.updates and all(n.op.name in ("input", "parameter") for n in graph.nodes[before:])
+    with pytest.raises(GraphrtError, match=message):
+        call(graph)
+    assert not graph.updates and all(n.op.kind.value == "source" for n in graph.nodes)

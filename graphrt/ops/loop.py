@@ -42,7 +42,7 @@ def parse_body(text: str) -> Graph:
 
 @dataclass(frozen=True)
 class Loop:
-    """What a loop's node says: its body, whose inputs are ``states``, an element of each of ``sequences`` and ``constants``.
+    """A loop as its node says: its body, whose inputs are ``states``, an element of each of ``sequences`` and ``constants``.
 
     A body's outputs are the next states, then the results that are stacked over ``length`` steps. ``history`` says of which
     states all are kept: those before each step and, at the end where the loop arrives, the last; of the others only the last.

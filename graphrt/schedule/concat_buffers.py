@@ -10,6 +10,7 @@ for every element it loads, the whole gets a buffer, and each part lies in it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphrt.index import axes
@@ -56,6 +57,15 @@ def parts(node: Node) -> list[tuple[Value, Start]] | None:
     return [found[i] for i in range(len(node.inputs))] if len(found) == len(node.inputs) else None
 
 
+def _unfit(part: Value, readers: Sequence[Node]) -> tuple[str, str]:
+    """Why ``part`` cannot be stored in the buffer of a whole, and what would change that; empty where it can."""
+    if part.node.op.kind in FREE:
+        return f"{part.name} is not computed by a kernel", "a kernel computed it"
+    if any(n.op.kind is Kind.LOOP for n in (part.node, *readers)):
+        return f"a loop has {part.name} in one piece", "no loop computed or read it"
+    return "", ""
+
+
 def find_buffers(graph: Graph) -> ConcatBuffers:
     """Finds a buffer for every concatenation whose parts may and should lie in one, the largest first."""
     users, results = graph.users(), graph.results()
@@ -80,10 +90,8 @@ def find_buffers(graph: Graph) -> ConcatBuffers:
             if v in laid:
                 if (against := inside(v, at, found))[0]:
                     return against
-            elif v.node.op.kind is Kind.LOOP or any(n.op.kind is Kind.LOOP for n in reading(v)):
-                return f"a loop has {v.name} in one piece", "no loop computed or read it"
-            elif v.node.op.kind in FREE:
-                return f"{v.name} is not computed by a kernel", "a kernel computed it"
+            elif (against := _unfit(v, reading(v)))[0]:
+                return against
         return "", ""
 
     def within(v: Value) -> tuple[Value, Start] | None:

@@ -11,6 +11,7 @@ import numpy as np
 from graphrt.compiler import trace
 from graphrt.errors import ConversionError
 from graphrt.ir import Graph, Node, Value
+from graphrt.passes.loops import tidy_loops
 from graphrt.types import TensorType
 
 BATCHES = (2, 3, 5)
@@ -61,6 +62,7 @@ class Sized:
 
 def alone(graph: Graph) -> Sized:
     """``graph`` with the sizes it has."""
+    graph = tidy_loops(graph, keep=False)
     return Sized(graph, {n: n.attrs for n in graph.nodes}, {v: v.shape for v in graph.values()})
 
 
@@ -69,7 +71,7 @@ def batched(model: Any, example_inputs: Any) -> Sized:
 
     Raises ConversionError where anything but sizes depends on it.
     """
-    graphs = [trace(model, _resized(example_inputs, batch)) for batch in BATCHES]
+    graphs = [tidy_loops(trace(model, _resized(example_inputs, batch)), keep=False) for batch in BATCHES]
     first = graphs[0]
     if len({len(g.nodes) for g in graphs}) > 1:
         raise ConversionError(f"the graph of {type(model).__name__} has other nodes for other batches; use dynamic_batch=False")

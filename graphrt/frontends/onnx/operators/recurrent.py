@@ -112,17 +112,18 @@ def _direction(
     step: Callable[[_Cell, Value, States], States], cell: _Cell, gates: Value, state: States, lens: Value | None, reverse: bool
 ) -> tuple[Value, States]:
     """Outputs [T, N, H] and the last states, from the input's part of the gates [T, N, G*H]."""
-    outputs: dict[int, Value] = {}
-    length = gates.shape[0]
-    for t in reversed(range(length)) if reverse else range(length):
-        new = step(cell, gates[t], state)
-        if lens is None:
-            state, outputs[t] = new, new[0]
-        else:
-            alive = F.unsqueeze(lens > t, 1)
-            state = tuple(F.where(alive, n, old) for n, old in zip(new, state, strict=True))
-            outputs[t] = F.where(alive, new[0], 0.0)
-    return F.stack([outputs[t] for t in range(length)]), state
+    if lens is None:
+        last, y = F.scan(lambda old, x: ((new := step(cell, x, old)), new[0]), state, gates, reverse=reverse)
+        return y, last
+    alive = F.unsqueeze(F.unsqueeze(lens, 0) > F.unsqueeze(F.arange(lens.graph, gates.shape[0]), 1), 2)
+
+    def masked(old: States, element: tuple[Value, Value]) -> tuple[States, Value]:
+        x, alive = element
+        new = step(cell, x, old)
+        return tuple(F.where(alive, n, o) for n, o in zip(new, old, strict=True)), F.where(alive, new[0], 0.0)
+
+    last, y = F.scan(masked, state, (gates, alive), reverse=reverse)
+    return y, last
 
 
 def _network(
