@@ -15,6 +15,7 @@ from graphrt.passes.stages import STAGES
 from graphrt.runtime.lowering import Lowering
 from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.group import Launch
+from graphrt.schedule.loops import plan_lines
 
 REASONS = 14  # that a summary lists, the most frequent first
 MODULES = 12
@@ -31,6 +32,7 @@ class Explanation:
         self.ledger, self.configurations = lowering.ledger, configurations
         self.decisions = [*self.ledger.decisions, *chosen]
         self._launches: Sequence[Launch] = lowering.schedule.launches if lowering.schedule else ()
+        self._kernels = lowering.kernels
         self._costs = [launch_cost(kernels) for kernels in lowering.kernels]
         self._names = {n.name for _, graph in lowering.passes for n in graph.nodes}
         self._modules_of = list(modules(self._launches))
@@ -97,7 +99,7 @@ class Explanation:
 
         Raises ArgumentError for a name that is none.
         """
-        for launch, cost in zip(self._launches, self._costs, strict=True):
+        for launch, kernels, cost in zip(self._launches, self._kernels, self._costs, strict=True):
             for group in launch.groups:
                 if group.name == name:
                     names = {v.name for n in (*group.nodes, *group.inlined) for v in n.outputs}
@@ -105,7 +107,8 @@ class Explanation:
                     refused = [d for d in self.decisions if d.other == group.label and d.node not in names]
                     where = dict.fromkeys(f"  {n.name} at {n.origin.file}:{n.origin.line}" for n in group.nodes)
                     moved = f"  its launch moves {cost.bytes} bytes and computes {cost.flops} operations"
-                    return "\n".join([str(group), moved, *where, *(f"  {d}" for d in (*about, *refused))])
+                    head = str(group) if len(launch.groups) > 1 else "\n".join(plan_lines(launch, kernels))
+                    return "\n".join([head, moved, *where, *(f"  {d}" for d in (*about, *refused))])
         raise ArgumentError(f"there is no group {name!r}: groups are g0 to g{sum(len(x.groups) for x in self._launches) - 1}")
 
     def module(self, name: str) -> str:

@@ -26,6 +26,7 @@ from graphrt.runtime.state import State
 from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.group import Launch
 from graphrt.schedule.kernel_ir import Kernel
+from graphrt.schedule.loops import plan_lines
 from graphrt.schedule.memory import MemoryPlan
 from graphrt.schedule.schedule import Schedule, Slot
 
@@ -206,8 +207,9 @@ class Program(Runnable):
         return list(self._executable.configurations(self._lower()))
 
     def plan_text(self) -> str:
-        """One line a group: its kernel, what it reads and writes, and why it ends where it does."""
-        return "\n".join(map(str, self.schedule.launches)) + "\n" if self.schedule else ""
+        """One line a group: its kernel, what it reads and writes, and why it ends where it does; under a loop those of its body."""
+        launches = zip(self.schedule.launches if self.schedule else (), self.kernel_ir, strict=True)
+        return "".join(f"{line}\n" for launch, kernels in launches for line in plan_lines(launch, kernels))
 
     def memory(self) -> MemoryPlan | None:
         """The arena: offsets, lifetimes, its size beside the lower bound."""

@@ -145,6 +145,9 @@ class Group:
         return (v for n in self.nodes for v in n.outputs)
 
     def __str__(self) -> str:
+        if self.kind == "loop" and self.anchor is not None:
+            ins, outs = (", ".join(v.name for v in side) for side in (self.inputs, self.outputs))
+            return f"{self.name} loop of {self.anchor.attrs['length']} steps in=({ins}) out=({outs})"
         head = self.anchor.op.name if self.anchor else "pointwise"
         fused = [n.name for n in self.nodes if n is not self.anchor]
         prologue = f" prologue=[{', '.join(n.name for n in self.inlined)}]" if self.inlined else ""

@@ -7,13 +7,13 @@ no history     [ h ] [ h' ]                    by turns, so that the last lands 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from graphrt.index import as_expr, axis
 from graphrt.ir import Graph, Value
 from graphrt.ops.loop import Loop
-from graphrt.schedule.group import Group, pull
-from graphrt.schedule.kernel_ir import Block, Inst, LoopKernel, Moving, Scheduled, Store, Var
+from graphrt.schedule.group import Group, Launch, pull
+from graphrt.schedule.kernel_ir import Block, Inst, Kernel, LoopKernel, Moving, Scheduled, Store, Var
 from graphrt.schedule.schedule import Schedule, Slot
 from graphrt.types import TensorType, as_dtype
 
@@ -42,6 +42,15 @@ def lower_loop(schedule: Schedule, group: Group, scheduled: Callable[[Graph], Sc
     kernel = LoopKernel(group, loop.length, body, inputs | constants, outputs, frozenset(constants), initial, scratch, block)
     _name_groups(kernel)
     return kernel
+
+
+def plan_lines(launch: Launch, kernels: Sequence[Kernel], indent: str = "") -> Iterator[str]:
+    """The lines of ``launch`` in a plan, under that of a loop those of its body."""
+    yield from (indent + line for line in str(launch).splitlines())
+    for kernel in kernels:
+        if isinstance(kernel, LoopKernel):
+            for inner, others in zip(kernel.body.schedule.launches, kernel.body.kernels, strict=True):
+                yield from plan_lines(inner, others, f"{indent}    ")
 
 
 def _name_groups(kernel: LoopKernel) -> None:
