@@ -207,7 +207,7 @@ class Program(Runnable):
         return list(self._executable.configurations(self._lower()))
 
     def plan_text(self) -> str:
-        """One line a group: its kernel, what it reads and writes, and why it ends where it does; under a loop those of its body."""
+        """One line a group: its kernel, what it reads and writes, and why it ends where it does; under a loop its body's."""
         launches = zip(self.schedule.launches if self.schedule else (), self.kernel_ir, strict=True)
         return "".join(f"{line}\n" for launch, kernels in launches for line in plan_lines(launch, kernels))
 
