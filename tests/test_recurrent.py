@@ -15,7 +15,7 @@ from test_functional import TARGET, data
 import graphrt as grt
 from graphrt import nn
 from graphrt import ops as F
-from graphrt.ops.loop import Loop
+from graphrt.ops.loop import Loop, contracted
 from graphrt.schedule.kernel_ir import LoopKernel
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
@@ -104,6 +104,7 @@ def test_the_input_is_projected_once() -> None:
         assert len(matmuls) == 1 and matmuls[0].types[0].shape == (steps * 2, network.gates * 8)
         (loop,) = [n for n in graph.nodes if n.op.name == "loop"]
         assert sum(n.op.name == "matmul" for n in Loop.of(loop).body.nodes) == 1
+        assert contracted(loop) == 2 * steps * 2 * network.gates * 8 * 8
         program = grt.compile(y, target=TARGET)
         bodies = [k.body for kernels in program.kernel_ir for k in kernels if isinstance(k, LoopKernel)]
         if TARGET == "cpu":

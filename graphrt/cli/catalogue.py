@@ -55,13 +55,13 @@ def summary(
 def _onnx_summary(path: str, batch: int) -> str:
     """The nodes of an ONNX file that compute with parameters or multiply, and the totals."""
     from graphrt.inspection.subject import find
-    from graphrt.op import Kind
+    from graphrt.ops.loop import contracted
 
     graph = find(path, "cpu", batch, False, "float32", {}).outputs
     lines, products = [f"{'node':<40} {'op':<14} {'output':<20} {'parameters':>13} {'multiplications':>17}"], 0
     for node in graph.nodes:
         own = [v for v in node.inputs if v.node.op.name == "parameter"]
-        count = node.op.flops(node) // 2 if node.op.kind is Kind.CONTRACTION else 0
+        count = contracted(node) // 2
         products += count
         if own or count:
             shape, size = "x".join(map(str, node.outputs[0].shape)), sum(v.type.size for v in own)

@@ -10,6 +10,7 @@ from typing import Any
 from graphrt.ir import Graph, Node, Value
 from graphrt.nn.module import Buffer, Call, Module, Parameter, count_parameters, in_mode, noted
 from graphrt.op import Kind
+from graphrt.ops.loop import contracted
 from graphrt.types import DTypeLike
 
 
@@ -67,7 +68,7 @@ def _layer(path: str, call: Call, own: Sequence[Parameter], products: int, field
 
 
 def _multiplications(nodes: Sequence[Node]) -> int:
-    return sum(n.op.flops(n) // 2 for n in nodes if n.op.kind is Kind.CONTRACTION)
+    return sum(contracted(n) // 2 for n in nodes)
 
 
 def summary(module: Module, input_shape: Sequence[int] | None = None, dtype: DTypeLike = "float32") -> str:

@@ -141,6 +141,14 @@ def _flops(node: Node) -> int:
     return loop.length * sum(n.op.flops(n) for n in loop.body.nodes if n.op.kind not in (Kind.SOURCE, Kind.VIEW))
 
 
+def contracted(node: Node) -> int:
+    """The flops of contractions in ``node``, of a loop those of all its steps."""
+    if node.op.kind is Kind.LOOP:
+        loop = Loop.of(node)
+        return loop.length * sum(map(contracted, loop.body.nodes))
+    return node.op.flops(node) if node.op.kind is Kind.CONTRACTION else 0
+
+
 def _vjp(node: Node, *dys: Value | None) -> list[Value | None]:
     loop, graph = Loop.of(node), node.graph
     count = len(loop.history)

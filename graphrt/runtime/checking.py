@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from graphrt.ir import Graph, Node, Value
-from graphrt.op import Kind
+from graphrt.ops.loop import contracted
 from graphrt.reference import fit, walk
 from graphrt.runtime.lowering import Lowering
 from graphrt.schedule.schedule import Slot
@@ -102,7 +102,7 @@ def compare(
     nodes = list(nodes)
     table = {v: fit(a, v, "float64") for v, a in known.items()}
     walk(nodes, table)
-    products = rounded if any(n.op.kind is Kind.CONTRACTION for n in nodes) else 0.0
+    products = rounded if any(map(contracted, nodes)) else 0.0
     length = max((n.op.flops(n) / max(n.types[0].size, 1) for n in nodes), default=1.0)
     spread: dict[Value, np.ndarray] | None = None
     for v, array in found.items():

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from graphrt.index import Expr
 from graphrt.ir import Node
-from graphrt.op import Kind
-from graphrt.ops.loop import Loop
+from graphrt.ops.loop import contracted
 from graphrt.schedule.group import Guard
 from graphrt.schedule.kernel_ir import Block, Kernel, LoopKernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.memory import blocks, loads
@@ -60,7 +59,7 @@ def launch_cost(kernels: Sequence[Kernel]) -> Cost:
             for slot, most in _reads(kernel, block).items():
                 read[i, number, slot] = min(read.get((i, number, slot), 0) + most, slot.type.nbytes)
             written.update({(s.slot, s.offset): s.size * s.slot.type.dtype.itemsize for s in block.stores})
-    products = sum(map(_products, nodes))
+    products = sum(map(contracted, nodes))
     contraction = next((k for k in kernels if isinstance(k, TemplateKernel)), None) if products else None
     return Cost(
         read=sum(read.values()),
@@ -70,14 +69,6 @@ def launch_cost(kernels: Sequence[Kernel]) -> Cost:
         dtype=contraction.factors if contraction else None,
         precision=contraction.precision if contraction else "highest",
     )
-
-
-def _products(node: Node) -> int:
-    """The flops of ``node`` that contractions do."""
-    if node.op.kind is Kind.LOOP:
-        loop = Loop.of(node)
-        return loop.length * sum(map(_products, loop.body.nodes))
-    return node.op.flops(node) if node.op.kind is Kind.CONTRACTION else 0
 
 
 def _passes(kernel: Kernel) -> list[tuple[int, Block]]:
