@@ -1,0 +1,142 @@
+"""How does graphrt do on networks it was not tuned for? A torch module's training step and its forward pass, beside torch.
+
+python -m bench.zoo [--work 'U-Net'] [--processes 5] [--save] [--no-compile] [--no-inference]
+
+graphrt takes the module by from_torch; the gradients and SGD are in one program. Each row is measured in processes of its own,
+in which the candidates take turns.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import torch
+import typer
+
+import graphrt
+from bench.measure import elsewhere, interleave, report
+from bench.zoo_peers import ZOO
+
+RATE = 0.01
+
+
+def ours(name: str, train: bool) -> Callable[[], Any]:
+    """A step of graphrt, or a forward pass."""
+    zoo = ZOO[name]
+    x, target = zoo.data()
+    torch.manual_seed(0)
+    net = zoo.make().train(train)
+    if not train:
+        program = graphrt.compile(graphrt.from_torch(net, (x,)), target="cpu", freeze=True)
+        return lambda: program(x)
+
+    class Loss(torch.nn.Module):
+        """The network's loss."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return zoo.loss(self.net(x), target)
+
+    graph = graphrt.from_torch(Loss().train(), (x, target), train=True)
+    (loss,) = graph.outputs.values()
+    parameters = graph.parameters()
+    for p, d in zip(parameters, graphrt.grad(loss, parameters), strict=True):
+        graph.update(p, p - RATE * d)
+    step = graphrt.compile(graph, target="cpu")
+    return lambda: step(x, target)
+
+
+def theirs(name: str, train: bool, mode: str) -> Callable[[], Any]:
+    """A step of torch, or a forward pass: eager, channels_last or compile."""
+    zoo = ZOO[name]
+    x, target = zoo.data()
+    torch.manual_seed(0)
+    net = zoo.make().train(train)
+    if mode == "channels_last":
+        net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    model = torch.compile(net) if mode == "compile" else net
+    optimizer = torch.optim.SGD(net.parameters(), RATE)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = zoo.loss(model(x), target)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    def forward() -> torch.Tensor:
+        with torch.inference_mode():
+            return model(x)
+
+    return step if train else forward
+
+
+def measured(name: str, train: bool, modes: list[str], rounds: int) -> dict[str, float]:
+    """Milliseconds of each candidate, their medians in turns, and of graphrt the seconds to the end of its first call."""
+    start = time.perf_counter()
+    first = ours(name, train)
+    first()
+    seconds = time.perf_counter() - start
+    candidates: dict[str, Callable[[], Any] | None] = {"graphrt": first}
+    candidates |= {f"torch {mode}": theirs(name, train, mode) for mode in modes}
+    for candidate in candidates.values():
+        assert candidate is not None
+        candidate()
+    begin = time.perf_counter()
+    first()
+    calls = max(1, min(50, round(0.05 / max(time.perf_counter() - begin, 1e-5))))
+    timings = interleave(candidates, rounds, calls)
+    return {n: t.median for n, t in timings.items() if t is not None} | {"first call, s": seconds}
+
+
+def row(name: str, train: bool, found: list[Mapping[str, float]]) -> dict[str, Any]:
+    """The medians over processes, the best peer, and the ratio to it with the least and the largest."""
+    peers = [n for n in found[0] if n.startswith("torch")]
+    ratios = sorted(min(f[n] for n in peers) / f["graphrt"] for f in found)
+    ms = {n: statistics.median(f[n] for f in found) for n in ("graphrt", *peers)}
+    best = min(peers, key=ms.__getitem__)
+    about = {"work": name, "what": "training step" if train else "forward pass", "graphrt ms": ms["graphrt"]}
+    about |= {
+        "best peer": best,
+        "peer ms": ms[best],
+        "ratio": statistics.median(ratios),
+        "least": ratios[0],
+        "most": ratios[-1],
+    }
+    return about | {"first call, s": statistics.median(f["first call, s"] for f in found)}
+
+
+def main(
+    work: Annotated[list[str] | None, typer.Option(help="networks to measure; all when left out")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="fresh processes for each row")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="turns of each candidate in a process")] = 9,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile too")] = True,
+    inference: Annotated[bool, typer.Option("--inference/--no-inference", help="forward passes too")] = True,
+    save: Annotated[bool, typer.Option(help="append the rows to bench/results/zoo.jsonl")] = False,
+) -> None:
+    """Prints, for each network, how many times faster graphrt is than the best of torch's ways."""
+    for name in work or ():
+        if name not in ZOO:
+            raise typer.BadParameter(f"no network {name!r}; there is {', '.join(ZOO)}", param_hint="--work")
+    rows = []
+    for train in (True, False) if inference else (True,):
+        for name in work or ZOO:
+            modes = ["eager"] + (["channels_last"] if len(ZOO[name].input) == 4 else []) + (["compile"] if compiled else [])
+            found = [elsewhere("bench.zoo", "measured", name, train, modes, rounds) for _ in range(processes)]
+            rows.append(row(name, train, found))
+            print(f"{rows[-1]['what']}, {name}: {rows[-1]['ratio']:.2f}x of {rows[-1]['best peer']}", flush=True)
+    report("a torch module, float32 (ratio: best peer / graphrt)", rows, "zoo" if save else None)
+    for what in dict.fromkeys(r["what"] for r in rows):
+        ratios = [r["ratio"] for r in rows if r["what"] == what]
+        print(f"{what}: geometric mean {math.exp(statistics.fmean(map(math.log, ratios))):.2f}, least {min(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
