@@ -19,7 +19,8 @@ from typing import Any
 from graphrt.config import Flags
 from graphrt.errors import ArgumentError, GraphError
 from graphrt.ir import Graph, Value
-from graphrt.op import Order
+from graphrt.op import Kind, Order
+from graphrt.ops.loop import Loop
 from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import Fusion
@@ -163,8 +164,11 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
     return copy, unpack
 
 
-def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lowering:
-    """Everything before the target's own part; ``orders`` are those of state that exists already. Raises TargetError."""
+def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body: bool = False) -> Lowering:
+    """Everything before the target's own part; ``orders`` are those of state that exists already. Raises TargetError.
+
+    ``graph`` is a program's, or the ``body`` of one of its loops.
+    """
     flags, clock = Flags.read(), _Clock()
     passing = target.passes()
     steps, decisions = run_passes(graph, passing, orders, target.fusion, flags.check)
@@ -174,20 +178,21 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lo
         return Lowering(steps, decisions, orders, passing)
     policy = replace(policy, fusion=policy.fusion & target.fusion)
     final = steps[-1][1]
-    _check_names(target.fusion, final)
+    if not body:
+        _check_names(target.fusion, final)
     buffers = find_buffers(final) if "concat" in policy.fusion else NO_BUFFERS
     groups, fused = fuse(final, policy, buffers)
     clock.note("fusion")
     schedule, arranged = arrange(final, groups, buffers, policy)
     clock.note("order")
 
-    def scheduled(body: Graph) -> Scheduled:
+    def scheduled(inner: Graph) -> Scheduled:
         """A loop's body, lowered as a program of its own whose results are row-major."""
-        copy = rewrite(body, lambda node: None)
+        copy = rewrite(inner, lambda node: None)
         copy.orders = {name: tuple(range(v.ndim)) for name, v in copy.outputs.items()}
-        inner = lower_graph(copy, target, {})
-        assert inner.schedule is not None and inner.plan is not None
-        return Scheduled(inner.schedule, inner.kernels, inner.plan)
+        lowered = lower_graph(copy, target, {}, body=True)
+        assert lowered.schedule is not None and lowered.plan is not None
+        return Scheduled(lowered.schedule, lowered.kernels, lowered.plan)
 
     kernels = [[lower(schedule, group, policy, scheduled) for group in launch.groups] for launch in schedule.launches]
     for launch in kernels:
@@ -214,8 +219,12 @@ class _Clock:
 
 
 def _check_names(fusion: Fusion, graph: Graph) -> None:
-    """Raises ArgumentError for a node to be kept apart that ``graph``, which is what is scheduled, has not."""
-    names = [node.name for node in graph.nodes]
+    """Raises ArgumentError for a node to be kept apart that ``graph``, what is scheduled, has not, nor a loop's body."""
+    names, pending = list[str](), [graph]
+    while pending:
+        nodes = pending.pop().nodes
+        names += [node.name for node in nodes]
+        pending += [Loop.of(node).body for node in nodes if node.op.kind is Kind.LOOP]
     for name in sorted(set().union(*fusion.apart) - {*names}):
         near = ", ".join(difflib.get_close_matches(name, names, 3, 0)) or "none"
         raise ArgumentError(f"forbid names {name!r}, which is no node of what is compiled (program.graph); there is {near}")

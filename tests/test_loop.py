@@ -18,6 +18,7 @@ from graphrt import ops as F
 from graphrt.compiler import lower_graph
 from graphrt.errors import GraphrtError
 from graphrt.ops.loop import Loop
+from graphrt.schedule.kernel_ir import LoopKernel
 from graphrt.targets.target import Settings, parse
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
@@ -252,6 +253,21 @@ def test_what_nobody_reads_is_not_stacked() -> None:
     (node,) = [n for n in program.graph.nodes if n.op.name == "loop"]
     loop = Loop.of(node)
     assert len(loop.history) == 1 and len(node.outputs) == 2 and len(loop.results) == 2
+
+
+@compiled_only
+def test_nodes_of_a_body_are_kept_apart() -> None:
+    feeds = {"x": array(12, 2, 6), "h": array(2, 6)}
+    program = grt.compile(recurrent(12, gradient=False), target="cpu")
+    (kernel,) = [k for kernels in program.kernel_ir for k in kernels if isinstance(k, LoopKernel)]
+    fused = next(g for g in kernel.body.schedule.groups() if len(g.nodes) > 1)
+    pair = {n.name for n in fused.nodes[:2]}
+    apart = grt.compile(recurrent(12, gradient=False), target="cpu", forbid=[pair])
+    (other,) = [k for kernels in apart.kernel_ir for k in kernels if isinstance(k, LoopKernel)]
+    assert not any(pair <= {n.name for n in (*g.nodes, *g.inlined)} for g in other.body.schedule.groups())
+    np.testing.assert_allclose(apart(**feeds)["loss"], program(**feeds)["loss"], rtol=1e-6)
+    with pytest.raises(GraphrtError, match="no node of what is compiled"):
+        grt.compile(recurrent(12), target="cpu", forbid=[("conv_9", "relu_9")])
 
 
 @compiled_only
