@@ -13,6 +13,7 @@ from graphrt.passes.half_copies import keep_half_copies
 from graphrt.passes.layout import assign_layouts
 from graphrt.passes.partial import Segments, partial_sums
 from graphrt.passes.patterns.addends import merge_addends
+from graphrt.passes.patterns.combinations import fuse_combinations
 from graphrt.passes.pieces import store_pieces
 from graphrt.passes.remat import rematerialise
 from graphrt.passes.siblings import Times, merge_siblings
@@ -28,7 +29,8 @@ class PassPolicy:
 
     ``splits`` says into how many partial sums a node is cut, ``segments`` in what segments a sum over pixels takes them,
     ``times`` what is predicted for convolutions that are merged or padded (None: none is). Convolutions of at least
-    ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run.
+    ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run, with
+    ``fused_products`` a product is added to a sum without being rounded, where a graph can say so.
     """
 
     splits: Callable[[Node], int]
@@ -36,6 +38,7 @@ class PassPolicy:
     times: Times | None = None
     min_channels: int = 1
     half_copies: bool = False
+    fused_products: bool = False
 
 
 def run_passes(
@@ -65,6 +68,8 @@ def run_passes(
         ("pieces", store_pieces),  # concatenations of many parts get a buffer
         ("layout", lambda g: assign_layouts(g, policy.min_channels, state_orders, decisions)),  # channels-last inside
     ]
+    if policy.fused_products:
+        steps.insert(-1, ("combinations", fuse_combinations))  # norms of halves as fused multiply-adds
     if policy.half_copies:
         steps.append(("half_copies", lambda g: keep_half_copies(g, state_orders)))  # updates write weights and their halves
     first = [name for name, _ in steps].index(begin)

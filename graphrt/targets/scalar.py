@@ -37,7 +37,7 @@ C = {
     "exp2": "exp2{f}({0})", "log2": "log2{f}({0})", "log10": "log10{f}({0})", "expm1": "expm1{f}({0})",
     "log1p": "log1p{f}({0})", "atan": "atan{f}({0})", "atan2": "atan2{f}({0}, {1})",
     "erfc": "grt_erfc({0})", "erfinv": "grt_erfinv({0})",
-    "fmod": "fmod{f}({0}, {1})", "quotient": "grt_quotient({0}, {1})", "copysign": "copysign{f}({0}, {1})",
+    "fma": "__builtin_fma{f}({0}, {1}, {2})", "fmod": "fmod{f}({0}, {1})", "quotient": "grt_quotient({0}, {1})", "copysign": "copysign{f}({0}, {1})",
     "bitwise_and": "{0} & {1}", "bitwise_or": "{0} | {1}", "bitwise_xor": "{0} ^ {1}", "bitwise_not": "~{0}",
     "left_shift": "{0} << {1}", "right_shift": "{0} >> {1}",
 }  # fmt: skip
@@ -51,7 +51,7 @@ TRITON = {
     "maximum": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
     "exp": "tl.exp({0})", "log": "tl.log({0})", "sqrt": "tl.sqrt_rn({0})", "rsqrt": "1 / tl.sqrt_rn({0})",
     "sin": "tl.sin({0})", "cos": "tl.cos({0})", "erf": "tl.erf({0})", "floor": "tl.floor({0})",
-    "ceil": "tl.ceil({0})", "log2": "tl.log2({0})",
+    "ceil": "tl.ceil({0})", "log2": "tl.log2({0})", "fma": "tl.fma({0}, {1}, {2})",
     **{f: f"grt_{f}({{0}})" for f in ("tanh", "trunc", "round", "exp2", "expm1", "log1p", "log10", "atan", "erfc", "erfinv")},
     **{f: f"grt_{f}({{0}}, {{1}})" for f in ("div", "pow", "atan2", "fmod", "quotient", "copysign")},
     "bitwise_and": "{0} & {1}", "bitwise_or": "{0} | {1}", "bitwise_xor": "{0} ^ {1}", "bitwise_not": "grt_not({0})",

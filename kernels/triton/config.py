@@ -20,6 +20,7 @@ from .geometry import Geometry
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
 _MOST_PHASES = 9  # of a stride, each a part of the kernel
+_MOST_TAPS = 64  # of a window that are written out, in all phases together (``pool.UNROLLED``)
 _HERE = Machine()
 
 
@@ -348,7 +349,7 @@ def pool_outputs(g: Geometry, gradient: bool) -> int:
 def pool_phases(g: Geometry, channels_last: bool) -> int:
     """PHASES of ``max_pool_grad``: 1 where pixels of one phase are no better, or their kernels too many."""
     phases = g.STRIDE_H * g.STRIDE_W
-    return phases if channels_last and g.C % 8 == 0 and phases <= _MOST_PHASES else 1
+    return phases if channels_last and g.C % 8 == 0 and phases <= _MOST_PHASES and g.R * g.S <= _MOST_TAPS else 1
 
 
 def pool_grid(g: Geometry, config: Config, gradient: bool = False, phases: int = 1) -> int:
