@@ -144,9 +144,9 @@ def _prologue(loads: int, itemsize: int) -> int:
 def _registers(d: Multiprocessor, gemm: Gemm, area: int, stage: int, turned: float, threads: int) -> int:
     """Accumulators, an address for each 16 bytes on their way, and elements that pass through registers in float32.
 
-    An epilogue that sums segments keeps most of another tile, and half of what it loads waits there (sm_90, Triton 3.7).
+    An epilogue that sums segments keeps half a tile more, and two thirds of what it loads wait there (sm_90, Triton 3.7).
     """
-    held = 1.25 + d.fragments + 0.75 * (gemm.segment > 1) + gemm.maps / 8
+    held = 1.25 + d.fragments + 0.5 * (gemm.segment > 1) + gemm.maps / 6
     return min(255, 20 + round((area * held + stage / 8 + turned) / threads))
 
 
@@ -197,17 +197,19 @@ def clocks(tiling: Tiling, gemm: Gemm, machine: Machine, programs: int = 0) -> f
     moved = bk * (bm * (left or gemm.itemsize) + bn * (right or gemm.itemsize)) / d.l2
     computed = bm * _prologue(left, gemm.itemsize) + bn * _prologue(right, gemm.itemsize)
     scalar = bk * (computed + gemm.single * gemm.loads(bm, bn)) / _ALU
-    work = steps * (max(multiply, shared, moved, scalar) + _BARRIER) + bm * bn * (gemm.output + gemm.maps) / d.memory
+    work = steps * (max(multiply, shared, moved, scalar) + _BARRIER) + bm * bn * gemm.output / d.memory
+    maps = bm * bn * gemm.maps / d.memory
     ahead = tiling.stages - 1 if d.fragments else max(tiling.stages - 2, 0.5)  # a product under way holds on to its stage
     start = 2 * LATENCY + _DESCRIPTOR * gemm.tma
     chain = LATENCY * steps / ahead
     if programs:
         turns = cdiv(gemm.tiles(bm, bn), programs)
-        return max((turns * cdiv(programs, machine.units) + 0.25) * work, start + turns * chain)
+        count = turns * cdiv(programs, machine.units)
+        return max((count + 0.25) * work, start + turns * chain) + count * maps
 
     def wave(count: int) -> float:
         """Programs of one multiprocessor share it, but the first and the last quarter of one is never hidden."""
-        return max((count + 0.25) * work, start + chain) if count else 0.0
+        return max((count + 0.25) * work, start + chain) + count * maps if count else 0.0
 
     full, rest = divmod(gemm.tiles(bm, bn), machine.units * tiling.resident)
     return full * wave(tiling.resident) + wave(cdiv(rest, machine.units))

@@ -67,6 +67,11 @@ def generate(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], options: O
     return "\n".join([_HEADER, *("\n" + "\n".join(code.text) + "\n" for code in launches)]), launches
 
 
+# Lanes behind the last element have an outer coordinate that is too large, while the inner begin again; one of a single
+# element is in no offset.
+_OUTER = {**dict.fromkeys("hwpq", "n"), "c": "r"}
+
+
 class LaunchPrinter(GeneratedPrinter):
     """Prints the kernels of one launch."""
 
@@ -138,11 +143,16 @@ class LaunchPrinter(GeneratedPrinter):
         block, segments = spread(kernel.epilogue, rows, kernel.sizes.get("GROUPS", 1) == 1)
         extents = kernel.spec.extents(kernel.group.anchor) if kernel.group.anchor else {}
         bounds = {a: f"({a} < {extents[a]})" if a != "b" else "" for a in block.params}  # a batch entry is never outside
+        for a, outer in _OUTER.items():
+            if a in bounds and extents.get(outer) == 1 and outer in bounds:
+                bounds[a] += f" & {bounds[outer]}"
         given = [v.name for v in block.given]
         if kernel.spec.name == "sum_pool":
             given.append("_index")
         head = ["@triton.jit", f"def {name}({', '.join([*given, *block.params])}, mask, ARGS):"]
-        masks = Masks("mask", set(block.params), "", bounds)
+        grouped = kernel.sizes.get("GROUPS", 1) > 1  # a bound of all channels takes those of other groups for its own
+        whole = {a for a in block.params if extents[a] > 1} if grouped else set(block.params)
+        masks = Masks("mask", whole, "tl.zeros(mask.shape, tl.int32)" if grouped else "", bounds)
         product = kernel.spec.family in ("matmul", "conv")
         short = [s for s in block.stores if s.var.name in segments]
         block = replace(block, stores=[s for s in block.stores if s.var.name not in segments])
