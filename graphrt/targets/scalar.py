@@ -37,7 +37,8 @@ C = {
     "exp2": "exp2{f}({0})", "log2": "log2{f}({0})", "log10": "log10{f}({0})", "expm1": "expm1{f}({0})",
     "log1p": "log1p{f}({0})", "atan": "atan{f}({0})", "atan2": "atan2{f}({0}, {1})",
     "erfc": "grt_erfc({0})", "erfinv": "grt_erfinv({0})",
-    "fma": "__builtin_fma{f}({0}, {1}, {2})", "fmod": "fmod{f}({0}, {1})", "quotient": "grt_quotient({0}, {1})", "copysign": "copysign{f}({0}, {1})",
+    "fma": "__builtin_fma{f}({0}, {1}, {2})",
+    "fmod": "fmod{f}({0}, {1})", "quotient": "grt_quotient({0}, {1})", "copysign": "copysign{f}({0}, {1})",
     "bitwise_and": "{0} & {1}", "bitwise_or": "{0} | {1}", "bitwise_xor": "{0} ^ {1}", "bitwise_not": "~{0}",
     "left_shift": "{0} << {1}", "right_shift": "{0} >> {1}",
 }  # fmt: skip
