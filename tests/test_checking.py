@@ -13,7 +13,8 @@ from hypothesis import given
 import graphrt as grt
 from graphrt import ops as F
 from graphrt.bench.patterns import PATTERNS, graph
-from graphrt.errors import ArgumentError, InputError
+from graphrt.config import Flags
+from graphrt.errors import AccessError, ArgumentError, InputError
 from graphrt.runtime.bisection import least
 from graphrt.schedule import place
 from graphrt.schedule.emitter import Emitter
@@ -95,6 +96,10 @@ def test_bisection_finds_a_stage(monkeypatch: pytest.MonkeyPatch, rng: np.random
     assert grt.bisect(program).different is None
     obstacle = place.obstacle
     monkeypatch.setattr(place, "obstacle", lambda *args: ("", "") if args[-1] else obstacle(*args))
+    if target == "interpret" and Flags.read().guard:
+        with pytest.raises(AccessError, match="which program 0 stores too"):
+            grt.bisect(program)
+        return
     found = grt.bisect(program)
     assert found.stages == ["in_place"] and not found.decisions and "right without any" in str(found)
     np.testing.assert_array_equal(program.state["w"], g.initial["w"], "the state is left as it is")

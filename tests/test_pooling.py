@@ -228,3 +228,24 @@ def test_gradients_of_maxima_by_phases_of_the_stride(target: str) -> None:
     if not INTERPRETED and find_spec("triton"):
         codes = grt.compile(g, target="cuda:sm_90")._executable._compilation.codes
         assert sorted(c.constants.get("PHASES", 1) for c in codes if c.display == "max_pool_grad") == [2, 4, 6, 9]
+
+
+def test_windows_of_many_taps(target: str) -> None:
+    """More than a kernel writes out: a loop, which the last taps do not fill."""
+    g = grt.Graph()
+    x = g.input("x", (1, 2, 10, 9))
+    for name, y in (("max", F.max_pool2d(x, (9, 8), 1, 4)), ("avg", F.avg_pool2d(x, (9, 8), 1, 4))):
+        g.output(name, y)
+        g.output(f"d{name}", grt.grad(F.sum(y * y), [x])[0])
+    check(g, {"x": distinct(1, 2, 10, 9)}, target, 72)
+
+
+def test_rows_of_many_taps(target: str, rng: np.random.Generator) -> None:
+    """As a convolution of few channels in a group has them, forward and backward."""
+    g = grt.Graph()
+    x, w = g.input("x", (2, 3, 1, 50)), g.input("w", (3, 1, 1, 40))
+    y = g.output("y", F.conv2d(x, w, padding=(0, 3), groups=3))
+    dx, dw = grt.grad(F.sum(y * y), [x, w])
+    g.output("dx", dx)
+    g.output("dw", dw)
+    check(g, {n: rng.standard_normal(v.types[0].shape).astype(np.float32) for n, v in g.sources.items()}, target, 40)

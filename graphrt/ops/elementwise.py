@@ -132,6 +132,19 @@ def logical_not(input: Value) -> Value:
     return apply("logical_not", cast_to(tensor(input), bool_))
 
 
+def _reference_fma(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """In double, where a product of float32 is exact."""
+    return (x.astype(np.float64) * y.astype(np.float64) + z.astype(np.float64)).astype(x.dtype)
+
+
+define(  # what passes make of a product and a sum: x * y + z, rounded once
+    "fma",
+    lambda s, x, y, z: s.fma(x, y, z),
+    _reference_fma,
+    lambda n, dy: [dy * n.inputs[1], dy * n.inputs[0], dy],
+    names=("input", "other", "addend"),
+)
+
 neg = unary(
     define(
         "neg",

@@ -14,6 +14,7 @@ from graphrt.passes.layout import assign_layouts
 from graphrt.passes.loops import place_operands, tidy_loops
 from graphrt.passes.partial import Segments, partial_sums
 from graphrt.passes.patterns.addends import merge_addends
+from graphrt.passes.patterns.combinations import fuse_combinations
 from graphrt.passes.pieces import store_pieces
 from graphrt.passes.remat import rematerialise
 from graphrt.passes.siblings import Times, merge_siblings
@@ -29,7 +30,8 @@ class PassPolicy:
 
     ``splits`` says into how many partial sums a node is cut, ``segments`` in what segments a sum over pixels takes them,
     ``times`` what is predicted for convolutions that are merged or padded (None: none is). Convolutions of at least
-    ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run. The steps of loops are
+    ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run, with
+    ``fused_products`` a product is added to a sum without being rounded, where a graph can say so. The steps of loops are
     written out unless ``loops``.
     """
 
@@ -38,6 +40,7 @@ class PassPolicy:
     times: Times | None = None
     min_channels: int = 1
     half_copies: bool = False
+    fused_products: bool = False
     loops: bool = False
 
 
@@ -69,6 +72,8 @@ def run_passes(
         ("pieces", store_pieces),  # concatenations of many parts get a buffer
         ("layout", lambda g: assign_layouts(g, policy.min_channels, state_orders, decisions)),  # channels-last inside
     ]
+    if policy.fused_products:
+        steps.insert(-1, ("combinations", fuse_combinations))  # norms of halves as fused multiply-adds
     if policy.loops:
         steps.append(("loop_operands", place_operands))  # each step's part in one piece
     if policy.half_copies:

@@ -21,7 +21,7 @@ SAME = (
     "add", "sub", "mul", "div", "neg", "abs", "minimum", "maximum", "pow", "exp", "log", "sqrt", "rsqrt", "sin", "cos",
     "tanh", "erf", "erfc", "erfinv", "floor", "ceil", "trunc", "round", "exp2", "log2", "log10", "expm1", "log1p", "atan",
     "atan2", "fmod", "quotient", "copysign", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "left_shift",
-    "right_shift", "logical_and", "logical_or", "logical_not",
+    "right_shift", "fma", "logical_and", "logical_or", "logical_not",
 )  # fmt: skip
 
 

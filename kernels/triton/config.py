@@ -20,6 +20,7 @@ from .geometry import Geometry
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
 _MOST_PHASES = 9  # of a stride, each a part of the kernel
+_MOST_TAPS = 64  # of a window that are written out, in all phases together (``pool.UNROLLED``)
 _HERE = Machine()
 
 
@@ -39,16 +40,18 @@ def matmul_configs(
     *,
     prologues: tuple[int, int] = (0, 0),
     segment: int = 1,
+    maps: int = 0,
     plain: bool = False,
     tma: bool = False,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``matmul``, or of ``matmul_tma`` with ``tma``, the fastest first.
 
-    ``segment`` is what the rows of a tile are to be a multiple of; a ``plain`` kernel has room for larger tiles.
+    ``segment`` is what the rows of a tile are to be a multiple of, ``maps`` the bytes that the epilogue loads for an element; a
+    ``plain`` kernel has room for larger tiles.
     """
     if machine.interpret:
         return [(0.0, {**_interpreted(sizes["M"], sizes["N"], sizes["K"]), "PROGRAMS": 0})]
-    gemm = matmul_gemm(sizes, itemsize, prologues=prologues)._replace(segment=segment, tma=tma, plain=plain)
+    gemm = matmul_gemm(sizes, itemsize, prologues=prologues)._replace(segment=segment, maps=maps, tma=tma, plain=plain)
     if tma:
         return walking(gemm, machine)
     # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory, and
@@ -214,17 +217,18 @@ def conv_configs(
     *,
     prologues: tuple[int, int] = (0, 0),
     segment: int = 1,
+    maps: int = 0,
     plain: bool = False,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of a convolution kernel, the fastest first.
 
-    ``segment`` is what the rows of a tile are to be a multiple of; a ``plain`` kernel has room for larger tiles. For "wgrad" g
-    should have SPLITS and K_AXIS already.
+    ``segment`` is what the rows of a tile are to be a multiple of, ``maps`` the bytes that the epilogue loads for an element; a
+    ``plain`` kernel has room for larger tiles. For "wgrad" g should have SPLITS and K_AXIS already.
     """
     if machine.interpret:
         m, n, depth, _, _ = _matrix(kind, g)
         return [(0.0, _interpreted(m, n, math.ceil(depth)))]
-    found = ranked(_conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment, plain=plain), machine)
+    found = ranked(_conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment, maps=maps, plain=plain), machine)
     if kind == "dgrad" and machine.precision == "ieee" and itemsize == 4:
         for _, config in found:
             config["BK"] = min(config["BK"], 16)  # both operand tiles live in registers beside the index arithmetic: 32 spills
@@ -291,6 +295,7 @@ def conv_tma_configs(
     *,
     prologues: tuple[int, int] = (0, 0),
     segment: int = 1,
+    maps: int = 0,
     plain: bool = False,
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``conv_tma`` for "fwd" or "dgrad", the fastest first; none where no box fits."""
@@ -299,7 +304,7 @@ def conv_tma_configs(
     def box(bm: int) -> tuple[int, int] | None:
         return conv_box(kind, g, bm, segment)
 
-    gemm = _conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment, tma=True, plain=plain)
+    gemm = _conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment, maps=maps, tma=True, plain=plain)
     gemm = gemm._replace(tiles=lambda bm, bn: _box_tiles(kind, g, bm, bn, box(bm) or (1, 1)))
     if machine.interpret:
         m, n, _, _, k = _matrix(kind, g)
@@ -348,7 +353,7 @@ def pool_outputs(g: Geometry, gradient: bool) -> int:
 def pool_phases(g: Geometry, channels_last: bool) -> int:
     """PHASES of ``max_pool_grad``: 1 where pixels of one phase are no better, or their kernels too many."""
     phases = g.STRIDE_H * g.STRIDE_W
-    return phases if channels_last and g.C % 8 == 0 and phases <= _MOST_PHASES else 1
+    return phases if channels_last and g.C % 8 == 0 and phases <= _MOST_PHASES and g.R * g.S <= _MOST_TAPS else 1
 
 
 def pool_grid(g: Geometry, config: Config, gradient: bool = False, phases: int = 1) -> int:

@@ -104,6 +104,7 @@ class Gemm(NamedTuple):
     prologues: tuple[int, int]
     output: int  # bytes of an element of the result
     segment: int = 1  # rows that an epilogue sums: tiles have a multiple of them
+    maps: int = 0  # bytes that it loads for each element
     tma: bool = False  # operands come through descriptors, which every program makes
     plain: bool = False  # nothing is computed on load, and no other map is read or summed where a tile is stored
     runs: tuple[int, int] = (1, 1)  # elements of each operand that lie side by side where 16 bytes do not
@@ -133,13 +134,20 @@ class Tiling(NamedTuple):
 
 
 def _prologue(loads: int, itemsize: int) -> int:
-    """Instructions for each element of an operand that is computed from so many bytes: 13 from one map, 19 from two."""
-    return 7 + 6 * max(loads // itemsize, 1) if loads else 0
+    """Instructions for each element of an operand that is computed from so many bytes: 13 from one map, 19 from two.
+
+    Of halves four less: a norm is one multiply-add for each map, and two elements are packed by one conversion.
+    """
+    return (3 if itemsize <= 2 else 7) + 6 * max(loads // itemsize, 1) if loads else 0
 
 
-def _registers(d: Multiprocessor, area: int, stage: int, turned: float, threads: int) -> int:
-    """Accumulators, an address for each 16 bytes on their way, and elements that pass through registers in float32."""
-    return min(255, 20 + round((area * (1.25 + d.fragments) + stage / 8 + turned) / threads))
+def _registers(d: Multiprocessor, gemm: Gemm, area: int, stage: int, turned: float, threads: int) -> int:
+    """Accumulators, an address for each 16 bytes on their way, and elements that pass through registers in float32.
+
+    An epilogue that sums segments keeps half a tile more, and two thirds of what it loads wait there (sm_90, Triton 3.7).
+    """
+    held = 1.25 + d.fragments + 0.5 * (gemm.segment > 1) + gemm.maps / 6
+    return min(255, 20 + round((area * held + stage / 8 + turned) / threads))
 
 
 def tilings(gemm: Gemm, machine: Machine) -> Iterator[Tiling]:
@@ -165,7 +173,7 @@ def tilings(gemm: Gemm, machine: Machine) -> Iterator[Tiling]:
                 continue  # more than a warp can turn round in registers, where on AMD the next block waits as well
             stage = bk * (bm * (left or size) + bn * (right or size))
             turned = 1.25 * computed + 1.5 * single
-            registers = _registers(d, bm * bn, 0 if gemm.tma else stage, turned, threads)
+            registers = _registers(d, gemm, bm * bn, 0 if gemm.tma else stage, turned, threads)
             for stages in (2,) if d.waiting else (3,) if d.fragments else (3, 4):
                 held = min(stages, math.ceil(gemm.steps(bk))) - d.waiting
                 resident = occupancy(registers, max(held, 1) * stage, warps, machine.arch)
@@ -190,16 +198,18 @@ def clocks(tiling: Tiling, gemm: Gemm, machine: Machine, programs: int = 0) -> f
     computed = bm * _prologue(left, gemm.itemsize) + bn * _prologue(right, gemm.itemsize)
     scalar = bk * (computed + gemm.single * gemm.loads(bm, bn)) / _ALU
     work = steps * (max(multiply, shared, moved, scalar) + _BARRIER) + bm * bn * gemm.output / d.memory
+    maps = bm * bn * gemm.maps / d.memory
     ahead = tiling.stages - 1 if d.fragments else max(tiling.stages - 2, 0.5)  # a product under way holds on to its stage
     start = 2 * LATENCY + _DESCRIPTOR * gemm.tma
     chain = LATENCY * steps / ahead
     if programs:
         turns = cdiv(gemm.tiles(bm, bn), programs)
-        return max((turns * cdiv(programs, machine.units) + 0.25) * work, start + turns * chain)
+        count = turns * cdiv(programs, machine.units)
+        return max((count + 0.25) * work, start + turns * chain) + count * maps
 
     def wave(count: int) -> float:
         """Programs of one multiprocessor share it, but the first and the last quarter of one is never hidden."""
-        return max((count + 0.25) * work, start + chain) if count else 0.0
+        return max((count + 0.25) * work, start + chain) + count * maps if count else 0.0
 
     full, rest = divmod(gemm.tiles(bm, bn), machine.units * tiling.resident)
     return full * wave(tiling.resident) + wave(cdiv(rest, machine.units))
@@ -244,6 +254,6 @@ def persistent(config: Config, gemm: Gemm, machine: Machine) -> int:
     if d.fragments or any(gemm.prologues):
         return 0
     stage = bk * (bm + bn) * gemm.itemsize
-    registers = _registers(d, bm * bn, 0 if gemm.tma else stage, 0.0, warps * d.lanes) + 16
+    registers = _registers(d, gemm, bm * bn, 0 if gemm.tma else stage, 0.0, warps * d.lanes) + 16
     programs = machine.units * occupancy(registers, stages * stage + bm * bn * gemm.output, warps, machine.arch)
     return programs if gemm.tiles(bm, bn) > 2 * programs else 0

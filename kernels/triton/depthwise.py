@@ -1,14 +1,17 @@
 """2-D convolution with few channels in a group, and its two gradients, as vector kernels over channels-last maps.
 
 A group of one to four channels leaves tensor cores idle, so here every lane owns one channel: a tile is BM pixels x BN
-channels, the taps are a loop of multiply-adds, and a load is a run of neighbouring channels. Closures, geometry and
-results are those of ``conv``; so is the split of ``depthwise_wgrad``. Grids: ``config.conv_grid``.
+channels, the taps are a loop of multiply-adds, and a load is a run of neighbouring channels. A row of up to UNROLLED of them
+is written out; a compiler's time would grow with a longer one. Closures, geometry and results are those of ``conv``; so is the
+split of ``depthwise_wgrad``. Grids: ``config.conv_grid``.
 """
 
 import triton
 import triton.language as tl
 
 from .tiles import inside
+
+UNROLLED = tl.constexpr(32)
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -27,7 +30,6 @@ def depthwise_fwd(
     """``conv_fwd`` for few channels in a group."""
     S: tl.constexpr = G.S  # static_range takes no field (Triton 3.7)
     CG: tl.constexpr = G.C // G.GROUPS
-    KG: tl.constexpr = G.K // G.GROUPS
     TILES_N: tl.constexpr = (G.K + BN - 1) // BN
     m = (tl.program_id(0) - FIRST) // TILES_N * BM + tl.arange(0, BM)
     m_ok = inside(m, G.N * G.P * G.Q, BM)[:, None]
@@ -39,15 +41,30 @@ def depthwise_fwd(
     one = tl.zeros((1, 1), tl.int32)
     acc = tl.zeros((BM, BN), ACC)
     for r in range(G.R):
-        h = p * G.STRIDE_H - G.PAD_H + r * G.DIL_H
-        for s in tl.static_range(S):
-            w = q * G.STRIDE_W - G.PAD_W + s * G.DIL_W
-            ok = m_ok & k_ok & (h >= 0) & (h < G.H) & (w >= 0) & (w < G.W)
-            for i in tl.static_range(CG):
-                x = LOAD_X(n, k // KG * CG + i, h, w, ok, ARGS)
-                weight = LOAD_W(k, one + i, one + r, one + s, k_ok, ARGS)
-                acc = tl.fma(x.to(ACC), weight.to(ACC), acc)
+        if S * CG <= UNROLLED:
+            for s in tl.static_range(S):
+                acc = _fwd_tap(acc, n, k, p, q, one + r, one + s, m_ok & k_ok, k_ok, ARGS, LOAD_X, LOAD_W, G, ACC)
+        else:
+            for s in range(S):
+                acc = _fwd_tap(acc, n, k, p, q, one + r, one + s, m_ok & k_ok, k_ok, ARGS, LOAD_X, LOAD_W, G, ACC)
     EPILOGUE(acc, n, k, p, q, m_ok & k_ok, ARGS)
+
+
+@triton.jit
+def _fwd_tap(
+    acc, n, k, p, q, r, s, mask, k_ok, ARGS, LOAD_X: tl.constexpr, LOAD_W: tl.constexpr, G: tl.constexpr, ACC: tl.constexpr
+):
+    """``acc`` with the products of the tap (r, s)."""
+    CG: tl.constexpr = G.C // G.GROUPS
+    KG: tl.constexpr = G.K // G.GROUPS
+    h = p * G.STRIDE_H - G.PAD_H + r * G.DIL_H
+    w = q * G.STRIDE_W - G.PAD_W + s * G.DIL_W
+    ok = mask & (h >= 0) & (h < G.H) & (w >= 0) & (w < G.W)
+    for i in tl.static_range(CG):
+        x = LOAD_X(n, k // KG * CG + i, h, w, ok, ARGS)
+        weight = LOAD_W(k, r * 0 + i, r, s, k_ok, ARGS)
+        acc = tl.fma(x.to(ACC), weight.to(ACC), acc)
+    return acc
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -65,7 +82,6 @@ def depthwise_dgrad(
 ):
     """``conv_dgrad`` for few channels in a group; taps that fall between the outputs of a stride are masked."""
     S: tl.constexpr = G.S  # static_range takes no field (Triton 3.7)
-    CG: tl.constexpr = G.C // G.GROUPS
     KG: tl.constexpr = G.K // G.GROUPS
     TILES_N: tl.constexpr = (G.C + BN - 1) // BN
     m = (tl.program_id(0) - FIRST) // TILES_N * BM + tl.arange(0, BM)
@@ -78,19 +94,47 @@ def depthwise_dgrad(
     one = tl.zeros((1, 1), tl.int32)
     acc = tl.zeros((BM, BN), ACC)
     for r in range(G.R):
-        up = h + G.PAD_H - r * G.DIL_H
-        p = up // G.STRIDE_H
-        for s in tl.static_range(S):
-            left = w + G.PAD_W - s * G.DIL_W
-            q = left // G.STRIDE_W
-            ok = m_ok & c_ok & (up >= 0) & (p < G.P) & (left >= 0) & (q < G.Q)
-            ok &= (up % G.STRIDE_H == 0) & (left % G.STRIDE_W == 0)
-            for i in tl.static_range(KG):
-                k = c // CG * KG + i
-                dy = LOAD_DY(n, k, p, q, ok, ARGS)
-                weight = LOAD_W(k, c % CG, one + r, one + s, c_ok, ARGS)
-                acc = tl.fma(dy.to(ACC), weight.to(ACC), acc)
+        if S * KG <= UNROLLED:
+            for s in tl.static_range(S):
+                acc = _dgrad_tap(acc, n, c, h, w, one + r, one + s, m_ok & c_ok, c_ok, ARGS, LOAD_DY, LOAD_W, G, ACC)
+        else:
+            for s in range(S):
+                acc = _dgrad_tap(acc, n, c, h, w, one + r, one + s, m_ok & c_ok, c_ok, ARGS, LOAD_DY, LOAD_W, G, ACC)
     EPILOGUE(acc, n, c, h, w, m_ok & c_ok, ARGS)
+
+
+@triton.jit
+def _dgrad_tap(
+    acc,
+    n,
+    c,
+    h,
+    w,
+    r,
+    s,
+    mask,
+    c_ok,
+    ARGS,
+    LOAD_DY: tl.constexpr,
+    LOAD_W: tl.constexpr,
+    G: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """``acc`` with the products of the tap (r, s)."""
+    CG: tl.constexpr = G.C // G.GROUPS
+    KG: tl.constexpr = G.K // G.GROUPS
+    up = h + G.PAD_H - r * G.DIL_H
+    left = w + G.PAD_W - s * G.DIL_W
+    p = up // G.STRIDE_H
+    q = left // G.STRIDE_W
+    ok = mask & (up >= 0) & (p < G.P) & (left >= 0) & (q < G.Q)
+    ok &= (up % G.STRIDE_H == 0) & (left % G.STRIDE_W == 0)
+    for i in tl.static_range(KG):
+        k = c // CG * KG + i
+        dy = LOAD_DY(n, k, p, q, ok, ARGS)
+        weight = LOAD_W(k, c % CG, r, s, c_ok, ARGS)
+        acc = tl.fma(dy.to(ACC), weight.to(ACC), acc)
+    return acc
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])

@@ -6,15 +6,18 @@ pooling: NaN wins over everything, the first tap wins a tie, padding never wins;
 + s`` (int32, 0 for a window that lies wholly in padding, whose maximum is -inf). Gradients visit, for each input pixel,
 the windows that cover it and add in a fixed order: deterministic, no atomics. With PHASES, those of the stride, a program
 has pixels of one phase, whose windows all take it at the same taps: nothing is divided, and no window is looked at in vain.
-ACC is the type of comparison and
-accumulation. G is the ``geometry.Geometry``. Grids: ``cdiv(outputs, BLOCK)`` programs (``config.pool_grid``), outputs
-being N*C*P*Q, for gradients N*C*H*W.
+Up to UNROLLED taps are written out, more are taken AT_ONCE in a loop: a compiler's time would grow with the window. ACC is the
+type of comparison and accumulation. G is the ``geometry.Geometry``. Grids: ``cdiv(outputs, BLOCK)`` programs
+(``config.pool_grid``), outputs being N*C*P*Q, for gradients N*C*H*W.
 """
 
 import triton
 import triton.language as tl
 
 from .tiles import inside
+
+UNROLLED = tl.constexpr(64)
+AT_ONCE = tl.constexpr(8)
 
 
 @triton.jit
@@ -29,9 +32,7 @@ def element(pid, N: tl.constexpr, C: tl.constexpr, H: tl.constexpr, W: tl.conste
 
 
 @triton.jit
-def covering(
-    x, i: tl.constexpr, R: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DIL: tl.constexpr
-):
+def covering(x, i, R: tl.constexpr, OUT: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, DIL: tl.constexpr):
     """(window, tap, valid) of the i-th candidate window over coordinate x of one axis, i below min of both counts."""
     if (R - 1) * DIL // STRIDE < R:  # from the last window that covers x backwards, (R - 1) * DIL // STRIDE + 1
         window = (x + PAD) // STRIDE - i
@@ -96,20 +97,34 @@ def pool(
         acc = tl.full((BLOCK,), float("-inf"), ACC)
     else:
         acc = tl.zeros((BLOCK,), ACC)
-    for r in tl.static_range(R):
-        for s in tl.static_range(S):
-            h = p * G.STRIDE_H - G.PAD_H + r * G.DIL_H
-            w = q * G.STRIDE_W - G.PAD_W + s * G.DIL_W
-            ok = mask & (h >= 0) & (h < G.H) & (w >= 0) & (w < G.W)
-            x = LOAD_X(n, c, h, w, ok, ARGS).to(ACC)
-            if OP == "max":
-                # A window of -inf only must still name a tap that it has, hence index < 0.
-                wins = ok & ((x > acc) | ((x != x) & (acc == acc)) | (index < 0))
-                acc = tl.where(wins, x, acc)
-                index = tl.where(wins, r * S + s, index)
-            else:
-                acc += tl.where(ok, x, 0)
+    if R * S <= UNROLLED:
+        for r in tl.static_range(R):
+            for s in tl.static_range(S):
+                acc, index = pooled(acc, index, n, c, p, q, r, s, mask, ARGS, LOAD_X, G, OP, ACC)
+    else:
+        for start in range(0, R * S, AT_ONCE):
+            for i in tl.static_range(AT_ONCE):
+                tap = start + i
+                ok = mask & (tap < R * S)
+                acc, index = pooled(acc, index, n, c, p, q, tap // S, tap % S, ok, ARGS, LOAD_X, G, OP, ACC)
     EPILOGUE(acc, tl.maximum(index, 0), n, c, p, q, mask, ARGS)
+
+
+@triton.jit
+def pooled(
+    acc, index, n, c, p, q, r, s, mask, ARGS, LOAD_X: tl.constexpr, G: tl.constexpr, OP: tl.constexpr, ACC: tl.constexpr
+):
+    """``acc`` and ``index`` of the windows (p, q) with their tap (r, s)."""
+    h = p * G.STRIDE_H - G.PAD_H + r * G.DIL_H
+    w = q * G.STRIDE_W - G.PAD_W + s * G.DIL_W
+    ok = mask & (h >= 0) & (h < G.H) & (w >= 0) & (w < G.W)
+    x = LOAD_X(n, c, h, w, ok, ARGS).to(ACC)
+    if OP == "max":
+        # A window of -inf only must still name a tap that it has, hence index < 0.
+        wins = ok & ((x > acc) | ((x != x) & (acc == acc)) | (index < 0))
+        return tl.where(wins, x, acc), tl.where(wins, r * G.S + s, index)
+    else:
+        return acc + tl.where(ok, x, 0), index
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -184,15 +199,28 @@ def max_pool_grad_block(
     COVER_H: tl.constexpr = min(G.R, (G.R - 1) * G.DIL_H // G.STRIDE_H + 1)
     COVER_W: tl.constexpr = min(G.S, (G.S - 1) * G.DIL_W // G.STRIDE_W + 1)
     acc = tl.zeros((BLOCK,), ACC)
-    for i in tl.static_range(COVER_H):
-        p, r, p_ok = covering(h, i, G.R, G.P, G.STRIDE_H, G.PAD_H, G.DIL_H)
-        for j in tl.static_range(COVER_W):
-            q, s, q_ok = covering(w, j, G.S, G.Q, G.STRIDE_W, G.PAD_W, G.DIL_W)
-            ok = mask & p_ok & q_ok
-            index = LOAD_INDEX(n, c, p, q, ok, ARGS).to(tl.int32)
-            dy = LOAD_DY(n, c, p, q, ok, ARGS).to(ACC)
-            acc += tl.where(ok & (index == r * G.S + s), dy, 0)
+    if COVER_H * COVER_W <= UNROLLED:
+        for i in tl.static_range(COVER_H):
+            for j in tl.static_range(COVER_W):
+                acc += chosen(n, c, h, w, i, j, mask, ARGS, LOAD_DY, LOAD_INDEX, G, ACC)
+    else:
+        for start in range(0, COVER_H * COVER_W, AT_ONCE):
+            for i in tl.static_range(AT_ONCE):
+                at = start + i
+                ok = mask & (at < COVER_H * COVER_W)
+                acc += chosen(n, c, h, w, at // COVER_W, at % COVER_W, ok, ARGS, LOAD_DY, LOAD_INDEX, G, ACC)
     EPILOGUE(acc, n, c, h, w, mask, ARGS)
+
+
+@triton.jit
+def chosen(n, c, h, w, i, j, mask, ARGS, LOAD_DY: tl.constexpr, LOAD_INDEX: tl.constexpr, G: tl.constexpr, ACC: tl.constexpr):
+    """dy of the windows of numbers i and j that cover the pixels (h, w), where these were the largest."""
+    p, r, p_ok = covering(h, i, G.R, G.P, G.STRIDE_H, G.PAD_H, G.DIL_H)
+    q, s, q_ok = covering(w, j, G.S, G.Q, G.STRIDE_W, G.PAD_W, G.DIL_W)
+    ok = mask & p_ok & q_ok
+    index = LOAD_INDEX(n, c, p, q, ok, ARGS).to(tl.int32)
+    dy = LOAD_DY(n, c, p, q, ok, ARGS).to(ACC)
+    return tl.where(ok & (index == r * G.S + s), dy, 0)
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -212,13 +240,26 @@ def sum_pool_grad(
     COVER_H: tl.constexpr = min(G.R, (G.R - 1) * G.DIL_H // G.STRIDE_H + 1)
     COVER_W: tl.constexpr = min(G.S, (G.S - 1) * G.DIL_W // G.STRIDE_W + 1)
     acc = tl.zeros((BLOCK,), ACC)
-    for i in tl.static_range(COVER_H):
-        p, r, p_ok = covering(h, i, G.R, G.P, G.STRIDE_H, G.PAD_H, G.DIL_H)
-        for j in tl.static_range(COVER_W):
-            q, s, q_ok = covering(w, j, G.S, G.Q, G.STRIDE_W, G.PAD_W, G.DIL_W)
-            ok = mask & p_ok & q_ok
-            acc += tl.where(ok, LOAD_DY(n, c, p, q, ok, ARGS).to(ACC), 0)
+    if COVER_H * COVER_W <= UNROLLED:
+        for i in tl.static_range(COVER_H):
+            for j in tl.static_range(COVER_W):
+                acc += covered(n, c, h, w, i, j, mask, ARGS, LOAD_DY, G, ACC)
+    else:
+        for start in range(0, COVER_H * COVER_W, AT_ONCE):
+            for i in tl.static_range(AT_ONCE):
+                at = start + i
+                ok = mask & (at < COVER_H * COVER_W)
+                acc += covered(n, c, h, w, at // COVER_W, at % COVER_W, ok, ARGS, LOAD_DY, G, ACC)
     EPILOGUE(acc, n, c, h, w, mask, ARGS)
+
+
+@triton.jit
+def covered(n, c, h, w, i, j, mask, ARGS, LOAD_DY: tl.constexpr, G: tl.constexpr, ACC: tl.constexpr):
+    """dy of the windows of numbers i and j that cover the pixels (h, w)."""
+    p, _, p_ok = covering(h, i, G.R, G.P, G.STRIDE_H, G.PAD_H, G.DIL_H)
+    q, _, q_ok = covering(w, j, G.S, G.Q, G.STRIDE_W, G.PAD_W, G.DIL_W)
+    ok = mask & p_ok & q_ok
+    return tl.where(ok, LOAD_DY(n, c, p, q, ok, ARGS).to(ACC), 0)
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])

@@ -300,6 +300,18 @@ def test_pool(name: str, target: str) -> None:
         assert "LDG.E.128" in report.instructions
 
 
+@pytest.mark.parametrize("name", [n for n in POOLS if n != "gather"])
+def test_a_large_window_is_a_loop(name: str) -> None:
+    """A compiler's time grows with what is written out; of 56 x 56 taps that took minutes."""
+    fn, extra, gradient = POOLS[name]
+    z = conv(32, 64, 56, 64, 56, 1, 28)
+    config = cfg.pool_config(cfg.pool_outputs(z, gradient), 2)
+    args = ["*fp16", "*fp16", "*u8", z.C, z.H, z.W, z.P, z.Q]
+    report = build(fn, "sm_90", args, config, G=z, **extra, ACC=tl.float32, CHANNELS_LAST=True, NAME=name)
+    check(report, "sm_90", name)
+    assert sum(report.instructions.get(i, 0) for i in report.instructions if i.startswith("LDG")) <= 64
+
+
 @triton.jit(repr=lambda s: s.constants["NAME"])
 def helpers(ARGS, BLOCK: tl.constexpr, NAME: tl.constexpr):
     i = tl.arange(0, BLOCK)

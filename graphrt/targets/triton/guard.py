@@ -62,6 +62,7 @@ class Watch:
         return self._access(addresses, mask, values.dtype.itemsize, values)
 
     def _access(self, addresses: np.ndarray, mask: np.ndarray, itemsize: int, values: np.ndarray | None) -> np.ndarray:
+        mask = np.asarray(mask)  # of a descriptor's box it is the bare memory
         addresses, mask = np.broadcast_arrays(addresses.astype(np.int64), mask.astype(bool))
         lanes, found = addresses[mask], np.zeros(addresses.shape, np.uint64)
         numbers = (lanes + (1 << _SPACE - 1) >> _SPACE) - 1

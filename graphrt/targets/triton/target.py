@@ -66,8 +66,9 @@ class TritonTarget(Target):
         """Results depend on the device, never on the run. A contraction that is always left to a library stays whole."""
         options = self.options
         if self._alone:
-            return PassPolicy(splits=lambda node: 0, segments=self._segments, half_copies=True)
-        return PassPolicy(lambda node: splits(node, options), self._segments, times(options), half_copies=True)
+            return PassPolicy(splits=lambda node: 0, segments=self._segments, half_copies=True, fused_products=True)
+        parts = functools.partial(splits, options=options)
+        return PassPolicy(parts, self._segments, times(options), half_copies=True, fused_products=True)
 
     def schedule(self) -> SchedulePolicy:
         """A contraction that is always left to a library stays alone."""

@@ -105,6 +105,10 @@ class Scalars:
     def _trunc(self, x: Term) -> Term:
         return self.where(self.lt(x, self.const(0, x)), self.ceil(x), self.floor(x))
 
+    def _fma(self, a: Term, b: Term, c: Term) -> Term:
+        """Rounded twice: ONNX has nothing that is not."""
+        return self.add(self.mul(a, b), c)
+
     def _fmod(self, a: Term, b: Term) -> Term:
         return Term(self.writer.emit("Mod", a.name, b.name, fmod=1), a.dtype)
 

@@ -52,12 +52,16 @@ def _form(module: str, function: str, *constants: Constants) -> Form:
 
 
 def _tile(kernel: TemplateKernel, prologues: tuple[int, ...]) -> dict[str, Any]:
-    """Arguments of the arithmetic of tiles: prologues, the length of the segments summed behind, whether there is neither."""
+    """Arguments of the arithmetic of tiles: prologues, and of the epilogue the length of segments and the bytes it loads.
+
+    ``plain`` is what has none of these.
+    """
     segment = next((n.inputs[0].shape[1] for n in kernel.group.segments), 1)
     params = kernel.epilogue.params
     across = {*params} - {params[1] if kernel.spec.family == "conv" else params[-1]}
-    maps = any(i.op == "load" and i.args[1].axes() & across for i in kernel.epilogue.insts)
-    return {"prologues": prologues, "segment": segment, "plain": not any(prologues) and segment == 1 and not maps}
+    loads = [i.args for i in kernel.epilogue.insts if i.op == "load" and i.args[1].axes() & across]
+    maps = sum(slot.type.dtype.itemsize for slot, *_ in loads)
+    return {"prologues": prologues, "segment": segment, "maps": maps, "plain": not any(prologues) and segment == 1 and not maps}
 
 
 def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
