@@ -57,9 +57,7 @@ class UNetGenerator(nn.Module):
     def forward(self, input: Value) -> Value:
         least = 2 ** len(self.down)
         if input.shape[2] % least or input.shape[3] % least:
-            raise ShapeError(
-                f"{least} must divide the sizes of a picture for {len(self.down)} halvings, got {list(input.shape)}"
-            )
+            raise ShapeError(f"{len(self.down)} halvings need sizes that {least} divides, got {list(input.shape)}")
         x, maps = input, list[Value]()
         for down in self.down:
             x = down(x)
