@@ -154,7 +154,7 @@ class DenoisingUNet(nn.Module):
         times, self.width, last = 4 * width, width, len(multiples) - 1
         self.embed = nn.Sequential(nn.Linear(width, times), nn.SiLU(), nn.Linear(times, times))
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
-        self.down, self.halve, self.up, self.double = (nn.ModuleList() for _ in range(4))
+        self.down, self.halve, self.up, self.widen = (nn.ModuleList() for _ in range(4))
         here, kept = width, [width]
         for level, multiple in enumerate(multiples):
             inputs, here = here, width * multiple
@@ -172,7 +172,7 @@ class DenoisingUNet(nn.Module):
                 attention = Attention(here) if level == last else nn.Identity()
                 self.up.append(nn.ModuleList([Residual(inputs, here, times), attention]))
             if level:
-                self.double.append(nn.Conv2d(here, here, 3, padding=1))
+                self.widen.append(nn.Conv2d(here, here, 3, padding=1))
         self.norm, self.score = norm(here), nn.Conv2d(here, channels, 3, padding=1)
         rates = torch.exp(-math.log(10000.0) * torch.arange(width // 2) / (width // 2 - 1))
         self.register_buffer("rates", rates)
@@ -192,7 +192,7 @@ class DenoisingUNet(nn.Module):
         x = second(attention(first(x, told)), told)
         for i, (block, attention) in enumerate(self.up):
             if i and i % 2 == 0:
-                x = self.double[i // 2 - 1](T.interpolate(x, scale_factor=2))
+                x = self.widen[i // 2 - 1](T.interpolate(x, scale_factor=2))
             x = attention(block(torch.cat([x, kept.pop()], 1), told))
         return self.score(T.silu(self.norm(x)))
 

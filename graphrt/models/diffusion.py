@@ -192,7 +192,7 @@ class Diffusion(nn.Module):
 
 
 def diffusion_loss(output: tuple[Value, Value], target: Value) -> Value:
-    """The mean squared difference of the pair that a ``Diffusion`` gives, the paper's simple loss; ``target`` is not used."""
+    """The mean squared difference of a ``Diffusion``'s ``output``, a pair: the paper's simple loss. ``target`` is not used."""
     found, noise = output
     return F.mse_loss(found, noise)
 

@@ -118,7 +118,7 @@ def _mean(parts: Sequence[Value]) -> Value:
 
 
 def total_variation(input: Value) -> Value:
-    """The mean squared difference of pixels of [N, C, H, W] from their neighbours to the right and below, a scalar."""
+    """The mean squared difference of the pixels of ``input`` [N, C, H, W] from their neighbours right and below, a scalar."""
     down, across = input[:, :, 1:] - input[:, :, :-1], input[:, :, :, 1:] - input[:, :, :, :-1]
     return F.mean(F.square(down)) + F.mean(F.square(across))
 
@@ -126,8 +126,8 @@ def total_variation(input: Value) -> Value:
 def vgg_features(width: int = 64) -> nn.Sequential:
     """The convolutions of VGG-19, of which ``StyleLoss`` takes maps, with ``width`` channels in the first, and random weights.
 
-    Those of ``vgg19`` fit that of 64, whose ``features`` they are. Random ones keep the deviation of maps and have style too (He et al.,
-    "A powerful generative model using random weights for the deep image representation", NIPS 2016).
+    Those of ``vgg19`` fit that of 64, whose ``features`` they are. Random ones keep the deviation of maps and have style too
+    (He et al., "A powerful generative model using random weights for the deep image representation", NIPS 2016).
     """
     net = features([[channels * width // 64 for channels in stage] for stage in VGG19], False)
     for layer in net:
@@ -141,7 +141,7 @@ def vgg_features(width: int = 64) -> nn.Sequential:
 def style_transfer(loss: StyleLoss, start: np.ndarray, steps: int = 300, lr: float = 0.02, target: str = "auto") -> np.ndarray:
     """The picture float32 [3, H, W] in [0, 1] that ``steps`` of Adam at rate ``lr`` make of ``start`` [3, H, W] along ``loss``.
 
-    Each step is one program, of which the picture is the only parameter that is updated.
+    All steps run one program on ``target``, of which the picture is the only parameter that is updated.
     """
     graph = Graph()
     picture = graph.parameter("picture", start[None].astype(np.float32))

@@ -34,13 +34,13 @@ GROUND = 0.3  # about the mean of the pixels, which networks see without it
 class Task:
     """A network, ``build()``, and how it is trained on ``examples`` pictures of ``size``, whose ``kind`` decides the targets.
 
-    ``figure`` names the one of its figures that is to reach ``goal``. ``loss()`` makes the loss, and ``metrics`` are those of
-    Trainer, or a method of the loss that gives them. ``batch_size``, ``epochs`` and ``lr`` of Adam, up and down in one cycle,
-    are the recipe.
+    ``figure`` names the one of its figures that is to reach ``goal``. ``loss()`` makes the loss, or a step function, and
+    ``metrics`` are those of Trainer, or a method of the loss that gives them. ``batch_size``, ``epochs`` and ``lr`` of Adam, up
+    and down in one cycle, are the recipe.
     """
 
     build: Callable[[], nn.Module]
-    kind: str  # "segmentation", "detection", or "proposals" of a detector in two stages
+    kind: str  # "segmentation", "detection", "proposals" of a detector in two stages, "translation", or "denoising"
     loss: Callable[[], Any]
     size: int
     figure: str
@@ -60,12 +60,13 @@ class Task:
         """Pictures that no training with ``seed`` has."""
         return self.pictures(count, 2 * seed + 1)
 
-    def trainer(self, seed: int = 0, target: str = "auto") -> Trainer:
-        """A trainer of a new network, whose weights ``seed`` draws."""
+    def trainer(self, seed: int = 0, target: str = "auto", **settings: Any) -> Trainer:
+        """A trainer of a new network, whose weights ``seed`` draws; ``settings`` of Trainer other than the recipe's."""
         nn.init.manual_seed(seed)
         loss = self.loss()
         metrics = loss.metrics() if hasattr(loss, "metrics") else ["accuracy", "mean_iou"]
-        return Trainer(self.build(), loss, optim.Adam(self.lr), optim.OneCycle(), metrics, target, seed)
+        recipe = {"optimizer": optim.Adam(self.lr), "schedule": optim.OneCycle(), **settings}
+        return Trainer(self.build(), loss, metrics=metrics, target=target, seed=seed, **recipe)
 
     def train(
         self, seed: int = 0, target: str = "auto", share: float = 1.0, progress: bool = True, callbacks: Iterable[Any] = ()
@@ -113,10 +114,11 @@ class Translation(Task):
         drawn = data.edges(count, self.size, seed=seed, by_class=True)
         return Dataset(drawn.x, drawn.y * 2.0 - 1.0)
 
-    def trainer(self, seed: int = 0, target: str = "auto") -> Trainer:
+    def trainer(self, seed: int = 0, target: str = "auto", **settings: Any) -> Trainer:
         nn.init.manual_seed(seed)
-        optimizers = {part: optim.Adam(self.lr, (0.5, 0.999)) for part in ("generator", "discriminator")}
-        return Trainer(self.build(), None, optimizers, target=target, seed=seed, step=self.loss())
+        each = settings.pop("optimizer", optim.Adam(self.lr, (0.5, 0.999)))
+        parts = dict.fromkeys(("generator", "discriminator"), each)
+        return Trainer(self.build(), None, parts, target=target, seed=seed, step=self.loss(), **settings)
 
     def predict(self, trainer: Trainer, x: np.ndarray) -> np.ndarray:
         return trainer.predict(x)
@@ -144,10 +146,10 @@ class Denoising(Task):
         x = np.asarray(some.x).reshape(len(some), 1, self.size, 32 // self.size, self.size, 32 // self.size).mean((3, 5))
         return Dataset(x * 2.0 - 1.0, some.y)
 
-    def trainer(self, seed: int = 0, target: str = "auto") -> Trainer:
+    def trainer(self, seed: int = 0, target: str = "auto", **settings: Any) -> Trainer:
         nn.init.manual_seed(seed)
-        optimizer = optim.Adam(self.lr, ema_decay=0.995)
-        return Trainer(self.build(), self.loss(), optimizer, optim.warmup(optim.Cosine(), 0.05), (), target, seed)
+        recipe = {"optimizer": optim.Adam(self.lr, ema_decay=0.995), "schedule": optim.warmup(optim.Cosine(), 0.05), **settings}
+        return Trainer(self.build(), self.loss(), metrics=(), target=target, seed=seed, **recipe)
 
     def predict(self, trainer: Trainer, x: np.ndarray) -> np.ndarray:
         """As many pictures as ``x``, which says nothing else, has."""
@@ -216,35 +218,21 @@ def _deeplab() -> nn.Module:
     return models.SegmentationNet(SmallMaps((24, 48), 1), models.deeplab_head(48, 4, 48, (2, 4, 6), 0.0))
 
 
+def _pix2pix() -> nn.Module:
+    return models.pix2pix(1, 3, 16, 6, 2)
+
+
+def _ddpm() -> nn.Module:
+    return models.ddpm(1, 24, (1, 2, 2), 1, (2,), 0.0, 400)
+
+
 _SMALL: dict[str, Any] = {"head": 128, "head_kernel": 3, "batch_norm": True, "dropout": 0.0}
 TASKS: dict[str, Task] = {
     "fcn": _segmentation(lambda: models.FCN(4, 2, ((24,), (32, 32), (48, 48), (64,)), **_SMALL), lr=0.005),
     "unet": _segmentation(lambda: models.UNet(3, 4, 12, 3, padded=True, batch_norm=True), examples=1000, epochs=8, lr=0.008),
     "deeplab": _segmentation(_deeplab, lr=0.005),
-    "pix2pix": Translation(
-        lambda: models.pix2pix(1, 3, 16, 6, 2),
-        "translation",
-        lambda: models.pix2pix_step,
-        64,
-        "l1_gain",
-        2.0,
-        1000,
-        10,
-        16,
-        4e-4,
-    ),
-    "diffusion": Denoising(
-        lambda: models.ddpm(1, 32, (1, 2, 2), 1, (2,), 0.0, 400),
-        "denoising",
-        lambda: models.diffusion_loss,
-        16,
-        "sure",
-        0.75,
-        4000,
-        30,
-        64,
-        1e-3,
-    ),
+    "pix2pix": Translation(_pix2pix, "translation", lambda: models.pix2pix_step, 64, "l1_gain", 2.0, 1000, 10, 16, 4e-4),
+    "diffusion": Denoising(_ddpm, "denoising", lambda: models.diffusion_loss, 16, "sure", 0.75, 4000, 30, 64, 2e-3),
     "yolo": Task(_yolo, "detection", lambda: models.YOLOLoss(2, 56), 56, "map_50", 0.60, 4000, 10, lr=0.002),
     "ssd": Task(_ssd, "detection", models.SSDLoss, 64, "map_50", 0.70, epochs=6),
     "faster_rcnn": Task(_faster_rcnn, "proposals", models.SumOfLosses, 64, "map_50", 0.75, epochs=6),
