@@ -230,13 +230,13 @@ _SMALL: dict[str, Any] = {"head": 128, "head_kernel": 3, "batch_norm": True, "dr
 TASKS: dict[str, Task] = {
     "fcn": _segmentation(lambda: models.FCN(4, 2, ((24,), (32, 32), (48, 48), (64,)), **_SMALL), lr=0.005),
     "unet": _segmentation(lambda: models.UNet(3, 4, 12, 3, padded=True, batch_norm=True), examples=1000, epochs=8, lr=0.008),
-    "deeplab": _segmentation(_deeplab, lr=0.005),
-    "pix2pix": Translation(_pix2pix, "translation", lambda: models.pix2pix_step, 64, "l1_gain", 2.0, 1000, 10, 16, 4e-4),
-    "diffusion": Denoising(_ddpm, "denoising", lambda: models.diffusion_loss, 16, "sure", 0.75, 4000, 30, 64, 2e-3),
     "yolo": Task(_yolo, "detection", lambda: models.YOLOLoss(2, 56), 56, "map_50", 0.60, 4000, 10, lr=0.002),
     "ssd": Task(_ssd, "detection", models.SSDLoss, 64, "map_50", 0.70, epochs=6),
     "faster_rcnn": Task(_faster_rcnn, "proposals", models.SumOfLosses, 64, "map_50", 0.75, epochs=6),
     "retinanet": Task(_retinanet, "detection", models.RetinaNetLoss, 64, "map_50", 0.70),
+    "deeplab": _segmentation(_deeplab, lr=0.005),
+    "pix2pix": Translation(_pix2pix, "translation", lambda: models.pix2pix_step, 64, "l1_gain", 2.0, 1000, 10, 16, 4e-4),
+    "diffusion": Denoising(_ddpm, "denoising", lambda: models.diffusion_loss, 16, "sure", 0.75, 4000, 30, 64, 2e-3),
 }
 
 
