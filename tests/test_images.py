@@ -374,4 +374,4 @@ def test_tasks_make_what_training_needs(name: str) -> None:
 def test_the_samples_of_the_page_run() -> None:
     names: dict[str, Any] = {"grt": grt}
     for sample in re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs" / "images.md").read_text(), re.DOTALL):
-        exec(sample.replace("seed=0)", "seed=0, share=0.01, progress=False)"), names)
+        exec(sample.replace("train(seed=0)", "train(seed=0, share=0.02, progress=False)"), names)

@@ -154,7 +154,8 @@ class Denoising(Task):
     def predict(self, trainer: Trainer, x: np.ndarray) -> np.ndarray:
         """As many pictures as ``x``, which says nothing else, has."""
         trainer.sync(means=True)
-        return models.ddpm_sample(trainer.net.eval(), (len(x), 1, self.size, self.size), trainer.seed, trainer.target)
+        assert isinstance(trainer.net, models.Diffusion)
+        return models.ddpm_sample(trainer.net, (len(x), 1, self.size, self.size), trainer.seed, trainer.target)
 
     def figures(self, trainer: Trainer, held_out: Dataset) -> dict[str, float]:
         judge = self.judge(trainer)
