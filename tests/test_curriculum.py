@@ -145,7 +145,14 @@ def test_scenes(tmp_path: Path) -> None:
     assert found["fcn"][0] > 0.3 and (tmp_path / "fcn_0.png").exists()
 
 
-LONG = {"scenes.py"}  # trains for minutes
+@pytest.mark.proof
+def test_style() -> None:
+    """The style comes near, and the content stays nearer than another picture's would."""
+    found = run("style", steps=25, factor=16)
+    assert found["after"]["style"] < 0.3 * found["before"]["style"] and found["drawn"].shape == (3, 26, 40)
+
+
+LONG = {"scenes.py", "style.py"}  # trains for minutes, or compiles a deep network four times
 INDEX = re.findall(r"^\| `([\w/.]+)` \| (.+?) \| `python examples/([\w/.]+)` \|$", (EXAMPLES / "README.md").read_text(), re.M)
 
 

@@ -32,6 +32,8 @@ COUNTS = {
     "conv_autoencoder": 9_569,
     "convnext_tiny": 28_589_128,
     "dcgan": 462_656,
+    "deeplabv3_resnet50": 39_638_869,
+    "deeplabv3_resnet101": 58_630_997,
     "densenet121": 7_978_856,
     "densenet169": 14_149_480,
     "densenet201": 20_013_928,
@@ -43,6 +45,8 @@ COUNTS = {
     "fcn16s": 134_385_914,
     "fcn32s": 134_432_597,
     "fcn8s": 134_382_239,
+    "fcn_resnet50": 32_957_013,
+    "fcn_resnet101": 51_949_141,
     "googlenet": 6_624_904,
     "gpt2": 124_439_808,
     "gpt_small": 817_920,
@@ -56,6 +60,7 @@ COUNTS = {
     "mobilenet_v2": 3_504_872,
     "mobilenet_v3_large": 5_483_032,
     "mobilenet_v3_small": 2_542_856,
+    "pix2pix": 57_182_660,
     "playground": 25,
     "resnet18": 11_689_512,
     "resnet20": 269_722,
@@ -97,11 +102,13 @@ OUTPUTS = {
     "circle_regressor": (2, 3),
     "conv_autoencoder": (2, 1, 28, 28),
     "dcgan": (2, 1, 32, 32),
+    **dict.fromkeys(("deeplabv3_resnet50", "deeplabv3_resnet101", "fcn_resnet50", "fcn_resnet101"), (2, 21, 224, 224)),
     "fcn16s": (2, 21, 224, 224),
     "fcn32s": (2, 21, 224, 224),
     "fcn8s": (2, 21, 224, 224),
     "gpt2": (2, 50257, 1024),
     "gpt_small": (2, 128, 64),
+    "pix2pix": (2, 3, 256, 256),
     "playground": (2, 1),
     "spoof_classifier": (2, 1),
     "unet": (2, 2, 388, 388),
@@ -127,6 +134,10 @@ def test_parameter_counts_of_options() -> None:
         assert nn.count_parameters(models.vgg11_cifar(batch_norm=False)) == 9_225_610
         assert nn.count_parameters(models.googlenet(aux_logits=True)) == 13_004_888
         assert nn.count_parameters(models.inception_v3(aux_logits=True)) == 27_161_264
+        assert nn.count_parameters(models.deeplabv3_resnet50(aux_loss=True)) == 42_004_074
+        assert nn.count_parameters(models.fcn_resnet101(aux_loss=True)) == 54_314_346
+        assert nn.count_parameters(models.ddpm()) == 35_746_307
+        assert nn.count_parameters(models.pix2pix().generator) == 54_413_955
         assert nn.count_parameters(models.logistic(784, 1)) == 785
         assert nn.count_parameters(models.spoof_classifier(models.resnet20(), 10)) == 269_722 + 11
 

@@ -96,13 +96,16 @@ def _around(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def shapes(count: int, size: int = 64, objects: int | None = None, noise: float = 0.03, seed: int = 0) -> Dataset:
+def shapes(
+    count: int, size: int = 64, objects: int | None = None, noise: float = 0.03, seed: int = 0, by_class: bool = False
+) -> Dataset:
     """``count`` pictures of coloured circles, squares and triangles (classes 0, 1, 2): x float32 [N, 3, size, size] in [0, 1].
 
     y is a dict of ``class`` int64 [N], ``box`` float32 [N, 4], the columns and rows (x1, y1, x2, y2) at which the shape begins
     and behind which it ends, and ``mask`` bool [N, size, size]. With ``objects`` k each picture has k shapes that do not
-    overlap, and y [N, k], [N, k, 4] and [N, k, size, size]. ``noise`` is the deviation of the pixels, and ``seed`` draws all.
-    Raises ArgumentError where the shapes would have under 8 pixels.
+    overlap, and y [N, k], [N, k, 4] and [N, k, size, size]. ``noise`` is the deviation of the pixels, and ``seed`` draws all;
+    with ``by_class`` a shape's colour is that of its class, on a ground that is always the same. Raises ArgumentError where the
+    shapes would have under 8 pixels.
     """
     many = objects or 1
     cells = int(np.ceil(np.sqrt(many)))
@@ -114,13 +117,13 @@ def shapes(count: int, size: int = 64, objects: int | None = None, noise: float 
     kinds = rng.integers(0, len(SHAPES), (count, many))
     boxes, masks = np.empty((count, many, 4), np.float32), np.zeros((count, many, size, size), bool)
     for i in range(count):
-        x[i] = rng.uniform(0.0, 0.25, (3, 1, 1))
+        x[i] = 0.12 if by_class else rng.uniform(0.0, 0.25, (3, 1, 1))
         for j, place in enumerate(rng.permutation(cells * cells)[:many]):
             radius = rng.uniform(max(2.0, 0.2 * cell), 0.45 * cell)
             column, row = rng.uniform(radius, cell - 1 - radius, 2) + np.array([place % cells, place // cells]) * cell
             mask = _inside(int(kinds[i, j]), size, column, row, radius)
             boxes[i, j], masks[i, j] = _around(mask), mask
-            x[i][:, mask] = _COLOURS[rng.integers(len(_COLOURS))][:, None]
+            x[i][:, mask] = _COLOURS[kinds[i, j] if by_class else rng.integers(len(_COLOURS))][:, None]
     x = np.clip(x + noise * rng.standard_normal(x.shape), 0.0, 1.0).astype(np.float32)
     y: dict[str, np.ndarray] = {"class": kinds.astype(np.int64), "box": boxes, "mask": masks}
     return Dataset(x, y if objects is not None else {name: part[:, 0] for name, part in y.items()})
@@ -167,13 +170,13 @@ def scenes(count: int, size: int = 64, objects: int = 5, noise: float = 0.03, se
     return Dataset(x, y)
 
 
-def edges(count: int, size: int = 64, objects: int = 3, noise: float = 0.0, seed: int = 0) -> Dataset:
+def edges(count: int, size: int = 64, objects: int = 3, noise: float = 0.0, seed: int = 0, by_class: bool = False) -> Dataset:
     """``count`` outlines of ``shapes`` with their pictures: x float32 [N, 1, size, size], 1 on edges; y [N, 3, size, size].
 
     A pixel of a shape is on its edge where one of its four neighbours is outside. Arguments as of ``shapes``: ``objects`` of
-    them, ``noise`` of the pictures, ``seed``.
+    them, ``noise`` of the pictures, ``seed``, and ``by_class``, by which the outline says what the picture is.
     """
-    drawn = shapes(count, size, objects, noise, seed)
+    drawn = shapes(count, size, objects, noise, seed, by_class)
     masks = np.pad(drawn.y["mask"], ((0, 0), (0, 0), (1, 1), (1, 1)))
     middle = masks[:, :, 1:-1, 1:-1]
     core = middle & masks[:, :, :-2, 1:-1] & masks[:, :, 2:, 1:-1] & masks[:, :, 1:-1, :-2] & masks[:, :, 1:-1, 2:]

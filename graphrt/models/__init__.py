@@ -11,7 +11,17 @@ from graphrt.models.anchors import Detector, anchor_boxes, default_boxes, kept
 from graphrt.models.autoencoder import conv_autoencoder, vae, vae_loss
 from graphrt.models.convnext import convnext_tiny
 from graphrt.models.dcgan import dcgan, dcgan_step
+from graphrt.models.deeplab import (
+    ASPP,
+    SegmentationNet,
+    deeplab_head,
+    deeplabv3_resnet50,
+    deeplabv3_resnet101,
+    fcn_resnet50,
+    fcn_resnet101,
+)
 from graphrt.models.densenet import densenet121, densenet169, densenet201
+from graphrt.models.diffusion import Denoise, DenoisingUNet, Diffusion, ddpm, ddpm_sample, diffusion_loss
 from graphrt.models.efficientnet import efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3, efficientnet_b4
 from graphrt.models.faster_rcnn import FasterRCNN, SumOfLosses, fasterrcnn_resnet50_fpn
 from graphrt.models.fcn import FCN, fcn8s, fcn16s, fcn32s
@@ -21,6 +31,7 @@ from graphrt.models.lenet import lenet5
 from graphrt.models.mlp import logistic, mlp, playground
 from graphrt.models.mobilenet import mobilenet_v1, mobilenet_v2
 from graphrt.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from graphrt.models.pix2pix import Pix2Pix, patch_discriminator, pix2pix, pix2pix_step
 from graphrt.models.resnet import (
     resnet18,
     resnet20,
@@ -42,6 +53,7 @@ from graphrt.models.shufflenet import shufflenet_v2_x0_5, shufflenet_v2_x1_0
 from graphrt.models.small import circle_regressor, conv_trunk, spoof_classifier
 from graphrt.models.squeezenet import squeezenet1_0, squeezenet1_1
 from graphrt.models.ssd import SSD, SSDLoss, ssd300_vgg16
+from graphrt.models.style import StyleLoss, style_transfer, total_variation, vgg_features
 from graphrt.models.text import char_lstm, gpt2, gpt_small
 from graphrt.models.unet import UNet, unet
 from graphrt.models.vgg import (
@@ -80,6 +92,8 @@ MODELS: dict[str, Model] = {
     "conv_autoencoder": Model(conv_autoencoder, (1, 28, 28)),
     "convnext_tiny": Model(convnext_tiny, _IMAGENET),
     "dcgan": Model(dcgan, (64,)),
+    "deeplabv3_resnet50": Model(deeplabv3_resnet50, _IMAGENET),
+    "deeplabv3_resnet101": Model(deeplabv3_resnet101, _IMAGENET),
     "densenet121": Model(densenet121, _IMAGENET),
     "densenet169": Model(densenet169, _IMAGENET),
     "densenet201": Model(densenet201, _IMAGENET),
@@ -91,6 +105,8 @@ MODELS: dict[str, Model] = {
     "fcn16s": Model(fcn16s, _IMAGENET),
     "fcn32s": Model(fcn32s, _IMAGENET),
     "fcn8s": Model(fcn8s, _IMAGENET),
+    "fcn_resnet50": Model(fcn_resnet50, _IMAGENET),
+    "fcn_resnet101": Model(fcn_resnet101, _IMAGENET),
     "googlenet": Model(googlenet, _IMAGENET),
     "gpt2": Model(gpt2, (1024,), "int64"),
     "gpt_small": Model(gpt_small, (64,), "int64"),
@@ -104,6 +120,7 @@ MODELS: dict[str, Model] = {
     "mobilenet_v2": Model(mobilenet_v2, _IMAGENET),
     "mobilenet_v3_large": Model(mobilenet_v3_large, _IMAGENET),
     "mobilenet_v3_small": Model(mobilenet_v3_small, _IMAGENET),
+    "pix2pix": Model(pix2pix, (3, 256, 256)),
     "playground": Model(playground, (2,)),
     "resnet18": Model(resnet18, _IMAGENET),
     "resnet20": Model(resnet20, _CIFAR),
@@ -150,16 +167,23 @@ def get(name: str) -> Model:
 
 
 __all__ = [
+    "ASPP",
     "FCN",
     "MODELS",
     "SSD",
     "YOLO",
+    "Denoise",
+    "DenoisingUNet",
     "Detector",
+    "Diffusion",
     "FasterRCNN",
     "Model",
+    "Pix2Pix",
     "RetinaNet",
     "RetinaNetLoss",
     "SSDLoss",
+    "SegmentationNet",
+    "StyleLoss",
     "SumOfLosses",
     "UNet",
     "YOLOLoss",
@@ -173,10 +197,16 @@ __all__ = [
     "convnext_tiny",
     "dcgan",
     "dcgan_step",
+    "ddpm",
+    "ddpm_sample",
+    "deeplab_head",
+    "deeplabv3_resnet50",
+    "deeplabv3_resnet101",
     "default_boxes",
     "densenet121",
     "densenet169",
     "densenet201",
+    "diffusion_loss",
     "efficientnet_b0",
     "efficientnet_b1",
     "efficientnet_b2",
@@ -186,6 +216,8 @@ __all__ = [
     "fcn8s",
     "fcn16s",
     "fcn32s",
+    "fcn_resnet50",
+    "fcn_resnet101",
     "get",
     "googlenet",
     "gpt2",
@@ -201,6 +233,9 @@ __all__ = [
     "mobilenet_v2",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
+    "patch_discriminator",
+    "pix2pix",
+    "pix2pix_step",
     "playground",
     "resnet18",
     "resnet20",
@@ -221,6 +256,8 @@ __all__ = [
     "squeezenet1_0",
     "squeezenet1_1",
     "ssd300_vgg16",
+    "style_transfer",
+    "total_variation",
     "unet",
     "vae",
     "vae_loss",
@@ -235,6 +272,7 @@ __all__ = [
     "vgg16_c",
     "vgg19",
     "vgg19_bn",
+    "vgg_features",
     "vit_b_16",
     "vit_tiny",
     "wide_resnet50_2",

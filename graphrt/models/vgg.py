@@ -11,7 +11,7 @@ _VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 _VGG13 = ((64, 64), (128, 128), (256, 256), (512, 512), (512, 512))
 _VGG16_C = ((64, 64), (128, 128), (256, 256, -256), (512, 512, -512), (512, 512, -512))
 VGG16 = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
-_VGG19 = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
+VGG19 = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 
 
 def features(stages: Sequence[Sequence[int]], batch_norm: bool, lrn: bool = False, ceil_mode: bool = False) -> nn.Sequential:
@@ -96,7 +96,7 @@ def vgg19(num_classes: int = 1000, batch_norm: bool = False, dropout: float = 0.
 
     ``num_classes`` and ``dropout`` as of ``vgg11``; convolutions are initialised as of ``vgg16``.
     """
-    return _deep(_vgg(_VGG19, num_classes, batch_norm, dropout))
+    return _deep(_vgg(VGG19, num_classes, batch_norm, dropout))
 
 
 def vgg11_bn(num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:

@@ -112,6 +112,15 @@ def _type(leaf: Any) -> TensorType | None:
     return TensorType(tuple(leaf.shape), as_dtype(leaf.dtype), order_of(leaf))
 
 
+def kinds(tree: Any) -> Any:
+    """What a graph that is traced with arguments ``tree`` depends on, hashable: types of tensors, and whatever is none."""
+    if isinstance(tree, Mapping):
+        return tuple((name, kinds(part)) for name, part in tree.items())
+    if isinstance(tree, list | tuple):
+        return tuple(kinds(part) for part in tree)
+    return _type(tree) or repr(tree)
+
+
 def _mapped(f: Callable[[str, Any], Any], path: str, tree: Any) -> Any:
     """``tree`` of tuples, lists and dicts with ``f(path, leaf)`` for each leaf."""
     if isinstance(tree, Mapping):

@@ -34,13 +34,13 @@ GROUND = 0.3  # about the mean of the pixels, which networks see without it
 class Task:
     """A network, ``build()``, and how it is trained on ``examples`` pictures of ``size``, whose ``kind`` decides the targets.
 
-    ``figure`` names the one of its figures that is to reach ``goal``. ``loss()`` makes the loss, and ``metrics`` are those of
-    Trainer, or a method of the loss that gives them. ``batch_size``, ``epochs`` and ``lr`` of Adam, up and down in one cycle,
-    are the recipe.
+    ``figure`` names the one of its figures that is to reach ``goal``. ``loss()`` makes the loss, or a step function, and
+    ``metrics`` are those of Trainer, or a method of the loss that gives them. ``batch_size``, ``epochs`` and ``lr`` of Adam, up
+    and down in one cycle, are the recipe.
     """
 
     build: Callable[[], nn.Module]
-    kind: str  # "segmentation", "detection", or "proposals" of a detector in two stages
+    kind: str  # "segmentation", "detection", "proposals" of a detector in two stages, "translation", or "denoising"
     loss: Callable[[], Any]
     size: int
     figure: str
@@ -60,12 +60,13 @@ class Task:
         """Pictures that no training with ``seed`` has."""
         return self.pictures(count, 2 * seed + 1)
 
-    def trainer(self, seed: int = 0, target: str = "auto") -> Trainer:
-        """A trainer of a new network, whose weights ``seed`` draws."""
+    def trainer(self, seed: int = 0, target: str = "auto", **settings: Any) -> Trainer:
+        """A trainer of a new network, whose weights ``seed`` draws; ``settings`` of Trainer other than the recipe's."""
         nn.init.manual_seed(seed)
         loss = self.loss()
         metrics = loss.metrics() if hasattr(loss, "metrics") else ["accuracy", "mean_iou"]
-        return Trainer(self.build(), loss, optim.Adam(self.lr), optim.OneCycle(), metrics, target, seed)
+        recipe = {"optimizer": optim.Adam(self.lr), "schedule": optim.OneCycle(), **settings}
+        return Trainer(self.build(), loss, metrics=metrics, target=target, seed=seed, **recipe)
 
     def train(
         self, seed: int = 0, target: str = "auto", share: float = 1.0, progress: bool = True, callbacks: Iterable[Any] = ()
@@ -105,6 +106,93 @@ class Task:
         return grid([boxed(images, some.y, SHAPES), boxed(images, found, SHAPES)])
 
 
+@dataclass(frozen=True)
+class Translation(Task):
+    """pix2pix from outlines to the pictures that they are of; ``l1_gain`` says how many times nearer it is than untrained."""
+
+    def pictures(self, count: int, seed: int) -> Dataset:
+        drawn = data.edges(count, self.size, seed=seed, by_class=True)
+        return Dataset(drawn.x, drawn.y * 2.0 - 1.0)
+
+    def trainer(self, seed: int = 0, target: str = "auto", **settings: Any) -> Trainer:
+        nn.init.manual_seed(seed)
+        each = settings.pop("optimizer", optim.Adam(self.lr, (0.5, 0.999)))
+        parts = dict.fromkeys(("generator", "discriminator"), each)
+        return Trainer(self.build(), None, parts, target=target, seed=seed, step=self.loss(), **settings)
+
+    def predict(self, trainer: Trainer, x: np.ndarray) -> np.ndarray:
+        return trainer.predict(x)
+
+    def figures(self, trainer: Trainer, held_out: Dataset) -> dict[str, float]:
+        untrained = self.trainer(trainer.seed, trainer.target)
+        before, after = (float(np.abs(t.predict(held_out.x) - held_out.y).mean()) for t in (untrained, trainer))
+        return {"l1": after, "l1_untrained": before, "l1_gain": before / after}
+
+    def show(self, trainer: Trainer, held_out: Dataset, count: int = 6) -> np.ndarray:
+        """Outlines, below them what was drawn of them, and what they are of."""
+        some = held_out.take(count)
+        drawn = self.predict(trainer, some.x)
+        return grid([plain(np.asarray(some.x)), *(plain(p / 2 + 0.5) for p in (drawn, np.asarray(some.y)))], scale=2)
+
+
+@dataclass(frozen=True)
+class Denoising(Task):
+    """Diffusion on the digits; ``noise_found`` is the share of the noise, of variance 1, that the network finds in others.
+
+    ``sure`` is the share of what it draws that a LeNet-5 takes for one digit with a probability of at least 0.9.
+    """
+
+    def pictures(self, count: int, seed: int) -> Dataset:
+        train, held = data.load_mnist(seed // 2, normalize=False)
+        whole = held if seed % 2 else train
+        some = whole.take(min(count, len(whole)))
+        x = np.asarray(some.x).reshape(len(some), 1, self.size, 32 // self.size, self.size, 32 // self.size).mean((3, 5))
+        return Dataset(x * 2.0 - 1.0, some.y)
+
+    def trainer(self, seed: int = 0, target: str = "auto", **settings: Any) -> Trainer:
+        nn.init.manual_seed(seed)
+        recipe = {"optimizer": optim.Adam(self.lr, ema_decay=0.995), "schedule": optim.warmup(optim.Cosine(), 0.05), **settings}
+        return Trainer(self.build(), self.loss(), metrics=(), target=target, seed=seed, **recipe)
+
+    def predict(self, trainer: Trainer, x: np.ndarray) -> np.ndarray:
+        """As many pictures as ``x``, which says nothing else, has."""
+        trainer.sync(means=True)
+        assert isinstance(trainer.net, models.Diffusion)
+        return models.ddpm_sample(trainer.net, (len(x), 1, self.size, self.size), trainer.seed, trainer.target)
+
+    def figures(self, trainer: Trainer, held_out: Dataset) -> dict[str, float]:
+        judge = self.judge(trainer)
+        shares = {}
+        for name, x in {"drawn": self.predict(trainer, held_out.x[:100]), "held_out": held_out.x}.items():
+            p = judge.predict(self.enlarged(x))
+            p = np.exp(p - p.max(1, keepdims=True))
+            shares[name] = p / p.sum(1, keepdims=True)
+        drawn = shares["drawn"].mean(0)
+        return {
+            "noise_found": 1.0 - float(trainer.evaluate(held_out)["loss"]),
+            "sure": float((shares["drawn"].max(1) >= 0.9).mean()),
+            "sure_held_out": float((shares["held_out"].max(1) >= 0.9).mean()),
+            "least_digit": float(drawn.min() * 10),
+        }
+
+    def enlarged(self, x: np.ndarray) -> np.ndarray:
+        """Digits as LeNet-5 takes them, 32 pixels wide."""
+        return x.repeat(32 // self.size, 2).repeat(32 // self.size, 3)
+
+    def judge(self, trainer: Trainer) -> Trainer:
+        """A LeNet-5 that was trained on the digits."""
+        nn.init.manual_seed(trainer.seed)
+        digits = self.pictures(4000, 2 * trainer.seed)
+        judge = Trainer(models.lenet5(), nn.CrossEntropyLoss(), optim.Adam(0.003), optim.OneCycle(), target=trainer.target)
+        judge.fit(Dataset(self.enlarged(np.asarray(digits.x)), digits.y), 6, 50, progress=False, drop_last=True)
+        return judge
+
+    def show(self, trainer: Trainer, held_out: Dataset, count: int = 40) -> np.ndarray:
+        """What was drawn, in rows of ten."""
+        drawn = plain(self.predict(trainer, np.asarray(held_out.take(count).x)) / 2 + 0.5)
+        return grid([drawn[i : i + 10] for i in range(0, len(drawn), 10)], scale=3)
+
+
 def _yolo() -> nn.Module:
     layers = ((16, 3, 1), None, (32, 3, 1), None, (64, 3, 1), None, (96, 3, 1), (64, 1, 1))
     return models.YOLO(3, 7, 2, 56, layers, 256, 0.2, batch_norm=True)
@@ -130,6 +218,18 @@ def _segmentation(build: Callable[[], nn.Module], **recipe: Any) -> Task:
     return Task(build, "segmentation", nn.CrossEntropyLoss, 48, "mean_iou", 0.90, **recipe)
 
 
+def _deeplab() -> nn.Module:
+    return models.SegmentationNet(SmallMaps((24, 48), 1), models.deeplab_head(48, 4, 48, (2, 4, 6), 0.0))
+
+
+def _pix2pix() -> nn.Module:
+    return models.pix2pix(1, 3, 16, 6, 2)
+
+
+def _ddpm() -> nn.Module:
+    return models.ddpm(1, 24, (1, 2, 2), 1, (2,), 0.0, 400)
+
+
 _SMALL: dict[str, Any] = {"head": 128, "head_kernel": 3, "batch_norm": True, "dropout": 0.0}
 TASKS: dict[str, Task] = {
     "fcn": _segmentation(lambda: models.FCN(4, 2, ((24,), (32, 32), (48, 48), (64,)), **_SMALL), lr=0.005),
@@ -138,6 +238,9 @@ TASKS: dict[str, Task] = {
     "ssd": Task(_ssd, "detection", models.SSDLoss, 64, "map_50", 0.70, epochs=6),
     "faster_rcnn": Task(_faster_rcnn, "proposals", models.SumOfLosses, 64, "map_50", 0.75, epochs=6),
     "retinanet": Task(_retinanet, "detection", models.RetinaNetLoss, 64, "map_50", 0.70),
+    "deeplab": _segmentation(_deeplab, lr=0.005),
+    "pix2pix": Translation(_pix2pix, "translation", lambda: models.pix2pix_step, 64, "l1_gain", 2.0, 1000, 10, 16, 4e-4),
+    "diffusion": Denoising(_ddpm, "denoising", lambda: models.diffusion_loss, 16, "noise_found", 0.95, 4000, 30, 64, 2e-3),
 }
 
 
