@@ -13,14 +13,18 @@ from graphrt.models.convnext import convnext_tiny
 from graphrt.models.dcgan import dcgan, dcgan_step
 from graphrt.models.densenet import densenet121, densenet169, densenet201
 from graphrt.models.efficientnet import efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3, efficientnet_b4
-from graphrt.models.faster_rcnn import FasterRCNN, SumOfLosses, fasterrcnn_resnet50_fpn
+from graphrt.models.fast_rcnn import FastRCNN, fastrcnn_vgg16
+from graphrt.models.faster_rcnn import FasterRCNN, fasterrcnn_resnet50_fpn
 from graphrt.models.fcn import FCN, fcn8s, fcn16s, fcn32s
 from graphrt.models.googlenet import googlenet
 from graphrt.models.inception import inception_v3
 from graphrt.models.lenet import lenet5
+from graphrt.models.mask_rcnn import MaskRCNN, maskrcnn_resnet50_fpn
 from graphrt.models.mlp import logistic, mlp, playground
 from graphrt.models.mobilenet import mobilenet_v1, mobilenet_v2
 from graphrt.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from graphrt.models.rcnn import RCNN, rcnn_alexnet
+from graphrt.models.regions import SumOfLosses
 from graphrt.models.resnet import (
     resnet18,
     resnet20,
@@ -152,10 +156,13 @@ def get(name: str) -> Model:
 __all__ = [
     "FCN",
     "MODELS",
+    "RCNN",
     "SSD",
     "YOLO",
     "Detector",
+    "FastRCNN",
     "FasterRCNN",
+    "MaskRCNN",
     "Model",
     "RetinaNet",
     "RetinaNetLoss",
@@ -183,6 +190,7 @@ __all__ = [
     "efficientnet_b3",
     "efficientnet_b4",
     "fasterrcnn_resnet50_fpn",
+    "fastrcnn_vgg16",
     "fcn8s",
     "fcn16s",
     "fcn32s",
@@ -194,6 +202,7 @@ __all__ = [
     "kept",
     "lenet5",
     "logistic",
+    "maskrcnn_resnet50_fpn",
     "mixer_b16",
     "mixer_s16",
     "mlp",
@@ -202,6 +211,7 @@ __all__ = [
     "mobilenet_v3_large",
     "mobilenet_v3_small",
     "playground",
+    "rcnn_alexnet",
     "resnet18",
     "resnet20",
     "resnet32",
