@@ -454,7 +454,7 @@ SMALL: dict[str, tuple[Any, Any]] = {
         models.SumOfLosses(("objectness", "rpn_box", "class", "box", "mask")),
     ),
     "fast_rcnn": (
-        lambda: models.FastRCNN(nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU()), 6, 3, 2, 4, 8, 8, 0.0),
+        lambda: models.FastRCNN(nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU()), 6, 3, 2, 4, 8, 32, 0.0),
         models.SumOfLosses(("class", "box")),
     ),
     "rcnn": (

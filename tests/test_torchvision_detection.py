@@ -48,8 +48,10 @@ def pair(name: str, size: tuple[int, int], **options: Any) -> tuple[Any, Any, to
             value.uniform_(0.8, 1.2)
         elif key.endswith("bn3.weight"):
             value.fill_(0.2)  # or a random trunk of 50 layers makes hundreds
-        elif "cls_" in key and key.endswith("weight"):
+        elif key == "roi_heads.box_predictor.cls_score.weight":
             value.normal_(0.0, 0.3)
+        elif name.startswith("retinanet") and "classification_head" in key:
+            value.normal_(0.0, 0.04) if value.ndim > 1 else value.fill_(-4.0 if "logits" in key else 0.0)
     with nn.init.skip_init():
         ours = getattr(models, name)(CLASSES).eval()
     report = grt.load_weights(ours, theirs.state_dict())
@@ -72,10 +74,10 @@ def compared(found: dict[str, np.ndarray], theirs: dict[str, Any], offset: int) 
 def test_detectors_of_regions(name: str) -> None:
     """Proposals, what is said of them, the detections that are kept, and their masks, in 28x28 and in the picture."""
     size = (128, 160)
-    theirs, ours, x = pair(name, size, rpn_post_nms_top_n_test=60)
+    theirs, ours, x = pair(name, size, rpn_post_nms_top_n_test=60, box_detections_per_img=300)
     ours.proposals = 60
     found = grt.compile(
-        Both(ours, score_threshold=0.05, iou_threshold=0.5, candidates=300, slots=100), x.numpy(), target="cpu"
+        Both(ours, score_threshold=0.05, iou_threshold=0.5, candidates=300, slots=300), x.numpy(), target="cpu"
     )(x.numpy())
     maps = theirs.backbone(x)
     (proposals,), _ = theirs.rpn(ImageList(x, [size]), maps)
@@ -87,7 +89,7 @@ def test_detectors_of_regions(name: str) -> None:
     np.testing.assert_allclose(found["deltas"][0].reshape(60, -1), deltas, atol=1e-4)
     (kept,), _ = heads(maps, [proposals], [size])
     count = compared(found["found"], kept, 1)
-    assert 10 < count < 100 and len(set(kept["labels"].tolist())) > 1
+    assert 10 < count < 300 and len(set(kept["labels"].tolist())) > 1
     if "masks" in kept:
         masks = paste_masks_in_image(kept["masks"], kept["boxes"], size)[:, 0]
         np.testing.assert_allclose(found["found"]["mask"][0, :count], masks, atol=1e-4)
@@ -99,8 +101,8 @@ def test_detectors_of_regions(name: str) -> None:
 def test_detectors_of_anchors(name: str) -> None:
     ssd = name.startswith("ssd")
     size = (300, 300) if ssd else (128, 160)
-    theirs, ours, x = pair(name, size, score_thresh=0.5, nms_thresh=0.45, detections_per_img=100)
-    both = Both(ours, score_threshold=0.5, iou_threshold=0.45, candidates=1000, slots=100)
+    theirs, ours, x = pair(name, size, score_thresh=0.5, nms_thresh=0.45, detections_per_img=300)
+    both = Both(ours, score_threshold=0.5, iou_threshold=0.45, candidates=1000, slots=300)
     found = grt.compile(both, x.numpy(), target="cpu")(x.numpy())
     maps = list(theirs.backbone(x).values())
     heads = theirs.head(maps)
@@ -111,4 +113,4 @@ def test_detectors_of_anchors(name: str) -> None:
     scores = F.softmax(heads["cls_logits"], -1)[..., 1:] if ssd else F.sigmoid(heads["cls_logits"])
     assert (scores > 0.5).sum((0, 1)).max() <= 400, "more would be too many for a class, as torchvision counts candidates"
     (kept,) = theirs(x)
-    assert compared(found["found"], kept, int(ssd)) > 10
+    assert 10 < compared(found["found"], kept, int(ssd)) < 300
