@@ -224,18 +224,23 @@ def sampled(found: Tensor, count: int, share: float) -> Tensor:
     return chosen | (negative & (rank(negative) < count - chosen.sum(-1, keepdim=True)))
 
 
-def cut(map: Tensor, boxes: Tensor, size: int, samples: int, low: Tensor, span: Tensor) -> Tensor:
-    """Bilinear samples of ``map`` [N, C, H, W], size * samples of a side from ``low`` over ``span`` [N, P, 2], then means."""
+def cut(map: Tensor, boxes: Tensor, size: int, samples: int, low: Tensor, span: Tensor, zeros: bool = False) -> Tensor:
+    """Bilinear samples of ``map`` [N, C, H, W], size * samples of a side from ``low`` over ``span`` [N, P, 2], then means.
+
+    Beyond the outer pixels they are those, or zeros.
+    """
     n, p = boxes.shape[:2]
     count = size * samples
     at = low[:, :, None] + (torch.arange(count)[:, None] + 0.5) / count * span[:, :, None]  # [N, P, count, 2]
-    at = at.clamp(min=0)
     limit = torch.tensor([map.shape[3] - 1.0, map.shape[2] - 1.0])
-    at = 2 * torch.minimum(at, limit) / limit - 1
+    inside = ((at >= 0) & (at <= limit)).float()
+    at = 2 * torch.minimum(at.clamp(min=0), limit) / limit - 1
     x = at[:, :, None, :, 0].expand(n, p, count, count)
     y = at[:, :, :, None, 1].expand(n, p, count, count)
     grid = torch.stack([x, y], -1).view(n, p * count, count, 2)
     found = T.grid_sample(map, grid, align_corners=True)
+    if zeros:
+        found = found * (inside[:, :, None, :, 0] * inside[:, :, :, None, 1]).view(n, 1, p * count, count)
     found = T.avg_pool2d(found, samples) if samples > 1 else found
     return found.view(n, -1, p, size, size).transpose(1, 2).flatten(0, 1)
 
@@ -250,6 +255,7 @@ class Regions(nn.Module):
 
     count, lowest, beta = 16, 0.0, 1.0
     weights = (10.0, 10.0, 5.0, 5.0)
+    judged: Callable[..., tuple[Tensor, Tensor]]
 
     def sample(self, boxes: Tensor, truth: Truth) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         boxes = torch.cat([boxes, truth["box"]], 1)
@@ -271,9 +277,6 @@ class Regions(nn.Module):
         total = T.cross_entropy(logits[counts], label[counts], reduction="sum")
         return (total + box_loss(deltas, boxes, truth["box"], own, self.weights, self.beta)) / counts.sum().clamp(min=1)
 
-    def judged(self, seen: Any, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
 
 def said(n: int, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
     return logits.view(n, -1, 4), deltas.view(n, -1, 4, 4)
@@ -292,7 +295,7 @@ class RCNN(Regions):
         sides = (boxes[..., 2:] - boxes[..., :2]) * (24 / 20)
         low = (boxes[..., :2] + boxes[..., 2:]) / 2 - sides / 2
         step = (sides - 1) / 23
-        pooled = self.trunk(cut(seen, boxes, 24, 1, low - step / 2, step * 24))[0].flatten(1)
+        pooled = self.trunk(cut(seen, boxes, 24, 1, low - step / 2, step * 24, True))[0].flatten(1)
         return said(len(boxes), self.cls_score(self.head(pooled)), self.bbox_pred(pooled.detach()))
 
     def loss(self, x: Tensor, truth: Truth) -> Tensor:
