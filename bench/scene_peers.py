@@ -233,14 +233,11 @@ def cut(map: Tensor, boxes: Tensor, size: int, samples: int, low: Tensor, span: 
     count = size * samples
     at = low[:, :, None] + (torch.arange(count)[:, None] + 0.5) / count * span[:, :, None]  # [N, P, count, 2]
     limit = torch.tensor([map.shape[3] - 1.0, map.shape[2] - 1.0])
-    inside = ((at >= 0) & (at <= limit)).float()
-    at = 2 * torch.minimum(at.clamp(min=0), limit) / limit - 1
+    at = 2 * (at if zeros else torch.minimum(at.clamp(min=0), limit)) / limit - 1
     x = at[:, :, None, :, 0].expand(n, p, count, count)
     y = at[:, :, :, None, 1].expand(n, p, count, count)
     grid = torch.stack([x, y], -1).view(n, p * count, count, 2)
     found = T.grid_sample(map, grid, align_corners=True)
-    if zeros:
-        found = found * (inside[:, :, None, :, 0] * inside[:, :, :, None, 1]).view(n, 1, p * count, count)
     found = T.avg_pool2d(found, samples) if samples > 1 else found
     return found.view(n, -1, p, size, size).transpose(1, 2).flatten(0, 1)
 
@@ -265,7 +262,8 @@ class Regions(nn.Module):
         found = torch.where(((boxes[..., 2:] - boxes[..., :2]) > 0).all(-1) & (best >= self.lowest), found, -2)
         chosen = sampled(found, self.count, 0.25)
         order = (chosen.int() + (chosen & (found >= 0)).int()).argsort(1, descending=True)[:, : self.count]
-        return rows(boxes, order), found.gather(1, order), chosen.gather(1, order), best.gather(1, order)
+        counts = chosen.gather(1, order)
+        return rows(boxes, order) * counts[..., None], found.gather(1, order), counts, best.gather(1, order)
 
     def region_loss(self, seen: Any, sample: Any, truth: Truth) -> Tensor:
         boxes, own, counts, best = sample

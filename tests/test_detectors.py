@@ -458,7 +458,7 @@ SMALL: dict[str, tuple[Any, Any]] = {
         models.SumOfLosses(("class", "box")),
     ),
     "rcnn": (
-        lambda: models.RCNN(nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU()), 6 * 36, nn.Linear(6 * 36, 8), 8, 3, 12, 1, 8),
+        lambda: models.RCNN(nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU()), 6 * 36, nn.Linear(6 * 36, 8), 8, 3, 12, 1, 32),
         models.SumOfLosses(("class", "box")),
     ),
 }

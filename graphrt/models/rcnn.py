@@ -50,12 +50,18 @@ class RCNN(RegionNet):
         return input
 
     def warped(self, image: Value, boxes: Value) -> Value:
-        """``boxes`` [N, P, 4] of pictures as [N * P, 3, size, size], zeros where they reach beyond the picture."""
+        """``boxes`` [N, P, 4] of pictures as [N * P, 3, size, size], zeros where they reach beyond the picture.
+
+        A border of zeros lets a picture fade, so that it does not matter on which side of its edge a sample is rounded to.
+        """
         rois = numbered(boxes)
         share = self.context / (self.size - 2 * self.context)
         sides = rois[:, 3:] - rois[:, 1:3]
-        low, high = rois[:, 1:3] - sides * share, rois[:, 3:] + sides * share - 1.0  # centres of the outer pixels
-        return F.crop_and_resize(image, F.concat([rois[:, :1], low, high], 1), self.size)
+        low, high = (
+            rois[:, 1:3] - sides * share + 1.0,
+            rois[:, 3:] + sides * share,
+        )  # centres of the outer pixels, and the border
+        return F.crop_and_resize(F.pad(image, (1, 1, 1, 1)), F.concat([rois[:, :1], low, high], 1), self.size)
 
     def judged(self, seen: Value, boxes: Value) -> tuple[Value, Value]:
         pooled = F.flatten(self.trunk(self.warped(seen, boxes)), 1)
