@@ -26,8 +26,10 @@ def scene(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["unet", "rcnn", pytest.param("yolo", marks=pytest.mark.proof),
-                                  pytest.param("mask_rcnn", marks=pytest.mark.proof)])  # fmt: skip
+LONG = [pytest.param(name, marks=pytest.mark.proof) for name in ("yolo", "rcnn", "mask_rcnn")]
+
+
+@pytest.mark.parametrize("name", ["unet", *LONG])
 def test_a_network_is_trained_and_used(
     name: str, tmp_path: Path, scene: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
