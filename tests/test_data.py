@@ -14,7 +14,7 @@ import pytest
 
 from graphrt import data, nn, optim
 from graphrt.data import Dataset
-from graphrt.errors import ArgumentError, InputError
+from graphrt.errors import ArgumentError, InputError, ShapeError
 from graphrt.train import Trainer
 
 torch = pytest.importorskip("torch")
@@ -293,3 +293,27 @@ def test_scenes_say_what_is_seen_of_each_shape() -> None:
     np.testing.assert_array_equal(drawn.x, again.x)
     with pytest.raises(ArgumentError, match="at least 16"):
         data.scenes(1, 8)
+
+
+def test_proposals_are_boxes_of_regions_and_of_what_they_grow_to() -> None:
+    """Two squares that touch: their boxes, the ground's, and those of what pairs of them make; then slots that are empty."""
+    x = np.full((2, 3, 20, 24), 0.1, np.float32)
+    x[0, 0, 4:10, 4:10], x[0, 1, 4:10, 10:18] = 0.9, 0.8
+    found = data.selective_search(x, 8)
+    assert found.shape == (2, 8, 4) and found.dtype == np.float32
+    squares, ground = [[4, 4, 10, 10], [10, 4, 18, 10]], [0, 0, 24, 20]
+    boxes = found[0].tolist()
+    assert boxes[:3] == [ground, *squares], "regions first, in the order of their first pixels"
+    assert [4, 4, 18, 10] in boxes and found[1].tolist() == [ground, *[[0] * 4] * 7]
+    assert len({tuple(box) for box in boxes if any(box)}) == sum(any(box) for box in boxes), "each once"
+    assert data.selective_search(x, 2)[0].tolist() == boxes[:2]
+    np.testing.assert_array_equal(data.selective_search(np.repeat(x, 40, 0), 8)[[0, 79]], found)
+    scenes = data.scenes(12, 48, seed=4)
+    found = data.selective_search(scenes.x, 32)
+    for boxes, truths in zip(found, scenes.y["box"], strict=True):
+        for truth in truths[truths[:, 2] > 0]:
+            shared = np.clip(np.minimum(boxes[:, 2:], truth[2:]) - np.maximum(boxes[:, :2], truth[:2]), 0, None).prod(1)
+            areas = [(b[:, 2:] - b[:, :2]).prod(1) for b in (boxes, truth[None])]
+            assert (shared / (areas[0] + areas[1] - shared)).max() > 0.5
+    with pytest.raises(ShapeError, match=r"images must be \[N, C, H, W\]"):
+        data.selective_search(x[0])

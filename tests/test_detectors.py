@@ -15,11 +15,13 @@ from test_detection import drawn, matched, overlaps
 from test_functional import TARGET
 
 import graphrt as grt
+import graphrt.ops as F
 from graphrt import models, nn, optim
-from graphrt.data import scenes
+from graphrt.data import scenes, selective_search
 from graphrt.errors import ArgumentError, ShapeError
-from graphrt.models.faster_rcnn import sampled
 from graphrt.models.fpn import FPN, Pyramid, SmallMaps
+from graphrt.models.mask_rcnn import cut_masks, paste_masks
+from graphrt.models.regions import SMALLEST, WEIGHTS, RegionNet, aligned, sampled
 from graphrt.models.ssd import box_loss
 from graphrt.targets.reference.evaluate import evaluate
 from graphrt.train import pictures, tasks
@@ -32,6 +34,9 @@ BIG: dict[str, tuple[Any, int, tuple[int, ...]]] = {
     "ssd300_vgg16": (models.ssd300_vgg16, 35_641_826, (3, 300, 300)),
     "retinanet_resnet50_fpn": (models.retinanet_resnet50_fpn, 34_068_119, (3, 128, 160)),
     "fasterrcnn_resnet50_fpn": (models.fasterrcnn_resnet50_fpn, 41_808_406, (3, 128, 160)),
+    "maskrcnn_resnet50_fpn": (models.maskrcnn_resnet50_fpn, 44_454_513, (3, 128, 160)),
+    "fastrcnn_vgg16": (models.fastrcnn_vgg16, 134_690_729, (3, 96, 128)),
+    "rcnn_alexnet": (models.rcnn_alexnet, 59_141_609, (3, 96, 128)),
 }
 
 
@@ -42,13 +47,18 @@ def test_published_networks(name: str) -> None:
     with nn.init.skip_init():
         net = build()
     assert nn.count_parameters(net) == count
-    found = net.eval()(grt.Graph().input("x", (1, *shape)))
+    graph = grt.Graph()
+    given = {"proposals": graph.input("p", (1, 5, 4))} if name in ("fastrcnn_vgg16", "rcnn_alexnet") else {}
+    found = net.eval()(graph.input("x", (1, *shape)), **given)
+    if given:
+        assert found["logits"].shape == (1, 5, 21) and found["deltas"].shape == (1, 5, 21, 4)
+        return
     if name == "yolo_v1":
         assert found.shape == (1, 7, 7, 30)
         assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) == 24
         return
-    if name.startswith("faster"):
-        shapes = {n: v.shape for n, v in found.items()}
+    if name.startswith(("faster", "mask")):
+        shapes = {n: v.shape for n, v in found.items() if not n.startswith("map")}
         few = 3 * sum(h * w for h, w in ((32, 40), (16, 20), (8, 10), (4, 5), (2, 3)))  # no more than 2000 are candidates
         slots = min(few, 1000)
         assert shapes == {
@@ -313,6 +323,110 @@ def test_samples_of_anchors_and_proposals() -> None:
     assert not np.array_equal(runs[0], runs[1])
 
 
+class Judge(RegionNet):
+    """Says of a box what a linear layer makes of its corners."""
+
+    num_classes, sampled, lowest, share = 3, 20, 0.1, 1.0
+
+    def __init__(self, by_class: np.ndarray) -> None:
+        self.by_class = by_class  # [4, 4 + 16]
+
+    def seen(self, input: grt.Value) -> None:
+        return None
+
+    def judged(self, seen: None, boxes: grt.Value) -> tuple[grt.Value, grt.Value]:
+        said = F.matmul(boxes, boxes.graph.constant(self.by_class))
+        return said[..., :4], F.reshape(said[..., 4:], (*boxes.shape[:2], 4, 4))
+
+
+def test_the_losses_and_scores_of_regions() -> None:
+    """All proposals and truths are in the sample, which is larger, but for those that overlap no truth by 0.1."""
+    rng = np.random.default_rng(3)
+    net, target = Judge(rng.standard_normal((4, 20)).astype(np.float32) / 40), truths()
+    boxes = drawn(rng, 2, 9, size=64.0)
+    boxes[:, :3] = target["box"][:, :1] + rng.uniform(-3, 3, (2, 3, 4)).astype(np.float32)
+    boxes[0, 5:] = 0.0
+    graph, feeds = grt.Graph(), {"p": boxes}
+    true, given_boxes = given(graph, feeds, "t.", target), graph.input("p", boxes.shape)
+    image = graph.input("x", (2, 3, 64, 64))
+    for name, value in net(image, given_boxes, **true).items():
+        graph.output(name, value)
+    for name, value in zip(("boxes", "scores"), net.scored(net(image, given_boxes), (40, 50)), strict=True):
+        graph.output(name, value)
+    out = grt.compile(graph, target=TARGET)(x=np.zeros((2, 3, 64, 64), np.float32), **feeds)
+    classes = regression = count = left_out = 0.0
+    for n in range(2):
+        own = [k for k in range(4) if target["present"][n, k]]
+        for box in [*(b for b in boxes[n] if b.any()), *target["box"][n, own]]:
+            best = max(own, key=lambda k: overlaps(target["box"][n, k], box)[0])
+            iou = overlaps(target["box"][n, best], box)[0]
+            if iou < 0.1:
+                left_out += 1
+                continue
+            label = target["class"][n, best] + 1 if iou >= 0.5 else 0
+            said = box.astype(np.float64) @ net.by_class
+            classes += np.log(np.exp(said[:4]).sum()) - said[label]
+            count += 1
+            if label:
+                deltas = {"deltas": said[4:].reshape(4, 4)[label][None, None], "anchors": box[None]}
+                regression += smooth(deltas, {"box": target["box"][n : n + 1]}, 0, 0, best, WEIGHTS, 1.0)
+    assert left_out and regression
+    assert out["class"] == pytest.approx(classes / count, rel=1e-4)
+    assert out["box"] == pytest.approx(regression / count, rel=1e-4)
+    said = boxes @ net.by_class
+    share = np.exp(said[..., :4]) / np.exp(said[..., :4]).sum(-1, keepdims=True)
+    sides = np.minimum(*(out["boxes"][..., i + 2] - out["boxes"][..., i] for i in range(2)))
+    there = boxes.any(-1, keepdims=True) & (sides >= SMALLEST)
+    np.testing.assert_allclose(out["scores"], np.where(there, share[..., 1:], 0.0), atol=1e-5)
+    assert there.any() and not there.all() and (out["boxes"] >= 0).all() and (out["boxes"] <= [50, 40, 50, 40]).all()
+
+
+def test_masks_are_cut_out_and_pasted() -> None:
+    """Beside loops: a mask with a border of zeros is resized to whole pixels, at the edge of the picture cut off."""
+    rng = np.random.default_rng(5)
+    masks, size = rng.random((4, 6, 6)).astype(np.float32), (17, 20)
+    boxes = np.array([[3.2, 4.1, 11.7, 9.5], [-2.0, 8.0, 6.0, 16.9], [15.3, 0.0, 19.9, 16.0], [5, 5, 5, 5]], np.float32)
+    truth, own = rng.random((1, 2, *size)) < 0.5, np.array([[1, 0, 1, -1]])
+    graph = grt.Graph()
+    m, b = graph.input("m", masks.shape), graph.input("b", boxes.shape)
+    graph.output("pasted", paste_masks(m, b, size))
+    t, o = graph.input("t", truth.shape, "bool"), graph.input("o", own.shape, "int64")
+    graph.output("cut", cut_masks(t, F.unsqueeze(b, 0), o, 5))
+    out = grt.compile(graph, target=TARGET)(m=masks, b=boxes, t=truth, o=own)
+    for k in range(4):
+        wide = np.pad(masks[k].astype(np.float64), 1)
+        middle, half = (boxes[k, :2] + boxes[k, 2:]) / 2, (boxes[k, 2:] - boxes[k, :2]) / 2 * (8 / 6)
+        (x1, y1), (x2, y2) = (np.trunc(c).astype(int) for c in (middle - half, middle + half))
+        w, h = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)
+        large = torch.nn.functional.interpolate(torch.from_numpy(wide)[None, None], (h, w), mode="bilinear")[0, 0]
+        wanted = np.zeros(size)
+        for i, j in np.ndindex(size):
+            if 0 <= i - y1 < h and 0 <= j - x1 < w:
+                wanted[i, j] = large[i - y1, j - x1]
+        np.testing.assert_allclose(out["pasted"][k], wanted, atol=1e-5)
+    for k in range(3):
+        x1, y1, x2, y2 = boxes[k]
+        plane = truth[0, own[0, k]]
+        for i, j in np.ndindex(5, 5):
+            y, x = y1 + (y2 - y1) * (i + 0.5) / 5, x1 + (x2 - x1) * (j + 0.5) / 5
+            p, q = int(max(min(y, 15.999), 0)), int(max(min(x, 18.999), 0))
+            u, v = min(max(y, 0.0), 16.0) - p, min(max(x, 0.0), 19.0) - q
+            corner = plane[p : p + 2, q : q + 2].astype(np.float64)
+            inside = -1 <= y <= 17 and -1 <= x <= 20
+            value = float((np.array([1 - u, u]) @ corner @ np.array([1 - v, v])).item()) if inside else 0.0
+            assert out["cut"][k, i, j] == pytest.approx(value, abs=1e-4)
+
+
+def test_regions_are_pooled_from_the_map_of_their_size() -> None:
+    """A box of 224 pixels is cut out of a map of a sixteenth, one half as large of that of an eighth."""
+    graph = grt.Graph()
+    maps = [graph.constant(np.full((1, 1, 512 // s, 512 // s), s, np.float32)) for s in (4, 8, 16, 32)]
+    sides = np.array([20, 111, 113, 223, 225, 447, 449, 0], np.float32)
+    boxes = np.stack([sides * 0, sides * 0, sides, sides], -1)[None]
+    graph.output("out", aligned(maps, graph.input("b", boxes.shape), 512, 2))
+    assert grt.compile(graph, target=TARGET)(b=boxes)["out"][:, 0, 0, 0].tolist() == [4, 4, 8, 8, 16, 16, 32, 4]
+
+
 # --- training ------------------------------------------------------------------------------------------------------
 
 SMALL: dict[str, tuple[Any, Any]] = {
@@ -333,6 +447,20 @@ SMALL: dict[str, tuple[Any, Any]] = {
         ),
         models.SumOfLosses(),
     ),
+    "mask_rcnn": (
+        lambda: models.MaskRCNN(
+            Pyramid(SmallMaps((4, 6), 2), FPN((4, 6), 4)), 4, 3, [[10.0], [16.0]], (1.0,), (24, 8), (24, 8), (1, 8), depth=1
+        ),
+        models.SumOfLosses(("objectness", "rpn_box", "class", "box", "mask")),
+    ),
+    "fast_rcnn": (
+        lambda: models.FastRCNN(nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU()), 6, 3, 2, 4, 8, 32, 0.0),
+        models.SumOfLosses(("class", "box")),
+    ),
+    "rcnn": (
+        lambda: models.RCNN(nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU()), 6 * 36, nn.Linear(6 * 36, 8), 8, 3, 12, 1, 32),
+        models.SumOfLosses(("class", "box")),
+    ),
 }
 
 
@@ -344,7 +472,10 @@ def test_a_training_step(name: str) -> None:
     nn.init.manual_seed(0)
     drawn = scenes(8, 32, 3, seed=3)
     y = drawn.y["label"] if name in ("fcn", "unet") else {n: drawn.y[n] for n in ("present", "class", "box")}
-    x = {"input": drawn.x, **y} if name == "faster_rcnn" else drawn.x
+    x: Any = drawn.x
+    if name.endswith("rcnn"):
+        extra = {"mask_rcnn": {"mask": drawn.y["mask"]}, "faster_rcnn": {}}
+        x = {"input": x, **y, **extra.get(name, {"proposals": selective_search(drawn.x, 8)})}
     trainer = grt.Trainer(build(), loss, optim.SGD(0.02), metrics=(), target="cpu")
     graph = trainer.training_graph(spec_of(x), spec_of(y))
     named = {**Batch(x, y).named(), "lr": 1.0}
@@ -370,8 +501,8 @@ def test_tasks_make_what_training_and_prediction_need(tmp_path: Path) -> None:
     assert found["box"].shape[:2] == found["class"].shape == (4, 20)
     pictures.save_picture(task.show(trainer, held, 3), tmp_path / "shown.png")
     assert (tmp_path / "shown.png").stat().st_size > 1000
-    with pytest.raises(ArgumentError, match="no task 'rcnn'; there is fcn, unet, yolo"):
-        tasks.get("rcnn")
+    with pytest.raises(ArgumentError, match="no task 'detr'; there is fcn, unet, yolo"):
+        tasks.get("detr")
 
 
 def test_boxes_and_labels_are_drawn() -> None:
@@ -388,36 +519,6 @@ def test_boxes_and_labels_are_drawn() -> None:
     painted = pictures.painted(images, labels)[0]
     assert (painted[2, 3] > painted[0, 0]).any() and (painted.reshape(-1, 3) == painted[0, 0]).all(1).sum() == 63
     assert pictures.grid([pictures.plain(images)] * 2, scale=2, gap=1).shape == (40, 20, 3)
-
-
-@only_here
-@pytest.mark.proof
-@pytest.mark.parametrize("name", ["ssd300_vgg16", "retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn"])
-def test_heads_and_anchors_are_those_of_torchvision(name: str) -> None:
-    """With the same random weights, loaded by name, and as many of them."""
-    try:
-        from torchvision.models import detection
-        from torchvision.models.detection.image_list import ImageList
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"needs a torchvision that goes with this torch: {error}")
-    torch.manual_seed(0)
-    theirs = getattr(detection, name)(weights=None, weights_backbone=None).eval()
-    build, _, shape = BIG[name]
-    with nn.init.skip_init():
-        ours = build().eval()
-    report = grt.load_weights(ours, theirs.state_dict())
-    assert not report.missing and not report.unexpected and not report.mismatched
-    if name.startswith("faster"):  # which regions are pooled is up to torchvision's own suppression
-        return
-    x = torch.randn(1, *shape)
-    with torch.no_grad():
-        maps = list(theirs.backbone(x).values())
-        heads = theirs.head(maps)
-        (anchors,) = theirs.anchor_generator(ImageList(x, [shape[1:]]), maps)
-    out = grt.compile(ours, (x.numpy(),), target="cpu")(x.numpy())
-    np.testing.assert_allclose(out["anchors"], anchors, atol=1e-4)
-    np.testing.assert_allclose(out["logits"], heads["cls_logits"], atol=1e-4)
-    np.testing.assert_allclose(out["deltas"], heads["bbox_regression"], atol=1e-4)
 
 
 @only_here

@@ -74,8 +74,10 @@ def _onnx_summary(path: str, batch: int) -> str:
 def data() -> None:
     """Lists the data that ``train`` takes by name; a folder of pictures, a folder for each class, is data too."""
     from graphrt.cli.datasets import DATA
+    from graphrt.data import scenes
 
-    show([(name, _first(entry.load)) for name, entry in DATA.items()], ("data", ""))
+    drawn = [("scenes", f"for networks that find or outline shapes: {_first(scenes)}")]
+    show([*((name, _first(entry.load)) for name, entry in DATA.items()), *drawn], ("data", ""))
 
 
 @commands.command()

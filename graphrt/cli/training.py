@@ -21,23 +21,24 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 Data = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="mnist, digits, iris, spirals, ... (graphrt data), or a folder of pictures, with a folder for each class",
+        help="mnist, digits, iris, spirals, ... (graphrt data), or a folder of pictures, with a folder for each class; mnist, "
+        "or scenes for a network that finds shapes, if left out",
         autocompletion=names_of("cli.datasets", "DATA"),
     ),
 ]
 Optimizer = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="sgd, adam, adamw, muon, ...; with options as in adamw:betas=(0.9,0.98),eps=1e-6",
+        help="sgd (adam on scenes), adamw, muon, ...; with options as in adamw:betas=(0.9,0.98),eps=1e-6",
         autocompletion=names_of("optim", "OPTIMIZERS"),
     ),
 ]
 Schedule = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="constant, step, cosine, linear, one_cycle, plateau, ...; with options as in step:milestones=(0.5,0.8)",
+        help="cosine (one_cycle on scenes), constant, step, linear, plateau, ...; with options as in step:milestones=(0.5,0.8)",
         autocompletion=names_of("optim", "SCHEDULES"),
     ),
 ]
@@ -48,20 +49,22 @@ Augment = Annotated[
         autocompletion=names_of("nn.augment", "AUGMENTATIONS"),
     ),
 ]
-Checkpoint = Annotated[Path, typer.Argument(help="a checkpoint that graphrt train left, or its folder")]
+Checkpoint = Annotated[
+    Path, typer.Argument(help="a checkpoint that graphrt train left, its folder, or the name of one in runs")
+]
 
 
 @commands.command()
 def train(
     model: Model,
-    data: Data = "mnist",
-    epochs: Annotated[int, typer.Option(min=1)] = 10,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    optimizer: Optimizer = "sgd",
+    data: Data = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="10 if left out; on scenes the network's own")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="64 if left out; on scenes the network's own")] = None,
+    optimizer: Optimizer = None,
     lr: Annotated[float | None, typer.Option(help="base learning rate; 0.05 for sgd, else the optimizer's own")] = None,
     momentum: Annotated[float, typer.Option(help="of optimizers that have one")] = 0.9,
     weight_decay: Annotated[float, typer.Option(help="of optimizers that have it")] = 0.0,
-    schedule: Schedule = "cosine",
+    schedule: Schedule = None,
     augment: Augment = None,
     warmup: Annotated[float, typer.Option(min=0, max=0.99, help="share of the training in which the rate rises")] = 0.0,
     autocast: Annotated[str | None, typer.Option(help="bfloat16 or float16: mixed precision")] = None,
@@ -70,6 +73,9 @@ def train(
     limit: Annotated[int, typer.Option(min=0, help="train on the first so many examples only; 0 means all")] = 0,
     resume: Annotated[Path | None, typer.Option(help="a checkpoint to go on from, or its folder")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the results (runs/MODEL)")] = None,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="epochs from one grid of pictures to the next, of what is found in scenes; 0 means none")
+    ] = 2,
     config: Config = None,
 ) -> None:
     """Trains MODEL and leaves checkpoint.safetensors, curves.png and history.json in a folder.
@@ -77,10 +83,21 @@ def train(
     Examples are brought to what the network takes: grey pictures get its channels, small ones its size; its last layer gets as
     many outputs as there are classes. The checkpoint and the history are written after every epoch, so a run that is
     interrupted can be resumed. A loss that is not finite ends the run with exit status 1, an interruption with 130.
+
+    On scenes it trains a network that finds shapes (yolo, ssd, retinanet, rcnn, fast_rcnn, faster_rcnn, mask_rcnn) or outlines
+    them (fcn, unet) by its own recipe, and leaves pictures of what it finds, epoch-0002.png and so on.
     """
     from graphrt import optim
+    from graphrt.cli import scenes
     from graphrt.cli.results import Results
 
+    task = scenes.task_of(model, data)
+    if task is not None and augment:
+        raise ArgumentError("--augment changes pictures of classes, and scenes are none")
+    epochs, batch_size = epochs or (task.epochs if task else 10), batch_size or (task.batch_size if task else 64)
+    if lr is None and task is not None and optimizer is None:
+        lr = task.lr
+    optimizer, schedule = optimizer or ("adam" if task else "sgd"), schedule or ("one_cycle" if task else "cosine")
     rate = lr if lr is not None else 0.05 if optimizer.partition(":")[0] == "sgd" else None
     defaults = {"weight_decay": weight_decay, **({} if rate is None else {"lr": rate})}
     if optimizer.partition(":")[0] in ("sgd", "lars", "muon"):
@@ -93,14 +110,23 @@ def train(
         "seed": seed,
         "autocast": autocast,
     }
-    trainer, training, test = _prepared(model, data, limit, augment or [], settings)
     results = Results(out or Path("runs") / model, model)
+    training: Source
+    test: Source
+    if task is not None:
+        trainer, training, test = scenes.prepared(model, task, limit, settings)
+        drawn = [scenes.Pictures(task, results.folder, pictures)]
+    else:
+        trainer, training, test = _prepared(model, data or "mnist", limit, augment or [], settings)
+        drawn = []
     if resume is not None:
         trainer.load(checkpoint_of(resume))
         results.keep(trainer)
-    _fit(trainer, (training, test), epochs, batch_size, results)
-    program = trainer.program("train", *training.rows(np.arange(min(batch_size, len(training)))))
-    _report(trainer, program, -(-len(training) // batch_size), results.folder)
+    batch_size = min(batch_size, len(training))
+    _fit(trainer, (training, test), epochs, batch_size, results, drawn)
+    program = trainer.program("train", *training.rows(np.arange(batch_size)))
+    figures = {} if task is None else scenes.measured(task, trainer)
+    _report(trainer, program, -(-len(training) // batch_size), results.folder, figures)
 
 
 def _prepared(
@@ -129,11 +155,16 @@ def _prepared(
     return trainer, training, test
 
 
-def _fit(trainer: Trainer, data: tuple[Source, Source], epochs: int, batch_size: int, results: Results) -> None:
-    """Trains, and draws what there is however that ends. Raises NumericError, and Exit where it is interrupted."""
+def _fit(
+    trainer: Trainer, data: tuple[Source, Source], epochs: int, batch_size: int, results: Results, also: Sequence[Any] = ()
+) -> None:
+    """Trains with ``results`` and ``also`` as callbacks, and draws what there is however that ends.
+
+    Raises NumericError, and Exit where it is interrupted.
+    """
     rate = trainer.optimizer.lr
     try:
-        trainer.fit(data[0], epochs, batch_size, data[1], callbacks=[results])
+        trainer.fit(data[0], epochs, batch_size, data[1], callbacks=[results, *also])
     except KeyboardInterrupt:
         results.draw(trainer)
         typer.echo(f"graphrt: interrupted; {results}", err=True)
@@ -178,14 +209,15 @@ def _fitting(model: str, shape: tuple[int, ...], outputs: int) -> tuple[Any, dic
     return one.build, settings, takes
 
 
-def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
-    """The result on one screen."""
+def _report(trainer: Any, program: Any, per_epoch: int, folder: Path, figures: Mapping[str, float]) -> None:
+    """The result on one screen, with ``figures`` in the place of an accuracy, if there are any."""
     history = trainer.history
     milliseconds = f"{1e3 * min(history.seconds) / per_epoch:.3f}" if history.seconds else "-"
     accuracy, error = history.val_accuracy, history.others.get("val_mae")
     measured = {"test error": f"{error[-1]:.4f} (mean, absolute)"} if error else {"test accuracy": "-"}
+    measured = {"test accuracy": f"{100 * accuracy[-1]:.2f} %"} if accuracy else measured
     rows = {
-        **({"test accuracy": f"{100 * accuracy[-1]:.2f} %"} if accuracy else measured),
+        **({name: f"{value:.4f}" for name, value in figures.items()} if figures else measured),
         "target": program.target,
         "kernels per step": str(program.launches) if program.schedule else "-",
         "milliseconds per step": f"{milliseconds} (best epoch)",
@@ -197,7 +229,8 @@ def _report(trainer: Any, program: Any, per_epoch: int, folder: Path) -> None:
 
 
 def checkpoint_of(path: Path) -> Path:
-    """The checkpoint that ``path`` is, or is the folder of. Raises InputError."""
+    """The checkpoint that ``path`` is, or is the folder of, or the name of a folder in runs. Raises InputError."""
+    path = path if path.exists() else Path("runs") / path if (Path("runs") / path).is_dir() else path
     path = path / "checkpoint.safetensors" if path.is_dir() else path
     if not path.exists():
         raise InputError(f"there is no checkpoint {path}; graphrt train MODEL leaves one in runs/MODEL")
@@ -214,6 +247,8 @@ def trained(path: Path, target: str) -> tuple[Any, Mapping[str, Any], Any]:
     prepare(target)
     path = checkpoint_of(path)
     notes = read_metadata(path).get("notes", {})
+    if "task" in notes:
+        raise InputError(f"{path} is of {notes['task']} on scenes: graphrt eval measures it, and graphrt predict draws")
     if missing := [name for name in ("model", "settings", "classes", "intake") if name not in notes]:
         raise InputError(f"{path} does not say of which network it is ({', '.join(missing)}): graphrt train left no such file")
     with nn.init.skip_init():
@@ -225,6 +260,20 @@ def trained(path: Path, target: str) -> tuple[Any, Mapping[str, Any], Any]:
     return trainer, notes, Intake.from_json(notes["intake"])
 
 
+def task_trained(path: Path, target: str) -> tuple[Any, Any] | None:
+    """The task of a checkpoint's network and its trainer; None of one that was not trained on scenes. Raises InputError."""
+    from graphrt.cli import scenes
+    from graphrt.inspection.subject import prepare
+    from graphrt.train import read_metadata
+
+    path = checkpoint_of(path)
+    name = read_metadata(path).get("notes", {}).get("task")
+    if name is None:
+        return None
+    prepare(target)
+    return scenes.loaded(path, name, target)
+
+
 @commands.command("eval")
 def evaluate(
     checkpoint: Checkpoint,
@@ -234,9 +283,22 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="all as JSON, the confusion matrix too")] = False,
     confusion: Annotated[Path | None, typer.Option(help="draw the confusion matrix to a PNG")] = None,
 ) -> None:
-    """Measures a trained network on the test examples of its data, or of other data of the same classes."""
+    """Measures a trained network on the test examples of its data, or of other data of the same classes.
+
+    One that finds shapes in scenes by mean average precision, as COCO counts it, or by the mean of intersections over unions.
+    """
+    from graphrt.cli import scenes
     from graphrt.cli.datasets import load
 
+    if (task := task_trained(checkpoint, target)) is not None:
+        if data not in ("", scenes.DATA) or confusion is not None:
+            raise ArgumentError(f"{checkpoint} is measured on {scenes.DATA}, and has no confusion matrix")
+        figures = scenes.measured(*task)
+        if as_json:
+            typer.echo(json.dumps(figures))
+        else:
+            show([("examples", scenes.HELD), *((n, f"{v:.4f}") for n, v in figures.items())], ("measure", "value"))
+        return
     trainer, notes, intake = trained(checkpoint, target)
     found = load(data or notes["data"], intake.shape)
     classes = list(notes["classes"])
@@ -269,13 +331,23 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="print so many classes")] = 3,
     target: Target = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="a line of JSON for each example")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="a PNG of one picture with what was found in it")] = None,
 ) -> None:
     """Prints the likeliest classes of pictures or arrays with their probabilities, or the numbers that are predicted.
 
-    Arrays are examples as the data has them: [C, H, W] or [N, C, H, W] with pixels in [0, 1], or rows of numbers.
+    Arrays are examples as the data has them: [C, H, W] or [N, C, H, W] with pixels in [0, 1], or rows of numbers. Of a network
+    that finds shapes it prints classes, scores and boxes (x1, y1, x2, y2), of one that outlines them the share of each class.
     """
+    from graphrt.cli import scenes
     from graphrt.cli.examples import examples
 
+    if (task := task_trained(checkpoint, target)) is not None:
+        scenes.predict(*task, files, out, as_json)
+        return
+    if out is not None:
+        raise ArgumentError(
+            f"--out draws what is found in a picture, and {checkpoint} is of a network that finds nothing in it"
+        )
     trainer, notes, intake = trained(checkpoint, target)
     classes = notes["classes"]
     rows = []

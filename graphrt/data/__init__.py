@@ -16,6 +16,7 @@ from graphrt.data.dataset import (
 )
 from graphrt.data.drawn import SHAPES, checkerboard, circles, edges, rings, scenes, shapes, spirals, xor
 from graphrt.data.folder import ImageFolder
+from graphrt.data.proposals import selective_search
 from graphrt.data.shipped import (
     DATASETS,
     load_breast_cancer,
@@ -29,6 +30,6 @@ from graphrt.data.shipped import (
 __all__ = [
     "DATASETS", "SHAPES", "Dataset", "Examples", "ImageFolder", "Normalize", "Source", "Subset", "as_source", "batches",
     "checkerboard", "circles", "class_weights", "edges", "load_breast_cancer", "load_digits", "load_iris", "load_mnist",
-    "load_photographs", "load_safetensors", "load_wine", "normalized", "prefetched", "rings", "scenes", "shapes", "spirals",
-    "split", "xor",
+    "load_photographs", "load_safetensors", "load_wine", "normalized", "prefetched", "rings", "scenes", "selective_search",
+    "shapes", "spirals", "split", "xor",
 ]  # fmt: skip

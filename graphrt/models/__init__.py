@@ -23,15 +23,19 @@ from graphrt.models.deeplab import (
 from graphrt.models.densenet import densenet121, densenet169, densenet201
 from graphrt.models.diffusion import Denoise, DenoisingUNet, Diffusion, ddpm, ddpm_sample, diffusion_loss
 from graphrt.models.efficientnet import efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3, efficientnet_b4
-from graphrt.models.faster_rcnn import FasterRCNN, SumOfLosses, fasterrcnn_resnet50_fpn
+from graphrt.models.fast_rcnn import FastRCNN, fastrcnn_vgg16
+from graphrt.models.faster_rcnn import FasterRCNN, fasterrcnn_resnet50_fpn
 from graphrt.models.fcn import FCN, fcn8s, fcn16s, fcn32s
 from graphrt.models.googlenet import googlenet
 from graphrt.models.inception import inception_v3
 from graphrt.models.lenet import lenet5
+from graphrt.models.mask_rcnn import MaskRCNN, maskrcnn_resnet50_fpn
 from graphrt.models.mlp import logistic, mlp, playground
 from graphrt.models.mobilenet import mobilenet_v1, mobilenet_v2
 from graphrt.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from graphrt.models.pix2pix import Pix2Pix, patch_discriminator, pix2pix, pix2pix_step
+from graphrt.models.rcnn import RCNN, rcnn_alexnet
+from graphrt.models.regions import SumOfLosses
 from graphrt.models.resnet import (
     resnet18,
     resnet20,
@@ -170,13 +174,16 @@ __all__ = [
     "ASPP",
     "FCN",
     "MODELS",
+    "RCNN",
     "SSD",
     "YOLO",
     "Denoise",
     "DenoisingUNet",
     "Detector",
     "Diffusion",
+    "FastRCNN",
     "FasterRCNN",
+    "MaskRCNN",
     "Model",
     "Pix2Pix",
     "RetinaNet",
@@ -213,6 +220,7 @@ __all__ = [
     "efficientnet_b3",
     "efficientnet_b4",
     "fasterrcnn_resnet50_fpn",
+    "fastrcnn_vgg16",
     "fcn8s",
     "fcn16s",
     "fcn32s",
@@ -226,6 +234,7 @@ __all__ = [
     "kept",
     "lenet5",
     "logistic",
+    "maskrcnn_resnet50_fpn",
     "mixer_b16",
     "mixer_s16",
     "mlp",
@@ -237,6 +246,7 @@ __all__ = [
     "pix2pix",
     "pix2pix_step",
     "playground",
+    "rcnn_alexnet",
     "resnet18",
     "resnet20",
     "resnet32",

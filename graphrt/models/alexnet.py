@@ -26,7 +26,7 @@ def alexnet(num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:
     )
 
 
-def alexnet_2012(num_classes: int = 1000, dropout: float = 0.5) -> nn.Module:
+def alexnet_2012(num_classes: int = 1000, dropout: float = 0.5) -> nn.Sequential:
     """[N, 3, 227, 227] -> logits [N, num_classes]; 62,378,344 parameters with 1000 classes.
 
     Krizhevsky et al., "ImageNet classification with deep convolutional neural networks", NeurIPS 2012, without the split into

@@ -137,13 +137,19 @@ class LossOfParts(nn.Module):
 class Detector(nn.Module):
     """A trained detector as it is used: [N, 3, H, W] -> what ``kept`` returns, with its ``options``.
 
-    ``net`` has a method ``scored(output, image)`` that gives boxes and scores as ``kept`` takes them.
+    ``net`` has a method ``scored(output, image)`` that gives boxes and scores as ``kept`` takes them; what else it is called
+    with, such as proposals, is handed on. If it has ``masks(output, found, image)`` too, there is ``mask`` [N, slots, H, W] of
+    probabilities.
     """
 
     def __init__(self, net: Any, **options: Any) -> None:
         self.net, self.options = net, options
 
-    def forward(self, input: Value) -> dict[str, Value]:
-        height, width = input.shape[2:]
-        boxes, scores = self.net.scored(self.net(input), (height, width))
-        return kept(F.clip_boxes_to_image(boxes, (height, width)), scores, **self.options)
+    def forward(self, input: Value, **given: Value) -> dict[str, Value]:
+        return self.kept(self.net(input, **given), input.shape[2:])
+
+    def kept(self, output: Any, image: Sequence[int]) -> dict[str, Value]:
+        """The rest of what the network said of a picture of size ``image`` (H, W)."""
+        boxes, scores = self.net.scored(output, image)
+        found = kept(F.clip_boxes_to_image(boxes, image), scores, **self.options)
+        return {**found, "mask": self.net.masks(output, found, image)} if hasattr(self.net, "masks") else found

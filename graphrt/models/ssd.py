@@ -106,14 +106,18 @@ class SSDLoss(LossOfParts):
         }
 
 
-def box_loss(deltas: Value, anchors: Value, boxes: Value, found: Value, weights: Sequence[float], beta: float = 1.0) -> Value:
+def box_loss(
+    deltas: Value, anchors: Value, boxes: Value, found: Value, weights: Sequence[float], beta: float | None = 1.0
+) -> Value:
     """The sum of smooth L1 of ``deltas`` [N, A, 4] of ``anchors`` [A, 4] that have ``found`` int64 [N, A] one of ``boxes``.
 
-    Other anchors may be empty.
+    Other anchors may be empty. With ``beta`` None it is the sum of squares.
     """
     positive = F.unsqueeze(F.ge(found, 0), -1)
     truth = F.gather_rows(boxes, found)
     wanted = F.where(positive, F.encode_boxes(truth, F.expand(anchors, truth.shape), weights), 0.0)
+    if beta is None:
+        return F.sum(F.where(positive, F.square(deltas - wanted), 0.0))
     return F.sum(F.where(positive, F.smooth_l1_loss(deltas, wanted, beta=beta, reduction="none"), 0.0))
 
 

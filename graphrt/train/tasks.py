@@ -9,7 +9,7 @@ Each learns in a minute or two on two cores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ import numpy as np
 from graphrt import data, models, nn, optim
 from graphrt.compiler import compile as compile_graph
 from graphrt.data import SHAPES, Dataset
-from graphrt.errors import ArgumentError
+from graphrt.errors import ArgumentError, unknown
+from graphrt.ir import Value
 from graphrt.models.anchors import Detector
 from graphrt.models.fpn import FPN, Pyramid, SmallMaps
 from graphrt.train.average_precision import MeanAveragePrecision
@@ -27,6 +28,7 @@ from graphrt.train.trainer import Trainer
 
 __all__ = ["TASKS", "Task", "get"]
 
+SURE = 0.5  # score from which on a detection is an answer
 GROUND = 0.3  # about the mean of the pixels, which networks see without it
 
 
@@ -36,11 +38,13 @@ class Task:
 
     ``figure`` names the one of its figures that is to reach ``goal``. ``loss()`` makes the loss, or a step function, and
     ``metrics`` are those of Trainer, or a method of the loss that gives them. ``batch_size``, ``epochs`` and ``lr`` of Adam, up
-    and down in one cycle, are the recipe.
+    and down in one cycle, are the recipe. A detector of "regions" takes the truths in training, and gives its losses itself;
+    ``given`` says what else it takes: "mask"s of the truths, or "proposals" in so many ``slots``, in training and when it is
+    used.
     """
 
     build: Callable[[], nn.Module]
-    kind: str  # "segmentation", "detection", "proposals" of a detector in two stages, "translation", or "denoising"
+    kind: str  # "segmentation", "detection" by one network, "regions", "translation", or "denoising"
     loss: Callable[[], Any]
     size: int
     figure: str
@@ -49,12 +53,26 @@ class Task:
     epochs: int = 10
     batch_size: int = 32
     lr: float = 0.003
+    given: tuple[str, ...] = ()
+    slots: int = 16
 
     def pictures(self, count: int, seed: int) -> Dataset:
         """``count`` scenes that ``seed`` draws, with the targets of this kind of network."""
         drawn = data.scenes(count, self.size, seed=seed)
-        names = ("present", "class", "box")
-        return Dataset(drawn.x - GROUND, drawn.y["label"] if self.kind == "segmentation" else {n: drawn.y[n] for n in names})
+        if self.kind == "segmentation":
+            return Dataset(drawn.x - GROUND, drawn.y["label"])
+        names = ("present", "class", "box", *(["mask"] if self.masks else []))
+        return Dataset(drawn.x - GROUND, {n: drawn.y[n] for n in names})
+
+    @property
+    def masks(self) -> bool:
+        """Whether it is a detector that finds masks."""
+        return "mask" in self.given
+
+    def taken(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """What a detector takes of pictures ``x``, by name."""
+        proposals = {"proposals": data.selective_search(x + GROUND, self.slots)} if "proposals" in self.given else {}
+        return {"input": x, **proposals}
 
     def held_out(self, seed: int, count: int = 200) -> Dataset:
         """Pictures that no training with ``seed`` has."""
@@ -73,28 +91,40 @@ class Task:
     ) -> Trainer:
         """Trains a new network on pictures that ``seed`` draws, a ``share`` of them for as many epochs. Returns its trainer."""
         trainer = self.trainer(seed, target)
-        examples = self.pictures(max(int(self.examples * share), self.batch_size), 2 * seed)
-        if self.kind == "proposals":  # the network chooses its samples by the truths
-            examples = Dataset({"input": examples.x, **examples.y}, examples.y["class"])
+        examples = self.training(seed, max(int(self.examples * share), self.batch_size))
         trainer.fit(examples, self.epochs, self.batch_size, callbacks=callbacks, progress=progress, drop_last=True)
         return trainer
+
+    def training(self, seed: int, count: int) -> Dataset:
+        """``count`` examples that training with ``seed`` has."""
+        return self.examples_of(self.pictures(count, 2 * seed))
+
+    def examples_of(self, pictures: Dataset) -> Dataset:
+        """``pictures`` as the network is trained on them: a network of regions chooses its samples by the truths."""
+        if self.kind != "regions":
+            return pictures
+        return Dataset({**self.taken(pictures.x), **pictures.y}, pictures.y["class"])
 
     def predict(self, trainer: Trainer, x: np.ndarray) -> Any:
         """The findings of the network in pictures ``x`` [N, 3, size, size]: classes [N, size, size], or detections in slots."""
         if self.kind == "segmentation":
             return np.argmax(trainer.predict(x), 1)
         trainer.sync()
-        program = compile_graph(Detector(trainer.net, score_threshold=0.02), (x[:1].repeat(len(x), 0),), target=trainer.target)
-        return program(x)
+        given = self.taken(x)
+        return compile_graph(Detector(trainer.net, score_threshold=0.02), given, target=trainer.target)(**given)
 
     def figures(self, trainer: Trainer, held_out: Dataset) -> dict[str, float]:
         """How good the network is on pictures that it was not trained on."""
         if self.kind == "segmentation":
             found = trainer.evaluate(held_out)
             return {"mean_iou": float(found["mean_iou"]), "pixel_accuracy": float(found["accuracy"])}
-        precision = MeanAveragePrecision(len(SHAPES))
-        precision.add(self.predict(trainer, held_out.x), held_out.y)
-        return {name: value for name, value in precision.result().items() if value >= 0}
+        found = self.predict(trainer, held_out.x)
+        values = _precision(found, held_out.y, "box")
+        if self.masks:
+            found = {**found, "mask": np.asarray(found["mask"]) >= 0.5}
+            values |= {f"mask_{name}": value for name, value in _precision(found, held_out.y, "mask").items()}
+            values["mask_iou"] = mask_iou(found, held_out.y)
+        return values
 
     def show(self, trainer: Trainer, held_out: Dataset, count: int = 6) -> np.ndarray:
         """A picture uint8 [H, W, 3] of the first ``count`` of ``held_out``: what is true, and below it what was found."""
@@ -103,7 +133,29 @@ class Task:
         found = self.predict(trainer, some.x)
         if self.kind == "segmentation":
             return grid([plain(images), painted(images, some.y), painted(images, found)], scale=3)
-        return grid([boxed(images, some.y, SHAPES), boxed(images, found, SHAPES)])
+        shown = {**found, "mask": found["mask"] >= 0.5} if self.masks else found
+        return grid([boxed(images, some.y, SHAPES), boxed(images, shown, SHAPES)])
+
+
+def _precision(found: Mapping[str, Any], truth: Mapping[str, Any], overlap: str) -> dict[str, float]:
+    precision = MeanAveragePrecision(len(SHAPES), overlap)
+    precision.add(found, truth)
+    return {name: value for name, value in precision.result().items() if value >= 0}
+
+
+def mask_iou(found: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> float:
+    """The mean intersection over union of the masks of truths and of the detections that find them, 0 where none does.
+
+    Both have ``class`` [N, K] and ``mask`` bool [N, K, H, W]. Of the detections of a truth's class with a ``score`` of at least
+    SURE the one of the best mask finds it.
+    """
+    values = []
+    for n, k in np.argwhere(np.asarray(truth["class"]) >= 0):
+        own = np.asarray(truth["mask"][n, k], bool)
+        rivals = found["mask"][n][(found["class"][n] == truth["class"][n, k]) & (found["score"][n] >= SURE)]
+        both, either = (rivals & own).sum((1, 2)), (rivals | own).sum((1, 2))
+        values.append(float((both / np.maximum(either, 1)).max(initial=0.0)))
+    return float(np.mean(values)) if values else 0.0
 
 
 @dataclass(frozen=True)
@@ -214,6 +266,30 @@ def _faster_rcnn() -> nn.Module:
     return models.FasterRCNN(backbone, 48, 3, sizes, (1.0,), (64, 16), (64, 16), (1, 64))
 
 
+def _mask_rcnn() -> nn.Module:
+    backbone = Pyramid(SmallMaps((16, 32, 64), 2), FPN((32, 64), 48))
+    sizes = [[10.0, 14.0], [20.0, 28.0]]
+    return models.MaskRCNN(backbone, 48, 3, sizes, (1.0,), (64, 16), (64, 16), (1, 64), depth=2)
+
+
+def _fast_rcnn() -> nn.Module:
+    backbone = nn.Sequential(SmallMaps((16, 32), 1), _Only(), nn.Conv2d(32, 48, 3, padding=1), nn.ReLU())
+    return models.FastRCNN(backbone, 48, 3, 4, 7, 64, 16, 0.0)
+
+
+class _Only(nn.Module):
+    """The only map of a trunk of one."""
+
+    def forward(self, input: Sequence[Value]) -> Value:
+        return input[0]
+
+
+def _rcnn() -> nn.Module:
+    trunk = nn.Sequential(SmallMaps((16, 32, 64), 1), _Only())
+    head = nn.Sequential(nn.Linear(64 * 9, 64), nn.ReLU())
+    return models.RCNN(trunk, 64 * 9, head, 64, 3, 24, 2, 16)
+
+
 def _segmentation(build: Callable[[], nn.Module], **recipe: Any) -> Task:
     return Task(build, "segmentation", nn.CrossEntropyLoss, 48, "mean_iou", 0.90, **recipe)
 
@@ -230,22 +306,30 @@ def _ddpm() -> nn.Module:
     return models.ddpm(1, 24, (1, 2, 2), 1, (2,), 0.0, 400)
 
 
+def _regions(build: Callable[[], nn.Module], losses: Sequence[str], goal: float, **recipe: Any) -> Task:
+    return Task(build, "regions", lambda: models.SumOfLosses(losses), 64, "map_50", goal, **recipe)
+
+
+_PROPOSING = ("objectness", "rpn_box")
 _SMALL: dict[str, Any] = {"head": 128, "head_kernel": 3, "batch_norm": True, "dropout": 0.0}
 TASKS: dict[str, Task] = {
     "fcn": _segmentation(lambda: models.FCN(4, 2, ((24,), (32, 32), (48, 48), (64,)), **_SMALL), lr=0.005),
     "unet": _segmentation(lambda: models.UNet(3, 4, 12, 3, padded=True, batch_norm=True), examples=1000, epochs=8, lr=0.008),
     "yolo": Task(_yolo, "detection", lambda: models.YOLOLoss(2, 56), 56, "map_50", 0.60, 4000, 10, lr=0.002),
     "ssd": Task(_ssd, "detection", models.SSDLoss, 64, "map_50", 0.70, epochs=6),
-    "faster_rcnn": Task(_faster_rcnn, "proposals", models.SumOfLosses, 64, "map_50", 0.75, epochs=6),
     "retinanet": Task(_retinanet, "detection", models.RetinaNetLoss, 64, "map_50", 0.70),
     "deeplab": _segmentation(_deeplab, lr=0.005),
     "pix2pix": Translation(_pix2pix, "translation", lambda: models.pix2pix_step, 64, "l1_gain", 2.0, 1000, 10, 16, 4e-4),
     "diffusion": Denoising(_ddpm, "denoising", lambda: models.diffusion_loss, 16, "noise_found", 0.95, 4000, 30, 64, 2e-3),
+    "rcnn": _regions(_rcnn, ("class", "box"), 0.60, epochs=4, given=("proposals",)),
+    "fast_rcnn": _regions(_fast_rcnn, ("class", "box"), 0.70, epochs=4, given=("proposals",)),
+    "faster_rcnn": _regions(_faster_rcnn, (*_PROPOSING, "class", "box"), 0.75, epochs=6),
+    "mask_rcnn": _regions(_mask_rcnn, (*_PROPOSING, "class", "box", "mask"), 0.75, epochs=6, given=("mask",)),
 }
 
 
 def get(name: str) -> Task:
     """The task called ``name``. Raises ArgumentError with the names there are."""
     if name not in TASKS:
-        raise ArgumentError(f"no task {name!r}; there is {', '.join(TASKS)}")
+        raise ArgumentError(unknown("task", name, TASKS))
     return TASKS[name]
