@@ -30,7 +30,7 @@ from graphrt.schedule.memory import ALIGNMENT
 from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Slot
 from graphrt.targets.cpu.binary import CpuBinary
-from graphrt.targets.cpu.build import build, folder, pool, units
+from graphrt.targets.cpu.build import build, folder, pool, program_object, units
 from graphrt.targets.cpu.codegen import Source, generate
 from graphrt.targets.cpu.loop_ir import TASKS, decide
 from graphrt.targets.cpu.printer import Buffers
@@ -88,7 +88,7 @@ class CpuTarget(Target):
 def compiled(lowering: Lowering, text: Source, buffers: Buffers) -> CachedProgram:
     """The program that the C compiler makes of ``text``. Raises TargetError."""
     assert lowering.plan is not None
-    object = build(text.units(units(len(text.kernels))), "program", list(text.kernels))
+    object = build(text.units(units(len(text.kernels))), "program", list(text.kernels), [program_object()])
     entries, frozen = list(buffers.entries), len(buffers.frozen)
     return CachedProgram(lowering.interface, object.name, lowering.plan.size, entries, frozen, len(text.launches))
 
