@@ -77,10 +77,14 @@ def target(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True, scope="session")
 def compile_here() -> Iterator[None]:
-    """Under xdist, which keeps every core busy, GPU kernels are compiled without helpers: each takes a second to start."""
+    """Under xdist, which keeps every core busy, nothing is compiled side by side.
+
+    A helper takes a second to start, and each of several units of C has to read the headers.
+    """
     with pytest.MonkeyPatch.context() as patch:
         if "PYTEST_XDIST_WORKER" in os.environ:
             patch.setattr(build, "cores", lambda: 1)
+            patch.setattr("graphrt.targets.cpu.target.units", lambda kernels: 1)
         yield
 
 
@@ -114,6 +118,13 @@ def check(graph: grt.Graph, feeds: Mapping[str, Any], target: str, length: int =
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def quickly_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that Hypothesis draws try the compiler here and not the system's: at -O1, unless flags are set (make proofs)."""
+    if getattr(request.function, "is_hypothesis_test", False) and not Flags.read().cflags:
+        monkeypatch.setenv("GRAPHRT_CFLAGS", "-O1")
 
 
 @pytest.fixture(autouse=INTERPRETED and Flags.read().guard)

@@ -121,7 +121,7 @@ def concatenations(draw: Any) -> tuple[grt.Graph, dict[str, Any]]:
 
 
 @given(concatenations())
-@settings(max_examples=10 if INTERPRETED else 25)
+@settings(max_examples=6 if INTERPRETED else 16)
 def test_random_concatenations(case: tuple[grt.Graph, dict[str, Any]]) -> None:
     graph, feeds = case
     table = evaluate(graph, {**graph.initial, **feeds})

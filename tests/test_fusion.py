@@ -106,7 +106,7 @@ SUBSETS = st.one_of(st.just("none"), st.lists(st.sampled_from(list(grt.STAGES)),
 
 
 @given(programs(), SUBSETS)
-@settings(max_examples=8 if INTERPRETED else 16)
+@settings(max_examples=5 if INTERPRETED else 10)
 def test_random_graphs(case: tuple[grt.Graph, dict[str, Any]], stages: str) -> None:
     """Whatever the stages of fusion, the numbers are the same."""
     graph, feeds = case

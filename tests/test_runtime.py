@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_close
+from small import batch, classifier, digest
 
 import graphrt as grt
 from graphrt import errors
@@ -24,35 +24,6 @@ from graphrt.runtime.arrays import to_numpy
 from graphrt.targets.cpu import build
 from graphrt.targets.reference.evaluate import evaluate
 from graphrt.types import TensorType, float32
-
-
-def classifier(train: bool) -> grt.Graph:
-    g = grt.Graph()
-    rng = np.random.default_rng(0)
-    x = g.input("x", (16, 1, 12, 12))
-    w = g.parameter("w", rng.standard_normal((20, 1, 3, 3)).astype(np.float32))
-    h = F.flatten(F.max_pool2d(F.relu(F.conv2d(x, w)), 2), 1)
-    h = F.linear(h, g.parameter("v", rng.standard_normal((10, h.shape[1])).astype(np.float32) * 0.05))
-    g.output("logits", h)
-    if train:
-        target = g.input("target", (16,), "int64")
-        loss = g.output("loss", F.cross_entropy(h, target))
-        parameters = g.parameters()
-        for p, d in zip(parameters, grt.grad(loss, parameters), strict=True):
-            g.update(p, p - d * 0.1)
-    return g
-
-
-def batch(seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {"x": rng.standard_normal((16, 1, 12, 12)).astype(np.float32), "target": rng.integers(0, 10, 16)}
-
-
-def digest(steps: int = 3) -> str:
-    program = grt.compile(classifier(True), target="cpu")
-    for i in range(steps):
-        program(batch(i))
-    return hashlib.sha256(b"".join(np.ascontiguousarray(program.state[n]).tobytes() for n in sorted(program.state))).hexdigest()
 
 
 def test_programs_share_state_in_any_layout() -> None:
@@ -275,7 +246,7 @@ def test_an_interruption_leaves_the_state_whole(updates: bool, monkeypatch: pyte
 
 
 def test_the_number_of_threads_changes_no_bit() -> None:
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_runtime; print(test_runtime.digest())"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import small; print(small.digest())"
     found = {
         subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "GRAPHRT_THREADS": n}, capture_output=True, text=True, check=True
