@@ -128,6 +128,6 @@ def test_random_concatenations(case: tuple[grt.Graph, dict[str, Any]]) -> None:
     program = grt.compile(graph, target=TARGET)
     outputs = program(feeds)
     for name, v in graph.outputs.items():
-        assert_close(outputs[name], table[v], 2000, f"{name}\n{graph}")
+        assert_close(outputs[name], table[v], 2000, name, graph)
     for name, v in graph.updates.items():
-        assert_close(program.state[name], table[v], 2000, f"{name}\n{graph}")
+        assert_close(program.state[name], table[v], 2000, name, graph)

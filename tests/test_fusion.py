@@ -115,9 +115,9 @@ def test_random_graphs(case: tuple[grt.Graph, dict[str, Any]], stages: str) -> N
         program = grt.compile(graph, target=TARGET, fusion=fusion)
         outputs = program(feeds)
         for name, v in graph.outputs.items():
-            assert_close(outputs[name], table[v], 2000, f"{name}, fused {fusion}\n{graph}")
+            assert_close(outputs[name], table[v], 2000, f"{name}, fused {fusion}", graph)
         for name, v in graph.updates.items():
-            assert_close(program.state[name], table[v], 2000, f"{name}, fused {fusion}\n{graph}")
+            assert_close(program.state[name], table[v], 2000, f"{name}, fused {fusion}", graph)
         _plan_keeps_its_promises(program)
 
 
