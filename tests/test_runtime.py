@@ -202,47 +202,84 @@ time.sleep((time.perf_counter() - start) / 3)
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("updates", [False, True])
-def test_an_interruption_leaves_the_state_whole(updates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two launches of a program that writes no state; behind the last of one that does."""
+class Pressing:
+    """The library of a program in whose launches of given numbers Ctrl-C is pressed."""
+
+    def __init__(self, library: Any, presses: list[int]) -> None:
+        self._library, self._presses, self.launched = library, presses, list[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._library, name)
+
+    def graphrt_launch(self, number: int, table: Any) -> None:
+        self._library.graphrt_launch(number, table)
+        self.launched.append(number)
+        for _ in range(self._presses.count(number)):
+            signal.raise_signal(signal.SIGINT)
+
+
+def stepping(updates: bool) -> grt.Program:
+    """Four products and, behind them, updates of two parameters in launches of their own."""
     graph = grt.Graph()
-    x, w = graph.input("x", (8, 8)), graph.parameter("w", np.eye(8, dtype=np.float32))
+    x, w, v = (
+        graph.input("x", (8, 8)),
+        graph.parameter("w", np.eye(8, dtype=np.float32)),
+        graph.parameter("v", np.zeros(3, "f")),
+    )
     y = x
     for _ in range(4):
         y = y @ w
     graph.output("y", y)
     if updates:
         graph.update(w, w + F.mean(y))
-    program = grt.compile(graph, target="cpu", fusion="none")
+        graph.update(v, v + F.sum(w))
+    return grt.compile(graph, target="cpu", fusion="none")
+
+
+@pytest.mark.parametrize("updates", [False, True])
+def test_an_interruption_before_state_is_written_comes_at_once(updates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, feeds = stepping(updates), {"x": np.full((8, 8), 0.5, np.float32)}
     binary: Any = program._binary
-    library, launched = binary._library, list[int]()
-
-    class Interrupted:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(library, name)
-
-        def graphrt_launch(self, number: int, table: Any) -> None:
-            library.graphrt_launch(number, table)
-            launched.append(number)
-            if number == 1:
-                signal.raise_signal(signal.SIGINT)
-
-    feeds = {"x": np.full((8, 8), 0.5, np.float32)}
-    monkeypatch.setattr(binary, "_library", Interrupted())
-    monkeypatch.setattr("graphrt.targets.cpu.target.QUICK", float("inf"))
-    if updates:
+    library = Pressing(binary._library, [1])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(binary, "_library", library)
         program(feeds)
-        np.testing.assert_array_equal(program.state["w"], np.eye(8, dtype=np.float32) + np.float32(0.5))
-        assert not launched
-        return
-    with pytest.raises(KeyboardInterrupt):
-        program(feeds)
-    assert launched == [0, 1] and program.launches > 2
+    assert library.launched == [0, 1] and program.launches > 2 and not program.state.torn
     np.testing.assert_array_equal(program.state["w"], np.eye(8))
-    monkeypatch.setattr(binary, "_library", library)
-    for _ in range(2):  # launch by launch, and then in one call
-        np.testing.assert_array_equal(program(feeds)["y"], feeds["x"])
+    monkeypatch.setattr("graphrt.targets.cpu.target.QUICK", float("inf"))
+    np.testing.assert_array_equal(program(feeds)["y"], feeds["x"])  # launch by launch
     assert binary._quick
+    np.testing.assert_array_equal(program(x=feeds["x"] * 0)["y"], feeds["x"] * 0)  # in one call
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("presses, patience", [(1, 1.0), (2, 1.0), (1, -1.0)])
+def test_an_interruption_while_state_is_written(
+    presses: int, patience: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The run comes to its end if that is near; else, or if it is asked for again, the state is marked until it is set."""
+    monkeypatch.setattr("graphrt.runtime.interruption.PATIENCE", patience)
+    program, feeds = stepping(True), {"x": np.full((8, 8), 0.5, np.float32)}
+    before = {name: array.copy() for name, array in program.state.items()}
+    binary: Any = program._binary
+    first = binary._program.unwritten
+    assert 4 <= first < program.launches - 1
+    library = Pressing(binary._library, [first] * presses)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(binary, "_library", library)
+        program(feeds)
+    if presses == 1 and patience > 0:
+        assert len(library.launched) == program.launches and not program.state.torn
+        np.testing.assert_array_equal(program.state["w"], np.eye(8, dtype=np.float32) + np.float32(0.5))
+        np.testing.assert_array_equal(program.state["v"], np.full(3, 8, np.float32))
+        return
+    assert library.launched == list(range(first + 1)) and program.state.torn
+    for use in (lambda: program(feeds), lambda: program.profile(feeds), lambda: program.state.save(tmp_path / "state")):
+        with pytest.raises(errors.InputError, match="interrupted while it wrote the state 'v' and 1 more: .*load a checkpoint"):
+            use()
+    for name, array in before.items():
+        program.state.set(name, array)
+    np.testing.assert_array_equal(program(feeds)["y"], feeds["x"])
 
 
 def test_the_number_of_threads_changes_no_bit() -> None:
