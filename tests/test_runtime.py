@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -234,6 +235,24 @@ def stepping(updates: bool) -> grt.Program:
         graph.update(w, w + F.mean(y))
         graph.update(v, v + F.sum(w))
     return grt.compile(graph, target="cpu", fusion="none")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what the kernel says of a process")
+def test_programs_that_are_dropped_are_unloaded() -> None:
+    def mapped() -> int:
+        gc.collect()
+        return Path("/proc/self/maps").read_text().count("/program-")
+
+    def use(number: int) -> None:
+        graph = grt.Graph()
+        w = graph.parameter("w", np.ones((4, 4), np.float32))
+        program = grt.compile((graph.input("x", (4, 4)) * float(number)) @ w, target="cpu", freeze=True)
+        assert program(x=np.ones((4, 4), np.float32))[0, 0] == 4 * number and mapped() > before
+
+    before = mapped()
+    for number in (3, 4, 3):
+        use(number)
+        assert mapped() == before
 
 
 @pytest.mark.parametrize("updates", [False, True])
