@@ -6,6 +6,7 @@ interpret; ``make test`` runs both.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -34,8 +35,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's back
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _patch_known_builtins() -> None:
-    """Lets Triton's interpreter look for the functions that it replaces once, and not at each call of a function."""
+def _hasten_interpreter() -> None:
+    """Lets Triton's interpreter look for the functions that it replaces once, and not at each call of a function.
+
+    A package has all of its functions replaced or none. The interpreter also makes a table of dtypes at each look into it.
+    """
     from triton.language.core import is_builtin
     from triton.runtime import interpreter
 
@@ -44,15 +48,32 @@ def _patch_known_builtins() -> None:
     def patch(package: Any, builder: Any, scope: Any) -> None:
         if package not in names:
             names[package] = [name for name in dir(package) if is_builtin(getattr(package, name, None))]
+        if not names[package] or not is_builtin(getattr(package, names[package][0])):
+            return
         for name in names[package]:
             if is_builtin(member := getattr(package, name)):
                 interpreter._patch_attr(package, name, member, builder, scope)
 
     interpreter._patch_builtin = patch
+    find, found = interpreter._get_np_dtype, dict[str, np.dtype]()
+
+    def dtype(kind: Any) -> np.dtype:
+        name = str(kind.scalar)
+        if name not in found:
+            found[name] = find(kind)
+        return found[name]
+
+    interpreter._get_np_dtype = dtype
 
 
 if INTERPRETED:
-    _patch_known_builtins()
+    _hasten_interpreter()
+
+
+def pytest_collection_finish() -> None:
+    """What was made until now stays until the end: collections of garbage need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _gpu() -> bool:
