@@ -78,6 +78,9 @@ def find_buffers(graph: Graph) -> ConcatBuffers:
     def reading(v: Value) -> list[Node]:
         return [r for n in users[v] for r in (reading(n.outputs[0]) if n.op.kind is Kind.VIEW else [n])]
 
+    def shown(v: Value) -> bool:
+        return v in results or any(shown(n.outputs[0]) for n in users[v] if n.op.kind is Kind.VIEW)
+
     def inside(whole: Value, start: Start, found: dict[Value, Start]) -> tuple[str, str]:
         """Fills ``found`` with where the parts of ``whole`` are; returns why one cannot be there, and what would change it."""
         for v, offset in laid[whole]:
@@ -110,7 +113,7 @@ def find_buffers(graph: Graph) -> ConcatBuffers:
         computed = [x.node for x in through(v)]
         cheap = [n.name for n in computed if n.op.kind is Kind.ELEMENTWISE and n.op.cheap]
         spot = within(v)
-        if not readers and v not in results:
+        if not readers and not shown(v):
             continue
         if spot is not None:
             place[v], reason, change = spot, "", ""
