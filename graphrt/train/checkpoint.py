@@ -18,8 +18,21 @@ from graphrt.types import TensorType
 
 FORMAT = "graphrt-checkpoint-1"
 # The kind of each entry of the metadata. Older files lack the optional ones, and a count is no less than 0.
-REQUIRED = {"epoch": int, "steps": int, "seed": int, "batch": (dict, list), "optimizer": str, "history": str}
-OPTIONAL = {"batches": int, "pooled": (dict, list), "counted": dict, "weights": list, "notes": dict}
+REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "epoch": int,
+    "steps": int,
+    "seed": int,
+    "batch": (dict, list),
+    "optimizer": str,
+    "history": str,
+}
+OPTIONAL: dict[str, type | tuple[type, ...]] = {
+    "batches": int,
+    "pooled": (dict, list),
+    "counted": dict,
+    "weights": list,
+    "notes": dict,
+}
 
 
 def save_checkpoint(path: str | Path, state: State, metadata: dict[str, Any]) -> None:
