@@ -400,7 +400,7 @@ def test_a_launch_has_a_bounded_number_of_updates(rng: np.random.Generator) -> N
     g, count = grt.Graph(), MOST + 10
     for i in range(count):
         p = g.parameter(f"p{i}", rng.standard_normal(3 + i % 5).astype(np.float32))
-        g.update(p, p * 0.5 + float(i))
+        g.update(p, p * 0.5 + 1.0)  # the values differ, and what is compiled does not
     program = grt.compile(g, target=TARGET)
     assert program.schedule is not None
     assert [len(launch.groups) for launch in program.schedule.launches] == [count // 2, count - count // 2]
