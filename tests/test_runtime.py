@@ -422,7 +422,7 @@ def test_altered_state_is_not_loaded(tmp_path: Path, place: float) -> None:
 
 def test_a_program_shows_what_it_is() -> None:
     program = grt.compile(classifier(True), target="cpu")
-    assert "grt_launches = " in program.source() and "#include" in program.source(0)
+    assert "GRT_PLAN = " in program.source() and "#include" in program.source(0)
     plan = program.memory()
     assert plan is not None and 0 < plan.size <= plan.unplanned and "launches" in str(plan)
     profile = program.profile(batch(), runs=3)
