@@ -34,9 +34,11 @@ test: .venv/ready
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "interpret and not proof"
 
 # What takes long because it proves much: every op and training steps under the sanitizers, what the compiler makes of each Triton
-# template, of ResNet-20's steps and of a block of GoogLeNet for each GPU that is not here, the guides from nothing to their checks.
+# template, of ResNet-20's steps and of a block of GoogLeNet for each GPU that is not here, the guides from nothing to their checks;
+# and what Hypothesis draws as optimized as what users compile.
 proofs: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=12 -m "proof and not kernels"
+	GRAPHRT_CFLAGS=-O3 $(BIN)/python -m pytest -n 2 --dist worksteal -m "hypothesis and not interpret and not kernels"
 
 # Hours of looking for faults: random graphs on the CPU and in the interpreter, other ones each time, and faults planted in the
 # compiler, to see whether the tests find them.

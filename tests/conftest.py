@@ -6,6 +6,7 @@ interpret; ``make test`` runs both.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -34,8 +35,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's back
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _patch_known_builtins() -> None:
-    """Lets Triton's interpreter look for the functions that it replaces once, and not at each call of a function."""
+def _hasten_interpreter() -> None:
+    """Lets Triton's interpreter look for the functions that it replaces once, and not at each call of a function.
+
+    A package has all of its functions replaced or none. The interpreter also makes a table of dtypes at each look into it.
+    """
     from triton.language.core import is_builtin
     from triton.runtime import interpreter
 
@@ -44,15 +48,32 @@ def _patch_known_builtins() -> None:
     def patch(package: Any, builder: Any, scope: Any) -> None:
         if package not in names:
             names[package] = [name for name in dir(package) if is_builtin(getattr(package, name, None))]
+        if not names[package] or not is_builtin(getattr(package, names[package][0])):
+            return
         for name in names[package]:
             if is_builtin(member := getattr(package, name)):
                 interpreter._patch_attr(package, name, member, builder, scope)
 
     interpreter._patch_builtin = patch
+    find, found = interpreter._get_np_dtype, dict[str, np.dtype]()
+
+    def dtype(kind: Any) -> np.dtype:
+        name = str(kind.scalar)
+        if name not in found:
+            found[name] = find(kind)
+        return found[name]
+
+    interpreter._get_np_dtype = dtype
 
 
 if INTERPRETED:
-    _patch_known_builtins()
+    _hasten_interpreter()
+
+
+def pytest_collection_finish() -> None:
+    """What was made until now stays until the end: collections of garbage need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _gpu() -> bool:
@@ -77,10 +98,14 @@ def target(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True, scope="session")
 def compile_here() -> Iterator[None]:
-    """Under xdist, which keeps every core busy, GPU kernels are compiled without helpers: each takes a second to start."""
+    """Under xdist, which keeps every core busy, nothing is compiled side by side.
+
+    A helper takes a second to start, and each of several units of C has to read the headers.
+    """
     with pytest.MonkeyPatch.context() as patch:
         if "PYTEST_XDIST_WORKER" in os.environ:
             patch.setattr(build, "cores", lambda: 1)
+            patch.setattr("graphrt.targets.cpu.target.units", lambda kernels: 1)
         yield
 
 
@@ -89,13 +114,19 @@ def tolerance(dtype: np.dtype, length: int = 1) -> float:
     return 16 * float(ml_dtypes.finfo(dtype).eps) * max(length, 1) ** 0.5 if as_dtype(dtype).is_float else 0.0
 
 
-def assert_close(actual: Any, expected: Any, length: int = 1, what: str = "") -> None:
-    """Compares with the float64 ``expected``, relative to its largest finite element; NaN and infinities must agree."""
+def assert_close(actual: Any, expected: Any, length: int = 1, *what: object) -> None:
+    """Compares with the float64 ``expected``, relative to its largest finite element; NaN and infinities must agree.
+
+    ``what`` is printed, a line each, only where they differ: the text of a graph takes longer than a comparison.
+    """
     actual, expected = np.asarray(actual), np.asarray(expected, np.float64)
     finite = expected[np.isfinite(expected)]
     rtol = tolerance(actual.dtype, length)
     scale = float(np.abs(finite).max()) if finite.size else 1.0
-    np.testing.assert_allclose(actual.astype(np.float64), expected, rtol=rtol, atol=rtol * max(scale, 1.0), err_msg=what)
+    try:
+        np.testing.assert_allclose(actual.astype(np.float64), expected, rtol=rtol, atol=rtol * max(scale, 1.0))
+    except AssertionError as error:
+        raise AssertionError("\n".join(map(str, (*what, error)))) from None
 
 
 def check(graph: grt.Graph, feeds: Mapping[str, Any], target: str, length: int = 1) -> dict[str, np.ndarray]:
@@ -105,15 +136,22 @@ def check(graph: grt.Graph, feeds: Mapping[str, Any], target: str, length: int =
     expected = evaluate(graph, {**graph.initial, **feeds})
     for name, v in graph.outputs.items():
         assert outputs[name].dtype == v.dtype.numpy
-        assert_close(outputs[name], expected[v], length, f"output {name}\n{graph}")
+        assert_close(outputs[name], expected[v], length, f"output {name}", graph)
     for name, v in graph.updates.items():
-        assert_close(program.state[name], expected[v], length, f"update {name}\n{graph}")
+        assert_close(program.state[name], expected[v], length, f"update {name}", graph)
     return outputs
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def quickly_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that Hypothesis draws try the compiler here and not the system's: at -O1, unless flags are set (make proofs)."""
+    if getattr(request.function, "is_hypothesis_test", False) and not Flags.read().cflags:
+        monkeypatch.setenv("GRAPHRT_CFLAGS", "-O1")
 
 
 @pytest.fixture(autouse=INTERPRETED and Flags.read().guard)

@@ -9,6 +9,7 @@ its own graph: depth, length, dtypes and conditioning.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -56,23 +57,35 @@ class Numbers:
             return
         with np.errstate(all="ignore"):
             for node in self.graph.nodes[self.graph.nodes.index(start) :]:
-                runs = [self._run(node, r) for r in range(RUNS)]
+                noise = self._noise(node)
+                runs = [
+                    self._run(node, 0, None, 0),
+                    *(self._run(node, r, noise[(r - 1) // 2], r % 2 * 2 - 1) for r in range(1, RUNS)),
+                ]
                 for i, v in enumerate(node.outputs):
                     self.table[v] = [r[i] for r in runs]
 
-    def _run(self, node: grt.Node, run: int) -> list[np.ndarray]:
+    def _noise(self, node: grt.Node) -> list[list[np.ndarray] | None]:
+        """Numbers in -1..1 for the elements that ``node`` reads and makes, for each pair of runs."""
+        if node.op.kind in EXACT:
+            return [None] * (RUNS // 2)
+        rng, values = np.random.default_rng((self.seed, len(self.table))), (*node.inputs, *node.outputs)
+        return [[rng.uniform(-1, 1, v.shape if v.dtype.is_float else 0) for v in values] for _ in range(RUNS // 2)]
+
+    def _run(self, node: grt.Node, run: int, noise: list[np.ndarray] | None, sign: float) -> list[np.ndarray]:
         if node.op.kind is Kind.SOURCE:
             array = self.feeds[node.name] if node.op.name == "input" else self.graph.initial[node.name]
             return [_wide(array, node.types[0].dtype)]
-        noisy = run > 0 and node.op.kind not in EXACT
-        rng = np.random.default_rng((self.seed, len(self.table), (run + 1) // 2)) if noisy else None
-        sign = 1 if run % 2 else -1
         terms = node.op.flops(node) / max(node.types[0].size, 1)
         more = max(terms, 1.0) ** 0.5  # partial sums grow, and so do their roundings, if terms are added one by one
-        inputs = [_shaken(self.table[v][run], v.dtype, rng, sign * more) for v in node.inputs]
+        inputs, many = [self.table[v][run] for v in node.inputs], len(node.inputs)
+        if noise is not None:
+            inputs = [_shaken(x, v.dtype, n, sign * more) for x, v, n in zip(inputs, node.inputs, noise[:many], strict=True)]
         found = node.op.reference(*inputs, **node.attrs)
-        arrays = found if isinstance(found, tuple) else (found,)
-        return [_shaken(_wide(a, v.dtype), v.dtype, rng, sign) for a, v in zip(arrays, node.outputs, strict=True)]
+        arrays = [_wide(a, v.dtype) for a, v in zip(found if isinstance(found, tuple) else (found,), node.outputs, strict=True)]
+        if noise is None:
+            return arrays
+        return [_shaken(a, v.dtype, n, sign) for a, v, n in zip(arrays, node.outputs, noise[many:], strict=True)]
 
     def exact(self, v: Value) -> np.ndarray:
         return self.table[v][0]
@@ -111,22 +124,28 @@ def _is_constant(v: Value) -> bool:
     return v.node.op.kind is Kind.GENERATED
 
 
+@functools.cache
 def epsilon(dtype: DType) -> float:
     return float(ml_dtypes.finfo(dtype.numpy).eps)
+
+
+@functools.cache
+def _tiny(dtype: DType) -> float:
+    return float(ml_dtypes.finfo(dtype.numpy).tiny)
 
 
 def _wide(array: Any, dtype: DType) -> np.ndarray:
     return np.asarray(array).astype(np.float64 if dtype.is_float else dtype.numpy)
 
 
-def _shaken(x: np.ndarray, dtype: DType, rng: np.random.Generator | None, sign: float) -> np.ndarray:
-    """``x`` with relative noise, but for small multiples of 1/8: those are exact in any order of computation."""
-    if rng is None or not dtype.is_float:
+def _shaken(x: np.ndarray, dtype: DType, noise: np.ndarray, scale: float) -> np.ndarray:
+    """``x`` with relative ``noise``, but for small multiples of 1/8: those are exact in any order of computation."""
+    if not dtype.is_float:
         return x
-    eps = epsilon(dtype)
-    rough = (np.rint(x * 8) != x * 8) | (np.abs(x * 8) > 1 / eps)
-    noise = rng.uniform(-1, 1, x.shape) * sign * NOISE * eps
-    return np.where(rough, x * (1 + noise) + noise * float(ml_dtypes.finfo(dtype.numpy).tiny), x)
+    eps, eighths = epsilon(dtype), x * 8
+    rough = (np.rint(eighths) != eighths) | (np.abs(eighths) > 1 / eps)
+    noise = noise * (scale * NOISE * eps)
+    return np.where(rough, x * (1 + noise) + noise * _tiny(dtype), x)
 
 
 class Builder:

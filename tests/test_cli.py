@@ -58,9 +58,9 @@ def test_explain() -> None:
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="plans for a GPU are made in the lane that compiles")
 def test_explain_predicts_for_a_gpu_that_is_not_here() -> None:
-    output = run("explain", "lenet5", "--train", "--batch", "64", "--dtype", "float32", "--target", "cuda:sm_90")
+    output = run("explain", "mlp", "--train", "--batch", "64", "--dtype", "float32", "--target", "cuda:sm_90")
     assert "not measured" in output and "H200" in output and "images/s" in output and "MB an image" in output
-    half = run("explain", "lenet5", "--train", "--dtype", "bf16", "--target", "cuda:sm_90")
+    half = run("explain", "mlp", "--train", "--dtype", "bf16", "--target", "cuda:sm_90")
     assert "bf16[" in half and "bf16[" not in output
     data = json.loads(run("explain", "mlp", "--eval", "--target", "cuda:sm_80", "--json"))
     assert data["predicted"] and data["compiled"] and data["device"]["name"] == "A100"

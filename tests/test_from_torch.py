@@ -12,7 +12,7 @@ import torch
 from conftest import INTERPRETED, target_parameters
 from torch import nn
 from torch.nn import functional as F
-from torch_cases import FAMILIES, Bundle, close, objective, tensors
+from torch_cases import FAMILIES, Bundle, close, modes, objective, tensors
 from torch_models import MODELS
 
 import graphrt as grt
@@ -54,8 +54,7 @@ def _grad(t: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(t) if t.grad is None else t.grad
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("family", FAMILIES)
+@modes()
 def test_modules_of_torch_nn(family: str, train: bool) -> None:
     torch.manual_seed(0)
     cases = FAMILIES[family]

@@ -106,7 +106,7 @@ SUBSETS = st.one_of(st.just("none"), st.lists(st.sampled_from(list(grt.STAGES)),
 
 
 @given(programs(), SUBSETS)
-@settings(max_examples=8 if INTERPRETED else 16)
+@settings(max_examples=5 if INTERPRETED else 10)
 def test_random_graphs(case: tuple[grt.Graph, dict[str, Any]], stages: str) -> None:
     """Whatever the stages of fusion, the numbers are the same."""
     graph, feeds = case
@@ -115,9 +115,9 @@ def test_random_graphs(case: tuple[grt.Graph, dict[str, Any]], stages: str) -> N
         program = grt.compile(graph, target=TARGET, fusion=fusion)
         outputs = program(feeds)
         for name, v in graph.outputs.items():
-            assert_close(outputs[name], table[v], 2000, f"{name}, fused {fusion}\n{graph}")
+            assert_close(outputs[name], table[v], 2000, f"{name}, fused {fusion}", graph)
         for name, v in graph.updates.items():
-            assert_close(program.state[name], table[v], 2000, f"{name}, fused {fusion}\n{graph}")
+            assert_close(program.state[name], table[v], 2000, f"{name}, fused {fusion}", graph)
         _plan_keeps_its_promises(program)
 
 
@@ -400,7 +400,7 @@ def test_a_launch_has_a_bounded_number_of_updates(rng: np.random.Generator) -> N
     g, count = grt.Graph(), MOST + 10
     for i in range(count):
         p = g.parameter(f"p{i}", rng.standard_normal(3 + i % 5).astype(np.float32))
-        g.update(p, p * 0.5 + float(i))
+        g.update(p, p * 0.5 + 1.0)  # the values differ, and what is compiled does not
     program = grt.compile(g, target=TARGET)
     assert program.schedule is not None
     assert [len(launch.groups) for launch in program.schedule.launches] == [count // 2, count - count // 2]

@@ -55,6 +55,20 @@ def test_equal_launches_share_a_kernel(kind: str) -> None:
     assert programs[1].source(8) in programs[1].source()
 
 
+@pytest.mark.parametrize("count", [2, 5, 99])
+def test_a_program_in_several_units(count: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels lie in any of them; there are no more of them than kernels."""
+    monkeypatch.setattr("graphrt.targets.cpu.target.units", lambda kernels: count)
+    g = grt.Graph()
+    x = g.input("x", (6, 7))
+    for i in range(6):
+        x = F.softmax(x * (i + 1.5), i % 2)
+        g.output(f"y{i}", x)
+    program = grt.compile(g, target="cpu")
+    assert 5 < program.launches < 99
+    check(g, {"x": rng.standard_normal((6, 7)).astype("f")}, "cpu", length=7)
+
+
 def test_a_kernel_without_elements_is_not_printed(rng: np.random.Generator) -> None:
     g = grt.Graph()
     x, y = g.input("x", (0, 3)), g.input("y", (3, 4))

@@ -11,24 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import INTERPRETED
+from zoo import ZOO, steps
 
 import graphrt as grt
-from graphrt import nn, optim
 from graphrt import ops as F
 from graphrt.errors import AccessError
-from graphrt.models import (
-    convnext,
-    densenet,
-    efficientnet,
-    mobilenet,
-    mobilenet_v3,
-    resnet,
-    shufflenet,
-    squeezenet,
-    text,
-    vit,
-)
-from graphrt.models.googlenet import Inception
 
 if not INTERPRETED:
     pytest.skip("needs TRITON_INTERPRET=1, set before Triton is imported", allow_module_level=True)
@@ -205,48 +192,12 @@ def test_a_fault_in_generated_code(before: str, after: str, message: str, monkey
 # --- kernels -----------------------------------------------------------------------------------------------------
 
 
-def _image(*layers: nn.Module) -> nn.Sequential:
-    """A network of images (4, 3, 16, 16): a stem of 8 channels, ``layers`` and a classifier of the 16 that they leave."""
-    stem = [nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 1, 1)]
-    return nn.Sequential(*stem, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
-
-
-IMAGES, WORDS = ((4, 3, 16, 16), "float32"), ((3, 6), "int64")
-ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], str]]] = {
-    "resnet18": (lambda: _image(resnet.BasicBlock(8, 16, 2), resnet.BasicBlock(16, 16)), IMAGES),
-    "resnet20": (lambda: _image(resnet.BasicBlock(8, 16, 2, padded=True)), IMAGES),
-    "resnet50": (lambda: _image(resnet.Bottleneck(8, 4, 2), resnet.Bottleneck(16, 4)), IMAGES),
-    "resnext50": (lambda: _image(resnet.Bottleneck(8, 4, 2, groups=4)), IMAGES),
-    "mobilenet_v2": (lambda: _image(mobilenet.InvertedResidual(8, 16, 2, 2), mobilenet.InvertedResidual(16, 16, 1, 2)), IMAGES),
-    "mobilenet_v3": (lambda: _image(mobilenet_v3.InvertedResidual(8, (5, 24, 16, True, True, 2))), IMAGES),
-    "efficientnet": (lambda: _image(efficientnet.MBConv(8, 16, 2, 3, 2, 0.1)), IMAGES),
-    "densenet": (lambda: _image(densenet.DenseBlock(8, 2, 4), nn.AvgPool2d(2)), IMAGES),
-    "googlenet": (lambda: _image(Inception(8, 4, 3, 5, 2, 3, 4)), IMAGES),
-    "shufflenet": (lambda: _image(shufflenet.InvertedResidual(8, 16, 2), shufflenet.InvertedResidual(16, 16, 1)), IMAGES),
-    "squeezenet": (lambda: _image(squeezenet.Fire(8, 3, 8)), IMAGES),
-    "convnext": (lambda: _image(nn.Conv2d(8, 16, 2, 2), convnext.CNBlock(16, 0.1)), IMAGES),
-    "vgg": (lambda: _image(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout()), IMAGES),
-    "alexnet": (lambda: _image(nn.Conv2d(8, 16, 5, 2, 2), nn.ReLU(), nn.LocalResponseNorm(5), nn.MaxPool2d(3, 2)), IMAGES),
-    "mixer": (lambda: vit.Mixer(16, 8, 12, 1, 5), IMAGES),
-    "vit": (lambda: vit.VisionTransformer(16, 8, 12, 1, 2, 5, 0.1), IMAGES),
-    "gpt": (lambda: text.GPT(11, 6, 12, 1, 2, 0.1), WORDS),
-    "char_lstm": (lambda: text.CharLSTM(11, 7, 9, 2, 0.1), WORDS),
-}
 QUICK = ("resnet50",)  # what make test takes; make kernels-checked all
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.proof]) for n in ZOO])
-def test_training_steps_keep_to_their_buffers(name: str, dtype: str, rng: np.random.Generator) -> None:
+def test_training_steps_keep_to_their_buffers(name: str, dtype: str) -> None:
     """Two steps of each kind of network, on blocks as large as a GPU's: losses are the reference's."""
-    build, (shape, kind) = ZOO[name]
-    words = kind == "int64"
-    x = rng.integers(0, 11, shape) if words else rng.standard_normal(shape).astype(np.float32)
-    y = rng.integers(0, 11, shape) if words else rng.integers(0, 5, shape[:1])
-    trainer = grt.Trainer(
-        build(), nn.CrossEntropyLoss(), optim.AdamW(1e-3), metrics=(), autocast=None if dtype == "float32" else dtype
-    )
-    graph = trainer.training_graph((shape, kind), (y.shape, "int64"))
-    programs = [grt.compile(graph, target=t) for t in ("interpret", "reference")]
-    found = [[float(program(x=x, y=y, lr=1e-3)["loss"]) for _ in range(2)] for program in programs]
-    np.testing.assert_allclose(*found, rtol=1e-3 if dtype == "float32" else 0.05)
+    losses = steps(name, ("interpret", "reference"), dtype)
+    np.testing.assert_allclose(*losses, rtol=1e-3 if dtype == "float32" else 0.05)

@@ -28,15 +28,13 @@ def _page(outcomes: dict[str, onnx_cases.Outcome]) -> str:
     return "\n".join([*lines, *(f"{name}: {o.skipped}" for name, o in sorted(outcomes.items()) if o.skipped), ""])
 
 
-def test_all_cases_by_the_reference() -> None:
-    every = onnx_cases.cases() | onnx_cases.shipped()
-    outcomes = {name: onnx_cases.run(case, "reference") for name, case in every.items()}
+def test_all_cases_by_the_reference_and_some_natively() -> None:
+    """In one test, because the package takes seconds to make its cases."""
+    nodes = onnx_cases.cases()
+    outcomes = {name: onnx_cases.run(case, "reference") for name, case in (nodes | onnx_cases.shipped()).items()}
     assert not {name: o.wrong for name, o in outcomes.items() if o.wrong}
     check_golden(GOLDEN, _page(outcomes))
-
-
-def test_some_cases_natively() -> None:
-    names = sorted(onnx_cases.cases())[::20]
-    outcomes = {name: onnx_cases.run(onnx_cases.cases()[name], "cpu") for name in names}
+    names = sorted(nodes)[::20]
+    outcomes = {name: onnx_cases.run(nodes[name], "cpu") for name in names}
     assert not {name: o.wrong for name, o in outcomes.items() if o.wrong}
     assert sum(not o.skipped for o in outcomes.values()) > len(names) / 2

@@ -64,6 +64,7 @@ def test_the_wheel_holds_the_package(dist: Path) -> None:
     assert "graphrt = graphrt.cli:main" in text and "graphrt = graphrt.frontends.torch.dynamo:backend" in text
 
 
+@pytest.mark.proof
 def test_the_installed_package_trains_and_compiles(dist: Path, tmp_path: Path) -> None:
     """From the wheel's own files, in an empty folder; ``make lane-package`` does it in an environment of its own."""
     with zipfile.ZipFile(next(dist.glob("*.whl"))) as wheel:

@@ -17,7 +17,7 @@ from graphrt import ops as F
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 CALLS = 8  # calls in one program: a compile costs more than running them
-EXAMPLES = 2 if INTERPRETED else 20
+EXAMPLES = 2 if INTERPRETED else 14
 SLOPES: dict[str, tuple[str, ...]] = {  # activations and their positive arguments
     "relu": (), "relu6": (), "leaky_relu": ("negative_slope",), "hardshrink": ("lambd",), "softshrink": ("lambd",),
     "hardsigmoid": (), "hardswish": (), "elu": ("alpha",), "selu": (), "celu": ("alpha",), "softplus": ("beta",), "sigmoid": (),

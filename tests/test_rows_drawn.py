@@ -134,8 +134,9 @@ def test_rewritten_rows_compute_what_they_did(data: st.DataObject) -> None:
         graph.output(f"y{i}", values[i])
     feeds = numbers(data.draw, built.length)
     found, plain, exact = grt.compile(graph, target="cpu")(feeds), plainly(graph)(feeds), evaluate(graph, feeds)
+    text = str(graph)
     for name, v in graph.outputs.items():
         scale = np.abs(exact[v][np.isfinite(exact[v])]).max(initial=1.0)
-        close = {"rtol": 1e-4, "atol": 2e-5 * scale, "err_msg": f"{name}\n{graph}"}
+        close = {"rtol": 1e-4, "atol": 2e-5 * scale, "err_msg": f"{name}\n{text}"}
         np.testing.assert_allclose(found[name], exact[v], **close)
         np.testing.assert_allclose(found[name], plain[name], **close)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import gc
 import os
 import signal
 import subprocess
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_close
+from small import batch, classifier, digest
 
 import graphrt as grt
 from graphrt import errors
@@ -24,35 +25,6 @@ from graphrt.runtime.arrays import to_numpy
 from graphrt.targets.cpu import build
 from graphrt.targets.reference.evaluate import evaluate
 from graphrt.types import TensorType, float32
-
-
-def classifier(train: bool) -> grt.Graph:
-    g = grt.Graph()
-    rng = np.random.default_rng(0)
-    x = g.input("x", (16, 1, 12, 12))
-    w = g.parameter("w", rng.standard_normal((20, 1, 3, 3)).astype(np.float32))
-    h = F.flatten(F.max_pool2d(F.relu(F.conv2d(x, w)), 2), 1)
-    h = F.linear(h, g.parameter("v", rng.standard_normal((10, h.shape[1])).astype(np.float32) * 0.05))
-    g.output("logits", h)
-    if train:
-        target = g.input("target", (16,), "int64")
-        loss = g.output("loss", F.cross_entropy(h, target))
-        parameters = g.parameters()
-        for p, d in zip(parameters, grt.grad(loss, parameters), strict=True):
-            g.update(p, p - d * 0.1)
-    return g
-
-
-def batch(seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {"x": rng.standard_normal((16, 1, 12, 12)).astype(np.float32), "target": rng.integers(0, 10, 16)}
-
-
-def digest(steps: int = 3) -> str:
-    program = grt.compile(classifier(True), target="cpu")
-    for i in range(steps):
-        program(batch(i))
-    return hashlib.sha256(b"".join(np.ascontiguousarray(program.state[n]).tobytes() for n in sorted(program.state))).hexdigest()
 
 
 def test_programs_share_state_in_any_layout() -> None:
@@ -231,51 +203,106 @@ time.sleep((time.perf_counter() - start) / 3)
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("updates", [False, True])
-def test_an_interruption_leaves_the_state_whole(updates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two launches of a program that writes no state; behind the last of one that does."""
+class Pressing:
+    """The library of a program in whose launches of given numbers Ctrl-C is pressed."""
+
+    def __init__(self, library: Any, presses: list[int]) -> None:
+        self._library, self._presses, self.launched = library, presses, list[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._library, name)
+
+    def graphrt_launch(self, number: int, table: Any) -> None:
+        self._library.graphrt_launch(number, table)
+        self.launched.append(number)
+        for _ in range(self._presses.count(number)):
+            signal.raise_signal(signal.SIGINT)
+
+
+def stepping(updates: bool) -> grt.Program:
+    """Four products and, behind them, updates of two parameters in launches of their own."""
     graph = grt.Graph()
-    x, w = graph.input("x", (8, 8)), graph.parameter("w", np.eye(8, dtype=np.float32))
+    x, w, v = (
+        graph.input("x", (8, 8)),
+        graph.parameter("w", np.eye(8, dtype=np.float32)),
+        graph.parameter("v", np.zeros(3, "f")),
+    )
     y = x
     for _ in range(4):
         y = y @ w
     graph.output("y", y)
     if updates:
         graph.update(w, w + F.mean(y))
-    program = grt.compile(graph, target="cpu", fusion="none")
+        graph.update(v, v + F.sum(w))
+    return grt.compile(graph, target="cpu", fusion="none")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what the kernel says of a process")
+def test_programs_that_are_dropped_are_unloaded() -> None:
+    def mapped() -> int:
+        gc.collect()
+        return Path("/proc/self/maps").read_text().count("/program-")
+
+    def use(number: int) -> None:
+        graph = grt.Graph()
+        w = graph.parameter("w", np.ones((4, 4), np.float32))
+        program = grt.compile((graph.input("x", (4, 4)) * float(number)) @ w, target="cpu", freeze=True)
+        assert program(x=np.ones((4, 4), np.float32))[0, 0] == 4 * number and mapped() > before
+
+    before = mapped()
+    for number in (3, 4, 3):
+        use(number)
+        assert mapped() == before
+
+
+@pytest.mark.parametrize("updates", [False, True])
+def test_an_interruption_before_state_is_written_comes_at_once(updates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, feeds = stepping(updates), {"x": np.full((8, 8), 0.5, np.float32)}
     binary: Any = program._binary
-    library, launched = binary._library, list[int]()
-
-    class Interrupted:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(library, name)
-
-        def graphrt_launch(self, number: int, table: Any) -> None:
-            library.graphrt_launch(number, table)
-            launched.append(number)
-            if number == 1:
-                signal.raise_signal(signal.SIGINT)
-
-    feeds = {"x": np.full((8, 8), 0.5, np.float32)}
-    monkeypatch.setattr(binary, "_library", Interrupted())
-    monkeypatch.setattr("graphrt.targets.cpu.target.QUICK", float("inf"))
-    if updates:
+    library = Pressing(binary._library, [1])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(binary, "_library", library)
         program(feeds)
-        np.testing.assert_array_equal(program.state["w"], np.eye(8, dtype=np.float32) + np.float32(0.5))
-        assert not launched
-        return
-    with pytest.raises(KeyboardInterrupt):
-        program(feeds)
-    assert launched == [0, 1] and program.launches > 2
+    assert library.launched == [0, 1] and program.launches > 2 and not program.state.torn
     np.testing.assert_array_equal(program.state["w"], np.eye(8))
-    monkeypatch.setattr(binary, "_library", library)
-    for _ in range(2):  # launch by launch, and then in one call
-        np.testing.assert_array_equal(program(feeds)["y"], feeds["x"])
+    monkeypatch.setattr("graphrt.targets.cpu.target.QUICK", float("inf"))
+    np.testing.assert_array_equal(program(feeds)["y"], feeds["x"])  # launch by launch
     assert binary._quick
+    np.testing.assert_array_equal(program(x=feeds["x"] * 0)["y"], feeds["x"] * 0)  # in one call
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("presses, patience", [(1, 1.0), (2, 1.0), (1, -1.0)])
+def test_an_interruption_while_state_is_written(
+    presses: int, patience: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The run comes to its end if that is near; else, or if it is asked for again, the state is marked until it is set."""
+    monkeypatch.setattr("graphrt.runtime.interruption.PATIENCE", patience)
+    program, feeds = stepping(True), {"x": np.full((8, 8), 0.5, np.float32)}
+    before = {name: array.copy() for name, array in program.state.items()}
+    binary: Any = program._binary
+    first = binary._program.unwritten
+    assert 4 <= first < program.launches - 1
+    library = Pressing(binary._library, [first] * presses)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(binary, "_library", library)
+        program(feeds)
+    if presses == 1 and patience > 0:
+        assert len(library.launched) == program.launches and not program.state.torn
+        np.testing.assert_array_equal(program.state["w"], np.eye(8, dtype=np.float32) + np.float32(0.5))
+        np.testing.assert_array_equal(program.state["v"], np.full(3, 8, np.float32))
+        return
+    assert library.launched == list(range(first + 1)) and program.state.torn
+    for use in (lambda: program(feeds), lambda: program.profile(feeds), lambda: program.state.save(tmp_path / "state")):
+        with pytest.raises(errors.InputError, match="interrupted while it wrote the state 'v' and 1 more: .*load a checkpoint"):
+            use()
+    for name, array in before.items():
+        program.state.set(name, array)
+    np.testing.assert_array_equal(program(feeds)["y"], feeds["x"])
 
 
 def test_the_number_of_threads_changes_no_bit() -> None:
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_runtime; print(test_runtime.digest())"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import small; print(small.digest())"
     found = {
         subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "GRAPHRT_THREADS": n}, capture_output=True, text=True, check=True
@@ -395,7 +422,7 @@ def test_altered_state_is_not_loaded(tmp_path: Path, place: float) -> None:
 
 def test_a_program_shows_what_it_is() -> None:
     program = grt.compile(classifier(True), target="cpu")
-    assert "void graphrt_run" in program.source() and "#include" in program.source(0)
+    assert "GRT_PLAN = " in program.source() and "#include" in program.source(0)
     plan = program.memory()
     assert plan is not None and 0 < plan.size <= plan.unplanned and "launches" in str(plan)
     profile = program.profile(batch(), runs=3)

@@ -1,7 +1,7 @@
-"""The generated C under AddressSanitizer and UndefinedBehaviorSanitizer, the thread pool under ThreadSanitizer.
+"""The generated C under AddressSanitizer and UndefinedBehaviorSanitizer, and, with the pool of threads, under ThreadSanitizer.
 
-A sanitizer must be loaded before Python, so each run is a process of its own: the op tests, and training steps of LeNet-5 and
-ResNet-20 compared with the same steps compiled as ever.
+A sanitizer must be loaded before Python, so each run is a process of its own: the op tests, training steps of LeNet-5 and
+ResNet-20 compared with the same steps compiled as ever, and steps of each kind of network beside the reference.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import INTERPRETED
+from zoo import ZOO
 
 from graphrt.targets.cpu.build import compiler, headers
 
@@ -62,15 +63,40 @@ def library(name: str) -> str:
     return found.stdout.strip()
 
 
-def sanitized(arguments: list[str], timeout: int) -> subprocess.CompletedProcess[str]:
+SANITIZERS = {  # the library, what Python itself would be told, the flags, and what starts the process
+    "address": (
+        "libasan.so",
+        {"ASAN_OPTIONS": "detect_leaks=0"},
+        "-fsanitize=address,undefined -fno-sanitize-recover=undefined",
+    ),
+    "thread": ("libtsan.so", {"TSAN_OPTIONS": "halt_on_error=1"}, "-fsanitize=thread"),
+}
+
+
+def fixed() -> list[str]:
+    """What starts a process whose addresses are not random, as ThreadSanitizer wants them."""
+    return ["setarch", "-R"] if shutil.which("setarch") else []
+
+
+def sanitized(arguments: list[str], timeout: int, sanitizer: str = "address") -> subprocess.CompletedProcess[str]:
+    name, options, flags = SANITIZERS[sanitizer]
     env = {
         **os.environ,
-        "LD_PRELOAD": library("libasan.so"),
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
-        "GRAPHRT_CFLAGS": "-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1",
+        **options,
+        "LD_PRELOAD": library(name),
+        "GRAPHRT_CFLAGS": f"{flags} -g -O1",
+        "GRAPHRT_THREADS": "3",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
-    return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    command = [*(fixed() if sanitizer == "thread" else []), sys.executable, *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_each_kind_of_network_under(sanitizer: str) -> None:
+    run = sanitized([str(ROOT / "tests" / "zoo.py")], 1500, sanitizer)
+    assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
+    assert [line.split()[0] for line in run.stdout.splitlines()] == list(ZOO)
 
 
 def test_op_tests_under_address_and_undefined_sanitizer() -> None:
@@ -96,6 +122,5 @@ def test_thread_pool_under_thread_sanitizer(tmp_path: Path) -> None:
     source.write_text(POOL)
     flags = ["-std=gnu11", "-O1", "-g", "-fsanitize=thread", "-pthread", "-I", str(headers())]
     subprocess.run([*compiler(), *flags, str(source), "-o", str(program)], check=True, timeout=100)
-    fixed = ["setarch", "-R"] if shutil.which("setarch") else []  # the sanitizer wants addresses that are not random
-    run = subprocess.run([*fixed, str(program)], capture_output=True, text=True, timeout=200, check=False)
+    run = subprocess.run([*fixed(), str(program)], capture_output=True, text=True, timeout=200, check=False)
     assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]

@@ -10,96 +10,22 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any
 
-import ml_dtypes
-import mpmath
 import numpy as np
 import pytest
 import torch
 from conftest import target_parameters
 
 import graphrt as grt
+from bench.ulp import BOUNDS, BOUNDS_OF_TWO, FLOATS, exact, exact_of_two, grid, pairs, units
 from graphrt import ops as F
 from graphrt.types import as_dtype
 
 TARGETS = [*target_parameters(), "reference"]
-mpmath.mp.dps = 50
 
 
 @pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-# Units in the last place that a result may be off, in float32 and float64; in halves it is one.
-BOUNDS: dict[str, tuple[float, float]] = {
-    "exp": (2, 1), "exp2": (2, 1), "expm1": (3, 4), "log": (2, 1), "log2": (2, 1), "log10": (2, 2), "log1p": (3, 4),
-    "sqrt": (0.5, 0.5), "rsqrt": (2, 2), "reciprocal": (0.5, 0.5), "square": (0.5, 0.5),
-    "sin": (1, 1), "cos": (1, 1), "tan": (2, 2), "asin": (4, 4), "acos": (4, 4), "atan": (2, 2),
-    "sinh": (4, 4), "cosh": (4, 4), "tanh": (3, 4), "asinh": (4, 4), "acosh": (4, 4), "atanh": (4, 4),
-    "erf": (3, 2), "erfc": (5, 5), "erfinv": (4, 4), "sigmoid": (3, 3),
-}  # fmt: skip
-FLOATS = ("float32", "float64", "float16", "bfloat16")
-EXACT: dict[str, Callable[[Any], Any]] = {
-    "exp2": lambda x: mpmath.mpf(2) ** x,
-    "log2": lambda x: mpmath.log(x, 2),
-    "rsqrt": lambda x: 1 / mpmath.sqrt(x),
-    "reciprocal": lambda x: 1 / x,
-    "square": lambda x: x * x,
-    "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
-    "erf": lambda x: mpmath.erf(min(max(x, -99), 99)) if abs(x) > 1e-30 else x * 2 / mpmath.sqrt(mpmath.pi),
-    "erfc": lambda x: mpmath.erfc(min(max(x, -99), 99)) if abs(x) > 1e-30 else mpmath.mpf(1),
-    "erfinv": lambda x: mpmath.erfinv(x) if abs(x) > 1e-30 else x * mpmath.sqrt(mpmath.pi) / 2,
-}
-SPECIAL: dict[str, Callable[[Any], Any]] = {
-    **{f"a{name}": getattr(np, f"arc{name}") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
-    "rsqrt": lambda x: 1 / np.sqrt(x),
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    **{name: np.vectorize(getattr(math, name)) for name in ("erf", "erfc")},
-    "erfinv": lambda x: x if x == 0 else np.nan,
-}
-
-
-def grid(dtype: str) -> np.ndarray:
-    """Zeros, infinities, NaN, subnormals, the ends of the range, one and its neighbours, numbers of all sizes."""
-    info = np.finfo(np.float64 if dtype == "float64" else np.float32)
-    rng = np.random.default_rng(0)
-    big = math.log(float(info.max))
-    positive = [0.0, np.inf, float(info.smallest_subnormal), float(info.tiny) / 3, float(info.tiny), float(info.max)]
-    positive += [1.0, 1 - float(info.epsneg), 1 + float(info.eps), 0.5, 5.0, 10.0, 88.8, 89.3, 1e-30, 1e30]
-    positive += (
-        [10.0**k for k in range(1, 8)] + [2.0**k for k in range(-6, 12)] + [big * (1 - 1e-5), big * (1 + 1e-5), big * 1.01]
-    )
-    positive += [*np.linspace(0.01, 3, 60), *(10 ** rng.uniform(-8, 2.9, 80)), *(1 - 10 ** rng.uniform(-7, -1, 10))]
-    x = np.array(positive)
-    with np.errstate(over="ignore"):
-        return np.concatenate([x, -x, [np.nan]]).astype(as_dtype(dtype).numpy)
-
-
-def exact(name: str, x: float) -> Any:
-    """An mpf, or a special float."""
-    if x == 0 or not math.isfinite(x):
-        with np.errstate(all="ignore"):
-            return float((SPECIAL.get(name) or getattr(np, name))(np.float64(x)))
-    try:
-        y = (EXACT.get(name) or getattr(mpmath, name))(mpmath.mpf(x))
-    except (ValueError, ZeroDivisionError):
-        return math.nan
-    return math.nan if isinstance(y, mpmath.mpc) else y
-
-
-def units(actual: float, expected: Any, dtype: str) -> float:
-    """The error in units in the last place; infinity where what is special is wrong."""
-    info = ml_dtypes.finfo(as_dtype(dtype).numpy)
-    if math.isnan(expected) or math.isnan(actual):
-        return 0 if math.isnan(expected) and math.isnan(actual) else math.inf
-    if expected == 0:
-        return 0 if actual == 0 and math.copysign(1, actual) == math.copysign(1, expected) else math.inf
-    top = mpmath.mpf(2) ** (info.maxexp)
-    a, e = (max(-top, min(top, mpmath.mpf(v))) for v in (actual, expected))
-    if a == 0 and math.copysign(1, actual) != mpmath.sign(e):
-        return math.inf
-    exponent = max(int(mpmath.floor(mpmath.log(abs(e), 2))), info.minexp)
-    return float(abs(a - e) / mpmath.mpf(2) ** (exponent - info.nmant))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -119,44 +45,6 @@ def test_functions_of_one_number(dtype: str, target: str) -> None:
             where = [(float(x[i]), float(found[name][i])) for i in np.argsort(errors)[::-1][:5] if errors[i] > bound]
             wrong.append(f"{name}: {max(errors):.3g} of {bound} units, {where}")
     assert not wrong, "\n".join(wrong)
-
-
-BOUNDS_OF_TWO = {"pow": (2, 2), "atan2": (3, 3), "hypot": (3, 3), "div": (0.5, 0.5)}
-EXACT_OF_TWO: dict[str, Callable[[Any, Any], Any]] = {
-    "pow": lambda x, p: mpmath.mpf(x) ** mpmath.mpf(p),
-    "atan2": lambda y, x: mpmath.atan2(mpmath.mpf(y), mpmath.mpf(x)),
-    "hypot": lambda x, y: mpmath.sqrt(mpmath.mpf(x) ** 2 + mpmath.mpf(y) ** 2),
-    "div": lambda x, y: mpmath.mpf(x) / mpmath.mpf(y),
-}
-SPECIAL_OF_TWO = {"pow": np.float_power, "atan2": np.arctan2, "hypot": np.hypot, "div": np.divide}
-
-
-def pairs(dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair of special numbers, and ordinary ones of all sizes; among them large powers of what is close to 1."""
-    rng = np.random.default_rng(1)
-    top = 1020 if dtype == "float64" else 124
-    special = [0.0, 1.0, 0.1, 0.5, 2.0, 3.0, 41.0, 2.5, 1e8, 1e30, 1e-30, 1e-37, np.inf, 2.0**53]
-    special += [float(np.finfo(dtype).smallest_subnormal), float(np.finfo(dtype).tiny), float(np.finfo(dtype).max)]
-    a, b = zip(*product([*special, *(-np.array(special)), np.nan], repeat=2), strict=True)
-    base = np.concatenate([rng.uniform(0, 3, 100), 10 ** rng.uniform(-30, 30, 100), 1 + 10 ** rng.uniform(-5, -1, 100)])
-    power = rng.uniform(-top, top, 300) / np.log2(base)
-    whole = rng.integers(-50, 50, 300) * rng.uniform(0.01, 10, 300)
-    x = np.concatenate([a, base, whole, rng.uniform(-50, 50, 100)])
-    y = np.concatenate([b, power, np.resize(whole[::-1], 300) / 7, rng.uniform(-50, 50, 100)])
-    with np.errstate(over="ignore"):
-        return x.astype(dtype), y.astype(dtype)
-
-
-def exact_of_two(name: str, x: float, y: float) -> Any:
-    with np.errstate(all="ignore"):
-        special = float(SPECIAL_OF_TWO[name](np.float64(x), np.float64(y)))
-    plain = math.isfinite(x) and math.isfinite(y) and x != 0 and y != 0 and not math.isnan(special)
-    if not plain:
-        return special
-    if name == "pow" and abs(y * math.log2(abs(x))) > 5000:  # beyond every range; the sign is NumPy's
-        return special
-    found = EXACT_OF_TWO[name](x, y)
-    return special if isinstance(found, mpmath.mpc) else found
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -37,7 +37,7 @@ def agree(graph: grt.Graph, other: grt.Graph, feeds: dict[str, Any], length: int
     for kind in ("outputs", "updates"):
         for name, v in getattr(graph, kind).items():
             result = np.asarray(b[getattr(other, kind)[name]], v.dtype.numpy)
-            assert_close(result, a[v], length, f"{name}\n{other}")
+            assert_close(result, a[v], length, name, other)
 
 
 @st.composite

@@ -12,7 +12,7 @@ import torch
 from test_from_torch import COMPILED, _grad, leaves
 from torch import nn
 from torch.nn import functional as F
-from torch_cases import FAMILIES, Bundle, close, objective, tensors
+from torch_cases import FAMILIES, Bundle, close, modes, objective, tensors
 from torch_models import MODELS
 
 import graphrt.frontends.torch  # noqa: F401 - registers the backend where the package is not installed
@@ -33,8 +33,7 @@ def compiled(model: Callable[..., Any], target: str = "cpu", **options: Any) -> 
     return torch.compile(model, backend="graphrt", options={"target": target}, **options)
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "recurrent"])  # dynamo leaves those to eager mode itself
+@modes("recurrent")  # which dynamo leaves to eager mode itself
 def test_modules_of_torch_nn(family: str, train: bool) -> None:
     # every backend of torch.compile gets this loss wrong: torch decomposes it before a backend sees it, and counts padding
     cases = [(make, inputs) for make, inputs in FAMILIES[family] if not isinstance(make(), nn.MultiLabelMarginLoss)]

@@ -169,6 +169,41 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
         trainer.load(path)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"epoch": "x"}, "epoch is 'x'"),
+        ({"epoch": -1, "steps": 1.5}, "epoch is -1; steps is 1.5"),
+        ({"steps": True}, "steps is True"),
+        ({"seed": None}, "seed is None"),
+        ({"batch": 7}, "batch is 7"),
+        ({"batch": [[1], 2]}, r"its batch is \[\[1\], 2\]"),
+        ({"batch": {"z": [[4], "float32"]}}, "its batch is {'z'"),
+        ({"history": "{"}, "not a history"),
+        ({"notes": [], "counted": 3}, r"counted is 3; notes is \[\]"),
+        (lambda found: [found], "no JSON object"),
+        (lambda found: {k: v for k, v in found.items() if k != "optimizer"}, "optimizer is missing"),
+        (lambda found: json.dumps(found)[:-1], "no JSON: "),
+        (lambda found: "[" * 100_000, "no JSON: "),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value)[:20],
+)
+def test_a_checkpoint_without_a_digest_is_looked_at(change: Any, message: str, tmp_path: Path) -> None:
+    """What says the file was altered is in the file: whoever writes it anew may leave that out."""
+    path, data, trainer = tmp_path / "c.safetensors", blobs(16), small("reference")
+    trainer.step(data.x, data.y)
+    trainer.save(path)
+    before = trainer.epoch, trainer.steps, trainer.seed
+    with safe_open(path, "numpy") as file:
+        arrays, found = {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["graphrt"])
+    altered = change(found) if callable(change) else {**found, **change}
+    text = altered if isinstance(altered, str) else json.dumps(altered)
+    save_file(arrays, path, {"format": "graphrt-checkpoint-1", "graphrt": text})
+    with pytest.raises(InputError, match=message):
+        trainer.load(path)
+    assert (trainer.epoch, trainer.steps, trainer.seed) == before
+
+
 def test_other_losses_and_errors() -> None:
     data = blobs(16)
     values = Dataset(data.x, data.x[:, :3].copy())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -207,6 +208,18 @@ FAMILIES: dict[str, list[Case]] = {
     "attention": list(_attention()),
     "loss": list(_loss()),
 }
+
+
+def _two_modes(cases: list[Case]) -> bool:
+    """Whether a module of ``cases`` does something else in training than it does in eval mode."""
+    kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.MultiheadAttention)
+    return any(isinstance(part, kinds) for make, _ in cases for part in make().modules())
+
+
+def modes(*left_out: str) -> Any:
+    """Parametrizes ``family`` and ``train``: a family of modules that have one mode is tried once."""
+    named = [(f, t) for f in FAMILIES if f not in left_out for t in (False, True) if t or _two_modes(FAMILIES[f])]
+    return pytest.mark.parametrize(("family", "train"), named, ids=[f"{f}-{'train' if t else 'eval'}" for f, t in named])
 
 
 class Bundle(nn.Module):

@@ -98,6 +98,8 @@ class Runnable:
             bound, kind = {**ahead, **self._bind(inputs, ahead)}, max(kind, self._asked(inputs))
             if self._ahead:
                 self._ahead.popleft()
+            if self.state.torn:
+                self.state.require_whole()
             try:  # as ``_running``, whose block costs a microsecond
                 results = self._binary.run(bound, self.state, kind == "device")
             finally:
@@ -110,6 +112,7 @@ class Runnable:
     def _running(self) -> Iterator[None]:
         """No other thread runs the program in the block, and all learn that it has written its state, as far as it came."""
         with self._lock:
+            self.state.require_whole()
             try:
                 yield
             finally:

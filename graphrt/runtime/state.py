@@ -90,6 +90,7 @@ class State(Mapping[str, np.ndarray]):
         self.types: dict[str, TensorType] = {}
         self.copies: dict[str, str] = {}  # the parameter of each
         self._stale: set[str] = set()  # copies to be made anew
+        self._torn: set[str] = set()  # what a run may have written in part, before an exception ended it
         self._lent: set[str] = set()  # what a tensor of the device was given out for, into which anybody may write
         self.version = 0  # counts what programs and ``set`` wrote: a frozen program packs its parameters anew
 
@@ -186,6 +187,25 @@ class State(Mapping[str, np.ndarray]):
             self.version += 1
             self._stale.update(c for c, of in self.copies.items() if of in names and c not in names)
 
+    def tear(self, names: Collection[str]) -> None:
+        """Marks ``names``: a run ended while it wrote them. What is ``set`` or loaded since is whole again."""
+        self._torn.update(names)
+
+    @property
+    def torn(self) -> bool:
+        """Whether a run has written a part of it and not the rest."""
+        return bool(self._torn)
+
+    def require_whole(self) -> None:
+        """Raises InputError if it is ``torn``."""
+        if self._torn:
+            first, *others = sorted(self._torn)
+            names = f"{first!r}" + f" and {len(others)} more" * bool(others)
+            raise InputError(
+                f"a run was interrupted while it wrote the state {names}: some is new and some old; load a checkpoint "
+                "(State.load, Trainer.load), or State.set each"
+            )
+
     def refresh(self, names: Collection[str]) -> None:
         """Makes those of ``names`` anew that are copies and may not be what their parameters are, on torch's current stream."""
         for name in names & self.copies.keys() if self.copies else ():
@@ -239,13 +259,18 @@ class State(Mapping[str, np.ndarray]):
             raise InputError(f"state {name!r} has shape {list(self._arrays[name].shape)}, got {list(array.shape)}")
         with self.lock:
             self._arrays[name][...] = array
+            self._torn.discard(name)
             self.wrote([name])
             self.push([name])
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None, names: Iterable[str] | None = None) -> None:
-        """Writes everything, or ``names``, as a safetensors file, in logical (OIHW) layout, with a digest in its metadata."""
+        """Writes everything, or ``names``, as a safetensors file, in logical (OIHW) layout, with a digest in its metadata.
+
+        Raises InputError if it is ``torn``.
+        """
         from safetensors.numpy import save_file
 
+        self.require_whole()
         arrays, found = {k: np.array(self[k], order="C") for k in (self if names is None else names)}, dict(metadata or {})
         save_file(arrays, path, metadata={**found, "sha256": _digest(arrays, found)})
 

@@ -10,7 +10,7 @@ for every element it loads, the whole gets a buffer, and each part lies in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphrt.index import axes
@@ -66,6 +66,16 @@ def _unfit(part: Value, readers: Sequence[Node]) -> tuple[str, str]:
     return "", ""
 
 
+def _views(v: Value, users: Mapping[Value, Sequence[Node]]) -> set[Value]:
+    """``v`` and what is seen of it through views."""
+    return {v}.union(*(_views(n.outputs[0], users) for n in users[v] if n.op.kind is Kind.VIEW))
+
+
+def _readers(v: Value, users: Mapping[Value, Sequence[Node]]) -> list[Node]:
+    """The nodes that read ``v``, or a view of it."""
+    return [n for view in _views(v, users) for n in users[view] if n.op.kind is not Kind.VIEW]
+
+
 def find_buffers(graph: Graph) -> ConcatBuffers:
     """Finds a buffer for every concatenation whose parts may and should lie in one, the largest first."""
     users, results = graph.users(), graph.results()
@@ -74,9 +84,6 @@ def find_buffers(graph: Graph) -> ConcatBuffers:
     place: dict[Value, tuple[Value, Start]] = {}
     wholes: list[Value] = []
     decisions: list[Decision] = []
-
-    def reading(v: Value) -> list[Node]:
-        return [r for n in users[v] for r in (reading(n.outputs[0]) if n.op.kind is Kind.VIEW else [n])]
 
     def inside(whole: Value, start: Start, found: dict[Value, Start]) -> tuple[str, str]:
         """Fills ``found`` with where the parts of ``whole`` are; returns why one cannot be there, and what would change it."""
@@ -90,7 +97,7 @@ def find_buffers(graph: Graph) -> ConcatBuffers:
             if v in laid:
                 if (against := inside(v, at, found))[0]:
                     return against
-            elif (against := _unfit(v, reading(v)))[0]:
+            elif (against := _unfit(v, _readers(v, users)))[0]:
                 return against
         return "", ""
 
@@ -106,11 +113,11 @@ def find_buffers(graph: Graph) -> ConcatBuffers:
         if v in place:
             continue
         inner: dict[Value, Start] = {}
-        readers = reading(v)
+        readers = _readers(v, users)
         computed = [x.node for x in through(v)]
         cheap = [n.name for n in computed if n.op.kind is Kind.ELEMENTWISE and n.op.cheap]
         spot = within(v)
-        if not readers and v not in results:
+        if not readers and _views(v, users).isdisjoint(results):
             continue
         if spot is not None:
             place[v], reason, change = spot, "", ""

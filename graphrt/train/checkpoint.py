@@ -17,6 +17,22 @@ from graphrt.train.batch import WEIGHT, Batch, Spec, Tree, mapped
 from graphrt.types import TensorType
 
 FORMAT = "graphrt-checkpoint-1"
+# The kind of each entry of the metadata. Older files lack the optional ones, and a count is no less than 0.
+REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "epoch": int,
+    "steps": int,
+    "seed": int,
+    "batch": (dict, list),
+    "optimizer": str,
+    "history": str,
+}
+OPTIONAL: dict[str, type | tuple[type, ...]] = {
+    "batches": int,
+    "pooled": (dict, list),
+    "counted": dict,
+    "weights": list,
+    "notes": dict,
+}
 
 
 def save_checkpoint(path: str | Path, state: State, metadata: dict[str, Any]) -> None:
@@ -26,7 +42,7 @@ def save_checkpoint(path: str | Path, state: State, metadata: dict[str, Any]) ->
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """The metadata of the checkpoint at ``path``. Raises InputError for a file that is none, OSError."""
+    """The metadata of the checkpoint at ``path``. Raises InputError for a file that is none, or was altered, OSError."""
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
@@ -34,9 +50,27 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a safetensors file: {error}") from None
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is not a checkpoint of this version ({FORMAT}); its format is {metadata.get('format')!r}")
-    found = json.loads(metadata["graphrt"])
-    assert isinstance(found, dict)
+    try:
+        found = json.loads(metadata.get("graphrt", ""))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not what was written: its metadata is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not what was written: its metadata is no JSON object")
+    missing = sorted(REQUIRED.keys() - found.keys())
+    wrong = [f"{name} is {found[name]!r}"[:100] for name, kind in (REQUIRED | OPTIONAL).items() if not _fits(found, name, kind)]
+    if missing or wrong:
+        raise InputError(f"{path} is not what was written: {'; '.join([*wrong, *(f'{name} is missing' for name in missing)])}")
     return found
+
+
+def _fits(found: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) -> bool:
+    """Whether the entry ``name`` is of ``kind``, if it is there."""
+    if name not in found:
+        return True
+    value = found[name]
+    if kind is int:
+        return type(value) is int and (value >= 0 or name == "seed")
+    return isinstance(value, kind)
 
 
 def specs_to_json(specs: Batch, types: Mapping[str, TensorType]) -> dict[str, Any]:

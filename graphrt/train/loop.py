@@ -116,7 +116,8 @@ class Loop:
                         going = all([callback.on_epoch_end(trainer, row) is not False for callback in self.called])
             except KeyboardInterrupt:
                 trainer.sync()
-                kept = [str(path) for c in self.called if (path := c.on_interrupt(trainer)) is not None]
+                called = [] if trainer.state.torn else self.called
+                kept = [str(path) for c in called if (path := c.on_interrupt(trainer)) is not None]
                 where = f"; {' and '.join(kept)} goes on from there" if kept else ""
                 at = f"interrupted in epoch {trainer.epoch + 1}, after {trainer.steps} steps{where}"
                 raise KeyboardInterrupt(at) from None

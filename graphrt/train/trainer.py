@@ -13,7 +13,7 @@ import numpy as np
 import graphrt.ops as F
 from graphrt.compiler import compile as compile_graph
 from graphrt.data import Source
-from graphrt.errors import ArgumentError, NumericError
+from graphrt.errors import ArgumentError, InputError, NumericError
 from graphrt.ir import Graph, Value
 from graphrt.nn import Module, count_parameters, summary
 from graphrt.nn.augment import Compose
@@ -411,7 +411,11 @@ class Trainer:
         """Reads what ``save`` wrote, made with the same network and optimizer. Raises InputError listing what differs."""
         metadata = read_metadata(path)
         check_network(path, self.net.state_dict())
-        specs = specs_from_json(metadata["batch"])
+        try:
+            specs = specs_from_json(metadata["batch"])
+        except (TypeError, ValueError, IndexError) as error:
+            raise InputError(f"{path} is not what was written: its batch is {metadata['batch']!r}: {error}") from None
+        history = History.from_json(metadata["history"])
         counted = metadata.get("counted", {})
         own = self.optimizer.counted
         if any(own.get(name, first) != first for name, first in counted.items()):
@@ -431,7 +435,7 @@ class Trainer:
         self.batches, self.pooled = metadata.get("batches", 0), Pooled(self.measures)
         if "pooled" in metadata:
             self.pooled.take(metadata["pooled"])
-        self.history, self._means_at = History.from_json(metadata["history"]), -1
+        self.history, self._means_at = history, -1
         self.notes = {**metadata.get("notes", {}), **self.notes}
         self.sync()
 

@@ -11,21 +11,4 @@ typedef struct {
 } grt_fault;
 
 GRT_HIDDEN long grt_at(long index, long first, long size, const char *buffer);
-
-#ifndef GRT_UNIT
-static grt_fault first_fault;
-static int faults;
-
-long grt_at(long index, long first, long size, const char *buffer) {
-  if (index + first >= 0 && index + first < size) return index;
-  if (__atomic_fetch_add(&faults, 1, __ATOMIC_RELAXED) == 0) first_fault = (grt_fault){buffer, index + first, size};
-  return -first;
-}
-
-/* The first fault since this was last asked, in `found`. */
-GRT_EXPORT void graphrt_fault(grt_fault *found) {
-  *found = first_fault;
-  first_fault = (grt_fault){NULL, 0, 0}, faults = 0;
-}
-#endif
 #endif

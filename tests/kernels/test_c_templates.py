@@ -28,8 +28,9 @@ from graphrt.targets.cpu.template import included
 from graphrt.targets.cpu.variants import Processor, choose
 
 HEAD = r"""
-#include "runtime.h"
+#include "program.c"
 #include "elementwise.h"
+const grt_plan GRT_PLAN;
 static int outside;
 int take_outside(void) { const int o = outside; outside = 0; return o; }
 static void backwards(grt_task task, long tasks, void **buf) { while (tasks-- > 0) task(tasks, buf); }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import ctypes
 import mmap
 import os
@@ -55,6 +56,15 @@ def _address(array: np.ndarray | None) -> int | None:
     return None if array is None else array.__array_interface__["data"][0]  # sooner there than ``ctypes.data``
 
 
+def _unload(library: ctypes.CDLL, kept: ctypes.Array[ctypes.c_void_p], frozen: int) -> None:
+    """Frees what a program has packed, and takes it out of the process, which may compile thousands."""
+    library.grt_release(kept, frozen)
+    with contextlib.suppress(ImportError):  # where there is none, as on Windows, it stays
+        from _ctypes import dlclose
+
+        dlclose(library._handle)
+
+
 class CpuBinary(Binary):
     """A shared object, its arena of ``arena`` bytes and its pointer table: the arena, then ``entries`` as (space, name).
 
@@ -87,7 +97,7 @@ class CpuBinary(Binary):
         self._writes: list[tuple[int, int]] = []  # where state lies that runs write: start and end, in order, none touching
         self._apart: list[np.ndarray] = []  # copies of inputs that lay there
         # Not when the process ends, as is the default: a daemon thread may still be inside the program.
-        weakref.finalize(self, self._library.grt_release, self._kept, frozen).atexit = False
+        weakref.finalize(self, _unload, self._library, self._kept, frozen).atexit = False
         self._poison = Flags.read().poison
 
     def attach(self, state: State, written: Collection[str] = ()) -> None:

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -127,13 +127,42 @@ def identity() -> list[str]:
     return [_identity(), *compiler(), *options()]
 
 
-def build(sources: Sequence[str], name: str, kernels: Sequence[str] = ()) -> Path:
-    """The shared object of ``sources``, compiled side by side unless the cache holds it. ``kernels`` have something to do.
+def build(sources: Sequence[str], name: str, kernels: Sequence[str] = (), objects: Sequence[Path] = ()) -> Path:
+    """The shared object of ``sources`` and ``objects``, compiled side by side unless the cache holds it.
 
-    Raises TargetError with the compiler's words, or if it left nothing of a kernel.
+    ``kernels`` have something to do. Raises TargetError with the compiler's words, or if it left nothing of a kernel.
     """
+
+    def make(texts: list[Path], scratch: Path, linked: Path) -> None:
+        compile, made = [*_command(), "-I", str(headers())], [str(o) for o in (*texts[: len(texts) == 1], *objects)]
+        if len(texts) > 1:
+            units = [str(scratch / f"{i}.o") for i in range(len(texts))]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(lambda text, out: _run([*compile, "-c", str(text), "-o", out]), texts, units))
+            made += units
+        _run([*compile, *made, "-o", str(linked), "-lm"])
+        if found := empty(linked, tuple(f"{kernel}_" for kernel in kernels)):
+            raise TargetError(
+                f"the C compiler made a bare return of {', '.join(found)}, whose results would never be written. "
+                f"Name another compiler in CC, or set GRAPHRT_CFLAGS=-O2\n{_version()}"
+            )
+
+    return _cached(sources, name, ".so", make)
+
+
+def program_object() -> Path:
+    """The object file of what every program exports, to be linked with its kernels. Raises TargetError."""
+
+    def make(texts: list[Path], scratch: Path, made: Path) -> None:
+        _run([*_command(), "-I", str(headers()), "-c", str(texts[0]), "-o", str(made)])
+
+    return _cached([(headers() / "program.c").read_text()], "exports", ".o", make)
+
+
+def _cached(sources: Sequence[str], name: str, suffix: str, make: Callable[[list[Path], Path, Path], None]) -> Path:
+    """The file that ``make`` writes, given the files of ``sources``, a folder for what it needs meanwhile and its path."""
     key = hashlib.sha256("\0".join([*sources, *identity()]).encode()).hexdigest()[:24]
-    target = folder() / f"{name}-{key}.so"
+    target = folder() / f"{name}-{key}{suffix}"
     if intact(target):
         return target
     place = cache("cpu")
@@ -143,22 +172,15 @@ def build(sources: Sequence[str], name: str, kernels: Sequence[str] = ()) -> Pat
         for text, source in zip(texts, sources, strict=True):  # whole at any moment: another process may be compiling it
             (Path(scratch) / text.name).write_text(source)
             os.replace(Path(scratch) / text.name, text)
-        linked, flags = Path(scratch) / "linked.so", [*compiler(), *options(), "-I", str(headers())]
-        if len(texts) == 1:
-            _run([*flags, str(texts[0]), "-o", str(linked), "-lm"])
-        else:
-            objects = [str(Path(scratch) / f"{i}.o") for i in range(len(texts))]
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                list(pool.map(lambda text, out: _run([*flags, "-c", str(text), "-o", out]), texts, objects))
-            _run([*compiler(), *options(), *objects, "-o", str(linked), "-lm"])
-        if found := empty(linked, tuple(f"{kernel}_" for kernel in kernels)):
-            raise TargetError(
-                f"the C compiler made a bare return of {', '.join(found)}, whose results would never be written. "
-                f"Name another compiler in CC, or set GRAPHRT_CFLAGS=-O2\n{_version()}"
-            )
+        made = Path(scratch) / f"made{suffix}"
+        make(texts, Path(scratch), made)
         with whole(target, sealed=True) as file:  # two processes may build the same object
-            os.replace(linked, file)
+            os.replace(made, file)
     return target
+
+
+def _command() -> list[str]:
+    return [*compiler(), *options()]
 
 
 def _run(command: Sequence[str]) -> str:

@@ -36,31 +36,25 @@ class Source:
     decisions: list[Decision]
 
     def __str__(self) -> str:
-        return "\n".join([self.head, *self.kernels.values(), self.entry()])
+        return "\n".join([self.head, *self.kernels.values(), self.tables()])
 
     def launch(self, number: int) -> str:
         """The texts of the kernels of a launch."""
         return "\n".join(self.kernels[name] for name in dict.fromkeys(part.kernel for part in self.launches[number]))
 
     def units(self, count: int) -> list[str]:
-        """The program as at most ``count`` texts that can be compiled side by side; the first has the exported functions."""
+        """The program as at most ``count`` texts that can be compiled side by side; the first has the tables."""
         texts = list(self.kernels.values())
         count = max(min(count, len(texts)), 1)
         shares = ["\n".join(texts[i::count]) for i in range(count)]
-        return ["\n".join([self.head, shares[0], self.entry()])] + [
-            "\n".join(["#define GRT_UNIT", self.head, share]) for share in shares[1:]
-        ]
+        return ["\n".join([self.head, share, *([] if i else [self.tables()])]) for i, share in enumerate(shares)]
 
-    def entry(self) -> str:
-        """Tables of what there is to run, and the exported functions: one launch by number, and the whole program."""
+    def tables(self) -> str:
+        """Tables of what there is to run, for the functions that a program exports (``kernels/c/program.c``)."""
         lines = [
-            "/* entry */",
+            "/* tables */",
             *tables(self.launches),
-            "void graphrt_launch(int number, void **table) {",
-            "  void *there[PLACES];",
-            "  grt_launch(parts + first[number], first[number + 1] - first[number], places, there, table);",
-            "}",
-            "void graphrt_run(void **table) { for (int i = 0; i < LAUNCHES; i++) graphrt_launch(i, table); }",
+            "const grt_plan GRT_PLAN = {parts, places, first, LAUNCHES, PLACES};",
         ]
         return "\n".join(lines) + "\n"
 

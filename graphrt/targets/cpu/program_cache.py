@@ -30,7 +30,10 @@ _TYPES = ("inputs", "outputs", "state")
 
 @dataclass(frozen=True)
 class CachedProgram:
-    """A compiled program: its interface and what ``CpuBinary`` is made with; ``object`` is the file of its code."""
+    """A compiled program: its interface and what ``CpuBinary`` is made with; ``object`` is the file of its code.
+
+    Of its ``launches`` the first ``unwritten`` write no state.
+    """
 
     interface: Interface
     object: str
@@ -38,6 +41,7 @@ class CachedProgram:
     entries: list[tuple[str, str]]
     frozen: int
     launches: int
+    unwritten: int
 
 
 def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool) -> str:

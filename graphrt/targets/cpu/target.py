@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import bisect
 import ctypes
+import functools
 import math
 import pprint
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from graphrt.ir import Graph, Node
 from graphrt.op import Order
 from graphrt.passes.decision import Decision
 from graphrt.passes.pipeline import PassPolicy
+from graphrt.runtime.interruption import interruptible, launches
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.machine import DataSheet, machine
 from graphrt.runtime.profile import Span
@@ -28,9 +30,9 @@ from graphrt.runtime.state import State
 from graphrt.schedule.kernel_ir import Kernel, PointwiseKernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.schedule.policy import SchedulePolicy
-from graphrt.schedule.schedule import Slot
+from graphrt.schedule.schedule import Schedule, Slot
 from graphrt.targets.cpu.binary import CpuBinary
-from graphrt.targets.cpu.build import build, folder, pool, units
+from graphrt.targets.cpu.build import build, folder, pool, program_object, units
 from graphrt.targets.cpu.codegen import Source, generate
 from graphrt.targets.cpu.loop_ir import TASKS, decide
 from graphrt.targets.cpu.printer import Buffers
@@ -87,10 +89,20 @@ class CpuTarget(Target):
 
 def compiled(lowering: Lowering, text: Source, buffers: Buffers) -> CachedProgram:
     """The program that the C compiler makes of ``text``. Raises TargetError."""
-    assert lowering.plan is not None
-    object = build(text.units(units(len(text.kernels))), "program", list(text.kernels))
+    assert lowering.plan is not None and lowering.schedule is not None
+    object = build(text.units(units(len(text.kernels))), "program", list(text.kernels), [program_object()])
     entries, frozen = list(buffers.entries), len(buffers.frozen)
-    return CachedProgram(lowering.interface, object.name, lowering.plan.size, entries, frozen, len(text.launches))
+    unwritten = _unwritten(lowering.schedule)
+    return CachedProgram(lowering.interface, object.name, lowering.plan.size, entries, frozen, len(text.launches), unwritten)
+
+
+def _unwritten(schedule: Schedule) -> int:
+    """The number of launches before the first that writes state."""
+    stores = schedule.stores.items()
+    writers = {group for (group, _), places in stores if any(place.slot.space == "state" for place in places)}
+    return next(
+        (i for i, launch in enumerate(schedule.launches) if not writers.isdisjoint(launch.groups)), len(schedule.launches)
+    )
 
 
 def splits(node: Node) -> int:
@@ -122,17 +134,20 @@ class CpuExecutable(CpuBinary, Executable):
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         """Runs every launch; results are new arrays.
 
-        A program that writes state does so in one native call, which Ctrl-C cannot leave half done. Any other can be
-        interrupted between two launches, unless a run is over before that matters.
+        Ctrl-C is heard between two launches, unless a run is over before that matters (``interruption.launches``).
         """
-        if self._quick or self._writes:
+        if self._quick or not interruptible():
             return super().run(inputs, state, tensors)
         start = time.perf_counter()
         with self._running(inputs, state) as outputs:
-            for i in range(self._program.launches):
+            for i in self._launches(state):
                 self._library.graphrt_launch(i, self._table)
         self._quick = time.perf_counter() - start < QUICK
         return outputs
+
+    def _launches(self, state: State) -> Iterator[int]:
+        tear = functools.partial(state.tear, self._program.interface.updates)
+        return launches(self._program.launches, self._program.unwritten, tear)
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program``, whose executable this is, as the folder ``path``. Raises OSError."""
@@ -142,7 +157,7 @@ class CpuExecutable(CpuBinary, Executable):
         """Runs launch by launch and returns the seconds of each."""
         seconds = list[float]()
         with self._running(inputs, state):
-            for i in range(self._program.launches):
+            for i in self._launches(state):
                 start = time.perf_counter()
                 self._library.graphrt_launch(i, self._table)
                 seconds.append(time.perf_counter() - start)
@@ -155,7 +170,7 @@ class CpuExecutable(CpuBinary, Executable):
             marks = [time.perf_counter_ns()]
             threads.grt_record(1)
             try:
-                for i in range(self._program.launches):
+                for i in self._launches(state):
                     self._library.graphrt_launch(i, self._table)
                     marks.append(time.perf_counter_ns())
             finally:
