@@ -19,6 +19,7 @@ from graphrt.ir import Graph, Node
 from graphrt.op import Order
 from graphrt.passes.decision import Decision
 from graphrt.passes.pipeline import PassPolicy
+from graphrt.passes.siblings import Times
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.machine import DataSheet, machine
 from graphrt.runtime.profile import Span
@@ -40,6 +41,7 @@ from graphrt.targets.limits import check_counts
 from graphrt.targets.target import Settings, Target
 
 MOST_SPANS = 1 << 16  # that the runtime keeps of one run
+BYTE, LAUNCH, FLOP = 1 / 20e9, 3e-6, 1 / 60e9  # seconds on any cpu, so that plans are the same on all
 QUICK = 0.1  # seconds of a run that nobody need interrupt
 
 
@@ -52,8 +54,9 @@ class CpuTarget(Target):
     """C, compiled by the system's compiler."""
 
     def passes(self) -> PassPolicy:
-        """Siblings stay apart: docs/cpu.md has the measurement."""
-        return PassPolicy(splits=splits, min_channels=12, loops=True)
+        """Sibling convolutions stay apart: docs/cpu.md has the measurement."""
+        times = Times(None, BYTE, LAUNCH, (), product, self.settings.freeze)
+        return PassPolicy(splits=splits, times=times, min_channels=12, loops=True)
 
     def schedule(self) -> SchedulePolicy:
         """Templates have no whole tile at hand; rows are read again from cache by each pass."""
@@ -91,6 +94,11 @@ def compiled(lowering: Lowering, text: Source, buffers: Buffers) -> CachedProgra
     object = build(text.units(units(len(text.kernels))), "program", list(text.kernels))
     entries, frozen = list(buffers.entries), len(buffers.frozen)
     return CachedProgram(lowering.interface, object.name, lowering.plan.size, entries, frozen, len(text.launches))
+
+
+def product(node: Node, m: int, n: int, k: int) -> float:
+    """The predicted seconds of a product of matrices: what siblings share is in a cache, so one is a launch less than two."""
+    return LAUNCH + 2 * math.prod(node.types[0].shape[:-2]) * m * n * k * FLOP
 
 
 def splits(node: Node) -> int:
