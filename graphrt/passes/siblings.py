@@ -25,7 +25,8 @@ from graphrt.ops import clone, concat, transpose
 from graphrt.ops.base import apply, broadcast_to, constant_of
 from graphrt.ops.slicing import cut
 from graphrt.passes.decision import Decision
-from graphrt.passes.families import ROLES, Family, Role, find_families, root
+from graphrt.passes.patterns.addends import untransposed
+from graphrt.passes.patterns.families import ROLES, Family, Role, find_families, root
 from graphrt.passes.patterns.sums import addends
 from graphrt.passes.simplify import simplify
 
@@ -88,6 +89,7 @@ def _chosen(families: Sequence[Family], times: Times, decisions: list[Decision])
     saved: dict[Family, float] = {}
     for weights in (True, False):
         groups = [group for group in together.values() if (group[0].role.shares == 0) == weights]
+        groups = [part for group in groups for part in _parts(group, times, laid)]
         found = [(_saved(group, times, laid), group) for group in groups]
         for gain, group in sorted(found, key=lambda of: -of[0]):
             fits = merged.isdisjoint(n for family in group for n in family.members)
@@ -106,6 +108,14 @@ def _chosen(families: Sequence[Family], times: Times, decisions: list[Decision])
             reason = f"{reason}, less than half a launch"
         decisions += [Decision("siblings", name, f"{names[0]} (siblings)", taken, reason, change=change) for name in names[1:]]
     return [family for family in families if chosen[family]]
+
+
+def _parts(group: list[Family], times: Times, laid: Collection[Value]) -> list[list[Family]]:
+    """``group`` as one, or apart in sums and what shares no weight with them, if that is predicted to save more."""
+    apart = [[f for f in group if (f.total is None) == alone] for alone in (True, False)]
+    if not all(apart) or sum(max(_saved(part, times, laid), 0.0) for part in apart) <= _saved(group, times, laid):
+        return [group]
+    return apart
 
 
 def _saved(group: Sequence[Family], times: Times, laid: Collection[Value]) -> float:
@@ -254,9 +264,9 @@ class _Builder:
 
     def _whole(self, parts: Sequence[Value], dim: int) -> Value:
         """``parts`` side by side along ``dim``; what is given is copied, for a kernel reads one operand."""
-        turned = [v.node.op.name == "permute" and v.ndim == 2 and dim < 2 for v in parts]
-        if all(turned):
-            return transpose(self._whole([v.node.inputs[0] for v in parts], 1 - dim), 0, 1)
+        shown = [untransposed(v) for v in parts]
+        if all(a is not b for a, b in zip(shown, parts, strict=True)):
+            return transpose(self._whole(shown, 1 - dim), 0, 1)
         key = (dim, *(self.table[v] for v in parts))
         if key not in self._wholes:
             self._wholes[key] = concat([self._laid(v) for v in parts], dim)
