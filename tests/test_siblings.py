@@ -131,8 +131,8 @@ def heads(rows: int, width: int, bias: bool = True) -> grt.Graph:
     for name in "qkv":
         w, b = graph.parameter(f"w{name}", shape=(width, width)), graph.parameter(f"b{name}", shape=(width,))
         parts.append(F.transpose(F.reshape(F.linear(x, w, b if bias else None), (2, rows, 2, width // 2)), 1, 2))
-    y = F.scaled_dot_product_attention(*parts)
-    graph.output("y", y)
+    query, key, value = parts
+    graph.output("y", F.scaled_dot_product_attention(query, key, value))
     return graph
 
 
