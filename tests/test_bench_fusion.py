@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 import graphrt as grt
+import graphrt.ops as F
 from graphrt.bench import report
 from graphrt.bench.builder import Builder
 from graphrt.bench.fusion import NOISY, Row, compare, longer, read, rows, save, variants
+from graphrt.bench.least import least_bytes
 from graphrt.bench.patterns import PATTERNS, graph
 from graphrt.bench.peers import count, peer
 from graphrt.bench.statistics import holm, ratio, welch
@@ -22,6 +24,7 @@ from graphrt.bench.trial import AGAIN, Spec, trial
 from graphrt.cli import app
 from graphrt.errors import ArgumentError
 from graphrt.passes.stages import STAGES
+from graphrt.schedule.cost import launch_cost
 from graphrt.targets.reference.evaluate import evaluate
 
 NOISE = 0.01  # by which medians of processes differ, in the runs that are made up here
@@ -131,6 +134,39 @@ def test_what_the_command_refuses(words: list[str], message: str) -> None:
 def test_the_command_lists_patterns() -> None:
     status, output = _command("--list", "--filter", "conv*")
     assert status == 0 and "conv_bias_relu" in output and "softmax" not in output
+
+
+def _conv_relu_pool(g: grt.Graph) -> int:
+    """x, w and bias are read; the activation is stored and read by the pool; y is stored."""
+    x, w, bias = g.input("x", (2, 3, 8, 8)), g.parameter("w", shape=(5, 3, 1, 1)), g.parameter("bias", shape=(5,))
+    g.output("y", F.max_pool2d(F.relu(F.conv2d(x, w, bias)), 2))
+    return 4 * (2 * 3 * 64 + 15 + 5 + 2 * (2 * 5 * 64) + 2 * 5 * 16)
+
+
+def _two_layers_of_one(g: grt.Graph) -> int:
+    """x is read once: the products do not wait for each other."""
+    x, a, b = g.input("x", (4, 6)), g.parameter("a", shape=(5, 6)), g.parameter("b", shape=(5, 6))
+    g.output("y", F.silu(F.linear(x, a)) * F.linear(x, b))
+    return 4 * (24 + 60 + 20)
+
+
+def _gradient_of_relu(g: grt.Graph) -> int:
+    """x and w are read again; dy and a mask of bytes, of which the products' operand follows, are read, dx and dw stored."""
+    x, w = g.input("x", (4, 6)), g.parameter("w", shape=(6, 6))
+    y, dy = F.relu(F.matmul(x, w)), g.input("dy", (4, 6))
+    for name, v in zip(("y", "dx", "dw"), (y, *grt.grad(y, [x, w], dy)), strict=True):
+        g.output(name, v)
+    return 4 * (2 * 24 + 2 * 36 + 24 + 24 + 24 + 36) + 2 * 24
+
+
+@pytest.mark.parametrize("build", [_conv_relu_pool, _two_layers_of_one, _gradient_of_relu])
+def test_the_least_bytes_are_those_of_primitives(build: Callable[[grt.Graph], int]) -> None:
+    """As counted by hand, and no plan moves less."""
+    g = grt.Graph()
+    expected = build(g)
+    assert least_bytes(g) == expected
+    for fusion in ("all", "none"):
+        assert sum(launch_cost(k).bytes for k in grt.compile(g, target="cpu", fusion=fusion).kernel_ir) >= expected
 
 
 def test_the_command_measures_saves_and_compares(tmp_path: Path) -> None:

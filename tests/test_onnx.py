@@ -191,13 +191,14 @@ def test_functions_of_the_model_are_expanded() -> None:
     assert run(proto, x=np.ones((2, 3), np.float32))[0, 0] == 2
 
 
-def test_an_operator_without_an_entry_is_expanded_by_its_definition() -> None:
-    """Attention has no entry in the table; names inside are its own, so two in one model do not meet."""
-    proto = model(
-        [helper.make_node("Attention", ["q", "q", "q"], ["h"]), helper.make_node("Attention", ["h", "q", "q"], ["y"])],
-        [info("q", [1, 2, 3, 4])],
-        opset=23,
-    )
+@pytest.mark.parametrize("softcap", [0.0, 1e6])
+def test_what_has_no_entry_is_expanded_by_its_definition(softcap: float) -> None:
+    """Attention has one, but for a bound on scores. Names inside are a node's own, so two in one model do not meet."""
+    wired = [(["q", "q", "q"], "h"), (["h", "q", "q"], "y")]
+    nodes = [helper.make_node("Attention", inputs, [output], softcap=softcap) for inputs, output in wired]
+    proto = model(nodes, [info("q", [1, 2, 3, 4])], opset=23)
+    graph = grt.from_onnx(proto)
+    assert sum(n.op.template == "attention" for n in graph.nodes) == (0 if softcap else 2)
     q = np.random.default_rng(0).standard_normal((1, 2, 3, 4)).astype(np.float32)
     t = torch.from_numpy(q)
     attend = torch.nn.functional.scaled_dot_product_attention

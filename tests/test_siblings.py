@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -22,7 +23,8 @@ from graphrt.passes.siblings import Times, merge_siblings
 from graphrt.passes.simplify import simplify
 from graphrt.targets.reference.evaluate import evaluate
 
-GAIN, LOSE = Times(lambda node, filters: 1.0, 0.0, 0.0), Times(lambda node, filters: float(filters) ** 2, 0.0, 0.0)
+GAIN = Times(lambda node, filters: 1.0, 0.0, 0.0, (), lambda node, m, n, k: 1.0)
+LOSE = Times(lambda node, filters: float(filters) ** 2, 0.0, 0.0, (), lambda node, m, n, k: float(m * n * k) ** 2)
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 
 
@@ -76,6 +78,115 @@ def families(draw: Any) -> tuple[grt.Graph, dict[str, Any]]:
     for p, g in zip(parameters, grt.grad(loss, parameters), strict=True):
         graph.update(p, p - g * 0.1)
     return graph, {"x": rng.standard_normal((2, c, size, size)).astype("f")}
+
+
+@st.composite
+def products(draw: Any) -> tuple[grt.Graph, dict[str, Any]]:
+    """Layers that read one tensor, some with a bias, some multiplied by another, their gradients and updates."""
+    graph, rng = grt.Graph(), np.random.default_rng(draw(st.integers(0, 2**16)))
+    c, lead = draw(st.integers(1, 5)), draw(st.sampled_from([(4,), (2, 3), (2, 2, 2)]))
+    given_x = graph.input("x", (*lead, c))
+    first = graph.parameter("first", rng.standard_normal((c, c)).astype("f"))
+    x = F.linear(given_x, first) if draw(st.booleans()) else given_x  # so that x has a gradient, or not
+    bias, activation = draw(st.booleans()), draw(st.sampled_from([F.relu, F.gelu, lambda y: y * 2.0, lambda y: y]))
+    results = list[grt.Value]()
+    for i in range(draw(st.integers(2, 4))):
+        k = draw(st.sampled_from([3, 3, 4]))
+        w = graph.parameter(f"w{i}", rng.standard_normal((k, c) if draw(st.integers(0, 3)) else (c, k)).astype("f"))
+        y = F.linear(x, w) if w.shape == (k, c) else F.matmul(x, w)
+        if bias or draw(st.integers(0, 3)) == 0:
+            y = y + graph.parameter(f"bias{i}", rng.standard_normal(k).astype("f"))
+        y = activation(y) if draw(st.integers(0, 3)) else F.sigmoid(y)
+        if draw(st.integers(0, 3)) == 0:
+            graph.output(f"y{i}", y)
+        if results and results[-1].shape == y.shape and draw(st.booleans()):
+            y = y * results[-1]  # depends on two siblings
+        results.append(y)
+    loss = sum((F.mean(y * y) for y in results), start=graph.constant(0.0))
+    graph.output("loss", loss)
+    parameters = graph.parameters()
+    for p, g in zip(parameters, grt.grad(loss, parameters), strict=True):
+        if draw(st.integers(0, 4)):
+            graph.update(p, p - g * 0.1)
+    return graph, {"x": rng.standard_normal((*lead, c)).astype("f")}
+
+
+@given(products(), st.booleans())
+@settings(max_examples=40)
+def test_merged_products_compute_the_same(case: tuple[grt.Graph, dict[str, Any]], keeps: bool) -> None:
+    graph, feeds = case
+    plain, decisions = simplify(graph), list[Decision]()
+    merged = merge_siblings(plain, replace(GAIN, keeps=keeps), decisions)
+    agree(plain, merged, feeds, 2000)
+    joined = sum(d.taken for d in decisions)
+    assert (merged is plain) == (joined == 0) and contractions(merged) <= contractions(plain) - joined
+    agree(plain, simplify(rematerialise(merged)), feeds, 2000)
+
+
+def heads(rows: int, width: int, bias: bool = True) -> grt.Graph:
+    """Queries, keys and values of one tensor by three layers, attention, and a step of their weights."""
+    graph = grt.Graph()
+    x = graph.input("x", (2, rows, width))
+    parts = []
+    for name in "qkv":
+        w, b = graph.parameter(f"w{name}", shape=(width, width)), graph.parameter(f"b{name}", shape=(width,))
+        parts.append(F.transpose(F.reshape(F.linear(x, w, b if bias else None), (2, rows, 2, width // 2)), 1, 2))
+    query, key, value = parts
+    graph.output("y", F.scaled_dot_product_attention(query, key, value))
+    return graph
+
+
+def stepped(graph: grt.Graph, *wrt: str) -> grt.Graph:
+    """``graph`` with the gradient of its output's mean square, and a step of all parameters."""
+    loss = F.mean(graph.outputs["y"] * graph.outputs["y"])
+    sources = [*graph.parameters(), *(graph.sources[name].outputs[0] for name in wrt)]
+    for v, g in zip(sources, grt.grad(loss, sources), strict=True):
+        if v.node.name in wrt:
+            graph.output(f"d {v.node.name}", g)
+        else:
+            graph.update(v, v - g * 0.1)
+    return graph
+
+
+def test_queries_keys_and_values_are_one_product() -> None:
+    """Forward, with the biases behind it; the input's gradient; the weights' gradient: three products in place of nine."""
+    plain, decisions = simplify(stepped(heads(4, 6), "x")), list[Decision]()
+    merged = merge_siblings(plain, GAIN, decisions)
+    assert [sum(n.op.template == "matmul" for n in g.nodes) for g in (plain, merged)] == [9, 3], str(merged)
+    assert sum(d.taken for d in decisions) == 6
+    forward = next(n for n in merged.nodes if n.op.template == "matmul")
+    assert forward.types[0].shape == (8, 18)
+    assert sum(n.op.name == "add" and n.types[0].shape[-1] == 18 for n in merged.nodes) == 1, "biases are one addition"
+
+
+def test_siblings_wait_for_no_sibling() -> None:
+    """A layer that is used again on its own result shares its weight with what it waits for, and stays apart."""
+    graph = grt.Graph()
+    x, w = graph.input("x", (4, 4)), graph.parameter("w", shape=(4, 4))
+    y = F.relu(F.linear(F.relu(F.linear(x, w)), w))
+    graph.output("y", y)
+    plain, decisions = simplify(graph), list[Decision]()
+    assert merge_siblings(plain, GAIN, decisions) is plain and not decisions
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_frozen_program_packs_siblings_once(freeze: bool, rng: np.random.Generator) -> None:
+    """Weights that are kept packed lie side by side for all runs; in others each run would copy them: ``explain`` says so."""
+    graph = heads(24, 96)
+    for array in graph.initial.values():
+        array[...] = rng.standard_normal(array.shape) * 0.3
+    target = "interpret" if INTERPRETED else "cpu"
+    program = grt.compile(graph, target=target, freeze=freeze)
+    x = rng.standard_normal((2, 24, 96)).astype("f")
+    assert_close(program(x=x)["y"], evaluate(graph, {**graph.initial, "x": x})[graph.outputs["y"]], 400)
+    siblings = [d for d in program.decisions if d.stage == "siblings"]
+    assert len(siblings) == 2
+    if not INTERPRETED:
+        assert program.launches == (2 if freeze else 4)
+        assert all(d.taken == freeze and bool(d.change) != freeze for d in siblings)
+        program.state.set("wk", 2 * program.state["wk"])  # packed anew
+        again = evaluate(graph, {**graph.initial, "wk": program.state["wk"], "x": x})
+        assert_close(program(x=x)["y"], again[graph.outputs["y"]], 400)
 
 
 @given(families())

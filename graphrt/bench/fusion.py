@@ -146,20 +146,27 @@ def read(path: Path) -> list[Row]:
 
 
 def kept_apart(found: Sequence[Row]) -> list[tuple[str, list[str]]]:
-    """The reasons for each fused pattern that is more than one launch, behind how many it is."""
-    fused = [r for r in found if r.variant == "fused" and r.apart]
-    return [(f"{r.name}, {r.launches} launches", r.apart) for r in fused]
+    """The reasons for each fused pattern that is more than one launch, behind how many it is, and torch.compile's kernels."""
+    peers = _kernels(found)
+    fused = [(r, peers.get(r.name, 0)) for r in found if r.variant == "fused" and r.apart]
+    beside = {r.name: f", {kernels} of torch.compile" if kernels else "" for r, kernels in fused}
+    return [(f"{r.name}, {r.launches} launches{beside[r.name]}", r.apart) for r, _ in fused]
 
 
 def longer(found: Sequence[Row]) -> list[str]:
     """A line for each pattern with more launches than torch.compile has kernels: how many, and what keeps them apart."""
-    peers = {r.key.removesuffix(r.variant): r.launches for r in found if r.variant == "torch.compile" and r.launches}
-    fused = [(r, peers.get(r.key.removesuffix("fused"), 0)) for r in found if r.variant == "fused"]
+    peers = _kernels(found)
+    fused = [(r, peers.get(r.name, 0)) for r in found if r.variant == "fused"]
     return [
         f"{r.name}: {r.launches} launches, {kernels} of torch.compile: {' | '.join(r.apart)}"
         for r, kernels in fused
         if 0 < kernels < r.launches
     ]
+
+
+def _kernels(found: Sequence[Row]) -> dict[str, int]:
+    """The kernels of torch.compile, by the row's name."""
+    return {r.name: r.launches for r in found if r.variant == "torch.compile" and r.launches}
 
 
 def environment_of(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from graphrt.bench.least import least_bytes
 from graphrt.bench.measure import samples
 from graphrt.bench.patterns import PATTERNS, graph
 from graphrt.bench.peers import kernels, peer
@@ -97,14 +98,12 @@ def trial(spec: Spec) -> dict[str, Any]:
     peers = {name: times.get(name, []) for name in spec.peers if calls.get(name) is not None}
     for label, found in variants.items():
         found.seconds = times.get(found.same or label, [])
-    return {"least": least(built), "variants": {n: asdict(f) for n, f in variants.items()}, "peers": peers, "kernels": launched}
-
-
-def least(built: Graph) -> int:
-    """Bytes of what is read of inputs and parameters, and of the results: what no plan can do without."""
-    users = built.users()
-    read = sum(n.types[0].nbytes for n in built.sources.values() if users[n.outputs[0]])
-    return read + sum(v.type.nbytes for v in built.results())
+    return {
+        "least": least_bytes(built),
+        "variants": {n: asdict(f) for n, f in variants.items()},
+        "peers": peers,
+        "kernels": launched,
+    }
 
 
 def _plan(program: Program, seconds: float) -> Found:

@@ -24,7 +24,7 @@ from graphrt.passes.simplify import dead_code
 
 def pad_channels(graph: Graph, times: Times | None, decisions: list[Decision]) -> Graph:
     """``graph`` with the images padded for which that is predicted to gain; appends to ``decisions``."""
-    if times is None:
+    if times is None or times.convolution is None:
         return graph
     readers: dict[Value, list[Node]] = {}
     for node in graph.nodes:
@@ -69,6 +69,8 @@ def _image(node: Node) -> Value:
 
 def _saved(x: Value, nodes: Sequence[Node], channels: int, times: Times) -> float:
     """Seconds that the readers of ``x`` are predicted to save with so many channels, a pass that pads it taken off."""
-    gain = sum(times.convolution(n, filters(n), x.shape[1]) - times.convolution(n, filters(n), channels) for n in nodes)
+    assert times.convolution is not None
+    took = [(times.convolution(n, filters(n), x.shape[1]), times.convolution(n, filters(n), channels)) for n in nodes]
+    gain = sum(before - after for before, after in took)
     moved = x.type.nbytes * (1 + channels / x.shape[1])
     return gain - moved * times.byte - times.launch

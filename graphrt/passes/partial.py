@@ -38,12 +38,13 @@ from graphrt.passes.simplify import dead_code
 class Segments:
     """``length`` pixels are summed at a time; those taken one after the other lie ``phases`` apart.
 
-    ``group`` such sums are summed before the last sum.
+    ``group`` such sums are summed before the last sum. ``behind`` says whether a contraction's kernel can compute them.
     """
 
     length: int
     phases: tuple[int, int] = (1, 1)
     group: int = 1
+    behind: bool = True
 
 
 def partial_sums(graph: Graph, segments: Callable[[Node, Node | None], Segments | None]) -> Graph:
@@ -58,7 +59,7 @@ def partial_sums(graph: Graph, segments: Callable[[Node, Node | None], Segments 
             producer, cone = _cone(node, position)
             found = segments(node, producer)
             if found is not None:
-                plans[node.name] = _Plan(found, cone, variance(node))
+                plans[node.name] = _Plan(found, cone if found.behind else set(), variance(node))
     if not plans:
         return graph
     known: dict[tuple[Value, Segments], _Sums] = {}

@@ -9,9 +9,9 @@ from graphrt.errors import ArgumentError
 
 STAGES: Mapping[str, str] = {
     "addends": "a sum of products is one product of what lies side by side; slices' gradients are laid side by side, not added",
-    "siblings": "convolutions that read one tensor become one (GPUs)",
+    "siblings": "contractions that read one tensor become one (on a cpu products of frozen programs)",
     "remat": "the backward pass computes again what a concatenation, or an activation, would store for it",
-    "partial": "sums over pixels come from sums of segments of pixels (GPUs)",
+    "partial": "sums over pixels come from sums of segments of pixels",
     "split": "long sums become partial sums side by side, and a short sum of these",
     "half_copies": "whoever updates a weight writes its half too (GPUs)",
     "concat": "parts of a concatenation are stored where the whole has them",

@@ -40,6 +40,20 @@ def _attention_grouped(b: Builder) -> Value:
     return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
 
 
+def _attention_layers(b: Builder) -> Value:
+    n, length, heads, size = b["n"], b["l"], b["h"], b["e"]
+    width = heads * size
+    x = b.input("x", n, length, width)
+    layers = [F.linear(x, b.parameter(name, width, width)) for name in ("query", "key", "value")]
+    query, key, value = (F.transpose(F.reshape(y, (n, length, heads, size)), 1, 2) for y in layers)
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+def _torch_attention_layers(sizes: Sizes, x: Tensor, *weights: Tensor) -> Tensor:
+    layers = [T.linear(x, w).unflatten(-1, (sizes["h"], sizes["e"])).transpose(1, 2) for w in weights]
+    return T.scaled_dot_product_attention(*layers)
+
+
 def _rope_scores(b: Builder) -> Value:
     query, key = (b.input(name, "n", "h", "l", "e", kind="normal") for name in ("query", "key"))
     cos, sin = b.input("cos", "l", "e", differentiable=False), b.input("sin", "l", "e", differentiable=False)
@@ -91,6 +105,14 @@ PATTERNS = (
         _attention_grouped,
         {**HEADS, "h": (6, 4, 32), "g": (3, 2, 8)},
         partial(_torch_attention, is_causal=True, enable_gqa=True),
+    ),
+    Pattern(
+        "attention_layers",
+        "attention",
+        "attention whose queries, keys and values are three layers of one input: one product where that is faster",
+        _attention_layers,
+        {"n": (2, 2, 8), "h": (3, 4, 12), "l": (7, 64, 512), "e": (5, 32, 64)},
+        _torch_attention_layers,
     ),
     Pattern(
         "rope_scores",

@@ -15,7 +15,7 @@ from graphrt.errors import ArgumentError, ConversionError, GraphrtError
 from graphrt.frontends.onnx import model as file
 from graphrt.frontends.onnx import operators  # noqa: F401 - fills the table
 from graphrt.frontends.onnx.expand import body, definition
-from graphrt.frontends.onnx.table import TABLE, Items, Operator, Tensor, lift
+from graphrt.frontends.onnx.table import TABLE, Expand, Items, Operator, Tensor, lift
 from graphrt.ir import Graph, Origin, Value
 from graphrt.runtime.arrays import to_numpy
 from graphrt.targets.reference.evaluate import evaluate
@@ -164,7 +164,11 @@ class Importer:
             call = Importer(Graph(), self.name, self.opset)
             call.outputs, call._folded = self.outputs, self._folded
             inputs = [Known(x.array) if isinstance(x, Known) else None for x in inputs]
-        results = call._build(entry, node, inputs)
+        try:
+            results = call._build(entry, node, inputs)
+        except Expand:
+            self._expand(node, [env[name] if name else None for name in node.input], env, label)
+            return
         if call is not self:
             self._folded = call._fold(results)
             results = [_computed(r) for r in results]

@@ -7,6 +7,7 @@ Parameters before the star are ONNX's inputs, in order: a ``Value`` is computed 
 known at import (a shape, axes), a ``Tensor`` may be either, ``Items`` are a sequence. Those behind the star are attributes with
 ONNX's names and defaults. What was an attribute in one opset and is an input in another is written as an input and taken from
 either. One more parameter is no attribute: ``call``, the node being imported (its graph, its opset, which outputs it names).
+A form of a node that an entry leaves to ONNX's own definition of the operator raises ``Expand``.
 ONNX says what an operator means; an entry has a docstring, which docs/onnx_coverage.md shows, only where something is to be
 added to that.
 """
@@ -48,6 +49,10 @@ ELEMENT_TYPES = {
     16: "bfloat16",
 }  # ONNX's numbers for the dtypes that graphrt has
 OLDEST = 13  # the opset whose forms the table holds; older models are converted to it
+
+
+class Expand(Exception):
+    """Raised by an entry for a node that ONNX's own definition is to stand for."""
 
 
 class Call(Protocol):

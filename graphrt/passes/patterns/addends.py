@@ -140,7 +140,7 @@ def _orders(graph: Graph, slices: Mapping[Value, Sequence[_Slices]]) -> Callable
 
     def order(products: Sequence[Value]) -> Sequence[Value]:
         for side in (0, 1):
-            base = {v: unreshaped(_untransposed(v.node.inputs[side])) for v in products}
+            base = {v: unreshaped(untransposed(v.node.inputs[side])) for v in products}
             if (place := known.get(frozenset(base.values()))) is not None:
                 return sorted(products, key=lambda v: place[base[v]])
         return products
@@ -148,13 +148,14 @@ def _orders(graph: Graph, slices: Mapping[Value, Sequence[_Slices]]) -> Callable
     return order
 
 
-def _untransposed(v: Value) -> Value:
+def untransposed(v: Value) -> Value:
+    """The matrix of which ``v`` is the transpose; ``v`` itself if it is none."""
     return v.node.inputs[0] if v.node.op.name == "permute" and v.ndim == 2 else v
 
 
 def _side_by_side(matrices: Sequence[Value], dim: int) -> Value:
     """The concatenation along ``dim``; of transposed matrices, the transposed one of what they show."""
-    shown = [_untransposed(v) for v in matrices]
+    shown = [untransposed(v) for v in matrices]
     if all(a is not b for a, b in zip(shown, matrices, strict=True)):
         return transpose(concat(shown, 1 - dim), 0, 1)
     return concat(matrices, dim)

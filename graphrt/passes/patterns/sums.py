@@ -5,6 +5,8 @@ What is centred sums to 0, and the sum of ``dy`` is the bias's gradient: no kern
 what depends on the sum need not wait for it.
 
     sum(x * a + y * b) = sum(x) * a, if y = z - mean(z)        sum(-x) = -sum(x)
+
+And the sum of reshaped products, reshaped: ``reshape(a @ b) + reshape(c @ d) = reshape(a @ b + c @ d)``.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphrt.ir import Node, Value
+from graphrt.op import Kind
 from graphrt.ops.base import apply, broadcast_to, constant_of
 from graphrt.passes.patterns.match import Match, Rule, op
 from graphrt.types import HALVES
@@ -41,7 +44,21 @@ def _factored(node: Node, found: Match) -> Value | None:
     return broadcast_to(x.graph.constant(0.0, x.dtype), node.types[0].shape) if total is None else total
 
 
-RULES = (Rule(op("reduce", "x"), _may_be_factored, _factored),)
+def _are_rows(node: Node, found: Match) -> bool:
+    """Whether both are results of contractions, or sums of such, that are seen in one other shape."""
+    kinds = [found[name].node.op.kind is Kind.CONTRACTION or found[name].node.op.name == "add" for name in ("a", "b")]
+    return all(kinds) and found["a"].shape == found["b"].shape
+
+
+def _sum_of_rows(node: Node, found: Match) -> Value:
+    """The sum in the shape in which its terms are computed: whoever merges the terms finds them (``addends``, ``siblings``)."""
+    return apply("reshape", apply("add", found["a"], found["b"]), shape=node.types[0].shape)
+
+
+RULES = (
+    Rule(op("reduce", "x"), _may_be_factored, _factored),
+    Rule(op("add", op("reshape", "a"), op("reshape", "b")), _are_rows, _sum_of_rows),
+)
 
 
 @dataclass(frozen=True)

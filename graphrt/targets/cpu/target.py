@@ -19,7 +19,9 @@ from graphrt.config import Flags
 from graphrt.ir import Graph, Node
 from graphrt.op import Order
 from graphrt.passes.decision import Decision
+from graphrt.passes.partial import Segments
 from graphrt.passes.pipeline import PassPolicy
+from graphrt.passes.siblings import Times
 from graphrt.runtime.interruption import interruptible, launches
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.machine import DataSheet, machine
@@ -42,6 +44,8 @@ from graphrt.targets.limits import check_counts
 from graphrt.targets.target import Settings, Target
 
 MOST_SPANS = 1 << 16  # that the runtime keeps of one run
+BYTE, LAUNCH, FLOP = 1 / 20e9, 3e-6, 1 / 60e9  # seconds on any cpu, so that plans are the same on all
+SEGMENT = 1024  # pixels of a segment at most
 QUICK = 0.1  # seconds of a run that nobody need interrupt
 
 
@@ -54,8 +58,9 @@ class CpuTarget(Target):
     """C, compiled by the system's compiler."""
 
     def passes(self) -> PassPolicy:
-        """Siblings stay apart: docs/cpu.md has the measurement."""
-        return PassPolicy(splits=splits, min_channels=12, loops=True)
+        """Sibling convolutions stay apart: docs/cpu.md has the measurement."""
+        times = Times(None, BYTE, LAUNCH, (), product, self.settings.freeze)
+        return PassPolicy(splits=splits, segments=segments, times=times, min_channels=12, loops=True)
 
     def schedule(self) -> SchedulePolicy:
         """Templates have no whole tile at hand; rows are read again from cache by each pass."""
@@ -105,6 +110,11 @@ def _unwritten(schedule: Schedule) -> int:
     )
 
 
+def product(node: Node, m: int, n: int, k: int) -> float:
+    """The predicted seconds of a product of matrices: what siblings share is in a cache, so one is a launch less than two."""
+    return LAUNCH + 2 * math.prod(node.types[0].shape[:-2]) * m * n * k * FLOP
+
+
 def splits(node: Node) -> int:
     """Parts that give two to a few dozen threads work, whatever their number: results do not depend on it."""
     x = node.inputs[-1].shape
@@ -120,6 +130,13 @@ def splits(node: Node) -> int:
     few = 1024 if columns else 64  # neighbouring columns are one task, a row that lies in one piece is a task of its own
     long = kept < few and size // max(kept, 1) >= 4096
     return next((s for s in (16, 8, 4, 2) if x[node.attrs["dims"][0]] % s == 0), 0) if long else 0
+
+
+def segments(node: Node, producer: Node | None) -> Segments | None:
+    """Segments of pixels that stay in a core's cache, so that memory is read once for their sums and for their squares."""
+    pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
+    length = math.gcd(pixels, SEGMENT)
+    return Segments(length, behind=False) if length >= 64 and pixels >= 4 * SEGMENT and node.types[0].size < 1024 else None
 
 
 class CpuExecutable(CpuBinary, Executable):

@@ -2,6 +2,7 @@
 
 from graphrt.frontends.onnx.operators import (
     activation,
+    attention,
     control,
     convolution,
     creation,
@@ -21,6 +22,7 @@ from graphrt.frontends.onnx.operators import (
 
 __all__ = [
     "activation",
+    "attention",
     "control",
     "convolution",
     "creation",

@@ -217,7 +217,7 @@ def _parts(sizes: Any, itemsize: int, options: Options) -> int:
 
 
 def times(options: Options) -> Times:
-    """Predicted times of convolutions: the longer of their tiles' time and their bytes' from memory, and a launch."""
+    """Predicted times of contractions: the longer of their tiles' time and their bytes' from memory, and a launch."""
     find_kernels()
     from graphrt.kernels.triton import config, cost
 
@@ -234,8 +234,21 @@ def times(options: Options) -> Times:
         moved = itemsize * (g.N * (image + result) + g.C * filters * g.R * g.S)
         return (max(found[0][0], moved * byte) + cost.LAUNCH) / CLOCK
 
+    machine = options.machine._replace(interpret=False)  # interpreted plans are a GPU's
+
+    @functools.cache
+    def product(batch: int, m: int, n: int, k: int, itemsize: int) -> float:
+        sizes = {"BATCH": batch, "M": m, "N": n, "K": k}
+        parts = int(config.matmul_splits(sizes, itemsize, machine))
+        clocks = config.matmul_configs({**sizes, "BATCH": batch * parts, "K": k // parts}, itemsize, machine)[0][0]
+        sums = cost.LAUNCH + (parts + 1) * 4 * batch * m * n * byte if parts > 1 else 0.0
+        return (max(clocks, itemsize * batch * (m * n + m * k + k * n) * byte) + sums + cost.LAUNCH) / CLOCK
+
+    def product_of(node: Node, m: int, n: int, k: int) -> float:
+        return product(math.prod(node.types[0].shape[:-2]), m, n, k, node.inputs[0].dtype.itemsize)
+
     loads = (8, 16) if options.arch.startswith("sm_") else ()  # an AMD compiler's narrow loads were not looked at
-    return Times(convolution, byte / CLOCK, cost.LAUNCH / CLOCK, loads)
+    return Times(convolution, byte / CLOCK, cost.LAUNCH / CLOCK, loads, product_of)
 
 
 def on_load(options: Options) -> OnLoad:
