@@ -186,17 +186,17 @@ def test_errors_are_one_message(
     monkeypatch.setattr(sys, "argv", ["graphrt", *arguments])
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    assert stop.value.code == 1
+    assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("graphrt: ") and message in error and "Traceback" not in error
 
 
-def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The message of a command that ends with status 1."""
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
+    """The message of a command that ends with ``status``: 2 for what was asked for wrongly, 1 for what fails."""
     monkeypatch.setattr(sys, "argv", ["graphrt", *arguments])
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    assert stop.value.code == 1
+    assert stop.value.code == status
     return capsys.readouterr().err
 
 
@@ -227,7 +227,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     common = ("train", "mlp", "--target", "cpu", "--limit", "128", "--out", str(tmp_path))
     run(*common, "--epochs", "1")
     error = fails(
-        monkeypatch, capsys, *common, "--epochs", "9", "--lr", "1e30", "--resume", str(tmp_path / "checkpoint.safetensors")
+        monkeypatch, capsys, *common, "--epochs", "9", "--lr", "1e30", "--resume", str(tmp_path), status=1
     )
     assert error.startswith("graphrt: the loss is NaN at step ") and "lower --lr than 1e+30" in error
     history = json.loads((tmp_path / "history.json").read_text())

@@ -84,7 +84,8 @@ def test_settings_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert message in fails(monkeypatch, capsys, "train", "mlp", "--config", str(tmp_path / "bad.json"))
     monkeypatch.setitem(sys.modules, "yaml", None)
     (tmp_path / "run.yaml").write_text("epochs: 1\n")
-    assert "pip install pyyaml" in fails(monkeypatch, capsys, "train", "mlp", "--config", str(tmp_path / "run.yaml"))
+    missing = fails(monkeypatch, capsys, "train", "mlp", "--config", str(tmp_path / "run.yaml"), status=1)
+    assert "pip install pyyaml" in missing
 
 
 def test_settings_come_from_yaml(tmp_path: Path) -> None:
@@ -110,9 +111,9 @@ def test_pictures_are_augmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     for wrong, message in (
         ("flip", "no augment 'flip'; there is affine"),
         ("crop:pad=1", "did you mean padding?"),
-        ("horizontal_flip:p=often", "p is a number, got often"),
-        ("affine:scale=2", "scale is in brackets"),
-        ("rotation", "degrees"),
+        ("horizontal_flip:p=often", "p must be a number, got often"),
+        ("affine:scale=2", "scale must be 2 numbers in brackets, as in (0.5,0.8), got 2"),
+        ("rotation", "--augment rotation needs degrees, as in rotation:degrees=VALUE"),
     ):
         assert message in fails(monkeypatch, capsys, "train", "mlp", "--augment", wrong, "--out", str(tmp_path))
     words = ("train", "logistic", "--data", "iris", "--augment", "mixup", "--out", str(tmp_path))

@@ -76,11 +76,15 @@ from graphrt.nn import Module
 
 @dataclass(frozen=True)
 class Model:
-    """How to build a network, ``build()``, and the ``input_shape`` and ``dtype`` of one example it takes, without the batch."""
+    """How to build a network, ``build()``, and the ``input_shape`` and ``dtype`` of one example it takes, without the batch.
+
+    One that is ``dense`` gives scores for each pixel, others for each example.
+    """
 
     build: Callable[[], Module]
     input_shape: tuple[int, ...]
     dtype: str = "float32"
+    dense: bool = False
 
 
 _IMAGENET, _CIFAR = (3, 224, 224), (3, 32, 32)
@@ -102,11 +106,11 @@ MODELS: dict[str, Model] = {
     "efficientnet_b2": Model(efficientnet_b2, (3, 260, 260)),
     "efficientnet_b3": Model(efficientnet_b3, (3, 300, 300)),
     "efficientnet_b4": Model(efficientnet_b4, (3, 380, 380)),
-    "fcn16s": Model(fcn16s, _IMAGENET),
-    "fcn32s": Model(fcn32s, _IMAGENET),
-    "fcn8s": Model(fcn8s, _IMAGENET),
-    "fcn_resnet50": Model(fcn_resnet50, _IMAGENET),
-    "fcn_resnet101": Model(fcn_resnet101, _IMAGENET),
+    "fcn16s": Model(fcn16s, _IMAGENET, dense=True),
+    "fcn32s": Model(fcn32s, _IMAGENET, dense=True),
+    "fcn8s": Model(fcn8s, _IMAGENET, dense=True),
+    "fcn_resnet50": Model(fcn_resnet50, _IMAGENET, dense=True),
+    "fcn_resnet101": Model(fcn_resnet101, _IMAGENET, dense=True),
     "googlenet": Model(googlenet, _IMAGENET),
     "gpt2": Model(gpt2, (1024,), "int64"),
     "gpt_small": Model(gpt_small, (64,), "int64"),
@@ -139,7 +143,7 @@ MODELS: dict[str, Model] = {
     "spoof_classifier": Model(spoof_classifier, _CIFAR),
     "squeezenet1_0": Model(squeezenet1_0, _IMAGENET),
     "squeezenet1_1": Model(squeezenet1_1, _IMAGENET),
-    "unet": Model(unet, (1, 572, 572)),
+    "unet": Model(unet, (1, 572, 572), dense=True),
     "vae": Model(vae, (1, 28, 28)),
     "vgg11": Model(vgg11, _IMAGENET),
     "vgg11_bn": Model(vgg11_bn, _IMAGENET),
