@@ -59,9 +59,7 @@ def kinds(made: Callable[..., Any]) -> Mapping[str, Any]:
         if is_dataclass(made) and isinstance(made, type):
             hints = get_type_hints(made)
             return {f.name: hints[f.name] for f in fields(made)}
-        return {
-            n: kind for n, kind in get_type_hints(made.__init__ if isinstance(made, type) else made).items() if n != "return"
-        }
+        return get_type_hints(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
     except NameError:
         return {}
 
