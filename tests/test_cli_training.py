@@ -53,7 +53,7 @@ def test_a_folder_of_pictures_is_trained_on_and_told_apart(pictures: Path, tmp_p
 def test_eval_is_what_training_measured(tmp_path: Path) -> None:
     """Of a regression too, whose examples are drawn."""
     run("train", "logistic", "--data", "iris", "--epochs", "2", "--target", "cpu", "--out", str(tmp_path / "iris"))
-    run("train", "mlp", "--data", "circles", "--epochs", "1", "--limit", "64", "--lr", "1e-4", "--target", "cpu",
+    run("train", "circle_regressor", "--data", "circles", "--epochs", "1", "--limit", "64", "--lr", "1e-4", "--target", "cpu",
         "--out", str(tmp_path / "circles"))  # fmt: skip
     for name, measure in (("iris", "val_accuracy"), ("circles", "val_loss")):
         history = json.loads((tmp_path / name / "history.json").read_text())

@@ -53,7 +53,7 @@ def see(
         visualize.filters(net, path, layer or None)
     elif what == "units":
         names = [] if layer else notes["classes"]
-        units = range(count if layer else min(count, notes["settings"]["num_classes"]))
+        units = range(count if layer else min(count, notes.get("outputs", count)))
         found = [visualize.maximize_activation(net, intake.shape, layer, unit, target=target)[0] for unit in units]
         visualize.image_grid(found, [names[unit] if names else str(unit) for unit in units], path)
     else:

@@ -78,13 +78,15 @@ from graphrt.nn import Module
 class Model:
     """How to build a network, ``build()``, and the ``input_shape`` and ``dtype`` of one example it takes, without the batch.
 
-    One that is ``dense`` gives scores for each pixel, others for each example.
+    One that is ``dense`` gives scores for each pixel, others for each example; ``outputs`` is their number where ``build``
+    takes no ``num_classes``.
     """
 
     build: Callable[[], Module]
     input_shape: tuple[int, ...]
     dtype: str = "float32"
     dense: bool = False
+    outputs: int = 0
 
 
 _IMAGENET, _CIFAR = (3, 224, 224), (3, 32, 32)
@@ -92,7 +94,7 @@ MODELS: dict[str, Model] = {
     "alexnet": Model(alexnet, _IMAGENET),
     "alexnet_2012": Model(alexnet_2012, (3, 227, 227)),
     "char_lstm": Model(char_lstm, (64,), "int64"),
-    "circle_regressor": Model(circle_regressor, (1, 32, 32)),
+    "circle_regressor": Model(circle_regressor, (1, 32, 32), outputs=3),
     "conv_autoencoder": Model(conv_autoencoder, (1, 28, 28)),
     "convnext_tiny": Model(convnext_tiny, _IMAGENET),
     "dcgan": Model(dcgan, (64,)),
