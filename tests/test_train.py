@@ -402,6 +402,16 @@ def test_batches_of_a_loader() -> None:
             small("reference").fit(train, 3, size, progress=False)
 
 
+def test_arrays_are_data() -> None:
+    """(x, y) and (x, y, weight) are the Dataset of them, also as validation, and of torch."""
+    data = blobs(32)
+    weights = np.linspace(0.5, 1.5, 32).astype(np.float32)
+    for arrays in ((data.x, data.y), (torch.from_numpy(data.x), torch.from_numpy(data.y)), (data.x, data.y, weights)):
+        whole = Dataset(data.x, data.y, *arrays[2:])
+        given, same = (small("reference").fit(each, 2, 8, each, progress=False) for each in (arrays, whole))
+        assert given.loss == same.loss and given.val_loss == same.val_loss
+
+
 def test_a_loss_that_is_nan_stops_the_training() -> None:
     data = blobs(32)
     wrong, nan, none = data.y.copy(), data.x.copy(), np.full(32, -100)

@@ -145,10 +145,10 @@ class Trainer(Programs):
     ) -> History:
         """Trains until ``epochs`` epochs are done, those before this call or before a checkpoint included.
 
-        ``train`` is a Dataset or another Source, of which batches of ``batch_size`` are made, such as a torch Dataset, or what
-        makes its own, such as a torch DataLoader: iterated once an epoch it gives batches (x, y), ``len`` of them. The order of
-        each epoch of a Source follows from the seed and the epoch's number; the last batch may be smaller, which is another
-        program, and ``drop_last`` leaves it out.
+        ``train`` is a Dataset, arrays (x, y), or another Source, of which batches of ``batch_size`` are made, such as a torch
+        Dataset, or what makes its own, such as a torch DataLoader: iterated once an epoch it gives batches (x, y), ``len`` of
+        them. The order of each epoch of a Source follows from the seed and the epoch's number; the last batch may be smaller,
+        which is another program, and ``drop_last`` leaves it out.
         The schedule runs over all ``epochs`` unless it names its own. ``callbacks`` are ``Callback``s, or functions that get
         (trainer, the epoch's row) after each epoch and may return False to end the training. Loss and metrics are measured on
         ``validation`` after each epoch; ``progress`` shows them.
@@ -176,7 +176,7 @@ class Trainer(Programs):
         self.history.append(row)
 
     def evaluate(self, data: Source | Iterable[Any], batch_size: int = 256) -> dict[str, Any]:
-        """Loss and metrics over ``data``, in evaluation mode: a Dataset, or batches (x, y) as a DataLoader gives them.
+        """Loss and metrics over ``data``, in evaluation mode: a Dataset, arrays (x, y), or batches as a DataLoader gives them.
 
         They are those of all examples at once, however they are cut: a mean over labels that count is one over all of them.
         Raises ArgumentError when it is empty, and NumericError for data that holds NaN or labels that name no class, unless
