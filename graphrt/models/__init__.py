@@ -70,6 +70,7 @@ from graphrt.models.vgg import (
     vgg19_bn,
 )
 from graphrt.models.vit import mixer_b16, mixer_s16, vit_b_16, vit_tiny
+from graphrt.models.weights import timm_names
 from graphrt.models.yolo import YOLO, YOLOLoss, yolo_v1
 from graphrt.nn import Module
 
@@ -263,6 +264,7 @@ __all__ = [
     "squeezenet1_1",
     "ssd300_vgg16",
     "style_transfer",
+    "timm_names",
     "total_variation",
     "unet",
     "vae",
