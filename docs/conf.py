@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
+
+from myst_parser.parsers.sphinx_ import MystParser
 
 import graphrt
 
@@ -50,5 +53,30 @@ def _docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: 
     lines[:] = list(_markup(lines))
 
 
+class NotebookParser(MystParser):
+    """Reads notebooks as Markdown: their text, their code, and below it what the cell put out."""
+
+    supported = ("notebook",)
+
+    def parse(self, inputstring: str, document: Any) -> None:
+        super().parse("\n\n".join(map(_cell, json.loads(inputstring)["cells"])), document)
+
+
+def _cell(cell: Any) -> str:
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        return source
+    parts = [f"```python\n{source}\n```"]
+    for output in cell["outputs"]:
+        data = output.get("data", {})
+        if "image/png" in data:
+            parts.append(f"![](data:image/png;base64,{data['image/png']})")
+        else:
+            parts.append(f"```text\n{''.join(output.get('text', data.get('text/plain', [])))}\n```")
+    return "\n\n".join(parts)
+
+
 def setup(app: Any) -> None:
+    app.add_source_suffix(".ipynb", "notebook")
+    app.add_source_parser(NotebookParser)
     app.connect("autodoc-process-docstring", _docstring)

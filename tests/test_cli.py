@@ -160,6 +160,15 @@ def test_flags_and_version() -> None:
         (["train", "mlp", "--optimizer", "adam:beta=1"], "--optimizer adam:beta=1: no option 'beta'; did you mean betas?"),
         (["train", "mlp", "--optimizer", "adam:eps"], "'eps' is no key=value, as in adam:key=value"),
         (["train", "mlp", "--optimizer", "sgd:lr=-1"], "lr must be at least 0, got -1"),
+        (["train", "mlp", "--optimizer", "sgd:clip_grad_norm=x"], "clip_grad_norm must be a number or none, got x"),
+        (["train", "mlp", "--optimizer", "adam:lr=none"], "lr must be a number, got none"),
+        (["train", "mlp", "--optimizer", "sgd:nesterov=1"], "nesterov must be true or false, got 1"),
+        (["train", "mlp", "--schedule", "cosine:epochs=abc"], "epochs must be a whole number or none, got abc"),
+        (["train", "mlp", "--schedule", "inverse_sqrt:start=0"], "start must be above 0, got 0"),
+        (["train", "mlp", "--schedule", "plateau:schedule=cosine"], "schedule must be of the class LRSchedule, got cosine"),
+        (["train", "mlp", "--target", "null"], "target null computes nothing"),
+        (["train", "mlp", "--data", ""], "no data ''; there is mnist"),
+        (["train", "unet"], "unet has scores for each pixel, the data has a target for each picture; networks for such "),
         (["eval", "/nowhere"], "there is no checkpoint /nowhere; graphrt train MODEL leaves one in runs/MODEL"),
         (["ops", "rellu"], "no op 'rellu'; did you mean relu or "),
         (["train", "mlp", "--schedule", "x"], "no schedule 'x'"),
@@ -186,17 +195,17 @@ def test_errors_are_one_message(
     monkeypatch.setattr(sys, "argv", ["graphrt", *arguments])
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    assert stop.value.code == 1
+    assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("graphrt: ") and message in error and "Traceback" not in error
 
 
-def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The message of a command that ends with status 1."""
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
+    """The message of a command that ends with ``status``: 2 for what was asked for wrongly, 1 for what fails."""
     monkeypatch.setattr(sys, "argv", ["graphrt", *arguments])
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    assert stop.value.code == 1
+    assert stop.value.code == status
     return capsys.readouterr().err
 
 
@@ -226,9 +235,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 ) -> None:
     common = ("train", "mlp", "--target", "cpu", "--limit", "128", "--out", str(tmp_path))
     run(*common, "--epochs", "1")
-    error = fails(
-        monkeypatch, capsys, *common, "--epochs", "9", "--lr", "1e30", "--resume", str(tmp_path / "checkpoint.safetensors")
-    )
+    error = fails(monkeypatch, capsys, *common, "--epochs", "9", "--lr", "1e30", "--resume", str(tmp_path), status=1)
     assert error.startswith("graphrt: the loss is NaN at step ") and "lower --lr than 1e+30" in error
     history = json.loads((tmp_path / "history.json").read_text())
     assert len(history["loss"]) == 1 and "is of epoch 1" in error  # what was good is still there
@@ -240,6 +247,9 @@ def test_resume_names_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     error = fails(monkeypatch, capsys, "train", "mlp", "--target", "cpu", "--limit", "64", "--resume", path)
     assert error.startswith(f"graphrt: {path} is a checkpoint of another network: 3.weight is [16, 6, 5, 5], here [10, 128]")
     assert ".py" not in error
+    error = fails(monkeypatch, capsys, "train", "lenet5", "--limit", "64", "--optimizer", "adam", "--resume", path)
+    assert "was trained with SGD(lr=0.05, momentum=0.9" in error and "this trainer has Adam(lr=" in error
+    assert "missing 0.bias.exp_avg, " in error and " more; unexpected 0.bias.momentum, " in error
 
 
 def test_a_read_only_home_is_one_warning(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_folder_of_pictures_is_trained_on_and_told_apart(pictures: Path, tmp_p
 def test_eval_is_what_training_measured(tmp_path: Path) -> None:
     """Of a regression too, whose examples are drawn."""
     run("train", "logistic", "--data", "iris", "--epochs", "2", "--target", "cpu", "--out", str(tmp_path / "iris"))
-    run("train", "mlp", "--data", "circles", "--epochs", "1", "--limit", "64", "--lr", "1e-4", "--target", "cpu",
+    run("train", "circle_regressor", "--data", "circles", "--epochs", "1", "--limit", "64", "--lr", "1e-4", "--target", "cpu",
         "--out", str(tmp_path / "circles"))  # fmt: skip
     for name, measure in (("iris", "val_accuracy"), ("circles", "val_loss")):
         history = json.loads((tmp_path / name / "history.json").read_text())
@@ -77,14 +77,19 @@ def test_settings_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "weight_decay=0.1" in notes["optimizer"] and notes["notes"]["model"] == "mlp"
     for text, message in (
         ('{"optimzer": "adam"}', "no setting 'optimzer'; did you mean optimizer? There is model, data"),
+        ('{"optimizer": {"name": "adam"}}', "optimizer is one value, as on the command line, got {'name': 'adam'}"),
+        ('{"augment": [["mixup"]]}', "augment is one value or a list of them"),
+        ('{"augment": "flip"}', "no augment 'flip'"),
         ("[1]", "must hold settings by name"),
         ("{", "is no JSON"),
     ):
         (tmp_path / "bad.json").write_text(text)
         assert message in fails(monkeypatch, capsys, "train", "mlp", "--config", str(tmp_path / "bad.json"))
+    assert "nothing.json cannot be read: No such file" in fails(monkeypatch, capsys, "train", "--config", "nothing.json")
     monkeypatch.setitem(sys.modules, "yaml", None)
     (tmp_path / "run.yaml").write_text("epochs: 1\n")
-    assert "pip install pyyaml" in fails(monkeypatch, capsys, "train", "mlp", "--config", str(tmp_path / "run.yaml"))
+    missing = fails(monkeypatch, capsys, "train", "mlp", "--config", str(tmp_path / "run.yaml"), status=1)
+    assert "pip install pyyaml" in missing
 
 
 def test_settings_come_from_yaml(tmp_path: Path) -> None:
@@ -110,13 +115,37 @@ def test_pictures_are_augmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     for wrong, message in (
         ("flip", "no augment 'flip'; there is affine"),
         ("crop:pad=1", "did you mean padding?"),
-        ("horizontal_flip:p=often", "p is a number, got often"),
-        ("affine:scale=2", "scale is in brackets"),
-        ("rotation", "degrees"),
+        ("horizontal_flip:p=often", "p must be a number, got often"),
+        ("affine:scale=2", "scale must be 2 numbers in brackets, as in (0.5,0.8), got 2"),
+        ("rotation", "--augment rotation needs degrees, as in rotation:degrees=VALUE"),
     ):
         assert message in fails(monkeypatch, capsys, "train", "mlp", "--augment", wrong, "--out", str(tmp_path))
     words = ("train", "logistic", "--data", "iris", "--augment", "mixup", "--out", str(tmp_path))
     assert "changes pictures of classes" in fails(monkeypatch, capsys, *words)
+
+
+def test_what_cannot_be_drawn_or_told_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for model, name in (("mlp", "mnist"), ("playground", "xor")):
+        run("train", model, "--data", name, "--limit", "64", "--epochs", "1", "--target", "cpu", "--out", name)
+    np.save("nan.npy", np.full((28, 28), np.nan))
+    np.save("words.npy", np.array(["a", "b"]).reshape(1, 1, 2))
+    for words, message in (
+        (("predict", "mnist", "nan.npy"), "nan.npy holds NaN or infinity"),
+        (("predict", "mnist", "words.npy"), "words.npy holds <U1, and an example is of numbers"),
+        (("see", "saliency", "mnist", "nan.npy"), "nan.npy holds NaN or infinity"),
+        (("see", "saliency", "xor"), "pictures are [N, C, H, W], got [8, 2]"),
+        (("see", "filters", "xor"), "the network has no convolution"),
+        (("see", "gradcam", "mnist"), "gradcam needs feature maps, and no layer"),
+        (("see", "features", "mnist", "--layer", "9"), "no layer '9'; there is 0, 1, 2, 3\n"),
+        (("see", "boundary", "mnist"), "a decision boundary is drawn of points [N, 2]"),
+        (("see", "curves", "mnist", "-o", "curves.xyz"), "curves.xyz: Format 'xyz' is not supported"),
+    ):
+        assert message in fails(monkeypatch, capsys, *words), words
+    assert "accuracy" in run("eval", "mnist", "--target", "cpu", "--confusion", "new/matrix.png")
+    assert {path.name for path in tmp_path.rglob("*.png")} == {"curves.png", "matrix.png"}
 
 
 def test_shells_complete_names(monkeypatch: pytest.MonkeyPatch) -> None:

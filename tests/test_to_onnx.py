@@ -232,6 +232,13 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="depends on the batch: 0.5 for 2 examples, 0.33.* dynamic_batch=False"):
         grt.to_onnx(Mean(), None, np.zeros((2, 3), np.float32))
     assert grt.to_onnx(Mean(), None, np.zeros((2, 3), np.float32), dynamic_batch=False)
+
+    class Pairs(nn.Module):
+        def forward(self, x: grt.Value) -> grt.Value:
+            return F.reshape(x, (2, 6))
+
+    with pytest.raises(ConversionError, match="(?s)with 2 examples: reshape .*with dynamic_batch=False the batch stays"):
+        grt.to_onnx(Pairs(), None, np.zeros((4, 3), np.float32))
     net = nn.Linear(3, 2)
     with pytest.raises(ArgumentError, match="a model with example_inputs; got Linear without"):
         grt.to_onnx(net)

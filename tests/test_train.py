@@ -162,7 +162,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]  # no temporary file stays
     assert read_metadata(path)["steps"] == 1
     other = small("reference", optim.SGD(0.1, momentum=0.9))
-    with pytest.raises(InputError, match=r"missing \['0.bias.momentum'"):
+    with pytest.raises(InputError, match=r"trained with Adam\(.* has SGD\(.*missing 0.bias.momentum, 0.weight.momentum"):
         other.load(path)
     path.write_bytes(b"nothing")
     with pytest.raises(InputError, match="not a safetensors file"):
@@ -437,6 +437,16 @@ def test_batches_of_a_loader() -> None:
             small("reference").fit(train, 3, size, progress=False)
 
 
+def test_arrays_are_data() -> None:
+    """(x, y) and (x, y, weight) are the Dataset of them, also as validation, and of torch."""
+    data = blobs(32)
+    weights = np.linspace(0.5, 1.5, 32).astype(np.float32)
+    for arrays in ((data.x, data.y), (torch.from_numpy(data.x), torch.from_numpy(data.y)), (data.x, data.y, weights)):
+        whole = Dataset(data.x, data.y, *arrays[2:])
+        given, same = (small("reference").fit(each, 2, 8, each, progress=False) for each in (arrays, whole))
+        assert given.loss == same.loss and given.val_loss == same.val_loss
+
+
 def test_a_loss_that_is_nan_stops_the_training() -> None:
     data = blobs(32)
     wrong, nan, none = data.y.copy(), data.x.copy(), np.full(32, -100)
@@ -449,12 +459,28 @@ def test_a_loss_that_is_nan_stops_the_training() -> None:
         with pytest.raises(NumericError, match=message):
             small("reference").fit(given, 2, 16, progress=False)
     diverging = Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(1e30), target="reference")
-    with pytest.raises(NumericError, match="learning rate 1e\\+30.*nothing in the batch says why"):
+    with pytest.raises(NumericError, match="learning rate 1e\\+30.*nothing in the batch or the weights .* the learning rate"):
         for _ in range(9):
             diverging.step(data.x, data.x[:, :3])
     trainer = small("reference")
     trainer.check_nan = False
     assert np.isnan(trainer.fit(Dataset(data.x, wrong), 2, 16, progress=False).loss).all()
+
+
+def test_a_loss_that_is_nan_has_its_cause_named(target: str) -> None:
+    """Weights that were given with NaN, and the node of the user's own line that makes the first NaN."""
+    x, y = np.ones((4, 8), np.float32), np.ones((4, 3), np.float32)
+    net = nn.Linear(8, 3)
+    net.bias.array[1] = np.nan
+    with pytest.raises(NumericError, match="the network was given bias that holds NaN or infinity"):
+        Trainer(net, nn.MSELoss(), optim.SGD(0.1), target=target).step(x, y)
+
+    def bad(output: Any, target: Any) -> Any:
+        return F.mean(F.log(-F.exp(output)) + target)
+
+    line = bad.__code__.co_firstlineno + 1
+    with pytest.raises(NumericError, match=rf"log_0 \(.*test_train.py:{line}\): log_0 = log\(...\) has the first NaN"):
+        Trainer(nn.Linear(8, 3), bad, optim.SGD(0.1), target=target).step(x, y)
 
 
 # --- data --------------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
     figure = visualize.confusion_matrix([[3, 1], [0, 2]], ["cat", "dog"])
     assert [t.get_text() for t in figure.axes[0].texts] == ["3", "1", "0", "2"]
-    with pytest.raises(ArgumentError, match="no convolution conv9; there is 0, 2"):
+    with pytest.raises(ArgumentError, match="no convolution 'conv9'; there is 0, 2"):
         visualize.filters(net, layer="conv9")
     with pytest.raises(ArgumentError, match=r"drawn of points \[N, 2\]"):
         visualize.decision_boundary(net, data.Dataset(x, np.zeros(3, np.int64)))

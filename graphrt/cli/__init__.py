@@ -9,7 +9,7 @@ from graphrt.cli.catalogue import commands as catalogue
 from graphrt.cli.compiling import commands as compiling
 from graphrt.cli.seeing import commands as seeing
 from graphrt.cli.training import commands as training
-from graphrt.errors import GraphrtError
+from graphrt.errors import AccessError, GraphrtError, NumericError
 from graphrt.inspection.command import commands as inspection
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -19,9 +19,14 @@ app.add_typer(bench, name="bench")
 
 
 def main() -> None:
-    """Entry point: errors of graphrt and missing packages print as one message, with exit status 1."""
+    """Entry point: an error prints as one message.
+
+    The exit status is 2 for what was asked for wrongly, on the command line, in a file or in the data, or cannot be had here; 1
+    for a run that failed, and for packages and places in the file system that are missing; 130 for Ctrl-C.
+    """
     try:
         app()
     except (GraphrtError, ImportError, OSError) as error:
         typer.echo(f"graphrt: {error}", err=True)
-        raise SystemExit(1) from None
+        failed = isinstance(error, NumericError | AccessError) or not isinstance(error, GraphrtError)
+        raise SystemExit(1 if failed else 2) from None

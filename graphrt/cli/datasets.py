@@ -87,7 +87,7 @@ def load(name: str, shape: Sequence[int]) -> Examples:
         outputs = len(entry.classes) or int(np.prod(train.y.shape[1:]))
         return Examples(train, test, entry.classes, train.x.shape[1:], outputs)
     folder = Path(name)
-    if not folder.is_dir():
+    if not name or not folder.is_dir():
         raise ArgumentError(f"{unknown('data', name, DATA)}; or a folder of pictures, with a folder for each class")
     if len(shape) != 3:
         raise ArgumentError(f"{name} has pictures, and the network takes {list(shape)}")

@@ -71,6 +71,10 @@ def _each(name: str, array: np.ndarray, shape: Sequence[int]) -> Iterator[tuple[
     """``array`` as examples: itself, a picture without channels, or each of its first dimension."""
     if len(shape) == 3 and array.ndim == 2:
         array = array[None]
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds {array.dtype}, and an example is of numbers")
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} holds NaN or infinity")
     if array.ndim == len(shape):
         yield name, array
     elif array.ndim == len(shape) + 1:

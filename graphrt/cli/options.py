@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from graphrt.arguments import kinds, misfit
 from graphrt.errors import ArgumentError, InputError, unknown
 from graphrt.files import writable
 
@@ -36,11 +37,17 @@ Model = Annotated[
 def configured(context: typer.Context, path: Path | None) -> Path | None:
     """Makes the settings of a file the defaults of the command's options. Raises ArgumentError, InputError."""
     if path is not None and not context.resilient_parsing:
-        known = [str(p.name) for p in context.command.params if p.name not in ("config", "help")]
+        known = {str(p.name): p for p in context.command.params if p.name not in ("config", "help")}
         found = {key.replace("-", "_"): value for key, value in read_settings(path).items()}
-        for key in found:
+        for key, value in found.items():
             if key not in known:
                 raise ArgumentError(f"{path}: {unknown('setting', key, known)}")
+            several = getattr(known[key], "multiple", False)
+            values = value if several and isinstance(value, list) else [value]
+            if not all(isinstance(one, str | int | float | None) for one in values):
+                kind = "one value or a list of them" if several else "one value"
+                raise ArgumentError(f"{path}: {key} is {kind}, as on the command line, got {value!r}")
+            found[key] = values if several and value is not None else value
         context.default_map = {**(context.default_map or {}), **found}
     return path
 
@@ -54,8 +61,11 @@ Config = Annotated[
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a YAML or JSON file by name. Raises InputError, ImportError, OSError."""
-    text = path.read_text()
+    """The settings of a YAML or JSON file by name. Raises InputError, ImportError."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}") from None
     if path.suffix == ".json":
         try:
             found = json.loads(text)
@@ -84,20 +94,19 @@ def made(kind: str, text: str, table: Mapping[str, Callable[..., Any]], **defaul
     if name not in table:
         raise ArgumentError(unknown(kind, name, table))
     make = table[name]
-    parameters = inspect.signature(make).parameters
-    known = list(parameters)
-    given = {key: value for key, value in defaults.items() if key in known}
+    parameters, wanted = inspect.signature(make).parameters, kinds(make)
+    given = {key: value for key, value in defaults.items() if key in parameters}
     for part in _parts(rest):
         key, equals, value = part.partition("=")
         if not equals:
             raise ArgumentError(f"--{kind} {text}: {part!r} is no key=value, as in {name}:key=value,key=value")
-        if key not in known:
-            raise ArgumentError(f"--{kind} {text}: {unknown('option', key, known)}")
-        given[key] = found = _value(value)
-        usual = parameters[key].default
-        for kinds, what in (((int, float), "a number"), ((tuple,), "in brackets, as in (0.5,0.8)")):
-            if isinstance(usual, kinds) and not isinstance(found, (*kinds, list, type(None))):
-                raise ArgumentError(f"--{kind} {text}: {key} is {what}, got {value}")
+        if key not in parameters:
+            raise ArgumentError(f"--{kind} {text}: {unknown('option', key, parameters)}")
+        given[key] = next((v for v in (_value(value), value) if not misfit(wanted[key], v)), value)
+        if expected := misfit(wanted[key], given[key]):
+            raise ArgumentError(f"--{kind} {text}: {key} must be {expected}, got {value}")
+    if missing := [key for key, p in parameters.items() if p.default is p.empty and key not in given]:
+        raise ArgumentError(f"--{kind} {text} needs {', '.join(missing)}, as in {name}:{missing[0]}=VALUE")
     try:
         return make(**given)
     except (TypeError, ValueError) as error:

@@ -52,15 +52,18 @@ def see(
     elif what == "filters":
         visualize.filters(net, path, layer or None)
     elif what == "units":
-        chosen = layer or ""
-        units = range(min(count, len(notes["classes"]))) if not layer else range(count)
-        found = [visualize.maximize_activation(net, intake.shape, chosen, unit, target=target)[0] for unit in units]
-        visualize.image_grid(found, [notes["classes"][u] if not layer else str(u) for u in units], path)
+        names = [] if layer else notes["classes"]
+        units = range(count if layer else min(count, notes.get("outputs", count)))
+        found = [visualize.maximize_activation(net, intake.shape, layer, unit, target=target)[0] for unit in units]
+        visualize.image_grid(found, [names[unit] if names else str(unit) for unit in units], path)
     else:
         x, y = _examples(files or [], notes, intake, count if what != "boundary" else 1000)
         if layer:
             probe(net, x[:1]).layer(layer)  # says which there are, if it is none
-        _DRAWN[what](visualize, trainer, x, y, layer or _last_maps(net, x), path, target)
+        shown = layer or _last_maps(net, x)
+        if what in ("features", "gradcam") and not shown:
+            raise ArgumentError(f"{what} needs feature maps, and no layer of the network gives any")
+        _DRAWN[what](visualize, trainer, x, y, shown, path, target)
     typer.echo(f"{path}: {KINDS[what]}")
 
 

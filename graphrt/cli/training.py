@@ -17,6 +17,7 @@ from graphrt.errors import ArgumentError, InputError, NumericError
 if TYPE_CHECKING:
     from graphrt.cli.results import Results
     from graphrt.data import Source
+    from graphrt.models import Model as Network
     from graphrt.train import Trainer
 
 commands = typer.Typer()
@@ -137,9 +138,12 @@ def _prepared(
     from graphrt.cli.datasets import Intake, first, load
     from graphrt.inspection.subject import prepare
     from graphrt.nn.augment import AUGMENTATIONS
+    from graphrt.targets.target import parse
     from graphrt.train import Trainer
 
     prepare(settings["target"])
+    if not parse(settings["target"]).computes:
+        raise ArgumentError(f"target {settings['target']} computes nothing, so nothing can be trained on it")
     found = load(data, models.get(model).input_shape)
     build, sizes, shape = _fitting(model, found.shape, found.outputs)
     nn.manual_seed(settings["seed"])
@@ -150,7 +154,8 @@ def _prepared(
     metrics = None if found.classes else ["mae", "r2"]
     trainer = Trainer(build(**sizes), loss, metrics=metrics, augment=changes or None, **settings)
     intake = Intake.fit(found.train, shape)
-    trainer.notes = {"model": model, "settings": sizes, "data": data, "classes": found.classes, "intake": intake.to_json()}
+    known = {"classes": found.classes, "outputs": found.outputs, "intake": intake.to_json()}
+    trainer.notes = {"model": model, "settings": sizes, "data": data, **known}
     training, test = (first(intake.of(part), limit) for part in (found.train, found.test))
     return trainer, training, test
 
@@ -192,21 +197,26 @@ def _fitting(model: str, shape: tuple[int, ...], outputs: int) -> tuple[Any, dic
         takes = shape
     if "num_classes" in parameters:
         settings["num_classes"] = outputs
-    if one.dtype != "float32" or len(takes) != len(shape) or "num_classes" not in parameters:
+    if not _takes(one, shape, outputs):
         kinds = {1: "numbers", 3: "pictures"}
-        fitting = [
-            name
-            for name, m in models.MODELS.items()
-            if m.dtype == "float32"
-            and (len(m.input_shape) == len(shape) or "num_features" in inspect.signature(m.build).parameters)
-            and "num_classes" in inspect.signature(m.build).parameters
-        ]
-        wants = "text" if one.dtype != "float32" else kinds.get(len(takes), str(list(takes)))
-        has = f"takes {wants}, the data has {kinds.get(len(shape), list(shape))}"
-        if one.dtype == "float32" and len(takes) == len(shape):
+        fitting = [name for name, other in models.MODELS.items() if _takes(other, shape, outputs)]
+        if one.dtype == "float32" and one.dense:
+            has = "has scores for each pixel, the data has a target for each picture"
+        elif one.dtype == "float32" and len(takes) == len(shape):
             has = f"has no last layer that is made for a number of outputs, and the data has {outputs}"
+        else:
+            wants = "text" if one.dtype != "float32" else kinds.get(len(takes), str(list(takes)))
+            has = f"takes {wants}, the data has {kinds.get(len(shape), list(shape))}"
         raise ArgumentError(f"{model} {has}; networks for such examples are {', '.join(fitting)}")
     return one.build, settings, takes
+
+
+def _takes(one: Network, shape: tuple[int, ...], outputs: int) -> bool:
+    """Whether ``one`` can be built for examples of ``shape`` with so many ``outputs``."""
+    parameters = inspect.signature(one.build).parameters
+    sized = len(one.input_shape) == len(shape) or "num_features" in parameters
+    counted = "num_classes" in parameters or one.outputs == outputs
+    return one.dtype == "float32" and not one.dense and sized and counted
 
 
 def _report(trainer: Any, program: Any, per_epoch: int, folder: Path, figures: Mapping[str, float]) -> None:
@@ -307,16 +317,20 @@ def evaluate(
         raise ArgumentError(f"{there}, the network was trained on {', '.join(classes) or 'numbers'}")
     values = trainer.evaluate(intake.of(found.test), batch_size)
     matrix = values.pop("confusion_matrix", None)
+    if as_json:
+        typer.echo(json.dumps({**values, **({} if matrix is None else {"confusion_matrix": np.asarray(matrix).tolist()})}))
+    else:
+        _show_measures(len(found.test), values, classes, matrix)
     if confusion is not None:
         if matrix is None:
             raise ArgumentError("there is no confusion matrix of a network that predicts numbers")
         from graphrt import visualize
 
         visualize.confusion_matrix(matrix, classes, confusion)
-    if as_json:
-        typer.echo(json.dumps({**values, **({} if matrix is None else {"confusion_matrix": np.asarray(matrix).tolist()})}))
-        return
-    rows = [("examples", f"{len(found.test):,}"), *((name, f"{value:.4f}") for name, value in values.items())]
+
+
+def _show_measures(count: int, values: Mapping[str, Any], classes: Sequence[str], matrix: Any) -> None:
+    rows = [("examples", f"{count:,}"), *((name, f"{value:.4f}") for name, value in values.items())]
     if matrix is not None:
         for name, row in zip(classes, np.asarray(matrix), strict=True):
             right = int(row[classes.index(name)])

@@ -74,17 +74,24 @@ from graphrt.models.vgg import (
     vgg19_bn,
 )
 from graphrt.models.vit import mixer_b16, mixer_s16, vit_b_16, vit_tiny
+from graphrt.models.weights import timm_names
 from graphrt.models.yolo import YOLO, YOLOLoss, yolo_v1
 from graphrt.nn import Module
 
 
 @dataclass(frozen=True)
 class Model:
-    """How to build a network, ``build()``, and the ``input_shape`` and ``dtype`` of one example it takes, without the batch."""
+    """How to build a network, ``build()``, and the ``input_shape`` and ``dtype`` of one example it takes, without the batch.
+
+    One that is ``dense`` gives scores for each pixel, others for each example; ``outputs`` is their number where ``build``
+    takes no ``num_classes``.
+    """
 
     build: Callable[[], Module]
     input_shape: tuple[int, ...]
     dtype: str = "float32"
+    dense: bool = False
+    outputs: int = 0
 
 
 _IMAGENET, _CIFAR = (3, 224, 224), (3, 32, 32)
@@ -92,12 +99,12 @@ MODELS: dict[str, Model] = {
     "alexnet": Model(alexnet, _IMAGENET),
     "alexnet_2012": Model(alexnet_2012, (3, 227, 227)),
     "char_lstm": Model(char_lstm, (64,), "int64"),
-    "circle_regressor": Model(circle_regressor, (1, 32, 32)),
+    "circle_regressor": Model(circle_regressor, (1, 32, 32), outputs=3),
     "conv_autoencoder": Model(conv_autoencoder, (1, 28, 28)),
     "convnext_tiny": Model(convnext_tiny, _IMAGENET),
     "dcgan": Model(dcgan, (64,)),
-    "deeplabv3_resnet50": Model(deeplabv3_resnet50, _IMAGENET),
-    "deeplabv3_resnet101": Model(deeplabv3_resnet101, _IMAGENET),
+    "deeplabv3_resnet50": Model(deeplabv3_resnet50, _IMAGENET, dense=True),
+    "deeplabv3_resnet101": Model(deeplabv3_resnet101, _IMAGENET, dense=True),
     "densenet121": Model(densenet121, _IMAGENET),
     "densenet169": Model(densenet169, _IMAGENET),
     "densenet201": Model(densenet201, _IMAGENET),
@@ -106,11 +113,11 @@ MODELS: dict[str, Model] = {
     "efficientnet_b2": Model(efficientnet_b2, (3, 260, 260)),
     "efficientnet_b3": Model(efficientnet_b3, (3, 300, 300)),
     "efficientnet_b4": Model(efficientnet_b4, (3, 380, 380)),
-    "fcn16s": Model(fcn16s, _IMAGENET),
-    "fcn32s": Model(fcn32s, _IMAGENET),
-    "fcn8s": Model(fcn8s, _IMAGENET),
-    "fcn_resnet50": Model(fcn_resnet50, _IMAGENET),
-    "fcn_resnet101": Model(fcn_resnet101, _IMAGENET),
+    "fcn16s": Model(fcn16s, _IMAGENET, dense=True),
+    "fcn32s": Model(fcn32s, _IMAGENET, dense=True),
+    "fcn8s": Model(fcn8s, _IMAGENET, dense=True),
+    "fcn_resnet50": Model(fcn_resnet50, _IMAGENET, dense=True),
+    "fcn_resnet101": Model(fcn_resnet101, _IMAGENET, dense=True),
     "googlenet": Model(googlenet, _IMAGENET),
     "gpt2": Model(gpt2, (1024,), "int64"),
     "gpt_small": Model(gpt_small, (64,), "int64"),
@@ -143,7 +150,7 @@ MODELS: dict[str, Model] = {
     "spoof_classifier": Model(spoof_classifier, _CIFAR),
     "squeezenet1_0": Model(squeezenet1_0, _IMAGENET),
     "squeezenet1_1": Model(squeezenet1_1, _IMAGENET),
-    "unet": Model(unet, (1, 572, 572)),
+    "unet": Model(unet, (1, 572, 572), dense=True),
     "vae": Model(vae, (1, 28, 28)),
     "vgg11": Model(vgg11, _IMAGENET),
     "vgg11_bn": Model(vgg11_bn, _IMAGENET),
@@ -267,6 +274,7 @@ __all__ = [
     "squeezenet1_1",
     "ssd300_vgg16",
     "style_transfer",
+    "timm_names",
     "total_variation",
     "unet",
     "vae",

@@ -3,6 +3,7 @@
 from graphrt.optim.adam import LAMB, Adam, Adamax, AdamW, NAdam, RAdam
 from graphrt.optim.adaptive import Adadelta, Adagrad, RMSprop
 from graphrt.optim.gradients import clip_grad_norm, clip_grad_value, total_norm
+from graphrt.optim.muon import Muon
 from graphrt.optim.optimizer import Optimizer
 from graphrt.optim.scaler import GradScaler
 from graphrt.optim.schedules import (
@@ -23,7 +24,7 @@ from graphrt.optim.schedules import (
     scaled_lr,
     warmup,
 )
-from graphrt.optim.sgd import LARS, SGD, Lion, Muon
+from graphrt.optim.sgd import LARS, SGD, Lion
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     kind.__name__.lower(): kind

@@ -13,9 +13,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any
 
 import graphrt.ops as F
+from graphrt.arguments import check_fields
 from graphrt.errors import ArgumentError, DTypeError, GraphError
 from graphrt.ir import Graph, Value
 from graphrt.optim.gradients import clip_grad_norm, clip_grad_value
@@ -74,8 +76,9 @@ class Optimizer(ABC):
 
     def _check(self) -> None:
         """Raises ArgumentError for arguments that make no sense."""
+        check_fields(self)
         for key, value in self._arguments().items():
-            if isinstance(value, int | float) and not value >= 0.0:
+            if isinstance(value, Real) and not float(value) >= 0.0:
                 raise ArgumentError(f"{key} must be at least 0, got {value}")
         if self.accumulation_steps < 1:
             raise ArgumentError(f"accumulation_steps must be at least 1, got {self.accumulation_steps}")
@@ -147,8 +150,7 @@ class Optimizer(ABC):
         """The parameters by optimizer and counters; takes note in ``counted`` of those that are new."""
         parts: dict[int, dict[str, _Part]] = {}
         for p, g in zip(params, grads, strict=True):
-            optimizer = next((o for which, o in self._groups if _fits(which, p)), self)
-            if optimizer is None:
+            if (optimizer := self._of(p)) is None:
                 continue
             own = parts.setdefault(id(optimizer), {})
             fresh = next((first for first in own if first not in self.counted.values()), p.name)
@@ -159,6 +161,15 @@ class Optimizer(ABC):
         if not parts:
             raise ArgumentError("every parameter is in a frozen group, so there is nothing to update")
         return [part for own in parts.values() for part in own.values()]
+
+    def _of(self, p: Value) -> Optimizer | None:
+        """The optimizer of parameter ``p``, None for one that is frozen."""
+        found = next((made for which, made in self._groups if _fits(which, p)), self)
+        return found if found is self or found is None else found._of(p)
+
+    def _all(self) -> list[Optimizer]:
+        """Itself and the optimizers of its groups."""
+        return [self, *(one for _, made in self._groups if made is not None for one in made._all())]
 
     def part_ways(self, waiting: Collection[str]) -> dict[str, str]:
         """Parameters ``waiting`` for later steps get counters of their own where others share theirs, which will run on.
@@ -172,7 +183,7 @@ class Optimizer(ABC):
             if 0 < len(still) < len(members):
                 moved = [name for name in members if name not in waiting] if first in waiting else still
                 self.counted |= dict.fromkeys(moved, moved[0])
-                for one in {self, *(made for _, made in self._groups if made is not None)}:
+                for one in self._all():
                     copies |= {one._name(moved[0], what): one._name(first, what) for what in one._counters}
         return copies
 

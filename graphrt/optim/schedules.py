@@ -11,7 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from graphrt.arguments import check_fields
 from graphrt.errors import ArgumentError
+
+TIMES = ("progress", "epoch", "step")
 
 
 class LRSchedule(ABC):
@@ -23,6 +26,14 @@ class LRSchedule(ABC):
 
     epochs: int | None = None
     by: str = "progress"
+
+    def __post_init__(self) -> None:
+        """Raises ArgumentError for arguments of another kind, an unknown ``by`` and less than an epoch."""
+        check_fields(self)
+        if self.by not in TIMES:
+            raise ArgumentError(f'by must be "progress", "epoch" or "step", got {self.by!r}')
+        if self.epochs is not None and self.epochs < 1:
+            raise ArgumentError(f"epochs must be at least 1, got {self.epochs}")
 
     @abstractmethod
     def factor(self, time: float) -> float:
@@ -46,8 +57,6 @@ class LRSchedule(ABC):
 
 
 def _time(by: str, step: float, total_steps: float, steps_per_epoch: int) -> float:
-    if by not in ("progress", "epoch", "step"):
-        raise ArgumentError(f'by must be "progress", "epoch" or "step", got {by!r}')
     return {"progress": min(step / total_steps, 1.0), "epoch": step / steps_per_epoch, "step": step}[by]
 
 
@@ -122,6 +131,7 @@ class CosineRestarts(LRSchedule):
     by: str = "epoch"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.first > 0.0 and self.growth >= 1.0):
             raise ArgumentError(f"restarts need first above 0 and growth of at least 1, got {self.first} and {self.growth}")
 
@@ -150,11 +160,16 @@ class InverseSqrt(LRSchedule):
     """1 up to time ``start``, then falling as ``sqrt(start / time)`` (Vaswani et al., NeurIPS 2017, after warm-up).
 
     Epochs and steps are numbered from 1, so ``InverseSqrt(1, by="step")`` is 1 / sqrt(t) from the first step; ``by`` is what
-    time is counted in.
+    time is counted in. Raises ArgumentError for ``start`` that is not above 0.
     """
 
     start: float = 0.1
     by: str = "progress"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.start > 0.0:
+            raise ArgumentError(f"start must be above 0, got {self.start}")
 
     def factor(self, time: float) -> float:
         return math.sqrt(self.start / max(time if self.by == "progress" else time + 1, self.start))
@@ -166,7 +181,8 @@ class OneCycle(LRSchedule):
 
     From ``1 / div_factor`` it rises to 1 over the share ``pct_start`` of training, and falls to
     ``1 / div_factor / final_div_factor``, at once or with ``three_phase`` by way of where it began. ``anneal_strategy`` is
-    "cos" or "linear"; training takes ``epochs``. The momentum stays as it is. Raises ArgumentError for an unknown strategy.
+    "cos" or "linear"; training takes ``epochs``. The momentum stays as it is. Raises ArgumentError for an unknown strategy, and
+    what is out of range.
     """
 
     pct_start: float = 0.3
@@ -177,6 +193,11 @@ class OneCycle(LRSchedule):
     epochs: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.div_factor > 0.0 and self.final_div_factor > 0.0):
+            raise ArgumentError(
+                f"div_factor and final_div_factor must be above 0, got {self.div_factor} and {self.final_div_factor}"
+            )
         if self.anneal_strategy not in ("cos", "linear") or not 0.0 < self.pct_start < 1.0:
             raise ArgumentError(
                 f'a cycle needs anneal_strategy "cos" or "linear" and pct_start in (0, 1), got {self.anneal_strategy!r} and '
@@ -219,6 +240,7 @@ class Warmup(LRSchedule):
     by: str = "progress"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 < self.length < (1.0 if self.by == "progress" else math.inf):
             raise ArgumentError(f"length must be above 0, and as a share of training under 1, got {self.length}")
         object.__setattr__(self, "epochs", self.schedule.epochs)
@@ -245,6 +267,7 @@ class PerEpoch(LRSchedule):
     schedule: LRSchedule
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "epochs", self.schedule.epochs)
 
     def factor(self, time: float) -> float:
@@ -276,6 +299,7 @@ class ReduceOnPlateau(LRSchedule):
     schedule: LRSchedule = field(default_factory=Constant)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.mode not in ("min", "max") or self.threshold_mode not in ("rel", "abs") or not 0.0 < self.shrink < 1.0:
             raise ArgumentError(
                 f'a plateau needs mode "min" or "max", threshold_mode "rel" or "abs" and shrink in (0, 1), got {self.mode!r}, '

@@ -57,6 +57,12 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _few(names: Collection[str], most: int = 4) -> str:
+    """The first of ``names``, and how many more there are."""
+    first = ", ".join(sorted(names)[:most])
+    return f"{first} and {len(names) - most} more" if len(names) > most else first
+
+
 def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
     """The digest of what a safetensors file holds."""
     digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
@@ -286,10 +292,8 @@ class State(Mapping[str, np.ndarray]):
         shapes = [n for n in both if found[n].shape != self._arrays[n].shape]
         dtypes = [n for n in both if found[n].dtype != self._arrays[n].dtype]
         if missing or unexpected or shapes or dtypes:
-            raise InputError(
-                f"{path} does not fit: missing {sorted(missing)}, unexpected {sorted(unexpected)}, misshapen {shapes}, "
-                f"of another dtype {dtypes}"
-            )
+            wrong = {"missing": missing, "unexpected": unexpected, "misshapen": shapes, "of another dtype": dtypes}
+            raise InputError(f"{path} does not fit: {'; '.join(f'{k} {_few(names)}' for k, names in wrong.items() if names)}")
         for name, array in found.items():
             if name in self._arrays:
                 self.set(name, array)

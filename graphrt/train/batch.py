@@ -51,7 +51,8 @@ def count_batches(train: Source | Collection[Any], batch_size: int | None, drop_
         return count
     if isinstance(train, tuple) or not (hasattr(train, "__iter__") and hasattr(train, "__len__")):
         raise ArgumentError(
-            f"fit takes a Dataset(x, y), or batches (x, y) with a len, such as a torch DataLoader; got {type(train).__name__}"
+            "fit takes a Dataset(x, y), arrays (x, y), or batches (x, y) with a len, such as a torch DataLoader; "
+            f"got {type(train).__name__}"
         )
     if batch_size is not None:
         raise ArgumentError(f"a {type(train).__name__} makes its own batches; leave batch_size out")

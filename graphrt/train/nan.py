@@ -1,9 +1,15 @@
-"""The cause of a loss that is NaN, looked for in the batch that made it so."""
+"""The cause of a loss that is NaN, looked for in the batch that made it so, in the weights, and in the nodes of the graph."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+import graphrt.ops as F
+from graphrt.compiler import compile as compile_graph
+from graphrt.ir import Graph
+from graphrt.op import Kind
 from graphrt.runtime.arrays import to_numpy
 from graphrt.train.batch import Batch
 
@@ -31,10 +37,27 @@ def _first_target(batch: Batch) -> np.ndarray:
 
 
 def why_nan(batch: Batch, classes: int | None, ignored: int | None) -> str:
-    """The fault of ``batch``, in words; arguments as of ``faults``."""
+    """The fault of ``batch``, in words, "" where it has none; arguments as of ``faults``."""
     found = faults(batch, classes, ignored)
     if classes is not None and ignored is not None and (_first_target(batch) == ignored).all():
         found.append(f"every target is {ignored}, which does not count, so there is nothing to take the mean of")
-    if found:
-        return " and ".join(found)
-    return "nothing in the batch says why, so the learning rate may be too high, or a function left its range (log of 0, 0 / 0)"
+    return " and ".join(found)
+
+
+def held(arrays: Mapping[str, np.ndarray]) -> str:
+    """The name of the first of ``arrays`` that holds NaN or infinity, "" where none does."""
+    return next((n for n, a in arrays.items() if a.dtype.kind not in "iub" and not np.isfinite(a.astype(np.float64)).all()), "")
+
+
+def first_nan(graph: Graph, batch: Batch, target: str) -> str:
+    """The first node of the forward part of ``graph`` that makes a NaN of ``batch``, with the parameters it was built with.
+
+    "" where there is none. All nodes are computed by one program, on ``target``.
+    """
+    forward = [v for v in graph.values() if v.node.origin.phase == "fwd" and v.node.op.kind is not Kind.SOURCE]
+    whole = {v.name: F.sum(F.cast(F.ne(v, v), "float32")) for v in forward if v.dtype.is_float}
+    found = compile_graph(whole, target=target)(**batch.named())
+    for value in forward:
+        if found.get(value.name, 0) > 0:
+            return f"{value.node.where()}: {value.name} = {value.node.op.name}(...) has the first NaN"
+    return ""

@@ -1,58 +1,36 @@
-"""Trainer: compiles a network's training step and evaluation to programs that share one state, and runs them."""
+"""Trainer: runs the programs of a network's training step and evaluation over data, and keeps checkpoints of their state."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import graphrt.ops as F
-from graphrt.compiler import compile as compile_graph
 from graphrt.data import Source
 from graphrt.errors import ArgumentError, InputError, NumericError
-from graphrt.ir import Graph, Value
 from graphrt.nn import Module, count_parameters, summary
-from graphrt.nn.augment import Compose
-from graphrt.nn.module import changes, in_mode, inside, stepped
-from graphrt.ops.base import widened
-from graphrt.optim import Constant, LRSchedule, total_norm
+from graphrt.optim import Constant, LRSchedule
 from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.program import Program
-from graphrt.runtime.state import State
 from graphrt.targets.target import parse
-from graphrt.train.batch import (
-    WEIGHT,
-    Batch,
-    Spec,
-    Tree,
-    as_batch,
-    called,
-    in_order,
-    inputs,
-    laid_spec_of,
-    leaves,
-    mapped,
-    plain,
-    spec_of,
-)
+from graphrt.train.batch import Batch, as_batch, in_order, leaves, mapped, plain, spec_of
 from graphrt.train.checkpoint import check_network, read_metadata, save_checkpoint, specs_from_json, specs_to_json
 from graphrt.train.history import History
 from graphrt.train.loop import Loop
 from graphrt.train.metrics import Metrics, Pooled, read
-from graphrt.train.nan import faults, why_nan
-from graphrt.train.objective import Losses, Objective, classes_of, outputs_by_name
-from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs_of_step
+from graphrt.train.nan import faults, first_nan, held, why_nan
+from graphrt.train.objective import Losses
+from graphrt.train.programs import Programs
+from graphrt.train.stepping import Optimizers, Step
 from graphrt.types import as_dtype, float16
 
 SKIPS = 64  # steps in a row whose loss may be NaN while float16's loss scale, 2**16 at first, is halved
-_Key = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], bool]  # of a program: its inputs, modes, running means
 
 
-class Trainer:
+class Trainer(Programs):
     """Trains ``net`` with ``loss(net(x), target)`` and ``optimizer``, at its rate times ``schedule`` (None: constant).
 
         trainer = grt.Trainer(net, nn.CrossEntropyLoss(), optim.SGD(lr=0.05, momentum=0.9), optim.Cosine())
@@ -107,165 +85,16 @@ class Trainer:
         augment: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
         step: Step | None = None,
     ) -> None:
-        if optimizer is None or (loss is None) == (step is None):
-            raise ArgumentError("a Trainer needs an optimizer, and either a loss or a step function")
-        self.net, self.loss, self.step_function, self.optimizer = net, loss, step, made_one(optimizer)
-        self.parts = tuple(optimizer) if isinstance(optimizer, Mapping) else ()  # that have an optimizer of their own
-        self.augment = None if augment is None else Compose(augment if isinstance(augment, list | tuple) else [augment])
+        super().__init__(
+            net, loss, optimizer, metrics, target, seed, autocast, float32_matmul_precision, library, augment, step
+        )
         self.schedule: LRSchedule = schedule or Constant()
-        self.objective = Objective(loss, metrics)
-        self.measures = self.objective.measures()
-        self.target, self.seed, self.check_nan = target, seed, check_nan
-        self.autocast, self.float32_matmul_precision, self.library = autocast, float32_matmul_precision, library
-        self.state, self.history = State(), History()
+        self.measures, self.check_nan = self.objective.measures(), check_nan
+        self.history = History()
         self.notes: dict[str, Any] = {}  # what else checkpoints keep, as JSON values, such as the names of classes
-        self.epoch, self.steps = 0, 0  # done so far
-        self.batches, self.pooled = 0, Pooled(self.measures)  # done in this epoch, and what they gave
-        self._programs: dict[_Key, Program] = {}
-        self._specs: dict[_Key, Batch] = {}
-        self._trained: _Key | None = None  # of the last training step, for checkpoints
-        self._means, self._means_at = State(), -1  # what is evaluated where the optimizer keeps means, and of which step
+        self.epoch, self.batches, self.pooled = 0, 0, Pooled(self.measures)  # done so far, in this epoch, and what they gave
         half = None if autocast is None else as_dtype(autocast)
         self._nans, self._skips = 0, SKIPS if half is float16 else 0  # losses in a row that were NaN, and how many may be
-        self._parted = 0  # how often parameters that were frozen parted from those that were not
-        self._marks: tuple[int, tuple[bool, ...]] = (-1, ())  # modes and what is trainable, as of a number of changes
-
-    # --- programs -------------------------------------------------------------------------------------------------
-
-    def training_graph(self, x: Tree, y: Tree, sample_weight: Spec | None = None) -> Graph:
-        """The graph of one training step: inputs x, y, lr; outputs loss and metrics; updates of everything trainable.
-
-        ``x`` and ``y`` are (shape, dtype) of an array, or a tuple or dict of them; ``sample_weight`` is one, or None.
-        """
-        graph = Graph()
-        xv, yv, weight = self._inputs(graph, Batch(x, y, sample_weight))
-        with self._building(graph, True):
-            minimize = self._forward(graph, xv, yv, weight, True)
-        if self.step_function is None:
-            minimize(graph.outputs["loss"])
-        self._measure_gradients(graph, minimize.grads)
-        if "rng.seed" in graph.sources:
-            F.manual_seed(graph, self.seed)
-        return graph
-
-    def _forward(self, graph: Graph, x: Tree, y: Tree, weight: Value | None, training: bool) -> Minimize:
-        """Loss and metrics, and the updates of a step function. Returns what updates."""
-        half = training and self.autocast is not None and as_dtype(self.autocast) is float16
-        labels = y
-        if training and self.augment is not None:
-            x, y = self.augment(x, y)
-            labels = classes_of(y, labels)
-        with stepped() as table:
-            minimize = Minimize(graph, self.optimizer if training else None, self.parts, half, table)
-            if self.step_function is None:
-                self.objective.outputs(graph, called(self.net, x), y, labels, weight, not training)
-                return minimize
-            if weight is not None:
-                raise ArgumentError(f"a step function takes no {WEIGHT}; make it a part of y")
-            with inside(self.net, graph):
-                for parameter in self.net.parameters() if training else ():
-                    parameter.value(graph)  # known to groups before the part is called
-                outputs_of_step(graph, self.step_function(self.net, x, y, minimize))
-        if training and not minimize.grads:
-            raise ArgumentError("the step function has minimised nothing: minimize(loss, net.part) is how it does")
-        return minimize
-
-    def _inputs(self, graph: Graph, batch: Batch) -> tuple[Tree, Tree, Value | None]:
-        weight = None if batch.weight is None else graph.input(WEIGHT, *batch.weight)
-        return inputs(graph, "x", batch.x), inputs(graph, "y", batch.y), weight
-
-    def _measure_gradients(self, graph: Graph, grads: list[Value]) -> None:
-        if self.objective.grad_norm is not None:
-            with graph.phase("opt"):
-                graph.output(self.objective.grad_norm, total_norm(grads))
-
-    def evaluation_graph(self, x: Tree, y: Tree | None = None, sample_weight: Spec | None = None) -> Graph:
-        """The graph of evaluation mode: inputs x and y, outputs loss and metrics, with what those are means of that are none of
-        the examples; without ``y`` the network's output, out. Arguments as of ``training_graph``."""
-        graph = Graph()
-        with self._building(graph, False):
-            if y is None:
-                for name, value in outputs_by_name(called(self.net, inputs(graph, "x", x))).items():
-                    graph.output(name, widened(value))
-            else:
-                self._forward(graph, *self._inputs(graph, Batch(x, y, sample_weight)), False)
-        if "rng.seed" in graph.sources:
-            F.manual_seed(graph, self.seed)
-        return graph
-
-    def program(self, kind: str, x: Any, y: Any = None, sample_weight: Any = None) -> Program:
-        """The compiled "train", "eval" or "predict" program for a batch like arrays ``x``, ``y``, ``sample_weight``; made once.
-
-        Its inputs lie in memory as the first batch does, which may be channels last; batches that lie otherwise are rearranged.
-        """
-        return self.program_of(kind, Batch(plain(x), None if y is None else plain(y), sample_weight))
-
-    def program_of(self, kind: str, batch: Batch) -> Program:
-        """``program`` for ``batch``."""
-        if kind == "train":
-            self._part_ways()
-        key = self._key(kind, Batch(*(None if part is None else spec_of(part) for part in batch)))
-        if key not in self._programs:
-            self._compile(key, Batch(*(None if part is None else laid_spec_of(part) for part in batch)))
-        if kind == "train":
-            self._trained = key
-        return self._programs[key]
-
-    def _key(self, kind: str, specs: Batch) -> _Key:
-        named = tuple((name, spec[:2]) for name, spec in specs.named().items())
-        mode = (self._parted, *self._mode()) if kind == "train" else ()
-        return kind, named, mode, kind != "train" and self.optimizer.ema_decay is not None
-
-    def _compile(self, key: _Key, specs: Batch) -> None:
-        kind, *_, means = key
-        graph = self.training_graph(*specs) if kind == "train" else self.evaluation_graph(*specs)
-        self._specs[key] = specs
-        self._programs[key] = compile_graph(
-            graph,
-            target=self.target,
-            state=self._means if means else self.state,
-            float32_matmul_precision=self.float32_matmul_precision,
-            library=self.library,
-        )
-        self._means_at = -1
-
-    def _evaluated(self, kind: str, batch: Batch) -> Program:
-        """The program for ``batch``; where the optimizer keeps running means, they are what it reads."""
-        program = self.program_of(kind, batch)
-        if self.optimizer.ema_decay is not None and self._means_at != self.steps:
-            for name in self._means:
-                mean = self.optimizer.mean_of(name)
-                if (source := mean if mean in self.state else name) in self.state:
-                    self._means.set(name, self.state[source])
-            self._means_at = self.steps
-        return program
-
-    def _part_ways(self) -> None:
-        """Parameters that were frozen keep the count of their own steps: programs made from now on count them apart."""
-        if self._marks[0] == changes():
-            return
-        frozen = {name for name, p in self.net.named_parameters() if not p.trainable}
-        copies = self.optimizer.part_ways(frozen)
-        for name, old in copies.items():
-            if old in self.state:
-                self.state.add(name, self.state.types[old], self.state[old])
-        self._parted += bool(copies)
-
-    def _mode(self) -> tuple[bool, ...]:
-        """The modes of the net's parts and which parameters are trainable."""
-        if self._marks[0] != changes():
-            augment = () if self.augment is None else self.augment.modules()
-            parts = [m.training for m in (*self.net.modules(), *augment)]
-            self._marks = changes(), (*parts, *(p.trainable for p in self.net.parameters()))
-        return self._marks[1]
-
-    @contextmanager
-    def _building(self, graph: Graph, training: bool) -> Iterator[None]:
-        """The context in which a forward graph is built: the modules' mode, and autocast."""
-        with in_mode(self.net, training), graph.autocast(self.autocast or "bfloat16", enabled=self.autocast is not None):
-            yield
-
-    # --- running --------------------------------------------------------------------------------------------------
 
     def step(self, xb: Any, yb: Any, lr: float | None = None, sample_weight: Any = None) -> dict[str, Any]:
         """One optimizer step on one batch, at the optimizer's rate unless ``lr`` is given: loss and metrics before it.
@@ -284,11 +113,24 @@ class Trainer:
         self._nans = self._nans + 1 if math.isnan(found["loss"]) else 0
         if self._nans > self._skips and self.check_nan and parse(program.target).computes:
             raise NumericError(
-                f"the loss is NaN at step {self.steps} (epoch {self.epoch + 1}, learning rate {lr:g}): "
-                f"{why_nan(batch, self.objective.classes, self.objective.ignored)}. The step was done: go on from a "
-                "checkpoint, or with check_nan=False"
+                f"the loss is NaN at step {self.steps} (epoch {self.epoch + 1}, learning rate {lr:g}): {self._cause(batch)}. "
+                "The step was done: go on from a checkpoint, or with check_nan=False"
             )
         return found
+
+    def _cause(self, batch: Batch) -> str:
+        """The cause of a loss that is NaN: the batch, the weights of before the training, or the first node with a NaN."""
+        if found := why_nan(batch, self.objective.classes, self.objective.ignored):
+            return found
+        if found := held(self.net.state_dict()):  # as of the last sync, so before this training
+            return f"the network was given {found} that holds NaN or infinity"
+        graph = self.training_graph(*(None if part is None else spec_of(part) for part in batch))
+        if found := first_nan(graph, batch, self.target):
+            return f"with the weights that the training began with, {found}"
+        return (
+            "nothing in the batch or the weights that the training began with says why, so the learning rate may be too high; "
+            'target="debug" names the op that makes the first NaN'
+        )
 
     def fit(
         self,
@@ -303,10 +145,10 @@ class Trainer:
     ) -> History:
         """Trains until ``epochs`` epochs are done, those before this call or before a checkpoint included.
 
-        ``train`` is a Dataset or another Source, of which batches of ``batch_size`` are made, such as a torch Dataset, or what
-        makes its own, such as a torch DataLoader: iterated once an epoch it gives batches (x, y), ``len`` of them. The order of
-        each epoch of a Source follows from the seed and the epoch's number; the last batch may be smaller, which is another
-        program, and ``drop_last`` leaves it out.
+        ``train`` is a Dataset, arrays (x, y), or another Source, of which batches of ``batch_size`` are made, such as a torch
+        Dataset, or what makes its own, such as a torch DataLoader: iterated once an epoch it gives batches (x, y), ``len`` of
+        them. The order of each epoch of a Source follows from the seed and the epoch's number; the last batch may be smaller,
+        which is another program, and ``drop_last`` leaves it out.
         The schedule runs over all ``epochs`` unless it names its own. ``callbacks`` are ``Callback``s, or functions that get
         (trainer, the epoch's row) after each epoch and may return False to end the training. Loss and metrics are measured on
         ``validation`` after each epoch; ``progress`` shows them.
@@ -334,7 +176,7 @@ class Trainer:
         self.history.append(row)
 
     def evaluate(self, data: Source | Iterable[Any], batch_size: int = 256) -> dict[str, Any]:
-        """Loss and metrics over ``data``, in evaluation mode: a Dataset, or batches (x, y) as a DataLoader gives them.
+        """Loss and metrics over ``data``, in evaluation mode: a Dataset, arrays (x, y), or batches as a DataLoader gives them.
 
         They are those of all examples at once, however they are cut: a mean over labels that count is one over all of them.
         Raises ArgumentError when it is empty, and NumericError for data that holds NaN or labels that name no class, unless
@@ -430,7 +272,13 @@ class Trainer:
         bare = {n.removeprefix("loss."): n for n in self.state if n.startswith("loss.")}  # and a loss's as if it were the net's
         waiting = tuple(f"{name}." for name, p in self.net.named_parameters() if not p.trainable)
         names = old | {name: n for name, n in bare.items() if name not in self.state}
-        self.state.load(path, names, more=lambda name: name.startswith(waiting))  # moments of what is frozen at the moment
+        try:
+            self.state.load(path, names, more=lambda name: name.startswith(waiting))  # moments of what is frozen at the moment
+        except InputError as error:
+            if metadata["optimizer"] == repr(self.optimizer):
+                raise
+            then = f"{path} was trained with {metadata['optimizer']}, and this trainer has {self.optimizer!r}"
+            raise InputError(f"{then}: {error}") from None
         self.epoch, self.steps, self.seed = metadata["epoch"], metadata["steps"], metadata["seed"]
         self.batches, self.pooled = metadata.get("batches", 0), Pooled(self.measures)
         if "pooled" in metadata:

@@ -29,7 +29,7 @@ class Probe:
     def layer(self, path: str) -> Value:
         """The output of a layer. Raises ArgumentError with the paths there are."""
         if path not in self.layers:
-            raise ArgumentError(unknown("layer", path, self.layers))
+            raise ArgumentError(unknown("layer", path, filter(None, self.layers)))
         return self.layers[path]
 
 

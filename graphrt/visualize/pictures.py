@@ -10,7 +10,7 @@ import numpy as np
 
 from graphrt.compiler import compile as compile_graph
 from graphrt.data import Dataset
-from graphrt.errors import ArgumentError
+from graphrt.errors import ArgumentError, unknown
 from graphrt.nn.module import Module
 from graphrt.train.curves import figure
 from graphrt.train.history import History
@@ -18,8 +18,13 @@ from graphrt.visualize.layers import as_input, probe
 
 
 def _saved(picture: Any, path: str | Path | None) -> Any:
+    """``picture``, written to ``path`` if that is given. Raises ArgumentError for a kind of file that is none of a picture."""
     if path is not None:
-        picture.savefig(path, dpi=120)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            picture.savefig(path, dpi=120)
+        except ValueError as error:
+            raise ArgumentError(f"{path}: {error}") from None
     return picture
 
 
@@ -92,8 +97,10 @@ def filters(net: Module, path: str | Path | None = None, layer: str | None = Non
     weights = {
         name.removesuffix(".weight"): p.array for name, p in net.named_parameters() if p.array.ndim == 4 and "weight" in name
     }
-    if not weights or (layer is not None and layer not in weights):
-        raise ArgumentError(f"no convolution {layer or ''}; there is {', '.join(weights) or 'none'}")
+    if not weights:
+        raise ArgumentError("the network has no convolution, so there are no filters to draw")
+    if layer is not None and layer not in weights:
+        raise ArgumentError(unknown("convolution", layer, weights))
     found = next(iter(weights.values())) if layer is None else weights[layer]
     if found.shape[1] not in (1, 3):
         found = found.reshape(-1, 1, *found.shape[2:])
@@ -113,8 +120,10 @@ def feature_maps(net: Module, x: Any, layer: str, path: str | Path | None = None
 
 
 def heatmap(x: Any, heat: Any, path: str | Path | None = None) -> Any:
-    """Pictures ``x`` [N, C, H, W] above, and below with ``heat`` [N, H, W] or [N, C, H, W] over them."""
+    """Pictures ``x`` [N, C, H, W] above, and below with ``heat`` [N, H, W] or [N, C, H, W] over them. Raises ArgumentError."""
     x, heat = np.asarray(x, np.float64), np.asarray(heat)
+    if x.ndim != 4:
+        raise ArgumentError(f"pictures are [N, C, H, W], got {list(x.shape)}")
     heat = heat.max(1) if heat.ndim == 4 else heat
     picture = figure((1.6 * len(x), 3.3))
     for column, (one, hot) in enumerate(zip(x, heat, strict=True)):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.compiler import trace
-from graphrt.errors import ConversionError
+from graphrt.errors import ConversionError, GraphrtError
 from graphrt.ir import Graph, Node, Value
 from graphrt.passes.loops import tidy_loops
 from graphrt.types import TensorType
@@ -71,7 +71,15 @@ def batched(model: Any, example_inputs: Any) -> Sized:
 
     Raises ConversionError where anything but sizes depends on it.
     """
-    graphs = [tidy_loops(trace(model, _resized(example_inputs, batch)), keep=False) for batch in BATCHES]
+    graphs = []
+    for batch in BATCHES:
+        try:
+            graphs.append(tidy_loops(trace(model, _resized(example_inputs, batch)), keep=False))
+        except GraphrtError as error:
+            raise ConversionError(
+                f"an open batch needs a model that takes any, and with {batch} examples: {error}\nwith dynamic_batch=False the "
+                "batch stays that of example_inputs"
+            ) from error
     first = graphs[0]
     if len({len(g.nodes) for g in graphs}) > 1:
         raise ConversionError(f"the graph of {type(model).__name__} has other nodes for other batches; use dynamic_batch=False")

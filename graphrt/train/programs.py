@@ -1,0 +1,196 @@
+"""Programs: a network's training step, evaluation and prediction, each compiled for the shapes it meets, on one state.
+
+net, loss, optimizer ─▶ graph of a step, or of evaluation mode ─▶ program, for each shape, mode and choice of what is trainable
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import graphrt.ops as F
+from graphrt.compiler import compile as compile_graph
+from graphrt.errors import ArgumentError
+from graphrt.ir import Graph, Value
+from graphrt.nn import Module
+from graphrt.nn.augment import Compose
+from graphrt.nn.module import changes, in_mode, inside, stepped
+from graphrt.ops.base import widened
+from graphrt.optim import total_norm
+from graphrt.runtime.program import Program
+from graphrt.runtime.state import State
+from graphrt.train.batch import WEIGHT, Batch, Spec, Tree, called, inputs, laid_spec_of, plain, spec_of
+from graphrt.train.metrics import Metrics
+from graphrt.train.objective import Losses, Objective, classes_of, outputs_by_name
+from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs_of_step
+from graphrt.types import as_dtype, float16
+
+_Key = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], bool]  # of a program: its inputs, modes, running means
+
+
+class Programs:
+    """The programs of a ``Trainer``, whose arguments these are."""
+
+    def __init__(
+        self,
+        net: Module,
+        loss: Losses | None,
+        optimizer: Optimizers | None,
+        metrics: Metrics,
+        target: str,
+        seed: int,
+        autocast: str | None,
+        float32_matmul_precision: str,
+        library: str | None,
+        augment: Callable[..., Any] | Sequence[Callable[..., Any]] | None,
+        step: Step | None,
+    ) -> None:
+        if optimizer is None or (loss is None) == (step is None):
+            raise ArgumentError("a Trainer needs an optimizer, and either a loss or a step function")
+        self.net, self.loss, self.step_function, self.optimizer = net, loss, step, made_one(optimizer)
+        self.parts = tuple(optimizer) if isinstance(optimizer, Mapping) else ()  # that have an optimizer of their own
+        self.augment = None if augment is None else Compose(augment if isinstance(augment, list | tuple) else [augment])
+        self.objective = Objective(loss, metrics)
+        self.target, self.seed = target, seed
+        self.autocast, self.float32_matmul_precision, self.library = autocast, float32_matmul_precision, library
+        self.state, self.steps = State(), 0
+        self._programs: dict[_Key, Program] = {}
+        self._specs: dict[_Key, Batch] = {}
+        self._trained: _Key | None = None  # of the last training step, for checkpoints
+        self._means, self._means_at = State(), -1  # what is evaluated where the optimizer keeps means, and of which step
+        self._parted = 0  # how often parameters that were frozen parted from those that were not
+        self._marks: tuple[int, tuple[bool, ...]] = (-1, ())  # modes and what is trainable, as of a number of changes
+
+    def training_graph(self, x: Tree, y: Tree, sample_weight: Spec | None = None) -> Graph:
+        """The graph of one training step: inputs x, y, lr; outputs loss and metrics; updates of everything trainable.
+
+        ``x`` and ``y`` are (shape, dtype) of an array, or a tuple or dict of them; ``sample_weight`` is one, or None.
+        """
+        graph = Graph()
+        xv, yv, weight = self._inputs(graph, Batch(x, y, sample_weight))
+        with self._building(graph, True):
+            minimize = self._forward(graph, xv, yv, weight, True)
+        if self.step_function is None:
+            minimize(graph.outputs["loss"])
+        self._measure_gradients(graph, minimize.grads)
+        if "rng.seed" in graph.sources:
+            F.manual_seed(graph, self.seed)
+        return graph
+
+    def _forward(self, graph: Graph, x: Tree, y: Tree, weight: Value | None, training: bool) -> Minimize:
+        """Loss and metrics, and the updates of a step function. Returns what updates."""
+        half = training and self.autocast is not None and as_dtype(self.autocast) is float16
+        labels = y
+        if training and self.augment is not None:
+            x, y = self.augment(x, y)
+            labels = classes_of(y, labels)
+        with stepped() as table:
+            minimize = Minimize(graph, self.optimizer if training else None, self.parts, half, table)
+            if self.step_function is None:
+                self.objective.outputs(graph, called(self.net, x), y, labels, weight, not training)
+                return minimize
+            if weight is not None:
+                raise ArgumentError(f"a step function takes no {WEIGHT}; make it a part of y")
+            with inside(self.net, graph):
+                for parameter in self.net.parameters() if training else ():
+                    parameter.value(graph)  # known to groups before the part is called
+                outputs_of_step(graph, self.step_function(self.net, x, y, minimize))
+        if training and not minimize.grads:
+            raise ArgumentError("the step function has minimised nothing: minimize(loss, net.part) is how it does")
+        return minimize
+
+    def _inputs(self, graph: Graph, batch: Batch) -> tuple[Tree, Tree, Value | None]:
+        weight = None if batch.weight is None else graph.input(WEIGHT, *batch.weight)
+        return inputs(graph, "x", batch.x), inputs(graph, "y", batch.y), weight
+
+    def _measure_gradients(self, graph: Graph, grads: list[Value]) -> None:
+        if self.objective.grad_norm is not None:
+            with graph.phase("opt"):
+                graph.output(self.objective.grad_norm, total_norm(grads))
+
+    def evaluation_graph(self, x: Tree, y: Tree | None = None, sample_weight: Spec | None = None) -> Graph:
+        """The graph of evaluation mode: inputs x and y, outputs loss and metrics, with what those are means of that are none of
+        the examples; without ``y`` the network's output, out. Arguments as of ``training_graph``."""
+        graph = Graph()
+        with self._building(graph, False):
+            if y is None:
+                for name, value in outputs_by_name(called(self.net, inputs(graph, "x", x))).items():
+                    graph.output(name, widened(value))
+            else:
+                self._forward(graph, *self._inputs(graph, Batch(x, y, sample_weight)), False)
+        if "rng.seed" in graph.sources:
+            F.manual_seed(graph, self.seed)
+        return graph
+
+    def program(self, kind: str, x: Any, y: Any = None, sample_weight: Any = None) -> Program:
+        """The compiled "train", "eval" or "predict" program for a batch like arrays ``x``, ``y``, ``sample_weight``; made once.
+
+        Its inputs lie in memory as the first batch does, which may be channels last; batches that lie otherwise are rearranged.
+        """
+        return self.program_of(kind, Batch(plain(x), None if y is None else plain(y), sample_weight))
+
+    def program_of(self, kind: str, batch: Batch) -> Program:
+        """``program`` for ``batch``."""
+        if kind == "train":
+            self._part_ways()
+        key = self._key(kind, Batch(*(None if part is None else spec_of(part) for part in batch)))
+        if key not in self._programs:
+            self._compile(key, Batch(*(None if part is None else laid_spec_of(part) for part in batch)))
+        if kind == "train":
+            self._trained = key
+        return self._programs[key]
+
+    def _key(self, kind: str, specs: Batch) -> _Key:
+        named = tuple((name, spec[:2]) for name, spec in specs.named().items())
+        mode = (self._parted, *self._mode()) if kind == "train" else ()
+        return kind, named, mode, kind != "train" and self.optimizer.ema_decay is not None
+
+    def _compile(self, key: _Key, specs: Batch) -> None:
+        kind, *_, means = key
+        graph = self.training_graph(*specs) if kind == "train" else self.evaluation_graph(*specs)
+        self._specs[key] = specs
+        self._programs[key] = compile_graph(
+            graph,
+            target=self.target,
+            state=self._means if means else self.state,
+            float32_matmul_precision=self.float32_matmul_precision,
+            library=self.library,
+        )
+        self._means_at = -1
+
+    def _evaluated(self, kind: str, batch: Batch) -> Program:
+        """The program for ``batch``; where the optimizer keeps running means, they are what it reads."""
+        program = self.program_of(kind, batch)
+        if self.optimizer.ema_decay is not None and self._means_at != self.steps:
+            for name in self._means:
+                mean = self.optimizer.mean_of(name)
+                if (source := mean if mean in self.state else name) in self.state:
+                    self._means.set(name, self.state[source])
+            self._means_at = self.steps
+        return program
+
+    def _part_ways(self) -> None:
+        """Parameters that were frozen keep the count of their own steps: programs made from now on count them apart."""
+        if self._marks[0] == changes():
+            return
+        frozen = {name for name, p in self.net.named_parameters() if not p.trainable}
+        copies = self.optimizer.part_ways(frozen)
+        for name, old in copies.items():
+            if old in self.state:
+                self.state.add(name, self.state.types[old], self.state[old])
+        self._parted += bool(copies)
+
+    def _mode(self) -> tuple[bool, ...]:
+        """The modes of the net's parts and which parameters are trainable."""
+        if self._marks[0] != changes():
+            augment = () if self.augment is None else self.augment.modules()
+            parts = [m.training for m in (*self.net.modules(), *augment)]
+            self._marks = changes(), (*parts, *(p.trainable for p in self.net.parameters()))
+        return self._marks[1]
+
+    @contextmanager
+    def _building(self, graph: Graph, training: bool) -> Iterator[None]:
+        """The context in which a forward graph is built: the modules' mode, and autocast."""
+        with in_mode(self.net, training), graph.autocast(self.autocast or "bfloat16", enabled=self.autocast is not None):
+            yield
