@@ -136,7 +136,7 @@ class UNet(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """What a dense block adds to all that it has seen (Huang et al., 2017)."""
+    """A layer of a dense block, beside all that the block has seen (Huang et al., 2017)."""
 
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()

@@ -131,7 +131,7 @@ def _told(found: Mapping[str, np.ndarray], k: int, names: Sequence[str]) -> dict
 
 
 def _found(task: tasks.Task, trainer: Trainer, x: np.ndarray) -> Any:
-    """What is found in pictures ``x`` [N, 3, H, W] in [0, 1] of any size, in their pixels: classes, or detections in slots."""
+    """The findings in pictures ``x`` [N, 3, H, W] in [0, 1] of any size, in their pixels: classes, or detections in slots."""
     height, width = x.shape[2:]
     found = task.predict(trainer, resized(x, (task.size, task.size)) - tasks.GROUND)
     rows, columns = (np.arange(n) * task.size // n for n in (height, width))

@@ -88,7 +88,6 @@ def train(
     On scenes it trains a network that finds shapes (yolo, ssd, retinanet, rcnn, fast_rcnn, faster_rcnn, mask_rcnn) or outlines
     them (fcn, unet) by its own recipe, and leaves pictures of what it finds, epoch-0002.png and so on.
     """
-    from graphrt import optim
     from graphrt.cli import scenes
     from graphrt.cli.results import Results
 
@@ -96,21 +95,8 @@ def train(
     if task is not None and augment:
         raise ArgumentError("--augment changes pictures of classes, and scenes are none")
     epochs, batch_size = epochs or (task.epochs if task else 10), batch_size or (task.batch_size if task else 64)
-    if lr is None and task is not None and optimizer is None:
-        lr = task.lr
-    optimizer, schedule = optimizer or ("adam" if task else "sgd"), schedule or ("one_cycle" if task else "cosine")
-    rate = lr if lr is not None else 0.05 if optimizer.partition(":")[0] == "sgd" else None
-    defaults = {"weight_decay": weight_decay, **({} if rate is None else {"lr": rate})}
-    if optimizer.partition(":")[0] in ("sgd", "lars", "muon"):
-        defaults["momentum"] = momentum
-    along = made("schedule", schedule, optim.SCHEDULES)
-    settings = {
-        "optimizer": made("optimizer", optimizer, optim.OPTIMIZERS, **defaults),
-        "schedule": optim.warmup(along, warmup) if warmup else along,
-        "target": target,
-        "seed": seed,
-        "autocast": autocast,
-    }
+    given = {"weight_decay": weight_decay, **({} if lr is None else {"lr": lr}), "momentum": momentum}
+    settings = {**_recipe(task, optimizer, schedule, given, warmup), "target": target, "seed": seed, "autocast": autocast}
     results = Results(out or Path("runs") / model, model)
     training: Source
     test: Source
@@ -128,6 +114,27 @@ def train(
     program = trainer.program("train", *training.rows(np.arange(batch_size)))
     figures = {} if task is None else scenes.measured(task, trainer)
     _report(trainer, program, -(-len(training) // batch_size), results.folder, figures)
+
+
+def _recipe(
+    task: Any, optimizer: str | None, schedule: str | None, given: Mapping[str, float], warmup: float
+) -> dict[str, Any]:
+    """The optimizer and the schedule that were asked for, else those of ``task``, else SGD along a cosine.
+
+    ``given`` are the optimizer's rate, if there is one, its decay, and the momentum of those that have it.
+    """
+    from graphrt import optim
+
+    rate = given.get("lr", task.lr if task is not None and optimizer is None else None)
+    optimizer, schedule = optimizer or ("adam" if task else "sgd"), schedule or ("one_cycle" if task else "cosine")
+    kind = optimizer.partition(":")[0]
+    rate = 0.05 if rate is None and kind == "sgd" else rate
+    defaults = {"weight_decay": given["weight_decay"], **({} if rate is None else {"lr": rate})}
+    if kind in ("sgd", "lars", "muon"):
+        defaults["momentum"] = given["momentum"]
+    along = made("schedule", schedule, optim.SCHEDULES)
+    along = optim.warmup(along, warmup) if warmup else along
+    return {"optimizer": made("optimizer", optimizer, optim.OPTIMIZERS, **defaults), "schedule": along}
 
 
 def _prepared(

@@ -18,7 +18,8 @@ class FastRCNN(RegionNet):
 
     ``backbone`` returns a map of ``channels``, ``stride`` times as small as the picture, of which each proposal is pooled to
     ``size`` pixels a side. ``hidden`` units have the two linear layers behind that. Background is what overlaps a truth by 0.1
-    to 0.5. ``num_classes`` does not count it.
+    to 0.5. ``num_classes`` does not count it; ``sampled`` proposals of each picture are trained on, with ``dropout`` of that
+    probability behind each linear layer.
     """
 
     lowest = 0.1
@@ -54,6 +55,6 @@ class FastRCNN(RegionNet):
 def fastrcnn_vgg16(num_classes: int = 20) -> nn.Module:
     """[N, 3, H, W] and proposals [N, P, 4] -> what ``FastRCNN`` returns, on VGG-16 but for its last pool.
 
-    Girshick, "Fast R-CNN", ICCV 2015. 134,690,729 parameters with 20 classes.
+    Girshick, "Fast R-CNN", ICCV 2015. 134,690,729 parameters with ``num_classes`` 20.
     """
     return FastRCNN(nn.Sequential(*list(features(VGG16, False))[:-1]), 512, num_classes)

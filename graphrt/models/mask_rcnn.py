@@ -42,7 +42,9 @@ class _RoIHeads(nn.Module):
 
 
 class MaskRCNN(FasterRCNN):
-    """``FasterRCNN`` with a mask for each detection; its arguments, and ``depth`` convolutions before masks are enlarged.
+    """``FasterRCNN`` with a mask for each detection, and ``depth`` convolutions before masks are enlarged.
+
+    ``backbone``, ``channels``, ``num_classes``, ``args`` and ``options`` are the arguments of ``FasterRCNN``.
 
     Called with the truths, of which ``mask`` bool [N, K, H, W] is one, it returns a fifth loss: the mean over the pixels of the
     masks of proposals with a truth, each of its own class alone, of binary cross-entropy.

@@ -21,7 +21,8 @@ class RCNN(RegionNet):
 
     Each proposal is cut out with ``context`` pixels of the warped square around it, warped to ``size`` pixels a side whatever
     its shape was, and seen by ``trunk``, which returns maps that flatten to ``features`` numbers. ``head`` makes ``hidden``
-    numbers of them, from which classes are scored.
+    numbers of them, from which classes are scored. ``num_classes`` does not count the background; ``sampled`` proposals of each
+    picture are trained on.
 
     The paper's stages are one step here. Its support vector machines, which come after the softmax that the trunk is tuned
     with, are that softmax. Its regression of boxes by class is a linear layer over the trunk's features as they are: no
@@ -78,7 +79,7 @@ def rcnn_alexnet(num_classes: int = 20) -> nn.Module:
     """[N, 3, H, W] and proposals [N, P, 4] -> what ``RCNN`` returns, on the AlexNet of 2012: squares of 227 pixels.
 
     Girshick et al., "Rich feature hierarchies for accurate object detection and semantic segmentation", CVPR 2014.
-    59,141,609 parameters with 20 classes.
+    59,141,609 parameters with ``num_classes`` 20.
     """
     trunk, _, classifier = list(alexnet_2012())
     assert isinstance(classifier, nn.Sequential)

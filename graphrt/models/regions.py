@@ -1,4 +1,4 @@
-"""What detectors of regions share: a sample of the proposals for training, cutting them out, their losses and their scores.
+"""The common part of detectors of regions: a sample of the proposals for training, cutting them out, their losses and their scores.
 
 proposals, truths ─▶ sample (slots) ─▶ cut out of the picture or its maps ─▶ scores of classes and background, deltas
 """
@@ -100,7 +100,7 @@ class RegionNet(nn.Module):
         return self.found(seen, proposals, present)
 
     def seen(self, input: Value) -> Any:
-        """What ``judged`` gets of pictures ``input``."""
+        """All that ``judged`` gets of pictures ``input``."""
         raise ArgumentError(f"{type(self).__name__} must define seen(self, input)")
 
     def judged(self, seen: Any, boxes: Value) -> tuple[Value, Value]:
@@ -108,7 +108,7 @@ class RegionNet(nn.Module):
         raise ArgumentError(f"{type(self).__name__} must define judged(self, seen, boxes)")
 
     def found(self, seen: Any, boxes: Value, present: Value) -> dict[str, Value]:
-        """What is found in ``boxes`` [N, P, 4]."""
+        """The findings in ``boxes`` [N, P, 4]."""
         logits, deltas = self.judged(seen, boxes)
         return {"proposals": boxes, "present": present, "logits": logits, "deltas": deltas}
 
@@ -163,7 +163,7 @@ class BoxPredictor(nn.Module):
         self.cls_score, self.bbox_pred = nn.Linear(inputs, classes), nn.Linear(inputs, classes * 4)
 
     def forward(self, input: Value, n: int) -> tuple[Value, Value]:
-        """Of ``n`` pictures, [N, P, classes] and [N, P, classes, 4]."""
+        """Scores and boxes of ``n`` pictures, [N, P, classes] and [N, P, classes, 4]."""
         logits, deltas = self.cls_score(input), self.bbox_pred(input)
         classes = logits.shape[1]
         return F.reshape(logits, (n, -1, classes)), F.reshape(deltas, (n, -1, classes, 4))

@@ -63,7 +63,7 @@ _MOBILE_BLOCKS = (0, 1, 3, 6, 10, 13, 16)  # before each stage
 
 
 def timm_names(model: str) -> Callable[[str], str]:
-    """What a name in timm's file of ``TIMM[model]`` is called in ``models.MODELS[model]``, for ``load_weights``.
+    """The name in ``models.MODELS[model]`` of each in timm's file of ``TIMM[model]``, for ``load_weights``.
 
         grt.load_weights(net, "model.safetensors", names=models.timm_names("vit_b_16"))
 

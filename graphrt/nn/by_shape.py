@@ -35,7 +35,7 @@ class ByShape:
         self.programs: OrderedDict[Any, Program] = OrderedDict()  # by what they were compiled for, the last used at the end
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module returns. Raises ArgumentError for arguments that do not fit it, and what compiling it raises."""
+        """The results of the module. Raises ArgumentError for arguments that do not fit it, and what compiling it raises."""
         call = inspect.signature(self.module.forward)
         try:
             given = call.bind(*args, **kwargs).arguments

@@ -113,7 +113,7 @@ def _type(leaf: Any) -> TensorType | None:
 
 
 def kinds(tree: Any) -> Any:
-    """What a graph that is traced with arguments ``tree`` depends on, hashable: types of tensors, and whatever is none."""
+    """All that a graph traced with arguments ``tree`` depends on, hashable: types of tensors, and whatever is none."""
     if isinstance(tree, Mapping):
         return tuple((name, kinds(part)) for name, part in tree.items())
     if isinstance(tree, list | tuple):

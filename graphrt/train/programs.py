@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import graphrt.ops as F
@@ -29,8 +30,18 @@ from graphrt.types import as_dtype, float16
 _Key = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], bool]  # of a program: its inputs, modes, running means
 
 
+@dataclass(frozen=True)
+class Compiling:
+    """How a trainer's programs are compiled, as ``Trainer`` says."""
+
+    target: str
+    autocast: str | None
+    float32_matmul_precision: str
+    library: str | None
+
+
 class Programs:
-    """The programs of a ``Trainer``, whose arguments these are."""
+    """The programs of a ``Trainer``, whose arguments these are, those of compiling together."""
 
     def __init__(
         self,
@@ -38,11 +49,8 @@ class Programs:
         loss: Losses | None,
         optimizer: Optimizers | None,
         metrics: Metrics,
-        target: str,
         seed: int,
-        autocast: str | None,
-        float32_matmul_precision: str,
-        library: str | None,
+        compiling: Compiling,
         augment: Callable[..., Any] | Sequence[Callable[..., Any]] | None,
         step: Step | None,
     ) -> None:
@@ -52,8 +60,7 @@ class Programs:
         self.parts = tuple(optimizer) if isinstance(optimizer, Mapping) else ()  # that have an optimizer of their own
         self.augment = None if augment is None else Compose(augment if isinstance(augment, list | tuple) else [augment])
         self.objective = Objective(loss, metrics)
-        self.target, self.seed = target, seed
-        self.autocast, self.float32_matmul_precision, self.library = autocast, float32_matmul_precision, library
+        self.target, self.seed, self.autocast, self.compiling = compiling.target, seed, compiling.autocast, compiling
         self.state, self.steps = State(), 0
         self._programs: dict[_Key, Program] = {}
         self._specs: dict[_Key, Batch] = {}
@@ -154,8 +161,8 @@ class Programs:
             graph,
             target=self.target,
             state=self._means if means else self.state,
-            float32_matmul_precision=self.float32_matmul_precision,
-            library=self.library,
+            float32_matmul_precision=self.compiling.float32_matmul_precision,
+            library=self.compiling.library,
         )
         self._means_at = -1
 

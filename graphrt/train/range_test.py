@@ -72,8 +72,8 @@ def lr_range_test(
         target=trainer.target,
         seed=trainer.seed,
         autocast=trainer.autocast,
-        float32_matmul_precision=trainer.float32_matmul_precision,
-        library=trainer.library,
+        float32_matmul_precision=trainer.compiling.float32_matmul_precision,
+        library=trainer.compiling.library,
         check_nan=False,
     )
     rates: list[float] = []

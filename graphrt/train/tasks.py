@@ -70,7 +70,7 @@ class Task:
         return "mask" in self.given
 
     def taken(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """What a detector takes of pictures ``x``, by name."""
+        """The inputs that a detector takes of pictures ``x``, by name."""
         proposals = {"proposals": data.selective_search(x + GROUND, self.slots)} if "proposals" in self.given else {}
         return {"input": x, **proposals}
 
@@ -240,7 +240,7 @@ class Denoising(Task):
         return judge
 
     def show(self, trainer: Trainer, held_out: Dataset, count: int = 40) -> np.ndarray:
-        """What was drawn, in rows of ten."""
+        """Pictures that were drawn, in rows of ten."""
         drawn = plain(self.predict(trainer, np.asarray(held_out.take(count).x)) / 2 + 0.5)
         return grid([drawn[i : i + 10] for i in range(0, len(drawn), 10)], scale=3)
 

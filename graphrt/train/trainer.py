@@ -23,7 +23,7 @@ from graphrt.train.loop import Loop
 from graphrt.train.metrics import Metrics, Pooled, read
 from graphrt.train.nan import faults, first_nan, held, why_nan
 from graphrt.train.objective import Losses
-from graphrt.train.programs import Programs
+from graphrt.train.programs import Compiling, Programs
 from graphrt.train.stepping import Optimizers, Step
 from graphrt.types import as_dtype, float16
 
@@ -85,9 +85,8 @@ class Trainer(Programs):
         augment: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
         step: Step | None = None,
     ) -> None:
-        super().__init__(
-            net, loss, optimizer, metrics, target, seed, autocast, float32_matmul_precision, library, augment, step
-        )
+        compiling = Compiling(target, autocast, float32_matmul_precision, library)
+        super().__init__(net, loss, optimizer, metrics, seed, compiling, augment, step)
         self.schedule: LRSchedule = schedule or Constant()
         self.measures, self.check_nan = self.objective.measures(), check_nan
         self.history = History()

@@ -62,7 +62,7 @@ class Family:
 
     @property
     def gradients(self) -> frozenset[Value]:
-        """Those of which ``parts`` are views, if they are no weights."""
+        """The values of which ``parts`` are views, if they are no weights."""
         return frozenset() if self.role.shares == 0 else frozenset(map(_base, self.parts))
 
 

@@ -257,7 +257,7 @@ def _narrowed(block: Block) -> tuple[Block, DType | None]:
 
 
 def _read(insts: Sequence[Inst], result: Var) -> list[Inst]:
-    """Those of ``insts`` that ``result`` is made of."""
+    """The ``insts`` that ``result`` is made of."""
     kept, wanted = [], {result}
     for inst in reversed(insts):
         if inst.out in wanted:
