@@ -25,7 +25,7 @@ _FITS: dict[Any, Callable[[Any], bool]] = {
 
 
 def misfit(annotation: Any, value: Any) -> str:
-    """The kind of thing that ``value`` would have to be to fit ``annotation``; "" where it fits, or where the annotation says too little."""
+    """The kind of thing that would fit ``annotation``; "" where ``value`` does, or where the annotation says too little."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         found = [misfit(part, value) for part in parts]

@@ -1,4 +1,4 @@
-"""The common part of detectors of regions: a sample of the proposals for training, cutting them out, their losses and their scores.
+"""The common part of detectors of regions: a sample of the proposals for training, cutting them out, losses and scores.
 
 proposals, truths ─▶ sample (slots) ─▶ cut out of the picture or its maps ─▶ scores of classes and background, deltas
 """
