@@ -168,7 +168,10 @@ def test_flags_and_version() -> None:
         (["train", "mlp", "--schedule", "plateau:schedule=cosine"], "schedule must be of the class LRSchedule, got cosine"),
         (["train", "mlp", "--target", "null"], "target null computes nothing"),
         (["train", "mlp", "--data", ""], "no data ''; there is mnist"),
-        (["train", "unet"], "unet has scores for each pixel, the data has a target for each picture; networks for such "),
+        (
+            ["train", "unet", "--data", "mnist"],
+            "unet has scores for each pixel, the data has a target for each picture; networks for such ",
+        ),
         (["eval", "/nowhere"], "there is no checkpoint /nowhere; graphrt train MODEL leaves one in runs/MODEL"),
         (["ops", "rellu"], "no op 'rellu'; did you mean relu or "),
         (["train", "mlp", "--schedule", "x"], "no schedule 'x'"),

@@ -371,7 +371,7 @@ def test_state_of_another_dtype_is_not_loaded(tmp_path: Path, dtype: str) -> Non
     own.add("w", TensorType((2,), float32), np.ones(2))
     other.share("w", np.ones(2, dtype))
     other.save(tmp_path / "file")
-    with pytest.raises(errors.InputError, match=r"of another dtype \['w'\]"):
+    with pytest.raises(errors.InputError, match="of another dtype w"):
         own.load(tmp_path / "file")
 
 

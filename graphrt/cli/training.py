@@ -104,7 +104,7 @@ def train(
         trainer, training, test = scenes.prepared(model, task, limit, settings)
         drawn = [scenes.Pictures(task, results.folder, pictures)]
     else:
-        trainer, training, test = _prepared(model, data or "mnist", limit, augment or [], settings)
+        trainer, training, test = _prepared(model, "mnist" if data is None else data, limit, augment or [], settings)
         drawn = []
     if resume is not None:
         trainer.load(checkpoint_of(resume))

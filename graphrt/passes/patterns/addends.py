@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,9 +73,11 @@ def merge_addends(graph: Graph) -> Graph:
         with new.at(node.origin):
             if node in families:
                 total = node.outputs[0]
-                inside = {v for family in families[node] for v in family.terms}
-                rest = [table[v] for v in terms[total] if v not in inside]
-                table[total] = functools.reduce(operator.add, [*(f.build(table) for f in families[node]), *rest])
+                rest = Counter(terms[total])  # one may be added more than once
+                rest.subtract(v for family in families[node] for v in family.terms)
+                table[total] = functools.reduce(
+                    operator.add, [*(f.build(table) for f in families[node]), *(table[v] for v in rest.elements())]
+                )
             else:
                 table.update(zip(node.outputs, new.adopt(node, [table[v] for v in node.inputs]).outputs, strict=True))
     new.take_results(graph, table)
