@@ -62,6 +62,16 @@ def test_gradients_of_slices_lie_side_by_side(name: str, target: str) -> None:
     check(graph, {}, target)
 
 
+def test_a_slice_that_is_added_twice(target: str) -> None:
+    """Its second appearance is no part of what lies side by side, and is not lost."""
+    g = grt.Graph()
+    u, v = g.input("u", (2, 3)), g.input("v", (2, 4))
+    left, right = F.pad(u, (0, 4)), F.pad(v, (3, 0))
+    g.output("y", left + (right + left) + F.pad(u * 2.0, (4, 0)))
+    rng = np.random.default_rng(0)
+    check(g, {"u": rng.standard_normal((2, 3)).astype("f"), "v": rng.standard_normal((2, 4)).astype("f")}, target)
+
+
 @given(data=st.data())
 def test_gradients_of_drawn_slices(data: st.DataObject) -> None:
     """Any slices of three dimensions: the pass keeps what the sum of their gradients is."""
