@@ -464,8 +464,11 @@ SMALL: dict[str, tuple[Any, Any]] = {
 }
 
 
+LONG = {"retinanet", "faster_rcnn", "mask_rcnn"}  # to compile
+
+
 @only_here
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.proof] if n in LONG else []) for n in SMALL])
 def test_a_training_step(name: str) -> None:
     """One program: gradients are those of the float64 reference, and the loss falls."""
     build, loss = SMALL[name]

@@ -220,7 +220,7 @@ def test_what_loses_stays_apart() -> None:
     assert all("predicted to lose" in d.reason for d in decisions)
 
 
-@pytest.mark.parametrize("half", ["", "float16"])
+@pytest.mark.parametrize("half", ["", pytest.param("float16", marks=pytest.mark.proof)])
 def test_a_training_step_on_targets(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Merged and apart give one answer, with halves as well; the cpu target leaves siblings apart by itself."""
     target = "interpret" if INTERPRETED else "cpu"

@@ -93,7 +93,7 @@ def test_the_variable_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda:sm_90"])
-@pytest.mark.parametrize("build", [lenet_step, inception_step, residual_block])
+@pytest.mark.parametrize("build", [lenet_step, pytest.param(inception_step, marks=pytest.mark.proof), residual_block])
 def test_stages_change_plans(build: Callable[[], grt.Graph], target: str) -> None:
     """Without any, every op is a kernel of its own."""
 
