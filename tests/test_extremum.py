@@ -115,6 +115,13 @@ def test_one_kernel_and_no_position_that_nobody_asks_for(target: str, rng: np.ra
     np.testing.assert_array_equal(found["y"], feeds["x"].max(1))
 
 
+def test_the_extreme_of_a_position(target: str) -> None:
+    """A row of one element: its position is what the next reduction of the same kernel compares."""
+    x = np.array([-1.5], np.float32)
+    _, found = compiled(target, {"x": x}, lambda x: {"y": F.max(F.argmin(x, 0).reshape((1,)), 0)[1]})
+    assert found["y"] == 0
+
+
 def test_positions_that_are_gathered_from(target: str, rng: np.random.Generator) -> None:
     feeds = {"x": rng.standard_normal((6, 33)).astype(np.float32), "y": rng.standard_normal((6, 33)).astype(np.float32)}
     for dim in (0, 1):

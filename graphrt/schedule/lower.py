@@ -214,7 +214,7 @@ class _Rows:
 
 def _asked_for(passes: Sequence[Pass]) -> list[Pass]:
     """``passes`` without the positions of extremes that nothing uses."""
-    used: set[Any] = set()
+    used: set[Any] = {f.x for p in passes for f in p.folds}  # a later pass may look for the largest of positions
     for block in (block for p in passes for block in (p.inner, p.after)):
         used.update(s.var for s in block.stores)
         for inst in block.insts:
