@@ -227,8 +227,8 @@ def vgg16_features() -> tuple[nn.Module, torch.nn.Module]:
         (small_residual, (3, 16, 10, 10)),
         (small_inverted, (3, 8, 9, 9)),
         (small_inception, (3, 8, 9, 9)),
-        (small_alexnet, (2, 3, 64, 64)),
-        (vgg16_features, (2, 3, 32, 32)),
+        pytest.param(small_alexnet, (2, 3, 64, 64), marks=pytest.mark.proof),
+        pytest.param(vgg16_features, (2, 3, 32, 32), marks=pytest.mark.proof),
     ],
     ids=["resnet20", "vgg11", "blocks", "mobilenet", "inception", "alexnet", "vgg16"],
 )

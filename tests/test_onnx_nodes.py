@@ -28,6 +28,7 @@ def _page(outcomes: dict[str, onnx_cases.Outcome]) -> str:
     return "\n".join([*lines, *(f"{name}: {o.skipped}" for name, o in sorted(outcomes.items()) if o.skipped), ""])
 
 
+@pytest.mark.proof
 def test_all_cases_by_the_reference_and_some_natively() -> None:
     """In one test, because the package takes seconds to make its cases."""
     nodes = onnx_cases.cases()

@@ -131,6 +131,7 @@ def big() -> grt.Graph:
 
 
 @needs_compiler
+@pytest.mark.proof
 def test_tuning_chooses_a_form(folder: Path) -> None:
     """By predicted clocks; what is on record is found again, and the program runs."""
     program = grt.compile(big(), target="null", tune=1)

@@ -37,6 +37,7 @@ STATED = {
 }
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(("model", "batch", "dtype"), CEILINGS)
 def test_traffic(model: str, batch: int, dtype: str) -> None:
     estimate = predict(training_step(model, dtype, "cuda:sm_90", batch), find_data_sheet("cuda:sm_90"), batch)
