@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import networkx as nx
 import numpy as np
@@ -51,6 +52,7 @@ class Graph:
         self.state: Memory | None = None
         self.half: DType | None = None  # what contractions compute in while ``autocast`` is on
         self.reserved: Collection[str] = ()  # names that are to come, which no buffer may take
+        self.of_steps: WeakSet[Node] = WeakSet()  # nodes that went into the bodies of loops
         self._counts: Counter[str] = Counter()
         self._phase: tuple[str, str] = ("fwd", "")
         self._origin: Origin | None = None
@@ -76,6 +78,7 @@ class Graph:
                     f"{op.name}: operand {value.node.where()} belongs to another Graph; "
                     "build everything of one program on one Graph"
                 )
+            self._outside_steps(value, op.name)
         try:
             types = op.infer(*(v.type for v in inputs), **attrs)
         except GraphrtError as error:
@@ -267,6 +270,11 @@ class Graph:
             raise ArgumentError(f"{what} must be a Value of this graph, got {type(value).__name__}")
         if value.graph is not self:
             raise GraphError(f"{what}: {value.node.where()} belongs to another Graph")
+        self._outside_steps(value, what)
+
+    def _outside_steps(self, value: Value, what: str) -> None:
+        if value.node in self.of_steps:
+            raise GraphError(f"{what}: {value.node.where()} is a value of a step of scan; return it as a y to have it of all")
 
     def _here(self) -> Origin:
         frame = sys._getframe(1)

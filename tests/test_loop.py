@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from test_functional import TARGET
 
 import graphrt as grt
+from graphrt import nn
 from graphrt import ops as F
 from graphrt.compiler import lower_graph
 from graphrt.errors import GraphrtError
@@ -235,6 +236,61 @@ def recurrent(steps: int, gradient: bool = True) -> grt.Graph:
     if gradient:
         graph.update(w, w - 0.1 * grt.grad(loss, [w])[0])
     return graph
+
+
+def test_results_that_leave_more_than_once() -> None:
+    """As two outputs, as an output and an update, and as two results of a step."""
+    graph = grt.Graph()
+    x, s = graph.input("x", (6, 2)), graph.parameter("s", np.zeros((6, 2), np.float32))
+    _, (a, b) = F.scan(lambda c, e: ((c + e).tanh(), ((z := c * e), z)), x[0], x + s)
+    for name, v in (("a", a), ("b", b), ("again", a)):
+        graph.output(name, v)
+    graph.update(s, b)
+    program, given_x = grt.compile(graph, target=TARGET), array(6, 2)
+    found = program(x=given_x)
+    c, expected = given_x[0], []
+    for e in given_x:
+        expected.append(c * e)
+        c = np.tanh(c + e)
+    for result in (*found.values(), program.state["s"]):
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+class Recurrent(nn.Module):
+    """Layers whose states a contraction makes, and a step that is one."""
+
+    def __init__(self) -> None:
+        self.rnn, self.lstm, self.gru = nn.RNN(4, 6, nonlinearity="relu"), nn.LSTM(4, 6, proj_size=4), nn.GRU(4, 6)
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: grt.Value) -> grt.Value:
+        last, _ = F.scan(lambda c, e: (self.linear(c + e), None), x[0], x)
+        found = [last, *(layer(x)[0] for layer in (self.rnn, self.lstm, self.gru))]
+        assert last.dtype.name == "float32"
+        return F.stack([F.cast(v, "float32").sum() for v in found]).sum()
+
+
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+def test_a_carry_keeps_its_dtype_in_mixed_precision(half: str) -> None:
+    graph = grt.Graph()
+    x = graph.input("x", (5, 3, 4))
+    with graph.autocast(half):
+        loss = Recurrent()(x)
+    graph.output("loss", loss)
+    for p, d in zip(graph.parameters(), grt.grad(loss, graph.parameters()), strict=True):
+        assert d.type.same(p.type)
+        graph.output(f"d {p.node.name}", d)
+    found = grt.compile(graph, target=TARGET)(x=array(5, 3, 4))
+    assert all(np.isfinite(a).all() for a in found.values())
+
+
+def test_a_value_of_a_step_stays_in_it() -> None:
+    graph, kept = grt.Graph(), list[grt.Value]()
+    x = graph.input("x", (5, 3))
+    F.scan(lambda c, e: (kept.append(c * e) or c, e), x[0], x)  # type: ignore[func-returns-value]
+    for use in (lambda v: F.sum(v), lambda v: graph.output("z", v)):
+        with pytest.raises(GraphrtError, match="return it as a y"):
+            use(kept[0])
 
 
 @compiled_only

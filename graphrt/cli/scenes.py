@@ -13,7 +13,7 @@ import typer
 from graphrt.cli.datasets import resized
 from graphrt.cli.examples import examples
 from graphrt.cli.options import show
-from graphrt.errors import ArgumentError
+from graphrt.errors import ArgumentError, InputError
 from graphrt.train import tasks
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def predict(task: tasks.Task, trainer: Trainer, files: Sequence[Path], out: Path
         raise ArgumentError(f"--out is the picture of one example, and there are {len(given)}")
     rows = []
     for label, picture in given:
+        if picture.shape[:1] != (3,):
+            raise InputError(f"{label} is {list(picture.shape)}; the network takes pictures of three colours, [3, H, W]")
         x = picture[None]
         found = _found(task, trainer, x)
         if task.kind == "segmentation":

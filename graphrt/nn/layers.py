@@ -13,7 +13,7 @@ from graphrt.errors import ArgumentError
 from graphrt.ir import Value
 from graphrt.nn.init import uniform_, weights
 from graphrt.nn.module import Module, Parameter, optional
-from graphrt.ops.base import integer, integers
+from graphrt.ops.base import integer, integers, tensor
 
 
 class Sequential(Module):
@@ -91,7 +91,7 @@ class Linear(Module):
         self.weight, self.bias = weights((out_features, in_features), bias)
 
     def forward(self, input: Value) -> Value:
-        return F.linear(input, self.weight.value(input.graph), optional(self.bias, input))
+        return F.linear(tensor(input), self.weight.value(input.graph), optional(self.bias, input))
 
 
 class Bilinear(Module):

@@ -22,7 +22,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, GraphError, ShapeError
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, constant_of, function, integer, tensor
+from graphrt.ops.base import apply, cast, constant_of, function, integer, tensor
 from graphrt.ops.elementwise import add
 from graphrt.ops.reverse import sweep, zeros_like
 from graphrt.ops.slicing import getitem
@@ -350,6 +350,7 @@ class Trace:
             "length": self.length,
             "reverse": self.reverse,
         }
+        graph.of_steps.update(inside)
         node = graph.append(REGISTRY["loop"], operands, attrs)
         count = len(self._states)
         states = dict(zip(self._states, node.outputs[:count], strict=True))
@@ -497,7 +498,8 @@ def scan(f: Callable[..., Any], init: Any, xs: Any = None, length: int | None = 
         if len(after) != len(states) or not all(isinstance(v, Value) and v.graph is graph for v in (*after, *ys)):
             raise ArgumentError(f"f must return a carry of {len(states)} Values like init, and ys that are Values")
         for state, value in zip(begin, after, strict=True):
-            trace.become(state, value)
+            half = graph.half is not None and value.dtype is graph.half  # autocast made it so: the carry keeps its dtype
+            trace.become(state, cast(value, state.dtype) if half else value)
         for y in ys:
             if y not in after:
                 trace.stack(y)

@@ -51,8 +51,10 @@ def _returned_apart(graph: Graph) -> Graph:
     for results in (new.outputs, new.updates):
         for name, v in results.items():
             if v.node.op.kind is Kind.LOOP:
-                with new.at(v.node.origin):
-                    results[name] = copies[v] = copies.get(v) or clone(v)
+                if v not in copies:
+                    with new.at(v.node.origin):
+                        copies[v] = clone(v)
+                results[name] = copies[v]
     return new
 
 
