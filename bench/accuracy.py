@@ -265,17 +265,17 @@ def transferred(seed: int, frozen: bool, share: float = 1.0) -> tuple[float, flo
     moved = [augment.RandomAffine(12, (0.08, 0.08), (0.9, 1.1))]
     epochs = max(round(15 * share), 1)
 
-    def fit(net: nn.Module, given: Dataset) -> tuple[Trainer, float]:
+    def fit(net: nn.Module, given: Dataset, epochs: int) -> tuple[Trainer, float]:
         trainer = Trainer(net, nn.CrossEntropyLoss(), optim.Adam(5e-3), optim.Cosine(), (), "cpu", seed, augment=moved)
         start = time.process_time()
         trainer.fit(given, epochs, 64, progress=False)
         return trainer, time.process_time() - start
 
-    fit(first, before)
+    fit(first, before, 4 * epochs)  # features that others are to use are learnt longer
     net = models.spoof_classifier(trunk, 2048, 5, 0.0)
     if frozen:
         net.trunk.requires_grad_(False).eval()
-    trainer, seconds = fit(net, after)
+    trainer, seconds = fit(net, after, epochs)
     return accuracy(trainer.predict(held.x), held.y), seconds
 
 
