@@ -110,7 +110,7 @@ bench-page: .venv/ready
 	$(BIN)/graphrt bench fusion --read bench/results/fusion.jsonl --md docs/fusion_results.md --png docs/images/fusion
 
 samples: .venv/ready
-	$(BIN)/python -m pytest -m slow tests/test_torch_samples.py
+	$(BIN)/python -m pytest -m slow
 
 docs: .venv/ready
 	$(BIN)/python -m graphrt.ops.document > docs/ops.md

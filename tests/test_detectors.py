@@ -533,9 +533,12 @@ def test_the_sample_of_the_page_on_detection_runs() -> None:
     assert names["found"].keys() == {"box", "score", "class", "anchor"}
 
 
+QUICK = {"fcn", "unet", "yolo"}  # to train
+GOALS = [pytest.param(n, marks=pytest.mark.proof if n in QUICK else pytest.mark.slow) for n in tasks.TASKS]
+
+
 @only_here
-@pytest.mark.proof
-@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("name", GOALS)
 def test_a_task_reaches_its_goal(name: str) -> None:
     task = tasks.get(name)
     trainer = task.train(seed=0, target="cpu", progress=False)
