@@ -21,7 +21,7 @@ import graphrt as grt
 from graphrt import models, nn, optim
 from graphrt.targets.triton.emit.tiling import SHARE
 from graphrt.targets.triton.report import KernelReport
-from graphrt.targets.triton.target import multiprocessors
+from graphrt.targets.triton.target import fuses_products, multiprocessors
 
 GOLDEN = Path(__file__).parent / "golden"
 SLACK = 1.1  # a tenth more registers, shared memory or bytes is not yet worse
@@ -110,8 +110,11 @@ def check(name: str, program: grt.Program, reports: list[KernelReport]) -> None:
     """Compares with the golden file of ``name``, or writes it when GRAPHRT_ACCEPT is 1.
 
     Registers, shared memory, warps and widths depend on the compiler, so those of another version of Triton than the file
-    names are not compared: launches and bytes are.
+    names are not compared: launches and bytes are. A version that cannot take the norms of halves as fused multiply-adds has
+    another plan, of which no file tells.
     """
+    if "float32" not in name and not fuses_products():
+        return
     path = GOLDEN / f"{name}.json"
     found = [_row(r) for r in reports]
     totals = {

@@ -66,9 +66,9 @@ class TritonTarget(Target):
         """Results depend on the device, never on the run. A contraction that is always left to a library stays whole."""
         options = self.options
         if self._alone:
-            return PassPolicy(splits=lambda node: 0, segments=self._segments, half_copies=True, fused_products=True)
+            return PassPolicy(splits=lambda node: 0, segments=self._segments, half_copies=True, fused_products=fuses_products())
         parts = functools.partial(splits, options=options)
-        return PassPolicy(parts, self._segments, times(options), half_copies=True, fused_products=True)
+        return PassPolicy(parts, self._segments, times(options), half_copies=True, fused_products=fuses_products())
 
     def schedule(self) -> SchedulePolicy:
         """A contraction that is always left to a library stays alone."""
@@ -181,3 +181,10 @@ class AheadTarget(TritonTarget):
         device.compiles(self.name)
         gpu_target(self.name)
         return AheadExecutable(self.name, Compilation(lowering, self.options))
+
+
+def fuses_products() -> bool:
+    """Whether norms of halves are fused multiply-adds: the compiler of Triton 3.6 fails at kernels that store their factors."""
+    import triton
+
+    return tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
