@@ -533,7 +533,7 @@ def test_the_sample_of_the_page_on_detection_runs() -> None:
     assert names["found"].keys() == {"box", "score", "class", "anchor"}
 
 
-QUICK = {"fcn", "unet", "yolo"}  # to train
+QUICK = {"fcn", "unet", "yolo", "ssd", "retinanet", "faster_rcnn"}  # to train
 GOALS = [pytest.param(n, marks=pytest.mark.proof if n in QUICK else pytest.mark.slow) for n in tasks.TASKS]
 
 
