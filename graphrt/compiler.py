@@ -20,7 +20,7 @@ from graphrt.config import Flags
 from graphrt.errors import ArgumentError, GraphError
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind, Order
-from graphrt.ops.loop import Loop
+from graphrt.ops.body import Loop
 from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import Fusion

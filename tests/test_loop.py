@@ -18,7 +18,7 @@ from graphrt import nn
 from graphrt import ops as F
 from graphrt.compiler import lower_graph
 from graphrt.errors import GraphrtError
-from graphrt.ops.loop import Loop
+from graphrt.ops.body import Loop
 from graphrt.schedule.kernel_ir import LoopKernel
 from graphrt.targets.target import Settings, parse
 

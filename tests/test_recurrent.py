@@ -15,7 +15,7 @@ from test_functional import TARGET, data
 import graphrt as grt
 from graphrt import nn
 from graphrt import ops as F
-from graphrt.ops.loop import Loop, contracted
+from graphrt.ops.body import Loop, contracted
 from graphrt.schedule.kernel_ir import LoopKernel
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []

@@ -55,7 +55,7 @@ def summary(
 def _onnx_summary(path: str, batch: int) -> str:
     """The nodes of an ONNX file that compute with parameters or multiply, and the totals."""
     from graphrt.inspection.subject import find
-    from graphrt.ops.loop import contracted
+    from graphrt.ops.body import contracted
 
     graph = find(path, "cpu", batch, False, "float32", {}).outputs
     lines, products = [f"{'node':<40} {'op':<14} {'output':<20} {'parameters':>13} {'multiplications':>17}"], 0

@@ -10,7 +10,7 @@ from typing import Any
 from graphrt.ir import Graph, Node, Value
 from graphrt.nn.module import Buffer, Call, Module, Parameter, count_parameters, in_mode, noted
 from graphrt.op import Kind
-from graphrt.ops.loop import contracted
+from graphrt.ops.body import contracted
 from graphrt.types import DTypeLike
 
 

@@ -12,7 +12,7 @@ from graphrt.index import axes, linearize, row_major
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.ops import clone, getitem, reshape, stack
-from graphrt.ops.loop import Loop
+from graphrt.ops.body import Loop
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.simplify import dead_code, simplify
 

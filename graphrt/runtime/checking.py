@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from graphrt.ir import Graph, Node, Value
-from graphrt.ops.loop import contracted
+from graphrt.ops.body import contracted
 from graphrt.reference import fit, walk
 from graphrt.runtime.lowering import Lowering
 from graphrt.schedule.schedule import Slot

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from graphrt.index import Expr
 from graphrt.ir import Node
-from graphrt.ops.loop import contracted
+from graphrt.ops.body import contracted
 from graphrt.schedule.group import Guard
 from graphrt.schedule.kernel_ir import Block, Kernel, LoopKernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.memory import blocks, loads

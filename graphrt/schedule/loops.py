@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from graphrt.index import as_expr, axis
 from graphrt.ir import Graph, Value
-from graphrt.ops.loop import Loop
+from graphrt.ops.body import Loop
 from graphrt.schedule.group import Group, Launch, pull
 from graphrt.schedule.kernel_ir import Block, Inst, Kernel, LoopKernel, Moving, Scheduled, Store, Var
 from graphrt.schedule.schedule import Schedule, Slot
