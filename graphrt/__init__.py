@@ -10,6 +10,7 @@ from graphrt.frontends.onnx import from_onnx
 from graphrt.frontends.onnx.export import to_onnx
 from graphrt.gradcheck import GradcheckReport, backward_text, gradcheck
 from graphrt.ir import Graph, Node, Value
+from graphrt.mesh import Mesh
 from graphrt.nn.weights import LoadReport, load_weights
 from graphrt.passes.stages import STAGES
 from graphrt.runtime.bisection import bisect
@@ -38,6 +39,7 @@ __all__ = [
     "GradcheckReport",
     "Graph",
     "LoadReport",
+    "Mesh",
     "Node",
     "Program",
     "State",

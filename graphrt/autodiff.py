@@ -35,6 +35,12 @@ def grad(loss: Value, wrt: Sequence[Value], dy: Value | None = None) -> list[Val
         )
     if dy is not None and not dy.type.same(loss.type):
         raise ShapeError(f"dy must be {loss.type} as the loss {loss.node.where()}, got {dy.type}")
+    if dy is None and loss.type.varying:
+        axis = loss.type.varying[0]
+        raise GraphError(
+            f"each process has a loss of its own: {loss.node.where()} is {loss.type}; "
+            f'all_reduce(loss, {axis!r}, "mean") is that of all'
+        )
     with graph.transaction(), graph.phase("bwd", loss.node.name):
         seed = graph.constant(1.0, loss.dtype) if dy is None else dy
         return sweep([(loss, seed)], list(wrt))

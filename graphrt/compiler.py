@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.config import Flags
-from graphrt.errors import ArgumentError, GraphError
+from graphrt.errors import ArgumentError, GraphError, TargetError
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind, Order
 from graphrt.ops.body import Loop
@@ -169,6 +169,8 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body:
 
     ``graph`` is a program's, or the ``body`` of one of its loops.
     """
+    if graph.mesh is not None and graph.mesh.size > 1 and not target.collectives:
+        raise TargetError(f"{target.name} has no collectives, which {graph.mesh!r} needs; compile for cpu, or for Mesh(dp=1)")
     flags, clock = Flags.read(), _Clock()
     passing = target.passes()
     steps, decisions = run_passes(graph, passing, orders, target.fusion, flags.check)

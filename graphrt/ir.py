@@ -22,6 +22,7 @@ import networkx as nx
 import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError, ShapeError
+from graphrt.mesh import Axes, Mesh
 from graphrt.node import BUILDING, OPERATORS, Node, Origin, Stand, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Order
 from graphrt.signature import Memory, Signature
@@ -38,10 +39,12 @@ class Graph:
 
     ``nodes`` are in definition order; ``outputs`` are named, and ``orders`` says how some of them shall lie in memory;
     ``updates`` maps a parameter's name to its next value; ``initial`` holds the starting values of parameters. A front end may
-    set ``signature``, how programs are called when not by name, and ``state``, where their parameters are.
+    set ``signature``, how programs are called when not by name, and ``state``, where their parameters are. ``mesh`` is of the
+    processes that will run it, where there are several.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mesh: Mesh | None = None) -> None:
+        self.mesh = mesh
         self.nodes: list[Node] = []
         self.outputs: dict[str, Value] = {}
         self.orders: dict[str, tuple[int, ...]] = {}
@@ -80,7 +83,7 @@ class Graph:
                 )
             self._outside_steps(value, op.name)
         try:
-            types = op.infer(*(v.type for v in inputs), **attrs)
+            types = op.types(tuple(v.type for v in inputs), attrs)
         except GraphrtError as error:
             raise self.located(error, op.name, inputs) from None
         if name is None:
@@ -102,14 +105,14 @@ class Graph:
     def adopt(self, node: Node, inputs: Sequence[Value], orders: Sequence[Order] | None = None) -> Node:
         """Adds a copy of another graph's ``node`` that reads ``inputs`` instead of its own; None keeps its ``orders``."""
         orders = [t.order for t in node.types] if orders is None else orders
-        if all(new.type.same(old.type) for new, old in zip(inputs, node.inputs, strict=True)):
+        if all(new.type.like(old.type) for new, old in zip(inputs, node.inputs, strict=True)):
             types = tuple(t.with_order(order) for t, order in zip(node.types, orders, strict=True))
             return self._added(replace(node, graph=self, inputs=tuple(inputs), types=types))
         return self.append(node.op, inputs, node.attrs, node.name, orders)
 
     def like(self) -> Graph:
         """An empty graph with the names, the starting values, the signature and the state of this one."""
-        new = Graph()
+        new = Graph(self.mesh)
         new.initial, new.signature, new.state, new._counts = self.initial, self.signature, self.state, self._counts.copy()
         return new
 
@@ -120,27 +123,43 @@ class Graph:
         self.orders = graph.orders
 
     def input(
-        self, name: str, shape: Sequence[int] = (), dtype: DTypeLike = float32, order: Sequence[int] | None = None
+        self,
+        name: str,
+        shape: Sequence[int] = (),
+        dtype: DTypeLike = float32,
+        order: Sequence[int] | None = None,
+        varying: Axes = (),
     ) -> Value:
         """A tensor the caller passes at each run, by ``name``.
 
         ``order`` lists its dimensions as they lie in memory, the outermost first ((0, 2, 3, 1) is channels-last); arrays that
-        lie otherwise are copied at each run. None is row-major. Raises ArgumentError.
+        lie otherwise are copied at each run. None is row-major. ``varying`` are the axes of the mesh along which each process
+        passes its own, such as its part of the batch. Raises ArgumentError.
         """
         order = None if order is None else _permutation(order, len(shape), f"input {name!r}")
-        return self._source("input", name, shape, dtype, {}, order)
+        return self._source("input", name, shape, dtype, self._varying(varying), order)
 
     def parameter(
-        self, name: str, value: Any = None, *, shape: Sequence[int] = (), dtype: DTypeLike = float32, trainable: bool = True
+        self,
+        name: str,
+        value: Any = None,
+        *,
+        shape: Sequence[int] = (),
+        dtype: DTypeLike = float32,
+        trainable: bool = True,
+        varying: Axes = (),
     ) -> Value:
-        """State the program owns: ``value`` at first (zeros of ``shape`` when None), then what ``update`` makes of it."""
+        """State the program owns: ``value`` at first (zeros of ``shape`` when None), then what ``update`` makes of it.
+
+        ``varying`` are the axes of the mesh along which each process has its own, such as a part of a sharded weight.
+        """
         if value is not None:
             array = np.ascontiguousarray(value)
             array = array if array.shape == np.shape(value) else array.reshape(np.shape(value))
             shape, dtype = array.shape, as_dtype(array.dtype)
         else:
             array = np.zeros(tuple(shape), as_dtype(dtype).numpy)
-        result = self._source("parameter", name, shape, dtype, {"trainable": trainable})
+        result = self._source("parameter", name, shape, dtype, {"trainable": trainable, **self._varying(varying)})
         self.initial[name] = array
         return result
 
@@ -189,6 +208,11 @@ class Graph:
             raise GraphError(f"parameter {name!r} has an update already: {self.updates[name]!r}")
         if not parameter.type.same(value.type):
             raise ShapeError(f"parameter {name!r} is {parameter.type}, its update {value.node.where()} is {value.type}")
+        if own := set(value.type.varying) - set(parameter.type.varying):
+            raise GraphError(
+                f"parameter {name!r} is the same in all processes, its update {value.node.where()} is {value.type}: each along "
+                f"{', '.join(sorted(own))} has its own; update it with all_reduce(value, axis), or make it with varying={own!r}"
+            )
         self.updates[name] = value
 
     def latest(self, value: Value) -> Value:
@@ -265,6 +289,14 @@ class Graph:
         attrs = {"shape": tuple(int(n) for n in shape), "dtype": as_dtype(dtype).name, **attrs}
         return self.append(REGISTRY[op], (), attrs, name, [order]).outputs[0]
 
+    def _varying(self, axes: Axes) -> dict[str, Any]:
+        """The attribute of a source that varies over ``axes``."""
+        if not axes:
+            return {}
+        if self.mesh is None:
+            raise ArgumentError(f"varying={axes!r} is about the axes of a mesh: build on Graph(mesh=Mesh({axes!s}=...))")
+        return {"varying": self.mesh.varying(axes)}
+
     def _own(self, value: Value, what: str) -> None:
         if not isinstance(value, Value):
             raise ArgumentError(f"{what} must be a Value of this graph, got {type(value).__name__}")
@@ -322,8 +354,8 @@ class Graph:
             for v in node.inputs:
                 if v not in seen:
                     raise GraphError(f"{node.where()} reads {v!r} before it is defined in this graph")
-            types = node.op.infer(*(v.type for v in node.inputs), **node.attrs)
-            if len(types) != len(node.types) or not all(a.same(b) for a, b in zip(types, node.types, strict=True)):
+            types = node.op.types(tuple(v.type for v in node.inputs), node.attrs)
+            if [t.with_order(None) for t in types] != [t.with_order(None) for t in node.types]:
                 raise GraphError(f"{node.where()} says {node.types}, inference says {types}")
             if node.op.kind is Kind.SOURCE and self.sources.get(node.name) is not node:
                 raise GraphError(f"{node.where()} is not registered under its name")
@@ -349,7 +381,8 @@ class Graph:
     def text(self, lines: bool = True) -> str:
         """A line for each node, output and update; without ``lines`` it does not say where in the user's files nodes are."""
         number = {v: f"%{i}" for i, v in enumerate(self.values())}
-        found = [node_line(node, number, lines) for node in self.nodes]
+        found = [] if self.mesh is None else [f"mesh {self.mesh}"]
+        found += [node_line(node, number, lines) for node in self.nodes]
         found += [result_line("output", name, number[v], self.orders.get(name)) for name, v in self.outputs.items()]
         found += [result_line("update", name, number[v]) for name, v in self.updates.items()]
         return "\n".join(found) + "\n"
@@ -360,6 +393,9 @@ class Graph:
         graph, table = Graph(), dict[str, Value]()
         for number, line in lines_of(text):
             try:
+                if line.startswith("mesh "):
+                    graph.mesh = Mesh.parse(line.removeprefix("mesh "))
+                    continue
                 graph._read(parse_line(line), table)
             except (ValueError, KeyError, SyntaxError, IndexError) as error:
                 raise GraphError(f"line {number}: {line!r}: {error}") from None

@@ -44,6 +44,7 @@ class Kind(Enum):
     ATTENTION = "attention"  # products with a softmax between them: a template of loops
     WINDOW = "window"  # pooling and its gradients: a template of loops
     LOOP = "loop"  # a graph of its own, run once for each step
+    COLLECTIVE = "collective"  # what the processes of a mesh exchange
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,18 @@ class OpDef:
     flops: Callable[[Node], int] = lambda node: node.outputs[0].type.size
     barrier: bool = False  # without vjp: gradients end here by intention, which is no error
     cheap: bool = True  # ELEMENTWISE: may be computed again instead of loaded
+    varying: Callable[[Types, Attrs], tuple[str, ...]] | None = None  # the axes its results vary over; None: its operands'
+
+    def types(self, operands: Types, attrs: Attrs) -> Types:
+        """The types of the results for ``operands``. Raises what ``infer`` does."""
+        found = self.infer(*operands, **attrs)
+        if self.varying is not None:
+            varying = self.varying(operands, attrs)
+        else:
+            varying = next((t.varying for t in operands if t.varying), ())
+            if any(t.varying != varying for t in operands if t.varying):
+                varying = tuple(sorted({axis for t in operands for axis in t.varying}))
+        return tuple(t.over(varying) for t in found)
 
 
 REGISTRY: dict[str, OpDef] = {}

@@ -24,7 +24,7 @@ _NAME = r'(?:"(?:[^"\\]|\\.)*"|[\w.]+)'
 _LINE = re.compile(
     rf"(?P<ids>%\d+(?:, %\d+)*) (?P<name>{_NAME}) : (?P<types>.*?) = (?P<op>\w+)\((?P<args>.*)\)   # (?P<origin>.*)"
 )
-_TYPE = re.compile(r"\w+\[[^\]]*\](?:\{[^}]*\})?")
+_TYPE = re.compile(r"\w+\[[^\]]*\](?:\{[^}]*\})?(?:@[\w*]+)?")
 _BAR = "    | "
 _RESULT = re.compile(rf"(output|update) ({_NAME}) = (%\d+)(?:{{([\d,]*)}})?")
 _ORIGIN = re.compile(r"(.*):(\d+) (\w+)(?: of (.*))?")

@@ -2,7 +2,8 @@
 
 A ``TensorType`` prints as ``f32[64,6,28,28]``; a layout other than row-major is written behind it as the order of the
 dimensions in memory, outermost first: ``f32[64,6,28,28]{0,2,3,1}`` is channels-last. Shapes and dtypes are what a program
-means, layouts are how it is stored, so ``same`` compares the first two only.
+means, layouts are how it is stored, so ``same`` compares the first two only. Where many processes run one program, the type of
+a value that differs from one to the other names the axes of their mesh along which it does: ``f32[16,10]@dp``.
 """
 
 from __future__ import annotations
@@ -111,11 +112,15 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class TensorType:
-    """``shape`` and ``dtype`` of a value, and ``order``: its dimensions in memory, outermost first (None: row-major)."""
+    """``shape`` and ``dtype`` of a value, and ``order``: its dimensions in memory, outermost first (None: row-major).
+
+    ``varying`` are the axes of the mesh of processes, in alphabetical order, along which each process has a value of its own.
+    """
 
     shape: Shape
     dtype: DType
     order: tuple[int, ...] | None = None
+    varying: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -145,23 +150,33 @@ class TensorType:
         """Whether shape and dtype agree, whatever the layout."""
         return self.shape == other.shape and self.dtype == other.dtype
 
+    def like(self, other: TensorType) -> bool:
+        """Whether all but the layout agrees."""
+        return self.same(other) and self.varying == other.varying
+
     def with_order(self, order: Sequence[int] | None) -> TensorType:
         """This type stored in ``order``; row-major is kept as None so that equal layouts compare equal."""
         wanted = None if order is None or tuple(order) == tuple(range(self.ndim)) else tuple(order)
-        return self if wanted == self.order else TensorType(self.shape, self.dtype, wanted)
+        return self if wanted == self.order else TensorType(self.shape, self.dtype, wanted, self.varying)
+
+    def over(self, varying: tuple[str, ...]) -> TensorType:
+        """This type of a value that varies over these axes of the mesh."""
+        return self if varying == self.varying else TensorType(self.shape, self.dtype, self.order, varying)
 
     def __str__(self) -> str:
         text = f"{self.dtype.short}[{','.join(map(str, self.shape))}]"
-        return text if self.order is None else text + "{" + ",".join(map(str, self.order)) + "}"
+        text = text if self.order is None else text + "{" + ",".join(map(str, self.order)) + "}"
+        return f"{text}@{'*'.join(self.varying)}" if self.varying else text
 
     @staticmethod
     def parse(text: str) -> TensorType:
         """Reads what ``str`` printed. Raises ValueError."""
-        match = re.fullmatch(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)\})?", text.strip())
+        match = re.fullmatch(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)\})?(?:@([\w*]+))?", text.strip())
         ints = [tuple(int(i) for i in part.split(",") if i) for part in (match[2], match[3] or "")] if match else []
         if match is None or match[1] not in _BY_SHORT or (match[3] is not None and {*ints[1]} != {*range(len(ints[0]))}):
             raise ValueError(f"{text!r} is no tensor type; one looks like f32[64,10] or f32[8,3,9,9]{{0,2,3,1}}")
-        return TensorType(ints[0], _BY_SHORT[match[1]], ints[1] if match[3] is not None else None)
+        order = ints[1] if match[3] is not None else None
+        return TensorType(ints[0], _BY_SHORT[match[1]], order, tuple(match[4].split("*")) if match[4] else ())
 
 
 # --- strides ----------------------------------------------------------------------------------------------------------

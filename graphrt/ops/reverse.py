@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from graphrt.errors import GraphError
 from graphrt.ir import Node, Value
-from graphrt.ops.base import broadcast_to
+from graphrt.ops.base import apply, broadcast_to
 from graphrt.ops.elementwise import add
 
 
@@ -29,6 +29,9 @@ def sweep(seeds: Iterable[tuple[Value, Value]], wrt: Sequence[Value]) -> list[Va
         if any(v.node in active for v in node.inputs):
             active.add(node)
     for node in reversed(nodes):
+        for v in node.outputs:
+            if v in cotangents:
+                cotangents[v] = _settled(v, cotangents[v])
         if node not in active or not any(v in cotangents for v in node.outputs) or not node.inputs:
             continue
         with graph.phase("bwd", node.name):
@@ -41,6 +44,15 @@ def sweep(seeds: Iterable[tuple[Value, Value]], wrt: Sequence[Value]) -> list[Va
                 if g is not None and v.node in active:
                     cotangents[v] = add(cotangents[v], g) if v in cotangents else g
     return [cotangents[v] if v in cotangents else zeros_like(v) for v in wrt]
+
+
+def _settled(v: Value, cotangent: Value) -> Value:
+    """``cotangent``, complete, of the type of ``v``: what the processes of a mesh have of one value's is summed."""
+    if cotangent.type.varying:
+        for axis in sorted(set(cotangent.type.varying) - set(v.type.varying)):
+            assert v.graph.mesh is not None
+            cotangent = apply("all_reduce", cotangent, axis=axis, size=v.graph.mesh.axes[axis], op="sum")
+    return cotangent
 
 
 def zeros_like(v: Value) -> Value:

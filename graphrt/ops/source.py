@@ -23,7 +23,8 @@ def _source(name: str) -> OpDef:
     def reference(**_: Any) -> None:
         raise AssertionError("sources are given, not computed")
 
-    return register(OpDef(name, Kind.SOURCE, infer, None, reference, lambda rng: []))
+    varying = lambda types, attrs: attrs.get("varying", ())  # noqa: E731 - a rule, as the others are
+    return register(OpDef(name, Kind.SOURCE, infer, None, reference, lambda rng: [], varying=varying))
 
 
 _source("input")

@@ -174,6 +174,8 @@ def _choose(node: Node, i: int, wishes: list[Order], chosen: dict[Value, Order])
         wanted += [o for v in node.inputs if not wishes and (o := chosen[v]) is not None]
         return wanted[0] if wanted else None
     shape = node.types[i].shape
+    if node.op.kind is Kind.COLLECTIVE:
+        return chosen[node.inputs[i]] if i < len(node.inputs) and node.inputs[i].shape == shape else None
     if node.op.orders is not None:
         return None if wishes and not wanted else node.op.orders(node)[1][i]
     if follows(node) or node.op.kind is Kind.RANDOM:

@@ -59,7 +59,10 @@ def _returned_apart(graph: Graph) -> Graph:
 
 
 def place_operands(graph: Graph) -> Graph:
-    """``graph`` with copies of those operands of loops of which a step's part does not lie in one piece, row-major."""
+    """``graph`` with copies of those operands of loops of which a step's part does not lie in one piece, row-major.
+
+    Operands of collectives, which are computed as they lie in memory, need only lie in one piece.
+    """
     copies: dict[Value, Value] = {}
 
     def placed(v: Value, stepped: bool) -> Value:
@@ -70,13 +73,17 @@ def place_operands(graph: Graph) -> Graph:
         return copies[v]
 
     def rule(node: Node) -> Sequence[Value] | None:
-        if node.op.kind is not Kind.LOOP:
+        if node.op.kind is Kind.COLLECTIVE:
+            free = (Kind.VIEW, Kind.GENERATED)
+            inputs = [placed(v, False) if v.node.op.kind in free else v for v in node.inputs]
+        elif node.op.kind is Kind.LOOP:
+            states, sequences = len(node.attrs["history"]), node.attrs["sequences"]
+            inputs = [placed(v, states <= i < states + sequences) for i, v in enumerate(node.inputs)]
+        else:
             return None
-        states, sequences = len(node.attrs["history"]), node.attrs["sequences"]
-        inputs = [placed(v, states <= i < states + sequences) for i, v in enumerate(node.inputs)]
         return None if tuple(inputs) == node.inputs else node.graph.append(node.op, inputs, node.attrs).outputs
 
-    if not any(node.op.kind is Kind.LOOP for node in graph.nodes):
+    if not any(node.op.kind in (Kind.LOOP, Kind.COLLECTIVE) for node in graph.nodes):
         return graph
     return rewrite(graph, rule)
 

@@ -17,7 +17,7 @@ from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.passes.decision import Decision
-from graphrt.schedule.group import FREE, through
+from graphrt.schedule.group import FREE, WHOLE, through
 
 Start = tuple[int, ...]
 
@@ -61,8 +61,8 @@ def _unfit(part: Value, readers: Sequence[Node]) -> tuple[str, str]:
     """Why ``part`` cannot be stored in the buffer of a whole, and what would change that; empty where it can."""
     if part.node.op.kind in FREE:
         return f"{part.name} is not computed by a kernel", "a kernel computed it"
-    if any(n.op.kind is Kind.LOOP for n in (part.node, *readers)):
-        return f"a loop has {part.name} in one piece", "no loop computed or read it"
+    if whole := next((n.op.kind.value for n in (part.node, *readers) if n.op.kind in WHOLE), ""):
+        return f"a {whole} has {part.name} in one piece", f"no {whole} computed or read it"
     return "", ""
 
 

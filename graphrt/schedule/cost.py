@@ -10,7 +10,7 @@ from graphrt.index import Expr
 from graphrt.ir import Node
 from graphrt.ops.body import contracted
 from graphrt.schedule.group import Guard
-from graphrt.schedule.kernel_ir import Block, Kernel, LoopKernel, ReductionKernel, TemplateKernel
+from graphrt.schedule.kernel_ir import Block, CollectiveKernel, Kernel, LoopKernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.schedule import Slot
@@ -82,7 +82,7 @@ def _passes(kernel: Kernel) -> list[tuple[int, Block]]:
 def _reads(kernel: Kernel, block: Block) -> dict[Slot, int]:
     """Bytes that ``block`` may read of each buffer: of a load, one element for each step of the axes it runs along."""
     found: dict[Slot, int] = {}
-    domain = 2**63 if isinstance(kernel, TemplateKernel | LoopKernel) else math.prod(kernel.shape)
+    domain = 2**63 if isinstance(kernel, TemplateKernel | LoopKernel | CollectiveKernel) else math.prod(kernel.shape)
     for slot, offset, guards in loads(block):
         whole = slot.type.nbytes
         once = min(reach(offset, guards), domain, slot.type.size) * slot.type.dtype.itemsize

@@ -136,9 +136,9 @@ class FusionState:
         return [g for g in found if g is not group]
 
     def closed(self, group: Group) -> bool:
-        """Whether ``group`` takes nothing in: a library computes it, or it is a loop."""
+        """Whether ``group`` takes nothing in: a library computes it, or it is a loop or a collective."""
         alone = self.policy.alone and group.anchor is not None and group.anchor.op.kind is Kind.CONTRACTION
-        return alone or group.kind == "loop"
+        return alone or group.kind in ("loop", "collective")
 
     def ends(self, group: Group) -> bool:
         """Whether ``group`` takes nothing behind its anchor: a library computes it, or its template reads what it stored."""

@@ -19,6 +19,7 @@ Index = tuple[Expr, ...]
 Guard = tuple[Expr, int, int]
 ANYWHERE: Guard = (Expr(), 0, 1)  # marks a read whose place the data decides
 FREE = (Kind.SOURCE, Kind.VIEW, Kind.GENERATED)  # kinds that are never members: read, or computed where needed
+WHOLE = (Kind.LOOP, Kind.COLLECTIVE)  # kinds that take their operands as they lie, each in one piece: groups of their own
 FUSABLE = (Kind.ELEMENTWISE, Kind.RANDOM, Kind.GATHER)  # kinds computed element by element, in any group
 
 
@@ -90,11 +91,11 @@ class Group:
 
     @property
     def kind(self) -> str:
-        """template, loop, reduction or pointwise."""
+        """template, loop, collective, reduction or pointwise."""
         if self.anchor is None:
             return "pointwise"
-        if self.anchor.op.kind is Kind.LOOP:
-            return "loop"
+        if self.anchor.op.kind in WHOLE:
+            return self.anchor.op.kind.value
         return "reduction" if self.anchor.op.kind is Kind.REDUCTION else "template"
 
     @property

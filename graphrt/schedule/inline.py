@@ -55,7 +55,7 @@ def common_index(f: FusionState, groups: list[Group], node: Node) -> Index | Non
     for reader in f.readers(y):
         if f.owner.get(reader) is not groups[0] or y in f.buffered(reader):
             return None
-        if reader is groups[0].anchor and groups[0].kind in ("template", "loop"):
+        if reader is groups[0].anchor and groups[0].kind in ("template", "loop", "collective"):
             return None
         for read in reads(reader, read_index(groups[0], reader)):
             if read.value is y:
@@ -96,7 +96,7 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node) -> tuple[Verdict
     if (off := f.forbidden(groups, [node])) is not None:
         return off, 0
     if (closed := next(filter(f.closed, groups), None)) is not None:
-        whose = "a loop" if closed.kind == "loop" else "a library"
+        whose = f"a {closed.kind}" if closed.kind in ("loop", "collective") else "a library"
         return Verdict(False, f"is an operand of {whose}, which takes it as it lies", f"a template computed {closed.label}"), 0
     operands = {g: _operands(f, g, node) for g in groups if g.kind == "template"}  # True: of what is loaded again and again
     once = all(operands.get(g) == {False} for g in groups)  # by attention, which would store as many numbers as it has scores

@@ -15,7 +15,7 @@ from graphrt.index import Expr
 from graphrt.schedule.group import Group, Guard
 from graphrt.schedule.schedule import Schedule, Slot
 from graphrt.schedule.templates import TemplateSpec
-from graphrt.types import HALVES, DType, Shape, float32
+from graphrt.types import HALVES, DType, Shape, TensorType, float32
 
 if TYPE_CHECKING:
     from graphrt.schedule.memory import MemoryPlan
@@ -194,4 +194,28 @@ class LoopKernel:
     block: Block
 
 
-Kernel = TemplateKernel | PointwiseKernel | ReductionKernel | LoopKernel
+@dataclass(frozen=True)
+class Region:
+    """A tensor of ``type`` in ``slot`` from element ``first`` on, dense in its own order."""
+
+    slot: Slot
+    first: int
+    type: TensorType
+
+
+@dataclass
+class CollectiveKernel:
+    """A collective of a mesh's processes: ``op`` with ``attrs`` makes the ``results`` of all their ``sources``.
+
+    ``block`` has what is loaded and stored in all: element by element where a result may lie over its source.
+    """
+
+    group: Group
+    op: str
+    attrs: dict[str, Any]
+    sources: list[Region]
+    results: list[Region]
+    block: Block
+
+
+Kernel = TemplateKernel | PointwiseKernel | ReductionKernel | LoopKernel | CollectiveKernel

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from graphrt.schedule.group import Guard
-from graphrt.schedule.kernel_ir import Block, Fold, Kernel, LoopKernel, PointwiseKernel, TemplateKernel, Total, Var
+from graphrt.schedule.kernel_ir import Block, CollectiveKernel, Fold, Kernel, LoopKernel, PointwiseKernel, TemplateKernel, Total, Var
 from graphrt.schedule.schedule import Slot
 
 
@@ -31,6 +31,11 @@ def _kernel(kernel: Kernel) -> Iterator[str]:
             for name, at in places.items():
                 turns = f", by turns with {at.other.name}" if at.other is not None else f" + step * {at.stride}"
                 yield f"{kind} {name} at {at.slot.space} {at.slot.name}[{at.first}{turns}]"
+        return
+    if isinstance(kernel, CollectiveKernel):
+        yield f"{kernel.op}({', '.join(f'{name}={value!r}' for name, value in kernel.attrs.items())})"
+        for kind, regions in (("from", kernel.sources), ("to", kernel.results)):
+            yield from (f"{kind} {r.slot.space} {r.slot.name}[{r.first}] as {r.type}" for r in regions)
         return
     yield from _totals(kernel.totals)
     if isinstance(kernel, PointwiseKernel):

@@ -9,6 +9,7 @@ from typing import Any
 from graphrt.index import axes, axis
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
+from graphrt.schedule.collectives import lower_collective
 from graphrt.schedule.emitter import Emitter, compute_dtype
 from graphrt.schedule.group import Group, Guard, Index
 from graphrt.schedule.kernel_ir import (
@@ -37,6 +38,8 @@ def lower(
     if group.kind == "loop":
         assert scheduled is not None, "this target's loops are written out"
         return lower_loop(schedule, group, scheduled)
+    if group.kind == "collective":
+        return lower_collective(schedule, group)
     if group.kind == "template":
         return _template(schedule, group, policy.precision)
     if group.kind == "reduction":

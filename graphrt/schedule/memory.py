@@ -3,6 +3,13 @@
 Greedy by size with best fit (Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020): the
 largest tensors are placed first, each in the smallest gap left by those alive at the same time. A value takes over the bytes
 of one that its own kernel reads for the last time at the same element.
+
+A collective runs beside the launches behind it, and has the memory of what it reads and writes until it is waited for. What one
+reduces of several tensors lies side by side, so that it is sent in one piece.
+
+    launch 4   all_reduce starts
+    launch 5   conv_dgrad             meanwhile
+    launch 6   update                 reads a result: waits
 """
 
 from __future__ import annotations
@@ -13,9 +20,10 @@ from dataclasses import dataclass
 from graphrt.index import Expr
 from graphrt.passes.decision import Decision
 from graphrt.schedule.group import Guard
-from graphrt.schedule.kernel_ir import Block, Kernel, LoopKernel, PointwiseKernel, ReductionKernel, TemplateKernel
+from graphrt.schedule.kernel_ir import Block, CollectiveKernel, Kernel, LoopKernel, PointwiseKernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Schedule, Slot
+from graphrt.types import TensorType, uint8
 
 SHARED = "kernels side by side in its launch may read the old one later"
 ALIGNMENT = 256  # bytes: a GPU's widest transaction, several cache lines
@@ -46,7 +54,7 @@ def blocks(kernel: Kernel) -> list[Block]:
     """Every block of ``kernel`` in the order it runs."""
     if isinstance(kernel, PointwiseKernel):
         return [*(t.block for t in kernel.totals), kernel.block]
-    if isinstance(kernel, LoopKernel):
+    if isinstance(kernel, LoopKernel | CollectiveKernel):
         return [kernel.block]
     if isinstance(kernel, TemplateKernel):
         return [*kernel.loaders.values(), kernel.epilogue]
@@ -58,6 +66,24 @@ def loads(block: Block) -> list[tuple[Slot, Expr, tuple[Guard, ...]]]:
     return [i.args for i in block.insts if i.op == "load"]
 
 
+def waits(kernels: Sequence[Sequence[Kernel]]) -> dict[int, int]:
+    """The launch before which each collective, by its launch, must be over: the first that reads a result of it, or writes
+    where it reads or writes; the number of launches where only the caller reads them."""
+    found: dict[int, int] = {}
+    pending: dict[int, tuple[set[Slot], set[Slot]]] = {}
+    for step, launch in enumerate(kernels):
+        read = {load[0] for kernel in launch for block in blocks(kernel) for load in loads(block)}
+        written = {store.slot for kernel in launch for block in blocks(kernel) for store in block.stores}
+        for start, (sources, results) in list(pending.items()):
+            if not results.isdisjoint(read | written) or not sources.isdisjoint(written):
+                found[start] = step
+                del pending[start]
+        for kernel in launch:
+            if isinstance(kernel, CollectiveKernel):
+                pending[step] = {r.slot for r in kernel.sources}, {r.slot for r in kernel.results}
+    return found | dict.fromkeys(pending, len(kernels))
+
+
 def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], policy: SchedulePolicy) -> MemoryPlan:
     """Places every arena slot of ``schedule``; ``kernels`` are those of each launch."""
     lifetime: dict[Slot, tuple[int, int]] = {}
@@ -67,13 +93,18 @@ def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], policy:
                 for slot in [*(load[0] for load in loads(block)), *(s.slot for s in block.stores)]:
                     if slot.space == "arena":
                         lifetime[slot] = (lifetime.get(slot, (step, step))[0], step)
+    touched = {slot: end for slot, (_, end) in lifetime.items()}  # by which launch last
+    for start, end in waits(kernels).items():
+        for slot in (s for kernel in kernels[start] for s in _touched(kernel) if s in lifetime):
+            lifetime[slot] = (lifetime[slot][0], max(lifetime[slot][1], min(end, len(kernels) - 1)))
     alias: dict[Slot, Slot] = {}
     decisions: list[Decision] = []
     for step, launch in enumerate(kernels):
         for kernel in launch:
             against = ("the stage in_place is off", "it were on (fusion)") if "in_place" not in policy.fusion else ("", "")
             against = (SHARED, "one of them had a launch of its own") if len(launch) > 1 else against
-            decisions += _alias(kernel, step, lifetime, alias, against)
+            over = {slot: (first, touched[slot]) for slot, (first, _) in lifetime.items()}
+            decisions += _alias(kernel, step, over if isinstance(kernel, CollectiveKernel) else lifetime, alias, against)
     root: dict[Slot, Slot] = {}
     for slot in lifetime:
         end = slot
@@ -84,6 +115,7 @@ def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], policy:
     for slot, end in root.items():
         (first, last), (start, stop) = lifetime[slot], span.get(end, lifetime[slot])
         span[end] = (min(first, start), max(last, stop))
+    inside = _side_by_side(kernels, alias, root, span)
     placed: dict[Slot, int] = {}
     taken: list[tuple[int, int, int, int]] = []  # first and last step, start and end
     for slot in sorted(span, key=lambda s: (-s.type.nbytes, span[s])):
@@ -91,6 +123,8 @@ def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], policy:
         busy = sorted((start, end) for begin, stop, start, end in taken if begin <= last and first <= stop)
         placed[slot] = at = _best_gap(busy, room)
         taken.append((first, last, at, at + room))
+    for end, (whole, start) in inside.items():
+        placed[end] = placed[whole] + start
     steps = range(len(kernels))
     return MemoryPlan(
         offset={slot: placed[root[slot]] for slot in lifetime},
@@ -101,6 +135,33 @@ def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], policy:
         bound=max((sum(_room(s) for s, (a, b) in lifetime.items() if a <= t <= b) for t in steps), default=0),
         decisions=tuple(decisions),
     )
+
+
+def _touched(kernel: Kernel) -> set[Slot]:
+    """The slots of what ``kernel`` reads and writes."""
+    read = {load[0] for block in blocks(kernel) for load in loads(block)}
+    return read | {store.slot for block in blocks(kernel) for store in block.stores}
+
+
+def _side_by_side(
+    kernels: Sequence[Sequence[Kernel]], alias: dict[Slot, Slot], root: dict[Slot, Slot], span: dict[Slot, tuple[int, int]]
+) -> dict[Slot, tuple[Slot, int]]:
+    """The places of the tensors of each ``all_reduce`` of several in one that has them all, which takes theirs in ``span``."""
+    inside: dict[Slot, tuple[Slot, int]] = {}
+    for kernel in (k for launch in kernels for k in launch if isinstance(k, CollectiveKernel) and k.op == "all_reduce"):
+        pairs = zip(kernel.sources, kernel.results, strict=True)
+        ends = [root[r.slot] for s, r in pairs if alias.get(r.slot) == s.slot and s.type.nbytes == s.slot.type.nbytes]
+        ends = [end for end in dict.fromkeys(ends) if end not in inside and end in span]
+        if len(ends) < 2:
+            continue
+        size = sum(map(_room, ends))
+        whole = Slot("arena", f"{kernel.group.label}.bucket", TensorType((size,), uint8))
+        start, steps = 0, [span.pop(end) for end in ends]
+        for end in ends:
+            inside[end] = whole, start
+            start += _room(end)
+        span[whole] = min(first for first, _ in steps), max(last for _, last in steps)
+    return inside
 
 
 def _room(slot: Slot) -> int:

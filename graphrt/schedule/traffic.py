@@ -143,7 +143,7 @@ class _Count:
     def __init__(self, traffic: Traffic, schedule: Schedule, group: Group) -> None:
         self.traffic, self.schedule, self.group = traffic, schedule, group
         self.members, self.inputs = {*group.nodes, *group.inlined}, {*group.inputs}
-        self.domain = ANY if group.kind in ("template", "loop") else math.prod(group.shape)
+        self.domain = ANY if group.kind in ("template", "loop", "collective") else math.prod(group.shape)
         self.read: dict[tuple[int, Slot], int] = {}
 
     def total(self) -> int:
@@ -151,7 +151,7 @@ class _Count:
         group, given = self.group, Known()
         if group.kind == "template":
             self._template()
-        elif group.kind == "loop":
+        elif group.kind in ("loop", "collective"):
             assert group.anchor is not None
             self._block(0, [(v, axes("i", v.shape), ()) for v in group.anchor.inputs], given)
             kept = [v for v in group.anchor.outputs if not self.schedule.stores.get((group, v))]  # states that nobody reads

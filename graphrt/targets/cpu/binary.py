@@ -8,7 +8,7 @@ import ctypes
 import mmap
 import os
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.config import Flags
+from graphrt.runtime.exchange import Exchanges, Place
 from graphrt.runtime.runnable import Binary
 from graphrt.runtime.state import State, dense
 from graphrt.schedule.memory import ALIGNMENT
@@ -69,7 +70,8 @@ class CpuBinary(Binary):
     """A shared object, its arena of ``arena`` bytes and its pointer table: the arena, then ``entries`` as (space, name).
 
     ``outputs`` are the types of the results. The entry behind them points to ``frozen`` pointers: what the program has packed
-    of parameters that stay as they are.
+    of parameters that stay as they are. With ``exchanges``, which the processes of a mesh make, it is run launch by launch, of
+    which there are so many.
     """
 
     def __init__(
@@ -80,7 +82,10 @@ class CpuBinary(Binary):
         outputs: Mapping[str, TensorType],
         frozen: int = 0,
         runtime: Path | None = None,
+        launches: int = 0,
+        exchanges: Exchanges | None = None,
     ) -> None:
+        self.launches, self.exchanges = launches, exchanges
         self.path, self.arena, self.entries, self.frozen = path, arena, list(entries), frozen
         self._outputs = dict(outputs)
         self._library = open_library(path, runtime)
@@ -153,7 +158,31 @@ class CpuBinary(Binary):
                 state.push(name for _, name in self._places["state"])
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
-        """Runs every launch in one native call; results are new arrays."""
+        """Runs every launch, in one native call where no other process is waited for; results are new arrays."""
         with self._running(inputs, state) as outputs:
-            self._library.graphrt_run(self._table)
+            if self.exchanges is None:
+                self._library.graphrt_run(self._table)
+            else:
+                with self._stepping() as step:
+                    for number in range(self.launches):
+                        step(number)
             return outputs
+
+    @contextmanager
+    def _stepping(self, beside: bool = True) -> Iterator[Callable[[int], None]]:
+        """What runs a launch by its number; collectives run ``beside`` those behind them, and are over behind the block."""
+
+        def launch(number: int) -> None:
+            self._library.graphrt_launch(number, self._table)
+
+        if self.exchanges is None:
+            yield launch
+        else:
+            with self.exchanges.running(self._view, launch, beside) as step:
+                yield step
+
+    def _view(self, place: Place) -> np.ndarray:
+        """The tensor in ``place``."""
+        entry, offset, type = place
+        memory = (ctypes.c_char * max(type.nbytes, 1)).from_address((self._table[entry] or 0) + offset)
+        return np.ndarray(type.shape, type.dtype.numpy, memory, strides=[s * type.dtype.itemsize for s in type.strides])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from graphrt.config import Flags
 from graphrt.passes.decision import Decision
 from graphrt.runtime.lowering import Lowering
-from graphrt.schedule.kernel_ir import Kernel, LoopKernel, TemplateKernel
+from graphrt.schedule.kernel_ir import CollectiveKernel, Kernel, LoopKernel, TemplateKernel
 from graphrt.schedule.memory import blocks
 from graphrt.targets.cpu.build import vector_bytes
 from graphrt.targets.cpu.generated import LoopPrinter
@@ -88,8 +88,8 @@ class _Printed:
         for launch in kernels:
             found.append([])
             for kernel in launch:
-                if not any(store.size for block in blocks(kernel) for store in block.stores):
-                    continue  # its results have no elements
+                if isinstance(kernel, CollectiveKernel) or not any(store.size for b in blocks(kernel) for store in b.stores):
+                    continue  # other processes take part in it, or its results have no elements
                 group, printer = kernel.group, self._printer(kernel, buffers)
                 tasks, lines = printer.generate()
                 text = "\n".join([*lines, ""])

@@ -20,6 +20,7 @@ from graphrt.files import intact, sealed, whole
 from graphrt.ir import Graph
 from graphrt.op import OpDef, Order
 from graphrt.passes.stages import Fusion
+from graphrt.runtime.exchange import Exchanges
 from graphrt.runtime.lowering import Interface
 from graphrt.targets.cpu.build import folder, identity
 from graphrt.types import TensorType
@@ -32,7 +33,7 @@ _TYPES = ("inputs", "outputs", "state")
 class CachedProgram:
     """A compiled program: its interface and what ``CpuBinary`` is made with; ``object`` is the file of its code.
 
-    Of its ``launches`` the first ``unwritten`` write no state.
+    Of its ``launches`` the first ``unwritten`` write no state; ``exchanges`` are those that other processes take part in.
     """
 
     interface: Interface
@@ -42,6 +43,7 @@ class CachedProgram:
     frozen: int
     launches: int
     unwritten: int
+    exchanges: Exchanges | None = None
 
 
 def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool) -> str:
@@ -65,7 +67,8 @@ def find(key: str) -> CachedProgram | None:
         for kind in _TYPES:
             made[kind] = {name: TensorType.parse(type) for name, type in made[kind].items()}
         entries = [(space, name) for space, name in found.pop("entries")]
-        program = CachedProgram(Interface(**made), entries=entries, **found)
+        exchanges = Exchanges.of_json(found.pop("exchanges"))
+        program = CachedProgram(Interface(**made), entries=entries, exchanges=exchanges, **found)
         return program if Path(program.object).name == program.object and intact(folder() / program.object) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none, or none that is whole: compile again
@@ -79,7 +82,8 @@ def keep(key: str, program: CachedProgram) -> None:
     for kind in _TYPES:
         made[kind] = {name: str(type) for name, type in made[kind].items()}
     with contextlib.suppress(OSError), whole(_path(key), sealed=True) as file:
-        file.write_text(json.dumps({**vars(program), "interface": made}))
+        exchanges = program.exchanges and program.exchanges.to_json()
+        file.write_text(json.dumps({**vars(program), "interface": made, "exchanges": exchanges}))
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.errors import TargetError
+from graphrt.runtime.exchange import Exchanges
 from graphrt.runtime.runnable import Runnable
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.targets.cpu.binary import CpuBinary
@@ -43,6 +44,8 @@ def save(path: str | Path, binary: CpuBinary, program: Runnable) -> None:
             "arena": binary.arena,
             "alignment": ALIGNMENT,
             "frozen": binary.frozen,
+            "launches": binary.launches,
+            "exchanges": binary.exchanges and binary.exchanges.to_json(),
         },
     )
 
@@ -55,7 +58,8 @@ def load(folder: Path, manifest: Mapping[str, Any]) -> Runnable:
         program, pool = (part(folder, manifest, manifest.get(name)) for name in ("program", "runtime"))
         outputs = {n: t for (space, n), t in types.items() if space == "output"}
         try:
-            return CpuBinary(program, manifest["arena"], types, outputs, manifest["frozen"], pool)
+            exchanges = Exchanges.of_json(manifest["exchanges"])
+            return CpuBinary(program, manifest["arena"], types, outputs, manifest["frozen"], pool, manifest["launches"], exchanges)
         except OSError as error:
             raise TargetError(f"this machine cannot load {folder}: {error}") from None
 

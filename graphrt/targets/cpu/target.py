@@ -22,6 +22,7 @@ from graphrt.passes.decision import Decision
 from graphrt.passes.partial import Segments
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.passes.siblings import Times
+from graphrt.runtime.exchange import Exchange, Exchanges
 from graphrt.runtime.interruption import interruptible, launches
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.machine import DataSheet, machine
@@ -29,8 +30,8 @@ from graphrt.runtime.profile import Span
 from graphrt.runtime.program import Executable
 from graphrt.runtime.runnable import Runnable
 from graphrt.runtime.state import State
-from graphrt.schedule.kernel_ir import Kernel, PointwiseKernel, ReductionKernel, TemplateKernel
-from graphrt.schedule.memory import ALIGNMENT
+from graphrt.schedule.kernel_ir import CollectiveKernel, Kernel, PointwiseKernel, ReductionKernel, TemplateKernel
+from graphrt.schedule.memory import ALIGNMENT, waits
 from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Schedule, Slot
 from graphrt.targets.cpu.binary import CpuBinary
@@ -56,6 +57,8 @@ def parse(name: str, settings: Settings) -> Target:
 
 class CpuTarget(Target):
     """C, compiled by the system's compiler."""
+
+    collectives = True
 
     def passes(self) -> PassPolicy:
         """Sibling convolutions stay apart: docs/cpu.md has the measurement."""
@@ -97,8 +100,29 @@ def compiled(lowering: Lowering, text: Source, buffers: Buffers) -> CachedProgra
     assert lowering.plan is not None and lowering.schedule is not None
     object = build(text.units(units(len(text.kernels))), "program", list(text.kernels), [program_object()])
     entries, frozen = list(buffers.entries), len(buffers.frozen)
-    unwritten = _unwritten(lowering.schedule)
-    return CachedProgram(lowering.interface, object.name, lowering.plan.size, entries, frozen, len(text.launches), unwritten)
+    return CachedProgram(
+        lowering.interface,
+        object.name,
+        lowering.plan.size,
+        entries,
+        frozen,
+        len(text.launches),
+        _unwritten(lowering.schedule),
+        exchanges(lowering, buffers),
+    )
+
+
+def exchanges(lowering: Lowering, buffers: Buffers) -> Exchanges | None:
+    """The collectives of a program of several processes; None for one of one."""
+    mesh, found = lowering.graph.mesh, list[Exchange]()
+    if mesh is None or mesh.size == 1:
+        return None
+    over = waits(lowering.kernels)
+    for number, launch in enumerate(lowering.kernels):
+        for kernel in (k for k in launch if isinstance(k, CollectiveKernel)):
+            sides = ([(*buffers.place(r.slot, r.first), r.type) for r in side] for side in (kernel.sources, kernel.results))
+            found.append(Exchange(number, over[number], kernel.op, kernel.attrs, *sides))
+    return Exchanges(mesh, found)
 
 
 def _unwritten(schedule: Schedule) -> int:
@@ -146,7 +170,8 @@ class CpuExecutable(CpuBinary, Executable):
         self._program, self._freeze, self._text = program, freeze, text
         self._quick = False  # whether a run was seen to take no longer than QUICK
         path, outputs = folder() / program.object, program.interface.outputs
-        super().__init__(path, program.arena, program.entries, outputs, program.frozen)
+        launches, exchanges = program.launches, program.exchanges
+        super().__init__(path, program.arena, program.entries, outputs, program.frozen, None, launches, exchanges)
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         """Runs every launch; results are new arrays.
@@ -156,9 +181,9 @@ class CpuExecutable(CpuBinary, Executable):
         if self._quick or not interruptible():
             return super().run(inputs, state, tensors)
         start = time.perf_counter()
-        with self._running(inputs, state) as outputs:
+        with self._running(inputs, state) as outputs, self._stepping() as step:
             for i in self._launches(state):
-                self._library.graphrt_launch(i, self._table)
+                step(i)
         self._quick = time.perf_counter() - start < QUICK
         return outputs
 
@@ -173,22 +198,22 @@ class CpuExecutable(CpuBinary, Executable):
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs launch by launch and returns the seconds of each."""
         seconds = list[float]()
-        with self._running(inputs, state):
+        with self._running(inputs, state), self._stepping(beside=False) as step:
             for i in self._launches(state):
                 start = time.perf_counter()
-                self._library.graphrt_launch(i, self._table)
+                step(i)
                 seconds.append(time.perf_counter() - start)
         return seconds
 
     def spans(self, inputs: Mapping[str, Any], state: State) -> list[list[Span]]:
         """Runs once: for each launch when it ran, and when each thread was at work on it, by the runtime's clocks."""
         threads, noted = pool(), np.zeros((MOST_SPANS, 3), np.int64)
-        with self._running(inputs, state):
+        with self._running(inputs, state), self._stepping() as step:
             marks = [time.perf_counter_ns()]
             threads.grt_record(1)
             try:
                 for i in self._launches(state):
-                    self._library.graphrt_launch(i, self._table)
+                    step(i)
                     marks.append(time.perf_counter_ns())
             finally:
                 threads.grt_record(0)
@@ -206,11 +231,11 @@ class CpuExecutable(CpuBinary, Executable):
 
     def steps(self, lowering: Lowering, inputs: Mapping[str, Any], state: State) -> Generator[Callable[[Slot], np.ndarray]]:
         """Runs once, launch by launch: before the first and behind each, what reads the place of a tensor as it is then."""
-        with self._running(inputs, state) as outputs:
+        with self._running(inputs, state) as outputs, self._stepping(beside=False) as step:
             read = self._reader(lowering, inputs, state, outputs)
             yield read
             for i in range(self._program.launches):
-                self._library.graphrt_launch(i, self._table)
+                step(i)
                 yield read
 
     def _reader(

@@ -1,0 +1,87 @@
+"""Collectives of a compiled program: which there are, where their tensors lie, and a run that starts and awaits them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphrt.mesh import Mesh
+from graphrt.runtime.processes import Processes, Started, processes
+from graphrt.types import TensorType
+
+Place = tuple[int, int, TensorType]  # entry of the program's table of pointers, bytes from there, what lies there
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The collective that launch number ``launch`` is; it must be over before launch ``until``."""
+
+    launch: int
+    until: int
+    op: str
+    attrs: Mapping[str, Any]
+    sources: Sequence[Place]
+    results: Sequence[Place]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, which ``of_json`` reads."""
+        places = {side: [[e, at, str(t)] for e, at, t in getattr(self, side)] for side in ("sources", "results")}
+        return {"launch": self.launch, "until": self.until, "op": self.op, "attrs": repr(dict(self.attrs)), **places}
+
+    @staticmethod
+    def of_json(data: Mapping[str, Any]) -> Exchange:
+        """What ``to_json`` wrote. Raises KeyError, ValueError, TypeError."""
+        sides = ([(int(e), int(at), TensorType.parse(t)) for e, at, t in data[side]] for side in ("sources", "results"))
+        return Exchange(int(data["launch"]), int(data["until"]), data["op"], ast.literal_eval(data["attrs"]), *sides)
+
+
+@dataclass(frozen=True)
+class Exchanges:
+    """All collectives of a program of the processes of ``mesh``."""
+
+    mesh: Mesh
+    all: Sequence[Exchange]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, which ``of_json`` reads."""
+        return {"mesh": str(self.mesh), "all": [exchange.to_json() for exchange in self.all]}
+
+    @staticmethod
+    def of_json(data: Mapping[str, Any] | None) -> Exchanges | None:
+        """What ``to_json`` wrote. Raises KeyError, ValueError, TypeError."""
+        return None if data is None else Exchanges(Mesh.parse(data["mesh"]), list(map(Exchange.of_json, data["all"])))
+
+    @contextmanager
+    def running(
+        self, view: Callable[[Place], np.ndarray], launch: Callable[[int], None], beside: bool
+    ) -> Iterator[Callable[[int], None]]:
+        """In the block, what runs a launch by its number: one after the other, collectives ``beside`` those behind them.
+
+        ``view`` shows the tensor in a place, ``launch`` runs what is no collective. Behind the block all are over.
+        """
+        by_launch = {exchange.launch: exchange for exchange in self.all}
+        joined, pending = processes(self.mesh), dict[int, Started]()
+
+        def step(number: int) -> None:
+            for start in [s for s in pending if by_launch[s].until <= number]:
+                pending.pop(start).wait()
+            if number in by_launch:
+                pending[number] = _start(joined, by_launch[number], view)
+                if not beside:
+                    pending.pop(number).wait()
+            else:
+                launch(number)
+
+        yield step
+        for started in pending.values():
+            started.wait()
+
+
+def _start(joined: Processes, exchange: Exchange, view: Callable[[Place], np.ndarray]) -> Started:
+    sources, results = map(view, exchange.sources), map(view, exchange.results)
+    return joined.start(exchange.op, exchange.attrs, list(sources), list(results))
