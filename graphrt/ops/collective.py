@@ -45,7 +45,15 @@ def _define(
         others = {axis for t in types for axis in t.varying} - {attrs["axis"]}
         return tuple(sorted(others | ({attrs["axis"]} if (attrs["varies"] if varies is None else varies) else set())))
 
-    register(OpDef(name, Kind.COLLECTIVE, infer, vjp, reference, lambda rng: [], varying=varying))
+    def alone(node: Node) -> Value | None:
+        """What a process that is alone along the axis has: its own."""
+        if node.attrs["size"] > 1 or len(node.outputs) > 1:
+            return None
+        return node.inputs[0] if node.inputs else node.graph.constant(0, node.types[0].dtype)
+
+    register(
+        OpDef(name, Kind.COLLECTIVE, infer, vjp, reference, lambda rng: [], simplify=alone, flops=lambda n: 0, varying=varying)
+    )
 
 
 def _each(types: Types, shape: Callable[[Shape], Shape]) -> Types:

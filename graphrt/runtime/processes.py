@@ -67,9 +67,7 @@ class Processes:
         """Where this process stands along each axis."""
         return self.mesh.coordinates(self.rank)
 
-    def start(
-        self, op: str, attrs: Mapping[str, Any], sources: Sequence[np.ndarray], results: Sequence[np.ndarray]
-    ) -> Started:
+    def start(self, op: str, attrs: Mapping[str, Any], sources: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> Started:
         """Begins the collective ``op``; each array is a view of memory that is read, or written, until it is over."""
         if op == "axis_index":
             results[0][...] = self.coordinates[attrs["axis"]]

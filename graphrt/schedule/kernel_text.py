@@ -6,7 +6,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from graphrt.schedule.group import Guard
-from graphrt.schedule.kernel_ir import Block, CollectiveKernel, Fold, Kernel, LoopKernel, PointwiseKernel, TemplateKernel, Total, Var
+from graphrt.schedule.kernel_ir import (
+    Block,
+    CollectiveKernel,
+    Fold,
+    Kernel,
+    LoopKernel,
+    PointwiseKernel,
+    TemplateKernel,
+    Total,
+    Var,
+)
 from graphrt.schedule.schedule import Slot
 
 

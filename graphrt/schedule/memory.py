@@ -20,7 +20,15 @@ from dataclasses import dataclass
 from graphrt.index import Expr
 from graphrt.passes.decision import Decision
 from graphrt.schedule.group import Guard
-from graphrt.schedule.kernel_ir import Block, CollectiveKernel, Kernel, LoopKernel, PointwiseKernel, ReductionKernel, TemplateKernel
+from graphrt.schedule.kernel_ir import (
+    Block,
+    CollectiveKernel,
+    Kernel,
+    LoopKernel,
+    PointwiseKernel,
+    ReductionKernel,
+    TemplateKernel,
+)
 from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Schedule, Slot
 from graphrt.types import TensorType, uint8

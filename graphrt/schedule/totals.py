@@ -62,7 +62,11 @@ def _needed(f: FusionState, group: Group) -> dict[Group, list[Node]]:
 
 def _takes(f: FusionState, other: Group, nodes: list[Node]) -> bool:
     """Whether ``other`` can compute ``nodes`` too."""
-    if other.kind in ("template", "loop", "collective") or any(f.crowded(other, n) for n in nodes) or f.forbidden([other], nodes):
+    if (
+        other.kind in ("template", "loop", "collective")
+        or any(f.crowded(other, n) for n in nodes)
+        or f.forbidden([other], nodes)
+    ):
         return False
     inside = {*nodes, *other.inlined}
     sources = {v for n in nodes for v in f.bases(n) if v.node not in inside and v.node.op.kind is Kind.SOURCE}

@@ -59,7 +59,9 @@ def load(folder: Path, manifest: Mapping[str, Any]) -> Runnable:
         outputs = {n: t for (space, n), t in types.items() if space == "output"}
         try:
             exchanges = Exchanges.of_json(manifest["exchanges"])
-            return CpuBinary(program, manifest["arena"], types, outputs, manifest["frozen"], pool, manifest["launches"], exchanges)
+            return CpuBinary(
+                program, manifest["arena"], types, outputs, manifest["frozen"], pool, manifest["launches"], exchanges
+            )
         except OSError as error:
             raise TargetError(f"this machine cannot load {folder}: {error}") from None
 

@@ -9,15 +9,17 @@ import numpy as np
 
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind
-from graphrt.reference import fit, walk
+from graphrt.reference import Exchange, fit, walk
 
 
-def evaluate(graph: Graph, feeds: Mapping[str, Any], precision: str = "float64") -> dict[Value, np.ndarray]:
+def evaluate(
+    graph: Graph, feeds: Mapping[str, Any], precision: str = "float64", exchange: Exchange | None = None
+) -> dict[Value, np.ndarray]:
     """Every value of ``graph`` for ``feeds`` (inputs and parameters by name), as ``walk`` computes them.
 
-    An input that nothing reads need not be given.
+    An input that nothing reads need not be given. ``exchange`` carries out collectives.
     """
     sources = [n for n in graph.nodes if n.op.kind is Kind.SOURCE and n.name in feeds]
     table = {n.outputs[0]: fit(feeds[n.name], n.outputs[0], precision) for n in sources}
-    walk((n for n in graph.nodes if n.op.kind is not Kind.SOURCE), table, precision)
+    walk((n for n in graph.nodes if n.op.kind is not Kind.SOURCE), table, precision, exchange=exchange)
     return table

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graphrt.ir import Graph
+import numpy as np
+
+from graphrt.ir import Graph, Node
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.runtime.lowering import Lowering
+from graphrt.runtime.processes import processes
 from graphrt.runtime.program import Executable
 from graphrt.runtime.state import State, dense
 from graphrt.targets.reference.evaluate import evaluate
@@ -21,6 +24,8 @@ def parse(name: str, settings: Settings) -> Target:
 
 class ReferenceTarget(Target):
     """NumPy, one op at a time."""
+
+    collectives = True
 
     def passes(self) -> PassPolicy:
         """Nothing is split, and loops are walked."""
@@ -39,13 +44,20 @@ class ReferenceExecutable(Executable):
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         """Walks the graph; results are new arrays."""
-        table = evaluate(self._graph, {**state, **inputs}, self._precision)
+        table = evaluate(self._graph, {**state, **inputs}, self._precision, self._exchange)
         outputs = {name: dense(v.type) for name, v in self._graph.outputs.items()}
         for name, v in self._graph.outputs.items():
             outputs[name][...] = table[v]
         for name, v in self._graph.updates.items():
             state.set(name, table[v])
         return outputs
+
+    def _exchange(self, node: Node, operands: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """The results of a collective, of which other processes have their part."""
+        assert self._graph.mesh is not None
+        results = tuple(np.zeros(v.shape, operands[0].dtype if operands else v.dtype.numpy) for v in node.outputs)
+        processes(self._graph.mesh).start(node.op.name, node.attrs, operands, results).wait()
+        return results
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs once; there are no launches to time."""

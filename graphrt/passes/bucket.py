@@ -1,0 +1,112 @@
+"""Buckets: sums over processes that are sent in one piece, each when the last of its gradients is there.
+
+    conv2.weight.grad --\
+                         all_reduce (one, of both)        many small messages wait for the network many times,
+    conv1.weight.grad --/                                 one of all starts when nothing is left to compute beside it
+
+The tensors keep their places in the graph: an ``all_reduce`` has as many operands as its bucket, and the memory plan lays them
+side by side (``schedule.memory``), so nothing is copied. Li et al., "PyTorch Distributed", VLDB 2020.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+from graphrt.ir import Graph, Node, Value
+from graphrt.passes.decision import Decision
+
+BYTES = 8 << 20  # of a bucket
+
+
+def fill_buckets(graph: Graph, size: int, decisions: list[Decision]) -> Graph:
+    """``graph`` with the sums of gradients in buckets of at most about ``size`` bytes; 0 leaves each alone.
+
+    Verdicts are added to ``decisions``.
+    """
+    sums = [n for n in graph.nodes if n.op.name == "all_reduce" and n.origin.phase == "bwd" and n.attrs["op"] == "sum"]
+    if len(sums) < 2 or not size:
+        return graph
+    buckets = _buckets(graph, sums, size, decisions)
+    return _merged(graph, buckets) if any(len(b) > 1 for b in buckets) else graph
+
+
+def _buckets(graph: Graph, sums: Sequence[Node], size: int, decisions: list[Decision]) -> list[list[Node]]:
+    """``sums`` by bucket, in the order in which what they send is there."""
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    sums = sorted(sums, key=lambda n: max(position[v.node] for v in n.inputs))
+    bit = {node: 1 << i for i, node in enumerate(sums)}
+    waits: dict[Node, int] = {}  # which sums each node is made of
+    for node in graph.nodes:
+        waits[node] = bit.get(node, 0)
+        for v in node.inputs:
+            waits[node] |= waits[v.node]
+    found: list[list[Node]] = []
+    open: dict[object, list[Node]] = {}  # the bucket that is being filled, by what must be alike
+    for node in sums:
+        kind = (node.attrs["axis"], node.inputs[0].dtype)
+        bucket = open.get(kind)
+        reason, change = _obstacle(node, bucket, waits, bit, size)
+        if bucket is not None:
+            decisions.append(
+                Decision("bucket", node.name, bucket[0].name, not reason, reason or "is sent with it", change=change)
+            )
+        if bucket is None or reason:
+            open[kind] = bucket = []
+            found.append(bucket)
+        bucket.append(node)
+    return found
+
+
+def _obstacle(
+    node: Node, bucket: Sequence[Node] | None, waits: dict[Node, int], bit: dict[Node, int], size: int
+) -> tuple[str, str]:
+    """Why ``node`` is not put into ``bucket``, and what would have to change; empty where it is."""
+    if bucket is None:
+        return "", ""
+    if sum(v.type.nbytes for n in (*bucket, node) for v in n.inputs) > size:
+        return f"the bucket would be larger than {size} bytes", "buckets were larger (bucket_bytes)"
+    members = sum(bit[n] for n in bucket)
+    sent = [v.node for n in (*bucket, node) for v in n.inputs]
+    if any(waits[n] & (members | bit[node]) for n in sent):
+        return "one of them is made of the sum of the other", "they did not wait for each other"
+    return "", ""
+
+
+def _merged(graph: Graph, buckets: Sequence[Sequence[Node]]) -> Graph:
+    """``graph`` with one node for each bucket; nodes stay in order but for those that wait for it."""
+    bucket_of = {node: bucket for bucket in buckets if len(bucket) > 1 for node in bucket}
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    new, table = graph.like(), dict[Value, Value]()
+    waiting: dict[Node, int] = {}
+    readers: dict[Node, list[Node]] = {n: [] for n in graph.nodes}
+    for node in graph.nodes:
+        parents = {v.node for v in node.inputs}
+        waiting[node] = len(parents)
+        for parent in parents:
+            readers[parent].append(node)
+    ready = [position[n] for n in graph.nodes if not waiting[n]]
+    heapq.heapify(ready)
+    arrived: set[Node] = set()
+    while ready:
+        node = graph.nodes[heapq.heappop(ready)]
+        arrived.add(node)
+        done: Sequence[Node] = [node]
+        if node in bucket_of:
+            if not arrived.issuperset(bucket_of[node]):
+                continue
+            done = bucket_of[node]
+            with new.at(done[0].origin):
+                operands = [table[v] for n in done for v in n.inputs]
+                merged = new.append(
+                    node.op, operands, node.attrs, done[0].name, [v.type.order for n in done for v in n.outputs]
+                )
+            table.update(zip([v for n in done for v in n.outputs], merged.outputs, strict=True))
+        else:
+            table.update(zip(node.outputs, new.adopt(node, [table[v] for v in node.inputs]).outputs, strict=True))
+        for reader in (r for n in done for r in readers[n]):
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                heapq.heappush(ready, position[reader])
+    new.take_results(graph, table)
+    return new
