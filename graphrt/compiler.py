@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import gc
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from graphrt.config import Flags
 from graphrt.errors import ArgumentError, GraphError, TargetError
@@ -26,6 +29,7 @@ from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.dump import dump
 from graphrt.runtime.lowering import Lowering
+from graphrt.runtime.processes import processes
 from graphrt.runtime.program import Program, Recipe
 from graphrt.runtime.state import State
 from graphrt.schedule.concat_buffers import NO_BUFFERS, find_buffers
@@ -91,6 +95,26 @@ def compile(  # noqa: A001 - the name every framework has for it
         return _compile(outputs, target, state, settings)
 
 
+@contextmanager
+def _together(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Iterator[None]:
+    """The block is run by the processes of the graph's mesh, each in its turn. Raises TargetError unless they compile alike."""
+    if graph.mesh is None or graph.mesh.size == 1:
+        yield
+        return
+    if not target.collectives:
+        raise TargetError(f"{target.name} has no collectives, which {graph.mesh!r} needs; compile for cpu, or for Mesh(dp=1)")
+    joined = processes(graph.mesh)
+    same = [f"{name} = {_digest(a)}" for name, a in graph.initial.items() if not graph.sources[name].types[0].varying]
+    about = [f"graphrt {target.name} {target.settings}", f"{orders}", graph.text(lines=False), *same]
+    joined.agree("\n".join(about))
+    with joined.in_turn():
+        yield
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
 def trace(model: Any, example_inputs: Any) -> Graph:
     """The graph of a model of a class in ``TRACERS``, called with ``example_inputs``."""
     return next(TRACERS[kind] for kind in type(model).__mro__ if kind in TRACERS)(model, example_inputs)
@@ -118,7 +142,8 @@ def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | No
     wrong = {n for n, node in graph.sources.items() if n in state.types and not state.types[n].same(node.types[0])}
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
     lowered = functools.cache(lambda: lower_graph(graph, target, orders))
-    executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
+    with _together(graph, target, orders):
+        executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
     state.extend(interface.state, graph.initial, interface.copies)
 
     def again(graph: Graph, fusion: Fusion, state: State) -> Program:
@@ -169,8 +194,6 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body:
 
     ``graph`` is a program's, or the ``body`` of one of its loops.
     """
-    if graph.mesh is not None and graph.mesh.size > 1 and not target.collectives:
-        raise TargetError(f"{target.name} has no collectives, which {graph.mesh!r} needs; compile for cpu, or for Mesh(dp=1)")
     flags, clock = Flags.read(), _Clock()
     passing = target.passes()
     steps, decisions = run_passes(graph, passing, orders, target.fusion, flags.check)

@@ -52,6 +52,7 @@ class Flags:
     guard: bool = field(metadata={"env": "GRAPHRT_GUARD", "doc": "interpret: a GPU's blocks, each access of a program checked"})
     winograd: int = field(metadata={"env": "GRAPHRT_WINOGRAD", "doc": "cpu: largest Winograd tile of 3x3 filters: 4, 2 or 0"})
     known: bool = field(metadata={"env": "GRAPHRT_KNOWN", "doc": "cpu: do not schedule again what the cache has compiled (1)"})
+    timeout: float = field(metadata={"env": "GRAPHRT_TIMEOUT", "doc": "seconds that a process waits for the others of a mesh"})
     fold: float = field(metadata={"env": "GRAPHRT_FOLD", "doc": "GB that from_onnx may compute of constants (1)"})
     cflags: str = field(metadata={"env": "GRAPHRT_CFLAGS", "doc": "more flags for the C compiler (sanitizers)"})
 
@@ -76,6 +77,7 @@ class Flags:
             guard=_bool("GRAPHRT_GUARD"),
             winograd=_number("GRAPHRT_WINOGRAD", 4),
             known=_bool("GRAPHRT_KNOWN", "1"),
+            timeout=_number("GRAPHRT_TIMEOUT", 600.0),
             fold=_number("GRAPHRT_FOLD", 1.0),
             cflags=env.get("GRAPHRT_CFLAGS", ""),
         )

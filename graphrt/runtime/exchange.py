@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from graphrt.mesh import Mesh
-from graphrt.runtime.processes import Processes, Started, processes
+from graphrt.runtime.collectives import Collectives, Started
+from graphrt.runtime.processes import processes
 from graphrt.types import TensorType
 
 Place = tuple[int, int, TensorType]  # entry of the program's table of pointers, bytes from there, what lies there
@@ -65,7 +66,7 @@ class Exchanges:
         ``view`` shows the tensor in a place, ``launch`` runs what is no collective. Behind the block all are over.
         """
         by_launch = {exchange.launch: exchange for exchange in self.all}
-        joined, pending = processes(self.mesh), dict[int, Started]()
+        joined, pending = Collectives(processes(self.mesh)), dict[int, Started]()
 
         def step(number: int) -> None:
             for start in [s for s in pending if by_launch[s].until <= number]:
@@ -82,6 +83,6 @@ class Exchanges:
             started.wait()
 
 
-def _start(joined: Processes, exchange: Exchange, view: Callable[[Place], np.ndarray]) -> Started:
+def _start(joined: Collectives, exchange: Exchange, view: Callable[[Place], np.ndarray]) -> Started:
     sources, results = map(view, exchange.sources), map(view, exchange.results)
     return joined.start(exchange.op, exchange.attrs, list(sources), list(results))

@@ -102,17 +102,17 @@ def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], policy:
                     if slot.space == "arena":
                         lifetime[slot] = (lifetime.get(slot, (step, step))[0], step)
     touched = {slot: end for slot, (_, end) in lifetime.items()}  # by which launch last
-    for start, end in waits(kernels).items():
+    for start, over in waits(kernels).items():
         for slot in (s for kernel in kernels[start] for s in _touched(kernel) if s in lifetime):
-            lifetime[slot] = (lifetime[slot][0], max(lifetime[slot][1], min(end, len(kernels) - 1)))
+            lifetime[slot] = (lifetime[slot][0], max(lifetime[slot][1], min(over, len(kernels) - 1)))
     alias: dict[Slot, Slot] = {}
     decisions: list[Decision] = []
     for step, launch in enumerate(kernels):
         for kernel in launch:
             against = ("the stage in_place is off", "it were on (fusion)") if "in_place" not in policy.fusion else ("", "")
             against = (SHARED, "one of them had a launch of its own") if len(launch) > 1 else against
-            over = {slot: (first, touched[slot]) for slot, (first, _) in lifetime.items()}
-            decisions += _alias(kernel, step, over if isinstance(kernel, CollectiveKernel) else lifetime, alias, against)
+            own = {slot: (first, touched[slot]) for slot, (first, _) in lifetime.items()}
+            decisions += _alias(kernel, step, own if isinstance(kernel, CollectiveKernel) else lifetime, alias, against)
     root: dict[Slot, Slot] = {}
     for slot in lifetime:
         end = slot
@@ -131,8 +131,7 @@ def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], policy:
         busy = sorted((start, end) for begin, stop, start, end in taken if begin <= last and first <= stop)
         placed[slot] = at = _best_gap(busy, room)
         taken.append((first, last, at, at + room))
-    for end, (whole, start) in inside.items():
-        placed[end] = placed[whole] + start
+    placed.update({slot: placed[whole] + at for slot, (whole, at) in inside.items()})
     steps = range(len(kernels))
     return MemoryPlan(
         offset={slot: placed[root[slot]] for slot in lifetime},

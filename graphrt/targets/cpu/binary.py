@@ -185,4 +185,6 @@ class CpuBinary(Binary):
         """The tensor in ``place``."""
         entry, offset, type = place
         memory = (ctypes.c_char * max(type.nbytes, 1)).from_address((self._table[entry] or 0) + offset)
-        return np.ndarray(type.shape, type.dtype.numpy, memory, strides=[s * type.dtype.itemsize for s in type.strides])
+        return np.ndarray(
+            type.shape, type.dtype.numpy, memoryview(memory), strides=[s * type.dtype.itemsize for s in type.strides]
+        )

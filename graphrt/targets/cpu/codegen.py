@@ -107,6 +107,7 @@ class _Printed:
             return RepeatPrinter(kernel, buffers, inner, self.launches(kernel.body.kernels, inner))
         if isinstance(kernel, TemplateKernel):
             return TemplatePrinter(kernel, buffers, Processor(self.vector // kernel.dtype.itemsize, self.winograd))
+        assert not isinstance(kernel, CollectiveKernel)
         return LoopPrinter(kernel, buffers)
 
 

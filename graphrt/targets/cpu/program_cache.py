@@ -53,7 +53,7 @@ def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool)
     """
     if not all(map(_own, {node.op for node in graph.nodes})):
         return ""  # what it does may have changed with the program that defines it
-    flags = replace(Flags.read(), cache=Path(), target="", threads=0, debug=0, poison=False, fuse="")
+    flags = replace(Flags.read(), cache=Path(), target="", threads=0, debug=0, poison=False, fuse="", timeout=0.0)
     held = sorted((name, order) for name, order in orders.items() if name in graph.sources)
     parts = (graph.text(lines=False), held, str(fusion), freeze, flags, _sources(), identity())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]

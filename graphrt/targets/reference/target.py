@@ -9,6 +9,7 @@ import numpy as np
 
 from graphrt.ir import Graph, Node
 from graphrt.passes.pipeline import PassPolicy
+from graphrt.runtime.collectives import Collectives
 from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.processes import processes
 from graphrt.runtime.program import Executable
@@ -56,7 +57,7 @@ class ReferenceExecutable(Executable):
         """The results of a collective, of which other processes have their part."""
         assert self._graph.mesh is not None
         results = tuple(np.zeros(v.shape, operands[0].dtype if operands else v.dtype.numpy) for v in node.outputs)
-        processes(self._graph.mesh).start(node.op.name, node.attrs, operands, results).wait()
+        Collectives(processes(self._graph.mesh)).start(node.op.name, node.attrs, operands, results).wait()
         return results
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:

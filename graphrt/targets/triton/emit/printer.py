@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from graphrt.index import Expr
 from graphrt.schedule.group import Guard
-from graphrt.schedule.kernel_ir import Block, Inst, Kernel, LoopKernel, ReductionKernel, TemplateKernel, Var
+from graphrt.schedule.kernel_ir import Block, CollectiveKernel, Inst, Kernel, LoopKernel, ReductionKernel, TemplateKernel, Var
 from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.schedule import Slot
 from graphrt.targets.scalar import TRITON, TRITON_TYPES, guard_text, scalar, triton_number
@@ -169,8 +169,8 @@ def tensors(kernel: Kernel) -> set[str]:
         return names | {
             i.out.name for block in kernel.loaders.values() for i in block.insts if i.op == "const" and i.out in loaded
         }
-    if isinstance(kernel, LoopKernel):
-        return names  # printed by no target of Triton's: their loops are written out
+    if isinstance(kernel, LoopKernel | CollectiveKernel):
+        return names  # printed by no target of Triton's: their loops are written out, and they have one process
     if isinstance(kernel, ReductionKernel):
         names |= {f.x.name for p in kernel.passes for f in p.folds}
     return names | {total.fold.x.name for total in kernel.totals}
