@@ -24,8 +24,10 @@ from graphrt.errors import ArgumentError, GraphError, TargetError
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind, Order
 from graphrt.ops.body import Loop
+from graphrt.passes.decision import Decision
 from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
+from graphrt.passes.shard import shard_updates
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.dump import dump
 from graphrt.runtime.lowering import Lowering
@@ -38,6 +40,7 @@ from graphrt.schedule.kernel_ir import Scheduled
 from graphrt.schedule.lower import lower
 from graphrt.schedule.memory import plan_memory
 from graphrt.schedule.order import arrange
+from graphrt.sharding import shardings
 from graphrt.targets.target import Settings, Target, parse
 
 Outputs = Graph | Value | Sequence[Value] | Mapping[str, Value]
@@ -57,6 +60,8 @@ def compile(  # noqa: A001 - the name every framework has for it
     library: str | None = None,
     fusion: str | None = None,
     forbid: Sequence[Collection[str]] = (),
+    policy: str = "all_reduce",
+    bucket_bytes: int | None = None,
 ) -> Program:
     """Compiles a graph, or the part of one that some values need, for ``target``.
 
@@ -83,6 +88,9 @@ def compile(  # noqa: A001 - the name every framework has for it
       nothing is. ``explain`` lists what they compute, and what they cannot, which templates do.
     - ``fusion`` says which stages of fusion are used (None: GRAPHRT_FUSE, else all): all, none, some as "chain,rowops", or all
       but some as "-epilogue,-pairs"; ``graphrt.STAGES`` says what each does. Results do not depend on it but for rounding.
+    - ``policy``, for a graph on a mesh of processes, says what each keeps: all of everything (all_reduce), a part of the
+      optimizer's state (zero1), of gradients too (zero2), or of parameters too (fsdp); ``bucket_bytes`` is how much of what
+      they exchange is sent in one piece (None: 8 MB).
     - ``forbid`` is pairs of nodes, by name, that shall not share a kernel: [("conv_0", "relu_0")].
 
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
@@ -90,7 +98,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     if example_inputs is not None:
         outputs = trace(outputs, example_inputs)
     target = target if precision == "float32" else f"{target}:{precision}"
-    settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid)
+    settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid, policy, bucket_bytes)
     with _uncollected():
         return _compile(outputs, target, state, settings)
 
@@ -141,10 +149,15 @@ def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | No
         state = graph.state if isinstance(graph.state, State) else State()
     wrong = {n for n, node in graph.sources.items() if n in state.types and not state.types[n].same(node.types[0])}
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
-    lowered = functools.cache(lambda: lower_graph(graph, target, orders))
+    sharded: list[Decision] = []
+    graph = shard_updates(graph, settings.policy, {name: name in state.sharding for name in state.types}, sharded)
+    lowered = functools.cache(lambda: lower_graph(graph, target, orders, decided=sharded))
     with _together(graph, target, orders):
         executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
-    state.extend(interface.state, graph.initial, interface.copies)
+    cut = shardings(graph.mesh, list(graph.sources.values()))
+    initial = {**graph.initial, **{name: s.part(graph.initial[name], processes(s.mesh).coordinates) for name, s in cut.items()}}
+    state.sharding.update(cut)
+    state.extend(interface.state, initial, interface.copies)
 
     def again(graph: Graph, fusion: Fusion, state: State) -> Program:
         return _compile(graph, target.name, state, replace(settings, fusion=fusion.named, forbid=[*map(tuple, fusion.apart)]))
@@ -189,14 +202,18 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
     return copy, unpack
 
 
-def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body: bool = False) -> Lowering:
+def lower_graph(
+    graph: Graph, target: Target, orders: Mapping[str, Order], body: bool = False, decided: Sequence[Decision] = ()
+) -> Lowering:
     """Everything before the target's own part; ``orders`` are those of state that exists already. Raises TargetError.
 
-    ``graph`` is a program's, or the ``body`` of one of its loops.
+    ``graph`` is a program's, or the ``body`` of one of its loops; ``decided`` is what was decided on it before.
     """
     flags, clock = Flags.read(), _Clock()
-    passing = target.passes()
+    passing, bucket = target.passes(), target.settings.bucket_bytes
+    passing = passing if bucket is None else replace(passing, bucket_bytes=bucket)
     steps, decisions = run_passes(graph, passing, orders, target.fusion, flags.check)
+    decisions = [*decided, *decisions]
     clock.note("passes")
     policy = target.schedule()
     if policy is None:

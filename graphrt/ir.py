@@ -25,6 +25,7 @@ from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError, 
 from graphrt.mesh import Axes, Mesh
 from graphrt.node import BUILDING, OPERATORS, Node, Origin, Stand, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Order
+from graphrt.sharding import part_shape
 from graphrt.signature import Memory, Signature
 from graphrt.text import NodeLine, ResultLine, lines_of, node_line, parse_line, result_line
 from graphrt.types import HALVES, DType, DTypeLike, as_dtype, bfloat16, float32
@@ -148,10 +149,13 @@ class Graph:
         dtype: DTypeLike = float32,
         trainable: bool = True,
         varying: Axes = (),
+        sharded: tuple[str, int] | None = None,
     ) -> Value:
         """State the program owns: ``value`` at first (zeros of ``shape`` when None), then what ``update`` makes of it.
 
-        ``varying`` are the axes of the mesh along which each process has its own, such as a part of a sharded weight.
+        ``varying`` are the axes of the mesh along which each process has its own. ``sharded`` is (axis, dimension) of a
+        parameter that is cut along that dimension, of which each process along the axis has a part; ``value`` and ``shape``
+        are the whole's. Raises ArgumentError, GraphError, ShapeError.
         """
         if value is not None:
             array = np.ascontiguousarray(value)
@@ -159,7 +163,12 @@ class Graph:
             shape, dtype = array.shape, as_dtype(array.dtype)
         else:
             array = np.zeros(tuple(shape), as_dtype(dtype).numpy)
-        result = self._source("parameter", name, shape, dtype, {"trainable": trainable, **self._varying(varying)})
+        attrs = {"trainable": trainable, **self._varying(varying)}
+        if sharded is not None:
+            axis, dim = sharded
+            cut = self._varying(axis)["varying"][0], dim % max(len(shape), 1), tuple(shape)
+            shape, attrs["cuts"] = part_shape(cut, self.mesh.axes[axis] if self.mesh else 1), (cut,)
+        result = self._source("parameter", name, shape, dtype, attrs)
         self.initial[name] = array
         return result
 
@@ -416,7 +425,8 @@ class Graph:
         if node.types != line.types:
             raise ValueError(f"inference says {', '.join(map(str, node.types))}")
         if node.op.name == "parameter":
-            self.initial[line.name] = np.zeros(node.types[0].shape, node.types[0].dtype.numpy)
+            whole = node.attrs["cuts"][0][2] if "cuts" in node.attrs else node.types[0].shape
+            self.initial[line.name] = np.zeros(whole, node.types[0].dtype.numpy)
         table.update(zip(line.results, node.outputs, strict=True))
 
 

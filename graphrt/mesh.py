@@ -40,10 +40,15 @@ class Mesh:
         """The number of processes."""
         return math.prod(self.axes.values())
 
+    @property
+    def data(self) -> str:
+        """The axis along which the processes have other examples: dp, or the first."""
+        return "dp" if "dp" in self.axes else next(iter(self.axes))
+
     def coordinates(self, rank: int) -> dict[str, int]:
         """Where process ``rank`` stands along each axis."""
         found = {}
-        for name, size in reversed(self.axes.items()):
+        for name, size in reversed(list(self.axes.items())):
             rank, found[name] = divmod(rank, size)
         return {name: found[name] for name in self.axes}
 

@@ -126,6 +126,7 @@ register(
 # --- all_gather, reduce_scatter -----------------------------------------------------------------------------------------
 
 
+# Of two gathers of one tensor, the one ``again`` is not that before, which would have to be kept until then.
 def _all_gather_vjp(node: Node, *dys: Value) -> list[Value | None]:
     attrs = node.attrs
     rest = {name: attrs[name] for name in ("axis", "size", "dim")}
@@ -136,9 +137,9 @@ def _all_gather_vjp(node: Node, *dys: Value) -> list[Value | None]:
 
 _define(
     "all_gather",
-    lambda *types, axis, size, dim, varies: _each(types, lambda shape: _scaled(shape, dim, size)),
+    lambda *types, axis, size, dim, varies, again=False: _each(types, lambda shape: _scaled(shape, dim, size)),
     _all_gather_vjp,
-    lambda *operands, axis, size, dim, varies: tuple([np.concatenate(ranks, dim)] * size for ranks in operands),
+    lambda *operands, axis, size, dim, varies, again=False: tuple([np.concatenate(ranks, dim)] * size for ranks in operands),
     varies=None,
 )
 

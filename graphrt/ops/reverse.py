@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from graphrt.errors import GraphError
 from graphrt.ir import Node, Value
+from graphrt.op import Kind
 from graphrt.ops.base import apply, broadcast_to
 from graphrt.ops.elementwise import add
 
@@ -28,10 +29,12 @@ def sweep(seeds: Iterable[tuple[Value, Value]], wrt: Sequence[Value]) -> list[Va
     for node in nodes:
         if any(v.node in active for v in node.inputs):
             active.add(node)
+    learned = _of_parameters(nodes) if graph.mesh is not None else set[Node]()
     for node in reversed(nodes):
-        for v in node.outputs:
-            if v in cotangents:
-                cotangents[v] = _settled(v, cotangents[v])
+        if node not in learned or not node.inputs:  # what is made of parameters alone is summed behind that, where it is least
+            for v in node.outputs:
+                if v in cotangents:
+                    cotangents[v] = _settled(v, cotangents[v])
         if node not in active or not any(v in cotangents for v in node.outputs) or not node.inputs:
             continue
         with graph.phase("bwd", node.name):
@@ -46,12 +49,23 @@ def sweep(seeds: Iterable[tuple[Value, Value]], wrt: Sequence[Value]) -> list[Va
     return [cotangents[v] if v in cotangents else zeros_like(v) for v in wrt]
 
 
+def _of_parameters(nodes: Iterable[Node]) -> set[Node]:
+    """The parameters among ``nodes``, and what is made of them and constants alone within each process."""
+    found: set[Node] = set()
+    for node in nodes:
+        made = node.op.kind in (Kind.VIEW, Kind.ELEMENTWISE) and all(v.node in found for v in node.inputs)
+        if node.op.name in ("parameter", "constant") or made:
+            found.add(node)
+    return found
+
+
 def _settled(v: Value, cotangent: Value) -> Value:
     """``cotangent``, complete, of the type of ``v``: what the processes of a mesh have of one value's is summed."""
     if cotangent.type.varying:
         for axis in sorted(set(cotangent.type.varying) - set(v.type.varying)):
             assert v.graph.mesh is not None
-            cotangent = apply("all_reduce", cotangent, axis=axis, size=v.graph.mesh.axes[axis], op="sum")
+            with v.graph.phase("bwd", v.node.name):
+                cotangent = apply("all_reduce", cotangent, axis=axis, size=v.graph.mesh.axes[axis], op="sum")
     return cotangent
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphrt.errors import ShapeError
 from graphrt.ir import Value
-from graphrt.op import REGISTRY, Kind, OpDef, Sample, Types, register
+from graphrt.op import REGISTRY, Attrs, Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import dim_index
 from graphrt.types import Shape, TensorType, as_dtype
 
@@ -23,7 +23,9 @@ def _source(name: str) -> OpDef:
     def reference(**_: Any) -> None:
         raise AssertionError("sources are given, not computed")
 
-    varying = lambda types, attrs: attrs.get("varying", ())  # noqa: E731 - a rule, as the others are
+    def varying(types: Types, attrs: Attrs) -> tuple[str, ...]:
+        return tuple(sorted({*attrs.get("varying", ()), *(axis for axis, *_ in attrs.get("cuts", ()))}))
+
     return register(OpDef(name, Kind.SOURCE, infer, None, reference, lambda rng: [], varying=varying))
 
 

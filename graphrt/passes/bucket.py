@@ -17,6 +17,7 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.passes.decision import Decision
 
 BYTES = 8 << 20  # of a bucket
+SENT = {("all_reduce", "bwd"), ("reduce_scatter", "bwd"), ("all_gather", "opt")}  # collectives and the phases they are of
 
 
 def fill_buckets(graph: Graph, size: int, decisions: list[Decision]) -> Graph:
@@ -24,7 +25,7 @@ def fill_buckets(graph: Graph, size: int, decisions: list[Decision]) -> Graph:
 
     Verdicts are added to ``decisions``.
     """
-    sums = [n for n in graph.nodes if n.op.name == "all_reduce" and n.origin.phase == "bwd" and n.attrs["op"] == "sum"]
+    sums = [n for n in graph.nodes if (n.op.name, n.origin.phase) in SENT and n.attrs.get("op", "sum") == "sum"]
     if len(sums) < 2 or not size:
         return graph
     buckets = _buckets(graph, sums, size, decisions)
@@ -44,7 +45,7 @@ def _buckets(graph: Graph, sums: Sequence[Node], size: int, decisions: list[Deci
     found: list[list[Node]] = []
     open: dict[object, list[Node]] = {}  # the bucket that is being filled, by what must be alike
     for node in sums:
-        kind = (node.attrs["axis"], node.inputs[0].dtype)
+        kind = (node.op.name, *node.attrs.items(), node.inputs[0].dtype)
         bucket = open.get(kind)
         reason, change = _obstacle(node, bucket, waits, bit, size)
         if bucket is not None:

@@ -16,7 +16,6 @@ import numpy as np
 from graphrt.runtime.processes import Processes
 
 OPS = {"sum": "SUM", "max": "MAX", "min": "MIN"}
-_GAP = 256  # bytes between tensors that the memory plan laid side by side, at most
 
 
 @dataclass
@@ -44,8 +43,18 @@ class Collectives:
     def __init__(self, joined: Processes) -> None:
         self.joined = joined
 
-    def start(self, op: str, attrs: Mapping[str, Any], sources: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> Started:
-        """Begins the collective ``op``; each array is a view of memory that is read, or written, until it is over."""
+    def start(
+        self,
+        op: str,
+        attrs: Mapping[str, Any],
+        sources: Sequence[np.ndarray],
+        results: Sequence[np.ndarray],
+        runs: Sequence[Sequence[int]] = (),
+    ) -> Started:
+        """Begins the collective ``op``; each array is a view of memory that is read, or written, until it is over.
+
+        ``runs`` has the numbers of results that lie side by side, and in all processes alike; others are sent one by one.
+        """
         if op == "axis_index":
             results[0][...] = self.joined.coordinates[attrs["axis"]]
             return Started(self.joined)
@@ -53,7 +62,7 @@ class Collectives:
             return Started(self.joined)
         group, size = self.joined.group(attrs["axis"]), attrs["size"]
         if op == "all_reduce":
-            return self._all_reduce(attrs["op"], group, sources, results)
+            return self._all_reduce(attrs["op"], group, sources, results, runs or [[i] for i in range(len(results))])
         if op == "broadcast_from":
             _copy(results, sources)
             flat, source = _tensor(_flat(results[0])), attrs["source"]
@@ -67,20 +76,32 @@ class Collectives:
         assert op == "all_to_all"
         return self._all_to_all(group, size, attrs["split_dim"], attrs["concat_dim"], sources[0], results[0])
 
-    def _all_reduce(self, op: str, group: Any, sources: Sequence[np.ndarray], results: Sequence[np.ndarray]) -> Started:
+    def _all_reduce(
+        self,
+        op: str,
+        group: Any,
+        sources: Sequence[np.ndarray],
+        results: Sequence[np.ndarray],
+        runs: Sequence[Sequence[int]],
+    ) -> Started:
         """In place where results lie over their sources, in one piece where they lie side by side."""
         _copy(results, sources)
         how = getattr(self.joined.dist.ReduceOp, OPS[op])
-        pieces = _runs(results)
+        pieces = [_piece([results[i] for i in run]) for run in runs]
         works = [self.joined.dist.all_reduce(_tensor(piece), how, group=group, async_op=True) for piece in pieces]
         return Started(self.joined, works, held=pieces)
+
+    def _call(self, *names: str) -> Any:
+        """torch.distributed's function of the first of ``names`` that this version has."""
+        return next(found for name in names if (found := getattr(self.joined.dist, name, None)) is not None)
 
     def _all_gather(
         self, group: Any, size: int, dim: int, sources: Sequence[np.ndarray], results: Sequence[np.ndarray]
     ) -> Started:
         sent = np.concatenate([np.ascontiguousarray(s).reshape(-1) for s in sources])
         came = np.empty((size, sent.size), sent.dtype)
-        work = self.joined.dist.all_gather_into_tensor(_tensor(came), _tensor(sent), group=group, async_op=True)
+        gather = self._call("all_gather_single", "all_gather_into_tensor")
+        work = gather(_tensor(came.reshape(-1)), _tensor(sent), group=group, async_op=True)
 
         def finish() -> None:
             start = 0
@@ -97,7 +118,8 @@ class Collectives:
         parts = [np.stack(np.split(s, size, dim)).reshape(size, -1) for s in sources]
         sent = np.concatenate(parts, 1)
         came = np.empty(sent.shape[1], sent.dtype)
-        work = self.joined.dist.reduce_scatter_tensor(_tensor(came), _tensor(sent), group=group, async_op=True)
+        scatter = self._call("reduce_scatter_single", "reduce_scatter_tensor")
+        work = scatter(_tensor(came), _tensor(sent.reshape(-1)), group=group, async_op=True)
 
         def finish() -> None:
             start = 0
@@ -158,27 +180,14 @@ def _copy(results: Sequence[np.ndarray], sources: Sequence[np.ndarray]) -> None:
             result[...] = source
 
 
-def _runs(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """``arrays`` as flat ones, those that lie side by side as one, the gaps between included."""
-    spans = sorted((a.__array_interface__["data"][0], a.nbytes, i) for i, a in enumerate(arrays) if a.size)
-    found: list[np.ndarray] = []
-    run: list[tuple[int, int, int]] = []
-
-    def close() -> None:
-        if len(run) == 1:
-            found.append(_flat(arrays[run[0][2]]))
-        elif run:
-            first, dtype = arrays[run[0][2]], arrays[run[0][2]].dtype
-            length = (run[-1][0] + run[-1][1] - run[0][0]) // dtype.itemsize
-            found.append(np.lib.stride_tricks.as_strided(_flat(first), (length,), (dtype.itemsize,)))
-        run.clear()
-
-    for span in spans:
-        if run and not (0 <= span[0] - (run[-1][0] + run[-1][1]) < _GAP and arrays[span[2]].dtype == arrays[run[0][2]].dtype):
-            close()
-        run.append(span)
-    close()
-    return found
+def _piece(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """``arrays``, which lie one behind the other, as one, the gaps between included."""
+    if len(arrays) == 1:
+        return _flat(arrays[0])
+    first, last = (a.__array_interface__["data"][0] for a in (arrays[0], arrays[-1]))
+    itemsize = arrays[0].itemsize
+    length = (last + arrays[-1].nbytes - first) // itemsize
+    return np.lib.stride_tricks.as_strided(_flat(arrays[0]), (length,), (itemsize,))
 
 
 def nbytes(op: str, attrs: Mapping[str, Any], sizes: Sequence[int]) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from graphrt.mesh import Mesh
 from graphrt.runtime.collectives import Collectives, Started
 from graphrt.runtime.processes import processes
+from graphrt.schedule.memory import ALIGNMENT
 from graphrt.types import TensorType
 
 Place = tuple[int, int, TensorType]  # entry of the program's table of pointers, bytes from there, what lies there
@@ -20,7 +21,10 @@ Place = tuple[int, int, TensorType]  # entry of the program's table of pointers,
 
 @dataclass(frozen=True)
 class Exchange:
-    """The collective that launch number ``launch`` is; it must be over before launch ``until``."""
+    """The collective that launch number ``launch`` is; it must be over before launch ``until``.
+
+    ``runs`` has the numbers of the results that lie one behind the other and are sent in one piece.
+    """
 
     launch: int
     until: int
@@ -28,17 +32,20 @@ class Exchange:
     attrs: Mapping[str, Any]
     sources: Sequence[Place]
     results: Sequence[Place]
+    runs: Sequence[Sequence[int]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, which ``of_json`` reads."""
         places = {side: [[e, at, str(t)] for e, at, t in getattr(self, side)] for side in ("sources", "results")}
-        return {"launch": self.launch, "until": self.until, "op": self.op, "attrs": repr(dict(self.attrs)), **places}
+        own = {"launch": self.launch, "until": self.until, "op": self.op, "attrs": repr(dict(self.attrs))}
+        return {**own, **places, "runs": self.runs}
 
     @staticmethod
     def of_json(data: Mapping[str, Any]) -> Exchange:
         """What ``to_json`` wrote. Raises KeyError, ValueError, TypeError."""
-        sides = ([(int(e), int(at), TensorType.parse(t)) for e, at, t in data[side]] for side in ("sources", "results"))
-        return Exchange(int(data["launch"]), int(data["until"]), data["op"], ast.literal_eval(data["attrs"]), *sides)
+        attrs = ast.literal_eval(data["attrs"])
+        sources, results = ([(int(e), int(at), TensorType.parse(t)) for e, at, t in data[s]] for s in ("sources", "results"))
+        return Exchange(int(data["launch"]), int(data["until"]), data["op"], attrs, sources, results, data["runs"])
 
 
 @dataclass(frozen=True)
@@ -85,4 +92,16 @@ class Exchanges:
 
 def _start(joined: Collectives, exchange: Exchange, view: Callable[[Place], np.ndarray]) -> Started:
     sources, results = map(view, exchange.sources), map(view, exchange.results)
-    return joined.start(exchange.op, exchange.attrs, list(sources), list(results))
+    return joined.start(exchange.op, exchange.attrs, list(sources), list(results), exchange.runs)
+
+
+def runs_of(places: Sequence[Place]) -> list[list[int]]:
+    """The numbers of ``places``, those together that lie one behind the other as the memory plan lays what is sent at once."""
+    found: list[list[int]] = []
+    for number, (entry, start, _) in enumerate(places):
+        before = places[found[-1][-1]] if found else None
+        if before and entry == before[0] == 0 and 0 <= start - (before[1] + before[2].nbytes) < ALIGNMENT:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return found

@@ -6,6 +6,7 @@ the cache, and one that is gone, or does not answer in time, is named.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
@@ -40,6 +41,7 @@ class Processes:
                     f"torchrun --nproc-per-node {mesh.size} FILE.py, or call torch.distributed.init_process_group first"
                 )
             dist.init_process_group("gloo", timeout=timedelta(seconds=Flags.read().timeout))
+            atexit.register(dist.destroy_process_group)  # else its threads may outlive what they use
         if dist.get_world_size() != mesh.size:
             raise TargetError(f"{mesh!r} is {mesh.size} processes; torch.distributed has {dist.get_world_size()}")
         self.dist, self.rank = dist, dist.get_rank()

@@ -19,6 +19,8 @@ import numpy as np
 from graphrt.errors import InputError
 from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.forking import STATE, make_lock
+from graphrt.runtime.processes import processes
+from graphrt.sharding import Sharding
 from graphrt.types import TensorType, as_dtype
 
 SMALL = 1 << 20  # elements that one thread fills as fast as several
@@ -95,6 +97,7 @@ class State(Mapping[str, np.ndarray]):
         self.stream: Any = None
         self.types: dict[str, TensorType] = {}
         self.copies: dict[str, str] = {}  # the parameter of each
+        self.sharding: dict[str, Sharding] = {}  # of those of which this process has a part
         self._stale: set[str] = set()  # copies to be made anew
         self._torn: set[str] = set()  # what a run may have written in part, before an exception ended it
         self._lent: set[str] = set()  # what a tensor of the device was given out for, into which anybody may write
@@ -256,11 +259,26 @@ class State(Mapping[str, np.ndarray]):
             if to_numpy(tensor).ctypes.data != array.ctypes.data:
                 tensor.detach().copy_(from_numpy(array))
 
+    def whole(self, name: str) -> np.ndarray:
+        """The array ``name``; of one of which each process of a mesh has a part, all parts, for which all must call this."""
+        if name not in self.sharding:
+            return self[name]
+        sharding = self.sharding[name]
+        return sharding.join(processes(sharding.mesh).all(self[name]))
+
+    def _own_part(self, name: str, array: np.ndarray) -> np.ndarray:
+        """``array``, or this process's part of it where it is all of ``name``."""
+        sharding = self.sharding.get(name)
+        if sharding is None or array.shape != sharding.whole:
+            return array
+        return sharding.part(array, processes(sharding.mesh).coordinates)
+
     def set(self, name: str, value: Any) -> None:
-        """Overwrites ``name``. Raises InputError for an unknown name or another shape."""
+        """Overwrites ``name``; what is sharded is given whole, or as the own part. Raises InputError for an unknown name or
+        another shape."""
         if name not in self._arrays or name in self.copies:
             raise InputError(f"no state {name!r}; there is {', '.join(map(repr, self)) or 'none'}")
-        array = np.asarray(value)
+        array = self._own_part(name, np.asarray(value))
         if array.shape != self._arrays[name].shape:
             raise InputError(f"state {name!r} has shape {list(self._arrays[name].shape)}, got {list(array.shape)}")
         with self.lock:
@@ -272,12 +290,15 @@ class State(Mapping[str, np.ndarray]):
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None, names: Iterable[str] | None = None) -> None:
         """Writes everything, or ``names``, as a safetensors file, in logical (OIHW) layout, with a digest in its metadata.
 
-        Raises InputError if it is ``torn``.
+        What is sharded is gathered, for which all processes must call this. Raises InputError if it is ``torn``.
         """
         from safetensors.numpy import save_file
 
         self.require_whole()
-        arrays, found = {k: np.array(self[k], order="C") for k in (self if names is None else names)}, dict(metadata or {})
+        arrays, found = (
+            {k: np.array(self.whole(k), order="C") for k in (self if names is None else names)},
+            dict(metadata or {}),
+        )
         save_file(arrays, path, metadata={**found, "sha256": _digest(arrays, found)})
 
     def load(self, path: str | Path, names: Mapping[str, str] | None = None, more: Callable[[str], bool] | None = None) -> None:
@@ -286,7 +307,8 @@ class State(Mapping[str, np.ndarray]):
         Raises InputError for a file that is no safetensors file or has been altered, and listing missing, unexpected and
         misshapen names and those of another dtype; then nothing is changed.
         """
-        found = {(names or {}).get(name, name): array for name, array in read_arrays(path).items()}
+        read = {(names or {}).get(name, name): array for name, array in read_arrays(path).items()}
+        found = {name: self._own_part(name, array) for name, array in read.items()}
         missing, unexpected = self.keys() - found.keys(), {n for n in found.keys() - self.keys() if more is None or not more(n)}
         both = sorted(found.keys() & self.keys())
         shapes = [n for n in both if found[n].shape != self._arrays[n].shape]

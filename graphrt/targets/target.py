@@ -21,6 +21,7 @@ from graphrt.errors import ArgumentError, TargetError
 from graphrt.ir import Graph
 from graphrt.op import Order
 from graphrt.passes.pipeline import PassPolicy
+from graphrt.passes.shard import POLICIES
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.program import Executable
@@ -53,6 +54,8 @@ class Settings:
     library: str | None = None
     fusion: str | None = None
     forbid: Sequence[Collection[str]] = ()
+    policy: str = "all_reduce"
+    bucket_bytes: int | None = None
 
 
 class Target(ABC):
@@ -83,6 +86,8 @@ class Target(ABC):
         if library in ("auto", "always") and not self.libraries:
             raise ArgumentError(f"library={library!r} is about contractions on a GPU; the target is {name!r}, so leave it out")
 
+        if settings.policy not in POLICIES:
+            raise ArgumentError(f"policy must be {', '.join(POLICIES[:-1])} or {POLICIES[-1]}, got {settings.policy!r}")
         self.fusion = Fusion.parse(flags.fuse if settings.fusion is None else settings.fusion, settings.forbid)
 
     def require(self) -> None:

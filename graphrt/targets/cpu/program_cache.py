@@ -46,7 +46,7 @@ class CachedProgram:
     exchanges: Exchanges | None = None
 
 
-def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool) -> str:
+def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool, bucket_bytes: int | None = None) -> str:
     """The key of the record of ``graph`` compiled with the flags in force; empty where an op is not graphrt's own.
 
     ``orders`` are the memory orders of state that exists already.
@@ -55,7 +55,7 @@ def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool)
         return ""  # what it does may have changed with the program that defines it
     flags = replace(Flags.read(), cache=Path(), target="", threads=0, debug=0, poison=False, fuse="", timeout=0.0)
     held = sorted((name, order) for name, order in orders.items() if name in graph.sources)
-    parts = (graph.text(lines=False), held, str(fusion), freeze, flags, _sources(), identity())
+    parts = (graph.text(lines=False), held, str(fusion), freeze, bucket_bytes, flags, _sources(), identity())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 

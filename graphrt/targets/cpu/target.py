@@ -22,7 +22,7 @@ from graphrt.passes.decision import Decision
 from graphrt.passes.partial import Segments
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.passes.siblings import Times
-from graphrt.runtime.exchange import Exchange, Exchanges
+from graphrt.runtime.exchange import Exchange, Exchanges, runs_of
 from graphrt.runtime.interruption import interruptible, launches
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.machine import DataSheet, machine
@@ -92,7 +92,9 @@ class CpuTarget(Target):
 
     def _key(self, graph: Graph, orders: Mapping[str, Order]) -> str:
         """The key of the program of ``graph`` in the cache; empty where it is not to be looked for."""
-        return key(graph, orders, self.fusion, self.settings.freeze) if Flags.read().known else ""
+        settings = self.settings
+        known = Flags.read().known
+        return key(graph, orders, self.fusion, settings.freeze, settings.bucket_bytes) if known else ""
 
 
 def compiled(lowering: Lowering, text: Source, buffers: Buffers) -> CachedProgram:
@@ -120,8 +122,9 @@ def exchanges(lowering: Lowering, buffers: Buffers) -> Exchanges | None:
     over = waits(lowering.kernels)
     for number, launch in enumerate(lowering.kernels):
         for kernel in (k for k in launch if isinstance(k, CollectiveKernel)):
-            sides = ([(*buffers.place(r.slot, r.first), r.type) for r in side] for side in (kernel.sources, kernel.results))
-            found.append(Exchange(number, over[number], kernel.op, kernel.attrs, *sides))
+            sources = [(*buffers.place(r.slot, r.first), r.type) for r in kernel.sources]
+            results = [(*buffers.place(r.slot, r.first), r.type) for r in kernel.results]
+            found.append(Exchange(number, over[number], kernel.op, kernel.attrs, sources, results, runs_of(results)))
     return Exchanges(mesh, found)
 
 
