@@ -30,7 +30,9 @@ WINDOW = 16  # launches between which a contraction is looked for
 
 def share(dag: nx.DiGraph, buffers: ConcatBuffers, tiles: bool) -> tuple[list[list[Group]], list[Decision]]:
     """A partition of the groups into launches; with ``tiles`` elementwise groups that wait for nothing share one, too."""
-    sinks = [g for g in dag.nodes if g.kind != "template" and dag.out_degree(g) == 0]  # sinks never wait for each other
+    sinks = [
+        g for g in dag.nodes if g.kind in ("pointwise", "reduction") and dag.out_degree(g) == 0
+    ]  # sinks never wait for each other
     sources = [g for g in dag.nodes if tiles and g.kind == "pointwise" and dag.in_degree(g) == 0 and g not in sinks]
     taken = {*sinks, *sources}
     beside = [
