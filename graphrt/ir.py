@@ -172,6 +172,13 @@ class Graph:
         self.initial[name] = array
         return result
 
+    def parameter_like(self, name: str, like: Value) -> Value:
+        """State that starts at zero, of the shape and dtype of the parameter ``like``, sharded as that is; not trainable."""
+        attrs = {k: a for k, a in like.node.attrs.items() if k in ("varying", "cuts")}
+        result = self._source("parameter", name, like.shape, like.dtype, {"trainable": False, **attrs})
+        self.initial[name] = np.zeros(attrs["cuts"][0][2] if "cuts" in attrs else like.shape, like.dtype.numpy)
+        return result
+
     def constant(self, value: Any, dtype: DTypeLike | None = None) -> Value:
         """A Python number as a scalar node; an array as a buffer that no update may change."""
         kind: DTypeLike

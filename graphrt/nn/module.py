@@ -28,7 +28,8 @@ class Parameter(Stand):
     """An array that a module owns: float32 unless ``array`` is a NumPy array of another type than float64.
 
     ``trainable`` False keeps the optimizer away from it; ``requires_grad`` is the same. ``name`` is its path in the module last
-    called. In a module's ``forward`` it can be used as a Value: in arithmetic, and as an argument of functions.
+    called. In a module's ``forward`` it can be used as a Value: in arithmetic, and as an argument of functions. ``sharded`` is
+    None, or the axis of a mesh along which each process has a part of it, on graphs that have that, and the dimension.
     """
 
     def __init__(self, array: Any, trainable: bool = True) -> None:
@@ -36,6 +37,7 @@ class Parameter(Stand):
         self.array: np.ndarray = array.astype(np.float32) if array.dtype == np.float64 else array
         self._trainable = trainable
         self.name = ""
+        self.sharded: tuple[str, int] | None = None  # axis of the mesh, dimension
 
     @property
     def trainable(self) -> bool:
@@ -94,8 +96,9 @@ class Parameter(Stand):
                 "(for example nn.Sequential) and call that"
             )
         source = graph.sources.get(name)
-        value = source.outputs[0] if source else graph.parameter(name, self.array, trainable=self.trainable)
-        if value.shape != self.shape:
+        cut = self.sharded if graph.mesh is not None and self.sharded and self.sharded[0] in graph.mesh.axes else None
+        value = source.outputs[0] if source else graph.parameter(name, self.array, trainable=self.trainable, sharded=cut)
+        if cut is None and value.shape != self.shape:
             raise ShapeError(f"parameter {name!r} has shape {list(self.shape)}; the graph has {value!r}")
         names[self] = name
         return value

@@ -47,7 +47,8 @@ class _BatchNorm(_Norm):
     and variance, and moves the running ones towards them: ``running = (1 - momentum) * running + momentum * batch``, the
     variance unbiased. Evaluation uses the running ones. ``momentum`` None makes them the plain average of all batches so far,
     and without ``track_running_stats`` there are none. ``affine`` False leaves out ``weight`` and ``bias`` [num_features].
-    Raises ArgumentError; when called, ShapeError.
+    With ``sync`` the batch is that of all processes of a mesh (``sync_batch_norm``). Raises ArgumentError; when called,
+    ShapeError.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class _BatchNorm(_Norm):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        sync: bool = False,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        self.sync = sync
 
     def forward(self, input: Value) -> Value:
         mean, var, weight, bias = self._values(input)
@@ -67,9 +70,8 @@ class _BatchNorm(_Norm):
             tracked = self.num_batches_tracked.value(input.graph)
             batches = input.graph.advance(tracked, input.graph.latest(tracked) + 1)
             momentum = 1.0 / F.cast(batches, "float32") if momentum is None else momentum
-        return F.batch_norm(
-            input, mean, var, weight, bias, self.training or mean is None, 0.0 if momentum is None else momentum, self.eps
-        )
+        momentum, training = 0.0 if momentum is None else momentum, self.training or mean is None
+        return F.batch_norm(input, mean, var, weight, bias, training, momentum, self.eps, self.sync)
 
 
 class BatchNorm1d(_BatchNorm):
@@ -85,6 +87,15 @@ class BatchNorm2d(_BatchNorm):
 class BatchNorm3d(_BatchNorm):
     __doc__ = f"[N, C, D, H, W]. {_BatchNorm.__doc__}"
     ndims = (5,)
+
+
+def sync_batch_norm(module: M) -> M:
+    """Has every batch norm in ``module`` normalise by the statistics of all processes of a mesh, as torch's
+    ``SyncBatchNorm.convert_sync_batchnorm`` does; returns ``module``."""
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            part.sync = True
+    return module
 
 
 class _InstanceNorm(_Norm):

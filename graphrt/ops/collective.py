@@ -344,6 +344,13 @@ def shard(input: Value, axis: str, dim: int = 0) -> Value:
     return _own_part(input, **_along(input.graph, axis), dim=dim_index(dim, input.ndim))
 
 
+def everywhere(v: Value, op: str = "mean") -> Value:
+    """``v`` reduced over all axes along which it varies."""
+    for axis in v.type.varying:
+        v = all_reduce(v, axis, op)
+    return v
+
+
 @creation
 def axis_index(graph: Graph, axis: str) -> Value:
     """The number of this process along ``axis`` of the mesh of ``graph``, from 0: int32. Raises GraphError, ArgumentError."""

@@ -10,6 +10,7 @@ import ml_dtypes
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import cast, dim_index, function, in_float32, require_float, widened
+from graphrt.ops.collective import everywhere
 from graphrt.ops.elementwise import abs, pow, rsqrt, stop_gradient, where
 from graphrt.ops.reduction import mean, norm
 from graphrt.ops.slicing import pad
@@ -44,7 +45,8 @@ def _per_channel(input: Value, what: str, **values: Value | None) -> list[Value 
 def _track(running: tuple[Value, Value], mean: Value, var: Value, count: int, momentum: float | Value) -> None:
     """Moves the running mean and variance towards the batch's, the variance as the unbiased one of ``count`` numbers."""
     graph, unbiased = mean.graph, count / (count - 1)
-    for parameter, new, scale in ((running[0], stop_gradient(mean), 1.0), (running[1], stop_gradient(var), unbiased)):
+    mean, var = (everywhere(stop_gradient(v)) for v in (mean, var))
+    for parameter, new, scale in ((running[0], mean, 1.0), (running[1], var, unbiased)):
         old = graph.latest(parameter)
         graph.advance(parameter, cast(old * (1.0 - momentum) + new * (momentum * scale), old.dtype))
 
@@ -59,13 +61,15 @@ def batch_norm(
     training: bool = False,
     momentum: float | Value = 0.1,
     eps: float = 1e-5,
+    sync: bool = False,
 ) -> Value:
     """Batch normalisation over all dimensions but 1 (Ioffe and Szegedy, 2015).
 
     ``(input - mean) / sqrt(var + eps) * weight + bias``, with ``weight``, ``bias``, ``running_mean`` and ``running_var`` [C] or
     None. In training the batch's statistics are used, and the running ones move towards them by ``momentum`` (the variance
     unbiased), as in torch; a scalar Value as ``momentum`` serves averages whose factor changes from step to step. In evaluation
-    the running ones are used.
+    the running ones are used. With ``sync`` the batch is that of all processes of the mesh; else each normalises its own, and
+    the running ones move towards the means of theirs.
     """
     require_float(input.dtype, "input")
     _per_channel(input, "batch_norm", running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
@@ -78,8 +82,12 @@ def batch_norm(
         if count < 2:
             raise ShapeError(f"batch_norm in training needs more than one value per channel, got {list(input.shape)}")
         average = mean(x, dims)
+        if sync and x.graph.mesh is not None:
+            average, count = everywhere(average), count * math.prod(x.graph.mesh.axes[axis] for axis in x.type.varying)
         centred = x - reshape(average, shape)
         variance = mean(centred * centred, dims)
+        if sync:
+            variance = everywhere(variance)
         if running_mean is not None and running_var is not None:
             _track((running_mean, running_var), average, variance, count, momentum)
     else:

@@ -18,8 +18,11 @@ from graphrt.index import linearize, row_major
 from graphrt.ir import Graph, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import cast, creation, function, integers, require_float
+from graphrt.ops.collective import axis_index
 from graphrt.ops.elementwise import cos, floor, log, lt, sqrt
 from graphrt.types import Shape, TensorType, float32, int64
+
+APART = 0x3C6EF372FE94F82B  # between the seeds of processes that draw apart
 
 _M0, _M1, _W0, _W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
 _MASK = np.uint64(0xFFFFFFFF)
@@ -92,12 +95,16 @@ def state(graph: Graph) -> tuple[Value, Value]:
 
 @creation
 def uniform(graph: Graph, shape: Sequence[int]) -> Value:
-    """float32 numbers [*shape] in [0, 1), new ones at every run. Raises ArgumentError for more than 2**32 of them."""
+    """float32 numbers [*shape] in [0, 1), new ones at every run, and in each process along the axes of a mesh over which an
+    input varies. Raises ArgumentError for more than 2**32 of them."""
     sizes = integers(shape, "shape", 0)
     if math.prod(sizes) >= 2**32:
         raise ArgumentError(f"one draw makes less than 2**32 numbers, got {math.prod(sizes)}")
     stream = sum(n.op.name == "uniform" for n in graph.nodes)
     seed, counter = state(graph)
+    inputs = [source.types[0] for source in graph.sources.values() if source.op.name == "input"]
+    for axis in sorted({axis for type in inputs for axis in type.varying}):
+        seed = seed + cast(axis_index(graph, axis), int64) * APART
     attrs = {"shape": sizes, "stream": stream}
     return graph.append(REGISTRY["uniform"], (seed, counter), attrs).outputs[0]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 import graphrt.ops as F
 from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Value
@@ -35,8 +33,7 @@ class Adagrad(Optimizer):
 
     def _update(self, graph: Graph, name: str, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
         g = self._penalized(p, g, self.weight_decay)
-        start = np.full(p.shape, self.initial_accumulator_value, p.dtype.numpy)
-        total = self._own(graph, name, "sum", start)
+        total = self._like(graph, name, "sum", self.initial_accumulator_value)
         grown = total + g * g
         graph.update(total, grown)
         return p - g / (F.sqrt(grown) + self.eps) * (lr / shared[0] if shared else lr)

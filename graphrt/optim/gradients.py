@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 
 import graphrt.ops as F
 from graphrt.errors import ArgumentError
 from graphrt.ir import Value
+from graphrt.ops.collective import everywhere
 
 
 def total_norm(grads: Sequence[Value], norm_type: float = 2.0) -> Value:
     """The norm of all ``grads`` as one vector, a float32 scalar; ``norm_type`` inf is the largest absolute value.
 
+    Of gradients of sharded parameters all parts count.
     As torch.nn.utils.get_total_norm. Raises ArgumentError for no gradient and a ``norm_type`` that is not above 0.
     """
     if not grads or not norm_type > 0.0:
         raise ArgumentError(f"a norm needs at least one gradient and a norm_type above 0, got {len(grads)} and {norm_type}")
     sizes = [F.abs(F.cast(g, "float32")) for g in grads]
     if math.isinf(norm_type):
-        found = F.amax(sizes[0])
-        for size in sizes[1:]:
-            found = F.maximum(found, F.amax(size))
-        return found
-    total = F.sum(sizes[0] * sizes[0] if norm_type == 2.0 else sizes[0] ** norm_type)
-    for size in sizes[1:]:
-        total = total + F.sum(size * size if norm_type == 2.0 else size**norm_type)
+        return functools.reduce(F.maximum, (everywhere(F.amax(size), "max") for size in sizes))
+    powers = (F.sum(size * size if norm_type == 2.0 else size**norm_type) for size in sizes)
+    total = functools.reduce(operator.add, (everywhere(power, "sum") for power in powers))
     return F.sqrt(total) if norm_type == 2.0 else total ** (1.0 / norm_type)
 
 

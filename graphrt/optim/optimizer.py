@@ -195,7 +195,7 @@ class Optimizer(ABC):
         run, _ = self._counter(graph, part.first, "micro_step", lambda v: F.where(F.eq(v, last), 0, v + 1), "int64")
         full = F.eq(run, last)
         for i, (p, g) in enumerate(zip(part.params, part.grads, strict=True)):
-            total = self._own(graph, p.name, "accumulated", shape=p.shape, dtype=g.dtype)
+            total = self._like(graph, p.name, "accumulated")
             part.grads[i] = total + g * (1.0 / self.accumulation_steps)
             graph.update(total, F.where(full, 0.0, part.grads[i]))
         return full
@@ -221,7 +221,7 @@ class Optimizer(ABC):
                 raise GraphError(f"parameter {p.name!r} has an update already: {now!r}")
             new = graph.advance(p, optimizer._update(graph, p.name, now, g, rate, shared))
             if share is not None:
-                mean = self._own(graph, p.name, "ema", shape=p.shape, dtype=p.dtype)
+                mean = self._like(graph, p.name, "ema")
                 graph.update(mean, mean + (new - mean) * F.cast(share, p.dtype))
 
     def _ema_share(self, graph: Graph, of: str) -> Value | None:
@@ -241,12 +241,19 @@ class Optimizer(ABC):
         """State of this optimizer that is named after the parameter ``of``."""
         return graph.parameter(self._name(of, what), value, trainable=False, **kind)
 
+    def _like(self, graph: Graph, of: str, what: str, start: float = 0.0) -> Value:
+        """State of this optimizer like the parameter ``of``, sharded as that is, ``start`` everywhere at first."""
+        made = graph.parameter_like(self._name(of, what), graph.sources[of].outputs[0])
+        if start:
+            graph.initial[made.name].fill(start)
+        return made
+
     def _name(self, of: str, what: str) -> str:
         return f"{of}.{self.name}.{what}" if self.name else f"{of}.{what}"
 
     def _moment(self, graph: Graph, of: str, what: str, p: Value, advance: Callable[[Value], Value]) -> Value:
         """State like ``p`` that starts at 0, after ``advance``."""
-        before = self._own(graph, of, what, shape=p.shape, dtype=p.dtype)
+        before = self._like(graph, of, what)
         graph.update(before, advance(before))
         return graph.updates[before.name]
 

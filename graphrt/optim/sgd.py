@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import graphrt.ops as F
 from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Value
+from graphrt.ops.collective import everywhere
 from graphrt.optim.optimizer import Optimizer, check_betas
 
 
@@ -110,5 +111,5 @@ class LARS(Optimizer):
 
 
 def norm(value: Value) -> Value:
-    """The root of the sum of squares."""
-    return F.sqrt(F.sum(value * value))
+    """The root of the sum of squares, of all parts of what is sharded."""
+    return F.sqrt(everywhere(F.sum(value * value), "sum"))

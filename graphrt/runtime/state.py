@@ -74,6 +74,13 @@ def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> st
     return digest.hexdigest()
 
 
+def write_arrays(path: str | Path, arrays: dict[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes ``arrays`` and ``metadata`` as a safetensors file with a digest of both."""
+    from safetensors.numpy import save_file
+
+    save_file(arrays, path, metadata={**metadata, "sha256": _digest(arrays, metadata)})
+
+
 class State(Mapping[str, np.ndarray]):
     """Arrays by name. Reading gives the current values, live on the CPU and copied from a GPU; ``set`` overwrites.
 
@@ -287,19 +294,15 @@ class State(Mapping[str, np.ndarray]):
             self.wrote([name])
             self.push([name])
 
-    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None, names: Iterable[str] | None = None) -> None:
-        """Writes everything, or ``names``, as a safetensors file, in logical (OIHW) layout, with a digest in its metadata.
-
-        What is sharded is gathered, for which all processes must call this. Raises InputError if it is ``torn``.
-        """
-        from safetensors.numpy import save_file
-
+    def gathered(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """Everything, or ``names``, in logical (OIHW) layout; of what is sharded all parts, for which all processes must call
+        this. Raises InputError if it is ``torn``."""
         self.require_whole()
-        arrays, found = (
-            {k: np.array(self.whole(k), order="C") for k in (self if names is None else names)},
-            dict(metadata or {}),
-        )
-        save_file(arrays, path, metadata={**found, "sha256": _digest(arrays, found)})
+        return {name: np.array(self.whole(name), order="C") for name in (self if names is None else names)}
+
+    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None, names: Iterable[str] | None = None) -> None:
+        """Writes what is ``gathered`` as a safetensors file with a digest in its metadata. Raises InputError if ``torn``."""
+        write_arrays(path, self.gathered(names), metadata or {})
 
     def load(self, path: str | Path, names: Mapping[str, str] | None = None, more: Callable[[str], bool] | None = None) -> None:
         """Reads what ``save`` wrote; ``names`` says what is called otherwise here, ``more`` which names are welcome if new.

@@ -14,7 +14,8 @@ import numpy as np
 from graphrt.data import Source, as_source, batches, prefetched
 from graphrt.data.dataset import Dataset
 from graphrt.errors import ArgumentError
-from graphrt.ir import Graph
+from graphrt.ir import Graph, Value
+from graphrt.mesh import Axes
 from graphrt.op import Order
 from graphrt.runtime.arrays import from_dlpack, order_of, to_numpy
 from graphrt.types import as_dtype, float64
@@ -112,9 +113,14 @@ def is_spec(tree: Tree) -> bool:
     return type(tree) is tuple and len(tree) in (2, 3) and type(tree[1]) is str
 
 
-def inputs(graph: Graph, name: str, spec: Tree) -> Tree:
-    """Inputs of ``graph`` for what ``spec`` describes."""
-    return mapped(lambda key, leaf: graph.input(key, *leaf), name, spec)
+def inputs(graph: Graph, name: str, spec: Tree, varying: Axes = ()) -> Tree:
+    """Inputs of ``graph`` for what ``spec`` describes, of which each process along the axes ``varying`` has its own."""
+
+    def made(key: str, leaf: Spec) -> Value:
+        shape, dtype, order = (*leaf, None)[:3]
+        return graph.input(key, shape, dtype, order, varying)
+
+    return mapped(made, name, spec)
 
 
 def called(net: Callable[..., Any], x: Tree) -> Any:

@@ -25,6 +25,8 @@ class Callback:
     A plain function of (trainer, row) is a callback too: it is called as ``on_epoch_end``.
     """
 
+    alone = False  # whether only the first of several processes calls it, since it writes a file
+
     def on_train_begin(self, trainer: Trainer) -> None:
         """``fit`` begins, before a step."""
 
@@ -181,6 +183,8 @@ class CSVLogger(Callback):
 
     A step's row has its number, epoch, rate, loss and metrics, such as "grad_norm" of ``Trainer(metrics=...)``.
     """
+
+    alone = True
 
     def __init__(self, path: str | Path, steps: bool = False) -> None:
         self.path, self.steps = Path(path), steps

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from graphrt.errors import InputError
 from graphrt.files import whole
-from graphrt.runtime.state import State
+from graphrt.runtime.processes import Processes
+from graphrt.runtime.state import State, write_arrays
 from graphrt.train.batch import WEIGHT, Batch, Spec, Tree, mapped
 from graphrt.types import TensorType
 
@@ -35,10 +36,17 @@ OPTIONAL: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def save_checkpoint(path: str | Path, state: State, metadata: dict[str, Any]) -> None:
-    """Writes ``state`` and ``metadata`` (JSON values) to ``path``, a safetensors file that appears whole or not at all."""
-    with whole(path, durable=True) as file:
-        state.save(file, {"format": FORMAT, "graphrt": json.dumps(metadata)})
+def save_checkpoint(path: str | Path, state: State, metadata: dict[str, Any], joined: Processes | None = None) -> None:
+    """Writes ``state`` and ``metadata`` (JSON values) to ``path``, a safetensors file that appears whole or not at all.
+
+    All of the processes that are ``joined`` must call this: the first writes what all have. It is there for all of them then.
+    """
+    arrays = state.gathered()
+    if joined is None or joined.rank == 0:
+        with whole(path, durable=True) as file:
+            write_arrays(file, arrays, {"format": FORMAT, "graphrt": json.dumps(metadata)})
+    if joined is not None:
+        joined.all(None)
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

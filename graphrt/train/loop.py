@@ -82,7 +82,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.per_epoch = count_batches(self.train, self.batch_size, self.drop_last)
-        self.called = as_callbacks(self.callbacks)
+        self.called = [c for c in as_callbacks(self.callbacks) if self.trainer.first or not c.alone]
         self.stepping = [c for c in self.called if type(c).on_step_end is not Callback.on_step_end]
 
     def resume(self) -> None:
@@ -96,7 +96,7 @@ class Loop:
     def run(self) -> None:
         """Trains until all epochs are done or a callback ends it."""
         trainer = self.trainer
-        with TrainingProgress(self.epochs, self.progress) as bar, interruptible() as guard:
+        with TrainingProgress(self.epochs, self.progress and trainer.first) as bar, interruptible() as guard:
             try:
                 for callback in self.called:
                     callback.on_train_begin(trainer)
@@ -133,7 +133,7 @@ class Loop:
         pooled = trainer.pooled
         for _ in range(trainer.batches):  # done before an interruption
             next(coming, None)
-        waiting: deque[tuple[Program, Batch]] = deque()
+        waiting: deque[tuple[Program, Batch, int]] = deque()  # and how many examples all processes have
         compiling = 0.0
 
         def bring() -> None:
@@ -141,31 +141,33 @@ class Loop:
             nonlocal compiling
             if (given := next(coming, None)) is not None:
                 batch = as_batch(given)
+                examples = len(batch)
+                batch, parts = trainer.share(batch)
                 start = time.perf_counter()
-                program = trainer.program_of("train", batch)
+                program = trainer.program_of("train", batch, parts)
                 compiling += time.perf_counter() - start
                 program.prefetch(batch.named())
-                waiting.append((program, batch))
+                waiting.append((program, batch, examples))
 
         lr, images = trainer.rate(self.per_epoch, self.epochs, max(trainer.batches - 1, 0)), 0
         try:
             bring()
             start, compiling = time.perf_counter(), 0.0  # the first batch was waited for, and its program
             while waiting:
-                program, batch = waiting[0]
+                program, batch, examples = waiting[0]
                 bring()  # it travels while this step is computed
                 waiting.popleft()
                 lr = trainer.rate(self.per_epoch, self.epochs, trainer.batches)
                 with guard.whole():
                     found = trainer.run_step(program, {}, batch, lr)
                     trainer.batches += 1
-                    pooled.add(found, len(batch))
-                images += len(batch)
-                bar.advance(len(batch), pooled.means())
+                    pooled.add(found, examples)
+                images += examples
+                bar.advance(examples, pooled.means())
                 for callback in self.stepping:
                     callback.on_step_end(trainer, {**read(found, trainer.measures), "lr": lr})
         finally:
-            for program in {program for program, _ in waiting}:
+            for program in {program for program, *_ in waiting}:
                 program.forget()  # an interrupted epoch leaves nothing behind
         if not trainer.batches:
             raise ArgumentError("the loader gave no batch in this epoch; an iterator is used up after one, a DataLoader is not")

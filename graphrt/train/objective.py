@@ -18,6 +18,7 @@ from graphrt.ir import Graph, Value
 from graphrt.nn import Module
 from graphrt.nn.module import under
 from graphrt.ops.base import widened
+from graphrt.ops.collective import everywhere
 from graphrt.train.batch import WEIGHT
 from graphrt.train.counted import Metric
 from graphrt.train.metrics import (
@@ -30,6 +31,7 @@ from graphrt.train.metrics import (
     denominator,
     grad_norm,
     has_classes,
+    is_sum,
     measured,
     named,
 )
@@ -139,15 +141,17 @@ class Objective:
     def _loss(self, head: Head, output: Any, target: Any, weight: Value | None) -> Value:
         with under(head.path):
             if weight is None:
-                return measured("the loss", head.loss, output, target)
-            return F.sum(_per_example(head.loss, output, target) * weight) / F.sum(weight)
+                loss = measured("the loss", head.loss, output, target)
+                return _of_all(loss, head.loss, denominator(head.loss, output, target) if loss.type.varying else None)
+            total = F.sum(_per_example(head.loss, output, target) * weight)
+            return everywhere(total, "sum") / everywhere(F.sum(weight), "sum")
 
     def _measure(self, graph: Graph, head: Head, output: Any, target: Any, weight: Value | None, denominators: bool) -> None:
         """Adds the metrics of a head to the outputs, and what they and its loss divide by."""
 
         def divide(name: str, by: Measure) -> None:
             if denominators and (share := denominator(by, output, target)) is not None:
-                graph.output(DENOMINATOR + name, share)
+                graph.output(DENOMINATOR + name, everywhere(share, "sum"))
 
         classes = has_classes(output, target)
         if head is self.heads[0]:
@@ -156,17 +160,27 @@ class Objective:
             with under(head.path):
                 divide(head.named("loss"), head.loss)
         elif denominators:
-            graph.output(DENOMINATOR + head.named("loss"), F.sum(weight))
+            graph.output(DENOMINATOR + head.named("loss"), everywhere(F.sum(weight), "sum"))
         metrics: Mapping[str, Measure] = {"accuracy": accuracy} if classes else {}
         for what, given in (metrics if head.metrics is None else head.metrics).items():
             name = head.named(what)
             metric = Accuracy(head.ignored) if given is accuracy else given
             if isinstance(metric, Metric):
-                graph.output(COUNTS + name, metric.counts(output, target))
+                graph.output(COUNTS + name, everywhere(metric.counts(output, target), "sum"))
             elif metric is not grad_norm:
                 with under(name):
-                    graph.output(name, measured(name, metric, output, target))
+                    found = measured(name, metric, output, target)
+                    share = denominator(metric, output, target) if found.type.varying else None
+                    graph.output(name, _of_all(found, metric, share))
                     divide(name, metric)
+
+
+def _of_all(value: Value, measure: Measure, share: Value | None) -> Value:
+    """A measure of all examples from those of each process: their sum, or mean, weighted by what each divides by, ``share``."""
+    if share is None:
+        return everywhere(value, "sum" if is_sum(measure) else "mean")
+    held = F.where(F.eq(share, 0.0), 0.0, value)  # the mean of nothing
+    return everywhere(held * share, "sum") / everywhere(share, "sum")
 
 
 def _is_pair(loss: Any) -> bool:

@@ -14,20 +14,23 @@ import graphrt.ops as F
 from graphrt.compiler import compile as compile_graph
 from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Value
+from graphrt.mesh import Mesh
 from graphrt.nn import Module
 from graphrt.nn.augment import Compose
 from graphrt.nn.module import changes, in_mode, inside, stepped
 from graphrt.ops.base import widened
 from graphrt.optim import total_norm
+from graphrt.runtime.processes import processes
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
-from graphrt.train.batch import WEIGHT, Batch, Spec, Tree, called, inputs, laid_spec_of, plain, spec_of
+from graphrt.train.batch import WEIGHT, Batch, Spec, Tree, called, inputs, laid_spec_of, mapped, plain, spec_of
 from graphrt.train.metrics import Metrics
 from graphrt.train.objective import Losses, Objective, classes_of, outputs_by_name
 from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs_of_step
 from graphrt.types import as_dtype, float16
 
-_Key = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], bool]  # of a program: its inputs, modes, running means
+# Of a program: its inputs, modes, whether it evaluates running means, and whether each process has a part of the batch.
+_Key = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], bool, bool]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Compiling:
     autocast: str | None
     float32_matmul_precision: str
     library: str | None
+    mesh: Mesh | None = None
+    policy: str = "all_reduce"
 
 
 class Programs:
@@ -61,6 +66,8 @@ class Programs:
         self.augment = None if augment is None else Compose(augment if isinstance(augment, list | tuple) else [augment])
         self.objective = Objective(loss, metrics)
         self.target, self.seed, self.autocast, self.compiling = compiling.target, seed, compiling.autocast, compiling
+        self.mesh = compiling.mesh
+        self.processes = None if self.mesh is None else processes(self.mesh)
         self.state, self.steps = State(), 0
         self._programs: dict[_Key, Program] = {}
         self._specs: dict[_Key, Batch] = {}
@@ -69,13 +76,28 @@ class Programs:
         self._parted = 0  # how often parameters that were frozen parted from those that were not
         self._marks: tuple[int, tuple[bool, ...]] = (-1, ())  # modes and what is trainable, as of a number of changes
 
-    def training_graph(self, x: Tree, y: Tree, sample_weight: Spec | None = None) -> Graph:
+    @property
+    def first(self) -> bool:
+        """Whether this process is the only one, or the first of a mesh, which writes files and shows progress."""
+        return self.processes is None or self.processes.rank == 0
+
+    def share(self, batch: Batch) -> tuple[Batch, bool]:
+        """This process's part of ``batch``, and whether it is one: of a batch that cannot be cut in as many, all have all."""
+        mesh, size = self.mesh, len(batch)
+        if mesh is None or self.processes is None or (parts := mesh.axes[mesh.data]) == 1 or not size or size % parts:
+            return batch, False
+        start, length = self.processes.coordinates[mesh.data] * (size // parts), size // parts
+        cut = (None if p is None else mapped(lambda _, leaf: leaf[start : start + length], "", p) for p in batch)
+        return Batch(*cut), True
+
+    def training_graph(self, x: Tree, y: Tree, sample_weight: Spec | None = None, parts: bool = False) -> Graph:
         """The graph of one training step: inputs x, y, lr; outputs loss and metrics; updates of everything trainable.
 
-        ``x`` and ``y`` are (shape, dtype) of an array, or a tuple or dict of them; ``sample_weight`` is one, or None.
+        ``x`` and ``y`` are (shape, dtype) of an array, or a tuple or dict of them; ``sample_weight`` is one, or None. With
+        ``parts`` they are those of the part of a batch that each process of the mesh has.
         """
-        graph = Graph()
-        xv, yv, weight = self._inputs(graph, Batch(x, y, sample_weight))
+        graph = Graph(self.mesh)
+        xv, yv, weight = self._inputs(graph, Batch(x, y, sample_weight), parts)
         with self._building(graph, True):
             minimize = self._forward(graph, xv, yv, weight, True)
         if self.step_function is None:
@@ -107,25 +129,26 @@ class Programs:
             raise ArgumentError("the step function has minimised nothing: minimize(loss, net.part) is how it does")
         return minimize
 
-    def _inputs(self, graph: Graph, batch: Batch) -> tuple[Tree, Tree, Value | None]:
-        weight = None if batch.weight is None else graph.input(WEIGHT, *batch.weight)
-        return inputs(graph, "x", batch.x), inputs(graph, "y", batch.y), weight
+    def _inputs(self, graph: Graph, batch: Batch, parts: bool) -> tuple[Tree, Tree, Value | None]:
+        over = graph.mesh.data if parts and graph.mesh is not None else ()
+        weight = None if batch.weight is None else inputs(graph, WEIGHT, batch.weight, over)
+        return inputs(graph, "x", batch.x, over), inputs(graph, "y", batch.y, over), weight
 
     def _measure_gradients(self, graph: Graph, grads: list[Value]) -> None:
         if self.objective.grad_norm is not None:
             with graph.phase("opt"):
                 graph.output(self.objective.grad_norm, total_norm(grads))
 
-    def evaluation_graph(self, x: Tree, y: Tree | None = None, sample_weight: Spec | None = None) -> Graph:
+    def evaluation_graph(self, x: Tree, y: Tree | None = None, sample_weight: Spec | None = None, parts: bool = False) -> Graph:
         """The graph of evaluation mode: inputs x and y, outputs loss and metrics, with what those are means of that are none of
         the examples; without ``y`` the network's output, out. Arguments as of ``training_graph``."""
-        graph = Graph()
+        graph = Graph(self.mesh)
         with self._building(graph, False):
             if y is None:
                 for name, value in outputs_by_name(called(self.net, inputs(graph, "x", x))).items():
                     graph.output(name, widened(value))
             else:
-                self._forward(graph, *self._inputs(graph, Batch(x, y, sample_weight)), False)
+                self._forward(graph, *self._inputs(graph, Batch(x, y, sample_weight), parts), False)
         if "rng.seed" in graph.sources:
             F.manual_seed(graph, self.seed)
         return graph
@@ -135,27 +158,27 @@ class Programs:
 
         Its inputs lie in memory as the first batch does, which may be channels last; batches that lie otherwise are rearranged.
         """
-        return self.program_of(kind, Batch(plain(x), None if y is None else plain(y), sample_weight))
+        return self.program_of(kind, *self.share(Batch(plain(x), None if y is None else plain(y), sample_weight)))
 
-    def program_of(self, kind: str, batch: Batch) -> Program:
-        """``program`` for ``batch``."""
+    def program_of(self, kind: str, batch: Batch, parts: bool = False) -> Program:
+        """``program`` for ``batch``, which is what ``share`` gives, as ``parts`` is."""
         if kind == "train":
             self._part_ways()
-        key = self._key(kind, Batch(*(None if part is None else spec_of(part) for part in batch)))
+        key = self._key(kind, Batch(*(None if part is None else spec_of(part) for part in batch)), parts)
         if key not in self._programs:
             self._compile(key, Batch(*(None if part is None else laid_spec_of(part) for part in batch)))
         if kind == "train":
             self._trained = key
         return self._programs[key]
 
-    def _key(self, kind: str, specs: Batch) -> _Key:
+    def _key(self, kind: str, specs: Batch, parts: bool = False) -> _Key:
         named = tuple((name, spec[:2]) for name, spec in specs.named().items())
         mode = (self._parted, *self._mode()) if kind == "train" else ()
-        return kind, named, mode, kind != "train" and self.optimizer.ema_decay is not None
+        return kind, named, mode, kind != "train" and self.optimizer.ema_decay is not None, parts
 
     def _compile(self, key: _Key, specs: Batch) -> None:
-        kind, *_, means = key
-        graph = self.training_graph(*specs) if kind == "train" else self.evaluation_graph(*specs)
+        kind, *_, means, parts = key
+        graph = self.training_graph(*specs, parts) if kind == "train" else self.evaluation_graph(*specs, parts)
         self._specs[key] = specs
         self._programs[key] = compile_graph(
             graph,
@@ -163,12 +186,13 @@ class Programs:
             state=self._means if means else self.state,
             float32_matmul_precision=self.compiling.float32_matmul_precision,
             library=self.compiling.library,
+            policy=self.compiling.policy,
         )
         self._means_at = -1
 
-    def _evaluated(self, kind: str, batch: Batch) -> Program:
+    def _evaluated(self, kind: str, batch: Batch, parts: bool = False) -> Program:
         """The program for ``batch``; where the optimizer keeps running means, they are what it reads."""
-        program = self.program_of(kind, batch)
+        program = self.program_of(kind, batch, parts)
         if self.optimizer.ema_decay is not None and self._means_at != self.steps:
             for name in self._means:
                 mean = self.optimizer.mean_of(name)

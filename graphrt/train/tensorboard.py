@@ -20,6 +20,8 @@ class TensorBoard(Callback):
     ImportError where both are missing.
     """
 
+    alone = True
+
     def __init__(self, folder: str | Path, steps: bool = False, histograms: bool = False) -> None:
         self.steps, self.histograms = steps, histograms
         self._make, self._folder = _writer(), folder

@@ -11,6 +11,7 @@ import numpy as np
 
 from graphrt.data import Source
 from graphrt.errors import ArgumentError, InputError, NumericError
+from graphrt.mesh import Mesh
 from graphrt.nn import Module, count_parameters, summary
 from graphrt.optim import Constant, LRSchedule
 from graphrt.runtime.arrays import to_numpy
@@ -66,7 +67,13 @@ class Trainer(Programs):
     ``autocast`` bfloat16 or float16 trains in mixed precision (``Graph.autocast``), with dynamic loss scaling for float16.
     ``target``, ``float32_matmul_precision`` and ``library`` are those of ``compile``. ``check_nan`` stops with a NumericError
     at a loss that is NaN. Floats come as float32 from float64 examples. An optimizer with ``ema_decay`` evaluates with the
-    running means. Raises ArgumentError for an unknown metric, and where there is no optimizer, or a loss and a step function.
+    running means.
+
+    With a ``mesh`` each of its processes, which torchrun starts, is given the same data and takes its part of each batch: the
+    loss, the metrics and the step are those of the whole. ``policy``, as of ``compile``, says what each keeps. Checkpoints are
+    the first's to write, and fit any number of processes; ``nn.sync_batch_norm`` has batch norm see the whole batch.
+
+    Raises ArgumentError for an unknown metric, and where there is no optimizer, or a loss and a step function.
     """
 
     def __init__(
@@ -84,8 +91,10 @@ class Trainer(Programs):
         check_nan: bool = True,
         augment: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
         step: Step | None = None,
+        mesh: Mesh | None = None,
+        policy: str = "all_reduce",
     ) -> None:
-        compiling = Compiling(target, autocast, float32_matmul_precision, library)
+        compiling = Compiling(target, autocast, float32_matmul_precision, library, mesh, policy)
         super().__init__(net, loss, optimizer, metrics, seed, compiling, augment, step)
         self.schedule: LRSchedule = schedule or Constant()
         self.measures, self.check_nan = self.objective.measures(), check_nan
@@ -102,7 +111,9 @@ class Trainer(Programs):
         off.
         """
         batch = as_batch((xb, yb) if sample_weight is None else (xb, yb, sample_weight))
-        found = self.run_step(self.program_of("train", batch), batch.named(), batch, self.optimizer.lr if lr is None else lr)
+        batch, parts = self.share(batch)
+        program = self.program_of("train", batch, parts)
+        found = self.run_step(program, batch.named(), batch, self.optimizer.lr if lr is None else lr)
         return read(found, self.measures)
 
     def run_step(self, program: Program, given: Mapping[str, Any], batch: Batch, lr: float) -> Mapping[str, Any]:
@@ -123,7 +134,8 @@ class Trainer(Programs):
             return found
         if found := held(self.net.state_dict()):  # as of the last sync, so before this training
             return f"the network was given {found} that holds NaN or infinity"
-        graph = self.training_graph(*(None if part is None else spec_of(part) for part in batch))
+        x, y, weight = (None if part is None else spec_of(part) for part in batch)
+        graph = self.training_graph(x, y, weight)
         if found := first_nan(graph, batch, self.target):
             return f"with the weights that the training began with, {found}"
         return (
@@ -184,11 +196,13 @@ class Trainer(Programs):
         pooled = Pooled(self.measures)
         for given in in_order(data, batch_size):
             batch = as_batch(given)
-            found = self._evaluated("eval", batch)(batch.named())
+            examples = len(batch)
+            batch, parts = self.share(batch)
+            found = self._evaluated("eval", batch, parts)(batch.named())
             if self.check_nan and math.isnan(found["loss"]):
                 if wrong := faults(batch, self.objective.classes, self.objective.ignored):
                     raise NumericError(f"the loss is NaN in evaluation: {' and '.join(wrong)}")
-            pooled.add(found, len(batch))
+            pooled.add(found, examples)
         if not (values := pooled.values()):
             raise ArgumentError("there is nothing to evaluate: the dataset is empty")
         return values
@@ -214,7 +228,7 @@ class Trainer(Programs):
     def sync(self, means: bool = False) -> None:
         """Copies the state's parameters and buffers into the network, or with ``means`` the running means of parameters."""
         names = {n: self.optimizer.mean_of(n) if means else n for n in self.net.state_dict()}
-        found = {n: self.state[mean if mean in self.state else n] for n, mean in names.items() if n in self.state}
+        found = {n: self.state.whole(mean if mean in self.state else n) for n, mean in names.items() if n in self.state}
         self.net.load_state_dict(found, strict=False)
 
     def push(self) -> None:
@@ -246,7 +260,7 @@ class Trainer(Programs):
             "history": self.history.to_json(),
             "notes": self.notes,
         }
-        save_checkpoint(path, self.state, metadata)
+        save_checkpoint(path, self.state, metadata, self.processes)
 
     def load(self, path: str | Path) -> None:
         """Reads what ``save`` wrote, made with the same network and optimizer. Raises InputError listing what differs."""
