@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +33,14 @@ Model = Annotated[
     str,
     typer.Argument(help="lenet5, mlp, resnet50, ...: a name of graphrt.models", autocompletion=names_of("models", "MODELS")),
 ]
+
+
+def processes_started() -> int:
+    """The number of processes that torchrun started, of which this is one; 1 without it. Raises ArgumentError."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or text == "0":
+        raise ArgumentError(f"WORLD_SIZE, the number of processes, must be 1 or more, got {text!r}")
+    return int(text)
 
 
 def configured(context: typer.Context, path: Path | None) -> Path | None:

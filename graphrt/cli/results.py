@@ -30,12 +30,13 @@ class Results:
     def keep(self, trainer: Trainer) -> None:
         """Writes the checkpoint and the history."""
         trainer.save(self.folder / "checkpoint.safetensors")
-        trainer.history.save(self.folder / "history.json")
+        if trainer.first:
+            trainer.history.save(self.folder / "history.json")
         self.epochs = trainer.epoch
 
     def draw(self, trainer: Trainer) -> None:
         """Draws the curves, if an epoch was done."""
-        if self.epochs:
+        if self.epochs and trainer.first:
             save_curves(trainer.history, self.folder / "curves.png", self.title)
 
     def __str__(self) -> str:

@@ -69,7 +69,8 @@ class Pictures:
         from graphrt.train import pictures
 
         picture = self.task.show(trainer, self.task.held_out(trainer.seed, 6))
-        pictures.save_picture(picture, self.folder / f"epoch-{trainer.epoch:04}.png")
+        if trainer.first:
+            pictures.save_picture(picture, self.folder / f"epoch-{trainer.epoch:04}.png")
 
 
 def loaded(path: Path, name: str, target: str) -> tuple[tasks.Task, Trainer]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from graphrt.cli.options import Config, Model, Target, made, names_of, show
+from graphrt.cli.options import Config, Model, Target, made, names_of, processes_started, show
 from graphrt.errors import ArgumentError, InputError, NumericError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ Augment = Annotated[
         autocompletion=names_of("nn.augment", "AUGMENTATIONS"),
     ),
 ]
+Policy = Annotated[str, typer.Option(help="of several processes: all_reduce, zero1, zero2 or fsdp (graphrt.compile)")]
 Checkpoint = Annotated[
     Path, typer.Argument(help="a checkpoint that graphrt train left, its folder, or the name of one in runs")
 ]
@@ -77,6 +78,7 @@ def train(
     pictures: Annotated[
         int, typer.Option(min=0, help="epochs from one grid of pictures to the next, of what is found in scenes; 0 means none")
     ] = 2,
+    policy: Policy = "all_reduce",
     config: Config = None,
 ) -> None:
     """Trains MODEL and leaves checkpoint.safetensors, curves.png and history.json in a folder.
@@ -87,7 +89,10 @@ def train(
 
     On scenes it trains a network that finds shapes (yolo, ssd, retinanet, rcnn, fast_rcnn, faster_rcnn, mask_rcnn) or outlines
     them (fcn, unet) by its own recipe, and leaves pictures of what it finds, epoch-0002.png and so on.
+
+    Started by torchrun --no-python --nproc-per-node N graphrt train MODEL, N processes share each batch; the first reports.
     """
+    from graphrt import Mesh
     from graphrt.cli import scenes
     from graphrt.cli.results import Results
 
@@ -97,6 +102,10 @@ def train(
     epochs, batch_size = epochs or (task.epochs if task else 10), batch_size or (task.batch_size if task else 64)
     given = {"weight_decay": weight_decay, **({} if lr is None else {"lr": lr}), "momentum": momentum}
     settings = {**_recipe(task, optimizer, schedule, given, warmup), "target": target, "seed": seed, "autocast": autocast}
+    if (processes := processes_started()) > 1:
+        settings |= {"mesh": Mesh(dp=processes), "policy": policy}
+    elif policy != "all_reduce":
+        raise ArgumentError(f"--policy {policy} is for several processes: start them with torchrun (graphrt train --help)")
     results = Results(out or Path("runs") / model, model)
     training: Source
     test: Source
@@ -113,7 +122,8 @@ def train(
     _fit(trainer, (training, test), epochs, batch_size, results, drawn)
     program = trainer.program("train", *training.rows(np.arange(batch_size)))
     figures = {} if task is None else scenes.measured(task, trainer)
-    _report(trainer, program, -(-len(training) // batch_size), results.folder, figures)
+    if trainer.first:
+        _report(trainer, program, -(-len(training) // batch_size), results.folder, figures)
 
 
 def _recipe(

@@ -180,9 +180,6 @@ class _Sharded:
         sharded = y in self.plan.params or (_is_state(y) and node.name in self.plan.roots)
         if not sharded:
             self.table[y] = self.new.adopt(node, []).outputs[0]
-            if y in self.plan.parts:
-                with self.new.phase("opt"):
-                    self.parts[y] = self._own(self.table[y])
             return
         cut = self._cut(y)
         cuts = (*node.attrs.get("cuts", ()), cut)
@@ -222,6 +219,9 @@ class _Sharded:
             )
         if _is_number(y):
             return broadcast_to(reshape(self.table[node.inputs[0]], ()), part_shape(self._cut(y), self.size))
+        for x in node.inputs:
+            if x not in self.parts:  # a parameter that all have: cut behind what it is updated by, with which it then fuses
+                self.parts[x] = self._own(self.table[x])
         return apply(node.op.name, *(self.parts[x] for x in node.inputs), **node.attrs)
 
     def _dim(self, v: Value) -> int:

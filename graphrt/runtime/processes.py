@@ -60,6 +60,8 @@ class Processes:
         """What each process has of ``mine``, a picklable object, by rank. Raises TargetError."""
         if self.mesh.size == 1:
             return [mine]
+        if self.dist.get_backend() == "fake":  # a plan is looked at, and nobody is there
+            return [mine] * self.mesh.size
         found: list[Any] = [None] * self.mesh.size
         try:
             self.dist.all_gather_object(found, mine)

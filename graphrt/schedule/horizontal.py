@@ -41,8 +41,9 @@ def share(dag: nx.DiGraph, buffers: ConcatBuffers, tiles: bool) -> tuple[list[li
         *(("both finish sums of one kernel", part) for part in _finishes(dag, taken)),
     ]
     decisions = []
-    for part in _parts(dag, buffers, taken):
-        trial = [*beside, ("both compute a part of one buffer", part)]
+    kinds = ("both compute a part of one buffer", _parts(dag, buffers, taken)), ("both are sent at once", _sent(dag, taken))
+    for why, part in [(why, part) for why, parts in kinds for part in parts]:
+        trial = [*beside, (why, part)]
         if _acyclic(dag, [groups for _, groups in trial]):
             beside = trial
         else:
@@ -79,6 +80,16 @@ def _parts(dag: nx.DiGraph, buffers: ConcatBuffers, shared: set[Group]) -> list[
         wholes = {buffers.place[v][0] for v in g.values() if v in buffers.place}
         if g.kind == "pointwise" and len(wholes) == 1 and g not in shared:
             found[wholes.pop()].append(g)
+    return [part for groups in found.values() for part in _launches(groups) if len(part) > 1]
+
+
+def _sent(dag: nx.DiGraph, shared: set[Group]) -> list[list[Group]]:
+    """Elementwise groups that nothing but one collective waits for."""
+    found: dict[Group, list[Group]] = {g: [] for g in dag.nodes if g.kind == "collective"}
+    for g in dag.nodes:
+        after = list(dag.successors(g))
+        if g.kind == "pointwise" and len(after) == 1 and after[0] in found and g not in shared:
+            found[after[0]].append(g)
     return [part for groups in found.values() for part in _launches(groups) if len(part) > 1]
 
 
