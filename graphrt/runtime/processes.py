@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import hashlib
 import os
 import time
@@ -41,11 +42,20 @@ class Processes:
                     f"torchrun --nproc-per-node {mesh.size} FILE.py, or call torch.distributed.init_process_group first"
                 )
             dist.init_process_group("gloo", timeout=timedelta(seconds=Flags.read().timeout))
-            atexit.register(dist.destroy_process_group)  # else its threads may outlive what they use
+            atexit.register(self._leave)
         if dist.get_world_size() != mesh.size:
             raise TargetError(f"{mesh!r} is {mesh.size} processes; torch.distributed has {dist.get_world_size()}")
         self.dist, self.rank = dist, dist.get_rank()
-        self._grid = dist.init_device_mesh("cpu", tuple(mesh.axes.values()), mesh_dim_names=tuple(mesh.axes))
+        self._grid: Any = dist.init_device_mesh("cpu", tuple(mesh.axes.values()), mesh_dim_names=tuple(mesh.axes))
+
+    def _leave(self) -> None:
+        """Ends torch.distributed, whose threads must not outlive what they use, once all are done."""
+        processes.cache_clear()
+        self._grid = None
+        gc.collect()
+        with contextlib.suppress(Exception):  # another may be gone
+            self.dist.monitored_barrier(timeout=timedelta(seconds=_PATIENCE))
+        self.dist.destroy_process_group()
 
     @property
     def coordinates(self) -> Mapping[str, int]:

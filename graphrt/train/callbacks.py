@@ -167,9 +167,10 @@ class ModelCheckpoint(Callback):
         if self.monitor is not None and self.monitor.best(trainer)[0] == trainer.epoch:
             trainer.save(self.best)
         trainer.save(self.folder / f"epoch-{trainer.epoch:04}.safetensors")
-        self._interrupted.unlink(missing_ok=True)
-        for old in self._epochs()[: -self.keep_last]:
-            old.unlink()
+        if trainer.first:
+            self._interrupted.unlink(missing_ok=True)
+            for old in self._epochs()[: -self.keep_last]:
+                old.unlink()
         return None
 
     def on_interrupt(self, trainer: Trainer) -> Path | None:
