@@ -157,9 +157,7 @@ def cases(draw: Any, names: Sequence[str] = NAMES) -> Case:
         return case(lambda x: F.ppermute(x, axis, perm), permuted, True)
     if name == "from":
         source = draw(st.integers(0, size - 1))
-        return case(
-            lambda x: F.broadcast_from(x, axis, source), lambda w: everywhere(np.take(w, source, a), a, size), False
-        )
+        return case(lambda x: F.broadcast_from(x, axis, source), lambda w: everywhere(np.take(w, source, a), a, size), False)
     if name == "shard":
         return case(lambda x: F.shard(x, axis, dim), own, True, False)
     return case(lambda x: F.pvary(x, axis), lambda w: w, True, False)
@@ -429,3 +427,232 @@ def test_a_loop_over_steps_is_the_large_batch() -> None:
     assert world_of(tables, total) == pytest.approx(float(expected[loss]), rel=1e-12)
     for a, b in zip(found, grads, strict=True):
         np.testing.assert_allclose(world_of(tables, a)[0], expected[b], rtol=1e-10)
+
+
+# --- passes, buckets -------------------------------------------------------------------------------------------------------
+
+
+def stepped(mesh: Mesh) -> Graph:
+    """A training step of the linear network, whose rows are in parts along all axes, with one of its weights sharded."""
+    graph = Graph(mesh=mesh)
+    axes, last = list(mesh.axes), list(mesh.axes)[-1]
+    x = graph.input("x", (2, 2, 6, 6), "float64", varying=axes)
+    target = graph.input("target", (2,), "int64", varying=axes)
+    rng = np.random.default_rng(1)
+    w = {n: graph.parameter(n, rng.standard_normal(s) * 0.2) for n, s in SHAPES["linear"][1].items() if n != "b1"}
+    part = graph.parameter("b1", shape=(12 // mesh.axes[last],), dtype="float64", varying=last)
+    loss = linear_net(graph, {**w, "b1": F.all_gather(part, last)}, x, target)
+    for axis in axes:
+        loss = F.all_reduce(loss, axis, "mean")
+    graph.output("loss", loss)
+    graph.output("worst", F.all_reduce(F.amax(x) * 1.0, last, "max"))
+    wrt = [*w.values(), part]
+    for v, g in zip(wrt, grt.grad(loss, wrt), strict=True):
+        graph.update(v, v - 0.1 * g)
+    return graph
+
+
+def results(graph: Graph) -> dict[str, World]:
+    rng = np.random.default_rng(2)
+    assert graph.mesh is not None
+    sizes = tuple(graph.mesh.axes.values())
+    worlds = {"x": rng.standard_normal((*sizes, 2, 2, 6, 6)), "target": rng.integers(0, 5, (*sizes, 2))}
+    worlds["b1"] = np.broadcast_to(rng.standard_normal((sizes[-1], 12 // sizes[-1])), (*sizes, 12 // sizes[-1]))
+    tables = walked(graph, worlds)
+    return {name: world_of(tables, v) for name, v in {**graph.outputs, **graph.updates}.items()}
+
+
+@pytest.mark.parametrize("loops", [False, True])
+@pytest.mark.parametrize("mesh", [Mesh(dp=1), Mesh(dp=3), Mesh(tp=2, dp=2), Mesh(dp=1, tp=2), Mesh(dp=2, tp=1)], ids=str)
+def test_every_pass_keeps_the_results_and_their_types(mesh: Mesh, loops: bool) -> None:
+    graph = stepped(mesh)
+    expected = results(graph)
+    steps, _ = run_passes(graph, PassPolicy(splits=lambda node: 0, loops=loops), {}, check=True)
+    assert "bucket" in dict(steps)
+    for name, after in steps[1:]:
+        after.verify()
+        assert after.mesh == mesh, name
+        for result, world in results(after).items():
+            np.testing.assert_allclose(world, expected[result], rtol=1e-11, atol=1e-13, err_msg=f"{result} behind {name}")
+    alone = {axis for axis, size in mesh.axes.items() if size == 1}
+    left = {n.attrs["axis"] for n in steps[-1][1].nodes if n.op.kind is Kind.COLLECTIVE}
+    assert not alone & left, "a process that is alone exchanges nothing"
+
+
+def messages(graph: Graph) -> list[int]:
+    """The bytes of each sum of gradients."""
+    sums = [n for n in graph.nodes if n.op.name == "all_reduce" and n.origin.phase == "bwd"]
+    return [sum(v.type.nbytes for v in n.inputs) for n in sums]
+
+
+@pytest.mark.parametrize("size", [0, 1 << 10, 1 << 40])
+def test_buckets_of_any_size_give_the_same_sums(size: int) -> None:
+    graph, decisions = stepped(Mesh(dp=2)), list[Decision]()
+    found = fill_buckets(graph, size, decisions)
+    found.verify()
+    for name, world in results(found).items():
+        assert (world == results(graph)[name]).all(), name
+    assert sum(messages(found)) == sum(messages(graph))
+    if size == 0:
+        assert found is graph and not decisions
+    elif size == 1 << 10:
+        assert 1 < len(messages(found)) < len(messages(graph)) or max(messages(graph)) > size
+        assert all(b <= size or b in messages(graph) for b in messages(found))
+        refused = [d for d in decisions if not d.taken]
+        assert refused and all("larger than 1024 bytes" in d.reason and "bucket_bytes" in d.change for d in refused)
+    else:
+        assert len(messages(found)) == 1 and all(d.taken for d in decisions)
+
+
+def test_sums_that_wait_for_each_other_are_not_of_one_bucket() -> None:
+    graph = Graph(mesh=Mesh(dp=2))
+    x, w = graph.input("x", (4,), varying="dp"), graph.input("w", (4,))
+    (g,) = grt.grad(summed(w * w * x), [w])
+    (h,) = grt.grad(summed(F.square(g * w * x)), [w])
+    graph.output("g", g)
+    graph.output("h", h)
+    decisions: list[Decision] = []
+    fill_buckets(graph, 1 << 40, decisions)
+    assert any("is made of the sum of the other" in d.reason for d in decisions)
+
+
+# --- types, meshes, what is refused ---------------------------------------------------------------------------------------
+
+
+def test_a_mesh_says_who_stands_where() -> None:
+    mesh = Mesh(dp=2, tp=3)
+    assert mesh.size == 6 and mesh.coordinates(4) == {"dp": 1, "tp": 1}
+    assert [mesh.coordinates(r) for r in range(6)] == [{"dp": d, "tp": t} for d in range(2) for t in range(3)]
+    assert mesh.groups("tp") == [[0, 1, 2], [3, 4, 5]] and mesh.groups("dp") == [[0, 3], [1, 4], [2, 5]]
+    assert mesh.varying("tp") == ("tp",) and mesh.varying(["tp", "dp", "tp"]) == ("dp", "tp")
+    assert str(mesh) == "dp=2*tp=3" and repr(mesh) == "Mesh(dp=2, tp=3)" and Mesh.parse(str(mesh)) == mesh
+    assert mesh != Mesh(tp=3, dp=2) and mesh != Mesh(dp=2) and hash(mesh) == hash(Mesh(dp=2, tp=3)) and mesh != "dp=2*tp=3"
+
+
+@given(
+    st.lists(st.integers(0, 3), max_size=3),
+    st.sampled_from(["float32", "bfloat16", "int64", "bool"]),
+    st.sets(st.sampled_from(["dp", "tp", "pp", "a_1"])),
+    st.booleans(),
+)
+def test_types_are_printed_and_read(shape: list[int], dtype: str, varying: set[str], transposed: bool) -> None:
+    made = TensorType(tuple(shape), grt.types.as_dtype(dtype)).with_order(range(len(shape))[:: -1 if transposed else 1])
+    type = made.over(tuple(sorted(varying)))
+    assert TensorType.parse(str(type)) == type and type.same(made) and type.like(made) == (not varying)
+
+
+def test_results_vary_where_an_operand_does() -> None:
+    graph = Graph(mesh=Mesh(dp=2, tp=2))
+    both, dp = graph.input("both", (2, 3), varying=("tp", "dp")), graph.input("dp", (2, 3), varying="dp")
+    tp, none = graph.parameter("tp", np.ones((3, 3)), varying=["tp"]), graph.input("none", (2, 3))
+    assert str(both.type) == "f32[2,3]@dp*tp" and str(tp.type) == "f64[3,3]@tp"
+    assert (dp + none).type.varying == ("dp",) and (both + dp).type.varying == ("dp", "tp") == (
+        dp.cast("float64") @ tp
+    ).type.varying
+    assert none.sum().type.varying == () and F.pvary(none, "tp").type.varying == ("tp",) and F.pvary(dp, "dp") is dp
+    assert F.concat([none, dp]).type.varying == F.where(dp > 0, none, 1.0).type.varying == ("dp",)
+
+
+def test_a_wrong_type_is_found() -> None:
+    """In a graph that was written by hand: the collective says that its result is the same in all processes."""
+    graph = Graph(mesh=Mesh(dp=2))
+    graph.output("y", F.all_reduce(graph.input("x", (4,), varying="dp"), "dp"))
+    text = str(graph)
+    right = next(line for line in text.splitlines() if " = all_reduce(" in line)
+    name, type = right.split(" : ")[0], right.split(" : ")[1].split(" = ")[0]
+    assert type == "f32[4]"
+    with pytest.raises(errors.GraphError, match=r"all_reduce_0 : f32\[4\]@dp = .*inference says f32\[4\]"):
+        Graph.parse(text.replace(f"{name} : {type}", f"{name} : {type}@dp"))
+    with pytest.raises(errors.GraphError, match=r"x \(.*\) varies along dp, and the graph has no mesh"):
+        Graph.parse(text.replace("mesh dp=2\n", "")).verify()
+    with pytest.raises(errors.GraphError, match="all_reduce_0 .*is of 2 processes along dp, and the mesh is dp=4"):
+        Graph.parse(text.replace("mesh dp=2\n", "mesh dp=4\n")).verify()
+
+
+def _x(g: Graph, *shape: int, varying: str = "dp", size: int = 2) -> Value:
+    """An input of a graph of two processes."""
+    if g.mesh is None:
+        g.mesh = Mesh(dp=size, tp=2)
+    return g.input("x", shape or (4, 3), varying=varying)
+
+
+ALONE = "build on Graph\\(mesh=Mesh\\(dp=4\\)\\)"
+SAME = "the same in all processes along tp: nothing to exchange"
+WRONG: list[tuple[str, Callable[[Graph], Any], str]] = [
+    ("pvary", lambda g: F.pvary(g.input("x"), "dp"), ALONE),
+    ("pvary", lambda g: F.pvary(_x(g), "pp"), "has no axis 'pp'; it is dp=2\\*tp=2"),
+    ("pvary", lambda g: F.pvary(_x(g), 0), "axis must be a str, got 0"),
+    ("all_reduce", lambda g: F.all_reduce(g.input("x"), "dp"), ALONE),
+    ("all_reduce", lambda g: F.all_reduce(_x(g), "tp"), SAME),
+    ("all_reduce", lambda g: F.all_reduce(_x(g), "dp", "prod"), "op must be sum, mean, max or min, got 'prod'"),
+    ("all_gather", lambda g: F.all_gather(g.input("x", (2,)), "dp"), ALONE),
+    ("all_gather", lambda g: F.all_gather(_x(g), "tp"), SAME),
+    ("all_gather", lambda g: F.all_gather(_x(g), "dp", 2), "dim"),
+    ("reduce_scatter", lambda g: F.reduce_scatter(_x(g), "pp"), "has no axis 'pp'"),
+    ("reduce_scatter", lambda g: F.reduce_scatter(_x(g), "tp"), SAME),
+    ("reduce_scatter", lambda g: F.reduce_scatter(_x(g), "dp", 1), r"dimension 1 of \[4, 3\] must be a multiple of 2"),
+    ("all_to_all", lambda g: F.all_to_all(_x(g), "tp"), SAME),
+    ("all_to_all", lambda g: F.all_to_all(_x(g), "dp", 1, 0), r"dimension 1 of \[4, 3\] must be a multiple of 2"),
+    ("all_to_all", lambda g: F.all_to_all(_x(g), "dp", 0, -3), "dim"),
+    ("ppermute", lambda g: F.ppermute(_x(g), "tp", [(0, 1)]), SAME),
+    ("ppermute", lambda g: F.ppermute(_x(g), "dp", [(0, 2)]), "of numbers below 2"),
+    ("ppermute", lambda g: F.ppermute(_x(g), "dp", [(0, 1, 1)]), r"pairs \(sender, receiver\)"),
+    ("ppermute", lambda g: F.ppermute(_x(g), "dp", [(0, 0), (0, 1)]), "no process may send twice"),
+    ("ppermute", lambda g: F.ppermute(_x(g), "dp", [(0, 1), (1, 1)]), "no process may receive twice"),
+    ("ppermute", lambda g: F.ppermute(_x(g), "dp", [(0, 0.5)]), "perm"),
+    ("ppermute", lambda g: F.ppermute(_x(g), "dp", [0, 1]), "perm"),
+    ("ppermute", lambda g: F.ppermute(_x(g), "dp", [("a", "b")]), "perm"),
+    ("broadcast_from", lambda g: F.broadcast_from(_x(g), "tp"), SAME),
+    ("broadcast_from", lambda g: F.broadcast_from(_x(g), "dp", 2), "source must be below 2, the processes along dp, got 2"),
+    ("broadcast_from", lambda g: F.broadcast_from(_x(g), "dp", -1), "source must be below 2"),
+    ("shard", lambda g: F.shard(g.input("x", (2,)), "dp"), ALONE),
+    ("shard", lambda g: F.shard(_x(g, varying="tp"), "dp", 1), r"dimension 1 of \[4, 3\] must be a multiple of 2"),
+    ("shard", lambda g: F.shard(_x(g), "dp", 5), "dim"),
+    ("axis_index", lambda g: F.axis_index(g, "dp"), ALONE),
+    ("axis_index", lambda g: F.axis_index(_x(g).graph, "pp"), "has no axis 'pp'"),
+    ("axis_index", lambda g: F.axis_index(_x(g).graph, 1), "axis must be a str, got 1"),
+]
+BAD = [(name, call) for name, call, _ in WRONG]
+
+
+@pytest.mark.parametrize(("name", "call", "message"), WRONG)
+def test_what_is_refused(name: str, call: Callable[[Graph], Any], message: str) -> None:
+    with pytest.raises(errors.GraphrtError, match=message) as caught:
+        call(Graph())
+    assert "test_collectives.py" in str(caught.value) or name in str(caught.value)
+
+
+def test_what_graphs_and_meshes_refuse() -> None:
+    for axes, message in (
+        ({}, "at least one axis"),
+        ({"dp": 0}, "1 or more; dp is 0"),
+        ({"dp": True}, "dp is True"),
+        ({"dp": 2.0}, "dp is 2.0"),
+        ({"d p": 2}, "named like dp or tp, got 'd p'"),
+        ({"_": 2}, "named like dp or tp"),
+    ):
+        with pytest.raises(errors.ArgumentError, match=message):
+            Mesh(**axes)
+    with pytest.raises(errors.ArgumentError, match=r"about the axes of a mesh: build on Graph\(mesh=Mesh\(dp="):
+        Graph().input("x", (2,), varying="dp")
+    graph = Graph(mesh=Mesh(dp=2))
+    with pytest.raises(errors.ArgumentError, match="has no axis 'tp'; it is dp=2"):
+        graph.parameter("p", shape=(2,), varying=("dp", "tp"))
+    x, p = graph.input("x", (2,), varying="dp"), graph.parameter("p", shape=(2,))
+    with pytest.raises(errors.GraphError, match=r"'p' is the same in all processes, its update .* is f32\[2\]@dp"):
+        graph.update(p, p + x)
+    loss = F.sum(p * x)
+    with pytest.raises(errors.GraphError, match=r"each process has a loss of its own.*all_reduce\(loss, 'dp', \"mean\"\)"):
+        grt.grad(loss, [p])
+    graph.update(p, p - grt.grad(F.all_reduce(loss, "dp", "mean"), [p])[0])
+
+
+def test_a_target_without_collectives_says_so() -> None:
+    graph = Graph(mesh=Mesh(dp=2))
+    graph.output("y", F.all_reduce(graph.input("x", (2,), varying="dp"), "dp"))
+    with pytest.raises(errors.TargetError, match=r"null has no collectives, which Mesh\(dp=2\) needs"):
+        grt.compile(graph, target="null")
+    with pytest.raises(
+        errors.TargetError, match=r"Mesh\(dp=2\) is 2 processes, and this is one: .*torchrun --nproc-per-node 2"
+    ):
+        grt.compile(graph, target="cpu")({"x": np.ones(2, np.float32)})
