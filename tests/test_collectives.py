@@ -270,6 +270,27 @@ def test_a_weight_used_by_all_alike_and_by_each_on_its_own() -> None:
     np.testing.assert_allclose(world_of(tables, h)[0], 2 * slope * (2 * xs.sum(0) + 6 * ws))
 
 
+def test_what_is_made_of_parameters_alone_has_the_gradient_of_all() -> None:
+    """Its sum over processes is taken behind it, but for what is asked for, and where one use is the same in all."""
+    graph = Graph(mesh=Mesh(dp=2))
+    x, p = graph.input("x", (3,), "float64", varying="dp"), graph.parameter("p", np.array([0.5, -1.0, 2.0]))
+    w = F.tanh(p)
+    loss = summed(x * w * w) + F.sum(w * p)
+    of_w, of_p = grt.grad(loss, [w, p])
+    (only_p,) = grt.grad(loss, [p])
+    (second,) = grt.grad(F.sum(only_p * only_p), [p])
+    xs = np.array([[1.0, 2, 3], [4, 6, 8]])
+    tables = walked(graph, {"x": xs})
+    ps = graph.initial["p"]
+    ws, slope, curve = np.tanh(ps), 1 - np.tanh(ps) ** 2, -2 * np.tanh(ps) * (1 - np.tanh(ps) ** 2)
+    dw = 2 * xs.sum(0) * ws + ps
+    np.testing.assert_allclose(world_of(tables, of_w)[0], dw)
+    for g in (of_p, only_p):
+        np.testing.assert_allclose(world_of(tables, g)[0], dw * slope + ws)
+    bend = (2 * xs.sum(0) * slope + 1) * slope + dw * curve + slope
+    np.testing.assert_allclose(world_of(tables, second)[0], 2 * (dw * slope + ws) * bend)
+
+
 Net = Callable[[Graph, dict[str, Value], Value, Value], Value]  # graph, weights, images or rows, targets -> the loss of those
 RNG = np.random.default_rng(0)
 
