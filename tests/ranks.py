@@ -103,9 +103,9 @@ def lenet(mesh: Mesh | None, rows: int, dtype: str = "float32") -> Graph:
         return graph.parameter(name, (rng.standard_normal(shape) / np.prod(shape[1:]) ** 0.5).astype(np.float32))
 
     with graph.autocast(enabled=dtype == "bfloat16"):
-        h = F.max_pool2d(F.relu(F.conv2d(x, weight("k1", 8, 3, 5, 5), weight("b1", 8), padding=2)), 2)
-        h = F.max_pool2d(F.relu(F.conv2d(h, weight("k2", 16, 8, 5, 5), weight("b2", 16))), 2)
-        h = F.relu(F.linear(F.flatten(h, 1), weight("w1", 84, 64), weight("c1", 84)))
+        h = F.avg_pool2d(F.tanh(F.conv2d(x, weight("k1", 8, 3, 5, 5), weight("b1", 8), padding=2)), 2)
+        h = F.avg_pool2d(F.tanh(F.conv2d(h, weight("k2", 16, 8, 5, 5), weight("b2", 16))), 2)
+        h = F.tanh(F.linear(F.flatten(h, 1), weight("w1", 84, 64), weight("c1", 84)))
         loss = F.cross_entropy(F.linear(h, weight("w2", 10, 84), weight("c2", 10)), target)
     for axis in varying:
         loss = F.all_reduce(loss, axis, "mean")

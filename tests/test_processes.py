@@ -79,9 +79,9 @@ def test_what_is_exchanged_is_what_the_reference_walks(run: Run, build: Any) -> 
             for rank, target in ((r, t) for r in range(run.size) for t in ("cpu", "reference")):
                 name = f"{build.__name__}/{mesh}/{target}/{turn}"
                 found, kept = run.of(name, rank), run.of(f"{name}/state", rank)
-                assert found.keys() == graph.outputs.keys() and kept.keys() == graph.updates.keys()
+                assert found.keys() == graph.outputs.keys() and kept.keys() >= graph.updates.keys()
                 both = {**graph.outputs, **{f"update of {n}": v for n, v in graph.updates.items()}}
-                actual = found | {f"update of {n}": a for n, a in kept.items()}
+                actual = found | {f"update of {n}": kept[n] for n in graph.updates}
                 for key, v in both.items():
                     expected = tables[rank][v].astype(np.float64)
                     rtol = tolerance(v.dtype.numpy, run.size)
@@ -136,8 +136,8 @@ def test_buckets_hold_what_they_may(run: Run) -> None:
         facts = run.facts[rank]
         alone, small, all_in_one = (facts[f"messages of {size}"] for size in (0, 1 << 10, 1 << 30))
         assert all(len(m) == 1 for m in alone) and len(alone) == 9, "eight gradients and the loss"
-        assert len(all_in_one) == 2 and sum(all_in_one, []).sort() == sum(alone, []).sort()
-        assert all(len(m) == 1 or sum(m) <= 1 << 10 for m in small) and 2 < len(small) < 9
+        assert len(all_in_one) == 2 and sorted(sum(all_in_one, [])) == sorted(sum(alone, []))
+        assert all(len(m) == 1 or sum(m) <= 1 << 10 for m in small) and len(all_in_one) < len(small) <= len(alone)
         assert "is sent with" in facts["explained"]
         filters = [types for types in facts["orders of 0"] if types[0].startswith("f32[16,8,5,5]")]
         assert len(filters) == 1 and len({t.partition("@")[0] for t in filters[0]}) == 1, "a gradient keeps its layout"
