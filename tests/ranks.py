@@ -139,7 +139,7 @@ class Found:
 
     def add(self, name: str, arrays: Mapping[str, Any]) -> None:
         for key, array in arrays.items():
-            array = np.asarray(array)
+            array = np.array(array)  # state goes on
             self.facts[f"{name}/{key} is"] = array.dtype.name
             self.arrays[f"{name}/{key}"] = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
@@ -198,7 +198,7 @@ def training(found: Found) -> None:
         sums = [n for n in bucketed.graph.nodes if n.op.name == "all_reduce"]
         found.facts[f"messages of {size}"] = [[v.type.nbytes for v in n.inputs] for n in sums]
         found.facts[f"orders of {size}"] = [[str(v.type) for v in (*n.inputs, *n.outputs)] for n in sums]
-    found.facts["explained"] = str(bucketed.explain())
+    found.facts["explained"] = str(bucketed.explain().full())
     half = grt.compile(lenet(mesh, ROWS // found.size, "bfloat16"), target="cpu")
     found.trained("bfloat16", half)
     _looked_into(found, lenet(mesh, ROWS // found.size))

@@ -21,7 +21,7 @@ SOURCES = sorted(p for folder in ("graphrt", "kernels", "bench", "examples") for
 # Each room may import itself and the rooms above it.
 ORDER = [
     ("errors", "types", "config", "files", "arguments"),
-    ("index", "mesh"),
+    ("index", "mesh", "sharding"),
     ("op",),
     ("node", "signature"),
     ("text",),
