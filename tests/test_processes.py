@@ -90,7 +90,7 @@ def test_what_is_exchanged_is_what_the_reference_walks(run: Run, build: Any) -> 
                     if key in graph.outputs:
                         assert run.facts[rank][f"{name}/{key} is"] == v.dtype.name, message
             for rank in range(run.size):
-                state[rank] = {n: tables[rank][v] for n, v in graph.updates.items()}
+                state[rank] |= {n: tables[rank][v] for n, v in graph.updates.items()}
 
 
 @pytest.fixture(scope="module")
