@@ -668,6 +668,18 @@ def test_what_graphs_and_meshes_refuse() -> None:
     graph.update(p, p - grt.grad(F.all_reduce(loss, "dp", "mean"), [p])[0])
 
 
+def test_steps_of_a_loop_exchange_nothing() -> None:
+    graph = Graph(mesh=Mesh(dp=2))
+    x, w = graph.input("x", (8, 4)), graph.input("w", (4,), varying="dp")
+    for step in (lambda h, x: (F.all_reduce(h * w, "dp") + x, None), lambda h, x: (F.pvary(h, "dp"), None)):
+        with pytest.raises(
+            errors.ArgumentError, match="about other processes in a step: exchange before the scan, or behind it"
+        ):
+            F.scan(step, x[0], x)
+    h, _ = F.scan(lambda h, x: (h * w + x, None), x[0], x)
+    assert h.type.varying == ("dp",)
+
+
 def test_a_target_without_collectives_says_so() -> None:
     graph = Graph(mesh=Mesh(dp=2))
     graph.output("y", F.all_reduce(graph.input("x", (2,), varying="dp"), "dp"))
