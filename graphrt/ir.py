@@ -373,6 +373,7 @@ class Graph:
             types = node.op.types(tuple(v.type for v in node.inputs), node.attrs)
             if [t.with_order(None) for t in types] != [t.with_order(None) for t in node.types]:
                 raise GraphError(f"{node.where()} says {node.types}, inference says {types}")
+            self._on_mesh(node)
             if node.op.kind is Kind.SOURCE and self.sources.get(node.name) is not node:
                 raise GraphError(f"{node.where()} is not registered under its name")
             seen.update(node.outputs)
@@ -383,6 +384,15 @@ class Graph:
             source = self.sources.get(name)
             if source is None or source.op.name != "parameter" or not source.types[0].same(v.type):
                 raise GraphError(f"the update of {name!r} does not fit: {v!r}")
+
+    def _on_mesh(self, node: Node) -> None:
+        """Raises GraphError where ``node`` is about axes that the mesh has not, or about another number of processes."""
+        axes = {} if self.mesh is None else self.mesh.axes
+        here = f"the mesh is {self.mesh}" if axes else "the graph has no mesh"
+        if unknown := [axis for t in node.types for axis in t.varying if axis not in axes]:
+            raise GraphError(f"{node.where()} varies along {unknown[0]}, and {here}")
+        if node.op.kind is Kind.COLLECTIVE and axes.get(node.attrs["axis"]) != node.attrs["size"]:
+            raise GraphError(f"{node.where()} is of {node.attrs['size']} processes along {node.attrs['axis']}, and {here}")
 
     def to_networkx(self) -> nx.MultiDiGraph:
         """The DAG of nodes, an edge per operand with the value it carries as attribute ``value``."""

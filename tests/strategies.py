@@ -28,6 +28,7 @@ from graphrt.op import REGISTRY, Kind, OpDef, Sample
 from graphrt.types import DTYPES, DType, as_dtype
 
 EXACT = (Kind.SOURCE, Kind.GENERATED, Kind.RANDOM, Kind.VIEW, Kind.GATHER)  # they round nothing
+APART = (Kind.SOURCE, Kind.ELEMENTWISE, Kind.DECOMPOSITION, Kind.COLLECTIVE)  # drawn otherwise, or of many processes
 RUNS = 13  # the first is exact, the others come in pairs of opposite noise: three pairs are close by chance too often
 NOISE = 4.0  # in units of the dtype's epsilon
 FACTORS = {"svd", "svdvals", "matrix_norm", "cond", "matrix_rank", "lu_factor"}  # or their gradients are not unique
@@ -285,9 +286,7 @@ class Builder:
 
     def sampled(self) -> Any:
         """Any op as one of its samples calls it, its float operands often made of values at hand."""
-        return self.called(
-            self.pick([op for op in REGISTRY.values() if op.kind not in (Kind.SOURCE, Kind.ELEMENTWISE, Kind.DECOMPOSITION)])
-        )
+        return self.called(self.pick([op for op in REGISTRY.values() if op.kind not in APART]))
 
     def template(self) -> Any:
         """As ``sampled``, an op that is a template of loops."""

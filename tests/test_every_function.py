@@ -28,12 +28,15 @@ DRAWN = {  # random numbers
     *("alpha_dropout bernoulli dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout".split()),
     *("gumbel_softmax normal_like uniform_like".split()),
 }
+EXCHANGED = {  # between the processes of a mesh: test_collectives.py
+    *("all_gather all_reduce all_to_all broadcast_from ppermute pvary reduce_scatter shard".split()),
+}
 LOOPS = {"gru", "lstm", "rnn_relu", "rnn_tanh", "scan"}  # of cells, which are tried, and of any step: test_loop.py
 only_here = pytest.mark.skipif(INTERPRETED, reason="the reference target only, the same in both lanes")
 
 
 def test_every_function_is_called() -> None:
-    assert {c.name for c in CALLS.values()} | NO_GRADIENT | DRAWN | LOOPS == FUNCTIONS.keys()
+    assert {c.name for c in CALLS.values()} | NO_GRADIENT | DRAWN | LOOPS | EXCHANGED == FUNCTIONS.keys()
 
 
 def _weighted(values: list[Value], graph: grt.Graph, feeds: dict[str, Any], prefix: str) -> Value:

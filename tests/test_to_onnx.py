@@ -58,7 +58,8 @@ def graphs(op: OpDef) -> list[tuple[grt.Graph, dict[str, np.ndarray]]]:
     return found
 
 
-WITH_INPUTS = sorted(op.name for op in REGISTRY.values() if op.kind not in (Kind.SOURCE, Kind.GENERATED))
+APART = (Kind.SOURCE, Kind.GENERATED, Kind.COLLECTIVE)
+WITH_INPUTS = sorted(op.name for op in REGISTRY.values() if op.kind not in APART)
 
 
 @pytest.mark.parametrize("name", WITH_INPUTS)
@@ -88,6 +89,14 @@ def test_every_op_is_written_or_refused_by_name(name: str) -> None:
             assert actual.dtype == value.dtype.numpy and actual.shape == value.shape
             scale = np.abs(expected[value][np.isfinite(expected[value])]).max(initial=1.0)
             np.testing.assert_allclose(actual, expected[value], rtol=2e-6, atol=2e-6 * scale, err_msg=f"{graph}")
+
+
+@pytest.mark.parametrize("name", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast_from"])
+def test_what_processes_exchange_is_refused(name: str) -> None:
+    graph = grt.Graph(mesh=grt.Mesh(dp=2))
+    graph.output("y", F.FUNCTIONS[name](graph.input("x", (2, 2), varying="dp"), "dp"))
+    with pytest.raises(ConversionError, match=f"{name}.*test_to_onnx.py:.*has no ONNX form"):
+        grt.to_onnx(graph)
 
 
 def test_most_samples_run() -> None:

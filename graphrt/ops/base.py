@@ -275,7 +275,8 @@ def biased(y: Value, bias: Value | None) -> Value:
 
 def constant_of(v: Value) -> float | None:
     """The number that ``v`` is everywhere, if it is a (broadcast) constant."""
-    while v.node.op.kind is Kind.VIEW and len(v.node.inputs) == 1 and v.node.op.name in ("broadcast", "reshape", "widen"):
+    everywhere = ("broadcast", "reshape", "widen", "pvary")  # views that leave it the same
+    while v.node.op.kind is Kind.VIEW and len(v.node.inputs) == 1 and v.node.op.name in everywhere:
         v = v.node.inputs[0]
     return v.node.attrs["value"] if v.node.op.name == "constant" else None
 

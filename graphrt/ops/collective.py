@@ -23,7 +23,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, GraphError, ShapeError
 from graphrt.index import Expr
 from graphrt.ir import Graph, Node, Value
-from graphrt.op import REGISTRY, Attrs, Kind, OpDef, Piece, Types, register
+from graphrt.op import REGISTRY, Attrs, Kind, OpDef, Piece, Sample, Types, register
 from graphrt.ops.base import apply, cast, creation, dim_index, function, widened
 from graphrt.ops.elementwise import eq, where
 from graphrt.ops.indexing import gather
@@ -116,7 +116,7 @@ register(
         infer=lambda input, *, axes: (TensorType(input.shape, input.dtype),),
         vjp=lambda node, dy: [dy],  # the reverse sweep sums what varies where its value does not
         reference=lambda input, axes: input,
-        samples=lambda rng: [],
+        samples=lambda rng: [Sample((rng.standard_normal((2, 3)).astype(np.float32),), {"axes": ()})],  # there is no mesh
         pull=_pvary_pull,
         push=lambda node, index: index,
         varying=lambda types, attrs: tuple(sorted({*types[0].varying, *attrs["axes"]})),

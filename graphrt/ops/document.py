@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from graphrt.errors import GraphrtError
-from graphrt.op import REGISTRY, OpDef, Sample
+from graphrt.op import REGISTRY, Kind, OpDef, Sample
 from graphrt.ops import CREATIONS, FUNCTIONS
 from graphrt.types import DTYPES, DType, TensorType
 
@@ -16,7 +16,8 @@ _HEAD = """# Operators
 
 Written by `make docs` from the registry and the public functions; a test holds that it is up to date.
 
-Every op runs on every target: cpu, cuda, hip, interpret and reference. Its *kind* is all that fusion knows of it:
+Every op runs on every target: cpu, cuda, hip, interpret and reference; collectives run on cpu and reference. Its *kind* is all
+that fusion knows of it:
 
 | kind | what it is |
 | --- | --- |
@@ -26,6 +27,7 @@ Every op runs on every target: cpu, cuda, hip, interpret and reference. Its *kin
 | gather | elementwise in its positions, fused like it |
 | reduction | a kernel of its own or fused with what comes before, behind and beside it over the same rows |
 | contraction, window, scan, scatter, sort | a template of loops with fused prologues and, where it says so, epilogues |
+| collective | what the processes of a mesh exchange, beside the kernels that follow |
 | decomposition | a template of loops with fused prologues, which works where its result lies |
 """
 
@@ -56,6 +58,9 @@ def _arguments(op: OpDef) -> list[str]:
     inputs = [p.name for p in names if p.kind is p.POSITIONAL_OR_KEYWORD]
     samples = op.samples(np.random.default_rng(0))
     attrs = list(dict.fromkeys(k for s in samples for k in s.attrs))
+    if op.kind is Kind.COLLECTIVE:
+        inputs += [f"*{p.name}" for p in names if p.kind is p.VAR_POSITIONAL]
+        attrs = [p.name for p in names if p.kind is p.KEYWORD_ONLY]
     if any(p.kind is p.VAR_POSITIONAL for p in names) and samples:
         counts = {len(s.inputs) for s in samples}
         inputs = ["input", "other"][: max(counts)] if len(counts) == 1 else ["*tensors"]

@@ -154,7 +154,8 @@ def scan(f: Callable[..., Any], init: Any, xs: Any = None, length: int | None = 
     which ``f`` gets element t at step t, from the last to the first if ``reverse``. The carry keeps its shapes and dtypes. The
     results y are Values, a structure of them, or None. ``length`` is T where ``xs`` is None. ``f`` may use any Value of the
     graph, and is traced once: on the cpu a program runs one body T times, and more steps do not take longer to compile. Raises
-    ArgumentError (also for an ``f`` that updates a parameter or draws random numbers), ShapeError, DTypeError.
+    ArgumentError (also for an ``f`` that updates a parameter, draws random numbers, or exchanges something with other
+    processes), ShapeError, DTypeError.
     """
     states, rebuild = _flat(init)
     sequences, slices = _flat(xs)

@@ -20,10 +20,17 @@ def sweep(seeds: Iterable[tuple[Value, Value]], wrt: Sequence[Value]) -> list[Va
 
     Raises GraphError for an op on the way that has no gradient.
     """
-    cotangents: dict[Value, Value] = {}
+    cotangents: dict[Value, Value] = {}  # complete ones
+    given: dict[Value, dict[tuple[str, ...], Value]] = {}  # what uses gave until now, a sum for each type
+
+    def give(v: Value, g: Value) -> None:
+        sums = given.setdefault(v, {})
+        axes = g.type.varying
+        sums[axes] = add(sums[axes], g) if axes in sums else g
+
     for v, seed in seeds:
-        cotangents[v] = add(cotangents[v], seed) if v in cotangents else seed
-    graph = next(iter(cotangents)).graph
+        give(v, seed)
+    graph = next(iter(given)).graph
     nodes = list(graph.nodes)
     active: set[Node] = {v.node for v in wrt}  # nodes that depend on wrt
     for node in nodes:
@@ -31,10 +38,10 @@ def sweep(seeds: Iterable[tuple[Value, Value]], wrt: Sequence[Value]) -> list[Va
             active.add(node)
     learned = _of_parameters(nodes) if graph.mesh is not None else set[Node]()
     for node in reversed(nodes):
-        if node not in learned or not node.inputs:  # what is made of parameters alone is summed behind that, where it is least
-            for v in node.outputs:
-                if v in cotangents:
-                    cotangents[v] = _settled(v, cotangents[v])
+        for v in node.outputs:
+            if v in given:  # what is made of parameters alone is summed over processes behind that, where it is least
+                later = node in learned and bool(node.inputs) and v not in wrt
+                cotangents[v] = _settled(v, [*given.pop(v).values()], later)
         if node not in active or not any(v in cotangents for v in node.outputs) or not node.inputs:
             continue
         with graph.phase("bwd", node.name):
@@ -45,7 +52,7 @@ def sweep(seeds: Iterable[tuple[Value, Value]], wrt: Sequence[Value]) -> list[Va
             dys = [cotangents[v] if v in cotangents else zeros_like(v) if v.dtype.is_float else None for v in node.outputs]
             for v, g in zip(node.inputs, node.op.vjp(node, *dys), strict=True):
                 if g is not None and v.node in active:
-                    cotangents[v] = add(cotangents[v], g) if v in cotangents else g
+                    give(v, g)
     return [cotangents[v] if v in cotangents else zeros_like(v) for v in wrt]
 
 
@@ -59,14 +66,24 @@ def _of_parameters(nodes: Iterable[Node]) -> set[Node]:
     return found
 
 
-def _settled(v: Value, cotangent: Value) -> Value:
-    """``cotangent``, complete, of the type of ``v``: what the processes of a mesh have of one value's is summed."""
-    if cotangent.type.varying:
-        for axis in sorted(set(cotangent.type.varying) - set(v.type.varying)):
-            assert v.graph.mesh is not None
-            with v.graph.phase("bwd", v.node.name):
-                cotangent = apply("all_reduce", cotangent, axis=axis, size=v.graph.mesh.axes[axis], op="sum")
-    return cotangent
+def _settled(v: Value, parts: Sequence[Value], later: bool = False) -> Value:
+    """The sum of ``parts``, of the type of ``v``. What each process of a mesh has of the cotangent of one value is summed.
+
+    A part that is the same in all processes came from a use that is: it counts once. The cotangent of what varies varies too,
+    or the sum over processes would be missed where it is differentiated again. Where that comes ``later``, one part stays.
+    """
+    total: Value | None = None
+    for part in parts:
+        for axis in part.type.varying if not later or len(parts) > 1 else ():
+            if axis not in v.type.varying:
+                assert v.graph.mesh is not None
+                with v.graph.phase("bwd", v.node.name):
+                    part = apply("all_reduce", part, axis=axis, size=v.graph.mesh.axes[axis], op="sum")
+        if more := tuple(axis for axis in v.type.varying if axis not in part.type.varying):
+            part = apply("pvary", part, axes=more)
+        total = part if total is None else add(total, part)
+    assert total is not None
+    return total
 
 
 def zeros_like(v: Value) -> Value:

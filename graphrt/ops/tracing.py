@@ -172,6 +172,8 @@ class Trace:
         graph = self.graph
         if drawn := next((n for n in region if n.op.kind is Kind.RANDOM), None):
             raise ArgumentError(f"{drawn.where()} draws in a step: draw for all steps before, and pass that as a sequence")
+        if sent := next((n for n in region if n.op.kind is Kind.COLLECTIVE or n.op.name == "pvary"), None):
+            raise ArgumentError(f"{sent.where()} is about other processes in a step: exchange before the scan, or behind it")
         if changed := [name for name, v in graph.updates.items() if self._updates.get(name) is not v]:
             raise ArgumentError(f"a step cannot update {changed[0]!r}: make it a state, and update it with the last one")
         for i, state in enumerate(self._states):

@@ -50,7 +50,7 @@ def _buckets(graph: Graph, sums: Sequence[Node], size: int, decisions: list[Deci
         reason, change = _obstacle(node, bucket, waits, bit, size)
         if bucket is not None:
             decisions.append(
-                Decision("bucket", node.name, bucket[0].name, not reason, reason or "is sent with it", change=change)
+                Decision("bucket", node.name, bucket[0].name, not reason, reason or "both are there", change=change)
             )
         if bucket is None or reason:
             open[kind] = bucket = []

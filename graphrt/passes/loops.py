@@ -58,10 +58,29 @@ def _returned_apart(graph: Graph) -> Graph:
     return new
 
 
+def _returned_once(graph: Graph) -> Graph:
+    """``graph`` with copies of what a collective makes for all names but the first: it stores each result in one place."""
+    found = [v for v in graph.results() if v.node.op.kind is Kind.COLLECTIVE]
+    if len(set(found)) == len(found):
+        return graph
+    new = rewrite(graph, lambda node: None)
+    first, copies = set[Value](), dict[Value, Value]()
+    for results in (new.outputs, new.updates):
+        for name, v in results.items():
+            if v in first and v not in copies:
+                with new.at(v.node.origin):
+                    copies[v] = clone(v)
+            results[name] = copies.get(v, v)
+            if v.node.op.kind is Kind.COLLECTIVE:
+                first.add(v)
+    return new
+
+
 def place_operands(graph: Graph) -> Graph:
     """``graph`` with copies of those operands of loops of which a step's part does not lie in one piece, row-major.
 
-    Operands of collectives, which are computed as they lie in memory, need only lie in one piece.
+    Operands of collectives, which are computed as they lie in memory, need only lie in one piece, and their results have one
+    place each.
     """
     copies: dict[Value, Value] = {}
 
@@ -85,7 +104,7 @@ def place_operands(graph: Graph) -> Graph:
 
     if not any(node.op.kind in (Kind.LOOP, Kind.COLLECTIVE) for node in graph.nodes):
         return graph
-    return rewrite(graph, rule)
+    return _returned_once(rewrite(graph, rule))
 
 
 def _lies(v: Value, stepped: bool) -> bool:

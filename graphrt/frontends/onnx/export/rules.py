@@ -60,6 +60,11 @@ def _widen(w: Writer, node: Node, attrs: Attrs) -> str:
     return w.cast(w.name(node.inputs[0]), float32)
 
 
+@rule("pvary")
+def _pvary(w: Writer, node: Node, attrs: Attrs) -> str:
+    return w.name(node.inputs[0])
+
+
 @rule("slice")
 def _slice(w: Writer, node: Node, attrs: Attrs) -> str:
     rank = node.inputs[0].ndim
