@@ -153,7 +153,7 @@ def _touched(kernel: Kernel) -> set[Slot]:
 def _side_by_side(
     kernels: Sequence[Sequence[Kernel]], alias: dict[Slot, Slot], root: dict[Slot, Slot], span: dict[Slot, tuple[int, int]]
 ) -> dict[Slot, tuple[Slot, int]]:
-    """The places of the tensors that a collective computes in place in one that has them all, which takes theirs in ``span``."""
+    """The places of what a collective computes in place in one tensor that has them all, which takes theirs in ``span``."""
     inside: dict[Slot, tuple[Slot, int]] = {}
     for kernel in (k for launch in kernels for k in launch if isinstance(k, CollectiveKernel) and k.in_place):
         pairs = zip(kernel.sources, kernel.results, strict=True)
