@@ -89,7 +89,7 @@ class OpDef:
 
     def types(self, operands: Types, attrs: Attrs) -> Types:
         """The types of the results for ``operands``. Raises what ``infer`` does."""
-        found = self.infer(*operands, **attrs)
+        found = self.infer(*(t.over(()) for t in operands), **attrs)  # whose rules are those of one process
         if self.varying is not None:
             varying = self.varying(operands, attrs)
         else:

@@ -1,0 +1,278 @@
+"""Sharding: parameters cut into parts, and the policies that cut an optimizer's state, gradients and parameters.
+
+All processes of a mesh are walked in NumPy, in float64, beside one process that has the whole batch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import INTERPRETED
+from hypothesis import given
+from hypothesis import strategies as st
+
+import graphrt as grt
+from graphrt import nn, optim
+from graphrt import ops as F
+from graphrt.errors import ArgumentError, GraphError, ShapeError
+from graphrt.ir import Graph
+from graphrt.mesh import Mesh
+from graphrt.op import Kind
+from graphrt.optim import Optimizer
+from graphrt.passes.decision import Decision
+from graphrt.passes.patterns.shard import POLICIES, shard_updates
+from graphrt.passes.pipeline import run_passes
+from graphrt.reference import walk_ranks
+from graphrt.sharding import Sharding, cut_of, part_shape, shardings
+from graphrt.targets.target import parse
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="walked in NumPy")
+
+BATCH = 12
+OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
+    "sgd": lambda: optim.SGD(lr=0.05, momentum=0.9, weight_decay=0.01),
+    "adamw": lambda: optim.AdamW(lr=0.05),
+    "clipped": lambda: optim.Adam(lr=0.05, clip_grad_norm=0.1),
+    "largest": lambda: optim.Adamax(lr=0.05, clip_grad_value=0.02, ema_decay=0.9),
+    "accumulated": lambda: optim.Adagrad(lr=0.05, initial_accumulator_value=0.5, accumulation_steps=2),
+    "lamb": lambda: optim.LAMB(lr=0.05),
+    "muon": lambda: optim.Muon(lr=0.05),
+    "parts": lambda: optim.Adam(lr=0.05, groups=[("b*", {"lr": 0.02}), ("w2", {"frozen": True})]),
+}
+
+
+def built(mesh: Mesh | None, optimizer: Optimizer, rows: int) -> Graph:
+    """A training step of two layers, whose sizes no number of processes divides all of, with a norm's statistics."""
+    rng, g = np.random.default_rng(0), Graph(mesh)
+    over: Any = "dp" if mesh else ()
+    x, t = g.input("x", (rows, 8), varying=over), g.input("t", (rows, 5), varying=over)
+    params = {name: g.parameter(name, rng.standard_normal(shape)) for name, shape in SHAPES.items()}
+    seen = g.parameter("seen", np.zeros(6), trainable=False)
+    h = F.relu(x @ params["w1"] + params["b1"])
+    mean = F.mean(h, 0)
+    g.update(seen, seen * 0.9 + (F.all_reduce(mean, "dp", "mean") if mesh else mean) * 0.1)
+    y = h @ params["w2"] + params["b2"]
+    loss = F.mean((y - t) * (y - t))
+    loss = F.all_reduce(loss, "dp", "mean") if mesh else loss
+    g.output("loss", loss)
+    optimizer.apply([*params.values()], grt.grad(loss, [*params.values()]), g.constant(0.05))
+    return g
+
+
+SHAPES = {"w1": (8, 6), "b1": (6,), "w2": (6, 5), "b2": (5,)}
+BATCHES = [
+    (np.random.default_rng(i).standard_normal((BATCH, 8)), np.random.default_rng(100 + i).standard_normal((BATCH, 5)))
+    for i in range(4)
+]
+
+
+def steps(graph: Graph, mesh: Mesh) -> tuple[list[float], dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+    """The losses of a few steps of all processes, the state behind them, whole, and what each process keeps."""
+    cuts = shardings(mesh, list(graph.sources.values()))
+    own = [mesh.coordinates(rank) for rank in range(mesh.size)]
+    states = [{name: cuts[name].part(a, at) if name in cuts else a.copy() for name, a in graph.initial.items()} for at in own]
+    losses = []
+    nodes = [n for n in graph.nodes if n.op.kind is not Kind.SOURCE]
+    for x, t in BATCHES:
+        rows = BATCH // mesh.axes["dp"]
+        tables = []
+        for at, state in zip(own, states, strict=True):
+            part = slice(at["dp"] * rows, (at["dp"] + 1) * rows)
+            feeds = {**state, "x": x[part], "t": t[part]}
+            tables.append({n.outputs[0]: np.asarray(feeds[name]) for name, n in graph.sources.items()})
+        walk_ranks(nodes, mesh, tables)
+        losses.append(float(tables[0][graph.outputs["loss"]]))
+        for state, table in zip(states, tables, strict=True):
+            state.update({name: table[v] for name, v in graph.updates.items()})
+    whole = {n: cuts[n].join([s[n] for s in states]) if n in cuts else states[0][n] for n in states[0]}
+    return losses, whole, states
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_policies_train_as_one_process_does(name: str, policy: str, size: int) -> None:
+    alone = Mesh(dp=1)
+    expected, state, _ = steps(built(alone, OPTIMIZERS[name](), BATCH), alone)
+    mesh, decisions = Mesh(dp=size), list[Decision]()
+    graph = shard_updates(built(mesh, OPTIMIZERS[name](), BATCH // size), policy, {}, decisions)
+    graph.verify()
+    assert str(Graph.parse(str(graph))) == str(graph)
+    losses, found, kept = steps(graph, mesh)
+    np.testing.assert_allclose(losses, expected, rtol=1e-9)
+    assert found.keys() == state.keys()
+    for key, array in state.items():
+        np.testing.assert_allclose(found[key], array, rtol=1e-7, atol=1e-9, err_msg=key)
+    cut = shardings(mesh, list(graph.sources.values()))
+    for s in kept[1:]:
+        assert all(np.array_equal(s[key], kept[0][key]) for key in s if key not in cut)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_each_process_keeps_its_share(size: int) -> None:
+    mesh = Mesh(dp=size)
+
+    def kept(policy: str) -> int:
+        graph = shard_updates(built(mesh, optim.Adam(lr=0.05), BATCH // size), policy, {}, [])
+        return sum(n.types[0].size for n in graph.nodes if n.op.name == "parameter" and n.types[0].ndim and n.name != "seen")
+
+    whole = sum(int(np.prod(shape)) for shape in SHAPES.values())
+    part = sum(int(np.prod(part_shape(cut_of("dp", size, shape), size))) for shape in SHAPES.values())
+    assert kept("all_reduce") == 3 * whole
+    assert kept("zero1") == kept("zero2") == whole + 2 * part
+    assert kept("fsdp") == 3 * part
+
+
+def test_verdicts_say_what_is_not_sharded_and_why() -> None:
+    decisions: list[Decision] = []
+    shard_updates(built(Mesh(dp=2), optim.Muon(lr=0.05), BATCH // 2), "fsdp", {}, decisions)
+    told = {d.node: d for d in decisions}
+    assert not told["w1"].taken and "all of it" in told["w1"].reason and told["w1"].change
+    assert told["b1"].taken
+
+
+def test_what_was_sharded_is_in_evaluation_too() -> None:
+    """A program without updates gathers the parameters that are sharded already, and those only."""
+    g = Graph(Mesh(dp=2))
+    x, w, b = g.input("x", (3, 4)), g.parameter("w", np.ones((4, 6))), g.parameter("b", np.ones(6))
+    g.output("y", x @ w + b)
+    graph = shard_updates(g, "fsdp", {"w": True, "b": False}, [])
+    assert graph.sources["w"].attrs["cuts"] and "cuts" not in graph.sources["b"].attrs
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=3), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_parts_make_the_whole(shape: list[int], dp: int, tp: int, seed: int) -> None:
+    mesh, array = Mesh(dp=dp, tp=tp), np.random.default_rng(seed).standard_normal(shape)
+    cut = cut_of("tp", tp, tuple(shape))
+    cuts = (cut, cut_of("dp", dp, part_shape(cut, tp)))
+    sharding = Sharding(mesh, cuts)
+    parts = [sharding.part(array, mesh.coordinates(rank)) for rank in range(mesh.size)]
+    assert {p.shape for p in parts} == {part_shape(cuts[1], dp)}
+    np.testing.assert_array_equal(sharding.join(parts), array)
+
+
+def test_tensor_parallel_layers_are_linear_layers() -> None:
+    """Column then row, on a mesh of two axes, with the gradients of a clipped step, beside the dense layers."""
+    nn.manual_seed(0)
+    net = nn.Sequential(nn.ColumnParallelLinear(8, 12), nn.GELU(), nn.RowParallelLinear(12, 5))
+    x = np.random.default_rng(0).standard_normal((BATCH, 8)).astype(np.float32)
+
+    def made(mesh: Mesh, rows: int) -> Graph:
+        g = Graph(mesh)
+        y = net(g.input("x", (rows, 8), varying="dp"))
+        g.input("t", (rows, 5), varying="dp")
+        loss = F.all_reduce(F.mean(y * y), "dp", "mean")
+        g.output("loss", loss)
+        optim.Adam(lr=0.05, clip_grad_norm=0.01).apply(g.parameters(), grt.grad(loss, g.parameters()), g.constant(0.05))
+        return g
+
+    alone, both = Mesh(dp=1), Mesh(dp=2, tp=3)
+    expected, state, _ = steps(made(alone, BATCH), alone)
+    losses, found, kept = steps(made(both, BATCH // 2), both)
+    assert kept[0]["0.weight"].shape == (4, 8) and kept[0]["2.weight"].shape == (5, 4)
+    assert kept[0]["0.weight.exp_avg"].shape == (4, 8)
+    np.testing.assert_allclose(losses, expected, rtol=1e-9)
+    for key, array in state.items():
+        np.testing.assert_allclose(found[key], array, rtol=1e-6, atol=1e-9, err_msg=key)
+    assert x.shape == (BATCH, 8)
+
+
+def test_batch_norm_sees_the_whole_batch() -> None:
+    def made(mesh: Mesh, rows: int, sync: bool) -> Graph:
+        g = Graph(mesh)
+        x = g.input("x", (rows, 8), varying="dp")
+        g.input("t", (rows, 5), varying="dp")
+        mean, var = g.parameter("mean", np.zeros(8), trainable=False), g.parameter("var", np.ones(8), trainable=False)
+        w = g.parameter("w", np.linspace(0.5, 2.0, 8))
+        y = F.batch_norm(x * F.abs(x), mean, var, w, training=True, sync=sync)
+        loss = F.all_reduce(F.mean(y * y * y), "dp", "mean")
+        g.output("loss", loss)
+        optim.SGD(lr=0.5).apply([w], grt.grad(loss, [w]), g.constant(0.5))
+        return g
+
+    alone, four = Mesh(dp=1), Mesh(dp=4)
+    expected, state, _ = steps(made(alone, BATCH, False), alone)
+    losses, found, _ = steps(made(four, BATCH // 4, True), four)
+    np.testing.assert_allclose(losses, expected, rtol=1e-9)
+    for key, array in state.items():
+        np.testing.assert_allclose(found[key], array, rtol=1e-9, err_msg=key)
+    assert abs(steps(made(four, BATCH // 4, False), four)[0][0] - expected[0]) > 1e-3
+
+
+def test_processes_draw_numbers_of_their_own() -> None:
+    mesh = Mesh(dp=2, tp=2)
+    g = Graph(mesh)
+    x = g.input("x", (64,), varying="dp")
+    g.output("y", F.dropout(x, 0.5))
+    tables = [{n.outputs[0]: g.initial.get(name, np.ones(64)) for name, n in g.sources.items()} for _ in range(4)]
+    walk_ranks((n for n in g.nodes if n.op.kind is not Kind.SOURCE), mesh, tables)
+    y = [table[g.outputs["y"]] for table in tables]
+    assert np.array_equal(y[0], y[1]) and np.array_equal(y[2], y[3]) and not np.array_equal(y[0], y[2])
+
+
+SENT = re.compile(r"(\w+) over dp, sends ([\d,]+) bytes")
+
+
+def test_a_plan_for_thousands_of_processes(tmp_path: Any) -> None:
+    """On torch's fake process group, of which this is one: what each sends is what the policy must send, and no more."""
+    code = """
+        import numpy as np, torch.distributed as dist
+        from torch.testing._internal.distributed.fake_pg import FakeStore
+        import graphrt as grt
+        from graphrt import models, nn, optim
+
+        dist.init_process_group("fake", rank=5, world_size=4096, store=FakeStore())
+        mesh = grt.Mesh(dp=4096)
+        for policy in ("all_reduce", "zero1", "zero2", "fsdp"):
+            net = models.get("lenet5").build()
+            trainer = grt.Trainer(net, nn.CrossEntropyLoss(), optim.Adam(), target="cpu", mesh=mesh, policy=policy)
+            graph = trainer.training_graph(((1, 1, 32, 32), "float32"), ((1,), "int64"), parts=True)
+            lowered = grt.compiler.lower_graph(
+                grt.passes.patterns.shard.shard_updates(graph, policy, {}, []),
+                grt.targets.target.parse("cpu", grt.targets.target.Settings()), {})
+            print(policy, *(str(g) for g in lowered.schedule.groups() if g.kind == "collective"), sep="\\n")
+    """
+    import subprocess
+    import sys
+    import textwrap
+
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    parts = dict(zip(POLICIES, re.split(r"^(?:all_reduce|zero1|zero2|fsdp)$", done.stdout, flags=re.M)[1:], strict=True))
+    whole = 4 * 61_706  # bytes of LeNet-5's parameters
+    for policy, times in {"all_reduce": 2, "zero1": 3, "zero2": 2, "fsdp": 3}.items():
+        sent = sum(int(n.replace(",", "")) for _, n in SENT.findall(parts[policy]))
+        least = times * whole * 4095 / 4096
+        padding = 8 * times * 4 * 4096  # parts of as many elements each, of the smallest tensors mostly zeros
+        assert least <= sent <= least + padding, policy
+
+
+def test_parameters_that_cannot_be_sharded_are_refused() -> None:
+    g = Graph(Mesh(tp=2))
+    with pytest.raises(ShapeError, match="multiple of 2"):
+        g.parameter("w", np.ones((3, 4)), sharded=("tp", 0))
+    with pytest.raises(ArgumentError, match="no axis 'dp'"):
+        g.parameter("w", np.ones((4, 4)), sharded=("dp", 0))
+    with pytest.raises(ArgumentError, match=r"build on Graph\(mesh="):
+        Graph().input("x", (2,), varying="dp")
+    with pytest.raises(GraphError, match="without a mesh|mesh"):
+        F.all_reduce(Graph().input("x", (2,)), "dp")
+    with pytest.raises(ArgumentError, match="policy must be"):
+        grt.compile(F.relu(Graph().input("x", (2,))), target="reference", policy="zero")
+
+
+def test_buckets_follow_the_argument() -> None:
+    graph = built(Mesh(dp=2), optim.SGD(lr=0.1), 6)
+    policy = parse("cpu").passes()
+
+    def messages(size: int) -> int:
+        from dataclasses import replace
+
+        final = run_passes(graph, replace(policy, bucket_bytes=size), {})[0][-1][1]
+        return sum(n.op.name == "all_reduce" and n.origin.phase == "bwd" for n in final.nodes)
+
+    assert [messages(n) for n in (0, 300, 1 << 20)] == [4, 3, 1]
