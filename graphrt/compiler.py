@@ -25,9 +25,9 @@ from graphrt.ir import Graph, Value
 from graphrt.op import Kind, Order
 from graphrt.ops.body import Loop
 from graphrt.passes.decision import Decision
+from graphrt.passes.patterns.shard import shard_updates
 from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
-from graphrt.passes.shard import shard_updates
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.dump import dump
 from graphrt.runtime.lowering import Lowering

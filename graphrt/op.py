@@ -84,6 +84,7 @@ class OpDef:
     flops: Callable[[Node], int] = lambda node: node.outputs[0].type.size
     barrier: bool = False  # without vjp: gradients end here by intention, which is no error
     cheap: bool = True  # ELEMENTWISE: may be computed again instead of loaded
+    in_place: bool = False  # COLLECTIVE: each result may lie over the operand that it is made of
     varying: Callable[[Types, Attrs], tuple[str, ...]] | None = None  # the axes its results vary over; None: its operands'
 
     def types(self, operands: Types, attrs: Attrs) -> Types:

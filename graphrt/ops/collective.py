@@ -14,6 +14,7 @@ parallelism one whose weights do: the typing of JAX's shard_map (JEP 17111).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ def _define(
     vjp: Callable[..., Sequence[Value | None]] | None,
     reference: Callable[..., Any],
     varies: bool | None = True,
+    in_place: bool = False,
 ) -> None:
     """Registers a collective along the attribute ``axis``; its results vary along it (None: where ``varies`` says so)."""
 
@@ -51,9 +53,8 @@ def _define(
             return None
         return node.inputs[0] if node.inputs else node.graph.constant(0, node.types[0].dtype)
 
-    register(
-        OpDef(name, Kind.COLLECTIVE, infer, vjp, reference, lambda rng: [], simplify=alone, flops=lambda n: 0, varying=varying)
-    )
+    rules: dict[str, Any] = {"simplify": alone, "flops": lambda node: 0, "varying": varying, "in_place": in_place}
+    register(OpDef(name, Kind.COLLECTIVE, infer, vjp, reference, lambda rng: [], **rules))
 
 
 def _each(types: Types, shape: Callable[[Shape], Shape]) -> Types:
@@ -97,7 +98,7 @@ def _all_reduce_reference(*operands: Ranks, axis: str, size: int, op: str) -> tu
     return tuple([_folded(ranks, op)] * size for ranks in operands)
 
 
-_define("all_reduce", _all_reduce_infer, _all_reduce_vjp, _all_reduce_reference, varies=False)
+_define("all_reduce", _all_reduce_infer, _all_reduce_vjp, _all_reduce_reference, varies=False, in_place=True)
 
 
 def _reduced(x: Value, axis: str, size: int, op: str = "sum") -> Value:
@@ -229,6 +230,21 @@ def _own_part(x: Value, axis: str, size: int, dim: int) -> Value:
     shape = tuple(1 if d == dim else n for d, n in enumerate(parts.shape))
     mine = apply("broadcast", apply("cast", _index(x.graph, axis, size), dtype="int64"), shape=shape)
     return apply("reshape", gather(parts, dim, mine), shape=(*x.shape[:dim], length, *x.shape[dim + 1 :]))
+
+
+def sent(node: Node) -> int:
+    """The bytes that each process must send, at least, on average, for the collective ``node``.
+
+    Chan, Heimlich, Purkayastha and van de Geijn, "Collective communication: theory, practice, and experience", 2007.
+    """
+    name, size, total = node.op.name, node.attrs["size"], sum(v.type.nbytes for v in node.inputs)
+    if name == "all_reduce":
+        return math.ceil(2 * total * (size - 1) / size)
+    if name == "all_gather":
+        return total * (size - 1)
+    if name == "ppermute":
+        return math.ceil(total * len(node.attrs["perm"]) / size)
+    return math.ceil(total * (size - 1) / size)
 
 
 # --- public functions ---------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ message: they lie side by side already (``schedule.memory``), or are copied.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,15 +187,3 @@ def _piece(arrays: Sequence[np.ndarray]) -> np.ndarray:
     itemsize = arrays[0].itemsize
     length = (last + arrays[-1].nbytes - first) // itemsize
     return np.lib.stride_tricks.as_strided(_flat(arrays[0]), (length,), (itemsize,))
-
-
-def nbytes(op: str, attrs: Mapping[str, Any], sizes: Sequence[int]) -> int:
-    """The bytes that each process must send, at least, for operands of ``sizes`` bytes (Chan et al., 2007; ring)."""
-    size, total = attrs["size"], sum(sizes)
-    if op == "all_reduce":
-        return math.ceil(2 * total * (size - 1) / size)
-    if op == "all_gather":
-        return total * (size - 1)
-    if op in ("reduce_scatter", "all_to_all"):
-        return math.ceil(total * (size - 1) / size)
-    return total if op in ("ppermute", "broadcast_from") else 0

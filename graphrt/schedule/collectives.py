@@ -15,16 +15,15 @@ def lower_collective(schedule: Schedule, group: Group) -> CollectiveKernel:
     node = group.anchor
     sources = [_read(schedule, v) for v in node.inputs]
     results = [_stored(schedule, group, v) for v in node.outputs]
-    in_place = node.op.name == "all_reduce"
     block = Block(())
     for number, region in enumerate(sources):
         offset = axis(f"e{number}", max(region.type.size, 1)) + region.first
         block.insts.append(Inst(Var(f"v{number}", region.type.dtype), "load", (region.slot, offset, ())))
     for number, region in enumerate(results):
-        name = f"e{number}" if in_place else f"r{number}"
+        name = f"e{number}" if node.op.in_place else f"r{number}"
         offset = axis(name, max(region.type.size, 1)) + region.first
         block.stores.append(Store(region.slot, offset, Var(f"v{number}", region.type.dtype), region.type.size))
-    return CollectiveKernel(group, node.op.name, dict(node.attrs), sources, results, block)
+    return CollectiveKernel(group, node.op.name, node.op.in_place, dict(node.attrs), sources, results, block)
 
 
 def _read(schedule: Schedule, v: Value) -> Region:

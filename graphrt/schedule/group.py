@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from graphrt.index import Expr, axes
 from graphrt.ir import Node, Value
 from graphrt.op import Kind
+from graphrt.ops.collective import sent
 from graphrt.types import Shape
 
 Index = tuple[Expr, ...]
@@ -149,6 +150,10 @@ class Group:
         if self.kind == "loop" and self.anchor is not None:
             ins, outs = (", ".join(v.name for v in side) for side in (self.inputs, self.outputs))
             return f"{self.name} loop of {self.anchor.attrs['length']} steps in=({ins}) out=({outs})"
+        if self.kind == "collective" and self.anchor is not None:
+            ins, outs = (", ".join(v.name for v in side) for side in (self.inputs, self.outputs))
+            about = f"{self.anchor.op.name} over {self.anchor.attrs['axis']}, sends {sent(self.anchor):,} bytes"
+            return f"{self.name} {about} in=({ins}) out=({outs})"
         head = self.anchor.op.name if self.anchor else "pointwise"
         fused = [n.name for n in self.nodes if n is not self.anchor]
         prologue = f" prologue=[{', '.join(n.name for n in self.inlined)}]" if self.inlined else ""

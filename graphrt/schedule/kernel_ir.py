@@ -207,11 +207,12 @@ class Region:
 class CollectiveKernel:
     """A collective of a mesh's processes: ``op`` with ``attrs`` makes the ``results`` of all their ``sources``.
 
-    ``block`` has what is loaded and stored in all: element by element where a result may lie over its source.
+    ``block`` has what is loaded and stored in all: element by element where results may lie over their sources (``in_place``).
     """
 
     group: Group
     op: str
+    in_place: bool
     attrs: dict[str, Any]
     sources: list[Region]
     results: list[Region]

@@ -153,9 +153,9 @@ def _touched(kernel: Kernel) -> set[Slot]:
 def _side_by_side(
     kernels: Sequence[Sequence[Kernel]], alias: dict[Slot, Slot], root: dict[Slot, Slot], span: dict[Slot, tuple[int, int]]
 ) -> dict[Slot, tuple[Slot, int]]:
-    """The places of the tensors of each ``all_reduce`` of several in one that has them all, which takes theirs in ``span``."""
+    """The places of what a collective computes in place in one tensor that has them all, which takes theirs in ``span``."""
     inside: dict[Slot, tuple[Slot, int]] = {}
-    for kernel in (k for launch in kernels for k in launch if isinstance(k, CollectiveKernel) and k.op == "all_reduce"):
+    for kernel in (k for launch in kernels for k in launch if isinstance(k, CollectiveKernel) and k.in_place):
         pairs = zip(kernel.sources, kernel.results, strict=True)
         ends = [root[r.slot] for s, r in pairs if alias.get(r.slot) == s.slot and s.type.nbytes == s.slot.type.nbytes]
         ends = [end for end in dict.fromkeys(ends) if end not in inside and end in span]

@@ -36,16 +36,13 @@ def arrange(
     return schedule, decisions
 
 
-EAGER = ("all_reduce", "reduce_scatter")  # collectives that start as soon as what they send is there
-
-
 def order(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[Group]]:
     """Topological order of the launches (Kahn), the one whose first node was defined first when there is a choice."""
     position = {n: i for i, n in enumerate(graph.nodes)}
     part_of = {g: i for i, part in enumerate(parts) for g in part}
     rank = [max((position[n] for g in part for n in g.nodes), default=len(position)) for part in parts]
-    sums = {i for i, part in enumerate(parts) if any(g.anchor is not None and g.anchor.op.name in EAGER for g in part)}
-    rank = [-1 if i in sums else place for i, place in enumerate(rank)]  # others work on while processes exchange
+    sent = {i for i, part in enumerate(parts) if any(g.kind == "collective" and dag.in_degree(g) for g in part)}
+    rank = [-1 if i in sent else place for i, place in enumerate(rank)]  # others work on while processes exchange
     after: list[set[int]] = [set() for _ in parts]
     waits = [0] * len(parts)
     for a, b in dag.edges:

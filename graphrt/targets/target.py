@@ -20,8 +20,8 @@ from graphrt.config import Flags
 from graphrt.errors import ArgumentError, TargetError
 from graphrt.ir import Graph
 from graphrt.op import Order
+from graphrt.passes.patterns.shard import POLICIES
 from graphrt.passes.pipeline import PassPolicy
-from graphrt.passes.shard import POLICIES
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.program import Executable

@@ -199,13 +199,21 @@ class _Sharded:
             self.table[node.outputs[0]] = reshape(total, node.types[0].shape)
             return
         backward = node.origin.phase == "bwd"
-        inputs = [self._again(v) if backward and v in self.plan.params else self.table[v] for v in node.inputs]
+        inputs = [self._again(v) if backward else self.table[v] for v in node.inputs]
         self.table.update(zip(node.outputs, self.new.adopt(node, inputs).outputs, strict=True))
 
     def _again(self, v: Value) -> Value:
-        """The parameter ``v``, gathered once more, so that nobody keeps it until the backward pass."""
+        """``v``; a parameter, or what is seen of one, gathered once more, so that nobody keeps it until the backward pass."""
+        seen = v.node.op.name in ("permute", "reshape", "cast", "widen")
+        if v not in self.plan.params and not seen:
+            return self.table[v]
         if v not in self.again:
-            self.again[v] = self._gathered(self.parts[v], v, again=True)
+            if v in self.plan.params:
+                self.again[v] = self._gathered(self.parts[v], v, again=True)
+            else:
+                before = self._again(v.node.inputs[0])
+                same = before is self.table.get(v.node.inputs[0])
+                self.again[v] = self.table[v] if same else self.new.append(v.node.op, [before], v.node.attrs).outputs[0]
         return self.again[v]
 
     def _part(self, node: Node) -> Value:
