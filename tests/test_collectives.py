@@ -23,8 +23,8 @@ from graphrt import ops as F
 from graphrt.op import Kind
 from graphrt.passes.bucket import fill_buckets
 from graphrt.passes.decision import Decision
+from graphrt.passes.patterns.shard import POLICIES, shard_updates
 from graphrt.passes.pipeline import PassPolicy, run_passes
-from graphrt.passes.shard import POLICIES, shard_updates
 from graphrt.reference import fit, walk_ranks
 from graphrt.sharding import part_shape, shardings
 from graphrt.targets.reference.evaluate import evaluate
