@@ -18,13 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphrt as grt
-from graphrt import Graph, Mesh, Value, errors
+from graphrt import Graph, Mesh, Value, errors, optim
 from graphrt import ops as F
 from graphrt.op import Kind
 from graphrt.passes.bucket import fill_buckets
 from graphrt.passes.decision import Decision
+from graphrt.passes.patterns.shard import POLICIES, shard_updates
 from graphrt.passes.pipeline import PassPolicy, run_passes
 from graphrt.reference import fit, walk_ranks
+from graphrt.sharding import part_shape, shardings
 from graphrt.targets.reference.evaluate import evaluate
 from graphrt.types import TensorType
 
@@ -535,6 +537,73 @@ def test_sums_that_wait_for_each_other_are_not_of_one_bucket() -> None:
     decisions: list[Decision] = []
     fill_buckets(graph, 1 << 40, decisions)
     assert any("is made of the sum of the other" in d.reason for d in decisions)
+
+
+# --- policies ---------------------------------------------------------------------------------------------------------------
+
+OPTIMIZERS: dict[str, Callable[[], Any]] = {
+    "momentum": lambda: optim.SGD(lr=0.05, momentum=0.9),
+    "clipped": lambda: optim.AdamW(lr=0.05, clip_grad_norm=0.1),
+    "accumulated": lambda: optim.Adam(lr=0.05, accumulation_steps=2, ema_decay=0.9),
+    "lamb": lambda: optim.LAMB(lr=0.05),
+    "muon": lambda: optim.Muon(lr=0.05),
+}
+
+
+def optimized(mesh: Mesh | None, rows: int, optimizer: str) -> Graph:
+    """A training step of two layers, none of whose sizes is a multiple of all numbers of processes."""
+    graph, varying = Graph(mesh), [] if mesh is None else [mesh.data]
+    x, target = graph.input("x", (rows, 6), "float64", varying=varying), graph.input("t", (rows, 5), "float64", varying=varying)
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (6, 8), "b1": (8,), "w2": (8, 5), "b2": (5,)}
+    w = {n: graph.parameter(n, rng.standard_normal(shape)) for n, shape in shapes.items()}
+    y = F.tanh(x @ w["w1"] + w["b1"]) @ w["w2"] + w["b2"]
+    loss = F.mean(F.square(y - target))
+    loss = loss if mesh is None else F.all_reduce(loss, mesh.data, "mean")
+    parameters = list(w.values())
+    OPTIMIZERS[optimizer]().apply(parameters, grt.grad(loss, parameters), graph.constant(0.05, "float64"))
+    graph.output("loss", loss)
+    return graph
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("mesh", [Mesh(dp=3), Mesh(tp=2, dp=2)], ids=str)
+def test_policies_train_as_one_process_does(mesh: Mesh, policy: str, optimizer: str) -> None:
+    """Three steps, behind all passes; what each keeps is less, and is that of one process when it is put together."""
+    one, n = optimized(None, 6, optimizer), mesh.axes[mesh.data]
+    graph = shard_updates(optimized(mesh, 6 // n, optimizer), policy, {}, [])
+    graph.verify()
+    graph = run_passes(graph, PassPolicy(splits=lambda node: 0, loops=True), {}, check=True)[0][-1][1]
+    cut = shardings(mesh, list(graph.sources.values()))
+    whole = dict(one.initial)
+    parts = [
+        {name: cut[name].part(a, mesh.coordinates(r)) if name in cut else a for name, a in graph.initial.items()}
+        for r in range(mesh.size)
+    ]
+    state = graph.updates.keys() - {"w1", "b1", "w2", "b2"}
+    trained = {"b1", "b2"} if optimizer == "muon" else {"w1", "b1", "w2", "b2"}  # Muon needs whole matrices
+    assert (trained <= cut.keys()) == (policy == "fsdp") and (policy == "all_reduce") == (not cut)
+    if optimizer == "momentum" and policy != "all_reduce":
+        assert state <= cut.keys() and all(part_shape(cut[s].cuts[0], n) == parts[0][s].shape for s in state)
+    rng = np.random.default_rng(4)
+    for _ in range(3):
+        batch = {"x": rng.standard_normal((6, 6)), "t": rng.standard_normal((6, 5))}
+        expected = evaluate(one, whole | batch)
+        tables: list[dict[Value, np.ndarray]] = []
+        for r in range(mesh.size):
+            at = mesh.coordinates(r)[mesh.data]
+            feeds = parts[r] | {name: np.split(a, n)[at] for name, a in batch.items()}
+            tables.append({s.outputs[0]: fit(feeds[s.name], s.outputs[0], "float64") for s in graph.sources.values()})
+        walk_ranks([node for node in graph.nodes if node.op.kind is not Kind.SOURCE], mesh, tables)
+        loss = expected[one.outputs["loss"]]
+        np.testing.assert_allclose(world_of(tables, graph.outputs["loss"]), loss, rtol=1e-6)
+        whole |= {name: expected[v] for name, v in one.updates.items()}
+        for name, v in graph.updates.items():
+            for r, table in enumerate(tables):
+                parts[r][name] = table[v]
+            found = cut[name].join([p[name] for p in parts]) if name in cut else parts[-1][name]
+            np.testing.assert_allclose(found, whole[name], rtol=1e-6, atol=1e-8, err_msg=name)
 
 
 # --- types, meshes, what is refused ---------------------------------------------------------------------------------------
