@@ -1,0 +1,71 @@
+"""Run by torchrun: trains LeNet-5 through ``Trainer`` on a mesh, under the policies, with checkpoints; what rank 0 has as JSON.
+
+torchrun --nproc-per-node 2 tests/distributed_training.py FOLDER [kill]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import graphrt as grt
+from graphrt import models, nn, optim
+from graphrt.train import Callback, ModelCheckpoint, Trainer
+
+SIZE = int(os.environ.get("WORLD_SIZE", 1))
+EPOCHS, BATCH = 2, 16
+
+
+def examples() -> tuple[np.ndarray, np.ndarray]:
+    """41 pictures, which batches of 16 leave a rest of, and labels of which two do not count."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 10, 41)
+    y[[3, 20]] = -100
+    return rng.standard_normal((41, 1, 32, 32)).astype(np.float32), y
+
+
+def trainer_of(policy: str) -> Trainer:
+    """A trainer of LeNet-5 on a mesh of all processes."""
+    nn.manual_seed(0)
+    net, optimizer = models.get("lenet5").build(), optim.AdamW(lr=2e-3, clip_grad_norm=1.0)
+    measured = ["accuracy", "confusion_matrix"]
+    return Trainer(net, nn.CrossEntropyLoss(), optimizer, None, measured, "cpu", mesh=grt.Mesh(dp=SIZE), policy=policy)
+
+
+class Kill(Callback):
+    """Ends the last process at the third step."""
+
+    def on_step_end(self, trainer: Trainer, row: object) -> None:
+        if trainer.steps == 4 and trainer.processes is not None and trainer.processes.rank == SIZE - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(folder: Path, fault: str = "") -> None:
+    """Trains with each policy, or with one and a fault."""
+    found = {}
+    for policy in ["all_reduce"] if fault else ["all_reduce", "zero1", "zero2", "fsdp"]:
+        trainer = trainer_of(policy)
+        keep = ModelCheckpoint(folder / policy)
+        callbacks = [keep, *([Kill()] if fault == "kill" else [])]
+        trainer.fit(examples(), EPOCHS, BATCH, examples(), callbacks, progress=False, resume=fault == "resume")
+        state = {name: trainer.state.whole(name) for name in trainer.state}
+        if trainer.first:
+            found[policy] = {
+                "loss": trainer.history.loss,
+                "val_loss": trainer.history.val_loss,
+                "accuracy": trainer.history.val_accuracy,
+                "steps": trainer.steps,
+                "kept": sum(trainer.state[name].nbytes for name in trainer.state),
+                "norms": {name: float(np.abs(a.astype(np.float64)).sum()) for name, a in state.items()},
+            }
+    if found:
+        (folder / f"{fault or 'found'}-{SIZE}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,145 @@
+"""Training between real processes, as torchrun starts them: the losses of one process, checkpoints for any number, faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import INTERPRETED
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="processes run the cpu target, in the other lane")
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "use" / "distributed.md"
+
+
+def started(size: int, *arguments: str, folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """``size`` processes of torchrun, or one without it."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(size), "--master-port", "0"] if size > 1 else []
+    flags = {"GRAPHRT_THREADS": "1", "OMP_NUM_THREADS": "1", "GRAPHRT_CACHE": str(folder / "cache")}
+    flags["GRAPHRT_CFLAGS"] = os.environ.get("GRAPHRT_CFLAGS") or "-O1"
+    flags["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, *launcher, *arguments]
+    done = subprocess.run(command, env={**os.environ, **flags}, capture_output=True, text=True, timeout=600)
+    assert not check or done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("distributed")
+
+
+def results(folder: Path, size: int, what: str = "") -> dict[str, Any]:
+    started(size, str(HERE / "distributed_training.py"), str(folder), *([what] if what else []), folder=folder)
+    return json.loads((folder / f"{what or 'found'}-{size}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> dict[str, Any]:
+    (folder / "two").mkdir()
+    return results(folder / "two", 2)
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path) -> dict[str, Any]:
+    (folder / "one").mkdir()
+    return results(folder / "one", 1)
+
+
+def test_two_processes_train_as_one_does(one: dict[str, Any], two: dict[str, Any]) -> None:
+    for policy, found in two.items():
+        for name in ("loss", "val_loss", "accuracy"):
+            np.testing.assert_allclose(found[name], one["all_reduce"][name], rtol=1e-5, err_msg=f"{policy} {name}")
+        for name, norm in one["all_reduce"]["norms"].items():
+            np.testing.assert_allclose(found["norms"][name], norm, rtol=1e-4, err_msg=f"{policy} {name}")
+
+
+def test_each_keeps_its_part(one: dict[str, Any], two: dict[str, Any]) -> None:
+    whole, numbers = one["all_reduce"]["kept"], 4 * 61_706
+    assert two["all_reduce"]["kept"] == whole
+    assert two["zero1"]["kept"] == two["zero2"]["kept"] == pytest.approx(whole - numbers, abs=100)
+    assert two["fsdp"]["kept"] == pytest.approx(whole - 1.5 * numbers, abs=100)
+
+
+def test_a_checkpoint_fits_any_number_of_processes(folder: Path, two: dict[str, Any]) -> None:
+    """What two processes wrote, sharded or not, one reads; and what one reads is what two had."""
+    script = """
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, sys.argv[1])
+        import numpy as np
+        from distributed_training import trainer_of
+        for policy in ("all_reduce", "fsdp"):
+            trainer = trainer_of(policy)
+            trainer.load(next(Path(sys.argv[2], policy).glob("epoch-*.safetensors")))
+            norms = {n: float(np.abs(trainer.state.whole(n).astype(np.float64)).sum()) for n in sorted(trainer.state)}
+            if trainer.first:
+                print(policy, trainer.steps, sum(norms.values()))
+    """
+    path = folder / "load.py"
+    path.write_text("\n".join(line.removeprefix("        ") for line in script.splitlines()))
+    for size in (1, 4):
+        told = started(size, str(path), str(HERE), str(folder / "two"), folder=folder).stdout
+        for policy, steps, total in re.findall(r"^(\w+) (\d+) ([\d.]+)$", told, re.M):
+            assert int(steps) == two[policy]["steps"]
+            assert float(total) == pytest.approx(sum(two[policy]["norms"].values()), rel=1e-12)
+        assert len(re.findall(r"^(?:all_reduce|fsdp) ", told, re.M)) == 2
+
+
+def test_a_lost_process_ends_the_others_and_the_run_goes_on(folder: Path, two: dict[str, Any]) -> None:
+    """Killed in the second epoch: torchrun names it, the checkpoint of the first is whole, and training goes on from it."""
+    (folder / "lost").mkdir()
+    done = started(2, str(HERE / "distributed_training.py"), str(folder / "lost"), "kill", folder=folder, check=False)
+    assert done.returncode and "exitcode  : -9" in done.stderr
+    again = results(folder / "lost", 2, "resume")["all_reduce"]
+    assert again["steps"] == two["all_reduce"]["steps"]
+    assert again["norms"] == two["all_reduce"]["norms"]  # bit for bit
+    assert again["loss"] == two["all_reduce"]["loss"]
+
+
+def test_a_silent_process_is_named(folder: Path) -> None:
+    script = """
+        import os, time
+        import numpy as np
+        import graphrt as grt
+        from graphrt import ops as F
+
+        g = grt.Graph(grt.Mesh(dp=2))
+        g.output("y", F.all_reduce(g.input("x", (4,), varying="dp"), "dp"))
+        program = grt.compile(g, target="reference")
+        program(x=np.ones(4, np.float32))
+        if os.environ["RANK"] == "1":
+            time.sleep(30)
+            os._exit(0)
+        try:
+            program(x=np.ones(4, np.float32))
+        except grt.errors.TargetError as error:
+            print(error)
+            os._exit(0)
+    """
+    path = folder / "silent.py"
+    path.write_text("\n".join(line.removeprefix("        ") for line in script.splitlines()))
+    os.environ["GRAPHRT_TIMEOUT"] = "5"
+    try:
+        told = started(2, str(path), folder=folder, check=False).stdout
+    finally:
+        del os.environ["GRAPHRT_TIMEOUT"]
+    assert "process 1 of Mesh(dp=2) is gone, or did not answer in time" in told
+
+
+def test_the_page_prints_what_it_says(folder: Path) -> None:
+    text = PAGE.read_text()
+    commands = re.findall(r"^\$ (python|torchrun --nproc-per-node 2) (examples/distributed.py.*)\n(.*)$", text, re.M)
+    assert len(commands) == 4
+    for launcher, command, said in (commands[0], commands[-1]):
+        script, *arguments = command.split()
+        size = 1 if launcher == "python" else 2
+        told = started(size, str(HERE.parent / script), *arguments, folder=folder).stdout.strip()
+        assert told == said
