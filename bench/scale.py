@@ -1,6 +1,6 @@
 """How fast does training go on many GPUs? A step from its kernels' static times and an alpha-beta model of collectives.
 
-python -m bench.scale --mlperf [--anchor static] [--by compiled]
+python -m bench.scale --mlperf [--anchor static] [--by tiles]
 python -m bench.scale --gpus 8,64,768 --batch 400,50,42 [--policy all_reduce,zero1,fsdp] [--topology dgx-h100]
 python -m bench.scale --measure
 
@@ -23,6 +23,7 @@ import typer
 from bench.collectives import DGX_H100, DGX_H100_SHARP, MEASURED, Topology, find
 from bench.measure import RESULTS, environment
 from bench.scale_kernels import Kernels, kept
+from bench.scale_plot import draw
 from bench.scale_step import Exchange, Setting, Step, memory, predict
 
 os.environ.setdefault("GRAPHRT_THREADS", "1")
@@ -113,7 +114,7 @@ def factor_of(anchor: str, network: str, device: str, by: str) -> float:
     return int(batch) / float(rate) / kept(network, int(batch), device, by).seconds
 
 
-def mlperf(factor: float = 1.0, by: str = "compiled", points: Sequence[Point] = MLPERF) -> list[dict[str, Any]]:
+def mlperf(factor: float = 1.0, by: str = "tiles", points: Sequence[Point] = MLPERF) -> list[dict[str, Any]]:
     """A row for each published point: what the model says of it and the error in percent."""
     found = []
     for point in points:
@@ -129,7 +130,7 @@ def mlperf(factor: float = 1.0, by: str = "compiled", points: Sequence[Point] = 
 
 def check(found: Mapping[str, Any]) -> dict[str, Any]:
     """What ``--measure`` found, beside what the model says of the step of two processes."""
-    kernels = Kernels(found["network"], found["batch"], "this machine", "measured", 0.0, found["step"], 0.0, 1, 0.0,
+    kernels = Kernels(found["network"], found["batch"], "this machine", "measured", 0.0, found["step"], 0.0, 1,
                       ((found["step"], found["parameters"]),))  # fmt: skip
     step = predict(kernels, Setting(found["ranks"], find("gloo-local"), bucket=math.inf, itemsize=4, overlap=False))
     said = {"step ms": 1e3 * found["step"], "of two ms": 1e3 * found["parallel step"], "predicted ms": 1e3 * step.seconds}
@@ -172,7 +173,7 @@ def main(
     bucket_mb: Annotated[float, typer.Option(min=0, help="megabytes of a bucket of gradients; 0: each alone")] = 25.0,
     topology: Annotated[str, typer.Option(help="dgx-h100, dgx-h100-sharp or gloo-local")] = "dgx-h100",
     anchor: Annotated[str, typer.Option(help="what kernels take: static, mlperf, or images/s@batch of one GPU")] = "static",
-    by: Annotated[str, typer.Option(help="static times by compiled kernels, or by the plan: compiled, plan")] = "compiled",
+    by: Annotated[str, typer.Option(help="which static times: plan, tiles or compiled")] = "tiles",
     step_ms: Annotated[float, typer.Option(min=0, help="a measured step of one GPU in place of the static one")] = 0.0,
     overlap: Annotated[bool, typer.Option(help="send beside the backward pass")] = True,
     bn_group: Annotated[int, typer.Option(min=1, help="GPUs that share batch norm's statistics")] = 1,
@@ -182,6 +183,7 @@ def main(
     sources: Annotated[bool, typer.Option(help="print where the topology's constants are from")] = False,
     save: Annotated[Path | None, typer.Option(help="append the rows to this file as JSON lines")] = None,
     md: Annotated[bool, typer.Option("--md", help="a table in Markdown")] = False,
+    png: Annotated[Path | None, typer.Option(help="with --mlperf: draw static and mlperf anchors to this file")] = None,
 ) -> None:
     """Prints a table. Exit status 2: a wrong argument, or kernels that were never found (python -m bench.scale_kernels)."""
     try:
@@ -189,6 +191,8 @@ def main(
             rows = [_measure()]
         elif published:
             rows = mlperf(factor_of(anchor, "resnet50", "H100", by), by)
+            if png is not None:
+                draw({a: mlperf(factor_of(a, "resnet50", "H100", by), by) for a in ("static", "mlperf")}, png)
         else:
             where = find(topology)
             sizes, counts = numbers(batch, "--batch"), numbers(gpus, "--gpus")

@@ -1,7 +1,9 @@
 """What a training step's kernels take on one GPU, by graphrt's static model, and when each gradient is there.
 
-A record is found by compiling the program for a GPU that need not be here and reading its code, which takes minutes for a
-ResNet-50; ``bench/results/scale_kernels.jsonl`` keeps those that were found.
+Three models of a launch: ``plan``, the longest of its bytes, its flops and 1.5 us (graphrt.runtime.machine); ``tiles``, the
+longest of its bytes and of the waves of its tiles (kernels/triton/cost.py, by which graphrt chooses tiles and decides what to
+merge), and 4,000 clocks until the next launch's first result; ``compiled``, a bound from its code's instructions. For ResNet-50
+the first two take seconds, the last minutes. ``bench/results/scale_kernels.jsonl`` keeps what was found.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import typer
 
 from bench.measure import RESULTS
 
+SOURCES = ("plan", "tiles", "compiled")
 KEPT = RESULTS / "scale_kernels.jsonl"
 
 
@@ -23,9 +26,8 @@ KEPT = RESULTS / "scale_kernels.jsonl"
 class Kernels:
     """The kernels of one training step of ``network`` at ``batch``: seconds of each phase, and what they make.
 
-    ``gradients`` are (seconds after the start of the step, elements) of each parameter's gradient, the first to be ready first;
-    ``latency`` are the seconds of the launches that a fixed cost binds: being launched, or waiting for memory. ``source`` says
-    where the seconds are from.
+    ``gradients`` are (seconds after the start of the step, elements) of each parameter's gradient, the first to be ready first.
+    ``source`` says where the seconds are from: one of ``SOURCES``, or otherwise.
     """
 
     network: str
@@ -36,7 +38,6 @@ class Kernels:
     backward: float
     update: float
     launches: int
-    latency: float
     gradients: tuple[tuple[float, int], ...]
 
     @property
@@ -50,7 +51,7 @@ class Kernels:
         return sum(n for _, n in self.gradients)
 
     def scaled(self, factor: float, source: str) -> Kernels:
-        """The same step, every kernel of which takes ``factor`` times as long."""
+        """The same step with kernels that take ``factor`` times as long."""
         return Kernels(
             self.network,
             self.batch,
@@ -60,7 +61,6 @@ class Kernels:
             factor * self.backward,
             factor * self.update,
             self.launches,
-            factor * self.latency,
             tuple((factor * ready, n) for ready, n in self.gradients),
         )
 
@@ -96,28 +96,40 @@ def gradients_of(program: Any) -> Iterator[tuple[int, int]]:
         yield found, parameter.type.size
 
 
-def find(network: str, batch: int, device: str, compiled: bool) -> Kernels:
-    """The kernels of ``network``'s training step in bfloat16 on ``device``, by its plan or, in minutes, as ``compiled``."""
+def seconds_of(program: Any, device: str, batch: int, by: str) -> list[float]:
+    """Seconds of each launch of ``program`` on ``device``, by one of ``SOURCES``."""
+    from graphrt.runtime.machine import LAUNCH, find_data_sheet
+    from graphrt.runtime.roofline import predict
+    from graphrt.targets.triton.emit.launch import CLOCK
+    from kernels.triton import cost
+
+    launches = predict(program, find_data_sheet(program.target, device), batch, by == "compiled").launches
+    if by != "tiles":
+        return [p.seconds for p in launches]
+    clocks = [code.choice.clocks for code in program._executable._compilation.codes]
+    peaks = [max(v for name, v in p.limits.items() if name != "launch") for p in launches]
+    assert LAUNCH < cost.LAUNCH / CLOCK  # which is counted in its place
+    return [max(peak, c / CLOCK) + cost.LAUNCH / CLOCK for peak, c in zip(peaks, clocks, strict=True)]
+
+
+def find(network: str, batch: int, device: str, by: str) -> Kernels:
+    """The kernels of ``network``'s training step in bfloat16 on ``device``, by one of ``SOURCES``."""
     from graphrt.compiler import compile as compile_graph
     from graphrt.inspection.subject import find as find_subject
-    from graphrt.runtime.machine import find_data_sheet
-    from graphrt.runtime.roofline import predict
 
     subject = find_subject(network, "cuda:sm_90", batch, True, "bf16", {})
     program = compile_graph(subject.outputs, **subject.arguments)
-    estimate = predict(program, find_data_sheet(program.target, device), batch, compiled)
-    ends = list(itertools.accumulate(p.seconds for p in estimate.launches))
+    ends = list(itertools.accumulate(seconds_of(program, device, batch, by)))
     backward, update = first_launch(program, "bwd"), first_launch(program, "opt")
     return Kernels(
         network,
         batch,
         device,
-        "compiled" if compiled else "plan",
+        by,
         forward=ends[backward - 1],
         backward=ends[update - 1] - ends[backward - 1],
         update=ends[-1] - ends[update - 1],
         launches=len(ends),
-        latency=sum(p.seconds for p in estimate.launches if p.bound in ("launch", "latency")),
         gradients=tuple(sorted((round(ends[at], 9), size) for at, size in gradients_of(program))),
     )
 
@@ -144,10 +156,12 @@ def main(
     network: Annotated[str, typer.Option(help="a model of graphrt.models")] = "resnet50",
     batch: Annotated[int, typer.Option(min=1, help="images of one GPU")] = 16,
     device: Annotated[str, typer.Option(help="whose data sheet counts: H100, H200")] = "H100",
-    compiled: Annotated[bool, typer.Option("--compiled/--plan", help="by compiled kernels, or by bytes and flops")] = True,
+    by: Annotated[str, typer.Option(help="plan, tiles or compiled")] = "tiles",
 ) -> None:
     """Finds the kernels of one step and keeps them."""
-    keep(find(network, batch, device, compiled))
+    if by not in SOURCES:
+        raise typer.BadParameter(f"--by is {', '.join(SOURCES)}; got {by!r}")
+    keep(find(network, batch, device, by))
 
 
 if __name__ == "__main__":

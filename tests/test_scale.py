@@ -29,7 +29,7 @@ sizes = st.floats(0, 1e9)
 def step_of(grads: list[tuple[float, int]], forward: float = 3e-3) -> Kernels:
     """A step whose gradients are there so many seconds after its forward pass."""
     ready = tuple((forward + at, n) for at, n in grads)
-    return Kernels("a network", 32, "H100", "drawn", forward, ready[-1][0] - forward + 1e-3, 1e-3, 10, 0.0, ready)
+    return Kernels("a network", 32, "H100", "drawn", forward, ready[-1][0] - forward + 1e-3, 1e-3, 10, ready)
 
 
 @given(st.integers(2, 512), st.floats(1, 1e9))
@@ -125,7 +125,7 @@ def test_fsdp_gathers_a_bucket_ahead(cost: float, expected: float) -> None:
     Where it takes 5: forward 5 to 9 and 10 to 14, backward 15 to 19 and 20 to 24, scattered at 25 and 30.
     """
     unit = Topology("unit", 8, math.inf, math.inf, (Algorithm("ring", "ring", cost, 0.0, 0.0),))
-    kernels = Kernels("two", 1, "H100", "by hand", 8.0, 8.0, 0.0, 4, 0.0, ((12.0, 1), (16.0, 1)))
+    kernels = Kernels("two", 1, "H100", "by hand", 8.0, 8.0, 0.0, 4, ((12.0, 1), (16.0, 1)))
     step = predict(kernels, Setting(2, unit, "fsdp", 0))
     assert step.seconds == expected and step.network == 6 * cost
 
@@ -151,7 +151,7 @@ def test_memory_after_zero() -> None:
 
 def test_gradients_of_a_program() -> None:
     """Every parameter has one, none before the forward pass, and the last layer's come first."""
-    kernels = find("lenet5", 16, "H100", compiled=False)
+    kernels = find("lenet5", 16, "H100", "plan")
     assert kernels.parameters == 61706 and len(kernels.gradients) == 10
     ready = [at for at, _ in kernels.gradients]
     assert kernels.forward < ready[0] and ready[-1] <= kernels.forward + kernels.backward + 1e-9
