@@ -76,9 +76,9 @@ def seconds(kind: str, algorithm: Algorithm, topology: Topology, ranks: int, siz
         steps = turns * (ranks - 1)
         latency = max(steps - hops, 0) * algorithm.inside + min(hops, steps) * algorithm.between
         return algorithm.start + latency + moved(kind, ranks, size) / bandwidth
-    if kind != "all_reduce":
+    if kind != "all_reduce" or (algorithm.shape == "network" and nodes == 1):
         return math.inf
-    depth = math.ceil(math.log2(nodes)) if algorithm.shape == "tree" else min(nodes - 1, 1) / 2
+    depth = math.ceil(math.log2(nodes)) if algorithm.shape == "tree" else 0.5
     latency = 2 * ((local - 1) * algorithm.inside + depth * algorithm.between)
     return algorithm.start + latency + 2 * size / bandwidth
 

@@ -29,15 +29,15 @@ def draw(tables: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
         at = [p - 0.4 + width * (i + 0.5) for p in places]
         below = [0.0] * len(rows)
         for part, color in PARTS.items():
-            more = [r[part] for r in rows]
+            more = [100 * r[part] / r["published ms"] for r in rows]
             axes[1].bar(at, more, 0.9 * width, below, color=color, alpha=1 if i else 0.55, label=f"{part[:-3]}, {anchor}")
             below = [a + b for a, b in zip(below, more, strict=True)]
-    axes[1].plot(places, [p["published ms"] for p in points], "ks", label="published")
-    axes[1].set(ylabel="ms of a step", yscale="log", title="where the step goes")
+    axes[1].axhline(100, color="k", label="published")
+    axes[1].set(ylabel="% of the published step", ylim=(0, 140), title="what the model accounts for")
     for one in axes:
         one.set_xticks(list(places), labels, fontsize=8)
         one.set_xlabel("GPUs")
-        one.legend(fontsize=7)
+        one.legend(fontsize=7, ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

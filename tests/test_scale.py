@@ -1,10 +1,11 @@
-"""The scaling model: its algebra, and its schedule against a simulation."""
+"""The scaling model: its algebra, its schedule against a simulation, and the errors that docs/scaling.md publishes."""
 
 from __future__ import annotations
 
 import heapq
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,10 +14,11 @@ from typer.testing import CliRunner
 
 from bench.collectives import DGX_H100, DGX_H100_SHARP, KINDS, Algorithm, Topology, best, hierarchical, moved, seconds
 from bench.gloo import fit
-from bench.scale import main, norms
-from bench.scale_kernels import Kernels, find
+from bench.scale import check, factor_of, main, mlperf, norms
+from bench.scale_kernels import Kernels, find, kept
 from bench.scale_step import POLICIES, Exchange, Setting, buckets, finish, memory, predict
 
+ROOT = Path(__file__).parents[1]
 RING = Algorithm("ring", "ring", 0.0, 1e-6, 1e-5)
 TREE = Algorithm("tree", "tree", 0.0, 1e-6, 1e-5)
 FREE = Topology("free", 8, math.inf, math.inf, (Algorithm("ring", "ring", 0.0, 0.0, 0.0),))
@@ -191,3 +193,40 @@ def app() -> object:
     made = typer.Typer()
     made.command()(main)
     return made
+
+
+@pytest.mark.parametrize("options", [
+    ["--mlperf", "--anchor", "static"],
+    ["--mlperf", "--anchor", "mlperf"],
+    ["--gpus", "64,512", "--batch", "50", "--policy", "all_reduce,zero1,fsdp"],
+])  # fmt: skip
+def test_the_page_publishes_what_the_command_prints(options: list[str]) -> None:
+    """Errors and all: who changes the model or the kernels' record changes docs/scaling.md."""
+    found = CliRunner().invoke(app(), [*options, "--md"])
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    assert found.exit_code == 0 and len(found.output.splitlines()) > 5
+    assert found.output in page
+
+
+def test_what_the_page_says_of_the_errors() -> None:
+    """One point of five is within 10 % by the static model; anchored to it, one of the other four is."""
+    static = [abs(r["error %"]) for r in mlperf()]
+    anchored = [abs(r["error %"]) for r in mlperf(factor_of("mlperf", "resnet50", "H100", "tiles"))]
+    assert static[0] < 10 and all(15 < e < 24 for e in static[1:])
+    assert anchored[0] == pytest.approx(0, abs=1e-9) and anchored[1] < 10 and all(10 < e < 14 for e in anchored[2:])
+
+
+def test_an_anchor_of_one_gpu_scales_every_batch() -> None:
+    """Twice as slow at one batch is twice as slow at all."""
+    whole = kept("resnet50", 400, "H100", "tiles").seconds
+    factor = factor_of(f"{round(200 / whole)}@400", "resnet50", "H100", "tiles")
+    assert factor == pytest.approx(2, rel=1e-3)
+
+
+def test_the_check_of_two_processes() -> None:
+    """What was measured of one and of two processes stands beside the model's sum."""
+    found = {"ranks": 2, "network": "lenet5", "batch": 64, "parameters": 1000, "step": 5e-3, "parallel step": 6e-3}
+    line = {"alpha": 1e-4, "bandwidth": 1e9}
+    local = Topology("gloo-local", 1 << 20, 1e9, 1e9, (Algorithm("gloo", "ring", 0.0, 1e-4, 1e-4),))
+    said = check({**found, **line}, local)
+    assert said["predicted ms"] == pytest.approx(5 + 2 * 0.1 + 4000 / 1e9 * 1e3) and said["of two ms"] == 6
