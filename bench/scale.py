@@ -86,7 +86,7 @@ def row(kernels: Kernels, setting: Setting, step: Step) -> dict[str, Any]:
         "step ms": 1e3 * step.seconds,
         "kernels ms": 1e3 * step.kernels,
         "exposed ms": 1e3 * step.exposed,
-        "norms ms": 1e3 * step.exchanged,
+        "exchanges ms": 1e3 * step.exchanged,
         "waiting ms": 1e3 * step.waiting,
         "network ms": 1e3 * step.network,
         "by": step.algorithm,
@@ -126,7 +126,7 @@ def mlperf(factor: float = 1.0, by: str = "tiles", points: Sequence[Point] = MLP
         kernels = anchored(kept("resnet50", point.batch, "H100", by), factor)
         said = row(kernels, point.setting(kernels), predict(kernels, point.setting(kernels)))
         error = 100 * (said["images/s/GPU"] / point.published - 1)
-        names = ("gpus", "batch", "kernels ms", "exposed ms", "norms ms", "step ms")
+        names = ("gpus", "batch", "kernels ms", "exposed ms", "exchanges ms", "step ms")
         shown = {name: said[name] for name in names}
         published = {"published ms": 1e3 * point.batch / point.published, "images/s/GPU": said["images/s/GPU"]}
         found.append({**shown, **published, "published": point.published, "error %": error})
@@ -170,6 +170,15 @@ def numbers(text: str, option: str) -> list[int]:
     return [int(p) for p in parts]
 
 
+def exchanges_of(text: str) -> tuple[Exchange, ...]:
+    """The exchanges that ``--exchange`` names. Raises BadParameter."""
+    try:
+        found = [(int(count), int(ranks), float(size)) for count, ranks, size in (e.split(":") for e in text.split(",") if e)]
+    except ValueError:
+        raise typer.BadParameter(f"--exchange is COUNT:GPUS:MB, such as 48:2:8.4; got {text!r}") from None
+    return tuple(Exchange(count, ranks, 1e6 * size) for count, ranks, size in found)
+
+
 def main(
     gpus: Annotated[str, typer.Option(help="numbers of GPUs, with commas between")] = "8,64,768",
     batch: Annotated[str, typer.Option(help="images of one GPU: one number, or one for each number of GPUs")] = "400,50,42",
@@ -182,6 +191,7 @@ def main(
     step_ms: Annotated[float, typer.Option(min=0, help="a measured step of one GPU in place of the static one")] = 0.0,
     overlap: Annotated[bool, typer.Option(help="send beside the backward pass")] = True,
     bn_group: Annotated[int, typer.Option(min=1, help="GPUs that share batch norm's statistics")] = 1,
+    exchange: Annotated[str, typer.Option(help="COUNT:GPUS:MB, all_reduces on which the step waits, commas between")] = "",
     jitter: Annotated[float, typer.Option(min=0, help="standard deviation of a rank's time, over its mean")] = 0.0,
     published: Annotated[bool, typer.Option("--mlperf", help="MLPerf's published ResNet-50 points and the errors")] = False,
     measured: Annotated[bool, typer.Option("--measure", help="time gloo between two processes here, and keep it")] = False,
@@ -203,7 +213,8 @@ def main(
             sizes, counts = numbers(batch, "--batch"), numbers(gpus, "--gpus")
             if len(sizes) not in (1, len(counts)):
                 raise typer.BadParameter(f"{len(counts)} numbers of GPUs and {len(sizes)} of images: one, or as many")
-            common = Setting(1, where, bucket=1e6 * bucket_mb, overlap=overlap, jitter=jitter, exchanges=norms(bn_group))
+            met = (*norms(bn_group), *exchanges_of(exchange))
+            common = Setting(1, where, bucket=1e6 * bucket_mb, overlap=overlap, jitter=jitter, exchanges=met)
             settings = [replace(common, policy=name) for name in policy.split(",")]
             factor = factor_of(anchor, network, "H100", by)
             rows = []

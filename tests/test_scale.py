@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from bench.collectives import DGX_H100, DGX_H100_SHARP, KINDS, Algorithm, Topology, best, hierarchical, moved, seconds
 from bench.gloo import fit
-from bench.scale import check, factor_of, main, mlperf, norms
+from bench.scale import check, exchanges_of, factor_of, main, mlperf, norms
 from bench.scale_kernels import Kernels, find, kept
 from bench.scale_step import POLICIES, Exchange, Setting, buckets, finish, memory, predict
 
@@ -143,6 +143,7 @@ def test_exchanges_jitter_and_feed() -> None:
     fed = predict(kernels, replace(plain, feed=100.0))
     assert fed.seconds == 32 / 100 and fed.waiting == pytest.approx(0.32 - base)
     assert norms(1) == () and norms(2)[0].count == 106
+    assert exchanges_of("") == () and exchanges_of("48:2:8.4,2:4:1") == (Exchange(48, 2, 8.4e6), Exchange(2, 4, 1e6))
 
 
 def test_memory_after_zero() -> None:
@@ -167,7 +168,7 @@ def test_alpha_and_bandwidth_are_found_again() -> None:
     assert fit(points) == pytest.approx((alpha, bandwidth))
 
 
-@pytest.mark.parametrize("options", [["--gpus", "8,x"], ["--batch", "1,2"], ["--gpus", "0"]])
+@pytest.mark.parametrize("options", [["--gpus", "8,x"], ["--batch", "1,2"], ["--gpus", "0"], ["--exchange", "48:2"]])
 def test_wrong_arguments(options: list[str]) -> None:
     assert CliRunner().invoke(app(), options).exit_code == 2
 
