@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ def _process(rank: int, ranks: int, port: int, results: Any) -> None:
     import torch
     import torch.distributed as dist
 
+    os.environ["GRAPHRT_THREADS"] = "1"  # a core for each process
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
     found: dict[str, Any] = {"ranks": ranks, "all_reduce": []}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,8 +25,6 @@ from bench.scale_kernels import Kernels, kept
 from bench.scale_plot import draw
 from bench.scale_step import Exchange, Setting, Step, memory, predict
 from graphrt.runtime.machine import MEMORY, find_data_sheet
-
-os.environ.setdefault("GRAPHRT_THREADS", "1")
 
 HOROVOD_CYCLE = 1e-4  # seconds between looks for gradients to send: HOROVOD_CYCLE_TIME=0.1 of the published configurations
 HOROVOD_COPIES = 4  # passes over the gradients: read and written on the way into Horovod's fusion buffer, and out of it
@@ -66,7 +63,8 @@ def norms(group: int, count: int = 53, channels: int = CHANNELS) -> tuple[Exchan
 
 
 # MLPerf Training 3.0 and 3.1, closed division, ResNet-50 on DGX H100. The configuration of 448 nodes reduces in the network and
-# shares statistics between 2 GPUs (config_DGXH100_multi_448x8x16.sh); that of 316 nodes has the same batch.
+# shares statistics between 2 GPUs (config_DGXH100_multi_448x8x16.sh); that of 316 nodes, with
+# the same batch, is taken to be alike.
 MLPERF = (
     Point(8, 400, 7115),
     Point(64, 50, 4826),
