@@ -35,10 +35,11 @@ test: .venv/ready
 
 # What takes long because it proves much: every op and training steps under the sanitizers, what the compiler makes of each Triton
 # template, of ResNet-20's steps and of a block of GoogLeNet for each GPU that is not here, the guides from nothing to their checks;
-# and what Hypothesis draws as optimized as what users compile.
+# and, at -O3 as users compile, every op, C template and pattern, and what Hypothesis draws, which make test tries at -O1.
 proofs: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=12 -m "proof and not kernels"
-	GRAPHRT_CFLAGS=-O3 $(BIN)/python -m pytest -n 2 --dist worksteal -m "hypothesis and not interpret and not kernels"
+	GRAPHRT_CFLAGS=-O3 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=12 -m "proof and not kernels"
+	GRAPHRT_CFLAGS=-O3 $(BIN)/python -m pytest -n 2 --dist worksteal \
+		-m "(hypothesis or at_O3) and not proof and not slow and not interpret and not kernels"
 
 # Hours of looking for faults: random graphs on the CPU and in the interpreter, other ones each time, and faults planted in the
 # compiler, to see whether the tests find them.
@@ -110,7 +111,7 @@ bench-page: .venv/ready
 	$(BIN)/graphrt bench fusion --read bench/results/fusion.jsonl --md docs/fusion_results.md --png docs/images/fusion
 
 samples: .venv/ready
-	$(BIN)/python -m pytest -m slow
+	GRAPHRT_CFLAGS=-O3 $(BIN)/python -m pytest -m slow
 
 docs: .venv/ready
 	$(BIN)/python -m graphrt.ops.document > docs/ops.md
