@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from graphrt.errors import ArgumentError
 
@@ -120,7 +121,7 @@ def _measured(
         with console.status("") as status:
             outcomes = runs.run(specs, family, processes)
             for number, spec in enumerate(specs, 1):
-                status.update(f"{number} of {len(specs)}: {spec.pattern}, {spec.target}")
+                status.update(Text(f"{number} of {len(specs)}: {spec.pattern}, {spec.target}"))
                 outcome = next(outcomes)
                 if isinstance(outcome, str):
                     failures.append(outcome)
