@@ -43,6 +43,8 @@ def counts(graph: grt.Graph, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counted(fusion, "legal")
         counted(inline, "_inlinable")
         counted(fusion_state, "reads")
+        counted(fusion_state.FusionState, "readers")
+        counted(fusion_state.FusionState, "is_homeless")
         counted(lower.Emitter, "_compute")
         lowering = lower_graph(graph, parse("cpu"), {})
     source = str(generate(lowering)[0])
