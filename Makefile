@@ -41,11 +41,12 @@ proofs: .venv/ready
 	GRAPHRT_CFLAGS=-O3 $(BIN)/python -m pytest -n 2 --dist worksteal \
 		-m "(hypothesis or at_O3) and not proof and not slow and not interpret and not kernels"
 
-# Hours of looking for faults: random graphs on the CPU and in the interpreter, other ones each time, and faults planted in the
-# compiler, to see whether the tests find them.
+# Hours of looking for faults: random graphs on the CPU and in the interpreter, other ones each time, files that are damaged at
+# random, and faults planted in the compiler, to see whether the tests find them.
 campaign: .venv/ready
 	$(BIN)/python -m tests.fuzz --graphs 100000 --seed $$(date +%s)
 	$(BIN)/python -m tests.fuzz --graphs 2000 --seed $$(date +%s) --target interpret
+	$(BIN)/python -m tests.fuzz_files --inputs 100000 --seed $$(date +%s)
 	$(BIN)/python -m tests.mutation --count 200 --seed $$(date +%s)
 
 # Every kernel of the large networks' training steps, for GPUs that are not here; GRAPHRT_ACCEPT=1 accepts new figures.
