@@ -84,13 +84,20 @@ def fusion(
         console.print(f"more launches: {line}", highlight=False)
     _write(found, about, png, md, page)
     if compare is not None:
-        verdict = runs.compare(before, found)
-        for line in (*verdict.larger, *verdict.slower):
-            console.print(f"worse {line}", style="red")
-        console.print(f"{verdict.rows} rows compared; the same thing measured twice differs by up to {verdict.noise:.1%}")
-        raise typer.Exit(verdict.status)
+        raise typer.Exit(_compared(before, found, console))
     if failures:
         raise typer.Exit(1)
+
+
+def _compared(before: Sequence[Row], found: Sequence[Row], console: Console) -> int:
+    """Prints what is worse than ``before``, and gives the exit status."""
+    from graphrt.bench.fusion import compare
+
+    verdict = compare(before, found)
+    for line in (*verdict.larger, *verdict.slower):
+        console.print(f"worse {line}", style="red")
+    console.print(f"{verdict.rows} rows compared; the same thing measured twice differs by up to {verdict.noise:.1%}")
+    return verdict.status
 
 
 def _write(found: Sequence[Row], about: Mapping[str, Any], png: Path | None, md: Path | None, page: Path | None) -> None:
