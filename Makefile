@@ -23,7 +23,7 @@ export VERSIONS := import platform, torch, triton; \
 cpu_wheel = $(if $(CPU),$1/bin/python -m pip install --quiet --no-deps --retries 1 --timeout 30 \
 	--extra-index-url https://download.pytorch.org/whl/cpu $(call pin,torch,$(TORCH)+cpu))
 
-.PHONY: demo test proofs campaign bench-page kernels kernels-checked kernels-oldest browser lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes gpu-kit samples docs site lint clean
+.PHONY: demo test proofs campaign bench-page kernels kernels-checked kernels-oldest browser compilers lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes gpu-kit samples docs site lint clean
 
 demo: .venv/ready
 	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
@@ -118,6 +118,12 @@ docs: .venv/ready
 	$(BIN)/python -m graphrt.ops.document > docs/ops.md
 	$(BIN)/python -m graphrt.frontends.onnx.document > docs/onnx_coverage.md
 	$(BIN)/python -m graphrt.frontends.torch.document > docs/torch_coverage.md
+
+# Other C compilers give the same bits: those of Debian that are not here are installed, elsewhere any on the path will do. What is
+# missing is skipped by its name.
+compilers: .venv/ready
+	command -v gcc-11 clang || { apt-get update -qq && apt-get install -qq --no-install-recommends gcc-11 clang; } || true
+	$(BIN)/python -m pytest -n 2 -rs -m proof tests/test_compilers.py
 
 # A browser without a window, which tests of program.report drive; on other systems than Debian any Chromium on the path will do.
 browser: .venv/ready
