@@ -44,7 +44,6 @@ def counts(graph: grt.Graph, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counted(inline, "_inlinable")
         counted(fusion_state, "reads")
         counted(following._Cut, "_add")
-        counted(fusion_state.FusionState, "readers")
         counted(lower.Emitter, "_compute")
         lowering = lower_graph(graph, parse("cpu"), {})
     source = str(generate(lowering)[0])

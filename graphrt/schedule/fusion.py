@@ -58,7 +58,7 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
             if len(group.nodes) == 1 and node.op.cheap and not f.is_stored(node.outputs[0]):
                 single.append(f.dissolve(group))  # its readers have no groups yet that could compute it
             elif any(f.is_homeless(v.node) for n in group.nodes for v in f.bases(n)):
-                inline(f, group)
+                inline(f)
     inline(f)
     for node in single:
         if node not in f.owner and node not in f.inlined:

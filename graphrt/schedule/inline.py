@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Iterator
 
 from graphrt.ir import Node, Value
 from graphrt.op import Kind
@@ -17,14 +15,9 @@ from graphrt.types import HALVES
 LITTLE = 8  # times an operation's work
 
 
-def inline(f: FusionState, into: Group | None = None) -> None:
-    """Moves unowned elementwise nodes whose only readers are groups into those groups, last first.
-
-    With ``into`` only those that this group reads, and what they are made of.
-    """
-    if "inline" not in f.policy.fusion:
-        return
-    for node in f.homeless() if into is None else _behind(f, into):
+def inline(f: FusionState) -> None:
+    """Moves unowned elementwise nodes whose only readers are groups into those groups, last first."""
+    for node in f.homeless() if "inline" in f.policy.fusion else ():
         readers = list(f.readers(node.outputs[0]))
         groups: list[Group] = []
         for reader in readers:
@@ -49,23 +42,6 @@ def inline(f: FusionState, into: Group | None = None) -> None:
                 f.inline(group, node)
         else:
             f.refused[node] = situation
-
-
-def _behind(f: FusionState, group: Group) -> Iterator[Node]:
-    """The homeless nodes that ``group`` reads, last first, and in turn those that are read by what was moved since."""
-    found: set[Node] = set()
-    waiting: list[tuple[int, Node]] = []
-    moved = [*group.nodes, *group.inlined]
-    while True:
-        for node in {v.node for n in moved for v in f.bases(n)} - found:
-            if f.is_homeless(node):
-                found.add(node)
-                heapq.heappush(waiting, (-f.position[node], node))
-        if not waiting:
-            return
-        _, node = heapq.heappop(waiting)
-        yield node
-        moved = [] if f.is_homeless(node) else [node]
 
 
 def common_index(f: FusionState, groups: list[Group], node: Node) -> Index | None:
