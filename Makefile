@@ -23,7 +23,7 @@ export VERSIONS := import platform, torch, triton; \
 cpu_wheel = $(if $(CPU),$1/bin/python -m pip install --quiet --no-deps --retries 1 --timeout 30 \
 	--extra-index-url https://download.pytorch.org/whl/cpu $(call pin,torch,$(TORCH)+cpu))
 
-.PHONY: demo test proofs campaign bench-page kernels kernels-checked kernels-oldest browser lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes gpu-kit samples docs site lint clean
+.PHONY: demo test proofs campaign bench-page kernels kernels-checked kernels-oldest browser compilers lane lane-kernels lane-kernels-ahead lane-torch lane-package lanes gpu-kit samples docs site lint clean
 
 demo: .venv/ready
 	$(BIN)/graphrt train lenet5 --epochs 10 --batch-size 64 --lr 0.05 --momentum 0.9 --seed 1 --out runs/lenet5
@@ -35,16 +35,18 @@ test: .venv/ready
 
 # What takes long because it proves much: every op and training steps under the sanitizers, what the compiler makes of each Triton
 # template, of ResNet-20's steps and of a block of GoogLeNet for each GPU that is not here, the guides from nothing to their checks;
-# and what Hypothesis draws as optimized as what users compile.
+# and, at -O3 as users compile, every op, C template and pattern, and what Hypothesis draws, which make test tries at -O1.
 proofs: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=12 -m "proof and not kernels"
-	GRAPHRT_CFLAGS=-O3 $(BIN)/python -m pytest -n 2 --dist worksteal -m "hypothesis and not interpret and not kernels"
+	GRAPHRT_CFLAGS=-O3 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=12 -m "proof and not kernels"
+	GRAPHRT_CFLAGS=-O3 $(BIN)/python -m pytest -n 2 --dist worksteal \
+		-m "(hypothesis or at_O3) and not proof and not slow and not interpret and not kernels"
 
-# Hours of looking for faults: random graphs on the CPU and in the interpreter, other ones each time, and faults planted in the
-# compiler, to see whether the tests find them.
+# Hours of looking for faults: random graphs on the CPU and in the interpreter, other ones each time, files that are damaged at
+# random, and faults planted in the compiler, to see whether the tests find them.
 campaign: .venv/ready
 	$(BIN)/python -m tests.fuzz --graphs 100000 --seed $$(date +%s)
 	$(BIN)/python -m tests.fuzz --graphs 2000 --seed $$(date +%s) --target interpret
+	$(BIN)/python -m tests.fuzz_files --inputs 100000 --seed $$(date +%s)
 	$(BIN)/python -m tests.mutation --count 200 --seed $$(date +%s)
 
 # Every kernel of the large networks' training steps, for GPUs that are not here; GRAPHRT_ACCEPT=1 accepts new figures.
@@ -110,12 +112,18 @@ bench-page: .venv/ready
 	$(BIN)/graphrt bench fusion --read bench/results/fusion.jsonl --md docs/fusion_results.md --png docs/images/fusion
 
 samples: .venv/ready
-	$(BIN)/python -m pytest -m slow
+	GRAPHRT_CFLAGS=-O3 $(BIN)/python -m pytest -m slow
 
 docs: .venv/ready
 	$(BIN)/python -m graphrt.ops.document > docs/ops.md
 	$(BIN)/python -m graphrt.frontends.onnx.document > docs/onnx_coverage.md
 	$(BIN)/python -m graphrt.frontends.torch.document > docs/torch_coverage.md
+
+# Other C compilers give the same bits: those of Debian that are not here are installed, elsewhere any on the path will do. What is
+# missing is skipped by its name.
+compilers: .venv/ready
+	command -v gcc-11 clang || { apt-get update -qq && apt-get install -qq --no-install-recommends gcc-11 clang; } || true
+	$(BIN)/python -m pytest -n 2 -rs -m proof tests/test_compilers.py
 
 # A browser without a window, which tests of program.report drive; on other systems than Debian any Chromium on the path will do.
 browser: .venv/ready

@@ -17,7 +17,7 @@ import typer
 
 import graphrt as grt
 from bench.measure import elsewhere
-from graphrt import nn
+from graphrt import nn, optim
 from graphrt import ops as F
 
 
@@ -97,6 +97,16 @@ def recurrence(n: int) -> grt.Graph:
     return g
 
 
+def parameters(n: int) -> grt.Graph:
+    """A step of AdamW on ``n`` parameters whose products with one input are summed."""
+    g = grt.Graph()
+    x = g.input("x", (4,))
+    weights = [g.parameter(f"w{i}", shape=(4,)) for i in range(n)]
+    loss = g.output("loss", F.sum(F.stack([F.sum(w * x) for w in weights])))
+    optim.AdamW(1e-3).apply(weights, grt.grad(loss, weights), g.input("lr"))
+    return g
+
+
 KINDS: dict[str, tuple[Callable[[int], grt.Graph], int]] = {  # with the smallest size
     "concat": (concat, 80),
     "stack": (stack, 200),
@@ -106,6 +116,7 @@ KINDS: dict[str, tuple[Callable[[int], grt.Graph], int]] = {  # with the smalles
     "paddings": (paddings, 4),
     "assignments": (assignments, 8),
     "recurrence": (recurrence, 8),
+    "parameters": (parameters, 30),
 }
 
 

@@ -91,9 +91,9 @@ def report(title: str, rows: Sequence[Mapping[str, Any]], save_as: str | None) -
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
     for row in rows:
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else "missing" if v is None else str(v) for v in row.values()))
-    console = Console()
+    console = Console(markup=False)
     if not console.is_terminal:
-        console = Console(width=180)  # a file or a pipe has room for every figure
+        console = Console(width=180, markup=False)  # a file or a pipe has room for every figure
     console.print(table)
     about = environment()
     console.print(", ".join(f"{k} {v}" for k, v in about.items()))

@@ -186,9 +186,17 @@ def page(found: dict[str, dict[str, dict[str, float]]]) -> str:
             cells = [f"{row[d]:.2f}" if d in row else "" for d in FLOATS]
             bounds = [*map(str, (BOUNDS | BOUNDS_OF_TWO)[name])] * bounded
             lines.append(f"| `{name}` | " + " | ".join([*cells, *bounds]) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *COMPILERS]) + "\n"
 
 
+COMPILERS = [
+    "## Of which compiler",
+    "",
+    "On the target cpu a program gives the same bits whatever GCC compiled it, at -O1, -O2 or -O3: expressions are rounded as",
+    "they are written (`-ffp-contract=off`, fused multiply-adds by name), and what a template adds up has an order of its own.",
+    "clang gives the same bits too, but for sums and products along a row: `omp simd reduction` leaves their order to the",
+    "compiler. `make compilers` installs others (Debian's GCC 11 and clang) and compares them: `tests/test_compilers.py`.",
+]
 HEADS = {
     "cpu": "On the target cpu",
     "cuda": "On a GPU, the target cuda",

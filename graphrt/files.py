@@ -9,8 +9,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import glob
 import hashlib
 import os
+import platform
+import re
 import shutil
 import stat
 import tempfile
@@ -25,6 +28,7 @@ from graphrt.config import Flags
 
 _SEAL = b"\n# sha256 "  # a comment in Python, and behind the end of what ELF and JSON readers look at
 _DAY = 24 * 3600.0
+_MACHINE = re.sub(r"[^\w.]", "_", platform.node())  # others may write to a folder that is shared
 
 
 class DamagedError(OSError):
@@ -39,13 +43,18 @@ def whole(path: str | Path, durable: bool = False, sealed: bool = False) -> Iter
     """A file to write, which takes the place of ``path`` when the block ends; an old one stays if the block raises.
 
     Others, who may have the old file open or want to write the same one, meet the old or the new. The folder is made. A
-    ``durable`` file is on the disk before it takes its place, so that it is whole after a power cut too. A ``sealed`` one
-    gets its seal, and nobody else may write it; other files have the mode that the umask gives.
+    ``durable`` file is on the disk before it takes its place, so that it is whole after a power cut too, and what killed
+    processes left in its folder is removed. A ``sealed`` one gets its seal, and nobody else may write it; other files have the
+    mode that the umask gives.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    if durable:
+        remove_halves(path.parent)
+    folder = scratch(path)  # of its own: libraries write beside the file
+    temporary = folder / path.name
     try:
+        folder.mkdir()
         temporary.touch()
         mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
@@ -58,7 +67,33 @@ def whole(path: str | Path, durable: bool = False, sealed: bool = False) -> Iter
         if durable:
             sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def scratch(path: Path) -> Path:
+    """A path beside ``path`` for this thread alone, which ``remove_halves`` knows."""
+    return path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}-{threading.get_ident()}")
+
+
+def remove_halves(folder: str | Path) -> None:
+    """Removes from ``folder`` what processes of this machine that were killed left half written."""
+    for half in Path(folder).glob(f".*.{glob.escape(_MACHINE)}-*-*"):
+        process, thread = half.name.rsplit("-", 2)[1:]
+        if process.isdigit() and thread.isdigit() and not _runs(int(process)):
+            shutil.rmtree(half, ignore_errors=True) if half.is_dir() else half.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether the process of this number runs; True where the system cannot be asked."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # another user's
+    return True
 
 
 def sync(path: Path) -> None:
@@ -211,6 +246,7 @@ def _sweep(root: Path, limit: float) -> None:
         stamp.touch()
         files = list[tuple[float, int, Path]]()
         for part in ("cpu", "triton"):
+            remove_halves(root / part)
             for folder, _, names in os.walk(root / part):
                 files += [(s.st_mtime, s.st_size, p) for p in (Path(folder) / n for n in names) if (s := p.lstat())]
         total = sum(size for _, size, _ in files)
@@ -219,5 +255,5 @@ def _sweep(root: Path, limit: float) -> None:
             if left or total > limit * 1e9:
                 path.unlink(missing_ok=True)
                 total -= size
-        for scratch in (root / "cpu").glob("tmp*"):
-            scratch.rmdir()  # if it is empty
+        for folder_left in (root / "cpu").glob("tmp*"):
+            folder_left.rmdir()  # if it is empty

@@ -15,6 +15,7 @@ from typing import Any
 os.environ.setdefault("GRAPHRT_CHECK", "1")
 os.environ.setdefault("GRAPHRT_POISON", "1")
 os.environ.setdefault("GRAPHRT_KNOWN", "0")  # every test compiles
+os.environ.setdefault("GRAPHRT_CFLAGS", "-O1")  # half of what the C compiler takes at -O3, as make proofs has it
 
 import hypothesis
 import ml_dtypes
@@ -71,9 +72,13 @@ if INTERPRETED:
 
 
 def pytest_collection_finish() -> None:
-    """What was made until now stays until the end: collections of garbage need not look at it again and again."""
+    """What was made until now stays until the end: collections of garbage need not look at it again and again.
+
+    By default they come after each 700 new objects, which takes a quarter of the time.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _gpu() -> bool:
@@ -107,6 +112,12 @@ def compile_here() -> Iterator[None]:
             patch.setattr(build, "cores", lambda: 1)
             patch.setattr("graphrt.targets.cpu.target.units", lambda kernels: 1)
         yield
+
+
+@pytest.fixture
+def optimized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs are compiled as users have them, at -O3."""
+    monkeypatch.setenv("GRAPHRT_CFLAGS", "")
 
 
 def tolerance(dtype: np.dtype, length: int = 1) -> float:
@@ -145,13 +156,6 @@ def check(graph: grt.Graph, feeds: Mapping[str, Any], target: str, length: int =
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def quickly_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs that Hypothesis draws try the compiler here and not the system's: at -O1, unless flags are set (make proofs)."""
-    if getattr(request.function, "is_hypothesis_test", False) and not Flags.read().cflags:
-        monkeypatch.setenv("GRAPHRT_CFLAGS", "-O1")
 
 
 @pytest.fixture(autouse=INTERPRETED and Flags.read().guard)

@@ -32,6 +32,7 @@ def test_names_are_unique_and_sizes_are_positive() -> None:
         assert pattern.small == pattern.at("small") != pattern.at("large") == pattern.large
 
 
+@pytest.mark.at_O3
 @pytest.mark.parametrize("name", PATTERNS)
 def test_a_pattern_computes_what_the_reference_does(name: str, target: str, rng: np.random.Generator) -> None:
     for backward in directions(PATTERNS[name]):

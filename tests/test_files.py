@@ -47,6 +47,27 @@ def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     assert path.read_text() in ("a" * 1000, "b" * 1000) and [*tmp_path.iterdir()] == [path]
 
 
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    """By the next file that is to last; what others write now stays, as does what is only called so."""
+    code = """if True:
+        import os, sys
+        from graphrt.files import whole
+        with whole(sys.argv[1]) as file:
+            file.write_text("half")
+            os.kill(os.getpid(), 9)
+    """
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "killed")])
+    (half,) = tmp_path.iterdir()
+    assert half.name.startswith(".killed.") and (half / "killed").read_text() == "half"
+    others = [tmp_path / ".hidden-1-2", tmp_path / f"{half.name[:-1]}x.y", tmp_path / ".a.elsewhere-999999-1"]
+    for path in others:
+        path.touch()
+    with whole(tmp_path / "mine") as mine, whole(tmp_path / "file", durable=True) as file:
+        file.write_text("whole")
+        assert mine.exists() and not half.exists()
+    assert {*tmp_path.iterdir()} == {tmp_path / "mine", tmp_path / "file", *others}
+
+
 def test_a_seal_holds_name_and_content(tmp_path: Path) -> None:
     path, umask = tmp_path / "file", os.umask(0)
     try:

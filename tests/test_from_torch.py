@@ -61,7 +61,7 @@ def test_modules_of_torch_nn(family: str, train: bool) -> None:
     compare(Bundle(cases), ([inputs for _, inputs in cases],), "reference", train)
 
 
-@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.proof), True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("target", COMPILED)
 def test_networks(name: str, train: bool, target: str) -> None:

@@ -23,9 +23,8 @@ PROGRAMS, DAGS, LARGEST = (5, 4, 24) if INTERPRETED else (24, 10, 400)
 @pytest.mark.parametrize(
     ("kind", "seed"), [(kind, seed) for kind in KINDS for seed in range(PROGRAMS if kind == "builder" else PROGRAMS // 4)]
 )
-def test_random_graphs(kind: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_graphs(kind: str, seed: int) -> None:
     """Every third program is compiled with another switch of fusion too; long runs do that always, and at -O3."""
-    monkeypatch.setenv("GRAPHRT_CFLAGS", "-O1")
     fault, _ = fuzz(seed, TARGET, DAGS, LARGEST, switch(seed // 3) if seed % 3 == 0 else "", KINDS[kind])
     assert fault is None, str(fault)
 

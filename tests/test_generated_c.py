@@ -112,6 +112,7 @@ def main_loops(assembly: str) -> Iterator[list[str]]:
                 yield body
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the code of an x86 processor")
 @pytest.mark.parametrize("length", [300, 2048])
 @pytest.mark.parametrize("transposed", [False, True])

@@ -10,6 +10,7 @@ name it has, the operator of ATen or ONNX that it is an entry for, a command of 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -42,10 +43,16 @@ class Function:
         return f"{self.path.relative_to(ROOT)}:{self.tree.lineno} {self.owner}{'.' * bool(self.owner)}{self.tree.name}"
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """The syntax of a file, parsed once for all tests."""
+    return ast.parse(path.read_text())
+
+
 def functions() -> Iterator[Function]:
     """Every function of graphrt, methods and nested ones among them."""
     for path in sorted((ROOT / "graphrt").rglob("*.py")):
-        yield from inside(ast.parse(path.read_text()), path, "")
+        yield from inside(parsed(path), path, "")
 
 
 def inside(tree: ast.AST, path: Path, owner: str) -> Iterator[Function]:
@@ -58,7 +65,7 @@ def inside(tree: ast.AST, path: Path, owner: str) -> Iterator[Function]:
 def public() -> Iterator[Function]:
     """Functions and methods that a reader meets outside the tables of operators."""
     for path in sorted((ROOT / "graphrt").rglob("*.py")):
-        tree = ast.parse(path.read_text())
+        tree = parsed(path)
         scopes = {"": tree.body, **{node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}}
         for owner, body in scopes.items():
             found = (Function(path, owner, node) for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
@@ -154,7 +161,7 @@ def test_docstrings_begin_with_their_subject() -> None:
     """A clause such as "What waits for a group" names neither a thing nor an action: "The nodes that wait for a group" does."""
     found = {}
     for path in (p for folder in ("graphrt", "kernels", "bench", "examples") for p in sorted((ROOT / folder).rglob("*.py"))):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 found[f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"] = ast.get_docstring(node) or ""
     assert len(found) > 2000

@@ -232,6 +232,7 @@ def vgg16_features() -> tuple[nn.Module, torch.nn.Module]:
     ],
     ids=["resnet20", "vgg11", "blocks", "mobilenet", "inception", "alexnet", "vgg16"],
 )
+@pytest.mark.at_O3
 def test_gradients_equal_torch(pair: object, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32 that is summed directly: by more rounding more ReLUs near 0 turn over, and with one of them the gradients of a
     network that is one pixel wide in the end."""

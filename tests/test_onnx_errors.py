@@ -140,3 +140,11 @@ def test_constants_that_double_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("GRAPHRT_FOLD", "0.00001")
     with pytest.raises(ConversionError, match="the bound is 1e-05"):
         grt.from_onnx(doubled(4))
+
+
+def test_a_tensor_of_another_size_than_its_shape_is_refused() -> None:
+    w = onnx.numpy_helper.from_array(np.zeros(3, "f"), "w")
+    made = helper.make_model(helper.make_graph([helper.make_node("Neg", ["w"], ["y"])], "g", [], [info("y", (3,))], [w]))
+    made.graph.initializer[0].dims[0] = 2
+    with pytest.raises(ArgumentError, match=r"initialiser 'w' is not what its shape \[2\] says: "):
+        grt.from_onnx(made)

@@ -6,6 +6,7 @@ that is not supported is refused with the operator's name and the opset.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -301,14 +302,19 @@ DRAWN = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike
 SEQUENCES = {"SplitToSequence"}  # their results are no tensors; tests/test_onnx_nodes.py has them inside models
 
 
+@functools.cache
+def versions() -> dict[str, set[int]]:
+    """The opsets in which each operator changed."""
+    found = dict[str, set[int]]()
+    for schema in defs.get_all_schemas_with_history():
+        if schema.domain == "" and not schema.deprecated:
+            found.setdefault(schema.name, set()).add(schema.since_version)
+    return found
+
+
 def changes(name: str) -> list[int]:
     """The opsets in which ``name`` changed, up to the newest one that is tried."""
-    found = {
-        s.since_version
-        for s in defs.get_all_schemas_with_history()
-        if s.domain == "" and s.name == name.split()[0] and not s.deprecated
-    }
-    return sorted(v for v in found if v <= NEWEST)
+    return sorted(v for v in versions().get(name.split()[0], ()) if v <= NEWEST)
 
 
 def model(name: str, opset: int) -> tuple[Any, dict[str, Array], dict[str, Array]]:

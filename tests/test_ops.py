@@ -64,6 +64,7 @@ def converted(op: OpDef, sample: Sample, dtype: DType) -> Sample | None:
     return found
 
 
+@pytest.mark.at_O3
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 def test_forward_and_gradient_on_target(op: OpDef, target: str) -> None:
     """All samples in all dtypes in one program, results and gradients as outputs, against its float64 evaluation."""

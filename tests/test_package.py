@@ -134,3 +134,9 @@ def test_the_lanes_are_pairs_of_torchs() -> None:
     torch, triton = min(lanes, key=lambda pair: Version(pair[0]))
     assert str(oldest["torch"]) == f">={torch.removesuffix('.0')}" and str(oldest["triton"]) == f">={triton.removesuffix('.0')}"
     assert f"lane-kernels-ahead TRITON={triton}" in text
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    """Importing torch takes longer than most commands."""
+    code = "import sys, graphrt.cli; print({'torch', 'triton', 'matplotlib', 'onnx'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

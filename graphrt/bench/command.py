@@ -6,18 +6,17 @@ import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
-from graphrt.bench import fusion as runs
-from graphrt.bench import report
-from graphrt.bench.fusion import Row
-from graphrt.bench.patterns import PATTERNS
-from graphrt.bench.peers import PEERS
-from graphrt.bench.trial import Spec
 from graphrt.errors import ArgumentError
+
+if TYPE_CHECKING:  # patterns are in torch too, whose import takes longer than most commands
+    from graphrt.bench.fusion import Row
+    from graphrt.bench.trial import Spec
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -46,6 +45,12 @@ def fusion(
     compare: Annotated[Path | None, typer.Option(help="a file of --save; exit 2 on a regression, 3 on noise")] = None,
 ) -> None:
     """Measures fusion, pattern by pattern: launches, bytes, times, unfused and fused, checked against the reference."""
+    from graphrt.bench import fusion as runs
+    from graphrt.bench import report
+    from graphrt.bench.patterns import PATTERNS
+    from graphrt.bench.peers import PEERS
+    from graphrt.bench.trial import Spec
+
     console = Console(markup=False)
     chosen = [p for p in PATTERNS.values() if any(fnmatch.fnmatchcase(p.name, f.strip()) for f in filter.split(","))]
     if not chosen:
@@ -79,17 +84,26 @@ def fusion(
         console.print(f"more launches: {line}", highlight=False)
     _write(found, about, png, md, page)
     if compare is not None:
-        verdict = runs.compare(before, found)
-        for line in (*verdict.larger, *verdict.slower):
-            console.print(f"worse {line}", style="red")
-        console.print(f"{verdict.rows} rows compared; the same thing measured twice differs by up to {verdict.noise:.1%}")
-        raise typer.Exit(verdict.status)
+        raise typer.Exit(_compared(before, found, console))
     if failures:
         raise typer.Exit(1)
 
 
+def _compared(before: Sequence[Row], found: Sequence[Row], console: Console) -> int:
+    """Prints what is worse than ``before``, and gives the exit status."""
+    from graphrt.bench.fusion import compare
+
+    verdict = compare(before, found)
+    for line in (*verdict.larger, *verdict.slower):
+        console.print(f"worse {line}", style="red")
+    console.print(f"{verdict.rows} rows compared; the same thing measured twice differs by up to {verdict.noise:.1%}")
+    return verdict.status
+
+
 def _write(found: Sequence[Row], about: Mapping[str, Any], png: Path | None, md: Path | None, page: Path | None) -> None:
     """Writes the plots, the table and the page that are asked for."""
+    from graphrt.bench import report
+
     drawn = report.pictures(found, about, png) if png is not None else []
     if md is not None:
         md.write_text(report.markdown(found, about, [os.path.relpath(path, md.parent) for path in drawn]))
@@ -106,12 +120,15 @@ def _measured(
     console: Console,
 ) -> tuple[list[Row], list[str]]:
     """Rows, saved as they come, and failures; an interrupt ends it and loses nothing."""
-    found, failures = list[Row](), list[str]()
+    from graphrt.bench import fusion as runs
+
+    found: list[Row] = []
+    failures: list[str] = []
     try:
         with console.status("") as status:
             outcomes = runs.run(specs, family, processes)
             for number, spec in enumerate(specs, 1):
-                status.update(f"{number} of {len(specs)}: {spec.pattern}, {spec.target}")
+                status.update(Text(f"{number} of {len(specs)}: {spec.pattern}, {spec.target}"))
                 outcome = next(outcomes)
                 if isinstance(outcome, str):
                     failures.append(outcome)

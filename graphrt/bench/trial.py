@@ -17,8 +17,6 @@ import numpy as np
 
 from graphrt.bench.least import least_bytes
 from graphrt.bench.measure import samples
-from graphrt.bench.patterns import PATTERNS, graph
-from graphrt.bench.peers import kernels, peer
 from graphrt.compiler import compile as compile_graph
 from graphrt.ir import Graph
 from graphrt.runtime.machine import machine
@@ -71,6 +69,9 @@ def trial(spec: Spec) -> dict[str, Any]:
 
     Raises AssertionError for a variant whose results are not the reference's.
     """
+    from graphrt.bench.patterns import PATTERNS, graph  # which import torch
+    from graphrt.bench.peers import kernels, peer
+
     pattern = PATTERNS[spec.pattern]
     built, builder = graph(pattern, spec.size, spec.backward)
     feeds = builder.feeds(np.random.default_rng(0))

@@ -82,6 +82,7 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
 def _grow(f: FusionState, group: Group, late: bool = False) -> None:
     """Takes in what follows ``group``; ``late``, when others have what they compute on load, what is left over."""
     refused: set[Node] = set()
+    cut: set[Node] | None = None  # what should be computed here: as long as that is done, it stays so
     while True:
         found = {r for v in group.values() for r in f.readers(v)}
         found = {n for n in found if n not in f.owner and n not in f.inlined and n not in refused}
@@ -91,7 +92,9 @@ def _grow(f: FusionState, group: Group, late: bool = False) -> None:
             break
         node = min(found, key=f.position.__getitem__)
         verdict, index = legal(f, group, node, late)
-        if verdict.ok and group.kind == "template" and not late and node not in behind(f, group, refused):
+        if verdict.ok and group.kind == "template" and not late and cut is None:
+            cut = behind(f, group, refused)
+        if verdict.ok and cut is not None and node not in cut:
             also = ", ".join(v.name for v in f.bases(node) if v in group.index)
             verdict = Verdict(
                 False, "is cheap and reads what is stored anyway: computed where it is read", f"nobody else read {also}"
@@ -106,6 +109,7 @@ def _grow(f: FusionState, group: Group, late: bool = False) -> None:
             f.add(group, node, index)
         else:
             refused.add(node)
+            cut = None
     _trim(f, group)
 
 

@@ -109,21 +109,19 @@ class _SameRows:
     def _fused(self, late: Group, early: Group) -> tuple[Group | None, int]:
         """Both as one group, and the bytes that saves; None where that is no good."""
         f = self.f
+        buffers = sum(f.owner.get(v.node) not in (late, early) for v in self._reads[late] | self._reads[early])
+        if buffers > MAX_INPUTS or f.work(late).operations + f.work(early).operations > MOST:
+            return None, 0
         shared = self._large[late] & self._large[early]
         follows = self._reads[late] & set(early.values())
         if not (follows and late.reduced_size <= ROW_LIMIT) and (follows or not self._apart(late, early)):
             return None, 0
         trial = Group(early.name, early.anchor, early.shape, early.domain, index={**early.index, **late.index})
         trial.nodes = sorted((*early.nodes, *late.nodes), key=f.position.__getitem__)
-        meet = all(aligned(f, trial, n, read_index(trial, n)) for n in late.nodes)
+        meeting = [n for n in late.nodes if not early.index.keys().isdisjoint((*f.bases(n), *f.buffered(n)))]
+        meet = all(aligned(f, trial, n, read_index(trial, n)) for n in meeting)
         meet = meet and f.forbidden([early], [*late.nodes, *late.inlined]) is None
-        crowded = f.work(late).operations + f.work(early).operations > MOST
-        if (
-            not meet
-            or crowded
-            or f.depends(f.after(early) - set(late.nodes), set(late.nodes))
-            or len(f.inputs(trial)) > MAX_INPUTS
-        ):
+        if not meet or f.depends(f.after(early) - set(late.nodes), set(late.nodes)):
             return None, 0
         return trial, sum(2 * v.type.nbytes for v in follows) + sum(v.type.nbytes for v in shared)
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.errors import InputError
-from graphrt.files import foreign, sync, whole
+from graphrt.files import foreign, scratch, sync, whole
 from graphrt.runtime.program import Program
 from graphrt.runtime.runnable import Binary, Runnable
 from graphrt.runtime.state import State
@@ -112,7 +112,7 @@ def _write(path: Path, make: Callable[[Path], object]) -> str:
 
 def _write_state(folder: Path, state: State, names: Sequence[str]) -> tuple[str, str]:
     """The name and the digest of a file of ``names``."""
-    temporary = folder / f".state.{os.getpid()}"
+    temporary = scratch(folder / "state")
     try:
         digest = _write(temporary, lambda file: state.save(file, {"format": FORMAT}, names))
         name = f"state-{digest[:24]}.safetensors"

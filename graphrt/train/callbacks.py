@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from graphrt.errors import ArgumentError
+from graphrt.files import remove_halves
 
 if TYPE_CHECKING:
     from graphrt.train.trainer import Trainer
@@ -145,6 +146,9 @@ class ModelCheckpoint(Callback):
             raise ArgumentError(f"keep_last must be at least 1, got {keep_last}")
         self.folder, self.keep_last = Path(folder), keep_last
         self.monitor = None if monitor is None else Monitor(monitor, mode)
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        remove_halves(self.folder)
 
     @property
     def best(self) -> Path:

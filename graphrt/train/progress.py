@@ -24,8 +24,15 @@ class TrainingProgress:
         self._console = console or Console(markup=False)
         self._bar: Progress | None = None
         if enabled and self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, TextColumn("{task.fields[values]}"), console=self._console, transient=True)
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(
+                *columns, TextColumn("{task.fields[values]}", markup=False), console=self._console, transient=True
+            )
         self._task = self._bar.add_task("", values="") if self._bar else None
         self._epoch, self._started, self._shown, self._images = 0, 0.0, 0.0, 0
 

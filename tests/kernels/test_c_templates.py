@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 import graphrt
-from graphrt.targets.cpu.build import FLAGS, compiler, headers, vector_bytes
+from graphrt.targets.cpu.build import FLAGS, compiler, headers, options, vector_bytes
 from graphrt.targets.cpu.template import included
 from graphrt.targets.cpu.variants import Processor, choose
 
@@ -436,7 +436,7 @@ CASES["conv_wgrad"] = [
 def shared_object(source: str, path: Path) -> Path:
     text = path.with_suffix(".c")
     text.write_text(source)
-    subprocess.run([*compiler(), *FLAGS, "-I", str(headers()), str(text), "-o", str(path), "-lm"], check=True)
+    subprocess.run([*compiler(), *options(), "-I", str(headers()), str(text), "-o", str(path), "-lm"], check=True)
     return path
 
 
@@ -483,6 +483,7 @@ def outputs(shape: Sequence[int], kind: str) -> list[np.ndarray]:
 ALL = [(op, i) for op, cases in CASES.items() for i in range(len(cases))]
 
 
+@pytest.mark.at_O3
 @pytest.mark.parametrize(("op", "number"), ALL, ids=[f"{op}-{i}" for op, i in ALL])
 def test_template_agrees_with_numpy(op: str, number: int, objects: Objects, rng: np.random.Generator) -> None:
     case = CASES[op][number]

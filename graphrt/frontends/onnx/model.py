@@ -46,9 +46,12 @@ def key(node: onnx.NodeProto) -> tuple[str, str]:
 
 
 def array(tensor: onnx.TensorProto, what: str = "a tensor") -> np.ndarray:
-    """The elements of ``tensor``. Raises DTypeError for an element type graphrt does not have."""
+    """The elements of ``tensor``. Raises DTypeError for a type that graphrt does not have, ArgumentError for another size."""
     dtype(tensor.data_type, what)
-    found = numpy_helper.to_array(tensor)
+    try:
+        found = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(f"{what} is not what its shape {list(tensor.dims)} says: {error}") from None
     assert isinstance(found, np.ndarray)
     return found
 
