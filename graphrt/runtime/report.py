@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from graphrt.ir import Graph, Node
 from graphrt.runtime.explanation import modules
 from graphrt.runtime.machine import DataSheet, expected
-from graphrt.runtime.page import KINDS, document, highlighter
+from graphrt.runtime.page import document
 from graphrt.runtime.profile import Profile
 from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.group import Launch
+from graphrt.text import equation, result_line
 
 if TYPE_CHECKING:
     from graphrt.runtime.program import Program
@@ -51,7 +51,6 @@ def collect(
     ledger, launches = explanation.ledger, schedule.launches
     numbers = {g: i for i, launch in enumerate(launches) for g in launch.groups}
     makers = {v: numbers[g] for g in numbers for v in (*g.outputs, *g.copies)}
-    paint = highlighter("c" if program.target in ("cpu", "debug") else "python")
     texts: dict[str, int] = {}
     peaks = (device.memory, device.float32, device.half) if device else ()
     rows = []
@@ -83,8 +82,8 @@ def collect(
         "title": title,
         "target": program.target,
         "launches": rows,
-        "kinds": KINDS,
-        "sources": [paint(text) for text in texts],
+        "language": "c" if program.target in ("cpu", "debug") else "python",
+        "sources": [*texts],
         "decisions": [[d.stage, d.node, d.other, d.taken, d.saved, str(d)] for d in explanation.decisions],
         "ledger": {"unfused": ledger.unfused, "fused": ledger.fused, "passes": dict(ledger.passes)},
         "passes": list(_passes(program.passes)),
@@ -127,20 +126,37 @@ def _inside(node: Node, inside: dict[Any, str]) -> set[str]:
 
 
 def _passes(passes: Sequence[tuple[str, Graph]]) -> Iterator[list[Any]]:
-    """Name, nodes, and lines of each pass: of the first all, then what differs, with what is around it."""
-    before: list[str] | None = None
+    """Name, nodes, and lines of each pass: of the first all, then what differs, with what is around it.
+
+    A line names the values that it reads, so that a node that goes changes no other line.
+    """
+    before, known, last = list[str](), dict[str, tuple[Node, str]](), None
     for name, graph in passes:
-        lines = _named(graph)
-        if before is None:
+        known = {n.name: (n, _line(n, known.get(n.name))) for n in graph.nodes}
+        lines = [line for _, line in known.values()]
+        lines += [result_line("output", result, v.name, graph.orders.get(result)) for result, v in graph.outputs.items()]
+        lines += [result_line("update", result, v.name) for result, v in graph.updates.items()]
+        if last is None:
             yield [name, len(graph.nodes), [f" {line}" for line in lines]]
         else:
             changed = [] if lines == before else list(difflib.unified_diff(before, lines, lineterm="", n=2))[2:]
             yield [name, len(graph.nodes), changed]
-        before = lines
+        before, last = lines, graph
 
 
-def _named(graph: Graph) -> list[str]:
-    """The lines of ``graph`` with names in place of numbers, so that a node that goes changes no other line."""
-    names = {f"%{i}": v.name for i, v in enumerate(graph.values())}
-    lines = (re.sub(r"^%\d+(, %\d+)* ", "", line) for line in str(graph).splitlines())
-    return [re.sub(r"(?<![\w.\"])%\d+\b", lambda m: names.get(m[0], m[0]), line) for line in lines]
+def _line(node: Node, known: tuple[Node, str] | None) -> str:
+    """The line of ``node``, which is that of the ``known`` node of its name where the pass before left it as it was."""
+    if known is not None and _alike(known[0], node):
+        return known[1]
+    return equation(node, {v: v.name for v in node.inputs})
+
+
+def _alike(a: Node, b: Node) -> bool:
+    """Whether two nodes of different graphs have one line."""
+    return (
+        a.op is b.op
+        and a.types == b.types
+        and a.attrs == b.attrs
+        and a.origin == b.origin
+        and [(v.node.name, v.index) for v in a.inputs] == [(v.node.name, v.index) for v in b.inputs]
+    )
