@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import difflib
 import functools
-import gc
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.dump import dump
-from graphrt.runtime.lowering import Lowering
+from graphrt.runtime.lowering import Lowering, uncollected
 from graphrt.runtime.program import Program, Recipe
 from graphrt.runtime.state import State
 from graphrt.schedule.concat_buffers import NO_BUFFERS, find_buffers
@@ -87,25 +85,13 @@ def compile(  # noqa: A001 - the name every framework has for it
         outputs = trace(outputs, example_inputs)
     target = target if precision == "float32" else f"{target}:{precision}"
     settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid)
-    with _uncollected():
+    with uncollected():
         return _compile(outputs, target, state, settings)
 
 
 def trace(model: Any, example_inputs: Any) -> Graph:
     """The graph of a model of a class in ``TRACERS``, called with ``example_inputs``."""
     return next(TRACERS[kind] for kind in type(model).__mro__ if kind in TRACERS)(model, example_inputs)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection inside: a compilation makes many objects and little garbage."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | None, settings: Settings) -> Program:

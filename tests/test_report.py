@@ -77,7 +77,7 @@ def test_the_policy_allows_what_is_in_the_page_alone() -> None:
 
 
 def test_a_pass_shows_the_lines_that_it_changes(lenet: Path) -> None:
-    """Applied one after the other, what the passes show leads from the first graph to the last, as a walk over all lines does."""
+    """What the passes show, one applied after the other, leads from the first graph to the last."""
     program, data = grt.compile(lenet_step(4), target="cpu"), data_of(lenet.read_text())
     lines = [line[1:] for line in data["passes"][0][2]]
     for _, _, changed in data["passes"][1:]:

@@ -13,7 +13,6 @@ from graphrt.errors import ArgumentError
 from graphrt.passes.decision import Decision
 from graphrt.passes.stages import STAGES
 from graphrt.runtime.lowering import Lowering
-from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.group import Launch
 from graphrt.schedule.loops import plan_lines
 
@@ -33,7 +32,7 @@ class Explanation:
         self.decisions = [*self.ledger.decisions, *chosen]
         self._launches: Sequence[Launch] = lowering.schedule.launches if lowering.schedule else ()
         self._kernels = lowering.kernels
-        self._costs = [launch_cost(kernels) for kernels in lowering.kernels]
+        self._costs = lowering.costs
         self._names = {n.name for _, graph in lowering.passes for n in graph.nodes}
         self._modules_of = list(modules(self._launches))
 

@@ -23,7 +23,6 @@ from graphrt.runtime.profile import LaunchProfile, Profile, Span
 from graphrt.runtime.report import write
 from graphrt.runtime.runnable import Binary, Runnable
 from graphrt.runtime.state import State
-from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.group import Launch
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.loops import plan_lines
@@ -254,8 +253,7 @@ class Program(Runnable):
             spans = self._executable.spans(bound, self.state)
         device, found = self._executable.device(), []
         percentiles = np.percentile(times, (50, 10, 90), axis=0).T.tolist()
-        for launch, kernels, (seconds, low, high) in zip(self.schedule.launches, self.kernel_ir, percentiles, strict=True):
-            cost = launch_cost(kernels)
+        for launch, cost, (seconds, low, high) in zip(self.schedule.launches, self._lower().costs, percentiles, strict=True):
             predicted, limit = expected(cost, device) if device else (None, "")
             groups = tuple(Launch([group]).title() for group in launch.groups)
             row = LaunchProfile(launch.title(), seconds, cost.flops, cost.bytes, low, high, limit, predicted, groups)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from graphrt.ir import Graph, Node
 from graphrt.runtime.explanation import modules
+from graphrt.runtime.lowering import uncollected
 from graphrt.runtime.machine import DataSheet, expected
 from graphrt.runtime.page import document
 from graphrt.runtime.profile import Profile
-from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.group import Launch
 from graphrt.text import equation, result_line
 
@@ -36,7 +36,8 @@ def write(
 
     Raises OSError.
     """
-    data = collect(program, profile, kernels, device, title)
+    with uncollected():
+        data = collect(program, profile, kernels, device, title)
     assets = resources.files("graphrt.runtime") / "assets"
     style, script = ((assets / f"report.{kind}").read_text() for kind in ("css", "js"))
     Path(path).write_text(document(title, BODY, style, script, data))
@@ -46,7 +47,7 @@ def collect(
     program: Program, profile: Profile | None, kernels: Sequence[Any], device: DataSheet | None, title: str
 ) -> dict[str, Any]:
     """The content of the page, as plain data."""
-    explanation, schedule, plan = program.explain(), program.schedule, program.plan
+    explanation, lowering, schedule, plan = program.explain(), program._lower(), program.schedule, program.plan
     assert schedule is not None and plan is not None
     ledger, launches = explanation.ledger, schedule.launches
     numbers = {g: i for i, launch in enumerate(launches) for g in launch.groups}
@@ -54,8 +55,7 @@ def collect(
     texts: dict[str, int] = {}
     peaks = (device.memory, device.float32, device.half) if device else ()
     rows = []
-    for i, (launch, module, costs) in enumerate(zip(launches, modules(launches), program.kernel_ir, strict=True)):
-        cost = launch_cost(costs)
+    for i, (launch, module, cost) in enumerate(zip(launches, modules(launches), lowering.costs, strict=True)):
         predicted, bound = expected(cost, device) if device else (0.0, "")
         reads = dict.fromkeys(v for g in launch.groups for v in g.inputs)
         row = {
@@ -96,7 +96,7 @@ def collect(
                 for s, at in plan.offset.items()
             ],
         },
-        "compiling": {"all": program.compile_seconds, **program._lower().seconds},
+        "compiling": {"all": program.compile_seconds, **lowering.seconds},
         "device": [device.name, *(1e3 * n for n in peaks), device.measured] if device else None,
     }
 
