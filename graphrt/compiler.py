@@ -178,7 +178,7 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body:
         copy.orders = {name: tuple(range(v.ndim)) for name, v in copy.outputs.items()}
         lowered = lower_graph(copy, target, {}, body=True)
         assert lowered.schedule is not None and lowered.plan is not None
-        return Scheduled(lowered.schedule, lowered.kernels, lowered.plan)
+        return Scheduled(lowered.schedule, lowered.kernels, lowered.plan, lowered.decisions)
 
     kernels = [[lower(schedule, group, policy, scheduled) for group in launch.groups] for launch in schedule.launches]
     for launch in kernels:

@@ -16,6 +16,7 @@ from graphrt.runtime.machine import DataSheet, expected
 from graphrt.runtime.page import document
 from graphrt.runtime.profile import Profile
 from graphrt.schedule.group import Launch
+from graphrt.schedule.loops import loops
 from graphrt.text import equation, result_line
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def collect(
     texts: dict[str, int] = {}
     peaks = (device.memory, device.float32, device.half) if device else ()
     rows = []
-    for i, (launch, module, cost) in enumerate(zip(launches, modules(launches), lowering.costs, strict=True)):
+    every = zip(launches, modules(launches), lowering.kernels, lowering.costs, strict=True)
+    for i, (launch, module, parts, cost) in enumerate(every):
+        inside = [g for loop in loops(parts) for g in loop.body.schedule.groups()]
         predicted, bound = expected(cost, device) if device else (0.0, "")
         reads = dict.fromkeys(v for g in launch.groups for v in g.inputs)
         row = {
@@ -63,7 +66,7 @@ def collect(
             "about": launch.description(),
             "module": module,
             "phase": Counter(g.phase for g in launch.groups if g.nodes or len(launch.groups) == 1).most_common(1)[0][0],
-            "groups": [_group(g) for g in launch.groups],
+            "groups": [_group(g) for g in (*launch.groups, *inside)],
             "reads": [[v.name, str(v.type), makers.get(v, -1)] for v in reads],
             "writes": [[v.name, str(v.type)] for g in launch.groups for v in (*g.outputs, *g.copies)],
             "read": cost.read,
