@@ -17,6 +17,7 @@ from graphrt.bench import report
 from graphrt.bench.builder import Builder
 from graphrt.bench.fusion import NOISY, Row, compare, longer, read, rows, save, variants
 from graphrt.bench.least import least_bytes
+from graphrt.bench.measure import samples
 from graphrt.bench.patterns import PATTERNS, graph
 from graphrt.bench.peers import count, peer
 from graphrt.bench.statistics import holm, ratio, welch
@@ -298,6 +299,26 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Mon
     assert status == 0 and "stopped: 1 of 6 were measured" in output
     assert [r.pattern for r in read(tmp_path / "a.jsonl")] == ["conv_bias_relu"]
     assert "conv_bias_relu" in (tmp_path / "a.md").read_text()
+
+
+def test_time_that_is_over_keeps_what_is_done_and_names_what_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    clock = iter([0.0, 1.0, 61.0])
+    monkeypatch.setattr("graphrt.bench.command.monotonic", lambda: next(clock))
+    monkeypatch.setattr("graphrt.bench.fusion.run", lambda *_: iter([[made_up(rng, "conv_bias_relu")]]))
+    monkeypatch.setattr("graphrt.bench.fusion.about", lambda: {"gbs": 1.0, "gflops": 1.0})
+    words = ["--filter", "conv_bias_relu,softmax,adam", "--minutes", "1", "--md", str(tmp_path / "a.md")]
+    status, output = _command(*words)
+    assert status == 0 and "out of time, not measured: softmax, cpu, adam, cpu" in " ".join(output.split())
+    assert f"1 of {len(PATTERNS)} patterns." in (tmp_path / "a.md").read_text()
+
+
+def test_turns_end_in_pairs_when_their_time_is_over() -> None:
+    """Each order of the candidates is taken as often as the other, and at least once."""
+    called: list[str] = []
+    found = samples({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, 40, 1, 0.0, 0.0)
+    assert called == ["a", "b", "b", "a"] and all(len(times) == 2 for times in found.values())
 
 
 @pytest.mark.parametrize("slower, noisy, status", [(1.0, False, 0), (1.5, False, 2), (1.5, True, 3)])

@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from graphrt.bench.fusion import AGAIN, Row, floor, kept_apart
+from graphrt.bench.patterns import PATTERNS
 from graphrt.bench.statistics import ratio
 from graphrt.runtime.page import document
 
@@ -61,10 +62,11 @@ def about(machine: Mapping[str, Any], found: Sequence[Row]) -> str:
     """A sentence on the machine that the figures were measured on."""
     seen = f"copying {machine['gbs']:.1f} GB/s, float32 products {machine['gflops']:.0f} GFLOP/s"
     rest = ", ".join(f"{k} {v}" for k, v in machine.items() if k not in ("gbs", "gflops"))
-    processes = max((len(r.medians) for r in found), default=0)
+    processes, patterns = max((len(r.medians) for r in found), default=0), len({r.pattern for r in found})
     return (
-        f"{rest}. This machine was seen {seen} in the same run; shares are of these. Times are medians of {processes}"
-        f" processes, intervals (95 %) are over processes. Fused, measured twice, differs by up to {floor(found):.1%}."
+        f"{patterns} of {len(PATTERNS)} patterns. {rest}. This machine was seen {seen} in the same run; shares are of these."
+        f" Times are medians of {processes} processes, intervals (95 %) are over processes. Fused, measured twice, differs by up to"
+        f" {floor(found):.1%}."
     )
 
 

@@ -33,7 +33,10 @@ TOLERANCE = 5e-3  # of a result's norm: float32 sums in another order, and now a
 
 @dataclass(frozen=True)
 class Spec:
-    """A process's work: ``variants`` are values of compile's ``fusion``, by label; without ``rounds`` nothing is timed."""
+    """A process's work: ``variants`` are values of compile's ``fusion``, by label; without ``rounds`` nothing is timed.
+
+    Turns end after ``rounds``, or after the pair of them in which ``seconds`` are over.
+    """
 
     pattern: str
     size: str
@@ -44,6 +47,7 @@ class Spec:
     rounds: int = 9
     calls: int = 3
     check: bool = True
+    seconds: float = 600.0
 
 
 @dataclass
@@ -94,7 +98,7 @@ def trial(spec: Spec) -> dict[str, Any]:
         calls |= {name: peer(pattern, builder, feeds, spec.backward, name) for name in spec.peers}
     compiled = calls.get("torch.compile") if spec.check else None
     launched = {"torch.compile": kernels(compiled)} if compiled is not None else {}
-    times = samples(calls, spec.rounds, spec.calls, 0.005) if calls and spec.rounds else {}
+    times = samples(calls, spec.rounds, spec.calls, 0.005, spec.seconds) if calls and spec.rounds else {}
     peers = {name: times.get(name, []) for name in spec.peers if calls.get(name) is not None}
     for label, found in variants.items():
         found.seconds = times.get(found.same or label, [])
