@@ -65,8 +65,8 @@ def about(machine: Mapping[str, Any], found: Sequence[Row]) -> str:
     processes, patterns = max((len(r.medians) for r in found), default=0), len({r.pattern for r in found})
     return (
         f"{patterns} of {len(PATTERNS)} patterns. {rest}. This machine was seen {seen} in the same run; shares are of these."
-        f" Times are medians of {processes} processes, intervals (95 %) are over processes. Fused, measured twice, differs by up to"
-        f" {floor(found):.1%}."
+        f" Times are medians of {processes} processes, intervals (95 %) are over processes. Fused, measured twice, differs by up"
+        f" to {floor(found):.1%}."
     )
 
 
