@@ -15,7 +15,7 @@ import graphrt as grt
 import graphrt.ops as F
 from graphrt.bench import report
 from graphrt.bench.builder import Builder
-from graphrt.bench.fusion import NOISY, Row, compare, longer, read, rows, save, variants
+from graphrt.bench.fusion import NOISY, Row, compare, kept_apart, longer, read, rows, save, variants
 from graphrt.bench.least import least_bytes
 from graphrt.bench.measure import samples
 from graphrt.bench.patterns import PATTERNS, graph
@@ -23,10 +23,13 @@ from graphrt.bench.peers import count, peer
 from graphrt.bench.statistics import holm, ratio, welch
 from graphrt.bench.trial import AGAIN, Spec, trial
 from graphrt.cli import app
+from graphrt.compiler import lower_graph
 from graphrt.errors import ArgumentError
 from graphrt.passes.stages import STAGES
+from graphrt.runtime.explanation import Explanation
 from graphrt.schedule.cost import launch_cost
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.targets.target import Settings, parse
 
 NOISE = 0.01  # by which medians of processes differ, in the runs that are made up here
 LATE, BY = 0.05, 0.05  # the share of processes that are later yet, and about how much: a neighbour was at work
@@ -191,7 +194,7 @@ def test_the_command_measures_saves_and_compares(tmp_path: Path) -> None:
     by = {row.variant: row for row in found}
     assert {"unfused", "fused", AGAIN, "torch"} <= by.keys() and all(len(r.medians) == 2 for r in found)
     assert by["fused"].launches < by["unfused"].launches and by["fused"].bytes < by["unfused"].bytes
-    assert by["fused"].bytes >= by["fused"].least
+    assert by["fused"].bytes >= by["fused"].least and by["fused"].predicted_ms > 0
     page = (tmp_path / "a.html").read_text()
     assert "conv_bias_relu" in page and "://" not in page and "<script" not in page
     assert "| conv_bias_relu, cpu | fused | 1 |" in (tmp_path / "a.md").read_text()
@@ -260,6 +263,22 @@ def test_more_launches_than_theirs_are_explained() -> None:
     machine = {"gbs": 1.0, "gflops": 1.0}
     assert "- p + backward, cpu, 3 launches: *b into a: not fused: so*; *c into b" in report.markdown([ours], machine)
     assert "<h3>p + backward, cpu, 3 launches</h3><ul><li>b into a: not fused: so</li>" in report.page([ours], machine)
+
+
+def test_the_docs_say_why_a_block_is_two_kernels() -> None:
+    """docs/fusion.md has what the command counts of these patterns, and what keeps them apart, as a run says it."""
+    found = []
+    for name in ("conv_relu_max_pool", "conv_bn_relu_train"):
+        built = graph(PATTERNS[name], "small")[0]
+        for variant, fusion in (("unfused", "none"), ("fused", "all")):
+            lowering = lower_graph(built, parse("cpu", Settings(fusion=fusion)), {})
+            row = Row(name, "conv", "small", False, "cpu", variant, len(lowering.kernels), least=least_bytes(built))
+            row.bytes, row.apart = sum(c.bytes for c in lowering.costs), [str(d) for d in Explanation(lowering).apart()]
+            found.append(row)
+    counted = [" ".join(report.cells(row, {})[:5]) for row in found]
+    said = [line for name, why in kept_apart(found) for line in (name, *(f"  {reason}" for reason in why))]
+    docs = (Path(__file__).parent.parent / "docs" / "fusion.md").read_text()
+    assert "```\n" + "\n".join([*counted, "", *said]) + "\n```" in docs
 
 
 def test_patterns_in_jax_have_the_reference_s_results() -> None:

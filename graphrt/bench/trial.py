@@ -21,7 +21,7 @@ from graphrt.bench.patterns import PATTERNS, graph
 from graphrt.bench.peers import kernels, peer
 from graphrt.compiler import compile as compile_graph
 from graphrt.ir import Graph
-from graphrt.runtime.machine import machine
+from graphrt.runtime.machine import expected, machine
 from graphrt.runtime.program import Program
 from graphrt.schedule.cost import launch_cost
 from graphrt.targets.reference.evaluate import evaluate
@@ -114,8 +114,9 @@ def _plan(program: Program, seconds: float) -> Found:
     costs = [launch_cost(kernels) for kernels in program.kernel_ir]
     arena = program.plan.size if program.plan else 0
     moved, flops = sum(c.bytes for c in costs), sum(c.flops for c in costs)
-    apart = [str(d) for d in program.explain().apart()]
-    return Found(program.launches, moved, flops, arena, seconds, apart=apart)
+    apart, device = [str(d) for d in program.explain().apart()], program.device()
+    predicted = sum(expected(c, device)[0] for c in costs) if device is not None else 0.0
+    return Found(program.launches, moved, flops, arena, seconds, predicted=predicted, apart=apart)
 
 
 def _ahead(program: Program, found: Found) -> None:
