@@ -24,6 +24,7 @@ from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull, thr
 from graphrt.schedule.inline import inline
 from graphrt.schedule.partial_reductions import absorb_partial_sums
 from graphrt.schedule.policy import ROW_LIMIT, SchedulePolicy
+from graphrt.schedule.producers import take_producers
 from graphrt.schedule.recompute import recompute
 from graphrt.schedule.reduction_fusion import fuse_reductions
 from graphrt.schedule.totals import share_totals
@@ -63,6 +64,8 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
     for node in single:
         if node not in f.owner and node not in f.inlined:
             f.start(node)
+    if "inline" in policy.fusion:
+        take_producers(f)
     if "recompute" in policy.fusion:
         recompute(f)
     if "totals" in policy.fusion:
