@@ -93,12 +93,16 @@ def test_a_pass_shows_the_lines_that_it_changes(lenet: Path) -> None:
 
 
 def test_the_command_and_what_has_no_launches(tmp_path: Path) -> None:
-    out = tmp_path / "mlp.html"
-    words = ["report", "mlp", "--batch", "4", "--target", "cpu", "--eval", "-o", str(out)]
+    out = tmp_path / "resnet20.html"
+    words = ["report", "resnet20", "--batch", "4", "--target", "cpu", "--eval", "-o", str(out)]
     done = CliRunner().invoke(app, words)
     assert (
-        done.exit_code == 0 and "mlp, batch 4, cpu" in done.output and data_of(out.read_text())["title"] == "mlp, batch 4, cpu"
+        done.exit_code == 0
+        and "resnet20, batch 4, cpu" in done.output
+        and data_of(out.read_text())["title"] == "resnet20, batch 4, cpu"
     )
+    where = {n[3].partition(":")[0] for x in data_of(out.read_text())["launches"] for g in x["groups"] for n in g["nodes"]}
+    assert where and all((Path(grt.__file__).parent / "models" / file).exists() for file in where), "a model's own lines"
     with pytest.raises(ArgumentError, match="no launches to report on"):
         grt.compile(hostile(), target="reference").report(out)
 
