@@ -281,13 +281,13 @@ class Graph:
         """The user's line; under a command that builds a model of graphrt's there is none, and it is the model's."""
         frame = last = sys._getframe(1)
         model = None
-        while frame.f_back is not None and (file := frame.f_code.co_filename).startswith(_PACKAGE):
+        while (back := frame.f_back) is not None and (file := frame.f_code.co_filename).startswith(_PACKAGE):
             if file.startswith(_MODELS):
                 model = model or frame
             elif file.startswith(_COMMANDS):
                 frame = model or last
                 break
-            frame, last = frame.f_back, frame
+            frame, last = back, frame
         return Origin(frame.f_code.co_filename, frame.f_lineno, *self._phase)
 
     def located(self, error: GraphrtError, what: str, inputs: Sequence[Value]) -> GraphrtError:

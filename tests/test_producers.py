@@ -40,7 +40,13 @@ def through_an_operation(x: grt.Value) -> dict[str, grt.Value]:
     return {"rows": F.sum(F.neg(e) * x, 1), "columns": F.sum(F.neg(e), 0)}
 
 
-@pytest.mark.parametrize("case", [stored_for_columns, of_other_rows, returned, through_an_operation])
+def of_a_column(x: grt.Value) -> dict[str, grt.Value]:
+    """Dimensions of one element are nowhere in an index."""
+    e = F.exp(F.reshape(x, (ROWS, 1, COLUMNS)))
+    return {"rows": F.sum(e, 2), "columns": F.sum(e, 0)}
+
+
+@pytest.mark.parametrize("case", [stored_for_columns, of_other_rows, returned, through_an_operation, of_a_column])
 def test_a_reduction_computes_what_it_reads_for_others_too(case: Case, target: str, rng: np.random.Generator) -> None:
     g = built(case, (ROWS, COLUMNS))
     check(g, {"x": rng.uniform(-1, 1, (ROWS, COLUMNS)).astype(np.float32)}, target, length=ROWS * COLUMNS)
@@ -75,6 +81,17 @@ def test_what_it_reads_elsewhere_or_waits_for_it_does_not(case: Case, target: st
     check(g, {"x": rng.uniform(-1, 1, (COLUMNS, COLUMNS)).astype(np.float32)}, target, length=COLUMNS * COLUMNS)
     groups = lower_graph(g, parse("cpu"), {}).schedule.groups()  # type: ignore[union-attr]
     assert [n.name for group in groups if group.kind == "pointwise" for n in group.nodes] == ["exp_0"]
+
+
+def test_an_update_is_not_stored_over_what_a_later_pass_reads(target: str, rng: np.random.Generator) -> None:
+    """The variance of the rows of a new parameter, which is stored over the old one, takes two passes."""
+    g = grt.Graph()
+    w = g.parameter("w", rng.uniform(-1, 1, (ROWS, COLUMNS)).astype(np.float32))
+    new = w - F.exp(w) * 0.1
+    g.update(w, new)
+    g.output("spread", F.var(new, 1))
+    g.output("columns", F.sum(new, 0))
+    check(g, {}, target, length=ROWS * COLUMNS)
 
 
 def test_it_is_a_decision_that_can_be_forbidden() -> None:

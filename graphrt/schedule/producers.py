@@ -13,9 +13,9 @@ import math
 from collections.abc import Iterator
 
 from graphrt.index import Expr, linearize, row_major
-from graphrt.ir import Value
+from graphrt.ir import Node, Value
 from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict, aligned
-from graphrt.schedule.group import Group, Index, Read, read_index, reads
+from graphrt.schedule.group import Group, Guard, Index, Read, read_index, reads
 from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.work import MOST
 
@@ -44,9 +44,9 @@ def _index(f: FusionState, group: Group, reader: Group) -> dict[Value, Index] | 
         return None
     found = dict.fromkeys((r.value, r.index) for r in _reached(f, reader, {*group.values()}) if not r.guards)
     for value, at in found:
-        names = [_axis(e) for e in group.index[value]]
-        if len({*names}) == len(group.shape) == len(names) and "" not in names and _each_once(reader, value, at):
-            to = dict(zip(names, at, strict=True))
+        to = {_axis(e): to for e, to, n in zip(group.index[value], at, value.shape, strict=True) if n > 1}
+        whole = "" not in to and math.prod(group.shape) == value.type.size and len(to) == sum(n > 1 for n in value.shape)
+        if whole and _each_once(reader, value, at):
             return {v: tuple(e.substitute(to) for e in index) for v, index in group.index.items()}
     return None
 
@@ -72,9 +72,12 @@ def _fits(f: FusionState, group: Group, reader: Group, index: dict[Value, Index]
     trial.nodes = sorted((*reader.nodes, *group.nodes), key=f.position.__getitem__)
     trial.inlined = sorted({*reader.inlined, *group.inlined}, key=f.position.__getitem__)
     made, values = {*group.values()}, trial.index
+    buffered = {v for n in trial.inlined for v in f.buffered(n)}
     others = {n for v in made for g in f.reading(group, v) if g is not reader for n in g.nodes}
     return (
         f.forbidden([reader], [*group.nodes, *group.inlined]) is None
+        and made.isdisjoint(f.graph.updates.values())  # a later pass may read the parameter again
+        and made.isdisjoint(buffered)
         and all(aligned(f, trial, n, read_index(trial, n)) for n in trial.nodes)
         and not any(r.guards or r.index != values[r.value] for r in _reached(f, trial, made))
         and f.work(reader).operations + f.work(group).operations <= MOST
@@ -86,7 +89,7 @@ def _fits(f: FusionState, group: Group, reader: Group, index: dict[Value, Index]
 def _reached(f: FusionState, group: Group, values: set[Value]) -> Iterator[Read]:
     """The reads of ``values`` by ``group``, by way of what it computes on load too."""
     inlined, seen = {*group.inlined}, set[object]()
-    pending = [(n, read_index(group, n), ()) for n in group.nodes]
+    pending: list[tuple[Node, Index, tuple[Guard, ...]]] = [(n, read_index(group, n), ()) for n in group.nodes]
     while pending:
         node, index, guards = pending.pop()
         for read in reads(node, index, guards):
