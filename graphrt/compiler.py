@@ -19,6 +19,7 @@ from graphrt.errors import ArgumentError, GraphError
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind, Order
 from graphrt.ops.body import Loop
+from graphrt.passes.decision import Decision
 from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import Fusion
@@ -172,13 +173,16 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body:
     schedule, arranged = arrange(final, groups, buffers, policy)
     clock.note("order")
 
+    inside: list[Decision] = []
+
     def scheduled(inner: Graph) -> Scheduled:
         """A loop's body, lowered as a program of its own whose results are row-major."""
         copy = rewrite(inner, lambda node: None)
         copy.orders = {name: tuple(range(v.ndim)) for name, v in copy.outputs.items()}
         lowered = lower_graph(copy, target, {}, body=True)
         assert lowered.schedule is not None and lowered.plan is not None
-        return Scheduled(lowered.schedule, lowered.kernels, lowered.plan, lowered.decisions)
+        inside.extend(replace(d, saved=0) for d in lowered.decisions)  # which changes nothing that launches move
+        return Scheduled(lowered.schedule, lowered.kernels, lowered.plan)
 
     kernels = [[lower(schedule, group, policy, scheduled) for group in launch.groups] for launch in schedule.launches]
     for launch in kernels:
@@ -186,7 +190,7 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body:
             target.check(kernel)
     clock.note("lowering")
     memory = plan_memory(schedule, kernels, policy)
-    decisions += [*fused, *arranged, *memory.decisions]
+    decisions += [*inside, *fused, *arranged, *memory.decisions]
     clock.note("memory")
     return Lowering(steps, decisions, orders, passing, policy, buffers, schedule, kernels, memory, clock.seconds)
 

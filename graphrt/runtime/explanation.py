@@ -6,7 +6,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from graphrt.errors import ArgumentError
@@ -31,8 +31,7 @@ class Explanation:
     def __init__(self, lowering: Lowering, chosen: Sequence[Decision] = (), configurations: Sequence[Any] = ()) -> None:
         self.ledger, self.configurations = lowering.ledger, configurations
         bodies = [loop.body for loop in loops(kernel for kernels in lowering.kernels for kernel in kernels)]
-        inside = (replace(d, saved=0) for body in bodies for d in body.decisions)
-        self.decisions = [*self.ledger.decisions, *inside, *chosen]
+        self.decisions = [*self.ledger.decisions, *chosen]
         self._launches: Sequence[Launch] = lowering.schedule.launches if lowering.schedule else ()
         self._costs = lowering.costs
         self._every = [*zip(self._launches, lowering.kernels, strict=True)]  # those of loops' bodies too

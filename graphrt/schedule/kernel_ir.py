@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from graphrt.index import Expr
-from graphrt.passes.decision import Decision
 from graphrt.schedule.group import Group, Guard
 from graphrt.schedule.schedule import Schedule, Slot
 from graphrt.schedule.templates import TemplateSpec
@@ -168,12 +167,11 @@ class Moving:
 
 @dataclass(frozen=True)
 class Scheduled:
-    """The launches of a body in order, the kernels of each, what lies where between them, and what was decided for it."""
+    """The launches of a body in order, the kernels of each, and what lies where between them."""
 
     schedule: Schedule
     kernels: Sequence[Sequence[Kernel]]
     plan: MemoryPlan
-    decisions: Sequence[Decision]
 
 
 @dataclass
