@@ -102,13 +102,22 @@ lanes:
 	$(MAKE) lane-kernels lane-torch TORCH=newest TRITON=newest
 	for version in 3.10 3.11 3.12 3.13; do $(MAKE) lane-package PYTHON=python$$version || exit 1; done
 
-# docs/fusion_results.md with its plots, from a run on this machine, which should be idle: every pattern with gradients beside its
-# peers (jax where it is installed), and four of them stage by stage. Takes an hour or two.
+# docs/fusion_results.md with its plots, from a run on this machine, which should be idle: a third of the patterns, some of every
+# family, with gradients beside their peers (jax where it is installed), and two of them stage by stage. Begins no pattern after 20
+# minutes; PAGE='*' MINUTES=300 measures all.
+PAGE ?= conv_bias_relu,conv_bn_relu_train,depthwise_separable,inception_block,squeeze_excite,residual_basic,linear_bias_gelu,swiglu,$\
+	lora,rms_norm_linear,int8_weights,layer_norm,group_norm_silu,dropout_add_layer_norm,softmax,cross_entropy,attention_causal,$\
+	lstm_cell,adam,elementwise_chain_20
+STAGED ?= conv_bn_relu_train,dropout_add_layer_norm
+MINUTES ?= 20
+PROCESSES ?= 5
+
 bench-page: .venv/ready
 	rm -f bench/results/fusion.jsonl
-	$(BIN)/graphrt bench fusion --backward --peers torch,torch.compile,jax --save bench/results/fusion.jsonl
-	$(BIN)/graphrt bench fusion --backward --filter conv_bn_relu_train,swiglu,dropout_add_layer_norm,inception_block \
-		--ablate cumulative --save bench/results/fusion.jsonl
+	$(BIN)/graphrt bench fusion --filter "$(PAGE)" --backward --peers torch,torch.compile,jax --processes $(PROCESSES) \
+		--seconds 3 --minutes $(MINUTES) --save bench/results/fusion.jsonl
+	$(BIN)/graphrt bench fusion --filter "$(STAGED)" --backward --ablate cumulative --processes $(PROCESSES) \
+		--seconds 5 --minutes 3 --save bench/results/fusion.jsonl
 	$(BIN)/graphrt bench fusion --read bench/results/fusion.jsonl --md docs/fusion_results.md --png docs/images/fusion
 
 samples: .venv/ready

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import gc
 import hashlib
 import sys
 import time
@@ -30,7 +29,7 @@ from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.dump import dump
-from graphrt.runtime.lowering import Lowering
+from graphrt.runtime.lowering import Lowering, uncollected
 from graphrt.runtime.processes import processes
 from graphrt.runtime.program import Program, Recipe
 from graphrt.runtime.state import State
@@ -99,7 +98,7 @@ def compile(  # noqa: A001 - the name every framework has for it
         outputs = trace(outputs, example_inputs)
     target = target if precision == "float32" else f"{target}:{precision}"
     settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid, policy, bucket_bytes)
-    with _uncollected():
+    with uncollected():
         return _compile(outputs, target, state, settings)
 
 
@@ -126,18 +125,6 @@ def _digest(array: np.ndarray) -> str:
 def trace(model: Any, example_inputs: Any) -> Graph:
     """The graph of a model of a class in ``TRACERS``, called with ``example_inputs``."""
     return next(TRACERS[kind] for kind in type(model).__mro__ if kind in TRACERS)(model, example_inputs)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection inside: a compilation makes many objects and little garbage."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | None, settings: Settings) -> Program:
@@ -228,12 +215,15 @@ def lower_graph(
     schedule, arranged = arrange(final, groups, buffers, policy)
     clock.note("order")
 
+    inside: list[Decision] = []
+
     def scheduled(inner: Graph) -> Scheduled:
         """A loop's body, lowered as a program of its own whose results are row-major."""
         copy = rewrite(inner, lambda node: None)
         copy.orders = {name: tuple(range(v.ndim)) for name, v in copy.outputs.items()}
         lowered = lower_graph(copy, target, {}, body=True)
         assert lowered.schedule is not None and lowered.plan is not None
+        inside.extend(replace(d, saved=0) for d in lowered.decisions)  # which changes nothing that launches move
         return Scheduled(lowered.schedule, lowered.kernels, lowered.plan)
 
     kernels = [[lower(schedule, group, policy, scheduled) for group in launch.groups] for launch in schedule.launches]
@@ -242,7 +232,7 @@ def lower_graph(
             target.check(kernel)
     clock.note("lowering")
     memory = plan_memory(schedule, kernels, policy)
-    decisions += [*fused, *arranged, *memory.decisions]
+    decisions += [*inside, *fused, *arranged, *memory.decisions]
     clock.note("memory")
     return Lowering(steps, decisions, orders, passing, policy, buffers, schedule, kernels, memory, clock.seconds)
 

@@ -33,6 +33,7 @@ from graphrt.types import HALVES, DType, DTypeLike, as_dtype, bfloat16, float32
 __all__ = ["BUILDING", "OPERATORS", "Graph", "Node", "Origin", "Stand", "Value"]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_MODELS, _COMMANDS = f"{_PACKAGE}models{os.sep}", (f"{_PACKAGE}cli{os.sep}", f"{_PACKAGE}inspection{os.sep}")
 
 
 class Graph:
@@ -325,9 +326,16 @@ class Graph:
             raise GraphError(f"{what}: {value.node.where()} is a value of a step of scan; return it as a y to have it of all")
 
     def _here(self) -> Origin:
-        frame = sys._getframe(1)
-        while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-            frame = frame.f_back
+        """The user's line; under a command that builds a model of graphrt's there is none, and it is the model's."""
+        frame = last = sys._getframe(1)
+        model = None
+        while (back := frame.f_back) is not None and (file := frame.f_code.co_filename).startswith(_PACKAGE):
+            if file.startswith(_MODELS):
+                model = model or frame
+            elif file.startswith(_COMMANDS):
+                frame = model or last
+                break
+            frame, last = back, frame
         return Origin(frame.f_code.co_filename, frame.f_lineno, *self._phase)
 
     def located(self, error: GraphrtError, what: str, inputs: Sequence[Value]) -> GraphrtError:

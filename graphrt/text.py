@@ -55,13 +55,17 @@ class ResultLine:
 
 def node_line(node: Node, number: Mapping[Value, str], origin: bool = True) -> str:
     """The line of ``node``, whose values have a ``number``; without ``origin`` it names no file of the user's."""
-    ids = ", ".join(number[v] for v in node.outputs)
+    return f"{', '.join(number[v] for v in node.outputs)} {equation(node, number, origin)}"
+
+
+def equation(node: Node, number: Mapping[Value, str], origin: bool = True) -> str:
+    """The line of ``node`` without the numbers of its own values."""
     types = ", ".join(map(str, node.types))
     texts = {k: a for k, a in node.attrs.items() if isinstance(a, str) and "\n" in a}
     attrs = (f"{k}={'...' if k in texts else repr(a)}" for k, a in node.attrs.items())
     args = ", ".join([*(number[v] for v in node.inputs), *attrs])
     comes_from = node.origin if origin else f"{node.origin.phase} of {node.origin.source}"
-    line = f"{ids} {_quote(node.name)} : {types} = {node.op.name}({args})   # {comes_from}"
+    line = f"{_quote(node.name)} : {types} = {node.op.name}({args})   # {comes_from}"
     return "\n".join([line, *(f"{_BAR}{part}" for text in texts.values() for part in text.splitlines())])
 
 

@@ -15,17 +15,21 @@ import graphrt as grt
 import graphrt.ops as F
 from graphrt.bench import report
 from graphrt.bench.builder import Builder
-from graphrt.bench.fusion import NOISY, Row, compare, longer, read, rows, save, variants
+from graphrt.bench.fusion import NOISY, Row, compare, kept_apart, longer, read, rows, save, variants
 from graphrt.bench.least import least_bytes
+from graphrt.bench.measure import samples
 from graphrt.bench.patterns import PATTERNS, graph
 from graphrt.bench.peers import count, peer
 from graphrt.bench.statistics import holm, ratio, welch
 from graphrt.bench.trial import AGAIN, Spec, trial
 from graphrt.cli import app
+from graphrt.compiler import lower_graph
 from graphrt.errors import ArgumentError
 from graphrt.passes.stages import STAGES
+from graphrt.runtime.explanation import Explanation
 from graphrt.schedule.cost import launch_cost
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.targets.target import Settings, parse
 
 NOISE = 0.01  # by which medians of processes differ, in the runs that are made up here
 LATE, BY = 0.05, 0.05  # the share of processes that are later yet, and about how much: a neighbour was at work
@@ -190,7 +194,7 @@ def test_the_command_measures_saves_and_compares(tmp_path: Path) -> None:
     by = {row.variant: row for row in found}
     assert {"unfused", "fused", AGAIN, "torch"} <= by.keys() and all(len(r.medians) == 2 for r in found)
     assert by["fused"].launches < by["unfused"].launches and by["fused"].bytes < by["unfused"].bytes
-    assert by["fused"].bytes >= by["fused"].least
+    assert by["fused"].bytes >= by["fused"].least and by["fused"].predicted_ms > 0
     page = (tmp_path / "a.html").read_text()
     assert "conv_bias_relu" in page and "://" not in page and "<script" not in page
     assert "| conv_bias_relu, cpu | fused | 1 |" in (tmp_path / "a.md").read_text()
@@ -263,6 +267,22 @@ def test_more_launches_than_theirs_are_explained() -> None:
     assert "<h3>p + backward, cpu, 3 launches</h3><ul><li>b into a: not fused: so</li>" in report.page([ours], machine)
 
 
+def test_the_docs_say_why_a_block_is_two_kernels() -> None:
+    """docs/fusion.md has what the command counts of these patterns, and what keeps them apart, as a run says it."""
+    found = []
+    for name in ("conv_relu_max_pool", "conv_bn_relu_train"):
+        built = graph(PATTERNS[name], "small")[0]
+        for variant, fusion in (("unfused", "none"), ("fused", "all")):
+            lowering = lower_graph(built, parse("cpu", Settings(fusion=fusion)), {})
+            row = Row(name, "conv", "small", False, "cpu", variant, len(lowering.kernels), least=least_bytes(built))
+            row.bytes, row.apart = sum(c.bytes for c in lowering.costs), [str(d) for d in Explanation(lowering).apart()]
+            found.append(row)
+    counted = [" ".join(report.cells(row, {})[:5]) for row in found]
+    said = [line for name, why in kept_apart(found) for line in (name, *(f"  {reason}" for reason in why))]
+    docs = (Path(__file__).parent.parent / "docs" / "fusion.md").read_text()
+    assert "```\n" + "\n".join([*counted, "", *said]) + "\n```" in docs
+
+
 def test_patterns_in_jax_have_the_reference_s_results() -> None:
     pytest.importorskip("jax", reason="needs the package jax: pip install jax")
     from graphrt.bench import jax_patterns
@@ -300,6 +320,26 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Mon
     assert status == 0 and "stopped: 1 of 6 were measured" in output
     assert [r.pattern for r in read(tmp_path / "a.jsonl")] == ["conv_bias_relu"]
     assert "conv_bias_relu" in (tmp_path / "a.md").read_text()
+
+
+def test_time_that_is_over_keeps_what_is_done_and_names_what_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    clock = iter([0.0, 1.0, 61.0])
+    monkeypatch.setattr("graphrt.bench.command.monotonic", lambda: next(clock))
+    monkeypatch.setattr("graphrt.bench.fusion.run", lambda *_: iter([[made_up(rng, "conv_bias_relu")]]))
+    monkeypatch.setattr("graphrt.bench.fusion.about", lambda: {"gbs": 1.0, "gflops": 1.0})
+    words = ["--filter", "conv_bias_relu,softmax,adam", "--minutes", "1", "--md", str(tmp_path / "a.md")]
+    status, output = _command(*words)
+    assert status == 0 and "out of time, not measured: softmax, cpu, adam, cpu" in " ".join(output.split())
+    assert f"1 of {len(PATTERNS)} patterns." in (tmp_path / "a.md").read_text()
+
+
+def test_turns_end_in_pairs_when_their_time_is_over() -> None:
+    """Each order of the candidates is taken as often as the other, and at least once."""
+    called: list[str] = []
+    found = samples({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, 40, 1, 0.0, 0.0)
+    assert called == ["a", "b", "b", "a"] and all(len(times) == 2 for times in found.values())
 
 
 @pytest.mark.parametrize("slower, noisy, status", [(1.0, False, 0), (1.5, False, 2), (1.5, True, 3)])

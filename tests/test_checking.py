@@ -87,6 +87,17 @@ def test_bisection_finds_the_decision(wrong_epilogue: None, rng: np.random.Gener
     assert "wrong with epilogue, right without any" in str(found) and "relu_0 into conv_1: fused" in str(found)
 
 
+def test_bisection_finds_the_decision_in_a_loop(wrong_epilogue: None, rng: np.random.Generator) -> None:
+    """What a loop's body does wrong is found by its nodes; the cpu keeps loops."""
+    g = grt.Graph()
+    w = g.input("w", (6, 6))
+    h, _ = F.scan(lambda h, x: ((h := F.relu(h @ w + x)), h), g.input("h", (2, 6)), g.input("x", (12, 2, 6)))
+    g.output("y", h)
+    found = grt.bisect(grt.compile(g, target="cpu"), batch(g, rng))
+    assert found.stages == ["epilogue"] and {d.node.partition("_")[0] for d in found.decisions} == {"add", "relu"}
+    assert {d.other.partition("_")[0] for d in found.decisions} == {"matmul"}
+
+
 def test_bisection_finds_a_stage(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator, target: str) -> None:
     """A parameter is overwritten where it is still to be read: that takes no two nodes in one kernel."""
     g = grt.Graph()

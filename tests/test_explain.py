@@ -143,6 +143,8 @@ def test_plain_data(lenet: Explanation) -> None:
     [
         (["--why", "relu_0", "conv_0"], "relu_0 into conv_0: fused"),
         (["--group", "g0"], "g0 conv[add_0, relu_0]"),
+        (["--group", "g0", "--json"], '"lines": [\n  "g0 conv[add_0, relu_0]'),
+        (["--module", "3", "--json"], '"lines": [\n  "3: '),
         (["--full"], "launches"),
         ([], "saved, by stage"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from conftest import INTERPRETED
 from hypothesis import given, settings
 from test_functional import TARGET
+from test_report import data_of
 
 import graphrt as grt
 from graphrt import nn
@@ -332,10 +334,25 @@ def test_a_loop_is_explained_checked_profiled_and_saved(tmp_path: Path) -> None:
     feeds = {"x": array(12, 2, 6), "h": array(2, 6)}
     ledger = lower_graph(recurrent(12), parse("cpu", Settings()), {}).ledger
     assert ledger.unfused - ledger.fused == ledger.saved
-    assert "loop" in str(program.explain()) and "loop" in program.plan_text()
+    explanation = program.explain()
+    assert "loop" in str(explanation) and "loop" in program.plan_text()
+    inner = re.findall(r"^    (\w+) (\w+)\[.*?\].* stop: (\w+) (.*?)(?:;|$)", program.plan_text(), re.M)
+    assert inner, "nothing was refused in a body"
+    for name, _, node, reason in inner:  # what a body does not do is told, and its groups and nodes can be asked for
+        (about,) = {
+            d for d in explanation.refused() if d.node == node and d.reason == reason and d.other in explanation.group(name)
+        }
+        assert about.change and about in explanation.why(node, about.other) and str(about) in explanation.group(name)
+    data = explanation.to_json()
+    entries = sum(d["saved"] for d in data["decisions"] if d["taken"]) + sum(data["bytes"]["passes"].values())
+    assert entries == data["bytes"]["unfused"] - data["bytes"]["fused"]
     assert program.check(**feeds) is None
     assert any("loop" in row.name for row in program.profile(**feeds))
     program.report(tmp_path / "net.html")
+    page = data_of((tmp_path / "net.html").read_text())
+    assert {node for _, _, node, _ in inner} <= {
+        n[0] for launch in page["launches"] for g in launch["groups"] for n in g["nodes"]
+    }
     program, again = (grt.compile(recurrent(12, gradient=False), target="cpu") for _ in range(2))
     program.save(tmp_path / "net")
     loaded = grt.load(tmp_path / "net")

@@ -20,7 +20,7 @@ import graphrt as grt
 from graphrt import ops as F
 from graphrt.cli import app
 from graphrt.errors import ArgumentError
-from graphrt.runtime.page import document, highlighter
+from graphrt.runtime.page import document
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 HOSTILE = """</script><img src=x onerror="document.title='taken'">'"\\ \n${1}"""
@@ -56,9 +56,7 @@ def test_the_page_has_everything_the_program_decided(lenet: Path) -> None:
     data = data_of(page)
     assert [x["title"] for x in data["launches"]] == [x.title() for x in program.schedule.launches]  # type: ignore[union-attr]
     assert all(x["seconds"] > 0 and x["predicted"] > 0 and x["bound"] for x in data["launches"])
-    assert [data["sources"][x["source"]][0] for x in data["launches"]] == [program.source(i) for i in range(program.launches)]
-    assert all(sum(pieces[1::2]) == len(text) for text, pieces in data["sources"]), "every letter has its colour"
-    assert len({kind for _, pieces in data["sources"] for kind in pieces[::2]}) > 3
+    assert [data["sources"][x["source"]] for x in data["launches"]] == [program.source(i) for i in range(program.launches)]
     names = {name for x in data["launches"] for g in x["groups"] for name, *_ in g["nodes"]}
     assert {"conv_0", "relu_0", "max_pool_0"} <= names
     ledger = program.explain().ledger
@@ -78,19 +76,33 @@ def test_the_policy_allows_what_is_in_the_page_alone() -> None:
     assert data_of(page) == {"a": 1} and "<script" not in document("a", "b")
 
 
-def test_source_is_painted_or_left_alone() -> None:
-    text = "/* a */ int x = 1; // b\n"
-    shown, pieces = highlighter("c")(text)
-    assert shown == text and sum(pieces[1::2]) == len(text) and {1, 4} <= {*pieces[::2]}
+def test_a_pass_shows_the_lines_that_it_changes(lenet: Path) -> None:
+    """What the passes show, one applied after the other, leads from the first graph to the last."""
+    program, data = grt.compile(lenet_step(4), target="cpu"), data_of(lenet.read_text())
+    lines = [line[1:] for line in data["passes"][0][2]]
+    for _, _, changed in data["passes"][1:]:
+        for line in changed:
+            if line[0] == "-":
+                lines.remove(line[1:])
+            elif line[0] == "+":
+                lines.append(line[1:])
+    graph = program.graph
+    values = {f"%{i}": v.name for i, v in enumerate(graph.values())}
+    last = [re.sub(r"%\d+\b", lambda m: values[m[0]], re.sub(r"^%\d+(, %\d+)* ", "", x)) for x in str(graph).splitlines()]
+    assert sorted(lines) == sorted(last) and any(changed for *_, changed in data["passes"][1:])
 
 
 def test_the_command_and_what_has_no_launches(tmp_path: Path) -> None:
-    out = tmp_path / "mlp.html"
-    words = ["report", "mlp", "--batch", "4", "--target", "cpu", "--eval", "-o", str(out)]
+    out = tmp_path / "resnet20.html"
+    words = ["report", "resnet20", "--batch", "4", "--target", "cpu", "--eval", "-o", str(out)]
     done = CliRunner().invoke(app, words)
     assert (
-        done.exit_code == 0 and "mlp, batch 4, cpu" in done.output and data_of(out.read_text())["title"] == "mlp, batch 4, cpu"
+        done.exit_code == 0
+        and "resnet20, batch 4, cpu" in done.output
+        and data_of(out.read_text())["title"] == "resnet20, batch 4, cpu"
     )
+    where = {n[3].partition(":")[0] for x in data_of(out.read_text())["launches"] for g in x["groups"] for n in g["nodes"]}
+    assert where and all((Path(grt.__file__).parent / "models" / file).exists() for file in where), "a model's own lines"
     with pytest.raises(ArgumentError, match="no launches to report on"):
         grt.compile(hostile(), target="reference").report(out)
 
@@ -142,6 +154,9 @@ def test_search_finds_a_node_and_a_click_shows_its_source(browser: Any, lenet: P
     detail = page.inner_text("#detail")
     assert "max_pool_0" in detail and "graphs.py:" in detail and "measured" in detail and "bound by" in detail
     assert "#undef OP_MAX" in page.inner_text("#detail pre.source") and page.locator("#detail pre.source span").count() > 5
+    kinds = {span.get_attribute("class") for span in page.locator("#detail pre.source span").all()}
+    assert {"comment", "directive", "keyword", "name", "number"} <= kinds
+    assert page.evaluate("byId('detail').querySelector('pre.source').textContent") in data_of(lenet.read_text())["sources"]
     assert page.locator("#detail .verdicts li").count() > 0 and page.locator("#spine svg path").count() > 0
     page.click('[data-launch="0"]')
     assert "relu_0 into conv_0: fused" in page.inner_text("#detail .verdicts")

@@ -6,6 +6,7 @@ import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,6 +38,8 @@ def fusion(
     backward: Annotated[bool, typer.Option("--backward", help="with gradients")] = False,
     processes: Annotated[int, typer.Option(min=1, help="that each measure everything; intervals are over them")] = 5,
     rounds: Annotated[int, typer.Option(min=0, help="turns in each process; 0: count, and time nothing")] = 9,
+    seconds: Annotated[float, typer.Option(min=0.0, help="for a pattern's turns in a process; at least two")] = 600.0,
+    minutes: Annotated[float, typer.Option(min=0.0, help="no pattern begins later; those left out are named")] = 1e6,
     save: Annotated[Path | None, typer.Option(help="append the rows, with every sample, to this .jsonl file")] = None,
     md: Annotated[Path | None, typer.Option(help="write the table as Markdown")] = None,
     page: Annotated[Path | None, typer.Option("--html", help="write one page with plots")] = None,
@@ -66,7 +69,7 @@ def fusion(
     if unknown := set(beside) - {*PEERS}:
         raise ArgumentError(f"peers are torch, torch.compile and jax, got {min(unknown)!r}")
     specs = [
-        Spec(p.name, size, backward and p.backward, target.strip(), labels, beside, rounds)
+        Spec(p.name, size, backward and p.backward, target.strip(), labels, beside, rounds, seconds=seconds)
         for p in chosen
         for target in targets.split(",")
     ]
@@ -76,7 +79,8 @@ def fusion(
         found = [*{row.key: row for row in runs.read(shown) if row.pattern in names}.values()]  # of two runs the later
     else:
         about = runs.about()
-        found, failures = _measured(specs, {p.name: p.family for p in chosen}, processes, about, save, console)
+        end, family = monotonic() + 60 * minutes, {p.name: p.family for p in chosen}
+        found, failures = _measured(specs, family, processes, end, about, save, console)
     wide = console if console.is_terminal else Console(width=220, markup=False)
     wide.print(report.table(found, about, "what fusion is worth"))
     console.print(report.about(about, found))
@@ -115,19 +119,23 @@ def _measured(
     specs: Sequence[Spec],
     family: Mapping[str, str],
     processes: int,
+    end: float,
     about: Mapping[str, Any],
     save: Path | None,
     console: Console,
 ) -> tuple[list[Row], list[str]]:
-    """Rows, saved as they come, and failures; an interrupt ends it and loses nothing."""
+    """Rows, saved as they come, and failures; an interrupt, or the time ``end``, ends it and loses nothing."""
     from graphrt.bench import fusion as runs
 
-    found: list[Row] = []
-    failures: list[str] = []
+    found, failures = list[Row](), list[str]()
     try:
         with console.status("") as status:
             outcomes = runs.run(specs, family, processes)
             for number, spec in enumerate(specs, 1):
+                if monotonic() > end:
+                    left = ", ".join(f"{s.pattern}, {s.target}" for s in specs[number - 1 :])
+                    console.print(Text(f"out of time, not measured: {left}"))
+                    break
                 status.update(Text(f"{number} of {len(specs)}: {spec.pattern}, {spec.target}"))
                 outcome = next(outcomes)
                 if isinstance(outcome, str):

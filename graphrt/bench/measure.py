@@ -6,6 +6,7 @@ Turns matter: clocks, caches and neighbours drift, and a ratio of what was measu
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import platform
 import time
@@ -36,17 +37,25 @@ def spread(seconds: Sequence[float]) -> Timing:
 
 
 def samples(
-    candidates: Mapping[str, Callable[[], Any] | None], rounds: int = 40, calls: int = 5, settle: float = SETTLE
+    candidates: Mapping[str, Callable[[], Any] | None],
+    rounds: int = 40,
+    calls: int = 5,
+    settle: float = SETTLE,
+    budget: float = math.inf,
 ) -> dict[str, list[float]]:
     """Seconds of ``calls`` calls of each candidate in each of ``rounds`` turns, every other turn in the opposite order.
 
     A call must return only when its work is done. A turn begins with ``settle`` seconds of untimed calls: threads of the
     candidate before spin for a while after their last task, and would be measured as contention. A candidate that is None,
-    because its package is missing, has no samples.
+    because its package is missing, has no samples. When ``budget`` seconds are over no pair of turns begins: the orders stay
+    as often one way as the other.
     """
+    begun = time.perf_counter()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     present = [(name, call) for name, call in candidates.items() if call is not None]
     for i in range(rounds):
+        if i and i % 2 == 0 and time.perf_counter() - begun > budget:
+            break
         for name, call in present[:: -1 if i % 2 else 1]:
             begin = time.perf_counter()
             while time.perf_counter() - begin < settle:

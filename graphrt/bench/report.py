@@ -13,12 +13,13 @@ from typing import Any
 from rich.table import Table
 
 from graphrt.bench.fusion import AGAIN, Row, floor, kept_apart
+from graphrt.bench.patterns import PATTERNS
 from graphrt.bench.statistics import ratio
 from graphrt.runtime.page import document
 
 COLUMNS = (
-    *("pattern", "variant", "launches", "MB", "of least", "ms", "p10-p90", "fused is faster by"),
-    *("GB/s", "GFLOP/s", "arena MB", "s to compile"),
+    *("pattern", "variant", "launches", "MB", "of least", "ms", "p10-p90", "predicted ms", "fused is faster by"),
+    *("GB/s", "GFLOP/s", "arena MB", "registers", "s to compile"),
 )
 APART = "Why more than one launch"
 
@@ -30,7 +31,6 @@ def cells(row: Row, machine: Mapping[str, Any]) -> list[str]:
     spread = f"{every[len(every) // 10]:.3f}-{every[-1 - len(every) // 10]:.3f}" if timed else ""
     rates = [(row.bytes, "gbs"), (row.flops, "gflops")]
     shown = [f"{n / row.ms / 1e6:.1f} ({n / row.ms / 1e6 / machine[k]:.0%})" if timed and n else "" for n, k in rates]
-    time = f"{row.ms:.3f}" if timed else f"{row.predicted_ms:.3f} predicted" if row.predicted_ms else ""
     faster = str(ratio(row.logs)) if timed and row.variant not in ("fused",) else ""
     return [
         row.name,
@@ -38,11 +38,13 @@ def cells(row: Row, machine: Mapping[str, Any]) -> list[str]:
         str(row.launches or ""),
         f"{row.bytes / 1e6:.2f}" if row.bytes else "",
         f"{row.bytes / row.least:.2f}" if row.bytes else "",
-        time,
+        f"{row.ms:.3f}" if timed else "",
         spread,
+        f"{row.predicted_ms:.3f}" if row.predicted_ms else "",
         faster,
         *shown,
         f"{row.arena / 1e6:.2f}" if row.bytes else "",
+        str(row.registers or ""),
         f"{row.compile_seconds:.2f}" if row.bytes else "",
     ]
 
@@ -61,10 +63,11 @@ def about(machine: Mapping[str, Any], found: Sequence[Row]) -> str:
     """A sentence on the machine that the figures were measured on."""
     seen = f"copying {machine['gbs']:.1f} GB/s, float32 products {machine['gflops']:.0f} GFLOP/s"
     rest = ", ".join(f"{k} {v}" for k, v in machine.items() if k not in ("gbs", "gflops"))
-    processes = max((len(r.medians) for r in found), default=0)
+    processes, patterns = max((len(r.medians) for r in found), default=0), len({r.pattern for r in found})
     return (
-        f"{rest}. This machine was seen {seen} in the same run; shares are of these. Times are medians of {processes}"
-        f" processes, intervals (95 %) are over processes. Fused, measured twice, differs by up to {floor(found):.1%}."
+        f"{patterns} of {len(PATTERNS)} patterns. {rest}. This machine was seen {seen} in the same run; shares are of these."
+        f" Times are medians of {processes} processes, intervals (95 %) are over processes. Fused, measured twice, differs by"
+        f" up to {floor(found):.1%}. Predicted is the least that the roofline allows."
     )
 
 

@@ -19,7 +19,7 @@ from graphrt.bench.least import least_bytes
 from graphrt.bench.measure import samples
 from graphrt.compiler import compile as compile_graph
 from graphrt.ir import Graph
-from graphrt.runtime.machine import machine
+from graphrt.runtime.machine import expected, machine
 from graphrt.runtime.program import Program
 from graphrt.schedule.cost import launch_cost
 from graphrt.targets.reference.evaluate import evaluate
@@ -31,7 +31,10 @@ TOLERANCE = 5e-3  # of a result's norm: float32 sums in another order, and now a
 
 @dataclass(frozen=True)
 class Spec:
-    """A process's work: ``variants`` are values of compile's ``fusion``, by label; without ``rounds`` nothing is timed."""
+    """A process's work: ``variants`` are values of compile's ``fusion``, by label; without ``rounds`` nothing is timed.
+
+    Turns end after ``rounds``, or after the pair of them in which ``seconds`` are over.
+    """
 
     pattern: str
     size: str
@@ -42,6 +45,7 @@ class Spec:
     rounds: int = 9
     calls: int = 3
     check: bool = True
+    seconds: float = 600.0
 
 
 @dataclass
@@ -95,7 +99,7 @@ def trial(spec: Spec) -> dict[str, Any]:
         calls |= {name: peer(pattern, builder, feeds, spec.backward, name) for name in spec.peers}
     compiled = calls.get("torch.compile") if spec.check else None
     launched = {"torch.compile": kernels(compiled)} if compiled is not None else {}
-    times = samples(calls, spec.rounds, spec.calls, 0.005) if calls and spec.rounds else {}
+    times = samples(calls, spec.rounds, spec.calls, 0.005, spec.seconds) if calls and spec.rounds else {}
     peers = {name: times.get(name, []) for name in spec.peers if calls.get(name) is not None}
     for label, found in variants.items():
         found.seconds = times.get(found.same or label, [])
@@ -111,8 +115,9 @@ def _plan(program: Program, seconds: float) -> Found:
     costs = [launch_cost(kernels) for kernels in program.kernel_ir]
     arena = program.plan.size if program.plan else 0
     moved, flops = sum(c.bytes for c in costs), sum(c.flops for c in costs)
-    apart = [str(d) for d in program.explain().apart()]
-    return Found(program.launches, moved, flops, arena, seconds, apart=apart)
+    apart, device = [str(d) for d in program.explain().apart()], program.device()
+    predicted = sum(expected(c, device)[0] for c in costs) if device is not None else 0.0
+    return Found(program.launches, moved, flops, arena, seconds, predicted=predicted, apart=apart)
 
 
 def _ahead(program: Program, found: Found) -> None:

@@ -73,14 +73,16 @@ def explain(
     chosen = explanation.why(*why) if any(why) else explanation.refused() if refused else None
     shown = known and (as_json or not (chosen is not None or module or group))
     estimate = predict(program, find_data_sheet(program.target, device or None), batch, compiled) if shown else None
+    part = explanation.module(module) if module else explanation.group(group) if group else ""
     if as_json:
         about = {"model": model, "dtype": dtype, "training": training, "target": program.target}
-        some = explanation.to_json() if chosen is None else {"decisions": [asdict(d) for d in chosen]}
+        some: dict[str, Any] = {"lines": part.splitlines()} if part else explanation.to_json()
+        some = some if chosen is None else {"decisions": [asdict(d) for d in chosen]}
         typer.echo(json.dumps({**about, **(estimate.to_json() if estimate else {}), **some}, indent=1))
     elif chosen is not None:
         typer.echo("\n".join(map(str, chosen)))
-    elif module or group:
-        typer.echo(explanation.module(module) if module else explanation.group(group))
+    elif part:
+        typer.echo(part)
     else:
         typer.echo(f"{title}, target {program.target}: {len(program.graph.nodes)} nodes\n")
         typer.echo(f"fusion\n{explanation.full() if full else explanation}\n")

@@ -7,6 +7,7 @@ matmul behind it reads consecutive addresses. Inputs keep the order their caller
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 
 from graphrt.index import axes
@@ -45,6 +46,7 @@ class _Layouts:
         self.graph, self.min_channels = graph, min_channels
         self.users, self.results = graph.users(), set(graph.results())
         self.chosen: dict[Value, Order] = {}
+        self._follows, self._keeps_dimensions = functools.cache(follows), functools.cache(_keeps_dimensions)
         self._rows: dict[Value, bool] = {}
         self.fixed = {n.outputs[0]: fixed[n.name] for n in graph.nodes if n.op.name == "parameter" and n.name in fixed}
         self.returned: dict[Value, Order] = {}
@@ -87,19 +89,50 @@ class _Layouts:
             return self.fixed[v]
         if v in self.returned:
             return self.returned[v]
-        order = _choose(v.node, v.index, self.wishes[v], self.chosen)
+        order = self._choose(v.node, v.index, self.wishes[v])
         return None if _few_channels(v, order, self.min_channels) else order
+
+    def _choose(self, node: Node, i: int, wishes: list[Order]) -> Order:
+        chosen = self.chosen
+        wanted = [o for o in wishes if o is not None]
+        if node.op.kind is Kind.SOURCE:
+            return (wanted[0] if wanted else None) if node.op.name == "parameter" else node.types[0].order
+        if node.op.kind is Kind.VIEW and not self._follows(node):
+            if not self._keeps_dimensions(node):
+                return None
+            wanted += [o for v in node.inputs if not wishes and (o := chosen[v]) is not None]
+            return wanted[0] if wanted else None
+        shape = node.types[i].shape
+        if node.op.kind is Kind.COLLECTIVE:
+            return chosen[node.inputs[i]] if i < len(node.inputs) and node.inputs[i].shape == shape else None
+        if node.op.orders is not None:
+            return None if wishes and not wanted else node.op.orders(node)[1][i]
+        if self._follows(node) or node.op.kind is Kind.RANDOM:
+            inherited = [
+                chosen[v]
+                for v in node.inputs
+                if v.shape == shape
+                and (v.node.op.kind is not Kind.VIEW or self._follows(v.node) or self._keeps_dimensions(v.node))
+            ]
+            followed = [o for o in inherited if o is not None]
+            if followed:
+                return followed[0]
+            return wanted[0] if wanted else None
+        return None
+
+    def _lies_as_it_reads(self, view: Node) -> bool:
+        return self._follows(view) or self._keeps_dimensions(view)
 
     def _pass_wishes_on(self) -> None:
         """Asks operands to lie as what is made of them: momentum * 0.9 + dw has the momentum lie as dw does."""
         for node in reversed(self.graph.nodes):
-            if not follows(node):
+            if not self._follows(node):
                 continue
             y = node.outputs[0]
             alike = [v for v in node.inputs if v.shape == y.shape]
             orders = [o for o in (self.chosen[y], *self.wishes[y], *(self.chosen[v] for v in alike)) if o]
             for v in alike:
-                led = follows(v.node) or v.node.op.name == "parameter"
+                led = self._follows(v.node) or v.node.op.name == "parameter"
                 if orders and led and not self.wishes[v]:
                     self.wishes[v].append(orders[0])
 
@@ -162,30 +195,3 @@ def _keeps_dimensions(node: Node) -> bool:
 
 def _few_channels(v: Value, order: Order, least: int) -> bool:
     return order is not None and order[0] == 0 and v.ndim >= 3 and order[-1] == 1 and v.shape[1] < least
-
-
-def _choose(node: Node, i: int, wishes: list[Order], chosen: dict[Value, Order]) -> Order:
-    wanted = [o for o in wishes if o is not None]
-    if node.op.kind is Kind.SOURCE:
-        return (wanted[0] if wanted else None) if node.op.name == "parameter" else node.types[0].order
-    if node.op.kind is Kind.VIEW and not follows(node):
-        if not _keeps_dimensions(node):
-            return None
-        wanted += [o for v in node.inputs if not wishes and (o := chosen[v]) is not None]
-        return wanted[0] if wanted else None
-    shape = node.types[i].shape
-    if node.op.kind is Kind.COLLECTIVE:
-        return chosen[node.inputs[i]] if i < len(node.inputs) and node.inputs[i].shape == shape else None
-    if node.op.orders is not None:
-        return None if wishes and not wanted else node.op.orders(node)[1][i]
-    if follows(node) or node.op.kind is Kind.RANDOM:
-        inherited = [
-            chosen[v]
-            for v in node.inputs
-            if v.shape == shape and (v.node.op.kind is not Kind.VIEW or follows(v.node) or _keeps_dimensions(v.node))
-        ]
-        followed = [o for o in inherited if o is not None]
-        if followed:
-            return followed[0]
-        return wanted[0] if wanted else None
-    return None

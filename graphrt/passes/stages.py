@@ -20,7 +20,7 @@ STAGES: Mapping[str, str] = {
     "chain": "elementwise ops behind elementwise ops share a kernel",
     "segments": "sums of a tile's rows are an epilogue of the template that computes it (GPUs)",
     "rows": "reductions over the same rows share a kernel",
-    "inline": "elementwise ops in front of a kernel are computed where it loads (prologues)",
+    "inline": "elementwise ops in front of a kernel are computed where it loads (prologues), or stored along the way",
     "recompute": "what is cheap is computed again by those who read it where that moves fewer bytes",
     "totals": "small exact totals are found again by those who read them",
     "in_place": "new values of parameters are stored over the old ones, and values over what nobody needs any more",

@@ -15,7 +15,7 @@ from graphrt.passes.stages import STAGES
 from graphrt.runtime.lowering import Lowering
 from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.group import Launch
-from graphrt.schedule.loops import plan_lines
+from graphrt.schedule.loops import loops, plan_lines
 
 REASONS = 14  # that a summary lists, the most frequent first
 MODULES = 12
@@ -25,16 +25,19 @@ class Explanation:
     """The decisions of a program; printed, a summary of at most 60 lines: by stage, by reason and by module.
 
     ``chosen`` are the target's own, on the variants of templates; ``configurations`` are how kernels are launched, where that
-    was chosen.
+    was chosen. Decisions in the bodies of loops are among them; they save none of the bytes that the program's launches move.
     """
 
     def __init__(self, lowering: Lowering, chosen: Sequence[Decision] = (), configurations: Sequence[Any] = ()) -> None:
         self.ledger, self.configurations = lowering.ledger, configurations
+        bodies = [loop.body for loop in loops(kernel for kernels in lowering.kernels for kernel in kernels)]
         self.decisions = [*self.ledger.decisions, *chosen]
         self._launches: Sequence[Launch] = lowering.schedule.launches if lowering.schedule else ()
-        self._kernels = lowering.kernels
-        self._costs = [launch_cost(kernels) for kernels in lowering.kernels]
-        self._names = {n.name for _, graph in lowering.passes for n in graph.nodes}
+        self._costs = lowering.costs
+        self._every = [*zip(self._launches, lowering.kernels, strict=True)]  # those of loops' bodies too
+        self._every += [pair for body in bodies for pair in zip(body.schedule.launches, body.kernels, strict=True)]
+        graphs = [*(graph for _, graph in lowering.passes), *(body.schedule.graph for body in bodies)]
+        self._names = {n.name for graph in graphs for n in graph.nodes}
         self._modules_of = list(modules(self._launches))
 
     def __str__(self) -> str:
@@ -87,7 +90,7 @@ class Explanation:
 
     def _together(self, a: str, b: str) -> list[Decision]:
         """The answer for two nodes of which nothing was decided: whether they share a kernel all the same."""
-        for launch in self._launches:
+        for launch, _ in self._every:
             for group in launch.groups:
                 names = {n.name for n in (*group.nodes, *group.inlined)}
                 if {a, b} <= names:
@@ -97,11 +100,14 @@ class Explanation:
     def group(self, name: str) -> str:
         """The line of group ``name`` of the plan, its bytes and operations, and each decision on what it computes.
 
+        Under a loop are the lines of its body, whose groups have names too: g2_0.
+
         Raises ArgumentError for a name that is none.
         """
-        for launch, kernels, cost in zip(self._launches, self._kernels, self._costs, strict=True):
+        for launch, kernels in self._every:
             for group in launch.groups:
                 if group.name == name:
+                    cost = launch_cost(kernels)
                     names = {v.name for n in (*group.nodes, *group.inlined) for v in n.outputs}
                     about = [d for d in self.decisions if d.node in names and (d.other in names or not d.fuses)]
                     refused = [d for d in self.decisions if d.other == group.label and d.node not in names]

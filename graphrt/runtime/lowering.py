@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,7 +14,7 @@ from graphrt.passes.decision import Decision
 from graphrt.passes.pipeline import PassPolicy, run_passes
 from graphrt.passes.stages import NONE, STAGES
 from graphrt.schedule.concat_buffers import NO_BUFFERS, ConcatBuffers
-from graphrt.schedule.cost import launch_cost
+from graphrt.schedule.cost import Cost, launch_cost
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.ledger import settle, unfused_bytes
 from graphrt.schedule.memory import MemoryPlan
@@ -20,6 +22,18 @@ from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Schedule
 from graphrt.schedule.traffic import Traffic
 from graphrt.types import TensorType
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection inside: a compilation makes many objects and little garbage."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -52,13 +66,22 @@ class Lowering:
         return self.passes[-1][1]
 
     @cached_property
+    def costs(self) -> Sequence[Cost]:
+        """The bytes and operations of each launch."""
+        return [launch_cost(kernels) for kernels in self.kernels]
+
+    @cached_property
     def ledger(self) -> Ledger:
-        """The bytes that every decision saves; found when asked for, which takes about as long as lowering did."""
+        """The bytes that every decision saves; found when asked for, which takes about half as long as lowering did."""
         if self.schedule is None or self.policy is None:
             return Ledger(0, 0, {}, self.decisions)
-        policy, traffic = self.policy, Traffic(self.policy)
-        start, decisions = settle(self.graph, self.schedule.groups(), self.buffers, self.decisions, policy, traffic)
-        fused = sum(launch_cost(kernels).bytes for kernels in self.kernels)
+        with uncollected():
+            return self._settled(self.schedule, self.policy)
+
+    def _settled(self, schedule: Schedule, policy: SchedulePolicy) -> Ledger:
+        traffic = Traffic(policy)
+        start, decisions = settle(self.graph, schedule.groups(), self.buffers, self.decisions, policy, traffic)
+        fused = sum(cost.bytes for cost in self.costs)
         steps = zip(self.passes, self.passes[1:], strict=False)
         changed = [(name, before) for (_, before), (name, after) in steps if name in STAGES and before is not after]
         moved = [unfused_bytes(self._without(name, before), policy, traffic) for name, before in changed] + [start]

@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import html
 import json
-from collections.abc import Callable, Iterable
 from typing import Any
 
 STYLE = """
@@ -37,42 +36,3 @@ def document(title: str, body: str, style: str = "", script: str = "", data: Any
 
 def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-KINDS = ("", "comment", "keyword", "string", "number", "directive", "name")  # of the pieces of highlighted source
-
-
-def highlighter(language: str) -> Callable[[str], list[Any]]:
-    """A function that makes of source its text, and kinds and lengths of its pieces in turn; one piece without Pygments."""
-    try:
-        from pygments import lexers, token
-    except ModuleNotFoundError:
-        return lambda text: [text, [0, len(text)]]
-    kinds = [
-        (token.Comment.Preproc, 5),
-        (token.Comment.PreprocFile, 5),
-        (token.Comment, 1),
-        (token.Keyword, 2),
-        (token.String, 3),
-        (token.Number, 4),
-        (token.Name.Function, 6),
-        (token.Name.Decorator, 5),
-    ]
-    lexer = lexers.get_lexer_by_name(language, stripnl=False, ensurenl=False)
-
-    def pieces(text: str) -> list[Any]:
-        found = ((next((n for of, n in kinds if kind in of), 0), len(piece)) for kind, piece in lexer.get_tokens(text))
-        return [text.replace("\r\n", "\n").replace("\r", "\n"), _joined(found)]
-
-    return pieces
-
-
-def _joined(pieces: Iterable[tuple[int, int]]) -> list[int]:
-    """Kind and length of each piece in turn, neighbours of one kind as one."""
-    found: list[int] = []
-    for kind, length in pieces:
-        if found and found[-2] == kind:
-            found[-1] += length
-        else:
-            found += [kind, length]
-    return found

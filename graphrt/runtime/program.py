@@ -23,7 +23,6 @@ from graphrt.runtime.profile import LaunchProfile, Profile, Span
 from graphrt.runtime.report import write
 from graphrt.runtime.runnable import Binary, Runnable
 from graphrt.runtime.state import State
-from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.group import Launch
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.loops import plan_lines
@@ -221,6 +220,10 @@ class Program(Runnable):
         chosen = self._executable.decisions(lowering)
         return Explanation(lowering, chosen, [c for c in self.configurations() if c not in chosen])
 
+    def device(self) -> DataSheet | None:
+        """The machine by whose roofline its launches are predicted; None where their times mean nothing."""
+        return self._executable.device()
+
     def report(
         self, path: str | Path, profile: Profile | None = None, kernels: Sequence[Any] = (), title: str = "a program"
     ) -> None:
@@ -232,7 +235,7 @@ class Program(Runnable):
         """
         if self.schedule is None:
             raise ArgumentError(f"the {self.target} target has no launches to report on")
-        write(self, path, profile, kernels, self._executable.device(), f"{title}, {self.target}")
+        write(self, path, profile, kernels, self.device(), f"{title}, {self.target}")
 
     def profile(self, *args: Any, runs: int = 20, **inputs: Any) -> Profile:
         """Seconds of each launch over ``runs`` runs, with its flops and the bytes of its inputs and outputs.
@@ -252,10 +255,9 @@ class Program(Runnable):
         with self._running():
             times = np.array([self._executable.time(bound, self.state) for _ in range(runs)])
             spans = self._executable.spans(bound, self.state)
-        device, found = self._executable.device(), []
+        device, found = self.device(), []
         percentiles = np.percentile(times, (50, 10, 90), axis=0).T.tolist()
-        for launch, kernels, (seconds, low, high) in zip(self.schedule.launches, self.kernel_ir, percentiles, strict=True):
-            cost = launch_cost(kernels)
+        for launch, cost, (seconds, low, high) in zip(self.schedule.launches, self._lower().costs, percentiles, strict=True):
             predicted, limit = expected(cost, device) if device else (None, "")
             groups = tuple(Launch([group]).title() for group in launch.groups)
             row = LaunchProfile(launch.title(), seconds, cost.flops, cost.bytes, low, high, limit, predicted, groups)

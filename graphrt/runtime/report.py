@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -12,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from graphrt.ir import Graph, Node
 from graphrt.runtime.explanation import modules
+from graphrt.runtime.lowering import uncollected
 from graphrt.runtime.machine import DataSheet, expected
-from graphrt.runtime.page import KINDS, document, highlighter
+from graphrt.runtime.page import document
 from graphrt.runtime.profile import Profile
-from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.group import Launch
+from graphrt.schedule.loops import loops
+from graphrt.text import equation, result_line
 
 if TYPE_CHECKING:
     from graphrt.runtime.program import Program
@@ -36,7 +37,8 @@ def write(
 
     Raises OSError.
     """
-    data = collect(program, profile, kernels, device, title)
+    with uncollected():
+        data = collect(program, profile, kernels, device, title)
     assets = resources.files("graphrt.runtime") / "assets"
     style, script = ((assets / f"report.{kind}").read_text() for kind in ("css", "js"))
     Path(path).write_text(document(title, BODY, style, script, data))
@@ -46,17 +48,17 @@ def collect(
     program: Program, profile: Profile | None, kernels: Sequence[Any], device: DataSheet | None, title: str
 ) -> dict[str, Any]:
     """The content of the page, as plain data."""
-    explanation, schedule, plan = program.explain(), program.schedule, program.plan
+    explanation, lowering, schedule, plan = program.explain(), program._lower(), program.schedule, program.plan
     assert schedule is not None and plan is not None
     ledger, launches = explanation.ledger, schedule.launches
     numbers = {g: i for i, launch in enumerate(launches) for g in launch.groups}
     makers = {v: numbers[g] for g in numbers for v in (*g.outputs, *g.copies)}
-    paint = highlighter("c" if program.target in ("cpu", "debug") else "python")
     texts: dict[str, int] = {}
     peaks = (device.memory, device.float32, device.half) if device else ()
     rows = []
-    for i, (launch, module, costs) in enumerate(zip(launches, modules(launches), program.kernel_ir, strict=True)):
-        cost = launch_cost(costs)
+    every = zip(launches, modules(launches), lowering.kernels, lowering.costs, strict=True)
+    for i, (launch, module, parts, cost) in enumerate(every):
+        inside = [g for loop in loops(parts) for g in loop.body.schedule.groups()]
         predicted, bound = expected(cost, device) if device else (0.0, "")
         reads = dict.fromkeys(v for g in launch.groups for v in g.inputs)
         row = {
@@ -64,7 +66,7 @@ def collect(
             "about": launch.description(),
             "module": module,
             "phase": Counter(g.phase for g in launch.groups if g.nodes or len(launch.groups) == 1).most_common(1)[0][0],
-            "groups": [_group(g) for g in launch.groups],
+            "groups": [_group(g) for g in (*launch.groups, *inside)],
             "reads": [[v.name, str(v.type), makers.get(v, -1)] for v in reads],
             "writes": [[v.name, str(v.type)] for g in launch.groups for v in (*g.outputs, *g.copies)],
             "read": cost.read,
@@ -83,8 +85,8 @@ def collect(
         "title": title,
         "target": program.target,
         "launches": rows,
-        "kinds": KINDS,
-        "sources": [paint(text) for text in texts],
+        "language": "c" if program.target in ("cpu", "debug") else "python",
+        "sources": [*texts],
         "decisions": [[d.stage, d.node, d.other, d.taken, d.saved, str(d)] for d in explanation.decisions],
         "ledger": {"unfused": ledger.unfused, "fused": ledger.fused, "passes": dict(ledger.passes)},
         "passes": list(_passes(program.passes)),
@@ -97,7 +99,7 @@ def collect(
                 for s, at in plan.offset.items()
             ],
         },
-        "compiling": {"all": program.compile_seconds, **program._lower().seconds},
+        "compiling": {"all": program.compile_seconds, **lowering.seconds},
         "device": [device.name, *(1e3 * n for n in peaks), device.measured] if device else None,
     }
 
@@ -127,20 +129,37 @@ def _inside(node: Node, inside: dict[Any, str]) -> set[str]:
 
 
 def _passes(passes: Sequence[tuple[str, Graph]]) -> Iterator[list[Any]]:
-    """Name, nodes, and lines of each pass: of the first all, then what differs, with what is around it."""
-    before: list[str] | None = None
+    """Name, nodes, and lines of each pass: of the first all, then what differs, with what is around it.
+
+    A line names the values that it reads, so that a node that goes changes no other line.
+    """
+    before, known, last = list[str](), dict[str, tuple[Node, str]](), None
     for name, graph in passes:
-        lines = _named(graph)
-        if before is None:
+        known = {n.name: (n, _line(n, known.get(n.name))) for n in graph.nodes}
+        lines = [line for _, line in known.values()]
+        lines += [result_line("output", result, v.name, graph.orders.get(result)) for result, v in graph.outputs.items()]
+        lines += [result_line("update", result, v.name) for result, v in graph.updates.items()]
+        if last is None:
             yield [name, len(graph.nodes), [f" {line}" for line in lines]]
         else:
             changed = [] if lines == before else list(difflib.unified_diff(before, lines, lineterm="", n=2))[2:]
             yield [name, len(graph.nodes), changed]
-        before = lines
+        before, last = lines, graph
 
 
-def _named(graph: Graph) -> list[str]:
-    """The lines of ``graph`` with names in place of numbers, so that a node that goes changes no other line."""
-    names = {f"%{i}": v.name for i, v in enumerate(graph.values())}
-    lines = (re.sub(r"^%\d+(, %\d+)* ", "", line) for line in str(graph).splitlines())
-    return [re.sub(r"(?<![\w.\"])%\d+\b", lambda m: names.get(m[0], m[0]), line) for line in lines]
+def _line(node: Node, known: tuple[Node, str] | None) -> str:
+    """The line of ``node``, which is that of the ``known`` node of its name where the pass before left it as it was."""
+    if known is not None and _alike(known[0], node):
+        return known[1]
+    return equation(node, {v: v.name for v in node.inputs})
+
+
+def _alike(a: Node, b: Node) -> bool:
+    """Whether two nodes of different graphs have one line."""
+    return (
+        a.op is b.op
+        and a.types == b.types
+        and a.attrs == b.attrs
+        and a.origin == b.origin
+        and [(v.node.name, v.index) for v in a.inputs] == [(v.node.name, v.index) for v in b.inputs]
+    )

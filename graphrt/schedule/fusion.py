@@ -24,6 +24,7 @@ from graphrt.schedule.group import FREE, FUSABLE, Group, Index, chain, pull, thr
 from graphrt.schedule.inline import inline
 from graphrt.schedule.partial_reductions import absorb_partial_sums
 from graphrt.schedule.policy import ROW_LIMIT, SchedulePolicy
+from graphrt.schedule.producers import take_producers
 from graphrt.schedule.recompute import recompute
 from graphrt.schedule.reduction_fusion import fuse_reductions
 from graphrt.schedule.totals import share_totals
@@ -63,6 +64,8 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
     for node in single:
         if node not in f.owner and node not in f.inlined:
             f.start(node)
+    if "inline" in policy.fusion:
+        take_producers(f)
     if "recompute" in policy.fusion:
         recompute(f)
     if "totals" in policy.fusion:
@@ -71,7 +74,7 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
     _copies(f, buffers)
     copied = {base for g in f.groups for v in g.copies for base in through(v)}
     for group in f.groups:
-        fill_edges(f, group, copied)
+        group.inputs, group.outputs = loaded(f, group), stored(f, group, copied)
     _check(f)
     return f.groups, [*buffers.decisions, *_standing(f)]
 
@@ -246,18 +249,22 @@ def _leave_out(f: FusionState) -> None:
             f.groups.remove(group)
 
 
-def fill_edges(f: FusionState, group: Group, copied: set[Value]) -> None:
-    """Fills in what the group reads and what it must store: what others read, copy out (``copied``), or get as results."""
+def loaded(f: FusionState, group: Group) -> list[Value]:
+    """The values that ``group`` reads from memory."""
     members = {*group.nodes, *group.inlined}
     reads: dict[Value, None] = {}
     for node in [*group.inlined, *group.nodes]:
         reads.update(dict.fromkeys(f.bases(node)))
     for v in group.copies:
         reads.update(dict.fromkeys(through(v)))
-    group.inputs = [v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED]
-    for v in group.values():
-        if v in copied or f.is_stored(v) or any(v.node not in g.inlined for g in f.reading(group, v)):
-            group.outputs.append(v)
+    return [v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED]
+
+
+def stored(f: FusionState, group: Group, copied: set[Value]) -> list[Value]:
+    """The values that ``group`` must store: what others read, copy out (``copied``), or get as results."""
+    return [
+        v for v in group.values() if v in copied or f.is_stored(v) or any(v.node not in g.inlined for g in f.reading(group, v))
+    ]
 
 
 def _standing(f: FusionState) -> list[Decision]:

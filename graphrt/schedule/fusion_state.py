@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node, Value
@@ -290,6 +290,20 @@ class FusionState:
         """Notes that ``a`` and ``b`` are in one group from now on."""
         if self._reach is not None:
             self._reach.merge(a, b)
+
+    def absorb(self, group: Group, other: Group, index: Mapping[Value, Index]) -> None:
+        """Makes the members of ``other``, whose values lie at ``index``, and what it computes on load, those of ``group``."""
+        self.merge(group.nodes[0], other.nodes[0])
+        group.nodes = sorted((*group.nodes, *other.nodes), key=self.position.__getitem__)
+        group.index.update(index)
+        group.stopped += other.stopped
+        group.inlined = sorted({*group.inlined, *other.inlined}, key=self.position.__getitem__)
+        for node in other.inlined:
+            self.inlined[node] = [*(g for g in self.inlined[node] if g not in (group, other)), group]
+        self.groups.remove(other)
+        self.owner.update(dict.fromkeys(other.nodes, group))
+        self._work.pop(group, None)
+        self._changes[group] += 1
 
     def remove(self, group: Group, node: Node) -> None:
         """Takes ``node`` out of ``group`` again."""

@@ -18,7 +18,7 @@ from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.passes.decision import Decision
 from graphrt.schedule.concat_buffers import NO_BUFFERS, ConcatBuffers
-from graphrt.schedule.fusion import fill_edges
+from graphrt.schedule.fusion import loaded, stored
 from graphrt.schedule.fusion_state import FusionState
 from graphrt.schedule.group import FREE, Group, through
 from graphrt.schedule.policy import SchedulePolicy
@@ -183,12 +183,8 @@ class _Plan:
         pending = list(changed)
         while pending:
             group = pending.pop()
-            if (name := self.copiers.get(group)) is not None:
-                places = {group.inputs[0]: [Place(Slot("state", name, self.graph.sources[name].types[0]))]}
-            else:
-                group.outputs = []
-                fill_edges(self.f, group, copied)
-                places = {v: self._places(v) for v in (*group.outputs, *group.copies)}
+            if (name := self.copiers.get(group)) is None:
+                group.outputs = stored(self.f, group, copied)
             node = group.nodes[0] if group.nodes else None
             if node is not None and not group.outputs and self.f.owner.get(node) is group and node not in self.members:
                 self._drop(group)
@@ -198,6 +194,11 @@ class _Plan:
             shape = (list(group.nodes), list(group.inlined), list(group.outputs))
             if not anew and self.counted.get(group) == shape:
                 continue
+            if name is not None:
+                places = {group.inputs[0]: [Place(Slot("state", name, self.graph.sources[name].types[0]))]}
+            else:
+                group.inputs = loaded(self.f, group)
+                places = {v: self._places(v) for v in (*group.outputs, *group.copies)}
             self._drop(group)
             schedule = Schedule(self.graph, [], self.home, {(group, v): at for v, at in places.items()}, self.buffers.read)
             self.counted[group], self.bytes[group] = shape, self.traffic.bytes(schedule, group)

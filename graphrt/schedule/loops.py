@@ -7,7 +7,7 @@ no history     [ h ] [ h' ]                    by turns, so that the last lands 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from graphrt.index import as_expr, axis
 from graphrt.ir import Graph, Value
@@ -51,6 +51,14 @@ def plan_lines(launch: Launch, kernels: Sequence[Kernel], indent: str = "") -> I
         if isinstance(kernel, LoopKernel):
             for inner, others in zip(kernel.body.schedule.launches, kernel.body.kernels, strict=True):
                 yield from plan_lines(inner, others, f"{indent}    ")
+
+
+def loops(kernels: Iterable[Kernel]) -> Iterator[LoopKernel]:
+    """The loops among ``kernels``, and those in their bodies."""
+    for kernel in kernels:
+        if isinstance(kernel, LoopKernel):
+            yield kernel
+            yield from loops(inner for launch in kernel.body.kernels for inner in launch)
 
 
 def _name_groups(kernel: LoopKernel) -> None:

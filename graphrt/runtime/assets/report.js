@@ -37,14 +37,22 @@ function table(head, rows, figures = []) {
     make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map(cell)))));
 }
 
+/** What has a colour in source, by language: a named group for each kind, tried in this order. */
+const SYNTAX = {
+  c: /(?<comment>\/\*[^]*?\*\/|\/\/.*)|(?<directive>^[ \t]*#(?:.*\\\n)*.*)|(?<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|(?<number>\b(?:0x[\da-fA-F]+|\d+\.?\d*(?:[eE][+-]?\d+)?)[fFuUlL]*)|(?<keyword>\b(?:break|case|char|const|continue|default|do|double|else|enum|extern|float|for|goto|if|inline|int|long|register|restrict|return|short|signed|sizeof|static|struct|switch|typedef|union|unsigned|void|volatile|while)\b)|(?<name>\b[A-Za-z_]\w*(?=\())/gm,
+  python: /(?<comment>#.*)|(?<string>"""[^]*?"""|'''[^]*?'''|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|(?<directive>^[ \t]*@[\w.]+)|(?<number>\b(?:0x[\da-fA-F]+|\d+\.?\d*(?:[eE][+-]?\d+)?))|(?<keyword>\b(?:and|as|assert|break|class|continue|def|elif|else|False|for|from|if|import|in|is|lambda|None|not|or|pass|raise|return|True|while|with|yield)\b)|(?<name>\b[A-Za-z_]\w*(?=\())/gm,
+};
+
 /** Source with its pieces in the colours of their kinds. */
-function painted(data, [text, pieces]) {
+function painted(language, text) {
   const pre = make("pre", { className: "source" });
   let at = 0;
-  for (let i = 0; i < pieces.length; i += 2) {
-    const piece = text.slice(at, (at += pieces[i + 1]));
-    pre.append(pieces[i] ? make("span", { className: data.kinds[pieces[i]] }, piece) : piece);
+  for (const found of text.matchAll(SYNTAX[language])) {
+    const [kind] = Object.entries(found.groups).find(([, piece]) => piece !== undefined);
+    pre.append(text.slice(at, found.index), make("span", { className: kind }, found[0]));
+    at = found.index + found[0].length;
   }
+  pre.append(text.slice(at));
   return pre;
 }
 
@@ -168,7 +176,7 @@ class Report {
     const verdicts = data.decisions.filter(([, node, other]) => names.has(node) || labels.has(other));
     const line = ([, , , taken, , text]) => make("li", { className: taken ? "yes" : "no" }, text);
     parts.push(make("h2", {}, "verdicts"), make("ul", { className: "verdicts" }, ...verdicts.map(line)));
-    parts.push(make("h2", {}, "source"), painted(data, data.sources[launch.source]));
+    parts.push(make("h2", {}, "source"), painted(data.language, data.sources[launch.source]));
     return parts;
   }
 

@@ -1,0 +1,103 @@
+"""Elementwise kernels that a reduction reads at its own elements become part of it: it stores for others what it computes.
+
+    exp --> stored --> sum of rows              sum of rows, which computes exp and stores it
+               \\-----> others         becomes         \\-----> others
+
+What is dear, or read by others too, is not computed on load but stored by a kernel of its own, as long as not all who read it
+have theirs. When all groups stand, that kernel's loop may be the first pass of a reduction: what it stores is not read again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from graphrt.index import Expr, linearize, row_major
+from graphrt.ir import Node, Value
+from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict, aligned
+from graphrt.schedule.group import Group, Guard, Index, Read, read_index, reads
+from graphrt.schedule.policy import ROW_LIMIT
+from graphrt.schedule.work import MOST
+
+
+def take_producers(f: FusionState) -> None:
+    """Merges elementwise groups into reductions that read what they store, last first."""
+    for group in sorted(f.groups, key=lambda g: -max(map(f.position.__getitem__, g.nodes), default=0)):
+        if group.kind != "pointwise" or not group.nodes:
+            continue
+        readers = {g: None for v in group.values() for g in f.reading(group, v) if g.kind == "reduction"}
+        for reader in sorted(readers, key=lambda g: f.position[g.nodes[0]]):
+            index = _index(f, group, reader)
+            if index is not None and _fits(f, group, reader, index):
+                shared = sum(v.type.nbytes for v in f.inputs(group) & f.inputs(reader))
+                for node in group.nodes:
+                    saved = sum(v.type.nbytes for v in node.outputs if reader in f.reading(group, v)) + shared
+                    f.decide(node, reader, Verdict(True, "same element, stored for others along the way"), saved, "inline")
+                    shared = 0
+                f.absorb(reader, group, index)
+                break
+
+
+def _index(f: FusionState, group: Group, reader: Group) -> dict[Value, Index] | None:
+    """The index of each value of ``group`` in the domain of ``reader``; None if that has not each element once."""
+    if math.prod(group.shape) != math.prod(reader.shape) or reader.reduced_size > ROW_LIMIT:
+        return None
+    found = dict.fromkeys((r.value, r.index) for r in _reached(f, reader, {*group.values()}) if not r.guards)
+    for value, at in found:
+        to = {_axis(e): to for e, to, n in zip(group.index[value], at, value.shape, strict=True) if n > 1}
+        whole = "" not in to and math.prod(group.shape) == value.type.size and len(to) == sum(n > 1 for n in value.shape)
+        if whole and _each_once(reader, value, at):
+            return {v: tuple(e.substitute(to) for e in index) for v, index in group.index.items()}
+    return None
+
+
+def _each_once(reader: Group, value: Value, at: Index) -> bool:
+    """Whether ``at`` is a different element of ``value`` for each of the domain of ``reader``, which has as many.
+
+    It is so where dimensions are permuted, and where the elements are counted alike.
+    """
+    alike = linearize(at, row_major(value.shape)) == linearize(reader.domain, row_major(reader.shape))
+    return alike or sorted(map(_axis, at)) == sorted(map(_axis, reader.domain))
+
+
+def _axis(e: Expr) -> str:
+    """The axis that ``e`` is, empty where it is anything else."""
+    name = next(iter(e.axes()), "")
+    return name if len(e.terms) == 1 and e.stride(name) == 1 and e.const == 0 else ""
+
+
+def _fits(f: FusionState, group: Group, reader: Group, index: dict[Value, Index]) -> bool:
+    """Whether ``reader`` can compute what ``group`` does at ``index`` of its domain, and store it."""
+    trial = Group(reader.name, reader.anchor, reader.shape, reader.domain, index={**reader.index, **index})
+    trial.nodes = sorted((*reader.nodes, *group.nodes), key=f.position.__getitem__)
+    trial.inlined = sorted({*reader.inlined, *group.inlined}, key=f.position.__getitem__)
+    made, values = {*group.values()}, trial.index
+    buffered = {v for n in trial.inlined for v in f.buffered(n)}
+    others = {n for v in made for g in f.reading(group, v) if g is not reader for n in g.nodes}
+    return (
+        f.forbidden([reader], [*group.nodes, *group.inlined]) is None
+        and made.isdisjoint(f.graph.updates.values())  # a later pass may read the parameter again
+        and made.isdisjoint(buffered)
+        and all(aligned(f, trial, n, read_index(trial, n)) for n in trial.nodes)
+        and not any(r.guards or r.index != values[r.value] for r in _reached(f, trial, made))
+        and f.work(reader).operations + f.work(group).operations <= MOST
+        and len(f.inputs(trial)) <= MAX_INPUTS
+        and not f.depends(others, {*reader.nodes})
+    )
+
+
+def _reached(f: FusionState, group: Group, values: set[Value]) -> Iterator[Read]:
+    """The reads of ``values`` by ``group``, by way of what it computes on load too."""
+    inlined, seen = {*group.inlined}, set[object]()
+    pending: list[tuple[Node, Index, tuple[Guard, ...]]] = [(n, read_index(group, n), ()) for n in group.nodes]
+    while pending:
+        node, index, guards = pending.pop()
+        for read in reads(node, index, guards):
+            key = (read.value, read.index, read.guards)
+            if key in seen:
+                continue
+            seen.add(key)
+            if read.value in values:
+                yield read
+            if read.value.node in inlined:
+                pending.append((read.value.node, read.index, read.guards))
