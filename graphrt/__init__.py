@@ -11,6 +11,7 @@ from graphrt.frontends.onnx.export import to_onnx
 from graphrt.gradcheck import GradcheckReport, backward_text, gradcheck
 from graphrt.ir import Graph, Node, Value
 from graphrt.nn.weights import LoadReport, load_weights
+from graphrt.passes.open_batch import up_to
 from graphrt.passes.stages import STAGES
 from graphrt.runtime.bisection import bisect
 from graphrt.runtime.program import Program
@@ -62,5 +63,6 @@ __all__ = [
     "optim",
     "to_onnx",
     "to_torch",
+    "up_to",
     "visualize",
 ]

@@ -21,6 +21,8 @@ from graphrt.errors import ArgumentError, GraphError
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind, Order
 from graphrt.ops.body import Loop
+from graphrt.passes.decision import Decision
+from graphrt.passes.open_batch import UpTo, open_batch
 from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import Fusion
@@ -53,6 +55,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     library: str | None = None,
     fusion: str | None = None,
     forbid: Sequence[Collection[str]] = (),
+    batch: UpTo | None = None,
 ) -> Program:
     """Compiles a graph, or the part of one that some values need, for ``target``.
 
@@ -80,6 +83,9 @@ def compile(  # noqa: A001 - the name every framework has for it
     - ``fusion`` says which stages of fusion are used (None: GRAPHRT_FUSE, else all): all, none, some as "chain,rowops", or all
       but some as "-epilogue,-pairs"; ``graphrt.STAGES`` says what each does. Results do not depend on it but for rounding.
     - ``forbid`` is pairs of nodes, by name, that shall not share a kernel: [("conv_0", "relu_0")].
+    - ``batch``, ``grt.up_to(256)``, makes a program that takes any batch up to the 256 of its graph or example inputs, and gives
+      for each what a program of that batch would. A graph with a node for which that is not so raises GraphError, which says
+      where and what would be right (``docs/use/batches.md``).
 
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
@@ -88,7 +94,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     target = target if precision == "float32" else f"{target}:{precision}"
     settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid)
     with _uncollected():
-        return _compile(outputs, target, state, settings)
+        return _compile(outputs, target, state, settings, batch)
 
 
 def trace(model: Any, example_inputs: Any) -> Graph:
@@ -108,16 +114,21 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | None, settings: Settings) -> Program:
+def _compile(
+    outputs: Outputs | Callable[..., Any], name: str, state: State | None, settings: Settings, batch: UpTo | None = None
+) -> Program:
     start = time.perf_counter()
     graph, unpack = _graph(outputs)
+    opened, chosen = None, list[Decision]()
+    if batch is not None:
+        graph, opened, chosen = open_batch(graph, batch)
     target = parse(name, settings)
     target.require()
     if state is None:
         state = graph.state if isinstance(graph.state, State) else State()
     wrong = {n for n, node in graph.sources.items() if n in state.types and not state.types[n].same(node.types[0])}
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
-    lowered = functools.cache(lambda: lower_graph(graph, target, orders))
+    lowered = functools.cache(lambda: _with(chosen, lower_graph(graph, target, orders)))
     executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
     state.extend(interface.state, graph.initial, interface.copies)
 
@@ -131,10 +142,14 @@ def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | No
         "library": settings.library,
     }
     recipe = Recipe(target.fusion, arguments, again)
-    program = Program(graph, target.name, executable, state, interface, lowered, unpack, recipe)
+    program = Program(graph, target.name, executable, state, interface, lowered, unpack, recipe, opened)
     program.compile_seconds = time.perf_counter() - start
     _debug(program, Flags.read())
     return program
+
+
+def _with(decisions: Sequence[Decision], lowering: Lowering) -> Lowering:
+    return replace(lowering, decisions=[*decisions, *lowering.decisions]) if decisions else lowering
 
 
 def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:

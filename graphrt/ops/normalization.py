@@ -9,6 +9,7 @@ import ml_dtypes
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
+from graphrt.node import Factor
 from graphrt.ops.base import cast, dim_index, function, in_float32, require_float, widened
 from graphrt.ops.elementwise import abs, pow, rsqrt, stop_gradient, where
 from graphrt.ops.reduction import mean, norm
@@ -41,12 +42,19 @@ def _per_channel(input: Value, what: str, **values: Value | None) -> list[Value 
     return [None if v is None else reshape(v, shape) for v in values.values()]
 
 
-def _track(running: tuple[Value, Value], mean: Value, var: Value, count: int, momentum: float | Value) -> None:
-    """Moves the running mean and variance towards the batch's, the variance as the unbiased one of ``count`` numbers."""
-    graph, unbiased = mean.graph, count / (count - 1)
-    for parameter, new, scale in ((running[0], stop_gradient(mean), 1.0), (running[1], stop_gradient(var), unbiased)):
+def unbiased(input: Value, dims: Sequence[int]) -> Factor:
+    """The unbiased variance of ``input`` over ``dims`` as a multiple of the biased one; they hold two elements or more."""
+    count = math.prod(input.shape[d] for d in dims)
+    return Factor.make(count / (count - 1), input, dims, lambda count: count / (count - 1.0), least=2)
+
+
+def _track(running: tuple[Value, Value], mean: Value, var: Value, scale: Factor, momentum: float | Value) -> None:
+    """Moves the running mean and variance towards the batch's, the variance as the unbiased one, ``scale`` times as large."""
+    graph = mean.graph
+    rate = momentum * scale if isinstance(momentum, Value) else scale.times(momentum)
+    for parameter, new, share in ((running[0], stop_gradient(mean), momentum), (running[1], stop_gradient(var), rate)):
         old = graph.latest(parameter)
-        graph.advance(parameter, cast(old * (1.0 - momentum) + new * (momentum * scale), old.dtype))
+        graph.advance(parameter, cast(old * (1.0 - momentum) + new * share, old.dtype))
 
 
 @function
@@ -81,7 +89,7 @@ def batch_norm(
         centred = x - reshape(average, shape)
         variance = mean(centred * centred, dims)
         if running_mean is not None and running_var is not None:
-            _track((running_mean, running_var), average, variance, count, momentum)
+            _track((running_mean, running_var), average, variance, unbiased(x, dims), momentum)
     else:
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm needs running_mean and running_var when it is not training")
@@ -123,7 +131,7 @@ def instance_norm(
     variance = mean(centred * centred, dims, keepdim=True)
     if running_mean is not None and running_var is not None:
         over = [d for d in range(input.ndim) if d != 1]
-        _track((running_mean, running_var), mean(average, over), mean(variance, over), count, momentum)
+        _track((running_mean, running_var), mean(average, over), mean(variance, over), unbiased(x, dims), momentum)
     return _as(_scaled(centred * rsqrt(variance + eps), w, b), input)
 
 
