@@ -83,9 +83,9 @@ def compile(  # noqa: A001 - the name every framework has for it
     - ``fusion`` says which stages of fusion are used (None: GRAPHRT_FUSE, else all): all, none, some as "chain,rowops", or all
       but some as "-epilogue,-pairs"; ``graphrt.STAGES`` says what each does. Results do not depend on it but for rounding.
     - ``forbid`` is pairs of nodes, by name, that shall not share a kernel: [("conv_0", "relu_0")].
-    - ``batch``, ``grt.up_to(256)``, makes a program that takes any batch up to the 256 of its graph or example inputs, and gives
-      for each what a program of that batch would. A graph with a node for which that is not so raises GraphError, which says
-      where and what would be right (``docs/use/batches.md``).
+    - ``batch``, ``grt.up_to(256)``, makes a program for any batch up to the 256 of its graph or example inputs, which gives for
+      each what a program of that batch would. A node for which that is not so raises GraphError, which says where it is and
+      what would be right (``docs/use/batches.md``).
 
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """

@@ -68,8 +68,8 @@ class Axes:
     """The dimensions of operands and results that go together, a letter for each, as einsum has them.
 
     A result's element at some place of a letter needs operands at that place alone. A letter that no result has is folded
-    over, and what is ``neutral`` there, a number for each operand, changes nothing; None leaves an operand as it is. Along ``_``
-    elements need one another.
+    over, and what is ``neutral`` there, a number for each operand, changes nothing; None leaves an operand as it is. Along
+    ``_`` elements need one another.
     """
 
     operands: tuple[str, ...]

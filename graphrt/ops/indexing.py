@@ -16,7 +16,18 @@ import numpy as np
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
 from graphrt.op import LETTERS, Axes, Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, dim_index, function, identity, in_float32, tensor, widened
+from graphrt.ops.base import (
+    apply,
+    broadcast_shape,
+    broadcast_to,
+    cast,
+    dim_index,
+    function,
+    identity,
+    in_float32,
+    tensor,
+    widened,
+)
 from graphrt.ops.elementwise import eq, ge, leads, maximum, minimum, where
 from graphrt.ops.slicing import getitem
 from graphrt.ops.source import iota

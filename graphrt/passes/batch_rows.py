@@ -1,8 +1,9 @@
 """The rows of a batch in a graph: which example each element of a value belongs to, and whether any number of them would do.
 
-A value's row is an index expression over its own dimensions: ``i0`` for a batch in front, ``i0 // 49`` where pixels were joined
-to it. Views compose it as they do any index, elementwise ops need one of all operands, and what works along dimensions says by
-letters (``OpDef.axes``) which of them it treats one by one and which it folds. A value without a row is the same for every batch.
+A value's row is an index expression over its own dimensions: ``i0`` for a batch in front, ``i0 // 49`` where pixels were
+joined to it. Views compose it as they do any index, elementwise ops need one of all operands, and what works along dimensions
+says by letters (``OpDef.axes``) which of them it treats one by one and which it folds. A value without a row is the same for
+every batch.
 """
 
 from __future__ import annotations
@@ -162,8 +163,7 @@ def _seen(node: Node, rows: list[Expr | None], most: int) -> Expr | None:
             return row
     raise _Refusal(
         f"{node.op.name} from {from_} to {to} takes the batch of {most} apart, or joins several: another batch has other parts",
-        f"keep the batch a dimension of its own, as in reshape(x, (x.shape[0], ...)), and whole: not x[:{most // 2}], concat or "
-        "flip along it",
+        "keep the batch a dimension of its own, as in reshape(x, (x.shape[0], ...)), and whole: no slice, concat or flip of it",
     )
 
 
@@ -177,8 +177,8 @@ def _along(node: Node, rows: list[Expr | None], found: Analysis) -> None:
         letter = given[row_dim(row)]
         if letter == "_":
             raise _Refusal(
-                f"{node.op.name} works along the batch, dimension {row_dim(row)} of {_shapes(node)}: an example's result depends on "
-                "the others",
+                f"{node.op.name} works along the batch, dimension {row_dim(row)} of {_shapes(node)}: an example's result "
+                "depends on the others",
                 "work along another dimension, or compile for each batch",
             )
         moved = row.substitute({f"{AXIS}{row_dim(row)}": axes(letter, (_extent(row),))[0]})

@@ -1,8 +1,8 @@
 """A program for any batch: a graph built for the largest is rewritten so that it takes how many rows there are as an input.
 
-Every node computes all rows of the largest batch, and where one folds the batch, a sum, a maximum, a weight's gradient, rows past
-the count are replaced by what changes nothing (``where``, since a row may hold NaN). Numbers made of a count (``Factor``) are
-computed from the count of the run. What would need another graph for another batch is refused (``batch_rows``).
+Every node computes all rows of the largest batch, and where one folds the batch, a sum, a maximum, a weight's gradient, rows
+past the count are replaced by what changes nothing (``where``, since a row may hold NaN). Numbers made of a count (``Factor``)
+are computed from the count of the run. What would need another graph for another batch is refused (``batch_rows``).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class OpenBatch:
 
     def count(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
         """The batch of inputs of ``shapes`` by name; None where none of them has it. Raises InputError."""
-        sizes = {name: shape[self.inputs[name]] for name, shape in shapes.items() if len(shape) > self.inputs.get(name, 1 << 30)}
+        sizes = {name: shapes[name][dim] for name, dim in self.inputs.items() if len(shapes.get(name, ())) > dim}
         if len(set(sizes.values())) > 1:
             raise InputError(f"inputs have one batch, got {', '.join(f'{n} in {name!r}' for name, n in sizes.items())}")
         rows = next(iter(sizes.values()), None)
@@ -131,7 +131,9 @@ def _batched(graph: Graph, wanted: UpTo) -> dict[str, int]:
     if wanted.inputs is None:
         found = {name: 0 for name, shape in sources.items() if shape[:1] == (wanted.most,)}
         if not found:
-            raise ArgumentError(f"no input's first dimension is {wanted.most}: {_listed(sources)}; build the graph for the largest batch")
+            raise ArgumentError(
+                f"no input's first dimension is {wanted.most}: {_listed(sources)}; build the graph for the largest batch"
+            )
         return found
     for name, dim in wanted.inputs.items():
         shape = sources.get(name, ())
@@ -152,8 +154,8 @@ def _part(name: str, v: Value, found: Analysis) -> tuple[int, int]:
     each = v.shape[dim] // found.most
     if row != (_axis(v, dim) // each):
         raise GraphError(
-            f"no program takes any batch up to {found.most} of this graph: output {name!r}, {v.node.where()}, has examples that "
-            f"alternate along dimension {dim} of {list(v.shape)}; give it back with the batch in front of what it is joined to"
+            f"no program takes any batch up to {found.most} of this graph: output {name!r}, {v.node.where()}, has examples "
+            f"that alternate along dimension {dim} of {list(v.shape)}; give it back with the batch in front of what it is joined to"
         )
     return dim, each
 
