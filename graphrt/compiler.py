@@ -56,6 +56,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     fusion: str | None = None,
     forbid: Sequence[Collection[str]] = (),
     batch: UpTo | None = None,
+    batch_invariant: bool = False,
 ) -> Program:
     """Compiles a graph, or the part of one that some values need, for ``target``.
 
@@ -86,13 +87,15 @@ def compile(  # noqa: A001 - the name every framework has for it
     - ``batch``, ``grt.up_to(256)``, makes a program for any batch up to the 256 of its graph or example inputs, which gives for
       each what a program of that batch would. A node for which that is not so raises GraphError, which says where it is and
       what would be right (``docs/use/batches.md``).
+    - ``batch_invariant`` makes an example's results the same bits whatever the batch it is in, on the target cpu: what would
+      choose another order of summation for another batch does not look at it, which may take longer for small ones.
 
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
     if example_inputs is not None:
         outputs = trace(outputs, example_inputs)
     target = target if precision == "float32" else f"{target}:{precision}"
-    settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid)
+    settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid, batch_invariant)
     with _uncollected():
         return _compile(outputs, target, state, settings, batch)
 
@@ -140,6 +143,7 @@ def _compile(
         "forbid": sorted(map(sorted, target.fusion.apart)),
         "float32_matmul_precision": settings.float32_matmul_precision,
         "library": settings.library,
+        "batch_invariant": settings.batch_invariant,
     }
     recipe = Recipe(target.fusion, arguments, again)
     program = Program(graph, target.name, executable, state, interface, lowered, unpack, recipe, opened)

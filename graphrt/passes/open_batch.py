@@ -24,6 +24,7 @@ from graphrt.passes.batch_rows import AXIS, Analysis, analyse, row_dim
 from graphrt.passes.decision import Decision
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.simplify import dead_code
+from graphrt.passes.zero_rows import is_gradient, sources_of_zeros
 
 ROWS = "batch.rows"  # the input that says how many rows there are
 
@@ -155,7 +156,7 @@ def _part(name: str, v: Value, found: Analysis) -> tuple[int, int]:
     if row != (_axis(v, dim) // each):
         raise GraphError(
             f"no program takes any batch up to {found.most} of this graph: output {name!r}, {v.node.where()}, has examples "
-            f"that alternate along dimension {dim} of {list(v.shape)}; give it back with the batch in front of what it is joined to"
+            f"that alternate along dimension {dim} of {list(v.shape)}; give it back with the batch in front of what joins it"
         )
     return dim, each
 
@@ -170,6 +171,8 @@ def _rewritten(graph: Graph, found: Analysis) -> tuple[Graph, int, list[Decision
     rows = new.input(ROWS, (), "int64")
     new.nodes.insert(0, new.nodes.pop())
     values = {v.name: v for v in graph.values()}
+    by_name = {node.name: node for node in graph.nodes}
+    zeros = sources_of_zeros(_gradients(by_name, found), found)
     least, decisions = [1], list[Decision]()
 
     def rule(node: Node) -> Any:
@@ -177,8 +180,13 @@ def _rewritten(graph: Graph, found: Analysis) -> tuple[Graph, int, list[Decision
         if masks := found.masks.get(node.name):
             operands = list(node.inputs)
             for i, (neutral, row) in masks.items():
-                operands[i] = _masked(operands[i], row, neutral, count)
+                if neutral or not is_gradient(operands[i]):
+                    operands[i] = _masked(operands[i], row, neutral, count)
             return node.graph.append(node.op, operands, node.attrs, node.name, [t.order for t in node.types]).outputs
+        old = by_name.get(node.name)
+        if old is not None and not zeros.isdisjoint(old.outputs):
+            pairs = zip(node.outputs, old.outputs, strict=True)
+            return [v if o not in zeros else _masked(v, found.rows[o], 0.0, count) for v, o in pairs]
         factor = node.attrs.get("value")
         if node.op.kind is not Kind.GENERATED or not isinstance(factor, Factor):
             return None
@@ -199,8 +207,15 @@ def _rewritten(graph: Graph, found: Analysis) -> tuple[Graph, int, list[Decision
     return rewrite(new, rule), min(max(least), found.most), decisions
 
 
-def _masked(x: Value, row: Expr, neutral: float, count: Value) -> Value:
+def _gradients(named: Mapping[str, Node], found: Analysis) -> list[Value]:
+    """The gradients that are to be masked with zeros."""
+    every = [(named[name].inputs[i], mask[0]) for name, masks in found.masks.items() for i, mask in masks.items()]
+    return [v for v, neutral in every if not neutral and is_gradient(v)]
+
+
+def _masked(x: Value, row: Expr | None, neutral: float, count: Value) -> Value:
     """``x`` where its row is below ``count``, else ``neutral``."""
+    assert row is not None
     atom = row.terms[0][0]
     dim = row_dim(row)
     each = x.shape[dim] // _rows(row)

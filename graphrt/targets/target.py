@@ -53,16 +53,17 @@ class Settings:
     library: str | None = None
     fusion: str | None = None
     forbid: Sequence[Collection[str]] = ()
+    batch_invariant: bool = False
 
 
 class Target(ABC):
     """One target with its settings; ``name`` is how programs call it: cpu, cuda:sm_90.
 
     The attributes say what it can do: whether it ``tunes`` kernels by timing them and leaves contractions to ``libraries``;
-    whether it ``computes`` at all, which null does not.
+    whether its sums can be ``invariant``, the same whatever the batch; whether it ``computes`` at all, which null does not.
     """
 
-    tunes = libraries = False
+    tunes = libraries = invariant = False
     computes = True
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -82,6 +83,8 @@ class Target(ABC):
             raise ArgumentError(f"library (or GRAPHRT_LIBRARY) must be never, auto or always, got {self.library!r}")
         if library in ("auto", "always") and not self.libraries:
             raise ArgumentError(f"library={library!r} is about contractions on a GPU; the target is {name!r}, so leave it out")
+        if settings.batch_invariant and not self.invariant:
+            raise ArgumentError(f"batch_invariant is for the target cpu; {name!r} adds up as suits the batch, so leave it out")
 
         self.fusion = Fusion.parse(flags.fuse if settings.fusion is None else settings.fusion, settings.forbid)
 

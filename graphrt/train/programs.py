@@ -182,7 +182,7 @@ class Programs:
         return None
 
     def _reason(self, key: _Key) -> str:
-        """Why there is no program for ``key``: the dimension in which it differs from the last one of its kind that was used."""
+        """Why there is no program for ``key``: the dimension in which it differs from the last of its kind that was used."""
         before = next((other for other in reversed(self._programs) if other[0] == key[0]), None)
         if before is None:
             return "the first"

@@ -59,17 +59,20 @@ class Source:
         return "\n".join(lines) + "\n"
 
 
-def generate(lowering: Lowering, freeze: bool = False, checked: bool = False) -> tuple[Source, Buffers]:
+def generate(
+    lowering: Lowering, freeze: bool = False, checked: bool = False, invariant: bool = False
+) -> tuple[Source, Buffers]:
     """The C source of a program and the table of its buffers.
 
-    ``freeze`` keeps packed what no launch writes; ``checked`` looks at each index before it is used.
+    ``freeze`` keeps packed what no launch writes; ``checked`` looks at each index before it is used; ``invariant`` chooses
+    loops without regard to the batch.
     """
     buffers = _buffers(lowering, freeze, checked)
     vector, winograd = vector_bytes(), Flags.read().winograd
     names: dict[str, str] = {}  # the kernel of each text
     headers = ("runtime.h", "elementwise.h", "stream.h", *(("checked.h",) if checked else ()))
     source = Source("".join(f'#include "{header}"\n' for header in headers), {}, [], [])
-    source.launches.extend(_Printed(source, names, vector, winograd).launches(lowering.kernels, buffers))
+    source.launches.extend(_Printed(source, names, vector, winograd, invariant).launches(lowering.kernels, buffers))
     return source, buffers
 
 
@@ -81,6 +84,7 @@ class _Printed:
     names: dict[str, str]
     vector: int
     winograd: int
+    invariant: bool
 
     def launches(self, kernels: Sequence[Sequence[Kernel]], buffers: Buffers) -> list[list[Part]]:
         """The launches of ``kernels`` on ``buffers``, whose texts are added to the source."""
@@ -106,7 +110,8 @@ class _Printed:
             inner = body_buffers(kernel, buffers.checked)
             return RepeatPrinter(kernel, buffers, inner, self.launches(kernel.body.kernels, inner))
         if isinstance(kernel, TemplateKernel):
-            return TemplatePrinter(kernel, buffers, Processor(self.vector // kernel.dtype.itemsize, self.winograd))
+            processor = Processor(self.vector // kernel.dtype.itemsize, self.winograd, self.invariant)
+            return TemplatePrinter(kernel, buffers, processor)
         return LoopPrinter(kernel, buffers)
 
 

@@ -44,7 +44,7 @@ class CachedProgram:
     unwritten: int
 
 
-def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool) -> str:
+def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool, invariant: bool = False) -> str:
     """The key of the record of ``graph`` compiled with the flags in force; empty where an op is not graphrt's own.
 
     ``orders`` are the memory orders of state that exists already.
@@ -53,7 +53,7 @@ def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool)
         return ""  # what it does may have changed with the program that defines it
     flags = replace(Flags.read(), cache=Path(), target="", threads=0, debug=0, poison=False, fuse="")
     held = sorted((name, order) for name, order in orders.items() if name in graph.sources)
-    parts = (graph.text(lines=False), held, str(fusion), freeze, flags, _sources(), identity())
+    parts = (graph.text(lines=False), held, str(fusion), freeze, invariant, flags, _sources(), identity())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
