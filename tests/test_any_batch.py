@@ -317,13 +317,13 @@ def test_a_trainer_has_one_program_for_all_batches(target_name: str) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((11, 3)).astype(np.float32), rng.integers(0, 4, 11)
 
-    def trained(batches: list[slice], shared: bool) -> tuple[grt.Trainer, list[float]]:
+    def trained(batches: list[slice], shared: bool, on: str) -> tuple[grt.Trainer, list[float]]:
         net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 4))
         ramp = {
             n: 0.1 + np.arange(a.size).reshape(a.shape) % 7 / 9 for n, a in net.state_dict().items() if a.dtype == np.float32
         }
         net.load_state_dict({n: a.astype(np.float32) for n, a in ramp.items()}, strict=False)
-        trainer = grt.Trainer(net, F.cross_entropy, optim.SGD(0.05, momentum=0.9), target=target_name)
+        trainer = grt.Trainer(net, F.cross_entropy, optim.SGD(0.05, momentum=0.9), target=on)
         if not shared:
             trainer._wanted = lambda specs: None  # type: ignore[method-assign]
         losses = [float(trainer.step(x[part], y[part])["loss"]) for part in batches]
@@ -331,7 +331,7 @@ def test_a_trainer_has_one_program_for_all_batches(target_name: str) -> None:
         return trainer, losses
 
     parts = [slice(0, 4), slice(4, 8), slice(8, 11), slice(0, 2), slice(2, 6)]
-    (one, losses), (several, expected) = trained(parts, True), trained(parts, False)
+    (one, losses), (several, expected) = trained(parts, True, target_name), trained(parts, False, "reference")
     assert len(one._programs) == 1 and len(several._programs) == 3
     np.testing.assert_allclose(losses, expected, 1e-5)
     for name, array in several.net.state_dict().items():

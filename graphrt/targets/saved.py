@@ -30,7 +30,7 @@ from graphrt.runtime.runnable import Binary, Runnable
 from graphrt.runtime.state import State
 from graphrt.types import TensorType
 
-FORMAT = "graphrt-program-6"
+FORMAT = "graphrt-program-7"
 MANIFEST = "manifest.json"
 _SUFFIXES = (".so", ".cubin", ".hsaco", ".safetensors", ".json")
 Types = dict[tuple[str, str], TensorType]  # by space and name
