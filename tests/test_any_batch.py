@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -373,3 +374,24 @@ def test_a_network_of_the_library_trains_on_any_batch() -> None:
     trainer = grt.Trainer(net, F.cross_entropy, optim.SGD(0.05), target="reference")
     graph = trainer.training_graph(((4, 1, 32, 32), "float32"), ((4,), "int64"))
     assert not [v for v in verdicts(graph, grt.up_to(4)) if not v.takes]
+
+
+def test_an_onnx_model_with_an_open_batch(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3), nn.Softmax(1))
+    x = np.random.default_rng(0).standard_normal((6, 1, 5, 5)).astype(np.float32)
+    grt.to_onnx(net, tmp_path / "net.onnx", (x,))
+    graph = grt.from_onnx(str(tmp_path / "net.onnx"), shapes={"batch": 6})
+    (name,) = (name for name, node in graph.sources.items() if node.op.name == "input")
+    program = grt.compile(graph, target="reference", batch=grt.up_to(6))
+    expected = np.asarray(grt.compile(net, (x,), target="reference")(x))
+    for rows in (1, 4, 6):
+        (found,) = program({name: x[:rows]}).values()
+        assert_close(found, expected[:rows], 64)
+
+
+def test_the_page_on_batches() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "use" / "batches.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) == 4
+    exec("\n".join(block for block in blocks if "model.onnx" not in block), {})
