@@ -313,8 +313,25 @@ def test_modules_and_torch_models_take_any_batch() -> None:
             assert_close(program(given_x[:rows]), model(given_x[:rows]).numpy(), 4)
 
 
+class Everything(dict):  # type: ignore[type-arg]
+    """Contains whatever it is asked for."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+
+def test_a_trainer_has_one_program_for_all_batches_of_what_is_not_normalised_over_them() -> None:
+    trainer = grt.Trainer(nn.Linear(3, 4), F.cross_entropy, optim.SGD(0.05), target="reference")
+    for rows in (6, 1, 4, 6, 2):
+        trainer.step(np.ones((rows, 3), np.float32), np.zeros(rows, np.int64))
+    trainer.step(np.ones((7, 3), np.float32), np.zeros(7, np.int64))
+    assert [p.batch.most for p in trainer._programs.values()] == [6, 7]
+    assert "takes any batch up to 6, made because: the first" in trainer.summary()
+    assert "takes any batch up to 7, made because: dimension 0 of x is 7, and was 6" in trainer.summary()
+
+
 @pytest.mark.parametrize("target_name", ["reference", "cpu"])
-def test_a_trainer_has_one_program_for_all_batches(target_name: str) -> None:
+def test_a_trainer_of_a_normalised_net_has_two_programs(target_name: str) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((11, 3)).astype(np.float32), rng.integers(0, 4, 11)
 
@@ -326,21 +343,21 @@ def test_a_trainer_has_one_program_for_all_batches(target_name: str) -> None:
         net.load_state_dict({n: a.astype(np.float32) for n, a in ramp.items()}, strict=False)
         trainer = grt.Trainer(net, F.cross_entropy, optim.SGD(0.05, momentum=0.9), target=on)
         if not shared:
-            trainer._wanted = lambda specs: None  # type: ignore[method-assign]
+            trainer._closed = Everything()
         losses = [float(trainer.step(x[part], y[part])["loss"]) for part in batches]
         trainer.sync()
         return trainer, losses
 
     parts = [slice(0, 4), slice(4, 8), slice(8, 11), slice(0, 2), slice(2, 6)]
     (one, losses), (several, expected) = trained(parts, True, target_name), trained(parts, False, "reference")
-    assert len(one._programs) == 1 and len(several._programs) == 3
+    assert len(one._programs) == 2 and len(several._programs) == 3  # the first is of four alone, as its statistics pay
     np.testing.assert_allclose(losses, expected, 1e-5)
     for name, array in several.net.state_dict().items():
         np.testing.assert_allclose(one.net.state_dict()[name], array, 1e-3, 1e-5)
-    assert "takes any batch up to 4, made because: the first" in one.summary()
+    assert "takes any batch up to 4, made because: dimension 0 of x is 3, and was 4" in one.summary()
     assert "made because: dimension 0 of x is 3, and was 4" in several.summary()
     np.testing.assert_allclose(one.predict(x, batch_size=4), several.predict(x, batch_size=4), 1e-3, 1e-4)
-    assert [key[0] for key in one._programs] == ["train", "predict"]
+    assert [key[0] for key in one._programs] == ["train", "train", "predict"]
 
 
 def test_a_trainer_of_what_depends_on_the_batch_has_a_program_for_each() -> None:

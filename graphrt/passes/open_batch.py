@@ -124,6 +124,15 @@ def verdicts(graph: Graph, batch: UpTo) -> list[Any]:
     return analyse(graph, batch.most, _batched(graph, batch)).verdicts
 
 
+def norms_over_batch(graph: Graph, batch: UpTo) -> bool:
+    """Whether the forward pass folds the batch into more than a number, as batch norm does.
+
+    Masked statistics are sums of their own, which no convolution computes behind its result.
+    """
+    found, inputs = analyse(graph, batch.most, _batched(graph, batch)), [n for n in graph.nodes if n.origin.phase == "fwd"]
+    return any(node.op.kind is Kind.REDUCTION and node.name in found.masks and node.types[0].size > 1 for node in inputs)
+
+
 def _batched(graph: Graph, wanted: UpTo) -> dict[str, int]:
     """The inputs with a batch, and which dimension it is."""
     sources = {name: node.types[0].shape for name, node in graph.sources.items() if node.op.name == "input"}

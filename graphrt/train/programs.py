@@ -5,7 +5,6 @@ net, loss, optimizer ─▶ graph of a step, or of evaluation mode ─▶ progra
 
 from __future__ import annotations
 
-import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,10 +20,10 @@ from graphrt.nn.augment import Compose
 from graphrt.nn.module import changes, in_mode, inside, stepped
 from graphrt.ops.base import widened
 from graphrt.optim import total_norm
-from graphrt.passes.open_batch import UpTo, up_to
+from graphrt.passes.open_batch import UpTo, norms_over_batch, up_to
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
-from graphrt.train.batch import WEIGHT, Batch, Spec, Tree, called, inputs, laid_spec_of, plain, spec_of
+from graphrt.train.batch import WEIGHT, Batch, Spec, Tree, called, inputs, laid_spec_of, mapped, plain, spec_of
 from graphrt.train.metrics import Metrics
 from graphrt.train.objective import Losses, Objective, classes_of, outputs_by_name
 from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs_of_step
@@ -44,6 +43,11 @@ def _size(key: _Key) -> int:
     """The batch in ``key``; 0 where its inputs have none."""
     sizes = {shape[:1] for _, (shape, _) in key[1]}
     return int(sizes.pop()[0]) if len(sizes) == 1 and sizes != {()} else 0
+
+
+def _resized(tree: Tree, batch: int) -> Tree:
+    """The specs of ``tree`` for a batch of that size."""
+    return mapped(lambda _, spec: ((batch, *spec[0][1:]), *spec[1:]), "", tree)
 
 
 @dataclass(frozen=True)
@@ -206,40 +210,44 @@ class Programs:
         return kind, named, mode, kind != "train" and self.optimizer.ema_decay is not None
 
     def _compile(self, key: _Key, specs: Batch) -> None:
+        """Adds a program for ``specs``, and if it can for any batch up to the largest that was met."""
+        of_any, reason = _of_any_batch(key), self._reason(key)
+        others = [_size(other) for other in self._programs if _of_any_batch(other) == of_any]
+        most, program = max([_size(key), *others]), None
+        if most and of_any not in self._closed:
+            larger = Batch(*(None if part is None else _resized(part, most) for part in specs))
+            try:
+                program, specs = self._compiled(key, larger, up_to(most, dict.fromkeys(specs.named(), 0)), not others), larger
+            except GraphError as error:
+                self._closed[of_any] = str(error)
+        self._programs[key] = self._compiled(key, specs) if program is None else program
+        self._specs[key], self._reasons[key], self._means_at = specs, reason, -1
+        if len(self._programs) > MOST_PROGRAMS:
+            oldest = next(other for other in self._programs if other not in (key, self._trained))
+            del self._programs[oldest], self._specs[oldest], self._reasons[oldest]
+
+    def _compiled(self, key: _Key, specs: Batch, batch: UpTo | None = None, first: bool = False) -> Program:
+        """The program of ``specs``, for any ``batch``.
+
+        The first of a network that is normalised over the batch is for that batch alone, and faster; the second, for another
+        batch, is for any.
+        """
         kind, *_, means = key
         graph = self.training_graph(*specs) if kind == "train" else self.evaluation_graph(*specs)
-        reason = self._reason(key)
-        compiled = functools.partial(
-            compile_graph,
+        alone = first and kind == "train" and batch is not None and norms_over_batch(graph, batch)
+        return compile_graph(
             graph,
             target=self.target,
             state=self._means if means else self.state,
             float32_matmul_precision=self.compiling.float32_matmul_precision,
             library=self.compiling.library,
+            batch=None if alone else batch,
         )
-        of_any = _of_any_batch(key)
-        try:
-            program = compiled(batch=None if of_any in self._closed else self._wanted(specs))
-        except GraphError as error:
-            self._closed[of_any] = str(error)
-            program = compiled()
-        self._programs[key], self._specs[key], self._reasons[key] = program, specs, reason
-        self._means_at = -1
-        if len(self._programs) > MOST_PROGRAMS:
-            oldest = next(other for other in self._programs if other not in (key, self._trained))
-            del self._programs[oldest], self._specs[oldest], self._reasons[oldest]
 
     def _made_because(self, key: _Key) -> str:
         """The batches that a program takes, and why it was made."""
         opened = self._programs[key].batch
         return ("" if opened is None else f"takes any batch up to {opened.most}, ") + f"made because: {self._reasons[key]}"
-
-    @staticmethod
-    def _wanted(specs: Batch) -> UpTo | None:
-        """Any batch up to that of ``specs``, if there is one."""
-        shapes = {name: spec[0] for name, spec in specs.named().items()}
-        sizes = {shape[:1] for shape in shapes.values()}
-        return up_to(sizes.pop()[0], dict.fromkeys(shapes, 0)) if len(sizes) == 1 and sizes != {()} else None
 
     def _evaluated(self, kind: str, batch: Batch) -> Program:
         """The program for ``batch``; where the optimizer keeps running means, they are what it reads."""
