@@ -15,7 +15,7 @@ from graphrt.errors import ArgumentError, GraphError, InputError
 from graphrt.index import Expr, axis
 from graphrt.ir import Graph, Node, Value
 from graphrt.node import Factor
-from graphrt.op import Kind
+from graphrt.op import REGISTRY, Kind
 from graphrt.ops.base import broadcast_to, cast
 from graphrt.ops.elementwise import lt, where
 from graphrt.ops.source import iota
@@ -114,7 +114,7 @@ def open_batch(graph: Graph, wanted: UpTo) -> tuple[Graph, OpenBatch, list[Decis
                 f"no program takes any batch up to {wanted.most} of this graph: parameter {name!r} becomes {v.node.where()}, "
                 "which has a row for each example; make it an output and an input"
             )
-    new, least, decisions = _rewritten(graph, found)
+    new, least, decisions = _rewritten(graph, found, inputs)
     decisions += [Decision("batch", v.node.outputs[0].name, "any batch", True, v.reason) for v in found.verdicts]
     return new, OpenBatch(least, wanted.most, inputs, outputs), decisions
 
@@ -174,10 +174,12 @@ def _axis(v: Value, dim: int) -> Expr:
     return axis(f"{AXIS}{dim}", v.shape[dim])
 
 
-def _rewritten(graph: Graph, found: Analysis) -> tuple[Graph, int, list[Decision]]:
+def _rewritten(graph: Graph, found: Analysis, inputs: Mapping[str, int]) -> tuple[Graph, int, list[Decision]]:
     """The graph with masks and counts, the least batch, and the decisions on counts."""
     new = rewrite(graph, lambda node: None)
-    rows = new.input(ROWS, (), "int64")
+    rows = new.append(
+        REGISTRY["input"], (), {"shape": (), "dtype": "int64", "most": found.most, "dims": tuple(sorted(inputs.items()))}, ROWS
+    )
     new.nodes.insert(0, new.nodes.pop())
     values = {v.name: v for v in graph.values()}
     by_name = {node.name: node for node in graph.nodes}
@@ -212,7 +214,7 @@ def _rewritten(graph: Graph, found: Analysis) -> tuple[Graph, int, list[Decision
         decisions.append(Decision("batch", node.name, "any batch", True, reason))
         return [factor.of(cast(count * each, node.types[0].dtype))]
 
-    assert rows.node.name == ROWS
+    assert rows.name == ROWS
     return rewrite(new, rule), min(max(least), found.most), decisions
 
 

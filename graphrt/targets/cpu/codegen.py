@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from graphrt.config import Flags
 from graphrt.passes.decision import Decision
+from graphrt.passes.open_batch import ROWS
 from graphrt.runtime.lowering import Lowering
 from graphrt.schedule.kernel_ir import Kernel, LoopKernel, TemplateKernel
 from graphrt.schedule.memory import blocks
+from graphrt.targets.cpu.batch import RowLimit
 from graphrt.targets.cpu.build import vector_bytes
 from graphrt.targets.cpu.generated import LoopPrinter
 from graphrt.targets.cpu.launches import Part, tables
@@ -34,6 +36,8 @@ class Source:
     kernels: dict[str, str]
     launches: list[list[Part]]
     decisions: list[Decision]
+    most: int = 0  # the largest batch of a program for any, and the entry of how many rows there are
+    count: int = 0
 
     def __str__(self) -> str:
         return "\n".join([self.head, *self.kernels.values(), self.tables()])
@@ -54,7 +58,7 @@ class Source:
         lines = [
             "/* tables */",
             *tables(self.launches),
-            "const grt_plan GRT_PLAN = {parts, places, first, LAUNCHES, PLACES};",
+            f"const grt_plan GRT_PLAN = {{parts, places, first, LAUNCHES, PLACES, {self.most}, {self.count}}};",
         ]
         return "\n".join(lines) + "\n"
 
@@ -71,8 +75,11 @@ def generate(
     vector, winograd = vector_bytes(), Flags.read().winograd
     names: dict[str, str] = {}  # the kernel of each text
     headers = ("runtime.h", "elementwise.h", "stream.h", *(("checked.h",) if checked else ()))
-    source = Source("".join(f'#include "{header}"\n' for header in headers), {}, [], [])
-    source.launches.extend(_Printed(source, names, vector, winograd, invariant).launches(lowering.kernels, buffers))
+    limit = RowLimit.of(lowering.graph) if not checked else RowLimit()
+    count = next((i for i, entry in enumerate(buffers.entries, 1) if entry == ("input", ROWS)), 0)
+    limit = limit if count else RowLimit()
+    source = Source("".join(f'#include "{header}"\n' for header in headers), {}, [], [], limit.most, count)
+    source.launches.extend(_Printed(source, names, vector, winograd, invariant, limit).launches(lowering.kernels, buffers))
     return source, buffers
 
 
@@ -85,6 +92,7 @@ class _Printed:
     vector: int
     winograd: int
     invariant: bool
+    limit: RowLimit
 
     def launches(self, kernels: Sequence[Sequence[Kernel]], buffers: Buffers) -> list[list[Part]]:
         """The launches of ``kernels`` on ``buffers``, whose texts are added to the source."""
@@ -101,7 +109,7 @@ class _Printed:
                     self.names[text] = group.name
                     self.source.kernels[group.name] = f"/* {_comment(str(group))} */\n{printer.named(text)}"
                     self.source.decisions.extend(printer.decisions)
-                found[-1].append(Part(group.name, self.names[text], tasks, printer.places))
+                found[-1].append(Part(group.name, self.names[text], tasks, printer.places, self.limit.limits(kernel)))
         return found
 
     def _printer(self, kernel: Kernel, buffers: Buffers) -> CPrinter:
@@ -111,7 +119,7 @@ class _Printed:
             return RepeatPrinter(kernel, buffers, inner, self.launches(kernel.body.kernels, inner))
         if isinstance(kernel, TemplateKernel):
             processor = Processor(self.vector // kernel.dtype.itemsize, self.winograd, self.invariant)
-            return TemplatePrinter(kernel, buffers, processor)
+            return TemplatePrinter(kernel, buffers, processor, self.limit.limits(kernel))
         return LoopPrinter(kernel, buffers)
 
 
