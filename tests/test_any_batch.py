@@ -311,6 +311,8 @@ def test_modules_and_torch_models_take_any_batch() -> None:
     for rows in (1, 3, 8):
         with torch.no_grad():
             assert_close(program(given_x[:rows]), model(given_x[:rows]).numpy(), 4)
+    with pytest.raises(errors.ArgumentError, match="to_torch takes a program of one batch"):
+        grt.to_torch(program)
 
 
 class Everything(dict):  # type: ignore[type-arg]

@@ -47,7 +47,7 @@ def _check_index(index: TensorType, like: TensorType, dim: int, what: str) -> No
         raise ShapeError(f"index must have the sizes of {what} {list(like.shape)} but along {dim}, got {list(index.shape)}")
 
 
-def _gathered(node: Node) -> Axes:
+def _gather_axes(node: Node) -> Axes:
     letters, dim = LETTERS[: node.inputs[0].ndim], node.attrs["dim"]
     return Axes((letters[:dim] + "_" + letters[dim + 1 :], letters), (letters,))
 
@@ -81,7 +81,7 @@ register(
         vjp=lambda n, dy: [_scatter(n.inputs[1], dy, n.attrs["dim"], n.inputs[0].shape[n.attrs["dim"]]), None],
         reference=_reference_gather,
         samples=_gather_samples,
-        axes=_gathered,
+        axes=_gather_axes,
         cheap=False,
     )
 )
@@ -100,7 +100,7 @@ def _infer_scatter(index: TensorType, src: TensorType, *, dim: int, size: int, o
     return (TensorType((*src.shape[:dim], size, *src.shape[dim + 1 :]), src.dtype),)
 
 
-def _scattered(node: Node) -> Axes:
+def _scatter_axes(node: Node) -> Axes:
     letters, dim = LETTERS[: node.inputs[0].ndim], node.attrs["dim"]
     return Axes((letters, letters), (letters[:dim] + "_" + letters[dim + 1 :],), (-1, None))  # what is sent nowhere is dropped
 
@@ -164,7 +164,7 @@ register(
         reference=_reference_scatter,
         samples=_scatter_samples,
         template="scatter",
-        axes=_scattered,
+        axes=_scatter_axes,
     )
 )
 

@@ -252,7 +252,9 @@ class Runnable:
         return f"input {name!r} is {self.inputs[name]} ({self._where(name)})"
 
     def _signature(self) -> str:
-        return ", ".join(f"{n} : {t}" for n, t in self.inputs.items()) or "none"
+        named = [f"{n} : {t}" for n, t in self.inputs.items() if n != ROWS]
+        batch = "" if self.batch is None else f"; any batch up to {self.batch.most}"
+        return (", ".join(named) or "none") + batch
 
     def _about(self) -> str:
         return f"target={self.target}, {self._signature()} -> {', '.join(self.outputs)}"
