@@ -192,6 +192,7 @@ REFUSED: dict[str, tuple[Callable[[grt.Value], grt.Value], str]] = {
     "others": (lambda x: x[:, :1] + F.permute(F.concat([x, x, x[:, :2]], 1), (1, 0)), "add meets different examples"),
     "a mean by hand": (lambda x: F.sum(x) / x.shape[0], "meets the number 8, which looks like the largest batch.*take F.mean"),
     "a mean of all by hand": (lambda x: F.sum(x) * (1 / 24), "meets the number 0.0416667, which looks like the largest batch"),
+    "a count of ones": (lambda x: F.sum(x) / F.sum(F.ones_like(x)), "reduce folds a constant over 8 places"),
     "positions in it": (lambda x: F.gather(x, 0, F.cast(x, "int64")), "gather works along the batch"),
 }
 
@@ -255,6 +256,16 @@ def test_a_norm_with_running_statistics_needs_two_values() -> None:
     ):
         program(x=np.ones((1, 3), np.float32))
     assert program(x=np.ones((2, 3), np.float32))["y"].shape == (2, 3)
+
+
+def test_a_largest_batch_of_one() -> None:
+    g = grt.Graph()
+    y = g.output("y", F.relu(g.input("x", (1, 3))))
+    g.output("sum", F.sum(y) / 1.0)
+    program = grt.compile(g, target="reference", batch=grt.up_to(1))
+    assert program(x=np.ones((1, 3), np.float32))["sum"] == 3.0
+    with pytest.raises(errors.InputError, match="batches of 1 to 1, got 2"):
+        program(x=np.ones((2, 3), np.float32))
 
 
 # --- in use -------------------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def _row_of_source(node: Node, most: int, inputs: Mapping[str, int], given: Mapp
     if node.name in given:
         return given[node.name]
     dim = inputs.get(node.name)
-    return None if dim is None else axes(AXIS, node.types[0].shape)[dim]
+    return None if dim is None or most == 1 else axes(AXIS, node.types[0].shape)[dim]
 
 
 def _judge(node: Node, found: Analysis, named: Mapping[str, Node]) -> None:
@@ -108,6 +108,7 @@ def _judge(node: Node, found: Analysis, named: Mapping[str, Node]) -> None:
         return
     _counted_by_hand(node, found)
     if all(row is None for row in rows):
+        _counted(node, found)
         _widened(node, found, named)
         return
     if kind is Kind.ELEMENTWISE:
@@ -122,6 +123,18 @@ def _judge(node: Node, found: Analysis, named: Mapping[str, Node]) -> None:
         raise _Refusal(f"{node.op.name} of a batch is not known to treat examples one by one", "compile for each batch")
     if node.name not in found.masks:
         found.verdicts.append(Verdict(node, True, "each example is computed from itself"))
+
+
+def _counted(node: Node, found: Analysis) -> None:
+    """Raises _Refusal where as many constants as the largest batch has examples are folded."""
+    if node.op.kind is not Kind.REDUCTION or node.origin.phase != "fwd" or found.most == 1:
+        return
+    x = node.inputs[0]
+    if 0 in node.attrs["dims"] and x.shape[0] == found.most and constant_of(x):
+        raise _Refusal(
+            f"{node.op.name} folds a constant over {found.most} places, as many as the largest batch: another batch has fewer",
+            "fold a value of the batch, such as x * 0 + 1; or, if they are not the batch's, take another largest batch",
+        )
 
 
 def _drawn(node: Node, most: int) -> Expr | None:

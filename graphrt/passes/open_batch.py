@@ -7,6 +7,7 @@ are computed from the count of the run. What would need another graph for anothe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -202,12 +203,10 @@ def _rewritten(graph: Graph, found: Analysis, inputs: Mapping[str, int]) -> tupl
         if node.op.kind is not Kind.GENERATED or not isinstance(factor, Factor):
             return None
         source = values.get(factor.source)
-        row = None if source is None else found.rows[source]
-        if source is None or row is None or row_dim(row) not in factor.dims:
+        along = None if source is None else found.rows[source]
+        if source is None or along is None or row_dim(along) not in factor.dims:
             return None
-        size = 1
-        for d in factor.dims:
-            size *= source.shape[d]
+        size = math.prod(source.shape[d] for d in factor.dims)
         each = size // found.most
         least.append(-(-factor.least // each))
         reason = f"{float(factor):g} is made of a count of {size}, {each} for each row, which is counted when it runs"
