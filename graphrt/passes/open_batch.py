@@ -103,7 +103,7 @@ def open_batch(graph: Graph, wanted: UpTo) -> tuple[Graph, OpenBatch, list[Decis
     """
     inputs = _batched(graph, wanted)
     found = analyse(graph, wanted.most, inputs)
-    used = {node.name for node in dead_code(graph).nodes}
+    used = {node.name for node in dead_code(graph).nodes} if found.refusals else set()
     refusals = [v for v in found.refusals if v.node.name in used]
     if refusals:
         more = f"\nand {len(refusals) - 1} more" if len(refusals) > 1 else ""
