@@ -5,6 +5,7 @@ A node is one equation, frozen once made; identity is the object. Arithmetic on 
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -207,6 +208,12 @@ class Factor(float):
         found = Factor(number)
         found.source, found.dims, found.of, found.least = source.name, tuple(dims), of, least
         return found
+
+    @staticmethod
+    def unbiased(source: Value, dims: Sequence[int]) -> Factor:
+        """The unbiased variance of ``source`` over ``dims`` as a multiple of the biased one; they hold two elements or more."""
+        count = math.prod(source.shape[d] for d in dims)
+        return Factor.make(count / (count - 1), source, dims, lambda count: count / (count - 1.0), least=2)
 
     def times(self, number: float) -> Factor:
         """The product with a number that does not depend on the count."""

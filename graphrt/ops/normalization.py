@@ -42,12 +42,6 @@ def _per_channel(input: Value, what: str, **values: Value | None) -> list[Value 
     return [None if v is None else reshape(v, shape) for v in values.values()]
 
 
-def unbiased(input: Value, dims: Sequence[int]) -> Factor:
-    """The unbiased variance of ``input`` over ``dims`` as a multiple of the biased one; they hold two elements or more."""
-    count = math.prod(input.shape[d] for d in dims)
-    return Factor.make(count / (count - 1), input, dims, lambda count: count / (count - 1.0), least=2)
-
-
 def _track(running: tuple[Value, Value], mean: Value, var: Value, scale: Factor, momentum: float | Value) -> None:
     """Moves the running mean and variance towards the batch's, the variance as the unbiased one, ``scale`` times as large."""
     graph = mean.graph
@@ -89,7 +83,7 @@ def batch_norm(
         centred = x - reshape(average, shape)
         variance = mean(centred * centred, dims)
         if running_mean is not None and running_var is not None:
-            _track((running_mean, running_var), average, variance, unbiased(x, dims), momentum)
+            _track((running_mean, running_var), average, variance, Factor.unbiased(x, dims), momentum)
     else:
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm needs running_mean and running_var when it is not training")
@@ -131,7 +125,7 @@ def instance_norm(
     variance = mean(centred * centred, dims, keepdim=True)
     if running_mean is not None and running_var is not None:
         over = [d for d in range(input.ndim) if d != 1]
-        _track((running_mean, running_var), mean(average, over), mean(variance, over), unbiased(x, dims), momentum)
+        _track((running_mean, running_var), mean(average, over), mean(variance, over), Factor.unbiased(x, dims), momentum)
     return _as(_scaled(centred * rsqrt(variance + eps), w, b), input)
 
 
