@@ -12,6 +12,7 @@ from graphrt.gradcheck import GradcheckReport, backward_text, gradcheck
 from graphrt.ir import Graph, Node, Value
 from graphrt.mesh import Mesh
 from graphrt.nn.weights import LoadReport, load_weights
+from graphrt.passes.open_batch import up_to
 from graphrt.passes.stages import STAGES
 from graphrt.runtime.bisection import bisect
 from graphrt.runtime.program import Program
@@ -64,5 +65,6 @@ __all__ = [
     "optim",
     "to_onnx",
     "to_torch",
+    "up_to",
     "visualize",
 ]

@@ -24,6 +24,7 @@ from graphrt.ir import Graph, Value
 from graphrt.op import Kind, Order
 from graphrt.ops.body import Loop
 from graphrt.passes.decision import Decision
+from graphrt.passes.open_batch import UpTo, open_batch
 from graphrt.passes.patterns.shard import shard_updates
 from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
@@ -61,6 +62,8 @@ def compile(  # noqa: A001 - the name every framework has for it
     forbid: Sequence[Collection[str]] = (),
     policy: str = "all_reduce",
     bucket_bytes: int | None = None,
+    batch: UpTo | None = None,
+    batch_invariant: bool = False,
 ) -> Program:
     """Compiles a graph, or the part of one that some values need, for ``target``.
 
@@ -91,15 +94,20 @@ def compile(  # noqa: A001 - the name every framework has for it
       optimizer's state (zero1), of gradients too (zero2), or of parameters too (fsdp); ``bucket_bytes`` is how much of what
       they exchange is sent in one piece (None: 8 MB).
     - ``forbid`` is pairs of nodes, by name, that shall not share a kernel: [("conv_0", "relu_0")].
+    - ``batch``, ``grt.up_to(256)``, makes a program for any batch up to the 256 of its graph or example inputs, which gives for
+      each what a program of that batch would. A node for which that is not so raises GraphError, which says where it is and
+      what would be right (``docs/use/batches.md``).
+    - ``batch_invariant`` makes an example's results the same bits whatever the batch it is in, on the target cpu: what would
+      choose another order of summation for another batch does not look at it, which may take longer for small ones.
 
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
     if example_inputs is not None:
         outputs = trace(outputs, example_inputs)
     target = target if precision == "float32" else f"{target}:{precision}"
-    settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid, policy, bucket_bytes)
+    settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid, policy, bucket_bytes, batch_invariant)
     with uncollected():
-        return _compile(outputs, target, state, settings)
+        return _compile(outputs, target, state, settings, batch)
 
 
 @contextmanager
@@ -127,18 +135,25 @@ def trace(model: Any, example_inputs: Any) -> Graph:
     return next(TRACERS[kind] for kind in type(model).__mro__ if kind in TRACERS)(model, example_inputs)
 
 
-def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | None, settings: Settings) -> Program:
+def _compile(
+    outputs: Outputs | Callable[..., Any], name: str, state: State | None, settings: Settings, batch: UpTo | None = None
+) -> Program:
     start = time.perf_counter()
     graph, unpack = _graph(outputs)
+    opened, chosen = None, list[Decision]()
+    if batch is not None and graph.mesh is not None and graph.mesh.size > 1:
+        raise ArgumentError("batch= is for a program of one process; on a mesh each batch has a program of its own")
+    if batch is not None:
+        graph, opened, chosen = open_batch(graph, batch)
     target = parse(name, settings)
     target.require()
     if state is None:
         state = graph.state if isinstance(graph.state, State) else State()
     wrong = {n for n, node in graph.sources.items() if n in state.types and not state.types[n].same(node.types[0])}
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
-    sharded: list[Decision] = []
-    graph = shard_updates(graph, settings.policy, {name: name in state.sharding for name in state.types}, sharded)
-    lowered = functools.cache(lambda: lower_graph(graph, target, orders, decided=sharded))
+    held = {name: name in state.sharding for name in state.types}
+    graph = shard_updates(graph, settings.policy, held, chosen)
+    lowered = functools.cache(lambda: _with(chosen, lower_graph(graph, target, orders)))
     with _together(graph, target, orders):
         executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
     cut = shardings(graph.mesh, list(graph.sources.values()))
@@ -154,12 +169,17 @@ def _compile(outputs: Outputs | Callable[..., Any], name: str, state: State | No
         "forbid": sorted(map(sorted, target.fusion.apart)),
         "float32_matmul_precision": settings.float32_matmul_precision,
         "library": settings.library,
+        "batch_invariant": settings.batch_invariant,
     }
     recipe = Recipe(target.fusion, arguments, again)
-    program = Program(graph, target.name, executable, state, interface, lowered, unpack, recipe)
+    program = Program(graph, target.name, executable, state, interface, lowered, unpack, recipe, opened)
     program.compile_seconds = time.perf_counter() - start
     _debug(program, Flags.read())
     return program
+
+
+def _with(decisions: Sequence[Decision], lowering: Lowering) -> Lowering:
+    return replace(lowering, decisions=[*decisions, *lowering.decisions]) if decisions else lowering
 
 
 def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
@@ -189,18 +209,15 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
     return copy, unpack
 
 
-def lower_graph(
-    graph: Graph, target: Target, orders: Mapping[str, Order], body: bool = False, decided: Sequence[Decision] = ()
-) -> Lowering:
+def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body: bool = False) -> Lowering:
     """Everything before the target's own part; ``orders`` are those of state that exists already. Raises TargetError.
 
-    ``graph`` is a program's, or the ``body`` of one of its loops; ``decided`` is what was decided on it before.
+    ``graph`` is a program's, or the ``body`` of one of its loops.
     """
     flags, clock = Flags.read(), _Clock()
     passing, bucket = target.passes(), target.settings.bucket_bytes
     passing = passing if bucket is None else replace(passing, bucket_bytes=bucket)
     steps, decisions = run_passes(graph, passing, orders, target.fusion, flags.check)
-    decisions = [*decided, *decisions]
     clock.note("passes")
     policy = target.schedule()
     if policy is None:

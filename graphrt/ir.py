@@ -23,7 +23,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError, ShapeError
 from graphrt.mesh import Axes, Mesh
-from graphrt.node import BUILDING, OPERATORS, Node, Origin, Stand, Value
+from graphrt.node import BUILDING, OPERATORS, Factor, Node, Origin, Stand, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Order
 from graphrt.sharding import part_shape
 from graphrt.signature import Memory, Signature
@@ -186,7 +186,11 @@ class Graph:
         if isinstance(value, bool | int | float):
             kind = "bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "float32"
             final = as_dtype(dtype or kind)
-            number = bool(value) if final.is_bool else float(value) if final.is_float else _integer(value, final)
+            number: bool | int | float
+            if final.is_float:
+                number = value if isinstance(value, Factor) else float(value)
+            else:
+                number = bool(value) if final.is_bool else _integer(value, final)
             return self.append(REGISTRY["constant"], (), {"value": number, "dtype": final.name}).outputs[0]
         array = np.asarray(value)
         if array.dtype == np.float64 and dtype is None:

@@ -5,9 +5,10 @@ A node is one equation, frozen once made; identity is the object. Arithmetic on 
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -187,6 +188,38 @@ class Value(Operand):
         if name.startswith("_") or name not in OPERATORS:
             raise AttributeError(f"a Value has no attribute {name!r}")
         return lambda *args, **kwargs: OPERATORS[name](self, *args, **kwargs)
+
+
+class Factor(float):
+    """A number made of how many elements were reduced, such as a mean's 1 / count, which knows what of.
+
+    It is a float to all but a program for any batch, where the count is known when it runs: ``of`` makes the number, as graph
+    code, of the count of the elements of the Value named ``source`` along ``dims``, of which there are ``least`` or more.
+    """
+
+    source: str
+    dims: tuple[int, ...]
+    of: Callable[[Value], Value]
+    least: int
+
+    @staticmethod
+    def make(number: float, source: Value, dims: Sequence[int], of: Callable[[Value], Value], least: int = 1) -> Factor:
+        """``number`` with what it is made of."""
+        found = Factor(number)
+        found.source, found.dims, found.of, found.least = source.name, tuple(dims), of, least
+        return found
+
+    @staticmethod
+    def unbiased(source: Value, dims: Sequence[int]) -> Factor:
+        """The unbiased variance of ``source`` over ``dims`` as a multiple of the biased one; they hold two elements or more."""
+        count = math.prod(source.shape[d] for d in dims)
+        return Factor.make(count / (count - 1), source, dims, lambda count: count / (count - 1.0), least=2)
+
+    def times(self, number: float) -> Factor:
+        """The product with a number that does not depend on the count."""
+        found, of = Factor(self * number), self.of
+        found.source, found.dims, found.of, found.least = self.source, self.dims, lambda count: of(count) * number, self.least
+        return found
 
 
 @dataclass(frozen=True, eq=False)

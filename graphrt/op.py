@@ -65,6 +65,36 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Axes:
+    """The dimensions of operands and results that go together, a letter for each, as einsum has them.
+
+    A result's element at some place of a letter needs operands at that place alone. A letter that no result has is folded
+    over, and what is ``neutral`` there, a number for each operand, changes nothing; None leaves an operand as it is. Along
+    ``_`` elements need one another.
+    """
+
+    operands: tuple[str, ...]
+    results: tuple[str, ...]
+    neutral: tuple[float | None, ...] = ()
+
+
+LETTERS = "abcdefghijopqrstuvwxyz"  # of leading dimensions; k, l, m and n are for the last ones
+
+
+def leading(node: Node, count: int | None = None) -> Axes:
+    """The ``Axes`` of an op that treats the first ``count`` dimensions (None: all but the last two) one by one."""
+    first = node.inputs[0].ndim - 2 if count is None else count
+    operands, results = ([LETTERS[:first] + "_" * (v.ndim - first) for v in vs] for vs in (node.inputs, node.outputs))
+    return Axes(tuple(operands), tuple(results))
+
+
+def beside(node: Node) -> Axes:
+    """The ``Axes`` of an op that works along ``attrs["dim"]`` and treats the other dimensions one by one."""
+    letters = "".join("_" if d == node.attrs["dim"] else LETTERS[d] for d in range(node.inputs[0].ndim))
+    return Axes((letters,) * len(node.inputs), (letters,) * len(node.outputs))
+
+
+@dataclass(frozen=True)
 class OpDef:
     """Everything graphrt knows of one op. See ``docs/architecture.md`` for how each field is used."""
 
@@ -81,6 +111,7 @@ class OpDef:
     split: Callable[[Node, int], Sequence[Value]] | None = None  # the same results from n parts and a reduction of theirs
     orders: Callable[[Node], tuple[Sequence[Order], Sequence[Order]]] | None = None  # preferred layouts: inputs, outputs
     template: str | None = None  # kinds that are a template of loops: its name
+    axes: Callable[[Node], Axes] | None = None  # kinds that work along dimensions: which go together; None: none do
     flops: Callable[[Node], int] = lambda node: node.outputs[0].type.size
     barrier: bool = False  # without vjp: gradients end here by intention, which is no error
     cheap: bool = True  # ELEMENTWISE: may be computed again instead of loaded

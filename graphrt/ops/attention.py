@@ -15,7 +15,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
-from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.op import Kind, OpDef, Sample, Types, leading, register
 from graphrt.ops.activation import softmax
 from graphrt.ops.attention_grad import check_operands, weights_again, wide
 from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, function, in_float32, require_float, tensor
@@ -103,6 +103,7 @@ register(
         reference=_reference,
         samples=_samples,
         template="attention",
+        axes=leading,
         flops=lambda n: 2 * n.inputs[3].type.size * (n.inputs[0].shape[-1] + n.inputs[2].shape[-1] + 8),
     )
 )

@@ -17,7 +17,7 @@ import numpy as np
 
 from graphrt.errors import DTypeError, ShapeError
 from graphrt.ir import Node, Value
-from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.op import Kind, OpDef, Sample, Types, leading, register
 from graphrt.ops.base import cast
 from graphrt.ops.elementwise import add, exp, ge, where
 from graphrt.ops.matmul import matmul
@@ -205,6 +205,7 @@ register(
         reference=_dq_reference,
         samples=_samples(square=False, output=True),
         template="attention_dq",
+        axes=leading,
         flops=_flops(3),
     )
 )
@@ -230,6 +231,7 @@ register(
         reference=_dkv_reference,
         samples=_samples(square=True, output=False),
         template="attention_dkv",
+        axes=leading,
         flops=_flops(4),
     )
 )
@@ -242,6 +244,7 @@ register(
         reference=_dscores_reference,
         samples=_samples(square=False, output=False),
         template="attention_dscores",
+        axes=leading,
         flops=_flops(2),
     )
 )

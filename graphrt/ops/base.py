@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -296,6 +297,15 @@ def dim_index(dim: int, ndim: int, what: str = "dim") -> int:
     if not -ndim <= dim < ndim:
         raise ArgumentError(f"{what} {dim} is out of range for {ndim} dimensions")
     return int(dim) % ndim
+
+
+def identity(op: str, dtype: np.dtype) -> Any:
+    """What changes nothing in a sum, prod, max or min of numbers of ``dtype``."""
+    if op in ("sum", "prod"):
+        return 0 if op == "sum" else 1
+    if dtype.kind in "iu":
+        return int(np.iinfo(dtype).min if op == "max" else np.iinfo(dtype).max)
+    return -math.inf if op == "max" else math.inf
 
 
 def integer(value: Any, what: str, minimum: int | None = None) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Node, Value
-from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.op import Axes, Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply
 from graphrt.ops.contraction import one_float, sum_of_parts
 from graphrt.types import HALVES, Shape, TensorType, float32
@@ -258,6 +258,7 @@ register(
         reference=reference_conv,
         samples=_conv_samples("conv"),
         template="conv",
+        axes=lambda n: Axes(("n___", "____"), ("n___",)),
         orders=_conv_orders,
         flops=_flops,
     )
@@ -274,6 +275,7 @@ register(
         reference=_reference_dgrad,
         samples=_conv_samples("conv_dgrad"),
         template="conv_dgrad",
+        axes=lambda n: Axes(("n___", "____"), ("n___",)),
         orders=_conv_orders,
         flops=_flops,
     )
@@ -287,6 +289,7 @@ register(
         reference=_reference_wgrad,
         samples=_conv_samples("conv_wgrad"),
         template="conv_wgrad",
+        axes=lambda n: Axes(("n___", "n___"), ("_" * n.outputs[0].ndim,), (0, 0)),
         orders=_conv_orders,
         split=_split_wgrad,
         flops=_flops,

@@ -13,7 +13,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError
 from graphrt.ir import Node, Value
-from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.op import Kind, OpDef, Sample, Types, beside, register
 from graphrt.ops.base import apply, broadcast_to, cast, dim_index, function, in_float32, require_float, tensor, widened
 from graphrt.ops.elementwise import abs, eq, exp, leads, logical_and, where
 from graphrt.ops.indexing import gather
@@ -95,6 +95,7 @@ register(
         reference=_reference_scan,
         samples=_samples,
         template="scan",
+        axes=beside,
     )
 )
 
@@ -137,6 +138,7 @@ register(  # y[i] = decay[i] * y[i - 1] + input[i]
         reference=_reference_recurrence,
         samples=_recurrence_samples,
         template="recurrence",
+        axes=beside,
         flops=lambda n: 2 * n.types[0].size,
     )
 )

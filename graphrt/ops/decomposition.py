@@ -14,7 +14,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
-from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.op import Kind, OpDef, Sample, Types, leading, register
 from graphrt.ops.base import apply, cast, dim_index, function, in_float32, require_float, tensor
 from graphrt.ops.elementwise import eq, gt, maximum, where
 from graphrt.ops.matmul import matmul
@@ -104,6 +104,7 @@ register(
         reference=_reference_svd,
         samples=_samples,
         template="svd",
+        axes=leading,
         flops=lambda n: 24 * n.types[0].size * n.types[0].shape[-1],  # about eight sweeps
     )
 )

@@ -12,7 +12,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Value
-from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.op import Kind, OpDef, Sample, Types, leading, register
 from graphrt.ops.base import apply, broadcast_to, cast, function, in_float32, ntuple, require_float, tensor
 from graphrt.ops.boxes import box_iou, gather_rows, require_boxes
 from graphrt.ops.composite import square
@@ -52,6 +52,7 @@ register(
         reference=_reference_nms,
         samples=lambda rng: [Sample((rng.random(s) < 0.3,), {}) for s in ((6, 6), (2, 3, 9, 9), (1, 1), (0, 0))],
         template="nms",
+        axes=leading,
     )
 )
 

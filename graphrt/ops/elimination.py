@@ -10,7 +10,7 @@ import numpy as np
 
 from graphrt.errors import DTypeError, ShapeError
 from graphrt.ir import Node, Value
-from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.op import Kind, OpDef, Sample, Types, leading, register
 from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, function, in_float32, require_float, tensor
 from graphrt.ops.creation import eye
 from graphrt.ops.elementwise import abs, log, ne, sign, where
@@ -91,6 +91,7 @@ register(
         reference=_reference_lu,
         samples=_samples,
         template="lu",
+        axes=leading,
         flops=lambda n: 2 * n.types[0].size * n.inputs[0].shape[-1],
     )
 )

@@ -14,7 +14,7 @@ from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, broadcast_to, cast, dim_index, function, tensor
 from graphrt.ops.elementwise import eq, where
-from graphrt.ops.reduction import amax, amin
+from graphrt.ops.reduction import amax, amin, folded
 from graphrt.ops.source import iota
 from graphrt.ops.view import reshape, unsqueeze
 from graphrt.types import Shape, TensorType, bool_, int64, uint8
@@ -77,6 +77,7 @@ _OP = register(
         reference=_reference,
         samples=_samples,
         split=_split,
+        axes=folded,
         flops=lambda n: n.inputs[0].type.size,
     )
 )

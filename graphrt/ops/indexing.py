@@ -15,8 +15,19 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
-from graphrt.op import Kind, OpDef, Sample, Types, register
-from graphrt.ops.base import apply, broadcast_shape, broadcast_to, cast, dim_index, function, in_float32, tensor, widened
+from graphrt.op import LETTERS, Axes, Kind, OpDef, Sample, Types, register
+from graphrt.ops.base import (
+    apply,
+    broadcast_shape,
+    broadcast_to,
+    cast,
+    dim_index,
+    function,
+    identity,
+    in_float32,
+    tensor,
+    widened,
+)
 from graphrt.ops.elementwise import eq, ge, leads, maximum, minimum, where
 from graphrt.ops.slicing import getitem
 from graphrt.ops.source import iota
@@ -34,6 +45,11 @@ def _check_index(index: TensorType, like: TensorType, dim: int, what: str) -> No
     others = [d for d in range(like.ndim) if d != dim]
     if index.ndim != like.ndim or any(index.shape[d] != like.shape[d] for d in others):
         raise ShapeError(f"index must have the sizes of {what} {list(like.shape)} but along {dim}, got {list(index.shape)}")
+
+
+def _gather_axes(node: Node) -> Axes:
+    letters, dim = LETTERS[: node.inputs[0].ndim], node.attrs["dim"]
+    return Axes((letters[:dim] + "_" + letters[dim + 1 :], letters), (letters,))
 
 
 def _infer_gather(input: TensorType, index: TensorType, *, dim: int) -> Types:
@@ -65,6 +81,7 @@ register(
         vjp=lambda n, dy: [_scatter(n.inputs[1], dy, n.attrs["dim"], n.inputs[0].shape[n.attrs["dim"]]), None],
         reference=_reference_gather,
         samples=_gather_samples,
+        axes=_gather_axes,
         cheap=False,
     )
 )
@@ -83,17 +100,14 @@ def _infer_scatter(index: TensorType, src: TensorType, *, dim: int, size: int, o
     return (TensorType((*src.shape[:dim], size, *src.shape[dim + 1 :]), src.dtype),)
 
 
-def _identity(op: str, dtype: np.dtype) -> Any:
-    if op in ("sum", "prod"):
-        return 0 if op == "sum" else 1
-    if dtype.kind in "iu":
-        return np.iinfo(dtype).min if op == "max" else np.iinfo(dtype).max
-    return -math.inf if op == "max" else math.inf
+def _scatter_axes(node: Node) -> Axes:
+    letters, dim = LETTERS[: node.inputs[0].ndim], node.attrs["dim"]
+    return Axes((letters, letters), (letters[:dim] + "_" + letters[dim + 1 :],), (-1, None))  # what is sent nowhere is dropped
 
 
 def _reference_scatter(index: np.ndarray, src: np.ndarray, dim: int, size: int, op: str) -> np.ndarray:
     wide = np.float64 if src.dtype.kind == "f" else src.dtype
-    y = np.full((*src.shape[:dim], size, *src.shape[dim + 1 :]), _identity(op, src.dtype), wide)
+    y = np.full((*src.shape[:dim], size, *src.shape[dim + 1 :]), identity(op, src.dtype), wide)
     at = np.indices(index.shape)
     inside = (index >= 0) & (index < size)
     place = tuple(index[inside] if d == dim else at[d][inside] for d in range(src.ndim))
@@ -150,6 +164,7 @@ register(
         reference=_reference_scatter,
         samples=_scatter_samples,
         template="scatter",
+        axes=_scatter_axes,
     )
 )
 
@@ -270,7 +285,7 @@ def _source(input: Value, index: Any, src: Any, dim: int) -> tuple[Value, Value]
 def _scattered(input: Value, dim: int, positions: Value, src: Value, op: str) -> Value:
     """The ``op`` of what lands on each element of ``input``; its neutral element where nothing does."""
     y = _scatter(positions, src, dim, input.shape[dim], op)
-    return _pad_to(y, input.shape, _identity(op, y.dtype.numpy))
+    return _pad_to(y, input.shape, identity(op, y.dtype.numpy))
 
 
 def _pad_to(x: Value, shape: Sequence[int], value: float) -> Value:

@@ -9,6 +9,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Node, Value
+from graphrt.node import Factor
 from graphrt.ops.activation import _softplus
 from graphrt.ops.base import apply, broadcast_shape, cast, full_precision, function, lift
 from graphrt.ops.definition import define
@@ -209,6 +210,11 @@ def huber_loss(input: Value, target: Value, reduction: str = "mean", delta: floa
 # --- distributions -------------------------------------------------------------------------------------------------
 
 
+def _per_example(input: Value) -> Factor:
+    count = input.shape[0]
+    return Factor.make(1.0 / count if count else math.nan, input, (0,), lambda count: 1.0 / count)
+
+
 @function
 @full_precision
 def kl_div(input: Value, target: Value, reduction: str = "mean", log_target: bool = False) -> Value:
@@ -219,7 +225,7 @@ def kl_div(input: Value, target: Value, reduction: str = "mean", log_target: boo
     same_shape(input, target)
     loss = exp(target) * (target - input) if log_target else xlogy(target, target) - target * input
     if reduction == "batchmean":
-        return sum(loss) / float(input.shape[0]) if input.ndim else sum(loss)
+        return sum(loss) * _per_example(input) if input.ndim else sum(loss)
     return reduced(loss, reduction)
 
 

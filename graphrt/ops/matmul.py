@@ -8,7 +8,7 @@ import numpy as np
 
 from graphrt.errors import ShapeError
 from graphrt.ir import Node, Value
-from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.op import LETTERS, Axes, Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import apply, biased, broadcast_shape, broadcast_to, function, in_float32, require_float, tensor, widened
 from graphrt.ops.base import cast as cast_to
 from graphrt.ops.contraction import one_float, sum_of_parts
@@ -52,6 +52,11 @@ def _matmul_samples(rng: np.random.Generator) -> list[Sample]:
     ]
 
 
+def _axes(node: Node) -> Axes:
+    batch = LETTERS[: node.inputs[0].ndim - 2]
+    return Axes((f"{batch}mk", f"{batch}kn"), (f"{batch}mn",), (0, 0))
+
+
 register(
     OpDef(
         name="matmul",
@@ -64,6 +69,7 @@ register(
         reference=np.matmul,
         samples=_matmul_samples,
         template="matmul",
+        axes=_axes,
         split=_split_matmul,
         flops=lambda n: 2 * n.types[0].size * n.inputs[0].shape[-1],
     )

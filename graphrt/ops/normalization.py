@@ -9,6 +9,7 @@ import ml_dtypes
 
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
+from graphrt.node import Factor
 from graphrt.ops.base import cast, dim_index, function, in_float32, require_float, widened
 from graphrt.ops.collective import everywhere
 from graphrt.ops.elementwise import abs, pow, rsqrt, stop_gradient, where
@@ -42,13 +43,15 @@ def _per_channel(input: Value, what: str, **values: Value | None) -> list[Value 
     return [None if v is None else reshape(v, shape) for v in values.values()]
 
 
-def _track(running: tuple[Value, Value], mean: Value, var: Value, count: int, momentum: float | Value) -> None:
-    """Moves the running mean and variance towards the batch's, the variance as the unbiased one of ``count`` numbers."""
-    graph, unbiased = mean.graph, count / (count - 1)
+def _track(running: tuple[Value, Value], mean: Value, var: Value, scale: float, momentum: float | Value) -> None:
+    """Moves the running mean and variance towards the batch's, the variance as the unbiased one, ``scale`` times as large."""
+    graph = mean.graph
     mean, var = (everywhere(stop_gradient(v)) for v in (mean, var))
-    for parameter, new, scale in ((running[0], mean, 1.0), (running[1], var, unbiased)):
+    counted = isinstance(scale, Factor) and not isinstance(momentum, Value)
+    rate = scale.times(momentum) if counted else momentum * scale  # type: ignore[attr-defined]
+    for parameter, new, share in ((running[0], mean, momentum), (running[1], var, rate)):
         old = graph.latest(parameter)
-        graph.advance(parameter, cast(old * (1.0 - momentum) + new * (momentum * scale), old.dtype))
+        graph.advance(parameter, cast(old * (1.0 - momentum) + new * share, old.dtype))
 
 
 @function
@@ -81,15 +84,16 @@ def batch_norm(
         count = input.type.size // max(channels, 1)
         if count < 2:
             raise ShapeError(f"batch_norm in training needs more than one value per channel, got {list(input.shape)}")
-        average = mean(x, dims)
+        average, unbiased = mean(x, dims), Factor.unbiased(x, dims)
         if sync and x.graph.mesh is not None:
             average, count = everywhere(average), count * math.prod(x.graph.mesh.axes[axis] for axis in x.type.varying)
+            unbiased = count / (count - 1)
         centred = x - reshape(average, shape)
         variance = mean(centred * centred, dims)
         if sync:
             variance = everywhere(variance)
         if running_mean is not None and running_var is not None:
-            _track((running_mean, running_var), average, variance, count, momentum)
+            _track((running_mean, running_var), average, variance, unbiased, momentum)
     else:
         if running_mean is None or running_var is None:
             raise ArgumentError("batch_norm needs running_mean and running_var when it is not training")
@@ -131,7 +135,7 @@ def instance_norm(
     variance = mean(centred * centred, dims, keepdim=True)
     if running_mean is not None and running_var is not None:
         over = [d for d in range(input.ndim) if d != 1]
-        _track((running_mean, running_var), mean(average, over), mean(variance, over), count, momentum)
+        _track((running_mean, running_var), mean(average, over), mean(variance, over), Factor.unbiased(x, dims), momentum)
     return _as(_scaled(centred * rsqrt(variance + eps), w, b), input)
 
 

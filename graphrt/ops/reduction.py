@@ -14,7 +14,8 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
-from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.node import Factor
+from graphrt.op import LETTERS, Axes, Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import (
     apply,
     broadcast_to,
@@ -22,13 +23,14 @@ from graphrt.ops.base import (
     dim_indices,
     full_precision,
     function,
+    identity,
     in_float32,
     require_float,
     tensor,
     widened,
 )
 from graphrt.ops.cumulative import cumprod
-from graphrt.ops.elementwise import abs, eq, leads, log, lt, ne, pow, sqrt, stop_gradient, where
+from graphrt.ops.elementwise import abs, eq, leads, log, lt, maximum, ne, pow, sqrt, stop_gradient, where
 from graphrt.ops.elementwise import exp as _exp
 from graphrt.ops.view import permute, reshape
 from graphrt.types import Shape, TensorType, int64
@@ -93,6 +95,13 @@ def _reference_reduce(x: np.ndarray, op: str, dims: Shape) -> np.ndarray:
     return np.asarray(_NUMPY[op](wide, axis=tuple(dims))).astype(x.dtype)
 
 
+def folded(node: Node) -> Axes:
+    """The ``Axes`` of a reduction."""
+    letters, dims = LETTERS[: node.inputs[0].ndim], node.attrs["dims"]
+    kept = "".join(c for d, c in enumerate(letters) if d not in dims)
+    return Axes((letters,), (kept,) * len(node.outputs), (identity(node.attrs["op"], node.inputs[0].dtype.numpy),))
+
+
 def _samples(rng: np.random.Generator) -> list[Sample]:
     x = (rng.standard_normal((3, 4, 5)) * 2).astype(np.float32)
     calls = [Sample((x,), {"op": op, "dims": dims}) for op in _NUMPY for dims in ((2,), (0, 1), (0, 1, 2), (1,))]
@@ -110,6 +119,7 @@ register(
         reference=_reference_reduce,
         samples=_samples,
         split=_split_reduce,
+        axes=folded,
         flops=lambda n: n.inputs[0].type.size,
     )
 )
@@ -142,8 +152,10 @@ def prod(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
 def mean(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
     """Arithmetic mean over ``dim`` (all when None) of a float tensor."""
     require_float(input.dtype, "input of mean")
-    count = math.prod(input.shape[d] for d in _dims(dim, input.ndim))
-    return _reduce(input, "sum", dim, keepdim) * (1.0 / count if count else float("nan"))
+    dims = _dims(dim, input.ndim)
+    count = math.prod(input.shape[d] for d in dims)
+    share = Factor.make(1.0 / count if count else math.nan, input, dims, lambda count: 1.0 / count)
+    return _reduce(input, "sum", dim, keepdim) * share
 
 
 @function
@@ -163,11 +175,13 @@ def amin(input: Value, dim: Dims = None, keepdim: bool = False) -> Value:
 def var(input: Value, dim: Dims = None, correction: float = 1, keepdim: bool = False) -> Value:
     """Variance over ``dim`` in two passes, divided by ``count - correction``; by 0 where that is not positive."""
     require_float(input.dtype, "input of var")
-    count = math.prod(input.shape[d] for d in _dims(dim, input.ndim))
+    dims = _dims(dim, input.ndim)
     centred = input - mean(input, dim, keepdim=True)
-    divisor = count - correction
+    divisor = math.prod(input.shape[d] for d in dims) - correction
     total = _reduce(centred * centred, "sum", dim, keepdim)
-    return total * (1.0 / divisor) if divisor > 0 else total / 0.0
+    if divisor <= 0:
+        return total / 0.0
+    return total * Factor.make(1.0 / divisor, input, dims, lambda count: 1.0 / maximum(count - correction, 0.0))
 
 
 @function

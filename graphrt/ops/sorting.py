@@ -9,7 +9,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Graph, Value
-from graphrt.op import REGISTRY, Kind, OpDef, Sample, Types, register
+from graphrt.op import REGISTRY, Kind, OpDef, Sample, Types, beside, register
 from graphrt.ops.base import apply, broadcast_to, cast, creation, dim_index, function, integer, tensor
 from graphrt.ops.elementwise import leads, ne, stop_gradient, where
 from graphrt.ops.random import uniform
@@ -58,6 +58,7 @@ register(
         reference=_reference_sort,
         samples=_samples,
         template="sort",
+        axes=beside,
     )
 )
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
 from graphrt.ir import Node, Value
-from graphrt.op import Kind, OpDef, Sample, Types, register
+from graphrt.op import Kind, OpDef, Sample, Types, leading, register
 from graphrt.ops.base import apply, require_float
 from graphrt.ops.conv import Pads, channels_last, out_size
 from graphrt.types import Shape, TensorType, int32, uint8
@@ -185,6 +185,7 @@ register(
         reference=_reference_max_pool,
         samples=_samples("x"),
         template="max_pool",
+        axes=lambda n: leading(n, 2),
         orders=_orders,
         flops=_window_flops,
     )
@@ -198,6 +199,7 @@ register(
         reference=_reference_max_pool_grad,
         samples=_samples("dy_index"),
         template="max_pool_grad",
+        axes=lambda n: leading(n, 2),
         orders=_orders,
         flops=_window_flops,
     )
@@ -214,6 +216,7 @@ register(
         reference=_reference_gather,
         samples=_samples("x_index"),
         template="max_pool_gather",
+        axes=lambda n: leading(n, 2),
         orders=_orders,
         flops=_window_flops,
     )
@@ -228,6 +231,7 @@ register(
         simplify=_nothing_to_sum,
         samples=_samples("x"),
         template="sum_pool",
+        axes=lambda n: leading(n, 2),
         orders=_orders,
         flops=_window_flops,
     )
@@ -242,6 +246,7 @@ register(
         simplify=_nothing_to_sum,
         samples=_samples("dy"),
         template="sum_pool_grad",
+        axes=lambda n: leading(n, 2),
         orders=_orders,
         flops=_window_flops,
     )

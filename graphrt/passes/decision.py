@@ -14,6 +14,7 @@ _VERBS = {  # of what is done, and of what is not, but for fusions
     "pairs": ("runs beside", "does not run beside"),
     "bucket": ("is sent with", "is not sent with"),
     "template": ("is computed by", "is not computed by"),
+    "batch": ("takes", "does not take"),
     "alias": ("lies over", "does not lie over"),
 }
 
@@ -24,7 +25,7 @@ class Decision:
 
     ``saved`` is what the stage reckoned with; the ledger, which ``program.explain()`` prints, has it exactly, and negative
     where a decision costs traffic.
-    ``stage`` is one of ``stages.STAGES``, or channels, layout, bucket, template or alias. ``other`` is for a fusion the anchor
+    ``stage`` is one of ``stages.STAGES``, or batch, channels, layout, bucket, template or alias. ``other`` is for a fusion the anchor
     of the group, or what the choice is about: "channels-last", "in place", a template's file, the tensor whose bytes it takes
     over.
     ``change`` is of a refusal: what would have to be otherwise, behind "if".

@@ -14,6 +14,7 @@ import numpy as np
 from graphrt.errors import ArgumentError, TargetError
 from graphrt.ir import Graph
 from graphrt.passes.decision import Decision
+from graphrt.passes.open_batch import OpenBatch
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.checking import Difference, check
 from graphrt.runtime.explanation import Explanation
@@ -115,10 +116,11 @@ class Program(Runnable):
         lower: Callable[[], Lowering],
         unpack: str,
         recipe: Recipe,
+        batch: OpenBatch | None = None,
     ) -> None:
         """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked."""
         inputs, outputs = interface.inputs, interface.outputs
-        super().__init__(target, inputs, outputs, state, executable, interface.needed, unpack, interface.updates)
+        super().__init__(target, inputs, outputs, state, executable, interface.needed, unpack, interface.updates, batch)
         self.built, self._executable, self._lower, self.compile_seconds = built, executable, lower, 0.0
         self.recipe, self.fusion = recipe, recipe.fusion
 

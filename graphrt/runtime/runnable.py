@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from graphrt.errors import InputError
+from graphrt.passes.open_batch import ROWS, OpenBatch
 from graphrt.runtime.arrays import from_dlpack, from_numpy, to_numpy
 from graphrt.runtime.forking import PROGRAM, make_lock
 from graphrt.runtime.state import State
@@ -57,7 +58,8 @@ class Runnable:
     """A program that can be called, whether compiled here or loaded. Call it with inputs by name.
 
     ``inputs`` and ``outputs`` are types by name; ``needed`` names the inputs that are read; ``unpack`` says how results are
-    given back: dict, list or single; ``updates`` names the state that the program writes.
+    given back: dict, list or single; ``updates`` names the state that the program writes; ``batch`` says how one for any
+    batch is called, of which types have the largest.
     """
 
     def __init__(
@@ -70,13 +72,15 @@ class Runnable:
         needed: Sequence[str],
         unpack: str = "dict",
         updates: Iterable[str] = (),
+        batch: OpenBatch | None = None,
     ) -> None:
         self.target, self.inputs, self.outputs, self.state = target, dict(inputs), dict(outputs), state
         self._binary, self._needed, self._unpack, self._updates = binary, list(needed), unpack, frozenset(updates)
+        self.batch = batch
         binary.attach(state, self._updates)
         self._lock = make_lock(PROGRAM)
         self._numbers: dict[str, tuple[Any, np.ndarray]] = {}  # the last number of each input, and its array
-        self._ahead: deque[tuple[Mapping[str, Any], str]] = deque()  # inputs from prefetch, and their kind (_asked)
+        self._ahead: deque[tuple[Mapping[str, Any], str, int]] = deque()  # inputs from prefetch, their kind (_asked), the rows
 
     def _where(self, name: str) -> str:
         """The origin of input ``name``, for messages."""
@@ -94,8 +98,9 @@ class Runnable:
         """
         inputs = self._named(args, inputs)
         with self._lock:
-            ahead, kind = self._ahead[0] if self._ahead else ({}, "")
-            bound, kind = {**ahead, **self._bind(inputs, ahead)}, max(kind, self._asked(inputs))
+            ahead, kind, rows = self._ahead[0] if self._ahead else ({}, "", 0)
+            own = self._bind(inputs, ahead)
+            bound, kind, rows = {**ahead, **own}, max(kind, self._asked(inputs)), int(own.get(ROWS, rows))
             if self._ahead:
                 self._ahead.popleft()
             if self.state.torn:
@@ -104,6 +109,8 @@ class Runnable:
                 results = self._binary.run(bound, self.state, kind == "device")
             finally:
                 self.state.wrote(self._updates)
+        if self.batch is not None:
+            results = self.batch.cut(results, rows)
         if kind == "cpu":
             results = {name: from_numpy(a) for name, a in results.items()}
         return self._given(results, inputs)
@@ -130,7 +137,7 @@ class Runnable:
             if len(self._ahead) == AHEAD:
                 raise InputError(f"{AHEAD} prefetched batches wait already; call the program before the next prefetch")
             bound = self._bind(inputs, self.inputs)
-            self._ahead.append((self._binary.prefetch(bound), self._asked(inputs)))
+            self._ahead.append((self._binary.prefetch(bound), self._asked(inputs), int(bound.get(ROWS, 0))))
 
     def forget(self) -> None:
         """Drops the batches that were prefetched and not used."""
@@ -160,11 +167,47 @@ class Runnable:
         unknown = inputs.keys() - self.inputs.keys()
         if unknown:
             raise InputError(f"no input {', '.join(map(repr, sorted(unknown)))}; the inputs are {self._signature()}")
+        if self.batch is not None:
+            inputs = self._filled(inputs, self.batch)
         missing = [n for n in self._needed if n not in inputs and n not in ahead]
         if missing:
             names, where = ", ".join(map(repr, missing)), self._where(missing[0])
             raise InputError(f"missing input {names} (defined at {where}); the inputs are {self._signature()}")
         return {name: self._array(name, value) for name, value in inputs.items()}
+
+    def _filled(self, inputs: Mapping[str, Any], batch: OpenBatch) -> dict[str, Any]:
+        """``inputs`` with the rows of the largest batch, those past the count zeros, and with the count."""
+        shapes = {name: np.shape(value) for name, value in inputs.items() if name in batch.inputs}
+        if ROWS in inputs:  # all rows are there, whatever is past the count
+            return dict(inputs)
+        rows = batch.count(shapes)
+        if rows is None:
+            return dict(inputs)
+        if rows == batch.most:
+            return {**inputs, ROWS: rows}
+        filled = {name: self._padded(name, value, rows) if name in shapes else value for name, value in inputs.items()}
+        return {**filled, ROWS: rows}
+
+    def _padded(self, name: str, value: Any, rows: int) -> Any:
+        """An input of ``rows`` of the largest batch."""
+        assert self.batch is not None
+        type, dim = self.inputs[name], self.batch.inputs[name]
+        wanted = (*type.shape[:dim], rows, *type.shape[dim + 1 :])
+        value = from_dlpack(value)
+        if np.shape(value) != wanted:
+            raise InputError(f"{self._described(name)}, got shape {list(np.shape(value))} of a batch of {rows}")
+        place = (*[slice(None)] * dim, slice(rows))
+        if self._binary.takes(value):
+            whole = value.new_zeros(type.shape)
+            whole[place] = value.detach()
+            return whole
+        array = to_numpy(value) if hasattr(value, "dtype") else np.asarray(value)
+        if not hasattr(value, "dtype"):
+            array = array.astype(type.dtype.numpy)
+        whole = np.zeros([type.shape[d] for d in type.order or range(len(type.shape))], array.dtype)
+        whole = whole.transpose(np.argsort(type.order)) if type.order else whole
+        whole[place] = array
+        return whole
 
     def _array(self, name: str, value: Any) -> Any:
         last = self._numbers.get(name)
@@ -209,7 +252,9 @@ class Runnable:
         return f"input {name!r} is {self.inputs[name]} ({self._where(name)})"
 
     def _signature(self) -> str:
-        return ", ".join(f"{n} : {t}" for n, t in self.inputs.items()) or "none"
+        named = [f"{n} : {t}" for n, t in self.inputs.items() if n != ROWS]
+        batch = "" if self.batch is None else f"; any batch up to {self.batch.most}"
+        return (", ".join(named) or "none") + batch
 
     def _about(self) -> str:
         return f"target={self.target}, {self._signature()} -> {', '.join(self.outputs)}"

@@ -24,12 +24,13 @@ import numpy as np
 
 from graphrt.errors import InputError
 from graphrt.files import foreign, scratch, sync, whole
+from graphrt.passes.open_batch import OpenBatch
 from graphrt.runtime.program import Program
 from graphrt.runtime.runnable import Binary, Runnable
 from graphrt.runtime.state import State
 from graphrt.types import TensorType
 
-FORMAT = "graphrt-program-6"
+FORMAT = "graphrt-program-7"
 MANIFEST = "manifest.json"
 _SUFFIXES = (".so", ".cubin", ".hsaco", ".safetensors", ".json")
 Types = dict[tuple[str, str], TensorType]  # by space and name
@@ -88,6 +89,7 @@ def write_program(
         "unpack": program._unpack,
         "inputs": {name: str(type) for name, type in program.inputs.items()},
         "outputs": {name: str(type) for name, type in program.outputs.items()},
+        **({} if program.batch is None else {"batch": program.batch.to_json()}),
     }
     with whole(folder / MANIFEST, durable=True) as file:
         file.write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1) + "\n")
@@ -222,5 +224,6 @@ def read_program(folder: Path, manifest: Mapping[str, Any], target: str, binary:
     state.extend(own, {name: np.zeros((), type.dtype.numpy) for name, type in own.items()}, manifest["copies"])
     state.load(part(folder, manifest, manifest["state"]))
     inputs, outputs = ({n: TensorType.parse(t) for n, t in manifest[kind].items()} for kind in ("inputs", "outputs"))
-    how = (manifest["needed"], manifest["unpack"], manifest["updates"])
+    batch = OpenBatch.from_json(manifest["batch"]) if "batch" in manifest else None
+    how = (manifest["needed"], manifest["unpack"], manifest["updates"], batch)
     return Runnable(target, inputs, outputs, state, binary(types), *how)

@@ -56,16 +56,18 @@ class Settings:
     forbid: Sequence[Collection[str]] = ()
     policy: str = "all_reduce"
     bucket_bytes: int | None = None
+    batch_invariant: bool = False
 
 
 class Target(ABC):
     """One target with its settings; ``name`` is how programs call it: cpu, cuda:sm_90.
 
     The attributes say what it can do: whether it ``tunes`` kernels by timing them and leaves contractions to ``libraries``;
-    whether it ``computes`` at all, which null does not; whether it has ``collectives``.
+    whether its sums can be ``invariant``, the same whatever the batch; whether it ``computes`` at all, which null does not; whether
+    it has ``collectives``.
     """
 
-    tunes = libraries = collectives = False
+    tunes = libraries = invariant = collectives = False
     computes = True
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -85,6 +87,8 @@ class Target(ABC):
             raise ArgumentError(f"library (or GRAPHRT_LIBRARY) must be never, auto or always, got {self.library!r}")
         if library in ("auto", "always") and not self.libraries:
             raise ArgumentError(f"library={library!r} is about contractions on a GPU; the target is {name!r}, so leave it out")
+        if settings.batch_invariant and not self.invariant:
+            raise ArgumentError(f"batch_invariant is for the target cpu; {name!r} adds up as suits the batch, so leave it out")
 
         if settings.policy not in POLICIES:
             raise ArgumentError(f"policy must be {', '.join(POLICIES[:-1])} or {POLICIES[-1]}, got {settings.policy!r}")

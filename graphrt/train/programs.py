@@ -5,6 +5,7 @@ net, loss, optimizer ─▶ graph of a step, or of evaluation mode ─▶ progra
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import graphrt.ops as F
 from graphrt.compiler import compile as compile_graph
-from graphrt.errors import ArgumentError
+from graphrt.errors import ArgumentError, GraphError
 from graphrt.ir import Graph, Value
 from graphrt.mesh import Mesh
 from graphrt.nn import Module
@@ -20,6 +21,7 @@ from graphrt.nn.augment import Compose
 from graphrt.nn.module import changes, in_mode, inside, stepped
 from graphrt.ops.base import widened
 from graphrt.optim import total_norm
+from graphrt.passes.open_batch import UpTo, norms_over_batch, up_to
 from graphrt.runtime.processes import processes
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
@@ -29,8 +31,26 @@ from graphrt.train.objective import Losses, Objective, classes_of, outputs_by_na
 from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs_of_step
 from graphrt.types import as_dtype, float16
 
+MOST_PROGRAMS = 16
 # Of a program: its inputs, modes, whether it evaluates running means, and whether each process has a part of the batch.
 _Key = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], bool, bool]
+
+
+def _of_any_batch(key: _Key) -> _Key:
+    """``key`` without the batch."""
+    kind, named, *rest = key
+    return (kind, tuple((name, (shape[1:], dtype)) for name, (shape, dtype) in named), *rest)  # type: ignore[return-value]
+
+
+def _size(key: _Key) -> int:
+    """The batch in ``key``; 0 where its inputs have none."""
+    sizes = {shape[:1] for _, (shape, _) in key[1]}
+    return int(sizes.pop()[0]) if len(sizes) == 1 and sizes != {()} else 0
+
+
+def _resized(tree: Tree, batch: int) -> Tree:
+    """The specs of ``tree`` for a batch of that size."""
+    return mapped(lambda _, spec: ((batch, *spec[0][1:]), *spec[1:]), "", tree)
 
 
 @dataclass(frozen=True)
@@ -69,8 +89,10 @@ class Programs:
         self.mesh = compiling.mesh
         self.processes = None if self.mesh is None else processes(self.mesh)
         self.state, self.steps = State(), 0
-        self._programs: dict[_Key, Program] = {}
+        self._programs: OrderedDict[_Key, Program] = OrderedDict()  # the last used at the end
         self._specs: dict[_Key, Batch] = {}
+        self._closed: dict[_Key, str] = {}  # what takes one batch alone, by the key of any batch, and why
+        self._reasons: dict[_Key, str] = {}  # why each program was made
         self._trained: _Key | None = None  # of the last training step, for checkpoints
         self._means, self._means_at = State(), -1  # what is evaluated where the optimizer keeps means, and of which step
         self._parted = 0  # how often parameters that were frozen parted from those that were not
@@ -156,6 +178,8 @@ class Programs:
     def program(self, kind: str, x: Any, y: Any = None, sample_weight: Any = None) -> Program:
         """The compiled "train", "eval" or "predict" program for a batch like arrays ``x``, ``y``, ``sample_weight``; made once.
 
+        It takes smaller batches as well, unless the network's results depend on the batch in another way than by its count. The
+        ``MOST_PROGRAMS`` that were used last are kept; ``summary`` says which dimension made each of them necessary.
         Its inputs lie in memory as the first batch does, which may be channels last; batches that lie otherwise are rearranged.
         """
         return self.program_of(kind, *self.share(Batch(plain(x), None if y is None else plain(y), sample_weight)))
@@ -165,11 +189,43 @@ class Programs:
         if kind == "train":
             self._part_ways()
         key = self._key(kind, Batch(*(None if part is None else spec_of(part) for part in batch)), parts)
-        if key not in self._programs:
+        if (serving := self._serving(key)) is None:
+            serving = key
             self._compile(key, Batch(*(None if part is None else laid_spec_of(part) for part in batch)))
+        self._programs.move_to_end(serving)
         if kind == "train":
-            self._trained = key
-        return self._programs[key]
+            self._trained = serving
+        return self._programs[serving]
+
+    def _serving(self, key: _Key) -> _Key | None:
+        """The key of a program that takes what ``key`` says: that very batch, or a larger one and any below."""
+        if key in self._programs:
+            return key
+        of_any, size = _of_any_batch(key), _size(key)
+        for other, program in self._programs.items():
+            opened = program.batch
+            if opened is not None and _of_any_batch(other) == of_any and opened.least <= size <= opened.most:
+                return other
+        return None
+
+    def _reason(self, key: _Key) -> str:
+        """Why there is no program for ``key``: the dimension in which it differs from the last of its kind that was used."""
+        before = next((other for other in reversed(self._programs) if other[0] == key[0]), None)
+        if before is None:
+            return "the first"
+        if before[2:] != key[2:]:
+            return "modes, or what is trainable, changed"
+        old = dict(before[1])
+        for name, (shape, dtype) in key[1]:
+            if name not in old or len(old[name][0]) != len(shape) or old[name][1] != dtype:
+                was = f"{list(old[name][0])} {old[name][1]}" if name in old else "not there"
+                return f"{name} is {list(shape)} {dtype}, and was {was}"
+            for d, (new, was) in enumerate(zip(shape, old[name][0], strict=True)):
+                if new != was:
+                    closed = self._closed.get(_of_any_batch(key), "")
+                    because = f" ({closed})" if not d and closed else ""
+                    return f"dimension {d} of {name} is {new}, and was {was}{because}"
+        return "inputs were taken away"
 
     def _key(self, kind: str, specs: Batch, parts: bool = False) -> _Key:
         named = tuple((name, spec[:2]) for name, spec in specs.named().items())
@@ -177,18 +233,45 @@ class Programs:
         return kind, named, mode, kind != "train" and self.optimizer.ema_decay is not None, parts
 
     def _compile(self, key: _Key, specs: Batch) -> None:
+        """Adds a program for ``specs``, and if it can for any batch up to the largest that was met."""
+        of_any, reason = _of_any_batch(key), self._reason(key)
+        others = [_size(other) for other in self._programs if _of_any_batch(other) == of_any]
+        most, program = max([_size(key), *others]), None
+        if most and of_any not in self._closed and (self.mesh is None or self.mesh.size == 1):
+            larger = Batch(*(None if part is None else _resized(part, most) for part in specs))
+            try:
+                program, specs = self._compiled(key, larger, up_to(most, dict.fromkeys(specs.named(), 0)), not others), larger
+            except GraphError as error:
+                self._closed[of_any] = str(error)
+        self._programs[key] = self._compiled(key, specs) if program is None else program
+        self._specs[key], self._reasons[key], self._means_at = specs, reason, -1
+        if len(self._programs) > MOST_PROGRAMS:
+            oldest = next(other for other in self._programs if other not in (key, self._trained))
+            del self._programs[oldest], self._specs[oldest], self._reasons[oldest]
+
+    def _compiled(self, key: _Key, specs: Batch, batch: UpTo | None = None, first: bool = False) -> Program:
+        """The program of ``specs``, for any ``batch``.
+
+        The first of a network that is normalised over the batch is for that batch alone, and faster; the second, for another
+        batch, is for any.
+        """
         kind, *_, means, parts = key
         graph = self.training_graph(*specs, parts) if kind == "train" else self.evaluation_graph(*specs, parts)
-        self._specs[key] = specs
-        self._programs[key] = compile_graph(
+        alone = first and kind == "train" and batch is not None and norms_over_batch(graph, batch)
+        return compile_graph(
             graph,
             target=self.target,
             state=self._means if means else self.state,
             float32_matmul_precision=self.compiling.float32_matmul_precision,
             library=self.compiling.library,
             policy=self.compiling.policy,
+            batch=None if alone else batch,
         )
-        self._means_at = -1
+
+    def _made_because(self, key: _Key) -> str:
+        """The batches that a program takes, and why it was made."""
+        opened = self._programs[key].batch
+        return ("" if opened is None else f"takes any batch up to {opened.most}, ") + f"made because: {self._reasons[key]}"
 
     def _evaluated(self, kind: str, batch: Batch, parts: bool = False) -> Program:
         """The program for ``batch``; where the optimizer keeps running means, they are what it reads."""

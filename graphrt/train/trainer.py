@@ -159,7 +159,7 @@ class Trainer(Programs):
         ``train`` is a Dataset, arrays (x, y), or another Source, of which batches of ``batch_size`` are made, such as a torch
         Dataset, or what makes its own, such as a torch DataLoader: iterated once an epoch it gives batches (x, y), ``len`` of
         them. The order of each epoch of a Source follows from the seed and the epoch's number; the last batch may be smaller,
-        which is another program, and ``drop_last`` leaves it out.
+        which the same program takes, and ``drop_last`` leaves it out.
         The schedule runs over all ``epochs`` unless it names its own. ``callbacks`` are ``Callback``s, or functions that get
         (trainer, the epoch's row) after each epoch and may return False to end the training. Loss and metrics are measured on
         ``validation`` after each epoch; ``progress`` shows them.
@@ -303,11 +303,12 @@ class Trainer(Programs):
     def summary(self) -> str:
         """The network by module, and what its training step compiled to."""
         lines = [summary(self.net), f"{count_parameters(self.net):,} trainable parameters, {self.optimizer!r}"]
-        for (kind, named, *_), program in self._programs.items():
+        for key, program in self._programs.items():
+            kind, named, *_ = key
             arena = f", arena {program.plan.size:,} bytes" if program.plan else ""
             shapes = ", ".join(str(list(shape)) for name, (shape, _) in named if name.startswith("x"))
             lines.append(
                 f"{kind} {shapes} on {program.target}: {program.launches} launches{arena}, "
-                f"compiled in {program.compile_seconds:.2f} s"
+                f"compiled in {program.compile_seconds:.2f} s, {self._made_because(key)}"
             )
         return "\n".join(lines)

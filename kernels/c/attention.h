@@ -72,4 +72,4 @@ static void FN(_task)(long task, void **table) {
     GRT_SIMD for (int v = 0; v < CV; v++) STORE(buf, b, m0 + i, v, y[i * PD + v] / share, lse);
   }
 }
-GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), CV ? (long)BATCH * FN(_BLOCKS_I) : 0, table); }
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), CV ? grt_share(BATCH) * FN(_BLOCKS_I) : 0, table); }

@@ -32,5 +32,5 @@ static void FN(_task)(long task, void **launch) { /* one row of output, read whe
 GRT_LAUNCH void NAME(void **table) {
   void **kept = GRT_KEPT(table, FROZEN);
   void *launch[2] = {grt_prepare(FN(_pack), V_R * V_S, sizeof(T) * V_G * V_R * V_S, kept, table), table};
-  GRT_PARALLEL(FN(_task), (long)V_N * V_P, launch);
+  GRT_PARALLEL(FN(_task), grt_share(V_N) * V_P, launch);
 }

@@ -123,5 +123,5 @@ GRT_LAUNCH void NAME(void **table) {
   enum { FILTERS = GROUPS * FN(_GROUP_C), SIZE = FN(_TAP_TILES) * FN(_GROUP_K) * FN(_TILE_TAPS) };
   void **kept = GRT_KEPT(table, FROZEN);
   void *launch[2] = {grt_prepare(FN(_pack), FILTERS, sizeof(T) * FILTERS * SIZE, kept, table), table};
-  GRT_PARALLEL(FN(_task), (long)CN * GROUPS, launch);
+  GRT_PARALLEL(FN(_task), grt_share(CN) * GROUPS, launch);
 }

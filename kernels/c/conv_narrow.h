@@ -111,5 +111,5 @@ GRT_LAUNCH void NAME(void **table) {
   enum { BLOCKS = V_G * FN(_BLOCKS_K) };
   void **kept = GRT_KEPT(table, FROZEN);
   void *launch[2] = {grt_prepare(FN(_pack), BLOCKS, sizeof(T) * BLOCKS * FN(_TAPS) * FN(_TILE_K), kept, table), table};
-  GRT_PARALLEL(FN(_task), (long)V_N * V_G * CEIL_DIV(V_P, FN(_BLOCK_ROWS)), launch);
+  GRT_PARALLEL(FN(_task), grt_share(V_N) * V_G * CEIL_DIV(V_P, FN(_BLOCK_ROWS)), launch);
 }

@@ -169,5 +169,5 @@ GRT_LAUNCH void NAME(void **table) {
   enum { BLOCKS = V_G * FN(_BLOCKS_K) * FN(_BLOCKS_C) };
   void **kept = GRT_KEPT(table, FROZEN);
   void *launch[2] = {grt_prepare(FN(_pack), BLOCKS, sizeof(T) * BLOCKS * FN(_FILTER_BLOCK), kept, table), table};
-  GRT_PARALLEL(FN(_task), (long)V_N * V_G * FN(_PARTS) * CEIL_DIV(FN(_BLOCKS_K), FN(_TASK_BLOCKS_K)), launch);
+  GRT_PARALLEL(FN(_task), grt_share(V_N) * V_G * FN(_PARTS) * CEIL_DIV(FN(_BLOCKS_K), FN(_TASK_BLOCKS_K)), launch);
 }

@@ -158,6 +158,6 @@ GRT_LAUNCH void NAME(void **table) {
   enum { BLOCKS = V_G * FN(_BLOCKS_K) * FN(_BLOCKS_C) };
   void **kept = GRT_KEPT(table, FROZEN);
   void *launch[2] = {grt_prepare(FN(_pack), BLOCKS * FN(_SLICES), sizeof(T) * BLOCKS * FN(_FILTER_BLOCK), kept, table), table};
-  const long tasks = (long)CEIL_DIV(V_N, FN(_BLOCK_IMAGES)) * V_G * FN(_PARTS) * CEIL_DIV(FN(_BLOCKS_K), FN(_TASK_BLOCKS_K));
+  const long tasks = CEIL_DIV(grt_share(V_N), FN(_BLOCK_IMAGES)) * V_G * FN(_PARTS) * CEIL_DIV(FN(_BLOCKS_K), FN(_TASK_BLOCKS_K));
   GRT_PARALLEL(FN(_task), tasks, launch);
 }

@@ -5,6 +5,9 @@
  *   K                          or computed operand costs nothing more: once for all tasks if it is small, else by each.
  * M[ A ] [ C ]
  */
+#ifndef ROWS_M
+#define ROWS_M 0
+#endif
 enum {
   FN(_BLOCKS_K) = MAX_OF(1, CEIL_DIV(K, 512)), /* blocks of k: a panel of B is at most 128 KB */
   FN(_BLOCK_K) = CEIL_DIV(MAX_OF(K, 1), FN(_BLOCKS_K)),
@@ -141,7 +144,8 @@ static void FN(_task)(long task, void **launch) {
   };
   const int b = (int)(task / (MB * NB)), t = (int)(task % (MB * NB)); /* neighbours share what is larger */
   const int m0 = (M < N ? t % MB : t / NB) * BM, n0 = (M < N ? t / MB : t % NB) * BN;
-  const int rows = MIN_OF(M - m0, BM), cols = MIN_OF(N - n0, BN);
+  const int rows = MIN_OF((ROWS_M ? (int)(intptr_t)launch[2] : M) - m0, BM), cols = MIN_OF(N - n0, BN);
+  if (ROWS_M && rows <= 0) return; /* past the last row of the batch */
   T *pa = grt_scratch(sizeof(T) * (SIZE_A + SIZE_B + SUMS + 16)), *pb = pa + SIZE_A, *sums = pb + SIZE_B;
   for (int k0 = 0; k0 == 0 || k0 < K; k0 += KC) {
     const int depth = MIN_OF(K - k0, KC);
@@ -170,9 +174,9 @@ static void FN(_task)(long task, void **launch) {
 }
 GRT_LAUNCH void NAME(void **table) {
   enum { PANELS = BATCH * FN(_TILES_N) };
-  void *launch[2] = {NULL, table}, **kept = GRT_KEPT(table, FROZEN);
+  void *launch[3] = {NULL, table, (void *)(intptr_t)(ROWS_M ? grt_share(M) : M)}, **kept = GRT_KEPT(table, FROZEN);
   if (M == 0 || N == 0) return;
   const size_t bytes = sizeof(T) * PANELS * FN(_TILE_N) * K;
   if (FN(_SHARED)) launch[0] = grt_prepare(FN(_pack), PANELS * FN(_BLOCKS_K), bytes, kept, table);
-  GRT_PARALLEL(FN(_task), (long)BATCH * FN(_BLOCKS_M) * FN(_BLOCKS_N), launch);
+  GRT_PARALLEL(FN(_task), (ROWS_M ? (long)BATCH : grt_share(BATCH)) * FN(_BLOCKS_M) * FN(_BLOCKS_N), launch);
 }

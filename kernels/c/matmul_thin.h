@@ -3,6 +3,9 @@
  * A task owns TILE_N columns. Where B runs along k it adds up products of vectors of k, one column after the other; where B runs
  * along n, vectors of columns. Sums of BLOCK_K products are added in double.
  */
+#ifndef ROWS_M
+#define ROWS_M 0
+#endif
 enum {
   FN(_BLOCK_K) = 1024,
   FN(_TILE_N) = MAX_OF(GRT_LANES(T), MIN_OF(64, CEIL_DIV(CEIL_DIV(N, 16), GRT_LANES(T)) * GRT_LANES(T))),
@@ -39,4 +42,4 @@ static void FN(_task)(long task, void **table) {
   }
   for (int m = 0; m < M; m++) GRT_SIMD for (int j = 0; j < width; j++) STORE_C(buf, b, m, n0 + j, (T)total[m][j]);
 }
-GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)BATCH * FN(_TILES_N), table); }
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (ROWS_M ? BATCH : grt_share(BATCH)) * FN(_TILES_N), table); }

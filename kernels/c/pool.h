@@ -6,4 +6,4 @@
  */
 #include "tile.h"
 #include VARIANT
-GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)CN * (CHANNELS_LAST ? CP : CC), table); }
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), grt_share(CN) * (CHANNELS_LAST ? CP : CC), table); }

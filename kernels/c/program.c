@@ -39,6 +39,10 @@ static void part_task(long task, void **table) {
   part->kernel.task(task - part->start, all->there + (part->place - all->parts->place));
 }
 
+static _Thread_local long rows; /* that the launch under way stops at; 0: at none */
+
+long grt_share(long whole) { return rows > 0 ? (whole * rows + GRT_PLAN.batch - 1) / GRT_PLAN.batch : whole; }
+
 void grt_launch(const grt_part *parts, int count, const grt_place *places, void **there, void **table) {
   if (count == 0) return;
   const grt_part *last = parts + count - 1;
@@ -50,14 +54,17 @@ void grt_launch(const grt_part *parts, int count, const grt_place *places, void 
   } else if (parts->kernel.run != NULL) {
     parts->kernel.run(there);
   } else {
-    GRT_PARALLEL(parts->kernel.task, parts->tasks, there);
+    GRT_PARALLEL(parts->kernel.task, grt_share(parts->tasks), there);
   }
 }
 
 GRT_EXPORT void graphrt_launch(int number, void **table) {
   const int *first = GRT_PLAN.first + number;
   void *there[GRT_PLAN.most];
-  grt_launch(GRT_PLAN.parts + first[0], first[1] - first[0], GRT_PLAN.places, there, table);
+  const grt_part *parts = GRT_PLAN.parts + first[0];
+  if (GRT_PLAN.batch > 0 && first[1] - first[0] == 1 && parts->rows) rows = (long)*(const int64_t *)table[GRT_PLAN.count];
+  grt_launch(parts, first[1] - first[0], GRT_PLAN.places, there, table);
+  rows = 0;
 }
 
 GRT_EXPORT void graphrt_run(void **table) {

@@ -43,6 +43,7 @@ typedef struct {
   } kernel;
   long start, tasks; /* of this part, among those of the launch */
   int place, places; /* the first of its places, and how many they are */
+  int rows; /* whether it goes through the rows of a batch, and stops at the last */
 } grt_part;
 /* The launches of a program, for the functions that it exports (program.c): the first part of each launch, behind the last how
  * many parts there are, and how many places one has at most. */
@@ -51,11 +52,15 @@ typedef struct {
   const grt_place *places;
   const int *first;
   int launches, most;
+  int batch, count; /* the largest batch of a program for any (else 0), and the entry of how many rows there are */
 } grt_plan;
 extern GRT_HIDDEN const grt_plan GRT_PLAN;
 
 /* Runs the parts of one launch side by side; `there` has room for where their places are. */
 GRT_HIDDEN void grt_launch(const grt_part *parts, int count, const grt_place *places, void **there, void **table);
+
+/* The part of `whole` that is of the rows there are, in a launch that stops at the last of them; in others all of it. */
+GRT_HIDDEN long grt_share(long whole);
 
 /* Frees what `grt_prepare` has kept. */
 GRT_HIDDEN void grt_drop(void **kept, long count);

@@ -33,6 +33,8 @@ def to_torch(program: Program) -> torch.nn.Module:
     """
     if not isinstance(program, Program):
         raise ArgumentError(f"to_torch takes a Program of graphrt.compile, got {type(program).__name__}")
+    if program.batch is not None:
+        raise ArgumentError("to_torch takes a program of one batch; compile it without batch=up_to(...)")
     return ProgramModule(program)
 
 

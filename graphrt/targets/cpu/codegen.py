@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from graphrt.config import Flags
 from graphrt.passes.decision import Decision
+from graphrt.passes.open_batch import ROWS
 from graphrt.runtime.lowering import Lowering
 from graphrt.schedule.kernel_ir import CollectiveKernel, Kernel, LoopKernel, TemplateKernel
 from graphrt.schedule.memory import blocks
+from graphrt.targets.cpu.batch import RowLimit
 from graphrt.targets.cpu.build import vector_bytes
 from graphrt.targets.cpu.generated import LoopPrinter
 from graphrt.targets.cpu.launches import Part, tables
@@ -34,6 +36,8 @@ class Source:
     kernels: dict[str, str]
     launches: list[list[Part]]
     decisions: list[Decision]
+    most: int = 0  # the largest batch of a program for any, and the entry of how many rows there are
+    count: int = 0
 
     def __str__(self) -> str:
         return "\n".join([self.head, *self.kernels.values(), self.tables()])
@@ -54,22 +58,28 @@ class Source:
         lines = [
             "/* tables */",
             *tables(self.launches),
-            "const grt_plan GRT_PLAN = {parts, places, first, LAUNCHES, PLACES};",
+            f"const grt_plan GRT_PLAN = {{parts, places, first, LAUNCHES, PLACES, {self.most}, {self.count}}};",
         ]
         return "\n".join(lines) + "\n"
 
 
-def generate(lowering: Lowering, freeze: bool = False, checked: bool = False) -> tuple[Source, Buffers]:
+def generate(
+    lowering: Lowering, freeze: bool = False, checked: bool = False, invariant: bool = False
+) -> tuple[Source, Buffers]:
     """The C source of a program and the table of its buffers.
 
-    ``freeze`` keeps packed what no launch writes; ``checked`` looks at each index before it is used.
+    ``freeze`` keeps packed what no launch writes; ``checked`` looks at each index before it is used; ``invariant`` chooses
+    loops without regard to the batch.
     """
     buffers = _buffers(lowering, freeze, checked)
     vector, winograd = vector_bytes(), Flags.read().winograd
     names: dict[str, str] = {}  # the kernel of each text
     headers = ("runtime.h", "elementwise.h", "stream.h", *(("checked.h",) if checked else ()))
-    source = Source("".join(f'#include "{header}"\n' for header in headers), {}, [], [])
-    source.launches.extend(_Printed(source, names, vector, winograd).launches(lowering.kernels, buffers))
+    limit = RowLimit.of(lowering.graph) if not checked else RowLimit()
+    count = next((i for i, entry in enumerate(buffers.entries, 1) if entry == ("input", ROWS)), 0)
+    limit = limit if count else RowLimit()
+    source = Source("".join(f'#include "{header}"\n' for header in headers), {}, [], [], limit.most, count)
+    source.launches.extend(_Printed(source, names, vector, winograd, invariant, limit).launches(lowering.kernels, buffers))
     return source, buffers
 
 
@@ -81,6 +91,8 @@ class _Printed:
     names: dict[str, str]
     vector: int
     winograd: int
+    invariant: bool
+    limit: RowLimit
 
     def launches(self, kernels: Sequence[Sequence[Kernel]], buffers: Buffers) -> list[list[Part]]:
         """The launches of ``kernels`` on ``buffers``, whose texts are added to the source."""
@@ -97,7 +109,7 @@ class _Printed:
                     self.names[text] = group.name
                     self.source.kernels[group.name] = f"/* {_comment(str(group))} */\n{printer.named(text)}"
                     self.source.decisions.extend(printer.decisions)
-                found[-1].append(Part(group.name, self.names[text], tasks, printer.places))
+                found[-1].append(Part(group.name, self.names[text], tasks, printer.places, self.limit.limits(kernel)))
         return found
 
     def _printer(self, kernel: Kernel, buffers: Buffers) -> CPrinter:
@@ -106,7 +118,8 @@ class _Printed:
             inner = body_buffers(kernel, buffers.checked)
             return RepeatPrinter(kernel, buffers, inner, self.launches(kernel.body.kernels, inner))
         if isinstance(kernel, TemplateKernel):
-            return TemplatePrinter(kernel, buffers, Processor(self.vector // kernel.dtype.itemsize, self.winograd))
+            processor = Processor(self.vector // kernel.dtype.itemsize, self.winograd, self.invariant)
+            return TemplatePrinter(kernel, buffers, processor, self.limit.limits(kernel))
         assert not isinstance(kernel, CollectiveKernel)
         return LoopPrinter(kernel, buffers)
 

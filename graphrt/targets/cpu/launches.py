@@ -10,12 +10,16 @@ from graphrt.targets.cpu.printer import PlaceInTable
 
 @dataclass(frozen=True)
 class Part:
-    """A group's part of a launch: a kernel, in ``tasks`` tasks (None: the kernel shares out its work itself)."""
+    """A group's part of a launch: a kernel, in ``tasks`` tasks (None: the kernel shares out its work itself).
+
+    ``rows`` says that it goes through the rows of a batch, and stops at the last.
+    """
 
     group: str
     kernel: str
     tasks: int | None
     places: list[PlaceInTable]
+    rows: bool = False
 
 
 def tables(launches: Sequence[Sequence[Part]], prefix: str = "") -> list[str]:
@@ -26,7 +30,7 @@ def tables(launches: Sequence[Sequence[Part]], prefix: str = "") -> list[str]:
         start = 0
         for part in launch:
             what = f"{{.run = {part.kernel}}}" if part.tasks is None else f"{{.task = {part.kernel}_task}}"
-            size = f"{start}, {part.tasks or 0}, {len(places)}, {len(part.places)}"
+            size = f"{start}, {part.tasks or 0}, {len(places)}, {len(part.places)}, {int(part.rows)}"
             parts.append(f"  {{{what}, {size}}}, /* launch {number}: {part.group} */")
             places += [f"{{{entry}, {offset}}}" for entry, offset in part.places]
             start += part.tasks or 0
@@ -41,7 +45,7 @@ def tables(launches: Sequence[Sequence[Part]], prefix: str = "") -> list[str]:
         "};",
         f"static const grt_part {prefix}parts[] = {{",
         *parts,
-        "  {{0}, 0, 0, 0, 0},",
+        "  {{0}, 0, 0, 0, 0, 0},",
         "};",
         f"static const int {prefix}first[] = {{{', '.join(map(str, first))}}}; /* of the parts of each launch */",
     ]

@@ -46,16 +46,16 @@ class CachedProgram:
     exchanges: Exchanges | None = None
 
 
-def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, freeze: bool, bucket_bytes: int | None = None) -> str:
+def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, *settings: object) -> str:
     """The key of the record of ``graph`` compiled with the flags in force; empty where an op is not graphrt's own.
 
-    ``orders`` are the memory orders of state that exists already.
+    ``orders`` are the memory orders of state that exists already, ``settings`` what else decides how it is compiled.
     """
     if not all(map(_own, {node.op for node in graph.nodes})):
         return ""  # what it does may have changed with the program that defines it
     flags = replace(Flags.read(), cache=Path(), target="", threads=0, debug=0, poison=False, fuse="", timeout=0.0)
     held = sorted((name, order) for name, order in orders.items() if name in graph.sources)
-    parts = (graph.text(lines=False), held, str(fusion), freeze, bucket_bytes, flags, _sources(), identity())
+    parts = (graph.text(lines=False), held, str(fusion), settings, flags, _sources(), identity())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 

@@ -58,11 +58,13 @@ def parse(name: str, settings: Settings) -> Target:
 class CpuTarget(Target):
     """C, compiled by the system's compiler."""
 
-    collectives = True
+    collectives = invariant = True
 
     def passes(self) -> PassPolicy:
         """Sibling convolutions stay apart: docs/cpu.md has the measurement."""
         times = Times(None, BYTE, LAUNCH, (), product, self.settings.freeze)
+        if self.settings.batch_invariant:
+            return PassPolicy(splits=_of_whole_batch(splits), segments=segments, min_channels=12, loops=True)
         return PassPolicy(splits=splits, segments=segments, times=times, min_channels=12, loops=True)
 
     def schedule(self) -> SchedulePolicy:
@@ -77,24 +79,26 @@ class CpuTarget(Target):
     def find(self, graph: Graph, orders: Mapping[str, Order]) -> tuple[Executable, Interface] | None:
         """The program that the cache has of ``graph``."""
         program = find(self._key(graph, orders))
-        return None if program is None else (CpuExecutable(program, self.settings.freeze), program.interface)
+        return None if program is None else (self._executable(program), program.interface)
 
     def build(self, lowering: Lowering) -> CpuExecutable:
         """Compiles the C of ``lowering``. Raises TargetError."""
-        text, buffers = generate(lowering, self.settings.freeze)
+        text, buffers = generate(lowering, self.settings.freeze, invariant=self.settings.batch_invariant)
         program = compiled(lowering, text, buffers)
         keep(self._key(lowering.built, lowering.orders), program)
-        return CpuExecutable(program, self.settings.freeze, text)
+        return CpuExecutable(program, self.settings.freeze, text, self.settings.batch_invariant)
 
     def load(self, folder: Path, manifest: Mapping[str, Any]) -> Runnable:
         """The saved program in ``folder``. Raises InputError, TargetError."""
         return load(folder, manifest) if manifest["target"] == self.name else self.refuse(folder, manifest)
 
+    def _executable(self, program: CachedProgram) -> CpuExecutable:
+        return CpuExecutable(program, self.settings.freeze, None, self.settings.batch_invariant)
+
     def _key(self, graph: Graph, orders: Mapping[str, Order]) -> str:
         """The key of the program of ``graph`` in the cache; empty where it is not to be looked for."""
-        settings = self.settings
-        known = Flags.read().known
-        return key(graph, orders, self.fusion, settings.freeze, settings.bucket_bytes) if known else ""
+        s = self.settings
+        return key(graph, orders, self.fusion, s.freeze, s.bucket_bytes, s.batch_invariant) if Flags.read().known else ""
 
 
 def compiled(lowering: Lowering, text: Source, buffers: Buffers) -> CachedProgram:
@@ -159,6 +163,11 @@ def splits(node: Node) -> int:
     return next((s for s in (16, 8, 4, 2) if x[node.attrs["dims"][0]] % s == 0), 0) if long else 0
 
 
+def _of_whole_batch(splits: Callable[[Node], int]) -> Callable[[Node], int]:
+    """``splits`` of what folds the first dimension; an example's own sums stay whole, however many examples there are."""
+    return lambda node: splits(node) if node.op.template is not None or 0 in node.attrs["dims"] else 0
+
+
 def segments(node: Node, producer: Node | None) -> Segments | None:
     """Segments of pixels that stay in a core's cache, so that memory is read once for their sums and for their squares."""
     pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
@@ -169,8 +178,8 @@ def segments(node: Node, producer: Node | None) -> Segments | None:
 class CpuExecutable(CpuBinary, Executable):
     """The binary of a program, which also knows its launches and its source ``text``, once that has been generated."""
 
-    def __init__(self, program: CachedProgram, freeze: bool, text: Source | None = None) -> None:
-        self._program, self._freeze, self._text = program, freeze, text
+    def __init__(self, program: CachedProgram, freeze: bool, text: Source | None = None, invariant: bool = False) -> None:
+        self._program, self._freeze, self._text, self._invariant = program, freeze, text, invariant
         self._quick = False  # whether a run was seen to take no longer than QUICK
         path, outputs = folder() / program.object, program.interface.outputs
         launches, exchanges = program.launches, program.exchanges
@@ -282,5 +291,5 @@ class CpuExecutable(CpuBinary, Executable):
 
     def _generated(self, lowering: Lowering) -> Source:
         if self._text is None:
-            self._text = generate(lowering, self._freeze)[0]
+            self._text = generate(lowering, self._freeze, invariant=self._invariant)[0]
         return self._text

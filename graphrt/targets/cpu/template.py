@@ -27,9 +27,9 @@ _HEADERS = {
 class TemplatePrinter(CPrinter):
     """Prints one template kernel; ``variant`` are the loops that compute it, None where the template has no choice."""
 
-    def __init__(self, kernel: TemplateKernel, buffers: Buffers, processor: Processor) -> None:
+    def __init__(self, kernel: TemplateKernel, buffers: Buffers, processor: Processor, limited: bool = False) -> None:
         super().__init__(kernel, buffers)
-        self.kernel = kernel
+        self.kernel, self.limited = kernel, limited
         self.hints = _hints(kernel)
         packed = next((kernel.loaders[o] for o in ("B", "W") if o in kernel.loaders), None)
         self.frozen = self._frozen(packed) if packed is not None else None
@@ -57,12 +57,19 @@ class TemplatePrinter(CPrinter):
         lines += self._store()
         macros["STORE_C" if matmul else "STORE"] = "@_store"
         macros.update({name: str(int(hint)) for name, hint in self.hints.items()})
+        if self.limited and self._rows_are_m():
+            macros["ROWS_M"] = "1"
         if self.frozen is not None:
             macros["FROZEN"] = str(self.frozen)
         if self.variant is not None:
             macros.update(self.variant.macros)
         name = kernel.spec.name
         return None, [*lines, *included(_HEADERS.get(name, f"{name}.h"), macros)]
+
+    def _rows_are_m(self) -> bool:
+        """Whether the rows of the batch are those of one product."""
+        pointwise = self.variant is not None and self.variant.file == "conv_pointwise.h"
+        return pointwise or (self.kernel.spec.name == "matmul" and self.kernel.sizes["BATCH"] == 1)
 
     def _loader(self, operand: str, block: Block) -> list[str]:
         """The closure that computes an element of ``operand``."""

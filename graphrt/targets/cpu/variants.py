@@ -15,6 +15,7 @@ from graphrt.passes.decision import Decision
 Sizes = Mapping[str, Any]
 THIN = 4  # rows of a product that is not worth packing for
 PIXELS = 128  # from which on transforming a filter pays, if each run does it
+EXAMPLES = 32  # for which loops are chosen that may not depend on how many there are
 REGISTERS = 16  # elements of a window that is folded in registers
 
 
@@ -44,10 +45,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Processor:
-    """The processor, as far as it matters here: ``lanes`` of a vector, and the side of the largest Winograd tile (0: none)."""
+    """The processor, as far as it matters here: ``lanes`` of a vector, and the side of the largest Winograd tile (0: none).
+
+    ``invariant`` says that what computes an example may not depend on how many there are.
+    """
 
     lanes: int
     winograd: int
+    invariant: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,10 @@ def choose(template: str, sizes: Sizes, channels_last: bool, frozen: bool, proce
 
     ``channels_last`` says how what it reads lies in memory, ``frozen`` whether the program keeps what it packs.
     """
+    if processor.invariant and "N" in sizes and template.startswith("conv"):
+        sizes = {**sizes, "N": EXAMPLES}
     if template == "matmul":
-        return _product(sizes["M"], sizes["N"])
+        return _product(sizes["M"], sizes["N"], processor.invariant)
     if template == "conv":
         return _conv(_forward(sizes), channels_last, frozen, processor)
     if template == "conv_dgrad":
@@ -85,7 +92,9 @@ def choose(template: str, sizes: Sizes, channels_last: bool, frozen: bool, proce
     return _pool_grad(sizes) if template in ("max_pool_grad", "sum_pool_grad") else None
 
 
-def _product(m: int, n: int) -> Variant:
+def _product(m: int, n: int, invariant: bool = False) -> Variant:
+    if invariant:
+        return Variant("matmul_packed.h", "rows are summed alike, however many there are")
     if 0 < m <= THIN and n > 0:
         return Variant("matmul_thin.h", f"{m} rows: the second operand is read once, where it lies")
     return Variant("matmul_packed.h", f"{m} rows share what is packed of the second operand")
@@ -139,7 +148,7 @@ def _conv(c: _Convolution, channels_last: bool, frozen: bool, processor: Process
         return _winograd("conv_winograd.h", c, processor, c.images, 8)  # 8 tiles stand for the transform of the filter
     refused = {"conv_winograd.h": against} if c.taps == (3, 3) else {}
     if c.taps == (1, 1) and c.phases == 1 and c.whole and _fills(c.outputs, processor.lanes)[0]:
-        product = _product(pixels, c.outputs)
+        product = _product(pixels, c.outputs, processor.invariant)
         reason = f"1x1 without padding is a product: {product.reason}"
         return Variant("conv_pointwise.h", reason, {"PRODUCT": f'"{product.file}"'})
     return _direct("conv", c, processor, refused)

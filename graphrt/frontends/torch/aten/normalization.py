@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import graphrt.ops as F
 from graphrt.frontends.torch.table import aten
 from graphrt.ir import Value
+from graphrt.node import Factor
 from graphrt.types import HALVES, float32
 
 Three = tuple[Value, Value, Value]
@@ -82,8 +83,8 @@ def batch_norm_functional(
         three = batch_norm_no_training(input, weight, bias, running_mean, running_var, momentum, eps)
         return *three, running_mean, running_var
     y, mean, variance = _by_batch(input, weight, bias, eps)
-    count = input.type.size // input.shape[1]
-    pairs = ((running_mean, mean), (running_var, variance * (count / (count - 1))))
+    scale = Factor.unbiased(input, [d for d in range(input.ndim) if d != 1])
+    pairs = ((running_mean, mean), (running_var, variance * scale))
     return y, mean, F.rsqrt(variance + eps), *(old * (1.0 - momentum) + new * momentum for old, new in pairs)
 
 
