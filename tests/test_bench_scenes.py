@@ -1,4 +1,4 @@
-"""The detectors in torch that bench.scenes compares with: of the same weights they have the same loss."""
+"""bench.scenes and bench.images at a small size; the detectors in torch have the same loss as ours of the same weights."""
 
 from __future__ import annotations
 
@@ -7,13 +7,30 @@ import pytest
 import torch
 from conftest import INTERPRETED
 
+from bench import images, scenes
+from bench.image_peers import WORK
 from bench.scene_peers import PEERS
 from bench.scenes import ours, theirs
 from graphrt import nn
 
-pytestmark = [pytest.mark.proof, pytest.mark.skipif(INTERPRETED, reason="whole networks take too long interpreted")]
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="whole networks take too long interpreted")
+QUICK = ("ssd", "pix2pix")  # to compile
+NAMES = [*PEERS, *WORK]
 
 
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.proof) for n in NAMES])
+def test_a_bench_runs(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two pictures, one turn: a row for each candidate, with a time."""
+    bench = scenes if name in PEERS else images
+    rows: list[dict[str, object]] = []
+    monkeypatch.setattr(bench, "report", lambda title, table, save_as: rows.extend(table))
+    bench.main([name], rounds=1, calls=1, batch=2)
+    rivals = ["torch eager"] if name in PEERS else ["torch eager", "torch channels_last"]
+    assert [row["candidate"] for row in rows] == ["graphrt", *rivals]
+    assert all(row["work"] == name and row["batch"] == 2 and row["ms"] > 0 and row["ratio"] > 0 for row in rows)
+
+
+@pytest.mark.proof
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_has_the_same_loss(name: str) -> None:
     """That of a detector of regions is of random samples, so it is means that are compared."""

@@ -495,12 +495,19 @@ def test_a_training_step(name: str) -> None:
 
 
 @only_here
-def test_tasks_make_what_training_and_prediction_need(tmp_path: Path) -> None:
+def test_tasks_make_what_training_and_prediction_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = tasks.get("ssd")
     trainer, held = task.trainer(seed=1, target="cpu"), task.held_out(1, 4)
     assert set(held.y) == {"present", "class", "box"} and held.x.shape == (4, 3, 64, 64)
     assert not np.array_equal(held.x, task.pictures(4, 2).x), "training sees other pictures"
+    compiled = []
+    monkeypatch.setattr("graphrt.nn.by_shape.compile_graph", lambda *a, **k: compiled.append(a) or grt.compile(*a, **k))
+    before = task.predict(trainer, held.x)
+    for p in trainer.net.parameters():
+        p.array[...] *= 1.5
+    trainer.push()
     found = task.predict(trainer, held.x)
+    assert len(compiled) == 1 and not np.array_equal(before["score"], found["score"]), "one program, of the weights as they are"
     assert found["box"].shape[:2] == found["class"].shape == (4, 20)
     pictures.save_picture(task.show(trainer, held, 3), tmp_path / "shown.png")
     assert (tmp_path / "shown.png").stat().st_size > 1000

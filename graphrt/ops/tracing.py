@@ -173,7 +173,11 @@ class Trace:
         if drawn := next((n for n in region if n.op.kind is Kind.RANDOM), None):
             raise ArgumentError(f"{drawn.where()} draws in a step: draw for all steps before, and pass that as a sequence")
         if changed := [name for name, v in graph.updates.items() if self._updates.get(name) is not v]:
-            raise ArgumentError(f"a step cannot update {changed[0]!r}: make it a state, and update it with the last one")
+            raise ArgumentError(
+                f"a step cannot update {changed[0]!r}: only states go from step to step, and what is to be kept is updated "
+                "with the last one, behind the loop. Where a layer counts batches, as BatchNorm does in training: call it on "
+                "all steps at once, put it into eval mode, make it with track_running_stats=False, or take LayerNorm"
+            )
         for i, state in enumerate(self._states):
             begins, becomes = state.type, self._next[state].type
             if not begins.same(becomes):

@@ -145,9 +145,10 @@ class Loop:
                 program = trainer.program_of("train", batch)
                 compiling += time.perf_counter() - start
                 program.prefetch(batch.named())
+                bar.count(batch.x)
                 waiting.append((program, batch))
 
-        lr, images = trainer.rate(self.per_epoch, self.epochs, max(trainer.batches - 1, 0)), 0
+        lr, examples = trainer.rate(self.per_epoch, self.epochs, max(trainer.batches - 1, 0)), 0
         try:
             bring()
             start, compiling = time.perf_counter(), 0.0  # the first batch was waited for, and its program
@@ -160,7 +161,7 @@ class Loop:
                     found = trainer.run_step(program, {}, batch, lr)
                     trainer.batches += 1
                     pooled.add(found, len(batch))
-                images += len(batch)
+                examples += len(batch)
                 bar.advance(len(batch), pooled.means())
                 for callback in self.stepping:
                     callback.on_step_end(trainer, {**read(found, trainer.measures), "lr": lr})
@@ -170,4 +171,5 @@ class Loop:
         if not trainer.batches:
             raise ArgumentError("the loader gave no batch in this epoch; an iterator is used up after one, a DataLoader is not")
         seconds = max(time.perf_counter() - start - compiling, 1e-9)
-        return {**pooled.values(), "lr": lr, "images_per_second": images / seconds if images else math.nan, "seconds": seconds}
+        speed = examples / seconds if examples else math.nan
+        return {**pooled.values(), "lr": lr, "examples_per_second": speed, "seconds": seconds}

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from graphrt import data, models, nn, optim
-from graphrt.compiler import compile as compile_graph
 from graphrt.data import SHAPES, Dataset
 from graphrt.errors import ArgumentError, unknown
 from graphrt.ir import Value
@@ -30,6 +30,7 @@ __all__ = ["TASKS", "Task", "get"]
 
 SURE = 0.5  # score from which on a detection is an answer
 GROUND = 0.3  # about the mean of the pixels, which networks see without it
+_FINDERS: WeakKeyDictionary[Trainer, nn.ByShape] = WeakKeyDictionary()  # of detectors: a program for each number of pictures
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,10 @@ class Task:
         if self.kind == "segmentation":
             return np.argmax(trainer.predict(x), 1)
         trainer.sync()
-        given = self.taken(x)
-        return compile_graph(Detector(trainer.net, score_threshold=0.02), given, target=trainer.target)(**given)
+        if trainer not in _FINDERS:
+            found = Detector(trainer.net, score_threshold=0.02)
+            _FINDERS[trainer] = nn.ByShape(found, target=trainer.target, progress=False)
+        return _FINDERS[trainer](**self.taken(x))
 
     def figures(self, trainer: Trainer, held_out: Dataset) -> dict[str, float]:
         """How good the network is on pictures that it was not trained on."""
