@@ -15,6 +15,7 @@ resnext50_32x4d resnext101_32x8d shufflenet_v2_x0_5 shufflenet_v2_x1_0 squeezene
 vgg16 vgg16_bn vgg19 vgg19_bn vit_b_16 wide_resnet50_2 wide_resnet101_2
 """
 _SEGMENTATION = "deeplabv3_resnet50 deeplabv3_resnet101 fcn_resnet50 fcn_resnet101"
+_DETECTION = "fasterrcnn_resnet50_fpn maskrcnn_resnet50_fpn retinanet_resnet50_fpn ssd300_vgg16"
 _TIMM_ALIKE = """
 convnext_tiny densenet121 densenet169 densenet201 resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d
 resnext101_32x8d vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn wide_resnet50_2 wide_resnet101_2
@@ -34,6 +35,7 @@ TIMM: dict[str, str] = {
 _SOURCES = (
     *((name, f"torchvision.models.{name}") for name in _TORCHVISION.split()),
     *((name, f"torchvision.models.segmentation.{name}") for name in _SEGMENTATION.split()),
+    *((name, f"torchvision.models.detection.{name}") for name in _DETECTION.split()),
     *((name, f"timm's {theirs}") for name, theirs in TIMM.items()),
 )
 WEIGHTS: dict[str, str] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -60,7 +61,7 @@ class TrainingProgress:
             if now - self._shown > 0.1:
                 self._shown = now
                 rate = self._examples / max(now - self._started, 1e-9)
-                self._bar.update(self._task, values=f"{_text(values)}  {self._speed(rate)}")
+                self._bar.update(self._task, values=f"{_text(values)}  {self._speed(rate)}{_memory()}")
 
     def _speed(self, examples_per_second: float) -> str:
         return f"{examples_per_second * self.units:,.0f} {self.unit}/s"
@@ -75,6 +76,16 @@ class TrainingProgress:
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _memory() -> str:
+    """The most memory that the process has had, where the system tells."""
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"  {getrusage(RUSAGE_SELF).ru_maxrss * unit / 1e6:,.0f} MB"
 
 
 def _text(values: Mapping[str, Any]) -> str:
