@@ -13,13 +13,11 @@ from bench.scene_peers import PEERS
 from bench.scenes import ours, theirs
 from graphrt import nn
 
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="whole networks take too long interpreted")
-QUICK = ("ssd", "pix2pix")  # to compile
-NAMES = [*PEERS, *WORK]
+pytestmark = [pytest.mark.proof, pytest.mark.skipif(INTERPRETED, reason="whole networks take too long interpreted")]
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.proof) for n in NAMES])
-def test_a_bench_runs(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", [*PEERS, *WORK])
+def test_a_bench_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pictures, one turn: a row for each candidate, with a time."""
     bench = scenes if name in PEERS else images
     rows: list[dict[str, object]] = []
@@ -30,7 +28,6 @@ def test_a_bench_runs(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert all(row["work"] == name and row["batch"] == 2 and row["ms"] > 0 and row["ratio"] > 0 for row in rows)
 
 
-@pytest.mark.proof
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_has_the_same_loss(name: str) -> None:
     """That of a detector of regions is of random samples, so it is means that are compared."""
