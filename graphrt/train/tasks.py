@@ -312,7 +312,7 @@ def _coarse(stride: int) -> Task:
     return Outlined(
         lambda: models.FCN(4, stride, stages, **_SMALL),
         *("segmentation", nn.CrossEntropyLoss, 256, "mean_iou", 0.90),
-        examples=600,
+        examples=500,
         epochs=12,
         batch_size=16,
         lr=0.005,
