@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,8 @@ def _renamed(source: Iterator[tuple[str, np.ndarray]], names: Names) -> Iterator
         final = name if names is None else names(name) if callable(names) else names.get(name, name)
         if isinstance(final, tuple):
             final, shape = final
-            array = array.reshape(shape) if array.size and array.size % abs(math.prod(shape)) == 0 else array
+            with suppress(ValueError):  # then the report has what was given
+                array = array.reshape(shape)
         if final is not None and taken.setdefault(final, name) != name:
             raise InputError(f"the names map both {taken[final]!r} and {name!r} to {final!r}")
         yield name, (final, array)
