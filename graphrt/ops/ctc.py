@@ -47,15 +47,9 @@ def ctc_loss(
     if not tensor(targets, "targets").dtype.is_int:
         raise DTypeError(f"targets must be integers, got {targets.dtype}")
     if log_probs.ndim == 2 and targets.ndim == 1:
-        loss = ctc_loss(
-            unsqueeze(log_probs, 1),
-            unsqueeze(targets, 0),
-            *(reshape(_lengths(log_probs, n, ()), (1,)) for n in (input_lengths, target_lengths)),
-            blank,
-            reduction,
-            zero_infinity,
-        )
-        return reshape(loss, ())
+        ends, sizes = (reshape(_lengths(log_probs, n, ()), (1,)) for n in (input_lengths, target_lengths))
+        alone = ctc_loss(unsqueeze(log_probs, 1), unsqueeze(targets, 0), ends, sizes, blank, reduction, zero_infinity)
+        return reshape(alone, ())
     if log_probs.ndim != 3 or targets.ndim != 2 or targets.shape[0] != log_probs.shape[1]:
         given = f"{list(log_probs.shape)} and {list(targets.shape)}"
         raise ShapeError(f"ctc_loss needs log_probs [T, N, C] and targets [N, S], padded where they are shorter, got {given}")
