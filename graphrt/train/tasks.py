@@ -306,14 +306,14 @@ def _segmentation(build: Callable[[], nn.Module], **recipe: Any) -> Task:
     return Task(build, "segmentation", nn.CrossEntropyLoss, 48, "mean_iou", 0.90, **recipe)
 
 
-def _coarse(stride: int) -> Task:
+def _coarse(stride: int, epochs: int) -> Task:
     """FCN-32s, 16s or 8s, narrow, of pictures in which a shape is 100 to 230 pixels wide."""
     stages = ((8,), (16,), (32,), (48, 48), (64, 64))
     return Outlined(
         lambda: models.FCN(4, stride, stages, **_SMALL),
         *("segmentation", nn.CrossEntropyLoss, 256, "mean_iou", 0.90),
         examples=500,
-        epochs=12,
+        epochs=epochs,
         batch_size=16,
         lr=0.005,
     )
@@ -339,9 +339,9 @@ _PROPOSING = ("objectness", "rpn_box")
 _SMALL: dict[str, Any] = {"head": 128, "head_kernel": 3, "batch_norm": True, "dropout": 0.0}
 TASKS: dict[str, Task] = {
     "fcn": _segmentation(lambda: models.FCN(4, 2, ((24,), (32, 32), (48, 48), (64,)), **_SMALL), lr=0.005),
-    "fcn32s": _coarse(32),
-    "fcn16s": _coarse(16),
-    "fcn8s": _coarse(8),
+    "fcn32s": _coarse(32, 12),
+    "fcn16s": _coarse(16, 8),
+    "fcn8s": _coarse(8, 8),
     "unet": _segmentation(lambda: models.UNet(3, 4, 12, 3, padded=True, batch_norm=True), examples=1000, epochs=8, lr=0.008),
     "yolo": Task(_yolo, "detection", lambda: models.YOLOLoss(2, 56), 56, "map_50", 0.60, 4000, 10, lr=0.002),
     "ssd": Task(_ssd, "detection", models.SSDLoss, 64, "map_50", 0.70, epochs=6),
