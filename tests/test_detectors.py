@@ -538,6 +538,11 @@ def test_tasks_make_what_training_and_prediction_need(tmp_path: Path, monkeypatc
     assert found["box"].shape[:2] == found["class"].shape == (4, 20)
     pictures.save_picture(task.show(trainer, held, 3), tmp_path / "shown.png")
     assert (tmp_path / "shown.png").stat().st_size > 1000
+    large = tasks.get("fcn32s").pictures(3, 1)
+    assert large.x.shape == (3, 3, 256, 256) and large.y.shape == (3, 256, 256) and large.y.dtype == np.int64
+    for label in large.y:
+        ((kind,),) = [set(label[label > 0].tolist())]
+        assert kind in (1, 2, 3) and np.ptp(np.flatnonzero((label > 0).any(0))) >= 90, "one shape, a large one"
     with pytest.raises(ArgumentError, match="no task 'detr'; there is fcn, fcn32s, fcn16s, fcn8s, unet, yolo"):
         tasks.get("detr")
 
@@ -567,7 +572,7 @@ def test_the_sample_of_the_page_on_detection_runs() -> None:
     assert names["found"].keys() == {"box", "score", "class", "anchor"}
 
 
-QUICK = {"fcn", "unet", "yolo", "ssd", "retinanet", "faster_rcnn"}  # to train
+QUICK = {"fcn", "fcn32s", "fcn16s", "fcn8s", "unet", "yolo", "ssd", "retinanet", "faster_rcnn"}  # to train
 GOALS = [pytest.param(n, marks=pytest.mark.proof if n in QUICK else pytest.mark.slow) for n in tasks.TASKS]
 
 
