@@ -135,7 +135,7 @@ class Task:
         images = np.asarray(some.x) + GROUND
         found = self.predict(trainer, some.x)
         if self.kind == "segmentation":
-            return grid([plain(images), painted(images, some.y), painted(images, found)], scale=3)
+            return grid([plain(images), painted(images, some.y), painted(images, found)], scale=max(1, 144 // self.size))
         shown = {**found, "mask": found["mask"] >= 0.5} if self.masks else found
         return grid([boxed(images, some.y, SHAPES), boxed(images, shown, SHAPES)])
 
