@@ -17,6 +17,7 @@ import torch.nn.functional as T
 from torch import nn
 
 import graphrt
+from bench.peers import torch_model, updated
 from graphrt import models
 from graphrt.models.fpn import SmallMaps
 
@@ -205,16 +206,7 @@ def _adam(parameters: Any) -> torch.optim.Optimizer:
 
 
 def _supervised(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Step:
-    optimizer = _adam(net.parameters())
-
-    def step() -> float:
-        optimizer.zero_grad()
-        loss = T.cross_entropy(net(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return updated(_adam(net.parameters()), lambda: T.cross_entropy(net(x), y))
 
 
 def _adversarial(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Step:
@@ -242,18 +234,14 @@ def _adversarial(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Step:
 
 
 def _denoising(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Step:
-    optimizer, left = _adam(net.parameters()), torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0).to(x.device)
+    left = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0).to(x.device)
 
-    def step() -> float:
-        optimizer.zero_grad()
+    def loss() -> torch.Tensor:
         time, noise = torch.randint(0, 1000, (len(x),), device=x.device), torch.randn_like(x)
         share = left[time].view(-1, 1, 1, 1)
-        loss = T.mse_loss(net(share.sqrt() * x + (1 - share).sqrt() * noise, time), noise)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+        return T.mse_loss(net(share.sqrt() * x + (1 - share).sqrt() * noise, time), noise)
 
-    return step
+    return updated(_adam(net.parameters()), loss)
 
 
 @dataclass(frozen=True)
@@ -268,21 +256,19 @@ class Work:
     image: tuple[int, int, int]
     goal: tuple[int, int, int] | None = None
 
-    def data(self) -> tuple[np.ndarray, np.ndarray]:
+    def data(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(0)
-        x = rng.standard_normal((self.batch, *self.image)).astype(np.float32)
+        x = rng.standard_normal((batch, *self.image)).astype(np.float32)
         if self.goal is None:
-            return x, rng.integers(0, 4, (self.batch, *self.image[1:]))
-        return x, np.tanh(rng.standard_normal((self.batch, *self.goal))).astype(np.float32)
+            return x, rng.integers(0, 4, (batch, *self.image[1:]))
+        return x, np.tanh(rng.standard_normal((batch, *self.goal))).astype(np.float32)
 
-    def steps(self, modes: Sequence[str]) -> dict[str, Step]:
-        """A training step of graphrt, and of torch in each of ``modes``, as bench.peers has them."""
-        from bench.peers import torch_model
-
+    def steps(self, modes: Sequence[str], batch: int | None = None) -> dict[str, Step]:
+        """A training step of graphrt, and of torch in each of ``modes``, as bench.peers has them, on a ``batch``."""
         ours, theirs = self.ours(), [self.theirs() for _ in modes]
         counts = {graphrt.nn.count_parameters(ours), *(sum(p.numel() for p in t.parameters()) for t in theirs)}
         assert len(counts) == 1, f"different networks: {counts} parameters"
-        x, y = self.data()
+        x, y = self.data(batch or self.batch)
         trained = {k: v() if isinstance(v, type) else v for k, v in self.trained.items()}
         trainer = graphrt.Trainer(ours, metrics=(), **trained)
         found: dict[str, Step] = {"graphrt": lambda: trainer.step(x, y)}

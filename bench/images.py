@@ -17,6 +17,7 @@ def main(
     work: Annotated[list[str] | None, typer.Option(help="networks to measure; all when left out")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="turns of each candidate")] = 20,
     calls: Annotated[int, typer.Option(min=1, help="steps in a turn")] = 3,
+    batch: Annotated[int, typer.Option(min=0, help="0: the network's own")] = 0,
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile too")] = False,
     save: Annotated[bool, typer.Option(help="append the rows to bench/results/images.jsonl")] = False,
 ) -> None:
@@ -25,8 +26,9 @@ def main(
     for name in work or list(WORK):
         if name not in WORK:
             raise typer.BadParameter(f"no network {name!r}; there is {', '.join(WORK)}", param_hint="--work")
-        steps = WORK[name].steps(["eager", "channels_last", *(["compile"] if compiled else [])])
-        rows += compared({"work": name, "batch": WORK[name].batch}, interleave(steps, rounds, calls))
+        many = batch or WORK[name].batch
+        steps = WORK[name].steps(["eager", "channels_last", *(["compile"] if compiled else [])], many)
+        rows += compared({"work": name, "batch": many}, interleave(steps, rounds, calls))
     report("training step, float32, Adam (ratio: candidate / graphrt)", rows, "images" if save else None)
 
 

@@ -179,20 +179,25 @@ def torch_model(theirs: nn.Module, x: np.ndarray, mode: str) -> tuple[Any, torch
     return (torch.compile(model) if mode == "compile" else model), data
 
 
-def torch_step(theirs: nn.Module, x: np.ndarray, y: np.ndarray, mode: str) -> Callable[[], Any]:
-    """One step of torch: forward, backward, SGD with momentum; the loss is read, as graphrt's is."""
-    model, data = torch_model(theirs, x, mode)
-    target = torch.from_numpy(y).to(data.device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+def updated(optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]) -> Callable[[], float]:
+    """One step of torch: the gradients of ``loss()``, the update; the loss is read, as graphrt's is."""
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = T.cross_entropy(model(data), target)
-        loss.backward()
+        found = loss()
+        found.backward()
         optimizer.step()
-        return loss.item()
+        return found.item()
 
     return step
+
+
+def torch_step(theirs: nn.Module, x: np.ndarray, y: np.ndarray, mode: str) -> Callable[[], Any]:
+    """One step of torch with cross-entropy and SGD with momentum."""
+    model, data = torch_model(theirs, x, mode)
+    target = torch.from_numpy(y).to(data.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    return updated(optimizer, lambda: T.cross_entropy(model(data), target))
 
 
 def graphrt_step(net: graphrt.nn.Module, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:

@@ -13,6 +13,7 @@ import torch
 import typer
 
 from bench.measure import compared, interleave, report
+from bench.peers import updated
 from bench.scene_peers import PEERS
 from graphrt import nn, optim
 from graphrt.data import Dataset
@@ -40,18 +41,12 @@ def theirs(name: str, net: nn.Module, batch: Dataset) -> tuple[Any, torch.Tensor
     return peer, tensors.pop("input"), tensors
 
 
-def torch_step(peer: Any, x: torch.Tensor, given: dict[str, torch.Tensor]) -> Callable[[], float]:
-    """One step of torch in eager mode: forward, backward, SGD with momentum; the loss is read."""
+def steps(name: str, batch: int) -> dict[str, Callable[[], Any]]:
+    """A training step of graphrt, and of torch in eager mode: forward, backward, SGD with momentum; the losses are read."""
+    trainer, data = ours(name, batch)
+    peer, x, given = theirs(name, trainer.net, data)
     optimizer = torch.optim.SGD(peer.parameters(), lr=0.01, momentum=0.9)
-
-    def step() -> float:
-        optimizer.zero_grad()
-        loss = peer.loss(x, given)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return {"graphrt": lambda: trainer.step(data.x, data.y), "torch eager": updated(optimizer, lambda: peer.loss(x, given))}
 
 
 def main(
@@ -66,10 +61,7 @@ def main(
     for name in work or list(PEERS):
         if name not in PEERS:
             raise typer.BadParameter(f"no network {name!r}; there is {', '.join(PEERS)}", param_hint="--work")
-        trainer, data = ours(name, batch)
-        step = torch_step(*theirs(name, trainer.net, data))
-        candidates = {"graphrt": lambda trainer=trainer, data=data: trainer.step(data.x, data.y), "torch eager": step}
-        table += compared({"work": name, "batch": batch}, interleave(candidates, rounds, calls))
+        table += compared({"work": name, "batch": batch}, interleave(steps(name, batch), rounds, calls))
     report("training step of detectors, float32 (ratio: candidate / graphrt)", table, "scenes" if save else None)
 
 

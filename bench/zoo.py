@@ -19,6 +19,7 @@ import typer
 
 import graphrt
 from bench.measure import elsewhere, interleave, report
+from bench.peers import updated
 from bench.zoo_peers import ZOO
 
 RATE = 0.01
@@ -64,18 +65,11 @@ def theirs(name: str, train: bool, mode: str) -> Callable[[], Any]:
     model = torch.compile(net) if mode == "compile" else net
     optimizer = torch.optim.SGD(net.parameters(), RATE)
 
-    def step() -> float:
-        optimizer.zero_grad()
-        loss = zoo.loss(model(x), target)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
     def forward() -> torch.Tensor:
         with torch.inference_mode():
             return model(x)
 
-    return step if train else forward
+    return updated(optimizer, lambda: zoo.loss(model(x), target)) if train else forward
 
 
 def measured(name: str, train: bool, modes: list[str], rounds: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The detectors in torch that bench.scenes compares with: of the same weights they have the same loss."""
+"""bench.scenes and bench.images at a small size; the detectors in torch have the same loss as ours of the same weights."""
 
 from __future__ import annotations
 
@@ -7,11 +7,25 @@ import pytest
 import torch
 from conftest import INTERPRETED
 
+from bench import images, scenes
+from bench.image_peers import WORK
 from bench.scene_peers import PEERS
 from bench.scenes import ours, theirs
 from graphrt import nn
 
 pytestmark = [pytest.mark.proof, pytest.mark.skipif(INTERPRETED, reason="whole networks take too long interpreted")]
+
+
+@pytest.mark.parametrize("name", [*PEERS, *WORK])
+def test_a_bench_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pictures, one turn: a row for each candidate, with a time."""
+    bench = scenes if name in PEERS else images
+    rows: list[dict[str, object]] = []
+    monkeypatch.setattr(bench, "report", lambda title, table, save_as: rows.extend(table))
+    bench.main([name], rounds=1, calls=1, batch=2)
+    rivals = ["torch eager"] if name in PEERS else ["torch eager", "torch channels_last"]
+    assert [row["candidate"] for row in rows] == ["graphrt", *rivals]
+    assert all(row["work"] == name and row["batch"] == 2 and row["ms"] > 0 and row["ratio"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("name", PEERS)

@@ -19,6 +19,7 @@ import graphrt.ops as F
 from graphrt import models, nn, optim
 from graphrt.data import scenes, selective_search
 from graphrt.errors import ArgumentError, ShapeError
+from graphrt.models.fcn import _bilinear
 from graphrt.models.fpn import FPN, Pyramid, SmallMaps
 from graphrt.models.mask_rcnn import cut_masks, paste_masks
 from graphrt.models.regions import SMALLEST, WEIGHTS, RegionNet, aligned, sampled
@@ -87,7 +88,6 @@ def test_fully_convolutional_networks_take_any_size() -> None:
 
 def test_scores_are_enlarged_bilinearly() -> None:
     """As torch's interpolation away from the edges, where that repeats the last pixel and a transposed convolution fades."""
-    from graphrt.models.fcn import _bilinear
 
     x = np.random.default_rng(0).standard_normal((1, 2, 5, 6)).astype(np.float32)
     for stride, fixed in ((2, False), (4, True)):
@@ -494,17 +494,56 @@ def test_a_training_step(name: str) -> None:
     assert losses[-1] < losses[0], losses
 
 
+class Scores(nn.Module):
+    """Scores for each ``stride`` pixels of ``count`` pictures, free of any network, enlarged as those of an FCN."""
+
+    def __init__(self, count: int, size: int, stride: int) -> None:
+        self.scores = nn.Parameter(np.zeros((count, 4, -(-size // stride), -(-size // stride)), np.float32))
+        self.enlarge, self.size = _bilinear(4, stride, fixed=True), size
+
+    def forward(self, input: Any) -> Any:
+        return self.enlarge(self.scores.value(input.graph))[:, :, : self.size, : self.size]
+
+
 @only_here
-def test_tasks_make_what_training_and_prediction_need(tmp_path: Path) -> None:
+@pytest.mark.proof
+def test_how_fine_a_mask_can_be_by_stride() -> None:
+    """docs/detection.md: the mean IoU of scores that are fitted to the masks, which no network of that stride can surpass."""
+    found = {}
+    scene, shape = scenes(12, 48, seed=1).y["label"], tasks.get("fcn32s").pictures(4, 1).y
+    for name, stride, label in (("8", 8, scene), ("16", 16, scene), ("32", 32, scene), ("32 of 256", 32, shape)):
+        count, size = label.shape[:2]
+        trainer = grt.Trainer(Scores(count, size, stride), nn.CrossEntropyLoss(), optim.Adam(0.5), metrics=["mean_iou"])
+        given = np.zeros((count, 1), np.float32)
+        for _ in range(120):
+            trainer.step(given, label)
+        found[name] = trainer.evaluate((given, label), count)["mean_iou"]
+    assert found["32"] < 0.4 < found["16"] < 0.7 < found["8"] < 0.93 < found["32 of 256"], found
+
+
+@only_here
+def test_tasks_make_what_training_and_prediction_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = tasks.get("ssd")
     trainer, held = task.trainer(seed=1, target="cpu"), task.held_out(1, 4)
     assert set(held.y) == {"present", "class", "box"} and held.x.shape == (4, 3, 64, 64)
     assert not np.array_equal(held.x, task.pictures(4, 2).x), "training sees other pictures"
+    compiled = []
+    monkeypatch.setattr("graphrt.nn.by_shape.compile_graph", lambda *a, **k: compiled.append(a) or grt.compile(*a, **k))
+    before = task.predict(trainer, held.x)
+    for p in trainer.net.parameters():
+        p.array[...] *= 1.5
+    trainer.push()
     found = task.predict(trainer, held.x)
+    assert len(compiled) == 1 and not np.array_equal(before["score"], found["score"]), "one program, of the weights as they are"
     assert found["box"].shape[:2] == found["class"].shape == (4, 20)
     pictures.save_picture(task.show(trainer, held, 3), tmp_path / "shown.png")
     assert (tmp_path / "shown.png").stat().st_size > 1000
-    with pytest.raises(ArgumentError, match="no task 'detr'; there is fcn, unet, yolo"):
+    large = tasks.get("fcn32s").pictures(3, 1)
+    assert large.x.shape == (3, 3, 256, 256) and large.y.shape == (3, 256, 256) and large.y.dtype == np.int64
+    for label in large.y:
+        ((kind,),) = [set(label[label > 0].tolist())]
+        assert kind in (1, 2, 3) and np.ptp(np.flatnonzero((label > 0).any(0))) >= 90, "one shape, a large one"
+    with pytest.raises(ArgumentError, match="no task 'detr'; there is fcn, fcn32s, fcn16s, fcn8s, unet, yolo"):
         tasks.get("detr")
 
 
@@ -533,7 +572,7 @@ def test_the_sample_of_the_page_on_detection_runs() -> None:
     assert names["found"].keys() == {"box", "score", "class", "anchor"}
 
 
-QUICK = {"fcn", "unet", "yolo", "ssd", "retinanet", "faster_rcnn"}  # to train
+QUICK = {"fcn", "fcn32s", "fcn16s", "fcn8s", "unet", "yolo", "ssd", "retinanet", "faster_rcnn"}  # to train
 GOALS = [pytest.param(n, marks=pytest.mark.proof if n in QUICK else pytest.mark.slow) for n in tasks.TASKS]
 
 

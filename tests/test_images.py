@@ -351,6 +351,15 @@ def test_a_program_for_each_size(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.count("compiled Conv2d") == 1, "it was the one used longest ago"
     with pytest.raises(ArgumentError, match="do not fit Conv2d.forward"):
         by_shape(a, a)
+
+    class Sum(nn.Module):
+        def forward(self, first: Any, *, scale: float = 1.0, **others: Any) -> Any:
+            return sum(others.values(), first * scale)
+
+    total = nn.ByShape(Sum(), target=TARGET, progress=False)
+    for given in ({"p": a, "q": a}, {"p": a, "q": a, "scale": 2.0}, {"p": a, "q": a}):
+        assert (total(a, **given) == given.get("scale", 1.0) + 2.0).all()
+    assert len(total.programs) == 2
     with pytest.raises(ArgumentError, match="at least 1"):
         nn.ByShape(net, limit=0)
 

@@ -38,7 +38,7 @@ def write(made: Trainer, kept: ModelCheckpoint) -> None:
     while True:
         for name in made.net.state_dict():
             made.state.set(name, np.full_like(made.state[name], made.epoch + 1))
-        row = {"loss": 1.0 / (made.epoch + 1), "lr": 0.0, "images_per_second": 1.0, "seconds": 1.0}
+        row = {"loss": 1.0 / (made.epoch + 1), "lr": 0.0, "examples_per_second": 1.0, "seconds": 1.0}
         made.finish_epoch(row)
         kept.on_epoch_end(made, row)
 

@@ -19,7 +19,7 @@ import graphrt as grt
 from graphrt import nn
 from graphrt import ops as F
 from graphrt.compiler import lower_graph
-from graphrt.errors import GraphrtError
+from graphrt.errors import ArgumentError, GraphrtError
 from graphrt.ops.body import Loop
 from graphrt.schedule.kernel_ir import LoopKernel
 from graphrt.targets.target import Settings, parse
@@ -399,3 +399,16 @@ def test_steps_that_are_refused(message: str, call: Callable[[grt.Graph], Any]) 
     with pytest.raises(GraphrtError, match=message):
         call(graph)
     assert not graph.updates and all(n.op.kind.value == "source" for n in graph.nodes)
+
+
+def test_what_a_step_cannot_update_says_what_serves() -> None:
+    """The counters of BatchNorm cannot go from step to step; each way that the message names builds."""
+
+    def build(norm: nn.Module) -> None:
+        g = grt.Graph()
+        F.scan(lambda h, x: (norm(h + x), h), g.input("h", (3, 4)), g.input("x", (5, 3, 4)))
+
+    with pytest.raises(ArgumentError, match="update 'num_batches_tracked'.*track_running_stats=False, or take LayerNorm"):
+        build(nn.BatchNorm1d(4))
+    for norm in (nn.BatchNorm1d(4).eval(), nn.BatchNorm1d(4, track_running_stats=False), nn.LayerNorm(4)):
+        build(norm)

@@ -259,6 +259,45 @@ def test_log_softmax_and_nll_are_one_kernel_forward_and_backward() -> None:
     assert both.launches == 1, both.plan_text()
 
 
+def test_ctc() -> None:
+    """Beside torch: lengths that differ, classes that repeat, another blank, one sequence, and one that is too short."""
+    logits, t = data(7, 3, 5), np.array([[1, 2, 2, 4], [3, 3, 9, 9], [1, 0, 9, 9]])
+    sizes, ends = np.array([4, 2, 1]), np.array([7, 5, 3])
+
+    def both(**options: Any) -> Call:
+        known = np.where(t == 4, 4 - options.get("blank", 0), t)
+
+        def ours(x: Any) -> Any:
+            return F.ctc_loss(F.log_softmax(x, 2), x.graph.constant(known), ends.tolist(), sizes.tolist(), **options)
+
+        def theirs(x: Any) -> Any:
+            inside = torch.from_numpy(np.where(known == 9, 0, known))
+            return T.ctc_loss(T.log_softmax(x, 2), inside, torch.from_numpy(ends), torch.from_numpy(sizes), **options)
+
+        return ours, theirs, [logits]
+
+    def alone(x: Any) -> Any:
+        return F.ctc_loss(F.log_softmax(x, 1), x.graph.constant(t[0]), x.graph.constant(7), x.graph.constant(4))
+
+    def alone_there(x: Any) -> Any:
+        return T.ctc_loss(T.log_softmax(x, 1), torch.from_numpy(t[0]), torch.tensor(7), torch.tensor(4))
+
+    calls = {"mean": both(), "blank": both(blank=4, reduction="none"), "alone": (alone, alone_there, [logits[:, 0]])}
+    compare(calls, 8)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="is about what is computed, not on which target")
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_target_of_ctc_that_does_not_fit(zero: bool) -> None:
+    """Three classes of which two are alike need four steps. There is no gradient, where torch's is NaN unless ``zero``."""
+    g = grt.Graph()
+    x = g.input("x", (3, 2, 4))
+    loss = F.ctc_loss(F.log_softmax(x, 2), g.constant(np.array([[1, 1, 2], [1, 2, 3]])), [3, 3], [3, 3], 0, "none", zero)
+    found = grt.compile({"loss": loss, "slope": grt.grad(F.sum(loss), [x])[0]}, target="reference")(x=data(3, 2, 4))
+    assert found["loss"][0] == (0.0 if zero else np.inf) and np.isfinite(found["loss"][1])
+    assert (found["slope"][:, 0] == 0).all() and np.abs(found["slope"][:, 1]).max() > 0.01
+
+
 def test_modules() -> None:
     graph = grt.Graph()
     x, t, y = graph.input("x", (5, 4)), graph.input("t", (5,), "int64"), graph.input("y", (5, 4))
@@ -326,6 +365,11 @@ BAD: list[tuple[str, Any]] = [
           lambda g: (_x(g), g.input("t", (3, 4)), g.input("v", (2, 3, 4))),
           lambda g: (_x(g), g.input("t", (3, 5)), 1.0), lambda g: (_x(g), _x(g)),
           lambda g: (_x(g), _x(g), 1.0, False, -1.0)),
+    *_bad("ctc_loss", lambda g: (g.input("p", (5, 2, 3)), g.input("t", (4,), "int64"), [5, 5], [2, 2]),
+          lambda g: (g.input("p", (5, 2, 3)), g.input("t", (2, 2)), [5, 5], [2, 2]),
+          lambda g: (g.input("p", (5, 2, 3)), g.input("t", (2, 2), "int64"), [5], [2, 2]),
+          lambda g: (g.input("p", (5, 2, 3)), g.input("t", (2, 2), "int64"), [5, 5], g.input("n", (2,))),
+          lambda g: (g.input("p", (5, 2, 3)), g.input("t", (2, 2), "int64"), [5, 5], [2, 2], 3)),
     *_bad("pairwise_distance", lambda g: (_x(g), g.input("t", (3, 5))), lambda g: (_x(g), None), lambda g: (_x(g), _x(g), "a")),
     *_bad("cosine_similarity", lambda g: (_x(g), g.input("t", (3, 5))), lambda g: (_x(g), g.input("y", (3, 4)), 5),
           lambda g: (_x(g), None)),

@@ -44,6 +44,14 @@ LAYERS: list[tuple[str, Callable[[Any], Any], tuple[int, ...]]] = [
     ("dropout", lambda m: m.Dropout(), (4, 3)),
     ("flatten", lambda m: m.Flatten(), (2, 3, 4)),
     ("identity", lambda m: m.Identity(), (2,)),
+    ("constant_pad", lambda m: m.ConstantPad1d((2, -1), 1.5), (2, 3, 4)),
+    ("zero_pad", lambda m: m.ZeroPad2d((1, 2, 0, 3)), (2, 3, 4, 5)),
+    ("zero_pad_3d", lambda m: m.ZeroPad3d(1), (3, 2, 4, 5)),
+    ("reflection_pad", lambda m: m.ReflectionPad2d((1, 2, 3, 0)), (2, 3, 4, 5)),
+    ("replication_pad", lambda m: m.ReplicationPad3d(2), (1, 2, 3, 4, 2)),
+    ("circular_pad", lambda m: m.CircularPad1d((3, 1)), (2, 3, 4)),
+    ("upsample", lambda m: m.Upsample(scale_factor=2.0), (1, 2, 3, 4)),
+    ("upsample_bilinear", lambda m: m.Upsample((5, 7), mode="bilinear", align_corners=True), (1, 2, 3, 4)),
 ]
 
 
@@ -59,6 +67,23 @@ def test_layer_equals_torch(build: Callable[[Any], Any], shape: tuple[int, ...])
     x = rng.standard_normal(shape).astype("f")
     with torch.no_grad():
         np.testing.assert_allclose(forward(ours, x), theirs(torch.from_numpy(x)).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_layers_that_torch_has_not(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 6, 4, 5)).astype("f")
+    for rank, widths in ((1, (3, 1)), (2, (1, 2, 3, 0)), (3, (1, 0, 2, 2, 0, 4))):
+        layer = getattr(nn, f"SymmetricPad{rank}d")(widths)
+        pairs = [(0, 0)] * (4 - rank) + list(zip(widths[-2::-2], widths[-1::-2], strict=True))
+        given = x if rank > 1 else x[0]
+        np.testing.assert_array_equal(forward(layer, given), np.pad(given, pairs[4 - given.ndim :], "symmetric"))
+    np.testing.assert_array_equal(forward(nn.Maxout(3), x), x.reshape(2, 2, 3, 4, 5).max(2))
+    for call, message in (
+        (lambda: nn.ZeroPad2d((1, 2)), "needs an int, or 4 of them"),
+        (lambda: nn.ReflectionPad1d(1)(Graph().input("x", (2, 3, 4, 5))), "ReflectionPad1d needs 2 or 3 dimensions"),
+        (lambda: nn.Maxout(4)(Graph().input("x", (2, 6))), "divisible by pool_size 4"),
+    ):
+        with pytest.raises((ArgumentError, ShapeError), match=message):
+            call()
 
 
 def test_sum_pool() -> None:
@@ -271,3 +296,21 @@ def test_optimizer_arguments() -> None:
 )
 def test_schedules(schedule: optim.LRSchedule, factors: tuple[float, ...]) -> None:
     assert [schedule.lr(step, 10) for step in (0, 5, 10)] == pytest.approx(factors)
+
+
+def test_a_sequential_says_which_layer_gives_several_results() -> None:
+    """torch's message speaks of a tuple that nobody wrote; a layer that takes a tuple may get one."""
+    x = Graph().input("x", (5, 3, 4))
+    for after, message in ((nn.Linear(6, 2), "input must be a Value"), (nn.ReLU(), "relu at .*input must be a Value")):
+        net = nn.Sequential(nn.Identity(), nn.LSTM(4, 6), after)
+        where = rf"layer 2 \({type(after).__name__}\) is called with what layer 1 \(LSTM\) returns, a tuple of 2: {message}"
+        with pytest.raises(ArgumentError, match=rf"(?s){where}.*passes on one of them: after\(before\(x\)\[0\]\)"):
+            net(x)
+    with pytest.raises(ShapeError):  # a fault of another kind is told as it is
+        nn.Sequential(nn.Linear(4, 2), nn.Linear(3, 2))(x)
+
+    class First(nn.Module):
+        def forward(self, input: Any) -> Any:
+            return input[0]
+
+    assert nn.Sequential(nn.LSTM(4, 6), First(), nn.Linear(6, 2))(x).shape == (5, 3, 2)

@@ -116,6 +116,46 @@ def test_loaded_programs_check_inputs_and_own_their_state(tmp_path: Path) -> Non
         one(x=x, y=x)
 
 
+class Pairs(nn.Module):
+    """Inputs and results in structures, and an argument that is no tensor."""
+
+    def forward(self, x: Any, pair: Any, scale: float = 1.0, *, mask: Any = None) -> Any:
+        a, b = pair["a"], pair["b"]
+        return {"sum": x * scale + a, "rest": (F.relu(b), [a - x])}
+
+
+def test_a_loaded_program_is_called_as_the_model(tmp_path: Path, rng: np.random.Generator) -> None:
+    x, a, b = (rng.standard_normal((2, 3)).astype(np.float32) for _ in range(3))
+    program = grt.compile(Pairs(), (x, {"a": a, "b": b}, 2.0), target="cpu")
+    program.save(tmp_path / "ours")
+    loaded = grt.load(tmp_path / "ours")
+    for call in (loaded, program):
+        found = call(x, {"a": a, "b": b}, 2.0)
+        assert found.keys() == {"sum", "rest"} and type(found["rest"]) is tuple and type(found["rest"][1]) is list
+        np.testing.assert_array_equal(found["sum"], x * 2 + a)
+        np.testing.assert_array_equal(found["rest"][1][0], a - x)
+        with pytest.raises(errors.InputError, match=r"made for 2.0 where the arguments have 3.0"):
+            call(x, {"a": a, "b": b}, 3.0)
+        with pytest.raises(errors.InputError, match="the arguments do not fit forward"):
+            call(x)
+    by_name = {name: {"x": x, "pair.a": a, "pair.b": b}[name] for name in loaded.inputs}
+    np.testing.assert_array_equal(loaded(by_name)["sum"], x * 2 + a)
+
+
+def test_a_loaded_program_of_torch_is_called_as_the_model(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    def halves(x: Any, y: Any = None, *, low: float) -> Any:
+        return x.clamp(min=low), {"y": y + x}
+
+    x, y = torch.randn(2, 3), torch.randn(2, 3)
+    grt.compile(grt.from_torch(halves, {"x": x, "y": y, "low": 0.0}), target="cpu").save(tmp_path / "theirs")
+    loaded = grt.load(tmp_path / "theirs")
+    clamped, rest = loaded(x, y, low=0.0)
+    assert torch.equal(clamped, x.clamp(min=0.0)) and torch.equal(rest["y"], y + x)
+    assert isinstance(loaded(x.numpy(), y.numpy(), low=0.0)[0], np.ndarray)
+
+
 def test_memory_orders_are_kept(tmp_path: Path, rng: np.random.Generator) -> None:
     g = grt.Graph()
     x = g.input("x", (2, 3, 8, 8))
@@ -173,6 +213,11 @@ def _changed(key: str, value: Any) -> Callable[[Path], object]:
         (_changed("inputs", {"x": "f32[4,3]{0,0}"}), errors.InputError, "'inputs' is .*, which a program cannot have"),
         (_changed("unpack", "tuple"), errors.InputError, "'tuple' is not a name"),
         (_changed("needed", ["y"]), errors.InputError, "'y' is not a name"),
+        (
+            _changed("call", {"parameters": [["x", 9, False]]}),
+            errors.InputError,
+            "the program's call is .* cannot be",
+        ),
     ],
 )
 def test_what_cannot_be_loaded_says_why(

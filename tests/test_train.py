@@ -85,7 +85,7 @@ def test_fit_learns_and_records(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "val_loss",
         "val_accuracy",
         "lr",
-        "images_per_second",
+        "examples_per_second",
         "seconds",
     }
     assert history.lr[-1] < history.lr[0] < 0.02 and seen[-1] == history.last()
@@ -97,6 +97,33 @@ def test_fit_learns_and_records(tmp_path: Path, capsys: pytest.CaptureFixture[st
     save_curves(history, tmp_path / "curves.png", "blobs")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "train [16, 8] on cpu" in trainer.summary()
+
+
+class Characters(nn.Module):
+    """Logits [N, 5, T] of the next of five characters, by the last one."""
+
+    def __init__(self) -> None:
+        self.embedding = nn.Embedding(5, 5)
+
+    def forward(self, input: Any) -> Any:
+        return F.transpose(self.embedding(input), 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("net", "x", "y", "unit", "per"),
+    [
+        (Characters(), np.zeros((8, 7), np.int64), np.zeros((8, 7), np.int64), "tokens", 7),
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), np.zeros((8, 3, 2, 2), np.float32), np.zeros(8, np.int64), "images", 1),
+        (nn.Linear(3, 2), np.zeros((8, 3), np.float32), np.zeros(8, np.int64), "examples", 1),
+    ],
+)
+def test_speeds_are_told_in_what_examples_are(
+    capsys: pytest.CaptureFixture[str], net: nn.Module, x: np.ndarray, y: np.ndarray, unit: str, per: int
+) -> None:
+    history = Trainer(net, nn.CrossEntropyLoss(), optim.SGD(0.1), target="reference").fit((x, y), 1, 4)
+    assert f"  {history.examples_per_second[0] * per:,.0f} {unit}/s" in capsys.readouterr().out
+    old = history.to_json().replace("examples_per_second", "images_per_second")
+    assert History.from_json(old) == history
 
 
 def test_evaluation_covers_the_last_batch_and_changes_nothing() -> None:

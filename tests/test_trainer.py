@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import re
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import graphrt as grt
 from graphrt import nn, optim, train
@@ -286,6 +289,35 @@ def test_rows_of_epochs_and_steps(tmp_path: Path) -> None:
     assert [r["epoch"] for r in epochs_rows] == ["1", "1", "2"] and {"loss", "lr", "grad_norm"} <= epochs_rows[0].keys()
     assert [r["step"] for r in steps] == ["1", "2", "1", "2", "3", "4"] and float(steps[-1]["grad_norm"]) > 0
     assert float(steps[-1]["lr"]) < float(steps[2]["lr"]) == 0.02
+
+
+def test_pictures_of_epochs(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="the package pillow is missing")
+    drawn = [np.full((2, 1, 4, 6), 0.5), np.zeros((8, 9, 3), np.uint8)]
+    for i, picture in enumerate(drawn):
+        folder = tmp_path / str(i)
+        seen = train.SamplePictures(folder, lambda trainer, picture=picture: picture, every=2)
+        small(target="reference").fit(blobs(16), 4, 16, callbacks=[seen], progress=False)
+        assert sorted(p.name for p in folder.iterdir()) == ["epoch-0002.png", "epoch-0004.png"]
+        with image.open(folder / "epoch-0004.png") as found:
+            assert found.size == ((20, 8), (9, 8))[i]
+    never = train.SamplePictures(tmp_path / "none", lambda trainer: drawn[0], every=0)
+    small(target="reference").fit(blobs(16), 1, 16, callbacks=[never], progress=False)
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(ArgumentError, match=r"uint8 \[H, W, 3\] or floats \[N, C, H, W\], got float64 \[4, 4\]"):
+        wrong = train.SamplePictures(tmp_path, lambda trainer: np.zeros((4, 4)))
+        small(target="reference").fit(blobs(16), 1, 16, callbacks=[wrong], progress=False)
+
+
+def test_a_live_line_has_speed_time_left_and_memory() -> None:
+    text = io.StringIO()
+    with train.TrainingProgress(2, console=Console(file=text, force_terminal=True, width=160)) as bar:
+        bar.start(1, 3)
+        bar.count(np.zeros((4, 8), np.int64))
+        bar.advance(4, {"loss": 1.5})
+        bar.finish({"loss": 1.5, "lr": 0.1, "examples_per_second": 2.0, "seconds": 2.0})
+    assert re.search(r"1/3.*loss 1\.5000  [\d,]+ tokens/s  [\d,]+ MB", text.getvalue()), text.getvalue()
+    assert "16 tokens/s" in text.getvalue()
 
 
 class Interrupts(train.Callback):

@@ -145,3 +145,15 @@ def test_bad_arguments(tmp_path: Path) -> None:
         grt.load_weights(small(), tmp_path / "text")
     with pytest.raises(FileNotFoundError):
         grt.load_weights(small(), tmp_path / "none")
+
+
+def test_a_name_map_may_give_the_shape_too(rng: np.random.Generator) -> None:
+    """A 1x1 convolution, or one over a whole map, as the linear layer that it is; another shape is told, and nothing loaded."""
+    net, weight = nn.Linear(6, 2), rng.standard_normal((2, 3, 2, 1)).astype("f")
+    given = {"conv.weight": weight, "conv.bias": np.ones(2, np.float32)}
+    report = grt.load_weights(net, given, names={"conv.weight": ("weight", (-1, 6)), "conv.bias": "bias"})
+    assert report.complete
+    np.testing.assert_array_equal(net.weight.array, weight.reshape(2, 6))
+    for shape, described in (((-1, 4), r"\[3, 4\]"), ((2, 3), r"\[2, 3, 2, 1\]")):
+        with pytest.raises(InputError, match=rf"mismatched  weight: is float32\[2, 6\], got float32{described}"):
+            grt.load_weights(net, given, names={"conv.weight": ("weight", shape), "conv.bias": "bias"})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from graphrt.bench.command import app as bench
 from graphrt.cli.catalogue import commands as catalogue
+from graphrt.cli.catalogue import version
 from graphrt.cli.compiling import commands as compiling
 from graphrt.cli.seeing import commands as seeing
 from graphrt.cli.training import commands as training
@@ -13,6 +16,22 @@ from graphrt.errors import AccessError, GraphrtError, NumericError
 from graphrt.inspection.command import commands as inspection
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+
+def _version(wanted: bool) -> None:
+    """Prints the version and ends, if that is ``wanted``."""
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="print the version", is_eager=True, callback=_version)] = False,
+) -> None:
+    """Options of the command line as a whole, which does nothing without a command."""
+
+
 for group in (training, seeing, catalogue, compiling, inspection):
     app.add_typer(group)
 app.add_typer(bench, name="bench")

@@ -24,7 +24,7 @@ def models(
     from graphrt.models.weights import WEIGHTS
 
     if weights:
-        show([(name, whose) for name, whose in sorted(WEIGHTS.items()) if name in MODELS], ("network", "weights by name of"))
+        show([(name, whose) for name, whose in sorted(WEIGHTS.items())], ("network", "weights by name of"))
         return
     rows = []
     for name, model in MODELS.items():

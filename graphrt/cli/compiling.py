@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from graphrt.cli.options import Model, check_folder
+from graphrt.cli.options import check_folder, names_of
+from graphrt.errors import ArgumentError
 from graphrt.inspection.command import Dtype, Library
 
 commands = typer.Typer()
@@ -15,7 +16,12 @@ commands = typer.Typer()
 
 @commands.command("compile")
 def compile_model(
-    model: Model,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="lenet5, resnet50, ...; net.onnx; or file.py:function", autocompletion=names_of("models", "MODELS")
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder to write")],
     target: Annotated[str, typer.Option(help="cpu, cuda:sm_80, cuda:sm_90, hip:gfx942 and the like, cuda or hip")] = "cpu",
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
@@ -26,18 +32,24 @@ def compile_model(
     momentum: float = 0.9,
     seed: Annotated[int, typer.Option(min=0, help="of the weights")] = 0,
 ) -> None:
-    """Compiles MODEL's training step to a folder, which graphrt.load runs without a compiler; the GPU need not be here."""
-    from graphrt.compiler import compile as compile_graph
-    from graphrt.inspection.subject import half, specs
-    from graphrt.inspection.subject import trainer as trainer_of
-    from graphrt.optim import SGD
+    """Compiles MODEL to a folder, which graphrt.load runs without a compiler; the GPU need not be here.
 
+    Of a network of graphrt.models it is the training step, or with --eval the network alone, and the options of optimizer and
+    weights are for these; an ONNX file and what a function gives are compiled as they are.
+    """
+    from graphrt.compiler import compile as compile_graph
+    from graphrt.inspection.subject import find
+    from graphrt.models import MODELS
+    from graphrt.optim import SGD
+    from graphrt.targets.saved import MANIFEST
+
+    if (Path(model) / MANIFEST).exists():
+        raise ArgumentError(f"{model} is a compiled program; compile what it was made of: a model, an ONNX file or a function")
     check_folder(out)
-    trainer = trainer_of(model, target, seed, SGD(lr, momentum=momentum), autocast=half(dtype))
-    x, y = specs(model, batch)
-    graph = trainer.evaluation_graph(x) if evaluate else trainer.training_graph(x, y)
-    program = compile_graph(graph, target=target, library=library)
+    optimizer = SGD(lr, momentum=momentum)
+    subject = find(model, target, batch, not evaluate, dtype, {"library": library}, optimizer, seed)
+    program = compile_graph(subject.outputs, **subject.arguments)
     program.save(out)
     size = sum(file.stat().st_size for file in out.iterdir())
-    kind = "evaluation" if evaluate else "training step"
-    typer.echo(f"{out}: {model}, {kind}, batch {batch}, for {program.target}: {program.launches} launches, {size:,} bytes")
+    kind = "" if model not in MODELS else ", evaluation" if evaluate else ", training step"
+    typer.echo(f"{out}: {subject.title}{kind}, for {program.target}: {program.launches} launches, {size:,} bytes")

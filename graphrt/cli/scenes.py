@@ -18,7 +18,7 @@ from graphrt.train import tasks
 
 if TYPE_CHECKING:
     from graphrt.data import Dataset
-    from graphrt.train import Trainer
+    from graphrt.train import SamplePictures, Trainer
 
 DATA = "scenes"
 HELD = 200  # pictures that a network is judged by
@@ -53,24 +53,11 @@ def prepared(model: str, task: tasks.Task, limit: int, settings: Mapping[str, An
     return trainer, task.training(trainer.seed, limit or task.examples), held
 
 
-class Pictures:
-    """Draws what is true and what was found in held-out pictures to ``folder`` each ``every`` epochs; 0 is never."""
+def drawing(task: tasks.Task, folder: Path, every: int) -> SamplePictures:
+    """A callback that draws what is true and what was found in held-out pictures to ``folder`` each ``every`` epochs."""
+    from graphrt.train import SamplePictures
 
-    def __init__(self, task: tasks.Task, folder: Path, every: int) -> None:
-        self.task, self.folder, self.every = task, folder, every
-
-    def __call__(self, trainer: Trainer, row: Mapping[str, float]) -> None:
-        """Draws those of the epoch that is done, if they are to be."""
-        if self.every and trainer.epoch % self.every == 0:
-            self.draw(trainer)
-
-    def draw(self, trainer: Trainer) -> None:
-        """Draws those of the trainer's epoch, epoch-0001.png and so on."""
-        from graphrt.train import pictures
-
-        picture = self.task.show(trainer, self.task.held_out(trainer.seed, 6))
-        if trainer.first:
-            pictures.save_picture(picture, self.folder / f"epoch-{trainer.epoch:04}.png")
+    return SamplePictures(folder, lambda trainer: task.show(trainer, task.held_out(trainer.seed, 6)), every)
 
 
 def loaded(path: Path, name: str, target: str) -> tuple[tasks.Task, Trainer]:

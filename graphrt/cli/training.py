@@ -88,7 +88,8 @@ def train(
     interrupted can be resumed. A loss that is not finite ends the run with exit status 1, an interruption with 130.
 
     On scenes it trains a network that finds shapes (yolo, ssd, retinanet, rcnn, fast_rcnn, faster_rcnn, mask_rcnn) or outlines
-    them (fcn, unet) by its own recipe, and leaves pictures of what it finds, epoch-0002.png and so on.
+    them (fcn, fcn32s, fcn16s, fcn8s, unet, deeplab) by its own recipe, and leaves pictures of what it finds, epoch-0002.png
+    and so on.
 
     Started by torchrun --no-python --nproc-per-node N graphrt train MODEL, N processes share each batch; the first reports.
     """
@@ -111,7 +112,7 @@ def train(
     test: Source
     if task is not None:
         trainer, training, test = scenes.prepared(model, task, limit, settings)
-        drawn = [scenes.Pictures(task, results.folder, pictures)]
+        drawn = [scenes.drawing(task, results.folder, pictures)]
     else:
         trainer, training, test = _prepared(model, "mnist" if data is None else data, limit, augment or [], settings)
         drawn = []

@@ -14,6 +14,7 @@ from graphrt import models, nn, optim
 from graphrt.compiler import trace
 from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Value
+from graphrt.optim import Optimizer
 from graphrt.targets.saved import MANIFEST, read_explain
 from graphrt.train import Trainer
 
@@ -65,16 +66,26 @@ class Subject:
         return str(self.arguments["target"])
 
 
-def find(name: str, target: str, batch: int, training: bool, dtype: str, arguments: Mapping[str, Any]) -> Subject:
+def find(
+    name: str,
+    target: str,
+    batch: int,
+    training: bool,
+    dtype: str,
+    arguments: Mapping[str, Any],
+    optimizer: Optimizer | None = None,
+    seed: int = 0,
+) -> Subject:
     """The subject that ``name`` names: one of ``KINDS``. Raises ArgumentError, ConversionError, InputError, ImportError.
 
-    ``batch``, ``training`` and ``dtype`` are for models; ``batch`` is also the size of an ONNX file's open dimensions.
+    ``batch``, ``training``, ``dtype``, ``optimizer`` (SGD with momentum where it is None) and the ``seed`` of weights are for
+    models; ``batch`` is also the size of an ONNX file's open dimensions.
     """
     autocast = half(dtype)
     arguments = {"target": target, **arguments}
     file, _, function = name.partition(":")
     if name in models.MODELS:
-        with_target = trainer(name, target, 0, optim.SGD(0.05, momentum=0.9), autocast=autocast)
+        with_target = trainer(name, target, seed, optimizer or optim.SGD(0.05, momentum=0.9), autocast=autocast)
         x, y = specs(name, batch)
         graph = with_target.training_graph(x, y) if training else with_target.evaluation_graph(x)
         return Subject(f"{name}, batch {batch}", graph, arguments)

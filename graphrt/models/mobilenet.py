@@ -61,17 +61,19 @@ def mobilenet_v2(num_classes: int = 1000, dropout: float = 0.2) -> nn.Module:
     return MobileNetV2(num_classes, dropout)
 
 
-def mobilenet_v1(num_classes: int = 1000) -> nn.Module:
+def mobilenet_v1(num_classes: int = 1000, relu6: bool = False) -> nn.Module:
     """[N, 3, H, W] -> logits [N, num_classes]; 4,231,976 parameters with 1000 classes.
 
     Howard et al., "MobileNets: efficient convolutional neural networks for mobile vision applications", 2017: 3x3 convolutions
-    in each channel and 1x1 ones across them.
+    in each channel and 1x1 ones across them. ``relu6`` has activations end at 6, as timm's weights were
+    trained.
     """
+    act = nn.ReLU6 if relu6 else nn.ReLU
     steps = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
-    layers: list[nn.Module] = [_unit(3, 32, 3, 2, act=nn.ReLU)]
+    layers: list[nn.Module] = [_unit(3, 32, 3, 2, act=act)]
     channels = 32
     for outputs, stride in steps:
-        layers += [_unit(channels, channels, 3, stride, channels, nn.ReLU), _unit(channels, outputs, 1, act=nn.ReLU)]
+        layers += [_unit(channels, channels, 3, stride, channels, act), _unit(channels, outputs, 1, act=act)]
         channels = outputs
     pool = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
     return nn.Sequential({"features": nn.Sequential(*layers), **pool, "fc": nn.Linear(1024, num_classes)})

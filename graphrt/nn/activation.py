@@ -271,3 +271,13 @@ class RReLU(Module):
 
     def forward(self, input: Value) -> Value:
         return F.rrelu(input, self.lower, self.upper, self.training)
+
+
+class Maxout(Module):
+    """The largest of each ``pool_size`` neighbours along ``dim``, whose size that divides (Goodfellow et al., ICML 2013)."""
+
+    def __init__(self, pool_size: int, dim: int = 1) -> None:
+        self.pool_size, self.dim = pool_size, dim
+
+    def forward(self, input: Value) -> Value:
+        return F.maxout(input, self.pool_size, self.dim)

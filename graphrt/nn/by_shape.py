@@ -38,15 +38,16 @@ class ByShape:
         """The results of the module. Raises ArgumentError for arguments that do not fit it, and what compiling it raises."""
         call = inspect.signature(self.module.forward)
         try:
-            given = call.bind(*args, **kwargs).arguments
+            bound = call.bind(*args, **kwargs)
         except TypeError as error:
             raise ArgumentError(f"the arguments do not fit {type(self.module).__name__}.forward{call}: {error}") from None
-        key = kinds(given)
+        key = kinds(bound.arguments)
         if key not in self.programs:
+            given = {**dict(zip(call.parameters, bound.args, strict=False)), **bound.kwargs} if bound.kwargs else bound.args
             self.programs[key] = made = compile_graph(self.module, given, target=self.target)
             if self.progress:
                 print(f"compiled {type(self.module).__name__} for {made!r} in {made.compile_seconds:.2f} s", file=sys.stderr)
             if len(self.programs) > self.limit:
                 self.programs.popitem(last=False)
         self.programs.move_to_end(key)
-        return self.programs[key](**given)
+        return self.programs[key](*bound.args, **bound.kwargs)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import graphrt.ops as F
-from graphrt.errors import ArgumentError
+from graphrt.errors import ArgumentError, GraphrtError
 from graphrt.ir import Value
 from graphrt.nn.init import uniform_, weights
 from graphrt.nn.module import Module, Parameter, optional
@@ -45,9 +45,26 @@ class Sequential(Module):
         return list(self._table.values())[index]
 
     def forward(self, input: Value) -> Value:
-        for module in self:
-            input = module(input)
+        before = ""
+        for name, module in self._table.items():
+            try:
+                input = module(input)
+            except GraphrtError as error:
+                if not before or not isinstance(input, tuple | list | dict):
+                    raise
+                raise ArgumentError(_several(before, f"{name} ({type(module).__name__})", input, error)) from None
+            before = f"{name} ({type(module).__name__})"
         return input
+
+
+def _several(before: str, after: str, given: Any, error: GraphrtError) -> str:
+    """The message where a layer of a Sequential fails that was given several results of the layer ``before`` it."""
+    many, first = ", ".join(map(repr, given)) if isinstance(given, dict) else len(given), next(iter(given), 0)
+    return (
+        f"in a Sequential layer {after} is called with what layer {before} returns, "
+        f"a {type(given).__name__} of {many}: {error}\n"
+        f"A Module of your own passes on one of them: after(before(x)[{first if isinstance(given, dict) else 0!r}])"
+    )
 
 
 class Identity(Module):

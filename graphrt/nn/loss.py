@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -223,6 +224,23 @@ class GaussianNLLLoss(Module):
 
     def forward(self, input: Value, target: Value, var: Value | float) -> Value:
         return F.gaussian_nll_loss(input, target, var, self.full, self.eps, self.reduction)
+
+
+class CTCLoss(Module):
+    """The loss of sequences whose alignment is not known (Graves et al., ICML 2006).
+
+    It is called with log-probabilities [T, N, C], targets [N, S] and the lengths of both, as ``ops.ctc_loss`` is. ``blank`` is
+    the class of no class; with ``zero_infinity`` a target that is too long for its input has the loss 0, not infinity.
+    """
+
+    def __init__(self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> None:
+        self.blank, self.reduction, self.zero_infinity = blank, reduction, zero_infinity
+
+    def forward(
+        self, log_probs: Value, targets: Value, input_lengths: Value | Sequence[int], target_lengths: Value | Sequence[int]
+    ) -> Value:
+        lengths = (input_lengths, target_lengths)
+        return F.ctc_loss(log_probs, targets, *lengths, self.blank, self.reduction, self.zero_infinity)
 
 
 class CosineEmbeddingLoss(Module):

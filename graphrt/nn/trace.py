@@ -7,16 +7,16 @@ Its parameters and buffers are the graph's, under their dotted paths, and the gr
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from graphrt.compiler import TRACERS
-from graphrt.errors import ArgumentError, InputError
+from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Value
 from graphrt.nn.module import Module, in_mode
 from graphrt.runtime.arrays import order_of
 from graphrt.runtime.state import State
+from graphrt.signature import CallSignature, Name, mapped
 from graphrt.types import TensorType, as_dtype
 
 
@@ -46,11 +46,11 @@ def trace(module: Module, example_inputs: Any, train: bool = False) -> Graph:
             return leaf
         while path in taken or path in graph.sources:
             path += "_"
-        return _Name(graph.input(path, type.shape, type.dtype, type.order).name)
+        return Name(graph.input(path, type.shape, type.dtype, type.order).name)
 
-    inputs = {name: _mapped(source, name, leaf) for name, leaf in bound.arguments.items()}
+    inputs = {name: mapped(source, name, leaf) for name, leaf in bound.arguments.items()}
     bound.arguments.update(
-        _mapped(lambda _, leaf: graph.sources[leaf].outputs[0] if isinstance(leaf, _Name) else leaf, "", inputs)
+        mapped(lambda _, leaf: graph.sources[leaf].outputs[0] if isinstance(leaf, Name) else leaf, "", inputs)
     )
     with in_mode(module, train):
         results = module(*bound.args, **bound.kwargs)
@@ -59,48 +59,13 @@ def trace(module: Module, example_inputs: Any, train: bool = False) -> Graph:
         if not isinstance(leaf, Value):
             return leaf
         graph.output(path, leaf)
-        return _Name(path)
+        return Name(path)
 
-    graph.signature = ModuleSignature(call, inputs, _mapped(result, "out", results))
+    graph.signature = CallSignature(call, inputs, mapped(result, "out", results))
     return graph
 
 
 TRACERS[Module] = trace
-
-
-class _Name(str):
-    """The name of an input or an output, where the arguments or the results have it."""
-
-
-@dataclass(frozen=True)
-class ModuleSignature:
-    """How a program of a module is called: as the module. In place of tensors ``inputs`` and ``results`` have their names."""
-
-    call: inspect.Signature
-    inputs: Mapping[str, Any]
-    results: Any
-
-    @property
-    def outputs(self) -> Sequence[str]:
-        """Names of the outputs, in the order in which the module returns them."""
-        return [leaf for leaf in _leaves(self.results) if isinstance(leaf, _Name)]
-
-    @property
-    def written(self) -> Mapping[str, str]:
-        """Nothing: values never change."""
-        return {}
-
-    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs by name. Raises InputError for arguments of another structure, or other constants, than the example's."""
-        try:
-            given = self.call.bind(*args, **kwargs).arguments
-        except TypeError as error:
-            raise InputError(f"the arguments do not fit forward{self.call}: {error}") from None
-        return dict(_pairs(self.inputs, given))
-
-    def result(self, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
-        """The outputs in the structure in which the module returned them."""
-        return _mapped(lambda _, leaf: outputs[leaf] if isinstance(leaf, _Name) else leaf, "", self.results)
 
 
 def _type(leaf: Any) -> TensorType | None:
@@ -119,37 +84,3 @@ def kinds(tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return tuple(kinds(part) for part in tree)
     return _type(tree) or repr(tree)
-
-
-def _mapped(f: Callable[[str, Any], Any], path: str, tree: Any) -> Any:
-    """``tree`` of tuples, lists and dicts with ``f(path, leaf)`` for each leaf."""
-    if isinstance(tree, Mapping):
-        return {k: _mapped(f, f"{path}.{k}" if path else str(k), v) for k, v in tree.items()}
-    if isinstance(tree, list | tuple):
-        parts = [_mapped(f, f"{path}.{i}", v) for i, v in enumerate(tree)]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-    return f(path, tree)
-
-
-def _leaves(tree: Any) -> Iterator[Any]:
-    found: list[Any] = []
-    _mapped(lambda _, leaf: found.append(leaf), "", tree)
-    return iter(found)
-
-
-def _pairs(wanted: Any, given: Any) -> Iterator[tuple[str, Any]]:
-    """The names in ``wanted`` with what ``given`` has in their place. Raises InputError where the two differ."""
-    if isinstance(wanted, _Name):
-        yield str(wanted), given
-    elif isinstance(wanted, Mapping):
-        if not isinstance(given, Mapping) or wanted.keys() != given.keys():
-            raise InputError(f"the example had {', '.join(map(str, wanted))} where the arguments have {given!r}")
-        for key, value in wanted.items():
-            yield from _pairs(value, given[key])
-    elif isinstance(wanted, list | tuple):
-        if not isinstance(given, list | tuple) or len(wanted) != len(given):
-            raise InputError(f"the example had {len(wanted)} in a sequence where the arguments have {given!r}")
-        for a, b in zip(wanted, given, strict=True):
-            yield from _pairs(a, b)
-    elif not (given is wanted or given == wanted):
-        raise InputError(f"the graph was made for {wanted!r} where the arguments have {given!r}; make another graph")

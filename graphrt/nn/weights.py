@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.state import State
 from graphrt.types import DTYPES
 
-Names = Mapping[str, str | None] | Callable[[str], str | None] | None
+Name = str | tuple[str, tuple[int, ...]] | None  # in the target, or with the shape that it has there
+Names = Mapping[str, Name] | Callable[[str], Name] | None
 
 _COUNTER = "num_batches_tracked"  # steps a batch norm has seen: some files have it and some do not, and no result depends on it
 
@@ -58,7 +60,8 @@ def load_weights(
     ``target`` is a Module, or the State of a compiled program. ``source`` is a safetensors file, a checkpoint of ``Trainer``
     among them (its optimizer's state is left out), or a mapping of arrays or tensors, such as torch's ``state_dict()``.
     ``names`` says what a name of the source is called in the target, as a dict (what it does not list keeps its name) or a
-    function; None leaves one out. Floats are converted to the target's precision.
+    function; None leaves one out, and (name, shape), of which one dimension may be -1, says how it is laid out there as well.
+    Floats are converted to the target's precision.
 
     With ``strict`` anything missing, unexpected or of another shape raises InputError with the report, and nothing is changed;
     without, what fits is loaded. ``num_batches_tracked`` may be on one side only.
@@ -131,6 +134,10 @@ def _renamed(source: Iterator[tuple[str, np.ndarray]], names: Names) -> Iterator
     taken: dict[str, str] = {}
     for name, array in source:
         final = name if names is None else names(name) if callable(names) else names.get(name, name)
+        if isinstance(final, tuple):
+            final, shape = final
+            with suppress(ValueError):  # then the report has what was given
+                array = array.reshape(shape)
         if final is not None and taken.setdefault(final, name) != name:
             raise InputError(f"the names map both {taken[final]!r} and {name!r} to {final!r}")
         yield name, (final, array)

@@ -175,7 +175,11 @@ class Trace:
         if sent := next((n for n in region if n.op.kind is Kind.COLLECTIVE or n.op.name == "pvary"), None):
             raise ArgumentError(f"{sent.where()} is about other processes in a step: exchange before the scan, or behind it")
         if changed := [name for name, v in graph.updates.items() if self._updates.get(name) is not v]:
-            raise ArgumentError(f"a step cannot update {changed[0]!r}: make it a state, and update it with the last one")
+            raise ArgumentError(
+                f"a step cannot update {changed[0]!r}: only states go from step to step, and what is to be kept is updated "
+                "with the last one, behind the loop. Where a layer counts batches, as BatchNorm does in training: call it on "
+                "all steps at once, put it into eval mode, make it with track_running_stats=False, or take LayerNorm"
+            )
         for i, state in enumerate(self._states):
             begins, becomes = state.type, self._next[state].type
             if not begins.same(becomes):

@@ -121,24 +121,12 @@ class Program(Runnable):
         """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked."""
         inputs, outputs = interface.inputs, interface.outputs
         super().__init__(target, inputs, outputs, state, executable, interface.needed, unpack, interface.updates, batch)
+        self._model = built.signature
         self.built, self._executable, self._lower, self.compile_seconds = built, executable, lower, 0.0
         self.recipe, self.fusion = recipe, recipe.fusion
 
     def _about(self) -> str:
         return f"{super()._about()}, fusion={self.fusion}"
-
-    def _named(self, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-        signature = self.built.signature
-        by_name = args[0] if len(args) == 1 and isinstance(args[0], Mapping) and not inputs else inputs
-        if signature is None or (by_name.keys() <= self.inputs.keys() and (by_name is not inputs or not args)):
-            return super()._named(args, inputs)
-        return signature.bind(args, inputs)
-
-    def _given(self, results: dict[str, Any], inputs: Mapping[str, Any]) -> Any:
-        signature = self.built.signature
-        if signature is None or self._unpack != "dict" or [*signature.outputs] != [*results]:
-            return super()._given(results, inputs)  # values that the user asked for by name
-        return signature.result(results, inputs)
 
     def _where(self, name: str) -> str:
         return self.built.sources[name].where()

@@ -20,6 +20,7 @@ from graphrt.passes.open_batch import ROWS, OpenBatch
 from graphrt.runtime.arrays import from_dlpack, from_numpy, to_numpy
 from graphrt.runtime.forking import PROGRAM, make_lock
 from graphrt.runtime.state import State
+from graphrt.signature import Signature
 from graphrt.types import TensorType
 
 AHEAD = 2  # batches that prefetch may bring before they are used
@@ -59,8 +60,11 @@ class Runnable:
 
     ``inputs`` and ``outputs`` are types by name; ``needed`` names the inputs that are read; ``unpack`` says how results are
     given back: dict, list or single; ``updates`` names the state that the program writes; ``batch`` says how one for any
-    batch is called, of which types have the largest.
+    batch is called, of which types have the largest. One of a model is called as the model was, and returns what the model did;
+    inputs by name serve as well.
     """
+
+    _model: Signature | None = None  # how it was called
 
     def __init__(
         self,
@@ -151,16 +155,21 @@ class Runnable:
 
     def _named(self, args: Sequence[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call as inputs by name."""
+        by_name = args[0] if len(args) == 1 and isinstance(args[0], Mapping) and not inputs else inputs
+        if self._model is not None and not (by_name.keys() <= self.inputs.keys() and (by_name is not inputs or not args)):
+            return self._model.bind(args, inputs)
         if len(args) > 1 or (args and not isinstance(args[0], Mapping)):
             raise InputError("inputs are passed by name: program(x=..., y=...) or program({'x': ...})")
         return {**(args[0] if args else {}), **inputs}
 
     def _given(self, results: dict[str, Any], inputs: Mapping[str, Any]) -> Any:
-        """The return value of a call with ``inputs``."""
-        if self._unpack == "dict":
+        """The return value of a call with ``inputs``: the model's, unless the user asked for values by name."""
+        if self._unpack != "dict":
+            values = list(results.values())
+            return values[0] if self._unpack == "single" else values
+        if self._model is None or [*self._model.outputs] != [*results]:
             return results
-        values = list(results.values())
-        return values[0] if self._unpack == "single" else values
+        return self._model.result(results, inputs)
 
     def _bind(self, inputs: Mapping[str, Any], ahead: Container[str] = ()) -> dict[str, Any]:
         """The inputs as the binary takes them; those of ``ahead`` need not be among them."""

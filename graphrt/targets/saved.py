@@ -28,6 +28,7 @@ from graphrt.passes.open_batch import OpenBatch
 from graphrt.runtime.program import Program
 from graphrt.runtime.runnable import Binary, Runnable
 from graphrt.runtime.state import State
+from graphrt.signature import CallSignature
 from graphrt.types import TensorType
 
 FORMAT = "graphrt-program-7"
@@ -90,11 +91,18 @@ def write_program(
         "inputs": {name: str(type) for name, type in program.inputs.items()},
         "outputs": {name: str(type) for name, type in program.outputs.items()},
         **({} if program.batch is None else {"batch": program.batch.to_json()}),
+        "call": _call(program),
     }
     with whole(folder / MANIFEST, durable=True) as file:
         file.write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1) + "\n")
     for name in old - {*digests, state}:
         (folder / name).unlink(missing_ok=True)
+
+
+def _call(program: Runnable) -> dict[str, Any] | None:
+    """How the model was called that ``program`` is of, None where it is called by name, or that cannot be kept."""
+    call = program._model.kept() if program._model is not None else None
+    return None if call is None else call.to_json()
 
 
 def _explained(program: Runnable, target: str) -> dict[str, str]:
@@ -226,4 +234,7 @@ def read_program(folder: Path, manifest: Mapping[str, Any], target: str, binary:
     inputs, outputs = ({n: TensorType.parse(t) for n, t in manifest[kind].items()} for kind in ("inputs", "outputs"))
     batch = OpenBatch.from_json(manifest["batch"]) if "batch" in manifest else None
     how = (manifest["needed"], manifest["unpack"], manifest["updates"], batch)
-    return Runnable(target, inputs, outputs, state, binary(types), *how)
+    call = None if manifest.get("call") is None else CallSignature.from_json(manifest["call"])
+    program = Runnable(target, inputs, outputs, state, binary(types), *how)
+    program._model = call
+    return program

@@ -12,6 +12,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError
 from graphrt.files import remove_halves
+from graphrt.train.pictures import grid, plain, save_picture
 
 if TYPE_CHECKING:
     from graphrt.train.trainer import Trainer
@@ -181,6 +182,31 @@ class ModelCheckpoint(Callback):
         if trainer.steps:
             trainer.save(self._interrupted)
         return self.latest()
+
+
+class SamplePictures(Callback):
+    """Draws ``draw(trainer)`` into ``folder`` after each ``every`` epochs, epoch-0002.png and so on; 0 is never.
+
+    It is a picture uint8 [H, W, 3], or several float [N, C, H, W] in [0, 1] of 1 or 3 channels, side by side. Raises
+    ArgumentError for what is neither.
+    """
+
+    def __init__(self, folder: str | Path, draw: Callable[[Trainer], np.ndarray], every: int = 1) -> None:
+        self.folder, self.draw, self.every = Path(folder), draw, every
+
+    def on_epoch_end(self, trainer: Trainer, row: Row) -> bool | None:
+        if self.every and trainer.epoch % self.every == 0:
+            drawn = np.asarray(self.draw(trainer))
+            if drawn.ndim == 4 and drawn.shape[1] in (1, 3) and drawn.dtype.kind == "f":
+                drawn = grid([plain(drawn)])
+            if drawn.ndim != 3 or drawn.shape[2] != 3 or drawn.dtype != np.uint8:
+                given = f"{drawn.dtype} {list(drawn.shape)}"
+                raise ArgumentError(f"draw must give uint8 [H, W, 3] or floats [N, C, H, W], got {given}")
+            if not trainer.first:
+                return None
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_picture(drawn, self.folder / f"epoch-{trainer.epoch:04}.png")
+        return None
 
 
 class CSVLogger(Callback):

@@ -18,8 +18,8 @@ class History:
     """The history of a run: lists of one number per epoch; columns stay empty when they were not asked for.
 
     ``loss`` and ``accuracy`` are means over the training examples, measured before each step; ``val_loss`` and ``val_accuracy``
-    over the validation data after the epoch; ``lr`` is that of the last step. ``images_per_second`` and ``seconds`` are of the
-    training steps alone. ``others`` has those of other metrics by name, ``val_`` before the name for validation.
+    over the validation data after the epoch; ``lr`` is that of the last step. ``examples_per_second`` and ``seconds`` are of
+    the training steps alone. ``others`` has those of other metrics by name, ``val_`` before the name for validation.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -27,7 +27,7 @@ class History:
     val_loss: list[float] = field(default_factory=list)
     val_accuracy: list[float] = field(default_factory=list)
     lr: list[float] = field(default_factory=list)
-    images_per_second: list[float] = field(default_factory=list)
+    examples_per_second: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     others: dict[str, list[Any]] = field(default_factory=dict)
 
@@ -57,8 +57,10 @@ class History:
     def from_json(text: str) -> History:
         """Reads what ``to_json`` wrote. Raises InputError."""
         try:
-            return History(**json.loads(text))
-        except (ValueError, TypeError) as error:
+            found = json.loads(text)
+            old = found.pop("images_per_second", None)  # as checkpoints of 0.1.0 call it
+            return History(**({} if old is None else {"examples_per_second": old}) | found)
+        except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"not a history: {error}") from None
 
     def save(self, path: str | Path) -> None:

@@ -141,29 +141,30 @@ class Loop:
             nonlocal compiling
             if (given := next(coming, None)) is not None:
                 batch = as_batch(given)
-                examples = len(batch)
+                count = len(batch)
                 batch, parts = trainer.share(batch)
                 start = time.perf_counter()
                 program = trainer.program_of("train", batch, parts)
                 compiling += time.perf_counter() - start
                 program.prefetch(batch.named())
-                waiting.append((program, batch, examples))
+                bar.count(batch.x)
+                waiting.append((program, batch, count))
 
-        lr, images = trainer.rate(self.per_epoch, self.epochs, max(trainer.batches - 1, 0)), 0
+        lr, examples = trainer.rate(self.per_epoch, self.epochs, max(trainer.batches - 1, 0)), 0
         try:
             bring()
             start, compiling = time.perf_counter(), 0.0  # the first batch was waited for, and its program
             while waiting:
-                program, batch, examples = waiting[0]
+                program, batch, count = waiting[0]
                 bring()  # it travels while this step is computed
                 waiting.popleft()
                 lr = trainer.rate(self.per_epoch, self.epochs, trainer.batches)
                 with guard.whole():
                     found = trainer.run_step(program, {}, batch, lr)
                     trainer.batches += 1
-                    pooled.add(found, examples)
-                images += examples
-                bar.advance(examples, pooled.means())
+                    pooled.add(found, count)
+                examples += count
+                bar.advance(count, pooled.means())
                 for callback in self.stepping:
                     callback.on_step_end(trainer, {**read(found, trainer.measures), "lr": lr})
         finally:
@@ -172,4 +173,5 @@ class Loop:
         if not trainer.batches:
             raise ArgumentError("the loader gave no batch in this epoch; an iterator is used up after one, a DataLoader is not")
         seconds = max(time.perf_counter() - start - compiling, 1e-9)
-        return {**pooled.values(), "lr": lr, "images_per_second": images / seconds if images else math.nan, "seconds": seconds}
+        speed = examples / seconds if examples else math.nan
+        return {**pooled.values(), "lr": lr, "examples_per_second": speed, "seconds": seconds}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -34,7 +35,8 @@ class TrainingProgress:
                 *columns, TextColumn("{task.fields[values]}", markup=False), console=self._console, transient=True
             )
         self._task = self._bar.add_task("", values="") if self._bar else None
-        self._epoch, self._started, self._shown, self._images = 0, 0.0, 0.0, 0
+        self._epoch, self._started, self._shown, self._examples = 0, 0.0, 0.0, 0
+        self.unit, self.units = "examples", 1  # what speeds are told in, and how many an example has
 
     def __enter__(self) -> TrainingProgress:
         if self._bar:
@@ -47,31 +49,50 @@ class TrainingProgress:
 
     def start(self, epoch: int, batches: int) -> None:
         """Epoch number ``epoch`` (from 1) of ``batches`` steps begins."""
-        self._epoch, self._started, self._images = epoch, time.perf_counter(), 0
+        self._epoch, self._started, self._examples = epoch, time.perf_counter(), 0
         if self._bar and self._task is not None:
             self._bar.reset(self._task, total=batches, description=f"epoch {epoch}/{self._epochs}", values="")
 
-    def advance(self, images: int, values: Mapping[str, float]) -> None:
-        """One batch of ``images`` is done; ``values`` are the epoch's means so far. Redrawn ten times a second."""
-        self._images += images
+    def count(self, x: Any) -> None:
+        """Tells speeds in what the inputs ``x`` of a batch are: tokens of integer sequences [N, T], images [N, C, H, W]."""
+        known = {(True, 2): "tokens", (False, 4): "images"}
+        self.unit = known.get((x.dtype.kind in "iu", x.ndim), "examples") if isinstance(x, np.ndarray) else "examples"
+        self.units = x.shape[1] if self.unit == "tokens" else 1
+
+    def advance(self, examples: int, values: Mapping[str, float]) -> None:
+        """One batch of ``examples`` is done; ``values`` are the epoch's means so far. Redrawn ten times a second."""
+        self._examples += examples
         if self._bar and self._task is not None:
             self._bar.advance(self._task)
             now = time.perf_counter()
             if now - self._shown > 0.1:
                 self._shown = now
-                rate = self._images / max(now - self._started, 1e-9)
-                self._bar.update(self._task, values=f"{_text(values)}  {rate:,.0f} images/s")
+                rate = self._examples / max(now - self._started, 1e-9)
+                self._bar.update(self._task, values=f"{_text(values)}  {self._speed(rate)}{_memory()}")
+
+    def _speed(self, examples_per_second: float) -> str:
+        return f"{examples_per_second * self.units:,.0f} {self.unit}/s"
 
     def finish(self, row: Mapping[str, Any]) -> None:
         """Prints the epoch's line."""
         if self._enabled:
-            shown = {k: v for k, v in row.items() if k not in ("lr", "images_per_second", "seconds")}
+            shown = {k: v for k, v in row.items() if k not in ("lr", "examples_per_second", "seconds")}
             width = len(str(self._epochs))
             self._console.print(
-                f"epoch {self._epoch:>{width}}/{self._epochs}  {_text(shown)}  {row['images_per_second']:,.0f} images/s",
+                f"epoch {self._epoch:>{width}}/{self._epochs}  {_text(shown)}  {self._speed(row['examples_per_second'])}",
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _memory() -> str:
+    """The most memory that the process has had, where the system tells."""
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"  {getrusage(RUSAGE_SELF).ru_maxrss * unit / 1e6:,.0f} MB"
 
 
 def _text(values: Mapping[str, Any]) -> str:

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from graphrt import data, models, nn, optim
-from graphrt.compiler import compile as compile_graph
 from graphrt.data import SHAPES, Dataset
 from graphrt.errors import ArgumentError, unknown
 from graphrt.ir import Value
@@ -30,6 +30,7 @@ __all__ = ["TASKS", "Task", "get"]
 
 SURE = 0.5  # score from which on a detection is an answer
 GROUND = 0.3  # about the mean of the pixels, which networks see without it
+_FINDERS: WeakKeyDictionary[Trainer, nn.ByShape] = WeakKeyDictionary()  # of detectors: a program for each number of pictures
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,10 @@ class Task:
         if self.kind == "segmentation":
             return np.argmax(trainer.predict(x), 1)
         trainer.sync()
-        given = self.taken(x)
-        return compile_graph(Detector(trainer.net, score_threshold=0.02), given, target=trainer.target)(**given)
+        if trainer not in _FINDERS:
+            found = Detector(trainer.net, score_threshold=0.02)
+            _FINDERS[trainer] = nn.ByShape(found, target=trainer.target, progress=False)
+        return _FINDERS[trainer](**self.taken(x))
 
     def figures(self, trainer: Trainer, held_out: Dataset) -> dict[str, float]:
         """How good the network is on pictures that it was not trained on."""
@@ -132,7 +135,7 @@ class Task:
         images = np.asarray(some.x) + GROUND
         found = self.predict(trainer, some.x)
         if self.kind == "segmentation":
-            return grid([plain(images), painted(images, some.y), painted(images, found)], scale=3)
+            return grid([plain(images), painted(images, some.y), painted(images, found)], scale=max(1, 144 // self.size))
         shown = {**found, "mask": found["mask"] >= 0.5} if self.masks else found
         return grid([boxed(images, some.y, SHAPES), boxed(images, shown, SHAPES)])
 
@@ -156,6 +159,15 @@ def mask_iou(found: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -
         both, either = (rivals & own).sum((1, 2)), (rivals | own).sum((1, 2))
         values.append(float((both / np.maximum(either, 1)).max(initial=0.0)))
     return float(np.mean(values)) if values else 0.0
+
+
+@dataclass(frozen=True)
+class Outlined(Task):
+    """Segmentation of pictures of one large shape each, of which a network with a coarse stride can follow the outline."""
+
+    def pictures(self, count: int, seed: int) -> Dataset:
+        drawn = data.shapes(count, self.size, seed=seed)
+        return Dataset(drawn.x - GROUND, drawn.y["mask"] * (drawn.y["class"] + 1)[:, None, None])
 
 
 @dataclass(frozen=True)
@@ -294,6 +306,19 @@ def _segmentation(build: Callable[[], nn.Module], **recipe: Any) -> Task:
     return Task(build, "segmentation", nn.CrossEntropyLoss, 48, "mean_iou", 0.90, **recipe)
 
 
+def _coarse(stride: int, epochs: int) -> Task:
+    """FCN-32s, 16s or 8s, narrow, of pictures in which a shape is 100 to 230 pixels wide."""
+    stages = ((8,), (16,), (32,), (48, 48), (64, 64))
+    return Outlined(
+        lambda: models.FCN(4, stride, stages, **_SMALL),
+        *("segmentation", nn.CrossEntropyLoss, 256, "mean_iou", 0.90),
+        examples=500,
+        epochs=epochs,
+        batch_size=16,
+        lr=0.005,
+    )
+
+
 def _deeplab() -> nn.Module:
     return models.SegmentationNet(SmallMaps((24, 48), 1), models.deeplab_head(48, 4, 48, (2, 4, 6), 0.0))
 
@@ -314,6 +339,9 @@ _PROPOSING = ("objectness", "rpn_box")
 _SMALL: dict[str, Any] = {"head": 128, "head_kernel": 3, "batch_norm": True, "dropout": 0.0}
 TASKS: dict[str, Task] = {
     "fcn": _segmentation(lambda: models.FCN(4, 2, ((24,), (32, 32), (48, 48), (64,)), **_SMALL), lr=0.005),
+    "fcn32s": _coarse(32, 12),
+    "fcn16s": _coarse(16, 8),
+    "fcn8s": _coarse(8, 8),
     "unet": _segmentation(lambda: models.UNet(3, 4, 12, 3, padded=True, batch_norm=True), examples=1000, epochs=8, lr=0.008),
     "yolo": Task(_yolo, "detection", lambda: models.YOLOLoss(2, 56), 56, "map_50", 0.60, 4000, 10, lr=0.002),
     "ssd": Task(_ssd, "detection", models.SSDLoss, 64, "map_50", 0.70, epochs=6),

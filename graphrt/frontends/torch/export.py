@@ -28,6 +28,7 @@ from graphrt.frontends.torch.views import order_of
 from graphrt.ir import Graph, Value
 from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.state import State
+from graphrt.signature import CallSignature, Name
 from graphrt.types import DTYPES, as_dtype
 
 # torch's warning of tensors put where there were none, which a graph forgets; torch's own recurrent modules do so to no effect
@@ -149,6 +150,17 @@ class TorchSignature:
             _write(name, inputs[name], outputs[new])
         leaves = [outputs[leaf] if isinstance(leaf, str) else leaf[0] for leaf in self.leaves]
         return pytree.tree_unflatten(leaves, self.returned)
+
+    def kept(self) -> CallSignature | None:
+        """The same call without torch, None where the model writes into its inputs."""
+        if self.written:
+            return None
+
+        def tree(leaves: Sequence[str | tuple[Any, ...]], spec: pytree.TreeSpec) -> Any:
+            return pytree.tree_unflatten([Name(leaf) if isinstance(leaf, str) else leaf[0] for leaf in leaves], spec)
+
+        args, kwargs = tree(self.names, self.arguments)
+        return CallSignature(self.call, self.call.bind(*args, **kwargs).arguments, tree(self.leaves, self.returned))
 
 
 def _write(name: str, input: Any, value: Any) -> None:  # noqa: A002 - what it is
