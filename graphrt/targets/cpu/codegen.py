@@ -7,20 +7,21 @@ says what is computed, the tables where. What a C compiler has to do grows with 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graphrt.config import Flags
 from graphrt.passes.decision import Decision
 from graphrt.runtime.lowering import Lowering
 from graphrt.schedule.kernel_ir import Kernel, LoopKernel, TemplateKernel
 from graphrt.schedule.memory import blocks
-from graphrt.targets.cpu.build import vector_bytes
+from graphrt.targets.cpu.build import has_pairs, vector_bytes
 from graphrt.targets.cpu.generated import LoopPrinter
 from graphrt.targets.cpu.launches import Part, tables
 from graphrt.targets.cpu.loop import RepeatPrinter, body_buffers
 from graphrt.targets.cpu.printer import Buffers, CPrinter
 from graphrt.targets.cpu.template import TemplatePrinter
 from graphrt.targets.cpu.variants import Processor
+from graphrt.types import float32
 
 
 @dataclass(frozen=True)
@@ -65,22 +66,22 @@ def generate(lowering: Lowering, freeze: bool = False, checked: bool = False) ->
     ``freeze`` keeps packed what no launch writes; ``checked`` looks at each index before it is used.
     """
     buffers = _buffers(lowering, freeze, checked)
-    vector, winograd = vector_bytes(), Flags.read().winograd
+    flags, vector = Flags.read(), vector_bytes()
+    processor = Processor(vector // float32.itemsize, flags.winograd, flags.pairs and has_pairs())
     names: dict[str, str] = {}  # the kernel of each text
     headers = ("runtime.h", "elementwise.h", "stream.h", *(("checked.h",) if checked else ()))
     source = Source("".join(f'#include "{header}"\n' for header in headers), {}, [], [])
-    source.launches.extend(_Printed(source, names, vector, winograd).launches(lowering.kernels, buffers))
+    source.launches.extend(_Printed(source, names, processor).launches(lowering.kernels, buffers))
     return source, buffers
 
 
 @dataclass(frozen=True)
 class _Printed:
-    """The kernels printed so far: ``names`` has that of each text."""
+    """The kernels printed so far: ``names`` has that of each text; ``processor`` has the lanes of a vector of floats."""
 
     source: Source
     names: dict[str, str]
-    vector: int
-    winograd: int
+    processor: Processor
 
     def launches(self, kernels: Sequence[Sequence[Kernel]], buffers: Buffers) -> list[list[Part]]:
         """The launches of ``kernels`` on ``buffers``, whose texts are added to the source."""
@@ -106,7 +107,8 @@ class _Printed:
             inner = body_buffers(kernel, buffers.checked)
             return RepeatPrinter(kernel, buffers, inner, self.launches(kernel.body.kernels, inner))
         if isinstance(kernel, TemplateKernel):
-            return TemplatePrinter(kernel, buffers, Processor(self.vector // kernel.dtype.itemsize, self.winograd))
+            lanes = self.processor.lanes * float32.itemsize // kernel.dtype.itemsize
+            return TemplatePrinter(kernel, buffers, replace(self.processor, lanes=lanes))
         return LoopPrinter(kernel, buffers)
 
 
