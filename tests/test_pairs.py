@@ -106,7 +106,7 @@ def test_why_pairs_are_not_taken() -> None:
         assert found is not None and (found.macros["PAIRS"] == "1") == ("pairs of bfloat16" not in found.refused)
         return found.refused.get("pairs of bfloat16", "")
 
-    assert why("conv") == "conv_winograd.h takes fewer products, and its filter is in a cache"
+    assert why("conv") == "conv_winograd.h takes fewer products, and what it transforms is in a cache"
     assert why("conv", C=512, K=512) == why("conv", STRIDE_H=2, STRIDE_W=2, P=28, Q=28) == ""
     assert why("conv", Processor(16, 0)) == "the processor has no instruction for them, or GRAPHRT_PAIRS is 0"
     assert why("conv", C=64, K=64, GROUPS=64) == "conv_depthwise.h multiplies number by number"

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 import graphrt as grt
 from graphrt import ops as F
+from graphrt.compiler import lower_graph
+from graphrt.targets.target import parse
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 LAST = (0, 2, 3, 1)
@@ -60,3 +62,16 @@ def test_groups_are_walked_along_memory() -> None:
     graph.output("y", F.silu(F.group_norm(x, 4)))
     text = grt.compile(graph, target="cpu").source()
     assert "enum { SIZE = 32, LANES = 16, BLOCKS = 2, REDUCED = 256 };" in text, "32 channels side by side, 256 pixels"
+
+
+def test_what_convolutions_read_slices_of_lies_channels_last() -> None:
+    """The gradient of a concatenation: each part is a slice that a convolution reads, and it is written as they like it."""
+    graph = grt.Graph()
+    x, w = graph.input("x", (2, 16, 8, 8)), [graph.parameter(f"w{i}", shape=(16, c, 3, 3)) for i, c in enumerate((16, 16, 32))]
+    h = F.relu(F.conv2d(x, w[0], padding=1))
+    joined = F.concat([h, F.conv2d(h, w[1], padding=1)], 1)
+    loss = graph.output("loss", F.sum(F.conv2d(joined, w[2], padding=1) ** 2.0))
+    for p, d in zip(w, grt.grad(loss, w), strict=True):
+        graph.update(p, p - d)
+    dgrads = [n.outputs[0] for n in lower_graph(graph, parse("cpu"), {}).graph.nodes if n.op.name == "conv_dgrad"]
+    assert {v.shape[1]: v.type.order for v in dgrads} == {32: LAST, 16: LAST}

@@ -109,8 +109,9 @@ def _against_pairs(template: str, sizes: Sizes, direct: Variant, found: Variant,
         return "the processor has no instruction for them, or GRAPHRT_PAIRS is 0"
     if not {direct.file, direct.more.get("PRODUCT", "").strip('"')} & PAIRED:
         return f"{direct.file} multiplies number by number"
-    if found.file != direct.file and sizes["C"] * sizes["K"] // sizes["GROUPS"] < LARGE_FILTER:
-        return f"{found.file} takes fewer products, and its filter is in a cache"
+    small = template == "conv_wgrad" or sizes.get("C", 1) * sizes["K"] < LARGE_FILTER * sizes.get("GROUPS", 1)
+    if found.file != direct.file and small:
+        return f"{found.file} takes fewer products, and what it transforms is in a cache"
     if number < 2 or (number % 2 and groups > 1):
         return f"{number} {'images' if template == 'conv_wgrad' else 'numbers'} to sum over in a group, not two, four, six, ..."
     return ""
