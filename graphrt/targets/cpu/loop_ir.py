@@ -144,14 +144,17 @@ class Columns:
 def decide(kernel: PointwiseKernel | ReductionKernel) -> Elements | Rows | Columns:
     """The loops of ``kernel``: rows if the innermost axis is reduced, columns if neighbours belong to different rows."""
     if isinstance(kernel, PointwiseKernel):
-        kernel = in_memory_order(kernel)
-        return _shared(kernel) or _elements(kernel)
+        plain = replace(kernel, order=in_memory_order(kernel.order, [kernel.block], kernel.shape))
+        return _shared(plain) or _elements(plain)
     fastest = innermost(kernel)
     columns = bool(kernel.kept) and fastest in kernel.kept and kernel.shape[fastest] > 1
     kernel = read_chosen(bound_exponentials(kernel))
     if columns:
         return _columns(kernel)
-    return _stretches(kernel) or _rows(*keep_costly(in_memory_order(kernel)))
+    if any(f.at is not None for p in kernel.passes for f in p.folds):  # positions count along the axes as they are
+        return _rows(*keep_costly(kernel))
+    reduced = in_memory_order(kernel.reduced, [p.inner for p in kernel.passes], kernel.shape)
+    return _stretches(kernel) or _rows(*keep_costly(replace(kernel, reduced=reduced)))
 
 
 def _elements(kernel: PointwiseKernel) -> Elements:
@@ -269,13 +272,7 @@ def _stretches(kernel: ReductionKernel) -> Columns | None:
     tail = list(itertools.takewhile(kernel.reduced.__contains__, reversed(order)))
     group, rest = count(tail, kernel.shape), [d for d in kernel.reduced if d not in tail]
     beside = len(order) > len(tail) and order[-len(tail) - 1] in kernel.kept
-    if (
-        not tail
-        or not beside
-        or group > LANES
-        or count(rest, kernel.shape) == 1
-        or any(f.at for p in kernel.passes for f in p.folds)
-    ):
+    if not tail or not beside or group > LANES or count(rest, kernel.shape) == 1:
         return None
     rows = {f"i{d}" for d in rest}
     passes = once_a_column(kernel.passes, rows)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import replace
-from typing import TypeVar
 
-from graphrt.schedule.kernel_ir import Block, Inst, Pass, PointwiseKernel, ReductionKernel, Var
+from graphrt.schedule.kernel_ir import Block, Inst, Pass, Var
 from graphrt.schedule.memory import loads
 from graphrt.targets.cpu.reduction_rewrites import axes_of, pruned, renamed, sliced
-
-_K = TypeVar("_K", PointwiseKernel, ReductionKernel)
 
 
 def memory_axes(blocks: Sequence[Block], shape: Sequence[int]) -> list[int]:
@@ -26,18 +23,12 @@ def memory_axes(blocks: Sequence[Block], shape: Sequence[int]) -> list[int]:
     return found
 
 
-def in_memory_order(kernel: _K) -> _K:
-    """``kernel`` with the axes of its elements in the order of memory, if the innermost is another; positions need theirs."""
-    if isinstance(kernel, PointwiseKernel):
-        axes, blocks, positions = kernel.order, [kernel.block], False
-    else:
-        axes, blocks = kernel.reduced, [p.inner for p in kernel.passes]
-        positions = any(f.at is not None for p in kernel.passes for f in p.folds)
-    order = [d for d in memory_axes(blocks, kernel.shape) if d in axes]
-    if positions or not order or order[-1] == [d for d in axes if kernel.shape[d] > 1][-1]:
-        return kernel
-    placed = tuple(d for d in axes if d not in order) + tuple(order)
-    return replace(kernel, order=placed) if isinstance(kernel, PointwiseKernel) else replace(kernel, reduced=placed)
+def in_memory_order(axes: Sequence[int], blocks: Sequence[Block], shape: Sequence[int]) -> tuple[int, ...]:
+    """``axes`` in the order of memory, as ``memory_axes`` finds it, if the innermost of those longer than 1 is another."""
+    order = [d for d in memory_axes(blocks, shape) if d in axes]
+    if not order or order[-1] == [d for d in axes if shape[d] > 1][-1]:
+        return tuple(axes)
+    return (*(d for d in axes if d not in order), *order)
 
 
 def once_a_column(passes: Sequence[Pass], rows: Set[str]) -> list[Pass]:
