@@ -176,6 +176,10 @@ def page(found: dict[str, dict[str, dict[str, float]]]) -> str:
         "The tests (`tests/test_scalar.py`) hold the bounds in the last two columns for float32 and float64, and 1 for halves,",
         "whose numbers are computed in float32. Sums, products, comparisons and roundings are those of IEEE 754.",
         "",
+        "Contractions of bfloat16 on a cpu that multiplies it in pairs (`vdpbf16ps`) are an exception: products of two numbers",
+        "are exact and sums are float32, to nearest even whatever the thread's mode, but operands and sums below the normal",
+        "range of float32, 1.2e-38, count as zero. `GRAPHRT_PAIRS=0` widens the operands instead, and keeps those numbers.",
+        "",
         "Written by `python -m bench.ulp > docs/accuracy.md`.",
     ]
     for target, rows in found.items():

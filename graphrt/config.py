@@ -51,6 +51,9 @@ class Flags:
     poison: bool = field(metadata={"env": "GRAPHRT_POISON", "doc": "fill the arena with NaN before each run"})
     guard: bool = field(metadata={"env": "GRAPHRT_GUARD", "doc": "interpret: a GPU's blocks, each access of a program checked"})
     winograd: int = field(metadata={"env": "GRAPHRT_WINOGRAD", "doc": "cpu: largest Winograd tile of 3x3 filters: 4, 2 or 0"})
+    pairs: bool = field(
+        metadata={"env": "GRAPHRT_PAIRS", "doc": "cpu: bfloat16 multiplied in pairs where the processor can (1)"}
+    )
     known: bool = field(metadata={"env": "GRAPHRT_KNOWN", "doc": "cpu: do not schedule again what the cache has compiled (1)"})
     timeout: float = field(metadata={"env": "GRAPHRT_TIMEOUT", "doc": "seconds that a process waits for the others of a mesh"})
     fold: float = field(metadata={"env": "GRAPHRT_FOLD", "doc": "GB that from_onnx may compute of constants (1)"})
@@ -76,6 +79,7 @@ class Flags:
             poison=_bool("GRAPHRT_POISON"),
             guard=_bool("GRAPHRT_GUARD"),
             winograd=_number("GRAPHRT_WINOGRAD", 4),
+            pairs=_bool("GRAPHRT_PAIRS", "1"),
             known=_bool("GRAPHRT_KNOWN", "1"),
             timeout=_number("GRAPHRT_TIMEOUT", 600.0),
             fold=_number("GRAPHRT_FOLD", 1.0),

@@ -106,6 +106,13 @@ def test_op_tests_under_address_and_undefined_sanitizer() -> None:
     assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
 
 
+def test_pairs_and_stretches_under_address_and_undefined_sanitizer() -> None:
+    """Products of bfloat16, and kernels over groups of channels."""
+    files = [str(ROOT / "tests" / name) for name in ("test_pairs.py", "test_stretches.py")]
+    run = sanitized(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files], 800)
+    assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
+
+
 @pytest.mark.parametrize("model", ["lenet5", "resnet20"])
 def test_training_steps_under_address_and_undefined_sanitizer(model: str) -> None:
     run = sanitized(["-c", STEP, model], 400)

@@ -47,7 +47,7 @@ class _Layouts:
         self.users, self.results = graph.users(), set(graph.results())
         self.chosen: dict[Value, Order] = {}
         self._follows, self._keeps_dimensions = functools.cache(follows), functools.cache(_keeps_dimensions)
-        self._rows: dict[Value, bool] = {}
+        self._rows: dict[Node, bool] = {}
         self.fixed = {n.outputs[0]: fixed[n.name] for n in graph.nodes if n.op.name == "parameter" and n.name in fixed}
         self.returned: dict[Value, Order] = {}
         for name, order in graph.orders.items():
@@ -59,18 +59,26 @@ class _Layouts:
             if node.op.orders is not None:
                 for v, wish in zip(node.inputs, node.op.orders(node)[0], strict=True):
                     self.wishes[v].append(wish)
-            elif node.op.kind is Kind.VIEW and any(map(self._asks_for_rows, node.outputs)):
+            elif node.op.kind is Kind.VIEW and self._asks_for_rows(node):
                 for v in node.inputs:
                     self.wishes[v].append(None)
 
-    def _asks_for_rows(self, v: Value) -> bool:
-        """Whether ``v`` is returned, or read by a template that has no wish of its own, seen through views."""
-        if v not in self._rows:
-            self._rows[v] = v in self.results or any(
-                any(map(self._asks_for_rows, n.outputs)) if n.op.kind is Kind.VIEW else n.op.template is not None
-                for n in self.users[v]
+    def _asks_for_rows(self, view: Node) -> bool:
+        """Whether ``view`` is returned, or read by a template that likes rows, or that finds other dimensions in it."""
+        if view not in self._rows:
+            keeps, read = self._keeps_dimensions(view), [(n, v) for v in view.outputs for n in self.users[v]]
+            self._rows[view] = any(v in self.results for v in view.outputs) or any(
+                self._asks_for_rows(n) or (not keeps and self._is_read(n))
+                if n.op.kind is Kind.VIEW
+                else n.op.template is not None and not (keeps and _likes_channels(n, v))
+                for n, v in read
             )
-        return self._rows[v]
+        return self._rows[view]
+
+    def _is_read(self, view: Node) -> bool:
+        """Whether a template reads ``view``, seen through views."""
+        users = [n for v in view.outputs for n in self.users[v]]
+        return any(self._is_read(n) if n.op.kind is Kind.VIEW else n.op.template is not None for n in users)
 
     def choose(self) -> None:
         """Fills ``chosen``."""
@@ -191,6 +199,12 @@ def _keeps_dimensions(node: Node) -> bool:
     return all(
         len(p.index) == len(index) and all(e.axes() == i.axes() for e, i in zip(p.index, index, strict=True)) for p in pieces
     )
+
+
+def _likes_channels(node: Node, v: Value) -> bool:
+    """Whether the template ``node`` has a wish how its operand ``v`` lies."""
+    wishes = node.op.orders(node)[0] if node.op.orders is not None else ()
+    return any(x is v and wish is not None for x, wish in zip(node.inputs, wishes, strict=False))
 
 
 def _few_channels(v: Value, order: Order, least: int) -> bool:

@@ -50,7 +50,7 @@ GRT_INLINE void FN(_tile)(const T *x, const T *dy, T *sum, int images, int rows,
 #pragma GCC unroll 16
         for (int j = 0; j < ct; j++)
 #pragma GCC unroll 4
-          for (int v = 0; v < NV; v++) acc[j][v] = GRT_MADD(T, at[j], g[v], acc[j][v]);
+          for (int v = 0; v < NV; v++) acc[j][v] = GRT_ADD(T, at[j], g[v], acc[j][v]);
       }
     }
 #pragma GCC unroll 16

@@ -93,7 +93,7 @@ GRT_INLINE void FN(_columns)(const FN(_buffers) buf, const T *patch, const T *w,
 #pragma GCC unroll 16
         for (int i = 0; i < wb; i++)
 #pragma GCC unroll 4
-          for (int v = 0; v < NV; v++) acc[i][v] = GRT_MADD(T, x[i * V_PHASES * V_STRIDE_W * CB + c], f[v], acc[i][v]);
+          for (int v = 0; v < NV; v++) acc[i][v] = GRT_ADD(T, x[i * V_PHASES * V_STRIDE_W * CB + c], f[v], acc[i][v]);
       }
     }
   if (!last) {

@@ -101,7 +101,7 @@ GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T 
       const T x = a[MIN_OF(i, rows - 1) * FN(_PITCH) + k];
 #endif
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) acc[i][v] = GRT_MADD(T, x, w[v], acc[i][v]);
+      for (int v = 0; v < NV; v++) acc[i][v] = GRT_ADD(T, x, w[v], acc[i][v]);
     }
   }
   (void)a;

@@ -40,6 +40,29 @@ typedef double grt_vec_double __attribute__((vector_size(GRT_VECTOR), aligned(8)
 GRT_FUSES(float, ps, __builtin_fmaf)
 GRT_FUSES(double, pd, __builtin_fma)
 #define GRT_MADD(T, a, b, c) GRT_JOIN(grt_madd_, T)((a) - (GRT_VEC(T)){0}, b, c)
+/* Two bfloat16 numbers in the room of a float, which nothing but GRT_ADD_1 computes with: templates with PAIRS 1 are handed such
+ * operands, half as many along the coordinate that they sum over, and move them as they would floats. */
+GRT_INLINE float grt_pair(grt_bf16 first, grt_bf16 second) {
+  union { uint32_t bits; float pair; } u = {.bits = (uint32_t)second << 16 | first};
+  return u.pair;
+}
+GRT_INLINE float grt_pair_at(const grt_bf16 *x) {
+  float pair;
+  __builtin_memcpy(&pair, x, sizeof pair);
+  return pair;
+}
+#if defined(__AVX512BF16__)
+GRT_INLINE grt_vec_float grt_dot(float a, grt_vec_float b, grt_vec_float c) { /* c + products of pair a and the pairs of b */
+  typedef int32_t lanes __attribute__((vector_size(GRT_VECTOR)));
+  union { float pair; int32_t bits; } u = {.pair = a};
+  const lanes all = u.bits - (lanes){0};
+  __asm__("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(all), "v"(b));
+  return c;
+}
+#define GRT_ADD_1(T, a, b, c) grt_dot(a, b, c)
+#endif
+#define GRT_ADD_0(T, a, b, c) GRT_MADD(T, a, b, c)
+#define GRT_ADD(T, a, b, c) GRT_JOIN(GRT_ADD_, PAIRS)(T, a, b, c)
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define TILE_ROWS(v) ((v) == 1 ? 12 : (v) == 2 ? 12 : (v) == 3 ? 8 : 6)
 #define TILE_VECTORS 4

@@ -104,6 +104,11 @@ def vector_bytes() -> int:
     return 64 if "__AVX512F__" in macros else 32 if "__AVX__" in macros else 16
 
 
+def has_pairs() -> bool:
+    """Whether compiled objects multiply bfloat16 in pairs: where the compiler announces the instruction (``vdpbf16ps``)."""
+    return "__AVX512BF16__" in _announced((*compiler(), *options()))
+
+
 @functools.cache
 def _announced(command: tuple[str, ...]) -> frozenset[str]:
     """The macros that the compiler defines by itself. Raises TargetError."""

@@ -7,7 +7,7 @@ says what is computed, the tables where. What a C compiler has to do grows with 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graphrt.config import Flags
 from graphrt.passes.decision import Decision
@@ -16,13 +16,14 @@ from graphrt.runtime.lowering import Lowering
 from graphrt.schedule.kernel_ir import CollectiveKernel, Kernel, LoopKernel, TemplateKernel
 from graphrt.schedule.memory import blocks
 from graphrt.targets.cpu.batch import RowLimit
-from graphrt.targets.cpu.build import vector_bytes
+from graphrt.targets.cpu.build import has_pairs, vector_bytes
 from graphrt.targets.cpu.generated import LoopPrinter
 from graphrt.targets.cpu.launches import Part, tables
 from graphrt.targets.cpu.loop import RepeatPrinter, body_buffers
 from graphrt.targets.cpu.printer import Buffers, CPrinter
 from graphrt.targets.cpu.template import TemplatePrinter
 from graphrt.targets.cpu.variants import Processor
+from graphrt.types import float32
 
 
 @dataclass(frozen=True)
@@ -72,26 +73,25 @@ def generate(
     loops without regard to the batch.
     """
     buffers = _buffers(lowering, freeze, checked)
-    vector, winograd = vector_bytes(), Flags.read().winograd
+    flags, vector = Flags.read(), vector_bytes()
+    processor = Processor(vector // float32.itemsize, flags.winograd, flags.pairs and has_pairs(), invariant)
     names: dict[str, str] = {}  # the kernel of each text
     headers = ("runtime.h", "elementwise.h", "stream.h", *(("checked.h",) if checked else ()))
     limit = RowLimit.of(lowering.graph) if not checked else RowLimit()
     count = next((i for i, entry in enumerate(buffers.entries, 1) if entry == ("input", ROWS)), 0)
     limit = limit if count else RowLimit()
     source = Source("".join(f'#include "{header}"\n' for header in headers), {}, [], [], limit.most, count)
-    source.launches.extend(_Printed(source, names, vector, winograd, invariant, limit).launches(lowering.kernels, buffers))
+    source.launches.extend(_Printed(source, names, processor, limit).launches(lowering.kernels, buffers))
     return source, buffers
 
 
 @dataclass(frozen=True)
 class _Printed:
-    """The kernels printed so far: ``names`` has that of each text."""
+    """The kernels printed so far: ``names`` has that of each text; ``processor`` has the lanes of a vector of floats."""
 
     source: Source
     names: dict[str, str]
-    vector: int
-    winograd: int
-    invariant: bool
+    processor: Processor
     limit: RowLimit
 
     def launches(self, kernels: Sequence[Sequence[Kernel]], buffers: Buffers) -> list[list[Part]]:
@@ -118,8 +118,8 @@ class _Printed:
             inner = body_buffers(kernel, buffers.checked)
             return RepeatPrinter(kernel, buffers, inner, self.launches(kernel.body.kernels, inner))
         if isinstance(kernel, TemplateKernel):
-            processor = Processor(self.vector // kernel.dtype.itemsize, self.winograd, self.invariant)
-            return TemplatePrinter(kernel, buffers, processor, self.limit.limits(kernel))
+            lanes = self.processor.lanes * float32.itemsize // kernel.dtype.itemsize
+            return TemplatePrinter(kernel, buffers, replace(self.processor, lanes=lanes), self.limit.limits(kernel))
         assert not isinstance(kernel, CollectiveKernel)
         return LoopPrinter(kernel, buffers)
 

@@ -245,9 +245,16 @@ class LoopPrinter(CPrinter):
 
     def _columns(self, loops: Columns) -> list[str]:
         size = f"SIZE = {loops.nest.size}, LANES = {loops.lanes}, BLOCKS = {loops.blocks}, REDUCED = {loops.reduced}"
-        lines = [
-            f"  enum {{ {size} }};",
-            f"  const {self.int} o = ({self.int})task / BLOCKS, start = ({self.int})task % BLOCKS * LANES;",
+        lines, turn = [f"  enum {{ {size} }};"], "task"
+        if loops.step < loops.reduced:
+            turn = "turn"
+            lines += [
+                f"  enum {{ STEP = {loops.step}, PARTS = (REDUCED + STEP - 1) / STEP }};",
+                f"  const {self.int} turn = ({self.int})(task / PARTS), begin = ({self.int})(task % PARTS) * STEP;",
+                f"  const {self.int} end = REDUCED - begin < STEP ? REDUCED : begin + STEP;",
+            ]
+        lines += [
+            f"  const {self.int} o = ({self.int}){turn} / BLOCKS, start = ({self.int}){turn} % BLOCKS * LANES;",
             f"  const {self.int} lanes = SIZE - start < LANES ? SIZE - start : LANES;",
             "  (void)o;",
         ]
@@ -255,9 +262,10 @@ class LoopPrinter(CPrinter):
             for f in p.work.folds:
                 lines += self._array(f.result, C_TYPES[f.result.dtype], initial(f.op, f.result.dtype))
                 lines += self._array(f.at, self.int, "0") if f.at is not None else []
-            lines += self._column_pass(p, loops.nest)
+            if p.work.folds or p.work.inner.stores:
+                lines += self._column_pass(p, loops)
             if p.work.after.insts or p.work.after.stores:
-                lines += self._after_columns(p.work, loops.nest)
+                lines += self._after_columns(p.work, loops)
         return lines
 
     def _array(self, v: Var, kind: str, start: str) -> list[str]:
@@ -265,19 +273,22 @@ class LoopPrinter(CPrinter):
         self.arrays.add(v.name)
         return [f"  {kind} {v.name}[LANES];", f"  for (int j = 0; j < LANES; j++) {v.name}[j] = {start};"]
 
-    def _column_pass(self, p: ColumnPass, nest: Nest) -> list[str]:
+    def _column_pass(self, p: ColumnPass, loops: Columns) -> list[str]:
         """The rows of the task's columns, in blocks where sums are put together in double."""
+        at = loops.nest.at
         inside = [
             *self._column_head(),
-            *self.insts(p.work.inner, nest.at, "      "),
+            *self.insts(p.work.inner, at, "      "),
             *(f"      {line}" for f in p.work.folds for line in self._folded(f)),
-            *self.stores(p.work.inner.stores, nest.at, "      "),
+            *self.stores(p.work.inner.stores, at, "      "),
         ]
         rows = [f"    {_LANES}", *inside, "    }", "  }"]
         if not p.doubles:
-            return [f"  for ({self.int} r = 0; r < REDUCED; r++) {{", *rows]
+            begin, end = ("begin", "end") if loops.step < loops.reduced else ("0", "REDUCED")
+            return [f"  for ({self.int} r = {begin}; r < {end}; r++) {{", *rows, *self._grouped(p, loops.group)]
         added = "".join(f" {v.name}_sum[j] += {v.name}[j], {v.name}[j] = 0;" for v in p.doubles)
         total = "".join(f" {v.name}[j] = ({C_TYPES[v.dtype]}){v.name}_sum[j];" for v in p.doubles)
+        total = f"  {_LANES}{total} }}" if loops.group == 1 else ""
         return [
             *(f"  double {v.name}_sum[LANES] = {{0}};" for v in p.doubles),
             f"  for ({self.int} block = 0; block < REDUCED; block += {STEPS}) {{",
@@ -286,8 +297,23 @@ class LoopPrinter(CPrinter):
             *rows,
             f"  {_LANES}{added} }}",
             "  }",
-            f"  {_LANES}{total} }}",
+            *([total] if total else self._grouped(p, loops.group)),
         ]
+
+    def _grouped(self, p: ColumnPass, group: int) -> list[str]:
+        """The folds of a pass over each ``group`` of columns, which then all have the result."""
+        lines = []
+        for f in p.work.folds if group > 1 else ():
+            r, dtype = f.result.name, f.result.dtype
+            start, kind = (f"{r}_sum", "double") if f.result in p.doubles else (r, C_TYPES[dtype])
+            lines += [
+                f"  for (int j = 0; j < lanes; j += {group}) {{",
+                f"    {kind} all = {start}[j];",
+                f"    for (int i = 1; i < {group}; i++) all = {combine(f.op, 'all', f'{start}[j + i]', dtype)};",
+                f"    for (int i = 0; i < {group}; i++) {r}[j + i] = ({C_TYPES[dtype]})all;",
+                "  }",
+            ]
+        return lines
 
     def _column_head(self) -> list[str]:
         """The column of a lane."""
@@ -305,18 +331,25 @@ class LoopPrinter(CPrinter):
             *(f"{self.var(v)} = {wins} ? {new} : {self.var(v)};" for v, new in ((f.result, x), (f.at, "r"))),
         ]
 
-    def _after_columns(self, work: Pass, nest: Nest) -> list[str]:
-        """The block that runs once a column; later passes find its variables in arrays."""
+    def _after_columns(self, work: Pass, loops: Columns) -> list[str]:
+        """The block that runs once a column; later passes find its variables in arrays.
+
+        Of a group of columns the first stores, when all have read: a store may take the place of what they read.
+        """
+        at, grouped = loops.nest.at, loops.group > 1
         made = [i.out for i in work.after.insts]
         lines = [
             *(f"  {C_TYPES[v.dtype]} {v.name}_[LANES];" for v in made),
             f"  {_LANES}",
             *self._column_head(),
-            *self.insts(work.after, nest.at, "      "),
-            *self.stores(work.after.stores, nest.at, "      "),
+            *self.insts(work.after, at, "      "),
+            *([] if grouped else self.stores(work.after.stores, at, "      ")),
             *(f"      {v.name}_[j] = {v.name};" for v in made),
             "  }",
             *(f"  {C_TYPES[v.dtype]} *const {v.name} = {v.name}_;" for v in made),
         ]
         self.arrays.update(v.name for v in made)
+        if grouped and work.after.stores:
+            stores = self.stores(work.after.stores, at, "    ")
+            lines += [f"  for (int j = 0; j < lanes; j += {loops.group}) {{", *self._column_head(), *stores, "  }"]
         return lines

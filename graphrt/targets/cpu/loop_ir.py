@@ -4,12 +4,17 @@
     Rows        rows of neighbours in memory  for x of the task: sweep after sweep over the o, j of row x
     Columns     rows side by side             for each pass: for r: for j of the task's columns: block, folds
 
+Where a row is made of short stretches that lie beside those of other rows (the channels of a group, of a channels-last map), or
+elements are computed from what many of them share so, columns are the elements of such stretches: what belongs to a column is
+computed once, and folds over columns of one row are folded once more.
+
 A nest says how axes become two loops; what is left to decide is the work of a task, and for each loop over a row whether it is
 blocked, what it keeps and what it streams. So this is no tree: one record for each kind of kernel, with a list of its sweeps.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +25,7 @@ from graphrt.schedule.memory import loads
 from graphrt.schedule.schedule import Slot
 from graphrt.targets.cpu.loops import Nest, count, innermost, nest, walk
 from graphrt.targets.cpu.reduction_rewrites import Guess, bound_exponentials, guess_maximum, keep_costly, read_chosen
+from graphrt.targets.cpu.stretches import in_memory_order, memory_axes, once_a_column
 
 CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
 ROWS_CHUNK = 1 << 18  # elements, over all passes, of a task of rows: long stretches of memory suit the prefetcher
@@ -119,24 +125,36 @@ class ColumnPass:
 
 @dataclass(frozen=True)
 class Columns:
-    """A reduction across memory: a task accumulates ``lanes`` columns; an outer turn has ``blocks`` of them."""
+    """A reduction across memory: a task accumulates ``lanes`` columns; an outer turn has ``blocks`` of them.
+
+    ``group`` columns next to each other are of one row. A task takes ``step`` of the ``reduced`` elements of a column: all of
+    them, unless nothing is folded.
+    """
 
     nest: Nest
     tasks: int
     lanes: int
     blocks: int
     reduced: int
+    step: int
+    group: int
     passes: Sequence[ColumnPass]
 
 
 def decide(kernel: PointwiseKernel | ReductionKernel) -> Elements | Rows | Columns:
     """The loops of ``kernel``: rows if the innermost axis is reduced, columns if neighbours belong to different rows."""
     if isinstance(kernel, PointwiseKernel):
-        return _elements(kernel)
+        plain = replace(kernel, order=in_memory_order(kernel.order, [kernel.block], kernel.shape))
+        return _shared(plain) or _elements(plain)
     fastest = innermost(kernel)
     columns = bool(kernel.kept) and fastest in kernel.kept and kernel.shape[fastest] > 1
     kernel = read_chosen(bound_exponentials(kernel))
-    return _columns(kernel) if columns else _rows(*keep_costly(kernel))
+    if columns:
+        return _columns(kernel)
+    if any(f.at is not None for p in kernel.passes for f in p.folds):  # positions count along the axes as they are
+        return _rows(*keep_costly(kernel))
+    reduced = in_memory_order(kernel.reduced, [p.inner for p in kernel.passes], kernel.shape)
+    return _stretches(kernel) or _rows(*keep_costly(replace(kernel, reduced=reduced)))
 
 
 def _elements(kernel: PointwiseKernel) -> Elements:
@@ -223,14 +241,60 @@ def _sweep(
 
 
 def _columns(kernel: ReductionKernel) -> Columns:
-    reduced = count(kernel.reduced, kernel.shape)
     blocks = [b for p in kernel.passes for b in (p.inner, p.after)]
-    found = nest(kernel.kept, kernel.shape, blocks, ("o", "x"), walk(kernel.reduced, kernel.shape, "r"))
+    return _side_by_side((kernel.kept, kernel.reduced), kernel.shape, kernel.passes, blocks)
+
+
+def _side_by_side(
+    axes: tuple[Sequence[int], Sequence[int]],
+    shape: Sequence[int],
+    passes: Sequence[Pass],
+    blocks: Sequence[Block],
+    group: int = 1,
+) -> Columns:
+    """Columns over the first of ``axes``, along which the indices of ``blocks`` are affine; their elements over the second."""
+    kept, reduced = axes
+    size = count(reduced, shape)
+    found = nest(kept, shape, blocks, ("o", "x"), walk(reduced, shape, "r"))
     fair = math.ceil(found.size * found.many / TASKS / VECTOR) * VECTOR  # columns of a task when all are shared out
-    lanes = max(min(found.size, LANES, fair), 1)
-    passes = [ColumnPass(p, _doubles(p.folds) if reduced > STEPS else []) for p in kernel.passes]
+    lanes = max(min(found.size, math.ceil(min(LANES, fair) / group) * group), 1)
+    folds = [f for p in passes for f in p.folds]
+    step = max(size if folds else min(CHUNK // lanes, size), 1)
+    doubles = size > STEPS or group > 1
+    sweeps = [ColumnPass(p, _doubles(p.folds) if doubles else []) for p in passes]
     per = -(-found.size // lanes)
-    return Columns(found, found.many * per, lanes, per, reduced, passes)
+    return Columns(found, found.many * per * max(-(-size // step), 1), lanes, per, size, step, group, sweeps)
+
+
+def _stretches(kernel: ReductionKernel) -> Columns | None:
+    """Columns of a reduction whose rows are short stretches of memory, beside those of other rows; None for other ones."""
+    order = memory_axes([p.inner for p in kernel.passes], kernel.shape)
+    tail = list(itertools.takewhile(kernel.reduced.__contains__, reversed(order)))
+    group, rest = count(tail, kernel.shape), [d for d in kernel.reduced if d not in tail]
+    beside = len(order) > len(tail) and order[-len(tail) - 1] in kernel.kept
+    if not tail or not beside or group > LANES or count(rest, kernel.shape) == 1:
+        return None
+    rows = {f"i{d}" for d in rest}
+    passes = once_a_column(kernel.passes, rows)
+    place = {d: i for i, d in enumerate(order)}
+    kept, along = (sorted(dims, key=lambda d: place.get(d, -1)) for dims in ((*kernel.kept, *tail), rest))
+    found = _side_by_side((kept, along), kernel.shape, passes, [p.inner for p in passes], group)
+    return found if found.nest.size > group else None
+
+
+def _shared(kernel: PointwiseKernel) -> Columns | None:
+    """Columns of elements that share operands with those beside them, so that indices cut their loop short; None for others."""
+    order = memory_axes([kernel.block], kernel.shape)
+    small = set().union(*(e.axes() for _, e, _ in loads(kernel.block) if len(e.axes()) < len(order)))
+    own = [d for d in order if f"i{d}" in small]
+    across = [d for d in order if d not in own]
+    plain = nest(kernel.order, kernel.shape, [kernel.block], ("o", "j"), {})
+    if not across or not own or order[-1] not in own or plain.size >= LANES:
+        return None
+    passes = once_a_column([Pass(kernel.block, [], Block(kernel.block.params))], {f"i{d}" for d in across})
+    kept = [*(d for d in range(len(kernel.shape)) if d not in order), *own]
+    found = _side_by_side((kept, across), kernel.shape, passes, [p.inner for p in passes])
+    return found if found.nest.size > plain.size else None
 
 
 def _doubles(folds: Sequence[Fold]) -> list[Var]:

@@ -9,7 +9,7 @@ Its maximum and the sum of these are found in one pass, with a maximum that was 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,7 +42,7 @@ def read_chosen(kernel: ReductionKernel) -> ReductionKernel:
                 left.append(f)
             else:
                 read += _element(p.inner, *choice, along, f.result)
-        inner, after = _pruned(p.inner, left), replace(p.after, insts=read + p.after.insts)
+        inner, after = pruned(p.inner, left), replace(p.after, insts=read + p.after.insts)
         if passes and not left and not inner.stores:
             passes[-1] = replace(passes[-1], after=_concatenated(passes[-1].after, after))
         else:
@@ -70,7 +70,7 @@ def keep_costly(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
                 if inst.op in COSTLY and first is None:
                     found[number[inst.out]] = inst.out
         earlier |= found
-        passes.append(replace(p, inner=_pruned(replace(p.inner, insts=insts), p.folds)))
+        passes.append(replace(p, inner=pruned(replace(p.inner, insts=insts), p.folds)))
     return replace(kernel, passes=passes), kept
 
 
@@ -199,7 +199,7 @@ def _choice(block: Block, x: Var, along: Expr) -> tuple[Var, Var] | None:
         return None
     for index, position in (by[condition].args, by[condition].args[::-1]):
         is_index = index in by and (by[index].op, *by[index].args) == ("index", along)
-        if is_index and not any(along.axes() & _axes(i) for i in _slice(block, [position])):
+        if is_index and not any(along.axes() & axes_of(i) for i in sliced(block, [position])):
             return value, position
     return None
 
@@ -209,41 +209,42 @@ def _element(block: Block, value: Var, position: Var, along: Expr, result: Var) 
     names = {i.out: Var(f"{i.out.name}_{result.name}", i.out.dtype) for i in block.insts}
     (name,), size = along.axes(), along.range()[1] + 1
 
-    def renamed(insts: Sequence[Inst], at: Expr | None) -> list[Inst]:
-        return [Inst(names[i.out], i.op, tuple(_moved(a, names, name, at) for a in i.args)) for i in insts]
+    def moved(insts: Sequence[Inst], at: Expr | None) -> list[Inst]:
+        there = {} if at is None else {name: at}
+        return [Inst(names[i.out], i.op, tuple(renamed(a, names, there) for a in i.args)) for i in insts]
 
-    first = _slice(block, [position])
+    first = sliced(block, [position])
     k = names.get(position, position)
     zero, limit, inside = (Var(f"{result.name}_{what}", k.dtype) for what in ("zero", "size", "at"))
     low, high, both = (Var(f"{result.name}_{what}", bool_) for what in ("low", "high", "in"))
     nothing = Var(f"{result.name}_else", result.dtype)
-    rest = [i for i in _slice(block, [value]) if i not in first]
+    rest = [i for i in sliced(block, [value]) if i not in first]
     return [
-        *renamed(first, None),
+        *moved(first, None),
         Inst(zero, "const", (0,)),
         Inst(limit, "const", (size,)),
         Inst(low, "ge", (k, zero)),
         Inst(high, "lt", (k, limit)),
         Inst(both, "logical_and", (low, high)),
         Inst(inside, "where", (both, k, zero)),
-        *renamed(rest, axis(inside.name, size)),
+        *moved(rest, axis(inside.name, size)),
         Inst(nothing, "const", (0.0 if result.dtype.is_float else 0,)),
         Inst(result, "where", (both, names.get(value, value), nothing)),
     ]
 
 
-def _moved(arg: Any, names: dict[Var, Var], name: str, at: Expr | None) -> Any:
-    """An argument of an instruction with renamed variables, and ``at`` in place of the axis ``name``."""
+def renamed(arg: Any, names: Mapping[Var, Var], at: Mapping[str, Expr] | None = None) -> Any:
+    """An argument of an instruction with renamed variables, and in place of the axes of ``at`` what is there."""
     if isinstance(arg, Var):
         return names.get(arg, arg)
     if isinstance(arg, Expr):
         there = {v.name: new.name for v, new in names.items() if v.name in arg.axes()}
         moved = arg.renamed(there) if there else arg
-        return moved.substitute({name: at}) if at is not None else moved
-    return tuple(_moved(a, names, name, at) for a in arg) if isinstance(arg, tuple) else arg
+        return moved.substitute(dict(at)) if at else moved
+    return tuple(renamed(a, names, at) for a in arg) if isinstance(arg, tuple) else arg
 
 
-def _axes(inst: Inst) -> set[str]:
+def axes_of(inst: Inst) -> set[str]:
     """The names of the axes, positions found at run time among them, that the arguments of ``inst`` depend on."""
 
     def of(arg: Any) -> set[str]:
@@ -254,20 +255,20 @@ def _axes(inst: Inst) -> set[str]:
     return of(inst.args)
 
 
-def _slice(block: Block, roots: Sequence[Var]) -> list[Inst]:
+def sliced(block: Block, roots: Sequence[Var]) -> list[Inst]:
     """The instructions of ``block`` that ``roots`` depend on, in order."""
     wanted, found = {v.name for v in roots}, []
     for inst in reversed(block.insts):
         if inst.out.name in wanted:
-            wanted |= {a.name for a in inst.args if isinstance(a, Var)} | _axes(inst)
+            wanted |= {a.name for a in inst.args if isinstance(a, Var)} | axes_of(inst)
             found.append(inst)
     return found[::-1]
 
 
-def _pruned(block: Block, folds: Sequence[Fold]) -> Block:
+def pruned(block: Block, folds: Sequence[Fold]) -> Block:
     """``block`` without what neither its stores nor ``folds`` need."""
     at = {Var(name, bool_) for s in block.stores for name in s.offset.axes()}
-    return replace(block, insts=_slice(block, [*(f.x for f in folds), *(s.var for s in block.stores), *at]))
+    return replace(block, insts=sliced(block, [*(f.x for f in folds), *(s.var for s in block.stores), *at]))
 
 
 def _concatenated(a: Block, b: Block) -> Block:

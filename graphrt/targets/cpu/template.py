@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
+from graphrt.index import axis
 from graphrt.passes.decision import Decision
-from graphrt.schedule.kernel_ir import Block, TemplateKernel
+from graphrt.schedule.kernel_ir import Block, TemplateKernel, Var
 from graphrt.schedule.memory import loads
 from graphrt.targets.cpu.loops import unit_stride
 from graphrt.targets.cpu.printer import Buffers, CPrinter, initial
-from graphrt.targets.cpu.variants import Processor, choose
+from graphrt.targets.cpu.variants import DEPTH, Processor, choose, depth
 from graphrt.targets.scalar import C_TYPES
 from graphrt.targets.templates import find_kernels
+from graphrt.types import bfloat16, float32
 
 _HEADERS = {
     "max_pool": "pool.h",
@@ -34,7 +38,11 @@ class TemplatePrinter(CPrinter):
         packed = next((kernel.loaders[o] for o in ("B", "W") if o in kernel.loaders), None)
         self.frozen = self._frozen(packed) if packed is not None else None
         last = self.hints.get("DY_CHANNELS_LAST" if kernel.spec.name == "conv_dgrad" else "X_CHANNELS_LAST", False)
-        self.variant = choose(kernel.spec.name, kernel.sizes, last, bool(self.frozen), processor)
+        self.variant = choose(kernel.spec.name, kernel.sizes, last, bool(self.frozen), processor, _halves(kernel))
+        self.paired = self.variant is not None and self.variant.more.get("PAIRS") == "1"
+        if self.paired:
+            directly = {f"{o}_DIRECT": o != "B" and self._pairs_lie(o) for o in kernel.loaders}
+            self.hints |= {name: directly[name] for name in self.hints.keys() & directly}
 
     @property
     def decisions(self) -> list[Decision]:
@@ -47,12 +55,13 @@ class TemplatePrinter(CPrinter):
         kernel = self.kernel
         matmul = kernel.spec.family == "matmul"
         lines, macros = self.opened(), {"NAME": "@", "T": C_TYPES[kernel.dtype]}
-        letters = kernel.sizes if matmul else {(f"C{k}" if len(k) == 1 else k): v for k, v in kernel.sizes.items()}
+        sizes = paired_sizes(kernel) if self.paired else kernel.sizes
+        letters = sizes if matmul else {(f"C{k}" if len(k) == 1 else k): v for k, v in sizes.items()}
         macros.update({k: str(int(v) if isinstance(v, bool) else v) for k, v in letters.items()})
         if "OP" in kernel.sizes:
             macros["START"] = initial(kernel.sizes["OP"], kernel.dtype)
         for operand, block in kernel.loaders.items():
-            lines += self._loader(operand, block)
+            lines += self._pair_loader(operand, block) if self.paired else self._loader(operand, block)
             macros[f"LOAD_{operand}"] = f"@_{operand}"
         lines += self._store()
         macros["STORE_C" if matmul else "STORE"] = "@_store"
@@ -78,6 +87,39 @@ class TemplatePrinter(CPrinter):
         kind = C_TYPES[self.kernel.dtype if block.result.dtype.is_float else block.result.dtype]
         head = f"GRT_INLINE {kind} @_{operand}(const @_buffers buf, {params}) {{"
         return [head, *self.insts(block, {}, "  "), f"  return {block.result.name};", "}"]
+
+    def _pair_loader(self, operand: str, block: Block) -> list[str]:
+        """The closure that gives two elements of ``operand``, neighbours along the coordinate that is summed over."""
+        at = DEPTH[self.kernel.spec.name].lower()
+        number, groups = depth(self.kernel.spec.name, self.kernel.sizes)
+        params = ", ".join(f"{self.int} {p}" for p in block.params)
+        head = f"GRT_INLINE float @_{operand}(const @_buffers buf, {params}) {{"
+        if self._pairs_lie(operand):
+            slot, offset, _ = loads(block)[0]
+            place = self.index(slot, offset, {at: axis(at, -(-number * groups // 2)) * 2})
+            return [head, f"  return grt_pair_at(&buf.{self.fields[slot]}[{place}]);", "}"]
+        assert block.narrow is not None
+        first = ", ".join(f"2 * {p}" if p == at else p for p in block.params)
+        odd = groups == 1 and number % 2 == 1  # the last pair has but one
+        there = f"(2 * {at} + 1 < {number} ? 2 * {at} + 1 : 2 * {at})" if odd else f"2 * {at} + 1"
+        other = f"@_{operand}_one(buf, {', '.join(there if p == at else p for p in block.params)})"
+        return [
+            f"GRT_INLINE grt_bf16 @_{operand}_one(const @_buffers buf, {params}) {{",
+            *self.insts(_until(block, block.narrow), {}, "  "),
+            f"  return {self.converted(block.narrow, bfloat16)};",
+            "}",
+            head,
+            f"  const grt_bf16 other = {f'2 * {at} + 1 < {number} ? {other} : 0' if odd else other};",
+            f"  return grt_pair(@_{operand}_one(buf, {first}), other);",
+            "}",
+        ]
+
+    def _pairs_lie(self, operand: str) -> bool:
+        """Whether pairs of ``operand`` lie in memory as they are: no more than a load of two neighbours."""
+        block, (number, _) = self.kernel.loaders[operand], depth(self.kernel.spec.name, self.kernel.sizes)
+        plain = [(i.op, i.args[-1]) for i in block.insts if i.op != "cast"] == [("load", ())] and len(block.insts) <= 2
+        stored = plain and loads(block)[0][0].type.dtype is bfloat16
+        return stored and number % 2 == 0 and loads(block)[0][1].stride(DEPTH[self.kernel.spec.name].lower()) == 1
 
     def _store(self) -> list[str]:
         """The closure that stores an element of the result."""
@@ -118,6 +160,26 @@ def _hints(kernel: TemplateKernel) -> dict[str, bool]:
     operand, block = next(iter(loaders.items()))
     larger = (kernel.epilogue, "w") if name.endswith("_grad") else (block, kernel.spec.operands[operand][-1])
     return {"CHANNELS_LAST": unit_stride(larger[0], "c", larger[1]), "OP_MAX" if name.startswith("max") else "OP_SUM": True}
+
+
+def _halves(kernel: TemplateKernel) -> bool:
+    """Whether all operands of a contraction are bfloat16, or numbers that are cast from it."""
+    anchor = kernel.group.anchor
+    if kernel.spec.name not in DEPTH or kernel.dtype is not float32 or anchor is None:
+        return False
+    made = zip(anchor.inputs, kernel.loaders.values(), strict=True)
+    return all(v.dtype is bfloat16 or (b.narrow is not None and b.narrow.dtype is bfloat16) for v, b in made)
+
+
+def paired_sizes(kernel: TemplateKernel) -> dict[str, Any]:
+    """The sizes of ``kernel`` with pairs counted in place of the numbers that it sums over."""
+    number, groups = depth(kernel.spec.name, kernel.sizes)
+    return {**kernel.sizes, DEPTH[kernel.spec.name]: -(-number // 2) * groups}
+
+
+def _until(block: Block, v: Var) -> Block:
+    """``block`` without the cast of ``v``, which it ends with."""
+    return replace(block, insts=[i for i in block.insts if not (i.op == "cast" and i.out == block.result and i.args == (v,))])
 
 
 def _direct(block: Block) -> bool:

@@ -7,7 +7,7 @@ says what stands in its way; the first that nothing does is taken. ``program.exp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphrt.passes.decision import Decision
@@ -16,6 +16,9 @@ Sizes = Mapping[str, Any]
 THIN = 4  # rows of a product that is not worth packing for
 PIXELS = 128  # from which on transforming a filter pays, if each run does it
 EXAMPLES = 32  # for which loops are chosen that may not depend on how many there are
+DEPTH = {"matmul": "K", "conv": "C", "conv_dgrad": "K", "conv_wgrad": "N"}  # the coordinate along which pairs are made
+PAIRED = {"conv_wide.h", "conv_wgrad_wide.h", "matmul_packed.h"}  # loops that only move operands, and multiply and add them
+LARGE_FILTER = 1 << 16  # channels by channels from which reading a filter transformed by Winograd's method takes longer
 REGISTERS = 16  # elements of a window that is folded in registers
 
 
@@ -45,13 +48,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Processor:
-    """The processor, as far as it matters here: ``lanes`` of a vector, and the side of the largest Winograd tile (0: none).
+    """The processor, as far as it matters here.
 
+    ``lanes`` of a vector, the side of the largest Winograd tile (0: none), and whether bfloat16 is multiplied in ``pairs``.
     ``invariant`` says that what computes an example may not depend on how many there are.
     """
 
     lanes: int
     winograd: int
+    pairs: bool = False
     invariant: bool = False
 
 
@@ -72,11 +77,51 @@ class _Convolution:
     whole: bool  # nothing is read outside of the input
 
 
-def choose(template: str, sizes: Sizes, channels_last: bool, frozen: bool, processor: Processor) -> Variant | None:
+def choose(
+    template: str, sizes: Sizes, channels_last: bool, frozen: bool, processor: Processor, halves: bool = False
+) -> Variant | None:
     """The variant of ``template`` for its ``sizes``; None where it has but one.
 
-    ``channels_last`` says how what it reads lies in memory, ``frozen`` whether the program keeps what it packs.
+    ``channels_last`` says how what it reads lies in memory, ``frozen`` whether the program keeps what it packs, ``halves`` that
+    its operands are bfloat16: they are multiplied in pairs where the processor and the loops do that, else widened.
     """
+    found = _one_by_one(template, sizes, channels_last, frozen, processor)
+    if found is None or template not in DEPTH:
+        return found
+    against = ""
+    if halves:
+        direct = _one_by_one(template, sizes, channels_last, frozen, replace(processor, winograd=0))
+        assert direct is not None
+        against = _against_pairs(template, sizes, direct, found, processor)
+        if not against:
+            return replace(direct, reason=f"{direct.reason}; bfloat16 in pairs", more={**direct.more, "PAIRS": "1"})
+    refused = {**found.refused, "pairs of bfloat16": against} if against else found.refused
+    return replace(found, more={**found.more, "PAIRS": "0"}, refused=refused)
+
+
+def depth(template: str, sizes: Sizes) -> tuple[int, int]:
+    """The numbers that a sum of ``template`` runs over, of those that go into pairs; and the groups that have so many each."""
+    groups = 1 if template in ("matmul", "conv_wgrad") else sizes["GROUPS"]
+    return sizes[DEPTH[template]] // groups, groups
+
+
+def _against_pairs(template: str, sizes: Sizes, direct: Variant, found: Variant, processor: Processor) -> str:
+    """Why bfloat16 operands are not multiplied in pairs by the loops ``direct``; empty if they are."""
+    number, groups = depth(template, sizes)
+    if not processor.pairs:
+        return "the processor has no instruction for them, or GRAPHRT_PAIRS is 0"
+    if not {direct.file, direct.more.get("PRODUCT", "").strip('"')} & PAIRED:
+        return f"{direct.file} multiplies number by number"
+    small = template == "conv_wgrad" or sizes.get("C", 1) * sizes["K"] < LARGE_FILTER * sizes.get("GROUPS", 1)
+    if found.file != direct.file and small:
+        return f"{found.file} takes fewer products, and what it transforms is in a cache"
+    if number < 2 or (number % 2 and groups > 1):
+        return f"{number} {'images' if template == 'conv_wgrad' else 'numbers'} to sum over in a group, not two, four, six, ..."
+    return ""
+
+
+def _one_by_one(template: str, sizes: Sizes, channels_last: bool, frozen: bool, processor: Processor) -> Variant | None:
+    """The variant of ``template`` for operands that are no pairs."""
     if processor.invariant and "N" in sizes and template.startswith("conv"):
         sizes = {**sizes, "N": EXAMPLES}
     if template == "matmul":
