@@ -79,7 +79,8 @@ def descriptor() -> tuple[Graph, dict[str, Any]]:
     rng = np.random.default_rng(0)
     g, feeds = Graph(), {"x": rng.standard_normal((4, 64, 14, 14)).astype(np.float32)}
     w = g.parameter("w", (rng.standard_normal((64, 64, 3, 3)) / 24).astype(np.float32))
-    halves = (F.cast(v, "bfloat16") for v in (g.input("x", feeds["x"].shape), w))
+    x = g.input("x", feeds["x"].shape, order=(0, 2, 3, 1))
+    halves = (F.cast(v, "bfloat16") for v in (x, w))
     g.output("y", F.cast(F.conv2d(*halves, padding=1), "float32"))
     return g, feeds
 
