@@ -304,3 +304,16 @@ def test_profiles_hold_launches_without_work(target: str) -> None:
     if target != "cpu":
         (idle,) = (i for i, code in enumerate(program._executable._compilation.codes) if not code.grid)
         assert 0 < idle < len(found) - 1 and [i for i, f in enumerate(found) if f.seconds == 0] == [idle]
+
+
+@pytest.mark.interpret
+@pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1, set before Triton is imported")
+def test_an_interpreter_that_numpy_is_too_new_for_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+
+    monkeypatch.setattr(triton, "__version__", "3.6.0")
+    monkeypatch.setattr(np, "__version__", "2.4.6")
+    with pytest.raises(errors.TargetError, match="3.6.0's interpreter .* NumPy 2.4.6 refuses; install 'numpy<2.4'"):
+        grt.compile(step(False), target="interpret")
+    monkeypatch.setattr(np, "__version__", "2.3.5")
+    grt.compile(step(False), target="interpret")
