@@ -106,6 +106,30 @@ def _finish(splits: int, elements: int, machine: Machine) -> float:
     return LAUNCH + splits * elements * 4 / (multiprocessor(machine.arch).memory * machine.units) if splits > 1 else 0.0
 
 
+def pair_configs(
+    sizes: Sizes,
+    itemsize: int,
+    machine: Machine = _HERE,
+    *,
+    prologues: tuple[int, int] = (0, 0),
+    maps: int = 0,
+) -> list[tuple[float, Config]]:
+    """(predicted clocks, configuration) of ``matmul_pair``, the fastest first: a product's, whose tiles are half as wide."""
+    both = {**sizes, "N": 2 * sizes["N"]}
+    found = []
+    for clocks, config in matmul_configs(both, itemsize, machine, prologues=prologues, maps=maps):
+        if config["BN"] >= 32 and not config.pop("PROGRAMS"):
+            found.append((clocks, {**config, "BN": config["BN"] // 2}))
+    if not found:  # the interpreter's tile of few columns
+        found = [(0.0, _interpreted(sizes["M"], sizes["N"], sizes["K"]))]
+    return found
+
+
+def pair_grid(sizes: Sizes, config: Config) -> int:
+    """Programs of ``matmul_pair``."""
+    return matmul_grid(sizes, {**config, "PROGRAMS": 0})
+
+
 def matmul_grid(sizes: Sizes, config: Config) -> int:
     """Programs of ``matmul`` for sizes BATCH, M, N."""
     tiles = sizes["BATCH"] * cdiv(sizes["M"], config["BM"]) * cdiv(sizes["N"], config["BN"])

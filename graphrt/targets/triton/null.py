@@ -124,7 +124,7 @@ class NullDriver(HostDriver):
 
     def copy(self, target: Any, source: Any) -> None:
         """In CPU memory."""
-        self._note("copy", size=target.nbytes)
+        self._note("copy", size=source.nbytes)
         super().copy(target, source)
 
     def clone(self, tensor: Any) -> Any:

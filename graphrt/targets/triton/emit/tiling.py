@@ -69,6 +69,13 @@ def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> lis
 
     sizes, machine = kernel.sizes, options.machine
     precision = {"INPUT_PRECISION": machine.precision}
+    if kernel.spec.name == "matmul_pair":
+        left, *right = closures.prologues
+        form, maps = _form("matmul", "matmul_pair", closures.plain, sizes, precision), _tile(kernel, ())["maps"]
+        found = config.pair_configs(sizes, kernel.factors.itemsize, machine, prologues=(left, max(right)), maps=maps)
+        return [
+            Choice(form, c, n := config.pair_grid(sizes, c), clocks, 2 * -(-sizes["K"] // c["BK"]), n) for clocks, c in found
+        ]
     forms = [(_form("matmul", "matmul", closures.plain, sizes, precision), False)]
     if closures.described is not None:
         forms.append((_form("matmul_tma", "matmul_tma", closures.described, sizes, precision), True))
@@ -244,11 +251,19 @@ def times(options: Options) -> Times:
         sums = cost.LAUNCH + (parts + 1) * 4 * batch * m * n * byte if parts > 1 else 0.0
         return (max(clocks, itemsize * batch * (m * n + m * k + k * n) * byte) + sums + cost.LAUNCH) / CLOCK
 
+    def pair_of(node: Node, m: int, n: int, k: int) -> float:
+        batch, itemsize = math.prod(node.types[0].shape[:-2]), node.inputs[0].dtype.itemsize
+        clocks = config.pair_configs({"BATCH": batch, "M": m, "N": n, "K": k}, itemsize, machine)[0][0]
+        moved = itemsize * batch * (2 * m * n + m * k + 2 * k * n)
+        return (max(clocks, moved * byte) + cost.LAUNCH) / CLOCK
+
     def product_of(node: Node, m: int, n: int, k: int) -> float:
         return product(math.prod(node.types[0].shape[:-2]), m, n, k, node.inputs[0].dtype.itemsize)
 
     loads = (8, 16) if options.arch.startswith("sm_") else ()  # an AMD compiler's narrow loads were not looked at
-    return Times(convolution, byte / CLOCK, cost.LAUNCH / CLOCK, loads, product_of)
+    # AMD's compiler spills where a kernel holds two things, and a library has no pairs.
+    pair = pair_of if options.library == "never" and not options.stores_fragments else None
+    return Times(convolution, byte / CLOCK, cost.LAUNCH / CLOCK, loads, product_of, pair=pair)
 
 
 def on_load(options: Options) -> OnLoad:
