@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from graphrt.index import axes, linearize, row_major
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.ops.base import apply
 from graphrt.passes.decision import Decision
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.siblings import Times
-
-_SHAPED = ("reshape", "widen")  # views through which each element keeps its place
 
 
 def pair_products(graph: Graph, times: Times | None, decisions: list[Decision], merge: bool) -> Graph:
@@ -78,13 +77,23 @@ def _reach(node: Node, users: Mapping[Value, Sequence[Node]]) -> set[Node]:
     found, pending = set[Node](), [node.outputs[0]]
     while pending:
         for user in users[pending.pop()]:
-            view = user.op.kind is Kind.VIEW and user.op.name in _SHAPED
-            if not (view or user.op.kind is Kind.ELEMENTWISE) or user in found:
+            if not (user.op.kind is Kind.ELEMENTWISE or _keeps_places(user)) or user in found:
                 continue
             if user.types[0].size == node.types[0].size and user.origin.phase == node.origin.phase:
                 found.add(user)
                 pending.append(user.outputs[0])
     return {n for n in found if n.op.kind is Kind.ELEMENTWISE}
+
+
+def _keeps_places(node: Node) -> bool:
+    """Whether ``node`` is a view of all elements in their row-major order, as of another shape or dtype."""
+    if node.op.pull is None or len(node.inputs) != 1 or node.inputs[0].type.size != node.types[0].size:
+        return False
+    shape = node.types[0].shape
+    at = axes("i", shape)
+    pieces = list(node.op.pull(node, at))
+    row = linearize(pieces[0].index, row_major(node.inputs[0].shape))
+    return len(pieces) == 1 and not pieces[0].mask and row == linearize(at, row_major(shape))
 
 
 def _waits(node: Node, other: Node) -> bool:
