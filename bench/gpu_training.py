@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from graphrt.runtime.roofline import Prediction, predict
 from graphrt.targets.triton.compile import build
 from graphrt.targets.triton.tune.bounds import bound
 from graphrt.targets.triton.tune.records import file as records_of
+from graphrt.targets.triton.tune.tuner import candidates_of
 
 MODES = ("eager", "default", "reduce-overhead", "max-autotune")
 WORST = 5  # launches that are printed: those that lose most beside their predictions
@@ -264,6 +266,12 @@ def tuned(name: str, batch: int) -> Part:
         yield Row(part, "graphrt", note="not run: the time was over while it was tuned")
         network, size = (name, batch) if settings.ours(1, 0) else ("MLP 784-128-10", 2)
         x, y = batch_of(network, size, settings.device)
+        if settings.full:  # trials of this size are for a GPU
+            os.environ["GRAPHRT_TUNE"] = "0"
+            yield Row(
+                part, "candidates", note=at_hand(step_of(models.get(NETWORKS[network].model).build(), x, y, settings, True))
+            )
+            return
         step = our_step(models.get(NETWORKS[network].model).build(), x, y, settings, True)
         found = timed({"graphrt": step}, settings)["graphrt"]
         yield Row(part, "graphrt", found.median, "ms", note=f"p10 {found.low:.4g}")
@@ -273,6 +281,18 @@ def tuned(name: str, batch: int) -> Part:
             yield Row(part, "records", float(len(records.read_text().splitlines())), "kernels", note=f"in {records.name}")
 
     return run
+
+
+def at_hand(program: Program) -> str:
+    """How many of tuning's candidates need not be compiled."""
+    compilation = program._executable._compilation  # type: ignore[attr-defined]
+    target = compilation.options.gpu
+    found: dict[str, bool] = {}
+    for code in compilation.codes:
+        for choice in candidates_of(code, 1) if code.grid else ():
+            one = code.configured(choice, "tuned")
+            found.setdefault(build.key(one, target), build.available(one, target))
+    return f"{sum(found.values())} of {len(found)} kernels are at hand"
 
 
 def curve(name: str, steps: int, batch: int, target: str, device: str) -> tuple[list[float], list[float]]:
