@@ -32,7 +32,8 @@ def pair_products(graph: Graph, times: Times | None, decisions: list[Decision], 
     for a, b in _meeting(graph) if merge else ():
         if a in chosen or b in chosen:
             continue
-        saved = _saved(a, b, times)
+        (m, k), n = a.inputs[0].shape[-2:], a.types[0].shape[-1]
+        saved = times.pair(a, m, n, k)
         taken = saved > times.launch / 2
         reason = f"meets the product {a.name}: predicted to {'save' if saved > 0 else 'lose'} {1e6 * abs(saved):.1f} us"
         change = "" if taken else "one kernel were predicted to take less time than both"
@@ -47,14 +48,6 @@ def _apart(node: Node) -> Sequence[Value] | None:
         return None
     x, *weights = node.inputs
     return [apply("matmul", x, w) for w in weights]
-
-
-def _saved(a: Node, b: Node, times: Times) -> float:
-    """Seconds that one kernel is predicted to save: of two products, and of reading the first's result for the second."""
-    assert times.pair is not None and times.product is not None
-    (m, k), n = a.inputs[0].shape[-2:], a.types[0].shape[-1]
-    apart = times.product(a, m, n, k) + times.product(b, m, n, k) + a.types[0].nbytes * times.byte
-    return apart - times.pair(a, m, n, k)
 
 
 def _meeting(graph: Graph) -> Iterator[tuple[Node, Node]]:

@@ -36,9 +36,9 @@ class Times:
     """The predictions of a target, in seconds: of moving a byte, of a launch, and of contractions (None: they stay apart).
 
     ``convolution`` is of a convolution or gradient with so many filters on so many channels (None: its own), ``product`` of a
-    matmul of so many rows, columns and terms of a sum, ``pair`` of two with one left operand in one kernel. ``loads`` are
-    bytes of loads beside which narrower ones are known to cost. A target that ``keeps`` weights packed lays them side by side
-    once, for all runs.
+    matmul of so many rows, columns and terms of a sum, ``pair`` what one kernel of two with one left operand saves. ``loads``
+    are bytes of loads beside which narrower ones are known to cost. A target that ``keeps`` weights packed lays them side by
+    side once, for all runs.
     """
 
     convolution: Callable[..., float] | None

@@ -107,22 +107,28 @@ def _finish(splits: int, elements: int, machine: Machine) -> float:
 
 
 def pair_configs(
-    sizes: Sizes,
-    itemsize: int,
-    machine: Machine = _HERE,
-    *,
-    prologues: tuple[int, int] = (0, 0),
-    maps: int = 0,
+    sizes: Sizes, itemsize: int, machine: Machine = _HERE, *, prologues: tuple[int, int] = (0, 0), maps: int = 0
 ) -> list[tuple[float, Config]]:
-    """(predicted clocks, configuration) of ``matmul_pair``, the fastest first: a product's, whose tiles are half as wide."""
-    both = {**sizes, "N": 2 * sizes["N"]}
-    found = []
-    for clocks, config in matmul_configs(both, itemsize, machine, prologues=prologues, maps=maps):
-        if config["BN"] >= 32 and not config.pop("PROGRAMS"):
-            found.append((clocks, {**config, "BN": config["BN"] // 2}))
-    if not found:  # the interpreter's tile of few columns
-        found = [(0.0, _interpreted(sizes["M"], sizes["N"], sizes["K"]))]
-    return found
+    """(predicted clocks, configuration) of ``matmul_pair``, the fastest first.
+
+    Its tiles are those of a product of twice the columns, whose sums are as many; each of the two products takes the left block
+    from shared memory anew, and so takes the time of one of its own with such a tile.
+    """
+    if machine.interpret:
+        return [(0.0, _interpreted(sizes["M"], sizes["N"], sizes["K"]))]
+
+    def tile(config: Config) -> tuple[int, ...]:
+        return config["BM"], config["BN"], config["BK"]
+
+    def listed(sizes: Sizes) -> list[tuple[float, Config]]:
+        found = matmul_configs(sizes, itemsize, machine, prologues=prologues, maps=maps)
+        return [(clocks, {n: v for n, v in c.items() if n != "PROGRAMS"}) for clocks, c in found if not c["PROGRAMS"]]
+
+    one = listed(sizes)
+    alone = {tile(c): clocks for clocks, c in reversed(one)}
+    halved = [{**c, "BN": c["BN"] // 2} for _, c in listed({**sizes, "N": 2 * sizes["N"]}) if c["BN"] >= 32]
+    found = [(2 * alone[tile(c)], c) for c in halved if tile(c) in alone]
+    return sorted(found, key=lambda f: f[0]) or [(2 * clocks, c) for clocks, c in one[:1]]
 
 
 def pair_grid(sizes: Sizes, config: Config) -> int:

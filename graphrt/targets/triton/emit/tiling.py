@@ -71,8 +71,9 @@ def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> lis
     precision = {"INPUT_PRECISION": machine.precision}
     if kernel.spec.name == "matmul_pair":
         left, *right = closures.prologues
-        form, maps = _form("matmul", "matmul_pair", closures.plain, sizes, precision), _tile(kernel, ())["maps"]
-        found = config.pair_configs(sizes, kernel.factors.itemsize, machine, prologues=(left, max(right)), maps=maps)
+        form, tile = _form("matmul", "matmul_pair", closures.plain, sizes, precision), _tile(kernel, (left, max(right)))
+        more = {"prologues": tile["prologues"], "maps": tile["maps"]}
+        found = config.pair_configs(sizes, kernel.factors.itemsize, machine, **more)
         return [
             Choice(form, c, n := config.pair_grid(sizes, c), clocks, 2 * -(-sizes["K"] // c["BK"]), n) for clocks, c in found
         ]
@@ -253,9 +254,13 @@ def times(options: Options) -> Times:
 
     def pair_of(node: Node, m: int, n: int, k: int) -> float:
         batch, itemsize = math.prod(node.types[0].shape[:-2]), node.inputs[0].dtype.itemsize
-        clocks = config.pair_configs({"BATCH": batch, "M": m, "N": n, "K": k}, itemsize, machine)[0][0]
-        moved = itemsize * batch * (2 * m * n + m * k + 2 * k * n)
-        return (max(clocks, moved * byte) + cost.LAUNCH) / CLOCK
+        sizes = {"BATCH": batch, "M": m, "N": n, "K": k}
+        found = config.pair_configs(sizes, itemsize, machine)
+        result, moved = itemsize * batch * m * n, itemsize * batch * (m * n + m * k + k * n)
+        plain = max(config.matmul_configs(sizes, itemsize, machine, plain=True)[0][0], moved * byte) + cost.LAUNCH
+        one = CLOCK * product(batch, m, n, k, itemsize)
+        pair = max(found[0][0], (moved + itemsize * batch * k * n) * byte) + cost.LAUNCH
+        return (min(plain, one) + one + result * byte - pair) / CLOCK
 
     def product_of(node: Node, m: int, n: int, k: int) -> float:
         return product(math.prod(node.types[0].shape[:-2]), m, n, k, node.inputs[0].dtype.itemsize)
