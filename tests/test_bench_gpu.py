@@ -159,6 +159,12 @@ FAILED tests/test_a.py::test_two[x y] - AssertionError: 1 != 2
 """
 
 
+def test_files_of_the_suite_have_tests_for_a_gpu() -> None:
+    for name in gpu_checks.FILES:
+        text = (ROOT / "tests" / f"test_{name}.py").read_text()
+        assert "target" in text or "DEVICES" in text or "mark.gpu" in text, name
+
+
 def test_verdicts_of_the_suite() -> None:
     *failures, total = gpu_checks.verdicts("c", "tests", LOG, False)
     assert [row.what for row in failures] == ["test_b.py::test_four", "test_a.py::test_two[x y]"]
