@@ -44,7 +44,7 @@ def test_numbers(target: str) -> None:
     g, feeds = meetings()
     program = grt.compile(g, target=target)
     templates = [k.spec.name for launch in program.kernel_ir for k in launch if isinstance(k, TemplateKernel)]
-    assert templates == ["matmul" if target == "cpu" else "matmul_pair"] * (6 if target == "cpu" else 3)
+    assert {*templates} == {"matmul"} if target == "cpu" else templates == ["matmul_pair"] * 3
     check(g, feeds, target, K)
 
 
