@@ -36,7 +36,7 @@ def meetings() -> tuple[grt.Graph, dict[str, Any]]:
     g.output("sequences", F.tanh(F.linear(z, gate, bias)) * F.sigmoid(F.linear(z, up)))
     h = F.cast(x, "bfloat16")
     wide = [F.cast(F.linear(h, F.cast(w, "bfloat16")), "float32") for w in (up, gate)]
-    g.output("half", wide[0] * F.gelu(wide[1]))
+    g.output("half", F.cast(wide[0] * F.gelu(wide[1]), "bfloat16"))
     return g, feeds
 
 
