@@ -36,30 +36,39 @@ from graphrt.targets.triton.tune.bounds import FOLDER
 KERNELS = "triton/kernels"
 MANIFEST = "kit.json"
 SHARE, MOST = 0.005, 5  # tuning tries so many candidates of kernels with such a part of the predicted step
-STEPS = (("ResNet-50", 256, True, "never"), ("ResNet-50", 256, True, "always"), ("LeNet-5", 64, False, "never"))
-STEPS += (("MLP 784-128-10", 64, False, "never"),)
+STEPS = (("MLP 784-128-10", 64, False, "never"), ("LeNet-5", 64, False, "never"))
+STEPS += (("ResNet-50", 256, True, "never"), ("ResNet-50", 256, True, "always"))
 
 
 def programs(settings: Settings) -> Iterator[tuple[str, Program, int]]:
-    """Name, program and level of tuning of all that the planned steps compile; with ``dry`` settings little of each."""
-    for name, batch, half, library in STEPS[-1:] if settings.dry else STEPS:
-        x, y = batch_of(name, settings.ours(batch), "cpu")
-        net = models.get(NETWORKS[name].model).build()
-        tuned = name == "ResNet-50" and library == "never"
-        yield f"{name} b{batch}, library {library}", step_of(net, x, y, settings, half, library), int(tuned)
+    """Name, program and level of tuning of all that the planned steps compile; with ``dry`` settings little of each.
+
+    The smallest come first, the candidates of tuning last: they take longest, and a run does without them.
+    """
     for name, (make, _) in KINDS.items():
         with described() if make is descriptor else nullcontext():
             yield name, graphrt.compile(make()[0], target=settings.target), 0
-    for kind in GOALS:
-        shapes = [s for s in layers("ResNet-50", settings.ours(256)) if kind != "dgrad" or s[0][1] != 3]
-        for layer in settings.some(shapes):
-            yield f"{kind} {layer}", our_conv(layer, kind, settings), 0
     n = settings.ours(1 << 18, 64)
     for name, (build, _) in GROUPS.items():
         g = Graph()
         kept(g, build(g, n))
         yield name, running(g, settings), 0
     yield "SGD with momentum", momentum(n, settings)[0], 0
+    steps = [(s, _step(*s, settings)) for s in (STEPS[:1] if settings.dry else STEPS)]
+    for (name, batch, _, library), program in steps:
+        yield f"{name} b{batch}, library {library}", program, 0
+    for kind in GOALS:
+        shapes = [s for s in layers("ResNet-50", settings.ours(256)) if kind != "dgrad" or s[0][1] != 3]
+        for layer in settings.some(shapes):
+            yield f"{kind} {layer}", our_conv(layer, kind, settings), 0
+    for (name, batch, _, library), program in steps:
+        if name == "ResNet-50" and library == "never":
+            yield f"{name} b{batch}, tuning", program, 1
+
+
+def _step(name: str, batch: int, half: bool, library: str, settings: Settings) -> Program:
+    x, y = batch_of(name, settings.ours(batch), "cpu")
+    return step_of(models.get(NETWORKS[name].model).build(), x, y, settings, half, library)
 
 
 def pack(out: Path, settings: Settings, show: bool = True) -> int:
