@@ -232,9 +232,9 @@ def test_a_call_with_tensors_that_stay_is_one_replay() -> None:
     x, y = (torch.from_numpy(v) for v in (feeds()["x"], feeds()["y"]))
     given = {"x": x, "y": y, "lr": 0.1}
     with NULL.recorded() as first:
-        for _ in range(4):  # the first graph, nothing yet, and one for each of two regions of results
+        for _ in range(4):  # the first graph, one over the slots of inputs, and one for each of two regions of results
             loss = program(given)["loss"]
-    assert kinds(first)["capture"] == 3 and kinds(first)["copy"] == 4
+    assert kinds(first)["capture"] == 4 and kinds(first)["copy"] == 4
     with NULL.recorded() as later:
         for _ in range(3):
             loss = program(given)["loss"]

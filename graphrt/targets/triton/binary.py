@@ -90,21 +90,17 @@ class DeviceBinary(Binary):
         """
         with state.lock:
             stream = self._begin(state)
-            held = self._captured.in_place(inputs) if tensors and self._replay and not self._slots.staged(inputs) else {}
-            region = self._outputs.free() if tensors and self._replay else None
-            replay = self._captured.find(held, region) if tensors and self._replay else None
-            self._fill({n: v for n, v in inputs.items() if n not in held} if replay else inputs, stream)
+            replay, held, region = self._choose(inputs) if tensors else (self._replay, {}, None)
+            self._fill({n: v for n, v in inputs.items() if n not in held} if held else inputs, stream)
             if replay is not None:
                 replay()
-            elif self._replay is not None:
-                self._replay()
             elif self._graphs and self._launches:
                 self._first()
             else:
                 self._driver.run(self._launches)
             if not tensors:
                 results = {}
-            elif replay is not None and region is not None:
+            elif region is not None:
                 results = self._outputs.given(region)
             else:
                 results = self._outputs.copy(self._driver.clone)
@@ -112,6 +108,15 @@ class DeviceBinary(Binary):
         if tensors:
             return results
         return {name: to_numpy(t) for name, t in self._outputs.copy(self._driver.fetch).items()}
+
+    def _choose(self, inputs: Mapping[str, Any]) -> tuple[Callable[[], None] | None, Mapping[str, Any], int | None]:
+        """The graph for a call that wants tensors, if there is one, the inputs that it reads in place, the region of results."""
+        if self._replay is None:
+            return None, {}, None
+        held = {} if self._slots.staged(inputs) else self._captured.in_place(inputs)
+        region = self._outputs.free()
+        found, read = self._captured.find(held, region)
+        return (self._replay, {}, None) if found is None else (found, read, region)
 
     def one_by_one(self, inputs: Mapping[str, Any], state: State) -> Iterator[Callable[[Buffer], Any]]:
         """Runs once, launch by launch: before the first and behind each, what reads a buffer as it is then."""

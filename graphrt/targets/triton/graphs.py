@@ -38,10 +38,12 @@ class Graphs:
         self._found: dict[tuple[Signature, int | None], Callable[[], None]] = {}
         self._recent: deque[Signature] = deque(maxlen=RECENT)
         self._written: list[tuple[int, int]] = []
+        self._looked: dict[str, tuple[Any, bool]] = {}  # the last tensor of each input, and whether it fits
 
     def attach(self, written: Sequence[Any]) -> None:
         """Forgets the graphs; launches write into the tensors ``written`` from now on."""
         self._found.clear()
+        self._looked.clear()
         self._written = [(t.data_ptr(), t.data_ptr() + t.nbytes) for t in written]
 
     def in_place(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,30 +51,41 @@ class Graphs:
         return {n: v for n, v in values.items() if n in self._inputs and self._driver.owns(v) and self._fits(n, v)}
 
     def _fits(self, name: str, value: Any) -> bool:
-        type, start = self._inputs[name].type, value.data_ptr()
-        dense = value.stride() == type.strides or is_dense(type.shape, value.stride(), type.order or range(type.ndim))
-        apart = all(start + type.nbytes <= low or high <= start for low, high in self._written)
-        return dense and apart and start % ALIGNED == 0 and not value.is_neg()
+        seen = value.data_ptr(), value.stride(), value.is_neg()
+        known = self._looked.get(name)
+        if known is None or known[0] != seen:
+            type, (start, strides, negated) = self._inputs[name].type, seen
+            dense = is_dense(type.shape, strides, type.order or range(type.ndim))
+            apart = all(start + type.nbytes <= low or high <= start for low, high in self._written)
+            known = self._looked[name] = seen, dense and apart and start % ALIGNED == 0 and not negated
+        return known[1]
 
-    def find(self, held: Mapping[str, Any], region: int | None) -> Callable[[], None] | None:
-        """The graph that reads ``held`` in place and writes to a region of results; None where the slots serve.
+    def find(self, held: Mapping[str, Any], region: int | None) -> tuple[Callable[[], None] | None, Mapping[str, Any]]:
+        """The graph that reads ``held``, or nothing, in place and writes to a region of results, and what it reads so.
 
-        It is made where the tensors of one of the last calls lay there too.
+        None is for the first graph. One is made where the tensors of one of the last calls lay there too.
         """
         signature = tuple((name, tensor.data_ptr()) for name, tensor in held.items())
+        again = signature in self._recent
+        if not again:
+            self._recent.append(signature)
+        if held and (replay := self._graph(signature, held, region, again)) is not None:
+            return replay, held
+        return (None if region is None else self._graph((), {}, region, True)), {}
+
+    def _graph(
+        self, signature: Signature, held: Mapping[str, Any], region: int | None, again: bool
+    ) -> Callable[[], None] | None:
         replay = self._found.get((signature, region))
-        if replay is None and signature in self._recent and len(self._found) < MOST and (signature or region is not None):
+        if replay is None and not (again and len(self._found) < MOST):
+            return None
+        for tensor in held.values():
+            self._driver.borrow(tensor)
+        if replay is None:
             given = {self._inputs[name]: _flat(tensor, self._inputs[name].type) for name, tensor in held.items()}
             if region is not None:
                 given |= {b: self._outputs.place(b, region) for b in self._results}
-            for tensor in held.values():
-                self._driver.borrow(tensor)
             replay = self._found[signature, region] = self._driver.capture(self._bind(given))
-        if signature not in self._recent:
-            self._recent.append(signature)
-        if replay is not None:
-            for tensor in held.values():
-                self._driver.borrow(tensor)
         return replay
 
 
