@@ -110,7 +110,7 @@ class DeviceBinary(Binary):
         return {name: to_numpy(t) for name, t in self._outputs.copy(self._driver.fetch).items()}
 
     def _choose(self, inputs: Mapping[str, Any]) -> tuple[Callable[[], None] | None, Mapping[str, Any], int | None]:
-        """The graph for a call that wants tensors, if there is one, the inputs that it reads in place, the region of results."""
+        """The graph for a call that wants tensors, if there is one, the inputs it reads in place, and the region of results."""
         if self._replay is None:
             return None, {}, None
         held = {} if self._slots.staged(inputs) else self._captured.in_place(inputs)
