@@ -24,7 +24,7 @@ _MOST_TAPS = 64  # of a window that are written out, in all phases together (``p
 _HERE = Machine()
 
 
-def _interpreted(m: int, n: int, k: int) -> Config:
+def interpreted(m: int, n: int, k: int) -> Config:
     return {"BM": power(m, 16, 512), "BN": power(n, 16, 256), "BK": power(k, 16, 256), "num_warps": 1, "num_stages": 1}
 
 
@@ -50,7 +50,7 @@ def matmul_configs(
     ``plain`` kernel has room for larger tiles.
     """
     if machine.interpret:
-        return [(0.0, {**_interpreted(sizes["M"], sizes["N"], sizes["K"]), "PROGRAMS": 0})]
+        return [(0.0, {**interpreted(sizes["M"], sizes["N"], sizes["K"]), "PROGRAMS": 0})]
     gemm = matmul_gemm(sizes, itemsize, prologues=prologues)._replace(segment=segment, maps=maps, tma=tma, plain=plain)
     if tma:
         return walking(gemm, machine)
@@ -104,36 +104,6 @@ def matmul_splits(sizes: Sizes, itemsize: int, machine: Machine = _HERE) -> int:
 def _finish(splits: int, elements: int, machine: Machine) -> float:
     """Clocks of adding up ``splits`` partial results in float32: another launch, and another reading."""
     return LAUNCH + splits * elements * 4 / (multiprocessor(machine.arch).memory * machine.units) if splits > 1 else 0.0
-
-
-def pair_configs(
-    sizes: Sizes, itemsize: int, machine: Machine = _HERE, *, prologues: tuple[int, int] = (0, 0), maps: int = 0
-) -> list[tuple[float, Config]]:
-    """(predicted clocks, configuration) of ``matmul_pair``, the fastest first.
-
-    Its tiles are those of a product of twice the columns, whose sums are as many; each of the two products takes the left block
-    from shared memory anew, and so takes the time of one of its own with such a tile.
-    """
-    if machine.interpret:
-        return [(0.0, _interpreted(sizes["M"], sizes["N"], sizes["K"]))]
-
-    def tile(config: Config) -> tuple[int, ...]:
-        return config["BM"], config["BN"], config["BK"]
-
-    def listed(sizes: Sizes) -> list[tuple[float, Config]]:
-        found = matmul_configs(sizes, itemsize, machine, prologues=prologues, maps=maps)
-        return [(clocks, {n: v for n, v in c.items() if n != "PROGRAMS"}) for clocks, c in found if not c["PROGRAMS"]]
-
-    one = listed(sizes)
-    alone = {tile(c): clocks for clocks, c in reversed(one)}
-    halved = [{**c, "BN": c["BN"] // 2} for _, c in listed({**sizes, "N": 2 * sizes["N"]}) if c["BN"] >= 32]
-    found = [(2 * alone[tile(c)], c) for c in halved if tile(c) in alone]
-    return sorted(found, key=lambda f: f[0]) or [(2 * clocks, c) for clocks, c in one[:1]]
-
-
-def pair_grid(sizes: Sizes, config: Config) -> int:
-    """Programs of ``matmul_pair``."""
-    return matmul_grid(sizes, {**config, "PROGRAMS": 0})
 
 
 def matmul_grid(sizes: Sizes, config: Config) -> int:
@@ -257,7 +227,7 @@ def conv_configs(
     """
     if machine.interpret:
         m, n, depth, _, _ = _matrix(kind, g)
-        return [(0.0, _interpreted(m, n, math.ceil(depth)))]
+        return [(0.0, interpreted(m, n, math.ceil(depth)))]
     found = ranked(_conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment, maps=maps, plain=plain), machine)
     if kind == "dgrad" and machine.precision == "ieee" and itemsize == 4:
         for _, config in found:
@@ -338,7 +308,7 @@ def conv_tma_configs(
     gemm = gemm._replace(tiles=lambda bm, bn: _box_tiles(kind, g, bm, bn, box(bm) or (1, 1)))
     if machine.interpret:
         m, n, _, _, k = _matrix(kind, g)
-        found = [(0.0, {**_interpreted(m, n, k), "PROGRAMS": 0})]
+        found = [(0.0, {**interpreted(m, n, k), "PROGRAMS": 0})]
     else:
         found = walking(gemm, machine)
     return [(clocks, {**config, "BH": at[0], "BW": at[1]}) for clocks, config in found if (at := box(config["BM"])) is not None]

@@ -65,7 +65,7 @@ def _tile(kernel: TemplateKernel, prologues: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
-    from graphrt.kernels.triton import config  # type: ignore[import-not-found]
+    from graphrt.kernels.triton import config, pair_config  # type: ignore[import-not-found]
 
     sizes, machine = kernel.sizes, options.machine
     precision = {"INPUT_PRECISION": machine.precision}
@@ -73,9 +73,10 @@ def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> lis
         left, *right = closures.prologues
         form, tile = _form("matmul", "matmul_pair", closures.plain, sizes, precision), _tile(kernel, (left, max(right)))
         more = {"prologues": tile["prologues"], "maps": tile["maps"]}
-        found = config.pair_configs(sizes, kernel.factors.itemsize, machine, **more)
+        found = pair_config.pair_configs(sizes, kernel.factors.itemsize, machine, **more)
         return [
-            Choice(form, c, n := config.pair_grid(sizes, c), clocks, 2 * -(-sizes["K"] // c["BK"]), n) for clocks, c in found
+            Choice(form, c, n := pair_config.pair_grid(sizes, c), clocks, 2 * -(-sizes["K"] // c["BK"]), n)
+            for clocks, c in found
         ]
     forms = [(_form("matmul", "matmul", closures.plain, sizes, precision), False)]
     if closures.described is not None:
@@ -227,7 +228,7 @@ def _parts(sizes: Any, itemsize: int, options: Options) -> int:
 def times(options: Options) -> Times:
     """Predicted times of contractions: the longer of their tiles' time and their bytes' from memory, and a launch."""
     find_kernels()
-    from graphrt.kernels.triton import config, cost
+    from graphrt.kernels.triton import config, cost, pair_config
 
     byte = 1 / (cost.multiprocessor(options.arch).memory * options.units)  # clocks
 
@@ -255,7 +256,7 @@ def times(options: Options) -> Times:
     def pair_of(node: Node, m: int, n: int, k: int) -> float:
         batch, itemsize = math.prod(node.types[0].shape[:-2]), node.inputs[0].dtype.itemsize
         sizes = {"BATCH": batch, "M": m, "N": n, "K": k}
-        found = config.pair_configs(sizes, itemsize, machine)
+        found = pair_config.pair_configs(sizes, itemsize, machine)
         result, moved = itemsize * batch * m * n, itemsize * batch * (m * n + m * k + k * n)
         plain = max(config.matmul_configs(sizes, itemsize, machine, plain=True)[0][0], moved * byte) + cost.LAUNCH
         one = CLOCK * product(batch, m, n, k, itemsize)
