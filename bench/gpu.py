@@ -11,9 +11,11 @@ are medians. At most 40 lines are printed, the most important last.
 
 A dry run shows that this benchmark itself works from its first step to its last, with an empty cache too. Every step runs:
 every network is built, compiled for sm_90 and stepped once on both sides, at a batch of two, where a CPU can keep up. So its
-kernels are not those of the real batches, which make kernels compiles. Of the convolutions it takes two of each kind, and it
-tunes the smallest network. Nothing else is shortened, and a step may take all the time that is left; one that fails, or for
-which none was left, makes the exit status 1.
+kernels are not those of the real batches, which a kit brings. Of the convolutions it takes two of each kind, and it tunes the
+smallest network. Nothing else is shortened, and a step may take all the time that is left; one that fails, or for which none
+was left, makes the exit status 1. With --kit graphrt's programs are those of the real run.
+
+With --kit nothing is compiled but by the step "correctness": a kernel that the kit lacks is an error that names it.
 
 Only the standard library is imported here: what the machine lacks is said before a step begins.
 """
@@ -51,7 +53,8 @@ class Step:
     """A step by name, the seconds of nine minutes that it should get, and where its function is found.
 
     ``function`` of the module bench.``module`` is the part or, with ``arguments``, makes it. ``tune`` is the least
-    GRAPHRT_TUNE of it. One that is not ``planned`` runs where it is asked for.
+    GRAPHRT_TUNE of it. One that is not ``planned`` runs where it is asked for; one that ``compiles`` has kernels of its own,
+    which no kit holds.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Step:
     keywords: tuple[tuple[str, Any], ...] = ()
     tune: int = 0
     planned: bool = True
+    compiles: bool = False
 
     def part(self) -> Any:
         """The part. Raises ImportError."""
@@ -79,7 +83,7 @@ _BIG, _SMALL = ("ResNet-50", 256), {"modes": {"eager": 3.0, "reduce-overhead": 1
 STEPS = [
     Step("machine", 15, "gpu_checks", "machine"),
     Step("results", 30, "gpu_checks", "kinds"),
-    Step("correctness", 60, "gpu_checks", "suite"),
+    Step("correctness", 60, "gpu_checks", "suite", compiles=True),
     Step("ResNet-50 train b256", 60, "gpu_training", "looked_into", (*_BIG, {"images": 7900})),
     Step("small networks", 20, "gpu_training", "alone"),
     _training(
@@ -116,9 +120,12 @@ STEPS = [
 
 
 def child(name: str, dry: bool, seconds: float, tune: int, out: str) -> None:
-    """Runs a step and appends its rows as they come. What a dry run computes is no figure and is left out here."""
+    """Runs a step and appends its rows as they come. What a dry run computes is no figure and is left out here.
+
+    A dry run that may not compile has a kit, and is full.
+    """
     (step,) = [s for s in STEPS if s.name == name]
-    settings = Settings(dry, seconds, tune, Path(out))
+    settings = Settings(dry, seconds, tune, Path(out), full=dry and os.environ.get("GRAPHRT_COMPILE") == "0")
     part = step.part()
     from bench.measure import environment
 
@@ -157,6 +164,8 @@ def measured(step: Step, dry: bool, seconds: float, tune: int, out: Path) -> lis
     code = f"from bench.gpu import child, die_with_parent; die_with_parent(); child({given})"
     env = {**os.environ, "GRAPHRT_TUNE": str(tune), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     env.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    if step.compiles:
+        env.pop("GRAPHRT_COMPILE", None)
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -288,7 +297,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.kit is not None:
         from bench.gpu_kit import unpacked
 
-        print(unpacked(given.kit), flush=True)
+        text, complete = unpacked(given.kit)
+        print(text, flush=True)
+        if complete:
+            os.environ["GRAPHRT_COMPILE"] = "0"  # what a kit lacks is said, and takes no time to compile
+        elif given.dry_run:
+            return 1
     chosen = [step for step in STEPS if (step.name in given.only if given.only else step.planned)]
     shown = 2  # and the last line
 

@@ -31,7 +31,7 @@ LAST = (0, 2, 3, 1)
 def running(graph: Graph, settings: Settings) -> Program:
     """The program of ``graph``, which takes no inputs; its parameters get random values."""
     program = graphrt.compile(graph, target=settings.target)
-    for value in graph.parameters() if not settings.ahead else ():
+    for value in graph.parameters() if not (settings.ahead or settings.full) else ():
         program.state.tensor(value.node.name).normal_()
     return program
 
@@ -81,6 +81,12 @@ def their_conv(layer: Layer, kind: str, device: str) -> Callable[[], Any]:
     return call
 
 
+def small(layer: Layer, settings: Settings) -> Layer:
+    """``layer`` at the batch of torch's side."""
+    (n, *rest), *others = layer
+    return ((settings.theirs(n), *rest), *others)  # type: ignore[return-value]
+
+
 def convolutions(kind: str) -> Part:
     """The part for ``kind``: each distinct convolution of ResNet-50 at batch 256, and the geometric mean of the ratios."""
     part = f"ResNet-50 convolutions b256, {kind}"
@@ -88,14 +94,14 @@ def convolutions(kind: str) -> Part:
     def run(settings: Settings) -> Iterator[Row]:
         torch.backends.cudnn.benchmark = True
         ratios: list[float] = []
-        shapes = [*layers("ResNet-50", 2 if settings.dry else 256)]
+        shapes = [*layers("ResNet-50", settings.ours(256))]
         wanted = [shape for shape in shapes if kind != "dgrad" or shape[0][1] != 3]  # nobody asks for the images' gradient
-        for layer in wanted[:2] if settings.dry else wanted:
+        for layer in settings.some(wanted):
             if ratios and settings.left() < 0:
                 break  # the next kind is measured too
             (n, c, h, w), (k, _, r, s), stride, _ = layer
             what = f"{n}x{c}x{h}x{w} {k}x{r}x{s} /{stride}"
-            peer = theirs(their_conv(layer, kind, settings.device), settings)
+            peer = theirs(their_conv(small(layer, settings), kind, settings.device), settings)
             timings = clocked({"graphrt": ours(our_conv(layer, kind, settings)), "torch": peer}, settings, 5)
             ms, library = timings["graphrt"].median, timings["torch"].median
             ratios.append(library / ms if ms else 1.0)
@@ -118,9 +124,9 @@ def all_convolutions(settings: Settings) -> Iterator[Row]:
 def descriptors(settings: Settings) -> Iterator[Row]:
     """The same convolutions of graphrt with pointer loads and through tensor descriptors (TMA), where these can serve."""
     part = "ResNet-50 convolutions b256, by pointers and through descriptors"
-    shapes = [(kind, shape) for shape in layers("ResNet-50", 2 if settings.dry else 256) for kind in ("forward", "dgrad")]
+    shapes = [(kind, shape) for shape in layers("ResNet-50", settings.ours(256)) for kind in ("forward", "dgrad")]
     wanted = [(kind, shape) for kind, shape in shapes if shape[0][1] % 8 == 0 and (kind == "forward" or shape[2] == 1)]
-    for kind, layer in wanted[:2] if settings.dry else wanted:
+    for kind, layer in settings.some(wanted):
         (n, c, h, w), (k, _, r, s), stride, _ = layer
         programs = {"pointers": our_conv(layer, kind, settings)}
         with described():
@@ -195,7 +201,7 @@ def momentum(n: int, settings: Settings) -> tuple[Program, int]:
 
 def bandwidth(settings: Settings) -> Iterator[Row]:
     """GB/s of groups, from the bytes that they must move, beside those of a copy of as many bytes."""
-    n = 64 if settings.dry else 1 << 18  # rows: 512 MB of bfloat16
+    n = settings.ours(1 << 18, 64)  # rows: 512 MB of bfloat16
     for name in [*GROUPS, "SGD with momentum"]:
         if name in GROUPS:
             build, each = GROUPS[name]
@@ -204,7 +210,7 @@ def bandwidth(settings: Settings) -> Iterator[Row]:
             program, moved = running(g, settings), each * n * 1024
         else:
             program, moved = momentum(n, settings)
-        source = torch.ones(moved // 8, device=settings.device)
+        source = torch.ones(settings.theirs(moved // 8, 64), device=settings.device)
         target = torch.zeros_like(source)
         clocks: dict[str, Clock] = {"graphrt": ours(program), "copy": theirs(lambda a=source, b=target: b.copy_(a), settings)}
         timings = clocked(clocks, settings)

@@ -3,10 +3,10 @@
 python -m bench.gpu_kit [--out build/gpu-kit.tar] [--target cuda:sm_90]      make gpu-kit
 python -m bench.gpu --kit build/gpu-kit.tar
 
-It holds the files of graphrt's cache of kernels for the programs of the planned steps, at their batches, and the candidates of
-tuning with what a static model says of them. Their names follow from all that they are made of: Triton's version and graphrt's
-sources must be those of the machine with the GPU, which is said where they are not. The tests of the step "correctness" are not
-in it.
+It holds the files of graphrt's cache of kernels for the programs of the planned steps, at their batches, and for tuning the
+first candidates of the kernels that take most of the time, with what a static model says of each. Their names follow from all
+that they are made of: Triton's version and graphrt's sources must be those of the machine with the GPU, which is said where
+they are not. The tests of the step "correctness" are not in it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import re
 import sys
 import tarfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -34,43 +35,54 @@ from graphrt.targets.triton.tune.bounds import FOLDER
 
 KERNELS = "triton/kernels"
 MANIFEST = "kit.json"
-STEPS = (("ResNet-50", 256, True, "never"), ("ResNet-50", 256, True, "always"), ("LeNet-5", 64, False, "never"))
-STEPS += (("MLP 784-128-10", 64, False, "never"),)
+SHARE, MOST = 0.005, 5  # tuning tries so many candidates of kernels with such a part of the predicted step
+STEPS = (("MLP 784-128-10", 64, False, "never"), ("LeNet-5", 64, False, "never"))
+STEPS += (("ResNet-50", 256, True, "never"), ("ResNet-50", 256, True, "always"))
 
 
 def programs(settings: Settings) -> Iterator[tuple[str, Program, int]]:
-    """Name, program and level of tuning of all that the planned steps compile; with ``dry`` settings little of each."""
-    for name, batch, half, library in STEPS[-1:] if settings.dry else STEPS:
-        x, y = batch_of(name, 2 if settings.dry else batch, "cpu")
-        net = models.get(NETWORKS[name].model).build()
-        tuned = name == "ResNet-50" and library == "never"
-        yield f"{name} b{batch}, library {library}", step_of(net, x, y, settings, half, library), int(tuned)
+    """Name, program and level of tuning of all that the planned steps compile; with ``dry`` settings little of each.
+
+    The smallest come first, the candidates of tuning last: they take longest, and a run does without them.
+    """
     for name, (make, _) in KINDS.items():
         with described() if make is descriptor else nullcontext():
             yield name, graphrt.compile(make()[0], target=settings.target), 0
-    for kind in GOALS:
-        shapes = [s for s in layers("ResNet-50", 2 if settings.dry else 256) if kind != "dgrad" or s[0][1] != 3]
-        for layer in shapes[:2] if settings.dry else shapes:
-            yield f"{kind} {layer}", our_conv(layer, kind, settings), 0
-    n = 64 if settings.dry else 1 << 18
+    n = settings.ours(1 << 18, 64)
     for name, (build, _) in GROUPS.items():
         g = Graph()
         kept(g, build(g, n))
         yield name, running(g, settings), 0
     yield "SGD with momentum", momentum(n, settings)[0], 0
+    steps = [(s, _step(*s, settings)) for s in (STEPS[:1] if settings.dry else STEPS)]
+    for (name, batch, _, library), program in steps:
+        yield f"{name} b{batch}, library {library}", program, 0
+    for kind in GOALS:
+        shapes = [s for s in layers("ResNet-50", settings.ours(256)) if kind != "dgrad" or s[0][1] != 3]
+        for layer in settings.some(shapes):
+            yield f"{kind} {layer}", our_conv(layer, kind, settings), 0
+    for (name, batch, _, library), program in steps:
+        if name == "ResNet-50" and library == "never":
+            yield f"{name} b{batch}, tuning", program, 1
+
+
+def _step(name: str, batch: int, half: bool, library: str, settings: Settings) -> Program:
+    x, y = batch_of(name, settings.ours(batch), "cpu")
+    return step_of(models.get(NETWORKS[name].model).build(), x, y, settings, half, library)
 
 
 def pack(out: Path, settings: Settings, show: bool = True) -> int:
     """Compiles everything and writes the archive; returns how many kernels are in it."""
     keys: dict[str, None] = {}
     for name, program, tune in programs(settings):
-        found = program._executable.prepared(tune)  # type: ignore[attr-defined]
+        start = time.monotonic()
+        found = program._executable.prepared(tune, SHARE, MOST)  # type: ignore[attr-defined]
         keys.update(dict.fromkeys(found))
         if show:
-            print(f"{name}: {len(found)} kernels, {len(keys)} in all", flush=True)
+            print(f"{name}: {len(found)} kernels in {time.monotonic() - start:.0f} s, {len(keys)} in all", flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     root = Flags.read().cache
-    with tarfile.open(out, "w") as archive:
+    with tarfile.open(out, "w:xz") as archive:
         about = json.dumps({"target": settings.target, "compiler": identity(), "kernels": len(keys)}).encode()
         head = tarfile.TarInfo(MANIFEST)
         head.size = len(about)
@@ -82,8 +94,8 @@ def pack(out: Path, settings: Settings, show: bool = True) -> int:
     return len(keys)
 
 
-def unpacked(file: Path) -> str:
-    """Puts the kernels of an archive into the cache, and says how many, or why they are of no use here."""
+def unpacked(file: Path) -> tuple[str, bool]:
+    """Puts the kernels of an archive into the cache; says how many, or why they are of no use here, and whether they are."""
     root, count = Flags.read().cache, 0
     with tarfile.open(file) as archive:
         for member in archive:
@@ -93,13 +105,13 @@ def unpacked(file: Path) -> str:
             if member.name == MANIFEST:
                 about = json.loads(content.read())
                 if about["compiler"] != identity():
-                    return f"{file.name} is of {about['compiler']}, here is {identity()}: kernels are compiled again"
+                    return f"{file.name} is of {about['compiler']}, here is {identity()}: kernels are compiled again", False
             elif re.fullmatch(f"({KERNELS}|{FOLDER})/[0-9a-f]{{32}}", member.name):
                 path = root / member.name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content.read())
                 count += member.name.startswith(KERNELS)
-    return f"{file.name}: {count} kernels for {about['target']} need not be compiled"
+    return f"{file.name}: {count} kernels for {about['target']} need not be compiled", True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

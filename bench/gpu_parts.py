@@ -6,15 +6,16 @@ Nothing is imported here that a machine may lack: bench.gpu says what is missing
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from bench.measure import Timing
     from graphrt import Program
 
+T = TypeVar("T")
 TURN = 0.01  # seconds of work between two waits for the device, at least
 MOST = 200  # runs that one captured graph holds
 
@@ -58,7 +59,8 @@ class Row:
 class Settings:
     """How a step runs: for real, or ``dry``: graphrt on the null target, torch on the CPU, tiny, and no figures.
 
-    ``out`` is the folder for logs and records. ``ahead`` is a target, as cuda:sm_90, that programs are only compiled for.
+    ``out`` is the folder for logs and records. ``ahead`` is a target, as cuda:sm_90, that programs are only compiled for. A dry
+    run that is ``full`` has graphrt's programs at their real size, which shows that a kit holds their kernels.
     """
 
     dry: bool
@@ -67,6 +69,19 @@ class Settings:
     out: Path = Path("runs/gpu")
     start: float = field(default_factory=time.monotonic)
     ahead: str = ""
+    full: bool = False
+
+    def ours(self, real: int, dry: int = 2) -> int:
+        """A batch, or another size, of graphrt's side: ``real``, or ``dry`` where little is enough."""
+        return dry if self.dry and not self.full else real
+
+    def theirs(self, real: int, dry: int = 2) -> int:
+        """The same of torch's side, which computes in a dry run too."""
+        return dry if self.dry else real
+
+    def some(self, every: Sequence[T], least: int = 2) -> Sequence[T]:
+        """``every``, or the first few of them."""
+        return every[:least] if self.dry and not self.full else every
 
     @property
     def device(self) -> str:

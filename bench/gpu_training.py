@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from bench import peers
 from bench.gpu_parts import Part, Row, Settings, clocked, ours, timed
 from graphrt import Program, models, optim
 from graphrt.runtime.machine import DataSheet, find_data_sheet
-from graphrt.runtime.roofline import predict
+from graphrt.runtime.roofline import Prediction, predict
+from graphrt.targets.triton.compile import build
+from graphrt.targets.triton.tune.bounds import bound
 from graphrt.targets.triton.tune.records import file as records_of
+from graphrt.targets.triton.tune.tuner import candidates_of
 
 MODES = ("eager", "default", "reduce-overhead", "max-autotune")
 WORST = 5  # launches that are printed: those that lose most beside their predictions
@@ -64,6 +68,12 @@ def batch_of(name: str, size: int, device: str) -> tuple[torch.Tensor, torch.Ten
     x = torch.randn(size, *net.image, generator=generator, device=device)
     y = torch.randint(net.classes, (size,), generator=generator, device=device)
     return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x, y
+
+
+def small(x: torch.Tensor, y: torch.Tensor, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
+    """The batch of torch's side: all of it, but in a dry run."""
+    size = settings.theirs(len(y))
+    return x[:size], y[:size]
 
 
 def step_of(net: graphrt.nn.Module, x: Any, y: Any, settings: Settings, half: bool, library: str = "never") -> Program:
@@ -127,7 +137,7 @@ def training(name: str, batch: int, goals: Goals, half: bool = True, at: str = "
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = half  # float32 means float32 on both sides
         ours = models.get(NETWORKS[name].model).build()
-        x, y = batch_of(name, 2 if settings.dry else batch, settings.device)
+        x, y = batch_of(name, settings.ours(batch), settings.device)
         steps = {"graphrt": our_step(ours, x, y, settings, half)}
         missing: dict[str, str] = {}
         for peer in peers:
@@ -143,7 +153,7 @@ def training(name: str, batch: int, goals: Goals, half: bool = True, at: str = "
                 if peer == BY_LIBRARY:
                     step = our_step(models.get(NETWORKS[name].model).build(), x, y, settings, half, "always")
                 else:
-                    step = their_step(NETWORKS[name].theirs(), x, y, mode, half)
+                    step = their_step(NETWORKS[name].theirs(), *small(x, y, settings), mode, half)
                 if not settings.dry:
                     step()  # which compiles it
                 timings = timed({**steps, peer: step}, settings)
@@ -185,9 +195,9 @@ def looked_into(name: str, batch: int, goals: Mapping[str, Any]) -> Part:
     def run(settings: Settings) -> Iterator[Row]:
         torch.backends.cudnn.benchmark = True
         net, theirs = pair(name)
-        x, y = batch_of(name, 2 if settings.dry else batch, settings.device)
+        x, y = batch_of(name, settings.ours(batch), settings.device)
         yield Row(part, "graphrt", note="not run: the time was over while it compiled")
-        program, other = step_of(net, x, y, settings, True), their_step(theirs, x, y, "eager", True)
+        program, other = step_of(net, x, y, settings, True), their_step(theirs, *small(x, y, settings), "eager", True)
         found: tuple[list[float], list[float]] = ([], [])
         for _ in range(1 if settings.dry else 5):
             found[0].append(float(program({"x": x, "y": y, "lr": 0.01})["loss"]))
@@ -198,7 +208,7 @@ def looked_into(name: str, batch: int, goals: Mapping[str, Any]) -> Part:
         speed = IMAGES * batch / step.median if step.median else 0.0
         yield Row(part, "graphrt throughput", speed, "images/s", goal=goals.get("images"))
         measured = program.profile({"x": x, "y": y, "lr": 0.01}, runs=1 if settings.dry else 10)
-        predicted = predict(program, sheet(settings), batch, compiled=True).launches
+        predicted = promised(program, settings, batch)
         lost = []
         for one, promise in zip(measured, predicted, strict=True):
             figures = 1e3 * one.seconds, "ms", promise.seconds / one.seconds if one.seconds else None
@@ -211,6 +221,15 @@ def looked_into(name: str, batch: int, goals: Mapping[str, Any]) -> Part:
         yield Row(part, f"all {len(measured)} launches", total, "ms", note=note)
 
     return run
+
+
+def promised(program: Program, settings: Settings, batch: int) -> list[Prediction]:
+    """The static bound of each launch: from the kit where that has them all, since to read machine code takes a minute."""
+    compilation = program._executable._compilation  # type: ignore[attr-defined]
+    target = compilation.options.gpu
+    known = [bound(build.key(code, target)) if code.grid else (0.0, "launch") for code in compilation.codes]
+    found = predict(program, sheet(settings), batch, compiled=None in known).launches
+    return [p if b is None else replace(p, seconds=b[0], bound=b[1]) for p, b in zip(found, known, strict=True)]
 
 
 def sheet(settings: Settings) -> DataSheet:
@@ -226,7 +245,7 @@ def alone(settings: Settings) -> Iterator[Row]:
     """Small networks: the captured graph of a step by itself, and a whole call, which the host takes part in."""
     for name, batch in (("LeNet-5", 64), ("MLP 784-128-10", 64)):
         part = f"{name} train b{batch}"
-        x, y = batch_of(name, 2 if settings.dry else batch, settings.device)
+        x, y = batch_of(name, settings.ours(batch), settings.device)
         program = step_of(models.get(NETWORKS[name].model).build(), x, y, settings, False)
         given = {"x": x, "y": y, "lr": 0.01}
         graph = clocked({"graph": ours(program, given)}, settings)["graph"]
@@ -245,8 +264,14 @@ def tuned(name: str, batch: int) -> Part:
 
     def run(settings: Settings) -> Iterator[Row]:
         yield Row(part, "graphrt", note="not run: the time was over while it was tuned")
-        network, size = ("MLP 784-128-10", 2) if settings.dry else (name, batch)
+        network, size = (name, batch) if settings.ours(1, 0) else ("MLP 784-128-10", 2)
         x, y = batch_of(network, size, settings.device)
+        if settings.full:  # trials of this size are for a GPU
+            os.environ["GRAPHRT_TUNE"] = "0"
+            yield Row(
+                part, "candidates", note=at_hand(step_of(models.get(NETWORKS[network].model).build(), x, y, settings, True))
+            )
+            return
         step = our_step(models.get(NETWORKS[network].model).build(), x, y, settings, True)
         found = timed({"graphrt": step}, settings)["graphrt"]
         yield Row(part, "graphrt", found.median, "ms", note=f"p10 {found.low:.4g}")
@@ -256,6 +281,18 @@ def tuned(name: str, batch: int) -> Part:
             yield Row(part, "records", float(len(records.read_text().splitlines())), "kernels", note=f"in {records.name}")
 
     return run
+
+
+def at_hand(program: Program) -> str:
+    """How many of tuning's candidates need not be compiled."""
+    compilation = program._executable._compilation  # type: ignore[attr-defined]
+    target = compilation.options.gpu
+    found: dict[str, bool] = {}
+    for code in compilation.codes:
+        for choice in candidates_of(code, 1) if code.grid else ():
+            one = code.configured(choice, "tuned")
+            found.setdefault(build.key(one, target), build.available(one, target))
+    return f"{sum(found.values())} of {len(found)} kernels are at hand"
 
 
 def curve(name: str, steps: int, batch: int, target: str, device: str) -> tuple[list[float], list[float]]:
@@ -301,9 +338,12 @@ def peak(settings: Settings) -> Iterator[Row]:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         before = 0 if settings.dry else torch.cuda.memory_allocated()
-        x, y = batch_of("ResNet-50", 2 if settings.dry else 256, settings.device)
+        x, y = batch_of("ResNet-50", settings.ours(256), settings.device)
         net = models.get("resnet50").build() if side == "graphrt" else None
-        step = our_step(net, x, y, settings, True) if net else their_step(NETWORKS["ResNet-50"].theirs(), x, y, "eager", True)
+        if net:
+            step = our_step(net, x, y, settings, True)
+        else:
+            step = their_step(NETWORKS["ResNet-50"].theirs(), *small(x, y, settings), "eager", True)
         for _ in range(1 if settings.dry else 3):
             step()
         settings.sync()

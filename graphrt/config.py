@@ -48,6 +48,9 @@ class Flags:
     tune: int = field(metadata={"env": "GRAPHRT_TUNE", "doc": "GPU kernels: 0 known configurations, 1 a dozen timed, 2 all"})
     tma: bool = field(metadata={"env": "GRAPHRT_TMA", "doc": "GPU kernels: operands through tensor descriptors where they can"})
     library: str = field(metadata={"env": "GRAPHRT_LIBRARY", "doc": "contractions by cuBLAS, cuDNN: never, auto or always"})
+    compile: bool = field(
+        metadata={"env": "GRAPHRT_COMPILE", "doc": "GPU kernels: 0: one that the cache lacks is an error (1)"}
+    )
     poison: bool = field(metadata={"env": "GRAPHRT_POISON", "doc": "fill the arena with NaN before each run"})
     guard: bool = field(metadata={"env": "GRAPHRT_GUARD", "doc": "interpret: a GPU's blocks, each access of a program checked"})
     winograd: int = field(metadata={"env": "GRAPHRT_WINOGRAD", "doc": "cpu: largest Winograd tile of 3x3 filters: 4, 2 or 0"})
@@ -76,6 +79,7 @@ class Flags:
             tune=_number("GRAPHRT_TUNE", 0),
             tma=_bool("GRAPHRT_TMA"),
             library=env.get("GRAPHRT_LIBRARY") or "never",
+            compile=_bool("GRAPHRT_COMPILE", "1"),
             poison=_bool("GRAPHRT_POISON"),
             guard=_bool("GRAPHRT_GUARD"),
             winograd=_number("GRAPHRT_WINOGRAD", 4),

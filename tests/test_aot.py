@@ -221,6 +221,8 @@ def test_float64_is_computed_in_double() -> None:
     x = g.input("x", (4096,), "float64")
     for name in "exp expm1 log1p tanh sinh atan erfc sin".split():
         g.output(name, getattr(F, name)(x))
+    g.output("atan2", F.atan2(x, x + 1.0))
+    g.output("erfinv", F.erfinv(F.tanh(x)))
     made = grt.compile(g, target="cuda:sm_90")._executable._compilation
     for code in made.codes:
         text = str(compile_kernel(code, made.module, "cuda:sm_90").asm["ptx"])

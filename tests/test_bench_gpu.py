@@ -20,7 +20,6 @@ from bench.gpu_training import BY_LIBRARY, NETWORKS, Goals, apart, curve, looked
 from bench.measure import RESULTS, Timing
 from graphrt import models
 from graphrt.targets.reference.evaluate import evaluate
-from graphrt.targets.triton.compile import build
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="compiles kernels, so it cannot run under TRITON_INTERPRET=1")
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
@@ -160,6 +159,12 @@ FAILED tests/test_a.py::test_two[x y] - AssertionError: 1 != 2
 """
 
 
+def test_files_of_the_suite_have_tests_for_a_gpu() -> None:
+    for name in gpu_checks.FILES:
+        text = (ROOT / "tests" / f"test_{name}.py").read_text()
+        assert "target" in text or "DEVICES" in text or "mark.gpu" in text, name
+
+
 def test_verdicts_of_the_suite() -> None:
     *failures, total = gpu_checks.verdicts("c", "tests", LOG, False)
     assert [row.what for row in failures] == ["test_b.py::test_four", "test_a.py::test_two[x y]"]
@@ -226,9 +231,10 @@ def test_a_kit_leaves_nothing_to_compile(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("GRAPHRT_CACHE", str(empty))
     with monkeypatch.context() as other:
         other.setattr(gpu_kit, "identity", lambda: "3.6.0 and others")
-        assert "compiled again" in gpu_kit.unpacked(kit) and not (empty / "triton").exists()
-    assert gpu_kit.unpacked(kit) == f"kit.tar: {count} kernels for cuda:sm_90 need not be compiled"
-    monkeypatch.setattr(build, "_binary", lambda *given: pytest.fail("compiles"))
+        text, complete = gpu_kit.unpacked(kit)
+        assert "compiled again" in text and not complete and not (empty / "triton").exists()
+    assert gpu_kit.unpacked(kit) == (f"kit.tar: {count} kernels for cuda:sm_90 need not be compiled", True)
+    monkeypatch.setenv("GRAPHRT_COMPILE", "0")
     for part in (bandwidth, gpu_checks.kinds, convolutions("wgrad")):
         assert not [row for row in part(Settings(True, 60.0)) if row.failed]
 

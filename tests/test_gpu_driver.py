@@ -118,10 +118,13 @@ def test_launches_are_captured_once_and_replayed() -> None:
     with NULL.recorded() as later:
         for i in range(3):
             program(feeds(i))
-    assert kinds(later) == {"replay": 3, "fetch": 3}  # no memory is allocated, nothing is launched by itself
+    # No memory is allocated, nothing is launched by itself; an event says when pinned memory was read.
+    assert kinds(later) == {"replay": 3, "fetch": 3, "copy": 6, "event": 3}
     with NULL.recorded() as profiled:
         program.profile(feeds(), runs=1)
-    assert kinds(profiled) == {"launch": 2 * count}  # the run that is timed, and one whose launches a trace shows
+    assert (
+        kinds(profiled)["launch"] == 2 * count and not kinds(profiled)["replay"]
+    )  # the run that is timed, and one whose launches a trace shows
 
 
 @needs_compiler
@@ -158,8 +161,12 @@ def test_a_number_is_written_where_it_is_not_there_yet() -> None:
 
 
 @needs_compiler
-def test_streams_wait_only_for_others() -> None:
-    """One event a run, which waits for the last one, and the last program on its state, where these were on other streams."""
+@pytest.mark.parametrize("lasting", [True, False])
+def test_streams_wait_only_for_others(lasting: bool) -> None:
+    """A run waits for the last one, and the last program on its state, where these were on other streams.
+
+    One that may be destroyed has an event behind each run; of others nothing is asked until another stream must wait.
+    """
 
     class Stream(HostStream):
         def __init__(self) -> None:
@@ -169,6 +176,9 @@ def test_streams_wait_only_for_others() -> None:
         def wait_event(self, event: Any) -> None:
             self.waited.append(event)
 
+        def wait_stream(self, stream: Any) -> None:
+            self.waited.append(stream)
+
         def record_event(self, event: Any = None) -> Any:
             self.recorded.append(event or object())
             return self.recorded[-1]
@@ -177,6 +187,8 @@ def test_streams_wait_only_for_others() -> None:
     driver = NullDriver("cuda:sm_90")
     now = [one]
     driver.stream = lambda: now[0]  # type: ignore[method-assign]
+    driver.fork = lambda: HostStream()  # type: ignore[method-assign]
+    driver.lasts = lambda stream: lasting  # type: ignore[method-assign]
     program = grt.compile(step(), target="cuda:sm_90")
     image = program._executable._compilation.image
     first, second = (DeviceBinary(image, driver, program.outputs) for _ in range(2))
@@ -184,6 +196,9 @@ def test_streams_wait_only_for_others() -> None:
         binary.attach(program.state)
     inputs = program._bind(feeds())
     inputs |= {name: torch.from_numpy(inputs[name]) for name in ("x", "y")}
+    for binary in (first, second):
+        binary.run(inputs, program.state, True)  # its first run has a stream of its own
+    events = 0 if lasting else 1
 
     def run(binary: DeviceBinary, stream: Stream, tensors: bool) -> tuple[list[Any], int]:
         now[0] = stream
@@ -192,17 +207,55 @@ def test_streams_wait_only_for_others() -> None:
         binary.run(inputs, program.state, tensors)
         return list(stream.waited), len(one.recorded) + len(other.recorded) - before
 
+    def end(stream: Stream) -> Any:
+        return stream if lasting else stream.recorded[-1]
+
     for tensors in (False, True):
         run(first, one, tensors)
-        assert run(first, one, tensors) == ([], 1)
-        last = one.recorded[-1]
+        assert run(first, one, tensors) == ([], events)
+        last = end(one)
         assert run(second, other, tensors)[0][-1] is last  # the state's; before it, that of its own memory
-        assert run(second, other, tensors) == ([], 1)
+        assert run(second, other, tensors) == ([], events)
+        last = end(other)
         waited, count = run(first, one, tensors)
-        assert waited == [other.recorded[-1]] and count == 1  # of its own run it was behind anyway
+        assert waited == [last] and count == events  # of its own run it was behind anyway
+        last = end(one)
         waited, count = run(first, other, tensors)
-        assert waited == [one.recorded[-1]] * 2 and count == 1
+        assert waited == [last] * 2 and count == events
         run(first, one, tensors)
+
+
+@needs_compiler
+def test_a_call_with_tensors_that_stay_is_one_replay() -> None:
+    """No copy of inputs or results, no event, nothing written that is there: in a loop that keeps the last loss."""
+    program = grt.compile(step(), target="null")
+    x, y = (torch.from_numpy(v) for v in (feeds()["x"], feeds()["y"]))
+    given = {"x": x, "y": y, "lr": 0.1}
+    with NULL.recorded() as first:
+        for _ in range(4):  # the first graph, one over the slots of inputs, and one for each of two regions of results
+            loss = program(given)["loss"]
+    assert kinds(first)["capture"] == 4 and kinds(first)["copy"] == 4
+    with NULL.recorded() as later:
+        for _ in range(3):
+            loss = program(given)["loss"]
+    assert kinds(later) == {"replay": 3}
+    kept = [loss, *(program(given)["loss"] for _ in range(3))]
+    assert len({t.data_ptr() for t in kept}) == 4  # who keeps more gets copies
+    with NULL.recorded() as elsewhere:
+        for i in range(5):
+            program({**given, "x": torch.zeros(5, 8, 16)[i]})
+    assert kinds(elsewhere)["copy"] == 10 and not kinds(elsewhere)["event"]
+    moved = torch.zeros(8 * 16 + 1)[1:].view(8, 16)  # not where kernels may load 16 bytes at once
+    turned = torch.zeros(16, 8).t()
+    for odd in (moved, turned):
+        with NULL.recorded() as log:
+            for _ in range(4):
+                program({**given, "x": odd})
+        assert kinds(log)["copy"] >= 4
+    numpy = feeds()
+    with NULL.recorded() as log:
+        program(numpy)
+    assert kinds(log) == {"copy": 2, "event": 1, "replay": 1, "fetch": 1}
 
 
 @needs_compiler
@@ -372,6 +425,7 @@ def test_the_gpu_driver_speaks_torch_cuda(monkeypatch: pytest.MonkeyPatch, hip: 
     stream, graph = (create_autospec(c, instance=True) for c in (torch.cuda.Stream, torch.cuda.CUDAGraph))
     stream.cuda_stream = 7
     cuda = {name: create_autospec(getattr(torch.cuda, name)) for name in ("current_stream", "stream", "device", "Event")}
+    stream.stream_id = 0
     cuda |= {"Stream": create_autospec(torch.cuda.Stream, return_value=stream)}
     cuda |= {"CUDAGraph": create_autospec(torch.cuda.CUDAGraph, return_value=graph)}
     cuda["current_stream"].return_value = stream

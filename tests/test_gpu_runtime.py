@@ -18,7 +18,7 @@ import graphrt as grt
 from graphrt import errors
 from graphrt import ops as F
 from graphrt.targets.reference.evaluate import evaluate
-from graphrt.targets.triton.binary import TOGETHER
+from graphrt.targets.triton.graphs import TOGETHER
 from graphrt.targets.triton.null import NullDriver
 
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
@@ -59,6 +59,49 @@ def test_tensors_of_the_device_stay_there(device: str) -> None:
     assert out[0]["scores"].data_ptr() != out[1]["scores"].data_ptr() and out[0]["scores"].shape == (8, 16)
     if device != "null":
         assert out[0]["loss"].item() > out[1]["loss"].item() > 0  # one step down, and the first result is still there
+
+
+def test_tensors_that_stay_are_read_as_they_are_at_each_call(device: str) -> None:
+    """In place, where a caller overwrites them between calls; all results are the caller's, however many are kept."""
+    where = "cuda" if device in ("cuda", "hip") else "cpu"
+    g = grt.Graph()
+    x, w = g.input("x", (8, 16)), g.parameter("w", np.ones((16, 16), np.float32))
+    g.output("y", x @ w)
+    g.output("sum", F.sum(x))
+    g.update(w, w + 1.0)
+    program = grt.compile(g, target=device)
+    x = torch.zeros(8, 16, device=where)
+    found = []
+    for i in range(9):
+        x.fill_(i)
+        found.append(program(x=x))
+    found.append(program(x=torch.full((8, 16), 9.0, device=where)))
+    found.append(program(x=np.full((8, 16), 10.0, np.float32)))
+    assert len({out[n].data_ptr() for out in found[:-1] for n in out}) == 2 * (len(found) - 1)
+    if device != "null":
+        for i, out in enumerate(found):
+            assert torch.equal(torch.as_tensor(out["y"]).cpu(), torch.full((8, 16), 16.0 * i * (i + 1))), i
+            assert float(out["sum"]) == 128 * i
+
+
+def test_a_tensor_that_the_program_writes_is_no_input_in_place(device: str) -> None:
+    """A parameter, and the result of the last call, as the input of the next."""
+    g = grt.Graph()
+    x, w = g.input("x", (16, 16)), g.parameter("w", np.ones((16, 16), np.float32))
+    g.update(w, w * 2.0)
+    g.output("y", F.sum(x, 0) + F.sum(w, 1))
+    g.output("z", x + 1.0)
+    program = grt.compile(g, target=device)
+    program({"x": np.zeros((16, 16), np.float32)})
+    own = program.state.tensor("w")
+    assert own.data_ptr() not in {t.data_ptr() for t in program._binary._captured.in_place({"x": own}).values()}
+    for i in range(1, 6):
+        out = program(x=own)
+        assert device == "null" or torch.equal(out["y"].cpu(), torch.full((16,), 32.0 * 2**i))
+    z = torch.zeros_like(own)
+    for i in range(6):
+        z = program(x=z)["z"]
+        assert device == "null" or z.unique().tolist() == [i + 1]
 
 
 def test_outputs_too_large_for_one_copy_and_empty_ones(device: str) -> None:
@@ -261,3 +304,16 @@ def test_profiles_hold_launches_without_work(target: str) -> None:
     if target != "cpu":
         (idle,) = (i for i, code in enumerate(program._executable._compilation.codes) if not code.grid)
         assert 0 < idle < len(found) - 1 and [i for i, f in enumerate(found) if f.seconds == 0] == [idle]
+
+
+@pytest.mark.interpret
+@pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1, set before Triton is imported")
+def test_an_interpreter_that_numpy_is_too_new_for_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+
+    monkeypatch.setattr(triton, "__version__", "3.6.0")
+    monkeypatch.setattr(np, "__version__", "2.4.6")
+    with pytest.raises(errors.TargetError, match="3.6.0's interpreter .* NumPy 2.4.6 refuses; install 'numpy<2.4'"):
+        grt.compile(step(False), target="interpret")
+    monkeypatch.setattr(np, "__version__", "2.3.5")
+    grt.compile(step(False), target="interpret")

@@ -116,8 +116,10 @@ FAULTS: dict[Any, str] = {
 }
 
 
+@pytest.mark.parametrize("pending", [guard._PENDING, 0])  # loads that are noted later, or at once
 @pytest.mark.parametrize("kernel", FAULTS, ids=lambda k: k.__name__)
-def test_what_is_wrong_is_named(kernel: Any) -> None:
+def test_what_is_wrong_is_named(kernel: Any, pending: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_PENDING", pending)
     memory = torch.arange(20.0)
     y, x = memory[:10], memory[10:]
     with pytest.raises(AccessError) as caught:

@@ -249,3 +249,29 @@ def test_rows_of_many_taps(target: str, rng: np.random.Generator) -> None:
     g.output("dx", dx)
     g.output("dw", dw)
     check(g, {n: rng.standard_normal(v.types[0].shape).astype(np.float32) for n, v in g.sources.items()}, target, 40)
+
+
+def test_a_sum_over_all_of_an_image_is_a_reduction() -> None:
+    """In any rank, and by any of its names; padded it is not. What is before and behind it shares its launch."""
+    x = data(2, 6, 4, 5)
+    compare(
+        {
+            "avg": same("avg_pool2d", [x], kernel_size=(4, 5)),
+            "adaptive": same("adaptive_avg_pool2d", [x], output_size=1),
+            "adaptive 1": same("adaptive_avg_pool1d", [data(2, 3, 7)], output_size=1),
+            "adaptive 3": same("adaptive_avg_pool3d", [data(2, 3, 2, 3, 4)], output_size=1),
+            "lp": same("lp_pool2d", [x + 3.0], norm_type=2.0, kernel_size=(4, 5)),
+            "padded": same("avg_pool2d", [data(2, 3, 2, 2)], kernel_size=2, padding=1),
+            "divisor": same("avg_pool2d", [x], kernel_size=(4, 5), divisor_override=7),
+        },
+        64,
+    )
+    g = grt.Graph()
+    x = g.input("x", (8, 64, 7, 7))
+    g.output("y", F.adaptive_avg_pool2d(F.relu(x), 1) * 2.0)
+    g.output("padded", F.avg_pool2d(x, 7, padding=1))
+    templates = [n.op.template for n in g.nodes if n.op.template]
+    assert templates == ["sum_pool"]
+    loss = F.sum(F.adaptive_avg_pool2d(x, 1) * F.adaptive_avg_pool2d(x, 1))
+    (dx,) = grt.grad(loss, [x])
+    assert "sum_pool_grad" not in {n.op.template for n in dx.graph.nodes}

@@ -205,10 +205,25 @@ def test_a_candidate_whose_bound_is_hopeless_is_not_run(folder: Path, monkeypatc
     code = code_of(product())
     keys = grt.compile(product(), target="cuda:sm_90")._executable.prepared(1)
     bounds = [bound(key) for key in keys]
-    assert len(keys) == len(tune.candidates_of(code, 1)) and all(b is not None and 0 < b < 1e-4 for b in bounds)
+    assert len(keys) == len(tune.candidates_of(code, 1)) and all(b is not None and 0 < b[0] < 1e-4 and b[1] for b in bounds)
     found = only(grt.compile(product(), target="null", tune=1))
     assert (found.form, found.config) == (code.form.name, code.config)
     assert len(found.rejected) == len(keys) - 1 and all("us at least by its instructions" in r for r in found.rejected)
+
+
+@needs_compiler
+def test_nothing_is_compiled_where_that_is_forbidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that the cache lacks is an error that names it; tuning makes do with the candidates that are there."""
+    ahead = grt.compile(product(m=144), target="cuda:sm_90")._executable
+    monkeypatch.setenv("GRAPHRT_COMPILE", "0")
+    with pytest.raises(errors.TargetError, match=r"1 kernels are not in the cache .*: matmul.*make gpu-kit prepares"):
+        grt.compile(product(m=144), target="null")
+    monkeypatch.delenv("GRAPHRT_COMPILE")
+    few = ahead.prepared(1, most=3)
+    assert len(few) == 3 and ahead.prepared(1, share=2.0) == few[:1]
+    monkeypatch.setenv("GRAPHRT_COMPILE", "0")
+    (reason, *others) = only(grt.compile(product(m=144), target="null", tune=1)).rejected
+    assert reason.endswith("candidates: not compiled before, and GRAPHRT_COMPILE=0 compiles none") and len(others) <= 2
 
 
 def test_levels_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

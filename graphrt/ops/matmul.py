@@ -76,6 +76,37 @@ register(
 )
 
 
+def _infer_pair(input: TensorType, other: TensorType, second: TensorType) -> Types:
+    if other != second.with_order(other.order):
+        raise ShapeError(f"matmul_pair needs two right operands of one type, got {other} and {second}")
+    return _infer_matmul(input, other) * 2
+
+
+def _pair_samples(rng: np.random.Generator) -> list[Sample]:
+    shapes = [((5, 7), (7, 3)), ((2, 4, 6), (2, 6, 5)), ((33, 20), (20, 65)), ((3, 0), (0, 2))]
+    return [Sample(tuple(rng.standard_normal(s).astype(np.float32) for s in (a, b, b)), {}) for a, b in shapes]
+
+
+def _pair_vjp(node: Node, dy: Value, dz: Value) -> list[Value]:
+    a, b, c = node.inputs
+    left = [_product(d, transpose(w, -1, -2), a) for d, w in ((dy, b), (dz, c))]
+    return [left[0] + left[1], *(_product(transpose(a, -1, -2), d, w) for d, w in ((dy, b), (dz, c)))]
+
+
+register(
+    OpDef(
+        name="matmul_pair",
+        kind=Kind.CONTRACTION,
+        infer=_infer_pair,
+        vjp=_pair_vjp,
+        reference=lambda input, other, second: (np.matmul(input, other), np.matmul(input, second)),
+        samples=_pair_samples,
+        template="matmul_pair",
+        flops=lambda n: 4 * n.types[0].size * n.inputs[0].shape[-1],
+    )
+)
+
+
 def _product_of_integers(a: Value, b: Value) -> Value:
     """``a @ b`` of integers, exact but for what its dtype cannot hold: products and their sum, which fuse."""
     shape = (*broadcast_shape(a.shape[:-2], b.shape[:-2]), a.shape[-2], a.shape[-1], b.shape[-1])

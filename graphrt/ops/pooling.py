@@ -18,6 +18,7 @@ from graphrt.ops.convolution import paddings
 from graphrt.ops.elementwise import pow as power
 from graphrt.ops.indexing import gather
 from graphrt.ops.reduction import amax
+from graphrt.ops.reduction import sum as total
 from graphrt.ops.slicing import concat, cut
 from graphrt.ops.source import iota
 from graphrt.ops.transcendental import floor_divide, remainder
@@ -63,7 +64,12 @@ def _along(op: str, x: Value, dim: int, attrs: Attrs) -> Value:
 
 
 def _pool(op: str, x: Value, attrs: Attrs) -> Value:
-    """``op`` over the windows of x [N, C, *spatial] in one, two or three dimensions."""
+    """``op`` over the windows of x [N, C, *spatial] in one, two or three dimensions.
+
+    A sum over all of an image is a reduction: others follow it in its kernel, and its gradient is a view.
+    """
+    if op == "sum_pool" and attrs["kernel"] == x.shape[2:] and not any(map(any, attrs["padding"])) and x.dtype.is_float:
+        return total(x, tuple(range(2, x.ndim)), keepdim=True)
     if x.ndim == 4:
         return apply(op, x, **attrs)
     if x.ndim == 3:

@@ -36,8 +36,9 @@ class Times:
     """The predictions of a target, in seconds: of moving a byte, of a launch, and of contractions (None: they stay apart).
 
     ``convolution`` is of a convolution or gradient with so many filters on so many channels (None: its own), ``product`` of a
-    matmul of so many rows, columns and terms of a sum. ``loads`` are bytes of loads beside which narrower ones are known to
-    cost. A target that ``keeps`` weights packed lays them side by side once, for all runs.
+    matmul of so many rows, columns and terms of a sum, ``pair`` what one kernel of two with one left operand saves. ``loads``
+    are bytes of loads beside which narrower ones are known to cost. A target that ``keeps`` weights packed lays them side by
+    side once, for all runs.
     """
 
     convolution: Callable[..., float] | None
@@ -46,6 +47,7 @@ class Times:
     loads: tuple[int, ...] = ()
     product: Callable[[Node, int, int, int], float] | None = None
     keeps: bool = False
+    pair: Callable[[Node, int, int, int], float] | None = None
 
     @property
     def templates(self) -> list[str]:

@@ -85,8 +85,8 @@ class State(Mapping[str, np.ndarray]):
     """Arrays by name. Reading gives the current values, live on the CPU and copied from a GPU; ``set`` overwrites.
 
     A buffer never moves once a program has its address. ``lock`` is held by whoever puts work on it in order, so programs that
-    share a state run one after the other, from whatever threads; ``done`` is the event after the last one of a GPU, on
-    ``stream``. What is read by name beside a run in another thread may be half written.
+    share a state run one after the other, from whatever threads; ``stream`` has the last one of a GPU, behind which
+    ``done`` is an event where the stream may go. What is read by name beside a run in another thread may be half written.
 
     A copy is a parameter in another dtype, which programs that update the parameter write as well; ``refresh`` makes it anew
     after anything else has written the parameter. Copies are not among the names.
@@ -129,8 +129,8 @@ class State(Mapping[str, np.ndarray]):
     def _settled(self) -> Iterator[None]:
         """Holds the lock, with nothing under way on the device."""
         with self.lock:
-            if self.done is not None:
-                self.done.synchronize()
+            if self.stream is not None:
+                (self.done or self.stream).synchronize()
             yield
 
     def _memory(self, name: str) -> np.ndarray:

@@ -209,6 +209,15 @@ TEMPLATES: dict[str, TemplateSpec] = {
             _matmul_extents,
             factors=("A", "B"),
         ),
+        TemplateSpec(
+            "matmul_pair",
+            "matmul",
+            {"A": tuple("bmk"), "B": tuple("bkn"), "C": tuple("bkn")},
+            tuple("bmn"),
+            _matmul_sizes,
+            _matmul_extents,
+            factors=("A", "B", "C"),
+        ),
         TemplateSpec("conv", "conv", {"X": _X, "W": _W}, _DY, _conv_sizes, _conv_extents, factors=("X", "W")),
         TemplateSpec("conv_dgrad", "conv", {"DY": _DY, "W": _W}, _X, _conv_sizes, _conv_extents, factors=("DY", "W")),
         TemplateSpec(

@@ -24,7 +24,7 @@ _MOST_TAPS = 64  # of a window that are written out, in all phases together (``p
 _HERE = Machine()
 
 
-def _interpreted(m: int, n: int, k: int) -> Config:
+def interpreted(m: int, n: int, k: int) -> Config:
     return {"BM": power(m, 16, 512), "BN": power(n, 16, 256), "BK": power(k, 16, 256), "num_warps": 1, "num_stages": 1}
 
 
@@ -50,7 +50,7 @@ def matmul_configs(
     ``plain`` kernel has room for larger tiles.
     """
     if machine.interpret:
-        return [(0.0, {**_interpreted(sizes["M"], sizes["N"], sizes["K"]), "PROGRAMS": 0})]
+        return [(0.0, {**interpreted(sizes["M"], sizes["N"], sizes["K"]), "PROGRAMS": 0})]
     gemm = matmul_gemm(sizes, itemsize, prologues=prologues)._replace(segment=segment, maps=maps, tma=tma, plain=plain)
     if tma:
         return walking(gemm, machine)
@@ -227,7 +227,7 @@ def conv_configs(
     """
     if machine.interpret:
         m, n, depth, _, _ = _matrix(kind, g)
-        return [(0.0, _interpreted(m, n, math.ceil(depth)))]
+        return [(0.0, interpreted(m, n, math.ceil(depth)))]
     found = ranked(_conv_gemm(kind, g, itemsize, prologues)._replace(segment=segment, maps=maps, plain=plain), machine)
     if kind == "dgrad" and machine.precision == "ieee" and itemsize == 4:
         for _, config in found:
@@ -308,7 +308,7 @@ def conv_tma_configs(
     gemm = gemm._replace(tiles=lambda bm, bn: _box_tiles(kind, g, bm, bn, box(bm) or (1, 1)))
     if machine.interpret:
         m, n, _, _, k = _matrix(kind, g)
-        found = [(0.0, {**_interpreted(m, n, k), "PROGRAMS": 0})]
+        found = [(0.0, {**interpreted(m, n, k), "PROGRAMS": 0})]
     else:
         found = walking(gemm, machine)
     return [(clocks, {**config, "BH": at[0], "BW": at[1]}) for clocks, config in found if (at := box(config["BM"])) is not None]

@@ -7,6 +7,9 @@ BK in ACC (float32, or float64 for float64 operands); tiles are at least 16 wide
 Algorithm: blocked GEMM on tensor cores with grouped ("swizzled") tile order for L2 reuse. PROGRAMS 0: each program
 computes one tile; else that many programs walk the tiles ("persistent"), and the loads of a tile overlap the epilogue of
 the one before. Split-K is a batch of partial products (the graph's business). Grid: ``config.matmul_grid``.
+
+``matmul_pair`` computes A[b] @ B[b] and A[b] @ C[b] (``LOAD_C`` as ``LOAD_B``): a program has a tile of both, and the epilogue
+``EPILOGUE(acc, acc1, b, m, n, mask, ARGS)`` gets both.
 """
 
 import triton
@@ -78,3 +81,46 @@ def matmul_tile(
         right = LOAD_B(b, k[:, None], n[None, :], k_ok[:, None] & n_ok, ARGS)
         acc = dot(left, right, acc, INPUT_PRECISION)
     EPILOGUE(acc, b, m[:, None], n[None, :], m_ok & n_ok, ARGS)
+
+
+@triton.jit(repr=lambda s: s.constants["NAME"])
+def matmul_pair(
+    ARGS,
+    LOAD_A: tl.constexpr,
+    LOAD_B: tl.constexpr,
+    LOAD_C: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    BATCH: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    INPUT_PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    NAME: tl.constexpr,
+    FIRST: tl.constexpr = 0,
+):
+    TILES_M: tl.constexpr = (M + BM - 1) // BM
+    TILES_N: tl.constexpr = (N + BN - 1) // BN
+    tile = tl.program_id(0) - FIRST
+    b = tile // (TILES_M * TILES_N)
+    if INTERPRETED:  # where a mask of a tensor and a scalar has no type
+        b += tl.zeros((1, 1), tl.int32)
+    tile_m, tile_n = grouped_tile(tile % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
+    m = tile_m * BM + tl.arange(0, BM)
+    n = tile_n * BN + tl.arange(0, BN)
+    m_ok = inside(m, M, BM)[:, None]
+    n_ok = inside(n, N, BN)[None, :]
+    first = tl.zeros((BM, BN), ACC)
+    second = tl.zeros((BM, BN), ACC)
+    for start in range(0, K, BK):
+        k = start + tl.arange(0, BK)
+        k_ok = inside(k, K, BK)
+        left = LOAD_A(b, m[:, None], k[None, :], m_ok & k_ok[None, :], ARGS)
+        right = LOAD_B(b, k[:, None], n[None, :], k_ok[:, None] & n_ok, ARGS)
+        first = dot(left, right, first, INPUT_PRECISION)
+        right = LOAD_C(b, k[:, None], n[None, :], k_ok[:, None] & n_ok, ARGS)
+        second = dot(left, right, second, INPUT_PRECISION)
+    EPILOGUE(first, second, b, m[:, None], n[None, :], m_ok & n_ok, ARGS)

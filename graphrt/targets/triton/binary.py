@@ -15,11 +15,10 @@ from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.runnable import Binary
 from graphrt.runtime.state import State
 from graphrt.targets.triton.driver import Driver, Launch
-from graphrt.targets.triton.image import Buffer, Image, aligned
+from graphrt.targets.triton.graphs import Graphs, Outputs
+from graphrt.targets.triton.image import Buffer, Image
 from graphrt.targets.triton.staging import Slots, flat, view
 from graphrt.types import TensorType
-
-TOGETHER = 64 << 10  # bytes of outputs up to which one copy takes them all
 
 
 class DeviceBinary(Binary):
@@ -37,26 +36,34 @@ class DeviceBinary(Binary):
         inputs = image.buffers("input")
         slots = {name: view(self._memory, b.offset, b.type) for name, b in inputs.items()}
         self._slots = Slots(driver, slots, {name: b.type for name, b in inputs.items()})
-        self._outputs = Outputs(self._memory, image.buffers("output"), outputs)
+        self._outputs = Outputs(driver, self._memory, image.buffers("output"), outputs)
+        self._captured = Graphs(driver, image, self._outputs, self._bound)
         self._state = image.buffers("state").keys()
+        self._state_of: dict[str, Any] = {}
         self._launches: list[Launch] = []
         self._replay: Callable[[], None] | None = None
         self._clocks: dict[int, Callable[[], list[float]]] = {}  # of all launches a number of times; 0: of each launch
         self._stream = driver.stream()  # of the last run
-        self._done = self._stream.record_event()  # the memory is zeroed, later: the last run is over
+        self._done = self._over(self._stream)  # the memory is zeroed, later: the last run is over
         self._streams: set[Any] = {self._stream}
 
     def attach(self, state: State, written: Collection[str] = ()) -> None:
         """Moves the state's buffers to the device and packs the launches: addresses are final."""
+        self._state_of = {name: state.on_device(name, self._driver) for name in self._state}
+        self._launches = self._bound({})
+        self._captured.attach([self._memory, *self._state_of.values()])
+
+    def _bound(self, given: Mapping[Buffer, Any]) -> list[Launch]:
+        """The launches on the arena and the state, but on the tensors ``given`` in place of some buffers."""
         scratch = self._memory[self.image.size - self.image.scratch :] if self.image.scratch else None
-        found: dict[Buffer, Any] = {}
+        found = dict(given)
 
         def tensor(b: Buffer) -> Any:
             if b not in found:
-                found[b] = state.on_device(b.name, self._driver) if b.space == "state" else flat(self._memory, b.offset, b.type)
+                found[b] = self._state_of[b.name] if b.space == "state" else flat(self._memory, b.offset, b.type)
             return found[b]
 
-        self._launches = [
+        return [
             self._driver.bind(self._kernels[launch.kernel], launch.grid, [*map(tensor, launch.buffers)], scratch)
             for launch in self.image.launches
         ]
@@ -77,20 +84,39 @@ class DeviceBinary(Binary):
         return self._slots.prefetch(inputs)
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
-        """Runs every launch. Results are new tensors of the device, or new NumPy arrays, which takes a wait."""
+        """Runs every launch. Results are tensors of the device that no later run overwrites, or new arrays, which takes a wait.
+
+        Tensors that lie where those of an earlier call did are read there, and not copied.
+        """
         with state.lock:
-            stream = self._begin(inputs, state)
-            if self._replay is not None:
-                self._replay()
+            stream = self._begin(state)
+            replay, held, region = self._choose(inputs) if tensors else (self._replay, {}, None)
+            self._fill({n: v for n, v in inputs.items() if n not in held} if held else inputs, stream)
+            if replay is not None:
+                replay()
             elif self._graphs and self._launches:
                 self._first()
             else:
                 self._driver.run(self._launches)
-            results = self._outputs.copy(lambda t: t.clone()) if tensors else {}
+            if not tensors:
+                results = {}
+            elif region is not None:
+                results = self._outputs.given(region)
+            else:
+                results = self._outputs.copy(self._driver.clone)
             self._end(state, stream)
         if tensors:
             return results
         return {name: to_numpy(t) for name, t in self._outputs.copy(self._driver.fetch).items()}
+
+    def _choose(self, inputs: Mapping[str, Any]) -> tuple[Callable[[], None] | None, Mapping[str, Any], int | None]:
+        """The graph for a call that wants tensors, if there is one, the inputs it reads in place, and the region of results."""
+        if self._replay is None:
+            return None, {}, None
+        held = {} if self._slots.staged(inputs) else self._captured.in_place(inputs)
+        region = self._outputs.free()
+        found, read = self._captured.find(held, region)
+        return (self._replay, {}, None) if found is None else (found, read, region)
 
     def one_by_one(self, inputs: Mapping[str, Any], state: State) -> Iterator[Callable[[Buffer], Any]]:
         """Runs once, launch by launch: before the first and behind each, what reads a buffer as it is then."""
@@ -101,7 +127,8 @@ class DeviceBinary(Binary):
             return self._driver.fetch(view(self._memory, b.offset, b.type))
 
         with state.lock:
-            stream = self._begin(inputs, state)
+            stream = self._begin(state)
+            self._fill(inputs, stream)
             yield read
             for launch in self._launches:
                 self._driver.run([launch])
@@ -121,33 +148,39 @@ class DeviceBinary(Binary):
         if self._graphs and self._launches and self._replay is None:
             self.run(inputs, state, True)
         with state.lock:
-            self._begin(inputs, state)
+            self._fill(inputs, self._begin(state))
             if key not in self._clocks:
                 self._clocks[key] = self._driver.clock(groups, self._graphs)
             return self._clocks[key]()
 
-    def _begin(self, inputs: Mapping[str, Any], state: State) -> Any:
-        """Everything before the launches, on the current stream, which is returned."""
+    def _begin(self, state: State) -> Any:
+        """Orders what follows behind earlier runs, on the current stream, which is returned."""
         stream = self._driver.stream()
         if stream != self._stream:  # else it is in order
-            stream.wait_event(self._done)
-        if state.done is not None and stream != state.stream:
-            stream.wait_event(state.done)
+            _wait(stream, self._stream, self._done)
+        if state.stream is not None and stream != state.stream:
+            _wait(stream, state.stream, state.done)
         if stream not in self._streams:
             self._streams.add(stream)
-            self._driver.keep(self._memory, stream)
-            for buffer in self.image.buffers("state").values():
-                self._driver.keep(state.on_device(buffer.name, self._driver), stream)
+            for memory in (self._memory, *self._outputs.regions(), *self._state_of.values()):
+                self._driver.keep(memory, stream)
         state.refresh(self._state)
+        return stream
+
+    def _fill(self, inputs: Mapping[str, Any], stream: Any) -> None:
+        """Everything else before the launches."""
         self._slots.fill(inputs, stream)
         if self._poison:
             self._memory[: self.image.temporary].fill_(0xFF)  # every float in it is NaN
-        return stream
 
     def _end(self, state: State, stream: Any) -> None:
         """Takes note that a run on ``stream`` is enqueued; what the host fetches behind it is there when the call returns."""
-        self._done = state.done = stream.record_event(self._done)
+        self._done = state.done = self._over(stream, self._done)
         self._stream = state.stream = stream
+
+    def _over(self, stream: Any, event: Any = None) -> Any:
+        """An event behind a run on ``stream``, where one is needed: a stream that lasts is asked when another must wait."""
+        return None if self._driver.lasts(stream) else stream.record_event(event)
 
     def _first(self) -> None:
         """The first run, on a side stream, loads what is loaded lazily; then the launches become a graph."""
@@ -159,25 +192,9 @@ class DeviceBinary(Binary):
         self._replay = self._driver.capture(self._launches)
 
 
-class Outputs:
-    """The outputs of a program, which lie side by side in ``memory``; small ones are copied together.
-
-    ``buffers`` are those that launches write, ``types`` all of them: one of no elements may have no buffer.
-    """
-
-    def __init__(self, memory: Any, buffers: Mapping[str, Buffer], types: Mapping[str, TensorType]) -> None:
-        start = min((b.offset for b in buffers.values()), default=0)
-        end = max((b.offset + aligned(b.type.nbytes) for b in buffers.values()), default=0)
-        offsets = {name: buffers[name].offset if name in buffers else start for name in types}
-        self._region = memory[start:end] if len(types) > 1 and end - start <= TOGETHER else None
-        self._apart = {name: view(memory, offsets[name], type) for name, type in types.items()}
-        self._within = {
-            name: (t.dtype, t.shape, t.stride(), (offsets[name] - start) // t.element_size()) for name, t in self._apart.items()
-        }
-
-    def copy(self, copy: Callable[[Any], Any]) -> dict[str, Any]:
-        """The outputs by name, in memory that ``copy`` made: one copy where they are small together, else one each."""
-        if self._region is None:
-            return {name: copy(t) for name, t in self._apart.items()}
-        region = copy(self._region)  # new memory, so it begins where its storage does
-        return {name: region.view(dtype).as_strided(*where) for name, (dtype, *where) in self._within.items()}
+def _wait(stream: Any, other: Any, event: Any) -> None:
+    """Lets ``stream`` wait for ``event``, or where there is none for all that ``other`` has got."""
+    if event is not None:
+        stream.wait_event(event)
+    else:
+        stream.wait_stream(other)

@@ -62,10 +62,10 @@ class Compilation:
         """Generated source: of one launch, or all of it."""
         return self.text if launch is None else "\n".join(self.codes[launch].text)
 
-    def prepared(self, tune: int) -> list[str]:
-        """Keys of the kernels of all launches and of tuning's candidates, which are in the cache then."""
+    def prepared(self, tune: int, share: float = 0.0, most: int | None = None) -> list[str]:
+        """Keys of the kernels of all launches and of tuning's candidates, which are in the cache then (``tune.ahead``)."""
         sheet = find_data_sheet(self.options.gpu)
-        return prepared(self.codes, self.kernels, self.module, self.options.gpu, sheet, tune)
+        return prepared(self.codes, self.kernels, self.module, self.options.gpu, sheet, tune, share, most)
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program`` as the folder ``path``. Raises OSError."""

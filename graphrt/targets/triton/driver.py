@@ -55,6 +55,18 @@ class Driver(Protocol):
     def keep(self, tensor: Any, stream: Any) -> None:
         """Tells the allocator that ``tensor`` is used on ``stream`` too, so that its memory outlives the work there."""
 
+    def lasts(self, stream: Any) -> bool:
+        """Whether ``stream`` cannot be destroyed behind one's back."""
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Copies the tensor ``source``, of the device or pinned, to ``target`` on the current stream."""
+
+    def clone(self, tensor: Any) -> Any:
+        """A copy in new memory, made on the current stream."""
+
+    def borrow(self, tensor: Any) -> None:
+        """Lets launches point to ``tensor``, which is a caller's, while the caller has it."""
+
     def load(self, kernel: Any) -> Any:
         """A compiled kernel, or a library's call as it is, loaded. Raises TargetError when this device cannot run it."""
 
@@ -138,6 +150,21 @@ class HostDriver:
 
     def keep(self, tensor: Any, stream: Any) -> None:
         """Memory is freed when nothing uses it."""
+
+    def lasts(self, stream: Any) -> bool:
+        """There is only one."""
+        return True
+
+    def copy(self, target: Any, source: Any) -> None:
+        """At once."""
+        target.copy_(source)
+
+    def clone(self, tensor: Any) -> Any:
+        """At once."""
+        return tensor.clone()
+
+    def borrow(self, tensor: Any) -> None:
+        """Launches can point to any memory."""
 
     def run(self, launches: Sequence[Launch]) -> None:
         """One after the other."""

@@ -125,12 +125,13 @@ class AheadExecutable(Executable):
         """The kernels that a library computes; how others are launched is known where the GPU is."""
         return self._compilation.configurations
 
-    def prepared(self, tune: int = 0) -> list[str]:
+    def prepared(self, tune: int = 0, share: float = 0.0, most: int | None = None) -> list[str]:
         """Fills the cache with all kernels, and those that tuning at level ``tune`` tries, for a machine that has the GPU.
 
-        Returns their keys. Raises ArgumentError for an architecture without a data sheet.
+        Tuning tries ``most`` candidates of each kernel whose launches take at least ``share`` of the predicted time. Returns
+        the kernels' keys. Raises ArgumentError for an architecture without a data sheet.
         """
-        return self._compilation.prepared(tune)
+        return self._compilation.prepared(tune, share, most)
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         """Raises TargetError: the GPU is not here."""

@@ -188,6 +188,21 @@ class GpuDriver:
         """Keeps the tensor's memory until the stream is done with it (record_stream)."""
         tensor.record_stream(stream)
 
+    def lasts(self, stream: Any) -> bool:
+        """Whether it is torch's own: the number of one that was made elsewhere (ExternalStream) is its address, an even one."""
+        return stream.stream_id == 0 or bool(stream.stream_id & 1)
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Does not wait."""
+        target.copy_(source, non_blocking=True)
+
+    def clone(self, tensor: Any) -> Any:
+        """Does not wait."""
+        return tensor.clone()
+
+    def borrow(self, tensor: Any) -> None:
+        """Launches can point to any memory of the GPU."""
+
     def load(self, kernel: KernelBinary | LibraryCall) -> Any:
         """The kernel's function on this GPU."""
         if isinstance(kernel, LibraryCall):

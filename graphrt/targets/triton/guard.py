@@ -21,6 +21,7 @@ from graphrt.errors import AccessError
 
 _SPACE = 44  # bits of the addresses that each buffer has to itself, half of them below it
 _NOBODY, _MANY = -1, -2
+_PENDING = 1 << 22  # loaded units that are kept in mind
 
 
 class _Pointer:
@@ -35,11 +36,45 @@ class _Pointer:
 
 
 class _Memory:
-    """Bytes that some buffers of a launch share, and the programs that loaded and stored each unit of them."""
+    """Bytes that some buffers of a launch share, and the programs that loaded and stored each unit of them.
+
+    Loads are noted in one piece when something is stored, which to most buffers nothing is, or when they are many.
+    """
 
     def __init__(self, start: int, end: int, unit: int) -> None:
-        self.start, self.end, self.unit = start, end, unit
-        self.stored, self.loaded = (np.full(-(-(end - start) // unit), _NOBODY, np.int32) for _ in range(2))
+        self.start, self.end, self.unit, self.size = start, end, unit, -(-(end - start) // unit)
+        self.stored: np.ndarray | None = None
+        self._loaded: np.ndarray | None = None
+        self._pending: list[tuple[int, np.ndarray]] = []
+        self._lanes = 0
+
+    def load(self, program: int, units: np.ndarray) -> None:
+        """Notes that ``program`` loads ``units``."""
+        self._pending.append((program, units))
+        self._lanes += units.size
+        if self._lanes > _PENDING:
+            self._settle()
+
+    def store(self, program: int, units: np.ndarray) -> None:
+        """Notes that ``program`` stores ``units``."""
+        if self.stored is None:
+            self.stored = np.full(self.size, _NOBODY, np.int32)
+        self.stored[units] = program
+
+    def loaded(self, units: np.ndarray) -> np.ndarray | None:
+        """The programs that loaded ``units``; None where nobody has loaded anything."""
+        self._settle()
+        return None if self._loaded is None else self._loaded[units]
+
+    def _settle(self) -> None:
+        if self._pending and self._loaded is None:
+            self._loaded = np.full(self.size, _NOBODY, np.int32)
+        for program, units in self._pending:
+            assert self._loaded is not None
+            found = self._loaded[units]
+            self._loaded[units] = np.where((found == _NOBODY) | (found == program), program, _MANY)
+        self._pending.clear()
+        self._lanes = 0
 
 
 class Watch:
@@ -64,49 +99,80 @@ class Watch:
     def _access(self, addresses: np.ndarray, mask: np.ndarray, itemsize: int, values: np.ndarray | None) -> np.ndarray:
         mask = np.asarray(mask)  # of a descriptor's box it is the bare memory
         addresses, mask = np.broadcast_arrays(addresses.astype(np.int64), mask.astype(bool))
-        lanes, found = addresses[mask], np.zeros(addresses.shape, np.uint64)
-        numbers = (lanes + (1 << _SPACE - 1) >> _SPACE) - 1
-        verb = "loads" if values is None else "stores"
-        stored = None if values is None else np.broadcast_to(values, addresses.shape)[mask]
-        real = np.zeros_like(lanes)
-        for number in np.unique(numbers):
-            if not 0 <= number < len(self._buffers):
-                self._fail(f"{verb} at an address that no buffer has")
-            mine = numbers == number
-            at = lanes[mine] - self._bases[number]
-            outside = (at < 0) | (at + itemsize > self._buffers[number][1].nbytes)
-            if outside.any():
-                self._fail(f"{verb} {self._element(number, at[outside][0])}, which is outside")
-            real[mine] = at + self._real[number]
-            self._record(int(number), at, itemsize, None if stored is None else stored[mine])
+        every = bool(mask.all())
+        lanes = addresses.reshape(-1) if every else addresses[mask]
+        if not lanes.size:
+            return np.zeros(addresses.shape, np.uint64)
+        stored = None
+        if values is not None:
+            values = np.broadcast_to(values, addresses.shape)
+            stored = values.reshape(-1) if every else values[mask]
+        low, high = int(lanes.min()), int(lanes.max())
+        if (number := _number(low)) == _number(high):  # as almost always
+            real = self._one(number, lanes, low, high, itemsize, stored)
+        else:
+            real = np.empty_like(lanes)
+            numbers = (lanes + (1 << _SPACE - 1) >> _SPACE) - 1
+            for number in map(int, np.unique(numbers)):
+                mine = numbers == number
+                part = lanes[mine]
+                ends = int(part.min()), int(part.max())
+                real[mine] = self._one(number, part, *ends, itemsize, None if stored is None else stored[mine])
+        if every:
+            return real.astype(np.uint64).reshape(addresses.shape)
+        found = np.zeros(addresses.shape, np.uint64)
         found[mask] = real.astype(np.uint64)
         return found
+
+    def _one(self, number: int, lanes: np.ndarray, low: int, high: int, itemsize: int, stored: np.ndarray | None) -> np.ndarray:
+        """The addresses in memory of ``lanes``, from ``low`` to ``high``, of which all mean buffer ``number``."""
+        verb = "loads" if stored is None else "stores"
+        if not 0 <= number < len(self._buffers):
+            self._fail(f"{verb} at an address that no buffer has")
+        base, nbytes = int(self._bases[number]), self._buffers[number][1].nbytes
+        at = lanes - base
+        if low < base or high - base + itemsize > nbytes:
+            outside = (at < 0) | (at + itemsize > nbytes)
+            self._fail(f"{verb} {self._element(number, at[outside][0])}, which is outside")
+        self._record(number, at, itemsize, stored)
+        return at + int(self._real[number])
 
     def _record(self, number: int, at: np.ndarray, itemsize: int, stored: np.ndarray | None) -> None:
         """Notes which elements of a buffer, ``at`` bytes from its start, the running program touches."""
         program, memory, start = _program(), self._memory[number], int(self._real[number])
         units = (at + (start - memory.start)) // memory.unit
-        units = (units[:, None] + np.arange(max(itemsize // memory.unit, 1))).reshape(-1)
+        if itemsize > memory.unit:
+            units = (units[:, None] + np.arange(itemsize // memory.unit)).reshape(-1)
 
-        def meet(others: np.ndarray, what: str) -> None:
+        def meet(others: np.ndarray | None, what: str) -> None:
+            if others is None:
+                return
             met = (others != _NOBODY) & (others != program)
             if met.any():
                 other, where = int(others[met][0]), units[met][0] * memory.unit + memory.start - start
                 who = "other programs" if other == _MANY else f"program {other}"
                 self._fail(f"{what.split()[0]} {self._element(number, where)}, which {who} {what.split()[1]} too")
 
-        meet(memory.stored[units], "loads stores" if stored is None else "stores stores")
-        loaded = memory.loaded[units]
+        meet(None if memory.stored is None else memory.stored[units], "loads stores" if stored is None else "stores stores")
         if stored is None:
-            memory.loaded[units] = np.where((loaded == _NOBODY) | (loaded == program), program, _MANY)
+            memory.load(program, units)
             return
-        meet(loaded, "stores loads")
+        meet(memory.loaded(units), "stores loads")
+        if not (at[1:] > at[:-1]).all() and not _distinct(units, memory.size):
+            self._twice(number, at, stored)
+        memory.store(program, units)
+
+    def _twice(self, number: int, at: np.ndarray, stored: np.ndarray) -> None:
+        """Raises AccessError where lanes store different values in one place."""
         order = np.argsort(at, kind="stable")
+        places = at[order]
+        again = places[1:] == places[:-1]
+        if not again.any():
+            return
         bits = np.ascontiguousarray(stored[order]).view(np.uint8).reshape(len(at), -1)
-        twice = (at[order][1:] == at[order][:-1]) & (bits[1:] != bits[:-1]).any(1)
+        twice = again & (bits[1:] != bits[:-1]).any(1)
         if twice.any():
-            self._fail(f"stores two values at once at {self._element(number, at[order][1:][twice][0])}")
-        memory.stored[units] = program
+            self._fail(f"stores two values at once at {self._element(number, places[1:][twice][0])}")
 
     def _element(self, number: int, at: int) -> str:
         name, tensor = self._buffers[number]
@@ -184,6 +250,18 @@ def _watched(watch: Watch) -> Iterator[None]:
     finally:
         for name in hooks:
             delattr(builder, name)
+
+
+def _number(address: int) -> int:
+    """The number of the buffer whose address space ``address`` is in."""
+    return (address + (1 << _SPACE - 1) >> _SPACE) - 1
+
+
+def _distinct(units: np.ndarray, size: int) -> bool:
+    """Whether no two of ``units``, numbers below ``size``, are the same; without sorting them."""
+    last, own = np.empty(size, np.int32), np.arange(units.size, dtype=np.int32)
+    last[units] = own
+    return bool((last[units] == own).all())
 
 
 def _program() -> int:

@@ -30,6 +30,7 @@ class InterpretDriver(HostDriver):
     target = "interpret"
 
     def __init__(self, guard: bool = False) -> None:
+        import numpy as np
         import triton
         from triton.runtime.interpreter import interpreter_builder
 
@@ -39,6 +40,11 @@ class InterpretDriver(HostDriver):
             raise TargetError(
                 "target 'interpret' needs TRITON_INTERPRET=1 in the environment before Triton is imported, "
                 "in a process of its own"
+            )
+        if _version(triton.__version__) < (3, 7) and _version(np.__version__) >= (2, 4):
+            raise TargetError(
+                f"target 'interpret': Triton {triton.__version__}'s interpreter takes arrays of one element for numbers, which "
+                f"NumPy {np.__version__} refuses; install 'numpy<2.4', or Triton 3.7 or later"
             )
         interpreter_builder.options = replace(interpreter_builder.options, sanitize_overflow=False)
 
@@ -61,3 +67,8 @@ class InterpretDriver(HostDriver):
             return lambda stream: guard.launch(function, (grid,), (tuple(buffers),), constants, names)
         launch, args = loaded.function[(grid,)], tuple(buffers)
         return lambda stream: launch(args, **loaded.constants)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The first two numbers of a version."""
+    return tuple(int(part) for part in text.split(".")[:2])

@@ -17,7 +17,7 @@ from typing import Any
 
 from graphrt.errors import TargetError
 from graphrt.runtime.forking import TARGET, make_lock
-from graphrt.targets.triton.driver import HostDriver, Launch
+from graphrt.targets.triton.driver import HostDriver, HostStream, Launch
 from graphrt.targets.triton.kernel import KernelBinary
 from graphrt.targets.triton.library import LibraryCall
 
@@ -30,11 +30,34 @@ SHARED = {"cuda:sm_75": 64, "cuda:sm_80": 163, "cuda:sm_86": 99, "cuda:sm_89": 9
 
 @dataclass(frozen=True)
 class Event:
-    """An order that the driver was given: allocate, place, load, launch, capture, replay or fetch; and the name or the size."""
+    """An order that the driver was given, and the name or the size.
+
+    One of allocate, place, load, launch, capture, replay, copy, clone, fetch, event (recorded), wait (for a stream or event).
+    """
 
     kind: str
     name: str = ""
     size: int = 0
+
+
+class NullStream(HostStream):
+    """The null driver's stream, which records what is asked of it by ``note``."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+
+    def wait_event(self, event: Any) -> None:
+        """Nothing is under way."""
+        self._note("wait")
+
+    def wait_stream(self, stream: Any) -> None:
+        """Nothing is under way."""
+        self._note("wait")
+
+    def record_event(self, event: Any = None) -> Any:
+        """An event that has happened."""
+        self._note("event")
+        return self
 
 
 class NullDriver(HostDriver):
@@ -49,6 +72,7 @@ class NullDriver(HostDriver):
         self._ends: dict[int, int] = {}
         self._lock = make_lock(TARGET)
         self._logs: list[list[Event]] = []
+        self._stream = NullStream(self._note)
 
     @contextmanager
     def recorded(self) -> Iterator[list[Event]]:
@@ -97,6 +121,21 @@ class NullDriver(HostDriver):
         """Copies in CPU memory."""
         self._note("fetch", size=tensor.nbytes)
         return super().fetch(tensor)
+
+    def copy(self, target: Any, source: Any) -> None:
+        """In CPU memory."""
+        self._note("copy", size=source.nbytes)
+        super().copy(target, source)
+
+    def clone(self, tensor: Any) -> Any:
+        """In CPU memory, which is not the driver's."""
+        self._note("clone", size=tensor.nbytes)
+        return super().clone(tensor)
+
+    def borrow(self, tensor: Any) -> None:
+        """Its memory is live as long as the tensor is."""
+        if tensor.data_ptr() not in self._ends:
+            self._known(tensor)
 
     # --- kernels --------------------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ class Pinned:
         arrays: dict[str, Any] = {}
         for name, value in values.items():
             if self._driver.owns(value):
-                slots[name].copy_(value)
+                self._driver.copy(slots[name], value)
                 held.pop(name, None)
             elif value.size != 1:
                 arrays[name] = value
@@ -61,7 +61,7 @@ class Pinned:
             if name not in self._buffers:
                 self._buffers[name] = view(self._driver.pinned(types[name].nbytes), 0, types[name])
             self._buffers[name].copy_(from_numpy(array))
-            slots[name].copy_(self._buffers[name], non_blocking=True)
+            self._driver.copy(slots[name], self._buffers[name])
         self._taken = self._driver.stream().record_event(self._taken)
 
 
@@ -99,8 +99,7 @@ class Slots:
     def fill(self, values: Mapping[str, Any], stream: Any) -> None:
         """Copies ``values`` into their slots on ``stream``, the current one. Inputs that nothing reads are left out."""
         values = {n: v for n, v in values.items() if n in self._slots}
-        brought = self._staging if self._copies is not None else ()
-        staged = [s for s in brought if any(v is s.tensors.get(n) for n, v in values.items())]
+        staged = self.staged(values)
         for s in staged:
             stream.wait_event(s.arrived)
         self._turn = (self._turn + 1) % PINNED
@@ -109,6 +108,11 @@ class Slots:
             s.read = stream.record_event()
             for tensor in s.tensors.values():
                 self._driver.keep(tensor, stream)
+
+    def staged(self, values: Mapping[str, Any]) -> list[Staging]:
+        """Where those of ``values`` lie that ``prefetch`` brought."""
+        brought = self._staging if self._copies is not None else ()
+        return [s for s in brought if any(v is s.tensors.get(n) for n, v in values.items())]
 
     def prefetch(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Starts copying ``values`` to staging memory; what is returned is for a later ``fill``, AHEAD later at most."""

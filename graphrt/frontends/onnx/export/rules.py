@@ -157,6 +157,12 @@ def _matmul(w: Writer, node: Node, attrs: Attrs) -> str:
     return w.emit("MatMul", *map(w.name, node.inputs))
 
 
+@rule("matmul_pair")
+def _matmul_pair(w: Writer, node: Node, attrs: Attrs) -> tuple[str, ...]:
+    x, *weights = map(w.name, node.inputs)
+    return tuple(w.emit("MatMul", x, weight) for weight in weights)
+
+
 def _pads(padding: Sequence[tuple[int, int]]) -> list[int]:
     return [p[0] for p in padding] + [p[1] for p in padding]
 

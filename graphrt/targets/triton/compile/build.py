@@ -25,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from graphrt.config import Flags
 from graphrt.errors import TargetError
 from graphrt.files import cache, cache_path, intact, sealed, whole, writable
 from graphrt.targets.templates import find_kernels
@@ -36,6 +37,7 @@ from graphrt.targets.triton.kernel import KernelBinary
 from graphrt.targets.triton.library import LibraryCall
 
 _MOST_REGISTERS = 255
+_NAMED = 3  # kernels that an error names
 PARALLEL = 4  # kernels to compile, from which on other processes help: one takes a second to start
 _POINTERS = {
     "bool": "*i1", "uint8": "*u8", "int8": "*i8", "int16": "*i16", "int32": "*i32", "int64": "*i64", "float16": "*fp16",
@@ -150,10 +152,13 @@ def build(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> tuple
 def prepare(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> dict[str, LaunchCode]:
     """Fills the cache with the distinct kernels of ``codes``, and returns these by key.
 
-    Where there are few, or one does not compile, that is left to ``cached``.
+    Where there are few, or one does not compile, that is left to ``cached``. Raises TargetError where some are missing and
+    none may be compiled (GRAPHRT_COMPILE=0).
     """
     first = _distinct(codes, target)
     missing = _missing(first)
+    if missing and not Flags.read().compile:
+        raise TargetError(_lacking(missing, target))
     if len(missing) >= PARALLEL and min(cores(), len(missing) // 2) > 1:
         _compile_aside(missing, module, target)
     return first
@@ -162,6 +167,20 @@ def prepare(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> dic
 def overdue(codes: Sequence[LaunchCode], module: ModuleType, target: str, seconds: float) -> set[str]:
     """As ``prepare``, but returns the keys of kernels that took longer than ``seconds`` each and were given up."""
     return _compile_aside(_missing(_distinct(codes, target)), module, target, seconds)
+
+
+def available(code: LaunchCode, target: str) -> bool:
+    """Whether the kernel of ``code`` is in the cache, or may be compiled, or a library computes it."""
+    return code.call is not None or Flags.read().compile or intact(_path(key(code, target)))
+
+
+def _lacking(codes: Sequence[LaunchCode], target: str) -> str:
+    names = ", ".join(f"{code.display} ({key(code, target)[:8]})" for code in codes[:_NAMED])
+    more = f" and {len(codes) - _NAMED} more" if len(codes) > _NAMED else ""
+    return (
+        f"{len(codes)} kernels are not in the cache {cache_path('triton/kernels')}, and GRAPHRT_COMPILE=0 compiles none: "
+        f"{names}{more}; make gpu-kit prepares those of bench.gpu, GRAPHRT_COMPILE=1 compiles here"
+    )
 
 
 def _distinct(codes: Sequence[LaunchCode], target: str) -> dict[str, LaunchCode]:
@@ -181,6 +200,8 @@ def cached(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary | 
         return code.call
     path = _path(key(code, target))
     if not intact(path):
+        if not Flags.read().compile:
+            raise TargetError(_lacking([code], target))
         binary = _binary(code, module, target)
         path = cache("triton/kernels") / path.name
         with whole(path, sealed=True) as file:  # others may compile the same kernel

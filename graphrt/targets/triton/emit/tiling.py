@@ -65,10 +65,19 @@ def _tile(kernel: TemplateKernel, prologues: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
-    from graphrt.kernels.triton import config  # type: ignore[import-not-found]
+    from graphrt.kernels.triton import config, pair_config  # type: ignore[import-not-found]
 
     sizes, machine = kernel.sizes, options.machine
     precision = {"INPUT_PRECISION": machine.precision}
+    if kernel.spec.name == "matmul_pair":
+        left, *right = closures.prologues
+        form, tile = _form("matmul", "matmul_pair", closures.plain, sizes, precision), _tile(kernel, (left, max(right)))
+        more = {"prologues": tile["prologues"], "maps": tile["maps"]}
+        found = pair_config.pair_configs(sizes, kernel.factors.itemsize, machine, **more)
+        return [
+            Choice(form, c, n := pair_config.pair_grid(sizes, c), clocks, 2 * -(-sizes["K"] // c["BK"]), n)
+            for clocks, c in found
+        ]
     forms = [(_form("matmul", "matmul", closures.plain, sizes, precision), False)]
     if closures.described is not None:
         forms.append((_form("matmul_tma", "matmul_tma", closures.described, sizes, precision), True))
@@ -219,7 +228,7 @@ def _parts(sizes: Any, itemsize: int, options: Options) -> int:
 def times(options: Options) -> Times:
     """Predicted times of contractions: the longer of their tiles' time and their bytes' from memory, and a launch."""
     find_kernels()
-    from graphrt.kernels.triton import config, cost
+    from graphrt.kernels.triton import config, cost, pair_config
 
     byte = 1 / (cost.multiprocessor(options.arch).memory * options.units)  # clocks
 
@@ -244,11 +253,23 @@ def times(options: Options) -> Times:
         sums = cost.LAUNCH + (parts + 1) * 4 * batch * m * n * byte if parts > 1 else 0.0
         return (max(clocks, itemsize * batch * (m * n + m * k + k * n) * byte) + sums + cost.LAUNCH) / CLOCK
 
+    def pair_of(node: Node, m: int, n: int, k: int) -> float:
+        batch, itemsize = math.prod(node.types[0].shape[:-2]), node.inputs[0].dtype.itemsize
+        sizes = {"BATCH": batch, "M": m, "N": n, "K": k}
+        found = pair_config.pair_configs(sizes, itemsize, machine)
+        result, moved = itemsize * batch * m * n, itemsize * batch * (m * n + m * k + k * n)
+        plain = max(config.matmul_configs(sizes, itemsize, machine, plain=True)[0][0], moved * byte) + cost.LAUNCH
+        one = CLOCK * product(batch, m, n, k, itemsize)
+        pair = max(found[0][0], (moved + itemsize * batch * k * n) * byte) + cost.LAUNCH
+        return (min(plain, one) + one + result * byte - pair) / CLOCK
+
     def product_of(node: Node, m: int, n: int, k: int) -> float:
         return product(math.prod(node.types[0].shape[:-2]), m, n, k, node.inputs[0].dtype.itemsize)
 
     loads = (8, 16) if options.arch.startswith("sm_") else ()  # an AMD compiler's narrow loads were not looked at
-    return Times(convolution, byte / CLOCK, cost.LAUNCH / CLOCK, loads, product_of)
+    # AMD's compiler spills where a kernel holds two things, and a library has no pairs.
+    pair = pair_of if options.library == "never" and not options.stores_fragments else None
+    return Times(convolution, byte / CLOCK, cost.LAUNCH / CLOCK, loads, product_of, pair=pair)
 
 
 def on_load(options: Options) -> OnLoad:

@@ -25,14 +25,23 @@ def prepared(
     target: str,
     sheet: DataSheet,
     level: int,
+    share: float = 0.0,
+    most: int | None = None,
 ) -> list[str]:
     """Fills the cache with the kernels of ``codes`` and the candidates of tuning at ``level``, with their bounds; their keys.
 
-    A candidate that does not compile is left out.
+    Tuning has ``most`` candidates, and kernels whose launches take less than ``share`` of the predicted time have none but the
+    heuristic's. A candidate that does not compile is left out.
     """
+    times: dict[str, float] = {}
+    for code, group in zip(codes, kernels, strict=True):
+        name = build.key(code, target)
+        times[name] = times.get(name, 0.0) + expected(launch_cost(group), sheet)[0]
+    least = share * sum(times.values())
     wanted: dict[str, tuple[LaunchCode, Sequence[Kernel]]] = {}
     for code, group in zip(codes, kernels, strict=True):
-        for choice in candidates_of(code, level) if level else [code.choice]:
+        tuned = level and times[build.key(code, target)] >= least
+        for choice in candidates_of(code, level)[:most] if tuned else [code.choice]:
             one = code.configured(choice, code.origin)
             if one.grid and one.call is None:
                 wanted.setdefault(build.key(one, target), (one, group))
@@ -48,5 +57,5 @@ def prepared(
         for key, text in zip(new, listings([binaries[key].code for key in new], target.split(":")[1]), strict=True):
             code, group = wanted[key]
             cost = launch_cost(group)
-            keep(key, expected(cost, sheet, work_of(binaries[key], text, code.choice, cost))[0])
+            keep(key, *expected(cost, sheet, work_of(binaries[key], text, code.choice, cost)))
     return list(binaries)

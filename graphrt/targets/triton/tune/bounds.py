@@ -14,14 +14,15 @@ from graphrt.files import cache, whole
 FOLDER = "triton/bounds"
 
 
-def bound(key: str) -> float | None:
-    """Seconds that the kernel called ``key`` takes at least; None where that is not known."""
+def bound(key: str) -> tuple[float, str] | None:
+    """Seconds that the kernel called ``key`` takes at least, and the limit that says so; None where that is not known."""
     with contextlib.suppress(OSError, ValueError):
-        return float((Flags.read().cache / FOLDER / key).read_text())
+        seconds, limit = (Flags.read().cache / FOLDER / key).read_text().split()
+        return float(seconds), limit
     return None
 
 
-def keep(key: str, seconds: float) -> None:
-    """Notes that the kernel called ``key`` takes so long at least. Raises OSError."""
+def keep(key: str, seconds: float, limit: str) -> None:
+    """Notes that the kernel called ``key`` takes so long at least, because of ``limit``. Raises OSError."""
     with whole(cache(FOLDER) / key) as file:
-        file.write_text(f"{seconds:.9g}")
+        file.write_text(f"{seconds:.9g} {limit}")

@@ -113,10 +113,20 @@ class Tuner:
         return configured, list(shown.values())
 
     def _search(self, wanted: Mapping[str, tuple[int, LaunchCode]], level: int) -> list[records.Record]:
-        candidates = {k: candidates_of(code, level) for k, (_, code) in wanted.items()}
-        every = [code.configured(c, "tuned") for k, (_, code) in wanted.items() for c in candidates[k]]
+        candidates = {k: self._available(k, code, level) for k, (_, code) in wanted.items()}
+        tried = {k: w for k, w in wanted.items() if len(candidates[k]) > 1}
+        every = [code.configured(c, "tuned") for k, (_, code) in tried.items() for c in candidates[k]]
         self._overdue = overdue(every, self._module, self._driver.target, COMPILING)
-        return [r for k, (i, code) in wanted.items() if (r := self._best(k, i, code, candidates[k])) is not None]
+        return [r for k, (i, code) in tried.items() if (r := self._best(k, i, code, candidates[k])) is not None]
+
+    def _available(self, key: str, code: LaunchCode, level: int) -> list[Choice]:
+        """The candidates of ``code``; where none may be compiled, those that are."""
+        found = candidates_of(code, level)
+        kept = [c for c in found if build.available(code.configured(c, "tuned"), self._driver.target)]
+        if len(kept) < len(found):
+            why = f"{len(found) - len(kept)} candidates: not compiled before, and GRAPHRT_COMPILE=0 compiles none"
+            self._rejected.setdefault(key, []).append(why)
+        return kept
 
     def _best(self, key: str, launch: int, code: LaunchCode, choices: Sequence[Choice]) -> records.Record | None:
         """The record of the fastest of ``choices`` that is right; None where the heuristic itself is not."""
@@ -132,7 +142,7 @@ class Tuner:
         kept = [(heuristic, first)]
         least = min(4, self._warps(first))
         names = {id(c): build.key(code.configured(c, "tuned"), self._driver.target) for c in others if c.form.call is None}
-        bounds = {name: known for name in names.values() if (known := bound(name)) is not None}
+        bounds = {name: known[0] for name in names.values() if (known := bound(name)) is not None}
         most = HOPELESS * self._times(trial, kept)[0] if bounds else math.inf
         for choice in others:
             try:
