@@ -70,8 +70,13 @@ BATCHES = [
 ]
 
 
-def steps(graph: Graph, mesh: Mesh) -> tuple[list[float], dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
-    """The losses of a few steps of all processes, the state behind them, whole, and what each process keeps."""
+def steps(
+    graph: Graph, mesh: Mesh, whole: bool = False
+) -> tuple[list[float], dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
+    """The losses of a few steps of all processes, the state behind them, whole, and what each process keeps.
+
+    Each has its part of the batch, or the ``whole`` of it.
+    """
     cuts = shardings(mesh, list(graph.sources.values()))
     own = [mesh.coordinates(rank) for rank in range(mesh.size)]
     states = [{name: cuts[name].part(a, at) if name in cuts else a.copy() for name, a in graph.initial.items()} for at in own]
@@ -81,15 +86,15 @@ def steps(graph: Graph, mesh: Mesh) -> tuple[list[float], dict[str, np.ndarray],
         rows = BATCH // mesh.axes["dp"]
         tables = []
         for at, state in zip(own, states, strict=True):
-            part = slice(at["dp"] * rows, (at["dp"] + 1) * rows)
+            part = slice(None) if whole else slice(at["dp"] * rows, (at["dp"] + 1) * rows)
             feeds = {**state, "x": x[part], "t": t[part]}
             tables.append({n.outputs[0]: np.asarray(feeds[name]) for name, n in graph.sources.items()})
         walk_ranks(nodes, mesh, tables)
         losses.append(float(tables[0][graph.outputs["loss"]]))
         for state, table in zip(states, tables, strict=True):
             state.update({name: table[v] for name, v in graph.updates.items()})
-    whole = {n: cuts[n].join([s[n] for s in states]) if n in cuts else states[0][n] for n in states[0]}
-    return losses, whole, states
+    joined = {n: cuts[n].join([s[n] for s in states]) if n in cuts else states[0][n] for n in states[0]}
+    return losses, joined, states
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -142,6 +147,28 @@ def test_what_was_sharded_is_in_evaluation_too() -> None:
     g.output("y", x @ w + b)
     graph = shard_updates(g, "fsdp", {"w": True, "b": False}, [])
     assert graph.sources["w"].attrs["cuts"] and "cuts" not in graph.sources["b"].attrs
+
+
+@pytest.mark.parametrize("policy", POLICIES[1:])
+def test_a_rest_that_all_take_whole_is_stepped_in_parts_too(policy: str) -> None:
+    """Where nothing varies gradients are no sums over processes, and the state is sharded as in the other program."""
+    mesh, alone = Mesh(dp=2), Mesh(dp=1)
+    expected, state, _ = steps(built(alone, optim.AdamW(lr=0.05), BATCH), alone)
+    g, rng = Graph(mesh), np.random.default_rng(0)
+    x, t = g.input("x", (BATCH, 8)), g.input("t", (BATCH, 5))
+    params = {name: g.parameter(name, rng.standard_normal(shape)) for name, shape in SHAPES.items()}
+    seen = g.parameter("seen", np.zeros(6), trainable=False)
+    h = F.relu(x @ params["w1"] + params["b1"])
+    g.update(seen, seen * 0.9 + F.mean(h, 0) * 0.1)
+    y = h @ params["w2"] + params["b2"]
+    loss = g.output("loss", F.mean((y - t) * (y - t)))
+    optim.AdamW(lr=0.05).apply([*params.values()], grt.grad(loss, [*params.values()]), g.constant(0.05))
+    graph = shard_updates(g, policy, {}, [])
+    assert "cuts" in graph.sources["w1.exp_avg"].attrs
+    losses, found, _ = steps(graph, mesh, whole=True)
+    np.testing.assert_allclose(losses, expected, rtol=1e-9)
+    for key, array in state.items():
+        np.testing.assert_allclose(found[key], array, rtol=1e-7, atol=1e-9, err_msg=key)
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=3), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32 - 1))

@@ -61,13 +61,15 @@ class _Plan:
 
 def _plan(graph: Graph, mesh: Mesh, policy: str, held: Mapping[str, bool]) -> _Plan:
     blocked: set[Value] = set()
+    sums = [n for n in graph.nodes if n.origin.phase == "bwd" and _is_sum(n, mesh.data)]
+    scattered = set() if policy == "zero1" else set(sums)
     while True:
         plan = _Plan(_can(graph, mesh, blocked))
         for name, v in graph.updates.items():
             if v in plan.can and v.node.origin.phase == "opt" and graph.sources[name].outputs[0] in plan.can:
                 plan.roots.add(name)
         pending = [*graph.outputs.values(), *(v for name, v in graph.updates.items() if name not in plan.roots)]
-        _mark(plan, policy, pending, [graph.updates[name] for name in plan.roots])
+        _mark(plan, scattered, pending, [graph.updates[name] for name in plan.roots])
         state = {v for v in plan.can if _is_state(v)}
         late = {v for v in state if v in plan.whole or v.name not in plan.roots} - blocked
         if not late:
@@ -99,13 +101,17 @@ def _can(graph: Graph, mesh: Mesh, blocked: set[Value]) -> set[Value]:
         if node.op.name == "parameter":
             if node.attrs["trainable"] or node.name in graph.updates:
                 found.add(y)
-        elif node.op.name == "all_reduce":
-            if node.origin.phase == "bwd" and node.attrs["axis"] == mesh.data and node.attrs["op"] == "sum":
-                found.add(y)
+        elif node.origin.phase == "bwd":
+            found.add(y)  # a gradient
         elif node.origin.phase == "opt" and _by_element(node) and all(_is_number(x) or x in found for x in node.inputs):
             if node.inputs and (_is_number(y) or any(x in found for x in node.inputs)):
                 found.add(y)
     return found
+
+
+def _is_sum(node: Node, axis: str) -> bool:
+    """Whether ``node`` is the sum of what the processes along ``axis`` have of a gradient."""
+    return node.op.name == "all_reduce" and node.attrs["axis"] == axis and node.attrs["op"] == "sum"
 
 
 def _by_element(node: Node) -> bool:
@@ -127,21 +133,23 @@ def _is_fold(node: Node, can: set[Value]) -> bool:
     return whole and node.origin.phase == "opt" and node.attrs["op"] == "sum" and node.inputs[0] in can
 
 
-def _mark(plan: _Plan, policy: str, whole: list[Value], parts: list[Value]) -> None:
-    """Fills in what is needed whole and as parts, from what is."""
+def _mark(plan: _Plan, scattered: set[Node], whole: list[Value], parts: list[Value]) -> None:
+    """Fills in what is needed whole and as parts, from what is; ``scattered`` sums of gradients are made as parts."""
     pending = [*((v, plan.whole) for v in whole), *((v, plan.parts) for v in parts)]
     while pending:
         v, marked = pending.pop()
         if v in marked:
             continue
         marked.update(v.node.outputs)
-        if marked is plan.parts and v.node.op.name == "all_reduce" and policy == "zero1":
-            pending.append((v, plan.whole))
-            continue
         if marked is plan.whole:
             needed = plan.parts if _is_fold(v.node, plan.can) else plan.whole
+        elif v.node in scattered or _is_number(v):
+            needed = plan.whole
+        elif v.node.origin.phase == "bwd":  # cut when all have it
+            pending.append((v, plan.whole))
+            continue
         else:
-            needed = plan.whole if v.node.op.name == "all_reduce" or _is_number(v) else plan.parts
+            needed = plan.parts
         pending += [(x, needed) for x in v.node.inputs]
 
 
@@ -219,8 +227,8 @@ class _Sharded:
     def _part(self, node: Node) -> Value:
         """This process's part of the result of ``node``."""
         y = node.outputs[0]
-        if node.op.name == "all_reduce":
-            if self.policy == "zero1":
+        if node.origin.phase == "bwd":
+            if self.policy == "zero1" or not _is_sum(node, self.axis):
                 return self._own(self.table[y])
             return apply(
                 "reduce_scatter", self._laid(self.table[node.inputs[0]]), axis=self.axis, size=self.size, dim=self._dim(y)
