@@ -21,7 +21,7 @@ PAGE = HERE.parent / "docs" / "use" / "distributed.md"
 
 def started(size: int, *arguments: str, folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """``size`` processes of torchrun, or one without it."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(size), "--master-port", "0"] if size > 1 else []
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)] if size > 1 else []
     flags = {"GRAPHRT_THREADS": "1", "OMP_NUM_THREADS": "1", "GRAPHRT_CACHE": str(folder / "cache")}
     flags["GRAPHRT_CFLAGS"] = os.environ.get("GRAPHRT_CFLAGS") or "-O1"
     flags["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
@@ -68,6 +68,7 @@ def test_each_keeps_its_part(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert two["fsdp"]["kept"] == pytest.approx(whole - 1.5 * numbers, abs=100)
 
 
+@pytest.mark.proof
 def test_a_checkpoint_fits_any_number_of_processes(folder: Path, two: dict[str, Any]) -> None:
     """What two processes wrote, sharded or not, one reads; and what one reads is what two had."""
     script = """
@@ -93,6 +94,7 @@ def test_a_checkpoint_fits_any_number_of_processes(folder: Path, two: dict[str, 
         assert len(re.findall(r"^(?:all_reduce|fsdp) ", told, re.M)) == 2
 
 
+@pytest.mark.proof
 def test_a_lost_process_ends_the_others_and_the_run_goes_on(folder: Path, two: dict[str, Any]) -> None:
     """Killed in the second epoch: torchrun names it, the checkpoint of the first is whole, and training goes on from it."""
     (folder / "lost").mkdir()
@@ -116,7 +118,7 @@ def test_a_silent_process_is_named(folder: Path) -> None:
         program = grt.compile(g, target="reference")
         program(x=np.ones(4, np.float32))
         if os.environ["RANK"] == "1":
-            time.sleep(30)
+            time.sleep(12)
             os._exit(0)
         try:
             program(x=np.ones(4, np.float32))
@@ -134,6 +136,7 @@ def test_a_silent_process_is_named(folder: Path) -> None:
     assert "process 1 of Mesh(dp=2) is gone, or did not answer in time" in told
 
 
+@pytest.mark.proof
 def test_the_page_prints_what_it_says(folder: Path) -> None:
     text = PAGE.read_text()
     commands = re.findall(r"^\$ (python|torchrun --nproc-per-node 2) (examples/distributed.py.*)\n(.*)$", text, re.M)
