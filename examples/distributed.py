@@ -16,8 +16,8 @@ import graphrt as grt
 from graphrt import models, nn, optim
 
 
-def main(policy: str = "all_reduce") -> None:
-    """Trains for three epochs, and prints the loss of each and what a process keeps."""
+def main(policy: str = "all_reduce") -> list[float]:
+    """Trains for three epochs, and prints the loss of each and what a process keeps. Returns the losses."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, 10, 512)
     x = (rng.standard_normal((10, 1, 32, 32))[y] + 2.0 * rng.standard_normal((512, 1, 32, 32))).astype(np.float32)
@@ -30,6 +30,7 @@ def main(policy: str = "all_reduce") -> None:
         kept = sum(trainer.state[name].nbytes for name in trainer.state)
         losses = ", ".join(f"{loss:.4f}" for loss in history.loss)
         print(f"{mesh.size} processes, {policy}: losses {losses}; each keeps {kept:,} bytes")
+    return history.loss
 
 
 if __name__ == "__main__":

@@ -167,6 +167,12 @@ def test_style() -> None:
     assert found["after"]["style"] < 0.3 * found["before"]["style"] and found["drawn"].shape == (3, 26, 40)
 
 
+def test_one_process_is_a_mesh_too() -> None:
+    """The losses fall; ``tests/test_distributed_training.py`` has them beside those of two processes."""
+    losses = run("distributed", policy="fsdp")
+    assert losses[-1] < losses[0]
+
+
 LONG = {"scenes.py", "style.py"}  # trains for minutes, or compiles a deep network four times
 INDEX = re.findall(r"^\| `([\w/.]+)` \| (.+?) \| `python examples/([\w/.]+)` \|$", (EXAMPLES / "README.md").read_text(), re.M)
 CALLED = re.findall(r'run\("(\w+)", ', Path(__file__).read_text())  # with arguments; the others' tests run their commands
