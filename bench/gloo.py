@@ -1,4 +1,4 @@
-"""What gloo's collectives take between two processes of this machine, for the alpha-beta model of ``bench.scale``."""
+"""The time that gloo's collectives take between two processes of this machine, for the alpha-beta model of ``bench.scale``."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def fit(points: list[tuple[int, float]]) -> tuple[float, float]:
 
 
 def measure(ranks: int = 2) -> dict[str, Any]:
-    """What ``ranks`` processes find, with alpha and bandwidth. Raises RuntimeError where a process fails."""
+    """The times that ``ranks`` processes find, with alpha and bandwidth. Raises RuntimeError where a process fails."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -58,7 +58,7 @@ class Point:
 
 
 def norms(group: int, count: int = 53, channels: int = CHANNELS) -> tuple[Exchange, ...]:
-    """What ``group`` GPUs exchange for batch norm: two sums of each channel in float32, forward and backward."""
+    """The exchanges of ``group`` GPUs for batch norm: two sums of each channel in float32, forward and backward."""
     return (Exchange(2 * count, group, 2 * 4 * channels),) if group > 1 else ()
 
 
@@ -75,7 +75,7 @@ MLPERF = (
 
 
 def row(kernels: Kernels, setting: Setting, step: Step) -> dict[str, Any]:
-    """What is said of one step."""
+    """The row of one step in the table."""
     return {
         "network": kernels.network,
         "policy": setting.policy,
@@ -132,7 +132,7 @@ def mlperf(factor: float = 1.0, by: str = "tiles", points: Sequence[Point] = MLP
 
 
 def check(found: Mapping[str, Any], local: Topology) -> dict[str, Any]:
-    """What ``--measure`` found, beside what the model says of the step of two processes that ``local`` connects."""
+    """The times that ``--measure`` found, beside what the model says of the step of two processes that ``local`` connects."""
     kernels = Kernels(found["network"], found["batch"], "this machine", "measured", 0.0, found["step"], 0.0, 1,
                       ((found["step"], found["parameters"]),))  # fmt: skip
     step = predict(kernels, Setting(found["ranks"], local, bucket=math.inf, itemsize=4, overlap=False))
@@ -156,8 +156,8 @@ def show(title: str, rows: Sequence[Mapping[str, Any]], markdown: bool) -> None:
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
     for cells in texts:
         table.add_row(*cells)
-    console = Console()
-    (console if console.is_terminal else Console(width=180)).print(table)
+    console = Console(markup=False)
+    (console if console.is_terminal else Console(width=180, markup=False)).print(table)
 
 
 def numbers(text: str, option: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a training step's kernels take on one GPU, by graphrt's static model, and when each gradient is there.
+"""The time that a training step's kernels take on one GPU, by graphrt's static model, and when each gradient is there.
 
 Three models of a launch: ``plan``, the longest of its bytes, its flops and 1.5 us (graphrt.runtime.machine); ``tiles``, the
 longest of its bytes and of the waves of its tiles (kernels/triton/cost.py, by which graphrt chooses tiles and decides what to

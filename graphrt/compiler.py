@@ -72,10 +72,9 @@ def compile(  # noqa: A001 - the name every framework has for it
     torch module or function, taken in eval mode (``nn.trace``, ``from_torch``), and the program is called as it is.
 
     - ``target`` is auto (GRAPHRT_TARGET, else the GPU that is here, else the cpu), cuda, hip, cpu, interpret or reference
-      (reference:float64 computes in double); or an absent GPU's name such as cuda:sm_90, for which it is compiled, and saved
-      for where there is one, but cannot run. On null everything of a program for cuda:sm_90 runs but its kernels: results are
-      zeros, or whatever a buffer held. On debug, a slow cpu, each op is a kernel of its own, every access to memory is checked,
-      and a warning names the op that makes the first NaN.
+      (reference:float64 computes in double); or an absent GPU's name such as cuda:sm_90, for which it is compiled and saved,
+      but cannot run. On null all of a program for cuda:sm_90 runs but its kernels: results are whatever a buffer held. On
+      debug, a slow cpu, each op is a kernel, every access to memory is checked, and a warning names the op of the first NaN.
     - ``state`` shares parameters with other programs; without it those of a graph of ``from_torch`` are the model's own.
     - ``precision`` float64 beside the target reference is an older way to say reference:float64.
     - ``float32_matmul_precision``, named as torch names it, is what a GPU's tensor cores may do to float32 products: nothing

@@ -46,7 +46,7 @@ class Mesh:
         return "dp" if "dp" in self.axes else next(iter(self.axes))
 
     def coordinates(self, rank: int) -> dict[str, int]:
-        """Where process ``rank`` stands along each axis."""
+        """The coordinates of process ``rank``: its place along each axis."""
         found = {}
         for name, size in reversed(list(self.axes.items())):
             rank, found[name] = divmod(rank, size)

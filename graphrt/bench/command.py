@@ -17,6 +17,7 @@ from graphrt.errors import ArgumentError
 
 if TYPE_CHECKING:  # patterns are in torch too, whose import takes longer than most commands
     from graphrt.bench.fusion import Row
+    from graphrt.bench.patterns import Pattern
     from graphrt.bench.trial import Spec
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
@@ -50,14 +51,11 @@ def fusion(
     """Measures fusion, pattern by pattern: launches, bytes, times, unfused and fused, checked against the reference."""
     from graphrt.bench import fusion as runs
     from graphrt.bench import report
-    from graphrt.bench.patterns import PATTERNS
     from graphrt.bench.peers import PEERS
     from graphrt.bench.trial import Spec
 
     console = Console(markup=False)
-    chosen = [p for p in PATTERNS.values() if any(fnmatch.fnmatchcase(p.name, f.strip()) for f in filter.split(","))]
-    if not chosen:
-        raise ArgumentError(f"no pattern is called like {filter!r}; --list names them all")
+    chosen = _called(filter)
     if size not in ("small", "large"):
         raise ArgumentError(f"size is small or large, got {size!r}")
     if list_only:
@@ -91,6 +89,16 @@ def fusion(
         raise typer.Exit(_compared(before, found, console))
     if failures:
         raise typer.Exit(1)
+
+
+def _called(names: str) -> list[Pattern]:
+    """The patterns whose names match one of ``names``, with commas between them. Raises ArgumentError where none does."""
+    from graphrt.bench.patterns import PATTERNS
+
+    chosen = [p for p in PATTERNS.values() if any(fnmatch.fnmatchcase(p.name, f.strip()) for f in names.split(","))]
+    if not chosen:
+        raise ArgumentError(f"no pattern is called like {names!r}; --list names them all")
+    return chosen
 
 
 def _compared(before: Sequence[Row], found: Sequence[Row], console: Console) -> int:
@@ -127,7 +135,8 @@ def _measured(
     """Rows, saved as they come, and failures; an interrupt, or the time ``end``, ends it and loses nothing."""
     from graphrt.bench import fusion as runs
 
-    found, failures = list[Row](), list[str]()
+    found: list[Row] = []
+    failures: list[str] = []
     try:
         with console.status("") as status:
             outcomes = runs.run(specs, family, processes)

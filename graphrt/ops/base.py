@@ -300,7 +300,7 @@ def dim_index(dim: int, ndim: int, what: str = "dim") -> int:
 
 
 def identity(op: str, dtype: np.dtype) -> Any:
-    """What changes nothing in a sum, prod, max or min of numbers of ``dtype``."""
+    """The number that changes nothing in a sum, prod, max or min of numbers of ``dtype``."""
     if op in ("sum", "prod"):
         return 0 if op == "sum" else 1
     if dtype.kind in "iu":

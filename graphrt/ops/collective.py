@@ -48,7 +48,7 @@ def _define(
         return tuple(sorted(others | ({attrs["axis"]} if (attrs["varies"] if varies is None else varies) else set())))
 
     def alone(node: Node) -> Value | None:
-        """What a process that is alone along the axis has: its own."""
+        """The result for a process that is alone along the axis: its own."""
         if node.attrs["size"] > 1 or len(node.outputs) > 1:
             return None
         return node.inputs[0] if node.inputs else node.graph.constant(0, node.types[0].dtype)

@@ -38,7 +38,7 @@ class Verdict:
 
 @dataclass
 class Analysis:
-    """What is known of a graph built for a batch of ``most``.
+    """The facts that are known of a graph built for a batch of ``most``.
 
     The ``rows`` of every value; ``verdicts`` on nodes that meet the batch; the operands to be masked, ``masks[node's name]
     [operand's number]``, each with what is neutral and its row; ``refused`` values, which depend on a node that was refused.

@@ -91,7 +91,7 @@ class OpenBatch:
 
     @staticmethod
     def from_json(found: Mapping[str, Any]) -> OpenBatch:
-        """What ``to_json`` gave."""
+        """The reverse of ``to_json``."""
         outputs = {name: (dim, each) for name, (dim, each) in found["outputs"].items()}
         return OpenBatch(found["least"], found["most"], dict(found["inputs"]), outputs)
 

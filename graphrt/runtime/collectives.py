@@ -37,7 +37,7 @@ class Started:
 
 
 class Collectives:
-    """What starts collectives of the processes ``joined``."""
+    """The collectives of the processes ``joined``."""
 
     def __init__(self, joined: Processes) -> None:
         self.joined = joined

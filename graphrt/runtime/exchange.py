@@ -42,7 +42,7 @@ class Exchange:
 
     @staticmethod
     def of_json(data: Mapping[str, Any]) -> Exchange:
-        """What ``to_json`` wrote. Raises KeyError, ValueError, TypeError."""
+        """The reverse of ``to_json``. Raises KeyError, ValueError, TypeError."""
         attrs = ast.literal_eval(data["attrs"])
         sources, results = ([(int(e), int(at), TensorType.parse(t)) for e, at, t in data[s]] for s in ("sources", "results"))
         return Exchange(int(data["launch"]), int(data["until"]), data["op"], attrs, sources, results, data["runs"])
@@ -61,7 +61,7 @@ class Exchanges:
 
     @staticmethod
     def of_json(data: Mapping[str, Any] | None) -> Exchanges | None:
-        """What ``to_json`` wrote. Raises KeyError, ValueError, TypeError."""
+        """The reverse of ``to_json``. Raises KeyError, ValueError, TypeError."""
         return None if data is None else Exchanges(Mesh.parse(data["mesh"]), list(map(Exchange.of_json, data["all"])))
 
     @contextmanager

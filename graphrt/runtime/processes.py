@@ -59,7 +59,7 @@ class Processes:
 
     @property
     def coordinates(self) -> Mapping[str, int]:
-        """Where this process stands along each axis."""
+        """The coordinates of this process: its place along each axis."""
         return self.mesh.coordinates(self.rank)
 
     def group(self, axis: str) -> Any:
@@ -67,7 +67,7 @@ class Processes:
         return self._grid.get_group(axis)
 
     def all(self, mine: Any) -> list[Any]:
-        """What each process has of ``mine``, a picklable object, by rank. Raises TargetError."""
+        """Each process's own ``mine``, a picklable object, by rank. Raises TargetError."""
         if self.mesh.size == 1:
             return [mine]
         if self.dist.get_backend() == "fake":  # a plan is looked at, and nobody is there

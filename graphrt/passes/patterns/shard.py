@@ -46,7 +46,7 @@ def shard_updates(graph: Graph, policy: str, held: Mapping[str, bool], decisions
 
 @dataclass
 class _Plan:
-    """What becomes of each value: ``can`` be made of parts, is needed ``whole``, as ``parts``, or both.
+    """The fate of each value: ``can`` be made of parts, is needed ``whole``, as ``parts``, or both.
 
     ``params`` are the parameters that fsdp shards, ``roots`` the names of updates that are made of parts.
     """

@@ -170,7 +170,7 @@ class CpuBinary(Binary):
 
     @contextmanager
     def _stepping(self, beside: bool = True) -> Iterator[Callable[[int], None]]:
-        """What runs a launch by its number; collectives run ``beside`` those behind them, and are over behind the block."""
+        """A function that runs a launch by its number; collectives run ``beside`` later ones, and are over behind the block."""
 
         def launch(number: int) -> None:
             self._library.graphrt_launch(number, self._table)

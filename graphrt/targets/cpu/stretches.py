@@ -44,7 +44,7 @@ def once_a_column(passes: Sequence[Pass], rows: Set[str]) -> list[Pass]:
 
 
 def _of_columns(work: Pass, rows: Set[str]) -> list[Var]:
-    """What a pass computes that depends on no axis of ``rows``, is no constant, and is used by what does or at the end."""
+    """The values of a pass that depend on no axis of ``rows``, are no constants, and are used by what does or at the end."""
     depends, free = set(rows), list[Inst]()
     for inst in work.inner.insts:
         if _names(inst) & depends or inst.op == "uniform":

@@ -47,7 +47,7 @@ class Graphs:
         self._written = [(t.data_ptr(), t.data_ptr() + t.nbytes) for t in written]
 
     def in_place(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of ``values`` that can be read where they lie: as their slots do, and apart from what launches write."""
+        """The ``values`` that can be read where they lie: as their slots do, and apart from what launches write."""
         return {n: v for n, v in values.items() if n in self._inputs and self._driver.owns(v) and self._fits(n, v)}
 
     def _fits(self, name: str, value: Any) -> bool:

@@ -110,7 +110,7 @@ class Slots:
                 self._driver.keep(tensor, stream)
 
     def staged(self, values: Mapping[str, Any]) -> list[Staging]:
-        """Where those of ``values`` lie that ``prefetch`` brought."""
+        """The places of those ``values`` that ``prefetch`` brought."""
         brought = self._staging if self._copies is not None else ()
         return [s for s in brought if any(v is s.tensors.get(n) for n, v in values.items())]
 
