@@ -33,6 +33,7 @@ from graphrt.runtime.dump import dump
 from graphrt.runtime.lowering import Lowering, uncollected
 from graphrt.runtime.processes import processes
 from graphrt.runtime.program import Program, Recipe
+from graphrt.runtime.runnable import Calling
 from graphrt.runtime.state import State
 from graphrt.schedule.concat_buffers import NO_BUFFERS, find_buffers
 from graphrt.schedule.fusion import fuse
@@ -171,7 +172,8 @@ def _compile(
         "batch_invariant": settings.batch_invariant,
     }
     recipe = Recipe(target.fusion, arguments, again)
-    program = Program(graph, target.name, executable, state, interface, lowered, unpack, recipe, opened)
+    calling = Calling(interface.needed, unpack, interface.updates, opened)
+    program = Program(graph, target.name, executable, state, interface, lowered, calling, recipe)
     program.compile_seconds = time.perf_counter() - start
     _debug(program, Flags.read())
     return program

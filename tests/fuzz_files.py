@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-os.environ.setdefault("GRAPHRT_FOLD", "0.05")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import graphs
@@ -265,6 +264,7 @@ def _child(
     found: dict[str, Kind], seed: int, numbers: Sequence[int], at: int, shared: mmap.mmap, results: Path, place: Path
 ) -> None:
     """Reads inputs from number ``at`` on, and ends the process."""
+    os.environ.setdefault("GRAPHRT_FOLD", "0.05")
     try:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE if Path("/proc/self/statm").exists() else 0
         if used:

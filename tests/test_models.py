@@ -270,7 +270,9 @@ def test_gradients_equal_torch(pair: object, shape: tuple[int, ...], monkeypatch
     [
         pytest.param(lambda: _part("densenet", "DenseBlock", 64, 2, 8), id="densenet"),
         pytest.param(lambda: _part("squeezenet", "Fire", 64, 8, 16), id="squeezenet"),
-        pytest.param(lambda: _part("mobilenet_v3", "InvertedResidual", 64, (5, 96, 64, True, True, 1)), id="mobilenet_v3"),
+        pytest.param(
+            lambda: _part("mobilenet_v3", "InvertedResidual", 64, (5, 96, 64, True, True, 1), 1e-3), id="mobilenet_v3"
+        ),
         pytest.param(lambda: _part("efficientnet", "MBConv", 64, 64, 6, 3, 1, 0.5), id="efficientnet"),
         pytest.param(
             lambda: nn.Sequential(*(_part("shufflenet", "InvertedResidual", 64, 64, s) for s in (2, 1))), id="shufflenet"

@@ -93,7 +93,6 @@ def train(
 
     Started by torchrun --no-python --nproc-per-node N graphrt train MODEL, N processes share each batch; the first reports.
     """
-    from graphrt import Mesh
     from graphrt.cli import scenes
     from graphrt.cli.results import Results
 
@@ -103,19 +102,10 @@ def train(
     epochs, batch_size = epochs or (task.epochs if task else 10), batch_size or (task.batch_size if task else 64)
     given = {"weight_decay": weight_decay, **({} if lr is None else {"lr": lr}), "momentum": momentum}
     settings = {**_recipe(task, optimizer, schedule, given, warmup), "target": target, "seed": seed, "autocast": autocast}
-    if (processes := processes_started()) > 1:
-        settings |= {"mesh": Mesh(dp=processes), "policy": policy}
-    elif policy != "all_reduce":
-        raise ArgumentError(f"--policy {policy} is for several processes: start them with torchrun (graphrt train --help)")
+    settings |= _shared(policy)
     results = Results(out or Path("runs") / model, model)
-    training: Source
-    test: Source
-    if task is not None:
-        trainer, training, test = scenes.prepared(model, task, limit, settings)
-        drawn = [scenes.drawing(task, results.folder, pictures)]
-    else:
-        trainer, training, test = _prepared(model, "mnist" if data is None else data, limit, augment or [], settings)
-        drawn = []
+    trainer, training, test = _prepared(task, model, "mnist" if data is None else data, limit, augment or [], settings)
+    drawn = [] if task is None else [scenes.drawing(task, results.folder, pictures)]
     if resume is not None:
         trainer.load(checkpoint_of(resume))
         results.keep(trainer)
@@ -125,6 +115,20 @@ def train(
     figures = {} if task is None else scenes.measured(task, trainer)
     if trainer.first:
         _report(trainer, program, -(-len(training) // batch_size), results.folder, figures)
+
+
+def _shared(policy: str) -> dict[str, Any]:
+    """The Trainer's settings that make it one of the processes that were started; none where there is one alone.
+
+    Raises ArgumentError for another ``policy`` than all_reduce in one alone.
+    """
+    if (processes := processes_started()) > 1:
+        from graphrt import Mesh
+
+        return {"mesh": Mesh(dp=processes), "policy": policy}
+    if policy != "all_reduce":
+        raise ArgumentError(f"--policy {policy} is for several processes: start them with torchrun (graphrt train --help)")
+    return {}
 
 
 def _recipe(
@@ -149,16 +153,19 @@ def _recipe(
 
 
 def _prepared(
-    model: str, data: str, limit: int, augment: Sequence[str], settings: Mapping[str, Any]
+    task: Any, model: str, data: str, limit: int, augment: Sequence[str], settings: Mapping[str, Any]
 ) -> tuple[Trainer, Source, Source]:
-    """A trainer of ``model`` for ``data``, of the Trainer's ``settings``, and the examples of training and test."""
+    """A trainer of ``model`` for ``task``, or ``data``, of the Trainer's ``settings``; the examples of training and test."""
     from graphrt import models, nn
+    from graphrt.cli import scenes
     from graphrt.cli.datasets import Intake, first, load
     from graphrt.inspection.subject import prepare
     from graphrt.nn.augment import AUGMENTATIONS
     from graphrt.targets.target import parse
     from graphrt.train import Trainer
 
+    if task is not None:
+        return scenes.prepared(model, task, limit, settings)
     prepare(settings["target"])
     if not parse(settings["target"]).computes:
         raise ArgumentError(f"target {settings['target']} computes nothing, so nothing can be trained on it")

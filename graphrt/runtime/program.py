@@ -14,7 +14,6 @@ import numpy as np
 from graphrt.errors import ArgumentError, TargetError
 from graphrt.ir import Graph
 from graphrt.passes.decision import Decision
-from graphrt.passes.open_batch import OpenBatch
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.checking import Difference, check
 from graphrt.runtime.explanation import Explanation
@@ -22,7 +21,7 @@ from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.machine import DataSheet, expected
 from graphrt.runtime.profile import LaunchProfile, Profile, Span
 from graphrt.runtime.report import write
-from graphrt.runtime.runnable import Binary, Runnable
+from graphrt.runtime.runnable import Binary, Calling, Runnable
 from graphrt.runtime.state import State
 from graphrt.schedule.group import Launch
 from graphrt.schedule.kernel_ir import Kernel
@@ -114,13 +113,11 @@ class Program(Runnable):
         state: State,
         interface: Interface,
         lower: Callable[[], Lowering],
-        unpack: str,
+        calling: Calling,
         recipe: Recipe,
-        batch: OpenBatch | None = None,
     ) -> None:
         """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked."""
-        inputs, outputs = interface.inputs, interface.outputs
-        super().__init__(target, inputs, outputs, state, executable, interface.needed, unpack, interface.updates, batch)
+        super().__init__(target, interface.inputs, interface.outputs, state, executable, calling)
         self._model = built.signature
         self.built, self._executable, self._lower, self.compile_seconds = built, executable, lower, 0.0
         self.recipe, self.fusion = recipe, recipe.fusion

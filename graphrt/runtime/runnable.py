@@ -10,8 +10,9 @@ import functools
 import sys
 import weakref
 from collections import deque
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,12 +57,24 @@ class Binary(Protocol):
         return inputs
 
 
+@dataclass(frozen=True)
+class Calling:
+    """How a program is called.
+
+    ``needed`` names the inputs that are read; ``unpack`` says how results are given back: dict, list or single; ``updates``
+    names the state that the program writes; ``batch`` says how one for any batch is called, of which types have the largest.
+    """
+
+    needed: Sequence[str]
+    unpack: str = "dict"
+    updates: Sequence[str] = ()
+    batch: OpenBatch | None = None
+
+
 class Runnable:
     """A program that can be called, whether compiled here or loaded. Call it with inputs by name.
 
-    ``inputs`` and ``outputs`` are types by name; ``needed`` names the inputs that are read; ``unpack`` says how results are
-    given back: dict, list or single; ``updates`` names the state that the program writes; ``batch`` says how one for any
-    batch is called, of which types have the largest. One of a model is called as the model was, and returns what the model did;
+    ``inputs`` and ``outputs`` are types by name. One of a model is called as the model was, and returns what the model did;
     inputs by name serve as well.
     """
 
@@ -74,14 +87,11 @@ class Runnable:
         outputs: Mapping[str, TensorType],
         state: State,
         binary: Binary,
-        needed: Sequence[str],
-        unpack: str = "dict",
-        updates: Iterable[str] = (),
-        batch: OpenBatch | None = None,
+        calling: Calling,
     ) -> None:
         self.target, self.inputs, self.outputs, self.state = target, dict(inputs), dict(outputs), state
-        self._binary, self._needed, self._unpack, self._updates = binary, list(needed), unpack, frozenset(updates)
-        self.batch = batch
+        self._binary, self.batch = binary, calling.batch
+        self._needed, self._unpack, self._updates = list(calling.needed), calling.unpack, frozenset(calling.updates)
         binary.attach(state, self._updates)
         self._lock = make_lock(PROGRAM)
         self._numbers: dict[str, tuple[Any, np.ndarray]] = {}  # the last number of each input, and its array

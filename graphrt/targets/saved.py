@@ -26,7 +26,7 @@ from graphrt.errors import InputError
 from graphrt.files import foreign, scratch, sync, whole
 from graphrt.passes.open_batch import OpenBatch
 from graphrt.runtime.program import Program
-from graphrt.runtime.runnable import Binary, Runnable
+from graphrt.runtime.runnable import Binary, Calling, Runnable
 from graphrt.runtime.state import State
 from graphrt.signature import CallSignature
 from graphrt.types import TensorType
@@ -233,8 +233,8 @@ def read_program(folder: Path, manifest: Mapping[str, Any], target: str, binary:
     state.load(part(folder, manifest, manifest["state"]))
     inputs, outputs = ({n: TensorType.parse(t) for n, t in manifest[kind].items()} for kind in ("inputs", "outputs"))
     batch = OpenBatch.from_json(manifest["batch"]) if "batch" in manifest else None
-    how = (manifest["needed"], manifest["unpack"], manifest["updates"], batch)
+    calling = Calling(manifest["needed"], manifest["unpack"], manifest["updates"], batch)
     call = None if manifest.get("call") is None else CallSignature.from_json(manifest["call"])
-    program = Runnable(target, inputs, outputs, state, binary(types), *how)
+    program = Runnable(target, inputs, outputs, state, binary(types), calling)
     program._model = call
     return program
