@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from conftest import INTERPRETED
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="processes run the cpu target, in the other lane")
 HERE = Path(__file__).parent
+LIMIT = 240  # seconds, of which it takes a tenth
 PAGE = HERE.parent / "docs" / "use" / "distributed.md"
 
 
@@ -26,9 +28,15 @@ def started(size: int, *arguments: str, folder: Path, check: bool = True) -> sub
     flags["GRAPHRT_CFLAGS"] = os.environ.get("GRAPHRT_CFLAGS") or "-O1"
     flags["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, *launcher, *arguments]
-    done = subprocess.run(command, env={**os.environ, **flags}, capture_output=True, text=True, timeout=600)
-    assert not check or done.returncode == 0, done.stderr[-4000:]
-    return done
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, env={**os.environ, **flags}, **pipes) as process:
+        try:
+            told, wrong = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # torchrun's own processes too
+            raise
+    assert not check or process.returncode == 0, wrong[-4000:]
+    return subprocess.CompletedProcess(command, process.returncode, told, wrong)
 
 
 @pytest.fixture(scope="module")

@@ -126,3 +126,14 @@ def test_the_compiler_keeps_both_sums_in_registers() -> None:
     assert large.launches == 2
     (decision,) = [d for d in large.decisions if d.other.endswith("(pair)")]
     assert not decision.taken and "predicted to lose" in decision.reason
+
+
+@pytest.mark.skipif(INTERPRETED, reason="about the target cpu, which takes pairs apart")
+def test_what_nobody_reads_of_a_pair_is_no_kernel() -> None:
+    g, rng = grt.Graph(), np.random.default_rng(0)
+    x, a, b = g.input("x", (5, 7)), g.input("a", (7, 3)), g.input("b", (7, 3))
+    g.output("y", apply("matmul_pair", x, a, b).node.outputs[1])
+    feeds = {name: rng.standard_normal(v.types[0].shape).astype(np.float32) for name, v in g.sources.items()}
+    program = grt.compile(g, target="cpu")
+    assert program.launches == 1
+    np.testing.assert_allclose(program(**feeds)["y"], feeds["x"] @ feeds["b"], rtol=1e-5)

@@ -252,3 +252,13 @@ def test_sums_of_slices_are_sums_of_the_whole(rng: np.random.Generator) -> None:
     cut = simplify(partial_sums(plain, lambda node, producer: Segments(16)))
     agree(plain, cut, {"x": rng.standard_normal((2, 6, 4, 4)).astype("f")}, 100)
     assert sum(n.op.kind is Kind.REDUCTION and n.types[0].ndim == 2 for n in cut.nodes) == 2, str(cut)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="about the target cpu, which merges products")
+def test_products_of_one_number_are_siblings_too() -> None:
+    """Their results are seen as scalars, which have no last dimension."""
+    g = grt.Graph()
+    x, a, b = g.input("x"), g.parameter("a", np.full((1, 1), 2.0, np.float32)), g.parameter("b", np.ones((1, 1), np.float32))
+    row = x.reshape((1, 1))
+    g.output("y", (row @ a).reshape(()) + (row @ b).reshape(()) * 3.0)
+    assert grt.compile(g, target="cpu", freeze=True)(x=1.5)["y"] == 7.5

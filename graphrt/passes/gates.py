@@ -17,6 +17,7 @@ from graphrt.ops.base import apply
 from graphrt.passes.decision import Decision
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.siblings import Times
+from graphrt.passes.simplify import dead_code
 
 
 def pair_products(graph: Graph, times: Times | None, decisions: list[Decision], merge: bool) -> Graph:
@@ -26,7 +27,7 @@ def pair_products(graph: Graph, times: Times | None, decisions: list[Decision], 
     """
     if times is None or times.pair is None:
         if any(n.op.name == "matmul_pair" for n in graph.nodes):
-            return rewrite(graph, _apart)
+            return dead_code(rewrite(graph, _apart))  # of one of which perhaps nothing is made
         return graph
     chosen: dict[Node, Node] = {}
     for a, b in _meeting(graph) if merge else ():

@@ -170,7 +170,7 @@ def _followed(family: Family, users: Mapping[Value, Sequence[Node]], given: set[
                 signs.append((_without(v.shape, dim), v.dtype, constant_of(v)))
             else:
                 return None
-        reshapes = node.op.name == "reshape" and dim == -1 and node.types[0].shape[-1] == node.inputs[0].shape[-1]
+        reshapes = node.op.name == "reshape" and dim == -1 and node.types[0].shape[-1:] == node.inputs[0].shape[-1:]
         if len(node.outputs) > 1 or not (reshapes or node.op.kind is Kind.ELEMENTWISE):
             return None
         attrs = [] if reshapes else sorted(node.attrs.items())
