@@ -13,8 +13,10 @@ from graphrt import ops as F
 from graphrt.ops.base import apply
 from graphrt.passes.decision import Decision
 from graphrt.passes.gates import pair_products
+from graphrt.passes.pipeline import PassPolicy, run_passes
 from graphrt.passes.siblings import Times
 from graphrt.passes.simplify import simplify
+from graphrt.passes.stages import Fusion
 from graphrt.schedule.kernel_ir import TemplateKernel
 
 K, N = 24, 40
@@ -74,9 +76,9 @@ def times(saved: float) -> Times:
     return Times(None, 0.0, 1e-7, pair=lambda *given: saved)
 
 
-def pairs(g: grt.Graph, saved: float = 1e-6, merge: bool = True) -> tuple[int, list[Decision]]:
+def pairs(g: grt.Graph, saved: float = 1e-6) -> tuple[int, list[Decision]]:
     decisions: list[Decision] = []
-    found = pair_products(simplify(g), times(saved), decisions, merge)
+    found = pair_products(simplify(g), times(saved), decisions)
     found.verify()
     return sum(n.op.name == "matmul_pair" for n in found.nodes), decisions
 
@@ -87,7 +89,10 @@ def test_what_is_paired_and_why() -> None:
     assert count == 3 and all(d.taken and "predicted to save 1.0 us" in d.reason for d in decisions)
     count, decisions = pairs(g, -1e-6)
     assert count == 0 and all(d.change and "predicted to lose 1.0 us" in d.reason for d in decisions) and len(decisions) == 3
-    assert pairs(g, merge=False) == (0, [])
+    policy = PassPolicy(splits=lambda node: 0, times=times(1e-6))
+    for fusion, count in (("all", 3), ("-siblings", 0)):
+        made = run_passes(g, policy, {}, Fusion.parse(fusion))[0][-1][1]
+        assert sum(n.op.name == "matmul_pair" for n in made.nodes) == count
 
 
 def test_what_does_not_meet_stays_apart() -> None:

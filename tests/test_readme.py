@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import graphrt as grt
 from graphrt import models, nn, optim
 from graphrt import ops as F
 from graphrt.data import Dataset
+from graphrt.errors import TargetError
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -65,13 +67,19 @@ def inside() -> Row:
     return {"graph": g, "x": numbers((2, 3))}
 
 
-@pytest.mark.parametrize("number", range(4))
+def alone() -> Row:
+    return {"net": nn.Linear(8, 4)}
+
+
+@pytest.mark.parametrize("number", range(5))
 def test_readmes_samples_run(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     samples = blocks(README, "python")
-    assert len(samples) == 4
-    names = {"grt": grt, "nn": nn, "optim": optim, **(levels, elsewhere, pytorch, inside)[number]()}
-    exec(compile(samples[number], f"README.md, sample {number}", "exec"), names)
+    assert len(samples) == 5
+    names = {"grt": grt, "nn": nn, "optim": optim, **(levels, alone, elsewhere, pytorch, inside)[number]()}
+    message = "Mesh.dp=2. is 2 processes, and this is one: start them with torchrun"  # tests/test_distributed_training.py does
+    with pytest.raises(TargetError, match=message) if "torchrun" in samples[number] else nullcontext():
+        exec(compile(samples[number], f"README.md, sample {number}", "exec"), names)
     if number == 0:
         assert [float(v) for v in grt.compile([names[n] for n in ("f", "dx", "dy", "dz")], target="cpu")(x=-2, y=5, z=-4)] == [
             float(v) for v in re.findall(r"# (-?\d+), (-?\d+), (-?\d+), (-?\d+)\n", samples[0])[0]

@@ -20,17 +20,19 @@ from graphrt.passes.siblings import Times
 from graphrt.passes.simplify import dead_code
 
 
-def pair_products(graph: Graph, times: Times | None, decisions: list[Decision], merge: bool) -> Graph:
-    """``graph`` with products paired that are predicted to gain, if to ``merge``; appends to ``decisions``.
+def part_pairs(graph: Graph, times: Times | None) -> Graph:
+    """``graph`` with each pair as two products, where there is no template for one."""
+    if (times is not None and times.pair is not None) or all(n.op.name != "matmul_pair" for n in graph.nodes):
+        return graph
+    return dead_code(rewrite(graph, _apart))  # of one of which perhaps nothing is made
 
-    Without a template for them, pairs are taken apart.
-    """
+
+def pair_products(graph: Graph, times: Times | None, decisions: list[Decision]) -> Graph:
+    """``graph`` with products paired that are predicted to gain, where there is a template; appends to ``decisions``."""
     if times is None or times.pair is None:
-        if any(n.op.name == "matmul_pair" for n in graph.nodes):
-            return dead_code(rewrite(graph, _apart))  # of one of which perhaps nothing is made
         return graph
     chosen: dict[Node, Node] = {}
-    for a, b in _meeting(graph) if merge else ():
+    for a, b in _meeting(graph):
         if a in chosen or b in chosen:
             continue
         (m, k), n = a.inputs[0].shape[-2:], a.types[0].shape[-1]

@@ -10,7 +10,7 @@ from graphrt.op import Order
 from graphrt.passes.bucket import BYTES, fill_buckets
 from graphrt.passes.channels import pad_channels
 from graphrt.passes.decision import Decision
-from graphrt.passes.gates import pair_products
+from graphrt.passes.gates import pair_products, part_pairs
 from graphrt.passes.half_copies import keep_half_copies
 from graphrt.passes.layout import assign_layouts
 from graphrt.passes.loops import place_operands, tidy_loops
@@ -61,13 +61,17 @@ def run_passes(
     ``graph`` is what the pass ``begin`` takes: those before it have run.
     """
     decisions: list[Decision] = []
+
+    def siblings(graph: Graph) -> Graph:
+        return merge_siblings(pair_products(graph, policy.times, decisions), policy.times, decisions)
+
     steps: list[tuple[str, Callable[[Graph], Graph]]] = [
         ("dead_code", dead_code),  # what no output and no update needs
         ("loops", lambda g: tidy_loops(g, policy.loops)),  # less in them, or their steps one by one
         ("simplify", simplify),  # fold, identities, common subexpressions
         ("addends", merge_addends),  # sums of products, and of slices' gradients
-        ("gates", lambda g: pair_products(g, policy.times, decisions, "siblings" in fusion)),  # products that meet
-        ("siblings", lambda g: merge_siblings(g, policy.times, decisions)),  # one convolution of several
+        ("gates", lambda g: part_pairs(g, policy.times)),  # two products of a pair that has no template
+        ("siblings", siblings),  # a pair of products that meet, one convolution of several
         ("channels", lambda g: pad_channels(g, policy.times, decisions)),  # images of few channels are given more
         ("remat", rematerialise),  # parts of concatenations, again for the backward pass
         ("snapshot_updates", snapshot_updates),  # updates read old values
