@@ -53,6 +53,12 @@ def main(folder: Path, fault: str = "") -> None:
         keep = ModelCheckpoint(folder / policy)
         callbacks = [keep, *([Kill()] if fault == "kill" else [])]
         trainer.fit(examples(), EPOCHS, BATCH, examples(), callbacks, progress=False, resume=fault == "resume")
+        pictures = examples()[0][:4]
+        predicted = trainer.predict(pictures)
+        program = trainer.program("predict", pictures)
+        program.save(folder / f"{policy}.grt")
+        served = grt.load(folder / f"{policy}.grt")({"x": pictures})["out"]
+        assert np.array_equal(served, predicted) and served.any()
         state = {name: trainer.state.whole(name) for name in trainer.state}
         if trainer.first:
             found[policy] = {

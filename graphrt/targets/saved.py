@@ -24,10 +24,12 @@ import numpy as np
 
 from graphrt.errors import InputError
 from graphrt.files import foreign, scratch, sync, whole
+from graphrt.mesh import Mesh
 from graphrt.passes.open_batch import OpenBatch
 from graphrt.runtime.program import Program
 from graphrt.runtime.runnable import Binary, Calling, Runnable
 from graphrt.runtime.state import State
+from graphrt.sharding import Sharding
 from graphrt.signature import CallSignature
 from graphrt.types import TensorType
 
@@ -72,10 +74,11 @@ def write_program(
     table = list(table)
     old = {p.name for p in folder.glob("*-*") if p.suffix in _SUFFIXES}
     names = sorted({entry["name"] for entry in table if entry["space"] == "state"})
+    sharded = {name: program.state.sharding[name] for name in names if name in program.state.sharding}
     explained = _explained(program, target)
     files = {**files, **{name: functools.partial(Path.write_text, data=text) for name, text in explained.items()}}
     digests = {name: _write(folder / name, make) for name, make in files.items()}
-    state, digest = _write_state(folder, program.state, [name for name in names if name not in program.state.copies])
+    state, digest = _write_state(folder, program.state, kept_state(program, names))
     manifest = {
         "format": FORMAT,
         "target": target,
@@ -92,11 +95,17 @@ def write_program(
         "outputs": {name: str(type) for name, type in program.outputs.items()},
         **({} if program.batch is None else {"batch": program.batch.to_json()}),
         "call": _call(program),
+        "sharded": {name: {"mesh": str(s.mesh), "cuts": s.cuts} for name, s in sharded.items()},
     }
     with whole(folder / MANIFEST, durable=True) as file:
         file.write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1) + "\n")
     for name in old - {*digests, state}:
         (folder / name).unlink(missing_ok=True)
+
+
+def kept_state(program: Runnable, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are kept with ``program``, in the order in which they are."""
+    return [name for name in sorted(set(names)) if name not in program.state.copies]
 
 
 def _call(program: Runnable) -> dict[str, Any] | None:
@@ -230,6 +239,9 @@ def read_program(folder: Path, manifest: Mapping[str, Any], target: str, binary:
     state = State()
     own = {name: type for (space, name), type in types.items() if space == "state"}
     state.extend(own, {name: np.zeros((), type.dtype.numpy) for name, type in own.items()}, manifest["copies"])
+    for name, found in manifest.get("sharded", {}).items():
+        cuts = tuple((axis, dim, tuple(shape)) for axis, dim, shape in found["cuts"])
+        state.sharding[name] = Sharding(Mesh.parse(found["mesh"]), cuts)
     state.load(part(folder, manifest, manifest["state"]))
     inputs, outputs = ({n: TensorType.parse(t) for n, t in manifest[kind].items()} for kind in ("inputs", "outputs"))
     batch = OpenBatch.from_json(manifest["batch"]) if "batch" in manifest else None

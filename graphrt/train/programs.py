@@ -182,7 +182,8 @@ class Programs:
         ``MOST_PROGRAMS`` that were used last are kept; ``summary`` says which dimension made each of them necessary.
         Its inputs lie in memory as the first batch does, which may be channels last; batches that lie otherwise are rearranged.
         """
-        return self.program_of(kind, *self.share(Batch(plain(x), None if y is None else plain(y), sample_weight)))
+        batch = Batch(plain(x), None if y is None else plain(y), sample_weight)
+        return self.program_of(kind, *((batch, False) if kind == "predict" else self.share(batch)))
 
     def program_of(self, kind: str, batch: Batch, parts: bool = False) -> Program:
         """``program`` for ``batch``, which is what ``share`` gives, as ``parts`` is."""
