@@ -104,7 +104,7 @@ def write_program(
 
 
 def kept_state(program: Runnable, names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that are kept with ``program``, in the order in which they are."""
+    """The ``names`` that are kept with ``program``, in the order in which they are."""
     return [name for name in sorted(set(names)) if name not in program.state.copies]
 
 
