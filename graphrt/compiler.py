@@ -141,12 +141,16 @@ def _compile(
     start = time.perf_counter()
     graph, unpack = _graph(outputs)
     opened, chosen = None, list[Decision]()
+    if batch is not None and not isinstance(batch, UpTo):
+        raise ArgumentError(f"batch is the largest that the program shall take, as in batch=grt.up_to(256), got {batch!r}")
     if batch is not None and graph.mesh is not None and graph.mesh.size > 1:
         raise ArgumentError("batch= is for a program of one process; on a mesh each batch has a program of its own")
     if batch is not None:
         graph, opened, chosen = open_batch(graph, batch)
     target = parse(name, settings)
     target.require()
+    if settings.policy != "all_reduce" and graph.mesh is None:
+        raise ArgumentError(f"policy={settings.policy!r} is for several processes: build on Graph(mesh=Mesh(dp=2))")
     if state is None:
         state = graph.state if isinstance(graph.state, State) else State()
     wrong = {n for n, node in graph.sources.items() if n in state.types and not state.types[n].same(node.types[0])}

@@ -667,7 +667,7 @@ def _x(g: Graph, *shape: int, varying: str = "dp", size: int = 2) -> Value:
 
 
 ALONE = "build on Graph\\(mesh=Mesh\\(dp=4\\)\\)"
-SAME = "the same in all processes along tp: nothing to exchange"
+SAME = "the same in all processes along tp, or of a step of scan"
 WRONG: list[tuple[str, Callable[[Graph], Any], str]] = [
     ("pvary", lambda g: F.pvary(g.input("x"), "dp"), ALONE),
     ("pvary", lambda g: F.pvary(_x(g), "pp"), "has no axis 'pp'; it is dp=2\\*tp=2"),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import graphrt as grt
 from graphrt import nn, optim
 from graphrt import ops as F
+from graphrt.compiler import lower_graph
 from graphrt.errors import ArgumentError, GraphError, ShapeError
 from graphrt.ir import Graph
 from graphrt.mesh import Mesh
@@ -171,6 +172,23 @@ def test_a_rest_that_all_take_whole_is_stepped_in_parts_too(policy: str) -> None
         np.testing.assert_allclose(found[key], array, rtol=1e-7, atol=1e-9, err_msg=key)
 
 
+def test_a_synchronised_norm_of_one_process_is_a_norm() -> None:
+    """Its running variance is that of the examples that there are, in a program for any batch too."""
+    nn.manual_seed(0)
+    x = np.random.default_rng(0).standard_normal((38, 6)).astype(np.float32)
+
+    def trained(net: nn.Module) -> dict[str, np.ndarray]:
+        trainer = grt.Trainer(net, nn.MSELoss(), optim.SGD(lr=0.1), target="cpu", metrics=())
+        trainer.fit((x, x), epochs=2, batch_size=16, progress=False)
+        return net.state_dict()
+
+    plain = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
+    synced = nn.sync_batch_norm(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)))
+    synced.load_state_dict(plain.state_dict())
+    for (name, a), b in zip(trained(plain).items(), trained(synced).values(), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+
+
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=3), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_parts_make_the_whole(shape: list[int], dp: int, tp: int, seed: int) -> None:
     mesh, array = Mesh(dp=dp, tp=tp), np.random.default_rng(seed).standard_normal(shape)
@@ -231,10 +249,12 @@ def test_batch_norm_sees_the_whole_batch() -> None:
 
 
 def test_processes_draw_numbers_of_their_own() -> None:
+    """Each along the axis over which an input varies; and a draw, whose seed is computed, lowers as any other."""
     mesh = Mesh(dp=2, tp=2)
     g = Graph(mesh)
     x = g.input("x", (64,), varying="dp")
     g.output("y", F.dropout(x, 0.5))
+    lower_graph(g, parse("cpu"), {})
     tables = [{n.outputs[0]: g.initial.get(name, np.ones(64)) for name, n in g.sources.items()} for _ in range(4)]
     walk_ranks((n for n in g.nodes if n.op.kind is not Kind.SOURCE), mesh, tables)
     y = [table[g.outputs["y"]] for table in tables]

@@ -85,6 +85,7 @@ def batch_norm(
         if count < 2:
             raise ShapeError(f"batch_norm in training needs more than one value per channel, got {list(input.shape)}")
         average, unbiased = mean(x, dims), Factor.unbiased(x, dims)
+        sync = sync and bool(x.type.varying)
         if sync and x.graph.mesh is not None:
             average, count = everywhere(average), count * math.prod(x.graph.mesh.axes[axis] for axis in x.type.varying)
             unbiased = count / (count - 1)

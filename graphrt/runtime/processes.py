@@ -12,6 +12,7 @@ import functools
 import gc
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -53,8 +54,9 @@ class Processes:
         processes.cache_clear()
         self._grid = None
         gc.collect()
-        with contextlib.suppress(Exception):  # another may be gone
-            self.dist.monitored_barrier(timeout=timedelta(seconds=_PATIENCE))
+        if getattr(sys, "last_value", None) is None:  # else an exception ends this one, and the others need not wait for it
+            with contextlib.suppress(Exception):  # another may be gone
+                self.dist.monitored_barrier(timeout=timedelta(seconds=_PATIENCE))
         self.dist.destroy_process_group()
 
     @property

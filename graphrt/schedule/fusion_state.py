@@ -332,7 +332,7 @@ def candidates(group: Group, node: Node) -> Iterator[Index]:
         for view in reversed(views):
             if index is not None:
                 index = view.op.push(view, index) if view.op.push is not None else None
-        if index is not None:
+        if index is not None and len(index) == node.types[0].ndim:  # else a number that all elements are made of
             yield index
     if node.types[0].shape == group.shape:
         yield group.domain

@@ -94,8 +94,12 @@ class Loop:
             self.trainer.load(found[0])
 
     def run(self) -> None:
-        """Trains until all epochs are done or a callback ends it."""
+        """Trains until all epochs are done or a callback ends it. Raises TargetError where processes would train otherwise."""
         trainer = self.trainer
+        if trainer.processes is not None:
+            examples = len(self.train) if hasattr(self.train, "__len__") else "some"
+            steps = f"{self.epochs} epochs of {self.per_epoch} batches of {self.batch_size} of {examples} examples"
+            trainer.processes.agree(f"{steps}, from step {trainer.steps}, at rates of {type(trainer.schedule).__name__}")
         with TrainingProgress(self.epochs, self.progress and trainer.first) as bar, interruptible() as guard:
             try:
                 for callback in self.called:

@@ -235,6 +235,8 @@ class Programs:
 
     def _compile(self, key: _Key, specs: Batch) -> None:
         """Adds a program for ``specs``, and if it can for any batch up to the largest that was met."""
+        if self.processes is not None:
+            self.processes.agree(f"{key[0]} with {self.optimizer!r}, seed {self.seed}")
         of_any, reason = _of_any_batch(key), self._reason(key)
         others = [_size(other) for other in self._programs if _of_any_batch(other) == of_any]
         most, program = max([_size(key), *others]), None
