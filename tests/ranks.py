@@ -212,8 +212,8 @@ def _looked_into(found: Found, graph: Graph) -> None:
     profile = program.profile(inputs, runs=1)
     found.facts["profile"] = [launch.name for launch in profile.launches]
     found.facts["elapsed"] = program.elapsed(inputs, runs=1)
-    folder = Path(sys.argv[1]) / f"program{found.rank}"
-    profile.trace(folder.with_suffix(".trace.json"))
+    folder = Path(sys.argv[1]) / "program"
+    profile.trace(folder.parent / f"program{found.rank}.trace.json")
     fresh = grt.compile(graph, target="cpu")
     fresh.save(folder)
     found.trained("loaded", grt.load(folder))

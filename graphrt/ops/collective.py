@@ -262,10 +262,8 @@ def _varied(input: Value, axis: str) -> dict[str, Any]:
     """``_along`` for an ``input`` that varies along it. Raises GraphError."""
     attrs = _along(input.graph, axis)
     if axis not in input.type.varying:
-        raise GraphError(
-            f"{input.node.where()} is {input.type}, the same in all processes along {axis}, or of a step of scan, in which nothing "
-            "can be exchanged"
-        )
+        about = f"the same in all processes along {axis}, or of a step of scan, in which nothing can be exchanged"
+        raise GraphError(f"{input.node.where()} is {input.type}, {about}")
     return attrs
 
 

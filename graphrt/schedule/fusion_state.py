@@ -332,7 +332,8 @@ def candidates(group: Group, node: Node) -> Iterator[Index]:
         for view in reversed(views):
             if index is not None:
                 index = view.op.push(view, index) if view.op.push is not None else None
-        if index is not None and len(index) == node.types[0].ndim:  # else a number that all elements are made of
+        drawn = node.op.kind is Kind.RANDOM and len(index or ()) != node.types[0].ndim  # of a seed, which all elements share
+        if index is not None and not drawn:
             yield index
     if node.types[0].shape == group.shape:
         yield group.domain
