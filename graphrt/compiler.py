@@ -162,8 +162,8 @@ def _compile(
         executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
     cut = shardings(graph.mesh, list(graph.sources.values()))
     initial = {**graph.initial, **{name: s.part(graph.initial[name], processes(s.mesh).coordinates) for name, s in cut.items()}}
-    state.sharding.update(cut)
     state.extend(interface.state, initial, interface.copies)
+    state.sharding.update(cut)
 
     def again(graph: Graph, fusion: Fusion, state: State) -> Program:
         return _compile(graph, target.name, state, replace(settings, fusion=fusion.named, forbid=[*map(tuple, fusion.apart)]))

@@ -85,9 +85,11 @@ class Exchanges:
             else:
                 launch(number)
 
-        yield step
-        for started in pending.values():
-            started.wait()
+        try:
+            yield step
+        finally:  # also where Ctrl-C ends it: until then they write into its memory
+            for started in pending.values():
+                started.wait()
 
 
 def _start(joined: Collectives, exchange: Exchange, view: Callable[[Place], np.ndarray]) -> Started:

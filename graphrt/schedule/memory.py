@@ -105,13 +105,13 @@ def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], policy:
     for start, over in waits(kernels).items():
         for slot in (s for kernel in kernels[start] for s in _touched(kernel) if s in lifetime):
             lifetime[slot] = (lifetime[slot][0], max(lifetime[slot][1], min(over, len(kernels) - 1)))
+    own = {slot: (first, touched[slot]) for slot, (first, _) in lifetime.items()}  # as a collective itself sees it
     alias: dict[Slot, Slot] = {}
     decisions: list[Decision] = []
     for step, launch in enumerate(kernels):
         for kernel in launch:
             against = ("the stage in_place is off", "it were on (fusion)") if "in_place" not in policy.fusion else ("", "")
             against = (SHARED, "one of them had a launch of its own") if len(launch) > 1 else against
-            own = {slot: (first, touched[slot]) for slot, (first, _) in lifetime.items()}
             decisions += _alias(kernel, step, own if isinstance(kernel, CollectiveKernel) else lifetime, alias, against)
     root: dict[Slot, Slot] = {}
     for slot in lifetime:
