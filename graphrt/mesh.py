@@ -42,8 +42,8 @@ class Mesh:
 
     @property
     def data(self) -> str:
-        """The axis along which the processes have other examples: dp, or the first."""
-        return "dp" if "dp" in self.axes else next(iter(self.axes))
+        """The axis along which the processes have other examples: dp; empty where all have the same."""
+        return "dp" if "dp" in self.axes else ""
 
     def coordinates(self, rank: int) -> dict[str, int]:
         """The coordinates of process ``rank``: its place along each axis."""

@@ -308,6 +308,9 @@ def test_parameters_that_cannot_be_sharded_are_refused() -> None:
         Graph().input("x", (2,), varying="dp")
     with pytest.raises(GraphError, match="without a mesh|mesh"):
         F.all_reduce(Graph().input("x", (2,)), "dp")
+    assert Mesh(tp=2).data == ""  # all of whose processes have the same examples
+    with pytest.raises(ArgumentError, match="along an axis dp; the mesh is tp=2"):
+        shard_updates(g, "zero1", {}, [])
     with pytest.raises(ArgumentError, match="policy must be"):
         grt.compile(F.relu(Graph().input("x", (2,))), target="reference", policy="zero")
 

@@ -106,7 +106,7 @@ class Programs:
     def share(self, batch: Batch) -> tuple[Batch, bool]:
         """This process's part of ``batch``, and whether it is one: of a batch that cannot be cut in as many, all have all."""
         mesh, size = self.mesh, len(batch)
-        if mesh is None or self.processes is None or (parts := mesh.axes[mesh.data]) == 1 or not size or size % parts:
+        if mesh is None or self.processes is None or (parts := mesh.axes.get(mesh.data, 1)) == 1 or not size or size % parts:
             return batch, False
         start, length = self.processes.coordinates[mesh.data] * (size // parts), size // parts
         cut = (None if p is None else mapped(lambda _, leaf: leaf[start : start + length], "", p) for p in batch)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Node, Value
 from graphrt.mesh import Mesh
 from graphrt.op import REGISTRY, Kind
@@ -34,10 +35,14 @@ def shard_updates(graph: Graph, policy: str, held: Mapping[str, bool], decisions
     """``graph`` with its updates, and what they need, sharded as ``policy`` says along the axis of the data.
 
     ``held`` says of state that exists already whether it is sharded. Verdicts are added to ``decisions``. The same object where
-    there is nothing to do.
+    there is nothing to do. Raises ArgumentError for a mesh without that axis.
     """
     mesh = graph.mesh
-    if mesh is None or policy == "all_reduce" or mesh.axes[mesh.data] == 1:
+    if mesh is None or policy == "all_reduce":
+        return graph
+    if not mesh.data:
+        raise ArgumentError(f"policy={policy!r} is for processes that share a batch, along an axis dp; the mesh is {mesh}")
+    if mesh.axes[mesh.data] == 1:
         return graph
     plan = _plan(graph, mesh, policy, held)
     decisions += plan.verdicts
