@@ -40,7 +40,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], str]]] = {
     "resnet50": (lambda: _image(resnet.Bottleneck(8, 4, 2), resnet.Bottleneck(16, 4)), IMAGES),
     "resnext50": (lambda: _image(resnet.Bottleneck(8, 4, 2, groups=4)), IMAGES),
     "mobilenet_v2": (lambda: _image(mobilenet.InvertedResidual(8, 16, 2, 2), mobilenet.InvertedResidual(16, 16, 1, 2)), IMAGES),
-    "mobilenet_v3": (lambda: _image(mobilenet_v3.InvertedResidual(8, (5, 24, 16, True, True, 2))), IMAGES),
+    "mobilenet_v3": (lambda: _image(mobilenet_v3.InvertedResidual(8, (5, 24, 16, True, True, 2), 1e-3)), IMAGES),
     "efficientnet": (lambda: _image(efficientnet.MBConv(8, 16, 2, 3, 2, 0.1)), IMAGES),
     "densenet": (lambda: _image(densenet.DenseBlock(8, 2, 4), nn.AvgPool2d(2)), IMAGES),
     "googlenet": (lambda: _image(Inception(8, 4, 3, 5, 2, 3, 4)), IMAGES),

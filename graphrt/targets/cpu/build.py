@@ -192,7 +192,9 @@ def _run(command: Sequence[str]) -> str:
     """Runs the C compiler and returns what it prints. Raises TargetError with its complaints."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise TargetError(f"the C compiler failed:\n{shlex.join(command)}\n{result.stderr[:4000]}")
+        old = "this C compiler has no float16; on x86 GCC 12 and clang 15 have it: name another in CC.\n"
+        why = old if "_Float16" in result.stderr else ""
+        raise TargetError(f"{why}the C compiler failed:\n{shlex.join(command)}\n{result.stderr[:4000]}")
     return result.stdout
 
 
