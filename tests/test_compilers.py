@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +27,14 @@ pytestmark = [
     pytest.mark.proof,
     pytest.mark.skipif(INTERPRETED, reason="Triton compiles nothing here"),
 ]
-RUN = "import json, sys; sys.path.insert(0, sys.argv[1]); import test_compilers as t; print(json.dumps(t.digests(sys.argv[2:])))"
+RUN = "import json, sys; sys.path[:0] = sys.argv[1:2]; import test_compilers as t; print(json.dumps(t.digests(*sys.argv[2:])))"
 NETWORKS = ("resnet20", "mobilenet_v2", "gpt", "char_lstm")
 OTHERS = ("gcc-11", "gcc-13", "gcc-14", "clang", "clang-16", "clang-19")
 SUMS = "a row's sum, in the order of the compiler"
 
 
-def digests(without: Sequence[str]) -> dict[str, str]:
-    """A hash of what each op makes of its samples in all dtypes but some, and of losses; ``SUMS`` where compilers order a sum."""
+def digests(*without: str) -> dict[str, str]:
+    """A hash of what each op makes of its samples in every dtype but some, and of losses; ``SUMS`` if compilers order a sum."""
     found = {name: hashlib.sha256(np.array(steps(name, ["cpu"])).tobytes()).hexdigest() for name in NETWORKS}
     for op in OPS:
         graph, feeds = grt.Graph(), dict[str, np.ndarray]()
