@@ -178,8 +178,8 @@ def measured(step: Step, dry: bool, seconds: float, tune: int, out: Path) -> lis
         )
         failure = ""
         try:
-            if process.wait(seconds):
-                failure = "failed"
+            if status := process.wait(seconds):  # SIGKILL: the system had no memory left
+                failure = "failed" if status > 0 else f"stopped by {signal.Signals(-status).name}"
         except subprocess.TimeoutExpired:
             failure = "stopped: its time was over"
         finally:

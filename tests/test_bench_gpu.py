@@ -105,13 +105,19 @@ def test_rows_are_kept_as_they_come(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert gpu.rows_of(tmp_path / "gpu.jsonl", len(lines[0]) + 1) == [wet] and not gpu.rows_of(tmp_path / "none")
 
 
-def test_a_step_that_fails_or_hangs_is_a_row(tmp_path: Path) -> None:
+def test_a_step_that_fails_or_hangs_or_dies_is_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """And nothing that it started goes on."""
     (failed,) = gpu.measured(step("no such step"), True, 60.0, 0, tmp_path)
     assert failed.note.startswith("failed: ValueError") and failed.failed
     stopped = gpu.measured(step("loss curves"), True, 0.5, 0, tmp_path)
     assert stopped[-1].note == "stopped: its time was over"
     assert gpu.rows_of(tmp_path / "gpu.jsonl") == [failed, stopped[-1]]
+    monkeypatch.setattr(gpu, "_ROOT", tmp_path)  # where this is in place of it
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "__init__.py").touch()
+    (tmp_path / "bench" / "gpu.py").write_text("import os\ndef die_with_parent(): os.kill(os.getpid(), 9)\nchild = None\n")
+    (killed,) = gpu.measured(step("results"), True, 60.0, 0, tmp_path)
+    assert killed.note == "stopped by SIGKILL" and killed.failed
 
 
 def test_the_most_important_lines_are_the_last() -> None:

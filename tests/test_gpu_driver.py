@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -473,3 +474,15 @@ def test_the_gpu_driver_speaks_torch_cuda(monkeypatch: pytest.MonkeyPatch, hip: 
     assert event.call_count == count + 3 and event.return_value.record.call_count == (count + 1) * (1 if hip is None else 2) + 2
     assert graph.replay.call_count == 2 + (3 if hip is None else 0)
     assert binary.prefetch(program._bind({n: v for n, v in feeds().items()})).keys() == {"x", "y", "lr"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's count of the pages in use")
+def test_memory_that_nobody_touches_is_not_taken() -> None:
+    """The arena of a large step, on a driver of the CPU's memory, is address space."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = resident()
+    memory = NullDriver("cuda:sm_90").allocate(1 << 30)
+    assert memory.data_ptr() % 256 == 0 and not memory[:: 1 << 26].any() and resident() - before < 1 << 26

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+import numpy as np
+
 Launch = Callable[[Any], object]
 """A kernel with its grid and pointers bound; called with a stream it runs there."""
 
@@ -113,10 +115,10 @@ class HostDriver:
     _stream = HostStream()
 
     def allocate(self, size: int) -> Any:
-        """``size`` zeroed bytes at a multiple of 256."""
+        """``size`` zeroed bytes at a multiple of 256. A page that nobody touches takes no memory: plans for GPUs are large."""
         import torch
 
-        memory = torch.zeros(size + 256, dtype=torch.uint8)
+        memory = torch.from_numpy(np.zeros(size + 256, np.uint8))
         start = -memory.data_ptr() % 256
         return memory[start : start + size]
 
