@@ -28,7 +28,9 @@ pytestmark = [
     pytest.mark.proof,
     pytest.mark.skipif(INTERPRETED, reason="Triton compiles nothing here"),
 ]
-RUN = "import json, sys; sys.path.insert(0, sys.argv[1]); import test_compilers as t; print(json.dumps(t.digests(sys.argv[2:])))"
+RUN = (
+    "import json, sys; sys.path.insert(0, sys.argv[1]); import test_compilers as t; print(json.dumps(t.digests(sys.argv[2:])))"
+)
 NETWORKS = ("resnet20", "mobilenet_v2", "gpt", "char_lstm")
 OTHERS = ("gcc-11", "gcc-13", "gcc-14", "clang", "clang-16", "clang-19")
 SUMS = "a row's sum, in the order of the compiler"
