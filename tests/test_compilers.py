@@ -37,7 +37,7 @@ SUMS = "a row's sum, in the order of the compiler"
 
 
 def digests(without: Sequence[str]) -> dict[str, str]:
-    """A hash of what each op makes of its samples in all dtypes but some, and of losses; ``SUMS`` where compilers order a sum."""
+    """A hash of what each op makes of its samples in the other dtypes, and of losses; ``SUMS`` where compilers order a sum."""
     found = {name: hashlib.sha256(np.array(steps(name, ["cpu"])).tobytes()).hexdigest() for name in NETWORKS}
     for op in OPS:
         graph, feeds = grt.Graph(), dict[str, np.ndarray]()
