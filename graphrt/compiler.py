@@ -280,9 +280,7 @@ def _check_names(fusion: Fusion, graph: Graph) -> None:
         nodes += some
         pending += [Loop.of(node).body for node in some if node.op.kind is Kind.LOOP]
     for name in sorted(set().union(*fusion.apart) - {node.name for node in nodes}):
-        raise ArgumentError(
-            f"forbid names {name!r}, which is no node of program.graph; {meant(name, nodes)}"
-        )
+        raise ArgumentError(f"forbid names {name!r}, which is no node of program.graph; {meant(name, nodes)}")
 
 
 def _debug(program: Program, flags: Flags) -> None:
