@@ -274,7 +274,7 @@ def transferred(seed: int, frozen: bool, share: float = 1.0) -> tuple[float, flo
     fit(first, before, 4 * epochs)  # features that others are to use are learnt longer
     net = models.spoof_classifier(trunk, 2048, 5, 0.0)
     if frozen:
-        net.trunk.requires_grad_(False).eval()
+        trunk.requires_grad_(False).eval()
     trainer, seconds = fit(net, after, epochs)
     return accuracy(trainer.predict(held.x), held.y), seconds
 

@@ -5,7 +5,6 @@ target = parse(name): passes -> fuse -> arrange -> lower -> plan memory -> targe
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import sys
@@ -20,7 +19,7 @@ import numpy as np
 
 from graphrt.config import Flags
 from graphrt.errors import ArgumentError, GraphError, TargetError
-from graphrt.ir import Graph, Value
+from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind, Order
 from graphrt.ops.body import Loop
 from graphrt.passes.decision import Decision
@@ -30,6 +29,7 @@ from graphrt.passes.pipeline import run_passes
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.dump import dump
+from graphrt.runtime.explanation import meant
 from graphrt.runtime.lowering import Lowering, uncollected
 from graphrt.runtime.processes import processes
 from graphrt.runtime.program import Program, Recipe
@@ -274,14 +274,13 @@ class _Clock:
 
 def _check_names(fusion: Fusion, graph: Graph) -> None:
     """Raises ArgumentError for a node to be kept apart that ``graph``, what is scheduled, has not, nor a loop's body."""
-    names, pending = list[str](), [graph]
+    nodes, pending = list[Node](), [graph]
     while pending:
-        nodes = pending.pop().nodes
-        names += [node.name for node in nodes]
-        pending += [Loop.of(node).body for node in nodes if node.op.kind is Kind.LOOP]
-    for name in sorted(set().union(*fusion.apart) - {*names}):
-        near = ", ".join(difflib.get_close_matches(name, names, 3, 0)) or "none"
-        raise ArgumentError(f"forbid names {name!r}, which is no node of what is compiled (program.graph); there is {near}")
+        some = pending.pop().nodes
+        nodes += some
+        pending += [Loop.of(node).body for node in some if node.op.kind is Kind.LOOP]
+    for name in sorted(set().union(*fusion.apart) - {node.name for node in nodes}):
+        raise ArgumentError(f"forbid names {name!r}, which is no node of program.graph; {meant(name, nodes)}")
 
 
 def _debug(program: Program, flags: Flags) -> None:

@@ -8,9 +8,6 @@ effects are ``graph.updates``, which say what a parameter (or other state) becom
 
 from __future__ import annotations
 
-import math
-import os
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +18,7 @@ from weakref import WeakSet
 import networkx as nx
 import numpy as np
 
-from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError, ShapeError
+from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError
 from graphrt.mesh import Axes, Mesh
 from graphrt.node import BUILDING, OPERATORS, Factor, Node, Origin, Stand, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Order
@@ -29,11 +26,9 @@ from graphrt.sharding import part_shape
 from graphrt.signature import Memory, Signature
 from graphrt.text import NodeLine, ResultLine, lines_of, node_line, parse_line, result_line
 from graphrt.types import HALVES, DType, DTypeLike, as_dtype, bfloat16, float32
+from graphrt.verify import check_name, check_owned, check_update, permutation, verify
 
 __all__ = ["BUILDING", "OPERATORS", "Graph", "Node", "Origin", "Stand", "Value"]
-
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_MODELS, _COMMANDS = f"{_PACKAGE}models{os.sep}", (f"{_PACKAGE}cli{os.sep}", f"{_PACKAGE}inspection{os.sep}")
 
 
 class Graph:
@@ -78,12 +73,7 @@ class Graph:
         """
         attrs = dict(attrs or {})
         for value in inputs:
-            if value.graph is not self:
-                raise GraphError(
-                    f"{op.name}: operand {value.node.where()} belongs to another Graph; "
-                    "build everything of one program on one Graph"
-                )
-            self._outside_steps(value, op.name)
+            check_owned(value, self, f"operand of {op.name}")
         try:
             types = op.types(tuple(v.type for v in inputs), attrs)
         except GraphrtError as error:
@@ -96,7 +86,7 @@ class Graph:
             self._counts[op.name] = max(self._counts[op.name], int(tail) + 1 if tail.isdigit() else 0)
         if orders is not None:
             types = tuple(t.with_order(order) for t, order in zip(types, orders, strict=True))
-        return self._added(Node(self, op, tuple(inputs), attrs, types, name, self._origin or self._here()))
+        return self._added(Node(self, op, tuple(inputs), attrs, types, name, self._origin or Origin.of_caller(*self._phase)))
 
     def _added(self, node: Node) -> Node:
         self.nodes.append(node)
@@ -138,7 +128,7 @@ class Graph:
         lie otherwise are copied at each run. None is row-major. ``varying`` are the axes of the mesh along which each process
         passes its own, such as its part of the batch. Raises ArgumentError.
         """
-        order = None if order is None else _permutation(order, len(shape), f"input {name!r}")
+        order = None if order is None else permutation(order, len(shape), f"input {name!r}")
         return self._source("input", name, shape, dtype, self._varying(varying), order)
 
     def parameter(
@@ -190,7 +180,7 @@ class Graph:
             if final.is_float:
                 number = value if isinstance(value, Factor) else float(value)
             else:
-                number = bool(value) if final.is_bool else _integer(value, final)
+                number = bool(value) if final.is_bool else final.whole(value)
             return self.append(REGISTRY["constant"], (), {"value": number, "dtype": final.name}).outputs[0]
         array = np.asarray(value)
         if array.dtype == np.float64 and dtype is None:
@@ -209,31 +199,23 @@ class Graph:
         ``order`` lists its dimensions as they shall lie in memory, the outermost first; None leaves that to the compiler, as do
         an input or parameter returned as it is, a value returned in two orders, and templates that have no such result.
         """
-        self._own(value, f"output {name!r}")
-        _check_name(name, "output")
+        check_owned(value, self, f"output {name!r}")
+        check_name(name, "output")
         if name in self.outputs:
             raise GraphError(f"output {name!r} is already {self.outputs[name]!r}")
         if order is not None:
-            self.orders[name] = _permutation(order, value.ndim, f"output {name!r}")
+            self.orders[name] = permutation(order, value.ndim, f"output {name!r}")
         self.outputs[name] = value
         return value
 
     def update(self, parameter: Value, value: Value) -> None:
         """Says that ``parameter`` becomes ``value`` when a run is over. Raises GraphError, ShapeError."""
-        self._own(parameter, "updated parameter")
-        self._own(value, "new value")
+        check_owned(parameter, self, "updated parameter")
+        check_owned(value, self, "new value")
+        check_update(parameter, value)
         name = parameter.node.name
-        if parameter.node.op.name != "parameter":
-            raise GraphError(f"only parameters can be updated; {parameter.node.where()} is {parameter.node.op.name}")
         if name in self.updates:
             raise GraphError(f"parameter {name!r} has an update already: {self.updates[name]!r}")
-        if not parameter.type.same(value.type):
-            raise ShapeError(f"parameter {name!r} is {parameter.type}, its update {value.node.where()} is {value.type}")
-        if own := set(value.type.varying) - set(parameter.type.varying):
-            raise GraphError(
-                f"parameter {name!r} is the same in all processes, its update {value.node.where()} is {value.type}: each along "
-                f"{', '.join(sorted(own))} has its own; update it with all_reduce(value, axis), or make it with varying={own!r}"
-            )
         self.updates[name] = value
 
     def latest(self, value: Value) -> Value:
@@ -304,7 +286,7 @@ class Graph:
     def _source(
         self, op: str, name: str, shape: Sequence[int], dtype: DTypeLike, attrs: dict[str, Any], order: Order = None
     ) -> Value:
-        _check_name(name, op)
+        check_name(name, op)
         if name in self.sources:
             raise GraphError(f"{name!r} is already the {self.sources[name].op.name} {self.sources[name].where()}")
         attrs = {"shape": tuple(int(n) for n in shape), "dtype": as_dtype(dtype).name, **attrs}
@@ -318,35 +300,11 @@ class Graph:
             raise ArgumentError(f"varying={axes!r} is about the axes of a mesh: build on Graph(mesh=Mesh({axes!s}=...))")
         return {"varying": self.mesh.varying(axes)}
 
-    def _own(self, value: Value, what: str) -> None:
-        if not isinstance(value, Value):
-            raise ArgumentError(f"{what} must be a Value of this graph, got {type(value).__name__}")
-        if value.graph is not self:
-            raise GraphError(f"{what}: {value.node.where()} belongs to another Graph")
-        self._outside_steps(value, what)
-
-    def _outside_steps(self, value: Value, what: str) -> None:
-        if value.node in self.of_steps:
-            raise GraphError(f"{what}: {value.node.where()} is a value of a step of scan; return it as a y to have it of all")
-
-    def _here(self) -> Origin:
-        """The user's line; under a command that builds a model of graphrt's there is none, and it is the model's."""
-        frame = last = sys._getframe(1)
-        model = None
-        while (back := frame.f_back) is not None and (file := frame.f_code.co_filename).startswith(_PACKAGE):
-            if file.startswith(_MODELS):
-                model = model or frame
-            elif file.startswith(_COMMANDS):
-                frame = model or last
-                break
-            frame, last = back, frame
-        return Origin(frame.f_code.co_filename, frame.f_lineno, *self._phase)
-
     def located(self, error: GraphrtError, what: str, inputs: Sequence[Value]) -> GraphrtError:
         """``error`` with the user's line and the operands in front of it, once; the innermost call explains best."""
         if error.located:
             return error
-        here = self._origin or self._here()
+        here = self._origin or Origin.of_caller(*self._phase)
         operands = "".join(f"\n  operand {v.node.where()} : {v.type}" for v in inputs)
         found = type(error)(f"{what} at {here.file}:{here.line}: {error}{operands}")
         found.located = True
@@ -377,34 +335,7 @@ class Graph:
 
     def verify(self) -> None:
         """Checks types by inference, definition before use, sources, outputs and updates. Raises GraphError."""
-        seen: set[Value] = set()
-        for node in self.nodes:
-            for v in node.inputs:
-                if v not in seen:
-                    raise GraphError(f"{node.where()} reads {v!r} before it is defined in this graph")
-            types = node.op.types(tuple(v.type for v in node.inputs), node.attrs)
-            if [t.with_order(None) for t in types] != [t.with_order(None) for t in node.types]:
-                raise GraphError(f"{node.where()} says {node.types}, inference says {types}")
-            self._on_mesh(node)
-            if node.op.kind is Kind.SOURCE and self.sources.get(node.name) is not node:
-                raise GraphError(f"{node.where()} is not registered under its name")
-            seen.update(node.outputs)
-        for name, v in [*self.outputs.items(), *self.updates.items()]:
-            if v not in seen:
-                raise GraphError(f"{name!r} is {v!r}, which is not in this graph")
-        for name, v in self.updates.items():
-            source = self.sources.get(name)
-            if source is None or source.op.name != "parameter" or not source.types[0].same(v.type):
-                raise GraphError(f"the update of {name!r} does not fit: {v!r}")
-
-    def _on_mesh(self, node: Node) -> None:
-        """Raises GraphError where ``node`` is about axes that the mesh has not, or about another number of processes."""
-        axes = {} if self.mesh is None else self.mesh.axes
-        here = f"the mesh is {self.mesh}" if axes else "the graph has no mesh"
-        if unknown := [axis for t in node.types for axis in t.varying if axis not in axes]:
-            raise GraphError(f"{node.where()} varies along {unknown[0]}, and {here}")
-        if node.op.kind is Kind.COLLECTIVE and axes.get(node.attrs["axis"]) != node.attrs["size"]:
-            raise GraphError(f"{node.where()} is of {node.attrs['size']} processes along {node.attrs['axis']}, and {here}")
+        verify(self.nodes, self.sources, self.outputs, self.updates, self.mesh)
 
     def to_networkx(self) -> nx.MultiDiGraph:
         """The DAG of nodes, an edge per operand with the value it carries as attribute ``value``."""
@@ -457,25 +388,3 @@ class Graph:
             whole = node.attrs["cuts"][0][2] if "cuts" in node.attrs else node.types[0].shape
             self.initial[line.name] = np.zeros(whole, node.types[0].dtype.numpy)
         table.update(zip(line.results, node.outputs, strict=True))
-
-
-def _check_name(name: Any, what: str) -> None:
-    """Raises ArgumentError unless ``name`` is a string that can stand in a source file."""
-    if not isinstance(name, str) or not name or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in name):
-        raise ArgumentError(
-            f"the name of {'an' if what[0] in 'aeiou' else 'a'} {what} is a non-empty Unicode string without NUL, got {name!r}"
-        )
-
-
-def _permutation(order: Sequence[int], rank: int, what: str) -> tuple[int, ...]:
-    if sorted(order) != list(range(rank)):
-        raise ArgumentError(f"order of {what} must list its {rank} dimensions, got {tuple(order)}")
-    return tuple(order)
-
-
-def _integer(number: bool | int | float, dtype: DType) -> int:
-    """``number`` as ``dtype`` holds it: cut off towards zero, and for unsigned ones wrapped below zero, as in torch."""
-    info = np.iinfo(dtype.numpy)
-    if not math.isfinite(number) or not (info.min or -info.max) <= int(number) <= info.max:
-        raise ArgumentError(f"{number!r} does not fit {dtype}, which holds {info.min} to {info.max}")
-    return int(number) if info.min else int(number) % (info.max + 1)

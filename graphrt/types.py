@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from graphrt.errors import DTypeError
+from graphrt.errors import ArgumentError, DTypeError
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,16 @@ class DType:
     def is_int(self) -> bool:
         """Whether it is an integer type, signed or not; bool is none."""
         return self.numpy.kind in "iu"
+
+    def whole(self, number: bool | int | float) -> int:
+        """``number`` as this integer type holds it: cut off towards zero, and unsigned ones wrapped below zero, as in torch.
+
+        Raises ArgumentError where it does not fit.
+        """
+        info = np.iinfo(self.numpy)
+        if not math.isfinite(number) or not (info.min or -info.max) <= int(number) <= info.max:
+            raise ArgumentError(f"{number!r} does not fit {self}, which holds {info.min} to {info.max}")
+        return int(number) if info.min else int(number) % (info.max + 1)
 
     def __repr__(self) -> str:
         return self.name

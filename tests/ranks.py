@@ -1,4 +1,4 @@
-"""What ``test_processes.py`` runs in each process of a mesh: ``python ranks.py FOLDER`` with RANK and WORLD_SIZE set.
+"""What ``test_processes.py`` runs in each process of a mesh: ``python ranks.py FOLDER SIZE`` forks SIZE of them.
 
 Graphs are built here for both sides; what a process found is written as RANK.npz (arrays) and RANK.json (everything else).
 """
@@ -238,11 +238,27 @@ def refused(found: Found) -> None:
 CHECKS: list[Callable[[Found], None]] = [collectives, training, refused]
 
 
-def main() -> None:
+def main(folder: Path, size: int) -> int:
+    """Forks ``size`` processes, which need not import torch again, with a log each; returns 1 if one of them fails."""
+    import torch.distributed  # noqa: F401
+
+    started = []
+    for rank in range(size):
+        if (process := os.fork()) == 0:
+            log = os.open(folder / f"{rank}.log", os.O_WRONLY | os.O_CREAT)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+            run(folder, rank, size)
+            return 0
+        started.append(process)
+    return max(int(os.waitpid(process, 0)[1] != 0) for process in started)
+
+
+def run(folder: Path, rank: int, size: int) -> None:
     """Runs every check and writes what was found."""
     import torch.distributed as dist
 
-    folder, rank, size = Path(sys.argv[1]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=size)
     found = Found(rank, size)
     for check in CHECKS:
@@ -253,4 +269,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

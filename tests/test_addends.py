@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_products_with_a_common_factor_stay_apart(target: str) -> None:
 
 @pytest.mark.parametrize(("cell", "most"), [(nn.RNN, 3), (nn.GRU, 6), (nn.LSTM, 7)])
 @pytest.mark.skipif(INTERPRETED, reason="counts launches of the cpu's plan")
-def test_a_recurrent_network_sums_its_weights_gradients_at_the_end(cell: type[nn.Module], most: int) -> None:
+def test_a_recurrent_network_sums_its_weights_gradients_at_the_end(cell: Callable[..., nn.Module], most: int) -> None:
     """A time step adds a few launches and a few nodes, however many there are, and none of them touches a weight's gradient."""
     launches, nodes = list[int](), list[int]()
     for steps in (20, 30):

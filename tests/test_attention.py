@@ -184,8 +184,10 @@ def test_transformer_encoder_layer() -> None:
     compare_layers(cases, TARGET, 400)
 
 
-def _qkv(g: grt.Graph, q: tuple[int, ...] = (2, 4, 8), k: tuple[int, ...] = (2, 5, 8)) -> list[grt.Value]:
-    return [g.input("q", q), g.input("k", k), g.input("v", k)]
+def _qkv(
+    g: grt.Graph, q: tuple[int, ...] = (2, 4, 8), k: tuple[int, ...] = (2, 5, 8)
+) -> tuple[grt.Value, grt.Value, grt.Value]:
+    return g.input("q", q), g.input("k", k), g.input("v", k)
 
 
 def _mha(g: grt.Graph, **kwargs: Any) -> Any:

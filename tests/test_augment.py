@@ -76,7 +76,7 @@ def resized(size: tuple[int, int]) -> Any:
     def resize(x: np.ndarray, d: Drawn, i: int) -> np.ndarray:
         rows = d["top"][i] + (np.arange(size[0]) + 0.5) * d["height"][i] / size[0] - 0.5
         columns = d["left"][i] + (np.arange(size[1]) + 0.5) * d["width"][i] / size[1] - 0.5
-        return sample(x[i], *np.meshgrid(rows.clip(0, H - 1), columns.clip(0, W - 1), indexing="ij"), False, 0.0)
+        return sample(x[i], *np.meshgrid(rows.clip(0, H - 1), columns.clip(0, W - 1), indexing="ij"), nearest=False, fill=0.0)
 
     return resize
 

@@ -114,7 +114,11 @@ TABLE: dict[str, list[Wrong]] = {
         lambda v: F.flatten(3),
     ],
     "permute": [lambda v, d=d: F.permute(v.x, d) for d in ((0,), (0, 0), (0, 2), "01", None, 1, (0, 1.0))],
-    "transpose": [lambda v: F.transpose(v.x, 0, 2), lambda v: F.transpose(v.x, 0), lambda v: F.transpose(v.x, 0, None)],
+    "transpose": [
+        lambda v: F.transpose(v.x, 0, 2),
+        lambda v: F.transpose(v.x, 0),  # type: ignore[call-arg]
+        lambda v: F.transpose(v.x, 0, None),
+    ],
     "movedim": [lambda v: F.movedim(v.x, 0, 2), lambda v: F.movedim(v.x, 5, 0), lambda v: F.movedim(v.x, (0,), "1")],
     "getitem": [
         *(lambda v, k=k: v.x[k] for k in (2, (0, 3), (0, 0, 0), "a", 1.0, (..., ...), [0, None])),

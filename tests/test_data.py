@@ -31,7 +31,7 @@ def fitted(given: Any, batch_size: int | None = 16) -> list[float]:
     return trainer.fit(given, 2, batch_size, validation=given, progress=False).loss
 
 
-class Torchs(torch.utils.data.Dataset):  # type: ignore[misc]
+class Torchs(torch.utils.data.Dataset):  # type: ignore[misc, name-defined]
     """A map-style dataset of tensors."""
 
     def __init__(self, of: Dataset) -> None:

@@ -91,7 +91,7 @@ def test_systems_in_blocks(target: str, monkeypatch: pytest.MonkeyPatch) -> None
 
         monkeypatch.setattr(config, "line_config", small)
     rng, n = np.random.default_rng(3), 5 if INTERPRETED else 130
-    check_system(*(rng.standard_normal((n, k)).astype(np.float32) for k in (n, 2)), target)
+    check_system(*(rng.standard_normal((n, k)).astype(np.float32) for k in (n, 2)), target=target)
 
 
 def test_singular_and_special_matrices(target: str) -> None:

@@ -117,8 +117,22 @@ def test_why(lenet: Explanation) -> None:
     assert lenet.why("conv_0", "channels-last")[0].stage == "layout"
     assert "by way of others" in lenet.why("add_0", "relu_0")[0].reason
     assert "neither reads" in lenet.why("conv_0", "matmul_2")[0].reason
-    with pytest.raises(ArgumentError, match="'relu_99' is no node .* relu_"):
-        lenet.why("relu_99", "conv_0")
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("relu_99", r"did you mean relu_\d"),  # the number is another one
+        ("ReLU", r"did you mean relu_0"),  # as a layer is called
+        ("conv2d", r"did you mean conv_0 or conv_1\?"),
+        ("conv2", r"did you mean conv_1"),  # a module
+        ("matmull_0", r"did you mean matmul_0"),  # misspelt
+        ("xyz", r"nodes are named after their ops, as conv_0 is"),
+    ],
+)
+def test_a_name_that_is_none_has_those_that_were_meant(lenet: Explanation, written: str, told: str) -> None:
+    with pytest.raises(ArgumentError, match=f"'{written}' is no node of this program; {told}"):
+        lenet.why(written, "conv_0")
 
 
 def test_refused_are_those_that_were_not_done(lenet: Explanation) -> None:

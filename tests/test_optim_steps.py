@@ -189,7 +189,7 @@ def test_what_all_optimizers_take(target: str) -> None:
         for i in range(6):
             for t in p:
                 t.grad = None
-            their_loss(*p, X[i]).backward()
+            their_loss(*p, x=X[i]).backward()
             if name == "norm":
                 for key, value in norms[i].items():
                     total = clip.get_total_norm([t.grad for t in p], float(key[5:]))

@@ -1,12 +1,15 @@
 """Collectives between real processes, two and four on this machine over gloo: as all ranks walked in one, and as one process.
 
-Starting torch takes seconds, so each number of processes is started once, and runs all that is in ``ranks.py``.
+Starting torch takes seconds, so for each number of processes it is started once, and forked; they run all that is in
+``ranks.py``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,19 +39,15 @@ class Run:
         flags |= {"GRAPHRT_CFLAGS": os.environ.get("GRAPHRT_CFLAGS") or "-O1", "OMP_NUM_THREADS": "1"}
         flags["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
         (folder / "cache").mkdir()
-        started = []
-        for rank in range(size):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-            with (folder / f"{rank}.log").open("w") as log:
-                command = [sys.executable, str(HERE / "ranks.py"), str(folder)]
-                started.append(subprocess.Popen(command, env={**os.environ, **flags, **own}, stdout=log, stderr=log))
-        try:
-            codes = [process.wait(LIMIT) for process in started]
-        finally:
-            for process in started:
-                process.kill()
-        logs = "\n".join(f"process {r}:\n{(folder / f'{r}.log').read_text()[-3000:]}" for r in range(size))
-        assert not any(codes), f"exit codes {codes}\n{logs}"
+        command = [sys.executable, str(HERE / "ranks.py"), str(folder), str(size)]
+        with subprocess.Popen(command, env={**os.environ, **flags}, start_new_session=True) as process:
+            try:
+                code = process.wait(LIMIT)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        logs = "\n".join(f"{path.name}:\n{path.read_text()[-3000:]}" for path in sorted(folder.glob("*.log")))
+        assert code == 0, logs
         self.arrays = [dict(np.load(folder / f"{rank}.npz")) for rank in range(size)]
         self.facts: list[dict[str, Any]] = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 

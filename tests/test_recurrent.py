@@ -172,7 +172,7 @@ BAD: list[tuple[str, Callable[[grt.Graph], Any]]] = [
     ("gru_cell bias", lambda g: _gru_cell(g, b_hh=(5,))),
     ("gru_cell batch", lambda g: _gru_cell(g, h=(3, 5))),
     ("gru_cell rank", lambda g: _gru_cell(g, x=(1, 2, 4))),
-    ("rnn_tanh_cell one bias", lambda g: F.rnn_tanh_cell(*[g.input("x", (4, 4))] * 4, g.input("b", (4,)))),
+    ("rnn_tanh_cell one bias", lambda g: F.rnn_tanh_cell(*(g.input("x", (4, 4)),) * 4, g.input("b", (4,)))),
     ("rnn_tanh_cell number", lambda g: F.rnn_tanh_cell(g.input("x", (4, 4)), 1.0, 2.0, 3.0)),
     ("rnn_relu_cell integers", lambda g: F.rnn_relu_cell(*[g.input("x", (4, 4), "int32")] * 4)),
     ("lstm_cell state", lambda g: F.lstm_cell(*[g.input("x", (4, 4))] * 4)),

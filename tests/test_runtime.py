@@ -185,11 +185,11 @@ def test_a_process_may_end_while_a_thread_is_inside_a_program() -> None:
 import threading, time, numpy as np, graphrt as grt
 from graphrt import ops as F
 graph = grt.Graph()
-h = graph.input("x", (16, 64, 56, 56))
-for i in range(8):
+h = graph.input("x", (4, 64, 56, 56))
+for i in range(4):
     h = F.conv2d(h, graph.parameter(f"w{i}", np.ones((64, 64, 3, 3), np.float32)), padding=1)
 program = grt.compile(h, target="cpu", freeze=True)
-x = np.ones((16, 64, 56, 56), np.float32)
+x = np.ones((4, 64, 56, 56), np.float32)
 start = time.perf_counter()
 program(x=x)
 def call():
@@ -198,7 +198,7 @@ def call():
 threading.Thread(target=call, daemon=True).start()
 time.sleep((time.perf_counter() - start) / 3)
 """
-    for _ in range(3):
+    for _ in range(2):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
 
@@ -307,7 +307,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "GRAPHRT_THREADS": n}, capture_output=True, text=True, check=True
         ).stdout
-        for n in ("1", "2", "3")
+        for n in ("1", "3")
     }
     assert found == {digest() + "\n"}
 

@@ -24,7 +24,7 @@ ORDER = [
     ("index", "mesh", "sharding"),
     ("op",),
     ("node", "signature"),
-    ("text",),
+    ("text", "verify"),
     ("ir",),
     ("reference",),
     ("ops",),

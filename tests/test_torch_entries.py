@@ -179,7 +179,7 @@ def test_attention_stays_whole() -> None:
     seen[0, 0, 3] = False
     program = grt.compile(grt.from_torch(attended, (*heads, seen, added)), target="cpu")
     assert program.launches == 6, program.plan_text()
-    for a, b in zip(program(*heads, seen, added), attended(*heads, seen, added), strict=True):
+    for a, b in zip(program(*heads, seen, added), attended(*heads, seen=seen, added=added), strict=True):
         close(torch.as_tensor(a), b, 1e-5, "from_torch")
 
     def gradients(function: Callable[..., list[Tensor]]) -> list[Tensor]:

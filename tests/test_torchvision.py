@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from conftest import INTERPRETED
@@ -18,7 +20,7 @@ AUXILIARY = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weight
 SIZES = {"vit_b_16": 224, "inception_v3": 107}  # others see 64x64 pixels
 
 
-def theirs(name: str, **options: object) -> torch.nn.Module:
+def theirs(name: str, **options: object) -> Any:
     torch.manual_seed(0)
     auxiliary = {"aux_logits": False} if name in AUXILIARY else {}
     return torchvision.models.get_model(name, weights=None, **AUXILIARY.get(name, {}), **{**auxiliary, **options})

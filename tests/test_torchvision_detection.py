@@ -36,7 +36,7 @@ class Both(nn.Module):
         return {**output, "found": whole.kept(output, input.shape[2:])}
 
 
-def pair(name: str, size: tuple[int, int], **options: Any) -> tuple[Any, Any, torch.Tensor]:
+def pair(name: str, size: tuple[int, int], **options: Any) -> tuple[Any, Any, Any]:
     """torchvision's network and ours, of the same random weights, by which classes differ, and a picture."""
     torch.manual_seed(0)
     same: dict[str, Any] = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}

@@ -11,6 +11,7 @@ from graphrt.cli.catalogue import commands as catalogue
 from graphrt.cli.catalogue import version
 from graphrt.cli.compiling import commands as compiling
 from graphrt.cli.seeing import commands as seeing
+from graphrt.cli.trained import commands as trained
 from graphrt.cli.training import commands as training
 from graphrt.errors import AccessError, GraphrtError, NumericError
 from graphrt.inspection.command import commands as inspection
@@ -32,7 +33,7 @@ def options(
     """Options of the command line as a whole, which does nothing without a command."""
 
 
-for group in (training, seeing, catalogue, compiling, inspection):
+for group in (training, trained, seeing, catalogue, compiling, inspection):
     app.add_typer(group)
 app.add_typer(bench, name="bench")
 

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from graphrt.cli.options import Target, show
-from graphrt.cli.training import Checkpoint, checkpoint_of, trained
+from graphrt.cli.trained import Checkpoint, checkpoint_of, trained
 from graphrt.errors import ArgumentError, unknown
 
 commands = typer.Typer()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from graphrt.errors import ArgumentError
+from graphrt.node import Node
+from graphrt.op import Kind
 from graphrt.passes.decision import Decision
 from graphrt.passes.stages import STAGES
 from graphrt.runtime.lowering import Lowering
@@ -37,7 +39,7 @@ class Explanation:
         self._every = [*zip(self._launches, lowering.kernels, strict=True)]  # those of loops' bodies too
         self._every += [pair for body in bodies for pair in zip(body.schedule.launches, body.kernels, strict=True)]
         graphs = [*(graph for _, graph in lowering.passes), *(body.schedule.graph for body in bodies)]
-        self._names = {n.name for graph in graphs for n in graph.nodes}
+        self._nodes = {n.name: n for graph in graphs for n in graph.nodes}
         self._modules_of = list(modules(self._launches))
 
     def __str__(self) -> str:
@@ -80,11 +82,10 @@ class Explanation:
 
         Raises ArgumentError for a name that is none.
         """
-        known = self._names | {d.node for d in self.decisions} | {_about(d) for d in self.decisions}
+        known = self._nodes.keys() | {d.node for d in self.decisions} | {_about(d) for d in self.decisions}
         for name in (a, b):
             if name not in known:
-                near = ", ".join(difflib.get_close_matches(name, known, 3, 0))
-                raise ArgumentError(f"{name!r} is no node of this program; there is {near}")
+                raise ArgumentError(f"{name!r} is no node of this program; {meant(name, self._nodes.values())}")
         found = [d for d in self.decisions if {d.node, _about(d)} == {a, b}]
         return found or self._together(a, b)
 
@@ -175,7 +176,7 @@ class Explanation:
 
     def _general(self, reason: str) -> str:
         """``reason`` without the names of nodes, and without numbers."""
-        return re.sub(r"\d+", "n", re.sub(r"[\w.]+", lambda m: "..." if m[0] in self._names else m[0], reason))
+        return re.sub(r"\d+", "n", re.sub(r"[\w.]+", lambda m: "..." if m[0] in self._nodes else m[0], reason))
 
     def _choices(self) -> Iterator[str]:
         for stage in dict.fromkeys(d.stage for d in self.decisions if not d.fuses):
@@ -196,6 +197,20 @@ class Explanation:
             if len(shown) > MODULES:
                 rest = [size for _, moved in shown[MODULES:] for size in moved]
                 yield f"  {f'{len(shown) - MODULES} others':<20}{len(rest):>5} launches{_size(sum(rest)):>12}"
+
+
+def meant(name: str, nodes: Iterable[Node]) -> str:
+    """The ``nodes`` that who wrote ``name`` may have meant, for a message: a module's, an op's, or spelt like it."""
+    names = {n.name: n for n in nodes}
+    op = re.sub(r"_?\d+d?$", "", name.lower())
+    found = [n.name for n in names.values() if any(v.name.startswith(f"{name}.") for v in n.inputs)]
+    found = found or [n.name for n in names.values() if op in (n.op.name, n.name.rpartition("_")[0])]
+    found = found or difflib.get_close_matches(name.lower(), names, 3)
+    if not found:
+        some = next((n.name for n in names.values() if n.op.kind is not Kind.SOURCE), "add_0")
+        return f"nodes are named after their ops, as {some} is, and module names as conv1 stand for none"
+    nearest = sorted(found, key=lambda one: -difflib.SequenceMatcher(None, name.lower(), one).ratio())
+    return f"did you mean {' or '.join(nearest[:3])}?"
 
 
 def _about(decision: Decision) -> str:

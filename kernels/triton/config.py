@@ -271,7 +271,7 @@ def conv_box(kind: str, g: Geometry, bm: int, segment: int = 1) -> tuple[int, in
     if segment > 1:
         whole = [(h, w) for h, w in shapes if w == columns and rows % h == 0 and h in (bm // w, rows)]
         shapes = [*whole, *((h, w) for h, w in shapes if w == bm and columns % w == 0)]
-    return min(shapes, key=lambda s: (_boxes(images, rows, columns, *s, bm), -s[1], -s[0]), default=None)
+    return min(shapes, key=lambda s: (_boxes(images, rows, columns, *s, bm=bm), -s[1], -s[0]), default=None)
 
 
 def conv_tma_grid(kind: str, g: Geometry, config: Config) -> int:

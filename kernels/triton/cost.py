@@ -239,7 +239,7 @@ def walking(gemm: Gemm, machine: Machine) -> list[tuple[float, Config]]:
     for one, config in ranked(gemm, machine):
         found.append((one, {**config, "PROGRAMS": 0}))
         if programs := persistent(config, gemm, machine):
-            time = clocks(Tiling(*config.values(), programs // machine.units), gemm, machine, programs)
+            time = clocks(Tiling(*config.values(), resident=programs // machine.units), gemm, machine, programs)
             found.append((time, {**config, "PROGRAMS": programs}))
     return sorted(found, key=lambda pair: pair[0])
 

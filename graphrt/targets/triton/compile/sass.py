@@ -183,7 +183,7 @@ class Task:
 def work(listing: str, arch: str, warps: int, programs: int, resident: int, task: Task) -> Work:
     """The work of each of ``programs`` of so many ``warps`` that has such a ``task``; ``resident`` share a multiprocessor."""
     find_kernels()
-    from graphrt.kernels.triton.cost import LATENCY  # type: ignore[import-not-found]
+    from graphrt.kernels.triton.cost import LATENCY
 
     way = flow(instructions(listing))
     times = _times(way, warps, task)

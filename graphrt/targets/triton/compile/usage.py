@@ -20,7 +20,7 @@ def usage(code: bytes, target: str) -> tuple[int, int]:
 def resident(registers: int, shared: int, warps: int, target: str) -> int:
     """The number of programs of so many registers a thread, bytes of shared memory and warps that a multiprocessor holds."""
     find_kernels()
-    from graphrt.kernels.triton.cost import occupancy  # type: ignore[import-not-found]
+    from graphrt.kernels.triton.cost import occupancy
 
     return int(occupancy(registers, shared, warps, target.split(":")[1]))
 

@@ -39,7 +39,7 @@ def described(kernel: TemplateKernel, plain: Mapping[str, bool], arch: str, slot
 
 def _in_question(kernel: TemplateKernel, arch: str) -> bool:
     """Whether ``kernel`` is a contraction on tensor cores (else operands go through registers anyway) that has such a form."""
-    from graphrt.kernels.triton import config  # type: ignore[import-not-found]
+    from graphrt.kernels.triton import config
 
     cores = kernel.factors in HALVES or (kernel.factors is float32 and kernel.precision != "highest")
     return kernel.spec.name in ("matmul", *_DIRECTIONS) and cores and config.has_tma(arch)

@@ -41,7 +41,7 @@ class Options:
     def machine(self) -> Any:
         """The ``Machine`` of the templates' arithmetic."""
         find_kernels()
-        from graphrt.kernels.triton.config import Machine  # type: ignore[import-not-found]
+        from graphrt.kernels.triton.config import Machine
 
         return Machine(self.arch, self.units, self.large, PRECISIONS[self.precision])
 
@@ -62,6 +62,6 @@ class Options:
 def lanes(arch: str) -> int:
     """Threads of a warp of ``arch``, as cuda:sm_90 or sm_90."""
     find_kernels()
-    from graphrt.kernels.triton.cost import multiprocessor  # type: ignore[import-not-found]
+    from graphrt.kernels.triton.cost import multiprocessor
 
     return int(multiprocessor(arch.split(":")[-1]).lanes)

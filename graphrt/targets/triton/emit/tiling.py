@@ -65,7 +65,7 @@ def _tile(kernel: TemplateKernel, prologues: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
-    from graphrt.kernels.triton import config, pair_config  # type: ignore[import-not-found]
+    from graphrt.kernels.triton import config, pair_config
 
     sizes, machine = kernel.sizes, options.machine
     precision = {"INPUT_PRECISION": machine.precision}
