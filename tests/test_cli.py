@@ -288,8 +288,9 @@ def test_brackets_in_a_path_are_no_markup(tmp_path: Path, monkeypatch: pytest.Mo
 def test_flags_that_are_no_numbers_are_named(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(name, "abc")
-    assert f"{name} must be a" in fails(monkeypatch, capsys, "flags")
+    for value in ("abc", "-1", "nan"):
+        monkeypatch.setenv(name, value)
+        assert f"{name} must be a" in fails(monkeypatch, capsys, "flags")
 
 
 def test_a_missing_triton_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
