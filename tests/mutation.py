@@ -65,7 +65,10 @@ FEW = FUZZ[:3]  # of the interpreter, which has no more of each kind
 AREAS = [
     Area("graphrt/autodiff.py", ("tests/test_passes.py", "tests/test_every_function.py", "tests/test_ops.py")),
     Area("graphrt/index.py", ("tests/test_index.py", "tests/test_movement.py", *FUZZ)),
-    Area("graphrt/passes/**/*.py", ("tests/test_passes.py", "tests/test_patterns.py", "tests/test_plans.py", *FUZZ)),
+    Area(
+        "graphrt/passes/**/*.py",
+        ("tests/test_passes.py", "tests/test_patterns.py", "tests/test_plans.py", *FUZZ, "tests/test_any_batch.py"),
+    ),
     Area(
         "graphrt/schedule/*.py",
         (

@@ -48,6 +48,8 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file, by name; of one that ``State.save`` wrote, as they were. Raises InputError, OSError."""
     from safetensors import SafetensorError, safe_open
 
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder, not a safetensors file")
     try:
         with safe_open(path, "numpy") as file:
             arrays, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
