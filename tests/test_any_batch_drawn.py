@@ -6,14 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import assert_close
+from conftest import INTERPRETED, assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphrt as grt
 from graphrt import Value
 from graphrt import ops as F
+from graphrt.passes.batch_rows import analyse
 from graphrt.passes.open_batch import ROWS
+from graphrt.passes.zero_rows import sources_of_zeros
 from graphrt.targets.reference.evaluate import evaluate
 
 MOST, WIDE = 7, 6
@@ -112,3 +114,17 @@ def test_drawn_networks_on_the_reference(drawn: tuple[list[str], str], seed: int
 @settings(max_examples=1)
 def test_drawn_networks(loss: str, steps: list[str], seed: int, target: str) -> None:
     differs_nowhere((steps, loss), seed, target)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the graph is the same in both lanes")
+def test_the_gradients_of_all_layers_wait_for_the_same_mask() -> None:
+    """Where the gradient meets the batch: rows of zeros stay so through products with weights and ReLU's condition."""
+    g = grt.Graph()
+    h, layers = g.input("x", (MOST, WIDE)), list[Value]()
+    for i in range(4):
+        h = F.relu(F.matmul(h, g.parameter(f"w{i}", np.eye(WIDE, dtype=np.float32))))
+        layers.append(h)
+    gradients = grt.grad(F.mean(h * h), layers[:-1])
+    found = analyse(g, MOST, {"x": 0})
+    first = sources_of_zeros(gradients[-1:], found)
+    assert all(sources_of_zeros([d], found) == first for d in gradients)
