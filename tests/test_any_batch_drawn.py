@@ -103,17 +103,21 @@ def differs_nowhere(drawn: tuple[list[str], str], seed: int, target: str) -> Non
             assert_close(program.state[name], expected[v], 1024, f"update of {name} of {rows} rows", graph)
 
 
+@pytest.mark.skipif(INTERPRETED, reason="the reference only, the same in both lanes")
 @given(networks, st.integers(0, 2**31))
 @settings(max_examples=10)
 def test_drawn_networks_on_the_reference(drawn: tuple[list[str], str], seed: int) -> None:
     differs_nowhere(drawn, seed, "reference")
 
 
+@pytest.mark.skipif(
+    INTERPRETED, reason="rewrites the same graph for every target; test_any_batch runs networks of its own there"
+)
 @pytest.mark.parametrize("loss", LOSSES)
 @given(steps=st.lists(st.sampled_from(list(STEPS)), min_size=4, max_size=7), seed=st.integers(0, 2**31))
 @settings(max_examples=1)
-def test_drawn_networks(loss: str, steps: list[str], seed: int, target: str) -> None:
-    differs_nowhere((steps, loss), seed, target)
+def test_drawn_networks(loss: str, steps: list[str], seed: int) -> None:
+    differs_nowhere((steps, loss), seed, "cpu")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the graph is the same in both lanes")
