@@ -24,12 +24,14 @@ def _bool(name: str, default: str = "0") -> bool:
 
 
 def _number(name: str, default: Number) -> Number:
-    """The number, of the type of ``default``, that ``name`` is set to. Raises ArgumentError."""
+    """The number, of the type of ``default`` and not negative, that ``name`` is set to. Raises ArgumentError."""
     kind, text = type(default), os.environ.get(name) or default
     try:
-        return kind(text)
+        if (number := kind(text)) >= 0:
+            return number
     except ValueError:
-        raise ArgumentError(f"{name} must be {'an integer' if kind is int else 'a number'}, got {text!r}") from None
+        pass
+    raise ArgumentError(f"{name} must be {'an integer' if kind is int else 'a number'} that is not negative, got {text!r}")
 
 
 @dataclass(frozen=True)

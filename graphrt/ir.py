@@ -149,8 +149,8 @@ class Graph:
         are the whole's. Raises ArgumentError, GraphError, ShapeError.
         """
         if value is not None:
-            array = np.ascontiguousarray(value)
-            array = array if array.shape == np.shape(value) else array.reshape(np.shape(value))
+            array = _given(value, f"parameter {name!r}")
+            array = np.ascontiguousarray(array).reshape(array.shape)
             shape, dtype = array.shape, as_dtype(array.dtype)
         else:
             array = np.zeros(tuple(shape), as_dtype(dtype).numpy)
@@ -182,7 +182,7 @@ class Graph:
             else:
                 number = bool(value) if final.is_bool else final.whole(value)
             return self.append(REGISTRY["constant"], (), {"value": number, "dtype": final.name}).outputs[0]
-        array = np.asarray(value)
+        array = _given(value, "a constant")
         if array.dtype == np.float64 and dtype is None:
             array = array.astype(np.float32)
         array = array if dtype is None else array.astype(as_dtype(dtype).numpy)
@@ -388,3 +388,14 @@ class Graph:
             whole = node.attrs["cuts"][0][2] if "cuts" in node.attrs else node.types[0].shape
             self.initial[line.name] = np.zeros(whole, node.types[0].dtype.numpy)
         table.update(zip(line.results, node.outputs, strict=True))
+
+
+def _given(value: Any, what: str) -> np.ndarray:
+    """``value``, an array or a tensor of torch, as an array of real numbers. Raises ArgumentError, DTypeError."""
+    try:
+        array = np.asarray(value.detach() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentError(f"{what}: {type(value).__name__} is no array that NumPy can read: {error}") from None
+    if array.dtype.kind not in "biuf":  # complex numbers, texts, objects
+        as_dtype(array.dtype)
+    return array

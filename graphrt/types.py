@@ -92,13 +92,15 @@ def as_dtype(dtype: DTypeLike) -> DType:
     if found is None:
         text = str(dtype).removeprefix("torch.")
         found = DTYPES.get(text) or _BY_SHORT.get(text)
-    if found is None and dtype is not None:
+    if found is None and dtype is not None and not (isinstance(dtype, str) and "\0" in dtype):  # which NumPy reads no further
         try:
             found = _BY_NUMPY.get(np.dtype(dtype))
-        except TypeError:
+        except (TypeError, ValueError, SyntaxError):  # NumPy reads texts as lists of formats
             pass
     if found is None and "complex" in str(dtype):
         raise DTypeError(f"graphrt has no complex numbers, got {dtype}; keep real and imaginary parts in two tensors")
+    if found is None and isinstance(dtype, np.dtype) and dtype.newbyteorder() in _BY_NUMPY:
+        raise DTypeError(f"{dtype!r} has its bytes in the other order; convert it first, with .astype({dtype.name!r})")
     if found is None:
         raise DTypeError(f"{dtype!r} is no dtype of graphrt; it has {', '.join(DTYPES)}")
     return found

@@ -35,6 +35,7 @@ from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import STAGES
 from graphrt.targets.cpu.build import pool
 
+CUT = True  # whether a program with a fault is cut down, which takes longer than finding it
 SAFETY = 2.0  # a result may differ by so many times what noise of several roundings at each node made of it
 Feeds = dict[str, np.ndarray]
 fused: Counter[tuple[str, str, str]] = Counter()  # (kind of producer, kind of consumer, stage) of what was fused
@@ -214,6 +215,8 @@ def fuzz(
         escaped = Fault(f"not a GraphrtError: {builder.escaped[0]}", seed) if builder.escaped else None
         return escaped, len(graph.nodes)
     what = next(iter(found.values()))
+    if not CUT:
+        return Fault(what, seed, graph), len(graph.nodes)
     print(f"seed {seed}: {what}; cutting it down", file=sys.stderr, flush=True)  # which may take minutes
     kind = what.split(":")[0] if "compile" in found else ""
 

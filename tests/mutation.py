@@ -51,20 +51,24 @@ IN_C = [  # pattern, replacement and kind of the faults in C templates
 
 @dataclass(frozen=True)
 class Area:
-    """Files in which faults are planted, and the tests that any of them is looked for by; ``interpret``: by Triton's."""
+    """Files in which faults are planted, and the tests that any of them is looked for by, in these lanes."""
 
     files: str
     tests: tuple[str, ...]
-    interpret: bool = False
+    lanes: tuple[str, ...] = ("compiled",)
 
 
 FUZZ = tuple(
-    f"tests/test_fuzz.py::test_random_graphs[{kind}-{seed}]" for kind in ("builder", "chains", "spliced") for seed in (0, 1)
+    f"tests/test_fuzz.py::test_random_graphs[{kind}-{seed}]" for seed in (0, 1) for kind in ("builder", "chains", "spliced")
 )
+FEW = FUZZ[:3]  # of the interpreter, which has no more of each kind
 AREAS = [
     Area("graphrt/autodiff.py", ("tests/test_passes.py", "tests/test_every_function.py", "tests/test_ops.py")),
     Area("graphrt/index.py", ("tests/test_index.py", "tests/test_movement.py", *FUZZ)),
-    Area("graphrt/passes/**/*.py", ("tests/test_passes.py", "tests/test_patterns.py", "tests/test_plans.py", *FUZZ)),
+    Area(
+        "graphrt/passes/**/*.py",
+        ("tests/test_passes.py", "tests/test_patterns.py", "tests/test_plans.py", *FUZZ, "tests/test_any_batch.py"),
+    ),
     Area(
         "graphrt/schedule/*.py",
         (
@@ -78,12 +82,26 @@ AREAS = [
     ),
     Area(
         "graphrt/targets/cpu/*.py",
-        ("tests/test_generated_c.py", "tests/test_variants.py", "tests/test_rows_drawn.py", "tests/test_freeze.py", *FUZZ),
+        (
+            "tests/test_generated_c.py",
+            "tests/test_variants.py",
+            "tests/test_rows_drawn.py",
+            "tests/test_freeze.py",
+            *FUZZ,
+            "tests/test_any_batch.py",
+            "tests/test_batch_invariant.py",
+        ),
     ),
-    Area("graphrt/targets/scalar.py", ("tests/test_scalar.py", *FUZZ)),
-    Area("graphrt/targets/triton/emit/*.py", ("tests/test_odd_sizes.py", "tests/test_rows_drawn.py", *FUZZ), interpret=True),
+    Area("graphrt/targets/scalar.py", ("tests/test_scalar.py", *FEW), lanes=("compiled", "interpret")),
+    Area(
+        "graphrt/targets/triton/emit/*.py", ("tests/test_odd_sizes.py", "tests/test_rows_drawn.py", *FEW), lanes=("interpret",)
+    ),
     Area("kernels/c/*.h", ("tests/kernels/test_c_templates.py", "tests/test_odd_sizes.py", "tests/test_ops.py", *FUZZ)),
-    Area("kernels/triton/*.py", ("tests/kernels/test_triton_interpret.py", "tests/test_odd_sizes.py", *FUZZ), interpret=True),
+    Area(
+        "kernels/triton/*.py",
+        ("tests/kernels/test_triton_interpret.py", "tests/test_odd_sizes.py", *FEW),
+        lanes=("interpret",),
+    ),
 ]
 
 
@@ -277,9 +295,10 @@ def copied(to: Path) -> None:
     (to / "graphrt" / "kernels").symlink_to(to / "kernels")
 
 
-def verdict(copy: Path, area: Area, tests: Sequence[str], seconds: float) -> str:
+def verdict(copy: Path, lane: str, tests: Sequence[str], seconds: float) -> str:
     """``survived``, or what found the fault: the test that failed first, or that no end came within ``seconds``."""
-    half = "interpret" if area.interpret else "not interpret and not slow and not kernels and not proof"
+    interpret = lane == "interpret"
+    half = "interpret" if interpret else "not interpret and not slow and not kernels and not proof"
     log = copy.parent / "log"
     child = os.fork()  # which has what takes long to import
     if not child:
@@ -288,10 +307,19 @@ def verdict(copy: Path, area: Area, tests: Sequence[str], seconds: float) -> str
         with log.open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        sys.path[:] = [str(copy), *(p for p in sys.path if p and Path(p).resolve() not in (ROOT, ROOT / "tests"))]
+        sys.path[:] = [
+            str(copy),
+            str(copy / "tests"),
+            *(p for p in sys.path if p and Path(p).resolve() not in (ROOT, ROOT / "tests")),
+        ]
         environment = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "TRITON_DEFAULT_FP_FUSION": "1"}
-        os.environ.update(environment, **({"TRITON_INTERPRET": "1"} if area.interpret else {}))
-        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", "-m", half, *tests]))
+        os.environ.update(environment, **({"TRITON_INTERPRET": "1"} if interpret else {}))
+        status = 1
+        try:
+            __import__("fuzz").CUT = False  # of the copy, as everything is that is imported from here on
+            status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", "-m", half, *tests])
+        finally:
+            os._exit(status)
     end = time.monotonic() + seconds
     while not (found := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > end:
@@ -301,6 +329,8 @@ def verdict(copy: Path, area: Area, tests: Sequence[str], seconds: float) -> str
         time.sleep(0.1)
     if found[1] == 0:
         return "survived"
+    if os.waitstatus_to_exitcode(found[1]) in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise RuntimeError(f"nothing was tried:\n{log.read_text(errors='replace')}")
     failed = re.search(r"^(?:FAILED|ERROR) (.{1,200})", log.read_text(errors="replace"), re.M)
     return failed.group(1) if failed else f"wait status {found[1]}"
 
@@ -324,7 +354,8 @@ def main(
             if row is None:
                 tests, start = covering(area, mutant.path), time.monotonic()
                 (copy / mutant.path).write_text(mutant.text())
-                result = verdict(copy, area, tests, seconds)
+                results = (verdict(copy, lane, tests, seconds) for lane in area.lanes)
+                result = next((r for r in results if r != "survived"), "survived")
                 shutil.copy(ROOT / mutant.path, copy / mutant.path)
                 row = {"path": mutant.path, "kind": mutant.kind, "result": result, "seconds": round(time.monotonic() - start)}
                 row |= {"diff": str(mutant)}

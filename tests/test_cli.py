@@ -261,7 +261,7 @@ def test_resume_names_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert ".py" not in error
     error = fails(monkeypatch, capsys, "train", "lenet5", "--limit", "64", "--optimizer", "adam", "--resume", path)
     assert "was trained with SGD(lr=0.05, momentum=0.9" in error and "this trainer has Adam(lr=" in error
-    assert "missing 0.bias.exp_avg, " in error and " more; unexpected 0.bias.momentum, " in error
+    assert "load_weights takes the parameters alone" in error
 
 
 def test_a_read_only_home_is_one_warning(tmp_path: Path) -> None:
@@ -288,8 +288,9 @@ def test_brackets_in_a_path_are_no_markup(tmp_path: Path, monkeypatch: pytest.Mo
 def test_flags_that_are_no_numbers_are_named(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(name, "abc")
-    assert f"{name} must be a" in fails(monkeypatch, capsys, "flags")
+    for value in ("abc", "-1", "nan"):
+        monkeypatch.setenv(name, value)
+        assert f"{name} must be a" in fails(monkeypatch, capsys, "flags")
 
 
 def test_a_missing_triton_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,6 +89,7 @@ def test_what_is_paired_and_why() -> None:
     assert count == 3 and all(d.taken and "predicted to save 1.0 us" in d.reason for d in decisions)
     count, decisions = pairs(g, -1e-6)
     assert count == 0 and all(d.change and "predicted to lose 1.0 us" in d.reason for d in decisions) and len(decisions) == 3
+    assert pairs(g, 0.45e-7)[0] == 0 and pairs(g, 0.55e-7)[0] == 3  # half a launch is what times are exact to
     policy = PassPolicy(splits=lambda node: 0, times=times(1e-6))
     for fusion, count in (("all", 3), ("-siblings", 0)):
         made = run_passes(g, policy, {}, Fusion.parse(fusion))[0][-1][1]

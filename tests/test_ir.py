@@ -99,6 +99,7 @@ def wrong_calls() -> dict[str, tuple[type[Exception], list[str], Callable[[grt.G
         "other graph": (errors.GraphError, ["another Graph", "elsewhere"], lambda g, x, y: x + other),
         "name": (errors.GraphError, ["'x' is already"], lambda g, x, y: g.input("x")),
         "loss": (errors.ShapeError, ["must be a scalar", "mean or sum"], lambda g, x, y: grt.grad(x, [x])),
+        "wrt name": (errors.GraphError, ["wrt must be Values", "'x'"], lambda g, x, y: grt.grad(F.sum(x), ["x"])),
         "wrt": (errors.GraphError, ["wrt"], lambda g, x, y: grt.grad(F.sum(x), [other])),
         "update": (errors.GraphError, ["only parameters"], lambda g, x, y: g.update(x, x)),
         "update shape": (errors.ShapeError, ["its update"], lambda g, x, y: g.update(g.parameter("p", shape=(3,)), x)),
@@ -191,5 +192,63 @@ def test_torch_tensors_that_numpy_cannot_hold(kind: str) -> None:
         "sparse": torch.ones(3).to_sparse(),
         "meta": torch.ones(3, device="meta"),
     }
+    program = grt.compile(g, target="cpu", state=grt.State())
     with pytest.raises(errors.InputError, match=r"'x' is f32\[3\]"):
-        grt.compile(g, target="cpu")(x=tensors[kind])
+        program(x=tensors[kind])
+    with pytest.raises(errors.ArgumentError, match=r"parameter 'w': Tensor is no array that NumPy can read"):
+        g.parameter("w", tensors[kind])
+    with pytest.raises(errors.ArgumentError, match=r"a constant: Tensor is no array"):
+        g.constant(tensors[kind])
+    assert list(g.sources) == ["x"]
+
+
+def test_whatever_memory_an_array_has() -> None:
+    """Unaligned, read-only, backwards, of a step, broadcast, requiring a gradient: as input, as parameter, as state."""
+    import torch
+
+    base = np.arange(12, dtype=np.float32).reshape(4, 3)
+    unaligned = np.frombuffer(bytearray(49), np.float32, 12, 1).reshape(4, 3)
+    unaligned[:] = base
+    fixed = base.copy()
+    fixed.setflags(write=False)
+    arrays = {
+        "unaligned": unaligned,
+        "read-only": fixed,
+        "backwards": base[::-1, ::-1].copy()[::-1, ::-1],
+        "of a step": np.repeat(base, 2, 1)[:, ::2],
+        "columns": np.asfortranarray(base),
+        "broadcast": np.broadcast_to(np.float32(3), (4, 3)),
+        "gradient": torch.from_numpy(base.copy()).requires_grad_(),
+        "other order": torch.from_numpy(base.T.copy()).T,
+    }
+    g = grt.Graph()
+    x = g.input("x", (4, 3))
+    for i, array in enumerate(arrays.values()):
+        w = g.parameter(f"w{i}", array)
+        g.output(f"y{i}", w * 2.0 + x)
+        g.update(w, w + 1.0)
+    program = grt.compile(g, target="cpu")
+    for name, array in arrays.items():
+        plain = np.asarray(array.detach() if isinstance(array, torch.Tensor) else array).copy()
+        for i in range(len(arrays)):
+            program.state.set(f"w{i}", array)
+        outputs = program(x=array)
+        for i in range(len(arrays)):
+            np.testing.assert_array_equal(outputs[f"y{i}"], 3 * plain, name)
+            np.testing.assert_array_equal(program.state[f"w{i}"], plain + 1, name)
+        np.testing.assert_array_equal(plain, array.detach() if isinstance(array, torch.Tensor) else array)  # nobody wrote to it
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">i8", "complex64", "O", "U3"])
+def test_dtypes_of_no_parameter(dtype: str) -> None:
+    g = grt.Graph()
+    message = "bytes in the other order" if dtype[0] == ">" else "no complex" if dtype[0] == "c" else "no dtype of graphrt"
+    with pytest.raises(errors.DTypeError, match=message):
+        g.parameter("w", np.ones(3).astype(dtype))
+
+
+@pytest.mark.parametrize("text", ["4.bias", "f4,i4", "(2,)f4", "(((", "float33", "\0"])
+def test_texts_that_name_no_dtype(text: str) -> None:
+    """NumPy reads some as formats of several fields, and raises errors of its own for others."""
+    with pytest.raises(errors.DTypeError, match="no dtype of graphrt; it has bool, uint8"):
+        grt.Graph().input("x", (3,), text)

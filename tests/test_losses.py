@@ -298,6 +298,25 @@ def test_a_target_of_ctc_that_does_not_fit(zero: bool) -> None:
     assert (found["slope"][:, 0] == 0).all() and np.abs(found["slope"][:, 1]).max() > 0.01
 
 
+@pytest.mark.skipif(INTERPRETED, reason="is about what is computed, not on which target")
+def test_the_gradient_of_ctc_is_that_of_any_numbers() -> None:
+    """By differences; torch adds the probabilities of the steps that count."""
+    logits, t, ends, sizes = data(5, 2, 4), np.array([[1, 2], [3, 3]]), [5, 4], [2, 2]
+    g = grt.Graph()
+    x = g.input("x", (5, 2, 4), "float64")
+    loss = g.output("loss", F.ctc_loss(x, g.constant(t), ends, sizes, reduction="sum"))
+    g.output("dx", grt.grad(loss, [x])[0])
+    program = grt.compile(g, target="reference:float64")
+    theirs = torch.log_softmax(torch.from_numpy(logits).double(), 2).requires_grad_()
+    T.ctc_loss(theirs, torch.from_numpy(t), torch.tensor(ends), torch.tensor(sizes), reduction="sum").backward()
+    there, known = theirs.detach().numpy(), (np.arange(5)[:, None] < ends)[..., None]
+    found = program(x=there)["dx"]
+    np.testing.assert_allclose(found, theirs.grad.numpy() - np.exp(there) * known, atol=1e-12)
+    along, step = np.random.default_rng(0).standard_normal(there.shape), 1e-5
+    ahead, behind = (float(program(x=there + sign * step * along)["loss"]) for sign in (1, -1))
+    np.testing.assert_allclose((found * along).sum(), (ahead - behind) / (2 * step), rtol=1e-7)
+
+
 def test_modules() -> None:
     graph = grt.Graph()
     x, t, y = graph.input("x", (5, 4)), graph.input("t", (5,), "int64"), graph.input("y", (5, 4))

@@ -146,3 +146,19 @@ def test_many_parts_without_an_element_need_no_buffer() -> None:
     x = g.input("x", (0, 3))
     g.output("y", F.cat([x + float(i) for i in range(20)]))
     assert grt.compile(g, target="reference")(x=np.zeros((0, 3), np.float32))["y"].shape == (0, 3)
+
+
+def test_flips_that_turn_nothing_are_left_out(optimized: None) -> None:
+    """As a parameter's update one would be a kernel that stores what lies there, of which a compiler leaves nothing."""
+    g = grt.Graph()
+    start = np.arange(24, dtype=np.float32).reshape(1, 3, 8)
+    w, v, u = (g.parameter(name, start) for name in "wvu")
+    g.update(w, F.flip(w, [0]))
+    g.update(v, F.flip(F.flip(F.flip(v, [1]), [0, 2, 1]), [2]))
+    g.update(u, F.flip(F.flip(u, [0, 1]), [2, 1]))
+    g.output("y", F.flip(F.flip(w, [1, 2]), [1]))
+    program = grt.compile(g, target="cpu")
+    np.testing.assert_array_equal(program({})["y"], start[..., ::-1])
+    for name, expected in (("w", start), ("v", start), ("u", start[..., ::-1])):
+        np.testing.assert_array_equal(program.state[name], expected)
+    assert [n.attrs["dims"] for n in program.graph.nodes if n.op.name == "flip"] == [(2,)] * 2

@@ -365,6 +365,38 @@ def test_state_saves_in_logical_layout_and_loads(tmp_path: Path) -> None:
         ).state.load(path)
 
 
+WRONG = [  # a state's dtype, what it is not set to, and what is said of that
+    ("float32", np.ones(2, np.complex64), "no complex numbers"),
+    ("float32", np.array(["1", "2"]), "no dtype of graphrt"),
+    ("float32", torch.ones(2, device="meta"), "Tensor does not fit"),
+    ("float32", torch.ones(2).to_sparse(), "Tensor does not fit"),
+    ("float32", [1.0, [2.0]], "list does not fit"),
+    ("int32", np.ones(2), r"got float64; convert it first, an array with .astype\('int32'\)"),
+    ("int32", [1, 2**31], "got 1 to 2147483648"),
+    ("uint8", [-1, 2], "got -1 to 2"),
+    ("uint8", [1, 2**70], "no dtype of graphrt"),
+    ("bool", [0, 2], r"got int64; convert it first"),
+]
+
+
+@pytest.mark.parametrize("dtype, value, message", WRONG)
+def test_state_is_not_set_to_other_numbers(dtype: str, value: Any, message: str) -> None:
+    state = grt.State()
+    state.share("w", np.zeros(2, dtype))
+    with pytest.raises(errors.InputError, match=message):
+        state.set("w", value)
+    assert not state["w"].any()
+
+
+@pytest.mark.parametrize("dtype, value", [("float16", [0.1, 2]), ("float32", [True, False]), ("int64", [True, False])])
+def test_state_is_set_to_what_its_dtype_can_hold(dtype: str, value: list[Any]) -> None:
+    state = grt.State()
+    state.share("w", np.zeros(2, dtype))
+    for given in (value, np.array(value), np.array(value)[::-1][::-1], torch.tensor(value)):
+        state.set("w", given)
+        np.testing.assert_array_equal(state["w"], np.array(value, dtype))
+
+
 @pytest.mark.parametrize("dtype", ["float64", "bool", "int32", "float16"])
 def test_state_of_another_dtype_is_not_loaded(tmp_path: Path, dtype: str) -> None:
     own, other = grt.State(), grt.State()

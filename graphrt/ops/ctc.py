@@ -40,8 +40,9 @@ def ctc_loss(
     ``log_probs`` [T, N, C] are logarithms of probabilities, ``targets`` integers [N, S] of classes other than ``blank``, padded
     with anything; ``input_lengths`` and ``target_lengths`` [N] say how many of T and S count. Without N, or with each length in
     a list, as well. ``reduction`` mean divides by the targets' lengths before. A target that no alignment has, as its input is
-    too short, has the loss infinity, or with ``zero_infinity`` 0, and no gradient. Raises ArgumentError, ShapeError and
-    DTypeError.
+    too short, has the loss infinity, or with ``zero_infinity`` 0, and no gradient. The gradient of ``log_probs`` is that of
+    any numbers; torch adds the probabilities, which a log-softmax in front takes away again, so that its operand has the same
+    gradient, and gives NaN where the loss is infinite. Raises ArgumentError, ShapeError and DTypeError.
     """
     require_float(tensor(log_probs, "log_probs").dtype, "log_probs")
     if not tensor(targets, "targets").dtype.is_int:

@@ -250,6 +250,17 @@ def _flipped(node: Node, index: Index) -> Index:
     return tuple(as_expr(n - 1) - e if d in dims else e for d, (e, n) in enumerate(zip(index, shape, strict=True)))
 
 
+def _simplify_flip(node: Node) -> Value | None:
+    """Dimensions of one element, and those that are flipped twice, stay as they are."""
+    x, dims = node.inputs[0], {d for d in node.attrs["dims"] if node.types[0].shape[d] > 1}
+    while x.node.op is node.op:
+        x, dims = x.node.inputs[0], dims ^ {*x.node.attrs["dims"]}
+    left = tuple(sorted(d for d in dims if x.shape[d] > 1))
+    if not left:
+        return x
+    return apply("flip", x, dims=left) if x is not node.inputs[0] or len(left) < len(node.attrs["dims"]) else None
+
+
 register(
     OpDef(
         name="flip",
@@ -261,6 +272,7 @@ register(
         pull=lambda node, index: [Piece(0, _flipped(node, index))],
         push=lambda node, index: _flipped(node, index),
         flops=lambda n: 0,
+        simplify=_simplify_flip,
     )
 )
 

@@ -48,6 +48,8 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file, by name; of one that ``State.save`` wrote, as they were. Raises InputError, OSError."""
     from safetensors import SafetensorError, safe_open
 
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder, not a safetensors file")
     try:
         with safe_open(path, "numpy") as file:
             arrays, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
@@ -280,12 +282,26 @@ class State(Mapping[str, np.ndarray]):
             return array
         return sharding.part(array, processes(sharding.mesh).coordinates)
 
+    def _given(self, name: str, value: Any) -> np.ndarray:
+        """``value`` as an array of numbers that ``name`` may hold: no floats for integers, no integers for truth values."""
+        own, what = self.types[name].dtype, f"state {name!r} is {self.types[name]}"
+        try:
+            array = to_numpy(value)
+            given = as_dtype(array.dtype.newbyteorder("="))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{what}; {type(value).__name__} does not fit: {error}") from None
+        if not own.is_float and (given.is_float or (own.is_bool and not given.is_bool)):
+            raise InputError(f"{what}, got {array.dtype}; convert it first, an array with .astype({own.name!r})")
+        if own.is_int and given is not own and array.size and (array != array.astype(own.numpy)).any():
+            raise InputError(f"{what}, got {array.min()} to {array.max()}")
+        return array
+
     def set(self, name: str, value: Any) -> None:
-        """Overwrites ``name``; what is sharded is given whole, or as the own part. Raises InputError for an unknown name or
-        another shape."""
+        """Overwrites ``name``; what is sharded is given whole, or as the own part. Numbers are rounded to its dtype. Raises
+        InputError for an unknown name, another shape, numbers that its dtype has none of, and a tensor without memory here."""
         if name not in self._arrays or name in self.copies:
             raise InputError(f"no state {name!r}; there is {', '.join(map(repr, self)) or 'none'}")
-        array = self._own_part(name, np.asarray(value))
+        array = self._own_part(name, self._given(name, value))
         if array.shape != self._arrays[name].shape:
             raise InputError(f"state {name!r} has shape {list(self._arrays[name].shape)}, got {list(array.shape)}")
         with self.lock:

@@ -51,6 +51,8 @@ def save_checkpoint(path: str | Path, state: State, metadata: dict[str, Any], jo
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata of the checkpoint at ``path``. Raises InputError for a file that is none, or was altered, OSError."""
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder, not a safetensors file")
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}

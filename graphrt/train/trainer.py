@@ -263,9 +263,15 @@ class Trainer(Programs):
         save_checkpoint(path, self.state, metadata, self.processes)
 
     def load(self, path: str | Path) -> None:
-        """Reads what ``save`` wrote, made with the same network and optimizer. Raises InputError listing what differs."""
+        """Reads what ``save`` wrote, made with the same network and kind of optimizer, whose numbers may be others.
+
+        Raises InputError listing what differs.
+        """
         metadata = read_metadata(path)
         check_network(path, self.net.state_dict())
+        trained = f"{path} was trained with {metadata['optimizer']}, and this trainer has {self.optimizer!r}"
+        if metadata["optimizer"].partition("(")[0] != type(self.optimizer).__name__:
+            raise InputError(f"{trained}: its moments mean something else there; load_weights takes the parameters alone")
         try:
             specs = specs_from_json(metadata["batch"])
         except (TypeError, ValueError, IndexError) as error:
@@ -290,8 +296,7 @@ class Trainer(Programs):
         except InputError as error:
             if metadata["optimizer"] == repr(self.optimizer):
                 raise
-            then = f"{path} was trained with {metadata['optimizer']}, and this trainer has {self.optimizer!r}"
-            raise InputError(f"{then}: {error}") from None
+            raise InputError(f"{trained}: {error}") from None
         self.epoch, self.steps, self.seed = metadata["epoch"], metadata["steps"], metadata["seed"]
         self.batches, self.pooled = metadata.get("batches", 0), Pooled(self.measures)
         if "pooled" in metadata:
