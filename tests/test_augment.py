@@ -358,6 +358,9 @@ def test_a_function_is_an_augmentation() -> None:
         nn.Sequential(nn.Flatten(), nn.Linear(W, 1)), nn.MSELoss(), optim.Adam(0.1), augment=mirrored, target="reference"
     )
     assert placed.fit(Dataset(x, y), 30, 50, progress=False).loss[-1] < 0.5
+    for wrong, message in ((F.relu, r"takes \(input, target\)"), (lambda x, y: x, r"returns \(input, target\), .* gave Value")):
+        with pytest.raises(ArgumentError, match=message):
+            run(augment.Compose([wrong]), x, y)
 
 
 def test_any_librarys_augmentation_is_a_transform() -> None:

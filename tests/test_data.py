@@ -162,6 +162,10 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
     assert folder.classes == ["cat", "dog"] and y.tolist() == [0, 0, 1, 1] == folder.labels.tolist() and x.dtype == np.float32
     np.testing.assert_allclose(x[2], pixels["dog"][0].transpose(2, 0, 1) / 255, atol=1e-6)
     assert data.ImageFolder(tmp_path, (8, 6), "L").rows(np.arange(2))[0].shape == (2, 1, 8, 6)
+    assert data.ImageFolder(tmp_path, 7).rows(np.arange(2))[0].shape == (2, 3, 7, 7)
+    for size in (0, (8,), (8, 6, 3), 2.5, "8x6"):
+        with pytest.raises(ArgumentError, match=r"size must be pixels, or two of them as in \(height, width\), got"):
+            data.ImageFolder(tmp_path, size)  # type: ignore[arg-type]
     nn.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(60, 2))
     trainer = Trainer(net, nn.CrossEntropyLoss(), optim.SGD(0.1), target="reference")

@@ -107,6 +107,11 @@ def wrong_calls() -> dict[str, tuple[type[Exception], list[str], Callable[[grt.G
         "reshape": (errors.ShapeError, ["6 elements"], lambda g, x, y: F.reshape(x, (4, 2))),
         "dim": (errors.ArgumentError, ["out of range"], lambda g, x, y: F.sum(x, 2)),
         "truth": (errors.GraphError, ["no truth value"], lambda g, x, y: bool(x > 0.0)),
+        "number": (errors.GraphError, ["is no number while the graph is built"], lambda g, x, y: float(F.sum(x))),
+        "of numpy": (errors.GraphError, ["numpy.exp takes arrays", "graphrt.ops.exp takes it"], lambda g, x, y: np.exp(x)),
+        "numpy's abs": (errors.GraphError, ["graphrt.ops.abs takes it"], lambda g, x, y: np.abs(x)),
+        "numpy's own": (errors.GraphError, ["graphrt.ops has functions of values"], lambda g, x, y: np.spacing(x)),
+        "into an array": (errors.GraphError, ["numpy.add takes arrays"], lambda g, x, y: np.add(x, 1, out=np.zeros((2, 3)))),
         "unknown dtype": (TypeError, ["is no dtype"], lambda g, x, y: F.cast(x, "float13")),
         "no outputs": (errors.GraphError, ["no outputs"], lambda g, x, y: grt.compile(grt.Graph())),
         "target": (errors.TargetError, ["target must be"], lambda g, x, y: grt.compile(x, target="tpu")),
@@ -126,6 +131,24 @@ def test_errors_say_what_was_wrong(case: str) -> None:
         call(g, x, y)
     for word in words:
         assert word in str(caught.value), f"{word!r} is not in {caught.value}"
+
+
+def test_arrays_meet_values_in_operators() -> None:
+    """On either side, as arrays or NumPy's own numbers."""
+    operators = ("+", "-", "*", "/", "**", "<", "<=", ">", ">=")
+    array, given = np.array([[1.0, 2.0, 3.0]], np.float32), np.array([[2.0, 2.0, 2.0]], np.float32)
+    g = grt.Graph()
+    v = g.input("v", (1, 3))
+    for i, operator in enumerate(operators):
+        for j, left in enumerate((array, np.float32(3.0), np.float64(3.0))):
+            g.output(f"{i} {j}", eval(f"left {operator} v", {"left": left, "v": v}))
+    found = grt.compile(g, target="reference")(v=given)
+    for i, operator in enumerate(operators):
+        for j, left in enumerate((array, np.float32(3.0), np.float64(3.0))):
+            expected = np.broadcast_to(eval(f"left {operator} v", {"left": left, "v": given}), (1, 3))
+            np.testing.assert_array_equal(found[f"{i} {j}"], expected)
+            assert found[f"{i} {j}"].dtype == (bool if "<" in operator or ">" in operator else np.float32)
+    assert v not in [array] and (array == v) is False and (array != v) is True
 
 
 def test_errors_name_the_line_and_the_operands() -> None:

@@ -485,6 +485,29 @@ def test_arrays_are_data() -> None:
         whole = Dataset(data.x, data.y, *arrays[2:])
         given, same = (small("reference").fit(each, 2, 8, each, progress=False) for each in (arrays, whole))
         assert given.loss == same.loss and given.val_loss == same.val_loss
+    heads = {"a": nn.CrossEntropyLoss(), "b": nn.CrossEntropyLoss()}
+    trainer = Trainer(Twice(), heads, optim.SGD(0.1), target="reference")
+    arrays = (data.x, {"a": data.y, "b": data.y})
+    trainer.fit(arrays, 1, 8, arrays, progress=False)
+    assert trainer.evaluate(arrays) == trainer.evaluate(Dataset(*arrays))
+
+
+class Twice(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self) -> None:
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, x: grt.Value) -> dict[str, grt.Value]:
+        return {"a": self.layer(x), "b": self.layer(x)}
+
+
+def test_one_example_is_no_batch() -> None:
+    data, trainer = blobs(32), small("reference")
+    trainer.step(data.x[:8], data.y[:8])
+    with pytest.raises(ArgumentError, match=r"x is a batch \[N, ...\], got \[8\], which is one example; x\[None\] is a batch"):
+        trainer.predict(data.x[0])
+    assert trainer.predict(data.x[:1]).shape == (1, 3)
 
 
 def test_a_loss_that_is_nan_stops_the_training() -> None:

@@ -262,8 +262,20 @@ def test_early_stopping_brings_the_best_weights_back() -> None:
     best = int(np.argmax(history.val_accuracy))
     assert stop.best_epoch == best + 1 and len(history) == best + 3 < 60
     assert trainer.evaluate(held)["accuracy"] == pytest.approx(history.val_accuracy[best])
-    with pytest.raises(ArgumentError, match="no 'val_loss' to go by; the history has loss, accuracy, lr"):
-        small().fit(data, 2, 16, callbacks=[train.EarlyStopping()], progress=False)
+    with pytest.raises(ArgumentError, match="no 'val_los' to go by; the history has loss, accuracy, val_loss"):
+        small().fit(data, 2, 16, held, [train.EarlyStopping("val_los")], progress=False)
+
+
+@pytest.mark.parametrize("callback", [train.EarlyStopping(), train.ModelCheckpoint("nowhere")])
+def test_what_goes_by_validation_is_refused_without_any(callback: train.Callback) -> None:
+    """Before the first step, and also where epochs of before had some."""
+    trainer = small()
+    with pytest.raises(ArgumentError, match="goes by 'val_loss', and there is no validation data: fit.*validation=data"):
+        trainer.fit(blobs(32), 2, 16, callbacks=[callback], progress=False)
+    assert not trainer.steps
+    trainer.fit(blobs(32), 1, 16, blobs(16, 1), progress=False)
+    with pytest.raises(ArgumentError, match="there is no validation data"):
+        trainer.fit(blobs(32), 2, 16, callbacks=[callback], progress=False)
 
 
 def test_checkpoints_of_the_best_and_the_last_epochs(tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ def test_saliency_and_grad_cam_are_torchs() -> None:
         visualize.grad_cam(net, x, "9", target="cpu")
     with pytest.raises(ArgumentError, match=r"layer '5' gives \[3, 5\]; Grad-CAM needs feature maps"):
         visualize.grad_cam(net, x, "5", target="cpu")
+    with pytest.raises(ArgumentError, match=r"x is pictures \[N, C, H, W\], got .*; x\[None\] is one of them"):
+        visualize.grad_cam(net, x[0], "3", target="cpu")
     with pytest.raises(ArgumentError, match="classes must lie in 0 to 4"):
         visualize.saliency(net, x, 5, "cpu")
 

@@ -156,11 +156,11 @@ class Subset:
 
 
 def as_source(given: Any) -> Source | None:
-    """``given`` as a Source: itself, the Dataset that a tuple (x, y) or (x, y, weight) of arrays stands for, or ``Examples`` of
-    what has a length and gives examples by number but no batches."""
+    """``given`` as a Source: itself, the Dataset that a tuple (x, y) or (x, y, weight) of arrays, or of dicts of them, stands
+    for, or ``Examples`` of what has a length and gives examples by number but no batches."""
     if isinstance(given, Source):
         return given
-    if isinstance(given, tuple) and len(given) in (2, 3) and hasattr(given[1], "shape"):
+    if isinstance(given, tuple) and len(given) in (2, 3) and (hasattr(given[1], "shape") or isinstance(given[1], Mapping)):
         return Dataset(*(_each(part, lambda a: a if hasattr(a, "shape") else np.asarray(a)) for part in given))
     single = hasattr(given, "__getitem__") and hasattr(given, "__len__") and not hasattr(given, "__iter__")
     return Examples(given) if single else None

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graphrt.arguments import misfit
 from graphrt.data.dataset import Examples
 from graphrt.errors import ArgumentError, InputError
 
@@ -16,15 +17,16 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".t
 class ImageFolder(Examples):
     """The pictures below ``folder``: class number i is the i-th folder by name, as torchvision's ImageFolder has it.
 
-    x is float32 [C, H, W] in [0, 1], resized to ``size`` (H, W) if given; ``mode`` "RGB" has 3 channels, "L" one. ``transform``
-    and ``workers`` as of ``Examples``. ``classes`` are the folders' names, ``files`` the paths and ``labels`` [N] the classes
-    of the examples. Raises InputError for a folder without classes and for a file that is no picture.
+    x is float32 [C, H, W] in [0, 1], resized to ``size`` (H, W), or to a square of that many pixels, if given; ``mode`` "RGB"
+    has 3 channels, "L" one. ``transform`` and ``workers`` as of ``Examples``. ``classes`` are the folders' names, ``files`` the
+    paths and ``labels`` [N] the classes of the examples. Raises ArgumentError for a ``size`` or ``mode`` that is none,
+    InputError for a folder without classes and for a file that is no picture.
     """
 
     def __init__(
         self,
         folder: str | Path,
-        size: tuple[int, int] | None = None,
+        size: int | tuple[int, int] | None = None,
         mode: str = "RGB",
         transform: Any = None,
         workers: int = 1,
@@ -36,7 +38,10 @@ class ImageFolder(Examples):
             raise ImportError(f"pictures are read with a package that is missing ({error}): pip install pillow") from None
         if mode not in ("RGB", "L"):
             raise ArgumentError(f'mode must be "RGB" or "L", got {mode!r}')
-        self.folder, self.size, self.mode = Path(folder), size, mode
+        sides = (size, size) if isinstance(size, int) else size
+        if sides is not None and (misfit(tuple[int, int], sides) or min(sides) < 1):
+            raise ArgumentError(f"size must be pixels, or two of them as in (height, width), got {size!r}")
+        self.folder, self.size, self.mode = Path(folder), sides, mode
         self.classes = sorted(p.name for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
         found = [(p, i) for i, name in enumerate(self.classes) for p in sorted((self.folder / name).rglob("*")) if _is_image(p)]
         if not found:

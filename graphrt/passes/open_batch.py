@@ -26,6 +26,7 @@ from graphrt.passes.decision import Decision
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.simplify import dead_code
 from graphrt.passes.zero_rows import is_gradient, sources_of_zeros
+from graphrt.types import bool_
 
 ROWS = "batch.rows"  # the input that says how many rows there are
 
@@ -238,6 +239,30 @@ def _masked(x: Value, row: Expr | None, neutral: float, count: Value) -> Value:
 
 def _rows(row: Expr) -> int:
     return row.range()[1] + 1
+
+
+def read_past_the_count(graph: Graph, found: Analysis) -> frozenset[Value]:
+    """The values of a rewritten ``graph`` whose rows past the count matter: those between a mask and what folds the batch."""
+    read, masks = set[Value](), _masks(graph)
+    rows = {v: None if v in found.refused else row for v, row in found.rows.items()}
+    for node in reversed(graph.nodes):
+        of_one = node.op.kind is Kind.VIEW and found.refused.isdisjoint(node.outputs)  # the first example, if it has no row
+        if not read.isdisjoint(node.outputs) or (not of_one and any(rows[v] is None for v in node.outputs)):
+            masked = node.inputs[1:2] if len(node.inputs) == 3 and node.inputs[0] in masks else ()
+            read.update(v for v in node.inputs if rows[v] is not None and v not in masked)
+    return frozenset(read)
+
+
+def _masks(graph: Graph) -> set[Value]:
+    """The comparisons of places with how many rows there are, which follow from nothing else: the conditions of ``_masked``."""
+    alike, counts = set[Value](), set[Value]()  # the same in every run of a count; and of these, not in every run
+    for node in graph.nodes:
+        drawn = node.op.kind is Kind.SOURCE or node.op.kind is Kind.RANDOM
+        if node.name == ROWS or (not drawn and alike.issuperset(node.inputs)):
+            alike.update(node.outputs)
+            if node.name == ROWS or not counts.isdisjoint(node.inputs):
+                counts.update(node.outputs)
+    return {v for v in counts if v.dtype is bool_ and v.node.inputs[0] not in counts}
 
 
 def _code(e: Expr, like: Value) -> Value:

@@ -19,7 +19,7 @@ from graphrt.data import Source
 from graphrt.errors import ArgumentError
 from graphrt.runtime.program import Program
 from graphrt.train.batch import Batch, as_batch, count_batches, one_epoch
-from graphrt.train.callbacks import Callback, as_callbacks
+from graphrt.train.callbacks import Callback, Monitor, as_callbacks
 from graphrt.train.metrics import read
 from graphrt.train.progress import TrainingProgress
 
@@ -83,6 +83,13 @@ class Loop:
     def __post_init__(self) -> None:
         self.per_epoch = count_batches(self.train, self.batch_size, self.drop_last)
         self.called = [c for c in as_callbacks(self.callbacks) if self.trainer.first or not c.alone]
+        for callback in self.called:
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(monitor, Monitor) and monitor.name.startswith("val_") and self.validation is None:
+                raise ArgumentError(
+                    f"{type(callback).__name__} goes by {monitor.name!r}, and there is no validation data: "
+                    f'fit(..., validation=data), or {type(callback).__name__}(..., monitor="loss")'
+                )
         self.stepping = [c for c in self.called if type(c).on_step_end is not Callback.on_step_end]
 
     def resume(self) -> None:

@@ -38,7 +38,7 @@ def accuracy(output: Value, target: Value, ignore_index: int | None = -100) -> V
         given = output.type if isinstance(output, Value) else type(output).__name__
         raise ShapeError(
             f"accuracy needs logits [N, C, ...] and integer classes [N, ...], got {given} and {target.type}; "
-            "pass metrics=() for none, or a function of (output, target)"
+            "pass metrics=() for none, a function of (output, target), or with losses by name a dict of metrics by these names"
         )
     label = F.cast(target, "int64")
     hit = F.eq(F.argmax(output, 1), label)

@@ -191,6 +191,7 @@ class Programs:
             self._part_ways()
         key = self._key(kind, Batch(*(None if part is None else spec_of(part) for part in batch)), parts)
         if (serving := self._serving(key)) is None:
+            self._refuse_one_example(key)
             serving = key
             self._compile(key, Batch(*(None if part is None else laid_spec_of(part) for part in batch)))
         self._programs.move_to_end(serving)
@@ -208,6 +209,15 @@ class Programs:
             if opened is not None and _of_any_batch(other) == of_any and opened.least <= size <= opened.most:
                 return other
         return None
+
+    def _refuse_one_example(self, key: _Key) -> None:
+        """Raises ArgumentError for an input of the shape that one example has in a batch that was met before."""
+        given = {name: shape for name, (shape, _) in key[1] if name.split(".")[0] == "x"}
+        for other in self._programs:
+            met = {name: shape[1:] for name, (shape, _) in other[1] if name.split(".")[0] == "x"}
+            if given == met and any(given.values()):
+                shapes = " and ".join(str(list(shape)) for shape in given.values())
+                raise ArgumentError(f"x is a batch [N, ...], got {shapes}, which is one example; x[None] is a batch of one")
 
     def _reason(self, key: _Key) -> str:
         """Why there is no program for ``key``: the dimension in which it differs from the last of its kind that was used."""

@@ -51,9 +51,13 @@ def grad_cam(net: Module, x: Any, layer: str, classes: Any = None, target: str =
     gives no maps.
     """
     x = as_input(x)
+    if x.ndim != 4:
+        raise ArgumentError(
+            f"x is pictures [N, C, H, W], got {list(x.shape)}{'; x[None] is one of them' if x.ndim == 3 else ''}"
+        )
     built = probe(net, x)
     maps = built.layer(layer)
-    if maps.ndim != 4 or x.ndim != 4:
+    if maps.ndim != 4:
         raise ArgumentError(f"layer {layer!r} gives {list(maps.shape)}; Grad-CAM needs feature maps [N, C, H, W]")
     score, given = _score(built, classes)
     (d_maps,) = grad(score, [maps])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import graphrt.ops as F
@@ -59,6 +60,8 @@ class Compose(Module):
     def forward(self, input: Any, target: Any = None) -> Any:
         for part in self.parts if self.training else ():
             if target is not None:
+                if not _takes_both(part):
+                    raise ArgumentError(f"an augmentation takes (input, target), {part!r} does not")
                 found = part(input, target)
                 if not isinstance(found, tuple) or len(found) != 2:
                     raise ArgumentError(f"an augmentation returns (input, target), {part!r} gave {type(found).__name__}")
@@ -66,6 +69,16 @@ class Compose(Module):
             elif isinstance(part, Module):
                 input = part(input)
         return input if target is None else (input, target)
+
+
+def _takes_both(part: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(part).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # of what is not Python, nothing is known
+        pass
+    return True
 
 
 # --- what is drawn, and how it is used ------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Launches of a program for any batch that stop at the count: kernels whose work goes row by row, the batch outermost.
 
-Only of programs without gradients: those rely on rows past the count being zeros, which somebody has to compute.
+Only of programs without gradients: those rely on rows past the count being zeros, which somebody has to compute. So does what
+folds the batch: a kernel that stores what a sum reads, neutral past the count, goes on to the last row of the largest batch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from graphrt.index import Expr, axis
 from graphrt.ir import Graph, Value
 from graphrt.passes.batch_rows import AXIS, Rows, analyse
-from graphrt.passes.open_batch import ROWS
+from graphrt.passes.open_batch import ROWS, read_past_the_count
 from graphrt.schedule.group import Group
 from graphrt.schedule.kernel_ir import Kernel, PointwiseKernel, ReductionKernel, TemplateKernel
 from graphrt.targets.cpu.loop_ir import Columns, decide
@@ -20,10 +21,11 @@ TEMPLATES = ("conv", "conv_dgrad", "max_pool", "sum_pool", "matmul", "attention"
 
 @dataclass(frozen=True)
 class RowLimit:
-    """The largest batch of a program, 0 where it has one alone, and the rows of its values."""
+    """The largest batch of a program, 0 where it has one alone, the rows of its values, and which are read past the count."""
 
     most: int = 0
     rows: Rows | None = None
+    read_past: frozenset[Value] = frozenset()
 
     @staticmethod
     def of(graph: Graph) -> RowLimit:
@@ -33,7 +35,7 @@ class RowLimit:
             return RowLimit()
         found = analyse(graph, source.attrs["most"], dict(source.attrs["dims"]))
         rows = {v: None if v in found.refused else row for v, row in found.rows.items()}
-        return RowLimit(source.attrs["most"], rows)
+        return RowLimit(source.attrs["most"], rows, read_past_the_count(graph, found))
 
     def limits(self, kernel: Kernel) -> bool:
         """Whether ``kernel`` computes the rows of the batch one behind the other, and nothing else."""
@@ -56,8 +58,10 @@ class RowLimit:
         return index[0] if index else None
 
     def _outermost(self, group: Group, outer: Expr | None) -> bool:
-        """Whether all results have their row along ``outer``, the axis of the domain that tasks walk first."""
-        return outer is not None and bool(group.outputs) and all(self._row(group, v, outer) for v in group.outputs)
+        """Whether all results have their row along ``outer``, which tasks walk first, and none is read past the count."""
+        if outer is None or not group.outputs or not self.read_past.isdisjoint(group.outputs):
+            return False
+        return all(self._row(group, v, outer) for v in group.outputs)
 
     def _row(self, group: Group, v: Value, outer: Expr) -> bool:
         assert self.rows is not None
