@@ -134,10 +134,9 @@ class Loop:
         """Runs the rest of an epoch. Returns its row."""
         trainer = self.trainer
         coming = one_epoch(self.train, self.batch_size, np.random.default_rng([trainer.seed, trainer.epoch]), self.drop_last)
-        pooled = trainer.pooled
         for _ in range(trainer.batches):  # done before an interruption
             next(coming, None)
-        waiting: deque[tuple[Program, Batch, int]] = deque()  # and how many examples all processes have
+        waiting: deque[tuple[Program, Batch, int, bool]] = deque()  # how many examples all have, and whether in parts
         compiling = 0.0
 
         def bring() -> None:
@@ -148,27 +147,27 @@ class Loop:
                 count = len(batch)
                 batch, parts = trainer.share(batch)
                 start = time.perf_counter()
-                program = trainer.program_of("train", batch, parts)
+                program = trainer.step_program(batch, parts, len(waiting))
                 compiling += time.perf_counter() - start
                 program.prefetch(batch.named())
                 bar.count(batch.x)
-                waiting.append((program, batch, count))
+                waiting.append((program, batch, count, parts))
 
         lr, examples = trainer.rate(self.per_epoch, self.epochs, max(trainer.batches - 1, 0)), 0
         try:
             bring()
             start, compiling = time.perf_counter(), 0.0  # the first batch was waited for, and its program
             while waiting:
-                program, batch, count = waiting[0]
+                program, batch, count, parts = waiting[0]
                 bring()  # it travels while this step is computed
                 waiting.popleft()
                 lr = trainer.rate(self.per_epoch, self.epochs, trainer.batches)
                 with guard.whole():
                     found = trainer.run_step(program, {}, batch, lr)
                     trainer.batches += 1
-                    pooled.add(found, count)
+                    trainer.record(found, count, parts)
                 examples += count
-                bar.advance(count, pooled.means())
+                bar.advance(count, trainer.pooled.means())
                 for callback in self.stepping:
                     callback.on_step_end(trainer, {**read(found, trainer.measures), "lr": lr})
         finally:
@@ -178,4 +177,5 @@ class Loop:
             raise ArgumentError("the loader gave no batch in this epoch; an iterator is used up after one, a DataLoader is not")
         seconds = max(time.perf_counter() - start - compiling, 1e-9)
         speed = examples / seconds if examples else math.nan
-        return {**pooled.values(), "lr": lr, "examples_per_second": speed, "seconds": seconds}
+        trainer.gather()
+        return {**trainer.pooled.values(), "lr": lr, "examples_per_second": speed, "seconds": seconds}

@@ -21,7 +21,7 @@ from graphrt.train.batch import Batch, as_batch, in_order, leaves, mapped, plain
 from graphrt.train.checkpoint import check_network, read_metadata, save_checkpoint, specs_from_json, specs_to_json
 from graphrt.train.history import History
 from graphrt.train.loop import Loop
-from graphrt.train.metrics import Metrics, Pooled, read
+from graphrt.train.metrics import DENOMINATOR, Metrics, Pooled, read
 from graphrt.train.nan import faults, first_nan, held, why_nan
 from graphrt.train.objective import Losses
 from graphrt.train.programs import Compiling, Programs
@@ -102,6 +102,7 @@ class Trainer(Programs):
         self.notes: dict[str, Any] = {}  # what else checkpoints keep, as JSON values, such as the names of classes
         self.epoch, self.batches, self.pooled = 0, 0, Pooled(self.measures)  # done so far, in this epoch, and what they gave
         half = None if autocast is None else as_dtype(autocast)
+        self._rows: list[tuple[Mapping[str, Any], int, bool]] = []  # of steps whose gradients are being added up
         self._nans, self._skips = 0, SKIPS if half is float16 else 0  # losses in a row that were NaN, and how many may be
 
     def step(self, xb: Any, yb: Any, lr: float | None = None, sample_weight: Any = None) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class Trainer(Programs):
         """
         batch = as_batch((xb, yb) if sample_weight is None else (xb, yb, sample_weight))
         batch, parts = self.share(batch)
-        program = self.program_of("train", batch, parts)
+        program = self.step_program(batch, parts)
         found = self.run_step(program, batch.named(), batch, self.optimizer.lr if lr is None else lr)
         return read(found, self.measures)
 
@@ -120,13 +121,39 @@ class Trainer(Programs):
         """A step on ``batch``, of which ``program`` is ``given`` what it has not prefetched. Returns the program's results."""
         found = program({**given, "lr": float(lr)})
         self.steps += 1
-        self._nans = self._nans + 1 if math.isnan(found["loss"]) else 0
+        nothing = found.get(f"{DENOMINATOR}loss") == 0.0  # of this process counts, where gradients are added up
+        self._nans = self._nans + 1 if math.isnan(found["loss"]) and not nothing else 0
         if self._nans > self._skips and self.check_nan and parse(program.target).computes:
             raise NumericError(
                 f"the loss is NaN at step {self.steps} (epoch {self.epoch + 1}, learning rate {lr:g}): {self._cause(batch)}. "
                 "The step was done: go on from a checkpoint, or with check_nan=False"
             )
         return found
+
+    def record(self, found: Mapping[str, Any], examples: int, parts: bool) -> None:
+        """Takes what a step ``found`` into the epoch's values.
+
+        Where gradients are added up it is this process's own, of its part of the ``examples`` or, unless these are ``parts``,
+        of all of them, which all have; it waits for those of the other processes until a step updates.
+        """
+        if not self.adds_up:
+            self.pooled.add(found, examples)
+            return
+        assert self.mesh is not None
+        share = self.mesh.axes.get(self.mesh.data, 1) if parts else 1
+        self._rows.append(({name: np.asarray(value) for name, value in found.items()}, examples // share, parts))
+        if self.completes():
+            self.gather()
+
+    def gather(self) -> None:
+        """Takes what waits in all processes into the epoch's values; all of them must call this."""
+        rows, self._rows = self._rows, []
+        for rank, theirs in enumerate(self.processes.all(rows) if self.processes is not None and self.adds_up else ()):
+            assert self.mesh is not None
+            twins = {at for axis, at in self.mesh.coordinates(rank).items() if axis != self.mesh.data}  # with the same examples
+            for found, examples, parts in theirs if not any(twins) else ():
+                if parts or rank == 0:
+                    self.pooled.add(found, examples)
 
     def _cause(self, batch: Batch) -> str:
         """The cause of a loss that is NaN: the batch, the weights of before the training, or the first node with a NaN."""
@@ -247,6 +274,7 @@ class Trainer(Programs):
         """
         if self._trained is None:
             raise ArgumentError("there is nothing to save yet: a checkpoint is taken after at least one training step")
+        self.gather()
         metadata = {
             "epoch": self.epoch,
             "steps": self.steps,
