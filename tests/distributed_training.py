@@ -15,6 +15,7 @@ import numpy as np
 
 import graphrt as grt
 from graphrt import models, nn, optim
+from graphrt.op import Kind
 from graphrt.train import Callback, ModelCheckpoint, Trainer
 
 SIZE = int(os.environ.get("WORLD_SIZE", 1))
@@ -35,6 +36,19 @@ def trainer_of(policy: str) -> Trainer:
     net, optimizer = models.get("lenet5").build(), optim.AdamW(lr=2e-3, clip_grad_norm=1.0)
     measured = ["accuracy", "confusion_matrix"]
     return Trainer(net, nn.CrossEntropyLoss(), optimizer, None, measured, "cpu", mesh=grt.Mesh(dp=SIZE), policy=policy)
+
+
+def added_up(steps: int) -> dict[str, object]:
+    """Trains a small network whose updates are of 32 examples, in so many ``steps``, of gradients that are added up."""
+    nn.manual_seed(0)
+    net, optimizer = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)), optim.Adam(lr=1e-3, accumulation_steps=steps)
+    trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, None, ["confusion_matrix"], "cpu", mesh=grt.Mesh(dp=SIZE))
+    trainer.fit(examples(), 2, 32 // steps, progress=False, drop_last=True)
+    programs = {key[0]: program for key, program in trainer._programs.items()}
+    exchanged = {kind: [n.name for n in p.graph.nodes if n.op.kind is Kind.COLLECTIVE] for kind, p in programs.items()}
+    state = {name: float(np.abs(trainer.state.whole(name)).sum()) for name in sorted(trainer.state)}
+    matrix = trainer.history.columns()["confusion_matrix"][-1]
+    return {"loss": trainer.history.loss, "state": state, "exchanged": exchanged, "counted": int(np.sum(matrix))}
 
 
 class Kill(Callback):
@@ -69,7 +83,9 @@ def main(folder: Path, fault: str = "") -> None:
                 "kept": sum(trainer.state[name].nbytes for name in trainer.state),
                 "norms": {name: float(np.abs(a.astype(np.float64)).sum()) for name, a in state.items()},
             }
-    if found:
+    if not fault:
+        found |= {f"in {steps}": added_up(steps) for steps in (1, 2)}
+    if trainer.first:
         (folder / f"{fault or 'found'}-{SIZE}.json").write_text(json.dumps(found))
 
 

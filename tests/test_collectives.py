@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphrt as grt
-from graphrt import Graph, Mesh, Value, errors, optim
+from graphrt import Graph, Mesh, Value, errors, nn, optim
 from graphrt import ops as F
 from graphrt.op import Kind
 from graphrt.passes.bucket import fill_buckets
@@ -28,6 +28,7 @@ from graphrt.passes.pipeline import PassPolicy, run_passes
 from graphrt.reference import fit, walk_ranks
 from graphrt.sharding import part_shape, shardings
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.train.objective import Objective
 from graphrt.types import TensorType
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="the reference only, the same in both lanes")
@@ -291,6 +292,25 @@ def test_what_is_made_of_parameters_alone_has_the_gradient_of_all() -> None:
         np.testing.assert_allclose(world_of(tables, g)[0], dw * slope + ws)
     bend = (2 * xs.sum(0) * slope + 1) * slope + dw * curve + slope
     np.testing.assert_allclose(world_of(tables, second)[0], 2 * (dw * slope + ws) * bend)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.NLLLoss(np.arange(1.0, 5.0))], ids=["even", "weighted"])
+def test_a_process_of_which_no_example_counts_adds_nothing(loss: nn.Module) -> None:
+    """The mean of nothing is no number, and neither is its gradient: a process gives a sum."""
+    rng = np.random.default_rng(0)
+    x, w, y = rng.standard_normal((2, 3, 5)), rng.standard_normal((5, 4)), np.array([[-100] * 3, [2, -100, 1]])
+    found = []
+    for mesh, given, labels in ((Mesh(dp=2), x, y), (Mesh(dp=1), x.reshape(1, 6, 5), y.reshape(1, 6))):
+        graph = Graph(mesh=mesh)
+        weight = graph.parameter("w", w)
+        xs = graph.input("x", given.shape[1:], "float64", varying="dp")
+        ys = graph.input("y", labels.shape[1:], "int64", varying="dp")
+        Objective(loss, ()).outputs(graph, F.log_softmax(xs @ weight, 1), ys, ys, None, False)
+        (slope,) = grt.grad(graph.outputs["loss"], [weight])
+        tables = walked(graph, {"x": given, "y": labels})
+        found.append([world_of(tables, v)[0] for v in (graph.outputs["loss"], slope)])
+    for ours, dense in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, dense, rtol=1e-6)
 
 
 Net = Callable[[Graph, dict[str, Value], Value, Value], Value]  # graph, weights, images or rows, targets -> the loss of those

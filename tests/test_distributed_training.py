@@ -17,6 +17,7 @@ from conftest import INTERPRETED
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="processes run the cpu target, in the other lane")
 HERE = Path(__file__).parent
+POLICIES = ("all_reduce", "zero1", "zero2", "fsdp")
 LIMIT = 240  # seconds, of which it takes a tenth
 PAGE = HERE.parent / "docs" / "use" / "distributed.md"
 
@@ -62,11 +63,21 @@ def one(folder: Path) -> dict[str, Any]:
 
 
 def test_two_processes_train_as_one_does(one: dict[str, Any], two: dict[str, Any]) -> None:
-    for policy, found in two.items():
+    for policy, found in ((policy, two[policy]) for policy in POLICIES):
         for name in ("loss", "val_loss", "accuracy"):
             np.testing.assert_allclose(found[name], one["all_reduce"][name], rtol=1e-5, err_msg=f"{policy} {name}")
         for name, norm in one["all_reduce"]["norms"].items():
             np.testing.assert_allclose(found["norms"][name], norm, rtol=1e-4, err_msg=f"{policy} {name}")
+
+
+def test_gradients_are_added_up_in_each_process(one: dict[str, Any], two: dict[str, Any]) -> None:
+    """Two steps make the update of a batch twice as large on one process, and the first of them waits for nobody."""
+    large, found = one["in 1"], two["in 2"]
+    np.testing.assert_allclose(found["loss"], large["loss"], rtol=1e-5)
+    for name, norm in large["state"].items():
+        np.testing.assert_allclose(found["state"][name], norm, rtol=1e-5, err_msg=name)
+    assert found["exchanged"]["accumulate"] == [] and len(found["exchanged"]["train"]) == 1
+    assert found["counted"] == large["counted"] and one["in 2"]["exchanged"] == {"train": [], "accumulate": []}
 
 
 def test_each_keeps_its_part(one: dict[str, Any], two: dict[str, Any]) -> None:

@@ -27,8 +27,9 @@ from graphrt.optim import Optimizer
 from graphrt.passes.decision import Decision
 from graphrt.passes.patterns.shard import POLICIES, shard_updates
 from graphrt.passes.pipeline import run_passes
+from graphrt.passes.simplify import dead_code
 from graphrt.reference import walk_ranks
-from graphrt.sharding import Sharding, cut_of, part_shape, shardings
+from graphrt.sharding import SUM, Sharding, cut_of, part_shape, shardings
 from graphrt.targets.target import parse
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="walked in NumPy")
@@ -72,18 +73,20 @@ BATCHES = [
 
 
 def steps(
-    graph: Graph, mesh: Mesh, whole: bool = False
+    graph: Graph, mesh: Mesh, whole: bool = False, between: Graph | None = None
 ) -> tuple[list[float], dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
     """The losses of a few steps of all processes, the state behind them, whole, and what each process keeps.
 
-    Each has its part of the batch, or the ``whole`` of it.
+    Each has its part of the batch, or the ``whole`` of it. Every other step is that of the graph ``between``.
     """
     cuts = shardings(mesh, list(graph.sources.values()))
     own = [mesh.coordinates(rank) for rank in range(mesh.size)]
     states = [{name: cuts[name].part(a, at) if name in cuts else a.copy() for name, a in graph.initial.items()} for at in own]
     losses = []
-    nodes = [n for n in graph.nodes if n.op.kind is not Kind.SOURCE]
-    for x, t in BATCHES:
+    update = graph
+    for number, (x, t) in enumerate(BATCHES):
+        graph = between if between is not None and number % 2 == 0 else update
+        nodes = [n for n in graph.nodes if n.op.kind is not Kind.SOURCE]
         rows = BATCH // mesh.axes["dp"]
         tables = []
         for at, state in zip(own, states, strict=True):
@@ -150,6 +153,49 @@ def test_what_was_sharded_is_in_evaluation_too() -> None:
     assert graph.sources["w"].attrs["cuts"] and "cuts" not in graph.sources["b"].attrs
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ["adamw", "clipped", "lamb", "muon"])
+def test_gradients_are_added_up_without_a_message(name: str, policy: str, size: int) -> None:
+    """Two batches make the step of one twice as large; the first is exchanged with nobody but for parameters that are cut."""
+
+    def made(mesh: Mesh, rows: int, completes: bool | None) -> Graph:
+        graph, over = Graph(mesh), () if completes is None else "dp"
+        x, t = graph.input("x", (rows, 8), varying=over), graph.input("t", (rows, 5), varying=over)
+        params = {n: graph.parameter(n, np.random.default_rng(1).standard_normal(shape)) for n, shape in SHAPES.items()}
+        y = F.relu(x @ params["w1"] + params["b1"]) @ params["w2"] + params["b2"]
+        loss = F.mean((y - t) * (y - t))
+        graph.output("loss", loss)
+        penalty = F.sum(params["w1"] * params["w1"]) * 0.01  # the same in all processes
+        whole = (loss if completes is None else F.all_reduce(loss, "dp", "mean")) + penalty
+        run = None if completes is None else optim.Run(graph.constant(float(rows * size)), completes)
+        total = whole if run is None else whole * (rows * size)
+        optimizer = OPTIMIZERS[name]()
+        optimizer.apply([*params.values()], grt.grad(total, [*params.values()]), graph.constant(0.05), run)
+        return dead_code(graph)
+
+    alone, mesh = Mesh(dp=1), Mesh(dp=size)
+    large = made(alone, 2 * BATCH, None)
+    update = shard_updates(made(mesh, BATCH // size, True), policy, {}, [])
+    held = {n: n in shardings(mesh, list(update.sources.values())) for n in update.sources}
+    between = shard_updates(made(mesh, BATCH // size, False), policy, held, [])
+    sent = [n for n in between.nodes if n.op.kind is Kind.COLLECTIVE and size > 1]
+    assert {n.op.name for n in sent} <= ({"all_gather"} if policy == "fsdp" else set())
+    _, found, kept = steps(update, mesh, between=between)
+    state = {n: np.asarray(a) for n, a in large.initial.items()}
+    for (x, t), (x2, t2) in zip(BATCHES[::2], BATCHES[1::2], strict=True):
+        feeds = {**state, "x": np.concatenate([x, x2]), "t": np.concatenate([t, t2])}
+        table = {n.outputs[0]: np.asarray(feeds[key]) for key, n in large.sources.items()}
+        walk_ranks([n for n in large.nodes if n.op.kind is not Kind.SOURCE], alone, [table])
+        state |= {n: table[v] for n, v in large.updates.items()}
+    assert found.keys() - state.keys() == {f"{n}.accumulated" for n in SHAPES} | {n for n in found if "_share" in n}
+    for key, array in state.items():
+        np.testing.assert_allclose(found[key], array, rtol=1e-7, atol=1e-9, err_msg=key)
+    cuts = shardings(mesh, list(update.sources.values()))
+    for key in SHAPES:
+        assert not found[f"{key}.accumulated"].any() and cuts[f"{key}.accumulated"].cuts == (("dp", SUM, SHAPES[key]),)
+
+
 @pytest.mark.parametrize("policy", POLICIES[1:])
 def test_a_rest_that_all_take_whole_is_stepped_in_parts_too(policy: str) -> None:
     """Where nothing varies gradients are no sums over processes, and the state is sharded as in the other program."""
@@ -198,6 +244,10 @@ def test_parts_make_the_whole(shape: list[int], dp: int, tp: int, seed: int) -> 
     parts = [sharding.part(array, mesh.coordinates(rank)) for rank in range(mesh.size)]
     assert {p.shape for p in parts} == {part_shape(cuts[1], dp)}
     np.testing.assert_array_equal(sharding.join(parts), array)
+    summands = Sharding(mesh, (cut, ("dp", SUM, part_shape(cut, tp))))  # of which only the first has anything at first
+    parts = [summands.part(array, mesh.coordinates(rank)) for rank in range(mesh.size)]
+    np.testing.assert_array_equal(summands.join(parts), array)
+    np.testing.assert_allclose(summands.join([p + 1.0 for p in parts]), array + dp)
 
 
 def test_tensor_parallel_layers_are_linear_layers() -> None:
