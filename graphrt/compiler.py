@@ -23,6 +23,7 @@ from graphrt.errors import ArgumentError, GraphError, TargetError
 from graphrt.ir import Graph, Value
 from graphrt.op import Kind, Order
 from graphrt.ops.body import Loop
+from graphrt.passes.bucket import narrow_sums
 from graphrt.passes.decision import Decision
 from graphrt.passes.open_batch import UpTo, open_batch
 from graphrt.passes.patterns.shard import shard_updates
@@ -63,6 +64,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     forbid: Sequence[Collection[str]] = (),
     policy: str = "all_reduce",
     bucket_bytes: int | None = None,
+    reduce_dtype: str | None = None,
     batch: UpTo | None = None,
     batch_invariant: bool = False,
 ) -> Program:
@@ -92,7 +94,8 @@ def compile(  # noqa: A001 - the name every framework has for it
       but some as "-epilogue,-pairs"; ``graphrt.STAGES`` says what each does. Results do not depend on it but for rounding.
     - ``policy``, for a graph on a mesh of processes, says what each keeps: all of everything (all_reduce), a part of the
       optimizer's state (zero1), of gradients too (zero2), or of parameters too (fsdp); ``bucket_bytes`` is how much of what
-      they exchange is sent in one piece (None: 8 MB).
+      they exchange is sent in one piece (None: 8 MB). ``reduce_dtype`` "bfloat16" sends and sums gradients in that, half as
+      many bytes: each is rounded, to 8 bits, before its sum and in it (None: as they are).
     - ``forbid`` is pairs of nodes, by name, that shall not share a kernel: [("conv_0", "relu_0")].
     - ``batch``, ``grt.up_to(256)``, makes a program for any batch up to the 256 of its graph or example inputs, which gives for
       each what a program of that batch would. A node for which that is not so raises GraphError, which says where it is and
@@ -105,7 +108,9 @@ def compile(  # noqa: A001 - the name every framework has for it
     if example_inputs is not None:
         outputs = trace(outputs, example_inputs)
     target = target if precision == "float32" else f"{target}:{precision}"
-    settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid, policy, bucket_bytes, batch_invariant)
+    settings = Settings(
+        float32_matmul_precision, freeze, tune, library, fusion, forbid, policy, bucket_bytes, reduce_dtype, batch_invariant
+    )
     with uncollected():
         return _compile(outputs, target, state, settings, batch)
 
@@ -149,6 +154,8 @@ def _compile(
         graph, opened, chosen = open_batch(graph, batch)
     target = parse(name, settings)
     target.require()
+    if settings.reduce_dtype is not None and graph.mesh is None:
+        raise ArgumentError(f"reduce_dtype={settings.reduce_dtype!r} is for several processes: build on Graph(mesh=Mesh(dp=2))")
     if settings.policy != "all_reduce" and graph.mesh is None:
         raise ArgumentError(f"policy={settings.policy!r} is for several processes: build on Graph(mesh=Mesh(dp=2))")
     if state is None:
@@ -156,7 +163,7 @@ def _compile(
     wrong = {n for n, node in graph.sources.items() if n in state.types and not state.types[n].same(node.types[0])}
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
     held = {name: name in state.sharding for name in state.types}
-    graph = shard_updates(graph, settings.policy, held, chosen)
+    graph = narrow_sums(shard_updates(graph, settings.policy, held, chosen), settings.reduce_dtype, chosen)
     lowered = functools.cache(lambda: _with(chosen, lower_graph(graph, target, orders)))
     with _together(graph, target, orders):
         executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)

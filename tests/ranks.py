@@ -201,6 +201,7 @@ def training(found: Found) -> None:
     found.facts["explained"] = str(bucketed.explain().full())
     half = grt.compile(lenet(mesh, ROWS // found.size, "bfloat16"), target="cpu")
     found.trained("bfloat16", half)
+    found.trained("sent in halves", grt.compile(lenet(mesh, ROWS // found.size), target="cpu", reduce_dtype="bfloat16"))
     _looked_into(found, lenet(mesh, ROWS // found.size))
 
 

@@ -391,10 +391,10 @@ def summand(v: Value, axis: str) -> Value:
     return v * share if found is None else found
 
 
-def total(v: Value, axis: str) -> Value:
-    """The sum of the gradients ``v`` over the processes along ``axis``."""
+def total(v: Value, axis: str, of: str) -> Value:
+    """The sum of what processes along ``axis`` have of ``v``, the gradient of the parameter ``of`` if it is of one."""
     assert v.graph.mesh is not None
-    with v.graph.phase("bwd", v.node.name):
+    with v.graph.phase("bwd", of):
         return _reduced(v if axis in v.type.varying else apply("pvary", v, axes=(axis,)), axis, v.graph.mesh.axes[axis])
 
 

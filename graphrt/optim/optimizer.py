@@ -227,7 +227,7 @@ class Optimizer(ABC):
             before = graph.parameter_like(self._name(of, what), like, axis)
             now = before + mine
             graph.update(before, zeros_like(now) if run.completes else now)
-            return total(now, axis) if axis and run.completes else now
+            return total(now, axis, of if like.node.name == of else "") if axis and run.completes else now
 
         self._counters.add("accumulated_share")
         share = added(part.first, "accumulated_share", run.share, run.share)

@@ -13,11 +13,43 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
+from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Node, Value
+from graphrt.ops.base import cast
 from graphrt.passes.decision import Decision
+from graphrt.passes.rewrite import rewrite
+from graphrt.types import as_dtype, bfloat16
 
 BYTES = 8 << 20  # of a bucket
 SENT = {("all_reduce", "bwd"), ("reduce_scatter", "bwd"), ("all_gather", "opt")}  # collectives and the phases they are of
+
+
+def narrow_sums(graph: Graph, dtype: str | None, decisions: list[Decision]) -> Graph:
+    """``graph`` with the sums of parameters' gradients over processes sent, and added up, in the half ``dtype``.
+
+    Gradients of one number, and what is no gradient of a parameter, such as the sums of a norm, stay as they are. Verdicts are
+    added to ``decisions``. The same object where ``dtype`` is None. Raises ArgumentError.
+    """
+    if dtype is None or graph.mesh is None:
+        return graph
+    half = as_dtype(dtype)
+    if half is not bfloat16:
+        raise ArgumentError(f"gradients are sent as they are (reduce_dtype=None), or in bfloat16; got {half}")
+
+    def narrow(node: Node) -> list[Value] | None:
+        of = graph.sources.get(node.origin.source)
+        gradient = of is not None and of.op.name == "parameter" and node.origin.phase == "bwd"
+        if node.op.name not in ("all_reduce", "reduce_scatter") or not gradient or node.attrs["size"] == 1:
+            return None
+        wide, taken = node.types[0].dtype, node.inputs[0].type.size > 1 and node.types[0].dtype.itemsize > half.itemsize
+        reason = "of a gradient, as reduce_dtype asks" if taken else "one number, or of as few bytes"
+        decisions.append(Decision("wire", node.name, half.name, taken, reason, change="" if taken else "it were larger"))
+        if not taken:
+            return None
+        sent = node.graph.append(node.op, [cast(v, half) for v in node.inputs], node.attrs)
+        return [cast(v, wide) for v in sent.outputs]
+
+    return rewrite(graph, narrow)
 
 
 def fill_buckets(graph: Graph, size: int, decisions: list[Decision]) -> Graph:

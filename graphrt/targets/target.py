@@ -56,6 +56,7 @@ class Settings:
     forbid: Sequence[Collection[str]] = ()
     policy: str = "all_reduce"
     bucket_bytes: int | None = None
+    reduce_dtype: str | None = None
     batch_invariant: bool = False
 
 

@@ -64,6 +64,7 @@ class Compiling:
     library: str | None
     mesh: Mesh | None = None
     policy: str = "all_reduce"
+    reduce_dtype: str | None = None
 
 
 class Programs:
@@ -302,6 +303,7 @@ class Programs:
             float32_matmul_precision=self.compiling.float32_matmul_precision,
             library=self.compiling.library,
             policy=self.compiling.policy,
+            reduce_dtype=self.compiling.reduce_dtype,
             batch=None if alone else batch,
         )
 

@@ -70,8 +70,10 @@ class Trainer(Programs):
     running means.
 
     With a ``mesh`` each of its processes, which torchrun starts, is given the same data and takes its part of each batch: the
-    loss, the metrics and the step are those of the whole. ``policy``, as of ``compile``, says what each keeps. Checkpoints are
-    the first's to write, and fit any number of processes; ``nn.sync_batch_norm`` has batch norm see the whole batch.
+    loss, the metrics and the step are those of the whole. ``policy`` and ``reduce_dtype``, as of ``compile``, say what each
+    keeps, and how gradients are sent. Gradients of an optimizer's ``accumulation_steps`` are added up in each process, as of
+    one batch of all their examples, and exchanged when a step updates; what ``step`` returns of such is of this process alone.
+    Checkpoints are the first's to write, and fit any number of processes; ``nn.sync_batch_norm`` has batch norm see the whole.
 
     Raises ArgumentError for an unknown metric, and where there is no optimizer, or a loss and a step function.
     """
@@ -93,8 +95,9 @@ class Trainer(Programs):
         step: Step | None = None,
         mesh: Mesh | None = None,
         policy: str = "all_reduce",
+        reduce_dtype: str | None = None,
     ) -> None:
-        compiling = Compiling(target, autocast, float32_matmul_precision, library, mesh, policy)
+        compiling = Compiling(target, autocast, float32_matmul_precision, library, mesh, policy, reduce_dtype)
         super().__init__(net, loss, optimizer, metrics, seed, compiling, augment, step)
         self.schedule: LRSchedule = schedule or Constant()
         self.measures, self.check_nan = self.objective.measures(), check_nan
