@@ -1,6 +1,6 @@
 """Run by torchrun: trains LeNet-5 through ``Trainer`` on a mesh, under the policies, with checkpoints; what rank 0 has as JSON.
 
-torchrun --nproc-per-node 2 tests/distributed_training.py FOLDER [kill]
+torchrun --nproc-per-node 2 tests/distributed_training.py FOLDER [kill | endless]
 """
 
 from __future__ import annotations
@@ -51,22 +51,45 @@ def added_up(steps: int) -> dict[str, object]:
     return {"loss": trainer.history.loss, "state": state, "exchanged": exchanged, "counted": int(np.sum(matrix))}
 
 
-class Kill(Callback):
-    """Ends the last process at the third step."""
+def endless(folder: Path) -> None:
+    """Trains until Ctrl-C, and says when it began and where each process stopped."""
+    nn.manual_seed(0)
+    net, optimizer = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)), optim.Adam(lr=1e-3)
+    trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, target="cpu", mesh=grt.Mesh(dp=SIZE), policy="fsdp")
+    try:
+        trainer.fit(examples(), 10**6, 16, callbacks=[Say(), ModelCheckpoint(folder / "endless", None)], progress=False)
+    except KeyboardInterrupt:
+        print(f"stopped at {trainer.steps} with {float(np.abs(net.state_dict()['1.weight']).sum())!r}", flush=True)
+        raise
+
+
+class Say(Callback):
+    """Says that the training goes on."""
 
     def on_step_end(self, trainer: Trainer, row: object) -> None:
-        if trainer.steps == 4 and trainer.processes is not None and trainer.processes.rank == SIZE - 1:
+        if trainer.steps == 3 and trainer.first:
+            print("going", flush=True)
+
+
+class Kill(Callback):
+    """Ends the last process in the second epoch, unless torchrun has started it again."""
+
+    def on_step_end(self, trainer: Trainer, row: object) -> None:
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        if trainer.steps == 4 and not again and trainer.processes is not None and trainer.processes.rank == SIZE - 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(folder: Path, fault: str = "") -> None:
     """Trains with each policy, or with one and a fault."""
+    if fault == "endless":
+        endless(folder)
     found = {}
     for policy in ["all_reduce"] if fault else ["all_reduce", "zero1", "zero2", "fsdp"]:
         trainer = trainer_of(policy)
         keep = ModelCheckpoint(folder / policy)
         callbacks = [keep, *([Kill()] if fault == "kill" else [])]
-        trainer.fit(examples(), EPOCHS, BATCH, examples(), callbacks, progress=False, resume=fault == "resume")
+        trainer.fit(examples(), EPOCHS, BATCH, examples(), callbacks, progress=False, resume=bool(fault))
         pictures = examples()[0][:4]
         predicted = trainer.predict(pictures)
         program = trainer.program("predict", pictures)

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from conftest import INTERPRETED
 
+from graphrt.runtime.state import read_arrays
+from graphrt.train import read_metadata
+
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="processes run the cpu target, in the other lane")
 HERE = Path(__file__).parent
 POLICIES = ("all_reduce", "zero1", "zero2", "fsdp")
@@ -22,22 +25,32 @@ LIMIT = 240  # seconds, of which it takes a tenth
 PAGE = HERE.parent / "docs" / "use" / "distributed.md"
 
 
-def started(size: int, *arguments: str, folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """``size`` processes of torchrun, or one without it."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)] if size > 1 else []
+def launched(size: int, *arguments: str, folder: Path, restarts: int = 0) -> subprocess.Popen[str]:
+    """``size`` processes of torchrun, or one without it, under way."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", str(restarts), "--nproc-per-node", str(size)]
     flags = {"GRAPHRT_THREADS": "1", "OMP_NUM_THREADS": "1", "GRAPHRT_CACHE": str(folder / "cache")}
     flags["GRAPHRT_CFLAGS"] = os.environ.get("GRAPHRT_CFLAGS") or "-O1"
     flags["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, *launcher, *arguments]
+    command = [sys.executable, *(launcher if size > 1 else []), *arguments]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(command, env={**os.environ, **flags}, **pipes) as process:
+    return subprocess.Popen(command, env={**os.environ, **flags}, **pipes)
+
+
+def ended(process: subprocess.Popen[str], check: bool = True) -> subprocess.CompletedProcess[str]:
+    """What it has said when it is over, as it should be unless ``check`` is off."""
+    with process:
         try:
             told, wrong = process.communicate(timeout=LIMIT)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # torchrun's own processes too
             raise
     assert not check or process.returncode == 0, wrong[-4000:]
-    return subprocess.CompletedProcess(command, process.returncode, told, wrong)
+    return subprocess.CompletedProcess(process.args, process.returncode, told, wrong)
+
+
+def started(size: int, *arguments: str, folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """``size`` processes of torchrun, or one without it, that are over."""
+    return ended(launched(size, *arguments, folder=folder), check)
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +128,30 @@ def test_a_checkpoint_fits_any_number_of_processes(folder: Path, two: dict[str, 
 
 @pytest.mark.proof
 def test_a_lost_process_ends_the_others_and_the_run_goes_on(folder: Path, two: dict[str, Any]) -> None:
-    """Killed in the second epoch: torchrun names it, the checkpoint of the first is whole, and training goes on from it."""
+    """Killed in the second epoch: the checkpoint of the first is whole, and torchrun starts all again, which go on from it."""
     (folder / "lost").mkdir()
-    done = started(2, str(HERE / "distributed_training.py"), str(folder / "lost"), "kill", folder=folder, check=False)
-    assert done.returncode and "exitcode  : -9" in done.stderr
-    again = results(folder / "lost", 2, "resume")["all_reduce"]
+    script = [str(HERE / "distributed_training.py"), str(folder / "lost"), "kill"]
+    done = ended(launched(2, *script, folder=folder, restarts=1))
+    assert "exitcode: -9" in done.stderr or "exitcode  : -9" in done.stderr, done.stderr
+    again = json.loads((folder / "lost" / "kill-2.json").read_text())["all_reduce"]
     assert again["steps"] == two["all_reduce"]["steps"]
     assert again["norms"] == two["all_reduce"]["norms"]  # bit for bit
     assert again["loss"] == two["all_reduce"]["loss"]
+
+
+def test_ctrl_c_stops_all_processes_behind_one_step(folder: Path) -> None:
+    """Each has the parameters of the checkpoint that they leave, whichever step each was in when it was heard."""
+    process = launched(2, str(HERE / "distributed_training.py"), str(folder), "endless", folder=folder)
+    assert process.stdout is not None and process.stdout.readline() == "going\n"
+    os.kill(process.pid, signal.SIGINT)
+    done = ended(process, check=False)
+    assert done.returncode and "forcefully" not in done.stderr, done.stderr[-4000:]
+    said = re.findall(r"^stopped at (\d+) with (\S+)$", done.stdout, re.M)
+    assert len(said) == 2 and said[0] == said[1], done.stdout
+    path = folder / "endless" / "interrupted.safetensors"
+    assert str(path) in done.stderr
+    assert read_metadata(path)["steps"] == int(said[0][0])
+    assert float(np.abs(read_arrays(path)["1.weight"]).sum()) == float(said[0][1])
 
 
 def test_a_silent_process_is_named(folder: Path) -> None:

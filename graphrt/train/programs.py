@@ -20,6 +20,7 @@ from graphrt.nn import Module
 from graphrt.nn.augment import Compose
 from graphrt.nn.module import changes, in_mode, inside, stepped
 from graphrt.ops.base import widened
+from graphrt.ops.collective import everywhere
 from graphrt.optim import Run, total_norm
 from graphrt.passes.open_batch import UpTo, norms_over_batch, up_to
 from graphrt.runtime.processes import processes
@@ -32,6 +33,7 @@ from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs
 from graphrt.types import as_dtype, float16
 
 MOST_PROGRAMS = 16
+ASKED = "asked to stop"  # an input of a training step of several processes, and its output: how many were
 STEPS = ("train", "accumulate")  # kinds of programs: that update, and that add up gradients for one that does
 # Of a program: its inputs, modes, whether it evaluates running means, and whether each process has a part of the batch.
 _Key = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], bool, bool]
@@ -140,6 +142,7 @@ class Programs:
             minimize(graph.outputs["loss"])
         if completes:
             self._measure_gradients(graph, minimize.grads)
+            self._hear(graph)
         if "rng.seed" in graph.sources:
             F.manual_seed(graph, self.seed)
         return graph
@@ -177,6 +180,13 @@ class Programs:
         over = graph.mesh.data if parts and graph.mesh is not None else ()
         weight = None if batch.weight is None else inputs(graph, WEIGHT, batch.weight, over)
         return inputs(graph, "x", batch.x, over), inputs(graph, "y", batch.y, over), weight
+
+    def _hear(self, graph: Graph) -> None:
+        """Lets processes say that they were asked to stop, in a message of gradients, so that all know after the same step."""
+        if self.mesh is not None and self.mesh.size > 1:
+            asked = graph.input(ASKED, varying=[*self.mesh.axes])
+            with graph.phase("bwd"):
+                graph.output(ASKED, everywhere(asked, "sum"))
 
     def _measure_gradients(self, graph: Graph, grads: list[Value]) -> None:
         if self.objective.grad_norm is not None:

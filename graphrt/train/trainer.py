@@ -24,7 +24,7 @@ from graphrt.train.loop import Loop
 from graphrt.train.metrics import DENOMINATOR, Metrics, Pooled, read
 from graphrt.train.nan import faults, first_nan, held, why_nan
 from graphrt.train.objective import Losses
-from graphrt.train.programs import Compiling, Programs
+from graphrt.train.programs import ASKED, Compiling, Programs
 from graphrt.train.stepping import Optimizers, Step
 from graphrt.types import as_dtype, float16
 
@@ -105,6 +105,7 @@ class Trainer(Programs):
         self.notes: dict[str, Any] = {}  # what else checkpoints keep, as JSON values, such as the names of classes
         self.epoch, self.batches, self.pooled = 0, 0, Pooled(self.measures)  # done so far, in this epoch, and what they gave
         half = None if autocast is None else as_dtype(autocast)
+        self.asked = self.stopping = False  # whether this process was asked to stop, and whether all know of one that was
         self._rows: list[tuple[Mapping[str, Any], int, bool]] = []  # of steps whose gradients are being added up
         self._nans, self._skips = 0, SKIPS if half is float16 else 0  # losses in a row that were NaN, and how many may be
 
@@ -122,7 +123,11 @@ class Trainer(Programs):
 
     def run_step(self, program: Program, given: Mapping[str, Any], batch: Batch, lr: float) -> Mapping[str, Any]:
         """A step on ``batch``, of which ``program`` is ``given`` what it has not prefetched. Returns the program's results."""
-        found = program({**given, "lr": float(lr)})
+        asked = {ASKED: float(self.asked)} if ASKED in program.inputs else {}
+        found = program({**given, "lr": float(lr), **asked})
+        if asked:
+            found = dict(found)
+            self.stopping = bool(found.pop(ASKED) > 0)
         self.steps += 1
         nothing = found.get(f"{DENOMINATOR}loss") == 0.0  # of this process counts, where gradients are added up
         self._nans = self._nans + 1 if math.isnan(found["loss"]) and not nothing else 0
@@ -196,8 +201,8 @@ class Trainer(Programs):
 
         ``resume`` goes on from the latest checkpoint of a ModelCheckpoint among the callbacks, if there is one, bit for bit.
         Ctrl-C is heard between two steps: that callback then leaves a checkpoint, which the KeyboardInterrupt names, and
-        another ``fit`` goes on in the middle of the epoch. Raises ArgumentError when ``train`` has less than one batch,
-        NumericError where the loss is NaN.
+        another ``fit`` goes on in the middle of the epoch; all processes of a mesh stop behind one step. Raises ArgumentError
+        when ``train`` has less than one batch, NumericError where the loss is NaN.
         """
         loop = Loop(self, train, epochs, batch_size, validation, callbacks, progress, drop_last)
         if resume:
