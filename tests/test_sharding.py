@@ -29,8 +29,9 @@ from graphrt.passes.patterns.shard import POLICIES, shard_updates
 from graphrt.passes.pipeline import run_passes
 from graphrt.passes.simplify import dead_code
 from graphrt.reference import walk_ranks
+from graphrt.schedule.memory import waits
 from graphrt.sharding import SUM, Sharding, cut_of, part_shape, shardings
-from graphrt.targets.target import parse
+from graphrt.targets.target import Settings, parse
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="walked in NumPy")
 
@@ -119,6 +120,26 @@ def test_policies_train_as_one_process_does(name: str, policy: str, size: int) -
     cut = shardings(mesh, list(graph.sources.values()))
     for s in kept[1:]:
         assert all(np.array_equal(s[key], kept[0][key]) for key in s if key not in cut)
+
+
+def test_parameters_are_gathered_while_the_layer_before_is_computed() -> None:
+    """Forward and backward, each layer's in a message that begins in front of the first launch that reads the one before."""
+    mesh = Mesh(dp=2)
+    graph = Graph(mesh)
+    h = x = graph.input("x", (16, 32), varying="dp")
+    layers = [graph.parameter(f"w{i}", np.ones((32, 32), np.float32)) for i in range(5)]
+    for w in layers:
+        h = F.tanh(h @ w)
+    optim.SGD(lr=0.1).apply(layers, grt.grad(F.all_reduce(F.mean(h * x), "dp"), layers), graph.constant(0.1))
+    counts = {}
+    for size in (0, 2 * 32 * 32 * 4, 1 << 20):
+        lowered = lower_graph(shard_updates(graph, "fsdp", {}, []), parse("cpu", Settings(bucket_bytes=size)), {})
+        assert lowered.schedule is not None
+        names = [[n.op.name for g in launch.groups for n in g.nodes] for launch in lowered.schedule.launches]
+        gathers, first = [i for i, ops in enumerate(names) if ops == ["all_gather"]], waits(lowered.kernels)
+        assert all(later < first[before] for before, later in zip(gathers, gathers[1:], strict=False)), f"{size}\n{names}"
+        counts[size] = len(gathers)
+    assert counts == {0: 9, 2 * 32 * 32 * 4: 5, 1 << 20: 2}, "the last layer's is there when the backward pass begins"
 
 
 @pytest.mark.parametrize("size", [2, 4])

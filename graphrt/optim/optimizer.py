@@ -145,16 +145,14 @@ class Optimizer(ABC):
         counted = dict(self.counted)
         with graph.transaction(), graph.phase("opt"):
             parts = self._parts(params, grads, counted)
-            full = [self._accumulate(graph, part) for part in parts] if run is None else [None] * len(parts)
-            for part in parts if run is not None else ():
-                self._add_up(graph, part, run)
-            if updates := run is None or run.completes:
+            full = [self._accumulate(graph, part) if run is None else self._add_up(graph, part, run) for part in parts]
+            if run is None or run.completes:
                 self._clip(parts)
-            for part, done in zip(parts, full, strict=True) if updates else ():
-                before = dict(graph.updates)
-                self._step(graph, part, lr)
-                if done is not None:
-                    keep_unless(graph, before, done)
+                for part, done in zip(parts, full, strict=True):
+                    before = dict(graph.updates)
+                    self._step(graph, part, lr)
+                    if done is not None:
+                        keep_unless(graph, before, done)
         self.counted = counted
 
     def _check_patterns(self, graph: Graph) -> None:
@@ -218,8 +216,9 @@ class Optimizer(ABC):
             graph.update(total, F.where(full, 0.0, part.grads[i]))
         return full
 
-    def _add_up(self, graph: Graph, part: _Part, run: Run) -> None:
-        """Adds the gradients to those of the runs before, in this process alone; those that are complete become their mean."""
+    def _add_up(self, graph: Graph, part: _Part, run: Run) -> Value | None:
+        """Adds the gradients to those of the runs before, in this process alone; complete ones become their mean. No condition
+        is left, so it returns None, as ``_accumulate`` where each run updates."""
         axis = graph.mesh.data if graph.mesh is not None else ""
 
         def added(of: str, what: str, like: Value, value: Value) -> Value:
@@ -233,6 +232,7 @@ class Optimizer(ABC):
         share = added(part.first, "accumulated_share", run.share, run.share)
         for i, (p, g) in enumerate(zip(part.params, part.grads, strict=True)):
             part.grads[i] = added(p.name, "accumulated", graph.sources[p.name].outputs[0], g) / F.cast(share, g.dtype)
+        return None
 
     def _clip(self, parts: list[_Part]) -> None:
         grads = [g for part in parts for g in part.grads]
