@@ -34,8 +34,8 @@ def trainer_of(policy: str) -> Trainer:
     """A trainer of LeNet-5 on a mesh of all processes."""
     nn.manual_seed(0)
     net, optimizer = models.get("lenet5").build(), optim.AdamW(lr=2e-3, clip_grad_norm=1.0)
-    measured = ["accuracy", "confusion_matrix"]
-    return Trainer(net, nn.CrossEntropyLoss(), optimizer, None, measured, "cpu", mesh=grt.Mesh(dp=SIZE), policy=policy)
+    measured, mesh = ["accuracy", "confusion_matrix"], grt.Mesh(**{"tp" if policy == "tensor" else "dp": SIZE})
+    return Trainer(net, nn.CrossEntropyLoss(), optimizer, None, measured, "cpu", mesh=mesh, policy=policy)
 
 
 def added_up(steps: int) -> dict[str, object]:
@@ -85,7 +85,7 @@ def main(folder: Path, fault: str = "") -> None:
     if fault == "endless":
         endless(folder)
     found = {}
-    for policy in ["all_reduce"] if fault else ["all_reduce", "zero1", "zero2", "fsdp"]:
+    for policy in ["all_reduce"] if fault else ["all_reduce", "zero1", "zero2", "fsdp", "tensor"]:
         trainer = trainer_of(policy)
         keep = ModelCheckpoint(folder / policy)
         callbacks = [keep, *([Kill()] if fault == "kill" else [])]

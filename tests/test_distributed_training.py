@@ -20,7 +20,7 @@ from graphrt.train import read_metadata
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="processes run the cpu target, in the other lane")
 HERE = Path(__file__).parent
-POLICIES = ("all_reduce", "zero1", "zero2", "fsdp")
+POLICIES = ("all_reduce", "zero1", "zero2", "fsdp", "tensor")
 LIMIT = 240  # seconds, of which it takes a tenth
 PAGE = HERE.parent / "docs" / "use" / "distributed.md"
 
@@ -97,6 +97,8 @@ def test_each_keeps_its_part(one: dict[str, Any], two: dict[str, Any]) -> None:
     whole, numbers = one["all_reduce"]["kept"], 4 * 61_706
     assert two["all_reduce"]["kept"] == whole
     assert two["zero1"]["kept"] == two["zero2"]["kept"] == pytest.approx(whole - numbers, abs=100)
+    cut = 3 * 4 * (120 * 84 // 2 + 120 * (400 + 1) // 2)  # of two layers, with their moments
+    assert two["tensor"]["kept"] == pytest.approx(whole - cut, abs=100)
     assert two["fsdp"]["kept"] == pytest.approx(whole - 1.5 * numbers, abs=100)
 
 
@@ -132,7 +134,7 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(folder: Path, two: d
     (folder / "lost").mkdir()
     script = [str(HERE / "distributed_training.py"), str(folder / "lost"), "kill"]
     done = ended(launched(2, *script, folder=folder, restarts=1))
-    assert "exitcode: -9" in done.stderr or "exitcode  : -9" in done.stderr, done.stderr
+    assert "exitcode: -9" in done.stderr, done.stderr
     again = json.loads((folder / "lost" / "kill-2.json").read_text())["all_reduce"]
     assert again["steps"] == two["all_reduce"]["steps"]
     assert again["norms"] == two["all_reduce"]["norms"]  # bit for bit
@@ -146,7 +148,7 @@ def test_ctrl_c_stops_all_processes_behind_one_step(folder: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     done = ended(process, check=False)
     assert done.returncode and "forcefully" not in done.stderr, done.stderr[-4000:]
-    said = re.findall(r"^stopped at (\d+) with (\S+)$", done.stdout, re.M)
+    said = re.findall(r"stopped at (\d+) with ([\d.e+-]+)", done.stdout)
     assert len(said) == 2 and said[0] == said[1], done.stdout
     path = folder / "endless" / "interrupted.safetensors"
     assert str(path) in done.stderr

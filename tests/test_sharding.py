@@ -217,6 +217,31 @@ def test_gradients_are_added_up_without_a_message(name: str, policy: str, size: 
         assert not found[f"{key}.accumulated"].any() and cuts[f"{key}.accumulated"].cuts == (("dp", SUM, SHAPES[key]),)
 
 
+def test_a_checkpoint_between_two_updates_goes_on(tmp_path: Any) -> None:
+    """Epochs of four steps, of which each three make an update: that behind a checkpoint is of steps before and behind it."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((16, 5)).astype(np.float32), rng.integers(0, 3, 16)
+    y[[2, 3, 7]] = -100
+
+    def trainer() -> grt.Trainer:
+        nn.manual_seed(0)
+        optimizer = optim.Adam(lr=0.05, accumulation_steps=3, clip_grad_norm=0.5)
+        return grt.Trainer(
+            nn.Linear(5, 3), nn.CrossEntropyLoss(), optimizer, target="cpu", mesh=Mesh(dp=1), metrics="grad_norm"
+        )
+
+    whole, first, second = trainer(), trainer(), trainer()
+    whole.fit((x, y), 3, 4, progress=False)
+    first.fit((x, y), 1, 4, progress=False)
+    first.save(tmp_path / "between.safetensors")
+    assert first.state["weight.accumulated"].any() and first.state["weight.accumulated_share"] > 0
+    second.load(tmp_path / "between.safetensors")
+    second.fit((x, y), 3, 4, progress=False)
+    for name, array in whole.state.items():
+        np.testing.assert_array_equal(second.state[name], array, err_msg=name)
+    assert second.history.loss == whole.history.loss and len(whole.history.columns()["grad_norm"]) == 3
+
+
 @pytest.mark.parametrize("policy", POLICIES[1:])
 def test_a_rest_that_all_take_whole_is_stepped_in_parts_too(policy: str) -> None:
     """Where nothing varies gradients are no sums over processes, and the state is sharded as in the other program."""
@@ -271,10 +296,58 @@ def test_parts_make_the_whole(shape: list[int], dp: int, tp: int, seed: int) -> 
     np.testing.assert_allclose(summands.join([p + 1.0 for p in parts]), array + dp)
 
 
-def test_tensor_parallel_layers_are_linear_layers() -> None:
+class Gated(nn.Module):
+    """A linear unit with a gate; or with a ``reader`` of what lies between its layers."""
+
+    def __init__(self, reader: bool) -> None:
+        self.gate, self.up, self.down = nn.Linear(8, 12, False), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.reader = reader
+
+    def forward(self, input: Any) -> Any:
+        h = self.up(input)
+        return self.down(F.silu(self.gate(input)) * h) + (F.sum(h) if self.reader else 0.0)
+
+
+def test_pairs_of_layers_are_found() -> None:
+    """Only where nothing but arithmetic, feature by feature, lies between them; and each layer is in one pair."""
+
+    def cut(net: nn.Module, *shape: int) -> dict[str, Any]:
+        nn.tensor_parallel(net, (np.zeros(shape, np.float32),), Mesh(dp=2, tp=2))
+        return {name: p.sharded[1] for name, p in net.named_parameters() if p.sharded is not None}
+
+    chain = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Dropout(0.1), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert cut(chain, 2, 3, 8) == {"0.weight": 0, "0.bias": 0, "3.weight": 1}
+    assert cut(Gated(False), 4, 8) == {"gate.weight": 0, "up.weight": 0, "up.bias": 0, "down.weight": 1}
+    assert cut(nn.TransformerEncoderLayer(8, 2, 16), 2, 3, 8) == {"linear1.weight": 0, "linear1.bias": 0, "linear2.weight": 1}
+    twice = nn.Linear(8, 8)
+    for refused in (
+        nn.Sequential(nn.Linear(8, 12), nn.LayerNorm(12), nn.Linear(12, 4)),
+        nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(12), nn.Linear(12, 4)),
+        nn.Sequential(nn.Linear(8, 11), nn.GELU(), nn.Linear(11, 4)),
+        nn.Sequential(twice, nn.GELU(), twice),
+        Gated(True),
+    ):
+        with pytest.raises(ArgumentError, match="no two Linear layers of .* a multiple of 2 units"):
+            cut(refused, 4, 8)
+    with pytest.raises(ArgumentError, match="has no axis 'tp'"):
+        nn.tensor_parallel(chain, (np.zeros((2, 8), np.float32),), Mesh(dp=2))
+    with pytest.raises(ArgumentError, match="policy='tensor' cuts layers along an axis tp"):
+        grt.Trainer(chain, nn.MSELoss(), optim.SGD(), mesh=Mesh(dp=1), policy="tensor")
+    graph = Graph(Mesh(tp=1))
+    graph.output("y", graph.input("x", (2,)) * 2)
+    with pytest.raises(ArgumentError, match=r"policy must be all_reduce, .*nn.tensor_parallel cuts a network's layers"):
+        grt.compile(graph, target="cpu", policy="tensor")
+
+
+@pytest.mark.parametrize("found", [False, True], ids=["said", "found"])
+def test_tensor_parallel_layers_are_linear_layers(found: bool) -> None:
     """Column then row, on a mesh of two axes, with the gradients of a clipped step, beside the dense layers."""
     nn.manual_seed(0)
-    net = nn.Sequential(nn.ColumnParallelLinear(8, 12), nn.GELU(), nn.RowParallelLinear(12, 5))
+    if found:
+        net = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 5))
+        nn.tensor_parallel(net, (np.zeros((2, 8), np.float32),), Mesh(tp=3))
+    else:
+        net = nn.Sequential(nn.ColumnParallelLinear(8, 12), nn.GELU(), nn.RowParallelLinear(12, 5))
     x = np.random.default_rng(0).standard_normal((BATCH, 8)).astype(np.float32)
 
     def made(mesh: Mesh, rows: int) -> Graph:
@@ -288,12 +361,12 @@ def test_tensor_parallel_layers_are_linear_layers() -> None:
 
     alone, both = Mesh(dp=1), Mesh(dp=2, tp=3)
     expected, state, _ = steps(made(alone, BATCH), alone)
-    losses, found, kept = steps(made(both, BATCH // 2), both)
+    losses, joined, kept = steps(made(both, BATCH // 2), both)
     assert kept[0]["0.weight"].shape == (4, 8) and kept[0]["2.weight"].shape == (5, 4)
     assert kept[0]["0.weight.exp_avg"].shape == (4, 8)
     np.testing.assert_allclose(losses, expected, rtol=1e-9)
     for key, array in state.items():
-        np.testing.assert_allclose(found[key], array, rtol=1e-6, atol=1e-9, err_msg=key)
+        np.testing.assert_allclose(joined[key], array, rtol=1e-6, atol=1e-9, err_msg=key)
     assert x.shape == (BATCH, 8)
 
 

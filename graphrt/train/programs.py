@@ -19,6 +19,7 @@ from graphrt.mesh import Mesh
 from graphrt.nn import Module
 from graphrt.nn.augment import Compose
 from graphrt.nn.module import changes, in_mode, inside, stepped
+from graphrt.nn.parallel import tensor_parallel
 from graphrt.ops.base import widened
 from graphrt.ops.collective import everywhere
 from graphrt.optim import Run, total_norm
@@ -30,7 +31,7 @@ from graphrt.train.batch import WEIGHT, Batch, Spec, Tree, called, inputs, laid_
 from graphrt.train.metrics import Metrics
 from graphrt.train.objective import Losses, Objective, classes_of, outputs_by_name
 from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs_of_step
-from graphrt.types import as_dtype, float16
+from graphrt.types import TensorType, as_dtype, float16
 
 MOST_PROGRAMS = 16
 ASKED = "asked to stop"  # an input of a training step of several processes, and its output: how many were
@@ -91,6 +92,8 @@ class Programs:
         self.objective = Objective(loss, metrics)
         self.target, self.seed, self.autocast, self.compiling = compiling.target, seed, compiling.autocast, compiling
         self.mesh = compiling.mesh
+        if compiling.policy == "tensor" and (self.mesh is None or "tp" not in self.mesh.axes):
+            raise ArgumentError(f"policy='tensor' cuts layers along an axis tp, as of Mesh(tp=2); the mesh is {self.mesh}")
         self.processes = None if self.mesh is None else processes(self.mesh)
         self.state, self.steps = State(), 0
         self._programs: OrderedDict[_Key, Program] = OrderedDict()  # the last used at the end
@@ -277,6 +280,9 @@ class Programs:
 
     def _compile(self, key: _Key, specs: Batch) -> None:
         """Adds a program for ``specs``, and if it can for any batch up to the largest that was met."""
+        if self.compiling.policy == "tensor" and not self._programs and self.mesh is not None:
+            x = mapped(lambda _, spec: TensorType(spec[0], as_dtype(spec[1])), "x", specs.x)
+            tensor_parallel(self.net, x if isinstance(x, Mapping | tuple) else (x,), self.mesh)
         if self.processes is not None:
             self.processes.agree(f"{key[0]} with {self.optimizer!r}, seed {self.seed}")
         of_any, reason = _of_any_batch(key), self._reason(key)
@@ -312,7 +318,7 @@ class Programs:
             state=self._means if means else self.state,
             float32_matmul_precision=self.compiling.float32_matmul_precision,
             library=self.compiling.library,
-            policy=self.compiling.policy,
+            policy="all_reduce" if self.compiling.policy == "tensor" else self.compiling.policy,  # layers are cut already
             reduce_dtype=self.compiling.reduce_dtype,
             batch=None if alone else batch,
         )

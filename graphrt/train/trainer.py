@@ -71,7 +71,8 @@ class Trainer(Programs):
 
     With a ``mesh`` each of its processes, which torchrun starts, is given the same data and takes its part of each batch: the
     loss, the metrics and the step are those of the whole. ``policy`` and ``reduce_dtype``, as of ``compile``, say what each
-    keeps, and how gradients are sent. Gradients of an optimizer's ``accumulation_steps`` are added up in each process, as of
+    keeps, and how gradients are sent; the policy "tensor" cuts pairs of layers along the mesh's axis tp
+    (``nn.tensor_parallel``). Gradients of an optimizer's ``accumulation_steps`` are added up in each process, as of
     one batch of all their examples, and exchanged when a step updates; what ``step`` returns of such is of this process alone.
     Checkpoints are the first's to write, and fit any number of processes; ``nn.sync_batch_norm`` has batch norm see the whole.
 
