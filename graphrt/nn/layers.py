@@ -109,11 +109,12 @@ class Linear(Module):
         self.weight, self.bias = weights((out_features, in_features), bias)
 
     def forward(self, input: Value) -> Value:
-        weight, bias = self.weight.value(input.graph), optional(self.bias, input)
+        x = tensor(input)
+        weight, bias = self.weight.value(x.graph), optional(self.bias, x)
         axis, dim = self.weight.sharded or ("", 0)
         if dim == 0 or axis not in weight.type.varying:
-            return F.linear(tensor(input), weight, bias)
-        y = F.all_reduce(F.linear(tensor(input), weight), axis)
+            return F.linear(x, weight, bias)
+        y = F.all_reduce(F.linear(x, weight), axis)
         return y if bias is None else y + bias
 
 

@@ -34,7 +34,7 @@ from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs
 from graphrt.types import TensorType, as_dtype, float16
 
 MOST_PROGRAMS = 16
-ASKED = "asked to stop"  # an input of a training step of several processes, and its output: how many were
+ASKED = "asked_to_stop"  # an input of a training step of several processes, and its output: how many were
 STEPS = ("train", "accumulate")  # kinds of programs: that update, and that add up gradients for one that does
 # Of a program: its inputs, modes, whether it evaluates running means, and whether each process has a part of the batch.
 _Key = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], bool, bool]
