@@ -83,19 +83,16 @@ def compile(  # noqa: A001 - the name every framework has for it
     - ``float32_matmul_precision``, named as torch names it, is what a GPU's tensor cores may do to float32 products: nothing
       (highest), three products of split tf32 (high), or one (medium). The other targets compute the highest.
     - ``freeze`` lets the program keep what it makes of parameters that it does not update (the cpu target packs weights once):
-      it sees what ``State.set``, ``State.load`` and other programs write later, and not what is written into the arrays of the
-      state.
+      it sees what ``State.set``, ``State.load`` and other programs write later, not what is written into the state's arrays.
     - ``tune`` is how far the configurations of a GPU's kernels are searched (None: GRAPHRT_TUNE): 0 takes those that are known
       for the device, and the heuristic's, 1 also times a dozen candidates of each other kernel, 2 all that fit.
     - ``library`` says when cuBLAS and cuDNN, called through torch, compute a contraction on a GPU (None: GRAPHRT_LIBRARY):
-      never, which is the default; auto, where nothing is fused with it and tuning measured them faster; always, and then
-      nothing is. ``explain`` lists what they compute, and what they cannot, which templates do.
+      never (the default); auto, where nothing is fused with it and tuning measured them faster; always. ``explain`` lists both.
     - ``fusion`` says which stages of fusion are used (None: GRAPHRT_FUSE, else all): all, none, some as "chain,rowops", or all
       but some as "-epilogue,-pairs"; ``graphrt.STAGES`` says what each does. Results do not depend on it but for rounding.
     - ``policy``, for a graph on a mesh of processes, says what each keeps: all of everything (all_reduce), a part of the
-      optimizer's state (zero1), of gradients too (zero2), or of parameters too (fsdp); ``bucket_bytes`` is how much of what
-      they exchange is sent in one piece (None: 8 MB). ``reduce_dtype`` "bfloat16" sends and sums gradients in that, half as
-      many bytes: each is rounded, to 8 bits, before its sum and in it (None: as they are).
+      optimizer's state (zero1), of gradients too (zero2), or of parameters too (fsdp); ``bucket_bytes`` is how much is sent in
+      one piece (None: 8 MB); ``reduce_dtype`` "bfloat16" sums gradients, rounded to 8 bits, in half as many bytes.
     - ``forbid`` is pairs of nodes, by name, that shall not share a kernel: [("conv_0", "relu_0")].
     - ``batch``, ``grt.up_to(256)``, makes a program for any batch up to the 256 of its graph or example inputs, which gives for
       each what a program of that batch would. A node for which that is not so raises GraphError, which says where it is and
@@ -108,9 +105,8 @@ def compile(  # noqa: A001 - the name every framework has for it
     if example_inputs is not None:
         outputs = trace(outputs, example_inputs)
     target = target if precision == "float32" else f"{target}:{precision}"
-    settings = Settings(
-        float32_matmul_precision, freeze, tune, library, fusion, forbid, policy, bucket_bytes, reduce_dtype, batch_invariant
-    )
+    rest = library, fusion, forbid, policy, bucket_bytes, reduce_dtype, batch_invariant
+    settings = Settings(float32_matmul_precision, freeze, tune, *rest)
     with uncollected():
         return _compile(outputs, target, state, settings, batch)
 
