@@ -22,6 +22,7 @@ from graphrt.errors import ArgumentError, GraphError, TargetError
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind, Order
 from graphrt.ops.body import Loop
+from graphrt.passes.bucket import narrow_sums
 from graphrt.passes.decision import Decision
 from graphrt.passes.open_batch import UpTo, open_batch
 from graphrt.passes.patterns.shard import shard_updates
@@ -63,6 +64,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     forbid: Sequence[Collection[str]] = (),
     policy: str = "all_reduce",
     bucket_bytes: int | None = None,
+    reduce_dtype: str | None = None,
     batch: UpTo | None = None,
     batch_invariant: bool = False,
 ) -> Program:
@@ -81,18 +83,16 @@ def compile(  # noqa: A001 - the name every framework has for it
     - ``float32_matmul_precision``, named as torch names it, is what a GPU's tensor cores may do to float32 products: nothing
       (highest), three products of split tf32 (high), or one (medium). The other targets compute the highest.
     - ``freeze`` lets the program keep what it makes of parameters that it does not update (the cpu target packs weights once):
-      it sees what ``State.set``, ``State.load`` and other programs write later, and not what is written into the arrays of the
-      state.
+      it sees what ``State.set``, ``State.load`` and other programs write later, not what is written into the state's arrays.
     - ``tune`` is how far the configurations of a GPU's kernels are searched (None: GRAPHRT_TUNE): 0 takes those that are known
       for the device, and the heuristic's, 1 also times a dozen candidates of each other kernel, 2 all that fit.
     - ``library`` says when cuBLAS and cuDNN, called through torch, compute a contraction on a GPU (None: GRAPHRT_LIBRARY):
-      never, which is the default; auto, where nothing is fused with it and tuning measured them faster; always, and then
-      nothing is. ``explain`` lists what they compute, and what they cannot, which templates do.
+      never (the default); auto, where nothing is fused with it and tuning measured them faster; always. ``explain`` lists both.
     - ``fusion`` says which stages of fusion are used (None: GRAPHRT_FUSE, else all): all, none, some as "chain,rowops", or all
       but some as "-epilogue,-pairs"; ``graphrt.STAGES`` says what each does. Results do not depend on it but for rounding.
     - ``policy``, for a graph on a mesh of processes, says what each keeps: all of everything (all_reduce), a part of the
-      optimizer's state (zero1), of gradients too (zero2), or of parameters too (fsdp); ``bucket_bytes`` is how much of what
-      they exchange is sent in one piece (None: 8 MB).
+      optimizer's state (zero1), of gradients too (zero2), or of parameters too (fsdp); ``bucket_bytes`` is how much is sent in
+      one piece (None: 8 MB); ``reduce_dtype`` "bfloat16" sums gradients, rounded to 8 bits, in half as many bytes.
     - ``forbid`` is pairs of nodes, by name, that shall not share a kernel: [("conv_0", "relu_0")].
     - ``batch``, ``grt.up_to(256)``, makes a program for any batch up to the 256 of its graph or example inputs, which gives for
       each what a program of that batch would. A node for which that is not so raises GraphError, which says where it is and
@@ -105,7 +105,8 @@ def compile(  # noqa: A001 - the name every framework has for it
     if example_inputs is not None:
         outputs = trace(outputs, example_inputs)
     target = target if precision == "float32" else f"{target}:{precision}"
-    settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid, policy, bucket_bytes, batch_invariant)
+    rest = library, fusion, forbid, policy, bucket_bytes, reduce_dtype, batch_invariant
+    settings = Settings(float32_matmul_precision, freeze, tune, *rest)
     with uncollected():
         return _compile(outputs, target, state, settings, batch)
 
@@ -149,6 +150,8 @@ def _compile(
         graph, opened, chosen = open_batch(graph, batch)
     target = parse(name, settings)
     target.require()
+    if settings.reduce_dtype is not None and graph.mesh is None:
+        raise ArgumentError(f"reduce_dtype={settings.reduce_dtype!r} is for several processes: build on Graph(mesh=Mesh(dp=2))")
     if settings.policy != "all_reduce" and graph.mesh is None:
         raise ArgumentError(f"policy={settings.policy!r} is for several processes: build on Graph(mesh=Mesh(dp=2))")
     if state is None:
@@ -156,7 +159,7 @@ def _compile(
     wrong = {n for n, node in graph.sources.items() if n in state.types and not state.types[n].same(node.types[0])}
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
     held = {name: name in state.sharding for name in state.types}
-    graph = shard_updates(graph, settings.policy, held, chosen)
+    graph = narrow_sums(shard_updates(graph, settings.policy, held, chosen), settings.reduce_dtype, chosen)
     lowered = functools.cache(lambda: _with(chosen, lower_graph(graph, target, orders)))
     with _together(graph, target, orders):
         executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)

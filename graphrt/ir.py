@@ -22,7 +22,7 @@ from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError
 from graphrt.mesh import Axes, Mesh
 from graphrt.node import BUILDING, OPERATORS, Factor, Node, Origin, Stand, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Order
-from graphrt.sharding import part_shape
+from graphrt.sharding import SUM, part_shape
 from graphrt.signature import Memory, Signature
 from graphrt.text import NodeLine, ResultLine, lines_of, node_line, parse_line, result_line
 from graphrt.types import HALVES, DType, DTypeLike, as_dtype, bfloat16, float32
@@ -163,9 +163,14 @@ class Graph:
         self.initial[name] = array
         return result
 
-    def parameter_like(self, name: str, like: Value) -> Value:
-        """State that starts at zero, of the shape and dtype of the parameter ``like``, sharded as that is; not trainable."""
-        attrs = {k: a for k, a in like.node.attrs.items() if k in ("varying", "cuts")}
+    def parameter_like(self, name: str, like: Value, summands: Axes = ()) -> Value:
+        """State that starts at zero, of the shape and dtype of ``like``, sharded as that is where it is a parameter; not
+        trainable. Each process along the axes ``summands`` has one of its own, and the state is their sum."""
+        own = like.node.attrs if like.node.op.name == "parameter" else {}
+        attrs = {k: a for k, a in own.items() if k in ("varying", "cuts")}
+        if summands:
+            whole = tuple((axis, SUM, like.shape) for axis in self._varying(summands)["varying"])
+            attrs["cuts"] = (*attrs.get("cuts", ()), *whole)
         result = self._source("parameter", name, like.shape, like.dtype, {"trainable": False, **attrs})
         self.initial[name] = np.zeros(attrs["cuts"][0][2] if "cuts" in attrs else like.shape, like.dtype.numpy)
         return result

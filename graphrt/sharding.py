@@ -1,7 +1,8 @@
 """Sharding: how a parameter is cut into parts, of which each process of a mesh has one.
 
 A parameter's attribute ``cuts`` says so: (axis of the mesh, dimension, whole shape), one behind the other. Where no dimension
-is a multiple of the processes, it is cut as a flat array, filled up with zeros: then the dimension is None.
+is a multiple of the processes, it is cut as a flat array, filled up with zeros: then the dimension is None. Where it is SUM,
+each has an array of the whole shape, and the parameter is their sum, as gradients are that are still to be added up.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from graphrt.mesh import Mesh
 from graphrt.types import Shape
 
 Cut = tuple[str, int | None, Shape]
+SUM = -1
 
 
 def cut_of(axis: str, size: int, shape: Shape) -> Cut:
@@ -30,6 +32,8 @@ def part_shape(cut: Cut, size: int) -> Shape:
     _, dim, shape = cut
     if dim is None:
         return (-(-math.prod(shape) // size),)
+    if dim == SUM:
+        return shape
     if shape[dim] % size:
         raise ShapeError(f"dimension {dim} of {list(shape)} must be a multiple of {size}, the processes along {cut[0]}")
     return tuple(n // size if d == dim else n for d, n in enumerate(shape))
@@ -52,6 +56,9 @@ class Sharding:
         for cut in self.cuts:
             axis, dim, _ = cut
             size = self.mesh.axes[axis]
+            if dim == SUM:
+                array = array if at[axis] == 0 else np.zeros_like(array)
+                continue
             if dim is None:
                 length = part_shape(cut, size)[0]
                 array = np.pad(array.reshape(-1), (0, length * size - array.size))
@@ -63,6 +70,9 @@ class Sharding:
         found = dict(enumerate(parts))
         for axis, dim, shape in reversed(self.cuts):
             for row in self.mesh.groups(axis):
+                if dim == SUM:
+                    found.update(dict.fromkeys(row, np.sum([found[rank] for rank in row], 0)))
+                    continue
                 array = np.concatenate([found[rank] for rank in row], dim or 0)
                 array = array if dim is not None else array[: math.prod(shape)].reshape(shape)
                 found.update(dict.fromkeys(row, array))

@@ -1,6 +1,6 @@
 """Run by torchrun: trains LeNet-5 through ``Trainer`` on a mesh, under the policies, with checkpoints; what rank 0 has as JSON.
 
-torchrun --nproc-per-node 2 tests/distributed_training.py FOLDER [kill]
+torchrun --nproc-per-node 2 tests/distributed_training.py FOLDER [kill | endless]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 import graphrt as grt
 from graphrt import models, nn, optim
+from graphrt.op import Kind
 from graphrt.train import Callback, ModelCheckpoint, Trainer
 
 SIZE = int(os.environ.get("WORLD_SIZE", 1))
@@ -33,26 +34,62 @@ def trainer_of(policy: str) -> Trainer:
     """A trainer of LeNet-5 on a mesh of all processes."""
     nn.manual_seed(0)
     net, optimizer = models.get("lenet5").build(), optim.AdamW(lr=2e-3, clip_grad_norm=1.0)
-    measured = ["accuracy", "confusion_matrix"]
-    return Trainer(net, nn.CrossEntropyLoss(), optimizer, None, measured, "cpu", mesh=grt.Mesh(dp=SIZE), policy=policy)
+    measured, mesh = ["accuracy", "confusion_matrix"], grt.Mesh(**{"tp" if policy == "tensor" else "dp": SIZE})
+    return Trainer(net, nn.CrossEntropyLoss(), optimizer, None, measured, "cpu", mesh=mesh, policy=policy)
+
+
+def added_up(steps: int) -> dict[str, object]:
+    """Trains a small network whose updates are of 32 examples, in so many ``steps``, of gradients that are added up."""
+    nn.manual_seed(0)
+    net, optimizer = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)), optim.Adam(lr=1e-3, accumulation_steps=steps)
+    trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, None, ["confusion_matrix"], "cpu", mesh=grt.Mesh(dp=SIZE))
+    trainer.fit(examples(), 2, 32 // steps, progress=False, drop_last=True)
+    programs = {key[0]: program for key, program in trainer._programs.items()}
+    exchanged = {kind: [n.name for n in p.graph.nodes if n.op.kind is Kind.COLLECTIVE] for kind, p in programs.items()}
+    state = {name: float(np.abs(trainer.state.whole(name)).sum()) for name in sorted(trainer.state)}
+    matrix = trainer.history.columns()["confusion_matrix"][-1]
+    return {"loss": trainer.history.loss, "state": state, "exchanged": exchanged, "counted": int(np.sum(matrix))}
+
+
+def endless(folder: Path) -> None:
+    """Trains until Ctrl-C, and says when it began and where each process stopped."""
+    nn.manual_seed(0)
+    net, optimizer = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)), optim.Adam(lr=1e-3)
+    trainer = Trainer(net, nn.CrossEntropyLoss(), optimizer, target="cpu", mesh=grt.Mesh(dp=SIZE), policy="fsdp")
+    try:
+        trainer.fit(examples(), 10**6, 16, callbacks=[Say(), ModelCheckpoint(folder / "endless", None)], progress=False)
+    except KeyboardInterrupt:
+        print(f"stopped at {trainer.steps} with {float(np.abs(net.state_dict()['1.weight']).sum())!r}", flush=True)
+        raise
+
+
+class Say(Callback):
+    """Says that the training goes on."""
+
+    def on_step_end(self, trainer: Trainer, row: object) -> None:
+        if trainer.steps == 3 and trainer.first:
+            print("going", flush=True)
 
 
 class Kill(Callback):
-    """Ends the last process at the third step."""
+    """Ends the last process in the second epoch, unless torchrun has started it again."""
 
     def on_step_end(self, trainer: Trainer, row: object) -> None:
-        if trainer.steps == 4 and trainer.processes is not None and trainer.processes.rank == SIZE - 1:
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        if trainer.steps == 4 and not again and trainer.processes is not None and trainer.processes.rank == SIZE - 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(folder: Path, fault: str = "") -> None:
     """Trains with each policy, or with one and a fault."""
+    if fault == "endless":
+        endless(folder)
     found = {}
-    for policy in ["all_reduce"] if fault else ["all_reduce", "zero1", "zero2", "fsdp"]:
+    for policy in ["all_reduce"] if fault else ["all_reduce", "zero1", "zero2", "fsdp", "tensor"]:
         trainer = trainer_of(policy)
         keep = ModelCheckpoint(folder / policy)
         callbacks = [keep, *([Kill()] if fault == "kill" else [])]
-        trainer.fit(examples(), EPOCHS, BATCH, examples(), callbacks, progress=False, resume=fault == "resume")
+        trainer.fit(examples(), EPOCHS, BATCH, examples(), callbacks, progress=False, resume=bool(fault))
         pictures = examples()[0][:4]
         predicted = trainer.predict(pictures)
         program = trainer.program("predict", pictures)
@@ -69,7 +106,9 @@ def main(folder: Path, fault: str = "") -> None:
                 "kept": sum(trainer.state[name].nbytes for name in trainer.state),
                 "norms": {name: float(np.abs(a.astype(np.float64)).sum()) for name, a in state.items()},
             }
-    if found:
+    if not fault:
+        found |= {f"in {steps}": added_up(steps) for steps in (1, 2)}
+    if trainer.first:
         (folder / f"{fault or 'found'}-{SIZE}.json").write_text(json.dumps(found))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import graphrt as grt
 from graphrt import Graph, Mesh, Value
 from graphrt import ops as F
+from graphrt.op import Kind
 
 STEPS, ROWS = 5, 16  # of training; rows of the whole batch
 MESHES = {2: [Mesh(dp=2)], 4: [Mesh(dp=2, tp=2), Mesh(dp=4)]}  # by the number of processes
@@ -201,6 +202,7 @@ def training(found: Found) -> None:
     found.facts["explained"] = str(bucketed.explain().full())
     half = grt.compile(lenet(mesh, ROWS // found.size, "bfloat16"), target="cpu")
     found.trained("bfloat16", half)
+    found.trained("sent in halves", grt.compile(lenet(mesh, ROWS // found.size), target="cpu", reduce_dtype="bfloat16"))
     _looked_into(found, lenet(mesh, ROWS // found.size))
 
 
@@ -214,6 +216,12 @@ def _looked_into(found: Found, graph: Graph) -> None:
     found.facts["elapsed"] = program.elapsed(inputs, runs=1)
     folder = Path(sys.argv[1]) / "program"
     profile.trace(folder.parent / f"program{found.rank}.trace.json")
+    small = grt.compile(graph, target="cpu", bucket_bytes=1 << 10)
+    found.facts["phases"] = [
+        sorted({n.origin.phase for group in launch.groups for n in group.nodes if n.op.kind is not Kind.COLLECTIVE})
+        for launch in small.schedule.launches
+    ]
+    small.profile(inputs, runs=1).trace(folder.parent / f"small{found.rank}.trace.json")
     fresh = grt.compile(graph, target="cpu")
     fresh.save(folder)
     found.trained("loaded", grt.load(folder))

@@ -18,16 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphrt as grt
-from graphrt import Graph, Mesh, Value, errors, optim
+from graphrt import Graph, Mesh, Value, errors, nn, optim
 from graphrt import ops as F
 from graphrt.op import Kind
-from graphrt.passes.bucket import fill_buckets
+from graphrt.passes.bucket import fill_buckets, narrow_sums
 from graphrt.passes.decision import Decision
 from graphrt.passes.patterns.shard import POLICIES, shard_updates
 from graphrt.passes.pipeline import PassPolicy, run_passes
 from graphrt.reference import fit, walk_ranks
 from graphrt.sharding import part_shape, shardings
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.train.objective import Objective
 from graphrt.types import TensorType
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="the reference only, the same in both lanes")
@@ -293,6 +294,25 @@ def test_what_is_made_of_parameters_alone_has_the_gradient_of_all() -> None:
     np.testing.assert_allclose(world_of(tables, second)[0], 2 * (dw * slope + ws) * bend)
 
 
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.NLLLoss(np.arange(1.0, 5.0))], ids=["even", "weighted"])
+def test_a_process_of_which_no_example_counts_adds_nothing(loss: nn.Module) -> None:
+    """The mean of nothing is no number, and neither is its gradient: a process gives a sum."""
+    rng = np.random.default_rng(0)
+    x, w, y = rng.standard_normal((2, 3, 5)), rng.standard_normal((5, 4)), np.array([[-100] * 3, [2, -100, 1]])
+    found = []
+    for mesh, rows, labels in ((Mesh(dp=2), x, y), (Mesh(dp=1), x.reshape(1, 6, 5), y.reshape(1, 6))):
+        graph = Graph(mesh=mesh)
+        weight = graph.parameter("w", w)
+        xs = graph.input("x", rows.shape[1:], "float64", varying="dp")
+        ys = graph.input("y", labels.shape[1:], "int64", varying="dp")
+        Objective(loss, ()).outputs(graph, F.log_softmax(xs @ weight, 1), ys, ys, None, False)
+        (slope,) = grt.grad(graph.outputs["loss"], [weight])
+        tables = walked(graph, {"x": rows, "y": labels})
+        found.append([world_of(tables, v)[0] for v in (graph.outputs["loss"], slope)])
+    for ours, dense in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, dense, rtol=1e-6)
+
+
 Net = Callable[[Graph, dict[str, Value], Value, Value], Value]  # graph, weights, images or rows, targets -> the loss of those
 RNG = np.random.default_rng(0)
 
@@ -525,6 +545,49 @@ def test_buckets_of_any_size_give_the_same_sums(size: int) -> None:
         assert refused and all("larger than 1024 bytes" in d.reason and "bucket_bytes" in d.change for d in refused)
     else:
         assert len(messages(found)) == 1 and all(d.taken for d in decisions)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_gradients_are_sent_in_half_as_many_bytes(policy: str) -> None:
+    """On request: each is rounded to 8 bits before its sum and behind it; norms' sums and updates stay as they are."""
+    mesh = Mesh(dp=2)
+
+    def made(dtype: str | None) -> tuple[Graph, list[Decision]]:
+        graph, rng, decisions = Graph(mesh), np.random.default_rng(0), list[Decision]()
+        x = graph.input("x", (3, 6), varying="dp")
+        w = graph.parameter("w", rng.standard_normal((6, 8)).astype(np.float32))
+        one = graph.parameter("one", np.float32(1.5))
+        mean, var = (graph.parameter(n, np.full(8, a, np.float32), trainable=False) for n, a in (("mean", 0), ("var", 1)))
+        h = F.batch_norm(x @ w, mean, var, training=True, sync=True)
+        loss = F.all_reduce(F.mean(F.square(h * h - one)), "dp", "mean")
+        optim.SGD(lr=1.0).apply([w, one], grt.grad(loss, [w, one]), graph.constant(1.0))
+        graph = shard_updates(graph, policy, {}, decisions)
+        return narrow_sums(graph, dtype, decisions), decisions
+
+    wide, (graph, decisions) = made(None)[0], made("bfloat16")
+    graph.verify()
+    (told,) = [d for d in decisions if d.stage == "wire" and d.taken]
+    sent = [n for n in graph.nodes if n.op.kind is Kind.COLLECTIVE and n.types[0].dtype.name == "bfloat16"]
+    assert len(sent) == 1 and sent[0].op.name == ("all_reduce" if policy in ("all_reduce", "zero1") else "reduce_scatter")
+    assert "is sent in bfloat16" in str(told)
+    cut, feeds = shardings(mesh, list(graph.sources.values())), np.random.default_rng(3).standard_normal((2, 3, 6))
+    found = []
+    for one in (wide, graph):
+        tables = []
+        for rank in range(2):
+            own = {n: cut[n].part(a, mesh.coordinates(rank)) if n in cut else a for n, a in one.initial.items()}
+            own["x"] = feeds[rank]
+            tables.append({n.outputs[0]: fit(own[name], n.outputs[0], "float32") for name, n in one.sources.items()})
+        walk_ranks([n for n in one.nodes if n.op.kind is not Kind.SOURCE], mesh, tables, "float32")
+        parts = [table[one.updates["w"]] for table in tables]
+        found.append((cut["w"].join(parts) if "w" in cut else parts[0]) - one.initial["w"])
+    error = np.abs(found[1] - found[0])
+    assert error.max() > 0 and error.max() <= 2**-7 * np.abs(found[0]).max()
+    assert made(None)[1] == [d for d in decisions if d.stage != "wire"]
+    with pytest.raises(errors.ArgumentError, match="sent as they are .*, or in bfloat16; got float16"):
+        narrow_sums(wide, "float16", [])
+    with pytest.raises(errors.ArgumentError, match="reduce_dtype='bfloat16' is for several processes"):
+        grt.compile(optimized(None, 2, "momentum"), target="reference", reduce_dtype="bfloat16")
 
 
 def test_sums_that_wait_for_each_other_are_not_of_one_bucket() -> None:

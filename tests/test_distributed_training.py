@@ -15,28 +15,42 @@ import numpy as np
 import pytest
 from conftest import INTERPRETED
 
+from graphrt.runtime.state import read_arrays
+from graphrt.train import read_metadata
+
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="processes run the cpu target, in the other lane")
 HERE = Path(__file__).parent
+POLICIES = ("all_reduce", "zero1", "zero2", "fsdp", "tensor")
 LIMIT = 240  # seconds, of which it takes a tenth
 PAGE = HERE.parent / "docs" / "use" / "distributed.md"
 
 
-def started(size: int, *arguments: str, folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """``size`` processes of torchrun, or one without it."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)] if size > 1 else []
+def launched(size: int, *arguments: str, folder: Path, restarts: int = 0) -> subprocess.Popen[str]:
+    """``size`` processes of torchrun, or one without it, under way."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", str(restarts), "--nproc-per-node", str(size)]
     flags = {"GRAPHRT_THREADS": "1", "OMP_NUM_THREADS": "1", "GRAPHRT_CACHE": str(folder / "cache")}
     flags["GRAPHRT_CFLAGS"] = os.environ.get("GRAPHRT_CFLAGS") or "-O1"
     flags["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, *launcher, *arguments]
+    command = [sys.executable, *(launcher if size > 1 else []), *arguments]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen(command, env={**os.environ, **flags}, **pipes) as process:
+    return subprocess.Popen(command, env={**os.environ, **flags}, **pipes)
+
+
+def ended(process: subprocess.Popen[str], check: bool = True) -> subprocess.CompletedProcess[str]:
+    """What it has said when it is over, as it should be unless ``check`` is off."""
+    with process:
         try:
             told, wrong = process.communicate(timeout=LIMIT)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # torchrun's own processes too
             raise
     assert not check or process.returncode == 0, wrong[-4000:]
-    return subprocess.CompletedProcess(command, process.returncode, told, wrong)
+    return subprocess.CompletedProcess(process.args, process.returncode, told, wrong)
+
+
+def started(size: int, *arguments: str, folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """``size`` processes of torchrun, or one without it, that are over."""
+    return ended(launched(size, *arguments, folder=folder), check)
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +76,29 @@ def one(folder: Path) -> dict[str, Any]:
 
 
 def test_two_processes_train_as_one_does(one: dict[str, Any], two: dict[str, Any]) -> None:
-    for policy, found in two.items():
+    for policy, found in ((policy, two[policy]) for policy in POLICIES):
         for name in ("loss", "val_loss", "accuracy"):
             np.testing.assert_allclose(found[name], one["all_reduce"][name], rtol=1e-5, err_msg=f"{policy} {name}")
         for name, norm in one["all_reduce"]["norms"].items():
             np.testing.assert_allclose(found["norms"][name], norm, rtol=1e-4, err_msg=f"{policy} {name}")
 
 
+def test_gradients_are_added_up_in_each_process(one: dict[str, Any], two: dict[str, Any]) -> None:
+    """Two steps make the update of a batch twice as large on one process, and the first of them waits for nobody."""
+    large, found = one["in 1"], two["in 2"]
+    np.testing.assert_allclose(found["loss"], large["loss"], rtol=1e-5)
+    for name, norm in large["state"].items():
+        np.testing.assert_allclose(found["state"][name], norm, rtol=1e-5, err_msg=name)
+    assert found["exchanged"]["accumulate"] == [] and len(found["exchanged"]["train"]) == 1
+    assert found["counted"] == large["counted"] and one["in 2"]["exchanged"] == {"train": [], "accumulate": []}
+
+
 def test_each_keeps_its_part(one: dict[str, Any], two: dict[str, Any]) -> None:
     whole, numbers = one["all_reduce"]["kept"], 4 * 61_706
     assert two["all_reduce"]["kept"] == whole
     assert two["zero1"]["kept"] == two["zero2"]["kept"] == pytest.approx(whole - numbers, abs=100)
+    cut = 3 * 4 * (120 * 84 // 2 + 120 * (400 + 1) // 2)  # of two layers, with their moments
+    assert two["tensor"]["kept"] == pytest.approx(whole - cut, abs=100)
     assert two["fsdp"]["kept"] == pytest.approx(whole - 1.5 * numbers, abs=100)
 
 
@@ -104,14 +130,30 @@ def test_a_checkpoint_fits_any_number_of_processes(folder: Path, two: dict[str, 
 
 @pytest.mark.proof
 def test_a_lost_process_ends_the_others_and_the_run_goes_on(folder: Path, two: dict[str, Any]) -> None:
-    """Killed in the second epoch: torchrun names it, the checkpoint of the first is whole, and training goes on from it."""
+    """Killed in the second epoch: the checkpoint of the first is whole, and torchrun starts all again, which go on from it."""
     (folder / "lost").mkdir()
-    done = started(2, str(HERE / "distributed_training.py"), str(folder / "lost"), "kill", folder=folder, check=False)
-    assert done.returncode and "exitcode  : -9" in done.stderr
-    again = results(folder / "lost", 2, "resume")["all_reduce"]
+    script = [str(HERE / "distributed_training.py"), str(folder / "lost"), "kill"]
+    done = ended(launched(2, *script, folder=folder, restarts=1))
+    assert "exitcode: -9" in done.stderr, done.stderr
+    again = json.loads((folder / "lost" / "kill-2.json").read_text())["all_reduce"]
     assert again["steps"] == two["all_reduce"]["steps"]
     assert again["norms"] == two["all_reduce"]["norms"]  # bit for bit
     assert again["loss"] == two["all_reduce"]["loss"]
+
+
+def test_ctrl_c_stops_all_processes_behind_one_step(folder: Path) -> None:
+    """Each has the parameters of the checkpoint that they leave, whichever step each was in when it was heard."""
+    process = launched(2, str(HERE / "distributed_training.py"), str(folder), "endless", folder=folder)
+    assert process.stdout is not None and process.stdout.readline() == "going\n"
+    os.kill(process.pid, signal.SIGINT)
+    done = ended(process, check=False)
+    assert done.returncode and "forcefully" not in done.stderr, done.stderr[-4000:]
+    said = re.findall(r"stopped at (\d+) with ([\d.e+-]+)", done.stdout)
+    assert len(said) == 2 and said[0] == said[1], done.stdout
+    path = folder / "endless" / "interrupted.safetensors"
+    assert str(path) in done.stderr
+    assert read_metadata(path)["steps"] == int(said[0][0])
+    assert float(np.abs(read_arrays(path)["1.weight"]).sum()) == float(said[0][1])
 
 
 def test_a_silent_process_is_named(folder: Path) -> None:

@@ -105,7 +105,8 @@ def alone() -> dict[str, dict[str, np.ndarray]]:
 
 def test_training_is_that_of_one_process(run: Run, alone: dict[str, dict[str, np.ndarray]]) -> None:
     """Five steps: losses to 1e-5, state as far as roundings go; in all processes the same bits."""
-    for name, dtype, rtol in (("first", "float32", 1e-5), ("bfloat16", "bfloat16", 2e-2)):
+    kinds = (("first", "float32", 1e-5), ("bfloat16", "bfloat16", 2e-2), ("sent in halves", "float32", 1e-2))
+    for name, dtype, rtol in kinds:
         found = run.of(name) | run.of(f"{name}/state")
         for key, expected in alone[dtype].items():
             scale = float(np.abs(expected).max())
@@ -154,6 +155,25 @@ def test_programs_of_several_processes_can_be_looked_into(run: Run) -> None:
         assert any("all_reduce" in title for title in facts["profile"])
         trace = json.loads((run.folder / f"program{rank}.trace.json").read_text())
         assert any("all_reduce" in str(event.get("name")) for event in trace["traceEvents"])
+
+
+def test_gradients_travel_beside_the_backward_pass(run: Run) -> None:
+    """The trace has when each message began, when it was waited for and when it was there, beside the launches."""
+    for rank in range(run.size):
+        phases = run.facts[rank]["phases"]
+        events = json.loads((run.folder / f"small{rank}.trace.json").read_text())["traceEvents"]
+        tracks = {event["args"]["name"]: event["tid"] for event in events if event["ph"] == "M"}
+        launches = [event for event in events if event["ph"] == "X" and event["tid"] == tracks["launches"]]
+        begun = {event["id"]: event["ts"] for event in events if event["ph"] == "b"}
+        over = {event["id"]: event["ts"] for event in events if event["ph"] == "e"}
+        assert len(launches) == len(phases) and begun.keys() == over.keys()
+        assert begun.keys() == {number for number, phase in enumerate(phases) if not phase}
+        last = max(number for number, phase in enumerate(phases) if "bwd" in phase)
+        early = [number for number in begun if number < last]
+        assert early and all(begun[number] <= launches[last]["ts"] for number in early)
+        assert any(over[number] >= launches[number + 1]["ts"] + launches[number + 1]["dur"] for number in early)
+        awaited = [event for event in events if event["ph"] == "X" and event["tid"] == tracks["waiting"]]
+        assert len(awaited) == len(begun) and all(event["dur"] >= 0 for event in awaited)
 
 
 def test_processes_must_run_one_program(run: Run) -> None:

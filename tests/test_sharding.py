@@ -27,9 +27,11 @@ from graphrt.optim import Optimizer
 from graphrt.passes.decision import Decision
 from graphrt.passes.patterns.shard import POLICIES, shard_updates
 from graphrt.passes.pipeline import run_passes
+from graphrt.passes.simplify import dead_code
 from graphrt.reference import walk_ranks
-from graphrt.sharding import Sharding, cut_of, part_shape, shardings
-from graphrt.targets.target import parse
+from graphrt.schedule.memory import waits
+from graphrt.sharding import SUM, Sharding, cut_of, part_shape, shardings
+from graphrt.targets.target import Settings, parse
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="walked in NumPy")
 
@@ -72,18 +74,20 @@ BATCHES = [
 
 
 def steps(
-    graph: Graph, mesh: Mesh, whole: bool = False
+    graph: Graph, mesh: Mesh, whole: bool = False, between: Graph | None = None
 ) -> tuple[list[float], dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
     """The losses of a few steps of all processes, the state behind them, whole, and what each process keeps.
 
-    Each has its part of the batch, or the ``whole`` of it.
+    Each has its part of the batch, or the ``whole`` of it. Every other step is that of the graph ``between``.
     """
     cuts = shardings(mesh, list(graph.sources.values()))
     own = [mesh.coordinates(rank) for rank in range(mesh.size)]
     states = [{name: cuts[name].part(a, at) if name in cuts else a.copy() for name, a in graph.initial.items()} for at in own]
     losses = []
-    nodes = [n for n in graph.nodes if n.op.kind is not Kind.SOURCE]
-    for x, t in BATCHES:
+    update = graph
+    for number, (x, t) in enumerate(BATCHES):
+        graph = between if between is not None and number % 2 == 0 else update
+        nodes = [n for n in graph.nodes if n.op.kind is not Kind.SOURCE]
         rows = BATCH // mesh.axes["dp"]
         tables = []
         for at, state in zip(own, states, strict=True):
@@ -118,6 +122,26 @@ def test_policies_train_as_one_process_does(name: str, policy: str, size: int) -
         assert all(np.array_equal(s[key], kept[0][key]) for key in s if key not in cut)
 
 
+def test_parameters_are_gathered_while_the_layer_before_is_computed() -> None:
+    """Forward and backward, each layer's in a message that begins in front of the first launch that reads the one before."""
+    mesh = Mesh(dp=2)
+    graph = Graph(mesh)
+    h = x = graph.input("x", (16, 32), varying="dp")
+    layers = [graph.parameter(f"w{i}", np.ones((32, 32), np.float32)) for i in range(5)]
+    for w in layers:
+        h = F.tanh(h @ w)
+    optim.SGD(lr=0.1).apply(layers, grt.grad(F.all_reduce(F.mean(h * x), "dp"), layers), graph.constant(0.1))
+    counts = {}
+    for size in (0, 2 * 32 * 32 * 4, 1 << 20):
+        lowered = lower_graph(shard_updates(graph, "fsdp", {}, []), parse("cpu", Settings(bucket_bytes=size)), {})
+        assert lowered.schedule is not None
+        names = [[n.op.name for g in launch.groups for n in g.nodes] for launch in lowered.schedule.launches]
+        gathers, first = [i for i, ops in enumerate(names) if ops == ["all_gather"]], waits(lowered.kernels)
+        assert all(later < first[before] for before, later in zip(gathers, gathers[1:], strict=False)), f"{size}\n{names}"
+        counts[size] = len(gathers)
+    assert counts == {0: 9, 2 * 32 * 32 * 4: 5, 1 << 20: 2}, "the last layer's is there when the backward pass begins"
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_each_process_keeps_its_share(size: int) -> None:
     mesh = Mesh(dp=size)
@@ -148,6 +172,74 @@ def test_what_was_sharded_is_in_evaluation_too() -> None:
     g.output("y", x @ w + b)
     graph = shard_updates(g, "fsdp", {"w": True, "b": False}, [])
     assert graph.sources["w"].attrs["cuts"] and "cuts" not in graph.sources["b"].attrs
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ["adamw", "clipped", "lamb", "muon"])
+def test_gradients_are_added_up_without_a_message(name: str, policy: str, size: int) -> None:
+    """Two batches make the step of one twice as large; the first is exchanged with nobody but for parameters that are cut."""
+
+    def made(mesh: Mesh, rows: int, completes: bool | None) -> Graph:
+        graph, over = Graph(mesh), () if completes is None else "dp"
+        x, t = graph.input("x", (rows, 8), varying=over), graph.input("t", (rows, 5), varying=over)
+        params = {n: graph.parameter(n, np.random.default_rng(1).standard_normal(shape)) for n, shape in SHAPES.items()}
+        y = F.relu(x @ params["w1"] + params["b1"]) @ params["w2"] + params["b2"]
+        loss = F.mean((y - t) * (y - t))
+        graph.output("loss", loss)
+        penalty = F.sum(params["w1"] * params["w1"]) * 0.01  # the same in all processes
+        whole = (loss if completes is None else F.all_reduce(loss, "dp", "mean")) + penalty
+        run = None if completes is None else optim.Run(graph.constant(float(rows * size)), completes)
+        total = whole if run is None else whole * (rows * size)
+        optimizer = OPTIMIZERS[name]()
+        optimizer.apply([*params.values()], grt.grad(total, [*params.values()]), graph.constant(0.05), run)
+        return dead_code(graph)
+
+    alone, mesh = Mesh(dp=1), Mesh(dp=size)
+    large = made(alone, 2 * BATCH, None)
+    update = shard_updates(made(mesh, BATCH // size, True), policy, {}, [])
+    held = {n: n in shardings(mesh, list(update.sources.values())) for n in update.sources}
+    between = shard_updates(made(mesh, BATCH // size, False), policy, held, [])
+    sent = [n for n in between.nodes if n.op.kind is Kind.COLLECTIVE and size > 1]
+    assert {n.op.name for n in sent} <= ({"all_gather"} if policy == "fsdp" else set())
+    _, found, kept = steps(update, mesh, between=between)
+    state = {n: np.asarray(a) for n, a in large.initial.items()}
+    for (x, t), (x2, t2) in zip(BATCHES[::2], BATCHES[1::2], strict=True):
+        feeds = {**state, "x": np.concatenate([x, x2]), "t": np.concatenate([t, t2])}
+        table = {n.outputs[0]: np.asarray(feeds[key]) for key, n in large.sources.items()}
+        walk_ranks([n for n in large.nodes if n.op.kind is not Kind.SOURCE], alone, [table])
+        state |= {n: table[v] for n, v in large.updates.items()}
+    assert found.keys() - state.keys() == {f"{n}.accumulated" for n in SHAPES} | {n for n in found if "_share" in n}
+    for key, array in state.items():
+        np.testing.assert_allclose(found[key], array, rtol=1e-7, atol=1e-9, err_msg=key)
+    cuts = shardings(mesh, list(update.sources.values()))
+    for key in SHAPES:
+        assert not found[f"{key}.accumulated"].any() and cuts[f"{key}.accumulated"].cuts == (("dp", SUM, SHAPES[key]),)
+
+
+def test_a_checkpoint_between_two_updates_goes_on(tmp_path: Any) -> None:
+    """Epochs of four steps, of which each three make an update: that behind a checkpoint is of steps before and behind it."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((16, 5)).astype(np.float32), rng.integers(0, 3, 16)
+    y[[2, 3, 7]] = -100
+
+    def trainer() -> grt.Trainer:
+        nn.manual_seed(0)
+        optimizer = optim.Adam(lr=0.05, accumulation_steps=3, clip_grad_norm=0.5)
+        return grt.Trainer(
+            nn.Linear(5, 3), nn.CrossEntropyLoss(), optimizer, target="cpu", mesh=Mesh(dp=1), metrics="grad_norm"
+        )
+
+    whole, first, second = trainer(), trainer(), trainer()
+    whole.fit((x, y), 3, 4, progress=False)
+    first.fit((x, y), 1, 4, progress=False)
+    first.save(tmp_path / "between.safetensors")
+    assert first.state["weight.accumulated"].any() and first.state["weight.accumulated_share"] > 0
+    second.load(tmp_path / "between.safetensors")
+    second.fit((x, y), 3, 4, progress=False)
+    for name, array in whole.state.items():
+        np.testing.assert_array_equal(second.state[name], array, err_msg=name)
+    assert second.history.loss == whole.history.loss and len(whole.history.columns()["grad_norm"]) == 3
 
 
 @pytest.mark.parametrize("policy", POLICIES[1:])
@@ -198,12 +290,64 @@ def test_parts_make_the_whole(shape: list[int], dp: int, tp: int, seed: int) -> 
     parts = [sharding.part(array, mesh.coordinates(rank)) for rank in range(mesh.size)]
     assert {p.shape for p in parts} == {part_shape(cuts[1], dp)}
     np.testing.assert_array_equal(sharding.join(parts), array)
+    summands = Sharding(mesh, (cut, ("dp", SUM, part_shape(cut, tp))))  # of which only the first has anything at first
+    parts = [summands.part(array, mesh.coordinates(rank)) for rank in range(mesh.size)]
+    np.testing.assert_array_equal(summands.join(parts), array)
+    np.testing.assert_allclose(summands.join([p + 1.0 for p in parts]), array + dp)
 
 
-def test_tensor_parallel_layers_are_linear_layers() -> None:
+class Gated(nn.Module):
+    """A linear unit with a gate; or with a ``reader`` of what lies between its layers."""
+
+    def __init__(self, reader: bool) -> None:
+        self.gate, self.up, self.down = nn.Linear(8, 12, False), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.reader = reader
+
+    def forward(self, input: Any) -> Any:
+        h = self.up(input)
+        return self.down(F.silu(self.gate(input)) * h) + (F.sum(h) if self.reader else 0.0)
+
+
+def test_pairs_of_layers_are_found() -> None:
+    """Only where nothing but arithmetic, feature by feature, lies between them; and each layer is in one pair."""
+
+    def cut(net: nn.Module, *shape: int) -> dict[str, Any]:
+        nn.tensor_parallel(net, (np.zeros(shape, np.float32),), Mesh(dp=2, tp=2))
+        return {name: p.sharded[1] for name, p in net.named_parameters() if p.sharded is not None}
+
+    chain = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Dropout(0.1), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert cut(chain, 2, 3, 8) == {"0.weight": 0, "0.bias": 0, "3.weight": 1}
+    assert cut(Gated(False), 4, 8) == {"gate.weight": 0, "up.weight": 0, "up.bias": 0, "down.weight": 1}
+    assert cut(nn.TransformerEncoderLayer(8, 2, 16), 2, 3, 8) == {"linear1.weight": 0, "linear1.bias": 0, "linear2.weight": 1}
+    twice = nn.Linear(8, 8)
+    for refused in (
+        nn.Sequential(nn.Linear(8, 12), nn.LayerNorm(12), nn.Linear(12, 4)),
+        nn.Sequential(nn.Linear(8, 12), nn.BatchNorm1d(12), nn.Linear(12, 4)),
+        nn.Sequential(nn.Linear(8, 11), nn.GELU(), nn.Linear(11, 4)),
+        nn.Sequential(twice, nn.GELU(), twice),
+        Gated(True),
+    ):
+        with pytest.raises(ArgumentError, match="no two Linear layers of .* a multiple of 2 units"):
+            cut(refused, 4, 8)
+    with pytest.raises(ArgumentError, match="has no axis 'tp'"):
+        nn.tensor_parallel(chain, (np.zeros((2, 8), np.float32),), Mesh(dp=2))
+    with pytest.raises(ArgumentError, match="policy='tensor' cuts layers along an axis tp"):
+        grt.Trainer(chain, nn.MSELoss(), optim.SGD(), mesh=Mesh(dp=1), policy="tensor")
+    graph = Graph(Mesh(tp=1))
+    graph.output("y", graph.input("x", (2,)) * 2)
+    with pytest.raises(ArgumentError, match=r"policy must be all_reduce, .*nn.tensor_parallel cuts a network's layers"):
+        grt.compile(graph, target="cpu", policy="tensor")
+
+
+@pytest.mark.parametrize("found", [False, True], ids=["said", "found"])
+def test_tensor_parallel_layers_are_linear_layers(found: bool) -> None:
     """Column then row, on a mesh of two axes, with the gradients of a clipped step, beside the dense layers."""
     nn.manual_seed(0)
-    net = nn.Sequential(nn.ColumnParallelLinear(8, 12), nn.GELU(), nn.RowParallelLinear(12, 5))
+    if found:
+        net = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 5))
+        nn.tensor_parallel(net, (np.zeros((2, 8), np.float32),), Mesh(tp=3))
+    else:
+        net = nn.Sequential(nn.ColumnParallelLinear(8, 12), nn.GELU(), nn.RowParallelLinear(12, 5))
     x = np.random.default_rng(0).standard_normal((BATCH, 8)).astype(np.float32)
 
     def made(mesh: Mesh, rows: int) -> Graph:
@@ -217,12 +361,12 @@ def test_tensor_parallel_layers_are_linear_layers() -> None:
 
     alone, both = Mesh(dp=1), Mesh(dp=2, tp=3)
     expected, state, _ = steps(made(alone, BATCH), alone)
-    losses, found, kept = steps(made(both, BATCH // 2), both)
+    losses, joined, kept = steps(made(both, BATCH // 2), both)
     assert kept[0]["0.weight"].shape == (4, 8) and kept[0]["2.weight"].shape == (5, 4)
     assert kept[0]["0.weight.exp_avg"].shape == (4, 8)
     np.testing.assert_allclose(losses, expected, rtol=1e-9)
     for key, array in state.items():
-        np.testing.assert_allclose(found[key], array, rtol=1e-6, atol=1e-9, err_msg=key)
+        np.testing.assert_allclose(joined[key], array, rtol=1e-6, atol=1e-9, err_msg=key)
     assert x.shape == (BATCH, 8)
 
 

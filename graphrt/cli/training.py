@@ -50,7 +50,7 @@ Augment = Annotated[
         autocompletion=names_of("nn.augment", "AUGMENTATIONS"),
     ),
 ]
-Policy = Annotated[str, typer.Option(help="of several processes: all_reduce, zero1, zero2 or fsdp (graphrt.compile)")]
+Policy = Annotated[str, typer.Option(help="of several processes: all_reduce, zero1, zero2, fsdp or tensor (Trainer)")]
 
 
 @commands.command()
@@ -122,7 +122,7 @@ def _shared(policy: str) -> dict[str, Any]:
     if (processes := processes_started()) > 1:
         from graphrt import Mesh
 
-        return {"mesh": Mesh(dp=processes), "policy": policy}
+        return {"mesh": Mesh(tp=processes) if policy == "tensor" else Mesh(dp=processes), "policy": policy}
     if policy != "all_reduce":
         raise ArgumentError(f"--policy {policy} is for several processes: start them with torchrun (graphrt train --help)")
     return {}

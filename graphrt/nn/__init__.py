@@ -119,7 +119,7 @@ from graphrt.nn.padding import (
     ZeroPad2d,
     ZeroPad3d,
 )
-from graphrt.nn.parallel import ColumnParallelLinear, RowParallelLinear
+from graphrt.nn.parallel import ColumnParallelLinear, RowParallelLinear, tensor_parallel
 from graphrt.nn.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -163,5 +163,5 @@ __all__ = [
     "Softshrink", "Softsign", "SumPool1d", "SumPool2d", "SumPool3d", "SymmetricPad1d", "SymmetricPad2d", "SymmetricPad3d",
     "Tanh", "Tanhshrink", "Threshold", "TransformerEncoderLayer", "TripletMarginLoss", "Unflatten", "Unfold", "Upsample",
     "ZeroPad1d", "ZeroPad2d", "ZeroPad3d", "augment", "count_parameters", "init", "layers", "manual_seed", "summary",
-    "sync_batch_norm", "trace", "weight_norm",
+    "sync_batch_norm", "tensor_parallel", "trace", "weight_norm",
 ]  # fmt: skip

@@ -98,7 +98,8 @@ class Linear(Module):
     """``input @ weight.T + bias``: [..., in_features] -> [..., out_features].
 
     ``weight`` [out_features, in_features] and ``bias`` [out_features] start uniform within ``1 / sqrt(in_features)`` of 0, as
-    torch's. Raises ArgumentError; when called, ShapeError and DTypeError.
+    torch's. Where the weight is cut along ``in_features`` (``parallel.py``), what all processes make of theirs is summed.
+    Raises ArgumentError; when called, ShapeError and DTypeError.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
@@ -108,7 +109,13 @@ class Linear(Module):
         self.weight, self.bias = weights((out_features, in_features), bias)
 
     def forward(self, input: Value) -> Value:
-        return F.linear(tensor(input), self.weight.value(input.graph), optional(self.bias, input))
+        x = tensor(input)
+        weight, bias = self.weight.value(x.graph), optional(self.bias, x)
+        axis, dim = self.weight.sharded or ("", 0)
+        if dim == 0 or axis not in weight.type.varying:
+            return F.linear(x, weight, bias)
+        y = F.all_reduce(F.linear(x, weight), axis)
+        return y if bias is None else y + bias
 
 
 class Bilinear(Module):

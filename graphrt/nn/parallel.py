@@ -8,11 +8,18 @@ On a graph without that axis they compute what ``Linear`` does, with the same we
 
 from __future__ import annotations
 
-import graphrt.ops as F
-from graphrt.ir import Value
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from graphrt.errors import ArgumentError
+from graphrt.ir import Node, Value
+from graphrt.mesh import Mesh
 from graphrt.nn.layers import Linear
-from graphrt.nn.module import optional
-from graphrt.ops.base import tensor
+from graphrt.nn.module import Module
+from graphrt.nn.trace import trace
+from graphrt.op import Kind
+
+M = TypeVar("M", bound=Module)
 
 
 class ColumnParallelLinear(Linear):
@@ -44,7 +51,63 @@ class RowParallelLinear(Linear):
         self.axis = axis
         self.weight.sharded = (axis, 1)
 
-    def forward(self, input: Value) -> Value:
-        y = F.linear(tensor(input), self.weight.value(input.graph))
-        y = F.all_reduce(y, self.axis) if self.axis in y.type.varying else y
-        return y if self.bias is None else y + optional(self.bias, input)
+
+def tensor_parallel(net: M, example_inputs: Any, mesh: Mesh, axis: str = "tp") -> M:
+    """Cuts the pairs of ``Linear`` in ``net``, those with only elementwise layers between them, along ``axis`` of ``mesh``.
+
+    The first, or several such as a gate and what it opens, becomes what ``ColumnParallelLinear`` is, the second what
+    ``RowParallelLinear`` is. They are found by ``example_inputs``, which are as of ``nn.trace``: in order, each layer in one
+    pair, of units that are a multiple of the processes; layers that are called twice stay whole. Returns ``net``, whose
+    parameters' ``sharded`` then say so. Raises ArgumentError for a mesh without the axis, and where there is no pair.
+    """
+    mesh.varying(axis)
+    graph = trace(net, example_inputs)
+    users = graph.users()
+    layers = {f"{path}.weight": part for path, part in net.named_modules() if type(part) is Linear}
+    products = {}  # and the weight's name
+    for node in graph.nodes:
+        if node.op.name == "matmul" and node.inputs[1].node.op.name == "permute":
+            of = node.inputs[1].node.inputs[0].node
+            if of.name in layers and len(users[of.outputs[0]]) == 1:
+                products[node.outputs[0]] = of.name
+    taken: set[str] = set()
+    for product, name in products.items():
+        rows, found = layers[name], _columns(product.node, products, users)
+        if found and found.isdisjoint(taken) and name not in taken and rows.in_features % mesh.axes[axis] == 0:
+            rows.weight.sharded = (axis, 1)
+            for columns in (layers[one] for one in found):
+                columns.weight.sharded = (axis, 0)
+                if columns.bias is not None:
+                    columns.bias.sharded = (axis, 0)
+            taken |= {name, *found}
+    if not taken:
+        raise ArgumentError(
+            f"no two Linear layers of {type(net).__name__} have only elementwise layers between them, and a multiple of "
+            f"{mesh.axes[axis]} units: nn.ColumnParallelLinear and nn.RowParallelLinear say by hand what is cut"
+        )
+    return net
+
+
+def _columns(last: Node, products: Mapping[Value, str], users: Mapping[Value, Sequence[Node]]) -> set[str]:
+    """The weights of whose products alone the operand of ``last`` is made, feature by feature, and which nobody else reads."""
+    found, between, pending = set[str](), set[Value](), [last.inputs[0]]
+    biases = set[Value]()
+    while pending:
+        v = pending.pop()
+        node = v.node
+        if v in between or (node.op.name == "broadcast" and node.inputs[0].type.size == 1):
+            continue
+        if node.op.name == "broadcast" and node.inputs[0].node.op.name == "parameter" and v.shape[-1:] == node.inputs[0].shape:
+            biases.add(node.inputs[0])
+            continue
+        between.add(v)
+        if v in products:
+            found.add(products[v])
+        elif node.op.kind is Kind.ELEMENTWISE or (node.op.name == "reshape" and node.inputs[0].shape[-1:] == v.shape[-1:]):
+            pending += node.inputs
+        else:
+            return set()
+    inside = all(user is last or user.outputs[0] in between for v in between for user in users[v])
+    own = {f"{name.removesuffix('weight')}bias" for name in found}
+    alone = all(len(users[bias]) == 1 and bias.name in own for bias in biases)
+    return found if inside and alone and between.isdisjoint(last.graph.results()) else set()

@@ -4,7 +4,7 @@ from graphrt.optim.adam import LAMB, Adam, Adamax, AdamW, NAdam, RAdam
 from graphrt.optim.adaptive import Adadelta, Adagrad, RMSprop
 from graphrt.optim.gradients import clip_grad_norm, clip_grad_value, total_norm
 from graphrt.optim.muon import Muon
-from graphrt.optim.optimizer import Optimizer
+from graphrt.optim.optimizer import Optimizer, Run
 from graphrt.optim.scaler import GradScaler
 from graphrt.optim.schedules import (
     SCHEDULES,
@@ -60,6 +60,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "ReduceOnPlateau",
+    "Run",
     "Step",
     "Warmup",
     "clip_grad_norm",

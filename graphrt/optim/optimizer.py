@@ -20,6 +20,8 @@ import graphrt.ops as F
 from graphrt.arguments import check_fields
 from graphrt.errors import ArgumentError, DTypeError, GraphError
 from graphrt.ir import Graph, Value
+from graphrt.ops.collective import summand, total
+from graphrt.ops.reverse import zeros_like
 from graphrt.optim.gradients import clip_grad_norm, clip_grad_value
 
 Groups = Sequence[tuple[Any, "Mapping[str, Any] | Optimizer"]]
@@ -34,6 +36,17 @@ class _Part:
     first: str
     params: list[Value] = field(default_factory=list)
     grads: list[Value] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of several runs of which each adds to the gradients of an update.
+
+    ``share`` is what it adds to the number that their sum is divided by; the last one ``completes`` them, and updates.
+    """
+
+    share: Value
+    completes: bool
 
 
 @dataclass(eq=False, repr=False)
@@ -113,12 +126,14 @@ class Optimizer(ABC):
 
     # --- the update -----------------------------------------------------------------------------------------------
 
-    def apply(self, params: Sequence[Value], grads: Sequence[Value], lr: Value) -> None:
+    def apply(self, params: Sequence[Value], grads: Sequence[Value], lr: Value, run: Run | None = None) -> None:
         """Updates each of ``params`` (float parameters of one graph) by its gradient of the same shape.
 
         ``lr`` is a float scalar of the graph. A parameter that the network itself has written is stepped from what was
-        written. Raises ArgumentError for lists of two lengths, a group's pattern that no parameter of the graph has, and where
-        all parameters are frozen, DTypeError, GraphError for a parameter that an optimizer has updated.
+        written. With ``accumulation_steps`` the graph counts its runs, unless it is one ``run``, whose gradients are added up:
+        each process adds up its own, and those of all are summed when the last run updates. Raises ArgumentError for lists of
+        two lengths, a group's pattern that no parameter of the graph has, and where all parameters are frozen, DTypeError,
+        GraphError for a parameter that an optimizer has updated.
         """
         if len(params) != len(grads) or not params:
             raise ArgumentError(f"need a gradient for each of at least one parameter, got {len(params)} and {len(grads)}")
@@ -130,13 +145,14 @@ class Optimizer(ABC):
         counted = dict(self.counted)
         with graph.transaction(), graph.phase("opt"):
             parts = self._parts(params, grads, counted)
-            full = [self._accumulate(graph, part) for part in parts]
-            self._clip(parts)
-            for part, done in zip(parts, full, strict=True):
-                before = dict(graph.updates)
-                self._step(graph, part, lr)
-                if done is not None:
-                    keep_unless(graph, before, done)
+            full = [self._accumulate(graph, part) if run is None else self._add_up(graph, part, run) for part in parts]
+            if run is None or run.completes:
+                self._clip(parts)
+                for part, done in zip(parts, full, strict=True):
+                    before = dict(graph.updates)
+                    self._step(graph, part, lr)
+                    if done is not None:
+                        keep_unless(graph, before, done)
         self.counted = counted
 
     def _check_patterns(self, graph: Graph) -> None:
@@ -199,6 +215,24 @@ class Optimizer(ABC):
             part.grads[i] = total + g * (1.0 / self.accumulation_steps)
             graph.update(total, F.where(full, 0.0, part.grads[i]))
         return full
+
+    def _add_up(self, graph: Graph, part: _Part, run: Run) -> Value | None:
+        """Adds the gradients to those of the runs before, in this process alone; complete ones become their mean. No condition
+        is left, so it returns None, as ``_accumulate`` where each run updates."""
+        axis = graph.mesh.data if graph.mesh is not None else ""
+
+        def added(of: str, what: str, like: Value, value: Value) -> Value:
+            mine = summand(value, axis) if axis else value
+            before = graph.parameter_like(self._name(of, what), like, axis)
+            now = before + mine
+            graph.update(before, zeros_like(now) if run.completes else now)
+            return total(now, axis, of if like.node.name == of else "") if axis and run.completes else now
+
+        self._counters.add("accumulated_share")
+        share = added(part.first, "accumulated_share", run.share, run.share)
+        for i, (p, g) in enumerate(zip(part.params, part.grads, strict=True)):
+            part.grads[i] = added(p.name, "accumulated", graph.sources[p.name].outputs[0], g) / F.cast(share, g.dtype)
+        return None
 
     def _clip(self, parts: list[_Part]) -> None:
         grads = [g for part in parts for g in part.grads]

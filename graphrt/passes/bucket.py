@@ -5,7 +5,8 @@
     conv1.weight.grad --/                                 one of all starts when nothing is left to compute beside it
 
 The tensors keep their places in the graph: an ``all_reduce`` has as many operands as its bucket, and the memory plan lays them
-side by side (``schedule.memory``), so nothing is copied. Li et al., "PyTorch Distributed", VLDB 2020.
+side by side (``schedule.memory``), so nothing is copied. Parameters of which each process has a part are gathered in buckets
+too. Li et al., "PyTorch Distributed", VLDB 2020.
 """
 
 from __future__ import annotations
@@ -13,11 +14,44 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
+from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Node, Value
+from graphrt.ops.base import cast
 from graphrt.passes.decision import Decision
+from graphrt.passes.rewrite import rewrite
+from graphrt.types import as_dtype, bfloat16
 
 BYTES = 8 << 20  # of a bucket
 SENT = {("all_reduce", "bwd"), ("reduce_scatter", "bwd"), ("all_gather", "opt")}  # collectives and the phases they are of
+
+
+def narrow_sums(graph: Graph, dtype: str | None, decisions: list[Decision]) -> Graph:
+    """``graph`` with the sums of parameters' gradients over processes sent, and added up, in the half ``dtype``.
+
+    Gradients of one number, and what is no gradient of a parameter, such as the sums of a norm, stay as they are. Verdicts are
+    added to ``decisions``. The same object where ``dtype`` is None. Raises ArgumentError.
+    """
+    if dtype is None or graph.mesh is None:
+        return graph
+    half = as_dtype(dtype)
+    if half is not bfloat16:
+        raise ArgumentError(f"gradients are sent as they are (reduce_dtype=None), or in bfloat16; got {half}")
+
+    def narrow(node: Node) -> list[Value] | None:
+        of = graph.sources.get(node.origin.source)
+        gradient = of is not None and of.op.name == "parameter" and node.origin.phase == "bwd"
+        sums = node.op.name in ("all_reduce", "reduce_scatter") and node.attrs.get("op", "sum") == "sum"
+        if not sums or not gradient or node.attrs["size"] == 1:
+            return None
+        wide, taken = node.types[0].dtype, node.inputs[0].type.size > 1 and node.types[0].dtype.itemsize > half.itemsize
+        reason = "of a gradient, as reduce_dtype asks" if taken else "one number, or of as few bytes"
+        decisions.append(Decision("wire", node.name, half.name, taken, reason, change="" if taken else "it were larger"))
+        if not taken:
+            return None
+        sent = node.graph.append(node.op, [cast(v, half) for v in node.inputs], node.attrs)
+        return [cast(v, wide) for v in sent.outputs]
+
+    return rewrite(graph, narrow)
 
 
 def fill_buckets(graph: Graph, size: int, decisions: list[Decision]) -> Graph:
@@ -25,17 +59,27 @@ def fill_buckets(graph: Graph, size: int, decisions: list[Decision]) -> Graph:
 
     Verdicts are added to ``decisions``.
     """
-    sums = [n for n in graph.nodes if (n.op.name, n.origin.phase) in SENT and n.attrs.get("op", "sum") == "sum"]
+    sums = [n for n in graph.nodes if _is_sent(n)]
     if len(sums) < 2 or not size:
         return graph
     buckets = _buckets(graph, sums, size, decisions)
     return _merged(graph, buckets) if any(len(b) > 1 for b in buckets) else graph
 
 
+def _is_sent(node: Node) -> bool:
+    """Whether ``node`` is a sum of gradients, or gathers parameters."""
+    return ((node.op.name, node.origin.phase) in SENT and node.attrs.get("op", "sum") == "sum") or _is_read(node)
+
+
+def _is_read(node: Node) -> bool:
+    """Whether ``node`` gathers a parameter of which each process has a part, to be read."""
+    return node.op.name == "all_gather" and node.inputs[0].node.op.name == "parameter"
+
+
 def _buckets(graph: Graph, sums: Sequence[Node], size: int, decisions: list[Decision]) -> list[list[Node]]:
     """``sums`` by bucket, in the order in which what they send is there."""
     position = {node: i for i, node in enumerate(graph.nodes)}
-    sums = sorted(sums, key=lambda n: max(position[v.node] for v in n.inputs))
+    sums = sorted(sums, key=lambda n: position[n] if _is_read(n) else max(position[v.node] for v in n.inputs))
     bit = {node: 1 << i for i, node in enumerate(sums)}
     waits: dict[Node, int] = {}  # which sums each node is made of
     for node in graph.nodes:
@@ -65,7 +109,7 @@ def _obstacle(
     """Why ``node`` is not put into ``bucket``, and what would have to change; empty where it is."""
     if bucket is None:
         return "", ""
-    if sum(v.type.nbytes for n in (*bucket, node) for v in n.inputs) > size:
+    if sum(max(n.inputs[0].type.nbytes, n.types[0].nbytes) for n in (*bucket, node)) > size:
         return f"the bucket would be larger than {size} bytes", "buckets were larger (bucket_bytes)"
     members = sum(bit[n] for n in bucket)
     sent = [v.node for n in (*bucket, node) for v in n.inputs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from graphrt.runtime.processes import processes
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.types import TensorType
 
+# Of a collective that is over: its launch, and when it began, was waited for, and was there, in nanoseconds.
+Note = Callable[[int, int, int, int], None]
 Place = tuple[int, int, TensorType]  # entry of the program's table of pointers, bytes from there, what lies there
 
 
@@ -66,30 +69,37 @@ class Exchanges:
 
     @contextmanager
     def running(
-        self, view: Callable[[Place], np.ndarray], launch: Callable[[int], None], beside: bool
+        self, view: Callable[[Place], np.ndarray], launch: Callable[[int], None], beside: bool, note: Note
     ) -> Iterator[Callable[[int], None]]:
         """In the block, what runs a launch by its number: one after the other, collectives ``beside`` those behind them.
 
-        ``view`` shows the tensor in a place, ``launch`` runs what is no collective. Behind the block all are over.
+        ``view`` shows the tensor in a place, ``launch`` runs what is no collective. Each that is over is given to ``note``.
+        Behind the block all are.
         """
         by_launch = {exchange.launch: exchange for exchange in self.all}
-        joined, pending = Collectives(processes(self.mesh)), dict[int, Started]()
+        joined, pending = Collectives(processes(self.mesh)), dict[int, tuple[int, Started]]()
+
+        def wait(number: int) -> None:
+            begun, started = pending.pop(number)
+            waiting = time.perf_counter_ns()
+            started.wait()
+            note(number, begun, waiting, time.perf_counter_ns())
 
         def step(number: int) -> None:
             for start in [s for s in pending if by_launch[s].until <= number]:
-                pending.pop(start).wait()
+                wait(start)
             if number in by_launch:
-                pending[number] = _start(joined, by_launch[number], view)
+                pending[number] = time.perf_counter_ns(), _start(joined, by_launch[number], view)
                 if not beside:
-                    pending.pop(number).wait()
+                    wait(number)
             else:
                 launch(number)
 
         try:
             yield step
         finally:  # also where Ctrl-C ends it: until then they write into its memory
-            for started in pending.values():
-                started.wait()
+            for number in [*pending]:
+                wait(number)
 
 
 def _start(joined: Collectives, exchange: Exchange, view: Callable[[Place], np.ndarray]) -> Started:

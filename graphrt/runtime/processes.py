@@ -42,7 +42,11 @@ class Processes:
                     f"{mesh!r} is {mesh.size} processes, and this is one: start them with "
                     f"torchrun --nproc-per-node {mesh.size} FILE.py, or call torch.distributed.init_process_group first"
                 )
-            dist.init_process_group("gloo", timeout=timedelta(seconds=Flags.read().timeout))
+            limit = timedelta(seconds=Flags.read().timeout)
+            store, rank, size = next(dist.rendezvous("env://", timeout=limit))
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives those it starts again
+            store = dist.PrefixStore(f"graphrt/attempt/{attempt}", store)
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
             atexit.register(self._leave)
         if dist.get_world_size() != mesh.size:
             raise TargetError(f"{mesh!r} is {mesh.size} processes; torch.distributed has {dist.get_world_size()}")

@@ -38,9 +38,16 @@ class LaunchProfile:
         return self.flops / self.seconds / 1e9 if self.seconds else 0.0
 
 
+SENT, AWAITED = -1, -2  # in the place of a thread's number
+
+
 @dataclass(frozen=True)
 class Span:
-    """The time when a launch ran (``thread`` None), or a thread was at work on it, in nanoseconds from the start of the run."""
+    """The time when a launch ran (``thread`` None), or a thread was at work on it, in nanoseconds from the start of the run.
+
+    Of a collective also from when it began until it was known to be over (``thread`` SENT), and while it was waited for
+    (AWAITED).
+    """
 
     thread: int | None
     start: int
@@ -98,18 +105,29 @@ class Profile(Sequence[LaunchProfile]):
         """Writes one run as a file of Chrome's trace format, which Perfetto (ui.perfetto.dev) and chrome://tracing show.
 
         One track has the launches, under names that say what is fused; on a cpu each thread has another, with what it was at
-        work on. Raises OSError.
+        work on. Collectives have tracks of their own, from when each begins until it is over, beside the launches in between,
+        and one of when they are waited for. Raises OSError.
         """
         threads = sorted({s.thread for spans in self.spans for s in spans if s.thread is not None})
-        names = {0: "launches", **{thread + 1: f"thread {thread}" for thread in threads}}
+        named = {AWAITED: "waiting", SENT: "messages"}
+        names = {0: "launches", **{_track(thread): named.get(thread, f"thread {thread}") for thread in threads}}
         events: list[dict[str, Any]] = [
             {"name": "thread_name", "ph": "M", "pid": 0, "tid": track, "args": {"name": name}} for track, name in names.items()
         ]
-        for p, spans in zip(self.launches, self.spans, strict=True):
+        for number, (p, spans) in enumerate(zip(self.launches, self.spans, strict=True)):
             name = p.name if len(p.groups) < 2 else "; ".join(p.groups)
             about = {"bytes": p.bytes, "flops": p.flops, "median us": 1e6 * p.seconds, "bound": p.bound}
             for s in spans:
-                track = 0 if s.thread is None else s.thread + 1
-                times = {"ts": s.start / 1e3, "dur": (s.end - s.start) / 1e3}
-                events.append({"name": name, "ph": "X", "pid": 0, "tid": track, **times, "args": about})
+                track = 0 if s.thread is None else _track(s.thread)
+                own = {"name": name, "pid": 0, "tid": track, "ts": s.start / 1e3, "args": about}
+                if s.thread == SENT:  # several are under way at once
+                    message = {"cat": "message", "id": number}
+                    events += [{**own, **message, "ph": "b"}, {**own, **message, "ph": "e", "ts": s.end / 1e3}]
+                else:
+                    events.append({**own, "ph": "X", "dur": (s.end - s.start) / 1e3})
         Path(path).write_text(json.dumps({"displayTimeUnit": "ns", "traceEvents": events}))
+
+
+def _track(thread: int) -> int:
+    """The number of a thread's track, or that of messages; the launches' is 0."""
+    return thread + 1 if thread >= 0 else 1000 - thread

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
+from itertools import pairwise
 
 import networkx as nx
 
@@ -40,7 +42,8 @@ def order(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[
     """Topological order of the launches (Kahn), the one whose first node was defined first when there is a choice."""
     position = {n: i for i, n in enumerate(graph.nodes)}
     part_of = {g: i for i, part in enumerate(parts) for g in part}
-    rank = [max((position[n] for g in part for n in g.nodes), default=len(position)) for part in parts]
+    rank: list[float] = [max((position[n] for g in part for n in g.nodes), default=len(position)) for part in parts]
+    rank = _ahead(dag, parts, part_of, rank)
     sent = {i for i, part in enumerate(parts) if any(g.kind == "collective" and dag.in_degree(g) for g in part)}
     rank = [-1 if i in sent else place for i, place in enumerate(rank)]  # others work on while processes exchange
     after: list[set[int]] = [set() for _ in parts]
@@ -62,3 +65,16 @@ def order(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[
                 heapq.heappush(ready, (rank[j], j))
     assert len(launches) == len(parts), "the groups wait for each other in a circle"
     return launches
+
+
+def _ahead(dag: nx.DiGraph, parts: list[list[Group]], part_of: Mapping[Group, int], rank: list[float]) -> list[float]:
+    """``rank`` with parameters gathered in front of what reads those gathered before: they come while that is computed."""
+    first: dict[int, float] = {}  # reader of each gather
+    for i, part in enumerate(parts):
+        for g in part:
+            if g.anchor is not None and g.anchor.op.name == "all_gather" and not dag.in_degree(g):
+                first[i] = min((rank[part_of[b]] for b in dag.successors(g)), default=rank[i])
+    found = [*rank]
+    for before, i in pairwise(sorted(first, key=lambda i: (first[i], i))):
+        found[i] = min(found[i], first[before] - 0.5)
+    return found

@@ -56,6 +56,7 @@ class Settings:
     forbid: Sequence[Collection[str]] = ()
     policy: str = "all_reduce"
     bucket_bytes: int | None = None
+    reduce_dtype: str | None = None
     batch_invariant: bool = False
 
 
@@ -91,7 +92,9 @@ class Target(ABC):
             raise ArgumentError(f"batch_invariant is for the target cpu; {name!r} adds up as suits the batch, so leave it out")
 
         if settings.policy not in POLICIES:
-            raise ArgumentError(f"policy must be {', '.join(POLICIES[:-1])} or {POLICIES[-1]}, got {settings.policy!r}")
+            layers = "; nn.tensor_parallel cuts a network's layers, as Trainer(policy='tensor') does"
+            known = f"{', '.join(POLICIES[:-1])} or {POLICIES[-1]}"
+            raise ArgumentError(f"policy must be {known}, got {settings.policy!r}{layers * (settings.policy == 'tensor')}")
         self.fusion = Fusion.parse(flags.fuse if settings.fusion is None else settings.fusion, settings.forbid)
 
     def require(self) -> None:

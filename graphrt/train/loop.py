@@ -28,16 +28,19 @@ if TYPE_CHECKING:
 
 
 class Interruption:
-    """Holds Ctrl-C back while ``whole`` blocks run, so that a step is done or not begun."""
+    """Holds Ctrl-C back while ``whole`` blocks run, so that a step is done or not begun; or, unless ``alone``, for good.
 
-    def __init__(self) -> None:
-        self._busy = self._asked = False
+    Then other processes must stop too, and ``asked`` is for them to hear of (``Programs._hear``).
+    """
+
+    def __init__(self, alone: bool) -> None:
+        self.alone, self._busy, self.asked = alone, False, False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The signal handler; a second Ctrl-C is not held back."""
-        if not self._busy or self._asked:
+        if self.asked or not (self._busy or not self.alone):
             raise KeyboardInterrupt
-        self._asked = True
+        self.asked = True
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -47,14 +50,14 @@ class Interruption:
             yield
         finally:
             self._busy = False
-        if self._asked:
+        if self.asked and self.alone:
             raise KeyboardInterrupt
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
+def interruptible(alone: bool) -> Iterator[Interruption]:
     """An Interruption that handles Ctrl-C, where Python's own handler would have."""
-    guard = Interruption()
+    guard = Interruption(alone)
     usual = (
         threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
@@ -107,7 +110,9 @@ class Loop:
             examples = len(self.train) if hasattr(self.train, "__len__") else "some"
             steps = f"{self.epochs} epochs of {self.per_epoch} batches of {self.batch_size} of {examples} examples"
             trainer.processes.agree(f"{steps}, from step {trainer.steps}, at rates of {type(trainer.schedule).__name__}")
-        with TrainingProgress(self.epochs, self.progress and trainer.first) as bar, interruptible() as guard:
+        alone, together = trainer.mesh is None or trainer.mesh.size == 1, True
+        trainer.asked = trainer.stopping = False
+        with TrainingProgress(self.epochs, self.progress and trainer.first) as bar, interruptible(alone) as guard:
             try:
                 for callback in self.called:
                     callback.on_train_begin(trainer)
@@ -125,15 +130,20 @@ class Loop:
                         trainer.finish_epoch(row)
                         bar.finish(row)
                         going = all([callback.on_epoch_end(trainer, row) is not False for callback in self.called])
-            except KeyboardInterrupt:
-                trainer.sync()
-                called = [] if trainer.state.torn else self.called
+            except BaseException as error:
+                together = alone or not trainer.state.sharding or trainer.stopping  # else nobody else sends its parts
+                if not isinstance(error, KeyboardInterrupt):
+                    raise
+                if together:
+                    trainer.sync()
+                called = self.called if (alone or trainer.stopping) and not trainer.state.torn else []
                 kept = [str(path) for c in called if (path := c.on_interrupt(trainer)) is not None]
                 where = f"; {' and '.join(kept)} goes on from there" if kept else ""
                 at = f"interrupted in epoch {trainer.epoch + 1}, after {trainer.steps} steps{where}"
                 raise KeyboardInterrupt(at) from None
             finally:
-                trainer.sync()
+                if together:
+                    trainer.sync()
                 for callback in self.called:
                     callback.on_train_end(trainer)
 
@@ -141,10 +151,9 @@ class Loop:
         """Runs the rest of an epoch. Returns its row."""
         trainer = self.trainer
         coming = one_epoch(self.train, self.batch_size, np.random.default_rng([trainer.seed, trainer.epoch]), self.drop_last)
-        pooled = trainer.pooled
         for _ in range(trainer.batches):  # done before an interruption
             next(coming, None)
-        waiting: deque[tuple[Program, Batch, int]] = deque()  # and how many examples all processes have
+        waiting: deque[tuple[Program, Batch, int, bool]] = deque()  # how many examples all have, and whether in parts
         compiling = 0.0
 
         def bring() -> None:
@@ -155,29 +164,32 @@ class Loop:
                 count = len(batch)
                 batch, parts = trainer.share(batch)
                 start = time.perf_counter()
-                program = trainer.program_of("train", batch, parts)
+                program = trainer.step_program(batch, parts, len(waiting))
                 compiling += time.perf_counter() - start
                 program.prefetch(batch.named())
                 bar.count(batch.x)
-                waiting.append((program, batch, count))
+                waiting.append((program, batch, count, parts))
 
         lr, examples = trainer.rate(self.per_epoch, self.epochs, max(trainer.batches - 1, 0)), 0
         try:
             bring()
             start, compiling = time.perf_counter(), 0.0  # the first batch was waited for, and its program
             while waiting:
-                program, batch, count = waiting[0]
+                program, batch, count, parts = waiting[0]
                 bring()  # it travels while this step is computed
                 waiting.popleft()
                 lr = trainer.rate(self.per_epoch, self.epochs, trainer.batches)
                 with guard.whole():
+                    trainer.asked = guard.asked
                     found = trainer.run_step(program, {}, batch, lr)
                     trainer.batches += 1
-                    pooled.add(found, count)
+                    trainer.record(found, count, parts)
                 examples += count
-                bar.advance(count, pooled.means())
+                bar.advance(count, trainer.pooled.means())
                 for callback in self.stepping:
                     callback.on_step_end(trainer, {**read(found, trainer.measures), "lr": lr})
+                if trainer.stopping:
+                    raise KeyboardInterrupt
         finally:
             for program in {program for program, *_ in waiting}:
                 program.forget()  # an interrupted epoch leaves nothing behind
@@ -185,4 +197,5 @@ class Loop:
             raise ArgumentError("the loader gave no batch in this epoch; an iterator is used up after one, a DataLoader is not")
         seconds = max(time.perf_counter() - start - compiling, 1e-9)
         speed = examples / seconds if examples else math.nan
-        return {**pooled.values(), "lr": lr, "examples_per_second": speed, "seconds": seconds}
+        trainer.gather()
+        return {**trainer.pooled.values(), "lr": lr, "examples_per_second": speed, "seconds": seconds}

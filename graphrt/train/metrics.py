@@ -160,6 +160,7 @@ def read(found: Mapping[str, Any], measures: Mapping[str, Measure]) -> dict[str,
         if name.startswith(COUNTS)
         else float(value)
         for name, value in found.items()
+        if not name.startswith(DENOMINATOR)
     }
 
 

@@ -123,35 +123,53 @@ class Objective:
             found |= {head.named("loss"): head.loss} | {head.named(n): m for n, m in (head.metrics or {}).items()}
         return found
 
-    def outputs(self, graph: Graph, output: Any, target: Any, labels: Any, weight: Value | None, denominators: bool) -> None:
+    def outputs(
+        self, graph: Graph, output: Any, target: Any, labels: Any, weight: Value | None, denominators: bool, apart: int = 0
+    ) -> tuple[Value, Value]:
         """Makes losses and metrics outputs of ``graph``, with their ``denominators`` if those are asked for.
 
-        ``labels`` are the targets for the metrics, ``weight`` [N] those of the examples.
+        ``labels`` are the targets for the metrics, ``weight`` [N] those of the examples. With ``apart``, the number of examples
+        of all processes, outputs are this one's own. Returns the loss of all as what is summed, and what that is divided by.
         """
         heads = [head for head in self.heads if not (isinstance(output, Value) and isinstance(head.key, int) and head.key)]
         parts = [(head, head.of(output), head.of(target), head.of(labels)) for head in heads]
-        losses = [self._loss(head, found, wanted, weight) for head, found, wanted, _ in parts]
-        scaled = [loss if head.weight == 1.0 else loss * head.weight for head, loss in zip(heads, losses, strict=True)]
-        graph.output("loss", functools.reduce(lambda a, b: a + b, scaled))
-        for (head, found, _, wanted), loss in zip(parts, losses, strict=True):
+        losses = [self._loss(head, found, wanted, weight, bool(apart)) for head, found, wanted, _ in parts]
+        wholes = [loss.whole() for loss in losses]
+        shown = [loss.mine() for loss in losses] if apart else wholes
+        graph.output("loss", _weighed(heads, shown))
+        for (head, found, _, wanted), loss in zip(parts, shown, strict=True):
             if head.key is not None:
                 graph.output(head.named("loss"), loss)
-            self._measure(graph, head, found, wanted, weight, denominators)
+            self._measure(graph, head, found, wanted, weight, denominators, bool(apart))
+        if len(losses) == 1 and losses[0].share is not None:
+            return _weighed(heads, [everywhere(losses[0].value, "sum")]), everywhere(losses[0].share, "sum")
+        examples = 1.0 if len(losses) == 1 and losses[0].summed else float(max(apart, 1))
+        return _weighed(heads, wholes) * examples, graph.constant(examples)
 
-    def _loss(self, head: Head, output: Any, target: Any, weight: Value | None) -> Value:
+    def _loss(self, head: Head, output: Any, target: Any, weight: Value | None, shared: bool) -> _Loss:
+        """The loss of a head in this process; as a sum and a share where there are others, or it is ``shared`` by runs."""
         with under(head.path):
-            if weight is None:
-                loss = measured("the loss", head.loss, output, target)
-                return _of_all(loss, head.loss, denominator(head.loss, output, target) if loss.type.varying else None)
-            total = F.sum(_per_example(head.loss, output, target) * weight)
-            return everywhere(total, "sum") / everywhere(F.sum(weight), "sum")
+            if weight is not None:
+                return _Loss(F.sum(_per_example(head.loss, output, target) * weight), F.sum(weight))
+            loss = measured("the loss", head.loss, output, target)
+            share = denominator(head.loss, output, target) if loss.type.varying or shared else None
+            if share is None:
+                return _Loss(loss, None, is_sum(head.loss))
+            if isinstance(head.loss, Module) and hasattr(head.loss, "reduction"):  # not a mean, which may be one of nothing
+                return _Loss(measured("the loss", _reduced_by(head.loss, "sum"), output, target), share)
+            return _Loss(F.where(F.eq(share, 0.0), 0.0, loss) * share, share)
 
-    def _measure(self, graph: Graph, head: Head, output: Any, target: Any, weight: Value | None, denominators: bool) -> None:
+    def _measure(
+        self, graph: Graph, head: Head, output: Any, target: Any, weight: Value | None, denominators: bool, apart: bool
+    ) -> None:
         """Adds the metrics of a head to the outputs, and what they and its loss divide by."""
+
+        def together(v: Value, op: str) -> Value:
+            return v if apart else everywhere(v, op)
 
         def divide(name: str, by: Measure) -> None:
             if denominators and (share := denominator(by, output, target)) is not None:
-                graph.output(DENOMINATOR + name, everywhere(share, "sum"))
+                graph.output(DENOMINATOR + name, together(share, "sum"))
 
         classes = has_classes(output, target)
         if head is self.heads[0]:
@@ -160,19 +178,51 @@ class Objective:
             with under(head.path):
                 divide(head.named("loss"), head.loss)
         elif denominators:
-            graph.output(DENOMINATOR + head.named("loss"), everywhere(F.sum(weight), "sum"))
+            graph.output(DENOMINATOR + head.named("loss"), together(F.sum(weight), "sum"))
         metrics: Mapping[str, Measure] = {"accuracy": accuracy} if classes else {}
         for what, given in (metrics if head.metrics is None else head.metrics).items():
             name = head.named(what)
             metric = Accuracy(head.ignored) if given is accuracy else given
             if isinstance(metric, Metric):
-                graph.output(COUNTS + name, everywhere(metric.counts(output, target), "sum"))
+                graph.output(COUNTS + name, together(metric.counts(output, target), "sum"))
             elif metric is not grad_norm:
                 with under(name):
                     found = measured(name, metric, output, target)
-                    share = denominator(metric, output, target) if found.type.varying else None
-                    graph.output(name, _of_all(found, metric, share))
+                    share = denominator(metric, output, target) if found.type.varying and not apart else None
+                    graph.output(name, found if apart else _of_all(found, metric, share))
                     divide(name, metric)
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """A loss of this process's examples: a mean, or their sum if ``summed``; with ``share``, what that is to be divided by."""
+
+    value: Value
+    share: Value | None
+    summed: bool = False
+
+    def mine(self) -> Value:
+        """That of this process."""
+        return self.value if self.share is None else self.value / self.share
+
+    def whole(self) -> Value:
+        """That of all."""
+        if self.share is None:
+            return everywhere(self.value, "sum" if self.summed else "mean")
+        return everywhere(self.value, "sum") / everywhere(self.share, "sum")
+
+
+def _weighed(heads: Sequence[Head], losses: Sequence[Value]) -> Value:
+    """The sum of ``losses``, weighted as ``heads`` say."""
+    scaled = [loss if head.weight == 1.0 else loss * head.weight for head, loss in zip(heads, losses, strict=True)]
+    return functools.reduce(lambda a, b: a + b, scaled)
+
+
+def _reduced_by(loss: Module, reduction: str) -> Module:
+    """``loss`` with another reduction."""
+    found = copy.copy(loss)
+    found.reduction = reduction
+    return found
 
 
 def _of_all(value: Value, measure: Measure, share: Value | None) -> Value:
@@ -198,9 +248,7 @@ def _weighted(loss: Any) -> tuple[Loss, float]:
 def _per_example(loss: Loss, output: Any, target: Any) -> Value:
     """The loss of each example, [N]. Raises ArgumentError for one that only has a mean."""
     if isinstance(loss, Module) and hasattr(loss, "reduction"):
-        each = copy.copy(loss)
-        each.reduction = "none"
-        found = each(output, target)
+        found = _reduced_by(loss, "none")(output, target)
     elif not isinstance(loss, Module) and "reduction" in inspect.signature(loss).parameters:
         found = loss(output, target, reduction="none")  # type: ignore[call-arg]
     else:

@@ -19,19 +19,23 @@ from graphrt.mesh import Mesh
 from graphrt.nn import Module
 from graphrt.nn.augment import Compose
 from graphrt.nn.module import changes, in_mode, inside, stepped
+from graphrt.nn.parallel import tensor_parallel
 from graphrt.ops.base import widened
-from graphrt.optim import total_norm
+from graphrt.ops.collective import everywhere
+from graphrt.optim import Run, total_norm
 from graphrt.passes.open_batch import UpTo, norms_over_batch, up_to
 from graphrt.runtime.processes import processes
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
-from graphrt.train.batch import WEIGHT, Batch, Spec, Tree, called, inputs, laid_spec_of, mapped, plain, spec_of
+from graphrt.train.batch import WEIGHT, Batch, Spec, Tree, called, inputs, laid_spec_of, leaves, mapped, plain, spec_of
 from graphrt.train.metrics import Metrics
 from graphrt.train.objective import Losses, Objective, classes_of, outputs_by_name
 from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs_of_step
-from graphrt.types import as_dtype, float16
+from graphrt.types import TensorType, as_dtype, float16
 
 MOST_PROGRAMS = 16
+ASKED = "asked_to_stop"  # an input of a training step of several processes, and its output: how many were
+STEPS = ("train", "accumulate")  # kinds of programs: that update, and that add up gradients for one that does
 # Of a program: its inputs, modes, whether it evaluates running means, and whether each process has a part of the batch.
 _Key = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], bool, bool]
 
@@ -63,6 +67,7 @@ class Compiling:
     library: str | None
     mesh: Mesh | None = None
     policy: str = "all_reduce"
+    reduce_dtype: str | None = None
 
 
 class Programs:
@@ -87,6 +92,8 @@ class Programs:
         self.objective = Objective(loss, metrics)
         self.target, self.seed, self.autocast, self.compiling = compiling.target, seed, compiling.autocast, compiling
         self.mesh = compiling.mesh
+        if compiling.policy == "tensor" and (self.mesh is None or "tp" not in self.mesh.axes):
+            raise ArgumentError(f"policy='tensor' cuts layers along an axis tp, as of Mesh(tp=2); the mesh is {self.mesh}")
         self.processes = None if self.mesh is None else processes(self.mesh)
         self.state, self.steps = State(), 0
         self._programs: OrderedDict[_Key, Program] = OrderedDict()  # the last used at the end
@@ -112,25 +119,46 @@ class Programs:
         cut = (None if p is None else mapped(lambda _, leaf: leaf[start : start + length], "", p) for p in batch)
         return Batch(*cut), True
 
-    def training_graph(self, x: Tree, y: Tree, sample_weight: Spec | None = None, parts: bool = False) -> Graph:
+    @property
+    def adds_up(self) -> bool:
+        """Whether gradients of several steps are added up by a program that updates nothing, and exchanges nothing."""
+        of_one_loss = self.step_function is None and (self.autocast is None or as_dtype(self.autocast) is not float16)
+        return self.mesh is not None and of_one_loss and self.optimizer.accumulation_steps > 1
+
+    def training_graph(
+        self, x: Tree, y: Tree, sample_weight: Spec | None = None, parts: bool = False, completes: bool = True
+    ) -> Graph:
         """The graph of one training step: inputs x, y, lr; outputs loss and metrics; updates of everything trainable.
 
         ``x`` and ``y`` are (shape, dtype) of an array, or a tuple or dict of them; ``sample_weight`` is one, or None. With
-        ``parts`` they are those of the part of a batch that each process of the mesh has.
+        ``parts`` they are those of the part of a batch that each process of the mesh has. A step that ``adds_up`` gradients of
+        several ``completes`` them, or not; its loss and metrics are those of this process.
         """
         graph = Graph(self.mesh)
-        xv, yv, weight = self._inputs(graph, Batch(x, y, sample_weight), parts)
+        batch = Batch(x, y, sample_weight)
+        xv, yv, weight = self._inputs(graph, batch, parts)
         with self._building(graph, True):
-            minimize = self._forward(graph, xv, yv, weight, True)
-        if self.step_function is None:
+            minimize, loss = self._forward(graph, xv, yv, weight, True, self._examples(batch, parts) if self.adds_up else 0)
+        if loss is not None and self.adds_up:
+            minimize(loss[0], run=Run(loss[1], completes))
+        elif loss is not None:
             minimize(graph.outputs["loss"])
-        self._measure_gradients(graph, minimize.grads)
+        if completes:
+            self._measure_gradients(graph, minimize.grads)
+            self._hear(graph)
         if "rng.seed" in graph.sources:
             F.manual_seed(graph, self.seed)
         return graph
 
-    def _forward(self, graph: Graph, x: Tree, y: Tree, weight: Value | None, training: bool) -> Minimize:
-        """Loss and metrics, and the updates of a step function. Returns what updates."""
+    def _examples(self, specs: Batch, parts: bool) -> int:
+        """The examples of all processes."""
+        (size, *_), *_ = next(iter(leaves("x", specs.x).values()))
+        return int(size) * (self.mesh.axes.get(self.mesh.data, 1) if self.mesh is not None and parts else 1)
+
+    def _forward(
+        self, graph: Graph, x: Tree, y: Tree, weight: Value | None, training: bool, apart: int = 0
+    ) -> tuple[Minimize, tuple[Value, Value] | None]:
+        """Loss and metrics, and the updates of a step function. Returns what updates, and what ``Objective.outputs`` does."""
         half = training and self.autocast is not None and as_dtype(self.autocast) is float16
         labels = y
         if training and self.augment is not None:
@@ -139,8 +167,8 @@ class Programs:
         with stepped() as table:
             minimize = Minimize(graph, self.optimizer if training else None, self.parts, half, table)
             if self.step_function is None:
-                self.objective.outputs(graph, called(self.net, x), y, labels, weight, not training)
-                return minimize
+                outputs = called(self.net, x)
+                return minimize, self.objective.outputs(graph, outputs, y, labels, weight, not training or apart > 0, apart)
             if weight is not None:
                 raise ArgumentError(f"a step function takes no {WEIGHT}; make it a part of y")
             with inside(self.net, graph):
@@ -149,12 +177,19 @@ class Programs:
                 outputs_of_step(graph, self.step_function(self.net, x, y, minimize))
         if training and not minimize.grads:
             raise ArgumentError("the step function has minimised nothing: minimize(loss, net.part) is how it does")
-        return minimize
+        return minimize, None
 
     def _inputs(self, graph: Graph, batch: Batch, parts: bool) -> tuple[Tree, Tree, Value | None]:
         over = graph.mesh.data if parts and graph.mesh is not None else ()
         weight = None if batch.weight is None else inputs(graph, WEIGHT, batch.weight, over)
         return inputs(graph, "x", batch.x, over), inputs(graph, "y", batch.y, over), weight
+
+    def _hear(self, graph: Graph) -> None:
+        """Lets processes say that they were asked to stop, in a message of gradients, so that all know after the same step."""
+        if self.mesh is not None and self.mesh.size > 1:
+            asked = graph.input(ASKED, varying=[*self.mesh.axes])
+            with graph.phase("bwd"):
+                graph.output(ASKED, everywhere(asked, "sum"))
 
     def _measure_gradients(self, graph: Graph, grads: list[Value]) -> None:
         if self.objective.grad_norm is not None:
@@ -178,6 +213,7 @@ class Programs:
     def program(self, kind: str, x: Any, y: Any = None, sample_weight: Any = None) -> Program:
         """The compiled "train", "eval" or "predict" program for a batch like arrays ``x``, ``y``, ``sample_weight``; made once.
 
+        "accumulate" is the one that adds up gradients, where there is one (``adds_up``).
         It takes smaller batches as well, unless the network's results depend on the batch in another way than by its count. The
         ``MOST_PROGRAMS`` that were used last are kept; ``summary`` says which dimension made each of them necessary.
         Its inputs lie in memory as the first batch does, which may be channels last; batches that lie otherwise are rearranged.
@@ -185,9 +221,18 @@ class Programs:
         batch = Batch(plain(x), None if y is None else plain(y), sample_weight)
         return self.program_of(kind, *((batch, False) if kind == "predict" else self.share(batch)))
 
+    def step_program(self, batch: Batch, parts: bool = False, ahead: int = 0) -> Program:
+        """The program of the step behind ``ahead`` others that are to come, on ``batch``, which is what ``share`` gives."""
+        program = self.program_of("train", batch, parts)  # first: what it can shard is sharded
+        return program if self.completes(ahead + 1) else self.program_of("accumulate", batch, parts)
+
+    def completes(self, ahead: int = 0) -> bool:
+        """Whether the step ``ahead`` of those done updates, and is not one of several whose gradients are added up."""
+        return not self.adds_up or (self.steps + ahead) % self.optimizer.accumulation_steps == 0
+
     def program_of(self, kind: str, batch: Batch, parts: bool = False) -> Program:
         """``program`` for ``batch``, which is what ``share`` gives, as ``parts`` is."""
-        if kind == "train":
+        if kind in STEPS:
             self._part_ways()
         key = self._key(kind, Batch(*(None if part is None else spec_of(part) for part in batch)), parts)
         if (serving := self._serving(key)) is None:
@@ -240,17 +285,20 @@ class Programs:
 
     def _key(self, kind: str, specs: Batch, parts: bool = False) -> _Key:
         named = tuple((name, spec[:2]) for name, spec in specs.named().items())
-        mode = (self._parted, *self._mode()) if kind == "train" else ()
-        return kind, named, mode, kind != "train" and self.optimizer.ema_decay is not None, parts
+        mode = (self._parted, *self._mode()) if kind in STEPS else ()
+        return kind, named, mode, kind not in STEPS and self.optimizer.ema_decay is not None, parts
 
     def _compile(self, key: _Key, specs: Batch) -> None:
         """Adds a program for ``specs``, and if it can for any batch up to the largest that was met."""
+        if self.compiling.policy == "tensor" and not self._programs and self.mesh is not None:
+            x = mapped(lambda _, spec: TensorType(spec[0], as_dtype(spec[1])), "x", specs.x)
+            tensor_parallel(self.net, x if isinstance(x, Mapping | tuple) else (x,), self.mesh)
         if self.processes is not None:
             self.processes.agree(f"{key[0]} with {self.optimizer!r}, seed {self.seed}")
         of_any, reason = _of_any_batch(key), self._reason(key)
         others = [_size(other) for other in self._programs if _of_any_batch(other) == of_any]
         most, program = max([_size(key), *others]), None
-        if most and of_any not in self._closed and (self.mesh is None or self.mesh.size == 1):
+        if most and of_any not in self._closed and not self.adds_up and (self.mesh is None or self.mesh.size == 1):
             larger = Batch(*(None if part is None else _resized(part, most) for part in specs))
             try:
                 program, specs = self._compiled(key, larger, up_to(most, dict.fromkeys(specs.named(), 0)), not others), larger
@@ -269,7 +317,10 @@ class Programs:
         batch, is for any.
         """
         kind, *_, means, parts = key
-        graph = self.training_graph(*specs, parts) if kind == "train" else self.evaluation_graph(*specs, parts)
+        if kind in STEPS:
+            graph = self.training_graph(*specs, parts, kind == "train")
+        else:
+            graph = self.evaluation_graph(*specs, parts)
         alone = first and kind == "train" and batch is not None and norms_over_batch(graph, batch)
         return compile_graph(
             graph,
@@ -277,7 +328,8 @@ class Programs:
             state=self._means if means else self.state,
             float32_matmul_precision=self.compiling.float32_matmul_precision,
             library=self.compiling.library,
-            policy=self.compiling.policy,
+            policy="all_reduce" if self.compiling.policy == "tensor" else self.compiling.policy,  # layers are cut already
+            reduce_dtype=self.compiling.reduce_dtype,
             batch=None if alone else batch,
         )
 

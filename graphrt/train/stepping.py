@@ -14,7 +14,7 @@ from graphrt.autodiff import grad
 from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Value
 from graphrt.nn import Module, Parameter
-from graphrt.optim import GradScaler, Optimizer
+from graphrt.optim import GradScaler, Optimizer, Run
 from graphrt.train.metrics import measured
 
 Step = Callable[[Any, Any, Any, "Minimize"], Value | Mapping[str, Value]]
@@ -41,8 +41,10 @@ class Minimize:
         self.grads: list[Value] = []  # of all parameters that were updated
         self._calls = 0
 
-    def __call__(self, loss: Value, part: Module | None = None) -> None:
+    def __call__(self, loss: Value, part: Module | None = None, run: Run | None = None) -> None:
         """Updates the trainable parameters of ``part`` of the network, or all, by the gradient of the scalar ``loss``.
+
+        ``run`` is as of ``Optimizer.apply``.
 
         Raises ArgumentError where there are none, or one has no optimizer, GraphError where a parameter was updated in this
         step already.
@@ -66,7 +68,7 @@ class Minimize:
             grads = [g * (1.0 / factor) for g in grads]
         else:
             grads = grad(loss, params)
-            optimizer.apply(params, grads, lr)
+            optimizer.apply(params, grads, lr, run)
         self.grads, self._calls = [*self.grads, *grads], self._calls + 1
         for p in params:
             if own is not None:

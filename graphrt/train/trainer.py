@@ -21,10 +21,10 @@ from graphrt.train.batch import Batch, as_batch, in_order, leaves, mapped, plain
 from graphrt.train.checkpoint import check_network, read_metadata, save_checkpoint, specs_from_json, specs_to_json
 from graphrt.train.history import History
 from graphrt.train.loop import Loop
-from graphrt.train.metrics import Metrics, Pooled, read
+from graphrt.train.metrics import DENOMINATOR, Metrics, Pooled, read
 from graphrt.train.nan import faults, first_nan, held, why_nan
 from graphrt.train.objective import Losses
-from graphrt.train.programs import Compiling, Programs
+from graphrt.train.programs import ASKED, Compiling, Programs
 from graphrt.train.stepping import Optimizers, Step
 from graphrt.types import as_dtype, float16
 
@@ -70,8 +70,11 @@ class Trainer(Programs):
     running means.
 
     With a ``mesh`` each of its processes, which torchrun starts, is given the same data and takes its part of each batch: the
-    loss, the metrics and the step are those of the whole. ``policy``, as of ``compile``, says what each keeps. Checkpoints are
-    the first's to write, and fit any number of processes; ``nn.sync_batch_norm`` has batch norm see the whole batch.
+    loss, the metrics and the step are those of the whole. ``policy`` and ``reduce_dtype``, as of ``compile``, say what each
+    keeps, and how gradients are sent; the policy "tensor" cuts pairs of layers along the mesh's axis tp
+    (``nn.tensor_parallel``). Gradients of an optimizer's ``accumulation_steps`` are added up in each process, as of
+    one batch of all their examples, and exchanged when a step updates; what ``step`` returns of such is of this process alone.
+    Checkpoints are the first's to write, and fit any number of processes; ``nn.sync_batch_norm`` has batch norm see the whole.
 
     Raises ArgumentError for an unknown metric, and where there is no optimizer, or a loss and a step function.
     """
@@ -93,8 +96,9 @@ class Trainer(Programs):
         step: Step | None = None,
         mesh: Mesh | None = None,
         policy: str = "all_reduce",
+        reduce_dtype: str | None = None,
     ) -> None:
-        compiling = Compiling(target, autocast, float32_matmul_precision, library, mesh, policy)
+        compiling = Compiling(target, autocast, float32_matmul_precision, library, mesh, policy, reduce_dtype)
         super().__init__(net, loss, optimizer, metrics, seed, compiling, augment, step)
         self.schedule: LRSchedule = schedule or Constant()
         self.measures, self.check_nan = self.objective.measures(), check_nan
@@ -102,6 +106,8 @@ class Trainer(Programs):
         self.notes: dict[str, Any] = {}  # what else checkpoints keep, as JSON values, such as the names of classes
         self.epoch, self.batches, self.pooled = 0, 0, Pooled(self.measures)  # done so far, in this epoch, and what they gave
         half = None if autocast is None else as_dtype(autocast)
+        self.asked = self.stopping = False  # whether this process was asked to stop, and whether all know of one that was
+        self._rows: list[tuple[Mapping[str, Any], int, bool]] = []  # of steps whose gradients are being added up
         self._nans, self._skips = 0, SKIPS if half is float16 else 0  # losses in a row that were NaN, and how many may be
 
     def step(self, xb: Any, yb: Any, lr: float | None = None, sample_weight: Any = None) -> dict[str, Any]:
@@ -112,21 +118,51 @@ class Trainer(Programs):
         """
         batch = as_batch((xb, yb) if sample_weight is None else (xb, yb, sample_weight))
         batch, parts = self.share(batch)
-        program = self.program_of("train", batch, parts)
+        program = self.step_program(batch, parts)
         found = self.run_step(program, batch.named(), batch, self.optimizer.lr if lr is None else lr)
         return read(found, self.measures)
 
     def run_step(self, program: Program, given: Mapping[str, Any], batch: Batch, lr: float) -> Mapping[str, Any]:
         """A step on ``batch``, of which ``program`` is ``given`` what it has not prefetched. Returns the program's results."""
-        found = program({**given, "lr": float(lr)})
+        asked = {ASKED: float(self.asked)} if ASKED in program.inputs else {}
+        found = program({**given, "lr": float(lr), **asked})
+        if asked:
+            found = dict(found)
+            self.stopping = bool(found.pop(ASKED) > 0)
         self.steps += 1
-        self._nans = self._nans + 1 if math.isnan(found["loss"]) else 0
+        nothing = found.get(f"{DENOMINATOR}loss") == 0.0  # of this process counts, where gradients are added up
+        self._nans = self._nans + 1 if math.isnan(found["loss"]) and not nothing else 0
         if self._nans > self._skips and self.check_nan and parse(program.target).computes:
             raise NumericError(
                 f"the loss is NaN at step {self.steps} (epoch {self.epoch + 1}, learning rate {lr:g}): {self._cause(batch)}. "
                 "The step was done: go on from a checkpoint, or with check_nan=False"
             )
         return found
+
+    def record(self, found: Mapping[str, Any], examples: int, parts: bool) -> None:
+        """Takes what a step ``found`` into the epoch's values.
+
+        Where gradients are added up it is this process's own, of its part of the ``examples`` or, unless these are ``parts``,
+        of all of them, which all have; it waits for those of the other processes until a step updates.
+        """
+        if not self.adds_up:
+            self.pooled.add(found, examples)
+            return
+        assert self.mesh is not None
+        share = self.mesh.axes.get(self.mesh.data, 1) if parts else 1
+        self._rows.append(({name: np.asarray(value) for name, value in found.items()}, examples // share, parts))
+        if self.completes():
+            self.gather()
+
+    def gather(self) -> None:
+        """Takes what waits in all processes into the epoch's values; all of them must call this."""
+        rows, self._rows = self._rows, []
+        for rank, theirs in enumerate(self.processes.all(rows) if self.processes is not None and self.adds_up else ()):
+            assert self.mesh is not None
+            twins = {at for axis, at in self.mesh.coordinates(rank).items() if axis != self.mesh.data}  # with the same examples
+            for found, examples, parts in theirs if not any(twins) else ():
+                if parts or rank == 0:
+                    self.pooled.add(found, examples)
 
     def _cause(self, batch: Batch) -> str:
         """The cause of a loss that is NaN: the batch, the weights of before the training, or the first node with a NaN."""
@@ -166,8 +202,8 @@ class Trainer(Programs):
 
         ``resume`` goes on from the latest checkpoint of a ModelCheckpoint among the callbacks, if there is one, bit for bit.
         Ctrl-C is heard between two steps: that callback then leaves a checkpoint, which the KeyboardInterrupt names, and
-        another ``fit`` goes on in the middle of the epoch. Raises ArgumentError when ``train`` has less than one batch,
-        NumericError where the loss is NaN.
+        another ``fit`` goes on in the middle of the epoch; all processes of a mesh stop behind one step. Raises ArgumentError
+        when ``train`` has less than one batch, NumericError where the loss is NaN.
         """
         loop = Loop(self, train, epochs, batch_size, validation, callbacks, progress, drop_last)
         if resume:
@@ -247,6 +283,7 @@ class Trainer(Programs):
         """
         if self._trained is None:
             raise ArgumentError("there is nothing to save yet: a checkpoint is taken after at least one training step")
+        self.gather()
         metadata = {
             "epoch": self.epoch,
             "steps": self.steps,

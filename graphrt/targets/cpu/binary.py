@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.config import Flags
-from graphrt.runtime.exchange import Exchanges, Place
+from graphrt.runtime.exchange import Exchanges, Note, Place
 from graphrt.runtime.runnable import Binary
 from graphrt.runtime.state import State, dense
 from graphrt.schedule.memory import ALIGNMENT
@@ -169,8 +169,9 @@ class CpuBinary(Binary):
             return outputs
 
     @contextmanager
-    def _stepping(self, beside: bool = True) -> Iterator[Callable[[int], None]]:
-        """A function that runs a launch by its number; collectives run ``beside`` later ones, and are over behind the block."""
+    def _stepping(self, beside: bool = True, note: Note = lambda *times: None) -> Iterator[Callable[[int], None]]:
+        """A function that runs a launch by its number; collectives run ``beside`` later ones, and are over behind the block,
+        each told to ``note``."""
 
         def launch(number: int) -> None:
             self._library.graphrt_launch(number, self._table)
@@ -178,7 +179,7 @@ class CpuBinary(Binary):
         if self.exchanges is None:
             yield launch
         else:
-            with self.exchanges.running(self._view, launch, beside) as step:
+            with self.exchanges.running(self._view, launch, beside, note) as step:
                 yield step
 
     def _view(self, place: Place) -> np.ndarray:

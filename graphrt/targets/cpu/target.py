@@ -26,7 +26,7 @@ from graphrt.runtime.exchange import Exchange, Exchanges, runs_of
 from graphrt.runtime.interruption import interruptible, launches
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.machine import DataSheet, machine
-from graphrt.runtime.profile import Span
+from graphrt.runtime.profile import AWAITED, SENT, Span
 from graphrt.runtime.program import Executable
 from graphrt.runtime.runnable import Runnable
 from graphrt.runtime.state import State
@@ -220,7 +220,8 @@ class CpuExecutable(CpuBinary, Executable):
     def spans(self, inputs: Mapping[str, Any], state: State) -> list[list[Span]]:
         """Runs once: for each launch when it ran, and when each thread was at work on it, by the runtime's clocks."""
         threads, noted = pool(), np.zeros((MOST_SPANS, 3), np.int64)
-        with self._running(inputs, state), self._stepping() as step:
+        sent = list[tuple[int, int, int, int]]()
+        with self._running(inputs, state), self._stepping(note=lambda *times: sent.append(times)) as step:
             marks = [time.perf_counter_ns()]
             threads.grt_record(1)
             try:
@@ -235,6 +236,9 @@ class CpuExecutable(CpuBinary, Executable):
             at = bisect.bisect_right(marks, start) - 1
             if at < len(found):
                 found[at].append(Span(thread, start - marks[0], end - marks[0]))
+        for launch, begun, waiting, end in sent:
+            found[launch].append(Span(SENT, begun - marks[0], end - marks[0]))
+            found[launch].append(Span(AWAITED, waiting - marks[0], end - marks[0]))
         return found
 
     def device(self) -> DataSheet:
