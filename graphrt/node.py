@@ -26,7 +26,10 @@ OPERATORS: dict[str, Callable[..., Any]] = {}  # what Value's operators call; gr
 
 @dataclass(frozen=True)
 class Origin:
-    """The origin of a node: the user's file and line, the phase (fwd, bwd, opt), and its forward node's name."""
+    """The origin of a node: the user's file and line, the phase, and its forward node's name.
+
+    The phase is fwd, bwd or opt, or again for what of the forward pass the backward pass computes again.
+    """
 
     file: str = "?"
     line: int = 0

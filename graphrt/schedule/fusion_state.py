@@ -154,7 +154,12 @@ class FusionState:
         return self.forbidden([group], [node])
 
     def forbidden(self, groups: Iterable[Group], nodes: Iterable[Node]) -> Verdict | None:
-        """Why one of ``groups`` may not compute one of ``nodes``: the user keeps them apart; None if not."""
+        """Why one of ``groups`` may not compute one of ``nodes``; None if it may.
+
+        The user keeps them apart, or what is computed again to save memory would be computed with the forward pass, and stored.
+        """
+        if any(n.origin.phase == "again" for n in nodes) and any(g.phase == "fwd" for g in groups):
+            return Verdict(False, "is computed again in the backward pass, to save memory", "memory_limit were higher")
         members, names = [n.name for g in groups for n in (*g.nodes, *g.inlined)], [n.name for n in nodes]
         if not self.policy.fusion.parted(members, names):
             return None

@@ -37,10 +37,16 @@ def arrange(
 
 
 def order(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[Group]]:
-    """Topological order of the launches (Kahn), the one whose first node was defined first when there is a choice."""
+    """Topological order of the launches (Kahn), the one whose last node was defined first when there is a choice.
+
+    Where something is computed again to save memory, that is not done before it is needed: there a launch is as early as the
+    first that waits for it, and updates come as soon as they can.
+    """
     position = {n: i for i, n in enumerate(graph.nodes)}
     part_of = {g: i for i, part in enumerate(parts) for g in part}
-    rank = [max((position[n] for g in part for n in g.nodes), default=len(position)) for part in parts]
+    saving = any(g.phase == "again" for part in parts for g in part)
+    places = [[position[n] for g in part for n in g.nodes if not (saving and n.origin.phase == "opt")] for part in parts]
+    rank = [max(found, default=len(position)) for found in places]
     sent = {i for i, part in enumerate(parts) if any(g.kind == "collective" and dag.in_degree(g) for g in part)}
     rank = [-1 if i in sent else place for i, place in enumerate(rank)]  # others work on while processes exchange
     after: list[set[int]] = [set() for _ in parts]
@@ -50,6 +56,8 @@ def order(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[
         if i != j and j not in after[i]:
             after[i].add(j)
             waits[j] += 1
+    if saving:
+        rank = _needed(rank, after, waits)
     ready = [(rank[i], i) for i in range(len(parts)) if waits[i] == 0]
     heapq.heapify(ready)
     launches = []
@@ -62,3 +70,18 @@ def order(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[
                 heapq.heappush(ready, (rank[j], j))
     assert len(launches) == len(parts), "the groups wait for each other in a circle"
     return launches
+
+
+def _needed(rank: list[int], after: list[set[int]], waits: list[int]) -> list[int]:
+    """``rank`` in which none is behind a launch ``after`` it, of which each ``waits`` for so many."""
+    left, pending, done = list(waits), [i for i, n in enumerate(waits) if n == 0], list[int]()
+    while pending:
+        done.append(i := pending.pop())
+        for j in after[i]:
+            left[j] -= 1
+            if left[j] == 0:
+                pending.append(j)
+    found = list(rank)
+    for i in reversed(done):
+        found[i] = min([rank[i], *(found[j] for j in after[i])])
+    return found

@@ -57,6 +57,7 @@ class Settings:
     policy: str = "all_reduce"
     bucket_bytes: int | None = None
     batch_invariant: bool = False
+    memory_limit: int | None = None
 
 
 class Target(ABC):
