@@ -45,7 +45,8 @@ def order(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[
     position = {n: i for i, n in enumerate(graph.nodes)}
     part_of = {g: i for i, part in enumerate(parts) for g in part}
     saving = any(g.phase == "again" for part in parts for g in part)
-    places = [[position[n] for g in part for n in g.nodes if not (saving and n.origin.phase == "opt")] for part in parts]
+    members = [[n for g in part for n in ([g.anchor] if saving and g.anchor else g.nodes)] for part in parts]
+    places = [[position[n] for n in nodes if not (saving and n.origin.phase == "opt")] for nodes in members]
     rank = [max(found, default=len(position)) for found in places]
     sent = {i for i, part in enumerate(parts) if any(g.kind == "collective" and dag.in_degree(g) for g in part)}
     rank = [-1 if i in sent else place for i, place in enumerate(rank)]  # others work on while processes exchange
