@@ -43,6 +43,7 @@ from graphrt.schedule.lower import lower
 from graphrt.schedule.memory import plan_memory
 from graphrt.schedule.order import arrange
 from graphrt.sharding import shardings
+from graphrt.targets.limits import number_of_bytes
 from graphrt.targets.target import Settings, Target, parse
 
 Outputs = Graph | Value | Sequence[Value] | Mapping[str, Value]
@@ -67,6 +68,7 @@ def compile(  # noqa: A001 - the name every framework has for it
     reduce_dtype: str | None = None,
     batch: UpTo | None = None,
     batch_invariant: bool = False,
+    memory_limit: str | int | None = None,
 ) -> Program:
     """Compiles a graph, or the part of one that some values need, for ``target``.
 
@@ -99,13 +101,18 @@ def compile(  # noqa: A001 - the name every framework has for it
       what would be right (``docs/use/batches.md``).
     - ``batch_invariant`` makes an example's results the same bits whatever the batch it is in, on the target cpu: what would
       choose another order of summation for another batch does not look at it, which may take longer for small ones.
+    - ``memory_limit``, bytes or a text like "2GB" or "512MiB", is what a run may hold: parameters and other state, inputs,
+      outputs, and what lies between launches (``program.memory()``), but not a kernel's own scratch memory. To fit, all but the
+      last of 2, 4, 8 or so stretches of the forward pass are computed again for the backward pass (``docs/use/memory.md``).
+      Where nothing fits, ArgumentError says the least that was found.
 
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
     if example_inputs is not None:
         outputs = trace(outputs, example_inputs)
     target = target if precision == "float32" else f"{target}:{precision}"
-    rest = library, fusion, forbid, policy, bucket_bytes, reduce_dtype, batch_invariant
+    limit = None if memory_limit is None else number_of_bytes(memory_limit)
+    rest = library, fusion, forbid, policy, bucket_bytes, reduce_dtype, batch_invariant, limit
     settings = Settings(float32_matmul_precision, freeze, tune, *rest)
     with uncollected():
         return _compile(outputs, target, state, settings, batch)
@@ -160,7 +167,7 @@ def _compile(
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
     held = {name: name in state.sharding for name in state.types}
     graph = narrow_sums(shard_updates(graph, settings.policy, held, chosen), settings.reduce_dtype, chosen)
-    lowered = functools.cache(lambda: _with(chosen, lower_graph(graph, target, orders)))
+    lowered = functools.cache(lambda: _with(chosen, fitting(graph, target, orders)))
     with _together(graph, target, orders):
         executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
     cut = shardings(graph.mesh, list(graph.sources.values()))
@@ -177,6 +184,7 @@ def _compile(
         "float32_matmul_precision": settings.float32_matmul_precision,
         "library": settings.library,
         "batch_invariant": settings.batch_invariant,
+        "memory_limit": settings.memory_limit,
     }
     recipe = Recipe(target.fusion, arguments, again)
     calling = Calling(interface.needed, unpack, interface.updates, opened)
@@ -217,13 +225,43 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
     return copy, unpack
 
 
-def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body: bool = False) -> Lowering:
+def fitting(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lowering:
+    """``lower_graph`` of the fewest stretches of the forward pass, 1, 2, 4 and so on, with which a run holds no more than
+    the target's ``memory_limit``. Raises ArgumentError where none is found, and what ``lower_graph`` does."""
+    limit, stretches, best = target.settings.memory_limit, 1, None
+    refused = list[Decision]()
+    while True:
+        lowering = lower_graph(graph, target, orders, stretches=stretches)
+        if limit is not None and lowering.plan is None:
+            raise ArgumentError(f"memory_limit is for targets that plan memory, and {target.name} does not; leave it out")
+        if limit is None or sum((held := lowering.held).values()) <= limit:
+            return _with(refused, lowering)
+        total = sum(held.values())
+        reason, change = f"a run would hold {total:,} bytes", f"memory_limit were {total:,} bytes"
+        parts = "1 stretch" if stretches == 1 else f"{stretches} stretches"
+        refused.append(Decision("memory", "the forward pass", parts, False, reason, change=change))
+        if best is None or total < sum(best[0].values()):
+            best = held, parts
+        elif stretches > 8:  # more of them keep more
+            break
+        if not any(node.origin.phase == "again" for node in lowering.graph.nodes) and stretches > 1:
+            break
+        stretches *= 2
+    of = ", ".join(f"{size:,} of {what}" for what, size in best[0].items())
+    raise ArgumentError(
+        f"memory_limit is {limit:,} bytes, and the least that a run holds is {sum(best[0].values()):,} ({of}), with the "
+        f"forward pass cut into {best[1]}; allow that, or take a smaller batch"
+    )
+
+
+def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body: bool = False, stretches: int = 1) -> Lowering:
     """Everything before the target's own part; ``orders`` are those of state that exists already. Raises TargetError.
 
-    ``graph`` is a program's, or the ``body`` of one of its loops.
+    ``graph`` is a program's, or the ``body`` of one of its loops; ``stretches`` are those of the forward pass
+    (``passes.checkpoints``).
     """
     flags, clock = Flags.read(), _Clock()
-    passing, bucket = target.passes(), target.settings.bucket_bytes
+    passing, bucket = replace(target.passes(), stretches=stretches), target.settings.bucket_bytes
     passing = passing if bucket is None else replace(passing, bucket_bytes=bucket)
     steps, decisions = run_passes(graph, passing, orders, target.fusion, flags.check)
     clock.note("passes")

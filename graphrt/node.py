@@ -36,7 +36,10 @@ _REFLECTED = {  # what Python would call for `array OP value`, by the function t
 
 @dataclass(frozen=True)
 class Origin:
-    """The origin of a node: the user's file and line, the phase (fwd, bwd, opt), and its forward node's name."""
+    """The origin of a node: the user's file and line, the phase, and its forward node's name.
+
+    The phase is fwd, bwd or opt, or again for what of the forward pass the backward pass computes again.
+    """
 
     file: str = "?"
     line: int = 0

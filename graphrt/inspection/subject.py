@@ -95,9 +95,7 @@ def find(
         return Subject(name, _called(Path(file), function), arguments)
     if (Path(name) / MANIFEST).exists():
         kept = read_explain(name)
-        compiled = {
-            key: kept[key] for key in ("target", "fusion", "forbid", "float32_matmul_precision", "library", "batch_invariant")
-        }
+        compiled = {key: value for key, value in kept.items() if key != "graph"}
         chosen = {key: value for key, value in arguments.items() if key == "target" and value != "auto"}
         return Subject(name, Graph.parse(kept["graph"]), {**compiled, **chosen})
     raise ArgumentError(f"no model {name!r}; there is {', '.join(models.MODELS)}. It may also be {KINDS.partition(', ')[2]}")

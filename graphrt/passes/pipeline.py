@@ -9,6 +9,7 @@ from graphrt.ir import Graph, Node
 from graphrt.op import Order
 from graphrt.passes.bucket import BYTES, fill_buckets
 from graphrt.passes.channels import pad_channels
+from graphrt.passes.checkpoints import keep_checkpoints
 from graphrt.passes.decision import Decision
 from graphrt.passes.gates import pair_products, part_pairs
 from graphrt.passes.half_copies import keep_half_copies
@@ -34,7 +35,8 @@ class PassPolicy:
     ``times`` what is predicted for convolutions that are merged or padded (None: none is). Convolutions of at least
     ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run, with
     ``fused_products`` a product is added to a sum without being rounded, where a graph can say so. The steps of loops are
-    written out unless ``loops``. Sums over processes are sent in buckets of ``bucket_bytes``.
+    written out unless ``loops``. Sums over processes are sent in buckets of ``bucket_bytes``. Of ``stretches`` of the
+    forward pass all but the last are computed again for the backward pass.
     """
 
     splits: Callable[[Node], int]
@@ -45,6 +47,7 @@ class PassPolicy:
     fused_products: bool = False
     loops: bool = False
     bucket_bytes: int = BYTES
+    stretches: int = 1
 
 
 def run_passes(
@@ -74,6 +77,7 @@ def run_passes(
         ("siblings", siblings),  # a pair of products that meet, one convolution of several
         ("channels", lambda g: pad_channels(g, policy.times, decisions)),  # images of few channels are given more
         ("remat", rematerialise),  # parts of concatenations, again for the backward pass
+        ("checkpoints", lambda g: keep_checkpoints(g, policy.stretches, decisions)),  # the forward pass again, to save memory
         ("snapshot_updates", snapshot_updates),  # updates read old values
         ("partial", lambda g: partial_sums(g, policy.segments)),  # sums over pixels from sums of segments
         ("split", lambda g: split_reductions(g, policy.splits)),  # long reductions in parallel parts

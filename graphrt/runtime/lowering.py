@@ -65,6 +65,14 @@ class Lowering:
         """The graph after the last pass."""
         return self.passes[-1][1]
 
+    @property
+    def held(self) -> dict[str, int]:
+        """The bytes that a run holds, by what they are of."""
+        interface = self.interface
+        kinds = {"state": interface.state, "inputs": interface.inputs, "outputs": interface.outputs}
+        arena = 0 if self.plan is None else self.plan.size
+        return {name: sum(t.nbytes for t in types.values()) for name, types in kinds.items()} | {"the arena": arena}
+
     @cached_property
     def costs(self) -> Sequence[Cost]:
         """The bytes and operations of each launch."""

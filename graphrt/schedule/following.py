@@ -140,8 +140,8 @@ def following(f: FusionState, group: Group, refused: Collection[Node], again: bo
 
 
 def returns(group: Group, node: Node) -> bool:
-    """Whether ``node`` is of the backward pass, and the template ``group`` of the forward pass."""
-    return node.origin.phase == "bwd" and group.phase == "fwd"
+    """Whether ``node`` is of the backward pass, or computed again in it, and the template ``group`` of the forward pass."""
+    return node.origin.phase in ("bwd", "again") and group.phase == "fwd"
 
 
 def left_over(f: FusionState, group: Group, refused: Collection[Node]) -> set[Node]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
+import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -41,7 +41,8 @@ class FusionState:
         self.groups: list[Group] = []
         self.decisions: dict[tuple[str, str], Decision] = {}  # by edge; the last word counts
         self.results = set(graph.results())
-        self._homeless = [n for n in reversed(graph.nodes) if n.op.kind in FUSABLE]
+        self._near: set[int] = set()  # positions of all that a node with a group reads, or that was taken out of one
+        self._pending: list[int] = []  # those that ``homeless`` has still to look at, as a heap of their negatives
         self._bases: dict[Node, tuple[Value, ...]] = {}
         self._seen: dict[Node, dict[Value, int]] = {}
         self._buffered: dict[Node, frozenset[Value]] = {}
@@ -106,7 +107,8 @@ class FusionState:
         return found[value]
 
     def _moved(self, node: Node) -> None:
-        """Forgets the weights that follow from whether ``node`` is in a group."""
+        """Notes that ``node`` has a group now, or none again, and forgets the weights that follow from that."""
+        self._approach(node)
         pending = list(node.outputs)
         while pending:
             v = pending.pop()
@@ -152,7 +154,12 @@ class FusionState:
         return self.forbidden([group], [node])
 
     def forbidden(self, groups: Iterable[Group], nodes: Iterable[Node]) -> Verdict | None:
-        """Why one of ``groups`` may not compute one of ``nodes``: the user keeps them apart; None if not."""
+        """Why one of ``groups`` may not compute one of ``nodes``; None if it may.
+
+        The user keeps them apart, or what is computed again to save memory would be computed with the forward pass, and stored.
+        """
+        if any(n.origin.phase == "again" for n in nodes) and any(g.phase == "fwd" for g in groups):
+            return Verdict(False, "is computed again in the backward pass, to save memory", "memory_limit were higher")
         members, names = [n.name for g in groups for n in (*g.nodes, *g.inlined)], [n.name for n in nodes]
         if not self.policy.fusion.parted(members, names):
             return None
@@ -163,10 +170,22 @@ class FusionState:
         """Whether ``node`` could be in any group and is in none."""
         return node.op.kind in FUSABLE and node not in self.owner and node not in self.inlined
 
-    def homeless(self) -> list[Node]:
-        """Fusible nodes not yet in a group, in reverse order."""
-        self._homeless = list(filter(self.is_homeless, self._homeless))
-        return self._homeless
+    def homeless(self) -> Iterator[Node]:
+        """Fusible nodes not yet in a group that a node with one reads, last first, and those that become such meanwhile."""
+        self._near = {p for p in self._near if self.is_homeless(self.graph.nodes[p])}
+        self._pending = [-p for p in self._near]
+        heapq.heapify(self._pending)
+        while self._pending:
+            node = self.graph.nodes[-heapq.heappop(self._pending)]
+            if self.is_homeless(node):
+                yield node
+
+    def _approach(self, node: Node) -> None:
+        """Notes that what ``node`` reads may be computed where it is, and ``node`` itself too if it has no group again."""
+        for n in (node, *(v.node for v in self.bases(node))):
+            if self.is_homeless(n) and (p := self.position[n]) not in self._near:
+                self._near.add(p)
+                heapq.heappush(self._pending, -p)
 
     def start(self, node: Node) -> Group:
         """Makes a group of ``node`` alone, which owns it."""
@@ -188,8 +207,6 @@ class FusionState:
         """Notes that ``node`` is in no group again."""
         self._changes[None] += 1
         self._moved(node)
-        if node.op.kind in FUSABLE and node not in self._homeless:
-            bisect.insort(self._homeless, node, key=lambda n: -self.position[n])
 
     def add(self, group: Group, node: Node, index: Index) -> None:
         """Makes ``node``, which lies at ``index`` of the domain, a member of ``group``."""
@@ -206,6 +223,7 @@ class FusionState:
     def inline(self, group: Group, node: Node) -> None:
         """Notes that ``group`` computes ``node``, whose readers it has, on load."""
         group.inlined.insert(0, node)
+        self._approach(node)
         self._changes[group] += 1
         if group in self._work:
             self._work[group].take(node)

@@ -18,14 +18,12 @@ LITTLE = 8  # times an operation's work
 def inline(f: FusionState) -> None:
     """Moves unowned elementwise nodes whose only readers are groups into those groups, last first."""
     for node in f.homeless() if "inline" in f.policy.fusion else ():
-        readers = list(f.readers(node.outputs[0]))
-        groups: list[Group] = []
-        for reader in readers:
-            for g in [f.owner[reader]] if reader in f.owner else f.inlined.get(reader, []):
-                if g not in groups:
-                    groups.append(g)
-        homeless = [r for r in readers if r not in f.owner and r not in f.inlined]
-        if homeless or not groups or f.refused.get(node) == (situation := f.situation(groups, node)):
+        readers = f.readers(node.outputs[0])
+        if any(r not in f.owner and r not in f.inlined for r in reversed(readers)):  # groups are made from the first node on
+            continue
+        found = (g for r in readers for g in ([f.owner[r]] if r in f.owner else f.inlined[r]))
+        groups = list(dict.fromkeys(found))
+        if not groups or f.refused.get(node) == (situation := f.situation(groups, node)):
             continue
         index = common_index(f, groups, node)
         if index is not None and can_be_member(f, groups[0], node, index):

@@ -39,10 +39,17 @@ def arrange(
 
 
 def order(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[Group]]:
-    """Topological order of the launches (Kahn), the one whose first node was defined first when there is a choice."""
+    """Topological order of the launches (Kahn), the one whose last node was defined first when there is a choice.
+
+    Where something is computed again to save memory, that is not done before it is needed: there a launch is as early as the
+    first that waits for it, and updates come as soon as they can.
+    """
     position = {n: i for i, n in enumerate(graph.nodes)}
     part_of = {g: i for i, part in enumerate(parts) for g in part}
-    rank: list[float] = [max((position[n] for g in part for n in g.nodes), default=len(position)) for part in parts]
+    saving = any(g.phase == "again" for part in parts for g in part)
+    members = [[n for g in part for n in ([g.anchor] if saving and g.anchor else g.nodes)] for part in parts]
+    places = [[position[n] for n in nodes if not (saving and n.origin.phase == "opt")] for nodes in members]
+    rank: list[float] = [max(found, default=len(position)) for found in places]
     rank = _ahead(dag, parts, part_of, rank)
     sent = {i for i, part in enumerate(parts) if any(g.kind == "collective" and dag.in_degree(g) for g in part)}
     rank = [-1 if i in sent else place for i, place in enumerate(rank)]  # others work on while processes exchange
@@ -53,6 +60,8 @@ def order(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[
         if i != j and j not in after[i]:
             after[i].add(j)
             waits[j] += 1
+    if saving:
+        rank = _needed(rank, after, waits)
     ready = [(rank[i], i) for i in range(len(parts)) if waits[i] == 0]
     heapq.heapify(ready)
     launches = []
@@ -77,4 +86,19 @@ def _ahead(dag: nx.DiGraph, parts: list[list[Group]], part_of: Mapping[Group, in
     found = [*rank]
     for before, i in pairwise(sorted(first, key=lambda i: (first[i], i))):
         found[i] = min(found[i], first[before] - 0.5)
+    return found
+
+
+def _needed(rank: list[float], after: list[set[int]], waits: list[int]) -> list[float]:
+    """``rank`` in which none is behind a launch ``after`` it, of which each ``waits`` for so many."""
+    left, pending, done = list(waits), [i for i, n in enumerate(waits) if n == 0], list[int]()
+    while pending:
+        done.append(i := pending.pop())
+        for j in after[i]:
+            left[j] -= 1
+            if left[j] == 0:
+                pending.append(j)
+    found = list(rank)
+    for i in reversed(done):
+        found[i] = min([rank[i], *(found[j] for j in after[i])])
     return found

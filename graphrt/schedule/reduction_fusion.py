@@ -7,8 +7,10 @@ fusing others never makes a pair fit that did not.
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
 
 from graphrt.ir import Value
 from graphrt.op import Kind
@@ -25,7 +27,7 @@ def fuse_reductions(f: FusionState) -> None:
     alike: dict[object, _SameRows] = {}
     for g in f.groups:
         if g.kind == "reduction":
-            alike.setdefault((g.shape, g.reduced), _SameRows(f)).groups.append(g)
+            alike.setdefault((g.shape, g.reduced), _SameRows(f, alike)).add(g)
     while any([rows.fuse_two() for rows in alike.values()]):
         pass
     _say_who_reads_again(f)
@@ -43,21 +45,40 @@ def _say_who_reads_again(f: FusionState) -> None:
 
 
 class _SameRows:
-    """The groups over one kind of rows, in order; what each reads, and which pairs (late, early) do not fit."""
+    """The groups over one kind of rows, in order; what each reads, and the pairs (late, early) that may fit.
 
-    def __init__(self, f: FusionState) -> None:
-        self.f = f
-        self.groups: list[Group] = []
+    ``alike`` has the groups over all kinds of rows: what one reads is another's, when that has become part of a third.
+    """
+
+    def __init__(self, f: FusionState, alike: Mapping[object, _SameRows]) -> None:
+        self.f, self.alike = f, alike
+        self._rank: dict[Group, int] = {}  # the place of each group that is there
         self._reads: dict[Group, set[Value]] = {}
         self._large: dict[Group, set[Value]] = {}
-        self._refused: set[tuple[Group, Group]] = set()
+        self._readers: dict[Value, set[Group]] = defaultdict(set)
+        self._source: dict[Group, Group | None] = {}  # None: of groups that read nothing as large as their rows
+        self._of: dict[Group | None, set[Group]] = defaultdict(set)
+        self._waiting = deque[Group]()  # groups whose pairs, as the late one, were not looked for yet
+        self._pairs: list[tuple[int, int, int, Group, Group]] = []  # a heap, by their places
+        self._found: set[tuple[Group, Group]] = set()
+
+    def add(self, g: Group, rank: int | None = None) -> None:
+        """Adds ``g``, at the place ``rank`` of one that is part of it, or behind all others."""
+        if rank is None:
+            rank = len(self._rank)
+            self._waiting.append(g)
+        self._rank[g], self._reads[g] = rank, self.f.inputs(g)
+        self._large[g] = {v for v in self._reads[g] if v.type.size == math.prod(g.shape)}
+        for v in self._large[g]:
+            self._readers[v].add(g)
+        self._place(g)
 
     def fuse_two(self) -> bool:
         """Fuses the first two groups for which that is legal and saves reads; False if there are no such two."""
-        for late, early in self._pairs():
+        while (pair := self._next()) is not None:
+            late, early = pair
             trial, saved = self._fused(late, early)
             if trial is None:
-                self._refused.add((late, early))
                 continue
             f = self.f
             assert late.anchor is not None
@@ -66,39 +87,80 @@ class _SameRows:
             trial.inlined = sorted({*early.inlined, *late.inlined}, key=f.position.__getitem__)
             for n in trial.inlined:
                 f.inlined[n] = [*(g for g in f.inlined[n] if g not in (early, late)), trial]
-            for groups in (f.groups, self.groups):
-                groups[groups.index(early)] = trial
-                groups.remove(late)
+            f.groups[f.groups.index(early)] = trial
+            f.groups.remove(late)
             f.owner.update(dict.fromkeys(trial.nodes, trial))
             f.merge(early.nodes[0], late.nodes[0])
+            self._replace(early, late, trial)
             return True
         return False
 
-    def _pairs(self) -> Iterator[tuple[Group, Group]]:
-        """The pairs that share something and are not refused yet, in the order of the groups."""
-        order = {g: i for i, g in enumerate(self.groups)}
-        readers: dict[Value, list[Group]] = {}
-        sources: dict[Group | None, list[Group]] = {}  # None: of groups that read nothing as large as their rows
-        for g in self.groups:
-            self._look(g)
-            for v in self._large[g]:
-                readers.setdefault(v, []).append(g)
-            made = self._sources(g)
-            if made is not None and len(made) < 2:
-                sources.setdefault(next(iter(made), None), []).append(g)
-        for late in self.groups:
-            near = {g for v in self._large[late] for g in readers[v]}
-            near |= order.keys() & {self.f.owner.get(v.node) for v in self._reads[late]}
-            made = self._sources(late)
-            if made is not None and len(made) < 2:
-                of = [*made, None] if made else [g for g in sources if g is not None]
-                near.update(g for source in of for g in sources.get(source, ()))
-            yield from ((late, g) for g in sorted(near - {late}, key=order.__getitem__) if (late, g) not in self._refused)
+    def _next(self) -> tuple[Group, Group] | None:
+        """The first pair, in the order of the groups, that shares something and was not tried yet."""
+        while True:
+            while self._pairs:
+                *_, late, early = heapq.heappop(self._pairs)
+                if late in self._rank and early in self._rank:
+                    return late, early
+            if not self._waiting:
+                return None
+            late = self._waiting.popleft()
+            if late in self._rank:
+                self._push((late, g) for g in self._near(late))
 
-    def _look(self, g: Group) -> None:
-        if g not in self._reads:
-            self._reads[g] = self.f.inputs(g)
-            self._large[g] = {v for v in self._reads[g] if v.type.size == math.prod(g.shape)}
+    def _push(self, pairs: Iterable[tuple[Group, Group]]) -> None:
+        """Adds those of ``pairs`` that are new."""
+        for pair in pairs:
+            if pair not in self._found:
+                self._found.add(pair)
+                late, early = pair
+                heapq.heappush(self._pairs, (self._rank[late], self._rank[early], len(self._found), late, early))
+
+    def _replace(self, early: Group, late: Group, trial: Group) -> None:
+        """Puts ``trial`` in the place of the two groups that are part of it, and finds who shares something with it now."""
+        self.add(trial, self._rank[early])
+        if early in self._waiting:
+            self._waiting[self._waiting.index(early)] = trial
+        for g in (early, late):
+            del self._rank[g]
+            for v in self._large[g]:
+                self._readers[v].discard(g)
+            if g in self._source:
+                self._of[self._source.pop(g)].discard(g)
+        self._meet(trial)
+        f = self.f
+        nodes = (n for v in trial.values() for n in f.readers(v))
+        for reader in dict.fromkeys(f.owner[n] for n in nodes if n in f.owner):
+            rows = self.alike.get((reader.shape, reader.reduced)) if reader.kind == "reduction" else None
+            if rows is not None and reader is not trial:
+                rows._place(reader)
+                rows._meet(reader)
+
+    def _meet(self, g: Group) -> None:
+        """Adds the pairs of ``g`` and a group that it shares something with, but those whose late one is waiting."""
+        while self._waiting and self._waiting[0] not in self._rank:
+            self._waiting.popleft()
+        first = self._rank[self._waiting[0]] if self._waiting else math.inf
+        pairs = (pair for x in self._near(g) for pair in ((g, x), (x, g)))
+        self._push((late, early) for late, early in pairs if self._rank[late] < first)
+
+    def _place(self, g: Group) -> None:
+        """Notes which group wrote what ``g`` reduces, if one wrote all."""
+        if g in self._source:
+            self._of[self._source.pop(g)].discard(g)
+        made = self._sources(g)
+        if made is not None and len(made) < 2:
+            self._source[g] = source = next(iter(made), None)
+            self._of[source].add(g)
+
+    def _near(self, late: Group) -> list[Group]:
+        """The groups that share something with ``late``, in order."""
+        near = {g for v in self._large[late] for g in self._readers[v]}
+        near |= self._rank.keys() & {self.f.owner.get(v.node) for v in self._reads[late]}
+        if late in self._source:
+            source = self._source[late]
+            near.update(*([self._of[source], self._of[None]] if source is not None else [v for k, v in self._of.items() if k]))
+        return sorted(near - {late}, key=self._rank.__getitem__)
 
     def _sources(self, g: Group) -> set[Group] | None:
         """The groups that wrote what ``g`` reduces, if it reduces nothing but what others have reduced in part."""

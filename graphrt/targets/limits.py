@@ -1,14 +1,31 @@
-"""Limits of what kernels count: 32-bit indices reach 2**31 - 1 elements, and most kernels have no others."""
+"""Limits: of what kernels count (32-bit indices reach 2**31 - 1 elements, and most kernels have no others), and of memory."""
 
 from __future__ import annotations
 
 import math
+import re
 
-from graphrt.errors import TargetError
+from graphrt.errors import ArgumentError, TargetError
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import blocks, loads
 
 LIMIT = 2**31 - 1
+UNITS = {"B": 1, **{f"{p}B": 1000**i for i, p in enumerate("kMGT", 1)}, **{f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}}
+
+
+def number_of_bytes(memory_limit: str | int) -> int:
+    """The bytes that ``memory_limit`` is: a number, or a text with a unit, as "2GB" (10**9) or "1.5 GiB" (2**30).
+
+    Raises ArgumentError.
+    """
+    text = f"{memory_limit}B" if isinstance(memory_limit, int) and not isinstance(memory_limit, bool) else memory_limit
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\w+)\s*", text) if isinstance(text, str) else None
+    if match is None or match[2] not in UNITS or not float(match[1]):
+        raise ArgumentError(
+            f"memory_limit is a positive number of bytes, or a text like '2GB' or '512MiB', in {', '.join(UNITS)}; "
+            f"got {memory_limit!r}"
+        )
+    return int(float(match[1]) * UNITS[match[2]])
 
 
 def counts(kernel: Kernel) -> int:

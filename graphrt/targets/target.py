@@ -58,6 +58,7 @@ class Settings:
     bucket_bytes: int | None = None
     reduce_dtype: str | None = None
     batch_invariant: bool = False
+    memory_limit: int | None = None
 
 
 class Target(ABC):

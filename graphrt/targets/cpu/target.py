@@ -98,7 +98,8 @@ class CpuTarget(Target):
     def _key(self, graph: Graph, orders: Mapping[str, Order]) -> str:
         """The key of the program of ``graph`` in the cache; empty where it is not to be looked for."""
         s = self.settings
-        return key(graph, orders, self.fusion, s.freeze, s.bucket_bytes, s.batch_invariant) if Flags.read().known else ""
+        settings = s.freeze, s.bucket_bytes, s.batch_invariant, s.memory_limit
+        return key(graph, orders, self.fusion, *settings) if Flags.read().known else ""
 
 
 def compiled(lowering: Lowering, text: Source, buffers: Buffers) -> CachedProgram:
