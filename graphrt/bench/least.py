@@ -34,7 +34,10 @@ FREE = (Kind.SOURCE, Kind.GENERATED)
 
 
 def least_bytes(graph: Graph) -> int:
-    """The bytes that no plan of ``graph`` whose kernels have a primitive each can do without; never above what one moves."""
+    """The bytes that no plan of ``graph`` whose kernels have a primitive each can do without.
+
+    A plan may move fewer where a chain of sums of long rows is one kernel: each counts here as one that waits for the last.
+    """
     return _Least(simplify(graph)).total()
 
 
