@@ -82,38 +82,32 @@ def compile(  # noqa: A001 - the name every framework has for it
       debug, a slow cpu, each op is a kernel, every access to memory is checked, and a warning names the op of the first NaN.
     - ``state`` shares parameters with other programs; without it those of a graph of ``from_torch`` are the model's own.
     - ``precision`` float64 beside the target reference is an older way to say reference:float64.
-    - ``float32_matmul_precision``, named as torch names it, is what a GPU's tensor cores may do to float32 products: nothing
-      (highest), three products of split tf32 (high), or one (medium). The other targets compute the highest.
-    - ``freeze`` lets the program keep what it makes of parameters that it does not update (the cpu target packs weights once):
-      it sees what ``State.set``, ``State.load`` and other programs write later, not what is written into the state's arrays.
+    - ``float32_matmul_precision``, as torch names it, is what tensor cores may do to float32 products: nothing (highest),
+      three products of split tf32 (high), or one (medium). The other targets compute the highest.
+    - ``freeze`` lets the program keep what it makes of parameters that it does not update (packed weights): it sees what
+      ``State.set``, ``State.load`` and other programs write later, not what is written into the state's arrays.
     - ``tune`` is how far the configurations of a GPU's kernels are searched (None: GRAPHRT_TUNE): 0 takes those that are known
       for the device, and the heuristic's, 1 also times a dozen candidates of each other kernel, 2 all that fit.
     - ``library`` says when cuBLAS and cuDNN, called through torch, compute a contraction on a GPU (None: GRAPHRT_LIBRARY):
-      never (the default); auto, where nothing is fused with it and tuning measured them faster; always. ``explain`` lists both.
+      never (the default); auto, where nothing is fused with it and tuning measured them faster; always. ``explain`` lists them.
     - ``fusion`` says which stages of fusion are used (None: GRAPHRT_FUSE, else all): all, none, some as "chain,rowops", or all
-      but some as "-epilogue,-pairs"; ``graphrt.STAGES`` says what each does. Results do not depend on it but for rounding.
+      but some as "-epilogue,-pairs"; ``graphrt.STAGES`` has them. ``forbid`` parts pairs of nodes: [("conv_0", "relu_0")].
     - ``policy``, for a graph on a mesh of processes, says what each keeps: all of everything (all_reduce), a part of the
       optimizer's state (zero1), of gradients too (zero2), or of parameters too (fsdp); ``bucket_bytes`` is how much is sent in
       one piece (None: 8 MB); ``reduce_dtype`` "bfloat16" sums gradients, rounded to 8 bits, in half as many bytes.
-    - ``forbid`` is pairs of nodes, by name, that shall not share a kernel: [("conv_0", "relu_0")].
-    - ``batch``, ``grt.up_to(256)``, makes a program for any batch up to the 256 of its graph or example inputs, which gives for
-      each what a program of that batch would. A node for which that is not so raises GraphError, which says where it is and
-      what would be right (``docs/use/batches.md``).
-    - ``batch_invariant`` makes an example's results the same bits whatever the batch it is in, on the target cpu: what would
-      choose another order of summation for another batch does not look at it, which may take longer for small ones.
-    - ``memory_limit``, bytes or a text like "2GB" or "512MiB", is what a run may hold: parameters and other state, inputs,
-      outputs, and what lies between launches (``program.memory()``), but not a kernel's own scratch memory. To fit, all but the
-      last of 2, 4, 8 or so stretches of the forward pass are computed again for the backward pass (``docs/use/memory.md``).
-      Where nothing fits, ArgumentError says the least that was found.
+    - ``batch``, ``grt.up_to(256)``, makes a program for any batch up to the 256 of its graph or inputs, or GraphError at a node
+      for which that is not right; with ``batch_invariant`` an example's results are the same bits whatever its batch, on
+      the target cpu (``docs/use/batches.md``).
+    - ``memory_limit``, bytes or a text like "2GB", is what a run may hold of state, inputs, outputs and what lies between:
+      to fit, the forward pass is computed again in parts (``docs/use/memory.md``); ArgumentError says the least that was found.
 
     Raises TargetError when the target cannot run here, GraphError, ArgumentError, ConversionError.
     """
     if example_inputs is not None:
         outputs = trace(outputs, example_inputs)
     target = target if precision == "float32" else f"{target}:{precision}"
-    limit = None if memory_limit is None else number_of_bytes(memory_limit)
-    rest = library, fusion, forbid, policy, bucket_bytes, reduce_dtype, batch_invariant, limit
-    settings = Settings(float32_matmul_precision, freeze, tune, *rest)
+    rest = policy, bucket_bytes, reduce_dtype, batch_invariant, number_of_bytes(memory_limit)
+    settings = Settings(float32_matmul_precision, freeze, tune, library, fusion, forbid, *rest)
     with uncollected():
         return _compile(outputs, target, state, settings, batch)
 

@@ -25,9 +25,9 @@ def lowered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("GRAPHRT_KNOWN", "1")
     real, found = compiler.lower_graph, list[str]()
 
-    def count(graph: grt.Graph, target: Target, *rest: Any) -> Any:
+    def count(graph: grt.Graph, target: Target, *rest: Any, **more: Any) -> Any:
         found.append(target.name)
-        return real(graph, target, *rest)
+        return real(graph, target, *rest, **more)
 
     monkeypatch.setattr(compiler, "lower_graph", count)
     return found

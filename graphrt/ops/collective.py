@@ -369,7 +369,7 @@ def everywhere(v: Value, op: str = "mean") -> Value:
 
 
 def summand(v: Value, axis: str) -> Value:
-    """What this process has of ``v``: values whose sum over the processes along ``axis`` is ``v``, before it was taken."""
+    """``v`` before it was summed over the processes along ``axis``: this process's part of the sum."""
     assert v.graph.mesh is not None
     share = 1.0 / v.graph.mesh.axes[axis]
 

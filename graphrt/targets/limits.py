@@ -13,11 +13,13 @@ LIMIT = 2**31 - 1
 UNITS = {"B": 1, **{f"{p}B": 1000**i for i, p in enumerate("kMGT", 1)}, **{f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}}
 
 
-def number_of_bytes(memory_limit: str | int) -> int:
-    """The bytes that ``memory_limit`` is: a number, or a text with a unit, as "2GB" (10**9) or "1.5 GiB" (2**30).
+def number_of_bytes(memory_limit: str | int | None) -> int | None:
+    """The bytes that ``memory_limit`` is: a number, or a text with a unit, as "2GB" (10**9) or "1.5 GiB" (2**30); None of none.
 
     Raises ArgumentError.
     """
+    if memory_limit is None:
+        return None
     text = f"{memory_limit}B" if isinstance(memory_limit, int) and not isinstance(memory_limit, bool) else memory_limit
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\w+)\s*", text) if isinstance(text, str) else None
     if match is None or match[2] not in UNITS or not float(match[1]):
