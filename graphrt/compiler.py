@@ -221,7 +221,8 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
 
 def fitting(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lowering:
     """``lower_graph`` of the fewest stretches of the forward pass, 1, 2, 4 and so on, with which a run holds no more than
-    the target's ``memory_limit``. Raises ArgumentError where none is found, and what ``lower_graph`` does."""
+    the target's ``memory_limit``. Raises ArgumentError where none is found, and what ``lower_graph`` does.
+    """
     limit, stretches, best = target.settings.memory_limit, 1, None
     refused = list[Decision]()
     while True:
