@@ -25,7 +25,7 @@ from graphrt.op import REGISTRY, Kind, OpDef, Order
 from graphrt.sharding import SUM, part_shape
 from graphrt.signature import Memory, Signature
 from graphrt.text import NodeLine, ResultLine, lines_of, node_line, parse_line, result_line
-from graphrt.types import HALVES, DType, DTypeLike, as_dtype, bfloat16, float32
+from graphrt.types import HALVES, DType, DTypeLike, as_array, as_dtype, bfloat16, float32
 from graphrt.verify import check_name, check_owned, check_update, permutation, verify
 
 __all__ = ["BUILDING", "OPERATORS", "Graph", "Node", "Origin", "Stand", "Value"]
@@ -149,7 +149,7 @@ class Graph:
         are the whole's. Raises ArgumentError, GraphError, ShapeError.
         """
         if value is not None:
-            array = _given(value, f"parameter {name!r}")
+            array = as_array(value, f"parameter {name!r}")
             array = np.ascontiguousarray(array).reshape(array.shape)
             shape, dtype = array.shape, as_dtype(array.dtype)
         else:
@@ -187,7 +187,7 @@ class Graph:
             else:
                 number = bool(value) if final.is_bool else final.whole(value)
             return self.append(REGISTRY["constant"], (), {"value": number, "dtype": final.name}).outputs[0]
-        array = _given(value, "a constant")
+        array = as_array(value, "a constant")
         if array.dtype == np.float64 and dtype is None:
             array = array.astype(np.float32)
         array = array if dtype is None else array.astype(as_dtype(dtype).numpy)
@@ -393,14 +393,3 @@ class Graph:
             whole = node.attrs["cuts"][0][2] if "cuts" in node.attrs else node.types[0].shape
             self.initial[line.name] = np.zeros(whole, node.types[0].dtype.numpy)
         table.update(zip(line.results, node.outputs, strict=True))
-
-
-def _given(value: Any, what: str) -> np.ndarray:
-    """``value``, an array or a tensor of torch, as an array of real numbers. Raises ArgumentError, DTypeError."""
-    try:
-        array = np.asarray(value.detach() if hasattr(value, "detach") else value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ArgumentError(f"{what}: {type(value).__name__} is no array that NumPy can read: {error}") from None
-    if array.dtype.kind not in "biuf":  # complex numbers, texts, objects
-        as_dtype(array.dtype)
-    return array

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -104,6 +105,20 @@ def as_dtype(dtype: DTypeLike) -> DType:
     if found is None:
         raise DTypeError(f"{dtype!r} is no dtype of graphrt; it has {', '.join(DTYPES)}")
     return found
+
+
+def as_array(value: Any, what: str) -> np.ndarray:
+    """``value``, an array, a number or a tensor of torch, as an array of real numbers.
+
+    Raises ArgumentError, which says ``what`` it is, and DTypeError.
+    """
+    try:
+        array = np.asarray(value.detach() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentError(f"{what}: {type(value).__name__} is no array that NumPy can read: {error}") from None
+    if array.dtype.kind not in "biuf":  # complex numbers, texts, objects
+        as_dtype(array.dtype)
+    return array
 
 
 def promote(*dtypes: DType) -> DType:

@@ -221,8 +221,7 @@ def test_streams_wait_only_for_others(lasting: bool) -> None:
         waited, count = run(first, one, tensors)
         assert waited == [last] and count == events  # of its own run it was behind anyway
         last = end(one)
-        waited, count = run(first, other, tensors)
-        assert waited == [last] * 2 and count == events
+        assert run(first, other, tensors) == ([last] * 2, events)
         run(first, one, tensors)
 
 

@@ -136,10 +136,10 @@ def test_fifty_steps(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
             np.testing.assert_allclose(run.state[f"{name}.{n}"], a, rtol=1e-4, atol=1e-5, err_msg=f"{name} {n}")
 
 
-def test_what_all_optimizers_take(target: str) -> None:
-    """No decay of vectors, bounds on gradients, frozen groups, a group with another optimizer, and running means."""
+def settings_of_all() -> dict[str, tuple[optim.Optimizer, Callable[[list[Any]], Any], Callable[[list[Any]], Any]]]:
+    """Optimizers by what they are given, each with torch's of the parameters, and what bounds their gradients."""
     clip = torch.nn.utils
-    cases: dict[str, tuple[optim.Optimizer, Callable[[list[Any]], Any], Callable[[list[Any]], Any]]] = {
+    return {
         "decay": (
             optim.AdamW(0.05, weight_decay=0.5, decay_1d=False),
             lambda p: torch.optim.AdamW([{"params": p[:1]}, {"params": p[1:], "weight_decay": 0.0}], 0.05, weight_decay=0.5),
@@ -167,6 +167,11 @@ def test_what_all_optimizers_take(target: str) -> None:
         ),
         "mean": (optim.SGD(0.5, ema_decay=0.7), lambda p: torch.optim.SGD(p, 0.5), lambda p: None),
     }
+
+
+def test_what_all_optimizers_take(target: str) -> None:
+    """No decay of vectors, bounds on gradients, frozen groups, a group with another optimizer, and running means."""
+    cases = settings_of_all()
     graph = grt.Graph()
     x = graph.input("x", X[0].shape)
     rates = {}
@@ -192,7 +197,7 @@ def test_what_all_optimizers_take(target: str) -> None:
             their_loss(*p, x=X[i]).backward()
             if name == "norm":
                 for key, value in norms[i].items():
-                    total = clip.get_total_norm([t.grad for t in p], float(key[5:]))
+                    total = torch.nn.utils.get_total_norm([t.grad for t in p], float(key[5:]))
                     assert float(value) == pytest.approx(float(total), rel=1e-5)
             bound(p)
             for step in made if isinstance(made, list) else [made]:

@@ -7,6 +7,7 @@ are computed from the count of the run. What would need another graph for anothe
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.node import Factor
 from graphrt.op import REGISTRY, Kind
 from graphrt.ops.base import broadcast_to, cast
-from graphrt.ops.elementwise import lt, where
+from graphrt.ops.elementwise import where
 from graphrt.ops.source import iota
 from graphrt.ops.transcendental import floor_divide, remainder
 from graphrt.passes.batch_rows import AXIS, Analysis, analyse, row_dim
@@ -26,9 +27,9 @@ from graphrt.passes.decision import Decision
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.simplify import dead_code
 from graphrt.passes.zero_rows import is_gradient, sources_of_zeros
-from graphrt.types import bool_
 
 ROWS = "batch.rows"  # the input that says how many rows there are
+MASK = "batch.mask"  # how the names of the conditions begin that a row is one of these
 
 
 @dataclass(frozen=True)
@@ -179,14 +180,13 @@ def _axis(v: Value, dim: int) -> Expr:
 def _rewritten(graph: Graph, found: Analysis, inputs: Mapping[str, int]) -> tuple[Graph, int, list[Decision]]:
     """The graph with masks and counts, the least batch, and the decisions on counts."""
     new = rewrite(graph, lambda node: None)
-    rows = new.append(
-        REGISTRY["input"], (), {"shape": (), "dtype": "int64", "most": found.most, "dims": tuple(sorted(inputs.items()))}, ROWS
-    )
+    attrs = {"shape": (), "dtype": "int64", "most": found.most, "dims": tuple(sorted(inputs.items()))}
+    new.append(REGISTRY["input"], (), attrs, ROWS)
     new.nodes.insert(0, new.nodes.pop())
     values = {v.name: v for v in graph.values()}
     by_name = {node.name: node for node in graph.nodes}
     zeros = sources_of_zeros(_gradients(by_name, found), found)
-    least, decisions = [1], list[Decision]()
+    least, decisions, number = [1], list[Decision](), itertools.count()
 
     def rule(node: Node) -> Any:
         count = node.graph.sources[ROWS].outputs[0]
@@ -194,12 +194,12 @@ def _rewritten(graph: Graph, found: Analysis, inputs: Mapping[str, int]) -> tupl
             operands = list(node.inputs)
             for i, (neutral, row) in masks.items():
                 if neutral or not is_gradient(operands[i]):
-                    operands[i] = _masked(operands[i], row, neutral, count)
+                    operands[i] = _masked(operands[i], row, neutral, count, next(number))
             return node.graph.append(node.op, operands, node.attrs, node.name, [t.order for t in node.types]).outputs
         old = by_name.get(node.name)
         if old is not None and not zeros.isdisjoint(old.outputs):
             pairs = zip(node.outputs, old.outputs, strict=True)
-            return [v if o not in zeros else _masked(v, found.rows[o], 0.0, count) for v, o in pairs]
+            return [v if o not in zeros else _masked(v, found.rows[o], 0.0, count, next(number)) for v, o in pairs]
         factor = node.attrs.get("value")
         if node.op.kind is not Kind.GENERATED or not isinstance(factor, Factor):
             return None
@@ -214,7 +214,6 @@ def _rewritten(graph: Graph, found: Analysis, inputs: Mapping[str, int]) -> tupl
         decisions.append(Decision("batch", node.name, "any batch", True, reason))
         return [factor.of(cast(count * each, node.types[0].dtype))]
 
-    assert rows.name == ROWS
     return rewrite(new, rule), min(max(least), found.most), decisions
 
 
@@ -224,8 +223,8 @@ def _gradients(named: Mapping[str, Node], found: Analysis) -> list[Value]:
     return [v for v, neutral in every if not neutral and is_gradient(v)]
 
 
-def _masked(x: Value, row: Expr | None, neutral: float, count: Value) -> Value:
-    """``x`` where its row is below ``count``, else ``neutral``."""
+def _masked(x: Value, row: Expr | None, neutral: float, count: Value, number: int) -> Value:
+    """``x`` where its row is below ``count``, else ``neutral``; the condition is mask ``number``."""
     assert row is not None
     atom = row.terms[0][0]
     dim = row_dim(row)
@@ -234,7 +233,8 @@ def _masked(x: Value, row: Expr | None, neutral: float, count: Value) -> Value:
         at, bound = iota(x, dim), count * each
     else:
         at, bound = _code(row, x), count
-    return where(lt(at, broadcast_to(bound, x.shape)), x, neutral)
+    below = x.graph.append(REGISTRY["lt"], (at, broadcast_to(bound, x.shape)), name=f"{MASK}_{number}")
+    return where(below.outputs[0], x, neutral)
 
 
 def _rows(row: Expr) -> int:
@@ -243,26 +243,14 @@ def _rows(row: Expr) -> int:
 
 def read_past_the_count(graph: Graph, found: Analysis) -> frozenset[Value]:
     """The values of a rewritten ``graph`` whose rows past the count matter: those between a mask and what folds the batch."""
-    read, masks = set[Value](), _masks(graph)
+    read = set[Value]()
     rows = {v: None if v in found.refused else row for v, row in found.rows.items()}
     for node in reversed(graph.nodes):
         of_one = node.op.kind is Kind.VIEW and found.refused.isdisjoint(node.outputs)  # the first example, if it has no row
         if not read.isdisjoint(node.outputs) or (not of_one and any(rows[v] is None for v in node.outputs)):
-            masked = node.inputs[1:2] if len(node.inputs) == 3 and node.inputs[0] in masks else ()
+            masked = node.inputs[1:2] if len(node.inputs) == 3 and node.inputs[0].name.startswith(MASK) else ()
             read.update(v for v in node.inputs if rows[v] is not None and v not in masked)
     return frozenset(read)
-
-
-def _masks(graph: Graph) -> set[Value]:
-    """The comparisons of places with how many rows there are, which follow from nothing else: the conditions of ``_masked``."""
-    alike, counts = set[Value](), set[Value]()  # the same in every run of a count; and of these, not in every run
-    for node in graph.nodes:
-        drawn = node.op.kind is Kind.SOURCE or node.op.kind is Kind.RANDOM
-        if node.name == ROWS or (not drawn and alike.issuperset(node.inputs)):
-            alike.update(node.outputs)
-            if node.name == ROWS or not counts.isdisjoint(node.inputs):
-                counts.update(node.outputs)
-    return {v for v in counts if v.dtype is bool_ and v.node.inputs[0] not in counts}
 
 
 def _code(e: Expr, like: Value) -> Value:

@@ -59,7 +59,7 @@ def _resized(tree: Tree, batch: int) -> Tree:
 
 @dataclass(frozen=True)
 class Compiling:
-    """How a trainer's programs are compiled, as ``Trainer`` says."""
+    """How a trainer's programs are compiled, as ``Trainer`` says; with ``cut_layers`` of a network cut along the axis tp."""
 
     target: str
     autocast: str | None
@@ -68,6 +68,7 @@ class Compiling:
     mesh: Mesh | None = None
     policy: str = "all_reduce"
     reduce_dtype: str | None = None
+    cut_layers: bool = False
 
 
 class Programs:
@@ -92,10 +93,11 @@ class Programs:
         self.objective = Objective(loss, metrics)
         self.target, self.seed, self.autocast, self.compiling = compiling.target, seed, compiling.autocast, compiling
         self.mesh = compiling.mesh
-        if compiling.policy == "tensor" and (self.mesh is None or "tp" not in self.mesh.axes):
+        if compiling.cut_layers and (self.mesh is None or "tp" not in self.mesh.axes):
             raise ArgumentError(f"policy='tensor' cuts layers along an axis tp, as of Mesh(tp=2); the mesh is {self.mesh}")
         self.processes = None if self.mesh is None else processes(self.mesh)
         self.state, self.steps = State(), 0
+        self._uncut = compiling.cut_layers  # until the shapes of a batch say which layers follow one another
         self._programs: OrderedDict[_Key, Program] = OrderedDict()  # the last used at the end
         self._specs: dict[_Key, Batch] = {}
         self._closed: dict[_Key, str] = {}  # what takes one batch alone, by the key of any batch, and why
@@ -134,6 +136,7 @@ class Programs:
         ``parts`` they are those of the part of a batch that each process of the mesh has. A step that ``adds_up`` gradients of
         several ``completes`` them, or not; its loss and metrics are those of this process.
         """
+        self._cut_layers(x)
         graph = Graph(self.mesh)
         batch = Batch(x, y, sample_weight)
         xv, yv, weight = self._inputs(graph, batch, parts)
@@ -149,6 +152,13 @@ class Programs:
         if "rng.seed" in graph.sources:
             F.manual_seed(graph, self.seed)
         return graph
+
+    def _cut_layers(self, x: Tree) -> None:
+        """Cuts the network's pairs of layers before its first graph, where the policy says so. Raises ArgumentError."""
+        if self._uncut and self.mesh is not None:
+            example = mapped(lambda _, spec: TensorType(spec[0], as_dtype(spec[1])), "x", x)
+            tensor_parallel(self.net, example if isinstance(example, Mapping | tuple) else (example,), self.mesh)
+            self._uncut = False
 
     def _examples(self, specs: Batch, parts: bool) -> int:
         """The examples of all processes."""
@@ -199,6 +209,7 @@ class Programs:
     def evaluation_graph(self, x: Tree, y: Tree | None = None, sample_weight: Spec | None = None, parts: bool = False) -> Graph:
         """The graph of evaluation mode: inputs x and y, outputs loss and metrics, with what those are means of that are none of
         the examples; without ``y`` the network's output, out. Arguments as of ``training_graph``."""
+        self._cut_layers(x)
         graph = Graph(self.mesh)
         with self._building(graph, False):
             if y is None:
@@ -290,9 +301,6 @@ class Programs:
 
     def _compile(self, key: _Key, specs: Batch) -> None:
         """Adds a program for ``specs``, and if it can for any batch up to the largest that was met."""
-        if self.compiling.policy == "tensor" and not self._programs and self.mesh is not None:
-            x = mapped(lambda _, spec: TensorType(spec[0], as_dtype(spec[1])), "x", specs.x)
-            tensor_parallel(self.net, x if isinstance(x, Mapping | tuple) else (x,), self.mesh)
         if self.processes is not None:
             self.processes.agree(f"{key[0]} with {self.optimizer!r}, seed {self.seed}")
         of_any, reason = _of_any_batch(key), self._reason(key)
@@ -328,7 +336,7 @@ class Programs:
             state=self._means if means else self.state,
             float32_matmul_precision=self.compiling.float32_matmul_precision,
             library=self.compiling.library,
-            policy="all_reduce" if self.compiling.policy == "tensor" else self.compiling.policy,  # layers are cut already
+            policy=self.compiling.policy,
             reduce_dtype=self.compiling.reduce_dtype,
             batch=None if alone else batch,
         )

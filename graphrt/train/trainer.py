@@ -98,7 +98,9 @@ class Trainer(Programs):
         policy: str = "all_reduce",
         reduce_dtype: str | None = None,
     ) -> None:
-        compiling = Compiling(target, autocast, float32_matmul_precision, library, mesh, policy, reduce_dtype)
+        tensor = policy == "tensor"  # the network's layers are cut, and beside them each process keeps all of everything
+        policy = "all_reduce" if tensor else policy
+        compiling = Compiling(target, autocast, float32_matmul_precision, library, mesh, policy, reduce_dtype, tensor)
         super().__init__(net, loss, optimizer, metrics, seed, compiling, augment, step)
         self.schedule: LRSchedule = schedule or Constant()
         self.measures, self.check_nan = self.objective.measures(), check_nan

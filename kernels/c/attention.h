@@ -64,7 +64,7 @@ static void FN(_task)(long task, void **table) {
       const T shrink = FN(_weigh)(buf, s + i * BN, top + i, total + i, b, m0 + i, n0, width);
       GRT_SIMD for (int v = 0; v < PD; v++) y[i * PD + v] *= shrink;
     }
-    FN(_mixs)(s, BN, values, PD, y, 1, width, rows);
+    FN(_sums)(s, BN, values, PD, y, 1, width, rows);
   }
   for (int i = 0; i < rows; i++) {
     const int empty = total[i] == 0;

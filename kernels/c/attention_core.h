@@ -15,8 +15,8 @@ enum {
   FN(_TILES_D) = CEIL_DIV(FN(_VECTORS_D), TILE_VECTORS),
   FN(_TILE_D) = CEIL_DIV(FN(_VECTORS_D), FN(_TILES_D)),
   FN(_PITCH_D) = FN(_TILES_D) * FN(_TILE_D) * GRT_LANES(T),
-  FN(_WANTED) = CEIL_DIV(16, MAX_OF(BATCH, 1)), /* blocks of rows, so that there are 16 tasks */
-  FN(_BLOCK_I) = MAX_OF(MIN_OF(CEIL_DIV(MAX_OF(ALONG, 1), FN(_WANTED)), 120), MIN_OF(MAX_OF(ALONG, 1), 24)),
+  FN(_WANTED_BLOCKS_I) = CEIL_DIV(16, MAX_OF(BATCH, 1)), /* blocks of rows, so that there are 16 tasks */
+  FN(_BLOCK_I) = MAX_OF(MIN_OF(CEIL_DIV(MAX_OF(ALONG, 1), FN(_WANTED_BLOCKS_I)), 120), MIN_OF(MAX_OF(ALONG, 1), 24)),
   FN(_BLOCKS_I) = CEIL_DIV(ALONG, FN(_BLOCK_I)),
   FN(_PITCH_K) = CK + 16, /* no power of two, which would crowd one set of a cache */
   FN(_PITCH_V) = CV + 16
@@ -51,7 +51,7 @@ enum {
           FN(name)(a + i * pitch, pitch, b + j, width, c + i * width + j, more, depth, rows - i);                                  \
   }
 ATTENTION_PRODUCT(_score, FN(_TILE_J))
-ATTENTION_PRODUCT(_mix, FN(_TILE_D))
+ATTENTION_PRODUCT(_sum, FN(_TILE_D))
 
 /* name: to[k][BLOCK_J] <- LOAD's rows j0 ... turned, 0 behind the last of `width` */
 #define ATTENTION_TURNED(name, LOAD, SIZE)                                                                                         \
@@ -77,10 +77,10 @@ ATTENTION_PRODUCT(_mix, FN(_TILE_D))
       for (int j = 0; j < BJ; j++) to[k * BJ + j] = j < width ? LOAD(buf, b, j0 + j, k) : 0;                                       \
   }
 /* to[rows][PITCH] <- LOAD's rows from `first` on, times `factor`, 0 behind SIZE */
-#define ATTENTION_ROWS(to, PITCH, LOAD, SIZE, first, rows, factor)                                                  \
-  for (int row = 0; row < rows; row++) {                                                                           \
-    GRT_SIMD for (int d = 0; d < SIZE; d++) to[row * (PITCH) + d] = LOAD(buf, b, first + row, d) * (factor); \
-    for (int d = SIZE; d < (PITCH); d++) to[row * (PITCH) + d] = 0;                                          \
+#define ATTENTION_ROWS(to, PITCH, LOAD, SIZE, first, rows, factor)                                                                 \
+  for (int row = 0; row < rows; row++) {                                                                                           \
+    GRT_SIMD for (int d = 0; d < SIZE; d++) to[row * (PITCH) + d] = LOAD(buf, b, first + row, d) * (factor);                       \
+    for (int d = SIZE; d < (PITCH); d++) to[row * (PITCH) + d] = 0;                                                                \
   }
 /* The last key that a query sees. */
 GRT_INLINE int FN(_last)(int m) { return !ROWS ? CN - 1 : ROWS == CM ? m : m % MAX_OF(ROWS, 1); }

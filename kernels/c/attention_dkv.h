@@ -47,8 +47,8 @@ static void FN(_task)(long task, void **table) {
     FN(_scores)(k, PK, queries, BM, s, 0, CK, rows);
     FN(_scores)(v, PV, outer, BM, a, 0, CV, rows);
     for (int i = 0; i < rows; i++) FN(_gradients)(buf, s + i * BM, a + i * BM, lse, delta, b, m0, n0 + i, width);
-    FN(_mixs)(s, BM, dy, PD, dv, 1, width, rows);
-    FN(_mixs)(a, BM, q, PD, dk, 1, width, rows);
+    FN(_sums)(s, BM, dy, PD, dv, 1, width, rows);
+    FN(_sums)(a, BM, q, PD, dk, 1, width, rows);
   }
   for (int i = 0; i < rows; i++)
     GRT_SIMD for (int d = 0; d < CK; d++) STORE(buf, b, n0 + i, d, dk[i * PD + d], dv[i * PD + d]);

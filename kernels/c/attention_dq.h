@@ -46,7 +46,7 @@ static void FN(_task)(long task, void **table) {
     FN(_scores)(q, PK, keys, BN, s, 0, CK, rows);
     FN(_scores)(dy, PV, values, BN, a, 0, CV, rows);
     for (int i = 0; i < rows; i++) FN(_gradients)(buf, s + i * BN, a + i * BN, delta[i], b, m0 + i, n0, width);
-    FN(_mixs)(s, BN, k, PD, dq, 1, width, rows);
+    FN(_sums)(s, BN, k, PD, dq, 1, width, rows);
   }
   for (int i = 0; i < rows; i++)
     GRT_SIMD for (int d = 0; d < CK; d++) STORE(buf, b, m0 + i, d, dq[i * PD + d], delta[i]);

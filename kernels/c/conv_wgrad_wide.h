@@ -20,8 +20,8 @@ enum {
   FN(_FEW_CHANNELS) = !X_CHANNELS_LAST && CC == FN(_BLOCK_C) && FN(_BLOCK_C) <= 4,
   FN(_FIRST_COLUMN) = CEIL_DIV(PAD_W, FN(_SKIP_W)), /* columns of the patch that are not padding */
   FN(_END_COLUMN) = MAX_OF(FN(_FIRST_COLUMN), MIN_OF(FN(_WIDTH), (CW - 1 + PAD_W) / FN(_SKIP_W) + 1)),
-  FN(_FIT) = 49152 / (CQ * FN(_TILE_K) + FN(_STEP_H) * FN(_WIDTH) * FN(_PIXEL)), /* rows: 192 KB */
-  FN(_BLOCK_ROWS) = MAX_OF(1, MIN_OF(CP, FN(_FIT))),
+  FN(_ROWS_FIT) = 49152 / (CQ * FN(_TILE_K) + FN(_STEP_H) * FN(_WIDTH) * FN(_PIXEL)), /* rows: 192 KB */
+  FN(_BLOCK_ROWS) = MAX_OF(1, MIN_OF(CP, FN(_ROWS_FIT))),
   FN(_HEIGHT) = (FN(_BLOCK_ROWS) - 1) * FN(_STEP_H) + (CR - 1) * DIL_H + 1,
   FN(_IMAGE) = FN(_HEIGHT) * FN(_WIDTH) * FN(_PIXEL),
   FN(_IMAGES_FIT) = FN(_BLOCK_ROWS) < CP ? 1 : 49152 / MAX_OF(1, CP * CQ * FN(_TILE_K) + FN(_IMAGE)),

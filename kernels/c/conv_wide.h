@@ -24,14 +24,14 @@ enum {
   FN(_BLOCKS_C) = CEIL_DIV(V_C * V_R * V_S * FN(_TILE_K), 49152), /* a block of the filter: 192 KB */
   FN(_BLOCK_C) = FN(_BLOCKS_C) == 1 ? V_C : CEIL_DIV(CEIL_DIV(V_C, FN(_BLOCKS_C)), GRT_LANES(T)) * GRT_LANES(T),
   FN(_WIDTH) = (V_Q - 1) * V_STRIDE_W + (V_S - 1) * V_DIL_W + 1,
-  FN(_FIT) = (32768 / (FN(_BLOCK_C) * FN(_WIDTH)) - (V_R - 1) * V_DIL_H) / V_STRIDE_H, /* a patch: 128 KB */
-  FN(_ROW_TASKS) = V_N * V_G * CEIL_DIV(V_P, MAX_OF(1, MIN_OF(V_P, FN(_FIT)))),
+  FN(_ROWS_FIT) = (32768 / (FN(_BLOCK_C) * FN(_WIDTH)) - (V_R - 1) * V_DIL_H) / V_STRIDE_H, /* a patch: 128 KB */
+  FN(_ROW_TASKS) = V_N * V_G * CEIL_DIV(V_P, MAX_OF(1, MIN_OF(V_P, FN(_ROWS_FIT)))),
   FN(_MOST_BLOCKS_K) = FN(_BLOCKS_C) == 1 ? FN(_BLOCKS_K) : MIN_OF(FN(_BLOCKS_K), 2),
   FN(_TASK_BLOCKS_K) =
       FN(_ROW_TASKS) >= 16 ? FN(_MOST_BLOCKS_K) : MAX_OF(1, MIN_OF(FN(_MOST_BLOCKS_K), FN(_BLOCKS_K) * FN(_ROW_TASKS) / 16)),
-  FN(_UNITS) = MAX_OF(1, V_N * V_G * CEIL_DIV(FN(_BLOCKS_K), FN(_TASK_BLOCKS_K))), /* tasks if each had all rows */
-  FN(_SHARE) = FN(_UNITS) >= 8 ? V_P : CEIL_DIV(V_P, CEIL_DIV(8, FN(_UNITS))),
-  FN(_PARTS) = CEIL_DIV(V_P, MAX_OF(1, MIN_OF(FN(_SHARE), FN(_FIT)))),
+  FN(_WHOLE_TASKS) = MAX_OF(1, V_N * V_G * CEIL_DIV(FN(_BLOCKS_K), FN(_TASK_BLOCKS_K))), /* if each had all rows */
+  FN(_ROWS_WANTED) = FN(_WHOLE_TASKS) >= 8 ? V_P : CEIL_DIV(V_P, CEIL_DIV(8, FN(_WHOLE_TASKS))),
+  FN(_PARTS) = CEIL_DIV(V_P, MAX_OF(1, MIN_OF(FN(_ROWS_WANTED), FN(_ROWS_FIT)))),
   FN(_BLOCK_ROWS) = CEIL_DIV(V_P, FN(_PARTS)),
   FN(_PATCH_ROWS) = (FN(_BLOCK_ROWS) - 1) * V_STRIDE_H + (V_R - 1) * V_DIL_H + 1,
   FN(_FILTER_BLOCK) = FN(_BLOCK_C) * V_R * V_S * FN(_TILE_K), /* numbers of the filter in one block */

@@ -6,7 +6,7 @@
  * comes first, so that they end in order (de Rijk, 1989). A task is one matrix, scaled by a power of two, in double.
  */
 #include "tile.h"
-enum { FN(_LD) = CM + CN, FN(_SWEEPS) = 60 };
+enum { FN(_PITCH) = CM + CN, FN(_MOST_SWEEPS) = 60 }; /* numbers of a column: of the matrix, and below it of V */
 #define SVD_EPSILON 0x1p-52
 #define SVD_NULL 0x1p-960 /* squared length under which a column is zero: of the largest element, which is 1/2 to 1, nothing is left */
 GRT_INLINE double FN(_dot)(const double *a, const double *b, long count) {
@@ -22,10 +22,10 @@ GRT_INLINE double FN(_dot)(const double *a, const double *b, long count) {
 static int FN(_sweep)(double *w, double *norm) {
   const double tolerance = SVD_EPSILON * __builtin_sqrt((double)CM);
   int moved = 0;
-  for (long n = 0; n < CN; n++) norm[n] = FN(_dot)(w + n * FN(_LD), w + n * FN(_LD), CM);
+  for (long n = 0; n < CN; n++) norm[n] = FN(_dot)(w + n * FN(_PITCH), w + n * FN(_PITCH), CM);
   for (long i = 0; i < CN; i++)
     for (long j = i + 1; j < CN; j++) {
-      double *const a = w + i * FN(_LD), *const b = w + j * FN(_LD);
+      double *const a = w + i * FN(_PITCH), *const b = w + j * FN(_PITCH);
       const double product = FN(_dot)(a, b, CM), size = __builtin_fabs(product);
       const double least = tolerance * __builtin_sqrt(norm[i]) * __builtin_sqrt(norm[j]);
       const int turn = norm[i] > SVD_NULL && norm[j] > SVD_NULL && size > least;
@@ -41,7 +41,7 @@ static int FN(_sweep)(double *w, double *norm) {
       if (!turn && !exchange) continue;
       moved = 1;
       double *const first = exchange ? b : a, *const second = exchange ? a : b;
-      GRT_SIMD for (long k = 0; k < FN(_LD); k++) {
+      GRT_SIMD for (long k = 0; k < FN(_PITCH); k++) {
         const double x = a[k], y = b[k];
         first[k] = x - s * (y + lean * x), second[k] = y + s * (x - lean * y);
       }
@@ -56,7 +56,7 @@ static int FN(_sweep)(double *w, double *norm) {
 static void FN(_complete)(double *w, double *covered, long rank) {
   for (long m = 0; m < CM; m++) covered[m] = 0;
   for (long n = 0; n < CN; n++) {
-    double *const u = w + n * FN(_LD);
+    double *const u = w + n * FN(_PITCH);
     if (n >= rank) {
       long axis = 0;
       for (long m = 1; m < CM; m++)
@@ -64,8 +64,8 @@ static void FN(_complete)(double *w, double *covered, long rank) {
       for (long m = 0; m < CM; m++) u[m] = m == axis;
       for (int again = 0; again < 2; again++)
         for (long l = 0; l < n; l++) {
-          const double part = FN(_dot)(u, w + l * FN(_LD), CM);
-          GRT_SIMD for (long m = 0; m < CM; m++) u[m] -= part * w[l * FN(_LD) + m];
+          const double part = FN(_dot)(u, w + l * FN(_PITCH), CM);
+          GRT_SIMD for (long m = 0; m < CM; m++) u[m] -= part * w[l * FN(_PITCH) + m];
         }
       const double scale = 1 / __builtin_sqrt(FN(_dot)(u, u, CM));
       for (long m = 0; m < CM; m++) u[m] *= scale;
@@ -76,17 +76,17 @@ static void FN(_complete)(double *w, double *covered, long rank) {
 static void FN(_task)(long task, void **table) {
   const FN(_buffers) buf = FN(_open)(table);
   const int b = (int)task;
-  double *const w = grt_scratch(sizeof(double) * ((size_t)FN(_LD) * CN + CN + CM)), *const norm = w + (size_t)FN(_LD) * CN;
+  double *const w = grt_scratch(sizeof(double) * ((size_t)FN(_PITCH) * CN + CN + CM)), *const norm = w + (size_t)FN(_PITCH) * CN;
   double largest = 0;
   int finite = 1, exponent;
   for (int m = 0; m < CM; m++)
     for (int n = 0; n < CN; n++) {
-      const double x = w[(size_t)n * FN(_LD) + m] = LOAD_X(buf, b, m, n), size = __builtin_fabs(x);
+      const double x = w[(size_t)n * FN(_PITCH) + m] = LOAD_X(buf, b, m, n), size = __builtin_fabs(x);
       finite &= size <= 0x1.fffffffffffffp1023;
       if (size > largest) largest = size;
     }
   if (!finite) {
-    for (int k = 0; k <= FN(_LD); k++)
+    for (int k = 0; k <= FN(_PITCH); k++)
       for (int n = 0; n < CN; n++) STORE(buf, b, k, n, (T)__builtin_nan(""));
     return;
   }
@@ -94,14 +94,14 @@ static void FN(_task)(long task, void **table) {
   exponent = MAX_OF(exponent, -1000);
   const double down = __builtin_ldexp(1, -exponent);
   for (long n = 0; n < CN; n++) {
-    double *const column = w + n * FN(_LD);
+    double *const column = w + n * FN(_PITCH);
     for (long m = 0; m < CM; m++) column[m] *= down;
     for (long m = 0; m < CN; m++) column[CM + m] = m == n;
   }
-  for (int sweep = 0; sweep < FN(_SWEEPS) && FN(_sweep)(w, norm); sweep++) {}
+  for (int sweep = 0; sweep < FN(_MOST_SWEEPS) && FN(_sweep)(w, norm); sweep++) {}
   long rank = 0;
   for (int n = 0; n < CN; n++) {
-    double *const u = w + (size_t)n * FN(_LD), *const v = u + CM;
+    double *const u = w + (size_t)n * FN(_PITCH), *const v = u + CM;
     double top = 0;
     const double square = FN(_dot)(u, u, CM), length = square > SVD_NULL ? __builtin_sqrt(square) : 0;
     long lead = 0;
@@ -115,6 +115,6 @@ static void FN(_task)(long task, void **table) {
   }
   if (rank < CN) FN(_complete)(w, norm + CN, rank);
   for (int m = 0; m < CM; m++)
-    for (int n = 0; n < CN; n++) STORE(buf, b, m, n, (T)w[(size_t)n * FN(_LD) + m]);
+    for (int n = 0; n < CN; n++) STORE(buf, b, m, n, (T)w[(size_t)n * FN(_PITCH) + m]);
 }
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), CN ? BATCH : 0, table); }

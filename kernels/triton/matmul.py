@@ -63,6 +63,20 @@ def matmul_tile(
     BK: tl.constexpr,
 ):
     """Tile number ``tile`` of all batch entries."""
+    b, m, n, m_ok, n_ok = coordinates(tile, M, N, BM, BN)
+    acc = tl.zeros((BM, BN), ACC)
+    for start in range(0, K, BK):
+        k = start + tl.arange(0, BK)
+        k_ok = inside(k, K, BK)
+        left = LOAD_A(b, m, k[None, :], m_ok & k_ok[None, :], ARGS)
+        right = LOAD_B(b, k[:, None], n, k_ok[:, None] & n_ok, ARGS)
+        acc = dot(left, right, acc, INPUT_PRECISION)
+    EPILOGUE(acc, b, m, n, m_ok & n_ok, ARGS)
+
+
+@triton.jit
+def coordinates(tile, M: tl.constexpr, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """Tile number ``tile`` of all batch entries: its entry, its rows [BM, 1] and columns [1, BN], and which of each exist."""
     TILES_M: tl.constexpr = (M + BM - 1) // BM
     TILES_N: tl.constexpr = (N + BN - 1) // BN
     b = tile // (TILES_M * TILES_N)
@@ -71,16 +85,7 @@ def matmul_tile(
     tile_m, tile_n = grouped_tile(tile % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
     m = tile_m * BM + tl.arange(0, BM)
     n = tile_n * BN + tl.arange(0, BN)
-    m_ok = inside(m, M, BM)[:, None]
-    n_ok = inside(n, N, BN)[None, :]
-    acc = tl.zeros((BM, BN), ACC)
-    for start in range(0, K, BK):
-        k = start + tl.arange(0, BK)
-        k_ok = inside(k, K, BK)
-        left = LOAD_A(b, m[:, None], k[None, :], m_ok & k_ok[None, :], ARGS)
-        right = LOAD_B(b, k[:, None], n[None, :], k_ok[:, None] & n_ok, ARGS)
-        acc = dot(left, right, acc, INPUT_PRECISION)
-    EPILOGUE(acc, b, m[:, None], n[None, :], m_ok & n_ok, ARGS)
+    return b, m[:, None], n[None, :], inside(m, M, BM)[:, None], inside(n, N, BN)[None, :]
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -102,25 +107,15 @@ def matmul_pair(
     NAME: tl.constexpr,
     FIRST: tl.constexpr = 0,
 ):
-    TILES_M: tl.constexpr = (M + BM - 1) // BM
-    TILES_N: tl.constexpr = (N + BN - 1) // BN
-    tile = tl.program_id(0) - FIRST
-    b = tile // (TILES_M * TILES_N)
-    if INTERPRETED:  # where a mask of a tensor and a scalar has no type
-        b += tl.zeros((1, 1), tl.int32)
-    tile_m, tile_n = grouped_tile(tile % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
-    m = tile_m * BM + tl.arange(0, BM)
-    n = tile_n * BN + tl.arange(0, BN)
-    m_ok = inside(m, M, BM)[:, None]
-    n_ok = inside(n, N, BN)[None, :]
+    b, m, n, m_ok, n_ok = coordinates(tl.program_id(0) - FIRST, M, N, BM, BN)
     first = tl.zeros((BM, BN), ACC)
     second = tl.zeros((BM, BN), ACC)
     for start in range(0, K, BK):
         k = start + tl.arange(0, BK)
         k_ok = inside(k, K, BK)
-        left = LOAD_A(b, m[:, None], k[None, :], m_ok & k_ok[None, :], ARGS)
-        right = LOAD_B(b, k[:, None], n[None, :], k_ok[:, None] & n_ok, ARGS)
+        left = LOAD_A(b, m, k[None, :], m_ok & k_ok[None, :], ARGS)
+        right = LOAD_B(b, k[:, None], n, k_ok[:, None] & n_ok, ARGS)
         first = dot(left, right, first, INPUT_PRECISION)
-        right = LOAD_C(b, k[:, None], n[None, :], k_ok[:, None] & n_ok, ARGS)
+        right = LOAD_C(b, k[:, None], n, k_ok[:, None] & n_ok, ARGS)
         second = dot(left, right, second, INPUT_PRECISION)
-    EPILOGUE(first, second, b, m[:, None], n[None, :], m_ok & n_ok, ARGS)
+    EPILOGUE(first, second, b, m, n, m_ok & n_ok, ARGS)
