@@ -13,8 +13,11 @@ import pytest
 
 from graphrt import ops as F
 from graphrt.errors import GraphError
+from graphrt.ir import Graph
+from graphrt.mesh import Mesh
 from graphrt.op import REGISTRY, Kind
 from graphrt.ops.base import check_exports
+from graphrt.passes.pipeline import PassPolicy, run_passes
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(p for folder in ("graphrt", "kernels", "bench", "examples") for p in (ROOT / folder).rglob("*.py"))
@@ -126,6 +129,19 @@ def test_every_op_has_samples_and_a_lowering() -> None:
 def test_public_functions_are_documented() -> None:
     missing = [name for name, f in {**F.FUNCTIONS, **F.CREATIONS}.items() if not f.__doc__]
     assert not missing
+
+
+def test_the_page_shows_the_arrows_and_the_passes() -> None:
+    """docs/architecture.md draws the rooms of ``ORDER``, and tells of every pass in the order of the pipeline."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    drawn = page.partition("\nerrors,")[2].partition("kernels/")[0]
+    assert re.findall(r"\w+", f"errors {drawn}") == [room for rooms in ORDER for room in rooms]
+    graph = Graph(Mesh(dp=1))
+    graph.output("y", F.relu(graph.input("x", (2,))))
+    everything = PassPolicy(lambda node: 1, half_copies=True, fused_products=True, loops=True)
+    passes = [name for name, _ in run_passes(graph, everything, {})[0] if name not in ("build", "bucket")]
+    told = dict.fromkeys(re.findall(r"`(\w+)`", page.partition("## Passes")[2].partition("## ")[0]))
+    assert [name for name in told if name in {*passes, "bucket"}] == [*passes, "bucket"]  # which is told where a mesh is
 
 
 def test_what_is_registered_is_exported() -> None:
