@@ -81,11 +81,11 @@ class Kill(Callback):
 
 
 def main(folder: Path, fault: str = "") -> None:
-    """Trains with each policy, or with one and a fault."""
+    """Trains with each policy, or with one: alone, where nothing is shared, and with a fault."""
     if fault == "endless":
         endless(folder)
     found = {}
-    for policy in ["all_reduce"] if fault else ["all_reduce", "zero1", "zero2", "fsdp", "tensor"]:
+    for policy in ["all_reduce"] if fault or SIZE == 1 else ["all_reduce", "zero1", "zero2", "fsdp", "tensor"]:
         trainer = trainer_of(policy)
         keep = ModelCheckpoint(folder / policy)
         callbacks = [keep, *([Kill()] if fault == "kill" else [])]

@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 import graphrt as grt
 from graphrt import errors, models, nn, optim
 from graphrt import ops as F
+from graphrt.op import Kind
 from graphrt.passes.batch_rows import Verdict
-from graphrt.passes.open_batch import ROWS, verdicts
+from graphrt.passes.open_batch import MASK, ROWS, open_batch, verdicts
+from graphrt.passes.pipeline import run_passes
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.targets.target import parse
 
 MOST = 5
 
@@ -467,6 +470,21 @@ def test_a_program_without_gradients_stops_at_the_last_row(name: str) -> None:
     assert len(limited) >= program.launches // 2
     for rows in (most, 1, 2, 5, 19, 36):  # of a run before there is NaN behind the count (GRAPHRT_POISON)
         assert_close(program(x[:rows]), expected[:rows], 256, f"{name} of {rows}")
+
+
+@pytest.mark.parametrize("build", CASES)
+def test_masks_keep_their_names_through_all_passes(build: Callable[[int], grt.Graph]) -> None:
+    """They are the comparisons of places with the count of rows, and of nothing that is not alike in all runs of a count."""
+    opened, *_ = open_batch(build(MOST), grt.up_to(MOST, CASES[build]))
+    final = run_passes(opened, parse("cpu").passes(), {})[0][-1][1]
+    alike, counted = set[grt.Value](), set[grt.Value]()
+    for node in final.nodes:
+        if node.name == ROWS or (node.op.kind not in (Kind.SOURCE, Kind.RANDOM) and alike.issuperset(node.inputs)):
+            alike.update(node.outputs)
+            if node.name == ROWS or not counted.isdisjoint(node.inputs):
+                counted.update(node.outputs)
+    compared = {v.name for v in counted if v.dtype.is_bool and v.node.inputs[0] not in counted}
+    assert compared and compared == {n.name for n in final.nodes if n.name.startswith(MASK)}
 
 
 @pytest.mark.parametrize("name", INFERENCE)

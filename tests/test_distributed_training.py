@@ -158,7 +158,8 @@ def test_ctrl_c_stops_all_processes_behind_one_step(folder: Path) -> None:
 
 def test_a_silent_process_is_named(folder: Path) -> None:
     script = """
-        import os, time
+        import os, sys, time
+        from pathlib import Path
         import numpy as np
         import graphrt as grt
         from graphrt import ops as F
@@ -167,20 +168,23 @@ def test_a_silent_process_is_named(folder: Path) -> None:
         g.output("y", F.all_reduce(g.input("x", (4,), varying="dp"), "dp"))
         program = grt.compile(g, target="reference")
         program(x=np.ones(4, np.float32))
+        heard = Path(sys.argv[1])
         if os.environ["RANK"] == "1":
-            time.sleep(12)
+            while not heard.exists():
+                time.sleep(0.05)
             os._exit(0)
         try:
             program(x=np.ones(4, np.float32))
         except grt.errors.TargetError as error:
-            print(error)
+            print(error, flush=True)
+            heard.touch()
             os._exit(0)
     """
     path = folder / "silent.py"
     path.write_text("\n".join(line.removeprefix("        ") for line in script.splitlines()))
     os.environ["GRAPHRT_TIMEOUT"] = "5"
     try:
-        told = started(2, str(path), folder=folder, check=False).stdout
+        told = started(2, str(path), str(folder / "heard"), folder=folder, check=False).stdout
     finally:
         del os.environ["GRAPHRT_TIMEOUT"]
     assert "process 1 of Mesh(dp=2) is gone, or did not answer in time" in told

@@ -145,7 +145,7 @@ def registered(f: Function) -> list[str]:
 def test_functions_can_be_seen_at_once() -> None:
     """All but the kernels' templates, which are one loop nest each."""
     every = list(functions("graphrt", "bench", "examples", "tests"))
-    assert len(every) > 8000
+    assert len(every) > 7000
     assert not [f"{f} has {n} lines" for f in every if (n := f.tree.end_lineno - f.tree.lineno + 1) > LINES]
 
 

@@ -339,6 +339,16 @@ def test_pairs_of_layers_are_found() -> None:
         grt.compile(graph, target="cpu", policy="tensor")
 
 
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_the_policy_tensor_cuts_layers_before_the_first_graph(training: bool) -> None:
+    net = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 4))
+    trainer = grt.Trainer(net, nn.MSELoss(), optim.SGD(), target="cpu", mesh=Mesh(tp=1), policy="tensor")
+    build = trainer.training_graph if training else trainer.evaluation_graph
+    sources = build(((4, 8), "float32"), ((4, 4), "float32")).sources
+    cut = {name: [c[:2] for c in sources[name].attrs.get("cuts", ())] for name, _ in net.named_parameters()}
+    assert cut == {"0.weight": [("tp", 0)], "0.bias": [("tp", 0)], "2.weight": [("tp", 1)], "2.bias": []}
+
+
 @pytest.mark.parametrize("found", [False, True], ids=["said", "found"])
 def test_tensor_parallel_layers_are_linear_layers(found: bool) -> None:
     """Column then row, on a mesh of two axes, with the gradients of a clipped step, beside the dense layers."""
