@@ -36,6 +36,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's back
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def examples(proofs: int, interpreted: int = 1) -> int:
+    """The examples that Hypothesis draws where each is compiled: ``proofs`` in make proofs, in make test half as many, or
+    ``interpreted``."""
+    return interpreted if INTERPRETED else proofs if os.environ["GRAPHRT_CFLAGS"] == "-O3" else max(proofs // 2, 1)
+
+
 def _hasten_interpreter() -> None:
     """Lets Triton's interpreter look for the functions that it replaces once, and not at each call of a function.
 

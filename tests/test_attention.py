@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as T
-from conftest import INTERPRETED, assert_close, check
+from conftest import INTERPRETED, assert_close, check, examples
 from hypothesis import given, settings
 from modules import Case, compare_layers
 from test_functional import TARGET, Call, compare, data, same
@@ -64,7 +64,7 @@ def test_attention() -> None:
 
 
 @given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.booleans())
-@settings(max_examples=1 if INTERPRETED else 6)
+@settings(max_examples=examples(6, 1))
 def test_attention_of_any_shape(batch: int, heads: int, length: int, keys: int, width: int, causal: bool) -> None:
     arrays = [data(batch, heads, n, width, seed=i) for i, n in enumerate((length, keys, keys))]
     compare({"any": attend(arrays, is_causal=causal)}, 60)

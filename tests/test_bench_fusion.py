@@ -230,8 +230,8 @@ def test_the_command_measures_saves_and_compares(tmp_path: Path) -> None:
     assert status == 0 and "![speed-up](b/speed-up.png)" in (tmp_path / "b.md").read_text()
     table = (tmp_path / "a.md").read_text().partition("| pattern")[2]
     assert table == (tmp_path / "b.md").read_text().partition("| pattern")[2]
-    status, output = _command(*words[:-2], "--processes", "1", "--compare", str(tmp_path / "a.jsonl"))
-    assert status in (0, 2, 3) and "rows compared" in output
+    status, output = _command(*words[:2], *again[:2], "--compare", str(tmp_path / "a.jsonl"))
+    assert status in (0, 3) and f"{len(found)} rows compared" in output, "a run is no slower than itself, but may be noisy"
 
 
 def test_a_gpu_that_is_not_here_has_launches_bytes_and_registers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from conftest import INTERPRETED, assert_close, check
+from conftest import INTERPRETED, assert_close, check, examples
 from graphs import inception_step
 from hypothesis import given, settings
 
@@ -134,7 +134,7 @@ def concatenations(draw: Any) -> tuple[grt.Graph, dict[str, Any]]:
 
 
 @given(concatenations())
-@settings(max_examples=6 if INTERPRETED else 16)
+@settings(max_examples=examples(16, 6))
 def test_random_concatenations(case: tuple[grt.Graph, dict[str, Any]]) -> None:
     graph, feeds = case
     table = evaluate(graph, {**graph.initial, **feeds})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as T
-from conftest import INTERPRETED, assert_close, check
+from conftest import INTERPRETED, assert_close, check, examples
 from hypothesis import given, settings
 from test_functional import TARGET, Call, compare, data, same
 
@@ -20,7 +19,6 @@ from graphrt import nn
 from graphrt import ops as F
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
-EXAMPLES = 2 if INTERPRETED else 8 if os.environ["GRAPHRT_CFLAGS"] == "-O3" else 4  # 8 in make proofs
 
 
 @st.composite
@@ -48,14 +46,14 @@ def call(name: str, case: dict[str, Any]) -> Call:
 
 
 @given(st.data())
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=examples(8, 2))
 def test_convolutions(draw: st.DataObject) -> None:
     drawn = {f"conv{r}d {i}": draw.draw(cases(r)) for r in (1, 2, 3) for i in range(1 if INTERPRETED else 2)}
     compare({f"{name} {c}": call(name.split()[0], c) for name, c in drawn.items()}, 100)
 
 
 @given(st.data())
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=examples(8, 2))
 def test_transposed_convolutions(draw: st.DataObject) -> None:
     drawn = {f"conv_transpose{r}d {i}": draw.draw(cases(r, True)) for r in (1, 2, 3) for i in range(1 if INTERPRETED else 2)}
     compare({f"{name} {c}": call(name.split()[0], c) for name, c in drawn.items()}, 100)

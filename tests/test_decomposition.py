@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from conftest import INTERPRETED, tolerance
+from conftest import INTERPRETED, examples, tolerance
 from hypothesis import given, settings
 from test_functional import Call, compare, data
 from torch_cases import close, normal
@@ -94,7 +94,7 @@ def check_svd(a: Array, full: bool, target: str, what: str = "") -> None:
     dtype=st.sampled_from(["float32", "float64"]),
     full=st.booleans(),
 )
-@settings(max_examples=4 if INTERPRETED else 16)
+@settings(max_examples=examples(16, 4))
 def test_svd_of_any_matrix(
     seed: int, kind: str, shape: tuple[int, int], batch: tuple[int, ...], dtype: str, full: bool
 ) -> None:

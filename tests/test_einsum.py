@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from conftest import INTERPRETED
+from conftest import INTERPRETED, examples
 from hypothesis import given, settings
 from test_functional import Call, compare, data, same
 
@@ -94,7 +94,7 @@ def equations(draw: Any) -> tuple[str, list[tuple[int, ...]]]:
 
 
 @given(st.lists(equations(), min_size=6, max_size=6))
-@settings(max_examples=2 if INTERPRETED else 10)
+@settings(max_examples=examples(10, 2))
 def test_einsum_of_any_equation(cases: list[tuple[str, list[tuple[int, ...]]]]) -> None:
     calls: dict[str, Call] = {
         f"{i} {e} {s}": (lambda *a, e=e: F.einsum(e, *a) * 1.0, lambda *a, e=e: torch.einsum(e, *a) * 1.0, _arrays(s))

@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from conftest import INTERPRETED, tolerance
+from conftest import INTERPRETED, examples, tolerance
 from hypothesis import given, settings
 from test_functional import Call, compare, data
 from torch_cases import close, normal
@@ -69,7 +69,7 @@ def check_system(a: Array, b: Array, target: str) -> None:
     dtype=st.sampled_from(["float32", "float64"]),
     permuted=st.booleans(),
 )
-@settings(max_examples=3 if INTERPRETED else 12)
+@settings(max_examples=examples(12, 3))
 def test_systems_of_any_size(seed: int, n: int, r: int, batch: tuple[int, ...], dtype: str, permuted: bool) -> None:
     """Random matrices, and permutations of the axes with little beside, where every pivot is elsewhere."""
     rng = np.random.default_rng(seed)

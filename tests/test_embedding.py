@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as T
-from conftest import INTERPRETED
+from conftest import INTERPRETED, examples
 from hypothesis import given, settings
 from test_functional import Call, compare, data
 
@@ -66,7 +66,7 @@ def test_embedding_bag() -> None:
 
 
 @given(sizes=st.lists(st.integers(0, 4), min_size=1, max_size=6), mode=st.sampled_from(["sum", "mean", "max"]))
-@settings(max_examples=3 if INTERPRETED else 8)
+@settings(max_examples=examples(8, 3))
 def test_bags_of_any_size(sizes: list[int], mode: str) -> None:
     starts = np.cumsum([0, *sizes[:-1]])
     calls: dict[str, Call] = {

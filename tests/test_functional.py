@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as T
-from conftest import INTERPRETED, assert_close
+from conftest import INTERPRETED, assert_close, examples
 from hypothesis import given, settings
 
 import graphrt as grt
@@ -258,7 +258,7 @@ def windows(draw: Any) -> dict[str, Any]:
 
 
 @given(st.lists(windows(), min_size=3, max_size=3))
-@settings(max_examples=4 if INTERPRETED else 12)
+@settings(max_examples=examples(12, 4))
 def test_convolution_shapes(cases: list[dict[str, Any]]) -> None:
     calls = {}
     for i, c in enumerate(cases):
@@ -282,7 +282,7 @@ def test_convolution_padding_forms() -> None:
 
 
 @given(st.lists(windows(), min_size=3, max_size=3), st.booleans(), st.booleans())
-@settings(max_examples=4 if INTERPRETED else 12)
+@settings(max_examples=examples(12, 4))
 def test_pooling_shapes(cases: list[dict[str, Any]], ceil_mode: bool, count_include_pad: bool) -> None:
     calls = {}
     for i, c in enumerate(cases):

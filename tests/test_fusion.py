@@ -11,7 +11,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from conftest import INTERPRETED, assert_close, check
+from conftest import INTERPRETED, assert_close, check, examples
 from hypothesis import given, settings
 
 import graphrt as grt
@@ -106,7 +106,7 @@ SUBSETS = st.one_of(st.just("none"), st.lists(st.sampled_from(list(grt.STAGES)),
 
 
 @given(programs(), SUBSETS)
-@settings(max_examples=5 if INTERPRETED else 10)
+@settings(max_examples=examples(10, 5))
 def test_random_graphs(case: tuple[grt.Graph, dict[str, Any]], stages: str) -> None:
     """Whatever the stages of fusion, the numbers are the same."""
     graph, feeds = case

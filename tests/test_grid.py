@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as T
-from conftest import INTERPRETED
+from conftest import INTERPRETED, examples
 from hypothesis import given, settings
 from test_functional import Call, compare, data
 
@@ -41,7 +41,7 @@ def test_grid_sample_in_every_mode(padding: str) -> None:
 
 
 @given(seed=st.integers(0, 10**6), align=st.booleans(), padding=st.sampled_from(PADDINGS), rank=st.integers(2, 3))
-@settings(max_examples=2 if INTERPRETED else 4)
+@settings(max_examples=examples(4, 2))
 def test_grid_sample_of_any_size(seed: int, align: bool, padding: str, rank: int) -> None:
     rng = np.random.default_rng(seed)
     sizes = [int(n) for n in rng.integers(1, 5, 2 + 2 * rank)]

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from conftest import INTERPRETED
+from conftest import INTERPRETED, examples
 from hypothesis import given, settings
 from test_functional import TARGET, Call, compare, data
 
@@ -78,7 +78,7 @@ def test_weights_and_their_gradients(target: str) -> None:
 
 
 @given(bins=st.integers(1, 40), count=st.integers(0, 90), seed=st.integers(0, 10**6))
-@settings(max_examples=3 if INTERPRETED else 8)
+@settings(max_examples=examples(8, 3))
 def test_every_number_is_counted_once(bins: int, count: int, seed: int) -> None:
     x = np.random.default_rng(seed).integers(-20, 20, count).astype(np.float32) / 8
     graph = grt.Graph()

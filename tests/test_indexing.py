@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as T
-from conftest import INTERPRETED, check
+from conftest import INTERPRETED, check, examples
 from hypothesis import given, settings
 from test_functional import TARGET, Call, compare, data
 
@@ -154,7 +154,7 @@ def test_positions_outside_read_zero_and_write_nowhere() -> None:
 
 
 @given(seed=st.integers(0, 10**6), rank=st.integers(1, 3))
-@settings(max_examples=5 if INTERPRETED else 15)
+@settings(max_examples=examples(15, 5))
 def test_gather_and_scatter_of_any_shape(seed: int, rank: int) -> None:
     """Forward and gradient against the reference, views in front of the data, arithmetic on the positions."""
     rng = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from conftest import INTERPRETED
+from conftest import INTERPRETED, examples
 from hypothesis import given, settings
 from test_functional import TARGET
 from test_report import data_of
@@ -179,7 +179,7 @@ def test_operands_that_are_views() -> None:
     agree(case, array(11, 3, 4), array(4, 4))
 
 
-@settings(max_examples=12 if not INTERPRETED else 3)
+@settings(max_examples=examples(12, 3))
 @given(st.data())
 def test_drawn_steps(data: st.DataObject) -> None:
     """Steps of random arithmetic on random states and elements."""

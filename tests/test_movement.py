@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from conftest import INTERPRETED
+from conftest import INTERPRETED, examples
 from hypothesis import given, settings
 from test_functional import TARGET, Call, compare, data, same
 
@@ -95,7 +95,7 @@ def matrices(draw: Any) -> tuple[np.ndarray, int, tuple[int, int]]:
 
 
 @given(st.lists(matrices(), min_size=1, max_size=4), st.integers(-5, 5))
-@settings(max_examples=3 if INTERPRETED else 10)
+@settings(max_examples=examples(10, 3))
 def test_matrices(cases: list[tuple[np.ndarray, int, tuple[int, int]]], turns: int) -> None:
     calls = dict[str, Call]()
     for i, (x, k, (a, b)) in enumerate(cases):

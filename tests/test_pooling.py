@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as T
-from conftest import INTERPRETED, assert_close, check
+from conftest import INTERPRETED, assert_close, check, examples
 from hypothesis import given, settings
 from test_functional import TARGET, Call, compare, data, same
 
@@ -50,7 +50,7 @@ def cases(draw: st.DrawFn, rank: int) -> tuple[tuple[int, ...], dict[str, Any], 
 
 
 @given(st.data())
-@settings(max_examples=2 if INTERPRETED else 8)
+@settings(max_examples=examples(8, 2))
 def test_windows(draw: st.DataObject) -> None:
     calls: dict[str, Call] = {}
     for rank in (1, 2, 3):
@@ -68,7 +68,7 @@ def test_windows(draw: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=2 if INTERPRETED else 6)
+@settings(max_examples=examples(6, 2))
 def test_adaptive(draw: st.DataObject) -> None:
     calls: dict[str, Call] = {}
     for rank in (1, 2, 3):

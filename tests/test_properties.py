@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as T
-from conftest import INTERPRETED
+from conftest import INTERPRETED, examples
 from hypothesis import given, settings
 from test_functional import Call, compare, same
 
@@ -17,7 +17,6 @@ from graphrt import ops as F
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 CALLS = 8  # calls in one program: a compile costs more than running them
-EXAMPLES = 2 if INTERPRETED else 14
 SLOPES: dict[str, tuple[str, ...]] = {  # activations and their positive arguments
     "relu": (), "relu6": (), "leaky_relu": ("negative_slope",), "hardshrink": ("lambd",), "softshrink": ("lambd",),
     "hardsigmoid": (), "hardswish": (), "elu": ("alpha",), "selu": (), "celu": ("alpha",), "softplus": ("beta",), "sigmoid": (),
@@ -110,6 +109,6 @@ def losses(draw: st.DrawFn) -> Call:
 
 
 @given(st.lists(st.one_of(activations(), norms(), losses()), min_size=CALLS, max_size=CALLS))
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=examples(14, 2))
 def test_values_and_gradients_equal_torch(calls: list[Call]) -> None:
     compare({f"call {i}": call for i, call in enumerate(calls)}, 200)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -121,7 +122,7 @@ def plainly(graph: grt.Graph) -> grt.Program:
         return program
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.data())
 def test_rewritten_rows_compute_what_they_did(data: st.DataObject) -> None:
     built = Builder(data.draw, data.draw(st.sampled_from(LENGTHS)))

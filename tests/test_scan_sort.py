@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from conftest import INTERPRETED, check
+from conftest import INTERPRETED, check, examples
 from hypothesis import given, settings
 from test_functional import TARGET, Call, compare, data
 
@@ -125,7 +125,7 @@ def test_sorting() -> None:
 
 
 @given(seed=st.integers(0, 10**6), descending=st.booleans(), dtype=st.sampled_from(["float32", "int16", "float16", "bool"]))
-@settings(max_examples=4 if INTERPRETED else 12)
+@settings(max_examples=examples(12, 4))
 def test_sort_is_stable_for_any_size(seed: int, descending: bool, dtype: str) -> None:
     rng = np.random.default_rng(seed)
     shape = (int(rng.integers(1, 4)), int(rng.integers(0, 150)), int(rng.integers(1, 4)))

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from conftest import INTERPRETED
+from conftest import INTERPRETED, examples
 from hypothesis import given, settings
 from test_functional import Call, compare, data
 
@@ -54,7 +54,7 @@ def test_search_beside_torch() -> None:
 
 
 @given(n=st.integers(0, 70), seed=st.integers(0, 10**6), right=st.booleans())
-@settings(max_examples=3 if INTERPRETED else 10)
+@settings(max_examples=examples(10, 3))
 def test_sequences_of_any_length(n: int, seed: int, right: bool) -> None:
     rng = np.random.default_rng(seed)
     sequence, values = np.sort(rng.integers(-9, 9, n)), rng.integers(-10, 10, 23)

@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from conftest import INTERPRETED
+from conftest import INTERPRETED, examples
 from graphs import inception_step, lenet_step, residual_block
 from hypothesis import given, settings
 
@@ -118,7 +118,7 @@ def test_fusions_meet() -> None:
 
 
 @given(st.sets(st.sampled_from(list(STAGES))))
-@settings(max_examples=2 if INTERPRETED else 4)
+@settings(max_examples=examples(4, 2))
 def test_a_training_step_computes_the_same(stages: set[str]) -> None:
     rng = np.random.default_rng(0)
     graph = inception_step(2, 8, 6, 1)

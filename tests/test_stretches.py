@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import INTERPRETED, check
+from conftest import INTERPRETED, check, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +25,7 @@ def _maps(graph: grt.Graph, sizes: tuple[int, ...], order: tuple[int, ...] | Non
 
 
 @pytest.mark.skipif(INTERPRETED, reason="these are loops of C")
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(st.data())
 def test_groups_of_channels_last_maps(data: st.DataObject) -> None:
     sizes = tuple(data.draw(st.sampled_from(s)) for s in ((1, 2, 3), (1, 2, 5, 8), (1, 3, 8, 70, 150), (1, 5, 9), (1, 4, 8)))

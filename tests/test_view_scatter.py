@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from conftest import INTERPRETED
+from conftest import INTERPRETED, examples
 from hypothesis import given, settings
 from test_functional import Call, compare, data
 
@@ -53,7 +53,7 @@ def test_parts_replaced() -> None:
 
 
 @given(seed=st.integers(0, 10**6), offset=st.integers(-3, 3))
-@settings(max_examples=3 if INTERPRETED else 8)
+@settings(max_examples=examples(8, 3))
 def test_diagonals_of_any_shape(seed: int, offset: int) -> None:
     rng = np.random.default_rng(seed)
     shape = tuple(int(n) for n in rng.integers(1, 5, int(rng.integers(2, 4))))
