@@ -20,6 +20,8 @@
 #define V_WHOLE (PAD_H == 0 && PAD_W == 0 && (CP - 1) * STRIDE_H + (CR - 1) * DIL_H < CH && (CQ - 1) * STRIDE_W + (CS - 1) * DIL_W < CW)
 #define V_DIRECT X_DIRECT
 #define V_X(buf, n, g, c, h, w) LOAD_X(buf, n, (g)*V_C + (c), (h)-PAD_H, (w)-PAD_W)
+#define V_FIRST_W PAD_W
+#define V_END_W (PAD_W + CW)
 #define V_MEETS_W(w) 1
 #define V_PHASES 1
 #define V_CHANNELS_LAST X_CHANNELS_LAST

@@ -20,6 +20,8 @@
 #define V_DIL_W DIL_W
 #define V_ROW(h) ((h) + PAD_H - (CR - 1) * DIL_H)
 #define V_COLUMN(w) ((w) + PAD_W - (CS - 1) * DIL_W)
+#define V_FIRST_W (V_COLUMN(0) <= 0 ? -V_COLUMN(0) : (STRIDE_W - V_COLUMN(0) % STRIDE_W) % STRIDE_W)
+#define V_END_W ((CQ - 1) * STRIDE_W + 1 - V_COLUMN(0))
 #define V_MEETS_W(w) (V_COLUMN(w) % STRIDE_W == 0)
 #define V_PHASES STRIDE_W
 #define V_REACHES_COLUMN(w) (V_COLUMN(w) >= 0 && V_MEETS_W(w) && V_COLUMN(w) / STRIDE_W < CQ)

@@ -171,6 +171,7 @@ class Conv:
     splits: int = 2
     filter: str = ""  # memory order of w, if not that of the layout
     winograd: int = 0
+    direct: int = 1  # whether loading is declared to be no more than that
 
     @property
     def out(self) -> tuple[int, int]:
@@ -198,7 +199,7 @@ class Conv:
             **{"CR": self.r, "CS": self.s, "CP": p, "CQ": q, "STRIDE_H": self.stride[0], "STRIDE_W": self.stride[1]},
             **{"PAD_H": self.pad[0], "PAD_W": self.pad[2], "DIL_H": self.dil[0], "DIL_W": self.dil[1]},
             **{"GROUPS": self.groups, "X_CHANNELS_LAST": last},
-            **{"X_DIRECT": 1, "DY_DIRECT": 1, "STORE": f"{name}_store"},
+            **{"X_DIRECT": self.direct, "DY_DIRECT": self.direct, "STORE": f"{name}_store"},
         }
 
     def variant(self, template: str) -> dict[str, str]:
@@ -317,6 +318,20 @@ CONVS = [
     Conv(9, 3, 9, 20, 11, 4, 5, stride=(2, 1), pad=(1, 0, 2, 0), last=False),
     Conv(4, 10, 8, 13, 16, 3, 3, stride=(3, 1), pad=(0, 2, 1, 3), dil=(2, 3), groups=2),
     Conv(8, 2, 12, 7, 8, 3, 7, kind="double", filter="rsdk"),
+    *(
+        conv
+        for last in (True, False)  # depthwise, in vectors of channels or of columns
+        for conv in (
+            Conv(2, 37, 9, 35, 37, 3, 3, pad=(1, 1, 1, 1), groups=37, last=last),
+            Conv(2, 16, 11, 34, 16, 5, 5, stride=(2, 2), pad=(2, 1, 2, 0), groups=16, last=last, direct=0),
+            Conv(1, 5, 20, 19, 5, 3, 4, stride=(3, 3), pad=(0, 2, 4, 1), groups=5, last=last),
+            Conv(3, 18, 7, 7, 18, 7, 7, pad=(3, 3, 3, 3), groups=18, last=last, splits=1),
+            Conv(1, 33, 30, 15, 33, 3, 3, stride=(1, 2), pad=(2, 2, 0, 3), dil=(2, 3), groups=33, last=last, direct=0),
+            Conv(2, 3, 6, 70, 3, 2, 13, stride=(1, 2), pad=(0, 0, 6, 6), groups=3, last=last),  # many taps in a row
+            Conv(1, 9, 40, 3, 9, 30, 1, pad=(9, 0, 0, 2), groups=9, kind="double", last=last),  # and in a column
+            Conv(1, 4, 3, 3, 4, 1, 1, pad=(2, 1, 3, 1), groups=4, last=last),  # results of padding alone
+        )
+    ),
 ]
 
 # --- pooling -----------------------------------------------------------------------------------------------------------
@@ -514,9 +529,12 @@ BUSY = 1  # a convolution of several tasks that packs its filter first
 
 VARIANTS = {
     "matmul.h": ("matmul_thin.h", "matmul_packed.h"),
-    "conv.h": ("conv_wide.h", "conv_narrow.h", "conv_winograd.h", "conv_depthwise.h", "conv_pointwise.h"),
-    "conv_dgrad.h": ("conv_wide.h", "conv_narrow.h", "conv_winograd.h", "conv_pointwise.h", "conv_dgrad_taps.h"),
-    "conv_wgrad.h": ("conv_wgrad_wide.h", "conv_wgrad_narrow.h", "conv_wgrad_winograd.h"),
+    "conv.h": ("conv_wide.h", "conv_narrow.h", "conv_winograd.h", "conv_depthwise.h", "conv_planes.h", "conv_pointwise.h"),
+    "conv_dgrad.h": (
+        *("conv_wide.h", "conv_narrow.h", "conv_winograd.h", "conv_depthwise.h", "conv_planes.h"),
+        *("conv_pointwise.h", "conv_dgrad_taps.h"),
+    ),
+    "conv_wgrad.h": ("conv_wgrad_wide.h", "conv_wgrad_narrow.h", "conv_wgrad_depthwise.h", "conv_wgrad_winograd.h"),
     "pool.h": ("pool_windows.h", "pool_lines.h"),
     "pool_grad.h": ("pool_grad_apart.h", "pool_grad_sums.h"),
 }

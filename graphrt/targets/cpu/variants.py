@@ -131,7 +131,7 @@ def _one_by_one(template: str, sizes: Sizes, channels_last: bool, frozen: bool, 
     if template == "conv_dgrad":
         return _dgrad(sizes, channels_last, frozen, processor)
     if template == "conv_wgrad":
-        return _wgrad(_forward(sizes), processor)
+        return _wgrad(_forward(sizes), channels_last, processor)
     if template in ("max_pool", "sum_pool"):
         return _pool(sizes)
     return _pool_grad(sizes) if template in ("max_pool_grad", "sum_pool_grad") else None
@@ -183,8 +183,10 @@ def _backward(s: Sizes) -> _Convolution:
 
 
 def _conv(c: _Convolution, channels_last: bool, frozen: bool, processor: Processor) -> Variant:
-    if c.inputs == c.outputs == 1 < c.groups and channels_last:
-        return Variant("conv_depthwise.h", f"{c.groups} groups of one channel, which lie side by side")
+    if c.inputs == c.outputs == 1 < c.groups:
+        if channels_last:
+            return Variant("conv_depthwise.h", f"{c.groups} groups of one channel, which lie side by side")
+        return Variant("conv_planes.h", f"{c.groups} groups of one channel, whose rows lie side by side")
     against = _against_winograd(c, processor)
     pixels = c.images * c.rows * c.columns
     if not against and not frozen and pixels < PIXELS:
@@ -210,7 +212,9 @@ def _dgrad(s: Sizes, channels_last: bool, frozen: bool, processor: Processor) ->
     return Variant(found.file, found.reason, found.more, refused)
 
 
-def _wgrad(c: _Convolution, processor: Processor) -> Variant:
+def _wgrad(c: _Convolution, channels_last: bool, processor: Processor) -> Variant:
+    if c.inputs == c.outputs == 1 < c.groups and channels_last:
+        return Variant("conv_wgrad_depthwise.h", f"{c.groups} groups of one channel, which lie side by side")
     against = _against_winograd(c, processor)
     if not against:
         return _winograd("conv_wgrad_winograd.h", c, processor, 1, 0)
