@@ -223,7 +223,7 @@ def vgg16_features() -> tuple[nn.Module, torch.nn.Module]:
     ("pair", "shape"),
     [
         (lambda: (models.resnet20(), residual((3, 3, 3), (16, 32, 64), 1, 10, padded=True)), (3, 3, 32, 32)),
-        (lambda: (models.vgg11_cifar(), vgg11_cifar()), (3, 3, 32, 32)),
+        pytest.param(lambda: (models.vgg11_cifar(), vgg11_cifar()), (3, 3, 32, 32), marks=pytest.mark.proof),
         (small_residual, (3, 16, 10, 10)),
         (small_inverted, (3, 8, 9, 9)),
         (small_inception, (3, 8, 9, 9)),

@@ -57,7 +57,7 @@ class Run:
         return {k: a for k, a in found.items() if not k.startswith("state/")}
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.proof)])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(request.param, tmp_path_factory.mktemp("processes"))
 

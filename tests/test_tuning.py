@@ -170,6 +170,7 @@ def test_a_gain_that_may_be_noise_is_none(folder: Path, monkeypatch: pytest.Monk
 
 
 @needs_compiler
+@pytest.mark.proof
 def test_all_kernels_of_a_step_are_tuned(folder: Path) -> None:
     """By predicted clocks the heuristic wins in every launch of one group; where groups share one it wants wide tiles."""
     program = grt.compile(step(), target="null", tune=1)

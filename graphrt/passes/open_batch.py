@@ -29,7 +29,7 @@ from graphrt.passes.simplify import dead_code
 from graphrt.passes.zero_rows import is_gradient, sources_of_zeros
 
 ROWS = "batch.rows"  # the input that says how many rows there are
-MASK = "batch.mask"  # how the names of the conditions begin that a row is one of these
+MASK = "batch.mask"  # what names of masks begin with, the conditions that a row is one of these
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,8 @@ def _rows(row: Expr) -> int:
 
 
 def read_past_the_count(graph: Graph, found: Analysis) -> frozenset[Value]:
-    """The values of a rewritten ``graph`` whose rows past the count matter: those between a mask and what folds the batch."""
+    """The values of a rewritten ``graph`` whose rows past the count matter: those between a mask, which has a name by which it
+    is known (``MASK``), and what folds the batch."""
     read = set[Value]()
     rows = {v: None if v in found.refused else row for v, row in found.rows.items()}
     for node in reversed(graph.nodes):

@@ -59,7 +59,7 @@ def _resized(tree: Tree, batch: int) -> Tree:
 
 @dataclass(frozen=True)
 class Compiling:
-    """How a trainer's programs are compiled, as ``Trainer`` says; with ``cut_layers`` of a network cut along the axis tp."""
+    """How a trainer's programs are compiled, as ``Trainer`` says; ``cut_layers`` has the network cut along the axis tp."""
 
     target: str
     autocast: str | None
