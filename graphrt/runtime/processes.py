@@ -46,7 +46,7 @@ class Processes:
             store, rank, size = next(dist.rendezvous("env://", timeout=limit))
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives those it starts again
             store = dist.PrefixStore(f"graphrt/attempt/{attempt}", store)
-            dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
+            dist.init_process_group(_backends(), store=store, rank=rank, world_size=size, timeout=limit)
             atexit.register(self._leave)
         if dist.get_world_size() != mesh.size:
             raise TargetError(f"{mesh!r} is {mesh.size} processes; torch.distributed has {dist.get_world_size()}")
@@ -140,6 +140,16 @@ class Processes:
                     f"all processes must run one program; that of process {rank} differs from that of process 0 first in "
                     f"{b or 'nothing'!r}, where process 0 has {a or 'nothing'!r}"
                 )
+
+
+def _backends() -> str:
+    """torch.distributed's backends: gloo for the CPU, and where there are GPUs NCCL for them, one for each process of a machine."""
+    import torch
+
+    if not torch.cuda.is_available() or not torch.distributed.is_nccl_available():
+        return "gloo"
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return "cpu:gloo,cuda:nccl"
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from graphrt.passes.decision import Decision
 from graphrt.passes.partial import Segments
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.passes.siblings import Times
-from graphrt.runtime.exchange import Exchange, Exchanges, runs_of
+from graphrt.runtime.exchange import Exchange, Exchanges
 from graphrt.runtime.interruption import interruptible, launches
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.machine import DataSheet, machine
@@ -58,7 +58,7 @@ def parse(name: str, settings: Settings) -> Target:
 class CpuTarget(Target):
     """C, compiled by the system's compiler."""
 
-    collectives = invariant = True
+    invariant = True
 
     def passes(self) -> PassPolicy:
         """Sibling convolutions stay apart: docs/cpu.md has the measurement."""
@@ -129,7 +129,7 @@ def exchanges(lowering: Lowering, buffers: Buffers) -> Exchanges | None:
         for kernel in (k for k in launch if isinstance(k, CollectiveKernel)):
             sources = [(*buffers.place(r.slot, r.first), r.type) for r in kernel.sources]
             results = [(*buffers.place(r.slot, r.first), r.type) for r in kernel.results]
-            found.append(Exchange(number, over[number], kernel.op, kernel.attrs, sources, results, runs_of(results)))
+            found.append(Exchange(number, over[number], kernel.op, kernel.attrs, sources, results))
     return Exchanges(mesh, found)
 
 

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from graphrt.errors import TargetError
+from graphrt.targets.triton.collective import CollectiveCall
 from graphrt.targets.triton.driver import Launch
 from graphrt.targets.triton.kernel import KernelBinary
 from graphrt.targets.triton.library import LibraryCall
@@ -203,9 +204,9 @@ class GpuDriver:
     def borrow(self, tensor: Any) -> None:
         """Launches can point to any memory of the GPU."""
 
-    def load(self, kernel: KernelBinary | LibraryCall) -> Any:
+    def load(self, kernel: KernelBinary | LibraryCall | CollectiveCall) -> Any:
         """The kernel's function on this GPU."""
-        if isinstance(kernel, LibraryCall):
+        if isinstance(kernel, LibraryCall | CollectiveCall):
             return kernel
         if not can_run(kernel.target, self.target):
             raise TargetError(f"a kernel for {kernel.target} does not run on {self.where}, which is {self.target}")
@@ -215,7 +216,7 @@ class GpuDriver:
 
     def bind(self, loaded: Any, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
         """Arguments packed for the library's launch."""
-        if isinstance(loaded, LibraryCall):
+        if isinstance(loaded, LibraryCall | CollectiveCall):
             return loaded.bind(buffers)
         kernel, function = loaded
         pointers = [b.data_ptr() for b in buffers] + [0 if scratch is None else scratch.data_ptr(), 0]
