@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.config import Flags
-from graphrt.errors import ArgumentError, GraphError, TargetError
+from graphrt.errors import ArgumentError, GraphError
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind, Order
 from graphrt.ops.body import Loop

@@ -1,4 +1,4 @@
-"""Collectives of GPU programs: where they are forked and joined, on which memory, in every process alike; and what they compute."""
+"""Collectives of GPU programs: where they are forked and joined, on what memory, in all processes alike; what they compute."""
 
 from __future__ import annotations
 
@@ -69,9 +69,8 @@ def test_collectives_are_forked_and_joined(plans: list[dict[str, Any]], name: st
     expected += ["wait "] * sum(call["until"] == len(plan["image"]["places"]) for call in calls.values())
     found = [f"{kind} {stream}" if kind in ("event", "wait") else kind for kind, stream in log[: last + 1]]
     assert found == expected[: last + 1]
-    assert all(int(number) + 1 < call["until"] for number, call in calls.items() if name == "apart" and call != calls[max(calls)]), (
-        "nothing runs beside them"
-    )
+    beside = [call["until"] - int(number) - 1 for number, call in calls.items()]
+    assert sum(n > 0 for n in beside) >= messages - 1, beside
     assert [kind for kind, _ in plan["again"] if kind in ("launch", "collective", "capture", "replay")] == ["replay"]
 
 
@@ -87,17 +86,18 @@ def test_nobody_touches_what_is_under_way(plans: list[dict[str, Any]], name: str
                 if space != "state":
                     assert all(offset + size <= start or start + n <= offset for start, n in spans), (number, buffer)
         assert call["start"] == {"sources": call["start"]["results"], "results": call["start"]["results"]}  # in place
-        assert all(b - a == 1024 for a, b in zip(sorted(call["start"]["results"]), sorted(call["start"]["results"])[1:]))
+        starts = sorted(call["start"]["results"])
+        assert starts == [*range(starts[0], starts[0] + 1024 * len(starts), 1024)]
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="runs Triton's interpreter, in the other lane")
 def test_what_they_compute(tmp_path: Path) -> None:
-    """Two processes, by the interpreter over gloo: every collective as the reference has it, and training as one process does."""
+    """Two processes, in the interpreter over gloo: all collectives as the reference has them, training as one process does."""
     said("run", str(tmp_path), port(), TRITON_INTERPRET="1")
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(INTERPRETED or torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs, one for each process, and NCCL")
+@pytest.mark.skipif(INTERPRETED or torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs, and NCCL between them")
 def test_two_gpus_train_as_one_process_does(tmp_path: Path) -> None:
     """With the sums of gradients inside each process's one graph."""
     said("train", str(tmp_path), "cuda", port())

@@ -56,7 +56,8 @@ class Collectives:
         if op == "broadcast_from":
             _copy(results, sources)
             (piece,) = side_by_side(results)
-            return Started(self.joined, [self.joined.dist.broadcast(piece, group=group, group_src=attrs["source"], async_op=True)])
+            work = self.joined.dist.broadcast(piece, group=group, group_src=attrs["source"], async_op=True)
+            return Started(self.joined, [work], held=piece)
         if op == "ppermute":
             return self._ppermute(group, size, attrs["perm"], sources[0], results[0])
         if op == "all_gather":

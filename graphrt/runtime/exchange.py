@@ -66,8 +66,8 @@ class Exchanges:
     ) -> Iterator[Callable[[int], None]]:
         """In the block, what runs a launch by its number: one after the other, collectives ``beside`` those behind them.
 
-        ``view`` shows the tensor of torch in a place, ``launch`` runs what is no collective. Each that is over is given to ``note``.
-        Behind the block all are.
+        ``view`` shows the tensor of torch in a place, ``launch`` runs what is no collective. Each that is over is given to
+        ``note``. Behind the block all are.
         """
         by_launch = {exchange.launch: exchange for exchange in self.all}
         joined, pending = Collectives(processes(self.mesh)), dict[int, tuple[int, Started]]()

@@ -143,7 +143,7 @@ class Processes:
 
 
 def _backends() -> str:
-    """torch.distributed's backends: gloo for the CPU, and where there are GPUs NCCL for them, one for each process of a machine."""
+    """torch.distributed's backends: gloo for the CPU, NCCL for GPUs, of which each process of a machine takes one."""
     import torch
 
     if not torch.cuda.is_available() or not torch.distributed.is_nccl_available():

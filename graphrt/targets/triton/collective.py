@@ -20,15 +20,12 @@ from graphrt.runtime.processes import processes
 from graphrt.schedule.kernel_ir import CollectiveKernel, Region
 from graphrt.schedule.schedule import Slot
 from graphrt.targets.triton.driver import Driver, Launch
-from graphrt.targets.triton.library import View
+from graphrt.targets.triton.library import LibraryCall, View
 
 
 @dataclass(frozen=True)
 class CollectiveCall:
-    """A collective ``op`` of the processes of ``mesh``, in place of a kernel: it makes the ``results`` of all their ``sources``.
-
-    ``attrs`` are those of the op.
-    """
+    """A collective of the processes of ``mesh``, in place of a kernel: ``op`` makes ``results`` of all their ``sources``."""
 
     op: str
     mesh: str
@@ -59,6 +56,9 @@ class CollectiveCall:
         sources, results = ([v.of(buffers) for v in side] for side in (self.sources, self.results))
         joined, attrs = Collectives(processes(Mesh.parse(self.mesh))), dict(self.attrs)
         return lambda stream: joined.start(self.op, attrs, sources, results).wait()
+
+
+Call = LibraryCall | CollectiveCall  # in place of a kernel
 
 
 def call_of(kernel: CollectiveKernel, slots: Sequence[Slot], mesh: Mesh) -> CollectiveCall:

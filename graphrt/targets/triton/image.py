@@ -62,11 +62,10 @@ def make_image(
     plan: MemoryPlan,
     until: Mapping[int, int] | None = None,
 ) -> Image:
-    """The image of a program whose launch i, all of which have work, runs ``kernels[numbers[i]]``; ``until`` as of ``Image``."""
+    """The image of a program whose launch i, which has work, runs ``kernels[numbers[i]]``; ``until`` as of ``Image``."""
     place, temporary = _places(codes, plan)
     launches = [
-        ImageLaunch(number, code.grid, tuple(map(place, code.slots)))
-        for code, number in zip(codes, numbers, strict=True)
+        ImageLaunch(number, code.grid, tuple(map(place, code.slots))) for code, number in zip(codes, numbers, strict=True)
     ]
     end = max([temporary, *(b.offset + aligned(b.type.nbytes) for launch in launches for b in launch.buffers)])
     wanted = [launch.grid * k.scratch for launch in launches if isinstance(k := kernels[launch.kernel], KernelBinary)]

@@ -17,7 +17,7 @@ from typing import Any
 
 from graphrt.errors import TargetError
 from graphrt.runtime.forking import TARGET, make_lock
-from graphrt.targets.triton.collective import CollectiveCall
+from graphrt.targets.triton.collective import Call, CollectiveCall
 from graphrt.targets.triton.driver import HostDriver, HostStream, Launch
 from graphrt.targets.triton.kernel import KernelBinary
 from graphrt.targets.triton.library import LibraryCall
@@ -145,9 +145,9 @@ class NullDriver(HostDriver):
 
     # --- kernels --------------------------------------------------------------------------------------------------
 
-    def load(self, kernel: KernelBinary | LibraryCall | CollectiveCall) -> KernelBinary | LibraryCall | CollectiveCall:
+    def load(self, kernel: KernelBinary | Call) -> KernelBinary | Call:
         """Checks what a device would refuse."""
-        if isinstance(kernel, LibraryCall | CollectiveCall):
+        if isinstance(kernel, Call):
             return kernel
         if kernel.target != self.target:
             raise TargetError(f"a kernel for {kernel.target} does not run on the null driver of {self.target}")
@@ -162,7 +162,7 @@ class NullDriver(HostDriver):
         self._note("load", kernel.entry, len(kernel.code))
         return kernel
 
-    def bind(self, loaded: KernelBinary | LibraryCall | CollectiveCall, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
+    def bind(self, loaded: KernelBinary | Call, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
         """A launch that checks its pointers whenever it is made."""
         spans = [(b.data_ptr(), b.nbytes) for b in buffers if b.nbytes]  # nobody reads an empty tensor
         if isinstance(loaded, LibraryCall):

@@ -19,7 +19,7 @@ from graphrt.mesh import Mesh
 from graphrt.runtime.runnable import Runnable
 from graphrt.targets.saved import Types, part, read_program, write_program, written_once
 from graphrt.targets.triton.binary import DeviceBinary
-from graphrt.targets.triton.collective import CollectiveCall
+from graphrt.targets.triton.collective import Call, CollectiveCall
 from graphrt.targets.triton.device import gpu_driver, null_driver
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.image import Buffer, Image, ImageLaunch
@@ -29,7 +29,7 @@ from graphrt.types import TensorType
 
 
 def save(path: str | Path, image: Image, architecture: str, program: Runnable, mesh: Mesh | None = None) -> None:
-    """Writes ``program``, which runs ``image``, as the folder ``path``; of a ``mesh`` the first process does. Raises OSError."""
+    """Writes ``program``, which runs ``image``, as the folder ``path``; of a ``mesh`` one process does. Raises OSError."""
     written_once(mesh, program, image.buffers("state"), lambda: _save(path, image, architecture, program))
 
 
@@ -52,7 +52,7 @@ def _save(path: str | Path, image: Image, architecture: str, program: Runnable) 
     )
 
 
-def _described(kernel: KernelBinary | LibraryCall | CollectiveCall) -> dict[str, Any]:
+def _described(kernel: KernelBinary | Call) -> dict[str, Any]:
     if isinstance(kernel, CollectiveCall):
         return {"collective": kernel.described()}
     if isinstance(kernel, LibraryCall):
@@ -94,7 +94,7 @@ def _driver(folder: Path, architecture: str, target: str) -> Driver:
 
 def _image(folder: Path, manifest: Mapping[str, Any]) -> Image:
     buffers = [Buffer(e["space"], e["name"], TensorType.parse(e["type"]), e["offset"]) for e in manifest["table"]]
-    kernels: list[KernelBinary | LibraryCall | CollectiveCall] = []
+    kernels: list[KernelBinary | Call] = []
     for entry in manifest["kernels"]:
         if "collective" in entry:
             kernels.append(CollectiveCall.parse(entry["collective"]))

@@ -9,7 +9,7 @@ from typing import Any
 
 from graphrt.passes.decision import Decision
 from graphrt.schedule.schedule import Slot
-from graphrt.targets.triton.collective import CollectiveCall
+from graphrt.targets.triton.collective import Call
 from graphrt.targets.triton.library import LIBRARY, LibraryCall
 
 FASTER = "it were predicted to be faster, or measured to be (tune=1)"
@@ -36,7 +36,7 @@ class Form:
     module: str
     function: str
     constants: Mapping[str, Any]
-    call: LibraryCall | CollectiveCall | None = None
+    call: Call | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class LaunchCode:
         return self.choice.form
 
     @property
-    def call(self) -> LibraryCall | CollectiveCall | None:
+    def call(self) -> Call | None:
         """The library's call, or the collective, that stands in place of a kernel."""
         return self.form.call
 

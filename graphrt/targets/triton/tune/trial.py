@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.ir import Node, Value
-from graphrt.runtime.arrays import flat, view
-from graphrt.runtime.arrays import to_numpy
+from graphrt.runtime.arrays import flat, to_numpy, view
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.schedule import Schedule, Slot

@@ -25,7 +25,7 @@ from typing import Any
 from graphrt.errors import TargetError
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.schedule import Schedule
-from graphrt.targets.triton.collective import CollectiveCall
+from graphrt.targets.triton.collective import Call, CollectiveCall
 from graphrt.targets.triton.compile import build
 from graphrt.targets.triton.compile.build import cached, overdue
 from graphrt.targets.triton.compile.usage import resident, usage
@@ -60,7 +60,7 @@ class Configuration:
     origin: str
     record: records.Record | None = None
     rejected: tuple[str, ...] = ()
-    call: LibraryCall | CollectiveCall | None = None
+    call: Call | None = None
 
     def __str__(self) -> str:
         how = f"library: {self.call}" if self.call else described(self.form, self.config)
