@@ -255,8 +255,7 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body:
     (``passes.checkpoints``).
     """
     flags, clock = Flags.read(), _Clock()
-    passing, bucket = replace(target.passes(), stretches=stretches), target.settings.bucket_bytes
-    passing = passing if bucket is None else replace(passing, bucket_bytes=bucket)
+    passing = replace(target.passes(), stretches=stretches, bucket_bytes=target.settings.bucket_bytes)
     steps, decisions = run_passes(graph, passing, orders, target.fusion, flags.check)
     clock.note("passes")
     policy = target.schedule()

@@ -18,6 +18,7 @@ import numpy as np
 from graphrt.config import Flags
 from graphrt.ir import Graph, Node
 from graphrt.op import Order
+from graphrt.passes.bucket_size import Pace
 from graphrt.passes.decision import Decision
 from graphrt.passes.partial import Segments
 from graphrt.passes.pipeline import PassPolicy
@@ -46,6 +47,7 @@ from graphrt.targets.target import Settings, Target
 
 MOST_SPANS = 1 << 16  # that the runtime keeps of one run
 BYTE, LAUNCH, FLOP = 1 / 20e9, 3e-6, 1 / 60e9  # seconds on any cpu, so that plans are the same on all
+PACE = Pace(FLOP, BYTE, LAUNCH, 50e-6, 1 / 1.25e9)  # between processes: a message of TCP, ten gigabits a second
 SEGMENT = 1024  # pixels of a segment at most
 QUICK = 0.1  # seconds of a run that nobody need interrupt
 
@@ -64,8 +66,8 @@ class CpuTarget(Target):
         """Sibling convolutions stay apart: docs/cpu.md has the measurement."""
         times = Times(None, BYTE, LAUNCH, (), product, self.settings.freeze)
         if self.settings.batch_invariant:
-            return PassPolicy(splits=_of_whole_batch(splits), segments=segments, min_channels=12, loops=True)
-        return PassPolicy(splits=splits, segments=segments, times=times, min_channels=12, loops=True)
+            return PassPolicy(splits=_of_whole_batch(splits), segments=segments, min_channels=12, loops=True, pace=PACE)
+        return PassPolicy(splits=splits, segments=segments, times=times, min_channels=12, loops=True, pace=PACE)
 
     def schedule(self) -> SchedulePolicy:
         """Templates have no whole tile at hand; rows are read again from cache by each pass."""
