@@ -90,6 +90,7 @@ def test_nobody_touches_what_is_under_way(plans: list[dict[str, Any]], name: str
         assert starts == [*range(starts[0], starts[0] + 1024 * len(starts), 1024)]
 
 
+@pytest.mark.interpret
 @pytest.mark.skipif(not INTERPRETED, reason="runs Triton's interpreter, in the other lane")
 def test_what_they_compute(tmp_path: Path) -> None:
     """Two processes, in the interpreter over gloo: all collectives as the reference has them, training as one process does."""
