@@ -56,7 +56,7 @@ CASES: dict[str, Case] = {  # network, loss, metrics, options of the optimizer
     "sum": (linear, summed, ["mse"], {}),
     "several": (linear, (nn.MSELoss(), (summed, 0.5)), ["mae"], {}),
     "accumulated": (linear, nn.CrossEntropyLoss(), ["accuracy", "confusion_matrix"], {"accumulation_steps": 2}),
-    "accumulated sum": (linear, squared, ["mae"], {"accumulation_steps": 3, "clip_grad_norm": 0.5}),
+    "accumulated mean": (linear, squared, ["mae"], {"accumulation_steps": 3, "clip_grad_norm": 0.5}),
     "normed": (normed, nn.CrossEntropyLoss(), ["accuracy"], {}),
 }
 

@@ -49,7 +49,7 @@ class ReferenceExecutable(Executable):
         for name, v in self._graph.outputs.items():
             outputs[name][...] = table[v]
         for name, v in self._graph.updates.items():
-            state.set(name, table[v])
+            state.put(name, table[v])
         return outputs
 
     def _exchange(self, node: Node, operands: list[np.ndarray]) -> tuple[np.ndarray, ...]:
