@@ -92,8 +92,8 @@ def run_passes(
         steps.append(
             ("bucket", lambda g: fill_buckets(g, policy.bucket_bytes, policy.pace, decisions))
         )  # gradients of one message
-    if policy.loops:
-        steps.append(("loop_operands", place_operands))  # each step's part in one piece
+    if policy.loops or graph.mesh is not None:
+        steps.append(("loop_operands", place_operands))  # each step's part, and what is sent, in one piece
     if policy.half_copies:
         steps.append(("half_copies", lambda g: keep_half_copies(g, state_orders)))  # updates write weights and their halves
     first = [name for name, _ in steps].index(begin)
