@@ -20,6 +20,7 @@ from graphrt.op import Kind
 from graphrt.passes.decision import Decision
 
 BYTES = 8 << 20  # of a bucket, where nothing is predicted, or all sizes are as good
+MATTERS = 0.01  # of a step's predicted time that another size must save
 SIZES = tuple(1 << n for n in range(20, 27))  # of which one is chosen
 _FREE = (Kind.SOURCE, Kind.VIEW, Kind.ELEMENTWISE, Kind.RANDOM, Kind.GENERATED, Kind.COLLECTIVE)  # or part of another's kernel
 
@@ -56,7 +57,7 @@ Buckets = Sequence[Sequence[Node]]
 def chosen_size(nodes: Sequence[Node], pace: Pace | None, fill: Callable[[int], Buckets], decisions: list[Decision]) -> int:
     """The size in bytes with which the sums among ``nodes``, which ``fill`` puts into buckets of a size, are there soonest.
 
-    What was decided is added to ``decisions``.
+    It is ``BYTES`` where another would save little. What was decided is added to ``decisions``.
     """
     if pace is None:
         return BYTES
@@ -65,14 +66,16 @@ def chosen_size(nodes: Sequence[Node], pace: Pace | None, fill: Callable[[int], 
         clock += pace.computes(node)
         there[node] = clock
     behind = {size: _last(fill(size), there, pace) - clock for size in SIZES}
-    best = min(SIZES, key=lambda size: (round(behind[size], 7), abs(math.log2(size / BYTES))))
-    if max(behind.values()) - behind[best] < 1e-7:
-        return best
+    best = min(SIZES, key=lambda size: (behind[size], abs(size - BYTES)))
+    chosen = best if behind[BYTES] - behind[best] > MATTERS * clock else BYTES
+    if max(behind.values()) == min(behind.values()):
+        return chosen
     for size in SIZES:
-        about = f"{1e3 * behind[size]:.3f} ms behind the last kernel, by prediction"
-        change = "" if size == best else f"bucket_bytes={size} asks for it, or computing and sending took other times"
-        decisions.append(Decision("buckets", "bucket_bytes", f"{size >> 20} MB", size == best, about, change=change))
-    return best
+        about = f"the last sum is there {1e3 * behind[size]:.3f} ms behind the last kernel, by prediction"
+        about += f", and a step takes {1e3 * clock:.3f} ms" if size == chosen else ""
+        change = "" if size == chosen else f"bucket_bytes={size} asked for it"
+        decisions.append(Decision("buckets", "bucket_bytes", f"{size >> 20} MB", size == chosen, about, change=change))
+    return chosen
 
 
 def _last(buckets: Buckets, there: Mapping[Node, float], pace: Pace) -> float:

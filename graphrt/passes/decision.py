@@ -30,9 +30,9 @@ class Decision:
 
     ``saved`` is what the stage reckoned with; the ledger, which ``program.explain()`` prints, has it exactly, and negative
     where a decision costs traffic.
-    ``stage`` is one of ``stages.STAGES``, or batch, shard, wire, channels, checkpoint, memory, layout, buckets, bucket, template
-    or alias. ``other`` of a fusion is the anchor of the group, else what the choice is about: "channels-last", "in place", a
-    template's file, the tensor whose bytes it takes over.
+    ``stage`` is one of ``stages.STAGES``, or batch, shard, wire, channels, checkpoint, memory, layout, buckets, bucket,
+    template or alias. ``other`` of a fusion is the anchor of the group, else what the choice is about: "channels-last", "in
+    place", a template's file, the tensor whose bytes it takes over.
     ``change`` is of a refusal: what would have to be otherwise, behind "if".
     """
 
