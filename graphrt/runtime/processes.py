@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib import metadata
 from typing import Any
 
 from graphrt.config import Flags
@@ -126,7 +127,9 @@ class Processes:
                 raise TargetError(f"process {rank} could not go on: {fault}")
 
     def agree(self, text: str) -> None:
-        """Raises TargetError, with the first line that differs, where another process has another ``text`` of what it runs."""
+        """Raises TargetError, with the first line that differs, where another process has another ``text`` of what it runs, or
+        other versions."""
+        text = f"{versions()}\n{text}"
         digests = self.all(hashlib.sha256(text.encode()).hexdigest())
         if len(set(digests)) == 1:
             return
@@ -140,6 +143,16 @@ class Processes:
                     f"all processes must run one program; that of process {rank} differs from that of process 0 first in "
                     f"{b or 'nothing'!r}, where process 0 has {a or 'nothing'!r}"
                 )
+
+
+@functools.cache
+def versions() -> str:
+    """The versions of what processes must have alike."""
+    found = list[str]()
+    for name in ("graphrt", "numpy", "torch"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return ", ".join(found)
 
 
 def _backends() -> str:
