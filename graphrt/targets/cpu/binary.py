@@ -189,4 +189,4 @@ class CpuBinary(Binary):
         if entry == 0:
             return view(from_numpy(self._memory), ALIGNMENT + offset, type)
         memory = (ctypes.c_char * max(type.nbytes, 1)).from_address((self._table[entry] or 0) + offset)
-        return view(from_numpy(np.frombuffer(memory, np.uint8)), 0, type)
+        return view(from_numpy(np.frombuffer(memoryview(memory), np.uint8)), 0, type)

@@ -28,7 +28,7 @@ from graphrt.targets.saved import Types, part, read_program, write_program, writ
 
 def save(path: str | Path, binary: CpuBinary, program: Runnable) -> None:
     """Writes ``program``, which runs ``binary``, as the folder ``path``. Raises OSError."""
-    mesh = binary.exchanges and binary.exchanges.mesh
+    mesh = binary.exchanges.mesh if binary.exchanges is not None else None
     states = (name for space, name in binary.entries if space == "state")
     written_once(mesh, program, states, lambda: _write(path, binary, program))
 
