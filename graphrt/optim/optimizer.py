@@ -64,9 +64,8 @@ class Optimizer(ABC):
     that the update gets, and the norm of all of them, as the functions of those names.
     ``accumulation_steps`` k makes one update of the mean gradient of k runs, at the rate of the last of them: the step of a
     batch k times as large, where the loss is a mean and the batches are of one size; ``Trainer`` weighs batches of several
-    sizes. ``ema_decay`` keeps a running mean of each
-    parameter beside it, in the state ``PARAMETER.ema``, as torch.optim.swa_utils does: it starts at what the first update
-    leaves.
+    sizes. ``ema_decay`` keeps a running mean of each parameter beside it, in the state ``PARAMETER.ema``, as
+    torch.optim.swa_utils does: it starts at what the first update leaves.
 
     ``name`` keeps the state of two optimizers apart that update the same parameters in programs on one State.
     """
@@ -133,9 +132,8 @@ class Optimizer(ABC):
         written. With ``accumulation_steps`` the graph counts its runs, each for as much, unless it is one ``run``, which says
         what it counts for: each process adds up its own then, and those of all are summed when the last run updates.
 
-        Raises ArgumentError for lists of
-        two lengths, a group's pattern that no parameter of the graph has, and where all parameters are frozen, DTypeError,
-        GraphError for a parameter that an optimizer has updated.
+        Raises ArgumentError for lists of two lengths, a group's pattern that no parameter of the graph has, and where all
+        parameters are frozen, DTypeError, GraphError for a parameter that an optimizer has updated.
         """
         if len(params) != len(grads) or not params:
             raise ArgumentError(f"need a gradient for each of at least one parameter, got {len(params)} and {len(grads)}")
