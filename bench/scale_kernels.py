@@ -27,7 +27,7 @@ class Kernels:
     """The kernels of one training step of ``network`` at ``batch``: seconds of each phase, and what they make.
 
     ``gradients`` are (seconds after the start of the step, elements) of each parameter's gradient, the first to be ready first.
-    ``source`` says where the seconds are from: one of ``SOURCES``, or otherwise.
+    ``source`` says where the seconds are from: one of ``SOURCES``, or otherwise. ``optimizer`` is SGD (with momentum) or LARS.
     """
 
     network: str
@@ -39,6 +39,7 @@ class Kernels:
     update: float
     launches: int
     gradients: tuple[tuple[float, int], ...]
+    optimizer: str = "SGD"
 
     @property
     def seconds(self) -> float:
@@ -62,6 +63,7 @@ class Kernels:
             factor * self.update,
             self.launches,
             tuple((factor * ready, n) for ready, n in self.gradients),
+            self.optimizer,
         )
 
 
@@ -112,12 +114,14 @@ def seconds_of(program: Any, device: str, batch: int, by: str) -> list[float]:
     return [max(peak, c / CLOCK) + cost.LAUNCH / CLOCK for peak, c in zip(peaks, clocks, strict=True)]
 
 
-def find(network: str, batch: int, device: str, by: str) -> Kernels:
+def find(network: str, batch: int, device: str, by: str, optimizer: str = "SGD") -> Kernels:
     """The kernels of ``network``'s training step in bfloat16 on ``device``, by one of ``SOURCES``."""
+    from graphrt import optim
     from graphrt.compiler import compile as compile_graph
     from graphrt.inspection.subject import find as find_subject
 
-    subject = find_subject(network, "cuda:sm_90", batch, True, "bf16", {})
+    lars = optim.LARS(0.05, weight_decay=5e-5, decay_1d=False) if optimizer == "LARS" else None  # as MLPerf's runs train
+    subject = find_subject(network, "cuda:sm_90", batch, True, "bf16", {}, lars)
     program = compile_graph(subject.outputs, **subject.arguments)
     ends = list(itertools.accumulate(seconds_of(program, device, batch, by)))
     backward, update = first_launch(program, "bwd"), first_launch(program, "opt")
@@ -131,14 +135,16 @@ def find(network: str, batch: int, device: str, by: str) -> Kernels:
         update=ends[-1] - ends[update - 1],
         launches=len(ends),
         gradients=tuple(sorted((round(ends[at], 9), size) for at, size in gradients_of(program))),
+        optimizer=optimizer,
     )
 
 
-def kept(network: str, batch: int, device: str, source: str) -> Kernels:
+def kept(network: str, batch: int, device: str, source: str, optimizer: str = "SGD") -> Kernels:
     """The record of ``KEPT``. Raises LookupError where there is none."""
     for line in KEPT.read_text().splitlines() if KEPT.exists() else ():
-        row = json.loads(line)
-        if (row["network"], row["batch"], row["device"], row["source"]) == (network, batch, device, source):
+        row = {"optimizer": "SGD", **json.loads(line)}
+        wanted = (network, batch, device, source, optimizer)
+        if tuple(row[name] for name in ("network", "batch", "device", "source", "optimizer")) == wanted:
             row["gradients"] = tuple((ready, size) for ready, size in row["gradients"])
             return Kernels(**{f.name: row[f.name] for f in fields(Kernels)})
     raise LookupError(
@@ -157,11 +163,14 @@ def main(
     batch: Annotated[int, typer.Option(min=1, help="images of one GPU")] = 16,
     device: Annotated[str, typer.Option(help="whose data sheet counts: H100, H200")] = "H100",
     by: Annotated[str, typer.Option(help="plan, tiles or compiled")] = "tiles",
+    optimizer: Annotated[str, typer.Option(help="SGD, with momentum, or LARS")] = "SGD",
 ) -> None:
     """Finds the kernels of one step and keeps them."""
     if by not in SOURCES:
         raise typer.BadParameter(f"--by is {', '.join(SOURCES)}; got {by!r}")
-    keep(find(network, batch, device, by))
+    if optimizer not in ("SGD", "LARS"):
+        raise typer.BadParameter(f"--optimizer is SGD or LARS; got {optimizer!r}")
+    keep(find(network, batch, device, by, optimizer))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.config import Flags
-from graphrt.errors import ArgumentError, GraphError, TargetError
+from graphrt.errors import ArgumentError, GraphError
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind, Order
 from graphrt.ops.body import Loop
@@ -118,11 +118,10 @@ def _together(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Iter
     if graph.mesh is None or graph.mesh.size == 1:
         yield
         return
-    if not target.collectives:
-        raise TargetError(f"{target.name} has no collectives, which {graph.mesh!r} needs; compile for cpu, or for Mesh(dp=1)")
     joined = processes(graph.mesh)
     same = [f"{name} = {_digest(a)}" for name, a in graph.initial.items() if not graph.sources[name].types[0].varying]
-    about = [f"graphrt {target.name} {target.settings}", f"{orders}", graph.text(lines=False), *same]
+    captured = f"GRAPHRT_NO_GRAPH={Flags.read().no_graph:d}"  # collectives are, in all processes or in none
+    about = [f"graphrt {target.name} {target.settings}", captured, f"{orders}", graph.text(lines=False), *same]
     joined.agree("\n".join(about))
     with joined.in_turn():
         yield
@@ -256,8 +255,7 @@ def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body:
     (``passes.checkpoints``).
     """
     flags, clock = Flags.read(), _Clock()
-    passing, bucket = replace(target.passes(), stretches=stretches), target.settings.bucket_bytes
-    passing = passing if bucket is None else replace(passing, bucket_bytes=bucket)
+    passing = replace(target.passes(), stretches=stretches, bucket_bytes=target.settings.bucket_bytes)
     steps, decisions = run_passes(graph, passing, orders, target.fusion, flags.check)
     clock.note("passes")
     policy = target.schedule()

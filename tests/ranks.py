@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import graphrt as grt
-from graphrt import Graph, Mesh, Value
+from graphrt import Graph, Mesh, Value, nn, optim
 from graphrt import ops as F
 from graphrt.op import Kind
+from graphrt.runtime import processes
 
 STEPS, ROWS = 5, 16  # of training; rows of the whole batch
 MESHES = {2: [Mesh(dp=2)], 4: [Mesh(dp=2, tp=2), Mesh(dp=4)]}  # by the number of processes
@@ -233,9 +235,23 @@ def refused(found: Found) -> None:
     graph = Graph(mesh=mesh)
     x = graph.input("x", (2,), varying="dp")
     graph.output("y", F.all_reduce(x * (2.0 if found.rank == found.size - 1 else 3.0), "dp"))
+    last = found.rank == found.size - 1
+
+    def another_version() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            if last:
+                patch.setattr(processes, "versions", lambda: "graphrt 0.0")
+            grt.compile(lenet(mesh, 2), target="reference")
+
+    def another_seed() -> None:
+        trainer = grt.Trainer(nn.Linear(4, 2), nn.MSELoss(), optim.SGD(), target="reference", mesh=mesh, seed=int(last))
+        trainer.step(np.ones((4, 4), np.float32), np.ones((4, 2), np.float32))
+
     for name, call in {
         "another graph": lambda: grt.compile(graph, target="cpu"),
         "another mesh": lambda: grt.compile(lenet(Mesh(dp=found.size + 1), 2), target="cpu"),
+        "another version": another_version,
+        "another seed": another_seed,
     }.items():
         try:
             call()

@@ -181,6 +181,9 @@ def test_processes_must_run_one_program(run: Run) -> None:
         told = run.facts[rank]["another graph"]
         assert f"that of process {run.size - 1} differs from that of process 0 first in" in told and "value=2.0" in told
         assert f"is {run.size + 1} processes; torch.distributed has {run.size}" in run.facts[rank]["another mesh"]
+        told = run.facts[rank]["another version"]
+        assert f"that of process {run.size - 1} differs from that of process 0 first in 'graphrt 0.0', where" in told
+        assert "seed 1', where process 0 has 'train with" in run.facts[rank]["another seed"]
 
 
 def test_the_cases_are_many() -> None:

@@ -368,36 +368,6 @@ def everywhere(v: Value, op: str = "mean") -> Value:
     return v
 
 
-def summand(v: Value, axis: str) -> Value:
-    """``v`` before it was summed over the processes along ``axis``: this process's part of the sum."""
-    assert v.graph.mesh is not None
-    share = 1.0 / v.graph.mesh.axes[axis]
-
-    def unsummed(v: Value) -> Value | None:
-        """The summand, if there is a sum that need not be taken."""
-        node = v.node
-        if node.op.name == "all_reduce" and node.attrs["op"] == "sum" and len(node.inputs) == 1:
-            if node.attrs["axis"] == axis:
-                return node.inputs[0]
-        elif node.op.name not in ("add", "neg", "cast") and not (node.op.kind is Kind.VIEW and len(node.inputs) == 1):
-            return None
-        found = [unsummed(x) for x in node.inputs]
-        if all(x is None for x in found):
-            return None
-        parts = [x * share if part is None else part for x, part in zip(node.inputs, found, strict=True)]
-        return apply(node.op.name, *parts, **node.attrs)
-
-    found = unsummed(v)
-    return v * share if found is None else found
-
-
-def total(v: Value, axis: str, of: str) -> Value:
-    """The sum of what processes along ``axis`` have of ``v``, the gradient of the parameter ``of`` if it is of one."""
-    assert v.graph.mesh is not None
-    with v.graph.phase("bwd", of):
-        return _reduced(v if axis in v.type.varying else apply("pvary", v, axes=(axis,)), axis, v.graph.mesh.axes[axis])
-
-
 @creation
 def axis_index(graph: Graph, axis: str) -> Value:
     """The number of this process along ``axis`` of the mesh of ``graph``, from 0: int32. Raises GraphError, ArgumentError."""

@@ -16,8 +16,7 @@ _HEAD = """# Operators
 
 Written by `make docs` from the registry and the public functions; a test holds that it is up to date.
 
-Every op runs on every target: cpu, cuda, hip, interpret and reference; collectives run on cpu and reference. Its *kind* is all
-that fusion knows of it:
+Every op runs on every target: cpu, cuda, hip, interpret and reference. Its *kind* is all that fusion knows of it:
 
 | kind | what it is |
 | --- | --- |

@@ -1,4 +1,4 @@
-"""Gradients before an update: their norm, and bounds on it and on each element."""
+"""Gradients before an update: their norm, bounds on it and on each element, and what each process has of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import graphrt.ops as F
 from graphrt.errors import ArgumentError
 from graphrt.ir import Value
+from graphrt.op import Kind
+from graphrt.ops.base import apply
 from graphrt.ops.collective import everywhere
 
 
@@ -49,3 +51,32 @@ def clip_grad_value(grads: Sequence[Value], clip_value: float) -> list[Value]:
     if not clip_value >= 0.0:
         raise ArgumentError(f"clip_value must be at least 0, got {clip_value}")
     return [F.clamp(g, -clip_value, clip_value) for g in grads]
+
+
+def own_part(grad: Value, axis: str) -> Value:
+    """``grad`` before it was summed over the processes along ``axis``: what this one has of it."""
+    assert grad.graph.mesh is not None
+    share = 1.0 / grad.graph.mesh.axes[axis]
+
+    def unsummed(v: Value) -> Value | None:
+        """The summand, if there is a sum that need not be taken."""
+        node = v.node
+        if node.op.name == "all_reduce" and node.attrs["op"] == "sum" and len(node.inputs) == 1:
+            if node.attrs["axis"] == axis:
+                return node.inputs[0]
+        elif node.op.name not in ("add", "neg", "cast") and not (node.op.kind is Kind.VIEW and len(node.inputs) == 1):
+            return None
+        found = [unsummed(x) for x in node.inputs]
+        if all(x is None for x in found):
+            return None
+        parts = [x * share if part is None else part for x, part in zip(node.inputs, found, strict=True)]
+        return apply(node.op.name, *parts, **node.attrs)
+
+    found = unsummed(grad)
+    return grad * share if found is None else found
+
+
+def of_all(part: Value, axis: str, of: str) -> Value:
+    """The sum of what processes along ``axis`` have of the gradient of the parameter ``of``, or of another number ("")."""
+    with part.graph.phase("bwd", of):
+        return F.all_reduce(F.pvary(part, axis), axis)

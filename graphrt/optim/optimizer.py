@@ -20,9 +20,8 @@ import graphrt.ops as F
 from graphrt.arguments import check_fields
 from graphrt.errors import ArgumentError, DTypeError, GraphError
 from graphrt.ir import Graph, Value
-from graphrt.ops.collective import summand, total
 from graphrt.ops.reverse import zeros_like
-from graphrt.optim.gradients import clip_grad_norm, clip_grad_value
+from graphrt.optim.gradients import clip_grad_norm, clip_grad_value, of_all, own_part
 
 Groups = Sequence[tuple[Any, "Mapping[str, Any] | Optimizer"]]
 _OF_ALL = ("groups", "name", "clip_grad_value", "clip_grad_norm", "accumulation_steps", "ema_decay")  # a group has none
@@ -64,9 +63,9 @@ class Optimizer(ABC):
     ``maximize`` follows the gradient upwards. ``clip_grad_value`` and ``clip_grad_norm`` bound each element of the gradients
     that the update gets, and the norm of all of them, as the functions of those names.
     ``accumulation_steps`` k makes one update of the mean gradient of k runs, at the rate of the last of them: the step of a
-    batch k times as large, where the loss is a mean and the batches are of one size. ``ema_decay`` keeps a running mean of each
-    parameter beside it, in the state ``PARAMETER.ema``, as torch.optim.swa_utils does: it starts at what the first update
-    leaves.
+    batch k times as large, where the loss is a mean and the batches are of one size; ``Trainer`` weighs batches of several
+    sizes. ``ema_decay`` keeps a running mean of each parameter beside it, in the state ``PARAMETER.ema``, as
+    torch.optim.swa_utils does: it starts at what the first update leaves.
 
     ``name`` keeps the state of two optimizers apart that update the same parameters in programs on one State.
     """
@@ -130,10 +129,11 @@ class Optimizer(ABC):
         """Updates each of ``params`` (float parameters of one graph) by its gradient of the same shape.
 
         ``lr`` is a float scalar of the graph. A parameter that the network itself has written is stepped from what was
-        written. With ``accumulation_steps`` the graph counts its runs, unless it is one ``run``, whose gradients are added up:
-        each process adds up its own, and those of all are summed when the last run updates. Raises ArgumentError for lists of
-        two lengths, a group's pattern that no parameter of the graph has, and where all parameters are frozen, DTypeError,
-        GraphError for a parameter that an optimizer has updated.
+        written. With ``accumulation_steps`` the graph counts its runs, each for as much, unless it is one ``run``, which says
+        what it counts for: each process adds up its own then, and those of all are summed when the last run updates.
+
+        Raises ArgumentError for lists of two lengths, a group's pattern that no parameter of the graph has, and where all
+        parameters are frozen, DTypeError, GraphError for a parameter that an optimizer has updated.
         """
         if len(params) != len(grads) or not params:
             raise ArgumentError(f"need a gradient for each of at least one parameter, got {len(params)} and {len(grads)}")
@@ -145,7 +145,7 @@ class Optimizer(ABC):
         counted = dict(self.counted)
         with graph.transaction(), graph.phase("opt"):
             parts = self._parts(params, grads, counted)
-            full = [self._accumulate(graph, part) if run is None else self._add_up(graph, part, run) for part in parts]
+            full = [self._add_up(graph, part, run) for part in parts]
             if run is None or run.completes:
                 self._clip(parts)
                 for part, done in zip(parts, full, strict=True):
@@ -203,36 +203,29 @@ class Optimizer(ABC):
                     copies |= {one._name(moved[0], what): one._name(first, what) for what in one._counters}
         return copies
 
-    def _accumulate(self, graph: Graph, part: _Part) -> Value | None:
-        """Replaces the gradients by means over runs. Returns whether this run completes one, None where each does."""
-        if self.accumulation_steps == 1:
+    def _add_up(self, graph: Graph, part: _Part, run: Run | None) -> Value | None:
+        """Adds the gradients to those of the runs before; complete ones become their mean. Returns whether this run completes
+        them, where the graph counts its runs; None where it is known already."""
+        if run is None and self.accumulation_steps == 1:
             return None
-        last = self.accumulation_steps - 1
-        run, _ = self._counter(graph, part.first, "micro_step", lambda v: F.where(F.eq(v, last), 0, v + 1), "int64")
-        full = F.eq(run, last)
-        for i, (p, g) in enumerate(zip(part.params, part.grads, strict=True)):
-            total = self._like(graph, p.name, "accumulated")
-            part.grads[i] = total + g * (1.0 / self.accumulation_steps)
-            graph.update(total, F.where(full, 0.0, part.grads[i]))
-        return full
-
-    def _add_up(self, graph: Graph, part: _Part, run: Run) -> Value | None:
-        """Adds the gradients to those of the runs before, in this process alone; complete ones become their mean. No condition
-        is left, so it returns None, as ``_accumulate`` where each run updates."""
-        axis = graph.mesh.data if graph.mesh is not None else ""
+        axis = "" if run is None or graph.mesh is None else graph.mesh.data
+        self._counters.add("accumulated_share")
+        if run is None:
+            last = float(self.accumulation_steps - 1)
+            before, _ = self._counter(graph, part.first, "accumulated_share", lambda v: F.where(F.eq(v, last), 0.0, v + 1.0))
+        completes = F.eq(before, last) if run is None else run.completes
 
         def added(of: str, what: str, like: Value, value: Value) -> Value:
-            mine = summand(value, axis) if axis else value
             before = graph.parameter_like(self._name(of, what), like, axis)
-            now = before + mine
-            graph.update(before, zeros_like(now) if run.completes else now)
-            return total(now, axis, of if like.node.name == of else "") if axis and run.completes else now
+            now = before + (own_part(value, axis) if axis else value)
+            kept = F.where(completes, 0.0, now) if isinstance(completes, Value) else zeros_like(now) if completes else now
+            graph.update(before, kept)
+            return of_all(now, axis, of if like.node.name == of else "") if axis and completes else now
 
-        self._counters.add("accumulated_share")
-        share = added(part.first, "accumulated_share", run.share, run.share)
+        share = before + 1.0 if run is None else added(part.first, "accumulated_share", run.share, run.share)
         for i, (p, g) in enumerate(zip(part.params, part.grads, strict=True)):
             part.grads[i] = added(p.name, "accumulated", graph.sources[p.name].outputs[0], g) / F.cast(share, g.dtype)
-        return None
+        return completes if isinstance(completes, Value) else None
 
     def _clip(self, parts: list[_Part]) -> None:
         grads = [g for part in parts for g in part.grads]

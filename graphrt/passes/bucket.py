@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from graphrt.errors import ArgumentError
 from graphrt.ir import Graph, Node, Value
 from graphrt.ops.base import cast
+from graphrt.passes.bucket_size import Pace, chosen_size
 from graphrt.passes.decision import Decision
 from graphrt.passes.rewrite import rewrite
 from graphrt.types import as_dtype, bfloat16
 
-BYTES = 8 << 20  # of a bucket
 SENT = {("all_reduce", "bwd"), ("reduce_scatter", "bwd"), ("all_gather", "opt")}  # collectives and the phases they are of
 
 
@@ -54,15 +54,26 @@ def narrow_sums(graph: Graph, dtype: str | None, decisions: list[Decision]) -> G
     return rewrite(graph, narrow)
 
 
-def fill_buckets(graph: Graph, size: int, decisions: list[Decision]) -> Graph:
+def fill_buckets(graph: Graph, size: int | None, pace: Pace | None, decisions: list[Decision]) -> Graph:
     """``graph`` with the sums of gradients in buckets of at most about ``size`` bytes; 0 leaves each alone.
 
-    Verdicts are added to ``decisions``.
+    None is the size that is best by ``pace`` (``bucket_size``). Verdicts are added to ``decisions``.
     """
     sums = [n for n in graph.nodes if _is_sent(n)]
-    if len(sums) < 2 or not size:
+    if len(sums) < 2 or size == 0:
         return graph
-    buckets = _buckets(graph, sums, size, decisions)
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    sums = sorted(sums, key=lambda n: position[n] if _is_read(n) else max(position[v.node] for v in n.inputs))
+    bit = {node: 1 << i for i, node in enumerate(sums)}
+    waits: dict[Node, int] = {}  # which sums each node is made of
+    for node in graph.nodes:
+        waits[node] = bit.get(node, 0)
+        for v in node.inputs:
+            waits[node] |= waits[v.node]
+    if size is None:
+        grads = [n for n in sums if n.origin.phase == "bwd"]
+        size = chosen_size(graph.nodes, pace, lambda size: _buckets(grads, waits, bit, size, []), decisions)
+    buckets = _buckets(sums, waits, bit, size, decisions)
     return _merged(graph, buckets) if any(len(b) > 1 for b in buckets) else graph
 
 
@@ -76,16 +87,10 @@ def _is_read(node: Node) -> bool:
     return node.op.name == "all_gather" and node.inputs[0].node.op.name == "parameter"
 
 
-def _buckets(graph: Graph, sums: Sequence[Node], size: int, decisions: list[Decision]) -> list[list[Node]]:
-    """``sums`` by bucket, in the order in which what they send is there."""
-    position = {node: i for i, node in enumerate(graph.nodes)}
-    sums = sorted(sums, key=lambda n: position[n] if _is_read(n) else max(position[v.node] for v in n.inputs))
-    bit = {node: 1 << i for i, node in enumerate(sums)}
-    waits: dict[Node, int] = {}  # which sums each node is made of
-    for node in graph.nodes:
-        waits[node] = bit.get(node, 0)
-        for v in node.inputs:
-            waits[node] |= waits[v.node]
+def _buckets(
+    sums: Sequence[Node], waits: dict[Node, int], bit: dict[Node, int], size: int, decisions: list[Decision]
+) -> list[list[Node]]:
+    """``sums``, in the order in which what they send is there, by bucket; ``waits`` has the bits of those that a node is of."""
     found: list[list[Node]] = []
     open: dict[object, list[Node]] = {}  # the bucket that is being filled, by what must be alike
     for node in sums:

@@ -16,6 +16,7 @@ _VERBS = {  # of what is done, and of what is not, but for fusions
     "pairs": ("runs beside", "does not run beside"),
     "shard": ("is cut by", "is not cut by"),
     "wire": ("is sent in", "is not sent in"),
+    "buckets": ("is", "is not"),
     "bucket": ("is sent with", "is not sent with"),
     "template": ("is computed by", "is not computed by"),
     "batch": ("takes", "does not take"),
@@ -29,9 +30,9 @@ class Decision:
 
     ``saved`` is what the stage reckoned with; the ledger, which ``program.explain()`` prints, has it exactly, and negative
     where a decision costs traffic.
-    ``stage`` is one of ``stages.STAGES``, or batch, shard, wire, channels, checkpoint, memory, layout, bucket, template or
-    alias. ``other`` of a fusion is the anchor of the group, else what the choice is about: "channels-last", "in place", a
-    template's file, the tensor whose bytes it takes over.
+    ``stage`` is one of ``stages.STAGES``, or batch, shard, wire, channels, checkpoint, memory, layout, buckets, bucket,
+    template or alias. ``other`` of a fusion is the anchor of the group, else what the choice is about: "channels-last", "in
+    place", a template's file, the tensor whose bytes it takes over.
     ``change`` is of a refusal: what would have to be otherwise, behind "if".
     """
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node
 from graphrt.op import Order
-from graphrt.passes.bucket import BYTES, fill_buckets
+from graphrt.passes.bucket import fill_buckets
+from graphrt.passes.bucket_size import Pace
 from graphrt.passes.channels import pad_channels
 from graphrt.passes.checkpoints import keep_checkpoints
 from graphrt.passes.decision import Decision
@@ -35,8 +36,8 @@ class PassPolicy:
     ``times`` what is predicted for convolutions that are merged or padded (None: none is). Convolutions of at least
     ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run, with
     ``fused_products`` a product is added to a sum without being rounded, where a graph can say so. The steps of loops are
-    written out unless ``loops``. Sums over processes are sent in buckets of ``bucket_bytes``. Of ``stretches`` of the
-    forward pass all but the last are computed again for the backward pass.
+    written out unless ``loops``. Sums over processes are sent in buckets of ``bucket_bytes``, or where that is None of the size
+    that is best by ``pace``. Of ``stretches`` of the forward pass all but the last are computed again for the backward pass.
     """
 
     splits: Callable[[Node], int]
@@ -46,7 +47,8 @@ class PassPolicy:
     half_copies: bool = False
     fused_products: bool = False
     loops: bool = False
-    bucket_bytes: int = BYTES
+    bucket_bytes: int | None = None
+    pace: Pace | None = None
     stretches: int = 1
 
 
@@ -87,9 +89,11 @@ def run_passes(
     if policy.fused_products:
         steps.insert(-1, ("combinations", fuse_combinations))  # norms of halves as fused multiply-adds
     if graph.mesh is not None:
-        steps.append(("bucket", lambda g: fill_buckets(g, policy.bucket_bytes, decisions)))  # gradients of one message
-    if policy.loops:
-        steps.append(("loop_operands", place_operands))  # each step's part in one piece
+        steps.append(
+            ("bucket", lambda g: fill_buckets(g, policy.bucket_bytes, policy.pace, decisions))
+        )  # gradients of one message
+    if policy.loops or graph.mesh is not None:
+        steps.append(("loop_operands", place_operands))  # each step's part, and what is sent, in one piece
     if policy.half_copies:
         steps.append(("half_copies", lambda g: keep_half_copies(g, state_orders)))  # updates write weights and their halves
     first = [name for name, _ in steps].index(begin)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 
-from graphrt.types import bfloat16, dense_order
+from graphrt.types import TensorType, bfloat16, dense_order
 
 _CPU = 1  # of DLPack's kinds of devices
 
@@ -61,3 +62,13 @@ def from_numpy(array: np.ndarray) -> Any:
     if array.dtype == bfloat16.numpy:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def view(memory: Any, offset: int, type: TensorType) -> Any:
+    """``type`` at ``offset`` bytes into the torch.uint8 tensor ``memory``, in its logical shape."""
+    return flat(memory, offset, type).as_strided(type.shape, type.strides)
+
+
+def flat(memory: Any, offset: int, type: TensorType) -> Any:
+    """``type`` at ``offset`` bytes into ``memory``, as one dimension in memory order."""
+    return memory[offset : offset + type.nbytes].view(getattr(sys.modules["torch"], type.dtype.name))

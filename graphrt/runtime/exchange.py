@@ -9,12 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from graphrt.mesh import Mesh
 from graphrt.runtime.collectives import Collectives, Started
 from graphrt.runtime.processes import processes
-from graphrt.schedule.memory import ALIGNMENT
 from graphrt.types import TensorType
 
 # Of a collective that is over: its launch, and when it began, was waited for, and was there, in nanoseconds.
@@ -24,10 +21,7 @@ Place = tuple[int, int, TensorType]  # entry of the program's table of pointers,
 
 @dataclass(frozen=True)
 class Exchange:
-    """The collective that launch number ``launch`` is; it must be over before launch ``until``.
-
-    ``runs`` has the numbers of the results that lie one behind the other and are sent in one piece.
-    """
+    """The collective that launch number ``launch`` is; it must be over before launch ``until``."""
 
     launch: int
     until: int
@@ -35,20 +29,19 @@ class Exchange:
     attrs: Mapping[str, Any]
     sources: Sequence[Place]
     results: Sequence[Place]
-    runs: Sequence[Sequence[int]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, which ``of_json`` reads."""
         places = {side: [[e, at, str(t)] for e, at, t in getattr(self, side)] for side in ("sources", "results")}
         own = {"launch": self.launch, "until": self.until, "op": self.op, "attrs": repr(dict(self.attrs))}
-        return {**own, **places, "runs": self.runs}
+        return {**own, **places}
 
     @staticmethod
     def of_json(data: Mapping[str, Any]) -> Exchange:
         """The reverse of ``to_json``. Raises KeyError, ValueError, TypeError."""
         attrs = ast.literal_eval(data["attrs"])
         sources, results = ([(int(e), int(at), TensorType.parse(t)) for e, at, t in data[s]] for s in ("sources", "results"))
-        return Exchange(int(data["launch"]), int(data["until"]), data["op"], attrs, sources, results, data["runs"])
+        return Exchange(int(data["launch"]), int(data["until"]), data["op"], attrs, sources, results)
 
 
 @dataclass(frozen=True)
@@ -69,12 +62,12 @@ class Exchanges:
 
     @contextmanager
     def running(
-        self, view: Callable[[Place], np.ndarray], launch: Callable[[int], None], beside: bool, note: Note
+        self, view: Callable[[Place], Any], launch: Callable[[int], None], beside: bool, note: Note
     ) -> Iterator[Callable[[int], None]]:
         """In the block, what runs a launch by its number: one after the other, collectives ``beside`` those behind them.
 
-        ``view`` shows the tensor in a place, ``launch`` runs what is no collective. Each that is over is given to ``note``.
-        Behind the block all are.
+        ``view`` shows the tensor of torch in a place, ``launch`` runs what is no collective. Each that is over is given to
+        ``note``. Behind the block all are.
         """
         by_launch = {exchange.launch: exchange for exchange in self.all}
         joined, pending = Collectives(processes(self.mesh)), dict[int, tuple[int, Started]]()
@@ -102,18 +95,6 @@ class Exchanges:
                 wait(number)
 
 
-def _start(joined: Collectives, exchange: Exchange, view: Callable[[Place], np.ndarray]) -> Started:
+def _start(joined: Collectives, exchange: Exchange, view: Callable[[Place], Any]) -> Started:
     sources, results = map(view, exchange.sources), map(view, exchange.results)
-    return joined.start(exchange.op, exchange.attrs, list(sources), list(results), exchange.runs)
-
-
-def runs_of(places: Sequence[Place]) -> list[list[int]]:
-    """The numbers of ``places``, those together that lie one behind the other as the memory plan lays what is sent at once."""
-    found: list[list[int]] = []
-    for number, (entry, start, _) in enumerate(places):
-        before = places[found[-1][-1]] if found else None
-        if before and entry == before[0] == 0 and 0 <= start - (before[1] + before[2].nbytes) < ALIGNMENT:
-            found[-1].append(number)
-        else:
-            found.append([number])
-    return found
+    return joined.start(exchange.op, exchange.attrs, list(sources), list(results))

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib import metadata
 from typing import Any
 
 from graphrt.config import Flags
@@ -46,7 +47,7 @@ class Processes:
             store, rank, size = next(dist.rendezvous("env://", timeout=limit))
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives those it starts again
             store = dist.PrefixStore(f"graphrt/attempt/{attempt}", store)
-            dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
+            dist.init_process_group(_backends(), store=store, rank=rank, world_size=size, timeout=limit)
             atexit.register(self._leave)
         if dist.get_world_size() != mesh.size:
             raise TargetError(f"{mesh!r} is {mesh.size} processes; torch.distributed has {dist.get_world_size()}")
@@ -126,7 +127,9 @@ class Processes:
                 raise TargetError(f"process {rank} could not go on: {fault}")
 
     def agree(self, text: str) -> None:
-        """Raises TargetError, with the first line that differs, where another process has another ``text`` of what it runs."""
+        """Raises TargetError, with the first line that differs, where another process has another ``text`` of what it runs, or
+        other versions."""
+        text = f"{versions()}\n{text}"
         digests = self.all(hashlib.sha256(text.encode()).hexdigest())
         if len(set(digests)) == 1:
             return
@@ -140,6 +143,26 @@ class Processes:
                     f"all processes must run one program; that of process {rank} differs from that of process 0 first in "
                     f"{b or 'nothing'!r}, where process 0 has {a or 'nothing'!r}"
                 )
+
+
+@functools.cache
+def versions() -> str:
+    """The versions of what processes must have alike."""
+    found = list[str]()
+    for name in ("graphrt", "numpy", "torch"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return ", ".join(found)
+
+
+def _backends() -> str:
+    """torch.distributed's backends: gloo for the CPU, NCCL for GPUs, of which each process of a machine takes one."""
+    import torch
+
+    if not torch.cuda.is_available() or not torch.distributed.is_nccl_available():
+        return "gloo"
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return "cpu:gloo,cuda:nccl"
 
 
 @functools.cache

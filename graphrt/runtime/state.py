@@ -304,6 +304,10 @@ class State(Mapping[str, np.ndarray]):
         array = self._own_part(name, self._given(name, value))
         if array.shape != self._arrays[name].shape:
             raise InputError(f"state {name!r} has shape {list(self._arrays[name].shape)}, got {list(array.shape)}")
+        self.put(name, array)
+
+    def put(self, name: str, array: np.ndarray) -> None:
+        """Overwrites what this process has of ``name``: its part of what is sharded, or of a sum over processes."""
         with self.lock:
             self._arrays[name][...] = array
             self._torn.discard(name)

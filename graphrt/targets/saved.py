@@ -26,6 +26,7 @@ from graphrt.errors import InputError
 from graphrt.files import foreign, scratch, sync, whole
 from graphrt.mesh import Mesh
 from graphrt.passes.open_batch import OpenBatch
+from graphrt.runtime.processes import processes
 from graphrt.runtime.program import Program
 from graphrt.runtime.runnable import Binary, Calling, Runnable
 from graphrt.runtime.state import State
@@ -101,6 +102,20 @@ def write_program(
         file.write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1) + "\n")
     for name in old - {*digests, state}:
         (folder / name).unlink(missing_ok=True)
+
+
+def written_once(mesh: Mesh | None, program: Runnable, states: Iterable[str], write: Callable[[], None]) -> None:
+    """Has the first process of a ``mesh`` ``write`` a ``program`` that keeps ``states``; all must call this.
+
+    It is there for all of them then.
+    """
+    joined = None if mesh is None or mesh.size == 1 else processes(mesh)
+    if joined is None or joined.rank == 0:
+        write()
+    else:
+        program.state.gathered(kept_state(program, states))
+    if joined is not None:
+        joined.all(None)
 
 
 def kept_state(program: Runnable, names: Iterable[str]) -> list[str]:

@@ -65,11 +65,10 @@ class Target(ABC):
     """One target with its settings; ``name`` is how programs call it: cpu, cuda:sm_90.
 
     The attributes say what it can do: whether it ``tunes`` kernels by timing them and leaves contractions to ``libraries``;
-    whether its sums can be ``invariant``, the same whatever the batch; whether it ``computes`` at all, which null does not;
-    whether it has ``collectives``.
+    whether its sums can be ``invariant``, the same whatever the batch; whether it ``computes`` at all, which null does not.
     """
 
-    tunes = libraries = invariant = collectives = False
+    tunes = libraries = invariant = False
     computes = True
 
     def __init__(self, name: str, settings: Settings) -> None:

@@ -153,7 +153,7 @@ class Loop:
         coming = one_epoch(self.train, self.batch_size, np.random.default_rng([trainer.seed, trainer.epoch]), self.drop_last)
         for _ in range(trainer.batches):  # done before an interruption
             next(coming, None)
-        waiting: deque[tuple[Program, Batch, int, bool]] = deque()  # how many examples all have, and whether in parts
+        waiting: deque[tuple[Program, Batch, int, int]] = deque()  # how many examples all have, and have parts of
         compiling = 0.0
 
         def bring() -> None:

@@ -5,7 +5,6 @@ output, target ─▶ heads: an output, its target, its loss and metrics ─▶ 
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from graphrt.nn import Module
 from graphrt.nn.module import under
 from graphrt.ops.base import widened
 from graphrt.ops.collective import everywhere
-from graphrt.train.batch import WEIGHT
+from graphrt.train.batch import WEIGHT, leaves
 from graphrt.train.counted import Metric
 from graphrt.train.metrics import (
     COUNTS,
@@ -31,10 +30,10 @@ from graphrt.train.metrics import (
     denominator,
     grad_norm,
     has_classes,
-    is_sum,
     measured,
     named,
 )
+from graphrt.train.parts import Measured, part_of, reduced_by, rows_of
 
 Loss = Callable[[Any, Any], Value] | Module
 Losses = Loss | tuple[Loss, float] | Sequence[Loss | tuple[Loss, float]] | Mapping[str, Loss | tuple[Loss, float]]
@@ -124,113 +123,118 @@ class Objective:
         return found
 
     def outputs(
-        self, graph: Graph, output: Any, target: Any, labels: Any, weight: Value | None, denominators: bool, apart: int = 0
+        self,
+        graph: Graph,
+        output: Any,
+        target: Any,
+        labels: Any,
+        weight: Value | None,
+        denominators: bool,
+        apart: int = 0,
+        last: Value | None = None,
     ) -> tuple[Value, Value]:
         """Makes losses and metrics outputs of ``graph``, with their ``denominators`` if those are asked for.
 
         ``labels`` are the targets for the metrics, ``weight`` [N] those of the examples. With ``apart``, the number of examples
-        of all processes, outputs are this one's own. Returns the loss of all as what is summed, and what that is divided by.
+        of all processes, outputs are this one's own. ``last`` says whether the last example counts in this process, or stands
+        where others have one. Returns the loss of all as what is summed, and what that is divided by.
         """
         heads = [head for head in self.heads if not (isinstance(output, Value) and isinstance(head.key, int) and head.key)]
         parts = [(head, head.of(output), head.of(target), head.of(labels)) for head in heads]
-        losses = [self._loss(head, found, wanted, weight, bool(apart)) for head, found, wanted, _ in parts]
+        losses = [self._loss(head, found, wanted, weight, last, bool(apart)) for head, found, wanted, _ in parts]
         wholes = [loss.whole() for loss in losses]
         shown = [loss.mine() for loss in losses] if apart else wholes
         graph.output("loss", _weighed(heads, shown))
         for (head, found, _, wanted), loss in zip(parts, shown, strict=True):
             if head.key is not None:
                 graph.output(head.named("loss"), loss)
-            self._measure(graph, head, found, wanted, weight, denominators, bool(apart))
+            self._measure(graph, head, _Seen(found, wanted, weight, last), denominators, bool(apart))
         if len(losses) == 1 and losses[0].share is not None:
             return _weighed(heads, [everywhere(losses[0].value, "sum")]), everywhere(losses[0].share, "sum")
         examples = 1.0 if len(losses) == 1 and losses[0].summed else float(max(apart, 1))
         return _weighed(heads, wholes) * examples, graph.constant(examples)
 
-    def _loss(self, head: Head, output: Any, target: Any, weight: Value | None, shared: bool) -> _Loss:
-        """The loss of a head in this process; as a sum and a share where there are others, or it is ``shared`` by runs."""
+    def _loss(self, head: Head, output: Any, target: Any, weight: Value | None, last: Value | None, shared: bool) -> Measured:
+        """The loss of a head in this process."""
         with under(head.path):
             if weight is not None:
-                return _Loss(F.sum(_per_example(head.loss, output, target) * weight), F.sum(weight))
-            loss = measured("the loss", head.loss, output, target)
-            share = denominator(head.loss, output, target) if loss.type.varying or shared else None
-            if share is None:
-                return _Loss(loss, None, is_sum(head.loss))
-            if isinstance(head.loss, Module) and hasattr(head.loss, "reduction"):  # not a mean, which may be one of nothing
-                return _Loss(measured("the loss", _reduced_by(head.loss, "sum"), output, target), share)
-            return _Loss(F.where(F.eq(share, 0.0), 0.0, loss) * share, share)
+                return Measured(F.sum(_per_example(head.loss, output, target) * weight), F.sum(weight))
+            return _Seen(output, target, None, last).measured("the loss", head.loss, shared)
 
-    def _measure(
-        self, graph: Graph, head: Head, output: Any, target: Any, weight: Value | None, denominators: bool, apart: bool
-    ) -> None:
+    def _measure(self, graph: Graph, head: Head, seen: _Seen, denominators: bool, apart: bool) -> None:
         """Adds the metrics of a head to the outputs, and what they and its loss divide by."""
 
         def together(v: Value, op: str) -> Value:
             return v if apart else everywhere(v, op)
 
         def divide(name: str, by: Measure) -> None:
-            if denominators and (share := denominator(by, output, target)) is not None:
+            share = seen.summed(lambda output, target: denominator(by, output, target)) if denominators else None
+            if share is not None:
                 graph.output(DENOMINATOR + name, together(share, "sum"))
 
-        classes = has_classes(output, target)
+        classes = has_classes(seen.output, seen.target)
         if head is self.heads[0]:
-            self.classes = output.shape[1] if classes else None
-        if weight is None:
+            self.classes = seen.output.shape[1] if classes else None
+        if seen.weight is None:
             with under(head.path):
                 divide(head.named("loss"), head.loss)
         elif denominators:
-            graph.output(DENOMINATOR + head.named("loss"), together(F.sum(weight), "sum"))
+            graph.output(DENOMINATOR + head.named("loss"), together(F.sum(seen.weight), "sum"))
         metrics: Mapping[str, Measure] = {"accuracy": accuracy} if classes else {}
         for what, given in (metrics if head.metrics is None else head.metrics).items():
             name = head.named(what)
             metric = Accuracy(head.ignored) if given is accuracy else given
             if isinstance(metric, Metric):
-                graph.output(COUNTS + name, together(metric.counts(output, target), "sum"))
+                counts = seen.summed(metric.counts)
+                assert counts is not None
+                graph.output(COUNTS + name, together(counts, "sum"))
             elif metric is not grad_norm:
                 with under(name):
-                    found = measured(name, metric, output, target)
-                    share = denominator(metric, output, target) if found.type.varying and not apart else None
-                    graph.output(name, found if apart else _of_all(found, metric, share))
+                    if apart and seen.last is None:
+                        graph.output(name, measured(name, metric, seen.output, seen.target))
+                    else:
+                        found = seen.measured(name, metric, False)
+                        graph.output(name, found.mine() if apart else found.whole())
                     divide(name, metric)
 
 
 @dataclass(frozen=True)
-class _Loss:
-    """A loss of this process's examples: a mean, or their sum if ``summed``; with ``share``, what that is to be divided by."""
+class _Seen:
+    """The outputs and targets of this process's examples, of which the ``last`` counts or does not (None: all do)."""
 
-    value: Value
-    share: Value | None
-    summed: bool = False
+    output: Any
+    target: Any
+    weight: Value | None
+    last: Value | None
 
-    def mine(self) -> Value:
-        """That of this process."""
-        return self.value if self.share is None else self.value / self.share
+    def _cut(self) -> tuple[int, list[tuple[Any, Any]]]:
+        """How many examples count for certain; outputs and targets of those, and of the last."""
+        count = next(iter(leaves("x", self.output).values())).shape[0] - 1
+        ranges = ((0, count), (count, count + 1))
+        return count, [(rows_of(self.output, *rows), rows_of(self.target, *rows)) for rows in ranges]
 
-    def whole(self) -> Value:
-        """That of all."""
-        if self.share is None:
-            return everywhere(self.value, "sum" if self.summed else "mean")
-        return everywhere(self.value, "sum") / everywhere(self.share, "sum")
+    def measured(self, name: str, measure: Any, shared: bool) -> Measured:
+        """``measure`` of the examples that count."""
+        if self.last is None:
+            return part_of(name, measure, self.output, self.target, shared)
+        count, (certain, last) = self._cut()
+        return part_of(name, measure, *certain, rows=count).beside(part_of(name, measure, *last, rows=1), self.last)
+
+    def summed(self, measure: Callable[[Any, Any], Value | None]) -> Value | None:
+        """What adds up over examples, of those that count; None where ``measure`` is."""
+        if self.last is None:
+            return measure(self.output, self.target)
+        _, (certain, last) = self._cut()
+        found, more = measure(*certain), measure(*last)
+        if found is None or more is None:
+            return None
+        return found + F.cast(F.where(self.last, more, F.zeros_like(more)), found.dtype)
 
 
 def _weighed(heads: Sequence[Head], losses: Sequence[Value]) -> Value:
     """The sum of ``losses``, weighted as ``heads`` say."""
     scaled = [loss if head.weight == 1.0 else loss * head.weight for head, loss in zip(heads, losses, strict=True)]
     return functools.reduce(lambda a, b: a + b, scaled)
-
-
-def _reduced_by(loss: Module, reduction: str) -> Module:
-    """``loss`` with another reduction."""
-    found = copy.copy(loss)
-    found.reduction = reduction
-    return found
-
-
-def _of_all(value: Value, measure: Measure, share: Value | None) -> Value:
-    """A measure of all examples from those of each process: their sum, or mean, weighted by what each divides by, ``share``."""
-    if share is None:
-        return everywhere(value, "sum" if is_sum(measure) else "mean")
-    held = F.where(F.eq(share, 0.0), 0.0, value)  # the mean of nothing
-    return everywhere(held * share, "sum") / everywhere(share, "sum")
 
 
 def _is_pair(loss: Any) -> bool:
@@ -248,7 +252,7 @@ def _weighted(loss: Any) -> tuple[Loss, float]:
 def _per_example(loss: Loss, output: Any, target: Any) -> Value:
     """The loss of each example, [N]. Raises ArgumentError for one that only has a mean."""
     if isinstance(loss, Module) and hasattr(loss, "reduction"):
-        found = _reduced_by(loss, "none")(output, target)
+        found = reduced_by(loss, "none")(output, target)
     elif not isinstance(loss, Module) and "reduction" in inspect.signature(loss).parameters:
         found = loss(output, target, reduction="none")  # type: ignore[call-arg]
     else:

@@ -30,14 +30,15 @@ from graphrt.runtime.state import State
 from graphrt.train.batch import WEIGHT, Batch, Spec, Tree, called, inputs, laid_spec_of, leaves, mapped, plain, spec_of
 from graphrt.train.metrics import Metrics
 from graphrt.train.objective import Losses, Objective, classes_of, outputs_by_name
+from graphrt.train.sharing import mixes, part_of_batch
 from graphrt.train.stepping import Minimize, Optimizers, Step, made_one, outputs_of_step
 from graphrt.types import TensorType, as_dtype, float16
 
 MOST_PROGRAMS = 16
 ASKED = "asked_to_stop"  # an input of a training step of several processes, and its output: how many were
 STEPS = ("train", "accumulate")  # kinds of programs: that update, and that add up gradients for one that does
-# Of a program: its inputs, modes, whether it evaluates running means, and whether each process has a part of the batch.
-_Key = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], bool, bool]
+# Of a program: its inputs, modes, whether it evaluates running means, and the examples of a batch that processes have parts of.
+_Key = tuple[str, tuple[tuple[str, Any], ...], tuple[int, ...], bool, int]
 
 
 def _of_any_batch(key: _Key) -> _Key:
@@ -102,6 +103,8 @@ class Programs:
         self._specs: dict[_Key, Batch] = {}
         self._closed: dict[_Key, str] = {}  # what takes one batch alone, by the key of any batch, and why
         self._reasons: dict[_Key, str] = {}  # why each program was made
+        self._mixing: dict[tuple[Any, ...], str] = {}  # why examples of such a batch are not told apart, "" where they are
+        self.uncut: dict[int, str] = {}  # sizes of batches that all processes were given whole, and why
         self._trained: _Key | None = None  # of the last training step, for checkpoints
         self._means, self._means_at = State(), -1  # what is evaluated where the optimizer keeps means, and of which step
         self._parted = 0  # how often parameters that were frozen parted from those that were not
@@ -112,36 +115,51 @@ class Programs:
         """Whether this process is the only one, or the first of a mesh, which writes files and shows progress."""
         return self.processes is None or self.processes.rank == 0
 
-    def share(self, batch: Batch) -> tuple[Batch, bool]:
-        """This process's part of ``batch``, and whether it is one: of a batch that cannot be cut in as many, all have all."""
+    def share(self, batch: Batch, training: bool = True) -> tuple[Batch, int]:
+        """This process's part of ``batch`` (``part_of_batch``), and how many examples all have together; 0 where each has all.
+
+        A batch with fewer examples than processes, or that ``uncut`` has a reason for, all have whole.
+        """
         mesh, size = self.mesh, len(batch)
-        if mesh is None or self.processes is None or (parts := mesh.axes.get(mesh.data, 1)) == 1 or not size or size % parts:
-            return batch, False
-        start, length = self.processes.coordinates[mesh.data] * (size // parts), size // parts
-        cut = (None if p is None else mapped(lambda _, leaf: leaf[start : start + length], "", p) for p in batch)
-        return Batch(*cut), True
+        if mesh is None or self.processes is None or (parts := mesh.axes.get(mesh.data, 1)) == 1 or size < parts:
+            return batch, 0
+        if size % parts and (why := self._mixes(_resized(spec_of(batch.x), -(-size // parts)), -(-size // parts), training)):
+            self.uncut[size] = why
+            return batch, 0
+        return part_of_batch(batch, parts, self.processes.coordinates[mesh.data]), size
+
+    def _mixes(self, x: Tree, rows: int, training: bool) -> str:
+        """Why no example may stand twice in a part of ``rows`` like ``x``; empty where one may."""
+        if self.step_function is not None:
+            return "a step function says what it is a mean of"
+        key = training, self._mode() if training else (), tuple((n, spec[:2]) for n, spec in leaves("x", x).items())
+        if key not in self._mixing:
+            graph = Graph()
+            with self._building(graph, training):
+                self._mixing[key] = mixes(self.net, graph, x, rows)
+        return self._mixing[key]
 
     @property
     def adds_up(self) -> bool:
         """Whether gradients of several steps are added up by a program that updates nothing, and exchanges nothing."""
         of_one_loss = self.step_function is None and (self.autocast is None or as_dtype(self.autocast) is not float16)
-        return self.mesh is not None and of_one_loss and self.optimizer.accumulation_steps > 1
+        return of_one_loss and self.optimizer.accumulation_steps > 1
 
     def training_graph(
-        self, x: Tree, y: Tree, sample_weight: Spec | None = None, parts: bool = False, completes: bool = True
+        self, x: Tree, y: Tree, sample_weight: Spec | None = None, parts: int = 0, completes: bool = True
     ) -> Graph:
         """The graph of one training step: inputs x, y, lr; outputs loss and metrics; updates of everything trainable.
 
-        ``x`` and ``y`` are (shape, dtype) of an array, or a tuple or dict of them; ``sample_weight`` is one, or None. With
-        ``parts`` they are those of the part of a batch that each process of the mesh has. A step that ``adds_up`` gradients of
-        several ``completes`` them, or not; its loss and metrics are those of this process.
+        ``x`` and ``y`` are (shape, dtype) of an array, or a tuple or dict of them; ``sample_weight`` is one, or None. They are
+        those of the part that each process of the mesh has of ``parts`` examples, or where that is 0 of a batch that all have.
+        A step that ``adds_up`` gradients of several ``completes`` them, or not; its loss and metrics are this process's.
         """
         self._cut_layers(x)
         graph = Graph(self.mesh)
         batch = Batch(x, y, sample_weight)
         xv, yv, weight = self._inputs(graph, batch, parts)
         with self._building(graph, True):
-            minimize, loss = self._forward(graph, xv, yv, weight, True, self._examples(batch, parts) if self.adds_up else 0)
+            minimize, loss = self._forward(graph, xv, yv, weight, True, parts)
         if loss is not None and self.adds_up:
             minimize(loss[0], run=Run(loss[1], completes))
         elif loss is not None:
@@ -160,13 +178,13 @@ class Programs:
             tensor_parallel(self.net, example if isinstance(example, Mapping | tuple) else (example,), self.mesh)
             self._uncut = False
 
-    def _examples(self, specs: Batch, parts: bool) -> int:
-        """The examples of all processes."""
-        (size, *_), *_ = next(iter(leaves("x", specs.x).values()))
-        return int(size) * (self.mesh.axes.get(self.mesh.data, 1) if self.mesh is not None and parts else 1)
+    def _last(self, graph: Graph, parts: int) -> Value | None:
+        """Whether the last example counts in this process: where there are more than each has, it does in the first ones."""
+        rest = parts % self.mesh.axes[self.mesh.data] if self.mesh is not None and parts else 0
+        return F.lt(F.axis_index(graph, self.mesh.data), rest) if self.mesh is not None and rest else None
 
     def _forward(
-        self, graph: Graph, x: Tree, y: Tree, weight: Value | None, training: bool, apart: int = 0
+        self, graph: Graph, x: Tree, y: Tree, weight: Value | None, training: bool, parts: int
     ) -> tuple[Minimize, tuple[Value, Value] | None]:
         """Loss and metrics, and the updates of a step function. Returns what updates, and what ``Objective.outputs`` does."""
         half = training and self.autocast is not None and as_dtype(self.autocast) is float16
@@ -177,8 +195,10 @@ class Programs:
         with stepped() as table:
             minimize = Minimize(graph, self.optimizer if training else None, self.parts, half, table)
             if self.step_function is None:
-                outputs = called(self.net, x)
-                return minimize, self.objective.outputs(graph, outputs, y, labels, weight, not training or apart > 0, apart)
+                outputs, last = called(self.net, x), self._last(graph, parts)
+                apart = (parts or next(iter(leaves("x", x).values())).shape[0]) if training and self.adds_up else 0
+                share = not training or apart > 0
+                return minimize, self.objective.outputs(graph, outputs, y, labels, weight, share, apart, last)
             if weight is not None:
                 raise ArgumentError(f"a step function takes no {WEIGHT}; make it a part of y")
             with inside(self.net, graph):
@@ -189,7 +209,7 @@ class Programs:
             raise ArgumentError("the step function has minimised nothing: minimize(loss, net.part) is how it does")
         return minimize, None
 
-    def _inputs(self, graph: Graph, batch: Batch, parts: bool) -> tuple[Tree, Tree, Value | None]:
+    def _inputs(self, graph: Graph, batch: Batch, parts: int) -> tuple[Tree, Tree, Value | None]:
         over = graph.mesh.data if parts and graph.mesh is not None else ()
         weight = None if batch.weight is None else inputs(graph, WEIGHT, batch.weight, over)
         return inputs(graph, "x", batch.x, over), inputs(graph, "y", batch.y, over), weight
@@ -206,7 +226,7 @@ class Programs:
             with graph.phase("opt"):
                 graph.output(self.objective.grad_norm, total_norm(grads))
 
-    def evaluation_graph(self, x: Tree, y: Tree | None = None, sample_weight: Spec | None = None, parts: bool = False) -> Graph:
+    def evaluation_graph(self, x: Tree, y: Tree | None = None, sample_weight: Spec | None = None, parts: int = 0) -> Graph:
         """The graph of evaluation mode: inputs x and y, outputs loss and metrics, with what those are means of that are none of
         the examples; without ``y`` the network's output, out. Arguments as of ``training_graph``."""
         self._cut_layers(x)
@@ -216,7 +236,7 @@ class Programs:
                 for name, value in outputs_by_name(called(self.net, inputs(graph, "x", x))).items():
                     graph.output(name, widened(value))
             else:
-                self._forward(graph, *self._inputs(graph, Batch(x, y, sample_weight), parts), False)
+                self._forward(graph, *self._inputs(graph, Batch(x, y, sample_weight), parts), False, parts)
         if "rng.seed" in graph.sources:
             F.manual_seed(graph, self.seed)
         return graph
@@ -230,9 +250,9 @@ class Programs:
         Its inputs lie in memory as the first batch does, which may be channels last; batches that lie otherwise are rearranged.
         """
         batch = Batch(plain(x), None if y is None else plain(y), sample_weight)
-        return self.program_of(kind, *((batch, False) if kind == "predict" else self.share(batch)))
+        return self.program_of(kind, *((batch, 0) if kind == "predict" else self.share(batch, kind in STEPS)))
 
-    def step_program(self, batch: Batch, parts: bool = False, ahead: int = 0) -> Program:
+    def step_program(self, batch: Batch, parts: int = 0, ahead: int = 0) -> Program:
         """The program of the step behind ``ahead`` others that are to come, on ``batch``, which is what ``share`` gives."""
         program = self.program_of("train", batch, parts)  # first: what it can shard is sharded
         return program if self.completes(ahead + 1) else self.program_of("accumulate", batch, parts)
@@ -241,7 +261,7 @@ class Programs:
         """Whether the step ``ahead`` of those done updates, and is not one of several whose gradients are added up."""
         return not self.adds_up or (self.steps + ahead) % self.optimizer.accumulation_steps == 0
 
-    def program_of(self, kind: str, batch: Batch, parts: bool = False) -> Program:
+    def program_of(self, kind: str, batch: Batch, parts: int = 0) -> Program:
         """``program`` for ``batch``, which is what ``share`` gives, as ``parts`` is."""
         if kind in STEPS:
             self._part_ways()
@@ -294,7 +314,7 @@ class Programs:
                     return f"dimension {d} of {name} is {new}, and was {was}{because}"
         return "inputs were taken away"
 
-    def _key(self, kind: str, specs: Batch, parts: bool = False) -> _Key:
+    def _key(self, kind: str, specs: Batch, parts: int = 0) -> _Key:
         named = tuple((name, spec[:2]) for name, spec in specs.named().items())
         mode = (self._parted, *self._mode()) if kind in STEPS else ()
         return kind, named, mode, kind not in STEPS and self.optimizer.ema_decay is not None, parts
@@ -346,7 +366,7 @@ class Programs:
         opened = self._programs[key].batch
         return ("" if opened is None else f"takes any batch up to {opened.most}, ") + f"made because: {self._reasons[key]}"
 
-    def _evaluated(self, kind: str, batch: Batch, parts: bool = False) -> Program:
+    def _evaluated(self, kind: str, batch: Batch, parts: int = 0) -> Program:
         """The program for ``batch``; where the optimizer keeps running means, they are what it reads."""
         program = self.program_of(kind, batch, parts)
         if self.optimizer.ema_decay is not None and self._means_at != self.steps:

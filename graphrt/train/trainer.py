@@ -109,7 +109,7 @@ class Trainer(Programs):
         self.epoch, self.batches, self.pooled = 0, 0, Pooled(self.measures)  # done so far, in this epoch, and what they gave
         half = None if autocast is None else as_dtype(autocast)
         self.asked = self.stopping = False  # whether this process was asked to stop, and whether all know of one that was
-        self._rows: list[tuple[Mapping[str, Any], int, bool]] = []  # of steps whose gradients are being added up
+        self._rows: list[tuple[Mapping[str, Any], int, int]] = []  # of steps whose gradients are being added up
         self._nans, self._skips = 0, SKIPS if half is float16 else 0  # losses in a row that were NaN, and how many may be
 
     def step(self, xb: Any, yb: Any, lr: float | None = None, sample_weight: Any = None) -> dict[str, Any]:
@@ -141,18 +141,19 @@ class Trainer(Programs):
             )
         return found
 
-    def record(self, found: Mapping[str, Any], examples: int, parts: bool) -> None:
+    def record(self, found: Mapping[str, Any], examples: int, parts: int) -> None:
         """Takes what a step ``found`` into the epoch's values.
 
-        Where gradients are added up it is this process's own, of its part of the ``examples`` or, unless these are ``parts``,
-        of all of them, which all have; it waits for those of the other processes until a step updates.
+        Where gradients are added up it is this process's own, of its part of the ``examples`` or, where ``parts`` is 0, of all
+        of them, which all have; it waits for those of the other processes until a step updates.
         """
-        if not self.adds_up:
+        if not self.adds_up or self.mesh is None or self.processes is None:
             self.pooled.add(found, examples)
             return
-        assert self.mesh is not None
-        share = self.mesh.axes.get(self.mesh.data, 1) if parts else 1
-        self._rows.append(({name: np.asarray(value) for name, value in found.items()}, examples // share, parts))
+        if parts:
+            even, rest = divmod(examples, self.mesh.axes[self.mesh.data])
+            examples = even + (self.processes.coordinates[self.mesh.data] < rest)
+        self._rows.append(({name: np.asarray(value) for name, value in found.items()}, examples, parts))
         if self.completes():
             self.gather()
 
@@ -235,7 +236,7 @@ class Trainer(Programs):
         for given in in_order(data, batch_size):
             batch = as_batch(given)
             examples = len(batch)
-            batch, parts = self.share(batch)
+            batch, parts = self.share(batch, False)
             found = self._evaluated("eval", batch, parts)(batch.named())
             if self.check_nan and math.isnan(found["loss"]):
                 if wrong := faults(batch, self.objective.classes, self.objective.ignored):
@@ -355,4 +356,5 @@ class Trainer(Programs):
                 f"{kind} {shapes} on {program.target}: {program.launches} launches{arena}, "
                 f"compiled in {program.compile_seconds:.2f} s, {self._made_because(key)}"
             )
+        lines += [f"a batch of {size} is given to all processes whole: {why}" for size, why in sorted(self.uncut.items())]
         return "\n".join(lines)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.config import Flags
+from graphrt.runtime.arrays import from_numpy, view
 from graphrt.runtime.exchange import Exchanges, Note, Place
 from graphrt.runtime.runnable import Binary
 from graphrt.runtime.state import State, dense
@@ -182,10 +183,10 @@ class CpuBinary(Binary):
             with self.exchanges.running(self._view, launch, beside, note) as step:
                 yield step
 
-    def _view(self, place: Place) -> np.ndarray:
-        """The tensor in ``place``."""
+    def _view(self, place: Place) -> Any:
+        """The tensor of torch in ``place``; those in the arena are of one storage."""
         entry, offset, type = place
+        if entry == 0:
+            return view(from_numpy(self._memory), ALIGNMENT + offset, type)
         memory = (ctypes.c_char * max(type.nbytes, 1)).from_address((self._table[entry] or 0) + offset)
-        return np.ndarray(
-            type.shape, type.dtype.numpy, memoryview(memory), strides=[s * type.dtype.itemsize for s in type.strides]
-        )
+        return view(from_numpy(np.frombuffer(memoryview(memory), np.uint8)), 0, type)

@@ -19,26 +19,18 @@ from typing import Any
 
 from graphrt.errors import TargetError
 from graphrt.runtime.exchange import Exchanges
-from graphrt.runtime.processes import processes
 from graphrt.runtime.runnable import Runnable
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.targets.cpu.binary import CpuBinary
 from graphrt.targets.cpu.build import processor, required, runtime
-from graphrt.targets.saved import Types, kept_state, part, read_program, write_program
+from graphrt.targets.saved import Types, part, read_program, write_program, written_once
 
 
 def save(path: str | Path, binary: CpuBinary, program: Runnable) -> None:
-    """Writes ``program``, which runs ``binary``, as the folder ``path``. Raises OSError.
-
-    Of several processes, all of which must call this, the first does; it is there for all of them then.
-    """
-    joined = None if binary.exchanges is None else processes(binary.exchanges.mesh)
-    if joined is None or joined.rank == 0:
-        _write(path, binary, program)
-    else:
-        program.state.gathered(kept_state(program, (name for space, name in binary.entries if space == "state")))
-    if joined is not None:
-        joined.all(None)
+    """Writes ``program``, which runs ``binary``, as the folder ``path``. Raises OSError."""
+    mesh = binary.exchanges.mesh if binary.exchanges is not None else None
+    states = (name for space, name in binary.entries if space == "state")
+    written_once(mesh, program, states, lambda: _write(path, binary, program))
 
 
 def _write(path: str | Path, binary: CpuBinary, program: Runnable) -> None:

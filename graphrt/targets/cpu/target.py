@@ -18,11 +18,12 @@ import numpy as np
 from graphrt.config import Flags
 from graphrt.ir import Graph, Node
 from graphrt.op import Order
+from graphrt.passes.bucket_size import Pace
 from graphrt.passes.decision import Decision
 from graphrt.passes.partial import Segments
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.passes.siblings import Times
-from graphrt.runtime.exchange import Exchange, Exchanges, runs_of
+from graphrt.runtime.exchange import Exchange, Exchanges
 from graphrt.runtime.interruption import interruptible, launches
 from graphrt.runtime.lowering import Interface, Lowering
 from graphrt.runtime.machine import DataSheet, machine
@@ -46,6 +47,7 @@ from graphrt.targets.target import Settings, Target
 
 MOST_SPANS = 1 << 16  # that the runtime keeps of one run
 BYTE, LAUNCH, FLOP = 1 / 20e9, 3e-6, 1 / 60e9  # seconds on any cpu, so that plans are the same on all
+PACE = Pace(FLOP, BYTE, LAUNCH, 50e-6, 1 / 1.25e9)  # between processes: a message of TCP, ten gigabits a second
 SEGMENT = 1024  # pixels of a segment at most
 QUICK = 0.1  # seconds of a run that nobody need interrupt
 
@@ -58,14 +60,14 @@ def parse(name: str, settings: Settings) -> Target:
 class CpuTarget(Target):
     """C, compiled by the system's compiler."""
 
-    collectives = invariant = True
+    invariant = True
 
     def passes(self) -> PassPolicy:
         """Sibling convolutions stay apart: docs/cpu.md has the measurement."""
         times = Times(None, BYTE, LAUNCH, (), product, self.settings.freeze)
         if self.settings.batch_invariant:
-            return PassPolicy(splits=_of_whole_batch(splits), segments=segments, min_channels=12, loops=True)
-        return PassPolicy(splits=splits, segments=segments, times=times, min_channels=12, loops=True)
+            return PassPolicy(splits=_of_whole_batch(splits), segments=segments, min_channels=12, loops=True, pace=PACE)
+        return PassPolicy(splits=splits, segments=segments, times=times, min_channels=12, loops=True, pace=PACE)
 
     def schedule(self) -> SchedulePolicy:
         """Templates have no whole tile at hand; rows are read again from cache by each pass."""
@@ -129,7 +131,7 @@ def exchanges(lowering: Lowering, buffers: Buffers) -> Exchanges | None:
         for kernel in (k for k in launch if isinstance(k, CollectiveKernel)):
             sources = [(*buffers.place(r.slot, r.first), r.type) for r in kernel.sources]
             results = [(*buffers.place(r.slot, r.first), r.type) for r in kernel.results]
-            found.append(Exchange(number, over[number], kernel.op, kernel.attrs, sources, results, runs_of(results)))
+            found.append(Exchange(number, over[number], kernel.op, kernel.attrs, sources, results))
     return Exchanges(mesh, found)
 
 

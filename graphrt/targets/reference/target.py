@@ -9,6 +9,7 @@ import numpy as np
 
 from graphrt.ir import Graph, Node
 from graphrt.passes.pipeline import PassPolicy
+from graphrt.runtime.arrays import from_numpy
 from graphrt.runtime.collectives import Collectives
 from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.processes import processes
@@ -25,8 +26,6 @@ def parse(name: str, settings: Settings) -> Target:
 
 class ReferenceTarget(Target):
     """NumPy, one op at a time."""
-
-    collectives = True
 
     def passes(self) -> PassPolicy:
         """Nothing is split, and loops are walked."""
@@ -50,14 +49,15 @@ class ReferenceExecutable(Executable):
         for name, v in self._graph.outputs.items():
             outputs[name][...] = table[v]
         for name, v in self._graph.updates.items():
-            state.set(name, table[v])
+            state.put(name, table[v])
         return outputs
 
     def _exchange(self, node: Node, operands: list[np.ndarray]) -> tuple[np.ndarray, ...]:
         """The results of a collective, of which other processes have their part."""
         assert self._graph.mesh is not None
         results = tuple(np.zeros(v.shape, operands[0].dtype if operands else v.dtype.numpy) for v in node.outputs)
-        Collectives(processes(self._graph.mesh)).start(node.op.name, node.attrs, operands, results).wait()
+        tensors = [[from_numpy(a) for a in side] for side in (map(np.array, operands), results)]
+        Collectives(processes(self._graph.mesh)).start(node.op.name, node.attrs, *tensors).wait()
         return results
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from graphrt.config import Flags
-from graphrt.runtime.arrays import to_numpy
+from graphrt.runtime.arrays import flat, to_numpy, view
 from graphrt.runtime.runnable import Binary
 from graphrt.runtime.state import State
+from graphrt.targets.triton.collective import beside
 from graphrt.targets.triton.driver import Driver, Launch
 from graphrt.targets.triton.graphs import Graphs, Outputs
 from graphrt.targets.triton.image import Buffer, Image
-from graphrt.targets.triton.staging import Slots, flat, view
+from graphrt.targets.triton.staging import Slots
 from graphrt.types import TensorType
 
 
@@ -63,10 +64,11 @@ class DeviceBinary(Binary):
                 found[b] = self._state_of[b.name] if b.space == "state" else flat(self._memory, b.offset, b.type)
             return found[b]
 
-        return [
+        launches = [
             self._driver.bind(self._kernels[launch.kernel], launch.grid, [*map(tensor, launch.buffers)], scratch)
             for launch in self.image.launches
         ]
+        return beside(self._driver, launches, self.image.until) if self.image.until else launches
 
     def takes(self, value: Any) -> bool:
         """Tensors on the program's own device stay there."""
@@ -111,8 +113,8 @@ class DeviceBinary(Binary):
 
     def _choose(self, inputs: Mapping[str, Any]) -> tuple[Callable[[], None] | None, Mapping[str, Any], int | None]:
         """The graph for a call that wants tensors, if there is one, the inputs it reads in place, and the region of results."""
-        if self._replay is None:
-            return None, {}, None
+        if self._replay is None or self.image.until:  # a graph with collectives is captured by all processes, or none
+            return self._replay, {}, None
         held = {} if self._slots.staged(inputs) else self._captured.in_place(inputs)
         region = self._outputs.free()
         found, read = self._captured.find(held, region)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from graphrt.passes.decision import Decision
 from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.machine import find_data_sheet
 from graphrt.runtime.runnable import Runnable
+from graphrt.schedule.memory import waits
 from graphrt.targets.triton.compile.build import build
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.emit.codegen import generate
@@ -18,6 +20,7 @@ from graphrt.targets.triton.emit.module import resolve, write_module
 from graphrt.targets.triton.emit.options import Options
 from graphrt.targets.triton.image import Image, make_image
 from graphrt.targets.triton.interpret import JitKernel
+from graphrt.targets.triton.library import LibraryCall
 from graphrt.targets.triton.saved import save
 from graphrt.targets.triton.tune.ahead import prepared
 from graphrt.targets.triton.tune.tuner import Tuner, configurations
@@ -31,11 +34,11 @@ class Compilation:
 
     def __init__(self, lowering: Lowering, options: Options, driver: Driver | None = None, tune: int = 0) -> None:
         assert lowering.schedule is not None and lowering.plan is not None
-        self.options, self._plan = options, lowering.plan
+        self.options, self._plan, self._mesh = options, lowering.plan, lowering.graph.mesh
         self.launches, self.kernels = lowering.schedule.launches, lowering.kernels
         self.text, self.codes = generate(lowering.schedule, lowering.kernels, options)
         self.module = write_module(self.text)
-        self.configurations = configurations([code for code in self.codes if code.call is not None or code.refused])
+        self.configurations = configurations([c for c in self.codes if isinstance(c.call, LibraryCall) or c.refused])
         if driver is not None:
             tuner = Tuner(driver, lowering.schedule, lowering.kernels, self.module)
             self.codes, self.configurations = tuner.configure(self.codes, tune)
@@ -46,8 +49,14 @@ class Compilation:
         working = [code for code in self.codes if code.grid]
         if self.options.interpret:
             kernels: list[Any] = [code.call or self._interpreted(code) for code in working]
-            return make_image(working, kernels, range(len(working)), self._plan)
-        return make_image(working, *build(working, self.module, self.options.gpu), self._plan)
+            return make_image(working, kernels, range(len(working)), self._plan, self._until)
+        return make_image(working, *build(working, self.module, self.options.gpu), self._plan, self._until)
+
+    @property
+    def _until(self) -> dict[int, int]:
+        """The launches with work that are collectives, and those with work before which they must be over."""
+        number = [*itertools.accumulate((code.grid > 0 for code in self.codes), initial=0)]
+        return {number[start]: number[until] for start, until in waits(self.kernels).items() if self.codes[start].grid}
 
     def decisions(self) -> list[Decision]:
         """The form and tile of each template, and what others should take."""
@@ -69,4 +78,4 @@ class Compilation:
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program`` as the folder ``path``. Raises OSError."""
-        save(path, self.image, self.options.gpu, program)
+        save(path, self.image, self.options.gpu, program, self._mesh)

@@ -17,9 +17,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from graphrt.errors import TargetError
+from graphrt.targets.triton.collective import Call
 from graphrt.targets.triton.driver import Launch
 from graphrt.targets.triton.kernel import KernelBinary
-from graphrt.targets.triton.library import LibraryCall
 
 _SHARED = 48 << 10  # bytes of shared memory that a CUDA kernel may have without asking
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -203,9 +203,9 @@ class GpuDriver:
     def borrow(self, tensor: Any) -> None:
         """Launches can point to any memory of the GPU."""
 
-    def load(self, kernel: KernelBinary | LibraryCall) -> Any:
+    def load(self, kernel: KernelBinary | Call) -> Any:
         """The kernel's function on this GPU."""
-        if isinstance(kernel, LibraryCall):
+        if isinstance(kernel, Call):
             return kernel
         if not can_run(kernel.target, self.target):
             raise TargetError(f"a kernel for {kernel.target} does not run on {self.where}, which is {self.target}")
@@ -215,7 +215,7 @@ class GpuDriver:
 
     def bind(self, loaded: Any, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
         """Arguments packed for the library's launch."""
-        if isinstance(loaded, LibraryCall):
+        if isinstance(loaded, Call):
             return loaded.bind(buffers)
         kernel, function = loaded
         pointers = [b.data_ptr() for b in buffers] + [0 if scratch is None else scratch.data_ptr(), 0]

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from graphrt.runtime.arrays import flat, view
 from graphrt.targets.triton.driver import Driver, Launch
 from graphrt.targets.triton.image import Buffer, Image, aligned
-from graphrt.targets.triton.staging import flat, view
 from graphrt.types import TensorType, is_dense
 
 MOST = 8  # graphs beside the first: each holds the arguments of all launches

@@ -6,8 +6,8 @@ that a captured graph finds them, then scratch memory that some kernels want. St
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from graphrt.schedule.memory import ALIGNMENT, MemoryPlan
@@ -38,31 +38,39 @@ class ImageLaunch:
 
 @dataclass(frozen=True)
 class Image:
-    """``size`` bytes of arena, of which the first ``temporary`` are nothing between runs and the last ``scratch`` scratch."""
+    """``size`` bytes of arena, of which the first ``temporary`` are nothing between runs and the last ``scratch`` scratch.
 
-    kernels: Sequence[Any]  # KernelBinary, LibraryCall, or the interpreter's JitKernel
+    ``until`` has the launches that are collectives, and the one before which each must be over.
+    """
+
+    kernels: Sequence[Any]  # KernelBinary, LibraryCall, CollectiveCall, or the interpreter's JitKernel
     launches: Sequence[ImageLaunch]
     size: int
     temporary: int
     scratch: int
+    until: Mapping[int, int] = field(default_factory=dict)
 
     def buffers(self, *spaces: str) -> dict[str, Buffer]:
         """The buffers of ``spaces`` that launches use, by name."""
         return {b.name: b for launch in self.launches for b in launch.buffers if b.space in spaces}
 
 
-def make_image(codes: Sequence[LaunchCode], kernels: Sequence[Any], numbers: Sequence[int], plan: MemoryPlan) -> Image:
-    """The image of a program whose launch i runs ``kernels[numbers[i]]``; launches without work are left out."""
+def make_image(
+    codes: Sequence[LaunchCode],
+    kernels: Sequence[Any],
+    numbers: Sequence[int],
+    plan: MemoryPlan,
+    until: Mapping[int, int] | None = None,
+) -> Image:
+    """The image of a program whose launch i, which has work, runs ``kernels[numbers[i]]``; ``until`` as of ``Image``."""
     place, temporary = _places(codes, plan)
     launches = [
-        ImageLaunch(number, code.grid, tuple(map(place, code.slots)))
-        for code, number in zip(codes, numbers, strict=True)
-        if code.grid
+        ImageLaunch(number, code.grid, tuple(map(place, code.slots))) for code, number in zip(codes, numbers, strict=True)
     ]
     end = max([temporary, *(b.offset + aligned(b.type.nbytes) for launch in launches for b in launch.buffers)])
     wanted = [launch.grid * k.scratch for launch in launches if isinstance(k := kernels[launch.kernel], KernelBinary)]
     scratch = aligned(max(wanted)) if any(wanted) else 0
-    return Image(kernels, launches, end + scratch, temporary, scratch)
+    return Image(kernels, launches, end + scratch, temporary, scratch, until or {})
 
 
 def _places(codes: Sequence[LaunchCode], plan: MemoryPlan) -> tuple[Callable[[Slot], Buffer], int]:

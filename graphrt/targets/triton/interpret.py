@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from graphrt.errors import TargetError
+from graphrt.targets.triton.collective import Call
 from graphrt.targets.triton.driver import HostDriver, Launch
-from graphrt.targets.triton.library import LibraryCall
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class InterpretDriver(HostDriver):
         """Kernels work on the state's own memory."""
         return flat
 
-    def load(self, kernel: JitKernel | LibraryCall) -> JitKernel | LibraryCall:
+    def load(self, kernel: JitKernel | Call) -> JitKernel | Call:
         """The function itself."""
         return kernel
 
-    def bind(self, loaded: JitKernel | LibraryCall, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
+    def bind(self, loaded: JitKernel | Call, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
         """A call of the interpreter, or of torch on the CPU."""
-        if isinstance(loaded, LibraryCall):
+        if isinstance(loaded, Call):
             return loaded.bind(buffers)
         if self._guard:
             from graphrt.targets.triton import guard

@@ -10,7 +10,7 @@ float32 products, deterministic algorithms, none that are chosen by timing; afte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,6 +30,11 @@ class View:
     shape: Shape
     strides: Shape
     offset: int = 0
+
+    @staticmethod
+    def parse(entry: Mapping[str, Any]) -> View:
+        """The view whose fields are in ``entry``, maybe as JSON."""
+        return View(entry["buffer"], tuple(entry["shape"]), tuple(entry["strides"]), entry["offset"])
 
     def of(self, buffers: Sequence[Any]) -> Any:
         """The tensor; ``buffers`` are torch tensors of one dimension. Raises TargetError where it does not fit."""
@@ -76,13 +81,9 @@ class LibraryCall:
     @staticmethod
     def parse(entry: dict[str, Any]) -> LibraryCall:
         """The call that was ``described``, maybe as JSON."""
-
-        def views(found: Sequence[dict[str, Any]]) -> tuple[View, ...]:
-            return tuple(View(v["buffer"], tuple(v["shape"]), tuple(v["strides"]), v["offset"]) for v in found)
-
         geometry = tuple((n, tuple(v) if isinstance(v, list | tuple) else v) for n, v in entry["geometry"])
-        results = views(entry["results"])
-        return LibraryCall(entry["op"], entry["library"], views(entry["operands"]), results, geometry, entry["precision"])
+        operands, results = (tuple(map(View.parse, entry[side])) for side in ("operands", "results"))
+        return LibraryCall(entry["op"], entry["library"], operands, results, geometry, entry["precision"])
 
     def bind(self, buffers: Sequence[Any]) -> Callable[[Any], object]:
         """A launch on ``buffers``, which runs on torch's current stream. Raises TargetError where a tensor does not fit."""

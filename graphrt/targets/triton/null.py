@@ -17,6 +17,7 @@ from typing import Any
 
 from graphrt.errors import TargetError
 from graphrt.runtime.forking import TARGET, make_lock
+from graphrt.targets.triton.collective import Call, CollectiveCall
 from graphrt.targets.triton.driver import HostDriver, HostStream, Launch
 from graphrt.targets.triton.kernel import KernelBinary
 from graphrt.targets.triton.library import LibraryCall
@@ -32,7 +33,8 @@ SHARED = {"cuda:sm_75": 64, "cuda:sm_80": 163, "cuda:sm_86": 99, "cuda:sm_89": 9
 class Event:
     """An order that the driver was given, and the name or the size.
 
-    One of allocate, place, load, launch, capture, replay, copy, clone, fetch, event (recorded), wait (for a stream or event).
+    One of allocate, place, load, launch, collective (with the bytes of its results), capture, replay, copy, clone, fetch, event
+    (recorded), wait (for a stream or event); the last two with the name of the stream that does so, "" of the program's own.
     """
 
     kind: str
@@ -41,22 +43,22 @@ class Event:
 
 
 class NullStream(HostStream):
-    """The null driver's stream, which records what is asked of it by ``note``."""
+    """A stream of the null driver, which records what is asked of it by ``note``; ``name`` is empty of the program's own."""
 
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self._note = note
+    def __init__(self, note: Callable[[str, str], None], name: str = "") -> None:
+        self._note, self.name = note, name
 
     def wait_event(self, event: Any) -> None:
         """Nothing is under way."""
-        self._note("wait")
+        self._note("wait", self.name)
 
     def wait_stream(self, stream: Any) -> None:
         """Nothing is under way."""
-        self._note("wait")
+        self._note("wait", self.name)
 
     def record_event(self, event: Any = None) -> Any:
         """An event that has happened."""
-        self._note("event")
+        self._note("event", self.name)
         return self
 
 
@@ -87,6 +89,10 @@ class NullDriver(HostDriver):
     def _note(self, kind: str, name: str = "", size: int = 0) -> None:
         for log in self._logs:
             log.append(Event(kind, name, size))
+
+    def fork(self) -> Any:
+        """A stream that is told from the program's own."""
+        return NullStream(self._note, "fork")
 
     # --- memory ---------------------------------------------------------------------------------------------------
 
@@ -139,9 +145,9 @@ class NullDriver(HostDriver):
 
     # --- kernels --------------------------------------------------------------------------------------------------
 
-    def load(self, kernel: KernelBinary | LibraryCall) -> KernelBinary | LibraryCall:
+    def load(self, kernel: KernelBinary | Call) -> KernelBinary | Call:
         """Checks what a device would refuse."""
-        if isinstance(kernel, LibraryCall):
+        if isinstance(kernel, Call):
             return kernel
         if kernel.target != self.target:
             raise TargetError(f"a kernel for {kernel.target} does not run on the null driver of {self.target}")
@@ -156,12 +162,15 @@ class NullDriver(HostDriver):
         self._note("load", kernel.entry, len(kernel.code))
         return kernel
 
-    def bind(self, loaded: KernelBinary | LibraryCall, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
+    def bind(self, loaded: KernelBinary | Call, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
         """A launch that checks its pointers whenever it is made."""
         spans = [(b.data_ptr(), b.nbytes) for b in buffers if b.nbytes]  # nobody reads an empty tensor
         if isinstance(loaded, LibraryCall):
             loaded.check(buffers)
             return self._launch(loaded.name, grid, spans)
+        if isinstance(loaded, CollectiveCall):
+            tensors = [v.of(buffers) for v in (*loaded.sources, *loaded.results)]
+            return self._launch(str(loaded), sum(t.nbytes for t in tensors[len(loaded.sources) :]), spans, "collective")
         if len(buffers) != loaded.pointers:
             raise TargetError(f"{loaded.entry} takes {loaded.pointers} pointers, got {len(buffers)}")
         if not 1 <= grid <= GRID:
@@ -175,11 +184,11 @@ class NullDriver(HostDriver):
             spans.append((start, grid * loaded.scratch))
         return self._launch(loaded.entry, grid, spans)
 
-    def _launch(self, name: str, grid: int, spans: Sequence[tuple[int, int]]) -> Launch:
+    def _launch(self, name: str, grid: int, spans: Sequence[tuple[int, int]], kind: str = "launch") -> Launch:
         def launch(stream: Any) -> None:
             for pointer, size in spans:
                 self._check(name, pointer, size)
-            self._note("launch", name, grid)
+            self._note(kind, name, grid)
 
         return launch
 

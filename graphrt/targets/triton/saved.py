@@ -2,8 +2,9 @@
 
 ``target`` is the architecture they are compiled for. ``table`` lists every buffer, ``offset`` bytes into the arena where it
 is no state; ``launches`` are [kernel, grid, [entries of the table]]; ``arena``, ``temporary`` and ``scratch`` are sizes in
-bytes, which ``Image`` explains. What a library computes is a kernel without a file, a ``call``. No compiler, and no Triton, is
-needed to run them.
+bytes, which ``Image`` explains. What a library computes is a kernel without a file, a ``call``; what processes exchange is a
+``collective``, and ``until`` has pairs of their launches and those before which they must be over. No compiler, and no Triton,
+is needed to run them.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.errors import TargetError
+from graphrt.mesh import Mesh
 from graphrt.runtime.runnable import Runnable
-from graphrt.targets.saved import Types, part, read_program, write_program
+from graphrt.targets.saved import Types, part, read_program, write_program, written_once
 from graphrt.targets.triton.binary import DeviceBinary
+from graphrt.targets.triton.collective import Call, CollectiveCall
 from graphrt.targets.triton.device import gpu_driver, null_driver
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.image import Buffer, Image, ImageLaunch
@@ -25,8 +28,12 @@ from graphrt.targets.triton.library import LibraryCall
 from graphrt.types import TensorType
 
 
-def save(path: str | Path, image: Image, architecture: str, program: Runnable) -> None:
-    """Writes ``program``, which runs ``image``, as the folder ``path``. Raises OSError."""
+def save(path: str | Path, image: Image, architecture: str, program: Runnable, mesh: Mesh | None = None) -> None:
+    """Writes ``program``, which runs ``image``, as the folder ``path``; of a ``mesh`` one process does. Raises OSError."""
+    written_once(mesh, program, image.buffers("state"), lambda: _save(path, image, architecture, program))
+
+
+def _save(path: str | Path, image: Image, architecture: str, program: Runnable) -> None:
     number = {b: i for i, b in enumerate(dict.fromkeys(b for launch in image.launches for b in launch.buffers))}
     write_program(
         path,
@@ -40,11 +47,14 @@ def save(path: str | Path, image: Image, architecture: str, program: Runnable) -
             "scratch": image.scratch,
             "kernels": [_described(k) for k in image.kernels],
             "launches": [[launch.kernel, launch.grid, [number[b] for b in launch.buffers]] for launch in image.launches],
+            "until": [*image.until.items()],
         },
     )
 
 
-def _described(kernel: KernelBinary | LibraryCall) -> dict[str, Any]:
+def _described(kernel: KernelBinary | Call) -> dict[str, Any]:
+    if isinstance(kernel, CollectiveCall):
+        return {"collective": kernel.described()}
     if isinstance(kernel, LibraryCall):
         return {"call": kernel.described()}
     return {**kernel.described(), "file": kernel.file}
@@ -84,8 +94,11 @@ def _driver(folder: Path, architecture: str, target: str) -> Driver:
 
 def _image(folder: Path, manifest: Mapping[str, Any]) -> Image:
     buffers = [Buffer(e["space"], e["name"], TensorType.parse(e["type"]), e["offset"]) for e in manifest["table"]]
-    kernels: list[KernelBinary | LibraryCall] = []
+    kernels: list[KernelBinary | Call] = []
     for entry in manifest["kernels"]:
+        if "collective" in entry:
+            kernels.append(CollectiveCall.parse(entry["collective"]))
+            continue
         if "call" in entry:
             kernels.append(LibraryCall.parse(entry["call"]))
             continue
@@ -93,4 +106,5 @@ def _image(folder: Path, manifest: Mapping[str, Any]) -> Image:
         code = part(folder, manifest, fields.pop("file")).read_bytes()
         kernels.append(KernelBinary(**fields, code=code))
     launches = [ImageLaunch(kernel, grid, tuple(buffers[i] for i in table)) for kernel, grid, table in manifest["launches"]]
-    return Image(kernels, launches, manifest["arena"], manifest["temporary"], manifest["scratch"])
+    until = {start: end for start, end in manifest.get("until", ())}
+    return Image(kernels, launches, manifest["arena"], manifest["temporary"], manifest["scratch"], until)

@@ -9,26 +9,15 @@ Slots never move, so a captured graph reads them. Nothing waits for the device b
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from graphrt.runtime.arrays import from_numpy
+from graphrt.runtime.arrays import from_numpy, view
 from graphrt.runtime.runnable import AHEAD
 from graphrt.targets.triton.driver import Driver
 from graphrt.types import TensorType
 
 PINNED = 2  # sets of pinned buffers, used in turn
-
-
-def view(memory: Any, offset: int, type: TensorType) -> Any:
-    """``type`` at ``offset`` bytes into the torch.uint8 tensor ``memory``, in its logical shape."""
-    return flat(memory, offset, type).as_strided(type.shape, type.strides)
-
-
-def flat(memory: Any, offset: int, type: TensorType) -> Any:
-    """``type`` at ``offset`` bytes into ``memory``, as one dimension in memory order."""
-    return memory[offset : offset + type.nbytes].view(getattr(sys.modules["torch"], type.dtype.name))
 
 
 class Pinned:

@@ -10,9 +10,11 @@ from typing import Any
 
 from graphrt.config import Flags
 from graphrt.ir import Node
+from graphrt.passes.bucket_size import Pace
 from graphrt.passes.partial import Segments
 from graphrt.passes.pipeline import PassPolicy
 from graphrt.runtime.lowering import Lowering
+from graphrt.runtime.machine import COMPUTE, LAUNCH, MEMORY, find_data_sheet
 from graphrt.runtime.program import Executable
 from graphrt.runtime.runnable import Runnable
 from graphrt.schedule.kernel_ir import Kernel
@@ -33,6 +35,9 @@ from graphrt.targets.triton.tile_order import phases, tile_row
 ARCHITECTURES = ("cuda:sm_80", "cuda:sm_90", "hip:gfx942")  # whose kernels the tests read
 NULL = "cuda:sm_90"  # what the null target compiles for, and the interpreter's kernels are written for
 SEGMENT = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
+_SHEET = find_data_sheet(NULL, "H100")  # of which the pace is, whatever the GPU, so that buckets are alike
+# Between processes: a hop of NCCL's ring over NVLink, and 18 links of 20.6 gigabytes a second (bench/collectives.py).
+PACE = Pace(1e-12 / (COMPUTE * _SHEET.tf32), 1e-12 / (MEMORY * _SHEET.memory), LAUNCH, 3.4e-6, 1 / (18 * 20.6e9))
 _UNITS = {"sm_80": 108, "sm_100": 148, "gfx942": 304}  # of A100, B200, MI300X
 
 
@@ -66,9 +71,9 @@ class TritonTarget(Target):
         """Results depend on the device, never on the run. A contraction that is always left to a library stays whole."""
         options = self.options
         if self._alone:
-            return PassPolicy(splits=lambda node: 0, segments=self._segments, half_copies=True, fused_products=fuses_products())
+            return PassPolicy(lambda node: 0, self._segments, half_copies=True, fused_products=fuses_products(), pace=PACE)
         parts = functools.partial(splits, options=options)
-        return PassPolicy(parts, self._segments, times(options), half_copies=True, fused_products=fuses_products())
+        return PassPolicy(parts, self._segments, times(options), half_copies=True, fused_products=fuses_products(), pace=PACE)
 
     def schedule(self) -> SchedulePolicy:
         """A contraction that is always left to a library stays alone."""

@@ -29,12 +29,12 @@ from graphrt.config import Flags
 from graphrt.errors import TargetError
 from graphrt.files import cache, cache_path, intact, sealed, whole, writable
 from graphrt.targets.templates import find_kernels
+from graphrt.targets.triton.collective import Call
 from graphrt.targets.triton.compile.instructions import amd
 from graphrt.targets.triton.compile.usage import resident, usage
 from graphrt.targets.triton.emit.launch import WARPS, LaunchCode
 from graphrt.targets.triton.emit.module import resolve
 from graphrt.targets.triton.kernel import KernelBinary
-from graphrt.targets.triton.library import LibraryCall
 
 _MOST_REGISTERS = 255
 _NAMED = 3  # kernels that an error names
@@ -141,7 +141,7 @@ def _binary(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
 # --- the distinct kernels of a program ------------------------------------------------------------------------------
 
 
-def build(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> tuple[list[KernelBinary | LibraryCall], list[int]]:
+def build(codes: Sequence[LaunchCode], module: ModuleType, target: str) -> tuple[list[KernelBinary | Call], list[int]]:
     """The distinct kernels of ``codes``, and the number of each launch's kernel among them. Raises TargetError."""
     first = prepare(codes, module, target)
     number = {k: i for i, k in enumerate(first)}
@@ -194,7 +194,7 @@ def _missing(codes: Mapping[str, LaunchCode]) -> list[LaunchCode]:
     return [code for k, code in codes.items() if code.call is None and not intact(_path(k))]
 
 
-def cached(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary | LibraryCall:
+def cached(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary | Call:
     """The binary of one launch's kernel, compiled unless the cache holds it; the call where a library computes it."""
     if code.call is not None:
         return code.call

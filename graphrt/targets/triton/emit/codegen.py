@@ -15,10 +15,11 @@ from typing import Any
 
 from graphrt.config import Flags
 from graphrt.index import Expr
-from graphrt.schedule.kernel_ir import Block, Inst, Kernel, Store, TemplateKernel, Var
+from graphrt.schedule.kernel_ir import Block, CollectiveKernel, Inst, Kernel, Store, TemplateKernel, Var
 from graphrt.schedule.schedule import Schedule
 from graphrt.targets.scalar import TRITON_TYPES, guard_text, identity
 from graphrt.targets.templates import find_kernels
+from graphrt.targets.triton.collective import call_of
 from graphrt.targets.triton.emit.descriptors import described, lying
 from graphrt.targets.triton.emit.generated import WARPS, GeneratedPrinter, Part, dispatcher
 from graphrt.targets.triton.emit.launch import OPTIONS, Choice, Form, LaunchCode
@@ -50,11 +51,16 @@ def generate(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], options: O
     find_kernels()
     launches = []
     for launch, group in zip(kernels, schedule.launches, strict=True):
-        slots = slots_of(launch)
+        slots, first = slots_of(launch), launch[0]
         offer = offered(schedule, launch, slots, options) if options.library != "never" else ""
         if isinstance(offer, LibraryCall):
             call = Choice(Form("library", "", "", {}, offer), dict(LIBRARY), 1, math.inf)  # its time is measured or unknown
-        if isinstance(offer, LibraryCall) and options.library == "always":
+        if isinstance(first, CollectiveKernel):
+            assert schedule.graph.mesh is not None and len(launch) == 1
+            sent = call_of(first, slots, schedule.graph.mesh)
+            choice = Choice(Form("collective", "", "", {}, sent), {}, 1)
+            code = LaunchCode(sent.name, slots, [f"# {sent}"], [choice], choice)
+        elif isinstance(offer, LibraryCall) and options.library == "always":
             code = LaunchCode(offer.name, slots, [f"# {offer}"], [call], call, "asked for")
         else:
             code = LaunchPrinter(slots, options).launch(launch)

@@ -9,6 +9,7 @@ from typing import Any
 
 from graphrt.passes.decision import Decision
 from graphrt.schedule.schedule import Slot
+from graphrt.targets.triton.collective import Call
 from graphrt.targets.triton.library import LIBRARY, LibraryCall
 
 FASTER = "it were predicted to be faster, or measured to be (tune=1)"
@@ -28,14 +29,14 @@ class Form:
 
     ``constants`` is what it is given besides blocks; values starting with "@" name closures of the generated module. ``name``
     tells it from the other forms of the launch: the template's function, empty where there is none. ``call`` is what a library
-    computes: then no kernel is launched.
+    computes, or what processes exchange: then no kernel is launched.
     """
 
     name: str
     module: str
     function: str
     constants: Mapping[str, Any]
-    call: LibraryCall | None = None
+    call: Call | None = None
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,14 @@ class LaunchCode:
         return self.choice.form
 
     @property
-    def call(self) -> LibraryCall | None:
-        """The library's call that stands in place of a kernel."""
+    def call(self) -> Call | None:
+        """The library's call, or the collective, that stands in place of a kernel."""
         return self.form.call
 
     @property
     def offer(self) -> LibraryCall | None:
         """The library's call that could stand in place of a kernel."""
-        return next((c.form.call for c in self.choices if c.form.call is not None), None)
+        return next((c.form.call for c in self.choices if isinstance(c.form.call, LibraryCall)), None)
 
     @property
     def constants(self) -> dict[str, Any]:

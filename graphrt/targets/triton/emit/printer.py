@@ -170,7 +170,7 @@ def tensors(kernel: Kernel) -> set[str]:
             i.out.name for block in kernel.loaders.values() for i in block.insts if i.op == "const" and i.out in loaded
         }
     if isinstance(kernel, LoopKernel | CollectiveKernel):
-        return names  # printed by no target of Triton's: their loops are written out, and they have one process
+        return names  # not printed: loops are written out, and a collective is a call
     if isinstance(kernel, ReductionKernel):
         names |= {f.x.name for p in kernel.passes for f in p.folds}
     return names | {total.fold.x.name for total in kernel.totals}

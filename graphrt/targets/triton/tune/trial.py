@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from graphrt.ir import Node, Value
-from graphrt.runtime.arrays import to_numpy
+from graphrt.runtime.arrays import flat, to_numpy, view
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import blocks, loads
 from graphrt.schedule.schedule import Schedule, Slot
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.emit.launch import LaunchCode
-from graphrt.targets.triton.staging import flat, view
 from graphrt.types import bfloat16, float16, float64
 
 CACHE = 128 << 20  # bytes of buffers that no L2 cache holds

@@ -25,6 +25,7 @@ from typing import Any
 from graphrt.errors import TargetError
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.schedule import Schedule
+from graphrt.targets.triton.collective import Call, CollectiveCall
 from graphrt.targets.triton.compile import build
 from graphrt.targets.triton.compile.build import cached, overdue
 from graphrt.targets.triton.compile.usage import resident, usage
@@ -59,7 +60,7 @@ class Configuration:
     origin: str
     record: records.Record | None = None
     rejected: tuple[str, ...] = ()
-    call: LibraryCall | None = None
+    call: Call | None = None
 
     def __str__(self) -> str:
         how = f"library: {self.call}" if self.call else described(self.form, self.config)
@@ -108,7 +109,7 @@ class Tuner:
             choice = _found(code, known.get(k))
             entry, origin = known[k] if choice is not None else (None, code.origin)
             configured.append(code.configured(choice, origin) if choice is not None else code)
-            if code.grid:
+            if code.grid and not isinstance(code.call, CollectiveCall):
                 shown[k] = _shown(configured[-1], entry, (*code.refused, *self._rejected.get(k, ())))
         return configured, list(shown.values())
 
