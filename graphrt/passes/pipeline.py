@@ -20,6 +20,7 @@ from graphrt.passes.patterns.addends import merge_addends
 from graphrt.passes.patterns.combinations import fuse_combinations
 from graphrt.passes.pieces import store_pieces
 from graphrt.passes.remat import rematerialise
+from graphrt.passes.row_chunks import chunk_rows
 from graphrt.passes.siblings import Times, merge_siblings
 from graphrt.passes.simplify import dead_code, simplify
 from graphrt.passes.snapshot_updates import snapshot_updates
@@ -36,7 +37,8 @@ class PassPolicy:
     ``min_channels`` lie channels-last. With ``half_copies`` halves of weights are kept from run to run, with
     ``fused_products`` a product is added to a sum without being rounded, where a graph can say so. The steps of loops are
     written out unless ``loops``. Sums over processes are sent in buckets of ``bucket_bytes``. Of ``stretches`` of the
-    forward pass all but the last are computed again for the backward pass.
+    forward pass all but the last are computed again for the backward pass. Products of more than twice ``row_bytes`` are made
+    in chunks of rows.
     """
 
     splits: Callable[[Node], int]
@@ -48,6 +50,7 @@ class PassPolicy:
     loops: bool = False
     bucket_bytes: int = BYTES
     stretches: int = 1
+    row_bytes: int = 64 << 20
 
 
 def run_passes(
@@ -77,6 +80,10 @@ def run_passes(
         ("siblings", siblings),  # a pair of products that meet, one convolution of several
         ("channels", lambda g: pad_channels(g, policy.times, decisions)),  # images of few channels are given more
         ("remat", rematerialise),  # parts of concatenations, again for the backward pass
+        (
+            "chunks",
+            lambda g: chunk_rows(g, policy.row_bytes, policy.loops, decisions),
+        ),  # of rows of large products
         ("checkpoints", lambda g: keep_checkpoints(g, policy.stretches, decisions)),  # the forward pass again, to save memory
         ("snapshot_updates", snapshot_updates),  # updates read old values
         ("partial", lambda g: partial_sums(g, policy.segments)),  # sums over pixels from sums of segments

@@ -68,6 +68,7 @@ class Compiling:
     mesh: Mesh | None = None
     policy: str = "all_reduce"
     reduce_dtype: str | None = None
+    memory_limit: int | None = None
 
 
 class Programs:
@@ -330,6 +331,7 @@ class Programs:
             library=self.compiling.library,
             policy="all_reduce" if self.compiling.policy == "tensor" else self.compiling.policy,  # layers are cut already
             reduce_dtype=self.compiling.reduce_dtype,
+            memory_limit=self.compiling.memory_limit,
             batch=None if alone else batch,
         )
 
