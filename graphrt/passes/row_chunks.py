@@ -62,19 +62,18 @@ def _is_long(node: Node, most: int) -> bool:
 
 def _length(region: Region, most: int) -> int:
     """The number of chunks, whose rows are equally many. Raises Refusal."""
-    z = region.product.outputs[0]
-    count, row = z.shape[0], z.type.nbytes // z.shape[0]
-    kept = 2 * sum(v.type.size * float32.numpy.itemsize for v in region.sums)  # a sum, and the next
+    z, count = region.product.outputs[0], region.count
+    kept = 2 * sum(v.type.size * _dtype_of_sum(v).numpy.itemsize for v in region.sums)  # a sum, and the next
     if kept > z.type.nbytes // 2:
         raise Refusal(
             f"its sums over rows would be kept twice, {kept:,} bytes, beside {z.type.nbytes:,} of the product",
-            f"it had {-(-2 * kept // row):,} rows or more",
+            f"it had {-(-2 * kept // (z.type.nbytes // z.shape[0])):,} rows or more",
         )
-    wanted = max(min(most // row, count // (FEW + 1)), 1)  # a loop of few steps is none
-    rows = next(n for n in range(wanted, 0, -1) if count % n == 0)
-    if 4 * rows < wanted:
+    wanted = max(min(most * count // z.type.nbytes, count // (FEW + 1)), 1)  # a loop of few steps is none
+    each = next(n for n in range(wanted, 0, -1) if count % n == 0)
+    if 4 * each < wanted or count == 1:
         raise Refusal(f"{count:,} rows are no number of equal chunks of about {wanted:,}", "they were, as powers of two are")
-    return count // rows
+    return count // each
 
 
 def _chunked(graph: Graph, region: Region, length: int, loops: bool) -> Graph:
@@ -91,7 +90,7 @@ def _chunked(graph: Graph, region: Region, length: int, loops: bool) -> Graph:
             adopt(node)
     phase = "bwd" if any(n.origin.phase == "bwd" for n in region.nodes) else region.product.origin.phase
     with new.at(replace(region.product.origin, phase=phase)):
-        table.update((_looped if loops else _written_out)(new, region, table, length))
+        table.update((_looped if loops and length > FEW else _written_out)(new, region, table, length))
     for node in graph.nodes:
         if node in region.behind and node not in again:
             adopt(node)
@@ -105,7 +104,7 @@ def _looped(new: Graph, region: Region, table: Mapping[Value, Value], length: in
     begin = {v: broadcast_to(new.constant(0.0, _dtype_of_sum(v)), v.shape) for v in region.sums}
     with Trace(new, length, False) as trace:
         states = {v: trace.state(zeros, history=False) for v, zeros in begin.items()}
-        here = _chunk(new, region, table, {v: trace.sequence(parts) for v, parts in cut.items()}, region.count // length)
+        here = _chunk(new, region, table, {v: trace.sequence(parts) for v, parts in cut.items()}, length)
         for v, state in states.items():
             trace.become(state, add(state, here[v]))
         for v in region.stacked:
@@ -121,7 +120,7 @@ def _written_out(new: Graph, region: Region, table: Mapping[Value, Value], lengt
     chunks, sums = list[dict[Value, Value]](), dict[Value, Value]()
     for i in range(length):
         given = {v: getitem(parts, i) for v, parts in cut.items()}
-        chunks.append(here := _chunk(new, region, table, given, region.count // length, i + 1))
+        chunks.append(here := _chunk(new, region, table, given, length, i + 1))
         with new.at(replace(region.product.origin, phase="bwd", part=i + 1)):
             sums = {v: add(sums[v], here[v]) if i else here[v] for v in region.sums}
     found = {v: concat([here[v] for here in chunks], region.rows[v]) for v in region.stacked}
@@ -129,9 +128,9 @@ def _written_out(new: Graph, region: Region, table: Mapping[Value, Value], lengt
 
 
 def _chunk(
-    new: Graph, region: Region, table: Mapping[Value, Value], given: Mapping[Value, Value], rows: int, part: int = 0
+    new: Graph, region: Region, table: Mapping[Value, Value], given: Mapping[Value, Value], length: int, part: int = 0
 ) -> dict[Value, Value]:
-    """All values of a chunk of so many ``rows``, of which those that are cut are ``given``; ``part`` is its number."""
+    """All values of one of ``length`` chunks, of which those that are cut are ``given``; ``part`` is its number."""
     here = dict(given)
     for node in region.nodes:
         operands = [here[v] if v in here else table[v] for v in node.inputs]
@@ -139,7 +138,7 @@ def _chunk(
             operands = [widened(v) for v in operands]
         name = node.name if node in region.behind and not part else None
         with new.at(replace(node.origin, part=part)):
-            made = new.append(node.op, operands, region.part(node, rows), name)
+            made = new.append(node.op, operands, region.part(node, length), name)
         here.update(zip(node.outputs, made.outputs, strict=True))
     return here
 

@@ -6,12 +6,13 @@ views by their index maps, of what works along dimensions by the letters of its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from graphrt.errors import GraphrtError
-from graphrt.index import axes
+from graphrt.index import Expr, axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.types import TensorType
@@ -25,6 +26,22 @@ class Refusal(Exception):
     def __init__(self, reason: str, change: str) -> None:
         super().__init__(reason)
         self.reason, self.change = reason, change
+
+
+def _goes_along(at: Expr, extent: int, index: Sequence[Expr], dim: int, source: int) -> bool:
+    """Whether equal parts of a view's ``extent``, at ``at``, are of equal parts of dimension ``dim``, of ``source`` places.
+
+    ``index`` is where the view reads: at a row, a place of several rows, or one of several places of a row.
+    """
+    row, rest = index[dim], [e for d, e in enumerate(index) if d != dim]
+    if not at.axes() or not extent or not source:
+        return False
+    if source % extent == 0:
+        inner, several = row - at * (source // extent), source // extent
+        apart = not any(e.axes() & at.axes() for e in (inner, *rest))
+        return apart and 0 <= inner.range()[0] and inner.range()[1] < several
+    several = extent // source
+    return extent % source == 0 and row == at // several and all(e == at % several or not e.axes() & at.axes() for e in rest)
 
 
 @dataclass
@@ -67,14 +84,14 @@ class Region:
     def _ends(self, node: Node, members: set[Node]) -> bool:
         """Whether ``node`` works on numbers of ``members``, one a row, on their way to a sum over all rows, as a loss does."""
         own = [v for v in node.inputs if v.node in self.behind]
-        small = all(v.node in members and v in self.rows and v.type.size == self.count for v in own)
+        small = all(v.node in members and v in self.rows and v.type.size == self.product.types[0].shape[0] for v in own)
         total = node.op.kind is Kind.REDUCTION and node.attrs["op"] == "sum"
         return small and (total or node.op.kind is Kind.ELEMENTWISE)
 
     @property
     def count(self) -> int:
-        """The number of rows."""
-        return self.product.types[0].shape[0]
+        """The number of rows, or, where views part rows, of the largest parts, such as sequences."""
+        return math.gcd(*(v.shape[dim] for v, dim in self.rows.items()))
 
     @property
     def size(self) -> int:
@@ -98,7 +115,7 @@ class Region:
     def _meet(self, node: Node) -> None:
         """Finds the rows of what ``node`` makes, and takes in what else it reads."""
         kind, own = node.op.kind, [v for v in node.inputs if v.node in self.behind]
-        if total := next((v for v in own if v not in self.rows), None):
+        if (total := next((v for v in own if v not in self.rows), None)) is not None:
             raise Refusal(f"{node.name} reads {total.name}, which all rows are folded into", "its rows went their ways alone")
         if kind is Kind.ELEMENTWISE:
             (dim,) = self._one({self.rows[v] for v in own}, node)
@@ -150,9 +167,11 @@ class Region:
         pieces = list(node.op.pull(node, at))
         if others or len(pieces) != 1 or pieces[0].mask:
             raise self._mixed(node)
-        row, rest = pieces[0].index[self.rows[source]], [e for d, e in enumerate(pieces[0].index) if d != self.rows[source]]
-        found = [d for d, e in enumerate(at) if e == row and e.axes()]
-        if not found or node.types[0].shape[found[0]] != self.count or any(e.axes() & row.axes() for e in rest):
+        dim = self.rows[source]
+        found = [
+            d for d in range(len(at)) if _goes_along(at[d], node.types[0].shape[d], pieces[0].index, dim, source.shape[dim])
+        ]
+        if not found:
             raise self._mixed(node)
         return found[0]
 
@@ -204,21 +223,17 @@ class Region:
         pieces = list(node.op.pull(node, at))
         if len(pieces) != 1 or pieces[0].mask or len(node.inputs) != 1:
             return
-        found = [d for d, e in enumerate(pieces[0].index) if at[dim].axes() & e.axes()]
-        if not found:
-            yield node.inputs[0], None
-        elif (
-            len(found) == 1
-            and pieces[0].index[found[0]] == at[dim]
-            and node.inputs[0].shape[found[0]] == at[dim].range()[1] + 1
-        ):
-            yield node.inputs[0], found[0]
+        x, index, extent = node.inputs[0], pieces[0].index, node.types[0].shape[dim]
+        if not any(at[dim].axes() & e.axes() for e in index):
+            yield x, None
+        elif found := [d for d in range(x.ndim) if _goes_along(at[dim], extent, index, d, x.shape[d])]:
+            yield x, found[0]
 
-    def part(self, node: Node, rows: int) -> dict[str, Any]:
-        """The attributes of ``node`` for so many ``rows``. Raises Refusal where it has no such part."""
+    def part(self, node: Node, length: int) -> dict[str, Any]:
+        """The attributes of ``node`` for one of ``length`` chunks. Raises Refusal where it has no such part."""
 
         def cut(v: Value, shape: Sequence[int]) -> tuple[int, ...]:
-            return tuple(rows if d == self.rows.get(v) else n for d, n in enumerate(shape))
+            return tuple(n // length if d == self.rows.get(v) else n for d, n in enumerate(shape))
 
         attrs = dict(node.attrs)
         if "shape" in attrs:
