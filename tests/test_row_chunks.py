@@ -19,6 +19,7 @@ from graphrt.passes.simplify import dead_code, simplify
 from graphrt.targets.target import parse
 from graphrt.types import as_dtype, float32
 
+pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 TARGET = "interpret" if INTERPRETED else "cpu"
 once = pytest.mark.skipif(INTERPRETED, reason="the passes are the same in both lanes")
 ROWS, WIDTH, CLASSES = 48, 3, 40
