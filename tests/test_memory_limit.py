@@ -186,7 +186,7 @@ def test_programs_of_other_limits_are_others_in_the_cache() -> None:
 
 @once
 def test_a_trainer_keeps_the_limit() -> None:
-    """The losses are those without one; what is no limit is refused where the trainer is made, one that is too low at a step."""
+    """The losses are those without one; what is no limit is refused where a trainer is made, one that is too low at a step."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((64, 32)).astype(np.float32), rng.integers(0, 10, 64)
 

@@ -7,15 +7,17 @@ from collections.abc import Callable
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from conftest import INTERPRETED, check
+from conftest import INTERPRETED, assert_close, check
 from hypothesis import given, settings
 
 import graphrt as grt
 from graphrt import ops as F
 from graphrt.compiler import lower_graph
+from graphrt.passes import pipeline
 from graphrt.passes.decision import Decision
 from graphrt.passes.row_chunks import chunk_rows
 from graphrt.passes.simplify import dead_code, simplify
+from graphrt.targets.reference.evaluate import evaluate
 from graphrt.targets.target import parse
 from graphrt.types import as_dtype, float32
 
@@ -186,3 +188,50 @@ def test_a_part_is_in_the_text() -> None:
     assert {n.origin.part for n in g.nodes} == set(range(7))
     again = grt.Graph.parse(str(g))
     assert [n.origin.part for n in again.nodes] == [n.origin.part for n in g.nodes] and str(again) == str(g)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of eight rows, of all programs."""
+    monkeypatch.setattr(pipeline, "chunk_rows", lambda g, most, loops, found: chunk_rows(g, 8 * 4 * CLASSES, loops, found))
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+def test_a_program_for_any_batch_has_chunks(train: bool) -> None:
+    """Rows past the count, whatever they hold, change no loss and no parameter."""
+    g = grt.Graph()
+    each = F.cross_entropy(_logits(g, ROWS, WIDTH, CLASSES), g.input("y", (ROWS,), "int64"), reduction="none")
+    g.output("each", each)
+    loss = g.output("loss", F.mean(each))
+    if train:
+        for p, d in zip(g.parameters(), grt.grad(loss, g.parameters()), strict=True):
+            g.update(p, p - 0.1 * d)
+    program = grt.compile(g, target=TARGET, batch=grt.up_to(ROWS), state=(state := grt.State()))
+    assert [d.taken for d in program.explain().decisions if d.stage == "chunks"] == [True]
+    rows, initial = 29, dict(g.initial)
+    feeds = {name: array[:rows] for name, array in _feeds().items()}
+    found = program(feeds)
+    one = grt.Graph()
+    few = F.cross_entropy(_logits(one, rows, WIDTH, CLASSES), one.input("y", (rows,), "int64"), reduction="none")
+    mean = F.mean(few)
+    new = (
+        {p.name: p - 0.1 * d for p, d in zip(one.parameters(), grt.grad(mean, one.parameters()), strict=True)} if train else {}
+    )
+    wanted = evaluate(one, {**one.initial, **feeds})
+    assert_close(found["each"], wanted[few], CLASSES)
+    assert_close(found["loss"], wanted[mean], ROWS * CLASSES)
+    assert all(np.array_equal(initial[name], one.initial[name]) for name in initial)
+    for name, v in new.items():
+        assert_close(state[name], wanted[v], ROWS * CLASSES)
+
+
+@once
+@pytest.mark.usefixtures("small")
+def test_chunks_with_a_limit_of_memory() -> None:
+    """What is computed in chunks is not computed again in stretches, and the step is the same."""
+    whole = _graph("plain", True)
+    plain = grt.compile(whole, target="cpu")
+    held = plain.memory().size + 10_000
+    small = grt.compile(whole, target="cpu", memory_limit=held)
+    assert small(_feeds())["loss"] == plain(_feeds())["loss"]

@@ -100,7 +100,7 @@ def _chunked(graph: Graph, region: Region, length: int, loops: bool) -> Graph:
 
 def _looped(new: Graph, region: Region, table: Mapping[Value, Value], length: int) -> dict[Value, Value]:
     """The results of ``region`` from a loop of ``length`` steps on the graph ``new``, whose ``table`` has what is outside."""
-    cut = {v: _cut(table[v], region.rows[v], length) for v in region.leaves}
+    cut = {v: _cut(_leaf(new, v, region.rows[v], table), region.rows[v], length) for v in region.leaves}
     begin = {v: broadcast_to(new.constant(0.0, _dtype_of_sum(v)), v.shape) for v in region.sums}
     with Trace(new, length, False) as trace:
         states = {v: trace.state(zeros, history=False) for v, zeros in begin.items()}
@@ -116,7 +116,7 @@ def _looped(new: Graph, region: Region, table: Mapping[Value, Value], length: in
 
 def _written_out(new: Graph, region: Region, table: Mapping[Value, Value], length: int) -> dict[Value, Value]:
     """The results of ``region`` from ``length`` chunks, one after the other, which are kept apart (``Origin.part``)."""
-    cut = {v: _cut(table[v], region.rows[v], length) for v in region.leaves}
+    cut = {v: _cut(_leaf(new, v, region.rows[v], table), region.rows[v], length) for v in region.leaves}
     chunks, sums = list[dict[Value, Value]](), dict[Value, Value]()
     for i in range(length):
         given = {v: getitem(parts, i) for v, parts in cut.items()}
@@ -131,7 +131,7 @@ def _chunk(
     new: Graph, region: Region, table: Mapping[Value, Value], given: Mapping[Value, Value], length: int, part: int = 0
 ) -> dict[Value, Value]:
     """All values of one of ``length`` chunks, of which those that are cut are ``given``; ``part`` is its number."""
-    here = dict(given)
+    here = {v: broadcast_to(x, region.shape(v, length)) for v, x in given.items()}
     for node in region.nodes:
         operands = [here[v] if v in here else table[v] for v in node.inputs]
         if not set(node.outputs).isdisjoint(region.sums):  # halves are summed as float32
@@ -145,6 +145,14 @@ def _chunk(
 
 def _dtype_of_sum(v: Value) -> DType:
     return float32 if v.dtype in HALVES else v.dtype
+
+
+def _leaf(new: Graph, v: Value, dim: int, table: Mapping[Value, Value]) -> Value:
+    """``v`` on the graph ``new``, to be cut along ``dim``; what counts rows is as narrow as can be."""
+    if v.node.op.kind is not Kind.GENERATED:
+        return table[v]
+    shape = tuple(n if d == dim else 1 for d, n in enumerate(v.shape))
+    return new.append(v.node.op, (), {**v.node.attrs, "shape": shape}).outputs[0]
 
 
 def _cut(v: Value, dim: int, length: int) -> Value:

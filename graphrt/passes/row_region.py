@@ -186,7 +186,7 @@ class Region:
             for x, at in self._read(node, dim):
                 if at is not None:
                     self._take(x, at)
-        elif v.type.size >= self.size:
+        elif v.type.size >= self.size and node.op.kind is not Kind.GENERATED:
             raise Refusal(f"{v.name}, which it meets, is as large", "that were computed from something smaller")
         elif v not in self.leaves:
             self.leaves.append(v)
@@ -229,20 +229,20 @@ class Region:
         elif found := [d for d in range(x.ndim) if _goes_along(at[dim], extent, index, d, x.shape[d])]:
             yield x, found[0]
 
+    def shape(self, v: Value, length: int) -> tuple[int, ...]:
+        """The shape of ``v`` in one of ``length`` chunks."""
+        return tuple(n // length if d == self.rows.get(v) else n for d, n in enumerate(v.shape))
+
     def part(self, node: Node, length: int) -> dict[str, Any]:
         """The attributes of ``node`` for one of ``length`` chunks. Raises Refusal where it has no such part."""
-
-        def cut(v: Value, shape: Sequence[int]) -> tuple[int, ...]:
-            return tuple(n // length if d == self.rows.get(v) else n for d, n in enumerate(shape))
-
         attrs = dict(node.attrs)
         if "shape" in attrs:
-            attrs["shape"] = cut(node.outputs[0], attrs["shape"])
+            attrs["shape"] = self.shape(node.outputs[0], length)
         try:
-            types = node.op.types(tuple(TensorType(cut(v, v.shape), v.dtype) for v in node.inputs), attrs)
+            types = node.op.types(tuple(TensorType(self.shape(v, length), v.dtype) for v in node.inputs), attrs)
         except GraphrtError as error:
             raise Refusal(f"{node.name} is not made of fewer rows: {error}", "it were") from None
-        if [t.shape for t in types] != [cut(v, v.shape) for v in node.outputs]:
+        if [t.shape for t in types] != [self.shape(v, length) for v in node.outputs]:
             raise self._mixed(node)
         return attrs
 
