@@ -262,7 +262,8 @@ def test_a_view_of_a_result_is_returned() -> None:
     """In another shape and turned: a loop stores each result as it is."""
     graph = grt.Graph()
     x = graph.input("x", (6, 2, 3))
-    _, y = F.scan(lambda c, e: ((c + e).tanh(), c * e), x[0], x)
+    last, y = F.scan(lambda c, e: ((c + e.sum()).tanh(), c * e), x.sum(), x)
+    graph.output("last", last * 2.0)
     graph.output("flat", F.reshape(y, (12, 3)))
     graph.output("turned", F.permute(y, (2, 0, 1)))
     check(graph, {"x": array(6, 2, 3)}, TARGET)
