@@ -210,7 +210,7 @@ class Region:
         return self._large[v]
 
     def _read(self, node: Node, dim: int) -> Iterator[tuple[Value, int | None]]:
-        """What ``node`` reads, with the dimension of its rows if those of the result lie along ``dim``; or nothing."""
+        """Yields what ``node`` reads, with the dimension of its rows if those of the result lie along ``dim``; or nothing."""
         if node.op.kind is Kind.REDUCTION and node.op.axes is not None:
             spec = node.op.axes(node)
             yield from ((x, letters.index(spec.results[0][dim])) for x, letters in zip(node.inputs, spec.operands, strict=True))
