@@ -63,13 +63,14 @@ def _is_long(node: Node, most: int) -> bool:
 def _length(region: Region, most: int) -> int:
     """The number of chunks, whose rows are equally many. Raises Refusal."""
     z, count = region.product.outputs[0], region.count
-    kept = 2 * sum(v.type.size * _dtype_of_sum(v).numpy.itemsize for v in region.sums)  # a sum, and the next
-    if kept > z.type.nbytes // 2:
+    sums = sum(v.type.size * _dtype_of_sum(v).numpy.itemsize for v in region.sums)
+    if 4 * sums > z.type.nbytes:  # each is there twice, before and after a chunk
         raise Refusal(
-            f"its sums over rows would be kept twice, {kept:,} bytes, beside {z.type.nbytes:,} of the product",
-            f"it had {-(-2 * kept // (z.type.nbytes // z.shape[0])):,} rows or more",
+            f"its sums over rows are {sums:,} bytes, more than a quarter of the product's {z.type.nbytes:,}",
+            f"it had {-(-4 * sums // (z.type.nbytes // z.shape[0])):,} rows or more",
         )
     wanted = max(min(most * count // z.type.nbytes, count // (FEW + 1)), 1)  # a loop of few steps is none
+    wanted = max(wanted, -(-sums * count // z.type.nbytes))  # all chunks together move no more of sums than of the product
     each = next(n for n in range(wanted, 0, -1) if count % n == 0)
     if 4 * each < wanted or count == 1:
         raise Refusal(f"{count:,} rows are no number of equal chunks of about {wanted:,}", "they were, as powers of two are")
