@@ -83,6 +83,7 @@ def _feeds() -> dict[str, np.ndarray]:
     return {"x": rng.standard_normal((ROWS, WIDTH)).astype(np.float32), "y": rng.integers(0, CLASSES, ROWS)}
 
 
+@once
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_chunks_are_the_whole(loss: str, train: bool) -> None:
