@@ -1,9 +1,11 @@
-"""How does graphrt do on networks it was not tuned for? A torch module's training step and its forward pass, beside torch.
+"""How does graphrt do on networks it was not tuned for? A torch module's training step and its forward pass, beside its peers.
 
 python -m bench.zoo [--work 'U-Net'] [--processes 5] [--save] [--no-compile] [--no-inference]
 
 graphrt takes the module by from_torch; the gradients and SGD are in one program. Each row is measured in processes of its own,
-in which the candidates take turns.
+in which graphrt and torch take turns. JAX has the network as ``bench.jax_zoo`` writes it, and OpenVINO, in float32 and as it
+chooses by itself (bfloat16 where the processor has it), the torch module's forward pass: each has a process of its own, right
+behind, since frameworks that embed LLVM do not live together.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import torch
@@ -72,6 +75,61 @@ def theirs(name: str, train: bool, mode: str) -> Callable[[], Any]:
     return updated(optimizer, lambda: zoo.loss(model(x), target)) if train else forward
 
 
+def jax_call(name: str, train: bool) -> Callable[[], Any]:
+    """A step of JAX, or a forward pass."""
+    from bench.jax_zoo import call_of
+
+    zoo = ZOO[name]
+    x, target = zoo.data()
+    parameters = sum(p.numel() for p in zoo.make().parameters())
+    return call_of(name, x.numpy(), target.numpy(), parameters, train, RATE)
+
+
+def openvino_call(name: str, precision: str | None) -> Callable[[], Any]:
+    """A forward pass of OpenVINO, with as many threads as torch has, in ``precision`` (None: its own choice)."""
+    import openvino
+
+    zoo = ZOO[name]
+    x, _ = zoo.data()
+    torch.manual_seed(0)
+    model = openvino.convert_model(zoo.make().eval(), example_input=x)
+    model.reshape(list(x.shape))
+    config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = openvino.compile_model(
+        model, "CPU", config | ({} if precision is None else {"INFERENCE_PRECISION_HINT": precision})
+    )
+    array = x.numpy()
+    return lambda: compiled(array)[0]
+
+
+def others(name: str, train: bool) -> list[str]:
+    """The peers that have ``name`` and are installed, each of which has a process of its own."""
+    found = []
+    if find_spec("jax") is not None and name in _jax_networks(train):
+        found.append("jax")
+    if not train and find_spec("openvino") is not None:
+        found += ["openvino f32", "openvino"]
+    return found
+
+
+def _jax_networks(train: bool) -> Collection[str]:
+    from bench.jax_zoo import NETWORKS
+
+    return NETWORKS if train else NETWORKS.keys() - {"U-Net"}  # whose norms take the batch's statistics
+
+
+def alone(name: str, train: bool, peer: str, rounds: int) -> float:
+    """The median milliseconds of ``peer``, one of ``others``."""
+    call = jax_call(name, train) if peer == "jax" else openvino_call(name, "f32" if peer.endswith("f32") else None)
+    call()
+    begin = time.perf_counter()
+    call()
+    calls = max(1, min(50, round(0.05 / max(time.perf_counter() - begin, 1e-5))))
+    timing = interleave({peer: call}, rounds, calls)[peer]
+    assert timing is not None
+    return timing.median
+
+
 def measured(name: str, train: bool, modes: list[str], rounds: int) -> dict[str, float]:
     """Milliseconds of each candidate, their medians in turns, and of graphrt the seconds to the end of its first call."""
     start = time.perf_counter()
@@ -92,7 +150,7 @@ def measured(name: str, train: bool, modes: list[str], rounds: int) -> dict[str,
 
 def row(name: str, train: bool, found: list[Mapping[str, float]]) -> dict[str, Any]:
     """The medians over processes, the best peer, and the ratio to it with the least and the largest."""
-    peers = [n for n in found[0] if n.startswith("torch")]
+    peers = [n for n in found[0] if n not in ("graphrt", "first call, s", "openvino")]
     ratios = sorted(min(f[n] for n in peers) / f["graphrt"] for f in found)
     ms = {n: statistics.median(f[n] for f in found) for n in ("graphrt", *peers)}
     best = min(peers, key=ms.__getitem__)
@@ -104,7 +162,9 @@ def row(name: str, train: bool, found: list[Mapping[str, float]]) -> dict[str, A
         "least": ratios[0],
         "most": ratios[-1],
     }
-    return about | {"first call, s": statistics.median(f["first call, s"] for f in found)}
+    about["first call, s"] = statistics.median(f["first call, s"] for f in found)
+    halves = [f["openvino"] / f["graphrt"] for f in found if "openvino" in f]  # computes in bfloat16, and is no peer of float32
+    return about | {"OpenVINO's choice": statistics.median(halves) if halves else None}
 
 
 def main(
@@ -115,7 +175,7 @@ def main(
     inference: Annotated[bool, typer.Option("--inference/--no-inference", help="forward passes too")] = True,
     save: Annotated[bool, typer.Option(help="append the rows to bench/results/zoo.jsonl")] = False,
 ) -> None:
-    """Prints, for each network, how many times faster graphrt is than the best of torch's ways."""
+    """Prints, for each network, how many times faster graphrt is than its best peer."""
     for name in work or ():
         if name not in ZOO:
             raise typer.BadParameter(f"no network {name!r}; there is {', '.join(ZOO)}", param_hint="--work")
@@ -123,7 +183,10 @@ def main(
     for train in (True, False) if inference else (True,):
         for name in work or ZOO:
             modes = ["eager"] + (["channels_last"] if len(ZOO[name].input) == 4 else []) + (["compile"] if compiled else [])
-            found = [elsewhere("bench.zoo", "measured", name, train, modes, rounds) for _ in range(processes)]
+            found = []
+            for _ in range(processes):
+                found.append(elsewhere("bench.zoo", "measured", name, train, modes, rounds))
+                found[-1] |= {peer: elsewhere("bench.zoo", "alone", name, train, peer, rounds) for peer in others(name, train)}
             rows.append(row(name, train, found))
             print(f"{rows[-1]['what']}, {name}: {rows[-1]['ratio']:.2f}x of {rows[-1]['best peer']}", flush=True)
     report("a torch module, float32 (ratio: best peer / graphrt)", rows, "zoo" if save else None)

@@ -5,13 +5,13 @@ target = parse(name): passes -> fuse -> arrange -> lower -> plan memory -> targe
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.dump import dump
 from graphrt.runtime.explanation import meant
+from graphrt.runtime.fitting import fitting
 from graphrt.runtime.lowering import Lowering, uncollected
 from graphrt.runtime.processes import processes
 from graphrt.runtime.program import Program, Recipe
@@ -160,7 +161,9 @@ def _compile(
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
     held = {name: name in state.sharding for name in state.types}
     graph = narrow_sums(shard_updates(graph, settings.policy, held, chosen), settings.reduce_dtype, chosen)
-    lowered = functools.cache(lambda: _with(chosen, fitting(graph, target, orders)))
+    lowered = cache(
+        lambda: _with(chosen, fitting(partial(lower_graph, graph, target, orders, False), settings.memory_limit, target.name))
+    )
     with _together(graph, target, orders):
         executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
     cut = shardings(graph.mesh, list(graph.sources.values()))
@@ -216,36 +219,6 @@ def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
     table = dict(zip(graph.values(), (copy := rewrite(graph, lambda node: None)).values(), strict=True))
     copy.updates, copy.outputs, copy.orders = {}, {name: table[v] for name, v in named.items()}, {}
     return copy, unpack
-
-
-def fitting(graph: Graph, target: Target, orders: Mapping[str, Order]) -> Lowering:
-    """``lower_graph`` of the fewest stretches of the forward pass, 1, 2, 4 and so on, with which a run holds no more than
-    the target's ``memory_limit``. Raises ArgumentError where none is found, and what ``lower_graph`` does.
-    """
-    limit, stretches, best = target.settings.memory_limit, 1, None
-    refused = list[Decision]()
-    while True:
-        lowering = lower_graph(graph, target, orders, stretches=stretches)
-        if limit is not None and lowering.plan is None:
-            raise ArgumentError(f"memory_limit is for targets that plan memory, and {target.name} does not; leave it out")
-        if limit is None or sum((held := lowering.held).values()) <= limit:
-            return _with(refused, lowering)
-        total = sum(held.values())
-        reason, change = f"a run would hold {total:,} bytes", f"memory_limit were {total:,} bytes"
-        parts = "1 stretch" if stretches == 1 else f"{stretches} stretches"
-        refused.append(Decision("memory", "the forward pass", parts, False, reason, change=change))
-        if best is None or total < sum(best[0].values()):
-            best = held, parts
-        elif stretches > 8:  # more of them keep more
-            break
-        if not any(node.origin.phase == "again" for node in lowering.graph.nodes) and stretches > 1:
-            break
-        stretches *= 2
-    of = ", ".join(f"{size:,} of {what}" for what, size in best[0].items())
-    raise ArgumentError(
-        f"memory_limit is {limit:,} bytes, and the least that a run holds is {sum(best[0].values()):,} ({of}), with the "
-        f"forward pass cut into {best[1]}; allow that, or take a smaller batch"
-    )
 
 
 def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body: bool = False, stretches: int = 1) -> Lowering:

@@ -38,13 +38,15 @@ _REFLECTED = {  # what Python would call for `array OP value`, by the function t
 class Origin:
     """The origin of a node: the user's file and line, the phase, and its forward node's name.
 
-    The phase is fwd, bwd or opt, or again for what of the forward pass the backward pass computes again.
+    The phase is fwd, bwd or opt, or again for what of the forward pass the backward pass computes again. Nodes of two
+    parts, ``part`` counts from 1, share no kernel and no launch, so that one is over before the next begins; 0 is none.
     """
 
     file: str = "?"
     line: int = 0
     phase: str = "fwd"
     source: str = ""
+    part: int = 0
 
     @staticmethod
     def of_caller(phase: str, source: str) -> Origin:
@@ -63,6 +65,7 @@ class Origin:
     def __str__(self) -> str:
         """One line, whatever the user's file and names hold."""
         text = f"{os.path.basename(self.file)}:{self.line} {self.phase}" + (f" of {self.source}" if self.source else "")
+        text += f", part {self.part}" if self.part else ""
         return "".join(c if c.isprintable() else "?" for c in text).strip()
 
 

@@ -27,7 +27,7 @@ _LINE = re.compile(
 _TYPE = re.compile(r"\w+\[[^\]]*\](?:\{[^}]*\})?(?:@[\w*]+)?")
 _BAR = "    | "
 _RESULT = re.compile(rf"(output|update) ({_NAME}) = (%\d+)(?:{{([\d,]*)}})?")
-_ORIGIN = re.compile(r"(.*):(\d+) (\w+)(?: of (.*))?")
+_ORIGIN = re.compile(r"(.*):(\d+) (\w+)(?: of (.*?))?(?:, part (\d+))?")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def parse_line(line: str) -> NodeLine | ResultLine:
         op=match["op"],
         inputs=["%" + arg.id[1:] for arg in call.args if isinstance(arg, ast.Name)],
         attrs={str(k.arg): text if (value := _literal(k.value)) is ... else value for k in call.keywords},
-        origin=Origin(where[1], int(where[2]), where[3], where[4] or "") if where else Origin(),
+        origin=Origin(where[1], int(where[2]), where[3], where[4] or "", int(where[5] or 0)) if where else Origin(),
     )
 
 

@@ -106,6 +106,15 @@ def test_a_usage_error_is_status_2_and_says_what_would_be_right() -> None:
         assert result.exit_code == 2 and message in result.output
 
 
+def test_training_keeps_a_limit_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit that nothing fits is an error, which says the least that there is."""
+    common = ("train", "mlp", "--data", "digits", "--epochs", "1", "--limit", "64", "--target", "cpu", "--out", str(tmp_path))
+    assert "arena" in run(*common, "--memory-limit", "64MB")
+    assert "the least that a run holds is" in fails(monkeypatch, capsys, *common, "--memory-limit", "1kB")
+
+
 def test_pictures_are_augmented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """In training alone; mixed labels are counted by the class of the larger share."""
     changes = ("--augment", "crop:padding=2", "--augment", "horizontal_flip:p=0", "--augment", "mixup:alpha=0.2")

@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from conftest import INTERPRETED, examples
+from conftest import INTERPRETED, check, examples
 from hypothesis import given, settings
 from test_functional import TARGET
 from test_report import data_of
@@ -256,6 +256,17 @@ def test_results_that_leave_more_than_once() -> None:
         c = np.tanh(c + e)
     for result in (*found.values(), program.state["s"]):
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_view_of_a_result_is_returned() -> None:
+    """In another shape and turned: a loop stores each result as it is."""
+    graph = grt.Graph()
+    x = graph.input("x", (6, 2, 3))
+    last, y = F.scan(lambda c, e: ((c + e.sum()).tanh(), c * e), x.sum(), x)
+    graph.output("last", last * 2.0)
+    graph.output("flat", F.reshape(y, (12, 3)))
+    graph.output("turned", F.permute(y, (2, 0, 1)))
+    check(graph, {"x": array(6, 2, 3)}, TARGET)
 
 
 class Recurrent(nn.Module):

@@ -12,13 +12,14 @@ from conftest import INTERPRETED
 from hypothesis import given, settings
 
 import graphrt as grt
-from graphrt import errors, nn
+from graphrt import errors, nn, optim
 from graphrt import ops as F
 from graphrt.compiler import lower_graph
 from graphrt.passes.checkpoints import keep_checkpoints
 from graphrt.passes.decision import Decision
 from graphrt.targets.target import parse
 
+pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 TARGET = "interpret" if INTERPRETED else "cpu"
 once = pytest.mark.skipif(INTERPRETED, reason="the passes are the same in both lanes")
 
@@ -181,3 +182,26 @@ def test_programs_of_other_limits_are_others_in_the_cache() -> None:
     again = grt.compile(graph, target="cpu", memory_limit=held(plain) - 1)
     assert again.launches == small.launches > plain.launches
     assert losses(small) == losses(again) == losses(plain)
+
+
+@once
+def test_a_trainer_keeps_the_limit() -> None:
+    """The losses are those without one; what is no limit is refused where a trainer is made, one that is too low at a step."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((64, 32)).astype(np.float32), rng.integers(0, 10, 64)
+
+    def trainer(limit: str | int | None = None) -> grt.Trainer:
+        nn.manual_seed(0)
+        net = nn.Sequential(*(layer for _ in range(8) for layer in (nn.Linear(32, 32), nn.Tanh())), nn.Linear(32, 10))
+        return grt.Trainer(net, nn.CrossEntropyLoss(), optim.SGD(0.1), target="cpu", memory_limit=limit)
+
+    plain = trainer()
+    expected = [plain.step(x, y)["loss"] for _ in range(3)]
+    most = held(plain.program("train", x, y))
+    small = trainer(most - 1)
+    assert [small.step(x, y)["loss"] for _ in range(3)] == expected
+    assert held(small.program("train", x, y)) < most
+    with pytest.raises(errors.ArgumentError, match="memory_limit is a positive number of bytes"):
+        trainer("2 gigabytes")
+    with pytest.raises(errors.ArgumentError, match="memory_limit is 1 bytes, and the least that a run holds"):
+        trainer(1).step(x, y)

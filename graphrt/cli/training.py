@@ -51,6 +51,10 @@ Augment = Annotated[
     ),
 ]
 Policy = Annotated[str, typer.Option(help="of several processes: all_reduce, zero1, zero2, fsdp or tensor (Trainer)")]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(help="what a step may hold, as 2GB: to fit, parts of the forward pass are computed again"),
+]
 
 
 @commands.command()
@@ -76,6 +80,7 @@ def train(
         int, typer.Option(min=0, help="epochs from one grid of pictures to the next, of what is found in scenes; 0 means none")
     ] = 2,
     policy: Policy = "all_reduce",
+    memory_limit: MemoryLimit = None,
     config: Config = None,
 ) -> None:
     """Trains MODEL and leaves checkpoint.safetensors, curves.png and history.json in a folder.
@@ -99,7 +104,7 @@ def train(
     epochs, batch_size = epochs or (task.epochs if task else 10), batch_size or (task.batch_size if task else 64)
     given = {"weight_decay": weight_decay, **({} if lr is None else {"lr": lr}), "momentum": momentum}
     settings = {**_recipe(task, optimizer, schedule, given, warmup), "target": target, "seed": seed, "autocast": autocast}
-    settings |= _shared(policy)
+    settings |= {**_shared(policy), "memory_limit": memory_limit}
     results = Results(out or Path("runs") / model, model)
     trainer, training, test = _prepared(task, model, "mnist" if data is None else data, limit, augment or [], settings)
     drawn = [] if task is None else [scenes.drawing(task, results.folder, pictures)]

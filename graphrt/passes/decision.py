@@ -8,6 +8,7 @@ _VERBS = {  # of what is done, and of what is not, but for fusions
     "siblings": ("is merged with", "is not merged with"),
     "channels": ("pads", "does not pad"),
     "checkpoint": ("is computed again in", "is not computed again in"),
+    "chunks": ("is made in", "is not made in"),
     "memory": ("is cut into", "is not cut into"),
     "layout": ("lies", "does not lie"),
     "concat": ("lies in", "does not lie in"),
@@ -30,7 +31,7 @@ class Decision:
 
     ``saved`` is what the stage reckoned with; the ledger, which ``program.explain()`` prints, has it exactly, and negative
     where a decision costs traffic.
-    ``stage`` is one of ``stages.STAGES``, or batch, shard, wire, channels, checkpoint, memory, layout, buckets, bucket,
+    ``stage`` is one of ``stages.STAGES``, or batch, shard, wire, channels, chunks, checkpoint, memory, layout, buckets, bucket,
     template or alias. ``other`` of a fusion is the anchor of the group, else what the choice is about: "channels-last", "in
     place", a template's file, the tensor whose bytes it takes over.
     ``change`` is of a refusal: what would have to be otherwise, behind "if".

@@ -21,6 +21,7 @@ from graphrt.passes.patterns.addends import merge_addends
 from graphrt.passes.patterns.combinations import fuse_combinations
 from graphrt.passes.pieces import store_pieces
 from graphrt.passes.remat import rematerialise
+from graphrt.passes.row_chunks import chunk_rows
 from graphrt.passes.siblings import Times, merge_siblings
 from graphrt.passes.simplify import dead_code, simplify
 from graphrt.passes.snapshot_updates import snapshot_updates
@@ -38,6 +39,7 @@ class PassPolicy:
     ``fused_products`` a product is added to a sum without being rounded, where a graph can say so. The steps of loops are
     written out unless ``loops``. Sums over processes are sent in buckets of ``bucket_bytes``, or where that is None of the size
     that is best by ``pace``. Of ``stretches`` of the forward pass all but the last are computed again for the backward pass.
+    Products of more than twice ``row_bytes`` are made in chunks of rows.
     """
 
     splits: Callable[[Node], int]
@@ -50,6 +52,7 @@ class PassPolicy:
     bucket_bytes: int | None = None
     pace: Pace | None = None
     stretches: int = 1
+    row_bytes: int = 64 << 20
 
 
 def run_passes(
@@ -79,6 +82,10 @@ def run_passes(
         ("siblings", siblings),  # a pair of products that meet, one convolution of several
         ("channels", lambda g: pad_channels(g, policy.times, decisions)),  # images of few channels are given more
         ("remat", rematerialise),  # parts of concatenations, again for the backward pass
+        (
+            "chunks",
+            lambda g: chunk_rows(g, policy.row_bytes, policy.loops, decisions),
+        ),  # of rows of large products
         ("checkpoints", lambda g: keep_checkpoints(g, policy.stretches, decisions)),  # the forward pass again, to save memory
         ("snapshot_updates", snapshot_updates),  # updates read old values
         ("partial", lambda g: partial_sums(g, policy.segments)),  # sums over pixels from sums of segments

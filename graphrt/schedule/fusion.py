@@ -221,10 +221,12 @@ def _copies(f: FusionState, buffers: ConcatBuffers) -> None:
         group = f.owner.get(base.node)
         if v.node in f.owner or v in buffers.wholes:
             continue
+        if group is not None and f.ends(group):
+            group = None
         index = group.index.get(base) if group else None
         for view in reversed(views):
             index = view.op.push(view, index) if index is not None and view.op.push is not None else None
-        taken = group is not None and not f.ends(group) and f.parted(group, v.node) is None
+        taken = group is not None and f.parted(group, v.node) is None
         if group is not None and taken and index is not None and _returns(group, v, index):
             f.decide(v.node, group, Verdict(True, "a view that is returned"), 2 * v.type.nbytes, stage_of(group, v.node))
             f.add(group, v.node, index)

@@ -156,10 +156,15 @@ class FusionState:
     def forbidden(self, groups: Iterable[Group], nodes: Iterable[Node]) -> Verdict | None:
         """Why one of ``groups`` may not compute one of ``nodes``; None if it may.
 
-        The user keeps them apart, or what is computed again to save memory would be computed with the forward pass, and stored.
+        The user keeps them apart, what is computed again to save memory would be computed with the forward pass, and stored, or
+        they are of two parts.
         """
         if any(n.origin.phase == "again" for n in nodes) and any(g.phase == "fwd" for g in groups):
             return Verdict(False, "is computed again in the backward pass, to save memory", "memory_limit were higher")
+        if parts := {n.origin.part for n in nodes} - {0}:
+            parts |= {n.origin.part for g in groups for n in (*g.nodes, *g.inlined)} - {0}
+        if len(parts) > 1:
+            return Verdict(False, "is of another chunk of rows, of which one is over before the next begins", "it were of one")
         members, names = [n.name for g in groups for n in (*g.nodes, *g.inlined)], [n.name for n in nodes]
         if not self.policy.fusion.parted(members, names):
             return None

@@ -122,7 +122,7 @@ def pair(dag: nx.DiGraph, parts: list[list[Group]]) -> tuple[list[list[Group]], 
             decisions.append(Decision("pairs", part[0].label, "a contraction", False, reason, change=change))
             continue
         near = [*range(i - 1, max(i - WINDOW, -1), -1), *range(i + 1, min(i + WINDOW, len(parts)))]
-        free = (j for j in near if j not in partner and _is_contraction(parts[j]))
+        free = (j for j in near if j not in partner and _is_contraction(parts[j]) and len(_chunks([*part, *parts[j]])) < 2)
         found = next((j for j in free if not below[i] >> j & 1 and not below[j] >> i & 1), None)
         if found is None:
             reason = f"each within {WINDOW} launches waits for it, is waited for, or has a reduction"
@@ -139,6 +139,11 @@ def pair(dag: nx.DiGraph, parts: list[list[Group]]) -> tuple[list[list[Group]], 
     taken = set(partner.values())
     both = [[*part, *(parts[partner[i]] if i in partner else [])] for i, part in enumerate(parts) if i not in taken]
     return both, decisions
+
+
+def _chunks(groups: list[Group]) -> set[int]:
+    """The parts that nodes of ``groups`` belong to (``Origin.part``)."""
+    return {n.origin.part for g in groups for n in g.nodes}
 
 
 def _is_contraction(part: list[Group]) -> bool:

@@ -70,6 +70,7 @@ class Compiling:
     policy: str = "all_reduce"
     reduce_dtype: str | None = None
     cut_layers: bool = False
+    memory_limit: int | None = None
 
 
 class Programs:
@@ -358,6 +359,7 @@ class Programs:
             library=self.compiling.library,
             policy=self.compiling.policy,
             reduce_dtype=self.compiling.reduce_dtype,
+            memory_limit=self.compiling.memory_limit,
             batch=None if alone else batch,
         )
 

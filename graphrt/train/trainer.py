@@ -16,6 +16,7 @@ from graphrt.nn import Module, count_parameters, summary
 from graphrt.optim import Constant, LRSchedule
 from graphrt.runtime.arrays import to_numpy
 from graphrt.runtime.program import Program
+from graphrt.targets.limits import number_of_bytes
 from graphrt.targets.target import parse
 from graphrt.train.batch import Batch, as_batch, in_order, leaves, mapped, plain, spec_of
 from graphrt.train.checkpoint import check_network, read_metadata, save_checkpoint, specs_from_json, specs_to_json
@@ -65,9 +66,9 @@ class Trainer(Programs):
 
     ``seed`` decides the order of examples, augmentation and dropout; the same seed, data and target give the same bits.
     ``autocast`` bfloat16 or float16 trains in mixed precision (``Graph.autocast``), with dynamic loss scaling for float16.
-    ``target``, ``float32_matmul_precision`` and ``library`` are those of ``compile``. ``check_nan`` stops with a NumericError
-    at a loss that is NaN. Floats come as float32 from float64 examples. An optimizer with ``ema_decay`` evaluates with the
-    running means.
+    ``target``, ``float32_matmul_precision``, ``library`` and ``memory_limit``, which each program keeps by itself, are those of
+    ``compile``. ``check_nan`` stops with a NumericError at a loss that is NaN. Floats come as float32 from float64 examples.
+    An optimizer with ``ema_decay`` evaluates with the running means.
 
     With a ``mesh`` each of its processes, which torchrun starts, is given the same data and takes its part of each batch: the
     loss, the metrics and the step are those of the whole. ``policy`` and ``reduce_dtype``, as of ``compile``, say what each
@@ -76,7 +77,8 @@ class Trainer(Programs):
     one batch of all their examples, and exchanged when a step updates; what ``step`` returns of such is of this process alone.
     Checkpoints are the first's to write, and fit any number of processes; ``nn.sync_batch_norm`` has batch norm see the whole.
 
-    Raises ArgumentError for an unknown metric, and where there is no optimizer, or a loss and a step function.
+    Raises ArgumentError for an unknown metric, for a memory_limit that is none, and where there is no optimizer, or a loss and
+    a step function.
     """
 
     def __init__(
@@ -97,10 +99,11 @@ class Trainer(Programs):
         mesh: Mesh | None = None,
         policy: str = "all_reduce",
         reduce_dtype: str | None = None,
+        memory_limit: str | int | None = None,
     ) -> None:
         tensor = policy == "tensor"  # the network's layers are cut, and beside them each process keeps all of everything
-        policy = "all_reduce" if tensor else policy
-        compiling = Compiling(target, autocast, float32_matmul_precision, library, mesh, policy, reduce_dtype, tensor)
+        policy, limit = "all_reduce" if tensor else policy, number_of_bytes(memory_limit)
+        compiling = Compiling(target, autocast, float32_matmul_precision, library, mesh, policy, reduce_dtype, tensor, limit)
         super().__init__(net, loss, optimizer, metrics, seed, compiling, augment, step)
         self.schedule: LRSchedule = schedule or Constant()
         self.measures, self.check_nan = self.objective.measures(), check_nan
