@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted(p for folder in ("graphrt", "kernels", "bench", "examples") for p in (ROOT / folder).rglob("*.py"))
 # Each room may import itself and the rooms above it.
 ORDER = [
-    ("errors", "types", "config", "files", "arguments"),
+    ("errors", "types", "config", "files", "arguments", "threads"),
     ("index", "mesh", "sharding"),
     ("op",),
     ("node", "signature"),
