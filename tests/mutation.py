@@ -356,7 +356,7 @@ def copied(to: Path) -> None:
 
 
 def tried(copy: Path, lane: str, tests: Sequence[str], calls: Path | None = None) -> int:
-    """The id of a process that tries ``tests`` on ``copy`` until one fails; or all of them, to write to ``calls`` what they call."""
+    """The id of a process that tries ``tests`` on ``copy`` until one fails; or all, to write to ``calls`` what they call."""
     interpret = lane == "interpret"
     half = "interpret" if interpret else "not interpret and not slow and not kernels and not proof"
     log = copy.parent / "log"
