@@ -42,9 +42,8 @@ def check_growth(use: Callable[[], object], times: int, most: int) -> None:
     before = held()
     for _ in range(times):
         use()
-    after = held()
-    assert after["bytes"] - before["bytes"] < most, f"{before}, then {after}"
-    assert {**after, "bytes": 0} == {**before, "bytes": 0}
+    after, room = held(), {"bytes": most}  # less than before where other tests' programs go meanwhile
+    assert all(after[what] <= count + room.get(what, 0) for what, count in before.items()), f"{before}, then {after}"
 
 
 @proc
