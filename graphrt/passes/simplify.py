@@ -75,7 +75,7 @@ def _unmoved(node: Node) -> Value | None:
         if (view := value.node).op.kind is not Kind.VIEW or view.op.pull is None:
             return None
         pieces = view.op.pull(view, index)
-        if len(pieces) != 1 or pieces[0].mask:
+        if len(pieces) != 1 or any(e.range()[0] < low or e.range()[1] >= high for e, low, high in pieces[0].mask):
             return None
         value, index = view.inputs[pieces[0].operand], pieces[0].index
         if index == whole and value.dtype is node.types[0].dtype and value.shape == node.types[0].shape:
