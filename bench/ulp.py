@@ -180,6 +180,12 @@ def page(found: dict[str, dict[str, dict[str, float]]]) -> str:
         "are exact and sums are float32, to nearest even whatever the thread's mode, but operands and sums below the normal",
         "range of float32, 1.2e-38, count as zero. `GRAPHRT_PAIRS=0` widens the operands instead, and keeps those numbers.",
         "",
+        "The interpreter computes as IEEE 754 has it, and stands for the kernels; what a GPU makes of them was not",
+        "measured. In what is compiled for NVIDIA, `log`, `log2`, `sin`, `cos` and `erf` of float32 are libdevice's, whose",
+        "instructions take subnormal numbers for zero (`ftz` in PTX): what they give of such numbers may differ there.",
+        "Quotients and roots keep them. Subnormal bfloat16 numbers, which the interpreter does not read, are left out of",
+        "its table.",
+        "",
         "Written by `python -m bench.ulp > docs/accuracy.md`.",
     ]
     for target, rows in found.items():

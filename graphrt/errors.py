@@ -46,6 +46,10 @@ class AccessError(GraphrtError, RuntimeError):
     """A kernel of which one program touches what is not its own (``GRAPHRT_GUARD``): kernel, program, buffer and element."""
 
 
+class OutOfMemoryError(GraphrtError, MemoryError):
+    """Memory that a program needs while it runs, and the system does not give."""
+
+
 class TargetError(GraphrtError, RuntimeError):
     """A target that cannot be used on this machine, with the remedy."""
 

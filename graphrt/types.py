@@ -59,6 +59,20 @@ class DType:
             raise ArgumentError(f"{number!r} does not fit {self}, which holds {info.min} to {info.max}")
         return int(number) if info.min else int(number) % (info.max + 1)
 
+    def holds(self, other: DType) -> bool:
+        """Whether it has every number that ``other`` has, so that a cast to it loses nothing."""
+        if other.is_bool or self.is_bool:
+            return other.is_bool
+        if other.is_float:
+            if not self.is_float:
+                return False
+            own, its = ml_dtypes.finfo(self.numpy), ml_dtypes.finfo(other.numpy)
+            return own.nmant >= its.nmant and own.maxexp >= its.maxexp and own.minexp <= its.minexp
+        whole = np.iinfo(other.numpy)
+        if self.is_float:
+            return whole.bits - (whole.min < 0) <= ml_dtypes.finfo(self.numpy).nmant + 1
+        return bool(np.iinfo(self.numpy).min <= whole.min and np.iinfo(self.numpy).max >= whole.max)
+
     def __repr__(self) -> str:
         return self.name
 

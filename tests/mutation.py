@@ -1,15 +1,17 @@
 """Mutation test of the suite: faults planted one at a time in the compiler, each looked for by the tests of what it is in.
 
 ``python -m tests.mutation --count 40 --seed 0`` draws faults (a flipped operator, a dropped guard, a bound off by one, swapped
-operands, steps in the wrong order), plants each in a copy of the repository, and runs the tests named after the module, those
-that import it, and those of its folder, until one fails. A fault that none finds is printed as a diff: either it changes
-nothing that is promised, or a test is missing. Results are added to ``--out``, and what is in there is not tried again.
+operands, steps in the wrong order), plants each in a copy of the repository, and runs the tests that call the function it is
+in, the quickest first, of those named after the module, those that import it, and those of its folder, until one fails. Which
+test calls what is found out once (``--calls``). A fault that none finds is printed as a diff: either it changes nothing that is
+promised, or a test is missing. Results are added to ``--out``, and what is in there is not tried again.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 import itertools
 import json
 import os
@@ -19,11 +21,13 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from types import CodeType
+from typing import Annotated, Any
 
 import hypothesis  # noqa: F401 - and the like: imported before a process is forked for each fault
 import ml_dtypes  # noqa: F401
@@ -61,6 +65,7 @@ class Area:
 FUZZ = tuple(
     f"tests/test_fuzz.py::test_random_graphs[{kind}-{seed}]" for seed in (0, 1) for kind in ("builder", "chains", "spliced")
 )
+LONG = ("tests/kernels/test_c_templates.py", "tests/test_ops.py")  # what these call is not found out
 FEW = FUZZ[:3]  # of the interpreter, which has no more of each kind
 AREAS = [
     Area("graphrt/autodiff.py", ("tests/test_passes.py", "tests/test_every_function.py", "tests/test_ops.py")),
@@ -286,6 +291,61 @@ def covering(area: Area, path: str) -> list[str]:
     return list(dict.fromkeys([*own, *by_import[:4], *area.tests]))
 
 
+class Calls:
+    """A plugin of pytest that notes the functions of graphrt in ``copy`` that each test calls, and its seconds."""
+
+    def __init__(self, copy: Path) -> None:
+        self.root, self.found = f"{copy.resolve()}/", dict[str, dict[str, Any]]()
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Runs ``item``."""
+        called, start = set[CodeType](), time.monotonic()
+
+        def note(frame: Any, event: str, of: Any) -> None:
+            called.add(frame.f_code)
+
+        threading.settrace(note)
+        sys.settrace(note)
+        yield
+        sys.settrace(None)
+        threading.settrace(None)  # type: ignore[arg-type]
+        names = {f"{c.co_filename.removeprefix(self.root)}:{c.co_qualname}" for c in called if self.root in c.co_filename}
+        seconds = round(time.monotonic() - start, 2)
+        self.found[item.nodeid] = {"seconds": seconds, "calls": sorted(n for n in names if n.startswith("graphrt/"))}
+
+
+def around(mutant: Mutant) -> str:
+    """The function that ``mutant`` is in, as ``Calls`` names it; empty of code that runs when it is imported, and of C."""
+    if not mutant.path.startswith("graphrt/"):
+        return ""
+    text = (ROOT / mutant.path).read_text()
+    line, pending, found = text.count("\n", 0, mutant.start) + 1, [compile(text, mutant.path, "exec")], ""
+    while pending:
+        code = pending.pop()
+        for inner in (c for c in code.co_consts if isinstance(c, CodeType)):
+            lines = [number for _, _, number in inner.co_lines() if number]
+            if min(lines) <= line <= max(lines):
+                pending.append(inner)
+                found = inner.co_qualname if inner.co_flags & inspect.CO_NEWLOCALS else found  # a class's body is none
+    return found and f"{mutant.path}:{found}"
+
+
+def chosen(tests: Sequence[str], name: str, calls: Mapping[str, Any], most: float) -> list[str]:
+    """Those of ``tests`` that call the function ``name``, the quickest first and for ``most`` seconds; then what is not known.
+
+    All of them where there is none of these.
+    """
+    known = {test.partition("::")[0] for test in calls}
+    if not name:
+        return list(tests)
+    there = {t for t in calls if t in tests or t.partition("::")[0] in tests}
+    quick = sorted((calls[t]["seconds"], t) for t in there if name in calls[t]["calls"])
+    total = itertools.accumulate(seconds for seconds, _ in quick)
+    picked = [t for (_, t), until in zip(quick, total, strict=True) if until <= most]
+    return [*picked, *(t for t in tests if t.partition("::")[0] not in known)] or list(tests)
+
+
 def copied(to: Path) -> None:
     """A copy of the repository at ``to`` whose own kernels are imported."""
     for tree in TREES:
@@ -295,8 +355,8 @@ def copied(to: Path) -> None:
     (to / "graphrt" / "kernels").symlink_to(to / "kernels")
 
 
-def verdict(copy: Path, lane: str, tests: Sequence[str], seconds: float) -> str:
-    """``survived``, or what found the fault: the test that failed first, or that no end came within ``seconds``."""
+def tried(copy: Path, lane: str, tests: Sequence[str], calls: Path | None = None) -> int:
+    """The id of a process that tries ``tests`` on ``copy`` until one fails; or all, to write to ``calls`` what they call."""
     interpret = lane == "interpret"
     half = "interpret" if interpret else "not interpret and not slow and not kernels and not proof"
     log = copy.parent / "log"
@@ -317,10 +377,20 @@ def verdict(copy: Path, lane: str, tests: Sequence[str], seconds: float) -> str:
         status = 1
         try:
             __import__("fuzz").CUT = False  # of the copy, as everything is that is imported from here on
-            status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", "-m", half, *tests])
+            plugin = Calls(copy)
+            options = ["-q", "-p", "no:cacheprovider", "--no-header", "-m", half]
+            status = pytest.main([*options, *(["-x"] if calls is None else []), *tests], [plugin] if calls else [])
+            if calls is not None:
+                calls.write_text(json.dumps(plugin.found))
         finally:
             os._exit(status)
-    end = time.monotonic() + seconds
+    return child
+
+
+def verdict(copy: Path, lane: str, tests: Sequence[str], seconds: float) -> str:
+    """``survived``, or what found the fault: the test that failed first, or that no end came within ``seconds``."""
+    log = copy.parent / "log"
+    child, end = tried(copy, lane, tests), time.monotonic() + seconds
     while not (found := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > end:
             os.killpg(child, signal.SIGKILL)
@@ -340,7 +410,11 @@ def main(
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
     files: Annotated[str, typer.Option(help="only in paths that contain this")] = "",
     seconds: Annotated[float, typer.Option(help="after which a run counts as without end")] = 900.0,
+    most: Annotated[float, typer.Option(help="seconds of tests that call the function a fault is in")] = 120.0,
     out: Annotated[Path, typer.Option(help="results, a line each")] = Path("build/mutation.jsonl"),
+    calls: Annotated[Path, typer.Option(help="what tests call; made where it is not there")] = Path(
+        "build/mutation_calls.json"
+    ),
 ) -> None:
     """Plants COUNT faults and prints those that no test finds; exit status 1 when fewer than 95 % were found."""
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -349,12 +423,17 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         copied(copy)
+        if not calls.exists():
+            all_of = {test for area in AREAS if area.lanes[0] == "compiled" for test in area.tests if test not in LONG}
+            os.waitpid(tried(copy, "compiled", sorted(all_of), calls.absolute()), 0)
+        known = json.loads(calls.read_text())
         for number, (area, mutant) in enumerate(itertools.islice(drawn(AREAS, seed, files), count), 1):
             row = before.get(str(mutant))
             if row is None:
                 tests, start = covering(area, mutant.path), time.monotonic()
                 (copy / mutant.path).write_text(mutant.text())
-                results = (verdict(copy, lane, tests, seconds) for lane in area.lanes)
+                some = {"compiled": chosen(tests, around(mutant), known, most), "interpret": tests}
+                results = (verdict(copy, lane, some[lane], seconds) for lane in area.lanes)
                 result = next((r for r in results if r != "survived"), "survived")
                 shutil.copy(ROOT / mutant.path, copy / mutant.path)
                 row = {"path": mutant.path, "kind": mutant.kind, "result": result, "seconds": round(time.monotonic() - start)}

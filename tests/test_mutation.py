@@ -7,7 +7,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from mutation import AREAS, ROOT, Area, Faults, covering, drawn, faults
+from mutation import AREAS, ROOT, Area, Faults, around, chosen, covering, drawn, faults
 
 SOURCE = """
 def f(a, b, rows):
@@ -55,3 +55,22 @@ def test_areas_take_turns() -> None:
     assert [files for files, _ in first] == 2 * [area.files for area in AREAS]
     assert first == [(area.files, mutant) for area, mutant in itertools.islice(drawn(AREAS, 1), 2 * len(AREAS))]
     assert all(Path(ROOT / mutant.path).exists() for _, mutant in first)
+
+
+def test_a_fault_is_looked_for_by_what_calls_its_function() -> None:
+    """The quickest first; tests of which nothing is known come last, and all where no test calls it."""
+    mutants = faults(ROOT / "graphrt/passes/simplify.py")
+    names = {around(mutant) for mutant in mutants}
+    own = {"simplify", "simplify.<locals>.rule", "dead_code", "_folded", ""}
+    assert {f"graphrt/passes/simplify.py:{name}" if name else "" for name in own} <= names
+    assert {around(m) for m in faults(ROOT / "kernels/c/sort.h")} == {""}
+    calls = {
+        "tests/test_a.py::slow": {"seconds": 9.0, "calls": ["f", "g"]},
+        "tests/test_a.py::quick": {"seconds": 1.0, "calls": ["f"]},
+        "tests/test_b.py::other": {"seconds": 0.5, "calls": ["f"]},
+    }
+    tests = ["tests/test_a.py", "tests/test_b.py::some", "tests/test_c.py"]
+    assert chosen(tests, "f", calls, 20.0) == ["tests/test_a.py::quick", "tests/test_a.py::slow", "tests/test_c.py"]
+    assert chosen(tests, "f", calls, 5.0) == ["tests/test_a.py::quick", "tests/test_c.py"]
+    assert chosen(tests, "h", calls, 5.0) == ["tests/test_c.py"] and chosen(tests[:1], "h", calls, 5.0) == tests[:1]
+    assert chosen(tests, "", calls, 5.0) == tests

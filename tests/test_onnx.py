@@ -175,6 +175,24 @@ def test_external_data(tmp_path: Path) -> None:
         grt.from_onnx(tmp_path / "net.onnx")
 
 
+@pytest.mark.parametrize("place", ["../secret", "ABSOLUTE", "link", "there/../../secret"])
+def test_external_data_stays_in_the_models_folder(place: str, tmp_path: Path) -> None:
+    """A model names files of its folder only: a link to elsewhere is none."""
+    secret, inside = tmp_path / "secret", tmp_path / "models"
+    (inside / "there").mkdir(parents=True)
+    (inside / "link").symlink_to(secret)
+    w = np.arange(600, dtype=np.float32).reshape(3, 200)
+    secret.write_bytes(w.tobytes())
+    proto = model([helper.make_node("MatMul", ["x", "w"], ["y"])], [X], initial={"w": w})
+    (tensor,) = proto.graph.initializer
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=str(secret) if place == "ABSOLUTE" else place)
+    (inside / "net.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ArgumentError, match="net.onnx cannot be read as an ONNX model"):
+        grt.from_onnx(inside / "net.onnx")
+
+
 def test_an_older_model_is_converted() -> None:
     """Before opset 13 Squeeze had its axes as an attribute, and softmax flattened."""
     nodes = [helper.make_node("Unsqueeze", ["x"], ["wide"], axes=[0]), helper.make_node("Squeeze", ["wide"], ["y"], axes=[0])]

@@ -24,7 +24,7 @@ SOURCES = sorted(p for folder in ("graphrt", "kernels", "bench", "examples") for
 TEMPLATES = sorted((ROOT / "kernels").rglob("*.[ch]"))
 # Each room may import itself and the rooms above it.
 ORDER = [
-    ("errors", "types", "config", "files", "arguments"),
+    ("errors", "types", "config", "files", "arguments", "threads"),
     ("index", "mesh", "sharding"),
     ("op",),
     ("node", "signature"),

@@ -33,11 +33,13 @@ int main(int count, char **arguments) {
   if (state == NULL) fail("there is no state.bin");
 
   void *runtime = opened(arguments[1], RUNTIME), *program = opened(arguments[1], PROGRAM);
-  void (*bind)(void *, void *) = (void (*)(void *, void *))dlsym(program, "grt_bind");
-  void (*run)(void **) = (void (*)(void **))dlsym(program, "graphrt_run");
+  void (*bind)(void *, void *, void *) = (void (*)(void *, void *, void *))dlsym(program, "grt_bind");
+  int (*run)(void **) = (int (*)(void **))dlsym(program, "graphrt_run");
   void *parallel = dlsym(runtime, "grt_parallel"), *memory_of_threads = dlsym(runtime, "grt_memory");
-  if (bind == NULL || run == NULL || parallel == NULL || memory_of_threads == NULL) fail("a function is missing");
-  bind(parallel, memory_of_threads);
+  void *attempt = dlsym(runtime, "grt_try");
+  if (bind == NULL || run == NULL || parallel == NULL || memory_of_threads == NULL || attempt == NULL)
+    fail("a function is missing");
+  bind(parallel, memory_of_threads, attempt);
 
   /* Entry 0 is the arena, with room on both sides that masked vector loads may touch. */
   void *table[ENTRIES + 2], *kept[FROZEN + 1] = {NULL}, *result = NULL;
@@ -56,7 +58,7 @@ int main(int count, char **arguments) {
     if (output && result == NULL) result = memory, numbers = entries[i].bytes / sizeof(float);
   }
 
-  run(table);
+  if (run(table)) fail("out of memory");
   for (size_t i = 0; i < numbers; i++) printf("%.9g\n", ((float *)result)[i]);
   return 0;
 }

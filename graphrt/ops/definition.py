@@ -107,6 +107,27 @@ def neutral(number: float, left: bool = True) -> Callable[[Node], Value | None]:
     return simplify
 
 
+def idempotent(node: Node) -> Value | None:
+    """What the last two operands are, where they are one value: the larger, or either, of a number and itself."""
+    a, b = node.inputs[-2:]
+    return a if a is b else None
+
+
+def either(*rules: Callable[[Node], Value | None]) -> Callable[[Node], Value | None]:
+    """The rule that gives what the first of ``rules`` that applies gives."""
+
+    def simplify(node: Node) -> Value | None:
+        return next((found for rule in rules if (found := rule(node)) is not None), None)
+
+    return simplify
+
+
+def twice(node: Node) -> Value | None:
+    """What lies below two of the same op, each of which undoes the other."""
+    inner = node.inputs[0].node
+    return inner.inputs[0] if inner.op is node.op else None
+
+
 def _float(x: Any) -> Value:
     """The operand of a float-only op: integers become float32, as in torch."""
     x = tensor(x)

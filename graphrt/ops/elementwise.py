@@ -12,7 +12,19 @@ from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Sample, Types, register
 from graphrt.ops.base import Number, apply, broadcast_shape, broadcast_to, constant_of, function, lift, tensor
 from graphrt.ops.base import cast as cast_to
-from graphrt.ops.definition import EDGES, Grads, binary, define, infer, neutral, same_shape, unary
+from graphrt.ops.definition import (
+    EDGES,
+    Grads,
+    binary,
+    define,
+    either,
+    idempotent,
+    infer,
+    neutral,
+    same_shape,
+    twice,
+    unary,
+)
 from graphrt.ops.shares import product
 from graphrt.types import DTypeLike, TensorType, as_dtype, bool_, float32, promote
 
@@ -70,11 +82,11 @@ _div = define(
     lambda n, dy: [dy / n.inputs[1], -(dy * n.outputs[0]) / n.inputs[1]],
     names=_TWO,
     domain=(0.5, 3.0),
-    simplify=lambda n: product(n) if (x := neutral(1, False)(n)) is None else x,
+    simplify=either(neutral(1, False), product),
 )
 define("pow", lambda s, a, b: s.pow(a, b), _reference_pow, _pow_vjp, names=_TWO, result="same", domain=(0.2, 3.0), cheap=False)
-_maximum = define("maximum", lambda s, a, b: s.maximum(a, b), np.maximum, _extremum_vjp, **_B)
-_minimum = define("minimum", lambda s, a, b: s.minimum(a, b), np.minimum, _extremum_vjp, **_B)
+_maximum = define("maximum", lambda s, a, b: s.maximum(a, b), np.maximum, _extremum_vjp, simplify=idempotent, **_B)
+_minimum = define("minimum", lambda s, a, b: s.minimum(a, b), np.minimum, _extremum_vjp, simplify=idempotent, **_B)
 add = binary(_add, "``input + other``, broadcast.")
 sub = binary(_sub, "``input - other``, broadcast.")
 mul = binary(_mul, "``input * other``, broadcast.")
@@ -107,12 +119,21 @@ ge = binary(define("ge", lambda s, a, b: s.ge(a, b), np.greater_equal, None, **_
 
 _L: dict[str, Any] = dict(names=_TWO, result="logical")
 logical_and = binary(
-    define("logical_and", lambda s, a, b: s.logical_and(a, b), np.logical_and, None, simplify=neutral(True), **_L),
+    define(
+        "logical_and",
+        lambda s, a, b: s.logical_and(a, b),
+        np.logical_and,
+        None,
+        simplify=either(neutral(True), idempotent),
+        **_L,
+    ),
     "Both hold.",
     bool_,
 )
 logical_or = binary(
-    define("logical_or", lambda s, a, b: s.logical_or(a, b), np.logical_or, None, simplify=neutral(False), **_L),
+    define(
+        "logical_or", lambda s, a, b: s.logical_or(a, b), np.logical_or, None, simplify=either(neutral(False), idempotent), **_L
+    ),
     "Either holds.",
     bool_,
 )
@@ -123,7 +144,7 @@ def leads(x: Value, extreme: Value) -> Value:
     return logical_or(eq(x, extreme), ne(x, x)) if x.dtype.is_float else eq(x, extreme)
 
 
-_not = define("logical_not", lambda s, a: s.logical_not(a), np.logical_not, None, result="logical")
+_not = define("logical_not", lambda s, a: s.logical_not(a), np.logical_not, None, result="logical", simplify=twice)
 
 
 @function
@@ -152,7 +173,7 @@ neg = unary(
         np.negative,
         lambda n, dy: [-dy],
         result="same",
-        simplify=lambda n: n.inputs[0].node.inputs[0] if n.inputs[0].node.op is n.op else None,
+        simplify=twice,
     ),
     "``-input``.",
     integers=True,
@@ -310,6 +331,7 @@ register(
         reference=np.where,
         samples=lambda rng: [Sample(tuple(np.asarray(a) for a in s.inputs), {}) for s in _where_samples(rng)],
         body=lambda s, c, a, b: s.where(c, a, b),
+        simplify=idempotent,
     )
 )
 
@@ -338,11 +360,14 @@ def _cast_samples(rng: np.random.Generator) -> list[Sample]:
 
 
 def _simplify_cast(node: Node) -> Value | None:
-    """A cast to the dtype it has, or back from float32 to the half it was."""
+    """A cast to the dtype it has, or back from one that has all numbers of the one it was."""
     x, dtype = node.inputs[0], node.types[0].dtype
     if x.dtype == dtype:
         return x
-    return x.node.inputs[0] if x.node.op.name == "widen" and x.node.inputs[0].dtype == dtype else None
+    if x.node.op.name not in ("widen", node.op.name):
+        return None
+    before = x.node.inputs[0]
+    return before if before.dtype == dtype and x.dtype.holds(dtype) else None
 
 
 register(

@@ -14,7 +14,7 @@ import numpy as np
 
 from graphrt.ir import Value
 from graphrt.ops.base import apply, cast, widened
-from graphrt.ops.definition import binary, define, unary
+from graphrt.ops.definition import binary, define, idempotent, twice, unary
 from graphrt.ops.elementwise import abs, div, eq, exp, le, log, rsqrt, where
 
 _TWO = ("input", "other")
@@ -319,11 +319,11 @@ fmod = binary(
 _I: dict[str, Any] = dict(names=_TWO, result="bits", domain=(0.0, 8.0))
 _S: dict[str, Any] = {**_I, "result": "integer"}
 bitwise_and = binary(
-    define("bitwise_and", lambda s, a, b: s.bitwise_and(a, b), np.bitwise_and, None, **_I),
+    define("bitwise_and", lambda s, a, b: s.bitwise_and(a, b), np.bitwise_and, None, simplify=idempotent, **_I),
     "Bits set in both (bool: both hold).",
 )
 bitwise_or = binary(
-    define("bitwise_or", lambda s, a, b: s.bitwise_or(a, b), np.bitwise_or, None, **_I),
+    define("bitwise_or", lambda s, a, b: s.bitwise_or(a, b), np.bitwise_or, None, simplify=idempotent, **_I),
     "Bits set in either (bool: either holds).",
 )
 bitwise_xor = binary(
@@ -354,5 +354,6 @@ _bitwise_not = define(
     None,
     result="bits",
     domain=(0.0, 8.0),
+    simplify=twice,
 )
 bitwise_not = unary(_bitwise_not, "Every bit inverted (bool: not).", integers=True)

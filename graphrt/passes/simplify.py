@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.ops.base import broadcast_to, constant_of
@@ -20,6 +21,7 @@ from graphrt.passes.rewrite import rewrite
 from graphrt.types import as_dtype
 
 _ROUNDS = 20  # each round removes a node or stops; deep chains settle in two or three
+_VIEWS = 8  # of one on the other that are looked through
 
 
 def simplify(graph: Graph) -> Graph:
@@ -32,7 +34,7 @@ def simplify(graph: Graph) -> Graph:
 
         def rule(node: Node, seen: dict[Any, Node] = seen) -> Sequence[Value] | None:
             nonlocal changed
-            for simpler in (_folded, node.op.simplify, *RULES.get(node.op.name, ())):
+            for simpler in (_folded, _unmoved, node.op.simplify, *RULES.get(node.op.name, ())):
                 if simpler is not None and (found := simpler(node)) is not None:
                     changed = True
                     return (found,)
@@ -62,6 +64,23 @@ def dead_code(graph: Graph) -> Graph:
             live.update(v.node for v in node.inputs)
     keep = {n for n in graph.nodes if n in live or n.op.kind is Kind.SOURCE}
     return graph if len(keep) == len(graph.nodes) else rewrite(graph, lambda node: None, keep)
+
+
+def _unmoved(node: Node) -> Value | None:
+    """What a view shows as it lies there, because the views below undo what it does."""
+    if node.op.kind is not Kind.VIEW:
+        return None
+    value, index = node.outputs[0], (whole := axes("i", node.types[0].shape))
+    for _ in range(_VIEWS):
+        if (view := value.node).op.kind is not Kind.VIEW or view.op.pull is None:
+            return None
+        pieces = view.op.pull(view, index)
+        if len(pieces) != 1 or any(e.range()[0] < low or e.range()[1] >= high for e, low, high in pieces[0].mask):
+            return None
+        value, index = view.inputs[pieces[0].operand], pieces[0].index
+        if index == whole and value.dtype is node.types[0].dtype and value.shape == node.types[0].shape:
+            return value
+    return None
 
 
 def _folded(node: Node) -> Value | None:

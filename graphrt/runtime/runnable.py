@@ -259,6 +259,8 @@ class Runnable:
             array = np.ascontiguousarray(array).reshape(type.shape)
         else:
             array = np.ascontiguousarray(array.transpose(type.order)).transpose(np.argsort(type.order))
+        if not array.flags.aligned:  # kernels take every element for one that is
+            array = array.copy(order="K")
         if isinstance(value, int | float):
             self._numbers[name] = value, array
         return array

@@ -7,9 +7,7 @@ copied and weights stay OIHW outside whatever they are inside.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +19,7 @@ from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.forking import STATE, make_lock
 from graphrt.runtime.processes import processes
 from graphrt.sharding import Sharding
+from graphrt.threads import in_threads
 from graphrt.types import TensorType, as_dtype
 
 SMALL = 1 << 20  # elements that one thread fills as fast as several
@@ -196,8 +195,7 @@ class State(Mapping[str, np.ndarray]):
         if sum(types[name].size for name in new) < SMALL:
             list(map(fill, new))
         else:
-            with ThreadPoolExecutor(os.cpu_count()) as threads:
-                list(threads.map(fill, new))
+            in_threads(fill, new)
 
     def wrote(self, names: Collection[str]) -> None:
         """Takes note that a program has written ``names``, copies among them."""

@@ -5,8 +5,11 @@
 
 grt_parallel_fn GRT_PARALLEL;
 grt_memory_fn GRT_MEMORY;
+grt_try_fn GRT_TRY;
 
-GRT_EXPORT void grt_bind(grt_parallel_fn parallel, grt_memory_fn memory) { GRT_PARALLEL = parallel, GRT_MEMORY = memory; }
+GRT_EXPORT void grt_bind(grt_parallel_fn parallel, grt_memory_fn memory, grt_try_fn try) {
+  GRT_PARALLEL = parallel, GRT_MEMORY = memory, GRT_TRY = try;
+}
 void grt_drop(void **kept, long count) {
   for (long i = 0; i < count; i++) free(kept[i]), kept[i] = NULL;
 }
@@ -15,7 +18,7 @@ GRT_EXPORT void grt_release(void **kept, long count) { grt_drop(kept, count); }
 void *grt_prepare(grt_task pack, long tasks, size_t bytes, void **kept, void **table) {
   if (kept != NULL && *kept != NULL) return *kept;
   void *launch[2] = {kept == NULL ? grt_workspace(bytes) : aligned_alloc(64, (bytes + 64) & ~(size_t)63), table};
-  if (launch[0] == NULL) abort();
+  if (launch[0] == NULL) grt_no_memory();
   GRT_PARALLEL(pack, tasks, launch);
   if (kept != NULL) *kept = launch[0];
   return launch[0];
@@ -58,17 +61,23 @@ void grt_launch(const grt_part *parts, int count, const grt_place *places, void 
   }
 }
 
-GRT_EXPORT void graphrt_launch(int number, void **table) {
+static void run_launch(int number, void **table) {
   const int *first = GRT_PLAN.first + number;
   void *there[GRT_PLAN.most];
   const grt_part *parts = GRT_PLAN.parts + first[0];
-  if (GRT_PLAN.batch > 0 && first[1] - first[0] == 1 && parts->rows) rows = (long)*(const int64_t *)table[GRT_PLAN.count];
+  const int of_rows = GRT_PLAN.batch > 0 && first[1] - first[0] == 1 && parts->rows;
+  rows = of_rows ? (long)*(const int64_t *)table[GRT_PLAN.count] : 0;
   grt_launch(parts, first[1] - first[0], GRT_PLAN.places, there, table);
-  rows = 0;
 }
 
-GRT_EXPORT void graphrt_run(void **table) {
-  for (int i = 0; i < GRT_PLAN.launches; i++) graphrt_launch(i, table);
+/* Runs a launch; 1 if there was no memory for what it needs meanwhile, else 0. */
+GRT_EXPORT int graphrt_launch(int number, void **table) { return GRT_TRY(run_launch, number, table); }
+
+/* Runs all launches; 0, or which was the first for which there was no memory, counted from 1: those behind it are not run. */
+GRT_EXPORT int graphrt_run(void **table) {
+  for (int i = 0; i < GRT_PLAN.launches; i++)
+    if (graphrt_launch(i, table)) return i + 1;
+  return 0;
 }
 
 /* --- of checked programs ------------------------------------------------------------------------------------------- */

@@ -10,13 +10,17 @@
  * sleep. One program runs at a time: a second Python thread waits; a call from inside a task runs serially. After fork the
  * child makes a pool of its own. Scratch memory belongs to the thread that uses it, whatever the program, and ends with it.
  *
+ * A task that gets no memory is left, its loop comes to its end, and grt_try, under which it was begun, says so.
+ *
  * Between grt_record(1) and grt_record(0) each thread notes when it was at work on each loop; grt_spans gives that away.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
+#include <setjmp.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -49,6 +53,8 @@ static struct {
 } spans[SPANS];
 static int workers, wanted;
 static _Thread_local int inside;
+static _Thread_local jmp_buf *left; /* where a thread goes on that got no memory */
+static atomic_int starved;          /* whether a task of this loop was left */
 static _Thread_local struct {
   void *memory;
   size_t size;
@@ -85,6 +91,25 @@ static long note(int me, long span, long long start) {
   return span;
 }
 
+/* Leaves what this thread does, for which there is no memory. */
+static _Noreturn void leave(void) {
+  if (left != NULL) longjmp(*left, 1);
+  fprintf(stderr, "graphrt: out of memory\n");
+  abort();
+}
+
+/* Runs tasks from `begin` to `end`, or as many as there is memory for. */
+static void run(grt_task function, long begin, long end, void **buffers) {
+  jmp_buf here, *const outer = left;
+  if (setjmp(here) == 0) {
+    left = &here;
+    for (long task = begin; task < end; task++) function(task, buffers);
+  } else {
+    atomic_store(&starved, 1);
+  }
+  left = outer;
+}
+
 /* Thread `me` draws and runs tasks of a share until none is left; returns among how many shares its loop is cut. */
 static int drain(int me, int share) {
   const int records = atomic_load_explicit(&recording, memory_order_relaxed);
@@ -99,7 +124,7 @@ static int drain(int me, int share) {
     if (left <= 0) return of;
     if (atomic_compare_exchange_weak_explicit(&shares[share].ticket, &t, t + take, memory_order_acq_rel, memory_order_relaxed)) {
       const long long start = records ? now() : 0;
-      for (long task = i; task < i + take; task++) function(task, buffers);
+      run(function, i, i + take, buffers);
       if (records) span = note(me, span, start); /* before the tasks count as done: who waits for them sees it */
       const long done = atomic_load_explicit(&shares[me].finished, memory_order_relaxed); /* nobody else counts here */
       atomic_store_explicit(&shares[me].finished, done + take, memory_order_release);
@@ -158,15 +183,17 @@ static void setup(void) {
   pthread_key_create(&ending, ended);
 }
 
-/* Memory of this thread, at least `bytes` long and 64-byte aligned, until it asks for more of the same kind, or ends. */
+/* Memory of this thread, at least `bytes` long and 64-byte aligned, until it asks for more of the same kind, or ends. What asks
+ * is left if there is none, or if it says itself that there was none, by a `kind` below 0. */
 __attribute__((visibility("default"))) void *grt_memory(int kind, size_t bytes) {
+  if (kind < 0) leave();
   if (bytes > scratch[kind].size) {
     pthread_once(&once, setup);
     pthread_setspecific(ending, scratch);
     free(scratch[kind].memory);
     scratch[kind].size = (bytes + 4095) & ~(size_t)4095;
     scratch[kind].memory = aligned_alloc(64, scratch[kind].size);
-    if (scratch[kind].memory == NULL) abort();
+    if (scratch[kind].memory == NULL) scratch[kind].size = 0, leave();
   }
   return scratch[kind].memory;
 }
@@ -249,5 +276,20 @@ __attribute__((visibility("default"))) void grt_parallel(grt_task task, long tas
     if (spin < SPINS) relax();
     else sched_yield(); /* whoever runs the last task has lost its core: let it have this one */
   }
+  const int failed = atomic_exchange(&starved, 0);
   pthread_mutex_unlock(&entry);
+  if (failed) leave();
+}
+
+/* Runs `launch`; 1 if there was no memory for a part of it, else 0. */
+__attribute__((visibility("default"))) int grt_try(void (*launch)(int, void **), int number, void **table) {
+  jmp_buf here, *const outer = left;
+  if (setjmp(here) == 0) {
+    left = &here;
+    launch(number, table);
+    left = outer;
+    return 0;
+  }
+  left = outer;
+  return 1;
 }

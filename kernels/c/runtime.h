@@ -1,7 +1,7 @@
 /* What generated programs see of the runtime: the parallel loop and per-thread scratch memory.
  *
  * A program is a shared object; the thread pool lives in another one, shared by all programs of the process. The loader hands
- * its grt_parallel and grt_memory to grt_bind, which the program exports (program.c).
+ * its grt_parallel, grt_memory and grt_try to grt_bind, which the program exports (program.c).
  */
 #ifndef GRAPHRT_RUNTIME_H
 #define GRAPHRT_RUNTIME_H
@@ -12,6 +12,7 @@
 typedef void (*grt_task)(long index, void **buf);
 typedef void (*grt_parallel_fn)(grt_task task, long tasks, void **buf);
 typedef void *(*grt_memory_fn)(int kind, size_t bytes);
+typedef int (*grt_try_fn)(void (*launch)(int number, void **table), int number, void **table);
 
 /* A long program is compiled in several units at once; what is hidden is shared by them, and by nobody else. */
 #define GRT_HIDDEN __attribute__((visibility("hidden")))
@@ -19,11 +20,14 @@ typedef void *(*grt_memory_fn)(int kind, size_t bytes);
 #define GRT_LAUNCH GRT_HIDDEN
 extern GRT_HIDDEN grt_parallel_fn GRT_PARALLEL;
 extern GRT_HIDDEN grt_memory_fn GRT_MEMORY;
+extern GRT_HIDDEN grt_try_fn GRT_TRY;
 
 /* Memory of this thread, at least `bytes` long and 64-byte aligned, reused by every kernel of every program: grt_scratch within
- * a task, grt_workspace for what a launch prepares for its tasks (two callers of one kernel prepare in different places). */
+ * a task, grt_workspace for what a launch prepares for its tasks (two callers of one kernel prepare in different places). Where
+ * there is none the launch ends, as it does by grt_no_memory. */
 static inline void *grt_scratch(size_t bytes) { return GRT_MEMORY(0, bytes); }
 static inline void *grt_workspace(size_t bytes) { return GRT_MEMORY(1, bytes); }
+static inline void grt_no_memory(void) { GRT_MEMORY(-1, 0); }
 
 /* Where a launch keeps what it made of frozen parameters: a pointer, NULL at first, whose address is in its table of places. */
 #define GRT_KEPT(table, place) ((place) > 0 ? (void **)(table)[place] : NULL)

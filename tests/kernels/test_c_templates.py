@@ -34,7 +34,7 @@ const grt_plan GRT_PLAN;
 static int outside;
 int take_outside(void) { const int o = outside; outside = 0; return o; }
 static void backwards(grt_task task, long tasks, void **buf) { while (tasks-- > 0) task(tasks, buf); }
-void bind_backwards(void) { grt_bind(backwards, GRT_MEMORY); }
+void bind_backwards(void) { grt_bind(backwards, GRT_MEMORY, GRT_TRY); }
 """
 CTYPES: dict[str, Any] = {"float": np.float32, "double": np.float64}
 
@@ -482,7 +482,8 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Objects:
 def bound(objects: Objects, op: str) -> ctypes.CDLL:
     library = ctypes.CDLL(str(objects[op]))
     pool = ctypes.CDLL(str(objects["pool_of_threads"]))
-    library.grt_bind(*(ctypes.cast(function, ctypes.c_void_p) for function in (pool.grt_parallel, pool.grt_memory)))
+    functions = pool.grt_parallel, pool.grt_memory, pool.grt_try
+    library.grt_bind(*(ctypes.cast(function, ctypes.c_void_p) for function in functions))
     return library
 
 

@@ -6,10 +6,8 @@ import bisect
 import contextlib
 import ctypes
 import mmap
-import os
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,18 @@ from typing import Any
 import numpy as np
 
 from graphrt.config import Flags
+from graphrt.errors import OutOfMemoryError
 from graphrt.runtime.arrays import from_numpy, view
 from graphrt.runtime.exchange import Exchanges, Note, Place
 from graphrt.runtime.runnable import Binary
 from graphrt.runtime.state import State, dense
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.targets.cpu.build import open_library
+from graphrt.threads import in_threads
 from graphrt.types import TensorType
 
 HUGE = 2 << 20  # bytes of a huge page
+REMEDY = "compile it for a smaller batch, or with a memory_limit"
 _SHARE = 64 << 20  # bytes of the arena that a thread touches at a time
 
 
@@ -33,14 +34,16 @@ def _arena(size: int) -> np.ndarray:
     """``size`` bytes with ALIGNMENT more on both sides; in huge pages where the system has them, for few address translations.
 
     The room around is for masked loads: GCC 12 may make a vector load and a blend of one whose mask it knows. The memory is
-    private: shared memory, what mmap gives unasked, is in small pages, and a forked child would write to its parent's.
+    private: shared memory, what mmap gives unasked, is in small pages, and a forked child would write to its parent's. Raises
+    OutOfMemoryError.
     """
     size = -(-size // ALIGNMENT) * ALIGNMENT + 2 * ALIGNMENT
-    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        memory, start = mmap.mmap(-1, size, private), 0
-    else:
-        memory = mmap.mmap(-1, size + HUGE, private)
+    huge = size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE")
+    try:
+        memory, start = mmap.mmap(-1, size + HUGE * huge, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), 0
+    except OSError as error:
+        raise OutOfMemoryError(f"no memory for the {size:,} bytes between a program's launches ({error}); {REMEDY}") from None
+    if huge:
         memory.madvise(mmap.MADV_HUGEPAGE)
         start = -np.frombuffer(memory, np.uint8).ctypes.data % HUGE
     arena = np.frombuffer(memory, np.uint8, size, start)
@@ -49,8 +52,7 @@ def _arena(size: int) -> np.ndarray:
         part[::4096] = 0
 
     # Pages are made here and not in the first run, on all cores: the system fills them with zeros.
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        list(threads.map(touch, np.array_split(arena, max(size // _SHARE, 1))))
+    in_threads(touch, np.array_split(arena, max(size // _SHARE, 1)))
     return arena
 
 
@@ -87,6 +89,7 @@ class CpuBinary(Binary):
         exchanges: Exchanges | None = None,
     ) -> None:
         self.launches, self.exchanges = launches, exchanges
+        self.unwritten = 0  # launches that certainly write no state: so many of the first
         self.path, self.arena, self.entries, self.frozen = path, arena, list(entries), frozen
         self._outputs = dict(outputs)
         self._library = open_library(path, runtime)
@@ -99,6 +102,7 @@ class CpuBinary(Binary):
         for entry, (space, name) in enumerate(self.entries, 1):
             self._places[space].append((entry, name))
         self._seen = 0  # version of the state that was packed
+        self._written: Collection[str] = ()  # the state that launches write
         self._bound: State | None = None  # the state whose addresses are in the table
         self._writes: list[tuple[int, int]] = []  # where state lies that runs write: start and end, in order, none touching
         self._apart: list[np.ndarray] = []  # copies of inputs that lay there
@@ -108,6 +112,7 @@ class CpuBinary(Binary):
 
     def attach(self, state: State, written: Collection[str] = ()) -> None:
         """Takes note of where ``written`` lies: a buffer never moves."""
+        self._written = written
         spans = sorted((start, start + a.nbytes) for a in map(state.array, written) if (start := _address(a)) is not None)
         self._writes = []
         for start, end in spans:
@@ -162,12 +167,19 @@ class CpuBinary(Binary):
         """Runs every launch, in one native call where no other process is waited for; results are new arrays."""
         with self._running(inputs, state) as outputs:
             if self.exchanges is None:
-                self._library.graphrt_run(self._table)
+                if starved := self._library.graphrt_run(self._table):
+                    self._starve(starved - 1)
             else:
                 with self._stepping() as step:
                     for number in range(self.launches):
                         step(number)
             return outputs
+
+    def _starve(self, launch: int) -> None:
+        """Raises OutOfMemoryError: there was none for ``launch``. State that has been written by then is marked."""
+        if self._written and launch >= self.unwritten and self._bound is not None:
+            self._bound.tear(self._written)
+        raise OutOfMemoryError(f"no memory for what launch {launch} of {self.launches} needs while it runs; {REMEDY}")
 
     @contextmanager
     def _stepping(self, beside: bool = True, note: Note = lambda *times: None) -> Iterator[Callable[[int], None]]:
@@ -175,7 +187,8 @@ class CpuBinary(Binary):
         each told to ``note``."""
 
         def launch(number: int) -> None:
-            self._library.graphrt_launch(number, self._table)
+            if self._library.graphrt_launch(number, self._table):
+                self._starve(number)
 
         if self.exchanges is None:
             yield launch

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from graphrt.files import cache, cache_path, intact, whole
 from graphrt.runtime.forking import TARGET, make_lock
 from graphrt.targets.cpu.elf import empty
 from graphrt.targets.templates import find_kernels
+from graphrt.threads import in_threads
 
 FLAGS = (
     "-O3 -march=native -std=gnu11 -fno-math-errno -fno-trapping-math -fno-strict-aliasing -ffp-contract=off "
@@ -135,15 +135,14 @@ def identity() -> list[str]:
 def build(sources: Sequence[str], name: str, kernels: Sequence[str] = (), objects: Sequence[Path] = ()) -> Path:
     """The shared object of ``sources`` and ``objects``, compiled side by side unless the cache holds it.
 
-    ``kernels`` have something to do. Raises TargetError with the compiler's words, or if it left nothing of a kernel.
+    Something must be left of ``kernels``. Raises TargetError with the compiler's words, or if it left nothing of a kernel.
     """
 
     def make(texts: list[Path], scratch: Path, linked: Path) -> None:
         compile, made = [*_command(), "-I", str(headers())], [str(o) for o in (*texts[: len(texts) == 1], *objects)]
         if len(texts) > 1:
             units = [str(scratch / f"{i}.o") for i in range(len(texts))]
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                list(pool.map(lambda text, out: _run([*compile, "-c", str(text), "-o", out]), texts, units))
+            in_threads(lambda pair: _run([*compile, "-c", str(pair[0]), "-o", pair[1]]), [*zip(texts, units, strict=True)])
             made += units
         _run([*compile, *made, "-o", str(linked), "-lm"])
         if found := empty(linked, tuple(f"{kernel}_" for kernel in kernels)):
@@ -223,5 +222,5 @@ def open_library(path: Path, runtime: Path | None = None) -> ctypes.CDLL:
     """The shared object at ``path``, bound to the pool of threads."""
     library = ctypes.CDLL(str(path))
     threads = pool(runtime)
-    library.grt_bind(*(ctypes.cast(f, ctypes.c_void_p) for f in (threads.grt_parallel, threads.grt_memory)))
+    library.grt_bind(*(ctypes.cast(f, ctypes.c_void_p) for f in (threads.grt_parallel, threads.grt_memory, threads.grt_try)))
     return library

@@ -7,14 +7,14 @@ says what is computed, the tables where. What a C compiler has to do grows with 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from graphrt.config import Flags
 from graphrt.passes.decision import Decision
 from graphrt.passes.open_batch import ROWS
 from graphrt.runtime.lowering import Lowering
 from graphrt.schedule.kernel_ir import CollectiveKernel, Kernel, LoopKernel, TemplateKernel
-from graphrt.schedule.memory import blocks
+from graphrt.schedule.memory import blocks, loads
 from graphrt.targets.cpu.batch import RowLimit
 from graphrt.targets.cpu.build import has_pairs, vector_bytes
 from graphrt.targets.cpu.generated import LoopPrinter
@@ -30,7 +30,8 @@ from graphrt.types import float32
 class Source:
     """The C text of a program: its head, the text of each kernel by name, and the parts of each launch.
 
-    ``decisions`` say which loops compute each template.
+    ``decisions`` say which loops compute each template. ``fresh`` names the kernels that store where they do not load, so that
+    a compiler must leave something of them; of another, which may find there what it stores, it need not.
     """
 
     head: str
@@ -39,6 +40,7 @@ class Source:
     decisions: list[Decision]
     most: int = 0  # the largest batch of a program for any, and the entry of how many rows there are
     count: int = 0
+    fresh: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return "\n".join([self.head, *self.kernels.values(), self.tables()])
@@ -109,6 +111,8 @@ class _Printed:
                     self.names[text] = group.name
                     self.source.kernels[group.name] = f"/* {_comment(str(group))} */\n{printer.named(text)}"
                     self.source.decisions.extend(printer.decisions)
+                    if _is_fresh(kernel):
+                        self.source.fresh.append(group.name)
                 found[-1].append(Part(group.name, self.names[text], tasks, printer.places, self.limit.limits(kernel)))
         return found
 
@@ -122,6 +126,12 @@ class _Printed:
             return TemplatePrinter(kernel, buffers, replace(self.processor, lanes=lanes), self.limit.limits(kernel))
         assert not isinstance(kernel, CollectiveKernel)
         return LoopPrinter(kernel, buffers)
+
+
+def _is_fresh(kernel: Kernel) -> bool:
+    """Whether ``kernel`` stores in a tensor of which it loads nothing."""
+    loaded = {load[0] for block in blocks(kernel) for load in loads(block)}
+    return any(store.size and store.slot not in loaded for block in blocks(kernel) for store in block.stores)
 
 
 def _buffers(lowering: Lowering, freeze: bool, checked: bool) -> Buffers:

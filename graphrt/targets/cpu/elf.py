@@ -1,7 +1,8 @@
 """Reads the functions of a shared object (ELF, 64 bits, little-endian), to find those that the C compiler left empty.
 
 GCC 12 folds functions with equal bodies (-fipa-icf), and where their loops are ``omp simd`` one of two that write memory may
-be left as a bare return: no message, and results of the call before. Every kernel writes something.
+be left as a bare return: no message, and results of the call before. Every kernel writes something; but of one that writes
+over what it reads nothing is left rightly where it finds what it would write, as an update of a parameter to itself does.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class CpuTarget(Target):
 def compiled(lowering: Lowering, text: Source, buffers: Buffers) -> CachedProgram:
     """The program that the C compiler makes of ``text``. Raises TargetError."""
     assert lowering.plan is not None and lowering.schedule is not None
-    object = build(text.units(units(len(text.kernels))), "program", list(text.kernels), [program_object()])
+    object = build(text.units(units(len(text.kernels))), "program", text.fresh, [program_object()])
     entries, frozen = list(buffers.entries), len(buffers.frozen)
     return CachedProgram(
         lowering.interface,
@@ -187,6 +187,7 @@ class CpuExecutable(CpuBinary, Executable):
         path, outputs = folder() / program.object, program.interface.outputs
         launches, exchanges = program.launches, program.exchanges
         super().__init__(path, program.arena, program.entries, outputs, program.frozen, None, launches, exchanges)
+        self.unwritten = program.unwritten
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
         """Runs every launch; results are new arrays.
