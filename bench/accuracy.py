@@ -308,9 +308,11 @@ def main(
             found.append(train(seed))
             print(f"{name}, {who}, seed {seed}: {found[-1][0]:.3f} in {found[-1][1]:.1f} s", flush=True)
         scores, seconds = np.array(found).T
-        spread = f"{scores.mean():.2f} ± {scores.std():.2f} ({scores.min():.2f} to {scores.max():.2f})"
+        digits = 3 if scores.max() <= 1.0 else 2
+        mean, deviation, least, most = (f"{v:.{digits}f}" for v in (scores.mean(), scores.std(), scores.min(), scores.max()))
+        reached = f"{mean} ± {deviation} ({least} to {most})"
         rows.append(
-            {"recipe": name, "bar": bar, "with": who, "reached": spread, "cpu seconds": round(float(seconds.mean()), 1)}
+            {"recipe": name, "bar": bar, "with": who, "reached": reached, "cpu seconds": round(float(seconds.mean()), 1)}
         )
         print(rows[-1], flush=True)
 

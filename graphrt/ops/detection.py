@@ -26,7 +26,7 @@ from graphrt.ops.sorting import argsort, topk
 from graphrt.ops.source import iota
 from graphrt.ops.transcendental import ceil
 from graphrt.ops.view import permute, reshape, squeeze, unsqueeze
-from graphrt.types import TensorType, bool_, int64
+from graphrt.types import TensorType, bool_, int32, int64
 
 
 def _infer_nms(input: TensorType) -> Types:
@@ -283,7 +283,8 @@ def roi_pool(input: Value, boxes: Value, output_size: int | Sequence[int], spati
     own = reshape(index_select(maps, 0, picture), (k, h, 1, w, channels))
     best, column = extremum(where(columns, own, -math.inf), "max", 3)  # [K, H, width, C]
     best, row = extremum(where(rows, unsqueeze(best, 1), -math.inf), "max", 2)  # [K, height, width, C]
-    place = (reshape(picture, (k, 1, 1, 1)) * h + row) * w + gather(column, 1, row)
+    column = cast(gather(cast(column, int32), 1, row), int64)  # half the bytes, of many
+    place = (reshape(picture, (k, 1, 1, 1)) * h + row) * w + column
     found = gather(reshape(maps, (n * h * w, channels)), 0, reshape(place, (-1, channels)))
     found = where(eq(best, -math.inf), 0.0, reshape(found, best.shape))
     return permute(found, (0, 3, 1, 2))
