@@ -1,4 +1,4 @@
-"""Linear regression against its closed form, the bias trick, a perceptron on points that a line parts, and "is this digit a 5?"."""
+"""Linear regression beside its closed form, the bias trick, a perceptron on points that a line parts, and "is this a 5?"."""
 
 from __future__ import annotations
 

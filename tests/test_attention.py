@@ -174,7 +174,8 @@ def transformer(
     pair = [getattr(side, f"Transformer{kind}Layer")(8, 2, **arguments) for side in (nn, torch.nn)]
     if layers:
         pair = [
-            getattr(s, f"Transformer{kind}")(one, layers, norm=s.LayerNorm(8)) for s, one in zip((nn, torch.nn), pair, strict=True)
+            getattr(s, f"Transformer{kind}")(one, layers, norm=s.LayerNorm(8))
+            for s, one in zip((nn, torch.nn), pair, strict=True)
         ]
     return pair[0], pair[1], call, arrays
 
