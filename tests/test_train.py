@@ -258,6 +258,8 @@ def test_other_losses_and_errors() -> None:
         Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), metrics=("recal",))
     with pytest.raises(ArgumentError, match="16 examples make no batch of 32"):
         trainer.fit(values, 5, 32, drop_last=True)
+    with pytest.raises(ArgumentError, match="epochs must be at least 0, got -1"):
+        trainer.fit(values, -1, 8)
     with pytest.raises(ArgumentError, match="empty"):
         trainer.evaluate(values.take(0))
 

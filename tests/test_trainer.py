@@ -209,6 +209,7 @@ def test_several_inputs_outputs_and_losses(target: str, tmp_path: Path) -> None:
         ([nn.MSELoss()], "losses by position do not fit the names kind, size"),
         (["mse"], r"a loss is a function of \(output, target\), or \(function, weight\), got 'mse'"),
         ([], "there is no loss"),
+        (nn.MSELoss, r"got the class MSELoss, of which MSELoss\(\.\.\.\) makes one"),
     ):
         with pytest.raises(ArgumentError, match=message):
             Trainer(Two(True), losses, optim.SGD(0.1), target=target).step(x, {"kind": data.y, "size": size})
