@@ -81,7 +81,8 @@ def made_one(optimizer: Optimizers) -> Optimizer:
         return optimizer
     if not isinstance(optimizer, Mapping) or not optimizer or not all(isinstance(one, Optimizer) for one in optimizer.values()):
         raise ArgumentError(
-            "an optimizer is one of graphrt.optim, such as SGD(lr=0.1), or a dict of them by parts' names; got " + told(optimizer)
+            "an optimizer is one of graphrt.optim, such as SGD(lr=0.1), or a dict of them by parts' names; got "
+            + told(optimizer)
         )
     (_, first), *others = optimizer.items()
     return replace(first, groups=[*first.groups, *((f"{name}.*", one) for name, one in others)])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.data import Source
-from graphrt.errors import ArgumentError, InputError, NumericError
+from graphrt.errors import ArgumentError, InputError, NumericError, told
 from graphrt.mesh import Mesh
 from graphrt.nn import Module, count_parameters, summary
 from graphrt.optim import Constant, LRSchedule
@@ -76,7 +76,8 @@ class Trainer(Programs):
     one batch of all their examples, and exchanged when a step updates; what ``step`` returns of such is of this process alone.
     Checkpoints are the first's to write, and fit any number of processes; ``nn.sync_batch_norm`` has batch norm see the whole.
 
-    Raises ArgumentError for an unknown metric, and where there is no optimizer, or a loss and a step function.
+    Raises ArgumentError for an unknown metric, and where there is no optimizer, or a loss and a step function; TargetError for
+    a target that is none.
     """
 
     def __init__(
@@ -99,6 +100,9 @@ class Trainer(Programs):
         reduce_dtype: str | None = None,
     ) -> None:
         compiling = Compiling(target, autocast, float32_matmul_precision, library, mesh, policy, reduce_dtype)
+        if schedule is not None and not isinstance(schedule, LRSchedule):
+            raise ArgumentError(f"a schedule is one of graphrt.optim, such as Cosine(); got {told(schedule)}")
+        parse(target)  # before anything is built for it
         super().__init__(net, loss, optimizer, metrics, seed, compiling, augment, step)
         self.schedule: LRSchedule = schedule or Constant()
         self.measures, self.check_nan = self.objective.measures(), check_nan
