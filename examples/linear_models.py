@@ -24,11 +24,12 @@ def regression(seed: int) -> dict[str, float]:
 
 
 def bias_trick(seed: int) -> dict[str, float]:
-    """How far a layer is from one without a bias that reads one number more, which is always 1."""
+    """The distance of a layer from one without a bias that reads one number more, which is always 1."""
     layer, g = nn.Linear(3, 2), grt.Graph()
     x = g.input("x", (5, 3))
-    weight = F.concat([layer.weight.value(g), F.unsqueeze(layer.bias.value(g), 1)], 1)
-    apart = layer(x) - F.concat([x, F.ones(g, (5, 1))], 1) @ weight.transpose(0, 1)
+    weight, bias = (p.value(g) for p in layer.parameters())
+    wider = F.concat([weight, F.unsqueeze(bias, 1)], 1)
+    apart = layer(x) - F.concat([x, F.ones(g, (5, 1))], 1) @ wider.transpose(0, 1)
     found = grt.compile(F.amax(F.abs(apart)))(x=np.random.default_rng(seed).standard_normal((5, 3)).astype(np.float32))
     return {"the bias trick is away from a bias": float(found)}
 

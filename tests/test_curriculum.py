@@ -241,7 +241,7 @@ def test_a_penalty_on_squared_weights_is_decay() -> None:
         for _ in range(5):
             step(x=x, y=y, lr=0.1)
         moved.append(np.append(step.state["weight"], step.state["bias"]))
-    np.testing.assert_allclose(*moved, rtol=1e-5)
+    np.testing.assert_allclose(moved[0], moved[1], rtol=1e-5)
 
 
 def test_the_page_of_the_curriculum_names_what_is_there() -> None:

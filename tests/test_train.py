@@ -256,9 +256,10 @@ def test_other_losses_and_errors() -> None:
         wrong.step(values.x, values.y)
     with pytest.raises(ArgumentError, match="unknown metrics"):
         Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), metrics=("recal",))
-    for schedule, given in (("cosine", "'cosine'"), (optim.Cosine, "the class Cosine")):
-        with pytest.raises(ArgumentError, match=f"a schedule is one of graphrt.optim, such as Cosine\\(\\); got {given}"):
-            Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), schedule)  # type: ignore[arg-type]
+    wrong_schedules: dict[str, Any] = {"'cosine'": "cosine", "the class Cosine": optim.Cosine}
+    for told, schedule in wrong_schedules.items():
+        with pytest.raises(ArgumentError, match=rf"a schedule is one of graphrt.optim, such as Cosine\(\); got {told}"):
+            Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), schedule)
     with pytest.raises(TargetError, match="target must be auto, .* got 'gpu'"):
         Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), target="gpu")
     with pytest.raises(ArgumentError, match="16 examples make no batch of 32"):
