@@ -19,6 +19,16 @@ def smooth(x: grt.Value, kernel: grt.Value) -> grt.Value:
     return F.conv2d(F.pad(x, (margin,) * 4, mode="reflect"), kernel)
 
 
+BANK = np.array(
+    [
+        [[0, 0, 0], [0, -1, 1], [0, 0, 0]],  # vertical edges
+        [[0, 0, 0], [0, -1, 0], [0, 1, 0]],  # horizontal ones
+        [[0, 1, 0], [1, -4, 1], [0, 1, 0]],  # spots
+    ],
+    np.float32,
+)
+
+
 def enlarge(x: grt.Value) -> grt.Value:
     """Every pixel becomes two by two."""
     n, c, h, w = x.shape
@@ -32,7 +42,7 @@ def main(seed: int = 0) -> dict[str, np.ndarray]:
     g = grt.Graph()
     x, s = g.input("x", picture.shape), g.input("s", signal.shape)
     kernel = g.constant(gaussian(5, 1.0)[None, None])
-    edge = g.constant(np.array([[0, 0, 0], [0, -1, 1], [0, 0, 0]], np.float32)[None, None])
+    responses = F.conv2d(x, g.constant(BANK[:, None]))  # of each filter
     levels = [x]
     for _ in range(2):
         levels.append(smooth(levels[-1], kernel)[..., ::2, ::2])
@@ -54,16 +64,17 @@ def main(seed: int = 0) -> dict[str, np.ndarray]:
     around = F.conv2d(F.pad(x, (2, 0, 2, 0), mode="circular"), F.flip(g.constant(filter[None, None]), (2, 3)))
     results = grt.compile(
         {
-            "edges": F.conv2d(x, edge),
+            "edges": responses[:, :1],
+            "smoothed": smooth(x, kernel),
             "back": back,
             "convolution": F.flatten(convolution),
             "toeplitz": F.matmul(g.constant(matrix), s),
             "around": F.flatten(around),
             "circulant": F.matmul(g.constant(blocks.reshape(256, 256)), F.flatten(x)),
-            "texture": F.mean(F.abs(F.conv2d(x, edge))),
+            "texture": F.mean(F.abs(responses), (0, 2, 3)),
         }
     )(x=picture, s=signal)
-    return {**results, "picture": picture, "signal": signal, "taps": taps, "filter": filter}
+    return {**results, "gaussian": gaussian(5, 1.0), "picture": picture, "signal": signal, "taps": taps, "filter": filter}
 
 
 if __name__ == "__main__":
@@ -71,4 +82,4 @@ if __name__ == "__main__":
     print("the pyramid's levels add up to the picture within", np.abs(found["back"] - found["picture"]).max())
     print("convolution and Toeplitz matrix differ by", np.abs(found["convolution"] - found["toeplitz"]).max())
     print("in two dimensions they differ by", np.abs(found["around"] - found["circulant"]).max())
-    print("texture, the mean absolute edge response:", found["texture"])
+    print("texture, the mean absolute response of each filter of a bank:", found["texture"])

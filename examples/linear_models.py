@@ -1,9 +1,10 @@
-"""Linear regression against its closed form, a perceptron on points that a line parts, and "is this digit a 5?"."""
+"""Linear regression beside its closed form, the bias trick, a perceptron on points that a line parts, and "is this a 5?"."""
 
 from __future__ import annotations
 
 import numpy as np
 
+import graphrt as grt
 from graphrt import data, models, nn, optim
 from graphrt import ops as F
 from graphrt.data import Dataset
@@ -20,6 +21,17 @@ def regression(seed: int) -> dict[str, float]:
     solved = np.linalg.lstsq(np.hstack([x, np.ones((200, 1))]), y, rcond=None)[0].ravel()  # the bias trick
     found = np.append(*(p.array.ravel() for p in net.parameters()))
     return {"distance from the closed form": float(np.abs(found - solved).max())}
+
+
+def bias_trick(seed: int) -> dict[str, float]:
+    """The distance of a layer from one without a bias that reads one number more, which is always 1."""
+    layer, g = nn.Linear(3, 2), grt.Graph()
+    x = g.input("x", (5, 3))
+    weight, bias = (p.value(g) for p in layer.parameters())
+    wider = F.concat([weight, F.unsqueeze(bias, 1)], 1)
+    apart = layer(x) - F.concat([x, F.ones(g, (5, 1))], 1) @ wider.transpose(0, 1)
+    found = grt.compile(F.amax(F.abs(apart)))(x=np.random.default_rng(seed).standard_normal((5, 3)).astype(np.float32))
+    return {"the bias trick is away from a bias": float(found)}
 
 
 def perceptron(seed: int) -> dict[str, float]:
@@ -44,7 +56,7 @@ def is_it_a_five(seed: int) -> dict[str, float]:
 
 def main(seed: int = 0) -> dict[str, float]:
     nn.manual_seed(seed)
-    return {**regression(seed), **perceptron(seed), **is_it_a_five(seed)}
+    return {**regression(seed), **bias_trick(seed), **perceptron(seed), **is_it_a_five(seed)}
 
 
 if __name__ == "__main__":

@@ -13,15 +13,22 @@ def conv_shape(size: int, channels: int, filters: int, kernel: int, stride: int,
     return F.conv2d(x, w, stride=stride, padding=padding).shape[1:]
 
 
+def pool_shape(size: int) -> tuple[int, ...]:
+    """Of a 2x2 pool with stride 2 that rounds up."""
+    return F.max_pool2d(Graph().input("x", (1, 1, size, size)), 2, ceil_mode=True).shape[1:]
+
+
 def main() -> dict[str, object]:
-    fits = (7 - 3) % 3 == 0
     return {
         "32x32x3, ten 5x5, stride 1, pad 2": conv_shape(32, 3, 10, 5, 1, 2),
         "32x32x3, ten 5x5, stride 2, pad 2": conv_shape(32, 3, 10, 5, 2, 2),
         "parameters of ten 5x5x3 filters": count_parameters(nn.Conv2d(3, 10, 5)),
         "7x7 with 3x3, stride 1": conv_shape(7, 1, 1, 3, 1, 0),
         "7x7 with 3x3, stride 2": conv_shape(7, 1, 1, 3, 2, 0),
-        "7x7 with 3x3, stride 3 fits": fits,
+        "7x7 with 3x3, stride 3, of which there is no such number": round((7 - 3) / 3 + 1, 2),
+        "2x2 pool of 7x7, rounded up": pool_shape(7),
+        "2x2 pool of 8x8": pool_shape(8),
+        "parameters of a pool": count_parameters(nn.MaxPool2d(2)),
         "1x1 conv on 6x6x32": conv_shape(6, 32, 16, 1, 1, 0),
         "fully connected, 100x100x3 to 100x100x3": (100 * 100 * 3) ** 2,
         "3x3 conv, 3 to 3 channels, weights": count_parameters(nn.Conv2d(3, 3, 3, bias=False)),
@@ -41,4 +48,4 @@ def _refused() -> str:
 
 if __name__ == "__main__":
     for what, value in main().items():
-        print(f"{what:42} {value}")
+        print(f"{what:58} {value}")

@@ -54,6 +54,11 @@ class TargetError(GraphrtError, RuntimeError):
     """A target that cannot be used on this machine, with the remedy."""
 
 
+def told(thing: object) -> str:
+    """The words of a message for a ``thing`` that was given; for a class also how one is made of it."""
+    return f"the class {thing.__name__}, of which {thing.__name__}(...) makes one" if isinstance(thing, type) else repr(thing)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for a ``name`` of that ``kind`` that is none of those ``known``: what was meant, else what there is."""
     names = list(known)

@@ -165,23 +165,43 @@ def test_a_query_that_sees_no_key() -> None:
     np.testing.assert_array_equal(outputs["without"][0], np.zeros((3, 4)))
 
 
-def encoder(arrays: list[np.ndarray], call: Callable[..., Any] = lambda m, *a: m(*a), **kwargs: Any) -> Case:
+def transformer(
+    kind: str, arrays: list[np.ndarray], call: Callable[..., Any] = lambda m, *a: m(*a), layers: int = 0, **kwargs: Any
+) -> Case:
+    """A layer, or so many of them behind one another, with a norm in the end; an "Encoder" or a "Decoder"."""
     torch.manual_seed(0)
     arguments = {"dim_feedforward": 12, "dropout": 0.0, **kwargs}
-    return nn.TransformerEncoderLayer(8, 2, **arguments), torch.nn.TransformerEncoderLayer(8, 2, **arguments), call, arrays
+    pair = [getattr(side, f"Transformer{kind}Layer")(8, 2, **arguments) for side in (nn, torch.nn)]
+    if layers:
+        pair = [
+            getattr(s, f"Transformer{kind}")(one, layers, norm=s.LayerNorm(8))
+            for s, one in zip((nn, torch.nn), pair, strict=True)
+        ]
+    return pair[0], pair[1], call, arrays
 
 
-def test_transformer_encoder_layer() -> None:
-    x = data(3, 4, 8)
-    causal = np.triu(np.ones((3, 3), bool), 1)
+def test_transformer_layers() -> None:
+    x, y = data(3, 4, 8), data(5, 4, 8, seed=1)
+    causal, few = np.triu(np.ones((3, 3), bool), 1), np.random.default_rng(0).random((4, 5)) < 0.3
     cases: dict[str, Case] = {
-        "post": encoder([x]),
-        "pre": encoder([x, causal], norm_first=True, activation="gelu"),
-        "no bias": encoder([x, causal[:1].repeat(4, 0)], lambda m, x, p: m(x, None, p), bias=False),
+        "post": transformer("Encoder", [x]),
+        "pre": transformer("Encoder", [x, causal], norm_first=True, activation="gelu"),
+        "no bias": transformer("Encoder", [x, causal[:1].repeat(4, 0)], lambda m, x, p: m(x, None, p), bias=False),
+        "decoder": transformer("Decoder", [x, y, causal, few], lambda m, x, y, c, p: m(x, y, c, memory_key_padding_mask=p)),
+        "decoder, pre": transformer("Decoder", [x, data(3, 6, 8)], norm_first=True, batch_first=True, activation="gelu"),
+        "encoders": transformer("Encoder", [x, causal], layers=2),
+        "decoders": transformer("Decoder", [x, y, causal], layers=2, bias=False),
     }
     if INTERPRETED:
         cases = {"pre": cases["pre"]}
     compare_layers(cases, TARGET, 400)
+
+
+def test_layers_of_a_stack_start_alike_and_are_their_own() -> None:
+    layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12), 2).layers
+    first, second = (layer.linear1.weight for layer in layers)
+    assert first is not second and not np.shares_memory(first.array, second.array)
+    np.testing.assert_array_equal(first.array, second.array)
 
 
 def _qkv(
@@ -224,6 +244,9 @@ BAD: list[tuple[str, Callable[[grt.Graph], Any]]] = [
     ("multihead causal", lambda g: _mha(g, is_causal=True)),
     ("encoder activation", lambda g: nn.TransformerEncoderLayer(8, 2, activation="sine")),
     ("encoder heads", lambda g: nn.TransformerEncoderLayer(8, 3)),
+    ("decoder activation", lambda g: nn.TransformerDecoderLayer(8, 2, activation="sine")),
+    ("decoder memory", lambda g: nn.TransformerDecoderLayer(8, 2, 4)(g.input("x", (3, 2, 8)), g.input("m", (3, 2, 6)))),
+    ("encoders of none", lambda g: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 4), 0)),
     ("encoder input", lambda g: nn.TransformerEncoderLayer(8, 2, 4)(g.input("x", (3, 2, 6)))),
 ]
 

@@ -38,7 +38,7 @@ def test_a_network_is_trained_and_used(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("graphrt.cli.scenes.HELD", 16)
-    output = run("train", name, *SMALL)
+    output = run("train", name, "--data", "shapes", *SMALL)
     folder = tmp_path / "runs" / name
     left = {"checkpoint.safetensors", "curves.png", "history.json", "epoch-0001.png", "epoch-0002.png"}
     assert {p.name for p in folder.iterdir()} == left

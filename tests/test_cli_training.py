@@ -141,9 +141,16 @@ def test_what_cannot_be_drawn_or_told_is_named(
         run("train", model, "--data", name, "--limit", "64", "--epochs", "1", "--target", "cpu", "--out", name)
     np.save("nan.npy", np.full((28, 28), np.nan))
     np.save("words.npy", np.array(["a", "b"]).reshape(1, 1, 2))
+    np.save("five.npy", np.zeros((2, 5, 28, 28)))
+    np.savez("objects.npz", a=np.array([{}]))
+    np.savez("cut.npz", a=np.arange(5000))
+    Path("cut.npz").write_bytes(Path("cut.npz").read_bytes()[:3000])
     for words, message in (
         (("predict", "mnist", "nan.npy"), "nan.npy holds NaN or infinity"),
         (("predict", "mnist", "words.npy"), "words.npy holds <U1, and an example is of numbers"),
+        (("predict", "mnist", "five.npy"), "pictures have 1 channel or 3, got 5 in an example of shape [5, 28, 28]"),
+        (("predict", "mnist", "objects.npz"), "objects.npz is no array that can be read: Object arrays cannot be loaded"),
+        (("predict", "mnist", "cut.npz"), "cut.npz is no array that can be read: "),
         (("see", "saliency", "mnist", "nan.npy"), "nan.npy holds NaN or infinity"),
         (("see", "saliency", "xor"), "pictures are [N, C, H, W], got [8, 2]"),
         (("see", "filters", "xor"), "the network has no convolution"),

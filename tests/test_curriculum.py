@@ -8,6 +8,7 @@ import io
 import math
 import re
 import runpy
+import statistics
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -15,6 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import graphrt as grt
+from graphrt import models, nn, optim
+from graphrt import ops as F
+from graphrt.train import tasks
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -82,7 +88,10 @@ def test_shapes_and_counts() -> None:
         "parameters of ten 5x5x3 filters": 760,
         "7x7 with 3x3, stride 1": (1, 5, 5),
         "7x7 with 3x3, stride 2": (1, 3, 3),
-        "7x7 with 3x3, stride 3 fits": False,
+        "7x7 with 3x3, stride 3, of which there is no such number": 2.33,
+        "2x2 pool of 7x7, rounded up": (1, 4, 4),
+        "2x2 pool of 8x8": (1, 4, 4),
+        "parameters of a pool": 0,
         "1x1 conv on 6x6x32": (16, 6, 6),
         "fully connected, 100x100x3 to 100x100x3": 900_000_000,
         "3x3 conv, 3 to 3 channels, weights": 81,
@@ -103,12 +112,20 @@ def test_multiplications() -> None:
 
 
 def test_filters() -> None:
+    from scipy import ndimage
+
     found = run("filters")
     picture = found["picture"]
     np.testing.assert_allclose(found["back"], picture, atol=1e-5)
     edges = picture[..., 1:-1, 2:] - picture[..., 1:-1, 1:-1]
     np.testing.assert_allclose(found["edges"], edges, atol=1e-5)
-    assert found["texture"] == pytest.approx(np.abs(edges).mean(), rel=1e-5)
+    across = picture[..., 2:, 1:-1] - picture[..., 1:-1, 1:-1]
+    spots = ndimage.laplace(picture[0, 0].astype(np.float64))[1:-1, 1:-1]
+    np.testing.assert_allclose(found["texture"], [np.abs(v).mean() for v in (edges, across, spots)], rtol=1e-5)
+    bell = [statistics.NormalDist().pdf(u) for u in range(-2, 3)]
+    np.testing.assert_allclose(found["gaussian"], np.outer(bell, bell), rtol=1e-6)
+    smoothed = ndimage.correlate(picture[0, 0], np.outer(bell, bell), mode="mirror")
+    np.testing.assert_allclose(found["smoothed"][0, 0], smoothed, atol=1e-5)
     defined = np.convolve(found["signal"], found["taps"])
     np.testing.assert_allclose(found["convolution"], defined, atol=1e-5)
     np.testing.assert_allclose(found["toeplitz"], defined, atol=1e-5)
@@ -126,7 +143,8 @@ def test_equivariance(shift: int) -> None:
 
 def test_linear_models() -> None:
     found = run("linear_models")
-    assert found["distance from the closed form"] < 1e-5 and found["points on the wrong side"] == 0
+    assert found["distance from the closed form"] < 1e-5 and found["the bias trick is away from a bias"] < 1e-6
+    assert found["points on the wrong side"] == 0
     assert found["right about 5"] > 0.97
 
 
@@ -206,27 +224,54 @@ def test_every_example_is_tested() -> None:
         assert f'run("{path.stem}"' in text, f"{path.name} has no test"
 
 
+def test_a_penalty_on_squared_weights_is_decay() -> None:
+    """c * sum(w**2) in the loss moves weights as ``weight_decay`` 2c does."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((8, 3)).astype(np.float32), rng.standard_normal((8, 2)).astype(np.float32)
+    moved = []
+    for c, decay in ((0.05, 0.0), (0.0, 0.1)):
+        nn.manual_seed(0)
+        layer, g = nn.Linear(3, 2), grt.Graph()
+        loss = F.mse_loss(layer(g.input("x", x.shape)), g.input("y", y.shape))
+        parameters = g.parameters()
+        for p in parameters:
+            loss = loss + c * F.sum(F.square(p))
+        optim.SGD(0.1, momentum=0.9, weight_decay=decay).apply(parameters, grt.grad(loss, parameters), g.input("lr"))
+        step = grt.compile(g, target="reference")
+        for _ in range(5):
+            step(x=x, y=y, lr=0.1)
+        moved.append(np.append(step.state["weight"], step.state["bias"]))
+    np.testing.assert_allclose(moved[0], moved[1], rtol=1e-5)
+
+
 def test_the_page_of_the_curriculum_names_what_is_there() -> None:
-    """Every file, test, module and model that docs/curriculum.md names."""
+    """Every file, test, module and model that docs/curriculum.md names; and a row has something to run, and a test."""
     root = EXAMPLES.parent
     text = (root / "docs" / "curriculum.md").read_text()
+    rows = re.findall(r"^\| (?!what|---|recipe)(.+) \| (.+) \| (.+) \|$", text.partition("## How well they train")[0], re.M)
+    assert len(rows) > 50
+    for what, where, test in rows:
+        assert "`" in where and re.search(r"`test_\w+\.py::test_", test), f"{what}: {where}, {test}"
     names = re.findall(r"`([^`]+)`", text)
     for name in names:
         file, _, test = name.partition("::")
         if name.startswith("examples/") and name != "examples/NAME.py":
             assert (root / name).is_file(), name
         elif file.startswith("test_"):
-            assert not test or f"def {test}(" in (root / "tests" / file).read_text(), name
             assert (root / "tests" / file).is_file(), name
-        elif name.split(".")[0] in ("nn", "optim", "data", "models", "train", "ops"):
+            assert not test or f"def {test}(" in (root / "tests" / file).read_text(), name
+        elif command := re.fullmatch(r"graphrt (train|summary) ([a-z]\w+)", name):
+            assert command[2] in {*models.MODELS, *tasks.TASKS}, name
+        elif name.split(".")[0] in ("nn", "optim", "data", "models", "train", "ops", "visualize"):
             found: Any = importlib.import_module("graphrt")
             for part in name.split("(")[0].split("."):
                 found = getattr(found, part)
     assert len(names) > 60
 
 
-def test_initialisation_collapses_saturates_or_stays() -> None:
-    found = run("initialisation", width=256)
+@pytest.mark.parametrize("width", [256, pytest.param(4096, marks=pytest.mark.proof)])
+def test_initialisation_collapses_saturates_or_stays(width: int) -> None:
+    found = run("initialisation", width=width)
     small, large, xavier, relu, he = found.values()
     assert small[-1] < 0.2 * small[0]  # times 0.64 a layer, and what tanh takes
     assert large[-1] > 0.8  # nearly all at -1 and 1

@@ -88,6 +88,18 @@ def test_rates_are_torchs() -> None:
             np.testing.assert_allclose(ours(schedule), torchs(make, each), rtol=1e-9, atol=1e-12, err_msg=repr(schedule))
 
 
+def test_rates_of_a_course() -> None:
+    """As lectures write them: a tenth at epochs 30, 60 and 90, half a cosine, a line, 1 / sqrt(t) from t = 1, a ramp."""
+    step = optim.Step((30, 60, 90), by="epoch")
+    assert [step.lr(e * 5, 500, 5) for e in (0, 29, 30, 60, 90)] == pytest.approx([1, 1, 0.1, 0.01, 0.001])
+    for t in range(10):
+        assert optim.Constant().lr(t, 10) == 1.0
+        assert optim.Cosine().lr(t, 10) == pytest.approx(0.5 * (1 + math.cos(t * math.pi / 10)))
+        assert optim.Linear().lr(t, 10) == pytest.approx(1 - t / 10)
+        assert optim.InverseSqrt(1, by="step").lr(t, 10) == pytest.approx(1 / math.sqrt(t + 1))
+        assert optim.Warmup(optim.Constant(), 5, 0.2, by="step").lr(t, 10) == pytest.approx(min(0.2 + 0.8 * t / 5, 1.0))
+
+
 @pytest.mark.parametrize("mode", ["min", "max"])
 @pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
 def test_plateau_is_torchs(mode: str, threshold_mode: str) -> None:

@@ -180,6 +180,8 @@ def test_step_functions_that_do_not_fit() -> None:
         pair(metrics=["accuracy"])
     with pytest.raises(ArgumentError, match="an optimizer is one of graphrt.optim"):
         pair(optimizer={"critic": 3})
+    with pytest.raises(ArgumentError, match=r"got the class Adam, of which Adam\(\.\.\.\) makes one"):
+        pair(optimizer=optim.Adam)
     with pytest.raises(ArgumentError, match="no parameter is named like 'generatr"):
         pair(optimizer={"critic": optim.SGD(0.1), "generatr": optim.SGD(0.1)}).step(x, z)
     with pytest.raises(ArgumentError, match=r"critic\.\S+ has no optimizer: the parts that have one are generator"):

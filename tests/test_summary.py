@@ -23,6 +23,10 @@ def test_counts_of_known_networks() -> None:
     assert sum(row.multiplications for row in resnet) == 1_814_073_344 and resnet[-2].field == (307, 307)
     assert next(row for row in resnet if row.path == "layer4.1.bn2").field == (435, 435) and resnet[-1].field is None
     module = {row.path: row.multiplications for row in inception}
+    found = nn.layers(models.lenet5(), (1, 1, 32, 32))
+    lenet = [row for row in found if row.kind in ("Conv2d", "MaxPool2d", "Linear")]
+    assert [row.shape[1:] for row in lenet[:4]] == [(6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5)]
+    assert [row.parameters for row in lenet if row.parameters] == [156, 2_416, 48_000 + 120, 10_080 + 84, 850]
     assert module["inception3a.branch1.conv"] == 9_633_792
 
 

@@ -16,7 +16,7 @@ import graphrt as grt
 from graphrt import models, nn, optim
 from graphrt import ops as F
 from graphrt.data import Dataset, batches, load_mnist
-from graphrt.errors import ArgumentError, InputError, NumericError, ShapeError
+from graphrt.errors import ArgumentError, InputError, NumericError, ShapeError, TargetError
 from graphrt.train import History, Trainer, read_metadata, save_curves
 
 
@@ -256,8 +256,16 @@ def test_other_losses_and_errors() -> None:
         wrong.step(values.x, values.y)
     with pytest.raises(ArgumentError, match="unknown metrics"):
         Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), metrics=("recal",))
+    wrong_schedules: dict[str, Any] = {"'cosine'": "cosine", "the class Cosine": optim.Cosine}
+    for told, schedule in wrong_schedules.items():
+        with pytest.raises(ArgumentError, match=rf"a schedule is one of graphrt.optim, such as Cosine\(\); got {told}"):
+            Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), schedule)
+    with pytest.raises(TargetError, match="target must be auto, .* got 'gpu'"):
+        Trainer(nn.Linear(8, 3), nn.MSELoss(), optim.SGD(0.05), target="gpu")
     with pytest.raises(ArgumentError, match="16 examples make no batch of 32"):
         trainer.fit(values, 5, 32, drop_last=True)
+    with pytest.raises(ArgumentError, match="epochs must be at least 0, got -1"):
+        trainer.fit(values, -1, 8)
     with pytest.raises(ArgumentError, match="empty"):
         trainer.evaluate(values.take(0))
 
@@ -525,6 +533,10 @@ def test_a_loss_that_is_nan_stops_the_training() -> None:
     with pytest.raises(NumericError, match="learning rate 1e\\+30.*nothing in the batch or the weights .* the learning rate"):
         for _ in range(9):
             diverging.step(data.x, data.x[:, :3])
+    diverging = Trainer(nn.Linear(8, 3), nn.CrossEntropyLoss(), optim.SGD(1e38), target="reference")  # has a NaN
+    with pytest.raises(NumericError, match="nothing in the batch or the weights .* the learning rate may be too high"):
+        for _ in range(9):
+            diverging.step(data.x, data.y)
     trainer = small("reference")
     trainer.check_nan = False
     assert np.isnan(trainer.fit(Dataset(data.x, wrong), 2, 16, progress=False).loss).all()

@@ -212,6 +212,9 @@ def test_several_inputs_outputs_and_losses(target: str, tmp_path: Path) -> None:
     ):
         with pytest.raises(ArgumentError, match=message):
             Trainer(Two(True), losses, optim.SGD(0.1), target=target).step(x, {"kind": data.y, "size": size})
+    of_no_object: Any = nn.MSELoss
+    with pytest.raises(ArgumentError, match=r"got the class MSELoss, of which MSELoss\(\.\.\.\) makes one"):
+        Trainer(Two(True), of_no_object, optim.SGD(0.1))
     with pytest.raises(ArgumentError, match="metrics for other; there are losses for kind, size"):
         Trainer(Two(True), {"kind": F.cross_entropy, "size": F.mse_loss}, optim.SGD(0.1), metrics={"kind": (), "other": ()})
 

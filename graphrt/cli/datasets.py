@@ -182,7 +182,12 @@ def first(source: Source, count: int) -> Source:
 
 
 def _channels(x: np.ndarray, count: int) -> np.ndarray:
-    """Pictures ``x`` [N, C, H, W] with ``count`` channels: grey ones repeated, coloured ones made grey by their mean."""
+    """Pictures ``x`` [N, C, H, W] with ``count`` channels: grey ones repeated, coloured ones made grey by their mean.
+
+    Raises ArgumentError for pictures that are neither.
+    """
+    if x.shape[1] not in (1, 3, count):
+        raise ArgumentError(f"pictures have 1 channel or 3, got {x.shape[1]} in an example of shape {list(x.shape[1:])}")
     return x if x.shape[1] == count else np.repeat(x.mean(1, keepdims=True), count, 1)
 
 

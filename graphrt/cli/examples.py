@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,7 +31,7 @@ def examples(paths: Sequence[Path], shape: Sequence[int], channels: int) -> Iter
         elif path.suffix.lower() in SUFFIXES:
             yield str(path), picture(path, channels)
         elif path.suffix.lower() in ARRAYS:
-            for name, array in _arrays(path):
+            for name, array in _arrays(path).items():
                 yield from _each(f"{path}{name}", array, shape)
         else:
             raise InputError(f"{path} is neither a picture ({', '.join(SUFFIXES)}) nor an array ({', '.join(ARRAYS)})")
@@ -49,22 +51,18 @@ def picture(path: Path, channels: int) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file by what is added to its name."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         if path.suffix == ".safetensors":
-            yield from ((f":{name}", array) for name, array in load_file(path).items())
-            return
+            return {f":{name}": array for name, array in load_file(path).items()}
         found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, SafetensorError) as error:
+        return {"": found} if isinstance(found, np.ndarray) else {f":{name}": found[name] for name in found.files}
+    except (ValueError, EOFError, zlib.error, zipfile.BadZipFile, SafetensorError) as error:
         raise InputError(f"{path} is no array that can be read: {error}") from None
-    if isinstance(found, np.ndarray):
-        yield "", found
-    else:
-        yield from ((f":{name}", found[name]) for name in found.files)
 
 
 def _each(name: str, array: np.ndarray, shape: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:

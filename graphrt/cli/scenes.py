@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from graphrt.train import SamplePictures, Trainer
 
 DATA = "scenes"
+NAMES = (DATA, "shapes")  # scenes are of shapes, so for a network that finds some both say the same
 HELD = 200  # pictures that a network is judged by
 LEAST = 0.2  # score from which on a detection is told of
 
 
 def task_of(model: str, data: str | None) -> tasks.Task | None:
-    """The task of a network called ``model`` if ``data`` is scenes, or is not said and there is such a task.
+    """The task of a network called ``model`` if ``data`` is scenes, or is shapes or not said and there is such a task.
 
     Raises ArgumentError for a network without a task on scenes, and for one that only has that with other data.
     """
@@ -34,7 +35,7 @@ def task_of(model: str, data: str | None) -> tasks.Task | None:
 
     if data == DATA:
         return tasks.get(model)
-    if model in tasks.TASKS and data is None:
+    if model in tasks.TASKS and data in (None, *NAMES):
         return tasks.TASKS[model]
     if model in tasks.TASKS and model not in MODELS:
         raise ArgumentError(f"{model} is trained on {DATA}, got --data {data}")

@@ -82,7 +82,7 @@ def evaluate(
     from graphrt.cli.datasets import load
 
     if (task := task_trained(checkpoint, target)) is not None:
-        if data not in ("", scenes.DATA) or confusion is not None:
+        if data not in ("", *scenes.NAMES) or confusion is not None:
             raise ArgumentError(f"{checkpoint} is measured on {scenes.DATA}, and has no confusion matrix")
         figures = scenes.measured(*task)
         if as_json:

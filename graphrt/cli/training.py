@@ -89,9 +89,9 @@ def train(
     many outputs as there are classes. The checkpoint and the history are written after every epoch, so a run that is
     interrupted can be resumed. A loss that is not finite ends the run with exit status 1, an interruption with 130.
 
-    On scenes it trains a network that finds shapes (yolo, ssd, retinanet, rcnn, fast_rcnn, faster_rcnn, mask_rcnn) or outlines
-    them (fcn, fcn32s, fcn16s, fcn8s, unet, deeplab) by its own recipe, and leaves pictures of what it finds, epoch-0002.png
-    and so on.
+    On scenes of shapes (--data scenes or shapes) it trains a network that finds them (yolo, ssd, retinanet, rcnn, fast_rcnn,
+    faster_rcnn, mask_rcnn) or outlines them (fcn, fcn32s, fcn16s, fcn8s, unet, deeplab) by its own recipe, and leaves pictures
+    of what it finds, epoch-0002.png and so on.
 
     Started by torchrun --no-python --nproc-per-node N graphrt train MODEL, N processes share each batch; the first reports.
     """

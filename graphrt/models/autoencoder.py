@@ -30,20 +30,17 @@ def conv_autoencoder(channels: int = 1, width: int = 16) -> nn.Module:
 
 
 class VAE(nn.Module):
-    """Pictures [N, 1, 28, 28] -> (logits of their pixels, mean and logarithm of the variance of the code) in training."""
+    """Pictures [N, 1, 28, 28] -> logits of their pixels, and mean and logarithm of the variance of the code, [N, latent]."""
 
     def __init__(self, pixels: int, hidden: int, latent: int) -> None:
         self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, hidden), nn.ReLU())
         self.mean, self.log_var = nn.Linear(hidden, latent), nn.Linear(hidden, latent)
         self.decoder = nn.Sequential(nn.Linear(latent, hidden), nn.ReLU(), nn.Linear(hidden, pixels))
 
-    def forward(self, input: Value) -> Value | tuple[Value, Value, Value]:
+    def forward(self, input: Value) -> tuple[Value, Value, Value]:
         features = self.encoder(input)
-        mean = self.mean(features)
-        if not self.training:
-            return F.reshape(self.decoder(mean), input.shape)
-        log_var = self.log_var(features)
-        code = mean + F.exp(log_var * 0.5) * F.normal_like(mean)
+        mean, log_var = self.mean(features), self.log_var(features)
+        code = mean + F.exp(log_var * 0.5) * F.normal_like(mean) if self.training else mean
         return F.reshape(self.decoder(code), input.shape), mean, log_var
 
 
@@ -51,22 +48,19 @@ def vae(pixels: int = 784, hidden: int = 400, latent: int = 20) -> nn.Module:
     """[N, 1, 28, 28], or other pictures of so many ``pixels`` in [0, 1] -> logits of the pixels; 652,824 parameters.
 
     Kingma and Welling, "Auto-encoding variational Bayes", ICLR 2014, with ``hidden`` units and ``latent`` numbers as the code.
-    In training it returns (logits, mean, log_var) for ``vae_loss``, with a code drawn at every step; in evaluation the logits
-    of the mean code.
+    It returns (logits, mean, log_var) for ``vae_loss``, of a code that is drawn at every step in training, and of its mean in
+    evaluation. ``vae().decoder`` makes [N, pixels] of codes.
     """
     return VAE(pixels, hidden, latent)
 
 
-def vae_loss(output: Value | tuple[Value, Value, Value], target: Value) -> Value:
+def vae_loss(output: tuple[Value, Value, Value], target: Value) -> Value:
     """The bound on the negative log-likelihood of the pictures ``target``, in nats a picture.
 
-    ``output`` is what ``vae`` returned: the cross-entropy of pixels plus the divergence of the code from the normal
-    distribution, which evaluation, where the code is not drawn, leaves out.
+    ``output`` is what ``vae`` returned: the cross-entropy of all pixels of a picture plus the divergence of its code from the
+    normal distribution, and the mean of that over the pictures.
     """
-    logits, *code = output if isinstance(output, tuple) else (output,)
-    count = logits.shape[0]
-    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / count
-    if not code:
-        return loss
-    mean, log_var = code
-    return loss + F.sum(F.square(mean) + F.exp(log_var) - log_var - 1.0) * (0.5 / count)
+    logits, mean, log_var = output
+    pixels = F.flatten(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), 1)
+    divergence = 0.5 * F.sum(F.square(mean) + F.exp(log_var) - log_var - 1.0, 1)
+    return F.mean(F.sum(pixels, 1) + divergence)

@@ -39,7 +39,7 @@ from graphrt.nn.activation import (
     Tanhshrink,
     Threshold,
 )
-from graphrt.nn.attention import MultiheadAttention, TransformerEncoderLayer
+from graphrt.nn.attention import MultiheadAttention
 from graphrt.nn.by_shape import ByShape
 from graphrt.nn.convolution import (
     ChannelShuffle,
@@ -143,6 +143,7 @@ from graphrt.nn.pooling import (
 from graphrt.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from graphrt.nn.summary import Layer, layers, summary
 from graphrt.nn.trace import trace
+from graphrt.nn.transformer import TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer
 
 __all__ = [
     "CELU", "ELU", "GELU", "GLU", "GRU", "LSTM", "RNN", "SELU", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d",
@@ -161,7 +162,8 @@ __all__ = [
     "ReflectionPad2d", "ReflectionPad3d", "ReplicationPad1d", "ReplicationPad2d", "ReplicationPad3d", "RowParallelLinear",
     "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "SoftMarginLoss", "Softmax", "Softmax2d", "Softmin", "Softplus",
     "Softshrink", "Softsign", "SumPool1d", "SumPool2d", "SumPool3d", "SymmetricPad1d", "SymmetricPad2d", "SymmetricPad3d",
-    "Tanh", "Tanhshrink", "Threshold", "TransformerEncoderLayer", "TripletMarginLoss", "Unflatten", "Unfold", "Upsample",
-    "ZeroPad1d", "ZeroPad2d", "ZeroPad3d", "augment", "count_parameters", "init", "layers", "manual_seed", "summary",
-    "sync_batch_norm", "tensor_parallel", "trace", "weight_norm",
+    "Tanh", "Tanhshrink", "Threshold", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
+    "TransformerEncoderLayer", "TripletMarginLoss", "Unflatten", "Unfold", "Upsample", "ZeroPad1d",
+    "ZeroPad2d", "ZeroPad3d", "augment", "count_parameters", "init", "layers", "manual_seed", "summary", "sync_batch_norm",
+    "tensor_parallel", "trace", "weight_norm",
 ]  # fmt: skip

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +13,6 @@ from graphrt.nn.dropout import Dropout
 from graphrt.nn.init import xavier_normal_, xavier_uniform_, zeros_
 from graphrt.nn.layers import Linear
 from graphrt.nn.module import Module, Parameter, optional
-from graphrt.nn.normalization import LayerNorm
 from graphrt.ops.attention import attention_weights
 from graphrt.ops.base import integer, tensor
 from graphrt.ops.slicing import cut
@@ -149,54 +146,3 @@ class MultiheadAttention(Module):
         if tensor(mask, what).shape != shape:
             raise ShapeError(f"{what} must be {list(shape)}, got {list(mask.shape)}")
         return ~mask if mask.dtype.is_bool else mask
-
-
-class TransformerEncoderLayer(Module):
-    """Self-attention and a feed-forward network, each with a residual and a layer norm (Vaswani et al., NeurIPS 2017).
-
-    src [S, N, d_model] ([N, S, d_model] with ``batch_first``) gives a result of its shape. ``nhead`` heads as of
-    ``MultiheadAttention``, whose masks it takes; ``dim_feedforward`` features between the two linear layers; ``dropout`` behind
-    the attention, the activation and the second layer; ``norm_first`` puts the norms, with ``layer_norm_eps``, before each
-    part. ``activation`` is "relu", "gelu" or a function of a Value.
-    """
-
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str | Callable[[Value], Value] = "relu",
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-    ) -> None:
-        named: dict[Any, Callable[[Value], Value]] = {"relu": F.relu, "gelu": F.gelu}
-        if not callable(activation) and activation not in named:
-            raise ArgumentError(f"activation must be 'relu', 'gelu' or a function, got {activation!r}")
-        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first)
-        self.linear1, self.linear2 = Linear(d_model, dim_feedforward, bias), Linear(dim_feedforward, d_model, bias)
-        self.norm1, self.norm2 = (LayerNorm(d_model, layer_norm_eps, bias=bias) for _ in range(2))
-        self.dropout, self.dropout1, self.dropout2 = (Dropout(dropout) for _ in range(3))
-        self.activation = activation if callable(activation) else named[activation]
-        self.norm_first = norm_first
-
-    def forward(
-        self,
-        src: Value,
-        src_mask: Value | None = None,
-        src_key_padding_mask: Value | None = None,
-        is_causal: bool = False,
-    ) -> Value:
-        def attend(x: Value) -> Value:
-            return self.dropout1(self.self_attn(x, x, x, src_key_padding_mask, False, src_mask, is_causal=is_causal)[0])
-
-        def feed(x: Value) -> Value:
-            return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
-
-        if self.norm_first:
-            x = src + attend(self.norm1(src))
-            return x + feed(self.norm2(x))
-        x = self.norm1(src + attend(src))
-        return self.norm2(x + feed(x))

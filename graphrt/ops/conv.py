@@ -39,8 +39,8 @@ def check_channels(x: Shape, w: Shape, groups: int) -> None:
     """Raises ShapeError unless w [K, C/groups, *filter] fits x [N, C, *spatial]."""
     if x[1] % groups or w[0] % groups or w[1] != x[1] // groups:
         raise ShapeError(
-            f"{x[1]} input channels in {groups} groups need weight [K, {x[1] // groups}, ...] with K divisible by {groups}, "
-            f"got {list(w)}"
+            f"an input [N, C, ...] of {x[1]} channels in {groups} groups needs weight [K, {x[1] // groups}, ...] with K "
+            f"divisible by {groups}, got {list(w)}"
         )
 
 

@@ -18,15 +18,15 @@ from graphrt.ops.boxes import box_iou, gather_rows, require_boxes
 from graphrt.ops.composite import square
 from graphrt.ops.cumulative import cumsum
 from graphrt.ops.elementwise import eq, exp, floor, ge, gt, le, logical_and, lt, maximum, minimum, where
-from graphrt.ops.extremum import argmax
+from graphrt.ops.extremum import argmax, extremum
 from graphrt.ops.indexing import gather, index_select, scatter, take
-from graphrt.ops.reduction import amax, mean, sum
+from graphrt.ops.reduction import mean, sum
 from graphrt.ops.slicing import concat
 from graphrt.ops.sorting import argsort, topk
 from graphrt.ops.source import iota
 from graphrt.ops.transcendental import ceil
-from graphrt.ops.view import reshape, squeeze, unsqueeze
-from graphrt.types import TensorType, bool_, int64
+from graphrt.ops.view import permute, reshape, squeeze, unsqueeze
+from graphrt.types import TensorType, bool_, int32, int64
 
 
 def _infer_nms(input: TensorType) -> Types:
@@ -259,10 +259,11 @@ def _bilinear(input: Value, batch: Value, x: Value, y: Value, margin: float, out
 def roi_pool(input: Value, boxes: Value, output_size: int | Sequence[int], spatial_scale: float = 1.0) -> Value:
     """RoI pooling (Girshick, "Fast R-CNN", 2015): the largest pixel in each cell, [K, C, *output_size]; empty cells are 0.
 
-    boxes [K, 5] are (batch index, x1, y1, x2, y2), times ``spatial_scale``, rounded to whole pixels.
+    boxes [K, 5] are (batch index, x1, y1, x2, y2), times ``spatial_scale``, rounded to whole pixels. Of equal pixels one gets
+    the gradient.
     """
     height, width = _regions(input, boxes, output_size)
-    channels, h, w = input.shape[1:]
+    n, channels, h, w = input.shape
     k = boxes.shape[0]
     corners = floor(boxes[:, 1:] * spatial_scale + 0.5)
 
@@ -275,10 +276,15 @@ def roi_pool(input: Value, boxes: Value, output_size: int | Sequence[int], spati
         start = reshape(low, (k, 1, 1))
         return logical_and(ge(pixel, start + floor(cell * wide)), lt(pixel, start + ceil((cell + 1.0) * wide)))
 
-    columns = inside(corners[:, 0], corners[:, 2], width, w)
-    rows = inside(corners[:, 1], corners[:, 3], height, h)
-    own = index_select(input, 0, cast(boxes[:, 0], int64))  # [K, C, H, W]
-    lowest = -math.inf
-    best = amax(where(reshape(columns, (k, 1, 1, width, w)), reshape(own, (k, channels, h, 1, w)), lowest), 4)
-    best = amax(where(reshape(rows, (k, 1, height, h, 1)), reshape(best, (k, channels, 1, h, width)), lowest), 3)
-    return where(eq(best, lowest), 0.0, best)
+    columns = reshape(inside(corners[:, 0], corners[:, 2], width, w), (k, 1, width, w, 1))
+    rows = reshape(inside(corners[:, 1], corners[:, 3], height, h), (k, height, h, 1, 1))
+    # Channels lie innermost, where neighbours belong to one cell. Only positions are looked for: the gradient goes to them.
+    maps, picture = permute(input, (0, 2, 3, 1)), cast(boxes[:, 0], int64)
+    own = reshape(index_select(maps, 0, picture), (k, h, 1, w, channels))
+    best, column = extremum(where(columns, own, -math.inf), "max", 3)  # [K, H, width, C]
+    best, row = extremum(where(rows, unsqueeze(best, 1), -math.inf), "max", 2)  # [K, height, width, C]
+    column = cast(gather(cast(column, int32), 1, row), int64)  # half the bytes, of many
+    place = (reshape(picture, (k, 1, 1, 1)) * h + row) * w + column
+    found = gather(reshape(maps, (n * h * w, channels)), 0, reshape(place, (-1, channels)))
+    found = where(eq(best, -math.inf), 0.0, reshape(found, best.shape))
+    return permute(found, (0, 3, 1, 2))

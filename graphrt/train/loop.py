@@ -84,6 +84,8 @@ class Loop:
     drop_last: bool
 
     def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise ArgumentError(f"epochs must be at least 0, got {self.epochs}")
         self.per_epoch = count_batches(self.train, self.batch_size, self.drop_last)
         self.called = [c for c in as_callbacks(self.callbacks) if self.trainer.first or not c.alone]
         for callback in self.called:

@@ -8,7 +8,7 @@ import numpy as np
 
 import graphrt.ops as F
 from graphrt.compiler import compile as compile_graph
-from graphrt.ir import Graph
+from graphrt.ir import Graph, Value
 from graphrt.op import Kind
 from graphrt.runtime.arrays import to_numpy
 from graphrt.train.batch import Batch
@@ -52,9 +52,14 @@ def held(arrays: Mapping[str, np.ndarray]) -> str:
 def first_nan(graph: Graph, batch: Batch, target: str) -> str:
     """The first node of the forward part of ``graph`` that makes a NaN of ``batch``, with the parameters it was built with.
 
-    "" where there is none. All nodes are computed by one program, on ``target``.
+    "" where there is none. All nodes are computed by one program, on ``target``. What is made of constants alone is NaN where
+    somebody wanted it: losses have one for classes that are none.
     """
-    forward = [v for v in graph.values() if v.node.origin.phase == "fwd" and v.node.op.kind is not Kind.SOURCE]
+    given: dict[Value, None] = {}  # in the graph's order
+    for v in graph.values():
+        if v.node.op.kind is Kind.SOURCE or any(i in given for i in v.node.inputs):
+            given[v] = None
+    forward = [v for v in given if v.node.origin.phase == "fwd" and v.node.op.kind is not Kind.SOURCE]
     whole = {v.name: F.sum(F.cast(F.ne(v, v), "float32")) for v in forward if v.dtype.is_float}
     found = compile_graph(whole, target=target)(**batch.named())
     for value in forward:

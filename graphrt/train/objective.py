@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import graphrt.ops as F
-from graphrt.errors import ArgumentError
+from graphrt.errors import ArgumentError, told
 from graphrt.ir import Graph, Value
 from graphrt.nn import Module
 from graphrt.nn.module import under
@@ -245,7 +245,7 @@ def _weighted(loss: Any) -> tuple[Loss, float]:
     """A loss and its weight. Raises ArgumentError."""
     found, weight = loss if _is_pair(loss) else (loss, 1.0)
     if not callable(found) or isinstance(found, type):
-        raise ArgumentError(f"a loss is a function of (output, target), or (function, weight), got {loss!r}")
+        raise ArgumentError(f"a loss is a function of (output, target), or (function, weight), got {told(loss)}")
     return found, float(weight)
 
 

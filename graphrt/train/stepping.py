@@ -11,7 +11,7 @@ from typing import Any
 
 import graphrt.ops as F
 from graphrt.autodiff import grad
-from graphrt.errors import ArgumentError
+from graphrt.errors import ArgumentError, told
 from graphrt.ir import Graph, Value
 from graphrt.nn import Module, Parameter
 from graphrt.optim import GradScaler, Optimizer, Run
@@ -81,7 +81,8 @@ def made_one(optimizer: Optimizers) -> Optimizer:
         return optimizer
     if not isinstance(optimizer, Mapping) or not optimizer or not all(isinstance(one, Optimizer) for one in optimizer.values()):
         raise ArgumentError(
-            f"an optimizer is one of graphrt.optim, such as SGD(lr=0.1), or a dict of them by parts' names; got {optimizer!r}"
+            "an optimizer is one of graphrt.optim, such as SGD(lr=0.1), or a dict of them by parts' names; got "
+            + told(optimizer)
         )
     (_, first), *others = optimizer.items()
     return replace(first, groups=[*first.groups, *((f"{name}.*", one) for name, one in others)])

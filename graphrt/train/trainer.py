@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.data import Source
-from graphrt.errors import ArgumentError, InputError, NumericError
+from graphrt.errors import ArgumentError, InputError, NumericError, told
 from graphrt.mesh import Mesh
 from graphrt.nn import Module, count_parameters, summary
 from graphrt.optim import Constant, LRSchedule
@@ -78,7 +78,7 @@ class Trainer(Programs):
     Checkpoints are the first's to write, and fit any number of processes; ``nn.sync_batch_norm`` has batch norm see the whole.
 
     Raises ArgumentError for an unknown metric, for a memory_limit that is none, and where there is no optimizer, or a loss and
-    a step function.
+    a step function; TargetError for a target that is none.
     """
 
     def __init__(
@@ -104,6 +104,9 @@ class Trainer(Programs):
         tensor = policy == "tensor"  # the network's layers are cut, and beside them each process keeps all of everything
         policy, limit = "all_reduce" if tensor else policy, number_of_bytes(memory_limit)
         compiling = Compiling(target, autocast, float32_matmul_precision, library, mesh, policy, reduce_dtype, tensor, limit)
+        if schedule is not None and not isinstance(schedule, LRSchedule):
+            raise ArgumentError(f"a schedule is one of graphrt.optim, such as Cosine(); got {told(schedule)}")
+        parse(target)  # before anything is built for it
         super().__init__(net, loss, optimizer, metrics, seed, compiling, augment, step)
         self.schedule: LRSchedule = schedule or Constant()
         self.measures, self.check_nan = self.objective.measures(), check_nan
