@@ -10,6 +10,7 @@ from conftest import check
 
 import graphrt as grt
 from graphrt import ops as F
+from graphrt.compiler import lower_graph
 from graphrt.passes.partial import Segments, partial_sums
 from graphrt.passes.simplify import simplify
 from graphrt.targets.reference.evaluate import evaluate
@@ -125,3 +126,29 @@ def test_strided_gradients_sum_by_phases(size: int, down: int, target: str) -> N
 
 def test_cpu_keeps_whole_sums() -> None:
     assert parse("cpu").passes().segments(next(n for n in _net(4, 16, 8).nodes if n.op.name == "reduce"), None) is None
+
+
+def test_a_sum_of_a_gradient_behind_a_dear_activation_reads_what_the_products_read() -> None:
+    """No copy of the gradient is made for the bias, which would have the exponential stored beside it for the copy."""
+    g = grt.Graph()
+    x, w, b = g.input("x", (8192, 64)), g.parameter("w", shape=(128, 64)), g.parameter("b", shape=(128,))
+    y = F.gelu(F.linear(x, w, b))
+    for name, gradient in zip("xwb", grt.grad(y, [x, w, b], g.input("dy", y.shape)), strict=True):
+        g.output(f"d {name}", gradient)
+    g.output("y", y)
+    schedule = lower_graph(g, parse(GPU), {}).schedule
+    assert schedule is not None
+    stored = [v.name for group in schedule.groups() for v in group.outputs if v.shape == y.shape]
+    assert len(stored) == 2, stored  # the result, and the gradient of what the activation reads
+
+
+@pytest.mark.parametrize("target, stored", [(GPU, False), ("cpu", True)])
+def test_a_gpu_computes_what_is_dear_again_where_no_template_does(target: str, stored: bool) -> None:
+    """An exponential is less than its bytes there; a cpu computes for as long as it moves them."""
+    g = grt.Graph()
+    x = g.input("x", (512, 256))
+    y = F.exp(x)
+    g.output("rows", F.sum(y, 1))
+    g.output("columns", F.sum(y, 0))
+    schedule = lower_graph(g, parse(target), {}).schedule
+    assert schedule is not None and any(v.shape == y.shape for group in schedule.groups() for v in group.outputs) is stored

@@ -27,7 +27,8 @@ NOISY = 0.15  # two measurements of the same thing that differ by more say nothi
 class Row:
     """One variant of one pattern, or a peer, whose ``launches`` are known of torch.compile alone.
 
-    ``medians`` are milliseconds, one of each process; ``logs`` those of fused over it. ``apart`` are the reasons for launches.
+    ``medians`` are milliseconds, one of each process; ``logs`` those of fused over it. ``seen`` are the rates that the machine
+    reached in the turns of each process, as ``about`` has them of the run. ``apart`` are the reasons for launches.
     """
 
     pattern: str
@@ -49,6 +50,7 @@ class Row:
     samples: list[list[float]] = field(default_factory=list)
     logs: list[float] = field(default_factory=list)
     apart: list[str] = field(default_factory=list)
+    seen: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def key(self) -> str:
@@ -108,7 +110,7 @@ def rows(spec: Spec, family: str, outcomes: Sequence[Mapping[str, Any]]) -> list
         row = Row(*about, label, least=first["least"])
         for name in ("launches", "bytes", "flops", "arena", "compile_seconds", "registers", "error", "apart"):
             setattr(row, name, of[name])
-        row.predicted_ms = 1e3 * of["predicted"]
+        row.predicted_ms, row.seen = 1e3 * of["predicted"], [o["seen"] for o in outcomes if o["seen"]]
         _timed(row, [o["variants"][label]["seconds"] for o in outcomes], fused)
         found.append(row)
     for label in first["peers"]:

@@ -67,17 +67,26 @@ class _Least:
         self.readers: dict[Value, dict[Node, tuple[int, object]]] = {}  # the bytes of it that each reads, in which operands
 
     def total(self) -> int:
-        """The bytes that are read and written."""
-        pending = [n for n in self.graph.nodes if _waits(n)]
-        pending += [root(v).node for v in self.results if root(v).node.op.kind not in FREE]
+        """The bytes that are read and written: the fewest of two ways to choose what is stored, from the front and the back."""
+        return min(self._chosen(last) for last in (False, True))
+
+    def _chosen(self, last: bool) -> int:
+        """The bytes that are read and written if one cut is chosen after the other, the ``last`` node's first, or the first's.
+
+        What one cut stores the next has for a read.
+        """
+        self.readers = {}
+        pending = {n for n in self.graph.nodes if _waits(n)}
+        pending |= {root(v).node for v in self.results if root(v).node.op.kind not in FREE}
         seen = set(pending)
         while pending:
-            node = pending.pop()
+            node = (max if last else min)(pending, key=self.bit.__getitem__)
+            pending.remove(node)
             for v in self._cut(node):
                 self.readers.setdefault(root(v), {})[node] = min(v.type.nbytes, root(v).type.nbytes), self._role(node, v)
                 if v.node not in seen and v.node.op.kind not in FREE:
                     seen.add(v.node)
-                    pending.append(v.node)
+                    pending.add(v.node)
         given = {v for n in self.graph.sources.values() for v in n.outputs if self.users[v] or v in self.results}
         moved = sum(v.type.nbytes for v in given - self.readers.keys()) + sum(v.type.nbytes for v in self.graph.results())
         return moved + sum(self._moved(v) for v in self.readers)
@@ -120,7 +129,7 @@ class _Least:
             seen.add(v)
             shown, of = root(v), v.node
             over = _is_primitive(node) or bool((self.gone if _is_primitive(of) else self.before)[node] & self.bit[of])
-            there = shown.node.op.kind is Kind.SOURCE or shown in self.results  # stored in any case
+            there = shown.node.op.kind is Kind.SOURCE or shown in self.results or shown in self.readers  # stored in any case
             joins = of.op.kind is Kind.VIEW and len(of.inputs) > 1
             if of.op.kind is not Kind.GENERATED:
                 lies = not joins and (over or shown.node.op.kind is Kind.SOURCE)

@@ -26,6 +26,8 @@ from graphrt.targets.reference.evaluate import evaluate
 from graphrt.targets.target import names_architecture
 
 AGAIN = "fused again"  # measured beside fused, to see what chance does
+COPYING, PRODUCT = "copying", "product"  # measured in the same turns, to see what the machine does meanwhile
+SIDE = 512  # rows and columns of that product
 TOLERANCE = 5e-3  # of a result's norm: float32 sums in another order, and now and then the other side of a kink
 
 
@@ -71,7 +73,8 @@ class Found:
 def trial(spec: Spec) -> dict[str, Any]:
     """``least``, the bytes that the pattern cannot but move, and what was found of each variant and peer; ``kernels`` by peer.
 
-    Raises AssertionError for a variant whose results are not the reference's.
+    ``seen`` are the rates, by name, that the machine reached in the same turns (``_limits``). Raises AssertionError for a
+    variant whose results are not the reference's.
     """
     from graphrt.bench.patterns import PATTERNS, graph  # which import torch
     from graphrt.bench.peers import kernels, peer
@@ -97,6 +100,7 @@ def trial(spec: Spec) -> dict[str, Any]:
     if runs:
         calls |= {label: _call(program, feeds) for label, program in programs.items()}
         calls |= {name: peer(pattern, builder, feeds, spec.backward, name) for name in spec.peers}
+        calls |= _limits(variants["fused"].bytes, spec.target)
     compiled = calls.get("torch.compile") if spec.check else None
     launched = {"torch.compile": kernels(compiled)} if compiled is not None else {}
     times = samples(calls, spec.rounds, spec.calls, 0.005, spec.seconds) if calls and spec.rounds else {}
@@ -108,6 +112,7 @@ def trial(spec: Spec) -> dict[str, Any]:
         "variants": {n: asdict(f) for n, f in variants.items()},
         "peers": peers,
         "kernels": launched,
+        "seen": _seen(variants["fused"].bytes, times),
     }
 
 
@@ -154,6 +159,39 @@ def _call(program: Program, feeds: Mapping[str, Any]) -> Callable[[], Any]:
 
         return on_device
     return lambda: program(given)
+
+
+def _limits(moved: int, target: str) -> dict[str, Callable[[], Any]]:
+    """Calls that do nothing but move ``moved`` bytes, half of them read, and nothing but multiply, where ``target`` runs.
+
+    What is as large as the pattern lies in the same caches.
+    """
+    import torch
+
+    on_device = target.partition(":")[0] in ("cuda", "hip")
+    device = "cuda" if on_device else "cpu"
+    x, a = torch.ones(max(moved // 8, 1), device=device), torch.ones(SIDE, SIDE, device=device)
+    y, b = torch.empty_like(x), torch.empty_like(a)
+
+    def copy() -> None:
+        y.copy_(x)
+        if on_device:
+            torch.cuda.synchronize()
+
+    def multiply() -> None:
+        torch.mm(a, a, out=b)
+        if on_device:
+            torch.cuda.synchronize()
+
+    return {COPYING: copy, PRODUCT: multiply}
+
+
+def _seen(moved: int, times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The rates of the calls of ``_limits``, as ``seen`` has them; empty where nothing was timed."""
+    if not times:
+        return {}
+    copying, product = (float(np.median(times[name])) for name in (COPYING, PRODUCT))
+    return {"gbs": moved / copying / 1e9, "gflops": 2 * SIDE**3 / product / 1e9}
 
 
 def seen() -> dict[str, float]:

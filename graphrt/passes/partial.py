@@ -94,7 +94,7 @@ def _cone(node: Node, position: dict[Node, int]) -> tuple[Node | None, set[str]]
     They are copied for the sum: a copy that only the sum reads need not be stored when the sum becomes an epilogue.
     """
     shape = node.inputs[0].shape
-    pending, path = {node.inputs[0].node}, list[Node]()
+    pending, path, dear = {node.inputs[0].node}, list[Node](), False
     while pending:
         last = max(pending, key=position.__getitem__)
         pending.remove(last)
@@ -103,9 +103,12 @@ def _cone(node: Node, position: dict[Node, int]) -> tuple[Node | None, set[str]]
         if follows(last) and last.op.cheap:
             path.append(last)
             pending.update(v.node for v in last.inputs if v.shape == shape)
+        dear |= not last.op.cheap
     else:
         return None, set()
     if last.op.kind is not Kind.CONTRACTION:  # what was computed last has no epilogue that sums
+        return None, set()
+    if dear and last.origin.phase != node.origin.phase:  # over when the sum begins: copies would read what is dear from memory
         return None, set()
     found = {last}
     for n in reversed(path):

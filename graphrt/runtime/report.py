@@ -135,6 +135,9 @@ def _passes(passes: Sequence[tuple[str, Graph]]) -> Iterator[list[Any]]:
     """
     before, known, last = list[str](), dict[str, tuple[Node, str]](), None
     for name, graph in passes:
+        if graph is last:
+            yield [name, len(graph.nodes), []]
+            continue
         known = {n.name: (n, _line(n, known.get(n.name))) for n in graph.nodes}
         lines = [line for _, line in known.values()]
         lines += [result_line("output", result, v.name, graph.orders.get(result)) for result, v in graph.outputs.items()]

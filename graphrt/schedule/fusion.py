@@ -264,9 +264,7 @@ def loaded(f: FusionState, group: Group) -> list[Value]:
 
 def stored(f: FusionState, group: Group, copied: set[Value]) -> list[Value]:
     """The values that ``group`` must store: what others read, copy out (``copied``), or get as results."""
-    return [
-        v for v in group.values() if v in copied or f.is_stored(v) or any(v.node not in g.inlined for g in f.reading(group, v))
-    ]
+    return [v for v in group.values() if v in copied or f.is_stored(v) or f.is_loaded(v, group)]
 
 
 def _standing(f: FusionState) -> list[Decision]:

@@ -137,6 +137,16 @@ class FusionState:
             found.update(dict.fromkeys(self.inlined.get(reader, ())))
         return [g for g in found if g is not group]
 
+    def is_loaded(self, value: Value, group: Group) -> bool:
+        """Whether a group other than ``group``, whose member ``value`` is, reads it and does not compute it again."""
+        for reader in self.readers(value):
+            owner = self.owner.get(reader)
+            if owner is not None and owner is not group and value.node not in owner.inlined:
+                return True
+            if any(g is not group and value.node not in g.inlined for g in self.inlined.get(reader, ())):
+                return True
+        return False
+
     def closed(self, group: Group) -> bool:
         """Whether ``group`` takes nothing in: a library computes it, or it is a loop or a collective."""
         alone = self.policy.alone and group.anchor is not None and group.anchor.op.kind is Kind.CONTRACTION

@@ -7,7 +7,7 @@ which is how fusion knows that two values meet at the same element.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from graphrt.index import Expr, axes
@@ -124,8 +124,12 @@ class Group:
 
     def is_full(self, value: Value) -> bool:
         """Whether a member of a reduction group depends on a reduced axis (it lives inside the loop)."""
+        return value in self.full([value])
+
+    def full(self, values: Iterable[Value]) -> set[Value]:
+        """Those of ``values``, members of a reduction group, that live inside the loop."""
         inner = set().union(*(self.domain[d].axes() for d in self.reduced))
-        return any(e.axes() & inner for e in self.index[value])
+        return {v for v in values if any(e.axes() & inner for e in self.index[v])}
 
     def levels(self) -> dict[Node, int]:
         """The pass over the rows that computes each member or inlined node: how many reductions lie before it."""

@@ -105,7 +105,9 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node) -> tuple[Verdict
     along = [g for g in groups if operands.get(g) != {False}]
     repeats = max((math.prod(g.shape) for g in along), default=0) // max(y.type.size, 1)
     again = any(True in found for found in operands.values()) or len(groups) > 1 or repeats > 1
-    if not node.op.cheap and again and node.op.kind not in free:
+    # What no template loads a GPU computes faster, however dear, than it moves its bytes.
+    light = f.policy.tiles and not operands and repeats <= 1 and node.op.kind is Kind.ELEMENTWISE
+    if not node.op.cheap and again and node.op.kind not in free and not light:
         return Verdict(False, "costs too much to compute more than once", f"{node.op.name} were cheap, or read once"), saved
     if saved <= 0:
         return Verdict(False, "storing it once moves fewer bytes", f"it were made of fewer than {read} bytes"), saved

@@ -20,7 +20,7 @@ from graphrt.passes.decision import Decision
 from graphrt.schedule.concat_buffers import NO_BUFFERS, ConcatBuffers
 from graphrt.schedule.fusion import loaded, stored
 from graphrt.schedule.fusion_state import FusionState
-from graphrt.schedule.group import FREE, Group, through
+from graphrt.schedule.group import FREE, Group, make_group, through
 from graphrt.schedule.policy import SchedulePolicy
 from graphrt.schedule.schedule import Place, Schedule, Slot
 from graphrt.schedule.traffic import Traffic
@@ -56,6 +56,18 @@ def unfused_bytes(graph: Graph, policy: SchedulePolicy, traffic: Traffic) -> int
     return _Plan(graph, [], policy, traffic).total
 
 
+class _Homes(dict[Value, Place]):
+    """The places that values are read from: a buffer of its own for each that was given no other."""
+
+    def __missing__(self, v: Value) -> Place:
+        return self.setdefault(v, Place(Slot("arena", v.name, v.type)))
+
+    def make(self, values: Iterable[Value]) -> None:
+        """Gives each of ``values`` a place, so that ``get`` finds it."""
+        for v in values:
+            self[v]
+
+
 class _Plan:
     """A plan on its way from one kernel a node to the ``final`` groups, with the bytes that each of its kernels moves."""
 
@@ -67,9 +79,7 @@ class _Plan:
         self.total, self.bytes = 0, dict[Group, int]()  # that all kernels move, and each
         self.grown: dict[Group, Group] = {}  # what there is so far of each final group
         self.counted: dict[Group, object] = {}  # what that followed from
-        for node in graph.nodes:
-            if node.op.kind not in FREE:
-                self.f.start(node)
+        self.f.owner.update((n, make_group(n.name, n)) for n in graph.nodes if n.op.kind not in FREE)
         self.copies = {  # of results that no kernel computes
             v: Group(v.name, None, v.shape, axes("i", v.shape), copies=[v])
             for v in dict.fromkeys(graph.results())
@@ -79,12 +89,29 @@ class _Plan:
             name: Group(name, None, v.shape, axes("i", v.shape), copies=[v], inputs=[v]) for name, v in graph.updates.items()
         }
         self.copiers = {g: name for name, g in self.updates.items()}
-        self.home = {v: Place(Slot("arena", v.name, v.type)) for v in graph.values()}
+        self.home = _Homes()
         self.returned: dict[Value, list[Place]] = defaultdict(list)  # where results are stored
         for name, v in graph.outputs.items():
             self.returned[v].append(Place(Slot("output", name, v.type)))
         self.home |= {v: places[0] for v, places in self.returned.items()}
-        self._count([*self.f.groups, *self.copies.values(), *self.updates.values()])
+        self._begin()
+        self._count([*self.copies.values(), *self.updates.values()])
+
+    def _begin(self) -> None:
+        """Counts the kernels of one node each, those that are alike once."""
+        f, known = self.f, self.traffic.alone
+        copied = {base for v in self.copies for base in through(v)}
+        for node, group in [*f.owner.items()]:
+            stored = [v in copied or f.is_stored(v) or bool(f.readers(v)) for v in node.outputs]
+            places = tuple(max(len(self.returned.get(v, ())), kept) for v, kept in zip(node.outputs, stored, strict=True))
+            key = self.traffic.kernel(node, places)
+            if key in known:
+                self.bytes[group] = known[key]
+                self.total += known[key]
+                continue
+            self._count([group])
+            if group in self.bytes:
+                known[key] = self.bytes[group]
 
     # --- decisions ------------------------------------------------------------------------------------------------
 
@@ -198,6 +225,7 @@ class _Plan:
                 places = {group.inputs[0]: [Place(Slot("state", name, self.graph.sources[name].types[0]))]}
             else:
                 group.inputs = loaded(self.f, group)
+                self.home.make(group.inputs)
                 places = {v: self._places(v) for v in (*group.outputs, *group.copies)}
             self._drop(group)
             schedule = Schedule(self.graph, [], self.home, {(group, v): at for v, at in places.items()}, self.buffers.read)

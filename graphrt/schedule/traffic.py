@@ -38,6 +38,15 @@ class Traffic:
         self._nodes: dict[Node, tuple[int, list[Value], list[Value]]] = {}
         self._indices: dict[tuple[Group, Value], int] = {}
         self._slots: dict[Slot, int] = {}
+        self.alone: dict[object, int] = {}  # the bytes of kernels of one node, by ``kernel``
+
+    def kernel(self, node: Node, places: tuple[int, ...]) -> object:
+        """A key that kernels of one node share which move as many bytes, where each value has a buffer of its own.
+
+        Each result of ``node`` is stored to so many ``places``.
+        """
+        number, leaves, _ = self._structure(node)
+        return number, places, tuple(map(leaves.index, leaves))
 
     def bytes(self, schedule: Schedule, group: Group) -> int:
         """Bytes that the kernel of ``group`` reads and writes: those of ``launch_cost([lower(schedule, group, policy)])``."""
@@ -193,7 +202,7 @@ class _Count:
         _, columns, keep = rows_of(group, self.schedule, self.traffic.policy.row_limit)
         apart = not keep and (columns or group.reduced_size > ROW_LIMIT)
         level, rows = group.levels(), [n for n in group.nodes if n.op.kind is Kind.REDUCTION]
-        full = {v for v in group.values() if group.is_full(v)}
+        full = group.full(group.values())
         known = Known(of_row)
         for number in range(max(level[n] for n in group.nodes) + 1):
             known = known if keep else Known(of_row)

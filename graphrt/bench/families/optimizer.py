@@ -48,7 +48,8 @@ def _torch_step(
     """A first step of Adam or AdamW on all tensors at once; ``state`` is graphrt's: three counters, two moments of each."""
     first, second = state[3::2], state[4::2]
     steps = [torch.zeros(()) for _ in parameters]
-    options = {"amsgrad": False, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "maximize": False}
+    options: dict[str, Any] = {"amsgrad": False, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "maximize": False}
+    options["capturable"] = torch.compiler.is_compiling()  # else torch.compile would read the counters' numbers
     step(parameters, gradients, first, second, [], steps, foreach=True, lr=1e-3, weight_decay=decay, **options)
     return parameters
 
