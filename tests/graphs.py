@@ -116,3 +116,21 @@ def one_kernel_each() -> grt.Graph:
         for old, new in ((m, first), (v, second), (p, p - lr * first / (F.sqrt(second) + 1e-8))):
             g.update(old, new)
     return g
+
+
+def index_and_scan_ops() -> grt.Graph:
+    """Every template that walks one dimension, in two dtypes, with arithmetic around it."""
+    g = grt.Graph()
+    for dtype in ("float32", "bfloat16"):
+        x, table = g.input(f"x.{dtype}", (64, 1000), dtype), g.input(f"table.{dtype}", (5000, 256), dtype)
+        token = g.input(f"token.{dtype}", (8, 32), "int64")
+        rows = F.embedding(token, table)
+        results = [F.cumsum(F.relu(x), 1), F.logcumsumexp(x, 1), F.cumprod(x, 0), F.cummax(x, 1)[0], F.topk(x, 10)[0]]
+        results += [rows, grt.grad(F.sum(rows * rows), [table])[0], F.erfinv(F.tanh(x)) + F.atan2(x, F.expm1(x))]
+        for i, y in enumerate(results):
+            g.output(f"{dtype}.{i}", y)
+    g.output("kept", F.nms(g.input("boxes", (300, 4)), g.input("scores", (300,)), 0.5))
+    for dtype in ("float32", "float64"):
+        g.output(f"values.{dtype}", F.svdvals(F.relu(g.input(f"matrices.{dtype}", (3, 60, 40), dtype))))
+        g.output(f"inverse.{dtype}", F.inv(g.input(f"square.{dtype}", (3, 40, 40), dtype)))
+    return g

@@ -33,11 +33,13 @@ class Event:
     """An order that the driver was given, and the name or the size.
 
     One of allocate, place, load, launch, capture, replay, copy, clone, fetch, event (recorded), wait (for a stream or event).
+    A launch that is ``dependent`` may begin before the one in front of it has ended.
     """
 
     kind: str
     name: str = ""
     size: int = 0
+    dependent: bool = False
 
 
 class NullStream(HostStream):
@@ -84,9 +86,9 @@ class NullDriver(HostDriver):
         finally:
             self._logs[:] = [other for other in self._logs if other is not log]
 
-    def _note(self, kind: str, name: str = "", size: int = 0) -> None:
+    def _note(self, kind: str, name: str = "", size: int = 0, dependent: bool = False) -> None:
         for log in self._logs:
-            log.append(Event(kind, name, size))
+            log.append(Event(kind, name, size, dependent))
 
     # --- memory ---------------------------------------------------------------------------------------------------
 
@@ -156,12 +158,16 @@ class NullDriver(HostDriver):
         self._note("load", kernel.entry, len(kernel.code))
         return kernel
 
-    def bind(self, loaded: KernelBinary | LibraryCall, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
+    def bind(
+        self, loaded: KernelBinary | LibraryCall, grid: int, buffers: Sequence[Any], scratch: Any, dependent: bool = False
+    ) -> Launch:
         """A launch that checks its pointers whenever it is made."""
         spans = [(b.data_ptr(), b.nbytes) for b in buffers if b.nbytes]  # nobody reads an empty tensor
         if isinstance(loaded, LibraryCall):
             loaded.check(buffers)
             return self._launch(loaded.name, grid, spans)
+        if dependent and not loaded.dependent:
+            raise TargetError(f"{loaded.entry} begins before the launch in front has ended, and does not wait for it")
         if len(buffers) != loaded.pointers:
             raise TargetError(f"{loaded.entry} takes {loaded.pointers} pointers, got {len(buffers)}")
         if not 1 <= grid <= GRID:
@@ -173,13 +179,13 @@ class NullDriver(HostDriver):
                     f"{loaded.entry}: scratch memory at {start:#x}, {loaded.scratch} bytes a block, is not aligned"
                 )
             spans.append((start, grid * loaded.scratch))
-        return self._launch(loaded.entry, grid, spans)
+        return self._launch(loaded.entry, grid, spans, dependent)
 
-    def _launch(self, name: str, grid: int, spans: Sequence[tuple[int, int]]) -> Launch:
+    def _launch(self, name: str, grid: int, spans: Sequence[tuple[int, int]], dependent: bool = False) -> Launch:
         def launch(stream: Any) -> None:
             for pointer, size in spans:
                 self._check(name, pointer, size)
-            self._note("launch", name, grid)
+            self._note("launch", name, grid, dependent)
 
         return launch
 
