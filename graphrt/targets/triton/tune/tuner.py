@@ -6,9 +6,9 @@
     candidates ─▶ compile side by side ─▶ prune by registers, spills, occupancy and, where they are kept, static bounds
                ─▶ compare results ─▶ time in turns ─▶ record
 
-Where a library was allowed (``library="auto"``), its call is a candidate of each kernel that it could compute. Kernels that take
-most of the predicted time are first, and each winner is recorded as it is found: a search that is stopped, or whose time is over
-(GRAPHRT_TUNE_SECONDS), has found something.
+Where a library was allowed (``library="auto"``), its call is a candidate of each kernel that it could compute. Kernels that
+take most of the predicted time come first, and each winner is recorded as it is found: a search that is stopped, or whose time
+is over (GRAPHRT_TUNE_SECONDS), has found something.
 
 Every candidate runs with the kernel's own closures. The heuristic's result is compared with the reference where that is
 cheap, and each candidate's with the heuristic's; one that differs beyond rounding is rejected, and that is reported.
