@@ -73,7 +73,7 @@ def others() -> grt.Graph:
         for i, dy in enumerate(grt.grad(F.sum(y * y), [x, w])):
             g.output(f"{name}.{i}", dy)
     q, k, v = (g.input(n, (2, 4, 64, 32)) for n in "qkv")
-    a = F.scaled_dot_product_attention(q, k, v, causal=True)
+    a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     g.output("attention", a)
     for i, dy in enumerate(grt.grad(F.sum(a * a), [q, k, v])):
         g.output(f"attention.{i}", dy)
