@@ -7,18 +7,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 import graphrt
 import graphrt.ops as F
-from bench.gpu_kernels import described
-from bench.gpu_parts import Row, Settings, clocked, theirs
+from bench.gpu_parts import Row, Settings, clocked, switched, theirs
 from graphrt import Graph, models, nn, optim
 from graphrt.targets.reference.evaluate import evaluate
 
@@ -109,20 +107,29 @@ def divided() -> tuple[Graph, dict[str, Any]]:
     return g, {"x": a, "y": b}
 
 
-KINDS: dict[str, tuple[Callable[[], tuple[Graph, dict[str, Any]]], float]] = {  # and the relative error that is allowed
-    "LeNet-5 step": (lenet, 1e-4),
-    "batch norm block": (block, 1e-3),
-    "convolution by descriptors": (descriptor, 2e-2),
-    "floor_divide and remainder": (divided, 0.0),
+class Kind(NamedTuple):
+    """A graph with its inputs, the relative error that is allowed, and a flag of graphrt's to compile it with."""
+
+    make: Callable[[], tuple[Graph, dict[str, Any]]]
+    allowed: float
+    flag: str = ""
+
+
+KINDS = {
+    "LeNet-5 step": Kind(lenet, 1e-4),
+    "LeNet-5 step, dependent launches": Kind(lenet, 1e-4, "GRAPHRT_PDL"),
+    "batch norm block": Kind(block, 1e-3),
+    "convolution by descriptors": Kind(descriptor, 2e-2, "GRAPHRT_TMA"),
+    "floor_divide and remainder": Kind(divided, 0.0),
 }
 
 
 def kinds(settings: Settings) -> Iterator[Row]:
     """Each kind's largest relative error beside the reference, of an eager run and of two replayed ones, state included."""
     part = "results"
-    for name, (make, allowed) in KINDS.items():
+    for name, (make, allowed, flag) in KINDS.items():
         graph, feeds = make()
-        with described() if make is descriptor else nullcontext():
+        with switched(flag):
             program = graphrt.compile(graph, target=settings.target)
         state, worst = dict(graph.initial), 0.0
         for _ in range(1 if settings.dry else 3):
@@ -168,9 +175,9 @@ def checked(settings: Settings) -> Row:
 def kinds_once() -> None:
     """Each kind once, on the GPU; what runs under compute-sanitizer."""
     target = Settings(False, 0.0).target
-    for make, _ in KINDS.values():
+    for make, _, flag in KINDS.values():
         graph, feeds = make()
-        with described() if make is descriptor else nullcontext():
+        with switched(flag):
             graphrt.compile(graph, target=target)(feeds)
     torch.cuda.synchronize()
 

@@ -7,10 +7,8 @@ sides are timed as many runs in one captured graph: a kernel of a few microsecon
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +19,7 @@ import torch.nn.functional as T
 import graphrt
 import graphrt.ops as F
 from bench.conv_shapes import Layer, layers
-from bench.gpu_parts import Clock, Part, Row, Settings, clocked, ours, theirs
+from bench.gpu_parts import Clock, Part, Row, Settings, clocked, ours, switched, theirs
 from graphrt import Graph, Program, Value
 
 GOALS = {"forward": 0.90, "dgrad": 0.85, "wgrad": 0.85, "forward + BN + ReLU": 1.15}
@@ -129,7 +127,7 @@ def descriptors(settings: Settings) -> Iterator[Row]:
     for kind, layer in settings.some(wanted):
         (n, c, h, w), (k, _, r, s), stride, _ = layer
         programs = {"pointers": our_conv(layer, kind, settings)}
-        with described():
+        with switched("GRAPHRT_TMA"):
             programs["descriptors"] = our_conv(layer, kind, settings)
         what = f"{kind} {n}x{c}x{h}x{w} {k}x{r}x{s} /{stride}"
         if not any(found.form == "conv_tma" for found in programs["descriptors"].configurations()):
@@ -139,19 +137,6 @@ def descriptors(settings: Settings) -> Iterator[Row]:
         pointers, through = timings["pointers"].median, timings["descriptors"].median
         note = f"ratio beside pointers, {pointers:.4g} ms"
         yield Row(part, what, through, "ms", pointers / through if through else 1.0, note=note, detail=True)
-
-
-@contextmanager
-def described() -> Iterator[None]:
-    """Programs compiled inside read through tensor descriptors wherever they can."""
-    before = os.environ.get("GRAPHRT_TMA")
-    os.environ["GRAPHRT_TMA"] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop("GRAPHRT_TMA")
-        if before is not None:
-            os.environ["GRAPHRT_TMA"] = before
 
 
 # --- memory-bound groups --------------------------------------------------------------------------------------------

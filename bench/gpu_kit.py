@@ -19,14 +19,13 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import graphrt
 from bench.conv_shapes import layers
-from bench.gpu_checks import KINDS, descriptor
-from bench.gpu_kernels import GOALS, GROUPS, described, kept, momentum, our_conv, running
-from bench.gpu_parts import Settings
+from bench.gpu_checks import KINDS
+from bench.gpu_kernels import GOALS, GROUPS, kept, momentum, our_conv, running
+from bench.gpu_parts import Settings, switched
 from bench.gpu_training import NETWORKS, batch_of, step_of
 from graphrt import Graph, Program, models
 from graphrt.config import Flags
@@ -36,8 +35,8 @@ from graphrt.targets.triton.tune.bounds import FOLDER
 KERNELS = "triton/kernels"
 MANIFEST = "kit.json"
 SHARE, MOST = 0.005, 5  # tuning tries so many candidates of kernels with such a part of the predicted step
-STEPS = (("MLP 784-128-10", 64, False, "never"), ("LeNet-5", 64, False, "never"))
-STEPS += (("ResNet-50", 256, True, "never"), ("ResNet-50", 256, True, "always"))
+SMALL = (("MLP 784-128-10", 64, False, "never"), ("LeNet-5", 64, False, "never"))
+STEPS = (*SMALL, ("ResNet-50", 256, True, "never"), ("ResNet-50", 256, True, "always"))
 
 
 def programs(settings: Settings) -> Iterator[tuple[str, Program, int]]:
@@ -45,8 +44,8 @@ def programs(settings: Settings) -> Iterator[tuple[str, Program, int]]:
 
     The smallest come first, the candidates of tuning last: they take longest, and a run does without them.
     """
-    for name, (make, _) in KINDS.items():
-        with described() if make is descriptor else nullcontext():
+    for name, (make, _, flag) in KINDS.items():
+        with switched(flag):
             yield name, graphrt.compile(make()[0], target=settings.target), 0
     n = settings.ours(1 << 18, 64)
     for name, (build, _) in GROUPS.items():
@@ -57,6 +56,9 @@ def programs(settings: Settings) -> Iterator[tuple[str, Program, int]]:
     steps = [(s, _step(*s, settings)) for s in (STEPS[:1] if settings.dry else STEPS)]
     for (name, batch, _, library), program in steps:
         yield f"{name} b{batch}, library {library}", program, 0
+    for small in SMALL[:1] if settings.dry else SMALL:
+        with switched("GRAPHRT_PDL"):
+            yield f"{small[0]} b{small[1]}, dependent launches", _step(*small, settings), 0
     for kind in GOALS:
         shapes = [s for s in layers("ResNet-50", settings.ours(256)) if kind != "dgrad" or s[0][1] != 3]
         for layer in settings.some(shapes):

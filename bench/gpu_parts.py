@@ -5,8 +5,10 @@ Nothing is imported here that a machine may lack: bench.gpu says what is missing
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -108,6 +110,18 @@ class Settings:
 
 
 Part = Callable[[Settings], Iterator[Row]]
+
+
+@contextmanager
+def switched(flag: str = "", value: str = "1") -> Iterator[None]:
+    """Programs compiled inside are so with ``value`` of ``flag``, a variable of graphrt's as GRAPHRT_TMA, if there is one."""
+    before = os.environ.get(flag)
+    os.environ |= {flag: value} if flag else {}
+    try:
+        yield
+    finally:
+        os.environ.pop(flag, None)
+        os.environ |= {flag: before} if before is not None else {}
 
 
 def timed(calls: Mapping[str, Callable[[], Any]], settings: Settings, rounds: int = 10) -> dict[str, Timing]:

@@ -16,16 +16,17 @@ from torch import nn
 
 import graphrt
 from bench import peers
-from bench.gpu_parts import Part, Row, Settings, clocked, ours, timed
+from bench.gpu_parts import Part, Row, Settings, clocked, ours, switched, timed
 from graphrt import Program, models, optim
 from graphrt.runtime.machine import DataSheet, find_data_sheet
 from graphrt.runtime.roofline import Prediction, predict
 from graphrt.targets.triton.compile import build
 from graphrt.targets.triton.tune.bounds import bound
 from graphrt.targets.triton.tune.records import file as records_of
-from graphrt.targets.triton.tune.tuner import candidates_of
+from graphrt.targets.triton.tune.tuner import LACKING, OVER, candidates_of
 
 MODES = ("eager", "default", "reduce-overhead", "max-autotune")
+TUNING = 0.7  # of what is left of a step's time: the rest is for measuring what was found
 WORST = 5  # launches that are printed: those that lose most beside their predictions
 BY_LIBRARY = "graphrt library=always"  # every contraction by cuBLAS or cuDNN: what the templates gain, and what fusion does
 IMAGES = 1e3  # milliseconds in a second: batch / ms to images a second
@@ -242,15 +243,24 @@ def sheet(settings: Settings) -> DataSheet:
 
 
 def alone(settings: Settings) -> Iterator[Row]:
-    """Small networks: the captured graph of a step by itself, and a whole call, which the host takes part in."""
+    """Small networks: the captured graph of a step by itself, and a whole call, which the host takes part in.
+
+    Beside the graph one of dependent launches: each begins before the one in front has ended (GRAPHRT_PDL).
+    """
     for name, batch in (("LeNet-5", 64), ("MLP 784-128-10", 64)):
         part = f"{name} train b{batch}"
         x, y = batch_of(name, settings.ours(batch), settings.device)
         program = step_of(models.get(NETWORKS[name].model).build(), x, y, settings, False)
+        with switched("GRAPHRT_PDL"):
+            dependent = step_of(models.get(NETWORKS[name].model).build(), x, y, settings, False)
         given = {"x": x, "y": y, "lr": 0.01}
-        graph = clocked({"graph": ours(program, given)}, settings)["graph"]
+        graphs = clocked({"plain": ours(program, given), "dependent": ours(dependent, given)}, settings)
+        graph, early = graphs["plain"], graphs["dependent"]
         call = timed({"call": lambda program=program, given=given: program(given)["loss"]}, settings)["call"]
         yield Row(part, f"graph of {program.launches} launches", graph.median, "ms", note=f"p10 {graph.low:.4g}")
+        ratio = graph.median / early.median if early.median else 0.0
+        note = f"p10 {early.low:.4g}; the ratio is beside the other graph"
+        yield Row(part, f"graph of {dependent.launches} dependent launches", early.median, "ms", ratio, note=note)
         ratio = graph.median / call.median if call.median else 0.0
         yield Row(part, "whole call", call.median, "ms", None, 0.040, True, f"the graph is {ratio:.0%} of it")
 
@@ -272,8 +282,10 @@ def tuned(name: str, batch: int) -> Part:
             )
             return
         yield Row(part, "graphrt", note="not run: the time was over while it was tuned")
-        step = our_step(models.get(NETWORKS[network].model).build(), x, y, settings, True)
-        found = timed({"graphrt": step}, settings)["graphrt"]
+        with switched("GRAPHRT_TUNE_SECONDS", str(TUNING * settings.left())):
+            program = step_of(models.get(NETWORKS[network].model).build(), x, y, settings, True)
+        yield Row(part, "candidates", note=tried(program))
+        found = timed({"graphrt": lambda: program({"x": x, "y": y, "lr": 0.01})["loss"]}, settings)["graphrt"]
         yield Row(part, "graphrt", found.median, "ms", note=f"p10 {found.low:.4g}")
         if not settings.dry and (records := records_of(torch.cuda.get_device_name(0))).exists():
             settings.out.mkdir(parents=True, exist_ok=True)
@@ -281,6 +293,15 @@ def tuned(name: str, batch: int) -> Part:
             yield Row(part, "records", float(len(records.read_text().splitlines())), "kernels", note=f"in {records.name}")
 
     return run
+
+
+def tried(program: Program) -> str:
+    """How many kernels were tuned, and how many candidates were not tried, and why."""
+    found = program.configurations()
+    reasons = [reason for c in found for reason in c.rejected]
+    left = {why: sum(int(r.split()[0]) for r in reasons if r.endswith(why)) for why in (LACKING, OVER)}
+    tuned = sum(c.record is not None for c in found)
+    return "; ".join([f"{tuned} of {len(found)} kernels tuned", *(f"{n} candidates {why}" for why, n in left.items() if n)])
 
 
 def at_hand(program: Program) -> str:

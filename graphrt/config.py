@@ -48,7 +48,16 @@ class Flags:
     fuse: str = field(metadata={"env": "GRAPHRT_FUSE", "doc": "stages of fusion: all, none, some, or -some (docs/fusion.md)"})
     no_graph: bool = field(metadata={"env": "GRAPHRT_NO_GRAPH", "doc": "launch GPU kernels one by one, not as a graph"})
     tune: int = field(metadata={"env": "GRAPHRT_TUNE", "doc": "GPU kernels: 0 known configurations, 1 a dozen timed, 2 all"})
+    tune_seconds: float = field(
+        metadata={
+            "env": "GRAPHRT_TUNE_SECONDS",
+            "doc": "after so many seconds tuning of a program begins no kernel (0: no end)",
+        }
+    )
     tma: bool = field(metadata={"env": "GRAPHRT_TMA", "doc": "GPU kernels: operands through tensor descriptors where they can"})
+    pdl: bool = field(
+        metadata={"env": "GRAPHRT_PDL", "doc": "GPU kernels begin before those in front have ended (sm_90 and newer)"}
+    )
     library: str = field(metadata={"env": "GRAPHRT_LIBRARY", "doc": "contractions by cuBLAS, cuDNN: never, auto or always"})
     compile: bool = field(
         metadata={"env": "GRAPHRT_COMPILE", "doc": "GPU kernels: 0: one that the cache lacks is an error (1)"}
@@ -79,7 +88,9 @@ class Flags:
             fuse=env.get("GRAPHRT_FUSE") or "all",
             no_graph=_bool("GRAPHRT_NO_GRAPH"),
             tune=_number("GRAPHRT_TUNE", 0),
+            tune_seconds=_number("GRAPHRT_TUNE_SECONDS", 0.0),
             tma=_bool("GRAPHRT_TMA"),
+            pdl=_bool("GRAPHRT_PDL"),
             library=env.get("GRAPHRT_LIBRARY") or "never",
             compile=_bool("GRAPHRT_COMPILE", "1"),
             poison=_bool("GRAPHRT_POISON"),

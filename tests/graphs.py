@@ -116,3 +116,18 @@ def one_kernel_each() -> grt.Graph:
         for old, new in ((m, first), (v, second), (p, p - lr * first / (F.sqrt(second) + 1e-8))):
             g.update(old, new)
     return g
+
+
+def index_and_scan_ops(dtype: str = "float32", wide: str = "float32") -> grt.Graph:
+    """Every template that walks one dimension, with arithmetic around it; and of matrices, in ``wide``."""
+    g = grt.Graph()
+    x, table, token = g.input("x", (64, 1000), dtype), g.input("table", (5000, 256), dtype), g.input("token", (8, 32), "int64")
+    rows = F.embedding(token, table)
+    results = [F.cumsum(F.relu(x), 1), F.logcumsumexp(x, 1), F.cumprod(x, 0), F.cummax(x, 1)[0], F.topk(x, 10)[0]]
+    results += [rows, grt.grad(F.sum(rows * rows), [table])[0], F.erfinv(F.tanh(x)) + F.atan2(x, F.expm1(x))]
+    for i, y in enumerate(results):
+        g.output(f"{i}", y)
+    g.output("kept", F.nms(g.input("boxes", (300, 4)), g.input("scores", (300,)), 0.5))
+    g.output("values", F.svdvals(F.relu(g.input("matrices", (3, 60, 40), wide))))
+    g.output("inverse", F.inv(g.input("square", (3, 40, 40), wide)))
+    return g

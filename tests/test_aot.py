@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphs import inception_step, lenet_step
+from graphs import inception_step, index_and_scan_ops, lenet_step
 
 import graphrt as grt
 from graphrt import ops as F
@@ -100,21 +100,6 @@ def test_a_worse_kernel_is_found() -> None:
 )
 def test_occupancy(arch: str, registers: int, shared: int, warps: int, blocks: int) -> None:
     assert resident(registers, shared, warps, f"cuda:{arch}") == blocks
-
-
-def index_and_scan_ops(dtype: str, wide: str) -> grt.Graph:
-    """Every template that walks one dimension, with arithmetic around it; and of matrices, in ``wide``."""
-    g = grt.Graph()
-    x, table, token = g.input("x", (64, 1000), dtype), g.input("table", (5000, 256), dtype), g.input("token", (8, 32), "int64")
-    rows = F.embedding(token, table)
-    results = [F.cumsum(F.relu(x), 1), F.logcumsumexp(x, 1), F.cumprod(x, 0), F.cummax(x, 1)[0], F.topk(x, 10)[0]]
-    results += [rows, grt.grad(F.sum(rows * rows), [table])[0], F.erfinv(F.tanh(x)) + F.atan2(x, F.expm1(x))]
-    for i, y in enumerate(results):
-        g.output(f"{i}", y)
-    g.output("kept", F.nms(g.input("boxes", (300, 4)), g.input("scores", (300,)), 0.5))
-    g.output("values", F.svdvals(F.relu(g.input("matrices", (3, 60, 40), wide))))
-    g.output("inverse", F.inv(g.input("square", (3, 40, 40), wide)))
-    return g
 
 
 @pytest.mark.parametrize("dtypes", ["float32 float32", pytest.param("bfloat16 float64", marks=pytest.mark.proof)])

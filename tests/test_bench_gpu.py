@@ -198,7 +198,7 @@ def test_a_test_that_hangs_ends_its_process(tmp_path: Path) -> None:
 
 def test_results_beside_the_reference() -> None:
     """What the kinds are is run by the target of this machine; a wrong element is seen."""
-    for name, (make, allowed) in gpu_checks.KINDS.items():
+    for name, (make, allowed, _) in gpu_checks.KINDS.items():
         graph, feeds = make()
         found, expected = grt.compile(graph, target="cpu")(feeds), evaluate(graph, {**graph.initial, **feeds})
         assert all(gpu_checks.error(found[n], expected[v]) <= allowed for n, v in graph.outputs.items()), name

@@ -366,10 +366,19 @@ int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, 
   on = stream;
   return f == (void *)6 && current == 71 && !extra ? 0 : 1;
 }
+int serialized;
+typedef struct { int id; char pad[4]; union { char pad[64]; int on; } value; } Attribute;
+typedef struct { unsigned grid[3], block[3], shared; void *stream; Attribute *attributes; unsigned count; } Config;
+int cuLaunchKernelEx(const Config *c, void *f, void **args, void **extra) {
+  serialized = c->count == 1 && c->attributes->id == 6 ? c->attributes->value.on : -1;
+  return cuLaunchKernel(f, c->grid[0], c->grid[1], c->grid[2], c->block[0], c->block[1], c->block[2], c->shared, c->stream,
+                        args, extra);
+}
 """
 
 
-def test_launches_reach_the_library_packed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dependent", [False, True])
+def test_launches_reach_the_library_packed(tmp_path: Path, dependent: bool) -> None:
     import ctypes
 
     from graphrt.targets.cpu.build import compiler
@@ -381,10 +390,12 @@ def test_launches_reach_the_library_packed(tmp_path: Path) -> None:
     cuda.activate(1)
     function = cuda.load_kernel(b"code", "entry", 100 << 10)
     pointers = [0x7F0000000000, 0x7F0000000100, 0xFFFF0000FFFF, 0, 0]
-    launch = gpu.prepare(cuda, function, 12, 256, 100 << 10, pointers)
+    launch = gpu.prepare(cuda, function, 12, 256, 100 << 10, pointers, dependent)
+    gc.collect()
     launch(0x1234567890)
     raw = ctypes.CDLL(str(library))
     assert [p or 0 for p in (ctypes.c_void_p * 8).in_dll(raw, "seen")[:5]] == pointers
+    assert ctypes.c_int.in_dll(raw, "serialized").value == dependent
     assert list((ctypes.c_uint * 7).in_dll(raw, "sizes")) == [12, 1, 1, 256, 1, 1, 100 << 10]
     assert ctypes.c_void_p.in_dll(raw, "on").value == 0x1234567890 and ctypes.c_int.in_dll(raw, "asked").value == 100 << 10
     with pytest.raises(errors.TargetError, match="CUDA error 500: named symbol not found"):
@@ -397,6 +408,8 @@ def test_launches_reach_the_library_packed(tmp_path: Path) -> None:
 
 class RecordingLibrary:
     """A vendor's library that launches nothing."""
+
+    launch_as = None
 
     def __init__(self) -> None:
         self.launched: list[tuple[Any, ...]] = []

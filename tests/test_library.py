@@ -438,8 +438,8 @@ def test_auto_takes_what_tuning_found_faster(folder: Path, monkeypatch: pytest.M
 class Computing(NullDriver):
     """A null driver whose kernels write 1 everywhere, and libraries 2."""
 
-    def bind(self, loaded: Any, grid: int, buffers: Any, scratch: Any) -> Callable[[Any], object]:
-        checked = super().bind(loaded, grid, buffers, scratch)
+    def bind(self, loaded: Any, grid: int, buffers: Any, scratch: Any, dependent: bool = False) -> Callable[[Any], object]:
+        checked = super().bind(loaded, grid, buffers, scratch, dependent)
 
         def launch(stream: Any) -> None:
             checked(stream)

@@ -227,6 +227,32 @@ def test_nothing_is_compiled_where_that_is_forbidden(folder: Path, monkeypatch: 
     assert reason.endswith("candidates: not compiled before, and GRAPHRT_COMPILE=0 compiles none") and len(others) <= 2
 
 
+@needs_compiler
+def test_what_takes_longest_is_tuned_first_and_kept_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that is stopped has found something; one whose time is over says what it left."""
+    g = grt.Graph()
+    for m in (64, 512, 128):
+        g.output(f"y{m}", F.matmul(g.input(f"a{m}", (m, 128), "bfloat16"), g.input(f"b{m}", (128, 64), "bfloat16")))
+    monkeypatch.setattr(tune, "candidates_of", lambda code, level: code.choices[:2])
+    best, begun = tune.Tuner._best, list[int]()
+
+    def stopped(self: tune.Tuner, key: str, launch: int, code: Any, choices: Any) -> Any:
+        begun.append(code.constants["M"])
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return best(self, key, launch, code, choices)
+
+    monkeypatch.setattr(tune.Tuner, "_best", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        grt.compile(g, target="null", tune=1)
+    kept = [json.loads(line)["sizes"]["M"] for line in (folder / "null cuda:sm_90.jsonl").read_text().splitlines()]
+    assert begun == [512, 128, 64] and kept == begun[:2]
+    monkeypatch.setenv("GRAPHRT_TUNE_SECONDS", "1e-9")
+    found = grt.compile(g, target="null", tune=1).configurations()
+    assert sorted(c.origin for c in found) == ["heuristic", "tuned", "tuned"] and len(begun) == 3
+    assert [c.rejected for c in found if c.origin == "heuristic"] == [(f"1 candidates: {tune.OVER}",)]
+
+
 def test_levels_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(errors.ArgumentError, match="tune .* must be 0, 1 or 2, got 3"):
         grt.compile(product(), target="cpu", tune=3)
@@ -246,8 +272,8 @@ class Computing(NullDriver):
         super().__init__(NULL.target)
         self.wrong = wrong
 
-    def bind(self, loaded: Any, grid: int, buffers: Any, scratch: Any) -> Callable[[Any], object]:
-        checked = super().bind(loaded, grid, buffers, scratch)
+    def bind(self, loaded: Any, grid: int, buffers: Any, scratch: Any, dependent: bool = False) -> Callable[[Any], object]:
+        checked = super().bind(loaded, grid, buffers, scratch, dependent)
 
         def launch(stream: Any) -> None:
             checked(stream)

@@ -54,8 +54,11 @@ class DeviceBinary(Binary):
         self._launches = self._bound({})
         self._captured.attach([self._memory, *self._state_of.values()])
 
-    def _bound(self, given: Mapping[Buffer, Any]) -> list[Launch]:
-        """The launches on the arena and the state, but on the tensors ``given`` in place of some buffers."""
+    def _bound(self, given: Mapping[Buffer, Any], apart: bool = False) -> list[Launch]:
+        """The launches on the arena and the state, but on the tensors ``given`` in place of some buffers.
+
+        None begins before the one in front has ended where they are to run ``apart``.
+        """
         scratch = self._memory[self.image.size - self.image.scratch :] if self.image.scratch else None
         found = dict(given)
 
@@ -65,8 +68,10 @@ class DeviceBinary(Binary):
             return found[b]
 
         launches = [
-            self._driver.bind(self._kernels[launch.kernel], launch.grid, [*map(tensor, launch.buffers)], scratch)
-            for launch in self.image.launches
+            self._driver.bind(
+                self._kernels[launch.kernel], launch.grid, [*map(tensor, launch.buffers)], scratch, dependent and not apart
+            )
+            for launch, dependent in zip(self.image.launches, self.image.dependent(), strict=True)
         ]
         return beside(self._driver, launches, self.image.until) if self.image.until else launches
 
@@ -132,27 +137,29 @@ class DeviceBinary(Binary):
             stream = self._begin(state)
             self._fill(inputs, stream)
             yield read
-            for launch in self._launches:
+            for launch in self._bound({}, apart=True):
                 self._driver.run([launch])
                 yield read
             self._end(state, stream)
 
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
         """Runs once and returns the seconds of each launch."""
-        return self._timed(inputs, state, [[launch] for launch in self._launches], 0)
+        return self._timed(inputs, state, lambda: [[launch] for launch in self._bound({}, apart=True)], 0)
 
     def elapsed(self, inputs: Mapping[str, Any], state: State, runs: int) -> float:
         """Seconds of ``runs`` runs of all launches, which on a GPU are one graph."""
-        return sum(self._timed(inputs, state, [self._launches * runs], runs))
+        return sum(self._timed(inputs, state, lambda: [self._launches * runs], runs))
 
-    def _timed(self, inputs: Mapping[str, Any], state: State, groups: Sequence[Sequence[Launch]], key: int) -> list[float]:
+    def _timed(
+        self, inputs: Mapping[str, Any], state: State, groups: Callable[[], Sequence[Sequence[Launch]]], key: int
+    ) -> list[float]:
         """Runs ``groups`` by the clock ``key``, which is made the first time, and behind a first run."""
         if self._graphs and self._launches and self._replay is None:
             self.run(inputs, state, True)
         with state.lock:
             self._fill(inputs, self._begin(state))
             if key not in self._clocks:
-                self._clocks[key] = self._driver.clock(groups, self._graphs)
+                self._clocks[key] = self._driver.clock(groups(), self._graphs)
             return self._clocks[key]()
 
     def _begin(self, state: State) -> Any:

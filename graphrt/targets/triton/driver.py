@@ -72,8 +72,11 @@ class Driver(Protocol):
     def load(self, kernel: Any) -> Any:
         """A compiled kernel, or a library's call as it is, loaded. Raises TargetError when this device cannot run it."""
 
-    def bind(self, loaded: Any, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
-        """A launch of ``grid`` blocks on ``buffers``, tensors in the order of the kernel's pointers."""
+    def bind(self, loaded: Any, grid: int, buffers: Sequence[Any], scratch: Any, dependent: bool = False) -> Launch:
+        """A launch of ``grid`` blocks on ``buffers``, tensors in the order of the kernel's pointers.
+
+        One that is ``dependent`` may begin before the launch in front of it has ended; its kernel must wait for that.
+        """
 
     def run(self, launches: Sequence[Launch]) -> None:
         """Runs ``launches`` in order on the current stream."""

@@ -25,12 +25,14 @@ _SHARED = 48 << 10  # bytes of shared memory that a CUDA kernel may have without
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _capturing = threading.Lock()  # torch captures one graph at a time
 _PREFER_SHARED = 1  # CU_FUNC_CACHE_PREFER_SHARED
+_DEPENDENT = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 
 
 class DriverLibrary(Protocol):
     """The part of a vendor's driver library that runs kernels."""
 
     launch: Any  # f(function, grid x y z, block x y z, shared bytes, stream, arguments, extra) -> status
+    launch_as: Any  # f(Launching, function, arguments, extra) -> status; None where the library has no such function
 
     def activate(self, device: int) -> None:
         """Makes ``device`` the one of this thread."""
@@ -48,6 +50,10 @@ class Cuda:
     def __init__(self, path: str = "libcuda.so.1") -> None:
         self._lib = _open(path)
         self.launch = _launcher(self._lib.cuLaunchKernel)
+        self.launch_as = getattr(self._lib, "cuLaunchKernelEx", None)  # from CUDA 11.8 on
+        if self.launch_as is not None:
+            self.launch_as.argtypes = [ctypes.c_void_p] * 4
+            self.launch_as.restype = ctypes.c_int
         self._contexts: dict[int, ctypes.c_void_p] = {}
 
     def activate(self, device: int) -> None:
@@ -82,7 +88,7 @@ class Hip:
 
     def __init__(self, path: str = "") -> None:
         self._lib = _open(path or _torch_library("libamdhip64.so"))
-        self.launch = _launcher(self._lib.hipModuleLaunchKernel)
+        self.launch, self.launch_as = _launcher(self._lib.hipModuleLaunchKernel), None
 
     def activate(self, device: int) -> None:
         """Selects the device in this thread."""
@@ -124,15 +130,61 @@ def _launcher(function: Any) -> Any:
     return function
 
 
-def prepare(library: DriverLibrary, function: Any, grid: int, threads: int, shared: int, pointers: Sequence[int]) -> Launch:
-    """A launch of ``grid`` blocks with its arguments packed: addresses of a kernel's arguments, the last two its scratch."""
+class Attribute(ctypes.Structure):
+    """CUlaunchAttribute: its number, and a value in the first four of 64 bytes."""
+
+    _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_char * 4), ("value", ctypes.c_int), ("rest", ctypes.c_char * 60)]
+
+
+class Launching(ctypes.Structure):
+    """CUlaunchConfig: grid, block, bytes of shared memory, stream and attributes of a launch."""
+
+    _fields_ = [
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(Attribute)),
+        ("count", ctypes.c_uint),
+    ]
+
+
+def prepare(
+    library: DriverLibrary,
+    function: Any,
+    grid: int,
+    threads: int,
+    shared: int,
+    pointers: Sequence[int],
+    dependent: bool = False,
+) -> Launch:
+    """A launch of ``grid`` blocks with its arguments packed: addresses of a kernel's arguments, the last two its scratch.
+
+    One that is ``dependent`` begins when all blocks of the launch in front have let it (or ended), if the library can do that.
+    """
     values = (ctypes.c_void_p * len(pointers))(*pointers)
     step = ctypes.sizeof(ctypes.c_void_p)
     packed = (ctypes.c_void_p * len(pointers))(*(ctypes.addressof(values) + i * step for i in range(len(pointers))))
     call, check = library.launch, library.check
+    if dependent and library.launch_as is not None:
+        return _dependent(library, function, Launching((grid, 1, 1), (threads, 1, 1), shared), packed, values)
 
     def launch(stream: int, values: Any = values) -> None:  # the values must live as long as the launch
         if status := call(function, grid, 1, 1, threads, 1, 1, shared, stream, packed, None):
+            check(status)
+
+    return launch
+
+
+def _dependent(library: DriverLibrary, function: Any, how: Launching, packed: Any, values: Any) -> Launch:
+    """A launch as ``how`` says that may begin before the one in front has ended. A program's launches are one thread's."""
+    attributes = (Attribute * 1)(Attribute(_DEPENDENT, value=1))
+    how.attributes, how.count = attributes, 1
+    call, check, given = library.launch_as, library.check, ctypes.byref(how)
+
+    def launch(stream: int, kept: Any = (values, attributes)) -> None:  # which must live as long as the launch
+        how.stream = stream
+        if status := call(given, function, packed, None):
             check(status)
 
     return launch
@@ -213,13 +265,13 @@ class GpuDriver:
             self._library.activate(self._index)
             return kernel, self._library.load_kernel(kernel.code, kernel.entry, kernel.shared)
 
-    def bind(self, loaded: Any, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
+    def bind(self, loaded: Any, grid: int, buffers: Sequence[Any], scratch: Any, dependent: bool = False) -> Launch:
         """Arguments packed for the library's launch."""
         if isinstance(loaded, Call):
             return loaded.bind(buffers)
         kernel, function = loaded
         pointers = [b.data_ptr() for b in buffers] + [0 if scratch is None else scratch.data_ptr(), 0]
-        return prepare(self._library, function, grid, kernel.threads, kernel.shared, pointers)
+        return prepare(self._library, function, grid, kernel.threads, kernel.shared, pointers, dependent)
 
     def run(self, launches: Sequence[Launch]) -> None:
         """Runs ``launches`` in order on torch's current stream."""

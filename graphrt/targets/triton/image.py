@@ -54,6 +54,17 @@ class Image:
         """The buffers of ``spaces`` that launches use, by name."""
         return {b.name: b for launch in self.launches for b in launch.buffers if b.space in spaces}
 
+    def dependent(self) -> list[bool]:
+        """Whether each launch may begin before the one in front has ended: both wait for what is in front of them.
+
+        The first waits for other work than a kernel's, and a library's kernels are not ours to look into. Where collectives run
+        beside the launches none does: events lie between.
+        """
+        if self.until:
+            return [False] * len(self.launches)
+        waits = [isinstance(k := self.kernels[launch.kernel], KernelBinary) and k.dependent for launch in self.launches]
+        return [here and before for here, before in zip(waits, [False, *waits], strict=False)]
+
 
 def make_image(
     codes: Sequence[LaunchCode],

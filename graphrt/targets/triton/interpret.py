@@ -56,7 +56,9 @@ class InterpretDriver(HostDriver):
         """The function itself."""
         return kernel
 
-    def bind(self, loaded: JitKernel | Call, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
+    def bind(
+        self, loaded: JitKernel | Call, grid: int, buffers: Sequence[Any], scratch: Any, dependent: bool = False
+    ) -> Launch:
         """A call of the interpreter, or of torch on the CPU."""
         if isinstance(loaded, Call):
             return loaded.bind(buffers)

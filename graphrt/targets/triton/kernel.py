@@ -17,7 +17,8 @@ class KernelBinary:
     ``entry`` is its symbol, ``threads`` the size of a block, ``shared`` the bytes of shared memory of a block, ``scratch`` the
     bytes of global memory that each block wants for itself, ``pointers`` how many pointers it takes. Behind these it takes
     two more, to its scratch memory and to the profiler's. ``instructions`` counts the telling ones of AMD's machine code, for
-    which Triton brings no disassembler (``report``).
+    which Triton brings no disassembler (``report``). One that is ``dependent`` waits for the launch in front before it touches
+    memory, so it may begin before that has ended.
     """
 
     target: str
@@ -28,6 +29,7 @@ class KernelBinary:
     pointers: int
     instructions: Mapping[str, int]
     code: bytes
+    dependent: bool = False
 
     @property
     def file(self) -> str:

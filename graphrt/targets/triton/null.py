@@ -35,11 +35,13 @@ class Event:
 
     One of allocate, place, load, launch, collective (with the bytes of its results), capture, replay, copy, clone, fetch, event
     (recorded), wait (for a stream or event); the last two with the name of the stream that does so, "" of the program's own.
+    A launch that is ``dependent`` may begin before the one in front of it has ended.
     """
 
     kind: str
     name: str = ""
     size: int = 0
+    dependent: bool = False
 
 
 class NullStream(HostStream):
@@ -86,9 +88,9 @@ class NullDriver(HostDriver):
         finally:
             self._logs[:] = [other for other in self._logs if other is not log]
 
-    def _note(self, kind: str, name: str = "", size: int = 0) -> None:
+    def _note(self, kind: str, name: str = "", size: int = 0, dependent: bool = False) -> None:
         for log in self._logs:
-            log.append(Event(kind, name, size))
+            log.append(Event(kind, name, size, dependent))
 
     def fork(self) -> Any:
         """A stream that is told from the program's own."""
@@ -162,7 +164,9 @@ class NullDriver(HostDriver):
         self._note("load", kernel.entry, len(kernel.code))
         return kernel
 
-    def bind(self, loaded: KernelBinary | Call, grid: int, buffers: Sequence[Any], scratch: Any) -> Launch:
+    def bind(
+        self, loaded: KernelBinary | Call, grid: int, buffers: Sequence[Any], scratch: Any, dependent: bool = False
+    ) -> Launch:
         """A launch that checks its pointers whenever it is made."""
         spans = [(b.data_ptr(), b.nbytes) for b in buffers if b.nbytes]  # nobody reads an empty tensor
         if isinstance(loaded, LibraryCall):
@@ -170,7 +174,9 @@ class NullDriver(HostDriver):
             return self._launch(loaded.name, grid, spans)
         if isinstance(loaded, CollectiveCall):
             tensors = [v.of(buffers) for v in (*loaded.sources, *loaded.results)]
-            return self._launch(str(loaded), sum(t.nbytes for t in tensors[len(loaded.sources) :]), spans, "collective")
+            return self._launch(str(loaded), sum(t.nbytes for t in tensors[len(loaded.sources) :]), spans, kind="collective")
+        if dependent and not loaded.dependent:
+            raise TargetError(f"{loaded.entry} begins before the launch in front has ended, and does not wait for it")
         if len(buffers) != loaded.pointers:
             raise TargetError(f"{loaded.entry} takes {loaded.pointers} pointers, got {len(buffers)}")
         if not 1 <= grid <= GRID:
@@ -182,13 +188,15 @@ class NullDriver(HostDriver):
                     f"{loaded.entry}: scratch memory at {start:#x}, {loaded.scratch} bytes a block, is not aligned"
                 )
             spans.append((start, grid * loaded.scratch))
-        return self._launch(loaded.entry, grid, spans)
+        return self._launch(loaded.entry, grid, spans, dependent)
 
-    def _launch(self, name: str, grid: int, spans: Sequence[tuple[int, int]], kind: str = "launch") -> Launch:
+    def _launch(
+        self, name: str, grid: int, spans: Sequence[tuple[int, int]], dependent: bool = False, kind: str = "launch"
+    ) -> Launch:
         def launch(stream: Any) -> None:
             for pointer, size in spans:
                 self._check(name, pointer, size)
-            self._note(kind, name, grid)
+            self._note(kind, name, grid, dependent)
 
         return launch
 

@@ -95,7 +95,8 @@ class TritonTarget(Target):
     def _options(self, gpu: str, units: int | None = None, interpret: bool = False, guard: bool = False) -> Options:
         arch = gpu.split(":")[1]
         wide = multiprocessors(arch) if units is None else units
-        return Options(arch, wide, interpret, self.settings.float32_matmul_precision, self.library, guard)
+        dependent = Flags.read().pdl and can_depend(arch) and not interpret
+        return Options(arch, wide, interpret, self.settings.float32_matmul_precision, self.library, guard, dependent)
 
     def _segments(self, node: Node, producer: Node | None) -> Segments | None:
         pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
@@ -186,6 +187,11 @@ class AheadTarget(TritonTarget):
         device.compiles(self.name)
         gpu_target(self.name)
         return AheadExecutable(self.name, Compilation(lowering, self.options))
+
+
+def can_depend(arch: str) -> bool:
+    """Whether kernels of ``arch``, as sm_90, can begin before the one in front has ended: from Hopper on."""
+    return arch.startswith("sm_") and int(arch.removeprefix("sm_")) >= 90
 
 
 def fuses_products() -> bool:

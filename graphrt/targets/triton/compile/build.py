@@ -135,7 +135,8 @@ def _binary(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
         raise TargetError(f"{code.display}: the runtime launches plain grids: no clusters, cooperation or dependent launch")
     threads, scratch = m["num_warps"] * m["target"].warp_size, m.get("global_scratch_size") or 0
     found = amd(compiled.asm["amdgcn"]) if target.startswith("hip") else {}
-    return KernelBinary(target, compiled.name, threads, m["shared"], scratch, len(code.slots), found, compiled.kernel)
+    waits = "griddepcontrol.wait" in compiled.asm.get("ptx", "")
+    return KernelBinary(target, compiled.name, threads, m["shared"], scratch, len(code.slots), found, compiled.kernel, waits)
 
 
 # --- the distinct kernels of a program ------------------------------------------------------------------------------

@@ -44,6 +44,10 @@ from graphrt.kernels.triton.reduce import add, argmax, argmax_combine, argmin, a
 from graphrt.kernels.triton.scalar import *
 from graphrt.kernels.triton.tiles import cast, most_of_segments, segment_sum, spread_segments
 '''
+_DEPENDENT = """\
+from graphrt.kernels.triton import attention, attention_grad, lu, nms, pool, recurrence, scan, scatter, sort, svd
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+"""
 
 
 def generate(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], options: Options) -> tuple[str, list[LaunchCode]]:
@@ -70,7 +74,8 @@ def generate(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], options: O
                 code.refused += (f"library: {offer}",) if offer else ()
         code.text = [*("# " + line for line in str(group).splitlines()), *code.text]
         launches.append(code)
-    return "\n".join([_HEADER, *("\n" + "\n".join(code.text) + "\n" for code in launches)]), launches
+    head = _HEADER + _DEPENDENT * options.dependent
+    return "\n".join([head, *("\n" + "\n".join(code.text) + "\n" for code in launches)]), launches
 
 
 # Lanes behind the last element have an outer coordinate that is too large, while the inner begin again; one of a single
@@ -86,7 +91,7 @@ class LaunchPrinter(GeneratedPrinter):
         if not isinstance(launch[0], TemplateKernel):
             return self.generated(launch)
         code = self.template(launch[0])
-        return self.beside(code, launch[1:]) if launch[1:] else code
+        return self.beside(code, launch) if launch[1:] or self.options.dependent else code
 
     # --- templates ------------------------------------------------------------------------------------------------
 
@@ -187,7 +192,7 @@ class LaunchPrinter(GeneratedPrinter):
         """Independent groups side by side, each with so many programs."""
         text, parts = self.parts(launch)
         name, first = f"{launch[0].group.name}_kernel", launch[0].group
-        text += dispatcher(name, parts)
+        text += dispatcher(name, parts, dependent=self.options.dependent)
         ops = list(dict.fromkeys(n.op.name for n in first.nodes))[:6]
         display = f"{first.phase}_updates" if len(launch) > 1 else "_".join(ops) or "copy"
         grid = sum(part.programs for part in parts)
@@ -195,27 +200,32 @@ class LaunchPrinter(GeneratedPrinter):
         return LaunchCode(display, self.slots, text, found, found[0])
 
     def beside(self, template: LaunchCode, launch: Sequence[Kernel]) -> LaunchCode:
-        """The launch of ``template`` with generated groups before its programs, or these would be all that runs at last."""
-        text, parts = self.parts(launch)
+        """The launch of ``template``, its first kernel, with generated groups before its programs.
+
+        Behind them they would be all that runs at last.
+        """
+        first = launch[min(1, len(launch) - 1)].group.name
+        text, parts = self.parts(launch[1:])
         others = sum(part.programs for part in parts)
         forms: dict[str, Form] = {}  # each called by a kernel of its own
         for choice in template.choices:
             inner = choice.form
             if inner.name in forms:
                 continue
-            name = f"{launch[0].group.name}_{inner.name}_kernel"
+            name = f"{first}_{inner.name}_kernel"
             forms[inner.name] = Form(inner.name, "", name, {})
             blocks = [n for n in choice.config if n not in OPTIONS]  # these are arguments, so that tuning may choose
-            given = {n: _literal(v) for n, v in inner.constants.items()} | {n: n for n in blocks} | {"FIRST": str(others)}
+            given = {n: _literal(v) for n, v in inner.constants.items()} | {n: n for n in blocks}
+            given |= {"FIRST": str(others)} if others else {}
             body = ", ".join(["ARGS", *(f"{n}={v}" for n, v in given.items()), f"NAME={template.display!r}"])
             tiles = Part("", 0, call=f"{inner.module}.{inner.function}({body})")
-            text += dispatcher(name, [*parts, tiles], blocks)
-        found = []
-        for c in template.choices:  # rows are spread over so many warps at least
-            config = {**c.config, "num_warps": max(c.config["num_warps"], WARPS)}
+            text += dispatcher(name, [*parts, tiles], blocks, self.options.dependent)
+        found, least = [], WARPS if others else 1  # rows are spread over so many warps at least
+        for c in template.choices:
+            config = {**c.config, "num_warps": max(c.config["num_warps"], least)}
             found.append(replace(c, form=forms[c.form.name], config=config, grid=c.grid + others, beside=others))
         # A small tile leaves the threads that rows want less than 16 bytes each.
-        four = 4 * self.options.lanes
+        four = 4 * self.options.lanes if others else 0
         found.sort(key=lambda c: c.config.get("BM", 1) * c.config.get("BN", 512) < four * c.config["num_warps"])
         return LaunchCode(template.display, self.slots, template.text + text, found, found[0], refused=template.refused)
 
@@ -304,4 +314,6 @@ def _literal(value: Any) -> str:
     """A compile-time argument as it stands in source."""
     if isinstance(value, str) and value[:1] == "@":
         return value[1:]
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
     return value if isinstance(value, str) and value.startswith("tl.") else repr(value)

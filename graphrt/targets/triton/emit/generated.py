@@ -191,14 +191,16 @@ class Part:
         return [number, *choose(0, len(self.pointers), ""), f"{self.name}_part(({pid}) % {self.count}, {arguments})"]
 
 
-def dispatcher(name: str, parts: Sequence[Part], blocks: Sequence[str] = ()) -> list[str]:
-    """A kernel that gives its programs to ``parts`` in turn.
+def dispatcher(name: str, parts: Sequence[Part], blocks: Sequence[str] = (), dependent: bool = False) -> list[str]:
+    """A kernel that gives its programs to ``parts`` in turn. One that is ``dependent`` waits for the launch in front.
 
     ``blocks`` are its arguments. The last part gets what programs are left. The right part is found by halving: a chain of
     hundreds is slow, and deeper than Triton's compiler can go.
     """
     names = "".join(f", {n}: tl.constexpr" for n in ("NAME", *blocks))
-    head = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS{names}):", "    pid = tl.program_id(0)"]
+    head = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS{names}):"]
+    head += ["    gdc_wait()", "    gdc_launch_dependents()"] if dependent else []  # so at most two launches are under way
+    head += ["    pid = tl.program_id(0)"]
     starts = [*itertools.accumulate((part.programs for part in parts), initial=0)]
 
     def branch(low: int, high: int, indent: str) -> list[str]:

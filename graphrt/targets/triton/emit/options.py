@@ -17,7 +17,8 @@ class Options:
 
     With ``interpret`` they run in Triton's interpreter, which likes large blocks; with ``guard`` it takes the GPU's, and is
     watched. ``precision`` is that of float32 products (highest, high, medium), ``library`` what may be done by one instead:
-    never anything, what tuning finds (auto), or all it can (always).
+    never anything, what tuning finds (auto), or all it can (always). With ``dependent`` kernels may begin before the one in
+    front has ended (programmatic dependent launch), and wait for it before they touch memory.
     """
 
     arch: str
@@ -26,6 +27,7 @@ class Options:
     precision: str = "highest"
     library: str = "never"
     guard: bool = False
+    dependent: bool = False
 
     @property
     def gpu(self) -> str:

@@ -6,7 +6,9 @@
     candidates ─▶ compile side by side ─▶ prune by registers, spills, occupancy and, where they are kept, static bounds
                ─▶ compare results ─▶ time in turns ─▶ record
 
-Where a library was allowed (``library="auto"``), its call is a candidate of each kernel that it could compute.
+Where a library was allowed (``library="auto"``), its call is a candidate of each kernel that it could compute. Kernels that
+take most of the predicted time come first, and each winner is recorded as it is found: a search that is stopped, or whose time
+is over (GRAPHRT_TUNE_SECONDS), has found something.
 
 Every candidate runs with the kernel's own closures. The heuristic's result is compared with the reference where that is
 cheap, and each candidate's with the heuristic's; one that differs beyond rounding is rejected, and that is reported.
@@ -15,6 +17,7 @@ cheap, and each candidate's with the heuristic's; one that differs beyond roundi
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -22,7 +25,9 @@ from statistics import median
 from types import ModuleType
 from typing import Any
 
+from graphrt.config import Flags
 from graphrt.errors import TargetError
+from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.schedule import Schedule
 from graphrt.targets.triton.collective import Call, CollectiveCall
@@ -41,7 +46,10 @@ CANDIDATES = 12  # of level 1
 COMPILING = 120.0  # seconds that a candidate may take to compile
 ROUNDS = 7
 BEHIND = 1.3  # a candidate so much slower than the best of the first round is not timed again
+LACKING = "not compiled before, and GRAPHRT_COMPILE=0 compiles none"
+OVER = "the time was over, GRAPHRT_TUNE_SECONDS"
 HOPELESS = 1.5  # times as long as the heuristic was measured: a static bound above it leaves a candidate no chance
+RIDGE = 200  # flops that take about as long as a byte of memory
 MARGIN = 0.98  # of the heuristic's time that a winner must stay below: less may be noise
 
 
@@ -100,10 +108,11 @@ class Tuner:
             for i, (k, code) in enumerate(zip(keys, codes, strict=True)):
                 if code.grid and len(code.choices) > 1 and _found(code, known.get(k)) is None:
                     wanted.setdefault(k, (i, code))
-            found = self._search(wanted, level)
-            if found:
-                records.append(device, found)
-            known.update({r.key: (r, "tuned") for r in found})
+            weights = dict.fromkeys(keys, 0)
+            for k, kernels in zip(keys, self._kernels, strict=True):
+                weights[k] += max((cost := launch_cost(kernels)).bytes, cost.flops // RIDGE)
+            first = dict(sorted(wanted.items(), key=lambda item: -weights[item[0]]))
+            known.update({r.key: (r, "tuned") for r in self._search(first, level)})
         configured, shown = [], {}
         for k, code in zip(keys, codes, strict=True):
             choice = _found(code, known.get(k))
@@ -114,18 +123,27 @@ class Tuner:
         return configured, list(shown.values())
 
     def _search(self, wanted: Mapping[str, tuple[int, LaunchCode]], level: int) -> list[records.Record]:
+        """The records of what is ``wanted``, kept as they are found, until the time is over."""
+        end = time.monotonic() + (Flags.read().tune_seconds or math.inf)
         candidates = {k: self._available(k, code, level) for k, (_, code) in wanted.items()}
         tried = {k: w for k, w in wanted.items() if len(candidates[k]) > 1}
         every = [code.configured(c, "tuned") for k, (_, code) in tried.items() for c in candidates[k]]
         self._overdue = overdue(every, self._module, self._driver.target, COMPILING)
-        return [r for k, (i, code) in tried.items() if (r := self._best(k, i, code, candidates[k])) is not None]
+        found = []
+        for k, (i, code) in tried.items():
+            if time.monotonic() > end:
+                self._rejected.setdefault(k, []).append(f"{len(candidates[k]) - 1} candidates: {OVER}")
+            elif (record := self._best(k, i, code, candidates[k])) is not None:
+                records.append(self._driver.model, [record])
+                found.append(record)
+        return found
 
     def _available(self, key: str, code: LaunchCode, level: int) -> list[Choice]:
         """The candidates of ``code``; where none may be compiled, those that are."""
         found = candidates_of(code, level)
         kept = [c for c in found if build.available(code.configured(c, "tuned"), self._driver.target)]
         if len(kept) < len(found):
-            why = f"{len(found) - len(kept)} candidates: not compiled before, and GRAPHRT_COMPILE=0 compiles none"
+            why = f"{len(found) - len(kept)} candidates: {LACKING}"
             self._rejected.setdefault(key, []).append(why)
         return kept
 
