@@ -108,7 +108,7 @@ def factor_of(anchor: str, network: str, device: str, by: str) -> float:
         return 1.0
     if anchor == "mlperf":
         point = MLPERF[0]
-        kernels = kept(network, point.batch, device, by, "LARS")
+        kernels = kept(network, point.batch, device, by)
         step = predict(kernels, point.setting(kernels))
         return (point.batch / point.published - (step.seconds - step.kernels)) / step.kernels
     rate, _, batch = anchor.partition("@")
@@ -121,7 +121,7 @@ def mlperf(factor: float = 1.0, by: str = "tiles", points: Sequence[Point] = MLP
     """A row for each published point: what the model says of it and the error in percent."""
     found = []
     for point in points:
-        kernels = anchored(kept("resnet50", point.batch, "H100", by, "LARS"), factor)
+        kernels = anchored(kept("resnet50", point.batch, "H100", by), factor)
         said = row(kernels, point.setting(kernels), predict(kernels, point.setting(kernels)))
         error = 100 * (said["images/s/GPU"] / point.published - 1)
         names = ("gpus", "batch", "kernels ms", "exposed ms", "exchanges ms", "step ms")

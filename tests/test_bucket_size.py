@@ -48,7 +48,7 @@ def before(dp: int) -> Graph:
 def planned(pace: Pace | None, size: int | None = None, dp: int = 8) -> tuple[list[int], list[Decision]]:
     """Megabytes of each message, and what was said of their size."""
     decisions: list[Decision] = []
-    graph = fill_buckets(before(dp), size, pace, decisions)
+    graph = fill_buckets(before(dp), size, decisions, pace)
     sums = [n for n in graph.nodes if n.op.name == "all_reduce" and n.inputs[0].type.size > 1]
     return [sum(v.type.nbytes for v in n.inputs) // MB for n in sums], [d for d in decisions if d.stage == "buckets"]
 

@@ -54,7 +54,7 @@ def narrow_sums(graph: Graph, dtype: str | None, decisions: list[Decision]) -> G
     return rewrite(graph, narrow)
 
 
-def fill_buckets(graph: Graph, size: int | None, pace: Pace | None, decisions: list[Decision]) -> Graph:
+def fill_buckets(graph: Graph, size: int | None, decisions: list[Decision], pace: Pace | None = None) -> Graph:
     """``graph`` with the sums of gradients in buckets of at most about ``size`` bytes; 0 leaves each alone.
 
     None is the size that is best by ``pace`` (``bucket_size``). Verdicts are added to ``decisions``.

@@ -97,7 +97,7 @@ def run_passes(
         steps.insert(-1, ("combinations", fuse_combinations))  # norms of halves as fused multiply-adds
     if graph.mesh is not None:
         steps.append(
-            ("bucket", lambda g: fill_buckets(g, policy.bucket_bytes, policy.pace, decisions))
+            ("bucket", lambda g: fill_buckets(g, policy.bucket_bytes, decisions, policy.pace))
         )  # gradients of one message
     if policy.loops or graph.mesh is not None:
         steps.append(("loop_operands", place_operands))  # each step's part, and what is sent, in one piece
