@@ -91,7 +91,7 @@ def summary(found: Sequence[Row]) -> list[list[str]]:
             [
                 row.name,
                 *(str(r.launches) if r is not None and r.launches else "" for r in (unfused, row, compiled)),
-                *(f"{r.bytes / r.least:.2f}" if r is not None else "" for r in (unfused, row)),
+                *(f"{r.bytes / r.least:.2f}" if r is not None and r.bytes else "" for r in (unfused, row)),
                 f"{row.ms:.3f}" if row.medians else "",
                 *(str(ratio(r.logs)) if r is not None and r.logs else "" for r in others.values()),
             ]
@@ -210,9 +210,7 @@ def _speedup(axes: Any, pairs: Sequence[tuple[Row, Row]]) -> None:
     axes.set_xscale("log")
     _plain(axes.xaxis, (1, 1.2, 1.5, 2, 3, 5, 7))
     axes.invert_yaxis()
-    axes.set_xlabel(
-        "time without fusion over time with it, with 95 % intervals; red: fusion loses, grey: not shown which"
-    )
+    axes.set_xlabel("time without fusion over time with it, with 95 % intervals; red: fusion loses, grey: not shown which")
 
 
 def _bytes(axes: Any, pairs: Sequence[tuple[Row, Row]]) -> None:
@@ -240,9 +238,7 @@ def _roofline(axes: Any, found: Sequence[Row], machine: Mapping[str, Any]) -> No
         axes.plot(line, [min(machine["gflops"], x * machine["gbs"]) for x in line], color="black", lw=0.8)
     _plain(axes.xaxis)
     _plain(axes.yaxis)
-    axes.set_xlabel(
-        "operations a byte; the line is what was seen of memory and products: above it are caches, Winograd"
-    )
+    axes.set_xlabel("operations a byte; the line is what was seen of memory and products: above it are caches, Winograd")
     axes.set_ylabel("GFLOP/s")
 
 
