@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,18 @@ def test_what_is_slower_by_a_twentieth_is_found(rng: np.random.Generator, proces
         new = [made_up(rng, f"p{i}", 1.05 if i == 7 else 1.0, processes, late) for i in range(20)]
         found += [line.split()[0] for line in compare(old, new).slower] == ["p7"]
     assert found >= 95
+
+
+def test_the_run_of_the_docs_beside_itself_raises_no_alarm() -> None:
+    """Real processes: fused, and fused again in the same turns; what is twice as slow is found everywhere."""
+    found = read(Path(__file__).parent.parent / "bench" / "results" / "fusion.jsonl")
+    fused, again = ([r for r in found if r.variant == variant] for variant in ("fused", AGAIN))
+
+    def slower(by: float) -> list[str]:
+        new = [replace(r, variant="fused", medians=[by * ms for ms in r.medians]) for r in again]
+        return compare([*fused, *again], new).slower
+
+    assert slower(1.0) == [] and len(slower(2.0)) == len(fused) > 10
 
 
 def test_welch_is_uniform_where_nothing_differs(rng: np.random.Generator) -> None:

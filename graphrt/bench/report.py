@@ -64,7 +64,7 @@ def cells(row: Row, machine: Mapping[str, Any]) -> list[str]:
 
 def _rate(row: Row, count: int, name: str, machine: Mapping[str, Any]) -> str:
     """``count`` bytes or operations a nanosecond, then the least and the largest share of what each process saw be reached."""
-    seen = row.seen or [machine] * len(row.medians)
+    seen: Sequence[Mapping[str, Any]] = row.seen or [machine] * len(row.medians)
     shares = [count / ms / 1e6 / rates[name] for ms, rates in zip(row.medians, seen, strict=True)]
     low, high = (f"{100 * of(shares):.0f}" for of in (min, max))
     return f"{count / row.ms / 1e6:.1f} ({low if low == high else f'{low}-{high}'}%)"
@@ -91,7 +91,7 @@ def summary(found: Sequence[Row]) -> list[list[str]]:
             [
                 row.name,
                 *(str(r.launches) if r is not None and r.launches else "" for r in (unfused, row, compiled)),
-                *(f"{r.bytes / r.least:.2f}" if r is not None else "" for r in (unfused, row)),
+                *(f"{r.bytes / r.least:.2f}" if r is not None and r.bytes else "" for r in (unfused, row)),
                 f"{row.ms:.3f}" if row.medians else "",
                 *(str(ratio(r.logs)) if r is not None and r.logs else "" for r in others.values()),
             ]
@@ -103,7 +103,7 @@ def about(machine: Mapping[str, Any], found: Sequence[Row]) -> str:
     """The machine that the figures were measured on, and how."""
     seen = f"copying {machine['gbs']:.1f} GB/s, float32 products {machine['gflops']:.0f} GFLOP/s"
     beside = any(r.seen for r in found)
-    shares = "a copy of as many bytes, and a product of 512 by 512, reached in the same turns" if beside else "that is"
+    shares = "a copy of as many bytes, and a product of 512 by 512, reached at best in the same turns" if beside else "that is"
     rest = ", ".join(f"{k} {v}" for k, v in machine.items() if k not in ("gbs", "gflops"))
     processes, patterns = max((len(r.medians) for r in found), default=0), len({r.pattern for r in found})
     return (

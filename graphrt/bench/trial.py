@@ -162,35 +162,25 @@ def _call(program: Program, feeds: Mapping[str, Any]) -> Callable[[], Any]:
 
 
 def _limits(moved: int, target: str) -> dict[str, Callable[[], Any]]:
-    """Calls that do nothing but move ``moved`` bytes, half of them read, and nothing but multiply, where ``target`` runs.
+    """Programs that do nothing but move ``moved`` bytes, half of them read, and nothing but multiply, on ``target``.
 
     What is as large as the pattern lies in the same caches.
     """
-    import torch
-
-    on_device = target.partition(":")[0] in ("cuda", "hip")
-    device = "cuda" if on_device else "cpu"
-    x, a = torch.ones(max(moved // 8, 1), device=device), torch.ones(SIDE, SIDE, device=device)
-    y, b = torch.empty_like(x), torch.empty_like(a)
-
-    def copy() -> None:
-        y.copy_(x)
-        if on_device:
-            torch.cuda.synchronize()
-
-    def multiply() -> None:
-        torch.mm(a, a, out=b)
-        if on_device:
-            torch.cuda.synchronize()
-
-    return {COPYING: copy, PRODUCT: multiply}
+    copy, product, size = Graph(), Graph(), max(moved // 8, 1)
+    copy.update(copy.parameter("y", shape=(size,), trainable=False), copy.input("x", (size,)))
+    product.output("c", product.input("a", (SIDE, SIDE)) @ product.input("b", (SIDE, SIDE)))
+    square = np.ones((SIDE, SIDE), np.float32)
+    return {
+        COPYING: _call(compile_graph(copy, target=target), {"x": np.ones(size, np.float32)}),
+        PRODUCT: _call(compile_graph(product, target=target), {"a": square, "b": square}),
+    }
 
 
 def _seen(moved: int, times: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The rates of the calls of ``_limits``, as ``seen`` has them; empty where nothing was timed."""
+    """The rates of the fastest calls of ``_limits``, as ``seen`` has them; empty where nothing was timed."""
     if not times:
         return {}
-    copying, product = (float(np.median(times[name])) for name in (COPYING, PRODUCT))
+    copying, product = (min(times[name]) for name in (COPYING, PRODUCT))
     return {"gbs": moved / copying / 1e9, "gflops": 2 * SIDE**3 / product / 1e9}
 
 
