@@ -213,16 +213,6 @@ def test_no_approximate_quotient_becomes_whole() -> None:
         assert not re.findall(r"\w+\.(?:approx|full)[.\w]*", text)
 
 
-def test_an_angle_is_of_a_right_quotient() -> None:
-    """Ordinary division may make infinity of two subnormal numbers, and a right angle of half of one."""
-    from graphrt.targets.triton.compile.build import compile_kernel
-
-    g = grt.Graph()
-    made = grt.compile(F.atan2(g.input("y", (64,)), g.input("x", (64,))), target="cuda:sm_90")._executable._compilation
-    (text,) = (str(compile_kernel(code, made.module, "cuda:sm_90").asm["ptx"]) for code in made.codes)
-    assert "div.rn.f32" in text
-
-
 def in_float32(text: str) -> list[str]:
     """The instructions of PTX that take a double's function in float32.
 

@@ -340,7 +340,7 @@ def grt_atan(x):
 @triton.jit
 def grt_atan2(y, x):
     both = (tl.abs(y) == float("inf")) & (tl.abs(x) == float("inf"))
-    angle = grt_atan(tl.where(both, 1.0, tl.where((x == 0) & (y == 0), 0.0, grt_div(tl.abs(y), tl.abs(x)))))
+    angle = grt_atan(tl.where(both, 1.0, tl.where((x == 0) & (y == 0), 0.0, tl.abs(y) / tl.abs(x))))
     angle = tl.where(_bits(x) < 0, 3.141592653589793 - angle, angle)
     return grt_copysign(angle, y)
 
