@@ -17,7 +17,7 @@ from conftest import INTERPRETED, check
 from small import batch, classifier
 
 import graphrt as grt
-from graphrt import errors, optim
+from graphrt import errors
 from graphrt import ops as F
 
 proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads what Linux says of a process")
@@ -183,25 +183,3 @@ def test_a_kernel_of_three_hundred_inputs(target: str, rng: np.random.Generator)
         g.update(p, p * 0.5 + g.parameter(f"q{i}", np.ones((2, 3), np.float32)))
     feeds = {f"x{i}": rng.standard_normal((5, 7)).astype("f") for i in range(count)}
     check(g, feeds, target, length=count)
-
-
-@compiled
-@pytest.mark.proof
-def test_adamw_over_two_thousand_parameters() -> None:
-    g = grt.Graph()
-    x = g.input("x", (4, 4))
-    weights = [g.parameter(f"w{i}", np.full((4, 4), 0.1 + 1e-3 * i, np.float32)) for i in range(2000)]
-    loss = g.output("loss", F.mean(F.square(F.stack([x * w for w in weights]))))
-    optim.AdamW().apply(weights, grt.grad(loss, weights), g.constant(0.1))
-    check(g, {"x": np.linspace(0.5, 1, 16, dtype="f").reshape(4, 4)}, "cpu", length=2000)
-
-
-@compiled
-@pytest.mark.proof
-def test_a_chain_of_five_thousand_nodes() -> None:
-    g = grt.Graph()
-    v = x = g.input("x", (64,))
-    for i in range(2500):
-        v = F.sin(v) + x * float(i % 3)
-    g.output("y", v)
-    check(g, {"x": np.linspace(0.1, 1, 64, dtype="f")}, "cpu", length=64)
