@@ -215,6 +215,7 @@ def test_a_candidate_whose_bound_is_hopeless_is_not_run(folder: Path, monkeypatc
 @needs_compiler
 def test_nothing_is_compiled_where_that_is_forbidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that the cache lacks is an error that names it; tuning makes do with the candidates that are there."""
+    monkeypatch.setenv("GRAPHRT_CACHE", str(folder))
     ahead = grt.compile(product(m=144), target="cuda:sm_90")._executable
     monkeypatch.setenv("GRAPHRT_COMPILE", "0")
     with pytest.raises(errors.TargetError, match=r"1 kernels are not in the cache .*: matmul.*make gpu-kit prepares"):
