@@ -73,3 +73,9 @@ def test_reshapes_compose() -> None:
     n, h, w = delinearize(m, (64, 28, 28))
     assert linearize((n, h, w), (784, 28, 1)) == m
     assert str(h) == "((m // 28) % 28)" and w.stride("m") is None and m.stride("m") == 1
+
+
+def test_a_part_that_cannot_carry_is_dropped() -> None:
+    i, j = axis("i", 8), axis("j", 2)
+    assert (i * 2 + j) // 4 == i // 2
+    assert (i * 2 + j) % 4 == (i % 2) * 2 + j
