@@ -108,7 +108,7 @@ def neutral(number: float, left: bool = True) -> Callable[[Node], Value | None]:
 
 
 def idempotent(node: Node) -> Value | None:
-    """What the last two operands are, where they are one value: the larger, or either, of a number and itself."""
+    """The last two operands, where they are one value: the larger, or either, of a number and itself is that number."""
     a, b = node.inputs[-2:]
     return a if a is b else None
 

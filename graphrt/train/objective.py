@@ -221,7 +221,7 @@ class _Seen:
         return part_of(name, measure, *certain, rows=count).beside(part_of(name, measure, *last, rows=1), self.last)
 
     def summed(self, measure: Callable[[Any, Any], Value | None]) -> Value | None:
-        """What adds up over examples, of those that count; None where ``measure`` is."""
+        """``measure``, which adds up over examples, of those that count; None where it is."""
         if self.last is None:
             return measure(self.output, self.target)
         _, (certain, last) = self._cut()

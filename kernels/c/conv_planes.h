@@ -8,11 +8,11 @@ enum {
   FN(_TILE_COLUMNS) = FN(_COLUMN_VECTORS) * GRT_LANES(T),
   FN(_TILE_ROWS) = CEIL_DIV(V_P, CEIL_DIV(V_P, 8 / FN(_COLUMN_VECTORS))), /* even tiles */
   FN(_TILE_INPUTS) = (FN(_TILE_ROWS) - 1) * V_STRIDE_H + (V_R - 1) * V_DIL_H + 1,
-  FN(_LINE) = CEIL_DIV(V_Q, FN(_TILE_COLUMNS)) * FN(_TILE_COLUMNS) + ((V_S - 1) * V_DIL_W) / V_STRIDE_W, /* of one remainder */
+  FN(_LINE) = CEIL_DIV(V_Q, FN(_TILE_COLUMNS)) * FN(_TILE_COLUMNS) + (V_S - 1) * V_DIL_W / V_STRIDE_W, /* of one remainder */
   FN(_WIDTH) = FN(_LINE) * V_STRIDE_W,
-  FN(_FIT) = (24576 / FN(_WIDTH) - (V_R - 1) * V_DIL_H) / V_STRIDE_H,
-  FN(_SHARE) = V_N * V_G >= 8 ? V_P : CEIL_DIV(V_P, CEIL_DIV(8, MAX_OF(V_N * V_G, 1))),
-  FN(_BLOCK_TILES) = MAX_OF(1, MIN_OF(FN(_SHARE), FN(_FIT)) / FN(_TILE_ROWS)),
+  FN(_ROWS_FIT) = (24576 / FN(_WIDTH) - (V_R - 1) * V_DIL_H) / V_STRIDE_H, /* a patch: 96 KB */
+  FN(_ROWS_WANTED) = V_N * V_G >= 8 ? V_P : CEIL_DIV(V_P, CEIL_DIV(8, MAX_OF(V_N * V_G, 1))),
+  FN(_BLOCK_TILES) = MAX_OF(1, MIN_OF(FN(_ROWS_WANTED), FN(_ROWS_FIT)) / FN(_TILE_ROWS)),
   FN(_BLOCK_ROWS) = FN(_BLOCK_TILES) * FN(_TILE_ROWS),
   FN(_PATCH_ROWS) = (FN(_BLOCK_ROWS) - 1) * V_STRIDE_H + (V_R - 1) * V_DIL_H + 1
 };

@@ -19,9 +19,11 @@ GRT_INLINE GRT_VEC(T) FN(_load)(const FN(_buffers) buf, const T *kept, int n, in
 }
 
 /* sum[tap] += the products of image n, for rows of taps from r0 and columns of taps from s0 on */
-GRT_INLINE void FN(_taps)(const FN(_buffers) buf, const T *kept, T *sum, int n, int c, const int r0, const int s0, const int channels) {
+GRT_INLINE void FN(_taps)(const FN(_buffers) buf, const T *kept, T *sum, int n, int c, const int r0, const int s0,
+                          const int channels) {
   typedef GRT_VEC(T) vec;
-  enum { L = FN(_BLOCK), QT = FN(_TILE_COLUMNS), RT = FN(_TAP_ROWS), ST = FN(_TAP_COLUMNS), FEW = FN(_TILE_INPUTS) <= 24 && CS <= 12 };
+  enum { L = FN(_BLOCK), QT = FN(_TILE_COLUMNS), RT = FN(_TAP_ROWS), ST = FN(_TAP_COLUMNS) };
+  enum { FEW = FN(_TILE_INPUTS) <= 24 && CS <= 12 };
   vec acc[RT][ST];
 #pragma GCC unroll 12
   for (int r = 0; r < RT; r++)
