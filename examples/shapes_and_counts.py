@@ -14,7 +14,7 @@ def conv_shape(size: int, channels: int, filters: int, kernel: int, stride: int,
 
 
 def pool_shape(size: int) -> tuple[int, ...]:
-    """Of a 2x2 pool with stride 2 that rounds up."""
+    """The shape behind a 2x2 pool with stride 2 that rounds up."""
     return F.max_pool2d(Graph().input("x", (1, 1, size, size)), 2, ceil_mode=True).shape[1:]
 
 

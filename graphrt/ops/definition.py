@@ -123,7 +123,7 @@ def either(*rules: Callable[[Node], Value | None]) -> Callable[[Node], Value | N
 
 
 def twice(node: Node) -> Value | None:
-    """What lies below two of the same op, each of which undoes the other."""
+    """The operand of two of the same op, each of which undoes the other."""
     inner = node.inputs[0].node
     return inner.inputs[0] if inner.op is node.op else None
 

@@ -79,7 +79,7 @@ def chosen_size(nodes: Sequence[Node], pace: Pace | None, fill: Callable[[int], 
 
 
 def _last(buckets: Buckets, there: Mapping[Node, float], pace: Pace) -> float:
-    """When the last of ``buckets`` has been sent, of which each is begun behind those before."""
+    """The time at which the last of ``buckets`` has been sent, of which each is begun behind those before."""
     free = 0.0
     for bucket in sorted(buckets, key=lambda b: max(there[v.node] for n in b for v in n.inputs)):
         size = sum(max(n.inputs[0].type.nbytes, n.types[0].nbytes) for n in bucket)

@@ -67,7 +67,7 @@ def dead_code(graph: Graph) -> Graph:
 
 
 def _unmoved(node: Node) -> Value | None:
-    """What a view shows as it lies there, because the views below undo what it does."""
+    """The value that a view shows as it lies there, because the views below undo what it does."""
     if node.op.kind is not Kind.VIEW:
         return None
     value, index = node.outputs[0], (whole := axes("i", node.types[0].shape))

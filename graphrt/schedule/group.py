@@ -127,7 +127,7 @@ class Group:
         return value in self.full([value])
 
     def full(self, values: Iterable[Value]) -> set[Value]:
-        """Those of ``values``, members of a reduction group, that live inside the loop."""
+        """The ones of ``values``, members of a reduction group, that live inside the loop."""
         inner = set().union(*(self.domain[d].axes() for d in self.reduced))
         return {v for v in values if any(e.axes() & inner for e in self.index[v])}
 
