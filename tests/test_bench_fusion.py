@@ -75,6 +75,14 @@ def test_the_run_of_the_docs_beside_itself_raises_no_alarm() -> None:
     assert slower(1.0) == [] and len(slower(2.0)) == len(fused) > 10
 
 
+def test_stages_lead_from_unfused_to_fused(rng: np.random.Generator) -> None:
+    """In whatever order rows were saved: a run with stages may follow one without."""
+    saved = [replace(made_up(rng, "p"), variant=v, logs=[0.1, 0.2]) for v in ("fused", "unfused", "+ chain", "+ rows")]
+    name, figure = report.figures(saved, {"gbs": 30.0, "gflops": 100.0})[-1]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert name == "ablation p" and labels == ["unfused (1)", "+ chain (1)", "+ rows (1)", "fused (1)"]
+
+
 def test_welch_is_uniform_where_nothing_differs(rng: np.random.Generator) -> None:
     chances = [welch(rng.standard_normal(5).tolist(), (3 * rng.standard_normal(7)).tolist()) for _ in range(2000)]
     for level in (0.01, 0.1, 0.5, 0.9):

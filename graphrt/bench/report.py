@@ -194,6 +194,7 @@ def figures(found: Sequence[Row], machine: Mapping[str, Any]) -> list[tuple[str,
     for _, fused in timed:
         steps = [r for r in found if r.key.startswith(fused.key.removesuffix("fused")) and r.logs and r.variant != AGAIN]
         steps = [r for r in steps if r.variant[0] in "+-" or r.variant in ("unfused", "fused")]
+        steps.sort(key=lambda r: (r.variant == "fused", r.variant != "unfused"))  # rows of several runs come as they were saved
         if len(steps) > 2:
             draw(f"ablation {fused.pattern}", 1 + 0.25 * len(steps), functools.partial(_ablation, steps=steps, fused=fused))
     return made
