@@ -93,7 +93,7 @@ def trained(name: str, mesh: grt.Mesh | None, policy: str = "all_reduce") -> dic
     columns: Mapping[str, Any] = trainer.history.columns()
     kept = {key: np.asarray(values, float).tolist() for key, values in columns.items() if "second" not in key}
     state = {key: np.asarray(trainer.state.whole(key), float).tolist() for key in sorted(trainer.state)}
-    return {"history": kept, "state": state, "uncut": {str(size): why for size, why in trainer.uncut.items()}}
+    return {"history": kept, "state": state, "uncut": {str(size): why for size, why in trainer.given_whole.items()}}
 
 
 def refused(mesh: grt.Mesh) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,13 +76,19 @@ def reduced_by(loss: Module, reduction: str) -> Module:
     return found
 
 
+def each(function: Callable[..., Any], *trees: Any) -> Any:
+    """``function`` of what stands in each place of ``trees``, which are of one structure of dicts, tuples and lists."""
+    first = trees[0]
+    if isinstance(first, Mapping):
+        return {key: each(function, *(tree[key] for tree in trees)) for key in first}
+    if isinstance(first, tuple | list):
+        return type(first)(each(function, *parts) for parts in zip(*trees, strict=True))
+    return function(*trees)
+
+
 def rows_of(tree: Any, start: int, stop: int) -> Any:
     """The examples from ``start`` to ``stop`` of every tensor in ``tree``."""
-    if isinstance(tree, Mapping):
-        return {name: rows_of(part, start, stop) for name, part in tree.items()}
-    if isinstance(tree, tuple | list):
-        return type(tree)(rows_of(part, start, stop) for part in tree)
-    return tree[start:stop]
+    return each(lambda leaf: leaf[start:stop], tree)
 
 
 def adds_up(name: str, measure: Measure, output: Any, target: Any) -> bool:
@@ -99,8 +105,8 @@ def adds_up(name: str, measure: Measure, output: Any, target: Any) -> bool:
         return declared == "sum"
     rng = np.random.default_rng(0)
     try:
-        first, second = ([_drawn(tree, output, rng) for tree in (output, target)] for _ in range(2))
-        a, b, both = (_computed(measure, *trees) for trees in (first, second, map(_joined, first, second)))
+        first, second = (each(lambda leaf: _drawn(leaf, output, rng), [output, target]) for _ in range(2))
+        a, b, both = (_computed(measure, *trees) for trees in (first, second, each(_joined, first, second)))
     except (GraphrtError, TypeError, ValueError, IndexError, KeyError) as error:
         a, b, both, why = np.nan, np.nan, np.nan, f" ({str(error).splitlines()[0]})"
     else:
@@ -115,25 +121,17 @@ def adds_up(name: str, measure: Measure, output: Any, target: Any) -> bool:
     )
 
 
-def _drawn(tree: Any, output: Any, rng: np.random.Generator) -> Any:
-    """Arrays like ``tree`` of FEW examples: probabilities, or classes that logits ``output`` have."""
-    if isinstance(tree, Mapping):
-        return {key: _drawn(part, output, rng) for key, part in tree.items()}
-    if isinstance(tree, tuple | list):
-        return type(tree)(_drawn(part, output, rng) for part in tree)
-    shape = (FEW, *tree.shape[1:]) if tree.ndim else ()
-    if tree.dtype.is_float:
-        return rng.uniform(0.1, 0.9, shape).astype(tree.dtype.numpy)
-    classes = output.shape[1] if has_classes(output, tree) else 2
-    return rng.integers(0, classes, shape).astype(tree.dtype.numpy)
+def _drawn(leaf: Any, output: Any, rng: np.random.Generator) -> np.ndarray:
+    """Numbers like ``leaf`` of FEW examples: probabilities, or classes that logits ``output`` have."""
+    shape = (FEW, *leaf.shape[1:]) if leaf.ndim else ()
+    if leaf.dtype.is_float:
+        return rng.uniform(0.1, 0.9, shape).astype(leaf.dtype.numpy)
+    classes = output.shape[1] if has_classes(output, leaf) else 2
+    return rng.integers(0, classes, shape).astype(leaf.dtype.numpy)
 
 
-def _joined(first: Any, second: Any) -> Any:
+def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The examples of both."""
-    if isinstance(first, Mapping):
-        return {key: _joined(first[key], second[key]) for key in first}
-    if isinstance(first, tuple | list):
-        return type(first)(map(_joined, first, second))
     return np.concatenate([first, second]) if first.ndim else first
 
 
@@ -141,13 +139,9 @@ def _computed(measure: Any, output: Any, target: Any) -> float:
     """The ``measure`` of arrays."""
     graph, feeds = Graph(), dict[str, np.ndarray]()
 
-    def given(tree: Any) -> Any:
-        if isinstance(tree, Mapping):
-            return {key: given(part) for key, part in tree.items()}
-        if isinstance(tree, tuple | list):
-            return type(tree)(map(given, tree))
-        feeds[f"x{len(feeds)}"] = tree
-        return graph.input(f"x{len(feeds) - 1}", tree.shape, tree.dtype)
+    def given(leaf: np.ndarray) -> Value:
+        feeds[f"x{len(feeds)}"] = leaf
+        return graph.input(f"x{len(feeds) - 1}", leaf.shape, leaf.dtype)
 
-    found = measured("a measure", measure, given(output), given(target))
+    found = measured("a measure", measure, each(given, output), each(given, target))
     return float(evaluate(graph, {**graph.initial, **feeds})[found])

@@ -99,13 +99,13 @@ class Programs:
             raise ArgumentError(f"policy='tensor' cuts layers along an axis tp, as of Mesh(tp=2); the mesh is {self.mesh}")
         self.processes = None if self.mesh is None else processes(self.mesh)
         self.state, self.steps = State(), 0
-        self._uncut = compiling.cut_layers  # until the shapes of a batch say which layers follow one another
+        self._cuts_layers = compiling.cut_layers  # until the shapes of a batch say which layers follow one another
         self._programs: OrderedDict[_Key, Program] = OrderedDict()  # the last used at the end
         self._specs: dict[_Key, Batch] = {}
         self._closed: dict[_Key, str] = {}  # what takes one batch alone, by the key of any batch, and why
         self._reasons: dict[_Key, str] = {}  # why each program was made
         self._mixing: dict[tuple[Any, ...], str] = {}  # why examples of such a batch are not told apart, "" where they are
-        self.uncut: dict[int, str] = {}  # sizes of batches that all processes were given whole, and why
+        self.given_whole: dict[int, str] = {}  # sizes of batches that all processes were given whole, and why
         self._trained: _Key | None = None  # of the last training step, for checkpoints
         self._means, self._means_at = State(), -1  # what is evaluated where the optimizer keeps means, and of which step
         self._parted = 0  # how often parameters that were frozen parted from those that were not
@@ -119,13 +119,13 @@ class Programs:
     def share(self, batch: Batch, training: bool = True) -> tuple[Batch, int]:
         """This process's part of ``batch`` (``part_of_batch``), and how many examples all have together; 0 where each has all.
 
-        A batch with fewer examples than processes, or that ``uncut`` has a reason for, all have whole.
+        A batch with fewer examples than processes, or that ``given_whole`` has a reason for, all have whole.
         """
         mesh, size = self.mesh, len(batch)
         if mesh is None or self.processes is None or (parts := mesh.axes.get(mesh.data, 1)) == 1 or size < parts:
             return batch, 0
         if size % parts and (why := self._mixes(_resized(spec_of(batch.x), -(-size // parts)), -(-size // parts), training)):
-            self.uncut[size] = why
+            self.given_whole[size] = why
             return batch, 0
         return part_of_batch(batch, parts, self.processes.coordinates[mesh.data]), size
 
@@ -174,10 +174,10 @@ class Programs:
 
     def _cut_layers(self, x: Tree) -> None:
         """Cuts the network's pairs of layers before its first graph, where the policy says so. Raises ArgumentError."""
-        if self._uncut and self.mesh is not None:
+        if self._cuts_layers and self.mesh is not None:
             example = mapped(lambda _, spec: TensorType(spec[0], as_dtype(spec[1])), "x", x)
             tensor_parallel(self.net, example if isinstance(example, Mapping | tuple) else (example,), self.mesh)
-            self._uncut = False
+            self._cuts_layers = False
 
     def _last(self, graph: Graph, parts: int) -> Value | None:
         """Whether the last example counts in this process: where there are more than each has, it does in the first ones."""

@@ -362,5 +362,5 @@ class Trainer(Programs):
                 f"{kind} {shapes} on {program.target}: {program.launches} launches{arena}, "
                 f"compiled in {program.compile_seconds:.2f} s, {self._made_because(key)}"
             )
-        lines += [f"a batch of {size} is given to all processes whole: {why}" for size, why in sorted(self.uncut.items())]
+        lines += [f"a batch of {size} is given to all processes whole: {why}" for size, why in sorted(self.given_whole.items())]
         return "\n".join(lines)
