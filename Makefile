@@ -35,7 +35,7 @@ test: .venv/ready
 
 # What takes long because it proves much: every op and training steps under the sanitizers, what the compiler makes of each Triton
 # template, of ResNet-20's steps and of a block of GoogLeNet for each GPU that is not here, the guides from nothing to their checks;
-# and, at -O3 as users compile, every op, C template and pattern, and what Hypothesis draws, which make test tries at -O1.
+# and, at -O3 as users compile, every op, C template and pattern, and what Hypothesis draws, which make test tries at -Og.
 proofs: .venv/ready
 	GRAPHRT_CFLAGS=-O3 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=12 -m "proof and not kernels"
 	GRAPHRT_CFLAGS=-O3 $(BIN)/python -m pytest -n 2 --dist worksteal \

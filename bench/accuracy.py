@@ -49,8 +49,8 @@ class Recipe:
     schedule: optim.LRSchedule = field(default_factory=optim.Cosine)
 
 
-def trained(recipe: Recipe, seed: int, share: float = 1.0) -> tuple[float, float]:
-    """The score of graphrt with this seed, after a ``share`` of the epochs, and the seconds of all cores."""
+def fitted(recipe: Recipe, seed: int, share: float = 1.0) -> tuple[Trainer, Dataset, float]:
+    """A trainer of graphrt after a ``share`` of the epochs with this seed, examples held out, and the seconds of all cores."""
     train, test = recipe.data(seed)
     nn.manual_seed(seed)
     name, options = recipe.optimizer
@@ -66,7 +66,12 @@ def trained(recipe: Recipe, seed: int, share: float = 1.0) -> tuple[float, float
     )
     start = time.process_time()
     trainer.fit(train, max(round(recipe.epochs * share), 1), recipe.batch_size, progress=False)
-    seconds = time.process_time() - start
+    return trainer, test, time.process_time() - start
+
+
+def trained(recipe: Recipe, seed: int, share: float = 1.0) -> tuple[float, float]:
+    """The score of graphrt with this seed, after a ``share`` of the epochs, and the seconds of all cores."""
+    trainer, test, seconds = fitted(recipe, seed, share)
     return recipe.score(trainer.predict(test.x), test.y), seconds
 
 

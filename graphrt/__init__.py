@@ -13,6 +13,7 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.mesh import Mesh
 from graphrt.nn.weights import LoadReport, load_weights
 from graphrt.passes.open_batch import up_to
+from graphrt.passes.quantize import quantize_weights
 from graphrt.passes.stages import STAGES
 from graphrt.runtime.bisection import bisect
 from graphrt.runtime.program import Program
@@ -63,6 +64,7 @@ __all__ = [
     "nn",
     "ops",
     "optim",
+    "quantize_weights",
     "to_onnx",
     "to_torch",
     "up_to",

@@ -141,7 +141,7 @@ def _compile(
     outputs: Outputs | Callable[..., Any], name: str, state: State | None, settings: Settings, batch: UpTo | None = None
 ) -> Program:
     start = time.perf_counter()
-    graph, unpack = _graph(outputs)
+    graph, unpack = graph_of(outputs)
     opened, chosen = None, list[Decision]()
     if batch is not None and not isinstance(batch, UpTo):
         raise ArgumentError(f"batch is the largest that the program shall take, as in batch=grt.up_to(256), got {batch!r}")
@@ -194,8 +194,8 @@ def _with(decisions: Sequence[Decision], lowering: Lowering) -> Lowering:
     return replace(lowering, decisions=[*decisions, *lowering.decisions]) if decisions else lowering
 
 
-def _graph(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
-    """``outputs`` as a graph with outputs, and how the program gives its results back."""
+def graph_of(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
+    """A copy of ``outputs`` as a graph, and how the program gives its results back. Raises ArgumentError, GraphError."""
     if isinstance(outputs, Graph):
         if not outputs.results():
             raise GraphError("the graph has no outputs and no updates; name some with graph.output(name, value)")

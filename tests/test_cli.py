@@ -107,6 +107,20 @@ def test_compile_takes_what_explain_takes(tmp_path: Path) -> None:
     assert graphrt.load(tmp_path / "model")(x).shape == (4, 3)  # called as the model
 
 
+def test_compile_with_weights_of_eight_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = run("compile", "mlp", "--eval", "--batch", "2", "-o", str(tmp_path / "plain"))
+    eight = run("compile", "mlp", "--eval", "--batch", "2", "--int8", "-o", str(tmp_path / "eight"))
+    size = [int(said.rsplit(", ", 1)[1].split()[0].replace(",", "")) for said in (plain, eight)]
+    assert size[1] < size[0] - 250_000  # of 101,632 weights, three bytes each
+    x = np.random.default_rng(0).standard_normal((2, 1, 28, 28)).astype(np.float32)
+    expected, found = (graphrt.load(tmp_path / name)(x=x)["out"] for name in ("plain", "eight"))
+    assert 0 < abs(found - expected).max() < 0.05 * abs(expected).max()
+    message = fails(monkeypatch, capsys, "compile", "mlp", "--int8", "-o", str(tmp_path / "step"))
+    assert "weights of eight bits are for inference" in message
+
+
 def test_explain_takes_an_onnx_file(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     make = onnx.helper

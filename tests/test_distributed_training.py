@@ -29,7 +29,7 @@ def launched(size: int, *arguments: str, folder: Path, restarts: int = 0) -> sub
     """``size`` processes of torchrun, or one without it, under way."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", str(restarts), "--nproc-per-node", str(size)]
     flags = {"GRAPHRT_THREADS": "1", "OMP_NUM_THREADS": "1", "GRAPHRT_CACHE": str(folder / "cache"), "GRAPHRT_KNOWN": "1"}
-    flags["GRAPHRT_CFLAGS"] = os.environ.get("GRAPHRT_CFLAGS") or "-O1"
+    flags["GRAPHRT_CFLAGS"] = os.environ.get("GRAPHRT_CFLAGS") or "-Og"
     flags["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, *(launcher if size > 1 else []), *arguments]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,23 +47,30 @@ def check_growth(use: Callable[[], object], times: int, most: int) -> None:
     assert all(after[what] <= count + room.get(what, 0) for what, count in before.items()), f"{before}, then {after}"
 
 
+def turns(few: int, many: int) -> Any:
+    """A test's turns: ``few`` in make test, ``many`` in make proofs."""
+    return pytest.mark.parametrize("turns", [few, pytest.param(many, marks=pytest.mark.proof)])
+
+
 @proc
 @compiled
-def test_twenty_thousand_steps_hold_nothing() -> None:
+@turns(2_000, 20_000)
+def test_steps_hold_nothing(turns: int) -> None:
     program, feeds = grt.compile(classifier(True), target="cpu"), batch()
-    check_growth(lambda: program(feeds), 20_000, 2 << 20)
+    check_growth(lambda: program(feeds), turns, 2 << 20)
 
 
 @proc
 @compiled
-def test_two_hundred_compilations_hold_nothing() -> None:
+@turns(40, 200)
+def test_compilations_hold_nothing(turns: int) -> None:
     feeds = batch()
 
     def use() -> None:
         program = grt.compile(classifier(True), target="cpu")
         program(feeds)
 
-    check_growth(use, 200, 8 << 20)
+    check_growth(use, turns, 8 << 20)
 
 
 PROCESSES = """

@@ -36,7 +36,7 @@ class Run:
     def __init__(self, size: int, folder: Path) -> None:
         self.size, self.folder = size, folder
         flags = {"GRAPHRT_THREADS": "1", "GRAPHRT_KNOWN": "1", "GRAPHRT_POISON": "0", "GRAPHRT_CACHE": str(folder / "cache")}
-        flags |= {"GRAPHRT_CFLAGS": os.environ.get("GRAPHRT_CFLAGS") or "-O1", "OMP_NUM_THREADS": "1"}
+        flags |= {"GRAPHRT_CFLAGS": os.environ.get("GRAPHRT_CFLAGS") or "-Og", "OMP_NUM_THREADS": "1"}
         flags["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
         (folder / "cache").mkdir()
         command = [sys.executable, str(HERE / "ranks.py"), str(folder), str(size)]

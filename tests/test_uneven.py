@@ -32,7 +32,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]
     """What one process and three have found, by their number."""
     folder = tmp_path_factory.mktemp("uneven")
     flags = {"GRAPHRT_THREADS": "1", "OMP_NUM_THREADS": "1", "GRAPHRT_CACHE": str(folder / "cache")}
-    flags["GRAPHRT_CFLAGS"] = os.environ.get("GRAPHRT_CFLAGS") or "-O1"
+    flags["GRAPHRT_CFLAGS"] = os.environ.get("GRAPHRT_CFLAGS") or "-Og"
     flags["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     for size in (1, 3):
         command = [sys.executable, str(HERE / "uneven_ranks.py"), str(folder), str(size)]

@@ -27,6 +27,7 @@ def compile_model(
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
     evaluate: Annotated[bool, typer.Option("--eval", help="the network alone, in evaluation mode")] = False,
     dtype: Dtype = "float32",
+    int8: Annotated[bool, typer.Option("--int8", help="weights of products in eight bits; not of a training step")] = False,
     library: Library = None,
     lr: Annotated[float, typer.Option(help="learning rate of the optimizer")] = 0.05,
     momentum: float = 0.9,
@@ -38,9 +39,11 @@ def compile_model(
     weights are for these; an ONNX file and what a function gives are compiled as they are.
     """
     from graphrt.compiler import compile as compile_graph
+    from graphrt.compiler import graph_of
     from graphrt.inspection.subject import find
     from graphrt.models import MODELS
     from graphrt.optim import SGD
+    from graphrt.passes.quantize import quantize_weights
     from graphrt.targets.saved import MANIFEST
 
     if (Path(model) / MANIFEST).exists():
@@ -48,7 +51,8 @@ def compile_model(
     check_folder(out)
     optimizer = SGD(lr, momentum=momentum)
     subject = find(model, target, batch, not evaluate, dtype, {"library": library}, optimizer, seed)
-    program = compile_graph(subject.outputs, **subject.arguments)
+    outputs = quantize_weights(graph_of(subject.outputs)[0]) if int8 else subject.outputs
+    program = compile_graph(outputs, **subject.arguments)
     program.save(out)
     size = sum(file.stat().st_size for file in out.iterdir())
     kind = "" if model not in MODELS else ", evaluation" if evaluate else ", training step"

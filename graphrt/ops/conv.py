@@ -258,7 +258,7 @@ register(
         reference=reference_conv,
         samples=_conv_samples("conv"),
         template="conv",
-        axes=lambda n: Axes(("n___", "____"), ("n___",)),
+        axes=lambda n: Axes(("n___", "c___"), ("nc__",)),
         orders=_conv_orders,
         flops=_flops,
     )
@@ -275,7 +275,7 @@ register(
         reference=_reference_dgrad,
         samples=_conv_samples("conv_dgrad"),
         template="conv_dgrad",
-        axes=lambda n: Axes(("n___", "____"), ("n___",)),
+        axes=lambda n: Axes(("n___", "_c__"), ("nc__",)) if n.attrs["groups"] == 1 else Axes(("n___", "____"), ("n___",)),
         orders=_conv_orders,
         flops=_flops,
     )

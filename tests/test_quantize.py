@@ -1,0 +1,145 @@
+"""Weights of eight bits: what becomes of a weight, what stays, and what a network loses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import INTERPRETED, assert_close, examples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import graphrt as grt
+from graphrt import errors, nn
+from graphrt import ops as F
+
+TARGET = "interpret" if INTERPRETED else "cpu"
+pytestmark = [pytest.mark.interpret] if INTERPRETED else []
+
+
+def weights(graph: grt.Graph) -> dict[str, np.ndarray]:
+    """The weights of a quantized graph as products see them, by the name that each had."""
+    names = [name.removesuffix(".int8") for name in graph.sources if name.endswith(".int8")]
+    return {name: graph.initial[f"{name}.int8"] * graph.initial[f"{name}.scale"] for name in names}
+
+
+@settings(max_examples=examples(16))
+@given(st.data())
+def test_no_weight_moves_by_more_than_half_a_scale(data: st.DataObject) -> None:
+    """And results are those of the weights that are left, whatever product reads them."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    kind = data.draw(st.sampled_from(["linear", "matmul", "conv", "grouped", "transposed", "twice"]))
+    low = data.draw(st.integers(-20, 4))
+    c, k, groups = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
+    g = grt.Graph()
+    if kind in ("linear", "matmul", "twice"):
+        x = g.input("x", (3, c))
+        shape, channel = ((k, c), 0) if kind != "matmul" else ((c, k), 1)
+        w = g.parameter("w", (rng.standard_normal(shape) * 2.0**low).astype("f"))
+        y = F.linear(x, w) if kind != "matmul" else x @ w
+        if kind == "twice":
+            y = y + F.linear(F.tanh(x), w)
+    else:
+        groups = groups if kind == "grouped" else 1
+        x = g.input("x", (2, c * groups, 5, 4))
+        channel = 1 if kind == "transposed" else 0
+        shape = (c, k, 3, 2) if kind == "transposed" else (k * groups, c, 3, 2)
+        w = g.parameter("w", (rng.standard_normal(shape) * 2.0**low).astype("f"))
+        y = F.conv_transpose2d(x, w) if kind == "transposed" else F.conv2d(x, w, groups=groups)
+    g.output("y", y)
+    q = grt.quantize_weights(g, least=1)
+    q.verify()
+    assert q.initial["w.int8"].dtype == np.int8 and "w" not in q.sources and "w" in g.sources
+    scale = q.initial["w.scale"]
+    assert scale.shape == tuple(n if d == channel else 1 for d, n in enumerate(shape))
+    left = weights(q)["w"]
+    assert (np.abs(left - g.initial["w"]) <= scale * (0.5 + 1e-5)).all()
+    feeds = {"x": rng.standard_normal(x.shape).astype("f")}
+    program = grt.compile(g, target="reference")
+    program.state.set("w", left.astype("f"))
+    assert_close(grt.compile(q, target=TARGET)(feeds)["y"], program(feeds)["y"], c * 6)
+
+
+def test_what_else_reads_a_weight_keeps_it() -> None:
+    """An embedding that is the head too, a weight that is a result, one in two roles, vectors and small ones."""
+    g = grt.Graph()
+    ids, x = g.input("ids", (4,), "int64"), g.input("x", (4, 32))
+    tied, plain, both = (g.parameter(n, np.ones((32, 32), np.float32)) for n in ("tied", "plain", "both"))
+    given, small = g.parameter("given", np.ones((32, 32), np.float32)), g.parameter("small", np.ones((32, 4), np.float32))
+    h = F.embedding(ids, tied) + x @ plain
+    g.output("y", F.linear(h, tied) @ both @ F.transpose(both, 0, 1) @ given @ small + g.parameter("bias", np.ones(4, "f")))
+    g.output("given", given)
+    q = grt.quantize_weights(g)
+    assert [*weights(q)] == ["plain"]
+    assert {"tied", "both", "given", "small", "bias"} <= q.sources.keys()
+    assert str(grt.Graph.parse(str(q))) == str(q)
+
+
+def test_channels_of_zeros_and_of_one_sign() -> None:
+    g = grt.Graph()
+    w = np.array([[0.0, 0.0], [3.0, 1.5], [-1e-30, 1e-30], [1e30, -1e30]], np.float32)
+    g.output("y", F.linear(g.input("x", (1, 2)), g.parameter("w", w)))
+    q = grt.quantize_weights(g, least=1)
+    assert q.initial["w.int8"].tolist() == [[0, 0], [127, 64], [-127, 127], [127, -127]]
+    np.testing.assert_allclose(weights(q)["w"][[0, 2, 3]], w[[0, 2, 3]], rtol=1e-6)
+
+
+def test_the_weights_of_a_state_count() -> None:
+    g = grt.Graph()
+    g.output("y", g.input("x", (2, 40)) @ g.parameter("w", np.zeros((40, 40), np.float32)))
+    program = grt.compile(g, target="reference")
+    program.state.set("w", np.eye(40, dtype=np.float32))
+    np.testing.assert_allclose(weights(grt.quantize_weights(g, state=program.state))["w"], np.eye(40), rtol=1e-6)
+    assert not weights(grt.quantize_weights(g))["w"].any()
+
+
+def test_what_cannot_be_is_said() -> None:
+    g = grt.Graph()
+    x, w = g.input("x", (2, 40)), g.parameter("w", np.ones((40, 40), np.float32))
+    g.output("y", x + 1.0)
+    with pytest.raises(errors.ArgumentError, match="no parameter of 1024 elements or more .* the parameters are w"):
+        grt.quantize_weights(g)
+    y = g.output("z", F.sum(x @ w))
+    with pytest.raises(errors.ArgumentError, match="no parameter of 5000 elements"):
+        grt.quantize_weights(g, 5000)
+    g.initial["w"] = np.full((40, 40), np.inf, np.float32)
+    with pytest.raises(errors.ArgumentError, match="'w' has elements that are not finite"):
+        grt.quantize_weights(g)
+    g.update(w, w - grt.grad(y, [w])[0])
+    with pytest.raises(errors.ArgumentError, match="trains 'w': .* for inference"):
+        grt.quantize_weights(g)
+
+
+def test_networks_keep_their_answers(target: str) -> None:
+    """Of convolutions, of attention, of depthwise convolutions: results near those of float32, in as many launches."""
+    nn.manual_seed(0)
+    convolutions = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3, groups=32), nn.GELU(), nn.Conv2d(32, 64, 1)
+    )
+    attention = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    for net, shape in ((convolutions, (2, 3, 8, 8)), (attention, (2, 5, 64))):
+        g = grt.Graph()
+        g.output("y", net.eval()(g.input("x", shape)))
+        q = grt.quantize_weights(g, least=256)
+        assert weights(q).keys() == {n for n, s in g.sources.items() if s.types[0].size >= 256 and n != "x"}
+        plain, eight = grt.compile(g, target=target), grt.compile(q, target=target)
+        x = np.random.default_rng(0).standard_normal(shape).astype("f")
+        expected, found = plain({"x": x})["y"], eight({"x": x})["y"]
+        assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+        assert eight.launches == plain.launches
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter's programs are not saved")
+def test_saved_weights_are_a_quarter(tmp_path: Path) -> None:
+    nn.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256))
+    g = grt.Graph()
+    g.output("y", net(g.input("x", (3, 64))))
+    x, sizes = np.random.default_rng(0).standard_normal((3, 64)).astype("f"), list[int]()
+    for name, one in (("plain", g), ("eight", grt.quantize_weights(g))):
+        program = grt.compile(one, target="cpu")
+        program.save(tmp_path / name)
+        np.testing.assert_array_equal(grt.load(tmp_path / name)(x=x)["y"], program(x=x)["y"])
+        sizes.append(sum(f.stat().st_size for f in (tmp_path / name).glob("*.safetensors")))
+    assert sizes[1] < 0.3 * sizes[0]
