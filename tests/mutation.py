@@ -65,7 +65,7 @@ PATHS = {str(path.relative_to(ROOT)) for area in AREAS for path in ROOT.glob(are
 
 
 class Calls:
-    """Notes the functions of ``PATHS`` in ``copy`` that a test calls and the headers of C it compiles, a line of ``out`` each."""
+    """Notes the functions of ``PATHS`` in ``copy`` that a test calls and headers of C that it compiles, a line of ``out``."""
 
     def __init__(self, copy: Path, out: Path) -> None:
         self.root, self.out, self.called, self.sources = f"{copy.resolve()}/", out, dict[int, CodeType](), list[str]()
@@ -159,7 +159,8 @@ def patched(path: str, old: str, new: str) -> bool:
 
     ``path`` is how their file is called in this process.
     """
-    codes, pending = dict[CodeType, CodeType](), [(compile(old, path, "exec"), compile(new, path, "exec"))]
+    made = [compile(text, path, "exec", dont_inherit=True) for text in (old, new)]
+    codes, pending = dict[CodeType, CodeType](), [(made[0], made[1])]
     while pending:
         pair = pending.pop()
         inner = [[c for c in code.co_consts if isinstance(c, CodeType)] for code in pair]
