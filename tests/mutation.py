@@ -44,11 +44,11 @@ from mutants import AREAS, ROOT, Mutant, around, drawn
 TREES = ("graphrt", "kernels", "tests", "bench", "examples", "docs")
 FILES = ("pyproject.toml", "README.md", "Makefile", "CONTRIBUTING.md")
 COMPILED = (  # subjects of the tests that look for faults: what compiles, and is done in seconds
-    "addends any_batch any_batch_drawn attention batch_invariant bucket_size channels combinations concat_buffers convolution "
-    "cost debug decomposition elimination every_function explain extremum following freeze fusion fuzz gates generated_c "
-    "growth half_copies identities index indexing ir ledger long_sums loop memory_limit movement normalization odd_sizes "
-    "on_load ops pairs passes patterns plans pooling precision producers program_cache recurrent rounding row_chunks rows "
-    "rows_drawn scalar scan_sort search segments siblings stages static_model stretches variants view_scatter winograd"
+    "passes patterns plans stages fusion index movement rows row_chunks rows_drawn generated_c variants scalar freeze fuzz "
+    "siblings gates half_copies channels combinations concat_buffers addends following producers on_load segments stretches "
+    "winograd batch_invariant cost explain growth identities indexing scan_sort search view_scatter pooling normalization "
+    "rounding ops precision long_sums loop ir static_model debug extremum pairs odd_sizes convolution attention any_batch "
+    "memory_limit elimination decomposition every_function"
 )
 INTERPRETED = "attention embedding extremum fusion fuzz odd_sizes pooling rounding rows rows_drawn scalar scan_sort"
 TESTS = {
@@ -286,7 +286,7 @@ def copied(to: Path) -> None:
     (to / "graphrt" / "kernels").symlink_to(to / "kernels")
 
 
-def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Path, most: float) -> None:
+def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Path, most: float, note: bool) -> None:
     """Tries ``mutants`` in a process of their own, in which all tests of ``lane`` are imported; adds rows to ``out``."""
     child = os.fork()
     if child:
@@ -302,10 +302,11 @@ def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Pa
         os.dup2(nothing.fileno(), 1)
 
     def work(suite: Suite) -> Iterator[Task]:
-        yield from suite.known(calls)
-        known = {test: row for test, row in called(calls).items() if test in suite.tests}
-        suite.seconds = {test: row["seconds"] for test, row in known.items()}
+        if note:
+            yield from suite.known(calls)
         for mutant in mutants:
+            known = {test: row for test, row in called(calls).items() if test in suite.tests}
+            suite.seconds = {test: row["seconds"] for test, row in known.items()}
             start, place, name = time.monotonic(), copy / mutant.path, around(mutant)
             tests = chosen(name, near(mutant.path), known, most)
             place.write_text(mutant.text())
@@ -341,6 +342,8 @@ def main(
     most: Annotated[float, typer.Option(help="seconds of the tests that a fault is looked for by")] = 60.0,
     out: Annotated[Path, typer.Option(help="results, a line each")] = Path("bench/results/mutation.jsonl"),
     calls: Annotated[Path, typer.Option(help="folder of what tests call, noted where it is not there")] = Path("build/calls"),
+    note: Annotated[bool, typer.Option(help="note first what tests call of which that is not known")] = True,
+    lanes: Annotated[str, typer.Option(help="of tests: compiled, interpret")] = "compiled,interpret",
     again: Annotated[bool, typer.Option(help="try those again that no test found")] = False,
 ) -> None:
     """Plants COUNT faults and prints those that no test finds; exit status 1 when fewer than 95 % were found."""
@@ -351,12 +354,12 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder).resolve() / "copy"
         copied(copy)
-        for lane in ("compiled", "interpret"):
+        for lane in lanes.split(","):
             before = {diff: row["result"] for (diff, of), row in read(out).items() if of == lane}
             after = {diff for (diff, of), row in read(out).items() if row["result"] not in ("survived", "not run")}
             todo = [m for area, m in planted if lane in area.lanes and str(m) not in after and (again or str(m) not in before)]
             if todo:
-                tried(copy, lane, todo, calls / f"{lane}.jsonl", out, most)
+                tried(copy, lane, todo, calls / f"{lane}.jsonl", out, most, note)
     rows = read(out)
     for area, mutant in planted:
         results = [rows[str(mutant), lane]["result"] for lane in area.lanes if (str(mutant), lane) in rows]
