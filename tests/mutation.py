@@ -296,6 +296,7 @@ def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Pa
     here = (str(ROOT), str(ROOT / "tests"))
     sys.path[:] = [str(copy), str(copy / "tests"), *(p for p in sys.path if p and str(Path(p).resolve()) not in here)]
     os.environ |= {"PYTHONPATH": str(copy), "TRITON_DEFAULT_FP_FUSION": "1"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "GRAPHRT_THREADS": "2"}  # torch's threads would not be there in forked processes
     os.environ |= {"TRITON_INTERPRET": "1"} if lane == "interpret" else {}
     screen = os.fdopen(os.dup(1), "w", buffering=1)
     with Path(os.devnull).open("w") as nothing:

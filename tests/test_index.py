@@ -59,6 +59,7 @@ def test_expressions_are_integer_arithmetic(pair: Pair) -> None:
         value = evaluate(e, at)
         assert value == f(at) and low <= value <= high
         assert eval(e.render(), {}, dict(at)) == value
+    assert e * 5 + e * -5 == Expr((), 0) == e * 0  # what cancels out leaves nothing behind
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4))
