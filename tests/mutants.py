@@ -68,15 +68,38 @@ class Mutant:
         return old[: self.start] + self.new + old[self.end :]
 
     def equal(self) -> bool:
-        """Whether Python makes the same code of it."""
+        """Whether it changes nothing: Python makes the same code of it, or two steps have nothing to do with each other."""
         if not self.path.endswith(".py"):
             return False
-        return compile((ROOT / self.path).read_text(), "", "exec") == compile(self.text(), "", "exec")
+        old = (ROOT / self.path).read_text()
+        if self.kind == "order" and len(steps := ast.parse("\n".join(map(str.strip, self.new.splitlines()))).body) == 2:
+            return not _meet(*steps) and not _meet(*reversed(steps))
+        return compile(old, "", "exec") == compile(self.text(), "", "exec")
 
     def __str__(self) -> str:
         old = (ROOT / self.path).read_text()
         lines = difflib.unified_diff(old.splitlines(), self.text().splitlines(), self.path, f"{self.kind}", "", "", 1, "")
         return "\n".join(lines)
+
+
+def _meet(a: ast.stmt, b: ast.stmt) -> bool:
+    """Whether ``a`` may change what ``b`` names: what it assigns to, whose method it calls, what it hands to a function."""
+    changed = list[ast.expr]()
+    for node in ast.walk(a):
+        if isinstance(node, ast.Yield | ast.YieldFrom):
+            return True
+        if isinstance(node, ast.Name | ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
+            changed.append(node)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            changed += [node.func.value, *(node.args if ast.unparse(node.func.value) == "heapq" else [])]
+        elif isinstance(node, ast.Call):
+            changed += node.args or [node.func]
+    named = [ast.unparse(node) for node in ast.walk(b) if isinstance(node, ast.Name | ast.Attribute)]
+    places = {ast.unparse(c.value if isinstance(c, ast.Subscript) else c) for c in changed if not isinstance(c, ast.Constant)}
+    alone = (
+        isinstance(a, ast.Expr) and isinstance(a.value, ast.Call) and isinstance(a.value.func, ast.Name)
+    )  # done for its effect
+    return alone or any(n == place or n.startswith(f"{place}.") for n in named for place in places)
 
 
 class Faults(ast.NodeVisitor):

@@ -62,6 +62,16 @@ def test_expressions_are_integer_arithmetic(pair: Pair) -> None:
     assert e * 5 + e * -5 == Expr((), 0) == e * 0  # what cancels out leaves nothing behind
 
 
+@given(expressions(), st.sets(st.sampled_from(sorted(EXTENTS))))
+def test_axes_are_renamed(pair: Pair, some: set[str]) -> None:
+    """Those that are named; what divides them is none."""
+    renamed = pair[0].renamed({name: name.upper() for name in some})
+    assert renamed.axes() == {name.upper() if name in some else name for name in pair[0].axes()}
+    for point in itertools.product(*map(range, EXTENTS.values())):
+        at = dict(zip(EXTENTS, point, strict=True))
+        assert evaluate(renamed, {**at, **{name.upper(): at[name] for name in some}}) == pair[1](at)
+
+
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4))
 def test_delinearize_undoes_linearize(shape: list[int]) -> None:
     index = axes("i", shape)

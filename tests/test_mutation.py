@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
-from mutants import AREAS, ROOT, Area, Faults, around, drawn, faults
+from mutants import AREAS, ROOT, Area, Faults, Mutant, around, drawn, faults
 from mutation import TESTS, called, chosen, included, near, patched
 
 SOURCE = """
@@ -50,6 +50,24 @@ def test_faults_are_code(area: Area) -> None:
             if path.suffix == ".py":
                 ast.parse(mutant.text())
             assert mutant.text() != path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("steps", "meet"),
+    [
+        ("heapq.heappush(pending, place[n])\n    seen.add(n)", False),
+        ("lines.end.append(f'{r}')\n    lines.body.append(f'{r} first')", False),
+        ("self.names = {n.name for n in nodes}\n    self.members = {*nodes}", False),
+        ("rows.sort()\n    rows.append(a)", True),
+        ("found += more\n    launches, more = share(rows)", True),
+        ("self.parts[y] = copy(node, attrs)\n    attrs = {**node.attrs}", True),
+        ("yield first\n    yield second", True),
+        ("launches = []\n    begin()", True),
+    ],
+)
+def test_steps_that_have_nothing_to_do_with_each_other_are_not_swapped(steps: str, meet: bool) -> None:
+    mutant = Mutant("graphrt/ir.py", 0, 0, steps, "order")
+    assert mutant.equal() != meet
 
 
 def test_tests_are_there() -> None:
