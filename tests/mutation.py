@@ -48,7 +48,7 @@ COMPILED = (  # subjects of the tests that look for faults: what compiles, and i
     "siblings gates half_copies channels combinations concat_buffers addends following producers on_load segments stretches "
     "winograd batch_invariant cost explain growth identities indexing scan_sort search view_scatter pooling normalization "
     "rounding ops precision long_sums loop ir static_model debug extremum pairs odd_sizes convolution attention any_batch "
-    "memory_limit elimination decomposition every_function"
+    "memory_limit elimination decomposition sharding collectives detection reachability every_function"
 )
 INTERPRETED = "attention embedding extremum fusion fuzz odd_sizes pooling rounding rows rows_drawn scalar scan_sort"
 TESTS = {
