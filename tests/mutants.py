@@ -244,13 +244,14 @@ def drawn(areas: Sequence[Area], seed: int, files: str = "") -> Iterator[tuple[A
         tables.append((area, kinds))
     while any(kinds for _, kinds in tables):
         for area, kinds in tables:
-            if kinds:
+            while kinds:
                 kind = rng.choice(sorted(kinds))
                 mutant = kinds[kind].pop(rng.randrange(len(kinds[kind])))
                 if not kinds[kind]:
                     del kinds[kind]
                 if not mutant.equal():
                     yield area, mutant
+                    break
 
 
 def around(mutant: Mutant) -> str:

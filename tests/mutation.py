@@ -171,7 +171,7 @@ def patched(path: str, old: str, new: str) -> bool:
         codes |= {a: b for a, b in zip(*inner, strict=True) if a != b}
         pending += zip(*inner, strict=True)
     gc.unfreeze()
-    functions = [f for f in gc.get_objects() if isinstance(f, FunctionType) and f.__code__.co_filename.endswith(path)]
+    functions = [f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename.endswith(path)]
     try:
         for function in functions:
             function.__code__ = codes.get(function.__code__, function.__code__)
