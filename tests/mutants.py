@@ -24,6 +24,7 @@ OPERATORS: dict[type[ast.AST], tuple[str, str]] = {  # what an operator is writt
     ast.Mod: ("%", "//"), ast.BitOr: ("|", "&"), ast.BitAnd: ("&", "|"),
 }  # fmt: skip
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "reversed": "list", "minimum": "maximum", "maximum": "minimum"}
+UNSWAPPED = ("isinstance", "issubclass", "getattr", "hasattr", "gcd", "lcm", "min", "max")  # wrong at once, or the same
 IN_C = [  # pattern, replacement and kind of the faults in C templates
     (r" < ", " <= ", "bound"), (r" <= ", " < ", "bound"), (r" > ", " >= ", "bound"), (r" >= ", " > ", "bound"),
     (r" \+ ", " - ", "operator"), (r" - ", " + ", "operator"), (r" \* ", " + ", "operator"), (r" && ", " || ", "guard"),
@@ -195,7 +196,7 @@ class Faults(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         if isinstance(node.func, ast.Name) and node.func.id in NAMES:
             self.plant(*self.span(node.func), NAMES[node.func.id], "order" if node.func.id == "reversed" else "operator")
-        if isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass", "getattr", "hasattr"):
+        if ast.unparse(node.func).rpartition(".")[2] in UNSWAPPED:
             return self.generic_visit(node)
         plain = [a for a in node.args if isinstance(a, ast.Name | ast.Attribute | ast.Subscript)]
         for a, b in itertools.pairwise(plain):

@@ -101,7 +101,7 @@ def wrong_calls() -> dict[str, tuple[type[Exception], list[str], Callable[[grt.G
         "name": (errors.GraphError, ["'x' is already"], lambda g, x, y: g.input("x")),
         "loss": (errors.ShapeError, ["must be a scalar", "mean or sum"], lambda g, x, y: grt.grad(x, [x])),
         "wrt name": (errors.GraphError, ["wrt must be Values", "'x'"], lambda g, x, y: grt.grad(F.sum(x), ["x"])),
-        "wrt": (errors.GraphError, ["wrt"], lambda g, x, y: grt.grad(F.sum(x), [other])),
+        "wrt": (errors.GraphError, ["wrt must be Values", "elsewhere"], lambda g, x, y: grt.grad(F.sum(x), [other])),
         "update": (errors.GraphError, ["only parameters"], lambda g, x, y: g.update(x, x)),
         "update shape": (errors.ShapeError, ["its update"], lambda g, x, y: g.update(g.parameter("p", shape=(3,)), x)),
         "output": (errors.GraphError, ["already"], lambda g, x, y: [g.output("o", x), g.output("o", y)]),

@@ -75,7 +75,7 @@ def c_number(number: float | int, dtype: DType) -> str:
 
 def triton_number(number: float | int, dtype: DType) -> str:
     """``number`` as Triton source; infinities and NaN have no literal."""
-    if dtype.is_float and not math.isfinite(number):
+    if not math.isfinite(number):
         return f'float("{"nan" if math.isnan(number) else "inf" if number > 0 else "-inf"}")'
     return repr(float(number)) if dtype.is_float else str(int(number))
 
