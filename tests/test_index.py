@@ -79,6 +79,15 @@ def test_delinearize_undoes_linearize(shape: list[int]) -> None:
     assert delinearize(flat, shape) == index
 
 
+@given(st.integers(2, 6), st.integers(2, 6))
+def test_what_is_the_same_is_written_in_one_way(b: int, c: int) -> None:
+    """Quotients and remainders of each other, of an axis long enough that none of them is trivial."""
+    x = axis("x", 1000)
+    assert (x % (c * b)) // c == (x // c) % b
+    assert (x // b) // c == x // (b * c) and (x % (b * c)) % c == x % c
+    assert x // c * c + x % c == x and (x * c + c - 1) // c == x and (x * c + c - 1) % c == Expr((), c - 1)
+
+
 def test_reshapes_compose() -> None:
     m = axis("m", 64 * 28 * 28)
     n, h, w = delinearize(m, (64, 28, 28))
