@@ -56,6 +56,8 @@ class Graph:
         self._counts: Counter[str] = Counter()
         self._phase: tuple[str, str] = ("fwd", "")
         self._origin: Origin | None = None
+        self._transactions = 0  # that are going on
+        self._before: list[tuple[dict[str, Any], str, Any]] = []  # entries of tables as they were, since the first began
 
     # --- building -----------------------------------------------------------------------------------------------
 
@@ -160,7 +162,7 @@ class Graph:
             cut = self._varying(axis)["varying"][0], dim % max(len(shape), 1), tuple(shape)
             shape, attrs["cuts"] = part_shape(cut, self.mesh.axes[axis] if self.mesh else 1), (cut,)
         result = self._source("parameter", name, shape, dtype, attrs)
-        self.initial[name] = array
+        self.put(self.initial, name, array)
         return result
 
     def parameter_like(self, name: str, like: Value, summands: Axes = ()) -> Value:
@@ -172,7 +174,7 @@ class Graph:
             whole = tuple((axis, SUM, like.shape) for axis in self._varying(summands)["varying"])
             attrs["cuts"] = (*attrs.get("cuts", ()), *whole)
         result = self._source("parameter", name, like.shape, like.dtype, {"trainable": False, **attrs})
-        self.initial[name] = np.zeros(attrs["cuts"][0][2] if "cuts" in attrs else like.shape, like.dtype.numpy)
+        self.put(self.initial, name, np.zeros(attrs["cuts"][0][2] if "cuts" in attrs else like.shape, like.dtype.numpy))
         return result
 
     def constant(self, value: Any, dtype: DTypeLike | None = None) -> Value:
@@ -209,8 +211,8 @@ class Graph:
         if name in self.outputs:
             raise GraphError(f"output {name!r} is already {self.outputs[name]!r}")
         if order is not None:
-            self.orders[name] = permutation(order, value.ndim, f"output {name!r}")
-        self.outputs[name] = value
+            self.put(self.orders, name, permutation(order, value.ndim, f"output {name!r}"))
+        self.put(self.outputs, name, value)
         return value
 
     def update(self, parameter: Value, value: Value) -> None:
@@ -221,7 +223,7 @@ class Graph:
         name = parameter.node.name
         if name in self.updates:
             raise GraphError(f"parameter {name!r} has an update already: {self.updates[name]!r}")
-        self.updates[name] = value
+        self.put(self.updates, name, value)
 
     def latest(self, value: Value) -> Value:
         """The value of a parameter behind the updates said so far; any other value is itself."""
@@ -231,7 +233,9 @@ class Graph:
         """Says that ``parameter`` becomes ``value``, which is made of its ``latest``, so that a layer called twice moves its
         state twice; returns ``value``. Raises what ``update`` raises.
         """
-        self.updates.pop(parameter.node.name, None)
+        old = self.updates.pop(name := parameter.node.name, None)
+        if old is not None and self._transactions:
+            self._before.append((self.updates, name, old))
         self.update(parameter, value)
         return value
 
@@ -273,9 +277,8 @@ class Graph:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Takes back every node appended inside when an error is raised, so that nothing half-built remains."""
-        nodes, counts = len(self.nodes), self._counts.copy()
-        tables: tuple[dict[str, Any], ...] = (self.initial, self.updates, self.outputs, self.orders)
-        before = [dict(t) for t in tables]
+        nodes, entries, counts = len(self.nodes), len(self._before), self._counts.copy()
+        self._transactions += 1
         try:
             yield
         except Exception:
@@ -283,10 +286,22 @@ class Graph:
                 self.sources.pop(node.name, None)
             del self.nodes[nodes:]
             self._counts = counts
-            for table, old in zip(tables, before, strict=True):
-                table.clear()
-                table.update(old)
+            while len(self._before) > entries:
+                table, name, old = self._before.pop()
+                table.pop(name, None)
+                if old is not None:
+                    table[name] = old
             raise
+        finally:
+            self._transactions -= 1
+            if not self._transactions:
+                self._before.clear()
+
+    def put(self, table: dict[str, Any], name: str, entry: Any) -> None:
+        """Sets an ``entry`` of ``table``, one of this graph's, until the transaction that it is part of is taken back."""
+        if self._transactions:
+            self._before.append((table, name, table.get(name)))
+        table[name] = entry
 
     def _source(
         self, op: str, name: str, shape: Sequence[int], dtype: DTypeLike, attrs: dict[str, Any], order: Order = None

@@ -1,452 +1,376 @@
-"""Mutation test of the suite: faults planted one at a time in the compiler, each looked for by the tests of what it is in.
+"""Mutation test of the suite: faults planted one at a time in the compiler, each looked for by tests that call its function.
 
-``python -m tests.mutation --count 40 --seed 0`` draws faults (a flipped operator, a dropped guard, a bound off by one, swapped
-operands, steps in the wrong order), plants each in a copy of the repository, and runs the tests that call the function it is
-in, the quickest first, of those named after the module, those that import it, and those of its folder, until one fails. Which
-test calls what is found out once (``--calls``). A fault that none finds is printed as a diff: either it changes nothing that is
-promised, or a test is missing. Results are added to ``--out``, and what is in there is not tried again.
+``python -m tests.mutation --count 200 --seed 0`` draws faults (``mutants.py``) and tries the tests on a copy of the repository
+with one of them at a time: those of the file named after the module or that import it first, the quickest of them first, until
+one fails. Which test calls what is noted once, by running them all (``--calls``). All tests are imported once: a process is
+forked for each fault, and functions get the code of what is planted in place of theirs; what runs when a module is imported,
+such as a constant, needs a process of its own. The C compiler is asked only for what it has not compiled before.
+
+A fault that no test finds is printed as a diff: either it changes nothing that is promised, or a test is missing. Each verdict
+is added to ``--out`` as it comes, and what is in there is not tried again.
 """
 
 from __future__ import annotations
 
-import ast
-import difflib
+import contextlib
+import functools
+import gc
 import inspect
 import itertools
 import json
 import os
-import random
 import re
+import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import CodeType
-from typing import Annotated, Any
+from types import CodeType, FunctionType
+from typing import Annotated, Any, cast
 
-import hypothesis  # noqa: F401 - and the like: imported before a process is forked for each fault
-import ml_dtypes  # noqa: F401
-import networkx  # noqa: F401
 import pytest
-import torch  # noqa: F401
 import typer
 
-ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent))
+
+from mutants import AREAS, ROOT, Mutant, around, drawn
+
 TREES = ("graphrt", "kernels", "tests", "bench", "examples", "docs")
-OPERATORS: dict[type[ast.AST], tuple[str, str]] = {  # what an operator is written as, and as what it is mutated
-    ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
-    ast.NotEq: ("!=", "=="), ast.In: ("in", "not in"), ast.NotIn: ("not in", "in"), ast.Is: ("is", "is not"),
-    ast.IsNot: ("is not", "is"), ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "+"), ast.FloorDiv: ("//", "*"),
-    ast.Mod: ("%", "//"), ast.BitOr: ("|", "&"), ast.BitAnd: ("&", "|"),
-}  # fmt: skip
-NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "reversed": "list", "minimum": "maximum", "maximum": "minimum"}
-IN_C = [  # pattern, replacement and kind of the faults in C templates
-    (r" < ", " <= ", "bound"), (r" <= ", " < ", "bound"), (r" > ", " >= ", "bound"), (r" >= ", " > ", "bound"),
-    (r" \+ ", " - ", "operator"), (r" - ", " + ", "operator"), (r" \* ", " + ", "operator"), (r" && ", " || ", "guard"),
-    (r"\bMIN_OF\b", "MAX_OF", "operator"), (r"\bMAX_OF\b", "MIN_OF", "operator"), (r" == ", " != ", "operator"),
-    (r"(?<![\w.])1(?![\w.])", "2", "bound"), (r"(?<![\w.])0(?![\w.])", "1", "bound"),
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Area:
-    """Files in which faults are planted, and the tests that any of them is looked for by, in these lanes."""
-
-    files: str
-    tests: tuple[str, ...]
-    lanes: tuple[str, ...] = ("compiled",)
-
-
-FUZZ = tuple(
-    f"tests/test_fuzz.py::test_random_graphs[{kind}-{seed}]" for seed in (0, 1) for kind in ("builder", "chains", "spliced")
+FILES = ("pyproject.toml", "README.md", "Makefile", "CONTRIBUTING.md")
+COMPILED = (  # subjects of the tests that look for faults: what compiles, and is done in seconds
+    "passes patterns plans stages fusion index movement rows row_chunks rows_drawn generated_c variants scalar freeze fuzz "
+    "siblings gates half_copies channels combinations concat_buffers addends following producers on_load segments stretches "
+    "winograd batch_invariant cost explain growth identities indexing scan_sort search view_scatter pooling normalization "
+    "rounding ops precision long_sums loop ir static_model debug extremum pairs odd_sizes convolution attention any_batch "
+    "memory_limit elimination decomposition sharding collectives detection reachability every_function"
 )
-LONG = ("tests/kernels/test_c_templates.py", "tests/test_ops.py")  # what these call is not found out
-FEW = FUZZ[:3]  # of the interpreter, which has no more of each kind
-AREAS = [
-    Area("graphrt/autodiff.py", ("tests/test_passes.py", "tests/test_every_function.py", "tests/test_ops.py")),
-    Area("graphrt/index.py", ("tests/test_index.py", "tests/test_movement.py", *FUZZ)),
-    Area(
-        "graphrt/passes/**/*.py",
-        ("tests/test_passes.py", "tests/test_patterns.py", "tests/test_plans.py", *FUZZ, "tests/test_any_batch.py"),
-    ),
-    Area(
-        "graphrt/schedule/*.py",
-        (
-            "tests/test_plans.py",
-            "tests/test_fusion.py",
-            "tests/test_rows.py",
-            "tests/test_ledger.py",
-            "tests/test_cost.py",
-            *FUZZ,
-        ),
-    ),
-    Area(
-        "graphrt/targets/cpu/*.py",
-        (
-            "tests/test_generated_c.py",
-            "tests/test_variants.py",
-            "tests/test_rows_drawn.py",
-            "tests/test_freeze.py",
-            *FUZZ,
-            "tests/test_any_batch.py",
-            "tests/test_batch_invariant.py",
-        ),
-    ),
-    Area("graphrt/targets/scalar.py", ("tests/test_scalar.py", *FEW), lanes=("compiled", "interpret")),
-    Area(
-        "graphrt/targets/triton/emit/*.py", ("tests/test_odd_sizes.py", "tests/test_rows_drawn.py", *FEW), lanes=("interpret",)
-    ),
-    Area("kernels/c/*.h", ("tests/kernels/test_c_templates.py", "tests/test_odd_sizes.py", "tests/test_ops.py", *FUZZ)),
-    Area(
-        "kernels/triton/*.py",
-        ("tests/kernels/test_triton_interpret.py", "tests/test_odd_sizes.py", *FEW),
-        lanes=("interpret",),
-    ),
-]
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A fault: ``new`` in place of the text from ``start`` to ``end`` of the file at ``path``."""
-
-    path: str
-    start: int
-    end: int
-    new: str
-    kind: str
-
-    def text(self) -> str:
-        old = (ROOT / self.path).read_text()
-        return old[: self.start] + self.new + old[self.end :]
-
-    def __str__(self) -> str:
-        old = (ROOT / self.path).read_text()
-        lines = difflib.unified_diff(old.splitlines(), self.text().splitlines(), self.path, f"{self.kind}", "", "", 1, "")
-        return "\n".join(lines)
-
-
-class Faults(ast.NodeVisitor):
-    """The faults that can be planted in a module of Python."""
-
-    def __init__(self, path: str, text: str) -> None:
-        self.path, self.text, self.found = path, text, list[Mutant]()
-        lengths = [len(line.encode()) for line in text.splitlines(keepends=True)]
-        self.starts = [0, *itertools.accumulate(lengths)]
-        self.bytes = text.encode()
-
-    def at(self, line: int, column: int) -> int:
-        """The position in the text of a position in ast's terms, which counts bytes."""
-        return len(self.bytes[: self.starts[line - 1] + column].decode())
-
-    def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
-        assert node.end_lineno is not None and node.end_col_offset is not None
-        return self.at(node.lineno, node.col_offset), self.at(node.end_lineno, node.end_col_offset)
-
-    def source(self, node: ast.expr | ast.stmt) -> str:
-        start, end = self.span(node)
-        return self.text[start:end]
-
-    def plant(self, start: int, end: int, new: str, kind: str) -> None:
-        if self.text[start:end] != new:
-            self.found.append(Mutant(self.path, start, end, new, kind))
-
-    def operator(self, op: ast.AST, left: ast.expr, right: ast.expr, kind: str) -> None:
-        """Flips ``op``, which stands between ``left`` and ``right``."""
-        if type(op) not in OPERATORS:
-            return
-        old, new = OPERATORS[type(op)]
-        start, end = self.span(left)[1], self.span(right)[0]
-        if (offset := self.text[start:end].find(old)) >= 0:
-            self.plant(start + offset, start + offset + len(old), new, kind)
-
-    def skip(self, node: ast.AST) -> None:
-        """Words for people, and what is promised to hold, are no behaviour."""
-
-    visit_Assert = visit_Raise = visit_JoinedStr = visit_arguments = skip
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        if node.name not in ("__str__", "__repr__"):
-            for statement in node.body:
-                self.visit(statement)
-            self.order(node.body)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        if node.value is not None:
-            self.visit(node.value)
-
-    def visit_Compare(self, node: ast.Compare) -> None:
-        for op, left, right in zip(node.ops, [node.left, *node.comparators], node.comparators, strict=False):
-            self.operator(op, left, right, "bound" if isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE) else "operator")
-        self.generic_visit(node)
-
-    def visit_BinOp(self, node: ast.BinOp) -> None:
-        if not isinstance(node.left, ast.Constant | ast.JoinedStr) or isinstance(node.left.__dict__.get("value"), int):
-            self.operator(node.op, node.left, node.right, "operator")
-        self.generic_visit(node)
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> None:
-        for value in node.values:
-            self.plant(*self.span(value), "True" if isinstance(node.op, ast.And) else "False", "guard")
-        self.generic_visit(node)
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
-        if isinstance(node.op, ast.Not):
-            self.plant(*self.span(node), f"bool({self.source(node.operand)})", "guard")
-        self.generic_visit(node)
-
-    def visit_If(self, node: ast.If) -> None:
-        if isinstance(node.body[-1], ast.Return | ast.Continue | ast.Break) and not node.orelse:
-            self.plant(*self.span(node.test), "False", "guard")
-        self.generic_visit(node)
-        self.order(node.body)
-
-    def visit_IfExp(self, node: ast.IfExp) -> None:
-        self.plant(*self.span(node.test), f"not ({self.source(node.test)})", "guard")
-        self.generic_visit(node)
-
-    def visit_comprehension(self, node: ast.comprehension) -> None:
-        for test in node.ifs:
-            self.plant(*self.span(test), "True", "guard")
-        self.generic_visit(node)
-
-    def visit_Constant(self, node: ast.Constant) -> None:
-        if type(node.value) is int:
-            self.plant(*self.span(node), str(node.value + 1), "bound")
-        elif type(node.value) is bool:
-            self.plant(*self.span(node), str(not node.value), "operator")
-
-    def visit_Call(self, node: ast.Call) -> None:
-        if isinstance(node.func, ast.Name) and node.func.id in NAMES:
-            self.plant(*self.span(node.func), NAMES[node.func.id], "order" if node.func.id == "reversed" else "operator")
-        if isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass", "getattr", "hasattr"):
-            return self.generic_visit(node)
-        plain = [a for a in node.args if isinstance(a, ast.Name | ast.Attribute | ast.Subscript)]
-        for a, b in itertools.pairwise(plain):
-            start, end = self.span(a)[0], self.span(b)[1]
-            between = self.text[self.span(a)[1] : self.span(b)[0]]
-            self.plant(start, end, self.source(b) + between + self.source(a), "operands")
-        self.generic_visit(node)
-
-    def order(self, body: list[ast.stmt]) -> None:
-        """Swaps statements that stand one after the other, unless both name values, which do not wait for each other."""
-        for a, b in itertools.pairwise(body):
-            if "\n" in self.source(a) + self.source(b) or (isinstance(a, ast.Expr) and isinstance(a.value, ast.Constant)):
-                continue
-            kinds = (ast.Expr, ast.AugAssign, ast.Assign)
-            if isinstance(a, kinds) and isinstance(b, kinds) and not (_names(a) and _names(b)):
-                between = self.text[self.span(a)[1] : self.span(b)[0]]
-                self.plant(self.span(a)[0], self.span(b)[1], self.source(b) + between + self.source(a), "order")
-
-
-def _names(statement: ast.stmt) -> bool:
-    """Whether ``statement`` gives names to values, and nothing else."""
-    return isinstance(statement, ast.Assign) and all(isinstance(t, ast.Name | ast.Tuple) for t in statement.targets)
-
-
-def faults(path: Path) -> list[Mutant]:
-    """Every fault that can be planted in the file at ``path``."""
-    text, name = path.read_text(), str(path.relative_to(ROOT))
-    if path.suffix == ".py":
-        visitor = Faults(name, text)
-        visitor.visit(ast.parse(text))
-        return list(dict.fromkeys(visitor.found))
-    blank = re.compile(r"/\*.*?\*/|//[^\n]*|^#[^\n]*(if|include|error|pragma|ifndef)[^\n]*", re.S | re.M)
-    code = blank.sub(lambda m: re.sub(r"[^\n]", " ", m.group()), text)
-    return [Mutant(name, m.start(), m.end(), new, kind) for pattern, new, kind in IN_C for m in re.finditer(pattern, code)]
-
-
-def drawn(areas: Sequence[Area], seed: int, files: str = "") -> Iterator[tuple[Area, Mutant]]:
-    """All faults of paths with ``files`` in them: an area after the other, in each a kind of fault, and one of that kind."""
-    rng = random.Random(seed)
-    tables = []
-    for area in areas:
-        kinds: dict[str, list[Mutant]] = {}
-        for path in sorted(ROOT.glob(area.files)):
-            for mutant in faults(path) if files in str(path.relative_to(ROOT)) else ():
-                kinds.setdefault(mutant.kind, []).append(mutant)
-        tables.append((area, kinds))
-    while any(kinds for _, kinds in tables):
-        for area, kinds in tables:
-            if kinds:
-                kind = rng.choice(sorted(kinds))
-                yield area, kinds[kind].pop(rng.randrange(len(kinds[kind])))
-                if not kinds[kind]:
-                    del kinds[kind]
-
-
-def covering(area: Area, path: str) -> list[str]:
-    """The tests that a fault in ``path`` is looked for by: of its name, those that import it, those of its area."""
-    module = path.removesuffix(".py").replace("/", ".")
-    stem = Path(path).stem
-    own = [t for t in (f"tests/test_{stem}.py",) if (ROOT / t).exists()]
-    imported = re.compile(
-        rf"^(from {re.escape(module)} import|from {re.escape(module.rpartition('.')[0])} import .*\b{stem}\b)", re.M
-    )
-    by_import = [f"tests/{p.name}" for p in sorted((ROOT / "tests").glob("test_*.py")) if imported.search(p.read_text())]
-    return list(dict.fromkeys([*own, *by_import[:4], *area.tests]))
+INTERPRETED = "attention embedding extremum fusion fuzz odd_sizes pooling rounding rows rows_drawn scalar scan_sort"
+TESTS = {
+    "compiled": ["kernels/test_c_templates.py", "kernels/test_c_runtime.py", *(f"test_{t}.py" for t in COMPILED.split())],
+    "interpret": ["kernels/test_triton_interpret.py", *(f"test_{t}.py" for t in INTERPRETED.split())],
+}
+MARKS = {
+    "compiled": "not interpret and not slow and not kernels and not proof and not aot",
+    "interpret": "interpret and not proof",
+}
+OPTIONS = ("-x", "-v", "-s", "-p", "no:cacheprovider", "--no-header", "--tb=line", "-m")
+GIGABYTES = 12  # that a process may take
+PATHS = {str(path.relative_to(ROOT)) for area in AREAS for path in ROOT.glob(area.files)}
 
 
 class Calls:
-    """A plugin of pytest that notes the functions of graphrt in ``copy`` that each test calls, and its seconds."""
+    """Notes the functions of ``PATHS`` in ``copy`` that a test calls and headers of C that it compiles, a line of ``out``."""
 
-    def __init__(self, copy: Path) -> None:
-        self.root, self.found = f"{copy.resolve()}/", dict[str, dict[str, Any]]()
+    def __init__(self, copy: Path, out: Path) -> None:
+        self.root, self.out, self.called, self.sources = f"{copy.resolve()}/", out, dict[int, CodeType](), list[str]()
 
-    @pytest.hookimpl(hookwrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Runs ``item``."""
-        called, start = set[CodeType](), time.monotonic()
+    def note(self, frame: Any, event: str, of: Any) -> None:
+        """Takes a call down."""
+        code = frame.f_code
+        self.called[id(code)] = code
+        if code.co_name == "_cached":  # which looks whether its sources are compiled already
+            self.sources += frame.f_locals.get("sources", ())
+        elif code is subprocess.run.__code__ and isinstance(frame.f_locals["popenargs"][0], list):
+            texts = (Path(str(argument)) for argument in frame.f_locals["popenargs"][0])
+            self.sources += [text.read_text() for text in texts if text.suffix == ".c" and text.exists()]
 
-        def note(frame: Any, event: str, of: Any) -> None:
-            called.add(frame.f_code)
-
-        threading.settrace(note)
-        sys.settrace(note)
+    @contextlib.contextmanager
+    def test(self, name: str, failed: Callable[[], int]) -> Iterator[None]:
+        """Takes down what the test called ``name`` calls; ``failed`` counts those that failed until now."""
+        self.called.clear()
+        self.sources.clear()
+        before, start = failed(), time.monotonic()
+        threading.settrace(self.note)
+        sys.settrace(self.note)
         yield
         sys.settrace(None)
         threading.settrace(None)  # type: ignore[arg-type]
-        names = {f"{c.co_filename.removeprefix(self.root)}:{c.co_qualname}" for c in called if self.root in c.co_filename}
-        seconds = round(time.monotonic() - start, 2)
-        self.found[item.nodeid] = {"seconds": seconds, "calls": sorted(n for n in names if n.startswith("graphrt/"))}
+        places = {f"{path}:{code.co_qualname}" for code in self.called.values() if (path := self.path(code)) in PATHS}
+        row = {"test": name, "seconds": round(time.monotonic() - start, 2), "passed": failed() == before}
+        row["calls"] = sorted(places | included(self.sources))
+        with self.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def path(self, code: CodeType) -> str:
+        """The file of ``code`` in the repository."""
+        path = code.co_filename.removeprefix(self.root)
+        return path.removeprefix("graphrt/") if path.startswith("graphrt/kernels/") else path
 
 
-def around(mutant: Mutant) -> str:
-    """The function that ``mutant`` is in, as ``Calls`` names it; empty of code that runs when it is imported, and of C."""
-    if not mutant.path.startswith("graphrt/"):
-        return ""
-    text = (ROOT / mutant.path).read_text()
-    line, pending, found = text.count("\n", 0, mutant.start) + 1, [compile(text, mutant.path, "exec")], ""
+def included(sources: Sequence[str]) -> set[str]:
+    """The headers of the texts ``sources`` in C, and those that they include in turn."""
+    include, found = re.compile(r'^ *# *(?:include|define \w+) "(\w+\.h)"', re.M), set[str]()
+    pending = [name for source in sources for name in include.findall(source)]
     while pending:
-        code = pending.pop()
-        for inner in (c for c in code.co_consts if isinstance(c, CodeType)):
-            lines = [number for _, _, number in inner.co_lines() if number]
-            if min(lines) <= line <= max(lines):
-                pending.append(inner)
-                found = inner.co_qualname if inner.co_flags & inspect.CO_NEWLOCALS else found  # a class's body is none
-    return found and f"{mutant.path}:{found}"
+        path = f"kernels/c/{pending.pop()}"
+        if path not in found and (ROOT / path).exists():
+            found.add(path)
+            pending += include.findall((ROOT / path).read_text())
+    return found
 
 
-def chosen(tests: Sequence[str], name: str, calls: Mapping[str, Any], most: float) -> list[str]:
-    """Those of ``tests`` that call the function ``name``, the quickest first and for ``most`` seconds; then what is not known.
+def called(path: Path) -> dict[str, dict[str, Any]]:
+    """The lines of the file at ``path`` by test. Tests that differ in a number share what they compile."""
+    rows = {row["test"]: row for row in map(json.loads, path.read_text().splitlines())}
+    headers: dict[str, set[str]] = {}
+    for test, row in rows.items():
+        headers.setdefault(re.sub(r"\d+", "", test), set()).update(c for c in row["calls"] if c.endswith(".h"))
+    return {test: {**row, "calls": {*row["calls"], *headers[re.sub(r"\d+", "", test)]}} for test, row in rows.items()}
 
-    All of them where there is none of these.
+
+def chosen(name: str, near: Sequence[str], calls: Mapping[str, Any], most: float) -> list[str]:
+    """The tests that call the function ``name``, those of the files ``near`` first, the quickest first, for ``most`` seconds.
+
+    Those that call any function of its file where ``name`` ends in a colon.
     """
-    known = {test.partition("::")[0] for test in calls}
-    if not name:
-        return list(tests)
-    there = {t for t in calls if t in tests or t.partition("::")[0] in tests}
-    quick = sorted((calls[t]["seconds"], t) for t in there if name in calls[t]["calls"])
-    total = itertools.accumulate(seconds for seconds, _ in quick)
-    picked = [t for (_, t), until in zip(quick, total, strict=True) if until <= most]
-    return [*picked, *(t for t in tests if t.partition("::")[0] not in known)] or list(tests)
+
+    def reads(row: Mapping[str, Any]) -> bool:
+        return any(c.startswith(name) for c in row["calls"]) if name.endswith(":") else name in row["calls"]
+
+    rows = ((test.partition("::")[0] not in near, row["seconds"], test) for test, row in calls.items() if reads(row))
+    found = sorted(row for row in rows if calls[row[-1]]["passed"])
+    picked, left = [], most
+    for _, seconds, test in found:
+        if seconds <= left:
+            picked.append(test)
+            left -= seconds
+    return picked or [test for _, _, test in found[:1]]
+
+
+@functools.cache
+def near(path: str) -> list[str]:
+    """The files of tests named after the module at ``path``, and those that import it."""
+    module, stem = path.removesuffix(".py").replace("/", "."), Path(path).stem
+    imported = re.compile(
+        rf"^(from {re.escape(module)} import|from {re.escape(module.rpartition('.')[0])} import .*\b{stem}\b)", re.M
+    )
+    tests = (f"tests/{test}" for test in {*TESTS["compiled"], *TESTS["interpret"]})
+    return [t for t in tests if t == f"tests/test_{stem}.py" or imported.search((ROOT / t).read_text())]
+
+
+def patched(path: str, old: str, new: str) -> bool:
+    """Gives all functions made of the text ``old`` the code that ``new`` has; whether that is all in which the two differ.
+
+    ``path`` is how their file is called in this process.
+    """
+    made = [compile(text, path, "exec", dont_inherit=True) for text in (old, new)]
+    codes, pending = dict[CodeType, CodeType](), [(made[0], made[1])]
+    while pending:
+        pair = pending.pop()
+        inner = [[c for c in code.co_consts if isinstance(c, CodeType)] for code in pair]
+        plain = [[c for c in code.co_consts if not isinstance(c, CodeType)] for code in pair]
+        is_function = pair[0].co_flags & inspect.CO_NEWLOCALS
+        if len(inner[0]) != len(inner[1]) or (not is_function and (pair[0].co_code != pair[1].co_code or plain[0] != plain[1])):
+            return False
+        codes |= {a: b for a, b in zip(*inner, strict=True) if a != b}
+        pending += zip(*inner, strict=True)
+    gc.unfreeze()
+    functions = [f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename.endswith(path)]
+    try:
+        for function in functions:
+            function.__code__ = codes.get(function.__code__, function.__code__)
+    except ValueError:  # it reads another number of names of the functions around
+        return False
+    return True
+
+
+Task = tuple[Sequence[str], Callable[[], None], float]  # tests, how their process begins, and seconds that it may take
+
+
+class Suite:
+    """A plugin of pytest that runs no test itself, but some in each of the processes that it forks when all are imported.
+
+    ``work`` says which, one process after the other; how the last one ended is ``result``.
+    """
+
+    def __init__(self, copy: Path, work: Callable[[Suite], Iterator[Task]]) -> None:
+        self.copy, self.work, self.result, self.seconds = copy, work, "", dict[str, float]()
+        self.log, self.calls = copy.parent / f"log-{os.getpid()}", cast(Calls | None, None)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Forks a process for each task of ``work``; there its tests are run."""
+        self.session, self.tests = session, {item.nodeid: item for item in session.items}
+        for tests, begin, seconds in self.work(self):
+            child = os.fork()
+            if not child:
+                os.setsid()
+                with self.log.open("w") as file:
+                    os.dup2(file.fileno(), 1)
+                    os.dup2(file.fileno(), 2)
+                resource.setrlimit(resource.RLIMIT_DATA, 2 * (GIGABYTES << 30,))
+                begin()
+                session.items[:] = [self.tests[test] for test in tests]
+                return None  # and the tests are run
+            self.result = self.end(child, seconds)
+        return True
+
+    def end(self, child: int, seconds: float) -> str:
+        """How ``child`` ended: empty where all passed, else the test in which it did, and how."""
+        until, why = time.monotonic() + seconds, ""
+        while not (found := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() > until:
+                why = f" did not end within {seconds:.0f} s"
+                os.killpg(child, signal.SIGKILL)
+            time.sleep(0.02)
+        status = os.waitstatus_to_exitcode(found[1])
+        if status == 0:
+            return ""
+        log = self.log.read_text(errors="replace")
+        begun = re.findall(r"^(tests/\S+?::.*?)(?= *$| (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL))", log, re.M)
+        if status in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED) or not (begun or "rror" in log):
+            raise RuntimeError(f"nothing was tried:\n{log}")
+        why = why or (
+            "" if status > 0 else " did not end in time" if status == -signal.SIGPROF else f" ended by signal {-status}"
+        )
+        return (begun[-1] if begun else "import") + why
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Lets a test take so many times what it does; notes what it calls where it is to be known."""
+        if self.calls is None:
+            signal.setitimer(signal.ITIMER_PROF, 20 + 5 * self.seconds.get(item.nodeid, 20.0))
+            yield
+        else:
+            with self.calls.test(item.nodeid, lambda: self.session.testsfailed):
+                yield
+
+    def known(self, path: Path) -> Iterator[Task]:
+        """The work of noting what the tests call that are not in the file at ``path`` yet."""
+
+        def begin() -> None:
+            self.session.config.option.maxfail = 0
+            self.calls = Calls(self.copy, path)
+
+        path.touch()
+        before = called(path)
+        missing = [test for test in self.tests if test not in before]
+        while missing:
+            yield missing, begin, 7200.0
+            done = called(path)
+            rest = [test for test in missing if test not in done]
+            missing = rest[1:] if self.result and len(rest) < len(missing) else []  # the first ended its process
+
+
+def plant(copy: Path, lane: str, mutant: Mutant, tests: Sequence[str]) -> None:
+    """Makes this process one with ``mutant``, whose file is there already; or one that runs ``tests``, and never returns."""
+    from hypothesis.internal.conjecture import engine
+
+    engine.MAX_SHRINKING_SECONDS = 0  # finding is enough
+    sys.modules["fuzz"].CUT = False  # type: ignore[attr-defined]
+    sys.dont_write_bytecode = True
+    if mutant.path.endswith(".py"):
+        if not patched(f"{copy.name}/{_imported(mutant.path)}", (ROOT / mutant.path).read_text(), mutant.text()):
+            signal.setitimer(signal.ITIMER_PROF, 300.0)
+            os.execv(sys.executable, [sys.executable, "-B", "-m", "pytest", *OPTIONS, MARKS[lane], *tests])
+    else:
+        sys.modules["graphrt.targets.cpu.build"]._identity.cache_clear()  # type: ignore[attr-defined]
+
+
+def _imported(path: str) -> str:
+    return f"graphrt/{path}" if path.startswith("kernels/") else path
 
 
 def copied(to: Path) -> None:
     """A copy of the repository at ``to`` whose own kernels are imported."""
     for tree in TREES:
         shutil.copytree(ROOT / tree, to / tree, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "README.md", "Makefile", "CONTRIBUTING.md"):
-        shutil.copy(ROOT / file, to / file)
+    for file in FILES:
+        shutil.copy2(ROOT / file, to / file)
     (to / "graphrt" / "kernels").symlink_to(to / "kernels")
 
 
-def tried(copy: Path, lane: str, tests: Sequence[str], calls: Path | None = None) -> int:
-    """The id of a process that tries ``tests`` on ``copy`` until one fails; or all, to write to ``calls`` what they call."""
-    interpret = lane == "interpret"
-    half = "interpret" if interpret else "not interpret and not slow and not kernels and not proof"
-    log = copy.parent / "log"
-    child = os.fork()  # which has what takes long to import
-    if not child:
-        os.setsid()
-        os.chdir(copy)
-        with log.open("w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        sys.path[:] = [
-            str(copy),
-            str(copy / "tests"),
-            *(p for p in sys.path if p and Path(p).resolve() not in (ROOT, ROOT / "tests")),
-        ]
-        environment = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "TRITON_DEFAULT_FP_FUSION": "1"}
-        os.environ.update(environment, **({"TRITON_INTERPRET": "1"} if interpret else {}))
-        status = 1
-        try:
-            __import__("fuzz").CUT = False  # of the copy, as everything is that is imported from here on
-            plugin = Calls(copy)
-            options = ["-q", "-p", "no:cacheprovider", "--no-header", "-m", half]
-            status = pytest.main([*options, *(["-x"] if calls is None else []), *tests], [plugin] if calls else [])
-            if calls is not None:
-                calls.write_text(json.dumps(plugin.found))
-        finally:
-            os._exit(status)
-    return child
+def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Path, most: float, note: bool) -> None:
+    """Tries ``mutants`` in a process of their own, in which all tests of ``lane`` are imported; adds rows to ``out``."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    os.chdir(copy)
+    here = (str(ROOT), str(ROOT / "tests"))
+    sys.path[:] = [str(copy), str(copy / "tests"), *(p for p in sys.path if p and str(Path(p).resolve()) not in here)]
+    os.environ |= {"PYTHONPATH": str(copy), "TRITON_DEFAULT_FP_FUSION": "1"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "GRAPHRT_THREADS": "2"}  # torch's threads would not be there in forked processes
+    os.environ |= {"TRITON_INTERPRET": "1"} if lane == "interpret" else {}
+    screen = os.fdopen(os.dup(1), "w", buffering=1)
+    with Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+
+    def work(suite: Suite) -> Iterator[Task]:
+        if note:
+            yield from suite.known(calls)
+        for mutant in mutants:
+            known = {test: row for test, row in called(calls).items() if test in suite.tests}
+            suite.seconds = {test: row["seconds"] for test, row in known.items()}
+            start, place, name = time.monotonic(), copy / mutant.path, around(mutant)
+            tests = chosen(name, near(mutant.path), known, most)
+            place.write_text(mutant.text())
+            if tests:
+                yield tests, lambda m=mutant, t=tests: plant(copy, lane, m, t), 60 + 10 * sum(suite.seconds[t] for t in tests)
+            result = (suite.result or "survived") if tests else "not run"
+            shutil.copy2(ROOT / mutant.path, place)
+            row = {"path": mutant.path, "kind": mutant.kind, "lane": lane, "in": name.partition(":")[2], "result": result}
+            row |= {"tests": len(tests), "seconds": round(time.monotonic() - start, 1), "diff": str(mutant)}
+            with out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{row['seconds']:6.1f} s {row['path']} {row['kind']}: {result}", file=screen)
+
+    suite = Suite(copy, work)
+    status = 1
+    try:
+        status = int(pytest.main([*OPTIONS, MARKS[lane], *(f"tests/{test}" for test in TESTS[lane])], [suite]))
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
 
 
-def verdict(copy: Path, lane: str, tests: Sequence[str], seconds: float) -> str:
-    """``survived``, or what found the fault: the test that failed first, or that no end came within ``seconds``."""
-    log = copy.parent / "log"
-    child, end = tried(copy, lane, tests), time.monotonic() + seconds
-    while not (found := os.waitpid(child, os.WNOHANG))[0]:
-        if time.monotonic() > end:
-            os.killpg(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return f"no end within {seconds:.0f} s"
-        time.sleep(0.1)
-    if found[1] == 0:
-        return "survived"
-    if os.waitstatus_to_exitcode(found[1]) in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
-        raise RuntimeError(f"nothing was tried:\n{log.read_text(errors='replace')}")
-    failed = re.search(r"^(?:FAILED|ERROR) (.{1,200})", log.read_text(errors="replace"), re.M)
-    return failed.group(1) if failed else f"wait status {found[1]}"
+def read(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows of ``out`` by diff and lane, the last of each."""
+    rows = map(json.loads, out.read_text().splitlines()) if out.exists() else ()
+    return {(row["diff"], row["lane"]): row for row in rows}
 
 
 def main(
     count: Annotated[int, typer.Option(help="how many faults are planted")] = 40,
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
     files: Annotated[str, typer.Option(help="only in paths that contain this")] = "",
-    seconds: Annotated[float, typer.Option(help="after which a run counts as without end")] = 900.0,
-    most: Annotated[float, typer.Option(help="seconds of tests that call the function a fault is in")] = 120.0,
-    out: Annotated[Path, typer.Option(help="results, a line each")] = Path("build/mutation.jsonl"),
-    calls: Annotated[Path, typer.Option(help="what tests call; made where it is not there")] = Path(
-        "build/mutation_calls.json"
-    ),
+    most: Annotated[float, typer.Option(help="seconds of the tests that a fault is looked for by")] = 60.0,
+    out: Annotated[Path, typer.Option(help="results, a line each")] = Path("bench/results/mutation.jsonl"),
+    calls: Annotated[Path, typer.Option(help="folder of what tests call, noted where it is not there")] = Path("build/calls"),
+    note: Annotated[bool, typer.Option(help="note first what tests call of which that is not known")] = True,
+    lanes: Annotated[str, typer.Option(help="of tests: compiled, interpret")] = "compiled,interpret",
+    again: Annotated[bool, typer.Option(help="try those again that no test found")] = False,
 ) -> None:
     """Plants COUNT faults and prints those that no test finds; exit status 1 when fewer than 95 % were found."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    before = {json.loads(line)["diff"]: json.loads(line) for line in out.read_text().splitlines()} if out.exists() else {}
-    rows = []
+    out, calls = out.absolute(), calls.absolute()
+    calls.mkdir(parents=True, exist_ok=True)
+    planted = list(itertools.islice(drawn(AREAS, seed, files), count))
+    found = Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy"
+        copy = Path(folder).resolve() / "copy"
         copied(copy)
-        if not calls.exists():
-            all_of = {test for area in AREAS if area.lanes[0] == "compiled" for test in area.tests if test not in LONG}
-            os.waitpid(tried(copy, "compiled", sorted(all_of), calls.absolute()), 0)
-        known = json.loads(calls.read_text())
-        for number, (area, mutant) in enumerate(itertools.islice(drawn(AREAS, seed, files), count), 1):
-            row = before.get(str(mutant))
-            if row is None:
-                tests, start = covering(area, mutant.path), time.monotonic()
-                (copy / mutant.path).write_text(mutant.text())
-                some = {"compiled": chosen(tests, around(mutant), known, most), "interpret": tests}
-                results = (verdict(copy, lane, some[lane], seconds) for lane in area.lanes)
-                result = next((r for r in results if r != "survived"), "survived")
-                shutil.copy(ROOT / mutant.path, copy / mutant.path)
-                row = {"path": mutant.path, "kind": mutant.kind, "result": result, "seconds": round(time.monotonic() - start)}
-                row |= {"diff": str(mutant)}
-                with out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-            rows.append(row)
-            print(f"{number:3} {row['path']} {row['kind']}: {row['result']}", flush=True)
-            if row["result"] == "survived":
-                print(row["diff"], flush=True)
-    found = sum(row["result"] != "survived" for row in rows)
-    print(f"{found} of {len(rows)} faults were found")
-    raise SystemExit(int(found < 0.95 * len(rows)))
+        for lane in lanes.split(","):
+            before = {diff: row["result"] for (diff, of), row in read(out).items() if of == lane}
+            after = {diff for (diff, of), row in read(out).items() if row["result"] not in ("survived", "not run")}
+            todo = [m for area, m in planted if lane in area.lanes and str(m) not in after and (again or str(m) not in before)]
+            if todo:
+                tried(copy, lane, todo, calls / f"{lane}.jsonl", out, most, note)
+    rows = read(out)
+    for area, mutant in planted:
+        results = [rows[str(mutant), lane]["result"] for lane in area.lanes if (str(mutant), lane) in rows]
+        verdict = next((r for r in results if r not in ("survived", "not run")), "") and "found"
+        verdict = verdict or ("survived" if len(results) == len(area.lanes) else "not tried")
+        found[verdict] += 1
+        if verdict == "survived":
+            print(f"{mutant}\n{results}\n")
+    print(", ".join(f"{n} {verdict}" for verdict, n in found.most_common()))
+    raise SystemExit(int(found["found"] < 0.95 * (count - found["not tried"])))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import INTERPRETED
+from conftest import INTERPRETED, check
 from graphs import inception_step, lenet_step
 from typer.testing import CliRunner
 
@@ -80,6 +81,18 @@ def test_aliases_are_decided_with_a_reason() -> None:
     assert any(d.taken for d in found) and all(d.change for d in found if not d.taken)
     without = grt.compile(g, target="cpu", fusion="none").explain().decisions
     assert {d.reason for d in without if d.stage == "alias"} == {"the stage in_place is off"}
+
+
+def test_what_a_product_loads_stays_until_it_is_over(target: str, rng: np.random.Generator) -> None:
+    """The sum behind a product reads at its own element what the product reads again and again."""
+    g = grt.Graph()
+    x, w = g.input("x", (96, 96)), g.parameter("w", 0.1 * rng.standard_normal((96, 96)).astype("f"))
+    hidden = F.relu(x @ w)
+    y = hidden @ w + hidden
+    g.output("z", F.tanh(y) @ w)
+    check(g, {"x": rng.standard_normal((96, 96)).astype("f")}, target, 96)
+    (found,) = (d for d in grt.compile(g, target=target).decisions if d.stage == "alias" and d.other == hidden.name)
+    assert not found.taken and found.reason == "its kernel reads the old one on load, again and again"
 
 
 @pytest.mark.skipif(INTERPRETED, reason="compiled code is read in the lane that compiles")

@@ -51,6 +51,21 @@ def test_every_dtype_along_rows_and_columns(dtype: str, target: str, rng: np.ran
             np.testing.assert_array_equal(found[name], expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_extremes_of_nothing_else(dtype: str, target: str) -> None:
+    """The largest of the least numbers that there are is that number, and the reverse: a fold starts from as far out."""
+    kind = as_dtype(dtype)
+    ends = (np.iinfo(kind.numpy).min, np.iinfo(kind.numpy).max) if kind.is_int else (-np.inf, np.inf)
+    g, feeds = grt.Graph(), {}
+    for name, end, fold, scan in (("least", ends[0], F.amax, F.cummax), ("most", ends[1], F.amin, F.cummin)):
+        x, feeds[name] = g.input(name, (3, 70), dtype), np.full((3, 70), end).astype(kind.numpy)
+        for dims in (0, 1, (0, 1)):
+            g.output(f"{name} {dims}", fold(x, dims))
+        g.output(f"{name} so far", scan(x, 1)[0])
+    for name, y in grt.compile(g, target=target)(feeds).items():
+        assert (np.asarray(y) == feeds[name.split()[0]][0, 0]).all(), name
+
+
 @pytest.mark.parametrize("length", [1, 3, 33])
 def test_nan_infinities_and_ties(length: int, target: str, rng: np.random.Generator) -> None:
     """NaN is both the largest and the smallest, as torch has it; the first of several is found."""

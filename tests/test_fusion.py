@@ -246,6 +246,16 @@ def test_swapped_parameters_and_shared_updates() -> None:
     assert [program.state[n].tolist() for n in "abcd"] == [[3.0, 4.0], [1.0, 2.0], [4.0, 6.0], [6.0, 5.0]]
 
 
+def test_views_of_views_are_stored_where_they_are_computed(target: str, rng: np.random.Generator) -> None:
+    """Each view on the way says where an element goes, the innermost first."""
+    g = grt.Graph()
+    x = F.tanh(g.input("x", (6, 4)))
+    g.output("y", F.permute(F.reshape(x, (2, 3, 4)), (2, 0, 1)))
+    g.output("z", F.reshape(F.permute(x * 2.0, (1, 0)), (2, 2, 6)))
+    assert grt.compile(g, target=target).launches == 1
+    check(g, {"x": rng.standard_normal((6, 4)).astype("f")}, target)
+
+
 def test_explain_names_every_verdict() -> None:
     graph = grt.Graph()
     x, w = graph.input("x", (2, 3, 8, 8)), graph.parameter("w", shape=(4, 3, 3, 3))

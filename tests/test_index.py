@@ -59,6 +59,17 @@ def test_expressions_are_integer_arithmetic(pair: Pair) -> None:
         value = evaluate(e, at)
         assert value == f(at) and low <= value <= high
         assert eval(e.render(), {}, dict(at)) == value
+    assert e * 5 + e * -5 == Expr((), 0) == e * 0  # what cancels out leaves nothing behind
+
+
+@given(expressions(), st.sets(st.sampled_from(sorted(EXTENTS))))
+def test_axes_are_renamed(pair: Pair, some: set[str]) -> None:
+    """Those that are named; what divides them is none."""
+    renamed = pair[0].renamed({name: name.upper() for name in some})
+    assert renamed.axes() == {name.upper() if name in some else name for name in pair[0].axes()}
+    for point in itertools.product(*map(range, EXTENTS.values())):
+        at = dict(zip(EXTENTS, point, strict=True))
+        assert evaluate(renamed, {**at, **{name.upper(): at[name] for name in some}}) == pair[1](at)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4))
@@ -66,6 +77,15 @@ def test_delinearize_undoes_linearize(shape: list[int]) -> None:
     index = axes("i", shape)
     flat = linearize(index, row_major(shape))
     assert delinearize(flat, shape) == index
+
+
+@given(st.integers(2, 6), st.integers(2, 6))
+def test_what_is_the_same_is_written_in_one_way(b: int, c: int) -> None:
+    """Quotients and remainders of each other, of an axis long enough that none of them is trivial."""
+    x = axis("x", 1000)
+    assert (x % (c * b)) // c == (x // c) % b
+    assert (x // b) // c == x // (b * c) and (x % (b * c)) % c == x % c
+    assert x // c * c + x % c == x and (x * c + c - 1) // c == x and (x * c + c - 1) % c == Expr((), c - 1)
 
 
 def test_reshapes_compose() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import networkx as nx
@@ -100,7 +101,7 @@ def wrong_calls() -> dict[str, tuple[type[Exception], list[str], Callable[[grt.G
         "name": (errors.GraphError, ["'x' is already"], lambda g, x, y: g.input("x")),
         "loss": (errors.ShapeError, ["must be a scalar", "mean or sum"], lambda g, x, y: grt.grad(x, [x])),
         "wrt name": (errors.GraphError, ["wrt must be Values", "'x'"], lambda g, x, y: grt.grad(F.sum(x), ["x"])),
-        "wrt": (errors.GraphError, ["wrt"], lambda g, x, y: grt.grad(F.sum(x), [other])),
+        "wrt": (errors.GraphError, ["wrt must be Values", "elsewhere"], lambda g, x, y: grt.grad(F.sum(x), [other])),
         "update": (errors.GraphError, ["only parameters"], lambda g, x, y: g.update(x, x)),
         "update shape": (errors.ShapeError, ["its update"], lambda g, x, y: g.update(g.parameter("p", shape=(3,)), x)),
         "output": (errors.GraphError, ["already"], lambda g, x, y: [g.output("o", x), g.output("o", y)]),
@@ -275,3 +276,30 @@ def test_texts_that_name_no_dtype(text: str) -> None:
     """NumPy reads some as formats of several fields, and raises errors of its own for others."""
     with pytest.raises(errors.DTypeError, match="no dtype of graphrt; it has bool, uint8"):
         grt.Graph().input("x", (3,), text)
+
+
+def test_an_error_takes_back_what_was_said_since() -> None:
+    """Names of results, updates and starting values, as they were before each transaction, in one that goes on or not."""
+    g = grt.Graph()
+    p = g.parameter("p", np.ones(3, "f"))
+    F.manual_seed(g, 7)
+    g.output("before", p * 2.0)
+    first = g.advance(p, p + 1.0)
+
+    def tables() -> list[dict[str, object]]:
+        return [dict(t) for t in (g.sources, g.outputs, g.updates, g.orders, {n: a.tolist() for n, a in g.initial.items()})]
+
+    text, before = str(g), tables()
+    with pytest.raises(ZeroDivisionError), g.transaction():
+        with contextlib.suppress(errors.ShapeError), g.transaction():
+            F.manual_seed(g, 9)
+            g.output("lost", g.parameter("q", np.zeros(2, "f")) * 1.0, order=(0,))
+            F.matmul(p, F.zeros(g, (2, 2)))
+        assert tables() == before
+        g.advance(p, first * 3.0)
+        g.output("after", p)
+        raise ZeroDivisionError
+    assert str(g) == text and tables() == before
+    with g.transaction():
+        latest = g.advance(p, first * 3.0)
+    assert g.updates["p"] is latest and not g._before

@@ -1,13 +1,16 @@
-"""The faults that ``python -m tests.mutation`` plants: of each kind, in code that still parses, with tests that are there."""
+"""The faults that ``python -m tests.mutation`` plants: of each kind, in code that parses; what looks for them."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import itertools
+import json
 from pathlib import Path
 
 import pytest
-from mutation import AREAS, ROOT, Area, Faults, around, chosen, covering, drawn, faults
+from mutants import AREAS, ROOT, Area, Faults, Mutant, around, drawn, faults
+from mutation import TESTS, called, chosen, included, near, patched
 
 SOURCE = """
 def f(a, b, rows):
@@ -39,15 +42,37 @@ def test_each_kind_of_fault_is_planted() -> None:
 
 
 @pytest.mark.parametrize("area", AREAS, ids=lambda area: area.files)
-def test_faults_are_code_and_have_tests(area: Area) -> None:
+def test_faults_are_code(area: Area) -> None:
     paths = sorted(ROOT.glob(area.files))
-    assert paths
+    assert paths and set(area.lanes) <= TESTS.keys()
     for path in paths[:3]:
         for mutant in faults(path)[::17]:
             if path.suffix == ".py":
                 ast.parse(mutant.text())
             assert mutant.text() != path.read_text()
-    assert all((ROOT / test.partition("::")[0]).exists() for test in covering(area, str(paths[0].relative_to(ROOT))))
+
+
+@pytest.mark.parametrize(
+    ("steps", "meet"),
+    [
+        ("heapq.heappush(pending, place[n])\n    seen.add(n)", False),
+        ("lines.end.append(f'{r}')\n    lines.body.append(f'{r} first')", False),
+        ("self.names = {n.name for n in nodes}\n    self.members = {*nodes}", False),
+        ("rows.sort()\n    rows.append(a)", True),
+        ("found += more\n    launches, more = share(rows)", True),
+        ("self.parts[y] = copy(node, attrs)\n    attrs = {**node.attrs}", True),
+        ("yield first\n    yield second", True),
+        ("launches = []\n    begin()", True),
+    ],
+)
+def test_steps_that_have_nothing_to_do_with_each_other_are_not_swapped(steps: str, meet: bool) -> None:
+    mutant = Mutant("graphrt/ir.py", 0, 0, steps, "order")
+    assert mutant.equal() != meet
+
+
+def test_tests_are_there() -> None:
+    assert all((ROOT / "tests" / test).exists() for tests in TESTS.values() for test in tests)
+    assert "tests/test_stages.py" in near("graphrt/passes/stages.py")
 
 
 def test_areas_take_turns() -> None:
@@ -58,19 +83,44 @@ def test_areas_take_turns() -> None:
 
 
 def test_a_fault_is_looked_for_by_what_calls_its_function() -> None:
-    """The quickest first; tests of which nothing is known come last, and all where no test calls it."""
-    mutants = faults(ROOT / "graphrt/passes/simplify.py")
-    names = {around(mutant) for mutant in mutants}
-    own = {"simplify", "simplify.<locals>.rule", "dead_code", "_folded", ""}
-    assert {f"graphrt/passes/simplify.py:{name}" if name else "" for name in own} <= names
-    assert {around(m) for m in faults(ROOT / "kernels/c/sort.h")} == {""}
+    """Those of its own file first, the quickest of them first, and none that fails without it."""
+    names = {around(mutant) for mutant in faults(ROOT / "graphrt/passes/simplify.py")}
+    assert {f"graphrt/passes/simplify.py:{name}" for name in ("simplify", "simplify.<locals>.rule", "_folded", "")} <= names
+    assert {around(m) for m in faults(ROOT / "kernels/c/sort.h")} == {"kernels/c/sort.h"}
     calls = {
-        "tests/test_a.py::slow": {"seconds": 9.0, "calls": ["f", "g"]},
-        "tests/test_a.py::quick": {"seconds": 1.0, "calls": ["f"]},
-        "tests/test_b.py::other": {"seconds": 0.5, "calls": ["f"]},
+        "a.py::slow": {"seconds": 9.0, "passed": True, "calls": {"f:f", "f:g"}},
+        "a.py::quick": {"seconds": 1.0, "passed": True, "calls": {"f:f"}},
+        "b.py::other": {"seconds": 0.5, "passed": True, "calls": {"f:f"}},
+        "b.py::fails": {"seconds": 0.1, "passed": False, "calls": {"f:f"}},
     }
-    tests = ["tests/test_a.py", "tests/test_b.py::some", "tests/test_c.py"]
-    assert chosen(tests, "f", calls, 20.0) == ["tests/test_a.py::quick", "tests/test_a.py::slow", "tests/test_c.py"]
-    assert chosen(tests, "f", calls, 5.0) == ["tests/test_a.py::quick", "tests/test_c.py"]
-    assert chosen(tests, "h", calls, 5.0) == ["tests/test_c.py"] and chosen(tests[:1], "h", calls, 5.0) == tests[:1]
-    assert chosen(tests, "", calls, 5.0) == tests
+    assert chosen("f:f", [], calls, 20.0) == ["b.py::other", "a.py::quick", "a.py::slow"]
+    assert chosen("f:f", ["a.py"], calls, 20.0) == ["a.py::quick", "a.py::slow", "b.py::other"]
+    assert chosen("f:f", ["a.py"], calls, 2.0) == ["a.py::quick", "b.py::other"]
+    assert chosen("f:g", [], calls, 2.0) == ["a.py::slow"] and chosen("f:h", [], calls, 2.0) == []
+    assert len(chosen("f:", [], calls, 20.0)) == 3
+
+
+def test_functions_take_the_code_of_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions, methods and those inside that were made before; what runs on import cannot be changed any more."""
+    path = tmp_path / "module_of_faults.py"
+    text = "LIMIT = 3\ndef f(a):\n    return lambda b: a < b\nclass C:\n    n = 4\n    def m(self): return 1 + 2 * self.n\n"
+    path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("module_of_faults")
+    made, method = module.f(1), module.C().m
+    assert not made(1) and method() == 9
+    new = text.replace("a < b", "a <= b").replace("1 + 2", "1 - 2")
+    assert patched(str(path), text, new)
+    assert made(1) and module.f(2)(2) and method() == -7
+    assert patched(str(path), new, text) and not made(1)
+    assert not patched(str(path), text, text.replace("3", "4")) and not patched(str(path), text, text.replace("n = 4", "n = 5"))
+    assert not patched(str(path), text, text.replace("lambda b: a < b", "True"))
+
+
+def test_tests_share_the_headers_of_their_numbers(tmp_path: Path) -> None:
+    rows = [("t[conv-0]", ["kernels/c/conv.h", "f"]), ("t[conv-1]", []), ("t[pool-0]", ["g"])]
+    lines = (json.dumps({"test": test, "seconds": 1.0, "passed": True, "calls": calls}) for test, calls in rows)
+    (tmp_path / "calls").write_text("\n".join(lines))
+    found = {test: row["calls"] for test, row in called(tmp_path / "calls").items()}
+    assert found == {"t[conv-0]": {"kernels/c/conv.h", "f"}, "t[conv-1]": {"kernels/c/conv.h"}, "t[pool-0]": {"g"}}
+    assert included(['#include "conv.h"\n']) > {"kernels/c/conv.h", "kernels/c/tile.h"}

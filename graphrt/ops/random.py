@@ -81,7 +81,7 @@ def manual_seed(graph: Graph, seed: int) -> None:
     if not -(2**63) <= number < 2**63:
         raise ArgumentError(f"seed must fit 64 bits, got {number}")
     state(graph)
-    graph.initial["rng.seed"] = np.asarray(number, np.int64)
+    graph.put(graph.initial, "rng.seed", np.asarray(number, np.int64))
 
 
 def state(graph: Graph) -> tuple[Value, Value]:

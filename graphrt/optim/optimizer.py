@@ -338,7 +338,7 @@ def keep_unless(graph: Graph, before: Mapping[str, Value], condition: Value) -> 
     for name, new in list(graph.updates.items()):
         old = before.get(name, graph.sources[name].outputs[0])
         if new is not old:
-            graph.updates[name] = F.where(condition, new, old)
+            graph.put(graph.updates, name, F.where(condition, new, old))
 
 
 def check_betas(betas: tuple[float, float]) -> None:

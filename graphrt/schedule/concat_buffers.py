@@ -78,7 +78,7 @@ def _readers(v: Value, users: Mapping[Value, Sequence[Node]]) -> list[Node]:
 
 def find_buffers(graph: Graph) -> ConcatBuffers:
     """Finds a buffer for every concatenation whose parts may and should lie in one, the largest first."""
-    users, results = graph.users(), graph.results()
+    users, results = graph.users(), set(graph.results())
     returned = list(graph.outputs.values())
     laid = {n.outputs[0]: found for n in graph.nodes if (found := parts(n)) is not None}
     place: dict[Value, tuple[Value, Start]] = {}

@@ -12,6 +12,7 @@ as a decision with its reason.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
@@ -86,11 +87,14 @@ def _grow(f: FusionState, group: Group, late: bool = False) -> None:
     """Takes in what follows ``group``; ``late``, when others have what they compute on load, what is left over."""
     refused: set[Node] = set()
     cut: set[Node] | None = None  # what should be computed here: as long as that is done, it stays so
+
+    def behind_it(values: Iterable[Value]) -> set[Node]:
+        readers = {r for v in values for r in f.readers(v)}
+        return {r for r in readers if r not in f.owner and r not in f.inlined and r not in refused}
+
+    waiting = behind_it(group.values())
     while True:
-        found = {r for v in group.values() for r in f.readers(v)}
-        found = {n for n in found if n not in f.owner and n not in f.inlined and n not in refused}
-        if late and found:
-            found &= left_over(f, group, refused)
+        found = waiting & left_over(f, group, refused) if late and waiting else waiting
         if not found:
             break
         node = min(found, key=f.position.__getitem__)
@@ -110,9 +114,11 @@ def _grow(f: FusionState, group: Group, late: bool = False) -> None:
             verdict = Verdict(False, "would let all that waits for the group wait for more", change)
         if f.decide(node, group, verdict, saved, stage_of(group, node)) and index is not None:
             f.add(group, node, index)
+            waiting |= behind_it(node.outputs)
         else:
             refused.add(node)
             cut = None
+        waiting.discard(node)
     _trim(f, group)
 
 

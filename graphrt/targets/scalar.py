@@ -68,14 +68,14 @@ def c_number(number: float | int, dtype: DType) -> str:
             text = "NAN" if math.isnan(number) else "INFINITY" if number > 0 else "-INFINITY"
             return f"({C_TYPES[dtype]}){text}"
         return f"{float(number)!r}f" if dtype is float32 else repr(float(number))
-    if dtype is int64 and number == -(2**63):
+    if number == -(2**63):
         return "INT64_MIN"
     return f"INT64_C({int(number)})" if dtype is int64 else str(int(number))
 
 
 def triton_number(number: float | int, dtype: DType) -> str:
     """``number`` as Triton source; infinities and NaN have no literal."""
-    if dtype.is_float and not math.isfinite(number):
+    if not math.isfinite(number):
         return f'float("{"nan" if math.isnan(number) else "inf" if number > 0 else "-inf"}")'
     return repr(float(number)) if dtype.is_float else str(int(number))
 

@@ -17,7 +17,6 @@
 #define V_DIL_W DIL_W
 #define V_REACHES(h) ((h) >= PAD_H && (h) < CH + PAD_H)
 #define V_INSIDE(h, w) (V_REACHES(h) && (w) >= PAD_W && (w) < CW + PAD_W)
-#define V_WHOLE (PAD_H == 0 && PAD_W == 0 && (CP - 1) * STRIDE_H + (CR - 1) * DIL_H < CH && (CQ - 1) * STRIDE_W + (CS - 1) * DIL_W < CW)
 #define V_DIRECT X_DIRECT
 #define V_X(buf, n, g, c, h, w) LOAD_X(buf, n, (g)*V_C + (c), (h)-PAD_H, (w)-PAD_W)
 #define V_FIRST_W PAD_W

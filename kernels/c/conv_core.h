@@ -5,7 +5,7 @@
  * channels), conv_planes.h, conv_winograd.h, conv_dgrad_taps.h, and without a patch conv_depthwise.h and conv_pointwise.h.
  *
  * Macros: V_N batch, V_G groups, V_C and V_K channels of a group, V_P V_Q output, V_R V_S filter, V_STRIDE_H/W, V_DIL_H/W,
- * V_INSIDE(h, w) whether h, w >= 0 of the padded input is inside, V_WHOLE whether everything is, V_REACHES(h) and V_MEETS_W(w)
+ * V_INSIDE(h, w) whether h, w >= 0 of the padded input is inside, V_REACHES(h) and V_MEETS_W(w)
  * whether row h, column w holds more than zeros, V_PHASES after how many columns the latter repeats: a tile takes columns of
  * one phase, so that all of them skip the same taps; V_FIRST_W and V_END_W, between which every V_PHASES-th column is inside;
  * V_X(buf, n, g, c, h, w) what is inside, V_CHANNELS_LAST (a hint on how it is stored) and V_DIRECT (whether V_X is no more than a

@@ -27,7 +27,6 @@
 #define V_REACHES_COLUMN(w) (V_COLUMN(w) >= 0 && V_MEETS_W(w) && V_COLUMN(w) / STRIDE_W < CQ)
 #define V_REACHES(h) (V_ROW(h) >= 0 && V_ROW(h) % STRIDE_H == 0 && V_ROW(h) / STRIDE_H < CP)
 #define V_INSIDE(h, w) (V_REACHES(h) && V_REACHES_COLUMN(w))
-#define V_WHOLE (STRIDE_H == 1 && STRIDE_W == 1 && PAD_H == (CR - 1) * DIL_H && PAD_W == (CS - 1) * DIL_W && CH <= CP && CW <= CQ)
 #define V_DIRECT DY_DIRECT
 #define V_X(buf, n, g, c, h, w) LOAD_DY(buf, n, (g)*V_C + (c), V_ROW(h) / STRIDE_H, V_COLUMN(w) / STRIDE_W)
 #define V_CHANNELS_LAST DY_CHANNELS_LAST

@@ -296,7 +296,7 @@ CONVS = [
     Conv(1, 1, 1, 7, 3, 3, 3, pad=(1, 1, 1, 1)),  # taps that only ever meet padding
     Conv(1, 70, 8, 8, 70, 3, 3, pad=(1, 1, 1, 1)),  # more than one block of output channels
     Conv(1, 3, 7, 9, 20, 3, 3, stride=(2, 1), pad=(1, 1, 1, 1), kind="double"),
-    Conv(1, 100, 5, 5, 70, 3, 3, pad=(1, 1, 1, 1), filter="rsdk"),  # more than one block of input channels
+    Conv(1, 400, 5, 5, 70, 3, 3, pad=(1, 1, 1, 1), filter="rsdk"),  # blocks of input channels too, whatever vectors are
     Conv(9, 16, 2, 3, 33, 2, 2, pad=(0, 1, 1, 0), filter="rsdk"),
     *(
         conv
