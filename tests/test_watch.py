@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +10,12 @@ from typing import Any
 
 import pytest
 from conftest import INTERPRETED
+from forking import meeting
 
 from graphrt.errors import TargetError
 from graphrt.runtime.watch import Watch
 
 HERE = Path(__file__).parent
-
-
-def free_port() -> str:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return str(free.getsockname()[1])
 
 
 class Joined:
@@ -115,8 +108,7 @@ def test_a_process_that_is_lost_behind_a_captured_graph_is_named(tmp_path: Path)
     """On the null driver, whose events never happen then."""
     pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
     path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    flags = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
-    flags |= {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+    flags = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", **meeting(2)}
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [
         subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], env={**os.environ, **flags, "RANK": rank}, **pipes)
