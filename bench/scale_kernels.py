@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +27,8 @@ class Kernels:
     """The kernels of one training step of ``network`` at ``batch``: seconds of each phase, and what they make.
 
     ``gradients`` are (seconds after the start of the step, elements) of each parameter's gradient, the first to be ready first.
-    ``source`` says where the seconds are from: one of ``SOURCES``, or otherwise. ``optimizer`` is SGD (with momentum) or LARS.
+    ``source`` says where the seconds are from: one of ``SOURCES``, or otherwise. ``optimizer`` is SGD (with momentum) or LARS,
+    ``norms`` are fused, as graphrt compiles them, or apart, in kernels of their own (``norms_apart``).
     """
 
     network: str
@@ -40,6 +41,7 @@ class Kernels:
     launches: int
     gradients: tuple[tuple[float, int], ...]
     optimizer: str = "SGD"
+    norms: str = "fused"
 
     @property
     def seconds(self) -> float:
@@ -53,24 +55,19 @@ class Kernels:
 
     def scaled(self, factor: float, source: str) -> Kernels:
         """The same step with kernels that take ``factor`` times as long."""
-        return Kernels(
-            self.network,
-            self.batch,
-            self.device,
-            source,
-            factor * self.forward,
-            factor * self.backward,
-            factor * self.update,
-            self.launches,
-            tuple((factor * ready, n) for ready, n in self.gradients),
-            self.optimizer,
-        )
+        phases = {name: factor * getattr(self, name) for name in ("forward", "backward", "update")}
+        return replace(self, source=source, gradients=tuple((factor * ready, n) for ready, n in self.gradients), **phases)
 
 
 def first_launch(program: Any, phase: str) -> int:
-    """The first launch of ``program`` in which a node of ``phase`` (bwd, opt) is computed."""
-    launches = program.schedule.launches
-    return next(i for i, launch in enumerate(launches) if any(n.origin.phase == phase for g in launch.groups for n in g.nodes))
+    """The first launch of ``program``, behind the forward pass's products, that computes a node of ``phase`` (bwd, opt)."""
+    from graphrt.op import Kind
+
+    computed = [[n for g in launch.groups for n in g.nodes] for launch in program.schedule.launches]
+    products = [
+        i for i, nodes in enumerate(computed) for n in nodes if n.op.kind is Kind.CONTRACTION and n.origin.phase == "fwd"
+    ]
+    return next(i for i in range(max(products), len(computed)) if any(n.origin.phase == phase for n in computed[i]))
 
 
 def gradients_of(program: Any) -> Iterator[tuple[int, int]]:
@@ -114,15 +111,36 @@ def seconds_of(program: Any, device: str, batch: int, by: str) -> list[float]:
     return [max(peak, c / CLOCK) + cost.LAUNCH / CLOCK for peak, c in zip(peaks, clocks, strict=True)]
 
 
-def find(network: str, batch: int, device: str, by: str, optimizer: str = "SGD") -> Kernels:
-    """The kernels of ``network``'s training step in bfloat16 on ``device``, by one of ``SOURCES``."""
+def norms_apart(graph: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments to compile ``graph`` with, beside ``arguments``, so that no convolution computes on maps or sums them up.
+
+    Batch norm, activations and sums of branches then have kernels of their own.
+    """
+    from graphrt.compiler import compile as compile_graph
+    from graphrt.op import Kind
+
+    stages = {"fusion": "-segments"}  # sums of a tile
+    nodes = compile_graph(graph, **arguments, **stages).graph.nodes  # passes give names
+    rows = next(n.outputs[0].type.shape[0] for n in nodes if n.op.name == "conv")
+    maps = [n.name for n in nodes if n.op.kind is Kind.ELEMENTWISE and n.outputs[0].type.shape[:1] == (rows,)]
+    convs = [n.name for n in nodes if n.op.name in ("conv", "conv_dgrad", "conv_wgrad")]
+    return {**stages, "forbid": [pair for pair in itertools.product(convs, maps)]}
+
+
+def compiled(network: str, batch: int, optimizer: str = "SGD", norms: str = "fused") -> Any:
+    """``network``'s training step in bfloat16, compiled for sm_90."""
     from graphrt import optim
     from graphrt.compiler import compile as compile_graph
     from graphrt.inspection.subject import find as find_subject
 
     lars = optim.LARS(0.05, weight_decay=5e-5, decay_1d=False) if optimizer == "LARS" else None  # as MLPerf's runs train
     subject = find_subject(network, "cuda:sm_90", batch, True, "bf16", {}, lars)
-    program = compile_graph(subject.outputs, **subject.arguments)
+    more = norms_apart(subject.outputs, subject.arguments) if norms == "apart" else {}
+    return compile_graph(subject.outputs, **subject.arguments, **more)
+
+
+def of_program(program: Any, network: str, batch: int, device: str, by: str, optimizer: str, norms: str) -> Kernels:
+    """The kernels of what was ``compiled`` so, on ``device``, by one of ``SOURCES``."""
     ends = list(itertools.accumulate(seconds_of(program, device, batch, by)))
     backward, update = first_launch(program, "bwd"), first_launch(program, "opt")
     return Kernels(
@@ -136,15 +154,21 @@ def find(network: str, batch: int, device: str, by: str, optimizer: str = "SGD")
         launches=len(ends),
         gradients=tuple(sorted((round(ends[at], 9), size) for at, size in gradients_of(program))),
         optimizer=optimizer,
+        norms=norms,
     )
 
 
-def kept(network: str, batch: int, device: str, source: str, optimizer: str = "SGD") -> Kernels:
+def find(network: str, batch: int, device: str, by: str, optimizer: str = "SGD", norms: str = "fused") -> Kernels:
+    """The kernels of ``network``'s training step on ``device``, by one of ``SOURCES``."""
+    return of_program(compiled(network, batch, optimizer, norms), network, batch, device, by, optimizer, norms)
+
+
+def kept(network: str, batch: int, device: str, source: str, optimizer: str = "SGD", norms: str = "fused") -> Kernels:
     """The record of ``KEPT``. Raises LookupError where there is none."""
+    wanted = dict(network=network, batch=batch, device=device, source=source, optimizer=optimizer, norms=norms)
     for line in KEPT.read_text().splitlines() if KEPT.exists() else ():
-        row = {"optimizer": "SGD", **json.loads(line)}
-        wanted = (network, batch, device, source, optimizer)
-        if tuple(row[name] for name in ("network", "batch", "device", "source", "optimizer")) == wanted:
+        row = {"optimizer": "SGD", "norms": "fused", **json.loads(line)}
+        if wanted.items() <= row.items():
             row["gradients"] = tuple((ready, size) for ready, size in row["gradients"])
             return Kernels(**{f.name: row[f.name] for f in fields(Kernels)})
     raise LookupError(
@@ -162,15 +186,21 @@ def main(
     network: Annotated[str, typer.Option(help="a model of graphrt.models")] = "resnet50",
     batch: Annotated[int, typer.Option(min=1, help="images of one GPU")] = 16,
     device: Annotated[str, typer.Option(help="whose data sheet counts: H100, H200")] = "H100",
-    by: Annotated[str, typer.Option(help="plan, tiles or compiled")] = "tiles",
+    by: Annotated[str, typer.Option(help="plan, tiles, compiled, with commas between")] = "tiles",
     optimizer: Annotated[str, typer.Option(help="SGD, with momentum, or LARS")] = "SGD",
+    norms: Annotated[str, typer.Option(help="fused, or apart: batch norm in kernels of its own")] = "fused",
 ) -> None:
     """Finds the kernels of one step and keeps them."""
-    if by not in SOURCES:
-        raise typer.BadParameter(f"--by is {', '.join(SOURCES)}; got {by!r}")
+    wanted = by.split(",")
+    if unknown := [name for name in wanted if name not in SOURCES]:
+        raise typer.BadParameter(f"--by is {', '.join(SOURCES)}; got {unknown[0]!r}")
     if optimizer not in ("SGD", "LARS"):
         raise typer.BadParameter(f"--optimizer is SGD or LARS; got {optimizer!r}")
-    keep(find(network, batch, device, by, optimizer))
+    if norms not in ("fused", "apart"):
+        raise typer.BadParameter(f"--norms is fused or apart; got {norms!r}")
+    program = compiled(network, batch, optimizer, norms)
+    for name in wanted:
+        keep(of_program(program, network, batch, device, name, optimizer, norms))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PARTS = {"kernels ms": "#4477aa", "exchanges ms": "#ccbb44", "exposed ms": "#ee6677"}
+PARTS = {"kernels ms": "#4477aa", "input ms": "#228833", "exchanges ms": "#ccbb44", "exposed ms": "#ee6677"}
 
 
 def draw(tables: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:

@@ -32,7 +32,8 @@ class Setting:
 
     Gradients are sent in ``itemsize`` bytes an element, in buckets of ``bucket`` bytes (0: each alone), beside the backward
     pass or, without ``overlap``, behind it, ``delay`` seconds after they could be. ``jitter`` is the standard deviation of a
-    rank's time over its mean; ``feed`` are images a second that the host hands to one GPU.
+    rank's time over its mean; ``feed`` are images a second that the host hands to one GPU, and ``brought`` the seconds that
+    the GPU's memory is busy with the next batch.
     Raises ValueError for a policy that is none.
     """
 
@@ -45,6 +46,7 @@ class Setting:
     delay: float = 0.0
     jitter: float = 0.0
     feed: float = math.inf
+    brought: float = 0.0
     exchanges: tuple[Exchange, ...] = ()
 
     def __post_init__(self) -> None:
@@ -118,7 +120,7 @@ def predict(kernels: Kernels, setting: Setting) -> Step:
     exchanged = sum(e.count * best("all_reduce", topology, e.ranks, e.size)[0] for e in setting.exchanges)
     alone = backward + update
     waiting = setting.jitter * (alone + exchanged) * math.sqrt(2 * math.log(ranks))
-    total = end + exchanged + waiting
+    total = end + exchanged + waiting + setting.brought
     fed = kernels.batch / setting.feed
     largest = max((size for _, size in sent), default=0.0)
     way = best("reduce_scatter" if sharded else "all_reduce", topology, ranks, largest)[1] if ranks > 1 else "none"

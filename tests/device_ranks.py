@@ -8,7 +8,6 @@ python device_ranks.py train FOLDER TARGET   two processes, of which each trains
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import ranks
+from forking import forked
 
 import graphrt as grt
 from graphrt import Graph, Mesh
@@ -124,15 +124,8 @@ def main(what: str, folder: str, *more: str) -> int:
     if what == "plan":
         print(json.dumps(plan(int(folder))))
         return 0
-    started = []
-    for rank in range(SIZE):
-        if (process := os.fork()) == 0:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(SIZE)}
-            os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": more[-1]}
-            {"run": run, "train": train}[what](Path(folder), rank, *more[:-1])
-            return 0
-        started.append(process)
-    return max(int(os.waitpid(process, 0)[1] != 0) for process in started)
+    call = {"run": run, "train": train}[what]
+    return forked(SIZE, lambda rank: call(Path(folder), rank, *more))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forking import forked
 
 import graphrt as grt
 from graphrt import Graph, Mesh, Value, nn, optim
@@ -262,27 +263,13 @@ def refused(found: Found) -> None:
 CHECKS: list[Callable[[Found], None]] = [collectives, training, refused]
 
 
-def main(folder: Path, size: int) -> int:
-    """Forks ``size`` processes, which need not import torch again, with a log each; returns 1 if one of them fails."""
-    import torch.distributed  # noqa: F401
-
-    started = []
-    for rank in range(size):
-        if (process := os.fork()) == 0:
-            log = os.open(folder / f"{rank}.log", os.O_WRONLY | os.O_CREAT)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-            run(folder, rank, size)
-            return 0
-        started.append(process)
-    return max(int(os.waitpid(process, 0)[1] != 0) for process in started)
-
-
 def run(folder: Path, rank: int, size: int) -> None:
-    """Runs every check and writes what was found."""
+    """Runs every check and writes what was found, and a log."""
     import torch.distributed as dist
 
+    log = os.open(folder / f"{rank}.log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=size)
     found = Found(rank, size)
     for check in CHECKS:
@@ -293,4 +280,5 @@ def run(folder: Path, rank: int, size: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    where, number = Path(sys.argv[1]), int(sys.argv[2])
+    sys.exit(forked(number, lambda rank: run(where, rank, number)))

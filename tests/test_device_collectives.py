@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import INTERPRETED
+from forking import meeting
 
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 HERE = Path(__file__).parent
@@ -28,13 +28,6 @@ def said(*arguments: str, **flags: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
-
-
-def port() -> str:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return str(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +85,11 @@ def test_nobody_touches_what_is_under_way(plans: list[dict[str, Any]], name: str
 @pytest.mark.skipif(not INTERPRETED, reason="runs Triton's interpreter, in the other lane")
 def test_what_they_compute(tmp_path: Path) -> None:
     """Two processes, in the interpreter over gloo: all collectives as the reference has them, training as one process does."""
-    said("run", str(tmp_path), port(), TRITON_INTERPRET="1")
+    said("run", str(tmp_path), TRITON_INTERPRET="1", **meeting(2))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(INTERPRETED or torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs, and NCCL between them")
 def test_two_gpus_train_as_one_process_does(tmp_path: Path) -> None:
     """With the sums of gradients inside each process's one graph."""
-    said("train", str(tmp_path), "cuda", port())
+    said("train", str(tmp_path), "cuda", **meeting(2))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import INTERPRETED
+from forking import meeting
 
 from graphrt.runtime.state import read_arrays
 from graphrt.train import read_metadata
@@ -25,13 +26,14 @@ LIMIT = 240  # seconds, of which it takes a tenth
 PAGE = HERE.parent / "docs" / "use" / "distributed.md"
 
 
-def launched(size: int, *arguments: str, folder: Path, restarts: int = 0) -> subprocess.Popen[str]:
-    """``size`` processes of torchrun, or one without it, under way."""
+def launched(size: int, *arguments: str, folder: Path, restarts: int = 0, forking: bool = False) -> subprocess.Popen[str]:
+    """``size`` processes of torchrun under way, or one without it, which may be ``forking`` as many itself."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--max-restarts", str(restarts), "--nproc-per-node", str(size)]
     flags = {"GRAPHRT_THREADS": "1", "OMP_NUM_THREADS": "1", "GRAPHRT_CACHE": str(folder / "cache"), "GRAPHRT_KNOWN": "1"}
     flags["GRAPHRT_CFLAGS"] = os.environ.get("GRAPHRT_CFLAGS") or "-Og"
     flags["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, *(launcher if size > 1 else []), *arguments]
+    flags |= meeting(size) if forking else {}
+    command = [sys.executable, *(launcher if size > 1 and not forking else []), *arguments]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     return subprocess.Popen(command, env={**os.environ, **flags}, **pipes)
 
@@ -48,9 +50,9 @@ def ended(process: subprocess.Popen[str], check: bool = True) -> subprocess.Comp
     return subprocess.CompletedProcess(process.args, process.returncode, told, wrong)
 
 
-def started(size: int, *arguments: str, folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """``size`` processes of torchrun, or one without it, that are over."""
-    return ended(launched(size, *arguments, folder=folder), check)
+def started(size: int, *arguments: str, folder: Path, forking: bool = False) -> subprocess.CompletedProcess[str]:
+    """As ``launched`` starts them, when they are over."""
+    return ended(launched(size, *arguments, folder=folder, forking=forking))
 
 
 @pytest.fixture(scope="module")
@@ -58,21 +60,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("distributed")
 
 
-def results(folder: Path, size: int, what: str = "") -> dict[str, Any]:
-    started(size, str(HERE / "distributed_training.py"), str(folder), *([what] if what else []), folder=folder)
-    return json.loads((folder / f"{what or 'found'}-{size}.json").read_text())
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[int, dict[str, Any]]:
+    """What one process and two have found, by their number."""
+    started(2, str(HERE / "distributed_training.py"), str(folder), folder=folder, forking=True)
+    return {size: json.loads((folder / str(size) / "found.json").read_text()) for size in (1, 2)}
 
 
 @pytest.fixture(scope="module")
-def two(folder: Path) -> dict[str, Any]:
-    (folder / "two").mkdir()
-    return results(folder / "two", 2)
+def one(found: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    return found[1]
 
 
 @pytest.fixture(scope="module")
-def one(folder: Path) -> dict[str, Any]:
-    (folder / "one").mkdir()
-    return results(folder / "one", 1)
+def two(found: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    return found[2]
 
 
 def test_two_processes_train_as_one_does(one: dict[str, Any], two: dict[str, Any]) -> None:
@@ -123,7 +125,7 @@ def test_a_checkpoint_fits_any_number_of_processes(folder: Path, two: dict[str, 
     path = folder / "load.py"
     path.write_text("\n".join(line.removeprefix("        ") for line in script.splitlines()))
     for size in (1, 4):
-        told = started(size, str(path), str(HERE), str(folder / "two"), folder=folder).stdout
+        told = started(size, str(path), str(HERE), str(folder / "2"), folder=folder).stdout
         for policy, steps, total in re.findall(r"^(\w+) (\d+) ([\d.]+)$", told, re.M):
             assert int(steps) == two[policy]["steps"]
             assert float(total) == pytest.approx(sum(two[policy]["norms"].values()), rel=1e-12)
@@ -137,7 +139,7 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(folder: Path, two: d
     script = [str(HERE / "distributed_training.py"), str(folder / "lost"), "kill"]
     done = ended(launched(2, *script, folder=folder, restarts=1))
     assert "exitcode: -9" in done.stderr, done.stderr
-    again = json.loads((folder / "lost" / "kill-2.json").read_text())["all_reduce"]
+    again = json.loads((folder / "lost" / "2" / "kill.json").read_text())["all_reduce"]
     assert again["steps"] == two["all_reduce"]["steps"]
     assert again["norms"] == two["all_reduce"]["norms"]  # bit for bit
     assert again["loss"] == two["all_reduce"]["loss"]
@@ -158,38 +160,71 @@ def test_ctrl_c_stops_all_processes_behind_one_step(folder: Path) -> None:
     assert float(np.abs(read_arrays(path)["1.weight"]).sum()) == float(said[0][1])
 
 
-def test_a_silent_process_is_named(folder: Path) -> None:
+def test_a_process_that_is_killed_or_stalls_is_named(folder: Path) -> None:
+    """One that is killed, in less than a minute and whatever the timeout; one that stalls, by the timeout."""
     script = """
-        import os, sys, time
+        import os, signal, sys, time
         from pathlib import Path
+        sys.path.insert(0, sys.argv[2])
         import numpy as np
+        from forking import forked, meeting
         import graphrt as grt
         from graphrt import ops as F
 
-        g = grt.Graph(grt.Mesh(dp=2))
-        g.output("y", F.all_reduce(g.input("x", (4,), varying="dp"), "dp"))
-        program = grt.compile(g, target="reference")
-        program(x=np.ones(4, np.float32))
-        heard = Path(sys.argv[1])
-        if os.environ["RANK"] == "1":
-            while not heard.exists():
-                time.sleep(0.05)
-            os._exit(0)
-        try:
+        def run(rank, fault):
+            g = grt.Graph(grt.Mesh(dp=2))
+            g.output("y", F.all_reduce(g.input("x", (4,), varying="dp"), "dp"))
+            program = grt.compile(g, target="reference")
             program(x=np.ones(4, np.float32))
-        except grt.errors.TargetError as error:
-            print(error, flush=True)
-            heard.touch()
-            os._exit(0)
+            heard = Path(sys.argv[1], fault)
+            if rank == 1 and fault == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if rank == 1:
+                while not heard.exists():
+                    time.sleep(0.05)
+                os._exit(0)
+            begun = time.monotonic()
+            try:
+                program(x=np.ones(4, np.float32))
+            except grt.errors.TargetError as error:
+                print(fault, time.monotonic() - begun < 60, error, flush=True)
+                heard.touch()
+                os._exit(0)
+            os._exit(1)
+
+        for fault, limit in (("killed", 600), ("stalled", 5)):
+            os.environ |= {"GRAPHRT_TIMEOUT": str(limit), **meeting(2)}
+            forked(2, lambda rank: run(rank, fault))
     """
     path = folder / "silent.py"
     path.write_text("\n".join(line.removeprefix("        ") for line in script.splitlines()))
-    os.environ["GRAPHRT_TIMEOUT"] = "5"
-    try:
-        told = started(2, str(path), str(folder / "heard"), folder=folder, check=False).stdout
-    finally:
-        del os.environ["GRAPHRT_TIMEOUT"]
-    assert "process 1 of Mesh(dp=2) is gone, or did not answer in time" in told
+    told = started(2, str(path), str(folder), str(HERE), folder=folder, forking=True).stdout
+    for fault in ("killed", "stalled"):
+        assert f"{fault} True process 1 of Mesh(dp=2) is gone, or did not answer in time" in told
+
+
+@pytest.mark.proof
+def test_the_command_line_trains_between_processes(folder: Path) -> None:
+    losses = {}
+    for size, policy in ((1, "all_reduce"), (2, "zero2")):
+        out = folder / f"command{size}"
+        options = [
+            "--policy",
+            policy,
+            "--target",
+            "cpu",
+            "--limit",
+            "64",
+            "--batch-size",
+            "32",
+            "--epochs",
+            "1",
+            "--out",
+            str(out),
+        ]
+        started(size, "-m", "graphrt.cli", "train", "lenet5", *options, folder=folder)
+        losses[size] = json.loads((out / "history.json").read_text())["loss"]
+    np.testing.assert_allclose(losses[2], losses[1], rtol=1e-5)
 
 
 @pytest.mark.proof

@@ -21,6 +21,7 @@ from graphrt import errors, models, nn, optim
 from graphrt import ops as F
 from graphrt.targets import saved
 from graphrt.targets.cpu import build
+from graphrt.targets.cpu import saved as cpu_saved
 
 ROOT = Path(__file__).parent.parent
 STANDALONE = ROOT / "examples" / "standalone"
@@ -289,6 +290,24 @@ def test_the_processor_is_named_by_what_the_compiler_may_use(monkeypatch: pytest
     assert {"avx2", "fma"} <= set(build.required())
     monkeypatch.setenv("GRAPHRT_CFLAGS", "-march=x86-64")
     assert build.required() == []
+
+
+def test_a_program_says_which_instructions_a_processor_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs where all that it was built for is, whatever else is there."""
+    needed = build.required()
+    if not needed:
+        pytest.skip("needs an x86-64 processor with AVX2")
+    program = linear()
+    program.save(tmp_path / "p")
+    monkeypatch.setattr(cpu_saved, "processor", lambda: [*needed, "another"])
+    grt.load(tmp_path / "p")
+    monkeypatch.setattr(cpu_saved, "processor", lambda: needed[1:])
+    told = rf"was built for a processor with {needed[0]}, which this one lacks; compile and save it on this one"
+    with pytest.raises(errors.TargetError, match=told):
+        grt.load(tmp_path / "p")
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(errors.TargetError, match=r"was built for \w+; this machine is riscv64"):
+        grt.load(tmp_path / "p")
 
 
 def test_a_c_program_runs_a_saved_one(tmp_path: Path) -> None:

@@ -1,18 +1,19 @@
-"""Trains small networks on batches that so many processes cannot cut evenly: ``python uneven_ranks.py FOLDER SIZE`` forks them.
+"""Trains small networks on batches that so many processes cannot cut evenly.
 
-What the first has found is written as SIZE.json.
+``python uneven_ranks.py FOLDER CASE...`` forks one process, then three; what the first finds is written as 1.json and 3.json.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from forking import forked
 
 import graphrt as grt
 from graphrt import nn, optim
@@ -58,6 +59,7 @@ CASES: dict[str, Case] = {  # network, loss, metrics, options of the optimizer
     "accumulated": (linear, nn.CrossEntropyLoss(), ["accuracy", "confusion_matrix"], {"accumulation_steps": 2}),
     "accumulated mean": (linear, squared, ["mae"], {"accumulation_steps": 3, "clip_grad_norm": 0.5}),
     "normed": (normed, nn.CrossEntropyLoss(), ["accuracy"], {}),
+    "sharded": (linear, nn.CrossEntropyLoss(), ["accuracy", "confusion_matrix"], {}),
 }
 
 
@@ -72,8 +74,9 @@ class Twice(nn.Module):
         return found, found * 2.0
 
 
-def trained(name: str, mesh: grt.Mesh | None, policy: str = "all_reduce") -> dict[str, Any]:
+def trained(name: str, mesh: grt.Mesh) -> dict[str, Any]:
     """What is left of two epochs of case ``name``."""
+    policy = "fsdp" if name == "sharded" else "all_reduce"
     make, loss, metrics, options = CASES[name]
     rng = np.random.default_rng(0)
     x, classes = rng.standard_normal((EXAMPLES, 6)).astype(np.float32), rng.integers(0, 4, EXAMPLES)
@@ -82,7 +85,7 @@ def trained(name: str, mesh: grt.Mesh | None, policy: str = "all_reduce") -> dic
     nn.manual_seed(0)
     net = make(4)
     net = Twice(net) if isinstance(loss, tuple) else net
-    target = "cpu" if name == "accumulated" or policy == "fsdp" else "reference"  # which compiles nothing
+    target = "cpu" if name in ("accumulated", "sharded") else "reference"  # which compiles nothing
     trainer = Trainer(net, loss, optim.Adam(lr=0.02, **options), None, metrics, target, mesh=mesh, policy=policy)
     data: Any = (x, y)
     if name == "weighted":
@@ -106,33 +109,19 @@ def refused(mesh: grt.Mesh) -> str:
     return ""
 
 
-def run(folder: Path, rank: int, size: int) -> None:
-    """All cases in this process."""
+def run(folder: Path, rank: int, size: int, names: list[str]) -> None:
+    """The cases called ``names`` in this process."""
     if size > 1:
         import torch.distributed as dist
 
         dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=size)
     mesh = grt.Mesh(dp=size)
-    found: dict[str, Any] = {name: trained(name, mesh) for name in CASES}
-    found["sharded"] = trained("classes", mesh, "fsdp")
+    found: dict[str, Any] = {name: trained(name, mesh) for name in names}
     found["refused"] = refused(mesh) if size > 1 else ""
     if rank == 0:
         (folder / f"{size}.json").write_text(json.dumps(found))
 
 
-def main(folder: Path, size: int) -> int:
-    """Forks ``size`` processes; 1 if one of them fails."""
-    import torch.distributed  # noqa: F401 - once, and not in each
-
-    started = []
-    for rank in range(size):
-        if (process := os.fork()) == 0:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-            run(folder, rank, size)
-            return 0
-        started.append(process)
-    return max(int(os.waitpid(process, 0)[1] != 0) for process in started)
-
-
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    calls = {size: functools.partial(run, Path(sys.argv[1]), size=size, names=sys.argv[2:]) for size in (1, 3)}
+    sys.exit(max(forked(size, call) for size, call in calls.items()))

@@ -11,9 +11,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from graphrt.config import Flags
+from graphrt.mesh import Mesh
 from graphrt.runtime.arrays import flat, to_numpy, view
 from graphrt.runtime.runnable import Binary
 from graphrt.runtime.state import State
+from graphrt.runtime.watch import Watch, watch
 from graphrt.targets.triton.collective import beside
 from graphrt.targets.triton.driver import Driver, Launch
 from graphrt.targets.triton.graphs import Graphs, Outputs
@@ -43,6 +45,7 @@ class DeviceBinary(Binary):
         self._state_of: dict[str, Any] = {}
         self._launches: list[Launch] = []
         self._replay: Callable[[], None] | None = None
+        self._watch: Watch | None = None  # where runs wait for other processes
         self._clocks: dict[int, Callable[[], list[float]]] = {}  # of all launches a number of times; 0: of each launch
         self._stream = driver.stream()  # of the last run
         self._done = self._over(self._stream)  # the memory is zeroed, later: the last run is over
@@ -52,6 +55,8 @@ class DeviceBinary(Binary):
         """Moves the state's buffers to the device and packs the launches: addresses are final."""
         self._state_of = {name: state.on_device(name, self._driver) for name in self._state}
         self._launches = self._bound({})
+        for number in self.image.until:
+            self._watch = watch(Mesh.parse(self.image.kernels[self.image.launches[number].kernel].mesh))
         self._captured.attach([self._memory, *self._state_of.values()])
 
     def _bound(self, given: Mapping[Buffer, Any], apart: bool = False) -> list[Launch]:
@@ -186,6 +191,8 @@ class DeviceBinary(Binary):
         """Takes note that a run on ``stream`` is enqueued; what the host fetches behind it is there when the call returns."""
         self._done = state.done = self._over(stream, self._done)
         self._stream = state.stream = stream
+        if self._watch is not None:
+            self._watch.begun(stream.record_event().query)
 
     def _over(self, stream: Any, event: Any = None) -> Any:
         """An event behind a run on ``stream``, where one is needed: a stream that lasts is asked when another must wait."""

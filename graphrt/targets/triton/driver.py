@@ -105,6 +105,10 @@ class HostStream:
         """An event that has happened; the stream itself serves."""
         return self
 
+    def query(self) -> bool:
+        """Nothing is under way."""
+        return True
+
     def synchronize(self) -> None:
         """Nothing is under way."""
 
