@@ -19,11 +19,13 @@ from graphrt import nn, optim
 from graphrt.data import Dataset
 from graphrt.train import Trainer, tasks
 
+RATE = 1e-4  # every step sees the same batch: none may diverge
+
 
 def ours(name: str, batch: int) -> tuple[Trainer, Dataset]:
     """A trainer with plain SGD of the task called ``name``, and a batch."""
     task = tasks.get(name)
-    return task.trainer(optimizer=optim.SGD(0.01, momentum=0.9), schedule=None), task.training(0, batch)
+    return task.trainer(optimizer=optim.SGD(RATE, momentum=0.9), schedule=None), task.training(0, batch)
 
 
 def theirs(name: str, net: nn.Module, batch: Dataset) -> tuple[Any, torch.Tensor, dict[str, torch.Tensor]]:
@@ -45,7 +47,7 @@ def steps(name: str, batch: int) -> dict[str, Callable[[], Any]]:
     """A training step of graphrt, and of torch in eager mode: forward, backward, SGD with momentum; the losses are read."""
     trainer, data = ours(name, batch)
     peer, x, given = theirs(name, trainer.net, data)
-    optimizer = torch.optim.SGD(peer.parameters(), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(peer.parameters(), lr=RATE, momentum=0.9)
     return {"graphrt": lambda: trainer.step(data.x, data.y), "torch eager": updated(optimizer, lambda: peer.loss(x, given))}
 
 
