@@ -83,7 +83,7 @@ def test_channels_of_a_region_share_their_place() -> None:
 @pytest.mark.skipif(INTERPRETED, reason="these are loops of C")
 @pytest.mark.parametrize(("chained", "length", "stored"), [(12, 4096, True), (3, 4096, False), (12, 8, False)])
 def test_what_is_read_often_is_computed_once(chained: int, length: int, stored: bool) -> None:
-    """A chain of operations on 64 numbers, for each of which two kernels have a row: it is short, or little is read, or stored."""
+    """A chain of operations on 64 numbers that two kernels broadcast: it is short, or little is read, or it is stored."""
     graph = grt.Graph()
     x, y, small = graph.input("x", (64, length)), graph.input("y", (length, 64)), graph.input("small", (64,))
     chain = small

@@ -13,7 +13,8 @@ from graphrt.schedule.work import COSTLY
 from graphrt.types import HALVES
 
 LITTLE = 8  # times an operation's work
-OFTEN, MANY, WORTH = 16, 8, 1 << 16  # reads of an element and operations of one from which on it is stored, of so many reads in all
+OFTEN, MANY = 16, 8  # reads of an element, and operations of one, from which on it is stored
+WORTH = 1 << 16  # reads in all that are worth a launch
 
 
 def inline(f: FusionState) -> None:

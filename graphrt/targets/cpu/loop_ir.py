@@ -119,7 +119,7 @@ class Rows:
 class ColumnPass:
     """A pass over columns; ``doubles`` are the sums that are added up in double, a block of rows at a time.
 
-    ``shared`` is computed once for all columns of a row. A C compiler that is left to find it keeps its branches, and no vectors.
+    ``shared`` is computed once for all columns of a row: a C compiler that is to find it keeps branches, and makes no vectors.
     """
 
     work: Pass

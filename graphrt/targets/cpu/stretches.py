@@ -1,4 +1,4 @@
-"""How a kernel's axes lie in memory where no tensor has the shape of its domain, and what its columns, or rows, need but once."""
+"""How a kernel's axes lie in memory where no tensor has the shape of its domain, and what a column or a row needs but once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphrt.targets.cpu.reduction_rewrites import axes_of, pruned, renamed, sli
 
 
 def innermost(kernel: ReductionKernel) -> int:
-    """The axis along which what the rows read most of is contiguous: of a gather's operand, that of what is at its positions."""
+    """The axis along which what the rows read most of is contiguous; a gather reads as much as it has positions."""
     most, chosen = -1, (*kernel.kept, *kernel.reduced)[-1]
     depends: dict[str, set[str]] = {}
     for inst in kernel.passes[0].inner.insts:
