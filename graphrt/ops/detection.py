@@ -242,8 +242,8 @@ def _taps(at: Value, size: int, margin: float) -> tuple[Value, Value]:
 def _bilinear(input: Value, batch: Value, x: Value, y: Value, margin: float = 0.0, samples: int = 1) -> Value:
     """``input`` [N, C, H, W] of image ``batch`` [K] at columns ``x`` [K, P] and rows ``y`` [K, Q]: [K, C, Q, P].
 
-    Of ``samples`` a side it is the mean, of which there are so many fewer. Those more than ``margin`` beyond the outermost pixels
-    are zeros. A pixel's channels lie side by side and have one position, so the gradient moves whole pixels.
+    Of ``samples`` a side it is the mean, so there are fewer results. Those more than ``margin`` beyond the outermost pixels are
+    zeros. A pixel's channels lie side by side and have one position, so the gradient moves whole pixels.
     """
     n, channels, h, w = input.shape
     k, p, q = x.shape[0], x.shape[1] // samples, y.shape[1] // samples
