@@ -117,6 +117,11 @@ class Pix2Pix(nn.Module):
         self.generator = Generator(inputs, outputs, width, depth)
         self.discriminator = discriminator(inputs + outputs, width, layers)
 
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Both networks, which a step calls one by one."""
+        self.generator.compile(*args, **options)
+        self.discriminator.compile(*args, **options)
+
 
 def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, max(channels // 4, 1)), channels, eps=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,21 @@ def test_a_bench_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rivals = ["torch eager"] if name in PEERS else ["torch eager", "torch channels_last"]
     assert [row["candidate"] for row in rows] == ["graphrt", *rivals]
     assert all(row["work"] == name and row["batch"] == 2 and row["ms"] > 0 and row["ratio"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_a_peer_is_compiled_by_torch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each network of a step goes through torch.compile, forward passes alike; no compiler is waited for."""
+    made = []
+
+    def compiled(function: Any, *args: Any, **options: Any) -> Any:
+        made.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    step = WORK[name].steps(["compile"], 2)["torch compile"]
+    assert np.isfinite(step())
+    assert len(made) == (2 if name == "pix2pix" else 1)
 
 
 @pytest.mark.parametrize("name", PEERS)

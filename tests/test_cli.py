@@ -318,3 +318,17 @@ def test_a_missing_triton_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_summary() -> None:
     text = run("summary", "lenet5", "--batch", "2")
     assert "2x6x28x28" in text and "61,706" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("ssd300_vgg16", "35,641,826"), ("fasterrcnn_resnet50_fpn", "41,808,406"), ("rcnn", "118,724"), ("diffusion", "627,433")],
+)
+def test_summary_of_networks_for_scenes(name: str, parameters: str) -> None:
+    """Detectors, those that judge proposals among them, and the small networks that ``train`` has by the name of a task."""
+    assert run("summary", name).splitlines()[-1].split()[1] == parameters
+
+
+def test_a_detector_says_how_it_is_trained(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "yolo_v1 finds boxes" in fails(monkeypatch, capsys, "train", "yolo_v1")
+    assert "did you mean yolo_v1 or yolo" in fails(monkeypatch, capsys, "summary", "yolo_v2")

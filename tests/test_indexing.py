@@ -15,6 +15,7 @@ from test_functional import TARGET, Call, compare, data
 
 import graphrt as grt
 from graphrt import ops as F
+from graphrt.ops.positions import scatter_to
 
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
 
@@ -169,6 +170,21 @@ def test_gather_and_scatter_of_any_shape(seed: int, rank: int) -> None:
     graph.output("z", z)
     graph.output("dx", grt.grad(F.sum(z * z), [x])[0])
     check(graph, {"x": rng.standard_normal(shape).astype(np.float32), "i": index}, TARGET, 30)
+
+
+@pytest.mark.parametrize("op", ["sum", "prod", "max", "min"])
+@pytest.mark.parametrize(("rows", "lines"), [(1, 1), (700, 5), (513, 64), (40, 130)])
+def test_rows_are_scattered_as_a_whole(op: str, rows: int, lines: int) -> None:
+    """One position for all lines: it is looked up once a row, for a few hundred at a time, and the rest is the same op."""
+    rng = np.random.default_rng(lines)
+    graph = grt.Graph()
+    x, at = graph.input("x", (rows, lines)), graph.input("at", (rows,), "int64")
+    wide = F.broadcast_to(F.unsqueeze(at, 1), (rows, lines))
+    graph.output("y", scatter_to(wide, x * 2.0, 0, 9, op))
+    feeds = {"x": rng.uniform(0.5, 1.5, (rows, lines)).astype(np.float32), "at": rng.integers(-1, 10, rows)}
+    check(graph, feeds, TARGET, rows)
+    if TARGET == "cpu":
+        assert "#define SHARED 1" in grt.compile(graph, target="cpu").source()
 
 
 def test_gather_fuses_with_what_stands_around_it() -> None:

@@ -64,6 +64,39 @@ def test_groups_are_walked_along_memory() -> None:
     assert "enum { SIZE = 32, LANES = 16, BLOCKS = 2, REDUCED = 256 };" in text, "32 channels side by side, 256 pixels"
 
 
+@pytest.mark.skipif(INTERPRETED, reason="these are loops of C")
+def test_channels_of_a_region_share_their_place() -> None:
+    """RoIAlign walks channels side by side, of which none computes anew where its pixel is, and so does its gradient."""
+    graph = grt.Graph()
+    x, rois = graph.input("x", (2, 64, 16, 16), order=LAST), graph.input("rois", (40, 5))
+    y = graph.output("y", F.roi_align(x, rois, 7))
+    graph.output("dx", grt.grad(F.sum(y * y), [x])[0])
+    text = grt.compile(graph, target="cpu").source()
+    (gather,) = [kernel for kernel in text.split("\n/* g") if "gather_0, " in kernel.split("\n")[0]]
+    assert "SIZE = 64, LANES = 64" in gather
+    side_by_side = gather.split("GRT_SIMD")[1]
+    assert side_by_side.count("const ") == 4, "the column, what is read there, or 0, and that by its share"
+    assert "mul_8" not in side_by_side, "the shares are stored once"
+    assert "#define SHARED 1" in text
+
+
+@pytest.mark.skipif(INTERPRETED, reason="these are loops of C")
+@pytest.mark.parametrize(("chained", "length", "stored"), [(12, 4096, True), (3, 4096, False), (12, 8, False)])
+def test_what_is_read_often_is_computed_once(chained: int, length: int, stored: bool) -> None:
+    """A chain of operations on 64 numbers that two kernels broadcast: it is short, or little is read, or it is stored."""
+    graph = grt.Graph()
+    x, y, small = graph.input("x", (64, length)), graph.input("y", (length, 64)), graph.input("small", (64,))
+    chain = small
+    for i in range(chained):
+        chain = F.maximum(chain * 0.5, float(i))
+    graph.output("rows", F.amax(x + F.unsqueeze(chain, 1), 1))
+    graph.output("columns", F.amax(y * chain, 0))
+    said = [d for d in grt.compile(graph, target="cpu").decisions if f"is read {length} times at each element" in d.reason]
+    assert bool(said) == stored and all(d.change for d in said)
+    rng = np.random.default_rng(0)
+    check(graph, {v.name: rng.standard_normal(v.shape).astype(np.float32) for v in (x, y, small)}, "cpu", 1)
+
+
 def test_what_convolutions_read_slices_of_lies_channels_last() -> None:
     """The gradient of a concatenation: each part is a slice that a convolution reads, and it is written as they like it."""
     graph = grt.Graph()

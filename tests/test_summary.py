@@ -72,3 +72,17 @@ def test_the_table() -> None:
     assert text.splitlines()[-1].split() == ["total", "61,706", "416,520", "60,008"]
     assert "all" not in words and "functions" in words and words.splitlines()[-1].split()[1] == "817,920"
     assert nn.summary(models.lenet5()).splitlines()[-1].split() == ["total", "61,706"]
+
+
+class Joined(nn.Module):
+    def __init__(self) -> None:
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(5, 4)
+
+    def forward(self, left: grt.Value, right: grt.Value) -> grt.Value:
+        return self.first(left) * self.second(right)
+
+
+def test_a_network_of_several_inputs_is_told_their_shapes_by_name() -> None:
+    shapes = {"left": (2, 3), "right": (2, 5)}
+    assert [(row.path, row.multiplications) for row in nn.layers(Joined(), shapes)] == [("first", 24), ("second", 40)]
+    assert "64" in nn.summary(Joined(), shapes).splitlines()[-1]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphrt.cli.options import show
+from graphrt.cli.options import names_of, show
 from graphrt.errors import ArgumentError, unknown
 
 commands = typer.Typer()
@@ -20,14 +20,14 @@ def models(
 ) -> None:
     """Lists the networks: the input of one example, parameters, and the first line of what is said of each."""
     from graphrt import nn
-    from graphrt.models import MODELS
+    from graphrt.models import DETECTORS, MODELS
     from graphrt.models.weights import WEIGHTS
 
     if weights:
         show([(name, whose) for name, whose in sorted(WEIGHTS.items())], ("network", "weights by name of"))
         return
     rows = []
-    for name, model in MODELS.items():
+    for name, model in {**MODELS, **DETECTORS}.items():
         with nn.init.skip_init():
             count = nn.count_parameters(model.build(), trainable=False)
         rows.append((name, "x".join(map(str, model.input_shape)), f"{count:,}", _first(model.build)))
@@ -36,20 +36,37 @@ def models(
 
 @commands.command()
 def summary(
-    model: Annotated[str, typer.Argument(help="a network of graphrt.models, or an ONNX file")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="a network of graphrt.models, one that graphrt train has for scenes, or an ONNX file",
+            autocompletion=names_of("models", "MODELS"),
+        ),
+    ],
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 1,
 ) -> None:
     """Prints MODEL by layer: output shape, parameters, multiplications, bytes of the output and receptive field."""
-    from graphrt import models as zoo
     from graphrt import nn
+    from graphrt.models import DETECTORS, MODELS, Model
+    from graphrt.train.tasks import TASKS
 
     if model.endswith(".onnx"):
         typer.echo(_onnx_summary(model, batch))
         return
-    one = zoo.get(model)
+    known = {**MODELS, **DETECTORS}
+    if model not in known and model not in TASKS:
+        raise ArgumentError(unknown("model", model, {**known, **TASKS}))
+    if model in known:
+        one = known[model]
+    else:
+        task = TASKS[model]
+        given = {"proposals": (task.slots, 4)} if "proposals" in task.given else {}
+        one = Model(task.build, (1 if task.kind == "denoising" else 3, task.size, task.size), more=given)
     with nn.init.skip_init():
         net = one.build()
-    typer.echo(nn.summary(net, (batch, *one.input_shape), one.dtype))
+    more = {name: (batch, *shape) for name, shape in one.more.items()}
+    shape = (batch, *one.input_shape)
+    typer.echo(nn.summary(net, {"input": shape, **more} if more else shape, one.dtype))
 
 
 def _onnx_summary(path: str, batch: int) -> str:

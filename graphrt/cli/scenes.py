@@ -104,7 +104,7 @@ def predict(task: tasks.Task, trainer: Trainer, files: Sequence[Path], out: Path
             rows += [
                 (label, f"{one['class']} {one['score']:.4f}", " ".join(f"{side:.1f}" for side in one["box"]))
                 for one in told["found"]
-            ]
+            ] or [(label, f"nothing with a score of {LEAST} or more", "")]
             drawn = pictures.boxed(x, found, SHAPES, _scale(x), LEAST)[0]
         if as_json:
             typer.echo(json.dumps({"example": label, **told}))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from graphrt.errors import ArgumentError, unknown
 from graphrt.models.alexnet import alexnet, alexnet_2012
@@ -84,7 +84,7 @@ class Model:
     """How to build a network, ``build()``, and the ``input_shape`` and ``dtype`` of one example it takes, without the batch.
 
     One that is ``dense`` gives scores for each pixel, others for each example; ``outputs`` is their number where ``build``
-    takes no ``num_classes``.
+    takes no ``num_classes``, and ``more`` has the shapes of other inputs by name.
     """
 
     build: Callable[[], Module]
@@ -92,6 +92,7 @@ class Model:
     dtype: str = "float32"
     dense: bool = False
     outputs: int = 0
+    more: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 _IMAGENET, _CIFAR = (3, 224, 224), (3, 32, 32)
@@ -170,8 +171,24 @@ MODELS: dict[str, Model] = {
 }
 
 
+_PICTURE, _PROPOSALS = (3, 512, 512), {"proposals": (256, 4)}
+DETECTORS: dict[str, Model] = {
+    "fasterrcnn_resnet50_fpn": Model(fasterrcnn_resnet50_fpn, _PICTURE),
+    "fastrcnn_vgg16": Model(fastrcnn_vgg16, _PICTURE, more=_PROPOSALS),
+    "maskrcnn_resnet50_fpn": Model(maskrcnn_resnet50_fpn, _PICTURE),
+    "rcnn_alexnet": Model(rcnn_alexnet, _PICTURE, more=_PROPOSALS),
+    "retinanet_resnet50_fpn": Model(retinanet_resnet50_fpn, _PICTURE),
+    "ssd300_vgg16": Model(ssd300_vgg16, (3, 300, 300)),
+    "yolo_v1": Model(yolo_v1, (3, 448, 448)),
+}
+
+
 def get(name: str) -> Model:
-    """The model called ``name``. Raises ArgumentError with the names there are."""
+    """The model called ``name``, of those whose result a loss takes as it is. Raises ArgumentError with the names there are."""
+    if name in DETECTORS:
+        raise ArgumentError(
+            f"{name} finds boxes, of which data and losses are others' (docs/detection.md); graphrt summary has it"
+        )
     if name not in MODELS:
         raise ArgumentError(unknown("model", name, MODELS))
     return MODELS[name]
@@ -179,6 +196,7 @@ def get(name: str) -> Model:
 
 __all__ = [
     "ASPP",
+    "DETECTORS",
     "FCN",
     "MODELS",
     "RCNN",

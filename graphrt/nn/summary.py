@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -32,15 +32,22 @@ class Layer:
     field: tuple[int, int] | None
 
 
-def layers(module: Module, input_shape: Sequence[int], dtype: DTypeLike = "float32") -> list[Layer]:
+Shapes = Sequence[int] | Mapping[str, Sequence[int]]
+
+
+def layers(module: Module, input_shape: Shapes, dtype: DTypeLike = "float32") -> list[Layer]:
     """The layers of ``module`` in evaluation mode for an input of ``input_shape``, the batch included, and ``dtype``.
 
+    Of a module of several inputs ``input_shape`` has the shape of each by name.
     These are the modules without others inside and those with parameters of their own, in the order of their calls; what is
     computed between them is the last row, where it has multiplications. Nothing is run. Raises what the call raises.
     """
     graph = Graph()
     with in_mode(module, False), noted() as calls:
-        module(graph.input("x", input_shape, dtype))
+        if isinstance(input_shape, Mapping):
+            module(**{name: graph.input(name, shape, dtype) for name, shape in input_shape.items()})
+        else:
+            module(graph.input("x", input_shape, dtype))
     fields = _fields(graph)
     paths = {id(m): path for path, m in reversed(list(module.named_modules()))}
     rows, counted = [], set[Node]()
@@ -71,18 +78,21 @@ def _multiplications(nodes: Sequence[Node]) -> int:
     return sum(contracted(n) // 2 for n in nodes)
 
 
-def summary(module: Module, input_shape: Sequence[int] | None = None, dtype: DTypeLike = "float32") -> str:
+def summary(module: Module, input_shape: Shapes | None = None, dtype: DTypeLike = "float32") -> str:
     """The network by layer as a table.
 
     Without ``input_shape`` a line for each module with parameters of its own: path, kind, shapes, elements; then the total.
-    With it, the batch included, and ``dtype`` of the input: what ``layers`` found, and the totals.
+    With it, the batch included, or one by name of each of several inputs, and their ``dtype``: what ``layers`` found, and the
+    totals.
     """
     if input_shape is None:
         return _parameters(module)
     found = layers(module, input_shape, dtype)
+    shapes = input_shape.values() if isinstance(input_shape, Mapping) else [input_shape]
+    pictures = any(len(shape) == 4 for shape in shapes)
     lines = [_line("layer", "kind", "output", "parameters", "multiplications", "bytes", "receptive field")]
     for row in found:
-        seen = ("all" if row.field is None else f"{row.field[0]}x{row.field[1]}") if len(input_shape) == 4 else ""
+        seen = ("all" if row.field is None else f"{row.field[0]}x{row.field[1]}") if pictures else ""
         counts = (f"{row.parameters:,}", f"{row.multiplications:,}", f"{row.bytes:,}")
         lines.append(_line(row.path or ".", row.kind, "x".join(map(str, row.shape)), *counts, seen))
     totals = (f"{count_parameters(module, trainable=False):,}", f"{sum(row.multiplications for row in found):,}")

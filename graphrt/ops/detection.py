@@ -19,8 +19,8 @@ from graphrt.ops.composite import square
 from graphrt.ops.cumulative import cumsum
 from graphrt.ops.elementwise import eq, exp, floor, ge, gt, le, logical_and, lt, maximum, minimum, where
 from graphrt.ops.extremum import argmax, extremum
-from graphrt.ops.indexing import gather, index_select, scatter, take
-from graphrt.ops.reduction import mean, sum
+from graphrt.ops.indexing import gather, index_select, scatter
+from graphrt.ops.reduction import sum
 from graphrt.ops.slicing import concat
 from graphrt.ops.sorting import argsort, topk
 from graphrt.ops.source import iota
@@ -195,8 +195,7 @@ def roi_align(
         return like + (cast(iota(like, 1), span.dtype) + 0.5) * unsqueeze(span * (1.0 / (cells * ratio)), 1)
 
     x, y = line(corners[:, 0], corners[:, 2], width), line(corners[:, 1], corners[:, 3], height)
-    samples = _bilinear(input, boxes[:, 0], x, y, 1.0, 0.0)
-    return mean(reshape(samples, (*samples.shape[:2], height, ratio, width, ratio)), (3, 5))
+    return _bilinear(input, boxes[:, 0], x, y, 1.0, ratio)
 
 
 @function
@@ -216,42 +215,54 @@ def crop_and_resize(input: Value, boxes: Value, output_size: int | Sequence[int]
         return unsqueeze(low, 1) * (1.0 - part) + unsqueeze(high, 1) * part
 
     x, y = line(boxes[:, 1], boxes[:, 3], width), line(boxes[:, 2], boxes[:, 4], height)
-    return _bilinear(input, boxes[:, 0], x, y, 0.0, extrapolation_value)
+    found = _bilinear(input, boxes[:, 0], x, y)
+    rows, columns = _inside(y, input.shape[2]), _inside(x, input.shape[3])
+    inside = logical_and(reshape(rows, (*rows.shape, 1)), reshape(columns, (columns.shape[0], 1, columns.shape[1])))
+    return where(broadcast_to(unsqueeze(inside, 1), found.shape), found, extrapolation_value)
 
 
-def _bilinear(input: Value, batch: Value, x: Value, y: Value, margin: float, outside: float) -> Value:
-    """``input`` [N, C, H, W] of image ``batch`` [K] at columns ``x`` [K, P] and rows ``y`` [K, Q], as [K, C, Q, P].
+def _inside(at: Value, size: int, margin: float = 0.0) -> Value:
+    """Whether positions ``at`` lie among ``size`` pixels, or up to ``margin`` beyond them."""
+    return logical_and(ge(at, -margin), le(at, size - 1 + margin))
 
-    Positions up to ``margin`` beyond the outermost pixels read those; others are ``outside``.
+
+def _taps(at: Value, size: int, margin: float) -> tuple[Value, Value]:
+    """Both pixels that each position ``at`` [K, P] among ``size`` of them lies between, -1 outside, and their shares [K, P, 2].
+
+    Positions up to ``margin`` beyond the outermost pixels read those.
     """
-    channels, h, w = input.shape[1:]
-    k, (p, q) = x.shape[0], (x.shape[1], y.shape[1])
-    shape = (k, channels, q, p)
+    held = minimum(maximum(at, 0.0), float(size - 1))
+    below = minimum(floor(held), float(max(size - 2, 0)))
+    both = broadcast_to(unsqueeze(below, 2), (*at.shape, 2))
+    step, above = cast(iota(both, 2), at.dtype), unsqueeze(held - below, 2)
+    pixel = where(unsqueeze(_inside(at, size, margin), 2), minimum(both + step, float(size - 1)), -1.0)
+    return cast(pixel, int64), where(eq(step, 0.0), 1.0 - above, above)
 
-    def line(at: Value, size: int) -> tuple[Value, Value, Value, Value]:
-        """Both pixels, the upper one's share, and whether a position counts."""
-        valid = logical_and(ge(at, -margin), le(at, size - 1 + margin))
-        at = minimum(maximum(at, 0.0), float(size - 1))
-        below = minimum(floor(at), float(max(size - 2, 0)))
-        return below, minimum(below + 1.0, float(size - 1)), at - below, valid
+
+def _bilinear(input: Value, batch: Value, x: Value, y: Value, margin: float = 0.0, samples: int = 1) -> Value:
+    """``input`` [N, C, H, W] of image ``batch`` [K] at columns ``x`` [K, P] and rows ``y`` [K, Q]: [K, C, Q, P].
+
+    Of ``samples`` a side it is the mean, so there are fewer results. Those more than ``margin`` beyond the outermost pixels are
+    zeros. A pixel's channels lie side by side and have one position, so the gradient moves whole pixels.
+    """
+    n, channels, h, w = input.shape
+    k, p, q = x.shape[0], x.shape[1] // samples, y.shape[1] // samples
+    shape = (k, q, p, 2 * samples, 2 * samples)
 
     def row(v: Value) -> Value:
-        return broadcast_to(reshape(v, (k, 1, q, 1)), shape)
+        return broadcast_to(reshape(v, (k, q, 1, 2 * samples, 1)), shape)
 
     def column(v: Value) -> Value:
-        return broadcast_to(reshape(v, (k, 1, 1, p)), shape)
+        return broadcast_to(reshape(v, (k, 1, p, 1, 2 * samples)), shape)
 
-    x0, x1, fx, x_ok = line(x, w)
-    y0, y1, fy, y_ok = line(y, h)
-    image = broadcast_to(reshape(cast(batch, int64), (k, 1, 1, 1)), shape)
-    plane = image * channels + iota(image, 1)
-
-    def pixel(y: Value, x: Value) -> Value:
-        return take(input, (plane * h + row(cast(y, int64))) * w + column(cast(x, int64)))
-
-    top = pixel(y0, x0) * (1.0 - column(fx)) + pixel(y0, x1) * column(fx)
-    bottom = pixel(y1, x0) * (1.0 - column(fx)) + pixel(y1, x1) * column(fx)
-    return where(logical_and(row(y_ok), column(x_ok)), top * (1.0 - row(fy)) + bottom * row(fy), outside)
+    (rows, by_row), (columns, by_column) = _taps(y, h, margin), _taps(x, w, margin)
+    image = broadcast_to(reshape(cast(batch, int64), (k, 1, 1, 1, 1)), shape)
+    place = (image * h + row(rows)) * w + column(columns)
+    place = where(logical_and(ge(row(rows), 0), ge(column(columns), 0)), place, -1)
+    pixels = reshape(permute(input, (0, 2, 3, 1)), (n * h * w, channels))
+    taps = reshape(index_select(pixels, 0, reshape(place, (-1,))), (*shape, channels))
+    share = unsqueeze(row(by_row) * column(by_column), 5) * (1.0 / samples**2)
+    return permute(sum(taps * share, (3, 4)), (0, 3, 1, 2))
 
 
 @function

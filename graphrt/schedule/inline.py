@@ -13,6 +13,8 @@ from graphrt.schedule.work import COSTLY
 from graphrt.types import HALVES
 
 LITTLE = 8  # times an operation's work
+OFTEN, MANY = 16, 8  # reads of an element, and operations of one, from which on it is stored
+WORTH = 1 << 16  # reads in all that are worth a launch
 
 
 def inline(f: FusionState) -> None:
@@ -111,6 +113,8 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node) -> tuple[Verdict
         return Verdict(False, "costs too much to compute more than once", f"{node.op.name} were cheap, or read once"), saved
     if saved <= 0:
         return Verdict(False, "storing it once moves fewer bytes", f"it were made of fewer than {read} bytes"), saved
+    if not f.policy.tiles and (dear := _repeated(f, groups, node)):
+        return dear, saved
     if slow := _slow_on_load(f, groups, y, read):
         return Verdict(False, slow, "a tile loaded each element once, or from fewer bytes"), saved
     if f.policy.tiles and any(operands.values()) and _is_half_of_weight(node):
@@ -127,6 +131,37 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node) -> tuple[Verdict
             change = f"it read them where {group.label} has them"
             return Verdict(False, "reads what the group computes at other elements", change), saved
     return Verdict(True, "computed on load"), saved
+
+
+def _repeated(f: FusionState, groups: list[Group], node: Node) -> Verdict | None:
+    """Why ``node`` is better stored than computed for each of its reads, of which there are many: broadcast, or gathered at.
+
+    What is computed with it counts too: whatever is cheap, of no more elements, and has no group.
+    """
+    size = max(node.types[0].size, 1)
+    read = max(_reads(f, group, node) for group in groups)
+    if read < max(OFTEN * size, WORTH):
+        return None
+    found, pending = set[Node](), [node]
+    while pending and len(found) < MANY:
+        n = pending.pop()
+        if n in found or n in f.owner or n.op.kind is not Kind.ELEMENTWISE or n.types[0].size > size:
+            continue
+        found.add(n)
+        pending += [v.node for v in f.bases(n)]
+    if len(found) < MANY:
+        return None
+    reason = f"is read {read // size} times at each element, and takes {MANY} operations or more"
+    return Verdict(False, reason, "it were read at each element once")
+
+
+def _reads(f: FusionState, group: Group, node: Node) -> int:
+    """The number of elements that ``group`` reads of ``node``, an operand or what operands are made of."""
+    if group.kind != "template":
+        return math.prod(group.shape)
+    assert group.anchor is not None
+    made = {node, *(n for n in _heirs(f, node) if n in f.inlined)}
+    return max((x.type.size for x in group.anchor.inputs if any(v.node in made for v in through(x))), default=0)
 
 
 def _slow_on_load(f: FusionState, groups: list[Group], y: Value, read: int) -> str:

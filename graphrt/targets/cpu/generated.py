@@ -282,7 +282,8 @@ class LoopPrinter(CPrinter):
             *(f"      {line}" for f in p.work.folds for line in self._folded(f)),
             *self.stores(p.work.inner.stores, at, "      "),
         ]
-        rows = [f"    {_LANES}", *inside, "    }", "  }"]
+        shared = [*self.insts(p.shared, at, "    "), *self.stores(p.shared.stores, at, "    ")]
+        rows = [*shared, f"    {_LANES}", *inside, "    }", "  }"]
         if not p.doubles:
             begin, end = ("begin", "end") if loops.step < loops.reduced else ("0", "REDUCED")
             return [f"  for ({self.int} r = {begin}; r < {end}; r++) {{", *rows, *self._grouped(p, loops.group)]

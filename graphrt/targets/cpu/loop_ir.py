@@ -23,9 +23,9 @@ from graphrt.index import Expr, axis
 from graphrt.schedule.kernel_ir import Block, Fold, Pass, PointwiseKernel, ReductionKernel, Store, Var
 from graphrt.schedule.memory import loads
 from graphrt.schedule.schedule import Slot
-from graphrt.targets.cpu.loops import Nest, count, innermost, nest, walk
+from graphrt.targets.cpu.loops import Nest, count, nest, walk
 from graphrt.targets.cpu.reduction_rewrites import Guess, bound_exponentials, guess_maximum, keep_costly, read_chosen
-from graphrt.targets.cpu.stretches import in_memory_order, memory_axes, once_a_column
+from graphrt.targets.cpu.stretches import apart, in_memory_order, innermost, memory_axes, once_a_column
 
 CHUNK = 8192  # elements of a pointwise task: a few microseconds, well above the cost of handing it out
 ROWS_CHUNK = 1 << 18  # elements, over all passes, of a task of rows: long stretches of memory suit the prefetcher
@@ -117,10 +117,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class ColumnPass:
-    """A pass over columns; ``doubles`` are the sums that are added up in double, a block of rows at a time."""
+    """A pass over columns; ``doubles`` are the sums that are added up in double, a block of rows at a time.
+
+    ``shared`` is computed once for all columns of a row: a C compiler that is to find it keeps branches, and makes no vectors.
+    """
 
     work: Pass
     doubles: Sequence[Var]
+    shared: Block
 
 
 @dataclass(frozen=True)
@@ -261,7 +265,13 @@ def _side_by_side(
     folds = [f for p in passes for f in p.folds]
     step = max(size if folds else min(CHUNK // lanes, size), 1)
     doubles = size > STEPS or group > 1
-    sweeps = [ColumnPass(p, _doubles(p.folds) if doubles else []) for p in passes]
+    own = {name for name, e in found.at.items() if "x" in e.axes()}
+    own |= {v.name for p in passes for v in (*(f.result for f in p.folds), *(f.at for f in p.folds if f.at is not None))}
+    own |= {i.out.name for p in passes for i in p.after.insts}
+    sweeps = []
+    for p in passes:
+        shared, work = apart(p, own)
+        sweeps.append(ColumnPass(work, _doubles(p.folds) if doubles else [], shared))
     per = -(-found.size // lanes)
     return Columns(found, found.many * per * max(-(-size // step), 1), lanes, per, size, step, group, sweeps)
 

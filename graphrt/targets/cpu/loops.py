@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphrt.index import Expr, axis, delinearize
-from graphrt.schedule.kernel_ir import Block, ReductionKernel
+from graphrt.schedule.kernel_ir import Block
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,6 @@ def count(dims: Sequence[int], shape: Sequence[int]) -> int:
     return math.prod(shape[d] for d in dims)
 
 
-def innermost(kernel: ReductionKernel) -> int:
-    """The axis along which the largest tensor that the rows read is contiguous."""
-    best, chosen = -1, (*kernel.kept, *kernel.reduced)[-1]
-    for inst in kernel.passes[0].inner.insts:
-        if inst.op == "load" and inst.args[0].type.size > best:
-            for d, n in enumerate(kernel.shape):
-                if n > 1 and inst.args[1].stride(f"i{d}") == 1:
-                    best, chosen = inst.args[0].type.size, d
-    return chosen
-
-
 def unit_stride(block: Block, fast: str, slow: str) -> bool:
     """Whether the block's memory lies along ``fast``: its smallest stride there is below that along ``slow``."""
     offsets = [i.args[1] for i in block.insts if i.op == "load"] + [s.offset for s in block.stores]
@@ -69,6 +58,11 @@ def unit_stride(block: Block, fast: str, slow: str) -> bool:
     if a is not None and abs(a) == 1:
         return True
     return bool(a) and not (b is not None and abs(b) == 1)
+
+
+def depends(block: Block, on: str) -> bool:
+    """Whether what ``block`` computes is another along the axis ``on``."""
+    return any(on in e.axes() for e in _expressions(block))
 
 
 def _expressions(block: Block) -> list[Expr]:

@@ -1,13 +1,28 @@
-"""How a kernel's axes lie in memory where no tensor has the shape of its domain, and what each column of it needs but once."""
+"""How a kernel's axes lie in memory where no tensor has the shape of its domain, and what a column or a row needs but once."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence, Set
 from dataclasses import replace
 
-from graphrt.schedule.kernel_ir import Block, Inst, Pass, Var
+from graphrt.schedule.kernel_ir import Block, Inst, Pass, ReductionKernel, Store, Var
 from graphrt.schedule.memory import loads
 from graphrt.targets.cpu.reduction_rewrites import axes_of, pruned, renamed, sliced
+
+
+def innermost(kernel: ReductionKernel) -> int:
+    """The axis along which what the rows read most of is contiguous; a gather reads as much as it has positions."""
+    most, chosen = -1, (*kernel.kept, *kernel.reduced)[-1]
+    depends: dict[str, set[str]] = {}
+    for inst in kernel.passes[0].inner.insts:
+        depends[inst.out.name] = set().union(*(depends.get(name, {name}) for name in _names(inst)))
+        axes = [d for d in range(len(kernel.shape)) if f"i{d}" in depends[inst.out.name]]
+        if inst.op == "load" and (read := math.prod(kernel.shape[d] for d in axes)) > most:
+            for d in axes:
+                if kernel.shape[d] > 1 and inst.args[1].stride(f"i{d}") == 1:
+                    most, chosen = read, d
+    return chosen
 
 
 def memory_axes(blocks: Sequence[Block], shape: Sequence[int]) -> list[int]:
@@ -41,6 +56,29 @@ def once_a_column(passes: Sequence[Pass], rows: Set[str]) -> list[Pass]:
         left = replace(p.inner, insts=[i for i in p.inner.insts if i.out not in moved])
         found.append(replace(p, inner=pruned(left, p.folds)))
     return found if found[0].after.insts else found[1:]
+
+
+def apart(work: Pass, columns: Set[str]) -> tuple[Block, Pass]:
+    """What of a pass depends on none of ``columns``, axes and variables, and the pass without that.
+
+    Numbers alone are no reason to take anything out.
+    """
+    inner, depends = work.inner, set(columns)
+    for inst in inner.insts:
+        if _names(inst) & depends:
+            depends.add(inst.out.name)
+    shared = [i for i in inner.insts if i.out.name not in depends]
+    if all(inst.op == "const" for inst in shared):
+        return Block(inner.params), work
+    stored = [s for s in inner.stores if depends.isdisjoint({s.var.name, *s.offset.axes(), *_guarded(s)})]
+    own = [s for s in inner.stores if s not in stored]
+    left = replace(inner, insts=[i for i in inner.insts if i.out.name in depends], stores=own)
+    return replace(inner, insts=shared, stores=stored, result=None), replace(work, inner=left)
+
+
+def _guarded(store: Store) -> set[str]:
+    """The axes that the guards of ``store`` depend on."""
+    return set().union(*(e.axes() for e, _, _ in store.guards))
 
 
 def _of_columns(work: Pass, rows: Set[str]) -> list[Var]:

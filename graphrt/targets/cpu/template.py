@@ -12,7 +12,7 @@ from graphrt.index import axis
 from graphrt.passes.decision import Decision
 from graphrt.schedule.kernel_ir import Block, TemplateKernel, Var
 from graphrt.schedule.memory import loads
-from graphrt.targets.cpu.loops import unit_stride
+from graphrt.targets.cpu.loops import depends, unit_stride
 from graphrt.targets.cpu.printer import Buffers, CPrinter, initial
 from graphrt.targets.cpu.variants import DEPTH, Processor, choose, depth
 from graphrt.targets.scalar import C_TYPES
@@ -141,6 +141,8 @@ class TemplatePrinter(CPrinter):
 def _hints(kernel: TemplateKernel) -> dict[str, bool]:
     """The coordinate of unit stride of each operand: it decides loop orders, never results."""
     loaders, name = kernel.loaders, kernel.spec.name
+    if name == "scatter":
+        return {"SHARED": not depends(loaders["INDEX"], "i")}
     if kernel.spec.family in ("line", "attention"):
         return {}
     if kernel.spec.family == "matmul":
