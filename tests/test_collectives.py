@@ -797,6 +797,8 @@ def test_what_graphs_and_meshes_refuse() -> None:
     loss = F.sum(p * x)
     with pytest.raises(errors.GraphError, match=r"each process has a loss of its own.*all_reduce\(loss, 'dp', \"mean\"\)"):
         grt.grad(loss, [p])
+    (of_all,) = grt.grad(loss, [p], F.pvary(graph.constant(1.0), "dp"))  # each says what its own counts
+    assert of_all.type.same(p.type)
     graph.update(p, p - grt.grad(F.all_reduce(loss, "dp", "mean"), [p])[0])
 
 
