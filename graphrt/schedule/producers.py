@@ -42,7 +42,7 @@ def _index(f: FusionState, group: Group, reader: Group) -> dict[Value, Index] | 
     """The index of each value of ``group`` in the domain of ``reader``; None if that has not each element once."""
     if math.prod(group.shape) != math.prod(reader.shape) or reader.reduced_size > ROW_LIMIT:
         return None
-    found = dict.fromkeys((r.value, r.index) for r in _reached(f, reader, {*group.values()}) if not r.guards)
+    found = dict.fromkeys((r.value, r.index) for r in reached(f, reader, {*group.values()}) if not r.guards)
     for value, at in found:
         to = {_axis(e): to for e, to, n in zip(group.index[value], at, value.shape, strict=True) if n > 1}
         whole = "" not in to and math.prod(group.shape) == value.type.size and len(to) == sum(n > 1 for n in value.shape)
@@ -79,14 +79,14 @@ def _fits(f: FusionState, group: Group, reader: Group, index: dict[Value, Index]
         and made.isdisjoint(f.graph.updates.values())  # a later pass may read the parameter again
         and made.isdisjoint(buffered)
         and all(aligned(f, trial, n, read_index(trial, n)) for n in trial.nodes)
-        and not any(r.guards or r.index != values[r.value] for r in _reached(f, trial, made))
+        and not any(r.guards or r.index != values[r.value] for r in reached(f, trial, made))
         and f.work(reader).operations + f.work(group).operations <= MOST
         and len(f.inputs(trial)) <= MAX_INPUTS
         and not f.depends(others, {*reader.nodes})
     )
 
 
-def _reached(f: FusionState, group: Group, values: set[Value]) -> Iterator[Read]:
+def reached(f: FusionState, group: Group, values: set[Value]) -> Iterator[Read]:
     """The reads of ``values`` by ``group``, by way of what it computes on load too."""
     inlined, seen = {*group.inlined}, set[object]()
     pending: list[tuple[Node, Index, tuple[Guard, ...]]] = [(n, read_index(group, n), ()) for n in group.nodes]
