@@ -197,7 +197,8 @@ class LoopPrinter(CPrinter):
         for a in sweep.accumulators:
             self._accumulate(a, sweep, nest, folds)
         body = [f"{v.name}_row[o * SIZE + j] = {v.name};" for v in sweep.kept] + folds.body
-        hint = f'_Pragma("omp simd {" ".join(folds.hints)}") ' if folds.hints and sweep.vectors else ""
+        hint = f'_Pragma("omp simd {" ".join(folds.hints)}") ' if folds.hints else "GRT_SIMD "
+        hint = hint if sweep.vectors else ""
         outer = f"    for ({self.int} o = 0; o < OUTER; o++)"
         if not sweep.block:
             loop = _Loop("    ", hint, "0", str(sweep.stop or "SIZE"))

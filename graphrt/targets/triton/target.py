@@ -117,9 +117,9 @@ class TritonTarget(Target):
         return 4 * self.options.units
 
     def _columns(self, rows: int, size: int) -> int:
-        """Rows of a segment whose columns are added up where the rows are at hand."""
+        """Rows of a segment whose columns are added up where the rows are at hand, and registers have room for the sums."""
         lengths = (n for n in (64, 32, 16, 8) if rows % n == 0 and rows >= n * self._programs)
-        return next(lengths, 0) if size <= ROW_LIMIT and rows * size >= 1 << 14 else 0
+        return next(lengths, 0) if size <= ROW_LIMIT // 4 and rows * size >= 1 << 14 else 0
 
     def _segments(self, node: Node, producer: Node | None) -> Segments | None:
         pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
