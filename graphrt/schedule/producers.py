@@ -5,12 +5,13 @@
 
 What is dear, or read by others too, is not computed on load but stored by a kernel of its own, as long as not all who read it
 have theirs. When all groups stand, that kernel's loop may be the first pass of a reduction: what it stores is not read again.
+So may the loop of a kernel that reads what the reduction does, such as the gradient of a loss beside the loss.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from graphrt.index import Expr, linearize, row_major
 from graphrt.ir import Node, Value
@@ -25,26 +26,44 @@ def take_producers(f: FusionState) -> None:
     for group in sorted(f.groups, key=lambda g: -max(map(f.position.__getitem__, g.nodes), default=0)):
         if group.kind != "pointwise" or not group.nodes:
             continue
+        size = math.prod(group.shape)
         readers = {g: None for v in group.values() for g in f.reading(group, v) if g.kind == "reduction"}
-        for reader in sorted(readers, key=lambda g: f.position[g.nodes[0]]):
-            index = _index(f, group, reader)
+        shared = {v for v in f.inputs(group) if v.type.size == size}
+        beside = dict.fromkeys(g for v in shared for g in f.reading(group, v) if g.kind == "reduction" and g not in readers)
+        for reader in [*_ordered(f, readers), *_ordered(f, beside)]:
+            if reader in beside and f.depends(f.after(reader), {*group.nodes}):
+                continue
+            index = _index(f, group, reader, shared if reader in beside else {*group.values()})
             if index is not None and _fits(f, group, reader, index):
-                shared = sum(v.type.nbytes for v in f.inputs(group) & f.inputs(reader))
-                for node in group.nodes:
-                    saved = sum(v.type.nbytes for v in node.outputs if reader in f.reading(group, v)) + shared
-                    f.decide(node, reader, Verdict(True, "same element, stored for others along the way"), saved, "inline")
-                    shared = 0
-                f.absorb(reader, group, index)
+                _take(f, group, reader, index)
                 break
 
 
-def _index(f: FusionState, group: Group, reader: Group) -> dict[Value, Index] | None:
-    """The index of each value of ``group`` in the domain of ``reader``; None if that has not each element once."""
+def _ordered(f: FusionState, groups: Iterable[Group]) -> list[Group]:
+    return sorted(groups, key=lambda g: f.position[g.nodes[0]])
+
+
+def _take(f: FusionState, group: Group, reader: Group, index: dict[Value, Index]) -> None:
+    """Makes what ``group`` computes part of ``reader``."""
+    shared = sum(v.type.nbytes for v in f.inputs(group) & f.inputs(reader))
+    for node in group.nodes:
+        saved = sum(v.type.nbytes for v in node.outputs if reader in f.reading(group, v)) + shared
+        f.decide(node, reader, Verdict(True, "same element, stored for others along the way"), saved, "inline")
+        shared = 0
+    f.absorb(reader, group, index)
+
+
+def _index(f: FusionState, group: Group, reader: Group, values: set[Value]) -> dict[Value, Index] | None:
+    """The index of each value of ``group`` in the domain of ``reader``; None if that has not each element once.
+
+    ``values``, which the reader reads, are computed by the group or read by it too.
+    """
     if math.prod(group.shape) != math.prod(reader.shape) or reader.reduced_size > ROW_LIMIT:
         return None
-    found = dict.fromkeys((r.value, r.index) for r in reached(f, reader, {*group.values()}) if not r.guards)
-    for value, at in found:
-        to = {_axis(e): to for e, to, n in zip(group.index[value], at, value.shape, strict=True) if n > 1}
+    found = dict.fromkeys((r.value, r.index) for r in reached(f, reader, values) if not r.guards)
+    here = {r.value: r.index for r in reached(f, group, values) if not r.guards} | group.index
+    for value, at in ((value, at) for value, at in found if value in here):
+        to = {_axis(e): to for e, to, n in zip(here[value], at, value.shape, strict=True) if n > 1}
         whole = "" not in to and math.prod(group.shape) == value.type.size and len(to) == sum(n > 1 for n in value.shape)
         if whole and _each_once(reader, value, at):
             return {v: tuple(e.substitute(to) for e in index) for v, index in group.index.items()}
