@@ -148,3 +148,19 @@ def test_it_can_be_forbidden_and_switched_off(target: str, rng: np.random.Genera
     for stages in ("-rows", "-partial", "none"):
         assert not adding(grt.compile(g, target=target, fusion=stages))
         check(g, feeds(g, rng), target, 128 * 160)
+
+
+def test_rows_past_the_count_of_any_batch_are_no_part_of_columns(target: str, rng: np.random.Generator) -> None:
+    g = grt.Graph()
+    y = F.softmax(F.exp(g.input("x", (128, 160))), -1)
+    g.output("y", y)
+    g.output("columns", F.sum(y, 0))
+    program = grt.compile(g, target=target, batch=grt.up_to(128))
+    assert adding(program)
+    for count in (128, 77, 1):
+        x = rng.standard_normal((count, 160)).astype(np.float32)
+        found = program({"x": x})
+        exact = np.exp(np.exp(x.astype(np.float64)))
+        exact /= exact.sum(1, keepdims=True)
+        np.testing.assert_allclose(found["y"], exact, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found["columns"], exact.sum(0), rtol=1e-4, atol=1e-6)

@@ -149,6 +149,6 @@ def test_a_gpu_computes_what_is_dear_again_where_no_template_does(target: str, s
     x = g.input("x", (512, 256))
     y = F.exp(x)
     g.output("rows", F.sum(y, 1))
-    g.output("columns", F.sum(y, 0))
+    g.output("columns", F.amax(y, 0))
     schedule = lower_graph(g, parse(target), {}).schedule
     assert schedule is not None and any(v.shape == y.shape for group in schedule.groups() for v in group.outputs) is stored

@@ -20,6 +20,8 @@ from graphrt.schedule.group import Group, Guard, Index, Read, read_index, reads
 from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.work import MOST
 
+MANY = 64  # rows that may be long: there are tasks enough without kernels of other shapes
+
 
 def take_producers(f: FusionState) -> None:
     """Merges elementwise groups into reductions that read what they store, last first."""
@@ -58,7 +60,7 @@ def _index(f: FusionState, group: Group, reader: Group, values: set[Value]) -> d
 
     ``values``, which the reader reads, are computed by the group or read by it too.
     """
-    if math.prod(group.shape) != math.prod(reader.shape) or reader.reduced_size > ROW_LIMIT:
+    if math.prod(group.shape) != math.prod(reader.shape) or not (reader.reduced_size <= ROW_LIMIT or _reads_once(reader)):
         return None
     found = dict.fromkeys((r.value, r.index) for r in reached(f, reader, values) if not r.guards)
     here = {r.value: r.index for r in reached(f, group, values) if not r.guards} | group.index
@@ -68,6 +70,13 @@ def _index(f: FusionState, group: Group, reader: Group, values: set[Value]) -> d
         if whole and _each_once(reader, value, at):
             return {v: tuple(e.substitute(to) for e in index) for v, index in group.index.items()}
     return None
+
+
+def _reads_once(reader: Group) -> bool:
+    """Whether ``reader`` has many rows, and passes over each of them once."""
+    level, full = reader.levels(), reader.full(reader.values())
+    inside = [n for n in reader.nodes if n in reader.folded() or not full.isdisjoint(n.outputs)]
+    return math.prod(reader.shape) >= MANY * reader.reduced_size and not any(level[n] for n in inside)
 
 
 def _each_once(reader: Group, value: Value, at: Index) -> bool:
