@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import check
+from conftest import INTERPRETED, check
 
 import graphrt as grt
 from graphrt import ops as F
@@ -129,3 +129,13 @@ def test_what_reads_the_same_and_waits_is_a_kernel_of_its_own(target: str, rng: 
     g.output("total", total)
     g.output("y", F.cos(x) * F.sum(total, 1, keepdim=True))
     check(g, {"x": rng.standard_normal(x.shape).astype(np.float32)}, target, 480)
+
+
+def test_long_rows_that_are_read_once_store_too() -> None:
+    """The loss of many elements is summed from parts, on a GPU of more elements each than a program holds."""
+    g = grt.Graph()
+    x, y = (g.input(name, (16384, 2048)) for name in "xy")
+    loss = g.output("loss", F.mse_loss(x, y))
+    g.output("d x", grt.grad(loss, [x])[0])
+    lowered = lower_graph(g, parse("interpret" if INTERPRETED else "cuda:sm_90"), {})
+    assert sum(cost.bytes for cost in lowered.costs) < 3.01 * x.type.nbytes
