@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ import graphrt as grt
 import graphrt.ops as F
 from graphrt.bench import report
 from graphrt.bench.builder import Builder
-from graphrt.bench.fusion import NOISY, Row, compare, kept_apart, longer, read, rows, save, variants
+from graphrt.bench.fusion import NOISY, Row, compare, kept_apart, longer, read, rows, run, save, variants
 from graphrt.bench.least import least_bytes
 from graphrt.bench.measure import samples
 from graphrt.bench.patterns import PATTERNS, graph
@@ -403,6 +405,41 @@ def test_time_that_is_over_keeps_what_is_done_and_names_what_is_not(
     status, output = _command(*words)
     assert status == 0 and "out of time, not measured: softmax, cpu, adam, cpu" in " ".join(output.split())
     assert f"1 of {len(PATTERNS)} patterns." in (tmp_path / "a.md").read_text()
+
+
+def test_a_peer_that_fails_takes_no_rows_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Callable[[], object]:
+        raise ValueError("no such thing\nat all")
+
+    monkeypatch.setattr("graphrt.bench.peers.peer", fails)
+    spec = Spec("softmax", "tiny", False, "cpu", {"unfused": "none", "fused": "all"}, ["torch"], rounds=1, calls=1)
+    outcome = trial(spec)
+    assert outcome["failed"] == {"torch": "ValueError: no such thing"}
+    assert {r.variant for r in rows(spec, "", [outcome]) if r.medians} == {"unfused", "fused"}
+
+
+@pytest.mark.parametrize("number", [0, 2], ids=["first", "last"])
+def test_a_peer_that_ends_its_process_is_left_out(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Whichever process it is, the other peers and all that is ours are kept; what fails without peers is ours."""
+    spec = Spec("softmax", "tiny", False, "cpu", {"unfused": "none", "fused": "all"}, ["torch", "jax"], rounds=1, calls=1)
+    found = json.dumps(trial(replace(spec, peers=["torch"])))
+    begun: list[list[str]] = []
+
+    def process(given: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        begun.append(list(given["peers"]))
+        crashes = broken or ("jax" in given["peers"] and len(begun) > number)
+        return subprocess.CompletedProcess([], -11 if crashes else 0, f"noise\n{found}\n", "")
+
+    monkeypatch.setattr("graphrt.bench.fusion._process", process)
+    lost: list[str] = []
+    broken = False
+    (outcome,) = run([spec], {"softmax": ""}, 3, lost.append)
+    assert [r.variant for r in outcome if isinstance(r, Row) and len(r.medians) == 3] == ["unfused", "fused", "torch"]
+    assert len(lost) == 1 and "left out jax" in lost[0] and "signal 11" in lost[0]
+    assert begun == [["torch", "jax"]] * (number + 1) + [["torch"]] * (3 - number)
+    broken = True
+    (outcome,) = run([spec], {"softmax": ""}, 3, lost.append)
+    assert isinstance(outcome, str) and "signal 11" in outcome
 
 
 def test_turns_end_in_pairs_when_their_time_is_over() -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import check
+from conftest import INTERPRETED, check
 
 import graphrt as grt
 from graphrt import ops as F
 from graphrt.compiler import lower_graph
+from graphrt.schedule.cost import launch_cost
 from graphrt.targets.target import parse
 
 ROWS, COLUMNS = 48, 64
@@ -107,3 +108,34 @@ def built(case: Case, shape: tuple[int, int]) -> grt.Graph:
     for name, v in case(g.input("x", shape)).items():
         g.output(name, v)
     return g
+
+
+def test_the_gradient_of_a_loss_is_stored_beside_the_loss(target: str, rng: np.random.Generator) -> None:
+    """Both read the same elements, and neither waits for the other."""
+    g = grt.Graph()
+    x, y = (g.input(name, (96, 40)) for name in "xy")
+    loss = g.output("loss", F.mse_loss(x, y))
+    g.output("d x", grt.grad(loss, [x])[0])
+    check(g, {name: rng.standard_normal((96, 40)).astype(np.float32) for name in "xy"}, target, 96 * 40)
+    program = grt.compile(g, target=target)
+    moved = sum(launch_cost(kernels).bytes for kernels in program.kernel_ir)
+    assert moved < 3.2 * x.type.nbytes, "x, y and the gradient"
+
+
+def test_what_reads_the_same_and_waits_is_a_kernel_of_its_own(target: str, rng: np.random.Generator) -> None:
+    g = grt.Graph()
+    x = g.input("x", (8, 12, 40))
+    total = F.sum(F.sin(x), (0, 2), keepdim=True)
+    g.output("total", total)
+    g.output("y", F.cos(x) * F.sum(total, 1, keepdim=True))
+    check(g, {"x": rng.standard_normal(x.shape).astype(np.float32)}, target, 480)
+
+
+def test_long_rows_that_are_read_once_store_too() -> None:
+    """The loss of many elements is summed from parts, on a GPU of more elements each than a program holds."""
+    g = grt.Graph()
+    x, y = (g.input(name, (16384, 2048)) for name in "xy")
+    loss = g.output("loss", F.mse_loss(x, y))
+    g.output("d x", grt.grad(loss, [x])[0])
+    lowered = lower_graph(g, parse("interpret" if INTERPRETED else "cuda:sm_90"), {})
+    assert sum(cost.bytes for cost in lowered.costs) < 3.01 * x.type.nbytes

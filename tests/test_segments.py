@@ -149,6 +149,17 @@ def test_a_gpu_computes_what_is_dear_again_where_no_template_does(target: str, s
     x = g.input("x", (512, 256))
     y = F.exp(x)
     g.output("rows", F.sum(y, 1))
-    g.output("columns", F.sum(y, 0))
+    g.output("columns", F.amax(y, 0))
     schedule = lower_graph(g, parse(target), {}).schedule
     assert schedule is not None and any(v.shape == y.shape for group in schedule.groups() for v in group.outputs) is stored
+
+
+def test_sums_of_rows_that_a_program_holds_are_not_split() -> None:
+    """There are as many programs as rows; a sum of columns, with a program for some of them side by side, is split."""
+    g = grt.Graph()
+    x = g.input("x", (8192, 2048))
+    g.output("rows", F.sum(x * x, 1))
+    assert len(lower_graph(g, parse(GPU), {}).kernels) == 1
+    g = grt.Graph()
+    g.output("columns", F.sum(g.input("x", (2048, 64)), 0))
+    assert len(lower_graph(g, parse(GPU), {}).kernels) == 2

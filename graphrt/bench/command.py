@@ -139,7 +139,7 @@ def _measured(
     failures: list[str] = []
     try:
         with console.status("") as status:
-            outcomes = runs.run(specs, family, processes)
+            outcomes = runs.run(specs, family, processes, lambda peer: console.print(peer, style="yellow"))
             for number, spec in enumerate(specs, 1):
                 if monotonic() > end:
                     left = ", ".join(f"{s.pattern}, {s.target}" for s in specs[number - 1 :])

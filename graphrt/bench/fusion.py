@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,22 +82,52 @@ def variants(ablate: str) -> dict[str, str]:
     return {**found, "fused": "all", AGAIN: "all"}
 
 
-def run(specs: Sequence[Spec], family: Mapping[str, str], processes: int) -> Iterator[list[Row] | str]:
-    """The rows of each spec as soon as its ``processes`` are done, or what went wrong."""
+def run(
+    specs: Sequence[Spec], family: Mapping[str, str], processes: int, lost: Callable[[str], None] = print
+) -> Iterator[list[Row] | str]:
+    """The rows of each spec as soon as its ``processes`` are done, or what went wrong.
+
+    A peer that fails is left out, and ``lost`` told of it.
+    """
     for spec in specs:
-        outcomes: list[dict[str, Any]] = []
-        for number in range(processes if not names_architecture(spec.target) else 1):
-            given = {**asdict(spec), "check": spec.check and number == 0}
-            done = subprocess.run(
-                [sys.executable, "-m", "graphrt.bench.trial"], input=json.dumps(given), capture_output=True, text=True
-            )
-            if done.returncode:
-                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-                yield f"{spec.pattern}, {spec.target}: {last}"
-                break
-            outcomes.append(json.loads(done.stdout.splitlines()[-1]))
-        else:
-            yield rows(spec, family[spec.pattern], outcomes)
+        outcomes = _outcomes(spec, processes if not names_architecture(spec.target) else 1, lost)
+        yield outcomes if isinstance(outcomes, str) else rows(spec, family[spec.pattern], outcomes)
+
+
+def _outcomes(spec: Spec, processes: int, lost: Callable[[str], None]) -> list[dict[str, Any]] | str:
+    """What each of so many ``processes`` found, or the last words of one that failed without peers too.
+
+    One that fails beside peers may have been taken down by one of them: it is tried again without the last of these.
+    """
+    outcomes: list[dict[str, Any]] = []
+    for number in range(processes):
+        spec = replace(spec, check=spec.check and number == 0)
+        done = _process(asdict(spec))
+        while done.returncode and spec.peers:
+            lost(f"{spec.pattern}, {spec.target}: left out {spec.peers[-1]}, with which the process ended: {_last_words(done)}")
+            spec = replace(spec, peers=spec.peers[:-1])
+            done = _process(asdict(spec))
+        if done.returncode:
+            return f"{spec.pattern}, {spec.target}: {_last_words(done)}"
+        outcomes.append(json.loads(done.stdout.splitlines()[-1]))
+        failed = outcomes[-1]["failed"]
+        for name, why in failed.items():
+            lost(f"{spec.pattern}, {spec.target}: left out {name}: {why}")
+        spec = replace(spec, peers=[name for name in spec.peers if name not in failed])
+    return outcomes
+
+
+def _process(given: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
+    """A process of ``graphrt.bench.trial`` that was ``given`` a spec, when it is over."""
+    command = [sys.executable, "-m", "graphrt.bench.trial"]
+    return subprocess.run(command, input=json.dumps(given), capture_output=True, text=True)
+
+
+def _last_words(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line that a process wrote to standard error; of one that a signal ended, which."""
+    if done.returncode < 0:
+        return f"signal {-done.returncode} ({signal.strsignal(-done.returncode)})"
+    return (done.stderr.strip().splitlines() or ["no message"])[-1]
 
 
 def rows(spec: Spec, family: str, outcomes: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -113,7 +144,7 @@ def rows(spec: Spec, family: str, outcomes: Sequence[Mapping[str, Any]]) -> list
         row.predicted_ms, row.seen = 1e3 * of["predicted"], [o["seen"] for o in outcomes if o["seen"]]
         _timed(row, [o["variants"][label]["seconds"] for o in outcomes], fused)
         found.append(row)
-    for label in first["peers"]:
+    for label in (name for name in first["peers"] if all(name in o["peers"] for o in outcomes)):
         row = Row(*about, label, first["kernels"].get(label, 0), least=first["least"])
         _timed(row, [o["peers"][label] for o in outcomes], fused)
         found.append(row)
@@ -222,5 +253,6 @@ def floor(found: Sequence[Row]) -> float:
 
 def about() -> dict[str, Any]:
     """The environment of a run, and what the machine was seen to do, measured in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "graphrt.bench.trial"], input="{}", capture_output=True, text=True, check=True)
+    done = _process({})
+    done.check_returncode()
     return {**environment(), **json.loads(done.stdout.splitlines()[-1])}

@@ -65,10 +65,24 @@ class _Least:
             ) | _union(self.gone[m] for m in inputs)
             anchors |= self.bit[n] if _is_primitive(n) else 0
         self.readers: dict[Value, dict[Node, tuple[int, object]]] = {}  # the bytes of it that each reads, in which operands
+        self.stored: set[Value] = set()  # when it was last chosen
 
     def total(self) -> int:
-        """The bytes that are read and written: the fewest of two ways to choose what is stored, from the front and the back."""
-        return min(self._chosen(last) for last in (False, True))
+        """The bytes that are read and written: the fewest of two ways to choose what is stored, from the front and the back.
+
+        Each is chosen again, knowing what was stored, as long as that moves fewer bytes.
+        """
+        return min(self._settled(last) for last in (False, True))
+
+    def _settled(self, last: bool) -> int:
+        self.stored = set()
+        best = self._chosen(last)
+        while True:
+            self.stored = {*self.readers}
+            found = self._chosen(last)
+            if found >= best:
+                return best
+            best = found
 
     def _chosen(self, last: bool) -> int:
         """The bytes that are read and written if one cut is chosen after the other, the ``last`` node's first, or the first's.
@@ -129,7 +143,8 @@ class _Least:
             seen.add(v)
             shown, of = root(v), v.node
             over = _is_primitive(node) or bool((self.gone if _is_primitive(of) else self.before)[node] & self.bit[of])
-            there = shown.node.op.kind is Kind.SOURCE or shown in self.results or shown in self.readers  # stored in any case
+            given = shown.node.op.kind is Kind.SOURCE or shown in self.results  # and so stored in any case
+            there = given or shown in self.readers or shown in self.stored
             joins = of.op.kind is Kind.VIEW and len(of.inputs) > 1
             if of.op.kind is not Kind.GENERATED:
                 lies = not joins and (over or shown.node.op.kind is Kind.SOURCE)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -73,6 +74,7 @@ class Found:
 def trial(spec: Spec) -> dict[str, Any]:
     """``least``, the bytes that the pattern cannot but move, and what was found of each variant and peer; ``kernels`` by peer.
 
+    ``failed`` says why, by name, of peers that raise an error: they have no other findings.
     ``seen`` are the rates, by name, that the machine reached in the same turns (``_limits``). Raises AssertionError for a
     variant whose results are not the reference's.
     """
@@ -96,13 +98,15 @@ def trial(spec: Spec) -> dict[str, Any]:
     runs = not names_architecture(spec.target)
     if runs and spec.check:
         _check(built, feeds, programs, variants)
-    calls: dict[str, Callable[[], Any] | None] = {}
+    calls, failed = dict[str, Callable[[], Any] | None](), dict[str, str]()
     if runs:
         calls |= {label: _call(program, feeds) for label, program in programs.items()}
-        calls |= {name: peer(pattern, builder, feeds, spec.backward, name) for name in spec.peers}
+        make = functools.partial(peer, pattern, builder, feeds, spec.backward)
+        calls |= {name: _tried(name, functools.partial(_warmed, make, name), failed) for name in spec.peers}
         calls |= _limits(variants["fused"].bytes, spec.target)
     compiled = calls.get("torch.compile") if spec.check else None
-    launched = {"torch.compile": kernels(compiled)} if compiled is not None else {}
+    counted = _tried("torch.compile", functools.partial(kernels, compiled), failed) if compiled is not None else None
+    launched = {"torch.compile": counted} if counted is not None else {}
     times = samples(calls, spec.rounds, spec.calls, 0.005, spec.seconds) if calls and spec.rounds else {}
     peers = {name: times.get(name, []) for name in spec.peers if calls.get(name) is not None}
     for label, found in variants.items():
@@ -112,8 +116,26 @@ def trial(spec: Spec) -> dict[str, Any]:
         "variants": {n: asdict(f) for n, f in variants.items()},
         "peers": peers,
         "kernels": launched,
+        "failed": failed,
         "seen": _seen(variants["fused"].bytes, times),
     }
+
+
+def _warmed(make: Callable[[str], Callable[[], Any] | None], name: str) -> Callable[[], Any] | None:
+    """The call that ``make`` makes of the peer ``name``, called once."""
+    call = make(name)
+    if call is not None:
+        call()
+    return call
+
+
+def _tried(name: str, make: Callable[[], Any], failed: dict[str, str]) -> Any:
+    """The result of ``make``, which asks the peer ``name``; None if it raises an error, and why in ``failed``."""
+    try:
+        return make()
+    except Exception as error:  # whatever a library, or its compiler, raises
+        failed[name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
+        return None
 
 
 def _plan(program: Program, seconds: float) -> Found:

@@ -11,6 +11,7 @@ from graphrt.passes.bucket import fill_buckets
 from graphrt.passes.bucket_size import Pace
 from graphrt.passes.channels import pad_channels
 from graphrt.passes.checkpoints import keep_checkpoints
+from graphrt.passes.columns import cut_column_sums
 from graphrt.passes.decision import Decision
 from graphrt.passes.gates import pair_products, part_pairs
 from graphrt.passes.half_copies import keep_half_copies
@@ -39,7 +40,8 @@ class PassPolicy:
     ``fused_products`` a product is added to a sum without being rounded, where a graph can say so. The steps of loops are
     written out unless ``loops``. Sums over processes are sent in buckets of ``bucket_bytes``, or where that is None of the size
     that is best by ``pace``. Of ``stretches`` of the forward pass all but the last are computed again for the backward pass.
-    Products of more than twice ``row_bytes`` are made in chunks of rows.
+    Products of more than twice ``row_bytes`` are made in chunks of rows. ``columns`` says, of so many rows of so many elements,
+    how many at a time are added up where the rows are reduced too (0: none).
     """
 
     splits: Callable[[Node], int]
@@ -53,6 +55,7 @@ class PassPolicy:
     pace: Pace | None = None
     stretches: int = 1
     row_bytes: int = 64 << 20
+    columns: Callable[[int, int], int] = lambda rows, size: 0
 
 
 def run_passes(
@@ -88,7 +91,7 @@ def run_passes(
         ),  # of rows of large products
         ("checkpoints", lambda g: keep_checkpoints(g, policy.stretches, decisions)),  # the forward pass again, to save memory
         ("snapshot_updates", snapshot_updates),  # updates read old values
-        ("partial", lambda g: partial_sums(g, policy.segments)),  # sums over pixels from sums of segments
+        ("partial", lambda g: partial_sums(cut_column_sums(g, policy.columns), policy.segments)),  # from sums of segments
         ("split", lambda g: split_reductions(g, policy.splits)),  # long reductions in parallel parts
         ("pieces", store_pieces),  # concatenations of many parts get a buffer
         ("layout", lambda g: assign_layouts(g, policy.min_channels, state_orders, decisions)),  # channels-last inside

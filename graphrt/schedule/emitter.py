@@ -211,7 +211,11 @@ class Emitter:
             result = self.where(self.emit("guard", (self.guarded(piece.mask),), bool_), self._have(need), result)
         return result
 
-    def store(self, v: Value, index: Index, var: Var, guards: tuple[Guard, ...] = ()) -> None:
-        """Stores ``var`` as the element of ``v`` at ``index`` wherever the group stores ``v``, where ``guards`` hold."""
+    def store(self, v: Value, index: Index, var: Var, guards: tuple[Guard, ...] = (), rows: int = 1) -> None:
+        """Stores ``var`` as the element of ``v`` at ``index`` wherever the group stores ``v``, where ``guards`` hold.
+
+        Of so many ``rows``, one behind the other, it stores the sum.
+        """
         for place in self.schedule.stores.get((self.group, v), []):
-            self.block.stores.append(Store(place.slot, place.offset(self.place(index)), var, v.type.size, self.guarded(guards)))
+            offset, inside = place.offset(self.place(index)), self.guarded(guards)
+            self.block.stores.append(Store(place.slot, offset, var, v.type.size, inside, rows))

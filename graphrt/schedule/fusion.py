@@ -18,6 +18,7 @@ from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.passes.decision import Decision
+from graphrt.schedule.column_sums import take_column_sums
 from graphrt.schedule.concat_buffers import NO_BUFFERS, ConcatBuffers
 from graphrt.schedule.following import behind, left_over, returns
 from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict, aligned, candidates, stage_of
@@ -67,6 +68,8 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
             f.start(node)
     if "inline" in policy.fusion:
         take_producers(f)
+    if policy.columns:
+        take_column_sums(f)
     if "recompute" in policy.fusion:
         recompute(f)
     if "totals" in policy.fusion:

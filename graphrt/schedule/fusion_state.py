@@ -329,7 +329,8 @@ class FusionState:
         self.merge(group.nodes[0], other.nodes[0])
         group.nodes = sorted((*group.nodes, *other.nodes), key=self.position.__getitem__)
         group.index.update(index)
-        group.stopped += other.stopped
+        inside = {n.name for n in (*group.nodes, *other.inlined)}
+        group.stopped = [why for why in (*group.stopped, *other.stopped) if why.partition(" ")[0] not in inside]
         group.inlined = sorted({*group.inlined, *other.inlined}, key=self.position.__getitem__)
         for node in other.inlined:
             self.inlined[node] = [*(g for g in self.inlined[node] if g not in (group, other)), group]

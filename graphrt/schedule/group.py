@@ -83,7 +83,7 @@ class Group:
     domain: Index
     nodes: list[Node] = field(default_factory=list)
     index: dict[Value, Index] = field(default_factory=dict)
-    segments: dict[Node, Index] = field(default_factory=dict)  # sums of segments behind a template: the index of what they sum
+    segments: dict[Node, Index] = field(default_factory=dict)  # sums of segments of rows: the index of what they sum
     inlined: list[Node] = field(default_factory=list)
     copies: list[Value] = field(default_factory=list)  # results that are views or inputs, copied out
     inputs: list[Value] = field(default_factory=list)
@@ -130,6 +130,10 @@ class Group:
         """The ones of ``values``, members of a reduction group, that live inside the loop."""
         inner = set().union(*(self.domain[d].axes() for d in self.reduced))
         return {v for v in values if any(e.axes() & inner for e in self.index[v])}
+
+    def folded(self) -> list[Node]:
+        """The members that a reduction group folds over its reduced axes."""
+        return [n for n in self.nodes if n.op.kind is Kind.REDUCTION and n not in self.segments]
 
     def levels(self) -> dict[Node, int]:
         """The pass over the rows that computes each member or inlined node: how many reductions lie before it."""

@@ -42,13 +42,17 @@ class Inst:
 
 @dataclass(frozen=True)
 class Store:
-    """Writes ``var``, converted to the slot's dtype, at ``offset``, where every guard holds; ``size`` elements in all."""
+    """Writes ``var``, converted to the slot's dtype, at ``offset``, where every guard holds; ``size`` elements in all.
+
+    Where so many ``rows``, one behind the other, write to one place, what is there in the end is the sum of them.
+    """
 
     slot: Slot
     offset: Expr
     var: Var
     size: int
     guards: tuple[Guard, ...] = ()
+    rows: int = 1
 
 
 @dataclass

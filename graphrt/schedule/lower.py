@@ -180,10 +180,10 @@ class _Rows:
         emitter = self.emitter
         emitter.known = dict(emitter.known) if self.keep else dict(self.of_row)
         emitter.block = inner = Block(tuple(f"i{d}" for d in range(len(self.group.shape))))
-        folds = [self._fold(n) for n in self.group.nodes if n.op.kind is Kind.REDUCTION and self.level[n] == self.number]
+        folds = [self._fold(n) for n in self.group.folded() if self.level[n] == self.number]
         for v in self.group.outputs:
             if self.level[v.node] == self.number and self.group.is_full(v):
-                emitter.store(v, self.group.index[v], emitter.read(v, self.group.index[v]))
+                self._store(v)
         full, emitter.known = emitter.known, dict(self.of_row)
         emitter.block = after = Block(inner.params)
         for v in self.group.values():
@@ -192,6 +192,15 @@ class _Rows:
         emitter.known = {**full, **self.of_row}
         self.number += 1
         return Pass(inner, folds, after)
+
+    def _store(self, v: Value) -> None:
+        """Stores ``v`` element by element; of a sum over a segment of rows, what each of them adds."""
+        at, summed = self.group.index[v], self.group.segments.get(v.node)
+        if summed is None:
+            self.emitter.store(v, at, self.emitter.read(v, at))
+        else:
+            terms = v.node.inputs[0]
+            self.emitter.store(v, at, self.emitter.read(terms, summed), rows=terms.shape[1])
 
     def _fold(self, node: Node) -> Fold:
         """The fold of ``node``, and the variables that hold its results from then on."""

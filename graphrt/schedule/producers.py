@@ -5,12 +5,13 @@
 
 What is dear, or read by others too, is not computed on load but stored by a kernel of its own, as long as not all who read it
 have theirs. When all groups stand, that kernel's loop may be the first pass of a reduction: what it stores is not read again.
+So may the loop of a kernel that reads what the reduction does, such as the gradient of a loss beside the loss.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from graphrt.index import Expr, linearize, row_major
 from graphrt.ir import Node, Value
@@ -19,36 +20,63 @@ from graphrt.schedule.group import Group, Guard, Index, Read, read_index, reads
 from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.work import MOST
 
+MANY = 64  # rows that may be long: there are tasks enough without kernels of other shapes
+
 
 def take_producers(f: FusionState) -> None:
     """Merges elementwise groups into reductions that read what they store, last first."""
     for group in sorted(f.groups, key=lambda g: -max(map(f.position.__getitem__, g.nodes), default=0)):
         if group.kind != "pointwise" or not group.nodes:
             continue
+        size = math.prod(group.shape)
         readers = {g: None for v in group.values() for g in f.reading(group, v) if g.kind == "reduction"}
-        for reader in sorted(readers, key=lambda g: f.position[g.nodes[0]]):
-            index = _index(f, group, reader)
+        shared = {v for v in f.inputs(group) if v.type.size == size}
+        beside = dict.fromkeys(g for v in shared for g in f.reading(group, v) if g.kind == "reduction" and g not in readers)
+        for reader in [*_ordered(f, readers), *_ordered(f, beside)]:
+            if reader in beside and f.depends(f.after(reader), {*group.nodes}):
+                continue
+            index = _index(f, group, reader, shared if reader in beside else {*group.values()})
             if index is not None and _fits(f, group, reader, index):
-                shared = sum(v.type.nbytes for v in f.inputs(group) & f.inputs(reader))
-                for node in group.nodes:
-                    saved = sum(v.type.nbytes for v in node.outputs if reader in f.reading(group, v)) + shared
-                    f.decide(node, reader, Verdict(True, "same element, stored for others along the way"), saved, "inline")
-                    shared = 0
-                f.absorb(reader, group, index)
+                _take(f, group, reader, index)
                 break
 
 
-def _index(f: FusionState, group: Group, reader: Group) -> dict[Value, Index] | None:
-    """The index of each value of ``group`` in the domain of ``reader``; None if that has not each element once."""
-    if math.prod(group.shape) != math.prod(reader.shape) or reader.reduced_size > ROW_LIMIT:
+def _ordered(f: FusionState, groups: Iterable[Group]) -> list[Group]:
+    return sorted(groups, key=lambda g: f.position[g.nodes[0]])
+
+
+def _take(f: FusionState, group: Group, reader: Group, index: dict[Value, Index]) -> None:
+    """Makes what ``group`` computes part of ``reader``."""
+    shared = sum(v.type.nbytes for v in f.inputs(group) & f.inputs(reader))
+    for node in group.nodes:
+        saved = sum(v.type.nbytes for v in node.outputs if reader in f.reading(group, v)) + shared
+        f.decide(node, reader, Verdict(True, "same element, stored for others along the way"), saved, "inline")
+        shared = 0
+    f.absorb(reader, group, index)
+
+
+def _index(f: FusionState, group: Group, reader: Group, values: set[Value]) -> dict[Value, Index] | None:
+    """The index of each value of ``group`` in the domain of ``reader``; None if that has not each element once.
+
+    ``values``, which the reader reads, are computed by the group or read by it too.
+    """
+    if math.prod(group.shape) != math.prod(reader.shape) or not (reader.reduced_size <= ROW_LIMIT or _reads_once(reader)):
         return None
-    found = dict.fromkeys((r.value, r.index) for r in _reached(f, reader, {*group.values()}) if not r.guards)
-    for value, at in found:
-        to = {_axis(e): to for e, to, n in zip(group.index[value], at, value.shape, strict=True) if n > 1}
+    found = dict.fromkeys((r.value, r.index) for r in reached(f, reader, values) if not r.guards)
+    here = {r.value: r.index for r in reached(f, group, values) if not r.guards} | group.index
+    for value, at in ((value, at) for value, at in found if value in here):
+        to = {_axis(e): to for e, to, n in zip(here[value], at, value.shape, strict=True) if n > 1}
         whole = "" not in to and math.prod(group.shape) == value.type.size and len(to) == sum(n > 1 for n in value.shape)
         if whole and _each_once(reader, value, at):
             return {v: tuple(e.substitute(to) for e in index) for v, index in group.index.items()}
     return None
+
+
+def _reads_once(reader: Group) -> bool:
+    """Whether ``reader`` has many rows, and passes over each of them once."""
+    level, full = reader.levels(), reader.full(reader.values())
+    inside = [n for n in reader.nodes if n in reader.folded() or not full.isdisjoint(n.outputs)]
+    return math.prod(reader.shape) >= MANY * reader.reduced_size and not any(level[n] for n in inside)
 
 
 def _each_once(reader: Group, value: Value, at: Index) -> bool:
@@ -79,14 +107,14 @@ def _fits(f: FusionState, group: Group, reader: Group, index: dict[Value, Index]
         and made.isdisjoint(f.graph.updates.values())  # a later pass may read the parameter again
         and made.isdisjoint(buffered)
         and all(aligned(f, trial, n, read_index(trial, n)) for n in trial.nodes)
-        and not any(r.guards or r.index != values[r.value] for r in _reached(f, trial, made))
+        and not any(r.guards or r.index != values[r.value] for r in reached(f, trial, made))
         and f.work(reader).operations + f.work(group).operations <= MOST
         and len(f.inputs(trial)) <= MAX_INPUTS
         and not f.depends(others, {*reader.nodes})
     )
 
 
-def _reached(f: FusionState, group: Group, values: set[Value]) -> Iterator[Read]:
+def reached(f: FusionState, group: Group, values: set[Value]) -> Iterator[Read]:
     """The reads of ``values`` by ``group``, by way of what it computes on load too."""
     inlined, seen = {*group.inlined}, set[object]()
     pending: list[tuple[Node, Index, tuple[Guard, ...]]] = [(n, read_index(group, n), ()) for n in group.nodes]

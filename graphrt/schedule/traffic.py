@@ -201,7 +201,7 @@ class _Count:
         group = self.group
         _, columns, keep = rows_of(group, self.schedule, self.traffic.policy.row_limit)
         apart = not keep and (columns or group.reduced_size > ROW_LIMIT)
-        level, rows = group.levels(), [n for n in group.nodes if n.op.kind is Kind.REDUCTION]
+        level, rows = group.levels(), group.folded()
         full = group.full(group.values())
         known = Known(of_row)
         for number in range(max(level[n] for n in group.nodes) + 1):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from graphrt.index import axis, delinearize
+from graphrt.index import Expr, axis, delinearize
 from graphrt.schedule.kernel_ir import Block, Fold, Pass, PointwiseKernel, ReductionKernel, Store, Var
 from graphrt.targets.cpu.loop_ir import (
     BLOCK,
@@ -144,11 +144,21 @@ class LoopPrinter(CPrinter):
             *(f"  {C_TYPES[v.dtype]} {v.name}_row[OUTER * SIZE];" for v in loops.kept),
             f"  for ({self.int} x = begin; x < end; x++) {{",
             *self._fetches(loops),
+            *self._cleared(nest),
         ]
         for p in loops.passes:
             lines += [*self._row_pass(p, nest), *self.insts(p.after, nest.at, "    ")]
             lines += self.stores(p.after.stores, nest.at, "    ")
         return [*lines, "  }"]
+
+    def _cleared(self, nest: Nest) -> list[str]:
+        """The sums of columns, set to zero by the first row of each segment: they lie as a row does."""
+        assert isinstance(self.kernel, ReductionKernel)
+        first, lines = {name: e.substitute({"o": Expr(), "j": Expr()}) for name, e in nest.at.items()}, []
+        for s in (s for p in self.kernel.passes for s in p.inner.stores if s.rows > 1):
+            there = f"&buf.{self.fields[s.slot]}[{self.index(s.slot, s.offset, first)}]"
+            lines.append(f"    if (x % {s.rows} == 0) memset({there}, 0, OUTER * SIZE * sizeof *buf.{self.fields[s.slot]});")
+        return lines
 
     def _fetches(self, loops: Rows) -> list[str]:
         """The loop that fetches the next row of operands."""
@@ -187,7 +197,8 @@ class LoopPrinter(CPrinter):
         for a in sweep.accumulators:
             self._accumulate(a, sweep, nest, folds)
         body = [f"{v.name}_row[o * SIZE + j] = {v.name};" for v in sweep.kept] + folds.body
-        hint = f'_Pragma("omp simd {" ".join(folds.hints)}") ' if folds.hints and sweep.vectors else ""
+        hint = f'_Pragma("omp simd {" ".join(folds.hints)}") ' if folds.hints else "GRT_SIMD "
+        hint = hint if sweep.vectors else ""
         outer = f"    for ({self.int} o = 0; o < OUTER; o++)"
         if not sweep.block:
             loop = _Loop("    ", hint, "0", str(sweep.stop or "SIZE"))

@@ -104,7 +104,10 @@ class RowPass:
 
 @dataclass(frozen=True)
 class Rows:
-    """A reduction along memory: a task takes ``step`` of the ``rows``; ``fetched`` are operands whose next row is fetched."""
+    """A reduction along memory: a task takes ``step`` of the ``rows``, in whole segments where columns are added up.
+
+    ``fetched`` are operands whose next row is fetched.
+    """
 
     nest: Nest
     rows: int
@@ -175,7 +178,7 @@ def _streamed(block: Block, nest: Nest) -> list[Store]:
     def streams(s: Store) -> bool:
         itemsize = s.slot.type.dtype.itemsize
         large = s.size * itemsize >= STREAM and nest.size * itemsize >= LINES
-        return large and s.offset.substitute(nest.at).stride("j") == 1
+        return large and s.rows == 1 and s.offset.substitute(nest.at).stride("j") == 1
 
     return [s for s in block.stores if streams(s)]
 
@@ -185,6 +188,8 @@ def _rows(kernel: ReductionKernel, kept: Sequence[Var]) -> Rows:
     found = nest(kernel.reduced, kernel.shape, inner, ("o", "j"), walk(kernel.kept, kernel.shape, "x"))
     size = max(found.many * found.size * len(kernel.passes), 1)
     step = max(min(ROWS_CHUNK // size, rows // TASKS), CHUNK // size, 1)
+    segment = math.lcm(*(s.rows for block in inner for s in block.stores))
+    step = -(-step // segment) * segment
     fetched = _fetched(inner, found, rows) if found.many == 1 else {}
     return Rows(found, rows, -(-rows // step), step, kept, fetched, _row_passes(kernel.passes, found, kept))
 

@@ -185,7 +185,8 @@ class CPrinter(ABC):
         lines = []
         for s in stores:
             value = self.converted(s.var, s.slot.type.dtype)
-            lines.append(f"{indent}buf.{self.fields[s.slot]}[{self.index(s.slot, s.offset, at)}] = {value};")
+            to = "=" if s.rows == 1 else "+="
+            lines.append(f"{indent}buf.{self.fields[s.slot]}[{self.index(s.slot, s.offset, at)}] {to} {value};")
         return lines
 
 

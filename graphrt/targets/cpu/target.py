@@ -33,7 +33,7 @@ from graphrt.runtime.runnable import Runnable
 from graphrt.runtime.state import State
 from graphrt.schedule.kernel_ir import CollectiveKernel, Kernel, PointwiseKernel, ReductionKernel, TemplateKernel
 from graphrt.schedule.memory import ALIGNMENT, waits
-from graphrt.schedule.policy import SchedulePolicy
+from graphrt.schedule.policy import ROW_LIMIT, SchedulePolicy
 from graphrt.schedule.schedule import Schedule, Slot
 from graphrt.targets.cpu.binary import CpuBinary
 from graphrt.targets.cpu.build import build, folder, pool, program_object, units
@@ -64,14 +64,14 @@ class CpuTarget(Target):
 
     def passes(self) -> PassPolicy:
         """Sibling convolutions stay apart: docs/cpu.md has the measurement."""
-        times = Times(None, BYTE, LAUNCH, (), product, self.settings.freeze)
-        if self.settings.batch_invariant:
-            return PassPolicy(splits=_of_whole_batch(splits), segments=segments, min_channels=12, loops=True, pace=PACE)
-        return PassPolicy(splits=splits, segments=segments, times=times, min_channels=12, loops=True, pace=PACE)
+        invariant = self.settings.batch_invariant
+        times = None if invariant else Times(None, BYTE, LAUNCH, (), product, self.settings.freeze)
+        parts = _of_whole_batch(splits) if invariant else splits
+        return PassPolicy(parts, segments, times, min_channels=12, loops=True, pace=PACE, columns=columns)
 
     def schedule(self) -> SchedulePolicy:
-        """Templates have no whole tile at hand; rows are read again from cache by each pass."""
-        return SchedulePolicy()
+        """Templates have no whole tile at hand; rows are read again from cache by each pass, and their columns added up."""
+        return SchedulePolicy(columns=True)
 
     def check(self, kernel: Kernel) -> None:
         """Templates count in 32 bits, all other kernels in 64 where they must."""
@@ -176,6 +176,15 @@ def segments(node: Node, producer: Node | None) -> Segments | None:
     pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
     length = math.gcd(pixels, SEGMENT)
     return Segments(length, behind=False) if length >= 64 and pixels >= 4 * SEGMENT and node.types[0].size < 1024 else None
+
+
+def columns(rows: int, size: int) -> int:
+    """Rows of a segment whose columns are added up where the rows are at hand: so many that there are a few tasks.
+
+    What a cache holds anyway is as soon read again.
+    """
+    lengths = (n for n in range(64, 7, -1) if rows % n == 0 and rows >= TASKS * n)
+    return next(lengths, 0) if size <= ROW_LIMIT and rows * size >= 1 << 14 else 0
 
 
 class CpuExecutable(CpuBinary, Executable):

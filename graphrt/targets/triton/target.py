@@ -71,9 +71,16 @@ class TritonTarget(Target):
         """Results depend on the device, never on the run. A contraction that is always left to a library stays whole."""
         options = self.options
         if self._alone:
-            return PassPolicy(lambda node: 0, self._segments, half_copies=True, fused_products=fuses_products(), pace=PACE)
-        parts = functools.partial(splits, options=options)
-        return PassPolicy(parts, self._segments, times(options), half_copies=True, fused_products=fuses_products(), pace=PACE)
+            parts, predicted = (lambda node: 0), None
+        else:
+            parts, predicted = functools.partial(splits, options=options), times(options)
+        return PassPolicy(
+            *(parts, self._segments, predicted),
+            half_copies=True,
+            fused_products=fuses_products(),
+            pace=PACE,
+            columns=self._columns,
+        )
 
     def schedule(self) -> SchedulePolicy:
         """A contraction that is always left to a library stays alone."""
@@ -81,7 +88,13 @@ class TritonTarget(Target):
         precision = self.settings.float32_matmul_precision
         loads = None if self._alone else on_load(self.options)
         return SchedulePolicy(
-            tile_row=tile_row, pairs=pairs, alone=self._alone, row_limit=ROW_LIMIT, precision=precision, on_load=loads
+            tile_row=tile_row,
+            pairs=pairs,
+            alone=self._alone,
+            row_limit=ROW_LIMIT,
+            columns=True,
+            precision=precision,
+            on_load=loads,
         )
 
     def check(self, kernel: Kernel) -> None:
@@ -97,6 +110,16 @@ class TritonTarget(Target):
         wide = multiprocessors(arch) if units is None else units
         dependent = Flags.read().pdl and can_depend(arch) and not interpret
         return Options(arch, wide, interpret, self.settings.float32_matmul_precision, self.library, guard, dependent)
+
+    @functools.cached_property
+    def _programs(self) -> int:
+        """The programs, of a segment of rows each, with which a GPU has enough to do."""
+        return 4 * self.options.units
+
+    def _columns(self, rows: int, size: int) -> int:
+        """Rows of a segment whose columns are added up where the rows are at hand, and registers have room for the sums."""
+        lengths = (n for n in (64, 32, 16, 8) if rows % n == 0 and rows >= n * self._programs)
+        return next(lengths, 0) if size <= ROW_LIMIT // 4 and rows * size >= 1 << 14 else 0
 
     def _segments(self, node: Node, producer: Node | None) -> Segments | None:
         pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
@@ -157,7 +180,7 @@ class NullTarget(GpuTarget):
 class InterpretTarget(TritonTarget):
     """Triton's interpreter: kernels are Python functions over CPU tensors."""
 
-    pixels = 4 * SEGMENT  # or no test would see it
+    pixels, _programs = 4 * SEGMENT, 4  # or no test would see it
 
     def require(self) -> None:
         """Raises TargetError unless torch and Triton are installed."""

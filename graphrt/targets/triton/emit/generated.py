@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from graphrt.index import Expr, axis, delinearize
-from graphrt.schedule.kernel_ir import Fold, Kernel, Pass, PointwiseKernel, ReductionKernel, Var
+from graphrt.schedule.kernel_ir import Block, Fold, Kernel, Pass, PointwiseKernel, ReductionKernel, Store, Var
 from graphrt.targets.scalar import TRITON_TYPES, identity, triton_number
 from graphrt.targets.triton.emit.printer import Masks, TritonPrinter, slots_of, tensors
 from graphrt.targets.triton.emit.tiling import power, reduction_tile
@@ -81,25 +81,44 @@ class GeneratedPrinter(TritonPrinter):
         return lines
 
     def _reduction(self, kernel: ReductionKernel) -> tuple[list[str], int]:
-        """Rows ``x``, elements ``r``: all of a row at once if it is ``whole``, else block after block in each pass."""
+        """Rows ``x``, elements ``r``: all of a row at once if it is ``whole``, else block after block in each pass.
+
+        A program has a tile of rows, or where their columns are added up a segment, one tile after the other.
+        """
         rows, size = (math.prod(kernel.shape[d] for d in dims) for dims in (kernel.kept, kernel.reduced))
         at = {**_walk(kernel.kept, kernel.shape, "x"), **_walk(kernel.reduced, kernel.shape, "r")}
-        tile = self._tile(kernel, rows, size)
+        tile, added = self._tile(kernel, rows, size), _added(kernel)
+        share = added[0].rows if added else tile.rows
         masks = Masks("mask", {"x", "r"}, "", {"x": "x_ok", "r": "r_ok"})
-        lines = [
-            f"    x = pid * {tile.rows} + tl.arange(0, {tile.rows})[:, None]",
-            f"    x_ok = x < {rows}",
-            *self._totals(kernel),
-        ]
+        lines = [f"    x = pid * {share} + tl.arange(0, {tile.rows})[:, None]", f"    x_ok = x < {rows}", *self._totals(kernel)]
         if kernel.whole:
             lines += [f"    r = tl.arange(0, {tile.columns})[None, :]", f"    r_ok = r < {size}", "    mask = x_ok & r_ok"]
+        body = list[str]()
         for p in kernel.passes:
             self.spans.update({v.name: {"x"} for f in p.folds for v in _found(f)})
-            lines += self._whole(p, at, masks, tile) if kernel.whole else self._blockwise(p, at, masks, tile, size)
-            lines += self.lines(p.after, at, masks)
+            body += self._whole(p, at, masks, tile) if kernel.whole else self._blockwise(p, at, masks, tile, size)
+            body += self.lines(p.after, at, masks)
             if p.after.stores:
-                lines += self.stores(p.after, at, "x_ok", f"tl.zeros(({tile.rows}, 1), tl.int32)")
-        return lines, -(-rows // tile.rows)
+                body += self.stores(p.after, at, "x_ok", f"tl.zeros(({tile.rows}, 1), tl.int32)")
+        return [*lines, *(self._segment(kernel, body, tile, added) if added else body)], -(-rows // share)
+
+    def _segment(self, kernel: ReductionKernel, body: Sequence[str], tile: _Tile, added: Sequence[Store]) -> list[str]:
+        """``body`` for a segment of rows, a tile at a time, with the sums of its columns, which are stored behind."""
+        sums = [Var(f"column{n}", s.var.dtype) for n, s in enumerate(added)]
+        at = {**_walk(kernel.kept, kernel.shape, "first"), **_walk(kernel.reduced, kernel.shape, "r")}
+        behind = Block((), stores=[replace(s, var=v) for s, v in zip(added, sums, strict=True)])
+        return [
+            f"    first = pid * {added[0].rows}",
+            *(f"    {v.name} = tl.zeros((1, {tile.columns}), {TRITON_TYPES[v.dtype]})" for v in sums),
+            f"    for start in range(0, {added[0].rows}, {tile.rows}):",
+            f"        x = first + start + tl.arange(0, {tile.rows})[:, None]",
+            *(f"    {line}" for line in body),
+            *(
+                f"        {v.name} += tl.sum(tl.where(mask, {s.var.name}, 0), 0)[None, :]"
+                for v, s in zip(sums, added, strict=True)
+            ),
+            *self.stores(behind, at, "r_ok", f"tl.zeros((1, {tile.columns}), tl.int32)"),
+        ]
 
     def _tile(self, kernel: ReductionKernel, rows: int, size: int) -> _Tile:
         """As many elements as registers like, and short rows enough for a vector of each thread to store."""
@@ -107,13 +126,15 @@ class GeneratedPrinter(TritonPrinter):
         sizes = [s.slot.type.dtype.itemsize for p in kernel.passes for s in p.after.stores]
         threads = WARPS * self.options.lanes
         vectors = 16 // max(min(sizes, default=4), 2) * threads if columns <= _VECTOR else 0  # one for each thread
-        return _Tile(max(min(power(rows), vectors), most), columns)
+        segment = min((s.rows for s in _added(kernel)), default=rows)
+        return _Tile(min(max(min(power(rows), vectors), most), power(segment)), columns)
 
     def _whole(self, p: Pass, at: dict[str, Expr], masks: Masks, tile: _Tile) -> list[str]:
         """A pass over rows that lie in registers."""
         lines = self.lines(p.inner, at, masks)
         lines += [f"    {line}" for f in p.folds for line in _fold(f, _masked(f))]
-        return lines + (self.stores(p.inner, at, "mask", tile.zeros) if p.inner.stores else [])
+        plain = replace(p.inner, stores=[s for s in p.inner.stores if s.rows == 1])
+        return lines + (self.stores(plain, at, "mask", tile.zeros) if plain.stores else [])
 
     def _blockwise(self, p: Pass, at: dict[str, Expr], masks: Masks, tile: _Tile, size: int) -> list[str]:
         """A pass over rows in blocks, which are combined element by element; long ones in groups of blocks, each folded."""
@@ -235,6 +256,11 @@ def _fold(f: Fold, of: Sequence[str]) -> list[str]:
     (value,) = of
     folded = f"tl.sum({value}, 1)" if f.op == "sum" else f"tl.reduce({value}, 1, {_COMBINE[f.op]})"
     return [f"{f.result.name} = {folded}[:, None]"]
+
+
+def _added(kernel: ReductionKernel) -> list[Store]:
+    """The stores of ``kernel`` that add up columns of segments of rows, all equally long: powers of two."""
+    return [s for p in kernel.passes for s in p.inner.stores if s.rows > 1]
 
 
 def _found(f: Fold) -> list[Var]:

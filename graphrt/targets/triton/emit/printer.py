@@ -173,6 +173,7 @@ def tensors(kernel: Kernel) -> set[str]:
         return names  # not printed: loops are written out, and a collective is a call
     if isinstance(kernel, ReductionKernel):
         names |= {f.x.name for p in kernel.passes for f in p.folds}
+        names |= {s.var.name for p in kernel.passes for s in p.inner.stores if s.rows > 1}
     return names | {total.fold.x.name for total in kernel.totals}
 
 

@@ -206,7 +206,8 @@ def _reduction_splits(node: Node, options: Options) -> int:
     if node.op.split is None or not 0 < x.type.size <= LIMIT:  # what is larger is refused as the user wrote it
         return 0
     size = x.type.size // rows
-    programs = -(-rows // reduction_tile(rows, size, 32 * size <= ROW_LIMIT, False)[0])  # interpreted plans are a GPU's
+    beside = 1 if tuple(node.attrs["dims"]) == (x.ndim - 1,) else 32  # rows that a program loads together, if it holds them
+    programs = -(-rows // reduction_tile(rows, size, beside * size <= ROW_LIMIT, False)[0])  # interpreted plans are a GPU's
     wanted = -(-min(options.units, -(-x.type.nbytes // SHARE)) // programs)
     if wanted <= 1:
         return 0
