@@ -19,9 +19,10 @@ from graphrt.errors import OutOfMemoryError
 from graphrt.runtime.arrays import from_numpy, view
 from graphrt.runtime.exchange import Exchanges, Note, Place
 from graphrt.runtime.runnable import Binary
-from graphrt.runtime.state import State, dense
+from graphrt.runtime.state import State
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.targets.cpu.build import open_library
+from graphrt.targets.cpu.results import Results
 from graphrt.threads import in_threads
 from graphrt.types import TensorType
 
@@ -91,7 +92,6 @@ class CpuBinary(Binary):
         self.launches, self.exchanges = launches, exchanges
         self.unwritten = 0  # launches that certainly write no state: so many of the first
         self.path, self.arena, self.entries, self.frozen = path, arena, list(entries), frozen
-        self._outputs = dict(outputs)
         self._library = open_library(path, runtime)
         self._memory = _arena(arena)
         self._table = (ctypes.c_void_p * (len(self.entries) + 2))()
@@ -109,6 +109,7 @@ class CpuBinary(Binary):
         # Not when the process ends, as is the default: a daemon thread may still be inside the program.
         weakref.finalize(self, _unload, self._library, self._kept, frozen).atexit = False
         self._poison = Flags.read().poison
+        self._results = Results(outputs, self._poison)
 
     def attach(self, state: State, written: Collection[str] = ()) -> None:
         """Takes note of where ``written`` lies: a buffer never moves."""
@@ -132,7 +133,7 @@ class CpuBinary(Binary):
         return _address(self._apart[-1])
 
     def _bind(self, inputs: Mapping[str, Any], state: State) -> dict[str, np.ndarray]:
-        outputs = {name: dense(type) for name, type in self._outputs.items()}
+        outputs = self._results.take()
         if self._poison:
             self._memory[...] = 0xFF  # every float in it is NaN
         self._apart.clear()
@@ -164,7 +165,7 @@ class CpuBinary(Binary):
                 state.push(name for _, name in self._places["state"])
 
     def run(self, inputs: Mapping[str, Any], state: State, tensors: bool = False) -> dict[str, Any]:
-        """Runs every launch, in one native call where no other process is waited for; results are new arrays."""
+        """Runs every launch, in one native call where no other process is waited for; nobody else holds the results."""
         with self._running(inputs, state) as outputs:
             if self.exchanges is None:
                 if starved := self._library.graphrt_run(self._table):
