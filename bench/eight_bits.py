@@ -1,4 +1,4 @@
-"""What does a trained network lose with weights of eight bits, and how much smaller is it?
+"""Is a trained network as good with weights of eight bits, and how much smaller is it?
 
 python -m bench.eight_bits [--work LeNet] [--seeds 3] [--save]
 

@@ -164,3 +164,21 @@ def test_rows_past_the_count_of_any_batch_are_no_part_of_columns(target: str, rn
         exact /= exact.sum(1, keepdims=True)
         np.testing.assert_allclose(found["y"], exact, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(found["columns"], exact.sum(0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", target_parameters())
+@settings(max_examples=examples(24, 12))
+@given(data=st.data())
+def test_segments_of_any_length(target: str, data: st.DataObject) -> None:
+    """Sums over a middle dimension, as a user writes them: of rows that fill no tile, of other segments beside, of few."""
+    many, length, size = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 70)), data.draw(st.integers(2, 40))
+    rng, g = np.random.default_rng(many * length), grt.Graph()
+    x = g.input("x", (many, length, size))
+    y = g.output("y", F.softmax(x, -1) if data.draw(st.booleans()) else x - F.mean(x, -1, True))
+    g.output("sums", F.sum(y, 1))
+    if data.draw(st.booleans()):
+        g.output("others", F.sum(F.reshape(y * y, (many * length, 1, size)), 1))
+    if many % 2 == 0 and data.draw(st.booleans()):
+        g.output("pairs", F.sum(F.reshape(F.exp(y), (many // 2, 2 * length, size)), 1))
+    g.output("all", F.sum(y * 2.0, (0, 1)))
+    check(g, feeds(g, rng), target, many * length)

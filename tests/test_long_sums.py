@@ -101,6 +101,7 @@ def test_errors_do_not_grow_with_the_number_of_terms(shape: tuple[int, ...], dim
 
 
 @every_target
+@pytest.mark.usefixtures("optimized")  # whose vectors add up several sums side by side
 def test_long_products_and_pools(target: str) -> None:
     k, pool = (1999, (13, 11)) if target == "interpret" else (99991, (67, 61))
     rng = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,12 @@ def test_another_graph_is_another_program(other: str, lowered: list[str]) -> Non
 @pytest.mark.parametrize("name", ["GRAPHRT_FUSE", "GRAPHRT_CFLAGS", "GRAPHRT_KNOWN"])
 def test_flags_make_other_programs(name: str, lowered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     first = grt.compile(step(), target="cpu")
-    monkeypatch.setenv(name, {"GRAPHRT_CFLAGS": "-DNOTHING", "GRAPHRT_KNOWN": "0", "GRAPHRT_FUSE": "-in_place"}[name])
+    monkeypatch.setenv(
+        name,
+        {"GRAPHRT_CFLAGS": f"{os.environ['GRAPHRT_CFLAGS']} -DNOTHING", "GRAPHRT_KNOWN": "0", "GRAPHRT_FUSE": "-in_place"}[
+            name
+        ],
+    )
     again = grt.compile(step(), target="cpu")
     assert lowered == ["cpu", "cpu"]
     if name in ("GRAPHRT_CFLAGS", "GRAPHRT_KNOWN"):

@@ -95,7 +95,7 @@ def run(
 
 
 def _outcomes(spec: Spec, processes: int, lost: Callable[[str], None]) -> list[dict[str, Any]] | str:
-    """What each of so many ``processes`` found, or the last words of one that failed without peers too.
+    """The findings of each of so many ``processes``, or the last words of one that failed without peers too.
 
     One that fails beside peers may have been taken down by one of them: it is tried again without the last of these.
     """

@@ -18,6 +18,8 @@ from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.producers import reached
 from graphrt.schedule.work import MOST
 
+LONGEST = 64  # rows of a segment: what a task adds up one after the other
+
 
 def take_column_sums(f: FusionState) -> None:
     """Moves sums over segments of rows into reductions of the same rows with which they share what they read."""
@@ -81,6 +83,11 @@ def _verdict(f: FusionState, group: Group, sums: Group, trial: Group) -> Verdict
         return Verdict(False, "the stage rows is off", "it were on (fusion)")
     if (off := f.forbidden([group], [*sums.nodes, *sums.inlined])) is not None:
         return off
+    if sums.shape[0] < f.policy.segments or sums.shape[1] > LONGEST:
+        reason = f"{sums.shape[0]} sums of {sums.shape[1]} rows each are few tasks"
+        return Verdict(False, reason, f"there were at least {f.policy.segments} sums, of at most {LONGEST} rows")
+    if len({index[1] for index in trial.segments.values()}) > 1:
+        return Verdict(False, "adds up other segments of rows", "the segments were as long as those that are added up there")
     meet = all(aligned(f, trial, n, read_index(trial, n)) for n in trial.nodes)
     if not meet or any(r.guards or r.index != trial.index[r.value] for r in reached(f, trial, {*trial.index})):
         return Verdict(False, "needs neighbours", f"each element were made of one and the same element of {group.label}")

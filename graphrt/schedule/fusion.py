@@ -68,7 +68,7 @@ def fuse(graph: Graph, policy: SchedulePolicy, buffers: ConcatBuffers = NO_BUFFE
             f.start(node)
     if "inline" in policy.fusion:
         take_producers(f)
-    if policy.columns:
+    if policy.segments:
         take_column_sums(f)
     if "recompute" in policy.fusion:
         recompute(f)

@@ -34,9 +34,9 @@ class SchedulePolicy:
     contraction's element, by its index, among the rows of the tiles, over which an epilogue can sum, and None for what has
     no such tiles; it is None where no template has. ``pairs`` says that a launch may hold a reduction beside a contraction,
     ``alone`` that a contraction takes nothing along, since a library computes it. A row of at most ``row_limit`` elements is
-    held by a kernel from one pass over it to the next. With ``columns`` a kernel that has rows at hand can add up their
-    columns. ``precision`` is that of float32 products: highest, high or medium. ``on_load`` weighs storing an operand against
-    computing it wherever a tile is loaded; without it bytes decide.
+    held by a kernel from one pass over it to the next. A kernel that has rows at hand can add up the columns of each of
+    ``segments`` of them or more; 0 for never. ``precision`` is that of float32 products: highest, high or medium. ``on_load``
+    weighs storing an operand against computing it wherever a tile is loaded; without it bytes decide.
     """
 
     fusion: Fusion = ALL
@@ -44,7 +44,7 @@ class SchedulePolicy:
     pairs: bool = False
     alone: bool = False
     row_limit: int = 0
-    columns: bool = False
+    segments: int = 0
     precision: str = "highest"
     on_load: OnLoad | None = None
 

@@ -59,7 +59,7 @@ def once_a_column(passes: Sequence[Pass], rows: Set[str]) -> list[Pass]:
 
 
 def apart(work: Pass, columns: Set[str]) -> tuple[Block, Pass]:
-    """What of a pass depends on none of ``columns``, axes and variables, and the pass without that.
+    """The part of a pass that depends on none of ``columns``, axes and variables, and the pass without that.
 
     Numbers alone are no reason to take anything out.
     """

@@ -71,7 +71,7 @@ class CpuTarget(Target):
 
     def schedule(self) -> SchedulePolicy:
         """Templates have no whole tile at hand; rows are read again from cache by each pass, and their columns added up."""
-        return SchedulePolicy(columns=True)
+        return SchedulePolicy(segments=TASKS)
 
     def check(self, kernel: Kernel) -> None:
         """Templates count in 32 bits, all other kernels in 64 where they must."""

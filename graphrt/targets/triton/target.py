@@ -92,7 +92,7 @@ class TritonTarget(Target):
             pairs=pairs,
             alone=self._alone,
             row_limit=ROW_LIMIT,
-            columns=True,
+            segments=self._programs,
             precision=precision,
             on_load=loads,
         )

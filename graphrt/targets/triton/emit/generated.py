@@ -107,11 +107,16 @@ class GeneratedPrinter(TritonPrinter):
         sums = [Var(f"column{n}", s.var.dtype) for n, s in enumerate(added)]
         at = {**_walk(kernel.kept, kernel.shape, "first"), **_walk(kernel.reduced, kernel.shape, "r")}
         behind = Block((), stores=[replace(s, var=v) for s, v in zip(added, sums, strict=True)])
+        rows = added[0].rows
+        held = (
+            [f"        x_ok = x < first + {rows}", "        mask = x_ok & r_ok"] if rows % tile.rows else []
+        )  # not the next one's
         return [
-            f"    first = pid * {added[0].rows}",
+            f"    first = pid * {rows}",
             *(f"    {v.name} = tl.zeros((1, {tile.columns}), {TRITON_TYPES[v.dtype]})" for v in sums),
-            f"    for start in range(0, {added[0].rows}, {tile.rows}):",
+            f"    for start in range(0, {rows}, {tile.rows}):",
             f"        x = first + start + tl.arange(0, {tile.rows})[:, None]",
+            *held,
             *(f"    {line}" for line in body),
             *(
                 f"        {v.name} += tl.sum(tl.where(mask, {s.var.name}, 0), 0)[None, :]"
@@ -259,7 +264,7 @@ def _fold(f: Fold, of: Sequence[str]) -> list[str]:
 
 
 def _added(kernel: ReductionKernel) -> list[Store]:
-    """The stores of ``kernel`` that add up columns of segments of rows, all equally long: powers of two."""
+    """The stores of ``kernel`` that add up columns of segments of rows, all equally long."""
     return [s for p in kernel.passes for s in p.inner.stores if s.rows > 1]
 
 
