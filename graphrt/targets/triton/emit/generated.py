@@ -108,9 +108,8 @@ class GeneratedPrinter(TritonPrinter):
         at = {**_walk(kernel.kept, kernel.shape, "first"), **_walk(kernel.reduced, kernel.shape, "r")}
         behind = Block((), stores=[replace(s, var=v) for s, v in zip(added, sums, strict=True)])
         rows = added[0].rows
-        held = (
-            [f"        x_ok = x < first + {rows}", "        mask = x_ok & r_ok"] if rows % tile.rows else []
-        )  # not the next one's
+        # The last tile may reach into the next segment.
+        held = [f"        x_ok = x < first + {rows}", "        mask = x_ok & r_ok"] if rows % tile.rows else []
         return [
             f"    first = pid * {rows}",
             *(f"    {v.name} = tl.zeros((1, {tile.columns}), {TRITON_TYPES[v.dtype]})" for v in sums),
