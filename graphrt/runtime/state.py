@@ -27,11 +27,18 @@ SMALL = 1 << 20  # elements that one thread fills as fast as several
 
 def dense(type: TensorType) -> np.ndarray:
     """An uninitialised array of ``type``: memory in its order, shape as users see it."""
-    if type.order is None:
-        return np.empty(type.shape, type.dtype.numpy)
+    return as_shaped(memory_of(type), type)
+
+
+def memory_of(type: TensorType) -> np.ndarray:
+    """Uninitialised memory of ``type``: an array that owns it, of the shape that its order gives."""
+    return np.empty(type.shape if type.order is None else [type.shape[d] for d in type.order], type.dtype.numpy)
+
+
+def as_shaped(memory: np.ndarray, type: TensorType) -> np.ndarray:
+    """The ``memory`` of ``type`` in the shape that users see."""
     order = type.order
-    physical = np.empty([type.shape[d] for d in order], type.dtype.numpy)
-    return physical.transpose(sorted(range(type.ndim), key=lambda i: order[i]))
+    return memory if order is None else memory.transpose(sorted(range(type.ndim), key=lambda i: order[i]))
 
 
 class Device(Protocol):

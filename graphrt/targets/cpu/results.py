@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from graphrt.runtime.state import dense
+from graphrt.runtime.state import as_shaped, dense, memory_of
 from graphrt.types import TensorType
 
 LARGE = 1 << 18  # bytes of an array from which on an allocator gives memory back to the system
@@ -23,7 +23,10 @@ _COUNTS = getattr(sys, "_is_gil_enabled", lambda: True)()  # elsewhere reference
 
 
 class Results:
-    """Results of ``types``. An array that is handed out is a view: whoever holds it, or a view of it, holds its memory."""
+    """Results of ``types``. An array that is handed out is a view: whoever holds it, or a view of it, holds its memory.
+
+    NumPy lets each view hold the array that owns the memory, whatever it is a view of; so those are kept here.
+    """
 
     def __init__(self, types: Mapping[str, TensorType], poison: bool) -> None:
         self._types, self._poison = dict(types), poison
@@ -41,11 +44,11 @@ class Results:
             if sys.getrefcount(kept[i]) == _ALONE:
                 break
         else:
-            kept.append(dense(self._types[name]))
+            kept.append(memory_of(self._types[name]))
             i = len(kept) - 1
             if i == SETS:
                 del kept[0]
                 i -= 1
         if self._poison:
             kept[i].view(np.uint8)[...] = 0xFF  # every float in it is NaN
-        return kept[i].view()
+        return as_shaped(kept[i].view(), self._types[name])
