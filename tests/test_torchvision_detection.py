@@ -101,8 +101,8 @@ def test_detectors_of_regions(name: str) -> None:
 def test_detectors_of_anchors(name: str) -> None:
     ssd = name.startswith("ssd")
     size = (300, 300) if ssd else (128, 160)
-    theirs, ours, x = pair(name, size, score_thresh=0.5, nms_thresh=0.45, detections_per_img=300)
-    both = Both(ours, score_threshold=0.5, iou_threshold=0.45, candidates=1000, slots=300)
+    theirs, ours, x = pair(name, size, score_thresh=0.5, nms_thresh=0.45, detections_per_img=1000)
+    both = Both(ours, score_threshold=0.5, iou_threshold=0.45, candidates=1000, slots=1000)
     found = grt.compile(both, x.numpy(), target="cpu")(x.numpy())
     maps = list(theirs.backbone(x).values())
     heads = theirs.head(maps)
@@ -113,4 +113,4 @@ def test_detectors_of_anchors(name: str) -> None:
     scores = F.softmax(heads["cls_logits"], -1)[..., 1:] if ssd else F.sigmoid(heads["cls_logits"])
     assert (scores > 0.5).sum((0, 1)).max() <= 400, "more would be too many for a class, as torchvision counts candidates"
     (kept,) = theirs(x)
-    assert 10 < compared(found["found"], kept, int(ssd)) < 300
+    assert 10 < compared(found["found"], kept, int(ssd)) < 1000
