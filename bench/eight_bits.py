@@ -24,11 +24,9 @@ def scores(recipe: Recipe, seed: int) -> dict[str, float]:
     trainer, test, _ = fitted(recipe, seed)
     graph = trainer.evaluation_graph((test.x.shape, str(test.x.dtype)))
     found = dict[str, float]()
-    for bits, one in ((32, graph), (8, grt.quantize_weights(graph, state=trainer.state))):
-        state = grt.State()
-        for name in one.sources.keys() & trainer.state.types.keys():
-            one.initial[name] = trainer.state[name]
-        program = grt.compile(one, target="cpu", state=state)
+    graph.initial |= {name: trainer.state[name] for name in graph.sources if name in trainer.state}
+    for bits, one in ((32, graph), (8, grt.quantize_weights(graph))):
+        program = grt.compile(one, target="cpu", state=grt.State())
         found[f"{bits} bits"] = recipe.score(program({"x": test.x})["out"], test.y)
         with tempfile.TemporaryDirectory() as folder:
             program.save(Path(folder) / "net.grt")
@@ -42,6 +40,9 @@ def main(
     save: Annotated[bool, typer.Option(help="write bench/results/eight_bits.jsonl")] = False,
 ) -> None:
     """Prints the mean score over seeds in float32 and with int8 weights, the largest difference, and the bytes of weights."""
+    for one in work or ():
+        if not any(name.startswith(one) for name in RECIPES):
+            raise typer.BadParameter(f"no recipe begins with {one!r}; there is {', '.join(RECIPES)}", param_hint="--work")
     rows = list[dict[str, Any]]()
     for name, make in RECIPES.items():
         if work and not any(name.startswith(one) for one in work):

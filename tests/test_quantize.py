@@ -82,16 +82,47 @@ def test_channels_of_zeros_and_of_one_sign() -> None:
     g.output("y", F.linear(g.input("x", (1, 2)), g.parameter("w", w)))
     q = grt.quantize_weights(g, least=1)
     assert q.initial["w.int8"].tolist() == [[0, 0], [127, 64], [-127, 127], [127, -127]]
+    assert np.isfinite(q.initial["w.scale"]).all()
     np.testing.assert_allclose(weights(q)["w"][[0, 2, 3]], w[[0, 2, 3]], rtol=1e-6)
 
 
-def test_the_weights_of_a_state_count() -> None:
+def test_the_parameters_of_a_state_count(target: str) -> None:
+    """All of them: weights, and what stays as it was; those of a program that trains them further do not change."""
     g = grt.Graph()
-    g.output("y", g.input("x", (2, 40)) @ g.parameter("w", np.zeros((40, 40), np.float32)))
+    y = g.input("x", (2, 40)) @ g.parameter("w", np.zeros((40, 40), np.float32)) + g.parameter("b", np.zeros(40, np.float32))
+    g.output("y", y)
     program = grt.compile(g, target="reference")
     program.state.set("w", np.eye(40, dtype=np.float32))
-    np.testing.assert_allclose(weights(grt.quantize_weights(g, state=program.state))["w"], np.eye(40), rtol=1e-6)
-    assert not weights(grt.quantize_weights(g))["w"].any()
+    program.state.set("b", np.full(40, 3, np.float32))
+    q = grt.quantize_weights(g, state=program.state)
+    np.testing.assert_allclose(weights(q)["w"], np.eye(40), rtol=1e-6)
+    x = np.ones((2, 40), np.float32)
+    np.testing.assert_allclose(grt.compile(q, target=target)(x=x)["y"], program(x=x)["y"], rtol=1e-6)
+    assert not weights(grt.quantize_weights(g))["w"].any() and not g.initial["b"].any()
+    grt.compile(q, target="reference", state=program.state)
+    with pytest.raises(errors.ArgumentError, match="the state has w.int8, of an earlier quantize_weights"):
+        grt.quantize_weights(g, state=program.state)
+
+
+@pytest.mark.parametrize("factor", [1e200, 1e-60, 1.0])
+def test_doubles_have_scales_of_doubles(factor: float) -> None:
+    w = np.random.default_rng(0).standard_normal((32, 32)) * factor
+    g = grt.Graph()
+    g.output("y", g.input("x", (2, 32), "float64") @ g.parameter("w", w))
+    np.testing.assert_allclose(weights(grt.quantize_weights(g))["w"], w, atol=0.02 * factor)
+
+
+def test_products_of_one_input_read_their_own_weights(target: str) -> None:
+    """No float copy of weights lies in the arena so that three products might be one."""
+    rng, g = np.random.default_rng(0), grt.Graph()
+    x = g.input("x", (4, 512))
+    for name in "qkv":
+        g.output(name, F.linear(x, g.parameter(f"w{name}", rng.standard_normal((512, 512)).astype("f"))))
+    q = grt.compile(grt.quantize_weights(g), target=target)
+    assert q.memory().size < 512 * 512 * 4
+    feeds = {"x": rng.standard_normal((4, 512)).astype("f")}
+    expected, found = grt.compile(g, target=target)(feeds), q(feeds)
+    assert all(np.abs(found[n] - expected[n]).max() < 0.03 * np.abs(expected[n]).max() for n in "qkv")
 
 
 def test_what_cannot_be_is_said() -> None:
@@ -103,6 +134,16 @@ def test_what_cannot_be_is_said() -> None:
     y = g.output("z", F.sum(x @ w))
     with pytest.raises(errors.ArgumentError, match="no parameter of 5000 elements"):
         grt.quantize_weights(g, 5000)
+    for arguments, message in (
+        ((None,), "takes a Graph, got NoneType"),
+        ((g, "a"), "least is a number of elements, got 'a'"),
+        ((g, -1), "least is a number of elements, got -1"),
+        ((g, 1, 5), "state has arrays by the names of parameters, got int"),
+        ((g, 1, {"w": np.ones((3, 3), "f")}), r"the state has float32 \[3, 3\] for 'w', which is f32\[40,40\]"),
+        ((grt.quantize_weights(g),), "'w.int8' is of eight bits already"),
+    ):
+        with pytest.raises(errors.ArgumentError, match=message):
+            grt.quantize_weights(*arguments)  # type: ignore[arg-type]
     g.initial["w"] = np.full((40, 40), np.inf, np.float32)
     with pytest.raises(errors.ArgumentError, match="'w' has elements that are not finite"):
         grt.quantize_weights(g)

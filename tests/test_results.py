@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,3 +132,19 @@ def test_no_more_is_kept_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found[0]["y"].base is not None and found[0]["least"].base is None
     binary: Any = p._binary
     assert sum(len(kept) for kept in binary._results._kept.values()) == 2 * results.SETS
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads what Linux says of a process")
+def test_results_that_are_dropped_go_back_to_the_system() -> None:
+    def held() -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    p = program(8 * ROWS)
+    found = [run(p, 0.0)]
+    before = held()
+    found += [run(p, float(turn)) for turn in range(40)]
+    size = 40 * (found[0]["y"].nbytes + found[0]["t"].nbytes)
+    assert held() > before + size // 2
+    del found
+    assert held() < before + size // 8

@@ -51,7 +51,11 @@ def compile_model(
     check_folder(out)
     optimizer = SGD(lr, momentum=momentum)
     subject = find(model, target, batch, not evaluate, dtype, {"library": library}, optimizer, seed)
-    outputs = quantize_weights(graph_of(subject.outputs)[0]) if int8 else subject.outputs
+    outputs = subject.outputs
+    if int8:
+        graph, kind = graph_of(outputs)
+        eight = quantize_weights(graph)
+        outputs = {"dict": eight, "list": [*eight.outputs.values()], "single": next(iter(eight.outputs.values()), None)}[kind]
     program = compile_graph(outputs, **subject.arguments)
     program.save(out)
     size = sum(file.stat().st_size for file in out.iterdir())

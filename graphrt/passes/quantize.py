@@ -20,7 +20,7 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.ops.base import cast
 from graphrt.ops.elementwise import mul
-from graphrt.types import float32
+from graphrt.types import float32, float64
 
 LARGEST = 127
 Channels = frozenset[int]
@@ -30,29 +30,26 @@ def quantize_weights(graph: Graph, least: int = 1024, state: Mapping[str, np.nda
     """``graph``, which is for inference, with the weights of its matrix products and convolutions in int8.
 
     A weight is a parameter of ``least`` elements or more that nothing but such products reads, all of them with the same
-    dimensions as output channels; it becomes the parameters ``NAME.int8`` and ``NAME.scale`` (float32, one for each channel).
-    Embeddings, biases and norms stay as they are. Values are those of ``state``, such as a trainer's, where it has the weight,
-    or those that the graph starts with. Raises ArgumentError for a graph that trains, that is of several processes, or in which
-    nothing is such a weight, and for a weight that is not finite.
+    dimensions as output channels; it becomes the parameters ``NAME.int8`` and ``NAME.scale``, one for each channel.
+    Embeddings, biases, norms and what a loop reads stay as they are. All parameters start with what ``state``, such as a
+    trainer's, has for them, else as those of ``graph`` do: compile the result with a state of its own. Raises ArgumentError
+    for a graph that trains, that is of several processes, or in which nothing is such a weight, for a weight that is not
+    finite, and for a ``state`` that does not fit or has such weights already.
     """
-    if trained := [name for name in graph.updates if graph.sources[name].attrs.get("trainable")]:
-        raise ArgumentError(f"this graph trains {trained[0]!r}: weights of eight bits are for inference")
-    if graph.mesh is not None and graph.mesh.size > 1:
-        raise ArgumentError("quantize_weights takes a graph of one process; this one is built on a mesh")
-    chosen = {name: dims for name, dims in _channels(graph).items() if graph.sources[name].types[0].size >= least}
+    _check(graph, least, state)
+    chosen = {n: dims for n, dims in _channels(graph).items() if graph.sources[n].types[0].size >= max(least, 1)}
     if not chosen:
+        names = [n for n, s in graph.sources.items() if s.op.name == "parameter"]
         raise ArgumentError(
-            f"no parameter of {least} elements or more is only read as the weight of matrix products and convolutions; "
-            f"the parameters are {', '.join(n for n, s in graph.sources.items() if s.op.name == 'parameter') or 'none'}"
+            f"no parameter of {least} elements or more is only read, whole, as the weight of matrix products and convolutions "
+            f"of one group; the parameters are {', '.join(names) or 'none'}"
         )
     new, table = graph.like(), dict[Value, Value]()
-    new.initial = dict(graph.initial)
+    new.initial = graph.initial | {n: _given(graph.sources[n], state[n]) for n in graph.sources if state and n in state}
     for node in graph.nodes:
         with new.at(node.origin):
             if node.name in chosen and node.name in graph.sources:
-                new.initial.pop(node.name, None)
-                array = state[node.name] if state is not None and node.name in state else graph.initial[node.name]
-                table[node.outputs[0]] = _restored(new, node, np.broadcast_to(array, node.types[0].shape), chosen[node.name])
+                table[node.outputs[0]] = _restored(new, node, new.initial.pop(node.name), chosen[node.name])
             else:
                 copy = new.adopt(node, [table[v] for v in node.inputs])
                 table.update(zip(node.outputs, copy.outputs, strict=True))
@@ -60,15 +57,48 @@ def quantize_weights(graph: Graph, least: int = 1024, state: Mapping[str, np.nda
     return new
 
 
+def _check(graph: Graph, least: int, state: Mapping[str, np.ndarray] | None) -> None:
+    """Raises ArgumentError unless ``graph`` is for inference on one process, and the other arguments are of their kinds."""
+    if not isinstance(graph, Graph):
+        raise ArgumentError(
+            f"quantize_weights takes a Graph, got {type(graph).__name__}; build g = Graph(), g.output('y', net(x))"
+        )
+    if isinstance(least, bool) or not isinstance(least, int) or least < 0:
+        raise ArgumentError(f"least is a number of elements, got {least!r}")
+    if state is not None and not isinstance(state, Mapping):
+        raise ArgumentError(f"state has arrays by the names of parameters, got {type(state).__name__}")
+    if trained := [name for name in graph.updates if graph.sources[name].attrs.get("trainable")]:
+        raise ArgumentError(f"this graph trains {trained[0]!r}: weights of eight bits are for inference")
+    if graph.mesh is not None and graph.mesh.size > 1:
+        raise ArgumentError("quantize_weights takes a graph of one process; this one is built on a mesh")
+    if twice := [name for name in graph.sources if name.endswith(".int8")]:
+        raise ArgumentError(f"{twice[0]!r} is of eight bits already")
+    if held := [name for name in graph.sources if state and f"{name}.int8" in state]:
+        raise ArgumentError(
+            f"the state has {held[0]}.int8, of an earlier quantize_weights, which a program compiled on it would read: "
+            "compile quantized graphs with a state of their own, and take the weights from one that has none"
+        )
+
+
+def _given(node: Node, value: np.ndarray) -> np.ndarray:
+    """The ``value`` of a state for the parameter ``node``. Raises ArgumentError."""
+    array, type = np.asarray(value), node.types[0]
+    if array.shape != type.shape or array.dtype != type.dtype.numpy:
+        raise ArgumentError(f"the state has {array.dtype} {list(array.shape)} for {node.name!r}, which is {type}")
+    return array
+
+
 def _restored(new: Graph, node: Node, array: np.ndarray, channels: Channels) -> Value:
     """The parameter ``node``, whose values are ``array``, from eight bits on the graph ``new``."""
     if not np.isfinite(array).all():
         raise ArgumentError(f"the weight {node.name!r} has elements that are not finite: they have no scale")
-    largest = np.abs(array.astype(np.float32)).max(tuple(d for d in range(array.ndim) if d not in channels), keepdims=True)
-    scale = np.where(largest > 0, largest, LARGEST).astype(np.float32) / np.float32(LARGEST)
-    whole = np.clip(np.rint(array.astype(np.float32) / scale), -LARGEST, LARGEST).astype(np.int8)
-    eight = new.parameter(f"{node.name}.int8", whole, trainable=False)
-    return cast(mul(cast(eight, float32), new.parameter(f"{node.name}.scale", scale, trainable=False)), node.types[0].dtype)
+    dtype = node.types[0].dtype
+    wide = dtype if dtype is float64 else float32
+    array = np.broadcast_to(array, node.types[0].shape).astype(wide.numpy)
+    largest = np.abs(array).max(tuple(d for d in range(array.ndim) if d not in channels), keepdims=True)
+    scale = np.maximum(largest / wide.numpy.type(LARGEST), np.finfo(wide.numpy).tiny)
+    eight = new.parameter(f"{node.name}.int8", np.rint(array / scale).astype(np.int8), trainable=False)
+    return cast(mul(cast(eight, wide), new.parameter(f"{node.name}.scale", scale, trainable=False)), dtype)
 
 
 def _channels(graph: Graph) -> Mapping[str, Channels]:

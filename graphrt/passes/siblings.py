@@ -142,10 +142,17 @@ def _saved(group: Sequence[Family], times: Times, laid: Collection[Value]) -> fl
         source = root(v)
         if source.node.op.kind is Kind.SOURCE and not (source in laid or (times.keeps and source.node.op.name == "parameter")):
             copied.add(source)
-        elif source.node.op.kind is Kind.ELEMENTWISE and not weight:
+        elif source.node.op.kind is Kind.ELEMENTWISE and not (weight and _converted(source)):
             stored.add(source)
     moved += sum(2 * v.type.nbytes for v in copied) + sum(v.type.nbytes for v in stored)
     return saved - moved * times.byte - (kernels + bool(copied)) * times.launch
+
+
+def _converted(v: Value) -> bool:
+    """Whether ``v`` is what is given, in another dtype at most, and not computed, as a weight of eight bits is."""
+    while v.node.op.kind in (Kind.VIEW, Kind.ELEMENTWISE) and len(v.node.inputs) == 1:
+        v = v.node.inputs[0]
+    return v.node.op.kind is Kind.SOURCE
 
 
 # --- rebuilding ----------------------------------------------------------------------------------------------------

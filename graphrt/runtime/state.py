@@ -7,7 +7,7 @@ copied and weights stay OIHW outside whatever they are inside.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,18 +27,22 @@ SMALL = 1 << 20  # elements that one thread fills as fast as several
 
 def dense(type: TensorType) -> np.ndarray:
     """An uninitialised array of ``type``: memory in its order, shape as users see it."""
-    return as_shaped(memory_of(type), type)
+    return _as_seen(np.empty(_extents(type), type.dtype.numpy), type)
 
 
-def memory_of(type: TensorType) -> np.ndarray:
-    """Uninitialised memory of ``type``: an array that owns it, of the shape that its order gives."""
-    return np.empty(type.shape if type.order is None else [type.shape[d] for d in type.order], type.dtype.numpy)
+def over(memory: np.ndarray, type: TensorType) -> np.ndarray:
+    """The bytes in ``memory`` as an array of ``type``, as ``dense`` makes them."""
+    return _as_seen(memory.view(type.dtype.numpy).reshape(_extents(type)), type)
 
 
-def as_shaped(memory: np.ndarray, type: TensorType) -> np.ndarray:
-    """The ``memory`` of ``type`` in the shape that users see."""
+def _extents(type: TensorType) -> Sequence[int]:
+    """The shape of ``type`` in memory."""
+    return type.shape if type.order is None else [type.shape[d] for d in type.order]
+
+
+def _as_seen(physical: np.ndarray, type: TensorType) -> np.ndarray:
     order = type.order
-    return memory if order is None else memory.transpose(sorted(range(type.ndim), key=lambda i: order[i]))
+    return physical if order is None else physical.transpose(sorted(range(type.ndim), key=lambda i: order[i]))
 
 
 class Device(Protocol):

@@ -5,18 +5,21 @@ The system fills new memory with zeros, page by page, which takes as long as man
 
 from __future__ import annotations
 
+import mmap
 import sys
 from collections.abc import Mapping
 
 import numpy as np
 
-from graphrt.runtime.state import as_shaped, dense, memory_of
+from graphrt.errors import OutOfMemoryError
+from graphrt.runtime.state import dense, over
 from graphrt.types import TensorType
 
 LARGE = 1 << 18  # bytes of an array from which on an allocator gives memory back to the system
 MOST = 256 << 20  # bytes that a program keeps at most
 SETS = 2  # that are kept: ``y = program(x)`` holds the last results while the next are computed
 
+HUGE = 2 << 20  # bytes of a huge page
 _probe = [np.empty(0)]
 _ALONE = sys.getrefcount(_probe[0])  # what counts for an array that a list holds and nobody else
 _COUNTS = getattr(sys, "_is_gil_enabled", lambda: True)()  # elsewhere references are not counted at one place
@@ -25,7 +28,7 @@ _COUNTS = getattr(sys, "_is_gil_enabled", lambda: True)()  # elsewhere reference
 class Results:
     """Results of ``types``. An array that is handed out is a view: whoever holds it, or a view of it, holds its memory.
 
-    NumPy lets each view hold the array that owns the memory, whatever it is a view of; so those are kept here.
+    NumPy lets each view hold the first array of that memory, whatever it is a view of; so those are kept here.
     """
 
     def __init__(self, types: Mapping[str, TensorType], poison: bool) -> None:
@@ -44,11 +47,25 @@ class Results:
             if sys.getrefcount(kept[i]) == _ALONE:
                 break
         else:
-            kept.append(memory_of(self._types[name]))
+            kept.append(_memory(self._types[name].nbytes))
             i = len(kept) - 1
             if i == SETS:
                 del kept[0]
                 i -= 1
         if self._poison:
-            kept[i].view(np.uint8)[...] = 0xFF  # every float in it is NaN
-        return as_shaped(kept[i].view(), self._types[name])
+            kept[i][...] = 0xFF  # every float in it is NaN
+        return over(kept[i], self._types[name])
+
+
+def _memory(size: int) -> np.ndarray:
+    """Fresh memory of ``size`` bytes, which goes back to the system when nobody holds it. Raises OutOfMemoryError.
+
+    What an allocator has, and a program keeps, would hold back all that is freed below it.
+    """
+    try:
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise OutOfMemoryError(f"no memory for a result of {size:,} bytes ({error}); drop earlier ones") from None
+    if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
