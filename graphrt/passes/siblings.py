@@ -142,8 +142,10 @@ def _saved(group: Sequence[Family], times: Times, laid: Collection[Value]) -> fl
         source = root(v)
         if source.node.op.kind is Kind.SOURCE and not (source in laid or (times.keeps and source.node.op.name == "parameter")):
             copied.add(source)
-        elif source.node.op.kind is Kind.ELEMENTWISE and not (weight and _converted(source)):
+        elif source.node.op.kind is Kind.ELEMENTWISE and not weight:
             stored.add(source)
+        elif source.node.op.kind is Kind.ELEMENTWISE and not _converted(source):
+            copied.add(source)
     moved += sum(2 * v.type.nbytes for v in copied) + sum(v.type.nbytes for v in stored)
     return saved - moved * times.byte - (kernels + bool(copied)) * times.launch
 
