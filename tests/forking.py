@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -23,7 +24,12 @@ def forked(size: int, run: Callable[[int], object]) -> int:
 
 
 def meeting(size: int) -> dict[str, str]:
-    """What ``size`` processes that are not torchrun's find in their environment to meet each other."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    """What ``size`` processes that are not torchrun's find in their environment to meet each other.
+
+    The port is below those that the system gives away by itself, of which another process might have it by then.
+    """
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("localhost", port))
+            return {"WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    raise OSError("no port is free")
