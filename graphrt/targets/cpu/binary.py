@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import ctypes
-import mmap
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,32 +21,21 @@ from graphrt.runtime.runnable import Binary
 from graphrt.runtime.state import State
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.targets.cpu.build import open_library
+from graphrt.targets.cpu.pages import REMEDY, pages
 from graphrt.targets.cpu.results import Results
 from graphrt.threads import in_threads
 from graphrt.types import TensorType
 
-HUGE = 2 << 20  # bytes of a huge page
-REMEDY = "compile it for a smaller batch, or with a memory_limit"
 _SHARE = 64 << 20  # bytes of the arena that a thread touches at a time
 
 
 def _arena(size: int) -> np.ndarray:
-    """``size`` bytes with ALIGNMENT more on both sides; in huge pages where the system has them, for few address translations.
+    """``size`` bytes with ALIGNMENT more on both sides. Raises OutOfMemoryError.
 
-    The room around is for masked loads: GCC 12 may make a vector load and a blend of one whose mask it knows. The memory is
-    private: shared memory, what mmap gives unasked, is in small pages, and a forked child would write to its parent's. Raises
-    OutOfMemoryError.
+    The room around is for masked loads: GCC 12 may make a vector load and a blend of one whose mask it knows.
     """
     size = -(-size // ALIGNMENT) * ALIGNMENT + 2 * ALIGNMENT
-    huge = size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE")
-    try:
-        memory, start = mmap.mmap(-1, size + HUGE * huge, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), 0
-    except OSError as error:
-        raise OutOfMemoryError(f"no memory for the {size:,} bytes between a program's launches ({error}); {REMEDY}") from None
-    if huge:
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        start = -np.frombuffer(memory, np.uint8).ctypes.data % HUGE
-    arena = np.frombuffer(memory, np.uint8, size, start)
+    arena = pages(size, "between a program's launches")
 
     def touch(part: np.ndarray) -> None:
         part[::4096] = 0

@@ -5,21 +5,19 @@ The system fills new memory with zeros, page by page, which takes as long as man
 
 from __future__ import annotations
 
-import mmap
 import sys
 from collections.abc import Mapping
 
 import numpy as np
 
-from graphrt.errors import OutOfMemoryError
 from graphrt.runtime.state import dense, over
+from graphrt.targets.cpu.pages import pages
 from graphrt.types import TensorType
 
 LARGE = 1 << 18  # bytes of an array from which on an allocator gives memory back to the system
 MOST = 256 << 20  # bytes that a program keeps at most
 SETS = 2  # that are kept: ``y = program(x)`` holds the last results while the next are computed
 
-HUGE = 2 << 20  # bytes of a huge page
 _probe = [np.empty(0)]
 _ALONE = sys.getrefcount(_probe[0])  # what counts for an array that a list holds and nobody else
 _COUNTS = getattr(sys, "_is_gil_enabled", lambda: True)()  # elsewhere references are not counted at one place
@@ -43,29 +41,10 @@ class Results:
 
     def _used_again(self, name: str) -> np.ndarray:
         kept = self._kept[name]
-        for i in range(len(kept)):
-            if sys.getrefcount(kept[i]) == _ALONE:
-                break
-        else:
-            kept.append(_memory(self._types[name].nbytes))
-            i = len(kept) - 1
-            if i == SETS:
-                del kept[0]
-                i -= 1
+        free = [i for i in range(len(kept)) if sys.getrefcount(kept[i]) == _ALONE]
+        if not free:  # memory of an allocator would hold back what is freed below it
+            kept[:] = [*kept[1 - SETS :], pages(self._types[name].nbytes, "of a result")]
+        memory = kept[free[0] if free else -1]
         if self._poison:
-            kept[i][...] = 0xFF  # every float in it is NaN
-        return over(kept[i], self._types[name])
-
-
-def _memory(size: int) -> np.ndarray:
-    """Fresh memory of ``size`` bytes, which goes back to the system when nobody holds it. Raises OutOfMemoryError.
-
-    What an allocator has, and a program keeps, would hold back all that is freed below it.
-    """
-    try:
-        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise OutOfMemoryError(f"no memory for a result of {size:,} bytes ({error}); drop earlier ones") from None
-    if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)
+            memory[...] = 0xFF  # every float in it is NaN
+        return over(memory, self._types[name])
