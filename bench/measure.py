@@ -100,7 +100,12 @@ def report(title: str, rows: Sequence[Mapping[str, Any]], save_as: str | None) -
     if LOAD_AVERAGE > 0.5:
         console.print("[yellow]the machine was busy before this run: do not trust ratios between threaded candidates[/]")
     if save_as is not None:
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / f"{save_as}.jsonl").open("a") as file:
-            for row in rows:
-                file.write(json.dumps({**row, **about}) + "\n")
+        save(rows, save_as)
+
+
+def save(rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Appends ``rows`` to the result file ``name`` as JSON lines, each with the environment."""
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / f"{name}.jsonl").open("a") as file:
+        for row in rows:
+            file.write(json.dumps({**row, **environment()}) + "\n")

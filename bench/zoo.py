@@ -22,6 +22,7 @@ import typer
 
 import graphrt
 from bench.measure import elsewhere, interleave, report
+from bench.measure import save as save_rows
 from bench.peers import updated
 from bench.zoo_peers import ZOO
 
@@ -173,23 +174,27 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="turns of each candidate in a process")] = 9,
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile too")] = True,
     inference: Annotated[bool, typer.Option("--inference/--no-inference", help="forward passes too")] = True,
-    save: Annotated[bool, typer.Option(help="append the rows to bench/results/zoo.jsonl")] = False,
+    train: Annotated[bool, typer.Option("--train/--no-train", help="training steps")] = True,
+    save: Annotated[bool, typer.Option(help="append each row, as it comes, to bench/results/zoo.jsonl")] = False,
 ) -> None:
     """Prints, for each network, how many times faster graphrt is than its best peer."""
     for name in work or ():
         if name not in ZOO:
             raise typer.BadParameter(f"no network {name!r}; there is {', '.join(ZOO)}", param_hint="--work")
     rows = []
-    for train in (True, False) if inference else (True,):
+    for training in [True] * train + [False] * inference:
         for name in work or ZOO:
             modes = ["eager"] + (["channels_last"] if len(ZOO[name].input) == 4 else []) + (["compile"] if compiled else [])
             found = []
             for _ in range(processes):
-                found.append(elsewhere("bench.zoo", "measured", name, train, modes, rounds))
-                found[-1] |= {peer: elsewhere("bench.zoo", "alone", name, train, peer, rounds) for peer in others(name, train)}
-            rows.append(row(name, train, found))
+                found.append(elsewhere("bench.zoo", "measured", name, training, modes, rounds))
+                for peer in others(name, training):
+                    found[-1][peer] = elsewhere("bench.zoo", "alone", name, training, peer, rounds)
+            rows.append(row(name, training, found))
+            if save:
+                save_rows(rows[-1:], "zoo")
             print(f"{rows[-1]['what']}, {name}: {rows[-1]['ratio']:.2f}x of {rows[-1]['best peer']}", flush=True)
-    report("a torch module, float32 (ratio: best peer / graphrt)", rows, "zoo" if save else None)
+    report("a torch module, float32 (ratio: best peer / graphrt)", rows, None)
     for what in dict.fromkeys(r["what"] for r in rows):
         ratios = [r["ratio"] for r in rows if r["what"] == what]
         print(f"{what}: geometric mean {math.exp(statistics.fmean(map(math.log, ratios))):.2f}, least {min(ratios):.2f}")
