@@ -85,6 +85,17 @@ class Expr:
                 return None
         return step
 
+    def common_stride(self, axis: str) -> int:
+        """Change for most single steps along ``axis``: quotients do not change, and remainders do not start again."""
+        step = 0
+        for atom, k in self.terms:
+            if atom[0] == "axis":
+                step += k if atom[1] == axis else 0
+            else:
+                inside = atom[1].common_stride(axis)
+                step += k * int(math.fmod(inside, atom[2]) if atom[0] == "mod" else inside / atom[2])
+        return step
+
     def substitute(self, values: dict[str, Expr]) -> Expr:
         """The expression with each axis named in ``values`` replaced."""
         total = Expr(const=self.const)

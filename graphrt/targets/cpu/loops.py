@@ -49,15 +49,13 @@ def count(dims: Sequence[int], shape: Sequence[int]) -> int:
 
 
 def unit_stride(block: Block, fast: str, slow: str) -> bool:
-    """Whether the block's memory lies along ``fast``: its smallest stride there is below that along ``slow``."""
+    """Whether the block's memory lies along ``fast``: there neighbours are, or along neither axis and ``fast`` is one of its own."""
     offsets = [i.args[1] for i in block.insts if i.op == "load"] + [s.offset for s in block.stores]
     if not offsets:
         return False
     largest = max(offsets, key=lambda e: len(e.axes()))
-    a, b = largest.stride(fast), largest.stride(slow)
-    if a is not None and abs(a) == 1:
-        return True
-    return bool(a) and not (b is not None and abs(b) == 1)
+    a, b = largest.common_stride(fast), largest.common_stride(slow)
+    return abs(a) == 1 or (a != 0 and abs(b) != 1)
 
 
 def depends(block: Block, on: str) -> bool:
