@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from graphrt.errors import InputError
@@ -50,10 +51,18 @@ class CallSignature:
     inputs: Mapping[str, Any]
     results: Any
 
-    @property
+    @cached_property
     def outputs(self) -> Sequence[str]:
         """Names of the outputs, in the order in which the function returns them."""
         return [leaf for leaf in _leaves(self.results) if isinstance(leaf, Name)]
+
+    @cached_property
+    def _plain(self) -> Sequence[str]:
+        """The inputs' names, where the arguments of the example were as many tensors, given by position; else none."""
+        given = list(self.call.parameters.values())[: len(self.inputs)]
+        positional = [p.name for p in given if p.kind in _KINDS[:2]]
+        names = [str(v) for v in self.inputs.values() if isinstance(v, Name)]
+        return names if positional == list(self.inputs) and len(names) == len(positional) else []
 
     @property
     def written(self) -> Mapping[str, str]:
@@ -62,6 +71,8 @@ class CallSignature:
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs by name. Raises InputError for arguments of another structure, or other constants, than the example's."""
+        if len(args) == len(self._plain) and args and not kwargs:
+            return dict(zip(self._plain, args, strict=True))
         try:
             given = self.call.bind(*args, **kwargs).arguments
         except TypeError as error:

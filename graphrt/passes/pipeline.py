@@ -20,6 +20,7 @@ from graphrt.passes.loops import place_operands, tidy_loops
 from graphrt.passes.partial import Segments, partial_sums
 from graphrt.passes.patterns.addends import merge_addends
 from graphrt.passes.patterns.combinations import fuse_combinations
+from graphrt.passes.patterns.tables import multiply_tables
 from graphrt.passes.pieces import store_pieces
 from graphrt.passes.remat import rematerialise
 from graphrt.passes.row_chunks import chunk_rows
@@ -81,6 +82,7 @@ def run_passes(
         ("loops", lambda g: tidy_loops(g, policy.loops)),  # less in them, or their steps one by one
         ("simplify", simplify),  # fold, identities, common subexpressions
         ("addends", merge_addends),  # sums of products, and of slices' gradients
+        ("tables", multiply_tables),  # products of rows that are looked up in a table of fewer
         ("gates", lambda g: part_pairs(g, policy.times)),  # two products of a pair that has no template
         ("siblings", siblings),  # a pair of products that meet, one convolution of several
         ("channels", lambda g: pad_channels(g, policy.times, decisions)),  # images of few channels are given more

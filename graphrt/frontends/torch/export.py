@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -119,13 +120,28 @@ class TorchSignature:
     leaves: tuple[str | tuple[Any], ...]
     written: Mapping[str, str]
 
-    @property
+    @cached_property
     def outputs(self) -> Sequence[str]:
         """Names of the outputs, those that are written into inputs first."""
         return list(dict.fromkeys([*self.written.values(), *(leaf for leaf in self.leaves if isinstance(leaf, str))]))
 
+    @cached_property
+    def _plain(self) -> Sequence[str]:
+        """The inputs' names, where the arguments of the example were as many tensors, given by position; else none."""
+        args, kwargs = pytree.tree_unflatten(list(self.names), self.arguments)
+        names = [n for n in self.names if isinstance(n, str)]
+        return names if list(args) == names and not kwargs else []
+
+    @cached_property
+    def _single(self) -> str | None:
+        """The output's name, where the model returned one tensor."""
+        found = pytree.tree_unflatten(list(self.leaves), self.returned)
+        return found if isinstance(found, str) else None
+
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs by name. Raises InputError for arguments of another structure, or other constants, than the example's."""
+        if len(args) == len(self._plain) and args and not kwargs:
+            return dict(zip(self._plain, args, strict=True))
         try:
             bound = self.call.bind(*args, **kwargs)
             leaves = self.arguments.flatten_up_to((bound.args, bound.kwargs))
@@ -148,6 +164,8 @@ class TorchSignature:
             outputs = {n: from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in outputs.items()}
         for name, new in self.written.items():
             _write(name, inputs[name], outputs[new])
+        if self._single is not None:
+            return outputs[self._single]
         leaves = [outputs[leaf] if isinstance(leaf, str) else leaf[0] for leaf in self.leaves]
         return pytree.tree_unflatten(leaves, self.returned)
 
