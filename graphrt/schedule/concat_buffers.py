@@ -71,6 +71,16 @@ def _views(v: Value, users: Mapping[Value, Sequence[Node]]) -> set[Value]:
     return {v}.union(*(_views(n.outputs[0], users) for n in users[v] if n.op.kind is Kind.VIEW))
 
 
+def _ends_a_kernel(node: Node, users: Mapping[Value, Sequence[Node]]) -> bool:
+    """Whether ``node`` is what a template computes, or what is computed of it alone: stored by its kernel, wherever it is."""
+    while node.op.kind is Kind.ELEMENTWISE:
+        made = [v.node for v in node.inputs if v.node.op.kind not in FREE and users[v] == [node]]
+        if len(made) != 1:
+            return False
+        (node,) = made
+    return node.op.template is not None
+
+
 def _readers(v: Value, users: Mapping[Value, Sequence[Node]]) -> list[Node]:
     """The nodes that read ``v``, or a view of it."""
     return [n for view in _views(v, users) for n in users[view] if n.op.kind is not Kind.VIEW]
@@ -115,7 +125,7 @@ def find_buffers(graph: Graph) -> ConcatBuffers:
         inner: dict[Value, Start] = {}
         readers = _readers(v, users)
         computed = [x.node for x in through(v)]
-        cheap = [n.name for n in computed if n.op.kind is Kind.ELEMENTWISE and n.op.cheap]
+        cheap = [n.name for n in computed if n.op.kind is Kind.ELEMENTWISE and n.op.cheap and not _ends_a_kernel(n, users)]
         spot = within(v)
         if not readers and _views(v, users).isdisjoint(results):
             continue
