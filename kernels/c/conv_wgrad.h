@@ -5,7 +5,7 @@
  * A task owns one split and one block of the filter: it packs dy and the input it needs and adds up register tiles over every
  * position. Partial sums do not depend on the number of threads. VARIANT is the file of the tiles: conv_wgrad_wide.h, whose vectors
  * are channels, conv_wgrad_narrow.h, whose vectors are columns, conv_wgrad_depthwise.h, or conv_wgrad_winograd.h. Macros as conv.h,
- * with LOAD_DY, LOAD_X, SPLITS and STORE(buf, split, k, c, r, s, value).
+ * with LOAD_DY, LOAD_X, SPLITS, STORE(buf, split, k, c, r, s, value), and STORED_FAST_K (1 if what is stored lies along k).
  */
 #include "tile.h"
 #include VARIANT

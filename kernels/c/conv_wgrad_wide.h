@@ -71,11 +71,20 @@ static void FN(_task)(long task, void **table) {
           FN(_tiles)(x + (r * DIL_H * WIDTH + s * DIL_W) * PIXEL, dy, sum + (r * CS + s) * CB * NK, images, rows, CQ, FN(_IMAGE),
                      FN(_STEP_H) * WIDTH * PIXEL, FN(_STEP_W) * PIXEL, SIDE * CB);
     }
+#if STORED_FAST_K
   for (int r = 0; r < CR; r++)
     for (int s = 0; s < CS; s++)
       for (int c = 0; c < own.channels; c++) {
         const T *from = sum + ((r * CS + s) * CB + c) * NK;
         GRT_SIMD for (int k = 0; k < own.width; k++) STORE(buf, own.split, own.k0 + k, own.cb * CB + c, r, s, from[k]);
       }
+#else /* output channels lie far apart: all of one before the next */
+  for (int k = 0; k < own.width; k++)
+    for (int r = 0; r < CR; r++)
+      for (int s = 0; s < CS; s++) {
+        const T *from = sum + (r * CS + s) * CB * NK + k;
+        GRT_SIMD for (int c = 0; c < own.channels; c++) STORE(buf, own.split, own.k0 + k, own.cb * CB + c, r, s, from[c * NK]);
+      }
+#endif
 }
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_BLOCKS_K) * FN(_BLOCKS_C), table); }

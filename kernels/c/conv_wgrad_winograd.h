@@ -91,8 +91,14 @@ static void FN(_task)(long task, void **table) {
       GRT_SIMD for (int k = 0; k < NK; k++) FN(_gathered)(M, sum + c * NK + j * STEP + k, N * STEP, &rows[0][j][k], N * NK);
     for (int i = 0; i < 3; i++)
       GRT_SIMD for (int k = 0; k < NK; k++) FN(_gathered)(M, &rows[i][0][k], NK, &dw[i][0][k], NK);
+#if STORED_FAST_K
     for (int i = 0; i < 9; i++)
       GRT_SIMD for (int k = 0; k < own.width; k++) STORE(buf, own.split, own.k0 + k, own.cb * CB + c, i / 3, i % 3, dw[i / 3][i % 3][k]);
+#else /* output channels lie far apart: all of one before the next */
+    for (int k = 0; k < own.width; k++)
+#pragma GCC unroll 9
+      for (int i = 0; i < 9; i++) STORE(buf, own.split, own.k0 + k, own.cb * CB + c, i / 3, i % 3, dw[i / 3][i % 3][k]);
+#endif
   }
 }
 GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_BLOCKS_K) * FN(_BLOCKS_C), table); }

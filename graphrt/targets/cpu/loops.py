@@ -48,14 +48,14 @@ def count(dims: Sequence[int], shape: Sequence[int]) -> int:
     return math.prod(shape[d] for d in dims)
 
 
-def unit_stride(block: Block, fast: str, slow: str) -> bool:
-    """Whether the block's memory lies along ``fast``: there neighbours are, or along neither axis and ``fast`` is one of its own."""
+def lies_along(block: Block, fast: str, slow: str) -> bool:
+    """Whether the block's memory lies along ``fast``: one step there is a shorter way than one along ``slow``."""
     offsets = [i.args[1] for i in block.insts if i.op == "load"] + [s.offset for s in block.stores]
     if not offsets:
         return False
     largest = max(offsets, key=lambda e: len(e.axes()))
     a, b = largest.common_stride(fast), largest.common_stride(slow)
-    return abs(a) == 1 or (a != 0 and abs(b) != 1)
+    return a != 0 and (b == 0 or abs(a) <= abs(b))
 
 
 def depends(block: Block, on: str) -> bool:

@@ -12,7 +12,7 @@ from graphrt.index import axis
 from graphrt.passes.decision import Decision
 from graphrt.schedule.kernel_ir import Block, TemplateKernel, Var
 from graphrt.schedule.memory import loads
-from graphrt.targets.cpu.loops import depends, unit_stride
+from graphrt.targets.cpu.loops import depends, lies_along
 from graphrt.targets.cpu.printer import Buffers, CPrinter, initial
 from graphrt.targets.cpu.variants import DEPTH, Processor, choose, depth
 from graphrt.targets.scalar import C_TYPES
@@ -146,22 +146,24 @@ def _hints(kernel: TemplateKernel) -> dict[str, bool]:
     if kernel.spec.family in ("line", "attention"):
         return {}
     if kernel.spec.family == "matmul":
-        a, b = unit_stride(loaders["A"], "m", "k"), unit_stride(loaders["B"], "n", "k")
+        a, b = lies_along(loaders["A"], "m", "k"), lies_along(loaders["B"], "n", "k")
         direct = {"A_DIRECT": not a and _direct(loaders["A"]), "B_DIRECT": b and _direct(loaders["B"])}
         return {"A_FAST_M": a, "B_FAST_N": b, **direct}
     if kernel.spec.family == "conv":
         first = next(iter(loaders.values()))
-        last = unit_stride(loaders["X"], "c", "w") if "X" in loaders else unit_stride(first, "k", "q")
+        last = lies_along(loaders["X"], "c", "w") if "X" in loaders else lies_along(first, "k", "q")
         hints = {"X_CHANNELS_LAST": last}
         hints |= {f"{operand}_DIRECT": _direct(block) for operand, block in loaders.items() if operand != "W"}
         if "W" in loaders:
-            hints["W_FAST_K"] = unit_stride(loaders["W"], "k", "c")
+            hints["W_FAST_K"] = lies_along(loaders["W"], "k", "c")
         if "DY" in loaders:
-            hints["DY_CHANNELS_LAST"] = unit_stride(loaders["DY"], "k", "q")
+            hints["DY_CHANNELS_LAST"] = lies_along(loaders["DY"], "k", "q")
+        if name == "conv_wgrad":
+            hints["STORED_FAST_K"] = lies_along(kernel.epilogue, "k", "c")
         return hints
     operand, block = next(iter(loaders.items()))
     larger = (kernel.epilogue, "w") if name.endswith("_grad") else (block, kernel.spec.operands[operand][-1])
-    return {"CHANNELS_LAST": unit_stride(larger[0], "c", larger[1]), "OP_MAX" if name.startswith("max") else "OP_SUM": True}
+    return {"CHANNELS_LAST": lies_along(larger[0], "c", larger[1]), "OP_MAX" if name.startswith("max") else "OP_SUM": True}
 
 
 def _halves(kernel: TemplateKernel) -> bool:
