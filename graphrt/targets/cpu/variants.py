@@ -14,6 +14,7 @@ from graphrt.passes.decision import Decision
 
 Sizes = Mapping[str, Any]
 THIN = 4  # rows of a product that is not worth packing for
+FEW = 8  # if what is packed were not kept for the next run
 PIXELS = 128  # from which on transforming a filter pays, if each run does it
 EXAMPLES = 32  # for which loops are chosen that may not depend on how many there are
 DEPTH = {"matmul": "K", "conv": "C", "conv_dgrad": "K", "conv_wgrad": "N"}  # the coordinate along which pairs are made
@@ -90,7 +91,8 @@ def choose(
         return found
     against = ""
     if halves:
-        direct = _one_by_one(template, sizes, channels_last, frozen, replace(processor, winograd=0))
+        kept = frozen or template == "matmul"  # a pair is half as much to pack
+        direct = _one_by_one(template, sizes, channels_last, kept, replace(processor, winograd=0))
         assert direct is not None
         against = _against_pairs(template, sizes, direct, found, processor)
         if not against:
@@ -125,7 +127,7 @@ def _one_by_one(template: str, sizes: Sizes, channels_last: bool, frozen: bool, 
     if processor.invariant and "N" in sizes and template.startswith("conv"):
         sizes = {**sizes, "N": EXAMPLES}
     if template == "matmul":
-        return _product(sizes["M"], sizes["N"], processor.invariant)
+        return _product(sizes["M"], sizes["N"], THIN if frozen else FEW, processor.invariant)
     if template == "conv":
         return _conv(_forward(sizes), channels_last, frozen, processor)
     if template == "conv_dgrad":
@@ -137,10 +139,10 @@ def _one_by_one(template: str, sizes: Sizes, channels_last: bool, frozen: bool, 
     return _pool_grad(sizes) if template in ("max_pool_grad", "sum_pool_grad") else None
 
 
-def _product(m: int, n: int, invariant: bool = False) -> Variant:
+def _product(m: int, n: int, thin: int, invariant: bool = False) -> Variant:
     if invariant:
         return Variant("matmul_packed.h", "rows are summed alike, however many there are")
-    if 0 < m <= THIN and n > 0:
+    if 0 < m <= thin and n > 0:
         return Variant("matmul_thin.h", f"{m} rows: the second operand is read once, where it lies")
     return Variant("matmul_packed.h", f"{m} rows share what is packed of the second operand")
 
@@ -195,7 +197,7 @@ def _conv(c: _Convolution, channels_last: bool, frozen: bool, processor: Process
         return _winograd("conv_winograd.h", c, processor, c.images, 8)  # 8 tiles stand for the transform of the filter
     refused = {"conv_winograd.h": against} if c.taps == (3, 3) else {}
     if c.taps == (1, 1) and c.phases == 1 and c.whole and _fills(c.outputs, processor.lanes)[0]:
-        product = _product(pixels, c.outputs, processor.invariant)
+        product = _product(pixels, c.outputs, THIN, processor.invariant)
         reason = f"1x1 without padding is a product: {product.reason}"
         return Variant("conv_pointwise.h", reason, {"PRODUCT": f'"{product.file}"'})
     return _direct("conv", c, processor, refused)
