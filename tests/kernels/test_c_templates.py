@@ -146,6 +146,7 @@ MATMULS = [
     *(Matmul(*s, b_fast_n=0, a_direct=1, kind=kind) for s in ((1, 37, 40, 70), (2, 5, 70, 400)) for kind in CTYPES),
     *(Matmul(*s, b_direct=1) for s in ((1, 37, 64, 70), (2, 5, 70, 800), (1, 130, 200, 9), (1, 9, 11, 30), (1, 300, 40, 8))),
     *(Matmul(*s, a_fast_m=1, b_direct=1, kind="double") for s in ((1, 20, 784, 64), (2, 11, 39, 600))),
+    *(Matmul(1, 8, 71, 1100, b_fast_n=fast) for fast in (0, 1)),  # few rows, sums of several blocks
     Matmul(2, 5, 9, 0),  # an empty sum is zero, and is stored
 ]
 
@@ -221,7 +222,7 @@ class Conv:
             closures = [load("DY", 0, "nkpq", dy, 1), load("W", 1, "kdrs", w, 0)]
             out, order = "nchw", x
         else:
-            macros |= {"DY_CHANNELS_LAST": int(self.last), "SPLITS": self.splits}
+            macros |= {"DY_CHANNELS_LAST": int(self.last), "SPLITS": self.splits, "STORED_FAST_K": int(w.endswith("k"))}
             closures = [load("X", 0, "nchw", x, 1), load("DY", 1, "nkpq", dy, 0)]
             out, order = "zkdrs", "z" + w
         if self.op == "conv_wgrad":
@@ -442,6 +443,7 @@ CASES: dict[str, Sequence[Any]] = {
 }
 CASES["conv_wgrad"] = [
     *(replace(c, splits=min(c.n, 3)) for c in CASES["conv_wgrad"]),
+    *(replace(c, op="conv_wgrad", filter="kdrs" if c.last else "rsdk") for c in CONVS[::2]),  # stored the other way
     Conv(3, 6, 7, 7, 20, 3, 3, op="conv_wgrad", splits=2),  # parts of unequal length
 ]
 
