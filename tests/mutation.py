@@ -49,7 +49,8 @@ COMPILED = (  # subjects of the tests that look for faults: what compiles, and i
     "siblings gates half_copies channels combinations concat_buffers addends following producers on_load segments stretches "
     "winograd batch_invariant cost explain growth identities indexing scan_sort search view_scatter pooling normalization "
     "rounding ops precision long_sums loop ir static_model debug extremum pairs odd_sizes convolution attention any_batch "
-    "memory_limit elimination decomposition sharding collectives detection reachability every_function"
+    "memory_limit elimination decomposition sharding collectives detection reachability every_function dump bucket_size "
+    "results save program_cache"
 )
 INTERPRETED = "attention embedding extremum fusion fuzz odd_sizes pooling rounding rows rows_drawn scalar scan_sort"
 TESTS = {
@@ -287,8 +288,8 @@ def copied(to: Path) -> None:
     (to / "graphrt" / "kernels").symlink_to(to / "kernels")
 
 
-def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Path, most: float, note: bool) -> None:
-    """Tries ``mutants`` in a process of their own, in which all tests of ``lane`` are imported; adds rows to ``out``."""
+def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Path, most: float, files: Sequence[str]) -> None:
+    """Tries ``mutants`` in a process of their own, in which ``files`` of tests of ``lane`` are imported; adds rows to ``out``."""
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -304,8 +305,7 @@ def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Pa
         os.dup2(nothing.fileno(), 1)
 
     def work(suite: Suite) -> Iterator[Task]:
-        if note:
-            yield from suite.known(calls)
+        yield from suite.known(calls)
         for mutant in mutants:
             known = {test: row for test, row in called(calls).items() if test in suite.tests}
             suite.seconds = {test: row["seconds"] for test, row in known.items()}
@@ -325,7 +325,7 @@ def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Pa
     suite = Suite(copy, work)
     status = 1
     try:
-        status = int(pytest.main([*OPTIONS, MARKS[lane], *(f"tests/{test}" for test in TESTS[lane])], [suite]))
+        status = int(pytest.main([*OPTIONS, MARKS[lane], *files], [suite]))
     finally:
         sys.stdout.flush()
         os._exit(status)
@@ -354,7 +354,7 @@ def main(
     most: Annotated[float, typer.Option(help="seconds of the tests that a fault is looked for by")] = 60.0,
     out: Annotated[Path, typer.Option(help="results, a line each")] = Path("bench/results/mutation.jsonl"),
     calls: Annotated[Path, typer.Option(help="folder of what tests call, noted where it is not there")] = Path("build/calls"),
-    note: Annotated[bool, typer.Option(help="note first what tests call of which that is not known")] = True,
+    tests: Annotated[str, typer.Option(help="only tests of files with one of these parts in their names")] = "",
     lanes: Annotated[str, typer.Option(help="of tests: compiled, interpret")] = "compiled,interpret",
     again: Annotated[bool, typer.Option(help="try those of the results again that no test found")] = False,
 ) -> None:
@@ -372,7 +372,8 @@ def main(
             done = {diff for diff, of in rows if verdict(of) != "survived" or (lane in of and not again)}
             todo = [mutant for area, mutant in planted if lane in area.lanes and unnumbered(str(mutant)) not in done]
             if todo:
-                tried(copy, lane, todo, calls / f"{lane}.jsonl", out, most, note)
+                looking = [f"tests/{test}" for test in TESTS[lane] if any(part in test for part in tests.split(","))]
+                tried(copy, lane, todo, calls / f"{lane}.jsonl", out, most, looking)
     raise SystemExit(int(not told(read(out))))
 
 

@@ -17,7 +17,7 @@ from bench.compile_growth import KINDS, assignments, paddings, shifts
 from graphrt import ops as F
 from graphrt.compiler import lower_graph
 from graphrt.passes.pieces import PIECES
-from graphrt.schedule import following, fusion, fusion_state, inline, lower
+from graphrt.schedule import following, fusion, fusion_state, inline, lower, reduction_fusion
 from graphrt.schedule.memory import blocks
 from graphrt.schedule.work import MOST
 from graphrt.targets.cpu.codegen import generate
@@ -45,6 +45,8 @@ def counts(graph: grt.Graph, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counted(fusion_state, "reads")
         counted(following._Cut, "_add")
         counted(lower.Emitter, "_compute")
+        counted(reduction_fusion._SameRows, "_fused")
+        counted(reduction_fusion._SameRows, "_push")
         lowering = lower_graph(graph, parse("cpu"), {})
     source = str(generate(lowering)[0])
     return Counter({**found, "lines": len(source.splitlines()), "characters": len(source)})
