@@ -289,7 +289,7 @@ def copied(to: Path) -> None:
 
 
 def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Path, most: float, files: Sequence[str]) -> None:
-    """Tries ``mutants`` in a process of their own, in which ``files`` of tests of ``lane`` are imported; adds rows to ``out``."""
+    """Tries ``mutants`` in a process of their own, in which the tests ``files`` are imported; adds rows to ``out``."""
     child = os.fork()
     if child:
         os.waitpid(child, 0)

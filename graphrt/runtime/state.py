@@ -259,7 +259,7 @@ class State(Mapping[str, np.ndarray]):
     def share(self, name: str, tensor: Any) -> None:
         """Makes the memory of ``tensor``, torch's or an array, the buffer of ``name``; if not dense, or on a GPU, it is copied.
 
-        Raises InputError when the name exists.
+        Tensors may overlap as long as no program writes one of them. Raises InputError when the name exists.
         """
         if name in self._arrays:
             raise InputError(f"state {name!r} is {self.types[name]} already")
