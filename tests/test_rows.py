@@ -246,8 +246,8 @@ def test_rows_are_held_on_chip_as_long_as_they_fit(dim: int, most: int) -> None:
         g = grt.Graph()
         g.output("y", F.softmax(g.input("x", (64, size) if dim else (size, 64)), dim))
         lowering = lower_graph(g, parse("null"), {})
-        (kernel,) = (k for launch in lowering.kernels for k in launch if isinstance(k, ReductionKernel))
-        assert kernel.columns == (dim == 0)
-        return kernel.whole
+        kernels = [k for launch in lowering.kernels for k in launch if isinstance(k, ReductionKernel)]
+        assert kernels[0].columns == (dim == 0)
+        return len(kernels) == 1 and kernels[0].whole  # longer rows are split
 
     assert held(most) and not held(most + 1)

@@ -560,12 +560,12 @@ def test_state_that_lies_in_other_state_is_read_and_not_written(written: str, ta
         values = {v: g.parameter(v, shape=state[v].shape) for v in ("whole", "part", "apart")}
         g.output("y", F.sum(values["whole"]) * 100.0 + F.sum(values["part"]))
         if name == written:
-            g.update(name, values[name] * 2.0)
+            g.update(values[name], values[name] * 2.0)
             with pytest.raises(errors.InputError, match="'whole' and 'part' lie in the same memory"):
                 grt.compile(g, target=target, state=state)
         else:
             if name:
-                g.update(name, values[name] * 2.0)
+                g.update(values[name], values[name] * 2.0)
             assert float(grt.compile(g, target=target, state=state)()["y"]) == 2814.0
     np.testing.assert_array_equal(memory[8:], [16, 18, 20, 22])
 

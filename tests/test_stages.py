@@ -121,8 +121,8 @@ def test_a_launch_is_described_by_what_it_computes() -> None:
     assert schedule is not None
     assert {"matmul 4x6 of 8x6 relu", "reduce 5 exp"} == {launch.description() for launch in schedule.launches}
     g = grt.Graph()
-    for name in "ab":
-        g.update(name, g.parameter(name, shape=(7,)) * 2.0)
+    for p in (g.parameter(name, shape=(7,)) for name in "ab"):
+        g.update(p, p * 2.0)
     schedule = lower_graph(g, parse("cpu"), {}).schedule
     assert schedule is not None and [launch.description() for launch in schedule.launches] == ["2 groups side by side"]
 

@@ -59,6 +59,7 @@ class _SameRows:
         self._rank: dict[Group, int] = {}  # the place of each group that is there
         self._reads: dict[Group, set[Value]] = {}
         self._large: dict[Group, set[Value]] = {}
+        self._makers: dict[Group, set[Group | None]] = {}  # those that compute what each reads
         self._source: dict[Group, Group | None] = {}  # None: of groups that read nothing as large as their rows
         # Places, in order, of those that read a value as large as their rows, that have a source, and that have any.
         self._readers: dict[Value, list[int]] = defaultdict(list)
@@ -167,8 +168,9 @@ class _SameRows:
                 self._push(self._at[place], g)
 
     def _place(self, g: Group) -> None:
-        """Notes which group wrote what ``g`` reduces, if one wrote all."""
+        """Notes who computes what ``g`` reads, and which group wrote what it reduces, if one wrote all."""
         self._displace(g)
+        self._makers[g] = {self.f.owner.get(v.node) for v in self._reads[g]}
         made = self._sources(g)
         if made is not None and len(made) < 2:
             self._source[g] = source = next(iter(made), None)
@@ -187,7 +189,7 @@ class _SameRows:
     def _near(self, g: Group, behind: int = -1) -> Iterator[int]:
         """The places after ``behind``, in order, of groups that share something with ``g`` and fit into one kernel with it."""
         places = [self._readers[v] for v in self._large[g]]
-        places.append(sorted(self._rank[o] for v in self._reads[g] if (o := self.f.owner.get(v.node)) in self._rank))
+        places.append(sorted(self._rank[maker] for maker in self._makers[g] & self._rank.keys()))
         if g in self._source:
             source = self._source[g]
             places += [self._of[source], self._of[None]] if source is not None else [self._made]
@@ -199,7 +201,8 @@ class _SameRows:
     def _fit(self, a: Group, b: Group) -> bool:
         """Whether both together read no more buffers than a kernel may."""
         reads = self._reads[a] | self._reads[b]
-        return len(reads) <= MAX_INPUTS or sum(self.f.owner.get(v.node) not in (a, b) for v in reads) <= MAX_INPUTS
+        meet = b in self._makers[a] or a in self._makers[b]
+        return len(reads) <= MAX_INPUTS or (meet and self.f.has_room(reads, (a, b)))
 
     def _sources(self, g: Group) -> set[Group] | None:
         """The groups that wrote what ``g`` reduces, if it reduces nothing but what others have reduced in part."""
