@@ -169,6 +169,7 @@ def _compile(
     cut = shardings(graph.mesh, list(graph.sources.values()))
     initial = {**graph.initial, **{name: s.part(graph.initial[name], processes(s.mesh).coordinates) for name, s in cut.items()}}
     state.extend(interface.state, initial, interface.copies)
+    state.require_apart(interface.updates)
     state.sharding.update(cut)
 
     def again(graph: Graph, fusion: Fusion, state: State) -> Program:

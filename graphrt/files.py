@@ -28,6 +28,7 @@ from graphrt.config import Flags
 
 _SEAL = b"\n# sha256 "  # a comment in Python, and behind the end of what ELF and JSON readers look at
 _DAY = 24 * 3600.0
+PARTS = ("cpu", "triton")  # folders of the cache
 _MACHINE = re.sub(r"[^\w.]", "_", platform.node())  # others may write to a folder that is shared
 
 
@@ -72,7 +73,19 @@ def whole(path: str | Path, durable: bool = False, sealed: bool = False) -> Iter
 
 def scratch(path: Path) -> Path:
     """A path beside ``path`` for this thread alone, which ``remove_halves`` knows."""
-    return path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}-{threading.get_ident()}")
+    return path.with_name(f".{path.name}{_mark()}")
+
+
+@contextmanager
+def workshop(place: str | Path) -> Iterator[Path]:
+    """A new folder in ``place`` until the block ends; where the process is killed before, ``remove_halves`` knows it."""
+    with tempfile.TemporaryDirectory(dir=place, prefix=".", suffix=_mark()) as folder:
+        yield Path(folder)
+
+
+def _mark() -> str:
+    """The end of names that are this thread's alone."""
+    return f".{_MACHINE}-{os.getpid()}-{threading.get_ident()}"
 
 
 def remove_halves(folder: str | Path) -> None:
@@ -80,7 +93,8 @@ def remove_halves(folder: str | Path) -> None:
     for half in Path(folder).glob(f".*.{glob.escape(_MACHINE)}-*-*"):
         process, thread = half.name.rsplit("-", 2)[1:]
         if process.isdigit() and thread.isdigit() and not _runs(int(process)):
-            shutil.rmtree(half, ignore_errors=True) if half.is_dir() else half.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another user's
+                shutil.rmtree(half, ignore_errors=True) if half.is_dir() else half.unlink(missing_ok=True)
 
 
 def _runs(process: int) -> bool:
@@ -195,6 +209,7 @@ def cache(part: str) -> Path:
         _move_cache(f"{error.strerror}: {folder}")
         folder = Flags.read().cache / part
         _make(folder)
+    _tidy(Flags.read().cache)
     _sweep(Flags.read().cache, Flags.read().cache_size)
     return folder
 
@@ -222,7 +237,8 @@ def writable(folder: Path) -> None:
 
 
 def _move_cache(why: str) -> None:
-    place, owner = tempfile.mkdtemp(prefix="graphrt-"), os.getpid()
+    remove_halves(tempfile.gettempdir())
+    place, owner = tempfile.mkdtemp(prefix=".graphrt-", suffix=_mark()), os.getpid()
     os.environ["GRAPHRT_CACHE"] = place
 
     @atexit.register
@@ -237,23 +253,27 @@ def _move_cache(why: str) -> None:
 
 
 @functools.cache
+def _tidy(root: Path) -> None:
+    """Once in a process: removes what killed ones left."""
+    for part in PARTS:
+        remove_halves(root / part)
+
+
+@functools.cache
 def _sweep(root: Path, limit: float) -> None:
-    """Once a day: removes what killed processes left, and what was not used for longest, until ``limit`` GB are left."""
+    """Once a day: removes what was not used for longest, until ``limit`` GB are left, and hidden files of a day ago."""
     stamp, now = root / "swept", time.time()
     with contextlib.suppress(OSError):
         if stamp.exists() and now - stamp.stat().st_mtime < _DAY:
             return
         stamp.touch()
         files = list[tuple[float, int, Path]]()
-        for part in ("cpu", "triton"):
-            remove_halves(root / part)
+        for part in PARTS:
             for folder, _, names in os.walk(root / part):
                 files += [(s.st_mtime, s.st_size, p) for p in (Path(folder) / n for n in names) if (s := p.lstat())]
         total = sum(size for _, size, _ in files)
         for used, size, path in sorted(files):
-            left = now - used > _DAY and (path.name.startswith(".") or path.parent.name.startswith("tmp"))
+            left = now - used > _DAY and path.name.startswith(".")  # on another machine, whose processes cannot be asked for
             if left or total > limit * 1e9:
                 path.unlink(missing_ok=True)
                 total -= size
-        for folder_left in (root / "cpu").glob("tmp*"):
-            folder_left.rmdir()  # if it is empty

@@ -11,7 +11,7 @@ import inspect
 import itertools
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
@@ -253,6 +253,24 @@ def drawn(areas: Sequence[Area], seed: int, files: str = "") -> Iterator[tuple[A
                 if not mutant.equal():
                     yield area, mutant
                     break
+
+
+def unnumbered(diff: str) -> str:
+    """``diff`` without the numbers of its lines, which change when others above them do."""
+    return re.sub(r"^@@ .* @@", "@@", diff, flags=re.M)
+
+
+def recorded(areas: Sequence[Area], diffs: Iterable[str]) -> Iterator[tuple[Area, Mutant]]:
+    """The faults whose diffs are among ``diffs`` and that can be planted still, wherever their lines are by now."""
+    wanted = {unnumbered(diff) for diff in diffs}
+    paths = {diff.split()[1] for diff in wanted}
+    for area in areas:
+        for path in (p for p in sorted(ROOT.glob(area.files)) if str(p.relative_to(ROOT)) in paths):
+            for mutant in faults(path):
+                first, _, _ = mutant.text()[mutant.start :].partition("\n")
+                near = mutant.kind == "order" or any(first in diff for diff in wanted)  # quick, and true of all that are
+                if near and unnumbered(str(mutant)) in wanted:
+                    yield area, mutant
 
 
 def around(mutant: Mutant) -> str:

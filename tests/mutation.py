@@ -7,7 +7,8 @@ forked for each fault, and functions get the code of what is planted in place of
 such as a constant, needs a process of its own. The C compiler is asked only for what it has not compiled before.
 
 A fault that no test finds is printed as a diff: either it changes nothing that is promised, or a test is missing. Each verdict
-is added to ``--out`` as it comes, and what is in there is not tried again.
+is added to ``--out`` as it comes, and what is in there is not tried again; with ``--again`` those that no test found are. Who
+has seen that one changes nothing that is promised adds a row for it by hand: its diff, the result "equivalent", and ``why``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mutants import AREAS, ROOT, Mutant, around, drawn
+from mutants import AREAS, ROOT, Mutant, around, drawn, recorded, unnumbered
 
 TREES = ("graphrt", "kernels", "tests", "bench", "examples", "docs")
 FILES = ("pyproject.toml", "README.md", "Makefile", "CONTRIBUTING.md")
@@ -48,7 +49,8 @@ COMPILED = (  # subjects of the tests that look for faults: what compiles, and i
     "siblings gates half_copies channels combinations concat_buffers addends following producers on_load segments stretches "
     "winograd batch_invariant cost explain growth identities indexing scan_sort search view_scatter pooling normalization "
     "rounding ops precision long_sums loop ir static_model debug extremum pairs odd_sizes convolution attention any_batch "
-    "memory_limit elimination decomposition sharding collectives detection reachability every_function"
+    "memory_limit elimination decomposition sharding collectives detection reachability every_function dump bucket_size "
+    "results save program_cache"
 )
 INTERPRETED = "attention embedding extremum fusion fuzz odd_sizes pooling rounding rows rows_drawn scalar scan_sort"
 TESTS = {
@@ -286,8 +288,8 @@ def copied(to: Path) -> None:
     (to / "graphrt" / "kernels").symlink_to(to / "kernels")
 
 
-def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Path, most: float, note: bool) -> None:
-    """Tries ``mutants`` in a process of their own, in which all tests of ``lane`` are imported; adds rows to ``out``."""
+def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Path, most: float, files: Sequence[str]) -> None:
+    """Tries ``mutants`` in a process of their own, in which the tests ``files`` are imported; adds rows to ``out``."""
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -303,8 +305,7 @@ def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Pa
         os.dup2(nothing.fileno(), 1)
 
     def work(suite: Suite) -> Iterator[Task]:
-        if note:
-            yield from suite.known(calls)
+        yield from suite.known(calls)
         for mutant in mutants:
             known = {test: row for test, row in called(calls).items() if test in suite.tests}
             suite.seconds = {test: row["seconds"] for test, row in known.items()}
@@ -324,53 +325,67 @@ def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Pa
     suite = Suite(copy, work)
     status = 1
     try:
-        status = int(pytest.main([*OPTIONS, MARKS[lane], *(f"tests/{test}" for test in TESTS[lane])], [suite]))
+        status = int(pytest.main([*OPTIONS, MARKS[lane], *files], [suite]))
     finally:
         sys.stdout.flush()
         os._exit(status)
 
 
-def read(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """The rows of ``out`` by diff and lane, the last of each."""
-    rows = map(json.loads, out.read_text().splitlines()) if out.exists() else ()
-    return {(row["diff"], row["lane"]): row for row in rows}
+def read(out: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """The last row of ``out`` of each fault, by its diff without line numbers, and by lane."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in map(json.loads, out.read_text().splitlines() if out.exists() else ()):
+        found.setdefault(unnumbered(row["diff"]), {})[row["lane"]] = row
+    return found
+
+
+def verdict(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The verdict on a fault from its ``rows`` by lane: found, survived, or equivalent, as somebody has seen."""
+    results = {row["result"] for row in rows.values()}
+    if "equivalent" in results:
+        return "equivalent"
+    return "found" if results - {"survived", "not run"} else "survived"
 
 
 def main(
-    count: Annotated[int, typer.Option(help="how many faults are planted")] = 40,
+    count: Annotated[int, typer.Option(help="how many faults are drawn")] = 40,
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
     files: Annotated[str, typer.Option(help="only in paths that contain this")] = "",
     most: Annotated[float, typer.Option(help="seconds of the tests that a fault is looked for by")] = 60.0,
     out: Annotated[Path, typer.Option(help="results, a line each")] = Path("bench/results/mutation.jsonl"),
     calls: Annotated[Path, typer.Option(help="folder of what tests call, noted where it is not there")] = Path("build/calls"),
-    note: Annotated[bool, typer.Option(help="note first what tests call of which that is not known")] = True,
+    tests: Annotated[str, typer.Option(help="only tests of files with one of these parts in their names")] = "",
     lanes: Annotated[str, typer.Option(help="of tests: compiled, interpret")] = "compiled,interpret",
-    again: Annotated[bool, typer.Option(help="try those again that no test found")] = False,
+    again: Annotated[bool, typer.Option(help="try those of the results again that no test found")] = False,
 ) -> None:
-    """Plants COUNT faults and prints those that no test finds; exit status 1 when fewer than 95 % were found."""
+    """Plants COUNT faults, prints all in OUT that no test finds; exit status 1 when fewer than 95 % were found."""
     out, calls = out.absolute(), calls.absolute()
     calls.mkdir(parents=True, exist_ok=True)
     planted = list(itertools.islice(drawn(AREAS, seed, files), count))
-    found = Counter[str]()
+    lost = {diff for diff, rows in read(out).items() if verdict(rows) == "survived"}
+    planted += recorded(AREAS, lost) if again else ()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder).resolve() / "copy"
         copied(copy)
         for lane in lanes.split(","):
-            before = {diff: row["result"] for (diff, of), row in read(out).items() if of == lane}
-            after = {diff for (diff, of), row in read(out).items() if row["result"] not in ("survived", "not run")}
-            todo = [m for area, m in planted if lane in area.lanes and str(m) not in after and (again or str(m) not in before)]
+            rows = read(out).items()
+            done = {diff for diff, of in rows if verdict(of) != "survived" or (lane in of and not again)}
+            todo = [mutant for area, mutant in planted if lane in area.lanes and unnumbered(str(mutant)) not in done]
             if todo:
-                tried(copy, lane, todo, calls / f"{lane}.jsonl", out, most, note)
-    rows = read(out)
-    for area, mutant in planted:
-        results = [rows[str(mutant), lane]["result"] for lane in area.lanes if (str(mutant), lane) in rows]
-        verdict = next((r for r in results if r not in ("survived", "not run")), "") and "found"
-        verdict = verdict or ("survived" if len(results) == len(area.lanes) else "not tried")
-        found[verdict] += 1
-        if verdict == "survived":
-            print(f"{mutant}\n{results}\n")
-    print(", ".join(f"{n} {verdict}" for verdict, n in found.most_common()))
-    raise SystemExit(int(found["found"] < 0.95 * (count - found["not tried"])))
+                looking = [f"tests/{test}" for test in TESTS[lane] if any(part in test for part in tests.split(","))]
+                tried(copy, lane, todo, calls / f"{lane}.jsonl", out, most, looking)
+    raise SystemExit(int(not told(read(out))))
+
+
+def told(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bool:
+    """Prints the faults that survived and how many there are of each verdict; whether tests find 95 % of those that matter."""
+    found = Counter(map(verdict, rows.values()))
+    for each in rows.values():
+        if verdict(each) == "survived":
+            (row, *_) = each.values()
+            print(", ".join(f"{lane}: {of['result']}" for lane, of in each.items()), row["diff"], "", sep="\n")
+    print(", ".join(f"{n} {word}" for word, n in found.most_common()))
+    return found["found"] >= 0.95 * (found["found"] + found["survived"])
 
 
 if __name__ == "__main__":

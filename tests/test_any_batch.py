@@ -442,6 +442,17 @@ class Attending(nn.Module):
         return F.softmax(self.out(x + self.attend(h, h, h)[0]), 2)
 
 
+class Reading(nn.Module):
+    """An LSTM, which is a loop, and a layer behind its last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.out = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: grt.Value) -> grt.Value:
+        return self.out(self.read(x)[0][:, -1])
+
+
 INFERENCE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "winograd": (
         lambda: nn.Sequential(nn.Conv2d(8, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2)),
@@ -455,6 +466,7 @@ INFERENCE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "dense": (lambda: nn.Sequential(nn.Linear(30, 70), nn.GELU(), nn.LayerNorm(70), nn.Linear(70, 9), nn.Softmax(1)), (30,)),
     "attention": (Attending, (5, 8)),
+    "loop": (Reading, (40, 6)),
     "head": (lambda: nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 2)), (30,)),
 }
 

@@ -68,6 +68,25 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     assert {*tmp_path.iterdir()} == {tmp_path / "mine", tmp_path / "file", *others}
 
 
+def test_what_killed_compilations_left_in_the_cache_is_removed_by_the_next_process(tmp_path: Path) -> None:
+    """However often it was tidied that day; what runs keeps its folder."""
+    code = """if True:
+        import os, sys
+        from graphrt.files import cache, workshop
+        with workshop(cache("cpu")) as folder:
+            (folder / "half.o").write_text("half")
+            print([path.name for path in folder.parent.iterdir() if path.is_dir()])
+            if sys.argv[1:]:
+                os.kill(os.getpid(), 9)
+    """
+    env = {**os.environ, "GRAPHRT_CACHE": str(tmp_path / "cache")}
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, "killed"], env=env)
+        assert len([path for path in (tmp_path / "cache" / "cpu").iterdir() if path.is_dir()]) == 1
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+    assert not [path for path in (tmp_path / "cache" / "cpu").iterdir() if path.is_dir()]
+
+
 def test_a_seal_holds_name_and_content(tmp_path: Path) -> None:
     path, umask = tmp_path / "file", os.umask(0)
     try:

@@ -109,6 +109,14 @@ def test_batch_norm_in_eval_mode_is_no_launch_behind_a_convolution(target: str, 
     assert moved(program) == sum(v.type.nbytes for v in (x, w, mean, var, gamma, beta, *g.outputs.values()))
 
 
+def test_a_result_behind_several_views_is_stored_by_who_computes_it(target: str, rng: np.random.Generator) -> None:
+    g = grt.Graph()
+    x = g.input("x", (6, 20))
+    g.output("y", F.permute(F.reshape(F.tanh(x), (6, 4, 5)), (2, 0, 1)))
+    check(g, {"x": rng.standard_normal(x.shape).astype(np.float32)}, target, 1)
+    assert grt.compile(g, target=target).launches == 1
+
+
 def test_why_rows_and_columns_are_read_apart_is_said(target: str) -> None:
     g = grt.Graph()
     x = g.input("x", (48, 40))

@@ -23,6 +23,16 @@ from graphrt.targets.cpu.elf import empty, functions
 elf = pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF object, which this system does not make")
 
 
+def test_the_compiler_in_a_wheel_is_the_last_that_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    found = {"clang": "/usr/bin/clang"}
+    monkeypatch.setattr("shutil.which", found.get)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "ziglang" or None)
+    assert compiler.__wrapped__() == ["clang"]
+    found.clear()
+    assert compiler.__wrapped__() == [sys.executable, "-m", "ziglang", "cc"]
+
+
 def recurrence(kind: str, steps: int) -> grt.Graph:
     """The last state of a recurrent network, whose gates are sigmoids and tanhs of slices."""
     nn.manual_seed(0)

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 
 import pytest
-from mutants import AREAS, ROOT, Area, Faults, Mutant, around, drawn, faults
-from mutation import TESTS, called, chosen, included, near, patched
+from mutants import AREAS, ROOT, Area, Faults, Mutant, around, drawn, faults, recorded, unnumbered
+from mutation import TESTS, called, chosen, included, near, patched, read, told, verdict
 
 SOURCE = """
 def f(a, b, rows):
@@ -124,3 +124,34 @@ def test_tests_share_the_headers_of_their_numbers(tmp_path: Path) -> None:
     found = {test: row["calls"] for test, row in called(tmp_path / "calls").items()}
     assert found == {"t[conv-0]": {"kernels/c/conv.h", "f"}, "t[conv-1]": {"kernels/c/conv.h"}, "t[pool-0]": {"g"}}
     assert included(['#include "conv.h"\n']) > {"kernels/c/conv.h", "kernels/c/tile.h"}
+
+
+def test_a_fault_of_the_record_is_found_again_wherever_it_is_now() -> None:
+    area = Area("graphrt/passes/split.py")
+    some = faults(ROOT / "graphrt/passes/split.py")[::5]
+    moved = [str(mutant).replace("@@ -", "@@ -1") for mutant in some]
+    assert [*map(unnumbered, moved)] == [*map(unnumbered, map(str, some))] != moved
+    assert {mutant for _, mutant in recorded([area], moved)} >= {*some}
+    assert not [*recorded([area], ["--- graphrt/passes/split.py\n+++ bound\n@@ -1,1 +1,1 @@\n-a\n+b"])]
+
+
+def test_the_record_holds_two_hundred_faults_of_which_tests_find_nearly_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """In both lanes; what changes nothing that is promised says why."""
+    rows = read(ROOT / "bench/results/mutation.jsonl")
+    assert told(rows), capsys.readouterr().out
+    assert len(rows) >= 200
+    assert {lane for each in rows.values() for lane in each} >= {"compiled", "interpret"}
+    assert all(row.get("why") for each in rows.values() for row in each.values() if row["result"] == "equivalent")
+
+
+def test_a_fault_counts_as_found_if_one_lane_finds_it() -> None:
+    def of(**results: str) -> dict[str, dict[str, str]]:
+        return {lane: {"result": result, "diff": ""} for lane, result in results.items()}
+
+    assert verdict(of(compiled="survived", interpret="tests/test_a.py::test")) == "found"
+    assert verdict(of(compiled="not run", interpret="survived")) == "survived"
+    assert verdict(of(compiled="survived", interpret="equivalent")) == "equivalent"
+    few = {str(i): of(compiled="tests/test_a.py::test") for i in range(19)}
+    assert told({**few, "a": of(compiled="survived")}) and not told(
+        {**few, "a": of(compiled="survived"), "b": of(compiled="survived")}
+    )

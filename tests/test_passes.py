@@ -11,6 +11,7 @@ from conftest import check
 
 import graphrt as grt
 from graphrt import ops as F
+from graphrt.op import Kind
 from graphrt.passes.layout import assign_layouts
 from graphrt.passes.simplify import dead_code, simplify
 from graphrt.passes.snapshot_updates import snapshot_updates
@@ -162,3 +163,14 @@ def test_flips_that_turn_nothing_are_left_out(optimized: None) -> None:
     for name, expected in (("w", start), ("v", start), ("u", start[..., ::-1])):
         np.testing.assert_array_equal(program.state[name], expected)
     assert [n.attrs["dims"] for n in program.graph.nodes if n.op.name == "flip"] == [(2,)] * 2
+
+
+@pytest.mark.parametrize("dims", [(0,), (0, 2), (0, 1, 2)])
+def test_what_is_centred_sums_to_nothing(dims: tuple[int, ...]) -> None:
+    """Whether few dimensions are summed or all, no sum of it is taken; one that is centred along others is."""
+    g = grt.Graph()
+    x = g.input("x", (3, 4, 5))
+    g.output("y", F.sum(x - F.mean(x, dims, keepdim=True), dims))
+    assert not any(n.op.kind is Kind.REDUCTION for n in simplify(dead_code(g)).nodes)
+    g.output("z", F.sum(x - F.mean(x, 1, keepdim=True), dims))
+    assert any(n.op.kind is Kind.REDUCTION for n in simplify(dead_code(g)).nodes)

@@ -10,7 +10,11 @@ from conftest import check
 
 import graphrt as grt
 from graphrt import ops as F
+from graphrt.compiler import lower_graph
+from graphrt.schedule.kernel_ir import ReductionKernel
+from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.targets.cpu import loop_ir
+from graphrt.targets.target import parse
 
 
 def chosen(x: grt.Value, position: grt.Value) -> grt.Value:
@@ -223,3 +227,27 @@ def test_axes_of_length_one(shape: tuple[int, ...], target: str, rng: np.random.
         for f in (F.sum, F.amax, F.prod, F.argmax, F.logsumexp, F.softmax, F.cumsum):
             graph.output(f"{f.__name__}{d}", f(x * 2.0, d))
     check(graph, {"x": rng.standard_normal(shape).astype(np.float32), "target": np.zeros((shape[0], *shape[2:]), int)}, target)
+
+
+def test_short_rows_whose_extreme_is_looked_for_are_not_in_vectors() -> None:
+    def hinted(columns: int) -> bool:
+        g = grt.Graph()
+        g.output("y", F.amax(g.input("x", (6, columns)), 1))
+        return "omp simd reduction" in grt.compile(g, target="cpu").source()
+
+    assert [hinted(n) for n in (2 * loop_ir.VECTOR - 1, 2 * loop_ir.VECTOR)] == [False, True]
+
+
+@pytest.mark.parametrize(("dim", "most"), [(1, ROW_LIMIT), (0, ROW_LIMIT // 32)])
+def test_rows_are_held_on_chip_as_long_as_they_fit(dim: int, most: int) -> None:
+    """Of columns some must fit side by side, or what is loaded together goes to waste."""
+
+    def held(size: int) -> bool:
+        g = grt.Graph()
+        g.output("y", F.softmax(g.input("x", (64, size) if dim else (size, 64)), dim))
+        lowering = lower_graph(g, parse("null"), {})
+        kernels = [k for launch in lowering.kernels for k in launch if isinstance(k, ReductionKernel)]
+        assert kernels[0].columns == (dim == 0)
+        return len(kernels) == 1 and kernels[0].whole  # longer rows are split
+
+    assert held(most) and not held(most + 1)

@@ -549,6 +549,27 @@ def test_an_argument_may_be_state_that_the_program_writes(target: str, tmp_path:
                 np.testing.assert_array_equal(program.state["w"], before.T + before)
 
 
+@pytest.mark.parametrize("written", ["whole", "part"])
+def test_state_that_lies_in_other_state_is_read_and_not_written(written: str, target: str) -> None:
+    memory = torch.arange(12.0)
+    state = grt.State()
+    for name, tensor in {"whole": memory[:8], "part": memory[2:6], "apart": memory[8:]}.items():
+        state.share(name, tensor)
+    for name in ("", "apart", written):
+        g = grt.Graph()
+        values = {v: g.parameter(v, shape=state[v].shape) for v in ("whole", "part", "apart")}
+        g.output("y", F.sum(values["whole"]) * 100.0 + F.sum(values["part"]))
+        if name == written:
+            g.update(values[name], values[name] * 2.0)
+            with pytest.raises(errors.InputError, match="'whole' and 'part' lie in the same memory"):
+                grt.compile(g, target=target, state=state)
+        else:
+            if name:
+                g.update(values[name], values[name] * 2.0)
+            assert float(grt.compile(g, target=target, state=state)()["y"]) == 2814.0
+    np.testing.assert_array_equal(memory[8:], [16, 18, 20, 22])
+
+
 def test_an_argument_may_be_a_parameter_of_the_torch_module() -> None:
     class Grows(torch.nn.Module):
         def __init__(self) -> None:

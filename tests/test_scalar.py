@@ -18,7 +18,8 @@ from conftest import target_parameters
 import graphrt as grt
 from bench.ulp import BOUNDS, BOUNDS_OF_TWO, FLOATS, exact, exact_of_two, grid, pairs, units
 from graphrt import ops as F
-from graphrt.types import as_dtype
+from graphrt.targets.scalar import c_number, triton_number
+from graphrt.types import as_dtype, float32, int32, int64
 
 TARGETS = [*target_parameters(), "reference"]
 
@@ -124,6 +125,14 @@ def test_whole_division_of_floats(dtype: str, target: str) -> None:
         wrong = ~same(found[name], z)
         rows = [*zip(x[wrong], y[wrong], found[name][wrong], z[wrong], strict=True)]
         assert not rows, f"{name}: {len(rows)} wrong, {rows[:8]}"
+
+
+def test_numbers_are_written_in_their_width() -> None:
+    """A plain 5 is an int in C, and INT64_C(5) none; infinities have no literal."""
+    assert [c_number(5, dtype) for dtype in (int32, int64)] == ["5", "INT64_C(5)"]
+    assert c_number(-(2**63), int64) == "INT64_MIN"
+    assert [c_number(x, float32) for x in (math.inf, -math.inf, 0.5)] == ["(float)INFINITY", "(float)-INFINITY", "0.5f"]
+    assert [triton_number(x, float32) for x in (math.inf, -math.inf, 0.5)] == ['float("inf")', 'float("-inf")', "0.5"]
 
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8")

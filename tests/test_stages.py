@@ -111,6 +111,22 @@ def test_stages_change_plans(build: Callable[[], grt.Graph], target: str) -> Non
     assert len(unfused.launches) > len(whole.launches)
 
 
+def test_a_launch_is_described_by_what_it_computes() -> None:
+    """Without names, so that equal launches of two programs are called the same."""
+    g = grt.Graph()
+    x, w, v = g.input("x", (4, 8)), g.parameter("w", shape=(8, 6)), g.parameter("v", shape=(5,))
+    g.output("y", F.relu(F.matmul(x, w)))
+    g.output("z", F.sum(F.exp(v)))
+    schedule = lower_graph(g, parse("cpu"), {}).schedule
+    assert schedule is not None
+    assert {"matmul 4x6 of 8x6 relu", "reduce 5 exp"} == {launch.description() for launch in schedule.launches}
+    g = grt.Graph()
+    for p in (g.parameter(name, shape=(7,)) for name in "ab"):
+        g.update(p, p * 2.0)
+    schedule = lower_graph(g, parse("cpu"), {}).schedule
+    assert schedule is not None and [launch.description() for launch in schedule.launches] == ["2 groups side by side"]
+
+
 def test_fusions_meet() -> None:
     some = Fusion.parse("chain,rows", [("a", "b")])
     assert ALL & some == some and (NONE & some).stages == frozenset() and (NONE & some).parted(["b"], ["a", "c"])

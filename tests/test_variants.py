@@ -103,6 +103,18 @@ def test_what_stands_in_the_way_of_winograd(monkeypatch: pytest.MonkeyPatch) -> 
     assert why(convolution()) == ["GRAPHRT_WINOGRAD is 0"]
 
 
+def test_what_stands_in_the_way_of_taps() -> None:
+    """Of gradients of few channels, whose vectors would be columns; those of many never ask."""
+
+    def why(**sizes: int) -> list[str]:
+        found = decisions(convolution(inputs=1, kernel=7, size=9, **sizes))["conv_dgrad"]
+        return [d.reason for d in found if d.other == "conv_dgrad_taps.h" and not d.taken]
+
+    assert why(images=8) == []
+    assert why(images=8, stride=2) == ["columns lie 2 apart"]
+    assert why(images=1) == ["1 tasks of 16 channels of the result, fewer than 8"]
+
+
 def test_side_of_a_winograd_tile() -> None:
     """The largest that GRAPHRT_WINOGRAD allows, unless smaller ones take fewer products."""
     sizes = dict.fromkeys(("STRIDE_H", "STRIDE_W", "DIL_H", "DIL_W", "PAD_H", "PAD_W", "GROUPS"), 1)

@@ -109,6 +109,7 @@ class State(Mapping[str, np.ndarray]):
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
         self._tensors: dict[str, Any] = {}  # torch tensors that stand behind names
+        self._shared = set[str]()  # names whose memory ``share`` was given
         self._device: dict[str, Any] = {}  # flat torch tensors, where the values are once a GPU program has run
         self._home: Device | None = None  # where those are
         self.lock = make_lock(STATE)
@@ -233,6 +234,20 @@ class State(Mapping[str, np.ndarray]):
                 "(State.load, Trainer.load), or State.set each"
             )
 
+    def require_apart(self, written: Collection[str]) -> None:
+        """Raises InputError if one of ``written`` lies in memory that another name has too, as views of one tensor do."""
+        starts = ((self._arrays[name].__array_interface__["data"][0], name) for name in self._shared)
+        open: list[tuple[int, str]] = []  # where those that begin before end, and their names
+        for start, name in sorted(starts):
+            open = [(end, other) for end, other in open if end > start]
+            for _, other in open:
+                if name in written or other in written:
+                    raise InputError(
+                        f"state {other!r} and {name!r} lie in the same memory, and the program writes one of them: what the "
+                        "other is would depend on the order in which it computes. Give one of them a copy (tensor.clone())"
+                    )
+            open.append((start + self._arrays[name].nbytes, name))
+
     def refresh(self, names: Collection[str]) -> None:
         """Makes those of ``names`` anew that are copies and may not be what their parameters are, on torch's current stream."""
         for name in names & self.copies.keys() if self.copies else ():
@@ -244,7 +259,7 @@ class State(Mapping[str, np.ndarray]):
     def share(self, name: str, tensor: Any) -> None:
         """Makes the memory of ``tensor``, torch's or an array, the buffer of ``name``; if not dense, or on a GPU, it is copied.
 
-        Raises InputError when the name exists.
+        Tensors may overlap as long as no program writes one of them. Raises InputError when the name exists.
         """
         if name in self._arrays:
             raise InputError(f"state {name!r} is {self.types[name]} already")
@@ -255,6 +270,7 @@ class State(Mapping[str, np.ndarray]):
             self._tensors[name] = tensor
         if array.strides == tuple(s * array.itemsize for s in type.strides) and array.flags.writeable:
             self.types[name], self._arrays[name] = type, array
+            self._shared.add(name)
         else:
             self.add(name, type.with_order(None), array)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node, Value
@@ -40,7 +40,7 @@ class FusionState:
         self.inlined: dict[Node, list[Group]] = {}
         self.groups: list[Group] = []
         self.decisions: dict[tuple[str, str], Decision] = {}  # by edge; the last word counts
-        self.results = set(graph.results())
+        self.results, self.updated = set(graph.results()), set(graph.updates.values())
         self._near: set[int] = set()  # positions of all that a node with a group reads, or that was taken out of one
         self._pending: list[int] = []  # those that ``homeless`` has still to look at, as a heap of their negatives
         self._bases: dict[Node, tuple[Value, ...]] = {}
@@ -120,6 +120,10 @@ class FusionState:
         members = set(group.nodes)
         reads = (v for n in group.nodes for v in self.bases(n))
         return {v for v in reads if v.node not in members and v.node.op.kind is not Kind.GENERATED}
+
+    def has_room(self, reads: Collection[Value], groups: Collection[Group]) -> bool:
+        """Whether ``groups``, which have the ``inputs`` ``reads``, would as one read no more buffers than a kernel may."""
+        return len(reads) <= MAX_INPUTS or sum(self.owner.get(v.node) not in groups for v in reads) <= MAX_INPUTS
 
     def is_stored(self, value: Value) -> bool:
         """Whether ``value`` must be stored: a run returns it, or a view of it, or it lies in a buffer with others."""

@@ -14,6 +14,7 @@ reduces of several tensors lies side by side, so that it is sent in one piece.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -132,14 +133,17 @@ def plan_memory(schedule: Schedule, kernels: Sequence[Sequence[Kernel]], policy:
         placed[slot] = at = _best_gap(busy, room)
         taken.append((first, last, at, at + room))
     placed.update({slot: placed[whole] + at for slot, (whole, at) in inside.items()})
-    steps = range(len(kernels))
+    live = [0] * (len(kernels) + 1)  # bytes more than at the launch before
+    for slot, (first, last) in lifetime.items():
+        live[first] += _room(slot)
+        live[last + 1] -= _room(slot)
     return MemoryPlan(
         offset={slot: placed[root[slot]] for slot in lifetime},
         alias=alias,
         lifetime=lifetime,
         size=max((placed[s] + _room(s) for s in placed), default=0),
         unplanned=sum(map(_room, lifetime)),
-        bound=max((sum(_room(s) for s, (a, b) in lifetime.items() if a <= t <= b) for t in steps), default=0),
+        bound=max(itertools.accumulate(live), default=0),
         decisions=tuple(decisions),
     )
 

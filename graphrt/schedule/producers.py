@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from graphrt.index import Expr, linearize, row_major
 from graphrt.ir import Node, Value
-from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict, aligned
+from graphrt.schedule.fusion_state import FusionState, Verdict, aligned
 from graphrt.schedule.group import Group, Guard, Index, Read, read_index, reads
 from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.work import MOST
@@ -25,20 +25,52 @@ MANY = 64  # rows that may be long: there are tasks enough without kernels of ot
 
 def take_producers(f: FusionState) -> None:
     """Merges elementwise groups into reductions that read what they store, last first."""
+    reductions = _Reductions(f)
     for group in sorted(f.groups, key=lambda g: -max(map(f.position.__getitem__, g.nodes), default=0)):
         if group.kind != "pointwise" or not group.nodes:
             continue
         size = math.prod(group.shape)
-        readers = {g: None for v in group.values() for g in f.reading(group, v) if g.kind == "reduction"}
-        shared = {v for v in f.inputs(group) if v.type.size == size}
-        beside = dict.fromkeys(g for v in shared for g in f.reading(group, v) if g.kind == "reduction" and g not in readers)
+        inputs = f.inputs(group)
+        readers = dict.fromkeys(g for v in group.values() for g in reductions.reading(v))
+        shared = {v for v in inputs if v.type.size == size}
+        beside = dict.fromkeys(g for v in shared for g in reductions.reading(v) if g not in readers)
         for reader in [*_ordered(f, readers), *_ordered(f, beside)]:
+            if not f.has_room(inputs | reductions.inputs(reader), (group, reader)):
+                continue
             if reader in beside and f.depends(f.after(reader), {*group.nodes}):
                 continue
             index = _index(f, group, reader, shared if reader in beside else {*group.values()})
             if index is not None and _fits(f, group, reader, index):
                 _take(f, group, reader, index)
+                reductions.took(group, reader)
                 break
+
+
+class _Reductions:
+    """The reductions that read each value, also to compute something on load, and what each reads, as they stand."""
+
+    def __init__(self, f: FusionState) -> None:
+        self.f = f
+        self._reading: dict[Value, dict[Group, None]] = {}
+        self._inputs: dict[Group, set[Value]] = {}
+
+    def reading(self, v: Value) -> dict[Group, None]:
+        """The reductions that read ``v``."""
+        if v not in self._reading:
+            self._reading[v] = dict.fromkeys(g for g in self.f.reading(None, v) if g.kind == "reduction")
+        return self._reading[v]
+
+    def inputs(self, reduction: Group) -> set[Value]:
+        """The buffers that ``reduction`` reads."""
+        if reduction not in self._inputs:
+            self._inputs[reduction] = self.f.inputs(reduction)
+        return self._inputs[reduction]
+
+    def took(self, group: Group, reduction: Group) -> None:
+        """Takes note that ``group`` is part of ``reduction`` now."""
+        self._inputs.pop(reduction, None)
+        for v in {v for n in (*group.nodes, *group.inlined) for v in self.f.bases(n)}:
+            self.reading(v)[reduction] = None
 
 
 def _ordered(f: FusionState, groups: Iterable[Group]) -> list[Group]:
@@ -104,12 +136,11 @@ def _fits(f: FusionState, group: Group, reader: Group, index: dict[Value, Index]
     others = {n for v in made for g in f.reading(group, v) if g is not reader for n in g.nodes}
     return (
         f.forbidden([reader], [*group.nodes, *group.inlined]) is None
-        and made.isdisjoint(f.graph.updates.values())  # a later pass may read the parameter again
+        and made.isdisjoint(f.updated)  # a later pass may read the parameter again
         and made.isdisjoint(buffered)
         and all(aligned(f, trial, n, read_index(trial, n)) for n in trial.nodes)
         and not any(r.guards or r.index != values[r.value] for r in reached(f, trial, made))
         and f.work(reader).operations + f.work(group).operations <= MOST
-        and len(f.inputs(trial)) <= MAX_INPUTS
         and not f.depends(others, {*reader.nodes})
     )
 

@@ -7,10 +7,12 @@ fusing others never makes a pair fit that did not.
 
 from __future__ import annotations
 
+import bisect
 import heapq
+import itertools
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 
 from graphrt.ir import Value
 from graphrt.op import Kind
@@ -45,33 +47,48 @@ def _say_who_reads_again(f: FusionState) -> None:
 
 
 class _SameRows:
-    """The groups over one kind of rows, in order; what each reads, and the pairs (late, early) that may fit.
+    """The groups over one kind of rows, each at its place; what each reads, and the pairs (late, early) that may fit.
 
-    ``alike`` has the groups over all kinds of rows: what one reads is another's, when that has become part of a third.
+    A thousand groups may read one tensor, so pairs are not listed: the next one of a late group is looked for when that before
+    it was tried. ``alike`` has the groups over all kinds of rows: what one reads is another's, when that is part of a third.
     """
 
     def __init__(self, f: FusionState, alike: Mapping[object, _SameRows]) -> None:
         self.f, self.alike = f, alike
+        self._at: dict[int, Group] = {}
         self._rank: dict[Group, int] = {}  # the place of each group that is there
         self._reads: dict[Group, set[Value]] = {}
         self._large: dict[Group, set[Value]] = {}
-        self._readers: dict[Value, set[Group]] = defaultdict(set)
+        self._makers: dict[Group, set[Group | None]] = {}  # those that compute what each reads
         self._source: dict[Group, Group | None] = {}  # None: of groups that read nothing as large as their rows
-        self._of: dict[Group | None, set[Group]] = defaultdict(set)
+        # Places, in order, of those that read a value as large as their rows, that have a source, and that have any.
+        self._readers: dict[Value, list[int]] = defaultdict(list)
+        self._of: dict[Group | None, list[int]] = defaultdict(list)
+        self._made: list[int] = []
         self._waiting = deque[Group]()  # groups whose pairs, as the late one, were not looked for yet
-        self._pairs: list[tuple[int, int, int, Group, Group]] = []  # a heap, by their places
-        self._found: set[tuple[Group, Group]] = set()
+        self._pairs: list[tuple[int, int, int, Group, Group, bool]] = []  # a heap, by places; whether the next is still to come
+        self._count = itertools.count()
+        self._tried: set[tuple[Group, Group]] = set()
 
-    def add(self, g: Group, rank: int | None = None) -> None:
-        """Adds ``g``, at the place ``rank`` of one that is part of it, or behind all others."""
-        if rank is None:
-            rank = len(self._rank)
-            self._waiting.append(g)
-        self._rank[g], self._reads[g] = rank, self.f.inputs(g)
+    def add(self, g: Group) -> None:
+        """Adds ``g`` behind all others."""
+        self._waiting.append(g)
+        self._put(g, len(self._at))
+
+    def _put(self, g: Group, place: int) -> None:
+        """Puts ``g`` in its place."""
+        self._at[place], self._rank[g], self._reads[g] = g, place, self.f.inputs(g)
         self._large[g] = {v for v in self._reads[g] if v.type.size == math.prod(g.shape)}
         for v in self._large[g]:
-            self._readers[v].add(g)
+            bisect.insort(self._readers[v], place)
         self._place(g)
+
+    def _take(self, g: Group) -> None:
+        """Takes ``g`` away, which is part of another group."""
+        self._displace(g)
+        place = self._rank.pop(g)
+        for v in self._large[g]:
+            self._readers[v].remove(place)
 
     def fuse_two(self) -> bool:
         """Fuses the first two groups for which that is legal and saves reads; False if there are no such two."""
@@ -99,34 +116,37 @@ class _SameRows:
         """The first pair, in the order of the groups, that shares something and was not tried yet."""
         while True:
             while self._pairs:
-                *_, late, early = heapq.heappop(self._pairs)
-                if late in self._rank and early in self._rank:
+                _, place, _, late, early, more = heapq.heappop(self._pairs)
+                if late not in self._rank:
+                    continue
+                if more:
+                    self._follow(late, place)
+                if early in self._rank and (late, early) not in self._tried:
+                    self._tried.add((late, early))
                     return late, early
             if not self._waiting:
                 return None
             late = self._waiting.popleft()
             if late in self._rank:
-                self._push((late, g) for g in self._near(late))
+                self._follow(late)
 
-    def _push(self, pairs: Iterable[tuple[Group, Group]]) -> None:
-        """Adds those of ``pairs`` that are new."""
-        for pair in pairs:
-            if pair not in self._found:
-                self._found.add(pair)
-                late, early = pair
-                heapq.heappush(self._pairs, (self._rank[late], self._rank[early], len(self._found), late, early))
+    def _follow(self, late: Group, behind: int = -1) -> None:
+        """Adds the first pair of ``late`` and a group at a place after ``behind``; when it is taken, the next is added."""
+        if (place := next(self._near(late, behind), None)) is not None:
+            self._push(late, self._at[place], more=True)
+
+    def _push(self, late: Group, early: Group, more: bool = False) -> None:
+        """Adds a pair, behind which there may be ``more`` of the same late group."""
+        heapq.heappush(self._pairs, (self._rank[late], self._rank[early], next(self._count), late, early, more))
 
     def _replace(self, early: Group, late: Group, trial: Group) -> None:
         """Puts ``trial`` in the place of the two groups that are part of it, and finds who shares something with it now."""
-        self.add(trial, self._rank[early])
+        place = self._rank[early]
         if early in self._waiting:
             self._waiting[self._waiting.index(early)] = trial
-        for g in (early, late):
-            del self._rank[g]
-            for v in self._large[g]:
-                self._readers[v].discard(g)
-            if g in self._source:
-                self._of[self._source.pop(g)].discard(g)
+        self._take(early)
+        self._take(late)
+        self._put(trial, place)
         self._meet(trial)
         f = self.f
         nodes = (n for v in trial.values() for n in f.readers(v))
@@ -140,27 +160,49 @@ class _SameRows:
         """Adds the pairs of ``g`` and a group that it shares something with, but those whose late one is waiting."""
         while self._waiting and self._waiting[0] not in self._rank:
             self._waiting.popleft()
-        first = self._rank[self._waiting[0]] if self._waiting else math.inf
-        pairs = (pair for x in self._near(g) for pair in ((g, x), (x, g)))
-        self._push((late, early) for late, early in pairs if self._rank[late] < first)
+        first = self._rank[self._waiting[0]] if self._waiting else len(self._at)
+        if self._rank[g] < first:
+            self._follow(g)
+        for place in itertools.takewhile(lambda place: place < first, self._near(g)):
+            if (self._at[place], g) not in self._tried:
+                self._push(self._at[place], g)
 
     def _place(self, g: Group) -> None:
-        """Notes which group wrote what ``g`` reduces, if one wrote all."""
-        if g in self._source:
-            self._of[self._source.pop(g)].discard(g)
+        """Notes who computes what ``g`` reads, and which group wrote what it reduces, if one wrote all."""
+        self._displace(g)
+        self._makers[g] = {self.f.owner.get(v.node) for v in self._reads[g]}
         made = self._sources(g)
         if made is not None and len(made) < 2:
             self._source[g] = source = next(iter(made), None)
-            self._of[source].add(g)
+            bisect.insort(self._of[source], self._rank[g])
+            if source is not None:
+                bisect.insort(self._made, self._rank[g])
 
-    def _near(self, late: Group) -> list[Group]:
-        """The groups that share something with ``late``, in order."""
-        near = {g for v in self._large[late] for g in self._readers[v]}
-        near |= self._rank.keys() & {self.f.owner.get(v.node) for v in self._reads[late]}
-        if late in self._source:
-            source = self._source[late]
-            near.update(*([self._of[source], self._of[None]] if source is not None else [v for k, v in self._of.items() if k]))
-        return sorted(near - {late}, key=self._rank.__getitem__)
+    def _displace(self, g: Group) -> None:
+        """Forgets which group wrote what ``g`` reduces."""
+        if g in self._source:
+            source, place = self._source.pop(g), self._rank[g]
+            self._of[source].remove(place)
+            if source is not None:
+                self._made.remove(place)
+
+    def _near(self, g: Group, behind: int = -1) -> Iterator[int]:
+        """The places after ``behind``, in order, of groups that share something with ``g`` and fit into one kernel with it."""
+        places = [self._readers[v] for v in self._large[g]]
+        places.append(sorted(self._rank[maker] for maker in self._makers[g] & self._rank.keys()))
+        if g in self._source:
+            source = self._source[g]
+            places += [self._of[source], self._of[None]] if source is not None else [self._made]
+        while found := [p[i] for p in places if (i := bisect.bisect_right(p, behind)) < len(p)]:
+            behind = min(found)
+            if behind != self._rank[g] and self._fit(g, self._at[behind]):
+                yield behind
+
+    def _fit(self, a: Group, b: Group) -> bool:
+        """Whether both together read no more buffers than a kernel may."""
+        reads = self._reads[a] | self._reads[b]
+        meet = b in self._makers[a] or a in self._makers[b]
+        return len(reads) <= MAX_INPUTS or (meet and self.f.has_room(reads, (a, b)))
 
     def _sources(self, g: Group) -> set[Group] | None:
         """The groups that wrote what ``g`` reduces, if it reduces nothing but what others have reduced in part."""
@@ -171,8 +213,7 @@ class _SameRows:
     def _fused(self, late: Group, early: Group) -> tuple[Group | None, int]:
         """Both as one group, and the bytes that saves; None where that is no good."""
         f = self.f
-        buffers = sum(f.owner.get(v.node) not in (late, early) for v in self._reads[late] | self._reads[early])
-        if buffers > MAX_INPUTS or f.work(late).operations + f.work(early).operations > MOST:
+        if f.work(late).operations + f.work(early).operations > MOST:
             return None, 0
         shared = self._large[late] & self._large[early]
         follows = self._reads[late] & set(early.values())

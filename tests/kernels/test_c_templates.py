@@ -2,7 +2,8 @@
 
 Every case becomes one group of its template's C file, which is compiled, as the compiler's own programs are, for the first
 test that needs it. The closures note an index out of range and count the stores of each element; outputs start as NaN. Each
-case runs on the pool and again in one thread with its tasks in reverse, and must give the same bits.
+case runs on the pool and again in one thread with its tasks in reverse, and must give the same bits; there scratch memory is
+NaN at first, as long as was asked for, and what is written behind it is noted too.
 """
 
 from __future__ import annotations
@@ -32,9 +33,27 @@ HEAD = r"""
 #include "elementwise.h"
 const grt_plan GRT_PLAN;
 static int outside;
-int take_outside(void) { const int o = outside; outside = 0; return o; }
+enum { FENCE = 8192 };
+static struct { char *memory; size_t size; } fenced[2];
+static void look_at_fences(void) {
+  for (int kind = 0; kind < 2; kind++)
+    for (size_t i = 0; fenced[kind].memory && i < FENCE; i++) {
+      char *fence = &fenced[kind].memory[fenced[kind].size + i];
+      outside |= *fence != 0x5A, *fence = 0x5A;
+    }
+}
+static void *fenced_memory(int kind, size_t bytes) {
+  look_at_fences();
+  free(fenced[kind].memory);
+  fenced[kind].memory = aligned_alloc(64, (bytes + FENCE + 63) / 64 * 64);
+  memset(fenced[kind].memory, 0xFF, bytes);
+  memset(fenced[kind].memory + bytes, 0x5A, FENCE);
+  fenced[kind].size = bytes;
+  return fenced[kind].memory;
+}
+int take_outside(void) { look_at_fences(); const int o = outside; outside = 0; return o; }
 static void backwards(grt_task task, long tasks, void **buf) { while (tasks-- > 0) task(tasks, buf); }
-void bind_backwards(void) { grt_bind(backwards, GRT_MEMORY, GRT_TRY); }
+void bind_backwards(void) { grt_bind(backwards, fenced_memory, GRT_TRY); }
 """
 CTYPES: dict[str, Any] = {"float": np.float32, "double": np.float64}
 
@@ -430,6 +449,44 @@ _POOLS = [
 ]
 
 
+# --- scans -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Running sums or products along the middle one of three dimensions."""
+
+    o: int
+    r: int
+    i: int
+    op: str = "sum"
+    kind: str = "float"
+
+    def text(self, name: str) -> str:
+        sizes = (self.o, self.r, self.i)
+        macros: dict[str, object] = {"T": self.kind, "OP": self.op, "START": int(self.op == "prod")}
+        macros |= dict(zip(("CO", "CR", "CI"), sizes, strict=True)) | {"LOAD_X": f"{name}_x", "STORE": f"{name}_store"}
+        closures = [
+            closure(f"{name}_x", self.kind, 0, "oci", sizes, "oci"),
+            store(f"{name}_store", self.kind, 1, "oci", sizes, "oci"),
+        ]
+        return group(name, "scan.h", closures, macros)
+
+    def data(self, rng: np.random.Generator) -> tuple[list[np.ndarray], tuple[int, ...], np.ndarray]:
+        x = rng.uniform(0.5, 1.5, (self.o, self.r, self.i)).astype(CTYPES[self.kind])
+        expected = (np.cumsum if self.op == "sum" else np.cumprod)(x.astype(np.float64), 1)
+        return [x], x.shape, expected
+
+    def result(self, y: np.ndarray) -> np.ndarray:
+        return y
+
+    def terms(self) -> int:
+        return self.r
+
+
+SCANS = [Scan(2, 5, 130), Scan(3, 40, 64, "prod"), Scan(1, 7, 65, kind="double"), Scan(4, 9, 1, "prod"), Scan(2, 3, 20)]
+
+
 def pools(op: str, modes: Sequence[str]) -> list[Conv]:
     return [replace(c, op=op, mode=m, last=last) for c, m, last in product(_POOLS, modes, (True, False))]
 
@@ -440,6 +497,7 @@ CASES: dict[str, Sequence[Any]] = {
     "pool": pools("pool", ("max", "sum")),
     "pool_grad": pools("pool_grad", ("max", "sum")),
     "pool_gather": pools("pool_gather", ("max",)),
+    "scan": SCANS,
 }
 CASES["conv_wgrad"] = [
     *(replace(c, splits=min(c.n, 3)) for c in CASES["conv_wgrad"]),

@@ -17,14 +17,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from graphrt.config import Flags
 from graphrt.errors import TargetError
-from graphrt.files import cache, cache_path, intact, whole
+from graphrt.files import cache, cache_path, intact, whole, workshop
 from graphrt.runtime.forking import TARGET, make_lock
 from graphrt.targets.cpu.elf import empty
 from graphrt.targets.templates import find_kernels
@@ -172,12 +171,12 @@ def _cached(sources: Sequence[str], name: str, suffix: str, make: Callable[[list
     place = cache("cpu")
     target = place / target.name
     texts = [place / f"{name}-{key}{f'-{i}' if i else ''}.c" for i in range(len(sources))]
-    with tempfile.TemporaryDirectory(dir=place) as scratch:
+    with workshop(place) as scratch:
         for text, source in zip(texts, sources, strict=True):  # whole at any moment: another process may be compiling it
-            (Path(scratch) / text.name).write_text(source)
-            os.replace(Path(scratch) / text.name, text)
-        made = Path(scratch) / f"made{suffix}"
-        make(texts, Path(scratch), made)
+            (scratch / text.name).write_text(source)
+            os.replace(scratch / text.name, text)
+        made = scratch / f"made{suffix}"
+        make(texts, scratch, made)
         with whole(target, sealed=True) as file:  # two processes may build the same object
             os.replace(made, file)
     return target
