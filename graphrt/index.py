@@ -137,6 +137,11 @@ def axis(name: str, extent: int) -> Expr:
 
 def axes(prefix: str, shape: Sequence[int]) -> tuple[Expr, ...]:
     """One axis per dimension of ``shape``, named ``prefix0``, ``prefix1`` and so on."""
+    return _axes(prefix, tuple(shape))
+
+
+@_remembered
+def _axes(prefix: str, shape: tuple[int, ...]) -> tuple[Expr, ...]:
     return tuple(axis(f"{prefix}{i}", n) for i, n in enumerate(shape))
 
 

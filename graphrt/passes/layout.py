@@ -116,20 +116,15 @@ class _Layouts:
         if node.op.orders is not None:
             return None if wishes and not wanted else node.op.orders(node)[1][i]
         if self._follows(node) or node.op.kind is Kind.RANDOM:
-            inherited = [
-                chosen[v]
-                for v in node.inputs
-                if v.shape == shape
-                and (v.node.op.kind is not Kind.VIEW or self._follows(v.node) or self._keeps_dimensions(v.node))
-            ]
-            followed = [o for o in inherited if o is not None]
-            if followed:
-                return followed[0]
+            for v in node.inputs:
+                if chosen[v] is not None and v.shape == shape and self._leads(v.node):
+                    return chosen[v]
             return wanted[0] if wanted else None
         return None
 
-    def _lies_as_it_reads(self, view: Node) -> bool:
-        return self._follows(view) or self._keeps_dimensions(view)
+    def _leads(self, node: Node) -> bool:
+        """Whether who reads ``node`` element by element should lie as it does."""
+        return node.op.kind is not Kind.VIEW or self._follows(node) or self._keeps_dimensions(node)
 
     def _pass_wishes_on(self) -> None:
         """Asks operands to lie as what is made of them: momentum * 0.9 + dw has the momentum lie as dw does."""

@@ -58,8 +58,8 @@ class Traffic:
         return self._bytes[key]
 
     def _alike(self, schedule: Schedule, group: Group) -> object:
-        """A key that groups which move as many bytes share; None of one that copies something, or reads a stored view."""
-        if group.copies:
+        """A key that groups which move as many bytes share; None of one that copies views, or reads a stored view."""
+        if any(v not in group.inputs for v in group.copies):
             return None
         values, slots, outputs = dict[Value, int](), dict[Slot, int](), {*group.outputs}
         key: list[object] = [group.shape, len(group.inlined)]
@@ -70,6 +70,9 @@ class Traffic:
                 self._slots[slot] = self._number(slot.type)
             key.extend((slots.setdefault(slot, len(slots)), place.start, self._slots[slot]))
 
+        for v in group.copies:
+            for place in (schedule.home[v], *schedule.stores[group, v]):
+                lies(place)
         for node in (*group.inlined, *group.nodes):
             number, leaves, views = self._structure(node)
             if schedule.buffered and not schedule.buffered.isdisjoint(views):
