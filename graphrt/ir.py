@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
@@ -101,7 +100,7 @@ class Graph:
         orders = [t.order for t in node.types] if orders is None else orders
         if all(new.type.like(old.type) for new, old in zip(inputs, node.inputs, strict=True)):
             types = tuple(t.with_order(order) for t, order in zip(node.types, orders, strict=True))
-            return self._added(replace(node, graph=self, inputs=tuple(inputs), types=types))
+            return self._added(Node(self, node.op, tuple(inputs), node.attrs, types, node.name, node.origin))
         return self.append(node.op, inputs, node.attrs, node.name, orders)
 
     def like(self) -> Graph:

@@ -46,7 +46,7 @@ class Traffic:
         Each result of ``node`` is stored to so many ``places``.
         """
         number, leaves, _ = self._structure(node)
-        return number, places, tuple(map(leaves.index, leaves))
+        return number, places, tuple(map(leaves.index, leaves)) if len(leaves) > 1 else ()
 
     def bytes(self, schedule: Schedule, group: Group) -> int:
         """Bytes that the kernel of ``group`` reads and writes: those of ``launch_cost([lower(schedule, group, policy)])``."""
