@@ -495,4 +495,10 @@ def test_the_command_exits_as_the_comparison_says(
     again.variant, again.logs = AGAIN, [np.log(1 + 2 * NOISY) if noisy else 0.0] * 5
     monkeypatch.setattr("graphrt.bench.fusion.run", lambda *_: iter([[made_up(rng, "softmax", slower), again]]))
     monkeypatch.setattr("graphrt.bench.fusion.about", lambda: {"gbs": 1.0, "gflops": 1.0})
-    assert _command("--filter", "softmax", "--compare", str(tmp_path / "a.jsonl"))[0] == status
+    compared = ["--filter", "softmax", "--compare", str(tmp_path / "a.jsonl")]
+    assert _command(*compared)[0] == status
+    monkeypatch.setattr("graphrt.bench.fusion.run", lambda *_: iter([[made_up(rng, "layer_norm")]]))
+    other, output = _command(*compared)
+    assert other == 3 and "no row was measured before" in output, "what was never measured says nothing"
+    monkeypatch.setattr("graphrt.bench.fusion.run", lambda *_: iter(["softmax, cpu: signal 11"]))
+    assert _command(*compared)[0] == 3, "a pattern that fails is no success"

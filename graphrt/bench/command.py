@@ -84,10 +84,9 @@ def fusion(
     for line in runs.longer(found):
         console.print(f"more launches: {line}", highlight=False)
     _write(found, about, png, md, page)
-    if compare is not None:
-        raise typer.Exit(_compared(before, found, console))
-    if failures:
-        raise typer.Exit(1)
+    status = _compared(before, found, console) if compare is not None else 0
+    if status or failures:
+        raise typer.Exit(status or 1)
 
 
 def _called(names: str) -> list[Pattern]:
@@ -142,6 +141,9 @@ def _compared(before: Sequence[Row], found: Sequence[Row], console: Console) -> 
     verdict = compare(before, found)
     for line in (*verdict.larger, *verdict.slower):
         console.print(f"worse {line}", style="red")
+    if not verdict.rows:
+        console.print("no row was measured before, so nothing is said", style="yellow")
+        return 3
     console.print(f"{verdict.rows} rows compared; the same thing measured twice differs by up to {verdict.noise:.1%}")
     return verdict.status
 

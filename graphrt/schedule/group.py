@@ -129,7 +129,7 @@ class Group:
     def full(self, values: Iterable[Value]) -> set[Value]:
         """The ones of ``values``, members of a reduction group, that live inside the loop."""
         inner = set().union(*(self.domain[d].axes() for d in self.reduced))
-        return {v for v in values if any(e.axes() & inner for e in self.index[v])}
+        return {v for v in values if any(e.runs_along(inner) for e in self.index[v])}
 
     def folded(self) -> list[Node]:
         """The members that a reduction group folds over its reduced axes."""
