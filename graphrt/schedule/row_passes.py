@@ -4,12 +4,14 @@
     pass 1  variance                    draws again           dropout(x) --> stored --> pass 0, 1, 2
     pass 2  (dropout(x) - mean) * r     draws again
 
-On a cpu the first pass over a row that lies in one piece writes down what is costly (``reduction_rewrites.keep_costly``), and
-the others read it. Where neighbours are of different rows nothing is: then what takes long is stored, unless it is less.
+On a cpu the first pass over a row that lies in one piece, or in long ones, writes down what is costly, and the others read that
+(``reduction_rewrites.keep_costly``). Where neighbours are of different rows nothing is: what takes long then is stored.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Collection
 
 from graphrt.ir import Node
@@ -20,6 +22,7 @@ from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.work import COSTLY
 
 DRAWN = 100  # times an operation's work: ten rounds of Philox
+STRETCH = 128  # elements of a row in one piece, up to which pieces of many rows are gone through side by side
 CHAIN = 64  # nodes that are looked at: of more one is likely stored
 
 
@@ -70,9 +73,10 @@ def _passes(f: FusionState, group: Group, node: Node) -> set[int]:
 
 
 def _keeps(group: Group) -> bool:
-    """Whether a row of ``group`` lies in one piece, short enough for what is costly to be kept from pass to pass."""
+    """Whether a row of ``group`` lies in one piece, or long ones, and is short enough to be kept from pass to pass."""
     assert group.anchor is not None
     order = group.anchor.inputs[0].type.order or range(len(group.shape))
     axes = [d for d in order if group.shape[d] > 1]
-    last = axes[len(axes) - sum(d in group.reduced for d in axes) :]
-    return all(d in group.reduced for d in last) and group.reduced_size <= ROW_LIMIT
+    piece = list(itertools.takewhile(group.reduced.__contains__, reversed(axes)))
+    whole = len(piece) == sum(d in group.reduced for d in axes)
+    return (whole or math.prod(group.shape[d] for d in piece) > STRETCH) and group.reduced_size <= ROW_LIMIT
