@@ -154,8 +154,9 @@ def legal(f: FusionState, group: Group, node: Node, late: bool = False) -> tuple
         if aligned(f, group, node, index):
             break
     else:
-        if math.prod(group.shape) == 1 < node.types[0].size:
-            return Verdict(False, "needs one number for all its elements, which is found once", "it were one number too"), None
+        if node.types[0].size != (here := math.prod(group.shape)):
+            reason = f"has {'more' if node.types[0].size > here else 'fewer'} elements than {group.label}"
+            return Verdict(False, reason, "it had as many"), None
         return Verdict(False, "needs neighbours", f"each element were made of one and the same element of {group.label}"), None
     if (buffers := len(f.inputs(group) | set(f.bases(node)))) > MAX_INPUTS:
         return f.too_many(group, buffers), None
