@@ -4,8 +4,8 @@
     pass 1  variance                    draws again           dropout(x) --> stored --> pass 0, 1, 2
     pass 2  (dropout(x) - mean) * r     draws again
 
-On a cpu the first pass over a row that lies in one piece, or in long ones, writes down what is costly, and the others read that
-(``reduction_rewrites.keep_costly``). Where neighbours are of different rows nothing is: what takes long then is stored.
+On a cpu the first pass over short rows writes down what is costly, and others read that (``reduction_rewrites.keep_costly``).
+Of longer rows, and of those in short pieces beside others' (the channels of a group), what takes long is stored.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from graphrt.schedule.work import COSTLY
 
 DRAWN = 100  # times an operation's work: ten rounds of Philox
 STRETCH = 128  # elements of a row in one piece, up to which pieces of many rows are gone through side by side
+BESIDE = 64  # rows that are gone through side by side where neighbours in memory are of different ones
 CHAIN = 64  # nodes that are looked at: of more one is likely stored
 
 
@@ -41,7 +42,7 @@ def dear(f: FusionState, groups: Collection[Group], node: Node, made: Collection
     if again <= stored:
         return None
     reason = f"computed in {passes} passes over rows it takes {1e6 * again:.0f} us more, storing it {1e6 * stored:.0f} us"
-    return Verdict(False, reason, "rows lay in one piece, of which what is costly is kept, or there were one pass")
+    return Verdict(False, reason, "rows were short, of which what is costly is kept, or there were one pass")
 
 
 def _made(f: FusionState, node: Node) -> set[Node]:
@@ -73,10 +74,11 @@ def _passes(f: FusionState, group: Group, node: Node) -> set[int]:
 
 
 def _keeps(group: Group) -> bool:
-    """Whether a row of ``group`` lies in one piece, or long ones, and is short enough to be kept from pass to pass."""
+    """Whether what is costly is kept from pass to pass of ``group``: of short rows that lie in long pieces or side by side."""
     assert group.anchor is not None
     order = group.anchor.inputs[0].type.order or range(len(group.shape))
     axes = [d for d in order if group.shape[d] > 1]
     piece = list(itertools.takewhile(group.reduced.__contains__, reversed(axes)))
     whole = len(piece) == sum(d in group.reduced for d in axes)
-    return (whole or math.prod(group.shape[d] for d in piece) > STRETCH) and group.reduced_size <= ROW_LIMIT
+    long = whole or not piece or math.prod(group.shape[d] for d in piece) > STRETCH
+    return long and group.reduced_size * (1 if piece or whole else BESIDE) <= ROW_LIMIT
