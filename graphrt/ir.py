@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError
 from graphrt.mesh import Axes, Mesh
-from graphrt.node import BUILDING, OPERATORS, Factor, Node, Origin, Stand, Value
+from graphrt.node import BUILDING, OPERATORS, Carrying, Factor, Node, Origin, Stand, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Order
 from graphrt.sharding import SUM, part_shape
 from graphrt.signature import Memory, Signature
@@ -264,14 +264,9 @@ class Graph:
         finally:
             self.half = previous
 
-    @contextmanager
-    def at(self, origin: Origin) -> Iterator[None]:
+    def at(self, origin: Origin) -> AbstractContextManager[None]:
         """Nodes appended inside carry ``origin``; passes use it to keep the user's line."""
-        previous, self._origin = self._origin, origin
-        try:
-            yield
-        finally:
-            self._origin = previous
+        return Carrying(self, origin)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -152,9 +152,11 @@ def changes(before: Sequence[str], after: Sequence[str]) -> list[str]:
 
     No line is twice in ``before`` or in ``after``: those that both have, as many as stand in one order, are what stays.
     """
-    place = {line: i for i, line in enumerate(before)}
-    stays = _rising([(place[line], j) for j, line in enumerate(after) if line in place])
-    every, i, j = list[tuple[str, int, int]](), 0, 0
+    alike = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+    i = j = max(alike - AROUND, 0)  # where it begins to matter
+    place = {line: n for n, line in enumerate(before[i:], i)}
+    stays = _rising([(place[line], n) for n, line in enumerate(after[j:], j) if line in place])
+    every = list[tuple[str, int, int]]()
     for at, to in (*stays, (len(before), len(after))):
         every += [(f"-{line}", i + n, j) for n, line in enumerate(before[i:at])]
         every += [(f"+{line}", at, j + n) for n, line in enumerate(after[j:to])]

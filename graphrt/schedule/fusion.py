@@ -155,8 +155,8 @@ def legal(f: FusionState, group: Group, node: Node, late: bool = False) -> tuple
             break
     else:
         if node.types[0].size != (here := math.prod(group.shape)):
-            reason = f"has {'more' if node.types[0].size > here else 'fewer'} elements than {group.label}"
-            return Verdict(False, reason, "it had as many"), None
+            reason = f"has {'more' if node.types[0].size > here else 'fewer'} elements"
+            return Verdict(False, reason, f"it had as many as {group.label}"), None
         return Verdict(False, "needs neighbours", f"each element were made of one and the same element of {group.label}"), None
     if (buffers := len(f.inputs(group) | set(f.bases(node)))) > MAX_INPUTS:
         return f.too_many(group, buffers), None

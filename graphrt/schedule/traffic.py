@@ -204,8 +204,10 @@ class _Count:
         group = self.group
         _, columns, keep = rows_of(group, self.schedule, self.traffic.policy.row_limit)
         apart = not keep and (columns or group.reduced_size > ROW_LIMIT)
-        level, rows = group.levels(), group.folded()
         full = group.full(group.values())
+        if not apart and self._whole(full, of_row):
+            return
+        level, rows = group.levels(), group.folded()
         known = Known(of_row)
         for number in range(max(level[n] for n in group.nodes) + 1):
             known = known if keep else Known(of_row)
@@ -222,6 +224,20 @@ class _Count:
                     of_row.add((v, group.index[v]))
                     after.add((v, group.index[v]))
             known |= of_row
+
+    def _whole(self, full: set[Value], of_row: Known) -> bool:
+        """Counts all passes over the rows at once, where each buffer is read whole: once, then, however many passes do."""
+        group = self.group
+        rows, known = group.folded(), Known(of_row)
+        known.update((v, group.index[v]) for n in rows for v in n.outputs)
+        first: list[Request] = [(n.inputs[0], group.domain, ()) for n in rows]
+        first += [(v, group.index[v], ()) for v in group.values() if v in group.outputs or v not in full]
+        before = dict(self.read)
+        self._block(0, first, known)
+        if all(size == slot.type.nbytes for (_, slot), size in self.read.items()):
+            return True
+        self.read = before
+        return False
 
     def _block(self, turn: int, first: Iterable[Request], known: Known, to: dict[str, Expr] | None = None) -> None:
         """Adds what the requests ``first`` load in a turn of reading memory, beyond what is ``known``, and adds it to that."""
