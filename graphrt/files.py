@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from graphrt.config import Flags
+from graphrt.errors import ArgumentError
 
 _SEAL = b"\n# sha256 "  # a comment in Python, and behind the end of what ELF and JSON readers look at
 _DAY = 24 * 3600.0
@@ -234,6 +235,21 @@ def writable(folder: Path) -> None:
         folder = folder.parent
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+def check_place(option: str, path: Path, folder: bool = False) -> None:
+    """Raises ArgumentError where ``path``, the file or ``folder`` that ``option`` names, could not be written in the end.
+
+    A folder would be made, but not the one that a file is to lie in.
+    """
+    try:
+        if not folder and not path.parent.is_dir():
+            raise ArgumentError(f"{option} {path} cannot be written: there is no folder {path.parent}")
+        if not folder and path.exists():
+            path.open("a").close()
+        writable(path if folder else path.parent)
+    except OSError as error:
+        raise ArgumentError(f"{option} {path} cannot be written: {error.strerror}") from None
 
 
 def _move_cache(why: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 Atom = tuple  # ("axis", name, extent) | ("div", Expr, c) | ("mod", Expr, c)
@@ -70,6 +70,10 @@ class Expr:
     def axes(self) -> set[str]:
         """Names of the axes the expression depends on."""
         return set(self._axes)
+
+    def runs_along(self, names: Set[str]) -> bool:
+        """Whether the expression depends on one of the axes ``names``."""
+        return not self._axes.isdisjoint(names)
 
     @functools.cached_property
     def _axes(self) -> frozenset[str]:
@@ -148,6 +152,11 @@ def axis(name: str, extent: int) -> Expr:
 
 def axes(prefix: str, shape: Sequence[int]) -> tuple[Expr, ...]:
     """One axis per dimension of ``shape``, named ``prefix0``, ``prefix1`` and so on."""
+    return _axes(prefix, tuple(shape))
+
+
+@_remembered
+def _axes(prefix: str, shape: tuple[int, ...]) -> tuple[Expr, ...]:
     return tuple(axis(f"{prefix}{i}", n) for i, n in enumerate(shape))
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, GraphError, GraphrtError
 from graphrt.mesh import Axes, Mesh
-from graphrt.node import BUILDING, OPERATORS, Factor, Node, Origin, Stand, Value
+from graphrt.node import BUILDING, OPERATORS, Carrying, Factor, Node, Origin, Stand, Value
 from graphrt.op import REGISTRY, Kind, OpDef, Order
 from graphrt.sharding import SUM, part_shape
 from graphrt.signature import Memory, Signature
@@ -101,7 +100,7 @@ class Graph:
         orders = [t.order for t in node.types] if orders is None else orders
         if all(new.type.like(old.type) for new, old in zip(inputs, node.inputs, strict=True)):
             types = tuple(t.with_order(order) for t, order in zip(node.types, orders, strict=True))
-            return self._added(replace(node, graph=self, inputs=tuple(inputs), types=types))
+            return self._added(Node(self, node.op, tuple(inputs), node.attrs, types, node.name, node.origin))
         return self.append(node.op, inputs, node.attrs, node.name, orders)
 
     def like(self) -> Graph:
@@ -265,14 +264,9 @@ class Graph:
         finally:
             self.half = previous
 
-    @contextmanager
-    def at(self, origin: Origin) -> Iterator[None]:
+    def at(self, origin: Origin) -> AbstractContextManager[None]:
         """Nodes appended inside carry ``origin``; passes use it to keep the user's line."""
-        previous, self._origin = self._origin, origin
-        try:
-            yield
-        finally:
-            self._origin = previous
+        return Carrying(self, origin)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ A node is one equation, frozen once made; identity is the object. Arithmetic on 
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -64,9 +65,27 @@ class Origin:
 
     def __str__(self) -> str:
         """One line, whatever the user's file and names hold."""
-        text = f"{os.path.basename(self.file)}:{self.line} {self.phase}" + (f" of {self.source}" if self.source else "")
-        text += f", part {self.part}" if self.part else ""
-        return "".join(c if c.isprintable() else "?" for c in text).strip()
+        return _printed(self)
+
+
+class Carrying:
+    """A block in which nodes of ``graph`` carry ``origin``. Passes begin one for each node: a generator would take longer."""
+
+    def __init__(self, graph: Graph, origin: Origin | None) -> None:
+        self.graph, self.origin = graph, origin
+
+    def __enter__(self) -> None:
+        self.graph._origin, self.origin = self.origin, self.graph._origin
+
+    def __exit__(self, *_: object) -> None:
+        self.graph._origin = self.origin
+
+
+@functools.lru_cache(1 << 12)
+def _printed(origin: Origin) -> str:
+    text = f"{os.path.basename(origin.file)}:{origin.line} {origin.phase}" + (f" of {origin.source}" if origin.source else "")
+    text += f", part {origin.part}" if origin.part else ""
+    return "".join(c if c.isprintable() else "?" for c in text).strip()
 
 
 class Operand:
@@ -281,7 +300,8 @@ class Node:
     outputs: tuple[Value, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
+        if not isinstance(self.attrs, MappingProxyType):  # else another node's
+            object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
         object.__setattr__(self, "outputs", tuple(Value(self, i) for i in range(len(self.types))))
 
     def where(self) -> str:

@@ -22,7 +22,7 @@ from graphrt.bench.fusion import NOISY, Row, compare, kept_apart, longer, read, 
 from graphrt.bench.least import least_bytes
 from graphrt.bench.measure import samples
 from graphrt.bench.patterns import PATTERNS, graph
-from graphrt.bench.peers import count, peer
+from graphrt.bench.peers import count, missing, peer
 from graphrt.bench.statistics import holm, ratio, welch
 from graphrt.bench.trial import AGAIN, Spec, trial
 from graphrt.cli import app
@@ -151,11 +151,48 @@ def _command(*words: str) -> tuple[int, str]:
         (["--size", "huge"], "small or large"),
         (["--peers", "caffe"], "torch, torch.compile and jax"),
         (["--ablate", "both"], "cumulative or leave-one-out"),
+        (["--targets", "cpu,bogus"], "target must be auto, cuda, hip, cpu, .*; got 'bogus'"),
+        (["--targets", "cuda:sm_x"], "looks like cuda:sm_80"),
+        (["--targets", "reference"], "no kernels whose work could be measured"),
+        (["--targets", "null"], "no kernels whose work could be measured"),
+        (["--md", "nowhere/a.md"], "--md nowhere/a.md cannot be written: there is no folder nowhere"),
+        (["--html", "nowhere/a.html"], "--html nowhere/a.html cannot be written"),
+        (["--save", "nowhere/a.jsonl"], "--save nowhere/a.jsonl cannot be written"),
+        (["--html", "."], "--html . cannot be written: Is a directory"),
+        (["--png", __file__], "cannot be written: Not a directory"),
+        (["--read", __file__], "was not written by --save: line 1 is no row"),
+        (["--compare", __file__], "was not written by --save: line 1 is no row"),
     ],
 )
-def test_what_the_command_refuses(words: list[str], message: str) -> None:
+def test_what_the_command_refuses(monkeypatch: pytest.MonkeyPatch, words: list[str], message: str) -> None:
+    """Before anything is measured."""
+    monkeypatch.setattr("graphrt.bench.fusion.about", lambda: pytest.fail("it began to measure"))
     status, output = _command(*words)
-    assert status != 0 and re.search(message, output)
+    assert status != 0 and re.search(message, output), output
+
+
+def test_peers_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and not silently: those of a GPU that is not here, JAX where it is missing, and who has no such pattern."""
+    assert missing(["torch", "jax"], "cuda:sm_90").keys() == {"torch", "jax"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert missing(["torch", "jax"], "cpu") == {"jax": "needs the package jax: pip install jax"}
+    monkeypatch.undo()
+    begun = list[Any]()
+    monkeypatch.setattr("graphrt.bench.fusion.run", lambda specs, *_: begun.extend(specs) or iter([[]] * len(specs)))
+    monkeypatch.setattr("graphrt.bench.fusion.about", lambda: {"gbs": 1.0, "gflops": 1.0})
+    words = ["--filter", "softmax,adam", "--targets", "cpu,cuda:sm_90", "--peers", "torch"]
+    status, output = _command(*words)
+    assert status == 0 and output.count("cuda:sm_90: left out torch: programs for cuda:sm_90 do not run here") == 1
+    assert [(s.target, s.peers) for s in begun] == [("cpu", ["torch"]), ("cuda:sm_90", [])] * 2
+    monkeypatch.setattr("graphrt.bench.peers.peer", lambda *_: None)
+    outcome = trial(Spec("softmax", "tiny", False, "cpu", {"fused": "all"}, ["torch"], rounds=0))
+    assert outcome["failed"] == {"torch": "has no such pattern"}
+
+
+def test_a_peer_computes_on_the_device_of_the_programs(rng: np.random.Generator) -> None:
+    built, builder = graph(PATTERNS["softmax"], "tiny")
+    step = peer(PATTERNS["softmax"], builder, builder.feeds(rng), False, "torch", "meta")
+    assert step is not None and step().device.type == "meta" and step().shape == built.outputs["y0"].shape
 
 
 def test_the_command_lists_patterns() -> None:
@@ -458,4 +495,10 @@ def test_the_command_exits_as_the_comparison_says(
     again.variant, again.logs = AGAIN, [np.log(1 + 2 * NOISY) if noisy else 0.0] * 5
     monkeypatch.setattr("graphrt.bench.fusion.run", lambda *_: iter([[made_up(rng, "softmax", slower), again]]))
     monkeypatch.setattr("graphrt.bench.fusion.about", lambda: {"gbs": 1.0, "gflops": 1.0})
-    assert _command("--filter", "softmax", "--compare", str(tmp_path / "a.jsonl"))[0] == status
+    compared = ["--filter", "softmax", "--compare", str(tmp_path / "a.jsonl")]
+    assert _command(*compared)[0] == status
+    monkeypatch.setattr("graphrt.bench.fusion.run", lambda *_: iter([[made_up(rng, "layer_norm")]]))
+    other, output = _command(*compared)
+    assert other == 3 and "no row was measured before" in output, "what was never measured says nothing"
+    monkeypatch.setattr("graphrt.bench.fusion.run", lambda *_: iter(["softmax, cpu: signal 11"]))
+    assert _command(*compared)[0] == 3, "a pattern that fails is no success"

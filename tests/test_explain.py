@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,48 @@ def test_every_refusal_says_what_would_have_to_change(target: str) -> None:
 
 def _refused(g: grt.Graph, target: str) -> list[Decision]:
     return [d for d in lower_graph(g, parse(target), {}).decisions if not d.taken]
+
+
+@pytest.mark.parametrize("made", [F.gelu, lambda x: F.dropout(x, 0.5)], ids=["gelu", "dropout"])
+def test_what_is_dear_is_not_computed_in_every_pass(made: Callable[[grt.Value], grt.Value], rng: np.random.Generator) -> None:
+    """Norms of long columns pass over them three times; of rows, and of what is small, the norm computes it itself."""
+
+    def norm(shape: tuple[int, int], dim: int) -> grt.Graph:
+        g = grt.Graph()
+        y = made(g.input("x", shape))
+        centred = y - F.mean(y, dim, keepdim=True)
+        g.output("y", centred * F.rsqrt(F.mean(centred * centred, dim, keepdim=True) + 1e-5))
+        return g
+
+    def stored(g: grt.Graph) -> list[Decision]:
+        return [d for d in Explanation(lower_graph(g, parse("cpu"), {})).refused() if "passes over rows" in d.reason]
+
+    columns = norm((520, 256), 0)
+    (found,) = stored(columns)
+    assert found.reason.startswith("computed in 3 passes over rows") and found.change and found.other == "reduce_0"
+    assert not any(stored(norm(shape, dim)) for shape, dim in (((256, 512), 1), ((16, 32), 0), ((200, 512), 0)))
+    check(columns, {"x": rng.standard_normal((520, 256)).astype(np.float32)}, "cpu", 520)
+
+
+def test_tiny_kernels_share_a_launch() -> None:
+    """Both of an optimizer's corrections; the updates wait for them, which is said."""
+    g = grt.Graph()
+    optim.Adam(1e-3).apply([g.parameter("w", shape=(64, 32))], [g.input("dw", (64, 32))], g.constant(1e-3, "float32"))
+    lowering = lower_graph(g, parse("cpu"), {})
+    assert len(lowering.kernels) == 2 and len(lowering.kernels[0]) == 2
+    (apart,) = Explanation(lowering).apart()
+    assert apart.reason == "has more elements" and apart.change == "it had as many as mul_0"
+
+
+def test_segments_that_are_summed_apart_say_what_they_are() -> None:
+    """The kernel of a matrix's row sums adds up its columns, segment by segment."""
+    g = grt.Graph()
+    x = g.input("x", (1024, 64))
+    g.output("rows", F.sum(x, 1))
+    g.output("columns", F.sum(x, 0))
+    lowering = lower_graph(g, parse("cpu"), {})
+    (apart,) = Explanation(lowering).apart()
+    assert apart.reason == "reduces other axes" and sum(c.read for c in lowering.costs) < 1.1 * x.type.nbytes
 
 
 def test_aliases_are_decided_with_a_reason() -> None:

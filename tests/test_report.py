@@ -8,12 +8,15 @@ import re
 import shutil
 from base64 import b64decode
 from collections.abc import Iterator
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from graphs import lenet_step
+from hypothesis import given
 from typer.testing import CliRunner
 
 import graphrt as grt
@@ -21,6 +24,7 @@ from graphrt import ops as F
 from graphrt.cli import app
 from graphrt.errors import ArgumentError
 from graphrt.runtime.page import document
+from graphrt.runtime.report import changes
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 HOSTILE = """</script><img src=x onerror="document.title='taken'">'"\\ \n${1}"""
@@ -90,6 +94,19 @@ def test_a_pass_shows_the_lines_that_it_changes(lenet: Path) -> None:
     values = {f"%{i}": v.name for i, v in enumerate(graph.values())}
     last = [re.sub(r"%\d+\b", lambda m: values[m[0]], re.sub(r"^%\d+(, %\d+)* ", "", x)) for x in str(graph).splitlines()]
     assert sorted(lines) == sorted(last) and any(changed for *_, changed in data["passes"][1:])
+
+
+@given(st.permutations(range(9)), st.sets(st.integers(0, 8)))
+def test_differences_lead_from_one_text_to_the_other(order: list[int], gone: set[int]) -> None:
+    """What neither goes nor comes stands in both in one order, and is as much as can."""
+    before, after = [str(i) for i in range(9)], [str(i) for i in order if i not in gone] + ["new"]
+    lines = changes(before, after)
+    removed, added = ({line[1:] for line in lines if line[0] == sign} for sign in "-+")
+    stays = [line for line in before if line not in removed]
+    assert stays == [line for line in after if line not in added] and removed <= {*before} and "new" in added
+    assert len(stays) >= sum(block.size for block in SequenceMatcher(None, before, after, False).get_matching_blocks())
+    around = [line for line in lines if line[0] == " "]
+    assert all(line[1:] in stays for line in around) and lines[0].startswith("@@ -")
 
 
 def test_the_command_and_what_has_no_launches(tmp_path: Path) -> None:

@@ -61,6 +61,24 @@ def test_costly_values_are_kept_for_the_next_pass(rng: np.random.Generator) -> N
     np.testing.assert_allclose(program(x=x)["y"], powers / powers.sum(-1, keepdims=True), rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("shape", [(2, 21, 7, 9), (3, 200, 70), (1, 256, 33), (2, 300, 40)])
+def test_costly_values_of_columns_are_kept_if_there_is_room(
+    shape: tuple[int, ...], dtype: str, rng: np.random.Generator
+) -> None:
+    """For 64 columns at least; the loss has exponentials of a row's, and one of the column's own."""
+    graph = grt.Graph()
+    x, rows = F.cast(graph.input("x", shape), dtype), graph.input("target", (shape[0], *shape[2:]), "int64")
+    graph.output("shares", F.softmax(x, 1))
+    loss = F.cross_entropy(x, rows)
+    graph.output("dx", grt.grad(loss, [x])[0])
+    program = grt.compile(graph, target="cpu")
+    kept = "_row[REDUCED * LANES]" in program.source()
+    assert kept == (shape[1] <= 256), "64 columns of 256 elements are as many as fit"
+    feeds = {"x": rng.standard_normal(shape).astype(np.float32)}
+    check(graph, feeds | {"target": rng.integers(0, shape[1], (shape[0], *shape[2:]))}, "cpu", shape[1])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool"])
 @pytest.mark.parametrize("columns", [64, 257, 1300])
 def test_results_written_past_the_caches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from graphrt.errors import ArgumentError
+from graphrt.files import check_place
 
 if TYPE_CHECKING:  # patterns are in torch too, whose import takes longer than most commands
     from graphrt.bench.fusion import Row
@@ -51,7 +53,6 @@ def fusion(
     """Measures fusion, pattern by pattern: launches, bytes, times, unfused and fused, checked against the reference."""
     from graphrt.bench import fusion as runs
     from graphrt.bench import report
-    from graphrt.bench.peers import PEERS
     from graphrt.bench.trial import Spec
 
     console = Console(markup=False)
@@ -62,20 +63,18 @@ def fusion(
         for pattern in chosen:
             console.print(f"{pattern.name:32} {pattern.family:12} {pattern.about}", highlight=False)
         return
-    before = runs.read(compare) if compare is not None else []
-    labels, beside = runs.variants(ablate), [p.strip() for p in peers.split(",") if p.strip()]
-    if unknown := set(beside) - {*PEERS}:
-        raise ArgumentError(f"peers are torch, torch.compile and jax, got {min(unknown)!r}")
-    specs = [
-        Spec(p.name, size, backward and p.backward, target.strip(), labels, beside, rounds, seconds=seconds)
-        for p in chosen
-        for target in targets.split(",")
-    ]
-    failures: list[str] = []
+    _check_places(save, md, page, png)
+    before, labels, failures = runs.read(compare) if compare is not None else [], runs.variants(ablate), list[str]()
     if shown is not None:
         about, names = runs.environment_of(shown), {p.name for p in chosen}
         found = [*{row.key: row for row in runs.read(shown) if row.pattern in names}.values()]  # of two runs the later
     else:
+        beside = _beside(targets, peers, console)
+        specs = [
+            Spec(p.name, size, backward and p.backward, target, labels, names, rounds, seconds=seconds)
+            for p in chosen
+            for target, names in beside.items()
+        ]
         about = runs.about()
         end, family = monotonic() + 60 * minutes, {p.name: p.family for p in chosen}
         found, failures = _measured(specs, family, processes, end, about, save, console)
@@ -85,10 +84,9 @@ def fusion(
     for line in runs.longer(found):
         console.print(f"more launches: {line}", highlight=False)
     _write(found, about, png, md, page)
-    if compare is not None:
-        raise typer.Exit(_compared(before, found, console))
-    if failures:
-        raise typer.Exit(1)
+    status = _compared(before, found, console) if compare is not None else 0
+    if status or failures:
+        raise typer.Exit(status or 1)
 
 
 def _called(names: str) -> list[Pattern]:
@@ -101,6 +99,41 @@ def _called(names: str) -> list[Pattern]:
     return chosen
 
 
+def _check_places(save: Path | None, md: Path | None, page: Path | None, png: Path | None) -> None:
+    """Raises ArgumentError, ImportError where what is asked for could not be written: not when all is measured."""
+    for option, path in (("--save", save), ("--md", md), ("--html", page)):
+        if path is not None:
+            check_place(option, path)
+    if png is not None:
+        check_place("--png", png, folder=True)
+    if (png is not None or page is not None) and find_spec("matplotlib") is None:
+        raise ImportError("plots are drawn with a package that is missing: pip install matplotlib")
+
+
+def _beside(targets: str, peers: str, console: Console) -> dict[str, list[str]]:
+    """The peers of each target, both given with commas between them; those that cannot be had are named, and left out.
+
+    Raises ArgumentError, TargetError for targets that cannot be compiled for here, or have no kernels that compute.
+    """
+    from graphrt.bench.peers import PEERS, missing
+    from graphrt.targets.target import parse
+
+    asked = [name.strip() for name in peers.split(",") if name.strip()]
+    if strange := set(asked) - {*PEERS}:
+        raise ArgumentError(f"peers are torch, torch.compile and jax, got {min(strange)!r}")
+    found = {}
+    for name in (target.strip() for target in targets.split(",")):
+        target = parse(name)
+        target.require()
+        if not target.computes or target.schedule() is None:
+            raise ArgumentError(f"target {name!r} has no kernels whose work could be measured")
+        absent = missing(asked, name)
+        for peer, why in absent.items():
+            console.print(f"{name}: left out {peer}: {why}", style="yellow")
+        found[name] = [peer for peer in asked if peer not in absent]
+    return found
+
+
 def _compared(before: Sequence[Row], found: Sequence[Row], console: Console) -> int:
     """Prints what is worse than ``before``, and gives the exit status."""
     from graphrt.bench.fusion import compare
@@ -108,6 +141,9 @@ def _compared(before: Sequence[Row], found: Sequence[Row], console: Console) -> 
     verdict = compare(before, found)
     for line in (*verdict.larger, *verdict.slower):
         console.print(f"worse {line}", style="red")
+    if not verdict.rows:
+        console.print("no row was measured before, so nothing is said", style="yellow")
+        return 3
     console.print(f"{verdict.rows} rows compared; the same thing measured twice differs by up to {verdict.noise:.1%}")
     return verdict.status
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -120,7 +121,8 @@ def _outcomes(spec: Spec, processes: int, lost: Callable[[str], None]) -> list[d
 def _process(given: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
     """A process of ``graphrt.bench.trial`` that was ``given`` a spec, when it is over."""
     command = [sys.executable, "-m", "graphrt.bench.trial"]
-    return subprocess.run(command, input=json.dumps(given), capture_output=True, text=True)
+    interpret = {"TRITON_INTERPRET": "1"} if given.get("target") == "interpret" else {}
+    return subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, env={**os.environ, **interpret})
 
 
 def _last_words(done: subprocess.CompletedProcess[str]) -> str:
@@ -167,14 +169,28 @@ def save(path: Path, found: Sequence[Row], about: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file that ``save`` wrote. Raises ArgumentError for another schema, OSError."""
+    """The rows of a file that ``save`` wrote. Raises ArgumentError for another schema or another file, OSError."""
     found = []
-    for line in path.read_text().splitlines():
-        about = json.loads(line)
-        if about.pop("schema", None) != SCHEMA:
+    for about in _saved(path):
+        if about.pop("schema") != SCHEMA:
             raise ArgumentError(f"{path} has rows of another schema than {SCHEMA}: measure it again")
         about.pop("environment")
         found.append(Row(**about))
+    return found
+
+
+def _saved(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file that ``save`` wrote. Raises ArgumentError for another file, OSError."""
+    found = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            about = json.loads(line)
+            assert {"schema", "environment"} <= about.keys()
+        except (ValueError, AttributeError, AssertionError):
+            raise ArgumentError(f"{path} was not written by --save: line {number} is no row") from None
+        found.append(about)
+    if not found:
+        raise ArgumentError(f"{path} has no rows")
     return found
 
 
@@ -203,8 +219,11 @@ def _kernels(found: Sequence[Row]) -> dict[str, int]:
 
 
 def environment_of(path: Path) -> dict[str, Any]:
-    """The environment of the last run of a file that ``save`` wrote, and what its machine was seen to do."""
-    return dict(json.loads(path.read_text().splitlines()[-1])["environment"])
+    """The environment of the last run of a file that ``save`` wrote, and what its machine was seen to do.
+
+    Raises ArgumentError for another file, OSError.
+    """
+    return dict(_saved(path)[-1]["environment"])
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphrt.bench.builder import Builder, Pattern
+from graphrt.targets.target import names_architecture
 
 PEERS = ("torch", "torch.compile", "jax")
 Call = Callable[[], Any]
@@ -19,13 +20,24 @@ _CALLED = r"cpp_fused\w*|triton_\w+\.run|extern_kernels\.\w+|torch\.ops\.[\w.]+|
 _LAUNCH = re.compile(rf"^\s+(?:\w+ = )?(?:{_CALLED})\(.*", re.M)
 
 
-def peer(pattern: Pattern, builder: Builder, feeds: Mapping[str, Any], backward: bool, name: str) -> Call | None:
+def missing(names: Sequence[str], target: str) -> dict[str, str]:
+    """The peers ``names`` that cannot stand beside programs for ``target`` on this machine, and why."""
+    if names_architecture(target):
+        return dict.fromkeys(names, f"programs for {target} do not run here, so nothing is timed")
+    if "jax" in names and importlib.util.find_spec("jax") is None:
+        return {"jax": "needs the package jax: pip install jax"}
+    return {}
+
+
+def peer(
+    pattern: Pattern, builder: Builder, feeds: Mapping[str, Any], backward: bool, name: str, device: str = "cpu"
+) -> Call | None:
     """The pattern by the peer ``name``, on the same numbers, as a call that returns when its work is done; None if it has none.
 
-    With ``backward`` it finds the gradients too.
+    With ``backward`` it finds the gradients too. torch computes on ``device``, JAX on the one that it takes by itself.
     """
     if name != "jax":
-        return _torch(pattern, builder, feeds, backward, name) if pattern.peer is not None else None
+        return _torch(pattern, builder, feeds, backward, name, device) if pattern.peer is not None else None
     if importlib.util.find_spec("jax") is None:
         return None
     from graphrt.bench import jax_patterns
@@ -35,7 +47,7 @@ def peer(pattern: Pattern, builder: Builder, feeds: Mapping[str, Any], backward:
     return jax_patterns.call(pattern.name, builder.sizes, builder.operands(feeds), wrt, dys)
 
 
-def _torch(pattern: Pattern, builder: Builder, feeds: Mapping[str, Any], backward: bool, name: str) -> Call:
+def _torch(pattern: Pattern, builder: Builder, feeds: Mapping[str, Any], backward: bool, name: str, device: str) -> Call:
     import torch
 
     function, sizes = pattern.peer, builder.sizes
@@ -45,16 +57,16 @@ def _torch(pattern: Pattern, builder: Builder, feeds: Mapping[str, Any], backwar
         return function(sizes, *args)
 
     step = torch.compile(eager, dynamic=False) if name == "torch.compile" else eager
-    tensors = {n: torch.as_tensor(array) for n, array in builder.operands(feeds).items()}
+    tensors = {n: torch.as_tensor(array, device=device) for n, array in builder.operands(feeds).items()}
     if not backward:
 
         def forward() -> Any:
             with torch.no_grad():
                 return step(*tensors.values())
 
-        return forward
+        return _finished(forward, device)
     leaves = [tensors[n].requires_grad_() for n in builder.wrt]
-    cotangents = {i: torch.as_tensor(feeds[f"dy{i}"]) for i in range(len(feeds)) if f"dy{i}" in feeds}
+    cotangents = {i: torch.as_tensor(feeds[f"dy{i}"], device=device) for i in range(len(feeds)) if f"dy{i}" in feeds}
 
     def both() -> Any:
         found = step(*tensors.values())
@@ -62,7 +74,21 @@ def _torch(pattern: Pattern, builder: Builder, feeds: Mapping[str, Any], backwar
         results = [(y, cotangents.get(i)) for i, y in every if y.requires_grad]
         return found, torch.autograd.grad([y for y, _ in results], leaves, [dy for _, dy in results], allow_unused=True)
 
-    return both
+    return _finished(both, device)
+
+
+def _finished(call: Call, device: str) -> Call:
+    """``call``, which returns when ``device`` has done it."""
+    if device != "cuda":
+        return call
+    import torch
+
+    def finished() -> Any:
+        found = call()
+        torch.cuda.synchronize()
+        return found
+
+    return finished
 
 
 def kernels(step: Call) -> int:

@@ -24,7 +24,7 @@ from graphrt.runtime.machine import expected, machine
 from graphrt.runtime.program import Program
 from graphrt.schedule.cost import launch_cost
 from graphrt.targets.reference.evaluate import evaluate
-from graphrt.targets.target import names_architecture
+from graphrt.targets.target import GPUS, names_architecture
 
 AGAIN = "fused again"  # measured beside fused, to see what chance does
 COPYING, PRODUCT = "copying", "product"  # measured in the same turns, to see what the machine does meanwhile
@@ -74,7 +74,7 @@ class Found:
 def trial(spec: Spec) -> dict[str, Any]:
     """``least``, the bytes that the pattern cannot but move, and what was found of each variant and peer; ``kernels`` by peer.
 
-    ``failed`` says why, by name, of peers that raise an error: they have no other findings.
+    ``failed`` says why, by name, of peers that raise an error, or have no such pattern: they have no other findings.
     ``seen`` are the rates, by name, that the machine reached in the same turns (``_limits``). Raises AssertionError for a
     variant whose results are not the reference's.
     """
@@ -101,8 +101,10 @@ def trial(spec: Spec) -> dict[str, Any]:
     calls, failed = dict[str, Callable[[], Any] | None](), dict[str, str]()
     if runs:
         calls |= {label: _call(program, feeds) for label, program in programs.items()}
-        make = functools.partial(peer, pattern, builder, feeds, spec.backward)
-        calls |= {name: _tried(name, functools.partial(_warmed, make, name), failed) for name in spec.peers}
+        device = _device(next(iter(programs.values())))
+        makes = {name: functools.partial(peer, pattern, builder, feeds, spec.backward, name, device) for name in spec.peers}
+        calls |= {name: _tried(name, functools.partial(_warmed, make), failed) for name, make in makes.items()}
+        failed |= {name: "has no such pattern" for name in spec.peers if calls[name] is None and name not in failed}
         calls |= _limits(variants["fused"].bytes, spec.target)
     compiled = calls.get("torch.compile") if spec.check else None
     counted = _tried("torch.compile", functools.partial(kernels, compiled), failed) if compiled is not None else None
@@ -121,9 +123,9 @@ def trial(spec: Spec) -> dict[str, Any]:
     }
 
 
-def _warmed(make: Callable[[str], Callable[[], Any] | None], name: str) -> Callable[[], Any] | None:
-    """The call that ``make`` makes of the peer ``name``, called once."""
-    call = make(name)
+def _warmed(make: Callable[[], Callable[[], Any] | None]) -> Callable[[], Any] | None:
+    """The call of a peer that ``make`` makes, called once."""
+    call = make()
     if call is not None:
         call()
     return call
@@ -170,7 +172,7 @@ def _check(built: Graph, feeds: Mapping[str, Any], programs: Mapping[str, Progra
 
 def _call(program: Program, feeds: Mapping[str, Any]) -> Callable[[], Any]:
     given = {name: array for name, array in feeds.items() if name in program.inputs}
-    if program.target.partition(":")[0] in ("cuda", "hip"):
+    if _device(program) == "cuda":
         import torch
 
         tensors = {name: torch.as_tensor(array, device="cuda") for name, array in given.items()}
@@ -181,6 +183,11 @@ def _call(program: Program, feeds: Mapping[str, Any]) -> Callable[[], Any]:
 
         return on_device
     return lambda: program(given)
+
+
+def _device(program: Program) -> str:
+    """The device of torch that ``program`` runs on."""
+    return "cuda" if program.target.partition(":")[0] in GPUS else "cpu"
 
 
 def _limits(moved: int, target: str) -> dict[str, Callable[[], Any]]:

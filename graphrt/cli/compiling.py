@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from graphrt.cli.options import check_folder, names_of
+from graphrt.cli.options import names_of
 from graphrt.errors import ArgumentError
+from graphrt.files import check_place
 from graphrt.inspection.command import Dtype, Library
 
 commands = typer.Typer()
@@ -48,7 +49,7 @@ def compile_model(
 
     if (Path(model) / MANIFEST).exists():
         raise ArgumentError(f"{model} is a compiled program; compile what it was made of: a model, an ONNX file or a function")
-    check_folder(out)
+    check_place("--out", out, folder=True)
     optimizer = SGD(lr, momentum=momentum)
     subject = find(model, target, batch, not evaluate, dtype, {"library": library}, optimizer, seed)
     outputs = subject.outputs

@@ -14,7 +14,6 @@ import typer
 
 from graphrt.arguments import kinds, misfit
 from graphrt.errors import ArgumentError, InputError, unknown
-from graphrt.files import writable
 
 
 def names_of(module: str, table: str) -> Callable[[str], list[str]]:
@@ -142,14 +141,6 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-def check_folder(folder: Path) -> None:
-    """Raises ArgumentError where the results could not be written in the end."""
-    try:
-        writable(folder)
-    except OSError as error:
-        raise ArgumentError(f"--out {folder} cannot be written: {error.strerror}") from None
 
 
 def show(rows: Iterable[Sequence[Any]], columns: Sequence[str] = ()) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from graphrt.cli.options import check_folder
+from graphrt.files import check_place
 from graphrt.train import Trainer, save_curves
 from graphrt.train.curves import figure
 
@@ -14,7 +14,7 @@ class Results:
     """The folder of a training run and what is in it; called after each epoch. Raises ArgumentError if it cannot be written."""
 
     def __init__(self, folder: Path, title: str) -> None:
-        check_folder(folder)
+        check_place("--out", folder, folder=True)
         figure()  # a missing package is found before the training, not behind it
         self.folder, self.title, self.epochs, self.failed = folder, title, 0, ""
 

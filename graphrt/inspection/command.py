@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from graphrt.errors import ArgumentError
+from graphrt.files import check_place
 
 commands = typer.Typer()
 AnyTarget = Annotated[str, typer.Option(help="auto, cpu, cuda, ..., or a GPU that need not be here: cuda:sm_90, ...")]
@@ -135,8 +136,9 @@ def report(
     """Writes what was decided for MODEL as one page of HTML that needs no network."""
     from graphrt.inspection.data import random_inputs
 
+    path = out or Path(f"{Path(model).name.replace(':', '_')}.html")
+    check_place("--out", path)
     title, program = _program(model, target, batch, training, dtype)
     profile = program.profile(random_inputs(program.built, np.random.default_rng(0)), runs=runs) if runs else None
-    path = out or Path(f"{Path(model).name.replace(':', '_')}.html")
     program.report(path, profile, program.kernels() if kernels else (), title)
     typer.echo(f"{path}: {title}, {program.target}, {program.launches} launches, {path.stat().st_size:,} bytes")

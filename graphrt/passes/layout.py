@@ -82,13 +82,14 @@ class _Layouts:
 
     def choose(self) -> None:
         """Fills ``chosen``."""
-        for _ in range(_ROUNDS):  # a later round knows what operands are asked to follow
-            before = dict(self.chosen)
-            for v in self.graph.values():
-                self.chosen[v] = self._order(v)
-            if self.chosen == before:
-                break
-            self._pass_wishes_on()
+        for v in self.graph.values():
+            self.chosen[v] = self._order(v)
+        for _ in range(_ROUNDS - 1):  # a later round knows what operands are asked to follow
+            again = self._pass_wishes_on()
+            for v in self.graph.values() if again else ():
+                if v in again and (order := self._order(v)) != self.chosen[v]:
+                    self.chosen[v] = order
+                    again.update(y for reader in self.users[v] for y in reader.outputs)
         for name, v in self.graph.updates.items():  # new state lies where the old lay
             self.chosen[v] = self.chosen[self.graph.sources[name].outputs[0]]
 
@@ -116,23 +117,19 @@ class _Layouts:
         if node.op.orders is not None:
             return None if wishes and not wanted else node.op.orders(node)[1][i]
         if self._follows(node) or node.op.kind is Kind.RANDOM:
-            inherited = [
-                chosen[v]
-                for v in node.inputs
-                if v.shape == shape
-                and (v.node.op.kind is not Kind.VIEW or self._follows(v.node) or self._keeps_dimensions(v.node))
-            ]
-            followed = [o for o in inherited if o is not None]
-            if followed:
-                return followed[0]
+            for v in node.inputs:
+                if chosen[v] is not None and v.shape == shape and self._leads(v.node):
+                    return chosen[v]
             return wanted[0] if wanted else None
         return None
 
-    def _lies_as_it_reads(self, view: Node) -> bool:
-        return self._follows(view) or self._keeps_dimensions(view)
+    def _leads(self, node: Node) -> bool:
+        """Whether who reads ``node`` element by element should lie as it does."""
+        return node.op.kind is not Kind.VIEW or self._follows(node) or self._keeps_dimensions(node)
 
-    def _pass_wishes_on(self) -> None:
-        """Asks operands to lie as what is made of them: momentum * 0.9 + dw has the momentum lie as dw does."""
+    def _pass_wishes_on(self) -> set[Value]:
+        """Asks operands to lie as what is made of them, and gives them: momentum * 0.9 + dw has the momentum lie as dw does."""
+        asked = set[Value]()
         for node in reversed(self.graph.nodes):
             if not self._follows(node):
                 continue
@@ -143,6 +140,8 @@ class _Layouts:
                 led = self._follows(v.node) or v.node.op.name == "parameter"
                 if orders and led and not self.wishes[v]:
                     self.wishes[v].append(orders[0])
+                    asked.add(v)
+        return asked
 
     def verdicts(self, node: Node) -> Iterator[Decision]:
         """Whether each result of ``node`` lies as its template likes it, and why (not)."""

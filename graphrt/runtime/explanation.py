@@ -68,12 +68,13 @@ class Explanation:
         for i, launch in enumerate(self._launches[1:], 1):
             behind = [d for d in refused if d.node in names[i] and d.other in set().union(*labels[:i])]
             before = [d for d in refused if d.other in labels[i] and d.node in set().union(*names[:i])]
+            within = [d for d in refused if d.node in names[i] and d.other in set().union(*names[:i])]
             first = launch.groups[0]
             stored = next((v.name for v in first.inputs if v.node.name in set().union(*names[:i])), "")
             why = f"reads {stored}, which is stored" if stored else "waits for nothing that another launch computes"
             before_it = self._launches[i - 1].groups[0].label
             change = f"one kernel had the loops of {first.label} and of {before_it}"
-            every = [*behind, *before, Decision("fusion", first.label, before_it, False, why, change=change)]
+            every = [*behind, *before, *within, Decision("fusion", first.label, before_it, False, why, change=change)]
             found.append(every[0])
         return found
 

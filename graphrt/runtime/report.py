@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -22,6 +22,7 @@ from graphrt.text import equation, result_line
 if TYPE_CHECKING:
     from graphrt.runtime.program import Program
 
+AROUND = 2  # lines around a change that are shown
 BODY = """
 <header><h1 id="title"></h1><p id="totals"></p>
 <nav id="tabs"></nav>
@@ -142,12 +143,47 @@ def _passes(passes: Sequence[tuple[str, Graph]]) -> Iterator[list[Any]]:
         lines = [line for _, line in known.values()]
         lines += [result_line("output", result, v.name, graph.orders.get(result)) for result, v in graph.outputs.items()]
         lines += [result_line("update", result, v.name) for result, v in graph.updates.items()]
-        if last is None:
-            yield [name, len(graph.nodes), [f" {line}" for line in lines]]
-        else:
-            changed = [] if lines == before else list(difflib.unified_diff(before, lines, lineterm="", n=2))[2:]
-            yield [name, len(graph.nodes), changed]
+        yield [name, len(graph.nodes), [f" {line}" for line in lines] if last is None else changes(before, lines)]
         before, last = lines, graph
+
+
+def changes(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """The lines that go (-) and come (+), with the two around them; behind @@ is the place of each stretch in both.
+
+    No line is twice in ``before`` or in ``after``: those that both have, as many as stand in one order, are what stays.
+    """
+    alike = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+    i = j = max(alike - AROUND, 0)  # where it begins to matter
+    place = {line: n for n, line in enumerate(before[i:], i)}
+    stays = _rising([(place[line], n) for n, line in enumerate(after[j:], j) if line in place])
+    every = list[tuple[str, int, int]]()
+    for at, to in (*stays, (len(before), len(after))):
+        every += [(f"-{line}", i + n, j) for n, line in enumerate(before[i:at])]
+        every += [(f"+{line}", at, j + n) for n, line in enumerate(after[j:to])]
+        every += [(f" {line}", at, to) for line in before[at : at + 1]]
+        i, j = at + 1, to + 1
+    changed = (n for n, (line, *_) in enumerate(every) if line[0] != " ")
+    shown = sorted({m for n in changed for m in range(max(n - AROUND, 0), min(n + AROUND + 1, len(every)))})
+    found, last = list[str](), -2
+    for n in shown:
+        line, i, j = every[n]
+        found += [line] if n == last + 1 else [f"@@ -{i + 1} +{j + 1} @@", line]
+        last = n
+    return found
+
+
+def _rising(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The longest choice of ``pairs``, in their order, whose first numbers rise (patience sorting)."""
+    least, ends, before = list[int](), list[tuple[int, int]](), dict[tuple[int, int], tuple[int, int] | None]()
+    for pair in pairs:
+        length = bisect_left(least, pair[0])  # of the longest choice that it can follow
+        before[pair] = ends[length - 1] if length else None
+        least[length : length + 1], ends[length : length + 1] = [pair[0]], [pair]
+    found, end = list[tuple[int, int]](), ends[-1] if ends else None
+    while end is not None:
+        found.append(end)
+        end = before[end]
+    return found[::-1]
 
 
 def _line(node: Node, known: tuple[Node, str] | None) -> str:

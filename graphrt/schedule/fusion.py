@@ -11,6 +11,7 @@ as a decision with its reason.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -153,6 +154,9 @@ def legal(f: FusionState, group: Group, node: Node, late: bool = False) -> tuple
         if aligned(f, group, node, index):
             break
     else:
+        if node.types[0].size != (here := math.prod(group.shape)):
+            reason = f"has {'more' if node.types[0].size > here else 'fewer'} elements"
+            return Verdict(False, reason, f"it had as many as {group.label}"), None
         return Verdict(False, "needs neighbours", f"each element were made of one and the same element of {group.label}"), None
     if (buffers := len(f.inputs(group) | set(f.bases(node)))) > MAX_INPUTS:
         return f.too_many(group, buffers), None

@@ -36,6 +36,10 @@ class FusionState:
         self.buffers = buffers.read
         self.position = {n: i for i, n in enumerate(graph.nodes)}
         self.users = graph.users()
+        self._views: dict[Value, list[Node]] = {}  # of each value that has some
+        for node in (n for n in graph.nodes if n.op.kind is Kind.VIEW):
+            for v in node.inputs:
+                self._views.setdefault(v, []).append(node)
         self.owner: dict[Node, Group] = {}
         self.inlined: dict[Node, list[Group]] = {}
         self.groups: list[Group] = []
@@ -129,8 +133,7 @@ class FusionState:
         """Whether ``value`` must be stored: a run returns it, or a view of it, or it lies in a buffer with others."""
         if value in self.results or value in self.placed:
             return True
-        views = (n for n in self.users[value] if n.op.kind is Kind.VIEW and n not in self.owner)
-        return any(self.is_stored(n.outputs[0]) for n in views)
+        return any(n not in self.owner and self.is_stored(n.outputs[0]) for n in self._views.get(value, ()))
 
     def reading(self, group: Group | None, value: Value) -> list[Group]:
         """The groups other than ``group`` that read ``value``, also to compute something on load."""

@@ -129,7 +129,7 @@ class Group:
     def full(self, values: Iterable[Value]) -> set[Value]:
         """The ones of ``values``, members of a reduction group, that live inside the loop."""
         inner = set().union(*(self.domain[d].axes() for d in self.reduced))
-        return {v for v in values if any(e.axes() & inner for e in self.index[v])}
+        return {v for v in values if any(e.runs_along(inner) for e in self.index[v])}
 
     def folded(self) -> list[Node]:
         """The members that a reduction group folds over its reduced axes."""
@@ -138,15 +138,15 @@ class Group:
     def levels(self) -> dict[Node, int]:
         """The pass over the rows that computes each member or inlined node: how many reductions lie before it."""
         members, rows = {*self.nodes, *self.inlined}, {n for n in self.nodes if n.op.kind is Kind.REDUCTION}
+        before = {node: [v.node for x in node.inputs for v in through(x) if v.node in members] for node in members}
         found: dict[Node, int] = {}
         pending = [*self.inlined, *self.nodes]
         while pending:  # not recursive: a chain may be thousands of nodes long
             node = pending[-1]
-            before = [v.node for x in node.inputs for v in through(x) if v.node in members]
-            if missing := [n for n in before if n not in found]:
+            if missing := [n for n in before[node] if n not in found]:
                 pending += missing
                 continue
-            found[node] = max((found[n] + (n in rows) for n in before), default=0)
+            found[node] = max((found[n] + (n in rows) for n in before[node]), default=0)
             pending.pop()
         return found
 

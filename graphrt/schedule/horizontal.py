@@ -1,8 +1,9 @@
 """Horizontal fusion: groups that do not wait for each other in one launch.
 
 The generated ones that nothing waits for (all updates, the loss, running statistics) are as many launches as arguments ask
-for. So are, where templates compute tiles, elementwise ones that wait for nothing, such as the halves of all weights, those
-that compute parts of one buffer, and reductions of one template's sums of segments.
+for. So are elementwise ones that wait for nothing: tiny ones, such as an optimizer's corrections, and where templates compute
+tiles all, such as the halves of all weights; those that compute parts of one buffer; and reductions of one template's sums of
+segments.
 
 A reduction also runs beside a contraction. The finish of batch norm's sums is little work between two large kernels. In the
 backward pass the weight gradient of the layer behind waits for nobody then, and takes it along:
@@ -25,15 +26,17 @@ from graphrt.schedule.group import Group
 MOST = 256  # groups of a launch, of a few pointers each: CUDA takes 32,764 bytes of arguments
 LITTLE = 32 << 20  # bytes that may be moved beside a contraction, about as much as memory moves in a few launches' time
 BETWEEN = "no kernel waited for one of them and were waited for by another"
+TINY = 4096  # bytes that take less time than a launch
 WINDOW = 16  # launches between which a contraction is looked for
 
 
 def share(dag: nx.DiGraph, buffers: ConcatBuffers, tiles: bool) -> tuple[list[list[Group]], list[Decision]]:
-    """A partition of the groups into launches; with ``tiles`` elementwise groups that wait for nothing share one, too."""
+    """A partition of the groups into launches; of elementwise groups that wait for nothing, all share one with ``tiles``."""
     sinks = [
         g for g in dag.nodes if g.kind in ("pointwise", "reduction") and dag.out_degree(g) == 0
     ]  # sinks never wait for each other
-    sources = [g for g in dag.nodes if tiles and g.kind == "pointwise" and dag.in_degree(g) == 0 and g not in sinks]
+    first = [g for g in dag.nodes if g.kind == "pointwise" and dag.in_degree(g) == 0 and g not in sinks]
+    sources = [g for g in first if tiles or sum(v.type.nbytes for v in g.outputs) <= TINY]
     taken = {*sinks, *sources}
     beside = [
         *(("neither waits for anything", part) for part in _launches(sources)),

@@ -8,6 +8,7 @@ from graphrt.ir import Node, Value
 from graphrt.op import Kind
 from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict, aligned
 from graphrt.schedule.group import FREE, Group, Index, read_index, reads, through
+from graphrt.schedule.row_passes import dear
 from graphrt.schedule.templates import TEMPLATES
 from graphrt.schedule.work import COSTLY
 from graphrt.types import HALVES
@@ -27,13 +28,14 @@ def inline(f: FusionState) -> None:
         groups = list(dict.fromkeys(found))
         if not groups or f.refused.get(node) == (situation := f.situation(groups, node)):
             continue
-        index = common_index(f, groups, node)
+        many = dear(f, groups, node)
+        index = common_index(f, groups, node) if many is None else None
         if index is not None and can_be_member(f, groups[0], node, index):
             saved = 2 * node.outputs[0].type.nbytes
             f.decide(node, groups[0], Verdict(True, "same element"), saved, "inline")
             f.add(groups[0], node, index)
             continue
-        verdict, saved = _inlinable(f, groups, node)
+        verdict, saved = _inlinable(f, groups, node) if many is None else (many, 0)
         for group in groups:
             f.decide(node, group, verdict, saved, "inline")
         if verdict.ok:

@@ -95,7 +95,9 @@ class _Plan:
             self.returned[v].append(Place(Slot("output", name, v.type)))
         self.home |= {v: places[0] for v, places in self.returned.items()}
         self._begin()
-        self._count([*self.copies.values(), *self.updates.values()])
+        self._count(self.copies.values())
+        for group in self.updates.values():
+            self._count_update(group)
 
     def _begin(self) -> None:
         """Counts the kernels of one node each, those that are alike once."""
@@ -112,6 +114,17 @@ class _Plan:
             self._count([group])
             if group in self.bytes:
                 known[key] = self.bytes[group]
+
+    def _count_update(self, group: Group) -> None:
+        """Counts the copy of an update, those that are alike once."""
+        (v,), known = group.copies, self.traffic.alone
+        key = v.type, v.node.op.kind, self.graph.sources[self.copiers[group]].types[0]
+        if key not in known:
+            self._count([group])
+            known[key] = self.bytes[group]
+            return
+        self.bytes[group] = known[key]
+        self.total += known[key]
 
     # --- decisions ------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from graphrt.index import Expr
 from graphrt.ir import Node
+from graphrt.passes.bucket_size import Pace
 from graphrt.passes.stages import ALL, Fusion
 from graphrt.schedule.group import Index
 
@@ -36,7 +37,8 @@ class SchedulePolicy:
     ``alone`` that a contraction takes nothing along, since a library computes it. A row of at most ``row_limit`` elements is
     held by a kernel from one pass over it to the next. A kernel that has rows at hand can add up the columns of each of
     ``segments`` of them or more; 0 for never. ``precision`` is that of float32 products: highest, high or medium. ``on_load``
-    weighs storing an operand against computing it wherever a tile is loaded; without it bytes decide.
+    weighs storing an operand against computing it wherever a tile is loaded; without it bytes decide. ``pace`` weighs storing
+    what several passes over rows read against computing it in each; without it rows are held.
     """
 
     fusion: Fusion = ALL
@@ -47,6 +49,7 @@ class SchedulePolicy:
     segments: int = 0
     precision: str = "highest"
     on_load: OnLoad | None = None
+    pace: Pace | None = None
 
     @property
     def tiles(self) -> bool:

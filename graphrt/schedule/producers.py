@@ -18,6 +18,7 @@ from graphrt.ir import Node, Value
 from graphrt.schedule.fusion_state import FusionState, Verdict, aligned
 from graphrt.schedule.group import Group, Guard, Index, Read, read_index, reads
 from graphrt.schedule.policy import ROW_LIMIT
+from graphrt.schedule.row_passes import dear
 from graphrt.schedule.work import MOST
 
 MANY = 64  # rows that may be long: there are tasks enough without kernels of other shapes
@@ -142,6 +143,7 @@ def _fits(f: FusionState, group: Group, reader: Group, index: dict[Value, Index]
         and not any(r.guards or r.index != values[r.value] for r in reached(f, trial, made))
         and f.work(reader).operations + f.work(group).operations <= MOST
         and not f.depends(others, {*reader.nodes})
+        and not any(dear(f, [reader], n, [*group.nodes, *group.inlined]) for n in group.nodes)
     )
 
 

@@ -46,7 +46,7 @@ class Traffic:
         Each result of ``node`` is stored to so many ``places``.
         """
         number, leaves, _ = self._structure(node)
-        return number, places, tuple(map(leaves.index, leaves))
+        return number, places, tuple(map(leaves.index, leaves)) if len(leaves) > 1 else ()
 
     def bytes(self, schedule: Schedule, group: Group) -> int:
         """Bytes that the kernel of ``group`` reads and writes: those of ``launch_cost([lower(schedule, group, policy)])``."""
@@ -58,8 +58,8 @@ class Traffic:
         return self._bytes[key]
 
     def _alike(self, schedule: Schedule, group: Group) -> object:
-        """A key that groups which move as many bytes share; None of one that copies something, or reads a stored view."""
-        if group.copies:
+        """A key that groups which move as many bytes share; None of one that copies views, or reads a stored view."""
+        if any(v not in group.inputs for v in group.copies):
             return None
         values, slots, outputs = dict[Value, int](), dict[Slot, int](), {*group.outputs}
         key: list[object] = [group.shape, len(group.inlined)]
@@ -70,6 +70,9 @@ class Traffic:
                 self._slots[slot] = self._number(slot.type)
             key.extend((slots.setdefault(slot, len(slots)), place.start, self._slots[slot]))
 
+        for v in group.copies:
+            for place in (schedule.home[v], *schedule.stores[group, v]):
+                lies(place)
         for node in (*group.inlined, *group.nodes):
             number, leaves, views = self._structure(node)
             if schedule.buffered and not schedule.buffered.isdisjoint(views):
@@ -201,8 +204,10 @@ class _Count:
         group = self.group
         _, columns, keep = rows_of(group, self.schedule, self.traffic.policy.row_limit)
         apart = not keep and (columns or group.reduced_size > ROW_LIMIT)
-        level, rows = group.levels(), group.folded()
         full = group.full(group.values())
+        if not apart and self._whole(full, of_row):
+            return
+        level, rows = group.levels(), group.folded()
         known = Known(of_row)
         for number in range(max(level[n] for n in group.nodes) + 1):
             known = known if keep else Known(of_row)
@@ -219,6 +224,20 @@ class _Count:
                     of_row.add((v, group.index[v]))
                     after.add((v, group.index[v]))
             known |= of_row
+
+    def _whole(self, full: set[Value], of_row: Known) -> bool:
+        """Counts all passes over the rows at once, where each buffer is read whole: once, then, however many passes do."""
+        group = self.group
+        rows, known = group.folded(), Known(of_row)
+        known.update((v, group.index[v]) for n in rows for v in n.outputs)
+        first: list[Request] = [(n.inputs[0], group.domain, ()) for n in rows]
+        first += [(v, group.index[v], ()) for v in group.values() if v in group.outputs or v not in full]
+        before = dict(self.read)
+        self._block(0, first, known)
+        if all(size == slot.type.nbytes for (_, slot), size in self.read.items()):
+            return True
+        self.read = before
+        return False
 
     def _block(self, turn: int, first: Iterable[Request], known: Known, to: dict[str, Expr] | None = None) -> None:
         """Adds what the requests ``first`` load in a turn of reading memory, beyond what is ``known``, and adds it to that."""

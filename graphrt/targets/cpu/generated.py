@@ -196,7 +196,7 @@ class LoopPrinter(CPrinter):
         folds = _Folds()
         for a in sweep.accumulators:
             self._accumulate(a, sweep, nest, folds)
-        body = [f"{v.name}_row[o * SIZE + j] = {v.name};" for v in sweep.kept] + folds.body
+        body = [f"{v.name}_row[{self.element}] = {v.name};" for v in sweep.kept] + folds.body
         hint = f'_Pragma("omp simd {" ".join(folds.hints)}") ' if folds.hints else "GRT_SIMD "
         hint = hint if sweep.vectors else ""
         outer = f"    for ({self.int} o = 0; o < OUTER; o++)"
@@ -268,7 +268,9 @@ class LoopPrinter(CPrinter):
             f"  const {self.int} o = ({self.int}){turn} / BLOCKS, start = ({self.int}){turn} % BLOCKS * LANES;",
             f"  const {self.int} lanes = SIZE - start < LANES ? SIZE - start : LANES;",
             "  (void)o;",
+            *(f"  {C_TYPES[v.dtype]} {v.name}_row[REDUCED * LANES];" for p in loops.passes for v in p.kept),
         ]
+        self.element = "r * LANES + j"
         for p in loops.passes:
             for f in p.work.folds:
                 lines += self._array(f.result, C_TYPES[f.result.dtype], initial(f.op, f.result.dtype))
@@ -290,6 +292,7 @@ class LoopPrinter(CPrinter):
         inside = [
             *self._column_head(),
             *self.insts(p.work.inner, at, "      "),
+            *(f"      {v.name}_row[{self.element}] = {v.name};" for v in p.kept),
             *(f"      {line}" for f in p.work.folds for line in self._folded(f)),
             *self.stores(p.work.inner.stores, at, "      "),
         ]

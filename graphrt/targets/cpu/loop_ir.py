@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from graphrt.index import Expr, axis
 from graphrt.schedule.kernel_ir import Block, Fold, Pass, PointwiseKernel, ReductionKernel, Store, Var
 from graphrt.schedule.memory import loads
+from graphrt.schedule.policy import ROW_LIMIT
 from graphrt.schedule.schedule import Slot
 from graphrt.targets.cpu.loops import Nest, count, nest, walk
 from graphrt.targets.cpu.reduction_rewrites import Guess, bound_exponentials, guess_maximum, keep_costly, read_chosen
@@ -37,6 +38,7 @@ TERMS = 4096  # of a row that are summed one behind the other, in vectors; of mo
 STEPS = 64  # rows of a column reduction, likewise
 LANES = 128  # columns a column reduction accumulates side by side, at most
 VECTOR = 16  # at least: a cache line of floats
+BESIDE = 64  # columns that have room side by side for what is kept of them: fewer are read in too short pieces
 BLOCK = 1024  # elements of a row among which an extreme is found before it is looked for
 LOOK = 64  # elements at the front of a row whose maximum is the guess for all of it
 TASKS = 8  # of a launch, at least, where there is so much to do: enough for a few threads to share evenly
@@ -123,11 +125,13 @@ class ColumnPass:
     """A pass over columns; ``doubles`` are the sums that are added up in double, a block of rows at a time.
 
     ``shared`` is computed once for all columns of a row: a C compiler that is to find it keeps branches, and makes no vectors.
+    ``kept`` are the values written down for later passes.
     """
 
     work: Pass
     doubles: Sequence[Var]
     shared: Block
+    kept: Sequence[Var]
 
 
 @dataclass(frozen=True)
@@ -250,8 +254,9 @@ def _sweep(
 
 
 def _columns(kernel: ReductionKernel) -> Columns:
+    kernel, kept = keep_costly(kernel, BESIDE)
     blocks = [b for p in kernel.passes for b in (p.inner, p.after)]
-    return _side_by_side((kernel.kept, kernel.reduced), kernel.shape, kernel.passes, blocks)
+    return _side_by_side((kernel.kept, kernel.reduced), kernel.shape, kernel.passes, blocks, kept=kept)
 
 
 def _side_by_side(
@@ -260,23 +265,29 @@ def _side_by_side(
     passes: Sequence[Pass],
     blocks: Sequence[Block],
     group: int = 1,
+    kept: Sequence[Var] = (),
 ) -> Columns:
-    """Columns over the first of ``axes``, along which the indices of ``blocks`` are affine; their elements over the second."""
-    kept, reduced = axes
+    """Columns over the first of ``axes``, along which the indices of ``blocks`` are affine; their elements over the second.
+
+    Values that are ``kept`` have room for all elements of a task's columns.
+    """
+    across, reduced = axes
     size = count(reduced, shape)
-    found = nest(kept, shape, blocks, ("o", "x"), walk(reduced, shape, "r"))
+    found = nest(across, shape, blocks, ("o", "x"), walk(reduced, shape, "r"))
     fair = math.ceil(found.size * found.many / TASKS / VECTOR) * VECTOR  # columns of a task when all are shared out
-    lanes = max(min(found.size, math.ceil(min(LANES, fair) / group) * group), 1)
+    room = ROW_LIMIT // (max(size, 1) * len(kept)) // VECTOR * VECTOR if kept else LANES
+    lanes = max(min(found.size, math.ceil(min(LANES, room, fair) / group) * group), 1)
     folds = [f for p in passes for f in p.folds]
     step = max(size if folds else min(CHUNK // lanes, size), 1)
     doubles = size > STEPS or group > 1
     own = {name for name, e in found.at.items() if "x" in e.axes()}
     own |= {v.name for p in passes for v in (*(f.result for f in p.folds), *(f.at for f in p.folds if f.at is not None))}
-    own |= {i.out.name for p in passes for i in p.after.insts}
+    own |= {i.out.name for p in passes for i in p.after.insts} | {v.name for v in kept}
     sweeps = []
     for p in passes:
         shared, work = apart(p, own)
-        sweeps.append(ColumnPass(work, _doubles(p.folds) if doubles else [], shared))
+        here = [i.out for i in p.inner.insts if i.out in kept]
+        sweeps.append(ColumnPass(work, _doubles(p.folds) if doubles else [], shared, here))
     per = -(-found.size // lanes)
     return Columns(found, found.many * per * max(-(-size // step), 1), lanes, per, size, step, group, sweeps)
 

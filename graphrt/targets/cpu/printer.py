@@ -76,6 +76,7 @@ class CPrinter(ABC):
     def __init__(self, kernel: Kernel, buffers: Buffers) -> None:
         self.group, self.buffers = kernel.group.name, buffers
         self.arrays: set[str] = set()
+        self.element = "o * SIZE + j"  # of what is kept of a row
         stores = [s for b in blocks(kernel) for s in b.stores]
         self.stored = {s.slot for s in stores}
         touched = [(slot, offset) for b in blocks(kernel) for slot, offset, _ in loads(b)]
@@ -145,7 +146,7 @@ class CPrinter(ABC):
             seed, counter, stream, element = inst.args
             return f"grt_uniform({self.var(seed)}, {self.var(counter)}, {stream}u, (uint32_t)({self.expr(element, at)}))"
         if inst.op == "kept":
-            return f"{inst.args[0].name}_row[o * SIZE + j]"
+            return f"{inst.args[0].name}_row[{self.element}]"
         if inst.op == "cast":
             return self.converted(inst.args[0], inst.out.dtype)
         return scalar(inst, C, self.var)

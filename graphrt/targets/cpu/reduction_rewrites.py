@@ -50,9 +50,12 @@ def read_chosen(kernel: ReductionKernel) -> ReductionKernel:
     return replace(kernel, passes=passes)
 
 
-def keep_costly(kernel: ReductionKernel) -> tuple[ReductionKernel, list[Var]]:
-    """``kernel`` with costly values of a pass read back by later ones (op ``kept``), and the values to write down."""
-    row = math.prod(kernel.shape[d] for d in kernel.reduced)
+def keep_costly(kernel: ReductionKernel, beside: int = 1) -> tuple[ReductionKernel, list[Var]]:
+    """``kernel`` with costly values of a pass read back by later ones (op ``kept``), and the values to write down.
+
+    Of so many rows ``beside`` each other they are written down at once.
+    """
+    row = math.prod(kernel.shape[d] for d in kernel.reduced) * beside
     number = _numbered(kernel)
     earlier: dict[int, Var] = {}  # costly values of the passes before, by number
     kept: list[Var] = []

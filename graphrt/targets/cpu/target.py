@@ -71,7 +71,7 @@ class CpuTarget(Target):
 
     def schedule(self) -> SchedulePolicy:
         """Templates have no whole tile at hand; rows are read again from cache by each pass, and their columns added up."""
-        return SchedulePolicy(segments=TASKS)
+        return SchedulePolicy(segments=TASKS, pace=PACE)
 
     def check(self, kernel: Kernel) -> None:
         """Templates count in 32 bits, all other kernels in 64 where they must."""

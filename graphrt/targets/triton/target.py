@@ -200,6 +200,11 @@ class InterpretTarget(TritonTarget):
 class AheadTarget(TritonTarget):
     """A GPU that is not here, as cuda:sm_90: programs are compiled, read and saved, not run."""
 
+    def require(self) -> None:
+        """Raises TargetError unless Triton is installed and knows such a GPU."""
+        super().require()
+        gpu_target(self.name)
+
     @functools.cached_property
     def options(self) -> Options:
         """The options that kernels are printed with: those of the GPU that is named."""
@@ -208,7 +213,6 @@ class AheadTarget(TritonTarget):
     def build(self, lowering: Lowering) -> Executable:
         """The compilation of ``lowering``, without a driver. Raises TargetError."""
         device.compiles(self.name)
-        gpu_target(self.name)
         return AheadExecutable(self.name, Compilation(lowering, self.options))
 
 
