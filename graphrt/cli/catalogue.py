@@ -40,7 +40,7 @@ def summary(
         str,
         typer.Argument(
             help="a network of graphrt.models, one that graphrt train has for scenes, or an ONNX file",
-            autocompletion=names_of("models", "MODELS"),
+            autocompletion=names_of("models.MODELS", "models.DETECTORS", "train.tasks.TASKS"),
         ),
     ],
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 1,
@@ -98,7 +98,15 @@ def data() -> None:
 
 
 @commands.command()
-def ops(name: Annotated[str, typer.Argument(help="one of them: all that is said of it")] = "") -> None:
+def ops(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="one of them: all that is said of it",
+            autocompletion=names_of("ops.FUNCTIONS", "ops.CREATIONS", "op.REGISTRY"),
+        ),
+    ] = "",
+) -> None:
     """Lists the functions of graphrt.ops and the ops of the graph, as docs/ops.md has them, or all that is said of one."""
     import inspect
 

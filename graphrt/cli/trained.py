@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from graphrt.cli.options import Target, show
+from graphrt.cli.options import Target, names_of, show
 from graphrt.errors import ArgumentError, InputError
 
 commands = typer.Typer()
@@ -68,7 +68,12 @@ def task_trained(path: Path, target: str) -> tuple[Any, Any] | None:
 @commands.command("eval")
 def evaluate(
     checkpoint: Checkpoint,
-    data: Annotated[str, typer.Option(help="as of graphrt train, which it was trained on if left out")] = "",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="as of graphrt train, which it was trained on if left out", autocompletion=names_of("cli.datasets.DATA")
+        ),
+    ] = "",
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     target: Target = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="all as JSON, the confusion matrix too")] = False,
