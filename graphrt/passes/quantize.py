@@ -128,14 +128,15 @@ def _spread(scales: Value, shape: Shape, blocks: Blocks) -> Value:
 
 
 def _scales(graph: Graph) -> Mapping[str, Blocks]:
-    """The blocks of each weight that have a scale: those along which all that reads it adds up."""
+    """The blocks of each weight that have a scale: the largest over which one adds up that reads it."""
     readers, found = _Readers(graph), dict[str, Blocks]()
     for name, node in graph.sources.items():
         value = node.outputs[0]
         if node.op.name == "parameter" and value.dtype.is_float and value.ndim > 1:
-            blocks = set(readers.blocks(value, value.shape, lambda index: index))
-            if len(blocks) == 1 and (one := blocks.pop()) is not None:
-                found[name] = one
+            blocks = readers.blocks(value, value.shape, lambda index: index)
+            most = None if None in blocks else tuple(map(max, *filter(None, blocks), (1,) * value.ndim))
+            if most in blocks and most is not None:  # what is a channel to one is none that another adds up over
+                found[name] = most
     return found
 
 
