@@ -27,7 +27,7 @@ def main(path: str = "", shift: int = 2, seed: int = 0) -> dict[str, float]:
     program = grt.compile({"conv": conv, "pool": F.max_pool2d(F.abs(xv), 12), "dense": F.reshape(dense, x.shape)})
     here, there = program(x=x), program(x=moved)
     if path:
-        rows = [[given, found["conv"], found["dense"]] for given, found in ((x, here), (moved, there))]
+        rows = [[given, found["conv"][:, :1], found["dense"]] for given, found in ((x, here), (moved, there))]
         visualize.image_grid(np.concatenate(sum(rows, [])), ["picture", "convolution", "fully connected"], path, columns=3)
     return {
         "conv": float(np.abs(np.roll(here["conv"], shift, -1) - there["conv"]).max()),
