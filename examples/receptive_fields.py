@@ -28,7 +28,7 @@ def conv(kernel: int, dilation: int = 1) -> nn.Module:
 NETWORKS: dict[str, list[nn.Module]] = {
     "six 3x3": [conv(3) for _ in range(6)],
     "two 7x7": [conv(7) for _ in range(2)],
-    "3x3, dilated by 1, 2, 4, 8": [conv(3, dilation) for dilation in (1, 2, 4, 8)],
+    "dilated 3x3": [conv(3, dilation) for dilation in (1, 2, 4, 8)],
     "3x3 and pools": [conv(3), nn.AvgPool2d(2), conv(3), nn.AvgPool2d(2), conv(3)],
 }
 
@@ -64,4 +64,4 @@ def main(path: str = "") -> dict[str, dict[str, float]]:
 
 if __name__ == "__main__":
     for name, row in main(*sys.argv[1:2]).items():
-        print(f"{name:<28}", "  ".join(f"{what} {value:.4g}" for what, value in row.items()))
+        print(f"{name:<14}", "  ".join(f"{what} {value:.4g}" for what, value in row.items()))

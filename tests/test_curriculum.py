@@ -147,7 +147,7 @@ def test_receptive_fields() -> None:
     kernels = {  # of each layer: its size, and the distance of its taps in the picture
         "six 3x3": [(3, 1)] * 6,
         "two 7x7": [(7, 1)] * 2,
-        "3x3, dilated by 1, 2, 4, 8": [(3, d) for d in (1, 2, 4, 8)],
+        "dilated 3x3": [(3, d) for d in (1, 2, 4, 8)],
         "3x3 and pools": [(3, 1), (2, 1), (3, 2), (2, 2), (3, 4)],
     }
     assert [row["weights"] for row in found.values()] == [54, 98, 36, 27]
