@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def test_a_folder_of_pictures_is_trained_on_and_told_apart(pictures: Path, tmp_p
     (line,) = run("predict", str(out), str(tmp_path / "one.npy"), "--json", "--target", "cpu").splitlines()
     row = json.loads(line)
     assert row["bright"] > 0.5 and abs(row["bright"] + row["dark"] - 1.0) < 1e-6
+
+
+def test_a_folder_of_one_class_is_refused(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(pictures / "dark", tmp_path / "pictures" / "dark")
+    error = fails(monkeypatch, capsys, "train", "mlp", "--data", str(tmp_path / "pictures"), "--out", str(tmp_path / "run"))
+    assert "has one class, dark, and nothing to tell it from" in error
 
 
 def test_eval_is_what_training_measured(tmp_path: Path) -> None:

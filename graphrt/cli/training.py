@@ -12,7 +12,7 @@ import typer
 
 from graphrt.cli.options import Config, Model, Target, made, names_of, one_of, processes_started, show
 from graphrt.cli.trained import checkpoint_of
-from graphrt.errors import ArgumentError, NumericError
+from graphrt.errors import ArgumentError, NumericError, unknown
 
 if TYPE_CHECKING:
     from graphrt.cli.results import Results
@@ -50,11 +50,12 @@ Augment = Annotated[
         autocompletion=names_of("nn.augment.AUGMENTATIONS"),
     ),
 ]
+POLICIES = ("all_reduce", "zero1", "zero2", "fsdp", "tensor")
 Policy = Annotated[
     str,
     typer.Option(
         help="of several processes: all_reduce, zero1, zero2, fsdp or tensor (Trainer)",
-        autocompletion=one_of("all_reduce", "zero1", "zero2", "fsdp", "tensor"),
+        autocompletion=one_of(*POLICIES),
     ),
 ]
 Autocast = Annotated[
@@ -131,8 +132,10 @@ def train(
 def _shared(policy: str) -> dict[str, Any]:
     """The Trainer's settings that make it one of the processes that were started; none where there is one alone.
 
-    Raises ArgumentError for another ``policy`` than all_reduce in one alone.
+    Raises ArgumentError for a ``policy`` that is none, and another than all_reduce in one alone.
     """
+    if policy not in POLICIES:
+        raise ArgumentError(unknown("policy", policy, POLICIES))
     if (processes := processes_started()) > 1:
         from graphrt import Mesh
 
@@ -181,6 +184,8 @@ def _prepared(
     if not parse(settings["target"]).computes:
         raise ArgumentError(f"target {settings['target']} computes nothing, so nothing can be trained on it")
     found = load(data, models.get(model).input_shape)
+    if len(found.classes) == 1:
+        raise ArgumentError(f"{data} has one class, {found.classes[0]}, and nothing to tell it from: a folder for each class")
     build, sizes, shape = _fitting(model, found.shape, found.outputs)
     nn.manual_seed(settings["seed"])
     loss = nn.CrossEntropyLoss() if found.classes else nn.MSELoss()
