@@ -164,12 +164,17 @@ def test_what_cannot_be_drawn_or_told_is_named(
         (("see", "saliency", "xor"), "pictures are [N, C, H, W], got [8, 2]"),
         (("see", "filters", "xor"), "the network has no convolution"),
         (("see", "gradcam", "mnist"), "gradcam needs feature maps, and no layer"),
+        (("see", "units", "mnist", "--layer", "9"), "no layer '9'; there is 0, 1, 2, 3\n"),
         (("see", "features", "mnist", "--layer", "9"), "no layer '9'; there is 0, 1, 2, 3\n"),
         (("see", "boundary", "mnist"), "a decision boundary is drawn of points [N, 2]"),
         (("see", "curves", "mnist", "-o", "curves.xyz"), "curves.xyz: Format 'xyz' is not supported"),
     ):
         assert message in fails(monkeypatch, capsys, *words), words
     assert "accuracy" in run("eval", "mnist", "--target", "cpu", "--confusion", "new/matrix.png")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "xor").rename(tmp_path / "runs" / "other")
+    (tmp_path / "other").mkdir()  # which is none of a run
+    assert "accuracy" in run("eval", "other", "--target", "cpu")
     assert {path.name for path in tmp_path.rglob("*.png")} == {"curves.png", "matrix.png"}
 
 
@@ -272,9 +277,10 @@ def test_lists() -> None:
     listed = run("models", "--weights")
     assert "resnet18\ttorchvision.models.resnet18" in listed and "ssd300_vgg16\ttorchvision.models.detection.ssd300" in listed
     assert "digits\t" in run("data") and "relu\t" in run("ops")
-    assert run("ops", "relu").startswith("graphrt.ops.relu(input: Value) -> Value\n\nmax") or "max(input, 0)" in run(
-        "ops", "relu"
-    )
+    told = run("ops", "relu")
+    assert told.startswith("graphrt.ops.relu(input: Value) -> Value\n\n") and "max(input, 0)" in told
+    assert "bias: Value | None = None, stride: Size = 1" in run("ops", "conv2d")
+    assert "mode: str = 'nearest'" in run("ops", "interpolate")
     assert "conv_dgrad" in run("ops", "conv_dgrad") and "gradient yes" in run("ops", "conv_dgrad")
 
 

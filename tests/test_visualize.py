@@ -158,6 +158,7 @@ def test_commands_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         net = "plane" if kind == "boundary" else "lenet5"
         output = run("see", kind, str(tmp_path / net), "--count", "1", "--target", "reference", "-o", str(path))
         assert f"{path}: {KINDS[kind]}" in output and path.read_bytes()[:4] == b"\x89PNG"
+    run("see", "units", str(tmp_path / "lenet5"), "--layer", "0", "--target", "reference", "-o", str(tmp_path / "six.png"))
     run("eval", str(tmp_path / "plane"), "--target", "reference", "--confusion", str(tmp_path / "matrix.png"))
     assert (tmp_path / "matrix.png").exists()
     error = fails(monkeypatch, capsys, "see", "saliencies", str(tmp_path / "lenet5"))

@@ -109,6 +109,7 @@ def ops(
 ) -> None:
     """Lists the functions of graphrt.ops and the ops of the graph, as docs/ops.md has them, or all that is said of one."""
     import inspect
+    import re
 
     from graphrt.op import REGISTRY
     from graphrt.ops import CREATIONS, FUNCTIONS
@@ -122,8 +123,8 @@ def ops(
     if name not in functions and name not in REGISTRY:
         raise ArgumentError(unknown("op", name, {**functions, **REGISTRY}))
     if name in functions:
-        text = inspect.getdoc(functions[name])
-        typer.echo(f"graphrt.ops.{name}{inspect.signature(functions[name])}\n\n{text}".replace("'Value'", "Value"))
+        signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(functions[name])))  # annotations are texts
+        typer.echo(f"graphrt.ops.{name}{signature}\n\n{inspect.getdoc(functions[name])}")
     if name in REGISTRY:
         titles = ("", "arguments", "dtypes", "kind", "lowered by", "gradient")
         about = "; ".join(f"{title} {cell}".strip() for title, cell in zip(titles, row(REGISTRY[name]), strict=True))

@@ -53,7 +53,8 @@ def see(
         visualize.filters(net, path, layer or None)
     elif what == "units":
         names = [] if layer else notes["classes"]
-        units = range(count if layer else min(count, notes.get("outputs", count)))
+        excited = probe(net, np.zeros((1, *intake.shape), np.float32)).layer(layer)
+        units = range(min(count, excited.shape[1] if excited.ndim > 1 else 1))
         found = [visualize.maximize_activation(net, intake.shape, layer, unit, target=target)[0] for unit in units]
         visualize.image_grid(found, [names[unit] if names else str(unit) for unit in units], path)
     else:

@@ -21,11 +21,10 @@ Checkpoint = Annotated[
 
 def checkpoint_of(path: Path) -> Path:
     """The checkpoint that ``path`` is, or is the folder of, or the name of a folder in runs. Raises InputError."""
-    path = path if path.exists() else Path("runs") / path if (Path("runs") / path).is_dir() else path
-    path = path / "checkpoint.safetensors" if path.is_dir() else path
-    if not path.exists():
+    places = [path, path / "checkpoint.safetensors", Path("runs") / path / "checkpoint.safetensors"]
+    if (found := next((place for place in places if place.is_file()), None)) is None:
         raise InputError(f"there is no checkpoint {path}; graphrt train MODEL leaves one in runs/MODEL")
-    return path
+    return found
 
 
 def trained(path: Path, target: str) -> tuple[Any, Mapping[str, Any], Any]:
