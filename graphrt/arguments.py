@@ -25,7 +25,8 @@ _FITS: dict[Any, Callable[[Any], bool]] = {
 }
 
 _PLAIN = {kind.__name__ if kind is not NoneType else "None": kind for kind in _WORDS}
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:
