@@ -154,7 +154,7 @@ def batches() -> list[dict[str, np.ndarray]]:
 class Found:
     """What this process has to say: ``arrays`` and ``facts``."""
 
-    def __init__(self, rank: int, size: int, whole: bool) -> None:
+    def __init__(self, rank: int, size: int, whole: bool = True) -> None:
         self.rank, self.size, self.scope = rank, size, scope(size, whole)
         self.arrays, self.facts = dict[str, np.ndarray](), dict[str, Any]()
 
