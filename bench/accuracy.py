@@ -47,6 +47,7 @@ class Recipe:
     higher: bool = True
     augment: tuple[Any, Callable[[torch.Tensor, np.random.Generator], torch.Tensor]] | None = None
     schedule: optim.LRSchedule = field(default_factory=optim.Cosine)
+    bound: float | None = None  # on the norm of all gradients
 
 
 def fitted(recipe: Recipe, seed: int, share: float = 1.0) -> tuple[Trainer, Dataset, float]:
@@ -57,7 +58,7 @@ def fitted(recipe: Recipe, seed: int, share: float = 1.0) -> tuple[Trainer, Data
     trainer = Trainer(
         recipe.ours(),
         getattr(nn, recipe.loss)(),
-        getattr(optim, name)(**options),
+        getattr(optim, name)(**options, clip_grad_norm=recipe.bound),
         recipe.schedule,
         metrics=(),
         augment=recipe.augment and recipe.augment[0],
@@ -92,6 +93,8 @@ def torch_trained(recipe: Recipe, seed: int) -> tuple[float, float]:
             given = given if recipe.augment is None else recipe.augment[1](given, draw)
             optimizer.zero_grad()
             loss(net(given), torch.from_numpy(y)).backward()
+            if recipe.bound is not None:
+                torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.bound)
             optimizer.step()
             schedule.step()
     seconds = time.process_time() - start
@@ -257,7 +260,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     ),
     "small GPT, nats": lambda: Recipe(
         bigram(), windows, models.gpt_small, TorchGPT, nats, 2, ("AdamW", {"lr": 2e-3}), batch_size=32, higher=False,
-        schedule=optim.warmup(optim.Cosine(), 0.1),
+        schedule=optim.warmup(optim.Cosine(), 0.1), bound=1.0,
     ),
 }  # fmt: skip
 

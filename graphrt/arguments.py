@@ -6,13 +6,14 @@ Settings that are dataclasses check themselves so, and the command line what it 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from graphrt.errors import ArgumentError
+from graphrt.errors import ArgumentError, told
 
 _WORDS: dict[Any, str] = {NoneType: "none", bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _FITS: dict[Any, Callable[[Any], bool]] = {
@@ -22,6 +23,31 @@ _FITS: dict[Any, Callable[[Any], bool]] = {
     float: lambda value: isinstance(value, Real) and not isinstance(value, bool),
     str: lambda value: isinstance(value, str),
 }
+
+_PLAIN = {kind.__name__ if kind is not NoneType else "None": kind for kind in _WORDS}
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """``function`` that raises ArgumentError for arguments that are to be numbers, truth values or texts, and are others."""
+    signature = inspect.signature(function)
+    written = {name: str(parameter.annotation).split(" | ") for name, parameter in signature.parameters.items()}
+    wanted = {name: [_PLAIN[part] for part in parts] for name, parts in written.items() if _PLAIN.keys() >= {*parts}}
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            return function(*args, **kwargs)  # which says itself what is missing
+        for name in wanted.keys() & given.keys():
+            if not any(_FITS[kind](given[name]) for kind in wanted[name]):
+                words = " or ".join(_WORDS[kind] for kind in wanted[name])
+                raise ArgumentError(f"{name} must be {words}, got {told(given[name])}")
+        return function(*args, **kwargs)
+
+    return call
 
 
 def misfit(annotation: Any, value: Any) -> str:

@@ -27,6 +27,7 @@ from graphrt.passes.decision import Decision
 from graphrt.passes.open_batch import UpTo, open_batch
 from graphrt.passes.patterns.shard import shard_updates
 from graphrt.passes.pipeline import run_passes
+from graphrt.passes.quantize import check_apart
 from graphrt.passes.rewrite import rewrite
 from graphrt.passes.stages import Fusion
 from graphrt.runtime.dump import dump
@@ -157,6 +158,7 @@ def _compile(
         raise ArgumentError(f"policy={settings.policy!r} is for several processes: build on Graph(mesh=Mesh(dp=2))")
     if state is None:
         state = graph.state if isinstance(graph.state, State) else State()
+    check_apart(graph, state.types)
     wrong = {n for n, node in graph.sources.items() if n in state.types and not state.types[n].same(node.types[0])}
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
     held = {name: name in state.sharding for name in state.types}

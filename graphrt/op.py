@@ -70,12 +70,14 @@ class Axes:
 
     A result's element at some place of a letter needs operands at that place alone. A letter that no result has is folded
     over, and what is ``neutral`` there, a number for each operand, changes nothing; None leaves an operand as it is. Along
-    ``_`` elements need one another.
+    ``_`` elements need one another; where groups of the last operand need one another alone, ``blocks`` says how many
+    neighbours along each of its dimensions.
     """
 
     operands: tuple[str, ...]
     results: tuple[str, ...]
     neutral: tuple[float | None, ...] = ()
+    blocks: tuple[int, ...] = ()
 
 
 LETTERS = "abcdefghijopqrstuvwxyz"  # of leading dimensions; k, l, m and n are for the last ones

@@ -1,6 +1,7 @@
-"""What ``test_processes.py`` runs in each process of a mesh: ``python ranks.py FOLDER SIZE`` forks SIZE of them.
+"""What ``test_processes.py`` runs in each process of a mesh: ``python ranks.py FOLDER SIZE [part]`` forks SIZE of them.
 
 Graphs are built here for both sides; what a process found is written as RANK.npz (arrays) and RANK.json (everything else).
+With ``part`` it is what takes seconds: one mesh, dtype and target, and training with buckets of each size.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from graphrt.runtime import processes
 
 STEPS, ROWS = 5, 16  # of training; rows of the whole batch
 MESHES = {2: [Mesh(dp=2)], 4: [Mesh(dp=2, tp=2), Mesh(dp=4)]}  # by the number of processes
+DTYPES, TARGETS = ("float32", "bfloat16", "int64", "float64"), ("cpu", "reference")
+BUCKETS = (0, 1 << 10, 1 << 30)  # bytes
 Worlds = dict[str, np.ndarray]  # inputs of all processes: the dimensions of the mesh, then those of each one's array
 
 
@@ -32,11 +36,24 @@ def numbers(mesh: Mesh, shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(-24, 24, (*mesh.axes.values(), *shape)) / 8
 
 
-def everything(mesh: Mesh) -> tuple[Graph, Worlds]:
+@dataclass(frozen=True)
+class Scope:
+    """How much is exchanged: on which meshes and targets, in which dtypes."""
+
+    meshes: Sequence[Mesh]
+    targets: Sequence[str] = TARGETS
+    dtypes: Sequence[str] = DTYPES
+
+
+def scope(size: int, whole: bool) -> Scope:
+    return Scope(MESHES[size]) if whole else Scope(MESHES[size][:1], TARGETS[:1], DTYPES[:1])
+
+
+def everything(mesh: Mesh, dtypes: Sequence[str] = DTYPES) -> tuple[Graph, Worlds]:
     """Every collective along every axis in several dtypes, on operands of every kind."""
     graph, worlds = Graph(mesh=mesh), Worlds()
     for axis, size in mesh.axes.items():
-        for seed, dtype in enumerate(("float32", "bfloat16", "int64", "float64")):
+        for seed, dtype in enumerate(dtypes):
 
             def given(what: str, *shape: int, axis: str = axis, dtype: str = dtype, seed: int = seed) -> Value:
                 name = f"{axis}.{dtype}.{what}"
@@ -63,7 +80,7 @@ def everything(mesh: Mesh) -> tuple[Graph, Worlds]:
     return graph, worlds
 
 
-def places(mesh: Mesh) -> tuple[Graph, Worlds]:
+def places(mesh: Mesh, _: Sequence[str] = ()) -> tuple[Graph, Worlds]:
     """Operands and results of an ``all_reduce`` that lie anywhere: views, state, results of two names, returned and updated."""
     graph, worlds, axis = Graph(mesh=mesh), {"x": numbers(mesh, (4, 6), 1)}, next(iter(mesh.axes))
     x = graph.input("x", (4, 6), varying=list(mesh.axes))
@@ -137,8 +154,8 @@ def batches() -> list[dict[str, np.ndarray]]:
 class Found:
     """What this process has to say: ``arrays`` and ``facts``."""
 
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int, size: int, whole: bool = True) -> None:
+        self.rank, self.size, self.scope = rank, size, scope(size, whole)
         self.arrays, self.facts = dict[str, np.ndarray](), dict[str, Any]()
 
     def add(self, name: str, arrays: Mapping[str, Any]) -> None:
@@ -168,10 +185,10 @@ class Found:
 
 
 def collectives(found: Found) -> None:
-    for mesh in MESHES[found.size]:
+    for mesh in found.scope.meshes:
         for build in (everything, places):
-            for target in ("cpu", "reference"):
-                graph, worlds = build(mesh)
+            for target in found.scope.targets:
+                graph, worlds = build(mesh, found.scope.dtypes)
                 program = grt.compile(graph, target=target)
                 for turn in range(2):
                     name = f"{build.__name__}/{mesh}/{target}/{turn}"
@@ -180,7 +197,7 @@ def collectives(found: Found) -> None:
 
 
 def training(found: Found) -> None:
-    """One program and what may not change its results: the size of buckets, another compilation, NaN in the arena, a folder."""
+    """One program, another compilation of it, and buckets of each size."""
     import graphrt.targets.cpu.target as cpu
 
     built, build = list[str](), cpu.build
@@ -193,16 +210,21 @@ def training(found: Found) -> None:
     found.facts["built in all"] = len(built)
     found.trained("first", program)
     found.trained("again", again)
-    os.environ["GRAPHRT_POISON"] = "1"
-    found.trained("poisoned", grt.compile(lenet(mesh, ROWS // found.size), target="cpu"))
-    os.environ["GRAPHRT_POISON"] = "0"
-    for size in (0, 1 << 10, 1 << 30):
+    for size in BUCKETS:
         bucketed = grt.compile(lenet(mesh, ROWS // found.size), target="cpu", bucket_bytes=size)
         found.trained(f"buckets of {size}", bucketed)
         sums = [n for n in bucketed.graph.nodes if n.op.name == "all_reduce"]
         found.facts[f"messages of {size}"] = [[v.type.nbytes for v in n.inputs] for n in sums]
         found.facts[f"orders of {size}"] = [[str(v.type) for v in (*n.inputs, *n.outputs)] for n in sums]
     found.facts["explained"] = str(bucketed.explain().full())
+
+
+def training_otherwise(found: Found) -> None:
+    """What may not change its results: NaN in the arena, halves, a folder."""
+    mesh = Mesh(dp=found.size)
+    os.environ["GRAPHRT_POISON"] = "1"
+    found.trained("poisoned", grt.compile(lenet(mesh, ROWS // found.size), target="cpu"))
+    os.environ["GRAPHRT_POISON"] = "0"
     half = grt.compile(lenet(mesh, ROWS // found.size, "bfloat16"), target="cpu")
     found.trained("bfloat16", half)
     found.trained("sent in halves", grt.compile(lenet(mesh, ROWS // found.size), target="cpu", reduce_dtype="bfloat16"))
@@ -260,19 +282,19 @@ def refused(found: Found) -> None:
             found.facts[name] = str(error)
 
 
-CHECKS: list[Callable[[Found], None]] = [collectives, training, refused]
+CHECKS: list[Callable[[Found], None]] = [collectives, training, training_otherwise, refused]
 
 
-def run(folder: Path, rank: int, size: int) -> None:
-    """Runs every check and writes what was found, and a log."""
+def run(folder: Path, rank: int, size: int, whole: bool) -> None:
+    """Runs every check, or unless ``whole`` the first two, and writes what was found, and a log."""
     import torch.distributed as dist
 
     log = os.open(folder / f"{rank}.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=size)
-    found = Found(rank, size)
-    for check in CHECKS:
+    found = Found(rank, size, whole)
+    for check in CHECKS if whole else CHECKS[:2]:
         check(found)
     found.write(folder)
     dist.barrier()
@@ -280,5 +302,5 @@ def run(folder: Path, rank: int, size: int) -> None:
 
 
 if __name__ == "__main__":
-    where, number = Path(sys.argv[1]), int(sys.argv[2])
-    sys.exit(forked(number, lambda rank: run(where, rank, number)))
+    where, number, all_of_it = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] != ["part"]
+    sys.exit(forked(number, lambda rank: run(where, rank, number, all_of_it)))

@@ -133,6 +133,20 @@ def test_explain_takes_an_onnx_file(tmp_path: Path) -> None:
     assert "net.onnx, target cpu" in output and "1 launches, 1 edges fused" in output and "of 384 without fusion" in output
 
 
+def test_summary_takes_an_onnx_file(tmp_path: Path) -> None:
+    """Products and what has parameters by node; the total has 8 * 3 + 3 of them, and 4 * 8 * 3 multiplications."""
+    onnx = pytest.importorskip("onnx")
+    make, numbers = onnx.helper, onnx.numpy_helper
+    x = make.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 8])
+    y = make.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 3])
+    held = [numbers.from_array(np.ones(shape, np.float32), name) for name, shape in (("w", (8, 3)), ("b", (3,)))]
+    nodes = [make.make_node("Gemm", ["x", "w", "b"], ["h"], name="fc"), make.make_node("Relu", ["h"], ["y"])]
+    graph = make.make_graph(nodes, "net", [x], [y], held)
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)]), tmp_path / "net.onnx")
+    lines = run("summary", str(tmp_path / "net.onnx"), "--batch", "4").splitlines()
+    assert lines[-1].split() == ["total", "27", "96"] and any("4x3" in line and " 24 " in line for line in lines)
+
+
 def test_bisect_finds_nothing_where_nothing_is_wrong() -> None:
     assert "the result is the reference's" in run("bisect", f"{__file__}:branches", "--target", "cpu")
 
@@ -191,6 +205,8 @@ def test_flags_and_version() -> None:
         (["train", "mlp", "--schedule", "plateau:schedule=cosine"], "schedule must be of the class LRSchedule, got cosine"),
         (["train", "mlp", "--target", "null"], "target null computes nothing"),
         (["train", "mlp", "--data", ""], "no data ''; there is mnist"),
+        (["train", "mlp", "--policy", "zero"], "no policy 'zero'; did you mean zero1 or zero2?"),
+        (["train", "mlp", "--policy", "zero1"], "--policy zero1 is for several processes: start them with torchrun"),
         (
             ["train", "unet", "--data", "mnist"],
             "unet has scores for each pixel, the data has a target for each picture; networks for such ",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 import graphrt as grt
 from graphrt import cli, models, nn
-from graphrt.cli.datasets import DATA, Intake, load, resized
+from graphrt.cli.datasets import DATA, Intake, first, load, resized
 from graphrt.cli.options import made
 from graphrt.models.weights import WEIGHTS
 
@@ -48,6 +49,14 @@ def test_a_folder_of_pictures_is_trained_on_and_told_apart(pictures: Path, tmp_p
     (line,) = run("predict", str(out), str(tmp_path / "one.npy"), "--json", "--target", "cpu").splitlines()
     row = json.loads(line)
     assert row["bright"] > 0.5 and abs(row["bright"] + row["dark"] - 1.0) < 1e-6
+
+
+def test_a_folder_of_one_class_is_refused(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(pictures / "dark", tmp_path / "pictures" / "dark")
+    error = fails(monkeypatch, capsys, "train", "mlp", "--data", str(tmp_path / "pictures"), "--out", str(tmp_path / "run"))
+    assert "has one class, dark, and nothing to tell it from" in error
 
 
 def test_eval_is_what_training_measured(tmp_path: Path) -> None:
@@ -155,25 +164,79 @@ def test_what_cannot_be_drawn_or_told_is_named(
         (("see", "saliency", "xor"), "pictures are [N, C, H, W], got [8, 2]"),
         (("see", "filters", "xor"), "the network has no convolution"),
         (("see", "gradcam", "mnist"), "gradcam needs feature maps, and no layer"),
+        (("see", "units", "mnist", "--layer", "9"), "no layer '9'; there is 0, 1, 2, 3\n"),
         (("see", "features", "mnist", "--layer", "9"), "no layer '9'; there is 0, 1, 2, 3\n"),
         (("see", "boundary", "mnist"), "a decision boundary is drawn of points [N, 2]"),
         (("see", "curves", "mnist", "-o", "curves.xyz"), "curves.xyz: Format 'xyz' is not supported"),
     ):
         assert message in fails(monkeypatch, capsys, *words), words
     assert "accuracy" in run("eval", "mnist", "--target", "cpu", "--confusion", "new/matrix.png")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "xor").rename(tmp_path / "runs" / "other")
+    (tmp_path / "other").mkdir()  # which is none of a run
+    assert "accuracy" in run("eval", "other", "--target", "cpu")
     assert {path.name for path in tmp_path.rglob("*.png")} == {"curves.png", "matrix.png"}
 
 
-def test_shells_complete_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("_GRAPHRT_COMPLETE", "complete_bash")
-    for words, cursor, expected in (
-        ("graphrt train resnet1", 2, {"resnet18", "resnet101", "resnet110", "resnet152"}),
-        ("graphrt train mlp --optimizer ada", 4, {"adam", "adamw", "adamax", "adagrad", "adadelta"}),
-        ("graphrt ev", 1, {"eval"}),
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_names(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands, and the names that arguments and options take."""
+    monkeypatch.setenv("_GRAPHRT_COMPLETE", f"complete_{shell}")
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    for words, expected in (
+        ("graphrt ev", {"eval"}),
+        ("graphrt train resnet1", {"resnet18", "resnet101", "resnet110", "resnet152"}),
+        ("graphrt train yol", {"yolo"}),
+        ("graphrt train mlp --data i", {"iris"}),
+        ("graphrt train mlp --optimizer ada", {"adam", "adamw", "adamax", "adagrad", "adadelta"}),
+        ("graphrt train mlp --schedule co", {"constant", "cosine", "cosine_restarts"}),
+        ("graphrt train mlp --augment m", {"mixup"}),
+        ("graphrt train mlp --policy ze", {"zero1", "zero2"}),
+        ("graphrt train mlp --autocast b", {"bfloat16"}),
+        ("graphrt train mlp --target r", {"reference"}),
+        ("graphrt eval runs/mlp --data sp", {"spirals"}),
+        ("graphrt see gra", {"gradients", "gradcam"}),
+        ("graphrt summary ssd", {"ssd", "ssd300_vgg16"}),
+        ("graphrt compile lene", {"lenet5"}),
+        ("graphrt ops conv_d", {"conv_dgrad"}),
     ):
         monkeypatch.setenv("COMP_WORDS", words)
-        monkeypatch.setenv("COMP_CWORD", str(cursor))
-        assert set(CliRunner().invoke(cli.app, [], prog_name="graphrt").output.split()) == expected
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        monkeypatch.setenv("_TYPER_COMPLETE_ARGS", words)
+        told = CliRunner().invoke(cli.app, [], prog_name="graphrt").output.splitlines()
+        found = {line.split('"')[1] if shell == "zsh" else line.split("\t")[0] for line in told}
+        assert found == expected, words
+
+
+def test_every_shell_has_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    for shell, begin in (("bash", "complete -o"), ("zsh", "#compdef graphrt"), ("fish", "complete --command graphrt")):
+        result = CliRunner().invoke(cli.app, ["--show-completion", shell], prog_name="graphrt")
+        assert begin in result.output and f"_GRAPHRT_COMPLETE=complete_{shell}" in result.output
+
+
+def test_what_is_asked_for_is_what_trains(tmp_path: Path) -> None:
+    """Losses of the command, bit for bit those of a Trainer of the same recipe."""
+    recipe = ("--optimizer", "sgd", "--lr", "0.02", "--momentum", "0.5", "--weight-decay", "0.01", "--schedule", "constant")
+    more = ("--warmup", "0.25", "--autocast", "bfloat16", "--seed", "3", "--batch-size", "32", "--limit", "80", "--epochs", "2")
+    run("train", "mlp", "--data", "digits", *recipe, *more, "--target", "cpu", "--out", str(tmp_path))
+    notes = grt.train.read_metadata(tmp_path / "checkpoint.safetensors")["notes"]
+    intake = Intake.from_json(notes["intake"])
+    nn.manual_seed(3)
+    trainer = grt.Trainer(
+        models.get("mlp").build(**notes["settings"]),
+        nn.CrossEntropyLoss(),
+        grt.optim.SGD(0.02, momentum=0.5, weight_decay=0.01),
+        grt.optim.warmup(grt.optim.Constant(), 0.25),
+        target="cpu",
+        seed=3,
+        autocast="bfloat16",
+    )
+    part = first(intake.of(load("digits", intake.shape).train), 80)
+    history = trainer.fit(part, 2, 32, progress=False)
+    assert json.loads((tmp_path / "history.json").read_text())["loss"] == history.loss
+    rows = [json.loads(run("eval", str(tmp_path), "--json", "--batch-size", size, "--target", "cpu")) for size in ("7", "256")]
+    assert [rows[0][name] for name in ("loss", "accuracy")] == pytest.approx([rows[1]["loss"], rows[1]["accuracy"]], rel=1e-6)
 
 
 def test_options_of_a_name() -> None:
@@ -207,13 +270,17 @@ def test_resizing_is_torchs() -> None:
 
 
 def test_lists() -> None:
+    """Each network, set and op has a line."""
+    for command, names in (("models", {**models.MODELS, **models.DETECTORS}), ("data", DATA), ("ops", grt.op.REGISTRY)):
+        assert {*names} <= {line.split("\t")[0] for line in run(command).splitlines()}, command
     assert "mlp\t1x28x28\t101,770\t" in run("models")
     listed = run("models", "--weights")
     assert "resnet18\ttorchvision.models.resnet18" in listed and "ssd300_vgg16\ttorchvision.models.detection.ssd300" in listed
     assert "digits\t" in run("data") and "relu\t" in run("ops")
-    assert run("ops", "relu").startswith("graphrt.ops.relu(input: Value) -> Value\n\nmax") or "max(input, 0)" in run(
-        "ops", "relu"
-    )
+    told = run("ops", "relu")
+    assert told.startswith("graphrt.ops.relu(input: Value) -> Value\n\n") and "max(input, 0)" in told
+    assert "bias: Value | None = None, stride: Size = 1" in run("ops", "conv2d")
+    assert "mode: str = 'nearest'" in run("ops", "interpolate")
     assert "conv_dgrad" in run("ops", "conv_dgrad") and "gradient yes" in run("ops", "conv_dgrad")
 
 

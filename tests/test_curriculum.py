@@ -141,6 +141,31 @@ def test_equivariance(shift: int) -> None:
     assert found["fully connected"] > 0.1
 
 
+def test_receptive_fields() -> None:
+    """Fields by (k - 1) * dilation * the strides before; ways by the sum of the variances of boxes of k, (k ** 2 - 1) / 12."""
+    found = run("receptive_fields")
+    kernels = {  # of each layer: its size, and the distance of its taps in the picture
+        "six 3x3": [(3, 1)] * 6,
+        "two 7x7": [(7, 1)] * 2,
+        "dilated 3x3": [(3, d) for d in (1, 2, 4, 8)],
+        "3x3 and pools": [(3, 1), (2, 1), (3, 2), (2, 2), (3, 4)],
+    }
+    assert [row["weights"] for row in found.values()] == [54, 98, 36, 27]
+    for name, layers in kernels.items():
+        assert found[name]["field"] == found[name]["seen"] == 1 + sum((k - 1) * step for k, step in layers), name
+        deviation = math.sqrt(sum((k * k - 1) / 12 * step**2 for k, step in layers))
+        assert found[name]["deviation"] == pytest.approx(deviation, rel=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("equivariance", {}), ("receptive_fields", {}), ("initialisation", {"width": 32}), ("optimizer_paths", {})],
+)
+def test_studies_draw_a_picture(name: str, arguments: dict[str, int], tmp_path: Path) -> None:
+    run(name, **arguments, **{"file" if name == "optimizer_paths" else "path": str(tmp_path / "picture.png")})
+    assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_linear_models() -> None:
     found = run("linear_models")
     assert found["distance from the closed form"] < 1e-5 and found["the bias trick is away from a bias"] < 1e-6

@@ -1,7 +1,7 @@
 """Collectives between real processes, two and four on this machine over gloo: as all ranks walked in one, and as one process.
 
 Starting torch takes seconds, so for each number of processes it is started once, and forked; they run all that is in
-``ranks.py``.
+``ranks.py``, four of them outside proofs a part.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ LIMIT = 300  # seconds, of which they need a tenth
 
 
 class Run:
-    """What ``size`` processes found: ``arrays`` and ``facts`` by rank."""
+    """What ``size`` processes found, of the ``whole`` or of a part: ``arrays`` and ``facts`` by rank."""
 
-    def __init__(self, size: int, folder: Path) -> None:
-        self.size, self.folder = size, folder
+    def __init__(self, size: int, folder: Path, whole: bool = True) -> None:
+        self.size, self.folder, self.scope = size, folder, ranks.scope(size, whole)
         flags = {"GRAPHRT_THREADS": "1", "GRAPHRT_KNOWN": "1", "GRAPHRT_POISON": "0", "GRAPHRT_CACHE": str(folder / "cache")}
         flags |= {"GRAPHRT_CFLAGS": os.environ.get("GRAPHRT_CFLAGS") or "-Og", "OMP_NUM_THREADS": "1"}
         flags["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
         (folder / "cache").mkdir()
-        command = [sys.executable, str(HERE / "ranks.py"), str(folder), str(size)]
+        command = [sys.executable, str(HERE / "ranks.py"), str(folder), str(size), "whole" if whole else "part"]
         with subprocess.Popen(command, env={**os.environ, **flags}, start_new_session=True) as process:
             try:
                 code = process.wait(LIMIT)
@@ -62,11 +62,18 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return Run(request.param, tmp_path_factory.mktemp("processes"))
 
 
-@pytest.mark.parametrize("build", [ranks.everything, ranks.places])
+BUILDS = (ranks.everything, ranks.places)
+
+
+@pytest.mark.parametrize("build", BUILDS)
 def test_what_is_exchanged_is_what_the_reference_walks(run: Run, build: Any) -> None:
     """On cpu and, between processes as well, on the reference target; twice, since the second run finds other memory."""
-    for mesh in ranks.MESHES[run.size]:
-        graph, worlds = build(mesh)
+    exchanges_what_is_walked(run, build)
+
+
+def exchanges_what_is_walked(run: Run, build: Any) -> None:
+    for mesh in run.scope.meshes:
+        graph, worlds = build(mesh, run.scope.dtypes)
         state = [dict(graph.initial) for _ in range(run.size)]
         for turn in range(2):
             tables = []
@@ -75,7 +82,7 @@ def test_what_is_exchanged_is_what_the_reference_walks(run: Run, build: Any) -> 
                 feeds = state[rank] | {name: world[at] for name, world in worlds.items()}
                 tables.append({n.outputs[0]: fit(feeds[n.name], n.outputs[0], "float32") for n in graph.sources.values()})
             walk_ranks([n for n in graph.nodes if n.op.kind is not Kind.SOURCE], mesh, tables, "float32")
-            for rank, target in ((r, t) for r in range(run.size) for t in ("cpu", "reference")):
+            for rank, target in ((r, t) for r in range(run.size) for t in run.scope.targets):
                 name = f"{build.__name__}/{mesh}/{target}/{turn}"
                 found, kept = run.of(name, rank), run.of(f"{name}/state", rank)
                 assert found.keys() == graph.outputs.keys() and kept.keys() >= graph.updates.keys()
@@ -105,7 +112,10 @@ def alone() -> dict[str, dict[str, np.ndarray]]:
 
 def test_training_is_that_of_one_process(run: Run, alone: dict[str, dict[str, np.ndarray]]) -> None:
     """Five steps: losses to 1e-5, state as far as roundings go; in all processes the same bits."""
-    kinds = (("first", "float32", 1e-5), ("bfloat16", "bfloat16", 2e-2), ("sent in halves", "float32", 1e-2))
+    trains_as_one(run, alone, ("first", "float32", 1e-5), ("bfloat16", "bfloat16", 2e-2), ("sent in halves", "float32", 1e-2))
+
+
+def trains_as_one(run: Run, alone: dict[str, dict[str, np.ndarray]], *kinds: tuple[str, str, float]) -> None:
     for name, dtype, rtol in kinds:
         found = run.of(name) | run.of(f"{name}/state")
         for key, expected in alone[dtype].items():
@@ -117,9 +127,16 @@ def test_training_is_that_of_one_process(run: Run, alone: dict[str, dict[str, np
             assert all(np.array_equal(found[key], other[key]) for key in alone[dtype]), f"{name} of process {rank}"
 
 
-@pytest.mark.parametrize("name", ["again", "poisoned", "loaded", "buckets of 0", "buckets of 1024", f"buckets of {1 << 30}"])
+BUCKETED = [f"buckets of {size}" for size in ranks.BUCKETS]
+
+
+@pytest.mark.parametrize("name", ["again", "poisoned", "loaded", *BUCKETED])
 def test_training_is_the_same_bit_for_bit(run: Run, name: str) -> None:
     """From run to run, with NaN in the arena before each, saved and loaded; and whatever is sent in one piece, of two alone."""
+    trains_the_same(run, name)
+
+
+def trains_the_same(run: Run, name: str) -> None:
     for rank in range(run.size):
         for part in ("", "/state"):
             first, found = run.of(f"first{part}", rank), run.of(f"{name}{part}", rank)
@@ -132,9 +149,13 @@ def test_training_is_the_same_bit_for_bit(run: Run, name: str) -> None:
 
 
 def test_buckets_hold_what_they_may(run: Run) -> None:
+    has_buckets(run)
+
+
+def has_buckets(run: Run) -> None:
     for rank in range(run.size):
         facts = run.facts[rank]
-        alone, small, all_in_one = (facts[f"messages of {size}"] for size in (0, 1 << 10, 1 << 30))
+        alone, small, all_in_one = (facts[f"messages of {size}"] for size in ranks.BUCKETS)
         assert all(len(m) == 1 for m in alone) and len(alone) == 9, "eight gradients and the loss"
         assert len(all_in_one) == 2 and sorted(sum(all_in_one, [])) == sorted(sum(alone, []))
         assert all(len(m) == 1 or sum(m) <= 1 << 10 for m in small) and len(all_in_one) < len(small) <= len(alone)
@@ -184,6 +205,17 @@ def test_processes_must_run_one_program(run: Run) -> None:
         told = run.facts[rank]["another version"]
         assert f"that of process {run.size - 1} differs from that of process 0 first in 'graphrt 0.0', where" in told
         assert "seed 1', where process 0 has 'train with" in run.facts[rank]["another seed"]
+
+
+def test_four_processes_in_seconds(tmp_path: Path, alone: dict[str, dict[str, np.ndarray]]) -> None:
+    """A part of all that: collectives along both axes of a mesh, losses to 1e-5, the same bits again, buckets of each size."""
+    run = Run(4, tmp_path, whole=False)
+    for build in BUILDS:
+        exchanges_what_is_walked(run, build)
+    trains_as_one(run, alone, ("first", "float32", 1e-5))
+    for name in ("again", *BUCKETED):
+        trains_the_same(run, name)
+    has_buckets(run)
 
 
 def test_the_cases_are_many() -> None:

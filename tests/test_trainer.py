@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -294,6 +294,17 @@ def test_checkpoints_of_the_best_and_the_last_epochs(tmp_path: Path) -> None:
     assert keep.latest() == tmp_path / "epoch-0005.safetensors"
 
 
+def test_the_last_checkpoint_is_of_the_last_epoch(tmp_path: Path) -> None:
+    """Epoch 10,000 comes behind epoch 9,999, and what is none of its files stays."""
+    trainer, keep = small(), train.ModelCheckpoint(tmp_path, monitor=None)
+    (tmp_path / "epoch-mine.safetensors").touch()
+    trainer.fit(blobs(16), 1, 16, progress=False)
+    trainer.epoch = 9998
+    trainer.fit(blobs(16), 10_001, 16, callbacks=[keep], progress=False)
+    assert keep.latest() == tmp_path / "epoch-10001.safetensors"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-10001.safetensors", "epoch-mine.safetensors"]
+
+
 def test_rows_of_epochs_and_steps(tmp_path: Path) -> None:
     """One file each, which another run goes on with."""
     for epochs in (1, 2):
@@ -431,6 +442,34 @@ def test_the_range_of_learning_rates(tmp_path: Path) -> None:
             train.lr_range_test(trainer, data, 16, *bounds)
 
 
+@pytest.mark.parametrize("kind", ["augmented", "step"])
+def test_the_range_is_of_what_is_trained(kind: str) -> None:
+    """With the trainer's augmentation, or its step and the optimizers of that."""
+
+    def make() -> Trainer:
+        nn.manual_seed(1)
+        net = nn.Sequential({"a": nn.Linear(8, 4), "b": nn.Linear(4, 3)})
+        if kind == "augmented":
+            half = {"augment": lambda x, y: (x * 0.5, y)}
+            return Trainer(net, nn.CrossEntropyLoss(), optim.SGD(0.1), target="reference", **half)  # type: ignore[arg-type]
+
+        def step(net: Any, x: Any, y: Any, minimize: Any) -> Any:
+            minimize(loss := 3.0 * F.cross_entropy(net(x), y))
+            return loss
+
+        return Trainer(net, None, {"a": optim.SGD(0.1), "b": optim.Adam(0.01)}, step=step, target="reference")
+
+    losses: list[float] = []
+
+    class Losses(train.Callback):
+        def on_step_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
+            losses.append(row["loss"])
+
+    data = blobs(64)
+    make().fit(data, 1, 16, callbacks=[Losses()], progress=False)
+    assert train.lr_range_test(make(), data, 16, 1e-4, 1.0, steps=8).losses[0] == pytest.approx(losses[0], rel=1e-6)
+
+
 def test_data_that_does_not_fit_is_named() -> None:
     """In training and in evaluation: one message each, before anything is lost."""
     data = blobs(32)
@@ -449,6 +488,37 @@ def test_data_that_does_not_fit_is_named() -> None:
     for given in ({"loss": nn.CrossEntropyLoss}, {"optimizer": optim.SGD}, {"optimizer": {}}, {"augment": 3}):
         with pytest.raises(ArgumentError):
             Trainer(**{"net": linear(), "loss": nn.CrossEntropyLoss(), "optimizer": optim.SGD(0.1), **given})
+
+
+def test_what_is_no_number_is_named(tmp_path: Path) -> None:
+    """Arguments of another kind, before anything is built or trained."""
+    data, of, make = blobs(16), cast(Any, train), cast(Any, small)
+    trainer = make()
+    for call, message in (
+        (lambda: trainer.fit(data, "3", 16), "epochs must be a whole number, got '3'"),
+        (lambda: trainer.fit(data, 2.5, 16), "epochs must be a whole number, got 2.5"),
+        (lambda: trainer.fit(data, 2, "all"), "batch_size must be a whole number or none, got 'all'"),
+        (lambda: trainer.fit(data, 2, 16, progress=2), "progress must be true or false, got 2"),
+        (lambda: trainer.evaluate(data, None), "batch_size must be a whole number, got None"),
+        (lambda: trainer.evaluate(data, 0), "batch_size must be at least 1, got 0"),
+        (lambda: trainer.predict(data.x, 1.5), "batch_size must be a whole number, got 1.5"),
+        (lambda: trainer.predict(data.x, 0), "batch_size must be at least 1, got 0"),
+        (lambda: make(seed="1"), "seed must be a whole number, got '1'"),
+        (lambda: make(target=None), "target must be a text, got None"),
+        (lambda: make(check_nan="no"), "check_nan must be true or false, got 'no'"),
+        (lambda: of.EarlyStopping(patience="5"), "patience must be a whole number, got '5'"),
+        (lambda: of.EarlyStopping(monitor=["val_loss"]), r"monitor must be a text, got \['val_loss'\]"),
+        (lambda: of.ModelCheckpoint(tmp_path, keep_last=1.5), "keep_last must be a whole number, got 1.5"),
+        (lambda: of.SamplePictures(tmp_path, lambda t: data.x, "2"), "every must be a whole number, got '2'"),
+        (lambda: of.CSVLogger(tmp_path, steps="yes"), "steps must be true or false, got 'yes'"),
+        (lambda: of.TopK(2.0), "k must be a whole number, got 2.0"),
+        (lambda: of.AUC("many"), "bins must be a whole number, got 'many'"),
+        (lambda: of.F1(2), "average must be a text or none, got 2"),
+        (lambda: of.lr_range_test(trainer, data, 16, "low"), "low must be a number, got 'low'"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            call()
+    assert not trainer.steps
 
 
 def test_an_epoch_without_validation_does_not_shift_the_best(tmp_path: Path) -> None:

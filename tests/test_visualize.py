@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +109,46 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
         visualize.decision_boundary(net, data.Dataset(x, np.zeros(3, np.int64)))
 
 
+def test_pictures_show_what_they_are_of() -> None:
+    """The numbers that matplotlib was given: filters, maps, heat, bars of histograms and norms, curves, classes of a plane."""
+    net, _, x = nets()
+
+    def greys(figure: Any) -> list[np.ndarray]:
+        return [axes.images[0].get_array() for axes in figure.axes if axes.images]
+
+    def stretched(array: np.ndarray) -> np.ndarray:
+        return (array - array.min()) / (array.max() - array.min())
+
+    weights, found = net[0].weight.array, visualize.activations(net, x[:1], "cpu")
+    for drawn, given in (
+        (visualize.filters(net, most=3), weights[:3, 0]),
+        (visualize.filters(net, layer="2"), net[2].weight.array.reshape(-1, 3, 3)),
+        (visualize.feature_maps(net, x[0], "1", most=2, target="cpu"), found["1"][0, :2]),
+        (visualize.image_grid(x), x[:, 0]),
+    ):
+        assert len(greys(drawn)) == len(given)
+        for shown, array in zip(greys(drawn), given, strict=True):
+            np.testing.assert_allclose(shown, stretched(array), atol=1e-6)
+    colours = np.random.default_rng(0).random((2, 3, 4, 5))
+    np.testing.assert_allclose(greys(visualize.image_grid(colours, ["a"]))[1], stretched(colours[1].transpose(1, 2, 0)))
+    titles = [axes.get_title() for axes in visualize.image_grid(colours, ["a"]).axes]
+    assert titles == ["a", ""]
+    heat = np.abs(x)
+    shown = visualize.heatmap(x, heat).axes[1]
+    np.testing.assert_allclose(shown.images[1].get_array(), heat[0, 0])
+    bars = visualize.histograms(found, bins=7).axes
+    assert [sum(bar.get_height() for bar in axes.patches) for axes in bars[: len(found)]] == [a.size for a in found.values()]
+    assert [bar.get_width() for bar in visualize.norms({"a": 2.0, "b": 0.5}).axes[0].patches] == [2.0, 0.5]
+    lines = visualize.curves(grt.train.History(loss=[3.0, 1.0], val_loss=[2.0, 2.5])).axes[0].lines
+    assert [line.get_ydata().tolist() for line in lines] == [[3.0, 1.0], [2.0, 2.5]]
+    plane = nn.Linear(2, 2, bias=False)
+    plane.weight.array[...] = [[0, 0], [1, 0]]  # class 1 on the right
+    points = data.Dataset(np.array([[-1, -1], [1, 1], [0.5, -1]], np.float32), np.array([0, 1, 1]))
+    axes = visualize.decision_boundary(plane, points, resolution=20, target="cpu").axes[0]
+    left, right = (path.get_extents() for path in axes.collections[0].get_paths() if len(path.vertices))
+    assert left.x1 == pytest.approx(0.0, abs=0.12) == right.x0 and len(axes.collections[1].get_offsets()) == 3
+
+
 def test_commands_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     common = ("--epochs", "1", "--limit", "16", "--target", "reference", "--out")
     run("train", "lenet5", "--data", "mnist", *common, str(tmp_path / "lenet5"))
@@ -117,6 +158,7 @@ def test_commands_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         net = "plane" if kind == "boundary" else "lenet5"
         output = run("see", kind, str(tmp_path / net), "--count", "1", "--target", "reference", "-o", str(path))
         assert f"{path}: {KINDS[kind]}" in output and path.read_bytes()[:4] == b"\x89PNG"
+    run("see", "units", str(tmp_path / "lenet5"), "--layer", "0", "--target", "reference", "-o", str(tmp_path / "six.png"))
     run("eval", str(tmp_path / "plane"), "--target", "reference", "--confusion", str(tmp_path / "matrix.png"))
     assert (tmp_path / "matrix.png").exists()
     error = fails(monkeypatch, capsys, "see", "saliencies", str(tmp_path / "lenet5"))

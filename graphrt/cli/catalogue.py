@@ -40,7 +40,7 @@ def summary(
         str,
         typer.Argument(
             help="a network of graphrt.models, one that graphrt train has for scenes, or an ONNX file",
-            autocompletion=names_of("models", "MODELS"),
+            autocompletion=names_of("models.MODELS", "models.DETECTORS", "train.tasks.TASKS"),
         ),
     ],
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 1,
@@ -98,9 +98,18 @@ def data() -> None:
 
 
 @commands.command()
-def ops(name: Annotated[str, typer.Argument(help="one of them: all that is said of it")] = "") -> None:
+def ops(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="one of them: all that is said of it",
+            autocompletion=names_of("ops.FUNCTIONS", "ops.CREATIONS", "op.REGISTRY"),
+        ),
+    ] = "",
+) -> None:
     """Lists the functions of graphrt.ops and the ops of the graph, as docs/ops.md has them, or all that is said of one."""
     import inspect
+    import re
 
     from graphrt.op import REGISTRY
     from graphrt.ops import CREATIONS, FUNCTIONS
@@ -114,8 +123,8 @@ def ops(name: Annotated[str, typer.Argument(help="one of them: all that is said 
     if name not in functions and name not in REGISTRY:
         raise ArgumentError(unknown("op", name, {**functions, **REGISTRY}))
     if name in functions:
-        text = inspect.getdoc(functions[name])
-        typer.echo(f"graphrt.ops.{name}{inspect.signature(functions[name])}\n\n{text}".replace("'Value'", "Value"))
+        signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(functions[name])))  # annotations are texts
+        typer.echo(f"graphrt.ops.{name}{signature}\n\n{inspect.getdoc(functions[name])}")
     if name in REGISTRY:
         titles = ("", "arguments", "dtypes", "kind", "lowered by", "gradient")
         about = "; ".join(f"{title} {cell}".strip() for title, cell in zip(titles, row(REGISTRY[name]), strict=True))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from graphrt.cli.options import names_of
+from graphrt.cli.options import names_of, one_of
 from graphrt.errors import ArgumentError
 from graphrt.files import check_place
 from graphrt.inspection.command import Dtype, Library
@@ -19,12 +19,16 @@ commands = typer.Typer()
 def compile_model(
     model: Annotated[
         str,
-        typer.Argument(
-            help="lenet5, resnet50, ...; net.onnx; or file.py:function", autocompletion=names_of("models", "MODELS")
-        ),
+        typer.Argument(help="lenet5, resnet50, ...; net.onnx; or file.py:function", autocompletion=names_of("models.MODELS")),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder to write")],
-    target: Annotated[str, typer.Option(help="cpu, cuda:sm_80, cuda:sm_90, hip:gfx942 and the like, cuda or hip")] = "cpu",
+    target: Annotated[
+        str,
+        typer.Option(
+            help="cpu, cuda:sm_80, cuda:sm_90, hip:gfx942 and the like, cuda or hip",
+            autocompletion=one_of("cpu", "cuda", "cuda:sm_80", "cuda:sm_90", "hip", "hip:gfx942"),
+        ),
+    ] = "cpu",
     batch: Annotated[int, typer.Option(min=1, help="batch size")] = 64,
     evaluate: Annotated[bool, typer.Option("--eval", help="the network alone, in evaluation mode")] = False,
     dtype: Dtype = "float32",

@@ -16,21 +16,32 @@ from graphrt.arguments import kinds, misfit
 from graphrt.errors import ArgumentError, InputError, unknown
 
 
-def names_of(module: str, table: str) -> Callable[[str], list[str]]:
-    """The completion of a name of ``graphrt.MODULE.TABLE``, which is imported when a shell asks for it."""
+def names_of(*tables: str) -> Callable[[str], list[str]]:
+    """The completion of a name of ``tables`` (``MODULE.TABLE`` in graphrt), which are imported when a shell asks for it."""
 
     def complete(incomplete: str) -> list[str]:
         from importlib import import_module
 
-        return [name for name in getattr(import_module(f"graphrt.{module}"), table) if name.startswith(incomplete)]
+        parts = [table.rpartition(".") for table in tables]
+        found = [getattr(import_module(f"graphrt.{module}"), table) for module, _, table in parts]
+        return [name for names in found for name in names if name.startswith(incomplete)]
 
     return complete
 
 
-Target = Annotated[str, typer.Option(help="auto, cuda, hip, cpu, interpret, reference or debug")]
+def one_of(*names: str) -> Callable[[str], list[str]]:
+    """The completion of one of ``names``."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
+TARGETS = ("auto", "cuda", "hip", "cpu", "interpret", "reference", "debug")
+Target = Annotated[str, typer.Option(help=f"{', '.join(TARGETS[:-1])} or {TARGETS[-1]}", autocompletion=one_of(*TARGETS))]
 Model = Annotated[
     str,
-    typer.Argument(help="lenet5, mlp, resnet50, ...: a name of graphrt.models", autocompletion=names_of("models", "MODELS")),
+    typer.Argument(
+        help="lenet5, mlp, resnet50, ...: a name of graphrt.models",
+        autocompletion=names_of("models.MODELS", "train.tasks.TASKS"),
+    ),
 ]
 
 

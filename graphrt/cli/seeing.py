@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from graphrt.cli.options import Target, show
+from graphrt.cli.options import Target, one_of, show
 from graphrt.cli.trained import Checkpoint, checkpoint_of, trained
 from graphrt.errors import ArgumentError, unknown
 
@@ -29,7 +29,7 @@ KINDS = {
 
 @commands.command()
 def see(
-    what: Annotated[str, typer.Argument(help=", ".join(KINDS), autocompletion=lambda: list(KINDS))],
+    what: Annotated[str, typer.Argument(help=", ".join(KINDS), autocompletion=one_of(*KINDS))],
     checkpoint: Checkpoint,
     files: Annotated[list[Path] | None, typer.Argument(help="pictures or arrays; else test examples of its data")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="the picture (WHAT.png)")] = None,
@@ -53,7 +53,8 @@ def see(
         visualize.filters(net, path, layer or None)
     elif what == "units":
         names = [] if layer else notes["classes"]
-        units = range(count if layer else min(count, notes.get("outputs", count)))
+        excited = probe(net, np.zeros((1, *intake.shape), np.float32)).layer(layer)
+        units = range(min(count, excited.shape[1] if excited.ndim > 1 else 1))
         found = [visualize.maximize_activation(net, intake.shape, layer, unit, target=target)[0] for unit in units]
         visualize.image_grid(found, [names[unit] if names else str(unit) for unit in units], path)
     else:

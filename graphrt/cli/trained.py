@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from graphrt.cli.options import Target, show
+from graphrt.cli.options import Target, names_of, show
 from graphrt.errors import ArgumentError, InputError
 
 commands = typer.Typer()
@@ -21,11 +21,10 @@ Checkpoint = Annotated[
 
 def checkpoint_of(path: Path) -> Path:
     """The checkpoint that ``path`` is, or is the folder of, or the name of a folder in runs. Raises InputError."""
-    path = path if path.exists() else Path("runs") / path if (Path("runs") / path).is_dir() else path
-    path = path / "checkpoint.safetensors" if path.is_dir() else path
-    if not path.exists():
+    places = [path, path / "checkpoint.safetensors", Path("runs") / path / "checkpoint.safetensors"]
+    if (found := next((place for place in places if place.is_file()), None)) is None:
         raise InputError(f"there is no checkpoint {path}; graphrt train MODEL leaves one in runs/MODEL")
-    return path
+    return found
 
 
 def trained(path: Path, target: str) -> tuple[Any, Mapping[str, Any], Any]:
@@ -68,7 +67,12 @@ def task_trained(path: Path, target: str) -> tuple[Any, Any] | None:
 @commands.command("eval")
 def evaluate(
     checkpoint: Checkpoint,
-    data: Annotated[str, typer.Option(help="as of graphrt train, which it was trained on if left out")] = "",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="as of graphrt train, which it was trained on if left out", autocompletion=names_of("cli.datasets.DATA")
+        ),
+    ] = "",
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     target: Target = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="all as JSON, the confusion matrix too")] = False,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from graphrt.cli.options import Config, Model, Target, made, names_of, processes_started, show
+from graphrt.cli.options import Config, Model, Target, made, names_of, one_of, processes_started, show
 from graphrt.cli.trained import checkpoint_of
-from graphrt.errors import ArgumentError, NumericError
+from graphrt.errors import ArgumentError, NumericError, unknown
 
 if TYPE_CHECKING:
     from graphrt.cli.results import Results
@@ -26,31 +26,41 @@ Data = Annotated[
     typer.Option(
         help="mnist, digits, iris, spirals, ... (graphrt data), or a folder of pictures, with a folder for each class; mnist, "
         "or scenes for a network that finds shapes, if left out",
-        autocompletion=names_of("cli.datasets", "DATA"),
+        autocompletion=names_of("cli.datasets.DATA", "cli.scenes.NAMES"),
     ),
 ]
 Optimizer = Annotated[
     str | None,
     typer.Option(
         help="sgd (adam on scenes), adamw, muon, ...; with options as in adamw:betas=(0.9,0.98),eps=1e-6",
-        autocompletion=names_of("optim", "OPTIMIZERS"),
+        autocompletion=names_of("optim.OPTIMIZERS"),
     ),
 ]
 Schedule = Annotated[
     str | None,
     typer.Option(
         help="cosine (one_cycle on scenes), constant, step, linear, plateau, ...; with options as in step:milestones=(0.5,0.8)",
-        autocompletion=names_of("optim", "SCHEDULES"),
+        autocompletion=names_of("optim.SCHEDULES"),
     ),
 ]
 Augment = Annotated[
     list[str] | None,
     typer.Option(
         help="horizontal_flip, crop:padding=4, mixup, ... of pictures in training; may be given several times",
-        autocompletion=names_of("nn.augment", "AUGMENTATIONS"),
+        autocompletion=names_of("nn.augment.AUGMENTATIONS"),
     ),
 ]
-Policy = Annotated[str, typer.Option(help="of several processes: all_reduce, zero1, zero2, fsdp or tensor (Trainer)")]
+POLICIES = ("all_reduce", "zero1", "zero2", "fsdp", "tensor")
+Policy = Annotated[
+    str,
+    typer.Option(
+        help="of several processes: all_reduce, zero1, zero2, fsdp or tensor (Trainer)",
+        autocompletion=one_of(*POLICIES),
+    ),
+]
+Autocast = Annotated[
+    str | None, typer.Option(help="bfloat16 or float16: mixed precision", autocompletion=one_of("bfloat16", "float16"))
+]
 MemoryLimit = Annotated[
     str | None,
     typer.Option(help="what a step may hold, as 2GB: to fit, parts of the forward pass are computed again"),
@@ -70,7 +80,7 @@ def train(
     schedule: Schedule = None,
     augment: Augment = None,
     warmup: Annotated[float, typer.Option(min=0, max=0.99, help="share of the training in which the rate rises")] = 0.0,
-    autocast: Annotated[str | None, typer.Option(help="bfloat16 or float16: mixed precision")] = None,
+    autocast: Autocast = None,
     target: Target = "auto",
     seed: Annotated[int, typer.Option(min=0, help="of weights and the order of examples")] = 0,
     limit: Annotated[int, typer.Option(min=0, help="train on the first so many examples only; 0 means all")] = 0,
@@ -122,8 +132,10 @@ def train(
 def _shared(policy: str) -> dict[str, Any]:
     """The Trainer's settings that make it one of the processes that were started; none where there is one alone.
 
-    Raises ArgumentError for another ``policy`` than all_reduce in one alone.
+    Raises ArgumentError for a ``policy`` that is none, and another than all_reduce in one alone.
     """
+    if policy not in POLICIES:
+        raise ArgumentError(unknown("policy", policy, POLICIES))
     if (processes := processes_started()) > 1:
         from graphrt import Mesh
 
@@ -172,6 +184,8 @@ def _prepared(
     if not parse(settings["target"]).computes:
         raise ArgumentError(f"target {settings['target']} computes nothing, so nothing can be trained on it")
     found = load(data, models.get(model).input_shape)
+    if len(found.classes) == 1:
+        raise ArgumentError(f"{data} has one class, {found.classes[0]}, and nothing to tell it from: a folder for each class")
     build, sizes, shape = _fitting(model, found.shape, found.outputs)
     nn.manual_seed(settings["seed"])
     loss = nn.CrossEntropyLoss() if found.classes else nn.MSELoss()

@@ -246,6 +246,13 @@ def _flops(node: Node) -> int:
     return 2 * math.prod(y) * math.prod(filter)
 
 
+def _dgrad_axes(node: Node) -> Axes:
+    groups, (k, _, *filter) = node.attrs["groups"], node.inputs[1].shape
+    if groups == 1:
+        return Axes(("n___", "_c__"), ("nc__",))
+    return Axes(("n___", "____"), ("n___",), blocks=(k // groups, 1, *filter))
+
+
 register(
     OpDef(
         name="conv",
@@ -275,7 +282,7 @@ register(
         reference=_reference_dgrad,
         samples=_conv_samples("conv_dgrad"),
         template="conv_dgrad",
-        axes=lambda n: Axes(("n___", "_c__"), ("nc__",)) if n.attrs["groups"] == 1 else Axes(("n___", "____"), ("n___",)),
+        axes=_dgrad_axes,
         orders=_conv_orders,
         flops=_flops,
     )

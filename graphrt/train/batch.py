@@ -100,12 +100,22 @@ def leaves(name: str, tree: Tree) -> dict[str, Any]:
     return {name: tree}
 
 
+def each(function: Callable[..., Any], *trees: Any) -> Any:
+    """``function`` of what stands in each place of ``trees``, which are of one structure of dicts, tuples and lists."""
+    first = trees[0]
+    if isinstance(first, Mapping):
+        return {key: each(function, *(tree[key] for tree in trees)) for key in first}
+    if isinstance(first, tuple | list):
+        return type(first)(each(function, *parts) for parts in zip(*trees, strict=True))
+    return function(*trees)
+
+
 def mapped(function: Callable[[str, Any], Any], name: str, tree: Tree) -> Tree:
     """``tree`` with ``function`` of the name and of what is there in the place of each leaf."""
-    found = [function(*leaf) for leaf in leaves(name, tree).items()]
+    names = tuple(leaves(name, tree))
     if isinstance(tree, Mapping):
-        return dict(zip(tree, found, strict=True))
-    return tuple(found) if isinstance(tree, tuple) and not is_spec(tree) else found[0]
+        return each(function, dict(zip(tree, names, strict=True)), tree)
+    return each(function, names if isinstance(tree, tuple) and not is_spec(tree) else names[0], tree)
 
 
 def is_spec(tree: Tree) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from graphrt.arguments import checked
 from graphrt.errors import ArgumentError
 from graphrt.files import remove_halves
 from graphrt.train.pictures import grid, plain, save_picture
@@ -107,6 +108,7 @@ class EarlyStopping(Callback):
     where it would have; ``best.safetensors`` of ModelCheckpoint has the best weights of before. Raises ArgumentError.
     """
 
+    @checked
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -142,6 +144,7 @@ class ModelCheckpoint(Callback):
     the middle of its epoch. ``monitor`` None keeps no best one; ``mode`` as of ``EarlyStopping``. Raises ArgumentError.
     """
 
+    @checked
     def __init__(self, folder: str | Path, monitor: str | None = "val_loss", keep_last: int = 1, mode: str = "auto") -> None:
         if keep_last < 1:
             raise ArgumentError(f"keep_last must be at least 1, got {keep_last}")
@@ -161,7 +164,9 @@ class ModelCheckpoint(Callback):
         return self.folder / "interrupted.safetensors"
 
     def _epochs(self) -> list[Path]:
-        return sorted(self.folder.glob("epoch-*.safetensors"))
+        """Those of epochs, by their numbers, of which some may have more digits than others."""
+        found = [path for path in self.folder.glob("epoch-*.safetensors") if path.stem[6:].isdecimal()]
+        return sorted(found, key=lambda path: int(path.stem[6:]))
 
     def latest(self) -> Path | None:
         if self._interrupted.exists():
@@ -191,6 +196,7 @@ class SamplePictures(Callback):
     ArgumentError for what is neither.
     """
 
+    @checked
     def __init__(self, folder: str | Path, draw: Callable[[Trainer], np.ndarray], every: int = 1) -> None:
         self.folder, self.draw, self.every = Path(folder), draw, every
 
@@ -217,6 +223,7 @@ class CSVLogger(Callback):
 
     alone = True
 
+    @checked
     def __init__(self, path: str | Path, steps: bool = False) -> None:
         self.path, self.steps = Path(path), steps
         self._file: TextIO | None = None

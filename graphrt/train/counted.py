@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import graphrt.ops as F
+from graphrt.arguments import checked
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import widened
@@ -57,6 +58,7 @@ class ConfusionMatrix(Metric):
     others that name no class, do not count.
     """
 
+    @checked
     def __init__(self, ignore_index: int | None = -100) -> None:
         self.ignore_index = ignore_index
 
@@ -80,6 +82,7 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
 class _FromConfusion(ConfusionMatrix):
     """Base: a share of each class, averaged."""
 
+    @checked
     def __init__(self, average: str | None = "macro", ignore_index: int | None = -100) -> None:
         super().__init__(ignore_index)
         if average not in ("macro", "micro", "weighted", "binary", None):
@@ -149,6 +152,7 @@ class AUC(Metric):
     where there are no positives or no negatives. Raises ArgumentError for fewer than 2 bins.
     """
 
+    @checked
     def __init__(self, bins: int = 1000) -> None:
         if bins < 2:
             raise ArgumentError(f"bins must be at least 2, got {bins}")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import graphrt.ops as F
+from graphrt.arguments import checked
 from graphrt.errors import ArgumentError, ShapeError
 from graphrt.ir import Value
 from graphrt.ops.base import widened
@@ -78,6 +79,7 @@ class TopK(Accuracy):
     Of equal logits the class of the lower index comes first. Raises ArgumentError for ``k`` under 1.
     """
 
+    @checked
     def __init__(self, k: int = 5, ignore_index: int | None = -100) -> None:
         super().__init__(ignore_index)
         if k < 1:

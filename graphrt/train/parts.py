@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from graphrt.ir import Graph, Value
 from graphrt.nn import Module
 from graphrt.ops.collective import everywhere
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.train.batch import each
 from graphrt.train.metrics import Measure, denominator, has_classes, is_sum, measured
 
 FEW = 3  # examples of each of the two batches
@@ -74,16 +74,6 @@ def reduced_by(loss: Module, reduction: str) -> Module:
     found = copy.copy(loss)
     found.reduction = reduction
     return found
-
-
-def each(function: Callable[..., Any], *trees: Any) -> Any:
-    """``function`` of what stands in each place of ``trees``, which are of one structure of dicts, tuples and lists."""
-    first = trees[0]
-    if isinstance(first, Mapping):
-        return {key: each(function, *(tree[key] for tree in trees)) for key in first}
-    if isinstance(first, tuple | list):
-        return type(first)(each(function, *parts) for parts in zip(*trees, strict=True))
-    return function(*trees)
 
 
 def rows_of(tree: Any, start: int, stop: int) -> Any:

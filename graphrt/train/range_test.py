@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from graphrt.arguments import checked
 from graphrt.data import Source
 from graphrt.errors import ArgumentError
 from graphrt.train.batch import as_batch, count_batches, one_epoch
@@ -44,6 +45,7 @@ class RangeTest:
         picture.savefig(path, dpi=120)
 
 
+@checked
 def lr_range_test(
     trainer: Trainer,
     train: Source | Collection[Any],
@@ -75,7 +77,11 @@ def lr_range_test(
         float32_matmul_precision=trainer.compiling.float32_matmul_precision,
         library=trainer.compiling.library,
         check_nan=False,
+        augment=None if trainer.augment is None else trainer.augment.parts,
+        step=trainer.step_function,
+        memory_limit=trainer.compiling.memory_limit,
     )
+    other.parts = trainer.parts
     rates: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphrt.arguments import checked
 from graphrt.train.callbacks import Callback, Row
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class TensorBoard(Callback):
 
     alone = True
 
+    @checked
     def __init__(self, folder: str | Path, steps: bool = False, histograms: bool = False) -> None:
         self.steps, self.histograms = steps, histograms
         self._make, self._folder = _writer(), folder

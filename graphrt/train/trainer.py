@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from graphrt.arguments import checked
 from graphrt.data import Source
 from graphrt.errors import ArgumentError, InputError, NumericError, told
 from graphrt.mesh import Mesh
@@ -81,6 +82,7 @@ class Trainer(Programs):
     a step function; TargetError for a target that is none.
     """
 
+    @checked
     def __init__(
         self,
         net: Module,
@@ -188,6 +190,7 @@ class Trainer(Programs):
             'target="debug" names the op that makes the first NaN'
         )
 
+    @checked
     def fit(
         self,
         train: Source | Collection[Any],
@@ -231,6 +234,7 @@ class Trainer(Programs):
         self.batches, self.pooled = 0, Pooled(self.measures)
         self.history.append(row)
 
+    @checked
     def evaluate(self, data: Source | Iterable[Any], batch_size: int = 256) -> dict[str, Any]:
         """Loss and metrics over ``data``, in evaluation mode: a Dataset, arrays (x, y), or batches as a DataLoader gives them.
 
@@ -252,15 +256,18 @@ class Trainer(Programs):
             raise ArgumentError("there is nothing to evaluate: the dataset is empty")
         return values
 
+    @checked
     def predict(self, x: Any, batch_size: int = 256) -> Any:
         """The network's outputs for examples ``x`` [N, ...] in evaluation mode: an array, or a dict of several.
 
-        ``x`` may be a tuple or dict of arrays. Raises ArgumentError when N is 0.
+        ``x`` may be a tuple or dict of arrays. Raises ArgumentError when N is 0, or ``batch_size`` under 1.
         """
         arrays = mapped(lambda _, part: to_numpy(part), "x", plain(x))
         count = len(Batch(arrays, None))
         if not count:
             raise ArgumentError("there is nothing to predict: x is empty")
+        if batch_size < 1:
+            raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
 
         def outputs(rows: slice) -> dict[str, np.ndarray]:
             part = Batch(mapped(lambda _, array: array[rows], "x", arrays), None)
