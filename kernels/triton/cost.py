@@ -181,18 +181,6 @@ def tilings(gemm: Gemm, machine: Machine) -> Iterator[Tiling]:
                     yield Tiling(bm, bn, bk, warps, stages, resident)
 
 
-def _summed(tiling: Tiling, gemm: Gemm) -> float:
-    """Clocks in which a tile's two sums of segments go from lane to lane, three steps, and from warp to warp and back.
-
-    A warp has 16 rows of each 64 that it takes part in, and a lane a quarter of their columns.
-    """
-    if gemm.segment == 1:
-        return 0.0
-    down = min(tiling.warps, tiling.bm // 16)
-    met = max(cdiv(tiling.bm, 16 * down) * 64 / max(gemm.segment, 64), 1.0)  # segments
-    return 2 * 5 * met * down * tiling.bn / 4 + 2 * tiling.bm * tiling.bn * gemm.output / SHARED
-
-
 def clocks(tiling: Tiling, gemm: Gemm, machine: Machine, programs: int = 0) -> float:
     """The predicted time of a launch: waves of resident programs, each bound by its slowest unit or by latency.
 
@@ -209,8 +197,7 @@ def clocks(tiling: Tiling, gemm: Gemm, machine: Machine, programs: int = 0) -> f
     moved = bk * (bm * (left or gemm.itemsize) + bn * (right or gemm.itemsize)) / d.l2
     computed = bm * _prologue(left, gemm.itemsize) + bn * _prologue(right, gemm.itemsize)
     scalar = bk * (computed + gemm.single * gemm.loads(bm, bn)) / _ALU
-    stored = max(bm * bn * gemm.output / d.memory, _summed(tiling, gemm) * (not d.fragments))
-    work = steps * (max(multiply, shared, moved, scalar) + _BARRIER) + stored
+    work = steps * (max(multiply, shared, moved, scalar) + _BARRIER) + bm * bn * gemm.output / d.memory
     maps = bm * bn * gemm.maps / d.memory
     ahead = tiling.stages - 1 if d.fragments else max(tiling.stages - 2, 0.5)  # a product under way holds on to its stage
     start = 2 * LATENCY + _DESCRIPTOR * gemm.tma
