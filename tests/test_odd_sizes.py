@@ -202,13 +202,18 @@ def lines(case: Case) -> None:
     x = case.input(*case.maps)
     case.result("sums", F.cumsum(F.relu(x), 1) * 0.5, (x,))
     case.result("largest", F.cummax(x, 0)[0] + 0.25, (x,))
-    case.result("decaying", apply("recurrence", F.relu(x) * 0.25, F.relu(x), dim=1) + 0.25)
     case.result("sorted", F.sort(x * 0.5, dim=1)[0] + 0.25, (x,))
     case.result("order", F.sort(x, dim=3, descending=True)[1])
     where = case.input(case.size, dtype="int64", values=case.rng.integers(0, case.c, case.size))
     base, source = case.input(case.n, case.c, case.size), case.input(case.n, case.size, case.size)
     case.result("scattered", F.relu(F.index_add(base, 1, where, source * 0.5)), (base, source))
     case.result("selected", F.index_select(base, 1, where) * 0.5, (base,))
+
+
+def recurrences(case: Case) -> None:
+    """What decays by a share of its own at each step."""
+    share, x = case.input(*case.maps), case.input(*case.maps)
+    case.result("decaying", apply("recurrence", F.relu(share) * 0.25, F.relu(x), dim=1) + 0.25, (share, x))
 
 
 def suppression(case: Case) -> None:
@@ -251,8 +256,7 @@ def rows(case: Case) -> None:
 
 def columns(case: Case) -> None:
     """Sums of rows, and of columns beside them."""
-    rows = F.permute(case.input(*case.maps), (0, 2, 3, 1))
-    gamma, beta = case.weight(case.c), case.weight(case.c)
+    rows, gamma, beta = case.input(case.n * case.size**2, case.c), case.weight(case.c), case.weight(case.c)
     case.result("layer_norm", F.layer_norm(rows, case.c, gamma, beta), (rows, gamma, beta))
 
 
@@ -340,7 +344,8 @@ FAMILIES = {
         },
     ),
     "pairs": Family(pairs, {"matmul_pair": {ON_LOAD, BEHIND}}),
-    "lines": Family(lines, dict.fromkeys(("scan", "recurrence", "sort", "scatter"), {ON_LOAD, BEHIND}), exact=True),
+    "lines": Family(lines, dict.fromkeys(("scan", "sort", "scatter"), {ON_LOAD, BEHIND}), exact=True),
+    "recurrences": Family(recurrences, {"recurrence": {ON_LOAD, BEHIND}}),
     "suppression": Family(suppression, {"nms": {ON_LOAD}}, exact=True, sizes=[(1, 1, 1), (1, 3, 7), (1, 20, 9)]),
     "decomposed": Family(decomposed, {"svd": {ON_LOAD}, "lu": {ON_LOAD}}, sizes=[(1, 1, 1), (1, 3, 7)]),
     "rows": Family(rows, {"reduce": {ON_LOAD, BEHIND, "several results"}}),
@@ -353,7 +358,7 @@ FAMILIES = {
         },
     ),
     "training": Family(training, {"conv_wgrad": {"updates", BESIDE}, "matmul": {"updates", BESIDE}, "reduce": {"updates"}}),
-    "columns": Family(columns, {"reduce": {"sums of columns"}}, sizes=[(3, 20, 16)]),
+    "columns": Family(columns, {"reduce": {"sums of columns"}}, sizes=[(3, 20, 24)]),
     "segments": Family(training, dict.fromkeys(("conv", "conv_dgrad"), {"sums of segments"}), sizes=SEGMENTS),
 }
 HALVES_TOO = {"training": {"conv": {ON_LOAD}, "conv_wgrad": {ON_LOAD, "halves of weights"}}}
@@ -401,7 +406,8 @@ def test_each_template_is_in_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
     found, rng = set[str](), np.random.default_rng(0)
     for family in FAMILIES.values():
         graph = grt.Graph()
-        family.build(Case(graph, {}, "float32", *family.sizes[-1], rng))
+        for size in family.sizes[-3:]:
+            family.build(Case(graph, {}, "float32", *size, rng))
         codes = grt.compile(graph, target="interpret")._executable._compilation.codes
         found |= {choice.form.name for code in codes for choice in code.choices}
     assert len(kernels) > 20 and kernels - found <= {*DESCRIBED}
