@@ -239,13 +239,8 @@ class _Loader:
 
 
 def _as_factors(kernel: TemplateKernel, operand: str) -> Block:
-    """The block of ``operand`` with the result in the half type that tensor cores take, if so: not widened, or narrowed.
-
-    Pooling widens halves itself: what makes them is packed by one conversion for two.
-    """
+    """The block of ``operand`` with the result in the half type that tensor cores take, if so: not widened, or narrowed."""
     block, dtype = kernel.loaders[operand], kernel.factors if operand in kernel.spec.factors else kernel.dtype
-    if kernel.spec.family == "pool" and block.narrow is not None:
-        dtype = block.narrow.dtype
     if dtype not in HALVES or block.result is None:
         return block
     if block.narrow is not None and block.narrow.dtype is dtype:  # it was about to be widened
