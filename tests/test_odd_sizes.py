@@ -9,6 +9,7 @@ Numbers are quarters, so that products and short sums are exact in halves too, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,8 +21,11 @@ import graphrt as grt
 from graphrt import ops as F
 from graphrt.ir import Node
 from graphrt.op import Kind
+from graphrt.ops.base import apply
 from graphrt.runtime.program import Program
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.targets.templates import find_kernels
+from graphrt.targets.triton.emit.tiling import DESCRIBED
 from graphrt.targets.triton.target import InterpretTarget
 from graphrt.types import HALVES, as_dtype
 
@@ -109,7 +113,8 @@ def closures(program: Program) -> set[str]:
                 "computed on load": group.inlined,
                 "computed behind": any(n.op.kind is Kind.ELEMENTWISE for n in fused),
                 "random numbers": any(n.op.kind is Kind.RANDOM for n in fused),
-                "sums of segments": group.segments,
+                "sums of segments": group.segments and group.kind == "template",
+                "sums of columns": group.segments and group.kind == "reduction",
                 "updates": updates & {*group.outputs},
                 "several results": group.outputs[1:],
                 "halves of weights": any(v.dtype in HALVES for v in updates & {*group.outputs}),
@@ -175,6 +180,20 @@ def pooling(case: Case) -> None:
     case.result("second", F.relu(dx), (dy,))
 
 
+def attending(case: Case) -> None:
+    """Two heads, whose scores get a bias that learns; the operands come from something, and something follows."""
+    shape = case.n, 2, case.size, case.c
+    q, k, v, bias = *(case.input(*shape) for _ in range(3)), case.input(case.size, case.size)
+    y = F.scaled_dot_product_attention(q * 0.5, F.relu(k), F.relu(v), bias)
+    case.result("attention", y * 0.5, (q, k, v, bias))
+
+
+def pairs(case: Case) -> None:
+    """Two products of one matrix that meet behind them."""
+    x, gate, up = case.input(case.n * case.size, case.c), case.weight(case.c, 6), case.weight(case.c, 6)
+    case.result("gated", F.silu(F.matmul(F.relu(x), gate)) * F.matmul(F.relu(x), up))
+
+
 def lines(case: Case) -> None:
     """Scans, sorts and scatters along the first, a middle and the last dimension.
 
@@ -189,6 +208,12 @@ def lines(case: Case) -> None:
     base, source = case.input(case.n, case.c, case.size), case.input(case.n, case.size, case.size)
     case.result("scattered", F.relu(F.index_add(base, 1, where, source * 0.5)), (base, source))
     case.result("selected", F.index_select(base, 1, where) * 0.5, (base,))
+
+
+def recurrences(case: Case) -> None:
+    """What decays by a share of its own at each step."""
+    share, x = case.input(*case.maps), case.input(*case.maps)
+    case.result("decaying", apply("recurrence", F.relu(share) * 0.25, F.relu(x), dim=1) + 0.25, (share, x))
 
 
 def suppression(case: Case) -> None:
@@ -227,6 +252,12 @@ def rows(case: Case) -> None:
     classes = case.input(case.n * case.size, dtype="int64", values=case.rng.integers(0, case.c, case.n * case.size))
     logits = case.input(case.n * case.size, case.c)
     case.result("loss", F.cross_entropy(logits, classes), (logits,))
+
+
+def columns(case: Case) -> None:
+    """Sums of rows, and of columns beside them."""
+    rows, gamma, beta = case.input(case.n * case.size**2, case.c), case.weight(case.c), case.weight(case.c)
+    case.result("layer_norm", F.layer_norm(rows, case.c, gamma, beta), (rows, gamma, beta))
 
 
 def dropped(case: Case) -> None:
@@ -304,7 +335,17 @@ FAMILIES = {
             "max_pool_gather": {ON_LOAD},
         },
     ),
+    "attending": Family(
+        attending,
+        {
+            "attention": {ON_LOAD, BEHIND, "several results"},
+            **dict.fromkeys(("attention_dq", "attention_dkv"), {ON_LOAD, BEHIND}),
+            "attention_dscores": {ON_LOAD},
+        },
+    ),
+    "pairs": Family(pairs, {"matmul_pair": {ON_LOAD, BEHIND}}),
     "lines": Family(lines, dict.fromkeys(("scan", "sort", "scatter"), {ON_LOAD, BEHIND}), exact=True),
+    "recurrences": Family(recurrences, {"recurrence": {ON_LOAD, BEHIND}}),
     "suppression": Family(suppression, {"nms": {ON_LOAD}}, exact=True, sizes=[(1, 1, 1), (1, 3, 7), (1, 20, 9)]),
     "decomposed": Family(decomposed, {"svd": {ON_LOAD}, "lu": {ON_LOAD}}, sizes=[(1, 1, 1), (1, 3, 7)]),
     "rows": Family(rows, {"reduce": {ON_LOAD, BEHIND, "several results"}}),
@@ -317,6 +358,7 @@ FAMILIES = {
         },
     ),
     "training": Family(training, {"conv_wgrad": {"updates", BESIDE}, "matmul": {"updates", BESIDE}, "reduce": {"updates"}}),
+    "columns": Family(columns, {"reduce": {"sums of columns"}}, sizes=[(3, 20, 24)]),
     "segments": Family(training, dict.fromkeys(("conv", "conv_dgrad"), {"sums of segments"}), sizes=SEGMENTS),
 }
 HALVES_TOO = {"training": {"conv": {ON_LOAD}, "conv_wgrad": {ON_LOAD, "halves of weights"}}}
@@ -355,3 +397,17 @@ def test_odd_sizes(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> No
             rtol = tolerance(as_dtype(dtype).numpy)
             scale = max(float(np.abs(want).max(initial=0)), 1.0)
             np.testing.assert_allclose(actual.astype(np.float64), want, rtol=rtol, atol=rtol * scale, err_msg=what)
+
+
+def test_each_template_is_in_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So ``make kernels-checked`` watches them all; those that read through descriptors are in ``test_tma.py``."""
+    sources = [file.read_text() for file in (find_kernels() / "triton").glob("*.py")]
+    kernels = {name for text in sources for name in re.findall(r"^@triton\.jit\(repr=.*\ndef (\w+)", text, re.M)}
+    found, rng = set[str](), np.random.default_rng(0)
+    for family in FAMILIES.values():
+        graph = grt.Graph()
+        for size in family.sizes[-3:]:
+            family.build(Case(graph, {}, "float32", *size, rng))
+        codes = grt.compile(graph, target="interpret")._executable._compilation.codes
+        found |= {choice.form.name for code in codes for choice in code.choices}
+    assert len(kernels) > 20 and kernels - found <= {*DESCRIBED}

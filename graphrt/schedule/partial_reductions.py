@@ -15,7 +15,7 @@ from graphrt.schedule.fusion_state import MAX_INPUTS, FusionState, Verdict, alig
 from graphrt.schedule.group import FREE, Group, Index
 from graphrt.types import float32
 
-SEGMENTS = (16, 32, 64)  # rows; no tile of a large contraction has fewer than the last
+SEGMENTS = (16, 32, 64, 128)  # rows that a tile of a large contraction may have, and no fewer
 
 
 def absorb_partial_sums(f: FusionState, group: Group) -> None:

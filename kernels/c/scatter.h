@@ -1,12 +1,14 @@
 /* Elements sent to computed positions along one dimension, joined by sum, prod, max or min.
  *
  * Macros: NAME, T, CO CR CI (sizes before, along and behind the dimension), CJ (positions), OP and its START, LOAD_INDEX(buf, o, r, i),
- * LOAD_X(buf, o, r, i) and STORE(buf, o, j, i, value). A task owns up to LANES neighbouring lines and takes their elements
- * in order; indices outside [0, CJ) are dropped. Where the index is one for all lines (SHARED), as of rows that move as a
- * whole, positions are found first, a few hundred at a time. Sums and products are kept in double, integers in int64.
+ * LOAD_X(buf, o, r, i) and STORE(buf, o, j, i, value). A task owns up to LANES neighbouring lines, fewer where else there were
+ * few tasks, and takes their elements in order; indices outside [0, CJ) are dropped. Where the index is one for all lines
+ * (SHARED), as of rows that move as a whole, positions are found first, a few hundred at a time. Sums and products are kept in
+ * double, integers in int64.
  */
 #include "tile.h"
-enum { FN(_LANES) = CI < 1 ? 1 : MIN_OF(CI, 64), FN(_BLOCKS) = CEIL_DIV(CI, FN(_LANES)) };
+enum { FN(_MANY) = CO * CEIL_DIV(CI, 64) >= 8, FN(_LANES) = CI < 1 ? 1 : MIN_OF(CI, FN(_MANY) ? 64 : SHARED ? 32 : 16) };
+enum { FN(_BLOCKS) = CEIL_DIV(CI, FN(_LANES)) };
 static void FN(_task)(long task, void **table) {
   const FN(_buffers) buf = FN(_open)(table);
   enum { LANES = FN(_LANES), SOME = 512 };

@@ -19,8 +19,9 @@ from .geometry import Geometry
 
 Sizes = Mapping[str, int]
 _FEWEST_PIXELS = 128  # that are worth a split of their own
-_MOST_PHASES = 9  # of a stride, each a part of the kernel
-_MOST_TAPS = 64  # of a window that are written out, in all phases together (``pool.UNROLLED``)
+_MOST_PIXELS = 9  # of a cell of a pooling's gradient
+_MOST_TAPS = 64  # of a window that are written out (``pool.UNROLLED``)
+_MOST_CHANNELS = 64  # of a tile of pooling
 _HERE = Machine()
 
 
@@ -337,30 +338,38 @@ def wgrad_splits(g: Geometry, itemsize: int, machine: Machine = _HERE) -> int:
 
 
 def pool_config(outputs: int, itemsize: int, machine: Machine = _HERE, *, lanes: int = 32) -> Config:
-    """BLOCK, num_warps, num_stages of the pooling kernels for a number of output elements: 16 bytes a thread, or more."""
+    """BLOCK, num_warps, num_stages of the pooling kernels for a number of ``pool_outputs``: 16 bytes a thread, or more."""
     if machine.interpret:
-        return {"BLOCK": power(outputs, 16, 1 << 17), "num_warps": 1, "num_stages": 1}
+        return {"BLOCK": power(outputs, _MOST_CHANNELS, 1 << 17), "num_warps": 1, "num_stages": 1}
     vector = 16 // min(itemsize, 4) * lanes
     block = power(outputs // (4 * machine.units), vector, 32 * lanes)
     return {"BLOCK": block, "num_warps": min(4, block // vector), "num_stages": 1}
 
 
-def pool_outputs(g: Geometry, gradient: bool) -> int:
-    """Elements a pooling kernel computes: the input's for the two gradients, else the output's."""
-    return g.N * g.C * (g.H * g.W if gradient else g.P * g.Q)
+def pool_channels(g: Geometry, channels_last: bool, gradient: bool) -> int:
+    """CHANNELS of the pooling kernels: the number that fills tiles best; 0, for runs, where 16 bytes would take two pixels.
+
+    The gradients' tiles write out all windows and all pixels of a cell, which must not be too many.
+    """
+    if not channels_last or g.C % 8 or (gradient and (g.STRIDE_H * g.STRIDE_W > _MOST_PIXELS or g.R * g.S > _MOST_TAPS)):
+        return 0
+    return min((_MOST_CHANNELS, 32, 16, 8), key=lambda n: cdiv(g.C, n) * n)
 
 
-def pool_phases(g: Geometry, channels_last: bool) -> int:
-    """PHASES of ``max_pool_grad``: 1 where pixels of one phase are no better, or their kernels too many."""
-    phases = g.STRIDE_H * g.STRIDE_W
-    return phases if channels_last and g.C % 8 == 0 and phases <= _MOST_PHASES and g.R * g.S <= _MOST_TAPS else 1
+def pool_outputs(g: Geometry, gradient: bool, channels: int = 0) -> int:
+    """What is shared out in blocks: elements of the output, with ``gradient`` of the input; with ``channels``, of its cells."""
+    if not gradient:
+        return g.N * g.C * g.P * g.Q
+    down, across = (g.STRIDE_H, g.STRIDE_W) if channels else (1, 1)
+    return g.N * g.C * cdiv(g.H + g.PAD_H % down, down) * cdiv(g.W + g.PAD_W % across, across)
 
 
-def pool_grid(g: Geometry, config: Config, gradient: bool = False, phases: int = 1) -> int:
+def pool_grid(g: Geometry, config: Config, gradient: bool = False, channels: int = 0) -> int:
     """Programs of ``pool`` and ``max_pool_gather``, or with ``gradient`` of ``max_pool_grad`` and ``sum_pool_grad``."""
-    if phases > 1:
-        return phases * cdiv(g.N * g.C * cdiv(g.H, g.STRIDE_H) * cdiv(g.W, g.STRIDE_W), config["BLOCK"])
-    return cdiv(pool_outputs(g, gradient), config["BLOCK"])
+    outputs = pool_outputs(g, gradient, channels)
+    if channels and g.C:
+        return cdiv(g.C, channels) * cdiv(outputs // g.C, config["BLOCK"] // channels)
+    return cdiv(outputs, config["BLOCK"])
 
 
 def line_config(name: str, sizes: Sizes, interpret: bool = False) -> tuple[Config, int]:

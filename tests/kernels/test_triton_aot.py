@@ -292,9 +292,11 @@ POOLS: dict[str, tuple[Any, ...]] = {
 def test_pool(name: str, target: str) -> None:
     fn, extra, gradient = POOLS[name]
     z = conv(32, 64, 112, 64, 3, 2, 1)
-    config = cfg.pool_config(cfg.pool_outputs(z, gradient), 2)
+    channels = cfg.pool_channels(z, True, gradient)
+    config = cfg.pool_config(cfg.pool_outputs(z, gradient, channels), 2)
     args = ["*fp16", "*fp16", "*u8", z.C, z.H, z.W, z.P, z.Q]
-    report = build(fn, target, args, config, G=z, **extra, ACC=tl.float32, CHANNELS_LAST=True, NAME=name)
+    more = {"CHANNELS_LAST": True, "CHANNELS": channels, "ACC": tl.float32, "NAME": name}
+    report = build(fn, target, args, config, G=z, **extra, **more)
     check(report, target, name)
     if target != "gfx942" and name != "gather":
         assert "LDG.E.128" in report.instructions

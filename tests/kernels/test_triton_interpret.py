@@ -409,6 +409,8 @@ POOLS = {
     "wide_dilation": conv_case(1, 3, (9, 9), 3, (2, 2), (1, 1), (0, 0, 0, 0), (5, 3)),
     "ceil_mode": conv_case(3, 3, (7, 7), 3, (2, 2), (2, 2), (0, 1, 0, 1)),
     "beyond": conv_case(1, 3, (5, 5), 3, (2, 2), (2, 2), (0, 4, 2, 3)),
+    "before": conv_case(1, 3, (5, 4), 3, (2, 2), (2, 3), (5, 0, 4, 0)),
+    "sparse": conv_case(1, 3, (3, 4), 3, (3, 2), (1, 2), (3, 3, 5, 5), (4, 5)),
     "global": conv_case(1, 3, (7, 7), 3, (7, 7)),
     "one": conv_case(1, 1, (1, 1), 1, (1, 1)),
 }
@@ -465,13 +467,15 @@ def pool_reference(z: Geometry, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     return best, np.maximum(index, 0), total
 
 
-def run_pool(kernel: Any, z: Geometry, last: bool, block: int, args: Any, *closures: Any, **extra: Any) -> None:
-    gradient = kernel in (max_pool_grad, sum_pool_grad)
-    config = cfg.pool_config(cfg.pool_outputs(z, gradient), 4, HERE)
+def run_pool(kernel: Any, z: Geometry, lies: tuple[bool, int, int], args: Any, *closures: Any, **extra: Any) -> None:
+    """``lies``: channels last or not, BLOCK (0: as chosen), CHANNELS."""
+    gradient, (last, block, channels) = kernel in (max_pool_grad, sum_pool_grad), lies
+    config = cfg.pool_config(cfg.pool_outputs(z, gradient, channels), 4, HERE)
     if block:
         config["BLOCK"] = block
-    grid = (cfg.pool_grid(z, config, gradient),)
-    kernel[grid](args, *closures, G=z, **extra, ACC=tl.float32, CHANNELS_LAST=last, NAME="pool", **config)
+    grid = (cfg.pool_grid(z, config, gradient, channels),)
+    more = {"CHANNELS_LAST": last, "CHANNELS": channels, "ACC": tl.float32, "NAME": "pool"}
+    kernel[grid](args, *closures, G=z, **extra, **more, **config)
 
 
 def pool_closures(last: bool) -> tuple[Any, ...]:
@@ -482,10 +486,10 @@ def pool_closures(last: bool) -> tuple[Any, ...]:
     return first_load_x, first_load_y, first_load_index, first_store_x, first_store_y, first_store_both, first_store_sum
 
 
-@pytest.mark.parametrize("last,block", [(True, 0), (False, 64)])
+@pytest.mark.parametrize("lies", [(True, 0, 0), (False, 64, 0), (True, 0, 16), (True, 32, 8)], ids=str)
 @pytest.mark.parametrize("name", POOLS)
-def test_pools(name: str, last: bool, block: int) -> None:
-    z = POOLS[name]
+def test_pools(name: str, lies: tuple[bool, int, int]) -> None:
+    z, last = POOLS[name], lies[0]
     rng = np.random.default_rng(3)
     x_shape, y_shape = (tuple(getattr(z, d) for d in _FIRST[t]) for t in "xy")
     x = rng.integers(-3, 3, x_shape).astype(np.float32)  # many ties
@@ -503,30 +507,30 @@ def test_pools(name: str, last: bool, block: int) -> None:
         np.testing.assert_allclose(written(out, expected.shape), expected, rtol=1e-5, atol=1e-5)
 
     y, chosen = poisoned(dy.size), poisoned(dy.size, torch.uint8)
-    run_pool(pool, z, last, block, (device(x, *order), y, chosen, *tail), load_x, store_both, OP="max")
+    run_pool(pool, z, lies, (device(x, *order), y, chosen, *tail), load_x, store_both, OP="max")
     check(y, best)
     check(chosen, index)
 
     y = poisoned(dy.size)
-    run_pool(pool, z, last, block, (device(finite, *order), y, y, *tail), load_x, store_sum, OP="sum")
+    run_pool(pool, z, lies, (device(finite, *order), y, y, *tail), load_x, store_sum, OP="sum")
     check(y, pool_reference(z, finite)[2])
 
     dx, stored = poisoned(x.size), device(index.astype(np.uint8), *order)
-    run_pool(max_pool_grad, z, last, block, (dx, device(dy, *order), stored, *tail), load_y, load_index, store_x)
+    run_pool(max_pool_grad, z, lies, (dx, device(dy, *order), stored, *tail), load_y, load_index, store_x)
     expected = np.zeros(x_shape)
     for r, s, p, q, h, w in meetings(z):
         expected[:, :, h, w] += np.where(index[:, :, p, q] == r * z.S + s, dy[:, :, p, q], 0)
     check(dx, expected)
 
     dx = poisoned(x.size)
-    run_pool(sum_pool_grad, z, last, block, (dx, device(dy, *order), stored, *tail), load_y, store_x)
+    run_pool(sum_pool_grad, z, lies, (dx, device(dy, *order), stored, *tail), load_y, store_x)
     expected = np.zeros(x_shape)
     for _, _, p, q, h, w in meetings(z):
         expected[:, :, h, w] += dy[:, :, p, q]
     check(dx, expected)
 
     y = poisoned(dy.size)
-    run_pool(max_pool_gather, z, last, block, (device(finite, *order), y, stored, *tail), load_x, load_index, store_y)
+    run_pool(max_pool_gather, z, lies, (device(finite, *order), y, stored, *tail), load_x, load_index, store_y)
     expected = np.zeros(y_shape)
     for r, s, p, q, h, w in meetings(z):
         expected[:, :, p, q] += np.where(index[:, :, p, q] == r * z.S + s, finite[:, :, h, w], 0)

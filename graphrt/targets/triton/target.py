@@ -31,10 +31,11 @@ from graphrt.targets.triton.executable import AheadExecutable, GpuExecutable, Tr
 from graphrt.targets.triton.interpret import InterpretDriver
 from graphrt.targets.triton.saved import load
 from graphrt.targets.triton.tile_order import phases, tile_row
+from graphrt.types import HALVES
 
 ARCHITECTURES = ("cuda:sm_80", "cuda:sm_90", "hip:gfx942")  # whose kernels the tests read
 NULL = "cuda:sm_90"  # what the null target compiles for, and the interpreter's kernels are written for
-SEGMENT = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like
+SEGMENT = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like; of many halves two tiles'
 _SHEET = find_data_sheet(NULL, "H100")  # of which the pace is, whatever the GPU, so that buckets are alike
 # Between processes: a hop of NCCL's ring over NVLink, and 18 links of 20.6 gigabytes a second (bench/collectives.py).
 PACE = Pace(1e-12 / (COMPUTE * _SHEET.tf32), 1e-12 / (MEMORY * _SHEET.memory), LAUNCH, 3.4e-6, 1 / (18 * 20.6e9))
@@ -124,7 +125,9 @@ class TritonTarget(Target):
     def _segments(self, node: Node, producer: Node | None) -> Segments | None:
         pixels = node.inputs[0].type.size // max(node.types[0].size, 1)
         apart = phases(producer) if producer is not None and not self._alone else (1, 1)
-        length = math.gcd(pixels // math.prod(apart), SEGMENT)
+        halves = producer is not None and producer.inputs[0].dtype in HALVES and not self.options.stores_fragments
+        longest = 2 * SEGMENT if halves and pixels > SEGMENT * self._programs else SEGMENT
+        length = math.gcd(pixels // math.prod(apart), longest)
         if length < 16 or pixels < self.pixels:
             return None
         return Segments(length, apart, segment_group(pixels // length, node.types[0].size))

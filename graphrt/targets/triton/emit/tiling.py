@@ -138,17 +138,17 @@ def _pool(kernel: TemplateKernel, closures: Closures, options: Options) -> list[
     function, gradient = _FUNCTIONS.get(name, name), name.endswith("_grad")
     g = config.Geometry(**kernel.sizes)
     more: dict[str, Any] = {"G": g, "CHANNELS_LAST": any(s.offset.stride("c") == 1 for s in kernel.epilogue.stores)}
-    phases = config.pool_phases(g, more["CHANNELS_LAST"]) if name == "max_pool_grad" else 1
-    if phases > 1:
-        more["PHASES"] = phases
+    channels = config.pool_channels(g, more["CHANNELS_LAST"], gradient)
+    if channels:
+        more["CHANNELS"] = channels
     if function == "pool":
         more["OP"] = "max" if name == "max_pool" else "sum"
     stores = [s.slot.type.dtype for s in kernel.epilogue.stores]  # positions alone, where nobody reads the maxima
     stored = min((dtype.itemsize for dtype in stores if not dtype.is_int), default=stores[0].itemsize)
-    first = config.pool_config(config.pool_outputs(g, gradient), stored, options.machine, lanes=lanes)
+    first = config.pool_config(config.pool_outputs(g, gradient, channels), stored, options.machine, lanes=lanes)
     others = [] if options.large else [{**first, "BLOCK": lanes * w, "num_warps": min(w, 4)} for w in (4, 8, 16, 32)]
     f = _form("pool", function, closures.plain, more)
-    return [Choice(f, c, config.pool_grid(g, c, gradient, phases)) for c in (first, *(c for c in others if c != first))]
+    return [Choice(f, c, config.pool_grid(g, c, gradient, channels)) for c in (first, *(c for c in others if c != first))]
 
 
 def oriented(kind: str, options: Options) -> dict[str, int]:
