@@ -9,7 +9,7 @@ from graphrt.errors import ArgumentError
 
 STAGES: Mapping[str, str] = {
     "addends": "a sum of products is one product of what lies side by side; slices' gradients are laid side by side, not added",
-    "tables": "what is looked up in a table of few rows is multiplied there, and its gradient is summed up row by row before it is",
+    "tables": "what is looked up in a table of few rows is multiplied there; gradients are summed up by row before they are",
     "siblings": "contractions that read one tensor become one (on a cpu products of frozen programs)",
     "remat": "the backward pass computes again what a concatenation, or an activation, would store for it",
     "partial": "sums over pixels, and of columns beside their rows, come from sums of segments",
