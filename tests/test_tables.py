@@ -1,4 +1,4 @@
-"""Products of rows that are looked up in a table: the table is multiplied, forward and backward, and values stay what they were."""
+"""Products of rows that are looked up in a table: the table is multiplied, forward and backward; values stay what they were."""
 
 from __future__ import annotations
 
