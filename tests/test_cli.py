@@ -205,7 +205,7 @@ def test_flags_and_version() -> None:
         (["train", "mlp", "--schedule", "plateau:schedule=cosine"], "schedule must be of the class LRSchedule, got cosine"),
         (["train", "mlp", "--target", "null"], "target null computes nothing"),
         (["train", "mlp", "--data", ""], "no data ''; there is mnist"),
-        (["train", "mlp", "--policy", "zero"], "no policy 'zero'; did you mean zero1 or zero2?"),
+        (["train", "mlp", "--policy", "zeros"], "no policy 'zeros'; did you mean zero"),
         (["train", "mlp", "--policy", "zero1"], "--policy zero1 is for several processes: start them with torchrun"),
         (
             ["train", "unet", "--data", "mnist"],

@@ -164,7 +164,7 @@ class ModelCheckpoint(Callback):
         return self.folder / "interrupted.safetensors"
 
     def _epochs(self) -> list[Path]:
-        """Those of epochs, by their numbers, of which some may have more digits than others."""
+        """The checkpoints of epochs by their numbers, of which some have more digits than others."""
         found = [path for path in self.folder.glob("epoch-*.safetensors") if path.stem[6:].isdecimal()]
         return sorted(found, key=lambda path: int(path.stem[6:]))
 

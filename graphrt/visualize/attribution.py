@@ -91,12 +91,12 @@ def maximize_activation(
     value = built.layer(layer)
     if value.ndim < 2 or not 0 <= unit < value.shape[1]:
         raise ArgumentError(f"layer {layer!r} gives {list(value.shape)}, which has no unit {unit}")
-    excited = F.mean(value[:, unit])
+    excited = F.mean(F.index_select(value, 1, built.graph.input("unit", (1,), "int64")))  # a program for all units
     (dx,) = grad(excited, [built.input])
     step = compile_graph({"excited": excited, "dx": dx}, target=target)
     history = []
     for _ in range(steps):
-        found = step(x=x)
+        found = step(x=x, unit=np.array([unit]))
         history.append(float(found["excited"]))
         size = np.sqrt((found["dx"] ** 2).mean())
         x = ((1 - decay) * x + lr * found["dx"] / max(size, 1e-8)).astype(np.float32)
