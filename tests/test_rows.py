@@ -61,6 +61,15 @@ def test_costly_values_are_kept_for_the_next_pass(rng: np.random.Generator) -> N
     np.testing.assert_allclose(program(x=x)["y"], powers / powers.sum(-1, keepdims=True), rtol=1e-5)
 
 
+def test_what_is_made_of_costly_values_is_kept_in_their_place(rng: np.random.Generator) -> None:
+    """Later passes read the activation alone, not what it is made of."""
+    graph = grt.Graph()
+    graph.output("y", F.layer_norm(F.gelu(graph.input("x", (4, 200))), 200))
+    source = grt.compile(graph, target="cpu").source()
+    assert source.count("_row[OUTER * SIZE]") == source.count("erf(") == source.count("= buf.x[") == 1
+    check(graph, {"x": rng.standard_normal((4, 200)).astype(np.float32)}, "cpu", 200)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 @pytest.mark.parametrize("shape", [(2, 21, 7, 9), (3, 200, 70), (1, 256, 33), (2, 300, 40)])
 def test_costly_values_of_columns_are_kept_if_there_is_room(

@@ -112,15 +112,20 @@ GRT_INLINE double grt_erfinv_f64(double x) {
 }
 #define grt_erfinv(a) _Generic((a), float: grt_erfinv_f32, default: grt_erfinv_f64)(a)
 
+#ifdef __AVX512DQ__ /* multiplies lanes of 64 bits: words in such are not packed and unpacked around each product */
+typedef uint64_t grt_word;
+#else
+typedef uint32_t grt_word;
+#endif
 GRT_INLINE float grt_uniform(int64_t seed, int64_t counter, uint32_t stream, uint32_t element) {
-  uint32_t c0 = element, c1 = (uint32_t)counter, c2 = stream, c3 = 0;
-  uint32_t k0 = (uint32_t)(uint64_t)seed, k1 = (uint32_t)((uint64_t)seed >> 32);
+  grt_word c0 = element, c1 = (uint32_t)counter, c2 = stream, c3 = 0;
+  grt_word k0 = (uint32_t)(uint64_t)seed, k1 = (uint32_t)((uint64_t)seed >> 32);
   for (int round = 0; round < 10; round++) {
     const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-    const uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+    const grt_word n0 = (grt_word)(p1 >> 32) ^ c1 ^ k0, n2 = (grt_word)(p0 >> 32) ^ c3 ^ k1;
     c1 = (uint32_t)p1, c3 = (uint32_t)p0, c0 = n0, c2 = n2;
-    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    k0 = (uint32_t)(k0 + 0x9E3779B9u), k1 = (uint32_t)(k1 + 0xBB67AE85u);
   }
-  return (float)(c0 >> 8) * 0x1p-24f;
+  return (float)((uint32_t)c0 >> 8) * 0x1p-24f;
 }
 #endif

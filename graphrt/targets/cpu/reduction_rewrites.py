@@ -53,28 +53,43 @@ def read_chosen(kernel: ReductionKernel) -> ReductionKernel:
 def keep_costly(kernel: ReductionKernel, beside: int = 1) -> tuple[ReductionKernel, list[Var]]:
     """``kernel`` with costly values of a pass read back by later ones (op ``kept``), and the values to write down.
 
-    Of so many rows ``beside`` each other they are written down at once.
+    What is made of costly values is read back in their place, where that is about as many. So many rows lie ``beside`` each
+    other.
     """
     row = math.prod(kernel.shape[d] for d in kernel.reduced) * beside
     number = _numbered(kernel)
-    earlier: dict[int, Var] = {}  # costly values of the passes before, by number
+    first: dict[int, Var] = {}  # costly values of the passes before, and what is made of them, by number
+    costly: set[int] = set()
     kept: list[Var] = []
     passes = []
     for p in kernel.passes:
-        found: dict[int, Var] = {}
+        again = {i.out: first[number[i.out]] for i in p.inner.insts if number[i.out] in first}
+        dear = [v for v in again if number[v] in costly]
+        ends = [v for v in again if v.name in _used(p, again)]
+        room = row * len({*kept, *(again[v] for v in ends)}) <= ROW_LIMIT
+        wanted = ends if room and len(ends) <= len(dear) + 1 else dear
         insts = []
         for inst in p.inner.insts:
-            first = earlier.get(number[inst.out])
-            if first is not None and (first in kept or row * (len(kept) + 1) <= ROW_LIMIT):
-                kept += [first] if first not in kept else []
-                insts.append(Inst(inst.out, "kept", (first,)))
+            at = again.get(inst.out) if inst.out in wanted else None
+            if at is not None and (at in kept or row * (len(kept) + 1) <= ROW_LIMIT):
+                kept += [at] if at not in kept else []
+                insts.append(Inst(inst.out, "kept", (at,)))
             else:
                 insts.append(inst)
-                if inst.op in COSTLY and first is None:
-                    found[number[inst.out]] = inst.out
-        earlier |= found
+        for inst in p.inner.insts:
+            of = (first.get(number.get(v, -1)) for v in inst.args if isinstance(v, Var))
+            if inst.op in COSTLY or any(v is not None and v not in kept for v in of):
+                first.setdefault(number[inst.out], inst.out)
+                costly |= {number[inst.out]} if inst.op in COSTLY else set()
         passes.append(replace(p, inner=pruned(replace(p.inner, insts=insts), p.folds)))
     return replace(kernel, passes=passes), kept
+
+
+def _used(p: Pass, again: Mapping[Var, Var]) -> set[str]:
+    """The names that a pass uses in anything else than what was made ``again``."""
+    rest = [i for i in p.inner.insts if i.out not in again]
+    names = {a.name for i in rest for a in i.args if isinstance(a, Var)}.union(*map(axes_of, rest))
+    return names | {f.x.name for f in p.folds} | {name for s in p.inner.stores for name in (s.var.name, *s.offset.axes())}
 
 
 def bound_exponentials(kernel: ReductionKernel) -> ReductionKernel:
