@@ -48,9 +48,9 @@ AREAS = [
     Area("graphrt/schedule/*.py"),
     Area("graphrt/targets/cpu/*.py"),
     Area("graphrt/targets/scalar.py", ("compiled", "interpret")),
-    Area("graphrt/targets/triton/emit/*.py", ("interpret",)),
+    Area("graphrt/targets/triton/emit/*.py", ("compiled", "interpret")),  # plans for GPUs are made in either
     Area("kernels/c/*.h"),
-    Area("kernels/triton/*.py", ("interpret",)),
+    Area("kernels/triton/*.py", ("compiled", "interpret")),
 ]
 
 

@@ -189,7 +189,7 @@ class _SameRows:
     def _near(self, g: Group, behind: int = -1) -> Iterator[int]:
         """The places after ``behind``, in order, of groups that share something with ``g`` and fit into one kernel with it."""
         places = [self._readers[v] for v in self._large[g]]
-        places.append(sorted(self._rank[maker] for maker in self._makers[g] if maker is not None and maker in self._rank))
+        places.append(sorted(self._rank[maker] for maker in self._makers[g] if maker in self._rank))
         if g in self._source:
             source = self._source[g]
             places += [self._of[source], self._of[None]] if source is not None else [self._made]
