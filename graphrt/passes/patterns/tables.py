@@ -47,7 +47,7 @@ class _Rows:
         return rows
 
     def unseen(self, seen: Value) -> Value:
-        """What is ``seen`` as [M, N] rows again; those that a mask hides are 0."""
+        """The rows [M, N] of what is ``seen``; those that a mask hides are 0."""
         for view in reversed(self.views):
             if view.op.name == "reshape":
                 seen = apply("reshape", seen, shape=(*view.inputs[0].shape[:-1], seen.shape[-1]))
@@ -192,7 +192,7 @@ def _mask(view: Node) -> Value:
 
 
 def _number(view: Node) -> float:
-    """What a row is that the mask hides."""
+    """The number that stands in a row that the mask hides."""
     number = constant_of(view.inputs[2])
     assert number is not None
     return float(number)
