@@ -357,7 +357,7 @@ def pool_channels(g: Geometry, channels_last: bool, gradient: bool) -> int:
 
 
 def pool_outputs(g: Geometry, gradient: bool, channels: int = 0) -> int:
-    """The elements that are shared out in blocks: those of the output, with ``gradient`` of the input; with ``channels``, of its cells."""
+    """The elements shared out in blocks: of the output, with ``gradient`` of the input; with ``channels``, of its cells."""
     if not gradient:
         return g.N * g.C * g.P * g.Q
     down, across = (g.STRIDE_H, g.STRIDE_W) if channels else (1, 1)
