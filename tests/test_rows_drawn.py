@@ -115,7 +115,7 @@ def plainly(graph: grt.Graph) -> grt.Program:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop_ir, "bound_exponentials", lambda kernel: kernel)
         patch.setattr(loop_ir, "read_chosen", lambda kernel: kernel)
-        patch.setattr(loop_ir, "keep_costly", lambda kernel: (kernel, []))
+        patch.setattr(loop_ir, "keep_costly", lambda kernel, beside=0: (kernel, []))
         patch.setattr(loop_ir, "guess_maximum", lambda passes, kept: None)
         program = grt.compile(graph, target="cpu")
         program.source()
