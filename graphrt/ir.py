@@ -177,7 +177,10 @@ class Graph:
         return result
 
     def constant(self, value: Any, dtype: DTypeLike | None = None) -> Value:
-        """A Python number as a scalar node; an array as a buffer that no update may change."""
+        """A Python number as a scalar node; an array as a buffer that no update may change.
+
+        Without ``dtype`` floats are float32, arrays of float64 too, which is what NumPy makes of lists of numbers.
+        """
         kind: DTypeLike
         if isinstance(value, bool | int | float):
             kind = "bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "float32"

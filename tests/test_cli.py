@@ -26,6 +26,10 @@ def run(*arguments: str) -> str:
     return result.output
 
 
+def gives_nothing() -> None:
+    """A function that builds nothing."""
+
+
 @pytest.mark.parametrize("model", ["lenet5", "mlp"])
 def test_train_leaves_its_files(tmp_path: Path, model: str) -> None:
     common = ("train", model, "--target", "cpu", "--batch-size", "32", "--limit", "128", "--out", str(tmp_path))
@@ -219,6 +223,8 @@ def test_flags_and_version() -> None:
         (["explain", "nothing.py:f"], "there is no file nothing.py"),
         (["explain", "nothing"], "no model 'nothing'; there is alexnet"),
         (["explain", __file__ + ":nothing"], "has no function 'nothing'; there is run"),
+        (["explain", __file__ + ":test_errors_are_one_message"], "is called without arguments: missing a required"),
+        (["explain", __file__ + ":gives_nothing"], "gives_nothing returned None; it is to return a graph, values, or"),
         (["explain", "mlp", "--target", "cpu", "--module", "x"], "no launch belongs to a module 'x'; there is "),
         (["bisect", "mlp", "--target", "cuda:sm_90"], "cannot run here"),
         (["explain", "mlp", "--target", "cpu", "--device", "TPU"], "no data sheet of TPU"),

@@ -79,6 +79,17 @@ def test_ids_that_the_table_does_not_have_give_nan(target: str) -> None:
         np.testing.assert_array_equal(np.isnan(found[name]), np.isnan(value))
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_rows_that_nobody_reads_are_not_multiplied(number: float, target: str) -> None:
+    graph = network(5)
+    graph.initial["table"][3] = number
+    ids = np.random.default_rng(5).integers(0, 3, (SEQUENCES, STEPS))
+    found, apart = (results(graph, ids, target, fusion=fusion) for fusion in ("all", "-tables"))
+    for name, value in apart.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
+        assert np.isfinite(value).all()
+
+
 @given(st.data())
 def test_drawn_lookups_are_what_they_are_apart(data: st.DataObject) -> None:
     tokens, inner, out = (data.draw(st.integers(1, n)) for n in (6, 20, 20))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Mapping
@@ -128,7 +129,13 @@ def _called(file: Path, function: str) -> Any:
     if not callable(found := getattr(module, function, None)):
         names = ", ".join(n for n, f in vars(module).items() if callable(f) and getattr(f, "__module__", "") == file.stem)
         raise ArgumentError(f"{file} has no function {function!r}; there is {names or 'none'}")
+    try:
+        inspect.signature(found).bind()
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{file}:{function} is called without arguments: {error}") from None
     made = found()
+    if made is None:
+        raise ArgumentError(f"{file}:{function} returned None; it is to return a graph, values, or a model and its inputs")
     if isinstance(made, tuple) and len(made) == 2 and not isinstance(made[0], Value):
         model, inputs = made
         return trace(model, inputs)

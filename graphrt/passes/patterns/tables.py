@@ -107,6 +107,7 @@ def _weight_gradient(node: Node) -> Value | None:
         return None
     table, index = found.source.inputs
     sums = scatter_to(_index(index, other.shape[1]), found.unseen(other), 0, table.shape[0])
+    table = where(_is_read(found, other.shape[0]), table, 0.0)  # rows that nobody reads may hold NaN
     product = apply("matmul", transpose(sums, 0, 1), table) if left else apply("matmul", transpose(table, 0, 1), sums)
     for view in found.hidden():
         if _number(view):  # NaN, and so is the product if there is a row that the mask hides
@@ -114,6 +115,13 @@ def _weight_gradient(node: Node) -> Value | None:
             lost = apply("reduce", missing, op="sum", dims=tuple(range(missing.ndim)))
             product = product + broadcast_to(lost, product.shape)
     return product
+
+
+def _is_read(rows: _Rows, number: int) -> Value:
+    """Whether each row of the table, [V, 1], is among the ``number`` that are seen."""
+    table, index = rows.source.inputs
+    one = broadcast_to(table.graph.constant(1.0, table.dtype), (number, 1))
+    return scatter_to(_index(index, 1), rows.unseen(one), 0, table.shape[0], "max") > 0.0
 
 
 def _table_gradient(node: Node, once: set[str]) -> Value | None:
