@@ -104,6 +104,29 @@ class Nested(nn.Module):
         return Pair(y + extra["shift"], {"twice": [y * 2], "number": power, "nothing": None})
 
 
+class Optional(torch.nn.Module):
+    """A module whose second argument may be left out."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        return x * 2 if y is None else x * 2 + y
+
+
+def test_calls_with_other_arguments_than_the_example_name_them() -> None:
+    x = torch.ones(2, 4)
+    one, two = grt.compile(Optional(), (x,), target="reference"), grt.compile(Optional(), (x, x), target="reference")
+    torch.testing.assert_close(two(x, x), 3 * x)
+    torch.testing.assert_close(two(x, y=x), 3 * x)
+    with pytest.raises(errors.InputError, match="'y' was left out of the example"):
+        one(x, x)
+    with pytest.raises(errors.InputError, match="missing argument 'y'"):
+        two(x)
+    with pytest.raises(errors.InputError, match="too many positional arguments"):
+        two(x, x, x)
+    for value in (None, "text"):
+        with pytest.raises(errors.InputError, match=f"input 'y' .*, got {value!r}"):
+            two(x, value)
+
+
 def test_arguments_and_results_keep_their_structure() -> None:
     net, x = Nested(), torch.randn(4, 3)
     program = grt.compile(net, {"x": x, "extra": {"shift": torch.ones(2), "unused": 7}, "power": 2}, target="reference")

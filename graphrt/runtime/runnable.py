@@ -250,6 +250,8 @@ class Runnable:
             array = _converted(value, type) if plain else to_numpy(value)
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise InputError(f"{self._described(name)}; {value!r} does not fit: {error}") from None
+        if array.dtype.kind in "OUS":
+            raise InputError(f"{self._described(name)}, got {value!r}")
         if array.shape != type.shape:
             raise InputError(f"{self._described(name)}, got shape {list(array.shape)}")
         if array.dtype != type.dtype.numpy:

@@ -146,7 +146,8 @@ class TorchSignature:
             bound = self.call.bind(*args, **kwargs)
             leaves = self.arguments.flatten_up_to((bound.args, bound.kwargs))
         except (TypeError, ValueError) as error:
-            raise InputError(f"the arguments do not have the structure of the example inputs: {error}") from None
+            why = self._difference(args, kwargs) or error
+            raise InputError(f"the arguments do not have the structure of the example inputs: {why}") from None
         found = {}
         for name, leaf in zip(self.names, leaves, strict=True):
             if isinstance(name, str):
@@ -154,6 +155,19 @@ class TorchSignature:
             elif not (leaf is name[0] or leaf == name[0]):
                 raise InputError(f"the graph was made for {name[0]!r} where the arguments have {leaf!r}; make another graph")
         return found
+
+    def _difference(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """The arguments that only the example had, or only this call has; empty where both have the same."""
+        example, named = pytree.tree_unflatten(list(self.names), self.arguments)
+        try:
+            had, has = (self.call.bind_partial(*a, **k).arguments.keys() for a, k in ((example, named), (args, kwargs)))
+        except TypeError:
+            return ""
+        missing, more = (
+            ", ".join(map(repr, names)) for names in ([n for n in had if n not in has], [n for n in has if n not in had])
+        )
+        left_out = f"{more} was left out of the example, so it is what forward has for it; make another graph" if more else ""
+        return f"missing argument {missing}" if missing else left_out
 
     def result(self, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
         """The outputs in the structure in which the model returned them; tensors where no input says otherwise.
