@@ -160,6 +160,7 @@ def _command(*words: str) -> tuple[int, str]:
         (["--save", "nowhere/a.jsonl"], "--save nowhere/a.jsonl cannot be written"),
         (["--html", "."], "--html . cannot be written: Is a directory"),
         (["--png", __file__], "cannot be written: Not a directory"),
+        (["--read", "nothing.jsonl"], "nothing.jsonl cannot be read: No such file"),
         (["--read", __file__], "was not written by --save: line 1 is no row"),
         (["--compare", __file__], "was not written by --save: line 1 is no row"),
     ],

@@ -169,7 +169,7 @@ def save(path: Path, found: Sequence[Row], about: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file that ``save`` wrote. Raises ArgumentError for another schema or another file, OSError."""
+    """The rows of a file that ``save`` wrote. Raises ArgumentError for another schema or another file, or none."""
     found = []
     for about in _saved(path):
         if about.pop("schema") != SCHEMA:
@@ -180,9 +180,13 @@ def read(path: Path) -> list[Row]:
 
 
 def _saved(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file that ``save`` wrote. Raises ArgumentError for another file, OSError."""
+    """The lines of a file that ``save`` wrote. Raises ArgumentError for another file, or none."""
     found = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise ArgumentError(f"{path} cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
         try:
             about = json.loads(line)
             assert {"schema", "environment"} <= about.keys()
@@ -221,7 +225,7 @@ def _kernels(found: Sequence[Row]) -> dict[str, int]:
 def environment_of(path: Path) -> dict[str, Any]:
     """The environment of the last run of a file that ``save`` wrote, and what its machine was seen to do.
 
-    Raises ArgumentError for another file, OSError.
+    Raises ArgumentError for another file, or none.
     """
     return dict(_saved(path)[-1]["environment"])
 
