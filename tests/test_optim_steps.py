@@ -136,6 +136,27 @@ def test_fifty_steps(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
             np.testing.assert_allclose(run.state[f"{name}.{n}"], a, rtol=1e-4, atol=1e-5, err_msg=f"{name} {n}")
 
 
+@pytest.mark.parametrize("name", sorted(n for n, (kind, _) in TORCH.items() if kind != "Muon"))
+def test_parameters_in_double(name: str, target: str) -> None:
+    """Corrections and counters are as precise as the parameters."""
+    kind, given = TORCH[name]
+    optimizer, start = getattr(optim, kind)(**given), np.linspace(-2.0, 3.0, 24).reshape(4, 6)
+    graph = grt.Graph()
+    w = graph.parameter("w", start)
+    loss = F.sum(F.sin(w) * w)
+    optimizer.apply([w], grt.grad(loss, [w]), graph.constant(optimizer.lr, "float64"))
+    run = grt.compile(graph, target=target)
+    theirs = torch.tensor(start, requires_grad=True)
+    step = getattr(torch.optim, kind)([theirs], **given)
+    for _ in range(8):
+        run()
+        step.zero_grad()
+        (theirs.sin() * theirs).sum().backward()
+        step.step()
+    rounded = 1e-7 if kind == "NAdam" else 1e-12  # torch has its product of momenta in float32
+    np.testing.assert_allclose(run.state["w"], theirs.detach(), rtol=rounded, atol=rounded / 10)
+
+
 def settings_of_all() -> dict[str, tuple[optim.Optimizer, Callable[[list[Any]], Any], Callable[[list[Any]], Any]]]:
     """Optimizers by what they are given, each with torch's of the parameters, and what bounds their gradients."""
     clip = torch.nn.utils

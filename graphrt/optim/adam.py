@@ -124,7 +124,7 @@ class NAdam(_EitherDecay):
     momentum_decay: float = 4e-3
 
     def _shared(self, graph: Graph, of: str) -> list[Value]:
-        step = F.cast(self._count(graph, of), "float32")
+        step = F.cast(self._count(graph, of), self._scalar(graph, of))
         mu, following = ((1.0 - 0.5 * 0.96 ** (t * self.momentum_decay)) * self.betas[0] for t in (step, step + 1.0))
         # 1 - M, which starts at 0 as counters do
         _, rest = self._counter(graph, of, "mu_rest", lambda v: 1.0 - (1.0 - v) * mu)

@@ -29,7 +29,7 @@ class Adagrad(Optimizer):
         if not self.lr_decay:
             return []
         step, _ = self._counter(graph, of, "step", lambda v: v + 1, "int64")  # those done before this one
-        return [1.0 + F.cast(step, "float32") * self.lr_decay]
+        return [1.0 + F.cast(step, self._scalar(graph, of)) * self.lr_decay]
 
     def _update(self, graph: Graph, name: str, p: Value, g: Value, lr: Value, shared: list[Value]) -> Value:
         g = self._penalized(p, g, self.weight_decay)

@@ -22,6 +22,7 @@ from graphrt.errors import ArgumentError, DTypeError, GraphError
 from graphrt.ir import Graph, Value
 from graphrt.ops.reverse import zeros_like
 from graphrt.optim.gradients import clip_grad_norm, clip_grad_value, of_all, own_part
+from graphrt.types import float64
 
 Groups = Sequence[tuple[Any, "Mapping[str, Any] | Optimizer"]]
 _OF_ALL = ("groups", "name", "clip_grad_value", "clip_grad_norm", "accumulation_steps", "ema_decay")  # a group has none
@@ -246,7 +247,8 @@ class Optimizer(ABC):
             now = graph.latest(p)
             if now.node.origin.phase == "opt":
                 raise GraphError(f"parameter {p.name!r} has an update already: {now!r}")
-            new = graph.advance(p, optimizer._update(graph, p.name, now, g, rate, shared))
+            fitting = [F.cast(v, p.dtype) if v.dtype is float64 and p.dtype is not float64 else v for v in shared]
+            new = graph.advance(p, optimizer._update(graph, p.name, now, g, rate, fitting))
             if share is not None:
                 mean = self._like(graph, p.name, "ema")
                 graph.update(mean, mean + (new - mean) * F.cast(share, p.dtype))
@@ -285,16 +287,20 @@ class Optimizer(ABC):
         return graph.updates[before.name]
 
     def _counter(
-        self, graph: Graph, of: str, what: str, advance: Callable[[Value], Value], dtype: str = "float32"
+        self, graph: Graph, of: str, what: str, advance: Callable[[Value], Value], dtype: str | None = None
     ) -> tuple[Value, Value]:
-        """A scalar that starts at 0: its value before and after ``advance``, which happens once a run."""
+        """A scalar that starts at 0, as precise as ``_scalar`` says: its value before and after ``advance``, once a run."""
         name = self._name(of, what)
         if name in graph.updates:  # applied before, to others of its parameters
             return graph.sources[name].outputs[0], graph.updates[name]
         self._counters.add(what)
-        before = self._own(graph, of, what, dtype=dtype)
+        before = self._own(graph, of, what, dtype=dtype or self._scalar(graph, of))
         graph.update(before, advance(before))
         return before, graph.updates[name]
+
+    def _scalar(self, graph: Graph, of: str) -> str:
+        """The dtype of what the parameters of a group share, the first of which is ``of``."""
+        return "float64" if graph.sources[of].types[0].dtype is float64 else "float32"
 
     def _count(self, graph: Graph, of: str) -> Value:
         """The number of this step, from 1."""
