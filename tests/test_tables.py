@@ -116,7 +116,6 @@ def test_drawn_lookups_are_what_they_are_apart(data: st.DataObject) -> None:
         np.testing.assert_allclose(*(np.array(found[name]) for found in both), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="any batch is looked at on the cpu, as everywhere")
 def test_any_batch(target: str) -> None:
     graph = network(5)
     program = grt.compile(graph, target=target, batch=grt.up_to(SEQUENCES))

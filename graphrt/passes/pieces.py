@@ -39,13 +39,13 @@ def store_pieces(graph: Graph) -> Graph:
             pieces = 1
         count.update(dict.fromkeys(node.outputs, pieces))
     few = {n.name for n in graph.nodes if n in contracted and len(n.inputs) > 1 and any(map(_reordered, n.inputs))} - many
-    if not many and not few:
+    if not (chosen := many | few):
         return graph
     returned = list(graph.outputs.values())
     copied = {v.node.name for v in graph.results() if returned.count(v) != 1 or v in graph.updates.values()}
 
     def rule(node: Node) -> Sequence[Value] | None:
-        if node.op.kind is not Kind.VIEW or not node.types[0].size or node.name not in many | few:
+        if node.op.kind is not Kind.VIEW or not node.types[0].size or node.name not in chosen:
             return None
         parts = [v for v in node.inputs if v.type.size]
         whole = apply(node.op.name, *(clone(v) if node.name in many or _reordered(v) else v for v in parts), **node.attrs)

@@ -23,7 +23,7 @@ from graphrt.schedule.work import COSTLY
 
 DRAWN = 100  # times an operation's work: ten rounds of Philox
 STRETCH = 128  # elements of a row in one piece, up to which pieces of many rows are gone through side by side
-BESIDE = 64  # rows that are gone through side by side where neighbours in memory are of different ones
+BESIDE = 64  # rows gone through side by side where neighbours in memory are of different ones: fewer are short pieces
 CHAIN = 64  # nodes that are looked at: of more one is likely stored
 
 

@@ -68,7 +68,6 @@ def multiply_tables(graph: Graph) -> Graph:
     if not any(n.op.name in ("gather", "scatter") for n in graph.nodes):
         return graph
     once = {v.node.name for v, users in graph.users().items() if len(users) == 1}
-
     changed = False
 
     def rule(node: Node) -> Sequence[Value] | None:
@@ -99,10 +98,12 @@ def _looked_up(node: Node) -> Value | None:
 def _weight_gradient(node: Node) -> Value | None:
     """``D.T @ E[i]``, or its transpose, as a product with a sum for each row of the table."""
     first, second = node.inputs
-    d, e = untransposed(first), untransposed(first)
-    if d is first:
+    turned = untransposed(first)
+    if turned is first:
         return None
-    found, other = (_lookup(second), d) if (left := _lookup(second) is not None) else (_lookup(e), second)
+    found, other = _lookup(second), turned
+    if not (left := found is not None):
+        found, other = _lookup(turned), second
     if found is None or other.shape[1] < _INNER:
         return None
     table, index = found.source.inputs

@@ -23,6 +23,7 @@ from graphrt.index import Expr, axis
 from graphrt.schedule.kernel_ir import Block, Fold, Pass, PointwiseKernel, ReductionKernel, Store, Var
 from graphrt.schedule.memory import loads
 from graphrt.schedule.policy import ROW_LIMIT
+from graphrt.schedule.row_passes import BESIDE
 from graphrt.schedule.schedule import Slot
 from graphrt.targets.cpu.loops import Nest, count, nest, walk
 from graphrt.targets.cpu.reduction_rewrites import Guess, bound_exponentials, guess_maximum, keep_costly, read_chosen
@@ -38,7 +39,6 @@ TERMS = 4096  # of a row that are summed one behind the other, in vectors; of mo
 STEPS = 64  # rows of a column reduction, likewise
 LANES = 128  # columns a column reduction accumulates side by side, at most
 VECTOR = 16  # at least: a cache line of floats
-BESIDE = 64  # columns that have room side by side for what is kept of them: fewer are read in too short pieces
 BLOCK = 1024  # elements of a row among which an extreme is found before it is looked for
 LOOK = 64  # elements at the front of a row whose maximum is the guess for all of it
 TASKS = 8  # of a launch, at least, where there is so much to do: enough for a few threads to share evenly
