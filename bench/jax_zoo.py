@@ -140,21 +140,21 @@ def call_of(work: str, x: np.ndarray, target: np.ndarray, parameters: int, train
         forward = jax.jit(lambda params, data: network(Variables(params, {}), data))
         return lambda: np.asarray(forward(first.params, data))
 
-    def loss(params: Arrays, stats: Arrays) -> tuple[jax.Array, Arrays]:
+    def loss(params: Arrays, stats: Arrays, data: jax.Array, labels: jax.Array) -> tuple[jax.Array, Arrays]:
         v = Variables(params, stats)
         scores = jax.nn.log_softmax(network(v, data))
         return -jnp.mean(jnp.take_along_axis(scores, labels[..., None], -1)), v.stats
 
     @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Arrays, stats: Arrays) -> Any:
-        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params, stats)
+    def step(params: Arrays, stats: Arrays, data: jax.Array, labels: jax.Array) -> Any:
+        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params, stats, data, labels)
         return jax.tree.map(lambda p, g: p - rate * g, params, grads), stats, value
 
     state = first.params, first.stats
 
     def call() -> float:
         nonlocal state
-        params, stats, value = step(*state)
+        params, stats, value = step(*state, data, labels)
         state = params, stats
         return float(value)
 

@@ -112,6 +112,7 @@ class OpDef:
     simplify: Callable[[Node], Value | None] | None = None  # an equal, simpler value built from the node's inputs
     split: Callable[[Node, int], Sequence[Value]] | None = None  # the same results from n parts and a reduction of theirs
     orders: Callable[[Node], tuple[Sequence[Order], Sequence[Order]]] | None = None  # preferred layouts: inputs, outputs
+    stores_any: bool = False  # its template stores results in whichever order their readers like
     template: str | None = None  # kinds that are a template of loops: its name
     axes: Callable[[Node], Axes] | None = None  # kinds that work along dimensions: which go together; None: none do
     flops: Callable[[Node], int] = lambda node: node.outputs[0].type.size

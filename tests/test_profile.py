@@ -81,6 +81,18 @@ def test_every_thread_has_a_track(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.skipif(INTERPRETED, reason="about the cpu's threads")
+def test_a_launch_with_little_work_stays_on_the_thread_that_calls() -> None:
+    graph = grt.Graph()
+    x = graph.input("x", (6, 50))
+    for i in range(4):
+        graph.output(f"y{i}", F.sum(x * (i + 1.5), dims=0))
+    program, given = grt.compile(graph, target="cpu"), np.ones((6, 50), np.float32)
+    assert program.launches == 1
+    threads = {s.thread for _ in range(100) for of in program.profile(x=given, runs=1).spans for s in of}
+    assert threads == {None, 0}
+
+
 def test_the_roofline_of_this_machine() -> None:
     found = machine()
     assert found is machine() and found.measured and 0 < found.memory < 10 and 0 < found.float64 < 2 * found.float32 < 200

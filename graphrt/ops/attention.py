@@ -103,6 +103,7 @@ register(
         reference=_reference,
         samples=_samples,
         template="attention",
+        stores_any=True,
         axes=leading,
         flops=lambda n: 2 * n.inputs[3].type.size * (n.inputs[0].shape[-1] + n.inputs[2].shape[-1] + 8),
     )

@@ -2,7 +2,8 @@
 
 Nothing is rewritten: a layout is part of a value's type, and index maps turn it into strides. Templates say which order
 they like (``OpDef.orders``); elementwise values follow their operands; what is only flattened stays row-major, so that the
-matmul behind it reads consecutive addresses. Inputs keep the order their caller gives them.
+matmul behind it reads consecutive addresses, and what is permuted before that lies as it is permuted, where its template can
+store it so. Inputs keep the order their caller gives them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def assign_layouts(
     layouts = _Layouts(graph, min_channels, fixed or {})
     layouts.choose()
     if decisions is not None:
-        decisions += [d for node in graph.nodes if node.op.orders is not None for d in layouts.verdicts(node)]
+        decisions += [d for node in graph.nodes for d in layouts.verdicts(node)]
     if all(v.type.order == v.type.with_order(order).order for v, order in layouts.chosen.items()):
         return graph
     return rewrite(graph, lambda node: None, orders=layouts.chosen)
@@ -61,7 +62,7 @@ class _Layouts:
                     self.wishes[v].append(wish)
             elif node.op.kind is Kind.VIEW and self._asks_for_rows(node):
                 for v in node.inputs:
-                    self.wishes[v].append(None)
+                    self.wishes[v].append(_permutation(node) if v.node.op.stores_any else None)
 
     def _asks_for_rows(self, view: Node) -> bool:
         """Whether ``view`` is returned, or read by a template that likes rows, or that finds other dimensions in it."""
@@ -116,6 +117,8 @@ class _Layouts:
             return chosen[node.inputs[i]] if i < len(node.inputs) and node.inputs[i].shape == shape else None
         if node.op.orders is not None:
             return None if wishes and not wanted else node.op.orders(node)[1][i]
+        if node.op.stores_any:
+            return wanted[0] if wanted else None
         if self._follows(node) or node.op.kind is Kind.RANDOM:
             for v in node.inputs:
                 if chosen[v] is not None and v.shape == shape and self._leads(v.node):
@@ -145,7 +148,11 @@ class _Layouts:
 
     def verdicts(self, node: Node) -> Iterator[Decision]:
         """Whether each result of ``node`` lies as its template likes it, and why (not)."""
-        assert node.op.orders is not None
+        if node.op.stores_any:
+            lying = [v for v in node.outputs if self.chosen[v] is not None]
+            yield from (Decision("layout", v.name, str(self.chosen[v]), True, "who reads it permutes it so") for v in lying)
+        if node.op.orders is None:
+            return
         for v, liked in zip(node.outputs, node.op.orders(node)[1], strict=True):
             if liked is None:
                 continue
@@ -178,7 +185,7 @@ def _can_lie(v: Value, order: tuple[int, ...]) -> bool:
     op = v.node.op
     if op.kind is Kind.SOURCE:
         return False
-    return op.template is None or order == tuple(range(v.ndim)) or (op.orders is not None and order in op.orders(v.node)[1])
+    return op.template is None or op.stores_any or order == tuple(range(v.ndim)) or (op.orders is not None and order in op.orders(v.node)[1])
 
 
 def follows(node: Node) -> bool:
@@ -198,6 +205,16 @@ def _keeps_dimensions(node: Node) -> bool:
     return all(
         len(p.index) == len(index) and all(e.axes() == i.axes() for e, i in zip(p.index, index, strict=True)) for p in pieces
     )
+
+
+def _permutation(view: Node) -> Order:
+    """The order of its operand in which ``view`` lies in rows: that of a permutation; None, rows, for any other view."""
+    index = axes("i", tuple(n + 1 for n in view.types[0].shape))  # so that none is the constant 0
+    pieces = view.op.pull(view, index) if view.op.pull is not None and view.types[0].size else ()
+    if len(pieces) != 1 or sorted(map(str, pieces[0].index)) != sorted(map(str, index)):
+        return None
+    place = {e: d for d, e in enumerate(pieces[0].index)}
+    return tuple(place[e] for e in index)
 
 
 def _likes_channels(node: Node, v: Value) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 
 from graphrt.errors import InputError
 from graphrt.passes.open_batch import ROWS, OpenBatch
-from graphrt.runtime.arrays import from_dlpack, from_numpy, to_numpy
+from graphrt.runtime.arrays import as_it_lies, from_dlpack, from_numpy, to_numpy
 from graphrt.runtime.forking import PROGRAM, make_lock
 from graphrt.runtime.state import State
 from graphrt.signature import Signature
@@ -94,6 +94,7 @@ class Runnable:
         self._needed, self._unpack, self._updates = list(calling.needed), calling.unpack, frozenset(calling.updates)
         binary.attach(state, self._updates)
         self._lock = make_lock(PROGRAM)
+        self._lies = {n: (t.dtype.numpy, t.shape, tuple(s * t.dtype.itemsize for s in t.strides)) for n, t in self.inputs.items()}
         self._numbers: dict[str, tuple[Any, np.ndarray]] = {}  # the last number of each input, and its array
         self._checked: dict[str, tuple[Any, Any, Any, Any]] = {}  # the last tensor of each input, as it was: a weak reference
         self._ahead: deque[tuple[Mapping[str, Any], str, int]] = deque()  # inputs from prefetch, their kind (_asked), the rows
@@ -116,8 +117,11 @@ class Runnable:
         with self._lock:
             ahead, kind, rows = self._ahead[0] if self._ahead else ({}, "", 0)
             own = self._bind(inputs, ahead)
-            bound, kind, rows = {**ahead, **own}, max(kind, self._asked(inputs)), int(own.get(ROWS, rows))
+            bound, kind = own, max(kind, self._asked(inputs))
+            if self.batch is not None:
+                rows = int(own.get(ROWS, rows))
             if self._ahead:
+                bound = {**ahead, **own}
                 self._ahead.popleft()
             if self.state.torn:
                 self.state.require_whole()
@@ -185,9 +189,9 @@ class Runnable:
 
     def _bind(self, inputs: Mapping[str, Any], ahead: Container[str] = ()) -> dict[str, Any]:
         """The inputs as the binary takes them; those of ``ahead`` need not be among them."""
-        unknown = inputs.keys() - self.inputs.keys()
-        if unknown:
-            raise InputError(f"no input {', '.join(map(repr, sorted(unknown)))}; the inputs are {self._signature()}")
+        if not inputs.keys() <= self.inputs.keys():
+            unknown = ", ".join(map(repr, sorted(inputs.keys() - self.inputs.keys())))
+            raise InputError(f"no input {unknown}; the inputs are {self._signature()}")
         if self.batch is not None:
             inputs = self._filled(inputs, self.batch)
         missing = [n for n in self._needed if n not in inputs and n not in ahead]
@@ -237,8 +241,12 @@ class Runnable:
         seen = self._checked.get(name)
         if seen is not None and seen[0]() is value and (value.shape, value.dtype, value.device) == seen[1:]:
             return value.detach() if value.requires_grad else value
+        taken = self._binary.takes(value)
+        lying = None if taken else as_it_lies(value, *self._lies[name])
+        if lying is not None:
+            return lying
         type, given, value = self.inputs[name], value, from_dlpack(value)
-        if self._binary.takes(value):
+        if taken or self._binary.takes(value):
             bound = self._tensor(name, value)
             if value is given:
                 self._checked[name] = weakref.ref(value), value.shape, value.dtype, value.device

@@ -213,7 +213,8 @@ class State(Mapping[str, np.ndarray]):
         """Takes note that a program has written ``names``, copies among them."""
         if names:
             self.version += 1
-            self._stale.update(c for c, of in self.copies.items() if of in names and c not in names)
+            if self.copies:
+                self._stale.update(c for c, of in self.copies.items() if of in names and c not in names)
 
     def tear(self, names: Collection[str]) -> None:
         """Marks ``names``: a run ended while it wrote them. What is ``set`` or loaded since is whole again."""

@@ -47,7 +47,7 @@ def order(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[
     position = {n: i for i, n in enumerate(graph.nodes)}
     part_of = {g: i for i, part in enumerate(parts) for g in part}
     saving = any(g.phase == "again" for part in parts for g in part)
-    members = [[n for g in part for n in ([g.anchor] if saving and g.anchor else g.nodes)] for part in parts]
+    members = [[n for g in part for n in ([g.anchor] if g.anchor else g.nodes)] for part in parts]
     places = [[position[n] for n in nodes if not (saving and n.origin.phase == "opt")] for nodes in members]
     rank: list[float] = [max(found, default=len(position)) for found in places]
     rank = _ahead(dag, parts, part_of, rank)

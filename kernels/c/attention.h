@@ -19,7 +19,7 @@ ATTENTION_TURNED(_keys, LOAD_K, CK)
 /* Scores of a row, `s`, become weights; what was added up before is to be multiplied by what this returns. */
 GRT_INLINE T FN(_weigh)(const FN(_buffers) buf, T *s, T *top, T *total, int b, int m, int n0, int width) {
   const int seen = MIN_OF(width, FN(_last)(m) + 1 - n0);
-  T high = *top, sum = 0;
+  T high = *top;
   GRT_SIMD for (int j = 0; j < seen; j++) s[j] += LOAD_BIAS(buf, b, m, n0 + j);
   enum { L = GRT_LANES(T) };
   T part[L] __attribute__((aligned(64)));
@@ -28,17 +28,18 @@ GRT_INLINE T FN(_weigh)(const FN(_buffers) buf, T *s, T *top, T *total, int b, i
   for (; j + L <= seen; j += L)
     GRT_SIMD for (int l = 0; l < L; l++) part[l] = s[j + l] > part[l] ? s[j + l] : part[l];
   for (; j < seen; j++) part[0] = s[j] > part[0] ? s[j] : part[0];
-  for (int l = 0; l < L; l++) high = part[l] > high ? part[l] : high;
-  const T base = high == -INFINITY ? 0 : high, shrink = grt_exp(*top - base);
-  GRT_SIMD for (int i = 0; i < seen; i++) s[i] = grt_exp(s[i] - base);
+  ATTENTION_FOLD(part, ATTENTION_LARGER)
+  high = part[0];
+  const T base = high == -INFINITY ? 0 : high, shrink = grt_exp_bounded(*top - base);
+  GRT_SIMD for (int i = 0; i < seen; i++) s[i] = grt_exp_bounded(s[i] - base);
   for (int l = 0; l < L; l++) part[l] = 0;
   for (j = 0; j + L <= seen; j += L)
     GRT_SIMD for (int l = 0; l < L; l++) part[l] += s[j + l];
   for (; j < seen; j++) part[0] += s[j];
-  for (int l = 0; l < L; l++) sum += part[l];
+  ATTENTION_FOLD(part, ATTENTION_SUM)
   GRT_SIMD for (int i = 0; i < seen; i++) s[i] *= LOAD_KEEP(buf, b, m, n0 + i);
   for (int i = MAX_OF(seen, 0); i < width; i++) s[i] = 0;
-  *total = *total * shrink + sum, *top = high;
+  *total = *total * shrink + part[0], *top = high;
   return shrink;
 }
 
@@ -56,15 +57,15 @@ static void FN(_task)(long task, void **table) {
     top[i] = -INFINITY, total[i] = 0, last = MAX_OF(last, FN(_last)(m0 + i));
   }
   for (int n0 = 0; n0 < CN && n0 <= last; n0 += BN) {
-    const int width = MIN_OF(CN - n0, BN);
+    const int width = ATTENTION_WIDTH(n0, last);
     FN(_keys)(buf, keys, b, n0, width);
     ATTENTION_ROWS(values, PD, LOAD_V, CV, n0, width, 1)
-    FN(_scores)(q, PK, keys, BN, s, 0, CK, rows);
+    FN(_scores)(q, PK, keys, BN, s, 0, CK, rows, width);
     for (int i = 0; i < rows; i++) {
       const T shrink = FN(_weigh)(buf, s + i * BN, top + i, total + i, b, m0 + i, n0, width);
       GRT_SIMD for (int v = 0; v < PD; v++) y[i * PD + v] *= shrink;
     }
-    FN(_sums)(s, BN, values, PD, y, 1, width, rows);
+    FN(_sums)(s, BN, values, PD, y, 1, width, rows, PD);
   }
   for (int i = 0; i < rows; i++) {
     const int empty = total[i] == 0;

@@ -8,20 +8,23 @@
 #include "tile.h"
 enum {
   FN(_VECTORS_J) = CEIL_DIV(MAX_OF(MIN_OF(ACROSS, 128), 1), GRT_LANES(T)),
-  FN(_TILES_J) = CEIL_DIV(FN(_VECTORS_J), TILE_VECTORS),
+  FN(_TILES_J) = CEIL_DIV(FN(_VECTORS_J), ROWS ? MIN_OF(TILE_VECTORS, 2) : TILE_VECTORS), /* narrow ones along a diagonal */
   FN(_TILE_J) = CEIL_DIV(FN(_VECTORS_J), FN(_TILES_J)), /* vectors */
-  FN(_BLOCK_J) = FN(_TILES_J) * FN(_TILE_J) * GRT_LANES(T),
+  FN(_COLUMNS_J) = FN(_TILE_J) * GRT_LANES(T),
+  FN(_BLOCK_J) = FN(_TILES_J) * FN(_COLUMNS_J),
   FN(_VECTORS_D) = CEIL_DIV(MAX_OF(DEPTH, 1), GRT_LANES(T)),
   FN(_TILES_D) = CEIL_DIV(FN(_VECTORS_D), TILE_VECTORS),
   FN(_TILE_D) = CEIL_DIV(FN(_VECTORS_D), FN(_TILES_D)),
   FN(_PITCH_D) = FN(_TILES_D) * FN(_TILE_D) * GRT_LANES(T),
-  FN(_WANTED_BLOCKS_I) = CEIL_DIV(16, MAX_OF(BATCH, 1)), /* blocks of rows, so that there are 16 tasks */
-  FN(_BLOCK_I) = MAX_OF(MIN_OF(CEIL_DIV(MAX_OF(ALONG, 1), FN(_WANTED_BLOCKS_I)), 120), MIN_OF(MAX_OF(ALONG, 1), 24)),
+  /* Blocks of rows, even ones of whole tiles: so that there are 16 tasks, and few rows where some see less than others. */
+  FN(_WANTED_BLOCKS_I) = MAX_OF(CEIL_DIV(16, MAX_OF(BATCH, 1)), CEIL_DIV(MAX_OF(ALONG, 1), ROWS ? 48 : 120)),
+  FN(_EVEN_I) = CEIL_DIV(MAX_OF(CEIL_DIV(MAX_OF(ALONG, 1), FN(_WANTED_BLOCKS_I)), 24), 12) * 12,
+  FN(_BLOCK_I) = MIN_OF(FN(_EVEN_I), MAX_OF(ALONG, 1)),
   FN(_BLOCKS_I) = CEIL_DIV(ALONG, FN(_BLOCK_I)),
   FN(_PITCH_K) = CK + 16, /* no power of two, which would crowd one set of a cache */
   FN(_PITCH_V) = CV + 16
 };
-/* c[rows][VECTORS] <- (c or 0) + a[rows][depth] * b[depth][VECTORS] */
+/* c[rows][VECTORS] <- (c or 0) + a[rows][depth] * b[depth][VECTORS]; and of as many `columns`, in whole tiles */
 #define ATTENTION_PRODUCT(name, VECTORS)                                                                                          \
   GRT_INLINE void FN(name)(const T *a, const int pitch, const T *b, const int width, T *c, const int more, int depth, const int rows) { \
     typedef GRT_VEC(T) vec;                                                                                                        \
@@ -41,9 +44,10 @@ enum {
     for (int i = 0; i < rows; i++)                                                                                                 \
       _Pragma("GCC unroll 4") for (int v = 0; v < VECTORS; v++) *(vec *)(c + i * width + v * L) = acc[i][v];                       \
   }                                                                                                                                \
-  GRT_INLINE void FN(name##s)(const T *a, const int pitch, const T *b, const int width, T *c, const int more, int depth, int rows) { \
+  GRT_INLINE void FN(name##s)(const T *a, const int pitch, const T *b, const int width, T *c, const int more, int depth, int rows, \
+                             int columns) {                                                                                        \
     enum { MR = TILE_ROWS(VECTORS), NR = VECTORS * GRT_LANES(T) };                                                                 \
-    for (int j = 0; j < width; j += NR)                                                                                            \
+    for (int j = 0; j < columns; j += NR)                                                                                            \
       for (int i = 0; i < rows; i += MR)                                                                                           \
         if (i + MR <= rows)                                                                                                        \
           FN(name)(a + i * pitch, pitch, b + j, width, c + i * width + j, more, depth, MR);                                        \
@@ -53,10 +57,11 @@ enum {
 ATTENTION_PRODUCT(_score, FN(_TILE_J))
 ATTENTION_PRODUCT(_sum, FN(_TILE_D))
 
-/* name: to[k][BLOCK_J] <- LOAD's rows j0 ... turned, 0 behind the last of `width` */
+/* name: to[k][BLOCK_J] <- LOAD's rows j0 ... turned, 0 behind the last of `width` up to the end of its tile */
 #define ATTENTION_TURNED(name, LOAD, SIZE)                                                                                         \
   GRT_INLINE void FN(name)(const FN(_buffers) buf, T *to, int b, int j0, int width) {                                              \
     enum { L = GRT_LANES(T), BJ = FN(_BLOCK_J) };                                                                                  \
+    const int end = CEIL_DIV(width, FN(_COLUMNS_J)) * FN(_COLUMNS_J);                                                              \
     int k = 0;                                                                                                                     \
     for (; k + L <= SIZE; k += L) { /* a transposition, in registers */                                                            \
       int j = 0;                                                                                                                   \
@@ -71,10 +76,10 @@ ATTENTION_PRODUCT(_sum, FN(_TILE_D))
         for (int i = 0; i < L; i++) *(GRT_VEC(T) *)(to + (k + i) * BJ + j) = r[i];                                                 \
       }                                                                                                                            \
       for (int i = 0; i < L; i++)                                                                                                  \
-        for (int l = j; l < BJ; l++) to[(k + i) * BJ + l] = l < width ? LOAD(buf, b, j0 + l, k + i) : 0;                           \
+        for (int l = j; l < end; l++) to[(k + i) * BJ + l] = l < width ? LOAD(buf, b, j0 + l, k + i) : 0;                           \
     }                                                                                                                              \
     for (; k < SIZE; k++)                                                                                                          \
-      for (int j = 0; j < BJ; j++) to[k * BJ + j] = j < width ? LOAD(buf, b, j0 + j, k) : 0;                                       \
+      for (int j = 0; j < end; j++) to[k * BJ + j] = j < width ? LOAD(buf, b, j0 + j, k) : 0;                                       \
   }
 /* to[rows][PITCH] <- LOAD's rows from `first` on, times `factor`, 0 behind SIZE */
 #define ATTENTION_ROWS(to, PITCH, LOAD, SIZE, first, rows, factor)                                                                 \
@@ -84,3 +89,12 @@ ATTENTION_PRODUCT(_sum, FN(_TILE_D))
   }
 /* The last key that a query sees. */
 GRT_INLINE int FN(_last)(int m) { return !ROWS ? CN - 1 : ROWS == CM ? m : m % MAX_OF(ROWS, 1); }
+/* The first query that sees key n, and how many keys from n0 on any query up to one that sees `last` does, a block's at most. */
+#define ATTENTION_FIRST(n) (ROWS > 0 && ROWS == CM ? (n) : 0)
+#define ATTENTION_WIDTH(n0, last) MIN_OF(MIN_OF(CN - (n0), FN(_BLOCK_J)), (last) + 1 - (n0))
+/* part[0] <- all of part[GRT_LANES(T)], by halves: one after the other each would wait for the one before. */
+#define ATTENTION_FOLD(part, with) \
+  _Pragma("GCC unroll 4") for (int half = GRT_LANES(T) / 2; half > 0; half /= 2) \
+    _Pragma("GCC unroll 8") for (int l = 0; l < half; l++) part[l] = with(part[l], part[l + half]);
+#define ATTENTION_SUM(a, b) ((a) + (b))
+#define ATTENTION_LARGER(a, b) ((b) > (a) ? (b) : (a))

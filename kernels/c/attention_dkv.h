@@ -15,7 +15,7 @@ ATTENTION_TURNED(_outer, LOAD_DY, CV)
 /* s[width], scores of a key, <- the weights that were summed up, and a[width], the gradients of the weights, <- the scores'. */
 GRT_INLINE void FN(_gradients)(const FN(_buffers) buf, T *s, T *a, const T *lse, const T *delta, int b, int m0, int n, int width) {
   GRT_SIMD for (int j = 0; j < width; j++) {
-    const T weight = n <= FN(_last)(m0 + j) ? grt_exp(s[j] + LOAD_BIAS(buf, b, m0 + j, n) - lse[j]) : 0;
+    const T weight = n <= FN(_last)(m0 + j) ? grt_exp_bounded(s[j] + LOAD_BIAS(buf, b, m0 + j, n) - lse[j]) : 0;
     const T keep = LOAD_KEEP(buf, b, m0 + j, n);
     s[j] = weight * keep, a[j] = weight * (a[j] * keep - delta[j]);
   }
@@ -32,7 +32,7 @@ static void FN(_task)(long task, void **table) {
   ATTENTION_ROWS(k, PK, LOAD_K, CK, n0, rows, (T)SCALE)
   ATTENTION_ROWS(v, PV, LOAD_V, CV, n0, rows, 1)
   GRT_SIMD for (int i = 0; i < rows * PD; i++) dk[i] = dv[i] = 0;
-  for (int m0 = 0; m0 < CM; m0 += BM) {
+  for (int m0 = ATTENTION_FIRST(n0); m0 < CM; m0 += BM) {
     const int width = MIN_OF(CM - m0, BM);
     int last = 0;
     for (int j = 0; j < width; j++) {
@@ -44,11 +44,11 @@ static void FN(_task)(long task, void **table) {
     FN(_outer)(buf, outer, b, m0, width);
     ATTENTION_ROWS(q, PD, LOAD_Q, CK, m0, width, (T)SCALE)
     ATTENTION_ROWS(dy, PD, LOAD_DY, CV, m0, width, 1)
-    FN(_scores)(k, PK, queries, BM, s, 0, CK, rows);
-    FN(_scores)(v, PV, outer, BM, a, 0, CV, rows);
+    FN(_scores)(k, PK, queries, BM, s, 0, CK, rows, width);
+    FN(_scores)(v, PV, outer, BM, a, 0, CV, rows, width);
     for (int i = 0; i < rows; i++) FN(_gradients)(buf, s + i * BM, a + i * BM, lse, delta, b, m0, n0 + i, width);
-    FN(_sums)(s, BM, dy, PD, dv, 1, width, rows);
-    FN(_sums)(a, BM, q, PD, dk, 1, width, rows);
+    FN(_sums)(s, BM, dy, PD, dv, 1, width, rows, PD);
+    FN(_sums)(a, BM, q, PD, dk, 1, width, rows, PD);
   }
   for (int i = 0; i < rows; i++)
     GRT_SIMD for (int d = 0; d < CK; d++) STORE(buf, b, n0 + i, d, dk[i * PD + d], dv[i * PD + d]);

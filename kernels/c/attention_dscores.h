@@ -23,13 +23,13 @@ static void FN(_task)(long task, void **table) {
     const int width = MIN_OF(CN - n0, BN);
     FN(_keys)(buf, keys, b, n0, width);
     FN(_values)(buf, values, b, n0, width);
-    FN(_scores)(q, PK, keys, BN, s, 0, CK, rows);
-    FN(_scores)(dy, PV, values, BN, a, 0, CV, rows);
+    FN(_scores)(q, PK, keys, BN, s, 0, CK, rows, width);
+    FN(_scores)(dy, PV, values, BN, a, 0, CV, rows, width);
     for (int i = 0; i < rows; i++) {
       const int m = m0 + i, last = FN(_last)(m);
       const T lse = LOAD_LSE(buf, b, m), delta = LOAD_DELTA(buf, b, m);
       GRT_SIMD for (int j = 0; j < width; j++) {
-        const T weight = n0 + j <= last ? grt_exp(s[i * BN + j] + LOAD_BIAS(buf, b, m, n0 + j) - lse) : 0;
+        const T weight = n0 + j <= last ? grt_exp_bounded(s[i * BN + j] + LOAD_BIAS(buf, b, m, n0 + j) - lse) : 0;
         STORE(buf, b, m, n0 + j, weight * (a[i * BN + j] * LOAD_KEEP(buf, b, m, n0 + j) - delta));
       }
     }

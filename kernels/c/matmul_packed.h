@@ -17,10 +17,11 @@ enum {
   FN(_TILE_N) = FN(_VECTORS) * GRT_LANES(T),
   FN(_TILE_M) = CEIL_DIV(MAX_OF(M, 1), CEIL_DIV(MAX_OF(M, 1), TILE_ROWS(FN(_VECTORS)))), /* even tiles */
   FN(_TILES_M) = CEIL_DIV(MAX_OF(M, 1), FN(_TILE_M)),
-  FN(_LARGE_TASKS) = BATCH * CEIL_DIV(FN(_TILES_M), 32) * CEIL_DIV(FN(_TILES_N), 4), /* if tasks are as large as caches like */
+  FN(_MOST_M) = FN(_TILES_M) <= 44 ? 44 : 32, /* tiles of a block of rows: one of all, for which B is packed once, or what suits */
+  FN(_LARGE_TASKS) = BATCH * CEIL_DIV(FN(_TILES_M), FN(_MOST_M)) * CEIL_DIV(FN(_TILES_N), 4), /* if tasks are as large as caches like */
   FN(_BLOCKS_N) = CEIL_DIV(FN(_TILES_N), FN(_LARGE_TASKS) < 16 && FN(_TILES_M) > 1 ? 1 : 4),
   FN(_WANTED_BLOCKS_M) = CEIL_DIV(16, MAX_OF(1, BATCH * FN(_BLOCKS_N))), /* blocks of rows, so that there are 16 tasks */
-  FN(_BLOCKS_M) = CEIL_DIV(FN(_TILES_M), MAX_OF(1, MIN_OF(32, FN(_TILES_M) / FN(_WANTED_BLOCKS_M)))),
+  FN(_BLOCKS_M) = CEIL_DIV(FN(_TILES_M), MAX_OF(1, MIN_OF(FN(_MOST_M), FN(_TILES_M) / FN(_WANTED_BLOCKS_M)))),
   FN(_BLOCK_M) = CEIL_DIV(FN(_TILES_M), FN(_BLOCKS_M)) * FN(_TILE_M),
   FN(_BLOCK_N) = CEIL_DIV(FN(_TILES_N), FN(_BLOCKS_N)) * FN(_TILE_N),
   /* Packing takes many rows, or long ones, to pay. */

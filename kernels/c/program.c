@@ -6,9 +6,10 @@
 grt_parallel_fn GRT_PARALLEL;
 grt_memory_fn GRT_MEMORY;
 grt_try_fn GRT_TRY;
+grt_alone_fn GRT_ALONE;
 
-GRT_EXPORT void grt_bind(grt_parallel_fn parallel, grt_memory_fn memory, grt_try_fn try) {
-  GRT_PARALLEL = parallel, GRT_MEMORY = memory, GRT_TRY = try;
+GRT_EXPORT void grt_bind(grt_parallel_fn parallel, grt_memory_fn memory, grt_try_fn try, grt_alone_fn alone) {
+  GRT_PARALLEL = parallel, GRT_MEMORY = memory, GRT_TRY = try, GRT_ALONE = alone;
 }
 void grt_drop(void **kept, long count) {
   for (long i = 0; i < count; i++) free(kept[i]), kept[i] = NULL;
@@ -51,6 +52,7 @@ void grt_launch(const grt_part *parts, int count, const grt_place *places, void 
   const grt_part *last = parts + count - 1;
   const int first = parts->place, end = last->place + last->places;
   for (int i = first; i < end; i++) there[i - first] = (char *)table[places[i].entry] + places[i].offset;
+  const int before = parts->alone && GRT_ALONE(1);
   if (count > 1) {
     launch all = {parts, count, there};
     GRT_PARALLEL(part_task, last->start + last->tasks, (void **)&all);
@@ -59,6 +61,7 @@ void grt_launch(const grt_part *parts, int count, const grt_place *places, void 
   } else {
     GRT_PARALLEL(parts->kernel.task, grt_share(parts->tasks), there);
   }
+  if (parts->alone) GRT_ALONE(before);
 }
 
 static void run_launch(int number, void **table) {

@@ -7,8 +7,8 @@
  * cores takes as long as a small task, several where they share no cache: a thread counts what it has done beside its own
  * ticket, and a helper takes half of what is left at once. The caller waits for tasks, never for threads: one that has lost its
  * core delays nobody. Results cannot depend on who ran what, because a task owns what it writes. Workers spin briefly, then
- * sleep. One program runs at a time: a second Python thread waits; a call from inside a task runs serially. After fork the
- * child makes a pool of its own. Scratch memory belongs to the thread that uses it, whatever the program, and ends with it.
+ * sleep. One program runs at a time: a second Python thread waits; a call from inside a task runs serially, and so does one
+ * after grt_alone(1), since to wake a thread takes longer than a little work. After fork the child makes a pool of its own. Scratch memory belongs to the thread that uses it, whatever the program, and ends with it.
  *
  * A task that gets no memory is left, its loop comes to its end, and grt_try, under which it was begun, says so.
  *
@@ -52,7 +52,7 @@ static struct {
   atomic_int thread;
 } spans[SPANS];
 static int workers, wanted;
-static _Thread_local int inside;
+static _Thread_local int inside, alone;
 static _Thread_local jmp_buf *left; /* where a thread goes on that got no memory */
 static atomic_int starved;          /* whether a task of this loop was left */
 static _Thread_local struct {
@@ -232,7 +232,7 @@ __attribute__((visibility("default"))) long grt_spans(int64_t *out, long most) {
 }
 
 __attribute__((visibility("default"))) void grt_parallel(grt_task task, long tasks, void **buf) {
-  if (tasks <= 1 || inside) {
+  if (tasks <= 1 || inside || alone) {
     const int records = !inside && atomic_load_explicit(&recording, memory_order_relaxed);
     const long long start = records ? now() : 0;
     for (long i = 0; i < tasks; i++) task(i, buf);
@@ -281,15 +281,23 @@ __attribute__((visibility("default"))) void grt_parallel(grt_task task, long tas
   if (failed) leave();
 }
 
+/* Whether this thread runs loops by itself from here on; returns whether it did. */
+__attribute__((visibility("default"))) int grt_alone(int on) {
+  const int before = alone;
+  alone = on;
+  return before;
+}
+
 /* Runs `launch`; 1 if there was no memory for a part of it, else 0. */
 __attribute__((visibility("default"))) int grt_try(void (*launch)(int, void **), int number, void **table) {
   jmp_buf here, *const outer = left;
+  const int before = alone;
   if (setjmp(here) == 0) {
     left = &here;
     launch(number, table);
     left = outer;
     return 0;
   }
-  left = outer;
+  left = outer, alone = before;
   return 1;
 }

@@ -1,7 +1,7 @@
 /* What generated programs see of the runtime: the parallel loop and per-thread scratch memory.
  *
  * A program is a shared object; the thread pool lives in another one, shared by all programs of the process. The loader hands
- * its grt_parallel, grt_memory and grt_try to grt_bind, which the program exports (program.c).
+ * its grt_parallel, grt_memory, grt_try and grt_alone to grt_bind, which the program exports (program.c).
  */
 #ifndef GRAPHRT_RUNTIME_H
 #define GRAPHRT_RUNTIME_H
@@ -13,6 +13,7 @@ typedef void (*grt_task)(long index, void **buf);
 typedef void (*grt_parallel_fn)(grt_task task, long tasks, void **buf);
 typedef void *(*grt_memory_fn)(int kind, size_t bytes);
 typedef int (*grt_try_fn)(void (*launch)(int number, void **table), int number, void **table);
+typedef int (*grt_alone_fn)(int on);
 
 /* A long program is compiled in several units at once; what is hidden is shared by them, and by nobody else. */
 #define GRT_HIDDEN __attribute__((visibility("hidden")))
@@ -21,6 +22,7 @@ typedef int (*grt_try_fn)(void (*launch)(int number, void **table), int number, 
 extern GRT_HIDDEN grt_parallel_fn GRT_PARALLEL;
 extern GRT_HIDDEN grt_memory_fn GRT_MEMORY;
 extern GRT_HIDDEN grt_try_fn GRT_TRY;
+extern GRT_HIDDEN grt_alone_fn GRT_ALONE;
 
 /* Memory of this thread, at least `bytes` long and 64-byte aligned, reused by every kernel of every program: grt_scratch within
  * a task, grt_workspace for what a launch prepares for its tasks (two callers of one kernel prepare in different places). Where
@@ -48,6 +50,7 @@ typedef struct {
   long start, tasks; /* of this part, among those of the launch */
   int place, places; /* the first of its places, and how many they are */
   int rows; /* whether it goes through the rows of a batch, and stops at the last */
+  int alone; /* whether the launch is so small that one thread runs it */
 } grt_part;
 /* The launches of a program, for the functions that it exports (program.c): the first part of each launch, behind the last how
  * many parts there are, and how many places one has at most. */

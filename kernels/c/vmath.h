@@ -83,7 +83,7 @@ GRT_INLINE float grt_erf_f32(float x) {
   float q = -3.19684005e-07f;
   q = GRT_FMA(q, t, 5.34637638e-06f), q = GRT_FMA(q, t, -2.00283102e-05f), q = GRT_FMA(q, t, -0.000241907444f), q = GRT_FMA(q, t, 0.00356995221f);
   q = GRT_FMA(q, t, -0.023844542f), q = GRT_FMA(q, t, 0.106480345f), q = GRT_FMA(q, t, 0.634950101f), q = GRT_FMA(q, t, 1.12870657f);
-  const float near = GRT_FMA(x, p, x), far = 1.0f - grt_exp_f32(-t * q);
+  const float near = GRT_FMA(x, p, x), far = 1.0f - grt_exp_bounded_f32(-t * q);
   return (a < 0.93f) | (x != x) ? near : copysignf(far, x);
 }
 

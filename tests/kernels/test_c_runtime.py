@@ -74,6 +74,36 @@ int main(void) {
   return 0;
 }
 """
+ALONE = r"""
+#include <pthread.h>
+#include <stdio.h>
+typedef void (*grt_task)(long, void **);
+void grt_parallel(grt_task, long, void **);
+void grt_set_threads(int);
+int grt_alone(int);
+int grt_try(void (*)(int, void **), int, void **);
+void *grt_memory(int, unsigned long);
+static pthread_t who[1000];
+static void note(long i, void **buf) { (void)buf; who[i] = pthread_self(); }
+static void starved(int number, void **table) {
+  (void)number, (void)table;
+  grt_alone(0);
+  grt_memory(-1, 0);
+}
+int main(void) {
+  int others = 0;
+  grt_set_threads(4);
+  grt_parallel(note, 1000, NULL); /* the others are there */
+  const int before = grt_alone(1);
+  for (int turn = 0; turn < 100; turn++) {
+    grt_parallel(note, 1000, NULL);
+    for (int i = 0; i < 1000; i++) others += !pthread_equal(who[i], pthread_self());
+  }
+  const int failed = grt_try(starved, 0, NULL);
+  printf("%d %d %d %d", before, others, failed, grt_alone(0));
+  return 0;
+}
+"""
 EXPECTED = 10 * sum(i * (200 - i) for i in range(200))  # index i runs in the loops of more than i tasks
 
 
@@ -102,3 +132,8 @@ def test_a_forked_child_has_a_pool_of_its_own(tmp_path: Path) -> None:
 def test_new_threads_of_a_pool_take_no_task_of_loops_long_gone(tmp_path: Path) -> None:
     done = run(tmp_path, [], [], GROWING)
     assert (done.returncode, done.stdout) == (0, "0"), done.stderr
+
+
+def test_a_thread_that_is_to_run_loops_alone_does_and_a_launch_that_fails_leaves_it_so(tmp_path: Path) -> None:
+    done = run(tmp_path, ["-fsanitize=thread"], [], ALONE)
+    assert (done.returncode, done.stdout) == (0, "0 0 1 1"), done.stderr

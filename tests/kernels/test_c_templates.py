@@ -53,7 +53,7 @@ static void *fenced_memory(int kind, size_t bytes) {
 }
 int take_outside(void) { look_at_fences(); const int o = outside; outside = 0; return o; }
 static void backwards(grt_task task, long tasks, void **buf) { while (tasks-- > 0) task(tasks, buf); }
-void bind_backwards(void) { grt_bind(backwards, fenced_memory, GRT_TRY); }
+void bind_backwards(void) { grt_bind(backwards, fenced_memory, GRT_TRY, GRT_ALONE); }
 """
 CTYPES: dict[str, Any] = {"float": np.float32, "double": np.float64}
 
@@ -542,7 +542,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Objects:
 def bound(objects: Objects, op: str) -> ctypes.CDLL:
     library = ctypes.CDLL(str(objects[op]))
     pool = ctypes.CDLL(str(objects["pool_of_threads"]))
-    functions = pool.grt_parallel, pool.grt_memory, pool.grt_try
+    functions = pool.grt_parallel, pool.grt_memory, pool.grt_try, pool.grt_alone
     library.grt_bind(*(ctypes.cast(function, ctypes.c_void_p) for function in functions))
     return library
 

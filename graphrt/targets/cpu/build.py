@@ -221,5 +221,6 @@ def open_library(path: Path, runtime: Path | None = None) -> ctypes.CDLL:
     """The shared object at ``path``, bound to the pool of threads."""
     library = ctypes.CDLL(str(path))
     threads = pool(runtime)
-    library.grt_bind(*(ctypes.cast(f, ctypes.c_void_p) for f in (threads.grt_parallel, threads.grt_memory, threads.grt_try)))
+    functions = threads.grt_parallel, threads.grt_memory, threads.grt_try, threads.grt_alone
+    library.grt_bind(*(ctypes.cast(function, ctypes.c_void_p) for function in functions))
     return library

@@ -18,7 +18,7 @@ from graphrt.schedule.memory import blocks, loads
 from graphrt.targets.cpu.batch import RowLimit
 from graphrt.targets.cpu.build import has_pairs, vector_bytes
 from graphrt.targets.cpu.generated import LoopPrinter
-from graphrt.targets.cpu.launches import Part, tables
+from graphrt.targets.cpu.launches import Part, is_small, tables
 from graphrt.targets.cpu.loop import RepeatPrinter, body_buffers
 from graphrt.targets.cpu.printer import Buffers, CPrinter
 from graphrt.targets.cpu.template import TemplatePrinter
@@ -101,6 +101,7 @@ class _Printed:
         found: list[list[Part]] = []
         for launch in kernels:
             found.append([])
+            alone = is_small(launch)
             for kernel in launch:
                 if isinstance(kernel, CollectiveKernel) or not any(store.size for b in blocks(kernel) for store in b.stores):
                     continue  # other processes take part in it, or its results have no elements
@@ -113,7 +114,8 @@ class _Printed:
                     self.source.decisions.extend(printer.decisions)
                     if _is_fresh(kernel):
                         self.source.fresh.append(group.name)
-                found[-1].append(Part(group.name, self.names[text], tasks, printer.places, self.limit.limits(kernel)))
+                limited = self.limit.limits(kernel)
+                found[-1].append(Part(group.name, self.names[text], tasks, printer.places, limited, alone))
         return found
 
     def _printer(self, kernel: Kernel, buffers: Buffers) -> CPrinter:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from graphrt.schedule.kernel_ir import Kernel
 from graphrt.targets.cpu.printer import PlaceInTable
+
+ALONE = 1 << 15  # operations, or elements read and written: about a microsecond
 
 
 @dataclass(frozen=True)
 class Part:
     """A group's part of a launch: a kernel, in ``tasks`` tasks (None: the kernel shares out its work itself).
 
-    ``rows`` says that it goes through the rows of a batch, and stops at the last.
+    ``rows`` says that it goes through the rows of a batch, and stops at the last; ``alone`` that one thread is done with the
+    launch before others would have begun.
     """
 
     group: str
@@ -20,6 +24,13 @@ class Part:
     tasks: int | None
     places: list[PlaceInTable]
     rows: bool = False
+    alone: bool = False
+
+
+def is_small(kernels: Sequence[Kernel]) -> bool:
+    """Whether one thread runs a launch of ``kernels`` sooner than several, of which some may have to wake up."""
+    nodes = [node for kernel in kernels for node in (*kernel.group.nodes, *kernel.group.inlined)]
+    return sum(max(n.op.flops(n), sum(v.type.size for v in (*n.outputs, *n.inputs))) for n in nodes) <= ALONE
 
 
 def tables(launches: Sequence[Sequence[Part]], prefix: str = "") -> list[str]:
@@ -30,7 +41,7 @@ def tables(launches: Sequence[Sequence[Part]], prefix: str = "") -> list[str]:
         start = 0
         for part in launch:
             what = f"{{.run = {part.kernel}}}" if part.tasks is None else f"{{.task = {part.kernel}_task}}"
-            size = f"{start}, {part.tasks or 0}, {len(places)}, {len(part.places)}, {int(part.rows)}"
+            size = f"{start}, {part.tasks or 0}, {len(places)}, {len(part.places)}, {int(part.rows)}, {int(part.alone)}"
             parts.append(f"  {{{what}, {size}}}, /* launch {number}: {part.group} */")
             places += [f"{{{entry}, {offset}}}" for entry, offset in part.places]
             start += part.tasks or 0
@@ -45,7 +56,7 @@ def tables(launches: Sequence[Sequence[Part]], prefix: str = "") -> list[str]:
         "};",
         f"static const grt_part {prefix}parts[] = {{",
         *parts,
-        "  {{0}, 0, 0, 0, 0, 0},",
+        "  {{0}, 0, 0, 0, 0, 0, 0},",
         "};",
         f"static const int {prefix}first[] = {{{', '.join(map(str, first))}}}; /* of the parts of each launch */",
     ]

@@ -147,7 +147,7 @@ def _hints(kernel: TemplateKernel) -> dict[str, bool]:
         return {}
     if kernel.spec.family == "matmul":
         a, b = lies_along(loaders["A"], "m", "k"), lies_along(loaders["B"], "n", "k")
-        direct = {"A_DIRECT": not a and _direct(loaders["A"]), "B_DIRECT": b and _direct(loaders["B"])}
+        direct = {"A_DIRECT": not a and _direct(loaders["A"]), "B_DIRECT": b and _is_row(loaders["B"], "n")}
         return {"A_FAST_M": a, "B_FAST_N": b, **direct}
     if kernel.spec.family == "conv":
         first = next(iter(loaders.values()))
@@ -189,6 +189,11 @@ def _until(block: Block, v: Var) -> Block:
 def _direct(block: Block) -> bool:
     """Whether ``block`` is no more than a load."""
     return [(i.op, i.args[-1]) for i in block.insts] == [("load", ())]
+
+
+def _is_row(block: Block, axis: str) -> bool:
+    """Whether ``block`` is no more than a load, of elements side by side along ``axis`` as far as that goes."""
+    return _direct(block) and block.insts[0].args[1].stride(axis) is not None
 
 
 def included(header: str, macros: Mapping[str, object]) -> list[str]:
