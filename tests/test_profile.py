@@ -86,7 +86,7 @@ def test_a_launch_with_little_work_stays_on_the_thread_that_calls() -> None:
     graph = grt.Graph()
     x = graph.input("x", (6, 50))
     for i in range(4):
-        graph.output(f"y{i}", F.sum(x * (i + 1.5), dims=0))
+        graph.output(f"y{i}", F.sum(x * (i + 1.5), 0))
     program, given = grt.compile(graph, target="cpu"), np.ones((6, 50), np.float32)
     assert program.launches == 1
     threads = {s.thread for _ in range(100) for of in program.profile(x=given, runs=1).spans for s in of}

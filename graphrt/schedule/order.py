@@ -41,13 +41,17 @@ def arrange(
 def order(graph: Graph, dag: nx.DiGraph, parts: list[list[Group]]) -> list[list[Group]]:
     """Topological order of the launches (Kahn), the one whose last node was defined first when there is a choice.
 
+    A contraction that a parameter becomes counts from itself, not from the update, which may be the last that is said: what
+    it reads is still in a cache, and need not lie anywhere for longer.
     Where something is computed again to save memory, that is not done before it is needed: there a launch is as early as the
     first that waits for it, and updates come as soon as they can.
     """
     position = {n: i for i, n in enumerate(graph.nodes)}
     part_of = {g: i for i, part in enumerate(parts) for g in part}
     saving = any(g.phase == "again" for part in parts for g in part)
-    members = [[n for g in part for n in ([g.anchor] if g.anchor else g.nodes)] for part in parts]
+    updated = {v.node for v in graph.updates.values()}
+    early = {g for part in parts for g in part if g.anchor and (saving or not updated.isdisjoint(g.nodes))}
+    members = [[n for g in part for n in ([g.anchor] if g.anchor and g in early else g.nodes)] for part in parts]
     places = [[position[n] for n in nodes if not (saving and n.origin.phase == "opt")] for nodes in members]
     rank: list[float] = [max(found, default=len(position)) for found in places]
     rank = _ahead(dag, parts, part_of, rank)
