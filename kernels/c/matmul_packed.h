@@ -19,14 +19,18 @@ enum {
   FN(_TILES_M) = CEIL_DIV(MAX_OF(M, 1), FN(_TILE_M)),
   FN(_MOST_M) = FN(_TILES_M) <= 44 ? 44 : 32, /* tiles of a block of rows: one of all, for which B is packed once, or what suits */
   FN(_LARGE_TASKS) = BATCH * CEIL_DIV(FN(_TILES_M), FN(_MOST_M)) * CEIL_DIV(FN(_TILES_N), 4), /* if tasks are as large as caches like */
-  FN(_BLOCKS_N) = CEIL_DIV(FN(_TILES_N), FN(_LARGE_TASKS) < 16 && FN(_TILES_M) > 1 ? 1 : 4),
+  FN(_FEW) = FN(_LARGE_TASKS) < 16 && FN(_TILES_M) > 1,
+  FN(_SMALL_B) = (long)BATCH * K * N <= 1 << 23, /* 32 MB */
+  /* Each block of columns packs its rows of A anew: there is one where there are rows enough to use what is read of B. */
+  FN(_TALL) = !A_DIRECT && FN(_SMALL_B) && FN(_TILES_N) <= 4 && FN(_TILES_M) >= 6 * CEIL_DIV(16, MAX_OF(1, BATCH)),
+  FN(_BLOCKS_N) = CEIL_DIV(FN(_TILES_N), FN(_FEW) && !FN(_TALL) ? 1 : 4),
   FN(_WANTED_BLOCKS_M) = CEIL_DIV(16, MAX_OF(1, BATCH * FN(_BLOCKS_N))), /* blocks of rows, so that there are 16 tasks */
   FN(_BLOCKS_M) = CEIL_DIV(FN(_TILES_M), MAX_OF(1, MIN_OF(FN(_MOST_M), FN(_TILES_M) / FN(_WANTED_BLOCKS_M)))),
   FN(_BLOCK_M) = CEIL_DIV(FN(_TILES_M), FN(_BLOCKS_M)) * FN(_TILE_M),
   FN(_BLOCK_N) = CEIL_DIV(FN(_TILES_N), FN(_BLOCKS_N)) * FN(_TILE_N),
   /* Packing takes many rows, or long ones, to pay. */
   FN(_IN_PLACE) = B_DIRECT && !FROZEN && M <= 256 && N >= FN(_TILE_N) && N <= 2048,
-  FN(_SHARED) = !FN(_IN_PLACE) && K > 0 && (FROZEN || (FN(_BLOCKS_M) > 1 && (long)BATCH * K * N <= 1 << 23)), /* 32 MB */
+  FN(_SHARED) = !FN(_IN_PLACE) && K > 0 && (FROZEN || (FN(_BLOCKS_M) > 1 && FN(_SMALL_B))),
   FN(_FETCHES) = FN(_SHARED) && M <= 256, /* with more rows there is time enough */
   /* Of packed A: no power of two, which would crowd one set of a cache. */
   FN(_PITCH) = (A_FAST_M ? FN(_BLOCK_M) : FN(_BLOCK_K)) + 16
