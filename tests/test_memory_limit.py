@@ -192,7 +192,9 @@ def test_a_trainer_keeps_the_limit() -> None:
 
     def trainer(limit: str | int | None = None) -> grt.Trainer:
         nn.manual_seed(0)
-        net = nn.Sequential(*(layer for _ in range(8) for layer in (nn.Linear(32, 32), nn.Tanh())), nn.Linear(32, 10))
+        net = nn.Sequential(
+            *(layer for _ in range(8) for layer in (nn.Linear(32, 32, bias=False), nn.Tanh())), nn.Linear(32, 10)
+        )
         return grt.Trainer(net, nn.CrossEntropyLoss(), optim.SGD(0.1), target="cpu", memory_limit=limit)
 
     plain = trainer()

@@ -185,7 +185,12 @@ def _can_lie(v: Value, order: tuple[int, ...]) -> bool:
     op = v.node.op
     if op.kind is Kind.SOURCE:
         return False
-    return op.template is None or op.stores_any or order == tuple(range(v.ndim)) or (op.orders is not None and order in op.orders(v.node)[1])
+    return (
+        op.template is None
+        or op.stores_any
+        or order == tuple(range(v.ndim))
+        or (op.orders is not None and order in op.orders(v.node)[1])
+    )
 
 
 def follows(node: Node) -> bool:

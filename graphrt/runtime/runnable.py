@@ -94,7 +94,9 @@ class Runnable:
         self._needed, self._unpack, self._updates = list(calling.needed), calling.unpack, frozenset(calling.updates)
         binary.attach(state, self._updates)
         self._lock = make_lock(PROGRAM)
-        self._lies = {n: (t.dtype.numpy, t.shape, tuple(s * t.dtype.itemsize for s in t.strides)) for n, t in self.inputs.items()}
+        self._lies = {
+            n: (t.dtype.numpy, t.shape, tuple(s * t.dtype.itemsize for s in t.strides)) for n, t in self.inputs.items()
+        }
         self._numbers: dict[str, tuple[Any, np.ndarray]] = {}  # the last number of each input, and its array
         self._checked: dict[str, tuple[Any, Any, Any, Any]] = {}  # the last tensor of each input, as it was: a weak reference
         self._ahead: deque[tuple[Mapping[str, Any], str, int]] = deque()  # inputs from prefetch, their kind (_asked), the rows
