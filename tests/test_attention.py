@@ -285,6 +285,22 @@ def attended(graph: grt.Graph, name: str, rng: np.random.Generator) -> tuple[dic
     return found, feeds, dict(zip(found, (t.detach().numpy() for t in (z, *of_torch)), strict=True))
 
 
+def test_heads_lie_as_they_are_read() -> None:
+    """A result whose heads are joined again lies as the product behind them reads it, and its own gradients too."""
+    graph, shape = grt.Graph(), (2, 20, 3, 16)
+    q, k, v = (F.transpose(graph.input(n, shape), 1, 2) for n in "qkv")
+    heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    w = graph.input("w", (48, 48))
+    y = graph.output("y", F.reshape(F.transpose(heads, 1, 2), (2, 20, 48)) @ w)
+    for name, d in zip("qkvw", grt.grad(F.sum(y * y), [*(graph.sources[n].outputs[0] for n in "qkv"), w]), strict=True):
+        graph.output(f"d{name}", d)
+    program = grt.compile(graph, target=TARGET)
+    (node,) = (n for n in program.graph.nodes if n.op.name == "attention")
+    assert node.types[0].order == (0, 2, 1, 3)
+    assert any(d.stage == "layout" and d.node == node.outputs[0].name and d.taken for d in program.decisions)
+    check(graph, {n.name: data(*n.types[0].shape, seed=i) for i, n in enumerate(graph.sources.values())}, TARGET, 1000)
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_blocks_of_attention(name: str, rng: np.random.Generator) -> None:
     """Sizes that no block divides, large scores, and gradients, beside the reference and torch: no score is stored, and there

@@ -116,6 +116,7 @@ def test_outputs_lie_as_they_are_asked_to(target: str) -> None:
         "gathered": F.gather(x, 3, F.argsort(x, 3)) + 1.0,
         "scanned": F.cumsum(x, 2) - 1.0,
         "joined": F.cat([x, F.exp(x)], 2),
+        "attended": F.scaled_dot_product_attention(x, x * 0.5, x),
         "padded": F.pad(x, (1, 2, 0, 1)),
         "constant": F.full(g, [2, 3, 4, 5], 2.0) + F.reshape(F.arange(g, 3), [3, 1, 1]),
     }

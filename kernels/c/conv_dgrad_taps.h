@@ -3,8 +3,10 @@
  *   products[tap][pixel] = sum over k of w[k,c,tap] * dy[n,k,pixel]      tiles of [taps] x [vectors of pixels]
  *   dx[n,c,h,w]          = sum over taps of products[tap][the pixel that the tap meets there]
  *
- * Pixels lie end to end, so vectors are full however short the rows are, and no tap meets padding: conv_narrow.h, whose vectors
- * are rows of dx, multiplies twice as much where 5x5 taps spread 10x10 pixels over 14x14. A task owns an image of a group.
+ * Pixels lie end to end, so vectors are full however short the rows are, and no tap meets padding or the zeros between pixels
+ * that a stride spreads: conv_narrow.h, whose vectors are rows of dx, multiplies twice as much where 5x5 taps spread 10x10 pixels
+ * over 14x14. Columns of dx that a stride lays apart are summed side by side, and then put between each other. A task owns an
+ * image of a group.
  */
 enum {
   FN(_GROUP_C) = CC / GROUPS,
@@ -14,7 +16,7 @@ enum {
   FN(_TAP_TILES) = CEIL_DIV(CR * CS, FN(_TILE_TAPS)),
   FN(_PIXEL_VECTORS) = CEIL_DIV(CP * CQ, GRT_LANES(T)),
   FN(_WIDTH) = FN(_PIXEL_VECTORS) * GRT_LANES(T), /* of a row of products */
-  FN(_LINE) = CEIL_DIV(CW, GRT_LANES(T)) * GRT_LANES(T)
+  FN(_LINE) = CEIL_DIV(CEIL_DIV(CW, STRIDE_W), GRT_LANES(T)) * GRT_LANES(T) /* columns that lie STRIDE_W apart */
 };
 
 /* [group][channel][tile of taps][k][tap], zero where there is no tap; launch[0] is the packed filter, launch[1] the buffers */
@@ -100,22 +102,27 @@ static void FN(_task)(long task, void **launch) {
       if (NV % TILE_VECTORS) FN(_products)(w, dy + v * L, products + t * NT * WIDTH + v * L, NV % TILE_VECTORS);
     }
     for (int h = 0; h < CH; h++) {
-      T line[LINE] __attribute__((aligned(64))) = {0};
+      T line[STRIDE_W][LINE] __attribute__((aligned(64))) = {0}, out[STRIDE_W * LINE];
       for (int r = 0; r < CR; r++) {
         const int up = h + PAD_H - r * DIL_H;
         if (up < 0 || up % STRIDE_H || up / STRIDE_H >= CP) continue;
         const T *row = products + r * CS * WIDTH + up / STRIDE_H * CQ;
-        GRT_SIMD for (int x = 0; x < LINE; x++) {
-          T sum = 0;
+#pragma GCC unroll 4
+        for (int phase = 0; phase < STRIDE_W; phase++)
+          GRT_SIMD for (int x = 0; x < LINE; x++) {
+            T sum = 0;
 #pragma GCC unroll 16
-          for (int s = 0; s < CS; s++) {
-            const int q = x + PAD_W - s * DIL_W;
-            sum += q >= 0 && q < CQ ? row[s * WIDTH + q] : 0;
+            for (int s = 0; s < CS; s++) {
+              const int first = phase + PAD_W - s * DIL_W, q = x + first / STRIDE_W;
+              sum += first % STRIDE_W == 0 && q >= 0 && q < CQ ? row[s * WIDTH + q] : 0;
+            }
+            line[phase][x] += sum;
           }
-          line[x] += sum;
-        }
       }
-      GRT_SIMD for (int x = 0; x < CW; x++) STORE(buf, n, g * GC + c, h, x, line[x]);
+      for (int x = 0; x < LINE; x++)
+#pragma GCC unroll 4
+        for (int phase = 0; phase < STRIDE_W; phase++) out[x * STRIDE_W + phase] = line[phase][x];
+      GRT_SIMD for (int x = 0; x < CW; x++) STORE(buf, n, g * GC + c, h, x, out[x]);
     }
   }
 }

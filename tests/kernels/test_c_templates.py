@@ -338,6 +338,9 @@ CONVS = [
     Conv(9, 3, 9, 20, 11, 4, 5, stride=(2, 1), pad=(1, 0, 2, 0), last=False),
     Conv(4, 10, 8, 13, 16, 3, 3, stride=(3, 1), pad=(0, 2, 1, 3), dil=(2, 3), groups=2),
     Conv(8, 2, 12, 7, 8, 3, 7, kind="double", filter="rsdk"),
+    Conv(8, 3, 14, 14, 16, 4, 4, stride=(2, 2), pad=(1, 1, 1, 1)),  # columns that a stride lays apart
+    Conv(8, 2, 9, 13, 8, 3, 5, stride=(1, 3), pad=(1, 0, 3, 1), dil=(1, 2), last=False),
+    Conv(4, 4, 11, 21, 16, 2, 3, stride=(2, 4), pad=(0, 1, 2, 0), groups=2, kind="double"),  # no tap meets some of them
     *(
         conv
         for last in (True, False)  # depthwise, in vectors of channels or of columns
