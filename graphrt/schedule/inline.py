@@ -105,7 +105,8 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node) -> tuple[Verdict
     free = (Kind.GENERATED, Kind.RANDOM) if once else (Kind.GENERATED,)
     sources = [v for v in f.bases(node) if v.node.op.kind is not Kind.GENERATED]
     read = sum(min(f.weight(v), f.seen(node)[v]) for v in sources if v.node.op.kind not in free)
-    saved = y.type.nbytes * (1 + len(groups)) + read - read * len(groups)
+    at_hand = 0 if _is_at_hand(f, groups, node) else read  # of what stores it
+    saved = y.type.nbytes * (1 + len(groups)) + at_hand - read * len(groups)
     along = [g for g in groups if operands.get(g) != {False}]
     repeats = max((math.prod(g.shape) for g in along), default=0) // max(y.type.size, 1)
     again = any(True in found for found in operands.values()) or len(groups) > 1 or repeats > 1
@@ -133,6 +134,20 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node) -> tuple[Verdict
             change = f"it read them where {group.label} has them"
             return Verdict(False, "reads what the group computes at other elements", change), saved
     return Verdict(True, "computed on load"), saved
+
+
+def _is_at_hand(f: FusionState, groups: list[Group], node: Node) -> bool:
+    """Whether one contraction, none of ``groups``, has all at hand that ``node`` is made of, so that it can store it."""
+    owners, pending, seen = set[Group | None](), [node], {node}
+    while pending and len(owners) < 2:
+        for v in f.bases(pending.pop()):
+            if v.node.op.kind is Kind.ELEMENTWISE and v.node not in f.owner and v.shape == node.outputs[0].shape:
+                pending += [v.node] if v.node not in seen else []
+                seen.add(v.node)
+            elif v.node.op.kind is not Kind.GENERATED:
+                owners.add(f.owner.get(v.node))
+    owner = owners.pop() if len(owners) == 1 else None
+    return owner is not None and owner.kind == "template" and owner not in groups and not f.ends(owner)
 
 
 def _repeated(f: FusionState, groups: list[Group], node: Node) -> Verdict | None:

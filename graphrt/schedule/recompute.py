@@ -26,7 +26,7 @@ def recompute(f: FusionState) -> None:
             or f.forbidden(readers, [node])
         ):
             continue
-        stored = y.type.nbytes * (1 + len(readers))
+        stored = sum(v.type.nbytes for v in _alike(f, group, y, readers)) * (1 + len(readers))
         again = _cost(f, group, y, readers)
         if again is not None and again < stored:
             f.inlined[node] = readers
@@ -35,9 +35,25 @@ def recompute(f: FusionState) -> None:
                 f.inline(other, node)
 
 
+def _alike(f: FusionState, group: Group, y: Value, readers: list[Group]) -> list[Value]:
+    """``y`` and what else ``group`` stores for the same readers alone that is made of the same one tensor, if it is of one:
+    who has that can compute all of them."""
+    sources = _sources(f, y)
+    if len(sources) != 1 or sources[0] not in group.index:
+        return [y]
+    made = [r for r in f.readers(sources[0]) if r in group.nodes and r.op.kind is Kind.ELEMENTWISE and r.op.cheap]
+    others = (v for r in made for v in r.outputs if v is not y and _sources(f, v) == sources and not f.is_stored(v))
+    return [y, *(v for v in others if f.reading(group, v) == readers)]
+
+
+def _sources(f: FusionState, y: Value) -> list[Value]:
+    """The tensors that ``y`` is made of."""
+    return [v for v in f.bases(y.node) if v.node.op.kind is not Kind.GENERATED]
+
+
 def _cost(f: FusionState, group: Group, y: Value, readers: list[Group]) -> int | None:
     """Bytes moved if ``readers`` compute ``y``; None if one cannot."""
-    sources = [v for v in f.bases(y.node) if v.node.op.kind is not Kind.GENERATED]
+    sources = _sources(f, y)
     if any(v.node.op.kind is not Kind.SOURCE and v.node not in f.owner for v in sources):
         return None  # itself computed on load, by those who read it so far
     cost = sum(v.type.nbytes for v in sources if v in group.index and not f.is_stored(v) and not f.reading(group, v))
