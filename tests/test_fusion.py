@@ -415,3 +415,33 @@ def test_a_launch_has_a_bounded_number_of_updates(rng: np.random.Generator) -> N
     assert program.schedule is not None
     assert [len(launch.groups) for launch in program.schedule.launches] == [count // 2, count - count // 2]
     check(g, {}, TARGET)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="a GPU's plan is another")
+def test_a_product_stores_an_activation_that_others_read(rng: np.random.Generator) -> None:
+    """A perceptron with GELU, trained: the first product stores its sums, which the derivative is made of, and the activation,
+    which the next product and the gradient of its weights read as it lies."""
+    graph = grt.Graph()
+    x, w, v = graph.input("x", (64, 48)), graph.parameter("w", shape=(48, 96)), graph.parameter("v", shape=(96, 32))
+    y = graph.output("y", F.gelu(x @ w) @ v)
+    for p, d in zip((w, v), grt.grad(F.sum(y * y), [w, v]), strict=True):
+        graph.update(p, p - 0.1 * d)
+    program = grt.compile(graph, target="cpu")
+    assert program.schedule is not None
+    first, *later = (g for g in program.schedule.groups() if g.anchor is not None)
+    given, *_, activation = first.outputs
+    assert given.node is first.anchor and sum(activation in g.inputs for g in later) == 2
+    (slope,) = (g for g in later if given in g.inputs)
+    assert activation not in slope.inputs, "the derivative is made of what the activation is made of"
+    feeds = {"x": rng.standard_normal((64, 48)).astype(np.float32)}
+    state = {n: rng.standard_normal(graph.sources[n].types[0].shape).astype(np.float32) * 0.2 for n in "wv"}
+    for n, value in state.items():
+        program.state.set(n, value)
+    found = program(feeds)
+    reference = grt.compile(graph, target="reference:float64")
+    for n, value in state.items():
+        reference.state.set(n, value)
+    expected = reference(feeds)
+    assert_close(found["y"], np.asarray(expected["y"]), 96, "y")
+    for n in "wv":
+        assert_close(program.state[n], np.asarray(reference.state[n]), 64 * 32, n)
