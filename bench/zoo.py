@@ -1,6 +1,7 @@
 """How does graphrt do on networks it was not tuned for? A torch module's training step and its forward pass, beside its peers.
 
 python -m bench.zoo [--work 'U-Net'] [--processes 5] [--save] [--no-compile] [--no-inference]
+python -m bench.zoo --read    prints the last row saved of each network, as the table of docs/speed.md
 
 graphrt takes the module by from_torch; the gradients and SGD are in one program. Each row is measured in processes of its own,
 in which graphrt and torch take turns. JAX has the network as ``bench.jax_zoo`` writes it, and OpenVINO, in float32 and as it
@@ -10,6 +11,7 @@ behind, since frameworks that embed LLVM do not live together.
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
@@ -21,7 +23,7 @@ import torch
 import typer
 
 import graphrt
-from bench.measure import elsewhere, interleave, report
+from bench.measure import RESULTS, elsewhere, interleave, report
 from bench.measure import save as save_rows
 from bench.peers import updated
 from bench.zoo_peers import ZOO
@@ -168,6 +170,22 @@ def row(name: str, train: bool, found: list[Mapping[str, float]]) -> dict[str, A
     return about | {"OpenVINO's choice": statistics.median(halves) if halves else None}
 
 
+def table() -> str:
+    """The last row that was saved of each network's step and forward pass, in Markdown, with geometric means of the ratios."""
+    rows = {(r["what"], r["work"]): r for r in map(json.loads, (RESULTS / "zoo.jsonl").read_text().splitlines())}
+    lines = ["| network | what | graphrt, ms | best peer | its ms | ratio (least to most of processes) | first call, s |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    for (what, name), r in sorted(rows.items(), key=lambda item: (item[0][0] != "training step", [*ZOO].index(item[0][1]))):
+        ratio = f"{r['ratio']:.2f} ({r['least']:.2f} to {r['most']:.2f})"
+        ms = f"{r['graphrt ms']:.3g} | {r['best peer']} | {r['peer ms']:.3g}"
+        lines.append(f"| {name} | {what} | {ms} | {ratio} | {r['first call, s']:.1f} |")
+    for what in dict.fromkeys(what for what, _ in rows):
+        ratios = [r["ratio"] for (w, _), r in rows.items() if w == what]
+        mean = math.exp(statistics.fmean(map(math.log, ratios)))
+        lines += ["", f"{what.capitalize()}: geometric mean {mean:.2f}, least {min(ratios):.2f}, {len(ratios)} networks."]
+    return "\n".join(lines)
+
+
 def main(
     work: Annotated[list[str] | None, typer.Option(help="networks to measure; all when left out")] = None,
     processes: Annotated[int, typer.Option(min=1, help="fresh processes for each row")] = 5,
@@ -175,9 +193,13 @@ def main(
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile too")] = True,
     inference: Annotated[bool, typer.Option("--inference/--no-inference", help="forward passes too")] = True,
     train: Annotated[bool, typer.Option("--train/--no-train", help="training steps")] = True,
+    read: Annotated[bool, typer.Option("--read", help="measure nothing; print what was saved last")] = False,
     save: Annotated[bool, typer.Option(help="append each row, as it comes, to bench/results/zoo.jsonl")] = False,
 ) -> None:
     """Prints, for each network, how many times faster graphrt is than its best peer."""
+    if read:
+        print(table())
+        return
     for name in work or ():
         if name not in ZOO:
             raise typer.BadParameter(f"no network {name!r}; there is {', '.join(ZOO)}", param_hint="--work")
