@@ -33,13 +33,13 @@ int main(int count, char **arguments) {
   if (state == NULL) fail("there is no state.bin");
 
   void *runtime = opened(arguments[1], RUNTIME), *program = opened(arguments[1], PROGRAM);
-  void (*bind)(void *, void *, void *) = (void (*)(void *, void *, void *))dlsym(program, "grt_bind");
+  void (*bind)(void *, void *, void *, void *) = (void (*)(void *, void *, void *, void *))dlsym(program, "grt_bind");
   int (*run)(void **) = (int (*)(void **))dlsym(program, "graphrt_run");
   void *parallel = dlsym(runtime, "grt_parallel"), *memory_of_threads = dlsym(runtime, "grt_memory");
-  void *attempt = dlsym(runtime, "grt_try");
-  if (bind == NULL || run == NULL || parallel == NULL || memory_of_threads == NULL || attempt == NULL)
+  void *attempt = dlsym(runtime, "grt_try"), *alone = dlsym(runtime, "grt_alone");
+  if (bind == NULL || run == NULL || parallel == NULL || memory_of_threads == NULL || attempt == NULL || alone == NULL)
     fail("a function is missing");
-  bind(parallel, memory_of_threads, attempt);
+  bind(parallel, memory_of_threads, attempt, alone);
 
   /* Entry 0 is the arena, with room on both sides that masked vector loads may touch. */
   void *table[ENTRIES + 2], *kept[FROZEN + 1] = {NULL}, *result = NULL;

@@ -137,7 +137,10 @@ def _inlinable(f: FusionState, groups: list[Group], node: Node) -> tuple[Verdict
 
 
 def _is_at_hand(f: FusionState, groups: list[Group], node: Node) -> bool:
-    """Whether one contraction, none of ``groups``, has all at hand that ``node`` is made of, so that it can store it."""
+    """Whether one contraction, none of ``groups``, has all at hand that ``node`` is made of, so that it can store it: on a cpu,
+    where an operand that is made of two tensors is packed more slowly."""
+    if f.policy.tiles:
+        return False
     owners, pending, seen = set[Group | None](), [node], {node}
     while pending and len(owners) < 2:
         for v in f.bases(pending.pop()):

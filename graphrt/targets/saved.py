@@ -34,7 +34,7 @@ from graphrt.sharding import Sharding
 from graphrt.signature import CallSignature
 from graphrt.types import TensorType
 
-FORMAT = "graphrt-program-8"
+FORMAT = "graphrt-program-9"
 MANIFEST = "manifest.json"
 _SUFFIXES = (".so", ".cubin", ".hsaco", ".safetensors", ".json")
 Types = dict[tuple[str, str], TensorType]  # by space and name

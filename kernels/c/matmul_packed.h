@@ -19,11 +19,11 @@ enum {
   FN(_TILES_M) = CEIL_DIV(MAX_OF(M, 1), FN(_TILE_M)),
   FN(_MOST_M) = FN(_TILES_M) <= 44 ? 44 : 32, /* tiles of a block of rows: one of all, for which B is packed once, or what suits */
   FN(_LARGE_TASKS) = BATCH * CEIL_DIV(FN(_TILES_M), FN(_MOST_M)) * CEIL_DIV(FN(_TILES_N), 4), /* if tasks are as large as caches like */
-  FN(_FEW) = FN(_LARGE_TASKS) < 16 && FN(_TILES_M) > 1,
+  FN(_FEW_TASKS) = FN(_LARGE_TASKS) < 16 && FN(_TILES_M) > 1, /* too few: they are made smaller */
   FN(_SMALL_B) = (long)BATCH * K * N <= 1 << 23, /* 32 MB */
   /* Each block of columns packs its rows of A anew: there is one where there are rows enough to use what is read of B. */
   FN(_TALL) = !A_DIRECT && FN(_SMALL_B) && FN(_TILES_N) <= 4 && FN(_TILES_M) >= 6 * CEIL_DIV(16, MAX_OF(1, BATCH)),
-  FN(_BLOCKS_N) = CEIL_DIV(FN(_TILES_N), FN(_FEW) && !FN(_TALL) ? 1 : 4),
+  FN(_BLOCKS_N) = CEIL_DIV(FN(_TILES_N), FN(_FEW_TASKS) && !FN(_TALL) ? 1 : 4),
   FN(_WANTED_BLOCKS_M) = CEIL_DIV(16, MAX_OF(1, BATCH * FN(_BLOCKS_N))), /* blocks of rows, so that there are 16 tasks */
   FN(_BLOCKS_M) = CEIL_DIV(FN(_TILES_M), MAX_OF(1, MIN_OF(FN(_MOST_M), FN(_TILES_M) / FN(_WANTED_BLOCKS_M)))),
   FN(_BLOCK_M) = CEIL_DIV(FN(_TILES_M), FN(_BLOCKS_M)) * FN(_TILE_M),
