@@ -29,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,7 @@ MARKS = {
 }
 OPTIONS = ("-x", "-v", "-s", "-p", "no:cacheprovider", "--no-header", "--tb=line", "-m")
 GIGABYTES = 12  # that a process may take
+UNPLANTED = 77  # exit status of a process that could not begin
 PATHS = {str(path.relative_to(ROOT)) for area in AREAS for path in ROOT.glob(area.files)}
 
 
@@ -207,7 +209,12 @@ class Suite:
                     os.dup2(file.fileno(), 1)
                     os.dup2(file.fileno(), 2)
                 resource.setrlimit(resource.RLIMIT_DATA, 2 * (GIGABYTES << 30,))
-                begin()
+                try:
+                    begin()
+                except BaseException:
+                    traceback.print_exc()
+                    sys.stderr.flush()
+                    os._exit(UNPLANTED)
                 session.items[:] = [self.tests[test] for test in tests]
                 return None  # and the tests are run
             self.result = self.end(child, seconds)
@@ -226,7 +233,9 @@ class Suite:
             return ""
         log = self.log.read_text(errors="replace")
         begun = re.findall(r"^(tests/\S+?::.*?)(?= *$| (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL))", log, re.M)
-        if status in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED) or not (begun or "rror" in log):
+        nothing = UNPLANTED, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED
+        ended = begun or why or status < 0 or re.search(r"^E  |^ERROR|ImportError while loading", log, re.M)
+        if status in nothing or not ended:
             raise RuntimeError(f"nothing was tried:\n{log}")
         why = why or (
             "" if status > 0 else " did not end in time" if status == -signal.SIGPROF else f" ended by signal {-status}"
@@ -265,7 +274,8 @@ def plant(copy: Path, lane: str, mutant: Mutant, tests: Sequence[str]) -> None:
     from hypothesis.internal.conjecture import engine
 
     engine.MAX_SHRINKING_SECONDS = 0  # finding is enough
-    sys.modules["fuzz"].CUT = False  # type: ignore[attr-defined]
+    if "fuzz" in sys.modules:  # some test files use it
+        sys.modules["fuzz"].CUT = False  # type: ignore[attr-defined]
     sys.dont_write_bytecode = True
     if mutant.path.endswith(".py"):
         if not patched(f"{copy.name}/{_imported(mutant.path)}", (ROOT / mutant.path).read_text(), mutant.text()):
