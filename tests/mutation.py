@@ -51,7 +51,7 @@ COMPILED = (  # subjects of the tests that look for faults: what compiles, and i
     "winograd batch_invariant cost explain growth identities indexing scan_sort search view_scatter pooling normalization "
     "rounding ops precision long_sums loop ir static_model debug extremum pairs odd_sizes convolution attention any_batch "
     "memory_limit elimination decomposition sharding collectives detection reachability every_function dump bucket_size "
-    "results save program_cache"
+    "results save program_cache quantize"
 )
 INTERPRETED = (
     "attention combinations convolution decomposition detection embedding extremum fusion fuzz indexing loop odd_sizes pooling "
@@ -328,7 +328,7 @@ def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Pa
     sys.path[:] = [str(copy), str(copy / "tests"), *(p for p in sys.path if p and str(Path(p).resolve()) not in here)]
     os.environ |= {"PYTHONPATH": str(copy), "TRITON_DEFAULT_FP_FUSION": "1"}
     os.environ |= {"OMP_NUM_THREADS": "1", "GRAPHRT_THREADS": "2"}  # torch's threads would not be there in forked processes
-    os.environ |= {"TRITON_INTERPRET": "1"} if lane == "interpret" else {}
+    os.environ |= {"TRITON_INTERPRET": "1", "GRAPHRT_GUARD": "1"} if lane == "interpret" else {}  # as make kernels-checked
     screen = os.fdopen(os.dup(1), "w", buffering=1)
     with Path(os.devnull).open("w") as nothing:
         os.dup2(nothing.fileno(), 1)
