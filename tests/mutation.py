@@ -51,11 +51,11 @@ COMPILED = (  # subjects of the tests that look for faults: what compiles, and i
     "winograd batch_invariant cost explain growth identities indexing scan_sort search view_scatter pooling normalization "
     "rounding ops precision long_sums loop ir static_model debug extremum pairs odd_sizes convolution attention any_batch "
     "memory_limit elimination decomposition sharding collectives detection reachability every_function dump bucket_size "
-    "results save program_cache quantize"
+    "results save program_cache quantize library"
 )
 INTERPRETED = (
-    "attention combinations convolution decomposition detection embedding extremum fusion fuzz indexing loop odd_sizes pooling "
-    "recurrent rounding rows rows_drawn scalar scan_sort tma"
+    "attention combinations convolution decomposition detection embedding extremum fusion fuzz indexing library loop odd_sizes "
+    "pooling recurrent rounding rows rows_drawn scalar scan_sort tma"
 )
 TESTS = {
     "compiled": ["kernels/test_c_templates.py", "kernels/test_c_runtime.py", *(f"test_{t}.py" for t in COMPILED.split())],

@@ -272,3 +272,12 @@ BAD: list[tuple[str, Callable[[grt.Graph], Any]]] = [
 
 def _five() -> dict[str, Any]:
     return dict(stride=(1,) * 3, padding=((0, 0),) * 3, dilation=(1,) * 3, groups=1)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="plans for a GPU are made in the lane that compiles")
+def test_depthwise_convolutions_have_kernels_of_their_own_on_gpus() -> None:
+    graph = grt.Graph()
+    x, w = graph.input("x", (2, 32, 14, 14)), graph.parameter("w", shape=(32, 1, 3, 3))
+    graph.output("dw", grt.grad(F.mean(F.relu(F.conv2d(x, w, padding=1, groups=32))), [w])[0])
+    source = grt.compile(graph, target="cuda:sm_90").source()
+    assert "depthwise_fwd" in source and "depthwise_wgrad" in source
