@@ -54,8 +54,8 @@ COMPILED = (  # subjects of the tests that look for faults: what compiles, and i
     "results save program_cache quantize library"
 )
 INTERPRETED = (
-    "attention combinations convolution decomposition detection embedding extremum fusion fuzz indexing library loop odd_sizes "
-    "pooling recurrent rounding rows rows_drawn scalar scan_sort tma"
+    "attention combinations convolution decomposition detection elimination embedding extremum fusion fuzz indexing library "
+    "loop odd_sizes pooling recurrent rounding rows rows_drawn scalar scan_sort tma"
 )
 TESTS = {
     "compiled": ["kernels/test_c_templates.py", "kernels/test_c_runtime.py", *(f"test_{t}.py" for t in COMPILED.split())],
