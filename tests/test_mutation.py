@@ -87,6 +87,8 @@ def test_a_fault_is_looked_for_by_what_calls_its_function() -> None:
     """Those of its own file first, the quickest of them first, and none that fails without it."""
     names = {around(mutant) for mutant in faults(ROOT / "graphrt/passes/simplify.py")}
     assert {f"graphrt/passes/simplify.py:{name}" for name in ("simplify", "simplify.<locals>.rule", "_folded", "")} <= names
+    own = {around(m) for m in faults(ROOT / "graphrt/targets/cpu/batch.py") if "phase" in str(m) and m.new in ("False", "!=")}
+    assert own == {f"graphrt/targets/cpu/batch.py:RowLimit.of{of}" for of in ("", ".<locals>.<genexpr>")}  # on one line
     assert {around(m) for m in faults(ROOT / "kernels/c/sort.h")} == {"kernels/c/sort.h"}
     calls = {
         "a.py::slow": {"seconds": 9.0, "passed": True, "calls": {"f:f", "f:g"}},
