@@ -196,7 +196,7 @@ def page(found: dict[str, dict[str, dict[str, float]]]) -> str:
             cells = [f"{row[d]:.2f}" if d in row else "" for d in FLOATS]
             bounds = [*map(str, (BOUNDS | BOUNDS_OF_TWO)[name])] * bounded
             lines.append(f"| `{name}` | " + " | ".join([*cells, *bounds]) + " |")
-    return "\n".join([*lines, "", *COMPILERS]) + "\n"
+    return "\n".join([*lines, "", *COMPILERS, "", *OTHERWISE]) + "\n"
 
 
 COMPILERS = [
@@ -206,6 +206,21 @@ COMPILERS = [
     "they are written (`-ffp-contract=off`, fused multiply-adds by name), and what a template adds up has an order of its own.",
     "clang gives the same bits too, but for sums and products along a row: `omp simd reduction` leaves their order to the",
     "compiler. `make compilers` installs others (Debian's GCC 11 and clang) and compares them: `tests/test_compilers.py`.",
+]
+OTHERWISE = [
+    "## What torch does otherwise",
+    "",
+    "`tests/test_otherwise.py` tries both. A kernel raises no errors, so numbers that fit nothing make NaN, or 0 of integers:",
+    "",
+    "| | graphrt | torch |",
+    "|---|---|---|",
+    "| a class, a token or a row that there is not | loss, gradient or row are NaN; `gather` reads 0 | an error |",
+    "| an integer divided by 0, its remainder | 0 | an error |",
+    "| the inverse of a singular matrix, singular values of NaN | infinities or NaN | an error |",
+    "| several operations on halves in one kernel | computed in float32, rounded where they are stored | each rounded |",
+    "| sums on a cpu | the same bits for any number of threads | an order that may depend on the threads |",
+    "",
+    "A float that an integer type cannot hold, or NaN, becomes a number that depends on the target in either.",
 ]
 HEADS = {
     "cpu": "On the target cpu",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
+
 from graphrt.errors import InputError
 
 
@@ -73,11 +75,7 @@ class CallSignature:
         """The inputs by name. Raises InputError for arguments of another structure, or other constants, than the example's."""
         if len(args) == len(self._plain) and args and not kwargs:
             return dict(zip(self._plain, args, strict=True))
-        try:
-            given = self.call.bind(*args, **kwargs).arguments
-        except TypeError as error:
-            raise InputError(f"the arguments do not fit forward{self.call}: {error}") from None
-        return dict(_pairs(self.inputs, given))
+        return dict(_pairs(self.inputs, settled(self.call, self.inputs, args, kwargs).arguments))
 
     def result(self, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
         """The outputs in the structure in which the function returned them."""
@@ -89,7 +87,7 @@ class CallSignature:
 
     def to_json(self) -> dict[str, Any] | None:
         """All of it as JSON values; None where arguments or results hold what has none."""
-        parameters = [[p.name, _KINDS.index(p.kind), p.default is not p.empty] for p in self.call.parameters.values()]
+        parameters = [[p.name, _KINDS.index(p.kind), _default_to_json(p)] for p in self.call.parameters.values()]
         try:
             trees = {"inputs": _to_json(dict(self.inputs)), "results": _to_json(self.results)}
         except TypeError:
@@ -98,12 +96,11 @@ class CallSignature:
 
     @staticmethod
     def from_json(kept: Any) -> CallSignature:
-        """The signature that ``to_json`` wrote; a default's value, which no call needs, is not kept. Raises InputError."""
+        """The signature that ``to_json`` wrote; a default that is no plain value is ``...``. Raises InputError."""
         try:
-            of = inspect.Parameter
             parameters = [
-                of(name, list(_KINDS)[kind], default=None if optional else of.empty)
-                for name, kind, optional in kept["parameters"]
+                inspect.Parameter(name, list(_KINDS)[kind], default=_default_from_json(default))
+                for name, kind, default in kept["parameters"]
             ]
             return CallSignature(inspect.Signature(parameters), _from_json(kept["inputs"]), _from_json(kept["results"]))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -129,6 +126,41 @@ def mapped(f: Callable[[str, Any], Any], path: str, tree: Any) -> Any:
     return f(path, tree)
 
 
+def settled(
+    call: inspect.Signature, example: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> inspect.BoundArguments:
+    """``args`` and ``kwargs`` as arguments of ``call`` that has those of ``example``: what either leaves out is its default.
+
+    Raises InputError for arguments that do not fit, and where one that only the example, or only this call, has is another
+    than the default.
+    """
+    try:
+        given = call.bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(f"the arguments do not fit forward{call}: {error}") from None
+    for name, parameter in call.parameters.items():
+        if name in example and name not in given.arguments:
+            if not equal(example[name], parameter.default):
+                raise InputError(f"missing argument {name!r}: the example had one, and not forward's default")
+            given.arguments[name] = parameter.default
+        elif name in given.arguments and name not in example:
+            if not equal(given.arguments[name], parameter.default):
+                raise InputError(f"{name!r} was left out of the example, so it is what forward has for it; make another graph")
+            del given.arguments[name]
+    return given
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether ``a`` and ``b`` are one constant, which different arrays or tensors never are."""
+    if a is b:
+        return True
+    try:
+        same = a == b
+    except (TypeError, ValueError, RuntimeError):  # tuples of arrays
+        return False
+    return isinstance(same, bool | np.bool_) and bool(same)
+
+
 def _leaves(tree: Any) -> Iterator[Any]:
     found: list[Any] = []
     mapped(lambda _, leaf: found.append(leaf), "", tree)
@@ -149,7 +181,7 @@ def _pairs(wanted: Any, given: Any) -> Iterator[tuple[str, Any]]:
             raise InputError(f"the example had {len(wanted)} in a sequence where the arguments have {given!r}")
         for a, b in zip(wanted, given, strict=True):
             yield from _pairs(a, b)
-    elif not (given is wanted or given == wanted):
+    elif not equal(given, wanted):
         raise InputError(f"the graph was made for {wanted!r} where the arguments have {given!r}; make another graph")
 
 
@@ -164,6 +196,18 @@ def _to_json(tree: Any) -> dict[str, Any]:
     if tree is None or type(tree) in (bool, int, float, str):
         return {"value": tree}
     raise TypeError(f"{type(tree).__name__} is no plain value")
+
+
+def _default_to_json(parameter: inspect.Parameter) -> dict[str, Any] | bool:
+    """The default as JSON; true for one that is no plain value, false where there is none."""
+    try:
+        return parameter.default is not parameter.empty and _to_json(parameter.default)
+    except TypeError:
+        return True
+
+
+def _default_from_json(kept: Any) -> Any:
+    return inspect.Parameter.empty if kept is False else ... if kept is True else _from_json(kept)
 
 
 def _from_json(kept: Mapping[str, Any]) -> Any:

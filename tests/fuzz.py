@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import typer
-from strategies import KINDS, Builder, Numbers, draw, epsilon
+from strategies import KINDS, Builder, Numbers, apart, draw, epsilon
 
 import graphrt as grt
 from graphrt import Value
@@ -81,10 +81,11 @@ def results(graph: grt.Graph) -> dict[str, Value]:
 
 
 def tolerances(numbers: Numbers, v: Value) -> np.ndarray:
-    """What each element of ``v`` may differ by from the exact one."""
+    """What each element of ``v`` may differ by from the exact one: nothing, where that is infinite or NaN."""
     if not v.dtype.is_float:
         return np.zeros(v.shape)
-    return SAFETY * (numbers.spread(v) + epsilon(v.dtype) * np.abs(numbers.exact(v))) + 1e-37
+    size = np.abs(numbers.exact(v))
+    return np.where(np.isfinite(size), SAFETY * (numbers.spread(v) + epsilon(v.dtype) * size) + 1e-37, 0.0)
 
 
 def differences(graph: grt.Graph, feeds: Feeds, numbers: Numbers, target: str, beside: str = "") -> dict[str, str]:
@@ -108,7 +109,7 @@ def differences(graph: grt.Graph, feeds: Feeds, numbers: Numbers, target: str, b
         for what, (got, wanted, most) in pairs.items():
             if got.shape != v.shape or got.dtype != v.dtype.numpy:
                 found[name] = f"{what} {name} is {got.dtype}{list(got.shape)}, not {v.type}"
-            elif not (error := np.abs(_wide(got, v) - wanted) <= most).all():
+            elif not (error := apart(_wide(got, v), wanted) <= most).all():
                 at = np.unravel_index(int(np.argmin(error)), error.shape)
                 found[name] = f"{what} {name}{list(map(int, at))} is {got[at]!r}, not {wanted[at]!r} (within {most[at]:.3g})"
     return found

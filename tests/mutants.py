@@ -278,12 +278,16 @@ def around(mutant: Mutant) -> str:
     if not mutant.path.endswith(".py"):
         return mutant.path
     text = (ROOT / mutant.path).read_text()
-    line, pending, found = text.count("\n", 0, mutant.start) + 1, [compile(text, mutant.path, "exec")], ""
+    line, column = (
+        text.count("\n", 0, mutant.start) + 1,
+        len(text[text.rfind("\n", 0, mutant.start) + 1 : mutant.start].encode()),
+    )
+    pending, found = [compile(text, mutant.path, "exec")], ""
     while pending:
         code = pending.pop()
         for inner in (c for c in code.co_consts if isinstance(c, CodeType)):
-            lines = [number for _, _, number in inner.co_lines() if number]
-            if min(lines) <= line <= max(lines):
+            spans = [((a, c), (b, d)) for a, b, c, d in inner.co_positions() if a and b and c is not None and d]
+            if spans and min(spans)[0] <= (line, column) <= max(end for _, end in spans):
                 pending.append(inner)
                 found = inner.co_qualname if inner.co_flags & inspect.CO_NEWLOCALS else found  # a class's body is none
     return f"{mutant.path}:{found}"

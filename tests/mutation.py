@@ -51,12 +51,18 @@ COMPILED = (  # subjects of the tests that look for faults: what compiles, and i
     "winograd batch_invariant cost explain growth identities indexing scan_sort search view_scatter pooling normalization "
     "rounding ops precision long_sums loop ir static_model debug extremum pairs odd_sizes convolution attention any_batch "
     "memory_limit elimination decomposition sharding collectives detection reachability every_function dump bucket_size "
-    "results save program_cache"
+    "results save program_cache quantize library"
 )
-INTERPRETED = "attention embedding extremum fusion fuzz odd_sizes pooling rounding rows rows_drawn scalar scan_sort"
+INTERPRETED = (
+    "attention combinations convolution decomposition detection elimination embedding extremum fusion fuzz indexing library "
+    "loop odd_sizes pooling recurrent rounding rows rows_drawn scalar scan_sort tma"
+)
 TESTS = {
     "compiled": ["kernels/test_c_templates.py", "kernels/test_c_runtime.py", *(f"test_{t}.py" for t in COMPILED.split())],
-    "interpret": ["kernels/test_triton_interpret.py", *(f"test_{t}.py" for t in INTERPRETED.split())],
+    "interpret": [
+        *(f"kernels/test_triton_{t}.py" for t in ("interpret", "tma")),
+        *(f"test_{t}.py" for t in INTERPRETED.split()),
+    ],
 }
 MARKS = {
     "compiled": "not interpret and not slow and not kernels and not proof and not aot",
@@ -205,6 +211,7 @@ class Suite:
             child = os.fork()
             if not child:
                 os.setsid()
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 with self.log.open("w") as file:
                     os.dup2(file.fileno(), 1)
                     os.dup2(file.fileno(), 2)
@@ -223,24 +230,32 @@ class Suite:
     def end(self, child: int, seconds: float) -> str:
         """How ``child`` ended: empty where all passed, else the test in which it did, and how."""
         until, why = time.monotonic() + seconds, ""
-        while not (found := os.waitpid(child, os.WNOHANG))[0]:
-            if time.monotonic() > until:
-                why = f" did not end within {seconds:.0f} s"
-                os.killpg(child, signal.SIGKILL)
-            time.sleep(0.02)
+        try:
+            while not (found := os.waitpid(child, os.WNOHANG))[0]:
+                if time.monotonic() > until:
+                    why = f" did not end within {seconds:.0f} s"
+                    os.killpg(child, signal.SIGKILL)
+                time.sleep(0.02)
+        except KeyboardInterrupt:
+            os.killpg(child, signal.SIGKILL)
+            raise
         status = os.waitstatus_to_exitcode(found[1])
         if status == 0:
             return ""
         log = self.log.read_text(errors="replace")
         begun = re.findall(r"^(tests/\S+?::.*?)(?= *$| (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL))", log, re.M)
-        nothing = UNPLANTED, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED
-        ended = begun or why or status < 0 or re.search(r"^E  |^ERROR|ImportError while loading", log, re.M)
-        if status in nothing or not ended:
-            raise RuntimeError(f"nothing was tried:\n{log}")
+        imported = re.search(r"^ImportError while loading conftest|^_+ ERROR collecting", log, re.M) is None
+        nothing = UNPLANTED, pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR
+        if imported and (status in nothing or not (begun or why or status < 0)):
+            raise RuntimeError(f"nothing was tried, and the status is {status}:\n{log}")
         why = why or (
             "" if status > 0 else " did not end in time" if status == -signal.SIGPROF else f" ended by signal {-status}"
         )
         return (begun[-1] if begun else "import") + why
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        """Shows what went wrong here: pytest's own words go to nobody."""
+        print(excrepr, file=sys.stderr)
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -299,23 +314,32 @@ def copied(to: Path) -> None:
 
 
 def tried(copy: Path, lane: str, mutants: Sequence[Mutant], calls: Path, out: Path, most: float, files: Sequence[str]) -> None:
-    """Tries ``mutants`` in a process of their own, in which the tests ``files`` are imported; adds rows to ``out``."""
+    """Tries ``mutants`` in a process of their own, in which the tests ``files`` are imported; adds rows to ``out``.
+
+    Raises SystemExit where that process could not go on.
+    """
     child = os.fork()
     if child:
-        os.waitpid(child, 0)
+        if status := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+            raise SystemExit(status)
         return
     os.chdir(copy)
     here = (str(ROOT), str(ROOT / "tests"))
     sys.path[:] = [str(copy), str(copy / "tests"), *(p for p in sys.path if p and str(Path(p).resolve()) not in here)]
     os.environ |= {"PYTHONPATH": str(copy), "TRITON_DEFAULT_FP_FUSION": "1"}
     os.environ |= {"OMP_NUM_THREADS": "1", "GRAPHRT_THREADS": "2"}  # torch's threads would not be there in forked processes
-    os.environ |= {"TRITON_INTERPRET": "1"} if lane == "interpret" else {}
+    os.environ |= {"TRITON_INTERPRET": "1", "GRAPHRT_GUARD": "1"} if lane == "interpret" else {}  # as make kernels-checked
     screen = os.fdopen(os.dup(1), "w", buffering=1)
     with Path(os.devnull).open("w") as nothing:
         os.dup2(nothing.fileno(), 1)
 
     def work(suite: Suite) -> Iterator[Task]:
         yield from suite.known(calls)
+        passed = {test: row["seconds"] for test, row in called(calls).items() if row["passed"] and test in suite.tests}
+        nothing, tests = Mutant("graphrt/ir.py", 0, 0, "", "none"), [min(passed, key=passed.__getitem__)]
+        yield tests, lambda: plant(copy, lane, nothing, tests), 60
+        if suite.result:
+            raise RuntimeError(f"a fault that is none is found by {suite.result}:\n{suite.log.read_text(errors='replace')}")
         for mutant in mutants:
             known = {test: row for test, row in called(calls).items() if test in suite.tests}
             suite.seconds = {test: row["seconds"] for test, row in known.items()}
@@ -369,12 +393,13 @@ def main(
     again: Annotated[bool, typer.Option(help="try those of the results again that no test found")] = False,
 ) -> None:
     """Plants COUNT faults, prints all in OUT that no test finds; exit status 1 when fewer than 95 % were found."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was begun is ended then
     out, calls = out.absolute(), calls.absolute()
     calls.mkdir(parents=True, exist_ok=True)
     planted = list(itertools.islice(drawn(AREAS, seed, files), count))
     lost = {diff for diff, rows in read(out).items() if verdict(rows) == "survived"}
     planted += recorded(AREAS, lost) if again else ()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         copy = Path(folder).resolve() / "copy"
         copied(copy)
         for lane in lanes.split(","):

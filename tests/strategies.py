@@ -40,6 +40,12 @@ class Rejected(Exception):
     """A move that led nowhere; what it appended is taken back."""
 
 
+def apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """By how much elements differ: equal infinities by nothing, and NaN from NaN."""
+    with np.errstate(invalid="ignore"):
+        return np.where((a == b) | ((a != a) & (b != b)), 0.0, np.abs(a - b))
+
+
 class Numbers:
     """The value of every node, exact and with noise, kept up with a graph that grows."""
 
@@ -96,7 +102,7 @@ class Numbers:
         runs = self.table[v]
         if not v.dtype.is_float:
             return 0.0 if all(np.array_equal(runs[0], r) for r in runs[1:]) else math.inf
-        return max(float(np.abs(r - runs[0]).max(initial=0.0)) for r in runs[1:])
+        return max(float(apart(r, runs[0]).max(initial=0.0)) for r in runs[1:])
 
     def tame(self, v: Value) -> bool:
         """Whether ``v`` is finite, of moderate size and moved little by noise."""

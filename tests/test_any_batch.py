@@ -484,6 +484,25 @@ def test_a_program_without_gradients_stops_at_the_last_row(name: str) -> None:
         assert_close(program(x[:rows]), expected[:rows], 256, f"{name} of {rows}")
 
 
+def test_only_rows_of_one_product_are_those_of_the_batch() -> None:
+    """A product of few rows is not of all, however many there may be; one of two examples is two products."""
+    x, graphs = np.random.default_rng(0).standard_normal((2, 20, 30)).astype(np.float32), [grt.Graph(), grt.Graph()]
+    v = graphs[0].input("x", x.shape)
+    graphs[0].output("y", v @ F.transpose(v, 1, 2))
+    graphs[1].output("y", F.relu(F.linear(graphs[1].input("x", (2, 600)), weights(graphs[1], "w", 9, 600))))
+    for graph, feed, rows in zip(graphs, (x, x.reshape(2, -1)), ([], ["#define ROWS_M 1"]), strict=True):
+        program, whole = (grt.compile(graph, target=t, **o) for t, o in (("cpu", {"batch": grt.up_to(2)}), ("reference", {})))
+        assert set(re.findall("#define ROWS_M 1", program.source())) == {*rows}
+        for n in (2, 1):
+            assert_close(program(x=feed[:n])["y"], whole(x=feed)["y"][:n], 600)
+
+
+def test_an_input_that_is_called_as_the_count_is_an_input() -> None:
+    graph = grt.Graph()
+    graph.output("y", graph.input(ROWS, (), "int64") * 2)
+    assert grt.compile(graph, target="cpu")({ROWS: 7})["y"] == 14
+
+
 @pytest.mark.parametrize("build", CASES)
 def test_masks_keep_their_names_through_all_passes(build: Callable[[int], grt.Graph]) -> None:
     """They are the comparisons of places with the count of rows, and of nothing that is not alike in all runs of a count."""

@@ -272,3 +272,14 @@ BAD: list[tuple[str, Callable[[grt.Graph], Any]]] = [
 
 def _five() -> dict[str, Any]:
     return dict(stride=(1,) * 3, padding=((0, 0),) * 3, dilation=(1,) * 3, groups=1)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="plans for a GPU are made in the lane that compiles")
+def test_depthwise_convolutions_have_kernels_of_their_own_on_gpus() -> None:
+    graph = grt.Graph()
+    x, w = graph.input("x", (2, 32, 14, 14)), graph.parameter("w", shape=(32, 1, 3, 3))
+    graph.output("y", y := F.conv2d(x, w, padding=1, groups=32))
+    for name, d in zip("xw", grt.grad(F.sum(y * y), [x, w]), strict=True):
+        graph.output(f"d{name}", d)
+    codes = grt.compile(graph, target="cuda:sm_90")._executable._compilation.codes
+    assert {code.form.name for code in codes} >= {"depthwise_fwd", "depthwise_dgrad", "depthwise_wgrad"}

@@ -109,3 +109,21 @@ def test_devices() -> None:
     for target, name in (("cuda:sm_90", "A100"), ("cuda:sm_75", None), ("cuda:sm_90", "B200")):
         with pytest.raises(ArgumentError, match=r"there is H200 \(sm_90\)"):
             find_data_sheet(target, name)
+
+
+@CUDA
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_tiles_are_what_a_multiprocessor_can_hold(itemsize: int, precision: str) -> None:
+    """Powers of two, and of programs that walk the tiles no more than have room for their stages side by side."""
+    from graphrt.kernels.triton.config import matmul_configs
+    from graphrt.kernels.triton.cost import Machine, multiprocessor
+
+    machine, walking = Machine(precision=precision), 0
+    for m, n, k in ((4096, 4096, 512), (65536, 64, 64), (8192, 1024, 256), (100, 30, 7)):
+        for _, c in matmul_configs({"BATCH": 1, "M": m, "N": n, "K": k}, itemsize, machine):
+            assert all(c[name].bit_count() == 1 for name in ("BM", "BN", "BK", "num_warps"))
+            stages = c["num_stages"] * c["BK"] * (c["BM"] + c["BN"]) * itemsize
+            walking += c["PROGRAMS"] > 0
+            assert c["PROGRAMS"] * stages <= machine.units * (multiprocessor("sm_90").shared + 1024)
+    assert walking

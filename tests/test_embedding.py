@@ -100,6 +100,28 @@ def test_rows_longer_than_max_norm_are_read_shortened(p: float) -> None:
     np.testing.assert_allclose(found["table"], theirs.detach(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("place", ["reference", "target"])
+def test_integers_that_name_no_row(place: str, target: str) -> None:
+    """Negative or too large: NaN, and no gradient, where torch raises; integers are 0. Bags of them are NaN too."""
+    table, index = data(9, 4), np.array([[0, -1], [9, 8], [-9, 3], [2**40, -(2**40)]])
+    outside = (index < 0) | (index > 8)
+    graph = grt.Graph()
+    w, i, dy = graph.input("w", table.shape), graph.input("i", index.shape, "int64"), graph.input("dy", (4, 2, 4))
+    graph.output("y", y := F.embedding(i, w))
+    graph.output("dw", grt.grad(y, [w], dy)[0])
+    graph.output("half", F.embedding(i, F.cast(w, "bfloat16")))
+    graph.output("whole", F.embedding(i, F.cast(w * 100.0, "int32")))
+    graph.output("bag", F.embedding_bag(i, w, mode="sum"))
+    program = grt.compile(graph, target=place if place == "reference" else target)
+    found = program(w=table, i=index, dy=np.ones((4, 2, 4), np.float32))
+    inside = np.where(outside, 0, index)
+    np.testing.assert_array_equal(found["y"], np.where(outside[..., None], np.nan, table[inside]))
+    np.testing.assert_array_equal(np.isnan(found["half"].astype(np.float32)), np.broadcast_to(outside[..., None], (4, 2, 4)))
+    np.testing.assert_array_equal(found["whole"], np.where(outside[..., None], 0, (table * 100).astype(np.int32)[inside]))
+    np.testing.assert_array_equal(np.isnan(found["bag"]), np.broadcast_to(outside.any(1)[:, None], (4, 4)))
+    np.testing.assert_array_equal(found["dw"][:, 0], [1, 0, 0, 1, 0, 0, 0, 0, 1])
+
+
 LAYERS: dict[str, Any] = {  # of graphrt.nn, or of torch.nn
     "plain": lambda m: m.Embedding(9, 4),
     "padding": lambda m: m.Embedding(9, 4, padding_idx=-7),

@@ -171,11 +171,13 @@ def test_arrays_however_they_lie(kind: str, dtype: str, target: str) -> None:
     np.testing.assert_array_equal(program(x=odd)["y"], plain * 2 + plain)
 
 
-def test_bytes_in_the_other_order_are_refused(target: str) -> None:
+def test_bytes_in_the_other_order_and_no_bytes_are_refused(target: str) -> None:
     g = grt.Graph()
     program = grt.compile(g.input("x", (3,)) * 2.0, target=target)
     with pytest.raises(errors.InputError, match=r"got >f4; convert it first, an array with .astype\('float32'\)"):
         program(x=np.ones(3, ">f4"))
+    with pytest.raises(errors.InputError, match="input 'x' is .*Cannot copy out of meta tensor|lies on meta"):
+        program(x=torch.ones(3, device="meta"))
 
 
 def test_a_kernel_of_three_hundred_inputs(target: str, rng: np.random.Generator) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,6 +126,30 @@ def test_calls_with_other_arguments_than_the_example_name_them() -> None:
     for value in (None, "text"):
         with pytest.raises(errors.InputError, match=f"input 'y' .*, got {value!r}"):
             two(x, value)
+
+
+class Defaults(torch.nn.Module):
+    """Defaults of several kinds, by position and by name only."""
+
+    def forward(
+        self, x: torch.Tensor, power: float = 2.0, shape: Any = (-1,), y: torch.Tensor | None = None, *, mode: str = "sum"
+    ) -> torch.Tensor:
+        z = (x**power).reshape(shape)
+        return (z if y is None else z + y).sum() if mode == "sum" else z
+
+
+def test_a_default_may_be_given_or_left_out(tmp_path: Path) -> None:
+    """In the example, in the call, in neither or in both; and so may that of a program that was saved."""
+    x, plain, all_of_them = torch.randn(3, 4), {}, {"power": 2.0, "shape": (-1,), "y": None, "mode": "sum"}
+    for i, example in enumerate((plain, {"shape": (-1,)}, all_of_them)):
+        program = grt.compile(Defaults(), {"x": x, **example}, target="cpu")
+        program.save(tmp_path / str(i))
+        for called in (program, grt.load(tmp_path / str(i))):
+            for args, named in (((), {}), ((2,), {}), ((2.0, (-1,), None), {}), ((), {"mode": "sum"}), ((), all_of_them)):
+                torch.testing.assert_close(called(x, *args, **named), (x * x).sum())
+            for named in ({"power": 3.0}, {"shape": (3, 4)}, {"y": x}, {"mode": "none"}, {"power": x}):
+                with pytest.raises(errors.InputError, match="make another graph|the example had|structure of the example"):
+                    called(x, **named)
 
 
 def test_arguments_and_results_keep_their_structure() -> None:

@@ -373,6 +373,20 @@ def _two_groups_that_read_each_other(g: grt.Graph) -> None:
     g.update(p, p - F.pow(F.exp(g.input("a", (3, 2))), t) * n)
 
 
+def _computed_again_behind(g: grt.Graph) -> None:
+    """A sigmoid that the backward pass, which alone reads it, computes again: the first is needed no more."""
+
+    def x(name: str, rows: int = 5, columns: int = 9) -> grt.Value:
+        return g.input(name, (rows, columns))
+
+    a = F.matmul(x("q", 5, 7), x("w", 7)) + x("b") + x("c")
+    s = F.sigmoid(a)
+    with g.phase("bwd", s.node.name):
+        first, second = x("i") * F.cos(a), F.matmul(x("u", 5, 7), x("v", 7))
+        y = first + F.neg((second + x("d") + x("e")) * x("f") * x("h")) + x("j") * s * x("k")
+    g.output("y", y)
+
+
 FOUND = [
     _two_groups_that_read_each_other,
     _twice,
@@ -386,19 +400,20 @@ FOUND = [
     _old_row_in_a_later_loop,
     _new_row_before_the_last_pass,
     _wider_elements_in_as_many_bytes,
+    _computed_again_behind,
 ]
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("fused", ["all", "none", "in_place,horizontal,inline,remat,split"])
 @pytest.mark.parametrize("build", FOUND)
 def test_what_the_fuzzer_found(
     build: Callable[[grt.Graph], None],
-    fused: bool,
+    fused: str,
     monkeypatch: pytest.MonkeyPatch,
     rng: np.random.Generator,
 ) -> None:
     """Graphs that failed once, or with a planted fault: results that show a reduction, empty rows, memory taken over early."""
-    monkeypatch.setenv("GRAPHRT_FUSE", "all" if fused else "none")
+    monkeypatch.setenv("GRAPHRT_FUSE", fused)
     graph = grt.Graph()
     build(graph)
     feeds = {n.name: rng.standard_normal(n.types[0].shape).astype(np.float32) for n in graph.nodes if n.op.name == "input"}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,19 @@ def test_every_op_and_most_functions_are_drawn() -> None:
     assert not missing
     assert all(30 < sum(n.op.kind is not Kind.SOURCE for n in g.nodes) < 4000 for g in graphs)
     assert sum(len(g.updates) for g in graphs) > len(graphs) and sum(len(g.outputs) for g in graphs) > 12 * len(graphs)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="about the fuzzer itself")
+@pytest.mark.parametrize("value", [-math.inf, math.inf, math.nan, 2.0])
+def test_constants_that_are_no_numbers_are_compared(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = grt.Graph()
+    graph.output("y", F.broadcast_to(graph.constant(value), (3,)))
+    numbers = Numbers(graph, {})
+    numbers.extend()
+    assert not differences(graph, {}, numbers, TARGET, "none")
+    for wrong in {-math.inf, math.inf, math.nan, 2.0} - {value}:
+        monkeypatch.setattr("fuzz.run", lambda *_, w=wrong: {"y": np.array([value, w, value], np.float32)})
+        assert differences(graph, {}, numbers, TARGET)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="about the fuzzer itself")

@@ -160,6 +160,20 @@ def test_nothing_is_computed_again_before_it_is_needed() -> None:
 
 
 @once
+def test_stretches_are_even_in_what_the_backward_pass_reads() -> None:
+    """Sums are read by nobody later: of eight and eight tanh the first stretch has four tanh."""
+    graph = grt.Graph()
+    v = graph.parameter("w", np.ones((64, 64), np.float32))
+    moved = [v := v + 1.5 for _ in range(8)]
+    waves = [v := F.tanh(v) for _ in range(8)]
+    graph.output("d", grt.grad(F.mean(v), graph.parameters())[0])
+    decisions = list[Decision]()
+    keep_checkpoints(graph, 2, decisions)
+    ((node, reason),) = [(d.node, d.reason) for d in decisions]
+    assert node == moved[0].node.name and f"10 nodes up to {waves[2].node.name} " in reason
+
+
+@once
 def test_a_limit_that_is_none_is_refused() -> None:
     g = grt.Graph()
     g.output("y", F.relu(g.input("x", (4,))))

@@ -6,11 +6,12 @@ import ast
 import importlib
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
 from mutants import AREAS, ROOT, Area, Faults, Mutant, around, drawn, faults, recorded, unnumbered
-from mutation import TESTS, called, chosen, included, near, patched, read, told, verdict
+from mutation import TESTS, UNPLANTED, Suite, called, chosen, included, near, patched, read, told, verdict
 
 SOURCE = """
 def f(a, b, rows):
@@ -86,6 +87,8 @@ def test_a_fault_is_looked_for_by_what_calls_its_function() -> None:
     """Those of its own file first, the quickest of them first, and none that fails without it."""
     names = {around(mutant) for mutant in faults(ROOT / "graphrt/passes/simplify.py")}
     assert {f"graphrt/passes/simplify.py:{name}" for name in ("simplify", "simplify.<locals>.rule", "_folded", "")} <= names
+    own = {around(m) for m in faults(ROOT / "graphrt/targets/cpu/batch.py") if "phase" in str(m) and m.new in ("False", "!=")}
+    assert own == {f"graphrt/targets/cpu/batch.py:RowLimit.of{of}" for of in ("", ".<locals>.<genexpr>")}  # on one line
     assert {around(m) for m in faults(ROOT / "kernels/c/sort.h")} == {"kernels/c/sort.h"}
     calls = {
         "a.py::slow": {"seconds": 9.0, "passed": True, "calls": {"f:f", "f:g"}},
@@ -140,6 +143,38 @@ def test_what_the_record_calls_equivalent_says_why() -> None:
     rows = read(ROOT / "bench/results/mutation.jsonl")
     assert {lane for each in rows.values() for lane in each} >= {"compiled", "interpret"}
     assert all(row.get("why") for each in rows.values() for row in each.values() if row["result"] == "equivalent")
+
+
+@pytest.mark.parametrize(
+    ("status", "log", "result"),
+    [
+        (0, "tests/test_a.py::test PASSED\n", ""),
+        (1, "tests/test_a.py::test PASSED\ntests/test_a.py::test[b c] FAILED\n", "tests/test_a.py::test[b c]"),
+        (2, "______ ERROR collecting tests/test_a.py ______\n", "import"),
+        (4, "ImportError while loading conftest '/copy/tests/conftest.py'.\n", "import"),
+        (1, "Traceback (most recent call last):\nKeyError: 'fuzz'\n", None),
+        (UNPLANTED, "tests/test_a.py::test PASSED\n", None),
+        (3, "tests/test_a.py::test \nINTERNALERROR> error\n", None),
+        (4, "ERROR: not found: tests/test_a.py::test\n", None),
+        (5, "", None),
+    ],
+)
+def test_only_what_a_test_or_an_import_ends_in_is_found(tmp_path: Path, status: int, log: str, result: str | None) -> None:
+    suite = Suite(tmp_path / "copy", lambda suite: iter(()))
+    suite.log.write_text(log)
+    child = os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {status}"], os.environ)
+    if result is not None:
+        assert suite.end(child, 60.0) == result
+        return
+    with pytest.raises(RuntimeError, match="nothing was tried"):
+        suite.end(child, 60.0)
+
+
+def test_a_process_that_does_not_end_is_found(tmp_path: Path) -> None:
+    suite = Suite(tmp_path / "copy", lambda suite: iter(()))
+    suite.log.write_text("tests/test_a.py::test \n")
+    child = os.posix_spawn("/bin/sh", ["sh", "-c", "sleep 60"], os.environ, setsid=True)
+    assert suite.end(child, 0.0) == "tests/test_a.py::test did not end within 0 s"
 
 
 def test_a_fault_counts_as_found_if_one_lane_finds_it() -> None:

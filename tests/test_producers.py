@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import INTERPRETED, check
+from conftest import INTERPRETED, assert_close, check
 
 import graphrt as grt
 from graphrt import ops as F
@@ -139,3 +139,14 @@ def test_long_rows_that_are_read_once_store_too() -> None:
     g.output("d x", grt.grad(loss, [x])[0])
     lowered = lower_graph(g, parse("interpret" if INTERPRETED else "cuda:sm_90"), {})
     assert sum(cost.bytes for cost in lowered.costs) < 3.01 * x.type.nbytes
+
+
+def test_rows_that_no_program_holds_store_block_by_block(target: str, rng: np.random.Generator) -> None:
+    g = built(lambda x: {"y": F.tanh(x) + 1.0, "rows": F.sum(F.tanh(x) + 1.0, 1)}, (2, 40_000))
+    x = rng.uniform(-1, 1, (2, 40_000)).astype(np.float32)
+    found = grt.compile(g, target=target, fusion="-split")(x=x)
+    y = np.tanh(x.astype(np.float64)) + 1.0
+    assert_close(found["y"], y)
+    assert_close(found["rows"], y.sum(1), 40_000)
+    if not INTERPRETED:
+        assert "for start in range(0, 40000" in grt.compile(g, target="cuda:sm_90", fusion="-split").source()

@@ -106,8 +106,11 @@ def test_structures_of_arguments_and_results() -> None:
     np.testing.assert_allclose(found["total"], 7 * X, rtol=1e-6)
     np.testing.assert_allclose(found["parts"][0], 14 * X, rtol=1e-6)
     assert found["parts"][1] is False and list(program.outputs) == ["out.total", "out.parts.0"]
+    np.testing.assert_allclose(program(X, (X, {"deep": X}), named=2 * X, factor=3.0, flag=False)["total"], 7 * X, rtol=1e-6)
     for args, kwargs, message in (
-        ((X, (X, {"deep": X})), {"named": X}, "forward|example had"),
+        ((X, (X, {"deep": X})), {"named": X}, "missing argument 'factor': the example had one"),
+        ((X, (X, {"deep": X})), {"named": X, "factor": 3.0, "flag": True}, "'flag' was left out of the example"),
+        ((X, (X, {"deep": X})), {"named": X, "factor": X}, "the graph was made for 3.0"),
         ((X, (X, {"deep": X})), {"named": X, "factor": 2.0}, "the graph was made for 3.0"),
         ((X, (X,)), {"named": X, "factor": 3.0}, "the example had 2 in a sequence"),
         ((X, (X, {"other": X})), {"named": X, "factor": 3.0}, "the example had deep"),

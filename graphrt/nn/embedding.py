@@ -68,7 +68,9 @@ class _Table(Module):
 
 
 class Embedding(_Table):
-    __doc__ = f"The rows [..., embedding_dim] that integers [...] name; NaN for one that names none.\n\n    {_Table.__doc__}"
+    __doc__ = f"""The rows [..., embedding_dim] that integers [...] name; NaN for one that names none, where torch raises.
+
+    {_Table.__doc__}"""
 
     def __init__(
         self,

@@ -63,10 +63,11 @@ def embedding(
 ) -> Value:
     """Rows of ``weight`` [V, D] that the integers ``input`` [...] name, as [..., D]; NaN for an integer that names none.
 
-    The row ``padding_idx`` gets no gradient. Rows whose ``norm_type`` norm exceeds ``max_norm`` are read scaled down to it;
-    unlike torch's, the table itself stays (``embedding_renorm`` gives what it would become), and the gradient is, as torch's,
-    that of the row as read. With ``scale_grad_by_freq`` the
-    gradient of a row is divided by how often it is read.
+    One that is negative, or V or more, names none: torch raises an error there, which a kernel cannot, so its row is NaN (of
+    integers 0) and gives no row a gradient. The row ``padding_idx`` gets no gradient. Rows whose ``norm_type`` norm exceeds
+    ``max_norm`` are read scaled down to it; unlike torch's, the table itself stays (``embedding_renorm`` gives what it would
+    become), and the gradient is, as torch's, that of the row as read. With ``scale_grad_by_freq`` the gradient of a row is
+    divided by how often it is read.
     """
     positions = _numbers(input)
     padding = _table(weight, padding_idx)

@@ -20,6 +20,7 @@ from graphrt.op import Kind
 from graphrt.ops.base import apply
 from graphrt.passes.layout import follows
 from graphrt.passes.rewrite import copied, rewrite
+from graphrt.passes.simplify import dead_code
 
 
 def rematerialise(graph: Graph) -> Graph:
@@ -43,7 +44,7 @@ def _activations(graph: Graph) -> Graph:
             return None
         return (apply(node.op.name, *(copied(v, cone, copies) for v in node.inputs), **node.attrs),)
 
-    return rewrite(graph, rule)
+    return dead_code(rewrite(graph, rule))
 
 
 def _again(z: Value, users: Mapping[Value, Sequence[Node]], results: set[Value]) -> set[Node]:
@@ -132,7 +133,7 @@ def _parts(graph: Graph) -> Graph:
         again = [copied(v, cones.get(v.node.name, set()), {}) for v in node.inputs]
         return (apply(node.op.name, *again, **node.attrs),)
 
-    return rewrite(graph, rule)
+    return dead_code(rewrite(graph, rule))
 
 
 def _is_backward(node: Node) -> bool:

@@ -29,7 +29,7 @@ from graphrt.frontends.torch.views import order_of
 from graphrt.ir import Graph, Value
 from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.state import State
-from graphrt.signature import CallSignature, Name
+from graphrt.signature import CallSignature, Name, equal, settled
 from graphrt.types import DTYPES, as_dtype
 
 # torch's warning of tensors put where there were none, which a graph forgets; torch's own recurrent modules do so to no effect
@@ -133,6 +133,12 @@ class TorchSignature:
         return names if list(args) == names and not kwargs else []
 
     @cached_property
+    def _example(self) -> dict[str, Any]:
+        """The example's arguments, names in place of tensors."""
+        args, kwargs = _tree(self.names, self.arguments)
+        return self.call.bind(*args, **kwargs).arguments
+
+    @cached_property
     def _single(self) -> str | None:
         """The output's name, where the model returned one tensor."""
         found = pytree.tree_unflatten(list(self.leaves), self.returned)
@@ -142,32 +148,18 @@ class TorchSignature:
         """The inputs by name. Raises InputError for arguments of another structure, or other constants, than the example's."""
         if len(args) == len(self._plain) and args and not kwargs:
             return dict(zip(self._plain, args, strict=True))
+        bound = settled(self.call, self._example, args, kwargs)
         try:
-            bound = self.call.bind(*args, **kwargs)
             leaves = self.arguments.flatten_up_to((bound.args, bound.kwargs))
         except (TypeError, ValueError) as error:
-            why = self._difference(args, kwargs) or error
-            raise InputError(f"the arguments do not have the structure of the example inputs: {why}") from None
+            raise InputError(f"the arguments do not have the structure of the example inputs: {error}") from None
         found = {}
         for name, leaf in zip(self.names, leaves, strict=True):
             if isinstance(name, str):
                 found[name] = leaf
-            elif not (leaf is name[0] or leaf == name[0]):
+            elif not equal(leaf, name[0]):
                 raise InputError(f"the graph was made for {name[0]!r} where the arguments have {leaf!r}; make another graph")
         return found
-
-    def _difference(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """The arguments that only the example had, or only this call has; empty where both have the same."""
-        example, named = pytree.tree_unflatten(list(self.names), self.arguments)
-        try:
-            had, has = (self.call.bind_partial(*a, **k).arguments.keys() for a, k in ((example, named), (args, kwargs)))
-        except TypeError:
-            return ""
-        missing, more = (
-            ", ".join(map(repr, names)) for names in ([n for n in had if n not in has], [n for n in has if n not in had])
-        )
-        left_out = f"{more} was left out of the example, so it is what forward has for it; make another graph" if more else ""
-        return f"missing argument {missing}" if missing else left_out
 
     def result(self, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
         """The outputs in the structure in which the model returned them; tensors where no input says otherwise.
@@ -185,14 +177,12 @@ class TorchSignature:
 
     def kept(self) -> CallSignature | None:
         """The same call without torch, None where the model writes into its inputs."""
-        if self.written:
-            return None
+        return None if self.written else CallSignature(self.call, self._example, _tree(self.leaves, self.returned))
 
-        def tree(leaves: Sequence[str | tuple[Any, ...]], spec: pytree.TreeSpec) -> Any:
-            return pytree.tree_unflatten([Name(leaf) if isinstance(leaf, str) else leaf[0] for leaf in leaves], spec)
 
-        args, kwargs = tree(self.names, self.arguments)
-        return CallSignature(self.call, self.call.bind(*args, **kwargs).arguments, tree(self.leaves, self.returned))
+def _tree(leaves: Sequence[str | tuple[Any, ...]], spec: pytree.TreeSpec) -> Any:
+    """The structure ``spec`` of ``leaves``, names or constants."""
+    return pytree.tree_unflatten([Name(leaf) if isinstance(leaf, str) else leaf[0] for leaf in leaves], spec)
 
 
 def _write(name: str, input: Any, value: Any) -> None:  # noqa: A002 - what it is
