@@ -24,7 +24,7 @@ from pathlib import Path
 import graphrt
 from bench.conv_shapes import layers
 from bench.gpu_checks import KINDS
-from bench.gpu_kernels import GOALS, GROUPS, kept, momentum, our_conv, running
+from bench.gpu_kernels import CHOICES, GOALS, GROUPS, kept, momentum, our_conv, running
 from bench.gpu_parts import Settings, switched
 from bench.gpu_training import NETWORKS, batch_of, step_of
 from graphrt import Graph, Program, models
@@ -59,6 +59,8 @@ def programs(settings: Settings) -> Iterator[tuple[str, Program, int]]:
     for small in SMALL[:1] if settings.dry else SMALL:
         with switched("GRAPHRT_PDL"):
             yield f"{small[0]} b{small[1]}, dependent launches", _step(*small, settings), 0
+    for name, choice in CHOICES.items():
+        yield from ((f"{name}, {way}", program, 0) for way, program in choice.programs(settings).items())
     for kind in GOALS:
         shapes = [s for s in layers("ResNet-50", settings.ours(256)) if kind != "dgrad" or s[0][1] != 3]
         for layer in settings.some(shapes):
