@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .cost import LAUNCH, Config, Gemm, Machine, cdiv, choose, multiprocessor, persistent, power, ranked, walking
+from .cost import LAUNCH, Config, Gemm, Machine, cdiv, choose, multiprocessor, persistent, power, ranked, specialized, walking
 from .geometry import Geometry
 
 Sizes = Mapping[str, int]
@@ -54,7 +54,8 @@ def matmul_configs(
         return [(0.0, {**interpreted(sizes["M"], sizes["N"], sizes["K"]), "PROGRAMS": 0})]
     gemm = matmul_gemm(sizes, itemsize, prologues=prologues)._replace(segment=segment, maps=maps, tma=tma, plain=plain)
     if tma:
-        return walking(gemm, machine)
+        first, *others = walking(gemm, machine)
+        return [first, *sorted([*others, *specialized(gemm, machine)], key=lambda found: found[0])]
     # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory, and
     # accesses get narrow. Tuning may find that it pays nonetheless.
     found = []

@@ -5,8 +5,9 @@ B_ROWS say whether they lie [BATCH, M, K] and [BATCH, K, N], or with the last tw
 must be a multiple of 16 bytes, and so must the address (``config.takes_tma``). A load is then one instruction of one
 thread, from a descriptor that each program makes once, and what lies outside the tensor reads 0: no masks, no addresses
 in registers. ``EPILOGUE`` and the grid are those of ``matmul``; PROGRAMS, too, but it should not be 0 where tiles are
-many, since making descriptors takes about a microsecond. The launcher must give Triton an allocator for them
-(``triton.set_allocator``).
+many, since making descriptors takes about a microsecond. With SPECIALIZED a group of warps loads and does nothing else, where
+the compiler can do that: on sm_90 with num_warps 4, which are then 12. The launcher must give Triton an allocator for
+descriptors (``triton.set_allocator``).
 """
 
 import triton
@@ -35,6 +36,7 @@ def matmul_tma(
     PROGRAMS: tl.constexpr,
     NAME: tl.constexpr,
     FIRST: tl.constexpr = 0,
+    SPECIALIZED: tl.constexpr = 0,
 ):
     TILES_M: tl.constexpr = (M + BM - 1) // BM
     TILES_N: tl.constexpr = (N + BN - 1) // BN
@@ -45,7 +47,7 @@ def matmul_tma(
         b = tile // (TILES_M * TILES_N)
         tile_m, tile_n = grouped_tile(tile % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
         acc = tl.zeros((BM, BN), ACC)
-        for start in range(0, K, BK):
+        for start in tl.range(0, K, BK, warp_specialize=SPECIALIZED > 0):
             left = read(left_in_memory, b, tile_m * BM, start, BM, BK, A_ROWS)
             right = read(right_in_memory, b, start, tile_n * BN, BK, BN, B_ROWS)
             acc = dot(left, right, acc, INPUT_PRECISION)
