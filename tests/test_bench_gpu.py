@@ -229,7 +229,7 @@ def test_both_ways_are_what_their_rows_say() -> None:
         assert [*found] == [choice.chosen, choice.other]
     stored, on_load = CHOICES["3x3 behind norm and ReLU"].programs(settings).values()
     assert (stored.launches, on_load.launches) == (2, 1)
-    tiles = [p.decisions for p in CHOICES["product of 4096"].programs(settings).values()]
+    tiles = [p.explain().decisions for p in CHOICES["product of 4096"].programs(settings).values()]
     large, small = ([d.other for d in found if d.stage == "template" and d.taken] for found in tiles)
     assert ["BM 128 BN 256" in text for text in (*large, *small)] == [True, False] and "BM 128 BN 128" in small[0]
 

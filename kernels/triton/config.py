@@ -54,8 +54,7 @@ def matmul_configs(
         return [(0.0, {**interpreted(sizes["M"], sizes["N"], sizes["K"]), "PROGRAMS": 0})]
     gemm = matmul_gemm(sizes, itemsize, prologues=prologues)._replace(segment=segment, maps=maps, tma=tma, plain=plain)
     if tma:
-        first, *others = walking(gemm, machine)
-        return [first, *sorted([*others, *specialized(gemm, machine)], key=lambda found: found[0])]
+        return walking(gemm, machine)
     # One tile for each program: in the loop over tiles the compiler (Triton 3.9) forgets what lies side by side in memory, and
     # accesses get narrow. Tuning may find that it pays nonetheless.
     found = []
@@ -63,6 +62,13 @@ def matmul_configs(
         programs = persistent(config, gemm, machine)
         found += [(clocks, {**config, "PROGRAMS": count}) for count in dict.fromkeys((0, programs))]
     return found
+
+
+def matmul_specialized(
+    sizes: Sizes, itemsize: int, machine: Machine = _HERE, *, plain: bool = False, **more: Any
+) -> list[tuple[float, Config]]:
+    """As ``matmul_configs``, of ``matmul_tma`` with SPECIALIZED: of a ``plain`` product, where the architecture has it."""
+    return specialized(matmul_gemm(sizes, itemsize), machine) if plain and sizes["BATCH"] == 1 and not machine.interpret else []
 
 
 def takes_tma(inner: tuple[int, int], itemsize: int, arch: str) -> bool:

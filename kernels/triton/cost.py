@@ -251,14 +251,14 @@ def specialized(gemm: Gemm, machine: Machine) -> list[tuple[float, Config]]:
     Triton makes these of four warps on sm_90. They are predicted to take as long as eight warps that load and multiply, and are
     candidates of tuning alone: nobody has measured them yet.
     """
-    if machine.arch != "sm_90" or gemm.itemsize > 2 or not gemm.plain:
+    if machine.arch != "sm_90" or gemm.itemsize > 2:
         return []
     found = []
     for bm, bn, stages in _SPECIALIZED:
         if gemm.steps(64) > stages:
             config = dict(BM=bm, BN=bn, BK=64, num_warps=4, num_stages=stages, PROGRAMS=0, SPECIALIZED=1)
             found.append((clocks(Tiling(bm, bn, 64, 8, stages, 1), gemm, machine), config))
-    return found
+    return sorted(found, key=lambda pair: pair[0])
 
 
 def persistent(config: Config, gemm: Gemm, machine: Machine) -> int:
