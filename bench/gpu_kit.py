@@ -1,6 +1,6 @@
 """The kernels of bench.gpu, compiled where there is no GPU: an archive that a run unpacks, so that none of its time goes there.
 
-python -m bench.gpu_kit [--out build/gpu-kit.tar] [--target cuda:sm_90]      make gpu-kit
+python -m bench.gpu_kit [--out build/gpu-kit.tar] [--target cuda:sm_90] [--tune 0]      make gpu-kit
 python -m bench.gpu --kit build/gpu-kit.tar
 
 It holds the files of graphrt's cache of kernels for the programs of the planned steps, at their batches, and for tuning the
@@ -66,7 +66,7 @@ def programs(settings: Settings) -> Iterator[tuple[str, Program, int]]:
         for layer in settings.some(shapes):
             yield f"{kind} {layer}", our_conv(layer, kind, settings), 0
     for (name, batch, _, library), program in steps:
-        if name == "ResNet-50" and library == "never":
+        if settings.tune and name == "ResNet-50" and library == "never":
             yield f"{name} b{batch}, tuning", program, 1
 
 
@@ -123,8 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("bench.gpu_kit", description="the kernels of bench.gpu, compiled without a GPU")
     parser.add_argument("--out", type=Path, default=Path("build/gpu-kit.tar"))
     parser.add_argument("--target", default="cuda:sm_90", help="as ahead of time")
+    parser.add_argument("--tune", type=int, choices=(0, 1), default=1, help="0: no candidates of tuning, which take longest")
     given = parser.parse_args(arguments)
-    count = pack(given.out, Settings(False, 0.0, ahead=given.target))
+    count = pack(given.out, Settings(False, 0.0, given.tune, ahead=given.target))
     print(f"{given.out}: {count} kernels, {given.out.stat().st_size / 1e6:.1f} MB")
     return 0
 
