@@ -1,5 +1,7 @@
 """Single kernels on a GPU: the convolutions of ResNet-50 beside cuDNN, memory-bound groups beside a copy; bfloat16.
 
+And two choices that predictions make, which a step's time hangs on, each way beside the other.
+
 Operands and results of graphrt's programs are parameters, which stay where they are, as a training step's values do; results
 are permuted so that they lie channels-last, which costs nothing. torch has channels_last tensors and cudnn.benchmark. Both
 sides are timed as many runs in one captured graph: a kernel of a few microseconds ends before the host launches the next.
@@ -9,8 +11,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,6 +25,8 @@ import graphrt.ops as F
 from bench.conv_shapes import Layer, layers
 from bench.gpu_parts import Clock, Part, Row, Settings, clocked, ours, switched, theirs
 from graphrt import Graph, Program, Value
+from graphrt.targets.templates import find_kernels
+from graphrt.targets.triton import target as of_triton
 
 GOALS = {"forward": 0.90, "dgrad": 0.85, "wgrad": 0.85, "forward + BN + ReLU": 1.15}
 LAST = (0, 2, 3, 1)
@@ -114,9 +120,74 @@ def convolutions(kind: str) -> Part:
 
 
 def all_convolutions(settings: Settings) -> Iterator[Row]:
-    """Every kind, each within its share of what is left; the first shape of each at least."""
+    """What predictions chose between; then every kind, each within its share of what is left, the first shape at least."""
+    yield from ways(settings)
     for i, kind in enumerate(GOALS):
         yield from convolutions(kind)(replace(settings, seconds=settings.left() / (len(GOALS) - i), start=time.monotonic()))
+
+
+# --- what predictions chose between ---------------------------------------------------------------------------------------
+
+
+def behind_norm(settings: Settings) -> Graph:
+    """A 3x3 convolution of ResNet-50's 256 channels, 14x14, of what a norm and a ReLU make of them."""
+    g, n = Graph(), settings.ours(256)
+    x = g.parameter("x", shape=(n, 256, 14, 14), dtype="bfloat16")
+    w = g.parameter("w", shape=(256, 256, 3, 3), dtype="bfloat16")
+    scale, shift = (g.parameter(name, shape=(256, 1, 1)) for name in ("scale", "shift"))
+    kept(g, F.conv2d(F.cast(F.relu(F.cast(x, "float32") * scale + shift), "bfloat16"), w, padding=1))
+    return g
+
+
+def product(settings: Settings) -> Graph:
+    """A matrix product, 4096 in each dimension."""
+    g, n = Graph(), settings.ours(4096, 256)
+    kept(g, g.parameter("a", shape=(n, n), dtype="bfloat16") @ g.parameter("b", shape=(n, n), dtype="bfloat16"))
+    return g
+
+
+def only_bytes() -> AbstractContextManager[Any]:
+    """Bytes decide inside what is computed on load, and not predicted times."""
+    return patch.object(of_triton, "on_load", lambda options: None)
+
+
+def smaller_tiles() -> AbstractContextManager[Any]:
+    """No tile is larger than 128x128 inside."""
+    find_kernels()
+    from graphrt.kernels.triton import cost
+
+    return patch.object(cost, "_LARGE", [])
+
+
+class Choice(NamedTuple):
+    """A graph, the way that predictions choose for it, and the other one, which is compiled inside ``without``."""
+
+    make: Callable[[Settings], Graph]
+    chosen: str
+    other: str
+    without: Callable[[], AbstractContextManager[Any]]
+
+    def programs(self, settings: Settings) -> dict[str, Program]:
+        """The program of either way."""
+        found = {self.chosen: running(self.make(settings), settings)}
+        with self.without():
+            found[self.other] = running(self.make(settings), settings)
+        return found
+
+
+CHOICES = {
+    "3x3 behind norm and ReLU": Choice(behind_norm, "map stored", "on load", only_bytes),
+    "product of 4096": Choice(product, "tile 128x256", "tile 128x128", smaller_tiles),
+}
+
+
+def ways(settings: Settings) -> Iterator[Row]:
+    """Each way that was chosen beside the other: is the model right?"""
+    for name, choice in CHOICES.items():
+        timings = clocked({way: ours(program) for way, program in choice.programs(settings).items()}, settings, 5)
+        ms, other = timings[choice.chosen].median, timings[choice.other].median
+        note = f"{choice.other} {other:.4g} ms"
+        yield Row("predicted to be faster", f"{name}: {choice.chosen}", ms, "ms", other / ms if ms else 0.0, 1.0, note=note)
 
 
 def descriptors(settings: Settings) -> Iterator[Row]:

@@ -1,6 +1,6 @@
 """The kernels of bench.gpu, compiled where there is no GPU: an archive that a run unpacks, so that none of its time goes there.
 
-python -m bench.gpu_kit [--out build/gpu-kit.tar] [--target cuda:sm_90]      make gpu-kit
+python -m bench.gpu_kit [--out build/gpu-kit.tar] [--target cuda:sm_90] [--tune 0]      make gpu-kit
 python -m bench.gpu --kit build/gpu-kit.tar
 
 It holds the files of graphrt's cache of kernels for the programs of the planned steps, at their batches, and for tuning the
@@ -24,7 +24,7 @@ from pathlib import Path
 import graphrt
 from bench.conv_shapes import layers
 from bench.gpu_checks import KINDS
-from bench.gpu_kernels import GOALS, GROUPS, kept, momentum, our_conv, running
+from bench.gpu_kernels import CHOICES, GOALS, GROUPS, kept, momentum, our_conv, running
 from bench.gpu_parts import Settings, switched
 from bench.gpu_training import NETWORKS, batch_of, step_of
 from graphrt import Graph, Program, models
@@ -59,12 +59,14 @@ def programs(settings: Settings) -> Iterator[tuple[str, Program, int]]:
     for small in SMALL[:1] if settings.dry else SMALL:
         with switched("GRAPHRT_PDL"):
             yield f"{small[0]} b{small[1]}, dependent launches", _step(*small, settings), 0
+    for name, choice in CHOICES.items():
+        yield from ((f"{name}, {way}", program, 0) for way, program in choice.programs(settings).items())
     for kind in GOALS:
         shapes = [s for s in layers("ResNet-50", settings.ours(256)) if kind != "dgrad" or s[0][1] != 3]
         for layer in settings.some(shapes):
             yield f"{kind} {layer}", our_conv(layer, kind, settings), 0
     for (name, batch, _, library), program in steps:
-        if name == "ResNet-50" and library == "never":
+        if settings.tune and name == "ResNet-50" and library == "never":
             yield f"{name} b{batch}, tuning", program, 1
 
 
@@ -121,8 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("bench.gpu_kit", description="the kernels of bench.gpu, compiled without a GPU")
     parser.add_argument("--out", type=Path, default=Path("build/gpu-kit.tar"))
     parser.add_argument("--target", default="cuda:sm_90", help="as ahead of time")
+    parser.add_argument("--tune", type=int, choices=(0, 1), default=1, help="0: no candidates of tuning, which take longest")
     given = parser.parse_args(arguments)
-    count = pack(given.out, Settings(False, 0.0, ahead=given.target))
+    count = pack(given.out, Settings(False, 0.0, given.tune, ahead=given.target))
     print(f"{given.out}: {count} kernels, {given.out.stat().st_size / 1e6:.1f} MB")
     return 0
 

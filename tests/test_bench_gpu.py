@@ -14,7 +14,7 @@ from conftest import INTERPRETED
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import graphrt as grt
 from bench import gpu, gpu_checks, gpu_kit
-from bench.gpu_kernels import GOALS, bandwidth, convolutions, descriptors
+from bench.gpu_kernels import CHOICES, GOALS, bandwidth, convolutions, descriptors
 from bench.gpu_parts import Row, Settings
 from bench.gpu_training import BY_LIBRARY, NETWORKS, Goals, apart, curve, looked_into, pair, rows, training
 from bench.measure import RESULTS, Timing
@@ -219,6 +219,19 @@ def test_parts_run_dry() -> None:
         found = {row.what: row for row in part(Settings(True, 600.0))}
         assert len(found) >= 2 and not any(row.failed for row in found.values())
     assert [*found] and all("beside pointers" in row.note for row in found.values())
+
+
+def test_both_ways_are_what_their_rows_say() -> None:
+    """At the real sizes: which way is chosen, and which is not."""
+    settings = Settings(False, 0.0, ahead="cuda:sm_90")
+    for choice in CHOICES.values():
+        found = choice.programs(settings)
+        assert [*found] == [choice.chosen, choice.other]
+    stored, on_load = CHOICES["3x3 behind norm and ReLU"].programs(settings).values()
+    assert (stored.launches, on_load.launches) == (2, 1)
+    tiles = [p.explain().decisions for p in CHOICES["product of 4096"].programs(settings).values()]
+    large, small = ([d.other for d in found if d.stage == "template" and d.taken] for found in tiles)
+    assert ["BM 128 BN 256" in text for text in (*large, *small)] == [True, False] and "BM 128 BN 128" in small[0]
 
 
 def test_launches_beside_their_predictions_run_dry() -> None:

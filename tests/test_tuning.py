@@ -74,6 +74,24 @@ def test_candidates_are_listed_by_predicted_time(target: str) -> None:
 
 
 @needs_compiler
+def test_groups_of_warps_are_tried_and_not_the_first_choice() -> None:
+    """Of deep products of halves on sm_90 alone, and of one with its operands as they are."""
+
+    def tried(target: str, batch: int = 1, dtype: str = "bfloat16") -> list[str]:
+        g = grt.Graph()
+        x, w = (g.input(name, (batch, 512, 512), dtype) for name in "xw")
+        y = x @ w if batch > 1 else F.reshape(x, (512, 512)) @ F.reshape(w, (512, 512))
+        g.output("y", y)
+        code = code_of(g, target)
+        forms = [c.form.name for c in tune.candidates_of(code, 1)]
+        assert code.form.name == "matmul" and "matmul_specialized" not in forms[:2]
+        return [f for f in forms if f == "matmul_specialized"]
+
+    assert len(tried("cuda:sm_90")) == 2
+    assert not any((tried("cuda:sm_80"), tried("cuda:sm_90", 2), tried("cuda:sm_90", dtype="float32")))
+
+
+@needs_compiler
 def test_tiles_hold_whole_segments() -> None:
     """Sums over pixels in an epilogue are of segments of rows: every candidate keeps them in one tile."""
     g = grt.Graph()

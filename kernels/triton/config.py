@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .cost import LAUNCH, Config, Gemm, Machine, cdiv, choose, multiprocessor, persistent, power, ranked, walking
+from .cost import LAUNCH, Config, Gemm, Machine, cdiv, choose, multiprocessor, persistent, power, ranked, specialized, walking
 from .geometry import Geometry
 
 Sizes = Mapping[str, int]
@@ -62,6 +62,13 @@ def matmul_configs(
         programs = persistent(config, gemm, machine)
         found += [(clocks, {**config, "PROGRAMS": count}) for count in dict.fromkeys((0, programs))]
     return found
+
+
+def matmul_specialized(
+    sizes: Sizes, itemsize: int, machine: Machine = _HERE, *, plain: bool = False, **more: Any
+) -> list[tuple[float, Config]]:
+    """As ``matmul_configs``, of ``matmul_tma`` with SPECIALIZED: of a ``plain`` product, where the architecture has it."""
+    return specialized(matmul_gemm(sizes, itemsize), machine) if plain and sizes["BATCH"] == 1 and not machine.interpret else []
 
 
 def takes_tma(inner: tuple[int, int], itemsize: int, arch: str) -> bool:

@@ -77,6 +77,7 @@ _HALF = [
     (64, 16, 4), (16, 64, 2), (32, 32, 2), (32, 16, 2), (16, 32, 2), (16, 16, 1),
 ]  # fmt: skip
 _LARGE = [(128, 256, 8), (256, 128, 8)]  # on halves, half of a thread's registers in accumulators: nothing else may want many
+_SPECIALIZED = [(128, 256, 3), (128, 128, 4)]  # BM, BN and stages on halves
 _SINGLE = [
     (128, 128, 8), (128, 64, 8), (64, 128, 8), (64, 64, 4), (64, 32, 4), (32, 64, 4), (64, 16, 4), (16, 64, 2), (32, 32, 2),
     (32, 16, 2), (16, 32, 2), (16, 16, 1),
@@ -241,6 +242,22 @@ def walking(gemm: Gemm, machine: Machine) -> list[tuple[float, Config]]:
         if programs := persistent(config, gemm, machine):
             time = clocks(Tiling(*config.values(), resident=programs // machine.units), gemm, machine, programs)
             found.append((time, {**config, "PROGRAMS": programs}))
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def specialized(gemm: Gemm, machine: Machine) -> list[tuple[float, Config]]:
+    """As ``walking``, of tiles that two groups of four warps multiply, half of the rows each, while a third loads.
+
+    Triton makes these of four warps on sm_90. They are predicted to take as long as eight warps that load and multiply, and are
+    candidates of tuning alone: nobody has measured them yet.
+    """
+    if machine.arch != "sm_90" or gemm.itemsize > 2:
+        return []
+    found = []
+    for bm, bn, stages in _SPECIALIZED:
+        if gemm.steps(64) > stages:
+            config = dict(BM=bm, BN=bn, BK=64, num_warps=4, num_stages=stages, PROGRAMS=0, SPECIALIZED=1)
+            found.append((clocks(Tiling(bm, bn, 64, 8, stages, 1), gemm, machine), config))
     return sorted(found, key=lambda pair: pair[0])
 
 

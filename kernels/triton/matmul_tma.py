@@ -5,8 +5,9 @@ B_ROWS say whether they lie [BATCH, M, K] and [BATCH, K, N], or with the last tw
 must be a multiple of 16 bytes, and so must the address (``config.takes_tma``). A load is then one instruction of one
 thread, from a descriptor that each program makes once, and what lies outside the tensor reads 0: no masks, no addresses
 in registers. ``EPILOGUE`` and the grid are those of ``matmul``; PROGRAMS, too, but it should not be 0 where tiles are
-many, since making descriptors takes about a microsecond. The launcher must give Triton an allocator for them
-(``triton.set_allocator``).
+many, since making descriptors takes about a microsecond. With SPECIALIZED a group of warps loads and does nothing else, where
+the compiler can do that: on sm_90 with BATCH 1 and num_warps 4, which are then 12. The launcher must give Triton an
+allocator for descriptors (``triton.set_allocator``).
 """
 
 import triton
@@ -35,6 +36,7 @@ def matmul_tma(
     PROGRAMS: tl.constexpr,
     NAME: tl.constexpr,
     FIRST: tl.constexpr = 0,
+    SPECIALIZED: tl.constexpr = 0,
 ):
     TILES_M: tl.constexpr = (M + BM - 1) // BM
     TILES_N: tl.constexpr = (N + BN - 1) // BN
@@ -45,9 +47,9 @@ def matmul_tma(
         b = tile // (TILES_M * TILES_N)
         tile_m, tile_n = grouped_tile(tile % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
         acc = tl.zeros((BM, BN), ACC)
-        for start in range(0, K, BK):
-            left = read(left_in_memory, b, tile_m * BM, start, BM, BK, A_ROWS)
-            right = read(right_in_memory, b, start, tile_n * BN, BK, BN, B_ROWS)
+        for start in tl.range(0, K, BK, warp_specialize=SPECIALIZED > 0):
+            left = read(left_in_memory, b, tile_m * BM, start, BATCH, BM, BK, A_ROWS)
+            right = read(right_in_memory, b, start, tile_n * BN, BATCH, BK, BN, B_ROWS)
             acc = dot(left, right, acc, INPUT_PRECISION)
         m = tile_m * BM + tl.arange(0, BM)
         n = tile_n * BN + tl.arange(0, BN)
@@ -66,17 +68,30 @@ def matrices(
     BC: tl.constexpr,
     BY_ROWS: tl.constexpr,
 ):
-    """The descriptor of BATCH matrices of ROWS x COLUMNS, for blocks of BR x BC; transposed in memory unless BY_ROWS."""
-    if BY_ROWS:
-        return tl.make_tensor_descriptor(base, [BATCH, ROWS, COLUMNS], [ROWS * COLUMNS, COLUMNS, 1], [1, BR, BC])
+    """The descriptor of BATCH matrices of ROWS x COLUMNS, for blocks of BR x BC; transposed in memory unless BY_ROWS.
+
+    One matrix has two dimensions: with three Triton 3.7 specializes no warps.
+    """
+    DOWN: tl.constexpr = ROWS if BY_ROWS else COLUMNS
+    ACROSS: tl.constexpr = COLUMNS if BY_ROWS else ROWS
+    HIGH: tl.constexpr = BR if BY_ROWS else BC
+    WIDE: tl.constexpr = BC if BY_ROWS else BR
+    if BATCH == 1:
+        return tl.make_tensor_descriptor(base, [DOWN, ACROSS], [ACROSS, 1], [HIGH, WIDE])
     else:
-        return tl.make_tensor_descriptor(base, [BATCH, COLUMNS, ROWS], [ROWS * COLUMNS, ROWS, 1], [1, BC, BR])
+        return tl.make_tensor_descriptor(base, [BATCH, DOWN, ACROSS], [DOWN * ACROSS, ACROSS, 1], [1, HIGH, WIDE])
 
 
 @triton.jit
-def read(matrix, b, row, column, BR: tl.constexpr, BC: tl.constexpr, BY_ROWS: tl.constexpr):
+def read(matrix, b, row, column, BATCH: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr, BY_ROWS: tl.constexpr):
     """The BR x BC block of matrix b at (row, column)."""
-    if BY_ROWS:
-        return matrix.load([b, row, column]).reshape(BR, BC)
+    if BATCH == 1:
+        if BY_ROWS:
+            return matrix.load([row, column])
+        else:
+            return matrix.load([column, row]).trans()
     else:
-        return matrix.load([b, column, row]).reshape(BC, BR).trans()
+        if BY_ROWS:
+            return matrix.load([b, row, column]).reshape(BR, BC)
+        else:
+            return matrix.load([b, column, row]).reshape(BC, BR).trans()

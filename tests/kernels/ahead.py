@@ -28,7 +28,7 @@ GPUS = {**TARGETS, "sm_100": GPUTarget("cuda", 100, 32)}
 SIZES = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
 _TOOL = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 _NAMES = re.compile(
-    r"\b((?:HGMMA|HMMA)(?:\.\w+)*|UTCHMMA|DMMA|v_mfma|FFMA|UTMALDG|(?:LDGSTS|LDG|STG)\.E(?:\.\w+)*"
+    r"\b((?:HGMMA|HMMA)(?:\.\w+)*|UTCHMMA|DMMA|v_mfma|FFMA|UTMALDG|USETMAXREG|(?:LDGSTS|LDG|STG)\.E(?:\.\w+)*"
     r"|(?:global|buffer)_(?:load|store)_\w+)"
 )
 
@@ -66,14 +66,14 @@ def build(fn: Any, target: str, args: list[str | int], config: Mapping[str, int]
     signature: dict[str, Any] = dict.fromkeys(fn.arg_names, "constexpr")
     signature[fn.arg_names[0]] = tuple(a if isinstance(a, str) else "constexpr" for a in args)
     source = ASTSource(fn=fn, signature=signature, constexprs=known, attrs=attrs)
-    found = _read(triton_compile(source, target=GPUS[target], options=options), config["num_warps"])
+    found = _read(triton_compile(source, target=GPUS[target], options=options))
     if found.spills and target.startswith("sm"):  # more registers for fewer programs, as at run time
         options["maxnreg"] = 255
-        found = _read(triton_compile(source, target=GPUS[target], options=options), config["num_warps"])
+        found = _read(triton_compile(source, target=GPUS[target], options=options))
     return found
 
 
-def _read(kernel: Any, warps: int) -> Report:
+def _read(kernel: Any) -> Report:
     if "amdgcn" in kernel.asm:
         text = kernel.asm["amdgcn"]
         registers, spills = int(_last(r"\.vgpr_count:\s*(\d+)", text)), int(_last(r"\.vgpr_spill_count:\s*(\d+)", text))
@@ -91,7 +91,7 @@ def _read(kernel: Any, warps: int) -> Report:
         registers = int(_last(r"REG:(\d+)", usage))
         spills = int(_last(r"STACK:(\d+)", usage)) if re.search(r"\b(LDL|STL)\b", text) else 0  # a frame may lie unused
     found = collections.Counter(_NAMES.findall(text))
-    return Report(kernel.metadata.name, registers, spills, int(kernel.metadata.shared), warps, found)
+    return Report(kernel.metadata.name, registers, spills, int(kernel.metadata.shared), int(kernel.metadata.num_warps), found)
 
 
 def _last(pattern: str, text: str) -> str:

@@ -151,6 +151,26 @@ def test_matmul_tma(a_rows: bool, b_rows: bool, programs: int) -> None:
     assert report.uses("UTMALDG") and not report.accesses("LDG.E", "LDGSTS.E"), report
 
 
+@pytest.mark.parametrize("a_rows", [True, False])
+@pytest.mark.parametrize("b_rows", [True, False])
+@pytest.mark.parametrize("columns,stages", [(256, 3), (128, 4)])
+def test_matmul_tma_by_groups_of_warps(columns: int, stages: int, a_rows: bool, b_rows: bool) -> None:
+    """One group of four warps loads and gives its registers to the two that multiply; nothing spills."""
+    sizes = dict(BATCH=1, M=4096, N=4096, K=4096)
+    found = [c for _, c in cfg.matmul_specialized(sizes, 2, Machine("sm_90"), plain=True)]
+    (tile,) = (c for c in found if (c["BN"], c["num_stages"]) == (columns, stages))
+    report = build(
+        matmul_tma, "sm_90", ["*bf16", "*bf16", "*bf16", "*fp32", 4096, 4096, 4096], tile, EPILOGUE=cl.store_c, A=0, B=1,
+        A_ROWS=a_rows, B_ROWS=b_rows, **sizes, INPUT_PRECISION="tf32", ACC=tl.float32, NAME="mm",
+    )  # fmt: skip
+    check(report, "sm_90", "mm")
+    assert report.warps == 12 and report.uses("USETMAXREG") and report.uses("UTMALDG") and report.uses("HGMMA"), report
+    assert not cfg.matmul_specialized(sizes, 2, Machine("sm_90")) and not cfg.matmul_specialized(
+        {**sizes, "K": 192}, 2, plain=True
+    )
+    assert not any(cfg.matmul_specialized(sizes, 2, Machine(arch), plain=True) for arch in ("sm_80", "sm_100"))
+
+
 FLOATS = [("fp32", "ieee"), ("fp32", "tf32"), ("fp32", "tf32x3"), ("fp32", "bf16x3"), ("fp64", "ieee")]
 
 

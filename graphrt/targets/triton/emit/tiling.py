@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphrt.ir import Node
@@ -78,15 +78,15 @@ def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> lis
             Choice(form, c, n := pair_config.pair_grid(sizes, c), clocks, 2 * -(-sizes["K"] // c["BK"]), n)
             for clocks, c in found
         ]
-    forms = [(_form("matmul", "matmul", closures.plain, sizes, precision), False)]
+    forms = [(_form("matmul", "matmul", closures.plain, sizes, precision), config.matmul_configs)]
     if closures.described is not None:
-        forms.append((_form("matmul_tma", "matmul_tma", closures.described, sizes, precision), True))
+        through = _form("matmul_tma", "matmul_tma", closures.described, sizes, precision)
+        forms.append((through, functools.partial(config.matmul_configs, tma=True)))
+        forms.append((replace(through, name="matmul_specialized"), config.matmul_specialized))
     return [
         Choice(f, c, config.matmul_grid(sizes, c), clocks, *config.matmul_steps(sizes, c))
-        for f, tma in forms
-        for clocks, c in config.matmul_configs(
-            sizes, kernel.factors.itemsize, machine, tma=tma, **_tile(kernel, closures.prologues)
-        )
+        for f, configs in forms
+        for clocks, c in configs(sizes, kernel.factors.itemsize, machine, **_tile(kernel, closures.prologues))
     ]
 
 
