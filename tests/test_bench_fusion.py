@@ -153,6 +153,11 @@ def _command(*words: str) -> tuple[int, str]:
         (["--ablate", "both"], "cumulative or leave-one-out"),
         (["--targets", "cpu,bogus"], "target must be auto, cuda, hip, cpu, .*; got 'bogus'"),
         (["--targets", "cuda:sm_x"], "looks like cuda:sm_80"),
+        (
+            ["--targets", "cpu,cuda:sm_999"],
+            "no GPU 'cuda:sm_999'; programs are compiled for cuda:sm_75, .*cuda:sm_90, .*hip:gfx942",
+        ),
+        (["--targets", "hip:gfx000"], "there is no GPU 'hip:gfx000'"),
         (["--targets", "reference"], "no kernels whose work could be measured"),
         (["--targets", "null"], "no kernels whose work could be measured"),
         (["--md", "nowhere/a.md"], "--md nowhere/a.md cannot be written: there is no folder nowhere"),
