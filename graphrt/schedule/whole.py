@@ -43,6 +43,8 @@ class Whole:
         """The bytes that ``group`` reads and writes; None where it does not read whole tensors, each once."""
         if group.copies or group.kind in ("loop", "collective") or self._reads_again(schedule, group):
             return None
+        if any(n.op.kind is Kind.REDUCTION for n in group.inlined):  # a total, which is found beforehand
+            return None
         if schedule.buffered and any(not schedule.buffered.isdisjoint(self.views(n)) for n in (*group.nodes, *group.inlined)):
             return None
         members, inlined = {*group.nodes}, {*group.inlined}
@@ -136,12 +138,11 @@ class Whole:
         return [(v, True) for v in (node.outputs if node.op.kind is Kind.VIEW else node.inputs)]
 
     def _roots(self, group: Group) -> Iterator[tuple[Node, bool]]:
-        """The nodes for which ``group`` loads whatever it stores: the anchor, what it folds, totals; and what it stores."""
+        """The nodes for which ``group`` loads whatever it stores: the anchor, and what it folds; and what it stores."""
         outputs = {*group.outputs}
         for node in group.nodes:
             if node is group.anchor or node.op.kind is Kind.REDUCTION or not outputs.isdisjoint(node.outputs):
                 yield node, self.everywhere(group, node)
-        yield from ((n, True) for n in group.inlined if n.op.kind is Kind.REDUCTION)
 
     def _reads_again(self, schedule: Schedule, group: Group) -> bool:
         """Whether ``group`` passes over rows, of which each pass reads memory again."""
