@@ -283,7 +283,7 @@ def about() -> dict[str, Any]:
 
 
 def _commit() -> dict[str, str]:
-    """The commit of this package's sources, with -dirty where they were changed since; nothing where they are in no checkout."""
+    """The commit of this package's sources, with -dirty where they were changed since; nothing where there is no checkout."""
     folder = Path(__file__).parents[2]
     if not (folder / ".git").exists() or which("git") is None:
         return {}
