@@ -99,7 +99,7 @@ def test_most_kernels_are_counted_without_a_walk(monkeypatch: pytest.MonkeyPatch
     asked, found = list[int](), Whole.group
     monkeypatch.setattr(Whole, "group", lambda self, *of: asked.append(1) or found(self, *of))
     adds_up(lenet_step(4), "cpu")
-    assert len(asked) > 100 and len(walks) < 0.2 * len(asked)
+    assert len(asked) > 100 and 3 * len(walks) < len(asked)
 
 
 def test_an_edge_saves_what_is_not_stored_and_read() -> None:
