@@ -18,7 +18,7 @@ import graphrt as grt
 import graphrt.ops as F
 from graphrt.bench import report
 from graphrt.bench.builder import Builder
-from graphrt.bench.fusion import NOISY, Row, compare, kept_apart, longer, read, rows, run, save, variants
+from graphrt.bench.fusion import NOISY, Row, _commit, compare, kept_apart, longer, read, rows, run, save, variants
 from graphrt.bench.least import least_bytes
 from graphrt.bench.measure import samples
 from graphrt.bench.patterns import PATTERNS, graph
@@ -118,6 +118,25 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path, rng: np.random.Generato
         read(tmp_path / "old.jsonl")
 
 
+def test_a_run_names_the_commit_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With -dirty where a file was changed since; an installed package is in no checkout."""
+    module, git = (
+        tmp_path / "graphrt" / "bench" / "fusion.py",
+        ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"],
+    )
+    module.parent.mkdir(parents=True)
+    module.write_text("")
+    monkeypatch.setattr("graphrt.bench.fusion.__file__", str(module))
+    assert _commit() == {}
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *words], check=True)
+    sha = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    commit = _commit()["commit"]
+    assert len(commit) >= 7 and sha.startswith(commit)
+    module.write_text("changed")
+    assert _commit() == {"commit": f"{commit}-dirty"}
+
+
 def test_status_says_worse_or_noisy(rng: np.random.Generator) -> None:
     row, more = made_up(rng, "a"), made_up(rng, "a")
     assert compare([row], [more]).status == 0
@@ -153,6 +172,11 @@ def _command(*words: str) -> tuple[int, str]:
         (["--ablate", "both"], "cumulative or leave-one-out"),
         (["--targets", "cpu,bogus"], "target must be auto, cuda, hip, cpu, .*; got 'bogus'"),
         (["--targets", "cuda:sm_x"], "looks like cuda:sm_80"),
+        (
+            ["--targets", "cpu,cuda:sm_999"],
+            "no GPU 'cuda:sm_999'; programs are compiled for cuda:sm_75, .*cuda:sm_90, .*hip:gfx942",
+        ),
+        (["--targets", "hip:gfx000"], "there is no GPU 'hip:gfx000'"),
         (["--targets", "reference"], "no kernels whose work could be measured"),
         (["--targets", "null"], "no kernels whose work could be measured"),
         (["--md", "nowhere/a.md"], "--md nowhere/a.md cannot be written: there is no folder nowhere"),

@@ -16,10 +16,12 @@ from hypothesis import given, settings
 
 import graphrt as grt
 from graphrt import ops as F
+from graphrt.compiler import lower_graph
 from graphrt.op import Kind
 from graphrt.schedule.group import FREE
 from graphrt.schedule.horizontal import MOST
 from graphrt.targets.reference.evaluate import evaluate
+from graphrt.targets.target import parse
 
 TARGET = "interpret" if INTERPRETED else "cpu"
 pytestmark = [pytest.mark.interpret] if INTERPRETED else []
@@ -460,3 +462,17 @@ def test_a_product_stores_an_activation_that_others_read(rng: np.random.Generato
     assert_close(found["y"], np.asarray(expected["y"]), 96, "y")
     for n in "wv":
         assert_close(program.state[n], np.asarray(reference.state[n]), 64 * 32, n)
+
+
+def test_what_only_updates_wait_for_shares_launches() -> None:
+    """Norms of weights and of gradients by themselves (LARS), or of all of them at once: as many launches for more weights."""
+
+    def launches(optimizer: grt.optim.Optimizer, count: int) -> int:
+        g = grt.Graph()
+        params = [g.parameter(f"p{i}", np.ones((3 + i, 5), np.float32)) for i in range(count)]
+        grads = [g.input(f"g{i}", p.shape) for i, p in enumerate(params)]
+        optimizer.apply(params, grads, g.constant(0.1))
+        return len(lower_graph(g, parse(TARGET), {}).kernels)
+
+    for optimizer in (lambda: grt.optim.LARS(0.1), lambda: grt.optim.SGD(0.1, clip_grad_norm=1.0)):
+        assert launches(optimizer(), 12) == launches(optimizer(), 4) <= 5

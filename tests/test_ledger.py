@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from graphs import inception_step, lenet_step
 from hypothesis import given, settings
+from strategies import draw
 
 import graphrt as grt
 from graphrt import ops as F
@@ -20,7 +21,8 @@ from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.group import Group
 from graphrt.schedule.lower import lower
 from graphrt.schedule.schedule import Schedule
-from graphrt.schedule.traffic import Traffic
+from graphrt.schedule.traffic import Traffic, _Count
+from graphrt.schedule.whole import Whole
 from graphrt.targets.target import Settings, parse
 
 TARGETS = [
@@ -82,6 +84,22 @@ def test_the_entries_of_networks_add_up(target: str) -> None:
 @settings(max_examples=12)
 def test_the_entries_of_some_stages_add_up(name: str, stages: set[str]) -> None:
     adds_up(graph(PATTERNS[name], "tiny", PATTERNS[name].backward)[0], "cpu", ",".join(sorted(stages)) or "none")
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=5)
+def test_the_entries_of_drawn_graphs_add_up(seed: int) -> None:
+    adds_up(draw(seed, dags=2, largest=100).graph, "cpu")
+
+
+def test_most_kernels_are_counted_without_a_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They read whole tensors, so a look at their members tells what they move."""
+    walks, count = list[int](), _Count.total
+    monkeypatch.setattr(_Count, "total", lambda self: walks.append(1) or count(self))
+    asked, found = list[int](), Whole.group
+    monkeypatch.setattr(Whole, "group", lambda self, *of: asked.append(1) or found(self, *of))
+    adds_up(lenet_step(4), "cpu")
+    assert len(asked) > 100 and 3 * len(walks) < len(asked)
 
 
 def test_an_edge_saves_what_is_not_stored_and_read() -> None:

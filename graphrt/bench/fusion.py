@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
@@ -278,4 +279,14 @@ def about() -> dict[str, Any]:
     """The environment of a run, and what the machine was seen to do, measured in a process of its own."""
     done = _process({})
     done.check_returncode()
-    return {**environment(), **json.loads(done.stdout.splitlines()[-1])}
+    return {**environment(), **_commit(), **json.loads(done.stdout.splitlines()[-1])}
+
+
+def _commit() -> dict[str, str]:
+    """The commit of this package's sources, with -dirty where they were changed since; nothing where there is no checkout."""
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists() or which("git") is None:
+        return {}
+    words = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    return {"commit": done.stdout.strip()} if not done.returncode else {}

@@ -86,8 +86,9 @@ class _Layouts:
         for v in self.graph.values():
             self.chosen[v] = self._order(v)
         for _ in range(_ROUNDS - 1):  # a later round knows what operands are asked to follow
-            again = self._pass_wishes_on()
-            for v in self.graph.values() if again else ():
+            if not (again := self._pass_wishes_on()):
+                break
+            for v in self.graph.values():
                 if v in again and (order := self._order(v)) != self.chosen[v]:
                     self.chosen[v] = order
                     again.update(y for reader in self.users[v] for y in reader.outputs)

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
-from graphrt.op import Kind
+from graphrt.op import Kind, Piece
 from graphrt.ops import clone
 from graphrt.ops.base import apply
 from graphrt.passes.rewrite import rewrite
-from graphrt.passes.simplify import dead_code
+from graphrt.passes.simplify import behind, dead_code
 
 PIECES = 12  # of a view that is looked through, at most: reflection in two dimensions has 9
 
@@ -65,11 +65,7 @@ def _contracted(graph: Graph) -> set[Node]:
 
 def _reordered(v: Value) -> bool:
     """Whether ``v`` is a view of what a kernel computes, at an index that is not affine in its own."""
-    index, names = axes("i", v.shape), [f"i{d}" for d in range(v.ndim)]
-    while v.node.op.kind is Kind.VIEW and v.node.op.pull is not None:
-        pieces = v.node.op.pull(v.node, index)
-        if len(pieces) != 1:
-            return False
-        v, index = v.node.inputs[pieces[0].operand], pieces[0].index
-    computed = v.node.op.kind not in (Kind.SOURCE, Kind.GENERATED)
-    return computed and any(e.stride(name) is None for e in index for name in names)
+    shown = [(v, Piece(0, axes("i", v.shape))), *behind(v)]
+    base, piece = shown[-1]
+    computed = base.node.op.kind not in (Kind.SOURCE, Kind.GENERATED, Kind.VIEW)
+    return computed and any(e.stride(f"i{d}") is None for e in piece.index for d in range(v.ndim))

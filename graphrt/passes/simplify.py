@@ -7,14 +7,15 @@ returns the same graph when nothing changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
-from graphrt.op import Kind
+from graphrt.op import Kind, Piece
 from graphrt.ops.base import broadcast_to, constant_of
 from graphrt.passes.patterns import RULES
 from graphrt.passes.rewrite import rewrite
@@ -70,17 +71,24 @@ def _unmoved(node: Node) -> Value | None:
     """The value that a view shows as it lies there, because the views below undo what it does."""
     if node.op.kind is not Kind.VIEW:
         return None
-    value, index = node.outputs[0], (whole := axes("i", node.types[0].shape))
-    for _ in range(_VIEWS):
-        if (view := value.node).op.kind is not Kind.VIEW or view.op.pull is None:
+    shape, dtype = node.types[0].shape, node.types[0].dtype
+    for value, piece in islice(behind(node.outputs[0]), _VIEWS):
+        if any(e.range()[0] < low or e.range()[1] >= high for e, low, high in piece.mask):
             return None
-        pieces = view.op.pull(view, index)
-        if len(pieces) != 1 or any(e.range()[0] < low or e.range()[1] >= high for e, low, high in pieces[0].mask):
-            return None
-        value, index = view.inputs[pieces[0].operand], pieces[0].index
-        if index == whole and value.dtype is node.types[0].dtype and value.shape == node.types[0].shape:
+        if piece.index == axes("i", shape) and value.dtype is dtype and value.shape == shape:
             return value
     return None
+
+
+def behind(v: Value) -> Iterator[tuple[Value, Piece]]:
+    """The values that ``v`` shows, each through one view more, and at which index, as long as a view shows one alone."""
+    index = axes("i", v.shape)
+    while v.node.op.kind is Kind.VIEW and v.node.op.pull is not None:
+        pieces = v.node.op.pull(v.node, index)
+        if len(pieces) != 1:
+            return
+        v, index = v.node.inputs[pieces[0].operand], pieces[0].index
+        yield v, pieces[0]
 
 
 def _folded(node: Node) -> Value | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,11 +38,11 @@ def write(
 
     Raises OSError.
     """
-    with uncollected():
-        data = collect(program, profile, kernels, device, title)
     assets = resources.files("graphrt.runtime") / "assets"
     style, script = ((assets / f"report.{kind}").read_text() for kind in ("css", "js"))
-    Path(path).write_text(document(title, BODY, style, script, data))
+    with uncollected():
+        page = document(title, BODY, style, script, collect(program, profile, kernels, device, title))
+    Path(path).write_text(page)
 
 
 def collect(
@@ -134,12 +134,12 @@ def _passes(passes: Sequence[tuple[str, Graph]]) -> Iterator[list[Any]]:
 
     A line names the values that it reads, so that a node that goes changes no other line.
     """
-    before, known, last = list[str](), dict[str, tuple[Node, str]](), None
+    before, known, last = list[str](), dict[str, tuple[Any, str]](), None
     for name, graph in passes:
         if graph is last:
             yield [name, len(graph.nodes), []]
             continue
-        known = {n.name: (n, _line(n, known.get(n.name))) for n in graph.nodes}
+        known = {n.name: _line(n, known) for n in graph.nodes}
         lines = [line for _, line in known.values()]
         lines += [result_line("output", result, v.name, graph.orders.get(result)) for result, v in graph.outputs.items()]
         lines += [result_line("update", result, v.name) for result, v in graph.updates.items()]
@@ -147,33 +147,45 @@ def _passes(passes: Sequence[tuple[str, Graph]]) -> Iterator[list[Any]]:
         before, last = lines, graph
 
 
+def _line(node: Node, known: Mapping[str, tuple[Any, str]]) -> tuple[Any, str]:
+    """All that the line of ``node`` is made of, and the line: the ``known`` one of its name if the pass before left it so."""
+    reads = [v.name for v in node.inputs]
+    made_of = node.op, node.types, node.attrs, node.origin, reads  # most are the very objects of before
+    if (old := known.get(node.name)) is not None and old[0] == made_of:
+        return old
+    return made_of, equation(node, dict(zip(node.inputs, reads, strict=True)))
+
+
 def changes(before: Sequence[str], after: Sequence[str]) -> list[str]:
     """The lines that go (-) and come (+), with the two around them; behind @@ is the place of each stretch in both.
 
     No line is twice in ``before`` or in ``after``: those that both have, as many as stand in one order, are what stays.
     """
-    alike = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
-    i = j = max(alike - AROUND, 0)  # where it begins to matter
-    place = {line: n for n, line in enumerate(before[i:], i)}
-    stays = _rising([(place[line], n) for n, line in enumerate(after[j:], j) if line in place])
-    every = list[tuple[str, int, int]]()
-    for at, to in (*stays, (len(before), len(after))):
-        every += [(f"-{line}", i + n, j) for n, line in enumerate(before[i:at])]
-        every += [(f"+{line}", at, j + n) for n, line in enumerate(after[j:to])]
-        every += [(f" {line}", at, to) for line in before[at : at + 1]]
-        i, j = at + 1, to + 1
-    changed = (n for n, (line, *_) in enumerate(every) if line[0] != " ")
-    shown = sorted({m for n in changed for m in range(max(n - AROUND, 0), min(n + AROUND + 1, len(every)))})
-    found, last = list[str](), -2
-    for n in shown:
-        line, i, j = every[n]
-        found += [line] if n == last + 1 else [f"@@ -{i + 1} +{j + 1} @@", line]
-        last = n
-    return found
+    place = {line: n for n, line in enumerate(before)}
+    stays = _rising([(place[line], n) for n, line in enumerate(after) if line in place])
+    begins = [(0, 0), *((i + 1, j + 1) for i, j in stays)]  # of what changes between two lines that stay, in both
+    ends = [*stays, (len(before), len(after))]
+    found, said = list[str](), -AROUND - 1  # up to which of ``stays`` is said, but for what is around
+    for n in (n for n, (begin, end) in enumerate(zip(begins, ends, strict=True)) if begin != end):
+        found += [f" {before[i]}" for i, _ in stays[max(said, 0) : max(min(said + AROUND, n), 0)]]
+        first = max(n - AROUND, 0)
+        if first > said + AROUND or not found:
+            i, j = stays[first] if first < n else begins[n]
+            found.append(f"@@ -{i + 1} +{j + 1} @@")
+        found += [f" {before[i]}" for i, _ in stays[max(first, said + AROUND) : n]]
+        (i, j), (to, at) = begins[n], ends[n]
+        found += [*(f"-{line}" for line in before[i:to]), *(f"+{line}" for line in after[j:at])]
+        said = n
+    return found + [f" {before[i]}" for i, _ in stays[said : said + AROUND] if found]
 
 
 def _rising(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The longest choice of ``pairs``, in their order, whose first numbers rise (patience sorting)."""
+    """The longest choice of ``pairs``, in their order, whose first numbers, none of which is there twice, rise.
+
+    Most passes leave all in order; else by patience sorting.
+    """
+    if (firsts := [a for a, _ in pairs]) == sorted(firsts):
+        return [*pairs]
     least, ends, before = list[int](), list[tuple[int, int]](), dict[tuple[int, int], tuple[int, int] | None]()
     for pair in pairs:
         length = bisect_left(least, pair[0])  # of the longest choice that it can follow
@@ -184,21 +196,3 @@ def _rising(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         found.append(end)
         end = before[end]
     return found[::-1]
-
-
-def _line(node: Node, known: tuple[Node, str] | None) -> str:
-    """The line of ``node``, which is that of the ``known`` node of its name where the pass before left it as it was."""
-    if known is not None and _alike(known[0], node):
-        return known[1]
-    return equation(node, {v: v.name for v in node.inputs})
-
-
-def _alike(a: Node, b: Node) -> bool:
-    """Whether two nodes of different graphs have one line."""
-    return (
-        a.op is b.op
-        and a.types == b.types
-        and a.attrs == b.attrs
-        and a.origin == b.origin
-        and [(v.node.name, v.index) for v in a.inputs] == [(v.node.name, v.index) for v in b.inputs]
-    )

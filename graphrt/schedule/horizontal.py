@@ -1,7 +1,8 @@
 """Horizontal fusion: groups that do not wait for each other in one launch.
 
 The generated ones that nothing waits for (all updates, the loss, running statistics) are as many launches as arguments ask
-for. So are elementwise ones that wait for nothing: tiny ones, such as an optimizer's corrections, and where templates compute
+for; and so are, layer by layer, those of an optimizer that only these wait for, such as the norms of weights and gradients.
+So are elementwise ones that wait for nothing: tiny ones, such as an optimizer's corrections, and where templates compute
 tiles all, such as the halves of all weights; those that compute parts of one buffer; and reductions of one template's sums of
 segments.
 
@@ -14,6 +15,8 @@ What moves much has a launch of its own: beside a contraction its programs would
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import networkx as nx
 
@@ -37,8 +40,10 @@ def share(dag: nx.DiGraph, buffers: ConcatBuffers, tiles: bool) -> tuple[list[li
     ]  # sinks never wait for each other
     first = [g for g in dag.nodes if g.kind == "pointwise" and dag.in_degree(g) == 0 and g not in sinks]
     sources = [g for g in first if tiles or sum(v.type.nbytes for v in g.outputs) <= TINY]
-    taken = {*sinks, *sources}
+    layers = _before_updates(dag, sinks, sources)
+    taken = {*sinks, *sources, *(g for layer in layers for g in layer)}
     beside = [
+        *(("only updates wait for either", part) for layer in layers for part in _launches(layer)),
         *(("neither waits for anything", part) for part in _launches(sources)),
         *(("nothing waits for either", part) for part in _launches(sinks)),
         *(("both finish sums of one kernel", part) for part in _finishes(dag, taken)),
@@ -57,6 +62,20 @@ def share(dag: nx.DiGraph, buffers: ConcatBuffers, tiles: bool) -> tuple[list[li
     decisions += [Decision("horizontal", g.label, part[0].label, True, why) for why, part in beside for g in part[1:]]
     shared = {g for _, part in beside for g in part}
     return [[g] for g in dag.nodes if g not in shared] + [part for _, part in beside], decisions
+
+
+def _before_updates(dag: nx.DiGraph, sinks: Collection[Group], taken: Collection[Group]) -> list[list[Group]]:
+    """Parts of an update, such as the norms of weights and gradients, that only updates wait for, directly or not.
+
+    Those that are not ``taken`` lie in layers, by the longest way to what nothing waits for: none waits for another of its own.
+    """
+    depth = dict.fromkeys(sinks, 0)
+    for g in reversed(list(nx.topological_sort(dag))):
+        of_update = g.kind in ("pointwise", "reduction") and all(n.origin.phase == "opt" for n in g.nodes)
+        if of_update and g not in depth and g not in taken:
+            if all(after in depth for after in dag.successors(g)):
+                depth[g] = 1 + max(depth[after] for after in dag.successors(g))
+    return [[g for g in dag.nodes if depth.get(g) == d] for d in range(1, 1 + max(depth.values(), default=0))]
 
 
 def _launches(groups: list[Group]) -> list[list[Group]]:

@@ -10,12 +10,14 @@ is computed again is made of more, its entry is negative.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from graphrt.index import axes
 from graphrt.ir import Graph, Node, Value
+from graphrt.op import Kind
 from graphrt.passes.decision import Decision
 from graphrt.schedule.concat_buffers import NO_BUFFERS, ConcatBuffers
 from graphrt.schedule.fusion import loaded, stored
@@ -73,58 +75,45 @@ class _Plan:
 
     def __init__(self, graph: Graph, final: Iterable[Group], policy: SchedulePolicy, traffic: Traffic) -> None:
         self.graph, self.traffic, self.final = graph, traffic, [g for g in final if g.nodes]
-        self.members = {n for g in self.final for n in g.nodes}
+        self.members = {n: i for g in self.final for i, n in enumerate(g.nodes)}  # and where each stands in its group
         self.names = {g: {n.name for n in (*g.nodes, *g.inlined)} for g in self.final}
         self.buffers, self.f = NO_BUFFERS, FusionState(graph, policy)
         self.total, self.bytes = 0, dict[Group, int]()  # that all kernels move, and each
         self.grown: dict[Group, Group] = {}  # what there is so far of each final group
         self.counted: dict[Group, object] = {}  # what that followed from
-        self.f.owner.update((n, make_group(n.name, n)) for n in graph.nodes if n.op.kind not in FREE)
         self.copies = {  # of results that no kernel computes
             v: Group(v.name, None, v.shape, axes("i", v.shape), copies=[v])
             for v in dict.fromkeys(graph.results())
-            if v.node not in self.f.owner
+            if v.node.op.kind in FREE
         }
-        self.updates = {  # of updates that are not in place
-            name: Group(name, None, v.shape, axes("i", v.shape), copies=[v], inputs=[v]) for name, v in graph.updates.items()
+        self.copied = {base for v in self.copies for base in through(v)}
+        self.updates = {  # the bytes of copies of new values that are not stored in place
+            name: graph.sources[name].types[0].nbytes + (0 if v.node.op.kind is Kind.GENERATED else v.type.nbytes)
+            for name, v in graph.updates.items()
         }
-        self.copiers = {g: name for name, g in self.updates.items()}
         self.home = _Homes()
         self.returned: dict[Value, list[Place]] = defaultdict(list)  # where results are stored
         for name, v in graph.outputs.items():
             self.returned[v].append(Place(Slot("output", name, v.type)))
         self.home |= {v: places[0] for v, places in self.returned.items()}
-        self._begin()
+        for node in (n for n in graph.nodes if n.op.kind not in FREE):
+            group = self.f.owner[node] = make_group(node.name, node)
+            self.bytes[group] = self._alone(group, node)
+        self.total = sum(self.bytes.values()) + sum(self.updates.values())
         self._count(self.copies.values())
-        for group in self.updates.values():
-            self._count_update(group)
 
-    def _begin(self) -> None:
-        """Counts the kernels of one node each, those that are alike once."""
+    def _alone(self, group: Group, node: Node) -> int:
+        """The bytes that ``group``, of ``node`` alone, moves; those that are alike are counted once."""
         f, known = self.f, self.traffic.alone
-        copied = {base for v in self.copies for base in through(v)}
-        for node, group in [*f.owner.items()]:
-            stored = [v in copied or f.is_stored(v) or bool(f.readers(v)) for v in node.outputs]
-            places = tuple(max(len(self.returned.get(v, ())), kept) for v, kept in zip(node.outputs, stored, strict=True))
-            key = self.traffic.kernel(node, places)
-            if key in known:
-                self.bytes[group] = known[key]
-                self.total += known[key]
-                continue
-            self._count([group])
-            if group in self.bytes:
-                known[key] = self.bytes[group]
-
-    def _count_update(self, group: Group) -> None:
-        """Counts the copy of an update, those that are alike once."""
-        (v,), known = group.copies, self.traffic.alone
-        key = v.type, v.node.op.kind, self.graph.sources[self.copiers[group]].types[0]
+        kept = [v in self.copied or f.is_stored(v) or bool(f.readers(v)) for v in node.outputs]
+        stores = [max(len(self.returned.get(v, ())), stored) for v, stored in zip(node.outputs, kept, strict=True)]
+        if (read := self.traffic.whole.node(node)) is not None:
+            return read + sum(v.type.nbytes * n for v, n in zip(node.outputs, stores, strict=True))
+        key = self.traffic.kernel(node, tuple(stores))
         if key not in known:
-            self._count([group])
-            known[key] = self.bytes[group]
-            return
-        self.bytes[group] = known[key]
-        self.total += known[key]
+            group.outputs = [v for v, stored in zip(node.outputs, kept, strict=True) if stored]
+            known[key] = self._moved(group)
+        return known[key]
 
     # --- decisions ------------------------------------------------------------------------------------------------
 
@@ -137,7 +126,7 @@ class _Plan:
         self.buffers = ConcatBuffers(place, tuple(wholes))
         f.placed, f.buffers = self.buffers.place, self.buffers.read
         for v in changed:
-            self._drop(self.copies.pop(v, None))
+            self._leave(v)
             if v in place:
                 self.home[v] = Place(self.home[place[v][0]].slot, place[v][1])
         bases = {base for v in changed for base in through(v)}
@@ -181,15 +170,15 @@ class _Plan:
             if (alone := f.owner.pop(node, None)) is not None:
                 self._drop(alone)
             self._grow(group, node)
-            for v in node.outputs:
-                self._drop(self.copies.pop(v, None))
+            for v in node.outputs:  # a view, if it is copied
+                self._leave(v)
         self._count(changed)
         return before - self.total
 
     def update(self, name: str) -> int:
         """The bytes it saves that parameter ``name`` is updated in place."""
         f, before, v = self.f, self.total, self.graph.updates[name]
-        self._drop(self.updates.pop(name))
+        self.total -= self.updates.pop(name)
         self.returned[v].append(Place(Slot("state", name, self.graph.sources[name].types[0])))
         if v not in self.buffers.place:
             self.home[v] = self.returned[v][0]
@@ -205,10 +194,16 @@ class _Plan:
         if into is None:
             self._drop(self.f.owner.pop(node))
             into = self.grown[group] = Group(group.name, group.anchor, group.shape, group.domain)
-        into.nodes = [n for n in group.nodes if n in into.nodes or n is node]
+        insort(into.nodes, node, key=self.members.__getitem__)
         into.index |= {v: group.index[v] for v in node.outputs}
         into.segments = {n: index for n, index in group.segments.items() if n in into.nodes}
         self.f.owner[node] = into
+
+    def _leave(self, v: Value) -> None:
+        """Drops the kernel that copies ``v``, if there is one: another stores it."""
+        if v in self.copies:
+            self._drop(self.copies.pop(v))
+            self.copied = {base for v in self.copies for base in through(v)}
 
     def _drop(self, group: Group | None) -> None:
         self.total -= self.bytes.pop(group, 0) if group is not None else 0
@@ -218,13 +213,11 @@ class _Plan:
         return {self.f.owner[v.node] for v in values if v.node in self.f.owner}
 
     def _count(self, changed: Iterable[Group], anew: bool = False) -> None:
-        """Lowers those of the groups ``changed`` that did change, or lie elsewhere (``anew``), and what changes with them."""
-        copied = {base for v in self.copies for base in through(v)}
+        """Counts those of the groups ``changed`` that did change, or lie elsewhere (``anew``), and what changes with them."""
         pending = list(changed)
         while pending:
             group = pending.pop()
-            if (name := self.copiers.get(group)) is None:
-                group.outputs = stored(self.f, group, copied)
+            group.outputs = stored(self.f, group, self.copied)
             node = group.nodes[0] if group.nodes else None
             if node is not None and not group.outputs and self.f.owner.get(node) is group and node not in self.members:
                 self._drop(group)
@@ -234,16 +227,16 @@ class _Plan:
             shape = (list(group.nodes), list(group.inlined), list(group.outputs))
             if not anew and self.counted.get(group) == shape:
                 continue
-            if name is not None:
-                places = {group.inputs[0]: [Place(Slot("state", name, self.graph.sources[name].types[0]))]}
-            else:
-                group.inputs = loaded(self.f, group)
-                self.home.make(group.inputs)
-                places = {v: self._places(v) for v in (*group.outputs, *group.copies)}
             self._drop(group)
-            schedule = Schedule(self.graph, [], self.home, {(group, v): at for v, at in places.items()}, self.buffers.read)
-            self.counted[group], self.bytes[group] = shape, self.traffic.bytes(schedule, group)
+            self.counted[group], self.bytes[group] = shape, self._moved(group)
             self.total += self.bytes[group]
+
+    def _moved(self, group: Group) -> int:
+        """The bytes that the kernel of ``group``, which stores its ``outputs``, moves."""
+        group.inputs = loaded(self.f, group)
+        self.home.make(group.inputs)
+        stores = {(group, v): self._places(v) for v in (*group.outputs, *group.copies)}
+        return self.traffic.bytes(Schedule(self.graph, [], self.home, stores, self.buffers.read), group)
 
     def _places(self, v: Value) -> list[Place]:
         """The place where the group that computes ``v`` stores it."""

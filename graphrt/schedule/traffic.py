@@ -1,8 +1,9 @@
 """The bytes that a group moves, counted without writing its kernel: as many as ``launch_cost`` counts in what ``lower`` writes.
 
 The ledger asks for them after each of thousands of decisions. A group is walked as lowering walks it, block by block, but no
-scalar code comes of it, and how a view is followed, or what a load may reach, is found out once for all the groups. Networks
-repeat their blocks: groups that differ in names alone are counted once.
+scalar code comes of it, and how a view is followed, or what a load may reach, is found out once for all the groups. Most
+kernels read whole tensors, and need no walk (``Whole``). Networks repeat their blocks: groups that differ in names alone are
+counted once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from graphrt.schedule.group import Group, Guard, Index
 from graphrt.schedule.lower import closures, result_index, rows_of
 from graphrt.schedule.policy import ROW_LIMIT, SchedulePolicy
 from graphrt.schedule.schedule import Place, Schedule, Slot
+from graphrt.schedule.whole import Whole
 
 Guards = tuple[Guard, ...]
 Request = tuple[Value, Index, Guards]  # an element, by its index over the domain, and under which guards
@@ -29,7 +31,7 @@ class Traffic:
     """Counts bytes of groups, and remembers what groups have in common."""
 
     def __init__(self, policy: SchedulePolicy) -> None:
-        self.policy = policy
+        self.policy, self.whole = policy, Whole(policy.row_limit)
         self._pieces: dict[tuple[Value, Index], list[Request]] = {}
         self._loads: dict[tuple[Node | None, Place, Index, Guards], tuple[Slot, Expr, Guards, int]] = {}
         self._closures: dict[Node, tuple[list[Request], dict[str, Expr]]] = {}
@@ -50,6 +52,8 @@ class Traffic:
 
     def bytes(self, schedule: Schedule, group: Group) -> int:
         """Bytes that the kernel of ``group`` reads and writes: those of ``launch_cost([lower(schedule, group, policy)])``."""
+        if (found := self.whole.group(schedule, group)) is not None:
+            return found
         key = self._alike(schedule, group)
         if key is None:
             return _Count(self, schedule, group).total()

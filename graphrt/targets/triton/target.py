@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graphrt.config import Flags
+from graphrt.errors import TargetError
 from graphrt.ir import Node
 from graphrt.passes.bucket_size import Pace
 from graphrt.passes.partial import Segments
@@ -34,6 +35,10 @@ from graphrt.targets.triton.tile_order import phases, tile_row
 from graphrt.types import HALVES
 
 ARCHITECTURES = ("cuda:sm_80", "cuda:sm_90", "hip:gfx942")  # whose kernels the tests read
+KNOWN = (  # GPUs that kernels were compiled for by Triton 3.7; one that is here may be another
+    *(f"cuda:sm_{n}" for n in (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)),
+    *(f"hip:gfx{n}" for n in ("908", "90a", "942", "950", "1030", "1100", "1151", "1200", "1201")),
+)
 NULL = "cuda:sm_90"  # what the null target compiles for, and the interpreter's kernels are written for
 SEGMENT = 64  # pixels that are summed in one piece: rows of the smallest tile that tensor cores like; of many halves two tiles'
 _SHEET = find_data_sheet(NULL, "H100")  # of which the pace is, whatever the GPU, so that buckets are alike
@@ -204,9 +209,11 @@ class AheadTarget(TritonTarget):
     """A GPU that is not here, as cuda:sm_90: programs are compiled, read and saved, not run."""
 
     def require(self) -> None:
-        """Raises TargetError unless Triton is installed and knows such a GPU."""
+        """Raises TargetError unless Triton is installed and there is such a GPU."""
         super().require()
         gpu_target(self.name)
+        if self.name not in KNOWN:
+            raise TargetError(f"there is no GPU {self.name!r}; programs are compiled for {', '.join(KNOWN)}")
 
     @functools.cached_property
     def options(self) -> Options:
