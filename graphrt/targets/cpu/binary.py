@@ -50,7 +50,7 @@ def _address(array: np.ndarray | None) -> int | None:
     if array is None:
         return None
     try:
-        return ctypes.addressof(_BYTE.from_buffer(array))  # takes a quarter of what the interface does
+        return ctypes.addressof(_BYTE.from_buffer(array))  # type: ignore[arg-type] # takes a quarter of what the interface does
     except (TypeError, ValueError):  # read only, not in the order of its dimensions, empty, or of a dtype that buffers lack
         return array.__array_interface__["data"][0]
 
