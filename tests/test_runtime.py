@@ -584,3 +584,12 @@ def test_an_argument_may_be_a_parameter_of_the_torch_module() -> None:
     program = grt.compile(grt.from_torch(net, (torch.zeros(3, 3),)), target="cpu")
     program(net.w)
     np.testing.assert_array_equal(net.w, np.arange(9.0).reshape(3, 3) + np.arange(9.0).reshape(3, 3).T)
+
+
+def test_arrays_by_position_are_told_the_names() -> None:
+    graph = grt.Graph()
+    graph.output("y", graph.input("a", (2,)) + graph.input("b", (2,)))
+    program = grt.compile(graph, target="reference")
+    for arrays in ([np.ones(2)], [np.ones(2), np.ones(2)]):
+        with pytest.raises(errors.InputError, match=r"program\(a=\.\.\., b=\.\.\.\); the inputs are a : f32\[2\]"):
+            program(*arrays)

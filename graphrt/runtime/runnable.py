@@ -177,7 +177,8 @@ class Runnable:
         if self._model is not None and not (by_name.keys() <= self.inputs.keys() and (by_name is not inputs or not args)):
             return self._model.bind(args, inputs)
         if len(args) > 1 or (args and not isinstance(args[0], Mapping)):
-            raise InputError("inputs are passed by name: program(x=..., y=...) or program({'x': ...})")
+            named = ", ".join(f"{n}=..." for n in self.inputs if n != ROWS)
+            raise InputError(f"inputs are passed by name: program({named}); the inputs are {self._signature()}")
         return {**(args[0] if args else {}), **inputs}
 
     def _given(self, results: dict[str, Any], inputs: Mapping[str, Any]) -> Any:
