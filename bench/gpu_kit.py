@@ -29,6 +29,7 @@ from bench.gpu_parts import Settings, switched
 from bench.gpu_training import NETWORKS, batch_of, step_of
 from graphrt import Graph, Program, models
 from graphrt.config import Flags
+from graphrt.files import whole
 from graphrt.targets.triton.compile.build import identity
 from graphrt.targets.triton.tune.bounds import FOLDER
 
@@ -86,7 +87,7 @@ def pack(out: Path, settings: Settings, show: bool = True) -> int:
             print(f"{name}: {len(found)} kernels in {time.monotonic() - start:.0f} s, {len(keys)} in all", flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     root = Flags.read().cache
-    with tarfile.open(out, "w:xz") as archive:
+    with whole(out) as part, tarfile.open(part, "w:xz") as archive:
         about = json.dumps({"target": settings.target, "compiler": identity(), "kernels": len(keys)}).encode()
         head = tarfile.TarInfo(MANIFEST)
         head.size = len(about)
