@@ -1,4 +1,4 @@
-"""The pages of docs/use: their Python, block behind block, as a reader would run it."""
+"""The pages of docs/use: their Python, block behind block, as a reader would run it; and a table of results."""
 
 from __future__ import annotations
 
@@ -21,3 +21,10 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
         lines += "\n" * (text[: block.start(1)].count("\n") - lines.count("\n")) + block[1]  # at its line of the page
     assert "assert" in lines
     exec(compile(lines, str(page), "exec"), {"__name__": "page"})
+
+
+def test_the_table_of_networks_is_what_was_saved() -> None:
+    from bench.zoo import table
+
+    text = (Path(__file__).parent.parent / "docs" / "speed.md").read_text()
+    assert f"<!-- bench.zoo -->\n\n{table()}\n\n<!-- end -->" in text, "python -m bench.zoo --read prints the table"
