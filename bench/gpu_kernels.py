@@ -120,7 +120,7 @@ def convolutions(kind: str) -> Part:
 
 
 def all_convolutions(settings: Settings) -> Iterator[Row]:
-    """What predictions chose between; then every kind, each within its share of what is left, the first shape at least."""
+    """Measures what predictions chose between, then every kind, each within its share of what is left, a shape at least."""
     yield from ways(settings)
     for i, kind in enumerate(GOALS):
         yield from convolutions(kind)(replace(settings, seconds=settings.left() / (len(GOALS) - i), start=time.monotonic()))
