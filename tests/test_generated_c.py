@@ -33,6 +33,17 @@ def test_the_compiler_in_a_wheel_is_the_last_that_is_looked_for(monkeypatch: pyt
     assert compiler.__wrapped__() == [sys.executable, "-m", "ziglang", "cc"]
 
 
+@pytest.mark.parametrize(("size", "alone"), [(8, 1), (512, 0)])
+def test_small_launches_stay_on_one_thread_and_large_ones_do_not(size: int, alone: int) -> None:
+    """Copies of views among them, which are no nodes of a launch."""
+    graph = grt.Graph()
+    x = graph.input("x", (size, size))
+    graph.output("turned", F.transpose(x, 0, 1))
+    graph.output("y", F.matmul(x, x))
+    lines = re.findall(r"^.*, ([01])\}, /\* launch .*$", grt.compile(graph, target="cpu").source(), re.M)
+    assert lines == [str(alone)] * 2
+
+
 def recurrence(kind: str, steps: int) -> grt.Graph:
     """The last state of a recurrent network, whose gates are sigmoids and tanhs of slices."""
     nn.manual_seed(0)

@@ -29,8 +29,10 @@ class Part:
 
 def is_small(kernels: Sequence[Kernel]) -> bool:
     """Whether one thread runs a launch of ``kernels`` sooner than several, of which some may have to wake up."""
-    nodes = [node for kernel in kernels for node in (*kernel.group.nodes, *kernel.group.inlined)]
-    return sum(max(n.op.flops(n), sum(v.type.size for v in (*n.outputs, *n.inputs))) for n in nodes) <= ALONE
+    groups = [kernel.group for kernel in kernels]
+    nodes = [node for group in groups for node in (*group.nodes, *group.inlined)]
+    work = sum(max(n.op.flops(n), sum(v.type.size for v in (*n.outputs, *n.inputs))) for n in nodes)
+    return work + sum(2 * v.type.size for group in groups for v in group.copies) <= ALONE
 
 
 def tables(launches: Sequence[Sequence[Part]], prefix: str = "") -> list[str]:
