@@ -125,7 +125,10 @@ def _acyclic(dag: nx.DiGraph, parts: list[list[Group]]) -> bool:
 
 
 def pair(dag: nx.DiGraph, parts: list[list[Group]]) -> tuple[list[list[Group]], list[Decision]]:
-    """``parts``, the launches in some topological order, with each reduction in the launch of a contraction near it."""
+    """``parts``, the launches in some topological order, with each reduction in the launch of a contraction near it.
+
+    The last choose first, and what comes later is looked at first: an early reduction has more contractions to choose from.
+    """
     decisions = []
     part_of = {g: i for i, part in enumerate(parts) for g in part}
     below = [0] * len(parts)  # who waits for each launch, as bits
@@ -135,7 +138,7 @@ def pair(dag: nx.DiGraph, parts: list[list[Group]]) -> tuple[list[list[Group]], 
                 if (j := part_of[reader]) != i:
                     below[i] |= below[j] | 1 << j
     partner: dict[int, int] = {}
-    for i, part in enumerate(parts):
+    for i, part in reversed([*enumerate(parts)]):
         if part[0].kind != "reduction" or any(g.kind == "template" for g in part):
             continue
         if (moved := sum(v.type.nbytes for g in part for v in {*g.inputs, *g.outputs})) > LITTLE:
@@ -143,7 +146,7 @@ def pair(dag: nx.DiGraph, parts: list[list[Group]]) -> tuple[list[list[Group]], 
             change = f"it moved at most {LITTLE}"
             decisions.append(Decision("pairs", part[0].label, "a contraction", False, reason, change=change))
             continue
-        near = [*range(i - 1, max(i - WINDOW, -1), -1), *range(i + 1, min(i + WINDOW, len(parts)))]
+        near = [*range(i + 1, min(i + WINDOW, len(parts))), *range(i - 1, max(i - WINDOW, -1), -1)]
         free = (j for j in near if j not in partner and _is_contraction(parts[j]) and len(_chunks([*part, *parts[j]])) < 2)
         found = next((j for j in free if not below[i] >> j & 1 and not below[j] >> i & 1), None)
         if found is None:
