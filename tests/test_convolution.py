@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -179,6 +180,47 @@ def test_halves_behind_a_prologue(dtype: str, groups: int, rng: np.random.Genera
     inputs = {"x": x, "w": w, "scale": scale, "shift": shift}
     feeds = {n: rng.standard_normal(v.shape).astype(v.dtype.numpy) for n, v in inputs.items()}
     check(g, feeds, TARGET, 9 * 6)
+
+
+@given(st.data())
+@settings(max_examples=examples(8, 2))
+def test_pixels_of_1x1_convolutions(draw: st.DataObject) -> None:
+    """With what differs by image, by row, by column and by channel around them, however images lie, and their gradients."""
+    n, c, k, h, w = (draw.draw(st.integers(1, high)) for high in (3, 9, 40, 6, 6))
+    stride, last, half = draw.draw(st.tuples(st.integers(1, 2), st.booleans(), st.booleans()))
+    rng = np.random.default_rng(draw.draw(st.integers(0, 2**32)))
+    g = grt.Graph()
+    x = g.input("x", (n, h, w, c) if last else (n, c, h, w))
+    image = F.permute(x, (0, 3, 1, 2)) if last else x
+    p, q = -(-h // stride), -(-w // stride)
+    before, after = (g.input("before", draw.draw(part(n, c, h, w))), g.input("after", draw.draw(part(n, k, p, q))))
+    weight = g.parameter("w", rng.standard_normal((k, c, 1, 1)).astype("f"))
+    with g.autocast("bfloat16", enabled=half):
+        y = F.relu(F.conv2d(image * before, weight, stride=stride) * after)
+    gradients = grt.grad(F.sum(y * 0.5), [x, weight])
+    for name, v in zip(("y", "dx", "dw"), (y, *gradients), strict=True):
+        g.output(name, F.cast(v, "bfloat16") if half else v)
+    feeds = {"x": x, "before": before, "after": after}
+    check(g, {name: rng.standard_normal(v.shape).astype("f") for name, v in feeds.items()}, TARGET, 4 * c)
+
+
+def part(*shape: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Shapes that are broadcast to ``shape``."""
+    return st.tuples(*(st.sampled_from([1, size]) for size in shape))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="looks at C")
+def test_pixels_of_1x1_convolutions_are_found_without_divisions() -> None:
+    graph = grt.Graph()
+    x = F.permute(graph.input("x", (2, 6, 5, 16)), (0, 3, 1, 2))
+    y = F.relu(
+        F.conv2d(F.relu(F.conv2d(x, graph.parameter("v", shape=(32, 16, 1, 1)))), graph.parameter("w", shape=(16, 32, 1, 1)))
+        + x
+    )
+    graph.output("y", y)
+    graph.output("dx", grt.grad(F.sum(y * y), [x])[0])
+    closures = re.findall(r"^GRT_INLINE \w+ \w+_(?:X|DY|store)\(.*?^}", grt.compile(graph, target="cpu").source(), re.M | re.S)
+    assert len(closures) == 8 and not [text for text in closures if re.search("[/%]", text)]
 
 
 def test_layers() -> None:

@@ -85,6 +85,39 @@ def test_halves_are_compared_as_they_are_stored(dtype: str, target: str, rng: np
     assert found["same"].all()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_is_picked_among_halves_is_stored_as_it_is(dtype: str, target: str, rng: np.random.Generator) -> None:
+    """Bit for bit, the largest, the smallest, infinities and zeros among them; NaN stays NaN."""
+    half = as_dtype(dtype).numpy
+    tiny = [] if INTERPRETED else [1e-40, -1e-40]  # which Triton's interpreter converts to zero
+    edges = [np.nan, np.inf, -np.inf, 0.0, -0.0, *tiny, 6e-8, 38400.0, 1.00390625]
+    x, y = (rng.permutation(np.r_[edges, rng.standard_normal(45)]).astype(np.float32).astype(half) for _ in range(2))
+    given = {"x": x, "y": y, "u": x.astype(np.float32) * np.float32(1.7)}
+
+    def build(x: grt.Value, y: grt.Value, u: grt.Value) -> dict[str, grt.Value]:
+        rounded = F.cast(u, dtype)
+        return {
+            "relu": F.relu(x),
+            "behind": F.relu(rounded),
+            "picked": F.where(F.gt(x, 0.5), F.neg(y), F.abs(x)),
+            "least": F.minimum(F.maximum(rounded, y), 2.0),
+            "between": F.minimum(F.maximum(y, 0.1), x),  # 0.1 is no half
+        }
+
+    found, wide = run(target, given, build), {n: a.astype(np.float32) for n, a in given.items()}
+    rounded, tenth = given["u"].astype(half).astype(np.float32), np.array(0.1, half).astype(np.float32)
+    expected = {
+        "relu": np.maximum(wide["x"], 0),
+        "behind": np.maximum(rounded, 0),
+        "picked": np.where(wide["x"] > 0.5, -wide["y"], abs(wide["x"])),
+        "least": np.minimum(np.maximum(rounded, wide["y"]), 2),
+        "between": np.minimum(np.maximum(wide["y"], tenth), wide["x"]),
+    }
+    for name, value in expected.items():
+        assert found[name].dtype == half
+        np.testing.assert_array_equal(found[name].astype(np.float32), value, err_msg=name)
+
+
 def test_zeros_of_both_signs_are_two_constants(target: str) -> None:
     x = np.array([1.0, -1.0, 2.0], np.float32)
     found = run(

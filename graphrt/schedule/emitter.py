@@ -23,6 +23,7 @@ SAME = (
     "atan2", "fmod", "quotient", "copysign", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "left_shift",
     "right_shift", "fma", "logical_and", "logical_or", "logical_not",
 )  # fmt: skip
+PICKS = ("maximum", "minimum", "neg", "abs", "where")  # what these make of halves are halves
 
 
 def compute_dtype(dtype: DType) -> DType:
@@ -41,7 +42,7 @@ class Emitter:
         self.schedule, self.group, self.axes, self.counter = schedule, group, axes_map, counter
         self.known: dict[Any, Var] = {}
         self.numbers: dict[Var, Any] = {}  # constants, to be converted here and not by the target
-        self.rounded: set[Var] = set()  # hold halves
+        self.rounded: dict[Var, DType] = {}  # hold halves, of these dtypes
         self.block = Block(())
         self.members = {*group.nodes, *group.inlined}
 
@@ -52,7 +53,20 @@ class Emitter:
             out = self.new(dtype)
             self.block.insts.append(Inst(out, op, args))
             self.known[key] = out
+            if op in PICKS and (half := self._common_half(args[1:] if op == "where" else args)):
+                self.rounded[out] = half
         return self.known[key]
+
+    def _common_half(self, args: tuple[Var, ...]) -> DType | None:
+        """The half that all of ``args`` hold a number of, if there is one."""
+        halves = {self.rounded[x] for x in args if x in self.rounded}
+        half = halves.pop() if len(halves) == 1 else None
+        return half if half is not None and all(self._holds(x, half) for x in args) else None
+
+    def _holds(self, x: Var, dtype: DType) -> bool:
+        """Whether ``x`` is a number of the half ``dtype``."""
+        number = self.numbers.get(x)
+        return self.rounded.get(x) is dtype or (number is not None and float(dtype.numpy.type(number)) == number)
 
     def new(self, dtype: DType) -> Var:
         """A variable of a name of its own."""
@@ -82,7 +96,7 @@ class Emitter:
         dtype = like.dtype if isinstance(like, Var) else as_dtype(like)
         if dtype in HALVES and x.dtype.is_float:  # round to half, then compute on in float
             half = self.cast(self.emit("cast", (x,), dtype), float32)
-            self.rounded.add(half)
+            self.rounded[half] = dtype
             return half
         dtype = compute_dtype(dtype)
         if x in self.numbers:
@@ -191,15 +205,13 @@ class Emitter:
         place = self.schedule.home[v]
         where = (place.slot, place.offset(self.place(index)), self.guarded(guards))
         loaded = self.cast(self.emit("load", where, v.dtype), compute_dtype(v.dtype))
-        self.rounded.add(loaded)
+        if v.dtype in HALVES:
+            self.rounded[loaded] = v.dtype
         return loaded
 
     def as_stored(self, x: Var, dtype: DType) -> Var:
         """``x`` rounded to ``dtype``: what is compared must not depend on whether it was stored."""
-        number = self.numbers.get(x)
-        if dtype not in HALVES or x in self.rounded or (number is not None and float(dtype.numpy.type(number)) == number):
-            return x
-        return self.cast(x, dtype)
+        return x if dtype not in HALVES or self._holds(x, dtype) else self.cast(x, dtype)
 
     def _view(self, node: Node, index: Index, needs: list[Read]) -> Var:
         assert node.op.pull is not None
@@ -218,4 +230,5 @@ class Emitter:
         """
         for place in self.schedule.stores.get((self.group, v), []):
             offset, inside = place.offset(self.place(index)), self.guarded(guards)
-            self.block.stores.append(Store(place.slot, offset, var, v.type.size, inside, rows))
+            exact = v.dtype in HALVES and rows == 1 and self._holds(var, v.dtype)
+            self.block.stores.append(Store(place.slot, offset, var, v.type.size, inside, rows, exact))

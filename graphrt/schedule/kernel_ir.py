@@ -44,7 +44,8 @@ class Inst:
 class Store:
     """Writes ``var``, converted to the slot's dtype, at ``offset``, where every guard holds; ``size`` elements in all.
 
-    Where so many ``rows``, one behind the other, write to one place, what is there in the end is the sum of them.
+    Where so many ``rows``, one behind the other, write to one place, what is there in the end is the sum of them. ``exact``
+    says that ``var`` holds a half of the slot's dtype, which needs no rounding.
     """
 
     slot: Slot
@@ -53,6 +54,7 @@ class Store:
     size: int
     guards: tuple[Guard, ...] = ()
     rows: int = 1
+    exact: bool = False
 
 
 @dataclass

@@ -57,6 +57,10 @@ GRT_INLINE float grt_from_bf16(grt_bf16 x) {
   union { uint32_t bits; float value; } u = {.bits = (uint32_t)x << 16};
   return u.value;
 }
+GRT_INLINE grt_bf16 grt_upper_half(float x) { /* of a number that is a bfloat16 */
+  union { float value; uint32_t bits; } u = {.value = x};
+  return (grt_bf16)(u.bits >> 16);
+}
 GRT_INLINE grt_bf16 grt_to_bf16(float x) {
   union { float value; uint32_t bits; } u = {.value = x};
   return (grt_bf16)(x != x ? 0x7FC0 : (u.bits + 0x7FFF + (u.bits >> 16 & 1)) >> 16);

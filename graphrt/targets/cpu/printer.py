@@ -22,7 +22,7 @@ from graphrt.schedule.memory import MemoryPlan, blocks, loads
 from graphrt.schedule.schedule import Slot
 from graphrt.targets.limits import LIMIT, counts
 from graphrt.targets.scalar import C_TYPES, C, c_number, guard_text, identity, scalar, wrapping
-from graphrt.types import DType, bfloat16
+from graphrt.types import DType, bfloat16, float32
 
 _TAKEN = {
     *"auto break case char const continue default do double else enum extern float for goto if inline int long".split(),
@@ -185,7 +185,8 @@ class CPrinter(ABC):
         """The assignments of ``stores``."""
         lines = []
         for s in stores:
-            value = self.converted(s.var, s.slot.type.dtype)
+            exact = s.exact and s.slot.type.dtype is bfloat16 and s.var.dtype is float32
+            value = f"grt_upper_half({self.var(s.var)})" if exact else self.converted(s.var, s.slot.type.dtype)
             to = "=" if s.rows == 1 else "+="
             lines.append(f"{indent}buf.{self.fields[s.slot]}[{self.index(s.slot, s.offset, at)}] {to} {value};")
         return lines

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from graphrt.index import axis
+from graphrt.index import Expr, axis
 from graphrt.passes.decision import Decision
 from graphrt.schedule.kernel_ir import Block, TemplateKernel, Var
 from graphrt.schedule.memory import loads
@@ -39,6 +39,7 @@ class TemplatePrinter(CPrinter):
         self.frozen = self._frozen(packed) if packed is not None else None
         last = self.hints.get("DY_CHANNELS_LAST" if kernel.spec.name == "conv_dgrad" else "X_CHANNELS_LAST", False)
         self.variant = choose(kernel.spec.name, kernel.sizes, last, bool(self.frozen), processor, _halves(kernel))
+        self.pointwise = self.variant is not None and self.variant.file == "conv_pointwise.h"
         self.paired = self.variant is not None and self.variant.more.get("PAIRS") == "1"
         if self.paired:
             directly = {f"{o}_DIRECT": o != "B" and self._pairs_lie(o) for o in kernel.loaders}
@@ -77,8 +78,27 @@ class TemplatePrinter(CPrinter):
 
     def _rows_are_m(self) -> bool:
         """Whether the rows of the batch are those of one product."""
-        pointwise = self.variant is not None and self.variant.file == "conv_pointwise.h"
-        return pointwise or (self.kernel.spec.name == "matmul" and self.kernel.sizes["BATCH"] == 1)
+        return self.pointwise or (self.kernel.spec.name == "matmul" and self.kernel.sizes["BATCH"] == 1)
+
+    def _pixels(self, block: Block) -> dict[str, Expr]:
+        """The coordinates of ``block`` that say which pixel it is about, by that one's number in the batch: a product of all
+        pixels passes it in place of the column. Most tensors lie so that no quotient is left."""
+        if not self.pointwise or not any(block is b for b in (self.kernel.epilogue, *self._images())):
+            return {}
+        sizes, forward = self.kernel.sizes, self.kernel.spec.name == "conv"
+        rows, columns = (sizes["P"], sizes["Q"]) if forward else (sizes["H"], sizes["W"])
+        down, across = (sizes["STRIDE_H"], sizes["STRIDE_W"]) if block is not self.kernel.epilogue else (1, 1)
+        image, _, row, column = block.params
+        number = axis(column, sizes["N"] * rows * columns)
+        return {
+            image: number // max(rows * columns, 1),
+            row: number // max(columns, 1) % max(rows, 1) * down,
+            column: number % max(columns, 1) * across,
+        }
+
+    def _images(self) -> list[Block]:
+        """The loaders of what is no filter."""
+        return [block for operand, block in self.kernel.loaders.items() if operand != "W"]
 
     def _loader(self, operand: str, block: Block) -> list[str]:
         """The closure that computes an element of ``operand``."""
@@ -86,7 +106,7 @@ class TemplatePrinter(CPrinter):
         params = ", ".join(f"{self.int} {p}" for p in block.params)
         kind = C_TYPES[self.kernel.dtype if block.result.dtype.is_float else block.result.dtype]
         head = f"GRT_INLINE {kind} @_{operand}(const @_buffers buf, {params}) {{"
-        return [head, *self.insts(block, {}, "  "), f"  return {block.result.name};", "}"]
+        return [head, *self.insts(block, self._pixels(block), "  "), f"  return {block.result.name};", "}"]
 
     def _pair_loader(self, operand: str, block: Block) -> list[str]:
         """The closure that gives two elements of ``operand``, neighbours along the coordinate that is summed over."""
@@ -96,7 +116,7 @@ class TemplatePrinter(CPrinter):
         head = f"GRT_INLINE float @_{operand}(const @_buffers buf, {params}) {{"
         if self._pairs_lie(operand):
             slot, offset, _ = loads(block)[0]
-            place = self.index(slot, offset, {at: axis(at, -(-number * groups // 2)) * 2})
+            place = self.index(slot, offset, {**self._pixels(block), at: axis(at, -(-number * groups // 2)) * 2})
             return [head, f"  return grt_pair_at(&buf.{self.fields[slot]}[{place}]);", "}"]
         assert block.narrow is not None
         first = ", ".join(f"2 * {p}" if p == at else p for p in block.params)
@@ -105,7 +125,7 @@ class TemplatePrinter(CPrinter):
         other = f"@_{operand}_one(buf, {', '.join(there if p == at else p for p in block.params)})"
         return [
             f"GRT_INLINE grt_bf16 @_{operand}_one(const @_buffers buf, {params}) {{",
-            *self.insts(_until(block, block.narrow), {}, "  "),
+            *self.insts(_until(block, block.narrow), self._pixels(block), "  "),
             f"  return {self.converted(block.narrow, bfloat16)};",
             "}",
             head,
@@ -126,8 +146,8 @@ class TemplatePrinter(CPrinter):
         block = self.kernel.epilogue
         given = [f"{'int' if i and v.dtype.is_int else C_TYPES[v.dtype]} {v.name}" for i, v in enumerate(block.given)]
         params = ", ".join([*(f"{self.int} {p}" for p in block.params), *given])
-        head = f"GRT_INLINE void @_store(const @_buffers buf, {params}) {{"
-        return [head, *self.insts(block, {}, "  "), *self.stores(block.stores, {}, "  "), "}"]
+        head, at = f"GRT_INLINE void @_store(const @_buffers buf, {params}) {{", self._pixels(block)
+        return [head, *self.insts(block, at, "  "), *self.stores(block.stores, at, "  "), "}"]
 
     def _frozen(self, block: Block) -> int:
         """The number of the kernel's place that says where the values of ``block`` are kept packed; 0 if they may change."""
