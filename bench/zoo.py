@@ -1,12 +1,13 @@
 """How does graphrt do on networks it was not tuned for? A torch module's training step and its forward pass, beside its peers.
 
-python -m bench.zoo [--work 'U-Net'] [--processes 5] [--save] [--no-compile] [--no-inference]
+python -m bench.zoo [--work 'U-Net'] [--processes 5] [--save] [--no-compile] [--no-inference] [--half]
 python -m bench.zoo --read    prints the last row saved of each network, as the table of docs/speed.md
 
 graphrt takes the module by from_torch; the gradients and SGD are in one program. Each row is measured in processes of its own,
 in which graphrt and torch take turns. JAX has the network as ``bench.jax_zoo`` writes it, and OpenVINO, in float32 and as it
 chooses by itself (bfloat16 where the processor has it), the torch module's forward pass: each has a process of its own, right
-behind, since frameworks that embed LLVM do not live together.
+behind, since frameworks that embed LLVM do not live together. With ``--half`` graphrt and torch take the module under
+torch.autocast, with weights in float32, and OpenVINO's own choice is their peer.
 """
 
 from __future__ import annotations
@@ -31,14 +32,20 @@ from bench.zoo_peers import ZOO
 RATE = 0.01
 
 
-def ours(name: str, train: bool) -> Callable[[], Any]:
+def cast(half: bool) -> torch.autocast:
+    """The context in which a module is traced and run: products in bfloat16 where ``half`` says so."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=half)
+
+
+def ours(name: str, train: bool, half: bool) -> Callable[[], Any]:
     """A step of graphrt, or a forward pass."""
     zoo = ZOO[name]
     x, target = zoo.data()
     torch.manual_seed(0)
     net = zoo.make().train(train)
     if not train:
-        program = graphrt.compile(graphrt.from_torch(net, (x,)), target="cpu", freeze=True)
+        with cast(half):
+            program = graphrt.compile(graphrt.from_torch(net, (x,)), target="cpu", freeze=True)
         return lambda: program(x)
 
     class Loss(torch.nn.Module):
@@ -51,7 +58,8 @@ def ours(name: str, train: bool) -> Callable[[], Any]:
         def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             return zoo.loss(self.net(x), target)
 
-    graph = graphrt.from_torch(Loss().train(), (x, target), train=True)
+    with cast(half):
+        graph = graphrt.from_torch(Loss().train(), (x, target), train=True)
     (loss,) = graph.outputs.values()
     parameters = graph.parameters()
     for p, d in zip(parameters, graphrt.grad(loss, parameters), strict=True):
@@ -60,7 +68,7 @@ def ours(name: str, train: bool) -> Callable[[], Any]:
     return lambda: step(x, target)
 
 
-def theirs(name: str, train: bool, mode: str) -> Callable[[], Any]:
+def theirs(name: str, train: bool, half: bool, mode: str) -> Callable[[], Any]:
     """A step of torch, or a forward pass: eager, channels_last or compile."""
     zoo = ZOO[name]
     x, target = zoo.data()
@@ -72,10 +80,14 @@ def theirs(name: str, train: bool, mode: str) -> Callable[[], Any]:
     optimizer = torch.optim.SGD(net.parameters(), RATE)
 
     def forward() -> torch.Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), cast(half):
             return model(x)
 
-    return updated(optimizer, lambda: zoo.loss(model(x), target)) if train else forward
+    def loss() -> torch.Tensor:
+        with cast(half):
+            return zoo.loss(model(x), target)
+
+    return updated(optimizer, loss) if train else forward
 
 
 def jax_call(name: str, train: bool) -> Callable[[], Any]:
@@ -105,13 +117,13 @@ def openvino_call(name: str, precision: str | None) -> Callable[[], Any]:
     return lambda: compiled(array)[0]
 
 
-def others(name: str, train: bool) -> list[str]:
+def others(name: str, train: bool, half: bool) -> list[str]:
     """The peers that have ``name`` and are installed, each of which has a process of its own."""
     found = []
-    if find_spec("jax") is not None and name in _jax_networks(train):
+    if find_spec("jax") is not None and name in _jax_networks(train) and not half:
         found.append("jax")
     if not train and find_spec("openvino") is not None:
-        found += ["openvino f32", "openvino"]
+        found += ["openvino"] if half else ["openvino f32", "openvino"]
     return found
 
 
@@ -133,14 +145,14 @@ def alone(name: str, train: bool, peer: str, rounds: int) -> float:
     return timing.median
 
 
-def measured(name: str, train: bool, modes: list[str], rounds: int) -> dict[str, float]:
+def measured(name: str, train: bool, half: bool, modes: list[str], rounds: int) -> dict[str, float]:
     """Milliseconds of each candidate, their medians in turns, and of graphrt the seconds to the end of its first call."""
     start = time.perf_counter()
-    first = ours(name, train)
+    first = ours(name, train, half)
     first()
     seconds = time.perf_counter() - start
     candidates: dict[str, Callable[[], Any] | None] = {"graphrt": first}
-    candidates |= {f"torch {mode}": theirs(name, train, mode) for mode in modes}
+    candidates |= {f"torch {mode}": theirs(name, train, half, mode) for mode in modes}
     for candidate in candidates.values():
         assert candidate is not None
         candidate()
@@ -151,13 +163,15 @@ def measured(name: str, train: bool, modes: list[str], rounds: int) -> dict[str,
     return {n: t.median for n, t in timings.items() if t is not None} | {"first call, s": seconds}
 
 
-def row(name: str, train: bool, found: list[Mapping[str, float]]) -> dict[str, Any]:
+def row(name: str, train: bool, half: bool, found: list[Mapping[str, float]]) -> dict[str, Any]:
     """The medians over processes, the best peer, and the ratio to it with the least and the largest."""
-    peers = [n for n in found[0] if n not in ("graphrt", "first call, s", "openvino")]
+    choice = () if half else ("openvino",)  # which computes in bfloat16, and is no peer of float32
+    peers = [n for n in found[0] if n not in ("graphrt", "first call, s", *choice)]
     ratios = sorted(min(f[n] for n in peers) / f["graphrt"] for f in found)
     ms = {n: statistics.median(f[n] for f in found) for n in ("graphrt", *peers)}
     best = min(peers, key=ms.__getitem__)
-    about = {"work": name, "what": "training step" if train else "forward pass", "graphrt ms": ms["graphrt"]}
+    what = ("training step" if train else "forward pass") + (", bfloat16" if half else "")
+    about = {"work": name, "what": what, "graphrt ms": ms["graphrt"]}
     about |= {
         "best peer": best,
         "peer ms": ms[best],
@@ -166,7 +180,7 @@ def row(name: str, train: bool, found: list[Mapping[str, float]]) -> dict[str, A
         "most": ratios[-1],
     }
     about["first call, s"] = statistics.median(f["first call, s"] for f in found)
-    halves = [f["openvino"] / f["graphrt"] for f in found if "openvino" in f]  # computes in bfloat16, and is no peer of float32
+    halves = [f["openvino"] / f["graphrt"] for f in found if "openvino" in f]
     return about | {"OpenVINO's choice": statistics.median(halves) if halves else None}
 
 
@@ -175,11 +189,12 @@ def table() -> str:
     rows = {(r["what"], r["work"]): r for r in map(json.loads, (RESULTS / "zoo.jsonl").read_text().splitlines())}
     lines = ["| network | what | graphrt, ms | best peer | its ms | ratio (least to most of processes) | first call, s |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
-    for (what, name), r in sorted(rows.items(), key=lambda item: (item[0][0] != "training step", [*ZOO].index(item[0][1]))):
+    kinds = ["training step", "forward pass", "training step, bfloat16", "forward pass, bfloat16"]
+    for (what, name), r in sorted(rows.items(), key=lambda item: (kinds.index(item[0][0]), [*ZOO].index(item[0][1]))):
         ratio = f"{r['ratio']:.2f} ({r['least']:.2f} to {r['most']:.2f})"
         ms = f"{r['graphrt ms']:.3g} | {r['best peer']} | {r['peer ms']:.3g}"
         lines.append(f"| {name} | {what} | {ms} | {ratio} | {r['first call, s']:.1f} |")
-    for what in dict.fromkeys(what for what, _ in rows):
+    for what in [kind for kind in kinds if any(w == kind for w, _ in rows)]:
         ratios = [r["ratio"] for (w, _), r in rows.items() if w == what]
         mean = math.exp(statistics.fmean(map(math.log, ratios)))
         lines += ["", f"{what.capitalize()}: geometric mean {mean:.2f}, least {min(ratios):.2f}, {len(ratios)} networks."]
@@ -193,6 +208,7 @@ def main(
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile too")] = True,
     inference: Annotated[bool, typer.Option("--inference/--no-inference", help="forward passes too")] = True,
     train: Annotated[bool, typer.Option("--train/--no-train", help="training steps")] = True,
+    half: Annotated[bool, typer.Option("--half", help="products in bfloat16, by autocast")] = False,
     read: Annotated[bool, typer.Option("--read", help="measure nothing; print what was saved last")] = False,
     save: Annotated[bool, typer.Option(help="append each row, as it comes, to bench/results/zoo.jsonl")] = False,
 ) -> None:
@@ -209,14 +225,14 @@ def main(
             modes = ["eager"] + (["channels_last"] if len(ZOO[name].input) == 4 else []) + (["compile"] if compiled else [])
             found = []
             for _ in range(processes):
-                found.append(elsewhere("bench.zoo", "measured", name, training, modes, rounds))
-                for peer in others(name, training):
+                found.append(elsewhere("bench.zoo", "measured", name, training, half, modes, rounds))
+                for peer in others(name, training, half):
                     found[-1][peer] = elsewhere("bench.zoo", "alone", name, training, peer, rounds)
-            rows.append(row(name, training, found))
+            rows.append(row(name, training, half, found))
             if save:
                 save_rows(rows[-1:], "zoo")
             print(f"{rows[-1]['what']}, {name}: {rows[-1]['ratio']:.2f}x of {rows[-1]['best peer']}", flush=True)
-    report("a torch module, float32 (ratio: best peer / graphrt)", rows, None)
+    report(f"a torch module, {'bfloat16' if half else 'float32'} (ratio: best peer / graphrt)", rows, None)
     for what in dict.fromkeys(r["what"] for r in rows):
         ratios = [r["ratio"] for r in rows if r["what"] == what]
         print(f"{what}: geometric mean {math.exp(statistics.fmean(map(math.log, ratios))):.2f}, least {min(ratios):.2f}")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as T
 from torch import nn
 
-from bench.peers import alexnet, vgg_features
+from bench.peers import alexnet, residual, vgg_features
 
 
 class CharLSTM(nn.Module):
@@ -364,4 +364,5 @@ ZOO = {
     "ConvNeXt-T": Zoo(lambda: convnext((3, 3, 9, 3), (96, 192, 384, 768), 100), (8, 3, 64, 64), 100),
     "VGG-16-BN": Zoo(lambda: vgg16_bn(100), (8, 3, 64, 64), 100),
     "AlexNet": Zoo(lambda: alexnet(0.0), (8, 3, 224, 224), 1000),
+    "ResNet-50": Zoo(lambda: residual((3, 4, 6, 3), (64, 128, 256, 512), 4, 1000), (8, 3, 224, 224), 1000),
 }
