@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 import numpy as np
@@ -115,6 +116,35 @@ def test_lenet_follows_torch_autocast() -> None:
         theirs.append(loss.item())
     np.testing.assert_allclose(ours, theirs, atol=0.03)
     assert ours[-1] < ours[0]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="torch exports in the lane that compiles")
+@pytest.mark.parametrize("train", [False, True])
+def test_a_torch_module_is_taken_as_it_is_under_torch_autocast(train: bool) -> None:
+    """Around the export or within the module: the same casts, results as far from torch's as a rounding may be."""
+    torch.manual_seed(0)
+    norm, linear = torch.nn.BatchNorm2d(8), torch.nn.Linear(8, 5)
+    layers = [torch.nn.Conv2d(3, 8, 3), norm, torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 1), torch.nn.AdaptiveAvgPool2d(1)]
+    net, x = torch.nn.Sequential(*layers, torch.nn.Flatten(), linear).train(train), torch.randn(4, 3, 8, 8)
+
+    class Within(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.net(x)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        around, other = grt.from_torch(net, (x,), train=train), copy.deepcopy(net)
+        expected = other(x)
+    for graph in (around, grt.from_torch(Within(), (x,), train=train)):
+        products = [n.types[0].dtype.name for n in graph.nodes if n.op.kind is grt.op.Kind.CONTRACTION]
+        assert products == ["bfloat16"] * 3 and {p.dtype.name for p in graph.parameters()} == {"float32"}
+        found = grt.compile(graph, target="cpu")(x)
+        assert found.dtype == expected.dtype == torch.bfloat16
+        torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
 
 
 def test_scaling_does_not_change_what_is_exact(rng: np.random.Generator) -> None:

@@ -44,6 +44,17 @@ def test_small_launches_stay_on_one_thread_and_large_ones_do_not(size: int, alon
     assert lines == [str(alone)] * 2
 
 
+def test_loads_come_before_conditions() -> None:
+    """GCC moves a load behind a condition into a branch, where it cannot load a vector of halves."""
+    graph = grt.Graph()
+    x, y = (graph.input(n, (64, 100), "bfloat16") for n in "xy")
+    graph.output("z", F.where(F.gt(F.relu(x * 2.0), 0.5), y + 1.0, x))
+    closures = re.findall(r"((?:^ +const .*\n)+)", grt.compile(graph, target="cpu").source(), re.M)
+    lines = max((text.splitlines() for text in closures), key=len)
+    loads = [" = buf." in line for line in lines]
+    assert sum(loads) == 2 and loads == sorted(loads, reverse=True)
+
+
 def recurrence(kind: str, steps: int) -> grt.Graph:
     """The last state of a recurrent network, whose gates are sigmoids and tanhs of slices."""
     nn.manual_seed(0)

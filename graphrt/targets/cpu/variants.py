@@ -19,7 +19,7 @@ PIXELS = 128  # from which on transforming a filter pays, if each run does it
 EXAMPLES = 32  # for which loops are chosen that may not depend on how many there are
 DEPTH = {"matmul": "K", "conv": "C", "conv_dgrad": "K", "conv_wgrad": "N"}  # the coordinate along which pairs are made
 PAIRED = {"conv_wide.h", "conv_wgrad_wide.h", "matmul_packed.h"}  # loops that only move operands, and multiply and add them
-LARGE_FILTER = 1 << 16  # channels by channels from which reading a filter transformed by Winograd's method takes longer
+LARGE_FILTER = 1 << 17  # channels by channels from which reading a filter transformed by Winograd's method takes longer
 REGISTERS = 16  # elements of a window that is folded in registers
 
 
@@ -94,7 +94,7 @@ def choose(
         kept = frozen or template == "matmul"  # a pair is half as much to pack
         direct = _one_by_one(template, sizes, channels_last, kept, replace(processor, winograd=0))
         assert direct is not None
-        against = _against_pairs(template, sizes, direct, found, processor, frozen)
+        against = _against_pairs(template, sizes, direct, found, processor)
         if not against:
             return replace(direct, reason=f"{direct.reason}; bfloat16 in pairs", more={**direct.more, "PAIRS": "1"})
     refused = {**found.refused, "pairs of bfloat16": against} if against else found.refused
@@ -107,15 +107,14 @@ def depth(template: str, sizes: Sizes) -> tuple[int, int]:
     return sizes[DEPTH[template]] // groups, groups
 
 
-def _against_pairs(template: str, sizes: Sizes, direct: Variant, found: Variant, processor: Processor, frozen: bool) -> str:
+def _against_pairs(template: str, sizes: Sizes, direct: Variant, found: Variant, processor: Processor) -> str:
     """Why bfloat16 operands are not multiplied in pairs by the loops ``direct``; empty if they are."""
     number, groups = depth(template, sizes)
     if not processor.pairs:
         return "the processor has no instruction for them, or GRAPHRT_PAIRS is 0"
     if not {direct.file, direct.more.get("PRODUCT", "").strip('"')} & PAIRED:
         return f"{direct.file} multiplies number by number"
-    most = LARGE_FILTER * sizes.get("GROUPS", 1) * (2 if frozen else 1)  # one that is kept is read, and not stored before
-    small = template == "conv_wgrad" or sizes.get("C", 1) * sizes["K"] < most
+    small = template == "conv_wgrad" or sizes.get("C", 1) * sizes["K"] < LARGE_FILTER * sizes.get("GROUPS", 1)
     if found.file != direct.file and small:
         return f"{found.file} takes fewer products, and what it transforms is in a cache"
     if number < 2 or (number % 2 and groups > 1):
