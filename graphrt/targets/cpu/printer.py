@@ -181,7 +181,12 @@ class CPrinter(ABC):
         """The instructions of ``block``, a constant each; loads come first: GCC moves one behind a condition into the branch
         that reads it, and a loop with a load in a branch may not be vectorised."""
         found = {i.out.name for i in block.insts}  # positions are among them where one is gathered from
-        ordered = sorted(block.insts, key=lambda i: i.op != "load" or not found.isdisjoint(i.args[1].axes()))
+
+        def waits(inst: Inst) -> bool:
+            _, offset, guards = inst.args
+            return any(e.runs_along(found) for e in (offset, *(e for e, _, _ in guards)))
+
+        ordered = sorted(block.insts, key=lambda i: i.op != "load" or waits(i))
         return [f"{indent}const {C_TYPES[i.out.dtype]} {i.out.name} = {self.expression(i, at)};" for i in ordered]
 
     def stores(self, stores: Sequence[Store], at: dict[str, Expr], indent: str) -> list[str]:
