@@ -204,6 +204,21 @@ def test_pixels_of_1x1_convolutions(draw: st.DataObject) -> None:
     check(g, {name: rng.standard_normal(v.shape).astype("f") for name, v in feeds.items()}, TARGET, 4 * c)
 
 
+@pytest.mark.skipif(INTERPRETED, reason="of the templates in C")
+@pytest.mark.parametrize(("channels", "outputs", "kernel", "stride"), [(40, 160, 1, 1), (24, 130, 1, 2), (72, 400, 3, 2)])
+def test_gradients_of_filters_with_several_blocks_of_channels(
+    channels: int, outputs: int, kernel: int, stride: int, rng: np.random.Generator
+) -> None:
+    """A task packs the input once for a few of them, the last of which is not full."""
+    g, size = grt.Graph(), 14 if kernel > 1 else 30
+    x = g.input("x", (8, channels, size, size))
+    w = g.parameter("w", shape=(outputs, channels, kernel, kernel))
+    y = F.conv2d(x, w, stride=stride, padding=kernel // 2)
+    g.output("dw", grt.grad(F.sum(y * g.input("dy", y.shape)), [w])[0])
+    feeds = {"x": rng.standard_normal(x.shape).astype("f"), "dy": rng.standard_normal(y.shape).astype("f")}
+    check(g, feeds, "cpu", y.type.size // outputs)
+
+
 def part(*shape: int) -> st.SearchStrategy[tuple[int, ...]]:
     """Shapes that are broadcast to ``shape``."""
     return st.tuples(*(st.sampled_from([1, size]) for size in shape))

@@ -1,9 +1,9 @@
 /* Gradient of a filter with many output channels: a tile of [input channels] x [vectors of output channels] for one tap, or
  * for a row of taps if there are few input channels.
  *
- * A task owns TILE_K output and BLOCK_C input channels with all their taps. It takes BLOCK_ROWS rows of an image, or
- * BLOCK_IMAGES small images, at a time, so that both patches stay in the second cache: dy as [image][row][column][TILE_K], the
- * input as [image][row][column][BLOCK_C].
+ * A task owns TILE_K output channels, or several times as many, and BLOCK_C input channels with all their taps. It takes
+ * BLOCK_ROWS rows of an image, or BLOCK_IMAGES small images, at a time, so that both patches stay in the second cache: dy as
+ * [image][row][column][TILE_K], the input as [image][row][column][BLOCK_C], once for all output channels of the task.
  */
 enum { FN(_PARTS_C) = CEIL_DIV(CC / GROUPS * CR * CS, 320), FN(_BLOCK_C) = CEIL_DIV(CC / GROUPS, FN(_PARTS_C)) };
 #include "conv_wgrad_tile.h"
@@ -25,52 +25,40 @@ enum {
   FN(_HEIGHT) = (FN(_BLOCK_ROWS) - 1) * FN(_STEP_H) + (CR - 1) * DIL_H + 1,
   FN(_IMAGE) = FN(_HEIGHT) * FN(_WIDTH) * FN(_PIXEL),
   FN(_IMAGES_FIT) = FN(_BLOCK_ROWS) < CP ? 1 : 49152 / MAX_OF(1, CP * CQ * FN(_TILE_K) + FN(_IMAGE)),
-  FN(_BLOCK_IMAGES) = MAX_OF(1, MIN_OF(CEIL_DIV(CN, SPLITS), FN(_IMAGES_FIT)))
+  FN(_BLOCK_IMAGES) = MAX_OF(1, MIN_OF(CEIL_DIV(CN, SPLITS), FN(_IMAGES_FIT))),
+  /* Tiles of a task, one behind the other, for which the input is packed once: as many as leave tasks enough. */
+  FN(_WANTED_TILES) = MIN_OF(4, SPLITS * GROUPS * FN(_BLOCKS_K) * FN(_BLOCKS_C) / 8),
+  FN(_TASKS_K) = CEIL_DIV(FN(_BLOCKS_K), MAX_OF(1, FN(_WANTED_TILES))),
+  FN(_TILES) = CEIL_DIV(FN(_BLOCKS_K), FN(_TASKS_K))
 };
 
-static void FN(_task)(long task, void **table) {
-  const FN(_buffers) buf = FN(_open)(table);
-  enum { NK = FN(_TILE_K), CB = FN(_BLOCK_C), PB = FN(_BLOCK_ROWS), NB = FN(_BLOCK_IMAGES) };
-  enum { PIXEL = FN(_PIXEL), WIDTH = FN(_WIDTH), SIDE = FN(_SIDE_TAPS) };
-  const FN(_share) own = FN(_block)(task);
-  T *sum = grt_scratch(sizeof(T) * (CR * CS * CB * NK + NB * (PB * CQ * NK + FN(_IMAGE)) + 64));
-  T *dy = sum + CR * CS * CB * NK, *x = dy + NB * PB * CQ * NK;
-  memset(sum, 0, sizeof(T) * CR * CS * CB * NK);
-  if (own.width < NK) memset(dy, 0, sizeof(T) * NB * PB * CQ * NK);
-  if (own.channels < CB) memset(x, 0, sizeof(T) * NB * FN(_IMAGE));
-  for (int n0 = own.first; n0 < own.last; n0 += NB)
-    for (int p0 = 0; p0 < CP; p0 += PB) {
-      const int images = MIN_OF(own.last - n0, NB), rows = MIN_OF(CP - p0, PB);
-      for (int n = 0; n < images; n++) {
-        for (int h = 0; h < (rows - 1) * FN(_STEP_H) + (CR - 1) * DIL_H + 1; h++) {
-          T *to = x + n * FN(_IMAGE) + h * WIDTH * PIXEL;
-          const int hh = p0 * STRIDE_H + h * FN(_SKIP_H) - PAD_H;
-          if (FN(_FEW_CHANNELS) && hh >= 0 && hh < CH) { /* from lines along the columns */
-            memset(to, 0, sizeof(T) * WIDTH * PIXEL);
-            GRT_SIMD for (int w = FN(_FIRST_COLUMN); w < FN(_END_COLUMN); w++)
+/* The patch of the input for `rows` rows from p0 of `images` images from n0. */
+GRT_INLINE void FN(_fill)(const FN(_buffers) buf, T *x, const FN(_share) own, int n0, int images, int p0, int rows) {
+  enum { CB = FN(_BLOCK_C), PIXEL = FN(_PIXEL), WIDTH = FN(_WIDTH) };
+  for (int n = 0; n < images; n++)
+    for (int h = 0; h < (rows - 1) * FN(_STEP_H) + (CR - 1) * DIL_H + 1; h++) {
+      T *to = x + n * FN(_IMAGE) + h * WIDTH * PIXEL;
+      const int hh = p0 * STRIDE_H + h * FN(_SKIP_H) - PAD_H;
+      if (FN(_FEW_CHANNELS) && hh >= 0 && hh < CH) { /* from lines along the columns */
+        memset(to, 0, sizeof(T) * WIDTH * PIXEL);
+        GRT_SIMD for (int w = FN(_FIRST_COLUMN); w < FN(_END_COLUMN); w++)
 #pragma GCC unroll 4
-              for (int c = 0; c < CB; c++) to[w * PIXEL + c] = LOAD_X(buf, n0 + n, own.c0 + c, hh, w * FN(_SKIP_W) - PAD_W);
-            continue;
-          }
-          for (int w = 0; w < WIDTH; w++, to += PIXEL) {
-            const int ww = w * FN(_SKIP_W) - PAD_W;
-            if (hh >= 0 && hh < CH && ww >= 0 && ww < CW) {
-              GRT_SIMD for (int c = 0; c < own.channels; c++) to[c] = LOAD_X(buf, n0 + n, own.c0 + c, hh, ww);
-            } else {
-              memset(to, 0, sizeof(T) * CB);
-            }
-          }
-        }
-        T *to = dy + n * rows * CQ * NK;
-        for (int p = 0; p < rows; p++)
-          for (int q = 0; q < CQ; q++, to += NK)
-            GRT_SIMD for (int k = 0; k < own.width; k++) to[k] = LOAD_DY(buf, n0 + n, own.k0 + k, p0 + p, q);
+          for (int c = 0; c < CB; c++) to[w * PIXEL + c] = LOAD_X(buf, n0 + n, own.c0 + c, hh, w * FN(_SKIP_W) - PAD_W);
+        continue;
       }
-      for (int r = 0; r < CR; r++)
-        for (int s = 0; s < CS; s += SIDE)
-          FN(_tiles)(x + (r * DIL_H * WIDTH + s * DIL_W) * PIXEL, dy, sum + (r * CS + s) * CB * NK, images, rows, CQ, FN(_IMAGE),
-                     FN(_STEP_H) * WIDTH * PIXEL, FN(_STEP_W) * PIXEL, SIDE * CB);
+      for (int w = 0; w < WIDTH; w++, to += PIXEL) {
+        const int ww = w * FN(_SKIP_W) - PAD_W;
+        if (hh >= 0 && hh < CH && ww >= 0 && ww < CW) {
+          GRT_SIMD for (int c = 0; c < own.channels; c++) to[c] = LOAD_X(buf, n0 + n, own.c0 + c, hh, ww);
+        } else {
+          memset(to, 0, sizeof(T) * CB);
+        }
+      }
     }
+}
+
+GRT_INLINE void FN(_keep)(const FN(_buffers) buf, const T *sum, const FN(_share) own) {
+  enum { NK = FN(_TILE_K), CB = FN(_BLOCK_C) };
 #if STORED_FAST_K
   for (int r = 0; r < CR; r++)
     for (int s = 0; s < CS; s++)
@@ -87,4 +75,36 @@ static void FN(_task)(long task, void **table) {
       }
 #endif
 }
-GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_BLOCKS_K) * FN(_BLOCKS_C), table); }
+
+static void FN(_task)(long task, void **table) {
+  const FN(_buffers) buf = FN(_open)(table);
+  enum { NK = FN(_TILE_K), CB = FN(_BLOCK_C), PB = FN(_BLOCK_ROWS), NB = FN(_BLOCK_IMAGES), NC = FN(_BLOCKS_C) };
+  enum { PIXEL = FN(_PIXEL), WIDTH = FN(_WIDTH), SIDE = FN(_SIDE_TAPS), SUM = CR * CS * CB * NK };
+  const int kb = (int)(task / NC % FN(_TASKS_K)) * FN(_TILES), tiles = MIN_OF(FN(_TILES), FN(_BLOCKS_K) - kb);
+  const long first = (task / (NC * FN(_TASKS_K)) * FN(_BLOCKS_K) + kb) * NC + task % NC; /* tile, if each were a task */
+  const FN(_share) one = FN(_block)(first);
+  T *sum = grt_scratch(sizeof(T) * (FN(_TILES) * SUM + NB * (PB * CQ * NK + FN(_IMAGE)) + 64));
+  T *dy = sum + FN(_TILES) * SUM, *x = dy + NB * PB * CQ * NK;
+  memset(sum, 0, sizeof(T) * tiles * SUM);
+  if (FN(_GROUP_K) % NK) memset(dy, 0, sizeof(T) * NB * PB * CQ * NK);
+  if (one.channels < CB) memset(x, 0, sizeof(T) * NB * FN(_IMAGE));
+  for (int n0 = one.first; n0 < one.last; n0 += NB)
+    for (int p0 = 0; p0 < CP; p0 += PB) {
+      const int images = MIN_OF(one.last - n0, NB), rows = MIN_OF(CP - p0, PB);
+      FN(_fill)(buf, x, one, n0, images, p0, rows);
+      for (int tile = 0; tile < tiles; tile++) {
+        const FN(_share) own = FN(_block)(first + tile * NC);
+        T *to = dy;
+        for (int n = 0; n < images; n++)
+          for (int p = 0; p < rows; p++)
+            for (int q = 0; q < CQ; q++, to += NK)
+              GRT_SIMD for (int k = 0; k < own.width; k++) to[k] = LOAD_DY(buf, n0 + n, own.k0 + k, p0 + p, q);
+        for (int r = 0; r < CR; r++)
+          for (int s = 0; s < CS; s += SIDE)
+            FN(_tiles)(x + (r * DIL_H * WIDTH + s * DIL_W) * PIXEL, dy, sum + tile * SUM + (r * CS + s) * CB * NK, images, rows, CQ,
+                       FN(_IMAGE), FN(_STEP_H) * WIDTH * PIXEL, FN(_STEP_W) * PIXEL, SIDE * CB);
+      }
+    }
+  for (int tile = 0; tile < tiles; tile++) FN(_keep)(buf, sum + tile * SUM, FN(_block)(first + tile * NC));
+}
+GRT_LAUNCH void NAME(void **table) { GRT_PARALLEL(FN(_task), (long)SPLITS * GROUPS * FN(_TASKS_K) * FN(_BLOCKS_C), table); }

@@ -50,6 +50,7 @@ BYTE, LAUNCH, FLOP = 1 / 20e9, 3e-6, 1 / 60e9  # seconds on any cpu, so that pla
 PACE = Pace(FLOP, BYTE, LAUNCH, 50e-6, 1 / 1.25e9)  # between processes: a message of TCP, ten gigabits a second
 SEGMENT = 1024  # pixels of a segment at most
 QUICK = 0.1  # seconds of a run that nobody need interrupt
+PIXELS = 1365  # of a part of a weight gradient with 1x1 filters, at least: fewer take less time than the sum of one part more
 
 
 def parse(name: str, settings: Settings) -> Target:
@@ -157,7 +158,10 @@ def splits(node: Node) -> int:
     if node.op.template is not None:  # the weight gradient: parts of the batch, unless its blocks are tasks enough
         k, per_group, *window = node.types[0].shape
         blocks = -(-k // 64) * -(-per_group * math.prod(window) // 320)
-        parts = min(-(-TASKS // blocks), x[0])
+        pixels = node.inputs[0].type.size // max(k, 1)
+        # A task has several blocks where there are so many, and packs the input for all of them.
+        more = min(4 * TASKS // blocks, pixels // PIXELS) if math.prod(window) == 1 else 0
+        parts = min(max(-(-TASKS // blocks), more), x[0])
         return parts if parts > 1 else 0
     kept, size, dims = node.types[0].size, node.inputs[0].type.size, tuple(node.attrs["dims"])
     columns = dims[-1] < len(x) - 1 or len(dims) < dims[-1] - dims[0] + 1 or (len(x), dims[0]) == (4, 2)  # maybe channels last
