@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakSet
 
@@ -89,7 +90,8 @@ class Graph:
             self._counts[op.name] = max(self._counts[op.name], int(tail) + 1 if tail.isdigit() else 0)
         if orders is not None:
             types = tuple(t.with_order(order) for t, order in zip(types, orders, strict=True))
-        return self._added(Node(self, op, tuple(inputs), attrs, types, name, self._origin or origin_of_caller(self, *self._phase)))
+        origin = self._origin or origin_of_caller(self, *self._phase)
+        return self._added(Node(self, op, tuple(inputs), MappingProxyType(attrs), types, name, origin))
 
     def _added(self, node: Node) -> Node:
         self.nodes.append(node)

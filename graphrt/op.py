@@ -123,7 +123,7 @@ class OpDef:
 
     def types(self, operands: Types, attrs: Attrs) -> Types:
         """The types of the results for ``operands``. Raises what ``infer`` does."""
-        if self.varying is None and not any(t.varying for t in operands):
+        if self.varying is None and not any([t.varying for t in operands]):
             return self.infer(*operands, **attrs)
         found = self.infer(*(t.over(()) for t in operands), **attrs)  # whose rules are those of one process
         if self.varying is not None:
