@@ -36,7 +36,8 @@ def dense(type: TensorType) -> np.ndarray:
 def zeros(types: Sequence[TensorType]) -> list[np.ndarray]:
     """An array of zeros of each of ``types``, as ``dense`` makes them, side by side in one piece of memory."""
     starts = [0, *itertools.accumulate(-(-type.nbytes // ALIGNED) * ALIGNED for type in types)]
-    memory = pages(starts[-1], "of state") if starts[-1] >= HUGE else np.zeros(starts[-1], np.uint8)
+    memory = pages(starts[-1], "of state") if starts[-1] >= HUGE else np.zeros(starts[-1] + ALIGNED, np.uint8)
+    memory = memory[-memory.ctypes.data % ALIGNED :]
     return [over(memory[start : start + type.nbytes], type) for start, type in zip(starts, types, strict=False)]
 
 
