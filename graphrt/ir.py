@@ -101,11 +101,12 @@ class Graph:
 
     def adopt(self, node: Node, inputs: Sequence[Value], orders: Sequence[Order] | None = None) -> Node:
         """Adds a copy of another graph's ``node`` that reads ``inputs`` instead of its own; None keeps its ``orders``."""
-        orders = [t.order for t in node.types] if orders is None else orders
-        if all(new.type is old.type or new.type.like(old.type) for new, old in zip(inputs, node.inputs, strict=True)):
-            types = tuple(t.with_order(order) for t, order in zip(node.types, orders, strict=True))
-            return self._added(Node(self, node.op, tuple(inputs), node.attrs, types, node.name, node.origin))
-        return self.append(node.op, inputs, node.attrs, node.name, orders)
+        for new, old in zip(inputs, node.inputs, strict=True):
+            if (its := new.type) is not (own := old.type) and not its.like(own):
+                kept = [t.order for t in node.types] if orders is None else orders
+                return self.append(node.op, inputs, node.attrs, node.name, kept)
+        types = node.types if orders is None else tuple([t.with_order(o) for t, o in zip(node.types, orders, strict=True)])
+        return self._added(Node(self, node.op, tuple(inputs), node.attrs, types, node.name, node.origin))
 
     def like(self) -> Graph:
         """An empty graph with the names, the starting values, the signature and the state of this one."""
@@ -176,16 +177,16 @@ class Graph:
         return result
 
     def parameter_like(self, name: str, like: Value, summands: Axes = (), start: float = 0.0) -> Value:
-        """State that is ``start`` everywhere at first, of the shape and dtype of ``like``, sharded as that is where it is a parameter; not
-        trainable. Each process along the axes ``summands`` has one of its own, and the state is their sum."""
+        """State that is ``start`` everywhere at first, of the shape and dtype of ``like``, sharded as that is where it is a
+        parameter; not trainable. Each process along the axes ``summands`` has one of its own, and the state is their sum."""
         own = like.node.attrs if like.node.op.name == "parameter" else {}
         attrs = {k: a for k, a in own.items() if k in ("varying", "cuts")}
         if summands:
             whole = tuple((axis, SUM, like.shape) for axis in self._varying(summands)["varying"])
             attrs["cuts"] = (*attrs.get("cuts", ()), *whole)
         result = self._source("parameter", name, like.shape, like.dtype, {"trainable": False, **attrs})
-        whole = attrs["cuts"][0][2] if "cuts" in attrs else like.shape
-        self.put(self.initial, name, np.broadcast_to(np.full((), start, like.dtype.numpy), whole))  # without memory
+        shape = attrs["cuts"][0][2] if "cuts" in attrs else like.shape
+        self.put(self.initial, name, np.broadcast_to(np.full((), start, like.dtype.numpy), shape))  # without memory
         return result
 
     def constant(self, value: Any, dtype: DTypeLike | None = None) -> Value:

@@ -116,7 +116,7 @@ class Program(Runnable):
         calling: Calling,
         recipe: Recipe,
     ) -> None:
-        """``built`` gives the graph, and ``lower`` what the compiler made of it: made when asked where a cache had the program."""
+        """``built`` gives the graph, ``lower`` what the compiler made of it; one found in a cache makes both when asked."""
         super().__init__(target, interface.inputs, interface.outputs, state, executable, calling)
         self._built, self._executable, self._lower, self.compile_seconds = built, executable, lower, 0.0
         self.recipe, self.fusion = recipe, recipe.fusion

@@ -64,7 +64,8 @@ def key(graph: Graph, orders: Mapping[str, Order], fusion: Fusion, *settings: ob
         return ""  # what it does may have changed with the program that defines it
     flags = replace(Flags.read(), cache=Path(), target="", threads=0, debug=0, poison=False, fuse="", timeout=0.0)
     held = sorted((name, order) for name, order in orders.items() if name in graph.sources)
-    parts = (held, sorted(fusion.stages), sorted(map(sorted, fusion.apart)), settings, flags, _sources(), _versions(), identity())
+    fused = sorted(fusion.stages), sorted(map(sorted, fusion.apart))
+    parts = held, fused, settings, flags, _sources(), _versions(), identity()
     digest = hashlib.sha256(repr(parts).encode())
     digest.update(_content(graph))
     return digest.hexdigest()[:24]
