@@ -163,8 +163,9 @@ def _compile(
     orders = {n: t.order for n, t in state.types.items() if n not in wrong}  # ``add`` complains of those, if they are read
     held = {name: name in state.sharding for name in state.types}
     graph = narrow_sums(shard_updates(graph, settings.policy, held, chosen), settings.reduce_dtype, chosen)
+    built = cache(lambda: rewrite(graph, lambda node: None))  # made when it is asked for: passes build on a graph of their own
     lowered = cache(
-        lambda: _with(chosen, fitting(partial(lower_graph, graph, target, orders, False), settings.memory_limit, target.name))
+        lambda: _with(chosen, fitting(partial(lower_graph, built(), target, orders, False), settings.memory_limit, target.name))
     )
     with _together(graph, target, orders):
         executable, interface = target.find(graph, orders) or (target.build(lowered()), lowered().interface)
@@ -186,8 +187,8 @@ def _compile(
         "memory_limit": settings.memory_limit,
     }
     recipe = Recipe(target.fusion, arguments, again)
-    calling = Calling(interface.needed, unpack, interface.updates, opened)
-    program = Program(graph, target.name, executable, state, interface, lowered, calling, recipe)
+    calling = Calling(interface.needed, unpack, interface.updates, opened, graph.signature)
+    program = Program(built, target.name, executable, state, interface, lowered, calling, recipe)
     program.compile_seconds = time.perf_counter() - start
     _debug(program, Flags.read())
     return program
@@ -198,11 +199,11 @@ def _with(decisions: Sequence[Decision], lowering: Lowering) -> Lowering:
 
 
 def graph_of(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
-    """A copy of ``outputs`` as a graph, and how the program gives its results back. Raises ArgumentError, GraphError."""
+    """A snapshot of ``outputs`` as a graph, and how the program gives its results back. Raises ArgumentError, GraphError."""
     if isinstance(outputs, Graph):
         if not outputs.results():
             raise GraphError("the graph has no outputs and no updates; name some with graph.output(name, value)")
-        return rewrite(outputs, lambda node: None), "dict"  # a copy: what the user adds later is another program
+        return outputs.snapshot(), "dict"  # what the user adds later is another program
     if callable(outputs):
         raise ArgumentError(
             f"compile needs example_inputs, a tuple of arrays or tensors, to make a graph of this {type(outputs).__name__}: "
@@ -219,9 +220,9 @@ def graph_of(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
     graph = next(iter(named.values())).graph
     if any(v.graph is not graph for v in named.values()):
         raise GraphError("the outputs belong to different Graphs; build everything of one program on one Graph")
-    table = dict(zip(graph.values(), (copy := rewrite(graph, lambda node: None)).values(), strict=True))
-    copy.updates, copy.outputs, copy.orders = {}, {name: table[v] for name, v in named.items()}, {}
-    return copy, unpack
+    found = graph.snapshot()
+    found.updates, found.outputs, found.orders = {}, named, {}
+    return found, unpack
 
 
 def lower_graph(graph: Graph, target: Target, orders: Mapping[str, Order], body: bool = False, stretches: int = 1) -> Lowering:

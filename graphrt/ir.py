@@ -8,9 +8,10 @@ effects are ``graph.updates``, which say what a parameter (or other state) becom
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakSet
 
@@ -24,6 +25,7 @@ from graphrt.op import REGISTRY, Kind, OpDef, Order
 from graphrt.sharding import SUM, part_shape
 from graphrt.signature import Memory, Signature
 from graphrt.text import NodeLine, ResultLine, lines_of, node_line, parse_line, result_line
+from graphrt.transaction import Transaction, origin_of_caller
 from graphrt.types import HALVES, DType, DTypeLike, as_array, as_dtype, bfloat16, float32
 from graphrt.verify import check_name, check_owned, check_update, permutation, verify
 
@@ -52,10 +54,10 @@ class Graph:
         self.half: DType | None = None  # what contractions compute in while ``autocast`` is on
         self.reserved: Collection[str] = ()  # names that are to come, which no buffer may take
         self.of_steps: WeakSet[Node] = WeakSet()  # nodes that went into the bodies of loops
-        self._counts: Counter[str] = Counter()
+        self._counts: defaultdict[str, int] = defaultdict(int)
         self._phase: tuple[str, str] = ("fwd", "")
         self._origin: Origin | None = None
-        self._transactions = 0  # that are going on
+        self._open: list[Transaction] = []  # transactions that are going on
         self._before: list[tuple[dict[str, Any], str, Any]] = []  # entries of tables as they were, since the first began
 
     # --- building -----------------------------------------------------------------------------------------------
@@ -74,9 +76,10 @@ class Graph:
         """
         attrs = dict(attrs or {})
         for value in inputs:
-            check_owned(value, self, f"operand of {op.name}")
+            if type(value) is not Value or value.node.graph is not self or value.node in self.of_steps:
+                check_owned(value, self, f"operand of {op.name}")
         try:
-            types = op.types(tuple(v.type for v in inputs), attrs)
+            types = op.types(tuple([v.type for v in inputs]), attrs)
         except GraphrtError as error:
             raise self.located(error, op.name, inputs) from None
         if name is None:
@@ -87,7 +90,8 @@ class Graph:
             self._counts[op.name] = max(self._counts[op.name], int(tail) + 1 if tail.isdigit() else 0)
         if orders is not None:
             types = tuple(t.with_order(order) for t, order in zip(types, orders, strict=True))
-        return self._added(Node(self, op, tuple(inputs), attrs, types, name, self._origin or Origin.of_caller(*self._phase)))
+        origin = self._origin or origin_of_caller(self, *self._phase)
+        return self._added(Node(self, op, tuple(inputs), MappingProxyType(attrs), types, name, origin))
 
     def _added(self, node: Node) -> Node:
         self.nodes.append(node)
@@ -97,16 +101,24 @@ class Graph:
 
     def adopt(self, node: Node, inputs: Sequence[Value], orders: Sequence[Order] | None = None) -> Node:
         """Adds a copy of another graph's ``node`` that reads ``inputs`` instead of its own; None keeps its ``orders``."""
-        orders = [t.order for t in node.types] if orders is None else orders
-        if all(new.type is old.type or new.type.like(old.type) for new, old in zip(inputs, node.inputs, strict=True)):
-            types = tuple(t.with_order(order) for t, order in zip(node.types, orders, strict=True))
-            return self._added(Node(self, node.op, tuple(inputs), node.attrs, types, node.name, node.origin))
-        return self.append(node.op, inputs, node.attrs, node.name, orders)
+        for new, old in zip(inputs, node.inputs, strict=True):
+            if (its := new.type) is not (own := old.type) and not its.like(own):
+                kept = [t.order for t in node.types] if orders is None else orders
+                return self.append(node.op, inputs, node.attrs, node.name, kept)
+        types = node.types if orders is None else tuple([t.with_order(o) for t, o in zip(node.types, orders, strict=True)])
+        return self._added(Node(self, node.op, tuple(inputs), node.attrs, types, node.name, node.origin))
 
     def like(self) -> Graph:
         """An empty graph with the names, the starting values, the signature and the state of this one."""
         new = Graph(self.mesh)
         new.initial, new.signature, new.state, new._counts = self.initial, self.signature, self.state, self._counts.copy()
+        return new
+
+    def snapshot(self) -> Graph:
+        """This graph as it is now, of the same nodes: to be read, whatever is added to this one later, not to be built on."""
+        new = self.like()
+        new.nodes, new.sources, new.orders = [*self.nodes], dict(self.sources), dict(self.orders)
+        new.outputs, new.updates = dict(self.outputs), dict(self.updates)
         return new
 
     def take_results(self, graph: Graph, table: Mapping[Value, Value]) -> None:
@@ -164,16 +176,17 @@ class Graph:
         self.put(self.initial, name, array)
         return result
 
-    def parameter_like(self, name: str, like: Value, summands: Axes = ()) -> Value:
-        """State that starts at zero, of the shape and dtype of ``like``, sharded as that is where it is a parameter; not
-        trainable. Each process along the axes ``summands`` has one of its own, and the state is their sum."""
+    def parameter_like(self, name: str, like: Value, summands: Axes = (), start: float = 0.0) -> Value:
+        """State that is ``start`` everywhere at first, of the shape and dtype of ``like``, sharded as that is where it is a
+        parameter; not trainable. Each process along the axes ``summands`` has one of its own, and the state is their sum."""
         own = like.node.attrs if like.node.op.name == "parameter" else {}
         attrs = {k: a for k, a in own.items() if k in ("varying", "cuts")}
         if summands:
             whole = tuple((axis, SUM, like.shape) for axis in self._varying(summands)["varying"])
             attrs["cuts"] = (*attrs.get("cuts", ()), *whole)
         result = self._source("parameter", name, like.shape, like.dtype, {"trainable": False, **attrs})
-        self.put(self.initial, name, np.zeros(attrs["cuts"][0][2] if "cuts" in attrs else like.shape, like.dtype.numpy))
+        shape = attrs["cuts"][0][2] if "cuts" in attrs else like.shape
+        self.put(self.initial, name, np.broadcast_to(np.full((), start, like.dtype.numpy), shape))  # without memory
         return result
 
     def constant(self, value: Any, dtype: DTypeLike | None = None) -> Value:
@@ -236,7 +249,7 @@ class Graph:
         state twice; returns ``value``. Raises what ``update`` raises.
         """
         old = self.updates.pop(name := parameter.node.name, None)
-        if old is not None and self._transactions:
+        if old is not None and self._open:
             self._before.append((self.updates, name, old))
         self.update(parameter, value)
         return value
@@ -271,32 +284,13 @@ class Graph:
         """Nodes appended inside carry ``origin``; passes use it to keep the user's line."""
         return Carrying(self, origin)
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Transaction:
         """Takes back every node appended inside when an error is raised, so that nothing half-built remains."""
-        nodes, entries, counts = len(self.nodes), len(self._before), self._counts.copy()
-        self._transactions += 1
-        try:
-            yield
-        except Exception:
-            for node in self.nodes[nodes:]:
-                self.sources.pop(node.name, None)
-            del self.nodes[nodes:]
-            self._counts = counts
-            while len(self._before) > entries:
-                table, name, old = self._before.pop()
-                table.pop(name, None)
-                if old is not None:
-                    table[name] = old
-            raise
-        finally:
-            self._transactions -= 1
-            if not self._transactions:
-                self._before.clear()
+        return Transaction(self)
 
     def put(self, table: dict[str, Any], name: str, entry: Any) -> None:
         """Sets an ``entry`` of ``table``, one of this graph's, until the transaction that it is part of is taken back."""
-        if self._transactions:
+        if self._open:
             self._before.append((table, name, table.get(name)))
         table[name] = entry
 
@@ -321,7 +315,7 @@ class Graph:
         """``error`` with the user's line and the operands in front of it, once; the innermost call explains best."""
         if error.located:
             return error
-        here = self._origin or Origin.of_caller(*self._phase)
+        here = self._origin or origin_of_caller(self, *self._phase)
         operands = "".join(f"\n  operand {v.node.where()} : {v.type}" for v in inputs)
         found = type(error)(f"{what} at {here.file}:{here.line}: {error}{operands}")
         found.located = True

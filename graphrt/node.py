@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -22,9 +21,6 @@ from graphrt.types import DType, Shape, TensorType
 
 if TYPE_CHECKING:
     from graphrt.ir import Graph
-
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_MODELS, _COMMANDS = f"{_PACKAGE}models{os.sep}", (f"{_PACKAGE}cli{os.sep}", f"{_PACKAGE}inspection{os.sep}")
 
 OPERATORS: dict[str, Callable[..., Any]] = {}  # what Value's operators call; graphrt.ops fills it in
 
@@ -48,20 +44,6 @@ class Origin:
     phase: str = "fwd"
     source: str = ""
     part: int = 0
-
-    @staticmethod
-    def of_caller(phase: str, source: str) -> Origin:
-        """The user's line; under a command that builds a model of graphrt's there is none, and it is the model's."""
-        frame = last = sys._getframe(1)
-        model = None
-        while (back := frame.f_back) is not None and (file := frame.f_code.co_filename).startswith(_PACKAGE):
-            if file.startswith(_MODELS):
-                model = model or frame
-            elif file.startswith(_COMMANDS):
-                frame = model or last
-                break
-            frame, last = back, frame
-        return Origin(frame.f_code.co_filename, frame.f_lineno, phase, source)
 
     def __str__(self) -> str:
         """One line, whatever the user's file and names hold."""
@@ -302,7 +284,7 @@ class Node:
     def __post_init__(self) -> None:
         if not isinstance(self.attrs, MappingProxyType):  # else another node's
             object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
-        object.__setattr__(self, "outputs", tuple(Value(self, i) for i in range(len(self.types))))
+        object.__setattr__(self, "outputs", tuple([Value(self, i) for i in range(len(self.types))]))
 
     def where(self) -> str:
         """``name (file:line)`` for error messages."""

@@ -123,6 +123,8 @@ class OpDef:
 
     def types(self, operands: Types, attrs: Attrs) -> Types:
         """The types of the results for ``operands``. Raises what ``infer`` does."""
+        if self.varying is None and not any([t.varying for t in operands]):
+            return self.infer(*operands, **attrs)
         found = self.infer(*(t.over(()) for t in operands), **attrs)  # whose rules are those of one process
         if self.varying is not None:
             varying = self.varying(operands, attrs)

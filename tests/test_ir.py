@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 
 import networkx as nx
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import graphrt as grt
-from graphrt import errors
+from graphrt import errors, models, nn, transaction
 from graphrt import ops as F
 from graphrt.op import REGISTRY
 
@@ -61,6 +62,33 @@ def test_nodes_know_the_users_line() -> None:
     assert "test_ir.py:" in str(g)
     (dx,) = grt.grad(F.sum(y), [x])
     assert dx.node.origin.phase == "bwd" and dx.node.origin.source == "relu_0"
+
+
+def test_lines_are_those_of_whoever_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In transactions of the user's, in what calls the user back, and under commands, which have none."""
+
+    def line() -> int:
+        return sys._getframe(1).f_lineno
+
+    class Own(nn.Module):
+        def forward(self, input: grt.Value) -> grt.Value:
+            self.line, y = line(), F.relu(input)
+            return y
+
+    g = grt.Graph()
+    with g.transaction():
+        before, x = line(), g.input("x", (2, 3))
+        after, y = line(), F.softmax(x)
+    assert [v.node.origin.line for v in (x, y)] == [before, after]
+    assert {node.origin.line for node in g.nodes[1:]} == {after}
+    own = Own()
+    outside, z = line(), nn.Sequential(nn.Linear(3, 3), own)(x)
+    assert (z.node.origin.line, z.node.inputs[0].node.origin.line) == (own.line, outside)
+    assert {node.origin.file for node in g.nodes} == {__file__}
+    real = transaction._room.__wrapped__
+    monkeypatch.setattr(transaction, "_room", lambda file: "commands" if file == __file__ else real(file))
+    network = models.lenet5()(grt.Graph().input("x", (2, 1, 32, 32)))
+    assert all(node.origin.file != __file__ and real(node.origin.file) != "user" for node in network.graph.nodes)
 
 
 def test_to_networkx_is_the_dag() -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from test_structure import ORDER
 
 import graphrt as grt
-from graphrt import compiler, errors, optim
+from graphrt import compiler, errors, nn, optim
 from graphrt import ops as F
 from graphrt.op import REGISTRY
 from graphrt.targets.cpu import program_cache
@@ -132,11 +135,161 @@ def test_frozen_programs_and_memory_orders_are_told_apart(lowered: list[str]) ->
     assert lowered == ["cpu"] * 3
 
 
-def test_other_code_of_this_package_compiles_anew(lowered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+PARTS: dict[str, Callable[[], Any]] = {  # what a key is made of beside the graph, and another of each
+    "_sources": lambda: "another version",
+    "_versions": lambda: ("another NumPy",),
+    "identity": lambda: ["another compiler"],
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_other_code_compiles_anew(part: str, lowered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     grt.compile(step(), target="cpu")
-    monkeypatch.setattr(program_cache, "_sources", lambda: "another version")
+    monkeypatch.setattr(program_cache, part, PARTS[part])
     grt.compile(step(), target="cpu")
     assert lowered == ["cpu", "cpu"]
+
+
+def test_the_code_in_a_key_is_all_that_graphs_pass_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rooms behind the compiler are not in it: what they do is in the graph. No op's rules are there."""
+    behind = ORDER[ORDER.index(("compiler",)) + 1 :]
+    assert {room for rooms in behind for room in rooms} == program_cache.LATER
+    assert all(map(program_cache._own, REGISTRY.values()))
+    for name in ("ir.py", "passes/split.py", "nn/layers.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(program_cache, "_PACKAGE", tmp_path)
+    texts = [program_cache._sources.__wrapped__()]
+    for name in ("nn/layers.py", "ir.py", "passes/split.py"):
+        (tmp_path / name).write_text("pass")
+        texts.append(program_cache._sources.__wrapped__())
+    assert texts[0] == texts[1] and len({*texts}) == 3
+
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "freeze": {"freeze": True},
+    "forbid": {"forbid": [("conv_0", "relu_0")]},
+    "fusion": {"fusion": "-chain"},
+    "batch": {"batch": grt.up_to(4)},
+    "batch_invariant": {"batch_invariant": True},
+    "memory_limit": {"memory_limit": "1GB"},
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments_make_other_programs(name: str, lowered: list[str]) -> None:
+    grt.compile(step(), target="cpu")
+    for _ in range(2):
+        grt.compile(step(), target="cpu", **ARGUMENTS[name])
+    assert lowered == ["cpu", "cpu"]
+
+
+def test_parts_make_another_program(lowered: list[str]) -> None:
+    """Nodes of two parts share no kernel, whatever lines of the user's they come from."""
+    text = (
+        "%0 x : f32[4] = input(shape=(4,), dtype='float32')   # a.py:1 fwd\n"
+        "%1 relu_0 : f32[4] = relu(%0)   # a.py:2 fwd{first}\n"
+        "%2 exp_0 : f32[4] = exp(%1)   # a.py:3 fwd{second}\noutput y = %2\n"
+    )
+    texts = [text.format(first="", second=""), text.format(first=", part 1", second=", part 2")]
+    assert [grt.compile(grt.Graph.parse(t), target="cpu").launches for t in texts] == [1, 2]
+
+
+def dropping() -> grt.Graph:
+    nn.manual_seed(0)
+    g = grt.Graph()
+    x = g.input("x", (4, 16))
+    loss = g.output("loss", F.mean(F.square(nn.Sequential(nn.Linear(16, 8), nn.Dropout(0.5), nn.Linear(8, 2))(x))))
+    optim.Adam(1e-2).apply(params := g.parameters(), grt.grad(loss, params), g.constant(1e-2))
+    return g
+
+
+def half() -> grt.Graph:
+    nn.manual_seed(0)
+    g = grt.Graph()
+    with g.autocast("bfloat16"):
+        g.output("loss", F.mean(nn.Linear(16, 8)(g.input("x", (4, 16)))))
+    return g
+
+
+def eight_bits() -> grt.Graph:
+    nn.manual_seed(0)
+    g = grt.Graph()
+    g.output("loss", F.mean(nn.Linear(16, 64)(g.input("x", (4, 16)))))
+    return grt.quantize_weights(g)
+
+
+def looped(factor: float = 0.5) -> grt.Graph:
+    g = grt.Graph()
+    w = g.parameter("w", np.eye(16, dtype="f"))
+    _, ys = F.scan(lambda h, x: (F.tanh(h @ w + x), h * factor), F.zeros(g, (1, 16)), g.input("x", (4, 16))[:, None])
+    loss = g.output("loss", F.mean(F.square(ys)))
+    optim.SGD(0.1).apply([w], grt.grad(loss, [w]), g.constant(0.1))
+    return g
+
+
+CASES: dict[str, tuple[Callable[[], grt.Graph], dict[str, Any]]] = {
+    "random": (dropping, {}),
+    "any batch": (dropping, {"batch": grt.up_to(4)}),
+    "memory limit": (dropping, {"memory_limit": "1GB"}),
+    "batch invariant": (dropping, {"batch_invariant": True}),
+    "halves": (half, {}),
+    "frozen": (half, {"freeze": True}),
+    "eight bits": (eight_bits, {}),
+    "loop": (looped, {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_known_program_of_any_kind_is_the_same(case: str, lowered: list[str], tmp_path: Path) -> None:
+    make, arguments = CASES[case]
+    first, again = (grt.compile(make(), target="cpu", **arguments) for _ in range(2))
+    count = len(lowered)
+    rows = np.random.default_rng(0).standard_normal((4, 16)).astype("f")
+    for x in (rows, rows[:3]) if "batch" in arguments else (rows, rows + 1):
+        np.testing.assert_array_equal(again(x=x)["loss"], first(x=x)["loss"])
+    assert len(lowered) == count, "what runs needs no schedule"
+    for name in first.state:
+        np.testing.assert_array_equal(again.state[name], first.state[name], name)
+    again.save(tmp_path / "saved")
+    np.testing.assert_array_equal(grt.load(tmp_path / "saved")(x=rows)["loss"], first(x=rows)["loss"])
+    assert again.explain().full() == first.explain().full() and again.source() == first.source()
+    assert again.plan_text() == first.plan_text() and str(again.graph) == str(first.graph)
+
+
+def test_a_known_program_is_of_the_graph_as_it_was(lowered: list[str]) -> None:
+    """It is not copied before somebody looks into the program, and nothing is built on the user's."""
+    grt.compile(step(), target="cpu")
+    graph = step()
+    text = str(graph)
+    known = grt.compile(graph, target="cpu")
+    assert lowered == ["cpu"]
+    graph.output("more", F.exp(graph.outputs["loss"]))
+    more = str(graph)
+    assert str(known.built) == text and "more" not in known.graph.outputs and known.outputs.keys() == {"loss"}
+    assert all(node.graph is known.built for node in known.built.nodes)
+    known.explain().full()
+    known.built.output("own", known.built.outputs["loss"])
+    assert str(graph) == more
+
+
+TOGETHER = """
+import numpy as np, graphrt as grt
+from graphrt import ops as F
+g = grt.Graph()
+g.output("y", F.sum(F.softmax(g.input("x", (64,))) * 3.0))
+print(grt.compile(g, target="cpu")(x=np.arange(64, dtype="f"))["y"].tobytes().hex())
+"""
+
+
+def test_processes_may_compile_the_same_at_once(tmp_path: Path) -> None:
+    environment = {**os.environ, "GRAPHRT_CACHE": str(tmp_path), "GRAPHRT_KNOWN": "1"}
+    running = [
+        subprocess.Popen([sys.executable, "-c", TOGETHER], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    found = [process.communicate(timeout=300)[0] for process in running]
+    assert len({*found}) == 1 and found[0], found
+    assert len([*(tmp_path / "cpu").glob("program-*.json")]) == 1
 
 
 @pytest.mark.parametrize("harm", ["empty", "cut", "list", "no interface", "no object"])
@@ -177,3 +330,16 @@ def test_ops_of_others_are_not_remembered(rule: str, lowered: list[str], monkeyp
     for _ in range(2):
         grt.compile(step(), target="cpu")
     assert lowered == ["cpu", "cpu"]
+
+
+def test_ops_of_others_in_loops_are_not_remembered(lowered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(*args: Any) -> Any:
+        return real.body(*args)  # type: ignore[misc]
+
+    real = REGISTRY["tanh"]
+    monkeypatch.setitem(REGISTRY, "tanh", dataclasses.replace(real, body=other))
+    grt.compile(looped(0.25), target="cpu")
+    once = len(lowered)
+    program = grt.compile(looped(0.25), target="cpu")
+    assert len(lowered) == 2 * once
+    assert REGISTRY["tanh"] not in {node.op for node in program.built.nodes}, "it is in a loop only"

@@ -24,7 +24,7 @@ from graphrt import ops as F
 from graphrt.runtime.arrays import to_numpy
 from graphrt.targets.cpu import build
 from graphrt.targets.reference.evaluate import evaluate
-from graphrt.types import TensorType, float32
+from graphrt.types import TensorType, as_dtype, float32
 
 
 def test_programs_share_state_in_any_layout() -> None:
@@ -405,6 +405,31 @@ def test_state_of_another_dtype_is_not_loaded(tmp_path: Path, dtype: str) -> Non
     other.save(tmp_path / "file")
     with pytest.raises(errors.InputError, match="of another dtype w"):
         own.load(tmp_path / "file")
+
+
+@pytest.mark.parametrize("large", [3, 1 << 20])
+def test_buffers_of_a_state_lie_apart_and_start_as_they_are_said_to(large: int) -> None:
+    """In one piece of memory, huge pages where it is large; what is zero is not written."""
+    starts: dict[str, np.ndarray] = {
+        "zeros": np.broadcast_to(np.float32(0), (large, 2)),
+        "less": np.broadcast_to(np.float32(-0.0), (5,)),
+        "ones": np.broadcast_to(np.float32(1), (7, 2, 3)),
+        "odd": np.arange(3, dtype=np.int8),
+        "empty": np.zeros((0, 3), np.float32),
+        "number": np.asarray(7, np.int64),
+        "last": np.linspace(0, 1, large, dtype="f"),
+    }
+    orders = {"ones": (1, 2, 0)}
+    types = {n: TensorType(a.shape, as_dtype(a.dtype)).with_order(orders.get(n)) for n, a in starts.items()}
+    state = grt.State()
+    state.extend(types, starts, {})
+    for name, start in starts.items():
+        assert state[name].tobytes() == start.tobytes(), name
+        assert state[name].ctypes.data % 64 == 0 and state[name].flags.writeable
+    assert state["ones"].strides == tuple(4 * s for s in types["ones"].strides)
+    for i, name in enumerate(starts):
+        state[name][...] = i
+    assert all((state[name] == i).all() for i, name in enumerate(starts)), "none is another's"
 
 
 @pytest.mark.parametrize("target", ["cpu", "debug"])

@@ -28,7 +28,7 @@ ORDER = [
     ("index", "mesh", "sharding"),
     ("op",),
     ("node", "signature"),
-    ("text", "verify"),
+    ("text", "verify", "transaction"),
     ("ir",),
     ("reference",),
     ("ops",),
@@ -47,8 +47,8 @@ ORDER = [
     ("cli",),
 ]
 RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
-# For types alone, which speak of one another: an op's rules take Nodes, and a Node has an op and a Graph.
-FOR_TYPES = {("op", "node"), ("node", "ir")}
+# For types alone, which speak of one another: an op's rules take Nodes, a Node has an op and a Graph, and a Graph transactions.
+FOR_TYPES = {("op", "node"), ("node", "ir"), ("transaction", "ir")}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

@@ -90,12 +90,12 @@ class Parameter(Stand):
         if name in graph.sources:  # an op that failed may have taken it back
             return graph.sources[name].outputs[0]
         name = self.name or f"parameter_{len(names)}"
-        if any(n == name and p is not self for p, n in names.items() if n in graph.sources):
+        source = graph.sources.get(name)
+        if source is not None and any(n == name and p is not self for p, n in names.items()):
             raise GraphError(
                 f"two modules called on one graph both have a parameter {name!r}; make them children of one Module "
                 "(for example nn.Sequential) and call that"
             )
-        source = graph.sources.get(name)
         cut = self.sharded if graph.mesh is not None and self.sharded and self.sharded[0] in graph.mesh.axes else None
         value = source.outputs[0] if source else graph.parameter(name, self.array, trainable=self.trainable, sharded=cut)
         if cut is None and value.shape != self.shape:

@@ -272,10 +272,7 @@ class Optimizer(ABC):
 
     def _like(self, graph: Graph, of: str, what: str, start: float = 0.0) -> Value:
         """State of this optimizer like the parameter ``of``, sharded as that is, ``start`` everywhere at first."""
-        made = graph.parameter_like(self._name(of, what), graph.sources[of].outputs[0])
-        if start:
-            graph.initial[made.name].fill(start)
-        return made
+        return graph.parameter_like(self._name(of, what), graph.sources[of].outputs[0], start=start)
 
     def _name(self, of: str, what: str) -> str:
         return f"{of}.{self.name}.{what}" if self.name else f"{of}.{what}"

@@ -132,8 +132,12 @@ def norms_over_batch(graph: Graph, batch: UpTo) -> bool:
 
     Masked statistics are sums of their own, which no convolution computes behind its result.
     """
-    found, inputs = analyse(graph, batch.most, _batched(graph, batch)), [n for n in graph.nodes if n.origin.phase == "fwd"]
-    return any(node.op.kind is Kind.REDUCTION and node.name in found.masks and node.types[0].size > 1 for node in inputs)
+    last = max((i for i, node in enumerate(graph.nodes) if node.origin.phase == "fwd"), default=-1)
+    first = graph.snapshot()
+    first.nodes = graph.nodes[: last + 1]
+    masks = analyse(first, batch.most, _batched(graph, batch)).masks
+    reductions = [n for n in first.nodes if n.op.kind is Kind.REDUCTION and n.origin.phase == "fwd"]
+    return any(node.name in masks and node.types[0].size > 1 for node in reductions)
 
 
 def _batched(graph: Graph, wanted: UpTo) -> dict[str, int]:

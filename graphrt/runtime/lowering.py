@@ -26,13 +26,17 @@ from graphrt.types import TensorType
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection inside: a compilation makes many objects and little garbage."""
+    """No garbage collection inside: a compilation makes many objects and little garbage.
+
+    What is young at its end is collected there, so that it makes nobody look through all that is old, such as torch.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if collects:
+            gc.collect(0)
             gc.enable()
 
 

@@ -107,7 +107,7 @@ class Program(Runnable):
 
     def __init__(
         self,
-        built: Graph,
+        built: Callable[[], Graph],
         target: str,
         executable: Executable,
         state: State,
@@ -116,10 +116,9 @@ class Program(Runnable):
         calling: Calling,
         recipe: Recipe,
     ) -> None:
-        """``lower`` gives what the compiler made of the graph ``built``; a program found in a cache makes that when asked."""
+        """``built`` gives the graph, ``lower`` what the compiler made of it; one found in a cache makes both when asked."""
         super().__init__(target, interface.inputs, interface.outputs, state, executable, calling)
-        self._model = built.signature
-        self.built, self._executable, self._lower, self.compile_seconds = built, executable, lower, 0.0
+        self._built, self._executable, self._lower, self.compile_seconds = built, executable, lower, 0.0
         self.recipe, self.fusion = recipe, recipe.fusion
 
     def _about(self) -> str:
@@ -137,6 +136,11 @@ class Program(Runnable):
         self._executable.save(path, self)
 
     # --- seeing inside --------------------------------------------------------------------------------------------
+
+    @property
+    def built(self) -> Graph:
+        """The graph as it was built."""
+        return self._built()
 
     @property
     def passes(self) -> Sequence[tuple[str, Graph]]:

@@ -62,13 +62,15 @@ class Calling:
     """How a program is called.
 
     ``needed`` names the inputs that are read; ``unpack`` says how results are given back: dict, list or single; ``updates``
-    names the state that the program writes; ``batch`` says how one for any batch is called, of which types have the largest.
+    names the state that the program writes; ``batch`` says how one for any batch is called, of which types have the largest;
+    ``model`` how the model was called that it is of.
     """
 
     needed: Sequence[str]
     unpack: str = "dict"
     updates: Sequence[str] = ()
     batch: OpenBatch | None = None
+    model: Signature | None = None
 
 
 class Runnable:
@@ -77,8 +79,6 @@ class Runnable:
     ``inputs`` and ``outputs`` are types by name. One of a model is called as the model was, and returns what the model did;
     inputs by name serve as well.
     """
-
-    _model: Signature | None = None  # how it was called
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Runnable:
         calling: Calling,
     ) -> None:
         self.target, self.inputs, self.outputs, self.state = target, dict(inputs), dict(outputs), state
-        self._binary, self.batch = binary, calling.batch
+        self._binary, self.batch, self._model = binary, calling.batch, calling.model
         self._needed, self._unpack, self._updates = list(calling.needed), calling.unpack, frozenset(calling.updates)
         binary.attach(state, self._updates)
         self._lock = make_lock(PROGRAM)

@@ -7,6 +7,7 @@ copied and weights stay OIHW outside whatever they are inside.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,17 +18,32 @@ import numpy as np
 from graphrt.errors import InputError
 from graphrt.runtime.arrays import from_numpy, to_numpy
 from graphrt.runtime.forking import STATE, make_lock
+from graphrt.runtime.pages import HUGE, pages
 from graphrt.runtime.processes import processes
 from graphrt.sharding import Sharding
 from graphrt.threads import in_threads
 from graphrt.types import TensorType, as_dtype
 
 SMALL = 1 << 20  # elements that one thread fills as fast as several
+ALIGNED = 64  # bytes of a line of a cache, in which buffers begin
 
 
 def dense(type: TensorType) -> np.ndarray:
     """An uninitialised array of ``type``: memory in its order, shape as users see it."""
     return _as_seen(np.empty(_extents(type), type.dtype.numpy), type)
+
+
+def zeros(types: Sequence[TensorType]) -> list[np.ndarray]:
+    """An array of zeros of each of ``types``, as ``dense`` makes them, side by side in one piece of memory."""
+    starts = [0, *itertools.accumulate(-(-type.nbytes // ALIGNED) * ALIGNED for type in types)]
+    memory = pages(starts[-1], "of state") if starts[-1] >= HUGE else np.zeros(starts[-1] + ALIGNED, np.uint8)
+    memory = memory[-memory.ctypes.data % ALIGNED :]
+    return [over(memory[start : start + type.nbytes], type) for start, type in zip(starts, types, strict=False)]
+
+
+def is_zero(array: np.ndarray) -> bool:
+    """Whether ``array`` is one zero seen everywhere; what else holds zeros would have to be read."""
+    return array.size > 0 and not any(array.strides) and not array.reshape(-1)[:1].tobytes().strip(b"\0")
 
 
 def over(memory: np.ndarray, type: TensorType) -> np.ndarray:
@@ -196,13 +212,14 @@ class State(Mapping[str, np.ndarray]):
             if name in self.types and not self.types[name].same(type):
                 raise InputError(f"state {name!r} is {self.types[name]} already; this program wants {type}")
         new = [name for name in types if name not in self._arrays]
-        for name in new:
-            self.types[name], self._arrays[name] = types[name], dense(types[name])
+        for name, array in zip(new, zeros([types[name] for name in new]), strict=True):
+            self.types[name], self._arrays[name] = types[name], array
         self.copies.update((name, copies[name]) for name in new if name in copies)
         self._stale.update(name for name in new if name in copies)
 
         def fill(name: str) -> None:
-            self._arrays[name][...] = initial[name]
+            if not is_zero(initial[name]):
+                self._arrays[name][...] = initial[name]
 
         if sum(types[name].size for name in new) < SMALL:
             list(map(fill, new))

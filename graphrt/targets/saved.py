@@ -260,8 +260,6 @@ def read_program(folder: Path, manifest: Mapping[str, Any], target: str, binary:
     state.load(part(folder, manifest, manifest["state"]))
     inputs, outputs = ({n: TensorType.parse(t) for n, t in manifest[kind].items()} for kind in ("inputs", "outputs"))
     batch = OpenBatch.from_json(manifest["batch"]) if "batch" in manifest else None
-    calling = Calling(manifest["needed"], manifest["unpack"], manifest["updates"], batch)
     call = None if manifest.get("call") is None else CallSignature.from_json(manifest["call"])
-    program = Runnable(target, inputs, outputs, state, binary(types), calling)
-    program._model = call
-    return program
+    calling = Calling(manifest["needed"], manifest["unpack"], manifest["updates"], batch, call)
+    return Runnable(target, inputs, outputs, state, binary(types), calling)

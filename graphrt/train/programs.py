@@ -24,6 +24,7 @@ from graphrt.ops.base import widened
 from graphrt.ops.collective import everywhere
 from graphrt.optim import Run, total_norm
 from graphrt.passes.open_batch import UpTo, norms_over_batch, up_to
+from graphrt.runtime.lowering import uncollected
 from graphrt.runtime.processes import processes
 from graphrt.runtime.program import Program
 from graphrt.runtime.state import State
@@ -320,6 +321,7 @@ class Programs:
         mode = (self._parted, *self._mode()) if kind in STEPS else ()
         return kind, named, mode, kind not in STEPS and self.optimizer.ema_decay is not None, parts
 
+    @uncollected()
     def _compile(self, key: _Key, specs: Batch) -> None:
         """Adds a program for ``specs``, and if it can for any batch up to the largest that was met."""
         if self.processes is not None:

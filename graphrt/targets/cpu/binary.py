@@ -17,11 +17,11 @@ from graphrt.config import Flags
 from graphrt.errors import OutOfMemoryError
 from graphrt.runtime.arrays import from_numpy, view
 from graphrt.runtime.exchange import Exchanges, Note, Place
+from graphrt.runtime.pages import REMEDY, pages
 from graphrt.runtime.runnable import Binary
 from graphrt.runtime.state import State
 from graphrt.schedule.memory import ALIGNMENT
 from graphrt.targets.cpu.build import open_library
-from graphrt.targets.cpu.pages import REMEDY, pages
 from graphrt.targets.cpu.results import Results
 from graphrt.threads import in_threads
 from graphrt.types import TensorType

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from graphrt.runtime.pages import pages
 from graphrt.runtime.state import dense, over
-from graphrt.targets.cpu.pages import pages
 from graphrt.types import TensorType
 
 LARGE = 1 << 18  # bytes of an array from which on an allocator gives memory back to the system
