@@ -1,9 +1,9 @@
 """A barrier of all programs of a launch, which must run at once: as many as fit on the GPU (a cooperative launch).
 
-``meet(word)`` waits until every program has come to it; what any of them stored before is there for all of them behind it. The
-int32 at ``word`` begins as 0 and needs no reset: the first program adds 2**31 less the others, each of which adds 1, so the sign
-changes when the last has come and only then (as CUDA's cooperative groups do). Low bits are 0 again after each meeting, so any
-number of programs may meet there the next time.
+``meet(word)`` waits until every program has come to it; what any of them stored before is there for all of them behind it.
+The int32 at ``word`` begins as 0 and needs no reset: the first program adds 2**31 less the others, each of which adds 1, so
+the sign changes when the last has come and only then (as in CUDA's cooperative groups). The other bits are 0 again after each
+meeting, so any number of programs may meet there the next time.
 """
 
 import triton

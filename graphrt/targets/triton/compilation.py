@@ -31,8 +31,8 @@ from graphrt.targets.triton.tune.tuner import Tuner, configurations
 class Compilation:
     """A lowered graph as Triton code; kernels are compiled when the image is asked for.
 
-    With a ``driver`` kernels are launched as tuning at level ``tune`` says (``tune.tuner``), else as the heuristics do. Launches
-    of ``runs`` are joined (``emit.persistent``); ``codes`` are what each would be alone.
+    With a ``driver`` kernels are launched as tuning at level ``tune`` says (``tune.tuner``), else as the heuristics do.
+    ``codes`` are the launches of the schedule, of which those of ``runs`` are joined (``emit.persistent``).
     """
 
     def __init__(self, lowering: Lowering, options: Options, driver: Driver | None = None, tune: int = 0) -> None:
@@ -90,6 +90,16 @@ class Compilation:
         number = [*itertools.accumulate((code.grid > 0 for code in self.codes), initial=0)]
         return {number[start]: number[until] for start, until in waits(self.kernels).items() if self.codes[start].grid}
 
+    def gaps(self) -> list[str]:
+        """What each launch of the schedule begins with, of ``machine.GAPS``."""
+        found = ["launch"] * len(self.codes)
+        for level in (level for run in self.runs for level in run.levels):
+            for i in level:
+                found[i] = "barrier" if i == level[0] else "beside"
+        for run in self.runs:
+            found[run.launches[0]] = "launch"
+        return found
+
     def decisions(self) -> list[Decision]:
         """The form and tile of each template, and what others should take; the launches that are joined, and that are not."""
         anchors = [(code, kernels[0].group.anchor) for code, kernels in zip(self.codes, self.kernels, strict=True)]
@@ -107,7 +117,9 @@ class Compilation:
     def prepared(self, tune: int, share: float = 0.0, most: int | None = None) -> list[str]:
         """Keys of the kernels of all launches and of tuning's candidates, which are in the cache then (``tune.ahead``)."""
         sheet = find_data_sheet(self.options.gpu)
-        return prepared(self.codes, self.kernels, self.module, self.options.gpu, sheet, tune, share, most)
+        codes = [*self.codes, *(run.code for run in self.runs)]
+        kernels = [*self.kernels, *([k for i in run.launches for k in self.kernels[i]] for run in self.runs)]
+        return prepared(codes, kernels, self.module, self.options.gpu, sheet, tune, share, most)
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program`` as the folder ``path``. Raises OSError."""

@@ -79,8 +79,12 @@ class TritonExecutable(DeviceBinary, Executable):
         """The Triton source."""
         return {"source.py": self._compilation.source(None)}
 
+    def gaps(self, lowering: Lowering) -> list[str]:
+        """What each launch begins with: those that are joined with a barrier, or beside others."""
+        return self._compilation.gaps()
+
     def decisions(self, lowering: Lowering) -> list[Decision]:
-        """The form and tile of each template, and what others should take."""
+        """The form and tile of each template, and what others should take; the launches that are joined."""
         return self._compilation.decisions()
 
     def configurations(self, lowering: Lowering) -> list[Configuration]:
@@ -132,8 +136,12 @@ class AheadExecutable(Executable):
         """The work of each launch's compiled code; None where that is not known."""
         return works(self._compilation)
 
+    def gaps(self, lowering: Lowering) -> list[str]:
+        """What each launch begins with: those that are joined with a barrier, or beside others."""
+        return self._compilation.gaps()
+
     def decisions(self, lowering: Lowering) -> list[Decision]:
-        """The form and tile of each template, and what others should take."""
+        """The form and tile of each template, and what others should take; the launches that are joined."""
         return self._compilation.decisions()
 
     def configurations(self, lowering: Lowering) -> list[Configuration]:

@@ -3,8 +3,8 @@
 Programs of a launch run in any order, and at once. So none may store what another stores or loads, and none may touch what is
 outside a buffer, unless a mask leaves the lane out. Each buffer gets addresses of its own, far from those of others, so that a
 pointer that strays is known by the buffer it was made from; the elements it means are found behind the check. Atomics count as
-stores, but for those on the word at which the programs of a cooperative launch meet. These programs run in turns, each until it
-waits for the others; what was loaded and stored before a meeting is forgotten when the last has come, for all is behind it then.
+stores, but for those on the word at which programs of a cooperative launch meet. These run in turns, each until it waits for
+the others; what was loaded and stored before a meeting is forgotten when the last has come, for what follows is behind it.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Watch:
         return (addresses - self._bases[number] + self._real[number]).astype(np.uint64)
 
     def changed(self, before: np.ndarray, values: np.ndarray) -> None:
-        """Takes note that the running program came to a meeting, at the number ``before``: where it is the last, all is behind."""
+        """Takes note that the running program comes to a meeting where ``before`` was: behind the last all begins anew."""
         with np.errstate(over="ignore"):
             if self._turns is not None and (((before + values) ^ before) < 0).any():
                 for memory in self._memory:

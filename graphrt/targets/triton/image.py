@@ -1,7 +1,8 @@
 """Image: a program as a driver runs it, without graph or source: kernels, launches, and where every buffer lies.
 
 One arena holds it all: first what lives between launches, then the slots of inputs and outputs, which stay where they are so
-that a captured graph finds them, then a word at which programs meet, then scratch memory that some kernels want. State lies outside, where programs share it.
+that a captured graph finds them, then a word at which programs meet, then scratch memory that some kernels want. State lies
+outside, where programs share it.
 """
 
 from __future__ import annotations

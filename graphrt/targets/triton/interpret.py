@@ -10,7 +10,6 @@ from graphrt.errors import TargetError
 from graphrt.targets.triton.collective import Call
 from graphrt.targets.triton.driver import HostDriver, Launch
 
-
 TOGETHER = 16  # programs of a cooperative launch that is watched; else there is one, which waits for nobody
 
 

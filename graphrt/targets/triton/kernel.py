@@ -18,8 +18,8 @@ class KernelBinary:
     bytes of global memory that each block wants for itself, ``pointers`` how many pointers it takes. Behind these it takes
     two more, to its scratch memory and to the profiler's. ``instructions`` counts the telling ones of AMD's machine code, for
     which Triton brings no disassembler (``report``). One that is ``dependent`` waits for the launch in front before it touches
-    memory, so it may begin before that has ended. The programs of one that is ``cooperative``, of which a multiprocessor holds so
-    many, wait for each other.
+    memory, so it may begin before that has ended. The programs of one that is ``cooperative`` wait for each other; it is the
+    number that a multiprocessor holds.
     """
 
     target: str

@@ -15,11 +15,14 @@ warps and stages, so of each launch the best configuration with these is taken, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from graphrt.passes.decision import Decision
+from graphrt.schedule.cost import launch_cost
 from graphrt.schedule.kernel_ir import Kernel
 from graphrt.schedule.memory import MemoryPlan, blocks, loads
 from graphrt.schedule.schedule import Slot
@@ -30,7 +33,8 @@ from graphrt.targets.triton.emit.options import Options
 from graphrt.targets.triton.emit.tiling import DESCRIBED
 from graphrt.types import TensorType, int32
 
-MOST = 32  # launches of a run: a compiler's time grows faster than the code
+WORTH = 0.05  # of a program's predicted time that must be saved: what no GPU has run yet is left alone for less
+MOST = 16  # launches of a run: a compiler's time grows faster than the code (32 of a ResNet-20's took it a minute)
 RESIDENT = 2  # programs on a multiprocessor that predictions reckon with
 WORD = Slot("barrier", "met", TensorType((1,), int32))  # where programs meet; its memory begins as 0
 _WARPS = (4, 2, 8)  # generated kernels have blocks for four
@@ -38,9 +42,9 @@ _WARPS = (4, 2, 8)  # generated kernels have blocks for four
 
 @dataclass(frozen=True)
 class Run:
-    """``launches``, by number, as one launch of ``code``, whose kernel is ``text``; those of each of ``levels`` run side by side.
+    """``launches``, by number, as one launch of ``code``, whose kernel is ``text``.
 
-    ``how`` is the configuration of each, ``saved`` the predicted clocks that the run is shorter by.
+    Those of each of ``levels`` run side by side; ``how`` is the configuration of each.
     """
 
     code: LaunchCode
@@ -48,37 +52,45 @@ class Run:
     launches: tuple[int, ...]
     levels: tuple[tuple[int, ...], ...]
     how: list[Choice]
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Launches that follow each other, with the configuration and level of each, and the clocks that joining them saves."""
+
+    how: dict[int, Choice]
+    levels: tuple[tuple[int, ...], ...]
     saved: float
+
+    @property
+    def launches(self) -> tuple[int, ...]:
+        return tuple(self.how)
 
 
 def joined(
     codes: Sequence[LaunchCode], kernels: Sequence[Sequence[Kernel]], plan: MemoryPlan, options: Options
 ) -> tuple[list[Run], list[Decision]]:
-    """The runs of ``codes`` that are predicted to be faster as one launch each, and why which launch is in one or not."""
+    """The runs of ``codes`` that are predicted to be faster as one launch each, and why which launch is in one or not.
+
+    All have the warps and stages with which most is saved.
+    """
     if not any(prices(options)):
         return [], []
-    touched = [_touched(launch, plan) for launch in kernels]
-    working = [i for i, code in enumerate(codes) if code.grid]
-    runs, decisions, pending = list[Run](), list[Decision](), list[int]()
-
-    def settle() -> None:
-        if len(pending) > 1 and (run := _run(codes, kernels, pending, touched, options)) is not None:
-            runs.append(run)
-        pending.clear()
-
-    for i in working:
-        reason, change = _against(codes[i], kernels[i], options)
-        if reason:
-            decisions.append(Decision("persistent", kernels[i][0].group.label, "others", False, reason, change=change))
-            settle()
-        else:
-            pending.append(i)
-            if len(pending) == MOST:
-                settle()
-    settle()
-    for run in runs:
-        decisions += _decisions(run, kernels, options)
-    return runs, decisions
+    touched, labels = [_touched(launch, plan) for launch in kernels], [launch[0].group.label for launch in kernels]
+    stages = {c.config["num_stages"] for code in codes for c in code.choices if _loops(c)} or {2}
+    plans = [_stretches(codes, touched, like, options) for like in product(_WARPS, sorted(stages))]
+    found, refused = max(plans, key=lambda plan: sum(s.saved for s in plan[0]))
+    decisions = [Decision("persistent", labels[i], "others", False, why, change=change) for i, (why, change) in refused.items()]
+    whole = sum(_clocks(code, launch, options) for code, launch in zip(codes, kernels, strict=True) if code.grid)
+    if (saved := sum(s.saved for s in found)) < WORTH * whole:
+        reason, change = f"would save {saved / whole:.1%} of the predicted time, as all together", f"that were {WORTH:.0%}"
+        late = [(labels[s.launches[0]], labels[i]) for s in found for i in s.launches[1:]]
+        return [], decisions + [Decision("persistent", n, first, False, reason, change=change) for first, n in late]
+    for s in found:
+        decisions += [
+            Decision("persistent", labels[i], labels[s.launches[0]], True, _gain(s, i, options)) for i in s.launches[1:]
+        ]
+    return [_run(codes, f"{kernels[s.launches[0]][0].group.name}_persistent", s) for s in found], decisions
 
 
 def prices(options: Options) -> tuple[float, float]:
@@ -89,37 +101,88 @@ def prices(options: Options) -> tuple[float, float]:
     return (0.0, 0.0) if options.interpret else (cost.LAUNCH, cost.MEETING)
 
 
-def _against(code: LaunchCode, launch: Sequence[Kernel], options: Options) -> tuple[str, str]:
-    """Why ``code`` must be, or should be, a launch of its own, and what would have to change; empty where it need not."""
+def _clocks(code: LaunchCode, launch: Sequence[Kernel], options: Options) -> float:
+    """The predicted time of a launch by itself: its tiles or its bytes, and the gap in front of it."""
+    from graphrt.kernels.triton import cost
+
+    moved = launch_cost(launch).bytes / (cost.multiprocessor(options.arch).memory * options.units)
+    return max(code.choice.clocks if math.isfinite(code.choice.clocks) else 0.0, moved) + cost.LAUNCH
+
+
+def _stretches(
+    codes: Sequence[LaunchCode], touched: Sequence[_Touched], like: tuple[int, int], options: Options
+) -> tuple[list[_Stretch], dict[int, tuple[str, str]]]:
+    """The launches to join where all have warps and stages ``like`` these; and why others are in none, and what would help."""
+    (gap, barrier), working = prices(options), [i for i, code in enumerate(codes) if code.grid]
+    how = {i: _best(codes[i], like, options) for i in working}
+    refused = {i: why for i in working if (why := _against(codes[i], how[i], options)) is not None}
+    longer = {i: _longer(codes[i], c, options) for i in working if i not in refused and (c := how[i]) is not None}
+    inside = iter(_chosen([longer.get(i) for i in working], gap - barrier))
+    found, pending = list[_Stretch](), list[int]()
+    for i, joins in [*zip(working, inside, strict=True), (-1, False)]:
+        if pending and (not joins or len(pending) == MOST):
+            levels = _levels(pending, touched)
+            saved = (len(pending) - 1) * gap - (len(levels) - 1) * barrier - sum(longer[n] for n in pending)
+            if len(pending) > 1 and saved > 0:
+                found.append(_Stretch({n: c for n in pending if (c := how[n]) is not None}, levels, saved))
+            pending.clear()
+        pending += [i] if joins else []
+    joined = {i for s in found for i in s.how}
+    for i, choice in how.items():
+        if choice is None or i in joined or i in refused:
+            continue
+        what = f"would take {1e6 * longer[i] / CLOCK:.1f} us longer, as {choice.text} on the programs that fit at once"
+        why = what if longer[i] else "launches beside it are not joined"
+        refused[i] = why, "more were saved on either side of it"
+    return found, dict(sorted(refused.items()))
+
+
+def _chosen(longer: Sequence[float | None], gain: float) -> list[bool]:
+    """The launches to join, where each then takes so much ``longer`` (None: cannot be) and has a ``gain`` by each next to it.
+
+    The best choice of the first so many ends with one that is joined, or with one that is not (Viterbi).
+    """
+    out: tuple[float, Any] = 0.0, None
+    inside: tuple[float, Any] = -math.inf, None
+    for more in longer:
+        alone = max(out[0], inside[0]), (False, inside[1] if inside[0] > out[0] else out[1])
+        if more is None:
+            out, inside = alone, (-math.inf, None)
+            continue
+        goes = inside[0] + gain > out[0]
+        out, inside = alone, (max(inside[0] + gain, out[0]) - more, (True, inside[1] if goes else out[1]))
+    found, chain = list[bool](), inside[1] if inside[0] > out[0] else out[1]
+    while chain is not None:
+        found.append(chain[0])
+        chain = chain[1]
+    return found[::-1]
+
+
+def _best(code: LaunchCode, like: tuple[int, int], options: Options) -> Choice | None:
+    """The best choice of ``code`` for a run with warps and stages ``like`` these: without descriptors, a program for each tile.
+
+    The interpreter has no warps.
+    """
+
+    def fits(c: Choice) -> bool:
+        alone = c.form.name in DESCRIBED or "specialized" in c.form.name or c.config.get("PROGRAMS") or c.form.call is not None
+        alike = c.config.get("num_warps") == like[0] and (not _loops(c) or c.config["num_stages"] == like[1])
+        return not alone and (alike or options.large)
+
+    return min(filter(fits, code.choices), key=lambda c: _longer(code, c, options), default=None)
+
+
+def _against(code: LaunchCode, choice: Choice | None, options: Options) -> tuple[str, str] | None:
+    """Why ``code``, whose ``choice`` would be this, cannot be joined, and what would have to change; None where it can."""
     if code.call is not None:
-        return "is no kernel of ours", "a kernel computed it"
+        return "is no kernel of ours", "one computed it"
     if options.dependent:
         return "begins before the one in front has ended (GRAPHRT_PDL)", "GRAPHRT_PDL were off"
     if code.origin != "heuristic":
         return f"has a configuration of its own ({code.origin})", "it were not tuned"
-    waits, (gap, barrier) = _waiting(code, options), prices(options)
-    if waits is None:
+    if choice is None:
         return "has no form with as many warps as others and without descriptors", "it had one"
-    if waits >= gap - barrier:
-        what = f"takes {1e6 * waits / CLOCK:.1f} us longer on the programs that fit at once"
-        return f"{what}, and a barrier saves {1e6 * (gap - barrier) / CLOCK:.1f}", "it had fewer programs"
-    return "", ""
-
-
-def _waiting(code: LaunchCode, options: Options) -> float | None:
-    """The clocks that ``code`` takes longer at least where no more programs run than a run has; None if it cannot."""
-    found = [_longer(code, choice, options) for choice in code.choices if _fits(choice, options)]
-    return min(found, default=None)
-
-
-def _fits(choice: Choice, options: Options) -> bool:
-    """Whether ``choice`` may be part of a run: it makes no descriptors, has a program for each tile, and warps that others have.
-
-    The interpreter has no warps.
-    """
-    inner = choice.form.name
-    alone = inner in DESCRIBED or "specialized" in inner or choice.config.get("PROGRAMS") or choice.form.call is not None
-    return not alone and (options.large or choice.config["num_warps"] in _WARPS)
+    return None
 
 
 def _longer(code: LaunchCode, choice: Choice, options: Options) -> float:
@@ -131,58 +194,31 @@ def _longer(code: LaunchCode, choice: Choice, options: Options) -> float:
     return max(slower, 0.0) + (turns - 1) * 2 * cost.LATENCY  # a turn loads, then stores
 
 
-def _run(
-    codes: Sequence[LaunchCode],
-    kernels: Sequence[Sequence[Kernel]],
-    launches: Sequence[int],
-    touched: Sequence[_Touched],
-    options: Options,
-) -> Run | None:
-    """The run of ``launches`` with the warps and stages that suit them best; None where it is not predicted to be faster."""
-    members = [codes[i] for i in launches]
-    stages = {c.config["num_stages"] for code in members for c in code.choices if _loops(c)} or {2}
-    found = [
-        (sum(_longer(code, c, options) for code, c in zip(members, how, strict=True)), warps, stage, how)
-        for warps, stage in product(_WARPS, sorted(stages))
-        if (how := _configured(members, warps, stage, options)) is not None
-    ]
-    if not found:
-        return None
-    longer, warps, stage, how = min(found, key=lambda one: one[:3])
-    levels = _levels(launches, touched)
-    gap, barrier = prices(options)
-    saved = (len(launches) - 1) * gap - (len(levels) - 1) * barrier - longer
-    if saved <= 0:
-        return None
-    config = {"num_warps": warps, "num_stages": stage}
-    name = f"{kernels[launches[0]][0].group.name}_persistent"
-    slots = list(dict.fromkeys(slot for code in members for slot in code.slots))
-    parts = {i: Part("", c.grid, [[]], _call(code, c, slots)) for i, code, c in zip(launches, members, how, strict=True)}
-    text = _kernel(name, [[parts[i] for i in level] for level in levels], len(slots))
-    grid = max(sum(parts[i].programs for i in level) for level in levels)
-    choice = Choice(Form("persistent", "", name, {}), {"num_warps": warps, "num_stages": stage}, grid)
-    every = [line for code in members for line in code.text] + text
-    code = LaunchCode(f"persistent_{len(members)}_launches", [*slots, WORD], every, [choice], choice, cooperative=True)
-    return Run(code, text, tuple(launches), levels, how, saved)
-
-
-def _configured(members: Sequence[LaunchCode], warps: int, stages: int, options: Options) -> list[Choice] | None:
-    """The best choice of each of ``members`` with so many warps and stages; None where one has none."""
-    found = []
-    for code in members:
-        fitting = [c for c in code.choices if _fits(c, options)]
-        if not options.large:
-            fitting = [c for c in fitting if c.config["num_warps"] == warps]
-            fitting = [c for c in fitting if not _loops(c) or c.config["num_stages"] == stages]
-        if not fitting:
-            return None
-        found.append(min(fitting, key=lambda c: _longer(code, c, options)))
-    return found
-
-
 def _loops(choice: Choice) -> bool:
     """Whether the number of stages means something to ``choice``: it loads blocks of a product ahead."""
     return "INPUT_PRECISION" in choice.form.constants or bool(choice.form.name and not choice.form.module)
+
+
+def _gain(s: _Stretch, launch: int, options: Options) -> str:
+    """What ``launch`` gains in ``s``, in words."""
+    gap, barrier = prices(options)
+    beside = next(len(level) for level in s.levels if launch in level) - 1
+    what = f"a barrier of {1e6 * barrier / CLOCK:.1f} us in place of a launch of {1e6 * gap / CLOCK:.1f}"
+    return f"{what}{f', for {beside} beside it too' if beside else ''}: {s.how[launch].text}, {s.how[launch].grid} programs"
+
+
+def _run(codes: Sequence[LaunchCode], name: str, s: _Stretch) -> Run:
+    """The launch of ``s``, whose kernel is ``name``."""
+    members = [codes[i] for i in s.launches]
+    slots = list(dict.fromkeys(slot for code in members for slot in code.slots))
+    parts = {i: Part("", choice.grid, [[]], _call(codes[i], choice, slots)) for i, choice in s.how.items()}
+    text = _kernel(name, [[parts[i] for i in level] for level in s.levels], len(slots))
+    grid = max(sum(parts[i].programs for i in level) for level in s.levels)
+    options = {n: max(c.config[n] for c in s.how.values()) for n in OPTIONS}
+    choice = Choice(Form("persistent", "", name, {}), options, grid)
+    every = [line for code in members for line in code.text] + text
+    code = LaunchCode(f"persistent_{len(members)}_launches", [*slots, WORD], every, [choice], choice, cooperative=True)
+    return Run(code, text, s.launches, s.levels, list(s.how.values()))
 
 
 def _kernel(name: str, levels: Sequence[Sequence[Part]], word: int) -> list[str]:
@@ -231,24 +267,10 @@ def _meet(a: Sequence[_Span], b: Sequence[_Span]) -> bool:
 
 
 def _levels(launches: Sequence[int], touched: Sequence[_Touched]) -> tuple[tuple[int, ...], ...]:
-    """``launches`` in as few levels as may be: each is behind all before it that it waits for, or whose memory it takes over."""
+    """``launches`` in as few levels as may be: each behind all before it that it waits for, or whose memory it takes over."""
     level: dict[int, int] = {}
     for i in launches:
         read, written = touched[i]
         waits = [j for j in level if _meet(touched[j][1], read + written) or _meet(touched[j][0], written)]
         level[i] = 1 + max((level[j] for j in waits), default=-1)
     return tuple(tuple(i for i in launches if level[i] == n) for n in range(1 + max(level.values())))
-
-
-def _decisions(run: Run, kernels: Sequence[Sequence[Kernel]], options: Options) -> Iterator[Decision]:
-    """A line for each launch of ``run`` but the first."""
-    gap, barrier = prices(options)
-    first = kernels[run.launches[0]][0].group.label
-    for i, choice in zip(run.launches, run.how, strict=True):
-        if i == run.launches[0]:
-            continue
-        level = next(level for level in run.levels if i in level)
-        beside = len(level) - 1
-        what = f"a barrier of {1e6 * barrier / CLOCK:.1f} us in place of a launch of {1e6 * gap / CLOCK:.1f}"
-        reason = f"{what}{f', {beside} beside it' if beside else ''}; {choice.text}, {choice.grid} programs"
-        yield Decision("persistent", kernels[i][0].group.label, first, True, reason)
