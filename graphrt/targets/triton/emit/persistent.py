@@ -196,7 +196,8 @@ def _longer(code: LaunchCode, choice: Choice, options: Options) -> float:
 
 def _loops(choice: Choice) -> bool:
     """Whether the number of stages means something to ``choice``: it loads blocks of a product ahead."""
-    return "INPUT_PRECISION" in choice.form.constants or bool(choice.form.name and not choice.form.module)
+    form = choice.form
+    return form.call is None and ("INPUT_PRECISION" in form.constants or bool(form.name and not form.module))
 
 
 def _gain(s: _Stretch, launch: int, options: Options) -> str:
