@@ -35,12 +35,12 @@ pytest.importorskip("triton", reason="needs the triton package, which exists for
 
 @needs_compiler
 def test_like_launches_share_one_kernel() -> None:
-    program = grt.compile(step(), target="null")
+    program = grt.compile(step(), target="null", fusion="-persistent")
     kernels, made = program._binary.image.kernels, launches(program)
     by_name = collections.Counter(kernels[launch.kernel].entry for launch in made)
     assert len(kernels) < len(made) and max(by_name.values()) > 1
     assert len({k.code for k in kernels}) == len(kernels)
-    double = grt.compile(step(batch=16), target="null")._binary.image.kernels
+    double = grt.compile(step(batch=16), target="null", fusion="-persistent")._binary.image.kernels
     assert not {k.code for k in double} & {k.code for k in kernels if "matmul" in k.entry}
 
 
@@ -57,13 +57,13 @@ def test_kernels_are_compiled_by_other_processes(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
     monkeypatch.setattr(build, "cores", lambda: 2)
     monkeypatch.setattr(triton, "compile", refuse)
-    image = grt.compile(step(), target="null")._binary.image
+    image = grt.compile(step(), target="null", fusion="-persistent")._binary.image
     assert len(image.kernels) == len(list((tmp_path / "triton" / "kernels").iterdir())) >= build.PARALLEL
-    again = grt.compile(step(), target="null")._binary.image
+    again = grt.compile(step(), target="null", fusion="-persistent")._binary.image
     assert again.kernels == image.kernels  # from the cache: nobody compiles
     with pytest.raises(AssertionError, match="compiles nothing"):
         monkeypatch.setattr(build, "cores", lambda: 1)
-        grt.compile(step(batch=24), target="null")
+        grt.compile(step(batch=24), target="null", fusion="-persistent")
 
 
 def alive(pid: int) -> bool:
@@ -86,7 +86,7 @@ def test_compilers_die_with_the_process_that_asked(tmp_path: Path) -> None:
     places = {"GRAPHRT_CACHE": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path / "triton"), "TRITON_PTXAS_PATH": str(fake)}
     code = (
         "import graphrt as grt; from gpu_programs import step; from graphrt.targets.triton.compile import build;"
-        "build.cores = lambda: 2; grt.compile(step(), target='null')"
+        "build.cores = lambda: 2; grt.compile(step(), target='null', fusion='-persistent')"
     )
     asking = subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, **places, "PYTHONPATH": os.path.dirname(__file__)}
@@ -124,7 +124,7 @@ def test_launches_are_captured_once_and_replayed() -> None:
     with NULL.recorded() as profiled:
         program.profile(feeds(), runs=1)
     assert (
-        kinds(profiled)["launch"] == 2 * count and not kinds(profiled)["replay"]
+        kinds(profiled)["launch"] == 2 * program.launches and not kinds(profiled)["replay"]
     )  # the run that is timed, and one whose launches a trace shows
 
 
@@ -301,7 +301,7 @@ def test_a_slot_lies_as_its_input() -> None:
 
 @needs_compiler
 def test_scratch_memory_lies_in_the_arena() -> None:
-    program = grt.compile(step(False), target="null")
+    program = grt.compile(step(False), target="null", fusion="-persistent")
     compilation = program._executable._compilation
     image = compilation.image
     kernels = [dataclasses.replace(k, scratch=128) for k in image.kernels]
@@ -366,6 +366,12 @@ int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, 
   on = stream;
   return f == (void *)6 && current == 71 && !extra ? 0 : 1;
 }
+int cooperative;
+int cuLaunchCooperativeKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                              unsigned shared, void *stream, void **args) {
+  cooperative = 1;
+  return cuLaunchKernel(f, gx, gy, gz, bx, by, bz, shared, stream, args, 0);
+}
 int serialized;
 typedef struct { int id; char pad[4]; union { char pad[64]; int on; } value; } Attribute;
 typedef struct { unsigned grid[3], block[3], shared; void *stream; Attribute *attributes; unsigned count; } Config;
@@ -377,8 +383,8 @@ int cuLaunchKernelEx(const Config *c, void *f, void **args, void **extra) {
 """
 
 
-@pytest.mark.parametrize("dependent", [False, True])
-def test_launches_reach_the_library_packed(tmp_path: Path, dependent: bool) -> None:
+@pytest.mark.parametrize("dependent,together", [(False, False), (True, False), (False, True)])
+def test_launches_reach_the_library_packed(tmp_path: Path, dependent: bool, together: bool) -> None:
     import ctypes
 
     from graphrt.targets.cpu.build import compiler
@@ -390,12 +396,13 @@ def test_launches_reach_the_library_packed(tmp_path: Path, dependent: bool) -> N
     cuda.activate(1)
     function = cuda.load_kernel(b"code", "entry", 100 << 10)
     pointers = [0x7F0000000000, 0x7F0000000100, 0xFFFF0000FFFF, 0, 0]
-    launch = gpu.prepare(cuda, function, 12, 256, 100 << 10, pointers, dependent)
+    launch = gpu.prepare(cuda, function, 12, 256, 100 << 10, pointers, dependent, together)
     gc.collect()
     launch(0x1234567890)
     raw = ctypes.CDLL(str(library))
     assert [p or 0 for p in (ctypes.c_void_p * 8).in_dll(raw, "seen")[:5]] == pointers
     assert ctypes.c_int.in_dll(raw, "serialized").value == dependent
+    assert ctypes.c_int.in_dll(raw, "cooperative").value == together
     assert list((ctypes.c_uint * 7).in_dll(raw, "sizes")) == [12, 1, 1, 256, 1, 1, 100 << 10]
     assert ctypes.c_void_p.in_dll(raw, "on").value == 0x1234567890 and ctypes.c_int.in_dll(raw, "asked").value == 100 << 10
     with pytest.raises(errors.TargetError, match="CUDA error 500: named symbol not found"):
@@ -426,6 +433,9 @@ class RecordingLibrary:
         self.launched.append(args)
         self.collecting.append(gc.isenabled())
         return 0
+
+    def launch_together(self, *args: Any) -> int:
+        return self.launch(*args, None)
 
     def check(self, status: int) -> None:
         raise AssertionError(status)

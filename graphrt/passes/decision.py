@@ -15,6 +15,7 @@ _VERBS = {  # of what is done, and of what is not, but for fusions
     "in_place": ("is updated", "is not updated"),
     "horizontal": ("runs beside", "does not run beside"),
     "pairs": ("runs beside", "does not run beside"),
+    "persistent": ("is launched with", "is not launched with"),
     "shard": ("is cut by", "is not cut by"),
     "wire": ("is sent in", "is not sent in"),
     "buckets": ("is", "is not"),

@@ -50,7 +50,9 @@ class Explanation:
         """Launches, fusions, the bytes that are moved, and those that were saved."""
         fused, ledger = sum(d.fuses and d.taken for d in self.decisions), self.ledger
         moved = f"{ledger.fused} bytes moved of {ledger.unfused} without fusion"
-        return f"{len(self._launches)} launches, {fused} edges fused, {moved}, {ledger.saved} bytes saved"
+        joined = sum(d.stage == "persistent" and d.taken for d in self.decisions)
+        launches = f"{len(self._launches)} launches{f' joined in {len(self._launches) - joined}' if joined else ''}"
+        return f"{launches}, {fused} edges fused, {moved}, {ledger.saved} bytes saved"
 
     def full(self) -> str:
         """Every decision with its reason, and the bytes that a fusion saves; the kernels' configurations; then the totals."""

@@ -23,6 +23,7 @@ from graphrt.types import HALVES, float64
 
 COMPUTE, MEMORY = 0.79, 0.87  # of the data sheet's peaks, what is planned with
 LAUNCH = 1.5e-6  # seconds that a kernel of a CUDA graph takes at least: an assumption
+GAPS = {"launch": LAUNCH, "barrier": 0.9e-6, "beside": 0.0}  # seconds in front of a launch, joined with others or not: assumed
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,13 @@ def _best(call: Callable[[], object], rounds: int) -> float:
     return min(seconds[1:])
 
 
-def limits(cost: Cost, sheet: DataSheet, work: Work | None = None) -> dict[str, float]:
-    """Seconds that a launch of ``cost``, and of ``work`` if that is known, takes at least, by what limits it."""
+def limits(cost: Cost, sheet: DataSheet, work: Work | None = None, gap: str = "launch") -> dict[str, float]:
+    """Seconds that a launch of ``cost``, and of ``work`` if that is known, takes at least, by what limits it.
+
+    ``gap`` is what it begins with, one of ``GAPS``.
+    """
     compute_share, memory_share = (1.0, 1.0) if sheet.measured else (COMPUTE, MEMORY)
-    found = {"memory": cost.bytes / (1e12 * memory_share * sheet.memory), "launch": LAUNCH}
+    found = {"memory": cost.bytes / (1e12 * memory_share * sheet.memory), gap: GAPS[gap]}
     if work is not None:
         found.update({name: 1e-9 * clocks / sheet.clock for name, clocks in work.limits(sheet.units).items()})
     if work is None or "issue" not in work.rest:

@@ -69,6 +69,10 @@ class Executable(Binary, Protocol):
         """How each distinct kernel of ``lowering``, of which this was built, computes, in objects that print as lines."""
         return []
 
+    def gaps(self, lowering: Lowering) -> Sequence[str]:
+        """What each launch of ``lowering``, of which this was built, begins with, of ``machine.GAPS``."""
+        return ["launch"] * len(lowering.schedule.launches if lowering.schedule else ())
+
     def decisions(self, lowering: Lowering) -> Sequence[Decision]:
         """The choice of a template's variant for each contraction, pooling and the like of ``lowering``, with reasons."""
         return []
@@ -190,6 +194,10 @@ class Program(Runnable):
     def work(self) -> list[Any]:
         """The work of each launch's compiled code (``machine.Work``), None where that is not known. Compiles kernels."""
         return list(self._executable.work(self)) or [None] * self.launches
+
+    def gaps(self) -> list[str]:
+        """What each launch begins with, of ``machine.GAPS``: where a GPU has several as one a barrier, or nothing."""
+        return list(self._executable.gaps(self._lower()))
 
     def configurations(self) -> list[Any]:
         """How each distinct kernel computes: on a GPU its blocks, warps, and whether that was tuned, on the cpu the loops of a

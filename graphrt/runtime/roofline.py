@@ -16,7 +16,7 @@ from graphrt.schedule.cost import launch_cost
 class Prediction:
     """One launch: its name, bytes, flops, predicted seconds, and its limits in seconds, of which the largest is the ``bound``.
 
-    Limits are memory and launch, and tensor, shared, issue, l2 and latency by compiled code, compute by the plan.
+    Limits are memory, launch or barrier, and tensor, shared, issue, l2 and latency by compiled code, compute by the plan.
     """
 
     name: str
@@ -31,7 +31,8 @@ class Prediction:
 class Estimate:
     """A program's launches on the device of ``sheet``; ``batch`` is what the figures of one image are by.
 
-    ``compiled`` tells predictions from compiled code from those of the plan alone.
+    ``compiled`` tells predictions from compiled code from those of the plan alone. ``joined`` launches are one with others in
+    front of them, and begin with a barrier or beside these.
     """
 
     sheet: DataSheet
@@ -39,6 +40,7 @@ class Estimate:
     launches: Sequence[Prediction]
     arena: int
     compiled: bool = False
+    joined: int = 0
 
     @property
     def seconds(self) -> float:
@@ -82,8 +84,9 @@ class Estimate:
         arithmetic = f"{d.units} multiprocessors at {d.clock} GHz" if self.compiled else f"{COMPUTE:.0%} of arithmetic's"
         planned = f"{MEMORY:.0%} of memory's peak, {arithmetic}, {1e6 * LAUNCH} us a launch at least"
         source = "a bound from the compiled code's instructions and" if self.compiled else "predicted from"
+        launches = f"{len(lines)} launches{f' joined in {len(lines) - self.joined}' if self.joined else ''}"
         bounds = ", ".join(f"{bound} {1e3 * seconds:.3f} ms" for bound, seconds in self.bounds().items())
-        totals = f"{self.bytes / self.batch / 1e6:.2f} MB an image, {len(lines)} launches, {1e3 * total:.3f} ms a step"
+        totals = f"{self.bytes / self.batch / 1e6:.2f} MB an image, {launches}, {1e3 * total:.3f} ms a step"
         speed = f"{self.batch / total:,.0f} images/s, arena {self.arena / 1e6:,.1f} MB"
         about = f"{source} the data sheet of {d.name}, not measured: {peaks}; planned with {planned}"
         return "\n".join([head, *lines, about, f"bound by {bounds}", f"{totals}, {speed}"])
@@ -98,10 +101,12 @@ def predict(program: Program, sheet: DataSheet, batch: int, compiled: bool = Fal
         raise ArgumentError(f"the {program.target} target has no launches to predict")
     works = program.work() if compiled else [None] * program.launches
     found = []
-    for launch, kernels, work in zip(program.schedule.launches, program.kernel_ir, works, strict=True):
+    gaps = program.gaps()
+    for launch, kernels, work, gap in zip(program.schedule.launches, program.kernel_ir, works, gaps, strict=True):
         cost = launch_cost(kernels)
-        least = limits(cost, sheet, work)
+        least = limits(cost, sheet, work, gap)
         bound = max(least, key=least.__getitem__)
         name = f"{launch.name} {launch.description()}"
         found.append(Prediction(name, cost.bytes, cost.flops, least[bound], bound, least))
-    return Estimate(sheet, batch, found, program.plan.size, any(work is not None for work in works))
+    joined = sum(gap != "launch" for gap in gaps)
+    return Estimate(sheet, batch, found, program.plan.size, any(work is not None for work in works), joined)

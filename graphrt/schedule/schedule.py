@@ -15,9 +15,12 @@ from graphrt.types import TensorType
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for a tensor: in the arena, or the buffer of an input, a parameter (state) or an output, by name."""
+    """A place for a tensor: in the arena, or the buffer of an input, a parameter (state) or an output, by name.
 
-    space: str  # arena | input | state | output
+    A target may want a barrier, a number of its own that outlives a run.
+    """
+
+    space: str  # arena | input | state | output | barrier
     name: str
     type: TensorType
 

@@ -209,7 +209,7 @@ def _check(manifest: Mapping[str, Any], path: Path) -> None:
     buffers = [(entry["space"], entry["name"]) for entry in manifest["table"]]
     state = {name for space, name in buffers if space == "state"}
     wrong = [name for name in manifest["files"] if Path(name).name != name or name in (".", "..", MANIFEST)]
-    wrong += [space for space, _ in buffers if space not in ("arena", "input", "output", "state")]
+    wrong += [space for space, _ in buffers if space not in ("arena", "input", "output", "state", "barrier")]
     wrong += [name for name in (manifest["state"],) if name not in manifest["files"]]
     wrong += [name for name in manifest["needed"] if name not in manifest["inputs"]]
     wrong += [name for pair in manifest["copies"].items() for name in pair if name not in state]

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from .scalar import grt_div
-from .tiles import INTERPRETED, cast, dot, inside
+from .tiles import INTERPRETED, cast, dot, inside, program
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -40,15 +40,16 @@ def attention(
     BK: tl.constexpr,
     BV: tl.constexpr,
     NAME: tl.constexpr,
+    PID=None,
 ):
     TILES_M: tl.constexpr = (M + BM - 1) // BM
     TILES_V: tl.constexpr = (V + BV - 1) // BV
-    b = tl.program_id(0) // (TILES_M * TILES_V)
-    tile_m = tl.program_id(0) // TILES_V % TILES_M
+    b = program(PID) // (TILES_M * TILES_V)
+    tile_m = program(PID) // TILES_V % TILES_M
     if INTERPRETED:  # where a mask of a tensor and a scalar has no type
         b += tl.zeros((1, 1), tl.int32)
     m = (tile_m * BM + tl.arange(0, BM))[:, None]
-    v = (tl.program_id(0) % TILES_V * BV + tl.arange(0, BV))[None, :]
+    v = (program(PID) % TILES_V * BV + tl.arange(0, BV))[None, :]
     m_ok = inside(m, M, BM)
     v_ok = inside(v, V, BV)
     top = tl.full((BM, 1), float("-inf"), ACC)

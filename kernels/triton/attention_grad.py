@@ -10,7 +10,7 @@ that is learned. Grid: ``attention_config.blocks``.
 import triton
 import triton.language as tl
 
-from .tiles import INTERPRETED, cast, dot, inside
+from .tiles import INTERPRETED, cast, dot, inside, program
 
 
 @triton.jit
@@ -75,16 +75,17 @@ def attention_dq(
     BV: tl.constexpr,
     BD: tl.constexpr,
     NAME: tl.constexpr,
+    PID=None,
 ):
     """BM queries, BD columns of their gradients; ``EPILOGUE(acc, delta, b, m, k, mask, ARGS)``."""
     TILES_M: tl.constexpr = (M + BM - 1) // BM
     TILES_D: tl.constexpr = (K + BD - 1) // BD
-    b = tl.program_id(0) // (TILES_M * TILES_D)
-    tile_m = tl.program_id(0) // TILES_D % TILES_M
+    b = program(PID) // (TILES_M * TILES_D)
+    tile_m = program(PID) // TILES_D % TILES_M
     if INTERPRETED:  # where a mask of a tensor and a scalar has no type
         b += tl.zeros((1, 1), tl.int32)
     m = (tile_m * BM + tl.arange(0, BM))[:, None]
-    d = (tl.program_id(0) % TILES_D * BD + tl.arange(0, BD))[None, :]
+    d = (program(PID) % TILES_D * BD + tl.arange(0, BD))[None, :]
     m_ok = inside(m, M, BM)
     d_ok = inside(d, K, BD)
     lse = LOAD_LSE(b, m, m_ok, ARGS)
@@ -138,18 +139,19 @@ def attention_dkv(
     BV: tl.constexpr,
     BD: tl.constexpr,
     NAME: tl.constexpr,
+    PID=None,
 ):
     """BN keys, BD columns of their gradients and of the values', which are as long; tiles have a row for each key.
 
     ``EPILOGUE(of the key, of the value, b, n, k, mask, ARGS)``."""
     TILES_N: tl.constexpr = (N + BN - 1) // BN
     TILES_D: tl.constexpr = (K + BD - 1) // BD
-    b = tl.program_id(0) // (TILES_N * TILES_D)
-    tile_n = tl.program_id(0) // TILES_D % TILES_N
+    b = program(PID) // (TILES_N * TILES_D)
+    tile_n = program(PID) // TILES_D % TILES_N
     if INTERPRETED:  # where a mask of a tensor and a scalar has no type
         b += tl.zeros((1, 1), tl.int32)
     n = (tile_n * BN + tl.arange(0, BN))[:, None]
-    d = (tl.program_id(0) % TILES_D * BD + tl.arange(0, BD))[None, :]
+    d = (program(PID) % TILES_D * BD + tl.arange(0, BD))[None, :]
     n_ok = inside(n, N, BN)
     d_ok = inside(d, K, BD)
     of_key = tl.zeros((BN, BD), ACC)
@@ -202,15 +204,16 @@ def attention_dscores(
     BV: tl.constexpr,
     BD: tl.constexpr,
     NAME: tl.constexpr,
+    PID=None,
 ):
     """A tile of what the scores get: ``EPILOGUE(acc, b, m, n, mask, ARGS)``. BD is not used."""
     TILES_M: tl.constexpr = (M + BM - 1) // BM
     TILES_N: tl.constexpr = (N + BN - 1) // BN
-    b = tl.program_id(0) // (TILES_M * TILES_N)
+    b = program(PID) // (TILES_M * TILES_N)
     if INTERPRETED:  # where a mask of a tensor and a scalar has no type
         b += tl.zeros((1, 1), tl.int32)
-    m = (tl.program_id(0) // TILES_N % TILES_M * BM + tl.arange(0, BM))[:, None]
-    n = (tl.program_id(0) % TILES_N * BN + tl.arange(0, BN))[None, :]
+    m = (program(PID) // TILES_N % TILES_M * BM + tl.arange(0, BM))[:, None]
+    n = (program(PID) % TILES_N * BN + tl.arange(0, BN))[None, :]
     m_ok = inside(m, M, BM)
     n_ok = inside(n, N, BN)
     mask = m_ok & n_ok

@@ -13,7 +13,7 @@ Grids: ``config.conv_grid``.
 import triton
 import triton.language as tl
 
-from .tiles import dot, grouped_tile, inside
+from .tiles import dot, grouped_tile, inside, program
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -29,7 +29,7 @@ def conv_fwd(
     BN: tl.constexpr,
     BK: tl.constexpr,
     NAME: tl.constexpr,
-    FIRST: tl.constexpr = 0,
+    PID=None,
 ):
     """y[n,k,p,q] = sum over c,r,s of x[n,c,p*stride-pad+r*dil, ...] * w[k,c,r,s].
 
@@ -40,7 +40,7 @@ def conv_fwd(
     KG: tl.constexpr = G.K // G.GROUPS
     TILES_M: tl.constexpr = (G.N * G.P * G.Q + BM - 1) // BM
     TILES_N: tl.constexpr = (KG + BN - 1) // BN
-    pid = tl.program_id(0) - FIRST
+    pid = program(PID)
     group = pid // (TILES_M * TILES_N)
     tile_m, tile_n = grouped_tile(pid % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
 
@@ -120,7 +120,7 @@ def conv_dgrad(
     BN: tl.constexpr,
     BK: tl.constexpr,
     NAME: tl.constexpr,
-    FIRST: tl.constexpr = 0,
+    PID=None,
 ):
     """dx[n,c,h,w] = sum over k,r,s of dy[n,k,p,q] * w[k,c,r,s] with p*stride = h + pad - r*dil, and so for q.
 
@@ -134,7 +134,7 @@ def conv_dgrad(
     WP: tl.constexpr = (G.W + G.STRIDE_W - 1) // G.STRIDE_W
     TILES_M: tl.constexpr = (G.N * HP * WP + BM - 1) // BM
     TILES_N: tl.constexpr = (CG + BN - 1) // BN
-    pid = tl.program_id(0) - FIRST
+    pid = program(PID)
     outer = pid // (TILES_M * TILES_N)
     group = outer % G.GROUPS
     phase = outer // G.GROUPS
@@ -196,7 +196,7 @@ def conv_wgrad(
     BN: tl.constexpr,
     BK: tl.constexpr,
     NAME: tl.constexpr,
-    FIRST: tl.constexpr = 0,
+    PID=None,
 ):
     """dw[k,c,r,s] = sum over n,p,q of dy[n,k,p,q] * x[n,c,p*stride-pad+r*dil, ...], in SPLITS partial sums.
 
@@ -219,7 +219,7 @@ def conv_wgrad(
     ENTRIES: tl.constexpr = (G.N + G.SPLITS - 1) // G.SPLITS if PARTS == 1 else 1
     SHARE: tl.constexpr = max(1, ENTRIES * ((G.P + PARTS - 1) // PARTS) * G.Q)  # pixels of one split
     WHOLE: tl.constexpr = (G.N if PARTS == 1 else 1) * G.P * G.Q  # pixels that one set of splits shares out
-    pid = tl.program_id(0) - FIRST
+    pid = program(PID)
     outer = pid // (TILES_K * TILES_J)
     group = outer % G.GROUPS
     split = outer // G.GROUPS

@@ -14,7 +14,7 @@ Groups: one. Sizes that can be taken: ``config.conv_takes_tma``. PROGRAMS, and t
 import triton
 import triton.language as tl
 
-from .tiles import dot, grouped_tile, inside
+from .tiles import dot, grouped_tile, inside, program
 
 
 @triton.jit
@@ -42,7 +42,7 @@ def conv_tma(
     BW: tl.constexpr,
     PROGRAMS: tl.constexpr,
     NAME: tl.constexpr,
-    FIRST: tl.constexpr = 0,
+    PID=None,
 ):
     # What is read, summed over and written: x, c, y; of the gradient dy, k, dx.
     DEPTH: tl.constexpr = G.K if GRADIENT else G.C
@@ -78,7 +78,7 @@ def conv_tma(
             ARGS[X_PLACES[2]], IMAGES, ROWS, PIXELS, DEPTH, IN_H, IN_W, G.STRIDE_H, G.STRIDE_W, BB, BH, BW, BK
         )
     filters = filters_in_memory(ARGS[W_PLACE], G.C, G.K, G.R * G.S, BN if GRADIENT else BK, BK if GRADIENT else BN, W_ROWS)
-    for tile in tl.range(tl.program_id(0) - FIRST, TILES, PROGRAMS if PROGRAMS else TILES, flatten=PROGRAMS > 0):
+    for tile in tl.range(program(PID), TILES, PROGRAMS if PROGRAMS else TILES, flatten=PROGRAMS > 0):
         tile_m, tile_n = grouped_tile(tile, TILES_M, TILES_N, 8)
         n0 = tile_m // (DOWN * ACROSS) * BB
         p0 = tile_m // ACROSS % DOWN * BH

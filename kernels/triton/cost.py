@@ -88,6 +88,7 @@ _DOUBLE = [(64, 32, 4), (32, 64, 4), (32, 32, 4), (16, 16, 1)]
 _COST = {"tf32": 2, "tf32x3": 6, "bf16x3": 3, "ieee": 16}  # of a float32 product, in products of halves
 LATENCY = 800  # clocks from a load to its data, or from a store to the next program's first
 LAUNCH = 4000  # clocks from one kernel's end to the next one's first result, inside a graph
+MEETING = 3 * LATENCY  # as many within one kernel: what is stored reaches L2, then its program does, then all others see that
 SHARED = 128  # bytes of shared memory read or written in a clock
 _BARRIER = 40  # clocks of a step that are neither
 _DESCRIPTOR = 1800  # clocks until a program has made its descriptors, about a microsecond

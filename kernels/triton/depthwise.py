@@ -9,7 +9,7 @@ split of ``depthwise_wgrad``. Grids: ``config.conv_grid``.
 import triton
 import triton.language as tl
 
-from .tiles import inside
+from .tiles import inside, program
 
 UNROLLED = tl.constexpr(32)
 
@@ -25,18 +25,18 @@ def depthwise_fwd(
     BM: tl.constexpr,
     BN: tl.constexpr,
     NAME: tl.constexpr,
-    FIRST: tl.constexpr = 0,
+    PID=None,
 ):
     """``conv_fwd`` for few channels in a group."""
     S: tl.constexpr = G.S  # static_range takes no field (Triton 3.7)
     CG: tl.constexpr = G.C // G.GROUPS
     TILES_N: tl.constexpr = (G.K + BN - 1) // BN
-    m = (tl.program_id(0) - FIRST) // TILES_N * BM + tl.arange(0, BM)
+    m = program(PID) // TILES_N * BM + tl.arange(0, BM)
     m_ok = inside(m, G.N * G.P * G.Q, BM)[:, None]
     q = (m % G.Q)[:, None]
     p = (m // G.Q % G.P)[:, None]
     n = (m // (G.P * G.Q))[:, None]
-    k = ((tl.program_id(0) - FIRST) % TILES_N * BN + tl.arange(0, BN))[None, :]
+    k = (program(PID) % TILES_N * BN + tl.arange(0, BN))[None, :]
     k_ok = inside(k, G.K, BN)
     one = tl.zeros((1, 1), tl.int32)
     acc = tl.zeros((BM, BN), ACC)
@@ -78,18 +78,18 @@ def depthwise_dgrad(
     BM: tl.constexpr,
     BN: tl.constexpr,
     NAME: tl.constexpr,
-    FIRST: tl.constexpr = 0,
+    PID=None,
 ):
     """``conv_dgrad`` for few channels in a group; taps that fall between the outputs of a stride are masked."""
     S: tl.constexpr = G.S  # static_range takes no field (Triton 3.7)
     KG: tl.constexpr = G.K // G.GROUPS
     TILES_N: tl.constexpr = (G.C + BN - 1) // BN
-    m = (tl.program_id(0) - FIRST) // TILES_N * BM + tl.arange(0, BM)
+    m = program(PID) // TILES_N * BM + tl.arange(0, BM)
     m_ok = inside(m, G.N * G.H * G.W, BM)[:, None]
     w = (m % G.W)[:, None]
     h = (m // G.W % G.H)[:, None]
     n = (m // (G.H * G.W))[:, None]
-    c = ((tl.program_id(0) - FIRST) % TILES_N * BN + tl.arange(0, BN))[None, :]
+    c = (program(PID) % TILES_N * BN + tl.arange(0, BN))[None, :]
     c_ok = inside(c, G.C, BN)
     one = tl.zeros((1, 1), tl.int32)
     acc = tl.zeros((BM, BN), ACC)
@@ -148,7 +148,7 @@ def depthwise_wgrad(
     BM: tl.constexpr,
     BN: tl.constexpr,
     NAME: tl.constexpr,
-    FIRST: tl.constexpr = 0,
+    PID=None,
 ):
     """``conv_wgrad`` for few channels in a group: a program adds up one tap of BN filters over one split's pixels.
 
@@ -162,7 +162,7 @@ def depthwise_wgrad(
     ENTRIES: tl.constexpr = (G.N + G.SPLITS - 1) // G.SPLITS if PARTS == 1 else 1
     SHARE: tl.constexpr = max(1, ENTRIES * ((G.P + PARTS - 1) // PARTS) * G.Q)  # pixels of one split
     WHOLE: tl.constexpr = (G.N if PARTS == 1 else 1) * G.P * G.Q  # pixels that one set of splits shares out
-    pid = tl.program_id(0) - FIRST
+    pid = program(PID)
     tap = pid % TAPS + tl.zeros((1, 1), tl.int32)
     i, s, r = tap % CG, tap // CG % G.S, tap // (CG * G.S)
     k = (pid // TAPS % TILES_N * BN + tl.arange(0, BN))[None, :]

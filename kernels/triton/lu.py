@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from .scalar import grt_div
+from .tiles import program
 
 
 @triton.jit
@@ -49,8 +50,9 @@ def lu(
     BK: tl.constexpr,
     BN: tl.constexpr,
     NAME: tl.constexpr,
+    PID=None,
 ):
-    b = tl.program_id(0) + tl.zeros((1, 1), tl.int32)
+    b = program(PID) + tl.zeros((1, 1), tl.int32)
     zero = tl.zeros((1, 1), tl.int32)
     rows = tl.arange(0, BK)[:, None]
     columns = tl.arange(0, BN)[None, :]

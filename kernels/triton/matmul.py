@@ -15,7 +15,7 @@ the one before. Split-K is a batch of partial products (the graph's business). G
 import triton
 import triton.language as tl
 
-from .tiles import INTERPRETED, dot, grouped_tile, inside
+from .tiles import INTERPRETED, dot, grouped_tile, inside, program
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -35,9 +35,9 @@ def matmul(
     BK: tl.constexpr,
     PROGRAMS: tl.constexpr,
     NAME: tl.constexpr,
-    FIRST: tl.constexpr = 0,
+    PID=None,
 ):
-    pid = tl.program_id(0) - FIRST
+    pid = program(PID)
     if PROGRAMS:
         TILES: tl.constexpr = BATCH * ((M + BM - 1) // BM) * ((N + BN - 1) // BN)
         for tile in tl.range(pid, TILES, PROGRAMS, flatten=True):
@@ -105,9 +105,9 @@ def matmul_pair(
     BN: tl.constexpr,
     BK: tl.constexpr,
     NAME: tl.constexpr,
-    FIRST: tl.constexpr = 0,
+    PID=None,
 ):
-    b, m, n, m_ok, n_ok = coordinates(tl.program_id(0) - FIRST, M, N, BM, BN)
+    b, m, n, m_ok, n_ok = coordinates(program(PID), M, N, BM, BN)
     first = tl.zeros((BM, BN), ACC)
     second = tl.zeros((BM, BN), ACC)
     for start in range(0, K, BK):

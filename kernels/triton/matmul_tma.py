@@ -13,7 +13,7 @@ allocator for descriptors (``triton.set_allocator``).
 import triton
 import triton.language as tl
 
-from .tiles import INTERPRETED, dot, grouped_tile, inside
+from .tiles import INTERPRETED, dot, grouped_tile, inside, program
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -35,7 +35,7 @@ def matmul_tma(
     BK: tl.constexpr,
     PROGRAMS: tl.constexpr,
     NAME: tl.constexpr,
-    FIRST: tl.constexpr = 0,
+    PID=None,
     SPECIALIZED: tl.constexpr = 0,
 ):
     TILES_M: tl.constexpr = (M + BM - 1) // BM
@@ -43,7 +43,7 @@ def matmul_tma(
     TILES: tl.constexpr = BATCH * TILES_M * TILES_N
     left_in_memory = matrices(ARGS[A], BATCH, M, K, BM, BK, A_ROWS)
     right_in_memory = matrices(ARGS[B], BATCH, K, N, BK, BN, B_ROWS)
-    for tile in tl.range(tl.program_id(0) - FIRST, TILES, PROGRAMS if PROGRAMS else TILES, flatten=PROGRAMS > 0):
+    for tile in tl.range(program(PID), TILES, PROGRAMS if PROGRAMS else TILES, flatten=PROGRAMS > 0):
         b = tile // (TILES_M * TILES_N)
         tile_m, tile_n = grouped_tile(tile % (TILES_M * TILES_N), TILES_M, TILES_N, 8)
         acc = tl.zeros((BM, BN), ACC)

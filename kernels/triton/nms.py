@@ -8,6 +8,8 @@ whether box n is kept. One program walks the boxes of one batch entry; a box tha
 import triton
 import triton.language as tl
 
+from .tiles import program
+
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
 def nms(
@@ -19,8 +21,9 @@ def nms(
     ACC: tl.constexpr,
     BN: tl.constexpr,
     NAME: tl.constexpr,
+    PID=None,
 ):
-    b = tl.program_id(0) + tl.zeros((1,), tl.int32)
+    b = program(PID) + tl.zeros((1,), tl.int32)
     n = tl.arange(0, BN)
     keep = (n < N).to(tl.int32)
     for m in range(N):

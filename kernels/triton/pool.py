@@ -15,7 +15,7 @@ would grow with the window. ACC is the type of comparison and accumulation. G is
 import triton
 import triton.language as tl
 
-from .tiles import inside
+from .tiles import inside, program
 
 UNROLLED = tl.constexpr(64)
 AT_ONCE = tl.constexpr(8)
@@ -111,12 +111,13 @@ def pool(
     BLOCK: tl.constexpr,
     NAME: tl.constexpr,
     CHANNELS: tl.constexpr = 0,
+    PID=None,
 ):
     """y[n,c,p,q] = max or sum (OP) of the window's x. ``LOAD_X(n, c, h, w, mask, ARGS)``,
     ``EPILOGUE(acc, index, n, c, p, q, mask, ARGS)``; for "sum" the index is 0."""
     R: tl.constexpr = G.R  # static_range takes no field (Triton 3.7)
     S: tl.constexpr = G.S
-    n, c, p, q, mask = element(tl.program_id(0), G.N, G.C, G.P, G.Q, CHANNELS_LAST, BLOCK, CHANNELS)
+    n, c, p, q, mask = element(program(PID), G.N, G.C, G.P, G.Q, CHANNELS_LAST, BLOCK, CHANNELS)
     index = tl.zeros(mask.shape, tl.int32)
     if OP == "max":  # a window of -inf only must still name a tap that it has
         acc = tl.full(mask.shape, float("-inf"), ACC)
@@ -179,13 +180,14 @@ def max_pool_grad(
     BLOCK: tl.constexpr,
     NAME: tl.constexpr,
     CHANNELS: tl.constexpr = 0,
+    PID=None,
 ):
     """dx[n,c,h,w] = sum of dy over the windows that chose (h, w). ``LOAD_DY(n, c, p, q, mask, ARGS)``,
     ``LOAD_INDEX(n, c, p, q, mask, ARGS)`` of any integer type, ``EPILOGUE(acc, n, c, h, w, mask, ARGS)``."""
     if CHANNELS:
-        grad_of_cells(ARGS, LOAD_DY, LOAD_INDEX, EPILOGUE, G, "max", ACC, BLOCK, CHANNELS)
+        grad_of_cells(program(PID), ARGS, LOAD_DY, LOAD_INDEX, EPILOGUE, G, "max", ACC, BLOCK, CHANNELS)
     else:
-        grad_of_pixels(ARGS, LOAD_DY, LOAD_INDEX, EPILOGUE, G, "max", ACC, CHANNELS_LAST, BLOCK)
+        grad_of_pixels(program(PID), ARGS, LOAD_DY, LOAD_INDEX, EPILOGUE, G, "max", ACC, CHANNELS_LAST, BLOCK)
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -199,17 +201,19 @@ def sum_pool_grad(
     BLOCK: tl.constexpr,
     NAME: tl.constexpr,
     CHANNELS: tl.constexpr = 0,
+    PID=None,
 ):
     """dx[n,c,h,w] = sum of dy over the windows that cover (h, w). ``LOAD_DY(n, c, p, q, mask, ARGS)``,
     ``EPILOGUE(acc, n, c, h, w, mask, ARGS)``. Average pooling divides in LOAD_DY."""
     if CHANNELS:
-        grad_of_cells(ARGS, LOAD_DY, LOAD_DY, EPILOGUE, G, "sum", ACC, BLOCK, CHANNELS)
+        grad_of_cells(program(PID), ARGS, LOAD_DY, LOAD_DY, EPILOGUE, G, "sum", ACC, BLOCK, CHANNELS)
     else:
-        grad_of_pixels(ARGS, LOAD_DY, LOAD_DY, EPILOGUE, G, "sum", ACC, CHANNELS_LAST, BLOCK)
+        grad_of_pixels(program(PID), ARGS, LOAD_DY, LOAD_DY, EPILOGUE, G, "sum", ACC, CHANNELS_LAST, BLOCK)
 
 
 @triton.jit
 def grad_of_cells(
+    pid,
     ARGS,
     LOAD_DY: tl.constexpr,
     LOAD_INDEX: tl.constexpr,
@@ -227,7 +231,7 @@ def grad_of_cells(
     ACROSS: tl.constexpr = (G.S - 1) * G.DIL_W // G.STRIDE_W + 1
     STRIDE_H: tl.constexpr = G.STRIDE_H
     STRIDE_W: tl.constexpr = G.STRIDE_W
-    n, c, row, column, mask = element(tl.program_id(0), G.N, G.C, ROWS, COLUMNS, True, BLOCK, CHANNELS)
+    n, c, row, column, mask = element(pid, G.N, G.C, ROWS, COLUMNS, True, BLOCK, CHANNELS)
     sums = ()
     for _ in tl.static_range(STRIDE_H * STRIDE_W):
         sums += (tl.zeros(mask.shape, ACC),)
@@ -262,6 +266,7 @@ def met(acc, dy, index, BELOW: tl.constexpr, BESIDE: tl.constexpr, G: tl.constex
 
 @triton.jit
 def grad_of_pixels(
+    pid,
     ARGS,
     LOAD_DY: tl.constexpr,
     LOAD_INDEX: tl.constexpr,
@@ -273,7 +278,7 @@ def grad_of_pixels(
     BLOCK: tl.constexpr,
 ):
     """The gradient of ``pool`` for a block of pixels in memory order."""
-    n, c, h, w, mask = element(tl.program_id(0), G.N, G.C, G.H, G.W, CHANNELS_LAST, BLOCK, 0)
+    n, c, h, w, mask = element(pid, G.N, G.C, G.H, G.W, CHANNELS_LAST, BLOCK, 0)
     COVER_H: tl.constexpr = min(G.R, (G.R - 1) * G.DIL_H // G.STRIDE_H + 1)
     COVER_W: tl.constexpr = min(G.S, (G.S - 1) * G.DIL_W // G.STRIDE_W + 1)
     acc = tl.zeros(mask.shape, ACC)
@@ -328,12 +333,13 @@ def max_pool_gather(
     BLOCK: tl.constexpr,
     NAME: tl.constexpr,
     CHANNELS: tl.constexpr = 0,
+    PID=None,
 ):
     """y[n,c,p,q] = x at the tap that the window chose, 0 if that is padding: the transpose of ``max_pool_grad``.
 
     ``LOAD_X(n, c, h, w, mask, ARGS)``, ``LOAD_INDEX(n, c, p, q, mask, ARGS)``,
     ``EPILOGUE(acc, n, c, p, q, mask, ARGS)``."""
-    n, c, p, q, mask = element(tl.program_id(0), G.N, G.C, G.P, G.Q, CHANNELS_LAST, BLOCK, CHANNELS)
+    n, c, p, q, mask = element(program(PID), G.N, G.C, G.P, G.Q, CHANNELS_LAST, BLOCK, CHANNELS)
     index = LOAD_INDEX(n, c, p, q, mask, ARGS).to(tl.int32)
     h = p * G.STRIDE_H - G.PAD_H + index // G.S * G.DIL_H
     w = q * G.STRIDE_W - G.PAD_W + index % G.S * G.DIL_W

@@ -8,6 +8,8 @@ scan. Coordinates and grid as in ``scan``; the last result of a block is the car
 import triton
 import triton.language as tl
 
+from .tiles import program
+
 
 @triton.jit
 def both(a, x, b, y):
@@ -27,8 +29,9 @@ def recurrence(
     BX: tl.constexpr,
     BR: tl.constexpr,
     NAME: tl.constexpr,
+    PID=None,
 ):
-    x = tl.program_id(0) * BX + tl.arange(0, BX)[:, None]
+    x = program(PID) * BX + tl.arange(0, BX)[:, None]
     o, i = x // I, x % I
     carry = tl.zeros((BX, 1), ACC)
     for start in range(0, R, BR):

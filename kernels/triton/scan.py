@@ -8,6 +8,8 @@ carry, so results are the same bits whatever the grid. Grid: ``cdiv(O * I, BX)``
 import triton
 import triton.language as tl
 
+from .tiles import program
+
 
 @triton.jit
 def larger(a, b):
@@ -35,8 +37,9 @@ def scan(
     BX: tl.constexpr,
     BR: tl.constexpr,
     NAME: tl.constexpr,
+    PID=None,
 ):
-    x = tl.program_id(0) * BX + tl.arange(0, BX)[:, None]
+    x = program(PID) * BX + tl.arange(0, BX)[:, None]
     o, i = x // I, x % I
     carry = tl.full((BX, 1), START, ACC)
     for start in range(0, R, BR):

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .reduce import maximum, minimum, multiply
+from .tiles import program
 
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
@@ -28,10 +29,11 @@ def scatter(
     BR: tl.constexpr,
     BI: tl.constexpr,
     NAME: tl.constexpr,
+    PID=None,
 ):
     TILES_J: tl.constexpr = (J + BJ - 1) // BJ
     TILES_I: tl.constexpr = (I + BI - 1) // BI
-    pid = tl.program_id(0)
+    pid = program(PID)
     outer = pid // (TILES_J * TILES_I)
     o = outer + tl.zeros((1, 1, 1), tl.int32)
     j = pid // TILES_I % TILES_J * BJ + tl.arange(0, BJ)

@@ -9,6 +9,8 @@ Grid: ``cdiv(O * I, BX) * cdiv(R, BR)``.
 import triton
 import triton.language as tl
 
+from .tiles import program
+
 
 @triton.jit(repr=lambda s: s.constants["NAME"])
 def sort(
@@ -24,10 +26,11 @@ def sort(
     BR: tl.constexpr,
     BK: tl.constexpr,
     NAME: tl.constexpr,
+    PID=None,
 ):
     BLOCKS: tl.constexpr = (R + BR - 1) // BR
-    x = tl.program_id(0) // BLOCKS * BX + tl.arange(0, BX)[:, None]
-    r = tl.program_id(0) % BLOCKS * BR + tl.arange(0, BR)[None, :]
+    x = program(PID) // BLOCKS * BX + tl.arange(0, BX)[:, None]
+    r = program(PID) % BLOCKS * BR + tl.arange(0, BR)[None, :]
     mask = (x < O * I) & (r < R)
     value = LOAD_X(x // I, r, x % I, mask, ARGS)
     own, at, line = value[:, :, None], r[:, :, None], x[:, :, None]

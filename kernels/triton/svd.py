@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from .scalar import grt_div
+from .tiles import program
 
 SWEEPS = tl.constexpr(60)
 
@@ -256,10 +257,11 @@ def svd(
     BK: tl.constexpr,
     BN: tl.constexpr,
     NAME: tl.constexpr,
+    PID=None,
 ):
     EPSILON: tl.constexpr = 2.0**-52 if ACC == tl.float64 else 2.0**-23
     NULL: tl.constexpr = 2.0**-960 if ACC == tl.float64 else 2.0**-100  # squared, of a column in which nothing is left
-    b = tl.program_id(0) + tl.zeros((1, 1), tl.int32)
+    b = program(PID) + tl.zeros((1, 1), tl.int32)
     rows = tl.arange(0, BK)[:, None]
     largest = tl.zeros((BK, BN), ACC)
     wrong = tl.zeros((BK, BN), tl.int32)

@@ -1,4 +1,4 @@
-"""Tile helpers shared by the templates: order of tiles, bounds, the product of two tiles, casts.
+"""Tile helpers shared by the templates: number and order of tiles, bounds, the product of two tiles, casts.
 
 ``grouped_tile`` is the usual grouped ordering of output tiles: programs that run at the same time share rows of the
 left operand and columns of the right one, so both stay in L2. ``inside`` compares an index with a bound, or returns all
@@ -11,6 +11,15 @@ import triton
 import triton.language as tl
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def program(PID):
+    """The number of this program: PID, where a kernel that calls the template gives it one, else its place in the grid."""
+    if PID is None:
+        return tl.program_id(0)
+    else:
+        return PID
 
 
 @triton.jit

@@ -59,11 +59,16 @@ class DeviceBinary(Binary):
             self._watch = watch(Mesh.parse(self.image.kernels[self.image.launches[number].kernel].mesh))
         self._captured.attach([self._memory, *self._state_of.values()])
 
+    def _alone(self) -> tuple[Image, Sequence[Any]]:
+        """The image, and its loaded kernels, in which each launch that is told apart is one."""
+        return self.image, self._kernels
+
     def _bound(self, given: Mapping[Buffer, Any], apart: bool = False) -> list[Launch]:
         """The launches on the arena and the state, but on the tensors ``given`` in place of some buffers.
 
-        None begins before the one in front has ended where they are to run ``apart``.
+        Where they are to run ``apart`` none begins before the one in front has ended, and none is joined with another.
         """
+        image, kernels = self._alone() if apart else (self.image, self._kernels)
         scratch = self._memory[self.image.size - self.image.scratch :] if self.image.scratch else None
         found = dict(given)
 
@@ -74,11 +79,11 @@ class DeviceBinary(Binary):
 
         launches = [
             self._driver.bind(
-                self._kernels[launch.kernel], launch.grid, [*map(tensor, launch.buffers)], scratch, dependent and not apart
+                kernels[launch.kernel], launch.grid, [*map(tensor, launch.buffers)], scratch, dependent and not apart
             )
-            for launch, dependent in zip(self.image.launches, self.image.dependent(), strict=True)
+            for launch, dependent in zip(image.launches, image.dependent(), strict=True)
         ]
-        return beside(self._driver, launches, self.image.until) if self.image.until else launches
+        return beside(self._driver, launches, image.until) if image.until else launches
 
     def takes(self, value: Any) -> bool:
         """Tensors on the program's own device stay there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from graphrt.targets.triton.emit.codegen import generate
 from graphrt.targets.triton.emit.launch import LaunchCode
 from graphrt.targets.triton.emit.module import resolve, write_module
 from graphrt.targets.triton.emit.options import Options
+from graphrt.targets.triton.emit.persistent import Run, joined
 from graphrt.targets.triton.image import Image, make_image
 from graphrt.targets.triton.interpret import JitKernel
 from graphrt.targets.triton.library import LibraryCall
@@ -30,6 +32,7 @@ class Compilation:
     """A lowered graph as Triton code; kernels are compiled when the image is asked for.
 
     With a ``driver`` kernels are launched as tuning at level ``tune`` says (``tune.tuner``), else as the heuristics do.
+    ``codes`` are the launches of the schedule, of which those of ``runs`` are joined (``emit.persistent``).
     """
 
     def __init__(self, lowering: Lowering, options: Options, driver: Driver | None = None, tune: int = 0) -> None:
@@ -42,11 +45,40 @@ class Compilation:
         if driver is not None:
             tuner = Tuner(driver, lowering.schedule, lowering.kernels, self.module)
             self.codes, self.configurations = tuner.configure(self.codes, tune)
+        self.runs: list[Run] = []
+        self._persistent: list[Decision] = []
+        assert lowering.policy is not None
+        if "persistent" in lowering.policy.fusion and not waits(lowering.kernels):
+            self.runs, self._persistent = joined(self.codes, lowering.kernels, lowering.plan, options)
+        if self.runs:
+            self.text = "\n\n".join([self.text, *("\n".join(run.text) + "\n" for run in self.runs)])
+            self.module = write_module(self.text)
+            self.configurations += configurations([run.code for run in self.runs])
+
+    @property
+    def parts(self) -> list[tuple[LaunchCode, Sequence[int]]]:
+        """The code of each launch of a run with work, and the launches of the schedule, by number, that it is."""
+        first = {run.launches[0]: run for run in self.runs}
+        inside = {i for run in self.runs for i in run.launches}
+        found: list[tuple[LaunchCode, Sequence[int]]] = []
+        for i, code in enumerate(self.codes):
+            if i in first:
+                found.append((first[i].code, first[i].launches))
+            elif code.grid and i not in inside:
+                found.append((code, (i,)))
+        return found
 
     @functools.cached_property
     def image(self) -> Image:
         """The program as a driver runs it. Raises TargetError for what does not compile."""
-        working = [code for code in self.codes if code.grid]
+        return self._image([code for code, _ in self.parts])
+
+    @functools.cached_property
+    def apart(self) -> Image:
+        """The same with every launch of the schedule that has work by itself, as profiles want it. Raises TargetError."""
+        return self._image([code for code in self.codes if code.grid]) if self.runs else self.image
+
+    def _image(self, working: Sequence[LaunchCode]) -> Image:
         if self.options.interpret:
             kernels: list[Any] = [code.call or self._interpreted(code) for code in working]
             return make_image(working, kernels, range(len(working)), self._plan, self._until)
@@ -58,14 +90,25 @@ class Compilation:
         number = [*itertools.accumulate((code.grid > 0 for code in self.codes), initial=0)]
         return {number[start]: number[until] for start, until in waits(self.kernels).items() if self.codes[start].grid}
 
+    def gaps(self) -> list[str]:
+        """What each launch of the schedule begins with, of ``machine.GAPS``."""
+        found = ["launch"] * len(self.codes)
+        for level in (level for run in self.runs for level in run.levels):
+            for i in level:
+                found[i] = "barrier" if i == level[0] else "beside"
+        for run in self.runs:
+            found[run.launches[0]] = "launch"
+        return found
+
     def decisions(self) -> list[Decision]:
-        """The form and tile of each template, and what others should take."""
+        """The form and tile of each template, and what others should take; the launches that are joined, and that are not."""
         anchors = [(code, kernels[0].group.anchor) for code, kernels in zip(self.codes, self.kernels, strict=True)]
         templates = [(code, node) for code, node in anchors if node is not None and node.op.template is not None]
-        return [d for code, node in templates for d in code.decisions(node.outputs[0].name)]
+        return [d for code, node in templates for d in code.decisions(node.outputs[0].name)] + self._persistent
 
     def _interpreted(self, code: LaunchCode) -> JitKernel:
-        return JitKernel(*resolve(code, self.module), tuple(f"{slot.space} {slot.name}" for slot in code.slots))
+        buffers = tuple(f"{slot.space} {slot.name}" for slot in code.slots)
+        return JitKernel(*resolve(code, self.module), buffers, code.cooperative)
 
     def source(self, launch: int | None) -> str:
         """Generated source: of one launch, or all of it."""
@@ -74,7 +117,9 @@ class Compilation:
     def prepared(self, tune: int, share: float = 0.0, most: int | None = None) -> list[str]:
         """Keys of the kernels of all launches and of tuning's candidates, which are in the cache then (``tune.ahead``)."""
         sheet = find_data_sheet(self.options.gpu)
-        return prepared(self.codes, self.kernels, self.module, self.options.gpu, sheet, tune, share, most)
+        codes = [*self.codes, *(run.code for run in self.runs)]
+        kernels = [*self.kernels, *([k for i in run.launches for k in self.kernels[i]] for run in self.runs)]
+        return prepared(codes, kernels, self.module, self.options.gpu, sheet, tune, share, most)
 
     def save(self, path: str | Path, program: Runnable) -> None:
         """Writes ``program`` as the folder ``path``. Raises OSError."""

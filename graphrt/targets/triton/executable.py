@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+import functools
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from graphrt.schedule.schedule import Slot
 from graphrt.targets.triton.binary import DeviceBinary
 from graphrt.targets.triton.compilation import Compilation
 from graphrt.targets.triton.driver import Driver
-from graphrt.targets.triton.image import Buffer
+from graphrt.targets.triton.image import Buffer, Image
 from graphrt.targets.triton.report import KernelReport, reports, works
 from graphrt.targets.triton.tune.tuner import Configuration
 
@@ -32,8 +33,20 @@ class TritonExecutable(DeviceBinary, Executable):
         self._compilation = compilation
         super().__init__(compilation.image, driver, {name: v.type for name, v in lowering.graph.outputs.items()})
 
+    @functools.cached_property
+    def _apart(self) -> tuple[Image, Sequence[Any]]:
+        image = self._compilation.apart
+        return image, self._kernels if image is self.image else [self._driver.load(kernel) for kernel in image.kernels]
+
+    def _alone(self) -> tuple[Image, Sequence[Any]]:
+        """The image, and its loaded kernels, in which each launch of the schedule that has work is one."""
+        return self._apart
+
     def time(self, inputs: Mapping[str, Any], state: State) -> list[float]:
-        """Runs once and returns the seconds of each launch: none of one that has no work, which the image leaves out."""
+        """Runs once and returns the seconds of each launch: none of one that has no work, which the image leaves out.
+
+        Each runs by itself, also those that a call joins.
+        """
         seconds = iter(super().time(inputs, state))
         return [next(seconds) if code.grid else 0.0 for code in self._compilation.codes]
 
@@ -41,7 +54,9 @@ class TritonExecutable(DeviceBinary, Executable):
         """Runs once, launch by launch: before the first and behind each, what reads the place of a tensor as it is then."""
         assert lowering.plan is not None
         offsets = {("arena", slot.name): at for slot, at in lowering.plan.offset.items()}
-        offsets |= {(b.space, b.name): b.offset for launch in self.image.launches for b in launch.buffers if b.space != "arena"}
+        offsets |= {
+            (b.space, b.name): b.offset for launch in self._apart[0].launches for b in launch.buffers if b.space != "arena"
+        }
         runs = self.one_by_one(inputs, state)
         fetch = next(runs)
 
@@ -64,8 +79,12 @@ class TritonExecutable(DeviceBinary, Executable):
         """The Triton source."""
         return {"source.py": self._compilation.source(None)}
 
+    def gaps(self, lowering: Lowering) -> list[str]:
+        """What each launch begins with: those that are joined with a barrier, or beside others."""
+        return self._compilation.gaps()
+
     def decisions(self, lowering: Lowering) -> list[Decision]:
-        """The form and tile of each template, and what others should take."""
+        """The form and tile of each template, and what others should take; the launches that are joined."""
         return self._compilation.decisions()
 
     def configurations(self, lowering: Lowering) -> list[Configuration]:
@@ -117,8 +136,12 @@ class AheadExecutable(Executable):
         """The work of each launch's compiled code; None where that is not known."""
         return works(self._compilation)
 
+    def gaps(self, lowering: Lowering) -> list[str]:
+        """What each launch begins with: those that are joined with a barrier, or beside others."""
+        return self._compilation.gaps()
+
     def decisions(self, lowering: Lowering) -> list[Decision]:
-        """The form and tile of each template, and what others should take."""
+        """The form and tile of each template, and what others should take; the launches that are joined."""
         return self._compilation.decisions()
 
     def configurations(self, lowering: Lowering) -> list[Configuration]:

@@ -32,6 +32,7 @@ class DriverLibrary(Protocol):
     """The part of a vendor's driver library that runs kernels."""
 
     launch: Any  # f(function, grid x y z, block x y z, shared bytes, stream, arguments, extra) -> status
+    launch_together: Any  # as launch, without extra: raises no more than run at once, which may wait for each other
     launch_as: Any  # f(Launching, function, arguments, extra) -> status; None where the library has no such function
 
     def activate(self, device: int) -> None:
@@ -50,6 +51,7 @@ class Cuda:
     def __init__(self, path: str = "libcuda.so.1") -> None:
         self._lib = _open(path)
         self.launch = _launcher(self._lib.cuLaunchKernel)
+        self.launch_together = _launcher(self._lib.cuLaunchCooperativeKernel, 0)
         self.launch_as = getattr(self._lib, "cuLaunchKernelEx", None)  # from CUDA 11.8 on
         if self.launch_as is not None:
             self.launch_as.argtypes = [ctypes.c_void_p] * 4
@@ -89,6 +91,7 @@ class Hip:
     def __init__(self, path: str = "") -> None:
         self._lib = _open(path or _torch_library("libamdhip64.so"))
         self.launch, self.launch_as = _launcher(self._lib.hipModuleLaunchKernel), None
+        self.launch_together = _launcher(self._lib.hipModuleLaunchCooperativeKernel, 0)
 
     def activate(self, device: int) -> None:
         """Selects the device in this thread."""
@@ -123,9 +126,9 @@ def _torch_library(name: str) -> str:
     return bundled if os.path.exists(bundled) else name
 
 
-def _launcher(function: Any) -> Any:
+def _launcher(function: Any, extra: int = 1) -> Any:
     size = ctypes.c_uint
-    function.argtypes = [ctypes.c_void_p, *[size] * 7, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    function.argtypes = [ctypes.c_void_p, *[size] * 7, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_void_p] * extra]
     function.restype = ctypes.c_int
     return function
 
@@ -157,10 +160,12 @@ def prepare(
     shared: int,
     pointers: Sequence[int],
     dependent: bool = False,
+    together: bool = False,
 ) -> Launch:
     """A launch of ``grid`` blocks with its arguments packed: addresses of a kernel's arguments, the last two its scratch.
 
     One that is ``dependent`` begins when all blocks of the launch in front have let it (or ended), if the library can do that.
+    All blocks of one that is ``together`` run at once, or it is an error.
     """
     values = (ctypes.c_void_p * len(pointers))(*pointers)
     step = ctypes.sizeof(ctypes.c_void_p)
@@ -168,6 +173,15 @@ def prepare(
     call, check = library.launch, library.check
     if dependent and library.launch_as is not None:
         return _dependent(library, function, Launching((grid, 1, 1), (threads, 1, 1), shared), packed, values)
+
+    if together:
+        call = library.launch_together
+
+        def launch_together(stream: int, values: Any = values) -> None:
+            if status := call(function, grid, 1, 1, threads, 1, 1, shared, stream, packed):
+                check(status)
+
+        return launch_together
 
     def launch(stream: int, values: Any = values) -> None:  # the values must live as long as the launch
         if status := call(function, grid, 1, 1, threads, 1, 1, shared, stream, packed, None):
@@ -266,12 +280,15 @@ class GpuDriver:
             return kernel, self._library.load_kernel(kernel.code, kernel.entry, kernel.shared)
 
     def bind(self, loaded: Any, grid: int, buffers: Sequence[Any], scratch: Any, dependent: bool = False) -> Launch:
-        """Arguments packed for the library's launch."""
+        """Arguments packed for the library's launch; no more blocks than run at once of those that wait for each other."""
         if isinstance(loaded, Call):
             return loaded.bind(buffers)
         kernel, function = loaded
         pointers = [b.data_ptr() for b in buffers] + [0 if scratch is None else scratch.data_ptr(), 0]
-        return prepare(self._library, function, grid, kernel.threads, kernel.shared, pointers, dependent)
+        together = kernel.cooperative > 0
+        if together:
+            grid = min(grid, kernel.cooperative * (self.units or 1))
+        return prepare(self._library, function, grid, kernel.threads, kernel.shared, pointers, dependent, together)
 
     def run(self, launches: Sequence[Launch]) -> None:
         """Runs ``launches`` in order on torch's current stream."""

@@ -3,11 +3,13 @@
 Programs of a launch run in any order, and at once. So none may store what another stores or loads, and none may touch what is
 outside a buffer, unless a mask leaves the lane out. Each buffer gets addresses of its own, far from those of others, so that a
 pointer that strays is known by the buffer it was made from; the elements it means are found behind the check. Atomics count as
-stores: no kernel here needs one.
+stores, but for those on the word at which programs of a cooperative launch meet. These run in turns, each until it waits for
+the others; what was loaded and stored before a meeting is forgotten when the last has come, for what follows is behind it.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +20,11 @@ import numpy as np
 from triton.runtime import interpreter
 
 from graphrt.errors import AccessError
+from graphrt.targets.triton.turns import Turns
 
 _SPACE = 44  # bits of the addresses that each buffer has to itself, half of them below it
 _NOBODY, _MANY = -1, -2
+MEETING = "barrier met"  # the buffer at which the programs of a launch meet
 _PENDING = 1 << 22  # loaded units that are kept in mind
 
 
@@ -76,12 +80,18 @@ class _Memory:
         self._pending.clear()
         self._lanes = 0
 
+    def forget(self) -> None:
+        """Forgets who loaded and stored what."""
+        self.stored = self._loaded = None
+        self._pending.clear()
+        self._lanes = 0
+
 
 class Watch:
-    """One launch of ``kernel`` on ``buffers``, tensors of the CPU by name."""
+    """One launch of ``kernel`` on ``buffers``, tensors of the CPU by name; its programs meet where ``turns`` are taken."""
 
-    def __init__(self, kernel: str, buffers: Sequence[tuple[str, Any]]) -> None:
-        self._kernel, self._buffers = kernel, buffers
+    def __init__(self, kernel: str, buffers: Sequence[tuple[str, Any]], turns: Turns | None = None) -> None:
+        self._kernel, self._buffers, self._turns = kernel, buffers, turns
         starts = [t.data_ptr() for _, t in buffers]
         self._real = np.array(starts, np.int64)
         self._bases = np.array([(i + 1 << _SPACE) + start % 256 for i, start in enumerate(starts)], np.int64)
@@ -95,6 +105,22 @@ class Watch:
     def store(self, addresses: np.ndarray, mask: np.ndarray, values: np.ndarray) -> np.ndarray:
         """The addresses in memory of what the running program stores. Raises AccessError."""
         return self._access(addresses, mask, values.dtype.itemsize, values)
+
+    def atomic(self, addresses: np.ndarray, mask: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """The addresses in memory of what the running program changes at once. Raises AccessError."""
+        number = _number(int(addresses.reshape(-1)[0]))
+        if self._turns is None or not 0 <= number < len(self._buffers) or self._buffers[number][0] != MEETING:
+            return self.store(addresses, mask, values)
+        if not values.any():  # it looks whether the others have come
+            self._turns.give()
+        return (addresses - self._bases[number] + self._real[number]).astype(np.uint64)
+
+    def changed(self, before: np.ndarray, values: np.ndarray) -> None:
+        """Takes note that the running program comes to a meeting where ``before`` was: behind the last all begins anew."""
+        with np.errstate(over="ignore"):
+            if self._turns is not None and (((before + values) ^ before) < 0).any():
+                for memory in self._memory:
+                    memory.forget()
 
     def _access(self, addresses: np.ndarray, mask: np.ndarray, itemsize: int, values: np.ndarray | None) -> np.ndarray:
         mask = np.asarray(mask)  # of a descriptor's box it is the bare memory
@@ -199,20 +225,49 @@ class _Executor(interpreter.GridExecutor):
         pass
 
 
+class _Together(_Executor):
+    """Runs the programs of a launch by ``turns``."""
+
+    def __init__(self, fn: Any, arg_names: Any, grid: Any, turns: Turns) -> None:
+        super().__init__(fn, arg_names, grid)
+        self._turns = turns
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        scope = interpreter._patch_lang(self.fn)
+        try:
+            bound = inspect.getcallargs(self.fn, *args, **kwargs)
+            given = {n: a if n in self.constexprs else interpreter._implicit_cvt(a) for n, a in bound.items()}
+            interpreter.interpreter_builder.set_grid_dim(*self.grid, 1, 1)
+            self._turns.run(lambda number: self.fn(**given))
+        finally:
+            scope.restore()
+
+
 def launch(
-    function: Any, grid: tuple[int, ...], args: Sequence[Any], constants: Mapping[str, Any], names: Sequence[str] = ()
+    function: Any,
+    grid: tuple[int, ...],
+    args: Sequence[Any],
+    constants: Mapping[str, Any],
+    names: Sequence[str] = (),
+    together: bool = False,
 ) -> None:
     """Runs ``function`` on ``grid`` programs, as the interpreter would; ``names`` are those of the tensors in ``args``.
 
-    Raises AccessError at the first access that a program may not make.
+    Programs that run ``together`` may wait for each other. Raises AccessError at the first access that one may not make.
     """
     found = [*_tensors(args)]
     buffers = [(names[i] if i < len(names) else f"argument {i}", t) for i, t in enumerate(found)]
-    watch = Watch(str(constants.get("NAME", function.__name__)), buffers)
+    builder = interpreter.interpreter_builder
+    turns = Turns(math.prod(grid), lambda number: builder.set_grid_idx(number, 0, 0)) if together else None
+    watch = Watch(str(constants.get("NAME", function.__name__)), buffers, turns)
     pointers = iter(watch.pointers)
     with _watched(watch):
         try:
-            _Executor(function.rewrite(), function.arg_names, grid)(*_replaced(args, pointers), **constants)
+            body, given = function.rewrite(), (*_replaced(args, pointers),)
+            if turns is None:
+                _Executor(body, function.arg_names, grid)(*given, **constants)
+            else:
+                _Together(body, function.arg_names, grid, turns)(*given, **constants)
         except interpreter.InterpreterError as error:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, AccessError):
@@ -240,7 +295,10 @@ def _watched(watch: Watch) -> Iterator[None]:
         return swap(handle(watch.store(ptr.data, np.ones_like(ptr.data, bool), val.data), ptr.dtype), cmp, val, *args)
 
     def atomic_rmw(op: Any, ptr: Any, val: Any, mask: Any, *args: Any) -> Any:
-        return change(op, handle(watch.store(ptr.data, mask.data, val.data), ptr.dtype), val, mask, *args)
+        at = handle(watch.atomic(ptr.data, mask.data, val.data), ptr.dtype)
+        before = change(op, at, val, mask, *args)
+        watch.changed(before.data, val.data)
+        return before
 
     hooks = {"create_masked_load": masked_load, "create_masked_store": masked_store}
     hooks |= {"create_atomic_cas": atomic_cas, "create_atomic_rmw": atomic_rmw}

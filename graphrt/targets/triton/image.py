@@ -1,7 +1,8 @@
 """Image: a program as a driver runs it, without graph or source: kernels, launches, and where every buffer lies.
 
 One arena holds it all: first what lives between launches, then the slots of inputs and outputs, which stay where they are so
-that a captured graph finds them, then scratch memory that some kernels want. State lies outside, where programs share it.
+that a captured graph finds them, then a word at which programs meet, then scratch memory that some kernels want. State lies
+outside, where programs share it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from graphrt.types import TensorType
 class Buffer:
     """A tensor's place: ``offset`` bytes into the arena, or the buffer ``name`` of the state."""
 
-    space: str  # arena | input | output | state
+    space: str  # arena | input | output | state | barrier
     name: str
     type: TensorType
     offset: int = 0
@@ -85,11 +86,14 @@ def make_image(
 
 
 def _places(codes: Sequence[LaunchCode], plan: MemoryPlan) -> tuple[Callable[[Slot], Buffer], int]:
-    """The place of each slot, and the end of the temporary part of the arena: outputs lie side by side, as do inputs."""
+    """The place of each slot, and the end of the temporary part of the arena: outputs lie side by side, as do inputs.
+
+    What is behind these moves none of them.
+    """
     found = dict.fromkeys(slot for code in codes for slot in code.slots)
     end = temporary = aligned(plan.size)
     offsets = dict(plan.offset)
-    for space in ("output", "input"):
+    for space in ("output", "input", "barrier"):
         for slot in found:
             if slot.space == space:
                 offsets[slot] = end

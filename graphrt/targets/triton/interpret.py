@@ -10,14 +10,20 @@ from graphrt.errors import TargetError
 from graphrt.targets.triton.collective import Call
 from graphrt.targets.triton.driver import HostDriver, Launch
 
+TOGETHER = 16  # programs of a cooperative launch that is watched; else there is one, which waits for nobody
+
 
 @dataclass(frozen=True)
 class JitKernel:
-    """A kernel as its source: Triton's function and its compile-time arguments, and the names of the buffers it works on."""
+    """A kernel as its source: Triton's function and its compile-time arguments, and the names of the buffers it works on.
+
+    Programs of a ``cooperative`` one wait for each other.
+    """
 
     function: Any
     constants: dict[str, Any]
     buffers: tuple[str, ...] = ()
+    cooperative: bool = False
 
 
 class InterpretDriver(HostDriver):
@@ -66,8 +72,10 @@ class InterpretDriver(HostDriver):
             from graphrt.targets.triton import guard
 
             function, constants, names = loaded.function, loaded.constants, loaded.buffers
-            return lambda stream: guard.launch(function, (grid,), (tuple(buffers),), constants, names)
-        launch, args = loaded.function[(grid,)], tuple(buffers)
+            programs = min(grid, TOGETHER) if loaded.cooperative else grid
+            together = loaded.cooperative
+            return lambda stream: guard.launch(function, (programs,), (tuple(buffers),), constants, names, together)
+        launch, args = loaded.function[(1 if loaded.cooperative else grid,)], tuple(buffers)
         return lambda stream: launch(args, **loaded.constants)
 
 

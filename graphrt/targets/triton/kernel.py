@@ -18,7 +18,8 @@ class KernelBinary:
     bytes of global memory that each block wants for itself, ``pointers`` how many pointers it takes. Behind these it takes
     two more, to its scratch memory and to the profiler's. ``instructions`` counts the telling ones of AMD's machine code, for
     which Triton brings no disassembler (``report``). One that is ``dependent`` waits for the launch in front before it touches
-    memory, so it may begin before that has ended.
+    memory, so it may begin before that has ended. The programs of one that is ``cooperative`` wait for each other; it is the
+    number that a multiprocessor holds.
     """
 
     target: str
@@ -30,6 +31,7 @@ class KernelBinary:
     instructions: Mapping[str, int]
     code: bytes
     dependent: bool = False
+    cooperative: int = 0
 
     @property
     def file(self) -> str:

@@ -16,7 +16,9 @@ from graphrt.targets.triton.compile import instructions
 from graphrt.targets.triton.compile.cubin import listings
 from graphrt.targets.triton.compile.sass import work_of
 from graphrt.targets.triton.compile.usage import resident, usage
+from graphrt.targets.triton.emit.launch import LaunchCode
 from graphrt.targets.triton.emit.options import lanes
+from graphrt.targets.triton.image import Image
 from graphrt.targets.triton.kernel import KernelBinary
 
 _MUCH = 16  # a buffer of a smaller part of the bytes moved may be read or written as it comes
@@ -53,35 +55,44 @@ class KernelReport:
 
 def reports(compilation: Compilation) -> list[KernelReport]:
     """Compiles every distinct kernel that has work, in the order of their first launches, and reads the results."""
-    image, arch = compilation.image, compilation.options.arch
-    working = [i for i, code in enumerate(compilation.codes) if code.grid]
+    return _reports(compilation, compilation.image, compilation.parts)
+
+
+def _reports(compilation: Compilation, image: Image, parts: Sequence[tuple[LaunchCode, Sequence[int]]]) -> list[KernelReport]:
+    """The reports on the kernels of ``image``, whose launches are ``parts``: the code of each, and launches of the schedule."""
+    arch = compilation.options.arch
     numbers = [launch.kernel for launch in image.launches]
     kernels = [(n, k) for n, k in enumerate(image.kernels) if isinstance(k, KernelBinary)]  # and no library's calls
     texts = listings([k.code for _, k in kernels], arch) if arch.startswith("sm") else [""] * len(kernels)
     return [
-        _report(kernel, compilation, working[numbers.index(n)], numbers.count(n), text)
+        _report(kernel, compilation, *parts[numbers.index(n)], numbers.count(n), text)
         for (n, kernel), text in zip(kernels, texts, strict=True)
     ]
 
 
 def works(compilation: Compilation) -> list[Work | None]:
-    """The work of each launch's compiled code; None of a library's calls and of launches without work."""
-    kernels = [n for n, k in enumerate(compilation.image.kernels) if isinstance(k, KernelBinary)]
-    found = dict(zip(kernels, (r.work for r in reports(compilation)), strict=True))
-    numbers = iter(compilation.image.launches)
+    """The work of each launch's code, compiled by itself; None of a library's calls and of launches without work."""
+    image = compilation.apart
+    kernels = [n for n, k in enumerate(image.kernels) if isinstance(k, KernelBinary)]
+    parts = [(code, (i,)) for i, code in enumerate(compilation.codes) if code.grid]
+    found = dict(zip(kernels, (r.work for r in _reports(compilation, image, parts)), strict=True))
+    numbers = iter(image.launches)
     return [found.get(next(numbers).kernel) if code.grid else None for code in compilation.codes]
 
 
-def _report(kernel: KernelBinary, compilation: Compilation, launch: int, launches: int, text: str) -> KernelReport:
-    code, kernels, warps = compilation.codes[launch], compilation.kernels[launch], kernel.threads // lanes(kernel.target)
+def _report(
+    kernel: KernelBinary, compilation: Compilation, code: LaunchCode, of: Sequence[int], launches: int, text: str
+) -> KernelReport:
+    kernels, warps = [k for i in of for k in compilation.kernels[i]], kernel.threads // lanes(kernel.target)
     found = instructions.nvidia(text) if text else dict(kernel.instructions)
     registers, spills = usage(kernel.code, kernel.target)
     blocks = resident(registers, kernel.shared, warps, kernel.target)
-    c, cost = code.constants, launch_cost(kernels)
+    c, cost, one = code.constants, launch_cost(kernels), len(of) == 1
     product = cost.dtype is not None and "BK" in c  # also with other groups beside it
+    title = compilation.launches[of[0]].description() if one else f"{len(of)} launches one after another"
     return KernelReport(
         name=code.display,
-        title=compilation.launches[launch].description(),
+        title=title,
         launches=launches,
         programs=code.grid,
         registers=registers,
@@ -94,8 +105,8 @@ def _report(kernel: KernelBinary, compilation: Compilation, launch: int, launche
         operands=cost.dtype.name if product and cost.dtype else "",
         bytes=cost.bytes,
         flops=cost.flops,
-        narrow=tuple(_narrow(kernels, cost, found)),
-        work=work_of(kernel, text, code.choice, cost),
+        narrow=tuple(_narrow(kernels, cost, found)) if one else (),
+        work=work_of(kernel, text if one else "", code.choice, cost),
     )
 
 

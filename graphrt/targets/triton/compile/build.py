@@ -37,6 +37,7 @@ from graphrt.targets.triton.emit.module import resolve
 from graphrt.targets.triton.kernel import KernelBinary
 
 _MOST_REGISTERS = 255
+MOST_RESIDENT = 4  # programs on a multiprocessor that wait for each other: all of them ask one word
 _NAMED = 3  # kernels that an error names
 PARALLEL = 4  # kernels to compile, from which on other processes help: one takes a second to start
 _POINTERS = {
@@ -135,8 +136,13 @@ def _binary(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
         raise TargetError(f"{code.display}: the runtime launches plain grids: no clusters, cooperation or dependent launch")
     threads, scratch = m["num_warps"] * m["target"].warp_size, m.get("global_scratch_size") or 0
     found = amd(compiled.asm["amdgcn"]) if target.startswith("hip") else {}
-    waits = "griddepcontrol.wait" in compiled.asm.get("ptx", "")
-    return KernelBinary(target, compiled.name, threads, m["shared"], scratch, len(code.slots), found, compiled.kernel, waits)
+    waits, held = "griddepcontrol.wait" in compiled.asm.get("ptx", ""), 0
+    if code.cooperative:
+        held = min(resident(usage(compiled.kernel, target)[0], m["shared"], m["num_warps"], target), MOST_RESIDENT)
+        if scratch or not held:
+            raise TargetError(f"{code.display}: no program of it fits on a multiprocessor, or it wants scratch memory")
+    pointers = len(code.slots)
+    return KernelBinary(target, compiled.name, threads, m["shared"], scratch, pointers, found, compiled.kernel, waits, held)
 
 
 # --- the distinct kernels of a program ------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from graphrt.index import Expr, axis, delinearize
 from graphrt.schedule.kernel_ir import Block, Fold, Kernel, Pass, PointwiseKernel, ReductionKernel, Store, Var
@@ -182,7 +183,10 @@ class _Tile:
 
 @dataclass
 class Part:
-    """Groups that compute the same, each with ``count`` programs and pointers of its own; or a template's ``call``."""
+    """Groups that compute the same, each with ``count`` programs and pointers of its own; or a kernel's ``call``.
+
+    The call lacks its last argument, the number of the program.
+    """
 
     name: str
     count: int
@@ -197,7 +201,7 @@ class Part:
     def lines(self, pid: str) -> list[str]:
         """The call of the part by its program number ``pid``."""
         if self.call:
-            return [self.call]
+            return [f"{self.call}, PID={pid})"]
         shared = [len(set(places)) == 1 for places in zip(*self.pointers, strict=True)]
         own = [i for i, same in enumerate(shared) if not same]
         chosen = [f"{self.name}_p{i}" if i in own else f"ARGS[{p}]" for i, p in enumerate(self.pointers[0])]
@@ -219,13 +223,19 @@ class Part:
 def dispatcher(name: str, parts: Sequence[Part], blocks: Sequence[str] = (), dependent: bool = False) -> list[str]:
     """A kernel that gives its programs to ``parts`` in turn. One that is ``dependent`` waits for the launch in front.
 
-    ``blocks`` are its arguments. The last part gets what programs are left. The right part is found by halving: a chain of
-    hundreds is slow, and deeper than Triton's compiler can go.
+    ``blocks`` are its arguments.
     """
     names = "".join(f", {n}: tl.constexpr" for n in ("NAME", *blocks))
-    head = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS{names}):"]
+    head = ['@triton.jit(repr=lambda s: s.constants["NAME"])', f"def {name}(ARGS{names}, PID=None):"]
     head += ["    gdc_wait()", "    gdc_launch_dependents()"] if dependent else []  # so at most two launches are under way
-    head += ["    pid = tl.program_id(0)"]
+    return [*head, "    pid = program(PID)", *branches(parts, "    ")]
+
+
+def branches(parts: Sequence[Part], indent: str) -> list[str]:
+    """Lines that give program ``pid`` to one of ``parts``, which have theirs in turn; the last gets what programs are left.
+
+    The right part is found by halving: a chain of hundreds is slow, and deeper than Triton's compiler can go.
+    """
     starts = [*itertools.accumulate((part.programs for part in parts), initial=0)]
 
     def branch(low: int, high: int, indent: str) -> list[str]:
@@ -236,7 +246,16 @@ def dispatcher(name: str, parts: Sequence[Part], blocks: Sequence[str] = (), dep
         test = f"{indent}if pid < {starts[middle]}:"
         return [test, *branch(low, middle, indent + "    "), f"{indent}else:", *branch(middle, high, indent + "    ")]
 
-    return [*head, *branch(0, len(parts), "    ")]
+    return branch(0, len(parts), indent)
+
+
+def literal(value: Any) -> str:
+    """A compile-time argument as it stands in source."""
+    if isinstance(value, str) and value[:1] == "@":
+        return value[1:]
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    return value if isinstance(value, str) and value.startswith("tl.") else repr(value)
 
 
 _COMBINE = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum"}

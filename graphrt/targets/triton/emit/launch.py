@@ -70,6 +70,8 @@ class Choice:
 class LaunchCode:
     """The launch of one kernel: its name in reports, its pointers, its closures' text, and one of ``choices``.
 
+    The programs of a ``cooperative`` one wait for each other: no more may be launched than run at once.
+
     The heuristic is the first of these; tuning may take another.
     """
 
@@ -79,6 +81,7 @@ class LaunchCode:
     choices: list[Choice]
     choice: Choice
     origin: str = "heuristic"  # of the choice: heuristic, shipped, tuned or asked for
+    cooperative: bool = False
     refused: tuple[str, ...] = ()  # forms that could have computed it, each with the reason why it does not
 
     def configured(self, choice: Choice, origin: str) -> LaunchCode:

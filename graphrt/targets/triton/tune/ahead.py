@@ -52,7 +52,7 @@ def prepared(
             binary = build.cached(code, module, target)
             assert isinstance(binary, KernelBinary)
             binaries[key] = binary
-    new = [key for key in binaries if bound(key) is None]
+    new = [key for key in binaries if bound(key) is None and not wanted[key][0].cooperative]
     if new and target.startswith("cuda"):
         for key, text in zip(new, listings([binaries[key].code for key in new], target.split(":")[1]), strict=True):
             code, group = wanted[key]
