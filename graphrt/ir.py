@@ -97,11 +97,12 @@ class Graph:
 
     def adopt(self, node: Node, inputs: Sequence[Value], orders: Sequence[Order] | None = None) -> Node:
         """Adds a copy of another graph's ``node`` that reads ``inputs`` instead of its own; None keeps its ``orders``."""
-        orders = [t.order for t in node.types] if orders is None else orders
-        if all(new.type is old.type or new.type.like(old.type) for new, old in zip(inputs, node.inputs, strict=True)):
-            types = tuple(t.with_order(order) for t, order in zip(node.types, orders, strict=True))
+        types = node.types
+        if orders is not None:
+            types = tuple([t.with_order(order) for t, order in zip(types, orders, strict=True)])
+        if all([new.type is old.type or new.type.like(old.type) for new, old in zip(inputs, node.inputs, strict=True)]):
             return self._added(Node(self, node.op, tuple(inputs), node.attrs, types, node.name, node.origin))
-        return self.append(node.op, inputs, node.attrs, node.name, orders)
+        return self.append(node.op, inputs, node.attrs, node.name, [t.order for t in types])
 
     def like(self) -> Graph:
         """An empty graph with the names, the starting values, the signature and the state of this one."""

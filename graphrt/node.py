@@ -302,7 +302,7 @@ class Node:
     def __post_init__(self) -> None:
         if not isinstance(self.attrs, MappingProxyType):  # else another node's
             object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
-        object.__setattr__(self, "outputs", tuple(Value(self, i) for i in range(len(self.types))))
+        object.__setattr__(self, "outputs", tuple([Value(self, i) for i in range(len(self.types))]))
 
     def where(self) -> str:
         """``name (file:line)`` for error messages."""
