@@ -182,6 +182,12 @@ def delinearize(offset: Expr, shape: Sequence[int]) -> tuple[Expr, ...]:
     return tuple(index)
 
 
+@_remembered
+def renumbered(index: tuple[Expr, ...], old: tuple[int, ...], new: tuple[int, ...]) -> tuple[Expr, ...]:
+    """The index in shape ``new`` of the element that is at ``index`` in shape ``old``, both in rows."""
+    return delinearize(linearize(index, row_major(old)), new)
+
+
 def _atom_range(atom: Atom) -> tuple[int, int]:
     if atom[0] == "axis":
         return 0, max(atom[2] - 1, 0)

@@ -8,6 +8,7 @@ a value that differs from one to the other names the axes of their mesh along wh
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -163,12 +164,12 @@ class TensorType:
     order: tuple[int, ...] | None = None
     varying: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
 
-    @property
+    @functools.cached_property
     def nbytes(self) -> int:
         """Bytes of all elements."""
         return self.size * self.dtype.itemsize

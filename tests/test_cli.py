@@ -58,14 +58,17 @@ def test_explain() -> None:
     output = run("explain", "lenet5", "--batch", "4", "--target", "cpu", "--source", "--full")
     assert "fused, saves" in output and "conv[" in output and "arena" in output and "/* launch" in output
     assert "the target has no plan" in run("explain", "mlp", "--target", "reference")
+    output = run("explain", "resnet20", "--batch", "2", "--eval", "--target", "cpu")
+    assert len(output.splitlines()) <= 60 and "arena" in output  # one line of it: --full has its buffers
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="plans for a GPU are made in the lane that compiles")
 def test_explain_predicts_for_a_gpu_that_is_not_here() -> None:
     output = run("explain", "mlp", "--train", "--batch", "64", "--dtype", "float32", "--target", "cuda:sm_90")
     assert "not measured" in output and "H200" in output and "images/s" in output and "MB an image" in output
-    half = run("explain", "mlp", "--train", "--dtype", "bf16", "--target", "cuda:sm_90")
+    half = run("explain", "mlp", "--train", "--dtype", "bf16", "--target", "cuda:sm_90", "--full")
     assert "bf16[" in half and "bf16[" not in output
+    assert len(run("explain", "resnet20", "--batch", "4", "--target", "cuda:sm_90", "--plan").splitlines()) <= 60
     data = json.loads(run("explain", "mlp", "--eval", "--target", "cuda:sm_80", "--json"))
     assert data["predicted"] and data["compiled"] and data["device"]["name"] == "A100"
     assert data["kernels"][0]["limits"].keys() >= {"memory", "launch", "issue", "shared", "l2", "latency"}

@@ -476,3 +476,5 @@ def test_what_only_updates_wait_for_shares_launches() -> None:
 
     for optimizer in (lambda: grt.optim.LARS(0.1), lambda: grt.optim.SGD(0.1, clip_grad_norm=1.0)):
         assert launches(optimizer(), 12) == launches(optimizer(), 4) <= 5
+    bounded = launches(grt.optim.SGD(0.1, clip_grad_norm=1.0), 4)
+    assert launches(grt.optim.AdamW(0.1, clip_grad_norm=1.0), 4) == bounded  # its corrections share the norm's launch

@@ -56,12 +56,13 @@ def fusion(
     from graphrt.bench.trial import Spec
 
     console = Console(markup=False)
+    wide = console if console.is_terminal else Console(width=220, markup=False)
     chosen = _called(filter)
     if size not in ("small", "large"):
         raise ArgumentError(f"size is small or large, got {size!r}")
     if list_only:
         for pattern in chosen:
-            console.print(f"{pattern.name:32} {pattern.family:12} {pattern.about}", highlight=False)
+            wide.print(f"{pattern.name:32} {pattern.family:12} {pattern.about}", highlight=False)
         return
     _check_places(save, md, page, png)
     before, labels, failures = runs.read(compare) if compare is not None else [], runs.variants(ablate), list[str]()
@@ -78,11 +79,10 @@ def fusion(
         about = runs.about()
         end, family = monotonic() + 60 * minutes, {p.name: p.family for p in chosen}
         found, failures = _measured(specs, family, processes, end, about, save, console)
-    wide = console if console.is_terminal else Console(width=220, markup=False)
     wide.print(report.table(found, about, "what fusion is worth"))
-    console.print(report.about(about, found))
+    wide.print(report.about(about, found))
     for line in runs.longer(found):
-        console.print(f"more launches: {line}", highlight=False)
+        wide.print(f"more launches: {line}", highlight=False, soft_wrap=True)
     _write(found, about, png, md, page)
     status = _compared(before, found, console) if compare is not None else 0
     if status or failures:

@@ -52,14 +52,14 @@ def explain(
     module: Annotated[str, typer.Option(help="only the launches of a module: layer1.0")] = "",
     group: Annotated[str, typer.Option(help="only a group of the plan and the decisions on it: g5")] = "",
     refused: Annotated[bool, typer.Option("--refused", help="only what was not done, and why")] = False,
-    full: Annotated[bool, typer.Option("--full", help="every decision and every launch")] = False,
+    full: Annotated[bool, typer.Option("--full", help="every decision, launch and buffer")] = False,
     source: Annotated[bool, typer.Option(help="the generated code too")] = False,
     compiled: Annotated[
         bool, typer.Option("--compiled/--plan", help="predict by compiled kernels, or by the plan alone")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="launches, decisions and predictions as JSON")] = False,
 ) -> None:
-    """Prints what was fused and why, the memory plan of MODEL, and for a GPU what each launch should take.
+    """Prints what was fused and why, the memory that MODEL needs, and for a GPU what it should take: in 60 lines, or --full.
 
     Nothing is run. Times are static bounds, by the instructions of the compiled kernels or with --plan by bytes and flops
     alone, in seconds and not minutes for a large network, and by the device's data sheet; no measurements.
@@ -89,9 +89,10 @@ def explain(
         typer.echo(f"fusion\n{explanation.full() if full else explanation}\n")
         if full:
             typer.echo(f"launches\n{program.plan_text()}")
-        typer.echo(f"memory\n{program.plan if program.plan else 'the target has no plan'}")
+        plan = program.plan
+        typer.echo(f"memory\n{'the target has no plan' if plan is None else plan if full else plan.totals()}")
         if estimate is not None:
-            typer.echo(f"\nprediction\n{estimate}")
+            typer.echo(f"\nprediction\n{estimate if full else estimate.totals()}")
     if source:
         typer.echo(f"\nsource\n{program.source()}")
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from graphrt.errors import ArgumentError, DTypeError, ShapeError
-from graphrt.index import Expr, as_expr, delinearize, linearize, row_major
+from graphrt.index import Expr, as_expr, renumbered
 from graphrt.ir import Node, Value
 from graphrt.op import Kind, OpDef, Piece, Sample, Types, register
 from graphrt.ops.base import alias, apply, broadcast_shape, cast, dim_index, dim_indices, function, integers, unbroadcast
@@ -49,7 +49,7 @@ def _simplify_reshape(node: Node) -> Value | None:
 
 def _pull_reshape(node: Node, index: Index) -> list[Piece]:
     x = node.inputs[0]
-    return [Piece(0, delinearize(linearize(index, row_major(node.types[0].shape)), x.shape))]
+    return [Piece(0, renumbered(index, node.types[0].shape, x.shape))]
 
 
 register(
@@ -63,7 +63,7 @@ register(
             rng, ((2, 6), {"shape": (3, 4)}), ((4,), {"shape": (2, 1, 2)}), ((1,), {"shape": ()}), ((0, 3), {"shape": (3, 0)})
         ),
         pull=_pull_reshape,
-        push=lambda node, index: delinearize(linearize(index, row_major(node.inputs[0].shape)), node.types[0].shape),
+        push=lambda node, index: renumbered(index, node.inputs[0].shape, node.types[0].shape),
         simplify=_simplify_reshape,
         flops=lambda n: 0,
     )

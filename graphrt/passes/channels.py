@@ -17,9 +17,8 @@ from graphrt.ops import clone, pad
 from graphrt.ops.base import apply
 from graphrt.ops.slicing import cut
 from graphrt.passes.decision import Decision
-from graphrt.passes.rewrite import rewrite
+from graphrt.passes.rewrite import pruned
 from graphrt.passes.siblings import Times, filters
-from graphrt.passes.simplify import dead_code
 
 
 def pad_channels(graph: Graph, times: Times | None, decisions: list[Decision]) -> Graph:
@@ -60,7 +59,7 @@ def pad_channels(graph: Graph, times: Times | None, decisions: list[Decision]) -
             return (apply(node.op.name, wide(a, channels), wide(b, channels), **node.attrs),)
         return (cut(apply(node.op.name, a, wide(b, channels), **node.attrs), 1, 0, b.shape[1]),)
 
-    return dead_code(rewrite(graph, rule))
+    return pruned(graph, rule)
 
 
 def _image(node: Node) -> Value:

@@ -17,8 +17,7 @@ from graphrt.op import Kind
 from graphrt.ops import reshape
 from graphrt.ops import sum as sum_over
 from graphrt.ops.base import cast, widened
-from graphrt.passes.rewrite import rewrite
-from graphrt.passes.simplify import dead_code
+from graphrt.passes.rewrite import pruned
 
 Extent = tuple[int, int]  # rows, and elements of each
 
@@ -45,7 +44,7 @@ def cut_column_sums(graph: Graph, length: Callable[[int, int], int]) -> Graph:
         rows = wanted.pop(node.name, 0)
         return (_cut(node, rows),) if rows else None
 
-    return dead_code(rewrite(graph, rule))
+    return pruned(graph, rule)
 
 
 def _columns(node: Node) -> Extent | None:

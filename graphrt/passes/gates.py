@@ -15,16 +15,15 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.ops.base import apply
 from graphrt.passes.decision import Decision
-from graphrt.passes.rewrite import rewrite
+from graphrt.passes.rewrite import pruned
 from graphrt.passes.siblings import Times
-from graphrt.passes.simplify import dead_code
 
 
 def part_pairs(graph: Graph, times: Times | None) -> Graph:
     """``graph`` with each pair as two products, where there is no template for one."""
     if (times is not None and times.pair is not None) or all(n.op.name != "matmul_pair" for n in graph.nodes):
         return graph
-    return dead_code(rewrite(graph, _apart))  # of one of which perhaps nothing is made
+    return pruned(graph, _apart)  # of one of which perhaps nothing is made
 
 
 def pair_products(graph: Graph, times: Times | None, decisions: list[Decision]) -> Graph:

@@ -41,7 +41,10 @@ def assign_layouts(
 
 
 class _Layouts:
-    """Orders ``chosen`` so far; ``wishes`` of those who read each value, ``fixed`` ones, and those of ``returned`` values."""
+    """Orders ``chosen`` so far; ``wishes`` of those who read each value, ``fixed`` ones, and those of ``returned`` values.
+
+    ``alike`` are results that follow operands, last first, with those of the same shape.
+    """
 
     def __init__(self, graph: Graph, min_channels: int, fixed: Mapping[str, Order]) -> None:
         self.graph, self.min_channels = graph, min_channels
@@ -56,6 +59,8 @@ class _Layouts:
             if _can_lie(v, order):
                 self.returned.setdefault(v, v.type.with_order(order).order)
         self.wishes: dict[Value, list[Order]] = {v: [] for v in graph.values()}
+        following = ((n, n.outputs[0]) for n in reversed(graph.nodes) if self._follows(n))
+        self.alike = [(y, [v for v in n.inputs if v.shape == y.shape]) for n, y in following]
         for node in graph.nodes:
             if node.op.orders is not None:
                 for v, wish in zip(node.inputs, node.op.orders(node)[0], strict=True):
@@ -134,15 +139,10 @@ class _Layouts:
     def _pass_wishes_on(self) -> set[Value]:
         """Asks operands to lie as what is made of them, and gives them: momentum * 0.9 + dw has the momentum lie as dw does."""
         asked = set[Value]()
-        for node in reversed(self.graph.nodes):
-            if not self._follows(node):
-                continue
-            y = node.outputs[0]
-            alike = [v for v in node.inputs if v.shape == y.shape]
-            orders = [o for o in (self.chosen[y], *self.wishes[y], *(self.chosen[v] for v in alike)) if o]
-            for v in alike:
-                led = self._follows(v.node) or v.node.op.name == "parameter"
-                if orders and led and not self.wishes[v]:
+        for y, alike in self.alike:
+            orders = [o for o in (self.chosen[y], *self.wishes[y], *[self.chosen[v] for v in alike]) if o]
+            for v in alike if orders else ():
+                if not self.wishes[v] and (self._follows(v.node) or v.node.op.name == "parameter"):
                     self.wishes[v].append(orders[0])
                     asked.add(v)
         return asked

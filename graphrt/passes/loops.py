@@ -13,8 +13,8 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.ops import clone, getitem, reshape, stack
 from graphrt.ops.body import Loop
-from graphrt.passes.rewrite import rewrite
-from graphrt.passes.simplify import dead_code, simplify
+from graphrt.passes.rewrite import pruned, rewrite
+from graphrt.passes.simplify import simplify
 
 FEW = 4  # steps that are written out, so that they fuse with what is around them
 
@@ -35,7 +35,7 @@ def tidy_loops(graph: Graph, keep: bool) -> Graph:
             changed |= found is not None
             return found
 
-        candidate = dead_code(rewrite(graph, rule))
+        candidate = pruned(graph, rule)
         if not changed:
             return _returned_apart(graph)
         graph = candidate

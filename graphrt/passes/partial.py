@@ -30,8 +30,7 @@ from graphrt.ops.base import cast, widened
 from graphrt.ops.slicing import cut
 from graphrt.passes.layout import follows
 from graphrt.passes.patterns.sums import constant_along, variance
-from graphrt.passes.rewrite import copied, rewrite
-from graphrt.passes.simplify import dead_code
+from graphrt.passes.rewrite import copied, pruned
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def partial_sums(graph: Graph, segments: Callable[[Node, Node | None], Segments 
         plan = plans.pop(node.name, None)
         return None if plan is None else (_cut(node, plan, known),)
 
-    return dead_code(rewrite(graph, rule))
+    return pruned(graph, rule)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind, Piece
 from graphrt.ops import clone
 from graphrt.ops.base import apply
-from graphrt.passes.rewrite import rewrite
-from graphrt.passes.simplify import behind, dead_code
+from graphrt.passes.rewrite import pruned
+from graphrt.passes.simplify import behind
 
 PIECES = 12  # of a view that is looked through, at most: reflection in two dimensions has 9
 
@@ -51,7 +51,7 @@ def store_pieces(graph: Graph) -> Graph:
         whole = apply(node.op.name, *(clone(v) if node.name in many or _reordered(v) else v for v in parts), **node.attrs)
         return (clone(whole) if node.name in copied else whole,)
 
-    return dead_code(rewrite(graph, rule))
+    return pruned(graph, rule)
 
 
 def _contracted(graph: Graph) -> set[Node]:

@@ -19,8 +19,7 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind
 from graphrt.ops.base import apply
 from graphrt.passes.layout import follows
-from graphrt.passes.rewrite import copied, rewrite
-from graphrt.passes.simplify import dead_code
+from graphrt.passes.rewrite import copied, pruned
 
 
 def rematerialise(graph: Graph) -> Graph:
@@ -44,7 +43,7 @@ def _activations(graph: Graph) -> Graph:
             return None
         return (apply(node.op.name, *(copied(v, cone, copies) for v in node.inputs), **node.attrs),)
 
-    return dead_code(rewrite(graph, rule))
+    return pruned(graph, rule)
 
 
 def _again(z: Value, users: Mapping[Value, Sequence[Node]], results: set[Value]) -> set[Node]:
@@ -133,7 +132,7 @@ def _parts(graph: Graph) -> Graph:
         again = [copied(v, cones.get(v.node.name, set()), {}) for v in node.inputs]
         return (apply(node.op.name, *again, **node.attrs),)
 
-    return dead_code(rewrite(graph, rule))
+    return pruned(graph, rule)
 
 
 def _is_backward(node: Node) -> bool:

@@ -38,6 +38,24 @@ def rewrite(graph: Graph, rule: Rule, keep: set[Node] | None = None, orders: Map
     return new
 
 
+def pruned(graph: Graph, rule: Rule) -> Graph:
+    """What ``rewrite`` makes of ``graph``, without what no output and no update needs; inputs and parameters stay."""
+    new = rewrite(graph, rule)
+    new.updates = {name: v for name, v in new.updates.items() if v.node is not new.sources[name]}  # becomes what it is
+    needed = live(new)
+    new.nodes = [n for n in new.nodes if n in needed]
+    return new
+
+
+def live(graph: Graph) -> set[Node]:
+    """The nodes that an output or an update of ``graph`` needs, and its inputs and parameters."""
+    found = {v.node for v in graph.results()} | {n for n in graph.nodes if n.op.kind is Kind.SOURCE}
+    for node in reversed(graph.nodes):
+        if node in found:
+            found.update(v.node for v in node.inputs)
+    return found
+
+
 def _built(graph: Graph, node: Node) -> int:
     """The number of nodes that were appended behind ``node``."""
     count = 0

@@ -18,7 +18,7 @@ from graphrt.ir import Graph, Node, Value
 from graphrt.op import Kind, Piece
 from graphrt.ops.base import broadcast_to, constant_of
 from graphrt.passes.patterns import RULES
-from graphrt.passes.rewrite import rewrite
+from graphrt.passes.rewrite import live, pruned
 from graphrt.types import as_dtype
 
 _ROUNDS = 20  # each round removes a node or stops; deep chains settle in two or three
@@ -46,7 +46,7 @@ def simplify(graph: Graph) -> Graph:
                 return first.outputs
             return None
 
-        candidate = dead_code(rewrite(graph, rule))
+        candidate = pruned(graph, rule)
         if not changed and len(candidate.nodes) == before:
             return graph
         graph = candidate
@@ -55,16 +55,8 @@ def simplify(graph: Graph) -> Graph:
 
 def dead_code(graph: Graph) -> Graph:
     """``graph`` without the nodes that no output and no update needs; inputs and parameters stay."""
-    idle = [name for name, v in graph.updates.items() if v.node is graph.sources[name]]  # a parameter that becomes itself
-    if idle:
-        graph = rewrite(graph, lambda node: None)
-        graph.updates = {name: v for name, v in graph.updates.items() if name not in idle}
-    live: set[Node] = {v.node for v in graph.results()}
-    for node in reversed(graph.nodes):
-        if node in live:
-            live.update(v.node for v in node.inputs)
-    keep = {n for n in graph.nodes if n in live or n.op.kind is Kind.SOURCE}
-    return graph if len(keep) == len(graph.nodes) else rewrite(graph, lambda node: None, keep)
+    idle = any(v.node is graph.sources[name] for name, v in graph.updates.items())  # a parameter that becomes itself
+    return pruned(graph, lambda node: None) if idle or len(live(graph)) < len(graph.nodes) else graph
 
 
 def _unmoved(node: Node) -> Value | None:

@@ -76,6 +76,8 @@ class Explanation:
             why = f"reads {stored}, which is stored" if stored else "waits for nothing that another launch computes"
             before_it = self._launches[i - 1].groups[0].label
             change = f"one kernel had the loops of {first.label} and of {before_it}"
+            if not stored and first.kind in ("pointwise", "reduction"):
+                change += ", or only updates waited for it, which then shares a launch"
             every = [*behind, *before, *within, Decision("fusion", first.label, before_it, False, why, change=change)]
             found.append(every[0])
         return found

@@ -25,7 +25,7 @@ def document(title: str, body: str, style: str = "", script: str = "", data: Any
     style = STYLE + style
     policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'"
     policy += f"; script-src '{_digest(script)}'" if script else ""
-    packed = base64.b64encode(gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 6, mtime=0)).decode()
+    packed = base64.b64encode(gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 5, mtime=0)).decode()
     parts = [f'<script type="text/plain" id="data">{packed}</script>', f"<script>{script}</script>"] if script else []
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -73,23 +73,29 @@ class Estimate:
         return {**totals, **figures, "kernels": [asdict(p) for p in self.launches]}
 
     def __str__(self) -> str:
-        d, total = self.sheet, max(self.seconds, 1e-12)
+        total = max(self.seconds, 1e-12)
         head = f"{'':>4} {'kernel':<58} {'MB':>9} {'GFLOP':>9} {'us':>8} {'bound':>8} {'share':>6}"
         lines = [
             f"{i:>4} {p.name[:58]:<58} {p.bytes / 1e6:>9.2f} {p.flops / 1e9:>9.3f} {1e6 * p.seconds:>8.1f} {p.bound:>8}"
             f" {p.seconds / total:>6.1%}"
             for i, p in enumerate(self.launches)
         ]
+        return "\n".join([head, *lines, self.totals()])
+
+    def totals(self) -> str:
+        """Three lines: what it follows from, what bounds it, and what a step moves and takes."""
+        d, total = self.sheet, max(self.seconds, 1e-12)
         peaks = f"{d.memory} TB/s, {d.half:.0f} TFLOP/s in half precision, {d.float32} in float32"
         arithmetic = f"{d.units} multiprocessors at {d.clock} GHz" if self.compiled else f"{COMPUTE:.0%} of arithmetic's"
         planned = f"{MEMORY:.0%} of memory's peak, {arithmetic}, {1e6 * LAUNCH} us a launch at least"
         source = "a bound from the compiled code's instructions and" if self.compiled else "predicted from"
-        launches = f"{len(lines)} launches{f' joined in {len(lines) - self.joined}' if self.joined else ''}"
+        count = len(self.launches)
+        launches = f"{count} launches{f' joined in {count - self.joined}' if self.joined else ''}"
         bounds = ", ".join(f"{bound} {1e3 * seconds:.3f} ms" for bound, seconds in self.bounds().items())
         totals = f"{self.bytes / self.batch / 1e6:.2f} MB an image, {launches}, {1e3 * total:.3f} ms a step"
         speed = f"{self.batch / total:,.0f} images/s, arena {self.arena / 1e6:,.1f} MB"
         about = f"{source} the data sheet of {d.name}, not measured: {peaks}; planned with {planned}"
-        return "\n".join([head, *lines, about, f"bound by {bounds}", f"{totals}, {speed}"])
+        return f"{about}\nbound by {bounds}\n{totals}, {speed}"
 
 
 def predict(program: Program, sheet: DataSheet, batch: int, compiled: bool = False) -> Estimate:

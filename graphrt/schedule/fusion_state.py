@@ -133,7 +133,8 @@ class FusionState:
         """Whether ``value`` must be stored: a run returns it, or a view of it, or it lies in a buffer with others."""
         if value in self.results or value in self.placed:
             return True
-        return any(n not in self.owner and self.is_stored(n.outputs[0]) for n in self._views.get(value, ()))
+        views = self._views.get(value)
+        return views is not None and any(n not in self.owner and self.is_stored(n.outputs[0]) for n in views)
 
     def reading(self, group: Group | None, value: Value) -> list[Group]:
         """The groups other than ``group`` that read ``value``, also to compute something on load."""

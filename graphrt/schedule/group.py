@@ -138,16 +138,15 @@ class Group:
     def levels(self) -> dict[Node, int]:
         """The pass over the rows that computes each member or inlined node: how many reductions lie before it."""
         members, rows = {*self.nodes, *self.inlined}, {n for n in self.nodes if n.op.kind is Kind.REDUCTION}
-        before = {node: [v.node for x in node.inputs for v in through(x) if v.node in members] for node in members}
         found: dict[Node, int] = {}
-        pending = [*self.inlined, *self.nodes]
+        pending = [*reversed(self.nodes), *reversed(self.inlined)]
         while pending:  # not recursive: a chain may be thousands of nodes long
-            node = pending[-1]
-            if missing := [n for n in before[node] if n not in found]:
-                pending += missing
+            node = pending.pop()
+            before = [v.node for x in node.inputs for v in through(x) if v.node in members]
+            if missing := [n for n in before if n not in found]:
+                pending += [node, *missing]
                 continue
-            found[node] = max((found[n] + (n in rows) for n in before[node]), default=0)
-            pending.pop()
+            found[node] = max([found[n] + (n in rows) for n in before], default=0)
         return found
 
     def values(self) -> Iterator[Value]:

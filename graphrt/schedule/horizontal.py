@@ -1,10 +1,10 @@
 """Horizontal fusion: groups that do not wait for each other in one launch.
 
 The generated ones that nothing waits for (all updates, the loss, running statistics) are as many launches as arguments ask
-for; and so are, layer by layer, those of an optimizer that only these wait for, such as the norms of weights and gradients.
-So are elementwise ones that wait for nothing: tiny ones, such as an optimizer's corrections, and where templates compute
-tiles all, such as the halves of all weights; those that compute parts of one buffer; and reductions of one template's sums of
-segments.
+for; and so are, layer by layer, those of an optimizer that only these wait for, such as the norms of weights and gradients,
+with what is tiny beside them. So are elementwise ones that wait for nothing: tiny ones, such as an optimizer's corrections,
+and where templates compute tiles all, such as the halves of all weights; those that compute parts of one buffer; and reductions
+of one template's sums of segments.
 
 A reduction also runs beside a contraction. The finish of batch norm's sums is little work between two large kernels. In the
 backward pass the weight gradient of the layer behind waits for nobody then, and takes it along:
@@ -17,6 +17,7 @@ What moves much has a launch of its own: beside a contraction its programs would
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import chain
 
 import networkx as nx
 
@@ -39,8 +40,9 @@ def share(dag: nx.DiGraph, buffers: ConcatBuffers, tiles: bool) -> tuple[list[li
         g for g in dag.nodes if g.kind in ("pointwise", "reduction") and dag.out_degree(g) == 0
     ]  # sinks never wait for each other
     first = [g for g in dag.nodes if g.kind == "pointwise" and dag.in_degree(g) == 0 and g not in sinks]
-    sources = [g for g in first if tiles or sum(v.type.nbytes for v in g.outputs) <= TINY]
-    layers = _before_updates(dag, sinks, sources)
+    small = [g for g in first if tiles or sum(v.type.nbytes for v in g.outputs) <= TINY]
+    layers = [layer for layer in _before_updates(dag, sinks) if not {*layer} <= {*small}]
+    sources = [g for g in small if g not in {*chain(*layers)}]
     taken = {*sinks, *sources, *(g for layer in layers for g in layer)}
     beside = [
         *(("only updates wait for either", part) for layer in layers for part in _launches(layer)),
@@ -64,15 +66,15 @@ def share(dag: nx.DiGraph, buffers: ConcatBuffers, tiles: bool) -> tuple[list[li
     return [[g] for g in dag.nodes if g not in shared] + [part for _, part in beside], decisions
 
 
-def _before_updates(dag: nx.DiGraph, sinks: Collection[Group], taken: Collection[Group]) -> list[list[Group]]:
+def _before_updates(dag: nx.DiGraph, sinks: Collection[Group]) -> list[list[Group]]:
     """Parts of an update, such as the norms of weights and gradients, that only updates wait for, directly or not.
 
-    Those that are not ``taken`` lie in layers, by the longest way to what nothing waits for: none waits for another of its own.
+    They lie in layers, by the longest way to what nothing waits for: none waits for another of its own.
     """
     depth = dict.fromkeys(sinks, 0)
     for g in reversed(list(nx.topological_sort(dag))):
         of_update = g.kind in ("pointwise", "reduction") and all(n.origin.phase == "opt" for n in g.nodes)
-        if of_update and g not in depth and g not in taken:
+        if of_update and g not in depth:
             if all(after in depth for after in dag.successors(g)):
                 depth[g] = 1 + max(depth[after] for after in dag.successors(g))
     return [[g for g in dag.nodes if depth.get(g) == d] for d in range(1, 1 + max(depth.values(), default=0))]

@@ -39,6 +39,7 @@ def settle(
     """The bytes of the plan with a kernel for each node, and ``decisions`` with what each saves on the way to ``groups``."""
     found, plan = list(decisions), _Plan(graph, groups, policy, traffic)
     start = plan.total
+    plan.begin()
     taken = [(i, d) for i, d in enumerate(found) if d.taken]
     for i, d in taken:
         if d.stage == "concat":
@@ -96,24 +97,29 @@ class _Plan:
         for name, v in graph.outputs.items():
             self.returned[v].append(Place(Slot("output", name, v.type)))
         self.home |= {v: places[0] for v, places in self.returned.items()}
-        for node in (n for n in graph.nodes if n.op.kind not in FREE):
-            group = self.f.owner[node] = make_group(node.name, node)
-            self.bytes[group] = self._alone(group, node)
-        self.total = sum(self.bytes.values()) + sum(self.updates.values())
+        self.alone = {n: self._alone(n) for n in graph.nodes if n.op.kind not in FREE}  # the bytes of a kernel of each node
+        self.total = sum(self.alone.values()) + sum(self.updates.values())
         self._count(self.copies.values())
 
-    def _alone(self, group: Group, node: Node) -> int:
-        """The bytes that ``group``, of ``node`` alone, moves; those that are alike are counted once."""
+    def _alone(self, node: Node) -> int:
+        """The bytes that a kernel of ``node`` alone moves; those that are alike are counted once."""
         f, known = self.f, self.traffic.alone
         kept = [v in self.copied or f.is_stored(v) or bool(f.readers(v)) for v in node.outputs]
         stores = [max(len(self.returned.get(v, ())), stored) for v, stored in zip(node.outputs, kept, strict=True)]
         if (read := self.traffic.whole.node(node)) is not None:
-            return read + sum(v.type.nbytes * n for v, n in zip(node.outputs, stores, strict=True))
+            return read + sum([v.type.nbytes * n for v, n in zip(node.outputs, stores, strict=True)])
         key = self.traffic.kernel(node, tuple(stores))
         if key not in known:
+            group = make_group(node.name, node)
             group.outputs = [v for v, stored in zip(node.outputs, kept, strict=True) if stored]
             known[key] = self._moved(group)
         return known[key]
+
+    def begin(self) -> None:
+        """Gives each node a kernel of its own."""
+        for node, moved in self.alone.items():
+            group = self.f.owner[node] = make_group(node.name, node)
+            self.bytes[group] = moved
 
     # --- decisions ------------------------------------------------------------------------------------------------
 

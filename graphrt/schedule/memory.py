@@ -50,8 +50,12 @@ class MemoryPlan:
     bound: int  # the largest sum of live bytes: no plan without in-place writes can be smaller
     decisions: tuple[Decision, ...] = ()  # on each tensor that may lie over one that its kernel reads last
 
+    def totals(self) -> str:
+        """The bytes of the arena, of a buffer for each value, and of what is live at most."""
+        return f"arena {self.size} bytes (separate {self.unplanned}, live at most {self.bound})"
+
     def __str__(self) -> str:
-        lines = [f"arena {self.size} bytes (separate {self.unplanned}, live at most {self.bound})"]
+        lines = [self.totals()]
         for slot, start in sorted(self.offset.items(), key=lambda item: item[1]):
             first, last = self.lifetime[slot]
             note = f" in place of {self.alias[slot].name}" if slot in self.alias else ""

@@ -84,7 +84,9 @@ class Whole:
         """The values that ``v`` is made of if it is a view, and whether all of its elements are all of each."""
         if v not in self._behind:
             node, found = v.node, Reads()
-            if node.op.kind is Kind.VIEW and v.type.size:
+            if node.op.push is not None and v.type.size:  # which only reorders
+                found = self.behind(node.inputs[0])
+            elif node.op.kind is Kind.VIEW and v.type.size:
                 assert node.op.pull is not None
                 for piece in node.op.pull(node, axes("i", v.shape)):
                     x = node.inputs[piece.operand]

@@ -19,8 +19,7 @@ import numpy as np
 
 from graphrt.ir import Graph, Node, Value
 from graphrt.ops.base import apply, broadcast_to
-from graphrt.passes.rewrite import rewrite
-from graphrt.passes.simplify import dead_code
+from graphrt.passes.rewrite import pruned
 from graphrt.types import HALVES, float32
 
 FEW = 16  # elements of a combination for each of its factors, or these are no vectors
@@ -41,7 +40,7 @@ def fuse_combinations(graph: Graph) -> Graph:
         found = _found(node) if node.name in wanted else None
         return None if found is None else (_built(found, node.outputs[0]),)
 
-    return dead_code(rewrite(graph, rule))
+    return pruned(graph, rule)
 
 
 @dataclass(frozen=True)
