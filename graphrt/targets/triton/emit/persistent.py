@@ -132,8 +132,8 @@ def _stretches(
         if choice is None or i in joined or i in refused:
             continue
         what = f"would take {1e6 * longer[i] / CLOCK:.1f} us longer, as {choice.text} on the programs that fit at once"
-        why = what if longer[i] else "launches beside it are not joined"
-        refused[i] = why, "more were saved on either side of it"
+        reason = what if longer[i] else "launches beside it are not joined"
+        refused[i] = reason, "more were saved on either side of it"
     return found, dict(sorted(refused.items()))
 
 
