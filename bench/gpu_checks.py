@@ -118,6 +118,7 @@ class Kind(NamedTuple):
 KINDS = {
     "LeNet-5 step": Kind(lenet, 1e-4),
     "LeNet-5 step, dependent launches": Kind(lenet, 1e-4, "GRAPHRT_PDL"),
+    "LeNet-5 step, joined launches": Kind(lenet, 1e-4, "GRAPHRT_PERSISTENT"),
     "batch norm block": Kind(block, 1e-3),
     "convolution by descriptors": Kind(descriptor, 2e-2, "GRAPHRT_TMA"),
     "floor_divide and remainder": Kind(divided, 0.0),

@@ -58,8 +58,9 @@ def programs(settings: Settings) -> Iterator[tuple[str, Program, int]]:
     for (name, batch, _, library), program in steps:
         yield f"{name} b{batch}, library {library}", program, 0
     for small in SMALL[:1] if settings.dry else SMALL:
-        with switched("GRAPHRT_PDL"):
-            yield f"{small[0]} b{small[1]}, dependent launches", _step(*small, settings), 0
+        for flag, how in (("GRAPHRT_PDL", "dependent"), ("GRAPHRT_PERSISTENT", "joined")):
+            with switched(flag):
+                yield f"{small[0]} b{small[1]}, {how} launches", _step(*small, settings), 0
     for name, choice in CHOICES.items():
         yield from ((f"{name}, {way}", program, 0) for way, program in choice.programs(settings).items())
     for kind in GOALS:

@@ -245,7 +245,7 @@ def sheet(settings: Settings) -> DataSheet:
 def alone(settings: Settings) -> Iterator[Row]:
     """Small networks: the captured graph of a step by itself, and a whole call, which the host takes part in.
 
-    Beside the graph, in which small launches are joined where that is predicted to be faster, one in which none are, and one of
+    Beside the graph, one in which small launches are joined where that is predicted to be faster (GRAPHRT_PERSISTENT), and one of
     dependent launches: each begins before the one in front has ended (GRAPHRT_PDL).
     """
     for name, batch in (("LeNet-5", 64), ("MLP 784-128-10", 64)):
@@ -253,8 +253,8 @@ def alone(settings: Settings) -> Iterator[Row]:
         x, y = batch_of(name, settings.ours(batch), settings.device)
         program = step_of(models.get(NETWORKS[name].model).build(), x, y, settings, False)
         programs = {"": program}
-        for kind, flag, value in (("single ", "GRAPHRT_FUSE", "-persistent"), ("dependent ", "GRAPHRT_PDL", "1")):
-            with switched(flag, value):
+        for kind, flag in (("joined ", "GRAPHRT_PERSISTENT"), ("dependent ", "GRAPHRT_PDL")):
+            with switched(flag):
                 programs[kind] = step_of(models.get(NETWORKS[name].model).build(), x, y, settings, False)
         given = {"x": x, "y": y, "lr": 0.01}
         graphs = clocked({kind: ours(other, given) for kind, other in programs.items()}, settings)

@@ -58,6 +58,12 @@ class Flags:
     pdl: bool = field(
         metadata={"env": "GRAPHRT_PDL", "doc": "GPU kernels begin before those in front have ended (sm_90 and newer)"}
     )
+    persistent: bool = field(
+        metadata={
+            "env": "GRAPHRT_PERSISTENT",
+            "doc": "GPU kernels: small launches are one where that is predicted to be faster",
+        }
+    )
     library: str = field(metadata={"env": "GRAPHRT_LIBRARY", "doc": "contractions by cuBLAS, cuDNN: never, auto or always"})
     compile: bool = field(
         metadata={"env": "GRAPHRT_COMPILE", "doc": "GPU kernels: 0: one that the cache lacks is an error (1)"}
@@ -91,6 +97,7 @@ class Flags:
             tune_seconds=_number("GRAPHRT_TUNE_SECONDS", 0.0),
             tma=_bool("GRAPHRT_TMA"),
             pdl=_bool("GRAPHRT_PDL"),
+            persistent=_bool("GRAPHRT_PERSISTENT"),
             library=env.get("GRAPHRT_LIBRARY") or "never",
             compile=_bool("GRAPHRT_COMPILE", "1"),
             poison=_bool("GRAPHRT_POISON"),

@@ -37,16 +37,15 @@ NARROW = {
 }
 
 
-def training_step(model: str, dtype: str, target: str, batch: int = 0, fusion: str = "-persistent") -> grt.Program:
-    """The training step of ``model`` with SGD and momentum, in mixed precision for a half ``dtype``; no launches are joined."""
+def training_step(model: str, dtype: str, target: str, batch: int = 0) -> grt.Program:
+    """The training step of ``model`` with SGD and momentum, in mixed precision for a half ``dtype``."""
     autocast = dtype if dtype in HALVES else None
     one = models.get(model)
     trainer = grt.Trainer(
         one.build(), nn.CrossEntropyLoss(), optim.SGD(0.1, momentum=0.9), metrics=(), target=target, autocast=autocast
     )
     n = batch or BATCH[model]
-    graph = trainer.training_graph(((n, *one.input_shape), "float32"), ((n,), "int64"))
-    return grt.compile(graph, target=target, fusion=fusion)
+    return grt.compile(trainer.training_graph(((n, *one.input_shape), "float32"), ((n,), "int64")), target=target)
 
 
 def faults(r: KernelReport, target: str) -> Iterator[str]:

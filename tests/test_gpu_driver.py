@@ -35,12 +35,12 @@ pytest.importorskip("triton", reason="needs the triton package, which exists for
 
 @needs_compiler
 def test_like_launches_share_one_kernel() -> None:
-    program = grt.compile(step(), target="null", fusion="-persistent")
+    program = grt.compile(step(), target="null")
     kernels, made = program._binary.image.kernels, launches(program)
     by_name = collections.Counter(kernels[launch.kernel].entry for launch in made)
     assert len(kernels) < len(made) and max(by_name.values()) > 1
     assert len({k.code for k in kernels}) == len(kernels)
-    double = grt.compile(step(batch=16), target="null", fusion="-persistent")._binary.image.kernels
+    double = grt.compile(step(batch=16), target="null")._binary.image.kernels
     assert not {k.code for k in double} & {k.code for k in kernels if "matmul" in k.entry}
 
 
@@ -57,13 +57,13 @@ def test_kernels_are_compiled_by_other_processes(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
     monkeypatch.setattr(build, "cores", lambda: 2)
     monkeypatch.setattr(triton, "compile", refuse)
-    image = grt.compile(step(), target="null", fusion="-persistent")._binary.image
+    image = grt.compile(step(), target="null")._binary.image
     assert len(image.kernels) == len(list((tmp_path / "triton" / "kernels").iterdir())) >= build.PARALLEL
-    again = grt.compile(step(), target="null", fusion="-persistent")._binary.image
+    again = grt.compile(step(), target="null")._binary.image
     assert again.kernels == image.kernels  # from the cache: nobody compiles
     with pytest.raises(AssertionError, match="compiles nothing"):
         monkeypatch.setattr(build, "cores", lambda: 1)
-        grt.compile(step(batch=24), target="null", fusion="-persistent")
+        grt.compile(step(batch=24), target="null")
 
 
 def alive(pid: int) -> bool:
@@ -86,7 +86,7 @@ def test_compilers_die_with_the_process_that_asked(tmp_path: Path) -> None:
     places = {"GRAPHRT_CACHE": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path / "triton"), "TRITON_PTXAS_PATH": str(fake)}
     code = (
         "import graphrt as grt; from gpu_programs import step; from graphrt.targets.triton.compile import build;"
-        "build.cores = lambda: 2; grt.compile(step(), target='null', fusion='-persistent')"
+        "build.cores = lambda: 2; grt.compile(step(), target='null')"
     )
     asking = subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, **places, "PYTHONPATH": os.path.dirname(__file__)}
@@ -301,7 +301,7 @@ def test_a_slot_lies_as_its_input() -> None:
 
 @needs_compiler
 def test_scratch_memory_lies_in_the_arena() -> None:
-    program = grt.compile(step(False), target="null", fusion="-persistent")
+    program = grt.compile(step(False), target="null")
     compilation = program._executable._compilation
     image = compilation.image
     kernels = [dataclasses.replace(k, scratch=128) for k in image.kernels]

@@ -33,6 +33,11 @@ def made(program: grt.Program) -> Any:
     return program._executable._compilation  # type: ignore[attr-defined]
 
 
+@pytest.fixture(autouse=True)
+def asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHRT_PERSISTENT", "1")
+
+
 @pytest.fixture
 def forced(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The interpreter joins launches too, whatever that is worth."""
@@ -84,8 +89,9 @@ def test_reasons_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(d.taken for d in decisions) == program.launches - count and all(d.reason for d in decisions)
     assert all(d.change for d in decisions if not d.taken)
     assert "is launched with" in str(next(d for d in decisions if d.taken))
-    for fusion, target in (("-persistent", "cuda:sm_90"), ("all", "interpret" if INTERPRETED else "cpu")):
-        other = grt.compile(step(), target=target, fusion=fusion)
+    for flag, target in (("0", "cuda:sm_90"), ("1", "interpret" if INTERPRETED else "cpu")):
+        monkeypatch.setenv("GRAPHRT_PERSISTENT", flag)
+        other = grt.compile(step(), target=target)
         assert set(other.gaps()) == {"launch"} and not any(d.stage == "persistent" for d in other.explain().decisions)
     monkeypatch.setenv("GRAPHRT_PDL", "1")
     dependent = grt.compile(step(), target="cuda:sm_90")
@@ -96,9 +102,11 @@ def test_reasons_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not made(alone).runs and "of the predicted time" in "".join(map(str, alone.explain().refused()))
 
 
-def test_predictions_count_barriers() -> None:
+def test_predictions_count_barriers(monkeypatch: pytest.MonkeyPatch) -> None:
     sheet = find_data_sheet("cuda:sm_90")
-    program, other = (grt.compile(step(), target="cuda:sm_90", fusion=f) for f in ("all", "-persistent"))
+    program = grt.compile(step(), target="cuda:sm_90")
+    monkeypatch.delenv("GRAPHRT_PERSISTENT")
+    other = grt.compile(step(), target="cuda:sm_90")
     joined, single = (predict(p, sheet, 8) for p in (program, other))
     gaps = program.gaps()
     assert gaps.count("launch") == len(made(program).parts) and {"launch", "barrier"} <= {*gaps} <= {*GAPS}
@@ -136,7 +144,7 @@ def test_a_run_makes_fewer_launches(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model,dtype", [("mlp", "float32"), pytest.param("lenet5", "bfloat16", marks=pytest.mark.proof)])
 def test_compiled_code(model: str, dtype: str, target: str) -> None:
     """No registers are spilled, enough programs fit, and nothing is read past what other multiprocessors wrote."""
-    program = training_step(model, dtype, target, fusion="all")
+    program = training_step(model, dtype, target)
     image, reports = made(program).image, program.kernels()
     together = [r for r in reports if r.title.endswith("launches one after another")]
     assert together and sum(r.launches for r in reports) == len(image.launches) < program.launches

@@ -27,7 +27,6 @@ STAGES: Mapping[str, str] = {
     "in_place": "new values of parameters are stored over the old ones, and values over what nobody needs any more",
     "horizontal": "kernels that do not wait for each other share a launch",
     "pairs": "a reduction runs beside a contraction (GPUs)",
-    "persistent": "small launches are one, whose programs wait for each other at a barrier (GPUs)",
 }
 
 

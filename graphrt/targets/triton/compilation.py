@@ -47,8 +47,7 @@ class Compilation:
             self.codes, self.configurations = tuner.configure(self.codes, tune)
         self.runs: list[Run] = []
         self._persistent: list[Decision] = []
-        assert lowering.policy is not None
-        if "persistent" in lowering.policy.fusion and not waits(lowering.kernels):
+        if options.persistent and not waits(lowering.kernels):
             self.runs, self._persistent = joined(self.codes, lowering.kernels, lowering.plan, options)
         if self.runs:
             self.text = "\n\n".join([self.text, *("\n".join(run.text) + "\n" for run in self.runs)])

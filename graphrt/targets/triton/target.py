@@ -114,8 +114,9 @@ class TritonTarget(Target):
     def _options(self, gpu: str, units: int | None = None, interpret: bool = False, guard: bool = False) -> Options:
         arch = gpu.split(":")[1]
         wide = multiprocessors(arch) if units is None else units
-        dependent = Flags.read().pdl and can_depend(arch) and not interpret
-        return Options(arch, wide, interpret, self.settings.float32_matmul_precision, self.library, guard, dependent)
+        flags, precision = Flags.read(), self.settings.float32_matmul_precision
+        dependent = flags.pdl and can_depend(arch) and not interpret
+        return Options(arch, wide, interpret, precision, self.library, guard, dependent, flags.persistent)
 
     @functools.cached_property
     def _programs(self) -> int:
