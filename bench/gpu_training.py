@@ -245,7 +245,7 @@ def sheet(settings: Settings) -> DataSheet:
 def alone(settings: Settings) -> Iterator[Row]:
     """Small networks: the captured graph of a step by itself, and a whole call, which the host takes part in.
 
-    Beside the graph, one in which small launches are joined where that is predicted to be faster (GRAPHRT_PERSISTENT), and one of
+    Beside the graph, one whose small launches are joined where that is predicted to be faster (GRAPHRT_PERSISTENT), and one of
     dependent launches: each begins before the one in front has ended (GRAPHRT_PDL).
     """
     for name, batch in (("LeNet-5", 64), ("MLP 784-128-10", 64)):

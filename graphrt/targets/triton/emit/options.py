@@ -18,8 +18,8 @@ class Options:
     With ``interpret`` they run in Triton's interpreter, which likes large blocks; with ``guard`` it takes the GPU's, and is
     watched. ``precision`` is that of float32 products (highest, high, medium), ``library`` what may be done by one instead:
     never anything, what tuning finds (auto), or all it can (always). With ``dependent`` kernels may begin before the one in
-    front has ended (programmatic dependent launch), and wait for it before they touch memory; with ``persistent`` small launches
-    are one where that is predicted to be faster (``persistent.py``).
+    front has ended (programmatic dependent launch), and wait for it before they touch memory; with ``persistent`` small
+    launches are one where that is predicted to be faster (``persistent.py``).
     """
 
     arch: str
