@@ -62,7 +62,7 @@ class Transaction:
 
 @functools.cache
 def _room(file: str) -> str:
-    """Whose code is in ``file``: the user's, that of models or commands, or another part of this package."""
+    """The owner of the code in ``file``: the user's, that of models or commands, or another part of this package."""
     found = {_COMMANDS[0]: "commands", _COMMANDS[1]: "commands", _MODELS: "models", _PACKAGE: "graphrt"}
     return next((room for folder, room in found.items() if file.startswith(folder)), "user")
 

@@ -100,7 +100,8 @@ def test_the_docs_samples_run(capsys: pytest.CaptureFixture[str]) -> None:
     exec(sample, {})
     assert sample.strip().splitlines()[1:] and all(line in README for line in sample.splitlines()[2:])
 
-    (sample,) = blocks((ROOT / "docs" / "gpu.md").read_text(), "python")
+    printed, sample = blocks((ROOT / "docs" / "gpu.md").read_text(), "python")
+    assert printed.startswith("for pid in tl.range(")  # of a kernel, for the eye
     trainer = grt.Trainer(nn.Linear(3, 2), nn.CrossEntropyLoss(), optim.SGD(0.1))
     x, y = numbers((3, 4, 3)), np.zeros((3, 4), np.int64)
     names: Row = {"program": trainer.program("train", x[0], y[0]), "steps": 3, "x": x, "y": y}

@@ -153,7 +153,7 @@ def test_a_launch_that_other_groups_share_has_forms_too(monkeypatch: pytest.Monk
     program = grt.compile(network(), target="cuda:sm_90")
     codes = program._executable._compilation.codes
     shared = [c for c in codes if c.form.name in DESCRIBED and not c.form.module]
-    assert shared and all("conv_tma.conv_tma(ARGS" in "\n".join(c.text) for c in shared)
+    assert shared and all(f"{c.form.name}.{c.form.name}(ARGS" in "\n".join(c.text) for c in shared)
     assert all(r.instructions.get("UTMALDG.4D") for r in program.kernels() if r.title.startswith("conv__relu"))
 
 

@@ -108,7 +108,7 @@ def test_tiles_hold_whole_segments() -> None:
 def test_a_dispatcher_finds_its_part_by_halving() -> None:
     from graphrt.targets.triton.emit.generated import Part, dispatcher
 
-    matmul = Part("", 0, call="matmul.matmul(ARGS, BM=BM)")
+    matmul = Part("", 0, call="matmul.matmul(ARGS, BM=BM")
     parts = [
         Part("a", 3, [[0, 1]]),
         Part("b", 2, [[2, 3, 5], [4, 3, 6], [7, 3, 8]]),
@@ -117,15 +117,15 @@ def test_a_dispatcher_finds_its_part_by_halving() -> None:
         matmul,
     ]
     text = dispatcher("k", parts, ("BM",))
-    assert text[1] == "def k(ARGS, NAME: tl.constexpr, BM: tl.constexpr):"
+    assert text[1] == "def k(ARGS, NAME: tl.constexpr, BM: tl.constexpr, PID=None):"
     body = "\n".join(text[3:])
     found: list[tuple[Any, ...]] = []
     names: dict[str, Any] = {f"{p}_part": lambda pid, pointers, p=p: found.append((p, pid, *pointers)) for p in "abcd"}
-    names["matmul"] = type("matmul", (), {"matmul": staticmethod(lambda ARGS, BM: found.append(("matmul", BM)))})
+    names["matmul"] = type("matmul", (), {"matmul": staticmethod(lambda ARGS, BM, PID: found.append(("matmul", BM, PID)))})
     for pid in range(3 + 6 + 5 + 1 + 6):
         exec(f"if True:\n{body}", {"pid": pid, "BM": 16, "ARGS": tuple(range(9)), **names})
     alike = [("b", i, *pointers) for pointers in ((2, 3, 5), (4, 3, 6), (7, 3, 8)) for i in range(2)]
-    rest = [("c", i, 1) for i in range(5)] + [("d", 0)] + [("matmul", 16)] * 6
+    rest = [("c", i, 1) for i in range(5)] + [("d", 0)] + [("matmul", 16, i) for i in range(6)]
     assert found == [("a", i, 0, 1) for i in range(3)] + alike + rest
     many = dispatcher("k", [Part(f"g{i}", 1, [[i]]) for i in range(300)])
     assert max(len(line) - len(line.lstrip()) for line in many) <= 4 * 11 and "g299_part(pid - 299, (ARGS[299],))" in many[-1]

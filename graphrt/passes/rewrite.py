@@ -39,7 +39,7 @@ def rewrite(graph: Graph, rule: Rule, keep: set[Node] | None = None, orders: Map
 
 
 def pruned(graph: Graph, rule: Rule) -> Graph:
-    """What ``rewrite`` makes of ``graph``, without what no output and no update needs; inputs and parameters stay."""
+    """The graph that ``rewrite`` makes of ``graph`` by ``rule``, without what no output and no update needs; sources stay."""
     new = rewrite(graph, rule)
     new.updates = {name: v for name, v in new.updates.items() if v.node is not new.sources[name]}  # becomes what it is
     needed = live(new)

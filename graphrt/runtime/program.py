@@ -70,7 +70,7 @@ class Executable(Binary, Protocol):
         return []
 
     def gaps(self, lowering: Lowering) -> Sequence[str]:
-        """What each launch of ``lowering``, of which this was built, begins with, of ``machine.GAPS``."""
+        """The gap that each launch of ``lowering``, of which this was built, begins with, of ``machine.GAPS``."""
         return ["launch"] * len(lowering.schedule.launches if lowering.schedule else ())
 
     def decisions(self, lowering: Lowering) -> Sequence[Decision]:
@@ -196,7 +196,7 @@ class Program(Runnable):
         return list(self._executable.work(self)) or [None] * self.launches
 
     def gaps(self) -> list[str]:
-        """What each launch begins with, of ``machine.GAPS``: where a GPU has several as one a barrier, or nothing."""
+        """The gap that each launch begins with, of ``machine.GAPS``: where a GPU has several as one a barrier, or nothing."""
         return list(self._executable.gaps(self._lower()))
 
     def configurations(self) -> list[Any]:

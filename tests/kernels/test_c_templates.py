@@ -67,25 +67,36 @@ def offset(dims: str, sizes: Sequence[int], order: str) -> str:
     return " + ".join(terms)
 
 
-def closure(name: str, kind: str, slot: int, dims: str, sizes: Sequence[int], order: str, shift: int = 0) -> str:
-    """A loader (returns x + shift, so padding that goes through it shows) or, for kind ``store``, see store()."""
+def pixel(dims: str, rows: int, columns: int, stride: tuple[int, int] = (1, 1)) -> str:
+    """C text that finds image, row and column, three of ``dims``, by the number of a pixel that is given as the column."""
+    image, _, row, column = dims
+    at = f"{row} = {column} / {columns} % {rows} * {stride[0]}; {column} = {column} % {columns} * {stride[1]};"
+    return f"  {image} = {column} / {rows * columns}; {at}\n"
+
+
+def closure(
+    name: str, kind: str, slot: int, dims: str, sizes: Sequence[int], order: str, shift: int = 0, first: str = ""
+) -> str:
+    """A loader (returns x + shift, so padding that goes through it shows), which begins with the text ``first``."""
     params = ", ".join(f"int {d}" for d in dims)
     check = " | ".join(f"((unsigned){d} >= {n}u)" for d, n in zip(dims, sizes, strict=True))
     at = offset(dims, sizes, order)
     extra = f" + {shift}" if shift else ""
     return (
-        f"GRT_INLINE {kind} {name}(void *const *restrict buf, {params}) {{ if ({check}) outside = 1;\n"
+        f"GRT_INLINE {kind} {name}(void *const *restrict buf, {params}) {{\n{first}  if ({check}) outside = 1;\n"
         f"  return ((const {kind} *)buf[{slot}])[{at}]{extra}; }}"
     )
 
 
-def store(name: str, kind: str, slot: int, dims: str, sizes: Sequence[int], order: str, index: bool = False) -> str:
-    """The store of value (and index, in slot + 2); slot + 1 counts the stores of each element."""
+def store(
+    name: str, kind: str, slot: int, dims: str, sizes: Sequence[int], order: str, index: bool = False, first: str = ""
+) -> str:
+    """The store of value (and index, in slot + 2), which begins with ``first``; slot + 1 counts the stores of each element."""
     params = ", ".join(f"int {d}" for d in dims) + f", {kind} value" + (", int index" if index else "")
     check = " | ".join(f"((unsigned){d} >= {n}u)" for d, n in zip(dims, sizes, strict=True))
     also = f" ((int *)buf[{slot + 2}])[at] = index;" if index else ""
     return (
-        f"GRT_INLINE void {name}(void *const *restrict buf, {params}) {{ if ({check}) outside = 1;\n"
+        f"GRT_INLINE void {name}(void *const *restrict buf, {params}) {{\n{first}  if ({check}) outside = 1;\n"
         f"  const int at = {offset(dims, sizes, order)};\n"
         f"  ((int *)buf[{slot + 1}])[at] += 1; (({kind} *)buf[{slot}])[at] = value;{also} }}"
     )
@@ -228,10 +239,16 @@ class Conv:
 
     def text(self, name: str) -> str:
         macros, (x, dy, w) = {**self.macros(name), **self.variant(self.op)}, self.orders()
+        by_number = macros.get("VARIANT") == '"conv_pointwise.h"'
+
+        def first(dims: str) -> str:
+            if not by_number or dims not in ("nchw", "nkpq"):
+                return ""
+            return pixel(dims, *self.out, self.stride if self.op == "conv" and dims == "nchw" else (1, 1))
 
         def load(letter: str, slot: int, dims: str, order: str, shift: int) -> str:
             macros[f"LOAD_{letter}"] = f"{name}_{letter}"
-            return closure(f"{name}_{letter}", self.kind, slot, dims, self.sizes(dims), order, shift)
+            return closure(f"{name}_{letter}", self.kind, slot, dims, self.sizes(dims), order, shift, first(dims))
 
         if self.op == "conv":
             closures = [load("X", 0, "nchw", x, 1), load("W", 1, "kdrs", w, 0)]
@@ -247,7 +264,7 @@ class Conv:
         if self.op == "conv_wgrad":
             closures.append(store(f"{name}_store", self.kind, 2, "zkdrs", self.sizes("zkdrs"), order))
         else:
-            closures.append(store(f"{name}_store", self.kind, 2, out, self.sizes(out), order))
+            closures.append(store(f"{name}_store", self.kind, 2, out, self.sizes(out), order, first=first(out)))
         return group(name, f"{self.op}.h", closures, macros)
 
     def data(self, rng: np.random.Generator) -> tuple[list[np.ndarray], tuple[int, ...], np.ndarray]:

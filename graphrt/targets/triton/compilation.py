@@ -90,7 +90,7 @@ class Compilation:
         return {number[start]: number[until] for start, until in waits(self.kernels).items() if self.codes[start].grid}
 
     def gaps(self) -> list[str]:
-        """What each launch of the schedule begins with, of ``machine.GAPS``."""
+        """The gap that each launch of the schedule begins with, of ``machine.GAPS``."""
         found = ["launch"] * len(self.codes)
         for level in (level for run in self.runs for level in run.levels):
             for i in level:

@@ -80,7 +80,7 @@ class TritonExecutable(DeviceBinary, Executable):
         return {"source.py": self._compilation.source(None)}
 
     def gaps(self, lowering: Lowering) -> list[str]:
-        """What each launch begins with: those that are joined with a barrier, or beside others."""
+        """The gap that each launch begins with: those that are joined with a barrier, or beside others."""
         return self._compilation.gaps()
 
     def decisions(self, lowering: Lowering) -> list[Decision]:
@@ -137,7 +137,7 @@ class AheadExecutable(Executable):
         return works(self._compilation)
 
     def gaps(self, lowering: Lowering) -> list[str]:
-        """What each launch begins with: those that are joined with a barrier, or beside others."""
+        """The gap that each launch begins with: those that are joined with a barrier, or beside others."""
         return self._compilation.gaps()
 
     def decisions(self, lowering: Lowering) -> list[Decision]:

@@ -201,7 +201,7 @@ def _loops(choice: Choice) -> bool:
 
 
 def _gain(s: _Stretch, launch: int, options: Options) -> str:
-    """What ``launch`` gains in ``s``, in words."""
+    """The gain of ``launch`` in ``s``, in words."""
     gap, barrier = prices(options)
     beside = next(len(level) for level in s.levels if launch in level) - 1
     what = f"a barrier of {1e6 * barrier / CLOCK:.1f} us in place of a launch of {1e6 * gap / CLOCK:.1f}"
