@@ -38,7 +38,9 @@ def zeros(types: Sequence[TensorType]) -> list[np.ndarray]:
     starts = [0, *itertools.accumulate(-(-type.nbytes // ALIGNED) * ALIGNED for type in types)]
     memory = pages(starts[-1], "of state") if starts[-1] >= HUGE else np.zeros(starts[-1] + ALIGNED, np.uint8)
     memory = memory[-memory.ctypes.data % ALIGNED :]
-    return [over(memory[start : start + type.nbytes], type) for start, type in zip(starts, types, strict=False)]
+    # NumPy gives every empty slice the address of the whole; buffers are told apart by theirs.
+    pieces = zip(starts, types, strict=False)
+    return [over(memory[start : start + type.nbytes], type) if type.nbytes else dense(type) for start, type in pieces]
 
 
 def is_zero(array: np.ndarray) -> bool:
