@@ -69,7 +69,7 @@ def offset(dims: str, sizes: Sequence[int], order: str) -> str:
 
 def pixel(dims: str, rows: int, columns: int, stride: tuple[int, int] = (1, 1)) -> str:
     """C text that finds image, row and column, three of ``dims``, by the number of a pixel that is given as the column."""
-    image, _, row, column = dims
+    image, row, column = dims[0], dims[2], dims[3]
     at = f"{row} = {column} / {columns} % {rows} * {stride[0]}; {column} = {column} % {columns} * {stride[1]};"
     return f"  {image} = {column} / {rows * columns}; {at}\n"
 
