@@ -41,9 +41,11 @@ def share(dag: nx.DiGraph, buffers: ConcatBuffers, tiles: bool) -> tuple[list[li
     ]  # sinks never wait for each other
     first = [g for g in dag.nodes if g.kind == "pointwise" and dag.in_degree(g) == 0 and g not in sinks]
     small = [g for g in first if tiles or sum(v.type.nbytes for v in g.outputs) <= TINY]
-    layers = [layer for layer in _before_updates(dag, sinks) if not {*layer} <= {*small}]
-    sources = [g for g in small if g not in {*chain(*layers)}]
-    taken = {*sinks, *sources, *(g for layer in layers for g in layer)}
+    tiny = {*small}
+    layers = [layer for layer in _before_updates(dag, sinks) if not tiny.issuperset(layer)]
+    inside = {*chain(*layers)}
+    sources = [g for g in small if g not in inside]
+    taken = {*sinks, *sources, *inside}
     beside = [
         *(("only updates wait for either", part) for layer in layers for part in _launches(layer)),
         *(("neither waits for anything", part) for part in _launches(sources)),
