@@ -8,8 +8,11 @@ enum { FN(_LINE) = CHANNELS_LAST ? CC : CQ };
 GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int p, int q0) { /* all channels at (p, q0), or all columns of c0 */
   T best[FN(_LINE)] __attribute__((aligned(64)));
 #ifdef OP_MAX
+#if INDEXED
   int index[FN(_LINE)] __attribute__((aligned(64)));
-  for (int i = 0; i < FN(_LINE); i++) best[i] = -INFINITY, index[i] = -1;
+  for (int i = 0; i < FN(_LINE); i++) index[i] = -1;
+#endif
+  for (int i = 0; i < FN(_LINE); i++) best[i] = -INFINITY;
 #else
   for (int i = 0; i < FN(_LINE); i++) best[i] = 0;
 #endif
@@ -36,9 +39,13 @@ GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int p, int q0) 
 #endif
 #ifdef OP_MAX
         const T old = best[i];
+#if INDEXED
         const int before = index[i], wins = (!(x <= old) & (old == old)) | (before < 0);
         best[i] = wins ? x : old;
         index[i] = wins ? r * CS + s : before;
+#else
+        best[i] = (!(x <= old) & (old == old)) ? x : old;
+#endif
 #else
         best[i] += x;
 #endif
@@ -50,8 +57,10 @@ GRT_INLINE void FN(_line)(const FN(_buffers) buf, int n, int c0, int p, int q0) 
   }
   GRT_SIMD for (int i = 0; i < FN(_LINE); i++) {
     const int c = CHANNELS_LAST ? i : c0, q = CHANNELS_LAST ? q0 : i;
-#ifdef OP_MAX
+#if defined(OP_MAX) && INDEXED
     STORE(buf, n, c, p, q, best[i], MAX_OF(index[i], 0));
+#elif defined(OP_MAX)
+    STORE(buf, n, c, p, q, best[i], 0);
 #else
 #if LONG
     best[i] = (T)(total[i] + best[i]);

@@ -2,7 +2,7 @@
  * first, so that vectors run on over the ends of short rows (macros: pool.h).
  */
 /* PUT(i, value, index) of all windows below `count`, whose elements are TAP(i, r, s) */
-#ifdef OP_MAX
+#if defined(OP_MAX) && INDEXED
 #define FOLD(count)                                                                  \
   GRT_SIMD for (int i = 0; i < (count); i++) {                                       \
     T best = TAP(i, 0, 0);                                                           \
@@ -13,6 +13,17 @@
       none = MIN_OF(none, x != x ? tap : CR * CS);                                   \
     }                                                                                \
     PUT(i, none < CR * CS ? (T)NAN : best, none < CR * CS ? none : index);           \
+  }
+#elif defined(OP_MAX) /* a second loop: GCC leaves what is left of the first, without its index, as it is, a number at a time */
+#define FOLD(count)                                                                  \
+  GRT_SIMD for (int i = 0; i < (count); i++) {                                       \
+    T best = TAP(i, 0, 0);                                                           \
+    int odd = 0; /* whether one is no number */                                      \
+    _Pragma("GCC unroll 16") for (int tap = 0; tap < CR * CS; tap++) {               \
+      const T x = TAP(i, tap / CS, tap % CS);                                        \
+      best = x > best ? x : best, odd |= x != x;                                     \
+    }                                                                                \
+    PUT(i, odd ? (T)NAN : best, 0);                                                  \
   }
 #else
 #define FOLD(count)                                                                  \

@@ -14,6 +14,7 @@ from graphrt.schedule.kernel_ir import Block, TemplateKernel, Var
 from graphrt.schedule.memory import loads
 from graphrt.targets.cpu.loops import depends, lies_along
 from graphrt.targets.cpu.printer import Buffers, CPrinter, initial
+from graphrt.targets.cpu.reduction_rewrites import sliced
 from graphrt.targets.cpu.variants import DEPTH, Processor, choose, depth
 from graphrt.targets.scalar import C_TYPES
 from graphrt.targets.templates import find_kernels
@@ -183,7 +184,14 @@ def _hints(kernel: TemplateKernel) -> dict[str, bool]:
         return hints
     operand, block = next(iter(loaders.items()))
     larger = (kernel.epilogue, "w") if name.endswith("_grad") else (block, kernel.spec.operands[operand][-1])
-    return {"CHANNELS_LAST": lies_along(larger[0], "c", larger[1]), "OP_MAX" if name.startswith("max") else "OP_SUM": True}
+    hints = {"CHANNELS_LAST": lies_along(larger[0], "c", larger[1]), "OP_MAX" if name.startswith("max") else "OP_SUM": True}
+    return hints | ({"INDEXED": _uses(kernel.epilogue, kernel.epilogue.given[1])} if name == "max_pool" else {})
+
+
+def _uses(block: Block, v: Var) -> bool:
+    """Whether what ``block`` stores depends on ``v``."""
+    stored = [s.var for s in block.stores]
+    return v in stored or any(v in inst.args for inst in sliced(block, stored))
 
 
 def _halves(kernel: TemplateKernel) -> bool:
