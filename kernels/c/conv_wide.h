@@ -134,6 +134,17 @@ static void FN(_task)(long task, void **launch) {
     const int channels = CBLOCKS == 1 ? CB : MIN_OF(V_C - cb * CB, CB), first = cb == 0, last = cb == CBLOCKS - 1;
     for (int h = 0; h < height; h++) {
       T *to = patch + h * WIDTH * CB;
+      if (!V_CHANNELS_LAST && V_PHASES == 1 && V_C <= 4 && CBLOCKS == 1) { /* rows of few channels, in vectors that GCC weaves */
+        const int y = p0 * V_STRIDE_H + h;
+        int from = 0, end = WIDTH;
+        while (from < end && !V_INSIDE(y, from)) from++;
+        while (from < end && !V_INSIDE(y, end - 1)) end--;
+        memset(to, 0, sizeof(T) * CB * from);
+        memset(to + end * CB, 0, sizeof(T) * CB * (WIDTH - end));
+        GRT_SIMD for (int x = from; x < end; x++)
+          _Pragma("GCC unroll 4") for (int c = 0; c < CB; c++) to[x * CB + c] = V_X(buf, n, g, c, y, x);
+        continue;
+      }
       for (int x = 0; x < WIDTH; x++, to += CB) {
         if (V_INSIDE(p0 * V_STRIDE_H + h, x)) {
           GRT_SIMD for (int c = 0; c < channels; c++) to[c] = V_X(buf, n, g, cb * CB + c, p0 * V_STRIDE_H + h, x);
