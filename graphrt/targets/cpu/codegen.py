@@ -109,8 +109,8 @@ class _Printed:
                 tasks, lines = printer.generate()
                 text = "\n".join([*lines, ""])
                 if text not in self.names:
-                    self.names[text] = group.name
-                    self.source.kernels[group.name] = f"/* {_comment(str(group))} */\n{printer.named(text)}"
+                    self.names[text] = group.name + printer.suffix
+                    self.source.kernels[self.names[text]] = f"/* {_comment(str(group))} */\n{printer.named(text)}"
                     self.source.decisions.extend(printer.decisions)
                     if _is_fresh(kernel):
                         self.source.fresh.append(group.name)

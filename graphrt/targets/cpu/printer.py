@@ -28,6 +28,7 @@ _TAKEN = {
     *"auto break case char const continue default do double else enum extern float for goto if inline int long".split(),
     *"register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split(),
     *("asm", "typeof", "linux", "unix", "i386"),  # words and macros of GNU C
+    "ahead",  # a field that kernels may have beside those of their buffers
 }
 PlaceInTable = tuple[int, int]  # entry of the program's table of pointers, bytes from where it points
 
@@ -94,6 +95,11 @@ class CPrinter(ABC):
         """The choices that the text has in it."""
         return []
 
+    @property
+    def suffix(self) -> str:
+        """The end of the name of the function to call, behind the kernel's."""
+        return ""
+
     @abstractmethod
     def generate(self) -> tuple[int | None, list[str]]:
         """The number of tasks and the text; None where the text shares out its work itself."""
@@ -103,11 +109,16 @@ class CPrinter(ABC):
         names = identifiers([slot.name for slot in self.fields])
         return re.sub(r"@(\d*)", lambda found: names[int(found[1])] if found[1] else self.group, text)
 
-    def opened(self) -> list[str]:
-        """The struct of the kernel's buffers, and the function that fills it from the table of its places."""
+    def opened(self, more: Sequence[tuple[str, str]] = ()) -> list[str]:
+        """The struct of the kernel's buffers, and the function that fills it from the table of its places.
+
+        ``more`` are types and names of fields for what lies behind the places in that table.
+        """
         types = {s: f"{'' if s in self.stored else 'const '}{C_TYPES[s.type.dtype]} *" for s in self.fields}
         members = "".join(f" {types[s]}{n};" for s, n in self.fields.items()) or " char none;"
         values = [f".{n} = table[{i}]" for i, n in enumerate(self.fields.values())] or ["0"]
+        members += "".join(f" {kind} {name};" for kind, name in more)
+        values += [f".{name} = table[{i}]" for i, (_, name) in enumerate(more, len(self.places))]
         return [
             f"typedef struct {{{members} }} @_buffers;",
             "GRT_INLINE @_buffers @_open(void **table) {",

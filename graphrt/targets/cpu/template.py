@@ -12,6 +12,7 @@ from graphrt.index import Expr, axis
 from graphrt.passes.decision import Decision
 from graphrt.schedule.kernel_ir import Block, TemplateKernel, Var
 from graphrt.schedule.memory import loads
+from graphrt.targets.cpu.ahead import Ahead
 from graphrt.targets.cpu.loops import depends, lies_along
 from graphrt.targets.cpu.printer import Buffers, CPrinter, initial
 from graphrt.targets.cpu.reduction_rewrites import sliced
@@ -45,6 +46,7 @@ class TemplatePrinter(CPrinter):
         if self.paired:
             directly = {f"{o}_DIRECT": o != "B" and self._pairs_lie(o) for o in kernel.loaders}
             self.hints |= {name: directly[name] for name in self.hints.keys() & directly}
+        self.ahead = Ahead.of(kernel, self._pixels(kernel.epilogue).keys())
 
     @property
     def decisions(self) -> list[Decision]:
@@ -52,11 +54,16 @@ class TemplatePrinter(CPrinter):
         assert self.kernel.group.anchor is not None
         return self.variant.decisions(self.kernel.group.anchor.outputs[0].name) if self.variant is not None else []
 
+    @property
+    def suffix(self) -> str:
+        """That of the function that computes ahead and then calls the template's."""
+        return "_ahead" if self.ahead is not None else ""
+
     def generate(self) -> tuple[int | None, list[str]]:
         """The closures, macros and the template; it shares out its work itself."""
         kernel = self.kernel
         matmul = kernel.spec.family == "matmul"
-        lines, macros = self.opened(), {"NAME": "@", "T": C_TYPES[kernel.dtype]}
+        lines, macros = self.opened(self._computed()), {"NAME": "@", "T": C_TYPES[kernel.dtype]}
         sizes = paired_sizes(kernel) if self.paired else kernel.sizes
         letters = sizes if matmul else {(f"C{k}" if len(k) == 1 else k): v for k, v in sizes.items()}
         macros.update({k: str(int(v) if isinstance(v, bool) else v) for k, v in letters.items()})
@@ -75,7 +82,31 @@ class TemplatePrinter(CPrinter):
         if self.variant is not None:
             macros.update(self.variant.macros)
         name = kernel.spec.name
-        return None, [*lines, *included(_HEADERS.get(name, f"{name}.h"), macros)]
+        return None, [*lines, *included(_HEADERS.get(name, f"{name}.h"), macros), *self._launch()]
+
+    def _computed(self) -> list[tuple[str, str]]:
+        """The field of what is computed ahead."""
+        return [(f"const {C_TYPES[self.kernel.dtype]} *", "ahead")] if self.ahead is not None else []
+
+    def _launch(self) -> list[str]:
+        """The function that computes ahead and then calls the template's."""
+        if (ahead := self.ahead) is None:
+            return []
+        kind, places, size = C_TYPES[self.kernel.dtype], len(self.places), ahead.size
+        return [
+            f"GRT_LAUNCH void @{self.suffix}(void **table) {{",
+            f"  {kind} ahead[{len(ahead.values) * size}] __attribute__((aligned(64)));",
+            f"  void *with[{places + 1}];",
+            "  memcpy(with, table, sizeof with - sizeof *with);",
+            f"  with[{places}] = ahead;",
+            "  const @_buffers buf = @_open(with);",
+            f"  GRT_SIMD for ({self.int} {ahead.axis} = 0; {ahead.axis} < {size}; {ahead.axis}++) {{",
+            *self.insts(ahead.block, {}, "    "),
+            *(f"    ahead[{i * size} + {ahead.axis}] = {v.name};" for i, v in enumerate(ahead.values)),
+            "  }",
+            "  @(with);",
+            "}",
+        ]
 
     def _rows_are_m(self) -> bool:
         """Whether the rows of the batch are those of one product."""
@@ -144,11 +175,17 @@ class TemplatePrinter(CPrinter):
 
     def _store(self) -> list[str]:
         """The closure that stores an element of the result."""
-        block = self.kernel.epilogue
+        block, there = self.kernel.epilogue, list[str]()
+        if (ahead := self.ahead) is not None:
+            block = ahead.rest(block)
+            there = [
+                f"  const {C_TYPES[v.dtype]} {v.name} = buf.ahead[{i * ahead.size} + {ahead.axis}];"
+                for i, v in enumerate(ahead.values)
+            ]
         given = [f"{'int' if i and v.dtype.is_int else C_TYPES[v.dtype]} {v.name}" for i, v in enumerate(block.given)]
         params = ", ".join([*(f"{self.int} {p}" for p in block.params), *given])
-        head, at = f"GRT_INLINE void @_store(const @_buffers buf, {params}) {{", self._pixels(block)
-        return [head, *self.insts(block, at, "  "), *self.stores(block.stores, at, "  "), "}"]
+        head, at = f"GRT_INLINE void @_store(const @_buffers buf, {params}) {{", self._pixels(self.kernel.epilogue)
+        return [head, *there, *self.insts(block, at, "  "), *self.stores(block.stores, at, "  "), "}"]
 
     def _frozen(self, block: Block) -> int:
         """The number of the kernel's place that says where the values of ``block`` are kept packed; 0 if they may change."""
