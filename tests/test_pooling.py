@@ -275,3 +275,28 @@ def test_a_sum_over_all_of_an_image_is_a_reduction() -> None:
     loss = F.sum(F.adaptive_avg_pool2d(x, 1) * F.adaptive_avg_pool2d(x, 1))
     (dx,) = grt.grad(loss, [x])
     assert "sum_pool_grad" not in {n.op.template for n in dx.graph.nodes}
+
+
+@given(st.data())
+@settings(max_examples=examples(12, 2))
+def test_maxima_without_indices_are_those_with_them(draw: st.DataObject) -> None:
+    """Other loops compute them on a cpu: what is no number wins in both, and infinities are numbers."""
+    shape, arguments, dilation = draw.draw(cases(2))
+    shape = ((1,) * (4 - len(shape)) + shape)[-4:]
+    x = np.random.default_rng(draw.draw(st.integers(0, 99))).permutation(int(np.prod(shape))).reshape(shape).astype(np.float32)
+    for odd in (np.nan, np.inf, -np.inf):
+        x[tuple(draw.draw(st.integers(0, n - 1)) for n in shape)] = odd
+    given = torch.from_numpy(x)
+    if draw.draw(st.booleans()):
+        given = given.to(memory_format=torch.channels_last)
+    graph = grt.Graph()
+    kwargs = arguments | {"dilation": dilation}
+    graph.output("y", F.max_pool2d(graph.input("x", shape), **kwargs))
+    alone = grt.compile(graph, target=TARGET)(x=given)
+    graph = grt.Graph()
+    y, index = F.max_pool2d(graph.input("x", shape), **kwargs, return_indices=True)
+    graph.output("y", y)
+    graph.output("index", index)
+    both = grt.compile(graph, target=TARGET)(x=given)
+    np.testing.assert_array_equal(np.asarray(alone["y"]), np.asarray(both["y"]))
+    np.testing.assert_array_equal(np.asarray(alone["y"]), T.max_pool2d(given, **kwargs).numpy())
