@@ -27,4 +27,5 @@
 #define V_W(buf, g, k, c, r, s) LOAD_W(buf, (g)*V_K + (k), c, r, s)
 #define V_W_ALONG_C !W_FAST_K
 #define V_STORE(buf, n, g, k, p, q, value) STORE(buf, n, (g)*V_K + (k), p, q, value)
+#define V_FETCH(buf, n, g, k, p, q) FETCH(buf, n, (g)*V_K + (k), p, q)
 #include "conv_core.h"

@@ -87,6 +87,14 @@ GRT_INLINE void FN(_tile)(const FN(_buffers) buf, const T *a, const T *panel, T 
   for (int i = 0; i < MR; i++)
 #pragma GCC unroll 4
     for (int v = 0; v < NV; v++) acc[i][v] = (vec){0};
+#ifdef FETCH_C
+  if (k0 + depth >= K) { /* what the sums will meet comes meanwhile: rows of results lie far apart */
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; v++) FETCH_C(buf, b, m + i, MIN_OF(n + v * L, N - 1));
+  }
+#endif
   for (int k = 0; k < depth; k++) {
     vec w[NV];
     if (FN(_FETCHES)) GRT_FETCH(next + k * stride);

@@ -74,6 +74,9 @@ class TemplatePrinter(CPrinter):
             macros[f"LOAD_{operand}"] = f"@_{operand}"
         lines += self._store()
         macros["STORE_C" if matmul else "STORE"] = "@_store"
+        if self.pointwise:
+            lines += self._fetch()
+            macros["FETCH"] = "@_fetch"
         macros.update({name: str(int(hint)) for name, hint in self.hints.items()})
         if self.limited and self._rows_are_m():
             macros["ROWS_M"] = "1"
@@ -186,6 +189,21 @@ class TemplatePrinter(CPrinter):
         params = ", ".join([*(f"{self.int} {p}" for p in block.params), *given])
         head, at = f"GRT_INLINE void @_store(const @_buffers buf, {params}) {{", self._pixels(self.kernel.epilogue)
         return [head, *there, *self.insts(block, at, "  "), *self.stores(block.stores, at, "  "), "}"]
+
+    def _fetch(self) -> list[str]:
+        """The closure that fetches what that of stores is about to meet where rows of pixels are a filter's number apart."""
+        block, at = self.kernel.epilogue, self._pixels(self.kernel.epilogue)
+        column = block.params[1]
+        met = [(s.slot, s.offset, 1) for s in block.stores if not s.guards]
+        met += [(slot, offset, 0) for slot, offset, guards in loads(block) if not guards and len(offset.axes()) > 1]
+        found = {i.out.name for i in block.insts}  # positions that are loaded themselves
+        places = {
+            f"  __builtin_prefetch(&buf.{self.fields[slot]}[{self.index(slot, offset, at)}], {written});"
+            for slot, offset, written in met
+            if offset.stride(column) == 1 and not offset.runs_along(found) and not self.buffers.checked
+        }
+        params = ", ".join(f"{self.int} {p}" for p in block.params)
+        return [f"GRT_INLINE void @_fetch(const @_buffers buf, {params}) {{", *sorted(places), "}"]
 
     def _frozen(self, block: Block) -> int:
         """The number of the kernel's place that says where the values of ``block`` are kept packed; 0 if they may change."""
