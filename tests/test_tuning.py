@@ -74,7 +74,8 @@ def test_candidates_are_listed_by_predicted_time(target: str) -> None:
 
 
 @needs_compiler
-def test_groups_of_warps_are_tried_and_not_the_first_choice() -> None:
+@pytest.mark.parametrize("form", ["matmul_specialized", "matmul_gluon"])
+def test_what_was_never_measured_is_tried_and_not_the_first_choice(form: str) -> None:
     """Of deep products of halves on sm_90 alone, and of one with its operands as they are."""
 
     def tried(target: str, batch: int = 1, dtype: str = "bfloat16") -> list[str]:
@@ -84,10 +85,10 @@ def test_groups_of_warps_are_tried_and_not_the_first_choice() -> None:
         g.output("y", y)
         code = code_of(g, target)
         forms = [c.form.name for c in tune.candidates_of(code, 1)]
-        assert code.form.name == "matmul" and "matmul_specialized" not in forms[:2]
-        return [f for f in forms if f == "matmul_specialized"]
+        assert code.form.name == "matmul" and form not in forms[:2]
+        return [f for f in forms if f == form]
 
-    assert len(tried("cuda:sm_90")) == 2
+    assert len(tried("cuda:sm_90")) >= 2
     assert not any((tried("cuda:sm_80"), tried("cuda:sm_90", 2), tried("cuda:sm_90", dtype="float32")))
 
 

@@ -96,7 +96,6 @@ def _roomier(options: Mapping[str, Any], registers: int, target: str) -> Iterato
 def _compile(code: LaunchCode, module: ModuleType, target: str, options: Mapping[str, Any]) -> tuple[Any, int, int]:
     """The kernel compiled with ``options``, its registers and the bytes that it spills."""
     import triton
-    from triton.compiler import ASTSource
 
     _settle()
     kernel, given = resolve(code, module)
@@ -104,7 +103,7 @@ def _compile(code: LaunchCode, module: ModuleType, target: str, options: Mapping
     constants = {p.name: p.default for p in parameters if p.default is not p.empty} | given
     pointers = _pointers(code)
     aligned = [["tt.divisibility", 16]]
-    source = ASTSource(
+    source = _source(kernel)(
         fn=kernel,
         signature={"ARGS": pointers, **dict.fromkeys(constants, "constexpr")},
         constexprs=constants,
@@ -112,6 +111,17 @@ def _compile(code: LaunchCode, module: ModuleType, target: str, options: Mapping
     )
     compiled = triton.compile(source, target=gpu_target(target), options={**options, "enable_fp_fusion": False})
     return compiled, *usage(compiled.kernel, target)
+
+
+def _source(kernel: Any) -> Any:
+    """Triton's class of what it compiles: of Triton, or of Gluon."""
+    if kernel.is_gluon():
+        from triton.experimental.gluon._runtime import GluonASTSource
+
+        return GluonASTSource
+    from triton.compiler import ASTSource
+
+    return ASTSource
 
 
 @functools.cache
