@@ -180,7 +180,7 @@ def _against(code: LaunchCode, choice: Choice | None, options: Options) -> tuple
     if options.dependent:
         return "begins before the one in front has ended (GRAPHRT_PDL)", "GRAPHRT_PDL were off"
     if code.origin != "heuristic":
-        return f"has a configuration of its own ({code.origin})", "it were not tuned"
+        return f"is launched as it was timed by itself ({code.origin}), and nobody times joined launches", "it were not tuned"
     if choice is None:
         return "has no form with as many warps as others and without descriptors", "it had one"
     return None
