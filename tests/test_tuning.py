@@ -96,7 +96,7 @@ def test_what_was_never_measured_is_tried_and_not_the_first_choice(form: str) ->
 
 @needs_compiler
 def test_closures_are_compiled_as_gluon(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What follows a product is the same text in each form; where Gluon does not take it the candidate has that as its reason."""
+    """What follows a product is the same text in each form; what Gluon does not take is rejected with the reason."""
 
     def step(behind: Callable[[grt.Value, grt.Value], grt.Value]) -> grt.Graph:
         g = grt.Graph()

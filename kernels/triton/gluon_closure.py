@@ -14,6 +14,6 @@ _LANGUAGE.__dict__.update({**vars(tl), "full": gl.full, "zeros": gl.zeros})
 
 
 def in_gluon(closure: Any) -> Any:
-    """``closure``, a jit function of Triton, as one of Gluon: its arguments say how tensors lie, and what is new follows them."""
+    """``closure``, a jit function of Triton, as one of Gluon: its arguments lie as the caller says, and new tensors follow."""
     fn = closure.fn
     return gluon.jit(FunctionType(fn.__code__, {**fn.__globals__, "tl": _LANGUAGE}, fn.__name__))

@@ -1,6 +1,7 @@
 """Launch configurations of ``matmul_gluon``, and the versions of Triton in whose Gluon it is written.
 
-Gluon is experimental, and changes; what compiles elsewhere was not looked at. Nobody has measured these tiles: they are for tuning.
+Gluon is experimental, and changes; what compiles elsewhere was not looked at. Nobody has measured these tiles: they are
+for tuning.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def gluon_configs(
 ) -> list[tuple[float, Config]]:
     """(predicted clocks, configuration) of ``matmul_gluon``, the fastest first; none of a product that it does not compute.
 
-    That is one of halves, deeper than its stages, in which nothing is computed on load, and only vectors are read where a tile is
-    stored (``plain``). The times are those of as many warps that load and multiply.
+    That is one of halves, deeper than its stages, in which nothing is computed on load, and only vectors are read where a
+    tile is stored (``plain``). The times are those of as many warps that load and multiply.
     """
     if machine.arch != "sm_90" or machine.interpret or sizes["BATCH"] != 1 or itemsize != 2 or not plain:
         return []

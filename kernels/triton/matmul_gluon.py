@@ -1,8 +1,8 @@
 """``matmul_tma`` in Gluon, for sm_90: loads, barriers and products stand where this file puts them, not where a compiler does.
 
-Takes what ``matmul_tma`` does, of halves, with BATCH 1 and float32 sums. There are STAGES blocks of both operands, each in shared
-memory or on its way there, and each with a barrier that counts the bytes that came. A product (wgmma) is under way while the next
-block is waited for; when it is the last but one, the block of the one before is free to be loaded again:
+Takes what ``matmul_tma`` does, of halves, with BATCH 1 and float32 sums. There are STAGES blocks of both operands, each in
+shared memory or on its way there, and each with a barrier that counts the bytes that came. A product (wgmma) is under way while
+the next block is waited for; once that is begun and the one before is done, the latter's block is free to be loaded again:
 
     wait for block i | begin product i | product i - 1 is done | begin to load block i + STAGES - 1 where block i - 1 was
 

@@ -1,9 +1,9 @@
 """``matmul_gluon`` as compiled code, and its own lines run as Python, where copies and products happen as late as they may.
 
-What the template writes down and a compiler does not check is the order of loads, barriers and products. ``Stand`` is a model of
-these: a copy happens when it is begun, or when its barrier is waited for; a product when it is begun, or when it must be done. With
-copies early and products late, a block that is loaded again too soon gives another result; the other way round, one that
-is used before it came.
+What the template writes down and a compiler does not check is the order of loads, barriers and products. ``Stand`` is a model
+of these: a copy happens when it is begun, or when its barrier is waited for; a product when it is begun, or when it must be
+done. With copies early and products late, a block that is loaded again too soon gives another result; the other way round, one
+that is used before it came.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 pytest.importorskip("triton")
 
-import triton.language as tl  # noqa: E402
-from ahead import build  # noqa: E402
+import triton.language as tl
+from ahead import build
 
-from kernels.triton import closures as cl  # noqa: E402
-from kernels.triton import gluon_config as gluon  # noqa: E402
-from kernels.triton.cost import Machine  # noqa: E402
+from kernels.triton import closures as cl
+from kernels.triton import gluon_config as gluon
+from kernels.triton.cost import Machine
 
 if gluon.unknown():
     pytest.skip(gluon.unknown(), allow_module_level=True)
 
-from kernels.triton import matmul_gluon as template  # noqa: E402
-from kernels.triton.tiles import grouped_tile  # noqa: E402
+from kernels.triton import matmul_gluon as template
+from kernels.triton.tiles import grouped_tile
 
 SIZES = {"BATCH": 1, "M": 512, "N": 768, "K": 512}
 
@@ -101,7 +101,7 @@ class Shared:
 
 
 class Stand:
-    """Stands in for Gluon: copies happen when they are begun if ``early``, and products when they must be done; else reversed."""
+    """Stands in for Gluon: if ``early`` copies happen when they are begun, products when they must be done; else reversed."""
 
     int64, float32, constexpr, static_range = "int64", "float32", None, staticmethod(range)
 
@@ -196,8 +196,7 @@ def product(stand: Stand, a: Any, b: Any, a_rows: bool, b_rows: bool, stages: in
         SimpleNamespace(array=np.ascontiguousarray(x if rows else x.T), dtype=SimpleNamespace(element_ty=None))
         for x, rows in ((a, a_rows), (b, b_rows))
     ]
-    number = 0
-    names = {"gl": stand, "mbarrier": stand, "tma": stand, "fence_async_shared": lambda: None, "program": lambda pid: number}
+    names = {"gl": stand, "mbarrier": stand, "tma": stand, "fence_async_shared": lambda: None, "program": lambda pid: pid}
     names |= {name: getattr(stand, name) for name in ("warpgroup_mma", "warpgroup_mma_wait")} | {"min": min, "range": range}
     names["grouped_tile"] = FunctionType(grouped_tile.fn.__code__, {"tl": SimpleNamespace(minimum=min)})
     for name in ("matrix", "load"):
@@ -211,7 +210,7 @@ def product(stand: Stand, a: Any, b: Any, a_rows: bool, b_rows: bool, stages: in
     bm, bn, bk = tile
     for number in range(-(-m // bm) * -(-n // bn)):
         FunctionType(template.matmul_gluon.fn.__code__, names)(
-            pointers, store, 0, 1, a_rows, b_rows, 1, m, n, k, "tf32", None, bm, bn, bk, stages, "name", None
+            pointers, store, 0, 1, a_rows, b_rows, 1, m, n, k, "tf32", None, bm, bn, bk, stages, "name", number
         )
     assert not stand.under_way
     return c
