@@ -155,6 +155,8 @@ class LaunchPrinter(GeneratedPrinter):
         block, segments = spread(kernel.epilogue, rows, kernel.sizes.get("GROUPS", 1) == 1)
         extents = kernel.spec.extents(kernel.group.anchor) if kernel.group.anchor else {}
         bounds = {a: f"({a} < {extents[a]})" if a != "b" else "" for a in block.params}  # a batch entry is never outside
+        if kernel.spec.family == "pool":  # whose cells begin in the padding
+            bounds |= {a: f"({a} >= 0) & {bounds[a]}" for a in "hw" if a in bounds}
         for a, outer in _OUTER.items():
             if a in bounds and extents.get(outer) == 1 and outer in bounds:
                 bounds[a] += f" & {bounds[outer]}"
