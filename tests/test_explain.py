@@ -148,7 +148,7 @@ def test_a_tile_has_its_reason_and_the_next_best() -> None:
     assert taken.taken and re.search(r"^[\d.]+ us predicted for \d+ programs of \d+ steps; the next tile, .* us$", taken.reason)
     assert taken.other.startswith("matmul") and "BM" in taken.other and "num_warps" in taken.other
     forms = [d.other.split()[0] for d in (taken, *others)]
-    assert len(forms) == 3 and {*forms} == {"matmul", "matmul_tma", "matmul_specialized"}
+    assert len(forms) == 4 and {*forms} == {"matmul", "matmul_tma", "matmul_specialized", "matmul_gluon"}
     assert explanation.why("matmul_0", others[0].other.split()[0]) == others[:1]
     assert "predicted" in others[0].reason and "measured" in others[0].change
     assert str(taken) in explanation.group("g0") and taken in explanation.decisions

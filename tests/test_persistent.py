@@ -24,6 +24,7 @@ from graphrt.targets.triton.target import ARCHITECTURES
 
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 
+from graphrt.targets.triton.compile import build
 from graphrt.targets.triton.emit import persistent
 
 GAIN = (4000.0, 2400.0)
@@ -161,6 +162,30 @@ def test_compiled_code(model: str, dtype: str, target: str) -> None:
             assert len(meetings) == 2 * (len(run.levels) - 1)  # comes, and looks until all have
             for comes, looks in zip(meetings[::2], meetings[1::2], strict=True):
                 assert "MEMBAR" in text[:comes].rsplit("BAR.SYNC", 1)[1] and "CCTL.IVALL" in text[looks:].split("BAR.SYNC")[0]
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", ["spills", "fits"])
+def test_what_spills_is_launched_apart(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As is a kernel of which no program fits; both are known when it is compiled, and then the plan, too, is that of parts."""
+    planned = made(grt.compile(step(), target="cuda:sm_90"))
+    whole, joined = len(planned.parts), planned.runs[0].launches
+    if fault == "spills":
+        real = build.usage
+        monkeypatch.setattr(build, "usage", lambda code, arch: (255, 16) if b"persistent" in code else real(code, arch))
+    else:
+        monkeypatch.setattr(build, "MOST_RESIDENT", 0)
+        monkeypatch.setenv("GRAPHRT_CACHE", str(tmp_path))
+    program = grt.compile(step(), target="null")
+    with NULL.recorded() as log:
+        program(feeds())
+    launches = sum(e.kind == "launch" for e in log)
+    assert whole < launches == program.launches == len(made(program).parts) and not made(program).runs
+    assert {*program.gaps()} == {"launch"} and "persistent" not in program.source()
+    decisions = [d for d in program.explain().decisions if d.stage == "persistent"]
+    assert not any(d.taken for d in decisions) and all(d.change for d in decisions)
+    what = "spills 16 bytes a thread of 255 registers" if fault == "spills" else "no program of it fits on a multiprocessor"
+    assert sum(what in d.reason for d in decisions) >= len(joined) - 1
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ whose maps those are stored that would be computed many times on load; 9.5 MB fo
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,13 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 
-from golden_kernels import training_step
+import golden_kernels
 
+import graphrt as grt
 from graphrt.runtime.machine import find_data_sheet
 from graphrt.runtime.roofline import predict
+
+PAGE = " ".join((Path(__file__).parents[1] / "docs" / "gpu.md").read_text().split())
 
 # MB an image and launches at most
 CEILINGS = {
@@ -37,13 +42,33 @@ STATED = {
 }
 
 
+@functools.cache
+def training_step(model: str, dtype: str, batch: int) -> grt.Program:
+    return golden_kernels.training_step(model, dtype, "cuda:sm_90", batch)
+
+
 @pytest.mark.proof
 @pytest.mark.parametrize(("model", "batch", "dtype"), CEILINGS)
 def test_traffic(model: str, batch: int, dtype: str) -> None:
-    estimate = predict(training_step(model, dtype, "cuda:sm_90", batch), find_data_sheet("cuda:sm_90"), batch)
+    estimate = predict(training_step(model, dtype, batch), find_data_sheet("cuda:sm_90"), batch)
     megabytes, launches = CEILINGS[model, batch, dtype]
     assert estimate.bytes / batch / 1e6 <= megabytes
     assert len(estimate.launches) <= launches
     if model in STATED:
-        stated = re.findall(STATED[model], " ".join((Path(__file__).parents[1] / "docs" / "gpu.md").read_text().split()))
+        stated = re.findall(STATED[model], PAGE)
         assert stated == [(f"{estimate.bytes / batch / 1e6:.1f}", str(len(estimate.launches)))]
+
+
+@pytest.mark.proof
+def test_how_many_convolutions_can_read_through_descriptors() -> None:
+    """As docs/gpu.md says of ResNet-50: of all that are launched, those with the form ``conv_tma``."""
+    codes = training_step("resnet50", "bfloat16", 256)._executable._compilation  # type: ignore[attr-defined]
+    every, described = Counter[str](), Counter[str]()
+    for code, kernels in zip(codes.codes, codes.kernels, strict=True):
+        anchor = kernels[0].group.anchor
+        name = anchor.op.template if anchor is not None else None
+        if name in ("conv", "conv_dgrad"):
+            every[name] += 1
+            described[name] += any(c.form.name == "conv_tma" for c in code.choices)
+    stated = re.findall(r"bfloat16 (\d+) convolutions of (\d+) and (\d+) gradients of (\d+) have that form", PAGE)
+    assert stated == [tuple(str(n[name]) for name in ("conv", "conv_dgrad") for n in (described, every))]

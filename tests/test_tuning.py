@@ -21,6 +21,8 @@ from graphrt import ops as F
 
 pytest.importorskip("triton", reason="needs the triton package, which exists for Linux only")
 
+from graphrt.kernels.triton import gluon_config
+
 from graphrt.targets.triton.compile import build, usage
 from graphrt.targets.triton.emit.launch import Choice
 from graphrt.targets.triton.emit.module import resolve
@@ -74,7 +76,8 @@ def test_candidates_are_listed_by_predicted_time(target: str) -> None:
 
 
 @needs_compiler
-def test_groups_of_warps_are_tried_and_not_the_first_choice() -> None:
+@pytest.mark.parametrize("form", ["matmul_specialized", "matmul_gluon"])
+def test_what_was_never_measured_is_tried_and_not_the_first_choice(form: str) -> None:
     """Of deep products of halves on sm_90 alone, and of one with its operands as they are."""
 
     def tried(target: str, batch: int = 1, dtype: str = "bfloat16") -> list[str]:
@@ -84,11 +87,38 @@ def test_groups_of_warps_are_tried_and_not_the_first_choice() -> None:
         g.output("y", y)
         code = code_of(g, target)
         forms = [c.form.name for c in tune.candidates_of(code, 1)]
-        assert code.form.name == "matmul" and "matmul_specialized" not in forms[:2]
-        return [f for f in forms if f == "matmul_specialized"]
+        assert code.form.name == "matmul" and form not in forms[:2]
+        return [f for f in forms if f == form]
 
-    assert len(tried("cuda:sm_90")) == 2
+    assert len(tried("cuda:sm_90")) >= 2
     assert not any((tried("cuda:sm_80"), tried("cuda:sm_90", 2), tried("cuda:sm_90", dtype="float32")))
+
+
+@needs_compiler
+def test_closures_are_compiled_as_gluon(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows a product is the same text in each form; what Gluon does not take is rejected with the reason."""
+
+    def step(behind: Callable[[grt.Value, grt.Value], grt.Value]) -> grt.Graph:
+        g = grt.Graph()
+        y = g.input("x", (256, 512), "bfloat16") @ g.input("w", (512, 256), "bfloat16")
+        g.output("y", behind(F.cast(y, "float32"), g.input("b", (256,))))
+        return g
+
+    def rejected(graph: grt.Graph) -> list[str]:
+        code = code_of(graph)
+        if reason := gluon_config.unknown():
+            assert code.refused == (f"matmul_gluon: {reason}",)
+            pytest.skip(reason)
+        both = [code.choice, next(c for c in code.choices if c.form.name == "matmul_gluon")]
+        monkeypatch.setattr(tune, "candidates_of", lambda code, level: both)
+        return [*only(grt.compile(graph, target="null", tune=1)).rejected]
+
+    assert not rejected(step(lambda y, b: F.gelu(y + b)))
+    (reason,) = rejected(step(lambda y, b: F.where(y > b, 1.0, 0.0)))
+    assert reason.startswith("matmul_gluon BM 128 BN 128") and "CompilationError" in reason
+    monkeypatch.setattr(gluon_config, "unknown", lambda: "not this one")
+    code = code_of(step(lambda y, b: y))
+    assert code.refused == ("matmul_gluon: not this one",) and "matmul_gluon" not in {c.form.name for c in code.choices}
 
 
 @needs_compiler

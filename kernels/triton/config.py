@@ -117,7 +117,7 @@ def _finish(splits: int, elements: int, machine: Machine) -> float:
 def matmul_grid(sizes: Sizes, config: Config) -> int:
     """Programs of ``matmul`` for sizes BATCH, M, N."""
     tiles = sizes["BATCH"] * cdiv(sizes["M"], config["BM"]) * cdiv(sizes["N"], config["BN"])
-    return min(tiles, config["PROGRAMS"] or tiles)
+    return min(tiles, config.get("PROGRAMS") or tiles)
 
 
 def matmul_steps(sizes: Sizes, config: Config) -> tuple[float, int]:

@@ -16,6 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from kernels.triton.cost import occupancy
 
@@ -65,7 +66,7 @@ def build(fn: Any, target: str, args: list[str | int], config: Mapping[str, int]
     attrs = {(0, i): [["tt.divisibility", 16]] for i, a in enumerate(args) if isinstance(a, str)}
     signature: dict[str, Any] = dict.fromkeys(fn.arg_names, "constexpr")
     signature[fn.arg_names[0]] = tuple(a if isinstance(a, str) else "constexpr" for a in args)
-    source = ASTSource(fn=fn, signature=signature, constexprs=known, attrs=attrs)
+    source = (GluonASTSource if fn.is_gluon() else ASTSource)(fn=fn, signature=signature, constexprs=known, attrs=attrs)
     found = _read(triton_compile(source, target=GPUS[target], options=options))
     if found.spills and target.startswith("sm"):  # more registers for fewer programs, as at run time
         options["maxnreg"] = 255

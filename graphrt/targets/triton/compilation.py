@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from graphrt.runtime.lowering import Lowering
 from graphrt.runtime.machine import find_data_sheet
 from graphrt.runtime.runnable import Runnable
 from graphrt.schedule.memory import waits
-from graphrt.targets.triton.compile.build import build
+from graphrt.targets.triton.compile.build import build, prepare, unfit
 from graphrt.targets.triton.driver import Driver
 from graphrt.targets.triton.emit.codegen import generate
 from graphrt.targets.triton.emit.launch import LaunchCode
@@ -25,7 +26,7 @@ from graphrt.targets.triton.interpret import JitKernel
 from graphrt.targets.triton.library import LibraryCall
 from graphrt.targets.triton.saved import save
 from graphrt.targets.triton.tune.ahead import prepared
-from graphrt.targets.triton.tune.tuner import Tuner, configurations
+from graphrt.targets.triton.tune.tuner import Configuration, Tuner, configurations
 
 
 class Compilation:
@@ -39,20 +40,28 @@ class Compilation:
         assert lowering.schedule is not None and lowering.plan is not None
         self.options, self._plan, self._mesh = options, lowering.plan, lowering.graph.mesh
         self.launches, self.kernels = lowering.schedule.launches, lowering.kernels
-        self.text, self.codes = generate(lowering.schedule, lowering.kernels, options)
-        self.module = write_module(self.text)
-        self.configurations = configurations([c for c in self.codes if isinstance(c.call, LibraryCall) or c.refused])
+        self._text, self.codes = generate(lowering.schedule, lowering.kernels, options)
+        self.module = write_module(self._text)
+        self._configurations = configurations([c for c in self.codes if isinstance(c.call, LibraryCall) or c.refused])
         if driver is not None:
             tuner = Tuner(driver, lowering.schedule, lowering.kernels, self.module)
-            self.codes, self.configurations = tuner.configure(self.codes, tune)
+            self.codes, self._configurations = tuner.configure(self.codes, tune)
         self.runs: list[Run] = []
         self._persistent: list[Decision] = []
         if options.persistent and not waits(lowering.kernels):
             self.runs, self._persistent = joined(self.codes, lowering.kernels, lowering.plan, options)
         if self.runs:
-            self.text = "\n\n".join([self.text, *("\n".join(run.text) + "\n" for run in self.runs)])
             self.module = write_module(self.text)
-            self.configurations += configurations([run.code for run in self.runs])
+
+    @property
+    def text(self) -> str:
+        """The source of all kernels."""
+        return "\n\n".join([self._text, *("\n".join(run.text) + "\n" for run in self.runs)])
+
+    @property
+    def configurations(self) -> list[Configuration]:
+        """The launches of which there is something to say: tuned, a library's or refused one, and joined."""
+        return self._configurations + configurations([run.code for run in self.runs])
 
     @property
     def parts(self) -> list[tuple[LaunchCode, Sequence[int]]]:
@@ -70,12 +79,25 @@ class Compilation:
     @functools.cached_property
     def image(self) -> Image:
         """The program as a driver runs it. Raises TargetError for what does not compile."""
+        if self.runs and not self.options.interpret:
+            self._separate()
         return self._image([code for code, _ in self.parts])
 
     @functools.cached_property
     def apart(self) -> Image:
         """The same with every launch of the schedule that has work by itself, as profiles want it. Raises TargetError."""
         return self._image([code for code in self.codes if code.grid]) if self.runs else self.image
+
+    def _separate(self) -> None:
+        """Leaves the launches apart that were to be joined in a kernel which spills registers, or does not fit."""
+        prepare([run.code for run in self.runs], self.module, self.options.gpu)
+        reasons = {run.launches: unfit(run.code, self.module, self.options.gpu) for run in self.runs}
+        self.runs = [run for run in self.runs if not reasons[run.launches]]
+        apart = {self.kernels[i][0].group.label: why for launches, why in reasons.items() if why for i in launches}
+        self._persistent = [
+            replace(d, taken=False, reason=apart[d.node], change="it were smaller") if d.taken and d.node in apart else d
+            for d in self._persistent
+        ]
 
     def _image(self, working: Sequence[LaunchCode]) -> Image:
         if self.options.interpret:

@@ -46,6 +46,10 @@ _POINTERS = {
 }  # fmt: skip
 
 
+class DoesNotFitError(TargetError):
+    """A kernel whose programs wait for each other, and of which no program fits on a multiprocessor."""
+
+
 def gpu_target(target: str) -> Any:
     """Triton's description of ``cuda:sm_90``, ``hip:gfx942`` and the like. Raises TargetError."""
     from triton.backends.compiler import GPUTarget
@@ -96,7 +100,6 @@ def _roomier(options: Mapping[str, Any], registers: int, target: str) -> Iterato
 def _compile(code: LaunchCode, module: ModuleType, target: str, options: Mapping[str, Any]) -> tuple[Any, int, int]:
     """The kernel compiled with ``options``, its registers and the bytes that it spills."""
     import triton
-    from triton.compiler import ASTSource
 
     _settle()
     kernel, given = resolve(code, module)
@@ -104,7 +107,7 @@ def _compile(code: LaunchCode, module: ModuleType, target: str, options: Mapping
     constants = {p.name: p.default for p in parameters if p.default is not p.empty} | given
     pointers = _pointers(code)
     aligned = [["tt.divisibility", 16]]
-    source = ASTSource(
+    source = _source(kernel)(
         fn=kernel,
         signature={"ARGS": pointers, **dict.fromkeys(constants, "constexpr")},
         constexprs=constants,
@@ -112,6 +115,17 @@ def _compile(code: LaunchCode, module: ModuleType, target: str, options: Mapping
     )
     compiled = triton.compile(source, target=gpu_target(target), options={**options, "enable_fp_fusion": False})
     return compiled, *usage(compiled.kernel, target)
+
+
+def _source(kernel: Any) -> Any:
+    """Triton's class of what it compiles: of Triton, or of Gluon."""
+    if kernel.is_gluon():
+        from triton.experimental.gluon._runtime import GluonASTSource
+
+        return GluonASTSource
+    from triton.compiler import ASTSource
+
+    return ASTSource
 
 
 @functools.cache
@@ -140,7 +154,7 @@ def _binary(code: LaunchCode, module: ModuleType, target: str) -> KernelBinary:
     if code.cooperative:
         held = min(resident(usage(compiled.kernel, target)[0], m["shared"], m["num_warps"], target), MOST_RESIDENT)
         if scratch or not held:
-            raise TargetError(f"{code.display}: no program of it fits on a multiprocessor, or it wants scratch memory")
+            raise DoesNotFitError(f"{code.display}: no program of it fits on a multiprocessor, or it wants scratch memory")
     pointers = len(code.slots)
     return KernelBinary(target, compiled.name, threads, m["shared"], scratch, pointers, found, compiled.kernel, waits, held)
 
@@ -252,6 +266,17 @@ def identity() -> str:
 
     sources = [*sorted((find_kernels() / "triton").glob("*.py")), Path(__file__)]
     return triton.__version__ + hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()
+
+
+def unfit(code: LaunchCode, module: ModuleType, target: str) -> str:
+    """Why the kernel of ``code`` is not worth launching though it compiles; empty if it is. Raises TargetError."""
+    try:
+        binary = cached(code, module, target)
+    except DoesNotFitError as error:
+        return str(error).partition(": ")[2]
+    assert isinstance(binary, KernelBinary)
+    registers, spills = usage(binary.code, target)
+    return f"their kernel spills {spills} bytes a thread of {registers} registers" if spills else ""
 
 
 # --- other processes ------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from graphrt.targets.triton.emit.offers import offered
 from graphrt.targets.triton.emit.options import Options
 from graphrt.targets.triton.emit.printer import Masks, cast_to, slots_of, tensors
 from graphrt.targets.triton.emit.segments import spread
-from graphrt.targets.triton.emit.tiling import DESCRIBED, Closures, choices, warps
+from graphrt.targets.triton.emit.tiling import DESCRIBED, GLUON, Closures, choices, unknown, warps
 from graphrt.targets.triton.library import LIBRARY, LibraryCall
 from graphrt.types import HALVES, DType, bfloat16
 
@@ -119,8 +119,8 @@ class LaunchPrinter(GeneratedPrinter):
             found = [c for c in found if c.form.name in DESCRIBED] or found
         fused = "_".join(n.op.name for n in kernel.group.nodes if n is not kernel.group.anchor)
         display = f"{spec.name}__{fused}" if fused else spec.name
-        refused = (f"{spec.family}_tma: {places}",) if isinstance(places, str) and places else ()
-        return LaunchCode(display, self.slots, text, found, found[0], refused=refused)
+        refused = [f"{spec.family}_tma: {places}"] if isinstance(places, str) and places else unknown(found)
+        return LaunchCode(display, self.slots, text, found, found[0], refused=tuple(refused))
 
     def _prepare(self, kernel: TemplateKernel, loaders: Mapping[str, _Loader], places: dict[str, Any]) -> list[str]:
         """The prologue of the left operand where it comes through descriptors, named in ``places``; nothing if it has none."""
@@ -155,6 +155,8 @@ class LaunchPrinter(GeneratedPrinter):
         block, segments = spread(kernel.epilogue, rows, kernel.sizes.get("GROUPS", 1) == 1)
         extents = kernel.spec.extents(kernel.group.anchor) if kernel.group.anchor else {}
         bounds = {a: f"({a} < {extents[a]})" if a != "b" else "" for a in block.params}  # a batch entry is never outside
+        if kernel.spec.family == "pool":  # whose cells begin in the padding
+            bounds |= {a: f"({a} >= 0) & {bounds[a]}" for a in "hw" if a in bounds}
         for a, outer in _OUTER.items():
             if a in bounds and extents.get(outer) == 1 and outer in bounds:
                 bounds[a] += f" & {bounds[outer]}"
@@ -209,7 +211,8 @@ class LaunchPrinter(GeneratedPrinter):
         text, parts = self.parts(launch[1:])
         others = sum(part.programs for part in parts)
         forms: dict[str, Form] = {}  # each called by a kernel of its own
-        for choice in template.choices:
+        choices = [c for c in template.choices if c.form.name != GLUON]
+        for choice in choices:
             inner = choice.form
             if inner.name in forms:
                 continue
@@ -221,7 +224,7 @@ class LaunchPrinter(GeneratedPrinter):
             tiles = Part("", 0, call=f"{inner.module}.{inner.function}({body}")
             text += dispatcher(name, [*parts, tiles], blocks, self.options.dependent)
         found, least = [], WARPS if others else 1  # rows are spread over so many warps at least
-        for c in template.choices:
+        for c in choices:
             config = {**c.config, "num_warps": max(c.config["num_warps"], least)}
             found.append(replace(c, form=forms[c.form.name], config=config, grid=c.grid + others, beside=others))
         # A small tile leaves the threads that rows want less than 16 bytes each.

@@ -45,11 +45,15 @@ def resolve(code: LaunchCode, module: ModuleType) -> tuple[Any, dict[str, Any]]:
 
     form = code.form
     home = importlib.import_module(f"graphrt.kernels.triton.{form.module}") if form.module else module
-    constants = {}
+    function, constants = getattr(home, form.function), {}
     for name, value in code.constants.items():
         if isinstance(value, str) and value.startswith("@"):
             value = getattr(module, value[1:])
+            if hasattr(function, "is_gluon") and function.is_gluon():  # the interpreter's have no such thing
+                from graphrt.kernels.triton.gluon_closure import in_gluon
+
+                value = in_gluon(value)
         elif isinstance(value, str) and value.startswith("tl."):
             value = getattr(tl, value[3:])
         constants[name] = value
-    return getattr(home, form.function), {**constants, "NAME": code.display}
+    return function, {**constants, "NAME": code.display}

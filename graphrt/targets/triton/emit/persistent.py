@@ -30,7 +30,7 @@ from graphrt.targets.templates import find_kernels
 from graphrt.targets.triton.emit.generated import Part, branches, literal
 from graphrt.targets.triton.emit.launch import CLOCK, OPTIONS, Choice, Form, LaunchCode
 from graphrt.targets.triton.emit.options import Options
-from graphrt.targets.triton.emit.tiling import DESCRIBED
+from graphrt.targets.triton.emit.tiling import DESCRIBED, GLUON
 from graphrt.types import TensorType, int32
 
 WORTH = 0.05  # of a program's predicted time that must be saved: what no GPU has run yet is left alone for less
@@ -165,7 +165,8 @@ def _best(code: LaunchCode, like: tuple[int, int], options: Options) -> Choice |
     """
 
     def fits(c: Choice) -> bool:
-        alone = c.form.name in DESCRIBED or "specialized" in c.form.name or c.config.get("PROGRAMS") or c.form.call is not None
+        by_boxes = c.form.name in (*DESCRIBED, GLUON) or "specialized" in c.form.name
+        alone = by_boxes or c.config.get("PROGRAMS") or c.form.call is not None
         alike = c.config.get("num_warps") == like[0] and (not _loops(c) or c.config["num_stages"] == like[1])
         return not alone and (alike or options.large)
 
@@ -179,7 +180,7 @@ def _against(code: LaunchCode, choice: Choice | None, options: Options) -> tuple
     if options.dependent:
         return "begins before the one in front has ended (GRAPHRT_PDL)", "GRAPHRT_PDL were off"
     if code.origin != "heuristic":
-        return f"has a configuration of its own ({code.origin})", "it were not tuned"
+        return f"is launched as it was timed by itself ({code.origin}), and nobody times joined launches", "it were not tuned"
     if choice is None:
         return "has no form with as many warps as others and without descriptors", "it had one"
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from graphrt.targets.triton.emit.options import Options
 _FUNCTIONS = {"conv": "conv_fwd", "max_pool": "pool", "sum_pool": "pool"}
 _KINDS = {"conv": "fwd", "conv_dgrad": "dgrad", "conv_wgrad": "wgrad"}
 DESCRIBED = ("conv_tma", "matmul_tma")  # the forms whose operands come through descriptors
+GLUON = "matmul_gluon"  # another, which only Gluon's functions can call
 _TILE = {False: 4096, True: 1 << 18}  # elements of a reduction's tile: compiled, interpreted
 _FINEST = 16  # parts of a reduction at most, for each that is wanted: sizes have few divisors
 SHARE = 1 << 18  # bytes that a program reads in about the time of a launch
@@ -65,7 +66,7 @@ def _tile(kernel: TemplateKernel, prologues: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
-    from graphrt.kernels.triton import config, pair_config
+    from graphrt.kernels.triton import config, gluon_config, pair_config
 
     sizes, machine = kernel.sizes, options.machine
     precision = {"INPUT_PRECISION": machine.precision}
@@ -83,11 +84,22 @@ def _matmul(kernel: TemplateKernel, closures: Closures, options: Options) -> lis
         through = _form("matmul_tma", "matmul_tma", closures.described, sizes, precision)
         forms.append((through, functools.partial(config.matmul_configs, tma=True)))
         forms.append((replace(through, name="matmul_specialized"), config.matmul_specialized))
+        if not gluon_config.unknown():
+            forms.append((_form(GLUON, GLUON, closures.described, sizes, precision), gluon_config.gluon_configs))
     return [
         Choice(f, c, config.matmul_grid(sizes, c), clocks, *config.matmul_steps(sizes, c))
         for f, configs in forms
         for clocks, c in configs(sizes, kernel.factors.itemsize, machine, **_tile(kernel, closures.prologues))
     ]
+
+
+def unknown(found: Sequence[Choice]) -> list[str]:
+    """The form that this Triton keeps from being among ``found``, with the reason."""
+    find_kernels()
+    from graphrt.kernels.triton.gluon_config import unknown
+
+    reason = unknown() if any(c.form.name == "matmul_specialized" for c in found) else ""
+    return [f"{GLUON}: {reason}"] if reason else []
 
 
 def _attention(kernel: TemplateKernel, closures: Closures, options: Options) -> list[Choice]:
