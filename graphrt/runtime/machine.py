@@ -95,7 +95,7 @@ def find_data_sheet(target: str, name: str | None = None) -> DataSheet:
 
 
 @functools.cache
-def machine(rounds: int = 3) -> DataSheet:
+def machine(rounds: int = 5) -> DataSheet:
     """This machine, measured: the copying of 64 MB by all threads, and float32 and float64 products of 1024 by 1024."""
     threads = Flags.read().threads or os.cpu_count() or 1
     x, y = np.ones(1 << 24, np.float32), np.empty(1 << 24, np.float32)
