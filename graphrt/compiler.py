@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -214,9 +214,9 @@ def graph_of(outputs: Outputs | Callable[..., Any]) -> tuple[Graph, str]:
     elif isinstance(outputs, Mapping):
         named, unpack = dict(outputs), "dict"
     else:
-        named, unpack = {f"out{i}": v for i, v in enumerate(outputs)}, "list"
+        named, unpack = {f"out{i}": v for i, v in enumerate(outputs if isinstance(outputs, Iterable) else ())}, "list"
     if not named or not all(isinstance(v, Value) for v in named.values()):
-        raise ArgumentError("compile needs a Graph, a Value, or a list or dict of Values")
+        raise ArgumentError(f"compile needs a Graph, a Value, or a list or dict of Values, got {outputs!r:.80}")
     graph = next(iter(named.values())).graph
     if any(v.graph is not graph for v in named.values()):
         raise GraphError("the outputs belong to different Graphs; build everything of one program on one Graph")

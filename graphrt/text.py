@@ -25,6 +25,7 @@ _LINE = re.compile(
     rf"(?P<ids>%\d+(?:, %\d+)*) (?P<name>{_NAME}) : (?P<types>.*?) = (?P<op>\w+)\((?P<args>.*)\)   # (?P<origin>.*)"
 )
 _TYPE = re.compile(r"\w+\[[^\]]*\](?:\{[^}]*\})?(?:@[\w*]+)?")
+_PLAIN = re.compile(r"[\w.]+").fullmatch
 _BAR = "    | "
 _RESULT = re.compile(rf"(output|update) ({_NAME}) = (%\d+)(?:{{([\d,]*)}})?")
 _ORIGIN = re.compile(r"(.*):(\d+) (\w+)(?: of (.*?))?(?:, part (\d+))?")
@@ -60,13 +61,16 @@ def node_line(node: Node, number: Mapping[Value, str], origin: bool = True) -> s
 
 def equation(node: Node, number: Mapping[Value, str], origin: bool = True) -> str:
     """The line of ``node`` without the numbers of its own values."""
-    types = ", ".join(map(str, node.types))
-    texts = {k: a for k, a in node.attrs.items() if isinstance(a, str) and "\n" in a}
-    attrs = (f"{k}={'...' if k in texts else repr(a)}" for k, a in node.attrs.items())
-    args = ", ".join([*(number[v] for v in node.inputs), *attrs])
+    types = ", ".join([str(t) for t in node.types])
+    args, below = [number[v] for v in node.inputs], list[str]()
+    for k, a in node.attrs.items():
+        if isinstance(a, str) and "\n" in a:
+            args.append(f"{k}=...")
+            below += [f"\n{_BAR}{part}" for part in a.splitlines()]
+        else:
+            args.append(f"{k}={a!r}")
     comes_from = node.origin if origin else f"{node.origin.phase} of {node.origin.source}"
-    line = f"{_quote(node.name)} : {types} = {node.op.name}({args})   # {comes_from}"
-    return "\n".join([line, *(f"{_BAR}{part}" for text in texts.values() for part in text.splitlines())])
+    return f"{_quote(node.name)} : {types} = {node.op.name}({', '.join(args)})   # {comes_from}{''.join(below)}"
 
 
 def result_line(kind: str, name: str, value: str, order: Order = None) -> str:
@@ -111,7 +115,7 @@ def parse_line(line: str) -> NodeLine | ResultLine:
 
 
 def _quote(name: str) -> str:
-    return name if re.fullmatch(r"[\w.]+", name) and name.isascii() else json.dumps(name)
+    return name if name.isascii() and _PLAIN(name) else json.dumps(name)
 
 
 def _unquote(text: str) -> str:

@@ -206,6 +206,10 @@ class TensorType:
         return self if varying == self.varying else TensorType(self.shape, self.dtype, self.order, varying)
 
     def __str__(self) -> str:
+        return self._text
+
+    @functools.cached_property
+    def _text(self) -> str:
         text = f"{self.dtype.short}[{','.join(map(str, self.shape))}]"
         text = text if self.order is None else text + "{" + ",".join(map(str, self.order)) + "}"
         return f"{text}@{'*'.join(self.varying)}" if self.varying else text

@@ -30,6 +30,11 @@ def gives_nothing() -> None:
     """A function that builds nothing."""
 
 
+def gives_a_number() -> int:
+    """A function that builds no graph."""
+    return 3
+
+
 @pytest.mark.parametrize("model", ["lenet5", "mlp"])
 def test_train_leaves_its_files(tmp_path: Path, model: str) -> None:
     common = ("train", model, "--target", "cpu", "--batch-size", "32", "--limit", "128", "--out", str(tmp_path))
@@ -228,6 +233,9 @@ def test_flags_and_version() -> None:
         (["explain", __file__ + ":nothing"], "has no function 'nothing'; there is run"),
         (["explain", __file__ + ":test_errors_are_one_message"], "is called without arguments: missing a required"),
         (["explain", __file__ + ":gives_nothing"], "gives_nothing returned None; it is to return a graph, values, or"),
+        (["explain", __file__ + ":gives_a_number"], "compile needs a Graph, a Value, or a list or dict of Values, got 3"),
+        (["explain", "mlp", "--refused", "--module", "0"], "--module and --refused are answers of their own: ask for one"),
+        (["explain", "mlp", "--full", "--group", "g0"], "--group and --full are answers of their own: ask for one at a time"),
         (["explain", "mlp", "--target", "cpu", "--module", "x"], "no launch belongs to a module 'x'; there is "),
         (["bisect", "mlp", "--target", "cuda:sm_90"], "cannot run here"),
         (["explain", "mlp", "--target", "cpu", "--device", "TPU"], "no data sheet of TPU"),

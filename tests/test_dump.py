@@ -16,6 +16,7 @@ import graphrt as grt
 from graphrt import ops as F
 from graphrt.compiler import lower_graph
 from graphrt.inspection.data import random_inputs
+from graphrt.inspection.kernel import main
 from graphrt.runtime.dump import kernel_graph, to_come
 from graphrt.targets.target import Settings, parse
 
@@ -58,6 +59,17 @@ def test_a_script_runs_checks_and_times_its_kernel(monkeypatch: pytest.MonkeyPat
     done = subprocess.run([sys.executable, path / "repro_g0.py", "--runs", "2"], capture_output=True, text=True)
     assert done.returncode == 0 and "agrees with the reference" in done.stdout, done.stdout + done.stderr
     assert re.search(r"100.0% +[\d.]+ +[\d.]+ .*g0 conv\[relu_0\]", done.stdout), done.stdout
+
+
+def test_a_script_says_what_cannot_be_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(monkeypatch, tmp_path / "dump", "cpu")
+    for words, message in ((["--target", "tpu"], "target must be auto"), (["--target", "reference"], "no launches to check")):
+        monkeypatch.setattr(sys, "argv", ["repro_g0.py", *words])
+        with pytest.raises(SystemExit) as stop:
+            main(str(net()), "cpu", "all")
+        assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.skipif(INTERPRETED, reason="Triton is imported as an interpreter")

@@ -68,6 +68,9 @@ def explain(
     from graphrt.runtime.roofline import predict
     from graphrt.targets.target import names_architecture
 
+    asked = {"--why": any(why), "--module": module, "--group": group, "--refused": refused, "--full": full}
+    if len(several := [option for option, given in asked.items() if given]) > 1:
+        raise ArgumentError(f"{' and '.join(several)} are answers of their own: ask for one at a time")
     title, program = _program(model, target, batch, training, dtype, precision, library)
     known = device or names_architecture(program.target)
     explanation = program.explain()

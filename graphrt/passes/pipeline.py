@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from graphrt.ir import Graph, Node
@@ -66,11 +66,12 @@ def run_passes(
     fusion: Fusion = ALL,
     check: bool = False,
     begin: str = "dead_code",
+    skip: Collection[str] = (),
 ) -> tuple[list[tuple[str, Graph]], list[Decision]]:
     """The graph after each pass, by name, last one final, and what was decided.
 
     ``state_orders`` fixes layouts of state that exists already. Passes that are stages of fusion run if ``fusion`` has them.
-    ``graph`` is what the pass ``begin`` takes: those before it have run.
+    ``graph`` is what the pass ``begin`` takes: those before it have run. Passes of the names ``skip`` do not run.
     """
     decisions: list[Decision] = []
 
@@ -109,7 +110,7 @@ def run_passes(
     if policy.half_copies:
         steps.append(("half_copies", lambda g: keep_half_copies(g, state_orders)))  # updates write weights and their halves
     first = [name for name, _ in steps].index(begin)
-    steps = [(name, step) for name, step in steps[first:] if name not in STAGES or name in fusion]
+    steps = [(name, step) for name, step in steps[first:] if (name not in STAGES or name in fusion) and name not in skip]
     done = [("build", graph)]
     for name, step in steps:
         graph = step(graph)

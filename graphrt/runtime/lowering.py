@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from graphrt.ir import Graph
-from graphrt.op import Order
+from graphrt.op import Kind, Order
 from graphrt.passes.decision import Decision
 from graphrt.passes.pipeline import PassPolicy, run_passes
 from graphrt.passes.stages import NONE, STAGES
@@ -101,8 +101,13 @@ class Lowering:
         return Ledger(moved[0], fused, passes, decisions)
 
     def _without(self, stage: str, before: Graph) -> Graph:
-        """The last graph without the pass ``stage``, which took ``before``, and later ones that are stages of fusion."""
-        return run_passes(before, self.passing, self.orders, NONE, begin=stage)[0][-1][1]
+        """The last graph without the pass ``stage``, which took ``before``, and later ones that are stages of fusion.
+
+        Orders in memory change nothing that a kernel of one node moves; but copies for loops, and messages, follow from them.
+        """
+        follows = before.mesh is not None or any(n.op.kind in (Kind.LOOP, Kind.COLLECTIVE) for n in before.nodes)
+        skip = () if follows else ("layout",)
+        return run_passes(before, self.passing, self.orders, NONE, begin=stage, skip=skip)[0][-1][1]
 
     @cached_property
     def interface(self) -> Interface:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,7 +111,7 @@ def _group(group: Any) -> dict[str, Any]:
     inside = {v: n.name for n in (*group.inlined, *group.nodes) for v in n.outputs}
 
     def node(n: Node, inlined: bool) -> list[Any]:
-        where = f"{Path(n.origin.file).name}:{n.origin.line}"
+        where = f"{os.path.basename(n.origin.file)}:{n.origin.line}"
         return [n.name, n.op.name, str(n.types[0]), where, n.origin.phase, inlined, sorted(_inside(n, inside))]
 
     nodes = [*(node(n, True) for n in group.inlined), *(node(n, False) for n in group.nodes)]

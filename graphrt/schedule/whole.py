@@ -76,8 +76,11 @@ class Whole:
             return known
         found = self._reads[node] = Reads()
         for x, all_of_it in self._operands(node):
-            for v, whole in self.behind(x).items():
-                found[v] = (whole and all_of_it) or found.get(v, False)
+            if x.node.op.kind is Kind.VIEW:
+                for v, whole in self.behind(x).items():
+                    found[v] = (whole and all_of_it) or found.get(v, False)
+            elif x.node.op.kind is not Kind.GENERATED and x.type.size:
+                found[x] = all_of_it or found.get(x, False)
         return found
 
     def behind(self, v: Value) -> Reads:
