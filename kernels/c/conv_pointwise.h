@@ -9,7 +9,9 @@
 #define LOAD_A(buf, b, m, k) V_X(buf, 0, b, k, 0, m)
 #define LOAD_B(buf, b, k, n) V_W(buf, b, n, k, 0, 0)
 #define STORE_C(buf, b, m, n, value) V_STORE(buf, 0, b, n, 0, m, value)
+#ifdef FETCH
 #define FETCH_C(buf, b, m, n) V_FETCH(buf, 0, b, n, 0, m)
+#endif
 #define A_FAST_M !V_CHANNELS_LAST
 #define A_DIRECT (V_CHANNELS_LAST && V_DIRECT)
 #define B_FAST_N !V_W_ALONG_C

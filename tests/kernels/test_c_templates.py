@@ -384,7 +384,7 @@ class Pool(Conv):
 
     def text(self, name: str) -> str:
         macros, (x, y, _) = self.macros(name), ("nhwc", "npqc", "") if self.last else ("nchw", "ncpq", "")
-        macros |= {"CHANNELS_LAST": int(self.last), "OP_MAX" if self.mode == "max" else "OP_SUM": 1}
+        macros |= {"CHANNELS_LAST": int(self.last), "OP_MAX" if self.mode == "max" else "OP_SUM": 1, "INDEXED": 1}
         for unused in ("CK", "GROUPS", "X_CHANNELS_LAST"):
             macros.pop(unused)
         source, order, out, out_order = ("ncpq", y, "nchw", x) if self.op == "pool_grad" else ("nchw", x, "ncpq", y)

@@ -1,4 +1,4 @@
-"""What an epilogue computes from its column alone and is dear, as a norm's factor: once a launch, before its tasks begin."""
+"""Values of an epilogue that depend on its column alone and are dear, as a norm's factor: computed once a launch."""
 
 from __future__ import annotations
 
