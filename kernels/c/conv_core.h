@@ -9,8 +9,9 @@
  * whether row h, column w holds more than zeros, V_PHASES after how many columns the latter repeats: a tile takes columns of
  * one phase, so that all of them skip the same taps; V_FIRST_W and V_END_W, between which every V_PHASES-th column is inside;
  * V_X(buf, n, g, c, h, w) what is inside, V_CHANNELS_LAST (a hint on how it is stored) and V_DIRECT (whether V_X is no more than a
- * load), V_W(buf, g, k, c, r, s) and V_W_ALONG_C whether its memory runs along c, V_STORE(buf, n, g, k, p, q, value) and, of conv_pointwise.h
- * alone, V_FETCH(buf, n, g, k, p, q); FROZEN, the number of the filter among what the program keeps packed, 0 if it may change.
+ * load), V_W(buf, g, k, c, r, s) and V_W_ALONG_C whether its memory runs along c, V_STORE(buf, n, g, k, p, q, value) and, for
+ * conv_pointwise.h, V_FETCH(buf, n, g, k, p, q); FROZEN, the number of the filter among what the program keeps packed, 0 if it
+ * may change.
  */
 #include "tile.h"
 /* to[c][NK] <- the filter's tap (r, s) for `channels` from c0 and `width` output channels from k0, read along memory */
